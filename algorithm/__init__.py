@@ -1,0 +1,1 @@
+"""A study → probability → candidates → detection map and case likelihood."""

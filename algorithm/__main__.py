@@ -1,0 +1,179 @@
+"""The algorithm's command line: one study as the platform asks for it, many studies, candidates, baselines.
+
+``python -m algorithm`` without a command predicts the study in ``/input``. Exit codes: 0 done, 1 a bug, 2 wrong usage,
+3 the input is wrong (one line on stderr). Everything else goes to stdout.
+"""
+
+import argparse
+import logging
+import os
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import get_args
+
+from algorithm.progress import stdout_bar
+from algorithm.resources import usable_cores, use_threads
+from contract.cards import CandidateRule, load_card
+from contract.errors import exit_status
+
+MODEL = Path("/opt/ml/model")
+INPUT = Path("/input")
+OUTPUT = Path("/output")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command and return its exit code (wrong usage of options exits at once, with 2)."""
+    options = _parser().parse_args(arguments)
+    _log_to_stdout()
+    command: Callable[[argparse.Namespace], None] = options.command
+    return exit_status(lambda: command(options))
+
+
+def _single(options: argparse.Namespace) -> None:
+    use_threads(options.threads)
+    from algorithm.single import predict_single  # noqa: PLC0415
+
+    predict_single(input_folder=options.input, output_folder=options.output, model=options.model)
+
+
+def _batch(options: argparse.Namespace) -> None:
+    use_threads(options.threads)
+    from algorithm.batch import predict_batch  # noqa: PLC0415
+
+    predict_batch(
+        archive=options.archive,
+        output=options.output,
+        model=options.model,
+        members=options.members,
+        mirroring=False if options.no_mirroring else None,
+        track=stdout_bar("predicting"),
+    )
+
+
+def _candidates(options: argparse.Namespace) -> None:
+    from algorithm.maps import detect_in_maps  # noqa: PLC0415
+
+    detect_in_maps(
+        probability=options.probability,
+        output=options.output,
+        rule=options.rule,
+        card=load_card(options.card) if options.card else None,
+        track=stdout_bar("finding candidates"),
+    )
+
+
+def _baseline(options: argparse.Namespace) -> None:
+    from algorithm.baseline import predict_baselines  # noqa: PLC0415
+
+    predict_baselines(
+        archive=options.archive, card_name=options.card, output=options.output, track=stdout_bar("baselines")
+    )
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m algorithm",
+        description="Predict the study in the input folder with all members of a model bundle, and write its "
+        "detection map and case likelihood. The commands below do the same for many studies, or parts of it.",
+    )
+    parser.add_argument("--input", type=Path, default=INPUT, help="folder of one study: inputs.json and its sockets")
+    parser.add_argument("--output", type=Path, default=OUTPUT, help="folder for the outputs")
+    parser.add_argument("--model", type=Path, default=MODEL, help="extracted model bundle")
+    _add_threads(parser, default=usable_cores())
+    parser.set_defaults(command=_single)
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND")
+
+    batch = commands.add_parser(
+        "batch",
+        help="predict every study of an archive",
+        description="Predict every study of an archive. Each ensemble gets a folder that the evaluation can read as "
+        "its /input: all, or a single NAME, in the output folder itself, every other in a folder of its name below.",
+    )
+    batch.add_argument(
+        "--archive", type=Path, required=True, help="folders of patients, <patient>_<study>_<channel>.mha"
+    )
+    batch.add_argument("--output", type=Path, required=True, help="folder for the predictions")
+    batch.add_argument("--model", type=Path, default=argparse.SUPPRESS, help="extracted model bundle")
+    batch.add_argument(
+        "--members",
+        nargs="+",
+        default=["all"],
+        metavar="WHICH",
+        help="one or more of: all (one ensemble of all members, the default), four (one ensemble per fold and restart, "
+        "of one network per configuration), each (every member alone), or the NAME of a member or a configuration",
+    )
+    batch.add_argument(
+        "--no-mirroring", action="store_true", help="predict without the card's mirrored copies: 8 × faster"
+    )
+    _add_threads(batch, default=argparse.SUPPRESS)
+    batch.set_defaults(command=_batch)
+
+    candidates = commands.add_parser(
+        "candidates",
+        help="turn probability maps into detection maps",
+        description="Cut lesion candidates from probability maps CASE.mha or CASE.nii.gz: writes the detection map "
+        "CASE.mha and the case likelihood CASE.json.",
+    )
+    candidates.add_argument("--probability", type=Path, required=True, help="folder of probability maps")
+    candidates.add_argument("--output", type=Path, required=True, help="folder for the detection maps")
+    candidates.add_argument(
+        "--rule",
+        type=_rule,
+        help=f"{', '.join(get_args(CandidateRule))} or a threshold in (0, 1]; default: the card's, else dynamic-v2",
+    )
+    candidates.add_argument("--card", help="card that gives the limits and the likelihood of a case without candidates")
+    candidates.set_defaults(command=_candidates)
+
+    baseline = commands.add_parser(
+        "baseline",
+        help="predict by the card's voxel-wise baselines",
+        description="Predict every study of an archive by each baseline of the card (one channel's extreme value, no "
+        "learning): one folder per baseline, as batch writes them.",
+    )
+    baseline.add_argument(
+        "--archive", type=Path, required=True, help="folders of patients, <patient>_<study>_<channel>.mha"
+    )
+    baseline.add_argument("--card", required=True, help="name or path of the card")
+    baseline.add_argument("--output", type=Path, required=True, help="folder for the predictions")
+    baseline.set_defaults(command=_baseline)
+    return parser
+
+
+def _add_threads(parser: argparse.ArgumentParser, *, default: int | str) -> None:
+    parser.add_argument(
+        "--threads",
+        type=_positive,
+        default=default,
+        help="CPU threads; default: all cores that this process may use. The same number gives the same bits",
+    )
+
+
+def _positive(text: str) -> int:
+    count = int(text)
+    if count < 1:
+        raise argparse.ArgumentTypeError(f"expected a positive number, found {text}")
+    return count
+
+
+def _rule(text: str) -> str | float:
+    if text in get_args(CandidateRule):
+        return text
+    try:
+        threshold = float(text)
+    except ValueError:
+        threshold = 0.0
+    if not 0 < threshold <= 1:
+        expected = f"{', '.join(get_args(CandidateRule))} or a threshold in (0, 1]"
+        raise argparse.ArgumentTypeError(f"expected {expected}, found {text!r}")
+    return threshold
+
+
+def _log_to_stdout() -> None:
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # torch's own remarks would go to stderr
+    logging.basicConfig(stream=sys.stdout, level=logging.INFO, format="%(levelname)s %(name)s: %(message)s", force=True)
+    logging.captureWarnings(True)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,87 @@
+"""Voxel-wise baselines without any learning, which a network has to beat: one channel's extreme value.
+
+The card gives the channel and a typical value ``s``. An intensity ``v`` becomes ``v / (v + s)`` where the maximum is
+suspicious and ``s / (v + s)`` where the minimum is. Nothing was measured where ``v`` is 0 or less (air around the
+patient, masked background), so the probability is 0 there. It is computed on the channel's own grid, brought to the
+reference grid once, kept where a network's prediction is kept, and goes through the same candidates.
+"""
+
+from pathlib import Path
+
+import numpy as np
+
+from algorithm.outputs import detect, write_listing, write_study
+from algorithm.progress import Track
+from contract.archive import Study, archive_licence, find_studies
+from contract.cards import CARDS, Baseline, Card, load_card
+from contract.errors import OncoduetError
+from contract.files import staged_folder
+from contract.records import Source
+from contract.volume import Float32Array, Volume, read_grid, read_volume, resample
+from network.study import predicted_region
+
+
+def predict_baselines(*, archive: Path, card_name: str, output: Path, track: Track) -> None:
+    """Write a folder like a batch's for every baseline of a card.
+
+    Raises
+    ------
+    OncoduetError
+        The card names no baseline, or the archive or one study is wrong; nothing was written.
+    """
+    card = load_card(card_name)
+    if not card.baselines:
+        raise OncoduetError(f"card {card.name!r}: expected at least one baseline, found none")
+    studies = find_studies(archive, card, labels_required=False)
+    licence = archive_licence(archive)
+    card_text = _card_path(card_name).read_text(encoding="utf-8")
+    with staged_folder(output) as stage:
+        for study in track(studies):
+            for baseline in card.baselines:
+                found = detect(card, baseline_probability(card, baseline, study))
+                write_study(stage / baseline.name / study.case_id / "output", card, found, name=study.case_id)
+        for baseline in card.baselines:
+            write_listing(
+                stage / baseline.name,
+                card,
+                card_text,
+                [study.case_id for study in studies],
+                baseline_source(card, baseline, archive_licence=licence),
+            )
+
+
+def baseline_probability(card: Card, baseline: Baseline, study: Study) -> Volume:
+    """Suspicion of every voxel by one channel alone, on the reference grid."""
+    reference = read_grid(study.channels[card.geometry.reference])
+    channel = read_volume(study.channels[baseline.channel])
+    suspicion = Volume(_suspicion(baseline, np.asarray(channel.array, np.float32)), channel.grid)
+    on_reference = resample(suspicion, reference, interpolation="linear", outside=0.0)
+    kept = np.where(predicted_region(card, reference), on_reference.array, 0.0)
+    return Volume(kept.astype(np.float32), reference)
+
+
+def baseline_source(card: Card, baseline: Baseline, *, archive_licence: str) -> Source:
+    """``source.json`` of a baseline's predictions: no runs, and so no fold, restart or profile."""
+    return Source(
+        parents={"card": card.sha256},
+        card=card.name,
+        card_sha256=card.sha256,
+        configuration=baseline.name,
+        fold=None,
+        restart=None,
+        profile="none",
+        runs=(),
+        bundle_sha256=None,
+        data_licence=archive_licence,
+    )
+
+
+def _suspicion(baseline: Baseline, intensity: Float32Array) -> Float32Array:
+    measured = intensity > 0
+    value = np.where(measured, intensity, 1.0).astype(np.float64)
+    share = value / (value + baseline.scale)
+    return np.where(measured, share if baseline.extreme == "maximum" else 1.0 - share, 0.0).astype(np.float32)
+
+
+def _card_path(name_or_path: str) -> Path:
+    return Path(name_or_path) if name_or_path.endswith(".toml") else CARDS / f"{name_or_path}.toml"

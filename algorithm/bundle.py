@@ -1,0 +1,136 @@
+"""A model bundle: finished runs packed for inference, believed only after every byte of it was checked.
+
+``SHA256SUMS`` names every other file, so one flipped byte anywhere (in the sums too) is noticed; the card's and the
+weights' own hashes then have to agree with ``bundle.json``. Weights are safetensors; a pickle is never loaded.
+"""
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from contract.cards import Card, load_card
+from contract.errors import OncoduetError
+from contract.files import read_json, sha256_file
+from contract.records import BundleRecord, Member, read_record
+
+if TYPE_CHECKING:
+    import torch
+
+SUMS = "SHA256SUMS"
+_SUM_LINE = re.compile(r"([0-9a-f]{64})  ([^\n]+)")
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """What a bundle holds, but for the weights."""
+
+    folder: Path
+    record: BundleRecord
+    card: Card
+    plans: Mapping[str, Any]
+    dataset: Mapping[str, Any]
+    sha256: str
+    """Hash of ``SHA256SUMS``, and so of the whole bundle."""
+
+
+def read_bundle(folder: Path) -> Bundle:
+    """Read an extracted bundle and verify all of it.
+
+    Raises
+    ------
+    OncoduetError
+        There is no bundle, a file is missing, unlisted or changed, the bundle has no member, or its parts disagree.
+    """
+    if not (folder / "bundle.json").is_file():
+        raise OncoduetError(f"{folder}: expected an extracted model bundle, found no bundle.json")
+    listed = _verify_sums(folder)
+    record = read_record(folder / "bundle.json", BundleRecord)
+    if not record.members:
+        raise OncoduetError(f"{folder / 'bundle.json'}: expected at least one member, found none")
+    for file in ("card.toml", record.plans_file, record.dataset_file, *(member.file for member in record.members)):
+        if file not in listed:
+            raise OncoduetError(f"{folder}: expected the file {file!r}, found none")
+    names = [member.name for member in record.members]
+    if len(set(names)) != len(names):
+        raise OncoduetError(f"{folder / 'bundle.json'}: expected each member once, found {', '.join(sorted(names))}")
+    card = load_card(folder / "card.toml")
+    for what, found in [
+        ("bundle.json", record.card_sha256),
+        *((each.name, each.key.card_sha256) for each in record.members),
+    ]:
+        if found != card.sha256:
+            raise OncoduetError(f"{folder / 'card.toml'}: expected the card of {what} ({found}), found {card.sha256}")
+    plans, dataset = read_json(folder / record.plans_file), read_json(folder / record.dataset_file)
+    _require_card_shape(folder / record.dataset_file, dataset, card)
+    return Bundle(folder, record, card, plans, dataset, sha256_file(folder / SUMS))
+
+
+def load_networks(bundle: Bundle, members: Sequence[Member], device: "torch.device") -> "list[torch.nn.Module]":
+    """Build the members' networks and load their weights, ready to predict.
+
+    Raises
+    ------
+    OncoduetError
+        The weights are not those that the bundle names, or do not fit the plans' network.
+    """
+    from network.architecture import build_network  # noqa: PLC0415
+    from network.weights import load_weights, tensors_sha256  # noqa: PLC0415
+
+    networks = []
+    for member in members:
+        path = bundle.folder / member.file
+        weights = load_weights(path)
+        found = tensors_sha256(weights)
+        if found != member.weights_sha256:
+            raise OncoduetError(f"{path}: expected weights with the hash {member.weights_sha256}, found {found}")
+        network = build_network(bundle.plans, bundle.dataset, deep_supervision=False)
+        try:
+            network.load_state_dict(weights)
+        except RuntimeError as error:
+            raise OncoduetError(f"{path}: expected weights of the plans' network, found: {error}") from None
+        networks.append(network.requires_grad_(False).eval().to(device))
+    return networks
+
+
+def _verify_sums(folder: Path) -> set[str]:
+    """Compare every file with ``SHA256SUMS``; return their names."""
+    sums = folder / SUMS
+    if not sums.is_file():
+        raise OncoduetError(f"{folder}: expected the file {SUMS}, found none")
+    try:
+        text = sums.read_bytes().decode()
+    except UnicodeDecodeError:
+        raise OncoduetError(f"{sums}: expected text, found other bytes") from None
+    if not text.endswith("\n"):
+        raise OncoduetError(f"{sums}: expected a last line that ends, found none")
+    expected: dict[str, str] = {}
+    for line in text.removesuffix("\n").split("\n"):
+        match = _SUM_LINE.fullmatch(line)
+        if match is None:
+            raise OncoduetError(f"{sums}: expected lines of a hash, two spaces and a name, found {line[:80]!r}")
+        expected[match[2]] = match[1]
+    present = {
+        path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_symlink() or not path.is_dir()
+    } - {SUMS}
+    for name in sorted(set(expected) - present):
+        raise OncoduetError(f"{folder}: expected the file {name!r} that {SUMS} names, found none")
+    for name in sorted(present - set(expected)):
+        raise OncoduetError(f"{folder}: expected only files that {SUMS} names, found {name!r}")
+    for name in sorted(expected):
+        found = sha256_file(folder / name)
+        if found != expected[name]:
+            raise OncoduetError(f"{folder / name}: expected the SHA-256 {expected[name]}, found {found}")
+    return present
+
+
+def _require_card_shape(path: Path, dataset: Mapping[str, Any], card: Card) -> None:
+    """The network's channels and classes must be the card's."""
+    channels, classes = len(dataset["channel_names"]), len(dataset["labels"])
+    expected = (len(card.channels), len(card.classes) + 1)
+    if (channels, classes) != expected:
+        raise OncoduetError(
+            f"{path}: expected {expected[0]} channels and {expected[1]} labels as in the card, "
+            f"found {channels} and {classes}"
+        )

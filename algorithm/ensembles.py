@@ -1,0 +1,117 @@
+"""Which members of a bundle are averaged together: the words of ``--members``.
+
+=====================  =============================================================================================
+``all``                one ensemble of all members
+``four``               one ensemble per (fold, restart), of one network per configuration
+``each``               every member for itself
+a member's name        that member
+a configuration        one ensemble of all its members
+=====================  =============================================================================================
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from algorithm.bundle import Bundle
+from contract.errors import OncoduetError, UsageError
+from contract.records import Member, Source
+
+ALL, FOUR, EACH = "all", "four", "each"
+
+
+@dataclass(frozen=True)
+class Ensemble:
+    """Members whose probabilities are averaged; a single one is allowed."""
+
+    name: str
+    configuration: str
+    """As ``source.json`` calls it: the configuration of a single member, or ``ensemble-…``."""
+    members: tuple[Member, ...]
+    folder: str
+    """Where its predictions go below the output; ``.`` for the output itself."""
+
+
+def choose_ensembles(bundle: Bundle, words: Sequence[str]) -> list[Ensemble]:
+    """Turn the words of ``--members`` into ensembles.
+
+    Raises
+    ------
+    UsageError
+        A word is neither a choice nor a member nor a configuration, or stands twice.
+    OncoduetError
+        ``four`` cannot pair the members, or an ensemble would mix profiles.
+    """
+    if len(set(words)) != len(words):
+        raise UsageError(f"--members: expected each word once, found {' '.join(words)}")
+    chosen = [ensemble for word in words for ensemble in _chosen(bundle, word, alone=len(words) == 1)]
+    folders = [ensemble.folder for ensemble in chosen]
+    if len(set(folders)) != len(folders):
+        raise UsageError(f"--members: expected different predictions, found the same twice in {' '.join(words)}")
+    for ensemble in chosen:
+        profiles = sorted({member.key.profile for member in ensemble.members})
+        if len(profiles) > 1:
+            raise OncoduetError(f"{ensemble.name}: expected members of one profile, found {', '.join(profiles)}")
+    return chosen
+
+
+def ensemble_source(bundle: Bundle, ensemble: Ensemble, *, archive_licence: str) -> Source:
+    """``source.json`` of an ensemble's predictions on an archive."""
+    folds = {member.key.fold for member in ensemble.members}
+    restarts = {member.key.restart for member in ensemble.members}
+    licences = {bundle.record.data_licence, archive_licence}
+    return Source(
+        parents={"bundle": bundle.sha256},
+        card=bundle.record.card,
+        card_sha256=bundle.record.card_sha256,
+        configuration=ensemble.configuration,
+        fold=folds.pop() if len(folds) == 1 else None,
+        restart=restarts.pop() if len(restarts) == 1 else None,
+        profile=ensemble.members[0].key.profile,
+        runs=tuple(member.run_sha256 for member in ensemble.members),
+        bundle_sha256=bundle.sha256,
+        data_licence=" AND ".join(sorted(licences)),
+    )
+
+
+def _chosen(bundle: Bundle, word: str, *, alone: bool) -> list[Ensemble]:
+    members = bundle.record.members
+    if word == ALL:
+        return [Ensemble("ensemble-all", "ensemble-all", members, ".")]
+    if word == EACH:
+        return [Ensemble(each.name, each.key.configuration, (each,), each.name) for each in members]
+    if word == FOUR:
+        return _fours(bundle)
+    named = tuple(each for each in members if word in (each.name, each.key.configuration))
+    if not named:
+        known = [ALL, FOUR, EACH, *sorted({each.key.configuration for each in members}), *(m.name for m in members)]
+        raise UsageError(f"--members {word}: expected one of {', '.join(known)}")
+    if len(named) == 1:
+        name, configuration = named[0].name, named[0].key.configuration
+    else:
+        name = configuration = f"ensemble-{word}"
+    return [Ensemble(name, configuration, named, "." if alone else name)]
+
+
+def _fours(bundle: Bundle) -> list[Ensemble]:
+    """One ensemble per (fold, restart), of one network per configuration."""
+    configurations = sorted({member.key.configuration for member in bundle.record.members})
+    if len(configurations) == 1:
+        raise OncoduetError(
+            f"{bundle.folder}: expected several configurations to pair, found {configurations[0]} alone"
+        )
+    paired: dict[tuple[int, int], dict[str, Member]] = {}
+    for member in bundle.record.members:
+        paired.setdefault((member.key.fold, member.key.restart), {})[member.key.configuration] = member
+    ensembles = []
+    for (fold, restart), by_configuration in sorted(paired.items()):
+        missing = [each for each in configurations if each not in by_configuration]
+        if missing:
+            raise OncoduetError(
+                f"{bundle.folder}: expected every configuration for fold {fold}, restart {restart}, "
+                f"found no {', '.join(missing)}"
+            )
+        name = f"ensemble-four_fold{fold}_restart{restart}"
+        ensembles.append(
+            Ensemble(name, "ensemble-four", tuple(by_configuration[each] for each in configurations), name)
+        )
+    return ensembles

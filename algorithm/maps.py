@@ -1,0 +1,76 @@
+"""Detection maps from finished probability maps, of any tool: ``CASE.mha`` or ``CASE.nii.gz`` in, ``CASE.mha`` out.
+
+Beside each map goes its case likelihood, ``CASE.json``; without a card it is the detection map's maximum.
+"""
+
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from algorithm.candidates import Rule, case_likelihood, detection_map, extract_candidates
+from algorithm.progress import Track
+from contract.cards import Card
+from contract.errors import OncoduetError
+from contract.files import sha256_file, staged_folder, write_json
+from contract.records import Source, read_record, write_record
+from contract.volume import Volume, image_stem, is_image, read_volume, write_volume
+
+logger = logging.getLogger(__name__)
+
+DEFAULT_RULE: Rule = "dynamic-v2"
+
+
+def detect_in_maps(*, probability: Path, output: Path, rule: Rule | None, card: Card | None, track: Track) -> None:
+    """Cut candidates from every map of a folder.
+
+    Parameters
+    ----------
+    probability
+        Folder of maps; a ``source.json`` there is handed on.
+    rule
+        None: the card's, or without a card ``dynamic-v2``.
+    card
+        Gives the limits of the search and the likelihood of a case without candidates.
+
+    Raises
+    ------
+    OncoduetError
+        There is no map, two maps of one case, or an unreadable one; nothing was written.
+    """
+    if rule is None:
+        rule = card.candidates.rule if card else DEFAULT_RULE
+    limits = (
+        {} if card is None else {"maximum": card.candidates.maximum, "minimum_voxels": card.candidates.minimum_voxels}
+    )
+    with staged_folder(output) as stage:
+        for path in track(_find_maps(probability)):
+            volume = read_volume(path)
+            array = np.asarray(volume.array, np.float32)
+            if array.max() > 1:
+                logger.warning(
+                    "%s: values up to %g are no probabilities; they become confidences as they are", path, array.max()
+                )
+            extraction = extract_candidates(array, rule=rule, voxel_volume_ml=volume.grid.voxel_volume_ml, **limits)
+            painted = detection_map(extraction)
+            likelihood = case_likelihood(card, painted, array) if card else float(painted.max())
+            write_volume(stage / f"{image_stem(path)}.mha", Volume(painted, volume.grid))
+            write_json(stage / f"{image_stem(path)}.json", likelihood)
+        if (probability / "source.json").is_file():
+            source = read_record(probability / "source.json", Source)
+            parents = {**source.parents, "probability": sha256_file(probability / "source.json")}
+            handed_on = source.model_dump(exclude={"schema_version", "written_by", "parents"})
+            write_record(stage / "source.json", Source(**handed_on, parents=parents))
+
+
+def _find_maps(folder: Path) -> Sequence[Path]:
+    paths = sorted(path for path in folder.iterdir() if is_image(path)) if folder.is_dir() else []
+    if not paths:
+        raise OncoduetError(f"{folder}: expected probability maps CASE.mha or CASE.nii.gz, found none")
+    cases: dict[str, Path] = {}
+    for path in paths:
+        other = cases.setdefault(image_stem(path), path)
+        if other is not path:
+            raise OncoduetError(f"{path}: expected one map of the case, found {other.name} too")
+    return paths

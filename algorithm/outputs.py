@@ -1,0 +1,57 @@
+"""What the algorithm hands over for a study: a detection map on the reference grid, and a case likelihood.
+
+Both are checked before the first byte is written, and a batch's folder looks to the evaluation like the platform's
+``/input``.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from algorithm.candidates import card_candidates, case_likelihood, detection_map
+from contract.cards import Card
+from contract.files import write_json, write_text
+from contract.records import Source, write_record
+from contract.sockets import job_listing
+from contract.volume import Volume, write_volume
+
+
+@dataclass(frozen=True)
+class StudyOutput:
+    """A study's outputs; refuses what no evaluation may get."""
+
+    detections: Volume
+    """Each candidate painted with its confidence."""
+    likelihood: float
+    candidates: int
+
+    def __post_init__(self) -> None:
+        array = self.detections.array
+        if array.dtype != np.float32 or not np.isfinite(array).all() or array.min() < 0 or array.max() > 1:
+            raise ValueError(f"detection map is not a finite float32 map in [0, 1]: {array.min()} to {array.max()}")
+        if not 0 <= self.likelihood <= 1:
+            raise ValueError(f"likelihood {self.likelihood} is not in [0, 1]")
+
+
+def detect(card: Card, probability: Volume) -> StudyOutput:
+    """Cut candidates from a probability on the reference grid and score the case, by the card."""
+    extraction = card_candidates(card, probability)
+    painted = detection_map(extraction)
+    likelihood = case_likelihood(card, painted, np.asarray(probability.array, np.float32))
+    found = sum(candidate.confidence > 0 for candidate in extraction.candidates)
+    return StudyOutput(Volume(painted, probability.grid), likelihood, found)
+
+
+def write_study(folder: Path, card: Card, output: StudyOutput, *, name: str) -> None:
+    """Write a study's outputs below a folder, at the card's paths; the image is called ``<name>.mha``."""
+    write_volume(folder / card.detection_map.relative_path / f"{name}.mha", output.detections)
+    write_json(folder / card.likelihood.relative_path, output.likelihood)
+
+
+def write_listing(folder: Path, card: Card, card_text: str, case_ids: Sequence[str], source: Source) -> None:
+    """Write what makes a folder of studies readable for the evaluation: predictions.json, source.json, card.toml."""
+    write_json(folder / "predictions.json", [job_listing(case_id, card) for case_id in case_ids])
+    write_record(folder / "source.json", source)
+    write_text(folder / "card.toml", card_text)

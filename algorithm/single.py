@@ -1,0 +1,40 @@
+"""One study, as the platform asks for it: the sockets in ``/input`` to the sockets in ``/output``."""
+
+import logging
+from pathlib import Path
+
+from algorithm.bundle import read_bundle
+from algorithm.outputs import StudyOutput, detect, write_study
+from algorithm.prediction import Predictor, load_predictor
+from contract.files import staged_folder
+from contract.sockets import find_channels
+from contract.volume import image_stem
+
+logger = logging.getLogger(__name__)
+
+
+def predict_single(*, input_folder: Path, output_folder: Path, model: Path) -> StudyOutput:
+    """Predict the study in ``/input`` with all members and write its outputs.
+
+    Raises
+    ------
+    OncoduetError
+        The bundle or the study is wrong; nothing was written.
+    """
+    bundle = read_bundle(model)
+    logger.info("bundle %s: card %s, %d members", model, bundle.card.name, len(bundle.record.members))
+    return predict_study(
+        load_predictor(bundle, bundle.record.members), input_folder=input_folder, output_folder=output_folder
+    )
+
+
+def predict_study(predictor: Predictor, *, input_folder: Path, output_folder: Path) -> StudyOutput:
+    """Predict the study in ``/input`` with a loaded predictor and write its outputs."""
+    card = predictor.bundle.card
+    with staged_folder(output_folder) as stage:
+        channels = find_channels(input_folder, card)
+        name = image_stem(channels[card.geometry.reference])
+        output = detect(card, predictor.predict(channels, name=name).ensemble(predictor.members))
+        write_study(stage, card, output, name=name)
+    logger.info("study %s: likelihood %.4f, %d candidates", name, output.likelihood, output.candidates)
+    return output

@@ -1,0 +1,79 @@
+#!/bin/bash
+# Build the images oncoduet-algorithm, oncoduet-evaluation and oncoduet-train, or the one that is named.
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")"
+
+usage() {
+  cat <<'END'
+usage: ./build.sh [algorithm|evaluation|train] [--api exec|invoke] [--cpu]
+       ./build.sh --engine     name the container engine that answers, or fail
+
+  --api exec     how the platform starts the algorithm and the evaluation: once per case
+  --cpu          fetch torch's CPU build into wheels/, where it goes before any other
+
+From the environment: BASE_IMAGE (default python:3.11-slim-bookworm), TORCH_REQUIREMENT (default: what torch.txt
+accepts), DOCKER (default docker, then podman), PYTHON (default python3.11; its pip fetches torch).
+END
+}
+fail() { echo "build.sh: $1" >&2; exit "${2:-3}"; }
+
+# The engine that answers. Docker's client builds with BuildKit only where it has the plugin buildx; Debian's, in
+# /usr/bin, has BuildKit built in.
+engine() {
+  local name
+  for name in "${DOCKER:-docker}" podman; do
+    timeout 20 "$name" info >/dev/null 2>&1 || continue
+    if [ "$name" = docker ] && ! docker buildx version >/dev/null 2>&1 && [ -x /usr/bin/docker ]; then
+      name=/usr/bin/docker
+    fi
+    echo "$name"
+    return
+  done
+  fail "expected a container engine, found that neither ${DOCKER:-docker} nor podman answers"
+}
+
+images=() api=exec cpu=
+while [ $# -gt 0 ]; do
+  case $1 in
+    algorithm | evaluation | train) images+=("$1") ;;
+    --api) api=${2:-}; shift $(($# > 1)) ;;
+    --cpu) cpu=yes ;;
+    --engine) engine; exit ;;
+    --help | -h) usage; exit ;;
+    *) usage >&2; exit 2 ;;
+  esac
+  shift
+done
+case $api in
+  exec) ;;
+  invoke) fail "--api invoke: expected exec; the images have no HTTP service yet" 2 ;;
+  *) fail "--api: expected exec or invoke, found '$api'" 2 ;;
+esac
+[ ${#images[@]} -gt 0 ] || images=(evaluation algorithm train)
+
+if [ -n "$cpu" ]; then
+  torch=$(grep -o '^torch==[^ ]*' requirements/torch.txt)
+  if ! compgen -G "wheels/torch-${torch#torch==}+cpu-*.whl" >/dev/null; then
+    "${PYTHON:-python3.11}" -m pip download --no-deps --dest wheels "$torch" || echo "pip found no $torch" >&2
+  fi
+  wheel=$(compgen -G "wheels/torch-${torch#torch==}+cpu-*.whl") ||
+    fail "expected a CPU build of $torch in wheels/ or where pip looks (PIP_EXTRA_INDEX_URL, PIP_FIND_LINKS), found none"
+  echo "torch: $wheel"
+fi
+
+engine=$(engine)
+revision=$(git rev-parse HEAD 2>/dev/null || echo unknown)
+created=$(date --utc --iso-8601=seconds)
+for image in "${images[@]}"; do
+  echo "building oncoduet-$image with $engine"
+  DOCKER_BUILDKIT=1 "$engine" build --file "Dockerfile.$image" --tag "oncoduet-$image" \
+    ${BASE_IMAGE:+--build-arg "BASE_IMAGE=$BASE_IMAGE"} \
+    ${TORCH_REQUIREMENT:+--build-arg "TORCH_REQUIREMENT=$TORCH_REQUIREMENT"} \
+    --build-arg "ONCODUET_REVISION=$revision" \
+    --label "org.opencontainers.image.title=oncoduet-$image" \
+    --label "org.opencontainers.image.licenses=Apache-2.0" \
+    --label "org.opencontainers.image.revision=$revision" \
+    --label "org.opencontainers.image.created=$created" \
+    --label "org.grand-challenge.api-method=$api" \
+    .
+done

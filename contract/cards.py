@@ -1,0 +1,278 @@
+"""The card of a use case: channels, sockets, geometry, labels, candidate and matching rules.
+
+A card is a TOML file, in ``contract/cards`` or anywhere else; it holds everything that is about one organ, so that no
+code is. Unknown keys are refused and all faults are reported together.
+"""
+
+import json
+import tomllib
+from collections.abc import Mapping, Sequence
+from pathlib import Path, PurePosixPath
+from typing import Annotated, Any, Literal, Self, TypeVar
+
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    PositiveFloat,
+    PositiveInt,
+    ValidationError,
+    model_validator,
+)
+from pydantic_core import ErrorDetails, PydanticCustomError
+
+from contract.errors import OncoduetError
+from contract.files import sha256_json
+
+CARDS = Path(__file__).parent / "cards"
+
+CandidateRule = Literal["dynamic", "dynamic-fast", "dynamic-v2"]
+Model = TypeVar("Model", bound=BaseModel)
+Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]*$")]
+
+
+def is_relative(path: str) -> bool:
+    """Whether a path from a file stays below the folder that it is relative to."""
+    parts = PurePosixPath(path).parts
+    return bool(parts) and parts[0] != "/" and ".." not in parts and "\0" not in path
+
+
+def _relative(path: str) -> str:
+    if not is_relative(path):
+        raise ValueError(f"expected a relative path, found {path!r}")
+    return path
+
+
+RelativePath = Annotated[str, AfterValidator(_relative)]
+
+
+class Frozen(BaseModel):
+    """Base of what comes from a file: immutable, without unknown keys, NaN or infinity."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    @classmethod
+    def faults_between(cls, values: Mapping[str, Any]) -> list[str]:
+        """What is wrong between fields; ``values`` may be malformed, whose faults are named elsewhere."""
+        del values
+        return []
+
+    @model_validator(mode="after")
+    def _fields_agree(self) -> Self:
+        if faults := self.faults_between(self.model_dump()):
+            raise PydanticCustomError("fields_disagree", "{faults}", {"faults": "; ".join(faults)})
+        return self
+
+
+class Socket(Frozen):
+    """Where the platform puts or expects one thing; slug and path differ on purpose there."""
+
+    slug: Name
+    relative_path: RelativePath
+
+
+class Channel(Frozen):
+    """One image of a study, in the order that the network sees."""
+
+    name: Name
+    socket: Socket
+    normalisation: Literal["z-score", "dataset"]
+    """``z-score``: per image. ``dataset``: clip to the training lesions' 0.5–99.5 percentiles, then their mean and
+    standard deviation: for quantitative channels (ADC, CT), where a per-image scale would destroy the meaning."""
+    outside: float = 0.0
+    """Value of voxels beyond the field of view after resampling."""
+
+
+class Geometry(Frozen):
+    """From the reference channel's grid to the study grid, on which all channels are stacked."""
+
+    reference: Name
+    """The channel whose own grid the detection map has."""
+    spacing_mm_zyx: tuple[PositiveFloat, PositiveFloat, PositiveFloat] | None = None
+    """Spacing of the study grid; absent: the reference channel's own."""
+    crop_size_zyx: tuple[PositiveInt, PositiveInt, PositiveInt] | None = None
+    """Central crop of the study grid, in its voxels; absent: the whole reference image."""
+    native_slices_between_mm: tuple[PositiveFloat, PositiveFloat] | None = None
+    """Keep the reference's slices (no resampling along z) when their spacing lies strictly between these."""
+    keep_central_mm_zyx: tuple[PositiveFloat, PositiveFloat, PositiveFloat] | None = None
+    """Predictions outside this central box of the reference image are set to zero; absent: nothing is."""
+
+
+class TissueClass(Frozen):
+    """One foreground class of the network; its index is its place in the list, from 1."""
+
+    name: Name
+    values: Annotated[tuple[PositiveInt, ...], Field(min_length=1)]
+    """Values of the archive's label maps that belong to this class."""
+
+
+class Candidates(Frozen):
+    """How lesion candidates are cut from a probability map, and what the case likelihood is."""
+
+    rule: CandidateRule
+    maximum: PositiveInt = 5
+    minimum_voxels: PositiveInt = 11
+    """Smaller components are dropped (the reference drops up to ten voxels)."""
+    case_likelihood_without_candidate: Literal["zero", "probability"]
+    """With candidates the likelihood is the detection map's maximum. Without: 0, or the probability's maximum."""
+
+
+class Matching(Frozen):
+    """When a candidate hits a lesion."""
+
+    overlap: Literal["iou", "dice"] = "iou"
+    minimum_overlap: Annotated[float, Field(gt=0, le=1)] = 0.1
+
+
+class Baseline(Frozen):
+    """A voxel-wise baseline that any network has to beat: one channel's extreme value, no learning."""
+
+    name: Name
+    channel: Name
+    extreme: Literal["maximum", "minimum"]
+    scale: PositiveFloat
+    """Typical value; intensity v becomes v/(v+scale) for a maximum and scale/(v+scale) for a minimum."""
+
+
+class Card(Frozen):
+    """One use case."""
+
+    schema_version: Literal[1]
+    name: Name
+    title: str
+    channels: Annotated[tuple[Channel, ...], Field(min_length=1)]
+    optional_inputs: tuple[Socket, ...] = ()
+    """Sockets that may be there and are not read."""
+    geometry: Geometry
+    classes: Annotated[tuple[TissueClass, ...], Field(min_length=1)]
+    lesion_class: Name
+    detection_map: Socket
+    likelihood: Socket
+    candidates: Candidates
+    matching: Matching = Matching()
+    test_time_mirroring: bool = True
+    checkpoint: Literal["best", "final"] | None = None
+    """Which weights a run keeps under the profile ``rsna2022``; other profiles keep the final ones."""
+    baselines: tuple[Baseline, ...] = ()
+
+    @classmethod
+    def faults_between(cls, values: Mapping[str, Any]) -> list[str]:
+        """Names that stand twice or refer to nothing; where there are no names at all, that is fault enough."""
+        channels, classes, baselines = (_tables(values.get(key)) for key in ("channels", "classes", "baselines"))
+        names: dict[str, list[Any]] = {
+            "channel": [each.get("name") for each in channels],
+            "class": [each.get("name") for each in classes],
+            "label value": [value for each in classes for value in _items(each.get("values"))],
+            "baseline": [each.get("name") for each in baselines],
+        }
+        faults = [
+            f"{what} {each!r} stands twice"
+            for what, found in names.items()
+            for each in dict.fromkeys(map(str, found))
+            if list(map(str, found)).count(each) > 1
+        ]
+        geometry = values.get("geometry")
+        reference = geometry.get("reference") if isinstance(geometry, Mapping) else None
+        if channels and isinstance(reference, str) and reference not in names["channel"]:
+            faults.append(f"geometry.reference {reference!r} is no channel")
+        lesion_class = values.get("lesion_class")
+        if classes and isinstance(lesion_class, str) and lesion_class not in names["class"]:
+            faults.append(f"lesion_class {lesion_class!r} is no class")
+        faults += [
+            f"baseline {each.get('name')!r} reads {each['channel']!r}, which is no channel"
+            for each in baselines
+            if channels and isinstance(each.get("channel"), str) and each["channel"] not in names["channel"]
+        ]
+        return faults
+
+    @property
+    def channel_names(self) -> list[str]:
+        """Names of the channels in the network's order."""
+        return [channel.name for channel in self.channels]
+
+    @property
+    def label_values(self) -> list[int]:
+        """Every value that a label map may hold, 0 included."""
+        return [0, *(value for each in self.classes for value in each.values)]
+
+    @property
+    def lesion_index(self) -> int:
+        """The lesion's index among the network's output channels (0 is background)."""
+        return 1 + [each.name for each in self.classes].index(self.lesion_class)
+
+    @property
+    def lesion_values(self) -> tuple[int, ...]:
+        """Values of a label map that mean lesion."""
+        return self.classes[self.lesion_index - 1].values
+
+    @property
+    def sha256(self) -> str:
+        """Hash of what the card says; comments and layout of the file do not count."""
+        return sha256_json(self.model_dump(mode="json"))
+
+
+def load_card(name_or_path: str | Path) -> Card:
+    """Read a card by its name in ``contract/cards`` or by the path of a TOML file.
+
+    Raises
+    ------
+    OncoduetError
+        No such card, or not TOML, or faults in it: all of them, in one line.
+    """
+    path = Path(name_or_path)
+    if path.suffix != ".toml":
+        path = CARDS / f"{name_or_path}.toml"
+        if not path.is_file():
+            known = ", ".join(card_names())
+            raise OncoduetError(f"card {str(name_or_path)!r}: expected one of {known} or a .toml file")
+    return parse_toml(path, Card)
+
+
+def card_names() -> Sequence[str]:
+    """Names of the cards that come with the project."""
+    return sorted(path.stem for path in CARDS.glob("*.toml"))
+
+
+def parse_toml(path: Path, model: type[Model]) -> Model:
+    """Read a TOML file into a pydantic model; every fault is named, in one ``OncoduetError``."""
+    try:
+        values = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise OncoduetError(f"{path}: expected a TOML file, found: {error}") from None
+    return parse(values, model, path)
+
+
+def parse(values: object, model: type[Model], source: object) -> Model:
+    """Check values from a file against a model; every fault is named, in one ``OncoduetError``.
+
+    Nothing is converted: a number in quotes is no number. (The detour through JSON is pydantic's way to accept lists
+    for tuples and nothing else.)
+    """
+    try:
+        return model.model_validate_json(json.dumps(values, default=str), strict=True)
+    except ValidationError as error:
+        faults = [
+            f"{'.'.join(map(str, fault['loc'])) or 'the whole'}: {fault['msg'].removeprefix('Value error, ')}"
+            for fault in error.errors()
+            if not _is_echo(fault, error.errors())
+        ]
+        if issubclass(model, Frozen) and isinstance(values, Mapping):
+            faults += model.faults_between(values)
+        many = "1 fault" if len(faults) == 1 else f"{len(faults)} faults"
+        raise OncoduetError(f"{source}: {many}: {'; '.join(faults)}") from None
+
+
+def _is_echo(fault: ErrorDetails, faults: Sequence[ErrorDetails]) -> bool:
+    """Whether a fault only repeats others: a list too short because its items are wrong, or what is asked anew."""
+    place = fault["loc"]
+    items_wrong = any(other["loc"][: len(place)] == place != other["loc"] for other in faults)
+    return (fault["type"] == "too_short" and items_wrong) or (fault["type"] == "fields_disagree" and not place)
+
+
+def _tables(value: Any) -> list[Mapping[str, Any]]:
+    return [each for each in _items(value) if isinstance(each, Mapping)]
+
+
+def _items(value: Any) -> Sequence[Any]:
+    return value if isinstance(value, list | tuple) else ()

@@ -1,0 +1,145 @@
+"""Files that are either complete or not there: written beside, synced, renamed.
+
+JSON is strict in both directions: no NaN or infinity, no duplicate keys. Hashes are SHA-256, in hexadecimal.
+"""
+
+import hashlib
+import json
+import math
+import os
+import shutil
+import tempfile
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from contract.errors import OncoduetError
+
+
+@contextmanager
+def atomic_file(path: Path) -> Iterator[Path]:
+    """Give a temporary path with the same suffix; on success sync it and rename it to ``path``, else remove it.
+
+    Raises
+    ------
+    OncoduetError
+        The folder cannot be written to.
+    """
+    suffix = "".join(path.suffixes[-2:]) if path.name.endswith((".nii.gz", ".tar.gz")) else path.suffix
+    partial = path.with_name(f".partial-{uuid.uuid4().hex}{suffix}")
+    with _writable(path.parent):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        partial.touch(exist_ok=False)
+    try:
+        yield partial
+        _sync(partial)
+        partial.replace(path)
+        _sync(path.parent)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+@contextmanager
+def staged_folder(output: Path) -> Iterator[Path]:
+    """Give an empty folder inside ``output``; on success move what it holds into ``output``, else leave no trace.
+
+    ``output`` may exist already (a mounted folder); entries of the same name are replaced.
+
+    Raises
+    ------
+    OncoduetError
+        ``output`` is no folder or cannot be written to.
+    """
+    existed = output.exists()
+    with _writable(output):
+        output.mkdir(parents=True, exist_ok=True)
+        stage = Path(tempfile.mkdtemp(prefix=".partial-", dir=output))
+    try:
+        yield stage
+        for file in stage.rglob("*"):
+            if file.is_file():
+                _sync(file)
+        for entry in sorted(stage.iterdir()):
+            target = output / entry.name
+            if target.is_dir() and not target.is_symlink():
+                shutil.rmtree(target)
+            entry.replace(target)
+        _sync(output)
+    finally:
+        shutil.rmtree(stage, ignore_errors=True)
+        if not existed and not any(output.iterdir()):
+            output.rmdir()
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write strict JSON, indented, with a final newline. Raises ``ValueError`` for NaN or infinity (a bug)."""
+    text = json.dumps(value, indent=2, allow_nan=False, ensure_ascii=False) + "\n"
+    write_text(path, text)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write UTF-8 text atomically."""
+    with atomic_file(path) as partial:
+        partial.write_text(text, encoding="utf-8")
+
+
+def read_json(path: Path) -> Any:
+    """Read strict JSON.
+
+    Raises
+    ------
+    OncoduetError
+        The file is missing, is not JSON, holds NaN or infinity, or names a key twice.
+    """
+
+    def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        keys = [key for key, _ in pairs]
+        doubled = sorted({key for key in keys if keys.count(key) > 1})
+        if doubled:
+            raise ValueError(f"key {doubled[0]!r} stands twice")
+        return dict(pairs)
+
+    def refuse(constant: str) -> float:
+        raise ValueError(f"{constant} is not JSON")
+
+    try:
+        return json.loads(path.read_text(encoding="utf-8"), object_pairs_hook=unique, parse_constant=refuse)
+    except FileNotFoundError:
+        raise OncoduetError(f"{path}: expected a JSON file, found none") from None
+    except (ValueError, RecursionError, OSError) as error:
+        raise OncoduetError(f"{path}: expected valid JSON, found: {error}") from None
+
+
+def sha256_file(path: Path) -> str:
+    """SHA-256 of a file's bytes."""
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def sha256_json(value: Any) -> str:
+    """SHA-256 of a JSON value in its canonical form (sorted keys, no spaces)."""
+    text = json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False, ensure_ascii=False)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def number_or_null(value: float) -> float | None:
+    """A float that JSON can hold: NaN and infinity become null."""
+    return float(value) if math.isfinite(value) else None
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+@contextmanager
+def _writable(folder: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise OncoduetError(f"{folder}: expected a folder that can be written to, found: {error.strerror}") from None

@@ -1,0 +1,139 @@
+"""Schemas of the files that outlive a process, each with its version, its writer and its parents' hashes."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, Field
+
+from contract.cards import Frozen, Model, parse
+from contract.files import read_json, write_json
+from contract.provenance import Writer, writer
+
+SCHEMA_VERSION: Literal[1] = 1
+
+
+class Record(Frozen):
+    """What every such file begins with."""
+
+    schema_version: Literal[1] = SCHEMA_VERSION
+    written_by: Writer = Field(default_factory=writer)
+    parents: Mapping[str, str] = {}
+    """sha256 of what this was made from, by name."""
+
+
+class RunKey(Frozen):
+    """Which run: together with the dataset it determines everything."""
+
+    card: str
+    card_sha256: str
+    profile: str
+    configuration: str
+    fold: int
+    restart: int
+    seed: int
+
+
+class Epoch(Frozen):
+    """One epoch of a run."""
+
+    epoch: int
+    train_loss: float
+    validation_loss: float
+    learning_rate: float
+    wall_s: float
+
+
+class RunRecord(Record):
+    """``run.json`` of one training run."""
+
+    key: RunKey
+    state: Literal["planned", "running", "finished", "failed"]
+    dataset_fingerprint: str
+    data_licence: str
+    checkpoint: Literal["best", "final"]
+    versions: Mapping[str, str]
+    hardware: Mapping[str, str | int]
+    wall_s: float
+    cpu_s: float
+    gpu_s: float
+    epochs: tuple[Epoch, ...]
+    weights_sha256: str | None
+    """Hash over the weights' tensors (not the file), or null until finished."""
+
+
+class Member(Frozen):
+    """One network of a bundle."""
+
+    name: str
+    """``<configuration>_fold<K>_restart<R>``."""
+    file: str
+    """Relative path of the safetensors file."""
+    weights_sha256: str
+    run_sha256: str
+    """Hash of the run's ``run.json``."""
+    key: RunKey
+
+
+class BundleRecord(Record):
+    """``bundle.json``: a set of finished runs packed for inference."""
+
+    card: str
+    card_sha256: str
+    data_licence: str
+    plans_file: str
+    dataset_file: str
+    members: tuple[Member, ...]
+
+
+class Source(Record):
+    """``source.json`` beside predictions and scores: which runs they come from."""
+
+    card: str
+    card_sha256: str
+    configuration: str
+    """A training configuration, ``ensemble-…`` for several runs, or ``baseline-…``."""
+    fold: int | None
+    restart: int | None
+    profile: str
+    runs: tuple[str, ...]
+    """Hashes of the ``run.json`` files; several for an ensemble, none for a baseline."""
+    bundle_sha256: str | None
+    data_licence: str
+
+
+class Metrics(Frozen):
+    """One answer, strict or picai. A value that the cases leave undefined is null and says why in ``reason``."""
+
+    auroc: float | None
+    ap: float | None
+    score: float | None
+    """(auroc + ap) / 2"""
+    cases: int
+    positive_cases: int
+    lesions: int
+    missing: int
+    lesion_sensitivity_at_fp: Mapping[str, float | None] = {}
+    """Lesion sensitivity at 0.125 … 2 false positives per case; keys such as ``fp_0_125`` (no dots: the platform
+    splits its ranking path there)."""
+    reason: str | None = None
+
+
+class MetricsRecord(Record):
+    """``metrics.json``: aggregates only, so that hidden truth does not leak."""
+
+    strict: Metrics | None
+    strict_reason: str | None = None
+    """Why there is no strict answer (``--picai-only``)."""
+    picai: Metrics
+
+
+def write_record(path: Path, record: BaseModel) -> None:
+    """Write a record as strict JSON, atomically."""
+    write_json(path, record.model_dump(mode="json"))
+
+
+def read_record(path: Path, model: type[Model]) -> Model:
+    """Read a record; an ``OncoduetError`` names the file and every fault."""
+    values: Any = read_json(path)
+    return parse(values, model, path)

@@ -1,0 +1,223 @@
+"""What may be uploaded to the platform: an image, a model and a truth, each a ``.tar.gz``.
+
+``export.sh`` makes these archives and calls this before it gives them their names:
+``python -m contract.upload {image,model,truth} ARCHIVE``. An archive is read to its last byte, so that a truncated one
+is never taken for whole.
+
+Sources: the platform's own checks of an upload (comic/grand-challenge.org): one image for amd64 with a user that is not
+root; model and truth are unpacked with Python's tar filter ``data``.
+"""
+
+import argparse
+import gzip
+import hashlib
+import json
+import re
+import sys
+import tarfile
+import zlib
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from contract.archive import UNKNOWN_LICENCE
+from contract.cards import parse
+from contract.errors import OncoduetError, exit_status
+from contract.records import BundleRecord
+
+STANDIN_LABEL = "oncoduet.standin-base"
+"""Borne by images that were built on a local stand-in for the public base; such are for tests alone."""
+
+_LARGEST_JSON_BYTES = 1 << 20
+_CHUNK_BYTES = 1 << 20
+
+
+@dataclass(frozen=True)
+class Contents:
+    """What an archive holds."""
+
+    names: list[str]
+    """Of everything, links included: older engines save a layer that occurs twice as a link to itself."""
+    sha256: dict[str, str]
+    """Of each regular file, by its name."""
+    json_bytes: dict[str, bytes]
+    """Contents of the files that may be JSON: those of at most 1 MiB."""
+
+
+def check_image(archive: Path, *, allow_standin: bool = False) -> None:
+    """Check what ``docker save IMAGE | gzip`` wrote.
+
+    Parameters
+    ----------
+    archive
+        The image's ``.tar.gz``.
+    allow_standin
+        Accept an image that was built on a stand-in base, to try the export.
+
+    Raises
+    ------
+    OncoduetError
+        The archive is damaged or truncated, or no saved image; it holds several images; the image is for another
+        platform than linux/amd64, runs as root, starts nothing, or was built on a stand-in base.
+    """
+    contents = _read(archive)
+    manifest = _json(archive, contents, "manifest.json")
+    if not isinstance(manifest, list) or len(manifest) != 1 or not isinstance(manifest[0], dict):
+        found = len(manifest) if isinstance(manifest, list) else type(manifest).__name__
+        raise OncoduetError(f"{archive}: expected one image in manifest.json, found {found}")
+    name = str(manifest[0].get("Config"))
+    image = _json(archive, contents, name)
+    stated = re.search(r"[0-9a-f]{64}", name)
+    if stated and stated[0] != contents.sha256[name]:
+        raise OncoduetError(f"{archive}: expected the sha256 of {name} in its name, found {contents.sha256[name]}")
+    missing = [layer for layer in manifest[0].get("Layers", []) if layer not in contents.names]
+    if missing:
+        raise OncoduetError(f"{archive}: expected all layers of the image, found no {missing[0]}")
+    platform = f"{image.get('os')}/{image.get('architecture')}"
+    if platform != "linux/amd64":
+        raise OncoduetError(f"{archive}: expected an image for linux/amd64, found {platform}")
+    settings = image.get("config") or {}
+    user = str(settings.get("User") or "")
+    if user.partition(":")[0] in ("", "0", "root"):
+        raise OncoduetError(f"{archive}: expected an image whose user is not root, found {user!r}")
+    if not (settings.get("Entrypoint") or settings.get("Cmd")):
+        raise OncoduetError(f"{archive}: expected an image with an entry point, found none")
+    labels = settings.get("Labels") or {}
+    if labels.get(STANDIN_LABEL) == "true" and not allow_standin:
+        raise OncoduetError(
+            f"{archive}: expected an image on a public base, found one built on a stand-in (label {STANDIN_LABEL}), "
+            "which must not be published; --allow-standin is for tests of the export"
+        )
+
+
+def check_model(archive: Path, *, accept_non_commercial: bool = False) -> None:
+    """Check a model bundle, as ``training bundle`` writes it.
+
+    Parameters
+    ----------
+    archive
+        The bundle's ``.tar.gz``.
+    accept_non_commercial
+        Accept a model whose data do not allow commercial use, or of which that is unknown.
+
+    Raises
+    ------
+    OncoduetError
+        The archive is damaged, truncated or could not be unpacked safely; a file is not the one that SHA256SUMS names;
+        there is no valid bundle.json; the licence of its data is non-commercial or unknown.
+    """
+    contents = _read(archive)
+    _require_sums(archive, contents)
+    record = parse(_json(archive, contents, "bundle.json"), BundleRecord, f"{archive}: bundle.json")
+    if accept_non_commercial:
+        return
+    if record.data_licence == UNKNOWN_LICENCE:
+        raise OncoduetError(
+            f"{archive}: expected a model made from data of known licence, found {UNKNOWN_LICENCE!r}; "
+            "--accept-non-commercial exports it all the same"
+        )
+    if re.search(r"\bNC\b|non-?commercial", record.data_licence, re.IGNORECASE):
+        raise OncoduetError(
+            f"{archive}: expected a model made from data for any use, found {record.data_licence}; "
+            "--accept-non-commercial exports it all the same"
+        )
+
+
+def check_truth(archive: Path) -> None:
+    """Check an archive of a truth folder.
+
+    Raises
+    ------
+    OncoduetError
+        The archive is damaged, truncated or could not be unpacked safely, or holds no label map.
+    """
+    contents = _read(archive)
+    if not any(name.endswith((".nii.gz", ".mha")) for name in contents.sha256):
+        raise OncoduetError(f"{archive}: expected label maps (CASE.nii.gz or CASE.mha), found none")
+
+
+def _read(archive: Path) -> Contents:
+    contents = Contents([], {}, {})
+    with _whole_stream(archive) as stream:
+        for member in stream:
+            try:
+                tarfile.data_filter(member, "/nowhere")
+            except tarfile.FilterError as error:
+                raise OncoduetError(f"{archive}: expected plain files below one folder, found: {error}") from None
+            name = member.name.removeprefix("./")
+            contents.names.append(name)
+            if not member.isfile():
+                continue
+            content = stream.extractfile(member)
+            assert content is not None  # a regular file has content
+            digest = hashlib.sha256()
+            while chunk := content.read(_CHUNK_BYTES):
+                digest.update(chunk)
+                if member.size <= _LARGEST_JSON_BYTES:
+                    contents.json_bytes[name] = chunk
+            contents.sha256[name] = digest.hexdigest()
+    return contents
+
+
+@contextmanager
+def _whole_stream(archive: Path) -> Iterator[tarfile.TarFile]:
+    """Open for one pass; at the end the rest of the stream is read too, where gzip keeps its checksum."""
+    try:
+        with gzip.open(archive) as stream:
+            with tarfile.open(fileobj=stream, mode="r|") as tar:
+                yield tar
+            while stream.read(_CHUNK_BYTES):
+                pass
+    except FileNotFoundError:
+        raise OncoduetError(f"{archive}: expected an archive, found none") from None
+    except (OSError, EOFError, zlib.error, tarfile.TarError) as error:
+        raise OncoduetError(f"{archive}: expected a whole .tar.gz, found a damaged one ({error})") from None
+
+
+def _json(archive: Path, contents: Contents, name: str) -> Any:
+    if name not in contents.json_bytes:
+        raise OncoduetError(f"{archive}: expected {name}, found {', '.join(sorted(contents.sha256)[:5]) or 'nothing'}")
+    try:
+        return json.loads(contents.json_bytes[name])
+    except ValueError as error:
+        raise OncoduetError(f"{archive}: expected JSON in {name}, found: {error}") from None
+
+
+def _require_sums(archive: Path, contents: Contents) -> None:
+    name = "SHA256SUMS"
+    if name not in contents.json_bytes:
+        raise OncoduetError(f"{archive}: expected a bundle with {name}, found none")
+    lines = contents.json_bytes[name].decode(errors="replace").splitlines()
+    stated = {file: digest for digest, _, file in (line.partition("  ") for line in lines)}
+    found = {file: digest for file, digest in contents.sha256.items() if file != name}
+    for file in sorted(stated.keys() | found.keys()):
+        if stated.get(file) != found.get(file):
+            raise OncoduetError(
+                f"{archive}: {file}: expected the sha256 in {name} ({stated.get(file, 'none')}), "
+                f"found {found.get(file, 'no such file')}"
+            )
+
+
+def _main(arguments: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="python -m contract.upload", description="Check what will be uploaded.")
+    parser.add_argument("kind", choices=["image", "model", "truth"])
+    parser.add_argument("archive", type=Path)
+    parser.add_argument("--allow-standin", action="store_true", help="accept an image on a stand-in base, for tests")
+    parser.add_argument("--accept-non-commercial", action="store_true", help="accept a model of non-commercial data")
+    options = parser.parse_args(arguments)
+
+    def check() -> None:
+        if options.kind == "image":
+            check_image(options.archive, allow_standin=options.allow_standin)
+        elif options.kind == "model":
+            check_model(options.archive, accept_non_commercial=options.accept_non_commercial)
+        else:
+            check_truth(options.archive)
+
+    return exit_status(check)
+
+
+if __name__ == "__main__":
+    sys.exit(_main())

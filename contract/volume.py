@@ -1,0 +1,310 @@
+"""Images with their geometry, and the only crossing between (z, y, x) and (x, y, z).
+
+Arrays are (z, y, x); SimpleITK's sizes, spacings and origins are (x, y, z), in mm. Grids are compared, never repaired.
+"""
+
+import logging
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+import SimpleITK as sitk
+
+from contract.errors import OncoduetError, one_line
+from contract.files import atomic_file
+from contract.integrity import require_whole
+
+Float32Array = npt.NDArray[np.float32]
+LabelArray = npt.NDArray[np.int32]
+Interpolation = Literal["b-spline", "linear", "nearest"]
+
+_INTERPOLATORS = {"b-spline": sitk.sitkBSpline, "linear": sitk.sitkLinear, "nearest": sitk.sitkNearestNeighbor}
+_SUFFIXES = (".nii.gz", ".mha", ".nii")
+_ORTHONORMAL = 1e-2  # how far the products of direction vectors may be from 0 and 1; tools round directions
+
+
+class _ItkLog(sitk.LoggerBase):  # type: ignore[misc]
+    """Hands ITK's warnings to our log; ITK itself writes them to stderr, which the platform takes for trouble."""
+
+    def DisplayText(self, text: str) -> None:  # noqa: N802 - ITK calls it so
+        """Log a text of several lines as one."""
+        logging.getLogger(__name__).warning("%s", one_line(text))
+
+    DisplayWarningText = DisplayErrorText = DisplayGenericOutputText = DisplayDebugText = DisplayText
+
+
+_itk_log = _ItkLog()  # has to live as long as ITK may call it
+_itk_log.SetAsGlobalITKLogger()
+
+
+@dataclass(frozen=True)
+class Grid:
+    """Where the voxels of an image lie in the patient (LPS, mm)."""
+
+    size_xyz: tuple[int, int, int]
+    spacing_mm_xyz: tuple[float, float, float]
+    origin_mm_xyz: tuple[float, float, float]
+    direction: tuple[float, ...]  # 3×3, row by row, columns are the axes x, y, z
+
+    @property
+    def shape_zyx(self) -> tuple[int, int, int]:
+        """Shape of an array on this grid."""
+        x, y, z = self.size_xyz
+        return z, y, x
+
+    @property
+    def spacing_mm_zyx(self) -> tuple[float, float, float]:
+        """Voxel size along the array's axes."""
+        x, y, z = self.spacing_mm_xyz
+        return z, y, x
+
+    @property
+    def voxel_volume_ml(self) -> float:
+        """Volume of one voxel."""
+        return float(np.prod(self.spacing_mm_xyz)) / 1000.0
+
+    @property
+    def extent_mm_zyx(self) -> tuple[float, float, float]:
+        """Outer size of the image along the array's axes."""
+        z, y, x = (n * s for n, s in zip(self.shape_zyx, self.spacing_mm_zyx, strict=True))
+        return z, y, x
+
+    def corners_mm(self) -> npt.NDArray[np.float64]:
+        """The eight outer corners in the patient, shape (8, 3), xyz."""
+        bits = np.array(np.meshgrid([0, 1], [0, 1], [0, 1], indexing="ij")).reshape(3, -1)
+        index = bits * np.array(self.size_xyz)[:, None] - 0.5
+        matrix = np.array(self.direction).reshape(3, 3) @ np.diag(self.spacing_mm_xyz)
+        return np.asarray((np.array(self.origin_mm_xyz)[:, None] + matrix @ index).T)
+
+    def centres_mm(self) -> npt.NDArray[np.float64]:
+        """Where each voxel's centre lies in the patient, shape (3, z, y, x); the components are x, y, z."""
+        z, y, x = np.indices(self.shape_zyx, dtype=np.float64)
+        matrix = np.array(self.direction).reshape(3, 3) @ np.diag(self.spacing_mm_xyz)
+        offset = np.array(self.origin_mm_xyz)[:, None, None, None]
+        return np.asarray(offset + np.tensordot(matrix, np.stack([x, y, z]), axes=1))
+
+    def describe(self) -> str:
+        """Size, spacing and origin (xyz) in one line, for messages."""
+        return (
+            f"size {_numbers(self.size_xyz)}, spacing {_numbers(self.spacing_mm_xyz)}, "
+            f"origin {_numbers(self.origin_mm_xyz)}, direction {_numbers(self.direction)}"
+        )
+
+
+@dataclass(frozen=True)
+class Volume:
+    """An array (z, y, x) on its grid."""
+
+    array: npt.NDArray[np.generic]
+    grid: Grid
+
+    def __post_init__(self) -> None:
+        if self.array.shape != self.grid.shape_zyx:
+            raise ValueError(f"array {self.array.shape} does not fit the grid {self.grid.shape_zyx}")
+
+
+def read_grid(path: Path) -> Grid:
+    """Read the geometry alone, without the voxels.
+
+    Raises
+    ------
+    OncoduetError
+        The file is missing or unreadable, the image is not 3D with one value per voxel, or its spacing or
+        direction makes no sense.
+    """
+    if not path.is_file():
+        raise OncoduetError(f"{path}: expected an image, found no file")
+    require_whole(path, voxels=False)
+    reader = sitk.ImageFileReader()
+    reader.SetFileName(str(path))
+    with _itk_reading(path):
+        reader.ReadImageInformation()
+    _require_scalar_3d(path, reader)
+    grid = Grid(
+        size_xyz=_three_integers(reader.GetSize()),
+        spacing_mm_xyz=_three(reader.GetSpacing()),
+        origin_mm_xyz=_three(reader.GetOrigin()),
+        direction=tuple(reader.GetDirection()),
+    )
+    _require_sensible(path, grid)
+    return grid
+
+
+def read_volume(path: Path) -> Volume:
+    """Read a scan or a map as float32.
+
+    Raises
+    ------
+    OncoduetError
+        As :func:`read_grid`; also for a truncated or damaged file and for NaN or infinite voxels.
+    """
+    volume = _read(path)
+    with np.errstate(over="ignore"):  # beyond float32: counted as infinite
+        array = volume.array.astype(np.float32)
+    wrong = int(array.size - np.count_nonzero(np.isfinite(array)))
+    if wrong:
+        raise OncoduetError(f"{path}: expected finite voxels, found {wrong} NaN or infinite")
+    return Volume(array, volume.grid)
+
+
+def read_label(path: Path, known_values: Iterable[int] | None = None) -> Volume:
+    """Read a label map as int32; float files are accepted when every value is whole (PI-CAI and PANORAMA have some).
+
+    Raises
+    ------
+    OncoduetError
+        As :func:`read_volume`; also for fractional values and for values outside ``known_values``.
+    """
+    volume = _read(path)
+    with np.errstate(invalid="ignore"):  # what int32 cannot hold differs afterwards
+        array = volume.array.astype(np.int32)
+    if not np.array_equal(array, volume.array):
+        raise OncoduetError(f"{path}: expected whole numbers in a label map, found fractional or non-finite values")
+    if known_values is not None:
+        known = sorted(set(known_values))
+        unknown = sorted(set(np.unique(array).tolist()) - set(known))
+        if unknown:
+            raise OncoduetError(f"{path}: expected label values {known}, found {unknown}")
+    return Volume(array, volume.grid)
+
+
+def write_volume(path: Path, volume: Volume) -> None:
+    """Write an image atomically, compressed.
+
+    A ``.mha`` header carries the grid to the last bit; ``.nii.gz`` keeps sizes, and the rest to single precision.
+    """
+    if not path.name.endswith((".mha", ".nii.gz")):
+        raise ValueError(f"{path}: images are written as .mha or .nii.gz")
+    with atomic_file(path) as partial:
+        sitk.WriteImage(to_image(volume), str(partial), useCompression=True)
+
+
+def to_image(volume: Volume) -> sitk.Image:
+    """The same voxels and grid as a SimpleITK image."""
+    image = sitk.GetImageFromArray(volume.array)
+    image.SetSpacing(volume.grid.spacing_mm_xyz)
+    image.SetOrigin(volume.grid.origin_mm_xyz)
+    image.SetDirection(volume.grid.direction)
+    return image
+
+
+def from_image(image: sitk.Image) -> Volume:
+    """The same voxels and grid as an array (z, y, x)."""
+    grid = Grid(
+        size_xyz=_three_integers(image.GetSize()),
+        spacing_mm_xyz=_three(image.GetSpacing()),
+        origin_mm_xyz=_three(image.GetOrigin()),
+        direction=tuple(image.GetDirection()),
+    )
+    return Volume(sitk.GetArrayFromImage(image), grid)
+
+
+def resample(volume: Volume, grid: Grid, *, interpolation: Interpolation, outside: float) -> Volume:
+    """Bring a volume onto another grid; voxels outside its field of view get ``outside``. Same grid: unchanged."""
+    if same_grid(volume.grid, grid):
+        return Volume(volume.array, grid)
+    resampler = sitk.ResampleImageFilter()
+    resampler.SetSize(grid.size_xyz)
+    resampler.SetOutputSpacing(grid.spacing_mm_xyz)
+    resampler.SetOutputOrigin(grid.origin_mm_xyz)
+    resampler.SetOutputDirection(grid.direction)
+    resampler.SetInterpolator(_INTERPOLATORS[interpolation])
+    resampler.SetDefaultPixelValue(outside)
+    return from_image(resampler.Execute(to_image(volume)))
+
+
+def same_grid(a: Grid, b: Grid, *, tolerance_mm: float = 1e-3) -> bool:
+    """Whether two grids have the same size and no corner lies further apart than the tolerance."""
+    if a.size_xyz != b.size_xyz:
+        return False
+    return bool(np.abs(a.corners_mm() - b.corners_mm()).max() <= tolerance_mm)
+
+
+def require_same_grid(found: Grid, expected: Grid, *, found_name: str, expected_name: str) -> None:
+    """Raise ``OncoduetError`` naming both sides unless the grids agree to a tenth of a millimetre.
+
+    That much because tools round directions: PI-CAI's own label map of ProstateX-0000 has lost its third decimal there
+    and lies 0.056 mm off its T2W at the corners.
+    """
+    if not same_grid(found, expected, tolerance_mm=0.1):
+        raise OncoduetError(
+            f"{found_name}: expected the grid of {expected_name} ({expected.describe()}), found {found.describe()}"
+        )
+
+
+def fields_of_view_meet(a: Grid, b: Grid) -> bool:
+    """Whether two images share a volume in the patient, however they are tilted.
+
+    Two boxes are apart exactly if they are along a normal of one of their faces or a common normal of two edges
+    (separating axis theorem; Gottschalk, Lin, Manocha: OBBTree, SIGGRAPH 1996).
+    """
+    axes_a, axes_b = (np.array(grid.direction).reshape(3, 3).T for grid in (a, b))
+    normals = np.concatenate([axes_a, axes_b, np.cross(axes_a[:, None], axes_b[None]).reshape(9, 3)])
+    normals = normals[np.linalg.norm(normals, axis=1) > 1e-6]  # parallel edges have no common normal
+    along_a, along_b = normals @ a.corners_mm().T, normals @ b.corners_mm().T
+    low = np.maximum(along_a.min(axis=1), along_b.min(axis=1))
+    high = np.minimum(along_a.max(axis=1), along_b.max(axis=1))
+    return bool(np.all(low < high))
+
+
+def image_stem(path: Path) -> str:
+    """The file name without an image's ending; ``.nii.gz`` counts as one ending."""
+    for suffix in _SUFFIXES:
+        if path.name.endswith(suffix):
+            return path.name.removesuffix(suffix)
+    return path.name
+
+
+def is_image(path: Path) -> bool:
+    """Whether the name ends as the images that we read do."""
+    return path.is_file() and not path.name.startswith(".") and path.name.endswith(_SUFFIXES)
+
+
+def _read(path: Path) -> Volume:
+    read_grid(path)
+    require_whole(path)
+    with _itk_reading(path):
+        return from_image(sitk.ReadImage(str(path)))
+
+
+@contextmanager
+def _itk_reading(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except RuntimeError as error:
+        cause = [line for line in str(error).splitlines() if line.strip()][-1]
+        raise OncoduetError(f"{path}: expected a readable image, found: {cause}") from None
+
+
+def _require_scalar_3d(path: Path, header: sitk.ImageFileReader) -> None:
+    if header.GetDimension() != 3:
+        raise OncoduetError(f"{path}: expected a 3D image, found {header.GetDimension()}D")
+    if header.GetNumberOfComponents() != 1:
+        raise OncoduetError(f"{path}: expected one value per voxel, found {header.GetNumberOfComponents()}")
+
+
+def _require_sensible(path: Path, grid: Grid) -> None:
+    if not all(np.isfinite(value) and value > 0 for value in grid.spacing_mm_xyz):
+        raise OncoduetError(f"{path}: expected positive spacings, found {_numbers(grid.spacing_mm_xyz)}")
+    axes = np.array(grid.direction).reshape(3, 3)
+    if not np.all(np.abs(axes.T @ axes - np.eye(3)) <= _ORTHONORMAL):
+        found = _numbers(grid.direction)
+        raise OncoduetError(f"{path}: expected perpendicular unit vectors as direction, found {found}")
+
+
+def _three(values: Iterable[float]) -> tuple[float, float, float]:
+    x, y, z = (float(value) for value in values)
+    return x, y, z
+
+
+def _three_integers(values: Iterable[int]) -> tuple[int, int, int]:
+    x, y, z = (int(value) for value in values)
+    return x, y, z
+
+
+def _numbers(values: Iterable[float]) -> str:
+    return "(" + ", ".join(f"{value:g}" for value in values) + ")"

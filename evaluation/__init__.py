@@ -1,0 +1,1 @@
+"""Cases → matching → scores → intervals and permutation tests → compare → report. Never imports torch."""

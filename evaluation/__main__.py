@@ -1,0 +1,159 @@
+"""Score detection maps against truth, on the platform or off it, and compare scored runs.
+
+Without a command: the platform's evaluation (``/input/predictions.json`` → ``/output/metrics.json``).
+"""
+
+import argparse
+import logging
+import sys
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.progress import track
+from rich.table import Table
+from rich.text import Text
+
+from contract.cards import load_card
+from contract.errors import exit_status
+from contract.records import Metrics
+from evaluation.challenge import evaluate
+from evaluation.score import Score, score
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a command line and return its exit code: 0 done, 1 a bug, 2 wrong usage, 3 the input is wrong."""
+    options = _parser().parse_args(arguments)
+    logging.basicConfig(stream=sys.stdout, level=logging.INFO, format="%(message)s", force=True)
+    logging.captureWarnings(True)
+    return exit_status(lambda: options.command(options))
+
+
+def _evaluate(options: argparse.Namespace) -> None:
+    console = Console()
+    scored = evaluate(input_folder=options.input, truth=options.truth, output=options.output, track=_Bar(console))
+    _show([scored], console)
+
+
+def _score(options: argparse.Namespace) -> None:
+    console = Console()
+    scores = score(
+        predictions=options.predictions,
+        truth=options.truth,
+        output=options.output,
+        card=None if options.card is None else load_card(options.card),
+        on_missing=options.on_missing,
+        picai_only=options.picai_only,
+        track=_Bar(console),
+    )
+    _show(scores, console)
+    unnamed = [str(each.run.folder) for each in scores if each.source is None]
+    if unnamed:
+        _say(console, f"No source.json in {', '.join(unnamed)}: none was written, and compare needs one.")
+    if any(each.run.card is None for each in scores):
+        _say(console, "No card: every non-zero label counts as lesion, and IoU ≥ 0.1 as a hit.")
+
+
+def _compare(options: argparse.Namespace) -> None:
+    from evaluation.compare import compare  # noqa: PLC0415  (brings matplotlib and statsmodels, which scoring needs not)
+
+    compare(options.scores, options.output, analysis=options.analysis)
+
+
+class _Bar:
+    """Progress on stdout."""
+
+    def __init__(self, console: Console) -> None:
+        self.console = console
+
+    def __call__(self, case_ids: Sequence[str], name: str) -> Iterable[str]:
+        return track(case_ids, description=f"Scoring {name}".strip(), console=self.console)
+
+
+def _show(scores: Sequence[Score], console: Console) -> None:
+    console.print(_table(scores))
+    for each in scores:
+        strict, picai = each.metrics.strict, each.metrics.picai
+        for answer, note in (
+            ("strict", strict.reason if strict else each.metrics.strict_reason),
+            ("picai", picai.reason),
+        ):
+            if note:
+                _say(console, f"{each.run.title}, {answer}: {note}")
+
+
+def _say(console: Console, line: str) -> None:
+    console.print(line, soft_wrap=True, markup=False, highlight=False)
+
+
+def _table(scores: Sequence[Score]) -> Table:
+    table = Table(box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
+    table.add_column("run", overflow="fold")
+    table.add_column("answer", no_wrap=True)
+    for heading in ("AUROC", "AP", "score", "cases", "positive", "lesions", "missing"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    for each in scores:
+        name = Text(each.run.title)
+        if each.metrics.strict is not None:
+            table.add_row(name, "strict", *_numbers(each.metrics.strict))
+            name = Text()
+        table.add_row(name, "picai", *_numbers(each.metrics.picai))
+    return table
+
+
+def _numbers(metrics: Metrics) -> list[str]:
+    values = ["–" if value is None else f"{value:.4f}" for value in (metrics.auroc, metrics.ap, metrics.score)]
+    return values + [str(n) for n in (metrics.cases, metrics.positive_cases, metrics.lesions, metrics.missing)]
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m evaluation", description=__doc__)
+    parser.set_defaults(command=_evaluate)
+    parser.add_argument(
+        "--input", type=Path, default=Path("/input"), help="predictions.json and job folders (%(default)s)"
+    )
+    parser.add_argument(
+        "--truth",
+        type=Path,
+        default=Path("/opt/ml/input/data/ground_truth"),
+        help="label maps, optionally card.toml and settings.json (%(default)s)",
+    )
+    parser.add_argument("--output", type=Path, default=Path("/output"), help="gets metrics.json (%(default)s)")
+    commands = parser.add_subparsers(title="commands", metavar="{score,compare}")
+
+    scoring = commands.add_parser("score", help="score the predictions of one run or of many")
+    scoring.set_defaults(command=_score)
+    scoring.add_argument(
+        "--predictions",
+        type=Path,
+        required=True,
+        help="a batch output, plain CASE.mha maps, or a folder of batch outputs",
+    )
+    scoring.add_argument("--truth", type=Path, required=True, help="label maps of the same ids")
+    scoring.add_argument(
+        "--output", type=Path, required=True, help="gets metrics.json, cases.csv, lesions.csv, source.json"
+    )
+    scoring.add_argument(
+        "--on-missing",
+        choices=("error", "worst"),
+        default="error",
+        help="a case without prediction: refuse, or count as likelihood 0 without candidates (%(default)s)",
+    )
+    scoring.add_argument(
+        "--picai-only", action="store_true", help="leave the strict answer out, and accept what picai-eval accepts"
+    )
+    scoring.add_argument("--card", help="name or path of the card that scores (the one that truth or source.json name)")
+
+    comparing = commands.add_parser("compare", help="compare scored runs: verdict, report, figures")
+    comparing.set_defaults(command=_compare)
+    comparing.add_argument(
+        "--scores", type=Path, nargs="+", required=True, help="folders that score wrote, or that hold such"
+    )
+    comparing.add_argument("--output", type=Path, required=True, help="gets verdict.json, report.html, figures")
+    comparing.add_argument("--analysis", type=Path, help="what was declared before scoring; without it: exploratory")
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())

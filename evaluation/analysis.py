@@ -1,0 +1,91 @@
+"""The analysis file: declares, before anything is scored, which comparisons will be made and with which margin.
+
+::
+
+    name = "losses for csPCa"
+    metrics = ["auroc", "ap", "score"]
+    comparisons = [["ce", "focal"], ["ce", "ce-focal"]]   # or "all"
+    alpha = 0.05
+    seed = 0
+    replicates = 2000
+
+    [margin]                     # absolute difference that counts as none; without it nothing is shown to be on par
+    auroc = 0.03
+"""
+
+from collections.abc import Mapping, Sequence
+from itertools import combinations
+from pathlib import Path
+from typing import Annotated, Literal, Self
+
+from pydantic import Field, NonNegativeInt, model_validator
+
+from contract.cards import Frozen, parse_toml
+from contract.errors import OncoduetError
+
+Metric = Literal["auroc", "ap", "score"]
+METRICS: tuple[Metric, ...] = ("auroc", "ap", "score")
+
+
+class Analysis(Frozen):
+    """What is compared, and how."""
+
+    schema_version: Literal[1] = 1
+    name: str
+    metrics: Annotated[tuple[Metric, ...], Field(min_length=1)] = METRICS
+    comparisons: Literal["all"] | Annotated[tuple[tuple[str, str], ...], Field(min_length=1)] = "all"
+    """Pairs of configurations; ``all`` of them, or those listed. With the metric they are Holm's family."""
+    margin: Mapping[Metric, Annotated[float, Field(gt=0, lt=1)]] = {}
+    """By metric: two configurations are on par if their difference lies within ± this."""
+    alpha: Annotated[float, Field(gt=0, lt=0.5)] = 0.05
+    seed: NonNegativeInt = 0
+    replicates: Annotated[int, Field(ge=100)] = 2_000
+    """Of the bootstrap, and swaps drawn for AP and score."""
+    auroc_replicates: Annotated[int, Field(ge=100)] = 10_000
+    """Swaps drawn for AUROC, at least ``replicates``."""
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        faults = []
+        if len(set(self.metrics)) < len(self.metrics):
+            faults.append("a metric stands twice")
+        faults += [
+            f"margin for {metric}, which is not compared" for metric in self.margin if metric not in self.metrics
+        ]
+        if self.auroc_replicates < self.replicates:
+            faults.append("auroc_replicates is below replicates")
+        if self.comparisons != "all":
+            faults += [f"{a} is compared with itself" for a, b in self.comparisons if a == b]
+            pairs = [frozenset(pair) for pair in self.comparisons]
+            doubled = sorted({" and ".join(sorted(pair)) for pair in pairs if pairs.count(pair) > 1})
+            faults += [f"{pair} are compared twice" for pair in doubled]
+        if faults:
+            raise ValueError("; ".join(faults))
+        return self
+
+    def pairs(self, configurations: Sequence[str], where: object) -> list[tuple[str, str]]:
+        """The pairs to compare among the configurations that were scored.
+
+        Raises
+        ------
+        OncoduetError
+            A declared configuration was not scored.
+        """
+        if self.comparisons == "all":
+            return list(combinations(configurations, 2))
+        unknown = sorted({name for pair in self.comparisons for name in pair} - set(configurations))
+        if unknown:
+            raise OncoduetError(
+                f"{where}: expected comparisons of the scored configurations {', '.join(configurations)}, "
+                f"found {', '.join(unknown)}"
+            )
+        return list(self.comparisons)
+
+
+EXPLORATORY = Analysis(name="exploratory")
+"""What is done without an analysis file: all pairs, no margin."""
+
+
+def read_analysis(path: Path) -> Analysis:
+    """Read an analysis file; an ``OncoduetError`` names every fault in it."""
+    return parse_toml(path, Analysis)

@@ -1,0 +1,202 @@
+"""A case: one study's detection map beside its truth, checked, and the findings that matching makes of it.
+
+The strict reading refuses whatever would make a score meaningless: another grid, values outside [0, 1], a softmax map
+in place of a detection map. The lenient reading refuses only what picai-eval 1.4.13 cannot score either.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from contract.cards import Card
+from contract.errors import OncoduetError
+from contract.files import read_json
+from contract.volume import Float32Array, Grid, read_label, read_volume, require_same_grid
+from evaluation.components import Components, find_components
+
+Float64Array = npt.NDArray[np.float64]
+Kind = Literal["tp", "fp", "fn", "ignored"]
+
+
+@dataclass(frozen=True)
+class MatchingRule:
+    """Which label values are lesions, and when a candidate hits one."""
+
+    lesion_values: tuple[int, ...] | None = None
+    """Absent: every value but 0."""
+    label_values: tuple[int, ...] | None = None
+    """All that a label map may hold; absent: any."""
+    overlap: Literal["iou", "dice"] = "iou"
+    minimum_overlap: float = 0.1
+
+    @staticmethod
+    def of(card: Card | None) -> "MatchingRule":
+        """The card's rule; without a card any non-zero label is lesion, and IoU ≥ 0.1 is a hit."""
+        if card is None:
+            return MatchingRule()
+        return MatchingRule(
+            lesion_values=card.lesion_values,
+            label_values=tuple(card.label_values),
+            overlap=card.matching.overlap,
+            minimum_overlap=card.matching.minimum_overlap,
+        )
+
+
+@dataclass(frozen=True)
+class Truth:
+    """What is known about one study."""
+
+    path: Path
+    grid: Grid
+    lesions: Components
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """Where one study's prediction lies."""
+
+    detection_map: Path
+    likelihood: Path | None
+    """JSON file with the case likelihood; absent: the detection map's maximum counts."""
+
+
+@dataclass(frozen=True)
+class Case:
+    """One study, ready for matching."""
+
+    lesions: Components
+    candidates: Components
+    confidences: Float64Array
+    """Of each candidate: its largest voxel."""
+    map_maximum: np.float32
+    likelihood: float
+    """What strict ranks the case by."""
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One lesion or candidate after matching."""
+
+    kind: Kind
+    """``tp``: a lesion and its candidate; ``fn``: a missed lesion; ``fp``: a candidate on no lesion; ``ignored``: a
+    candidate on a lesion that another candidate has."""
+    confidence: float
+    """0 for a missed lesion."""
+    overlap: float
+    """``tp``: with each other; else (strict) the largest with anything, (picai) 0."""
+
+
+@dataclass(frozen=True)
+class ScoredCase:
+    """One study after matching."""
+
+    case_id: str
+    positive: bool
+    likelihood: float
+    findings: tuple[Finding, ...]
+    missing: bool = False
+
+
+def read_truth(path: Path, rule: MatchingRule) -> Truth:
+    """Read a label map and find its lesions: 26-connected components of the card's lesion values.
+
+    Raises
+    ------
+    OncoduetError
+        The image is unreadable, not 3D, or holds fractional values or values that the card does not know.
+    """
+    label = read_label(path, rule.label_values)
+    mask = label.array != 0 if rule.lesion_values is None else np.isin(label.array, rule.lesion_values)
+    return Truth(path, label.grid, find_components(mask))
+
+
+def read_case(prediction: Prediction, truth: Truth) -> Case:
+    """Read a detection map and its likelihood, held to the strict standard.
+
+    Raises
+    ------
+    OncoduetError
+        The map is unreadable, not 3D, not finite, on another grid than the truth, has values outside [0, 1], or has a
+        candidate with more than one value (a softmax map); the likelihood is not a number in [0, 1].
+    """
+    path = prediction.detection_map
+    volume = read_volume(path)
+    require_same_grid(volume.grid, truth.grid, found_name=str(path), expected_name=str(truth.path))
+    confidence: Float32Array = volume.array.astype(np.float32, copy=False)
+    low, high = float(confidence.min()), float(confidence.max())
+    if low < 0 or high > 1:
+        raise OncoduetError(f"{path}: expected confidences in [0, 1], found {low:g} to {high:g}")
+    candidates = find_components(confidence)
+    least, largest = _extremes(confidence, candidates)
+    uneven = np.flatnonzero(least != largest)
+    if uneven.size:
+        raise OncoduetError(
+            f"{path}: expected a detection map (one confidence per connected candidate), found {uneven.size} of "
+            f"{len(candidates)} candidates with several, such as {least[uneven[0]]:g} and {largest[uneven[0]]:g}; "
+            "cut a softmax map into candidates first"
+        )
+    likelihood = high if prediction.likelihood is None else read_likelihood(prediction.likelihood)
+    return Case(truth.lesions, candidates, largest, confidence.max(), likelihood)
+
+
+def read_case_as_picai_eval(prediction: Prediction, truth: Truth) -> Case:
+    """Read a detection map as leniently as picai-eval does: no geometry, values above 1, missing slices padded.
+
+    Raises
+    ------
+    OncoduetError
+        What picai-eval raises for, or cannot score: NaN or infinite voxels, negative values, fewer components than
+        values, another shape than the truth's where there is a lesion.
+    """
+    path = prediction.detection_map
+    confidence: Float32Array = read_volume(path).array.astype(np.float32, copy=False)
+    shape = truth.grid.shape_zyx
+    if confidence.shape[0] < shape[0]:
+        confidence = _centred(confidence, shape)
+    if len(truth.lesions) and confidence.shape != shape:
+        raise OncoduetError(f"{path}: expected the shape of {truth.path}, {shape} (z, y, x), found {confidence.shape}")
+    low = float(confidence.min())
+    if low < 0:
+        raise OncoduetError(f"{path}: expected no negative confidence, found {low:g}")
+    candidates = find_components(confidence)
+    values = np.unique(confidence[confidence != 0]).size
+    if len(candidates) < values:
+        raise OncoduetError(
+            f"{path}: expected a detection map, found a softmax map: {len(candidates)} components with {values} values"
+        )
+    _, largest = _extremes(confidence, candidates)
+    maximum = confidence.max()
+    return Case(truth.lesions, candidates, largest, maximum, float(maximum))
+
+
+def read_likelihood(path: Path) -> float:
+    """Read a case likelihood: a bare JSON number in [0, 1]; no text, no truth value, no NaN."""
+    value: Any = read_json(path)
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= 1:
+        raise OncoduetError(f"{path}: expected a likelihood, a number in [0, 1], found {str(value)[:60]!r}")
+    return float(value)
+
+
+def _extremes(confidence: Float32Array, candidates: Components) -> tuple[Float64Array, Float64Array]:
+    """Smallest and largest value of each candidate."""
+    values = confidence.ravel()[candidates.voxels]
+    least, largest = np.full(len(candidates), np.inf), np.full(len(candidates), -np.inf)
+    np.minimum.at(least, candidates.owners, values)
+    np.maximum.at(largest, candidates.owners, values)
+    return least, largest
+
+
+def _centred(image: Float32Array, shape: tuple[int, int, int]) -> Float32Array:
+    """Crop or pad with zeros around the centre; an odd voxel goes to the far side."""
+    fitted = np.zeros(shape, dtype=image.dtype)
+    source, target = [], []
+    for found, wanted in zip(image.shape, shape, strict=True):
+        kept = min(found, wanted)
+        first, place = (found - kept) // 2, (wanted - kept) // 2
+        source.append(slice(first, first + kept))
+        target.append(slice(place, place + kept))
+    fitted[tuple(target)] = image[tuple(source)]
+    return fitted

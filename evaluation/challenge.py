@@ -1,0 +1,47 @@
+"""The platform's exec mode: ``predictions.json`` and job folders in ``/input``, truth mounted, ``metrics.json`` out.
+
+Input images are not mounted there, so cases are recognised by the names that their images were uploaded under. Jobs
+come in any order and per-case rows are written only where the truth's ``settings.json`` asks for them: they would tell
+participants the truth.
+"""
+
+from pathlib import Path
+
+from contract.files import staged_folder
+from contract.records import write_record
+from evaluation.predictions import LISTING, Run, card_of_outputs, check_complete, predictions_of_jobs
+from evaluation.score import METRICS, Score, Tracker, score_run, untracked, write_rows
+from evaluation.truth import find_truth
+
+
+def evaluate(*, input_folder: Path, truth: Path, output: Path, track: Tracker = untracked) -> Score:
+    """Score a submission.
+
+    Parameters
+    ----------
+    input_folder
+        ``/input``: ``predictions.json`` and ``<job pk>/output/<relative path>``.
+    truth
+        Label maps, optionally ``card.toml`` and ``settings.json``. Without a card there, ours whose outputs occur.
+    output
+        ``/output``: gets ``metrics.json``, and ``cases.csv`` and ``lesions.csv`` where the settings say so.
+    track
+        Shows progress.
+
+    Raises
+    ------
+    OncoduetError
+        Anything about the input is wrong; nothing is written then.
+    """
+    truth_folder = find_truth(truth)
+    settings = truth_folder.settings
+    card = truth_folder.card or card_of_outputs(input_folder / LISTING)
+    predictions = predictions_of_jobs(input_folder, card, truth_folder.label_maps)
+    check_complete(input_folder, predictions, truth_folder, settings.on_missing)
+    run = Run(input_folder, "", predictions, None, card)
+    scored = score_run(run, truth_folder, truth_sha256=truth_folder.sha256(), track=track)
+    with staged_folder(output) as stage:
+        write_record(stage / METRICS, scored.metrics)
+        if settings.per_case:
+            write_rows(scored.cases, stage)
+    return scored

@@ -1,0 +1,314 @@
+"""Compare configurations over their scored runs: verdict, report and figures.
+
+Scored runs are grouped by the configuration in their ``source.json``. Each declared pair is estimated, given a
+two-level interval, and tested at run level and at case level; Holm adjusts per metric and level over the declared
+pairs. The result depends on what was scored and on the analysis file alone, not on the order or place of the folders.
+"""
+
+import logging
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+from statsmodels.stats.multitest import multipletests
+
+from contract.files import sha256_file, staged_folder
+from contract.records import Metrics, write_record
+from evaluation.analysis import EXPLORATORY, METRICS, Analysis, Metric, read_analysis
+from evaluation.intervals import delong_interval, percentile_interval, two_level_bootstrap
+from evaluation.outcomes import FloatArray
+from evaluation.permutation import (
+    PermutationResult,
+    case_swap_tests,
+    mean_difference_test,
+    order_test,
+    smallest_order_p,
+)
+from evaluation.report import write_report
+from evaluation.scored_runs import ScoredRun, read_scored_runs
+from evaluation.verdict import (
+    CaseLevel,
+    ConfigurationSummary,
+    Equivalence,
+    Interval95,
+    Kind,
+    MetricSummary,
+    PairVerdict,
+    RunLevel,
+    Verdict,
+    decide,
+    sentence,
+)
+
+Draws = Mapping[str, Mapping[str, FloatArray]]
+
+_log = logging.getLogger(__name__)
+
+
+def compare(scores: Sequence[Path], output: Path, *, analysis: Path | None) -> None:
+    """Compare scored runs and write ``verdict.json``, ``report.html`` and ``figures/*.png`` into ``output``.
+
+    Parameters
+    ----------
+    scores
+        Scored runs, or folders of such.
+    analysis
+        The analysis file; without one all pairs are compared and the verdict says that it is exploratory.
+
+    Raises
+    ------
+    OncoduetError
+        As :func:`evaluation.scored_runs.read_scored_runs`; also for faults in the analysis file. Nothing is written.
+    """
+    plan = read_analysis(analysis) if analysis else EXPLORATORY
+    runs = read_scored_runs(scores)
+    declared = plan.pairs(list(group_by_configuration(runs)), analysis)
+    _log.info("comparing %d scored runs in %d pairs", len(runs), len(declared))
+    verdict = judge(runs, plan, declared, analysis=sha256_file(analysis) if analysis else "exploratory")
+    with staged_folder(output) as stage:
+        write_record(stage / "verdict.json", verdict)
+        write_report(stage, verdict, runs)
+    _log.info("%s", output / "report.html")
+
+
+def judge(runs: Sequence[ScoredRun], plan: Analysis, declared: Sequence[tuple[str, str]], *, analysis: str) -> Verdict:
+    """Estimate and test every declared pair of configurations by every metric."""
+    groups = group_by_configuration(runs)
+    truth = runs[0].truth
+    draws = two_level_bootstrap(
+        truth,
+        {name: [run.outcome for run in members] for name, members in groups.items()},
+        replicates=plan.replicates,
+        seed=plan.seed,
+    )
+    _log.info("bootstrap done, %d replicates", plan.replicates)
+    case_level = {}
+    for a, b in declared:
+        case_level[a, b] = case_swap_tests(
+            truth,
+            [run.outcome for run in groups[a]],
+            [run.outcome for run in groups[b]],
+            auroc_draws=plan.auroc_replicates,
+            ap_draws=plan.replicates,
+            seed=plan.seed,
+        )
+        _log.info("%s against %s done", a, b)
+    pairs = [
+        verdict
+        for metric in plan.metrics
+        for verdict in _judge_metric(metric, plan, declared, groups=groups, draws=draws, case_level=case_level)
+    ]
+    source = runs[0].source
+    return Verdict(
+        parents={run.name: run.metrics_sha256 for run in runs},
+        analysis=analysis,
+        analysis_name=plan.name,
+        card=source.card,
+        card_sha256=source.card_sha256,
+        alpha=plan.alpha,
+        seed=plan.seed,
+        replicates=plan.replicates,
+        auroc_replicates=plan.auroc_replicates,
+        family=len(declared),
+        data_licences=tuple(sorted({run.source.data_licence for run in runs})),
+        profiles=tuple(sorted({run.source.profile for run in runs})),
+        patients=truth.patient_count,
+        configurations=tuple(_summary(name, members, draws[name]) for name, members in groups.items()),
+        pairs=tuple(pairs),
+    )
+
+
+def group_by_configuration(runs: Sequence[ScoredRun]) -> dict[str, list[ScoredRun]]:
+    """The runs of each configuration; trained ones first, then ensembles, then baselines."""
+    groups: dict[str, list[ScoredRun]] = {}
+    for run in runs:
+        groups.setdefault(run.source.configuration, []).append(run)
+    return groups
+
+
+def holm(p_values: Sequence[float | None]) -> list[float | None]:
+    """Adjust a family's p-values; those that do not exist stay so and do not count."""
+    present = [p for p in p_values if p is not None]
+    if not present:
+        return list(p_values)
+    adjusted = iter(multipletests(present, method="holm")[1].tolist())
+    return [None if p is None else float(next(adjusted)) for p in p_values]
+
+
+def _judge_metric(
+    metric: Metric,
+    plan: Analysis,
+    declared: Sequence[tuple[str, str]],
+    *,
+    groups: Mapping[str, Sequence[ScoredRun]],
+    draws: Draws,
+    case_level: Mapping[tuple[str, str], Mapping[str, PermutationResult]],
+) -> list[PairVerdict]:
+    run_levels = [_run_level(metric, groups[a], groups[b], plan.seed) for a, b in declared]
+    swaps = [case_level[pair].get(metric) for pair in declared]
+    run_holm = holm([level.p for level in run_levels])
+    case_holm = holm([swap.p if swap else None for swap in swaps])
+    verdicts = []
+    for number, (a, b) in enumerate(declared):
+        run_level = run_levels[number].model_copy(update={"p_holm": run_holm[number]})
+        swap = swaps[number]
+        means = [_mean([_value(run.strict, metric) for run in groups[name]]) for name in (a, b)]
+        estimate = None if means[0] is None or means[1] is None else means[0] - means[1]
+        difference = draws[a][metric] - draws[b][metric]
+        interval = _interval_95(difference) if estimate is not None else None
+        equivalence = _equivalence(difference, plan.margin.get(metric), plan.alpha) if estimate is not None else None
+        applies = _no_exchange(groups[a], groups[b]) is None
+        code = decide(
+            estimate=estimate,
+            interval=interval,
+            run_level_p_holm=run_holm[number],
+            case_level_p_holm=case_holm[number],
+            run_level_applies=applies,
+            spread_known=all(len(groups[name]) > 1 or groups[name][0].is_baseline for name in (a, b)),
+            equivalent=equivalence is not None and equivalence.shown,
+            alpha=plan.alpha,
+        )
+        verdicts.append(
+            PairVerdict(
+                a=a,
+                b=b,
+                metric=metric,
+                estimate=estimate,
+                interval=interval,
+                delong_interval=_delong(groups[a], groups[b]) if metric == "auroc" else None,
+                run_level_p=run_level.p,
+                case_level_p=swap.p if swap else None,
+                run_level=run_level,
+                case_level=CaseLevel(
+                    p=swap.p if swap else None,
+                    p_interval=swap.p_interval if swap else None,
+                    p_holm=case_holm[number],
+                    exact=bool(swap and swap.exact),
+                    swaps=swap.arrangements if swap else 0,
+                ),
+                equivalence=equivalence,
+                code=code,
+                sentence=sentence(code, a=a, b=b, metric=metric, estimate=estimate, run_level_applies=applies),
+            )
+        )
+    return verdicts
+
+
+def _run_level(metric: Metric, a: Sequence[ScoredRun], b: Sequence[ScoredRun], seed: int) -> RunLevel:
+    values = [[_value(run.strict, metric) for run in arm] for arm in (a, b)]
+    defined = [[value for value in arm if value is not None] for arm in values]
+    folds = _folds(a, b)
+    smallest = None
+    reason = _no_exchange(a, b)
+    if reason is None and any(len(arm) < len(all_of) for arm, all_of in zip(defined, values, strict=True)):
+        reason = f"{metric} is undefined on this test set"
+    if reason is None:
+        smallest = smallest_order_p(len(a), len(b), folds=folds)
+        if smallest == 1:
+            reason = "one run per configuration leaves nothing to shuffle"
+    if reason is not None:
+        return RunLevel(
+            p=None,
+            smallest_attainable_p=smallest,
+            p_holm=None,
+            p_of_means=None,
+            blocked_by_fold=False,
+            reason=reason,
+        )
+    return RunLevel(
+        p=order_test(defined[0], defined[1], folds=folds).p,
+        smallest_attainable_p=smallest,
+        p_holm=None,
+        p_of_means=mean_difference_test(defined[0], defined[1], folds=folds, seed=seed).p,
+        blocked_by_fold=folds is not None,
+        reason=None,
+    )
+
+
+def _no_exchange(a: Sequence[ScoredRun], b: Sequence[ScoredRun]) -> str | None:
+    """Why the two arms' runs may not be shuffled, whatever their number; None if they may."""
+    if any(run.is_baseline for run in (*a, *b)):
+        return "a baseline is a fixed rule without runs"
+    if any(run.is_ensemble and not run.source.runs for run in (*a, *b)):
+        return "the ensemble does not say which runs it contains"
+    of_a, of_b = ({member for run in arm for member in run.source.runs} for arm in (a, b))
+    if of_a & of_b:
+        return "both hold the same runs: an ensemble is not exchangeable with its members"
+    for arm, members in ((a, of_a), (b, of_b)):
+        if sum(len(set(run.source.runs)) for run in arm) > len(members):
+            return f"the ensembles of {arm[0].source.configuration} share runs with one another"
+    return None
+
+
+def _folds(a: Sequence[ScoredRun], b: Sequence[ScoredRun]) -> tuple[list[int], list[int]] | None:
+    """Each run's fold, where all are known, there are several, and the arms have one in common."""
+    of_a, of_b = ([run.source.fold for run in arm if run.source.fold is not None] for arm in (a, b))
+    known = len(of_a) == len(a) and len(of_b) == len(b)
+    several = len(set(of_a) | set(of_b)) > 1
+    return (of_a, of_b) if known and several and set(of_a) & set(of_b) else None
+
+
+def _summary(name: str, members: Sequence[ScoredRun], draws: Mapping[str, FloatArray]) -> ConfigurationSummary:
+    first = members[0]
+    kind: Kind = "baseline" if first.is_baseline else "ensemble" if first.is_ensemble else "configuration"
+    keys = first.strict.lesion_sensitivity_at_fp
+    return ConfigurationSummary(
+        name=name,
+        kind=kind,
+        runs=len(members),
+        cases=first.strict.cases,
+        positive_cases=first.strict.positive_cases,
+        lesions=first.strict.lesions,
+        missing=sum(run.strict.missing for run in members),
+        candidate_free_cases=sum(run.candidate_free_cases for run in members),
+        metrics={metric: _metric_summary(metric, members, draws[metric]) for metric in METRICS},
+        lesion_sensitivity_at_fp={
+            key: _mean([run.strict.lesion_sensitivity_at_fp.get(key) for run in members]) for key in keys
+        },
+    )
+
+
+def _metric_summary(metric: Metric, members: Sequence[ScoredRun], draws: FloatArray) -> MetricSummary:
+    values = [_value(run.strict, metric) for run in members]
+    mean = _mean(values)
+    defined = [value for value in values if value is not None]
+    return MetricSummary(
+        mean=mean,
+        sd=float(np.std(defined, ddof=1)) if mean is not None and len(defined) > 1 else None,
+        interval=_interval_95(draws) if mean is not None else None,
+        delong_interval=_delong(members, ()) if metric == "auroc" else None,
+        runs={run.name: value for run, value in zip(members, values, strict=True)},
+        picai_mean=_mean([_value(run.picai, metric) for run in members]),
+        reason=None if mean is not None else members[0].strict.reason,
+    )
+
+
+def _delong(a: Sequence[ScoredRun], b: Sequence[ScoredRun]) -> tuple[float, float] | None:
+    return delong_interval(a[0].truth, [run.outcome for run in a], [run.outcome for run in b], level=0.95)
+
+
+def _equivalence(difference: FloatArray, margin: float | None, alpha: float) -> Equivalence | None:
+    level = 1 - 2 * alpha
+    found = percentile_interval(difference, level=level)
+    if margin is None or found is None:
+        return None
+    shown = -margin < found.low and found.high < margin
+    return Equivalence(margin=margin, interval=(found.low, found.high), level=level, shown=shown)
+
+
+def _interval_95(draws: FloatArray) -> Interval95 | None:
+    found = percentile_interval(draws, level=0.95)
+    if found is None:
+        return None
+    return Interval95(low=found.low, high=found.high, undefined_replicates=found.undefined)
+
+
+def _value(answer: Metrics, metric: Metric) -> float | None:
+    value: float | None = getattr(answer, metric)
+    return value
+
+
+def _mean(values: Sequence[float | None]) -> float | None:
+    defined = [value for value in values if value is not None]
+    return math.fsum(defined) / len(defined) if defined and len(defined) == len(values) else None

@@ -1,0 +1,433 @@
+"""The report's figures, with matplotlib: as SVG for the page, where colours follow light and dark, and as PNG.
+
+Every configuration has one colour, dash and marker in all figures (palette of Okabe and Ito, distinguishable under
+colour vision deficiency); the first ensemble is drawn in the ink colour, baselines in grey. In the page's SVG these
+colours are CSS variables. Thin lines are runs, bold ones the mean over runs.
+"""
+
+import io
+import logging
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from evaluation.analysis import METRICS, Metric
+from evaluation.outcomes import FloatArray
+from evaluation.scored_runs import ScoredRun
+from evaluation.verdict import METRIC_NAMES, ConfigurationSummary, Verdict
+
+# Where the home is read-only matplotlib falls back on a temporary folder by itself; it need not say so on stderr.
+logging.getLogger("matplotlib").setLevel(logging.ERROR)
+
+import matplotlib  # noqa: E402
+
+matplotlib.use("Agg")
+
+from matplotlib.axes import Axes  # noqa: E402
+from matplotlib.figure import Figure  # noqa: E402
+from matplotlib.patches import Rectangle  # noqa: E402
+from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator  # noqa: E402
+
+INK, MUTED, GRID, PAPER, ACCENT = "#17191f", "#6a7080", "#dfe2e8", "#fefefd", "#0a6ab3"
+_CSS = {INK: "currentColor", MUTED: "var(--muted)", GRID: "var(--grid)", PAPER: "var(--paper)", ACCENT: "var(--accent)"}
+
+PALETTE = ("#0072b2", "#d55e00", "#009e73", "#c05a96", "#c98a00", "#3fa0d8")
+DARK_PALETTE = ("#58aef0", "#ff8b42", "#2fc79b", "#ec9cc9", "#f2bb3f", "#9bd6ff")
+"""The same hues, lighter, for a dark page; put in by the template."""
+_GREYS = ("#767d8c", "#9aa0ac")
+_DASHES = ("-", (0, (4, 1.6)), (0, (1.2, 1.4)), (0, (5, 1.5, 1.2, 1.5)))
+_MARKERS = "osD^vPX<>"
+
+_STYLE: dict[Any, Any] = {
+    "font.family": "DejaVu Sans",
+    "font.size": 9,
+    "axes.edgecolor": MUTED,
+    "axes.labelcolor": INK,
+    "axes.titlecolor": INK,
+    "axes.titlesize": 10.5,
+    "axes.titleweight": "bold",
+    "axes.titlelocation": "left",
+    "axes.linewidth": 0.8,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.facecolor": "none",
+    "figure.facecolor": PAPER,
+    "text.color": INK,
+    "xtick.color": MUTED,
+    "ytick.color": MUTED,
+    "xtick.labelcolor": INK,
+    "ytick.labelcolor": INK,
+    "grid.color": GRID,
+    "grid.linewidth": 0.7,
+    "legend.frameon": False,
+    "legend.fontsize": 8.5,
+    "svg.fonttype": "none",
+}
+
+_WIDTH = 4.4  # inches
+_FP_TICKS = (0.125, 0.25, 0.5, 1.0, 2.0, 4.0)
+
+
+@dataclass(frozen=True)
+class Look:
+    """How one configuration is drawn everywhere."""
+
+    colour: str
+    dash: str | tuple[float, tuple[float, ...]]
+    marker: str
+    css: str  # the colour as the page's CSS says it
+
+
+@dataclass(frozen=True)
+class Drawing:
+    """One figure in both forms."""
+
+    name: str
+    alt: str
+    svg: str
+    png: bytes
+
+
+def looks(configurations: Sequence[ConfigurationSummary]) -> dict[str, Look]:
+    """Give each configuration its colour, dash and marker, by its place."""
+    found = {}
+    coloured = greys = 0
+    ensembles = [each.name for each in configurations if each.kind == "ensemble"]
+    for number, each in enumerate(configurations):
+        marker = _MARKERS[number % len(_MARKERS)]
+        if each.kind == "baseline":
+            grey = _GREYS[greys % len(_GREYS)]
+            found[each.name] = Look(grey, _DASHES[1 + greys % 3], marker, f"var(--grey-{greys % len(_GREYS)})")
+            greys += 1
+        elif each.name in ensembles[:1]:
+            found[each.name] = Look(INK, "-", marker, "currentColor")
+        else:
+            place = coloured % len(PALETTE)
+            dash = _DASHES[coloured // len(PALETTE) % len(_DASHES)]
+            found[each.name] = Look(PALETTE[place], dash, marker, f"var(--colour-{place})")
+            coloured += 1
+    return found
+
+
+def draw_figures(verdict: Verdict, groups: Mapping[str, Sequence[ScoredRun]]) -> dict[str, Drawing]:
+    """Draw everything the report shows, by name: ``roc``, ``pr``, ``froc``, ``runs-<metric>``, ``p-<metric>``."""
+    with matplotlib.rc_context({**_STYLE, "svg.hashsalt": "oncoduet"}):
+        dressed = looks(verdict.configurations)
+        drawings = [
+            _curves("roc", verdict, groups, dressed),
+            _curves("pr", verdict, groups, dressed),
+            _curves("froc", verdict, groups, dressed),
+        ]
+        metrics = list(dict.fromkeys(pair.metric for pair in verdict.pairs))
+        drawings += [_dots(metric, verdict, dressed) for metric in metrics or METRICS]
+        drawings += [_p_matrix(metric, verdict) for metric in metrics]
+    return {drawing.name: drawing for drawing in drawings}
+
+
+def roc_curve(run: ScoredRun) -> tuple[FloatArray, FloatArray]:
+    """False positive rate and sensitivity of the cases, from (0, 0) to (1, 1)."""
+    positive, likelihood = run.truth.positive, run.outcome.likelihood
+    order = np.argsort(-likelihood, kind="stable")
+    last = np.flatnonzero(np.append(np.diff(likelihood[order]) != 0, True))
+    hits = np.cumsum(positive[order])[last]
+    others = np.cumsum(~positive[order])[last]
+    return np.append(0.0, others / max(1, others[-1])), np.append(0.0, hits / max(1, hits[-1]))
+
+
+def detection_curve(run: ScoredRun) -> tuple[FloatArray, FloatArray, FloatArray]:
+    """False positives per case, lesion sensitivity and precision at each distinct confidence, descending.
+
+    The first point has no candidate: (0, 0), precision 1 by convention.
+    """
+    outcome, truth = run.outcome, run.truth
+    order = np.argsort(-outcome.confidence, kind="stable")
+    confidence = outcome.confidence[order]
+    last = np.flatnonzero(np.append(np.diff(confidence) != 0, True)) if confidence.size else np.zeros(0, dtype=np.int64)
+    hits = np.cumsum(outcome.hit[order])[last]
+    false = last + 1 - hits
+    sensitivity = hits / max(1, truth.lesion_count)
+    return (
+        np.append(0.0, false / len(truth.case_ids)),
+        np.append(0.0, sensitivity),
+        np.append(1.0, hits / (hits + false)),
+    )
+
+
+def _curves(
+    kind: str, verdict: Verdict, groups: Mapping[str, Sequence[ScoredRun]], dressed: Mapping[str, Look]
+) -> Drawing:
+    plot = _CURVES[kind]
+    figure, axes = _with_legend_below(len(verdict.configurations))
+    axes.set_title(plot.title, pad=9)
+    axes.set_xlabel(plot.x)
+    axes.set_ylabel(plot.y)
+    axes.grid(True)
+    axes.set_axisbelow(True)
+    axes.set_ylim(-0.012, 1.012)
+    if kind == "froc":
+        axes.set_xscale("log")
+        axes.set_xlim(plot.at[0], plot.at[-1])
+        axes.xaxis.set_major_locator(FixedLocator(_FP_TICKS))
+        axes.xaxis.set_minor_locator(NullLocator())
+        axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    else:
+        axes.set_xlim(-0.012, 1.012)
+    if kind == "roc":
+        axes.plot([0, 1], [0, 1], color=MUTED, linewidth=0.8, dashes=(2, 3), zorder=1)
+    values = []
+    from_origin = kind == "roc"
+    x = np.append(0.0, plot.at) if from_origin else plot.at
+    for summary in verdict.configurations:
+        look = dressed[summary.name]
+        curves = np.stack([plot.curve(run, plot.at) for run in groups[summary.name]])
+        if from_origin:
+            curves = np.column_stack([np.zeros(len(curves)), curves])
+        reached = np.isfinite(curves).any(axis=0)
+        mean = np.where(reached, np.nan_to_num(curves).mean(axis=0), np.nan)
+        values.append(f"{summary.name}  {_number(plot.value(summary))}")
+        if len(curves) > 1:
+            axes.plot(x, curves.T, color=look.colour, linewidth=0.7, alpha=0.4, zorder=2)
+        axes.plot(
+            x,
+            mean,
+            color=look.colour,
+            linestyle=look.dash,
+            linewidth=1.5 if summary.kind == "baseline" else 2.1,
+            zorder=3 if summary.kind == "baseline" else 4,
+            label=values[-1],
+        )
+    handles, labels = axes.get_legend_handles_labels()
+    figure.legend(
+        handles, labels, loc="lower left", ncols=2, bbox_to_anchor=(0.02, 0.01), handlelength=2.4, columnspacing=1.2
+    )
+    alt = f"{plot.title}, a curve per configuration. {plot.value_name}: {'; '.join(values)}."
+    return _render(kind, alt, figure)
+
+
+def _roc_at(run: ScoredRun, false_positive_rate: FloatArray) -> FloatArray:
+    rate, sensitivity = roc_curve(run)
+    before = np.searchsorted(rate, false_positive_rate, "right") - 1
+    after = np.minimum(before + 1, rate.size - 1)
+    width = rate[after] - rate[before]
+    part = np.divide(false_positive_rate - rate[before], width, out=np.zeros_like(false_positive_rate), where=width > 0)
+    return np.asarray(sensitivity[before] + part * (sensitivity[after] - sensitivity[before]))
+
+
+def _precision_at(run: ScoredRun, recall: FloatArray) -> FloatArray:
+    _, sensitivity, precision = detection_curve(run)
+    first = np.searchsorted(sensitivity, np.maximum(recall, 1e-9) - 1e-12)
+    return np.append(precision, np.nan)[first]
+
+
+def _sensitivity_at(run: ScoredRun, false_positives_per_case: FloatArray) -> FloatArray:
+    false, sensitivity, _ = detection_curve(run)
+    return sensitivity[np.searchsorted(false, false_positives_per_case + 1e-12, "right") - 1]
+
+
+def _mean_sensitivity(summary: ConfigurationSummary) -> float | None:
+    values = list(summary.lesion_sensitivity_at_fp.values())
+    defined = [value for value in values if value is not None]
+    return sum(defined) / len(defined) if defined and len(defined) == len(values) else None
+
+
+@dataclass(frozen=True)
+class _Curve:
+    """One kind of curve: its axes, where it is drawn, and the number that sums it up."""
+
+    title: str
+    x: str
+    y: str
+    at: FloatArray
+    curve: Callable[[ScoredRun, FloatArray], FloatArray]
+    value_name: str
+    value: Callable[[ConfigurationSummary], float | None]
+
+
+_CURVES = {
+    "roc": _Curve(
+        "ROC, cases",
+        "1 − specificity",
+        "sensitivity",
+        np.linspace(0, 1, 401),
+        _roc_at,
+        "Mean AUROC",
+        lambda summary: summary.metrics["auroc"].mean,
+    ),
+    "pr": _Curve(
+        "Precision and recall, lesions",
+        "recall",
+        "precision",
+        np.linspace(0, 1, 401),
+        _precision_at,
+        "Mean AP",
+        lambda summary: summary.metrics["ap"].mean,
+    ),
+    "froc": _Curve(
+        "FROC, lesions",
+        "false positives per case",
+        "sensitivity",
+        np.geomspace(1 / 16, 4, 401),
+        _sensitivity_at,
+        "Sensitivity, mean over the operating points",
+        _mean_sensitivity,
+    ),
+}
+
+
+def _dots(metric: Metric, verdict: Verdict, dressed: Mapping[str, Look]) -> Drawing:
+    name = METRIC_NAMES[metric]
+    count = len(verdict.configurations)
+    height = 0.95 + 0.36 * count
+    figure = Figure(figsize=(_WIDTH, height))
+    axes = figure.add_axes((0.37, 0.5 / height, 0.60, 1 - 0.9 / height))
+    axes.set_title(f"{name[0].upper()}{name[1:]} by run", pad=9)
+    axes.grid(True, axis="x")
+    axes.set_axisbelow(True)
+    axes.set_ylim(count - 0.4, -0.6)
+    axes.set_yticks(range(count), [each.name for each in verdict.configurations])
+    axes.tick_params(axis="y", length=0)
+    axes.spines["left"].set_visible(False)
+    axes.set_xlabel(f"{name}: runs, mean and two-level 95 % interval", fontsize=8.5, loc="right")
+    for row, summary in enumerate(verdict.configurations):
+        look, values = dressed[summary.name], summary.metrics[metric]
+        if values.interval is not None:
+            axes.plot(
+                [values.interval.low, values.interval.high],
+                [row, row],
+                color=look.colour,
+                linewidth=5,
+                alpha=0.22,
+                solid_capstyle="round",
+                zorder=2,
+            )
+        if values.mean is not None:
+            axes.plot([values.mean, values.mean], [row - 0.27, row + 0.27], color=look.colour, linewidth=2.2, zorder=4)
+        runs = [value for value in values.runs.values() if value is not None]
+        axes.plot(
+            runs,
+            [row] * len(runs),
+            linestyle="none",
+            marker=look.marker,
+            markersize=5.5,
+            markerfacecolor=look.colour,
+            markeredgecolor=PAPER,
+            markeredgewidth=0.8,
+            zorder=5,
+        )
+    if all(each.metrics[metric].mean is None for each in verdict.configurations):
+        axes.set_xlim(0, 1)
+    means = "; ".join(f"{each.name} {_number(each.metrics[metric].mean)}" for each in verdict.configurations)
+    return _render(f"runs-{metric}", f"{name} of each run. Means: {means}.", figure)
+
+
+def _p_matrix(metric: Metric, verdict: Verdict) -> Drawing:
+    names = [each.name for each in verdict.configurations]
+    count = len(names)
+    height = 0.61 * _WIDTH + 1.05
+    figure = Figure(figsize=(_WIDTH, height))
+    axes = figure.add_axes((0.37, 0.5 / height, 0.61, 0.61 * _WIDTH / height))
+    axes.set_xlim(0, count)
+    axes.set_ylim(count, 0)
+    for spine in axes.spines.values():
+        spine.set_visible(False)
+    axes.tick_params(length=0)
+    axes.xaxis.tick_top()
+    axes.set_yticks(np.arange(count) + 0.5, [f"{name}  {place}" for place, name in enumerate(names, start=1)])
+    axes.set_xticks(np.arange(count) + 0.5, [str(place) for place in range(1, count + 1)])
+    axes.set_title(f"p by {METRIC_NAMES[metric]}", pad=9)
+    axes.set_xlabel(
+        f"above: run level, below: case level; bold: Holm ≤ {verdict.alpha:g}", fontsize=8.5, labelpad=8, loc="right"
+    )
+    size = min(8.5, 54 / count)
+    told = []
+    for pair in verdict.pairs:
+        if pair.metric != metric:
+            continue
+        first, second = sorted((names.index(pair.a), names.index(pair.b)))
+        for row, column, p, adjusted in (
+            (first, second, pair.run_level.p, pair.run_level.p_holm),
+            (second, first, pair.case_level.p, pair.case_level.p_holm),
+        ):
+            axes.add_patch(
+                Rectangle(
+                    (column + 0.03, row + 0.03),
+                    0.94,
+                    0.94,
+                    facecolor=ACCENT if p is not None else GRID,
+                    alpha=_shade(p) if p is not None else 0.35,
+                    linewidth=0,
+                )
+            )
+            significant = adjusted is not None and adjusted <= verdict.alpha
+            axes.text(
+                column + 0.5,
+                row + 0.52,
+                _short_p(p),
+                ha="center",
+                va="center",
+                fontsize=size,
+                fontweight="bold" if significant else "normal",
+                color=INK if p is not None else MUTED,
+            )
+        told.append(f"{pair.a} and {pair.b} {p_text(pair.run_level.p)}, {p_text(pair.case_level.p)}")
+    alt = f"p-values by {METRIC_NAMES[metric]}, run level and case level: {'; '.join(told)}."
+    return _render(f"p-{metric}", alt, figure)
+
+
+def p_text(p: float | None) -> str:
+    """A p-value in three decimals; never 0."""
+    if p is None:
+        return "–"
+    return "<0.001" if p < 0.001 else f"{p:.3f}"
+
+
+def _short_p(p: float | None) -> str:
+    text = p_text(p)
+    return "1" if text == "1.000" else text.replace("0.", ".", 1)
+
+
+def _shade(p: float) -> float:
+    """Opacity by evidence: nearly none at p = 1, 0.5 from p = 0.001 down."""
+    return 0.04 + 0.46 * min(1.0, -float(np.log10(max(p, 1e-3))) / 3)
+
+
+def _with_legend_below(entries: int) -> tuple[Figure, Axes]:
+    """A square plot with room for so many legend entries in two columns below."""
+    legend = 0.12 + 0.2 * ((entries + 1) // 2)
+    side = _WIDTH * 0.835
+    height = 0.4 + side + 0.55 + legend
+    figure = Figure(figsize=(_WIDTH, height))
+    return figure, figure.add_axes((0.135, (0.55 + legend) / height, 0.835, side / height))
+
+
+def _number(value: float | None) -> str:
+    return "–" if value is None else f"{value:.3f}"
+
+
+def _render(name: str, alt: str, figure: Figure) -> Drawing:
+    vector, pixels = io.BytesIO(), io.BytesIO()
+    figure.savefig(vector, format="svg", metadata={"Date": None, "Creator": None, "Format": None, "Type": None})
+    figure.savefig(pixels, format="png", dpi=200, metadata={"Software": None})
+    return Drawing(name, alt, _for_page(name, vector.getvalue().decode()), pixels.getvalue())
+
+
+def _for_page(name: str, svg: str) -> str:
+    """Make matplotlib's SVG a part of a page: no prolog, scalable, its own ids, colours and font of the page."""
+    svg = svg[svg.index("<svg") :]
+    svg = re.sub(r"<metadata>.*?</metadata>\s*", "", svg, flags=re.DOTALL)
+    svg = re.sub(r' xmlns(:\w+)?="[^"]*"', "", svg).replace("xlink:href", "href")
+    svg = re.sub(r'(<svg[^>]*?) width="[^"]*"', r"\1", svg, count=1)
+    svg = re.sub(r'(<svg[^>]*?) height="[^"]*"', r"\1", svg, count=1)
+    svg = re.sub(r'<g id="[^"]*"', "<g", svg)
+    svg = re.sub(r'id="([^"]+)"', rf'id="{name}-\1"', svg)
+    svg = re.sub(r'(url\(#|href="#)', rf"\1{name}-", svg)
+    for colour, variable in _CSS.items():
+        svg = svg.replace(colour, variable)
+    for number, colour in enumerate(PALETTE):
+        svg = svg.replace(colour, f"var(--colour-{number})")
+    for number, colour in enumerate(_GREYS):
+        svg = svg.replace(colour, f"var(--grey-{number})")
+    return svg.replace("'DejaVu Sans'", "var(--sans)").replace("<svg", '<svg aria-hidden="true"', 1)

@@ -1,0 +1,136 @@
+"""A test set's truth and one run's outcome on it as arrays, and AUROC and AP under case weights.
+
+The weights are how often a resample draws each case: one row of weights per replicate, all replicates at once. With
+unit weights these are the reported metrics themselves. Cases are ordered by their id.
+"""
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+import numpy.typing as npt
+
+FloatArray = npt.NDArray[np.float64]
+IntArray = npt.NDArray[np.int64]
+BoolArray = npt.NDArray[np.bool_]
+
+
+@dataclass(frozen=True)
+class Truth:
+    """What is true of the test set; shape (cases,) everywhere."""
+
+    case_ids: tuple[str, ...]
+    positive: BoolArray
+    lesions: IntArray  # lesions per case
+
+    @cached_property
+    def patients(self) -> IntArray:
+        """Index of each case's patient, shape (cases,): the part of the case id before the first ``_``."""
+        names = [case_id.split("_")[0] for case_id in self.case_ids]
+        return np.unique(names, return_inverse=True)[1].astype(np.int64)
+
+    @property
+    def patient_count(self) -> int:
+        """Number of patients, the unit of resampling and of swaps."""
+        return int(self.patients.max()) + 1
+
+    @property
+    def lesion_count(self) -> int:
+        """Number of lesions, missed ones included."""
+        return int(self.lesions.sum())
+
+    @property
+    def positive_count(self) -> int:
+        """Number of positive cases."""
+        return int(self.positive.sum())
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What one run made of the test set.
+
+    Candidates that only touch a lesion which another candidate hit ("ignored") are neither true nor false positive
+    and are not among these.
+    """
+
+    likelihood: FloatArray  # (cases,)
+    candidate_case: IntArray  # (candidates,), index of the case
+    confidence: FloatArray  # (candidates,)
+    hit: BoolArray  # (candidates,), whether it is a true positive
+
+
+def weighted_auroc(truth: Truth, likelihood: FloatArray, weights: FloatArray) -> FloatArray:
+    """AUROC of the cases' likelihoods under each row of case weights.
+
+    ``(1 / W₁W₀) Σᵢⱼ wᵢ wⱼ (1[sᵢ > sⱼ] + ½·1[sᵢ = sⱼ])`` over positive i and negative j: with whole weights every
+    number on the way is exact.
+
+    Parameters
+    ----------
+    likelihood
+        Shape (cases,).
+    weights
+        Shape (replicates, cases), not negative.
+
+    Returns
+    -------
+    Shape (replicates,), NaN where a class has no weight.
+    """
+    positive = truth.positive
+    above, below = likelihood[positive][:, None], likelihood[~positive][None, :]
+    order = (above > below) + 0.5 * (above == below)
+    of_positives, of_negatives = weights[:, positive], weights[:, ~positive]
+    total = of_positives.sum(axis=1) * of_negatives.sum(axis=1)
+    return _divide((of_positives @ order * of_negatives).sum(axis=1), total)
+
+
+def weighted_ap(truth: Truth, outcome: Outcome, weights: FloatArray) -> FloatArray:
+    """Average precision of the candidates under each row of case weights.
+
+    ``(1 / W) Σₜ ΔTP(t) · TP(t) / (TP(t) + FP(t))`` over the distinct confidences t > 0, with W the weight of all
+    lesions, missed ones included; no interpolation.
+
+    Parameters
+    ----------
+    weights
+        Shape (replicates, cases), not negative.
+
+    Returns
+    -------
+    Shape (replicates,), NaN where no lesion has weight.
+    """
+    order = np.argsort(-outcome.confidence, kind="stable")
+    hit = outcome.hit[order]
+    steps = steps_with_hits(-outcome.confidence[order], hit)
+    of_candidates = weights[:, outcome.candidate_case[order]]
+    true_positives = np.cumsum(of_candidates * hit, axis=1)[:, steps]
+    candidates = np.cumsum(of_candidates, axis=1)[:, steps]
+    return _divide(precision_sum(true_positives, candidates), weights @ truth.lesions)
+
+
+def steps_with_hits(ascending: FloatArray, hit: BoolArray) -> IntArray:
+    """Index of the last candidate of each group of ties that holds a hit: only there does sensitivity rise.
+
+    Parameters
+    ----------
+    ascending
+        Sorted keys, the most confident candidate first, shape (candidates,).
+    hit
+        In the same order.
+    """
+    if not ascending.size:
+        return np.zeros(0, dtype=np.int64)
+    last = np.flatnonzero(np.append(ascending[1:] != ascending[:-1], True))
+    hits = np.diff(np.cumsum(hit)[last], prepend=0)
+    return last[hits > 0].astype(np.int64)
+
+
+def precision_sum(true_positives: FloatArray, candidates: FloatArray) -> FloatArray:
+    """``Σ ΔTP · TP / N`` along the last axis, where the cumulative counts are given at each step."""
+    gained = np.diff(true_positives, axis=1, prepend=0.0)
+    precision = np.divide(true_positives, candidates, out=np.zeros_like(true_positives), where=candidates > 0)
+    return np.asarray((gained * precision).sum(axis=1))
+
+
+def _divide(numerator: FloatArray, denominator: FloatArray) -> FloatArray:
+    return np.asarray(np.divide(numerator, denominator, out=np.full(numerator.shape, np.nan), where=denominator > 0))

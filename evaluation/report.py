@@ -1,0 +1,243 @@
+"""The report: ``report.html``, one self-contained page, and its figures as PNG.
+
+The verdict in words comes first, then what limits it, then tables and figures. The page loads nothing: figures are
+inline SVG, styles inline, fonts the reader's. It holds no date and no path, so that the same scores give the same page.
+"""
+
+import platform
+from collections.abc import Mapping, Sequence, Sized
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup
+
+from contract.files import write_text
+from evaluation.analysis import METRICS, Metric
+from evaluation.figures import DARK_PALETTE, PALETTE, draw_figures, looks, p_text
+from evaluation.scored_runs import ScoredRun
+from evaluation.verdict import METRIC_NAMES, Code, ConfigurationSummary, PairVerdict, Verdict
+
+CODE_NAMES: Mapping[Code, str] = {
+    "better": "better",
+    "worse": "worse",
+    "better-on-this-test-set": "on this test set",
+    "on-par": "on par",
+    "undecided": "undecided",
+}
+_PACKAGES = ("numpy", "scipy", "scikit-learn", "statsmodels", "matplotlib")
+
+
+def write_report(folder: Path, verdict: Verdict, runs: Sequence[ScoredRun]) -> None:
+    """Write ``report.html`` and ``figures/<name>.png`` into a folder."""
+    groups: dict[str, list[ScoredRun]] = {}
+    for run in runs:
+        groups.setdefault(run.source.configuration, []).append(run)
+    drawings = draw_figures(verdict, groups)
+    (folder / "figures").mkdir()
+    for drawing in drawings.values():
+        (folder / "figures" / f"{drawing.name}.png").write_bytes(drawing.png)
+    environment = Environment(
+        loader=FileSystemLoader(Path(__file__).parent / "templates"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters.update(number=number, signed=signed, p=p_text)
+    page = environment.get_template("report.html.j2").render(
+        verdict=verdict,
+        title=verdict.analysis_name if verdict.analysis != "exploratory" else "Comparison of configurations",
+        summary=summary(verdict),
+        notes=notes(verdict),
+        metric_names=METRIC_NAMES,
+        metrics=METRICS,
+        compared=list(dict.fromkeys(pair.metric for pair in verdict.pairs)),
+        code_names=CODE_NAMES,
+        operating_points=_operating_points(verdict.configurations),
+        colours={name: look.css for name, look in looks(verdict.configurations).items()},
+        palette=PALETTE,
+        dark_palette=DARK_PALETTE,
+        drawings={name: {"alt": each.alt, "svg": Markup(each.svg)} for name, each in drawings.items()},
+        runs=[_provenance(run) for run in runs],
+        versions={"Python": platform.python_version(), **{name: version(name) for name in _PACKAGES}},
+    )
+    write_text(folder / "report.html", page)
+
+
+def summary(verdict: Verdict) -> str:
+    """The verdict in words, in one paragraph: by score, or by the last metric that was compared."""
+    first = verdict.configurations[0]
+    said = [
+        f"{_count(verdict.configurations, 'configuration')} with {_count(verdict.parents, 'scored run')} on "
+        f"{first.cases} cases of {verdict.patients} patients, {first.positive_cases} of them positive, with "
+        f"{first.lesions} lesions."
+    ]
+    compared = [metric for metric in METRICS if any(pair.metric == metric for pair in verdict.pairs)]
+    metric = compared[-1] if compared else METRICS[-1]
+    means = {each.name: each.metrics[metric].mean for each in verdict.configurations}
+    defined = {name: mean for name, mean in means.items() if mean is not None}
+    if len(defined) > 1:
+        best = max(defined, key=lambda name: defined[name])
+        said.append(f"The highest mean {METRIC_NAMES[metric]}, {number(defined[best])}, is that of {best}.")
+    if not compared:
+        return " ".join([*said, "There is one configuration, so there is nothing to compare."])
+    pairs = [pair for pair in verdict.pairs if pair.metric == metric]
+    trained = {each.name for each in verdict.configurations if each.kind == "configuration"}
+    among = [pair for pair in pairs if {pair.a, pair.b} <= trained]
+    if among and all(pair.code == "undecided" for pair in among):
+        said.append(_undecided(len(among), metric, " between trained configurations"))
+    elif all(pair.code == "undecided" for pair in pairs):
+        said.append(_undecided(len(pairs), metric, ""))
+    said += _decisions(pairs, metric)
+    decided = [
+        f"{sum(pair.code != 'undecided' for pair in verdict.pairs if pair.metric == each)} by {METRIC_NAMES[each]}"
+        for each in reversed(compared)
+    ]
+    said.append(f"Decided, of {_count(pairs, 'comparison')}: {_list(decided, 'and')}.")
+    return " ".join(said)
+
+
+def notes(verdict: Verdict) -> list[str]:
+    """What a reader must know before believing a word: each note one sentence or two."""
+    found = []
+    if "demo" in verdict.profiles:
+        found.append(
+            "Demonstration: the runs were trained with the profile “demo”, a few minutes on small phantoms. "
+            "The figures show that the chain works; they say nothing about the methods."
+        )
+    if verdict.analysis == "exploratory":
+        found.append(
+            "Exploratory: no analysis file declared comparisons or margins before scoring, so all pairs are compared "
+            "and nothing can be shown to be on par."
+        )
+    elif verdict.pairs and not any(pair.equivalence for pair in verdict.pairs):
+        found.append("The analysis file declares no margin, so nothing can be shown to be on par.")
+    found += _notes_on_runs(verdict)
+    missing = sum(each.missing for each in verdict.configurations)
+    if missing:
+        found.append(f"{missing} missing {_plural('prediction', missing)} counted as likelihood 0 without candidates.")
+    undefined = [
+        f"{METRIC_NAMES[metric]} ({verdict.configurations[0].metrics[metric].reason})"
+        for metric in METRICS
+        if verdict.configurations[0].metrics[metric].mean is None
+    ]
+    if undefined:
+        found.append(f"Undefined on this test set: {'; '.join(undefined)}.")
+    dropped = max(
+        (
+            each.interval.undefined_replicates
+            for one in verdict.configurations
+            for each in one.metrics.values()
+            if each.interval
+        ),
+        default=0,
+    )
+    if dropped:
+        found.append(
+            f"{dropped} of {verdict.replicates} bootstrap replicates lacked a class or a lesion and were left out."
+        )
+    return found
+
+
+def number(value: float | None, digits: int = 3) -> str:
+    """A value in so many decimals, or a dash."""
+    return "–" if value is None else f"{value:.{digits}f}"
+
+
+def signed(value: float | None) -> str:
+    """A difference with its sign, or a dash."""
+    return "–" if value is None else f"{value:+.3f}".replace("-", "−")
+
+
+def _notes_on_runs(verdict: Verdict) -> list[str]:
+    found = []
+    smallest = sorted({p for pair in verdict.pairs if (p := pair.run_level.smallest_attainable_p) is not None})
+    out_of_reach = [p for p in smallest if p > verdict.alpha]
+    if out_of_reach:
+        counts = sorted({each.runs for each in verdict.configurations if each.kind != "baseline"})
+        found.append(
+            f"With {_list([str(count) for count in counts], 'or')} {_plural('run', max(counts))} per configuration the "
+            f"run-level test cannot reach p ≤ {verdict.alpha:g}: the smallest attainable p is "
+            f"{_list([p_text(p) for p in out_of_reach], 'or')}."
+        )
+    single = [each.name for each in verdict.configurations if each.runs == 1 and each.kind != "baseline"]
+    if single:
+        found.append(
+            f"{_list(single, 'and')} {'has' if len(single) == 1 else 'have'} a single run: its interval holds the "
+            "chance of cases alone, and one run decides nothing about its configuration."
+        )
+    if any(1 < each.runs < 5 for each in verdict.configurations):
+        found.append("Few runs make the two-level intervals too narrow.")
+    if any(pair.run_level.reason and "member" in pair.run_level.reason for pair in verdict.pairs):
+        found.append(
+            "An ensemble contains the runs that it stands beside, so these pairs have no run-level test; only an "
+            "ensemble of as many runs of one configuration would tell diversity from numbers."
+        )
+    return found
+
+
+def _decisions(pairs: Sequence[PairVerdict], metric: Metric) -> list[str]:
+    """A sentence with a clause for each set of winners that beat the same others."""
+    beaten: dict[tuple[str, str], list[str]] = {}
+    for pair in pairs:
+        winner, loser = (pair.a, pair.b) if (pair.estimate or 0) >= 0 else (pair.b, pair.a)
+        if pair.code != "undecided":
+            relation: str = "better" if pair.code == "worse" else pair.code
+            beaten.setdefault((relation, winner), []).append(loser)
+    alike: dict[tuple[str, tuple[str, ...]], list[str]] = {}
+    for (relation, winner), losers in beaten.items():
+        alike.setdefault((relation, tuple(losers)), []).append(winner)
+    words = {
+        "better": "better than",
+        "better-on-this-test-set": "better on this test set, though not shown to be on new cases, than",
+        "on-par": "on par with",
+    }
+    clauses = [
+        f"{'each of ' if len(winners) > 1 else ''}{_list(winners, 'and')} is {words[relation]} {_list(losers, 'and')}"
+        for (relation, losers), winners in alike.items()
+    ]
+    return [f"By {METRIC_NAMES[metric]}, {'; '.join(clauses)}."] if clauses else []
+
+
+def _undecided(comparisons: int, metric: Metric, which: str) -> str:
+    subject = f"the one comparison{which} is" if comparisons == 1 else f"all {comparisons} comparisons{which} are"
+    return f"By {METRIC_NAMES[metric]}, {subject} undecided: neither a difference nor equivalence is shown."
+
+
+def _operating_points(configurations: Sequence[ConfigurationSummary]) -> list[dict[str, str]]:
+    """Keys of the lesion sensitivities and what they mean: ``fp_0_125`` is 0.125 false positives per case."""
+    keys = configurations[0].lesion_sensitivity_at_fp
+    points = sorted((float(key.removeprefix("fp_").replace("_", ".")), key) for key in keys)
+    return [{"key": key, "name": f"{value:g}"} for value, key in points]
+
+
+def _provenance(run: ScoredRun) -> dict[str, Any]:
+    source = run.source
+    return {
+        "name": run.name,
+        "fold": source.fold,
+        "restart": source.restart,
+        "profile": source.profile,
+        "runs": [each[:12] for each in source.runs],
+        "bundle": source.bundle_sha256[:12] if source.bundle_sha256 else "–",
+        "licence": source.data_licence,
+        "metrics": run.metrics_sha256[:12],
+        "strict": run.strict,
+        "picai": run.picai,
+    }
+
+
+def _list(words: Sequence[str], last: str) -> str:
+    if len(words) < 2:
+        return "".join(words)
+    return f"{', '.join(words[:-1])} {last} {words[-1]}"
+
+
+def _count(things: Sized, word: str) -> str:
+    return f"{len(things)} {_plural(word, len(things))}"
+
+
+def _plural(word: str, count: int) -> str:
+    return word if count == 1 else f"{word}s"

@@ -1,0 +1,167 @@
+"""``python -m evaluation score``: predictions and truth in, metrics and per-case rows out, for one run or many.
+
+Both answers are computed from the same reading of the same files: strict first, picai beside it. Everything is read,
+checked and computed before anything is written.
+"""
+
+import csv
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from contract.cards import Card
+from contract.errors import OncoduetError
+from contract.files import atomic_file, staged_folder
+from contract.provenance import writer
+from contract.records import MetricsRecord, Source, write_record
+from evaluation import picai, strict
+from evaluation.cases import Case, MatchingRule, Prediction, ScoredCase, Truth, read_case, read_case_as_picai_eval
+from evaluation.components import find_components
+from evaluation.metrics import picai_metrics, strict_metrics
+from evaluation.predictions import SOURCE, Run, find_runs
+from evaluation.truth import OnMissing, TruthFolder, find_truth
+
+METRICS = "metrics.json"
+PICAI_ONLY = "not computed: --picai-only"
+
+Tracker = Callable[[Sequence[str], str], Iterable[str]]
+"""Hands out the case ids of one run (its name comes second) while it shows how far they are."""
+
+
+@dataclass(frozen=True)
+class Score:
+    """One run, scored."""
+
+    run: Run
+    metrics: MetricsRecord
+    cases: tuple[ScoredCase, ...]
+    """By strict matching, or picai's where that is the only answer."""
+    source: Source | None
+
+
+def untracked(case_ids: Sequence[str], name: str) -> Iterable[str]:
+    """Show nothing."""
+    return case_ids
+
+
+def score(
+    *,
+    predictions: Path,
+    truth: Path,
+    output: Path,
+    card: Card | None = None,
+    on_missing: OnMissing = "error",
+    picai_only: bool = False,
+    track: Tracker = untracked,
+) -> list[Score]:
+    """Score the run in ``predictions``, or each of the runs in its sub-folders, into ``output``.
+
+    Parameters
+    ----------
+    predictions
+        A folder as :mod:`evaluation.predictions` describes.
+    truth
+        A folder as :mod:`evaluation.truth` describes.
+    output
+        Gets ``metrics.json``, ``cases.csv``, ``lesions.csv`` and, where the predictions have one, ``source.json``; for
+        several runs a folder with these each.
+    card
+        Scores instead of the card that truth or predictions name.
+    on_missing
+        ``worst`` counts a case without prediction as likelihood 0 without candidates.
+    picai_only
+        Leave strict null, and ask of predictions no more than picai-eval does.
+    track
+        Shows progress.
+
+    Raises
+    ------
+    OncoduetError
+        Anything about the input is wrong; nothing is written then.
+    """
+    for name, folder in (("predictions", predictions), ("truth", truth)):
+        if output.resolve() == folder.resolve():
+            raise OncoduetError(f"{output}: expected an output folder of its own, found the {name}")
+    truth_folder = find_truth(truth)
+    runs = find_runs(predictions, truth_folder, card=card, on_missing=on_missing)
+    truth_sha256 = truth_folder.sha256()
+    scores = [
+        score_run(run, truth_folder, truth_sha256=truth_sha256, picai_only=picai_only, track=track) for run in runs
+    ]
+    with staged_folder(output) as stage:
+        for each in scores:
+            write_score(each, stage / each.run.name)
+    for each in scores:
+        if each.source is None:
+            (output / each.run.name / SOURCE).unlink(missing_ok=True)  # of an earlier run into the same folder
+    return scores
+
+
+def score_run(
+    run: Run, truth: TruthFolder, *, truth_sha256: str, picai_only: bool = False, track: Tracker = untracked
+) -> Score:
+    """Read, match and score every case of a run, by case id."""
+    rule = MatchingRule.of(run.card)
+    read = read_case_as_picai_eval if picai_only else read_case
+    by_strict: list[ScoredCase] = []
+    by_picai: list[ScoredCase] = []
+    for case_id in track(list(truth.label_maps), run.name):
+        known = truth.case(case_id, rule)
+        prediction = run.predictions.get(case_id)
+        case = _case(prediction, known, read)
+        positive, missing = len(known.lesions) > 0, prediction is None
+        maximum = float(case.map_maximum)
+        by_picai.append(ScoredCase(case_id, positive, maximum, picai.match(case, rule), missing))
+        if not picai_only:
+            by_strict.append(ScoredCase(case_id, positive, case.likelihood, strict.match(case, rule), missing))
+    parents = {"predictions": run.sha256(), "truth": truth_sha256}
+    if run.card is not None:
+        parents["scoring_card"] = run.card.sha256
+    metrics = MetricsRecord(
+        parents=parents,
+        strict=None if picai_only else strict_metrics(by_strict),
+        strict_reason=PICAI_ONLY if picai_only else None,
+        picai=picai_metrics(by_picai),
+    )
+    source = run.source and run.source.model_copy(
+        update={"written_by": writer(), "parents": {**run.source.parents, **parents}}
+    )
+    return Score(run, metrics, tuple(by_picai if picai_only else by_strict), source)
+
+
+def write_score(score: Score, folder: Path) -> None:
+    """Write a scored run's files."""
+    write_record(folder / METRICS, score.metrics)
+    write_rows(score.cases, folder)
+    if score.source is not None:
+        write_record(folder / SOURCE, score.source)
+
+
+def write_rows(cases: Sequence[ScoredCase], folder: Path) -> None:
+    """Write ``cases.csv`` and ``lesions.csv``: what each case and each finding contributed."""
+    _write_csv(
+        folder / "cases.csv",
+        ("case_id", "label", "likelihood"),
+        ((case.case_id, int(case.positive), case.likelihood) for case in cases),
+    )
+    _write_csv(
+        folder / "lesions.csv",
+        ("case_id", "kind", "confidence", "overlap"),
+        ((case.case_id, each.kind, each.confidence, each.overlap) for case in cases for each in case.findings),
+    )
+
+
+def _case(prediction: Prediction | None, truth: Truth, read: Callable[[Prediction, Truth], Case]) -> Case:
+    if prediction is not None:
+        return read(prediction, truth)
+    nothing = find_components(np.zeros(truth.grid.shape_zyx, dtype=bool))
+    return Case(truth.lesions, nothing, np.zeros(0), np.float32(0), 0.0)
+
+
+def _write_csv(path: Path, header: Sequence[str], rows: Iterable[Sequence[str | int | float]]) -> None:
+    with atomic_file(path) as partial, partial.open("w", newline="", encoding="utf-8") as stream:
+        table = csv.writer(stream, lineterminator="\n")
+        table.writerow(header)
+        table.writerows(rows)

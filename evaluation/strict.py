@@ -1,0 +1,81 @@
+"""Strict matching: the most confident candidates first, and as many lesions as possible at every threshold.
+
+A candidate may take a lesion when their overlap, unrounded, reaches the rule's minimum. Candidates are visited by
+descending confidence; one is accepted when the accepted ones can be rearranged so that each still has a lesion of its
+own (an augmenting path). Hence the accepted candidates above any threshold are a largest matching of all candidates
+above it: a weak candidate never displaces a strong one, and raising the threshold never uncovers a lost lesion.
+"""
+
+import numpy as np
+import numpy.typing as npt
+from scipy.optimize import linear_sum_assignment
+
+from evaluation.cases import Case, Finding, Float64Array, MatchingRule
+from evaluation.components import intersections
+
+
+def match(case: Case, rule: MatchingRule) -> tuple[Finding, ...]:
+    """Match candidates with lesions: hits by lesion, then missed lesions, false positives, ignored candidates.
+
+    Candidates that reach a lesion which others have are ignored: they are neither hits nor false positives.
+    """
+    overlap = overlaps(case, rule)
+    reachable: npt.NDArray[np.bool_] = overlap >= rule.minimum_overlap
+    best = overlap.max(axis=0, initial=0.0)
+    accepted = accept(reachable, case.confidences, best)
+    pairs = pair(overlap, reachable, accepted)
+    confidences = case.confidences
+    hits = [Finding("tp", float(confidences[c]), float(overlap[lesion, c])) for lesion, c in pairs]
+    hit_lesions = {lesion for lesion, _ in pairs}
+    missed = [
+        Finding("fn", 0.0, float(overlap[lesion].max(initial=0.0)))
+        for lesion in range(len(case.lesions))
+        if lesion not in hit_lesions
+    ]
+    touching = set(np.flatnonzero(reachable.any(axis=0)).tolist())
+    others = [c for c in range(len(confidences)) if c not in set(accepted)]
+    false = [Finding("fp", float(confidences[c]), float(best[c])) for c in others if c not in touching]
+    ignored = [Finding("ignored", float(confidences[c]), float(best[c])) for c in others if c in touching]
+    return (*hits, *missed, *false, *ignored)
+
+
+def overlaps(case: Case, rule: MatchingRule) -> Float64Array:
+    """Overlap of each lesion with each candidate in [0, 1], shape (lesions, candidates): IoU or Dice."""
+    shared = intersections(case.lesions, case.candidates)
+    sizes = case.lesions.sizes[:, None] + case.candidates.sizes[None, :]
+    ratio: Float64Array = 2 * shared / sizes if rule.overlap == "dice" else shared / (sizes - shared)
+    return ratio
+
+
+def accept(reachable: npt.NDArray[np.bool_], confidences: Float64Array, best_overlaps: Float64Array) -> list[int]:
+    """Candidates that get a lesion, most confident first; ties go to the larger best overlap, then the lower number.
+
+    Parameters
+    ----------
+    reachable
+        Whether a candidate may take a lesion, shape (lesions, candidates).
+    confidences, best_overlaps
+        Of each candidate.
+    """
+    holder: dict[int, int] = {}  # candidate by lesion
+
+    def place(candidate: int, tried: set[int]) -> bool:
+        for lesion in np.flatnonzero(reachable[:, candidate]).tolist():
+            if lesion in tried:
+                continue
+            tried.add(lesion)
+            if lesion not in holder or place(holder[lesion], tried):
+                holder[lesion] = candidate
+                return True
+        return False
+
+    order = sorted(range(len(confidences)), key=lambda c: (-confidences[c], -best_overlaps[c], c))
+    return [candidate for candidate in order if place(candidate, set())]
+
+
+def pair(overlap: Float64Array, reachable: npt.NDArray[np.bool_], accepted: list[int]) -> list[tuple[int, int]]:
+    """Give every accepted candidate a lesion it may take, with the largest total overlap; (lesion, candidate) pairs."""
+    forbidden = -1.0 - len(accepted)  # outweighs the sum of all overlaps
+    gain = np.where(reachable[:, accepted], overlap[:, accepted], forbidden)
+    lesions, places = linear_sum_assignment(gain, maximize=True)
+    return [(int(lesion), accepted[place]) for lesion, place in zip(lesions, places, strict=True)]

@@ -1,0 +1,1 @@
+"""Study → tensors → network → probability: what training and inference both need (torch)."""

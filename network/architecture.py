@@ -1,0 +1,61 @@
+"""Networks rebuilt from nnU-Net's plans, by its own builder and without any trainer.
+
+Plans come from files that somebody may have sent, and the builder looks classes up by name: only network classes of
+dynamic-network-architectures and operators of torch are let through.
+"""
+
+import contextlib
+import io
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+
+from contract.errors import OncoduetError
+from network.preprocessing import CONFIGURATION
+
+_NETWORKS = "dynamic_network_architectures.architectures."
+_OPERATORS = "torch.nn."
+
+
+def build_network(
+    plans: Mapping[str, Any], dataset: Mapping[str, Any], *, deep_supervision: bool = False
+) -> torch.nn.Module:
+    """Build the network of the plans, with freshly initialised weights.
+
+    Parameters
+    ----------
+    plans, dataset
+        ``plans.json`` and ``dataset.json``: the latter gives the number of channels and classes.
+    deep_supervision
+        Whether the network returns its coarser outputs too: true in training, false for inference.
+
+    Raises
+    ------
+    OncoduetError
+        The plans name a class that is no network or no operator.
+    """
+    from nnunetv2.utilities.get_network_from_plans import get_network_from_plans  # noqa: PLC0415
+
+    architecture = plans["configurations"][CONFIGURATION]["architecture"]
+    name, arguments = architecture["network_class_name"], architecture["arch_kwargs"]
+    imported = architecture["_kw_requires_import"]
+    _require_prefix("network_class_name", name, _NETWORKS)
+    for argument in imported:
+        if arguments[argument] is not None:
+            _require_prefix(argument, arguments[argument], _OPERATORS)
+    with contextlib.redirect_stdout(io.StringIO()):
+        network: torch.nn.Module = get_network_from_plans(
+            name,
+            arguments,
+            imported,
+            len(dataset["channel_names"]),
+            len(dataset["labels"]),
+            deep_supervision=deep_supervision,
+        )
+    return network
+
+
+def _require_prefix(what: str, found: str, expected: str) -> None:
+    if not found.startswith(expected):
+        raise OncoduetError(f"plans: {what}: expected a name in {expected}*, found {found!r}")

@@ -1,0 +1,71 @@
+"""Weights as safetensors, and a hash that depends on the tensors alone.
+
+nnU-Net's decoder holds its encoder too, so every encoder weight has two names; such a tensor is stored once and the
+file's metadata lists its other names. No pickle is read or written.
+"""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+
+from contract.errors import OncoduetError
+from contract.files import atomic_file
+
+_ALIASES = "aliases"
+
+
+def save_weights(path: Path, state_dict: Mapping[str, torch.Tensor]) -> None:
+    """Write weights atomically; equal tensors give equal bytes."""
+    from safetensors.torch import save  # noqa: PLC0415
+
+    first_name: dict[str, str] = {}
+    stored: dict[str, torch.Tensor] = {}
+    aliases: dict[str, str] = {}
+    for name in sorted(state_dict):
+        tensor = state_dict[name].detach().cpu().contiguous()
+        owner = first_name.setdefault(_digest(tensor), name)
+        if owner == name:
+            stored[name] = tensor.clone()
+        else:
+            aliases[name] = owner
+    with atomic_file(path) as partial:
+        # Not save_file: it puts a file in place that nobody but its owner may read, while containers run as others.
+        partial.write_bytes(save(stored, metadata={_ALIASES: json.dumps(aliases, sort_keys=True)}))
+
+
+def load_weights(path: Path) -> dict[str, torch.Tensor]:
+    """Read weights by all their names; names of one stored tensor share memory.
+
+    Raises
+    ------
+    OncoduetError
+        The file is missing or is not a whole safetensors file.
+    """
+    from safetensors import SafetensorError, safe_open  # noqa: PLC0415
+
+    if not path.is_file():
+        raise OncoduetError(f"{path}: expected weights, found no file")
+    try:
+        with safe_open(str(path), framework="pt") as file:
+            weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            aliases = json.loads((file.metadata() or {}).get(_ALIASES, "{}"))
+            return weights | {name: weights[owner] for name, owner in aliases.items()}
+    except (SafetensorError, ValueError, KeyError) as error:
+        raise OncoduetError(f"{path}: expected safetensors weights, found: {error}") from None
+
+
+def tensors_sha256(state_dict: Mapping[str, torch.Tensor]) -> str:
+    """SHA-256 over names, types, shapes and bytes of the tensors, in the order of their names."""
+    total = hashlib.sha256()
+    for name in sorted(state_dict):
+        total.update(f"{name}:{_digest(state_dict[name])}\n".encode())
+    return total.hexdigest()
+
+
+def _digest(tensor: torch.Tensor) -> str:
+    whole = tensor.detach().cpu().contiguous()
+    described = f"{whole.dtype}:{tuple(whole.shape)}:".encode()
+    return hashlib.sha256(described + whole.reshape(-1).view(torch.uint8).numpy().tobytes()).hexdigest()

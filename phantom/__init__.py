@@ -1,0 +1,1 @@
+"""Procedural studies with known truth: the embedded data set of the demo and the tests. Knows ``contract`` alone."""

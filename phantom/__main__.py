@@ -1,0 +1,114 @@
+"""``python -m phantom`` writes a phantom archive; ``python -m phantom sheet`` shows some of its studies as an image."""
+
+import argparse
+import logging
+import sys
+from collections.abc import Sequence
+from fractions import Fraction
+from pathlib import Path
+
+from rich.console import Console
+from rich.progress import Progress
+
+from contract.cards import load_card
+from contract.errors import exit_status
+from phantom.archive import Order, write_archive
+from phantom.cohort import POPULATIONS
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command and return its exit status."""
+    logging.basicConfig(stream=sys.stdout, level=logging.INFO, format="%(levelname)s %(message)s")
+    logging.captureWarnings(True)
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    if words[:1] == ["sheet"]:
+        sheet_options = _sheet_parser().parse_args(words[1:])
+        return exit_status(lambda: _draw_sheet(sheet_options))
+    options = _archive_parser().parse_args(words)
+    return exit_status(lambda: _write_archive(options))
+
+
+def _archive_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m phantom",
+        description="Write an archive of procedural studies with known truth (no patient's data; licence CC0-1.0). "
+        "'python -m phantom sheet --help' explains the sample sheet.",
+    )
+    parser.add_argument("--card", required=True, help="a card's name in contract/cards, or the path of one")
+    parser.add_argument("--cases", required=True, type=_count, help="number of studies, one per patient")
+    parser.add_argument(
+        "--positive-fraction", required=True, type=_fraction, help="share of studies with a lesion, from 0 to 1"
+    )
+    parser.add_argument("--seed", required=True, type=_seed, help="0 or more; same seed, same voxels")
+    parser.add_argument("--output", required=True, type=Path, help="folder of the archive")
+    parser.add_argument(
+        "--population",
+        choices=POPULATIONS,
+        default="training",
+        help="external: other patients at the same seed, and a scanner with other intensity statistics",
+    )
+    parser.add_argument(
+        "--shuffle-labels", action="store_true", help="give every study another study's lesions, elsewhere: a control"
+    )
+    return parser
+
+
+def _sheet_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m phantom sheet",
+        description="Show a negative study with distractors and an obvious, a low-contrast and an invisible lesion.",
+    )
+    parser.add_argument("--card", required=True, help="a card's name in contract/cards, or the path of one")
+    parser.add_argument("--archive", required=True, type=Path, help="a phantom archive")
+    parser.add_argument("--output", required=True, type=Path, help="PNG file")
+    return parser
+
+
+def _write_archive(options: argparse.Namespace) -> None:
+    order = Order(
+        card=load_card(options.card),
+        cases=options.cases,
+        positive_fraction=options.positive_fraction,
+        seed=options.seed,
+        population=options.population,
+        shuffle_labels=options.shuffle_labels,
+    )
+    console = Console(file=sys.stdout)
+    with Progress(console=console) as progress:
+        task = progress.add_task(f"phantoms for {order.card.name}, {order.population}", total=order.cases)
+        write_archive(order, options.output, on_case=lambda: progress.advance(task))
+    console.print(f"{options.output}: {order.cases} studies", soft_wrap=True, highlight=False)
+
+
+def _draw_sheet(options: argparse.Namespace) -> None:
+    from phantom.sheet import draw_sheet  # noqa: PLC0415 (matplotlib loads slowly, and only the sheet needs it)
+
+    draw_sheet(load_card(options.card), options.archive, options.output)
+
+
+def _count(text: str) -> int:
+    return _whole_number(text, at_least=1)
+
+
+def _seed(text: str) -> int:
+    return _whole_number(text, at_least=0)
+
+
+def _whole_number(text: str, *, at_least: int) -> int:
+    if not text.isdecimal() or int(text) < at_least:
+        raise argparse.ArgumentTypeError(f"expected a whole number from {at_least}, found {text!r}")
+    return int(text)
+
+
+def _fraction(text: str) -> Fraction:
+    try:
+        value = Fraction(text)
+    except (ValueError, ZeroDivisionError):
+        value = Fraction(-1)
+    if not 0 <= value <= 1:
+        raise argparse.ArgumentTypeError(f"expected a number from 0 to 1, found {text!r}")
+    return value
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,204 @@
+"""Write a phantom archive: studies, label maps, a marksheet with the truth behind them, and where all of it came from.
+
+One generator per case, spawned from seed, population and index: a case is the same in an archive of any length. With
+shuffled labels every study carries another study's truth, elsewhere, so that nothing can be learned: the control.
+"""
+
+import csv
+import io
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from contract.cards import Card
+from contract.errors import OncoduetError
+from contract.files import staged_folder, write_text
+from contract.records import Record, write_record
+from contract.volume import Grid, Volume, write_volume
+from phantom.cohort import POPULATIONS, CasePlan, Population, draw_phases, plan_case, positives_before
+from phantom.generators import generator_for
+from phantom.study import PhantomStudy
+
+DATA_LICENCE = "CC0-1.0"
+_FIRST_PATIENT: Mapping[Population, int] = {"training": 10000, "external": 50000}
+_FIRST_STUDY = 1000000
+_COHORT, _CASE, _SHUFFLE = range(3)  # streams of one seed
+
+
+@dataclass(frozen=True)
+class Order:
+    """What is asked for."""
+
+    card: Card
+    cases: int
+    positive_fraction: Fraction
+    seed: int
+    population: Population = "training"
+    shuffle_labels: bool = False
+
+    def patient_id(self, index: int) -> str:
+        """The patient's number; the populations have different ones."""
+        return str(_FIRST_PATIENT[self.population] + index)
+
+    def study_id(self, index: int) -> str:
+        """The study's number; every patient has one study."""
+        return str(_FIRST_STUDY + index)
+
+    def case_id(self, index: int) -> str:
+        """``<patient>_<study>``."""
+        return f"{self.patient_id(index)}_{self.study_id(index)}"
+
+
+class ArchiveRecord(Record):
+    """``archive.json``."""
+
+    data_licence: str
+    card: str
+    card_sha256: str
+    cases: int
+    positive_cases: int
+    positive_fraction: float
+    seed: int
+    population: Population
+    shuffled_labels: bool
+    """Whether the truth is another patient's, elsewhere (the control); the marksheet's ``label_from`` says whose."""
+
+
+@dataclass(frozen=True)
+class _Written:
+    """What remains of a study once its images are on disk; the truth may move to another study."""
+
+    case_id: str
+    grid: Grid
+    label: Volume
+    truth: Mapping[str, str]
+    facts: Mapping[str, str]
+
+
+def write_archive(order: Order, output: Path, *, on_case: Callable[[], None] = lambda: None) -> None:
+    """Write the ordered archive into a folder: all of it or nothing.
+
+    Parameters
+    ----------
+    on_case
+        Called after each study, for a progress display.
+
+    Raises
+    ------
+    OncoduetError
+        No generator makes the card's channels; the folder already holds other patients; there is nothing to shuffle.
+    """
+    generator = generator_for(order.card)
+    if order.shuffle_labels and order.cases < 2:
+        raise OncoduetError(f"shuffled labels: expected at least 2 cases to exchange, found {order.cases}")
+    _require_no_strangers(output, {order.patient_id(index) for index in range(order.cases)})
+    with staged_folder(output) as stage:
+        written = []
+        for plan, study in draw_studies(order):
+            written.append(_write_images(stage, order, plan, study, generator.case_column))
+            on_case()
+        shuffle = _rng(order, _SHUFFLE)
+        sources = derangement(len(written), shuffle) if order.shuffle_labels else range(len(written))
+        rows = []
+        for index, source in enumerate(sources):
+            case, truth = written[index], written[source]
+            label = elsewhere(truth.label.array, shuffle) if order.shuffle_labels else truth.label.array
+            write_volume(stage / "labels" / f"{case.case_id}.nii.gz", Volume(label, case.grid))
+            identity = {"patient_id": order.patient_id(index), "study_id": order.study_id(index)}
+            center = {"center": f"phantom-{order.population}"}
+            rows.append({**identity, **truth.truth, **case.facts, **center, "label_from": truth.case_id})
+        write_text(stage / "marksheet.csv", _table(rows))
+        write_record(stage / "archive.json", _record(order))
+
+
+def draw_studies(order: Order) -> Iterator[tuple[CasePlan, PhantomStudy]]:
+    """Draw the order's studies one by one, each with its own truth (nothing is shuffled here)."""
+    generator = generator_for(order.card)
+    phases = draw_phases(_rng(order, _COHORT))
+    for index in range(order.cases):
+        plan = plan_case(index, positive_fraction=order.positive_fraction, phases=phases)
+        yield (
+            plan,
+            generator.draw(
+                plan=plan,
+                population=order.population,
+                lesion_value=order.card.lesion_values[0],
+                rng=_rng(order, _CASE, index),
+            ),
+        )
+
+
+def derangement(count: int, rng: np.random.Generator) -> Sequence[int]:
+    """A random cyclic permutation: nobody keeps their own (Sattolo, 1986)."""
+    order = list(range(count))
+    for last in range(count - 1, 0, -1):
+        other = int(rng.integers(last))
+        order[last], order[other] = order[other], order[last]
+    return order
+
+
+def elsewhere(label: npt.NDArray[np.generic], rng: np.random.Generator) -> npt.NDArray[np.generic]:
+    """Move a label map by a random distance along each axis; what leaves it comes back on the other side.
+
+    Exchanging maps is not enough for a control. Lesions of all patients lie in the same zones, so a network that sees
+    patches takes lesion-like tissue for a sign of the place where maps have lesions, and ranks patients well. After the
+    move every place is as likely as any other.
+    """
+    return np.roll(label, [int(rng.integers(length)) for length in label.shape], axis=tuple(range(label.ndim)))
+
+
+def _rng(order: Order, *stream: int) -> np.random.Generator:
+    key = (POPULATIONS.index(order.population), *stream)
+    return np.random.default_rng(np.random.SeedSequence(order.seed, spawn_key=key))
+
+
+def _write_images(stage: Path, order: Order, plan: CasePlan, study: PhantomStudy, case_column: str) -> _Written:
+    case_id = order.case_id(plan.index)
+    for channel, volume in study.channels.items():
+        write_volume(stage / order.patient_id(plan.index) / f"{case_id}_{channel}.mha", volume)
+    truth = {
+        case_column: "YES" if plan.positive else "NO",
+        "lesions": str(len(study.lesions)),
+        "lesion_volumes_ml": ";".join(f"{lesion.volume_ml:.2f}" for lesion in study.lesions),
+        "lesion_zones": ";".join(lesion.zone for lesion in study.lesions),
+        "visibility": plan.visibility,
+        "conspicuity": f"{plan.conspicuity:.2f}",
+    }
+    facts = {name: str(value) for name, value in study.facts.items()}
+    return _Written(case_id, study.channels[order.card.geometry.reference].grid, study.label, truth, facts)
+
+
+def _require_no_strangers(output: Path, patients: set[str]) -> None:
+    """Patients of an earlier archive would stay beside the new ones."""
+    if not output.is_dir():
+        return
+    folders = {entry.name for entry in output.iterdir() if entry.is_dir() and not entry.name.startswith(".")}
+    strangers = sorted(folders - patients - {"labels"})
+    if strangers:
+        raise OncoduetError(f"{output}: expected no other patients in it, found {len(strangers)} ({strangers[0]} …)")
+
+
+def _table(rows: Sequence[Mapping[str, str]]) -> str:
+    text = io.StringIO()
+    table = csv.DictWriter(text, fieldnames=list(rows[0]), lineterminator="\n")
+    table.writeheader()
+    table.writerows(rows)
+    return text.getvalue()
+
+
+def _record(order: Order) -> ArchiveRecord:
+    return ArchiveRecord(
+        data_licence=DATA_LICENCE,
+        card=order.card.name,
+        card_sha256=order.card.sha256,
+        cases=order.cases,
+        positive_cases=positives_before(order.cases, order.positive_fraction),
+        positive_fraction=float(order.positive_fraction),
+        seed=order.seed,
+        population=order.population,
+        shuffled_labels=order.shuffle_labels,
+    )

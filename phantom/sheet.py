@@ -1,0 +1,138 @@
+"""The sample sheet: what a phantom archive looks like, one study per row, one channel per column.
+
+Rows: a negative study with a distractor, then one positive study of each visibility; every row is the slice that shows
+most of it. All channels are seen on the reference channel's grid, the truth as an outline on the reference.
+"""
+
+import csv
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from contract.archive import Study, find_studies
+from contract.cards import Card, Channel
+from contract.errors import OncoduetError
+from contract.files import atomic_file
+from contract.volume import Volume, read_label, read_volume, resample
+
+Row = Mapping[str, str]  # of the marksheet
+
+_INK, _PAPER, _OUTLINE = "#1b1b1b", "#ffffff", "#ffb000"
+
+
+@dataclass(frozen=True)
+class _Kind:
+    """One row of the sheet."""
+
+    title: str
+    wanted: Callable[[Row], bool]
+
+
+_KINDS = (
+    _Kind("negative,\nwith distractors", lambda row: row["visibility"] == "none" and row["distractors"] != ""),
+    _Kind("positive,\nobvious", lambda row: row["visibility"] == "obvious"),
+    _Kind("positive,\nlow contrast", lambda row: row["visibility"] == "low-contrast"),
+    _Kind("positive,\ninvisible", lambda row: row["visibility"] == "invisible"),
+)
+
+
+def draw_sheet(card: Card, archive: Path, output: Path) -> None:
+    """Draw the sample sheet of a phantom archive as PNG.
+
+    Raises
+    ------
+    OncoduetError
+        There is no marksheet of a phantom archive; labels were shuffled; a kind of study is missing.
+    """
+    rows = _read_marksheet(archive)
+    studies = {study.case_id: study for study in find_studies(archive, card, labels_required=True)}
+    columns = [*(channel.name.upper() for channel in card.channels), "truth"]
+    figure = Figure(figsize=(2.35 * len(columns) + 1.4, 2.35 * len(_KINDS) + 0.5), facecolor=_PAPER)
+    axes = figure.subplots(
+        len(_KINDS),
+        len(columns),
+        squeeze=False,
+        gridspec_kw={"left": 0.125, "right": 0.995, "bottom": 0.005, "top": 0.955, "wspace": 0.03, "hspace": 0.03},
+    )
+    for axis, title in zip(axes[0], columns, strict=True):
+        axis.set_title(title, fontsize=12, color=_INK)
+    for kind, line in zip(_KINDS, axes, strict=True):
+        row = _best(kind, rows, archive)
+        _draw_row(card, studies[_case_id(row)], row, kind, line)
+    with atomic_file(output) as partial:
+        figure.savefig(partial, format="png", dpi=84, metadata={"Software": None})
+
+
+def _draw_row(card: Card, study: Study, row: Row, kind: _Kind, axes: Sequence[Axes]) -> None:
+    reference = read_volume(study.channels[card.geometry.reference])
+    label = np.zeros(reference.array.shape) if study.label is None else read_label(study.label).array
+    truth = np.asarray(label) != 0
+    z = _slice_to_show(row, truth)
+    _, spacing_y, spacing_x = reference.grid.spacing_mm_zyx
+    for axis, channel in zip(axes, [*card.channels, None], strict=True):
+        shown = channel or next(each for each in card.channels if each.name == card.geometry.reference)
+        image = _on_grid(read_volume(study.channels[shown.name]), reference)
+        low, high = _window(shown, image)
+        axis.imshow(image[z], cmap="gray", vmin=low, vmax=high, aspect=spacing_y / spacing_x, interpolation="bicubic")
+        if channel is None and truth[z].any():
+            axis.contour(truth[z], [0.5], colors=_OUTLINE, linewidths=1.6)
+        axis.set_xticks([])
+        axis.set_yticks([])
+    volumes, distractors = row["lesion_volumes_ml"].replace(";", " + "), row["distractors"].replace(";", ",\n")
+    facts = f"{volumes} mL" if volumes else distractors
+    axes[0].set_ylabel(f"{kind.title}\n{facts}", fontsize=10, color=_INK, rotation=0, ha="right", va="center")
+
+
+def _best(kind: _Kind, rows: Sequence[Row], archive: Path) -> Row:
+    """The study of this kind whose lesion is nearest to 1.5 mL or, among negative ones, that has most inflammations."""
+    found = [row for row in rows if kind.wanted(row)]
+    if not found:
+        title = kind.title.replace("\n", " ")
+        raise OncoduetError(f"{archive / 'marksheet.csv'}: expected a study of the kind '{title}', found none")
+    return min(found, key=lambda row: (abs(_largest_ml(row) - 1.5), -row["distractors"].count("inflammation")))
+
+
+def _largest_ml(row: Row) -> float:
+    return max((float(volume) for volume in row["lesion_volumes_ml"].split(";") if volume), default=0.0)
+
+
+def _slice_to_show(row: Row, truth: npt.NDArray[np.bool_]) -> int:
+    if truth.any():
+        return int(truth.sum(axis=(1, 2)).argmax())
+    kinds, slices = row["distractors"].split(";"), row["distractor_slices"].split(";")
+    return int(slices[kinds.index("inflammation")] if "inflammation" in kinds else slices[0])
+
+
+def _window(channel: Channel, image: npt.NDArray[np.float32]) -> tuple[float, float]:
+    """Grey values from black to white: fixed for a quantitative channel, the image's own range for others."""
+    if channel.normalisation == "dataset":
+        return 500.0, 2000.0
+    return 0.0, float(np.percentile(image, 99.7))
+
+
+def _on_grid(volume: Volume, reference: Volume) -> npt.NDArray[np.float32]:
+    return resample(volume, reference.grid, interpolation="linear", outside=0.0).array.astype(np.float32)
+
+
+def _case_id(row: Row) -> str:
+    return f"{row['patient_id']}_{row['study_id']}"
+
+
+def _read_marksheet(archive: Path) -> list[Row]:
+    path = archive / "marksheet.csv"
+    needed = {"visibility", "distractors", "distractor_slices", "lesion_volumes_ml", "label_from"}
+    if not path.is_file():
+        raise OncoduetError(f"{path}: expected the marksheet of a phantom archive, found no file")
+    with path.open(encoding="utf-8", newline="") as stream:
+        rows: list[Row] = list(csv.DictReader(stream))
+    missing = sorted(needed - set(rows[0] if rows else ()))
+    if missing:
+        raise OncoduetError(f"{path}: expected the columns of a phantom archive, found no {', '.join(missing)}")
+    if any(row["label_from"] != _case_id(row) for row in rows):
+        raise OncoduetError(f"{path}: expected each study's own truth, found shuffled labels")
+    return rows

@@ -1,0 +1,85 @@
+"""``export.sh`` on the images that were built: what it writes is whole, and it refuses what must not be published."""
+
+import hashlib
+import json
+import shutil
+import subprocess
+import tarfile
+from pathlib import Path
+
+import pytest
+
+PROJECT = Path(__file__).resolve().parents[3]
+EXPORT = PROJECT / "export.sh"
+
+
+@pytest.fixture
+def output(tmp_path):
+    yield tmp_path / "export"
+    shutil.rmtree(tmp_path / "export", ignore_errors=True)  # hundreds of megabytes
+
+
+def export(containers, *arguments, environment=()):
+    return subprocess.run(
+        [EXPORT, *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        timeout=600,
+        check=False,
+        env={"PATH": "/usr/local/bin:/usr/bin:/bin", "DOCKER": containers.engine, **dict(environment)},
+    )
+
+
+def test_the_upload_set_is_whole(containers, model, phantoms, output):
+    truth = output.parent / "truth"
+    shutil.copytree(phantoms / "labels", truth)
+    exported = export(
+        containers,
+        *["algorithm", "evaluation", "--allow-standin", "--output", output],
+        *["--model", model.archive, "--truth", truth],
+    )
+    assert (exported.returncode, exported.stderr) == (0, ""), exported
+    names = ["ground_truth.tar.gz", "model.tar.gz", "oncoduet-algorithm.tar.gz", "oncoduet-evaluation.tar.gz"]
+    assert sorted(path.name for path in output.iterdir()) == ["SHA256SUMS", *names]
+    sums = dict(line.split("  ")[::-1] for line in (output / "SHA256SUMS").read_text().splitlines())
+    assert sums == {name: hashlib.sha256((output / name).read_bytes()).hexdigest() for name in names}
+    for image in ("oncoduet-algorithm", "oncoduet-evaluation"):
+        with tarfile.open(output / f"{image}.tar.gz") as tar:
+            (saved,) = json.load(tar.extractfile("manifest.json"))
+            assert saved["RepoTags"] == [f"{image}:latest"]
+    assert (output / "model.tar.gz").read_bytes() == model.archive.read_bytes()
+    with tarfile.open(output / "ground_truth.tar.gz") as tar:
+        found = sorted(Path(member.name).name for member in tar if member.isfile())
+    assert found == sorted(path.name for path in truth.iterdir())
+
+
+def test_an_image_on_a_stand_in_base_is_refused_and_leaves_nothing(containers, output):
+    label = containers.inspect("oncoduet-evaluation", '{{index .Config.Labels "oncoduet.standin-base"}}')
+    exported = export(containers, "evaluation", "--output", output)
+    if label == "true":
+        assert exported.returncode == 3
+        assert "stand-in" in exported.stderr.splitlines()[-1]
+        assert not any(output.iterdir())
+    else:  # built on the public base
+        assert (exported.returncode, exported.stderr) == (0, ""), exported
+        assert sorted(path.name for path in output.iterdir()) == ["SHA256SUMS", "oncoduet-evaluation.tar.gz"]
+
+
+def test_a_model_of_non_commercial_data_is_refused_unless_told_otherwise(containers, model, output, tmp_path):
+    folder = tmp_path / "model"
+    shutil.copytree(model.folder, folder)
+    record = json.loads((folder / "bundle.json").read_text())
+    (folder / "bundle.json").write_text(json.dumps(record | {"data_licence": "CC-BY-NC-4.0"}))
+    files = sorted(path for path in folder.rglob("*") if path.is_file() and path.name != "SHA256SUMS")
+    sums = [f"{hashlib.sha256(path.read_bytes()).hexdigest()}  {path.relative_to(folder)}\n" for path in files]
+    (folder / "SHA256SUMS").write_text("".join(sums))
+    with tarfile.open(tmp_path / "model.tar.gz", "w:gz") as tar:
+        for path in [*files, folder / "SHA256SUMS"]:
+            tar.add(path, str(path.relative_to(folder)))
+    refused = export(containers, "--model", tmp_path / "model.tar.gz", "--output", output)
+    assert refused.returncode == 3
+    assert "CC-BY-NC-4.0" in refused.stderr
+    assert not any(output.iterdir())
+    accepted = export(containers, "--model", tmp_path / "model.tar.gz", "--output", output, "--accept-non-commercial")
+    assert (accepted.returncode, accepted.stderr) == (0, ""), accepted
+    assert sorted(path.name for path in output.iterdir()) == ["SHA256SUMS", "model.tar.gz"]

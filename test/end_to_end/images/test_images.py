@@ -1,0 +1,93 @@
+"""What the images are: who runs in them, what they hold, and what they can do when locked down."""
+
+import json
+
+import pytest
+
+IMAGES = ["oncoduet-algorithm", "oncoduet-evaluation", "oncoduet-train"]
+LOCKED_DOWN = """
+import json, os, socket
+status = dict(line.split(":", 1) for line in open("/proc/self/status"))
+def refused(action):
+    try:
+        action()
+    except OSError:
+        return True
+    return False
+print(json.dumps({
+    "uid": os.getuid(),
+    "home": os.path.expanduser("~"),
+    "capabilities": int(status["CapEff"], 16),
+    "new_privileges": status["NoNewPrivs"].strip() == "0",
+    "root_is_read_only": refused(lambda: open("/opt/oncoduet/probe", "w")),
+    "network_is_out_of_reach": refused(lambda: socket.create_connection(("192.0.2.1", 80), timeout=2)),
+    "tmp_is_writable": not refused(lambda: open("/tmp/probe", "w").close()),
+    "revision": os.environ["ONCODUET_REVISION"],
+    "packages": sorted(os.listdir("/opt/oncoduet")),
+}))
+"""
+
+
+@pytest.fixture(scope="module", params=IMAGES)
+def image(request):
+    return request.param
+
+
+def test_an_image_runs_as_a_user_of_its_own_that_exists(containers, image):
+    assert containers.inspect(image, "{{.Config.User}}") == "1000:1000"
+    asked = containers.ask(image, "import pwd; print(pwd.getpwuid(1000).pw_name, pwd.getpwuid(1000).pw_dir)")
+    assert (asked.status, asked.stdout.split()) == (0, ["oncoduet", "/tmp"]), asked
+
+
+def test_an_image_is_for_the_platforms_machines_and_says_how_it_is_started(containers, image):
+    assert containers.inspect(image, "{{.Os}}/{{.Architecture}}") == "linux/amd64"
+    labels = json.loads(containers.inspect(image, "{{json .Config.Labels}}"))
+    assert labels["org.grand-challenge.api-method"] == "exec"
+    assert labels["org.opencontainers.image.title"] == image
+    program = {"oncoduet-train": "training"}.get(image, image.removeprefix("oncoduet-"))
+    assert json.loads(containers.inspect(image, "{{json .Config.Entrypoint}}")) == ["python", "-m", program]
+
+
+def test_an_image_works_without_rights_network_or_a_writable_root(containers, image):
+    asked = containers.ask(image, LOCKED_DOWN)
+    assert (asked.status, asked.stderr) == (0, ""), asked
+    found = json.loads(asked.stdout)
+    labels = json.loads(containers.inspect(image, "{{json .Config.Labels}}"))
+    assert found == {
+        "uid": 1000,
+        "home": "/tmp",
+        "capabilities": 0,
+        "new_privileges": False,
+        "root_is_read_only": True,
+        "network_is_out_of_reach": True,
+        "tmp_is_writable": True,
+        "revision": labels["org.opencontainers.image.revision"],
+        "packages": {
+            "oncoduet-algorithm": ["algorithm", "contract", "network"],
+            "oncoduet-evaluation": ["contract", "evaluation"],
+            "oncoduet-train": ["contract", "network", "phantom", "training"],
+        }[image],
+    }
+
+
+def test_the_evaluation_image_holds_no_torch(containers):
+    asked = containers.ask("oncoduet-evaluation", "import torch")
+    assert asked.status == 1
+    assert asked.stderr.splitlines()[-1] == "ModuleNotFoundError: No module named 'torch'"
+    names = "from importlib.metadata import distributions as d; print(*sorted(each.name.lower() for each in d()))"
+    packages = containers.ask("oncoduet-evaluation", names).stdout.split()
+    assert not {"torch", "nnunetv2", "triton"} & set(packages)
+    assert {"numpy", "simpleitk", "scikit-learn"} <= set(packages)
+
+
+def test_the_algorithm_image_predicts_without_the_packages_that_its_lock_leaves_out(containers):
+    code = "import algorithm.single, sys; print(*sorted({'timm', 'torchvision', 'imagecodecs'} & set(sys.modules)))"
+    asked = containers.ask("oncoduet-algorithm", code)
+    assert (asked.status, asked.stdout.strip()) == (0, ""), asked
+
+
+def test_torch_in_the_algorithm_image_is_one_of_the_accepted_builds(containers):
+    asked = containers.ask("oncoduet-algorithm", "import torch; print(torch.__version__, torch.version.cuda)")
+    version, cuda = asked.stdout.split()
+    assert version.partition("+")[0] == "2.13.0"
+    assert (cuda == "None") == version.endswith("+cpu")

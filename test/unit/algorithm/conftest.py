@@ -1,0 +1,185 @@
+"""Bundles of small untrained networks, and studies by formula: three channels on three tilted grids."""
+
+import hashlib
+import json
+import logging
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from contract.cards import CARDS, load_card
+from contract.files import write_json
+from contract.records import BundleRecord, Member, RunKey, write_record
+from contract.volume import Float32Array, Grid, Volume, write_volume
+from network.architecture import build_network
+from network.weights import save_weights, tensors_sha256
+
+TINY_PLANS = Path(__file__).parent.parent / "network" / "tiny_plans.json"
+
+BundleMaker = Callable[..., Path]
+StudyMaker = Callable[..., dict[str, Path]]
+
+
+def seal(folder: Path) -> None:
+    """Write SHA256SUMS over every other file, as ``sha256sum`` does."""
+    files = sorted(path for path in folder.rglob("*") if path.is_file() and path.name != "SHA256SUMS")
+    lines = [
+        f"{hashlib.sha256(path.read_bytes()).hexdigest()}  {path.relative_to(folder).as_posix()}\n" for path in files
+    ]
+    (folder / "SHA256SUMS").write_text("".join(lines))
+
+
+@pytest.fixture(autouse=True)
+def _logging_as_before() -> Iterator[None]:
+    """Commands log to the stdout of their time; a later test has another one."""
+    root = logging.getLogger()
+    handlers, level = root.handlers[:], root.level
+    yield
+    root.handlers[:] = handlers
+    root.setLevel(level)
+    logging.captureWarnings(False)
+
+
+@pytest.fixture(name="seal")
+def seal_fixture() -> Callable[[Path], None]:
+    return seal
+
+
+@pytest.fixture
+def make_bundle(tmp_path: Path) -> BundleMaker:
+    """Write a bundle of untrained networks; ``runs`` are (configuration, fold, restart)."""
+
+    def make(
+        runs: Sequence[tuple[str, int, int]] = (("ce", 0, 1),),
+        *,
+        card_name: str = "cspca-picai",
+        folder: Path = tmp_path / "model",
+        profile: str = "demo",
+        spacing_mm_zyx: tuple[float, float, float] = (3.0, 1.0, 1.0),
+        patch_size: tuple[int, int, int] = (8, 16, 16),
+        spoil: Callable[[torch.nn.Module], None] = lambda network: None,
+    ) -> Path:
+        plans = json.loads(TINY_PLANS.read_text())
+        plans["configurations"]["3d_fullres"] |= {"spacing": list(spacing_mm_zyx), "patch_size": list(patch_size)}
+        card = load_card(card_name)
+        dataset = {
+            "channel_names": {str(index): channel.name for index, channel in enumerate(card.channels)},
+            "labels": {"background": 0, **{each.name: index for index, each in enumerate(card.classes, start=1)}},
+            "numTraining": 1,
+            "file_ending": ".mha",
+        }
+        members = []
+        for number, (configuration, fold, restart) in enumerate(runs):
+            torch.manual_seed(number + 1)
+            network = build_network(plans, dataset, deep_supervision=False)
+            spoil(network)
+            file = f"members/{number:03d}.safetensors"
+            save_weights(folder / file, network.state_dict())
+            members.append(
+                Member(
+                    name=f"{configuration}_fold{fold}_restart{restart}",
+                    file=file,
+                    weights_sha256=tensors_sha256(network.state_dict()),
+                    run_sha256=f"{number:064x}",
+                    key=RunKey(
+                        card=card.name,
+                        card_sha256=card.sha256,
+                        profile=profile,
+                        configuration=configuration,
+                        fold=fold,
+                        restart=restart,
+                        seed=number,
+                    ),
+                )
+            )
+        record = BundleRecord(
+            card=card.name,
+            card_sha256=card.sha256,
+            data_licence="Apache-2.0",
+            plans_file="plans.json",
+            dataset_file="dataset.json",
+            members=tuple(members),
+        )
+        write_record(folder / "bundle.json", record)
+        (folder / "card.toml").write_text((CARDS / f"{card_name}.toml").read_text())
+        write_json(folder / "plans.json", plans)
+        write_json(folder / "dataset.json", dataset)
+        seal(folder)
+        return folder
+
+    return make
+
+
+def tilted_grid(size_xyz: tuple[int, int, int], spacing_mm_xyz: tuple[float, float, float]) -> Grid:
+    """A grid around (3, -20, 11) mm whose axes are tilted about two of the patient's."""
+    a, b = 0.3, 0.2
+    about_x = np.array([[1, 0, 0], [0, np.cos(a), -np.sin(a)], [0, np.sin(a), np.cos(a)]])
+    about_z = np.array([[np.cos(b), -np.sin(b), 0], [np.sin(b), np.cos(b), 0], [0, 0, 1]])
+    direction = about_x @ about_z
+    half = direction @ ((np.array(size_xyz) - 1) / 2 * np.array(spacing_mm_xyz))
+    x, y, z = (np.array([3.0, -20.0, 11.0]) - half).tolist()
+    return Grid(size_xyz, spacing_mm_xyz, (x, y, z), tuple(direction.ravel().tolist()))
+
+
+CHANNEL_GRIDS = {
+    "t2w": tilted_grid((30, 24, 9), (0.8, 0.9, 3.0)),
+    "adc": tilted_grid((16, 14, 8), (1.61, 1.72, 3.6)),
+    "hbv": tilted_grid((17, 15, 7), (1.5, 1.6, 4.1)),
+}
+
+
+def blob(
+    grid: Grid, *, centre_mm: tuple[float, float, float] = (5.0, -18.0, 12.0), width_mm: float = 4.0
+) -> Float32Array:
+    """A bell around a point of the patient, 1 at its top."""
+    distance = grid.centres_mm() - np.array(centre_mm)[:, None, None, None]
+    return np.exp(-0.5 * (distance**2).sum(axis=0) / width_mm**2).astype(np.float32)
+
+
+@pytest.fixture
+def make_channels() -> StudyMaker:
+    """Write the three channels of a study with one bright lesion."""
+
+    def make(folder: Path, name: str, *, seed: int = 0) -> dict[str, Path]:
+        paths = {}
+        rng = np.random.default_rng(seed)
+        for channel, grid in CHANNEL_GRIDS.items():
+            lesion = blob(grid)
+            contrast = {"t2w": 300 - 150 * lesion, "adc": 1400 - 700 * lesion, "hbv": 50 + 200 * lesion}[channel]
+            array = (contrast + rng.normal(scale=5, size=grid.shape_zyx)).astype(np.float32)
+            paths[channel] = folder / f"{name}_{channel}.mha"
+            write_volume(paths[channel], Volume(array, grid))
+        return paths
+
+    return make
+
+
+@pytest.fixture
+def make_archive(tmp_path: Path, make_channels: StudyMaker) -> Callable[..., Path]:
+    """Write an archive with one study per patient."""
+
+    def make(patients: int = 2, *, folder: Path = tmp_path / "archive") -> Path:
+        for patient in range(patients):
+            make_channels(folder / f"p{patient}", f"p{patient}_s0", seed=patient)
+        return folder
+
+    return make
+
+
+@pytest.fixture
+def make_input(tmp_path: Path, make_channels: StudyMaker) -> Callable[..., Path]:
+    """Write a study as the platform mounts it: one image with a random name per socket, no ``inputs.json``."""
+
+    def make(folder: Path = tmp_path / "input") -> Path:
+        card = load_card("cspca-picai")
+        paths = make_channels(tmp_path / "loose", "x")
+        for number, channel in enumerate(card.channels):
+            target = folder / channel.socket.relative_path / f"{number}f3a-uuid.mha"
+            target.parent.mkdir(parents=True)
+            target.write_bytes(paths[channel.name].read_bytes())
+        return folder
+
+    return make

@@ -1,0 +1,190 @@
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+from algorithm.bundle import load_networks, read_bundle
+from contract.errors import OncoduetError
+
+BundleMaker = Callable[..., Path]
+Seal = Callable[[Path], None]
+CPU = torch.device("cpu")
+
+
+def change_json(path: Path, change: Callable[[dict], None]) -> None:
+    values = json.loads(path.read_text())
+    change(values)
+    path.write_text(json.dumps(values))
+
+
+def test_a_bundle_is_read_and_its_networks_predict(make_bundle: BundleMaker) -> None:
+    bundle = read_bundle(make_bundle([("ce", 0, 1), ("focal", 0, 1)]))
+    assert [member.name for member in bundle.record.members] == ["ce_fold0_restart1", "focal_fold0_restart1"]
+    assert bundle.card.name == "cspca-picai"
+    networks = load_networks(bundle, bundle.record.members, CPU)
+    first, second = (network(torch.ones(1, 3, 8, 16, 16)) for network in networks)
+    assert first.shape == (1, 2, 8, 16, 16)
+    assert not torch.equal(first, second)
+    assert not any(network.training for network in networks)
+
+
+@pytest.mark.parametrize(
+    "name", ["bundle.json", "card.toml", "plans.json", "dataset.json", "members/000.safetensors", "SHA256SUMS"]
+)
+@pytest.mark.parametrize("place", ["first", "middle", "last"])
+def test_one_flipped_byte_anywhere_is_noticed(make_bundle: BundleMaker, name: str, place: str) -> None:
+    folder = make_bundle()
+    content = bytearray((folder / name).read_bytes())
+    position = {"first": 0, "middle": len(content) // 2, "last": len(content) - 1}[place]
+    content[position] ^= 0x20
+    (folder / name).write_bytes(content)
+    with pytest.raises(OncoduetError, match=r"model"):
+        read_bundle(folder)
+
+
+def test_every_byte_of_the_sums_matters(make_bundle: BundleMaker) -> None:
+    folder = make_bundle()
+    sums = folder / "SHA256SUMS"
+    content = sums.read_bytes()
+    for position in range(len(content)):
+        for bit in (0x01, 0x20, 0x80):
+            flipped = bytearray(content)
+            flipped[position] ^= bit
+            sums.write_bytes(flipped)
+            with pytest.raises(OncoduetError):
+                read_bundle(folder)
+    sums.write_bytes(content)
+    read_bundle(folder)
+
+
+def test_the_file_of_a_flipped_byte_is_named(make_bundle: BundleMaker) -> None:
+    folder = make_bundle()
+    content = bytearray((folder / "plans.json").read_bytes())
+    content[10] ^= 1
+    (folder / "plans.json").write_bytes(content)
+    with pytest.raises(OncoduetError, match=r"plans\.json: expected the SHA-256 [0-9a-f]{64}, found [0-9a-f]{64}"):
+        read_bundle(folder)
+
+
+def test_no_bundle_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(OncoduetError, match=r"expected an extracted model bundle, found no bundle\.json"):
+        read_bundle(tmp_path / "nowhere")
+
+
+@pytest.mark.parametrize("name", ["card.toml", "plans.json", "members/000.safetensors"])
+def test_a_missing_file_is_an_error(make_bundle: BundleMaker, name: str) -> None:
+    folder = make_bundle()
+    (folder / name).unlink()
+    with pytest.raises(OncoduetError, match=rf"expected the file '{name}' that SHA256SUMS names, found none"):
+        read_bundle(folder)
+
+
+def test_missing_sums_are_an_error(make_bundle: BundleMaker) -> None:
+    folder = make_bundle()
+    (folder / "SHA256SUMS").unlink()
+    with pytest.raises(OncoduetError, match="expected the file SHA256SUMS, found none"):
+        read_bundle(folder)
+
+
+def test_an_unlisted_file_is_an_error(make_bundle: BundleMaker) -> None:
+    folder = make_bundle()
+    (folder / "members" / "extra.pkl").write_bytes(b"x")
+    with pytest.raises(OncoduetError, match=r"expected only files that SHA256SUMS names, found 'members/extra\.pkl'"):
+        read_bundle(folder)
+
+
+def test_a_link_is_no_file_of_a_bundle(make_bundle: BundleMaker) -> None:
+    folder = make_bundle()
+    (folder / "more").symlink_to(folder / "members", target_is_directory=True)
+    with pytest.raises(OncoduetError, match="found 'more'"):
+        read_bundle(folder)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"\xff\xfe\n", "expected text, found other bytes"),
+        (b"0123  plans.json\n", "expected lines of a hash, two spaces and a name, found '0123  plans.json'"),
+        (b"", "expected a last line that ends, found none"),
+    ],
+)
+def test_malformed_sums_are_an_error(make_bundle: BundleMaker, content: bytes, message: str) -> None:
+    folder = make_bundle()
+    (folder / "SHA256SUMS").write_bytes(content)
+    with pytest.raises(OncoduetError, match=message):
+        read_bundle(folder)
+
+
+def test_an_empty_bundle_is_an_error(make_bundle: BundleMaker) -> None:
+    with pytest.raises(OncoduetError, match=r"bundle\.json: expected at least one member, found none"):
+        read_bundle(make_bundle([]))
+
+
+def test_a_member_that_stands_twice_is_an_error(make_bundle: BundleMaker) -> None:
+    with pytest.raises(OncoduetError, match="expected each member once, found ce_fold0_restart1, ce_fold0_restart1"):
+        read_bundle(make_bundle([("ce", 0, 1), ("ce", 0, 1)]))
+
+
+def test_a_file_that_only_the_record_names_is_an_error(make_bundle: BundleMaker, seal: Seal) -> None:
+    folder = make_bundle()
+    change_json(folder / "bundle.json", lambda values: values.update(plans_file="../plans.json"))
+    seal(folder)
+    with pytest.raises(OncoduetError, match=r"expected the file '\.\./plans\.json', found none"):
+        read_bundle(folder)
+
+
+def test_an_unknown_key_in_the_record_is_an_error(make_bundle: BundleMaker, seal: Seal) -> None:
+    folder = make_bundle()
+    change_json(folder / "bundle.json", lambda values: values.update(surprise=1))
+    seal(folder)
+    with pytest.raises(OncoduetError, match=r"bundle\.json: 1 fault: surprise"):
+        read_bundle(folder)
+
+
+def test_another_card_than_the_records_is_an_error(make_bundle: BundleMaker, seal: Seal) -> None:
+    folder = make_bundle()
+    card = (folder / "card.toml").read_text()
+    (folder / "card.toml").write_text(card.replace("minimum_overlap = 0.1", "minimum_overlap = 0.2"))
+    seal(folder)
+    with pytest.raises(OncoduetError, match=r"card\.toml: expected the card of bundle\.json"):
+        read_bundle(folder)
+
+
+def test_a_member_trained_with_another_card_is_an_error(make_bundle: BundleMaker, seal: Seal) -> None:
+    folder = make_bundle()
+    change_json(folder / "bundle.json", lambda values: values["members"][0]["key"].update(card_sha256="0" * 64))
+    seal(folder)
+    with pytest.raises(OncoduetError, match=r"card\.toml: expected the card of ce_fold0_restart1 \(0{64}\)"):
+        read_bundle(folder)
+
+
+def test_a_dataset_with_other_channels_than_the_card_is_an_error(make_bundle: BundleMaker, seal: Seal) -> None:
+    folder = make_bundle()
+    change_json(folder / "dataset.json", lambda values: values["channel_names"].pop("2"))
+    seal(folder)
+    with pytest.raises(OncoduetError, match=r"dataset\.json: expected 3 channels and 2 labels .* found 2 and 2"):
+        read_bundle(folder)
+
+
+def test_weights_other_than_the_records_are_an_error(make_bundle: BundleMaker, seal: Seal) -> None:
+    folder = make_bundle([("ce", 0, 1), ("focal", 0, 1)])
+    (folder / "members/000.safetensors").write_bytes((folder / "members/001.safetensors").read_bytes())
+    seal(folder)
+    bundle = read_bundle(folder)
+    with pytest.raises(OncoduetError, match=r"000\.safetensors: expected weights with the hash [0-9a-f]{64}, found"):
+        load_networks(bundle, bundle.record.members, CPU)
+
+
+def test_weights_of_another_network_than_the_plans_are_an_error(make_bundle: BundleMaker, seal: Seal) -> None:
+    folder = make_bundle()
+
+    def widen(values: dict) -> None:
+        values["configurations"]["3d_fullres"]["architecture"]["arch_kwargs"]["features_per_stage"] = [4, 16]
+
+    change_json(folder / "plans.json", widen)
+    seal(folder)
+    bundle = read_bundle(folder)
+    with pytest.raises(OncoduetError, match=r"000\.safetensors: expected weights of the plans' network, found"):
+        load_networks(bundle, bundle.record.members, CPU)

@@ -1,0 +1,594 @@
+"""Commands as a person or the platform calls them: exit codes, one line on stderr, nothing half written."""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import SimpleITK as sitk
+
+from algorithm.__main__ import main
+from contract.cards import CARDS, load_card
+from contract.records import Source, read_record
+from contract.sockets import read_jobs
+from contract.volume import Grid, Volume, image_stem, read_grid, read_volume, write_volume
+
+Maker = Callable[..., Path]
+CARD = load_card("cspca-picai")
+T2W, ADC, HBV = (channel.socket.relative_path for channel in CARD.channels)
+MAP = CARD.detection_map.relative_path
+LIKELIHOOD = CARD.likelihood.relative_path
+GRID = [(name, fold, 1) for fold in (0, 1) for name in ("ce", "focal")]
+
+
+def header(path: Path) -> tuple[object, ...]:
+    image = sitk.ReadImage(str(path))
+    return image.GetSize(), image.GetSpacing(), image.GetOrigin(), image.GetDirection()
+
+
+def only(folder: Path) -> Path:
+    (path,) = folder.iterdir()
+    return path
+
+
+class Command:
+    """Runs the command line in this process."""
+
+    def __init__(self, capfd: pytest.CaptureFixture[str]) -> None:
+        self.capfd = capfd
+        self.stdout = ""
+
+    def __call__(self, *arguments: object) -> tuple[int, str]:
+        self.capfd.readouterr()
+        code = main([str(argument) for argument in arguments])
+        self.stdout, stderr = self.capfd.readouterr()
+        return code, stderr
+
+    def succeeds(self, *arguments: object) -> None:
+        assert self(*arguments) == (0, "")
+
+    def batch(self, archive: Path, model: Path, output: Path, *more: object) -> None:
+        self.succeeds("batch", "--archive", archive, "--model", model, "--output", output, "--threads", 1, *more)
+
+    def fails(self, *arguments: object, code: int = 3) -> str:
+        found, stderr = self(*arguments)
+        assert found == code, stderr
+        assert len(stderr.splitlines()) == 1, stderr
+        assert stderr.startswith("error: ")
+        return stderr
+
+
+@pytest.fixture
+def run(capfd: pytest.CaptureFixture[str]) -> Command:
+    return Command(capfd)
+
+
+class Bench:
+    """One study, one bundle, one output folder."""
+
+    def __init__(self, run: Command, study: Path, model: Path, output: Path) -> None:
+        self.run, self.study, self.model, self.output = run, study, model, output
+        self.arguments = ("--input", study, "--output", output, "--model", model, "--threads", 1)
+
+    def succeeds(self) -> tuple[Volume, float]:
+        self.run.succeeds(*self.arguments)
+        return read_volume(only(self.output / MAP)), json.loads((self.output / LIKELIHOOD).read_text())
+
+    def fails(self) -> str:
+        message = self.run.fails(*self.arguments)
+        assert not self.output.exists() or not list(self.output.iterdir())
+        return message
+
+    def image(self, socket: str) -> Path:
+        return only(self.study / socket)
+
+    def rewrite(self, socket: str, change: Callable[[sitk.Image], sitk.Image], *, compress: bool = True) -> Path:
+        path = self.image(socket)
+        sitk.WriteImage(change(sitk.ReadImage(str(path))), str(path), useCompression=compress)
+        return path
+
+
+@pytest.fixture
+def bench(run: Command, make_bundle: Maker, make_input: Maker, tmp_path: Path) -> Bench:
+    return Bench(run, make_input(), make_bundle([("ce", 0, 1), ("focal", 0, 1)]), tmp_path / "output")
+
+
+# One study
+
+
+def test_a_study_gives_a_map_on_the_grid_of_its_reference_and_a_bare_number(bench: Bench) -> None:
+    volume, likelihood = bench.succeeds()
+    reference = bench.image(T2W)
+    written = only(bench.output / MAP)
+    assert written.name == reference.name
+    assert header(written) == header(reference)
+    image = sitk.ReadImage(str(written))
+    assert image.GetPixelID() == sitk.sitkFloat32
+    assert b"CompressedData = True" in written.read_bytes()[:2000]
+    assert isinstance(likelihood, float)
+    assert likelihood == pytest.approx(float(volume.array.max()))
+    assert 0 < likelihood < 1
+    assert sorted(path.name for path in bench.output.iterdir()) == sorted([LIKELIHOOD, "images"])
+
+
+def test_the_same_study_gives_the_same_bytes(bench: Bench, tmp_path: Path) -> None:
+    bench.succeeds()
+    again = Bench(bench.run, bench.study, bench.model, tmp_path / "again")
+    again.succeeds()
+    for relative in (LIKELIHOOD, f"{MAP}/{only(bench.output / MAP).name}"):
+        assert (bench.output / relative).read_bytes() == (again.output / relative).read_bytes()
+
+
+@pytest.mark.parametrize("keys", [("socket",), ("interface",), ("socket", "interface"), None])
+def test_sockets_are_found_by_either_key_and_without_a_listing(bench: Bench, keys: tuple[str, ...] | None) -> None:
+    _, expected = bench.succeeds()
+    if keys is not None:
+        listing = [
+            {
+                **{key: {"slug": each.socket.slug, "relative_path": f"elsewhere/{each.name}"} for key in keys},
+                "value": None,
+                "image": {"name": "original.mha"},
+            }
+            for each in reversed(CARD.channels)
+        ]
+        (bench.study / "elsewhere").mkdir()
+        for channel in CARD.channels:
+            (bench.study / channel.socket.relative_path).rename(bench.study / "elsewhere" / channel.name)
+        (bench.study / "inputs.json").write_text(json.dumps(listing))
+    again = Bench(bench.run, bench.study, bench.model, bench.output.parent / "again")
+    assert again.succeeds()[1] == expected
+
+
+def test_optional_sockets_are_not_read(bench: Bench) -> None:
+    _, expected = bench.succeeds()
+    for socket in CARD.optional_inputs:
+        path = bench.study / socket.relative_path
+        path.parent.mkdir(exist_ok=True)
+        path.write_text("not for us")
+    assert bench.succeeds()[1] == expected
+
+
+def test_a_slash_input_that_is_a_link_is_read(bench: Bench, tmp_path: Path) -> None:
+    (tmp_path / "link").symlink_to(bench.study)
+    Bench(bench.run, tmp_path / "link", bench.model, bench.output).succeeds()
+
+
+def test_integer_and_uncompressed_channels_are_read(bench: Bench) -> None:
+    _, expected = bench.succeeds()
+    for socket in (T2W, ADC, HBV):
+        bench.rewrite(socket, lambda image: sitk.Cast(sitk.Round(image), sitk.sitkInt16), compress=False)
+    assert bench.succeeds()[1] == pytest.approx(expected, abs=0.05)
+
+
+@pytest.mark.data
+@pytest.mark.slow
+@pytest.mark.parametrize("card_name", ["cspca-picai", "cspca-rsna2022"])
+@pytest.mark.parametrize("study", ["11373_1001396", "ProstateX-0218_02-18-2011"])
+def test_real_studies_get_maps_with_the_header_of_their_t2w(
+    run: Command, make_bundle: Maker, real_data: Path, tmp_path: Path, card_name: str, study: str
+) -> None:
+    # A plan coarser than in life, for the test's time: 64 voxels across, so that the way back really resamples.
+    model = make_bundle(card_name=card_name, spacing_mm_zyx=(3.0, 3.0, 3.0), patch_size=(16, 64, 64))
+    archive = real_data / "prostatex" / "mha"
+    for channel in CARD.channels:
+        target = tmp_path / "input" / channel.socket.relative_path / f"{channel.name}-uuid.mha"
+        target.parent.mkdir(parents=True)
+        target.write_bytes((archive / study / f"{study}_{channel.name}.mha").read_bytes())
+    bench = Bench(run, tmp_path / "input", model, tmp_path / "output")
+    volume, likelihood = bench.succeeds()
+    assert header(only(bench.output / MAP)) == header(archive / study / f"{study}_t2w.mha")
+    assert volume.grid == read_grid(archive / study / f"{study}_t2w.mha")
+    assert 0 <= likelihood <= 1
+
+
+# One wrong study: exit code 3, one line, nothing written
+
+
+def test_a_missing_channel_is_refused(bench: Bench) -> None:
+    bench.image(ADC).unlink()
+    assert "'transverse-adc-prostate-mri' has 0 images, expected 1" in bench.fails()
+
+
+def test_two_files_in_one_socket_are_refused(bench: Bench) -> None:
+    second = bench.study / HBV / "b.mha"
+    second.write_bytes(bench.image(HBV).read_bytes())
+    assert "'transverse-hbv-prostate-mri' has 2 images, expected 1" in bench.fails()
+
+
+@pytest.mark.parametrize("compress", [True, False])
+@pytest.mark.parametrize("share", [0.2, 0.9, 0.999])
+def test_a_truncated_image_is_refused(bench: Bench, share: float, compress: bool) -> None:
+    path = bench.rewrite(ADC, lambda image: image, compress=compress)
+    path.write_bytes(path.read_bytes()[: int(share * path.stat().st_size)])
+    assert path.name in bench.fails()
+
+
+def test_a_damaged_image_is_refused(bench: Bench) -> None:
+    path = bench.image(ADC)
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 0xFF
+    path.write_bytes(content)
+    assert path.name in bench.fails()
+
+
+@pytest.mark.parametrize("content", [b"", b"no image at all\n", bytes(range(256)) * 8])
+def test_an_unreadable_image_is_refused(bench: Bench, content: bytes) -> None:
+    path = bench.image(T2W)
+    path.write_bytes(content)
+    assert path.name in bench.fails()
+
+
+def test_a_2d_image_is_refused(bench: Bench) -> None:
+    bench.rewrite(ADC, lambda image: image[:, :, 3])
+    assert "expected a 3D image, found 2D" in bench.fails()
+
+
+def test_a_4d_image_is_refused(bench: Bench) -> None:
+    bench.rewrite(ADC, lambda image: sitk.JoinSeries([image, image]))
+    assert "expected a 3D image, found 4D" in bench.fails()
+
+
+def test_an_image_with_several_values_per_voxel_is_refused(bench: Bench) -> None:
+    bench.rewrite(ADC, lambda image: sitk.Compose([image, image]))
+    assert "expected one value per voxel" in bench.fails()
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("socket", [T2W, ADC, HBV])
+def test_a_voxel_that_is_no_number_is_refused(bench: Bench, socket: str, value: float) -> None:
+    def spoil(image: sitk.Image) -> sitk.Image:
+        image[3, 4, 5] = value
+        return image
+
+    bench.rewrite(socket, spoil)
+    assert "expected finite voxels, found 1 NaN or infinite" in bench.fails()
+
+
+def test_channels_with_disjoint_fields_of_view_are_refused(bench: Bench) -> None:
+    def move(image: sitk.Image) -> sitk.Image:
+        image.SetOrigin((400.0, 0.0, 0.0))
+        return image
+
+    bench.rewrite(HBV, move)
+    assert "to share a field of view with 't2w'" in bench.fails()
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        "",
+        "{",
+        "{}",
+        "[1]",
+        '[{"socket": {"slug": "a"}}]',
+        '[{"socket": {"slug": "a", "relative_path": "../secret"}}]',
+        '[{"value": NaN}]',
+        "[]",
+    ],
+)
+def test_a_malformed_listing_is_refused(bench: Bench, content: str) -> None:
+    (bench.study / "inputs.json").write_text(content)
+    assert "inputs.json" in bench.fails()
+
+
+def test_an_unknown_set_of_sockets_is_refused(bench: Bench) -> None:
+    listing = [{"socket": {"slug": "venous-phase-ct-scan", "relative_path": "images/venous-ct"}}]
+    (bench.study / "inputs.json").write_text(json.dumps(listing))
+    assert "found venous-phase-ct-scan" in bench.fails()
+
+
+@pytest.mark.parametrize(
+    "name", ["bundle.json", "card.toml", "plans.json", "dataset.json", "members/001.safetensors", "SHA256SUMS"]
+)
+def test_a_bundle_with_one_flipped_byte_is_refused(bench: Bench, name: str) -> None:
+    content = bytearray((bench.model / name).read_bytes())
+    content[len(content) // 3] ^= 4
+    (bench.model / name).write_bytes(content)
+    assert str(bench.model) in bench.fails()
+
+
+def test_a_missing_bundle_is_refused(bench: Bench, tmp_path: Path) -> None:
+    bench = Bench(bench.run, bench.study, tmp_path / "none", bench.output)
+    assert "expected an extracted model bundle" in bench.fails()
+
+
+def test_networks_that_give_no_probability_are_refused(
+    run: Command, make_bundle: Maker, make_input: Maker, tmp_path: Path
+) -> None:
+    def spoil(network: object) -> None:
+        for parameter in network.parameters():  # type: ignore[attr-defined]
+            parameter.data.fill_(float("nan"))
+
+    model = make_bundle(spoil=spoil)
+    message = Bench(run, make_input(), model, tmp_path / "output").fails()
+    assert "000.safetensors: expected finite probabilities" in message
+
+
+def test_an_output_that_cannot_be_written_is_refused(bench: Bench, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    message = bench.run.fails(
+        "--input", bench.study, "--output", tmp_path / "file", "--model", bench.model, "--threads", 1
+    )
+    assert "expected a folder that can be written to" in message
+
+
+def test_what_lay_in_the_output_before_is_left_alone_on_bad_input(bench: Bench) -> None:
+    bench.output.mkdir()
+    (bench.output / "mine.txt").write_text("kept")
+    bench.image(ADC).unlink()
+    bench.run.fails(*bench.arguments)
+    assert [path.name for path in bench.output.iterdir()] == ["mine.txt"]
+
+
+# Many studies
+
+
+def test_a_batch_has_the_layout_that_the_evaluation_mounts(
+    run: Command, make_bundle: Maker, make_archive: Maker, tmp_path: Path
+) -> None:
+    model, archive, output = make_bundle(), make_archive(2), tmp_path / "predictions"
+    run.batch(archive, model, output)
+    jobs = read_jobs(output / "predictions.json")
+    assert [job.pk for job in jobs] == ["p0_s0", "p1_s0"]
+    for job in jobs:
+        detections = job.output(CARD.detection_map.slug, output)
+        assert only(detections).name == f"{job.pk}.mha"
+        reference = archive / job.pk.split("_")[0] / f"{job.pk}_t2w.mha"
+        assert header(only(detections)) == header(reference)
+        likelihood = json.loads(job.output(CARD.likelihood.slug, output).read_text())
+        assert likelihood == pytest.approx(float(read_volume(only(detections)).array.max()))
+    source = read_record(output / "source.json", Source)
+    assert (source.configuration, source.fold, source.restart) == ("ensemble-all", 0, 1)
+    assert load_card(output / "card.toml").sha256 == CARD.sha256 == source.card_sha256
+    assert sorted(path.name for path in output.iterdir()) == [
+        "card.toml",
+        "p0_s0",
+        "p1_s0",
+        "predictions.json",
+        "source.json",
+    ]
+
+
+def test_a_batch_of_all_equals_the_studies_one_by_one(
+    run: Command, make_bundle: Maker, make_archive: Maker, tmp_path: Path
+) -> None:
+    model, archive = make_bundle([("ce", 0, 1), ("focal", 0, 1)]), make_archive(2)
+    run.batch(archive, model, tmp_path / "b")
+    for case in ("p0_s0", "p1_s0"):
+        for channel in CARD.channels:
+            target = tmp_path / case / channel.socket.relative_path / f"{case}.mha"
+            target.parent.mkdir(parents=True)
+            target.write_bytes((archive / case[:2] / f"{case}_{channel.name}.mha").read_bytes())
+        Bench(run, tmp_path / case, model, tmp_path / f"{case}_out").succeeds()
+        for relative in (LIKELIHOOD, f"{MAP}/{case}.mha"):
+            assert (tmp_path / "b" / case / "output" / relative).read_bytes() == (
+                tmp_path / f"{case}_out" / relative
+            ).read_bytes()
+
+
+def test_one_pass_gives_every_choice_of_members(
+    run: Command, make_bundle: Maker, make_archive: Maker, tmp_path: Path
+) -> None:
+    model, archive = make_bundle(GRID), make_archive(1)
+    words = ("all", "four", "each", "focal")
+    run.batch(archive, model, tmp_path / "many", "--no-mirroring", "--members", *words)
+    for word, folders in {
+        "all": ["."],
+        "four": ["ensemble-four_fold0_restart1", "ensemble-four_fold1_restart1"],
+        "each": [f"{name}_fold{fold}_restart{restart}" for name, fold, restart in GRID],
+        "focal": ["ensemble-focal"],
+    }.items():
+        alone = tmp_path / word
+        run.batch(archive, model, alone, "--no-mirroring", "--members", word)
+        for folder in folders:
+            own = alone if word == "focal" else alone / folder
+            for relative in (f"p0_s0/output/{LIKELIHOOD}", f"p0_s0/output/{MAP}/p0_s0.mha", "source.json"):
+                assert (own / relative).read_bytes() == (tmp_path / "many" / folder / relative).read_bytes()
+
+
+def test_without_mirroring_the_prediction_is_another(
+    run: Command, make_bundle: Maker, make_archive: Maker, tmp_path: Path
+) -> None:
+    model, archive = make_bundle(), make_archive(1)
+    found = []
+    for name, more in {"with": [], "without": ["--no-mirroring"]}.items():
+        run.batch(archive, model, tmp_path / name, *more)
+        found.append(json.loads((tmp_path / name / "p0_s0" / "output" / LIKELIHOOD).read_text()))
+    assert found[0] != found[1]
+
+
+def batch_fails(run: Command, archive: Path, model: Path, output: Path, *more: str, code: int = 3) -> str:
+    message = run.fails(
+        "batch", "--archive", archive, "--output", output, "--model", model, "--threads", 1, *more, code=code
+    )
+    assert not output.exists()
+    return message
+
+
+def test_an_unknown_member_is_wrong_usage(
+    run: Command, make_bundle: Maker, make_archive: Maker, tmp_path: Path
+) -> None:
+    message = batch_fails(run, make_archive(1), make_bundle(), tmp_path / "o", "--members", "dice", code=2)
+    assert "--members dice: expected one of all, four, each, ce, ce_fold0_restart1" in message
+
+
+def test_an_empty_archive_is_refused(run: Command, make_bundle: Maker, tmp_path: Path) -> None:
+    (tmp_path / "archive").mkdir()
+    message = batch_fails(run, tmp_path / "archive", make_bundle(), tmp_path / "o")
+    assert "expected studies named <patient>/<patient>_<study>_t2w.mha, found none" in message
+
+
+def test_a_study_that_stands_twice_is_refused(
+    run: Command, make_bundle: Maker, make_archive: Maker, make_channels: Maker, tmp_path: Path
+) -> None:
+    archive = make_archive(1)
+    make_channels(archive / "copy", "p0_s0")
+    assert "study p0_s0" in batch_fails(run, archive, make_bundle(), tmp_path / "o")
+
+
+def test_a_study_without_a_channel_is_refused(
+    run: Command, make_bundle: Maker, make_archive: Maker, tmp_path: Path
+) -> None:
+    archive = make_archive(2)
+    (archive / "p1" / "p1_s0_adc.mha").unlink()
+    assert "found no p1_s0_adc.mha" in batch_fails(run, archive, make_bundle(), tmp_path / "o")
+
+
+def test_one_wrong_study_leaves_nothing_of_the_others(
+    run: Command, make_bundle: Maker, make_archive: Maker, tmp_path: Path
+) -> None:
+    archive = make_archive(2)
+    path = archive / "p1" / "p1_s0_hbv.mha"
+    path.write_bytes(path.read_bytes()[:-50])
+    assert path.name in batch_fails(run, archive, make_bundle(), tmp_path / "o")
+
+
+# Candidates
+
+
+@pytest.fixture
+def maps(tmp_path: Path) -> Path:
+    """Two probability maps, one per file type, by formula."""
+    folder = tmp_path / "maps"
+    grid = Grid((20, 22, 9), (0.9, 0.8, 3.1), (1.0, -2.5, 7.0), (1.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0, 1.0))
+    for number, name in enumerate(["a.mha", "b.nii.gz"]):
+        array = np.full(grid.shape_zyx, -0.001, np.float32)
+        array[2:5, 3:8, 4:9] = 0.3 - 0.1 * number
+        array[7, 15, 15] = 0.95
+        write_volume(folder / name, Volume(array, grid))
+    return folder
+
+
+def test_probability_maps_become_detection_maps_and_likelihoods(run: Command, maps: Path, tmp_path: Path) -> None:
+    run.succeeds("candidates", "--probability", maps, "--output", tmp_path / "o")
+    assert sorted(path.name for path in (tmp_path / "o").iterdir()) == ["a.json", "a.mha", "b.json", "b.mha"]
+    for name, peak in (("a.mha", 0.3), ("b.nii.gz", 0.2)):
+        volume = read_volume(tmp_path / "o" / f"{image_stem(maps / name)}.mha")
+        assert volume.grid == read_grid(maps / name)
+        assert np.unique(volume.array).tolist() == [0, pytest.approx(peak)]
+        assert (volume.array > 0).sum() == 75
+        assert json.loads((tmp_path / "o" / f"{image_stem(maps / name)}.json").read_text()) == pytest.approx(peak)
+
+
+@pytest.mark.parametrize(
+    ("options", "likelihood"),
+    [
+        (["--rule", "dynamic"], 0.0),  # its defect: the spike of one voxel ends the search
+        (["--rule", "0.25"], 0.3),
+        (["--rule", "0.9"], 0.0),
+        (["--card", "cspca-rsna2022"], 0.0),
+        (["--card", "cspca-picai"], 0.3),
+        (["--card", "cspca-picai", "--rule", "dynamic"], 0.95),  # no candidate: the probability's maximum
+    ],
+)
+def test_the_rule_and_the_card_decide(
+    run: Command, maps: Path, tmp_path: Path, options: list[str], likelihood: float
+) -> None:
+    run.succeeds("candidates", "--probability", maps, "--output", tmp_path / "o", *options)
+    assert json.loads((tmp_path / "o" / "a.json").read_text()) == pytest.approx(likelihood)
+
+
+def test_the_source_of_the_maps_is_handed_on(
+    run: Command, maps: Path, make_bundle: Maker, make_archive: Maker, tmp_path: Path
+) -> None:
+    run.batch(make_archive(1), make_bundle(), tmp_path / "b")
+    (maps / "source.json").write_bytes((tmp_path / "b" / "source.json").read_bytes())
+    run.succeeds("candidates", "--probability", maps, "--output", tmp_path / "o")
+    before, after = (read_record(folder / "source.json", Source) for folder in (maps, tmp_path / "o"))
+    assert after.runs == before.runs
+    assert set(after.parents) == {"bundle", "probability"}
+
+
+def test_values_above_one_are_kept_and_mentioned(run: Command, maps: Path, tmp_path: Path) -> None:
+    volume = read_volume(maps / "a.mha")
+    write_volume(maps / "a.mha", Volume(volume.array * np.float32(8), volume.grid))
+    run.succeeds("candidates", "--probability", maps, "--output", tmp_path / "o")
+    assert json.loads((tmp_path / "o" / "a.json").read_text()) == pytest.approx(2.4)
+    assert "a.mha: values up to 7.6 are no probabilities" in " ".join(run.stdout.split())
+
+
+def test_a_folder_without_maps_is_refused(run: Command, tmp_path: Path) -> None:
+    message = run.fails("candidates", "--probability", tmp_path / "none", "--output", tmp_path / "o")
+    assert "expected probability maps CASE.mha or CASE.nii.gz, found none" in message
+
+
+def test_two_maps_of_one_case_are_refused(run: Command, maps: Path, tmp_path: Path) -> None:
+    (maps / "a.nii.gz").write_bytes((maps / "b.nii.gz").read_bytes())
+    message = run.fails("candidates", "--probability", maps, "--output", tmp_path / "o")
+    assert "a.nii.gz: expected one map of the case, found a.mha too" in message
+    assert not (tmp_path / "o").exists()
+
+
+@pytest.mark.parametrize("rule", ["fast", "0", "1.5", "nan", "-0.1"])
+def test_a_rule_that_does_not_exist_is_wrong_usage(maps: Path, tmp_path: Path, rule: str) -> None:
+    with pytest.raises(SystemExit) as exit_:
+        main(["candidates", "--probability", str(maps), "--output", str(tmp_path / "o"), f"--rule={rule}"])
+    assert exit_.value.code == 2
+
+
+def test_no_threads_are_wrong_usage(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as exit_:
+        main(["--threads", "0"])
+    assert exit_.value.code == 2
+    assert "expected a positive number, found 0" in capsys.readouterr().err
+
+
+# Baselines
+
+
+def test_baselines_are_folders_like_a_batchs(run: Command, make_archive: Maker, tmp_path: Path) -> None:
+    run.succeeds("baseline", "--archive", make_archive(2), "--card", "cspca-picai", "--output", tmp_path / "o")
+    assert sorted(path.name for path in (tmp_path / "o").iterdir()) == ["baseline-maximum-hbv", "baseline-minimum-adc"]
+    for name, peak in {"baseline-maximum-hbv": 250 / 750, "baseline-minimum-adc": 1000 / 1700}.items():
+        folder = tmp_path / "o" / name
+        source = read_record(folder / "source.json", Source)
+        assert (source.configuration, source.runs, source.fold, source.profile) == (name, (), None, "none")
+        for job in read_jobs(folder / "predictions.json"):
+            detections = read_volume(only(job.output(CARD.detection_map.slug, folder)))
+            assert detections.grid == read_grid(tmp_path / "archive" / job.pk[:2] / f"{job.pk}_t2w.mha")
+            likelihood = json.loads(job.output(CARD.likelihood.slug, folder).read_text())
+            assert likelihood == pytest.approx(peak, rel=0.1)  # the bell's top lies between voxels
+
+
+def test_a_card_without_baselines_is_refused(run: Command, make_archive: Maker, tmp_path: Path) -> None:
+    text = (CARDS / "cspca-picai.toml").read_text()
+    (tmp_path / "bare.toml").write_text(text[: text.index("[[baselines]]")])
+    message = run.fails(
+        "baseline", "--archive", make_archive(1), "--card", tmp_path / "bare.toml", "--output", tmp_path / "o"
+    )
+    assert "expected at least one baseline, found none" in message
+    assert not (tmp_path / "o").exists()
+
+
+# As a process of its own
+
+
+def test_a_process_without_home_and_caches_writes_nothing_to_stderr(
+    make_bundle: Maker, make_input: Maker, tmp_path: Path
+) -> None:
+    project = Path(__file__).resolve().parents[3]
+    environment = {"PATH": os.environ["PATH"], "HOME": "/nonexistent", "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-B", "-m", "algorithm", "--input", make_input(), "--output", tmp_path / "o"]
+    result = subprocess.run(
+        [*map(str, command), "--model", str(make_bundle())],
+        cwd=project,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (result.returncode, result.stderr) == (0, "")
+    assert "likelihood" in result.stdout
+    assert (tmp_path / "o" / LIKELIHOOD).is_file()
+
+
+@pytest.mark.parametrize("command", [[], ["batch"], ["candidates"], ["baseline"]])
+def test_help_explains_each_command(command: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as exit_:
+        main([*command, "--help"])
+    assert exit_.value.code == 0
+    assert "--output" in capsys.readouterr().out

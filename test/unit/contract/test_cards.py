@@ -1,0 +1,192 @@
+"""What a card may say; every fault is named, all in one line."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pydantic import ValidationError
+
+from contract.cards import CARDS, Card, Frozen, card_names, is_relative, load_card, parse, parse_toml
+from contract.errors import OncoduetError
+
+Values = dict[str, Any]
+
+
+@pytest.mark.parametrize("name", card_names())
+def test_every_card_that_comes_with_the_project_is_valid_and_named_as_its_file(name: str) -> None:
+    assert load_card(name).name == name
+
+
+def test_the_two_prostate_cards_differ_where_the_study_and_the_challenge_differ() -> None:
+    study, challenge = load_card("cspca-rsna2022"), load_card("cspca-picai")
+    assert study.geometry.crop_size_zyx == (20, 160, 160)
+    assert challenge.geometry.crop_size_zyx is None
+    assert (study.candidates.rule, challenge.candidates.rule) == ("dynamic", "dynamic-v2")
+    assert (study.checkpoint, challenge.checkpoint) == ("best", "final")
+    assert (study.candidates.case_likelihood_without_candidate, study.lesion_index) == ("zero", 1)
+    assert challenge.candidates.case_likelihood_without_candidate == "probability"
+
+
+def test_a_card_is_found_by_path_too_and_its_hash_ignores_layout(tmp_path: Path) -> None:
+    text = (CARDS / "cspca-picai.toml").read_text()
+    copy = tmp_path / "mine.toml"
+    copy.write_text("# another comment\n\n" + text)
+    assert load_card(copy) == load_card("cspca-picai")
+    assert load_card(copy).sha256 == load_card("cspca-picai").sha256
+    copy.write_text(text.replace("minimum_overlap = 0.1", "minimum_overlap = 0.2"))
+    assert load_card(copy).sha256 != load_card("cspca-picai").sha256
+
+
+def test_labels_are_mapped_through_the_classes(card_values: Values) -> None:
+    card_values["classes"] = [{"name": "organ", "values": [4, 6]}, {"name": "lesion", "values": [1, 2]}]
+    card = parse(card_values, Card, "here")
+    assert card.channel_names == ["t2w", "adc", "hbv"]
+    assert card.label_values == [0, 4, 6, 1, 2]
+    assert card.lesion_index == 2
+    assert card.lesion_values == (1, 2)
+
+
+def test_a_card_cannot_be_changed(card: Card) -> None:
+    with pytest.raises(ValidationError, match="frozen"):
+        card.name = "other"  # type: ignore[misc]
+
+
+def test_an_unknown_name_is_refused_and_the_known_ones_are_listed() -> None:
+    known = ", ".join(card_names())
+    with pytest.raises(OncoduetError, match=rf"^card 'cspca': expected one of {known} or a .toml file$"):
+        load_card("cspca")
+
+
+def test_a_missing_card_file_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(OncoduetError, match=r"mine.toml: expected a TOML file, found: .*No such file"):
+        load_card(tmp_path / "mine.toml")
+
+
+@pytest.mark.parametrize("text", [b"name = ", b"\xff\xfe", b"a = 1\na = 2\n"])
+def test_what_is_no_toml_is_refused(tmp_path: Path, text: bytes) -> None:
+    (tmp_path / "mine.toml").write_bytes(text)
+    with pytest.raises(OncoduetError, match=r"mine.toml: expected a TOML file, found: "):
+        load_card(tmp_path / "mine.toml")
+
+
+def test_three_faults_of_three_kinds_are_all_reported_in_one_line(tmp_path: Path) -> None:
+    text = (CARDS / "cspca-picai.toml").read_text()
+    path = tmp_path / "mine.toml"
+    path.write_text(
+        text.replace('title = "', 'titel = "x"\ntitle = "')
+        .replace("minimum_overlap = 0.1", "minimum_overlap = -0.1")
+        .replace('lesion_class = "lesion"', 'lesion_class = "cancer"')
+    )
+    with pytest.raises(OncoduetError) as refused:
+        load_card(path)
+    message = str(refused.value)
+    assert message.startswith(f"{path}: 3 faults: ")
+    assert "titel: Extra inputs are not permitted" in message
+    assert "matching.minimum_overlap: Input should be greater than 0" in message
+    assert "lesion_class 'cancer' is no class" in message
+    assert "\n" not in message
+
+
+SPOILT = {
+    "an unknown key": ({"organ": "prostate"}, "organ: Extra inputs are not permitted"),
+    "a missing key": ({"title": None}, "title: Field required"),
+    "another schema": ({"schema_version": 2}, "schema_version: Input should be 1"),
+    "a name that is no file name": ({"name": "My Card"}, "name: String should match pattern"),
+    "no channel": ({"channels": []}, "channels: Tuple should have at least 1 item"),
+    "channels that are no list": ({"channels": "t2w"}, "channels: Input should be a valid array"),
+    "a class that is no table": ({"classes": ["lesion"]}, "classes.0: "),
+    "an unknown rule": (
+        {"candidates": {"rule": "static", "case_likelihood_without_candidate": "zero"}},
+        "candidates.rule: Input should be 'dynamic', 'dynamic-fast' or 'dynamic-v2'",
+    ),
+    "a number in quotes": (
+        {"candidates": {"rule": "dynamic", "maximum": "5", "case_likelihood_without_candidate": "zero"}},
+        "candidates.maximum: Input should be a valid integer",
+    ),
+    "a spacing of zero": (
+        {"geometry": {"reference": "t2w", "spacing_mm_zyx": [3.0, 0.0, 0.5]}},
+        "geometry.spacing_mm_zyx.1: Input should be greater than 0",
+    ),
+    "an infinite spacing": (
+        {"geometry": {"reference": "t2w", "spacing_mm_zyx": [float("inf"), 0.5, 0.5]}},
+        "geometry.spacing_mm_zyx.0: Input should be a finite number",
+    ),
+    "two numbers for three axes": (
+        {"geometry": {"reference": "t2w", "crop_size_zyx": [160, 160]}},
+        "geometry.crop_size_zyx.2: Field required",
+    ),
+    "a reference that is no channel": (
+        {"geometry": {"reference": "ct"}},
+        "geometry.reference 'ct' is no channel",
+    ),
+    "a lesion that is no class": ({"lesion_class": "tumour"}, "lesion_class 'tumour' is no class"),
+    "background as a class": (
+        {"classes": [{"name": "lesion", "values": [0]}]},
+        "classes.0.values.0: Input should be greater than 0",
+    ),
+    "a class twice": (
+        {"classes": [{"name": "lesion", "values": [1]}, {"name": "lesion", "values": [2]}]},
+        "class 'lesion' stands twice",
+    ),
+    "a label value in two classes": (
+        {"classes": [{"name": "lesion", "values": [1]}, {"name": "organ", "values": [2, 1]}]},
+        "label value '1' stands twice",
+    ),
+    "a baseline of no channel": (
+        {"baselines": [{"name": "b", "channel": "ct", "extreme": "maximum", "scale": 1.0}]},
+        "baseline 'b' reads 'ct', which is no channel",
+    ),
+    "a baseline twice": (
+        {"baselines": [{"name": "b", "channel": "adc", "extreme": "maximum", "scale": 1.0}] * 2},
+        "baseline 'b' stands twice",
+    ),
+    "an output outside its folder": (
+        {"detection_map": {"slug": "map", "relative_path": "../map"}},
+        "detection_map.relative_path: expected a relative path, found '../map'",
+    ),
+}
+
+
+@pytest.mark.parametrize(("change", "fault"), SPOILT.values(), ids=SPOILT.keys())
+def test_a_card_is_refused_with(card_values: Values, change: Values, fault: str) -> None:
+    values = {key: value for key, value in (card_values | change).items() if value is not None}
+    with pytest.raises(OncoduetError) as refused:
+        parse(values, Card, "mine.toml")
+    assert str(refused.value).startswith("mine.toml: 1 fault: ")
+    assert fault in str(refused.value)
+
+
+def test_a_channel_twice_is_refused(card_values: Values) -> None:
+    card_values["channels"].append(card_values["channels"][1])
+    with pytest.raises(OncoduetError, match=r"^mine.toml: 1 fault: channel 'adc' stands twice$"):
+        parse(card_values, Card, "mine.toml")
+
+
+def test_names_are_checked_in_a_card_made_in_memory_too(card_values: Values) -> None:
+    with pytest.raises(ValidationError, match="lesion_class 'tumour' is no class"):
+        Card(**card_values | {"lesion_class": "tumour"})
+
+
+def test_a_whole_that_is_no_table_is_refused() -> None:
+    with pytest.raises(OncoduetError, match=r"^here: 1 fault: the whole: Input should be an object$"):
+        parse([1], Card, "here")
+
+
+def test_dates_of_toml_are_no_text_of_json_but_are_refused_readably(tmp_path: Path, card_values: Values) -> None:
+    class Dated(Frozen):
+        day: int
+
+    path = tmp_path / "dated.toml"
+    path.write_text("day = 2024-01-02\n")
+    with pytest.raises(OncoduetError, match=r"dated.toml: 1 fault: day: Input should be a valid integer$"):
+        parse_toml(path, Dated)
+
+
+@pytest.mark.parametrize("path", ["images/t2w", "a", "./a", "a..b/c"])
+def test_paths_below_a_folder_are_relative(path: str) -> None:
+    assert is_relative(path)
+
+
+@pytest.mark.parametrize("path", ["", ".", "/etc", "..", "a/../../b", "a\0b"])
+def test_paths_that_leave_their_folder_are_not(path: str) -> None:
+    assert not is_relative(path)

@@ -1,0 +1,201 @@
+"""Existing means finished: nothing half written is ever seen under its name."""
+
+import hashlib
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from contract.errors import OncoduetError
+from contract.files import (
+    atomic_file,
+    number_or_null,
+    read_json,
+    sha256_file,
+    sha256_json,
+    staged_folder,
+    write_json,
+    write_text,
+)
+
+PROJECT = Path(__file__).resolve().parents[3]
+
+
+def names(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
+def test_a_file_appears_under_its_name_only_when_complete(tmp_path: Path) -> None:
+    path = tmp_path / "new" / "a.json"
+    with atomic_file(path) as partial:
+        partial.write_text("half")
+        assert not path.exists()
+        partial.write_text("whole")
+    assert path.read_text() == "whole"
+    assert names(path.parent) == ["a.json"]
+
+
+@pytest.mark.parametrize("name", ["a.mha", "a.b.mha", "a.nii.gz", "a.b.nii.gz", "MODEL.tar.gz", "plain"])
+def test_the_temporary_name_has_the_ending_by_which_writers_choose_the_format(tmp_path: Path, name: str) -> None:
+    with atomic_file(tmp_path / name) as partial:
+        ending = name.partition("a.b" if name.startswith("a.b") else name.partition(".")[0])[2]
+        assert partial.name.endswith(ending)
+        assert partial.name.startswith(".")
+
+
+def test_a_failure_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> None:
+    path = tmp_path / "a.txt"
+    write_text(path, "old")
+    with pytest.raises(RuntimeError, match="midway"), atomic_file(path) as partial:
+        partial.write_text("half")
+        raise RuntimeError("midway")
+    assert path.read_text() == "old"
+    assert names(tmp_path) == ["a.txt"]
+
+
+def test_a_killed_process_leaves_no_file_under_the_name(tmp_path: Path) -> None:
+    path = tmp_path / "a.txt"
+    code = (
+        "import os, signal, sys; from pathlib import Path; from contract.files import atomic_file\n"
+        "with atomic_file(Path(sys.argv[1])) as partial:\n"
+        "    partial.write_text('half'); os.kill(os.getpid(), signal.SIGKILL)\n"
+    )
+    ended = subprocess.run([sys.executable, "-c", code, str(path)], cwd=PROJECT, check=False)
+    assert ended.returncode == -signal.SIGKILL
+    assert not path.exists()
+    assert all(name.startswith(".partial-") for name in names(tmp_path))
+    write_text(path, "whole")
+    assert path.read_text() == "whole"
+
+
+def test_files_get_the_permissions_that_the_umask_allows(tmp_path: Path) -> None:
+    mask = os.umask(0o027)
+    try:
+        write_text(tmp_path / "a.txt", "x")
+    finally:
+        os.umask(mask)
+    assert (tmp_path / "a.txt").stat().st_mode & 0o777 == 0o640
+
+
+def test_a_file_below_a_file_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "a").write_text("a file")
+    with pytest.raises(OncoduetError, match=r"a: expected a folder that can be written to, found: File exists$"):
+        write_text(tmp_path / "a" / "b.txt", "x")
+
+
+def test_a_folder_s_contents_appear_together(tmp_path: Path) -> None:
+    output = tmp_path / "deep" / "out"
+    with staged_folder(output) as stage:
+        (stage / "images").mkdir()
+        (stage / "images" / "a.mha").write_text("voxels")
+        (stage / "a.json").write_text("0.5")
+        assert [name for name in names(output) if not name.startswith(".partial-")] == []
+    assert names(output) == ["a.json", "images"]
+    assert names(output / "images") == ["a.mha"]
+
+
+def test_a_failure_leaves_no_folder_where_none_was(tmp_path: Path) -> None:
+    with pytest.raises(RuntimeError, match="midway"), staged_folder(tmp_path / "out") as stage:
+        (stage / "a.json").write_text("0.5")
+        raise RuntimeError("midway")
+    assert names(tmp_path) == []
+
+
+def test_a_failure_leaves_an_existing_folder_as_it_was(tmp_path: Path) -> None:
+    (tmp_path / "old").mkdir()
+    (tmp_path / "old" / "kept.txt").write_text("kept")
+    with pytest.raises(RuntimeError, match="midway"), staged_folder(tmp_path) as stage:
+        (stage / "old").mkdir()
+        raise RuntimeError("midway")
+    assert names(tmp_path) == ["old"]
+    assert names(tmp_path / "old") == ["kept.txt"]
+
+
+def test_a_mounted_folder_is_filled_without_being_replaced(tmp_path: Path) -> None:
+    inode = tmp_path.stat().st_ino
+    (tmp_path / "unrelated.txt").write_text("stays")
+    (tmp_path / "images").mkdir()
+    (tmp_path / "images" / "stale.mha").write_text("goes")
+    (tmp_path / "a.json").write_text("0.1")
+    with staged_folder(tmp_path) as stage:
+        (stage / "images").mkdir()
+        (stage / "images" / "new.mha").write_text("comes")
+        (stage / "a.json").write_text("0.9")
+    assert tmp_path.stat().st_ino == inode
+    assert names(tmp_path) == ["a.json", "images", "unrelated.txt"]
+    assert names(tmp_path / "images") == ["new.mha"]
+    assert (tmp_path / "a.json").read_text() == "0.9"
+
+
+def test_an_output_folder_that_is_a_file_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "out").write_text("a file")
+    with (
+        pytest.raises(OncoduetError, match=r"out: expected a folder that can be written to, found: File exists$"),
+        staged_folder(tmp_path / "out"),
+    ):
+        pytest.fail("the folder was given")
+
+
+@pytest.mark.parametrize("value", [{"b": [1, 0.1, None, "é"], "a": {"x": True}}, [], 0.1, "text", None])
+def test_json_comes_back_as_it_went(tmp_path: Path, value: Any) -> None:
+    write_json(tmp_path / "a.json", value)
+    assert read_json(tmp_path / "a.json") == value
+    assert (tmp_path / "a.json").read_bytes().endswith(b"\n")
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
+def test_nan_and_infinity_are_never_written(tmp_path: Path, value: float) -> None:
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        write_json(tmp_path / "a.json", {"auroc": value})
+    assert names(tmp_path) == []
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        (b'{"a": NaN}', "NaN is not JSON"),
+        (b'{"a": -Infinity}', "-Infinity is not JSON"),
+        (b'{"a": 1, "b": 2, "a": 3}', "key 'a' stands twice"),
+        (b'{"a": 1', "Expecting ',' delimiter"),
+        (b"", "Expecting value"),
+        (b"\xff\xfe", "can't decode byte"),
+        (b"[" * 100_000, "recursion"),
+    ],
+)
+def test_json_that_is_not_strict_is_refused(tmp_path: Path, text: bytes, found: str) -> None:
+    (tmp_path / "a.json").write_bytes(text)
+    with pytest.raises(OncoduetError, match=r"a.json: expected valid JSON, found: ") as refused:
+        read_json(tmp_path / "a.json")
+    assert found in str(refused.value)
+
+
+def test_a_missing_json_file_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(OncoduetError, match=r"a.json: expected a JSON file, found none$"):
+        read_json(tmp_path / "a.json")
+
+
+def test_a_folder_is_no_json_file(tmp_path: Path) -> None:
+    with pytest.raises(OncoduetError, match=r"expected valid JSON, found: .*Is a directory"):
+        read_json(tmp_path)
+
+
+def test_hashes_are_those_of_sha256sum(tmp_path: Path) -> None:
+    (tmp_path / "a").write_bytes(b"abc")
+    # FIPS 180-2, appendix B.1
+    assert sha256_file(tmp_path / "a") == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
+
+
+def test_the_hash_of_a_json_value_ignores_the_order_of_its_keys() -> None:
+    assert sha256_json({"b": 1, "a": [2.5, None]}) == sha256_json({"a": [2.5, None], "b": 1})
+    assert sha256_json({"a": 1, "b": 2}) == hashlib.sha256(b'{"a":1,"b":2}').hexdigest()
+    assert sha256_json([1, 2]) != sha256_json([2, 1])
+
+
+def test_what_json_cannot_hold_becomes_null() -> None:
+    assert number_or_null(0.25) == 0.25
+    assert number_or_null(float("nan")) is None
+    assert number_or_null(float("inf")) is None

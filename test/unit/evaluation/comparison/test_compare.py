@@ -1,0 +1,285 @@
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from statsmodels.stats.multitest import multipletests
+
+from contract.errors import OncoduetError
+from contract.files import read_json, sha256_file
+from contract.records import read_record
+from evaluation.analysis import read_analysis
+from evaluation.compare import compare, group_by_configuration, holm, judge
+from evaluation.scored_runs import read_scored_runs
+from evaluation.verdict import Verdict
+
+PROJECT = Path(__file__).resolve().parents[4]
+QUICK = "replicates = 200\nauroc_replicates = 400\n"
+
+
+def analysis_file(folder, text):
+    path = folder / "analysis.toml"
+    path.write_text(f'name = "declared"\n{text}')
+    return path
+
+
+def judged(scores, tmp_path, text=QUICK):
+    """The verdict, without its report."""
+    plan, runs = read_analysis(analysis_file(tmp_path, text)), read_scored_runs([scores.root])
+    return judge(runs, plan, plan.pairs(list(group_by_configuration(runs)), "file"), analysis="f" * 64)
+
+
+def pair_of(verdict, a, b, metric="auroc"):
+    return next(pair for pair in verdict.pairs if (pair.a, pair.b, pair.metric) == (a, b, metric))
+
+
+def keys_of(value):
+    if isinstance(value, dict):
+        yield from value
+        for inner in value.values():
+            yield from keys_of(inner)
+    elif isinstance(value, list):
+        for inner in value:
+            yield from keys_of(inner)
+
+
+def test_demo_gives_verdict_report_and_figures(scores, tmp_path):
+    compare([scores.demo()], tmp_path / "out", analysis=None)
+    verdict = read_record(tmp_path / "out" / "verdict.json", Verdict)
+    assert verdict.analysis == "exploratory"
+    assert [each.name for each in verdict.configurations] == [
+        "ce",
+        "ce-dice",
+        "ce-focal",
+        "focal",
+        "ensemble-four",
+        "baseline-maximum-hbv",
+        "baseline-minimum-adc",
+    ]
+    assert [each.runs for each in verdict.configurations] == [2, 2, 2, 2, 2, 1, 1]
+    assert len(verdict.pairs) == 3 * 21
+    assert sorted(path.name for path in (tmp_path / "out" / "figures").iterdir()) == sorted(
+        f"{name}.png"
+        for name in ["roc", "pr", "froc", *(f"{kind}-{m}" for kind in ("runs", "p") for m in ("auroc", "ap", "score"))]
+    )
+    assert (tmp_path / "out" / "report.html").stat().st_size < 2_000_000
+    assert not any("." in key for key in keys_of(read_json(tmp_path / "out" / "verdict.json")))
+
+
+def test_order_of_the_folders_changes_no_byte(scores, tmp_path):
+    folders = sorted(path.parent for path in scores.demo().rglob("metrics.json"))
+    plan = analysis_file(tmp_path, f"metrics = ['score']\n{QUICK}")
+    compare(folders, tmp_path / "one", analysis=plan)
+    compare(folders[::-1], tmp_path / "two", analysis=plan)
+    names = sorted(str(path.relative_to(tmp_path / "one")) for path in (tmp_path / "one").rglob("*.*"))
+    assert names == sorted(str(path.relative_to(tmp_path / "two")) for path in (tmp_path / "two").rglob("*.*"))
+    for name in names:
+        assert (tmp_path / "one" / name).read_bytes() == (tmp_path / "two" / name).read_bytes(), name
+
+
+def test_estimates_summaries_and_parents_are_those_of_the_runs(scores, tmp_path):
+    root = scores.demo()
+    verdict = judged(scores, tmp_path)
+    values = [read_json(root / f"ce_{restart}" / "metrics.json")["strict"] for restart in (0, 1)]
+    summary = verdict.configurations[0]
+    for metric in ("auroc", "ap", "score"):
+        assert summary.metrics[metric].mean == pytest.approx(np.mean([value[metric] for value in values]))
+        assert summary.metrics[metric].sd == pytest.approx(np.std([value[metric] for value in values], ddof=1))
+    assert summary.metrics["ap"].picai_mean == pytest.approx(summary.metrics["ap"].mean - 0.01)
+    assert (summary.cases, summary.lesions, summary.missing) == (values[0]["cases"], values[0]["lesions"], 0)
+    other = verdict.configurations[3].metrics["ap"].mean
+    assert pair_of(verdict, "ce", "focal", "ap").estimate == pytest.approx(summary.metrics["ap"].mean - other)
+    assert verdict.parents["ce_fold0_restart1"] == sha256_file(root / "ce_1" / "metrics.json")
+    assert len(verdict.parents) == 12
+
+
+def test_run_level_of_two_against_two_says_what_it_can_reach(scores, tmp_path):
+    scores.demo()
+    pair = pair_of(judged(scores, tmp_path), "ce", "focal")
+    assert pair.run_level.smallest_attainable_p == pytest.approx(1 / 3)
+    assert pair.run_level.p is not None
+    assert pair.run_level.p >= 1 / 3 - 1e-12
+    assert not pair.run_level.blocked_by_fold
+
+
+def test_ensemble_is_not_exchanged_with_its_members(scores, tmp_path):
+    scores.demo()
+    pair = pair_of(judged(scores, tmp_path), "ce", "ensemble-four")
+    assert pair.run_level_p is None
+    assert pair.run_level.reason == "both hold the same runs: an ensemble is not exchangeable with its members"
+    assert pair.case_level_p is not None
+
+
+def test_baseline_has_no_run_level_and_the_case_level_decides(scores, tmp_path):
+    scores.cases = 60
+    scores.demo()
+    pair = pair_of(
+        judged(scores, tmp_path, "comparisons = [['ensemble-four', 'baseline-minimum-adc']]"),
+        *(
+            "ensemble-four",
+            "baseline-minimum-adc",
+        ),
+    )
+    assert pair.run_level.reason == "a baseline is a fixed rule without runs"
+    assert pair.code == "better"
+    assert pair.sentence.endswith("is better than baseline-minimum-adc, beyond the chance of cases.")
+
+
+def test_one_run_per_configuration_leaves_nothing_to_shuffle_and_decides_nothing(scores, tmp_path):
+    scores.cases = 60
+    scores.run("a", "ce", quality=4.0)
+    scores.run("b", "focal", quality=-1.0)
+    pair = pair_of(judged(scores, tmp_path, f"{QUICK}[margin]\nauroc = 0.99"), "ce", "focal")
+    assert pair.run_level.reason == "one run per configuration leaves nothing to shuffle"
+    assert pair.case_level_p is not None
+    assert pair.case_level_p < 0.05
+    assert pair.code == "undecided"
+
+
+def test_ensembles_that_share_runs_or_hide_them_are_not_shuffled(scores, tmp_path):
+    for restart in (0, 1):
+        scores.run(f"a{restart}", "ensemble-a", restart=restart, runs=(f"a{restart}", "common"))
+        scores.run(f"b{restart}", "ensemble-b", restart=restart, runs=(f"b{restart}", f"other{restart}"))
+        scores.run(f"c{restart}", "ensemble-c", restart=restart, runs=())
+    verdict = judged(scores, tmp_path)
+    assert pair_of(verdict, "ensemble-a", "ensemble-b").run_level.reason == (
+        "the ensembles of ensemble-a share runs with one another"
+    )
+    assert pair_of(verdict, "ensemble-b", "ensemble-c").run_level.reason == (
+        "the ensemble does not say which runs it contains"
+    )
+
+
+def test_runs_with_known_folds_are_shuffled_within_fold(scores, tmp_path):
+    for fold in range(3):
+        for restart in range(2):
+            seed = 10 * fold + restart
+            scores.run(f"a{fold}{restart}", "ce", fold=fold, restart=restart, seed=seed)
+            scores.run(f"b{fold}{restart}", "focal", fold=fold, restart=restart, seed=100 + seed)
+    pair = pair_of(judged(scores, tmp_path), "ce", "focal")
+    assert pair.run_level.blocked_by_fold
+    assert pair.run_level.smallest_attainable_p == pytest.approx(2 / 6**3)
+
+
+def test_identical_configurations_differ_by_nothing(scores, tmp_path):
+    for restart in (0, 1):
+        scores.run(f"a{restart}", "ce", restart=restart, seed=restart)
+        scores.run(f"b{restart}", "focal", restart=restart, seed=restart)
+    for pair in judged(scores, tmp_path).pairs:
+        assert (pair.estimate, pair.run_level_p, pair.case_level_p, pair.code) == (0, 1, 1, "undecided")
+
+
+def test_equivalence_within_the_declared_margin_is_on_par(scores, tmp_path):
+    for restart in (0, 1):
+        scores.run(f"a{restart}", "ce", restart=restart, seed=restart)
+        scores.run(f"b{restart}", "focal", restart=restart, seed=restart)
+    verdict = judged(scores, tmp_path, f"{QUICK}[margin]\nauroc = 0.5\nap = 0.0001")
+    wide, narrow = pair_of(verdict, "ce", "focal"), pair_of(verdict, "ce", "focal", "ap")
+    assert wide.equivalence is not None
+    assert (wide.equivalence.shown, wide.code, wide.equivalence.level) == (True, "on-par", pytest.approx(0.9))
+    assert narrow.equivalence is not None
+    assert (narrow.equivalence.shown, narrow.code) == (False, "undecided")
+    assert pair_of(verdict, "ce", "focal", "score").equivalence is None
+
+
+def test_holm_adjusts_over_the_declared_family_alone(scores, tmp_path):
+    scores.demo()
+    verdict = judged(scores, tmp_path, f"comparisons = [['ce', 'focal'], ['ce-dice', 'ce']]\n{QUICK}")
+    assert verdict.family == 2
+    assert [(pair.a, pair.b) for pair in verdict.pairs][:2] == [("ce", "focal"), ("ce-dice", "ce")]
+    for metric in ("auroc", "ap", "score"):
+        pairs = [pair for pair in verdict.pairs if pair.metric == metric]
+        for level in ("run_level", "case_level"):
+            raw = [getattr(pair, level).p for pair in pairs]
+            adjusted = [getattr(pair, level).p_holm for pair in pairs]
+            assert adjusted == pytest.approx(multipletests(raw, method="holm")[1])
+
+
+def test_holm_of_the_notes_table_with_a_gap():
+    assert holm([0.01, 0.04, None, 0.03, 0.005]) == pytest.approx([0.03, 0.06, None, 0.06, 0.02])
+    assert holm([None, None]) == [None, None]
+
+
+def test_one_configuration_is_reported_without_pairs(scores, tmp_path):
+    for restart in (0, 1):
+        scores.run(f"a{restart}", "ce", restart=restart, seed=restart)
+    compare([scores.root], tmp_path / "out", analysis=None)
+    assert read_record(tmp_path / "out" / "verdict.json", Verdict).pairs == ()
+    assert "nothing to compare" in (tmp_path / "out" / "report.html").read_text()
+
+
+def test_undefined_metric_stays_undefined_with_its_reason(scores, tmp_path):
+    ids, _ = scores.truth()
+    everything = (ids, np.ones(30, dtype=int))
+    for restart in (0, 1):
+        scores.run(f"a{restart}", "ce", restart=restart, seed=restart, truth=everything)
+        scores.run(f"b{restart}", "focal", restart=restart, seed=2 + restart, truth=everything)
+    verdict = judged(scores, tmp_path)
+    pair = pair_of(verdict, "ce", "focal")
+    assert (pair.estimate, pair.interval, pair.run_level_p, pair.case_level_p) == (None, None, None, None)
+    assert pair.run_level.reason == "auroc is undefined on this test set"
+    assert verdict.configurations[0].metrics["auroc"].reason == "AUROC is undefined: all cases are of one kind"
+    assert pair_of(verdict, "ce", "focal", "ap").case_level_p is not None
+
+
+def test_analysis_file_is_named_by_its_hash(scores, tmp_path):
+    scores.run("a", "ce")
+    plan = analysis_file(tmp_path, QUICK)
+    compare([scores.root], tmp_path / "out", analysis=plan)
+    assert read_record(tmp_path / "out" / "verdict.json", Verdict).analysis == sha256_file(plan)
+
+
+def test_wrong_input_leaves_nothing_behind(scores, tmp_path):
+    scores.run("a", "ce", with_source=False)
+    with pytest.raises(OncoduetError, match=r"expected source\.json"):
+        compare([scores.root], tmp_path / "out", analysis=None)
+    assert not (tmp_path / "out").exists()
+
+
+def test_declared_configuration_that_was_not_scored_is_refused(scores, tmp_path):
+    scores.run("a", "ce")
+    plan = analysis_file(tmp_path, 'comparisons = [["ce", "nndetection"]]')
+    with pytest.raises(OncoduetError, match=r"analysis\.toml: expected comparisons .* ce, found nndetection"):
+        compare([scores.root], tmp_path / "out", analysis=plan)
+    assert not (tmp_path / "out").exists()
+
+
+def run_command(scores, output, **environment):
+    arguments = [sys.executable, "-m", "evaluation", "compare", "--scores", scores.root, "--output", output]
+    return subprocess.run(
+        arguments, cwd=PROJECT, capture_output=True, text=True, check=False, env={**os.environ, **environment}
+    )
+
+
+def test_command_says_nothing_on_stderr_even_where_the_home_is_read_only(scores, tmp_path):
+    scores.run("a", "ce")
+    scores.run("b", "focal")
+    unset = dict.fromkeys(("HOME", "XDG_CONFIG_HOME", "XDG_CACHE_HOME"), "/proc/nowhere")
+    done = run_command(scores, tmp_path / "out", **unset)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "report.html" in done.stdout.replace("\n", "")
+
+
+def test_command_refuses_wrong_input_with_3_and_one_line(scores, tmp_path):
+    scores.run("a", "ce", with_source=False)
+    done = run_command(scores, tmp_path / "out")
+    assert done.returncode == 3
+    assert done.stderr.count("\n") == 1
+    assert "expected source.json" in done.stderr
+
+
+def test_comparison_never_imports_torch():
+    code = "import sys, evaluation.compare; assert not {'torch', 'nnunetv2'} & set(sys.modules)"
+    subprocess.run([sys.executable, "-c", code], cwd=PROJECT, check=True)
+
+
+@pytest.mark.slow
+def test_comparing_the_demo_costs_under_15_cpu_seconds(demo_scores, tmp_path):
+    before = os.times()
+    done = run_command(demo_scores, tmp_path / "out", OMP_NUM_THREADS="1")
+    after = os.times()
+    assert done.returncode == 0
+    spent = after.children_user + after.children_system - before.children_user - before.children_system
+    assert spent < 15, f"{spent:.1f} CPU seconds"

@@ -1,0 +1,247 @@
+"""Scoring from folder to folder, and the command line."""
+
+import csv
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import SimpleITK as sitk
+from picai_eval import evaluate_folder
+from report_guided_annotation import extract_lesion_candidates
+
+from contract.errors import OncoduetError
+from contract.records import MetricsRecord, Source, read_record
+from contract.volume import from_image, write_volume
+from evaluation import truth as truth_module
+from evaluation.__main__ import main
+from evaluation.score import score
+
+PROJECT = Path(__file__).resolve().parents[3]
+
+
+@pytest.fixture
+def maps(workshop):
+    return {
+        "a": workshop.image({0.75: workshop.box}),
+        "b": workshop.image({0.25: workshop.elsewhere}),
+        "c": workshop.image({0.5: workshop.elsewhere}),
+    }
+
+
+@pytest.fixture
+def likelihoods():
+    return {"a": 0.8, "b": 0.6, "c": 0.5}
+
+
+@pytest.fixture
+def truth(workshop):
+    labels = {"a": workshop.image({3: workshop.box}), "b": workshop.image(), "c": workshop.image({1: workshop.box})}
+    return workshop.truth(labels)
+
+
+def table(path):
+    with path.open(encoding="utf-8") as stream:
+        return list(csv.reader(stream))
+
+
+def everything(folder):
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_a_batch_output_gives_both_answers_rows_and_an_extended_source(workshop, maps, likelihoods, truth, tmp_path):
+    folder = workshop.batch(maps, likelihoods)
+    given = workshop.source(folder)
+    [result] = score(predictions=folder, truth=truth, output=tmp_path / "out")
+    record = read_record(tmp_path / "out" / "metrics.json", MetricsRecord)
+    assert record == result.metrics
+    # strict ranks by .8 and .5 against .6, picai by the maps' .75 and .5 against .25
+    assert (record.strict.auroc, record.picai.auroc) == (0.5, 1.0)
+    # .75 hits; .5 lies elsewhere, its lesion is missed: one of two lesions, without a false positive above it
+    assert record.strict.ap == record.picai.ap == 0.5
+    assert (record.strict.cases, record.strict.positive_cases, record.strict.lesions) == (3, 2, 2)
+    assert table(tmp_path / "out" / "cases.csv") == [
+        ["case_id", "label", "likelihood"],
+        ["a", "1", "0.8"],
+        ["b", "0", "0.6"],
+        ["c", "1", "0.5"],
+    ]
+    assert table(tmp_path / "out" / "lesions.csv") == [
+        ["case_id", "kind", "confidence", "overlap"],
+        ["a", "tp", "0.75", "1.0"],
+        ["b", "fp", "0.25", "0.0"],
+        ["c", "fn", "0.0", "0.0"],
+        ["c", "fp", "0.5", "0.0"],
+    ]
+    source = read_record(tmp_path / "out" / "source.json", Source)
+    assert source.parents == {
+        "bundle": "b" * 64,
+        "predictions": record.parents["predictions"],
+        "truth": record.parents["truth"],
+        "scoring_card": workshop.card.sha256,
+    }
+    assert source.model_copy(update={"parents": given.parents, "written_by": given.written_by}) == given
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [
+        "cases.csv", "lesions.csv", "metrics.json", "source.json",
+    ]  # fmt: skip
+
+
+def test_several_runs_are_scored_into_folders_of_their_names(workshop, maps, likelihoods, truth, tmp_path):
+    for name in ("ce_fold0_restart0", "ce_fold0_restart1"):
+        workshop.source(workshop.batch(maps, likelihoods, name=f"all/{name}"))
+    score(predictions=tmp_path / "all", truth=truth, output=tmp_path / "out")
+    score(predictions=tmp_path / "all" / "ce_fold0_restart1", truth=truth, output=tmp_path / "alone")
+    written = everything(tmp_path / "out")
+    assert {name.split("/")[0] for name in written} == {"ce_fold0_restart0", "ce_fold0_restart1"}
+    alone = everything(tmp_path / "alone")
+    assert {name: written[f"ce_fold0_restart1/{name}"] for name in alone} == alone
+
+
+def test_a_faulty_run_among_several_leaves_nothing_written(workshop, maps, likelihoods, truth, tmp_path):
+    workshop.batch(maps, likelihoods, name="all/a")
+    workshop.batch({**maps, "c": workshop.image({1.5: workshop.box})}, likelihoods, name="all/b")
+    with pytest.raises(OncoduetError, match=r"c\.mha: expected confidences in \[0, 1\]"):
+        score(predictions=tmp_path / "all", truth=truth, output=tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_without_a_source_none_is_written_and_an_older_one_goes(workshop, maps, truth, tmp_path):
+    workshop.source(tmp_path / "out")
+    [result] = score(predictions=workshop.plain(maps), truth=truth, output=tmp_path / "out")
+    assert result.source is None
+    assert not (tmp_path / "out" / "source.json").exists()
+
+
+def test_a_missing_prediction_may_count_as_likelihood_0_without_candidates(workshop, maps, truth, tmp_path):
+    del maps["a"]
+    [result] = score(predictions=workshop.plain(maps), truth=truth, output=tmp_path / "out", on_missing="worst")
+    for metrics in (result.metrics.strict, result.metrics.picai):
+        assert (metrics.missing, metrics.cases, metrics.lesions, metrics.ap) == (1, 3, 2, 0.0)
+        assert metrics.auroc == 0.5  # positive 0 and .5 against .25
+    assert table(tmp_path / "out" / "cases.csv")[1] == ["a", "1", "0.0"]
+    assert table(tmp_path / "out" / "lesions.csv")[1] == ["a", "fn", "0.0", "0.0"]
+
+
+def test_picai_only_leaves_strict_null_with_the_reason_and_takes_what_picai_eval_takes(workshop, maps, truth, tmp_path):
+    maps["a"] *= 2  # 1.5
+    folder = workshop.plain(maps)
+    with pytest.raises(OncoduetError, match=r"a\.mha: expected confidences in \[0, 1\], found 0 to 1\.5"):
+        score(predictions=folder, truth=truth, output=tmp_path / "strict")
+    [result] = score(predictions=folder, truth=truth, output=tmp_path / "out", picai_only=True)
+    reference = evaluate_folder(folder, truth, verbose=0, num_parallel_calls=1)
+    written = json.loads((tmp_path / "out" / "metrics.json").read_text())
+    assert (written["strict"], written["strict_reason"]) == (None, "not computed: --picai-only")
+    assert (written["picai"]["auroc"], written["picai"]["ap"]) == (reference.auroc, reference.AP)
+    assert table(tmp_path / "out" / "cases.csv")[1] == ["a", "1", "1.5"]
+    assert table(tmp_path / "out" / "lesions.csv")[1] == ["a", "tp", "1.5", "1.0"]
+    assert result.cases[0].likelihood == 1.5
+
+
+def test_the_output_may_be_neither_predictions_nor_truth(workshop, maps, truth, tmp_path):
+    folder = workshop.plain(maps)
+    before = everything(tmp_path)
+    for output, name in ((folder / ".." / "predictions", "predictions"), (truth, "truth")):
+        with pytest.raises(OncoduetError, match=f"expected an output folder of its own, found the {name}"):
+            score(predictions=folder, truth=truth, output=output)
+    assert everything(tmp_path) == before
+
+
+def test_every_truth_map_is_read_once_for_all_runs(workshop, maps, likelihoods, truth, tmp_path, monkeypatch):
+    for name in ("x", "y", "z"):
+        workshop.batch(maps, likelihoods, name=f"all/{name}")
+    read = []
+    original = truth_module.read_truth
+    monkeypatch.setattr(truth_module, "read_truth", lambda path, rule: read.append(path.name) or original(path, rule))
+    assert len(score(predictions=tmp_path / "all", truth=truth, output=tmp_path / "out")) == 3
+    assert sorted(read) == ["a.nii.gz", "b.nii.gz", "c.nii.gz"]
+
+
+@pytest.mark.data
+@pytest.mark.slow
+def test_the_six_real_maps_give_the_published_auroc_and_ap(real_data, tmp_path):
+    """Expected: reference_results.json beside the maps, made with RGA 0.3.4 and picai-eval 1.4.13."""
+    for path in sorted((real_data / "rga" / "softmax").glob("*.nii.gz")):
+        softmax = sitk.ReadImage(str(path))
+        array = np.clip(sitk.GetArrayFromImage(softmax), 0, 1)
+        volume = from_image(softmax)
+        candidates = extract_lesion_candidates(array, threshold="dynamic")[0].astype(np.float32)
+        write_volume(tmp_path / "maps" / path.name, type(volume)(candidates, volume.grid))
+    labels = real_data / "rga" / "labels"
+    [result] = score(predictions=tmp_path / "maps", truth=labels, output=tmp_path / "out")
+    reference = evaluate_folder(tmp_path / "maps", labels, verbose=0, num_parallel_calls=1)
+    metrics = result.metrics.picai
+    assert (metrics.auroc, metrics.ap, metrics.score) == (reference.auroc, reference.AP, reference.score)
+    assert metrics.auroc == 0.875
+    assert metrics.ap == pytest.approx(5 / 6, abs=1e-15)
+    assert (result.metrics.strict.auroc, result.metrics.strict.ap) == (metrics.auroc, metrics.ap)
+
+
+def test_the_command_line_scores_and_says_what_it_left_out(workshop, maps, truth, tmp_path, capsys):
+    folder = workshop.plain(maps)
+    arguments = ["score", "--predictions", str(folder), "--truth", str(truth), "--output", str(tmp_path / "out")]
+    assert main(arguments) == 0
+    printed = capsys.readouterr()
+    assert printed.err == ""
+    rows = [line.split() for line in printed.out.splitlines()]
+    assert ["predictions", "strict", "1.0000", "0.5000", "0.7500", "3", "2", "2", "0"] in rows
+    assert ["picai", "1.0000", "0.5000", "0.7500", "3", "2", "2", "0"] in rows
+    assert f"No source.json in {folder}: none was written, and compare needs one." in printed.out
+    assert "No card: every non-zero label counts as lesion, and IoU ≥ 0.1 as a hit." in printed.out
+
+
+def test_the_command_line_takes_a_card_and_says_why_a_value_is_undefined(workshop, maps, tmp_path, capsys):
+    benign = workshop.truth({case_id: workshop.image() for case_id in maps}, name="benign")
+    folder = workshop.plain(maps)
+    workshop.source(folder)
+    arguments = ["score", "--predictions", str(folder), "--truth", str(benign), "--output", str(tmp_path / "out")]
+    assert main([*arguments, "--card", "cspca-rsna2022"]) == 0
+    printed = capsys.readouterr()
+    assert printed.err == ""
+    assert "predictions, strict: AUROC is undefined: all 3 cases are negative; AP and lesion" in printed.out
+    assert "No source.json" not in printed.out
+    metrics = json.loads((tmp_path / "out" / "metrics.json").read_text())
+    assert (metrics["strict"]["auroc"], metrics["strict"]["ap"]) == (None, None)
+
+
+def test_a_missing_prediction_ends_with_exit_code_3_one_line_and_nothing_written(
+    workshop, maps, truth, tmp_path, capsys
+):
+    del maps["b"]
+    folder = workshop.plain(maps)
+    arguments = ["score", "--predictions", str(folder), "--truth", str(truth), "--output", str(tmp_path / "out")]
+    assert main(arguments) == 3
+    assert capsys.readouterr().err == (
+        f"error: {folder}: expected predictions of all 3 cases in {truth}, found none of b\n"
+    )
+    assert not (tmp_path / "out").exists()
+    assert main([*arguments, "--on-missing", "worst"]) == 0
+
+
+def test_an_unknown_option_is_wrong_usage(capsys):
+    with pytest.raises(SystemExit) as ended:
+        main(["score", "--prediction-folder", "x"])
+    assert ended.value.code == 2
+    assert "usage: python -m evaluation score" in capsys.readouterr().err
+
+
+def test_scoring_imports_neither_torch_nor_picai_eval():
+    modules = (
+        "__main__",
+        "challenge",
+        "score",
+        "metrics",
+        "picai",
+        "strict",
+        "truth",
+        "predictions",
+        "cases",
+        "components",
+    )
+    code = (
+        f"import sys\nfor name in {modules}: __import__('evaluation.' + name)\n"
+        "print([name for name in ('torch', 'picai_eval', 'nnunetv2', 'matplotlib') if name in sys.modules])"
+    )
+    found = subprocess.run([sys.executable, "-c", code], cwd=PROJECT, capture_output=True, text=True, check=True)
+    assert found.stdout.strip() == "[]"

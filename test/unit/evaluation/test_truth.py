@@ -1,0 +1,79 @@
+import numpy as np
+import pytest
+
+from contract.cards import CARDS
+from contract.errors import OncoduetError
+from evaluation.cases import MatchingRule
+from evaluation.truth import find_truth
+
+
+@pytest.fixture
+def folder(workshop):
+    return workshop.truth({"b": workshop.image(), "a": workshop.image({1: workshop.box})})
+
+
+def test_label_maps_are_found_directly_or_in_labels_by_case_id(workshop, folder):
+    assert list(find_truth(folder).label_maps) == ["a", "b"]
+    inner = workshop.truth({"a": workshop.image()}, name="archive/labels").parent
+    assert find_truth(inner).label_maps["a"].parent.name == "labels"
+
+
+def test_names_that_end_in_label_are_meant_and_lose_their_ending(workshop):
+    folder = workshop.truth({"a_label": workshop.image(), "a_detection_map": workshop.image()})
+    assert {case_id: path.name for case_id, path in find_truth(folder).label_maps.items()} == {"a": "a_label.nii.gz"}
+
+
+def test_a_label_map_is_read_once_however_often_it_is_asked_for(folder):
+    truth = find_truth(folder)
+    rule = MatchingRule()
+    first = truth.case("a", rule)
+    for path in truth.label_maps.values():
+        path.unlink()
+    assert truth.case("a", rule) is first
+
+
+def test_the_card_beside_the_truth_scores_before_the_one_that_the_settings_name(folder):
+    assert find_truth(folder).card is None
+    (folder / "settings.json").write_text('{"card": "cspca-rsna2022", "per_case": true}')
+    assert (find_truth(folder).card.name, find_truth(folder).settings.per_case) == ("cspca-rsna2022", True)
+    (folder / "card.toml").write_text((CARDS / "cspca-picai.toml").read_text())
+    assert find_truth(folder).card.name == "cspca-picai"
+
+
+def test_the_hash_of_the_truth_follows_its_content(workshop, folder):
+    before = find_truth(folder).sha256()
+    assert find_truth(folder).sha256() == before
+    workshop.write(folder / "b.nii.gz", workshop.image({1: workshop.elsewhere}, np.uint8))
+    assert find_truth(folder).sha256() != before
+
+
+def test_settings_with_unknown_keys_or_a_wrong_type_are_refused_together(folder):
+    (folder / "settings.json").write_text('{"per_cases": true, "on_missing": "ignore"}')
+    with pytest.raises(OncoduetError, match=r"settings\.json: 2 faults: on_missing: .*; per_cases: "):
+        find_truth(folder)
+
+
+def test_settings_that_name_an_unknown_card_are_refused(folder):
+    (folder / "settings.json").write_text('{"card": "liver"}')
+    with pytest.raises(OncoduetError, match="card 'liver': expected one of"):
+        find_truth(folder)
+
+
+def test_a_truth_folder_that_is_absent_or_empty_is_refused(tmp_path):
+    with pytest.raises(OncoduetError, match="expected a folder of label maps, found none"):
+        find_truth(tmp_path / "none")
+    (tmp_path / "notes.txt").write_text("no image")
+    with pytest.raises(OncoduetError, match=r"expected label maps \(CASE\.nii\.gz or CASE\.mha\), found none"):
+        find_truth(tmp_path)
+
+
+def test_label_maps_in_both_places_are_refused(workshop, folder):
+    workshop.truth({"c": workshop.image()}, name="truth/labels")
+    with pytest.raises(OncoduetError, match="directly in it or in labels/, found both"):
+        find_truth(folder)
+
+
+def test_a_case_with_two_label_maps_is_refused(workshop, folder):
+    workshop.write(folder / "a.mha", workshop.image())
+    with pytest.raises(OncoduetError, match=r"expected one image of a, found a\.mha and a\.nii\.gz"):
+        find_truth(folder)

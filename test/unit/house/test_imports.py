@@ -1,0 +1,89 @@
+"""The directions of import hold, and the check that says so would notice if they did not."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+PACKAGES = ("contract", "network", "algorithm", "evaluation", "training", "phantom")
+
+
+def lint_imports(folder: Path) -> subprocess.CompletedProcess[str]:
+    program = Path(sys.executable).with_name("lint-imports")
+    command = [str(program), "--no-cache", "--no-logo", "--config", "pyproject.toml"]
+    return subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
+
+
+@pytest.fixture
+def copy(project: Path, tmp_path: Path) -> Path:
+    """The sources alone, to be spoilt."""
+    for package in PACKAGES:
+        for source in (project / package).rglob("*.py"):
+            target = tmp_path / source.relative_to(project)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            target.write_bytes(source.read_bytes())
+    (tmp_path / "pyproject.toml").write_bytes((project / "pyproject.toml").read_bytes())
+    return tmp_path
+
+
+def test_the_directions_of_import_hold(project: Path) -> None:
+    result = lint_imports(project)
+    assert result.returncode == 0, result.stdout + result.stderr
+    assert "0 broken" in result.stdout
+
+
+WRONG = {
+    "contract": ("network", "torch", "sklearn"),
+    "network": ("training", "algorithm"),
+    "algorithm": ("training", "evaluation"),
+    "training": ("phantom", "algorithm"),
+    "evaluation": ("algorithm", "network", "torch"),
+    "phantom": ("network", "torch"),
+}
+
+
+def test_every_wrong_import_is_caught(copy: Path) -> None:
+    for package, imported in WRONG.items():
+        for name in imported:
+            (copy / package / f"wrong_{name}.py").write_text(f"import {name}\n")
+    result = lint_imports(copy)
+    assert result.returncode == 1
+    assert "0 kept" in result.stdout
+    missed = [
+        f"{package} imports {name}"
+        for package, imported in WRONG.items()
+        for name in imported
+        if f"{package}.wrong_{name} -> {name} (l.1)" not in result.stdout
+    ]
+    assert missed == []
+
+
+def test_evaluation_and_phantom_run_without_torch(project: Path) -> None:
+    """Not by our imports alone: nothing that they import may import torch either."""
+    code = (
+        "import importlib, pkgutil, sys\n"
+        "for name in ('contract', 'evaluation', 'phantom'):\n"
+        "    package = importlib.import_module(name)\n"
+        "    for module in pkgutil.walk_packages(package.__path__, name + '.'):\n"
+        "        if not module.name.endswith('__main__'):\n"
+        "            importlib.import_module(module.name)\n"
+        "print(sorted({'torch', 'nnunetv2', 'picai_eval', 'torchvision', 'timm'} & set(sys.modules)))\n"
+    )
+    result = subprocess.run([sys.executable, "-c", code], cwd=project, capture_output=True, text=True, check=False)
+    assert (result.stdout, result.stderr) == ("[]\n", "")
+
+
+def test_algorithm_and_training_import_neither_timm_nor_torchvision(project: Path) -> None:
+    """The images do not hold them (docs/decisions/own-training-entry.md)."""
+    code = (
+        "import importlib, pkgutil, sys\n"
+        "sys.modules['timm'] = sys.modules['torchvision'] = None\n"
+        "for name in ('network', 'algorithm', 'training'):\n"
+        "    package = importlib.import_module(name)\n"
+        "    for module in pkgutil.walk_packages(package.__path__, name + '.'):\n"
+        "        if not module.name.endswith('__main__'):\n"
+        "            importlib.import_module(module.name)\n"
+    )
+    result = subprocess.run([sys.executable, "-c", code], cwd=project, capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stderr

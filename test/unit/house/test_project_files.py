@@ -1,0 +1,115 @@
+"""Papers of the house: licence, citation, changelog, hooks, links, and nothing that belongs to one machine."""
+
+import re
+from pathlib import Path
+
+import pytest
+import yaml
+
+from contract.provenance import VERSION
+
+LINK = re.compile(r"\[[^\]\n]*\]\(([^)\s]+)\)")
+
+
+def test_the_licence_is_apache_2_in_full(project: Path) -> None:
+    text = (project / "LICENSE").read_text()
+    assert "Apache License\n" in text
+    assert "Version 2.0, January 2004" in text
+    assert "END OF TERMS AND CONDITIONS" in text
+    for section in range(1, 10):
+        assert re.search(rf"^ +{section}\. [A-Z]", text, re.MULTILINE), section
+
+
+def test_the_citation_names_the_study_and_what_it_builds_on(project: Path) -> None:
+    citation = yaml.safe_load((project / "CITATION.cff").read_text())
+    assert citation["cff-version"] == "1.2.0"
+    assert citation["version"] == VERSION
+    assert citation["license"] == "Apache-2.0"
+    study = citation["preferred-citation"]
+    assert study["title"] == (
+        "Performant and Reproducible Deep Learning-Based Cancer Detection Models for Medical Imaging"
+    )
+    assert [author["family-names"] for author in study["authors"]] == ["Bosma", "Alves", "Huisman"]
+    assert study["year"] == 2022
+    titles = " ".join(each["title"] for each in citation["references"])
+    for word in ("nnU-Net", "PI-CAI", "PANORAMA"):
+        assert word in titles
+    for each in [citation, study, *citation["references"]]:
+        assert each["title"]
+        assert all("family-names" in author or "name" in author for author in each["authors"])
+
+
+def test_every_version_says_what_it_does_to_results(project: Path) -> None:
+    text = (project / "CHANGELOG.md").read_text()
+    versions = re.split(r"^## ", text, flags=re.MULTILINE)[1:]
+    assert any(version.startswith(f"[{VERSION}]") for version in versions)
+    for version in versions:
+        assert "### Effect on results\n" in version, version.splitlines()[0]
+
+
+def test_hooks_need_no_network(project: Path) -> None:
+    hooks = yaml.safe_load((project / ".pre-commit-config.yaml").read_text())
+    assert {repository["repo"] for repository in hooks["repos"]} == {"local"}
+    entries = {hook["id"]: hook for repository in hooks["repos"] for hook in repository["hooks"]}
+    assert {"ruff-check", "ruff-format", "mypy", "lint-imports"} <= set(entries)
+    assert {hook["language"] for hook in entries.values()} == {"system"}
+
+
+def test_no_file_names_a_path_of_one_machine(project_files: list[Path]) -> None:
+    machine = re.compile(r"(?<![\w.$}\-])/(?:work|root)(?=[/\s\"'`:;,)]|$)", re.MULTILINE)
+    assert machine.search("see /" + "work/a") and not machine.search("see network/" + "work/a, /workspace")
+    found = []
+    for path in project_files:
+        try:
+            text = path.read_text(encoding="utf-8")
+        except UnicodeDecodeError:
+            continue
+        if path.name.startswith("Dockerfile."):
+            text = text.replace("target=/" + "root/.cache/pip", "")  # in the image
+        found += [f"{path.name}: {match.group()}" for match in machine.finditer(text)]
+    assert found == []
+
+
+def test_links_between_documents_lead_somewhere(project: Path, project_files: list[Path]) -> None:
+    broken = []
+    for document in [path for path in project_files if path.suffix == ".md"]:
+        for link in LINK.findall(document.read_text()):
+            target, _, anchor = link.partition("#")
+            if "://" in target or target.startswith("mailto:"):
+                continue
+            file = (document.parent / target).resolve() if target else document
+            if not file.exists() or (anchor and file.suffix == ".md" and anchor not in anchors(file)):
+                broken.append(f"{document.relative_to(project)}: {link}")
+    assert broken == []
+
+
+def anchors(document: Path) -> set[str]:
+    """Names that a forge gives to headings: small letters, spaces as dashes, other signs dropped."""
+    headings = re.findall(r"^#+ (.+)$", document.read_text(), flags=re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).strip().replace(" ", "-") for heading in headings}
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["README.md", "CONTRIBUTING.md", "docs/glossary.md", "docs/data-flow.md", "docs/decisions/packages.md"],
+)
+def test_a_document_of_the_house_begins_with_its_title(project: Path, name: str) -> None:
+    assert (project / name).read_text().startswith("# ")
+
+
+def test_every_package_of_an_image_is_accounted_for(project: Path) -> None:
+    """What an image asks for by name is either used in a named module or explained."""
+    decisions = (project / "docs" / "decisions" / "packages.md").read_text().lower()
+    asked = set()
+    for source in ("algorithm.in", "evaluation.in", "train.in", "dev.in"):
+        for line in (project / "requirements" / source).read_text().splitlines():
+            if line and not line.startswith(("#", "-r")):
+                asked.add(re.split(r"[=<> ]", line)[0].lower())
+    assert sorted(name for name in asked if f"`{name}`" not in decisions) == []
+
+
+def test_modules_named_in_the_decision_on_packages_exist(project: Path) -> None:
+    text = (project / "docs" / "decisions" / "packages.md").read_text()
+    modules = re.findall(r"`((?:contract|network|algorithm|evaluation|training|phantom)/[\w/]+\.py)`", text)
+    assert modules
+    assert [module for module in modules if not (project / module).is_file()] == []

@@ -1,0 +1,64 @@
+import subprocess
+import sys
+from typing import Any
+
+import pytest
+import torch
+
+from contract.errors import OncoduetError
+from network.architecture import build_network
+
+Json = dict[str, Any]
+
+
+def architecture(plans: Json) -> Json:
+    found: Json = plans["configurations"]["3d_fullres"]["architecture"]
+    return found
+
+
+def test_channels_and_classes_are_those_of_the_dataset(single_channel: tuple[Json, Json]) -> None:
+    network = build_network(*single_channel, deep_supervision=False)
+    assert network(torch.zeros(2, 1, 8, 16, 16)).shape == (2, 4, 8, 16, 16)
+
+
+def test_deep_supervision_returns_the_coarser_outputs_too(tiny_plans: Json, tiny_dataset: Json) -> None:
+    architecture(tiny_plans)["arch_kwargs"] |= {
+        "n_stages": 3,
+        "features_per_stage": [4, 8, 8],
+        "kernel_sizes": [[1, 3, 3], [3, 3, 3], [3, 3, 3]],
+        "strides": [[1, 1, 1], [1, 2, 2], [2, 2, 2]],
+        "n_conv_per_stage": [1, 1, 1],
+        "n_conv_per_stage_decoder": [1, 1],
+    }
+    outputs = build_network(tiny_plans, tiny_dataset, deep_supervision=True)(torch.zeros(1, 3, 8, 16, 16))
+    assert [tuple(each.shape) for each in outputs] == [(1, 2, 8, 16, 16), (1, 2, 8, 8, 8)]
+
+
+def test_a_network_class_from_elsewhere_is_refused(tiny_plans: Json, tiny_dataset: Json) -> None:
+    architecture(tiny_plans)["network_class_name"] = "subprocess.Popen"
+    with pytest.raises(
+        OncoduetError, match=r"network_class_name: expected a name in dynamic_network_.*'subprocess\.Popen'"
+    ):
+        build_network(tiny_plans, tiny_dataset, deep_supervision=False)
+
+
+def test_an_operator_from_elsewhere_is_refused(tiny_plans: Json, tiny_dataset: Json) -> None:
+    architecture(tiny_plans)["arch_kwargs"]["norm_op"] = "os.system"
+    with pytest.raises(OncoduetError, match=r"norm_op: expected a name in torch\.nn\.\*, found 'os\.system'"):
+        build_network(tiny_plans, tiny_dataset, deep_supervision=False)
+
+
+def test_inference_imports_no_trainer_and_nothing_that_writes_caches() -> None:
+    program = """
+import sys, json, pathlib, numpy, torch
+import network.study, network.sliding_window, network.weights
+from network.architecture import build_network
+from network.preprocessing import preprocess
+plans = json.loads(pathlib.Path("test/unit/network/tiny_plans.json").read_text())
+dataset = {"channel_names": {"0": "a", "1": "b", "2": "c"}, "labels": {"background": 0, "lesion": 1}}
+preprocess(numpy.ones((3, 8, 16, 16), "f"), (3.0, 1.0, 1.0), plans=plans, dataset=dataset)
+build_network(plans, dataset)
+print([m for m in sys.modules if m in ("matplotlib", "numba", "torchvision", "timm") or "nnUNetTrainer" in m])
+"""
+    result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert (result.stdout.strip(), result.stderr) == ("[]", "")

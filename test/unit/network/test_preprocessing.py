@@ -1,0 +1,112 @@
+import copy
+from typing import Any
+
+import numpy as np
+import pytest
+
+from network.preprocessing import patch_size_zyx, preprocess, to_study_grid
+
+Json = dict[str, Any]
+
+
+def smooth(shape: tuple[int, int, int], *, phase: float = 0.0) -> np.ndarray:
+    """A slow wave in [0.1, 0.9], different along each axis."""
+    z, y, x = np.meshgrid(*(np.linspace(0, 1, length) for length in shape), indexing="ij")
+    return (0.5 + 0.4 * np.sin(2 * z + 3 * y + 4 * x + phase)).astype(np.float32)
+
+
+def three_channels(shape: tuple[int, int, int]) -> np.ndarray:
+    return np.stack([smooth(shape, phase=phase) * scale for phase, scale in [(0, 400), (1, 2500), (2, 90)]])
+
+
+def test_z_score_is_per_image_and_dataset_normalisation_is_not(tiny_plans: Json, tiny_dataset: Json) -> None:
+    array = three_channels((9, 24, 30))
+    data = preprocess(array, (3.0, 1.0, 1.0), plans=tiny_plans, dataset=tiny_dataset).data
+    assert data.shape == (3, 9, 24, 30)
+    for channel in (0, 2):
+        assert data[channel].mean() == pytest.approx(0, abs=1e-4)
+        assert data[channel].std() == pytest.approx(1, abs=1e-4)
+    # ADC: clipped to the data set's 0.5–99.5 percentiles, then its mean and standard deviation (tiny_plans.json).
+    np.testing.assert_allclose(data[1], (np.clip(array[1], 200, 2000) - 900) / 250, atol=1e-4)
+
+
+def test_doubling_a_quantitative_channel_changes_what_the_network_sees(tiny_plans: Json, tiny_dataset: Json) -> None:
+    array = three_channels((9, 24, 30))
+    once, twice = (
+        preprocess(scale * array, (3.0, 1.0, 1.0), plans=tiny_plans, dataset=tiny_dataset).data for scale in (1, 2)
+    )
+    np.testing.assert_allclose(once[0], twice[0], atol=1e-4)
+    assert np.abs(once[1] - twice[1]).max() > 1
+
+
+def test_input_is_left_alone(tiny_plans: Json, tiny_dataset: Json) -> None:
+    array, label = three_channels((9, 24, 30)), np.zeros((9, 24, 30), np.int32)
+    array[:, :, :, :5] = 0
+    before = array.copy()
+    plans = copy.deepcopy(tiny_plans)
+    preprocess(array, (3.0, 1.0, 1.0), plans=tiny_plans, dataset=tiny_dataset, label=label)
+    np.testing.assert_array_equal(array, before)
+    assert label.max() == label.min() == 0
+    assert plans == tiny_plans
+
+
+@pytest.mark.parametrize("spacing_mm_zyx", [(3.0, 1.0, 1.0), (4.1, 0.83, 1.37), (1.3, 1.6, 0.7)])
+@pytest.mark.parametrize("transpose", [(0, 1, 2), (2, 0, 1)])
+def test_a_probability_comes_back_to_the_study_grid(
+    tiny_plans: Json, tiny_dataset: Json, spacing_mm_zyx: tuple[float, float, float], transpose: tuple[int, int, int]
+) -> None:
+    plans = copy.deepcopy(tiny_plans)
+    plans["transpose_forward"] = list(transpose)
+    plans["transpose_backward"] = [transpose.index(axis) for axis in range(3)]
+    array = np.stack([smooth((15, 41, 37))] * 3)
+    array[:, :2] = array[:, :, :3] = array[:, :, :, -4:] = 0  # nnU-Net crops this away
+    preprocessed = preprocess(array, spacing_mm_zyx, plans=plans, dataset=tiny_dataset)
+    # Undo the z-score of channel 0: then the network's grid holds the wave itself, as a probability would be.
+    cropped = array[0, 2:, 3:, :-4]
+    wave = preprocessed.data[0] * cropped.std() + cropped.mean()
+    back = to_study_grid(np.stack([wave, 2 * wave]), preprocessed, plans=plans)
+    assert back.shape == (2, 15, 41, 37)
+    assert back.dtype == np.float32
+    np.testing.assert_allclose(back[1], 2 * back[0], atol=1e-5)
+    np.testing.assert_allclose(back[0], array[0], atol=0.16)  # nearest along thick slices: half a slice off
+    assert np.abs(back[0] - array[0]).mean() < 0.02
+    assert not back[:, array[0] == 0].any()
+
+
+def test_an_empty_study_is_preprocessed_too(tiny_plans: Json, tiny_dataset: Json) -> None:
+    preprocessed = preprocess(
+        np.zeros((3, 9, 20, 20), np.float32), (3.0, 1.0, 1.0), plans=tiny_plans, dataset=tiny_dataset
+    )
+    assert np.isfinite(preprocessed.data).all()
+    assert to_study_grid(preprocessed.data[:1], preprocessed, plans=tiny_plans).shape == (1, 9, 20, 20)
+
+
+def test_a_label_is_carried_along_with_places_to_sample(tiny_plans: Json, tiny_dataset: Json) -> None:
+    label = np.zeros((9, 24, 30), np.int32)
+    label[3:6, 10:14, 20:25] = 1
+    preprocessed = preprocess(
+        three_channels((9, 24, 30)), (3.0, 1.0, 1.0), plans=tiny_plans, dataset=tiny_dataset, label=label
+    )
+    assert preprocessed.label.shape == (1, 9, 24, 30)
+    assert preprocessed.label.dtype == np.int16
+    np.testing.assert_array_equal(preprocessed.label[0], label)
+    places = preprocessed.properties["class_locations"][1]
+    assert len(places) == 60
+    assert (preprocessed.label[tuple(places.T)] == 1).all()
+
+
+def test_another_use_case_has_other_channels_and_classes(single_channel: tuple[Json, Json]) -> None:
+    plans, dataset = single_channel
+    hounsfield = 400 * smooth((9, 24, 30))[None] - 100
+    preprocessed = preprocess(hounsfield, (3.0, 1.0, 1.0), plans=plans, dataset=dataset)
+    np.testing.assert_allclose(preprocessed.data[0], (np.clip(hounsfield[0], 20, 800) - 300) / 90, atol=1e-4)
+    assert to_study_grid(np.zeros((3, 9, 24, 30), np.float32), preprocessed, plans=plans).shape == (3, 9, 24, 30)
+
+
+def test_nothing_is_printed(tiny_plans: Json, tiny_dataset: Json, capfd: pytest.CaptureFixture[str]) -> None:
+    preprocess(three_channels((9, 24, 30)), (2.0, 1.5, 1.5), plans=tiny_plans, dataset=tiny_dataset)
+    assert capfd.readouterr() == ("", "")
+
+
+def test_the_patch_size_is_that_of_the_plans(tiny_plans: Json) -> None:
+    assert patch_size_zyx(tiny_plans) == (8, 16, 16)

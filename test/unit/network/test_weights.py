@@ -1,0 +1,92 @@
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from contract.errors import OncoduetError
+from network.architecture import build_network
+from network.weights import load_weights, save_weights, tensors_sha256
+
+Json = dict[str, Any]
+Weights = dict[str, torch.Tensor]
+
+
+@pytest.fixture
+def weights(tiny_plans: Json, tiny_dataset: Json) -> Weights:
+    torch.manual_seed(5)
+    return build_network(tiny_plans, tiny_dataset, deep_supervision=True).state_dict()
+
+
+def test_weights_come_back_by_all_their_names(tmp_path: Path, weights: Weights) -> None:
+    save_weights(tmp_path / "w.safetensors", weights)
+    loaded = load_weights(tmp_path / "w.safetensors")
+    assert set(loaded) == set(weights)
+    assert all(torch.equal(loaded[name], weights[name]) for name in weights)
+    assert tensors_sha256(loaded) == tensors_sha256(weights)
+
+
+def test_a_tensor_with_several_names_is_stored_once(tmp_path: Path, weights: Weights) -> None:
+    unique = {tensor.data_ptr(): tensor for tensor in weights.values()}
+    assert len(unique) < len(weights)  # nnU-Net's decoder holds the encoder too
+    save_weights(tmp_path / "w.safetensors", weights)
+    stored_bytes = sum(tensor.numel() * tensor.element_size() for tensor in unique.values())
+    all_bytes = sum(tensor.numel() * tensor.element_size() for tensor in weights.values())
+    assert stored_bytes < all_bytes
+    header = int.from_bytes((tmp_path / "w.safetensors").read_bytes()[:8], "little")
+    assert (tmp_path / "w.safetensors").stat().st_size - 8 - header <= stored_bytes
+
+
+def test_weights_may_be_read_by_whoever_may_read_other_files(tmp_path: Path, weights: Weights) -> None:
+    save_weights(tmp_path / "w.safetensors", weights)
+    (tmp_path / "other").write_text("")
+    assert (tmp_path / "w.safetensors").stat().st_mode == (tmp_path / "other").stat().st_mode
+
+
+def test_equal_weights_give_equal_bytes(tmp_path: Path, weights: Weights) -> None:
+    save_weights(tmp_path / "a.safetensors", weights)
+    save_weights(tmp_path / "b.safetensors", {name: weights[name].clone() for name in reversed(list(weights))})
+    assert (tmp_path / "a.safetensors").read_bytes() == (tmp_path / "b.safetensors").read_bytes()
+
+
+def test_the_hash_depends_on_names_types_shapes_and_values() -> None:
+    tensor = torch.arange(6, dtype=torch.float32)
+    variants: list[Weights] = [
+        {"a": tensor},
+        {"b": tensor},
+        {"a": tensor.reshape(2, 3)},
+        {"a": tensor.view(torch.int32)},
+        {"a": tensor + 1},
+        {"a": tensor, "b": tensor},
+        {},
+    ]
+    assert len({tensors_sha256(each) for each in variants}) == len(variants)
+    assert tensors_sha256({"a": tensor, "b": -tensor}) == tensors_sha256({"b": -tensor, "a": tensor})
+
+
+def test_a_tensor_that_is_a_view_is_stored_as_it_reads(tmp_path: Path) -> None:
+    whole = torch.arange(12.0).reshape(3, 4)
+    save_weights(tmp_path / "w.safetensors", {"t": whole.T, "scalar": torch.tensor(3)})
+    loaded = load_weights(tmp_path / "w.safetensors")
+    assert torch.equal(loaded["t"], whole.T)
+    assert loaded["scalar"] == 3
+
+
+def test_missing_weights_are_an_error(tmp_path: Path) -> None:
+    with pytest.raises(OncoduetError, match=r"w\.safetensors: expected weights, found no file"):
+        load_weights(tmp_path / "w.safetensors")
+
+
+@pytest.mark.parametrize("keep", [0, 4, 100, -1])
+def test_truncated_weights_are_an_error(tmp_path: Path, weights: Weights, keep: int) -> None:
+    path = tmp_path / "w.safetensors"
+    save_weights(path, weights)
+    path.write_bytes(path.read_bytes()[:keep])
+    with pytest.raises(OncoduetError, match=r"w\.safetensors: expected safetensors weights, found"):
+        load_weights(path)
+
+
+def test_a_pickle_is_not_loaded(tmp_path: Path) -> None:
+    torch.save({"a": torch.zeros(2)}, tmp_path / "w.safetensors")
+    with pytest.raises(OncoduetError, match="expected safetensors weights"):
+        load_weights(tmp_path / "w.safetensors")

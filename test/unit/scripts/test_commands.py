@@ -1,0 +1,108 @@
+"""The scripts' command lines: what is wrong is said in one line, with the exit codes of the programs."""
+
+import pytest
+
+SCRIPTS = ["build.sh", "demo.sh", "export.sh", "test.sh"]
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_help_explains_every_option(run, project, script):
+    ended = run(project / script, "--help")
+    assert (ended.status, ended.stderr) == (0, "")
+    assert ended.stdout.startswith(f"usage: ./{script}")
+    text = (project / script).read_text()
+    options = {word for line in text.splitlines() if line.strip().endswith(";;") for word in line.split(")")[0].split()}
+    for option in (word for word in options - {"--help"} if word.startswith("--")):
+        assert option in ended.stdout
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_an_unknown_word_ends_with_2_and_the_usage(run, project, script):
+    ended = run(project / script, "--frobnicate")
+    assert ended.status == 2
+    assert ended.stderr.startswith(f"usage: ./{script}")
+
+
+@pytest.mark.parametrize(
+    ("command", "status", "message"),
+    [
+        (["demo.sh", "--card"], 2, "demo.sh: --card: expected a card after it"),
+        (["demo.sh", "--seed", "one"], 2, "demo.sh: --seed: expected a whole number after it"),
+        (["build.sh", "--api"], 2, "build.sh: --api: expected exec or invoke, found ''"),
+        (["build.sh", "--api", "grpc"], 2, "build.sh: --api: expected exec or invoke, found 'grpc'"),
+        (
+            ["build.sh", "algorithm", "--api", "invoke"],
+            2,
+            "build.sh: --api invoke: expected exec; the images have no HTTP service yet",
+        ),
+        (["export.sh", "--model"], 2, "export.sh: --model: expected a path after it"),
+        (
+            ["export.sh", "--model", "/no/model.tar.gz"],
+            3,
+            "export.sh: /no/model.tar.gz: expected a model bundle, found no file",
+        ),
+        (["export.sh", "--truth", "/no/truth"], 3, "export.sh: /no/truth: expected a folder of label maps, found none"),
+    ],
+)
+def test_what_cannot_be_done_is_said_in_one_line(run, bare, command, status, message):
+    (bare / ".venv/bin").mkdir(parents=True)
+    (bare / ".venv/bin/python").symlink_to("/bin/true")  # there is one; it is not reached
+    ended = run(bare / command[0], *command[1:])
+    assert (ended.status, ended.stderr) == (status, message + "\n")
+
+
+def test_export_needs_the_installed_packages(run, bare):
+    ended = run(bare / "export.sh")
+    assert ended.status == 3
+    assert ended.stderr == "export.sh: expected .venv, found none; ./demo.sh --install-only makes it\n"
+
+
+def test_demo_without_python_3_11_says_what_it_needs(run, bare):
+    ended = run(bare / "demo.sh", "--install-only", environment={"PYTHON": "/no/python3.11"})
+    assert ended.status == 3
+    assert ended.stderr == "demo.sh: expected Python 3.11, found no /no/python3.11; PYTHON names another\n"
+    assert not (bare / ".venv").exists()
+
+
+def test_demo_does_not_take_a_failed_installation_for_a_finished_one(run, bare):
+    offline = {"PIP_NO_INDEX": "1", "PIP_FIND_LINKS": "", "PIP_CONFIG_FILE": "/dev/null"}
+    ended = run(bare / "demo.sh", "--install-only", environment=offline)
+    assert ended.status != 0
+    assert ended.stderr.splitlines()[-1].endswith("failed")
+    assert (bare / ".venv").is_dir()
+    assert not (bare / ".venv/installed").exists()
+
+
+def test_build_without_an_engine_says_which_it_looked_for(run, bare, without_engine):
+    ended = run(bare / "build.sh", "--engine", environment=without_engine)
+    assert (ended.status, ended.stdout) == (3, "")
+    docker = without_engine["DOCKER"]
+    assert ended.stderr == (f"build.sh: expected a container engine, found that neither {docker} nor podman answers\n")
+
+
+def test_a_required_container_test_fails_at_once_without_an_engine(run, bare, without_engine):
+    ended = run(bare / "test.sh", "--require-container", environment=without_engine)
+    assert ended.status == 1
+    assert "FAILED: NOT A CONTAINER TEST" in ended.stdout
+    assert not (bare / ".venv").exists()
+
+
+def test_build_for_cpu_does_not_take_another_build_of_torch(run, bare, tmp_path, make_wheel):
+    make_wheel(tmp_path / "index", "torch", "2.13.0")
+    offline = {"PIP_NO_INDEX": "1", "PIP_FIND_LINKS": str(tmp_path / "index"), "PIP_CONFIG_FILE": "/dev/null"}
+    ended = run(bare / "build.sh", "--cpu", environment=offline)
+    assert ended.status == 3
+    assert ended.stderr.splitlines()[-1] == (
+        "build.sh: expected a CPU build of torch==2.13.0 in wheels/ or where pip looks "
+        "(PIP_EXTRA_INDEX_URL, PIP_FIND_LINKS), found none"
+    )
+
+
+def test_export_refuses_a_truth_without_label_maps_and_leaves_nothing(run, project, tmp_path):
+    (tmp_path / "truth").mkdir()
+    (tmp_path / "truth" / "notes.txt").write_text("nothing here")
+    ended = run(project / "export.sh", "--truth", tmp_path / "truth", "--output", tmp_path / "export")
+    assert ended.status == 3
+    (line,) = ended.stderr.splitlines()
+    assert "expected label maps" in line
+    assert not any((tmp_path / "export").iterdir())

@@ -1,0 +1,64 @@
+"""The Dockerfiles: what the oldest supported builder understands, and what every image has in common."""
+
+import re
+
+import pytest
+
+DOCKERFILES = ["Dockerfile.algorithm", "Dockerfile.evaluation", "Dockerfile.train"]
+
+
+def instructions(project, name: str) -> list[str]:
+    """Logical lines without comments."""
+    text = re.sub(r"^\s*#.*\n", "", (project / name).read_text(), flags=re.MULTILINE)
+    return [re.sub(r"\s+", " ", line).strip() for line in re.sub(r"\\\n", " ", text).splitlines() if line.strip()]
+
+
+@pytest.mark.parametrize("name", DOCKERFILES)
+def test_the_builder_of_docker_20_10_understands_it(project, name):
+    text = (project / name).read_text()
+    assert not re.match(r"#\s*syntax\s*=", text)  # would fetch a frontend image from a registry
+    assert "<<" not in text
+    assert not re.search(r"--link|--exclude|--checksum", text)
+
+
+@pytest.mark.parametrize("name", DOCKERFILES)
+def test_the_public_base_is_the_default_and_can_be_replaced(project, name):
+    assert instructions(project, name)[:2] == ["ARG BASE_IMAGE=python:3.11-slim-bookworm", "FROM ${BASE_IMAGE}"]
+
+
+@pytest.mark.parametrize("name", DOCKERFILES)
+def test_it_ends_as_an_unprivileged_user_and_bakes_in_neither_model_nor_truth(project, name):
+    lines = instructions(project, name)
+    assert [line for line in lines if line.startswith("USER")] == ["USER 1000:1000"]
+    assert not any(line.startswith(("RUN", "COPY")) for line in lines[lines.index("USER 1000:1000") :])
+    assert "/opt/ml" not in "".join(lines)
+
+
+@pytest.mark.parametrize(
+    ("name", "packages"),
+    [
+        ("Dockerfile.algorithm", ["contract", "network", "algorithm"]),
+        ("Dockerfile.evaluation", ["contract", "evaluation"]),
+        ("Dockerfile.train", ["contract", "network", "training", "phantom"]),
+    ],
+)
+def test_it_copies_the_packages_that_it_needs(project, name, packages):
+    copied = [line for line in instructions(project, name) if line.startswith("COPY")]
+    assert copied == [f"COPY {package} /opt/oncoduet/{package}" for package in packages]
+
+
+def test_the_train_image_begins_as_the_algorithms_so_that_they_share_torch(project):
+    algorithm, train = (instructions(project, name) for name in ("Dockerfile.algorithm", "Dockerfile.train"))
+    assert algorithm[3].startswith("RUN")
+    assert algorithm[3].endswith("install.sh python torch.txt algorithm.lock")
+    assert train[:4] == algorithm[:4]
+
+
+def test_nothing_enters_a_build_but_what_is_named(project):
+    lines = [line for line in (project / ".dockerignore").read_text().splitlines() if not line.startswith("#")]
+    assert lines[0] == "*"
+    allowed = {line[1:] for line in lines if line.startswith("!")}
+    packages = {"contract", "network", "algorithm", "evaluation", "training", "phantom"}
+    assert allowed == packages | {"wheels", "wheels/.gitkeep"} | {
+        f"requirements/{name}" for name in ("install.sh", "torch.txt", "*.lock")
+    }

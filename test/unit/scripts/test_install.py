@@ -1,0 +1,138 @@
+"""``requirements/install.sh``: what has another hash than the files say is not installed. No network is asked."""
+
+import subprocess
+import sys
+import venv
+from pathlib import Path
+
+import pytest
+
+OFFLINE = {"PIP_NO_INDEX": "1", "PIP_FIND_LINKS": "", "PIP_EXTRA_INDEX_URL": "", "PIP_CONFIG_FILE": "/dev/null"}
+
+
+@pytest.fixture(scope="module")
+def clean_python(tmp_path_factory) -> Path:
+    """A Python that has pip and nothing else."""
+    folder = tmp_path_factory.mktemp("venv")
+    venv.create(folder, with_pip=True)
+    return folder / "bin" / "python"
+
+
+@pytest.fixture
+def python(clean_python):
+    yield clean_python
+    subprocess.run(
+        [clean_python, "-m", "pip", "uninstall", "--quiet", "--yes", "torch", "lesion", "libcuda"],
+        capture_output=True,
+        check=True,
+    )
+
+
+@pytest.fixture
+def requirements(bare, make_wheel) -> Path:
+    """A lock with one small package, its wheel in wheels/, and no torch accepted yet."""
+    sha256 = make_wheel(bare / "wheels", "lesion", "1.0")
+    (bare / "requirements" / "small.lock").write_text(f"lesion==1.0 \\\n    --hash=sha256:{sha256}\n")
+    (bare / "requirements" / "torch.txt").write_text(f"torch==2.13.0 \\\n    --hash=sha256:{'0' * 64}\n")
+    return bare / "requirements"
+
+
+def accept(requirements: Path, sha256: str) -> None:
+    with (requirements / "torch.txt").open("a") as file:
+        file.write(f"    --hash=sha256:{sha256}\n")
+
+
+def installed(python: Path) -> dict[str, str]:
+    code = "from importlib.metadata import distributions as d; print(*(f'{e.name}=={e.version}' for e in d()))"
+    words = subprocess.run([python, "-c", code], capture_output=True, text=True, check=True).stdout.split()
+    return {
+        name: version for name, version in (word.split("==") for word in words) if name not in ("pip", "setuptools")
+    }
+
+
+def test_a_lock_is_installed_from_the_folder_of_wheels(run, python, requirements):
+    ended = run(requirements / "install.sh", python, "small.lock", environment=OFFLINE)
+    assert ended.status == 0, ended
+    assert installed(python) == {"lesion": "1.0"}
+
+
+def test_a_package_with_another_hash_than_the_locks_is_not_installed(run, python, requirements):
+    lock = requirements / "small.lock"
+    lock.write_text(lock.read_text().partition("sha256:")[0] + f"sha256:{'1' * 64}\n")
+    ended = run(requirements / "install.sh", python, "small.lock", environment=OFFLINE)
+    assert ended.status != 0
+    assert "DO NOT MATCH THE HASHES" in ended.stderr
+    assert installed(python) == {}
+
+
+def test_the_cpu_build_of_torch_goes_before_another_and_brings_nothing_along(run, python, requirements, make_wheel):
+    wheels = requirements.parent / "wheels"
+    make_wheel(wheels, "torch", "2.13.0", requires="libcuda==13.0")
+    accept(requirements, make_wheel(wheels, "torch", "2.13.0+cpu", requires="libcuda==13.0"))
+    ended = run(requirements / "install.sh", python, "torch.txt", "small.lock", environment=OFFLINE)
+    assert ended.status == 0, ended
+    assert installed(python) == {"lesion": "1.0", "torch": "2.13.0+cpu"}
+
+
+def test_a_cuda_build_brings_the_libraries_that_it_names(run, python, requirements, make_wheel):
+    wheels = requirements.parent / "wheels"
+    accept(requirements, make_wheel(wheels, "torch", "2.13.0", requires="libcuda==13.0"))
+    make_wheel(wheels, "libcuda", "13.0")
+    ended = run(requirements / "install.sh", python, "torch.txt", "small.lock", environment=OFFLINE)
+    assert ended.status == 0, ended
+    assert installed(python) == {"lesion": "1.0", "torch": "2.13.0", "libcuda": "13.0"}
+
+
+def test_a_torch_that_nobody_accepted_is_not_installed(run, python, requirements, make_wheel):
+    sha256 = make_wheel(requirements.parent / "wheels", "torch", "2.13.0+cpu")
+    ended = run(requirements / "install.sh", python, "torch.txt", "small.lock", environment=OFFLINE)
+    assert ended.status == 3
+    assert ended.stderr.splitlines()[-1] == (
+        "install.sh: torch-2.13.0+cpu-py3-none-any.whl: expected a sha256 that torch.txt or TORCH_REQUIREMENT accepts, "
+        f"found {sha256}"
+    )
+    assert installed(python) == {"lesion": "1.0"}
+
+
+def test_another_build_of_torch_is_named_with_its_hash(run, python, requirements, make_wheel):
+    wheels = requirements.parent / "wheels"
+    make_wheel(wheels, "torch", "2.13.0+cpu")
+    sha256 = make_wheel(wheels, "torch", "2.13.0+cu126")
+    wanted = {**OFFLINE, "TORCH_REQUIREMENT": f"torch==2.13.0+cu126 --hash=sha256:{sha256}"}
+    ended = run(requirements / "install.sh", python, "torch.txt", "small.lock", environment=wanted)
+    assert ended.status == 0, ended
+    assert installed(python)["torch"] == "2.13.0+cu126"
+
+
+def test_another_build_of_torch_without_a_hash_is_refused(run, python, requirements, make_wheel):
+    make_wheel(requirements.parent / "wheels", "torch", "2.13.0+cu126")
+    wanted = {**OFFLINE, "TORCH_REQUIREMENT": "torch==2.13.0+cu126"}
+    ended = run(requirements / "install.sh", python, "torch.txt", "small.lock", environment=wanted)
+    assert ended.status == 3
+    assert "torch.txt or TORCH_REQUIREMENT accepts" in ended.stderr
+
+
+@pytest.mark.parametrize("arguments", [[], ["python"], ["python", "a.lock", "b.lock"], ["python", "a", "b", "c"]])
+def test_wrong_usage_ends_with_2(run, requirements, arguments):
+    ended = run(requirements / "install.sh", *arguments)
+    assert (ended.status, ended.stderr) == (2, "install.sh: usage: install.sh PYTHON [torch.txt] LOCK\n")
+
+
+def test_a_python_that_is_not_there_is_named(run, requirements):
+    ended = run(requirements / "install.sh", "/no/python", "small.lock")
+    assert (ended.status, ended.stderr) == (3, "install.sh: expected a Python 3.11, found no /no/python\n")
+
+
+def test_another_python_than_the_locks_were_made_for_is_refused(run, requirements, tmp_path):
+    other = tmp_path / "python"
+    other.write_text("#!/bin/sh\necho 3.14\n")  # all that is asked of it here is its version
+    other.chmod(0o755)
+    ended = run(requirements / "install.sh", other, "small.lock")
+    assert (ended.status, ended.stderr) == (3, f"install.sh: {other}: expected Python 3.11, found 3.14\n")
+
+
+def test_an_unknown_lock_is_named_beside_those_that_exist(run, requirements):
+    ended = run(requirements / "install.sh", sys.executable, "nightly.lock")
+    assert ended.status == 3
+    assert "expected one of algorithm.lock dev.lock evaluation.lock" in ended.stderr
+    assert "found nightly.lock" in ended.stderr

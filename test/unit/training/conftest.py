@@ -1,0 +1,134 @@
+"""Archives made by formula: three channels, three image sizes and spacings, a tilted direction."""
+
+import json
+import logging
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from contract.volume import Grid, Volume, write_volume
+from training.__main__ import main
+
+SIZES_XYZ = [(30, 26, 10), (28, 32, 9), (34, 24, 11)]
+SPACINGS_MM_XYZ = [(1.5, 1.4, 3.0), (1.6, 1.5, 3.3), (1.4, 1.7, 2.8)]
+ANGLE = 0.2
+COS, SIN = float(np.cos(ANGLE)), float(np.sin(ANGLE))
+DIRECTION = (1.0, 0.0, 0.0, 0.0, COS, -SIN, 0.0, SIN, COS)
+
+PROFILE = """
+schema_version = 1
+name = "tiny"
+title = "For tests"
+epochs = 3
+iterations_per_epoch = 2
+validation_iterations_per_epoch = 1
+learning_rate = 0.01
+momentum = 0.9
+weight_decay = 3e-5
+foreground_oversampling = 0.5
+checkpoint = "final"
+checkpoint_every_epochs = 1
+threads = 1
+
+[plan]
+batch_size = 2
+patch_size_zyx = [8, 16, 16]
+convolutions_per_stage_encoder = 1
+convolutions_per_stage_decoder = 1
+stages = [
+  { features = 4, kernel_size_zyx = [1, 3, 3], stride_zyx = [1, 1, 1] },
+  { features = 8, kernel_size_zyx = [3, 3, 3], stride_zyx = [1, 2, 2] },
+  { features = 8, kernel_size_zyx = [3, 3, 3], stride_zyx = [2, 2, 2] },
+]
+"""
+
+
+def _write_study(
+    archive: Path,
+    case_id: str,
+    *,
+    kind: int,
+    lesion: bool,
+    label_value: int = 1,
+    adc_factor: float = 1.0,
+    t2w_factor: float = 1.0,
+) -> None:
+    """One study; ``kind`` picks size, spacing and texture."""
+    grid = Grid(SIZES_XYZ[kind % 3], SPACINGS_MM_XYZ[kind % 3], (-20.0, 7.5, 3.25), DIRECTION)
+    z, y, x = np.indices(grid.shape_zyx, dtype=np.float64)
+    texture = np.sin(0.4 * x + kind) + np.cos(0.3 * y) + 0.2 * z
+    centre = np.array(grid.shape_zyx) / 2 + [0, 3, -4]
+    inside = ((z - centre[0]) / 2) ** 2 + ((y - centre[1]) / 4) ** 2 + ((x - centre[2]) / 4) ** 2 <= 1
+    inside &= lesion
+    patient = case_id.partition("_")[0]
+    arrays = {
+        "t2w": t2w_factor * (300 + 40 * texture - 80 * inside),
+        "adc": adc_factor * (1400 + 100 * texture - 500 * inside),
+        "hbv": 100 + 10 * texture + 120 * inside,
+    }
+    for name, array in arrays.items():
+        write_volume(archive / patient / f"{case_id}_{name}.mha", Volume(array.astype(np.float32), grid))
+    label = (label_value * inside).astype(np.uint8)
+    write_volume(archive / "labels" / f"{case_id}.nii.gz", Volume(label, grid))
+
+
+def _write_archive(archive: Path, *, patients: int = 6) -> Path:
+    """Studies of some patients, every other with a lesion; the first patient has two studies."""
+    for number in range(patients):
+        _write_study(archive, f"{100 + number}_1", kind=number, lesion=number % 2 == 0)
+    _write_study(archive, "100_2", kind=1, lesion=False)
+    (archive / "archive.json").write_text(json.dumps({"data_licence": "CC0-1.0"}))
+    return archive
+
+
+@pytest.fixture(autouse=True)
+def logging_as_before():
+    """``main`` sets up logging for a process of its own."""
+    handlers, level = logging.root.handlers[:], logging.root.level
+    yield
+    logging.captureWarnings(False)
+    logging.root.handlers[:] = handlers
+    logging.root.setLevel(level)
+
+
+@pytest.fixture
+def write_study():
+    return _write_study
+
+
+@pytest.fixture
+def archive(tmp_path: Path) -> Path:
+    return _write_archive(tmp_path / "archive")
+
+
+@pytest.fixture(scope="session")
+def prepared_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One prepared dataset for all tests that only read it."""
+    folder = tmp_path_factory.mktemp("prepared")
+    archive = _write_archive(folder / "archive")
+    arguments = ["prepare", "--card", "cspca-picai", "--archive", str(archive), "--output", str(folder / "prepared")]
+    assert main([*arguments, "--folds", "3"]) == 0
+    return folder / "prepared"
+
+
+@pytest.fixture
+def outcome(capsys: pytest.CaptureFixture[str]):
+    """Run a command: its exit code and the one line on stderr, if any."""
+
+    def run(*arguments: object) -> tuple[int, str]:
+        capsys.readouterr()
+        code = main([str(argument) for argument in arguments])
+        message = capsys.readouterr().err
+        assert message.count("\n") == (1 if code else 0)
+        return code, message
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def profile(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A profile of three epochs of two steps."""
+    path = tmp_path_factory.mktemp("profile") / "tiny.toml"
+    path.write_text(PROFILE)
+    return path

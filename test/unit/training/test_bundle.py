@@ -1,0 +1,171 @@
+import gzip
+import hashlib
+import io
+import json
+import shutil
+import tarfile
+from pathlib import Path
+
+import pytest
+import torch
+
+from contract.cards import load_card
+from contract.files import read_json, sha256_file
+from contract.records import BundleRecord
+from network.weights import load_weights, save_weights, tensors_sha256
+from training.prepared import load_prepared
+from training.run import execute, plan_run
+
+
+@pytest.fixture(scope="session")
+def finished_runs(prepared_folder, profile, tmp_path_factory) -> Path:
+    """Two runs of different configurations and folds."""
+    folder = tmp_path_factory.mktemp("runs")
+    prepared = load_prepared(prepared_folder)
+    for configuration, fold in [("ce", 0), ("focal", 1)]:
+        run = plan_run(prepared, configuration=configuration, fold=fold, restart=1, profile=str(profile))
+        execute(run, folder / run.name, device="cpu")
+    return folder
+
+
+@pytest.fixture
+def runs(finished_runs, tmp_path) -> Path:
+    """A copy of the runs that a test may spoil."""
+    return Path(shutil.copytree(finished_runs, tmp_path / "runs"))
+
+
+@pytest.fixture
+def refused(outcome, tmp_path):
+    """The line with which runs are refused; nothing may have been written."""
+
+    def refuse(*runs: Path) -> str:
+        code, message = outcome("bundle", "--runs", *runs, "--output", tmp_path / "model.tar.gz")
+        assert code == 3
+        assert not (tmp_path / "model.tar.gz").exists()
+        return message
+
+    return refuse
+
+
+def edit(path: Path, **values) -> None:
+    path.write_text(json.dumps(read_json(path) | values))
+
+
+def test_a_bundle_holds_its_members_and_what_they_need(runs, tmp_path, outcome):
+    output = tmp_path / "model.tar.gz"
+    assert outcome("bundle", "--runs", runs, "--output", output) == (0, "")
+    with tarfile.open(output) as archive:
+        assert all(entry.isfile() for entry in archive)
+        archive.extractall(tmp_path / "model", filter="data")
+    names = sorted(str(path.relative_to(tmp_path / "model")) for path in (tmp_path / "model").rglob("*.*"))
+    assert names == [
+        "bundle.json",
+        "card.toml",
+        "dataset.json",
+        "members/000.safetensors",
+        "members/001.safetensors",
+        "plans.json",
+    ]
+    record = BundleRecord.model_validate(read_json(tmp_path / "model" / "bundle.json"))
+    assert [member.name for member in record.members] == ["ce_fold0_restart1", "focal_fold1_restart1"]
+    assert (record.card, record.data_licence) == ("cspca-picai", "CC0-1.0")
+    assert load_card(tmp_path / "model" / "card.toml").sha256 == record.card_sha256
+    for member in record.members:
+        assert tensors_sha256(load_weights(tmp_path / "model" / member.file)) == member.weights_sha256
+        assert member.run_sha256 == sha256_file(runs / member.name / "run.json")
+        assert member.key.configuration == member.name.partition("_")[0]
+    sums = (tmp_path / "model" / "SHA256SUMS").read_text()
+    assert sums == "".join(f"{sha256_file(tmp_path / 'model' / name)}  {name}\n" for name in names)
+
+
+def test_the_same_runs_give_the_same_bytes_without_time_or_owner(runs, tmp_path, outcome):
+    for name, given in [("a", [runs]), ("b", [runs / "focal_fold1_restart1", runs / "ce_fold0_restart1", runs])]:
+        assert outcome("bundle", "--runs", *given, "--output", tmp_path / f"{name}.tar.gz") == (0, "")
+    first, second = ((tmp_path / f"{name}.tar.gz").read_bytes() for name in "ab")
+    assert hashlib.sha256(first).hexdigest() == hashlib.sha256(second).hexdigest()
+    assert first[3] == 0  # gzip's flags: no file name
+    assert first[4:8] == bytes(4)  # gzip's time
+    with tarfile.open(fileobj=io.BytesIO(gzip.decompress(first))) as archive:
+        entries = archive.getmembers()
+    assert [entry.name for entry in entries] == sorted(entry.name for entry in entries)
+    assert {(e.mtime, e.uid, e.gid, e.uname, e.gname, e.mode) for e in entries} == {(0, 0, 0, "", "", 0o644)}
+
+
+def test_a_fold_without_weights_is_refused(runs, refused):
+    (runs / "focal_fold1_restart1" / "weights.safetensors").unlink()
+    assert "focal_fold1_restart1/weights.safetensors: expected weights, found no file" in refused(runs)
+
+
+def test_other_weights_than_the_record_names_are_refused(runs, refused):
+    path = runs / "ce_fold0_restart1" / "weights.safetensors"
+    weights = load_weights(path)
+    changed = {name: tensor.clone() for name, tensor in weights.items()}
+    next(iter(changed.values())).view(-1)[0] += 1e-3
+    save_weights(path, changed)
+    assert "weights.safetensors: expected the weights that run.json names" in refused(runs)
+
+
+def test_truncated_weights_are_refused(runs, refused):
+    path = runs / "ce_fold0_restart1" / "weights.safetensors"
+    path.write_bytes(path.read_bytes()[:-100])
+    assert "weights.safetensors: expected safetensors weights" in refused(runs)
+
+
+@pytest.mark.parametrize("state", ["planned", "running", "failed"])
+def test_an_unfinished_run_is_refused(runs, refused, state):
+    edit(runs / "ce_fold0_restart1" / "run.json", state=state)
+    assert f"ce_fold0_restart1/run.json: expected a finished run, found it {state}" in refused(runs)
+
+
+@pytest.mark.parametrize("name", ["card.toml", "plans.json", "dataset.json"])
+def test_a_run_folder_that_lacks_a_file_is_refused(runs, refused, name):
+    (runs / "ce_fold0_restart1" / name).unlink()
+    assert f"ce_fold0_restart1/{name}: expected in a run folder, found no file" in refused(runs)
+
+
+@pytest.mark.parametrize(
+    ("name", "change"), [("plans.json", {"dataset_name": "Dataset002_other"}), ("dataset.json", {"numTraining": 8})]
+)
+def test_runs_of_different_plans_or_datasets_are_refused(runs, refused, name, change):
+    edit(runs / "focal_fold1_restart1" / name, **change)
+    assert f"focal_fold1_restart1: expected the {name} of" in refused(runs)
+
+
+def test_runs_of_different_licences_are_refused(runs, refused):
+    edit(runs / "focal_fold1_restart1" / "run.json", data_licence="CC-BY-NC-4.0")
+    assert "focal_fold1_restart1: expected the data licence of" in refused(runs)
+
+
+def test_runs_of_different_cards_are_refused(runs, refused):
+    folder = runs / "focal_fold1_restart1"
+    card = folder / "card.toml"
+    card.write_text(card.read_text().replace("minimum_overlap = 0.1", "minimum_overlap = 0.2"))
+    assert "card.toml: expected the card that run.json names, found another" in refused(runs)
+    key = read_json(folder / "run.json")["key"] | {"card_sha256": load_card(card).sha256}
+    edit(folder / "run.json", key=key)
+    assert "focal_fold1_restart1: expected the card of" in refused(runs)
+
+
+def test_a_run_that_stands_twice_is_refused(runs, refused):
+    shutil.copytree(runs / "ce_fold0_restart1", runs / "copy")
+    assert "expected ce_fold0_restart1 once, found it in" in refused(runs)
+
+
+def test_a_folder_without_runs_is_refused(tmp_path, refused):
+    (tmp_path / "empty").mkdir()
+    assert "empty: expected a run folder or a folder of them, found no run.json" in refused(tmp_path / "empty")
+
+
+def test_an_output_that_is_no_tar_gz_is_refused(runs, tmp_path, outcome):
+    code, message = outcome("bundle", "--runs", runs, "--output", tmp_path / "model.zip")
+    assert code == 3
+    assert "model.zip: expected a name that ends in .tar.gz" in message
+    assert not (tmp_path / "model.zip").exists()
+
+
+def test_bundled_weights_hold_no_pickle(runs):
+    data = (runs / "ce_fold0_restart1" / "weights.safetensors").read_bytes()
+    size = int.from_bytes(data[:8], "little")
+    header = json.loads(data[8 : 8 + size])
+    assert {entry["dtype"] for name, entry in header.items() if name != "__metadata__"} == {"F32"}
+    assert not torch.serialization._is_zipfile(io.BytesIO(data))

@@ -1,0 +1,105 @@
+import io
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from training.__main__ import main
+from training.campaign import load_campaign
+from training.prepared import load_prepared
+from training.run import plan_run, show
+
+PROJECT = Path(__file__).resolve().parents[3]
+
+
+@pytest.fixture
+def terminal() -> Console:
+    """A terminal whose screen can be read."""
+    return Console(file=io.StringIO(), force_terminal=True, no_color=True, color_system=None, width=120)
+
+
+@pytest.fixture
+def arguments(prepared_folder, profile, tmp_path):
+    def run(*more: str, restart: int = 1) -> list[str]:
+        options = {"prepared": prepared_folder, "configuration": "ce", "fold": 0, "restart": restart}
+        options |= {"profile": profile, "output": tmp_path / "run", "device": "cpu"}
+        return ["run", *(str(each) for name, value in options.items() for each in (f"--{name}", value)), *more]
+
+    return run
+
+
+def test_a_run_tells_its_epochs_on_stdout_and_nothing_on_stderr(arguments, capsys):
+    assert main(arguments()) == 0
+    said = capsys.readouterr()
+    assert said.err == ""
+    lines = said.out.splitlines()
+    assert [line.split(":")[0] for line in lines] == ["epoch 1/3", "epoch 2/3", "epoch 3/3"]
+    assert "loss 0." in lines[0]
+    assert main(arguments()) == 0
+    said = capsys.readouterr()
+    assert said.err == ""
+    assert "finished already, nothing to do" in said.out
+
+
+def test_wrong_input_is_one_line_and_exit_code_3(arguments, capsys):
+    assert main(arguments("--resume")) == 3
+    message = capsys.readouterr().err
+    assert message.startswith("error: ")
+    assert message.endswith("expected a checkpoint to resume from, found none\n")
+    assert main(arguments()) == 0
+    capsys.readouterr()
+    assert main(arguments(restart=2)) == 3
+    assert "expected the run ce, fold 0, restart 2" in capsys.readouterr().err
+
+
+def test_wrong_usage_is_exit_code_2(arguments, capsys):
+    assert main(arguments(restart=-1)) == 2
+    for wrong in ([], ["paint"], ["run", "--fold", "first"]):
+        with pytest.raises(SystemExit) as ended:
+            main(wrong)
+        assert ended.value.code == 2
+
+
+@pytest.mark.parametrize("command", ["prepare", "run", "campaign", "status", "bundle"])
+def test_every_command_explains_itself(command, capsys):
+    with pytest.raises(SystemExit) as ended:
+        main([command, "--help"])
+    assert ended.value.code == 0
+    assert f"usage: python -m training {command}" in capsys.readouterr().out
+
+
+def test_a_process_of_its_own_keeps_stderr_empty_too(arguments):
+    """Warnings that libraries utter while they are imported count as well."""
+    command = [sys.executable, "-m", "training", *arguments()]
+    ended = subprocess.run(
+        command, cwd=PROJECT, env=os.environ | {"OMP_NUM_THREADS": "1"}, capture_output=True, text=True, check=False
+    )
+    assert (ended.returncode, ended.stderr) == (0, "")
+
+
+def test_a_terminal_shows_a_bar_that_ends_full(prepared_folder, profile, tmp_path, terminal):
+    run = plan_run(load_prepared(prepared_folder), configuration="ce", fold=0, restart=1, profile=str(profile))
+    show(run, tmp_path / "run", device="cpu", resume=False, console=terminal)
+    shown = terminal.file.getvalue()
+    assert "ce_fold0_restart1" in shown
+    assert "100%" in shown
+    assert "nnU-Net" not in shown
+    assert "nnU-Net" in (tmp_path / "run" / "training.log").read_text()
+
+
+def test_a_terminal_shows_all_runs_of_a_campaign_at_once(prepared_folder, profile, tmp_path, terminal):
+    path = tmp_path / "campaign.toml"
+    path.write_text(
+        f'schema_version = 1\nprepared = "{prepared_folder}"\noutput = "runs"\nprofile = "{profile}"\n'
+        'configurations = ["ce", "ce-dice"]\nfolds = [1]\nrestarts = [1]\nworkers = 2\n'
+    )
+    load_campaign(path).make(console=terminal, device="cpu")
+    shown = terminal.file.getvalue()
+    assert "running" in shown
+    last = [line.split() for line in shown.splitlines() if "_fold1_restart1" in line][-2:]
+    assert [line[:2] for line in last] == [["ce_fold1_restart1", "finished"], ["ce-dice_fold1_restart1", "finished"]]
+    assert all("3/3" in line for line in last)
+    assert "2 finished" in shown

@@ -1,0 +1,82 @@
+import pytest
+
+from contract.cards import load_card
+from contract.errors import OncoduetError
+from training.configurations import CONFIGURATIONS, load_configuration
+from training.profiles import PROFILES, edited_plans, load_profile
+
+
+def test_the_four_configurations_of_the_study_are_there():
+    names = sorted(path.stem for path in CONFIGURATIONS.glob("*.toml"))
+    assert names == ["ce", "ce-dice", "ce-focal", "focal"]
+    assert [load_configuration(name).name for name in names] == names
+
+
+def test_only_the_focal_configuration_has_class_weights():
+    (focal,) = load_configuration("focal").loss
+    _, focal_term = load_configuration("ce-focal").loss
+    assert (focal.alpha.background, focal.alpha.foreground) == (0.75, 0.25)
+    assert focal_term.alpha is None
+    assert [term.weight for term in load_configuration("ce-focal").loss] == [0.5, 0.5]
+    assert [term.weight for term in load_configuration("ce-dice").loss] == [1.0, 1.0]
+
+
+def test_profiles_keep_the_weights_that_the_card_or_the_profile_names():
+    picai, rsna = load_card("cspca-picai"), load_card("cspca-rsna2022")
+    assert load_profile("rsna2022").checkpoint_for(rsna) == "best"
+    assert load_profile("modern").checkpoint_for(rsna) == "final"
+    assert load_profile("demo").checkpoint_for(picai) == "final"
+
+
+def test_full_schedules_are_nnunets():
+    for name in ("rsna2022", "modern"):
+        profile = load_profile(name)
+        assert profile.epochs * profile.iterations_per_epoch == 250_000
+        assert (profile.learning_rate, profile.momentum, profile.weight_decay) == (0.01, 0.99, 3e-5)
+        assert profile.plan is None
+
+
+def test_a_card_without_checkpoint_is_refused_where_the_profile_asks_the_card():
+    card = load_card("cspca-picai").model_copy(update={"checkpoint": None})
+    with pytest.raises(OncoduetError, match="card cspca-picai: expected checkpoint for the profile rsna2022"):
+        load_profile("rsna2022").checkpoint_for(card)
+
+
+@pytest.mark.parametrize(("load", "what"), [(load_configuration, "configuration"), (load_profile, "profile")])
+def test_an_unknown_name_lists_the_known_ones(load, what):
+    with pytest.raises(OncoduetError, match=f"{what} 'nonsense': expected one of .*, .* or a .toml file"):
+        load("nonsense")
+
+
+@pytest.mark.parametrize(
+    ("load", "source"), [(load_configuration, CONFIGURATIONS / "ce.toml"), (load_profile, PROFILES / "modern.toml")]
+)
+def test_all_faults_of_a_file_are_named_at_once(load, source, tmp_path):
+    path = tmp_path / "wrong.toml"
+    path.write_text("surprise = 1\n" + source.read_text().replace("schema_version = 1", "schema_version = 7"))
+    with pytest.raises(OncoduetError, match=r"wrong\.toml: 2 faults: .*schema_version.*surprise"):
+        load(path)
+
+
+def test_plan_edits_change_a_copy():
+    profile = load_profile("demo")
+    plans = {
+        "plans_name": "oncoduet",
+        "configurations": {
+            "3d_fullres": {
+                "batch_size": 2,
+                "patch_size": [16, 128, 128],
+                "spacing": [3.0, 0.5, 0.5],
+                "architecture": {"arch_kwargs": {"n_stages": 6, "norm_op": "torch.nn.InstanceNorm3d"}},
+            }
+        },
+    }
+    edited = edited_plans(plans, profile)["configurations"]["3d_fullres"]
+    assert plans["configurations"]["3d_fullres"]["batch_size"] == 2
+    assert (edited["batch_size"], edited["patch_size"], edited["spacing"]) == (4, [12, 32, 32], [3.0, 0.5, 0.5])
+    architecture = edited["architecture"]["arch_kwargs"]
+    assert architecture["features_per_stage"] == [8, 16, 32, 64]
+    assert architecture["strides"] == [[1, 1, 1], [1, 2, 2], [2, 2, 2], [2, 2, 2]]
+    assert architecture["n_conv_per_stage_decoder"] == [1, 1, 1]
+    assert architecture["norm_op"] == "torch.nn.InstanceNorm3d"
+    assert edited_plans(plans, load_profile("modern")) == plans

@@ -1,0 +1,127 @@
+import math
+import os
+
+import numpy as np
+import pytest
+import torch
+from batchgenerators.dataloading.single_threaded_augmenter import SingleThreadedAugmenter
+from batchgeneratorsv2.transforms.noise.gaussian_blur import GaussianBlurTransform
+from nnunetv2.training.dataloading import data_loader
+
+from training.engines import nnunet
+from training.engines.nnunet import EpochLog, ResidentCases, build_trainer, seed_generators
+from training.engines.nnunet_environment import batches_on_one_thread, nnunet_folders
+from training.prepared import load_prepared
+from training.run import plan_run
+from training.run_folder import RunFolder
+
+
+@pytest.fixture
+def trainer(prepared_folder, tmp_path):
+    def build(configuration="ce", profile="demo", device="cpu"):
+        run = plan_run(
+            load_prepared(prepared_folder), configuration=configuration, fold=0, restart=1, profile=str(profile)
+        )
+        return build_trainer(run.task(RunFolder(tmp_path / "run"), device))
+
+    return build
+
+
+def test_the_profiles_numbers_replace_nnunets(trainer):
+    built = trainer()
+    built.initialize()
+    (group,) = built.optimizer.param_groups
+    assert (group["lr"], group["momentum"], group["nesterov"], group["weight_decay"]) == (0.1, 0.9, True, 3e-5)
+    assert (built.num_epochs, built.num_iterations_per_epoch, built.num_val_iterations_per_epoch) == (15, 20, 1)
+    assert built.oversample_foreground_percent == 0.67
+    assert built.network.encoder.output_channels == [8, 16, 32, 64]
+
+
+def test_our_loss_stands_inside_nnunets_deep_supervision(trainer):
+    # Three resolutions: nnU-Net's weights 1, 1/2 and 0, divided by their sum.
+    for configuration, at_half in [("ce", math.log(2)), ("focal", (0.129956 + 0.043319) / 2)]:
+        built = trainer(configuration)
+        built.initialize()
+        assert built.loss.weight_factors == pytest.approx((2 / 3, 1 / 3, 0))
+        sizes = [(2, 8, 8), (2, 4, 4), (2, 2, 2)]
+        label = [torch.tensor([0, 1]).view(1, 1, 2, 1, 1).expand(1, 1, *size) for size in sizes]
+        even = [torch.zeros(1, 2, *size) for size in sizes]
+        assert built.loss(even, label).item() == pytest.approx(at_half, abs=2e-6)
+        certain = torch.cat([1e3 * (1 - label[0]), 1e3 * label[0]], dim=1)
+        assert built.loss([certain, *even[1:]], label).item() == pytest.approx(at_half / 3, abs=2e-6)
+
+
+def test_batches_are_made_in_this_process_with_nnunets_augmentation(trainer, tmp_path):
+    built = trainer()
+    with nnunet_folders(raw=tmp_path, preprocessed=tmp_path, results=tmp_path, loader_processes=0):
+        built.initialize()
+        training, validation = built.get_dataloaders()
+    assert isinstance(training, SingleThreadedAugmenter)
+    assert isinstance(validation, SingleThreadedAugmenter)
+    transforms = [getattr(each, "transform", each) for each in training.data_loader.transforms.transforms]
+    names = [type(each).__name__ for each in transforms]
+    assert {"SpatialTransform", "GammaTransform", "MirrorTransform", "SimulateLowResolutionTransform"} <= set(names)
+    (blur,) = (each for each in transforms if isinstance(each, GaussianBlurTransform))
+    assert blur.benchmark is False
+
+
+def test_training_and_validation_studies_are_the_folds(trainer, prepared_folder):
+    built = trainer()
+    training, validation = built.get_tr_and_val_datasets()
+    fold = load_prepared(prepared_folder).fold(0)
+    assert (tuple(training.identifiers), tuple(validation.identifiers)) == (fold.train, fold.validation)
+
+
+def test_equal_seeds_and_moments_give_equal_numbers():
+    def draw(seed, moment):
+        seed_generators(seed, moment)
+        return float(np.random.rand()), float(torch.rand(1))  # noqa: NPY002 - the global generator is meant
+
+    assert draw(1, "epoch 3") == draw(1, "epoch 3")
+    drawn = [draw(1, "epoch 3"), draw(1, "epoch 4"), draw(2, "epoch 3"), draw(1, "initial weights")]
+    assert len({value for pair in drawn for value in pair}) == 8
+
+
+def test_an_undefined_pseudo_dice_leaves_the_moving_average_alone(tmp_path):
+    log = EpochLog(str(tmp_path), False)
+    for step, dice in enumerate([math.nan, 0.5, math.nan, 0.7]):
+        log.log("mean_fg_dice", dice, step)
+    averages = log.get_value("ema_fg_dice", None)
+    assert averages == pytest.approx([0.0, 0.05, 0.05, 0.9 * 0.05 + 0.1 * 0.7])
+
+
+def test_studies_beyond_the_memory_budget_are_read_from_disk(prepared_folder, monkeypatch):
+    cases = str(prepared_folder / "cases")
+    plain = ResidentCases(cases, ["100_1", "101_1"])
+    assert plain.load_case("100_1")[0] is plain.load_case("100_1")[0]
+    size = plain.bytes_held
+    monkeypatch.setattr(nnunet, "RESIDENT_BYTES", size)
+    limited = ResidentCases(cases, ["100_1", "101_1"])
+    first, second = (limited.load_case(case_id)[0] for case_id in ("100_1", "101_1"))
+    assert (limited.bytes_held, list(limited.cases)) == (size, ["100_1"])
+    np.testing.assert_array_equal(first, plain.load_case("100_1")[0])
+    np.testing.assert_array_equal(second[:], plain.load_case("101_1")[0])
+
+
+def test_the_environment_is_afterwards_what_it_was(tmp_path, monkeypatch):
+    monkeypatch.setenv("nnUNet_results", "before")
+    monkeypatch.delenv("nnUNet_raw", raising=False)
+    before = dict(os.environ)
+    with nnunet_folders(raw=tmp_path, preprocessed=tmp_path, results=tmp_path / "r", loader_processes=0):
+        inside = dict(os.environ)
+    assert inside["nnUNet_results"] == str(tmp_path / "r")
+    assert (inside["nnUNet_n_proc_DA"], inside["nnUNet_wandb_enabled"], inside["nnUNet_compile"]) == ("0", "0", "false")
+    assert dict(os.environ) == before
+
+
+def test_batches_are_made_on_one_thread_and_steps_on_the_profiles():
+    before = torch.get_num_threads()
+    stock = data_loader.threadpool_limits
+    torch.set_num_threads(2)
+    with batches_on_one_thread():
+        with data_loader.threadpool_limits(limits=1, user_api=None):
+            inside = torch.get_num_threads()
+        afterwards = torch.get_num_threads()
+    torch.set_num_threads(before)
+    assert (inside, afterwards) == (1, 2)
+    assert data_loader.threadpool_limits is stock

@@ -1,0 +1,294 @@
+import shutil
+from multiprocessing.pool import ThreadPool
+from pathlib import Path
+from types import SimpleNamespace
+
+import blosc2
+import numpy as np
+import pytest
+import SimpleITK as sitk
+from nnunetv2.experiment_planning.dataset_fingerprint import fingerprint_extractor
+
+from contract.archive import find_studies
+from contract.cards import load_card
+from contract.errors import OncoduetError
+from contract.files import read_json, write_json
+from contract.volume import Volume, read_volume, write_volume
+from network.study import read_study, read_study_label
+from training.__main__ import main
+from training.engines import nnunet_data
+from training.engines.nnunet_environment import nnunet_folders
+from training.prepare import split_patients
+from training.prepared import PreparedStudy, load_prepared
+
+
+def run_prepare(archive: Path, output: Path, *, card: str = "cspca-picai", folds: int = 3, seed: int = 0) -> int:
+    arguments = ["prepare", "--card", str(card), "--archive", str(archive), "--output", str(output)]
+    return main([*arguments, "--folds", str(folds), "--seed", str(seed)])
+
+
+def refused(archive: Path, output: Path, capsys: pytest.CaptureFixture, *, folds: int = 3, code: int = 3) -> str:
+    """The one line on stderr with which an archive is refused; nothing may have been written."""
+    assert run_prepare(archive, output, folds=folds) == code
+    message = capsys.readouterr().err
+    assert message.startswith("error: ")
+    assert message.count("\n") == 1
+    assert not output.exists()
+    return message
+
+
+def test_a_prepared_dataset_says_what_it_was_made_from(prepared_folder):
+    prepared = load_prepared(prepared_folder)
+    record = prepared.record
+    assert (record.card, record.card_sha256) == ("cspca-picai", load_card("cspca-picai").sha256)
+    assert record.data_licence == "CC0-1.0"
+    assert [(study.case_id, study.patient_id, study.lesions) for study in record.studies] == [
+        ("100_1", "100", 1),
+        ("100_2", "100", 0),
+        ("101_1", "101", 0),
+        ("102_1", "102", 1),
+        ("103_1", "103", 0),
+        ("104_1", "104", 1),
+        ("105_1", "105", 0),
+    ]
+    assert prepared.plans["experiment_planner_used"] == "ExperimentPlanner"
+    assert list(prepared.plans["configurations"]) == ["3d_fullres"]
+    assert sorted(path.name for path in prepared_folder.iterdir()) == [
+        "card.toml",
+        "cases",
+        "dataset.json",
+        "dataset_fingerprint.json",
+        "plans.json",
+        "prepare.log",
+        "prepared.json",
+        "splits.json",
+    ]
+
+
+def test_preparing_twice_gives_the_same_dataset(archive, tmp_path):
+    assert run_prepare(archive, tmp_path / "a") == 0
+    assert run_prepare(archive, tmp_path / "b") == 0
+    for name in ("prepared.json", "plans.json", "dataset.json", "splits.json", "dataset_fingerprint.json"):
+        assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes()
+    for path in (tmp_path / "a" / "cases").glob("*.b2nd"):
+        assert path.read_bytes() == (tmp_path / "b" / "cases" / path.name).read_bytes()
+    assert load_prepared(tmp_path / "a").sha256 == load_prepared(tmp_path / "b").sha256
+
+
+@pytest.mark.parametrize("what", ["voxel", "label"])
+def test_the_datasets_fingerprint_notices_one_voxel(archive, tmp_path, what):
+    assert run_prepare(archive, tmp_path / "a") == 0
+    path = archive / ("101/101_1_hbv.mha" if what == "voxel" else "labels/101_1.nii.gz")
+    volume = read_volume(path)
+    array = volume.array.copy()
+    array[4, 7, 9] += 1
+    write_volume(path, Volume(array if what == "voxel" else array.astype(np.uint8), volume.grid))
+    assert run_prepare(archive, tmp_path / "b") == 0
+    before, after = (load_prepared(tmp_path / name).record.dataset_fingerprint for name in "ab")
+    assert before != after
+
+
+def test_quantitative_channels_keep_their_scale_between_patients(tmp_path, write_study):
+    """The normalisation trap: ADC is a measurement, so a factor between patients must survive; T2W has no unit."""
+    for number in range(4):
+        factor = 1.15 if number == 2 else 1.0
+        write_study(tmp_path / "archive", f"{number}_1", kind=0, lesion=True, adc_factor=factor, t2w_factor=factor)
+    assert run_prepare(tmp_path / "archive", tmp_path / "out", folds=2) == 0
+    properties = load_prepared(tmp_path / "out").plans["foreground_intensity_properties_per_channel"]["1"]
+    plain, scaled = (blosc2.open(str(tmp_path / "out" / "cases" / f"{n}_1.b2nd"))[:] for n in (0, 2))
+    np.testing.assert_allclose(plain[0], scaled[0], atol=1e-4)  # T2W: z-score per image
+    adc_plain, adc_scaled = (each[1] * properties["std"] + properties["mean"] for each in (plain, scaled))
+    low, high = properties["percentile_00_5"], properties["percentile_99_5"]
+    inside = (adc_plain > low + 1) & (adc_plain < high - 1) & (adc_scaled > low + 1) & (adc_scaled < high - 1)
+    assert inside.sum() > 20
+    np.testing.assert_allclose(adc_scaled[inside] / adc_plain[inside], 1.15, rtol=1e-4)
+
+
+def test_channel_names_for_nnunet_are_normalisation_schemes():
+    dataset = nnunet_data.dataset_json(load_card("cspca-picai"), studies=7)
+    assert dataset["channel_names"] == {"0": "zscore", "1": "CT", "2": "zscore"}
+    assert dataset["labels"] == {"background": 0, "lesion": 1}
+
+
+def test_fingerprint_is_the_one_that_nnunet_takes_itself(archive, tmp_path, monkeypatch):
+    card = load_card("cspca-picai")
+    stacked = {}
+    name = "Dataset001_stock"
+    raw = tmp_path / "raw" / name
+    raw.mkdir(parents=True)
+    listing = {}
+    for study in find_studies(archive, card, labels_required=True):
+        image = read_study(card, study.channels, name=study.case_id)
+        label = read_study_label(card, study.label, image)
+        stacked[study.case_id] = (image.array, label, image.spacing_mm_zyx)
+        files = {f"{study.case_id}_{i:04d}.mha": channel for i, channel in enumerate(image.array)}
+        files[f"{study.case_id}.mha"] = label
+        for file, array in files.items():
+            write_volume(raw / file, Volume(array, image.grid))
+        *images, truth = (str(raw / file) for file in files)
+        listing[study.case_id] = {"images": images, "label": truth}
+    dataset = nnunet_data.dataset_json(card, studies=len(stacked))
+    write_json(raw / "dataset.json", dataset | {"dataset": listing})
+
+    pools = SimpleNamespace(get_context=lambda _: SimpleNamespace(Pool=ThreadPool))
+    monkeypatch.setattr(fingerprint_extractor, "multiprocessing", pools)
+    folders = {"raw": tmp_path / "raw", "preprocessed": tmp_path / "preprocessed", "results": tmp_path / "results"}
+    with nnunet_folders(**folders, loader_processes=1):
+        extractor = fingerprint_extractor.DatasetFingerprintExtractor(name, 1)
+        extractor.num_foreground_voxels_for_intensitystats = 500 * len(stacked)
+        stock = extractor.run()
+    ours = nnunet_data.fingerprint(list(stacked), stacked.__getitem__, samples_per_case=500, done=lambda: None)
+
+    assert ours["shapes_after_crop"] == [list(map(int, shape)) for shape in stock["shapes_after_crop"]]
+    np.testing.assert_allclose(ours["spacings"], stock["spacings"], rtol=1e-6)
+    assert ours["median_relative_size_after_cropping"] == stock["median_relative_size_after_cropping"]
+    for channel, expected in stock["foreground_intensity_properties_per_channel"].items():
+        assert ours["foreground_intensity_properties_per_channel"][str(channel)] == pytest.approx(expected, rel=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("studies", "largest", "expected"),
+    [(40, 900, 9_000), (1000, 50_000, 100_000), (10, 2_000_000, 10_000_000)],  # the last two: nnU-Net's own number
+)
+def test_no_more_foreground_voxels_are_drawn_than_say_something(studies, largest, expected):
+    assert nnunet_data.samples_per_case(studies=studies, largest_foreground_voxels=largest) == expected
+
+
+def studies_of(patients: dict[str, list[int]]) -> list[PreparedStudy]:
+    return [
+        PreparedStudy(case_id=f"{patient}_{number}", patient_id=patient, lesions=lesions)
+        for patient, counts in patients.items()
+        for number, lesions in enumerate(counts)
+    ]
+
+
+def test_no_patient_stands_on_both_sides_of_a_fold():
+    studies = studies_of({f"p{n}": [n % 3 == 0, 0, 0][: 1 + n % 3] for n in range(23)})
+    folds = split_patients(studies, folds=5, seed=3)
+    assert sorted(case_id for fold in folds for case_id in fold.validation) == sorted(s.case_id for s in studies)
+    for fold in folds:
+        train, validation = ({case_id.split("_")[0] for case_id in part} for part in (fold.train, fold.validation))
+        assert not train & validation
+        assert len(fold.train) + len(fold.validation) == len(studies)
+        assert 1 <= sum(study.lesions > 0 and study.case_id in fold.validation for study in studies) <= 2
+
+
+def test_folds_follow_from_the_seed():
+    studies = studies_of({f"p{n}": [n % 2] for n in range(20)})
+    assert split_patients(studies, folds=5, seed=1) == split_patients(studies, folds=5, seed=1)
+    assert split_patients(studies, folds=5, seed=1) != split_patients(studies, folds=5, seed=2)
+    assert split_patients(studies, folds=5, seed=1) == split_patients(studies, folds=5, seed=1)
+
+
+def test_an_empty_archive_is_refused(tmp_path, capsys):
+    (tmp_path / "archive").mkdir()
+    assert "expected studies named" in refused(tmp_path / "archive", tmp_path / "out", capsys)
+
+
+def test_a_study_that_stands_twice_is_refused(archive, tmp_path, capsys):
+    shutil.copytree(archive / "101", archive / "copy")
+    assert "study 101_1 in" in refused(archive, tmp_path / "out", capsys)
+
+
+def test_a_missing_channel_is_refused(archive, tmp_path, capsys):
+    (archive / "103" / "103_1_adc.mha").unlink()
+    assert "found no 103_1_adc.mha" in refused(archive, tmp_path / "out", capsys)
+
+
+def test_a_missing_label_is_refused(archive, tmp_path, capsys):
+    (archive / "labels" / "103_1.nii.gz").unlink()
+    assert "study 103_1: expected the label map" in refused(archive, tmp_path / "out", capsys)
+
+
+def test_a_label_on_another_grid_is_refused(archive, tmp_path, capsys):
+    shutil.copy(archive / "labels" / "101_1.nii.gz", archive / "labels" / "103_1.nii.gz")
+    assert "103_1.nii.gz: expected the grid of 103_1_t2w.mha" in refused(archive, tmp_path / "out", capsys)
+
+
+def test_unknown_label_values_are_refused(archive, tmp_path, capsys, write_study):
+    write_study(archive, "102_1", kind=2, lesion=True, label_value=9)
+    assert "102_1.nii.gz: expected label values [0, 1, 2, 3, 4, 5], found [9]" in refused(
+        archive, tmp_path / "out", capsys
+    )
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_voxels_that_are_no_numbers_are_refused(archive, tmp_path, capsys, value):
+    path = archive / "104" / "104_1_t2w.mha"
+    volume = read_volume(path)
+    array = volume.array.copy()
+    array[3, 4, 5] = value
+    write_volume(path, Volume(array, volume.grid))
+    assert "104_1_t2w.mha: expected finite voxels, found 1" in refused(archive, tmp_path / "out", capsys)
+
+
+def test_disjoint_fields_of_view_are_refused(archive, tmp_path, capsys):
+    path = archive / "104" / "104_1_adc.mha"
+    image = sitk.ReadImage(str(path))
+    image.SetOrigin((5000.0, 0.0, 0.0))
+    sitk.WriteImage(image, str(path))
+    assert "to share a field of view" in refused(archive, tmp_path / "out", capsys)
+
+
+def test_fewer_patients_than_folds_are_refused(archive, tmp_path, capsys):
+    message = refused(archive, tmp_path / "out", capsys, folds=7)  # 7 studies, but 6 patients
+    assert "expected at least 7 patients for 7 folds, found 6" in message
+
+
+def test_an_archive_without_any_lesion_is_refused(tmp_path, capsys, write_study):
+    for number in range(3):
+        write_study(tmp_path / "archive", f"{number}_1", kind=number, lesion=False)
+    assert "expected at least one study with a lesion, found none" in refused(
+        tmp_path / "archive", tmp_path / "out", capsys
+    )
+
+
+def test_one_fold_is_wrong_usage(archive, tmp_path, capsys):
+    assert "--folds: expected at least 2, found 1" in refused(archive, tmp_path / "out", capsys, folds=1, code=2)
+
+
+def test_a_failed_preparation_leaves_an_earlier_one_alone(archive, tmp_path, capsys):
+    assert run_prepare(archive, tmp_path / "out") == 0
+    before = sorted((path, path.stat().st_mtime_ns) for path in (tmp_path / "out").rglob("*"))
+    (archive / "103" / "103_1_adc.mha").unlink()
+    assert run_prepare(archive, tmp_path / "out") == 3
+    assert sorted((path, path.stat().st_mtime_ns) for path in (tmp_path / "out").rglob("*")) == before
+
+
+def test_a_prepared_dataset_with_another_card_is_refused(prepared_folder, tmp_path):
+    shutil.copytree(prepared_folder, tmp_path / "prepared")
+    card = tmp_path / "prepared" / "card.toml"
+    card.write_text(card.read_text().replace("0.1", "0.2"))
+    with pytest.raises(OncoduetError, match=r"card\.toml: expected the card that the dataset was made with"):
+        load_prepared(tmp_path / "prepared")
+
+
+def test_a_prepared_dataset_that_lacks_a_study_is_refused(prepared_folder, tmp_path):
+    shutil.copytree(prepared_folder, tmp_path / "prepared")
+    (tmp_path / "prepared" / "cases" / "102_1_seg.b2nd").unlink()
+    with pytest.raises(OncoduetError, match=r"102_1_seg\.b2nd: expected a preprocessed study, found none"):
+        load_prepared(tmp_path / "prepared")
+
+
+def test_a_folder_that_is_no_prepared_dataset_is_refused(tmp_path):
+    with pytest.raises(OncoduetError, match=r"prepared\.json: expected a JSON file, found none"):
+        load_prepared(tmp_path)
+
+
+def test_a_card_with_its_own_geometry_and_classes_is_prepared(archive, tmp_path, write_study):
+    """Nothing here knows three channels, one class or the prostate."""
+    card = tmp_path / "other.toml"
+    text = (Path(load_card.__globals__["CARDS"]) / "cspca-rsna2022.toml").read_text()
+    text = text.replace("values = [1, 2, 3, 4, 5]", "values = [1]").replace(
+        "[detection_map]", '[[classes]]\nname = "vessel"\nvalues = [2]\n\n[detection_map]'
+    )
+    card.write_text(text.replace("[20, 160, 160]", "[8, 40, 40]").replace("[3.6, 0.5, 0.5]", "[3.0, 1.2, 1.2]"))
+    write_study(archive, "101_1", kind=1, lesion=True, label_value=2)
+    assert run_prepare(archive, tmp_path / "out", card=card) == 0
+    prepared = load_prepared(tmp_path / "out")
+    assert prepared.dataset["labels"] == {"background": 0, "lesion": 1, "vessel": 2}
+    assert prepared.plans["configurations"]["3d_fullres"]["spacing"] == [3.0, 1.2, 1.2]
+    lesions = {study.case_id: study.lesions for study in prepared.record.studies}
+    assert (lesions["100_1"], lesions["101_1"]) == (1, 0)
+    shapes = read_json(tmp_path / "out" / "dataset_fingerprint.json")["shapes_after_crop"]
+    assert max(shape[0] for shape in shapes) <= 8

@@ -1,0 +1,273 @@
+import json
+import math
+import multiprocessing
+import os
+import shutil
+import signal
+from pathlib import Path
+
+import pytest
+import torch
+
+from contract.errors import OncoduetError
+from contract.files import read_json, write_json
+from contract.records import RunRecord, read_record
+from network.architecture import build_network
+from network.weights import load_weights, tensors_sha256
+from training.prepared import load_prepared
+from training.run import _alone as alone
+from training.run import derived_seed, execute, plan_run
+from training.run_folder import RunFolder
+
+
+@pytest.fixture
+def planned(prepared_folder, profile):
+    def plan(configuration="ce", fold=0, restart=1, profile=profile, **more):
+        prepared = load_prepared(more.pop("prepared", prepared_folder))
+        return plan_run(prepared, configuration=configuration, fold=fold, restart=restart, profile=str(profile), **more)
+
+    return plan
+
+
+def changed_profile(profile: Path, folder: Path, *, old: str, new: str) -> Path:
+    text = profile.read_text()
+    assert old in text
+    path = folder / "changed.toml"
+    path.write_text(text.replace(old, new))
+    return path
+
+
+def kill_after(epochs: int, run, output: Path) -> None:
+    """Make the run in another process, which is killed without warning once it has noted so many epochs."""
+
+    def work() -> None:
+        def on_epoch(epoch) -> None:
+            if epoch.epoch + 1 == epochs:
+                os.kill(os.getpid(), signal.SIGKILL)
+
+        execute(run, output, device="cpu", on_epoch=on_epoch)
+
+    process = multiprocessing.get_context("fork").Process(target=work)
+    process.start()
+    process.join()
+    assert process.exitcode == -signal.SIGKILL
+
+
+def test_a_finished_run_is_complete(planned, tmp_path):
+    run = planned("ce-dice", fold=1, restart=2)
+    steps = []
+    returned = execute(run, tmp_path / "run", device="cpu", on_iteration=steps.append)
+    record = read_record(tmp_path / "run" / "run.json", RunRecord)
+    assert record == returned
+    assert record.state == "finished"
+    assert record.key == run.key
+    assert record.data_licence == "CC0-1.0"
+    assert steps == [1, 2, 3, 4, 5, 6]
+    assert [epoch.epoch for epoch in record.epochs] == [0, 1, 2]
+    assert [epoch.learning_rate for epoch in record.epochs] == pytest.approx(
+        [0.01 * (1 - epoch / 3) ** 0.9 for epoch in range(3)]
+    )
+    assert all(math.isfinite(epoch.train_loss) and epoch.wall_s > 0 for epoch in record.epochs)
+    assert record.hardware["threads"] == 1
+    assert record.cpu_s > 0
+    assert record.gpu_s == 0
+    weights = load_weights(tmp_path / "run" / "weights.safetensors")
+    assert tensors_sha256(weights) == record.weights_sha256
+    plans, dataset = (read_json(tmp_path / "run" / name) for name in ("plans.json", "dataset.json"))
+    build_network(plans, dataset, deep_supervision=False).load_state_dict(weights)
+    assert sorted(path.name for path in (tmp_path / "run").iterdir()) == [
+        ".lock",
+        "card.toml",
+        "dataset.json",
+        "plans.json",
+        "run.json",
+        "training.log",
+        "weights.safetensors",
+    ]
+
+
+def test_same_seed_gives_the_same_bits_and_another_restart_others(planned, tmp_path):
+    first, again, other = (
+        execute(planned(restart=restart), tmp_path / name, device="cpu").weights_sha256
+        for restart, name in [(1, "first"), (1, "again"), (2, "other")]
+    )
+    assert first == again
+    assert first != other
+
+
+@pytest.mark.parametrize("keep", ["final", "best"])
+def test_a_killed_run_goes_on_to_the_same_bits(planned, profile, tmp_path, keep):
+    profile = changed_profile(profile, tmp_path, old='checkpoint = "final"', new=f'checkpoint = "{keep}"')
+    run = planned("focal", profile=profile)
+    whole = execute(run, tmp_path / "whole", device="cpu")
+    kill_after(2, run, tmp_path / "killed")
+    assert read_record(tmp_path / "killed" / "run.json", RunRecord).state == "running"
+    assert RunFolder(tmp_path / "killed").checkpoint.is_file()
+    steps = []
+    resumed = execute(run, tmp_path / "killed", device="cpu", resume=True, on_iteration=steps.append)
+    assert steps == [5, 6]
+    assert resumed.weights_sha256 == whole.weights_sha256
+    assert [epoch.train_loss for epoch in resumed.epochs] == [epoch.train_loss for epoch in whole.epochs]
+
+
+def test_a_run_killed_before_its_first_checkpoint_starts_anew(planned, profile, tmp_path):
+    profile = changed_profile(profile, tmp_path, old="checkpoint_every_epochs = 1", new="checkpoint_every_epochs = 2")
+    run = planned(profile=profile)
+    kill_after(1, run, tmp_path / "killed")
+    steps = []
+    execute(run, tmp_path / "killed", device="cpu", on_iteration=steps.append)
+    assert steps == [1, 2, 3, 4, 5, 6]
+
+
+def test_best_weights_are_those_of_the_epoch_with_the_best_pseudo_dice(planned, profile, tmp_path):
+    profile = changed_profile(profile, tmp_path, old='checkpoint = "final"', new='checkpoint = "best"')
+    run = planned(profile=profile)
+    best = execute(run, tmp_path / "best", device="cpu")
+    log = (tmp_path / "best" / "training.log").read_text()
+    epochs = log.split("Current learning rate")[1:]
+    improved = [number for number, part in enumerate(epochs) if "New best EMA pseudo Dice" in part]
+    assert improved[-1] == 0  # else this example would not tell best from final
+    kill_after(improved[-1] + 1, run, tmp_path / "killed")
+    checkpoint = torch.load(RunFolder(tmp_path / "killed").checkpoint, weights_only=True)
+    assert tensors_sha256(checkpoint["network"]) == best.weights_sha256
+    assert best.checkpoint == "best"
+    assert execute(planned(), tmp_path / "final", device="cpu").weights_sha256 != best.weights_sha256
+
+
+def test_a_finished_run_is_not_made_again(planned, tmp_path, caplog):
+    run = planned()
+    first = execute(run, tmp_path / "run", device="cpu")
+    before = {path: path.stat().st_mtime_ns for path in (tmp_path / "run").iterdir()}
+    with caplog.at_level("INFO", logger="training"):
+        assert execute(run, tmp_path / "run", device="cpu", resume=True) == first
+    assert "finished already, nothing to do" in caplog.text
+    assert {path: path.stat().st_mtime_ns for path in before if path.name != ".lock"} == {
+        path: time for path, time in before.items() if path.name != ".lock"
+    }
+
+
+def test_a_failed_run_says_so_and_can_go_on(planned, tmp_path):
+    class PowerCutError(Exception):
+        pass
+
+    def fail(epoch) -> None:
+        if epoch.epoch == 1:
+            raise PowerCutError
+
+    run = planned()
+    with pytest.raises(PowerCutError):
+        execute(run, tmp_path / "run", device="cpu", on_epoch=fail)
+    record = read_record(tmp_path / "run" / "run.json", RunRecord)
+    assert (record.state, len(record.epochs), record.weights_sha256) == ("failed", 2, None)
+    assert "PowerCutError" in (tmp_path / "run" / "training.log").read_text()
+    resumed = execute(run, tmp_path / "run", device="cpu")
+    assert resumed.weights_sha256 == execute(run, tmp_path / "whole", device="cpu").weights_sha256
+
+
+def test_a_diverging_training_is_refused(planned, profile, tmp_path):
+    profile = changed_profile(profile, tmp_path, old="learning_rate = 0.01", new="learning_rate = 1e30")
+    with pytest.raises(OncoduetError, match=r"run: expected a finite loss, found .* is the learning rate too high"):
+        execute(planned(profile=profile), tmp_path / "run", device="cpu")
+    assert read_record(tmp_path / "run" / "run.json", RunRecord).state == "failed"
+
+
+def test_the_seed_follows_from_everything_that_names_a_run(planned):
+    # The number itself is fixed: another way of deriving it would change every published run.
+    assert derived_seed("cspca-picai", "demo", "ce", 0, 1, 0) == 3640104076
+    runs = [planned(), planned("focal"), planned(fold=1), planned(restart=2), planned(base_seed=1)]
+    assert len({run.key.seed for run in runs}) == len(runs)
+    assert planned().key.seed == runs[0].key.seed
+
+
+@pytest.mark.parametrize("fold", [3, -1])
+def test_an_unknown_fold_is_refused(planned, fold):
+    with pytest.raises(OncoduetError, match=rf"splits\.json: expected a fold from 0 to 2, found {fold}"):
+        planned(fold=fold)
+
+
+def test_unknown_names_are_refused(planned):
+    with pytest.raises(OncoduetError, match="configuration 'dice-only': expected one of"):
+        planned("dice-only")
+    with pytest.raises(OncoduetError, match="profile 'fast': expected one of"):
+        planned(profile="fast")
+
+
+def test_a_negative_restart_is_wrong_usage(planned):
+    with pytest.raises(OncoduetError, match="restart and seed: expected at least 0, found -1 and 0") as error:
+        planned(restart=-1)
+    assert error.value.exit_code == 2
+
+
+def test_a_fold_that_trains_on_no_lesion_is_refused(planned, prepared_folder, tmp_path):
+    shutil.copytree(prepared_folder, tmp_path / "prepared")
+    path = tmp_path / "prepared" / "prepared.json"
+    values = read_json(path)
+    validation = read_json(tmp_path / "prepared" / "splits.json")["folds"][1]["validation"]
+    for study in values["studies"]:
+        study["lesions"] = int(study["case_id"] in validation)
+    write_json(path, values)
+    with pytest.raises(OncoduetError, match="expected a lesion in the training part of fold 1, found none"):
+        planned(fold=1, prepared=tmp_path / "prepared")
+
+
+def test_resume_without_a_checkpoint_is_refused(planned, tmp_path):
+    with pytest.raises(OncoduetError, match=r"checkpoint\.pt: expected a checkpoint to resume from, found none"):
+        execute(planned(), tmp_path / "run", device="cpu", resume=True)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_folder_with_another_run_is_refused(planned, tmp_path):
+    execute(planned(), tmp_path / "run", device="cpu")
+    before = (tmp_path / "run" / "run.json").read_bytes()
+    with pytest.raises(OncoduetError, match=r"expected the run ce, fold 0, restart 2.*found the run ce, fold 0, r"):
+        execute(planned(restart=2), tmp_path / "run", device="cpu")
+    assert (tmp_path / "run" / "run.json").read_bytes() == before
+
+
+def test_data_that_changed_under_a_half_finished_run_are_refused(planned, prepared_folder, tmp_path):
+    shutil.copytree(prepared_folder, tmp_path / "prepared")
+    kill_after(1, planned(prepared=tmp_path / "prepared"), tmp_path / "run")
+    path = tmp_path / "prepared" / "splits.json"
+    values = read_json(path)
+    values["folds"] = [values["folds"][1], values["folds"][0], values["folds"][2]]
+    path.write_text(json.dumps(values))
+    with pytest.raises(OncoduetError, match=r"run\.json: expected the prepared that this run was begun with"):
+        execute(planned(prepared=tmp_path / "prepared"), tmp_path / "run", device="cpu")
+
+
+def test_a_configuration_that_changed_under_its_name_is_refused(planned, profile, tmp_path):
+    execute(planned(), tmp_path / "run", device="cpu")
+    changed = changed_profile(profile, tmp_path, old="momentum = 0.9", new="momentum = 0.8")
+    with pytest.raises(OncoduetError, match="expected the profile that this run was begun with, found another"):
+        execute(planned(profile=changed), tmp_path / "run", device="cpu")
+
+
+def test_two_processes_cannot_work_on_one_run(planned, tmp_path):
+    (tmp_path / "run").mkdir()
+    with (
+        alone(RunFolder(tmp_path / "run")),
+        pytest.raises(OncoduetError, match="expected no other process at work on this run"),
+    ):
+        execute(planned(), tmp_path / "run", device="cpu")
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
+def test_a_missing_cuda_device_is_refused(planned, tmp_path):
+    with pytest.raises(OncoduetError, match="--device cuda: expected a CUDA device, found none"):
+        execute(planned(), tmp_path / "run", device="cuda")
+
+
+@pytest.mark.gpu
+def test_a_run_on_a_gpu_finishes_and_goes_on_after_a_failure(planned, tmp_path):
+    def fail(epoch) -> None:
+        if epoch.epoch == 1:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        execute(planned(), tmp_path / "run", device="cuda", on_epoch=fail)
+    record = execute(planned(), tmp_path / "run", device="cuda", resume=True)
+    assert record.state == "finished"
+    assert record.gpu_s > 0
+    assert all(
+        torch.isfinite(tensor).all() for tensor in load_weights(tmp_path / "run" / "weights.safetensors").values()
+    )

@@ -1,0 +1,1 @@
+"""Archive → prepared dataset → runs → bundle."""

@@ -1,0 +1,132 @@
+"""Command line of the training: prepare, run, campaign, status, bundle."""
+
+import argparse
+import logging
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from rich.console import Console
+
+from contract.errors import exit_status
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; its exit code is 0 done, 1 a bug, 2 wrong usage, 3 wrong input."""
+    options = _parser().parse_args(arguments)
+    logging.basicConfig(stream=sys.stdout, level=logging.WARNING, format="%(message)s", force=True)
+    logging.getLogger("training").setLevel(logging.INFO)
+    logging.captureWarnings(True)
+    console = Console(file=sys.stdout, highlight=False)
+    return exit_status(lambda: options.command(options, console))
+
+
+def _prepare(options: argparse.Namespace, console: Console) -> None:
+    from training.prepare import prepare  # noqa: PLC0415
+
+    prepare(
+        card_name=options.card,
+        archive=options.archive,
+        output=options.output,
+        folds=options.folds,
+        seed=options.seed,
+        console=console,
+    )
+
+
+def _run(options: argparse.Namespace, console: Console) -> None:
+    from training.prepared import load_prepared  # noqa: PLC0415
+    from training.run import plan_run, show  # noqa: PLC0415
+
+    run = plan_run(
+        load_prepared(options.prepared),
+        configuration=options.configuration,
+        fold=options.fold,
+        restart=options.restart,
+        profile=options.profile,
+        base_seed=options.seed,
+    )
+    show(run, options.output, device=options.device, resume=options.resume, console=console)
+
+
+def _campaign(options: argparse.Namespace, console: Console) -> None:
+    from training.campaign import load_campaign  # noqa: PLC0415
+
+    campaign = load_campaign(options.campaign, prepared=options.prepared, output=options.output)
+    if options.dry_run:
+        console.print(campaign.table())
+    else:
+        campaign.make(console=console, device=options.device)
+
+
+def _status(options: argparse.Namespace, console: Console) -> None:
+    from training.campaign import load_campaign  # noqa: PLC0415
+
+    console.print(load_campaign(options.campaign, prepared=options.prepared, output=options.output).table())
+
+
+def _bundle(options: argparse.Namespace, console: Console) -> None:
+    from training.bundle import bundle  # noqa: PLC0415
+
+    record = bundle(runs=options.runs, output=options.output)
+    console.print(
+        f"{options.output}: {len(record.members)} members, data licence {record.data_licence}", soft_wrap=True
+    )
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m training", description=__doc__)
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    prepare = commands.add_parser("prepare", help="archive → prepared dataset with patient-disjoint folds")
+    prepare.set_defaults(command=_prepare)
+    prepare.add_argument("--card", required=True, help="name in contract/cards, or path of a .toml file")
+    prepare.add_argument("--archive", type=Path, required=True, help="folder of studies with labels/")
+    prepare.add_argument("--output", type=Path, required=True, help="folder for the prepared dataset")
+    prepare.add_argument("--folds", type=int, default=5, help="number of folds (default 5)")
+    prepare.add_argument("--seed", type=int, default=0, help="seed of the folds (default 0)")
+
+    run = commands.add_parser("run", help="train one network; goes on where it was interrupted")
+    run.set_defaults(command=_run)
+    run.add_argument("--prepared", type=Path, required=True, help="prepared dataset")
+    run.add_argument("--configuration", required=True, help="ce, focal, ce-focal, ce-dice, or path of a .toml file")
+    run.add_argument("--fold", type=int, required=True, help="fold to set apart, from 0")
+    run.add_argument("--restart", type=int, required=True, help="number of the repetition; another one, another seed")
+    run.add_argument("--profile", required=True, help="rsna2022, modern, demo, or path of a .toml file")
+    run.add_argument("--output", type=Path, required=True, help="folder of this run")
+    run.add_argument("--resume", action="store_true", help="fail unless there is a checkpoint to go on from")
+    run.add_argument("--seed", type=int, default=0, help="base of the run's seed (default 0)")
+    _add_device(run)
+
+    campaign = commands.add_parser("campaign", help="train all missing runs of a campaign file")
+    campaign.set_defaults(command=_campaign)
+    _add_campaign(campaign)
+    campaign.add_argument("--executor", choices=["local"], default="local", help="where runs are made (default local)")
+    campaign.add_argument("--dry-run", action="store_true", help="show the runs and their state, train none")
+    _add_device(campaign)
+
+    status = commands.add_parser("status", help="how far the runs of a campaign file are")
+    status.set_defaults(command=_status)
+    _add_campaign(status)
+
+    bundle = commands.add_parser("bundle", help="finished runs → model bundle")
+    bundle.set_defaults(command=_bundle)
+    bundle.add_argument("--runs", type=Path, nargs="+", required=True, help="run folders, or folders of run folders")
+    bundle.add_argument("--output", type=Path, required=True, help="MODEL.tar.gz")
+    return parser
+
+
+def _add_campaign(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("campaign", type=Path, help="CAMPAIGN.toml")
+    parser.add_argument("--prepared", type=Path, help="prepared dataset, in place of the file's")
+    parser.add_argument("--output", type=Path, help="folder of the run folders, in place of the file's")
+
+
+def _add_device(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--device", choices=["auto", "cpu", "cuda"], default="auto", help="auto: CUDA where there is a device"
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())

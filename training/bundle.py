@@ -1,0 +1,166 @@
+"""Pack finished runs for inference: one ``.tar.gz`` with plain files, safetensors and no pickle.
+
+It holds ``bundle.json``, ``card.toml``, ``plans.json``, ``dataset.json``, ``members/NNN.safetensors`` and, over all of
+them, ``SHA256SUMS``. The same runs give the same bytes.
+"""
+
+import gzip
+import hashlib
+import io
+import itertools
+import tarfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from contract.cards import load_card
+from contract.errors import OncoduetError
+from contract.files import atomic_file, read_json, sha256_file, sha256_json
+from contract.records import BundleRecord, Member, RunRecord, read_record
+from network.weights import load_weights, tensors_sha256
+from training.run_folder import RunFolder
+
+
+@dataclass(frozen=True)
+class FinishedRun:
+    """A run folder whose record and weights have been checked against each other."""
+
+    folder: RunFolder
+    record: RunRecord
+
+    @property
+    def name(self) -> str:
+        """``<configuration>_fold<K>_restart<R>``."""
+        key = self.record.key
+        return f"{key.configuration}_fold{key.fold}_restart{key.restart}"
+
+
+def bundle(*, runs: Sequence[Path], output: Path) -> BundleRecord:
+    """Pack runs into a bundle.
+
+    Parameters
+    ----------
+    runs
+        Run folders, or folders of run folders.
+    output
+        Path of the archive, ``….tar.gz``.
+
+    Raises
+    ------
+    OncoduetError
+        The output's name does not end in .tar.gz; a folder holds no run; a run is not finished, or its weights are
+        missing or not those that its record names; a run stands twice; runs differ in card, plans, dataset or licence.
+    """
+    if not output.name.endswith(".tar.gz"):
+        raise OncoduetError(f"{output}: expected a name that ends in .tar.gz")
+    finished = sorted((_finished(folder) for folder in find_runs(runs)), key=lambda run: run.name)
+    _require_agreement(finished)
+    first = finished[0]
+    members = tuple(
+        Member(
+            name=run.name,
+            file=f"members/{number:03d}.safetensors",
+            weights_sha256=str(run.record.weights_sha256),
+            run_sha256=sha256_file(run.folder.record),
+            key=run.record.key,
+        )
+        for number, run in enumerate(finished)
+    )
+    record = BundleRecord(
+        card=first.record.key.card,
+        card_sha256=first.record.key.card_sha256,
+        data_licence=first.record.data_licence,
+        plans_file="plans.json",
+        dataset_file="dataset.json",
+        members=members,
+        parents={member.name: member.run_sha256 for member in members},
+    )
+    files: dict[str, Path | bytes] = {
+        "card.toml": first.folder.card,
+        record.plans_file: first.folder.plans,
+        record.dataset_file: first.folder.dataset,
+    }
+    files |= {member.file: run.folder.weights for member, run in zip(members, finished, strict=True)}
+    files["bundle.json"] = (record.model_dump_json(indent=2) + "\n").encode()
+    sums = [f"{_sha256(files[name])}  {name}\n" for name in sorted(files)]
+    files["SHA256SUMS"] = "".join(sums).encode()
+    with atomic_file(output) as partial:
+        _write_archive(partial, files)
+    return record
+
+
+def find_runs(folders: Sequence[Path]) -> list[RunFolder]:
+    """Run folders among the given ones or right below them.
+
+    Raises
+    ------
+    OncoduetError
+        One of the given folders neither is a run folder nor holds any.
+    """
+    found: list[RunFolder] = []
+    for folder in folders:
+        candidates = [RunFolder(path) for path in (folder, *sorted(folder.glob("*/")))]
+        inside = [run for run in candidates if run.record.is_file()]
+        if not inside:
+            raise OncoduetError(f"{folder}: expected a run folder or a folder of them, found no run.json")
+        found += [run for run in inside if run not in found]
+    return found
+
+
+def _finished(folder: RunFolder) -> FinishedRun:
+    record = read_record(folder.record, RunRecord)
+    if record.state != "finished":
+        raise OncoduetError(f"{folder.record}: expected a finished run, found it {record.state}")
+    for path in (folder.card, folder.plans, folder.dataset):
+        if not path.is_file():
+            raise OncoduetError(f"{path}: expected in a run folder, found no file")
+    if load_card(folder.card).sha256 != record.key.card_sha256:
+        raise OncoduetError(f"{folder.card}: expected the card that run.json names, found another")
+    sha256 = tensors_sha256(load_weights(folder.weights))
+    if sha256 != record.weights_sha256:
+        raise OncoduetError(
+            f"{folder.weights}: expected the weights that run.json names ({str(record.weights_sha256)[:12]}…), "
+            f"found others ({sha256[:12]}…)"
+        )
+    return FinishedRun(folder, record)
+
+
+def _require_agreement(runs: Sequence[FinishedRun]) -> None:
+    """All runs can share one network architecture and one card, and no two claim one name."""
+    for before, run in itertools.pairwise(runs):
+        if before.name == run.name:
+            raise OncoduetError(f"{run.folder.path}: expected {run.name} once, found it in {before.folder.path} too")
+    first = runs[0]
+    for run in runs[1:]:
+        for what, same in [
+            ("card", run.record.key.card_sha256 == first.record.key.card_sha256),
+            ("data licence", run.record.data_licence == first.record.data_licence),
+            ("plans.json", _same_json(run.folder.plans, first.folder.plans)),
+            ("dataset.json", _same_json(run.folder.dataset, first.folder.dataset)),
+        ]:
+            if not same:
+                raise OncoduetError(f"{run.folder.path}: expected the {what} of {first.folder.path}, found another")
+
+
+def _same_json(a: Path, b: Path) -> bool:
+    return sha256_json(read_json(a)) == sha256_json(read_json(b))
+
+
+def _sha256(content: Path | bytes) -> str:
+    return sha256_file(content) if isinstance(content, Path) else hashlib.sha256(content).hexdigest()
+
+
+def _write_archive(path: Path, files: dict[str, Path | bytes]) -> None:
+    """A tar without anything of this machine or moment: sorted, owner 0, time 0, mode 644; gzip without a name."""
+    with (
+        path.open("wb") as stream,
+        gzip.GzipFile(filename="", mode="wb", fileobj=stream, mtime=0, compresslevel=6) as packed,
+        tarfile.open(fileobj=packed, mode="w", format=tarfile.PAX_FORMAT) as archive,
+    ):
+        for name in sorted(files):
+            content = files[name]
+            entry = tarfile.TarInfo(name)
+            entry.mode = 0o644
+            entry.size = content.stat().st_size if isinstance(content, Path) else len(content)
+            with content.open("rb") if isinstance(content, Path) else io.BytesIO(content) as source:
+                archive.addfile(entry, source)

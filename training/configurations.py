@@ -1,0 +1,86 @@
+"""A configuration: which engine trains a network with which loss.
+
+It is a TOML file, in ``training/configurations`` or anywhere else. A loss is a weighted sum of terms, so that a new
+combination is a file and not a class.
+"""
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import Field, PositiveFloat
+
+from contract.cards import Frozen, Name, parse_toml
+from contract.errors import OncoduetError
+from contract.files import sha256_json
+
+CONFIGURATIONS = Path(__file__).parent / "configurations"
+
+Smoothing = Annotated[float, Field(ge=0, lt=0.5)]
+
+
+class CrossEntropyTerm(Frozen):
+    """Mean voxel-wise cross entropy, unweighted."""
+
+    term: Literal["cross-entropy"]
+    weight: PositiveFloat = 1.0
+
+
+class ClassWeights(Frozen):
+    """Factors of the focal loss by the voxel's true class: 0 is background, all others are foreground."""
+
+    background: PositiveFloat
+    foreground: PositiveFloat
+
+
+class FocalTerm(Frozen):
+    """Focal loss; see :class:`training.losses.FocalLoss`."""
+
+    term: Literal["focal"]
+    weight: PositiveFloat = 1.0
+    gamma: Annotated[float, Field(ge=1)]
+    alpha: ClassWeights | None = None
+    """Absent: every class weighs 1."""
+    smoothing: Smoothing
+
+
+class SoftDiceTerm(Frozen):
+    """nnU-Net's soft Dice over the foreground classes."""
+
+    term: Literal["soft-dice"]
+    weight: PositiveFloat = 1.0
+    smoothing: Smoothing
+
+
+LossTerm = Annotated[CrossEntropyTerm | FocalTerm | SoftDiceTerm, Field(discriminator="term")]
+
+
+class Configuration(Frozen):
+    """How a network is trained."""
+
+    schema_version: Literal[1]
+    name: Name
+    title: str
+    engine: Literal["nnunet"]
+    loss: Annotated[tuple[LossTerm, ...], Field(min_length=1)]
+
+    @property
+    def sha256(self) -> str:
+        """Hash of what the configuration says; comments and layout of the file do not count."""
+        return sha256_json(self.model_dump(mode="json"))
+
+
+def load_configuration(name_or_path: str | Path) -> Configuration:
+    """Read a configuration by its name in ``training/configurations`` or by the path of a TOML file.
+
+    Raises
+    ------
+    OncoduetError
+        No such configuration, or faults in it: all of them, in one line.
+    """
+    path = Path(name_or_path)
+    if path.suffix != ".toml":
+        path = CONFIGURATIONS / f"{name_or_path}.toml"
+        if not path.is_file():
+            known = ", ".join(sorted(each.stem for each in CONFIGURATIONS.glob("*.toml")))
+            raise OncoduetError(f"configuration {str(name_or_path)!r}: expected one of {known} or a .toml file")
+    return parse_toml(path, Configuration)

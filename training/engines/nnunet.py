@@ -1,0 +1,357 @@
+"""nnU-Net's trainer, run in this process: its augmentation, batches, schedule and deep supervision, our loss.
+
+What is changed on purpose: every random number comes from the run's seed (nnU-Net seeds nothing); batches are made in
+this process; checkpoints are complete or absent; neither the final validation (the evaluation scores the runs) nor a
+progress picture is made. The generators are reseeded at each epoch's start, so that an interrupted run that goes on
+from a checkpoint gives the same bits as one that was never interrupted.
+"""
+
+import logging
+import math
+import os
+import random
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from batchgeneratorsv2.transforms.noise.gaussian_blur import GaussianBlurTransform
+from batchgeneratorsv2.transforms.utils.random import RandomTransform
+from nnunetv2.training.dataloading.nnunet_dataset import nnUNetDatasetBlosc2
+from nnunetv2.training.logging.nnunet_logger import MetaLogger
+from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
+
+from contract.errors import OncoduetError
+from contract.files import atomic_file
+from contract.records import Epoch
+from network.preprocessing import CONFIGURATION
+from training.configurations import LossTerm
+from training.engines.nnunet_environment import batches_on_one_thread, nnunet_folders
+from training.losses import build_loss
+from training.profiles import Profile
+
+RESIDENT_BYTES = 2 * 1024**3
+"""Preprocessed studies are kept in memory while they are no larger together; others are read by parts from disk."""
+
+Weights = dict[str, torch.Tensor]
+OnIteration = Callable[[int], None]
+OnEpoch = Callable[[Sequence[Epoch], float, float], None]
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Task:
+    """Everything that one training depends on."""
+
+    name: str
+    prepared: Path
+    plans: Mapping[str, Any]  # with the profile's edits
+    dataset: Mapping[str, Any]
+    train: Sequence[str]  # case ids
+    validation: Sequence[str]
+    loss: Sequence[LossTerm]
+    profile: Profile
+    keep: Literal["best", "final"]
+    seed: int
+    device: Literal["cpu", "cuda"]
+    checkpoint: Path
+    work: Path  # for nnU-Net's own files
+
+
+@dataclass(frozen=True)
+class Trained:
+    """What a training gives; the seconds count interrupted parts as far as they were kept."""
+
+    weights: Weights
+    epochs: tuple[Epoch, ...]
+    wall_s: float
+    cpu_s: float
+
+
+def train(task: Task, *, on_iteration: OnIteration, on_epoch: OnEpoch) -> Trained:
+    """Train one network, from the task's checkpoint if there is one.
+
+    Parameters
+    ----------
+    on_iteration
+        Told after each step how many have been done in all.
+    on_epoch
+        Told after each epoch all epochs so far, wall and CPU seconds.
+
+    Raises
+    ------
+    OncoduetError
+        The loss is no longer a finite number.
+    """
+    _settle(task)
+    with _folders(task):
+        trainer = build_trainer(task)
+        trainer.on_iteration, trainer.on_epoch = on_iteration, on_epoch
+        if task.checkpoint.is_file():
+            trainer.resume(task.checkpoint)
+        with batches_on_one_thread():
+            trainer.run_training()
+        wall_s, cpu_s = trainer.seconds()
+        return Trained(trainer.kept_weights(), tuple(trainer.epochs()), wall_s, cpu_s)
+
+
+def build_trainer(task: Task) -> "Trainer":
+    """nnU-Net's trainer for a task, without a network yet."""
+    plans = {**task.plans, "continue_training": False}
+    with _folders(task):
+        trainer = Trainer(plans, CONFIGURATION, 0, dict(task.dataset), torch.device(task.device))
+    trainer.take(task)
+    return trainer
+
+
+class Trainer(nnUNetTrainer):  # type: ignore[misc]
+    """nnU-Net's trainer for one :class:`Task`.
+
+    The base class reads its own constructor's arguments by name, hence the same ones here and ``take`` for the rest.
+    """
+
+    def __init__(
+        self, plans: dict[str, Any], configuration: str, fold: int, dataset_json: dict[str, Any], device: torch.device
+    ) -> None:
+        super().__init__(plans, configuration, fold, dataset_json, device)
+        self.logger = EpochLog(self.output_folder, False)
+        self.disable_checkpointing = True  # nnU-Net's own, which are written in place
+        self.on_iteration: OnIteration = lambda _: None
+        self.on_epoch: OnEpoch = lambda *_: None
+        self.iterations_done = 0
+        self.best_weights: Weights | None = None
+        self.earlier_wall_s, self.earlier_cpu_s = 0.0, 0.0
+        self.wall_started_s, self.cpu_started_s = time.perf_counter(), time.process_time()
+
+    def take(self, task: Task) -> None:
+        """Set what the task says in place of nnU-Net's constants."""
+        profile = task.profile
+        self.task = task
+        self.preprocessed_dataset_folder_base = str(task.prepared)
+        self.preprocessed_dataset_folder = str(task.prepared / "cases")
+        self.num_epochs = profile.epochs
+        self.num_iterations_per_epoch = profile.iterations_per_epoch
+        self.num_val_iterations_per_epoch = profile.validation_iterations_per_epoch
+        self.initial_lr = profile.learning_rate
+        self.weight_decay = profile.weight_decay
+        self.oversample_foreground_percent = profile.foreground_oversampling
+
+    def initialize(self) -> None:
+        """Build network, optimiser and loss; the initial weights follow from the seed."""
+        seed_generators(self.task.seed, "initial weights")
+        super().initialize()
+
+    def configure_optimizers(self) -> tuple[torch.optim.Optimizer, Any]:
+        """nnU-Net's optimiser and schedule with the profile's momentum."""
+        optimizer, schedule = super().configure_optimizers()
+        for group in optimizer.param_groups:
+            group["momentum"] = self.task.profile.momentum
+            group["nesterov"] = self.task.profile.momentum > 0
+        return optimizer, schedule
+
+    def _build_loss(self) -> torch.nn.Module:
+        supervised: torch.nn.Module = super()._build_loss()  # nnU-Net's weights of the resolutions
+        supervised.loss = build_loss(self.task.loss, batch_dice=self.configuration_manager.batch_dice)
+        return supervised
+
+    @staticmethod
+    def get_training_transforms(*arguments: Any, **named: Any) -> Any:
+        """nnU-Net's augmentation; blurring no longer picks its algorithm by timing itself."""
+        transforms = nnUNetTrainer.get_training_transforms(*arguments, **named)
+        for transform in transforms.transforms:
+            inner = transform.transform if isinstance(transform, RandomTransform) else transform
+            if isinstance(inner, GaussianBlurTransform):
+                inner.benchmark = False
+        return transforms
+
+    def do_split(self) -> tuple[list[str], list[str]]:
+        """The fold's studies. nnU-Net would split by study, not by patient, and make up a fold that does not exist."""
+        return list(self.task.train), list(self.task.validation)
+
+    def get_tr_and_val_datasets(self) -> tuple["ResidentCases", "ResidentCases"]:
+        """Training and validation studies."""
+        training, validation = self.do_split()
+        folder = self.preprocessed_dataset_folder
+        return ResidentCases(folder, training), ResidentCases(folder, validation)
+
+    def on_epoch_start(self) -> None:
+        """Reseed, so that each epoch's chance depends on nothing that came before."""
+        seed_generators(self.task.seed, f"epoch {self.current_epoch}")
+        super().on_epoch_start()
+
+    def train_step(self, batch: dict[str, Any]) -> dict[str, Any]:
+        """One step of nnU-Net."""
+        result: dict[str, Any] = super().train_step(batch)
+        self.iterations_done += 1
+        self.on_iteration(self.iterations_done)
+        return result
+
+    def on_epoch_end(self) -> None:
+        """Keep the best weights in memory and, every few epochs, a checkpoint on disk."""
+        best_before = self._best_ema
+        super().on_epoch_end()  # advances current_epoch
+        train_loss, validation_loss = (float(self.logger.get_value(key, -1)) for key in ("train_losses", "val_losses"))
+        if not (math.isfinite(train_loss) and math.isfinite(validation_loss)):
+            raise OncoduetError(
+                f"{self.task.name}: expected a finite loss, found {train_loss} in training and {validation_loss} in "
+                f"validation in epoch {self.current_epoch}; is the learning rate too high?"
+            )
+        if self.task.keep == "best" and self._best_ema != best_before:
+            self.best_weights = _copied(self.network)
+        finished = self.current_epoch == self.num_epochs
+        if self.current_epoch % self.task.profile.checkpoint_every_epochs == 0 and not finished:
+            self.keep_checkpoint(self.task.checkpoint)
+        self.on_epoch(self.epochs(), *self.seconds())
+
+    def keep_checkpoint(self, path: Path) -> None:
+        """Write all that :meth:`resume` needs: tensors, numbers and text, no pickled objects."""
+        wall_s, cpu_s = self.seconds()
+        values = {
+            "epoch": self.current_epoch,
+            "network": self.network.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "grad_scaler": self.grad_scaler.state_dict() if self.grad_scaler else None,
+            "best_ema": None if self._best_ema is None else float(self._best_ema),
+            "best_weights": self.best_weights,
+            "log": _plain(self.logger.get_checkpoint()),
+            "wall_s": wall_s,
+            "cpu_s": cpu_s,
+        }
+        with atomic_file(path) as partial:
+            torch.save(values, partial)
+
+    def resume(self, path: Path) -> None:
+        """Go on where a checkpoint was written."""
+        self.initialize()
+        values = torch.load(path, map_location=self.device, weights_only=True)
+        self.current_epoch = values["epoch"]
+        self.iterations_done = self.current_epoch * self.num_iterations_per_epoch
+        self.network.load_state_dict(values["network"])
+        self.optimizer.load_state_dict(values["optimizer"])
+        if self.grad_scaler is not None:
+            self.grad_scaler.load_state_dict(values["grad_scaler"])
+        self._best_ema = values["best_ema"]
+        self.best_weights = values["best_weights"]
+        self.logger.load_checkpoint(values["log"])
+        self.earlier_wall_s, self.earlier_cpu_s = values["wall_s"], values["cpu_s"]
+
+    def kept_weights(self) -> Weights:
+        """The best or the final weights, on the CPU."""
+        if self.task.keep == "best" and self.best_weights is not None:
+            return self.best_weights
+        return _copied(self.network)
+
+    def epochs(self) -> list[Epoch]:
+        """nnU-Net's log, epoch by epoch."""
+        log = self.logger.get_checkpoint()
+        columns = ["train_losses", "val_losses", "lrs", "epoch_start_timestamps", "epoch_end_timestamps"]
+        return [
+            Epoch(
+                epoch=epoch,
+                train_loss=float(train_loss),
+                validation_loss=float(validation_loss),
+                learning_rate=float(learning_rate),
+                wall_s=round(end_s - start_s, 3),
+            )
+            for epoch, (train_loss, validation_loss, learning_rate, start_s, end_s) in enumerate(
+                zip(*(log[column] for column in columns), strict=True)
+            )
+        ]
+
+    def seconds(self) -> tuple[float, float]:
+        """Wall and CPU seconds so far."""
+        wall_s = self.earlier_wall_s + time.perf_counter() - self.wall_started_s
+        return wall_s, self.earlier_cpu_s + time.process_time() - self.cpu_started_s
+
+    def print_to_log_file(
+        self, *values: object, also_print_to_console: bool = True, add_timestamp: bool = True
+    ) -> None:
+        """Hand nnU-Net's remarks to our log."""
+        logger.info(" ".join(map(str, values)))
+
+    def plot_network_architecture(self) -> None:
+        """Nothing: the picture needs packages that are not installed."""
+
+    def _save_debug_information(self) -> None:
+        """Nothing: run.json says what the run was."""
+
+
+class EpochLog(MetaLogger):  # type: ignore[misc]
+    """nnU-Net's log of epochs, without the picture (which costs more than a short epoch)."""
+
+    def plot_progress_png(self, output_folder: str) -> None:
+        """Nothing."""
+
+    def log(self, key: str, value: Any, step: int) -> None:
+        """Note one value.
+
+        The pseudo Dice is undefined where an epoch's validation patches hold no lesion and none was found. nnU-Net lets
+        that enter the moving average, which is then undefined for good; here such an epoch leaves the average alone.
+        """
+        if key == "mean_fg_dice" and math.isnan(value):
+            averages = self.get_value("ema_fg_dice", None)
+            value = averages[-1] if averages else 0.0
+        super().log(key, value, step)
+
+
+class ResidentCases(nnUNetDatasetBlosc2):  # type: ignore[misc]
+    """Preprocessed studies, held in memory as long as they fit: decompressing patches costs a tenth of a tiny step."""
+
+    def __init__(self, folder: str, identifiers: list[str]) -> None:
+        super().__init__(folder, identifiers)
+        self.cases: dict[str, Any] = {}
+        self.bytes_held = 0
+
+    def load_case(self, identifier: str) -> Any:
+        """Image, label, none (no cascade) and properties of one study."""
+        if identifier in self.cases:
+            return self.cases[identifier]
+        data, label, previous, properties = super().load_case(identifier)
+        size = math.prod(data.shape) * 4 + math.prod(label.shape) * 2
+        if self.bytes_held + size > RESIDENT_BYTES:
+            return data, label, previous, properties
+        self.bytes_held += size
+        self.cases[identifier] = data[:], label[:], previous, properties
+        return self.cases[identifier]
+
+
+def seed_generators(seed: int, moment: str) -> None:
+    """Seed Python's, numpy's and torch's generators from the run's seed and what is about to happen."""
+    entropy = [seed, *moment.encode()]
+    python, numpy, torch_seed = (int(word) for word in np.random.SeedSequence(entropy).generate_state(3))
+    random.seed(python)
+    np.random.seed(numpy)  # noqa: NPY002 - nnU-Net draws from the global generator
+    torch.manual_seed(torch_seed)
+
+
+def _settle(task: Task) -> None:
+    torch.set_num_threads(task.profile.threads)
+    torch.backends.cudnn.benchmark = False
+    torch.backends.cudnn.deterministic = True
+    if task.device == "cuda":
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+        torch.use_deterministic_algorithms(True, warn_only=True)
+
+
+def _folders(task: Task) -> AbstractContextManager[None]:
+    return nnunet_folders(raw=task.work, preprocessed=task.prepared, results=task.work, loader_processes=0)
+
+
+def _copied(network: torch.nn.Module) -> Weights:
+    """The weights as they are now; names that share one tensor (nnU-Net has many) share one copy."""
+    state = network.state_dict()
+    copies = {tensor.data_ptr(): tensor.detach().cpu().clone() for tensor in state.values()}
+    return {name: copies[tensor.data_ptr()] for name, tensor in state.items()}
+
+
+def _plain(value: Any) -> Any:
+    """The same lists and numbers without numpy's types, which a checkpoint would have to pickle."""
+    if isinstance(value, Mapping):
+        return {key: _plain(each) for key, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(each) for each in value]
+    return value.item() if isinstance(value, np.generic) else value

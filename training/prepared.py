@@ -1,0 +1,110 @@
+"""A prepared dataset: what ``prepare`` leaves and every run reads.
+
+The folder holds ``prepared.json``, ``splits.json``, ``card.toml``, nnU-Net's ``plans.json``, ``dataset.json`` and
+``dataset_fingerprint.json``, and the preprocessed studies in ``cases``.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from contract.cards import Card, Frozen, load_card
+from contract.errors import OncoduetError
+from contract.files import read_json, sha256_json
+from contract.records import Record, read_record
+
+
+class PreparedStudy(Frozen):
+    """One study of the dataset."""
+
+    case_id: str
+    patient_id: str
+    lesions: int
+    """Connected lesions (26 neighbours) on the study grid."""
+
+
+class PreparedRecord(Record):
+    """``prepared.json``."""
+
+    card: str
+    card_sha256: str
+    dataset_fingerprint: str
+    """Hash over case ids, voxels and labels on the study grid, and spacings."""
+    data_licence: str
+    foreground_samples_per_case: int
+    """Voxels drawn from each study for the intensity statistics of quantitative channels."""
+    studies: tuple[PreparedStudy, ...]
+
+
+class Fold(Frozen):
+    """Case ids of one fold; no patient stands on both sides."""
+
+    train: tuple[str, ...]
+    validation: tuple[str, ...]
+
+
+class SplitsRecord(Record):
+    """``splits.json``."""
+
+    seed: int
+    folds: tuple[Fold, ...]
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A prepared dataset, read and checked."""
+
+    folder: Path
+    record: PreparedRecord
+    card: Card
+    plans: Mapping[str, Any]
+    dataset: Mapping[str, Any]
+    folds: tuple[Fold, ...]
+
+    @property
+    def sha256(self) -> str:
+        """Hash of all that a run's result depends on; who wrote it and when does not count."""
+        folds = [fold.model_dump(mode="json") for fold in self.folds]
+        return sha256_json([self.record.dataset_fingerprint, self.card.sha256, self.plans, self.dataset, folds])
+
+    def fold(self, number: int) -> Fold:
+        """One fold. Raises ``OncoduetError`` for a number that the splits do not have."""
+        if not 0 <= number < len(self.folds):
+            raise OncoduetError(
+                f"{self.folder / 'splits.json'}: expected a fold from 0 to {len(self.folds) - 1}, found {number}"
+            )
+        return self.folds[number]
+
+
+def load_prepared(folder: Path) -> Prepared:
+    """Read a prepared dataset.
+
+    Raises
+    ------
+    OncoduetError
+        A file is missing or malformed, the card is not the one that the dataset was made with, or a preprocessed study
+        is missing.
+    """
+    record = read_record(folder / "prepared.json", PreparedRecord)
+    card = load_card(folder / "card.toml")
+    if card.sha256 != record.card_sha256:
+        raise OncoduetError(f"{folder / 'card.toml'}: expected the card that the dataset was made with, found another")
+    for study in record.studies:
+        for path in case_files(folder, study.case_id):
+            if not path.is_file():
+                raise OncoduetError(f"{path}: expected a preprocessed study, found none")
+    return Prepared(
+        folder=folder,
+        record=record,
+        card=card,
+        plans=read_json(folder / "plans.json"),
+        dataset=read_json(folder / "dataset.json"),
+        folds=read_record(folder / "splits.json", SplitsRecord).folds,
+    )
+
+
+def case_files(folder: Path, case_id: str) -> tuple[Path, Path, Path]:
+    """Image, label and properties of a preprocessed study."""
+    cases = folder / "cases"
+    return cases / f"{case_id}.b2nd", cases / f"{case_id}_seg.b2nd", cases / f"{case_id}.pkl"

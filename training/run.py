@@ -1,0 +1,368 @@
+"""One training run: card × profile × configuration × fold × restart, with the seed that follows from those.
+
+A run has a folder of its own. ``run.json`` says what it is and how far it got; ``weights.safetensors`` is there once
+it is finished. Running the same command again goes on from the last checkpoint, or, when finished, does nothing; a
+folder that holds another run is refused. One process at a time works on a run.
+"""
+
+import fcntl
+import hashlib
+import logging
+import os
+import platform
+import shutil
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cache, cached_property
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from rich.console import Console
+from rich.progress import Progress, TextColumn
+
+from contract.errors import OncoduetError, UsageError
+from contract.files import write_json, write_text
+from contract.provenance import VERSION
+from contract.records import Epoch, RunKey, RunRecord, read_record, write_record
+from training.configurations import Configuration, load_configuration
+from training.logs import log_to
+from training.prepared import Fold, Prepared
+from training.profiles import Profile, edited_plans, load_profile
+from training.run_folder import RunFolder
+
+if TYPE_CHECKING:
+    from training.engines import nnunet
+
+Device = Literal["auto", "cpu", "cuda"]
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run that could be made: everything that its result depends on."""
+
+    prepared: Prepared
+    configuration: Configuration
+    profile: Profile
+    fold_number: int
+    restart: int
+    base_seed: int
+
+    @property
+    def name(self) -> str:
+        """``<configuration>_fold<K>_restart<R>``."""
+        return f"{self.configuration.name}_fold{self.fold_number}_restart{self.restart}"
+
+    @property
+    def fold(self) -> Fold:
+        """The studies that it trains on and those that it sets apart."""
+        return self.prepared.fold(self.fold_number)
+
+    @property
+    def keep(self) -> Literal["best", "final"]:
+        """Which weights it keeps."""
+        return self.profile.checkpoint_for(self.prepared.card)
+
+    @cached_property
+    def plans(self) -> dict[str, Any]:
+        """nnU-Net's plans with the profile's edits."""
+        return edited_plans(dict(self.prepared.plans), self.profile)
+
+    @property
+    def key(self) -> RunKey:
+        """Its identity."""
+        card = self.prepared.card
+        parts = (card.name, self.profile.name, self.configuration.name, self.fold_number, self.restart, self.base_seed)
+        return RunKey(
+            card=card.name,
+            card_sha256=card.sha256,
+            profile=self.profile.name,
+            configuration=self.configuration.name,
+            fold=self.fold_number,
+            restart=self.restart,
+            seed=derived_seed(*parts),
+        )
+
+    @property
+    def parents(self) -> dict[str, str]:
+        """Hashes of what it is made from."""
+        return {
+            "prepared": self.prepared.sha256,
+            "configuration": self.configuration.sha256,
+            "profile": self.profile.sha256,
+        }
+
+    def task(self, folder: RunFolder, device: Literal["cpu", "cuda"]) -> "nnunet.Task":
+        """What the engine is asked to do."""
+        from training.engines import nnunet  # noqa: PLC0415 - takes seconds to import
+
+        return nnunet.Task(
+            name=str(folder.path),
+            prepared=self.prepared.folder,
+            plans=self.plans,
+            dataset=self.prepared.dataset,
+            train=self.fold.train,
+            validation=self.fold.validation,
+            loss=self.configuration.loss,
+            profile=self.profile,
+            keep=self.keep,
+            seed=self.key.seed,
+            device=device,
+            checkpoint=folder.checkpoint,
+            work=folder.engine,
+        )
+
+    def record(
+        self,
+        *,
+        state: Literal["planned", "running", "finished", "failed"],
+        device: str = "cpu",
+        epochs: Sequence[Epoch] = (),
+        wall_s: float = 0.0,
+        cpu_s: float = 0.0,
+        weights_sha256: str | None = None,
+    ) -> RunRecord:
+        """Its ``run.json``."""
+        return RunRecord(
+            key=self.key,
+            state=state,
+            dataset_fingerprint=self.prepared.record.dataset_fingerprint,
+            data_licence=self.prepared.record.data_licence,
+            checkpoint=self.keep,
+            versions=_versions(),
+            hardware=_hardware(device, self.profile.threads),
+            wall_s=round(wall_s, 3),
+            cpu_s=round(cpu_s, 3),
+            gpu_s=round(wall_s, 3) if device == "cuda" else 0.0,
+            epochs=tuple(epochs),
+            weights_sha256=weights_sha256,
+            parents=self.parents,
+        )
+
+
+def plan_run(
+    prepared: Prepared, *, configuration: str, fold: int, restart: int, profile: str, base_seed: int = 0
+) -> Run:
+    """Describe a run and check that it can be made.
+
+    Raises
+    ------
+    OncoduetError
+        No such configuration, profile or fold; the fold trains on no lesion; restart or seed below 0.
+    """
+    run = Run(prepared, load_configuration(configuration), load_profile(profile), fold, restart, base_seed)
+    if restart < 0 or base_seed < 0:
+        raise UsageError(f"restart and seed: expected at least 0, found {restart} and {base_seed}")
+    lesions = {study.case_id: study.lesions for study in prepared.record.studies}
+    if not any(lesions[case_id] for case_id in run.fold.train):
+        raise OncoduetError(f"{prepared.folder}: expected a lesion in the training part of fold {fold}, found none")
+    _ = run.keep
+    return run
+
+
+def execute(
+    run: Run,
+    output: Path,
+    *,
+    device: Device = "auto",
+    resume: bool = False,
+    on_iteration: Callable[[int], None] = lambda _: None,
+    on_epoch: Callable[[Epoch], None] = lambda _: None,
+) -> RunRecord:
+    """Make a run, or the rest of it, or nothing when it is finished already.
+
+    Parameters
+    ----------
+    output
+        The run's own folder.
+    resume
+        Insist on going on from a checkpoint.
+    on_iteration, on_epoch
+        Told the number of steps done in all, and each epoch as it ends.
+
+    Raises
+    ------
+    OncoduetError
+        The folder holds another run, or this one on other data; another process works on it; ``resume`` without a
+        checkpoint; the training diverges.
+    """
+    where = _device(device)
+    folder = RunFolder(output)
+    existing_record(run, folder, resume=resume)
+    output.mkdir(parents=True, exist_ok=True)
+    with _alone(folder):
+        existing = existing_record(run, folder, resume=resume)
+        if existing is not None and existing.state == "finished":
+            shutil.rmtree(folder.work, ignore_errors=True)
+            logger.info("%s: finished already, nothing to do", output)
+            return existing
+        shutil.rmtree(folder.engine, ignore_errors=True)
+        folder.engine.mkdir(parents=True)
+        write_text(folder.card, (run.prepared.folder / "card.toml").read_text(encoding="utf-8"))
+        write_json(folder.plans, run.plans)
+        write_json(folder.dataset, dict(run.prepared.dataset))
+        with log_to(folder.log):
+            record = _train(run, folder, device=where, existing=existing, on_iteration=on_iteration, on_epoch=on_epoch)
+        shutil.rmtree(folder.work)
+        return record
+
+
+def show(run: Run, output: Path, *, device: Device, resume: bool, console: Console) -> RunRecord:
+    """Make a run as :func:`execute` does, with a progress bar, or a line per epoch where there is no terminal."""
+    profile = run.profile
+    with Progress(
+        *Progress.get_default_columns(),
+        TextColumn("{task.fields[loss]}"),
+        console=console,
+        redirect_stdout=False,
+        redirect_stderr=False,
+        disable=not console.is_terminal,
+    ) as progress:
+        bar = progress.add_task(run.name, total=profile.epochs * profile.iterations_per_epoch, loss="")
+
+        def on_epoch(epoch: Epoch) -> None:
+            losses = f"loss {epoch.train_loss:.4f}, validation {epoch.validation_loss:.4f}"
+            progress.update(bar, loss=losses)
+            if not console.is_terminal:
+                console.print(f"epoch {epoch.epoch + 1}/{profile.epochs}: {losses}, {epoch.wall_s:.1f} s")
+
+        return execute(
+            run,
+            output,
+            device=device,
+            resume=resume,
+            on_iteration=lambda done: progress.update(bar, completed=done),
+            on_epoch=on_epoch,
+        )
+
+
+def existing_record(run: Run, folder: RunFolder, *, resume: bool = False) -> RunRecord | None:
+    """What the folder says of this run, or None where it says nothing.
+
+    Raises
+    ------
+    OncoduetError
+        The folder holds another run, or this one on other data; ``resume`` without a checkpoint.
+    """
+    path = folder.record
+    existing = read_record(path, RunRecord) if path.is_file() else None
+    if existing is not None:
+        if existing.key != run.key:
+            raise OncoduetError(f"{path}: expected {_describe(run.key)}, found {_describe(existing.key)}")
+        changed = sorted(name for name, sha256 in run.parents.items() if existing.parents.get(name) != sha256)
+        if changed and existing.state != "planned":
+            raise OncoduetError(
+                f"{path}: expected the {' and '.join(changed)} that this run was begun with, found another since "
+                f"(state {existing.state}); give another --output"
+            )
+    finished = existing is not None and existing.state == "finished"
+    if resume and not finished and not folder.checkpoint.is_file():
+        raise OncoduetError(f"{folder.checkpoint}: expected a checkpoint to resume from, found none")
+    return existing
+
+
+def derived_seed(*parts: str | int) -> int:
+    """A seed below 2^32 that follows from what the run is; runs that differ anywhere are independent."""
+    text = "\n".join(map(str, parts))
+    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:4], "big")
+
+
+def _train(
+    run: Run,
+    folder: RunFolder,
+    *,
+    device: Literal["cpu", "cuda"],
+    existing: RunRecord | None,
+    on_iteration: Callable[[int], None],
+    on_epoch: Callable[[Epoch], None],
+) -> RunRecord:
+    from network.weights import save_weights, tensors_sha256  # noqa: PLC0415
+    from training.engines import nnunet  # noqa: PLC0415
+
+    progress: dict[str, Any] = {}
+    if existing is not None:
+        progress.update(epochs=existing.epochs, wall_s=existing.wall_s, cpu_s=existing.cpu_s)
+
+    def note(epochs: Sequence[Epoch], wall_s: float, cpu_s: float) -> None:
+        progress.update(epochs=epochs, wall_s=wall_s, cpu_s=cpu_s)
+        write_record(folder.record, run.record(state="running", device=device, **progress))
+        on_epoch(epochs[-1])
+
+    write_record(folder.record, run.record(state="running", device=device, **progress))
+    try:
+        trained = nnunet.train(run.task(folder, device), on_iteration=on_iteration, on_epoch=note)
+    except Exception:
+        logger.exception("failed")
+        write_record(folder.record, run.record(state="failed", device=device, **progress))
+        raise
+    save_weights(folder.weights, trained.weights)
+    record = run.record(
+        state="finished",
+        device=device,
+        epochs=trained.epochs,
+        wall_s=trained.wall_s,
+        cpu_s=trained.cpu_s,
+        weights_sha256=tensors_sha256(trained.weights),
+    )
+    write_record(folder.record, record)
+    return record
+
+
+@contextmanager
+def _alone(folder: RunFolder) -> Iterator[None]:
+    with folder.lock.open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise OncoduetError(f"{folder.path}: expected no other process at work on this run, found one") from None
+        yield
+
+
+def _device(wanted: Device) -> Literal["cpu", "cuda"]:
+    import torch  # noqa: PLC0415
+
+    available = torch.cuda.is_available()
+    if wanted == "cuda" and not available:
+        raise OncoduetError("--device cuda: expected a CUDA device, found none")
+    return "cuda" if available and wanted != "cpu" else "cpu"
+
+
+def _describe(key: RunKey) -> str:
+    return (
+        f"the run {key.configuration}, fold {key.fold}, restart {key.restart}, profile {key.profile}, seed {key.seed}, "
+        f"card {key.card} ({key.card_sha256[:8]})"
+    )
+
+
+@cache
+def _versions() -> Mapping[str, str]:
+    packages = {name: version(name) for name in ("torch", "nnunetv2", "batchgeneratorsv2", "numpy")}
+    return {"oncoduet": VERSION, "python": platform.python_version(), **packages}
+
+
+@cache
+def _hardware(device: str, threads: int) -> Mapping[str, str | int]:
+    hardware: dict[str, str | int] = {
+        "cpu": _cpu_name(),
+        "cpu_count": os.cpu_count() or 1,
+        "device": device,
+        "threads": threads,
+        "system": sys.platform,
+    }
+    if device == "cuda":
+        import torch  # noqa: PLC0415
+
+        hardware["gpu"] = torch.cuda.get_device_name()
+    return hardware
+
+
+def _cpu_name() -> str:
+    info = Path("/proc/cpuinfo")
+    if info.is_file():
+        for line in info.read_text(encoding="utf-8", errors="replace").splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()
