@@ -32,7 +32,7 @@ def test_the_profiles_numbers_replace_nnunets(trainer):
     built.initialize()
     (group,) = built.optimizer.param_groups
     assert (group["lr"], group["momentum"], group["nesterov"], group["weight_decay"]) == (0.1, 0.9, True, 3e-5)
-    assert (built.num_epochs, built.num_iterations_per_epoch, built.num_val_iterations_per_epoch) == (15, 20, 1)
+    assert (built.num_epochs, built.num_iterations_per_epoch, built.num_val_iterations_per_epoch) == (10, 20, 1)
     assert built.oversample_foreground_percent == 0.67
     assert built.network.encoder.output_channels == [8, 16, 32, 64]
 
