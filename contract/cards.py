@@ -15,6 +15,8 @@ from pydantic import (
     BaseModel,
     ConfigDict,
     Field,
+    NonNegativeFloat,
+    NonNegativeInt,
     PositiveFloat,
     PositiveInt,
     ValidationError,
@@ -72,6 +74,13 @@ class Socket(Frozen):
     relative_path: RelativePath
 
 
+class Plausible(Frozen):
+    """Bounds on an image's extremes, in its own unit."""
+
+    minimum_at_most: float
+    maximum_at_least: float
+
+
 class Channel(Frozen):
     """One image of a study, in the order that the network sees."""
 
@@ -82,6 +91,8 @@ class Channel(Frozen):
     standard deviation: for quantitative channels (ADC, CT), where a per-image scale would destroy the meaning."""
     outside: float = 0.0
     """Value of voxels beyond the field of view after resampling."""
+    plausible: Plausible | None = None
+    """What a quantitative image always holds; an image of another modality is refused by it. Absent: anything goes."""
 
 
 class Geometry(Frozen):
@@ -89,8 +100,13 @@ class Geometry(Frozen):
 
     reference: Name
     """The channel whose own grid the detection map has."""
+    orientation: Literal["native", "LPS"] = "native"
+    """``LPS``: axes are exchanged and flipped, never interpolated, until x runs to the left, y to the back and z to the
+    head as far as the image's own axes allow; the detection map is flipped back. ``native``: as the file has them."""
     spacing_mm_zyx: tuple[PositiveFloat, PositiveFloat, PositiveFloat] | None = None
     """Spacing of the study grid; absent: the reference channel's own."""
+    at_most_columns: PositiveInt | None = None
+    """Images with more columns (x) are made coarser by one factor along all axes until they have this many."""
     crop_size_zyx: tuple[PositiveInt, PositiveInt, PositiveInt] | None = None
     """Central crop of the study grid, in its voxels; absent: the whole reference image."""
     native_slices_between_mm: tuple[PositiveFloat, PositiveFloat] | None = None
@@ -105,6 +121,30 @@ class TissueClass(Frozen):
     name: Name
     values: Annotated[tuple[PositiveInt, ...], Field(min_length=1)]
     """Values of the archive's label maps that belong to this class."""
+
+
+class Localisation(Frozen):
+    """Stage 1: an organ is found on a coarse grid, and the lesion network sees only the region around it."""
+
+    organ: Name
+    values: Annotated[tuple[PositiveInt, ...], Field(min_length=1)]
+    """Values of the archive's label maps that belong to the organ."""
+    spacing_mm_zyx: tuple[PositiveFloat, PositiveFloat, PositiveFloat] | None = None
+    at_most_columns: PositiveInt | None = None
+    """The coarse grid, by one of the two; see :class:`Geometry`."""
+    margin_mm_zyx: tuple[NonNegativeFloat, NonNegativeFloat, NonNegativeFloat] | None = None
+    margin_voxels_zyx: tuple[NonNegativeInt, NonNegativeInt, NonNegativeInt] | None = None
+    """How far the region reaches beyond the organ on every side, by one of the two; voxels of the reference image."""
+    not_found: Literal["whole", "zero"]
+    """Where no organ is found: search the whole image, or give the likelihood 0; both are said in the log."""
+
+
+class KeepNear(Frozen):
+    """The lesion's probability is kept where the network sees one of these classes nearby, and is 0 elsewhere."""
+
+    classes: Annotated[tuple[Name, ...], Field(min_length=1)]
+    dilation_voxels_zyx: tuple[NonNegativeInt, NonNegativeInt, NonNegativeInt]
+    """How far the classes are grown, as a box, in voxels of the reference image."""
 
 
 class Candidates(Frozen):
@@ -149,6 +189,8 @@ class Card(Frozen):
     lesion_class: Name
     detection_map: Socket
     likelihood: Socket
+    localisation: Localisation | None = None
+    keep_near: KeepNear | None = None
     candidates: Candidates
     matching: Matching = Matching()
     test_time_mirroring: bool = True
@@ -184,6 +226,19 @@ class Card(Frozen):
             for each in baselines
             if channels and isinstance(each.get("channel"), str) and each["channel"] not in names["channel"]
         ]
+        keep_near, localisation = values.get("keep_near"), values.get("localisation")
+        if classes and isinstance(keep_near, Mapping):
+            kept = [each for each in _items(keep_near.get("classes")) if isinstance(each, str)]
+            faults += [f"keep_near: {each!r} is no class" for each in kept if each not in names["class"]]
+        if isinstance(localisation, Mapping):
+            for one, other in [("spacing_mm_zyx", "at_most_columns"), ("margin_mm_zyx", "margin_voxels_zyx")]:
+                if (localisation.get(one) is None) == (localisation.get(other) is None):
+                    faults.append(f"localisation: expected either {one} or {other}")
+            faults += [
+                f"localisation: label value {each} belongs to no class"
+                for each in _items(localisation.get("values"))
+                if classes and each not in names["label value"]
+            ]
         return faults
 
     @property
@@ -205,6 +260,27 @@ class Card(Frozen):
     def lesion_values(self) -> tuple[int, ...]:
         """Values of a label map that mean lesion."""
         return self.classes[self.lesion_index - 1].values
+
+    def localising(self) -> "Card":
+        """The card of stage 1: the same study on the coarse grid, with the organ as its only class.
+
+        Raises
+        ------
+        OncoduetError
+            The card has no localisation.
+        """
+        stage = self.localisation
+        if stage is None:
+            raise OncoduetError(f"card {self.name}: expected a localisation, found none")
+        geometry = Geometry(
+            reference=self.geometry.reference,
+            orientation=self.geometry.orientation,
+            spacing_mm_zyx=stage.spacing_mm_zyx,
+            at_most_columns=stage.at_most_columns,
+        )
+        organ = (TissueClass(name=stage.organ, values=stage.values),)
+        changes = {"geometry": geometry, "classes": organ, "lesion_class": stage.organ, "baselines": ()}
+        return self.model_copy(update=changes | {"localisation": None, "keep_near": None})
 
     @property
     def sha256(self) -> str:
