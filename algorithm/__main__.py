@@ -88,7 +88,9 @@ def _parser() -> argparse.ArgumentParser:
         "batch",
         help="predict every study of an archive",
         description="Predict every study of an archive. Each ensemble gets a folder that the evaluation can read as "
-        "its /input: all, or a single NAME, in the output folder itself, every other in a folder of its name below.",
+        "its /input: all, or a single NAME, in the output folder itself, every other in a folder of its name below. "
+        "The same command again goes on where it was stopped. A study that cannot be predicted stops no other; "
+        "failures.json says why, the exit code is 3, and the same command tries it again.",
     )
     batch.add_argument(
         "--archive", type=Path, required=True, help="folders of patients, <patient>_<study>_<channel>.mha"
@@ -101,7 +103,10 @@ def _parser() -> argparse.ArgumentParser:
         default=["all"],
         metavar="WHICH",
         help="one or more of: all (one ensemble of all members, the default), four (one ensemble per fold and restart, "
-        "of one network per configuration), each (every member alone), or the NAME of a member or a configuration",
+        "of one network per configuration), control (four networks of one configuration: per configuration and fold "
+        "those of the four lowest restarts; all folds with fewer together give one, of their first four by restart and "
+        "fold; a configuration with fewer than four is refused), each (every member alone), or the NAME of a member or "
+        "a configuration. All are made from one pass over the images",
     )
     batch.add_argument(
         "--no-mirroring", action="store_true", help="predict without the card's mirrored copies: 8 × faster"

@@ -1,28 +1,43 @@
 """Many studies in one pass: every member predicts a study once, for all the ensembles that were asked for.
 
-Each ensemble gets a folder that the evaluation reads as its ``/input``: ``<case_id>/output/…`` per study,
-``predictions.json``, ``source.json`` and ``card.toml``.
+Each ensemble gets a folder that the evaluation reads as its ``/input``: ``<case_id>/output/…`` per study as soon as it
+is predicted, and at the end ``predictions.json``, ``source.json`` and ``card.toml``. The same command again goes on
+where it was stopped (see ``algorithm.batch_folder``).
+
+A study that cannot be predicted stops no other: it is missing from ``predictions.json``, stands in ``failures.json``
+with its reason, and makes the whole command fail in the end. The same command tries it again. Where no study at all
+can be predicted, there is nothing but ``batch.json`` and ``failures.json``.
 """
 
 import logging
-from collections.abc import Sequence
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
-from algorithm.bundle import read_bundle
-from algorithm.ensembles import choose_ensembles, ensemble_source
-from algorithm.outputs import detect, write_listing, write_study
-from algorithm.prediction import load_predictor
+import torch
+
+from algorithm.batch_folder import BatchFolder, study_record
+from algorithm.bundle import Bundle, read_bundle
+from algorithm.ensembles import Ensemble, choose_ensembles, ensemble_source
+from algorithm.outputs import detect, write_listing
+from algorithm.prediction import Predictor, load_predictor
 from algorithm.progress import Track
-from contract.archive import archive_licence, find_studies
-from contract.files import staged_folder
+from contract.archive import Study, archive_licence, list_studies
+from contract.errors import OncoduetError, one_line
+from contract.records import BatchRecord, Failure, FailuresRecord
 
 logger = logging.getLogger(__name__)
+
+
+class _StudyError(Exception):
+    """One study cannot be predicted; the others can."""
 
 
 def predict_batch(
     *, archive: Path, output: Path, model: Path, members: Sequence[str], mirroring: bool | None, track: Track
 ) -> None:
-    """Predict every study of an archive with every ensemble.
+    """Predict every study of an archive with every ensemble, but those that are finished already.
 
     Parameters
     ----------
@@ -34,29 +49,122 @@ def predict_batch(
     Raises
     ------
     OncoduetError
-        The bundle, the archive or one study is wrong; nothing was written.
+        The bundle is wrong, the archive is empty, or the output belongs to another batch: nothing was changed. Or
+        single studies are wrong: all others are predicted.
     """
+    for name, other in (("archive", archive), ("model bundle", model)):
+        if output.resolve() == other.resolve():
+            raise OncoduetError(f"{output}: expected an output folder of its own, found the {name}")
     bundle = read_bundle(model)
     ensembles = choose_ensembles(bundle, members)
-    studies = find_studies(archive, bundle.card, labels_required=False)
+    listing = list_studies(archive, bundle.card, labels_required=False)
     licence = archive_licence(archive)
-    needed = {member.name for ensemble in ensembles for member in ensemble.members}
-    predictor = load_predictor(
-        bundle, [member for member in bundle.record.members if member.name in needed], mirroring=mirroring
+    record = BatchRecord(
+        parents={"bundle": bundle.sha256},
+        members=tuple(sorted(members)),
+        settings={"mirroring": bundle.card.test_time_mirroring if mirroring is None else mirroring},
     )
-    logger.info("%d studies, %d members, %d predictions each", len(studies), len(needed), len(ensembles))
-    card_text = (bundle.folder / "card.toml").read_text(encoding="utf-8")
-    with staged_folder(output) as stage:
-        for study in track(studies):
-            prediction = predictor.predict(study.channels, name=study.case_id)
+    folder = BatchFolder(output, bundle.card, tuple(ensemble.folder for ensemble in ensembles))
+    everything = sorted({*listing.faults, *(study.case_id for study in listing.studies)})
+    folder.check(record, archive=archive, case_ids=everything)
+    done = folder.finished(listing.studies)
+    waiting = [study for study in listing.studies if study.case_id not in done]
+    if done == set(everything) and folder.is_listed(everything) and not folder.failures.exists():
+        logger.info("%s: all %d studies are finished already", output, len(done))
+        return
+    predictor = _load(bundle, ensembles, mirroring) if waiting else None
+    with folder.begun(record):
+        folder.unlist()
+        failures = dict(listing.faults)
+        for case_id in [*failures, *(study.case_id for study in waiting)]:
+            folder.discard(case_id)
+        for case_id, reason in failures.items():
+            logger.error("study %s failed: %s", case_id, reason)
+        if predictor is not None:
+            failures |= _predict_all(predictor, ensembles, waiting, folder, track=track, done=len(done))
+        predicted = [case_id for case_id in everything if case_id not in failures]
+        if failures:
+            folder.write_failures(_failures(bundle, len(everything), failures))
+        if predicted:
+            card_text = (bundle.folder / "card.toml").read_text(encoding="utf-8")
             for ensemble in ensembles:
-                found = detect(bundle.card, prediction.ensemble(ensemble.members))
-                write_study(stage / ensemble.folder / study.case_id / "output", bundle.card, found, name=study.case_id)
-        for ensemble in ensembles:
-            write_listing(
-                stage / ensemble.folder,
-                bundle.card,
-                card_text,
-                [study.case_id for study in studies],
-                ensemble_source(bundle, ensemble, archive_licence=licence),
-            )
+                source = ensemble_source(bundle, ensemble, archive_licence=licence)
+                write_listing(output / ensemble.folder, bundle.card, card_text, predicted, source)
+    if failures:
+        first = min(failures)
+        raise OncoduetError(
+            f"{len(failures)} of {len(everything)} studies failed, all listed in {folder.failures}; "
+            f"the first, {first}: {failures[first]}"
+        )
+
+
+def _load(bundle: Bundle, ensembles: Sequence[Ensemble], mirroring: bool | None) -> Predictor:
+    """Load the members that any ensemble needs, each once."""
+    needed = {member.name for ensemble in ensembles for member in ensemble.members}
+    members = [member for member in bundle.record.members if member.name in needed]
+    return load_predictor(bundle, members, mirroring=mirroring)
+
+
+def _predict_all(
+    predictor: Predictor,
+    ensembles: Sequence[Ensemble],
+    studies: Sequence[Study],
+    folder: BatchFolder,
+    *,
+    track: Track,
+    done: int,
+) -> dict[str, str]:
+    """Predict studies one after the other; return the reasons of those that failed, by case id."""
+    logger.info(
+        "%d studies to predict, %d finished before; %d members, %d predictions of each study",
+        *(len(studies), done, len(predictor.members), len(ensembles)),
+    )
+    failures: dict[str, str] = {}
+    for study in track(studies, done=done):
+        try:
+            _predict_one(predictor, ensembles, study, folder)
+        except _StudyError as error:
+            folder.discard(study.case_id)
+            failures[study.case_id] = str(error)
+            logger.error("study %s failed: %s", study.case_id, error)
+    return failures
+
+
+def _predict_one(predictor: Predictor, ensembles: Sequence[Ensemble], study: Study, folder: BatchFolder) -> None:
+    """One pass of all members over one study, and its outputs for every ensemble.
+
+    A function of its own, so that one study's probabilities are gone before the next one's are made.
+    """
+    begun = time.monotonic()
+    with _blamed_on(study):
+        record = study_record(study)
+        prediction = predictor.predict(study.channels, name=study.case_id)
+    for ensemble in ensembles:
+        with _blamed_on(study):
+            found = detect(predictor.bundle.card, prediction.ensemble(ensemble.members))
+        folder.write(ensemble.folder, found, record)
+    logger.info(
+        "study %s: one pass of %d members, %.1f s", study.case_id, len(predictor.members), time.monotonic() - begun
+    )
+
+
+@contextmanager
+def _blamed_on(study: Study) -> Iterator[None]:
+    """Tell what is wrong with a study from what is wrong with the output folder or with the program."""
+    try:
+        yield
+    except OncoduetError as error:
+        raise _StudyError(one_line(str(error))) from None
+    except (MemoryError, torch.OutOfMemoryError) as error:
+        reason = f"study {study.case_id}: expected enough memory for it, found: {error or 'too little'}"
+        raise _StudyError(one_line(reason)) from None
+    except OSError as error:
+        raise _StudyError(one_line(f"study {study.case_id}: expected readable images, found: {error}")) from None
+
+
+def _failures(bundle: Bundle, studies: int, reasons: dict[str, str]) -> FailuresRecord:
+    return FailuresRecord(
+        parents={"bundle": bundle.sha256},
+        studies=studies,
+        failures=tuple(Failure(case_id=case_id, reason=reason) for case_id, reason in sorted(reasons.items())),
+    )

@@ -3,12 +3,20 @@
 =====================  =============================================================================================
 ``all``                one ensemble of all members
 ``four``               one ensemble per (fold, restart), of one network per configuration
+``control``            per configuration and fold, four runs of that configuration: as many as ``four`` has where
+                       there are four configurations, so that its gain can be told from that of mere number
 ``each``               every member for itself
 a member's name        that member
 a configuration        one ensemble of all its members
 =====================  =============================================================================================
+
+A control is four runs of one configuration. A fold in which the configuration has at least four restarts gives one
+control, of the fold's four lowest restarts. The runs of all other folds are taken together, ordered by restart and then
+by fold: the first four give one more, where there are four. So no two controls share a run. A configuration with fewer
+than four runs in all is refused.
 """
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -16,7 +24,8 @@ from algorithm.bundle import Bundle
 from contract.errors import OncoduetError, UsageError
 from contract.records import Member, Source
 
-ALL, FOUR, EACH = "all", "four", "each"
+ALL, FOUR, EACH, CONTROL = "all", "four", "each", "control"
+CONTROL_SIZE = 4
 
 
 @dataclass(frozen=True)
@@ -25,7 +34,7 @@ class Ensemble:
 
     name: str
     configuration: str
-    """As ``source.json`` calls it: the configuration of a single member, or ``ensemble-…``."""
+    """As ``source.json`` calls it: the configuration of a single member, ``ensemble-…`` or ``control-…``."""
     members: tuple[Member, ...]
     folder: str
     """Where its predictions go below the output; ``.`` for the output itself."""
@@ -39,7 +48,8 @@ def choose_ensembles(bundle: Bundle, words: Sequence[str]) -> list[Ensemble]:
     UsageError
         A word is neither a choice nor a member nor a configuration, or stands twice.
     OncoduetError
-        ``four`` cannot pair the members, or an ensemble would mix profiles.
+        ``four`` cannot pair the members, ``control`` finds too few of a configuration, or an ensemble would mix
+        profiles.
     """
     if len(set(words)) != len(words):
         raise UsageError(f"--members: expected each word once, found {' '.join(words)}")
@@ -81,10 +91,12 @@ def _chosen(bundle: Bundle, word: str, *, alone: bool) -> list[Ensemble]:
         return [Ensemble(each.name, each.key.configuration, (each,), each.name) for each in members]
     if word == FOUR:
         return _fours(bundle)
+    if word == CONTROL:
+        return _controls(bundle)
     named = tuple(each for each in members if word in (each.name, each.key.configuration))
     if not named:
-        known = [ALL, FOUR, EACH, *sorted({each.key.configuration for each in members}), *(m.name for m in members)]
-        raise UsageError(f"--members {word}: expected one of {', '.join(known)}")
+        known = [*sorted({each.key.configuration for each in members}), *(each.name for each in members)]
+        raise UsageError(f"--members {word}: expected one of {', '.join([ALL, FOUR, EACH, CONTROL, *known])}")
     if len(named) == 1:
         name, configuration = named[0].name, named[0].key.configuration
     else:
@@ -114,4 +126,27 @@ def _fours(bundle: Bundle) -> list[Ensemble]:
         ensembles.append(
             Ensemble(name, "ensemble-four", tuple(by_configuration[each] for each in configurations), name)
         )
+    return ensembles
+
+
+def _controls(bundle: Bundle) -> list[Ensemble]:
+    """Four runs of one configuration, of one fold where it has enough."""
+    by_configuration: dict[str, list[Member]] = {}
+    for member in sorted(bundle.record.members, key=lambda each: (each.key.restart, each.key.fold)):
+        by_configuration.setdefault(member.key.configuration, []).append(member)
+    ensembles = []
+    for configuration, members in sorted(by_configuration.items()):
+        if len(members) < CONTROL_SIZE:
+            raise OncoduetError(
+                f"{bundle.folder}: expected at least {CONTROL_SIZE} runs of the configuration {configuration} "
+                f"for its control, found {len(members)}"
+            )
+        per_fold = Counter(member.key.fold for member in members)
+        enough = sorted(fold for fold, count in per_fold.items() if count >= CONTROL_SIZE)
+        groups = {f"_fold{fold}": [each for each in members if each.key.fold == fold] for fold in enough}
+        groups[""] = [each for each in members if each.key.fold not in enough]
+        for suffix, group in groups.items():
+            if len(group) >= CONTROL_SIZE:
+                name = f"control-{configuration}"
+                ensembles.append(Ensemble(name + suffix, name, tuple(group[:CONTROL_SIZE]), name + suffix))
     return ensembles

@@ -14,8 +14,10 @@ from algorithm.candidates import card_candidates, case_likelihood, detection_map
 from contract.cards import Card
 from contract.files import write_json, write_text
 from contract.records import Source, write_record
-from contract.sockets import job_listing
+from contract.sockets import job_listing, read_jobs
 from contract.volume import Volume, write_volume
+
+PREDICTIONS, SOURCE, CARD = LISTING_FILES = ("predictions.json", "source.json", "card.toml")
 
 
 @dataclass(frozen=True)
@@ -52,6 +54,13 @@ def write_study(folder: Path, card: Card, output: StudyOutput, *, name: str) -> 
 
 def write_listing(folder: Path, card: Card, card_text: str, case_ids: Sequence[str], source: Source) -> None:
     """Write what makes a folder of studies readable for the evaluation: predictions.json, source.json, card.toml."""
-    write_json(folder / "predictions.json", [job_listing(case_id, card) for case_id in case_ids])
-    write_record(folder / "source.json", source)
-    write_text(folder / "card.toml", card_text)
+    write_text(folder / CARD, card_text)
+    write_record(folder / SOURCE, source)
+    write_json(folder / PREDICTIONS, [job_listing(case_id, card) for case_id in case_ids])
+
+
+def listed_case_ids(folder: Path) -> list[str] | None:
+    """The studies of a listing, or None where it is not complete."""
+    if not all((folder / name).is_file() for name in LISTING_FILES):
+        return None
+    return [job.pk for job in read_jobs(folder / PREDICTIONS)]

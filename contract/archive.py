@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from contract.cards import Card
-from contract.errors import OncoduetError
+from contract.errors import OncoduetError, one_line
 from contract.files import read_json
 from contract.volume import fields_of_view_meet, read_grid, require_same_grid
 
@@ -26,6 +26,14 @@ class Study:
     label: Path | None
 
 
+@dataclass(frozen=True)
+class Listing:
+    """What an archive holds where one bad study must not stop the others."""
+
+    studies: tuple[Study, ...]  # the sound ones, ordered by case id
+    faults: Mapping[str, str]  # why each other one is not among them, in one line, by case id
+
+
 def find_studies(archive: Path, card: Card, *, labels_required: bool) -> list[Study]:
     """List the archive's studies, ordered by case id, with their geometry checked.
 
@@ -35,18 +43,29 @@ def find_studies(archive: Path, card: Card, *, labels_required: bool) -> list[St
         The archive is empty; a study lacks a channel or has it twice; an image is unreadable or not 3D; the channels'
         fields of view are disjoint; a required label map is missing or on another grid than the reference channel.
     """
-    if not archive.is_dir():
-        raise OncoduetError(f"{archive}: expected an archive, found no folder")
-    found: dict[str, dict[str, list[Path]]] = {}
-    for channel in card.channel_names:
-        for path in sorted(archive.glob(f"*/*_{channel}.mha")):
-            case_id = path.name.removesuffix(f"_{channel}.mha")
-            if not path.name.startswith("."):  # what macOS leaves beside each file
-                found.setdefault(case_id, {}).setdefault(channel, []).append(path)
-    if not found:
-        pattern = f"<patient>/<patient>_<study>_{card.channel_names[0]}.mha"
-        raise OncoduetError(f"{archive}: expected studies named {pattern}, found none")
+    found = _images_by_study(archive, card)
     return [_study(archive, card, case_id, found[case_id], labels_required) for case_id in sorted(found)]
+
+
+def list_studies(archive: Path, card: Card, *, labels_required: bool) -> Listing:
+    """List the archive's studies as :func:`find_studies`, with what is wrong with single ones beside them.
+
+    Raises
+    ------
+    OncoduetError
+        There is no archive, or it is empty.
+    """
+    found = _images_by_study(archive, card)
+    studies: list[Study] = []
+    faults: dict[str, str] = {}
+    for case_id in sorted(found):
+        try:
+            studies.append(_study(archive, card, case_id, found[case_id], labels_required))
+        except OncoduetError as error:
+            faults[case_id] = one_line(str(error))
+        except OSError as error:
+            faults[case_id] = one_line(f"study {case_id} in {archive}: expected readable images, found: {error}")
+    return Listing(tuple(studies), faults)
 
 
 def archive_licence(archive: Path) -> str:
@@ -70,6 +89,22 @@ def check_geometry(name: str, channels: Mapping[str, Path], reference: str) -> N
                 f"study {name}: expected {channels[channel]} to share a field of view with {reference!r} "
                 f"({grids[reference].describe()}), found {grid.describe()}"
             )
+
+
+def _images_by_study(archive: Path, card: Card) -> dict[str, dict[str, list[Path]]]:
+    """Every image of a channel of the card, by case id and channel."""
+    if not archive.is_dir():
+        raise OncoduetError(f"{archive}: expected an archive, found no folder")
+    found: dict[str, dict[str, list[Path]]] = {}
+    for channel in card.channel_names:
+        for path in sorted(archive.glob(f"*/*_{channel}.mha")):
+            case_id = path.name.removesuffix(f"_{channel}.mha")
+            if not path.name.startswith("."):  # what macOS leaves beside each file
+                found.setdefault(case_id, {}).setdefault(channel, []).append(path)
+    if not found:
+        pattern = f"<patient>/<patient>_<study>_{card.channel_names[0]}.mha"
+        raise OncoduetError(f"{archive}: expected studies named {pattern}, found none")
+    return found
 
 
 def _study(

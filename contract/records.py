@@ -92,7 +92,8 @@ class Source(Record):
     card: str
     card_sha256: str
     configuration: str
-    """A training configuration, ``ensemble-…`` for several runs, or ``baseline-…``."""
+    """A training configuration, ``ensemble-…`` for several runs, ``control-…`` for runs of one configuration as many as
+    an ensemble has, or ``baseline-…``."""
     fold: int | None
     restart: int | None
     profile: str
@@ -100,6 +101,48 @@ class Source(Record):
     """Hashes of the ``run.json`` files; several for an ensemble, none for a baseline."""
     bundle_sha256: str | None
     data_licence: str
+
+
+class BatchRecord(Record):
+    """``batch.json``: what a batch's output folder is filled with, and so who may go on filling it."""
+
+    members: tuple[str, ...]
+    """The words of ``--members``, sorted."""
+    settings: Mapping[str, bool | str]
+    """Every option that changes the predictions, by name."""
+
+
+class ImageStamp(Frozen):
+    """Which bytes a channel's image had. Equal size and time are believed; where they differ, the hash decides."""
+
+    channel: str
+    size_bytes: int
+    modified_ns: int
+    """Time of the last change, in ns since 1970."""
+    sha256: str
+
+
+class StudyRecord(Record):
+    """``study.json`` beside a study's predictions: the images that they were made from."""
+
+    case_id: str
+    images: tuple[ImageStamp, ...]
+
+
+class Failure(Frozen):
+    """A study without prediction."""
+
+    case_id: str
+    reason: str
+    """One line: which file, what was expected, what was found."""
+
+
+class FailuresRecord(Record):
+    """``failures.json``: the studies of a batch that could not be predicted; there is none where all could."""
+
+    studies: int
+    """How many the archive has."""
+    failures: tuple[Failure, ...]
 
 
 class Metrics(Frozen):

@@ -46,7 +46,7 @@ class ScoredRun:
     @property
     def is_ensemble(self) -> bool:
         """Whether several runs were averaged."""
-        return self.source.configuration.startswith("ensemble-")
+        return self.source.configuration.startswith(("ensemble-", "control-"))
 
 
 def read_scored_runs(scores: Sequence[Path]) -> list[ScoredRun]:

@@ -64,7 +64,7 @@ def test_several_words_give_several_predictions(open_bundle: Callable[..., Bundl
 
 def test_an_unknown_word_is_wrong_usage(open_bundle: Callable[..., Bundle]) -> None:
     with pytest.raises(
-        UsageError, match=r"--members dice: expected one of all, four, each, ce, focal, ce_fold0_restart1"
+        UsageError, match=r"--members dice: expected one of all, four, each, control, ce, focal, ce_fold0_restart1"
     ):
         choose_ensembles(open_bundle(GRID[:2]), ["dice"])
 
@@ -87,6 +87,57 @@ def test_four_needs_every_configuration_for_every_fold_and_restart(open_bundle: 
 def test_four_needs_several_configurations(open_bundle: Callable[..., Bundle]) -> None:
     with pytest.raises(OncoduetError, match="expected several configurations to pair, found ce alone"):
         choose_ensembles(open_bundle([("ce", 0, 1), ("ce", 1, 1)]), ["four"])
+
+
+def test_a_control_is_the_four_lowest_restarts_of_a_fold_per_configuration(open_bundle: Callable[..., Bundle]) -> None:
+    runs = [(name, fold, restart) for restart in (5, 4, 3, 2, 1) for fold in (1, 0) for name in ("focal", "ce")]
+    assert described(open_bundle(runs), ["control"]) == [
+        (
+            f"control-{name}_fold{fold}",
+            f"control-{name}",
+            [f"{name}_fold{fold}_restart{restart}" for restart in (1, 2, 3, 4)],
+        )
+        for name in ("ce", "focal")
+        for fold in (0, 1)
+    ]
+
+
+def test_where_no_fold_has_four_restarts_a_control_is_the_first_four_by_restart_and_fold(
+    open_bundle: Callable[..., Bundle],
+) -> None:
+    runs = [("ce", fold, restart) for fold in (0, 1, 2) for restart in (1, 2)]
+    names = ["ce_fold0_restart1", "ce_fold1_restart1", "ce_fold2_restart1", "ce_fold0_restart2"]
+    assert described(open_bundle(runs), ["control"]) == [("control-ce", "control-ce", names)]
+
+
+def test_controls_share_no_run_where_some_folds_have_four_restarts_and_others_not(
+    open_bundle: Callable[..., Bundle],
+) -> None:
+    rich = [("ce", 0, restart) for restart in (1, 2, 3, 4)]
+    poor = [("ce", fold, restart) for fold in (1, 2) for restart in (1, 2)]
+    assert described(open_bundle(rich + poor), ["control"]) == [
+        ("control-ce_fold0", "control-ce", [f"ce_fold0_restart{restart}" for restart in (1, 2, 3, 4)]),
+        (
+            "control-ce",
+            "control-ce",
+            ["ce_fold1_restart1", "ce_fold2_restart1", "ce_fold1_restart2", "ce_fold2_restart2"],
+        ),
+    ]
+    assert len(choose_ensembles(open_bundle(rich + poor[:3]), ["control"])) == 1
+
+
+def test_a_control_needs_four_runs_of_every_configuration(open_bundle: Callable[..., Bundle]) -> None:
+    runs = [("ce", 0, restart) for restart in (1, 2, 3, 4)] + [("focal", fold, 1) for fold in (0, 1, 2)]
+    with pytest.raises(OncoduetError, match="at least 4 runs of the configuration focal for its control, found 3$"):
+        choose_ensembles(open_bundle(runs), ["control"])
+
+
+def test_the_source_of_a_control_names_its_four_runs_and_their_fold(open_bundle: Callable[..., Bundle]) -> None:
+    bundle = open_bundle([("ce", 2, restart) for restart in (1, 2, 3, 4)])
+    (control,) = choose_ensembles(bundle, ["control"])
+    source = ensemble_source(bundle, control, archive_licence="Apache-2.0")
+    assert (source.configuration, source.fold, source.restart) == ("control-ce", 2, None)
+    assert source.runs == tuple(f"{number:064x}" for number in range(4))
 
 
 def test_an_ensemble_does_not_mix_profiles(open_bundle: Callable[..., Bundle]) -> None:

@@ -345,6 +345,8 @@ def test_a_batch_has_the_layout_that_the_evaluation_mounts(
     assert (source.configuration, source.fold, source.restart) == ("ensemble-all", 0, 1)
     assert load_card(output / "card.toml").sha256 == CARD.sha256 == source.card_sha256
     assert sorted(path.name for path in output.iterdir()) == [
+        ".lock",
+        "batch.json",
         "card.toml",
         "p0_s0",
         "p1_s0",
@@ -413,38 +415,13 @@ def test_an_unknown_member_is_wrong_usage(
     run: Command, make_bundle: Maker, make_archive: Maker, tmp_path: Path
 ) -> None:
     message = batch_fails(run, make_archive(1), make_bundle(), tmp_path / "o", "--members", "dice", code=2)
-    assert "--members dice: expected one of all, four, each, ce, ce_fold0_restart1" in message
+    assert "--members dice: expected one of all, four, each, control, ce, ce_fold0_restart1" in message
 
 
 def test_an_empty_archive_is_refused(run: Command, make_bundle: Maker, tmp_path: Path) -> None:
     (tmp_path / "archive").mkdir()
     message = batch_fails(run, tmp_path / "archive", make_bundle(), tmp_path / "o")
     assert "expected studies named <patient>/<patient>_<study>_t2w.mha, found none" in message
-
-
-def test_a_study_that_stands_twice_is_refused(
-    run: Command, make_bundle: Maker, make_archive: Maker, make_channels: Maker, tmp_path: Path
-) -> None:
-    archive = make_archive(1)
-    make_channels(archive / "copy", "p0_s0")
-    assert "study p0_s0" in batch_fails(run, archive, make_bundle(), tmp_path / "o")
-
-
-def test_a_study_without_a_channel_is_refused(
-    run: Command, make_bundle: Maker, make_archive: Maker, tmp_path: Path
-) -> None:
-    archive = make_archive(2)
-    (archive / "p1" / "p1_s0_adc.mha").unlink()
-    assert "found no p1_s0_adc.mha" in batch_fails(run, archive, make_bundle(), tmp_path / "o")
-
-
-def test_one_wrong_study_leaves_nothing_of_the_others(
-    run: Command, make_bundle: Maker, make_archive: Maker, tmp_path: Path
-) -> None:
-    archive = make_archive(2)
-    path = archive / "p1" / "p1_s0_hbv.mha"
-    path.write_bytes(path.read_bytes()[:-50])
-    assert path.name in batch_fails(run, archive, make_bundle(), tmp_path / "o")
 
 
 # Candidates

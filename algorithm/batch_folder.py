@@ -1,0 +1,210 @@
+"""A batch's output folder: what it is being filled with, which studies are finished there, and who may go on.
+
+``batch.json`` says for which bundle, members and settings the folder was begun; any other batch is refused. A study's
+folder ``<ensemble>/<case_id>`` appears by one rename, with ``study.json`` beside its outputs: the sizes, times and
+hashes of the images that it was made from. A study is finished when it has that folder in every ensemble and its images
+are still those. Equal size and time are believed, since hashing a large archive takes as long as reading it; otherwise
+the hash decides, so that a copied archive counts as the same and a repaired image is predicted again.
+
+The number of threads and the device may differ from one call to the next: they change the last bits, not the method.
+"""
+
+import fcntl
+import logging
+import shutil
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from algorithm.outputs import LISTING_FILES, StudyOutput, listed_case_ids, write_study
+from contract.archive import Study
+from contract.cards import Card
+from contract.errors import OncoduetError
+from contract.files import sha256_file, staged_folder
+from contract.records import (
+    BatchRecord,
+    FailuresRecord,
+    ImageStamp,
+    StudyRecord,
+    read_record,
+    write_record,
+)
+
+RECORD, STUDY, FAILURES, LOCK = "batch.json", "study.json", "failures.json", ".lock"
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class BatchFolder:
+    """The output folder of a batch."""
+
+    path: Path
+    card: Card
+    ensembles: tuple[str, ...]
+    """Folder of each ensemble, relative to ``path``; ``.`` for ``path`` itself."""
+
+    @property
+    def failures(self) -> Path:
+        """The list of studies without prediction."""
+        return self.path / FAILURES
+
+    def check(self, record: BatchRecord, *, archive: Path, case_ids: Iterable[str]) -> None:
+        """Raise ``OncoduetError`` if the folder was begun as another batch, or with an archive of other studies.
+
+        Parameters
+        ----------
+        record
+            What is to be made now.
+        case_ids
+            All studies of the archive, sound or not.
+        """
+        path = self.path / RECORD
+        if not path.is_file():
+            return
+        found = read_record(path, BatchRecord)
+        for what, before, now in [
+            ("bundle", found.parents.get("bundle"), record.parents.get("bundle")),
+            ("--members", " ".join(found.members), " ".join(record.members)),
+            *(
+                (name, found.settings.get(name), record.settings.get(name))
+                for name in sorted({*found.settings, *record.settings})
+            ),
+        ]:
+            if before != now:
+                raise OncoduetError(
+                    f"{path}: expected a folder that was begun with the same {what} ({now}), found {before}"
+                )
+        if found.written_by != record.written_by:
+            logger.warning("%s was begun by another revision of this program (%s)", path, found.written_by.git_revision)
+        known = set(case_ids)
+        for study in sorted(study for folder in self._folders() for study in folder.glob(f"*/{STUDY}")):
+            if study.parent.name not in known:
+                raise OncoduetError(
+                    f"{study.parent}: expected predictions of studies in {archive} alone, "
+                    f"found {study.parent.name}, which is not there"
+                )
+
+    @contextmanager
+    def begun(self, record: BatchRecord) -> Iterator[None]:
+        """Hold the folder for this process alone, and clear away what a killed one left half-written.
+
+        Raises
+        ------
+        OncoduetError
+            The folder cannot be written to, or another process is filling it.
+        """
+        if not (self.path / RECORD).is_file():
+            write_record(self.path / RECORD, record)
+        with self._locked():
+            for folder in self._folders():
+                for partial in folder.glob(".partial-*"):
+                    _remove(partial)
+            yield
+
+    def finished(self, studies: Sequence[Study]) -> set[str]:
+        """Case ids of the studies that have predictions of today's images in every ensemble."""
+        found = set()
+        for study in studies:
+            try:
+                if self._is_finished(study):
+                    found.add(study.case_id)
+            except OSError as error:  # predicting it will say the same, and lists it among the failures
+                logger.warning("study %s: %s", study.case_id, error)
+        return found
+
+    def is_listed(self, case_ids: Sequence[str]) -> bool:
+        """Whether every ensemble has its listing, of just these studies."""
+        return all(listed_case_ids(folder) == case_ids for folder in self._folders())
+
+    def unlist(self) -> None:
+        """Take back the listings and the failures: from here on the batch is no longer whole."""
+        for folder in self._folders():
+            for name in LISTING_FILES:
+                (folder / name).unlink(missing_ok=True)
+        self.failures.unlink(missing_ok=True)
+
+    def discard(self, case_id: str) -> None:
+        """Remove what there is of a study in any ensemble."""
+        for folder in self._folders():
+            if (folder / case_id / STUDY).is_file():
+                shutil.rmtree(folder / case_id)
+
+    def write(self, ensemble: str, output: StudyOutput, study: StudyRecord) -> None:
+        """Add a study's outputs to an ensemble, all at once."""
+        with staged_folder(self.path / ensemble) as stage:
+            write_study(stage / study.case_id / "output", self.card, output, name=study.case_id)
+            write_record(stage / study.case_id / STUDY, study)
+
+    def write_failures(self, failures: FailuresRecord) -> None:
+        """Write down which studies have no prediction, and why."""
+        write_record(self.failures, failures)
+
+    def _folders(self) -> list[Path]:
+        return [self.path / ensemble for ensemble in self.ensembles]
+
+    def _is_finished(self, study: Study) -> bool:
+        hashes: dict[Path, str] = {}
+        for folder in self._folders():
+            case = folder / study.case_id
+            outputs = [self.card.detection_map.relative_path, self.card.likelihood.relative_path]
+            if not (case / STUDY).is_file() or not all((case / "output" / each).exists() for each in outputs):
+                return False
+            if not _same_images(read_record(case / STUDY, StudyRecord), study.channels, hashes):
+                logger.warning("study %s: its images have changed since it was predicted", study.case_id)
+                return False
+        return True
+
+    @contextmanager
+    def _locked(self) -> Iterator[None]:
+        path = self.path / LOCK
+        try:
+            lock = path.open("w")
+        except OSError as error:
+            raise OncoduetError(f"{path}: expected a file that can be written to, found: {error.strerror}") from None
+        with lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise OncoduetError(f"{self.path}: expected no other process at work here, found one") from None
+            yield
+
+
+def study_record(study: Study) -> StudyRecord:
+    """``study.json`` for the images as they are now; take it before they are read."""
+    stamps = []
+    for channel, path in study.channels.items():
+        size_bytes, modified_ns = _stat(path)
+        stamps.append(
+            ImageStamp(channel=channel, size_bytes=size_bytes, modified_ns=modified_ns, sha256=sha256_file(path))
+        )
+    parents = {stamp.channel: stamp.sha256 for stamp in stamps}
+    return StudyRecord(parents=parents, case_id=study.case_id, images=tuple(stamps))
+
+
+def _same_images(record: StudyRecord, channels: Mapping[str, Path], hashes: dict[Path, str]) -> bool:
+    """Whether the images are those of the record; ``hashes`` remembers what was read already."""
+    if {stamp.channel for stamp in record.images} != set(channels):
+        return False
+    for stamp in record.images:
+        path = channels[stamp.channel]
+        if _stat(path) == (stamp.size_bytes, stamp.modified_ns):
+            continue
+        if path not in hashes:
+            hashes[path] = sha256_file(path)
+        if hashes[path] != stamp.sha256:
+            return False
+    return True
+
+
+def _stat(path: Path) -> tuple[int, int]:
+    found = path.stat()
+    return found.st_size, found.st_mtime_ns
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink()

@@ -1,0 +1,546 @@
+"""Batches that are killed, repeated, begun otherwise, or given bad studies."""
+
+import gc
+import json
+import os
+import pty
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from algorithm.__main__ import main
+from algorithm.batch import predict_batch
+from algorithm.prediction import StudyPrediction
+from contract.cards import load_card
+from contract.records import BatchRecord, FailuresRecord, Source, StudyRecord, read_record, write_record
+from contract.sockets import read_jobs
+from contract.volume import Volume, read_volume, write_volume
+
+Maker = Callable[..., Path]
+PROJECT = Path(__file__).resolve().parents[3]
+CARD = load_card("cspca-picai")
+FOUR_OF_TWO = [(name, 0, restart) for restart in (1, 2, 3, 4) for name in ("ce", "focal")]
+
+
+class Batch:
+    """The command on one archive, bundle and output, in this process or in one of its own."""
+
+    def __init__(self, archive: Path, model: Path, output: Path, capfd: pytest.CaptureFixture[str]) -> None:
+        self.archive, self.model, self.output, self.capfd = archive, model, output, capfd
+        self.stdout = ""
+
+    def arguments(self, *more: str, output: Path | None = None) -> list[str]:
+        paths = ["--archive", self.archive, "--model", self.model, "--output", output or self.output]
+        return ["batch", *map(str, paths), "--threads", "1", "--no-mirroring", *more]
+
+    def __call__(self, *more: str, output: Path | None = None, code: int = 0) -> str:
+        self.capfd.readouterr()
+        found = main(self.arguments(*more, output=output))
+        self.stdout, stderr = self.capfd.readouterr()
+        assert found == code, stderr
+        assert len(stderr.splitlines()) == (1 if code else 0), stderr
+        return stderr
+
+    def command(self, *more: str) -> list[str]:
+        return [sys.executable, "-B", "-m", "algorithm", *self.arguments(*more)]
+
+    @property
+    def predicted(self) -> list[str]:
+        """The studies that the last call passed over, as the log says."""
+        return re.findall(r"study (\S+): one pass", self.stdout)
+
+    def image(self, patient: int, channel: str) -> Path:
+        return self.archive / f"p{patient}" / f"p{patient}_s0_{channel}.mha"
+
+    def failures(self) -> dict[str, str]:
+        record = read_record(self.output / "failures.json", FailuresRecord)
+        return {failure.case_id: failure.reason for failure in record.failures}
+
+    def listed(self, ensemble: str = ".") -> list[str]:
+        return [job.pk for job in read_jobs(self.output / ensemble / "predictions.json")]
+
+
+@pytest.fixture
+def make_batch(
+    make_archive: Maker, make_bundle: Maker, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> Callable[..., Batch]:
+    def make(
+        patients: int = 3,
+        runs: Sequence[tuple[str, int, int]] = (("ce", 0, 1), ("focal", 0, 1)),
+        **more: Callable[[torch.nn.Module], None],
+    ) -> Batch:
+        return Batch(make_archive(patients), make_bundle(runs, **more), tmp_path / "predictions", capfd)
+
+    return make
+
+
+def content(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def times(folder: Path) -> dict[str, int]:
+    return {str(path.relative_to(folder)): path.stat().st_mtime_ns for path in folder.rglob("*")}
+
+
+# Going on
+
+
+def test_a_killed_batch_goes_on_where_it_stopped_and_ends_like_one_that_was_not(
+    make_batch: Callable[..., Batch], tmp_path: Path
+) -> None:
+    batch = make_batch(8)
+    words = ("--members", "all", "each")
+    process = subprocess.Popen(batch.command(*words), cwd=PROJECT, stdout=subprocess.DEVNULL)
+    while not (batch.output / "focal_fold0_restart1" / "p1_s0").exists():
+        assert process.poll() is None
+        time.sleep(0.001)
+    process.send_signal(signal.SIGKILL)
+    assert process.wait() == -signal.SIGKILL
+    assert not (batch.output / "predictions.json").exists()
+    before = times(batch.output)
+    finished = [
+        case for case in (f"p{n}_s0" for n in range(8)) if (batch.output / "focal_fold0_restart1" / case).exists()
+    ]
+    assert 2 <= len(finished) < 8
+    # What a kill at another moment would have left.
+    (batch.output / ".partial-stage").mkdir()
+    (batch.output / ".partial-stage" / "half.mha").write_text("half")
+    (batch.output / "ce_fold0_restart1" / ".partial-x.json").write_text("{")
+
+    batch(*words)
+    assert sorted([*finished, *batch.predicted]) == [f"p{n}_s0" for n in range(8)]
+    after = times(batch.output)
+    for name, changed in before.items():
+        if Path(name).parts[-1].startswith("p") and Path(name).name in finished:
+            assert after[name] == changed
+    whole = tmp_path / "whole"
+    batch(*words, output=whole)
+    assert len(batch.predicted) == 8
+    assert content(whole) == content(batch.output)
+
+
+def test_a_finished_batch_called_again_does_nothing(make_batch: Callable[..., Batch]) -> None:
+    batch = make_batch(2)
+    batch("--members", "each", "all")
+    before = times(batch.output)
+    batch("--members", "all", "each")
+    assert times(batch.output) == before
+    assert "all 2 studies are finished already" in batch.stdout
+
+
+def test_an_empty_output_that_belongs_to_somebody_else_is_filled(make_batch: Callable[..., Batch]) -> None:
+    batch = make_batch(1)
+    batch.output.mkdir()
+    inode = batch.output.stat().st_ino
+    if os.geteuid() == 0:
+        os.chown(batch.output, 12345, 12345)
+    batch.output.chmod(0o1777)  # anybody may write, but nobody may rename or remove it
+    batch()
+    assert batch.output.stat().st_ino == inode
+    assert batch.listed() == ["p0_s0"]
+
+
+def test_studies_that_came_to_the_archive_are_added(
+    make_batch: Callable[..., Batch], make_channels: Callable[..., dict[str, Path]]
+) -> None:
+    batch = make_batch(2)
+    batch()
+    make_channels(batch.archive / "p2", "p2_s0", seed=2)
+    batch()
+    assert batch.predicted == ["p2_s0"]
+    assert batch.listed() == ["p0_s0", "p1_s0", "p2_s0"]
+
+
+def test_a_study_whose_image_changed_is_predicted_again(make_batch: Callable[..., Batch]) -> None:
+    batch = make_batch(2)
+    batch("--members", "each")
+    old = content(batch.output / "ce_fold0_restart1" / "p1_s0")
+    volume = read_volume(batch.image(1, "adc"))
+    write_volume(batch.image(1, "adc"), Volume(volume.array[::-1].copy(), volume.grid))
+    batch("--members", "each")
+    assert batch.predicted == ["p1_s0"]
+    assert "study p1_s0: its images have changed since it was predicted" in batch.stdout
+    new = content(batch.output / "ce_fold0_restart1" / "p1_s0")
+    assert old.keys() == new.keys()
+    assert all(new[name] != old[name] for name in old)
+
+
+def test_images_with_other_times_but_the_same_bytes_are_the_same(make_batch: Callable[..., Batch]) -> None:
+    batch = make_batch(2)
+    batch()
+    for path in batch.archive.rglob("*.mha"):
+        os.utime(path, (1, 1))
+    batch()
+    assert batch.predicted == []
+
+
+def test_a_study_that_lost_an_output_is_predicted_again(make_batch: Callable[..., Batch]) -> None:
+    batch = make_batch(2)
+    batch()
+    (batch.output / "p0_s0" / "output" / CARD.likelihood.relative_path).unlink()
+    batch()
+    assert batch.predicted == ["p0_s0"]
+
+
+def test_the_images_that_a_study_was_predicted_from_stand_beside_it(make_batch: Callable[..., Batch]) -> None:
+    batch = make_batch(1)
+    batch()
+    record = read_record(batch.output / "p0_s0" / "study.json", StudyRecord)
+    assert [image.channel for image in record.images] == ["t2w", "adc", "hbv"]
+    assert record.images[1].size_bytes == batch.image(0, "adc").stat().st_size
+    assert record.parents["adc"] == record.images[1].sha256
+
+
+# Refused
+
+
+@pytest.mark.parametrize(
+    ("first", "then", "message"),
+    [
+        (["--members", "each"], ["--members", "all"], r"begun with the same --members \(all\), found each"),
+        (["--members", "each"], ["--members", "each", "all"], r"the same --members \(all each\), found each"),
+        ([], ["--mirrored"], r"begun with the same mirroring \(True\), found False"),
+    ],
+)
+def test_a_folder_that_was_begun_otherwise_is_refused(
+    make_batch: Callable[..., Batch], first: list[str], then: list[str], message: str
+) -> None:
+    batch = make_batch(1)
+    batch(*first)
+    before = times(batch.output)
+    arguments = batch.arguments(*then)
+    if "--mirrored" in then:
+        arguments = [each for each in arguments if each not in ("--mirrored", "--no-mirroring")]
+    assert main(arguments) == 3
+    error = batch.capfd.readouterr().err
+    assert re.search(rf"^error: \S+batch.json: expected a folder that was {message}\n$", error) or re.search(
+        message, error
+    )
+    assert len(error.splitlines()) == 1
+    assert times(batch.output) == before
+
+
+def test_a_folder_that_was_begun_with_another_bundle_is_refused(
+    make_batch: Callable[..., Batch], make_bundle: Maker, tmp_path: Path
+) -> None:
+    batch = make_batch(1)
+    batch()
+    batch.model = make_bundle([("ce", 0, 2)], folder=tmp_path / "other")
+    assert "batch.json: expected a folder that was begun with the same bundle" in batch(code=3)
+
+
+def test_a_folder_that_was_begun_with_another_archive_is_refused(
+    make_batch: Callable[..., Batch], make_channels: Callable[..., dict[str, Path]], tmp_path: Path
+) -> None:
+    batch = make_batch(1)
+    batch()
+    batch.archive = tmp_path / "other"
+    make_channels(batch.archive / "q0", "q0_s0")
+    message = batch(code=3)
+    assert f"expected predictions of studies in {batch.archive} alone, found p0_s0, which is not there" in message
+
+
+def test_the_archive_and_the_bundle_are_no_output(make_batch: Callable[..., Batch]) -> None:
+    batch = make_batch(1)
+    before = content(batch.archive), content(batch.model)
+    for name, path in (("archive", batch.archive), ("model bundle", batch.model)):
+        message = batch(output=path.parent / "." / path.name, code=3)
+        assert f"expected an output folder of its own, found the {name}" in message
+    assert (content(batch.archive), content(batch.model)) == before
+
+
+def test_two_batches_do_not_fill_one_folder(make_batch: Callable[..., Batch]) -> None:
+    batch = make_batch(2)
+
+    def second(studies: Sequence[object], /, *, done: int = 0) -> Iterator[object]:
+        del done
+        found = subprocess.run(batch.command(), cwd=PROJECT, capture_output=True, text=True, check=False)
+        assert found.returncode == 3
+        assert found.stderr == f"error: {batch.output}: expected no other process at work here, found one\n"
+        yield from studies
+
+    predict_batch(
+        archive=batch.archive,
+        output=batch.output,
+        model=batch.model,
+        members=["all"],
+        mirroring=False,
+        track=second,  # type: ignore[arg-type]
+    )
+    assert batch.listed() == ["p0_s0", "p1_s0"]
+
+
+def test_a_lock_that_cannot_be_taken_is_refused(make_batch: Callable[..., Batch]) -> None:
+    batch = make_batch(1)
+    (batch.output / ".lock").mkdir(parents=True)
+    assert ".lock: expected a file that can be written to, found: Is a directory" in batch(code=3)
+
+
+def test_going_on_with_another_revision_is_mentioned(make_batch: Callable[..., Batch]) -> None:
+    batch = make_batch(1)
+    batch()
+    path = batch.output / "batch.json"
+    record = read_record(path, BatchRecord)
+    older = record.written_by.model_copy(update={"git_revision": "0a1b2c"})
+    write_record(path, record.model_copy(update={"written_by": older}))
+    batch()
+    assert f"{path} was begun by another revision of this program (0a1b2c)" in batch.stdout
+
+
+# Bad studies
+
+
+def truncate(batch: Batch) -> None:
+    path = batch.image(1, "hbv")
+    path.write_bytes(path.read_bytes()[:-50])
+
+
+def remove(batch: Batch) -> None:
+    batch.image(1, "adc").unlink()
+
+
+def poison(batch: Batch) -> None:
+    volume = read_volume(batch.image(1, "adc"))
+    array = np.asarray(volume.array, np.float32).copy()
+    array[2, 3, 4] = np.nan
+    write_volume(batch.image(1, "adc"), Volume(array, volume.grid))
+
+
+def move_away(batch: Batch) -> None:
+    path = batch.image(1, "hbv")
+    path.write_bytes(re.sub(rb"(Offset = )\S+", rb"\g<1>9000", path.read_bytes(), count=1))
+
+
+def double(batch: Batch) -> None:
+    (batch.archive / "copy").mkdir()
+    (batch.archive / "copy" / batch.image(1, "t2w").name).write_bytes(batch.image(1, "t2w").read_bytes())
+
+
+def unreadable(batch: Batch) -> None:
+    batch.image(1, "adc").unlink()
+    batch.image(1, "adc").symlink_to("/proc/self/mem")  # a file that opens, and whose first byte cannot be read
+
+
+SPOILS = {
+    truncate: "p1_s0_hbv.mha: expected",
+    remove: "study p1_s0 in .*: expected the channels t2w, adc, hbv, found no p1_s0_adc.mha",
+    poison: "p1_s0_adc.mha: expected finite",
+    move_away: "study p1_s0: expected .*p1_s0_hbv.mha to share a field of view with 't2w'",
+    double: "study p1_s0 in .*: expected once, found in .*/copy, .*/p1",
+    unreadable: r"study p1_s0 in .*: expected readable images, found: \[Errno 5\]",
+}
+
+
+@pytest.mark.parametrize("spoil", SPOILS, ids=lambda spoil: spoil.__name__)
+def test_one_bad_study_stops_no_other_and_is_listed_until_it_is_repaired(
+    make_batch: Callable[..., Batch], make_channels: Callable[..., dict[str, Path]], spoil: Callable[[Batch], None]
+) -> None:
+    batch = make_batch(3)
+    spoil(batch)
+    message = batch(code=3)
+    assert message.startswith(
+        f"error: 1 of 3 studies failed, all listed in {batch.output}/failures.json; the first, p1_s0: "
+    )
+    assert re.search(SPOILS[spoil], message)
+    reasons = batch.failures()
+    assert list(reasons) == ["p1_s0"]
+    assert reasons["p1_s0"] in message
+    assert f"ERROR algorithm.batch: study p1_s0 failed: {reasons['p1_s0']}" in batch.stdout
+    assert batch.predicted == batch.listed() == ["p0_s0", "p2_s0"]
+    assert not (batch.output / "p1_s0").exists()
+
+    batch(code=3)  # tried again, the others not
+    assert batch.predicted == []
+    assert batch.listed() == ["p0_s0", "p2_s0"]
+
+    for path in [*batch.archive.glob("p1/*"), *batch.archive.glob("copy/*")]:
+        path.unlink()
+    make_channels(batch.archive / "p1", "p1_s0", seed=1)
+    batch()
+    assert batch.predicted == ["p1_s0"]
+    assert batch.listed() == ["p0_s0", "p1_s0", "p2_s0"]
+    assert not (batch.output / "failures.json").exists()
+
+
+def test_a_finished_study_that_went_bad_is_no_longer_listed(make_batch: Callable[..., Batch]) -> None:
+    batch = make_batch(3)
+    batch("--members", "each")
+    truncate(batch)
+    batch("--members", "each", code=3)
+    for ensemble in ("ce_fold0_restart1", "focal_fold0_restart1"):
+        assert batch.listed(ensemble) == ["p0_s0", "p2_s0"]
+        assert not (batch.output / ensemble / "p1_s0").exists()
+
+
+def test_an_image_that_cannot_be_read_any_more_is_listed(make_batch: Callable[..., Batch]) -> None:
+    batch = make_batch(2)
+    batch()
+    unreadable(batch)
+    assert "1 of 2 studies failed" in batch(code=3)
+    assert batch.listed() == ["p0_s0"]
+
+
+def test_a_member_without_probability_fails_every_study_and_nothing_is_listed(
+    make_batch: Callable[..., Batch],
+) -> None:
+    def spoil(network: torch.nn.Module) -> None:
+        for parameter in network.parameters():
+            parameter.data.fill_(float("nan"))
+
+    batch = make_batch(2, spoil=spoil)
+    message = batch("--members", "each", code=3)
+    assert "2 of 2 studies failed" in message
+    assert "000.safetensors: expected finite probabilities for study p0_s0" in message
+    assert sorted(path.name for path in batch.output.iterdir()) == [".lock", "batch.json", "failures.json"]
+
+
+def test_an_archive_without_a_sound_study_leaves_its_failures_alone(make_batch: Callable[..., Batch]) -> None:
+    batch = make_batch(1)
+    batch.image(0, "adc").unlink()
+    assert "1 of 1 studies failed" in batch(code=3)
+    assert sorted(path.name for path in batch.output.iterdir()) == [".lock", "batch.json", "failures.json"]
+    assert list(batch.failures()) == ["p0_s0"]
+
+
+def test_the_list_of_failures_is_a_record(make_batch: Callable[..., Batch]) -> None:
+    batch = make_batch(2)
+    remove(batch)
+    batch(code=3)
+    values = json.loads((batch.output / "failures.json").read_text())
+    source = read_record(batch.output / "source.json", Source)
+    assert values["schema_version"] == 1
+    assert values["parents"] == {"bundle": source.bundle_sha256}
+    assert values["studies"] == 2
+
+
+@pytest.mark.slow
+def test_the_evaluation_says_in_one_line_which_predictions_are_missing(
+    make_batch: Callable[..., Batch], tmp_path: Path
+) -> None:
+    batch = make_batch(2)
+    for patient in (0, 1):
+        volume = read_volume(batch.image(patient, "t2w"))
+        label = Volume((np.asarray(volume.array) < 200).astype(np.int32) * patient, volume.grid)
+        write_volume(batch.archive / "labels" / f"p{patient}_s0.nii.gz", label)
+    poison(batch)
+    batch(code=3)
+    score = [sys.executable, "-B", "-m", "evaluation", "score", "--predictions", str(batch.output)]
+    score += ["--truth", str(batch.archive / "labels"), "--output", str(tmp_path / "scores")]
+    strict = subprocess.run(score, cwd=PROJECT, capture_output=True, text=True, check=False)
+    assert strict.returncode == 3
+    assert strict.stderr == (
+        f"error: {batch.output}: expected predictions of all 2 cases in {batch.archive / 'labels'}, "
+        "found none of p1_s0\n"
+    )
+    worst = subprocess.run([*score, "--on-missing", "worst"], cwd=PROJECT, capture_output=True, text=True, check=False)
+    assert (worst.returncode, worst.stderr) == (0, "")
+    assert json.loads((tmp_path / "scores" / "metrics.json").read_text())["strict"]["missing"] == 1
+
+
+# One pass, one study at a time
+
+
+def test_each_four_and_control_come_from_one_pass_over_the_images(make_batch: Callable[..., Batch]) -> None:
+    batch = make_batch(2, FOUR_OF_TWO)
+    batch("--members", "each", "four", "control")
+    assert re.findall(r"study (\S+): one pass of (\d+) members", batch.stdout) == [("p0_s0", "8"), ("p1_s0", "8")]
+    assert "8 members, 14 predictions of each study" in batch.stdout
+    folders = sorted(path.parent.name for path in batch.output.glob("*/predictions.json"))
+    assert folders == sorted(
+        [
+            *(f"{name}_fold{fold}_restart{restart}" for name, fold, restart in FOUR_OF_TWO),
+            *(f"ensemble-four_fold0_restart{restart}" for restart in (1, 2, 3, 4)),
+            *(f"control-{name}_fold0" for name in ("ce", "focal")),
+        ]
+    )
+
+
+def test_a_control_is_the_mean_of_its_four_members(
+    make_batch: Callable[..., Batch], make_bundle: Maker, tmp_path: Path
+) -> None:
+    batch = make_batch(1, FOUR_OF_TWO)
+    batch("--members", "control")
+    alone = tmp_path / "alone"
+    batch.model = make_bundle(FOUR_OF_TWO, folder=tmp_path / "again")
+    batch("--members", "ce", output=alone)  # the configuration has just these four
+    for relative in (f"{CARD.detection_map.relative_path}/p0_s0.mha", CARD.likelihood.relative_path):
+        control = batch.output / "control-ce_fold0" / "p0_s0" / "output" / relative
+        assert control.read_bytes() == (alone / "p0_s0" / "output" / relative).read_bytes()
+
+
+def test_the_probabilities_of_one_study_are_gone_before_the_next(make_batch: Callable[..., Batch]) -> None:
+    batch = make_batch(3)
+    alive = []
+
+    def watch(studies: Sequence[object], /, *, done: int = 0) -> Iterator[object]:
+        del done
+        for study in studies:
+            yield study
+            alive.append(sum(isinstance(each, StudyPrediction) for each in gc.get_objects()))
+
+    gc.disable()
+    try:
+        predict_batch(
+            archive=batch.archive,
+            output=batch.output,
+            model=batch.model,
+            members=["each"],
+            mirroring=False,
+            track=watch,  # type: ignore[arg-type]
+        )
+    finally:
+        gc.enable()
+    assert alive == [0, 0, 0]
+
+
+# Progress
+
+
+def test_a_log_gets_lines_with_the_time_left_and_counts_what_was_finished_before(
+    make_batch: Callable[..., Batch],
+) -> None:
+    batch = make_batch(3)
+    remove(batch)
+    batch(code=3)
+    found = re.findall(r"predicting: (\d+ of \d+) after \d:\d\d:\d\d, (.*)", batch.stdout)
+    assert [each for each, _ in found] == ["1 of 2", "2 of 2"]
+    assert re.fullmatch(r"about \d:\d\d:\d\d left", found[0][1])
+    assert found[1][1] == "done"
+    batch.image(0, "adc").touch()
+    volume = read_volume(batch.image(0, "adc"))
+    write_volume(batch.image(0, "adc"), Volume(volume.array[::-1].copy(), volume.grid))
+    batch(code=3)
+    assert re.findall(r"predicting: (\d+ of \d+) after", batch.stdout) == ["2 of 2"]
+
+
+@pytest.mark.slow
+def test_a_terminal_gets_a_bar_with_the_log_above_it(make_batch: Callable[..., Batch]) -> None:
+    batch = make_batch(2)
+    ours, theirs = pty.openpty()
+    environment = os.environ | {"TERM": "xterm", "COLUMNS": "160"}
+    with subprocess.Popen(batch.command(), cwd=PROJECT, stdout=theirs, env=environment) as process:
+        os.close(theirs)
+        shown = b""
+        while True:
+            try:
+                some = os.read(ours, 65536)
+            except OSError:  # how a terminal says that the other side has gone
+                break
+            shown += some
+    os.close(ours)
+    assert process.returncode == 0
+    text = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", shown.decode())
+    lines = [line.strip() for line in re.split(r"[\r\n]+", text)]
+    assert any(re.fullmatch(r"predicting \S+ 2/2 \d:\d\d:\d\d done", line) for line in lines), lines
+    assert any(re.search(r"1/2 \d:\d\d:\d\d about \d:\d\d:\d\d left", line) for line in lines), lines
+    assert (
+        sum(re.fullmatch(r"INFO algorithm.batch: study p\d_s0: one pass .* s", line) is not None for line in lines) == 2
+    )
