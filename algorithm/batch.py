@@ -155,11 +155,18 @@ def _blamed_on(study: Study) -> Iterator[None]:
         yield
     except OncoduetError as error:
         raise _StudyError(one_line(str(error))) from None
-    except (MemoryError, torch.OutOfMemoryError) as error:
-        reason = f"study {study.case_id}: expected enough memory for it, found: {error or 'too little'}"
-        raise _StudyError(one_line(reason)) from None
     except OSError as error:
         raise _StudyError(one_line(f"study {study.case_id}: expected readable images, found: {error}")) from None
+    except (MemoryError, RuntimeError) as error:
+        if not _is_about_memory(error):
+            raise
+        found = one_line(str(error)) or "too little"
+        raise _StudyError(f"study {study.case_id}: expected enough memory for it, found: {found}") from None
+
+
+def _is_about_memory(error: Exception) -> bool:
+    """PyTorch has an exception of its own for the GPU's memory, and for the CPU's nothing but a text."""
+    return isinstance(error, MemoryError | torch.OutOfMemoryError) or "DefaultCPUAllocator" in str(error)
 
 
 def _failures(bundle: Bundle, studies: int, reasons: dict[str, str]) -> FailuresRecord:

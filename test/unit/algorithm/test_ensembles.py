@@ -128,7 +128,7 @@ def test_controls_share_no_run_where_some_folds_have_four_restarts_and_others_no
 
 def test_a_control_needs_four_runs_of_every_configuration(open_bundle: Callable[..., Bundle]) -> None:
     runs = [("ce", 0, restart) for restart in (1, 2, 3, 4)] + [("focal", fold, 1) for fold in (0, 1, 2)]
-    with pytest.raises(OncoduetError, match="at least 4 runs of the configuration focal for its control, found 3$"):
+    with pytest.raises(OncoduetError, match=r"at least 4 runs of the configuration focal for its control, found 3$"):
         choose_ensembles(open_bundle(runs), ["control"])
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from contract.archive import archive_licence, check_geometry, find_studies
+from contract.archive import archive_licence, check_geometry, find_studies, list_studies
 from contract.cards import Card
 from contract.errors import OncoduetError
 from contract.volume import Grid, Volume, write_volume
@@ -124,6 +124,30 @@ def test_a_channel_that_is_no_image_is_refused(write_archive: WriteArchive, card
     (archive / "10" / "10_1_adc.mha").write_bytes(b"no image at all")
     with pytest.raises(OncoduetError, match=r"10_1_adc.mha: expected a MetaImage header"):
         find_studies(archive, card, labels_required=False)
+
+
+def test_bad_studies_are_listed_one_by_one_beside_the_sound_ones(
+    write_archive: WriteArchive, card: Card, tilted_grid: Grid
+) -> None:
+    archive = write_archive("10_1", "20_2", "30_3", "40_4", "50_5")
+    (archive / "20" / "20_2_adc.mha").unlink()
+    an_image(archive / "other" / "30_3_t2w.mha", tilted_grid)
+    (archive / "40" / "40_4_hbv.mha").unlink()
+    (archive / "40" / "40_4_hbv.mha").symlink_to("/proc/self/mem")  # a file that opens and cannot be read
+    listing = list_studies(archive, card, labels_required=True)
+    assert [study.case_id for study in listing.studies] == ["10_1", "50_5"]
+    assert listing.studies[1].channels["adc"] == archive / "50" / "50_5_adc.mha"
+    assert list(listing.faults) == ["20_2", "30_3", "40_4"]
+    assert listing.faults["20_2"].endswith("found no 20_2_adc.mha")
+    assert "expected once, found in" in listing.faults["30_3"]
+    assert listing.faults["40_4"].startswith(f"study 40_4 in {archive}: expected readable images, found: [Errno 5]")
+
+
+def test_a_listing_of_nothing_is_refused(tmp_path: Path, card: Card) -> None:
+    with pytest.raises(OncoduetError, match=r"nowhere: expected an archive, found no folder$"):
+        list_studies(tmp_path / "nowhere", card, labels_required=False)
+    with pytest.raises(OncoduetError, match=r"expected studies named .*, found none$"):
+        list_studies(tmp_path, card, labels_required=False)
 
 
 def test_geometry_of_one_study_may_be_checked_alone(tmp_path: Path, tilted_grid: Grid) -> None:

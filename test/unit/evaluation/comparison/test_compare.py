@@ -112,6 +112,35 @@ def test_ensemble_is_not_exchanged_with_its_members(scores, tmp_path):
     assert pair.case_level_p is not None
 
 
+def test_control_is_an_ensemble_and_is_exchanged_with_none_that_shares_its_runs(scores, tmp_path):
+    for fold in (0, 1):
+        for restart in (1, 2, 3, 4):
+            four = (f"ce{fold}{restart}", f"focal{fold}{restart}")
+            scores.run(f"four{fold}{restart}", "ensemble-four", fold=fold, restart=restart, runs=four)
+        for name in ("ce", "focal"):
+            own = tuple(f"{name}{fold}{restart}" for restart in (1, 2, 3, 4))
+            scores.run(f"{name}{fold}", f"control-{name}", fold=fold, restart=None, runs=own)
+        scores.run(f"single{fold}", "ce", fold=fold, restart=1, runs=(f"ce{fold}1",))
+    verdict = judged(scores, tmp_path)
+    assert {each.name: each.kind for each in verdict.configurations} == {
+        "ce": "configuration",
+        "control-ce": "ensemble",
+        "control-focal": "ensemble",
+        "ensemble-four": "ensemble",
+    }
+    reasons = {(pair.a, pair.b): pair.run_level.reason for pair in verdict.pairs if pair.metric == "auroc"}
+    shared = "both hold the same runs: an ensemble is not exchangeable with its members"
+    assert reasons == {
+        ("ce", "control-ce"): shared,
+        ("ce", "control-focal"): None,
+        ("ce", "ensemble-four"): shared,
+        ("control-ce", "control-focal"): None,
+        ("control-ce", "ensemble-four"): shared,
+        ("control-focal", "ensemble-four"): shared,
+    }
+    assert all(pair.case_level_p is not None for pair in verdict.pairs)
+
+
 def test_baseline_has_no_run_level_and_the_case_level_decides(scores, tmp_path):
     scores.cases = 60
     scores.demo()
