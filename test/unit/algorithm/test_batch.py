@@ -160,6 +160,33 @@ def test_studies_that_came_to_the_archive_are_added(
     assert batch.listed() == ["p0_s0", "p1_s0", "p2_s0"]
 
 
+def test_while_a_batch_goes_on_its_old_listing_is_gone(
+    make_batch: Callable[..., Batch], make_channels: Callable[..., dict[str, Path]]
+) -> None:
+    batch = make_batch(2)
+    batch("--members", "each")
+    make_channels(batch.archive / "p2", "p2_s0", seed=2)
+
+    def stop(studies: Sequence[object], /, *, done: int = 0) -> Iterator[object]:
+        assert (len(studies), done) == (1, 2)
+        raise KeyboardInterrupt
+        yield
+
+    with pytest.raises(KeyboardInterrupt):
+        predict_batch(
+            archive=batch.archive,
+            output=batch.output,
+            model=batch.model,
+            members=["each"],
+            mirroring=False,
+            track=stop,  # type: ignore[arg-type]
+        )
+    assert not list(batch.output.rglob("predictions.json"))
+    batch("--members", "each")
+    assert batch.predicted == ["p2_s0"]
+    assert batch.listed("focal_fold0_restart1") == ["p0_s0", "p1_s0", "p2_s0"]
+
+
 def test_a_study_whose_image_changed_is_predicted_again(make_batch: Callable[..., Batch]) -> None:
     batch = make_batch(2)
     batch("--members", "each")
