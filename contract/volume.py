@@ -277,12 +277,14 @@ def from_image(image: sitk.Image) -> Volume:
     return Volume(sitk.GetArrayFromImage(image), grid)
 
 
-def resample(volume: Volume, grid: Grid, *, interpolation: Interpolation, outside: float) -> Volume:
+def resample(
+    volume: Volume, grid: Grid, *, interpolation: Interpolation, outside: float, tolerance_mm: float = 1e-3
+) -> Volume:
     """Bring a volume onto another grid; voxels outside its field of view get ``outside``.
 
-    On the same grid, or a part of it, voxels are taken as they are.
+    On the same grid (to the tolerance), or a part of it, voxels are taken as they are.
     """
-    if same_grid(volume.grid, grid):
+    if same_grid(volume.grid, grid, tolerance_mm=tolerance_mm):
         return Volume(volume.array, grid)
     part = part_of(grid, volume.grid)
     if part is not None:

@@ -118,7 +118,13 @@ def stack(card: Card, scan: Scan, *, region: Box | None = None) -> StudyImage:
     """
     grid = study_grid(card, scan.reference if region is None else part(scan.reference, region))
     channels = [
-        resample(scan.channels[channel.name], grid, interpolation="b-spline", outside=channel.outside).array
+        resample(
+            scan.channels[channel.name],
+            grid,
+            interpolation="b-spline",
+            outside=channel.outside,
+            tolerance_mm=card.geometry.tolerance_mm,
+        ).array
         for channel in card.channels
     ]
     array = np.stack(channels).astype(np.float32, copy=False)
