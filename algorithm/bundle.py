@@ -6,14 +6,14 @@ weights' own hashes then have to agree with ``bundle.json``. Weights are safeten
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from contract.cards import Card, load_card
 from contract.errors import OncoduetError
 from contract.files import read_json, sha256_file
-from contract.records import BundleRecord, Member, read_record
+from contract.records import BundleRecord, Member, StageRecord, read_record
 
 if TYPE_CHECKING:
     import torch
@@ -33,6 +33,8 @@ class Bundle:
     dataset: Mapping[str, Any]
     sha256: str
     """Hash of ``SHA256SUMS``, and so of the whole bundle."""
+    localisation: "Bundle | None" = None
+    """Stage 1 of a card that first locates an organ: its card, networks and plans, seen as a bundle of their own."""
 
 
 def read_bundle(folder: Path) -> Bundle:
@@ -41,7 +43,8 @@ def read_bundle(folder: Path) -> Bundle:
     Raises
     ------
     OncoduetError
-        There is no bundle, a file is missing, unlisted or changed, the bundle has no member, or its parts disagree.
+        There is no bundle, a file is missing, unlisted or changed, the bundle has no member, its parts disagree, or the
+        networks of stage 1 are missing.
     """
     if not (folder / "bundle.json").is_file():
         raise OncoduetError(f"{folder}: expected an extracted model bundle, found no bundle.json")
@@ -49,22 +52,35 @@ def read_bundle(folder: Path) -> Bundle:
     record = read_record(folder / "bundle.json", BundleRecord)
     if not record.members:
         raise OncoduetError(f"{folder / 'bundle.json'}: expected at least one member, found none")
-    for file in ("card.toml", record.plans_file, record.dataset_file, *(member.file for member in record.members)):
+    stages: list[BundleRecord | StageRecord] = [record, *([record.localisation] if record.localisation else [])]
+    members = [member for stage in stages for member in stage.members]
+    files = [file for stage in stages for file in (stage.plans_file, stage.dataset_file)]
+    for file in ("card.toml", *files, *(member.file for member in members)):
         if file not in listed:
             raise OncoduetError(f"{folder}: expected the file {file!r}, found none")
-    names = [member.name for member in record.members]
+    names = [member.name for member in members]
     if len(set(names)) != len(names):
         raise OncoduetError(f"{folder / 'bundle.json'}: expected each member once, found {', '.join(sorted(names))}")
     card = load_card(folder / "card.toml")
-    for what, found in [
-        ("bundle.json", record.card_sha256),
-        *((each.name, each.key.card_sha256) for each in record.members),
-    ]:
+    for what, found in [("bundle.json", record.card_sha256), *((each.name, each.key.card_sha256) for each in members)]:
         if found != card.sha256:
             raise OncoduetError(f"{folder / 'card.toml'}: expected the card of {what} ({found}), found {card.sha256}")
-    plans, dataset = read_json(folder / record.plans_file), read_json(folder / record.dataset_file)
-    _require_card_shape(folder / record.dataset_file, dataset, card)
-    return Bundle(folder, record, card, plans, dataset, sha256_file(folder / SUMS))
+    if (card.localisation is None) != (record.localisation is None):
+        expected, found = ("none" if each is None else "some" for each in (card.localisation, record.localisation))
+        raise OncoduetError(f"{folder / 'bundle.json'}: expected {expected} in localisation, found {found}")
+    whole = _stage(folder, record, record, card)
+    if record.localisation is None:
+        return whole
+    return replace(whole, localisation=_stage(folder, record, record.localisation, card.localising()))
+
+
+def _stage(folder: Path, record: BundleRecord, stage: BundleRecord | StageRecord, card: Card) -> Bundle:
+    """The part of a bundle that belongs to one stage."""
+    plans, dataset = read_json(folder / stage.plans_file), read_json(folder / stage.dataset_file)
+    _require_card_shape(folder / stage.dataset_file, dataset, card)
+    files = stage.model_dump(include={"plans_file", "dataset_file"})
+    of_stage = record.model_copy(update={**files, "members": stage.members, "localisation": None})
+    return Bundle(folder, of_stage, card, plans, dataset, sha256_file(folder / SUMS))
 
 
 def load_networks(bundle: Bundle, members: Sequence[Member], device: "torch.device") -> "list[torch.nn.Module]":

@@ -84,6 +84,11 @@ def check_geometry(name: str, channels: Mapping[str, Path], reference: str) -> N
     """Raise ``OncoduetError`` unless every channel is a 3D image whose field of view meets the reference's."""
     grids = {channel: read_grid(path) for channel, path in channels.items()}
     for channel, grid in grids.items():
+        if min(grid.size_xyz) < 2:
+            raise OncoduetError(
+                f"study {name}: expected {channels[channel]} to have several slices, rows and columns, "
+                f"found {' × '.join(map(str, grid.size_xyz))} voxels"
+            )
         if not fields_of_view_meet(grid, grids[reference]):
             raise OncoduetError(
                 f"study {name}: expected {channels[channel]} to share a field of view with {reference!r} "

@@ -103,6 +103,8 @@ class Geometry(Frozen):
     orientation: Literal["native", "LPS"] = "native"
     """``LPS``: axes are exchanged and flipped, never interpolated, until x runs to the left, y to the back and z to the
     head as far as the image's own axes allow; the detection map is flipped back. ``native``: as the file has them."""
+    tolerance_mm: PositiveFloat = 1e-3
+    """Channels whose corners lie no further apart are on one grid, and not resampled: headers are rounded."""
     spacing_mm_zyx: tuple[PositiveFloat, PositiveFloat, PositiveFloat] | None = None
     """Spacing of the study grid; absent: the reference channel's own."""
     at_most_columns: PositiveInt | None = None
@@ -275,6 +277,7 @@ class Card(Frozen):
         geometry = Geometry(
             reference=self.geometry.reference,
             orientation=self.geometry.orientation,
+            tolerance_mm=self.geometry.tolerance_mm,
             spacing_mm_zyx=stage.spacing_mm_zyx,
             at_most_columns=stage.at_most_columns,
         )

@@ -12,6 +12,9 @@ from contract.provenance import Writer, writer
 
 SCHEMA_VERSION: Literal[1] = 1
 
+Stage = Literal["detection", "localisation"]
+"""What a network is for: lesions, or the organ that a card locates first."""
+
 
 class Record(Frozen):
     """What every such file begins with."""
@@ -32,6 +35,7 @@ class RunKey(Frozen):
     fold: int
     restart: int
     seed: int
+    stage: Stage = "detection"
 
 
 class Epoch(Frozen):
@@ -75,6 +79,14 @@ class Member(Frozen):
     key: RunKey
 
 
+class StageRecord(Frozen):
+    """Networks that share one plan, and where it lies in the bundle."""
+
+    plans_file: str
+    dataset_file: str
+    members: tuple[Member, ...]
+
+
 class BundleRecord(Record):
     """``bundle.json``: a set of finished runs packed for inference."""
 
@@ -84,6 +96,8 @@ class BundleRecord(Record):
     plans_file: str
     dataset_file: str
     members: tuple[Member, ...]
+    localisation: StageRecord | None = None
+    """Networks of stage 1, for a card that first locates an organ."""
 
 
 class Source(Record):

@@ -3,12 +3,13 @@
 Arrays are (z, y, x); SimpleITK's sizes, spacings and origins are (x, y, z), in mm. Grids are compared, never repaired.
 """
 
+import itertools
 import logging
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -21,6 +22,10 @@ from contract.integrity import require_whole
 Float32Array = npt.NDArray[np.float32]
 LabelArray = npt.NDArray[np.int32]
 Interpolation = Literal["b-spline", "linear", "nearest"]
+Scalar = TypeVar("Scalar", bound=np.generic)
+
+Box = tuple[slice, slice, slice]
+"""Part of an array, (z, y, x), with whole, bounded slices."""
 
 _INTERPOLATORS = {"b-spline": sitk.sitkBSpline, "linear": sitk.sitkLinear, "nearest": sitk.sitkNearestNeighbor}
 _SUFFIXES = (".nii.gz", ".mha", ".nii")
@@ -105,6 +110,75 @@ class Volume:
     def __post_init__(self) -> None:
         if self.array.shape != self.grid.shape_zyx:
             raise ValueError(f"array {self.array.shape} does not fit the grid {self.grid.shape_zyx}")
+
+
+@dataclass(frozen=True)
+class Axes:
+    """How an array's axes are exchanged and flipped; no voxel changes its value."""
+
+    order_zyx: tuple[int, int, int]
+    """Which of the array's axes becomes z, y and x."""
+    flipped_zyx: tuple[bool, bool, bool]
+    """Which of the new axes runs the other way."""
+
+    def apply(self, array: npt.NDArray[Scalar]) -> npt.NDArray[Scalar]:
+        """The array along the new axes."""
+        return array.transpose(self.order_zyx)[self._flips]
+
+    def undo(self, array: npt.NDArray[Scalar]) -> npt.NDArray[Scalar]:
+        """The array along the axes that it had before."""
+        z, y, x = (self.order_zyx.index(axis) for axis in range(3))
+        return array[self._flips].transpose((z, y, x))
+
+    @property
+    def _flips(self) -> Box:
+        z, y, x = (slice(None, None, -1 if flipped else 1) for flipped in self.flipped_zyx)
+        return z, y, x
+
+
+NATIVE = Axes((0, 1, 2), (False, False, False))
+
+
+def axes_to_lps(grid: Grid) -> Axes:
+    """The exchange and flips after which x runs to the left, y to the back and z to the head, as nearly as can be."""
+    direction = np.array(grid.direction).reshape(3, 3)  # column: axis of the image, row: component in the patient
+    chosen = max(itertools.permutations(range(3)), key=lambda axes: sum(abs(direction[p, axes[p]]) for p in range(3)))
+    x, y, z = chosen
+    flips = [bool(direction[component, axis] < 0) for component, axis in enumerate(chosen)]
+    return Axes((2 - z, 2 - y, 2 - x), (flips[2], flips[1], flips[0]))
+
+
+def along_axes(grid: Grid, axes: Axes) -> Grid:
+    """The grid of ``axes.apply(array)`` for an array on ``grid``."""
+    order_xyz = [2 - axis for axis in reversed(axes.order_zyx)]
+    flipped_xyz = axes.flipped_zyx[::-1]
+    direction = np.array(grid.direction).reshape(3, 3)
+    origin = np.array(grid.origin_mm_xyz)
+    columns = []
+    for axis, flipped in zip(order_xyz, flipped_xyz, strict=True):
+        if flipped:
+            origin = origin + direction[:, axis] * grid.spacing_mm_xyz[axis] * (grid.size_xyz[axis] - 1)
+        columns.append(-direction[:, axis] if flipped else direction[:, axis])
+    return Grid(
+        size_xyz=_three_integers(grid.size_xyz[axis] for axis in order_xyz),
+        spacing_mm_xyz=_three(grid.spacing_mm_xyz[axis] for axis in order_xyz),
+        origin_mm_xyz=_three(origin.tolist()),
+        direction=tuple(float(value) + 0.0 for value in np.stack(columns, axis=1).ravel()),
+    )
+
+
+def part_of(grid: Grid, whole: Grid) -> Box | None:
+    """Where a grid lies in another whose voxels it shares; None where it has other voxels, or some beyond the other."""
+    same_axes = np.allclose(grid.direction, whole.direction, atol=1e-6)
+    if not same_axes or not np.allclose(grid.spacing_mm_xyz, whole.spacing_mm_xyz, rtol=1e-6):
+        return None
+    offset = np.array(grid.origin_mm_xyz) - np.array(whole.origin_mm_xyz)
+    index = np.array(whole.direction).reshape(3, 3).T @ offset / np.array(whole.spacing_mm_xyz)
+    first = np.round(index).astype(int)
+    if np.abs(index - first).max() > 1e-3 or first.min() < 0 or (first + grid.size_xyz > whole.size_xyz).any():
+        return None
+    x, y, z = (slice(int(start), int(start) + size) for start, size in zip(first, grid.size_xyz, strict=True))
+    return z, y, x
 
 
 def read_grid(path: Path) -> Grid:
@@ -203,10 +277,18 @@ def from_image(image: sitk.Image) -> Volume:
     return Volume(sitk.GetArrayFromImage(image), grid)
 
 
-def resample(volume: Volume, grid: Grid, *, interpolation: Interpolation, outside: float) -> Volume:
-    """Bring a volume onto another grid; voxels outside its field of view get ``outside``. Same grid: unchanged."""
-    if same_grid(volume.grid, grid):
+def resample(
+    volume: Volume, grid: Grid, *, interpolation: Interpolation, outside: float, tolerance_mm: float = 1e-3
+) -> Volume:
+    """Bring a volume onto another grid; voxels outside its field of view get ``outside``.
+
+    On the same grid (to the tolerance), or a part of it, voxels are taken as they are.
+    """
+    if same_grid(volume.grid, grid, tolerance_mm=tolerance_mm):
         return Volume(volume.array, grid)
+    part = part_of(grid, volume.grid)
+    if part is not None:
+        return Volume(volume.array[part], grid)
     resampler = sitk.ResampleImageFilter()
     resampler.SetSize(grid.size_xyz)
     resampler.SetOutputSpacing(grid.spacing_mm_xyz)

@@ -5,53 +5,82 @@ mirrored copies. Each member's logits become probabilities by softmax, and membe
 (nnU-Net averages logits over folds; the study averaged softmax). Accumulators are float32: nnU-Net's float16 changes
 probabilities at the rim of the volume by up to 0.2.
 
-Windows are the outer loop and members the inner one, so that every window is cut out once for all members.
+Windows are visited by rising z, so what no later window reaches is final. The accumulators therefore hold a slab of
+about one patch's depth, whatever the size of the study. Of the classes, only the sums that were asked for are kept, and
+of the members, only the ensembles.
+
+Every pass has the same number of windows, the last one too (by repetition): convolutions of one window and of several
+may take different routes and differ in the last bits, and a window's result must not depend on how many others there
+are. On one thread a single window is also the dearest: PyTorch then leaves oneDNN for a convolution that unfolds the
+whole patch.
 """
 
+import functools
 import itertools
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 import torch
 
-from contract.volume import Float32Array
+Precision = Literal["fp32", "bf16"]
+Region = tuple[slice, slice, slice]
+
+BATCH = 2
+"""Windows per pass; more take more memory and no less time on a CPU."""
 
 
-def predict_probability(
-    networks: Sequence[torch.nn.Module],
-    data: torch.Tensor,
-    *,
-    patch_size: tuple[int, int, int],
-    mirror_axes: Sequence[int] = (),
-    step: float = 0.5,
-    batch: int = 4,
-) -> Float32Array:
-    """Arithmetic mean of the members' softmax, shape (class, z, y, x). See :func:`member_probabilities`."""
-    members = member_probabilities(
-        networks, data, patch_size=patch_size, mirror_axes=mirror_axes, step=step, batch=batch
-    )
-    mean: Float32Array = members.mean(dim=0).cpu().numpy()
-    return mean
+@dataclass(frozen=True)
+class Streamed:
+    """Members that are loaded for their turn and dropped after it."""
+
+    count: int
+    load: Callable[[int], torch.nn.Module]
+    """Gives the network of a member, in evaluation mode on the device of the data."""
+
+    def __len__(self) -> int:
+        return self.count
+
+
+Networks = Sequence[torch.nn.Module] | Streamed
+
+
+class NotFiniteError(ValueError):
+    """A member gave NaN or infinite logits."""
+
+    def __init__(self, member: int) -> None:
+        super().__init__(f"member {member} gives no finite probability")
+        self.member = member
 
 
 @torch.inference_mode()
-def member_probabilities(
-    networks: Sequence[torch.nn.Module],
+def ensemble_probabilities(
+    networks: Networks,
     data: torch.Tensor,
     *,
+    ensembles: Sequence[Sequence[int]],
+    groups: Sequence[Sequence[int]],
     patch_size: tuple[int, int, int],
     mirror_axes: Sequence[int] = (),
     step: float = 0.5,
-    batch: int = 4,
+    batch: int = BATCH,
+    region: Region | None = None,
+    at_once: int | None = None,
+    precision: Precision = "fp32",
 ) -> torch.Tensor:
-    """Softmax of every member over the whole study.
+    """Arithmetic mean of the members' softmax over the whole study, for several ensembles and sums of classes.
 
     Parameters
     ----------
     networks
-        Members in evaluation mode, without deep supervision, on the device of ``data``.
+        Members without deep supervision, in evaluation mode, on the device of ``data``.
     data
         Preprocessed study, shape (channel, z, y, x), float32.
+    ensembles
+        Indices of the members of each ensemble; members of none are not run.
+    groups
+        Class indices whose probabilities are summed, such as ``[(1,), (1, 4, 5)]``.
     patch_size
         The networks' input (z, y, x); a smaller study is padded with zeros around.
     mirror_axes
@@ -59,37 +88,84 @@ def member_probabilities(
     step
         Distance of windows as a fraction of the patch, in (0, 1].
     batch
-        Windows per forward pass.
+        Windows per pass.
+    region
+        Box of the study outside of which nothing is needed: windows that do not meet it are left out. Inside, not a
+        bit changes; outside, what no window covers is 0.
+    at_once
+        How many members' accumulators (and, when streamed, weights) are held at a time; the members after them take
+        another turn over the windows, and not a bit changes. None: all, or a single one when streamed.
+    precision
+        Of the networks' arithmetic; accumulators and probabilities are float32 always.
 
     Returns
     -------
-    Shape (member, class, z, y, x), float32, in the order of ``networks``, on the device of ``data``.
+    Shape (ensemble, group, z, y, x), float32, on the CPU.
+
+    Raises
+    ------
+    NotFiniteError
+        A member gives NaN or infinity.
     """
-    if not networks:
+    if not ensembles or not all(ensembles):
         raise ValueError("no networks to predict with")
     padded, inner = _pad(data, patch_size)
-    weight = gaussian_weight(patch_size).to(padded.device)
-    total_weight = torch.zeros(padded.shape[1:], device=padded.device)
-    sums: list[torch.Tensor] = []
-    windows = window_slices(tuple(padded.shape[1:]), patch_size, step)
-    for first in range(0, len(windows), batch):
-        some = windows[first : first + batch]
-        patches = torch.stack([padded[(slice(None), *window)] for window in some])
-        for member, network in enumerate(networks):
-            logits = _mirrored_mean(network, patches, mirror_axes).float()
-            if len(sums) <= member:
-                sums.append(torch.zeros((logits.shape[1], *padded.shape[1:]), device=padded.device))
-            for window, each in zip(some, logits, strict=True):
-                sums[member][(slice(None), *window)] += each * weight
-        for window in some:
-            total_weight[window] += weight
-    return torch.stack([torch.softmax((each / total_weight)[(slice(None), *inner)], dim=0) for each in sums])
+    windows = _needed_windows(window_slices(padded.shape[1:], patch_size, step), inner, region)
+    passes = [windows[first : first + batch] for first in range(0, len(windows), batch)]
+    visit = _Visit(padded, inner, passes, batch, gaussian_weight(patch_size), tuple(mirror_axes), precision)
+    mean = torch.zeros((len(ensembles), len(groups), *data.shape[1:]))
+    needed = sorted({member for ensemble in ensembles for member in ensemble})
+    per_turn = at_once or (1 if isinstance(networks, Streamed) else len(needed))
+    for first in range(0, len(needed), per_turn):
+        for member, z, probability in _final_slabs(networks, needed[first : first + per_turn], visit):
+            if not torch.isfinite(probability.sum()):
+                raise NotFiniteError(member)
+            for place, group in enumerate(groups):
+                part = functools.reduce(torch.add, [probability[index] for index in group]).cpu()
+                for total, ensemble in zip(mean, ensembles, strict=True):
+                    if member in ensemble:
+                        total[place, z] += part
+    for total, ensemble in zip(mean, ensembles, strict=True):
+        total.div_(len(ensemble))
+    return mean
+
+
+def precision_error(
+    networks: Networks,
+    data: torch.Tensor,
+    *,
+    members: Sequence[int],
+    patch_size: tuple[int, int, int],
+    mirror_axes: Sequence[int] = (),
+    batch: int = BATCH,
+) -> tuple[float, float]:
+    """Largest and mean difference of the members' averaged softmax between bf16 and fp32, on one pass of windows.
+
+    The windows are those around the study's middle. Parameters as in :func:`ensemble_probabilities`.
+    """
+    padded, _ = _pad(data, patch_size)
+    windows = window_slices(padded.shape[1:], patch_size)
+    middle = max(0, min(len(windows) // 2 - batch // 2, len(windows) - batch))
+    patches = _cut(padded, windows[middle : middle + batch], batch)
+    difference = torch.zeros((), device=data.device)
+    with torch.inference_mode():
+        for member in members:
+            network = _network(networks, member)
+            fp32, bf16 = (
+                torch.softmax(_mirrored_mean(network, patches, mirror_axes, precision), dim=1)
+                for precision in ("fp32", "bf16")
+            )
+            difference = difference + (bf16 - fp32) / len(members)
+    return float(difference.abs().max()), float(difference.abs().mean())
 
 
 def window_slices(
     size: Sequence[int], patch_size: Sequence[int], step: float = 0.5
 ) -> list[tuple[slice, slice, slice]]:
-    """Windows that cover a volume at least as large as the patch: evenly spread, at most ``step`` patches apart."""
+    """Windows that cover a volume at least as large as the patch: evenly spread, at most ``step`` patches apart.
+
+    They are sorted by z, then y, then x.
+    """
     if not 0 < step <= 1:
         raise ValueError(f"step {step} is not in (0, 1]")
     starts = []
@@ -109,21 +185,140 @@ def gaussian_weight(patch_size: Sequence[int]) -> torch.Tensor:
     return torch.from_numpy(weight.astype(np.float32))
 
 
-def _mirrored_mean(network: torch.nn.Module, patches: torch.Tensor, mirror_axes: Sequence[int]) -> torch.Tensor:
-    """Mean of the logits over all mirrored copies, each mirrored back."""
+def slab_depth(size: Sequence[int], patch_size: Sequence[int], *, step: float = 0.5, batch: int = BATCH) -> int:
+    """Slices that the accumulators of a study of this size hold at a time, without a region."""
+    padded = [max(length, patch) for length, patch in zip(size, patch_size, strict=True)]
+    windows = window_slices(padded, patch_size, step)
+    return _depth([windows[first : first + batch] for first in range(0, len(windows), batch)])
+
+
+@dataclass(frozen=True)
+class _Visit:
+    """Which windows of a study are visited in which order, and what is done with each."""
+
+    padded: torch.Tensor
+    """Shape (channel, z, y, x), at least as large as the patch."""
+    inner: Region
+    """Where the study lies in it."""
+    passes: Sequence[Sequence[Region]]
+    """Windows of each forward pass, by rising z."""
+    batch: int
+    weight: torch.Tensor
+    """Of a window's voxels, shape of the patch."""
+    mirror_axes: tuple[int, ...]
+    precision: Precision
+
+
+def _final_slabs(
+    networks: Networks, members: Sequence[int], visit: _Visit
+) -> Iterator[tuple[int, slice, torch.Tensor]]:
+    """Softmax of some members, as slabs that are final: the member, the study's slices, and their values.
+
+    Values have shape (class, z, y, x), without padding. Slabs come by rising z; of one slab, members in order.
+    """
+    loaded = [_network(networks, member) for member in members]
+    padded, passes, weight = visit.padded, visit.passes, visit.weight.to(visit.padded.device)
+    inner_z, inner_y, inner_x = visit.inner
+    depth, plane = _depth(passes), padded.shape[2:]
+    sums: list[torch.Tensor] = []
+    weights = padded.new_zeros((1, depth, *plane))
+    bottom = passes[0][0][0].start if passes else 0
+    for number, some in enumerate(passes):
+        patches = _cut(padded, some, visit.batch)
+        places = [(slice(None), slice(z.start - bottom, z.stop - bottom), y, x) for z, y, x in some]
+        for position, network in enumerate(loaded):
+            logits = _mirrored_mean(network, patches, visit.mirror_axes, visit.precision)
+            if len(sums) <= position:
+                sums.append(padded.new_zeros((logits.shape[1], depth, *plane)))
+            for place, each in zip(places, logits[: len(some)], strict=True):
+                sums[position][place] += each * weight
+        for place in places:
+            weights[place] += weight
+        last = number + 1 == len(passes)
+        top = some[-1][0].stop if last else passes[number + 1][0][0].start
+        low, high = max(bottom, inner_z.start), min(top, inner_z.stop)
+        if low < high:
+            final = (slice(None), slice(low - bottom, high - bottom), inner_y, inner_x)
+            divisor = weights[final]
+            for member, each in zip(members, sums, strict=True):
+                probability = _softmax(each[final] / divisor)
+                z = slice(low - inner_z.start, high - inner_z.start)
+                yield member, z, torch.where(divisor > 0, probability, 0.0)
+        if not last and top > bottom:
+            for each in (*sums, weights):
+                _move_down(each, top - bottom)
+            bottom = top
+
+
+def _softmax(logits: torch.Tensor) -> torch.Tensor:
+    """Softmax over the first axis of (class, z, y, x), slice by slice.
+
+    PyTorch takes another exponential for the few voxels that do not fill a vector at the end; by slices those are the
+    same voxels however many slices are final at a time.
+    """
+    return torch.stack([torch.softmax(each, dim=0) for each in logits.unbind(1)], dim=1)
+
+
+def _move_down(slab: torch.Tensor, count: int) -> None:
+    """Forget the first slices of (class, z, y, x), move the others to their place and begin the last anew."""
+    kept = max(0, slab.shape[1] - count)
+    if kept:
+        slab[:, :kept] = slab[:, count:].clone()
+    slab[:, kept:] = 0
+
+
+def _depth(passes: Sequence[Sequence[Region]]) -> int:
+    """Slices from the lowest window of a pass to the end of its highest one, at most."""
+    return max((some[-1][0].stop - some[0][0].start for some in passes), default=0)
+
+
+def _needed_windows(windows: Sequence[Region], inner: Region, region: Region | None) -> list[Region]:
+    """Windows of the padded study that meet a region of the study itself."""
+    if region is None:
+        return list(windows)
+    wanted = [
+        (part.start + own.start, min(part.stop + own.start, own.stop)) for part, own in zip(region, inner, strict=True)
+    ]
+    return [
+        window
+        for window in windows
+        if all(
+            each.start < stop and each.stop > start and start < stop
+            for each, (start, stop) in zip(window, wanted, strict=True)
+        )
+    ]
+
+
+def _network(networks: Networks, member: int) -> torch.nn.Module:
+    return networks.load(member) if isinstance(networks, Streamed) else networks[member]
+
+
+def _cut(padded: torch.Tensor, windows: Sequence[Region], batch: int) -> torch.Tensor:
+    """Cut windows out, shape (batch, channel, z, y, x); the last one is repeated until there are enough."""
+    filled = [*windows, *[windows[-1]] * (batch - len(windows))]
+    return torch.stack([padded[(slice(None), *window)] for window in filled])
+
+
+def _mirrored_mean(
+    network: torch.nn.Module, patches: torch.Tensor, mirror_axes: Sequence[int], precision: Precision
+) -> torch.Tensor:
+    """Mean of the logits over all mirrored copies, each mirrored back; float32."""
     axes = [axis + 2 for axis in mirror_axes]
     combinations = [some for n in range(1, len(axes) + 1) for some in itertools.combinations(axes, n)]
-    total: torch.Tensor = network(patches)
-    for flipped in combinations:
-        total = total + torch.flip(network(torch.flip(patches, flipped)), flipped)
-    return total / (len(combinations) + 1)
+    with torch.autocast(patches.device.type, dtype=torch.bfloat16, enabled=precision == "bf16"):
+        total: torch.Tensor = network(patches).float()
+        for flipped in combinations:
+            total += torch.flip(network(torch.flip(patches, flipped)), flipped)
+    total /= len(combinations) + 1
+    return total
 
 
-def _pad(data: torch.Tensor, patch_size: Sequence[int]) -> tuple[torch.Tensor, tuple[slice, slice, slice]]:
+def _pad(data: torch.Tensor, patch_size: Sequence[int]) -> tuple[torch.Tensor, Region]:
     """Pad with zeros around to at least the patch; also say where the study lies in the result."""
     missing = [max(0, patch - length) for patch, length in zip(patch_size, data.shape[1:], strict=True)]
     before = [each // 2 for each in missing]
-    pads = [(first, each - first) for first, each in zip(before, missing, strict=True)]
     z, y, x = (slice(first, first + length) for first, length in zip(before, data.shape[1:], strict=True))
-    padded = torch.nn.functional.pad(data, [side for pair in reversed(pads) for side in pair])
-    return padded, (z, y, x)
+    if not any(missing):
+        return data, (z, y, x)
+    pads = [(first, each - first) for first, each in zip(before, missing, strict=True)]
+    return torch.nn.functional.pad(data, [side for pair in reversed(pads) for side in pair]), (z, y, x)

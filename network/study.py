@@ -1,10 +1,12 @@
 """From a study's files to one array on the study grid, and from a probability on that grid back to the reference image.
 
-The study grid follows from the card and the reference channel alone. Along each axis one of two things holds:
+A scan is read once and its axes are exchanged and flipped as the card says; no voxel changes by that. The study grid
+then follows from the card, the reference channel and, for a card that first locates an organ, the region around it.
+Along each axis one of two things holds:
 
 * the reference's voxels are **kept**: the card names no spacing, or the same one, or allows native slices. A central
   crop then takes whole voxels (an odd remainder leaves the extra one at the end), and nothing is interpolated;
-* the axis is **resampled** to the card's spacing, centred on the middle of the reference image.
+* the axis is **resampled** to the card's spacing, centred on the middle of the reference image or region.
 
 Slices that are kept although the card's spacing is another one (``native_slices_between_mm``) still lie where they lie
 in the patient: the study grid has their true spacing, so the way back is exact. Only the network is told the card's
@@ -21,18 +23,43 @@ import numpy as np
 import numpy.typing as npt
 
 from contract.archive import check_geometry
-from contract.cards import Card
+from contract.cards import Card, Channel
+from contract.errors import OncoduetError
 from contract.volume import (
+    NATIVE,
+    Axes,
+    Box,
     Float32Array,
     Grid,
     LabelArray,
     Volume,
+    along_axes,
+    axes_to_lps,
+    part_of,
     read_grid,
     read_label,
     read_volume,
     require_same_grid,
     resample,
 )
+
+
+@dataclass(frozen=True)
+class Scan:
+    """A study's images as read, along the card's axes."""
+
+    name: str
+    channels: Mapping[str, Volume]
+    """By channel name, in the card's order, each on its own grid."""
+    native: Grid
+    """Grid of the reference channel as in its file."""
+    axes: Axes
+    """From the file's axes to the card's."""
+
+    @property
+    def reference(self) -> Grid:
+        """Grid of the reference channel along the card's axes."""
+        return along_axes(self.native, self.axes)
 
 
 @dataclass(frozen=True)
@@ -44,13 +71,18 @@ class StudyImage:
     grid: Grid
     """The study grid."""
     reference: Grid
-    """Grid of the reference channel, which the detection map gets."""
+    """Grid of the reference channel as in its file, which the detection map gets."""
     spacing_mm_zyx: tuple[float, float, float]
     """Spacing as the network is told: the grid's, or the card's where slices are kept natively."""
 
 
 def read_study(card: Card, channels: Mapping[str, Path], *, name: str) -> StudyImage:
-    """Read all channels of a study and bring them onto the study grid, by B-spline.
+    """Read all channels of a study and bring them onto the study grid; see :func:`read_scan` and :func:`stack`."""
+    return stack(card, read_scan(card, channels, name=name))
+
+
+def read_scan(card: Card, channels: Mapping[str, Path], *, name: str) -> Scan:
+    """Read all channels of a study.
 
     Parameters
     ----------
@@ -62,17 +94,41 @@ def read_study(card: Card, channels: Mapping[str, Path], *, name: str) -> StudyI
     Raises
     ------
     OncoduetError
-        An image is unreadable, not 3D, or has NaN or infinite voxels; the fields of view are disjoint.
+        An image is unreadable, not 3D, has a single slice, or has NaN or infinite voxels; its intensities are those of
+        another modality; the fields of view are disjoint.
     """
     check_geometry(name, channels, card.geometry.reference)
-    reference = read_grid(channels[card.geometry.reference])
-    grid = study_grid(card, reference)
-    stack = [
-        resample(read_volume(channels[channel.name]), grid, interpolation="b-spline", outside=channel.outside).array
+    native = read_grid(channels[card.geometry.reference])
+    volumes = {}
+    for channel in card.channels:
+        volume = read_volume(channels[channel.name])
+        _require_plausible(channel, volume, channels[channel.name])
+        axes = _axes(card, volume.grid)
+        volumes[channel.name] = Volume(axes.apply(volume.array), along_axes(volume.grid, axes))
+    return Scan(name, volumes, native, _axes(card, native))
+
+
+def stack(card: Card, scan: Scan, *, region: Box | None = None) -> StudyImage:
+    """Bring all channels of a scan onto the study grid, by B-spline.
+
+    Parameters
+    ----------
+    region
+        Part of the reference image (along the card's axes) that the study grid covers; absent: all of it.
+    """
+    grid = study_grid(card, scan.reference if region is None else part(scan.reference, region))
+    channels = [
+        resample(
+            scan.channels[channel.name],
+            grid,
+            interpolation="b-spline",
+            outside=channel.outside,
+            tolerance_mm=card.geometry.tolerance_mm,
+        ).array
         for channel in card.channels
     ]
-    array = np.stack(stack).astype(np.float32, copy=False)
-    return StudyImage(array, grid, reference, network_spacing_mm_zyx(card, grid))
+    array = np.stack(channels).astype(np.float32, copy=False)
+    return StudyImage(array, grid, scan.native, network_spacing_mm_zyx(card, grid))
 
 
 def read_study_label(card: Card, path: Path, study: StudyImage) -> LabelArray:
@@ -81,28 +137,67 @@ def read_study_label(card: Card, path: Path, study: StudyImage) -> LabelArray:
     Raises
     ------
     OncoduetError
+        As :func:`read_truth`.
+    """
+    return classes_on(card, read_truth(card, path, study.reference), study.grid)
+
+
+def read_truth(card: Card, path: Path, native: Grid) -> Volume:
+    """Read a label map, with the archive's values, onto the reference image along the card's axes.
+
+    Raises
+    ------
+    OncoduetError
         The map is unreadable, on another grid than the reference image, or holds a value that no class names.
     """
     label = read_label(path, card.label_values)
-    require_same_grid(label.grid, study.reference, found_name=str(path), expected_name="the reference channel")
-    classes = np.zeros(label.array.shape, dtype=np.int32)
-    for index, each in enumerate(card.classes, start=1):
-        classes[np.isin(label.array, each.values)] = index
+    require_same_grid(label.grid, native, found_name=str(path), expected_name="the reference channel")
     # The map lies on the reference grid within tolerance; taking that grid itself makes image and label move together.
-    resampled = resample(Volume(classes, study.reference), study.grid, interpolation="nearest", outside=0.0)
-    return resampled.array.astype(np.int32, copy=False)
+    axes = _axes(card, native)
+    return Volume(axes.apply(label.array), along_axes(native, axes))
+
+
+def classes_on(card: Card, truth: Volume, grid: Grid) -> LabelArray:
+    """A truth as class indices on a study grid: 0 background, then the card's classes from 1; nearest neighbour."""
+    classes = np.zeros(truth.array.shape, dtype=np.int32)
+    for index, each in enumerate(card.classes, start=1):
+        classes[np.isin(truth.array, each.values)] = index
+    on_grid = resample(Volume(classes, truth.grid), grid, interpolation="nearest", outside=0.0)
+    return on_grid.array.astype(np.int32, copy=False)
 
 
 def to_reference(card: Card, probability: Float32Array, study: StudyImage) -> Volume:
-    """Bring a probability, shape (z, y, x), from the study grid to the reference image, linearly; 0 beyond the crop."""
-    volume = Volume(np.clip(probability, 0.0, 1.0).astype(np.float32, copy=False), study.grid)
-    on_reference = resample(volume, study.reference, interpolation="linear", outside=0.0)
-    return Volume(_keep_central(card, np.asarray(on_reference.array, np.float32), study.reference), study.reference)
+    """Bring a probability, shape (z, y, x), from the study grid to the reference image as in its file.
+
+    Where the study grid has the reference's voxels they are taken as they are, elsewhere linearly; 0 beyond the grid.
+    """
+    clipped = np.clip(probability, 0.0, 1.0).astype(np.float32, copy=False)
+    axes = _axes(card, study.reference)
+    reference = along_axes(study.reference, axes)
+    inside = part_of(study.grid, reference)
+    if inside is None:
+        resampled = resample(Volume(clipped, study.grid), reference, interpolation="linear", outside=0.0)
+        whole = np.asarray(resampled.array, np.float32)
+    else:
+        whole = np.zeros(reference.shape_zyx, dtype=np.float32)
+        whole[inside] = clipped
+    return Volume(np.ascontiguousarray(axes.undo(_keep_central(card, whole, reference))), study.reference)
+
+
+def part(grid: Grid, box: Box) -> Grid:
+    """The grid of ``array[box]`` for an array on ``grid``."""
+    return _placed(
+        grid,
+        size_zyx=[each.stop - each.start for each in box],
+        spacing_mm_zyx=grid.spacing_mm_zyx,
+        first_index_zyx=[float(each.start) for each in box],
+    )
 
 
 def predicted_region(card: Card, reference: Grid) -> npt.NDArray[np.bool_]:
     """Where on the reference grid a prediction can be other than zero: in the crop and in the card's central box."""
-    grid = study_grid(card, reference)
+    axes = _axes(card, reference)
+    grid = study_grid(card, along_axes(reference, axes))
     everywhere = Volume(np.ones(grid.shape_zyx, dtype=np.float32), grid)
     inside = resample(everywhere, reference, interpolation="nearest", outside=0.0)
     return _keep_central(card, np.asarray(inside.array, np.float32), reference) > 0
@@ -123,11 +218,11 @@ def _keep_central(card: Card, probability: Float32Array, reference: Grid) -> Flo
 
 
 def study_grid(card: Card, reference: Grid) -> Grid:
-    """Grid on which the channels of a study are stacked, given the grid of its reference channel."""
+    """Grid on which the channels of a study are stacked, given the reference channel's, or the region's, grid."""
     geometry = card.geometry
-    target = geometry.spacing_mm_zyx or reference.spacing_mm_zyx
+    target = target_spacing_mm_zyx(card, reference)
     crop: Sequence[int | None] = geometry.crop_size_zyx or (None, None, None)
-    kept = _axes_kept(card, reference.spacing_mm_zyx)
+    kept = _axes_kept(card, reference.spacing_mm_zyx, target)
     size, spacing, start = [], [], []
     for axis, count in enumerate(reference.shape_zyx):
         own_mm = reference.spacing_mm_zyx[axis]
@@ -150,11 +245,35 @@ def network_spacing_mm_zyx(card: Card, grid: Grid) -> tuple[float, float, float]
     return card.geometry.spacing_mm_zyx or grid.spacing_mm_zyx
 
 
-def _axes_kept(card: Card, own_mm_zyx: Sequence[float]) -> list[bool]:
+def target_spacing_mm_zyx(card: Card, reference: Grid) -> tuple[float, float, float]:
+    """Spacing that the card wants for a study with this reference grid."""
+    geometry = card.geometry
+    if geometry.spacing_mm_zyx is not None:
+        return geometry.spacing_mm_zyx
+    columns = reference.size_xyz[0]
+    coarser = max(1.0, columns / geometry.at_most_columns) if geometry.at_most_columns else 1.0
+    z, y, x = (each * coarser for each in reference.spacing_mm_zyx)
+    return z, y, x
+
+
+def _axes(card: Card, grid: Grid) -> Axes:
+    return NATIVE if card.geometry.orientation == "native" else axes_to_lps(grid)
+
+
+def _require_plausible(channel: Channel, volume: Volume, path: Path) -> None:
+    bounds = channel.plausible
+    if bounds is None:
+        return
+    lowest, highest = float(volume.array.min()), float(volume.array.max())
+    if lowest > bounds.minimum_at_most or highest < bounds.maximum_at_least:
+        raise OncoduetError(
+            f"{path}: expected intensities of {channel.name!r}, from {bounds.minimum_at_most:g} or less to "
+            f"{bounds.maximum_at_least:g} or more, found {lowest:g} to {highest:g}: another modality or unit"
+        )
+
+
+def _axes_kept(card: Card, own_mm_zyx: Sequence[float], target: Sequence[float]) -> list[bool]:
     """Along which axes the reference's own voxels are kept."""
-    target = card.geometry.spacing_mm_zyx
-    if target is None:
-        return [True, True, True]
     kept = [math.isclose(own, wanted, rel_tol=1e-4) for own, wanted in zip(own_mm_zyx, target, strict=True)]
     native = card.geometry.native_slices_between_mm
     if native is not None and native[0] < own_mm_zyx[0] < native[1]:

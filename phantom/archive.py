@@ -1,7 +1,7 @@
 """Write a phantom archive: studies, label maps, a marksheet with the truth behind them, and where all of it came from.
 
 One generator per case, spawned from seed, population and index: a case is the same in an archive of any length. With
-shuffled labels every study carries another study's truth, elsewhere, so that nothing can be learned: the control.
+shuffled labels every study carries another study's lesions, elsewhere, so that nothing can be learned: the control.
 """
 
 import csv
@@ -18,10 +18,10 @@ from contract.cards import Card
 from contract.errors import OncoduetError
 from contract.files import staged_folder, write_text
 from contract.records import Record, write_record
-from contract.volume import Grid, Volume, write_volume
+from contract.volume import Volume, write_volume
 from phantom.cohort import POPULATIONS, CasePlan, Population, draw_phases, plan_case, positives_before
 from phantom.generators import generator_for
-from phantom.study import PhantomStudy
+from phantom.study import LabelValues, PhantomStudy
 
 DATA_LICENCE = "CC0-1.0"
 _FIRST_PATIENT: Mapping[Population, int] = {"training": 10000, "external": 50000}
@@ -73,8 +73,8 @@ class _Written:
     """What remains of a study once its images are on disk; the truth may move to another study."""
 
     case_id: str
-    grid: Grid
     label: Volume
+    organs: npt.NDArray[np.uint8]
     truth: Mapping[str, str]
     facts: Mapping[str, str]
 
@@ -106,8 +106,11 @@ def write_archive(order: Order, output: Path, *, on_case: Callable[[], None] = l
         rows = []
         for index, source in enumerate(sources):
             case, truth = written[index], written[source]
-            label = elsewhere(truth.label.array, shuffle) if order.shuffle_labels else truth.label.array
-            write_volume(stage / "labels" / f"{case.case_id}.nii.gz", Volume(label, case.grid))
+            label = case.label.array
+            if order.shuffle_labels:
+                lesions = np.where(np.isin(truth.label.array, order.card.lesion_values), truth.label.array, 0)
+                label = with_lesions_elsewhere(case.organs, lesions, shuffle)
+            write_volume(stage / "labels" / f"{case.case_id}.nii.gz", Volume(label, case.label.grid))
             identity = {"patient_id": order.patient_id(index), "study_id": order.study_id(index)}
             center = {"center": f"phantom-{order.population}"}
             rows.append({**identity, **truth.truth, **case.facts, **center, "label_from": truth.case_id})
@@ -120,13 +123,15 @@ def draw_studies(order: Order) -> Iterator[tuple[CasePlan, PhantomStudy]]:
     generator = generator_for(order.card)
     phases = draw_phases(_rng(order, _COHORT))
     for index in range(order.cases):
-        plan = plan_case(index, positive_fraction=order.positive_fraction, phases=phases)
+        plan = plan_case(
+            index, positive_fraction=order.positive_fraction, phases=phases, volumes=generator.volumes
+        )
         yield (
             plan,
             generator.draw(
                 plan=plan,
                 population=order.population,
-                lesion_value=order.card.lesion_values[0],
+                values=LabelValues.of(order.card),
                 rng=_rng(order, _CASE, index),
             ),
         )
@@ -141,14 +146,31 @@ def derangement(count: int, rng: np.random.Generator) -> Sequence[int]:
     return order
 
 
-def elsewhere(label: npt.NDArray[np.generic], rng: np.random.Generator) -> npt.NDArray[np.generic]:
-    """Move a label map by a random distance along each axis; what leaves it comes back on the other side.
+def with_lesions_elsewhere(
+    organs: npt.NDArray[np.uint8], lesions: npt.NDArray[np.generic], rng: np.random.Generator
+) -> npt.NDArray[np.uint8]:
+    """Paint another study's lesions into a label map, moved by a random distance along each axis.
 
-    Exchanging maps is not enough for a control. Lesions of all patients lie in the same zones, so a network that sees
-    patches takes lesion-like tissue for a sign of the place where maps have lesions, and ranks patients well. After the
-    move every place is as likely as any other.
+    What leaves the map comes back on the other side. Exchanging lesions is not enough for a control. Those of all
+    patients lie in the same zones, so a network that sees patches takes lesion-like tissue for a sign of the place where
+    maps have lesions, and ranks patients well. After the move every place is as likely as any other, inside an organ or
+    not. Organs stay with their patient: they are no secret, and a chain that looks for one first still has to find it.
+
+    Parameters
+    ----------
+    organs
+        The study's own label map without its own lesions, shape (z, y, x).
+    lesions
+        The other study's lesions, 0 elsewhere; its shape may be another, voxels are moved and not resampled.
     """
-    return np.roll(label, [int(rng.integers(length)) for length in label.shape], axis=tuple(range(label.ndim)))
+    moved = organs.copy()
+    shift = [int(rng.integers(length)) for length in organs.shape]
+    places = np.nonzero(lesions)
+    wrapped = tuple(
+        (place + step) % length for place, step, length in zip(places, shift, organs.shape, strict=True)
+    )
+    moved[wrapped] = lesions[places]
+    return moved
 
 
 def _rng(order: Order, *stream: int) -> np.random.Generator:
@@ -169,7 +191,7 @@ def _write_images(stage: Path, order: Order, plan: CasePlan, study: PhantomStudy
         "conspicuity": f"{plan.conspicuity:.2f}",
     }
     facts = {name: str(value) for name, value in study.facts.items()}
-    return _Written(case_id, study.channels[order.card.geometry.reference].grid, study.label, truth, facts)
+    return _Written(case_id, study.label, study.organs, truth, facts)
 
 
 def _require_no_strangers(output: Path, patients: set[str]) -> None:

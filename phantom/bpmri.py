@@ -15,7 +15,7 @@ from contract.volume import Float32Array, Grid, Volume
 from phantom.cohort import CasePlan, Population
 from phantom.prostate import Anatomy, Layer, TissueMaps, draw_anatomy, draw_lesions, see
 from phantom.shapes import RandomField, Vector
-from phantom.study import PhantomLesion, PhantomStudy
+from phantom.study import LabelValues, PhantomLesion, PhantomStudy
 
 T2W_SIZE_XYZ = (48, 48, 12)
 T2W_SPACING_MM_XYZ = (1.5, 1.5, 3.0)
@@ -86,7 +86,9 @@ class Session:
     """From the patient's origin to the scanner's."""
 
 
-def draw_study(*, plan: CasePlan, population: Population, lesion_value: int, rng: np.random.Generator) -> PhantomStudy:
+def draw_study(
+    *, plan: CasePlan, population: Population, values: LabelValues, rng: np.random.Generator
+) -> PhantomStudy:
     """Draw one patient, scan it, and outline its lesions on the T2W grid.
 
     Anatomy, session, lesions and scan have their own streams: a case without its lesion, or with an invisible one, is
@@ -99,10 +101,11 @@ def draw_study(*, plan: CasePlan, population: Population, lesion_value: int, rng
     channels = scan(scan_rng, anatomy, [lesion.layer for lesion in lesions], session, SCANNERS[population])
     label = np.zeros(session.t2w.shape_zyx, dtype=np.uint8)
     for lesion in lesions:
-        label[lesion.voxels] = lesion_value
+        label[lesion.voxels] = values.lesion
     return PhantomStudy(
         channels=channels,
         label=Volume(label, channels["t2w"].grid),
+        organs=np.zeros_like(label),
         lesions=tuple(
             PhantomLesion(np.count_nonzero(lesion.voxels) * session.t2w.voxel_volume_ml, lesion.zone)
             for lesion in lesions

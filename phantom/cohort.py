@@ -18,9 +18,6 @@ Visibility = Literal["none", "obvious", "low-contrast", "invisible"]
 
 POPULATIONS: tuple[Population, ...] = ("training", "external")
 
-LESION_VOLUME_MEDIAN_ML = 1.1
-LESION_VOLUME_LOG_SD = 0.75
-LESION_VOLUME_RANGE_ML = (0.25, 6.0)
 CONSPICUITY_RANGE: dict[Visibility, tuple[float, float]] = {
     "none": (0.0, 0.0),
     "obvious": (0.65, 1.0),
@@ -30,6 +27,21 @@ CONSPICUITY_RANGE: dict[Visibility, tuple[float, float]] = {
 _EVERY_TEN_POSITIVES: tuple[Visibility, ...] = (
     ("obvious",) * 3 + ("low-contrast",) + ("obvious",) * 2 + ("low-contrast",) + ("obvious",) * 2 + ("invisible",)
 )
+
+
+@dataclass(frozen=True)
+class LesionVolumes:
+    """How large the lesions of one cancer are: a log-normal distribution with limits."""
+
+    median_ml: float
+    log_sd: float
+    range_ml: tuple[float, float]
+
+    def at(self, quantile: float) -> float:
+        """The volume (mL) at a quantile in [0, 1)."""
+        low, high = self.range_ml
+        deviate = NormalDist().inv_cdf(min(max(quantile, 1e-9), 1 - 1e-9))
+        return min(max(self.median_ml * exp(self.log_sd * deviate), low), high)
 
 
 @dataclass(frozen=True)
@@ -50,7 +62,9 @@ def positives_before(index: int, fraction: Fraction) -> int:
     return floor(index * fraction + Fraction(1, 2))
 
 
-def plan_case(index: int, *, positive_fraction: Fraction, phases: tuple[float, float]) -> CasePlan:
+def plan_case(
+    index: int, *, positive_fraction: Fraction, phases: tuple[float, float], volumes: LesionVolumes
+) -> CasePlan:
     """Plan one case.
 
     Parameters
@@ -61,6 +75,8 @@ def plan_case(index: int, *, positive_fraction: Fraction, phases: tuple[float, f
         Share of positive cases, in [0, 1]; exact at every length of the archive, up to rounding.
     phases
         Starts of the two sequences (conspicuity, volume), in [0, 1); see :func:`draw_phases`.
+    volumes
+        How large lesions are.
     """
     rank = positives_before(index, positive_fraction)
     if positives_before(index + 1, positive_fraction) == rank:
@@ -73,7 +89,7 @@ def plan_case(index: int, *, positive_fraction: Fraction, phases: tuple[float, f
         positive=True,
         visibility=visibility,
         conspicuity=conspicuity,
-        volume_ml=lesion_volume_ml((van_der_corput(rank, base=3) + phases[1]) % 1),
+        volume_ml=volumes.at((van_der_corput(rank, base=3) + phases[1]) % 1),
     )
 
 
@@ -81,13 +97,6 @@ def draw_phases(rng: np.random.Generator) -> tuple[float, float]:
     """Where the sequences of conspicuity and volume begin in this archive."""
     conspicuity, volume = rng.random(2)
     return float(conspicuity), float(volume)
-
-
-def lesion_volume_ml(quantile: float) -> float:
-    """The lesion volume at a quantile in [0, 1) of the log-normal distribution, limited to its range."""
-    low, high = LESION_VOLUME_RANGE_ML
-    deviate = NormalDist().inv_cdf(min(max(quantile, 1e-9), 1 - 1e-9))
-    return min(max(LESION_VOLUME_MEDIAN_ML * exp(LESION_VOLUME_LOG_SD * deviate), low), high)
 
 
 def van_der_corput(number: int, *, base: int) -> float:

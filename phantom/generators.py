@@ -8,32 +8,54 @@ import numpy as np
 
 from contract.cards import Card
 from contract.errors import OncoduetError
-from phantom import bpmri
-from phantom.cohort import CasePlan, Population
-from phantom.study import PhantomStudy
+from phantom import abdomen, bpmri, ct, prostate
+from phantom.cohort import CasePlan, LesionVolumes, Population
+from phantom.study import LabelValues, PhantomStudy
 
 
 class Draw(Protocol):
     """Draw one study of a population; the same generator state gives the same study."""
 
     def __call__(
-        self, *, plan: CasePlan, population: Population, lesion_value: int, rng: np.random.Generator
+        self, *, plan: CasePlan, population: Population, values: LabelValues, rng: np.random.Generator
     ) -> PhantomStudy:
-        """The study; ``lesion_value`` marks lesions in its label map."""
+        """The study; ``values`` are those of its label map."""
         ...
 
 
 @dataclass(frozen=True)
 class Generator:
-    """How the studies of one kind of imaging are made."""
+    """How the studies of one kind of imaging are made, and shown on the sample sheet."""
 
     draw: Draw
     case_column: str
     """The marksheet's column that says YES or NO."""
+    volumes: LesionVolumes
+    windows_by_channel: Mapping[str, tuple[float, float]]
+    """Values shown as black and as white; a channel without unit has none, and is shown by its own range."""
+    shown_volume_ml: float
+    """The sheet shows lesions of about this volume."""
+    shown_distractor: str
+    """The kind of distractor that is most like a lesion."""
 
 
 GENERATORS: Mapping[frozenset[str], Generator] = {
-    frozenset({"t2w", "adc", "hbv"}): Generator(bpmri.draw_study, case_column="case_csPCa"),
+    frozenset({"t2w", "adc", "hbv"}): Generator(
+        bpmri.draw_study,
+        case_column="case_csPCa",
+        volumes=prostate.LESION_VOLUMES,
+        windows_by_channel={"adc": (500.0, 2000.0)},
+        shown_volume_ml=1.5,
+        shown_distractor="inflammation",
+    ),
+    frozenset({"ct"}): Generator(
+        ct.draw_study,
+        case_column="case_PDAC",
+        volumes=abdomen.LESION_VOLUMES,
+        windows_by_channel={"ct": (-60.0, 200.0)},
+        shown_volume_ml=6.0,
+        shown_distractor="pancreatitis",
+    ),
 }
 
 

@@ -13,11 +13,12 @@ import numpy.typing as npt
 from scipy import ndimage
 
 from contract.volume import Float32Array, Grid
-from phantom.cohort import LESION_VOLUME_RANGE_ML, CasePlan
+from phantom.cohort import CasePlan, LesionVolumes
 from phantom.shapes import Between, Ellipsoid, RandomField, Shape, Vector, Within
 
 BoolArray = npt.NDArray[np.bool_]
 
+LESION_VOLUMES = LesionVolumes(median_ml=1.1, log_sd=0.75, range_ml=(0.25, 6.0))
 SECOND_LESION_PROBABILITY = 0.15
 PERIPHERAL_LESION_PROBABILITY = 0.7
 LYMPH_NODE_PROBABILITY = 0.1
@@ -175,7 +176,7 @@ def draw_lesions(rng: np.random.Generator, anatomy: Anatomy, plan: CasePlan, gri
     """
     if not plan.positive:
         return []
-    smallest_ml, _ = LESION_VOLUME_RANGE_ML
+    smallest_ml, _ = LESION_VOLUMES.range_ml
     volumes_ml = [plan.volume_ml]
     if rng.random() < SECOND_LESION_PROBABILITY:
         volumes_ml.append(float(rng.uniform(smallest_ml, max(smallest_ml, min(1.5, plan.volume_ml)))))

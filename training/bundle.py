@@ -1,7 +1,8 @@
 """Pack finished runs for inference: one ``.tar.gz`` with plain files, safetensors and no pickle.
 
 It holds ``bundle.json``, ``card.toml``, ``plans.json``, ``dataset.json``, ``members/NNN.safetensors`` and, over all of
-them, ``SHA256SUMS``. The same runs give the same bytes.
+them, ``SHA256SUMS``; for a card that first locates an organ also ``localisation/`` with the plans, dataset and networks
+of stage 1. The same runs give the same bytes.
 """
 
 import gzip
@@ -9,14 +10,14 @@ import hashlib
 import io
 import itertools
 import tarfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from contract.cards import load_card
 from contract.errors import OncoduetError
 from contract.files import atomic_file, read_json, sha256_file, sha256_json
-from contract.records import BundleRecord, Member, RunRecord, read_record
+from contract.records import BundleRecord, Member, RunRecord, Stage, StageRecord, read_record
 from network.weights import load_weights, tensors_sha256
 from training.run_folder import RunFolder
 
@@ -49,44 +50,63 @@ def bundle(*, runs: Sequence[Path], output: Path) -> BundleRecord:
     ------
     OncoduetError
         The output's name does not end in .tar.gz; a folder holds no run; a run is not finished, or its weights are
-        missing or not those that its record names; a run stands twice; runs differ in card, plans, dataset or licence.
+        missing or not those that its record names; a run stands twice; runs differ in card, plans, dataset or licence;
+        no run detects lesions, or none locates the organ that the card needs first.
     """
     if not output.name.endswith(".tar.gz"):
         raise OncoduetError(f"{output}: expected a name that ends in .tar.gz")
     finished = sorted((_finished(folder) for folder in find_runs(runs)), key=lambda run: run.name)
     _require_agreement(finished)
+    detecting = _pack([run for run in finished if run.record.key.stage == "detection"], below="")
+    locating = _pack([run for run in finished if run.record.key.stage == "localisation"], below="localisation/")
     first = finished[0]
-    members = tuple(
-        Member(
-            name=run.name,
-            file=f"members/{number:03d}.safetensors",
-            weights_sha256=str(run.record.weights_sha256),
-            run_sha256=sha256_file(run.folder.record),
-            key=run.record.key,
+    if not detecting.record.members:
+        raise OncoduetError(f"{output}: expected at least one run that detects lesions, found {first.name} alone")
+    if load_card(first.folder.card).localisation is not None and not locating.record.members:
+        raise OncoduetError(
+            f"{output}: expected a run of stage localisation beside the others, since the card {first.record.key.card} "
+            "first locates an organ; found none"
         )
-        for number, run in enumerate(finished)
-    )
     record = BundleRecord(
         card=first.record.key.card,
         card_sha256=first.record.key.card_sha256,
         data_licence=first.record.data_licence,
-        plans_file="plans.json",
-        dataset_file="dataset.json",
-        members=members,
-        parents={member.name: member.run_sha256 for member in members},
+        **detecting.record.model_dump(),
+        localisation=locating.record if locating.record.members else None,
+        parents={run.name: sha256_file(run.folder.record) for run in finished},
     )
-    files: dict[str, Path | bytes] = {
-        "card.toml": first.folder.card,
-        record.plans_file: first.folder.plans,
-        record.dataset_file: first.folder.dataset,
-    }
-    files |= {member.file: run.folder.weights for member, run in zip(members, finished, strict=True)}
+    files: dict[str, Path | bytes] = {"card.toml": first.folder.card, **detecting.files, **locating.files}
     files["bundle.json"] = (record.model_dump_json(indent=2) + "\n").encode()
     sums = [f"{_sha256(files[name])}  {name}\n" for name in sorted(files)]
     files["SHA256SUMS"] = "".join(sums).encode()
     with atomic_file(output) as partial:
         _write_archive(partial, files)
     return record
+
+
+@dataclass(frozen=True)
+class _Packed:
+    record: StageRecord
+    files: Mapping[str, Path]
+
+
+def _pack(runs: Sequence[FinishedRun], *, below: str) -> _Packed:
+    """The networks of one stage, in a folder of the bundle."""
+    members = tuple(
+        Member(
+            name=run.name,
+            file=f"{below}members/{number:03d}.safetensors",
+            weights_sha256=str(run.record.weights_sha256),
+            run_sha256=sha256_file(run.folder.record),
+            key=run.record.key,
+        )
+        for number, run in enumerate(runs)
+    )
+    record = StageRecord(plans_file=f"{below}plans.json", dataset_file=f"{below}dataset.json", members=members)
+    if not runs:
+        return _Packed(record, {})
+    files = {record.plans_file: runs[0].folder.plans, record.dataset_file: runs[0].folder.dataset}
+    return _Packed(record, files | {each.file: run.folder.weights for each, run in zip(members, runs, strict=True)})
 
 
 def find_runs(folders: Sequence[Path]) -> list[RunFolder]:
@@ -126,15 +146,16 @@ def _finished(folder: RunFolder) -> FinishedRun:
 
 
 def _require_agreement(runs: Sequence[FinishedRun]) -> None:
-    """All runs can share one network architecture and one card, and no two claim one name."""
+    """All runs share one card, those of a stage one network architecture, and no two claim one name."""
     for before, run in itertools.pairwise(runs):
         if before.name == run.name:
             raise OncoduetError(f"{run.folder.path}: expected {run.name} once, found it in {before.folder.path} too")
-    first = runs[0]
-    for run in runs[1:]:
+    first_of_stage: dict[Stage, FinishedRun] = {}
+    for run in runs:
+        first = first_of_stage.setdefault(run.record.key.stage, run)
         for what, same in [
-            ("card", run.record.key.card_sha256 == first.record.key.card_sha256),
-            ("data licence", run.record.data_licence == first.record.data_licence),
+            ("card", run.record.key.card_sha256 == runs[0].record.key.card_sha256),
+            ("data licence", run.record.data_licence == runs[0].record.data_licence),
             ("plans.json", _same_json(run.folder.plans, first.folder.plans)),
             ("dataset.json", _same_json(run.folder.dataset, first.folder.dataset)),
         ]:

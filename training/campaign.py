@@ -9,6 +9,7 @@ import itertools
 import multiprocessing
 import os
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
@@ -24,7 +25,8 @@ from rich.text import Text
 from contract.cards import Frozen, parse_toml
 from contract.errors import OncoduetError, one_line
 from contract.records import Epoch, RunRecord, write_record
-from training.prepared import load_prepared
+from training.configurations import load_configuration
+from training.prepared import Prepared, load_prepared
 from training.run import Device, Run, execute, existing_record, plan_run
 from training.run_folder import RunFolder
 
@@ -42,6 +44,7 @@ class CampaignFile(Frozen):
     output: Path | None = None
     profile: str
     configurations: Annotated[tuple[str, ...], Field(min_length=1)]
+    """Where the card first locates an organ and none of these does, a run of ``localisation`` per fold is added."""
     folds: Annotated[tuple[NonNegativeInt, ...], Field(min_length=1)]
     restarts: Annotated[tuple[NonNegativeInt, ...], Field(min_length=1)]
     workers: PositiveInt = 1
@@ -222,10 +225,11 @@ def load_campaign(path: Path, *, prepared: Path | None = None, output: Path | No
         folders[name] = given if given is not None else path.parent / str(own)
     dataset = load_prepared(folders["prepared"])
     places = []
-    for restart, configuration, fold in itertools.product(file.restarts, file.configurations, file.folds):
+    wanted = list(itertools.product(file.restarts, [_relative(path, each) for each in file.configurations], file.folds))
+    for restart, configuration, fold in [*_locating(dataset, wanted), *wanted]:
         run = plan_run(
             dataset,
-            configuration=_relative(path, configuration),
+            configuration=configuration,
             fold=fold,
             restart=restart,
             profile=_relative(path, file.profile),
@@ -237,6 +241,16 @@ def load_campaign(path: Path, *, prepared: Path | None = None, output: Path | No
     if doubled:
         raise OncoduetError(f"{path}: expected each run once, found {doubled[0]} twice")
     return Campaign(places, file.workers)
+
+
+def _locating(dataset: Prepared, wanted: Sequence[tuple[int, str, int]]) -> list[tuple[int, str, int]]:
+    """One run per fold of stage 1, for a card that first locates an organ, unless the file itself asks for such."""
+    if dataset.card.localisation is None:
+        return []
+    if any(load_configuration(configuration).stage == "localisation" for _, configuration, _ in wanted):
+        return []
+    first_restart = min(restart for restart, _, _ in wanted)
+    return [(first_restart, "localisation", fold) for fold in dict.fromkeys(fold for _, _, fold in wanted)]
 
 
 def _place(run: Run, folder: RunFolder) -> Place:

@@ -12,6 +12,7 @@ from pydantic import Field, PositiveFloat
 from contract.cards import Frozen, Name, parse_toml
 from contract.errors import OncoduetError
 from contract.files import sha256_json
+from contract.records import Stage
 
 CONFIGURATIONS = Path(__file__).parent / "configurations"
 
@@ -61,6 +62,8 @@ class Configuration(Frozen):
     name: Name
     title: str
     engine: Literal["nnunet"]
+    stage: Stage = "detection"
+    """``localisation``: learns the organ that the card locates first; such a card's bundle needs one of these runs."""
     loss: Annotated[tuple[LossTerm, ...], Field(min_length=1)]
 
     @property

@@ -15,13 +15,14 @@ from contract.archive import Study, archive_licence, find_studies
 from contract.cards import CARDS, Card, load_card
 from contract.errors import OncoduetError, UsageError
 from contract.files import sha256_json, staged_folder, write_json, write_text
-from contract.records import write_record
-from contract.volume import LabelArray
-from network.study import read_study, read_study_label
+from contract.records import Stage, write_record
+from contract.volume import LabelArray, Volume
+from network.localisation import true_region
+from network.study import Scan, classes_on, read_scan, read_truth, stack
 from training.engines import nnunet_data
 from training.engines.nnunet_data import StackedStudy
 from training.logs import log_to
-from training.prepared import Fold, PreparedRecord, PreparedStudy, SplitsRecord
+from training.prepared import LOCALISATION, Fold, PreparedRecord, PreparedStudy, SplitsRecord, load_prepared
 
 logger = logging.getLogger(__name__)
 
@@ -42,7 +43,8 @@ def prepare(*, card_name: str, archive: Path, output: Path, folds: int, seed: in
     ------
     OncoduetError
         The archive is empty or a study of it is wrong (see ``contract.archive``, ``network.study``); no study has a
-        lesion; there are fewer patients than folds. Nothing is written then.
+        lesion, or one lacks the organ that the card locates first; there are fewer patients than folds. Nothing is
+        written then.
     UsageError
         Fewer than two folds.
     """
@@ -54,57 +56,71 @@ def prepare(*, card_name: str, archive: Path, output: Path, folds: int, seed: in
     patients = {study.patient_id for study in studies}
     if len(patients) < folds:
         raise OncoduetError(f"{archive}: expected at least {folds} patients for {folds} folds, found {len(patients)}")
+    stages: list[Stage] = ["detection"] if card.localisation is None else ["detection", "localisation"]
     with (
         staged_folder(output) as stage,
         log_to(stage / "prepare.log"),
         tempfile.TemporaryDirectory(prefix=".work-", dir=stage) as work,
         Progress(console=console, redirect_stdout=False, redirect_stderr=False) as progress,
     ):
-        stacked = _Stacked(Path(work) / "stacked", card)
-        records, hashes = [], []
+        stacked = {each: _Stacked(Path(work) / each, card, each) for each in stages}
         for study in progress.track(studies, description="read studies"):
-            lesions, sha256 = stacked.add(study)
-            records.append(PreparedStudy(case_id=study.case_id, patient_id=study.patient_id, lesions=lesions))
-            hashes.append([study.case_id, sha256])
-        if not stacked.largest_foreground_voxels:
+            assert study.label is not None
+            scan = read_scan(card, study.channels, name=study.case_id)
+            truth = read_truth(card, study.label, scan.native)
+            for dataset in stacked.values():
+                dataset.add(study, scan, truth)
+        if not any(study.lesions for study in stacked["detection"].records):
             raise OncoduetError(f"{archive / 'labels'}: expected at least one study with a lesion, found none")
-
-        case_ids = [study.case_id for study in studies]
-        dataset = nnunet_data.dataset_json(card, studies=len(studies))
-        samples = nnunet_data.samples_per_case(
-            studies=len(studies), largest_foreground_voxels=stacked.largest_foreground_voxels
-        )
-        analysis = progress.add_task("take fingerprint", total=len(studies))
-        fingerprint = nnunet_data.fingerprint(
-            case_ids, stacked.read, samples_per_case=samples, done=lambda: progress.advance(analysis)
-        )
-        plans = nnunet_data.plan(dataset, fingerprint, name=f"Dataset001_{card.name}", work=Path(work) / "planning")
-        for case_id in progress.track(case_ids, description="preprocess"):
-            nnunet_data.preprocess_case(
-                case_id, stacked.read(case_id), plans=plans, dataset=dataset, output=stage / "cases"
-            )
-
-        record = PreparedRecord(
-            card=card.name,
-            card_sha256=card.sha256,
-            dataset_fingerprint=sha256_json(hashes),
-            data_licence=licence,
-            foreground_samples_per_case=samples,
-            studies=tuple(records),
-            parents={"archive": sha256_json(hashes), "card": card.sha256},
-        )
-        write_json(stage / "plans.json", plans)
-        write_json(stage / "dataset.json", dataset)
-        write_json(stage / "dataset_fingerprint.json", fingerprint)
-        write_text(stage / "card.toml", _card_path(card_name).read_text(encoding="utf-8"))
-        splits = split_patients(records, folds=folds, seed=seed)
-        write_record(stage / "splits.json", SplitsRecord(seed=seed, folds=splits))
-        write_record(stage / "prepared.json", record)
-    positive = sum(study.lesions > 0 for study in records)
+        lesions = stacked["detection"].records
+        splits = SplitsRecord(seed=seed, folds=split_patients(lesions, folds=folds, seed=seed))
+        card_text = _card_path(card_name).read_text(encoding="utf-8")
+        for name, dataset in stacked.items():
+            folder = stage if name == "detection" else stage / LOCALISATION
+            record = _preprocess(dataset, folder, card=card, licence=licence, work=Path(work), progress=progress)
+            write_text(folder / "card.toml", card_text)
+            write_record(folder / "splits.json", splits)
+            write_record(folder / "prepared.json", record)
+    positive = sum(study.lesions > 0 for study in lesions)
     logger.info(
-        "%s: %d studies of %d patients, %d with lesions, %d folds", output, len(records), len(patients), positive, folds
+        "%s: %d studies of %d patients, %d with lesions, %d folds", output, len(lesions), len(patients), positive, folds
     )
-    return record
+    return load_prepared(output).record
+
+
+def _preprocess(
+    stacked: "_Stacked", folder: Path, *, card: Card, licence: str, work: Path, progress: Progress
+) -> PreparedRecord:
+    """Fingerprint, plan and preprocessing of one stage's studies, into its folder."""
+    case_ids = [study.case_id for study in stacked.records]
+    dataset = nnunet_data.dataset_json(stacked.card, studies=len(case_ids))
+    samples = nnunet_data.samples_per_case(
+        studies=len(case_ids), largest_foreground_voxels=stacked.largest_foreground_voxels
+    )
+    what = "" if stacked.stage == "detection" else f" ({stacked.stage})"
+    analysis = progress.add_task(f"take fingerprint{what}", total=len(case_ids))
+    fingerprint = nnunet_data.fingerprint(
+        case_ids, stacked.read, samples_per_case=samples, done=lambda: progress.advance(analysis)
+    )
+    planning = work / f"planning-{stacked.stage}"
+    plans = nnunet_data.plan(dataset, fingerprint, name=f"Dataset001_{card.name}", work=planning)
+    for case_id in progress.track(case_ids, description=f"preprocess{what}"):
+        nnunet_data.preprocess_case(
+            case_id, stacked.read(case_id), plans=plans, dataset=dataset, output=folder / "cases"
+        )
+    write_json(folder / "plans.json", plans)
+    write_json(folder / "dataset.json", dataset)
+    write_json(folder / "dataset_fingerprint.json", fingerprint)
+    return PreparedRecord(
+        card=card.name,
+        card_sha256=card.sha256,
+        dataset_fingerprint=sha256_json(stacked.hashes),
+        data_licence=licence,
+        stage=stacked.stage,
+        foreground_samples_per_case=samples,
+        studies=tuple(stacked.records),
+        parents={"archive": sha256_json(stacked.hashes), "card": card.sha256},
+    )
 
 
 def split_patients(studies: Sequence[PreparedStudy], *, folds: int, seed: int) -> tuple[Fold, ...]:
@@ -127,18 +143,22 @@ def split_patients(studies: Sequence[PreparedStudy], *, folds: int, seed: int) -
 class _Stacked:
     """Stacked studies on disk, so that each scan is decompressed and resampled once and memory holds one study."""
 
-    def __init__(self, folder: Path, card: Card) -> None:
+    def __init__(self, folder: Path, card: Card, stage: Stage) -> None:
         self.folder = folder
-        self.card = card
+        self.card = card if stage == "detection" else card.localising()
+        self.stage: Stage = stage
+        self.records: list[PreparedStudy] = []
+        self.hashes: list[list[str]] = []
         self.spacing_mm_zyx: dict[str, tuple[float, float, float]] = {}
         self.largest_foreground_voxels = 0
         folder.mkdir()
 
-    def add(self, study: Study) -> tuple[int, str]:
-        """Read and check one study; its number of lesions and the hash of its contents."""
+    def add(self, study: Study, scan: Scan, truth: Volume) -> None:
+        """Keep one study: the region around its organ where the card locates one first, else the whole."""
         assert study.label is not None
-        image = read_study(self.card, study.channels, name=study.case_id)
-        label = read_study_label(self.card, study.label, image)
+        region = None if self.card.localisation is None else true_region(self.card, truth, study.label)
+        image = stack(self.card, scan, region=region)
+        label = classes_on(self.card, truth, image.grid)
         foreground = int(np.count_nonzero(label))
         self.largest_foreground_voxels = max(self.largest_foreground_voxels, foreground)
         self.spacing_mm_zyx[study.case_id] = image.spacing_mm_zyx
@@ -147,7 +167,9 @@ class _Stacked:
         total = hashlib.sha256(str((image.array.shape, image.spacing_mm_zyx)).encode())
         total.update(np.ascontiguousarray(image.array).tobytes())
         total.update(np.ascontiguousarray(label).tobytes())
-        return count_lesions(label, self.card), total.hexdigest()
+        lesions = count_lesions(label, self.card)
+        self.records.append(PreparedStudy(case_id=study.case_id, patient_id=study.patient_id, lesions=lesions))
+        self.hashes.append([study.case_id, total.hexdigest()])
 
     def read(self, case_id: str) -> StackedStudy:
         """One study as ``nnunet_data`` takes it."""

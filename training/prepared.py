@@ -1,7 +1,8 @@
 """A prepared dataset: what ``prepare`` leaves and every run reads.
 
 The folder holds ``prepared.json``, ``splits.json``, ``card.toml``, nnU-Net's ``plans.json``, ``dataset.json`` and
-``dataset_fingerprint.json``, and the preprocessed studies in ``cases``.
+``dataset_fingerprint.json``, and the preprocessed studies in ``cases``. For a card that first locates an organ there is
+the same once more, for stage 1, in the folder ``localisation``.
 """
 
 from collections.abc import Mapping
@@ -12,7 +13,10 @@ from typing import Any
 from contract.cards import Card, Frozen, load_card
 from contract.errors import OncoduetError
 from contract.files import read_json, sha256_json
-from contract.records import Record, read_record
+from contract.records import Record, Stage, read_record
+
+LOCALISATION = "localisation"
+"""Folder of stage 1's dataset in a prepared dataset."""
 
 
 class PreparedStudy(Frozen):
@@ -21,7 +25,7 @@ class PreparedStudy(Frozen):
     case_id: str
     patient_id: str
     lesions: int
-    """Connected lesions (26 neighbours) on the study grid."""
+    """Connected lesions (26 neighbours) on the study grid; in stage 1 those of the organ."""
 
 
 class PreparedRecord(Record):
@@ -32,6 +36,7 @@ class PreparedRecord(Record):
     dataset_fingerprint: str
     """Hash over case ids, voxels and labels on the study grid, and spacings."""
     data_licence: str
+    stage: Stage = "detection"
     foreground_samples_per_case: int
     """Voxels drawn from each study for the intensity statistics of quantitative channels."""
     studies: tuple[PreparedStudy, ...]
@@ -58,9 +63,26 @@ class Prepared:
     folder: Path
     record: PreparedRecord
     card: Card
+    """Of this stage; ``record`` names the whole card."""
     plans: Mapping[str, Any]
     dataset: Mapping[str, Any]
     folds: tuple[Fold, ...]
+
+    def for_stage(self, stage: Stage) -> "Prepared":
+        """The dataset that networks of a stage are trained on.
+
+        Raises
+        ------
+        OncoduetError
+            The card does not locate an organ, or that dataset is damaged.
+        """
+        if stage == self.record.stage:
+            return self
+        if stage == "detection":
+            raise OncoduetError(f"{self.folder}: expected a dataset of lesions, found one for localisation")
+        if self.card.localisation is None:
+            raise OncoduetError(f"card {self.card.name}: expected a localisation to train for, found none")
+        return load_prepared(self.folder / LOCALISATION)
 
     @property
     def sha256(self) -> str:
@@ -97,7 +119,7 @@ def load_prepared(folder: Path) -> Prepared:
     return Prepared(
         folder=folder,
         record=record,
-        card=card,
+        card=card.localising() if record.stage == "localisation" else card,
         plans=read_json(folder / "plans.json"),
         dataset=read_json(folder / "dataset.json"),
         folds=read_record(folder / "splits.json", SplitsRecord).folds,

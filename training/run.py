@@ -74,16 +74,17 @@ class Run:
     @property
     def key(self) -> RunKey:
         """Its identity."""
-        card = self.prepared.card
-        parts = (card.name, self.profile.name, self.configuration.name, self.fold_number, self.restart, self.base_seed)
+        card = self.prepared.record.card
+        parts = (card, self.profile.name, self.configuration.name, self.fold_number, self.restart, self.base_seed)
         return RunKey(
-            card=card.name,
-            card_sha256=card.sha256,
+            card=card,
+            card_sha256=self.prepared.record.card_sha256,
             profile=self.profile.name,
             configuration=self.configuration.name,
             fold=self.fold_number,
             restart=self.restart,
             seed=derived_seed(*parts),
+            stage=self.configuration.stage,
         )
 
     @property
@@ -151,14 +152,18 @@ def plan_run(
     Raises
     ------
     OncoduetError
-        No such configuration, profile or fold; the fold trains on no lesion; restart or seed below 0.
+        No such configuration, profile or fold; the fold trains on no lesion (or organ, in stage 1); restart or seed
+        below 0; the configuration is for a stage that the card does not have.
     """
-    run = Run(prepared, load_configuration(configuration), load_profile(profile), fold, restart, base_seed)
+    how = load_configuration(configuration)
+    prepared = prepared.for_stage(how.stage)
+    run = Run(prepared, how, load_profile(profile), fold, restart, base_seed)
     if restart < 0 or base_seed < 0:
         raise UsageError(f"restart and seed: expected at least 0, found {restart} and {base_seed}")
     lesions = {study.case_id: study.lesions for study in prepared.record.studies}
     if not any(lesions[case_id] for case_id in run.fold.train):
-        raise OncoduetError(f"{prepared.folder}: expected a lesion in the training part of fold {fold}, found none")
+        wanted = prepared.card.lesion_class
+        raise OncoduetError(f"{prepared.folder}: expected a {wanted} in the training part of fold {fold}, found none")
     _ = run.keep
     return run
 

@@ -19,7 +19,7 @@ import pytest
 
 PROJECT = Path(__file__).resolve().parents[2]
 CAMPAIGN = Path(__file__).parent / "campaign"
-CARD = "cspca-picai"
+CARD, CT_CARD = "cspca-picai", "pdac-panorama"
 LIMIT_S = 600
 IMAGES = {
     "phantom": "oncoduet-train",
@@ -157,11 +157,33 @@ def containers(place: Place) -> Containers:
 
 @pytest.fixture(scope="session")
 def phantoms(place: Place, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """An archive of ten phantoms, made by the train image."""
-    archive = tmp_path_factory.mktemp("phantoms") / "archive"
+    """An archive of ten bpMRI phantoms, made by the train image."""
+    yield from _draw_phantoms(place, CARD, tmp_path_factory.mktemp("phantoms"))
+
+
+@pytest.fixture(scope="session")
+def ct_phantoms(place: Place, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """An archive of ten CT phantoms, made by the train image."""
+    yield from _draw_phantoms(place, CT_CARD, tmp_path_factory.mktemp("ct-phantoms"))
+
+
+@pytest.fixture(scope="session")
+def model(place: Place, phantoms: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Model]:
+    """Two networks, trained for a moment on the phantoms by the train image, bundled and unpacked."""
+    yield from _train(place, CARD, phantoms, tmp_path_factory.mktemp("model"))
+
+
+@pytest.fixture(scope="session")
+def ct_model(place: Place, ct_phantoms: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Model]:
+    """The same on the CT phantoms, with a network that locates the pancreas first."""
+    yield from _train(place, CT_CARD, ct_phantoms, tmp_path_factory.mktemp("ct-model"))
+
+
+def _draw_phantoms(place: Place, card: str, folder: Path) -> Iterator[Path]:
+    archive = folder / "archive"
     made = place.run(
         "phantom",
-        *["--card", CARD, "--cases", "10", "--positive-fraction", "0.5", "--seed", "7", "--output", "/archive"],
+        *["--card", card, "--cases", "10", "--positive-fraction", "0.5", "--seed", "7", "--output", "/archive"],
         reads={},
         writes={"/archive": archive},
     )
@@ -170,19 +192,15 @@ def phantoms(place: Place, tmp_path_factory: pytest.TempPathFactory) -> Iterator
     shutil.rmtree(archive)
 
 
-@pytest.fixture(scope="session")
-def model(place: Place, phantoms: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Model]:
-    """Two networks, trained for a moment on the phantoms by the train image, bundled and unpacked."""
-    work = tmp_path_factory.mktemp("model")
-
+def _train(place: Place, card: str, archive: Path, work: Path) -> Iterator[Model]:
     def train(*arguments: str, reads: Mapping[str, Path], output: str) -> Path:
         ended = place.run("training", *arguments, reads=reads, writes={"/runs": work / output})
         assert (ended.status, ended.stderr) == (0, ""), ended
         return work / output
 
     prepared = train(
-        *["prepare", "--card", CARD, "--archive", "/archive", "--folds", "2", "--output", "/runs"],
-        reads={"/archive": phantoms},
+        *["prepare", "--card", card, "--archive", "/archive", "--folds", "2", "--output", "/runs"],
+        reads={"/archive": archive},
         output="prepared",
     )
     runs = train(

@@ -11,9 +11,10 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 
-from contract.cards import CARDS, load_card
+from contract.cards import CARDS, Card, load_card
 
 CARD = load_card("cspca-picai")
+CT_CARD = load_card("pdac-panorama")
 POSITIVE = "11373_1001396"  # ProstateX-0000: one lesion, ISUP 3
 COARSE = "ProstateX-0218_02-18-2011"  # diffusion images on another in-plane grid; no label exists
 REAL_LABEL = f"prostatex/labels/csPCa_lesion_human_expert_resampled/{POSITIVE}.nii.gz"
@@ -23,6 +24,7 @@ REAL_LABEL = f"prostatex/labels/csPCa_lesion_human_expert_resampled/{POSITIVE}.n
 class Prediction:
     """One study on its way through the algorithm."""
 
+    card: Card
     case_id: str
     input: Path
     output: Path
@@ -30,17 +32,18 @@ class Prediction:
 
     @property
     def reference(self) -> Path:
-        return next((self.input / "images/transverse-t2-prostate-mri").iterdir())
+        (channel,) = [each for each in self.card.channels if each.name == self.card.geometry.reference]
+        return next((self.input / channel.socket.relative_path).iterdir())
 
     @property
     def likelihood(self) -> float:
-        return json.loads((self.output / "cspca-case-level-likelihood.json").read_text())
+        return json.loads((self.output / self.card.likelihood.relative_path).read_text())
 
 
-def stage(case_id: str, study: Path, folder: Path, *, keys: Sequence[str]) -> Path:
+def stage(case_id: str, study: Path, folder: Path, *, keys: Sequence[str], card: Card = CARD) -> Path:
     """Lay a study out as the platform does: one folder per socket, files named by UUIDs, and inputs.json."""
     entries = []
-    for channel in CARD.channels:
+    for channel in card.channels:
         socket = folder / channel.socket.relative_path
         socket.mkdir(parents=True)
         pk = str(uuid.uuid5(uuid.NAMESPACE_URL, f"{case_id}_{channel.name}"))
@@ -74,14 +77,16 @@ def described(socket) -> dict:
     }
 
 
-def predict(place, model, case_id: str, study: Path, folder: Path, *, keys: Sequence[str]) -> Prediction:
-    staged = stage(case_id, study, folder / "input", keys=keys)
+def predict(
+    place, model, case_id: str, study: Path, folder: Path, *, keys: Sequence[str], card: Card = CARD
+) -> Prediction:
+    staged = stage(case_id, study, folder / "input", keys=keys, card=card)
     ended = place.run(
         "algorithm",
         reads={"/input": staged, "/opt/ml/model": model.folder},
         writes={"/output": folder / "output"},
     )
-    return Prediction(case_id, staged, folder / "output", ended)
+    return Prediction(card, case_id, staged, folder / "output", ended)
 
 
 def platform_input(predictions: Sequence[Prediction], folder: Path) -> Path:
@@ -90,7 +95,7 @@ def platform_input(predictions: Sequence[Prediction], folder: Path) -> Path:
     for prediction in predictions:
         pk = str(uuid.uuid5(uuid.NAMESPACE_URL, prediction.case_id))
         shutil.copytree(prediction.output, folder / pk / "output")
-        outputs = [CARD.detection_map, CARD.likelihood]
+        outputs = [prediction.card.detection_map, prediction.card.likelihood]
         jobs.append(
             {
                 "pk": pk,
@@ -126,12 +131,13 @@ def require_strict_outputs(prediction: Prediction) -> None:
     """Exactly the card's two outputs, on the reference's own grid to the last bit, float32 in [0, 1], quietly."""
     ended = prediction.ended
     assert (ended.status, ended.stderr) == (0, ""), ended
-    maps = prediction.output / "images/cspca-detection-map"
+    card = prediction.card
+    maps = prediction.output / card.detection_map.relative_path
     written = sorted(
         str(path.relative_to(prediction.output)) for path in prediction.output.rglob("*") if path.is_file()
     )
     (name,) = [path.name for path in maps.iterdir()]
-    assert written == ["cspca-case-level-likelihood.json", f"images/cspca-detection-map/{name}"]
+    assert written == sorted([card.likelihood.relative_path, f"{card.detection_map.relative_path}/{name}"])
     assert name.endswith(".mha")
     assert b"CompressedData = True" in (maps / name).read_bytes()[:1024]
     found, expected = sitk.ReadImage(str(maps / name)), sitk.ReadImage(str(prediction.reference))
@@ -336,3 +342,60 @@ def test_an_archive_without_labels_cannot_be_trained_on(place, phantoms, tmp_pat
         writes={"/runs": output},
     )
     require_refusal(ended, output, names="labels")
+
+
+@pytest.fixture(scope="module")
+def ct_prediction(place, ct_model, ct_phantoms, tmp_path_factory) -> Prediction:
+    """A CT phantom with a lesion, through both stages."""
+    truth = {
+        label.name.removesuffix(".nii.gz"): sitk.GetArrayFromImage(sitk.ReadImage(str(label)))
+        for label in sorted((ct_phantoms / "labels").iterdir())
+    }
+    case_id = next(case_id for case_id, array in truth.items() if (array == 1).any())
+    folder = tmp_path_factory.mktemp("study")
+    study = ct_phantoms / case_id.split("_")[0]
+    return predict(place, ct_model, case_id, study, folder, keys=["socket"], card=CT_CARD)
+
+
+def test_a_ct_phantom_gets_a_detection_map_on_its_own_grid_and_a_likelihood(ct_prediction):
+    require_strict_outputs(ct_prediction)
+
+
+def test_the_ct_phantom_is_scored_by_the_lesion_alone_although_its_truth_has_organs(
+    place, ct_phantoms, ct_prediction, tmp_path
+):
+    truth = tmp_path / "truth"
+    truth.mkdir()
+    shutil.copy(ct_phantoms / "labels" / f"{ct_prediction.case_id}.nii.gz", truth)
+    shutil.copy(CARDS / "pdac-panorama.toml", truth / "card.toml")
+    ended = place.run(
+        "evaluation",
+        reads={
+            "/input": platform_input([ct_prediction], tmp_path / "input"),
+            "/opt/ml/input/data/ground_truth": truth,
+        },
+        writes={"/output": tmp_path / "output"},
+    )
+    assert (ended.status, ended.stderr) == (0, ""), ended
+    strict = json.loads((tmp_path / "output" / "metrics.json").read_text())["strict"]
+    assert (strict["cases"], strict["positive_cases"], strict["lesions"]) == (1, 1, 1)
+
+
+@pytest.mark.data
+def test_a_real_contrast_ct_gets_a_detection_map_on_its_own_grid_and_a_likelihood(place, ct_model, real_data, tmp_path):
+    """512 × 512 × 20 voxels of the upper abdomen; nothing is claimed about what a network of phantoms finds in it."""
+    study = tmp_path / "study"
+    study.mkdir()
+    shutil.copy(real_data / "ct" / "example_ct_contrast_512x512x20.mha", study / "real_1_ct.mha")
+    prediction = predict(place, ct_model, "real_1", study, tmp_path, keys=["socket", "interface"], card=CT_CARD)
+    require_strict_outputs(prediction)
+
+
+@pytest.mark.data
+def test_a_real_mr_in_the_place_of_the_ct_is_refused(place, ct_model, real_data, tmp_path):
+    study = tmp_path / "study"
+    study.mkdir()
+    mr = sitk.ReadImage(str(real_data / "ct" / "example_mr_sm.nii.gz"))
+    sitk.WriteImage(mr, str(study / "mr_1_ct.mha"))
+    prediction = predict(place, ct_model, "mr_1", study, tmp_path, keys=["socket"], card=CT_CARD)
+    require_refusal(prediction.ended, prediction.output, names="another modality or unit")

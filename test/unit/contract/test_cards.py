@@ -1,5 +1,7 @@
 """What a card may say; every fault is named, all in one line."""
 
+import re
+import tomllib
 from pathlib import Path
 from typing import Any
 
@@ -190,3 +192,47 @@ def test_paths_below_a_folder_are_relative(path: str) -> None:
 @pytest.mark.parametrize("path", ["", ".", "/etc", "..", "a/../../b", "a\0b"])
 def test_paths_that_leave_their_folder_are_not(path: str) -> None:
     assert not is_relative(path)
+
+
+@pytest.fixture
+def ct_values() -> Values:
+    return tomllib.loads((CARDS / "pdac-panorama.toml").read_text())
+
+
+@pytest.mark.parametrize(
+    ("section", "change", "fault"),
+    [
+        ("keep_near", {"classes": ["lesion", "spleen"]}, "keep_near: 'spleen' is no class"),
+        ("localisation", {"values": [4, 9]}, "localisation: label value 9 belongs to no class"),
+        ("localisation", {"at_most_columns": 256}, "expected either spacing_mm_zyx or at_most_columns"),
+        ("localisation", {"margin_mm_zyx": None}, "expected either margin_mm_zyx or margin_voxels_zyx"),
+        ("localisation", {"not_found": "crash"}, "localisation.not_found: Input should be 'whole' or 'zero'"),
+        ("geometry", {"orientation": "RAS"}, "geometry.orientation: Input should be 'native' or 'LPS'"),
+    ],
+)
+def test_a_card_that_locates_an_organ_is_refused_with(
+    ct_values: Values, section: str, change: Values, fault: str
+) -> None:
+    with pytest.raises(OncoduetError, match=re.escape(fault)):
+        parse(ct_values | {section: ct_values[section] | change}, Card, "card.toml")
+
+
+def test_the_card_of_stage_1_has_the_organ_as_its_only_class_and_the_same_channels() -> None:
+    card = load_card("pdac-panorama")
+    coarse = card.localising()
+    assert [(each.name, each.values) for each in coarse.classes] == [("pancreas", (1, 4, 5))]
+    assert coarse.geometry.spacing_mm_zyx == (9.0, 4.5, 4.5)
+    assert coarse.channels == card.channels
+    with pytest.raises(OncoduetError, match="card cspca-picai: expected a localisation, found none"):
+        load_card("cspca-picai").localising()
+
+
+def test_the_two_pancreas_cards_differ_where_the_study_and_the_challenge_differ() -> None:
+    study, challenge = load_card("pdac-rsna2022"), load_card("pdac-panorama")
+    assert study.localisation is not None
+    assert challenge.localisation is not None
+    assert (study.localisation.margin_voxels_zyx, challenge.localisation.margin_mm_zyx) == ((10, 50, 80), (15, 50, 100))
+    assert (study.localisation.at_most_columns, challenge.localisation.spacing_mm_zyx) == (256, (9.0, 4.5, 4.5))
+    assert (len(study.classes), len(challenge.classes)) == (9, 6)
+    assert (study.candidates.rule, challenge.candidates.rule) == ("dynamic", "dynamic-fast")
+    assert {study.channels[0].outside, challenge.channels[0].outside} == {-1024.0}

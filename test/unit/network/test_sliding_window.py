@@ -1,20 +1,25 @@
-import functools
-import types
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from nnunetv2.inference import predict_from_raw_data as stock
 from nnunetv2.inference.sliding_window_prediction import compute_gaussian
-from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
 from network.architecture import build_network
-from network.sliding_window import gaussian_weight, member_probabilities, predict_probability, window_slices
+from network.sliding_window import (
+    NotFiniteError,
+    Streamed,
+    ensemble_probabilities,
+    gaussian_weight,
+    precision_error,
+    slab_depth,
+    window_slices,
+)
 
 Json = dict[str, Any]
 PATCH = (8, 16, 16)
+CLASSES = [(0,), (1,)]
 
 
 class Pointwise(torch.nn.Module):
@@ -26,6 +31,19 @@ class Pointwise(torch.nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return torch.cat([-self.scale * x[:, :1], self.scale * x[:, :1]], dim=1)
+
+
+class Counting(torch.nn.Module):
+    """Counts the forward passes of a network."""
+
+    def __init__(self, network: torch.nn.Module) -> None:
+        super().__init__()
+        self.network = network
+        self.passes = 0
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        self.passes += 1
+        return self.network(x)
 
 
 @pytest.fixture
@@ -41,48 +59,153 @@ def noise(*shape: int, seed: int = 0) -> torch.Tensor:
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
 
 
+def mean_of(networks: list[Any], data: torch.Tensor, **options: Any) -> torch.Tensor:
+    """Both classes of the ensemble of all networks, shape (class, z, y, x)."""
+    return ensemble_probabilities(
+        networks, data, ensembles=[range(len(networks))], groups=CLASSES, patch_size=PATCH, **options
+    )[0]
+
+
+@torch.inference_mode()
+def with_whole_accumulators(network: torch.nn.Module, data: torch.Tensor, *, batch: int = 2) -> torch.Tensor:
+    """The same windows in the same passes, but accumulators as large as the (large enough) study."""
+    windows = window_slices(data.shape[1:], PATCH)
+    sums, total = torch.zeros(2, *data.shape[1:]), torch.zeros(data.shape[1:])
+    for first in range(0, len(windows), batch):
+        some = windows[first : first + batch]
+        some = some + [some[-1]] * (batch - len(some))
+        logits = network(torch.stack([data[(slice(None), *window)] for window in some]))
+        for window, each in list(zip(some, logits, strict=True))[: len(windows) - first]:
+            sums[(slice(None), *window)] += each * gaussian_weight(PATCH)
+            total[window] += gaussian_weight(PATCH)
+    return torch.stack([torch.softmax(each, dim=0) for each in (sums / total).unbind(1)], dim=1)
+
+
 @pytest.mark.parametrize("size", [(8, 16, 16), (9, 24, 30), (5, 40, 17), (3, 4, 5)])
 def test_windows_do_not_matter_to_a_network_that_sees_single_voxels(size: tuple[int, int, int]) -> None:
     data = noise(1, *size)
-    probability = predict_probability([Pointwise(0.7)], data, patch_size=PATCH, mirror_axes=(0, 1, 2), batch=3)
+    probability = mean_of([Pointwise(0.7)], data, mirror_axes=(0, 1, 2), batch=3)
     assert probability.shape == (2, *size)
-    np.testing.assert_allclose(probability[1], torch.sigmoid(1.4 * data[0]).numpy(), atol=1e-6)
+    torch.testing.assert_close(probability[1], torch.sigmoid(1.4 * data[0]), rtol=0, atol=1e-6)
 
 
 def test_members_are_averaged_as_probabilities() -> None:
     data = noise(1, 9, 20, 20)
-    members = [Pointwise(0.5), Pointwise(3.0)]
-    probability = predict_probability(members, data, patch_size=PATCH)[1]
+    probability = mean_of([Pointwise(0.5), Pointwise(3.0)], data)[1]
     expected = (torch.sigmoid(1.0 * data[0]) + torch.sigmoid(6.0 * data[0])) / 2
-    np.testing.assert_allclose(probability, expected.numpy(), atol=1e-6)
-    assert np.abs(probability - torch.sigmoid(3.5 * data[0]).numpy()).max() > 0.05  # the mean of the logits
+    torch.testing.assert_close(probability, expected, rtol=0, atol=1e-6)
+    assert (probability - torch.sigmoid(3.5 * data[0])).abs().max() > 0.05  # the mean of the logits
 
 
-def test_each_member_is_predicted_as_if_it_were_alone(make_network: Callable[[int], torch.nn.Module]) -> None:
-    data, networks = noise(3, 9, 24, 30), [make_network(seed) for seed in (1, 2, 3)]
-    together = member_probabilities(networks, data, patch_size=PATCH, mirror_axes=(0, 1, 2))
-    assert together.shape == (3, 2, 9, 24, 30)
-    for member, network in zip(together, networks, strict=True):
-        alone = member_probabilities([network], data, patch_size=PATCH, mirror_axes=(0, 1, 2))[0]
-        torch.testing.assert_close(member, alone, rtol=0, atol=0)
-    torch.testing.assert_close(together.sum(dim=1), torch.ones(3, 9, 24, 30))
+@pytest.mark.parametrize("size", [(8, 16, 16), (9, 24, 30), (30, 20, 41), (21, 16, 50)])
+@pytest.mark.parametrize("batch", [1, 2, 5, 64])
+def test_a_slab_of_accumulators_gives_the_bits_of_whole_accumulators(
+    make_network: Callable[[int], torch.nn.Module], size: tuple[int, int, int], batch: int
+) -> None:
+    data, network = noise(3, *size), make_network(1)
+    expected = with_whole_accumulators(network, data, batch=batch)
+    torch.testing.assert_close(mean_of([network], data, batch=batch), expected, rtol=0, atol=0)
+
+
+def test_the_slab_is_a_patch_deep_or_as_deep_as_one_pass() -> None:
+    assert slab_depth((400, 64, 64), (8, 16, 16), batch=2) == 12  # the last window of one row, the first of the next
+    assert slab_depth((400, 16, 64), (8, 16, 16), batch=7) == 8  # seven windows along x: passes end with the row
+    assert slab_depth((400, 16, 16), (8, 16, 16), batch=3) == 16  # three windows on top of each other
+    assert slab_depth((5, 30, 30), (8, 16, 16)) == 8
+
+
+def test_ensembles_and_sums_of_classes_come_from_one_pass(make_network: Callable[[int], torch.nn.Module]) -> None:
+    data, networks = noise(3, 9, 24, 30), [Counting(make_network(seed)) for seed in (1, 2, 3, 4)]
+    found = ensemble_probabilities(
+        networks, data, ensembles=[(0,), (2,), (2, 0)], groups=[(1,), (0,), (0, 1)], patch_size=PATCH
+    )
+    assert found.shape == (3, 3, 9, 24, 30)
+    windows = len(window_slices((9, 24, 30), PATCH))
+    assert [network.passes for network in networks] == [windows // 2, 0, windows // 2, 0]
+    first, third = (mean_of([networks[index]], data) for index in (0, 2))
+    torch.testing.assert_close(found[0, :2], first.flip(0), rtol=0, atol=0)
+    torch.testing.assert_close(found[1, :2], third.flip(0), rtol=0, atol=0)
+    torch.testing.assert_close(found[2, :2], ((first + third) / 2).flip(0), rtol=0, atol=0)
+    torch.testing.assert_close(found[:, 2], torch.ones(3, 9, 24, 30))
+
+
+@pytest.mark.parametrize("at_once", [None, 1, 2, 3])
+def test_members_in_turns_and_streamed_members_give_the_same_bits(
+    make_network: Callable[[int], torch.nn.Module], at_once: int | None
+) -> None:
+    data, networks = noise(3, 19, 24, 30), [make_network(seed) for seed in (1, 2, 3)]
+    expected = mean_of(networks, data, mirror_axes=(1,))
+    loads: list[int] = []
+
+    def load(member: int) -> torch.nn.Module:
+        loads.append(member)
+        return networks[member]
+
+    torch.testing.assert_close(mean_of(networks, data, mirror_axes=(1,), at_once=at_once), expected, rtol=0, atol=0)
+    streamed = ensemble_probabilities(
+        Streamed(3, load), data, ensembles=[range(3)], groups=CLASSES, patch_size=PATCH, mirror_axes=(1,),
+        at_once=at_once,
+    )  # fmt: skip
+    torch.testing.assert_close(streamed[0], expected, rtol=0, atol=0)
+    assert loads == [0, 1, 2]
+
+
+@pytest.mark.parametrize("size", [(9, 40, 50), (30, 33, 41), (5, 60, 12)])
+def test_inside_a_region_no_bit_changes_and_fewer_windows_are_run(
+    make_network: Callable[[int], torch.nn.Module], size: tuple[int, int, int]
+) -> None:
+    data, everywhere, some = noise(3, *size), Counting(make_network(1)), Counting(make_network(1))
+    region = (slice(2, min(7, size[0])), slice(3, 14), slice(0, 6))
+    expected, found = mean_of([everywhere], data), mean_of([some], data, region=region)
+    inside = (slice(None), *region)
+    torch.testing.assert_close(found[inside], expected[inside], rtol=0, atol=0)
+    assert 0 < some.passes < everywhere.passes
+    assert found[:, :, -1].abs().max() == 0  # no window reaches that far
+    covered = found.sum(dim=0)
+    torch.testing.assert_close(covered[covered != 0], torch.ones_like(covered[covered != 0]))
+
+
+def test_an_empty_region_needs_no_window(make_network: Callable[[int], torch.nn.Module]) -> None:
+    network = Counting(make_network(1))
+    found = mean_of([network], noise(3, 9, 24, 30), region=(slice(0, 9), slice(5, 5), slice(0, 30)))
+    assert network.passes == 0
+    assert not found.any()
 
 
 def test_the_number_of_windows_per_pass_does_not_matter(make_network: Callable[[int], torch.nn.Module]) -> None:
     data, network = noise(3, 9, 24, 30), make_network(1)
-    one, five = (predict_probability([network], data, patch_size=PATCH, batch=batch) for batch in (1, 5))
-    np.testing.assert_allclose(one, five, atol=1e-5)
+    one, five = (mean_of([network], data, batch=batch) for batch in (1, 5))
+    torch.testing.assert_close(one, five, rtol=0, atol=1e-5)
 
 
 def test_mirroring_averages_all_combinations_of_the_axes(make_network: Callable[[int], torch.nn.Module]) -> None:
     data, network = noise(3, *PATCH), make_network(1)
-    found = member_probabilities([network], data, patch_size=PATCH, mirror_axes=(0, 2))[0]
+    found = mean_of([network], data, mirror_axes=(0, 2))
     with torch.inference_mode():
         flips: list[tuple[int, ...]] = [(), (1,), (3,), (1, 3)]
         logits = sum(torch.flip(network(torch.flip(data, each)[None])[0], each) for each in flips) / 4
     torch.testing.assert_close(found, torch.softmax(logits, dim=0), rtol=0, atol=1e-5)
-    plain = member_probabilities([network], data, patch_size=PATCH)[0]
-    assert (found - plain).abs().max() > 1e-3
+    assert (found - mean_of([network], data)).abs().max() > 1e-3
+
+
+def test_bf16_differs_by_about_the_error_that_is_reported(make_network: Callable[[int], torch.nn.Module]) -> None:
+    data, networks = noise(3, 9, 24, 30), [make_network(seed) for seed in (1, 2)]
+    fp32, bf16 = (mean_of(networks, data, precision=precision) for precision in ("fp32", "bf16"))
+    difference = (fp32 - bf16).abs()
+    largest, mean = precision_error(networks, data, members=[0, 1], patch_size=PATCH)
+    assert bf16.dtype == torch.float32
+    assert 0 < mean < largest < 0.1
+    assert float(difference.mean()) == pytest.approx(mean, rel=0.5)
+    assert float(difference.max()) < 3 * largest
+
+
+def test_a_member_without_finite_logits_is_named(make_network: Callable[[int], torch.nn.Module]) -> None:
+    good, bad = make_network(1), make_network(2)
+    for parameter in bad.parameters():
+        parameter.data.fill_(float("nan"))
+    with pytest.raises(NotFiniteError, match="member 1") as error:
+        mean_of([good, bad], noise(3, 9, 24, 30))
+    assert error.value.member == 1
 
 
 @pytest.mark.parametrize(
@@ -106,45 +229,13 @@ def test_a_step_outside_of_0_to_1_is_a_bug(step: float) -> None:
         window_slices((9, 20, 20), PATCH, step)
 
 
-def test_no_network_is_a_bug() -> None:
+@pytest.mark.parametrize("ensembles", [[], [()], [(0,), ()]])
+def test_no_network_is_a_bug(ensembles: list[tuple[int, ...]]) -> None:
     with pytest.raises(ValueError, match="no networks"):
-        predict_probability([], noise(1, 8, 16, 16), patch_size=PATCH)
+        ensemble_probabilities([], noise(1, 8, 16, 16), ensembles=ensembles, groups=CLASSES, patch_size=PATCH)
 
 
 @pytest.mark.parametrize("patch", [(8, 16, 16), (7, 20, 33), (1, 4, 160)])
 def test_the_weight_is_nnunets_gaussian(patch: tuple[int, int, int]) -> None:
     expected = compute_gaussian(patch, dtype=torch.float32, device=torch.device("cpu"))
     torch.testing.assert_close(gaussian_weight(patch), expected, rtol=1e-5, atol=1e-9)
-
-
-@pytest.mark.parametrize("size", [(9, 24, 30), (20, 33, 21), (5, 40, 12)])
-@pytest.mark.parametrize("mirror_axes", [(), (0, 1, 2)])
-def test_logits_are_those_of_nnunets_predictor_with_float32_accumulators(
-    make_network: Callable[[int], torch.nn.Module],
-    tiny_plans: Json,
-    tiny_dataset: Json,
-    monkeypatch: pytest.MonkeyPatch,
-    size: tuple[int, int, int],
-    mirror_axes: tuple[int, ...],
-) -> None:
-    class Float32Torch(types.ModuleType):
-        """torch, but what nnU-Net asks for as half is float32."""
-
-        half = torch.float32
-
-        def __getattr__(self, name: str) -> Any:
-            return getattr(torch, name)
-
-    monkeypatch.setattr(stock, "torch", Float32Torch("torch"))
-    monkeypatch.setattr(stock, "compute_gaussian", functools.partial(stock.compute_gaussian, dtype=torch.float32))
-    network, data = make_network(4), noise(3, *size)
-    plans = PlansManager(tiny_plans)
-    predictor = stock.nnUNetPredictor(device=torch.device("cpu"), allow_tqdm=False, use_mirroring=bool(mirror_axes))
-    predictor.manual_initialization(
-        network, plans, plans.get_configuration("3d_fullres"), [network.state_dict()], tiny_dataset, "none", mirror_axes
-    )
-    expected = torch.softmax(predictor.predict_logits_from_preprocessed_data(data), dim=0)
-    found = predict_probability([network], data, patch_size=PATCH, mirror_axes=mirror_axes)
-    assert expected.dtype == torch.float32
-    assert expected.std() > 0.01
-    np.testing.assert_allclose(found, expected.numpy(), atol=1e-5)

@@ -1,0 +1,176 @@
+"""A card that first locates an organ: two datasets from one archive, runs of both stages, one bundle."""
+
+import json
+import tarfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from contract.cards import load_card
+from contract.errors import OncoduetError
+from contract.files import read_json
+from contract.records import BundleRecord, read_record
+from contract.volume import Grid, Volume, write_volume
+from training.campaign import load_campaign
+from training.prepared import load_prepared
+from training.run import execute, plan_run
+
+ORIENTATIONS = [(1, 1), (-1, -1), (1, -1)]  # of x and y, as the PANORAMA collection mixes them (z follows)
+SPACING_MM_XYZ = (4.0, 4.5, 6.0)
+SIZE_XYZ = (60, 44, 18)
+
+
+def write_ct(archive: Path, case_id: str, *, orientation: tuple[int, int], lesion: bool, organ: bool = True) -> None:
+    """A body in air with a pancreas to the right of the middle, and a hypodense lesion in it."""
+    x_sign, y_sign = orientation
+    direction = np.diag([x_sign, y_sign, x_sign * y_sign]).astype(float)
+    corner = -direction @ ((np.array(SIZE_XYZ) - 1) / 2 * np.array(SPACING_MM_XYZ))
+    grid = Grid(SIZE_XYZ, SPACING_MM_XYZ, tuple(corner.tolist()), tuple(direction.ravel().tolist()))
+    x, y, z = grid.centres_mm()
+    ct = np.where((x / 110) ** 2 + (y / 85) ** 2 <= 1, 40.0, -1000.0)
+    ct += 5 * np.sin(x / 9) + 5 * np.cos(y / 7 + z / 11)
+    label = np.zeros(grid.shape_zyx, np.uint8)
+    if organ:
+        label[((x + 20) / 34) ** 2 + (y / 14) ** 2 + (z / 20) ** 2 <= 1] = 4
+    if lesion:
+        label[((x + 30) / 10) ** 2 + (y / 9) ** 2 + (z / 12) ** 2 <= 1] = 1
+    ct += 60.0 * (label == 4) + 20.0 * (label == 1) + 260 * (((x - 60) / 9) ** 2 + (y / 9) ** 2 <= 1)
+    patient = case_id.partition("_")[0]
+    write_volume(archive / patient / f"{case_id}_ct.mha", Volume(ct.astype(np.int16), grid))
+    write_volume(archive / "labels" / f"{case_id}.nii.gz", Volume(label, grid))
+
+
+@pytest.fixture(scope="module")
+def ct_archive(tmp_path_factory) -> Path:
+    archive = tmp_path_factory.mktemp("ct") / "archive"
+    for number in range(6):
+        write_ct(archive, f"{200 + number}_1", orientation=ORIENTATIONS[number % 3], lesion=number % 2 == 0)
+    (archive / "archive.json").write_text(json.dumps({"data_licence": "CC0-1.0"}))
+    return archive
+
+
+@pytest.fixture(scope="module")
+def prepared_ct(ct_archive, tmp_path_factory) -> Path:
+    from training.__main__ import main  # noqa: PLC0415
+
+    folder = tmp_path_factory.mktemp("prepared-ct") / "prepared"
+    arguments = ["prepare", "--card", "pdac-panorama", "--archive", str(ct_archive), "--output", str(folder)]
+    assert main([*arguments, "--folds", "3"]) == 0
+    return folder
+
+
+@pytest.fixture(scope="module")
+def ct_runs(prepared_ct, profile, tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("runs-ct")
+    prepared = load_prepared(prepared_ct)
+    for configuration in ("localisation", "ce"):
+        run = plan_run(prepared, configuration=configuration, fold=0, restart=1, profile=str(profile))
+        execute(run, folder / run.name, device="cpu")
+    return folder
+
+
+def test_one_archive_gives_a_dataset_for_each_stage_with_the_same_folds(prepared_ct):
+    detection = load_prepared(prepared_ct)
+    localisation = detection.for_stage("localisation")
+    assert list(detection.dataset["labels"]) == ["background", *(each.name for each in detection.card.classes)]
+    assert list(localisation.dataset["labels"]) == ["background", "pancreas"]
+    assert localisation.folds == detection.folds
+    assert [study.lesions for study in detection.record.studies] == [1, 0, 1, 0, 1, 0]
+    assert [study.lesions for study in localisation.record.studies] == [1] * 6
+    assert detection.record.dataset_fingerprint != localisation.record.dataset_fingerprint
+    assert localisation.record.card_sha256 == load_card("pdac-panorama").sha256
+
+
+def test_stage_1_sees_the_whole_scan_coarsely_and_stage_2_the_region_at_full_resolution(prepared_ct):
+    fingerprint = read_json(prepared_ct / "dataset_fingerprint.json")
+    coarse = read_json(prepared_ct / "localisation" / "dataset_fingerprint.json")
+    assert fingerprint["spacings"] == [[6.0, 4.5, 4.0]] * 6
+    assert coarse["spacings"] == [[9.0, 4.5, 4.5]] * 6
+    # Outer edges of the pancreas, mm: z ±18, y ±13.5, x −52…12; margins 15, 50, 100. In voxels from the image's
+    # edge (z −54, y −99, x −120): 3.5…14.5, 7.9…36.1, below 0…58.
+    assert fingerprint["shapes_after_crop"] == [[15 - 3, 37 - 7, 58]] * 6
+    assert coarse["shapes_after_crop"] == [[12, 44, 53]] * 6
+
+
+def test_the_three_orientations_give_one_and_the_same_dataset(ct_archive, tmp_path, outcome):
+    archive = tmp_path / "archive"
+    for number, orientation in enumerate(ORIENTATIONS):
+        write_ct(archive, f"{300 + number}_1", orientation=orientation, lesion=True)
+    code, message = outcome(
+        *["prepare", "--card", "pdac-panorama", "--archive", archive, "--output", tmp_path / "prepared", "--folds", "3"]
+    )
+    assert (code, message) == (0, "")
+    from nnunetv2.training.dataloading.nnunet_dataset import nnUNetDatasetBlosc2  # noqa: PLC0415
+
+    for folder in (tmp_path / "prepared" / "cases", tmp_path / "prepared" / "localisation" / "cases"):
+        cases = nnUNetDatasetBlosc2(str(folder))
+        first, second, third = (cases.load_case(f"{300 + number}_1") for number in range(3))
+        for other in (second, third):
+            assert np.allclose(first[0][:], other[0][:], atol=1e-5)
+            assert np.array_equal(first[1][:], other[1][:])
+
+
+def test_a_bundle_holds_the_networks_of_both_stages(ct_runs, tmp_path, outcome):
+    output = tmp_path / "model.tar.gz"
+    assert outcome("bundle", "--runs", ct_runs, "--output", output) == (0, "")
+    with tarfile.open(output) as archive:
+        archive.extractall(tmp_path / "model", filter="data")
+    record = read_record(tmp_path / "model" / "bundle.json", BundleRecord)
+    assert [member.name for member in record.members] == ["ce_fold0_restart1"]
+    assert record.localisation is not None
+    assert [member.name for member in record.localisation.members] == ["localisation_fold0_restart1"]
+    assert record.localisation.members[0].key.stage == "localisation"
+    assert (tmp_path / "model" / record.localisation.members[0].file).is_file()
+    labels = read_json(tmp_path / "model" / record.localisation.dataset_file)["labels"]
+    assert labels == {"background": 0, "pancreas": 1}
+    assert set(record.parents) == {"ce_fold0_restart1", "localisation_fold0_restart1"}
+
+
+@pytest.mark.parametrize(
+    ("run", "message"),
+    [
+        ("ce_fold0_restart1", "expected a run of stage localisation beside the others"),
+        ("localisation_fold0_restart1", "expected at least one run that detects lesions, found localisation_fold0"),
+    ],
+)
+def test_a_bundle_of_one_stage_alone_is_refused(ct_runs, tmp_path, outcome, run, message):
+    code, found = outcome("bundle", "--runs", ct_runs / run, "--output", tmp_path / "model.tar.gz")
+    assert code == 3
+    assert message in found
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_campaign_adds_one_run_of_stage_1_per_fold(prepared_ct, tmp_path):
+    campaign = tmp_path / "campaign.toml"
+    text = 'schema_version = 1\nprofile = "demo"\nconfigurations = {}\nfolds = [0, 2]\nrestarts = [1, 2]\n'
+    campaign.write_text(text.format('["ce"]'))
+    names = [place.run.name for place in load_campaign(campaign, prepared=prepared_ct, output=tmp_path).places]
+    assert names[:2] == ["localisation_fold0_restart1", "localisation_fold2_restart1"]
+    assert len(names) == 6
+    campaign.write_text(text.format('["localisation", "ce"]'))
+    names = [place.run.name for place in load_campaign(campaign, prepared=prepared_ct, output=tmp_path).places]
+    assert len(names) == len(set(names)) == 8
+
+
+def test_a_card_without_localisation_has_no_stage_1(prepared_folder, profile):
+    with pytest.raises(OncoduetError, match="card cspca-picai: expected a localisation to train for, found none"):
+        plan_run(load_prepared(prepared_folder), configuration="localisation", fold=0, restart=1, profile=str(profile))
+
+
+def test_the_dataset_of_stage_1_trains_no_lesions(prepared_ct, profile):
+    coarse = load_prepared(prepared_ct / "localisation")
+    with pytest.raises(OncoduetError, match="expected a dataset of lesions, found one for localisation"):
+        plan_run(coarse, configuration="ce", fold=0, restart=1, profile=str(profile))
+
+
+def test_a_study_without_the_organ_is_refused(ct_archive, tmp_path, outcome):
+    archive = tmp_path / "archive"
+    for number in range(3):
+        write_ct(archive, f"{400 + number}_1", orientation=(1, 1), lesion=False, organ=number != 1)
+    code, message = outcome(
+        *["prepare", "--card", "pdac-panorama", "--archive", archive, "--output", tmp_path / "prepared", "--folds", "3"]
+    )
+    assert code == 3
+    assert "401_1.nii.gz: expected the pancreas (label values 1, 4, 5), found none of it" in message
+    assert not (tmp_path / "prepared").exists()
