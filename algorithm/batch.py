@@ -15,12 +15,21 @@ from algorithm.prediction import load_predictor
 from algorithm.progress import Track
 from contract.archive import archive_licence, find_studies
 from contract.files import staged_folder
+from network.sliding_window import Precision
 
 logger = logging.getLogger(__name__)
 
 
 def predict_batch(
-    *, archive: Path, output: Path, model: Path, members: Sequence[str], mirroring: bool | None, track: Track
+    *,
+    archive: Path,
+    output: Path,
+    model: Path,
+    members: Sequence[str],
+    mirroring: bool | None,
+    track: Track,
+    precision: Precision = "fp32",
+    memory_gb: float | None = None,
 ) -> None:
     """Predict every study of an archive with every ensemble.
 
@@ -30,6 +39,10 @@ def predict_batch(
         Words of ``--members``, see ``algorithm.ensembles``.
     mirroring
         None: as the card says.
+    precision
+        Of the networks' arithmetic.
+    memory_gb
+        What the process may take, in GB; None: what its container, its limits and the machine leave to it.
 
     Raises
     ------
@@ -42,7 +55,12 @@ def predict_batch(
     licence = archive_licence(archive)
     needed = {member.name for ensemble in ensembles for member in ensemble.members}
     predictor = load_predictor(
-        bundle, [member for member in bundle.record.members if member.name in needed], mirroring=mirroring
+        bundle,
+        [member for member in bundle.record.members if member.name in needed],
+        mirroring=mirroring,
+        ensembles=[ensemble.members for ensemble in ensembles],
+        precision=precision,
+        memory_gb=memory_gb,
     )
     logger.info("%d studies, %d members, %d predictions each", len(studies), len(needed), len(ensembles))
     card_text = (bundle.folder / "card.toml").read_text(encoding="utf-8")

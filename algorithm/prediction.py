@@ -1,24 +1,39 @@
-"""A study's lesion probability by the members of a bundle, all of them resident.
+"""A study's lesion probability by the members of a bundle.
 
 The study is read and preprocessed once and every window is predicted by every member; members are averaged on the
 network's own grid, and only the average is brought to the reference image. A batch therefore asks for as many ensembles
-as it likes at the price of one pass.
+as it likes at the price of one pass. Before a study is read, its need of memory is estimated (``network.memory``), and
+members take turns, or windows wait, where it has to be.
 """
 
+import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import torch
 
-from algorithm.bundle import Bundle, load_networks
+from algorithm.bundle import Bundle, MemberNetworks
 from contract.errors import OncoduetError
 from contract.records import Member
-from contract.volume import Float32Array, Volume
-from network.preprocessing import Preprocessed, patch_size_zyx, preprocess, to_study_grid
-from network.sliding_window import member_probabilities
-from network.study import StudyImage, read_study, to_reference
+from contract.volume import Float32Array, Volume, read_grid
+from network.memory import Way, Work, choose, held_bytes, memory_budget
+from network.preprocessing import (
+    Preprocessed,
+    first_features,
+    network_size,
+    patch_size_zyx,
+    preprocess,
+    region_on_network_grid,
+    to_study_grid,
+)
+from network.sliding_window import NotFiniteError, Precision, ensemble_probabilities, precision_error
+from network.study import StudyImage, kept_box, network_spacing_mm_zyx, read_study, study_grid, to_reference
+
+logger = logging.getLogger(__name__)
+
+Names = tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -27,9 +42,14 @@ class Predictor:
 
     bundle: Bundle
     members: tuple[Member, ...]
-    networks: tuple[torch.nn.Module, ...]
+    networks: MemberNetworks
     device: torch.device
     mirroring: bool
+    ensembles: tuple[tuple[Member, ...], ...]
+    """What is kept of a study: these members' averages."""
+    precision: Precision = "fp32"
+    memory_gb: float | None = None
+    """What the process may take; None: what its container, its limits and the machine leave to it."""
 
     def predict(self, channels: Mapping[str, Path], *, name: str) -> "StudyPrediction":
         """Predict one study with every member.
@@ -37,59 +57,148 @@ class Predictor:
         Raises
         ------
         OncoduetError
-            The study cannot be read (see ``network.study.read_study``), or a member gives no finite probability.
+            The study needs more memory than there is, cannot be read (see ``network.study.read_study``), or a member
+            gives no finite probability.
         """
         bundle = self.bundle
+        way = self._way(channels, name=name)
         study = read_study(bundle.card, channels, name=name)
         preprocessed = preprocess(study.array, study.spacing_mm_zyx, plans=bundle.plans, dataset=bundle.dataset)
-        probabilities = member_probabilities(
-            self.networks,
-            torch.from_numpy(preprocessed.data).to(self.device),
+        study = replace(study, array=study.array[:, :0, :0, :0].copy())  # the way back needs the grids alone
+        box = kept_box(bundle.card, study)
+        data = torch.from_numpy(preprocessed.data).to(self.device)
+        networks = self.networks.streamed() if way.streamed else self.networks.resident()
+        patch_size = patch_size_zyx(bundle.plans)
+        mirror_axes = (0, 1, 2) if self.mirroring else ()
+        if self.precision == "bf16":
+            largest, mean = precision_error(
+                networks, data, members=range(len(self.members)), patch_size=patch_size, mirror_axes=mirror_axes
+            )
+            logger.info(
+                "study %s: bf16 differs from fp32 by at most %.2g, on average %.2g, in the middle windows' probability",
+                name,
+                largest,
+                mean,
+            )
+        index = {member.name: position for position, member in enumerate(self.members)}
+        try:
+            mean_of = ensemble_probabilities(
+                networks,
+                data,
+                ensembles=[[index[member.name] for member in ensemble] for ensemble in self.ensembles],
+                groups=[(bundle.card.lesion_index,)],
+                patch_size=patch_size,
+                mirror_axes=mirror_axes,
+                batch=way.batch,
+                at_once=way.at_once,
+                region=None if box is None else region_on_network_grid(box, preprocessed, plans=bundle.plans),
+                precision=self.precision,
+            )
+        except NotFiniteError as error:
+            file = bundle.folder / self.members[error.member].file
+            raise OncoduetError(f"{file}: expected finite probabilities for study {name}, found NaN") from None
+        by_names = {
+            tuple(member.name for member in ensemble): each[0].numpy()
+            for ensemble, each in zip(self.ensembles, mean_of, strict=True)
+        }
+        without_voxels = replace(preprocessed, data=preprocessed.data[:, :0, :0, :0].copy())
+        return StudyPrediction(bundle, study, without_voxels, by_names)
+
+    def _way(self, channels: Mapping[str, Path], *, name: str) -> Way:
+        """How to go through the study, from the headers of its images."""
+        bundle, card = self.bundle, self.bundle.card
+        sizes = {channel: read_grid(path).shape_zyx for channel, path in channels.items()}
+        reference = read_grid(channels[card.geometry.reference])
+        grid = study_grid(card, reference)
+        work = Work(
+            channels=[sizes[channel] for channel in card.channel_names],
+            reference=reference.shape_zyx,
+            study=grid.shape_zyx,
+            network=network_size(grid.shape_zyx, network_spacing_mm_zyx(card, grid), plans=bundle.plans),
             patch_size=patch_size_zyx(bundle.plans),
-            mirror_axes=(0, 1, 2) if self.mirroring else (),
+            classes=len(card.classes) + 1,
+            features=first_features(bundle.plans),
+            members=len(self.members),
+            member_bytes=self.networks.member_bytes,
+            outputs=len(self.ensembles),
         )
-        lesion: Float32Array = probabilities[:, bundle.card.lesion_index].cpu().numpy()
-        for member, each in zip(self.members, lesion, strict=True):
-            if not np.isfinite(each).all():
-                raise OncoduetError(
-                    f"{bundle.folder / member.file}: expected finite probabilities for study {name}, found NaN"
-                )
-        by_name = {member.name: each for member, each in zip(self.members, lesion, strict=True)}
-        return StudyPrediction(bundle, study, preprocessed, by_name)
+        kept = 0 if self.device.type == "cuda" else self.networks.kept_bytes
+        return choose(work, memory_budget(self.memory_gb), held=held_bytes() - kept, name=name, device=self.device)
 
 
 @dataclass(frozen=True)
 class StudyPrediction:
-    """Lesion probability of one study, per member, on the network's grid."""
+    """Lesion probability of one study, per ensemble, on the network's grid."""
 
     bundle: Bundle
     study: StudyImage
+    """Without voxels."""
     preprocessed: Preprocessed
-    by_member: Mapping[str, Float32Array]
+    """Without voxels."""
+    by_names: Mapping[Names, Float32Array]
+    """Shape (z, y, x), for the names of an ensemble's members; single members in the bundle's order."""
 
     def ensemble(self, members: Sequence[Member]) -> Volume:
         """Arithmetic mean of some members' probabilities, on the reference grid."""
-        several = np.stack([self.by_member[member.name] for member in members])
-        mean = several.mean(axis=0, keepdims=True, dtype=np.float64).astype(np.float32)
-        on_study_grid = to_study_grid(mean, self.preprocessed, plans=self.bundle.plans)
+        names = tuple(member.name for member in members)
+        mean = self.by_names.get(names)
+        if mean is None:
+            # In the order and the arithmetic of the sliding window, so that both ways give the same bits.
+            chosen = [each for single, each in self.by_names.items() if len(single) == 1 and single[0] in names]
+            if len(chosen) != len(names):
+                raise ValueError(f"the predictor kept no average of {', '.join(names)}")
+            mean = chosen[0].copy()
+            for each in chosen[1:]:
+                mean += each
+            mean /= np.float32(len(chosen))
+        on_study_grid = to_study_grid(mean[None], self.preprocessed, plans=self.bundle.plans)
         return to_reference(self.bundle.card, on_study_grid[0], self.study)
 
 
-def load_predictor(bundle: Bundle, members: Sequence[Member], *, mirroring: bool | None = None) -> Predictor:
+def load_predictor(
+    bundle: Bundle,
+    members: Sequence[Member],
+    *,
+    mirroring: bool | None = None,
+    ensembles: Sequence[Sequence[Member]] | None = None,
+    precision: Precision = "fp32",
+    memory_gb: float | None = None,
+) -> Predictor:
     """Load members onto the GPU where there is one, else the CPU.
 
     Parameters
     ----------
     mirroring
         Whether to average over mirrored copies; None: as the card says.
+    ensembles
+        The only ensembles that will be asked for; None: any, for which every member's own probability is kept.
+    precision
+        Of the networks' arithmetic.
+    memory_gb
+        What the process may take, in GB; None: what its container, its limits and the machine leave to it.
+
+    Raises
+    ------
+    OncoduetError
+        Weights are not those that the bundle names, or do not fit the plans' network.
     """
     torch.backends.cudnn.benchmark = False
     torch.backends.cudnn.deterministic = True
+    torch.backends.cudnn.allow_tf32 = False  # fp32 means fp32: TF32 has the ten digits of fp16
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    singles = tuple((member,) for member in members)
+    wanted = tuple(tuple(ensemble) for ensemble in ensembles or singles)
+    networks = MemberNetworks(bundle, members, device)
+    budget = memory_budget(memory_gb)
+    if held_bytes() + 2 * len(networks) * networks.member_bytes < budget.total:
+        networks.resident()  # weights that are wrong show before the first study
     return Predictor(
         bundle=bundle,
         members=tuple(members),
-        networks=tuple(load_networks(bundle, members, device)),
+        networks=networks,
         device=device,
         mirroring=bundle.card.test_time_mirroring if mirroring is None else mirroring,
+        ensembles=singles if len(wanted) > len(singles) else wanted,
+        precision=precision,
+        memory_gb=memory_gb,
     )

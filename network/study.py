@@ -108,16 +108,50 @@ def predicted_region(card: Card, reference: Grid) -> npt.NDArray[np.bool_]:
     return _keep_central(card, np.asarray(inside.array, np.float32), reference) > 0
 
 
-def _keep_central(card: Card, probability: Float32Array, reference: Grid) -> Float32Array:
-    """Set to zero what lies outside the card's central box; a voxel belongs to the box when its centre does."""
+def kept_box(card: Card, study: StudyImage) -> tuple[slice, slice, slice] | None:
+    """Box of the study grid on which the prediction within the card's central box depends; None: all of it.
+
+    A reference voxel is interpolated from the study's voxels around it, so the box is one voxel larger on every side.
+    """
+    box = _central_box(card, study.reference)
+    if box is None:
+        return None
+    reference, grid = study.reference, study.grid
+    corners = np.array([[each.start, each.stop - 1] for each in reversed(box)], dtype=np.float64)  # x, y, z
+    x, y, z = (index.ravel() for index in np.meshgrid(*corners, indexing="ij"))
+    centres_mm = np.array(reference.origin_mm_xyz)[:, None] + _axes(reference) @ np.stack([x, y, z])
+    index_xyz = np.linalg.solve(_axes(grid), centres_mm - np.array(grid.origin_mm_xyz)[:, None])
+    kept = []
+    for index, count in zip(index_xyz, grid.size_xyz, strict=True):
+        low, high = math.floor(index.min()) - 1, math.ceil(index.max()) + 2
+        kept.append(slice(min(max(low, 0), count), min(max(high, 0), count)))
+    on_x, on_y, on_z = kept
+    return on_z, on_y, on_x
+
+
+def _axes(grid: Grid) -> npt.NDArray[np.float64]:
+    """Steps of one voxel along x, y and z in mm, as columns."""
+    return np.asarray(np.array(grid.direction).reshape(3, 3) @ np.diag(grid.spacing_mm_xyz))
+
+
+def _central_box(card: Card, reference: Grid) -> tuple[slice, slice, slice] | None:
+    """The card's central box on the reference grid; a voxel belongs to it when its centre does. None: no box."""
     extent_mm_zyx = card.geometry.keep_central_mm_zyx
     if extent_mm_zyx is None:
-        return probability
-    kept = np.zeros_like(probability)
-    box = tuple(
+        return None
+    z, y, x = (
         _central_indices(count, spacing, extent)
         for count, spacing, extent in zip(reference.shape_zyx, reference.spacing_mm_zyx, extent_mm_zyx, strict=True)
     )
+    return z, y, x
+
+
+def _keep_central(card: Card, probability: Float32Array, reference: Grid) -> Float32Array:
+    """Set to zero what lies outside the card's central box."""
+    box = _central_box(card, reference)
+    if box is None:
+        return probability
+    kept = np.zeros_like(probability)
     kept[box] = probability[box]
     return kept
 
