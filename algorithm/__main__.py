@@ -6,6 +6,7 @@
 
 import argparse
 import logging
+import math
 import os
 import sys
 from collections.abc import Callable, Sequence
@@ -34,7 +35,14 @@ def _single(options: argparse.Namespace) -> None:
     use_threads(options.threads)
     from algorithm.single import predict_single  # noqa: PLC0415
 
-    predict_single(input_folder=options.input, output_folder=options.output, model=options.model)
+    predict_single(
+        input_folder=options.input,
+        output_folder=options.output,
+        model=options.model,
+        mirroring=False if options.no_mirroring else None,
+        precision=options.precision,
+        memory_gb=options.memory_gb,
+    )
 
 
 def _batch(options: argparse.Namespace) -> None:
@@ -48,6 +56,8 @@ def _batch(options: argparse.Namespace) -> None:
         members=options.members,
         mirroring=False if options.no_mirroring else None,
         track=stdout_bar("predicting"),
+        precision=options.precision,
+        memory_gb=options.memory_gb,
     )
 
 
@@ -81,6 +91,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--output", type=Path, default=OUTPUT, help="folder for the outputs")
     parser.add_argument("--model", type=Path, default=MODEL, help="extracted model bundle")
     _add_threads(parser, default=usable_cores())
+    _add_prediction(parser, suppress=False)
     parser.set_defaults(command=_single)
     commands = parser.add_subparsers(title="commands", metavar="COMMAND")
 
@@ -108,10 +119,8 @@ def _parser() -> argparse.ArgumentParser:
         "fold; a configuration with fewer than four is refused), each (every member alone), or the NAME of a member or "
         "a configuration. All are made from one pass over the images",
     )
-    batch.add_argument(
-        "--no-mirroring", action="store_true", help="predict without the card's mirrored copies: 8 × faster"
-    )
     _add_threads(batch, default=argparse.SUPPRESS)
+    _add_prediction(batch, suppress=True)
     batch.set_defaults(command=_batch)
 
     candidates = commands.add_parser(
@@ -152,6 +161,36 @@ def _add_threads(parser: argparse.ArgumentParser, *, default: int | str) -> None
         default=default,
         help="CPU threads; default: all cores that this process may use. The same number gives the same bits",
     )
+
+
+def _add_prediction(parser: argparse.ArgumentParser, *, suppress: bool) -> None:
+    """Options of the commands that predict; ``suppress`` below a parser that has the defaults."""
+    parser.add_argument(
+        "--no-mirroring",
+        action="store_true",
+        default=argparse.SUPPRESS if suppress else False,
+        help="predict without the card's mirrored copies: 8 × faster",
+    )
+    parser.add_argument(
+        "--precision",
+        choices=("fp32", "bf16"),
+        default=argparse.SUPPRESS if suppress else "fp32",
+        help="of the networks' arithmetic; with bf16 the log says how far it is from fp32. Default: fp32",
+    )
+    parser.add_argument(
+        "--memory-gb",
+        type=_gigabytes,
+        metavar="GB",
+        default=argparse.SUPPRESS if suppress else None,
+        help="memory that may be used, in GB; default: what the container, its limits and the machine leave",
+    )
+
+
+def _gigabytes(text: str) -> float:
+    gigabytes = float(text)
+    if not 0 < gigabytes < math.inf:
+        raise argparse.ArgumentTypeError(f"expected a positive number, found {text}")
+    return gigabytes
 
 
 def _positive(text: str) -> int:

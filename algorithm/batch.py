@@ -26,6 +26,7 @@ from algorithm.progress import Track
 from contract.archive import Study, archive_licence, list_studies
 from contract.errors import OncoduetError, one_line
 from contract.records import BatchRecord, Failure, FailuresRecord
+from network.sliding_window import Precision
 
 logger = logging.getLogger(__name__)
 
@@ -35,7 +36,15 @@ class _StudyError(Exception):
 
 
 def predict_batch(
-    *, archive: Path, output: Path, model: Path, members: Sequence[str], mirroring: bool | None, track: Track
+    *,
+    archive: Path,
+    output: Path,
+    model: Path,
+    members: Sequence[str],
+    mirroring: bool | None,
+    track: Track,
+    precision: Precision = "fp32",
+    memory_gb: float | None = None,
 ) -> None:
     """Predict every study of an archive with every ensemble, but those that are finished already.
 
@@ -45,6 +54,10 @@ def predict_batch(
         Words of ``--members``, see ``algorithm.ensembles``.
     mirroring
         None: as the card says.
+    precision
+        Of the networks' arithmetic.
+    memory_gb
+        What the process may take, in GB; None: what its container, its limits and the machine leave to it.
 
     Raises
     ------
@@ -62,7 +75,10 @@ def predict_batch(
     record = BatchRecord(
         parents={"bundle": bundle.sha256},
         members=tuple(sorted(members)),
-        settings={"mirroring": bundle.card.test_time_mirroring if mirroring is None else mirroring},
+        settings={
+            "mirroring": bundle.card.test_time_mirroring if mirroring is None else mirroring,
+            "precision": precision,
+        },
     )
     folder = BatchFolder(output, bundle.card, tuple(ensemble.folder for ensemble in ensembles))
     everything = sorted({*listing.faults, *(study.case_id for study in listing.studies)})
@@ -72,7 +88,7 @@ def predict_batch(
     if done == set(everything) and folder.is_listed(everything) and not folder.failures.exists():
         logger.info("%s: all %d studies are finished already", output, len(done))
         return
-    predictor = _load(bundle, ensembles, mirroring) if waiting else None
+    predictor = _load(bundle, ensembles, mirroring, precision, memory_gb) if waiting else None
     with folder.begun(record):
         folder.unlist()
         failures = dict(listing.faults)
@@ -98,11 +114,23 @@ def predict_batch(
         )
 
 
-def _load(bundle: Bundle, ensembles: Sequence[Ensemble], mirroring: bool | None) -> Predictor:
+def _load(
+    bundle: Bundle,
+    ensembles: Sequence[Ensemble],
+    mirroring: bool | None,
+    precision: Precision,
+    memory_gb: float | None,
+) -> Predictor:
     """Load the members that any ensemble needs, each once."""
     needed = {member.name for ensemble in ensembles for member in ensemble.members}
-    members = [member for member in bundle.record.members if member.name in needed]
-    return load_predictor(bundle, members, mirroring=mirroring)
+    return load_predictor(
+        bundle,
+        [member for member in bundle.record.members if member.name in needed],
+        mirroring=mirroring,
+        ensembles=[ensemble.members for ensemble in ensembles],
+        precision=precision,
+        memory_gb=memory_gb,
+    )
 
 
 def _predict_all(

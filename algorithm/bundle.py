@@ -5,7 +5,7 @@ weights' own hashes then have to agree with ``bundle.json``. Weights are safeten
 """
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,6 +17,8 @@ from contract.records import BundleRecord, Member, StageRecord, read_record
 
 if TYPE_CHECKING:
     import torch
+
+    from network.sliding_window import Streamed
 
 SUMS = "SHA256SUMS"
 _SUM_LINE = re.compile(r"([0-9a-f]{64})  ([^\n]+)")
@@ -83,8 +85,68 @@ def _stage(folder: Path, record: BundleRecord, stage: BundleRecord | StageRecord
     return Bundle(folder, of_stage, card, plans, dataset, sha256_file(folder / SUMS))
 
 
-def load_networks(bundle: Bundle, members: Sequence[Member], device: "torch.device") -> "list[torch.nn.Module]":
-    """Build the members' networks and load their weights, ready to predict.
+class MemberNetworks:
+    """The members' networks, loaded on first use; kept, or loaded anew for each turn where memory is short."""
+
+    def __init__(self, bundle: Bundle, members: Sequence[Member], device: "torch.device") -> None:
+        self._bundle = bundle
+        self._members = tuple(members)
+        self._device = device
+        self._kept: list[torch.nn.Module] = []
+        self._verified: set[str] = set()
+
+    def __len__(self) -> int:
+        return len(self._members)
+
+    def __iter__(self) -> "Iterator[torch.nn.Module]":
+        return iter(self.resident())
+
+    def __getitem__(self, index: int) -> "torch.nn.Module":
+        return self.resident()[index]
+
+    @property
+    def member_bytes(self) -> int:
+        """Size of the largest member's weights."""
+        return max((self._bundle.folder / member.file).stat().st_size for member in self._members)
+
+    @property
+    def kept_bytes(self) -> int:
+        """What the weights that are kept take."""
+        return len(self._kept) * self.member_bytes
+
+    def resident(self) -> "list[torch.nn.Module]":
+        """All networks, which stay loaded.
+
+        Raises
+        ------
+        OncoduetError
+            As :func:`load_network`.
+        """
+        if not self._kept:
+            self._kept = [self._load(index) for index in range(len(self._members))]
+        return self._kept
+
+    def streamed(self) -> "Streamed":
+        """Networks that are loaded for their turn and dropped after it; what was kept is dropped too."""
+        from network.sliding_window import Streamed  # noqa: PLC0415
+
+        self._kept = []
+        return Streamed(len(self._members), self._load)
+
+    def _load(self, index: int) -> "torch.nn.Module":
+        member = self._members[index]
+        network = load_network(self._bundle, member, self._device, verify=member.name not in self._verified)
+        self._verified.add(member.name)
+        return network
+
+
+def load_network(bundle: Bundle, member: Member, device: "torch.device", *, verify: bool = True) -> "torch.nn.Module":
+    """Build a member's network and load its weights, ready to predict.
+
+    Parameters
+    ----------
+    verify
+        Whether to compare the weights' hash with the bundle's.
 
     Raises
     ------
@@ -94,20 +156,16 @@ def load_networks(bundle: Bundle, members: Sequence[Member], device: "torch.devi
     from network.architecture import build_network  # noqa: PLC0415
     from network.weights import load_weights, tensors_sha256  # noqa: PLC0415
 
-    networks = []
-    for member in members:
-        path = bundle.folder / member.file
-        weights = load_weights(path)
-        found = tensors_sha256(weights)
-        if found != member.weights_sha256:
-            raise OncoduetError(f"{path}: expected weights with the hash {member.weights_sha256}, found {found}")
-        network = build_network(bundle.plans, bundle.dataset, deep_supervision=False)
-        try:
-            network.load_state_dict(weights)
-        except RuntimeError as error:
-            raise OncoduetError(f"{path}: expected weights of the plans' network, found: {error}") from None
-        networks.append(network.requires_grad_(False).eval().to(device))
-    return networks
+    path = bundle.folder / member.file
+    weights = load_weights(path)
+    if verify and (found := tensors_sha256(weights)) != member.weights_sha256:
+        raise OncoduetError(f"{path}: expected weights with the hash {member.weights_sha256}, found {found}")
+    network = build_network(bundle.plans, bundle.dataset, deep_supervision=False)
+    try:
+        network.load_state_dict(weights)
+    except RuntimeError as error:
+        raise OncoduetError(f"{path}: expected weights of the plans' network, found: {error}") from None
+    return network.requires_grad_(False).eval().to(device)
 
 
 def _verify_sums(folder: Path) -> set[str]:

@@ -1,8 +1,9 @@
-"""A study's lesion probability by the members of a bundle, all of them resident.
+"""A study's lesion probability by the members of a bundle.
 
 The study is read and preprocessed once and every window is predicted by every member; members are averaged on the
 network's own grid, and only the average is brought to the reference image. A batch therefore asks for as many ensembles
-as it likes at the price of one pass.
+as it likes at the price of one pass. Before a study is read, its need of memory is estimated (``network.memory``), and
+members take turns, or windows wait, where it has to be.
 
 For a card that first locates an organ the same is done twice: the networks of stage 1 see the whole scan coarsely and
 give the region that those of stage 2 see.
@@ -10,23 +11,45 @@ give the region that those of stage 2 see.
 
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import torch
 
-from algorithm.bundle import Bundle, load_networks
+from algorithm.bundle import Bundle, MemberNetworks
 from contract.cards import Card
 from contract.errors import OncoduetError
 from contract.records import Member
-from contract.volume import Box, Float32Array, Volume
+from contract.volume import Box, Float32Array, Grid, Volume, read_grid
 from network.localisation import keep_near, predicted_region
-from network.preprocessing import Preprocessed, patch_size_zyx, preprocess, to_study_grid
-from network.sliding_window import NotFiniteError, ensemble_probabilities
-from network.study import Scan, StudyImage, read_scan, stack, to_reference
+from network.memory import Way, Work, choose, held_bytes, memory_budget
+from network.preprocessing import (
+    Preprocessed,
+    first_features,
+    network_size,
+    patch_size_zyx,
+    preprocess,
+    region_on_network_grid,
+    to_study_grid,
+)
+from network.sliding_window import NotFiniteError, Precision, ensemble_probabilities, precision_error
+from network.study import (
+    Scan,
+    StudyImage,
+    along_card,
+    kept_box,
+    network_spacing_mm_zyx,
+    part,
+    read_scan,
+    stack,
+    study_grid,
+    to_reference,
+)
 
 logger = logging.getLogger(__name__)
+
+Names = tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -35,9 +58,15 @@ class Predictor:
 
     bundle: Bundle
     members: tuple[Member, ...]
-    networks: tuple[torch.nn.Module, ...]
+    networks: MemberNetworks
     device: torch.device
     mirroring: bool
+    ensembles: tuple[tuple[Member, ...], ...]
+    """What is kept of a study: these members' averages."""
+    precision: Precision = "fp32"
+    memory_gb: float | None = None
+    """What the process may take; None: what its container, its limits and the machine leave to it."""
+
     locator: "Predictor | None" = None
     """Stage 1, where the card first locates an organ."""
 
@@ -47,56 +76,136 @@ class Predictor:
         Raises
         ------
         OncoduetError
-            The study cannot be read (see ``network.study.read_scan``), or a member gives no finite probability.
+            The study needs more memory than there is, cannot be read (see ``network.study.read_scan``), or a member
+            gives no finite probability.
         """
         card = self.bundle.card
+        headers = _Headers.read(card, channels, name=name)
+        first = self.locator or self
+        way = first._way(headers, study_grid(first.bundle.card, headers.reference))
+        if self.locator is None:
+            return self._predict(*self._prepare(read_scan(card, channels, name=name)), way, name=name)
         scan = read_scan(card, channels, name=name)
-        if self.locator is None or card.localisation is None:
-            return self._predict(stack(card, scan), name=name)
-        region = self.locator.locate(card, scan)
+        region = self.locator._locate(card, scan, way)
         if region is None:
-            logger.warning(
-                "study %s: no %s found (%s)", name, card.localisation.organ, _NOT_FOUND[card.localisation.not_found]
-            )
-            if card.localisation.not_found == "zero":
-                return StudyPrediction(self.bundle, stack(card, scan), None, {})
-        return self._predict(stack(card, scan, region=region), name=name)
+            stage = card.localisation
+            assert stage is not None
+            logger.warning("study %s: no %s found; %s", name, stage.organ, _NOT_FOUND[stage.not_found])
+            if stage.not_found == "zero":
+                return StudyPrediction(self.bundle, _without_voxels(stack(card, scan)), None, {})
+        around = headers.reference if region is None else part(headers.reference, region)
+        way = self._way(headers, study_grid(card, around), is_read=True)
+        study, preprocessed = self._prepare(scan, region)
+        del scan
+        return self._predict(study, preprocessed, way, name=name)
 
-    def locate(self, card: Card, scan: Scan) -> Box | None:
+    def _locate(self, card: Card, scan: Scan, way: Way) -> Box | None:
         """The region around the organ that these networks see in a scan, by the card of the whole; None without any."""
-        coarse = stack(self.bundle.card, scan)
-        found = self._predict(coarse, name=scan.name).on_study_grid(self.members)[0]
-        return predicted_region(card, found, coarse.grid, scan.reference)
+        study, preprocessed = self._prepare(scan)
+        organ = self._predict(study, preprocessed, way, name=scan.name).on_study_grid(self.members)[0]
+        return predicted_region(card, organ, study.grid, scan.reference)
 
-    def _predict(self, study: StudyImage, *, name: str) -> "StudyPrediction":
+    def _prepare(self, scan: Scan, region: Box | None = None) -> tuple[StudyImage, Preprocessed]:
+        """Stack and preprocess a scan, or a region of it; of the stack, only the grids are kept."""
+        study = stack(self.bundle.card, scan, region=region)
+        del scan
+        preprocessed = preprocess(
+            study.array, study.spacing_mm_zyx, plans=self.bundle.plans, dataset=self.bundle.dataset
+        )
+        return _without_voxels(study), preprocessed
+
+    def _predict(self, study: StudyImage, preprocessed: Preprocessed, way: Way, *, name: str) -> "StudyPrediction":
         bundle = self.bundle
-        preprocessed = preprocess(study.array, study.spacing_mm_zyx, plans=bundle.plans, dataset=bundle.dataset)
+        box = kept_box(bundle.card, study)
+        data = torch.from_numpy(preprocessed.data).to(self.device)
+        networks = self.networks.streamed() if way.streamed else self.networks.resident()
+        patch_size = patch_size_zyx(bundle.plans)
+        mirror_axes = (0, 1, 2) if self.mirroring else ()
+        if self.precision == "bf16":
+            largest, mean = precision_error(
+                networks, data, members=range(len(self.members)), patch_size=patch_size, mirror_axes=mirror_axes
+            )
+            logger.info(
+                "study %s: bf16 differs from fp32 by at most %.2g, on average %.2g, in the middle windows' probability",
+                name,
+                largest,
+                mean,
+            )
+        index = {member.name: position for position, member in enumerate(self.members)}
         try:
-            maps = ensemble_probabilities(
-                self.networks,
-                torch.from_numpy(preprocessed.data).to(self.device),
-                ensembles=[[index] for index in range(len(self.members))],
+            mean_of = ensemble_probabilities(
+                networks,
+                data,
+                ensembles=[[index[member.name] for member in ensemble] for ensemble in self.ensembles],
                 groups=_groups(bundle.card),
-                patch_size=patch_size_zyx(bundle.plans),
-                mirror_axes=(0, 1, 2) if self.mirroring else (),
+                patch_size=patch_size,
+                mirror_axes=mirror_axes,
+                batch=way.batch,
+                at_once=way.at_once,
+                region=None if box is None else region_on_network_grid(box, preprocessed, plans=bundle.plans),
+                precision=self.precision,
             )
         except NotFiniteError as error:
             file = bundle.folder / self.members[error.member].file
             raise OncoduetError(f"{file}: expected finite probabilities for study {name}, found NaN") from None
-        by_name = {member.name: each.numpy() for member, each in zip(self.members, maps, strict=True)}
-        return StudyPrediction(bundle, study, preprocessed, by_name)
+        by_names = {
+            tuple(member.name for member in ensemble): each.numpy()
+            for ensemble, each in zip(self.ensembles, mean_of, strict=True)
+        }
+        without_voxels = replace(preprocessed, data=preprocessed.data[:, :0, :0, :0].copy())
+        return StudyPrediction(bundle, study, without_voxels, by_names)
+
+    def _way(self, headers: "_Headers", grid: Grid, *, is_read: bool = False) -> Way:
+        """How to go through a study that is stacked on a grid, and whose images may have been read already."""
+        bundle, card = self.bundle, self.bundle.card
+        work = Work(
+            channels=headers.sizes_zyx,
+            reference=headers.reference.shape_zyx,
+            study=grid.shape_zyx,
+            network=network_size(grid.shape_zyx, network_spacing_mm_zyx(card, grid), plans=bundle.plans),
+            patch_size=patch_size_zyx(bundle.plans),
+            classes=len(card.classes) + 1,
+            features=first_features(bundle.plans),
+            members=len(self.members),
+            member_bytes=self.networks.member_bytes,
+            outputs=len(self.ensembles) * len(_groups(card)),
+            is_read=is_read,
+        )
+        kept = 0 if self.device.type == "cuda" else self.networks.kept_bytes
+        return choose(
+            work, memory_budget(self.memory_gb), held=held_bytes() - kept, name=headers.name, device=self.device
+        )
+
+
+@dataclass(frozen=True)
+class _Headers:
+    """What the headers of a study's images say, before a voxel is read."""
+
+    name: str
+    sizes_zyx: Sequence[tuple[int, int, int]]
+    """Of the channels in the card's order."""
+    reference: Grid
+    """Along the card's axes."""
+
+    @classmethod
+    def read(cls, card: Card, channels: Mapping[str, Path], *, name: str) -> "_Headers":
+        grids = {channel: read_grid(channels[channel]) for channel in card.channel_names}
+        reference = along_card(card, grids[card.geometry.reference])
+        return cls(name, [grid.shape_zyx for grid in grids.values()], reference)
 
 
 @dataclass(frozen=True)
 class StudyPrediction:
-    """Probabilities of one study, per member, on the network's grid."""
+    """Lesion probability of one study, per ensemble, on the network's grid."""
 
     bundle: Bundle
     study: StudyImage
+    """Without voxels."""
     preprocessed: Preprocessed | None
-    """None: no organ was found, and nothing was searched."""
-    by_member: Mapping[str, Float32Array]
-    """Shape (group, z, y, x): the lesion, and where the card asks for it the classes near which a lesion is kept."""
+    """Without voxels; None: no organ was found, and nothing was searched."""
+    by_names: Mapping[Names, Float32Array]
+    """Shape (group, z, y, x), for the names of an ensemble's members; single members in the bundle's order. Groups are
+    the lesion and, where the card asks for it, the classes near which a lesion is kept."""
 
     def ensemble(self, members: Sequence[Member]) -> Volume:
         """Arithmetic mean of some members' lesion probabilities, on the reference grid."""
@@ -111,30 +220,78 @@ class StudyPrediction:
     def on_study_grid(self, members: Sequence[Member]) -> Float32Array:
         """Arithmetic mean of some members' probabilities, shape (group, z, y, x)."""
         assert self.preprocessed is not None
-        several = np.stack([self.by_member[member.name] for member in members])
-        mean = several.mean(axis=0, dtype=np.float64).astype(np.float32)
+        names = tuple(member.name for member in members)
+        mean = self.by_names.get(names)
+        if mean is None:
+            # In the order and the arithmetic of the sliding window, so that both ways give the same bits.
+            chosen = [each for single, each in self.by_names.items() if len(single) == 1 and single[0] in names]
+            if len(chosen) != len(names):
+                raise ValueError(f"the predictor kept no average of {', '.join(names)}")
+            mean = chosen[0].copy()
+            for each in chosen[1:]:
+                mean += each
+            mean /= np.float32(len(chosen))
         return to_study_grid(mean, self.preprocessed, plans=self.bundle.plans)
 
 
-def load_predictor(bundle: Bundle, members: Sequence[Member], *, mirroring: bool | None = None) -> Predictor:
+def load_predictor(
+    bundle: Bundle,
+    members: Sequence[Member],
+    *,
+    mirroring: bool | None = None,
+    ensembles: Sequence[Sequence[Member]] | None = None,
+    precision: Precision = "fp32",
+    memory_gb: float | None = None,
+) -> Predictor:
     """Load members, and the networks of stage 1, onto the GPU where there is one, else the CPU.
 
     Parameters
     ----------
     mirroring
         Whether to average over mirrored copies; None: as the card says.
+    ensembles
+        The only ensembles that will be asked for; None: any, for which every member's own probability is kept.
+    precision
+        Of the networks' arithmetic.
+    memory_gb
+        What the process may take, in GB; None: what its container, its limits and the machine leave to it.
+
+    Raises
+    ------
+    OncoduetError
+        Weights are not those that the bundle names, or do not fit the plans' network.
     """
     torch.backends.cudnn.benchmark = False
     torch.backends.cudnn.deterministic = True
+    torch.backends.cudnn.allow_tf32 = False  # fp32 means fp32: TF32 has the ten digits of fp16
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    stage1 = bundle.localisation
+    singles = tuple((member,) for member in members)
+    wanted = tuple(tuple(ensemble) for ensemble in ensembles or singles)
+    networks = MemberNetworks(bundle, members, device)
+    budget = memory_budget(memory_gb)
+    if held_bytes() + 2 * len(networks) * networks.member_bytes < budget.total:
+        networks.resident()  # weights that are wrong show before the first study
+    locator = None
+    if bundle.localisation is not None:
+        locating = bundle.localisation.record.members
+        locator = load_predictor(
+            bundle.localisation,
+            locating,
+            mirroring=mirroring,
+            ensembles=[locating],
+            precision=precision,
+            memory_gb=memory_gb,
+        )
     return Predictor(
         bundle=bundle,
         members=tuple(members),
-        networks=tuple(load_networks(bundle, members, device)),
+        networks=networks,
         device=device,
         mirroring=bundle.card.test_time_mirroring if mirroring is None else mirroring,
-        locator=None if stage1 is None else load_predictor(stage1, stage1.record.members, mirroring=mirroring),
+        ensembles=singles if len(wanted) > len(singles) else wanted,
+        precision=precision,
+        memory_gb=memory_gb,
+        locator=locator,
     )
 
 
@@ -147,3 +304,8 @@ def _groups(card: Card) -> list[tuple[int, ...]]:
         return [(card.lesion_index,)]
     names = [each.name for each in card.classes]
     return [(card.lesion_index,), tuple(1 + names.index(name) for name in card.keep_near.classes)]
+
+
+def _without_voxels(study: StudyImage) -> StudyImage:
+    """The way back needs the grids alone."""
+    return replace(study, array=study.array[:, :0, :0, :0].copy())

@@ -9,12 +9,30 @@ from algorithm.prediction import Predictor, load_predictor
 from contract.files import staged_folder
 from contract.sockets import find_channels
 from contract.volume import image_stem
+from network.sliding_window import Precision
 
 logger = logging.getLogger(__name__)
 
 
-def predict_single(*, input_folder: Path, output_folder: Path, model: Path) -> StudyOutput:
+def predict_single(
+    *,
+    input_folder: Path,
+    output_folder: Path,
+    model: Path,
+    mirroring: bool | None = None,
+    precision: Precision = "fp32",
+    memory_gb: float | None = None,
+) -> StudyOutput:
     """Predict the study in ``/input`` with all members and write its outputs.
+
+    Parameters
+    ----------
+    mirroring
+        None: as the card says.
+    precision
+        Of the networks' arithmetic.
+    memory_gb
+        What the process may take, in GB; None: what its container, its limits and the machine leave to it.
 
     Raises
     ------
@@ -23,9 +41,15 @@ def predict_single(*, input_folder: Path, output_folder: Path, model: Path) -> S
     """
     bundle = read_bundle(model)
     logger.info("bundle %s: card %s, %d members", model, bundle.card.name, len(bundle.record.members))
-    return predict_study(
-        load_predictor(bundle, bundle.record.members), input_folder=input_folder, output_folder=output_folder
+    predictor = load_predictor(
+        bundle,
+        bundle.record.members,
+        mirroring=mirroring,
+        ensembles=[bundle.record.members],
+        precision=precision,
+        memory_gb=memory_gb,
     )
+    return predict_study(predictor, input_folder=input_folder, output_folder=output_folder)
 
 
 def predict_study(predictor: Predictor, *, input_folder: Path, output_folder: Path) -> StudyOutput:

@@ -7,7 +7,8 @@ they cannot differ. Plans and dataset are the JSON objects that nnU-Net's planni
 
 import contextlib
 import io
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
@@ -16,8 +17,11 @@ import numpy as np
 import numpy.typing as npt
 
 from contract.volume import Float32Array, LabelArray
+from network.resampling import resample_by_slabs
 
 CONFIGURATION = "3d_fullres"
+
+Region = tuple[slice, slice, slice]
 
 
 @dataclass(frozen=True)
@@ -27,7 +31,7 @@ class Preprocessed:
     data: Float32Array
     """Shape (channel, z, y, x) in the plan's axis order."""
     label: npt.NDArray[np.int16]
-    """Shape (1, z, y, x): class index, or -1 where all channels are zero; 0 and -1 alone if no label was given."""
+    """Shape (1, z, y, x): class index, or -1 where all channels are zero; 0 everywhere if no label was given."""
     properties: Mapping[str, Any]
     """nnU-Net's record of the case: what the way back needs, and ``class_locations`` if a label was given."""
 
@@ -61,12 +65,12 @@ def preprocess(
             None if label is None else label[None].astype(np.int16),
             {"spacing": [float(each) for each in spacing_mm_zyx]},
             manager,
-            manager.get_configuration(CONFIGURATION),
+            _Configuration(manager.get_configuration(CONFIGURATION), has_label=label is not None),
             dict(dataset),
         )
     return Preprocessed(
         data=np.ascontiguousarray(data, dtype=np.float32),
-        label=np.ascontiguousarray(segmentation, dtype=np.int16),
+        label=_no_label(data.shape[1:]) if label is None else np.ascontiguousarray(segmentation, dtype=np.int16),
         properties=properties,
     )
 
@@ -87,11 +91,12 @@ def to_study_grid(probability: Float32Array, preprocessed: Preprocessed, *, plan
     manager = plans_class(dict(plans))
     configuration = manager.get_configuration(CONFIGURATION)
     properties = preprocessed.properties
-    resampled = configuration.resampling_fn_probabilities(
+    resampled = _resample(
+        configuration,
+        "resampling_fn_probabilities",
         np.asarray(probability, dtype=np.float32),
         properties["shape_after_cropping_and_before_resampling"],
-        configuration.spacing,
-        [properties["spacing"][axis] for axis in manager.transpose_forward],
+        (configuration.spacing, [properties["spacing"][axis] for axis in manager.transpose_forward]),
     )
     whole = np.zeros((len(probability), *properties["shape_before_cropping"]), dtype=np.float32)
     crop = tuple(slice(start, end) for start, end in properties["bbox_used_for_cropping"])
@@ -99,10 +104,115 @@ def to_study_grid(probability: Float32Array, preprocessed: Preprocessed, *, plan
     return np.ascontiguousarray(whole.transpose([0, *(axis + 1 for axis in manager.transpose_backward)]))
 
 
+def region_on_network_grid(box: Region, preprocessed: Preprocessed, *, plans: Mapping[str, Any]) -> Region | None:
+    """Voxels of ``preprocessed.data`` whose probability matters to a box of the study grid.
+
+    Parameters
+    ----------
+    box
+        Slices (z, y, x) of the study grid.
+
+    Returns
+    -------
+    Slices in the plan's axis order, rather two voxels too large than one too small; empty where all of the box was
+    cropped away. None: everything, since the plans resample probabilities by splines of higher order, to which every
+    voxel contributes.
+    """
+    _, plans_class = _nnunet()
+    manager = plans_class(dict(plans))
+    settings = manager.get_configuration(CONFIGURATION).configuration["resampling_fn_probabilities_kwargs"]
+    if settings.get("order") not in (0, 1):
+        return None
+    properties = preprocessed.properties
+    region: list[slice] = []
+    for axis, study_axis in enumerate(manager.transpose_forward):
+        start, stop = properties["bbox_used_for_cropping"][axis]
+        low, high = max(box[study_axis].start, start) - start, min(box[study_axis].stop, stop) - start
+        length = preprocessed.data.shape[1 + axis]
+        ratio = length / (stop - start)
+        if low >= high:
+            region.append(slice(0, 0))
+        else:
+            region.append(slice(max(0, math.floor(low * ratio) - 2), min(length, math.ceil(high * ratio) + 2)))
+    z, y, x = region
+    return z, y, x
+
+
 def patch_size_zyx(plans: Mapping[str, Any]) -> tuple[int, int, int]:
     """Size of the network's input in the plan's axis order."""
     z, y, x = (int(size) for size in plans["configurations"][CONFIGURATION]["patch_size"])
     return z, y, x
+
+
+def network_size(
+    size_zyx: Sequence[int], spacing_mm_zyx: Sequence[float], *, plans: Mapping[str, Any]
+) -> tuple[int, int, int]:
+    """Size of the network's grid for an image of this size, in the plan's axis order, if nothing is cropped away."""
+    order = plans["transpose_forward"]
+    target = plans["configurations"][CONFIGURATION]["spacing"]
+    z, y, x = (round(size_zyx[axis] * spacing_mm_zyx[axis] / mm) for axis, mm in zip(order, target, strict=True))
+    return z, y, x
+
+
+def first_features(plans: Mapping[str, Any]) -> int:
+    """Features of the network's first stage, which has the most voxels; 32, nnU-Net's usual, where none are named."""
+    arguments = plans["configurations"][CONFIGURATION]["architecture"]["arch_kwargs"]
+    features = arguments.get("features_per_stage", 32)
+    return int(features[0] if isinstance(features, Sequence) else features)
+
+
+class _Configuration:
+    """nnU-Net's configuration of the plans, but for the way in which images are resampled."""
+
+    def __init__(self, configuration: Any, *, has_label: bool) -> None:
+        self._configuration = configuration
+        self._has_label = has_label
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._configuration, name)
+
+    def resampling_fn_data(
+        self, data: Float32Array, size: Sequence[int], current: Sequence[float], new: Sequence[float]
+    ) -> Float32Array:
+        """As ``ConfigurationManager.resampling_fn_data``."""
+        return _resample(self._configuration, "resampling_fn_data", data, size, (current, new))
+
+    def resampling_fn_seg(self, segmentation: Any, size: Sequence[int], *spacings: Any) -> Any:
+        """As ``ConfigurationManager.resampling_fn_seg``, without the work where there is no label."""
+        if self._has_label:
+            return self._configuration.resampling_fn_seg(segmentation, size, *spacings)
+        return _no_label(size)
+
+
+def _resample(
+    configuration: Any,
+    which: str,
+    data: Float32Array,
+    size: Sequence[int],
+    spacings: tuple[Sequence[float], Sequence[float]],
+) -> Float32Array:
+    """Resample by the function and settings that the plans name; nnU-Net's usual one a slab at a time."""
+    settings: dict[str, Any] = {"order": 3, "order_z": 0, "force_separate_z": False, "is_seg": False}
+    settings |= configuration.configuration[f"{which}_kwargs"]
+    if (
+        configuration.configuration[which] != "resample_data_or_seg_to_shape"
+        or settings["is_seg"]
+        or settings["order_z"] != 0
+        or settings["order"] == 0
+        or "separate_z_anisotropy_threshold" in settings
+    ):
+        resampled = getattr(configuration, which)(data, size, *spacings)
+        return np.asarray(resampled, dtype=np.float32)
+    from nnunetv2.preprocessing.resampling.default_resampling import determine_do_sep_z_and_axis  # noqa: PLC0415
+
+    separate, axis = determine_do_sep_z_and_axis(settings["force_separate_z"], *spacings)
+    size_zyx = [int(length) for length in size]
+    return resample_by_slabs(data, size_zyx, order=settings["order"], thick_axis=int(axis) if separate else None)
+
+
+def _no_label(size: Sequence[int]) -> npt.NDArray[np.int16]:
+    """Zeros that take no memory."""
+    return np.broadcast_to(np.int16(0), (1, *(int(length) for length in size)))
 
 
 @cache

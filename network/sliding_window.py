@@ -24,6 +24,8 @@ from typing import Literal
 import numpy as np
 import torch
 
+from network.allocation import freed_memory_kept
+
 Precision = Literal["fp32", "bf16"]
 Region = tuple[slice, slice, slice]
 
@@ -55,6 +57,7 @@ class NotFiniteError(ValueError):
 
 
 @torch.inference_mode()
+@freed_memory_kept()
 def ensemble_probabilities(
     networks: Networks,
     data: torch.Tensor,

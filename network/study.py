@@ -184,6 +184,11 @@ def to_reference(card: Card, probability: Float32Array, study: StudyImage) -> Vo
     return Volume(np.ascontiguousarray(axes.undo(_keep_central(card, whole, reference))), study.reference)
 
 
+def along_card(card: Card, grid: Grid) -> Grid:
+    """An image's grid along the card's axes."""
+    return along_axes(grid, _axes(card, grid))
+
+
 def part(grid: Grid, box: Box) -> Grid:
     """The grid of ``array[box]`` for an array on ``grid``."""
     return _placed(
@@ -196,23 +201,56 @@ def part(grid: Grid, box: Box) -> Grid:
 
 def predicted_region(card: Card, reference: Grid) -> npt.NDArray[np.bool_]:
     """Where on the reference grid a prediction can be other than zero: in the crop and in the card's central box."""
-    axes = _axes(card, reference)
-    grid = study_grid(card, along_axes(reference, axes))
+    grid = study_grid(card, along_card(card, reference))
     everywhere = Volume(np.ones(grid.shape_zyx, dtype=np.float32), grid)
     inside = resample(everywhere, reference, interpolation="nearest", outside=0.0)
     return _keep_central(card, np.asarray(inside.array, np.float32), reference) > 0
 
 
-def _keep_central(card: Card, probability: Float32Array, reference: Grid) -> Float32Array:
-    """Set to zero what lies outside the card's central box; a voxel belongs to the box when its centre does."""
+def kept_box(card: Card, study: StudyImage) -> Box | None:
+    """Box of the study grid on which the prediction within the card's central box depends; None: all of it.
+
+    A reference voxel is interpolated from the study's voxels around it, so the box is one voxel larger on every side.
+    """
+    reference, grid = along_card(card, study.reference), study.grid
+    box = _central_box(card, reference)
+    if box is None:
+        return None
+    corners = np.array([[each.start, each.stop - 1] for each in reversed(box)], dtype=np.float64)  # x, y, z
+    x, y, z = (index.ravel() for index in np.meshgrid(*corners, indexing="ij"))
+    centres_mm = np.array(reference.origin_mm_xyz)[:, None] + _steps(reference) @ np.stack([x, y, z])
+    index_xyz = np.linalg.solve(_steps(grid), centres_mm - np.array(grid.origin_mm_xyz)[:, None])
+    kept = []
+    for index, count in zip(index_xyz, grid.size_xyz, strict=True):
+        low, high = math.floor(index.min()) - 1, math.ceil(index.max()) + 2
+        kept.append(slice(min(max(low, 0), count), min(max(high, 0), count)))
+    on_x, on_y, on_z = kept
+    return on_z, on_y, on_x
+
+
+def _steps(grid: Grid) -> npt.NDArray[np.float64]:
+    """Steps of one voxel along x, y and z in mm, as columns."""
+    return np.asarray(np.array(grid.direction).reshape(3, 3) @ np.diag(grid.spacing_mm_xyz))
+
+
+def _central_box(card: Card, reference: Grid) -> Box | None:
+    """The card's central box on the reference grid; a voxel belongs to it when its centre does. None: no box."""
     extent_mm_zyx = card.geometry.keep_central_mm_zyx
     if extent_mm_zyx is None:
-        return probability
-    kept = np.zeros_like(probability)
-    box = tuple(
+        return None
+    z, y, x = (
         _central_indices(count, spacing, extent)
         for count, spacing, extent in zip(reference.shape_zyx, reference.spacing_mm_zyx, extent_mm_zyx, strict=True)
     )
+    return z, y, x
+
+
+def _keep_central(card: Card, probability: Float32Array, reference: Grid) -> Float32Array:
+    """Set to zero what lies outside the card's central box."""
+    box = _central_box(card, reference)
+    if box is None:
+        return probability
+    kept = np.zeros_like(probability)
     kept[box] = probability[box]
     return kept
 

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from algorithm.bundle import load_networks, read_bundle
+from algorithm.bundle import MemberNetworks, read_bundle
 from contract.errors import OncoduetError
 
 BundleMaker = Callable[..., Path]
@@ -23,11 +23,27 @@ def test_a_bundle_is_read_and_its_networks_predict(make_bundle: BundleMaker) -> 
     bundle = read_bundle(make_bundle([("ce", 0, 1), ("focal", 0, 1)]))
     assert [member.name for member in bundle.record.members] == ["ce_fold0_restart1", "focal_fold0_restart1"]
     assert bundle.card.name == "cspca-picai"
-    networks = load_networks(bundle, bundle.record.members, CPU)
+    networks = MemberNetworks(bundle, bundle.record.members, CPU)
     first, second = (network(torch.ones(1, 3, 8, 16, 16)) for network in networks)
     assert first.shape == (1, 2, 8, 16, 16)
     assert not torch.equal(first, second)
     assert not any(network.training for network in networks)
+
+
+def test_streamed_networks_have_the_same_weights_and_are_not_kept(make_bundle: BundleMaker) -> None:
+    bundle = read_bundle(make_bundle([("ce", 0, 1), ("focal", 0, 1)]))
+    networks = MemberNetworks(bundle, bundle.record.members, CPU)
+    kept = list(networks)
+    assert networks.kept_bytes == 2 * networks.member_bytes > 0
+    streamed = networks.streamed()
+    assert len(streamed) == len(networks) == 2
+    assert networks.kept_bytes == 0
+    for index, network in enumerate(kept):
+        for again in (streamed.load(index), streamed.load(index)):
+            assert again is not network
+            assert not again.training
+            for name, tensor in again.state_dict().items():
+                assert torch.equal(tensor, network.state_dict()[name])
 
 
 @pytest.mark.parametrize(
@@ -174,7 +190,7 @@ def test_weights_other_than_the_records_are_an_error(make_bundle: BundleMaker, s
     seal(folder)
     bundle = read_bundle(folder)
     with pytest.raises(OncoduetError, match=r"000\.safetensors: expected weights with the hash [0-9a-f]{64}, found"):
-        load_networks(bundle, bundle.record.members, CPU)
+        MemberNetworks(bundle, bundle.record.members, CPU).resident()
 
 
 def test_weights_of_another_network_than_the_plans_are_an_error(make_bundle: BundleMaker, seal: Seal) -> None:
@@ -187,4 +203,4 @@ def test_weights_of_another_network_than_the_plans_are_an_error(make_bundle: Bun
     seal(folder)
     bundle = read_bundle(folder)
     with pytest.raises(OncoduetError, match=r"000\.safetensors: expected weights of the plans' network, found"):
-        load_networks(bundle, bundle.record.members, CPU)
+        MemberNetworks(bundle, bundle.record.members, CPU).resident()

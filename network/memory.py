@@ -1,0 +1,261 @@
+"""What a study's prediction takes in memory, what there is, and the quickest way that fits.
+
+A container that outgrows its memory is killed without a word. So before a study's voxels are read, its need is
+estimated from the headers alone: reading, preprocessing, windows and the way back follow one another, and the dearest
+counts. Where the quickest way does not fit, fewer members hold accumulators at a time, then weights are streamed, then
+windows go one by one; where nothing fits, the study is refused with one line. Results are the same bits in all ways but
+the last.
+
+The factors were measured: resident set of networks of 8 to 64 features, patches of 16 × 64 × 64 to 48 × 96 × 96, two
+and seven classes; CT of 512 × 512 × 600.
+"""
+
+import logging
+import math
+import resource
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+
+from contract.errors import OncoduetError
+from network.sliding_window import BATCH, slab_depth
+
+logger = logging.getLogger(__name__)
+
+GB = 10**9
+
+_CGROUP_V2 = Path("/sys/fs/cgroup")
+_CGROUP_V1 = Path("/sys/fs/cgroup/memory")
+_MEMINFO = Path("/proc/meminfo")
+_STATUS = Path("/proc/self/status")
+
+_FLOAT = 4
+_ACTIVATIONS = 10
+"""Patches of the first stage's features that are alive at once, in a pass of several windows."""
+_ACTIVATIONS_ONE_WINDOW = 14
+"""The same for a single window, whose convolutions unfold the patch."""
+_SLAB_BYTES = 3 * 8
+"""Resampling holds a slab as float64, padded, and filtered."""
+_SLAB_SLICES = 32 + 2 * 20 + 2 * 12
+_MARGIN = 1.1
+
+
+@dataclass(frozen=True)
+class Budget:
+    """How large this process may grow."""
+
+    total: int
+    """Bytes, what it holds already included."""
+    source: str
+    """What sets the limit, for messages."""
+
+
+@dataclass(frozen=True)
+class Work:
+    """What the memory of one study's prediction depends on; sizes are (z, y, x)."""
+
+    channels: Sequence[tuple[int, int, int]]
+    """Size of each channel's image."""
+    reference: tuple[int, int, int]
+    study: tuple[int, int, int]
+    """The study grid."""
+    network: tuple[int, int, int]
+    """The network's grid, without any crop."""
+    patch_size: tuple[int, int, int]
+    classes: int
+    features: int
+    """Of the network's first stage."""
+    members: int
+    member_bytes: int
+    """Weights of one member."""
+    outputs: int
+    """Ensembles times groups of classes."""
+    is_read: bool = False
+    """Whether the images are in memory already, as a part of what the process holds."""
+
+
+@dataclass(frozen=True)
+class Way:
+    """How the members' windows are gone through."""
+
+    batch: int
+    at_once: int
+    """Members whose accumulators are held at a time."""
+    streamed: bool
+    """Whether weights are loaded for their turn and dropped after it."""
+
+    def __str__(self) -> str:
+        weights = "weights streamed" if self.streamed else "weights resident"
+        return f"{self.batch} windows per pass, {self.at_once} members at a time, {weights}"
+
+
+def choose(work: Work, budget: Budget, *, held: int, name: str, device: torch.device | None = None) -> Way:
+    """The quickest way that fits, and one line in the log that says so.
+
+    Parameters
+    ----------
+    held
+        Bytes that the process holds already, without the members' weights.
+    name
+        The study's name, for messages.
+    device
+        Where the networks run; a GPU's free memory has to hold windows, weights and accumulators too.
+
+    Raises
+    ------
+    OncoduetError
+        Nothing fits.
+    """
+    on_gpu = device is not None and device.type == "cuda"
+    gpu_free = torch.cuda.mem_get_info(device)[0] if on_gpu else 0
+    ways = list(_ways(work.members))
+    for way in ways:
+        need = held + host_bytes(work, way, on_gpu=on_gpu)
+        if need <= budget.total and (not on_gpu or window_bytes(work, way) <= gpu_free):
+            logger.info(
+                "study %s: at most %.1f GB of %.1f GB (%s): %s", name, need / GB, budget.total / GB, budget.source, way
+            )
+            return way
+    least = held + host_bytes(work, ways[-1], on_gpu=on_gpu)
+    if least > budget.total:
+        raise OncoduetError(
+            f"study {name}: expected to need at most {budget.total / GB:.1f} GB of memory ({budget.source}), "
+            f"found that {_size(work.reference)} voxels of {len(work.channels)} channels need {least / GB:.1f} GB"
+        )
+    raise OncoduetError(
+        f"study {name}: expected to need at most {gpu_free / GB:.1f} GB of the GPU's memory, "
+        f"found that it needs {window_bytes(work, ways[-1]) / GB:.1f} GB"
+    )
+
+
+def host_bytes(work: Work, way: Way, *, on_gpu: bool = False) -> int:
+    """Peak of the prediction in the main memory, beyond what the process holds before it; weights included."""
+    study, reference, network = (math.prod(size) for size in (work.study, work.reference, work.network))
+    stack = len(work.channels) * study * _FLOAT
+    data = len(work.channels) * network * _FLOAT
+    outputs = work.outputs * network * _FLOAT
+    # An image as SimpleITK read it, as an array, as float32, its finite voxels; one beside the stack at a time. Splines
+    # on another grid take float64 coefficients.
+    reading = 2 * stack
+    if not work.is_read:
+        reading += max(
+            math.prod(size) * (3 * _FLOAT + 1) + (0 if size == work.study else 2 * 8 * math.prod(size) + study * _FLOAT)
+            for size in work.channels
+        )
+    preprocessing = 2 * stack + 3 * study + data + _resampling(work.study, work.network)
+    windows = data + outputs + (0 if on_gpu else window_bytes(work, way) - data - _weights(work, way))
+    back = outputs + 3 * study * _FLOAT + _resampling(work.network, work.study)
+    # Candidates are searched on the reference grid: the map, its copies and components.
+    candidates = outputs + 6 * reference * _FLOAT
+    weights = 0 if on_gpu else _weights(work, way)
+    return round(_MARGIN * (max(reading, preprocessing, windows, back, candidates) + weights))
+
+
+def window_bytes(work: Work, way: Way) -> int:
+    """What lies on the device of the networks: data, weights, accumulators and a pass of windows."""
+    padded = [max(length, patch) for length, patch in zip(work.network, work.patch_size, strict=True)]
+    slab = slab_depth(work.network, work.patch_size, batch=way.batch) * padded[1] * padded[2] * _FLOAT
+    accumulators = way.at_once * work.classes * slab + slab
+    final = 4 * work.classes * slab  # quotient, softmax by slices and together, without uncovered voxels
+    factor = _ACTIVATIONS if way.batch > 1 else _ACTIVATIONS_ONE_WINDOW
+    features = 16 * math.ceil(work.features / 16)  # oneDNN rounds up
+    activations = factor * features * math.prod(work.patch_size) * _FLOAT * way.batch
+    data = len(work.channels) * math.prod(padded) * _FLOAT
+    return data + _weights(work, way) + accumulators + max(final, activations)
+
+
+def memory_budget(limit_gb: float | None = None) -> Budget:
+    """How large this process may grow: the least of what its container, its limits and the machine leave to it.
+
+    Parameters
+    ----------
+    limit_gb
+        What somebody decided instead, in GB (10^9 bytes).
+    """
+    if limit_gb is not None:
+        return Budget(round(limit_gb * GB), "--memory-gb")
+    held = held_bytes()
+    free = {
+        "the container's limit": _cgroup_free(),
+        "RLIMIT_AS": _limit_free(resource.RLIMIT_AS, "VmSize"),
+        "RLIMIT_DATA": _limit_free(resource.RLIMIT_DATA, "VmData"),
+        "the machine's free memory": _field(_MEMINFO, "MemAvailable"),
+    }
+    source, least = min(
+        ((what, each) for what, each in free.items() if each is not None),
+        key=lambda pair: pair[1],
+        default=("no limit known", 2**63),
+    )
+    return Budget(held + max(0, least), source)
+
+
+def held_bytes() -> int:
+    """Resident set of this process."""
+    return _field(_STATUS, "VmRSS") or 0
+
+
+def _ways(members: int) -> Iterator[Way]:
+    """From the quickest to the leanest."""
+    at_once = members
+    while True:
+        yield Way(BATCH, at_once, streamed=False)
+        if at_once == 1:
+            break
+        at_once = math.ceil(at_once / 2)
+    streamed = Way(BATCH, 1, streamed=True)
+    yield streamed
+    yield replace(streamed, batch=1)
+
+
+def _weights(work: Work, way: Way) -> int:
+    return work.member_bytes * (way.at_once if way.streamed else work.members)
+
+
+def _resampling(source: Sequence[int], target: Sequence[int]) -> int:
+    """What resampling needs beside its input and output."""
+    if tuple(source) == tuple(target):
+        return 0
+    slices = min(source[0], math.ceil(_SLAB_SLICES * max(1.0, source[0] / target[0])))
+    rows, columns = (max(pair) + 24 for pair in zip(source[1:], target[1:], strict=True))
+    return slices * rows * columns * _SLAB_BYTES
+
+
+def _size(size: Sequence[int]) -> str:
+    return " × ".join(str(each) for each in reversed(size))
+
+
+def _cgroup_free() -> int | None:
+    """What the container's limit leaves, counting file pages that the kernel can drop as free."""
+    for limit, usage, inactive, folder in (
+        ("memory.max", "memory.current", "inactive_file", _CGROUP_V2),
+        ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file", _CGROUP_V1),
+    ):
+        try:
+            most = int((folder / limit).read_text())  # "max" is no number: no limit
+            used = int((folder / usage).read_text())
+        except (OSError, ValueError):
+            continue
+        if most >= 2**60:  # the older files' word for no limit
+            continue
+        return most - used + (_field(folder / "memory.stat", inactive) or 0)
+    return None
+
+
+def _limit_free(which: int, field: str) -> int | None:
+    soft, _ = resource.getrlimit(which)
+    used = _field(_STATUS, field)
+    return None if soft == resource.RLIM_INFINITY or used is None else soft - used
+
+
+def _field(path: Path, name: str) -> int | None:
+    """A field's bytes from files such as ``/proc/meminfo`` (in kB) or ``memory.stat`` (in bytes)."""
+    try:
+        for line in path.read_text().splitlines():
+            words = line.replace(":", " ").split()
+            if words and words[0] == name:
+                return int(words[1]) * (1024 if words[2:] == ["kB"] else 1)
+    except (OSError, ValueError, IndexError):
+        pass
+    return None
