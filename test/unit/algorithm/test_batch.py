@@ -433,7 +433,17 @@ def test_an_archive_without_a_sound_study_leaves_its_failures_alone(make_batch: 
 
 
 @pytest.mark.slow
-def test_a_study_too_large_for_the_memory_stops_no_other(make_batch: Callable[..., Batch]) -> None:
+@pytest.mark.parametrize(
+    ("options", "reason"),
+    [
+        ([], "study p1_s0: expected to need at most "),
+        (["--memory-gb", "50"], "study p1_s0: expected enough memory for it, found: "),
+    ],
+    ids=["estimated", "hit"],
+)
+def test_a_study_too_large_for_the_memory_stops_no_other(
+    make_batch: Callable[..., Batch], options: list[str], reason: str
+) -> None:
     batch = make_batch(3)
     grid = replace(read_grid(batch.image(1, "t2w")), size_xyz=(700, 700, 200), spacing_mm_xyz=(0.5, 0.5, 3.0))
     write_volume(batch.image(1, "t2w"), Volume(np.zeros(grid.shape_zyx, np.float32), grid))
@@ -446,11 +456,11 @@ resource.setrlimit(resource.RLIMIT_AS, (taken + 900 * 2**20,) * 2)
 from algorithm.__main__ import main
 sys.exit(main())
 """
-    command = [sys.executable, "-B", "-c", limited, *batch.arguments()]
+    command = [sys.executable, "-B", "-c", limited, *batch.arguments(), *options]
     found = subprocess.run(command, cwd=PROJECT, capture_output=True, text=True, check=False)
     assert found.returncode == 3, found.stderr
     assert "1 of 3 studies failed" in found.stderr
-    assert batch.failures()["p1_s0"].startswith("study p1_s0: expected enough memory for it, found: ")
+    assert batch.failures()["p1_s0"].startswith(reason)
     assert batch.listed() == ["p0_s0", "p2_s0"]
 
 
