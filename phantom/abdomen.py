@@ -15,7 +15,7 @@ from scipy import ndimage
 
 from contract.volume import Float32Array, Grid
 from phantom.cohort import CasePlan, LesionVolumes
-from phantom.shapes import Between, Ellipsoid, RandomField, Shape, Tube, Vector, Within
+from phantom.shapes import Ellipsoid, RandomField, Shape, Tube, Vector, Within
 from phantom.study import LabelValues
 
 BoolArray = npt.NDArray[np.bool_]
@@ -27,10 +27,12 @@ ZONES = {"head": (0.0, 0.44), "body": (0.44, 0.74), "tail": (0.74, 1.0)}
 ZONE_SHARES = (0.65, 0.2, 0.15)
 DAMMED_PROBABILITY = 0.4
 """How often a visible lesion widens the duct upstream."""
+DAMMED_RADIUS_MM = (2.5, 4.5)
 TUMOUR_GROWTH = 0.5
 """How far a lesion may reach beyond the pancreas, as a share of its radius."""
 LABELLED_RADIUS_MM = 2.2
 """Least radius of a duct or vessel in the label map: half a voxel, or a normal duct would have no voxel at all."""
+_DUCT_STARTS = 2  # corner of the pancreas's line: there is no main duct in the uncinate process
 _UNBOUNDED_MM = 1000.0  # semi-axis of what runs through all slices
 
 
@@ -124,9 +126,9 @@ UNOPACIFIED_BOWEL = Tissue(25, 28)
 PANCREATITIS = Tissue(38, 28)  # mass-forming: a tumour in all but degree
 
 DISTRACTOR_SHARES = {
-    "pancreatitis": 0.22,
-    "cyst": 0.22,
-    "focal fat": 0.14,
+    "pancreatitis": 0.16,
+    "cyst": 0.26,
+    "focal fat": 0.16,
     "lymph node": 0.14,
     "bowel loop": 0.14,
     "accessory spleen": 0.06,
@@ -189,7 +191,7 @@ def see(anatomy: Anatomy, lesions: Iterable[Layer], grid: Grid, *, enhancement: 
     values = np.full(grid.shape_zyx, AIR.native_hu, dtype=np.float32)
     for layer in (*anatomy.around, anatomy.gland, *anatomy.inside, *lesions, *anatomy.above):
         window = raster.window(layer.shape, edge_mm=edge_mm)
-        here = raster.points_mm[(slice(None), *window)]
+        here = raster.part(window)
         if here.size == 0:
             continue
         colour: Float32Array | np.float32 = np.float32(
@@ -242,8 +244,8 @@ def draw_lesions(rng: np.random.Generator, anatomy: Anatomy, plan: CasePlan, gri
         return []
     zone = list(ZONES)[int(rng.choice(len(ZONES), p=ZONE_SHARES))]
     choice, dammed = rng.random(), rng.random() < DAMMED_PROBABILITY
-    tumour = Tissue(34, float(rng.uniform(4, 26)))
-    widened = _widened(rng, anatomy.duct)
+    tumour = Tissue(34, float(rng.uniform(4, 22)))
+    width_mm = float(rng.uniform(*DAMMED_RADIUS_MM))
     raster = _Raster.of(grid)
     vessels = [*anatomy.veins, *anatomy.arteries, anatomy.bile_duct]
     passable = ~np.any([raster.inside(tube.at_least(LABELLED_RADIUS_MM)) for tube in vessels], axis=0)
@@ -251,7 +253,7 @@ def draw_lesions(rng: np.random.Generator, anatomy: Anatomy, plan: CasePlan, gri
     growth_mm = TUMOUR_GROWTH * _radius_mm(plan.volume_ml) if plan.conspicuity > 0 else 0.0
     room = anatomy.pancreas.grown(growth_mm)
     free = raster.inside(room) & passable
-    shape = _lump(rng, raster.points_mm[(slice(None), *centre)], plan.volume_ml)
+    shape = _lump(rng, raster.points_mm[:, centre[0], centre[1], centre[2]], plan.volume_ml)
     reach = np.full(grid.shape_zyx, np.inf, dtype=np.float32)
     reach[free] = shape.radius(raster.at(free))
     voxels = min(round(plan.volume_ml / grid.voxel_volume_ml), int(np.count_nonzero(free)))
@@ -259,7 +261,7 @@ def draw_lesions(rng: np.random.Generator, anatomy: Anatomy, plan: CasePlan, gri
     pieces, _ = ndimage.label(reach <= level, np.ones((3, 3, 3)))
     mass = Within(shape.scaled(level), room)
     layers: list[Layer] = []
-    behind = _upstream(widened, place) if dammed and plan.conspicuity > 0 else None
+    behind = _dammed(anatomy.duct, place, width_mm) if dammed and plan.conspicuity > 0 else None
     if behind is not None:
         layers.append(Layer(behind, PANCREATIC_JUICE))
     if plan.conspicuity > 0:  # the mass displaces what is there; its tissue lies between that of pancreas and of tumour
@@ -269,13 +271,14 @@ def draw_lesions(rng: np.random.Generator, anatomy: Anatomy, plan: CasePlan, gri
 
 def _draw_centre(
     choice: float, pancreas: Tube, zone: tuple[float, float], raster: "_Raster", passable: BoolArray
-) -> tuple[tuple[int, ...], float]:
+) -> tuple[tuple[int, int, int], float]:
     """A voxel in the core of a zone, by a number in [0, 1), and its place on the pancreas's centre line."""
     core = raster.inside(pancreas) & passable
     distance, radius, place = (each.ravel() for each in pancreas.nearest(raster.at(core)))
     usable = np.flatnonzero((distance < 0.8 * radius) & (zone[0] <= place) & (place <= zone[1]))
     chosen = usable[int(choice * len(usable))]
-    return tuple(np.argwhere(core)[chosen].tolist()), float(place[chosen])
+    z, y, x = np.argwhere(core)[chosen].tolist()
+    return (z, y, x), float(place[chosen])
 
 
 @dataclass(frozen=True)
@@ -298,11 +301,16 @@ class _Raster:
         )
         return z, y, x
 
+    def part(self, window: tuple[slice, slice, slice]) -> Float32Array:
+        """The centres in a part of the grid."""
+        z, y, x = window
+        return self.points_mm[:, z, y, x]
+
     def inside(self, shape: Shape) -> BoolArray:
         """The voxels whose centre lies in a shape."""
         found = np.zeros(self.points_mm.shape[1:], dtype=np.bool_)
         window = self.window(shape, edge_mm=1e-3)
-        here = self.points_mm[(slice(None), *window)]
+        here = self.part(window)
         if here.size:
             found[window] = shape.fill(here, edge_mm=1e-3) > 0.5
         return found
@@ -452,16 +460,16 @@ def _draw_bowel(rng: np.random.Generator, frame: _Frame) -> list[Layer]:
 def _content(rng: np.random.Generator) -> Tissue:
     """What is in stomach or bowel: fluid, positive contrast agent, gas, or food."""
     kind = int(rng.choice(4, p=(0.45, 0.15, 0.15, 0.25)))
-    return (FLUID, Tissue(float(rng.uniform(150, 500))), GAS, Tissue(float(rng.uniform(25, 60)), 10))[kind]
+    return (FLUID, Tissue(float(rng.uniform(150, 500))), GAS, Tissue(float(rng.uniform(70, 120))))[kind]
 
 
 def _draw_pancreas(rng: np.random.Generator, frame: _Frame) -> tuple[Tube, Tube, Layer]:
-    """The pancreas, its duct, and its layer: from the uncinate process round the head, through neck and body to the tail.
+    """The pancreas, its duct and its layer: from the uncinate process round the head, by neck and body to the tail.
 
     Sizes and places after the label maps of PANORAMA (56 to 87 mL of parenchyma). Fat between the lobules makes the
     gland darker and coarser in some patients, as age does.
     """
-    rise, size = float(rng.normal(0, 8)), float(np.clip(rng.normal(1.0, 0.08), 0.82, 1.18))
+    rise, size = float(rng.normal(0, 8)), float(np.clip(rng.normal(1.12, 0.08), 0.94, 1.3))
     corners = [
         (-14.0, 5.0, -36.0),
         (-31.0, 5.0, -34.0),
@@ -479,17 +487,15 @@ def _draw_pancreas(rng: np.random.Generator, frame: _Frame) -> tuple[Tube, Tube,
     bumps = RandomField.draw(rng, length_mm=7.0, waves=12)
     pancreas = replace(smooth, bumps=bumps, bump_height=0.1)
     narrow = float(rng.uniform(0.9, 1.4))
-    duct = replace(smooth, radii_mm=(narrow,) * len(smooth.radii_mm))
-    duct = replace(duct, line_mm=duct.line_mm[2:], radii_mm=duct.radii_mm[2:])
+    line = smooth.line_mm[_DUCT_STARTS:]
+    duct = replace(smooth, line_mm=line, radii_mm=(narrow,) * len(line))
     fat = float(0.15 * rng.beta(1.3, 3.5))
     tissue = Tissue(44 - 140 * fat, 70 * (1 - fat))
     texture = RandomField.draw(rng, length_mm=6.0, waves=12)
-    return pancreas, duct, Layer(pancreas, tissue, texture=texture, texture_hu=3 + 40 * fat)
+    return pancreas, duct, Layer(pancreas, tissue, texture=texture, texture_hu=3 + 25 * fat)
 
 
-def _draw_vessels(
-    rng: np.random.Generator, frame: _Frame
-) -> tuple[tuple[Tube, ...], tuple[Tube, ...], Tube, Tube]:
+def _draw_vessels(rng: np.random.Generator, frame: _Frame) -> tuple[tuple[Tube, ...], tuple[Tube, ...], Tube, Tube]:
     """Portal system, arteries, common bile duct, and the vena cava with the renal veins left out."""
     end = 140.0
     width = float(rng.uniform(0.85, 1.15))
@@ -514,9 +520,7 @@ def _draw_vessels(
     return veins, arteries, bile_duct, caval
 
 
-def _draw_distractors(
-    rng: np.random.Generator, pancreas: Tube, duct: Tube, gland: Layer
-) -> tuple[Distractor, ...]:
+def _draw_distractors(rng: np.random.Generator, pancreas: Tube, duct: Tube, gland: Layer) -> tuple[Distractor, ...]:
     """None, one or two; a second stricture would be behind the first and is left out."""
     found: list[Distractor] = []
     for _ in range(int(rng.integers(0, 3))):
@@ -535,7 +539,7 @@ def _draw_distractor(rng: np.random.Generator, pancreas: Tube, duct: Tube, gland
     direction /= np.linalg.norm(direction)
     if kind == "stricture":
         place = corner / (len(pancreas.line_mm) - 1)
-        behind = _upstream(_widened(rng, duct), min(place, 0.75))
+        behind = _dammed(duct, min(place, 0.75), float(rng.uniform(*DAMMED_RADIUS_MM)))
         return Distractor(kind, behind.line_mm[0], Layer(behind, PANCREATIC_JUICE))
     if kind in ("cyst", "focal fat", "pancreatitis"):
         x, y, z = (centre + direction * radius_mm * rng.uniform(0, 0.6)).tolist()
@@ -544,7 +548,7 @@ def _draw_distractor(rng: np.random.Generator, pancreas: Tube, duct: Tube, gland
             tissue = Tissue(float(rng.uniform(4, 18)))
             return Distractor(kind, (x, y, z), Layer(Within(_round((x, y, z), size), pancreas.grown(3)), tissue))
         lump = _lump(rng, (x, y, z), float(rng.uniform(1.0, 7.0)))
-        tissue, low, high = (PANCREATITIS, 0.25, 0.6) if kind == "pancreatitis" else (FAT, 0.15, 0.5)
+        tissue, low, high = (PANCREATITIS, 0.2, 0.5) if kind == "pancreatitis" else (FAT, 0.15, 0.5)
         layer = Layer(Within(lump, pancreas), tissue, opacity=float(rng.uniform(low, high)))
         return Distractor(kind, (x, y, z), layer)
     low, high, tissue = {
@@ -559,16 +563,19 @@ def _draw_distractor(rng: np.random.Generator, pancreas: Tube, duct: Tube, gland
     return Distractor(kind, (x, y, z), Layer(_round((x, y, z), size), tissue))
 
 
-def _widened(rng: np.random.Generator, duct: Tube) -> Tube:
-    """A dammed-up duct: widest at the obstacle, 5 to 9 mm, and narrower towards the tail."""
-    width = float(rng.uniform(2.5, 4.5))
-    return replace(duct, radii_mm=tuple(np.linspace(width, 0.6 * width, len(duct.radii_mm)).tolist()))
+def _dammed(duct: Tube, place: float, width_mm: float) -> Tube:
+    """The duct from an obstacle to the tail: widest at the obstacle.
 
-
-def _upstream(duct: Tube, place: float) -> Tube:
-    """The part of a duct from a place on its line, 0 to 1, to the tail; two corners at least."""
-    start = min(round(place * (len(duct.line_mm) - 1)), len(duct.line_mm) - 2)
-    return replace(duct, line_mm=duct.line_mm[start:], radii_mm=duct.radii_mm[start:])
+    Parameters
+    ----------
+    place
+        Of the obstacle on the pancreas's centre line, from 0 to 1.
+    width_mm
+        Radius at the obstacle; 0.6 of it in the tail.
+    """
+    corner = round(place * (len(duct.line_mm) + _DUCT_STARTS - 1)) - _DUCT_STARTS
+    line = duct.line_mm[min(max(corner, 0), len(duct.line_mm) - 2) :]
+    return replace(duct, line_mm=line, radii_mm=tuple(np.linspace(width_mm, 0.6 * width_mm, len(line)).tolist()))
 
 
 def _tube_of(distractor: Distractor | None) -> Tube | None:

@@ -123,9 +123,7 @@ def draw_studies(order: Order) -> Iterator[tuple[CasePlan, PhantomStudy]]:
     generator = generator_for(order.card)
     phases = draw_phases(_rng(order, _COHORT))
     for index in range(order.cases):
-        plan = plan_case(
-            index, positive_fraction=order.positive_fraction, phases=phases, volumes=generator.volumes
-        )
+        plan = plan_case(index, positive_fraction=order.positive_fraction, phases=phases, volumes=generator.volumes)
         yield (
             plan,
             generator.draw(
@@ -152,9 +150,10 @@ def with_lesions_elsewhere(
     """Paint another study's lesions into a label map, moved by a random distance along each axis.
 
     What leaves the map comes back on the other side. Exchanging lesions is not enough for a control. Those of all
-    patients lie in the same zones, so a network that sees patches takes lesion-like tissue for a sign of the place where
-    maps have lesions, and ranks patients well. After the move every place is as likely as any other, inside an organ or
-    not. Organs stay with their patient: they are no secret, and a chain that looks for one first still has to find it.
+    patients lie in the same zones, so a network that sees patches takes lesion-like tissue for a sign of the place
+    where maps have lesions, and ranks patients well. After the move every place is as likely as any other, inside an
+    organ or not. Organs stay with their patient: they are no secret, and a chain that looks for one first still has to
+    find it.
 
     Parameters
     ----------
@@ -166,9 +165,7 @@ def with_lesions_elsewhere(
     moved = organs.copy()
     shift = [int(rng.integers(length)) for length in organs.shape]
     places = np.nonzero(lesions)
-    wrapped = tuple(
-        (place + step) % length for place, step, length in zip(places, shift, organs.shape, strict=True)
-    )
+    wrapped = tuple((place + step) % length for place, step, length in zip(places, shift, organs.shape, strict=True))
     moved[wrapped] = lesions[places]
     return moved
 

@@ -23,6 +23,11 @@ def order(card: Card) -> Order:
 
 
 @pytest.fixture(scope="session")
+def ct_order() -> Order:
+    return Order(card=load_card("pdac-panorama"), cases=20, positive_fraction=Fraction(1, 2), seed=3)
+
+
+@pytest.fixture(scope="session")
 def write(tmp_path_factory: pytest.TempPathFactory, order: Order) -> Callable[..., Path]:
     """Write the usual order with some of it changed."""
 
@@ -43,6 +48,12 @@ def archive(write: Callable[..., Path]) -> Path:
 @pytest.fixture(scope="session")
 def shuffled_archive(write: Callable[..., Path]) -> Path:
     return write(shuffle_labels=True)
+
+
+@pytest.fixture(scope="session")
+def ct_archive(write: Callable[..., Path], ct_order: Order) -> Path:
+    """Twenty CTs, ten of them positive."""
+    return write(card=ct_order.card)
 
 
 @pytest.fixture

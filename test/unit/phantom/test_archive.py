@@ -15,7 +15,7 @@ from contract.archive import archive_licence, find_studies
 from contract.cards import load_card
 from contract.errors import OncoduetError
 from contract.volume import read_grid, read_label, read_volume, same_grid
-from phantom.archive import derangement, elsewhere, write_archive
+from phantom.archive import derangement, with_lesions_elsewhere, write_archive
 
 CHANNELS = ("t2w", "adc", "hbv")
 
@@ -139,13 +139,57 @@ def test_shuffled_labels_are_another_studys_and_never_ones_own(archive, shuffled
     assert json.loads((shuffled_archive / "archive.json").read_text())["shuffled_labels"] is True
 
 
-def test_a_moved_label_map_lies_anywhere_with_equal_chance():
-    label = np.zeros((3, 4, 5), dtype=np.uint8)
-    label[1, 2, 3] = 1
+def test_shuffled_ct_keeps_its_own_organs_and_gets_another_patients_lesions(ct_archive, write, ct_order):
+    shuffled = write(card=ct_order.card, shuffle_labels=True)
+    rows, own = marksheet(shuffled), {case_id(row): row for row in marksheet(ct_archive)}
+    kept = []
+    for row in rows:
+        case, source = case_id(row), row["label_from"]
+        assert source != case
+        image, original = (folder / row["patient_id"] / f"{case}_ct.mha" for folder in (shuffled, ct_archive))
+        assert image.read_bytes() == original.read_bytes()
+        ours, before, theirs = (
+            read_label(folder / "labels" / f"{name}.nii.gz")
+            for folder, name in ((shuffled, case), (ct_archive, case), (ct_archive, source))
+        )
+        assert np.count_nonzero(ours.array == 1) == np.count_nonzero(theirs.array == 1)
+        elsewhere = (ours.array != 1) & (before.array != 1)
+        assert np.array_equal(ours.array[elsewhere], before.array[elsewhere])
+        if own[case]["case_PDAC"] == "YES":  # the own lesion is pancreas again, or what it bulged into
+            kept.append(np.isin(ours.array[(before.array == 1) & (ours.array != 1)], (0, 4, 5)).all())
+        assert row["case_PDAC"] == own[source]["case_PDAC"]
+        assert row["pancreas_volume"] == own[case]["pancreas_volume"]
+    assert len(kept) == 10
+    assert all(kept)
+    assert len(find_studies(shuffled, ct_order.card, labels_required=True)) == 20
+
+
+def test_a_moved_lesion_lies_anywhere_with_equal_chance():
+    organs, lesions = np.zeros((3, 4, 5), dtype=np.uint8), np.zeros((3, 4, 5), dtype=np.uint8)
+    lesions[1, 2, 3] = 1
     rng = np.random.default_rng(7)
-    moved = np.stack([elsewhere(label, rng) for _ in range(6000)])
+    moved = np.stack([with_lesions_elsewhere(organs, lesions, rng) for _ in range(6000)])
     assert (moved.sum(axis=(1, 2, 3)) == 1).all()
     assert np.abs(moved.sum(axis=0) - 100.0).max() < 45  # 4.5 standard deviations of a binomial count
+
+
+def test_moving_lesions_on_an_empty_map_is_rolling_it():
+    lesions = np.zeros((3, 4, 5), dtype=np.uint8)
+    lesions[0, 1:3, 4], lesions[2, 0, 0] = 1, 3
+    moved = with_lesions_elsewhere(np.zeros_like(lesions), lesions, np.random.default_rng(3))
+    rng = np.random.default_rng(3)
+    steps = [int(rng.integers(length)) for length in lesions.shape]
+    assert np.array_equal(moved, np.roll(lesions, steps, axis=(0, 1, 2)))
+
+
+def test_moved_lesions_cover_organs_and_may_come_from_a_map_of_another_shape():
+    organs = np.full((2, 3, 4), 4, dtype=np.uint8)
+    lesions = np.zeros((5, 7, 6), dtype=np.uint8)
+    lesions[3:5, 5, 2:4] = 1
+    moved = with_lesions_elsewhere(organs, lesions, np.random.default_rng(2))
+    assert np.count_nonzero(moved == 1) == 4
+    assert np.count_nonzero(moved == 4) == 20
+    assert (organs == 4).all()
 
 
 @pytest.mark.parametrize("count", [2, 3, 5, 60])
@@ -161,7 +205,9 @@ def test_a_derangement_moves_everybody_and_reaches_every_place(count):
 
 def test_a_card_without_generator_leaves_no_file(order, card_without_generator, tmp_path):
     output = tmp_path / "archive"
-    with pytest.raises(OncoduetError, match="expected the channels adc, hbv, t2w for phantoms, found t1w, adc, hbv"):
+    with pytest.raises(
+        OncoduetError, match="expected the channels adc, hbv, t2w or ct for phantoms, found t1w, adc, hbv"
+    ):
         write_archive(replace(order, card=load_card(card_without_generator)), output)
     assert not output.exists()
 

@@ -13,6 +13,7 @@ from phantom.archive import draw_studies
 from phantom.bpmri import SCANNERS, draw_session, draw_study, scan
 from phantom.cohort import CasePlan
 from phantom.prostate import Anatomy, draw_anatomy
+from phantom.study import LabelValues
 
 ALL_POSITIVE = {"positive_fraction": Fraction(1), "cases": 20}
 
@@ -30,7 +31,7 @@ NEGATIVE = CasePlan(0, positive=False, visibility="none", conspicuity=0.0, volum
 
 
 def study(case_plan: CasePlan, *, population: str = "training", seed: int = 5):
-    return draw_study(plan=case_plan, population=population, lesion_value=1, rng=rng(seed))
+    return draw_study(plan=case_plan, population=population, values=LabelValues(1, {}), rng=rng(seed))
 
 
 def on_t2w(drawn, name: str) -> np.ndarray:

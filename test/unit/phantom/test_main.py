@@ -61,5 +61,5 @@ def test_a_card_without_generator_is_wrong_input_and_leaves_no_file(tmp_path, ca
     assert main(words(tmp_path / "archive", card=str(card_without_generator))) == 3
     captured = capsys.readouterr()
     assert captured.err.count("\n") == 1
-    assert "expected the channels adc, hbv, t2w for phantoms" in captured.err
+    assert "expected the channels adc, hbv, t2w or ct for phantoms" in captured.err
     assert not (tmp_path / "archive").exists()
