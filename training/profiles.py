@@ -53,6 +53,9 @@ class Profile(Frozen):
     weight_decay: NonNegativeFloat
     foreground_oversampling: Fraction
     """Fraction of the patches in a batch that are centred on a foreground voxel, where the study has one."""
+    foreground_focus: Literal["any", "lesion"] = "any"
+    """The voxel's class: any of the study's classes by equal chance, as nnU-Net has it, or the lesion where there is
+    one. They differ for cards that know organs beside the lesion."""
     checkpoint: Literal["best", "final", "card"]
     """``best``: by the moving average of the pseudo Dice on the validation fold. ``card``: what the card says."""
     checkpoint_every_epochs: PositiveInt

@@ -105,6 +105,7 @@ class Run:
             prepared=self.prepared.folder,
             plans=self.plans,
             dataset=self.prepared.dataset,
+            lesion_index=self.prepared.card.lesion_index,
             train=self.fold.train,
             validation=self.fold.validation,
             loss=self.configuration.loss,

@@ -51,6 +51,7 @@ class Task:
     prepared: Path
     plans: Mapping[str, Any]  # with the profile's edits
     dataset: Mapping[str, Any]
+    lesion_index: int  # among the network's classes
     train: Sequence[str]  # case ids
     validation: Sequence[str]
     loss: Sequence[LossTerm]
@@ -176,7 +177,8 @@ class Trainer(nnUNetTrainer):  # type: ignore[misc]
         """Training and validation studies."""
         training, validation = self.do_split()
         folder = self.preprocessed_dataset_folder
-        return ResidentCases(folder, training), ResidentCases(folder, validation)
+        focus = self.task.lesion_index if self.task.profile.foreground_focus == "lesion" else None
+        return ResidentCases(folder, training, focus=focus), ResidentCases(folder, validation, focus=focus)
 
     def on_epoch_start(self) -> None:
         """Reseed, so that each epoch's chance depends on nothing that came before."""
@@ -299,10 +301,15 @@ class EpochLog(MetaLogger):  # type: ignore[misc]
 
 
 class ResidentCases(nnUNetDatasetBlosc2):  # type: ignore[misc]
-    """Preprocessed studies, held in memory as long as they fit: decompressing patches costs a tenth of a tiny step."""
+    """Preprocessed studies, held in memory as long as they fit: decompressing patches costs a tenth of a tiny step.
 
-    def __init__(self, folder: str, identifiers: list[str]) -> None:
+    Patches are centred on a class that nnU-Net draws among those of the study; where ``focus`` is one of these, it is
+    the only one.
+    """
+
+    def __init__(self, folder: str, identifiers: list[str], *, focus: int | None = None) -> None:
         super().__init__(folder, identifiers)
+        self.focus = focus
         self.cases: dict[str, Any] = {}
         self.bytes_held = 0
 
@@ -311,6 +318,9 @@ class ResidentCases(nnUNetDatasetBlosc2):  # type: ignore[misc]
         if identifier in self.cases:
             return self.cases[identifier]
         data, label, previous, properties = super().load_case(identifier)
+        voxels = properties["class_locations"].get(self.focus, ())
+        if len(voxels):
+            properties = properties | {"class_locations": {self.focus: voxels}}
         size = math.prod(data.shape) * 4 + math.prod(label.shape) * 2
         if self.bytes_held + size > RESIDENT_BYTES:
             return data, label, previous, properties
