@@ -98,8 +98,9 @@ def detection_map(extraction: Extraction) -> Float32Array:
     for candidate in extraction.candidates:
         confidence_of[candidate.label] = candidate.confidence
     painted = np.zeros(extraction.components.shape, dtype=np.float32)
-    inside = extraction.components != 0  # few voxels; looking up all of them would cost more than finding candidates
-    painted[inside] = confidence_of[extraction.components[inside]]
+    labels = extraction.components.ravel()
+    inside = np.flatnonzero(labels != 0)  # few: to look up every voxel would cost more than to find the candidates
+    painted.ravel()[inside] = confidence_of[labels[inside]]
     return painted
 
 

@@ -161,13 +161,19 @@ def total(parts: Sequence[Measured]) -> Measured:
 
 
 def machine(*packages: str, threads: int = 1) -> dict[str, Any]:
-    """Conditions that hold for any benchmark: processor, cores, threads, and the versions of Python and of packages."""
+    """Conditions that hold for any benchmark: processor, cores, threads, and the versions of Python and of packages.
+
+    Raises
+    ------
+    OncoduetError
+        A package is not installed.
+    """
     return {
         "cpu": _cpu_model(),
         "cores": os.cpu_count(),
         "threads": threads,
         "python": platform.python_version(),
-        **{package: importlib.metadata.version(package) for package in packages},
+        **{package: _version(package) for package in packages},
     }
 
 
@@ -240,6 +246,13 @@ def _cpu_s() -> float:
     """CPU seconds of this process and of the children that it waited for."""
     usages = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
     return sum(usage.ru_utime + usage.ru_stime for usage in usages)
+
+
+def _version(package: str) -> str:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        raise OncoduetError(f"{package}: expected it to be installed, from requirements/dev.lock, found none") from None
 
 
 def _cpu_model() -> str:

@@ -112,3 +112,8 @@ def test_results_that_differ_are_reported_and_fail(capsys: pytest.CaptureFixture
     with pytest.raises(OncoduetError, match="benchmark example: expected oncoduet and peer to give the same, found"):
         measure.report("example", ours=one, peer=one, peer_name="peer", identical=False, conditions={})
     assert json.loads(capsys.readouterr().out.splitlines()[-1])["identical"] is False
+
+
+def test_a_peer_that_is_not_installed_is_named() -> None:
+    with pytest.raises(OncoduetError, match="no-such-peer: expected it to be installed"):
+        measure.machine("no-such-peer")

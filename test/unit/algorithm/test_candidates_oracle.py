@@ -94,6 +94,17 @@ def test_faint_maps_give_the_references_candidates_bit_for_bit(rule: Rule, peak:
     assert_equal_to_reference(np.maximum(probability, 0) / probability.max() * np.float32(peak), rule)
 
 
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("rule", ["dynamic", "dynamic-v2"])
+def test_the_faintest_candidate_reaches_down_to_its_threshold(rule: Rule, dtype: type[np.floating]) -> None:
+    probability = np.full((3, 8, 9), dtype(0.01) / dtype(2.5))
+    probability[0] = np.nextafter(probability[0], dtype(0))
+    probability[1, 4, 4] = 0.01
+    found = assert_equal_to_reference(probability, rule)
+    assert found == [(1, float(dtype(0.01)))]
+    assert extract_candidates(probability, rule=rule, voxel_volume_ml=1.0).candidates[0].volume_ml == 2 * 8 * 9
+
+
 @pytest.mark.parametrize("rule", RULES)
 def test_double_precision_gives_the_references_candidates(rule: Rule) -> None:
     for seed in (5, 6):
