@@ -19,7 +19,7 @@ END
 }
 fail() { echo "demo.sh: $1" >&2; exit "${2:-3}"; }
 
-card=cspca-picai seed=1 install_only=
+card=cspca-picai campaign=training/campaigns/demo.toml seed=1 install_only=
 while [ $# -gt 0 ]; do
   case $1 in
     --card) [ $# -gt 1 ] || fail "--card: expected a card after it" 2; card=$2; shift ;;
@@ -38,6 +38,8 @@ step() {  # step WHAT COMMAND…: run the command, say what it is for and how lo
   "$@" || { local status=$?; echo "demo.sh: $what: failed" >&2; exit "$status"; }
   echo "   $((SECONDS - start)) s"
 }
+
+case ${card##*/} in pdac-*) campaign=training/campaigns/demo-ct.toml ;; esac  # CT takes longer to learn
 
 # .venv is made anew when the lock, torch's hashes or the wanted build of torch have changed
 install() {
@@ -70,7 +72,7 @@ step "an archive to test on, of another population" \
 step "prepare: fingerprint, plan, preprocessing" \
   $python -m training prepare --card "$card" --archive "$demo/archive" --output "$demo/prepared"
 step "train four losses × two restarts" \
-  $python -m training campaign training/campaigns/demo.toml --prepared "$demo/prepared" --output "$demo/runs"
+  $python -m training campaign "$campaign" --prepared "$demo/prepared" --output "$demo/runs"
 step "bundle the runs" \
   $python -m training bundle --runs "$demo/runs" --output "$demo/model.tar.gz"
 step "unpack the bundle" \

@@ -21,7 +21,7 @@ from phantom.study import LabelValues
 BoolArray = npt.NDArray[np.bool_]
 LabelMap = npt.NDArray[np.uint8]
 
-LESION_VOLUMES = LesionVolumes(median_ml=6.0, log_sd=0.7, range_ml=(1.0, 25.0))
+LESION_VOLUMES = LesionVolumes(median_ml=12.0, log_sd=0.6, range_ml=(3.0, 40.0))
 ZONES = {"head": (0.0, 0.44), "body": (0.44, 0.74), "tail": (0.74, 1.0)}
 """Parts of the pancreas: places on its centre line, from the uncinate process (0) to the tail (1)."""
 ZONE_SHARES = (0.65, 0.2, 0.15)
@@ -244,7 +244,7 @@ def draw_lesions(rng: np.random.Generator, anatomy: Anatomy, plan: CasePlan, gri
         return []
     zone = list(ZONES)[int(rng.choice(len(ZONES), p=ZONE_SHARES))]
     choice, dammed = rng.random(), rng.random() < DAMMED_PROBABILITY
-    tumour = Tissue(34, float(rng.uniform(4, 22)))
+    tumour = Tissue(22, float(rng.uniform(4, 16)))
     width_mm = float(rng.uniform(*DAMMED_RADIUS_MM))
     raster = _Raster.of(grid)
     vessels = [*anatomy.veins, *anatomy.arteries, anatomy.bile_duct]
@@ -449,7 +449,7 @@ def _draw_bowel(rng: np.random.Generator, frame: _Frame) -> list[Layer]:
         ]
     for x, y in ((-98.0, -6.0), (94.0, -18.0)):
         colon = frame.ellipsoid((x, y, float(rng.uniform(-55, -25))), (17, 20, 36))
-        stool = Tissue(float(rng.uniform(-350, 60)))
+        stool = Tissue(float(rng.uniform(-400, -60)))
         layers += [Layer(colon, WALL), Layer(colon.scaled(0.85), stool)]
     corners = [(-34, -34, 2), (-54, -16, 2), (-62, 4, -16), (-58, 12, -38), (-34, 14, -52), (0, 10, -54), (34, 2, -44)]
     duodenum = frame.tube(corners, [11, 11, 12, 12, 11, 10, 10], pieces=9)
@@ -458,9 +458,9 @@ def _draw_bowel(rng: np.random.Generator, frame: _Frame) -> list[Layer]:
 
 
 def _content(rng: np.random.Generator) -> Tissue:
-    """What is in stomach or bowel: fluid, positive contrast agent, gas, or food."""
-    kind = int(rng.choice(4, p=(0.45, 0.15, 0.15, 0.25)))
-    return (FLUID, Tissue(float(rng.uniform(150, 500))), GAS, Tissue(float(rng.uniform(70, 120))))[kind]
+    """What is in stomach or bowel: positive contrast agent that the patient drank, gas, or food mixed with it."""
+    kind = int(rng.choice(3, p=(0.65, 0.15, 0.2)))
+    return (Tissue(float(rng.uniform(180, 500))), GAS, Tissue(float(rng.uniform(90, 140))))[kind]
 
 
 def _draw_pancreas(rng: np.random.Generator, frame: _Frame) -> tuple[Tube, Tube, Layer]:
