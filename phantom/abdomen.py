@@ -125,6 +125,8 @@ NODE = Tissue(38, 38)
 UNOPACIFIED_BOWEL = Tissue(25, 28)
 PANCREATITIS = Tissue(38, 28)  # mass-forming: a tumour in all but degree
 
+DISTRACTOR_COUNT_SHARES = (0.5, 0.35, 0.15)
+"""How many patients have none, one or two."""
 DISTRACTOR_SHARES = {
     "pancreatitis": 0.16,
     "cyst": 0.26,
@@ -523,7 +525,7 @@ def _draw_vessels(rng: np.random.Generator, frame: _Frame) -> tuple[tuple[Tube, 
 def _draw_distractors(rng: np.random.Generator, pancreas: Tube, duct: Tube, gland: Layer) -> tuple[Distractor, ...]:
     """None, one or two; a second stricture would be behind the first and is left out."""
     found: list[Distractor] = []
-    for _ in range(int(rng.integers(0, 3))):
+    for _ in range(int(rng.choice(3, p=DISTRACTOR_COUNT_SHARES))):
         one = _draw_distractor(rng, pancreas, duct, gland)
         if one.kind != "stricture" or all(each.kind != "stricture" for each in found):
             found.append(one)

@@ -65,7 +65,7 @@ def test_a_visible_lesion_is_darker_than_the_pancreas_that_it_replaces(seed):
     visible, negative = study(plan(1.0), seed=seed), study(NEGATIVE, seed=seed)
     inside = (visible.label.array == LESION) & ndimage.binary_erosion(negative.label.array == PANCREAS)
     assert np.count_nonzero(inside) > 5
-    assert np.median((hounsfield(visible) - hounsfield(negative))[inside]) < -15  # 38 to 60 HU instead of about 100
+    assert np.median((hounsfield(visible) - hounsfield(negative))[inside]) < -15  # 24 to 42 HU instead of about 100
     assert np.array_equal(negative.organs, negative.label.array)
 
 
@@ -139,7 +139,7 @@ def test_every_study_has_its_organs_labelled_and_a_lesion_only_if_positive(ct_or
 
 def test_a_cyst_has_its_own_value_only_where_the_card_knows_one():
     found = 0
-    for seed in range(16):
+    for seed in (seed for seed in range(60) if "cyst" in {each.kind for each in patient(seed)[0].distractors}):
         ours, theirs = (study(NEGATIVE, seed=seed, values=values) for values in (PANORAMA, RSNA2022))
         assert np.array_equal(ours.channels["ct"].array, theirs.channels["ct"].array)
         cyst = theirs.label.array == CYST
@@ -209,7 +209,7 @@ def test_only_a_visible_lesion_dams_the_duct_and_not_each_one_does():
 
 def test_a_benign_stricture_is_rare_and_widens_the_duct_in_the_label_map_too():
     kinds = Counter(kind for seed in range(300) for kind in {each.kind for each in draw_anatomy(rng(seed)).distractors})
-    assert 8 <= kinds["stricture"] <= 45  # 300 patients, one distractor each on average, 8 % of them
+    assert 8 <= kinds["stricture"] <= 45  # 300 patients, 0.65 distractors each, 8 % of them: 16
     assert set(kinds) == {
         "pancreatitis", "cyst", "focal fat", "lymph node", "bowel loop", "accessory spleen", "stricture"
     }  # fmt: skip
@@ -223,7 +223,7 @@ def test_a_benign_stricture_is_rare_and_widens_the_duct_in_the_label_map_too():
             )
     wide, normal = np.array(voxels).T
     assert (wide >= normal).all()
-    assert wide.sum() > 1.2 * normal.sum()
+    assert wide.sum() > 1.1 * normal.sum()
 
 
 def test_distractor_slices_count_from_the_feet_in_every_orientation():
