@@ -51,8 +51,13 @@ class Predictor:
     memory_gb: float | None = None
     """What the process may take; None: what its container, its limits and the machine leave to it."""
 
-    def predict(self, channels: Mapping[str, Path], *, name: str) -> "StudyPrediction":
+    def predict(self, channels: Mapping[str, Path], *, name: str, way: Way | None = None) -> "StudyPrediction":
         """Predict one study with every member.
+
+        Parameters
+        ----------
+        way
+            How to go through the members and windows; None: the quickest that fits into memory.
 
         Raises
         ------
@@ -61,7 +66,7 @@ class Predictor:
             gives no finite probability.
         """
         bundle = self.bundle
-        way = self._way(channels, name=name)
+        way = way or self._choose(channels, name=name)
         study = read_study(bundle.card, channels, name=name)
         preprocessed = preprocess(study.array, study.spacing_mm_zyx, plans=bundle.plans, dataset=bundle.dataset)
         study = replace(study, array=study.array[:, :0, :0, :0].copy())  # the way back needs the grids alone
@@ -104,13 +109,19 @@ class Predictor:
         without_voxels = replace(preprocessed, data=preprocessed.data[:, :0, :0, :0].copy())
         return StudyPrediction(bundle, study, without_voxels, by_names)
 
-    def _way(self, channels: Mapping[str, Path], *, name: str) -> Way:
-        """How to go through the study, from the headers of its images."""
+    def work(self, channels: Mapping[str, Path]) -> Work:
+        """What the study's need of memory depends on, from the headers of its images.
+
+        Raises
+        ------
+        OncoduetError
+            An image is missing or is none.
+        """
         bundle, card = self.bundle, self.bundle.card
         sizes = {channel: read_grid(path).shape_zyx for channel, path in channels.items()}
         reference = read_grid(channels[card.geometry.reference])
         grid = study_grid(card, reference)
-        work = Work(
+        return Work(
             channels=[sizes[channel] for channel in card.channel_names],
             reference=reference.shape_zyx,
             study=grid.shape_zyx,
@@ -122,8 +133,16 @@ class Predictor:
             member_bytes=self.networks.member_bytes,
             outputs=len(self.ensembles),
         )
+
+    def _choose(self, channels: Mapping[str, Path], *, name: str) -> Way:
         kept = 0 if self.device.type == "cuda" else self.networks.kept_bytes
-        return choose(work, memory_budget(self.memory_gb), held=held_bytes() - kept, name=name, device=self.device)
+        return choose(
+            self.work(channels),
+            memory_budget(self.memory_gb),
+            held=held_bytes() - kept,
+            name=name,
+            device=self.device,
+        )
 
 
 @dataclass(frozen=True)
