@@ -116,6 +116,8 @@ class Bench:
             for name, parameter in network.named_parameters():
                 if "seg_layers" in name and name.endswith("weight"):
                     parameter.data *= 4
+                if "seg_layers" in name and name.endswith("bias"):
+                    parameter.data[1] -= 7  # lesions are rare
             weights.append(network.state_dict())
         self._write_study()
         self._write_results(plans, dataset, weights)
@@ -200,7 +202,7 @@ class Bench:
         grid = Grid((width, height, depth), (0.5, 0.5, 3.0), (0.0, 0.0, 0.0), (1, 0, 0, 0, 1, 0, 0, 0, 1))
         for number, channel in enumerate(load_card(CARD).channels):
             wave = 2 + np.sin(x + number) * np.cos(y) + 0.5 * np.sin(z)
-            noisy = (300 * wave + rng.normal(scale=5, size=wave.shape)).clip(1).astype(np.float32)
+            noisy = (300 * wave + rng.normal(scale=1, size=wave.shape)).clip(1).astype(np.float32)
             for path in (
                 self.folder / "images" / f"case_{number:04d}.mha",
                 self.folder / "input" / channel.socket.relative_path / "case.mha",

@@ -5,6 +5,7 @@ predictor is away, and how far its average of logits, is printed (``pytest -s``)
 ``docs/decisions/averaging-probabilities.md``.
 """
 
+import copy
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +20,7 @@ from nnunetv2.inference.sliding_window_prediction import compute_gaussian
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
 from contract.cards import load_card
-from network.architecture import build_network
+from network.architecture import build_network, normalise_by_groups
 from network.preprocessing import Preprocessed, preprocess, to_study_grid
 from network.sliding_window import ensemble_probabilities
 from network.study import read_study
@@ -58,7 +59,7 @@ class Bench:
     def ours(self) -> np.ndarray:
         """Lesion probability on the study grid, shape (z, y, x)."""
         mean = ensemble_probabilities(
-            self.networks,
+            [normalise_by_groups(copy.deepcopy(network)) for network in self.networks],
             torch.from_numpy(self.preprocessed.data),
             ensembles=[range(len(self.networks))],
             groups=[(1,)],
