@@ -32,7 +32,7 @@ _MEMINFO = Path("/proc/meminfo")
 _STATUS = Path("/proc/self/status")
 
 _FLOAT = 4
-_ACTIVATIONS = 10
+_ACTIVATIONS = 12
 """Patches of the first stage's features that are alive at once, per window of a pass."""
 _SLAB_BYTES = 3 * 8
 """Resampling holds a slab as float64, padded, and filtered."""
