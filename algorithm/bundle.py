@@ -153,7 +153,7 @@ def load_network(bundle: Bundle, member: Member, device: "torch.device", *, veri
     OncoduetError
         The weights are not those that the bundle names, or do not fit the plans' network.
     """
-    from network.architecture import build_network  # noqa: PLC0415
+    from network.architecture import build_network, normalise_by_groups  # noqa: PLC0415
     from network.weights import load_weights, tensors_sha256  # noqa: PLC0415
 
     path = bundle.folder / member.file
@@ -165,6 +165,8 @@ def load_network(bundle: Bundle, member: Member, device: "torch.device", *, veri
         network.load_state_dict(weights)
     except RuntimeError as error:
         raise OncoduetError(f"{path}: expected weights of the plans' network, found: {error}") from None
+    if device.type == "cpu":
+        normalise_by_groups(network)
     return network.requires_grad_(False).eval().to(device)
 
 

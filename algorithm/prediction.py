@@ -70,8 +70,13 @@ class Predictor:
     locator: "Predictor | None" = None
     """Stage 1, where the card first locates an organ."""
 
-    def predict(self, channels: Mapping[str, Path], *, name: str) -> "StudyPrediction":
+    def predict(self, channels: Mapping[str, Path], *, name: str, way: Way | None = None) -> "StudyPrediction":
         """Predict one study with every member.
+
+        Parameters
+        ----------
+        way
+            How to go through the members and windows; None: the quickest that fits into memory.
 
         Raises
         ------
@@ -82,11 +87,11 @@ class Predictor:
         card = self.bundle.card
         headers = _Headers.read(card, channels, name=name)
         first = self.locator or self
-        way = first._way(headers, study_grid(first.bundle.card, headers.reference))
+        first_way = way or first._way(headers, study_grid(first.bundle.card, headers.reference))
         if self.locator is None:
-            return self._predict(*self._prepare(read_scan(card, channels, name=name)), way, name=name)
+            return self._predict(*self._prepare(read_scan(card, channels, name=name)), first_way, name=name)
         scan = read_scan(card, channels, name=name)
-        region = self.locator._locate(card, scan, way)
+        region = self.locator._locate(card, scan, first_way)
         if region is None:
             stage = card.localisation
             assert stage is not None
@@ -94,7 +99,7 @@ class Predictor:
             if stage.not_found == "zero":
                 return StudyPrediction(self.bundle, _without_voxels(stack(card, scan)), None, {})
         around = headers.reference if region is None else part(headers.reference, region)
-        way = self._way(headers, study_grid(card, around), is_read=True)
+        way = way or self._way(headers, study_grid(card, around), is_read=True)
         study, preprocessed = self._prepare(scan, region)
         del scan
         return self._predict(study, preprocessed, way, name=name)
@@ -116,6 +121,13 @@ class Predictor:
 
     def _predict(self, study: StudyImage, preprocessed: Preprocessed, way: Way, *, name: str) -> "StudyPrediction":
         bundle = self.bundle
+<<<<<<< HEAD
+=======
+        way = way or self._choose(channels, name=name)
+        study = read_study(bundle.card, channels, name=name)
+        preprocessed = preprocess(study.array, study.spacing_mm_zyx, plans=bundle.plans, dataset=bundle.dataset)
+        study = replace(study, array=study.array[:, :0, :0, :0].copy())  # the way back needs the grids alone
+>>>>>>> inference
         box = kept_box(bundle.card, study)
         data = torch.from_numpy(preprocessed.data).to(self.device)
         networks = self.networks.streamed() if way.streamed else self.networks.resident()
@@ -155,12 +167,30 @@ class Predictor:
         without_voxels = replace(preprocessed, data=preprocessed.data[:, :0, :0, :0].copy())
         return StudyPrediction(bundle, study, without_voxels, by_names)
 
+<<<<<<< HEAD
     def _way(self, headers: "_Headers", grid: Grid, *, is_read: bool = False) -> Way:
         """How to go through a study that is stacked on a grid, and whose images may have been read already."""
         bundle, card = self.bundle, self.bundle.card
         work = Work(
             channels=headers.sizes_zyx,
             reference=headers.reference.shape_zyx,
+=======
+    def work(self, channels: Mapping[str, Path]) -> Work:
+        """What the study's need of memory depends on, from the headers of its images.
+
+        Raises
+        ------
+        OncoduetError
+            An image is missing or is none.
+        """
+        bundle, card = self.bundle, self.bundle.card
+        sizes = {channel: read_grid(path).shape_zyx for channel, path in channels.items()}
+        reference = read_grid(channels[card.geometry.reference])
+        grid = study_grid(card, reference)
+        return Work(
+            channels=[sizes[channel] for channel in card.channel_names],
+            reference=reference.shape_zyx,
+>>>>>>> inference
             study=grid.shape_zyx,
             network=network_size(grid.shape_zyx, network_spacing_mm_zyx(card, grid), plans=bundle.plans),
             patch_size=patch_size_zyx(bundle.plans),
@@ -171,8 +201,11 @@ class Predictor:
             outputs=len(self.ensembles) * len(_groups(card)),
             is_read=is_read,
         )
+
+    def _choose(self, channels: Mapping[str, Path], *, name: str) -> Way:
         kept = 0 if self.device.type == "cuda" else self.networks.kept_bytes
         return choose(
+<<<<<<< HEAD
             work, memory_budget(self.memory_gb), held=held_bytes() - kept, name=headers.name, device=self.device
         )
 
@@ -192,6 +225,14 @@ class _Headers:
         grids = {channel: read_grid(channels[channel]) for channel in card.channel_names}
         reference = along_card(card, grids[card.geometry.reference])
         return cls(name, [grid.shape_zyx for grid in grids.values()], reference)
+=======
+            self.work(channels),
+            memory_budget(self.memory_gb),
+            held=held_bytes() - kept,
+            name=name,
+            device=self.device,
+        )
+>>>>>>> inference
 
 
 @dataclass(frozen=True)

@@ -56,6 +56,27 @@ def build_network(
     return network
 
 
+def normalise_by_groups(network: torch.nn.Module) -> torch.nn.Module:
+    """Replace every instance norm by a group norm of one channel per group: the same quantity, four times as quick.
+
+    On a CPU, PyTorch computes an instance norm as a batch norm of a reshaped image. Results differ by rounding, 1e-6 of
+    a standard deviation. The network is changed in place; names of weights stay.
+    """
+    quick: dict[torch.nn.Module, torch.nn.GroupNorm] = {}
+    for parent in list(network.modules()):
+        for name, child in list(parent._modules.items()):  # named_children leaves out what stands twice
+            if not isinstance(child, torch.nn.InstanceNorm3d) or child.track_running_stats:
+                continue
+            if child not in quick:
+                quick[child] = torch.nn.GroupNorm(
+                    child.num_features, child.num_features, eps=child.eps, affine=child.affine
+                )
+                quick[child].weight, quick[child].bias = child.weight, child.bias
+                quick[child].train(child.training)
+            parent._modules[name] = quick[child]
+    return network
+
+
 def _require_prefix(what: str, found: str, expected: str) -> None:
     if not found.startswith(expected):
         raise OncoduetError(f"plans: {what}: expected a name in {expected}*, found {found!r}")

@@ -2,9 +2,9 @@
 
 A container that outgrows its memory is killed without a word. So before a study's voxels are read, its need is
 estimated from the headers alone: reading, preprocessing, windows and the way back follow one another, and the dearest
-counts. Where the quickest way does not fit, fewer members hold accumulators at a time, then weights are streamed, then
-windows go one by one; where nothing fits, the study is refused with one line. Results are the same bits in all ways but
-the last.
+counts. Where the quickest way does not fit, fewer members hold accumulators at a time, then weights are streamed; where
+nothing fits, the study is refused with one line. Results are the same bits in all ways. Passes of one window are none
+of them: on one thread PyTorch then unfolds the patch for a convolution, which takes more memory than two windows.
 
 The factors were measured: resident set of networks of 8 to 64 features, patches of 16 × 64 × 64 to 48 × 96 × 96, two
 and seven classes; CT of 512 × 512 × 600.
@@ -14,7 +14,7 @@ import logging
 import math
 import resource
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -32,10 +32,8 @@ _MEMINFO = Path("/proc/meminfo")
 _STATUS = Path("/proc/self/status")
 
 _FLOAT = 4
-_ACTIVATIONS = 10
-"""Patches of the first stage's features that are alive at once, in a pass of several windows."""
-_ACTIVATIONS_ONE_WINDOW = 14
-"""The same for a single window, whose convolutions unfold the patch."""
+_ACTIVATIONS = 12
+"""Patches of the first stage's features that are alive at once, per window of a pass."""
 _SLAB_BYTES = 3 * 8
 """Resampling holds a slab as float64, padded, and filtered."""
 _SLAB_SLICES = 32 + 2 * 20 + 2 * 12
@@ -88,7 +86,8 @@ class Way:
 
     def __str__(self) -> str:
         weights = "weights streamed" if self.streamed else "weights resident"
-        return f"{self.batch} windows per pass, {self.at_once} members at a time, {weights}"
+        members = "1 member" if self.at_once == 1 else f"{self.at_once} members"
+        return f"{self.batch} windows per pass, {members} at a time, {weights}"
 
 
 def choose(work: Work, budget: Budget, *, held: int, name: str, device: torch.device | None = None) -> Way:
@@ -122,7 +121,7 @@ def choose(work: Work, budget: Budget, *, held: int, name: str, device: torch.de
     if least > budget.total:
         raise OncoduetError(
             f"study {name}: expected to need at most {budget.total / GB:.1f} GB of memory ({budget.source}), "
-            f"found that {_size(work.reference)} voxels of {len(work.channels)} channels need {least / GB:.1f} GB"
+            f"found that {_size(work.reference)} voxels ({len(work.channels)} channels) need {least / GB:.1f} GB"
         )
     raise OncoduetError(
         f"study {name}: expected to need at most {gpu_free / GB:.1f} GB of the GPU's memory, "
@@ -159,9 +158,8 @@ def window_bytes(work: Work, way: Way) -> int:
     slab = slab_depth(work.network, work.patch_size, batch=way.batch) * padded[1] * padded[2] * _FLOAT
     accumulators = way.at_once * work.classes * slab + slab
     final = 4 * work.classes * slab  # quotient, softmax by slices and together, without uncovered voxels
-    factor = _ACTIVATIONS if way.batch > 1 else _ACTIVATIONS_ONE_WINDOW
     features = 16 * math.ceil(work.features / 16)  # oneDNN rounds up
-    activations = factor * features * math.prod(work.patch_size) * _FLOAT * way.batch
+    activations = _ACTIVATIONS * features * math.prod(work.patch_size) * _FLOAT * way.batch
     data = len(work.channels) * math.prod(padded) * _FLOAT
     return data + _weights(work, way) + accumulators + max(final, activations)
 
@@ -204,9 +202,7 @@ def _ways(members: int) -> Iterator[Way]:
         if at_once == 1:
             break
         at_once = math.ceil(at_once / 2)
-    streamed = Way(BATCH, 1, streamed=True)
-    yield streamed
-    yield replace(streamed, batch=1)
+    yield Way(BATCH, 1, streamed=True)
 
 
 def _weights(work: Work, way: Way) -> int:

@@ -316,6 +316,26 @@ def test_an_output_that_cannot_be_written_is_refused(bench: Bench, tmp_path: Pat
     assert "expected a folder that can be written to" in message
 
 
+def test_a_study_larger_than_the_memory_is_refused(bench: Bench) -> None:
+    message = bench.run.fails(*bench.arguments, "--memory-gb", "0.1")
+    assert "expected to need at most 0.1 GB of memory (--memory-gb), found that 30 × 24 × 9 voxels" in message
+    assert not bench.output.exists()
+
+
+def test_the_log_says_how_memory_is_used_and_how_far_bf16_is_off(bench: Bench) -> None:
+    bench.run.succeeds(*bench.arguments, "--memory-gb", "50", "--precision", "bf16", "--no-mirroring")
+    assert "of 50.0 GB (--memory-gb): 2 windows per pass, 2 members at a time, weights resident" in bench.run.stdout
+    assert "bf16 differs from fp32 by at most" in bench.run.stdout
+
+
+@pytest.mark.parametrize("amount", ["0", "-1", "nan", "inf"])
+def test_memory_that_is_no_positive_number_is_wrong_usage(capsys: pytest.CaptureFixture[str], amount: str) -> None:
+    with pytest.raises(SystemExit) as exit_:
+        main([f"--memory-gb={amount}"])
+    assert exit_.value.code == 2
+    assert f"expected a positive number, found {amount}" in capsys.readouterr().err
+
+
 def test_what_lay_in_the_output_before_is_left_alone_on_bad_input(bench: Bench) -> None:
     bench.output.mkdir()
     (bench.output / "mine.txt").write_text("kept")

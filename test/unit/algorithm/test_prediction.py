@@ -1,4 +1,7 @@
+import logging
+import re
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -7,7 +10,10 @@ import torch
 
 from algorithm.bundle import read_bundle
 from algorithm.prediction import StudyPrediction, load_predictor
-from contract.volume import read_grid
+from contract.errors import OncoduetError
+from contract.volume import Grid, Volume, read_grid, write_volume
+from network.memory import Way, host_bytes
+from network.study import predicted_region
 
 Maker = Callable[..., Path]
 
@@ -40,6 +46,108 @@ def test_an_ensemble_is_the_arithmetic_mean_of_its_members_probabilities(
     assert ensemble.grid == read_grid(tmp_path / "study" / "s_t2w.mha")
     assert ensemble.array.dtype == np.float32
     assert 0 <= ensemble.array.min() < ensemble.array.max() <= 1
+
+
+def test_an_ensemble_asked_for_alone_has_the_bits_of_one_among_many(
+    predict: Callable[..., StudyPrediction], tmp_path: Path
+) -> None:
+    many = predict(mirroring=False)
+    members = many.bundle.record.members
+    channels = {name: tmp_path / "study" / f"s_{name}.mha" for name in many.bundle.card.channel_names}
+    for some in (members, members[1:]):
+        alone = load_predictor(many.bundle, members, mirroring=False, ensembles=[some]).predict(channels, name="s")
+        assert len(alone.by_names) == 1
+        np.testing.assert_array_equal(alone.ensemble(some).array, many.ensemble(some).array)
+        with pytest.raises(ValueError, match="kept no average of ce_fold0_restart1"):
+            alone.ensemble(members[:1])
+
+
+def test_more_ensembles_than_members_are_made_from_the_members(predict: Callable[..., StudyPrediction]) -> None:
+    bundle = predict(mirroring=False).bundle
+    a, b, c = bundle.record.members
+    asked = [(a, b), (b, c), (a, c), (a, b, c)]
+    assert load_predictor(bundle, [a, b, c], ensembles=asked).ensembles == ((a,), (b,), (c,))
+    assert load_predictor(bundle, [a, b, c], ensembles=asked[2:]).ensembles == ((a, c), (a, b, c))
+
+
+def test_little_memory_gives_the_same_bits(predict: Callable[..., StudyPrediction], tmp_path: Path) -> None:
+    plenty = predict(mirroring=False)
+    members = plenty.bundle.record.members
+    channels = {name: tmp_path / "study" / f"s_{name}.mha" for name in plenty.bundle.card.channel_names}
+    predictor = load_predictor(plenty.bundle, members, mirroring=False)
+    work = predictor.work(channels)
+    need = [host_bytes(work, way) for way in (Way(2, 3, False), Way(2, 1, True))]
+    assert need[1] < need[0]
+    np.testing.assert_array_equal(
+        predictor.predict(channels, name="s").ensemble(members).array, plenty.ensemble(members).array
+    )
+    for way in (Way(2, 1, False), Way(2, 1, True)):
+        found = predictor.predict(channels, name="s", way=way).ensemble(members)
+        np.testing.assert_array_equal(found.array, plenty.ensemble(members).array)
+
+
+def test_a_study_larger_than_the_memory_is_refused_before_it_is_read(
+    predict: Callable[..., StudyPrediction], tmp_path: Path
+) -> None:
+    bundle = predict(mirroring=False).bundle
+    channels = {name: tmp_path / "study" / f"s_{name}.mha" for name in bundle.card.channel_names}
+    for path in channels.values():
+        path.write_bytes(path.read_bytes()[:-20])  # reading it would fail otherwise
+    predictor = load_predictor(bundle, bundle.record.members, memory_gb=0.01)
+    message = (
+        r"study s: expected to need at most 0\.0 GB of memory \(--memory-gb\), "
+        r"found that 30 × 24 × 9 voxels \(3 channels\) need \d+\.\d GB"
+    )
+    with pytest.raises(OncoduetError, match=message):
+        predictor.predict(channels, name="s")
+
+
+def test_bf16_is_close_to_fp32_and_its_error_is_logged(
+    predict: Callable[..., StudyPrediction], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    fp32 = predict(mirroring=False)
+    members = fp32.bundle.record.members
+    channels = {name: tmp_path / "study" / f"s_{name}.mha" for name in fp32.bundle.card.channel_names}
+    with caplog.at_level(logging.INFO, "algorithm.prediction"):
+        predictor = load_predictor(fp32.bundle, members, mirroring=False, precision="bf16")
+        bf16 = predictor.predict(channels, name="s").ensemble(members).array
+    (message,) = [record.message for record in caplog.records if "bf16" in record.message]
+    found = re.fullmatch(r"study s: bf16 differs from fp32 by at most (\S+), on average (\S+), in .*", message)
+    assert found is not None
+    difference = np.abs(np.asarray(bf16, np.float64) - fp32.ensemble(members).array)
+    assert 0 < difference.mean() < 2 * float(found[2])
+    assert difference.max() < 3 * float(found[1]) < 0.3
+
+
+def test_the_cards_box_spares_windows_and_changes_nothing_in_it(make_bundle: Maker, tmp_path: Path) -> None:
+    """A field of view twice the card's 192 mm."""
+    bundle = read_bundle(make_bundle([("ce", 0, 1)], spacing_mm_zyx=(3.0, 4.0, 4.0)))
+    grid = Grid((96, 90, 9), (4.0, 4.2, 3.0), (3.0, -20.0, 11.0), (1.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0, 1.0))
+    channels = {name: tmp_path / f"{name}.mha" for name in bundle.card.channel_names}
+    for seed, path in enumerate(channels.values()):
+        array = np.random.default_rng(seed).normal(300, 50, grid.shape_zyx).astype(np.float32)
+        write_volume(path, Volume(array, grid))
+    open_card = bundle.card.model_copy(
+        update={"geometry": bundle.card.geometry.model_copy(update={"keep_central_mm_zyx": None})}
+    )
+    everywhere = replace(bundle, card=open_card)
+    passes, maps = [], []
+    for each in (bundle, everywhere):
+        predictor = load_predictor(each, each.record.members, mirroring=False)
+        count = 0
+
+        def counted(*_: object) -> None:
+            nonlocal count
+            count += 1
+
+        predictor.networks[0].register_forward_hook(counted)
+        maps.append(predictor.predict(channels, name="s").ensemble(each.record.members).array)
+        passes.append(count)
+    assert 0 < passes[0] < 0.7 * passes[1]
+    kept = predicted_region(bundle.card, grid)
+    np.testing.assert_array_equal(maps[0][kept], maps[1][kept])
+    assert not maps[0][~kept].any()
+    assert maps[1][~kept].all()
 
 
 def test_the_lesion_class_of_the_card_is_the_one_predicted(

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from contract.errors import OncoduetError
-from network.architecture import build_network
+from network.architecture import build_network, normalise_by_groups
 
 Json = dict[str, Any]
 
@@ -52,7 +52,7 @@ def test_inference_imports_no_trainer_and_nothing_that_writes_caches() -> None:
     program = """
 import sys, json, pathlib, numpy, torch
 import network.study, network.sliding_window, network.weights
-from network.architecture import build_network
+from network.architecture import build_network, normalise_by_groups
 from network.preprocessing import preprocess
 plans = json.loads(pathlib.Path("test/unit/network/tiny_plans.json").read_text())
 dataset = {"channel_names": {"0": "a", "1": "b", "2": "c"}, "labels": {"background": 0, "lesion": 1}}
@@ -62,3 +62,20 @@ print([m for m in sys.modules if m in ("matplotlib", "numba", "torchvision", "ti
 """
     result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert (result.stdout.strip(), result.stderr) == ("[]", "")
+
+
+def test_group_norms_give_what_instance_norms_give(tiny_plans: Json, tiny_dataset: Json) -> None:
+    torch.manual_seed(0)
+    network = build_network(tiny_plans, tiny_dataset).eval()
+    for name, parameter in network.named_parameters():
+        if ".norm." in name:
+            torch.nn.init.uniform_(parameter, 0.5, 1.5)
+    weights = {name: tensor.clone() for name, tensor in network.state_dict().items()}
+    data = 3 + 50 * torch.randn(2, 3, 8, 16, 16)
+    with torch.inference_mode():
+        expected = network(data)
+        found = normalise_by_groups(network)(data)
+    torch.testing.assert_close(found, expected, rtol=0, atol=2e-5)
+    assert not any(isinstance(module, torch.nn.InstanceNorm3d) for module in network.modules())
+    assert network.state_dict().keys() == weights.keys()
+    assert all(torch.equal(tensor, weights[name]) for name, tensor in network.state_dict().items())
