@@ -121,13 +121,6 @@ class Predictor:
 
     def _predict(self, study: StudyImage, preprocessed: Preprocessed, way: Way, *, name: str) -> "StudyPrediction":
         bundle = self.bundle
-<<<<<<< HEAD
-=======
-        way = way or self._choose(channels, name=name)
-        study = read_study(bundle.card, channels, name=name)
-        preprocessed = preprocess(study.array, study.spacing_mm_zyx, plans=bundle.plans, dataset=bundle.dataset)
-        study = replace(study, array=study.array[:, :0, :0, :0].copy())  # the way back needs the grids alone
->>>>>>> inference
         box = kept_box(bundle.card, study)
         data = torch.from_numpy(preprocessed.data).to(self.device)
         networks = self.networks.streamed() if way.streamed else self.networks.resident()
@@ -167,30 +160,22 @@ class Predictor:
         without_voxels = replace(preprocessed, data=preprocessed.data[:, :0, :0, :0].copy())
         return StudyPrediction(bundle, study, without_voxels, by_names)
 
-<<<<<<< HEAD
-    def _way(self, headers: "_Headers", grid: Grid, *, is_read: bool = False) -> Way:
-        """How to go through a study that is stacked on a grid, and whose images may have been read already."""
-        bundle, card = self.bundle, self.bundle.card
-        work = Work(
-            channels=headers.sizes_zyx,
-            reference=headers.reference.shape_zyx,
-=======
     def work(self, channels: Mapping[str, Path]) -> Work:
-        """What the study's need of memory depends on, from the headers of its images.
+        """What the need of memory of a whole study depends on, from the headers of its images.
 
         Raises
         ------
         OncoduetError
             An image is missing or is none.
         """
+        headers = _Headers.read(self.bundle.card, channels, name="")
+        return self._work(headers, study_grid(self.bundle.card, headers.reference))
+
+    def _work(self, headers: "_Headers", grid: Grid, *, is_read: bool = False) -> Work:
         bundle, card = self.bundle, self.bundle.card
-        sizes = {channel: read_grid(path).shape_zyx for channel, path in channels.items()}
-        reference = read_grid(channels[card.geometry.reference])
-        grid = study_grid(card, reference)
         return Work(
-            channels=[sizes[channel] for channel in card.channel_names],
-            reference=reference.shape_zyx,
->>>>>>> inference
+            channels=headers.sizes_zyx,
+            reference=headers.reference.shape_zyx,
             study=grid.shape_zyx,
             network=network_size(grid.shape_zyx, network_spacing_mm_zyx(card, grid), plans=bundle.plans),
             patch_size=patch_size_zyx(bundle.plans),
@@ -202,11 +187,15 @@ class Predictor:
             is_read=is_read,
         )
 
-    def _choose(self, channels: Mapping[str, Path], *, name: str) -> Way:
+    def _way(self, headers: "_Headers", grid: Grid, *, is_read: bool = False) -> Way:
+        """How to go through a study that is stacked on a grid, and whose images may have been read already."""
         kept = 0 if self.device.type == "cuda" else self.networks.kept_bytes
         return choose(
-<<<<<<< HEAD
-            work, memory_budget(self.memory_gb), held=held_bytes() - kept, name=headers.name, device=self.device
+            self._work(headers, grid, is_read=is_read),
+            memory_budget(self.memory_gb),
+            held=held_bytes() - kept,
+            name=headers.name,
+            device=self.device,
         )
 
 
@@ -225,14 +214,6 @@ class _Headers:
         grids = {channel: read_grid(channels[channel]) for channel in card.channel_names}
         reference = along_card(card, grids[card.geometry.reference])
         return cls(name, [grid.shape_zyx for grid in grids.values()], reference)
-=======
-            self.work(channels),
-            memory_budget(self.memory_gb),
-            held=held_bytes() - kept,
-            name=name,
-            device=self.device,
-        )
->>>>>>> inference
 
 
 @dataclass(frozen=True)
