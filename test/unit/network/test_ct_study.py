@@ -143,6 +143,17 @@ def test_a_ct_may_be_stored_as_any_number(panorama, write_ct, dtype):
     assert np.array_equal(stored.array[0], np.round(hounsfield(grid)).astype(np.float32))
 
 
+@pytest.mark.parametrize("dtype", [np.uint8, np.int16, np.uint16, np.float64])
+def test_an_mr_may_be_stored_as_any_number(tmp_path, dtype):
+    card = load_card("cspca-picai")
+    grid = Grid((20, 18, 6), (0.5, 0.5, 3.0), (1.0, 2.0, 3.0), ct_grid(1, 1, 1).direction)
+    array = np.random.default_rng(1).integers(0, 255, (3, *grid.shape_zyx))
+    paths = {name: tmp_path / f"{name}.mha" for name in card.channel_names}
+    for path, each in zip(paths.values(), array, strict=True):
+        write_volume(path, Volume(each.astype(dtype), grid))
+    assert np.array_equal(read_study(card, paths, name="s").array, array.astype(np.float32))
+
+
 @pytest.mark.parametrize(
     ("values", "found"), [((0.0, 900.0), "0 to 900"), ((0.0, 255.0), "0 to 255"), ((-1000.0, 60.0), "-1000 to 60")]
 )
