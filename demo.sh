@@ -55,7 +55,7 @@ if [ "$(cat .venv/installed 2>/dev/null)" != "$stamp" ]; then
 fi
 [ -z "$install_only" ] || exit 0
 
-# one thread per process, since two networks are trained at a time; and let malloc keep what it has, which saves a third
+# one thread per process where two networks are trained at a time; and let malloc keep what it has, which saves a third
 # of a training step on small volumes
 export OMP_NUM_THREADS=1 MALLOC_MMAP_THRESHOLD_=4294967295 MALLOC_TRIM_THRESHOLD_=17179869184 MALLOC_TOP_PAD_=67108864
 python=.venv/bin/python
@@ -78,7 +78,7 @@ step "bundle the runs" \
 step "unpack the bundle" \
   tar -xzf "$demo/model.tar.gz" -C "$demo/model"
 step "predict: each network alone, and the ensembles of four" \
-  $python -m algorithm batch --archive "$demo/external" --model "$demo/model" --members each four --no-mirroring --threads 1 \
+  $python -m algorithm batch --archive "$demo/external" --model "$demo/model" --members each four --no-mirroring --threads 2 \
   --output "$demo/predictions"
 step "predict: voxel-wise baselines, without learning" \
   $python -m algorithm baseline --card "$card" --archive "$demo/external" --output "$demo/predictions"

@@ -2,7 +2,8 @@
 
 The region is a box along the reference image's axes: the organ's outer voxel edges (the last voxel included), widened
 by the card's margin and cut at the image's border. Training takes the organ from the label map, inference from the
-network that was trained on it; both come through here.
+network that was trained on it; both come through here. Networks err by a voxel or two of their coarse grid, so training
+sees that much more on every side: what lies beyond the margin is then no strange land.
 
 Margins in mm: DIAGNijmegen/PANORAMA_baseline; in voxels: DIAGNijmegen/CE-CT_PDAC_AutomaticDetection_nnUnet.
 """
@@ -17,6 +18,10 @@ from scipy import ndimage
 from contract.cards import Card, KeepNear, Localisation
 from contract.errors import OncoduetError
 from contract.volume import Box, Float32Array, Grid, Volume
+from network.study import target_spacing_mm_zyx
+
+TRAINING_SLACK_VOXELS = 2
+"""Voxels of stage 1's grid by which the region for training is larger on every side."""
 
 _TOUCHING = np.ones((3, 3, 3), dtype=bool)
 ORGAN_PROBABILITY = 0.5
@@ -24,7 +29,7 @@ ORGAN_PROBABILITY = 0.5
 
 
 def true_region(card: Card, truth: Volume, path: Path) -> Box:
-    """Region around the organ of a label map that lies on the reference grid.
+    """Region to train on: around the organ of a label map that lies on the reference grid, and somewhat larger.
 
     Raises
     ------
@@ -32,7 +37,10 @@ def true_region(card: Card, truth: Volume, path: Path) -> Box:
         The map holds nothing of the organ; ``path`` is named.
     """
     stage = _stage(card)
-    region = region_around(stage, np.isin(truth.array, stage.values), truth.grid, truth.grid)
+    coarse_mm = target_spacing_mm_zyx(card.localising(), truth.grid)
+    z, y, x = (TRAINING_SLACK_VOXELS * each_mm for each_mm in coarse_mm)
+    organ = np.isin(truth.array, stage.values)
+    region = region_around(stage, organ, truth.grid, truth.grid, slack_mm_zyx=(z, y, x))
     if region is None:
         values = ", ".join(map(str, stage.values))
         raise OncoduetError(f"{path}: expected the {stage.organ} (label values {values}), found none of it")
@@ -55,8 +63,21 @@ def predicted_region(card: Card, probability: Float32Array, coarse: Grid, refere
     return region_around(_stage(card), labelled == largest, coarse, reference)
 
 
-def region_around(stage: Localisation, organ: npt.NDArray[np.bool_], grid: Grid, reference: Grid) -> Box | None:
-    """Box on the reference grid around an organ's voxels on a grid with the same axes; None without any voxel."""
+def region_around(
+    stage: Localisation,
+    organ: npt.NDArray[np.bool_],
+    grid: Grid,
+    reference: Grid,
+    *,
+    slack_mm_zyx: tuple[float, float, float] = (0.0, 0.0, 0.0),
+) -> Box | None:
+    """Box on the reference grid around an organ's voxels on a grid with the same axes; None without any voxel.
+
+    Parameters
+    ----------
+    slack_mm_zyx
+        How much larger than the card's margin, on every side.
+    """
     box = []
     offset_mm = np.array(reference.direction).reshape(3, 3).T @ (
         np.array(grid.origin_mm_xyz) - np.array(reference.origin_mm_xyz)
@@ -71,7 +92,7 @@ def region_around(stage: Localisation, organ: npt.NDArray[np.bool_], grid: Grid,
             offset_mm[2 - axis] + (found[0] - 0.5) * coarse_mm
         ) / own_mm + 0.5  # outer edges, from the image's edge
         last = (offset_mm[2 - axis] + (found[-1] + 0.5) * coarse_mm) / own_mm + 0.5
-        margin = _margin_voxels(stage, axis, own_mm)
+        margin = _margin_voxels(stage, axis, own_mm) + slack_mm_zyx[axis] / own_mm
         length = reference.shape_zyx[axis]
         start = min(max(0, math.floor(first - margin + 1e-6)), length - 1)
         box.append(slice(start, max(start + 1, min(length, math.ceil(last + margin - 1e-6)))))

@@ -1,5 +1,7 @@
 """The region around an organ, worked by hand, and where lesions are kept."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 
@@ -58,6 +60,15 @@ def test_stray_voxels_do_not_widen_the_predicted_region(card):
     probability[0, 0, 0] = 1.0
     assert predicted_region(card, probability, reference, reference) == alone
     assert predicted_region(card, np.full_like(probability, 0.4), reference, reference) is None
+
+
+def test_the_region_for_training_is_two_coarse_voxels_larger_on_every_side(card):
+    reference = Grid((200, 200, 60), (1.0, 1.0, 3.0), (0.0, 0.0, 0.0), IDENTITY)
+    label = np.zeros(reference.shape_zyx, np.int32)
+    label[30, 100, 100] = 4
+    # 15 + 18 mm are 11 slices of 3 mm; 50 + 9 and 100 + 9 voxels of 1 mm.
+    region = true_region(card, Volume(label, reference), Path("label.nii.gz"))
+    assert region == (slice(19, 42), slice(41, 160), slice(0, 200))
 
 
 def test_a_label_map_without_the_organ_is_refused(card, tmp_path):

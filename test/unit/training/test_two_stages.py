@@ -87,9 +87,9 @@ def test_stage_1_sees_the_whole_scan_coarsely_and_stage_2_the_region_at_full_res
     coarse = read_json(prepared_ct / "localisation" / "dataset_fingerprint.json")
     assert fingerprint["spacings"] == [[6.0, 4.5, 4.0]] * 6
     assert coarse["spacings"] == [[9.0, 4.5, 4.5]] * 6
-    # Outer edges of the pancreas, mm: z ±18, y ±13.5, x −52…12; margins 15, 50, 100. In voxels from the image's
-    # edge (z −54, y −99, x −120): 3.5…14.5, 7.9…36.1, below 0…58.
-    assert fingerprint["shapes_after_crop"] == [[15 - 3, 37 - 7, 58]] * 6
+    # Outer edges of the pancreas, mm: z ±18, y ±13.5, x −52…12; margins 15, 50, 100 and two coarse voxels, 18, 9, 9. In
+    # voxels from the image's edge (z −54, y −99, x −120): 0.5…17.5, 5.9…38.1, below 0…60.25 of 60.
+    assert fingerprint["shapes_after_crop"] == [[18 - 0, 39 - 5, 60]] * 6
     assert coarse["shapes_after_crop"] == [[12, 44, 53]] * 6
 
 
