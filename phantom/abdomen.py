@@ -491,7 +491,7 @@ def _draw_pancreas(rng: np.random.Generator, frame: _Frame) -> tuple[Tube, Tube,
     narrow = float(rng.uniform(0.9, 1.4))
     line = smooth.line_mm[_DUCT_STARTS:]
     duct = replace(smooth, line_mm=line, radii_mm=(narrow,) * len(line))
-    fat = float(0.15 * rng.beta(1.3, 3.5))
+    fat = float(0.08 * rng.beta(1.3, 3.5))
     tissue = Tissue(44 - 140 * fat, 70 * (1 - fat))
     texture = RandomField.draw(rng, length_mm=6.0, waves=12)
     return pancreas, duct, Layer(pancreas, tissue, texture=texture, texture_hu=3 + 25 * fat)

@@ -30,7 +30,7 @@ MARGIN_MM = (4.0, 10.0)
 LOWEST_HU, HIGHEST_HU = -1024, 3071
 """The range of 12 bits, which scanners use."""
 AVERAGE_HALF_WIDTH_MM = 138.0
-PHASE_LOG_SD = 0.08
+PHASE_LOG_SD = 0.05
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,7 @@ class Scanner:
 
 SCANNERS: dict[Population, Scanner] = {
     "training": Scanner(noise_hu=7.0, noise_length_mm=1.6, enhancement=1.0, blur_mm=0.0),
-    "external": Scanner(noise_hu=9.0, noise_length_mm=2.2, enhancement=0.92, blur_mm=1.0),
+    "external": Scanner(noise_hu=9.0, noise_length_mm=2.2, enhancement=0.95, blur_mm=1.0),
 }
 
 
