@@ -157,9 +157,9 @@ def test_a_limit_of_the_process_is_known(which: int, name: str) -> None:
 
 
 _MEASURE = """
-import json, resource, sys, torch
+import json, sys, torch
 from network.architecture import build_network
-from network.memory import Way, Work, held_bytes, window_bytes
+from network.memory import _STATUS, Way, Work, _field, held_bytes, window_bytes
 from network.sliding_window import ensemble_probabilities
 torch.set_num_threads(1)
 features, batch, members = (int(each) for each in sys.argv[2:])
@@ -172,7 +172,7 @@ data = torch.randn(1, *size)
 networks[0](data[None, :, :16, :16, :16].repeat(2, 1, 1, 1, 1))
 before = held_bytes()
 ensemble_probabilities(networks, data, ensembles=[range(members)], groups=[(1,)], patch_size=patch, batch=batch)
-peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 - before
+peak = _field(_STATUS, "VmHWM") - before  # ru_maxrss would remember the process that started this one
 work = Work([size], size, size, size, patch, 3, features, members, 0, 1)
 print(peak, window_bytes(work, Way(batch, members, False)))
 """
