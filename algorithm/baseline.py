@@ -13,7 +13,7 @@ import numpy as np
 from algorithm.outputs import detect, write_listing, write_study
 from algorithm.progress import Track
 from contract.archive import Study, archive_licence, find_studies
-from contract.cards import CARDS, Baseline, Card, load_card
+from contract.cards import Baseline, Card, card_path, load_card
 from contract.errors import OncoduetError
 from contract.files import staged_folder
 from contract.records import Source
@@ -34,7 +34,7 @@ def predict_baselines(*, archive: Path, card_name: str, output: Path, track: Tra
         raise OncoduetError(f"card {card.name!r}: expected at least one baseline, found none")
     studies = find_studies(archive, card, labels_required=False)
     licence = archive_licence(archive)
-    card_text = _card_path(card_name).read_text(encoding="utf-8")
+    card_text = card_path(card_name).read_text(encoding="utf-8")
     with staged_folder(output) as stage:
         for study in track(studies):
             for baseline in card.baselines:
@@ -81,7 +81,3 @@ def _suspicion(baseline: Baseline, intensity: Float32Array) -> Float32Array:
     value = np.where(measured, intensity, 1.0).astype(np.float64)
     share = value / (value + baseline.scale)
     return np.where(measured, share if baseline.extreme == "maximum" else 1.0 - share, 0.0).astype(np.float32)
-
-
-def _card_path(name_or_path: str) -> Path:
-    return Path(name_or_path) if name_or_path.endswith(".toml") else CARDS / f"{name_or_path}.toml"

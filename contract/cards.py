@@ -299,13 +299,24 @@ def load_card(name_or_path: str | Path) -> Card:
     OncoduetError
         No such card, or not TOML, or faults in it: all of them, in one line.
     """
+    return parse_toml(card_path(name_or_path), Card)
+
+
+def card_path(name_or_path: str | Path) -> Path:
+    """Where a card lies that is given by its name or by its path.
+
+    Raises
+    ------
+    OncoduetError
+        No card of this name.
+    """
     path = Path(name_or_path)
     if path.suffix != ".toml":
         path = CARDS / f"{name_or_path}.toml"
         if not path.is_file():
             known = ", ".join(card_names())
             raise OncoduetError(f"card {str(name_or_path)!r}: expected one of {known} or a .toml file")
-    return parse_toml(path, Card)
+    return path
 
 
 def card_names() -> Sequence[str]:

@@ -12,7 +12,7 @@ from rich.progress import Progress
 from scipy import ndimage
 
 from contract.archive import Study, archive_licence, find_studies
-from contract.cards import CARDS, Card, load_card
+from contract.cards import Card, card_path, load_card
 from contract.errors import OncoduetError, UsageError
 from contract.files import sha256_json, staged_folder, write_json, write_text
 from contract.records import Stage, write_record
@@ -74,7 +74,7 @@ def prepare(*, card_name: str, archive: Path, output: Path, folds: int, seed: in
             raise OncoduetError(f"{archive / 'labels'}: expected at least one study with a lesion, found none")
         lesions = stacked["detection"].records
         splits = SplitsRecord(seed=seed, folds=split_patients(lesions, folds=folds, seed=seed))
-        card_text = _card_path(card_name).read_text(encoding="utf-8")
+        card_text = card_path(card_name).read_text(encoding="utf-8")
         for name, dataset in stacked.items():
             folder = stage if name == "detection" else stage / LOCALISATION
             record = _preprocess(dataset, folder, card=card, licence=licence, work=Path(work), progress=progress)
@@ -182,7 +182,3 @@ def count_lesions(label: LabelArray, card: Card) -> int:
     """Connected components (26 neighbours) of the lesion class."""
     _, count = ndimage.label(label == card.lesion_index, structure=np.ones((3, 3, 3)))
     return int(count)
-
-
-def _card_path(name_or_path: str) -> Path:
-    return Path(name_or_path) if name_or_path.endswith(".toml") else CARDS / f"{name_or_path}.toml"
