@@ -53,7 +53,7 @@ def _bar(description: str, items: Sequence[Item], done: int) -> Iterator[Item]:
         for number, item in enumerate(items, start=1):
             yield item
             left = time_left(time.monotonic() - begun, done=number, left=len(items) - number)
-            progress.update(task, completed=done + number, left=left)
+            progress.update(task, completed=done + number, left=left, refresh=True)
 
 
 def _lines(description: str, items: Sequence[Item], done: int) -> Iterator[Item]:
