@@ -1,5 +1,6 @@
 import math
 import os
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -8,6 +9,7 @@ from batchgenerators.dataloading.single_threaded_augmenter import SingleThreaded
 from batchgeneratorsv2.transforms.noise.gaussian_blur import GaussianBlurTransform
 from nnunetv2.training.dataloading import data_loader
 
+from contract.errors import OncoduetError
 from training.engines import nnunet
 from training.engines.nnunet import EpochLog, ResidentCases, build_trainer, seed_generators
 from training.engines.nnunet_environment import batches_on_one_thread, nnunet_folders
@@ -18,11 +20,10 @@ from training.run_folder import RunFolder
 
 @pytest.fixture
 def trainer(prepared_folder, tmp_path):
-    def build(configuration="ce", profile="demo", device="cpu"):
-        run = plan_run(
-            load_prepared(prepared_folder), configuration=configuration, fold=0, restart=1, profile=str(profile)
-        )
-        return build_trainer(run.task(RunFolder(tmp_path / "run"), device))
+    def build(configuration="ce", profile="demo", loader="resident"):
+        run = plan_run(load_prepared(prepared_folder), configuration=configuration, fold=0, restart=1, profile=profile)
+        task = run.task(RunFolder(tmp_path / "run"), "cpu")
+        return build_trainer(replace(task, profile=task.profile.model_copy(update={"loader": loader})))
 
     return build
 
@@ -51,8 +52,8 @@ def test_our_loss_stands_inside_nnunets_deep_supervision(trainer):
         assert built.loss([certain, *even[1:]], label).item() == pytest.approx(at_half / 3, abs=2e-6)
 
 
-def test_batches_are_made_in_this_process_with_nnunets_augmentation(trainer, tmp_path):
-    built = trainer()
+def test_nnunets_loader_makes_batches_in_this_process_with_its_augmentation(trainer, tmp_path):
+    built = trainer(loader="nnunet")
     with nnunet_folders(raw=tmp_path, preprocessed=tmp_path, results=tmp_path, loader_processes=0):
         built.initialize()
         training, validation = built.get_dataloaders()
@@ -66,10 +67,52 @@ def test_batches_are_made_in_this_process_with_nnunets_augmentation(trainer, tmp
 
 
 def test_training_and_validation_studies_are_the_folds(trainer, prepared_folder):
+    fold = load_prepared(prepared_folder).fold(0)
     built = trainer()
     training, validation = built.get_tr_and_val_datasets()
-    fold = load_prepared(prepared_folder).fold(0)
     assert (tuple(training.identifiers), tuple(validation.identifiers)) == (fold.train, fold.validation)
+    built.initialize()
+    training, validation = built.get_dataloaders()
+    assert (tuple(training.case_ids), tuple(validation.case_ids)) == (fold.train, fold.validation)
+
+
+@pytest.mark.parametrize("loader", ["resident", "nnunet"])
+def test_both_loaders_give_batches_of_the_same_shapes_and_types(trainer, tmp_path, loader):
+    built = trainer(loader=loader)
+    with nnunet_folders(raw=tmp_path, preprocessed=tmp_path, results=tmp_path, loader_processes=0):
+        built.initialize()
+        loaders = built.get_dataloaders()
+    for batch in map(next, loaders):
+        assert (batch["data"].shape, batch["data"].dtype) == ((4, 3, 12, 32, 32), torch.float32)
+        sizes = [(12, 32, 32), (12, 16, 16), (6, 8, 8)]
+        assert [(each.shape, each.dtype) for each in batch["target"]] == [
+            ((4, 1, *size), torch.int16) for size in sizes
+        ]
+        assert len(batch["keys"]) == 4
+
+
+def test_an_epochs_batches_follow_from_the_seed_and_the_epoch(trainer):
+    built = trainer()
+    built.initialize()
+    built.dataloader_train, built.dataloader_val = built.get_dataloaders()
+
+    def first(epoch):
+        built.current_epoch = epoch
+        built.on_epoch_start()
+        return [next(loader)["data"] for loader in (built.dataloader_train, built.dataloader_val)]
+
+    (early, validation), (late, _), (again, _) = first(3), first(4), first(3)
+    assert torch.equal(early, again)
+    assert not torch.equal(early, late)
+    assert not torch.equal(early, validation)
+
+
+def test_what_the_resident_loader_cannot_do_is_refused(trainer):
+    built = trainer()
+    built.initialize()
+    built.is_cascaded = True
+    with pytest.raises(OncoduetError, match=r'expected a dataset without cascade.*loader = "nnunet"'):
+        built.get_dataloaders()
 
 
 def test_equal_seeds_and_moments_give_equal_numbers():
