@@ -40,9 +40,6 @@ from training.resident.recipe import read_recipe
 from training.resident.studies import resident_studies
 from training.turns import Clock, Steps, in_turns
 
-RESIDENT_BYTES = 2 * 1024**3
-"""Preprocessed studies are kept in memory while they are no larger together; others are read by parts from disk."""
-
 GRADIENT_NORM = 12
 """Gradients longer than this are scaled down to it, as nnU-Net does."""
 
@@ -112,7 +109,10 @@ def steps(task: Task, *, on_iteration: OnIteration, on_epoch: OnEpoch) -> Steps[
             if task.checkpoint.is_file():
                 trainer.resume(task.checkpoint)
             trainer.on_train_start()
-        yield from trainer.steps()
+        try:
+            yield from trainer.steps()
+        finally:
+            trainer.dataloader_train = trainer.dataloader_val = None  # or else cyclic references keep the studies
         return Trained(trainer.kept_weights(), tuple(trainer.epochs()), *trainer.seconds())
 
     return in_turns(own_steps(), turn)
@@ -246,12 +246,12 @@ class Trainer(nnUNetTrainer):  # type: ignore[misc]
 
         return batches(self.task.train, training, initial), batches(self.task.validation, validation, patch)
 
-    def get_tr_and_val_datasets(self) -> tuple["ResidentCases", "ResidentCases"]:
+    def get_tr_and_val_datasets(self) -> tuple["FocusedCases", "FocusedCases"]:
         """Training and validation studies."""
         training, validation = self.do_split()
         folder = self.preprocessed_dataset_folder
         focus = self.task.lesion_index if self.task.profile.foreground_focus == "lesion" else None
-        return ResidentCases(folder, training, focus=focus), ResidentCases(folder, validation, focus=focus)
+        return FocusedCases(folder, training, focus=focus), FocusedCases(folder, validation, focus=focus)
 
     def on_epoch_start(self) -> None:
         """Reseed, so that each epoch's chance depends on nothing that came before."""
@@ -396,33 +396,25 @@ class EpochLog(MetaLogger):  # type: ignore[misc]
         super().log(key, value, step)
 
 
-class ResidentCases(nnUNetDatasetBlosc2):  # type: ignore[misc]
-    """Preprocessed studies, held in memory as long as they fit: decompressing patches costs a tenth of a tiny step.
+class FocusedCases(nnUNetDatasetBlosc2):  # type: ignore[misc]
+    """Preprocessed studies, for nnU-Net's loader.
 
     Patches are centred on a class that nnU-Net draws among those of the study; where ``focus`` is one of these, it is
-    the only one.
+    the only one. Nothing is kept in memory: nnU-Net's transforms work in place, on what a compressed file gives afresh
+    each time, but of an array would be a view.
     """
 
     def __init__(self, folder: str, identifiers: list[str], *, focus: int | None = None) -> None:
         super().__init__(folder, identifiers)
         self.focus = focus
-        self.cases: dict[str, Any] = {}
-        self.bytes_held = 0
 
     def load_case(self, identifier: str) -> Any:
         """Image, label, none (no cascade) and properties of one study."""
-        if identifier in self.cases:
-            return self.cases[identifier]
         data, label, previous, properties = super().load_case(identifier)
         voxels = properties["class_locations"].get(self.focus, ())
         if len(voxels):
             properties = properties | {"class_locations": {self.focus: voxels}}
-        size = math.prod(data.shape) * 4 + math.prod(label.shape) * 2
-        if self.bytes_held + size > RESIDENT_BYTES:
-            return data, label, previous, properties
-        self.bytes_held += size
-        self.cases[identifier] = data[:], label[:], previous, properties
-        return self.cases[identifier]
+        return data, label, previous, properties
 
 
 def entropy(seed: int, moment: str) -> list[int]:

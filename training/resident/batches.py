@@ -83,8 +83,6 @@ class ResidentBatches:
         self.batch_size = batch_size
         self.unforced = round(batch_size * (1 - foreground))
         self.channels = len(studies.by_id[self.case_ids[0]].image)
-        spatial = recipe.spatial.columns() if recipe.spatial else 0
-        self.widths = [1 + COLUMNS, spatial, *(step.columns(self.channels) for step in recipe.steps)]
         self.seed([0])
 
     def seed(self, entropy: Sequence[int]) -> None:
@@ -97,13 +95,19 @@ class ResidentBatches:
     def __next__(self) -> dict[str, Any]:
         """One batch: ``data`` (patches, channels, z, y, x), ``target`` per supervised resolution, ``keys``."""
         with torch.no_grad():
-            uniform = self.generator.random((self.batch_size, sum(self.widths)))
-            placing, spatial, *stepwise = np.split(uniform, np.cumsum(self.widths)[:-1], axis=1)
+            widths = self._widths()
+            uniform = self.generator.random((self.batch_size, sum(widths)))
+            placing, spatial, *stepwise = np.split(uniform, np.cumsum(widths)[:-1], axis=1)
             keys = [self.case_ids[int(number * len(self.case_ids))] for number in placing[:, 0]]
             patches = self._cut(keys, placing[:, 1:], spatial)
             for step, numbers in zip(self.recipe.steps, stepwise, strict=True):
                 step.apply(patches, numbers)
             return {"data": patches.image, "target": self.recipe.targets(patches.label), "keys": keys}
+
+    def _widths(self) -> list[int]:
+        """Uniform numbers that a patch takes: for its study and box, for rotation and scale, for each step."""
+        spatial = self.recipe.spatial.columns() if self.recipe.spatial else 0
+        return [1 + COLUMNS, spatial, *(step.columns(self.channels) for step in self.recipe.steps)]
 
     def _cut(self, keys: Sequence[str], placing: Uniform, spatial: Uniform) -> Patches:
         cuts = []
