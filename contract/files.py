@@ -18,7 +18,6 @@ from typing import Any
 
 from contract.errors import OncoduetError
 
-
 _FULL_BYTES = 1 << 16
 
 

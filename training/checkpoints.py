@@ -1,13 +1,13 @@
 """Checkpoints: where an interrupted run goes on. Two are kept, the newest and the one before.
 
-A checkpoint is the whole state of a training between two epochs. It is written beside, synced and renamed; its first
-line holds a hash over all that follows, so that a file that was cut or in which a bit flipped is noticed before anything
-is taken from it; then the one before counts. It also names the run that it belongs to (a hash over the run's key and
-parents), so that a file copied from another run is refused. It is read without pickle's power to run code.
+A checkpoint is the whole state of a training between two epochs. It is written beside, synced and renamed. Its first
+line holds a hash over all of it: a file that was cut, or in which a bit flipped, is noticed before anything is taken
+from it, and the one before counts. It also names the run that it belongs to (a hash over the run's key and parents), so
+that a file copied from another run is refused. It is read without pickle's power to run code.
 
 No state of a random generator is in it. All of them are seeded anew at the start of every epoch, from the run's seed
-and the epoch's number (``training.engines.nnunet.seed_generators``), and checkpoints are written between epochs: seed and
-epoch number, which are in it, are the state.
+and the epoch's number (``training.engines.nnunet.seed_generators``), and checkpoints are written between epochs: seed
+and epoch number, which are in it, are the state.
 """
 
 import hashlib

@@ -86,3 +86,8 @@ class RunFolder:
     def engine(self) -> Path:
         """For the engine's own files."""
         return self.work / "engine"
+
+
+def kept_weights_file(kept: Path, epoch: int) -> Path:
+    """Where the weights after so many epochs are kept (``RunFolder.kept``)."""
+    return kept / f"epoch_{epoch:06d}.safetensors"

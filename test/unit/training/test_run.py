@@ -15,9 +15,9 @@ from contract.records import RunRecord, read_record
 from network.architecture import build_network
 from network.weights import load_weights, tensors_sha256
 from training.prepared import load_prepared
-from training.run import _alone as alone
 from training.run import derived_seed, execute, plan_run
 from training.run_folder import RunFolder
+from training.run_lock import alone
 
 
 @pytest.fixture
@@ -102,7 +102,8 @@ def test_a_killed_run_goes_on_to_the_same_bits(planned, profile, tmp_path, keep)
     whole = execute(run, tmp_path / "whole", device="cpu")
     kill_after(2, run, tmp_path / "killed")
     assert read_record(tmp_path / "killed" / "run.json", RunRecord).state == "running"
-    assert RunFolder(tmp_path / "killed").checkpoint.is_file()
+    names = [path.name for path in run.checkpoints(RunFolder(tmp_path / "killed")).files()]
+    assert names == ["epoch_000002.pt", "epoch_000001.pt"]
     steps = []
     resumed = execute(run, tmp_path / "killed", device="cpu", resume=True, on_iteration=steps.append)
     assert steps == [5, 6]
@@ -128,8 +129,9 @@ def test_best_weights_are_those_of_the_epoch_with_the_best_pseudo_dice(planned, 
     improved = [number for number, part in enumerate(epochs) if "New best EMA pseudo Dice" in part]
     assert improved[-1] == 0  # else this example would not tell best from final
     kill_after(improved[-1] + 1, run, tmp_path / "killed")
-    checkpoint = torch.load(RunFolder(tmp_path / "killed").checkpoint, weights_only=True)
-    assert tensors_sha256(checkpoint["network"]) == best.weights_sha256
+    checkpoint = run.checkpoints(RunFolder(tmp_path / "killed")).newest()
+    assert checkpoint.epoch == 1
+    assert tensors_sha256(checkpoint.state["network"]) == best.weights_sha256
     assert best.checkpoint == "best"
     assert execute(planned(), tmp_path / "final", device="cpu").weights_sha256 != best.weights_sha256
 
@@ -211,7 +213,7 @@ def test_a_fold_that_trains_on_no_lesion_is_refused(planned, prepared_folder, tm
 
 
 def test_resume_without_a_checkpoint_is_refused(planned, tmp_path):
-    with pytest.raises(OncoduetError, match=r"checkpoint\.pt: expected a checkpoint to resume from, found none"):
+    with pytest.raises(OncoduetError, match=r"checkpoints: expected a checkpoint to resume from, found none"):
         execute(planned(), tmp_path / "run", device="cpu", resume=True)
     assert not (tmp_path / "run").exists()
 
