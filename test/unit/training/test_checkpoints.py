@@ -130,7 +130,7 @@ def test_a_run_whose_checkpoints_are_both_damaged_begins_anew(interrupted):
 
 
 def test_a_checkpoint_that_was_copied_from_another_run_is_refused(interrupted, prepared_folder, profile, tmp_path):
-    run, folder, _ = interrupted
+    _, folder, _ = interrupted
     other = plan_run(load_prepared(prepared_folder), configuration="ce", fold=0, restart=2, profile=str(profile))
     place = RunFolder(tmp_path / "other")
     shutil.copytree(folder.checkpoints, place.checkpoints)

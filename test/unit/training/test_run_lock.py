@@ -39,7 +39,7 @@ def test_the_message_names_the_holder(folder, monkeypatch):
 def test_a_lock_without_a_name_is_still_a_lock(folder):
     with alone(folder):
         folder.lock.write_text("")  # its holder has not come to writing its name
-        with pytest.raises(OncoduetError, match="at work on this run, found one$"), alone(folder):
+        with pytest.raises(OncoduetError, match=r"at work on this run, found one$"), alone(folder):
             pass
 
 

@@ -14,6 +14,7 @@ import pytest
 
 from contract.files import read_json
 from contract.records import RunRecord, read_record
+from training.engines import nnunet  # noqa: F401 - imported once here, since killing an import shows nothing
 from training.prepared import load_prepared
 from training.run import execute, plan_run
 
