@@ -4,13 +4,14 @@ import multiprocessing
 import os
 import shutil
 import signal
+import sys
 from pathlib import Path
 
 import pytest
 import torch
 
 from contract.errors import OncoduetError
-from contract.files import read_json, write_json
+from contract.files import read_json, sha256_json, write_json
 from contract.records import RunRecord, read_record
 from network.architecture import build_network
 from network.weights import load_weights, tensors_sha256
@@ -69,6 +70,7 @@ def test_a_finished_run_is_complete(planned, tmp_path):
     )
     assert all(math.isfinite(epoch.train_loss) and epoch.wall_s > 0 for epoch in record.epochs)
     assert record.hardware["threads"] == 1
+    assert all(epoch.pseudo_dice is None or 0 <= epoch.pseudo_dice <= 1 for epoch in record.epochs)
     assert record.cpu_s > 0
     assert record.gpu_s == 0
     weights = load_weights(tmp_path / "run" / "weights.safetensors")
@@ -257,6 +259,47 @@ def test_two_processes_cannot_work_on_one_run(planned, tmp_path):
 def test_a_missing_cuda_device_is_refused(planned, tmp_path):
     with pytest.raises(OncoduetError, match="--device cuda: expected a CUDA device, found none"):
         execute(planned(), tmp_path / "run", device="cuda")
+
+
+def test_a_record_names_all_that_decides_the_last_bits(planned, prepared_folder, tmp_path, monkeypatch):
+    monkeypatch.setenv("ONCODUET_IMAGE", "oncoduet-train")
+    run = planned()
+    record = execute(run, tmp_path / "run", device="cpu")
+    assert record.written_by.git_revision
+    assert record.container == "oncoduet-train"
+    assert record.command_line == tuple(sys.orig_argv)
+    assert record.prepared_folder == str(prepared_folder)
+    assert record.versions["torch"] == torch.__version__
+    assert record.torch["deterministic_algorithms"] is torch.are_deterministic_algorithms_enabled()
+    assert record.torch["instructions"] == torch.backends.cpu.get_cpu_capability()
+    assert {"host", "cpu", "cpu_count", "device", "threads"} <= set(record.hardware)
+    folder = RunFolder(tmp_path / "run")
+    assert record.parents == {
+        "prepared": run.prepared.sha256,
+        "configuration": run.configuration.sha256,
+        "profile": run.profile.sha256,
+        "card": record.key.card_sha256,
+        "plans": sha256_json(read_json(folder.plans)),
+        "dataset": sha256_json(read_json(folder.dataset)),
+    }
+    monkeypatch.delenv("ONCODUET_IMAGE")
+    assert execute(planned(restart=2), tmp_path / "other", device="cpu").container is None
+
+
+@pytest.mark.gpu
+def test_the_same_seed_gives_the_same_bits_on_a_gpu_and_after_a_failure(planned, tmp_path, recwarn):
+    """Where this fails, torch's warnings name each operation that has no deterministic kernel."""
+
+    def fail(epoch) -> None:
+        if epoch.epoch == 1:
+            raise KeyboardInterrupt
+
+    first, again = (execute(planned(), tmp_path / name, device="cuda").weights_sha256 for name in ("first", "again"))
+    with pytest.raises(KeyboardInterrupt):
+        execute(planned(), tmp_path / "interrupted", device="cuda", on_epoch=fail)
+    resumed = execute(planned(), tmp_path / "interrupted", device="cuda", resume=True).weights_sha256
+    named = [str(each.message) for each in recwarn if "deterministic" in str(each.message)]
+    assert (first, first) == (again, resumed), named
 
 
 @pytest.mark.gpu
