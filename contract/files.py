@@ -18,9 +18,6 @@ from typing import Any
 
 from contract.errors import OncoduetError
 
-_FULL_BYTES = 1 << 16
-
-
 @contextmanager
 def atomic_file(path: Path, *, size_bytes: int | None = None) -> Iterator[Path]:
     """Give a temporary path with the same suffix; on success sync it and rename it to ``path``, else remove it.
@@ -153,10 +150,10 @@ def _sync(path: Path) -> None:
 
 
 def _explain_full_disk(error: OSError, path: Path, *, size_bytes: int | None) -> None:
-    """Raise ``OncoduetError`` if that is what the error means. NumPy's own lacks a number, but then nothing is free."""
-    free_bytes = shutil.disk_usage(path.parent).free
-    if error.errno in (errno.ENOSPC, errno.EDQUOT) or (error.errno is None and free_bytes < _FULL_BYTES):
-        needed = "space" if size_bytes is None else f"{size_bytes} bytes"
+    """Raise ``OncoduetError`` if that is what the error means; NumPy's own has a text in place of a number."""
+    if error.errno in (errno.ENOSPC, errno.EDQUOT) or (error.errno is None and " requested and " in str(error)):
+        needed = "enough space" if size_bytes is None else f"{size_bytes} bytes"
+        free_bytes = shutil.disk_usage(path.parent).free
         raise OncoduetError(f"{path}: expected {needed} for it on the disk, found {free_bytes} bytes free") from None
 
 

@@ -63,7 +63,7 @@ def test_wrong_usage_is_exit_code_2(arguments, capsys):
         assert ended.value.code == 2
 
 
-@pytest.mark.parametrize("command", ["prepare", "run", "campaign", "status", "bundle"])
+@pytest.mark.parametrize("command", ["prepare", "run", "campaign", "status", "verify", "bundle"])
 def test_every_command_explains_itself(command, capsys):
     with pytest.raises(SystemExit) as ended:
         main([command, "--help"])
