@@ -18,6 +18,7 @@ from typing import Any
 
 from contract.errors import OncoduetError
 
+
 @contextmanager
 def atomic_file(path: Path, *, size_bytes: int | None = None) -> Iterator[Path]:
     """Give a temporary path with the same suffix; on success sync it and rename it to ``path``, else remove it.
