@@ -124,18 +124,21 @@ def test_a_run_killed_before_its_first_checkpoint_starts_anew(planned, profile, 
 
 def test_best_weights_are_those_of_the_epoch_with_the_best_pseudo_dice(planned, profile, tmp_path):
     profile = changed_profile(profile, tmp_path, old='checkpoint = "final"', new='checkpoint = "best"')
-    run = planned(profile=profile)
-    best = execute(run, tmp_path / "best", device="cpu")
-    log = (tmp_path / "best" / "training.log").read_text()
-    epochs = log.split("Current learning rate")[1:]
-    improved = [number for number, part in enumerate(epochs) if "New best EMA pseudo Dice" in part]
-    assert improved[-1] == 0  # else this example would not tell best from final
+    for restart in range(1, 9):  # until one tells best from final
+        run, place = planned(profile=profile, restart=restart), tmp_path / f"best{restart}"
+        best = execute(run, place, device="cpu")
+        epochs = (place / "training.log").read_text().split("Current learning rate")[1:]
+        improved = [number for number, part in enumerate(epochs) if "New best EMA pseudo Dice" in part]
+        if improved[-1] < 2:
+            break
+    assert improved[-1] < 2
     kill_after(improved[-1] + 1, run, tmp_path / "killed")
     checkpoint = run.checkpoints(RunFolder(tmp_path / "killed")).newest()
-    assert checkpoint.epoch == 1
+    assert checkpoint.epoch == improved[-1] + 1
     assert tensors_sha256(checkpoint.state["network"]) == best.weights_sha256
     assert best.checkpoint == "best"
-    assert execute(planned(), tmp_path / "final", device="cpu").weights_sha256 != best.weights_sha256
+    final = execute(planned(restart=restart), tmp_path / "final", device="cpu")
+    assert final.weights_sha256 != best.weights_sha256
 
 
 def test_a_finished_run_is_not_made_again(planned, tmp_path, caplog):
