@@ -15,6 +15,7 @@ PROJECT = Path(__file__).resolve().parent.parent
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--require-data", action="store_true", help="fail where the real data is missing")
+    parser.addoption("--kills", type=int, default=5, help="how often a run is killed to see that it survives (5)")
     parser.addoption("--no-skips", action="store_true", help="fail when any test was skipped")
 
 

@@ -1,4 +1,4 @@
-"""Command line of the training: prepare, run, campaign, status, bundle."""
+"""Command line of the training: prepare, run, campaign, status, verify, bundle."""
 
 import argparse
 import logging
@@ -36,7 +36,7 @@ def _prepare(options: argparse.Namespace, console: Console) -> None:
 
 def _run(options: argparse.Namespace, console: Console) -> None:
     from training.prepared import load_prepared  # noqa: PLC0415
-    from training.run import plan_run, show  # noqa: PLC0415
+    from training.run import Wishes, plan_run, show  # noqa: PLC0415
 
     run = plan_run(
         load_prepared(options.prepared),
@@ -46,7 +46,23 @@ def _run(options: argparse.Namespace, console: Console) -> None:
         profile=options.profile,
         base_seed=options.seed,
     )
-    show(run, options.output, device=options.device, resume=options.resume, console=console)
+    show(
+        run,
+        options.output,
+        device=options.device,
+        resume=options.resume,
+        wait=options.wait,
+        wishes=Wishes(options.tensorboard, options.archive, options.localisation),
+        console=console,
+    )
+
+
+def _verify(options: argparse.Namespace, console: Console) -> None:
+    from training.verify import require_sound, show, verify  # noqa: PLC0415
+
+    checks = verify(options.runs, prepared=options.prepared, archive=options.archive)
+    console.print(show(checks))
+    require_sound(checks)
 
 
 def _campaign(options: argparse.Namespace, console: Console) -> None:
@@ -95,6 +111,14 @@ def _parser() -> argparse.ArgumentParser:
     run.add_argument("--profile", required=True, help="rsna2022, modern, demo, or path of a .toml file")
     run.add_argument("--output", type=Path, required=True, help="folder of this run")
     run.add_argument("--resume", action="store_true", help="fail unless there is a checkpoint to go on from")
+    run.add_argument("--wait", action="store_true", help="wait for another process at work on this run; else leave")
+    run.add_argument("--tensorboard", action="store_true", help="write event files into the run's folder tensorboard")
+    run.add_argument("--archive", type=Path, help="where the archive lies now, if it was moved since prepare")
+    run.add_argument(
+        "--localisation",
+        type=Path,
+        help="finished run of stage 1 by which a checkpoint is chosen; default: one of the same fold beside --output",
+    )
     run.add_argument("--seed", type=int, default=0, help="base of the run's seed (default 0)")
     _add_device(run)
 
@@ -108,6 +132,12 @@ def _parser() -> argparse.ArgumentParser:
     status = commands.add_parser("status", help="how far the runs of a campaign file are")
     status.set_defaults(command=_status)
     _add_campaign(status)
+
+    verify = commands.add_parser("verify", help="take every hash of runs again, back to dataset and archive")
+    verify.set_defaults(command=_verify)
+    verify.add_argument("runs", type=Path, nargs="+", metavar="RUN", help="run folders, or folders of run folders")
+    verify.add_argument("--prepared", type=Path, help="where the prepared dataset lies now")
+    verify.add_argument("--archive", type=Path, help="where the archive lies now")
 
     bundle = commands.add_parser("bundle", help="finished runs → model bundle")
     bundle.set_defaults(command=_bundle)

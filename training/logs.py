@@ -34,8 +34,12 @@ class Log:
 @contextmanager
 def open_log(path: Path) -> Iterator[Log]:
     """Open a log file to append to."""
-    with path.open("a", encoding="utf-8", buffering=1) as stream:
+    stream = path.open("a", encoding="utf-8", buffering=1)
+    try:
         yield Log(stream)
+    finally:
+        with contextlib.suppress(OSError):  # a full disk, of which whatever was written before has told
+            stream.close()
 
 
 @contextmanager

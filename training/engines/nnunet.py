@@ -25,9 +25,10 @@ from nnunetv2.training.logging.nnunet_logger import MetaLogger
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 
 from contract.errors import OncoduetError
-from contract.files import atomic_file
-from contract.records import Epoch
+from contract.records import CheckpointPolicy, Epoch
 from network.preprocessing import CONFIGURATION
+from network.weights import save_weights
+from training.checkpoints import Checkpoint, Checkpoints
 from training.configurations import LossTerm
 from training.engines.nnunet_environment import batches_on_one_thread, nnunet_folders
 from training.engines.process_state import ProcessState
@@ -38,6 +39,7 @@ from training.resident.boxes import BoxRule
 from training.resident.patches import Size
 from training.resident.recipe import read_recipe
 from training.resident.studies import resident_studies
+from training.run_folder import kept_weights_file
 from training.turns import Clock, Steps, in_turns
 
 GRADIENT_NORM = 12
@@ -62,10 +64,11 @@ class Task:
     validation: Sequence[str]
     loss: Sequence[LossTerm]
     profile: Profile
-    keep: Literal["best", "final"]
+    keep: CheckpointPolicy
     seed: int
     device: Literal["cpu", "cuda"]
-    checkpoint: Path
+    checkpoints: Checkpoints
+    kept: Path  # weights of single epochs, for the choice by detection
     work: Path  # for nnU-Net's own files
 
 
@@ -106,8 +109,9 @@ def steps(task: Task, *, on_iteration: OnIteration, on_epoch: OnEpoch) -> Steps[
         trainer = build_trainer(task)
         trainer.clock, trainer.on_iteration, trainer.on_epoch = clock, on_iteration, on_epoch
         with _folders(task):
-            if task.checkpoint.is_file():
-                trainer.resume(task.checkpoint)
+            checkpoint = task.checkpoints.newest(device=task.device)
+            if checkpoint is not None:
+                trainer.resume(checkpoint)
             trainer.on_train_start()
         try:
             yield from trainer.steps()
@@ -300,16 +304,25 @@ class Trainer(nnUNetTrainer):  # type: ignore[misc]
             )
         if self.task.keep == "best" and self._best_ema != best_before:
             self.best_weights = _copied(self.network)
-        finished = self.current_epoch == self.num_epochs
-        if self.current_epoch % self.task.profile.checkpoint_every_epochs == 0 and not finished:
-            self.keep_checkpoint(self.task.checkpoint)
+        self.keep_on_disk()
         self.on_epoch(self.epochs(), *self.seconds())
 
-    def keep_checkpoint(self, path: Path) -> None:
-        """Write all that :meth:`resume` needs: tensors, numbers and text, no pickled objects."""
+    def keep_on_disk(self) -> None:
+        """Every few epochs a checkpoint and, where detection will choose among them, the weights.
+
+        The last epoch needs a checkpoint only where something comes after the training that may be interrupted too.
+        """
+        task, epoch, last = self.task, self.current_epoch, self.current_epoch == self.num_epochs
+        choosing = task.keep == "detection"
+        if choosing and (last or epoch % task.profile.keep_every_epochs == 0):
+            save_weights(kept_weights_file(task.kept, epoch), _copied(self.network))
+        if choosing if last else epoch % task.profile.checkpoint_every_epochs == 0:
+            task.checkpoints.write(Checkpoint(epoch=epoch, seed=task.seed, state=self.state()))
+
+    def state(self) -> dict[str, Any]:
+        """All that :meth:`resume` needs beside epoch and seed: tensors, numbers and text, no pickled objects."""
         wall_s, cpu_s = self.seconds()
-        values = {
-            "epoch": self.current_epoch,
+        return {
             "network": self.network.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "grad_scaler": self.grad_scaler.state_dict() if self.grad_scaler else None,
@@ -319,26 +332,24 @@ class Trainer(nnUNetTrainer):  # type: ignore[misc]
             "wall_s": wall_s,
             "cpu_s": cpu_s,
         }
-        with atomic_file(path) as partial:
-            torch.save(values, partial)
 
-    def resume(self, path: Path) -> None:
+    def resume(self, checkpoint: Checkpoint) -> None:
         """Go on where a checkpoint was written."""
         self.initialize()
-        values = torch.load(path, map_location=self.device, weights_only=True)
-        self.current_epoch = values["epoch"]
+        state = checkpoint.state
+        self.current_epoch = checkpoint.epoch
         self.iterations_done = self.current_epoch * self.num_iterations_per_epoch
-        self.network.load_state_dict(values["network"])
-        self.optimizer.load_state_dict(values["optimizer"])
+        self.network.load_state_dict(state["network"])
+        self.optimizer.load_state_dict(state["optimizer"])
         if self.grad_scaler is not None:
-            self.grad_scaler.load_state_dict(values["grad_scaler"])
-        self._best_ema = values["best_ema"]
-        self.best_weights = values["best_weights"]
-        self.logger.load_checkpoint(values["log"])
-        self.earlier_wall_s, self.earlier_cpu_s = values["wall_s"], values["cpu_s"]
+            self.grad_scaler.load_state_dict(state["grad_scaler"])
+        self._best_ema = state["best_ema"]
+        self.best_weights = state["best_weights"]
+        self.logger.load_checkpoint(state["log"])
+        self.earlier_wall_s, self.earlier_cpu_s = state["wall_s"], state["cpu_s"]
 
     def kept_weights(self) -> Weights:
-        """The best or the final weights, on the CPU."""
+        """The best or, for the other policies, the final weights, on the CPU."""
         if self.task.keep == "best" and self.best_weights is not None:
             return self.best_weights
         return _copied(self.network)
@@ -346,7 +357,8 @@ class Trainer(nnUNetTrainer):  # type: ignore[misc]
     def epochs(self) -> list[Epoch]:
         """nnU-Net's log, epoch by epoch."""
         log = self.logger.get_checkpoint()
-        columns = ["train_losses", "val_losses", "lrs", "epoch_start_timestamps", "epoch_end_timestamps"]
+        columns = ["train_losses", "val_losses", "lrs", "dice_per_class_or_region"]
+        columns += ["epoch_start_timestamps", "epoch_end_timestamps"]
         return [
             Epoch(
                 epoch=epoch,
@@ -354,8 +366,9 @@ class Trainer(nnUNetTrainer):  # type: ignore[misc]
                 validation_loss=float(validation_loss),
                 learning_rate=float(learning_rate),
                 wall_s=round(end_s - start_s, 3),
+                pseudo_dice=_mean_of_defined(dice),
             )
-            for epoch, (train_loss, validation_loss, learning_rate, start_s, end_s) in enumerate(
+            for epoch, (train_loss, validation_loss, learning_rate, dice, start_s, end_s) in enumerate(
                 zip(*(log[column] for column in columns), strict=True)
             )
         ]
@@ -447,6 +460,11 @@ def _copied(network: torch.nn.Module) -> Weights:
     state = network.state_dict()
     copies = {tensor.data_ptr(): tensor.detach().cpu().clone() for tensor in state.values()}
     return {name: copies[tensor.data_ptr()] for name, tensor in state.items()}
+
+
+def _mean_of_defined(dice: Sequence[float]) -> float | None:
+    defined = [float(each) for each in dice if math.isfinite(each)]
+    return sum(defined) / len(defined) if defined else None
 
 
 def _size(lengths: Sequence[int]) -> Size:

@@ -1,5 +1,6 @@
 import io
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -37,7 +38,7 @@ def test_a_run_tells_its_epochs_on_stdout_and_nothing_on_stderr(arguments, capsy
     assert said.err == ""
     lines = said.out.splitlines()
     assert [line.split(":")[0] for line in lines] == ["epoch 1/3", "epoch 2/3", "epoch 3/3"]
-    assert "loss 0." in lines[0]
+    assert re.search(r"loss \d\.\d{4}, validation \d\.\d{4}, ", lines[0])
     assert main(arguments()) == 0
     said = capsys.readouterr()
     assert said.err == ""
@@ -63,7 +64,7 @@ def test_wrong_usage_is_exit_code_2(arguments, capsys):
         assert ended.value.code == 2
 
 
-@pytest.mark.parametrize("command", ["prepare", "run", "campaign", "status", "bundle"])
+@pytest.mark.parametrize("command", ["prepare", "run", "campaign", "status", "verify", "bundle"])
 def test_every_command_explains_itself(command, capsys):
     with pytest.raises(SystemExit) as ended:
         main([command, "--help"])
