@@ -28,10 +28,11 @@ from contract.files import write_json, write_text
 from contract.provenance import VERSION
 from contract.records import Epoch, RunKey, RunRecord, read_record, write_record
 from training.configurations import Configuration, load_configuration
-from training.logs import log_to
+from training.logs import open_log
 from training.prepared import Fold, Prepared
 from training.profiles import Profile, edited_plans, load_profile
 from training.run_folder import RunFolder
+from training.turns import Steps, finished, in_turns
 
 if TYPE_CHECKING:
     from training.engines import nnunet
@@ -195,25 +196,70 @@ def execute(
         The folder holds another run, or this one on other data; another process works on it; ``resume`` without a
         checkpoint; the training diverges.
     """
+    item = Item(run, output, on_iteration=on_iteration, on_epoch=on_epoch)
+    return finished(_steps(item, device=_device(device), resume=resume))
+
+
+@dataclass(frozen=True)
+class Item:
+    """One of several runs that are made together, and whom to tell about it."""
+
+    run: Run
+    output: Path
+    on_iteration: Callable[[int], None] = lambda _: None
+    """Told the number of steps done in all."""
+    on_epoch: Callable[[Epoch], None] = lambda _: None
+    """Told each epoch as it ends."""
+    on_end: Callable[[RunRecord | Exception], None] = lambda _: None
+    """Told the finished run's record, or why it failed, while the others still go on."""
+
+
+def execute_together(
+    items: Sequence[Item], *, device: Device = "auto", resume: bool = False
+) -> list[RunRecord | Exception]:
+    """Make several runs in this process, a step of each in turn; each gives the bits that it gives alone.
+
+    A run that fails does not stop the others: its record says ``failed``, its log why, and its exception stands in
+    its place of the answer. Wall seconds in a record are those of the run's own turns, so that they add up.
+
+    Parameters
+    ----------
+    resume
+        Insist on going on from checkpoints; a run without one fails.
+
+    Returns
+    -------
+    list
+        For each item, in their order, the record or the exception that ended it.
+
+    Raises
+    ------
+    OncoduetError
+        Two items have the same folder, or there is no such device.
+    """
+    folders = [item.output.resolve() for item in items]
+    doubled = next((folder for folder in folders if folders.count(folder) > 1), None)
+    if doubled is not None:
+        raise OncoduetError(f"{doubled}: expected each run to have a folder of its own, found two runs for it")
     where = _device(device)
-    folder = RunFolder(output)
-    existing_record(run, folder, resume=resume)
-    output.mkdir(parents=True, exist_ok=True)
-    with _alone(folder):
-        existing = existing_record(run, folder, resume=resume)
-        if existing is not None and existing.state == "finished":
-            shutil.rmtree(folder.work, ignore_errors=True)
-            logger.info("%s: finished already, nothing to do", output)
-            return existing
-        shutil.rmtree(folder.engine, ignore_errors=True)
-        folder.engine.mkdir(parents=True)
-        write_text(folder.card, (run.prepared.folder / "card.toml").read_text(encoding="utf-8"))
-        write_json(folder.plans, run.plans)
-        write_json(folder.dataset, dict(run.prepared.dataset))
-        with log_to(folder.log):
-            record = _train(run, folder, device=where, existing=existing, on_iteration=on_iteration, on_epoch=on_epoch)
-        shutil.rmtree(folder.work)
-        return record
+    going = {number: _steps(item, device=where, resume=resume) for number, item in enumerate(items)}
+    ended: dict[int, RunRecord | Exception] = {}
+    try:
+        while going:
+            for number, steps in list(going.items()):
+                try:
+                    next(steps)
+                except StopIteration as end:
+                    ended[number] = end.value
+                except Exception as error:
+                    ended[number] = error
+                if number in ended:
+                    del going[number]
+                    items[number].on_end(ended[number])
+    finally:
+        for steps in going.values():  # after an interruption: locks are let go, records say how far it was
+            steps.close()
+    return [ended[number] for number in range(len(items))]
 
 
 def show(run: Run, output: Path, *, device: Device, resume: bool, console: Console) -> RunRecord:
@@ -276,18 +322,35 @@ def derived_seed(*parts: str | int) -> int:
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:4], "big")
 
 
+def _steps(item: Item, *, device: Literal["cpu", "cuda"], resume: bool) -> Steps[RunRecord]:
+    """Make a run in steps, with its lock, folder and log."""
+    run, folder = item.run, RunFolder(item.output)
+    existing_record(run, folder, resume=resume)
+    folder.path.mkdir(parents=True, exist_ok=True)
+    with _alone(folder):
+        existing = existing_record(run, folder, resume=resume)
+        if existing is not None and existing.state == "finished":
+            shutil.rmtree(folder.work, ignore_errors=True)
+            logger.info("%s: finished already, nothing to do", folder.path)
+            return existing
+        shutil.rmtree(folder.engine, ignore_errors=True)
+        folder.engine.mkdir(parents=True)
+        write_text(folder.card, (run.prepared.folder / "card.toml").read_text(encoding="utf-8"))
+        write_json(folder.plans, run.plans)
+        write_json(folder.dataset, dict(run.prepared.dataset))
+        with open_log(folder.log) as log:
+            record = yield from in_turns(_train(item, folder, device=device, existing=existing), log.turn)
+        shutil.rmtree(folder.work)
+        return record
+
+
 def _train(
-    run: Run,
-    folder: RunFolder,
-    *,
-    device: Literal["cpu", "cuda"],
-    existing: RunRecord | None,
-    on_iteration: Callable[[int], None],
-    on_epoch: Callable[[Epoch], None],
-) -> RunRecord:
+    item: Item, folder: RunFolder, *, device: Literal["cpu", "cuda"], existing: RunRecord | None
+) -> Steps[RunRecord]:
     from network.weights import save_weights, tensors_sha256  # noqa: PLC0415
     from training.engines import nnunet  # noqa: PLC0415
 
+    run = item.run
     progress: dict[str, Any] = {}
     if existing is not None:
         progress.update(epochs=existing.epochs, wall_s=existing.wall_s, cpu_s=existing.cpu_s)
@@ -295,11 +358,12 @@ def _train(
     def note(epochs: Sequence[Epoch], wall_s: float, cpu_s: float) -> None:
         progress.update(epochs=epochs, wall_s=wall_s, cpu_s=cpu_s)
         write_record(folder.record, run.record(state="running", device=device, **progress))
-        on_epoch(epochs[-1])
+        item.on_epoch(epochs[-1])
 
     write_record(folder.record, run.record(state="running", device=device, **progress))
     try:
-        trained = nnunet.train(run.task(folder, device), on_iteration=on_iteration, on_epoch=note)
+        task = run.task(folder, device)
+        trained = yield from nnunet.steps(task, on_iteration=item.on_iteration, on_epoch=note)
     except Exception:
         logger.exception("failed")
         write_record(folder.record, run.record(state="failed", device=device, **progress))

@@ -10,9 +10,8 @@ import logging
 import math
 import os
 import random
-import time
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -31,11 +30,16 @@ from contract.records import Epoch
 from network.preprocessing import CONFIGURATION
 from training.configurations import LossTerm
 from training.engines.nnunet_environment import batches_on_one_thread, nnunet_folders
+from training.engines.process_state import ProcessState
 from training.losses import build_loss
 from training.profiles import Profile
+from training.turns import Clock, Steps, in_turns
 
 RESIDENT_BYTES = 2 * 1024**3
 """Preprocessed studies are kept in memory while they are no larger together; others are read by parts from disk."""
+
+GRADIENT_NORM = 12
+"""Gradients longer than this are scaled down to it, as nnU-Net does."""
 
 Weights = dict[str, torch.Tensor]
 OnIteration = Callable[[int], None]
@@ -73,8 +77,8 @@ class Trained:
     cpu_s: float
 
 
-def train(task: Task, *, on_iteration: OnIteration, on_epoch: OnEpoch) -> Trained:
-    """Train one network, from the task's checkpoint if there is one.
+def steps(task: Task, *, on_iteration: OnIteration, on_epoch: OnEpoch) -> Steps[Trained]:
+    """Train one network, from the task's checkpoint if there is one, in steps that may alternate with other tasks'.
 
     Parameters
     ----------
@@ -89,15 +93,24 @@ def train(task: Task, *, on_iteration: OnIteration, on_epoch: OnEpoch) -> Traine
         The loss is no longer a finite number.
     """
     _settle(task)
-    with _folders(task):
+    clock, state = Clock(), ProcessState(torch.device(task.device), threads=task.profile.threads)
+
+    @contextmanager
+    def turn() -> Iterator[None]:
+        with clock.running(), state.turn(), batches_on_one_thread():
+            yield
+
+    def own_steps() -> Steps[Trained]:
         trainer = build_trainer(task)
-        trainer.on_iteration, trainer.on_epoch = on_iteration, on_epoch
-        if task.checkpoint.is_file():
-            trainer.resume(task.checkpoint)
-        with batches_on_one_thread():
-            trainer.run_training()
-        wall_s, cpu_s = trainer.seconds()
-        return Trained(trainer.kept_weights(), tuple(trainer.epochs()), wall_s, cpu_s)
+        trainer.clock, trainer.on_iteration, trainer.on_epoch = clock, on_iteration, on_epoch
+        with _folders(task):
+            if task.checkpoint.is_file():
+                trainer.resume(task.checkpoint)
+            trainer.on_train_start()
+        yield from trainer.steps()
+        return Trained(trainer.kept_weights(), tuple(trainer.epochs()), *trainer.seconds())
+
+    return in_turns(own_steps(), turn)
 
 
 def build_trainer(task: Task) -> "Trainer":
@@ -126,7 +139,7 @@ class Trainer(nnUNetTrainer):  # type: ignore[misc]
         self.iterations_done = 0
         self.best_weights: Weights | None = None
         self.earlier_wall_s, self.earlier_cpu_s = 0.0, 0.0
-        self.wall_started_s, self.cpu_started_s = time.perf_counter(), time.process_time()
+        self.clock = Clock()
 
     def take(self, task: Task) -> None:
         """Set what the task says in place of nnU-Net's constants."""
@@ -141,6 +154,26 @@ class Trainer(nnUNetTrainer):  # type: ignore[misc]
         self.weight_decay = profile.weight_decay
         self.oversample_foreground_percent = profile.foreground_oversampling
 
+    def steps(self) -> Steps[None]:
+        """All epochs that are left, as nnU-Net goes through them; yields after each batch."""
+        while self.current_epoch < self.num_epochs:
+            self.on_epoch_start()
+            self.on_train_epoch_start()
+            losses = []
+            for _ in range(self.num_iterations_per_epoch):
+                losses.append(self.train_step(next(self.dataloader_train)))
+                yield
+            self.on_train_epoch_end(losses)
+            self.on_validation_epoch_start()
+            validated = []
+            for _ in range(self.num_val_iterations_per_epoch):
+                with torch.no_grad():
+                    validated.append(self.validation_step(next(self.dataloader_val)))
+                yield
+            self.on_validation_epoch_end(validated)
+            self.on_epoch_end()  # advances current_epoch
+        self.on_train_end()
+
     def initialize(self) -> None:
         """Build network, optimiser and loss; the initial weights follow from the seed."""
         seed_generators(self.task.seed, "initial weights")
@@ -152,6 +185,8 @@ class Trainer(nnUNetTrainer):  # type: ignore[misc]
         for group in optimizer.param_groups:
             group["momentum"] = self.task.profile.momentum
             group["nesterov"] = self.task.profile.momentum > 0
+            if self.device.type == "cuda":
+                group["fused"] = True  # or else the gradient scaler makes the host wait for the GPU at each step
         return optimizer, schedule
 
     def _build_loss(self) -> torch.nn.Module:
@@ -186,11 +221,30 @@ class Trainer(nnUNetTrainer):  # type: ignore[misc]
         super().on_epoch_start()
 
     def train_step(self, batch: dict[str, Any]) -> dict[str, Any]:
-        """One step of nnU-Net."""
-        result: dict[str, Any] = super().train_step(batch)
+        """One step as nnU-Net makes it, but the loss stays on the device: the host need not wait for it."""
+        data = batch["data"].to(self.device, non_blocking=True)
+        target = [each.to(self.device, non_blocking=True) for each in batch["target"]]
+        self.optimizer.zero_grad(set_to_none=True)
+        with torch.autocast(self.device.type, enabled=self.device.type == "cuda"):
+            loss = self.loss(self.network(data), target)
+        scaler = self.grad_scaler
+        (loss if scaler is None else scaler.scale(loss)).backward()
+        if scaler is not None:
+            scaler.unscale_(self.optimizer)
+        torch.nn.utils.clip_grad_norm_(self.network.parameters(), GRADIENT_NORM)
+        if scaler is None:
+            self.optimizer.step()
+        else:
+            scaler.step(self.optimizer)
+            scaler.update()
         self.iterations_done += 1
         self.on_iteration(self.iterations_done)
-        return result
+        return {"loss": loss.detach()}
+
+    def on_train_epoch_end(self, train_outputs: list[dict[str, Any]]) -> None:
+        """Fetch the epoch's losses and log their mean."""
+        losses = torch.stack([each["loss"] for each in train_outputs]).cpu().numpy()
+        super().on_train_epoch_end([{"loss": loss} for loss in losses])
 
     def on_epoch_end(self) -> None:
         """Keep the best weights in memory and, every few epochs, a checkpoint on disk."""
@@ -265,9 +319,9 @@ class Trainer(nnUNetTrainer):  # type: ignore[misc]
         ]
 
     def seconds(self) -> tuple[float, float]:
-        """Wall and CPU seconds so far."""
-        wall_s = self.earlier_wall_s + time.perf_counter() - self.wall_started_s
-        return wall_s, self.earlier_cpu_s + time.process_time() - self.cpu_started_s
+        """Wall and CPU seconds of its own turns so far."""
+        wall_s, cpu_s = self.clock.seconds()
+        return self.earlier_wall_s + wall_s, self.earlier_cpu_s + cpu_s
 
     def print_to_log_file(
         self, *values: object, also_print_to_console: bool = True, add_timestamp: bool = True
@@ -339,7 +393,6 @@ def seed_generators(seed: int, moment: str) -> None:
 
 
 def _settle(task: Task) -> None:
-    torch.set_num_threads(task.profile.threads)
     torch.backends.cudnn.benchmark = False
     torch.backends.cudnn.deterministic = True
     if task.device == "cuda":
