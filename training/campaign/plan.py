@@ -118,11 +118,37 @@ class CampaignFile(Frozen):
 
 
 @dataclass(frozen=True)
+class Order:
+    """A run in the words of ``python -m training run``: what another process needs to make it. Paths are absolute."""
+
+    prepared: Path
+    configuration: str
+    fold: int
+    restart: int
+    profile: str
+    seed: int
+    output: Path
+
+    def place(self) -> "Place":
+        """Plan the run. Raises ``OncoduetError`` as :func:`training.run.plan_run` does."""
+        run = plan_run(
+            load_prepared(self.prepared),
+            configuration=self.configuration,
+            fold=self.fold,
+            restart=self.restart,
+            profile=self.profile,
+            base_seed=self.seed,
+        )
+        return Place(run, RunFolder(self.output), self)
+
+
+@dataclass(frozen=True)
 class Place:
-    """One run of the campaign and its folder."""
+    """One run of the campaign, its folder, and how to ask for it."""
 
     run: Run
     folder: RunFolder
+    order: Order
 
     @property
     def name(self) -> str:
@@ -174,19 +200,24 @@ def load_campaign(path: Path, *, prepared: Path | None = None, output: Path | No
             f"{dataset.record.card} ({dataset.record.card_sha256[:8]}) in {dataset.folder}"
         )
     places = []
+    profile = _relative(path, file.profile)
     wanted = list(itertools.product(file.restarts, [_relative(path, each) for each in file.configurations], file.folds))
     for restart, configuration, fold in [*_locating(dataset, wanted), *wanted]:
         run = plan_run(
-            dataset,
-            configuration=configuration,
+            dataset, configuration=configuration, fold=fold, restart=restart, profile=profile, base_seed=file.seed
+        )
+        folder = RunFolder(folders["output"] / run.name)
+        existing_record(run, folder)
+        order = Order(
+            prepared=folders["prepared"].absolute(),
+            configuration=_absolute(configuration),
             fold=fold,
             restart=restart,
-            profile=_relative(path, file.profile),
-            base_seed=file.seed,
+            profile=_absolute(profile),
+            seed=file.seed,
+            output=folder.path.absolute(),
         )
-        place = Place(run, RunFolder(folders["output"] / run.name))
-        existing_record(run, place.folder)
-        places.append(place)
+        places.append(Place(run, folder, order))
     names = [place.name for place in places]
     doubled = sorted({name for name in names if names.count(name) > 1})
     if doubled:
@@ -242,3 +273,7 @@ def _locating(dataset: Prepared, wanted: Sequence[tuple[int, str, int]]) -> list
 def _relative(campaign: Path, name: str) -> str:
     """A card, configuration or profile by name, or by a path relative to the campaign file."""
     return str(campaign.parent / name) if name.endswith(".toml") else name
+
+
+def _absolute(name: str) -> str:
+    return str(Path(name).absolute()) if name.endswith(".toml") else name

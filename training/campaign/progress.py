@@ -64,7 +64,7 @@ class Progress:
     written_s: float | None = None
     """When ``run.json`` was last written, in seconds since 1970."""
     message: str = ""
-    """Why it failed."""
+    """Why it failed, or why it waits."""
 
     @property
     def last(self) -> Epoch | None:
@@ -164,6 +164,8 @@ class Watch:
         )
         if state == "failed":
             progress = replace(progress, message=remark.message or last_words(place.folder.log))
+        if state == "queued":
+            progress = replace(progress, message=remark.message)
         if state == "running" and remark.iterations is not None:
             progress = replace(progress, iterations=max(remark.iterations, progress.iterations))
         return progress
@@ -263,5 +265,7 @@ def clock(seconds: float) -> str:
 def _time(run: Progress, now_s: float) -> str:
     if run.state == "finished":
         return clock(run.wall_s)
+    if run.state == "queued":
+        return run.message
     remaining_s = run.remaining_s(now_s)
     return "" if remaining_s is None else f"{clock(remaining_s)} to go"
