@@ -26,6 +26,8 @@ OPEN_RUNS = 60
 
 WIDTH, HEIGHT = 460, 240
 _LEFT, _RIGHT, _TOP, _BOTTOM = 46, 8, 10, 26
+_LABEL = 40
+"""Room for the word under the axis."""
 _DONE_FIRST: tuple[State, ...] = ("finished", "running", "queued", "interrupted", "failed", "planned")
 
 Point = tuple[float, float]
@@ -79,7 +81,9 @@ class Row:
     train: str
     validation: str
     time: str
+    """That it took, or to go, or why it waits."""
     message: str
+    """Why it failed."""
 
 
 @dataclass(frozen=True)
@@ -205,7 +209,7 @@ def _panel(configuration: str, runs: Sequence[Progress], begun: Sequence[Progres
         Line(name, kind, is_mean, " ".join(f"{x(epoch):.1f},{y(loss):.1f}" for epoch, loss in points))
         for name, kind, is_mean, points in sorted(series, key=lambda each: each[2])
     ]
-    across = [epoch for epoch in ticks(1, last, at_most=6) if epoch == int(epoch)]
+    across = [epoch for epoch in ticks(1, last, at_most=6) if epoch == int(epoch) and x(epoch) > _LEFT + _LABEL]
     return Panel(
         configuration=configuration,
         title=begun[0].place.run.configuration.title,
@@ -249,7 +253,9 @@ def _configurations(snapshot: Snapshot) -> list[str]:
 
 def _row(run: Progress, now_s: float) -> Row:
     remaining_s = run.remaining_s(now_s)
-    time = clock(run.wall_s) if run.state == "finished" else f"{clock(remaining_s)} to go" if remaining_s else ""
+    time = f"{clock(remaining_s)} to go" if remaining_s else ""
+    if run.state in ("finished", "queued"):
+        time = clock(run.wall_s) if run.state == "finished" else run.message
     return Row(
         name=run.place.name,
         fold=run.place.run.fold_number,
@@ -260,7 +266,7 @@ def _row(run: Progress, now_s: float) -> Row:
         train=f"{run.last.train_loss:.4f}" if run.last else "",
         validation=f"{run.last.validation_loss:.4f}" if run.last else "",
         time=time,
-        message=run.message,
+        message=run.message if run.state == "failed" else "",
     )
 
 

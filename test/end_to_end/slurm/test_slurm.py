@@ -1,4 +1,4 @@
-"""A campaign on a real Slurm: jobs are cancelled, requeued and signalled, its own process is killed, and all is made."""
+"""A campaign on a real Slurm: jobs are cancelled, requeued and signalled, its process is killed, and all is made."""
 
 import os
 import re
@@ -26,7 +26,7 @@ schema_version = 1
 name = "slow-tiny"
 title = "Tiny steps, but enough epochs to be interrupted in"
 epochs = {EPOCHS}
-iterations_per_epoch = 10
+iterations_per_epoch = 6
 validation_iterations_per_epoch = 1
 learning_rate = 0.01
 momentum = 0.9
