@@ -1,9 +1,12 @@
+import re
+import tomllib
 from pathlib import Path
 
 import pytest
 
 from contract.cards import card_path, parse_toml
 from training.campaign import CampaignFile, load_campaign
+from training.campaign.plan import Resources, SlurmOptions
 
 CAMPAIGNS = Path(__file__).resolve().parents[4] / "training" / "campaigns"
 
@@ -70,3 +73,13 @@ def test_the_campaigns_that_come_with_the_project_are_valid(path):
 def test_the_example_of_forty_runs_has_forty():
     file = parse_toml(CAMPAIGNS / "demo-40.toml", CampaignFile)
     assert len(file.configurations) * len(file.folds) * len(file.restarts) == 40
+
+
+def test_the_campaign_of_the_documentation_is_valid(tmp_path):
+    document = CAMPAIGNS.parents[1] / "docs" / "campaigns.md"
+    (example,) = re.findall(r"```toml\n(.*?)```", document.read_text(), re.DOTALL)
+    (tmp_path / "campaign.toml").write_text(example)
+    file = parse_toml(tmp_path / "campaign.toml", CampaignFile)
+    assert set(tomllib.loads(example)["slurm"]) == set(SlurmOptions.model_fields)
+    assert set(tomllib.loads(example)["resources"]) == set(Resources.model_fields)
+    assert file.slurm.additional == {"qos": "low"}
