@@ -56,6 +56,10 @@ class Profile(Frozen):
     foreground_focus: Literal["any", "lesion"] = "any"
     """The voxel's class: any of the study's classes by equal chance, as nnU-Net has it, or the lesion where there is
     one. They differ for cards that know organs beside the lesion."""
+    loader: Literal["resident", "nnunet"] = "resident"
+    """``resident``: studies lie in the device's memory, patches are cut and augmented there (``training.resident``).
+    ``nnunet``: nnU-Net's own loader, in this process. The distribution of patches is the same, single patches are not.
+    """
     checkpoint: Literal["best", "final", "card"]
     """``best``: by the moving average of the pseudo Dice on the validation fold. ``card``: what the card says."""
     checkpoint_every_epochs: PositiveInt

@@ -33,10 +33,12 @@ from training.engines.nnunet_environment import batches_on_one_thread, nnunet_fo
 from training.engines.process_state import ProcessState
 from training.losses import build_loss
 from training.profiles import Profile
+from training.resident.batches import ResidentBatches
+from training.resident.boxes import BoxRule
+from training.resident.patches import Size
+from training.resident.recipe import read_recipe
+from training.resident.studies import resident_studies
 from training.turns import Clock, Steps, in_turns
-
-RESIDENT_BYTES = 2 * 1024**3
-"""Preprocessed studies are kept in memory while they are no larger together; others are read by parts from disk."""
 
 GRADIENT_NORM = 12
 """Gradients longer than this are scaled down to it, as nnU-Net does."""
@@ -107,7 +109,10 @@ def steps(task: Task, *, on_iteration: OnIteration, on_epoch: OnEpoch) -> Steps[
             if task.checkpoint.is_file():
                 trainer.resume(task.checkpoint)
             trainer.on_train_start()
-        yield from trainer.steps()
+        try:
+            yield from trainer.steps()
+        finally:
+            trainer.dataloader_train = trainer.dataloader_val = None  # or else cyclic references keep the studies
         return Trained(trainer.kept_weights(), tuple(trainer.epochs()), *trainer.seconds())
 
     return in_turns(own_steps(), turn)
@@ -208,16 +213,53 @@ class Trainer(nnUNetTrainer):  # type: ignore[misc]
         """The fold's studies. nnU-Net would split by study, not by patient, and make up a fold that does not exist."""
         return list(self.task.train), list(self.task.validation)
 
-    def get_tr_and_val_datasets(self) -> tuple["ResidentCases", "ResidentCases"]:
+    def get_dataloaders(self) -> tuple[Any, Any]:
+        """Batches for training and validation, by the profile's loader."""
+        if self.task.profile.loader == "nnunet":
+            return super().get_dataloaders()  # type: ignore[no-any-return]
+        labels = self.label_manager
+        if self.is_cascaded or labels.has_ignore_label or labels.has_regions:
+            raise OncoduetError(
+                f"{self.task.name}: expected a dataset without cascade, ignored label and regions for the resident "
+                'loader, found one of these; loader = "nnunet" in the profile takes any'
+            )
+        patch = _size(self.configuration_manager.patch_size)
+        rotation, in_plane, initial, mirrored = self.configure_rotation_dummyDA_mirroring_and_inital_patch_size()
+        scales = self._get_deep_supervision_scales()
+        masks = self.configuration_manager.use_mask_for_norm
+        training = self.get_training_transforms(patch, rotation, scales, mirrored, in_plane, use_mask_for_norm=masks)
+        validation = self.get_validation_transforms(scales)
+        studies = resident_studies(
+            self.task.prepared, [*self.task.train, *self.task.validation], device=torch.device(self.task.device)
+        )
+        focus = self.task.lesion_index if self.task.profile.foreground_focus == "lesion" else None
+
+        def batches(case_ids: Sequence[str], transforms: Any, box: Sequence[int]) -> ResidentBatches:
+            return ResidentBatches(
+                studies,
+                case_ids,
+                recipe=read_recipe(transforms),
+                rule=BoxRule(_size(box), patch, focus=focus),
+                batch_size=self.batch_size,
+                foreground=self.oversample_foreground_percent,
+            )
+
+        return batches(self.task.train, training, initial), batches(self.task.validation, validation, patch)
+
+    def get_tr_and_val_datasets(self) -> tuple["FocusedCases", "FocusedCases"]:
         """Training and validation studies."""
         training, validation = self.do_split()
         folder = self.preprocessed_dataset_folder
         focus = self.task.lesion_index if self.task.profile.foreground_focus == "lesion" else None
-        return ResidentCases(folder, training, focus=focus), ResidentCases(folder, validation, focus=focus)
+        return FocusedCases(folder, training, focus=focus), FocusedCases(folder, validation, focus=focus)
 
     def on_epoch_start(self) -> None:
         """Reseed, so that each epoch's chance depends on nothing that came before."""
-        seed_generators(self.task.seed, f"epoch {self.current_epoch}")
+        moment = f"epoch {self.current_epoch}"
+        seed_generators(self.task.seed, moment)
+        for loader, purpose in ((self.dataloader_train, "training"), (self.dataloader_val, "validation")):
+            if isinstance(loader, ResidentBatches):
+                loader.seed(entropy(self.task.seed, f"{moment} {purpose}"))
         super().on_epoch_start()
 
     def train_step(self, batch: dict[str, Any]) -> dict[str, Any]:
@@ -354,39 +396,35 @@ class EpochLog(MetaLogger):  # type: ignore[misc]
         super().log(key, value, step)
 
 
-class ResidentCases(nnUNetDatasetBlosc2):  # type: ignore[misc]
-    """Preprocessed studies, held in memory as long as they fit: decompressing patches costs a tenth of a tiny step.
+class FocusedCases(nnUNetDatasetBlosc2):  # type: ignore[misc]
+    """Preprocessed studies, for nnU-Net's loader.
 
     Patches are centred on a class that nnU-Net draws among those of the study; where ``focus`` is one of these, it is
-    the only one.
+    the only one. Nothing is kept in memory: nnU-Net's transforms work in place, on what a compressed file gives afresh
+    each time, but of an array would be a view.
     """
 
     def __init__(self, folder: str, identifiers: list[str], *, focus: int | None = None) -> None:
         super().__init__(folder, identifiers)
         self.focus = focus
-        self.cases: dict[str, Any] = {}
-        self.bytes_held = 0
 
     def load_case(self, identifier: str) -> Any:
         """Image, label, none (no cascade) and properties of one study."""
-        if identifier in self.cases:
-            return self.cases[identifier]
         data, label, previous, properties = super().load_case(identifier)
         voxels = properties["class_locations"].get(self.focus, ())
         if len(voxels):
             properties = properties | {"class_locations": {self.focus: voxels}}
-        size = math.prod(data.shape) * 4 + math.prod(label.shape) * 2
-        if self.bytes_held + size > RESIDENT_BYTES:
-            return data, label, previous, properties
-        self.bytes_held += size
-        self.cases[identifier] = data[:], label[:], previous, properties
-        return self.cases[identifier]
+        return data, label, previous, properties
+
+
+def entropy(seed: int, moment: str) -> list[int]:
+    """What a generator is seeded with: the run's seed and what is about to happen."""
+    return [seed, *moment.encode()]
 
 
 def seed_generators(seed: int, moment: str) -> None:
     """Seed Python's, numpy's and torch's generators from the run's seed and what is about to happen."""
-    entropy = [seed, *moment.encode()]
-    python, numpy, torch_seed = (int(word) for word in np.random.SeedSequence(entropy).generate_state(3))
+    python, numpy, torch_seed = (int(word) for word in np.random.SeedSequence(entropy(seed, moment)).generate_state(3))
     random.seed(python)
     np.random.seed(numpy)  # noqa: NPY002 - nnU-Net draws from the global generator
     torch.manual_seed(torch_seed)
@@ -409,6 +447,11 @@ def _copied(network: torch.nn.Module) -> Weights:
     state = network.state_dict()
     copies = {tensor.data_ptr(): tensor.detach().cpu().clone() for tensor in state.values()}
     return {name: copies[tensor.data_ptr()] for name, tensor in state.items()}
+
+
+def _size(lengths: Sequence[int]) -> Size:
+    z, y, x = map(int, lengths)
+    return z, y, x
 
 
 def _plain(value: Any) -> Any:
