@@ -44,7 +44,7 @@ def main() -> None:
     ratios = []
     for name in PLANS:
         run = planned(prepared, name)
-        expected = _PROCESS + training_set_bytes(run.prepared) + needs(run).on_cpu
+        expected = _PROCESS + training_set_bytes(run) + needs(run).on_cpu
         grown = growth(run)
         ratios.append(expected / grown)
         print(

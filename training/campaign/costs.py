@@ -29,7 +29,6 @@ from contract.files import read_json
 from training.campaign.devices import CudaDevice, see_only
 from training.campaign.plan import Campaign
 from training.campaign.progress import Progress, Snapshot, clock, hours
-from training.prepared import Prepared
 from training.run import Run, execute
 
 GB = 10**9
@@ -38,9 +37,9 @@ PROBE_S = 15.0
 VALIDATION_STEP = 1 / 3
 """Of a training step: it goes forward only."""
 
-_FLOAT = 4
-_CHECKPOINTS = 2
-"""The one that is kept and the one that is being written to take its place."""
+_FLOAT, _HALF, _LABEL = 4, 2, 2
+_CHECKPOINTS = 3
+"""The two that are kept and the one that is being written."""
 _BYTES_PER_EPOCH = 1000
 """Of ``run.json`` and the log together."""
 _PROCESS = 75 * 10**6
@@ -154,10 +153,11 @@ def bill(campaign: Campaign, snapshot: Snapshot, side: Side) -> Bill:
     of = [need[progress.place.run.configuration.stage] for progress in missing]
     at_once = min(len(missing), side.processes * side.packed)
     disk = sum(each.disk_when_finished for each in of) + at_once * max((each.disk_at_work for each in of), default=0)
-    resident = max((training_set_bytes(run.prepared) for run in _by_stage(missing).values()), default=0)
+    on_cuda = bool(side.devices)
+    resident = max((training_set_bytes(run, on_cuda=on_cuda) for run in _by_stage(missing).values()), default=0)
     packed, processes = min(side.packed, max(1, len(missing))), min(len(missing), side.processes)
     on_device = packed * max((each.on_cuda for each in of), default=0) + resident
-    on_host = _PROCESS + resident + (0 if side.devices else packed * max((each.on_cpu for each in of), default=0))
+    on_host = _PROCESS + resident + packed * max((each.on_cpu for each in of), default=0)
     if side.elsewhere:
         memory, free, source = _IMPORTS + on_host, side.memory_gb, "slurm.memory_gb"
         memory_free = None if free is None else round(free * GB)
@@ -194,7 +194,7 @@ def needs(run: Run) -> Needs:
     unique = {id(parameter): parameter.numel() for parameter in network.parameters()}
     parameters = sum(unique.values())
     elements = int(network.compute_conv_feature_map_size(tuple(plan["patch_size"]))) * plan["batch_size"]
-    copies = 3 if run.keep == "best" else 2  # weights, momentum, and the best weights so far
+    copies = 2 if run.keep == "final" else 3  # weights, momentum, and the best weights so far
     return Needs(
         weights=_FLOAT * parameters,
         checkpoint=copies * _FLOAT * parameters,
@@ -204,19 +204,24 @@ def needs(run: Run) -> Needs:
     )
 
 
-def training_set_bytes(prepared: Prepared) -> int:
-    """The preprocessed studies in memory, as far as a process keeps them there."""
-    from network.preprocessing import CONFIGURATION  # noqa: PLC0415
-    from training.engines.nnunet import RESIDENT_BYTES  # noqa: PLC0415
+def training_set_bytes(run: Run, *, on_cuda: bool = False) -> int:
+    """The preprocessed studies in the memory of the device, as far as a process keeps them there.
 
+    The resident loader keeps all of them, on a GPU in half precision; nnU-Net's own reads patches from files.
+    """
+    from network.preprocessing import CONFIGURATION  # noqa: PLC0415
+
+    if run.profile.loader == "nnunet":
+        return 0
+    prepared = run.prepared
     fingerprint: dict[str, Any] = read_json(prepared.folder / "dataset_fingerprint.json")
     target_mm = prepared.plans["configurations"][CONFIGURATION]["spacing"]
-    per_voxel = _FLOAT * len(prepared.dataset["channel_names"]) + 2
+    per_voxel = _LABEL + len(prepared.dataset["channel_names"]) * (_HALF if on_cuda else _FLOAT)
     voxels: float = sum(
         math.prod(shape) * math.prod(spacing) / math.prod(target_mm)
         for shape, spacing in zip(fingerprint["shapes_after_crop"], fingerprint["spacings"], strict=True)
     )
-    return min(round(voxels * per_voxel), 2 * int(RESIDENT_BYTES))
+    return round(voxels * per_voxel)
 
 
 def paces(snapshot: Snapshot, side: Side) -> dict[str, Pace | None]:

@@ -108,7 +108,10 @@ def test_a_campaign_survives_cancelled_requeued_and_signalled_jobs_and_its_own_d
     )
     slurm("scancel", "--signal=USR2", jobs[signalled][0])  # what Slurm sends before the time limit
     shown = python("training", "status", place / "campaign.toml")
-    assert len(re.findall(r"^\w+_fold\d_restart1 +(?:queued|running|finished|planned)", shown, re.MULTILINE)) == 4
+    assert (
+        len(re.findall(r"^\w+_fold\d_restart1 +(?:queued|running|finished|planned|interrupted)", shown, re.MULTILINE))
+        == 4
+    )
 
     python("training", "campaign", place / "campaign.toml", "--output", place / "local", "--device", "cpu")
     output, _ = second.communicate(timeout=330)

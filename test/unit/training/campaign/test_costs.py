@@ -8,7 +8,6 @@ from training.__main__ import main
 from training.campaign import load_campaign
 from training.campaign.costs import Side, bill, hours_line, needs, paces, probe, training_set_bytes
 from training.campaign.progress import Watch
-from training.prepared import load_prepared
 from training.run import execute
 
 CPU = Side(processes=2, packed=1)
@@ -29,11 +28,16 @@ def test_the_weights_take_what_was_expected(campaign_file, tmp_path):
     assert needs(run).checkpoint == 2 * needs(run).weights  # keeps the final weights: network and momentum
 
 
-def test_a_training_set_takes_its_voxels(campaign_file, prepared_folder):
-    prepared = load_prepared(prepared_folder)
+def test_a_training_set_takes_its_voxels(campaign_file, prepared_folder, profile, tmp_path):
     shapes = [blosc2.open(str(path)).shape for path in prepared_folder.glob("cases/*.b2nd") if "_seg" not in path.name]
     voxels = sum(math.prod(shape[1:]) for shape in shapes)
-    assert training_set_bytes(prepared) == pytest.approx(voxels * (3 * 4 + 2), rel=0.1)
+    run = load_campaign(campaign_file()).places[0].run
+    assert run.profile.loader == "resident"
+    assert training_set_bytes(run) == pytest.approx(voxels * (3 * 4 + 2), rel=0.1)  # float32, three channels
+    assert training_set_bytes(run, on_cuda=True) == pytest.approx(voxels * (3 * 2 + 2), rel=0.1)
+    (tmp_path / "stock.toml").write_text(profile.read_text().replace("threads = 1", 'threads = 1\nloader = "nnunet"'))
+    stock = load_campaign(campaign_file(profile="stock.toml")).places[0].run
+    assert training_set_bytes(stock) == 0  # reads patches from files
 
 
 def test_epochs_of_the_campaigns_own_runs_are_the_estimates_best_witness(campaign_file, write_run):

@@ -1,7 +1,12 @@
 """What the Slurm executor decides, with shell scripts for Slurm's commands; a real Slurm is in ``end_to_end/slurm``."""
 
 import os
+import signal
 import stat
+import subprocess
+import sys
+import time
+from pathlib import Path
 
 import pytest
 from submitit.core.utils import DelayedSubmission, cloudpickle_dump
@@ -14,6 +19,7 @@ from training.campaign.pack import Ended
 from training.campaign.progress import Watch
 from training.campaign.slurm import Work
 
+PROJECT = Path(__file__).resolve().parents[4]
 FAST = {"poll_seconds": 0.05, "max_attempts": 2}
 
 
@@ -206,3 +212,18 @@ def test_a_damaged_job_book_is_named(campaign_file, tmp_path):
     (tmp_path / "runs" / "slurm" / "jobs.json").write_text("{}x")
     with pytest.raises(OncoduetError, match=r"jobs\.json: expected valid JSON"):
         JobBook(tmp_path / "runs")
+
+
+def test_ctrl_c_leaves_the_jobs_in_the_queue_and_says_so(campaign_file, commands, tmp_path):
+    path = campaign_file(configurations=["ce"], folds=[0], slurm=FAST)
+    commands(sbatch='echo "Submitted batch job 7"', squeue='echo "7|PENDING|Priority|x"', srun="true")
+    command = [sys.executable, "-m", "training", "campaign", str(path), "--executor", "slurm"]
+    process = subprocess.Popen(command, cwd=PROJECT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    while not (tmp_path / "runs" / "status.html").is_file():  # written once the jobs have been submitted
+        time.sleep(0.05)
+        assert process.poll() is None
+    process.send_signal(signal.SIGINT)
+    said, complained = process.communicate(timeout=60)
+    assert (process.returncode, complained) == (130, "")
+    assert said.splitlines()[-1] == "interrupted; jobs in the queue go on, and the same command watches them again"
+    assert [(job.id, job.over) for job in jobs_of(tmp_path)] == [("7", None)]
