@@ -7,6 +7,7 @@ and a campaign that cannot end well is refused before its first iteration.
 Memory on the CPU was calibrated on the resident set of training processes (``test/benchmark/campaign_memory.py``):
 seven plans of 4 to 32 features, patches of 8 × 16 × 16 to 24 × 128 × 128, batches of 1 to 4. None needed more than is
 estimated here; where the estimate is above 500 MB it is at most 1.6 times what was needed.
+The largest of them was measured with nnU-Net's loader only.
 """
 
 import itertools
