@@ -10,6 +10,7 @@ from rich.console import Console
 
 from training.__main__ import main
 from training.campaign import load_campaign
+from training.campaign.local import make_locally
 from training.prepared import load_prepared
 from training.run import plan_run, show
 
@@ -97,7 +98,7 @@ def test_a_terminal_shows_all_runs_of_a_campaign_at_once(prepared_folder, profil
         f'schema_version = 1\nprepared = "{prepared_folder}"\noutput = "runs"\nprofile = "{profile}"\n'
         'configurations = ["ce", "ce-dice"]\nfolds = [1]\nrestarts = [1]\nworkers = 2\n'
     )
-    load_campaign(path).make(console=terminal, device="cpu")
+    make_locally(load_campaign(path), console=terminal, device="cpu")
     shown = terminal.file.getvalue()
     assert "running" in shown
     last = [line.split() for line in shown.splitlines() if "_fold1_restart1" in line][-2:]
