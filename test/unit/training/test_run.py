@@ -121,7 +121,7 @@ def test_a_run_killed_before_its_first_checkpoint_starts_anew(planned, profile, 
 
 def test_best_weights_are_those_of_the_epoch_with_the_best_pseudo_dice(planned, profile, tmp_path):
     profile = changed_profile(profile, tmp_path, old='checkpoint = "final"', new='checkpoint = "best"')
-    run = planned(profile=profile)
+    run = planned(restart=3, profile=profile)
     best = execute(run, tmp_path / "best", device="cpu")
     log = (tmp_path / "best" / "training.log").read_text()
     epochs = log.split("Current learning rate")[1:]
@@ -131,7 +131,7 @@ def test_best_weights_are_those_of_the_epoch_with_the_best_pseudo_dice(planned, 
     checkpoint = torch.load(RunFolder(tmp_path / "killed").checkpoint, weights_only=True)
     assert tensors_sha256(checkpoint["network"]) == best.weights_sha256
     assert best.checkpoint == "best"
-    assert execute(planned(), tmp_path / "final", device="cpu").weights_sha256 != best.weights_sha256
+    assert execute(planned(restart=3), tmp_path / "final", device="cpu").weights_sha256 != best.weights_sha256
 
 
 def test_a_finished_run_is_not_made_again(planned, tmp_path, caplog):
