@@ -2,7 +2,8 @@
 
 Everything is imported, and the studies are read, once; then each process is made by ``fork``, which saves the seconds
 that this takes, and memory. The parent stays single-threaded and away from CUDA for that reason: forking a process with
-threads may lock up, and one that has used CUDA cannot lend it. What a run gives does not depend on how it was started or beside whom.
+threads may lock up, and one that has used CUDA cannot lend it. What a run gives does not depend on how it was started
+or beside whom.
 """
 
 import multiprocessing
