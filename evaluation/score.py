@@ -18,7 +18,7 @@ from contract.provenance import writer
 from contract.records import MetricsRecord, Source, write_record
 from evaluation import picai, strict
 from evaluation.cases import Case, MatchingRule, Prediction, ScoredCase, Truth, read_case, read_case_as_picai_eval
-from evaluation.components import find_components
+from evaluation.components import connect
 from evaluation.metrics import picai_metrics, strict_metrics
 from evaluation.predictions import SOURCE, Run, find_runs
 from evaluation.truth import OnMissing, TruthFolder, find_truth
@@ -156,7 +156,7 @@ def write_rows(cases: Sequence[ScoredCase], folder: Path) -> None:
 def _case(prediction: Prediction | None, truth: Truth, read: Callable[[Prediction, Truth], Case]) -> Case:
     if prediction is not None:
         return read(prediction, truth)
-    nothing = find_components(np.zeros(truth.grid.shape_zyx, dtype=bool))
+    nothing = connect(np.zeros(0, dtype=np.int64), truth.grid.shape_zyx)
     return Case(truth.lesions, nothing, np.zeros(0), np.float32(0), 0.0)
 
 
