@@ -20,6 +20,7 @@ from contract.errors import exit_status
 from contract.records import Metrics
 from evaluation.challenge import evaluate
 from evaluation.score import Score, score
+from evaluation.truth import find_truth
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -53,6 +54,12 @@ def _score(options: argparse.Namespace) -> None:
         _say(console, f"No source.json in {', '.join(unnamed)}: none was written, and compare needs one.")
     if any(each.run.card is None for each in scores):
         _say(console, "No card: every non-zero label counts as lesion, and IoU ≥ 0.1 as a hit.")
+
+
+def _index(options: argparse.Namespace) -> None:
+    truth = find_truth(options.truth)
+    path = truth.write_index()
+    _say(Console(), f"{path}: {len(truth.label_maps)} label maps")
 
 
 def _compare(options: argparse.Namespace) -> None:
@@ -120,7 +127,7 @@ def _parser() -> argparse.ArgumentParser:
         help="label maps, optionally card.toml and settings.json (%(default)s)",
     )
     parser.add_argument("--output", type=Path, default=Path("/output"), help="gets metrics.json (%(default)s)")
-    commands = parser.add_subparsers(title="commands", metavar="{score,compare}")
+    commands = parser.add_subparsers(title="commands", metavar="{score,index,compare}")
 
     scoring = commands.add_parser("score", help="score the predictions of one run or of many")
     scoring.set_defaults(command=_score)
@@ -144,6 +151,10 @@ def _parser() -> argparse.ArgumentParser:
         "--picai-only", action="store_true", help="leave the strict answer out, and accept what picai-eval accepts"
     )
     scoring.add_argument("--card", help="name or path of the card that scores (the one that truth or source.json name)")
+
+    indexing = commands.add_parser("index", help="make the truth's index anew, to ship it with the truth")
+    indexing.set_defaults(command=_index)
+    indexing.add_argument("--truth", type=Path, required=True, help="label maps; gets truth-index.zip")
 
     comparing = commands.add_parser("compare", help="compare scored runs: verdict, report, figures")
     comparing.set_defaults(command=_compare)

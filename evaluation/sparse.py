@@ -15,7 +15,7 @@ import gzip
 import logging
 import math
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, NamedTuple
@@ -174,7 +174,8 @@ class _Layout(NamedTuple):
     begin: int
     """Where the voxels begin; in a gzip file, in what it inflates to."""
     type: np.dtype[Any]
-    compressed: bool
+    stream_bytes: int | None
+    """Length of the compressed stream in the file; None where voxels are stored as they are."""
 
 
 def _read(path: Path, grid: Grid) -> Foreground | None:
@@ -188,7 +189,10 @@ def _read(path: Path, grid: Grid) -> Foreground | None:
             stream.seek(layout.begin)
         skipped = layout.begin if zipped else 0
         length = math.prod(grid.shape_zyx) * layout.type.itemsize
-        pieces = _inflated(path, stream, skipped + length) if layout.compressed else _stored(path, stream, length)
+        if layout.stream_bytes is None:
+            pieces = _stored(path, stream, length)
+        else:
+            pieces = _inflated(path, _compressed(stream, layout.stream_bytes), skipped + length)
         return _collect(path, grid.shape_zyx, _aligned(pieces, skipped, layout.type.itemsize), layout.type)
 
 
@@ -216,10 +220,17 @@ def _collect(
     return Foreground(shape_zyx, np.concatenate([np.zeros(0, np.int64), *voxels]), np.concatenate(values or none))
 
 
-def _inflated(path: Path, stream: IO[bytes], length: int) -> Iterator[bytes]:
+def _compressed(stream: IO[bytes], length: int) -> Iterator[bytes]:
+    """The next ``length`` bytes of a file in pieces; fewer where the file ends."""
+    while piece := stream.read(min(_COMPRESSED_PIECE_BYTES, length)):
+        length -= len(piece)
+        yield piece
+
+
+def _inflated(path: Path, stream: Iterator[bytes], length: int) -> Iterator[bytes]:
     """What a zlib stream or a gzip file inflates to, ``length`` bytes in pieces, checksums compared at the end."""
     found = 0
-    compressed = stream.read(_COMPRESSED_PIECE_BYTES)
+    compressed = next(stream, b"")
     while compressed:  # one stream, or the several that a gzip file may consist of
         inflate = zlib.decompressobj(wbits=47)  # 32 + 15: either header, largest window
         try:
@@ -232,12 +243,12 @@ def _inflated(path: Path, stream: IO[bytes], length: int) -> Iterator[bytes]:
                     yield piece
                 elif not compressed:
                     raise OncoduetError(f"{path}: expected a whole compressed stream, found its end missing: truncated")
-                compressed = inflate.unconsumed_tail or (b"" if inflate.eof else stream.read(_COMPRESSED_PIECE_BYTES))
+                compressed = inflate.unconsumed_tail or (b"" if inflate.eof else next(stream, b""))
         except zlib.error as error:  # type: ignore[misc,unused-ignore]
             raise OncoduetError(f"{path}: expected a whole compressed stream, found a damaged one ({error})") from None
         if found == length:
             return
-        compressed = inflate.unused_data or stream.read(_COMPRESSED_PIECE_BYTES)
+        compressed = inflate.unused_data or next(stream, b"")
     raise OncoduetError(f"{path}: expected {length} bytes of voxels, found {found}: truncated")
 
 
@@ -271,15 +282,27 @@ def _meta_layout(path: Path, grid: Grid) -> _Layout | None:
             key, _, value = stream.readline().decode("latin-1").partition("=")
             header[key.strip()] = value.strip()
         begin = stream.tell()
+    stream_bytes = _stream_bytes(path, header, path.stat().st_size - begin)
     voxel_type = _META_TYPES.get(header.get("ElementType", ""))
-    compressed = header.get("CompressedData", "False")
     plain = (
         all(header.get(key, value) == value for key, value in _META_PLAIN.items())
         and not any(key in header for key in _META_EXOTIC)
         and header.get("DimSize", "").split() == [str(size) for size in grid.size_xyz]
-        and compressed in ("True", "False")
+        and header.get("CompressedData", "False") in ("True", "False")
     )
-    return _Layout(begin, np.dtype(voxel_type), compressed == "True") if plain and voxel_type is not None else None
+    return _Layout(begin, np.dtype(voxel_type), stream_bytes) if plain and voxel_type is not None else None
+
+
+def _stream_bytes(path: Path, header: Mapping[str, str], present: int) -> int | None:
+    """How long the compressed stream is; without being told, ITK reads noise from the very file that it can read."""
+    if header.get("CompressedData", "False")[:1].lower() not in ("t", "1"):
+        return None
+    told = header.get("CompressedDataSize", "none")
+    if not told.isdecimal() or int(told) == 0:
+        raise OncoduetError(f"{path}: expected the length of the compressed voxels as CompressedDataSize, found {told}")
+    if int(told) > present:
+        raise OncoduetError(f"{path}: expected {told} bytes of compressed voxels, found {present}: truncated")
+    return int(told)
 
 
 def _nifti_layout(path: Path, grid: Grid) -> _Layout | None:
@@ -294,7 +317,7 @@ def _nifti_layout(path: Path, grid: Grid) -> _Layout | None:
     plain = header[:4] == struct.pack("<i", _NIFTI_HEADER_BYTES) and unscaled and begin.is_integer()
     if not plain or voxel_type is None or (count, x, y, z) != (3, *grid.size_xyz):
         return None
-    return _Layout(int(begin), np.dtype(voxel_type), zipped)
+    return _Layout(int(begin), np.dtype(voxel_type), path.stat().st_size if zipped else None)
 
 
 def _at_once(path: Path, grid: Grid) -> Path:

@@ -18,7 +18,7 @@ from contract.files import read_json, sha256_file, sha256_json
 from contract.volume import image_stem, is_image
 from evaluation.cases import MatchingRule, Truth, truth_of
 from evaluation.sparse import read_label_map
-from evaluation.truth_index import TruthIndex, open_index, write_index
+from evaluation.truth_index import INDEX, TruthIndex, open_index, write_index
 
 OnMissing = Literal["error", "worst"]
 
@@ -53,9 +53,16 @@ class TruthFolder:
         """Hash of all label maps' bytes, by case id."""
         return sha256_json(dict(self._sha256))
 
-    def write_index(self) -> None:
-        """Make the index anew, whatever there is. Raises ``OncoduetError`` where the folder cannot be written to."""
+    def write_index(self) -> Path:
+        """Make the index anew, whatever there is, and say where it is.
+
+        Raises
+        ------
+        OncoduetError
+            A label map cannot be read, or the folder cannot be written to.
+        """
         write_index(self.folder, self._by_sha256)
+        return self.folder / INDEX
 
     @cached_property
     def _sha256(self) -> Mapping[str, str]:
