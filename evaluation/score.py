@@ -104,14 +104,11 @@ def score_run(
 ) -> Score:
     """Read, match and score every case of a run, by case id."""
     rule = MatchingRule.of(run.card)
-    read = read_case_as_picai_eval if picai_only else read_case
     by_strict: list[ScoredCase] = []
     by_picai: list[ScoredCase] = []
     for case_id in track(list(truth.label_maps), run.name):
-        known = truth.case(case_id, rule)
-        prediction = run.predictions.get(case_id)
-        case = _case(prediction, known, read)
-        positive, missing = len(known.lesions) > 0, prediction is None
+        case, known = read_one(run, truth, case_id, picai_only=picai_only)
+        positive, missing = len(known.lesions) > 0, case_id not in run.predictions
         maximum = float(case.map_maximum)
         by_picai.append(ScoredCase(case_id, positive, maximum, picai.match(case, rule), missing))
         if not picai_only:
@@ -129,6 +126,13 @@ def score_run(
         update={"written_by": writer(), "parents": {**run.source.parents, **parents}}
     )
     return Score(run, metrics, tuple(by_picai if picai_only else by_strict), source)
+
+
+def read_one(run: Run, truth: TruthFolder, case_id: str, *, picai_only: bool = False) -> tuple[Case, Truth]:
+    """One case of a run as it is scored, and its truth. Raises ``OncoduetError`` as :func:`score_run` does."""
+    known = truth.case(case_id, MatchingRule.of(run.card))
+    read = read_case_as_picai_eval if picai_only else read_case
+    return _case(run.predictions.get(case_id), known, read), known
 
 
 def write_score(score: Score, folder: Path) -> None:
