@@ -14,9 +14,9 @@ import numpy.typing as npt
 from contract.cards import Card
 from contract.errors import OncoduetError
 from contract.files import read_json
-from contract.volume import Grid, read_grid, require_same_grid
+from contract.volume import Grid, require_same_grid
 from evaluation.components import Components, connect
-from evaluation.sparse import Foreground, LabelMap, read_confidences, read_label_map
+from evaluation.sparse import Foreground, LabelMap, open_image, read_confidences, read_label_map
 
 Float64Array = npt.NDArray[np.float64]
 Kind = Literal["tp", "fp", "fn", "ignored"]
@@ -146,9 +146,9 @@ def read_case(prediction: Prediction, truth: Truth) -> Case:
         candidate with more than one value (a softmax map); the likelihood is not a number in [0, 1].
     """
     path = prediction.detection_map
-    grid = read_grid(path)
-    require_same_grid(grid, truth.grid, found_name=str(path), expected_name=str(truth.path))
-    confidence = read_confidences(path, grid)
+    image = open_image(path)
+    require_same_grid(image.grid, truth.grid, found_name=str(path), expected_name=str(truth.path))
+    confidence = read_confidences(image)
     low, high = (float(limit) for limit in _limits(confidence))
     if low < 0 or high > 1:
         raise OncoduetError(f"{path}: expected confidences in [0, 1], found {low:g} to {high:g}")
@@ -175,7 +175,7 @@ def read_case_as_picai_eval(prediction: Prediction, truth: Truth) -> Case:
         values, another shape than the truth's where there is a lesion.
     """
     path = prediction.detection_map
-    confidence = read_confidences(path, read_grid(path))
+    confidence = read_confidences(open_image(path))
     shape = truth.grid.shape_zyx
     if confidence.shape_zyx[0] < shape[0]:
         confidence = confidence.centred(shape)
@@ -213,6 +213,7 @@ def _limits(confidence: Foreground) -> tuple[np.float32, np.float32]:
 def _extremes(confidence: Foreground, candidates: Components) -> tuple[Float64Array, Float64Array]:
     """Smallest and largest value of each candidate."""
     least, largest = np.full(len(candidates), np.inf), np.full(len(candidates), -np.inf)
-    np.minimum.at(least, candidates.owners, confidence.values)
-    np.maximum.at(largest, candidates.owners, confidence.values)
+    values = confidence.values.astype(np.float64)
+    np.minimum.at(least, candidates.owners, values)
+    np.maximum.at(largest, candidates.owners, values)
     return least, largest

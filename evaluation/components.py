@@ -8,8 +8,6 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-from scipy import sparse
-from scipy.sparse import csgraph
 
 Int64Array = npt.NDArray[np.int64]
 
@@ -66,18 +64,26 @@ def connect(voxels: Int64Array, shape_zyx: tuple[int, int, int]) -> Components:
         within = np.arange(runs.size) - np.repeat(np.cumsum(touching) - touching, touching)
         pairs.append(np.stack([runs, nearest[runs] + within]))
     one, other = np.concatenate(pairs, axis=1)
-    graph = sparse.coo_array((np.ones(one.size, dtype=np.int8), (one, other)), shape=(first.size, first.size))
-    count, component_of_run = csgraph.connected_components(graph, directed=False)
-    owners = np.repeat(_by_first(component_of_run, count), lengths)
-    return Components(shape_zyx, voxels, owners, np.bincount(owners, minlength=count))
+    owners = np.repeat(_number(first.size, one, other), lengths)
+    return Components(shape_zyx, voxels, owners, np.bincount(owners))
 
 
-def _by_first(labels: npt.NDArray[np.int32], count: int) -> Int64Array:
-    """The same labels, numbered in the order in which they occur first."""
-    seen, first = np.unique(labels, return_index=True)
-    numbers = np.zeros(count, dtype=np.int64)
-    numbers[seen[np.argsort(first)]] = np.arange(count)
-    return numbers[labels]
+def _number(runs: int, one: Int64Array, other: Int64Array) -> Int64Array:
+    """Number of the component of each run, where ``one[i]`` and ``other[i]`` belong together.
+
+    Every run points at a run before it in its component, or at itself. Each round lets the first runs of two components
+    that touch point at the earlier one, and then everybody at the first run of theirs.
+    """
+    root = np.arange(runs)
+    while True:
+        ours, theirs = root[one], root[other]
+        earlier = np.minimum(ours, theirs)
+        if np.array_equal(ours, theirs):
+            return np.asarray((np.cumsum(root == np.arange(runs)) - 1)[root])
+        np.minimum.at(root, ours, earlier)
+        np.minimum.at(root, theirs, earlier)
+        while not np.array_equal(ahead := root[root], root):
+            root = ahead
 
 
 def intersections(lesions: Components, candidates: Components) -> Int64Array:
@@ -93,6 +99,8 @@ def intersections(lesions: Components, candidates: Components) -> Int64Array:
         return np.zeros(shape, dtype=np.int64)
     if lesions.shape_zyx != candidates.shape_zyx:
         raise ValueError(f"lesions on {lesions.shape_zyx} cannot meet candidates on {candidates.shape_zyx}")
-    _, ours, theirs = np.intersect1d(lesions.voxels, candidates.voxels, assume_unique=True, return_indices=True)
-    pairs = lesions.owners[ours] * len(candidates) + candidates.owners[theirs]
+    places = np.searchsorted(lesions.voxels, candidates.voxels)
+    places[places == lesions.voxels.size] = 0
+    shared = lesions.voxels[places] == candidates.voxels
+    pairs = lesions.owners[places[shared]] * len(candidates) + candidates.owners[shared]
     return np.bincount(pairs, minlength=shape[0] * shape[1]).reshape(shape)

@@ -6,7 +6,7 @@ alone, and memory does not depend on how large an image claims to be.
 
 Only the layouts that nearly all files have are read this way: little-endian ``.mha`` without exotic keys, and 3D
 NIfTI-1 without scaling. Any other file takes the plain path through SimpleITK (``contract.volume``), which gives the
-same voxels, messages included. Grids always come from there.
+same voxels, messages included. So do the grids, but those of plain ``.mha`` headers.
 
 Sources of the layouts: the MetaIO documentation (https://itk.org/Wiki/ITK/MetaIO/Documentation) and ``nifti1.h``.
 """
@@ -14,9 +14,11 @@ Sources of the layouts: the MetaIO documentation (https://itk.org/Wiki/ITK/MetaI
 import gzip
 import logging
 import math
+import re
 import struct
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import IO, Any, NamedTuple
 
@@ -36,13 +38,20 @@ Values = npt.NDArray[Any]
 
 _log = logging.getLogger(__name__)
 
-_PIECE_BYTES = 1 << 16  # a piece with a lesion in it is searched voxel by voxel, so pieces are small
+_WORD_BYTES = 8
+_PIECE_BYTES = (1 << 17) - 1024  # in the processor's cache, and less than what malloc gets from the system each time
 _COMPRESSED_PIECE_BYTES = 1 << 12
 _ZEROS = bytes(_PIECE_BYTES)
 _MOST_FOREGROUND = 1 << 25
 _MOST_VOXELS_AT_ONCE = 1 << 28
 
-_META_PLAIN = {"ObjectType": "Image", "NDims": "3", "BinaryData": "True", "BinaryDataByteOrderMSB": "False"}
+_META_PLAIN = {
+    "ObjectType": "Image",
+    "NDims": "3",
+    "BinaryData": "True",
+    "BinaryDataByteOrderMSB": "False",
+    "ElementDataFile": "LOCAL",
+}
 _META_TYPES = {
     "MET_CHAR": "i1",
     "MET_UCHAR": "u1",
@@ -57,10 +66,19 @@ _META_EXOTIC = (
     "ElementByteOrderMSB",
     "ElementNBits",
     "ElementNumberOfChannels",
+    "ElementSize",
     "ElementToIntensityFunctionOffset",
     "ElementToIntensityFunctionSlope",
     "HeaderSize",
+    "Orientation",
+    "Origin",
+    "Position",
+    "Rotation",
 )
+_MOST_META_LINES = 200
+_LONGEST_META_LINE = 1 << 12
+_NUMBER = re.compile(r"[-+]?\d+(\.\d*)?([eE][-+]?\d+)?", re.ASCII)
+_ORTHONORMAL = 1e-3  # of what is tilted further, ``contract.volume`` decides
 _NIFTI_HEADER_BYTES = 348
 _NIFTI_TYPES = {2: "u1", 4: "<i2", 8: "<i4", 16: "<f4", 64: "<f8", 256: "i1", 512: "<u2", 768: "<u4"}
 
@@ -99,6 +117,16 @@ class Foreground:
 
 
 @dataclass(frozen=True)
+class ImageFile:
+    """An image file whose header has been read and checked."""
+
+    path: Path
+    grid: Grid
+    layout: "_Layout | None"
+    """Where its voxels are; None where SimpleITK has to read them."""
+
+
+@dataclass(frozen=True)
 class LabelMap:
     """A label map: where it lies, and what is not background."""
 
@@ -107,32 +135,34 @@ class LabelMap:
     """Values are int32."""
 
 
-def read_label_map(path: Path) -> LabelMap:
-    """Read a label map and its grid. Raises ``OncoduetError`` as :func:`read_labels` and ``read_grid`` do."""
+def open_image(path: Path) -> ImageFile:
+    """Read and check a header: the same grid as ``contract.volume.read_grid`` gives, and the same errors."""
+    plain = _plain_meta_image(path) if path.name.endswith(".mha") and path.is_file() else None
+    if plain is not None:
+        return plain
     grid = read_grid(path)
-    return LabelMap(grid, read_labels(path, grid))
+    return ImageFile(path, grid, None if path.name.endswith(".mha") else _nifti_layout(path, grid))
 
 
-def read_confidences(path: Path, grid: Grid) -> Foreground:
+def read_label_map(path: Path) -> LabelMap:
+    """Read a label map and its grid. Raises ``OncoduetError`` as :func:`open_image` and :func:`read_labels` do."""
+    image = open_image(path)
+    return LabelMap(image.grid, read_labels(image))
+
+
+def read_confidences(image: ImageFile) -> Foreground:
     """Read a detection map as float32; the same voxels as ``contract.volume.read_volume`` gives.
 
     Confidences that float32 takes for 0, or for equal, are counted in the log.
-
-    Parameters
-    ----------
-    path
-        ``.mha``, ``.nii.gz`` or ``.nii``.
-    grid
-        What ``contract.volume.read_grid`` says of this very file.
 
     Raises
     ------
     OncoduetError
         The file is truncated or damaged, holds NaN or infinite voxels, or has too much foreground for a detection map.
     """
-    stored = _read(path, grid)
+    path, stored = image.path, _read(image)
     if stored is None:
-        return Foreground.of(read_volume(_at_once(path, grid)).array)
+        return Foreground.of(read_volume(_at_once(image)).array)
     with np.errstate(over="ignore", under="ignore"):  # beyond float32: counted as infinite, and as zero
         values = stored.values.astype(np.float32)
     wrong = int(values.size - np.count_nonzero(np.isfinite(values)))
@@ -143,24 +173,19 @@ def read_confidences(path: Path, grid: Grid) -> Foreground:
     return _without_zeros(stored, values)
 
 
-def read_labels(path: Path, grid: Grid) -> Foreground:
+def read_labels(image: ImageFile) -> Foreground:
     """Read a label map as int32; the same voxels as ``contract.volume.read_label`` gives.
 
-    Parameters
-    ----------
-    path
-        ``.mha``, ``.nii.gz`` or ``.nii``; stored as floats where every value is whole.
-    grid
-        What ``contract.volume.read_grid`` says of this very file.
+    It may be stored as floats where every value is whole.
 
     Raises
     ------
     OncoduetError
         The file is truncated or damaged, or holds fractional or non-finite values.
     """
-    stored = _read(path, grid)
+    path, stored = image.path, _read(image)
     if stored is None:
-        return Foreground.of(read_label(_at_once(path, grid)).array)
+        return Foreground.of(read_label(_at_once(image)).array)
     with np.errstate(invalid="ignore"):  # what int32 cannot hold differs afterwards
         values = stored.values.astype(np.int32)
     if not np.array_equal(values, stored.values):
@@ -178,9 +203,9 @@ class _Layout(NamedTuple):
     """Length of the compressed stream in the file; None where voxels are stored as they are."""
 
 
-def _read(path: Path, grid: Grid) -> Foreground | None:
+def _read(image: ImageFile) -> Foreground | None:
     """The voxels as they are stored, or None where the layout is not one of the plain ones."""
-    layout = _meta_layout(path, grid) if path.name.endswith(".mha") else _nifti_layout(path, grid)
+    path, grid, layout = image.path, image.grid, image.layout
     if layout is None:
         return None
     zipped = path.name.endswith(".gz")
@@ -193,31 +218,42 @@ def _read(path: Path, grid: Grid) -> Foreground | None:
             pieces = _stored(path, stream, length)
         else:
             pieces = _inflated(path, _compressed(stream, layout.stream_bytes), skipped + length)
-        return _collect(path, grid.shape_zyx, _aligned(pieces, skipped, layout.type.itemsize), layout.type)
+        found = list(_nonzero(path, pieces, skipped, layout.type))
+    voxels = np.concatenate([np.zeros(0, np.int64), *(voxels for voxels, _ in found)])
+    return Foreground(grid.shape_zyx, voxels, np.concatenate([np.zeros(0, layout.type), *(each for _, each in found)]))
 
 
-def _collect(
-    path: Path, shape_zyx: tuple[int, int, int], pieces: Iterator[bytes], voxel_type: np.dtype[Any]
-) -> Foreground:
-    voxels: list[Int64Array] = []
-    values: list[Values] = []
-    first = count = 0
-    for piece in pieces:
-        # A piece is a whole number of voxels. Almost all are full, and zero.
+def _nonzero(
+    path: Path, pieces: Iterator[bytes], skipped: int, voxel_type: np.dtype[Any]
+) -> Iterator[tuple[Int64Array, Values]]:
+    """Index and value of the voxels that are not zero, piece by piece, after the first ``skipped`` bytes.
+
+    Pieces are searched in words of eight bytes, of one to eight voxels each; almost all pieces are full, and zero.
+    """
+    voxels_per_word = _WORD_BYTES // voxel_type.itemsize
+    within_word = np.arange(voxels_per_word)
+    rest, words, count = b"", 0, 0
+    for piece in chain(pieces, [None]):
+        if piece is None:  # the end: fill the last word up
+            piece = rest + bytes(-len(rest) % _WORD_BYTES)  # noqa: PLW2901
+        elif skipped or rest or len(piece) % _WORD_BYTES:
+            joined = rest + piece[skipped:]
+            skipped = max(skipped - len(piece), 0)
+            whole = len(joined) - len(joined) % _WORD_BYTES
+            piece, rest = joined[:whole], joined[whole:]  # noqa: PLW2901
         if piece != (_ZEROS if len(piece) == _PIECE_BYTES else bytes(len(piece))):
-            array = np.frombuffer(piece, voxel_type)
-            found = np.flatnonzero(array)
-            voxels.append(found + first)
-            values.append(array[found])
-            count += found.size
+            hit = np.flatnonzero(np.frombuffer(piece, np.uint64) != 0)
+            near = (hit[:, None] * voxels_per_word + within_word).ravel()
+            values = np.frombuffer(piece, voxel_type)[near]
+            kept = values != 0
+            count += near.size
             if count > _MOST_FOREGROUND:
                 raise OncoduetError(
                     f"{path}: expected at most {_MOST_FOREGROUND} voxels that are not zero, found more: "
                     "a detection map or a label map is zero almost everywhere"
                 )
-        first += len(piece) // voxel_type.itemsize
-    none: list[Values] = [np.zeros(0, voxel_type)]
-    return Foreground(shape_zyx, np.concatenate([np.zeros(0, np.int64), *voxels]), np.concatenate(values or none))
+            yield near[kept] + words * voxels_per_word, values[kept]
+        words += len(piece) // _WORD_BYTES
 
 
 def _compressed(stream: IO[bytes], length: int) -> Iterator[bytes]:
@@ -263,34 +299,45 @@ def _stored(path: Path, stream: IO[bytes], length: int) -> Iterator[bytes]:
         yield piece
 
 
-def _aligned(pieces: Iterator[bytes], skipped: int, itemsize: int) -> Iterator[bytes]:
-    """The same bytes without the first ``skipped``, each piece a whole number of items."""
-    rest = b""
-    for piece in pieces:
-        if skipped:
-            piece, skipped = piece[skipped:], max(skipped - len(piece), 0)  # noqa: PLW2901 - the header, once
-        joined = rest + piece
-        whole = len(joined) - len(joined) % itemsize
-        rest = joined[whole:]
-        yield joined[:whole]
-
-
-def _meta_layout(path: Path, grid: Grid) -> _Layout | None:
-    header: dict[str, str] = {}
+def _plain_meta_image(path: Path) -> ImageFile | None:
+    """A ``.mha`` whose header has nothing in it that needs ITK to be understood, or None."""
     with path.open("rb") as stream:
-        while "ElementDataFile" not in header:  # there is one: the grid came from a header that had been checked
-            key, _, value = stream.readline().decode("latin-1").partition("=")
-            header[key.strip()] = value.strip()
+        lines: list[str] = []
+        while len(lines) < _MOST_META_LINES and not (lines and lines[-1].startswith("ElementDataFile")):
+            lines.append(stream.readline(_LONGEST_META_LINE).decode("latin-1"))
         begin = stream.tell()
+    pairs = [(key.strip(), value.strip()) for key, _, value in (line.partition("=") for line in lines)]
+    header = dict(pairs)
+    if len(header) < len(pairs) or any(header.get(key) != value for key, value in _META_PLAIN.items()):
+        return None
+    if any(key in header for key in _META_EXOTIC) or header.get("ElementType") not in _META_TYPES:
+        return None
+    if header.get("CompressedData", "False") not in ("True", "False"):
+        return None
+    grid = _meta_grid(header)
+    if grid is None:
+        return None
     stream_bytes = _stream_bytes(path, header, path.stat().st_size - begin)
-    voxel_type = _META_TYPES.get(header.get("ElementType", ""))
-    plain = (
-        all(header.get(key, value) == value for key, value in _META_PLAIN.items())
-        and not any(key in header for key in _META_EXOTIC)
-        and header.get("DimSize", "").split() == [str(size) for size in grid.size_xyz]
-        and header.get("CompressedData", "False") in ("True", "False")
+    return ImageFile(path, grid, _Layout(begin, np.dtype(_META_TYPES[header["ElementType"]]), stream_bytes))
+
+
+def _meta_grid(header: Mapping[str, str]) -> Grid | None:
+    """The grid that a MetaImage header describes, as ITK has it: directions column by column. None where in doubt."""
+    sizes = header.get("DimSize", "").split()
+    texts = [header.get(key, "").split() for key in ("ElementSpacing", "Offset", "TransformMatrix")]
+    if len(sizes) != 3 or [len(each) for each in texts] != [3, 3, 9] or not all(map(str.isdecimal, sizes)):
+        return None
+    if not all(_NUMBER.fullmatch(word) for words in texts for word in words):
+        return None
+    (dx, dy, dz), (x, y, z), axes = ([float(word) for word in words] for words in texts)
+    columns = np.array(axes).reshape(3, 3)
+    sensible = (
+        min(dx, dy, dz) > 0 and min(map(int, sizes)) > 0 and all(map(math.isfinite, (dx, dy, dz, x, y, z, *axes)))
     )
-    return _Layout(begin, np.dtype(voxel_type), stream_bytes) if plain and voxel_type is not None else None
+    if not sensible or np.abs(columns @ columns.T - np.eye(3)).max() > _ORTHONORMAL:
+        return None  # and refused with a message, by read_grid
+    width, height, depth = map(int, sizes)
+    return Grid((width, height, depth), (dx, dy, dz), (x, y, z), tuple(columns.T.ravel().tolist()))
 
 
 def _stream_bytes(path: Path, header: Mapping[str, str], present: int) -> int | None:
@@ -320,12 +367,12 @@ def _nifti_layout(path: Path, grid: Grid) -> _Layout | None:
     return _Layout(int(begin), np.dtype(voxel_type), path.stat().st_size if zipped else None)
 
 
-def _at_once(path: Path, grid: Grid) -> Path:
+def _at_once(image: ImageFile) -> Path:
     """The path of an image that is about to be read whole, unless it is larger than any scan."""
-    voxels = math.prod(grid.shape_zyx)
+    voxels = math.prod(image.grid.shape_zyx)
     if voxels > _MOST_VOXELS_AT_ONCE:
-        raise OncoduetError(f"{path}: expected at most {_MOST_VOXELS_AT_ONCE} voxels, found {voxels}")
-    return path
+        raise OncoduetError(f"{image.path}: expected at most {_MOST_VOXELS_AT_ONCE} voxels, found {voxels}")
+    return image.path
 
 
 def _without_zeros(stored: Foreground, values: Values) -> Foreground:

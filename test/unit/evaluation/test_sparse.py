@@ -13,7 +13,7 @@ import SimpleITK as sitk
 from contract.errors import OncoduetError
 from contract.volume import Grid, Volume, read_grid, read_label, read_volume, to_image, write_volume
 from evaluation import sparse
-from evaluation.sparse import Foreground, read_confidences, read_label_map, read_labels
+from evaluation.sparse import Foreground, open_image, read_confidences, read_label_map, read_labels
 
 BIG = Grid((61, 43, 37), (0.5, 0.75, 3.0), (-20.0, 31.0, 7.5), (1.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0, 1.0))
 TYPES = ("u1", "i1", "u2", "i2", "u4", "i4", "f4", "f8")
@@ -44,7 +44,7 @@ def same(found, array):
 
 
 def layout(path):
-    return (sparse._meta_layout if path.name.endswith(".mha") else sparse._nifti_layout)(path, read_grid(path))
+    return open_image(path).layout
 
 
 @pytest.mark.parametrize("kind", TYPES)
@@ -56,9 +56,8 @@ def test_every_usual_file_is_read_without_building_it_and_gives_the_same_voxels(
 ):
     path = written(tmp_path / name, image.astype(kind), compressed=compressed)
     assert layout(path) is not None
-    grid = read_grid(path)
-    same(read_confidences(path, grid), read_volume(path).array)
-    same(read_labels(path, grid), read_label(path).array)
+    same(read_confidences(open_image(path)), read_volume(path).array)
+    same(read_labels(open_image(path)), read_label(path).array)
 
 
 def meta(header, voxels):
@@ -104,9 +103,8 @@ def test_an_unusual_meta_image_takes_the_plain_path_and_gives_the_same_voxels(tm
     values = (small * 2).astype(dtype)
     path.write_bytes(meta(header, zlib.compress(values.tobytes())))
     assert layout(path) is None
-    grid = read_grid(path)
-    same(read_confidences(path, grid), read_volume(path).array)
-    same(read_labels(path, grid), read_label(path).array)
+    same(read_confidences(open_image(path)), read_volume(path).array)
+    same(read_labels(open_image(path)), read_label(path).array)
 
 
 @pytest.mark.parametrize("change", ["slope", "intercept", "big-endian", "one time point", "int64"])
@@ -131,7 +129,7 @@ def test_an_unusual_nifti_takes_the_plain_path_and_gives_the_same_voxels(tmp_pat
         data = big_endian(data)
     path.write_bytes(data)
     assert layout(path) is None
-    same(read_confidences(path, read_grid(path)), read_volume(path).array)
+    same(read_confidences(open_image(path)), read_volume(path).array)
 
 
 def big_endian(data):
@@ -142,17 +140,65 @@ def big_endian(data):
     return swapped
 
 
+@pytest.mark.parametrize("number", range(20))
+def test_the_grid_of_a_plain_meta_image_is_the_one_that_itk_reads_to_the_last_bit(tmp_path, small, number):
+    random = np.random.default_rng(number)
+    axes, _ = np.linalg.qr(random.normal(size=(3, 3)))
+    spacing, origin = random.uniform(1e-3, 5, 3), random.uniform(-500, 500, 3) * 10.0 ** random.integers(-9, 3, 3)
+    grid = Grid((7, 5, 3), tuple(spacing), tuple(origin), tuple(axes.ravel()))
+    path = written(tmp_path / "a.mha", small, grid)
+    assert layout(path) is not None
+    assert open_image(path).grid == read_grid(path)
+
+
+@pytest.mark.parametrize(
+    ("header", "message"),
+    [
+        ({"ElementSpacing": "1 0 1"}, "expected positive spacings"),
+        ({"ElementSpacing": "1 nan 1"}, "expected finite numbers as ElementSpacing"),
+        ({"Offset": "0 0 1e999"}, "expected finite numbers as Offset"),
+        ({"TransformMatrix": "1 0 0 1 0 0 0 0 1"}, "expected perpendicular unit vectors"),
+        ({"DimSize": "7 5 0"}, "expected 3 positive whole numbers as DimSize"),
+        ({"DimSize": "7 5"}, "expected 3 positive whole numbers as DimSize"),
+        ({"NDims": "4", "DimSize": "7 5 3 1"}, "expected"),
+        ({"ElementType": "MET_STRING"}, "expected an ElementType among"),
+        ({"ElementNumberOfChannels": "3"}, "expected one value per voxel, found 3"),
+    ],
+)
+def test_a_header_that_says_what_no_grid_is_is_refused_as_ever(tmp_path, small, header, message):
+    path = tmp_path / "a.mha"
+    path.write_bytes(meta(header, zlib.compress(small.tobytes())))
+    for read in (open_image, read_grid):
+        with pytest.raises(OncoduetError, match=rf"a\.mha: {message}"):
+            read(path)
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        {"Origin": "1 2 3"},
+        {"ElementSize": "1 1 1"},
+        {"TransformMatrix": "1 0.005 0 0 1 0 0 0 1"},
+        {"Offset": "0x1 0 0"},
+    ],
+)
+def test_a_header_that_is_out_of_the_ordinary_is_left_to_itk(tmp_path, small, header):
+    path = tmp_path / "a.mha"
+    path.write_bytes(meta(header, zlib.compress(small.tobytes())))
+    assert sparse._plain_meta_image(path) is None
+
+
 def test_a_gzip_file_of_several_members_is_one_stream(tmp_path, image):
     path = written(tmp_path / "a.nii.gz", image.astype(np.float32))
     data = gzip.decompress(path.read_bytes())
     path.write_bytes(gzip.compress(data[:1000]) + gzip.compress(data[1000:70_001]) + gzip.compress(data[70_001:]))
-    same(read_confidences(path, read_grid(path)), read_volume(path).array)
+    same(read_confidences(open_image(path)), read_volume(path).array)
 
 
 def test_a_negative_zero_is_background(tmp_path, small):
     small[0, 0, 0] = -0.0
     path = written(tmp_path / "a.mha", small, Grid((7, 5, 3), (1, 2, 3), (0, 0, 0), BIG.direction))
-    assert read_confidences(path, read_grid(path)).voxels.size == 6
+    assert read_confidences(open_image(path)).voxels.size == 6
 
 
 def test_quirk_10_what_float32_takes_for_zero_or_for_equal_is_counted_in_the_log(tmp_path, small, caplog):
@@ -160,7 +206,7 @@ def test_quirk_10_what_float32_takes_for_zero_or_for_equal_is_counted_in_the_log
     array[0, 0, 0], array[1, 2, 3], array[2, 4, 6] = 1e-50, 0.5, 0.5 + 1e-12
     path = written(tmp_path / "a.mha", array, Grid((7, 5, 3), (1, 2, 3), (0, 0, 0), BIG.direction))
     with caplog.at_level(logging.WARNING):
-        found = read_confidences(path, read_grid(path))
+        found = read_confidences(open_image(path))
     assert found.values.tolist() == [0.5, 0.5]
     assert [record.getMessage() for record in caplog.records] == [
         f"{path}: 1 voxels have a confidence that is 0 in float32: they count as background",
@@ -174,7 +220,7 @@ def test_what_is_not_finite_in_float32_is_counted(tmp_path, small, name, value):
     array = small.astype(np.float64)
     array[0, 0, :2] = value
     path = written(tmp_path / name, array, Grid((7, 5, 3), (1, 2, 3), (0, 0, 0), BIG.direction))
-    for read in (lambda: read_confidences(path, read_grid(path)), lambda: read_volume(path)):
+    for read in (lambda: read_confidences(open_image(path)), lambda: read_volume(path)):
         with pytest.raises(OncoduetError, match=r"expected finite voxels, found 2 NaN or infinite"):
             read()
 
@@ -192,38 +238,38 @@ def test_labels_that_are_not_whole_numbers_of_32_bits_are_refused(tmp_path, smal
 @pytest.mark.parametrize("name", ["a.mha", "a.nii.gz", "a.nii"])
 def test_a_file_cut_anywhere_is_refused(tmp_path, image, name):
     path = written(tmp_path / name, image.astype(np.float32), compressed=name != "a.nii")
-    data, grid = path.read_bytes(), read_grid(path)
+    data = path.read_bytes()
     begin = 900 if name == "a.mha" else 360
     for end in np.linspace(begin, len(data) - 1, 25).astype(int):
         path.write_bytes(data[:end])
         with pytest.raises(OncoduetError, match=r"a\.\w+.*truncated|a\.\w+.*header"):
-            read_confidences(path, read_grid(path))
+            read_confidences(open_image(path))
     path.write_bytes(data)
-    assert read_confidences(path, grid).voxels.size > 6
+    assert read_confidences(open_image(path)).voxels.size > 6
 
 
 def test_a_changed_byte_is_refused_by_the_checksum(tmp_path, image):
     for name in ("a.mha", "a.nii.gz"):
         path = written(tmp_path / name, image.astype(np.float32))
-        data, grid = bytearray(path.read_bytes()), read_grid(path)
+        data = bytearray(path.read_bytes())
         data[-1 if name == "a.mha" else -6] ^= 1
         path.write_bytes(data)
         with pytest.raises(OncoduetError, match="expected a whole compressed stream, found a damaged one"):
-            read_confidences(path, grid)
+            read_confidences(open_image(path))
 
 
 def test_more_voxels_than_the_header_says_are_refused(tmp_path, small):
     path = tmp_path / "a.mha"
     path.write_bytes(meta({}, zlib.compress(small.tobytes() + bytes(4))))
     with pytest.raises(OncoduetError, match=r"a\.mha: expected 420 bytes of voxels, found more"):
-        read_confidences(path, read_grid(path))
+        read_confidences(open_image(path))
 
 
 def test_fewer_voxels_than_the_header_says_are_refused(tmp_path, small):
     path = tmp_path / "a.mha"
     path.write_bytes(meta({}, zlib.compress(small.tobytes()[:-4])))
     with pytest.raises(OncoduetError, match=r"a\.mha: expected 420 bytes of voxels, found 416: truncated"):
-        read_confidences(path, read_grid(path))
+        read_confidences(open_image(path))
 
 
 @pytest.mark.parametrize("told", ["0", "-1", None])
@@ -233,20 +279,20 @@ def test_a_compressed_meta_image_that_does_not_say_how_long_its_stream_is_is_ref
     data = meta({"CompressedDataSize": told}, zlib.compress(small.tobytes()))
     path.write_bytes(data.replace(b"CompressedDataSize = None\n", b""))
     with pytest.raises(OncoduetError, match=rf"length of the compressed voxels .*, found {told or 'none'}$"):
-        read_confidences(path, read_grid(path))
+        read_confidences(open_image(path))
 
 
 def test_a_meta_image_that_promises_a_longer_stream_is_refused(tmp_path, small):
     path = tmp_path / "a.mha"
     path.write_bytes(meta({"CompressedDataSize": "99"}, zlib.compress(small.tobytes())))
     with pytest.raises(OncoduetError, match=r"expected 99 bytes of compressed voxels, found 19: truncated"):
-        read_confidences(path, read_grid(path))
+        read_confidences(open_image(path))
 
 
 def test_what_follows_a_compressed_stream_is_not_read(tmp_path, small):
     path = tmp_path / "a.mha"
     path.write_bytes(meta({}, zlib.compress(small.tobytes())) + b"appended")
-    same(read_confidences(path, read_grid(path)), read_volume(path).array)
+    same(read_confidences(open_image(path)), read_volume(path).array)
 
 
 def peak(read):
@@ -262,7 +308,7 @@ def peak(read):
 def test_a_stream_that_goes_on_for_ever_takes_no_memory(tmp_path):
     path = tmp_path / "a.mha"
     path.write_bytes(meta({}, zlib.compress(bytes(1 << 28))))
-    used, message = peak(lambda: read_confidences(path, read_grid(path)))
+    used, message = peak(lambda: read_confidences(open_image(path)))
     assert "found more" in message
     assert used < 2e6
 
@@ -270,7 +316,7 @@ def test_a_stream_that_goes_on_for_ever_takes_no_memory(tmp_path):
 def test_a_header_that_promises_terabytes_takes_no_memory(tmp_path):
     path = tmp_path / "a.mha"
     path.write_bytes(meta({"DimSize": "100000 100000 1000"}, zlib.compress(bytes(1 << 24))))
-    used, message = peak(lambda: read_confidences(path, read_grid(path)))
+    used, message = peak(lambda: read_confidences(open_image(path)))
     assert message.endswith("expected 40000000000000 bytes of voxels, found 16777216: truncated")
     assert used < 2e6
 
@@ -279,7 +325,7 @@ def test_an_unusual_file_that_promises_terabytes_is_refused_before_it_is_read(tm
     path = tmp_path / "a.mha"
     path.write_bytes(meta({"DimSize": "100000 100000 1000", "BinaryDataByteOrderMSB": "True"}, zlib.compress(b"a")))
     with pytest.raises(OncoduetError, match=r"a\.mha: expected at most 268435456 voxels, found 10000000000000"):
-        read_confidences(path, read_grid(path))
+        read_confidences(open_image(path))
     with pytest.raises(OncoduetError, match=r"a\.mha: expected at most 268435456 voxels, found 10000000000000"):
         read_label_map(path)
 
@@ -288,13 +334,13 @@ def test_more_foreground_than_any_detection_map_has_is_refused_early(tmp_path, s
     monkeypatch.setattr(sparse, "_MOST_FOREGROUND", 5)
     path = written(tmp_path / "a.mha", small, Grid((7, 5, 3), (1, 2, 3), (0, 0, 0), BIG.direction))
     with pytest.raises(OncoduetError, match=r"a\.mha: expected at most 5 voxels that are not zero, found more"):
-        read_confidences(path, read_grid(path))
+        read_confidences(open_image(path))
 
 
 def test_an_image_without_foreground_is_empty(tmp_path):
     path = tmp_path / "a.nii.gz"
     write_volume(path, Volume(np.zeros(BIG.shape_zyx, np.float32), BIG))
-    found = read_confidences(path, read_grid(path))
+    found = read_confidences(open_image(path))
     assert (found.voxels.size, found.values.dtype, found.has_background) == (0, np.float32, True)
 
 
