@@ -376,14 +376,13 @@ def test_through_the_command_line_they_end_with_exit_code_3_and_one_line(submiss
 
 def test_a_process_of_its_own_ends_with_exit_code_3_too(submission):
     workshop, truth, _ = submission
-    for number in (0, WAYS.index("softmax"), WAYS.index("bomb")):
-        folder, _ = spoil(submission, number)
-        command = [sys.executable, "-m", "evaluation", "score", "--predictions", folder, "--truth", truth]
-        ended = subprocess.run(
-            [*command, "--output", workshop.root / "out"], cwd=PROJECT, capture_output=True, text=True, check=False
-        )
-        assert ended.returncode == 3
-        assert VICTIM in ended.stderr.splitlines()[-1]
+    folder, _ = spoil(submission, WAYS.index("bomb"))
+    command = [sys.executable, "-m", "evaluation", "score", "--predictions", folder, "--truth", truth]
+    ended = subprocess.run(
+        [*command, "--output", workshop.root / "out"], cwd=PROJECT, capture_output=True, text=True, check=False
+    )
+    assert ended.returncode == 3
+    assert VICTIM in ended.stderr.splitlines()[-1]
 
 
 def test_picai_only_refuses_or_scores_them_and_never_ends_as_a_bug(submission):
