@@ -11,7 +11,6 @@ same voxels, messages included. So do the grids, but those of plain ``.mha`` hea
 Sources of the layouts: the MetaIO documentation (https://itk.org/Wiki/ITK/MetaIO/Documentation) and ``nifti1.h``.
 """
 
-import gzip
 import logging
 import math
 import re
@@ -355,7 +354,11 @@ def _stream_bytes(path: Path, header: Mapping[str, str], present: int) -> int | 
 def _nifti_layout(path: Path, grid: Grid) -> _Layout | None:
     zipped = path.name.endswith(".gz")
     with path.open("rb") as stream:
-        header = gzip.GzipFile(fileobj=stream).read(_NIFTI_HEADER_BYTES) if zipped else stream.read(_NIFTI_HEADER_BYTES)
+        header = stream.read(_COMPRESSED_PIECE_BYTES)
+    if zipped:
+        header = zlib.decompressobj(wbits=31).decompress(header, _NIFTI_HEADER_BYTES)
+    if len(header) < _NIFTI_HEADER_BYTES:
+        return None
     (count, x, y, z, *_) = struct.unpack_from("<8h", header, 40)
     (kind,) = struct.unpack_from("<h", header, 70)
     begin, slope, intercept = struct.unpack_from("<3f", header, 108)
