@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from contract.errors import OncoduetError
+from contract.volume import read_grid
 from evaluation.__main__ import main
 from evaluation.cases import Case, MatchingRule
 from evaluation.components import find_components
@@ -115,7 +116,8 @@ def test_the_command_shows_both_answers_of_a_case_after_its_scores(folders, caps
     for answer in ("strict", "picai"):
         assert f"predictions, a, {answer}: likelihood 0.75" in printed.out
     rows = [line.split() for line in printed.out.splitlines()]
-    large, small = (f"{voxels * 0.5 * 0.75 * 3 / 1000:.3f}" for voxels in (36, 18))
+    voxel_ml = read_grid(folders[1] / "a.nii.gz").voxel_volume_ml  # 0.5 x 0.75 x 3 mm, rounded to float32 in a NIfTI
+    large, small = (f"{voxels * voxel_ml:.3f}" for voxels in (36, 18))
     assert rows.count(["L1", "tp", "–", large, "C1", "1.000", "C1", "hit", "by", "C1:", "IoU", "1.000"]) == 2
     assert rows.count(["C2", "fp", "0.25", small, "–", "–", "shares", "no", "voxel", "with", "a", "lesion"]) == 2
 
