@@ -231,28 +231,31 @@ def _nonzero(
     """
     voxels_per_word = _WORD_BYTES // voxel_type.itemsize
     within_word = np.arange(voxels_per_word)
-    rest, words, count = b"", 0, 0
+    rest, words, count = b"", 0, 0  # the bytes that do not fill a word yet, the words before them
     for piece in chain(pieces, [None]):
         if piece is None:  # the end: fill the last word up
-            piece = rest + bytes(-len(rest) % _WORD_BYTES)  # noqa: PLW2901
-        elif skipped or rest or len(piece) % _WORD_BYTES:
-            joined = rest + piece[skipped:]
-            skipped = max(skipped - len(piece), 0)
-            whole = len(joined) - len(joined) % _WORD_BYTES
-            piece, rest = joined[:whole], joined[whole:]  # noqa: PLW2901
-        if piece != (_ZEROS if len(piece) == _PIECE_BYTES else bytes(len(piece))):
-            hit = np.flatnonzero(np.frombuffer(piece, np.uint64) != 0)
-            near = (hit[:, None] * voxels_per_word + within_word).ravel()
-            values = np.frombuffer(piece, voxel_type)[near]
-            kept = values != 0
-            count += near.size
-            if count > _MOST_FOREGROUND:
-                raise OncoduetError(
-                    f"{path}: expected at most {_MOST_FOREGROUND} voxels that are not zero, found more: "
-                    "a detection map or a label map is zero almost everywhere"
-                )
-            yield near[kept] + words * voxels_per_word, values[kept]
-        words += len(piece) // _WORD_BYTES
+            piece = bytes(-len(rest) % _WORD_BYTES)  # noqa: PLW2901
+        elif skipped:
+            skipped, piece = max(skipped - len(piece), 0), piece[skipped:]  # noqa: PLW2901
+        if _ZEROS.startswith(piece) and not any(rest):
+            filled, over = divmod(len(rest) + len(piece), _WORD_BYTES)
+            words, rest = words + filled, _ZEROS[:over]
+            continue
+        filled, over = divmod(len(rest) + len(piece), _WORD_BYTES)
+        joined = rest + piece
+        whole, rest = joined[: filled * _WORD_BYTES], joined[filled * _WORD_BYTES :]
+        hit = np.flatnonzero(np.frombuffer(whole, np.uint64) != 0)
+        near = (hit[:, None] * voxels_per_word + within_word).ravel()
+        values = np.frombuffer(whole, voxel_type)[near]
+        kept = values != 0
+        count += near.size
+        if count > _MOST_FOREGROUND:
+            raise OncoduetError(
+                f"{path}: expected at most {_MOST_FOREGROUND} voxels that are not zero, found more: "
+                "a detection map or a label map is zero almost everywhere"
+            )
+        yield near[kept] + words * voxels_per_word, values[kept]
+        words += filled
 
 
 def _compressed(stream: IO[bytes], length: int) -> Iterator[bytes]:
