@@ -6,7 +6,8 @@ alone, and memory does not depend on how large an image claims to be.
 
 Only the layouts that nearly all files have are read this way: little-endian ``.mha`` without exotic keys, and 3D
 NIfTI-1 without scaling. Any other file takes the plain path through SimpleITK (``contract.volume``), which gives the
-same voxels, messages included. So do the grids, but those of plain ``.mha`` headers.
+same voxels, messages included. So do the grids, but those of plain ``.mha`` headers and of everyday NIfTI headers
+(``evaluation.nifti_grid``).
 
 Sources of the layouts: the MetaIO documentation (https://itk.org/Wiki/ITK/MetaIO/Documentation) and ``nifti1.h``.
 """
@@ -26,6 +27,7 @@ import numpy.typing as npt
 
 from contract.errors import OncoduetError
 from contract.volume import Grid, read_grid, read_label, read_volume
+from evaluation.nifti_grid import HEADER_BYTES, everyday_grid
 
 try:  # the same calls, four to twenty times faster on streams of zeros
     from zlib_ng import zlib_ng as zlib  # type: ignore[import-not-found,unused-ignore]
@@ -78,7 +80,6 @@ _MOST_META_LINES = 200
 _LONGEST_META_LINE = 1 << 12
 _NUMBER = re.compile(r"[-+]?\d+(\.\d*)?([eE][-+]?\d+)?", re.ASCII)
 _ORTHONORMAL = 1e-3  # of what is tilted further, ``contract.volume`` decides
-_NIFTI_HEADER_BYTES = 348
 _NIFTI_TYPES = {2: "u1", 4: "<i2", 8: "<i4", 16: "<f4", 64: "<f8", 256: "i1", 512: "<u2", 768: "<u4"}
 
 
@@ -139,8 +140,11 @@ def open_image(path: Path) -> ImageFile:
     plain = _plain_meta_image(path) if path.name.endswith(".mha") and path.is_file() else None
     if plain is not None:
         return plain
+    header = _nifti_header(path) if path.name.endswith((".nii.gz", ".nii")) and path.is_file() else b""
+    if header and (grid := everyday_grid(header)) and (layout := _nifti_layout(path, header, grid)):
+        return ImageFile(path, grid, layout)
     grid = read_grid(path)
-    return ImageFile(path, grid, None if path.name.endswith(".mha") else _nifti_layout(path, grid))
+    return ImageFile(path, grid, _nifti_layout(path, header, grid) if header else None)
 
 
 def read_label_map(path: Path) -> LabelMap:
@@ -354,23 +358,28 @@ def _stream_bytes(path: Path, header: Mapping[str, str], present: int) -> int | 
     return int(told)
 
 
-def _nifti_layout(path: Path, grid: Grid) -> _Layout | None:
-    zipped = path.name.endswith(".gz")
+def _nifti_header(path: Path) -> bytes:
+    """The first 348 bytes of a NIfTI, or nothing where they are not to be had at once."""
     with path.open("rb") as stream:
         header = stream.read(_COMPRESSED_PIECE_BYTES)
-    if zipped:
-        header = zlib.decompressobj(wbits=31).decompress(header, _NIFTI_HEADER_BYTES)
-    if len(header) < _NIFTI_HEADER_BYTES:
-        return None
+    if path.name.endswith(".gz"):
+        try:
+            header = zlib.decompressobj(wbits=31).decompress(header, HEADER_BYTES)
+        except zlib.error:  # type: ignore[misc,unused-ignore]
+            return b""
+    return header[:HEADER_BYTES] if len(header) >= HEADER_BYTES else b""
+
+
+def _nifti_layout(path: Path, header: bytes, grid: Grid) -> _Layout | None:
     (count, x, y, z, *_) = struct.unpack_from("<8h", header, 40)
     (kind,) = struct.unpack_from("<h", header, 70)
     begin, slope, intercept = struct.unpack_from("<3f", header, 108)
     voxel_type = _NIFTI_TYPES.get(kind)
     unscaled = intercept == 0 and slope in (0, 1)
-    plain = header[:4] == struct.pack("<i", _NIFTI_HEADER_BYTES) and unscaled and begin.is_integer()
+    plain = header[:4] == struct.pack("<i", HEADER_BYTES) and unscaled and begin.is_integer()
     if not plain or voxel_type is None or (count, x, y, z) != (3, *grid.size_xyz):
         return None
-    return _Layout(int(begin), np.dtype(voxel_type), path.stat().st_size if zipped else None)
+    return _Layout(int(begin), np.dtype(voxel_type), path.stat().st_size if path.name.endswith(".gz") else None)
 
 
 def _at_once(image: ImageFile) -> Path:
