@@ -58,7 +58,7 @@ def _score(options: argparse.Namespace) -> None:
 def _compare(options: argparse.Namespace) -> None:
     from evaluation.compare import compare  # noqa: PLC0415  (brings matplotlib and statsmodels, which scoring needs not)
 
-    compare(options.scores, options.output, analysis=options.analysis)
+    compare(options.scores, options.output, analysis=options.analysis, workers=options.workers)
 
 
 class _Bar:
@@ -152,6 +152,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     comparing.add_argument("--output", type=Path, required=True, help="gets verdict.json, report.html, figures")
     comparing.add_argument("--analysis", type=Path, help="what was declared before scoring; without it: exploratory")
+    comparing.add_argument("--workers", type=int, default=1, help="processes; they change no result (%(default)s)")
     return parser
 
 

@@ -8,6 +8,7 @@ pairs. The result depends on what was scored and on the analysis file alone, not
 import logging
 import math
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -17,16 +18,11 @@ from contract.files import sha256_file, staged_folder
 from contract.records import Metrics, write_record
 from evaluation.analysis import EXPLORATORY, METRICS, Analysis, Metric, read_analysis
 from evaluation.intervals import delong_interval, percentile_interval, two_level_bootstrap
-from evaluation.outcomes import FloatArray
-from evaluation.permutation import (
-    PermutationResult,
-    case_swap_tests,
-    mean_difference_test,
-    order_test,
-    smallest_order_p,
-)
+from evaluation.outcomes import FloatArray, Outcome, Truth
+from evaluation.permutation import PermutationResult, mean_difference_test, order_test, smallest_order_p
 from evaluation.report import write_report
 from evaluation.scored_runs import ScoredRun, read_scored_runs
+from evaluation.swaps import case_swap_tests
 from evaluation.verdict import (
     CaseLevel,
     ConfigurationSummary,
@@ -40,13 +36,14 @@ from evaluation.verdict import (
     decide,
     sentence,
 )
+from evaluation.workers import each_of
 
 Draws = Mapping[str, Mapping[str, FloatArray]]
 
 _log = logging.getLogger(__name__)
 
 
-def compare(scores: Sequence[Path], output: Path, *, analysis: Path | None) -> None:
+def compare(scores: Sequence[Path], output: Path, *, analysis: Path | None, workers: int = 1) -> None:
     """Compare scored runs and write ``verdict.json``, ``report.html`` and ``figures/*.png`` into ``output``.
 
     Parameters
@@ -55,6 +52,8 @@ def compare(scores: Sequence[Path], output: Path, *, analysis: Path | None) -> N
         Scored runs, or folders of such.
     analysis
         The analysis file; without one all pairs are compared and the verdict says that it is exploratory.
+    workers
+        Processes; they change no result.
 
     Raises
     ------
@@ -65,14 +64,22 @@ def compare(scores: Sequence[Path], output: Path, *, analysis: Path | None) -> N
     runs = read_scored_runs(scores)
     declared = plan.pairs(list(group_by_configuration(runs)), analysis)
     _log.info("comparing %d scored runs in %d pairs", len(runs), len(declared))
-    verdict = judge(runs, plan, declared, analysis=sha256_file(analysis) if analysis else "exploratory")
+    named = sha256_file(analysis) if analysis else "exploratory"
+    verdict = judge(runs, plan, declared, analysis=named, workers=workers)
     with staged_folder(output) as stage:
         write_record(stage / "verdict.json", verdict)
         write_report(stage, verdict, runs)
     _log.info("%s", output / "report.html")
 
 
-def judge(runs: Sequence[ScoredRun], plan: Analysis, declared: Sequence[tuple[str, str]], *, analysis: str) -> Verdict:
+def judge(
+    runs: Sequence[ScoredRun],
+    plan: Analysis,
+    declared: Sequence[tuple[str, str]],
+    *,
+    analysis: str,
+    workers: int = 1,
+) -> Verdict:
     """Estimate and test every declared pair of configurations by every metric."""
     groups = group_by_configuration(runs)
     truth = runs[0].truth
@@ -81,18 +88,14 @@ def judge(runs: Sequence[ScoredRun], plan: Analysis, declared: Sequence[tuple[st
         {name: [run.outcome for run in members] for name, members in groups.items()},
         replicates=plan.replicates,
         seed=plan.seed,
+        workers=workers,
     )
     _log.info("bootstrap done, %d replicates", plan.replicates)
+    arms = [([run.outcome for run in groups[a]], [run.outcome for run in groups[b]]) for a, b in declared]
     case_level = {}
-    for a, b in declared:
-        case_level[a, b] = case_swap_tests(
-            truth,
-            [run.outcome for run in groups[a]],
-            [run.outcome for run in groups[b]],
-            auroc_draws=plan.auroc_replicates,
-            ap_draws=plan.replicates,
-            seed=plan.seed,
-        )
+    tests = each_of(partial(_case_level, truth, plan), arms, workers=workers)
+    for (a, b), found in zip(declared, tests, strict=True):
+        case_level[a, b] = found
         _log.info("%s against %s done", a, b)
     pairs = [
         verdict
@@ -109,7 +112,7 @@ def judge(runs: Sequence[ScoredRun], plan: Analysis, declared: Sequence[tuple[st
         alpha=plan.alpha,
         seed=plan.seed,
         replicates=plan.replicates,
-        auroc_replicates=plan.auroc_replicates,
+        swaps=plan.swaps,
         family=len(declared),
         data_licences=tuple(sorted({run.source.data_licence for run in runs})),
         profiles=tuple(sorted({run.source.profile for run in runs})),
@@ -117,6 +120,12 @@ def judge(runs: Sequence[ScoredRun], plan: Analysis, declared: Sequence[tuple[st
         configurations=tuple(_summary(name, members, draws[name]) for name, members in groups.items()),
         pairs=tuple(pairs),
     )
+
+
+def _case_level(
+    truth: Truth, plan: Analysis, arms: tuple[Sequence[Outcome], Sequence[Outcome]]
+) -> dict[str, PermutationResult]:
+    return case_swap_tests(truth, *arms, draws=plan.swaps, seed=plan.seed)
 
 
 def group_by_configuration(runs: Sequence[ScoredRun]) -> dict[str, list[ScoredRun]]:
@@ -185,7 +194,7 @@ def _judge_metric(
                     p_interval=swap.p_interval if swap else None,
                     p_holm=case_holm[number],
                     exact=bool(swap and swap.exact),
-                    swaps=swap.arrangements if swap else 0,
+                    swaps=None if swap is None or swap.exact else swap.arrangements,
                 ),
                 equivalence=equivalence,
                 code=code,

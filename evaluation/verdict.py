@@ -100,8 +100,8 @@ class CaseLevel(Frozen):
     """95 %, of a Monte Carlo p."""
     p_holm: float | None
     exact: bool
-    swaps: int
-    """All of them if exact, else the number drawn."""
+    swaps: int | None
+    """How many were drawn; null where all of them were counted."""
 
 
 class Equivalence(Frozen):
@@ -144,7 +144,7 @@ class Verdict(Record):
     alpha: float
     seed: int
     replicates: int
-    auroc_replicates: int
+    swaps: int
     family: int
     """Comparisons per metric and level that Holm adjusts for."""
     data_licences: tuple[str, ...]

@@ -16,7 +16,7 @@ from evaluation.scored_runs import read_scored_runs
 from evaluation.verdict import Verdict
 
 PROJECT = Path(__file__).resolve().parents[4]
-QUICK = "replicates = 200\nauroc_replicates = 400\n"
+QUICK = "replicates = 200\nswaps = 300\n"
 
 
 def analysis_file(folder, text):
@@ -77,6 +77,15 @@ def test_order_of_the_folders_changes_no_byte(scores, tmp_path):
     assert names == sorted(str(path.relative_to(tmp_path / "two")) for path in (tmp_path / "two").rglob("*.*"))
     for name in names:
         assert (tmp_path / "one" / name).read_bytes() == (tmp_path / "two" / name).read_bytes(), name
+
+
+def test_number_of_workers_changes_no_byte(scores, tmp_path):
+    root = scores.demo()
+    plan = analysis_file(tmp_path, f"metrics = ['ap']\ncomparisons = [['ce', 'focal'], ['ce', 'ce-dice']]\n{QUICK}")
+    for workers in (1, 3):
+        compare([root], tmp_path / str(workers), analysis=plan, workers=workers)
+    one, three = ((tmp_path / str(workers) / "verdict.json").read_bytes() for workers in (1, 3))
+    assert one == three
 
 
 def test_estimates_summaries_and_parents_are_those_of_the_runs(scores, tmp_path):

@@ -34,7 +34,7 @@ class Page(HTMLParser):
 
 def judged(scores, **changes):
     runs = read_scored_runs([scores.root])
-    plan = EXPLORATORY.model_copy(update={"replicates": 150, "auroc_replicates": 200, **changes})
+    plan = EXPLORATORY.model_copy(update={"replicates": 150, "swaps": 200, **changes})
     declared = plan.pairs(list(group_by_configuration(runs)), "file")
     return judge(runs, plan, declared, analysis="exploratory" if plan.name == "exploratory" else "f" * 64), runs
 
