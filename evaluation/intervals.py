@@ -116,8 +116,13 @@ def _case_weights(truth: Truth, replicates: int, seed: int) -> FloatArray:
 
 
 def _run_shares(runs: int, replicates: int, generator: np.random.Generator) -> FloatArray:
-    """Weight of each run in each replicate's mean, shape (runs, replicates)."""
-    return generator.multinomial(runs, np.full(runs, 1 / runs), size=replicates).T / runs
+    """Weight of each run in each replicate's mean, shape (runs, replicates).
+
+    One run fewer is drawn than there are: the mean then varies as much as the runs' variance says, where drawing all
+    of them would make it vary too little, by half for two runs (Rao & Wu, JASA 1988).
+    """
+    drawn = max(1, runs - 1)
+    return generator.multinomial(drawn, np.full(runs, 1 / runs), size=replicates).T / drawn
 
 
 def _of_run(truth: Truth, replicates: int, seed: int, outcome: Outcome) -> tuple[FloatArray, FloatArray]:

@@ -166,7 +166,8 @@ def spread(positive: BoolArray, first: FloatArray, second: FloatArray) -> Spread
     total = float(case_variance)
     for number, (of_ones, of_zeros) in enumerate(placements):
         own = _case_variance(of_ones - means[number][0], of_zeros - means[number][1])
-        total += float(runs[number].var() + own.mean()) / len(of_ones)  # runs, and cases as each run sees them
+        # runs, and cases as each run sees them; one run fewer is drawn than there are
+        total += float(runs[number].var() + own.mean()) / max(1, len(of_ones) - 1)
     return Spread(runs, float(runs[1].mean() - runs[0].mean()), float(case_variance), total)
 
 

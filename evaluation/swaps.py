@@ -50,9 +50,11 @@ def case_swap_tests(
 ) -> dict[str, PermutationResult]:
     """Test the differences of two configurations' mean AUROC, AP and score by swapping patients.
 
-    The means run over pairs of runs, one of ``a`` and one of ``b``: all pairs for AUROC, which is linear in the swaps;
-    for AP as few as let each run count alike. AUROC is exact where counting costs at most :data:`COUNTING_LIMIT`, and
-    everything is where all swaps number at most ``draws``.
+    The k-th run of ``a`` is swapped with the k-th of ``b``, and the differences are averaged; where the numbers of runs
+    differ, over as few pairs as let each run count alike. (Not over all pairs of runs: a swap would then mix outputs of
+    different runs, whose comparisons vary less than those within a run, and the test would see differences that are
+    not there.) AUROC is exact where counting costs at most :data:`COUNTING_LIMIT`, and everything is where all swaps
+    number at most ``draws``.
 
     Parameters
     ----------
@@ -144,17 +146,16 @@ def _whole_weights(truth: Truth, a: Sequence[Outcome], b: Sequence[Outcome]) -> 
     if not ones or not zeros:
         return np.zeros(truth.patient_count, dtype=np.int64), 1.0
     weights = np.zeros(len(truth.case_ids))
-    of_a = [rankdata(outcome.likelihood) for outcome in a]
-    of_b = [rankdata(outcome.likelihood) for outcome in b]
-    for x in of_a:
-        for y in of_b:
-            weights[positive] += _below(x[positive], x[~positive]) - _below(y[positive], y[~positive])
-            weights[positive] += _below(x[positive], y[~positive]) - _below(y[positive], x[~positive])
-            weights[~positive] += _below(y[~positive], y[positive]) - _below(x[~positive], x[positive])
-            weights[~positive] += _below(y[~positive], x[positive]) - _below(x[~positive], y[positive])
+    pairs = _paired(a, b)
+    for first, second in pairs:
+        x, y = rankdata(first.likelihood), rankdata(second.likelihood)
+        weights[positive] += _below(x[positive], x[~positive]) - _below(y[positive], y[~positive])
+        weights[positive] += _below(x[positive], y[~positive]) - _below(y[positive], x[~positive])
+        weights[~positive] += _below(y[~positive], y[positive]) - _below(x[~positive], x[positive])
+        weights[~positive] += _below(y[~positive], x[positive]) - _below(x[~positive], y[positive])
     doubled = np.rint(2 * np.bincount(truth.patients, weights)).astype(np.int64)  # ties count halves
     divisor = max(1, int(np.gcd.reduce(doubled)))
-    return doubled // divisor, divisor / (4 * ones * zeros * len(of_a) * len(of_b))
+    return doubled // divisor, divisor / (4 * ones * zeros * len(pairs))
 
 
 def _counted_p(weights: IntArray, alternative: Alternative) -> float | None:
