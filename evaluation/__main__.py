@@ -58,7 +58,13 @@ def _score(options: argparse.Namespace) -> None:
 def _compare(options: argparse.Namespace) -> None:
     from evaluation.compare import compare  # noqa: PLC0415  (brings matplotlib and statsmodels, which scoring needs not)
 
-    compare(options.scores, options.output, analysis=options.analysis, workers=options.workers)
+    compare(
+        options.scores,
+        options.output,
+        analysis=options.analysis,
+        marksheet=options.marksheet,
+        workers=options.workers,
+    )
 
 
 def _plan(options: argparse.Namespace) -> None:
@@ -164,8 +170,9 @@ def _parser() -> argparse.ArgumentParser:
     comparing.add_argument(
         "--scores", type=Path, nargs="+", required=True, help="folders that score wrote, or that hold such"
     )
-    comparing.add_argument("--output", type=Path, required=True, help="gets verdict.json, report.html, figures")
+    comparing.add_argument("--output", type=Path, required=True, help="gets verdict.json, report.html, figures, tables")
     comparing.add_argument("--analysis", type=Path, help="what was declared before scoring; without it: exploratory")
+    comparing.add_argument("--marksheet", type=Path, help="CSV with the columns of the declared subgroups")
     comparing.add_argument("--workers", type=int, default=1, help="processes; they change no result (%(default)s)")
 
     planning = commands.add_parser("plan", help="runs and cases that a question needs; may a campaign stop?")

@@ -9,6 +9,7 @@
     seed = 0
     replicates = 2000
     swaps = 10000
+    subgroups = ["center"]       # columns of the marksheet
     looks = [5, 10, 20]          # runs per configuration at which a running campaign may be stopped
 
     [margin]                     # absolute difference that counts as none; without it nothing is shown to be on par
@@ -50,6 +51,9 @@ class Analysis(Frozen):
     looks: tuple[Annotated[int, Field(ge=2)], ...] = ()
     """Runs per configuration at which a running campaign is looked at, the last one being the planned number; without
     any it is looked at once, when it is finished (:mod:`evaluation.sequential`)."""
+
+    subgroups: tuple[str, ...] = ()
+    """Columns of the marksheet by whose values the cases are looked at in groups (:mod:`evaluation.subgroups`)."""
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
+from contract.errors import OncoduetError
 from contract.files import sha256_file, staged_folder
 from contract.records import write_record
 from evaluation.analysis import EXPLORATORY, METRICS, Analysis, Metric, read_analysis
@@ -22,6 +23,7 @@ from evaluation.permutation import PermutationResult
 from evaluation.report import write_report
 from evaluation.run_level import holm, no_exchange, run_level, run_values
 from evaluation.scored_runs import ScoredRun, group_by_configuration, read_scored_runs
+from evaluation.subgroups import Groups, judge_subgroups, read_groups
 from evaluation.swaps import case_swap_tests
 from evaluation.verdict import (
     CaseLevel,
@@ -45,8 +47,10 @@ Draws = Mapping[str, Mapping[str, FloatArray]]
 _log = logging.getLogger(__name__)
 
 
-def compare(scores: Sequence[Path], output: Path, *, analysis: Path | None, workers: int = 1) -> None:
-    """Compare scored runs and write ``verdict.json``, ``report.html`` and ``figures/*.png`` into ``output``.
+def compare(
+    scores: Sequence[Path], output: Path, *, analysis: Path | None, marksheet: Path | None = None, workers: int = 1
+) -> None:
+    """Compare scored runs and write ``verdict.json``, ``report.html``, ``figures/`` and ``tables/`` into ``output``.
 
     Parameters
     ----------
@@ -54,6 +58,8 @@ def compare(scores: Sequence[Path], output: Path, *, analysis: Path | None, work
         Scored runs, or folders of such.
     analysis
         The analysis file; without one all pairs are compared and the verdict says that it is exploratory.
+    marksheet
+        CSV with ``patient_id``, ``study_id`` and the columns that the analysis file declares as subgroups.
     workers
         Processes; they change no result.
 
@@ -65,13 +71,25 @@ def compare(scores: Sequence[Path], output: Path, *, analysis: Path | None, work
     plan = read_analysis(analysis) if analysis else EXPLORATORY
     runs = read_scored_runs(scores)
     declared = plan.pairs(list(group_by_configuration(runs)), analysis)
+    groups = _subgroups(plan, marksheet, runs[0].truth, analysis)
     _log.info("comparing %d scored runs in %d pairs", len(runs), len(declared))
     named = sha256_file(analysis) if analysis else "exploratory"
     verdict = judge(runs, plan, declared, analysis=named, workers=workers)
+    if groups:
+        found = judge_subgroups(groups, group_by_configuration(runs), declared, plan)
+        verdict = verdict.model_copy(update={"subgroups": found})
     with staged_folder(output) as stage:
         write_record(stage / "verdict.json", verdict)
         write_report(stage, verdict, runs)
     _log.info("%s", output / "report.html")
+
+
+def _subgroups(plan: Analysis, marksheet: Path | None, truth: Truth, where: object) -> Groups:
+    if marksheet is None and plan.subgroups:
+        raise OncoduetError(f"{where}: expected --marksheet for the subgroups {', '.join(plan.subgroups)}, found none")
+    if marksheet is not None and not plan.subgroups:
+        raise OncoduetError(f"{marksheet}: expected an analysis file that declares subgroups, found none declared")
+    return {} if marksheet is None else read_groups(marksheet, plan.subgroups, truth)
 
 
 def judge(

@@ -108,7 +108,7 @@ def stream(seed: int, *names: str) -> np.random.Generator:
     return np.random.default_rng(np.random.SeedSequence([seed, *words]))
 
 
-def _case_weights(truth: Truth, replicates: int, seed: int) -> FloatArray:
+def case_weights(truth: Truth, replicates: int, seed: int) -> FloatArray:
     """How often each replicate draws each case, shape (replicates, cases)."""
     patients = truth.patient_count
     drawn = stream(seed, "patients").multinomial(patients, np.full(patients, 1 / patients), size=replicates)
@@ -127,7 +127,7 @@ def _run_shares(runs: int, replicates: int, generator: np.random.Generator) -> F
 
 def _of_run(truth: Truth, replicates: int, seed: int, outcome: Outcome) -> tuple[FloatArray, FloatArray]:
     """One run's AUROC and AP in each replicate."""
-    weights = _case_weights(truth, replicates, seed)
+    weights = case_weights(truth, replicates, seed)
     blocks = [weights[start : start + _BLOCK] for start in range(0, replicates, _BLOCK)]
     auroc = np.concatenate([weighted_auroc(truth, outcome.likelihood, block) for block in blocks])
     return auroc, np.concatenate([weighted_ap(truth, outcome, block) for block in blocks])

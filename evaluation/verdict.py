@@ -142,6 +142,37 @@ class Control(Frozen):
     """Of that comparison, seen from the ensemble; null where it was not declared."""
 
 
+class SubgroupValue(Frozen):
+    """One configuration in one group."""
+
+    configuration: str
+    auroc: float
+    interval: tuple[float, float] | None
+    """Two-level, 95 %."""
+
+
+class SubgroupPair(Frozen):
+    """One comparison in one group, at case level."""
+
+    a: str
+    b: str
+    difference: float
+    p: float
+    p_holm: float
+    """Over all groups and comparisons."""
+
+
+class Subgroup(Frozen):
+    """Cases with one value in one column of the marksheet."""
+
+    column: str
+    value: str
+    positive_cases: int
+    negative_cases: int
+    configurations: tuple[SubgroupValue, ...]
+    pairs: tuple[SubgroupPair, ...]
+
+
 class PairVerdict(Frozen):
     """One comparison by one metric."""
 
@@ -189,6 +220,8 @@ class Verdict(Record):
     patients: int
     configurations: tuple[ConfigurationSummary, ...]
     pairs: tuple[PairVerdict, ...]
+    subgroups: tuple[Subgroup, ...] = ()
+    """Empty where the analysis file declares none."""
 
 
 def decide(
