@@ -198,7 +198,7 @@ def _curves(
         if summary.kind != "baseline":
             at = plot.at[:: len(plot.at) // _BAND_POINTS]
             low, high = _band(kind, groups[summary.name], at, verdict.seed)
-            axes.fill_between(at, low, high, color=look.colour, alpha=0.10, linewidth=0, zorder=1.5)
+            axes.fill_between(at, low, high, color=look.colour, alpha=0.07, linewidth=0, zorder=1.5)
         if len(curves) > 1:
             axes.plot(x, curves.T, color=look.colour, linewidth=0.7, alpha=0.4, zorder=2)
         axes.plot(

@@ -234,18 +234,13 @@ def _undecided(comparisons: int, metric: Metric, which: str) -> str:
     return f"By {METRIC_NAMES[metric]}, {subject} undecided: neither a difference nor equivalence is shown."
 
 
-def _readings(points: OperatingPoints) -> list[str]:
+def _readings(points: OperatingPoints) -> list[Spread | None]:
     """A row of the table of operating points."""
-    values = [
+    return [
         *points.lesion_sensitivity.values(),
         points.sensitivity_at_specificity,
         *points.specificity_at_sensitivity.values(),
     ]
-    return ["–" if value is None else _with_sd(value) for value in values]
-
-
-def _with_sd(value: Spread) -> str:
-    return f"{value.mean:.2f}" if value.sd is None else f"{value.mean:.2f} ± {value.sd:.2f}"
 
 
 def _flips_by_case(divided: Sequence[Flip]) -> list[dict[str, Any]]:

@@ -6,6 +6,7 @@ any skip.
 """
 
 import os
+import shutil
 from pathlib import Path
 
 import pytest
@@ -21,12 +22,17 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     import torch  # noqa: PLC0415
 
-    if torch.cuda.is_available():
-        return
-    gpu = [item for item in items if item.get_closest_marker("gpu")]
-    if gpu:
-        config.hook.pytest_deselected(items=gpu)
-        items[:] = [item for item in items if item not in gpu]
+    there = {"gpu": torch.cuda.is_available(), "browser": browser() is not None}
+    without = [item for item in items if any(item.get_closest_marker(name) and not there[name] for name in there)]
+    if without:
+        config.hook.pytest_deselected(items=without)
+        items[:] = [item for item in items if item not in without]
+
+
+def browser() -> str | None:
+    """Where Chromium is, by any of its names."""
+    names = ("chromium", "chromium-browser", "google-chrome", "chrome")
+    return next((found for name in names if (found := shutil.which(name))), None)
 
 
 def pytest_terminal_summary(terminalreporter) -> None:
