@@ -75,6 +75,7 @@ _FP_TICKS = (0.125, 0.25, 0.5, 1.0, 2.0, 4.0, 8.0)
 _BAND_POINTS = 80
 _BAND_REPLICATES = 200
 _MOST_BRACKETS = 6
+_BRACKET = 0.042  # of the figure's width
 
 
 @dataclass(frozen=True)
@@ -260,7 +261,7 @@ def _detection_band(kind: str, run: ScoredRun, weights: FloatArray, at: FloatArr
 def _calibration(verdict: Verdict, groups: Mapping[str, Sequence[ScoredRun]], dressed: Mapping[str, Look]) -> Drawing:
     figure, axes = _with_legend_below(len(verdict.configurations))
     axes.set_title("Calibration, cases", pad=9)
-    axes.set_xlabel("likelihood, mean of a tenth of the cases")
+    axes.set_xlabel("likelihood, mean of a bin")
     axes.set_ylabel("share of positive cases")
     axes.grid(True)
     axes.set_axisbelow(True)
@@ -365,7 +366,9 @@ def _dots(metric: Metric, verdict: Verdict, dressed: Mapping[str, Look]) -> Draw
     count = len(verdict.configurations)
     height = 0.95 + 0.36 * count
     figure = Figure(figsize=(_WIDTH, height))
-    axes = figure.add_axes((0.37, 0.5 / height, 0.60, 1 - 0.9 / height))
+    decided = _decided(metric, verdict)
+    width = 0.60 - _BRACKET * len(decided)
+    axes = figure.add_axes((0.37, 0.5 / height, width, 1 - 0.9 / height))
     axes.set_title(f"{name[0].upper()}{name[1:]} by run", pad=9)
     axes.grid(True, axis="x")
     axes.set_axisbelow(True)
@@ -400,43 +403,48 @@ def _dots(metric: Metric, verdict: Verdict, dressed: Mapping[str, Look]) -> Draw
             markeredgewidth=0.8,
             zorder=5,
         )
-    _brackets(axes, metric, verdict)
+    for number, (p, first, second) in enumerate(decided):
+        _bracket(axes, 1 + (0.012 + _BRACKET * number) / width, first, second, p_text(p))
     if all(each.metrics[metric].mean is None for each in verdict.configurations):
         axes.set_xlim(0, 1)
     means = "; ".join(f"{each.name} {_number(each.metrics[metric].mean)}" for each in verdict.configurations)
     return _render(f"runs-{metric}", f"{name} of each run. Means: {means}.", figure)
 
 
-def _brackets(axes: Axes, metric: Metric, verdict: Verdict) -> None:
-    """A bracket for each comparison that the run level decides, with its p after Holm; the smallest ones first."""
+def _decided(metric: Metric, verdict: Verdict) -> list[tuple[float, int, int]]:
+    """Comparisons that the run level decides: p after Holm and the two rows, the smallest p first."""
     rows = {each.name: row for row, each in enumerate(verdict.configurations)}
-    decided = [
-        (p, *sorted((rows[pair.a], rows[pair.b])))
-        for pair in verdict.pairs
-        if pair.metric == metric and (p := pair.run_level.p_holm) is not None and p <= pair.run_level.alpha
-    ]
-    place = axes.get_yaxis_transform()  # x as a share of the axes, y in rows
-    for number, (p, first, second) in enumerate(sorted(decided)[:_MOST_BRACKETS]):
-        x = 1.02 + 0.075 * number
-        axes.plot(
-            [x - 0.012, x, x, x - 0.012],
-            [first, first, second, second],
-            color=MUTED,
-            linewidth=0.9,
-            transform=place,
-            clip_on=False,
-        )
-        axes.text(
-            x + 0.006,
-            (first + second) / 2,
-            p_text(p),
-            rotation=90,
-            va="center",
-            ha="left",
-            fontsize=6.5,
-            color=INK,
-            transform=place,
-        )
+    found = []
+    for pair in verdict.pairs:
+        p = pair.run_level.p_holm
+        if pair.metric == metric and p is not None and p <= pair.run_level.alpha:
+            first, second = sorted((rows[pair.a], rows[pair.b]))
+            found.append((p, first, second))
+    return sorted(found)[:_MOST_BRACKETS]
+
+
+def _bracket(axes: Axes, x: float, first: int, second: int, text: str) -> None:
+    """A bracket right of the axes, between two rows; x as a share of the axes."""
+    place = axes.get_yaxis_transform()
+    axes.plot(
+        [x - 0.015, x, x, x - 0.015],
+        [first, first, second, second],
+        color=MUTED,
+        linewidth=0.9,
+        transform=place,
+        clip_on=False,
+    )
+    axes.text(
+        x + 0.008,
+        (first + second) / 2,
+        text,
+        rotation=90,
+        va="center",
+        ha="left",
+        fontsize=6.5,
+        color=INK,
+        transform=place,
+    )
 
 
 def _p_matrix(metric: Metric, verdict: Verdict) -> Drawing:

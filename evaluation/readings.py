@@ -18,6 +18,7 @@ FALSE_POSITIVES_PER_CASE = (0.125, 0.25, 0.5, 1.0, 2.0, 4.0, 8.0)
 SPECIFICITY = 0.90
 SENSITIVITIES = (0.90, 0.95)
 BINS = 10
+_CASES_PER_BIN = 20
 
 
 @dataclass(frozen=True)
@@ -39,7 +40,10 @@ class OperatingPoints:
 
 @dataclass(frozen=True)
 class Calibration:
-    """Likelihood against the share of positive cases, the cases of all runs in bins of equal numbers."""
+    """Likelihood against the share of positive cases, the cases of all runs in bins of equal numbers.
+
+    There are ten bins, or fewer where they would hold fewer than twenty cases of the test set.
+    """
 
     likelihood: FloatArray  # mean of each bin
     positive: FloatArray  # share of each bin
@@ -109,7 +113,8 @@ def calibration(runs: Sequence[ScoredRun]) -> Calibration:
     likelihood = np.concatenate([run.outcome.likelihood for run in runs])
     positive = np.concatenate([run.truth.positive for run in runs]).astype(np.float64)
     order = np.argsort(likelihood, kind="stable")
-    bins = [part for part in np.array_split(order, BINS) if part.size]
+    number = max(1, min(BINS, len(runs[0].truth.case_ids) // _CASES_PER_BIN))
+    bins = [part for part in np.array_split(order, number) if part.size]
     means = np.array([likelihood[part].mean() for part in bins])
     shares = np.array([positive[part].mean() for part in bins])
     sizes = np.array([part.size for part in bins])

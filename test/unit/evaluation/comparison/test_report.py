@@ -222,6 +222,22 @@ def test_cases_that_flip_are_listed_with_the_runs_that_are_right(demo, demo_scor
     assert (lesions[ids.index(case[1])] > 0) == (case[2] == "positive")
 
 
+def test_brackets_join_the_configurations_that_the_run_level_tells_apart(scores, tmp_path):
+    for restart in range(4):
+        scores.run(f"a{restart}", "ce", restart=restart, quality=5.0, seed=restart)
+        scores.run(f"b{restart}", "focal", restart=restart, quality=-1.0, seed=20 + restart)
+    verdict, runs = judged(scores, metrics=("auroc",))
+    write_report(tmp_path, verdict, runs)
+    assert verdict.pairs[0].run_level.p_holm == pytest.approx(2 / 70)
+    assert "0.029" in (tmp_path / "figures" / "runs-auroc.svg").read_text()
+    alike = verdict.pairs[0].model_copy(
+        update={"run_level": verdict.pairs[0].run_level.model_copy(update={"p_holm": 0.06})}
+    )
+    (tmp_path / "other").mkdir()
+    write_report(tmp_path / "other", verdict.model_copy(update={"pairs": (alike,)}), runs)
+    assert "0.060" not in (tmp_path / "other" / "figures" / "runs-auroc.svg").read_text()
+
+
 def test_print_has_no_scroll_bars_and_keeps_figures_whole(demo):
     _, text = demo
     printed = text[text.index("@media print") :]
