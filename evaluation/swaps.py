@@ -51,9 +51,9 @@ def case_swap_tests(
     """Test the differences of two configurations' mean AUROC, AP and score by swapping patients.
 
     The k-th run of ``a`` is swapped with the k-th of ``b``, and the differences are averaged; where the numbers of runs
-    differ, over as few pairs as let each run count alike. (Not over all pairs of runs: a swap would then mix outputs of
-    different runs, whose comparisons vary less than those within a run, and the test would see differences that are
-    not there.) AUROC is exact where counting costs at most :data:`COUNTING_LIMIT`, and everything is where all swaps
+    differ, over as few pairs as let each run count alike. The statistic after a swap is then that of two configurations
+    that could have been observed, which an average over all pairs of runs is not; and its weights stay small enough to
+    be counted. AUROC is exact where counting costs at most :data:`COUNTING_LIMIT`, and everything is where all swaps
     number at most ``draws``.
 
     Parameters

@@ -89,7 +89,6 @@ def test_verdict_keeps_its_level_when_a_method_is_trained_again_and_single_runs_
 
 
 def test_case_level_alone_is_uniform_when_runs_are_equally_good():
-    # swapping every run of one arm with every run of the other would reject 10 % here
     world, generator = null_world(replace(SMALL, cases=100), NULLS[1]), np.random.default_rng(5)
     p_values = []
     for _ in range(500):
