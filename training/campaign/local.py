@@ -115,8 +115,8 @@ class _Workshop:
             while self.waiting or self.workers:
                 while self.waiting and self.free:
                     self._start(self.free.pop(0))
-                self._listen(timeout_s=REFRESH_S)
                 self.display.show(self.remarks)
+                self._listen(timeout_s=REFRESH_S)
         finally:
             for worker in self.workers.values():
                 worker.process.terminate()
