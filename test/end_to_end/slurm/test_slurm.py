@@ -20,7 +20,7 @@ T = TypeVar("T")
 pytestmark = [pytest.mark.slurm, pytest.mark.slow, pytest.mark.timeout(420)]
 
 PROJECT = Path(__file__).resolve().parents[3]
-EPOCHS = 30
+EPOCHS = 80
 PROFILE = f"""
 schema_version = 1
 name = "slow-tiny"
@@ -94,18 +94,16 @@ def test_a_campaign_survives_cancelled_requeued_and_signalled_jobs_and_its_own_d
     first = submit(place, submitters)
     jobs = until(lambda: submitted(runs), "jobs in the book")
     assert sorted(jobs) == NAMES
-    cancelled, requeued = until(lambda: two_at_work(runs, jobs), "two jobs at work")
+    cancelled = until(lambda: at_work(runs, without=[]), "a run at work")
     slurm("scancel", jobs[cancelled][0])
+    requeued = until(lambda: at_work(runs, without=[cancelled]), "a second run at work")
     slurm("scontrol", "requeue", jobs[requeued][0])
     first.send_signal(signal.SIGKILL)
     first.wait()
     time.sleep(3)  # nobody watches now
 
     second = submit(place, submitters)
-    signalled = until(
-        lambda: next((name for name in NAMES if name not in (cancelled, requeued) and epochs(runs, name) > 2), None),
-        "a third run at work",
-    )
+    signalled = until(lambda: at_work(runs, without=[cancelled, requeued]), "a third run at work")
     slurm("scancel", "--signal=USR2", jobs[signalled][0])  # what Slurm sends before the time limit
     shown = python("training", "status", place / "campaign.toml")
     assert (
@@ -186,9 +184,9 @@ def submitted(runs: Path) -> dict[str, list[str]]:
     return found
 
 
-def two_at_work(runs: Path, jobs: dict[str, list[str]]) -> list[str]:
-    at_work = [name for name in jobs if 2 < epochs(runs, name) < EPOCHS - 5]
-    return at_work[:2] if len(at_work) > 1 else []
+def at_work(runs: Path, *, without: list[str]) -> str | None:
+    """A run that has checkpoints behind it and is not about to end."""
+    return next((name for name in NAMES if name not in without and 2 < epochs(runs, name) < EPOCHS - 10), None)
 
 
 def epochs(runs: Path, name: str) -> int:
