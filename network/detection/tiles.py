@@ -15,6 +15,7 @@ from torch import Tensor
 from network.detection.architecture import DetectorOutput
 from network.detection.boxes import clip, decode, large_enough, mirror
 from network.detection.clustering import ScoredBoxes, suppress, tile_weights
+from network.sliding_window import NotFiniteError
 
 STRONGEST_ANCHORS = 1000
 BOXES_PER_TILE = 100
@@ -30,6 +31,7 @@ def boxes_of_tiles(
     origins_zyx: Sequence[Sequence[int]],
     mirror_axes: Sequence[int] = (),
     score_threshold: float = 0.0,
+    member: int = 0,
 ) -> list[ScoredBoxes]:
     """Boxes of every tile of a batch, in the study's voxels.
 
@@ -43,15 +45,25 @@ def boxes_of_tiles(
         Axes 0 (z), 1 (y), 2 (x) along which the tiles were mirrored before the network saw them.
     score_threshold
         Boxes with a greater score are kept.
+    member
+        Whose output it is, for errors.
 
     Returns
     -------
     At most 100 boxes per tile, by falling score. A box counts less the further it is from its tile's middle.
+
+    Raises
+    ------
+    NotFiniteError
+        The network gave NaN or infinite logits or deltas.
     """
     flat = torch.cat([level.flatten(0, 1) for level in anchors])
-    scores, chosen = output.logits.detach().sigmoid().topk(min(STRONGEST_ANCHORS, len(flat)), dim=1)
-    deltas = output.deltas.detach().gather(1, chosen[..., None].expand(-1, -1, 6))
-    boxes = decode(deltas.float(), flat[chosen])
+    logits, deltas = output.logits.detach().float(), output.deltas.detach().float()
+    if not (logits.isfinite().all() and deltas.isfinite().all()):
+        raise NotFiniteError(member)
+    strongest, chosen = logits.topk(min(STRONGEST_ANCHORS, len(flat)), dim=1)
+    scores = strongest.sigmoid()
+    boxes = decode(deltas.gather(1, chosen[..., None].expand(-1, -1, 6)), flat[chosen])
     if mirror_axes:
         boxes = mirror(boxes, tile_size_zyx, mirror_axes)
     boxes = clip(boxes, tile_size_zyx)

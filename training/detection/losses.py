@@ -81,7 +81,7 @@ class DetectionLoss(nn.Module):
         """
         matched = torch.stack([match(anchors, boxes) for boxes in lesions])
         positive, negative = sample(matched, output.logits.detach(), self.sampling, generator)
-        logits = output.logits.flatten()
+        logits = output.logits.flatten().float()
         drawn = torch.cat([logits[positive], logits[negative]])
         target = torch.zeros_like(drawn)
         target[: len(positive)] = 1

@@ -8,6 +8,7 @@ from network.detection.anchors import AnchorPlan, anchors_of_patch
 from network.detection.architecture import DetectorOutput
 from network.detection.boxes import encode
 from network.detection.tiles import boxes_of_tiles
+from network.sliding_window import NotFiniteError
 
 TILE = (4, 8, 12)
 ANCHORS = anchors_of_patch(
@@ -61,3 +62,22 @@ def test_boxes_that_overlap_are_thinned_to_the_strongest():
             shared = np.prod(np.clip(sides, 0, None))
             own = [np.prod(found.boxes[i, 3:] - found.boxes[i, :3]) for i in (a, b)]
             assert shared / (sum(own) - shared) <= 0.1
+
+
+@pytest.mark.parametrize("part", ["logits", "deltas"])
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_what_is_no_number_is_said_and_not_dropped(part, value):
+    output = saying(([1.0, 2, 3, 3, 5, 8], 0.9))
+    getattr(output, part).view(-1)[7] = value
+    with pytest.raises(NotFiniteError, match="member 3"):
+        boxes_of_tiles(output, ANCHORS, TILE, origins_zyx=[(0, 0, 0)], member=3)
+
+
+def test_saturated_scores_keep_the_order_of_their_logits():
+    logits = torch.full((1, len(FLAT)), 40.0)  # the sigmoid of all is 1
+    logits[0, 21] = 50
+    (found,) = boxes_of_tiles(
+        DetectorOutput(logits, torch.zeros(1, len(FLAT), 6), torch.empty(0)), ANCHORS, TILE, origins_zyx=[(0, 0, 0)]
+    )
+    inside = torch.minimum(FLAT[21].clamp_min(0), torch.tensor([*TILE, *TILE]))
+    assert found.boxes[0].tolist() == inside.tolist()

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from scipy.optimize import differential_evolution
 
 from contract.errors import OncoduetError
 from training.detection.anchor_planning import plan_anchors
@@ -51,6 +52,25 @@ def test_the_mean_iou_is_that_of_the_anchors_in_the_plan():
     assert planned.plan.levels == (1, 2)
     assert finest.shape == (8, 3)
     assert planned.mean_iou == pytest.approx(mean_iou(lesions, [*finest, *(finest * (2, 2, 2))]), rel=1e-12)
+
+
+def test_anchors_fit_no_worse_than_those_of_differential_evolution():
+    """nnDetection's kind of search: three runs of about 5,000 trials, of which the best counts."""
+    lesions = some_lesions(40, seed=5)
+
+    def misfit(numbers):
+        z, y, x = np.maximum(1, np.rint(numbers)).reshape(3, 3)
+        finest = np.stack(np.meshgrid(z, y, x), axis=-1).reshape(-1, 3)
+        anchors = np.concatenate([finest, 2 * finest])
+        shared = np.minimum(lesions[:, None], anchors[None]).prod(axis=2)
+        union = lesions.prod(axis=1)[:, None] + anchors.prod(axis=1)[None] - shared
+        return -(shared / union).max(axis=1).mean()
+
+    bounds = [(1, longest) for longest in lesions.max(axis=0) for _ in range(3)]
+    runs = [differential_evolution(misfit, bounds, rng=run, maxiter=36, polish=False) for run in range(3)]
+    planned = plan_anchors(lesions, STRIDES, source=SOURCE)
+    assert runs[0].nfev > 4900
+    assert planned.mean_iou >= -min(run.fun for run in runs)
 
 
 def test_lesions_of_two_kinds_get_anchors_of_both():
