@@ -120,7 +120,7 @@ class Blocked:
             raise ImportError(name)
 sys.meta_path.insert(0, Blocked())
 import json, pathlib, torch
-import network.detection.clustering, network.detection.maps, network.detection.tiles
+import network.detection.maps, network.detection.prediction
 import training.detection.anchor_planning, training.detection.instances
 import training.detection.losses, training.detection.matching
 from network.detection.anchors import AnchorPlan

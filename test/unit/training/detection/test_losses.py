@@ -145,3 +145,26 @@ def test_drawing_is_that_of_the_generator():
     draws = [sample(matched, logits, Sampling(), torch.Generator().manual_seed(seed)) for seed in (5, 5, 6)]
     assert all(torch.equal(a, b) for a, b in zip(draws[0], draws[1], strict=True))
     assert not torch.equal(draws[0][0], draws[2][0])
+
+
+@pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
+def test_loss_and_gradients_are_the_same_on_every_device_and_every_time(device):
+    def learnt(place):
+        said = output()
+        moved = DetectorOutput(
+            *(values.detach().to(place).requires_grad_() for values in (said.logits, said.deltas, said.segmentation))
+        )
+        losses = DetectionLoss()(
+            moved,
+            [level.to(place) for level in ANCHORS],
+            [boxes.to(place) for boxes in LESIONS],
+            LABEL.to(place),
+            generator(),
+        )
+        losses.total.backward()
+        return [losses.total.detach().cpu(), moved.logits.grad.cpu(), moved.deltas.grad.cpu()]
+
+    for found, expected in zip(learnt(device), learnt("cpu"), strict=True):
+        torch.testing.assert_close(
+            found, expected, rtol=0 if device == "cpu" else 1e-5, atol=0 if device == "cpu" else 1e-6
+        )
