@@ -5,6 +5,7 @@ import itertools
 import pytest
 import torch
 
+from contract.cards import parse
 from contract.errors import OncoduetError
 from network.detection.anchors import AnchorPlan, anchor_sizes, anchors_of_patch, detection_levels, level_strides
 from network.detection.boxes import mirror
@@ -74,3 +75,13 @@ def test_a_patch_that_is_no_multiple_of_the_stride_is_refused():
         OncoduetError, match=r"expected a multiple of \[2, 4, 8\], the stride of level 2, found \[4, 8, 12"
     ):
         anchors_of_patch(PLAN, STRIDES, (4, 8, 12))
+
+
+def test_a_plan_comes_back_from_its_file_and_its_faults_are_named():
+    assert parse(PLAN.model_dump(mode="json"), AnchorPlan, "plans.json") == PLAN
+    with pytest.raises(
+        OncoduetError, match=r"plans\.json: 1 fault: sizes_voxels_zyx\.0\.1: Input should be greater than 0"
+    ):
+        parse({"levels": [1], "sizes_voxels_zyx": [[2, 0, 2]]}, AnchorPlan, "plans.json")
+    with pytest.raises(OncoduetError, match=r"plans\.json: 1 fault: levels: Tuple should have at least 1 item"):
+        parse({"levels": [], "sizes_voxels_zyx": [[2, 2, 2]]}, AnchorPlan, "plans.json")

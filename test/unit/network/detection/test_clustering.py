@@ -5,6 +5,8 @@ import math
 import numpy as np
 import pytest
 
+from contract.cards import parse
+from contract.errors import OncoduetError
 from network.detection.clustering import (
     BoxRule,
     ScoredBoxes,
@@ -135,3 +137,12 @@ def test_boxes_count_less_towards_their_tiles_edges():
     # by hand: at an edge of one axis exp(-0.5 / 0.8^2) = 0.4578, the two other axes in the middle: (2 + 0.4578) / 3
     boxes = np.array([[4, 6, 8, 6, 10, 12], [-1, 6, 8, 1, 10, 12]], np.float64)
     assert tile_weights(boxes, (10, 16, 20)).tolist() == pytest.approx([1, (2 + math.exp(-0.5 / 0.64)) / 3])
+
+
+def test_a_rule_comes_back_from_its_file_and_its_faults_are_named():
+    rule = BoxRule(score_threshold=0.2, cluster_iou=0.1, minimum_size_voxels=2)
+    assert parse(rule.model_dump(mode="json"), BoxRule, "bundle.json") == rule
+    with pytest.raises(
+        OncoduetError, match=r"bundle\.json: 2 faults: score_threshold: .* less than 1; iou: Extra inputs"
+    ):
+        parse({"score_threshold": 1.0, "iou": 0.1}, BoxRule, "bundle.json")
