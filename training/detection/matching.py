@@ -54,8 +54,8 @@ def match(anchors: Sequence[Tensor], boxes: Tensor, *, nearest: int = NEAREST_PO
         start += count
     indices, overlap = torch.cat(candidates, dim=1), torch.cat(overlaps, dim=1)
     deviation = overlap.std(dim=1, keepdim=True) if overlap.shape[1] > 1 else torch.zeros_like(overlap)
-    positive = (overlap >= overlap.mean(dim=1, keepdim=True) + deviation) & (overlap > 0)
-    best = boxes.new_zeros(len(matched))
+    positive = overlap >= overlap.mean(dim=1, keepdim=True) + deviation
+    best = boxes.new_zeros(len(matched))  # so that an anchor without any overlap stays negative
     for lesion in range(len(boxes)):
         own, own_overlap = indices[lesion][positive[lesion]], overlap[lesion][positive[lesion]]
         better = own_overlap > best[own]
