@@ -43,6 +43,11 @@ class RunFolder:
         return self.path / "dataset.json"
 
     @property
+    def anchors(self) -> Path:
+        """The anchors of a network that finds boxes (``network.detection.anchors.AnchorPlan``); else there is none."""
+        return self.path / "anchors.json"
+
+    @property
     def log(self) -> Path:
         """What libraries had to say."""
         return self.path / "training.log"
