@@ -48,6 +48,14 @@ class RunFolder:
         return self.path / "anchors.json"
 
     @property
+    def box_rule(self) -> Path:
+        """Which of its predictions count and how they are clustered (``network.detection.clustering.BoxRule``).
+
+        Where there is none, the rule's defaults hold.
+        """
+        return self.path / "box_rule.json"
+
+    @property
     def log(self) -> Path:
         """What libraries had to say."""
         return self.path / "training.log"

@@ -12,7 +12,7 @@ import torch
 
 from contract.errors import OncoduetError
 from contract.files import read_json, sha256_file
-from contract.records import RunRecord, read_record
+from contract.records import read_record
 from network.detection.anchors import AnchorPlan, level_strides
 from network.detection.architecture import build_retina_unet
 from network.weights import load_weights
@@ -183,7 +183,7 @@ def test_batches_carry_numbers_from_which_boxes_and_classes_follow(trainer):
 def test_nnunets_loader_is_refused(planned, profile, tmp_path):
     path = tmp_path / "stock.toml"
     path.write_text(profile.read_text().replace("threads = 1", 'threads = 1\nloader = "nnunet"'))
-    with pytest.raises(OncoduetError, match='expected the resident loader .* found loader = "nnunet" in the profile'):
+    with pytest.raises(OncoduetError, match=r'expected the resident loader .* found loader = "nnunet" in the profile'):
         execute(planned(profile=path), tmp_path / "run", device="cpu")
 
 
