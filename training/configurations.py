@@ -87,6 +87,8 @@ class DetectorConfiguration(_Common):
 
     engine: Literal["retina-unet"]
     stage: Literal["detection"] = "detection"
+    sizes_per_axis: Annotated[int, Field(ge=1, le=5)] = 3
+    """Of the anchors, planned from the training lesions: each position has an anchor per combination, by default 27."""
     warm_up: Annotated[float, Field(ge=0, lt=1)]
     """Fraction of the steps before the averaged epochs."""
     averaged: Annotated[float, Field(ge=0, lt=1)]

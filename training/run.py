@@ -147,7 +147,12 @@ class Run:
             return
         prepared = self.prepared
         sizes = lesion_sizes(prepared.folder, self.fold.train, lesion_class=prepared.card.lesion_index)
-        planned = plan_anchors(sizes, level_strides(self.plans), source=prepared.folder)
+        planned = plan_anchors(
+            sizes,
+            level_strides(self.plans),
+            source=prepared.folder,
+            sizes_per_axis=self.configuration.sizes_per_axis,
+        )
         logger.info("anchors fit the %d training lesions with a mean IoU of %.2f", len(sizes), planned.mean_iou)
         write_record(folder.anchors, planned.plan)
 

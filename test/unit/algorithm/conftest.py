@@ -53,7 +53,7 @@ def seal_fixture() -> Callable[[Path], None]:
 
 @pytest.fixture
 def make_bundle(tmp_path: Path) -> BundleMaker:
-    """Write a bundle of untrained networks; ``runs`` are (configuration, fold, restart), ``retina-unet`` finds boxes."""
+    """Write a bundle of untrained networks; ``runs`` are (configuration, fold, restart), ``retina-unet`` has boxes."""
 
     def make(
         runs: Sequence[tuple[str, int, int]] = (("ce", 0, 1),),
