@@ -472,6 +472,9 @@ def _make(
             chosen = select(run, folder, device=device, archive=wishes.archive, localisation=wishes.localisation)
             weights = load_weights(chosen)
             more_parents["selection"] = sha256_file(folder.selection)
+        if isinstance(task, retina_unet.DetectorTask):
+            write_record(folder.box_rule, retina_unet.sweep_box_rule(task, weights))
+            more_parents["box_rule"] = sha256_file(folder.box_rule)
         save_weights(folder.weights, weights)
         record = run.record(
             state="finished",

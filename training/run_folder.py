@@ -51,7 +51,7 @@ class RunFolder:
     def box_rule(self) -> Path:
         """Which of its predictions count and how they are clustered (``network.detection.clustering.BoxRule``).
 
-        Where there is none, the rule's defaults hold.
+        Chosen on the validation studies (``training.detection.sweep``).
         """
         return self.path / "box_rule.json"
 

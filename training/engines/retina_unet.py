@@ -18,15 +18,18 @@ import torch
 from contract.errors import OncoduetError
 from network.detection.anchors import AnchorPlan, anchors_of_patch, level_strides
 from network.detection.architecture import DetectorOutput, build_retina_unet
+from network.detection.clustering import BoxRule
+from network.detection.prediction import Detector
 from network.preprocessing import patch_size_zyx
 from training.checkpoints import Checkpoint
 from training.configurations import DetectorConfiguration
 from training.detection.instances import labels_of, lesion_boxes
 from training.detection.losses import DetectionLoss
+from training.detection.sweep import search, sweep
 from training.engines import nnunet
 from training.engines.nnunet import OnEpoch, OnIteration, Trained, Trainer, Weights, copied_weights, entropy
 from training.resident.numbered import NumberedStudies, numbered_studies
-from training.resident.studies import ResidentStudies
+from training.resident.studies import ResidentStudies, resident_studies
 from training.turns import Steps
 
 POLY_EXPONENT = 0.9
@@ -50,6 +53,20 @@ def steps(task: DetectorTask, *, on_iteration: OnIteration, on_epoch: OnEpoch) -
             f'loader = "{task.profile.loader}" in the profile {task.profile.name}'
         )
     return nnunet.steps(task, on_iteration=on_iteration, on_epoch=on_epoch, kind=DetectorTrainer)
+
+
+@torch.no_grad()
+def sweep_box_rule(task: DetectorTask, weights: Weights) -> BoxRule:
+    """Choose the rule by which a trained network's predictions become boxes, on the fold's validation studies."""
+    device = torch.device(task.device)
+    network = build_retina_unet(task.plans, task.dataset, task.anchors)
+    network.load_state_dict(weights)
+    patch_size = patch_size_zyx(task.plans)
+    anchors = anchors_of_patch(task.anchors, level_strides(task.plans), patch_size, device=device)
+    detector = Detector(network.eval().to(device), anchors)
+    resident = resident_studies(task.prepared, task.validation, device=device)
+    studies = numbered_studies(resident, task.validation, lesion_class=task.lesion_index)
+    return sweep(search(detector, studies, task.validation, patch_size=patch_size))
 
 
 def averaged_epochs(shape: DetectorConfiguration, epochs: int) -> int:

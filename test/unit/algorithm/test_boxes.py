@@ -7,12 +7,14 @@ import torch
 from algorithm.boxes import mean_rule
 from algorithm.bundle import read_bundle
 from algorithm.ensembles import choose_ensembles
+from algorithm.outputs import detect
 from algorithm.prediction import load_predictor
 from contract.cards import load_card
 from contract.errors import OncoduetError
 from contract.records import write_record
-from contract.volume import along_axes, axes_to_lps, read_grid
-from network.detection.clustering import BoxRule
+from contract.volume import Grid, Volume, along_axes, axes_to_lps, read_grid
+from network.detection.clustering import BoxRule, ScoredBoxes
+from network.detection.maps import detection_map
 from network.study import boxes_to_reference, read_study
 
 FAMILIES = [("ce", 0, 1), ("focal", 0, 1), ("retina-unet", 0, 1), ("retina-unet", 0, 2)]
@@ -90,6 +92,17 @@ def test_a_members_own_rule_is_followed(bundle, predicted, make_bundle, make_cha
     predictor = load_predictor(changed, changed.record.members, mirroring=False)
     fewer = predictor.predict(make_channels(tmp_path / "again", "p0_s0"), name="p0_s0")
     assert 0 < len(fewer.boxes.on_study_grid([members[2]])) < len(scores)
+
+
+def test_the_cards_candidate_rule_finds_each_painted_box_with_its_score():
+    """By hand: seven boxes, of which the card keeps the five strongest."""
+    card, scores = load_card("cspca-picai"), np.array([0.93, 0.5, 0.31, 0.05, 0.04, 0.03, 0.02])
+    boxes = np.array([[2, 2 + 9 * number, 3, 5, 8 + 9 * number, 9] for number in range(7)], np.float64)
+    painted = detection_map(ScoredBoxes(boxes, scores, scores), (12, 70, 20))
+    grid = Grid((20, 70, 12), (0.5, 0.5, 3.0), (0.0, 0.0, 0.0), (1.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0, 1.0))
+    found = detect(card, Volume(painted, grid))
+    np.testing.assert_array_equal(found.detections.array, np.where(painted < 0.035, 0, painted))
+    assert (found.likelihood, found.candidates) == (pytest.approx(0.93), 5)
 
 
 def test_four_and_control_leave_detectors_out_and_all_holds_them(bundle):

@@ -7,8 +7,7 @@ from pathlib import Path
 import pytest
 
 from contract.files import read_json, sha256_file, write_json
-from contract.records import BundleRecord, RunRecord, SelectionRecord, read_record, write_record
-from network.detection.clustering import BoxRule
+from contract.records import BundleRecord, RunRecord, SelectionRecord, read_record
 from training.prepared import load_prepared
 from training.run import execute, plan_run
 from training.run_folder import RunFolder
@@ -48,26 +47,14 @@ def test_detection_chooses_among_a_detectors_checkpoints_through_bundle_algorith
     assert read_record(folder.record, RunRecord).parents["selection"] == sha256_file(folder.selection)
 
 
-def test_a_bundle_holds_both_kinds_and_a_detectors_anchors(runs, tmp_path, outcome):
+def test_a_bundle_holds_both_kinds_and_a_detectors_anchors_and_rule(runs, tmp_path, outcome):
     output = tmp_path / "model.tar.gz"
     assert outcome("bundle", "--runs", runs, "--output", output) == (0, "")
     segmenting, detecting = unpacked(output, tmp_path / "model").members
     assert (segmenting.name, segmenting.anchors_file) == ("ce_fold0_restart1", None)
-    assert (detecting.name, detecting.box_rule_file) == (NAME, None)
-    packed = tmp_path / "model" / str(detecting.anchors_file)
-    assert packed.read_bytes() == (runs / NAME / "anchors.json").read_bytes()
-
-
-def test_a_runs_own_box_rule_travels_with_it(runs, tmp_path, outcome):
-    folder = RunFolder(runs / NAME)
-    write_record(folder.box_rule, BoxRule(cluster_iou=0.25))
-    record = read_record(folder.record, RunRecord)
-    parents = {**record.parents, "box_rule": sha256_file(folder.box_rule)}
-    write_record(folder.record, record.model_copy(update={"parents": parents}))
-    output = tmp_path / "model.tar.gz"
-    assert outcome("bundle", "--runs", runs, "--output", output) == (0, "")
-    detecting = unpacked(output, tmp_path / "model").members[1]
-    assert read_record(tmp_path / "model" / str(detecting.box_rule_file), BoxRule).cluster_iou == 0.25
+    assert detecting.name == NAME
+    for packed, file in [(detecting.anchors_file, "anchors.json"), (detecting.box_rule_file, "box_rule.json")]:
+        assert (tmp_path / "model" / str(packed)).read_bytes() == (runs / NAME / file).read_bytes()
 
 
 def test_a_detector_without_its_anchors_or_with_others_is_refused(runs, tmp_path, outcome):
@@ -83,11 +70,12 @@ def test_a_detector_without_its_anchors_or_with_others_is_refused(runs, tmp_path
     assert "anchors.json: expected in a run folder, found no file" in message
 
 
-def test_verify_looks_at_the_anchors(runs):
+@pytest.mark.parametrize("what", ["anchors", "box_rule"])
+def test_verify_looks_at_anchors_and_rule(runs, what):
     def found():
-        return {check.what: check.found for check in verify([runs / NAME])}["anchors"]
+        return {check.what: check.found for check in verify([runs / NAME])}[what]
 
     assert found() == "as recorded"
-    anchors = runs / NAME / "anchors.json"
-    anchors.write_text(anchors.read_text() + "\n")
+    path = runs / NAME / f"{what}.json"
+    path.write_text(path.read_text() + "\n")
     assert found() == "NOT as recorded"
