@@ -89,7 +89,7 @@ def test_each_engine_has_its_own_settings(tmp_path):
     detector = (CONFIGURATIONS / "retina-unet.toml").read_text()
     path = tmp_path / "mixed.toml"
     for text, fault in [
-        (detector.replace('"retina-unet"\nwarm_up', '"nnunet"\nwarm_up'), "loss: Field required.*warm_up"),
+        (detector.replace('engine = "retina-unet"', 'engine = "nnunet"'), "loss: Field required.*warm_up"),
         (detector + 'stage = "localisation"\n', "stage: Input should be 'detection'"),
         (detector.replace("averaged = 0.1667", "averaged = 1.0"), "averaged: Input should be less than 1"),
         (detector.replace('engine = "retina-unet"', 'engine = "other"'), "expected tags: 'nnunet', 'retina-unet'"),
