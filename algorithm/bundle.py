@@ -57,7 +57,8 @@ def read_bundle(folder: Path) -> Bundle:
     stages: list[BundleRecord | StageRecord] = [record, *([record.localisation] if record.localisation else [])]
     members = [member for stage in stages for member in stage.members]
     files = [file for stage in stages for file in (stage.plans_file, stage.dataset_file)]
-    for file in ("card.toml", *files, *(member.file for member in members)):
+    files += [file for member in members for file in (member.file, member.anchors_file, member.box_rule_file) if file]
+    for file in ("card.toml", *files):
         if file not in listed:
             raise OncoduetError(f"{folder}: expected the file {file!r}, found none")
     names = [member.name for member in members]
@@ -107,7 +108,7 @@ class MemberNetworks:
     @property
     def member_bytes(self) -> int:
         """Size of the largest member's weights."""
-        return max((self._bundle.folder / member.file).stat().st_size for member in self._members)
+        return max(((self._bundle.folder / member.file).stat().st_size for member in self._members), default=0)
 
     @property
     def kept_bytes(self) -> int:
@@ -160,7 +161,14 @@ def load_network(bundle: Bundle, member: Member, device: "torch.device", *, veri
     weights = load_weights(path)
     if verify and (found := tensors_sha256(weights)) != member.weights_sha256:
         raise OncoduetError(f"{path}: expected weights with the hash {member.weights_sha256}, found {found}")
-    network = build_network(bundle.plans, bundle.dataset, deep_supervision=False)
+    if member.anchors_file is None:
+        network = build_network(bundle.plans, bundle.dataset, deep_supervision=False)
+    else:
+        from network.detection.anchors import AnchorPlan  # noqa: PLC0415
+        from network.detection.architecture import build_retina_unet  # noqa: PLC0415
+
+        anchors = read_record(bundle.folder / member.anchors_file, AnchorPlan)
+        network = build_retina_unet(bundle.plans, bundle.dataset, anchors)
     try:
         network.load_state_dict(weights)
     except RuntimeError as error:

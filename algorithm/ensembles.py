@@ -2,13 +2,16 @@
 
 =====================  =============================================================================================
 ``all``                one ensemble of all members
-``four``               one ensemble per (fold, restart), of one network per configuration
-``control``            per configuration and fold, four runs of that configuration: as many as ``four`` has where
+``four``               one ensemble per (fold, restart), of one network per configuration that segments
+``control``            per such configuration and fold, four runs of that configuration: as many as ``four`` has where
                        there are four configurations, so that its gain can be told from that of mere number
 ``each``               every member for itself
 a member's name        that member
 a configuration        one ensemble of all its members
 =====================  =============================================================================================
+
+Networks that find boxes count for ``all``, ``each`` and by name: ``four`` and ``control`` ask what several losses of
+one network are worth.
 
 A control is four runs of one configuration. A fold in which the configuration has at least four restarts gives one
 control, of the fold's four lowest restarts. The runs of all other folds are taken together, ordered by restart and then
@@ -106,13 +109,12 @@ def _chosen(bundle: Bundle, word: str, *, alone: bool) -> list[Ensemble]:
 
 def _fours(bundle: Bundle) -> list[Ensemble]:
     """One ensemble per (fold, restart), of one network per configuration."""
-    configurations = sorted({member.key.configuration for member in bundle.record.members})
-    if len(configurations) == 1:
-        raise OncoduetError(
-            f"{bundle.folder}: expected several configurations to pair, found {configurations[0]} alone"
-        )
+    configurations = sorted({member.key.configuration for member in _segmenting(bundle)})
+    if len(configurations) <= 1:
+        found = f"{configurations[0]} alone" if configurations else "none that segments"
+        raise OncoduetError(f"{bundle.folder}: expected several configurations to pair, found {found}")
     paired: dict[tuple[int, int], dict[str, Member]] = {}
-    for member in bundle.record.members:
+    for member in _segmenting(bundle):
         paired.setdefault((member.key.fold, member.key.restart), {})[member.key.configuration] = member
     ensembles = []
     for (fold, restart), by_configuration in sorted(paired.items()):
@@ -129,10 +131,14 @@ def _fours(bundle: Bundle) -> list[Ensemble]:
     return ensembles
 
 
+def _segmenting(bundle: Bundle) -> list[Member]:
+    return [member for member in bundle.record.members if member.anchors_file is None]
+
+
 def _controls(bundle: Bundle) -> list[Ensemble]:
     """Four runs of one configuration, of one fold where it has enough."""
     by_configuration: dict[str, list[Member]] = {}
-    for member in sorted(bundle.record.members, key=lambda each: (each.key.restart, each.key.fold)):
+    for member in sorted(_segmenting(bundle), key=lambda each: (each.key.restart, each.key.fold)):
         by_configuration.setdefault(member.key.configuration, []).append(member)
     ensembles = []
     for configuration, members in sorted(by_configuration.items()):

@@ -2,8 +2,9 @@
 
 The study is read and preprocessed once and every window is predicted by every member; members are averaged on the
 network's own grid, and only the average is brought to the reference image. A batch therefore asks for as many ensembles
-as it likes at the price of one pass. Before a study is read, its need of memory is estimated (``network.memory``), and
-members take turns, or windows wait, where it has to be.
+as it likes at the price of one pass. Members that find boxes (``algorithm.boxes``) give a map of their own; where an
+ensemble holds both kinds, the two maps are averaged, each counting as often as it has members. Before a study is read,
+its need of memory is estimated (``network.memory``), and members take turns, or windows wait, where it has to be.
 
 For a card that first locates an organ the same is done twice: the networks of stage 1 see the whole scan coarsely and
 give the region that those of stage 2 see.
@@ -17,6 +18,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from algorithm.boxes import BoxMembers, StudyBoxes, load_box_members
 from algorithm.bundle import Bundle, MemberNetworks
 from contract.cards import Card
 from contract.errors import OncoduetError
@@ -58,11 +60,16 @@ class Predictor:
 
     bundle: Bundle
     members: tuple[Member, ...]
+    segmenting: tuple[Member, ...]
+    """Those of them that segment."""
     networks: MemberNetworks
+    """Of those that segment."""
+    box_members: BoxMembers
+    """The others, which find boxes."""
     device: torch.device
     mirroring: bool
     ensembles: tuple[tuple[Member, ...], ...]
-    """What is kept of a study: these members' averages."""
+    """What is kept of a study: these members' averages. Of those that find boxes everything is kept."""
     precision: Precision = "fp32"
     memory_gb: float | None = None
     """What the process may take; None: what its container, its limits and the machine leave to it."""
@@ -97,7 +104,7 @@ class Predictor:
             assert stage is not None
             logger.warning("study %s: no %s found; %s", name, stage.organ, _NOT_FOUND[stage.not_found])
             if stage.not_found == "zero":
-                return StudyPrediction(self.bundle, _without_voxels(stack(card, scan)), None, {})
+                return StudyPrediction(self.bundle, _without_voxels(stack(card, scan)), None, {}, None)
         around = headers.reference if region is None else part(headers.reference, region)
         way = way or self._way(headers, study_grid(card, around), is_read=True)
         study, preprocessed = self._prepare(scan, region)
@@ -123,12 +130,33 @@ class Predictor:
         bundle = self.bundle
         box = kept_box(bundle.card, study)
         data = torch.from_numpy(preprocessed.data).to(self.device)
+        mirror_axes = (0, 1, 2) if self.mirroring else ()
+        boxes = None
+        if self.box_members.members:
+            boxes = self.box_members.find(data, preprocessed, mirror_axes=mirror_axes, name=name)
+        by_names = self._probabilities(data, preprocessed, way, box=box, mirror_axes=mirror_axes, name=name)
+        without_voxels = replace(preprocessed, data=preprocessed.data[:, :0, :0, :0].copy())
+        return StudyPrediction(bundle, study, without_voxels, by_names, boxes)
+
+    def _probabilities(
+        self,
+        data: torch.Tensor,
+        preprocessed: Preprocessed,
+        way: Way,
+        *,
+        box: Box | None,
+        mirror_axes: Sequence[int],
+        name: str,
+    ) -> dict[Names, Float32Array]:
+        """Of the ensembles of members that segment, on the network's grid."""
+        bundle = self.bundle
+        if not self.ensembles:
+            return {}
         networks = self.networks.streamed() if way.streamed else self.networks.resident()
         patch_size = patch_size_zyx(bundle.plans)
-        mirror_axes = (0, 1, 2) if self.mirroring else ()
         if self.precision == "bf16":
             largest, mean = precision_error(
-                networks, data, members=range(len(self.members)), patch_size=patch_size, mirror_axes=mirror_axes
+                networks, data, members=range(len(self.segmenting)), patch_size=patch_size, mirror_axes=mirror_axes
             )
             logger.info(
                 "study %s: bf16 differs from fp32 by at most %.2g, on average %.2g, in the middle windows' probability",
@@ -136,7 +164,7 @@ class Predictor:
                 largest,
                 mean,
             )
-        index = {member.name: position for position, member in enumerate(self.members)}
+        index = {member.name: position for position, member in enumerate(self.segmenting)}
         try:
             mean_of = ensemble_probabilities(
                 networks,
@@ -151,14 +179,12 @@ class Predictor:
                 precision=self.precision,
             )
         except NotFiniteError as error:
-            file = bundle.folder / self.members[error.member].file
+            file = bundle.folder / self.segmenting[error.member].file
             raise OncoduetError(f"{file}: expected finite probabilities for study {name}, found NaN") from None
-        by_names = {
+        return {
             tuple(member.name for member in ensemble): each.numpy()
             for ensemble, each in zip(self.ensembles, mean_of, strict=True)
         }
-        without_voxels = replace(preprocessed, data=preprocessed.data[:, :0, :0, :0].copy())
-        return StudyPrediction(bundle, study, without_voxels, by_names)
 
     def work(self, channels: Mapping[str, Path]) -> Work:
         """What the need of memory of a whole study depends on, from the headers of its images.
@@ -182,14 +208,14 @@ class Predictor:
             classes=len(card.classes) + 1,
             features=first_features(bundle.plans),
             members=len(self.members),
-            member_bytes=self.networks.member_bytes,
+            member_bytes=max(self.networks.member_bytes, self.box_members.networks.member_bytes),
             outputs=len(self.ensembles) * len(_groups(card)),
             is_read=is_read,
         )
 
     def _way(self, headers: "_Headers", grid: Grid, *, is_read: bool = False) -> Way:
         """How to go through a study that is stacked on a grid, and whose images may have been read already."""
-        kept = 0 if self.device.type == "cuda" else self.networks.kept_bytes
+        kept = 0 if self.device.type == "cuda" else self.networks.kept_bytes + self.box_members.networks.kept_bytes
         return choose(
             self._work(headers, grid, is_read=is_read),
             memory_budget(self.memory_gb),
@@ -228,12 +254,33 @@ class StudyPrediction:
     by_names: Mapping[Names, Float32Array]
     """Shape (group, z, y, x), for the names of an ensemble's members; single members in the bundle's order. Groups are
     the lesion and, where the card asks for it, the classes near which a lesion is kept."""
+    boxes: StudyBoxes | None
+    """What the members found that find boxes; None: there are none, or nothing was searched."""
 
     def ensemble(self, members: Sequence[Member]) -> Volume:
-        """Arithmetic mean of some members' lesion probabilities, on the reference grid."""
+        """Some members together, on the reference grid.
+
+        Of those that segment the arithmetic mean of their lesion probabilities, of those that find boxes the map of
+        their clustered boxes; of both kinds the mean of the two, weighted with their numbers of members.
+        """
         card = self.bundle.card
         if self.preprocessed is None:
             return to_reference(card, np.zeros(self.study.grid.shape_zyx, np.float32), self.study)
+        segmenting = [member for member in members if member.anchors_file is None]
+        finding = [member for member in members if member.anchors_file is not None]
+        if not finding:
+            return self._segmented(segmenting)
+        assert self.boxes is not None
+        painted = self.boxes.painted(finding, self.study)
+        if not segmenting:
+            return painted
+        segmented = self._segmented(segmenting)
+        weighted = len(segmenting) * np.asarray(segmented.array, np.float32)
+        weighted += len(finding) * np.asarray(painted.array, np.float32)
+        return Volume(weighted / np.float32(len(members)), segmented.grid)
+
+    def _segmented(self, members: Sequence[Member]) -> Volume:
+        card = self.bundle.card
         lesion, *nearby = self.on_study_grid(members)
         if card.keep_near is not None:
             lesion = keep_near(card.keep_near, lesion, nearby[0])
@@ -287,12 +334,16 @@ def load_predictor(
     torch.backends.cudnn.deterministic = True
     torch.backends.cudnn.allow_tf32 = False  # fp32 means fp32: TF32 has the ten digits of fp16
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    singles = tuple((member,) for member in members)
-    wanted = tuple(tuple(ensemble) for ensemble in ensembles or singles)
-    networks = MemberNetworks(bundle, members, device)
+    segmenting = _segmenting(members)
+    singles = tuple((member,) for member in segmenting)
+    asked = singles if ensembles is None else [_segmenting(ensemble) for ensemble in ensembles]
+    wanted = tuple(dict.fromkeys(ensemble for ensemble in asked if ensemble))
+    networks = MemberNetworks(bundle, segmenting, device)
+    box_members = load_box_members(bundle, [each for each in members if each not in segmenting], device)
     budget = memory_budget(memory_gb)
-    if held_bytes() + 2 * len(networks) * networks.member_bytes < budget.total:
-        networks.resident()  # weights that are wrong show before the first study
+    for each in (networks, box_members.networks):
+        if held_bytes() + 2 * len(each) * each.member_bytes < budget.total:
+            each.resident()  # weights that are wrong show before the first study
     locator = None
     if bundle.localisation is not None:
         locating = bundle.localisation.record.members
@@ -307,7 +358,9 @@ def load_predictor(
     return Predictor(
         bundle=bundle,
         members=tuple(members),
+        segmenting=segmenting,
         networks=networks,
+        box_members=box_members,
         device=device,
         mirroring=bundle.card.test_time_mirroring if mirroring is None else mirroring,
         ensembles=singles if len(wanted) > len(singles) else wanted,
@@ -326,6 +379,10 @@ def _groups(card: Card) -> list[tuple[int, ...]]:
         return [(card.lesion_index,)]
     names = [each.name for each in card.classes]
     return [(card.lesion_index,), tuple(1 + names.index(name) for name in card.keep_near.classes)]
+
+
+def _segmenting(members: Sequence[Member]) -> tuple[Member, ...]:
+    return tuple(member for member in members if member.anchors_file is None)
 
 
 def _without_voxels(study: StudyImage) -> StudyImage:

@@ -119,6 +119,10 @@ class Member(Frozen):
     run_sha256: str
     """Hash of the run's ``run.json``."""
     key: RunKey
+    anchors_file: str | None = None
+    """Relative path of the anchors of a network that finds boxes; null for one that segments."""
+    box_rule_file: str | None = None
+    """Relative path of the rule by which its predictions become boxes; null: the rule's defaults, or none is needed."""
 
 
 class StageRecord(Frozen):

@@ -104,6 +104,29 @@ def to_study_grid(probability: Float32Array, preprocessed: Preprocessed, *, plan
     return np.ascontiguousarray(whole.transpose([0, *(axis + 1 for axis in manager.transpose_backward)]))
 
 
+def boxes_to_study_grid(
+    boxes: npt.NDArray[np.float64], preprocessed: Preprocessed, *, plans: Mapping[str, Any]
+) -> npt.NDArray[np.float64]:
+    """Bring boxes from the network's grid to the study grid: the way back of :func:`to_study_grid` for edges.
+
+    Parameters
+    ----------
+    boxes
+        Shape (count, 6), in voxels of the preprocessed study; see :mod:`network.detection.boxes`.
+
+    Returns
+    -------
+    Shape (count, 6), in voxels of the study grid, not rounded.
+    """
+    on_study = np.empty_like(boxes)
+    for axis, study_axis in enumerate(plans["transpose_forward"]):
+        start, stop = preprocessed.properties["bbox_used_for_cropping"][axis]
+        ratio = (stop - start) / preprocessed.label.shape[1 + axis]
+        for side in (0, 3):
+            on_study[:, side + study_axis] = start + boxes[:, side + axis] * ratio
+    return on_study
+
+
 def region_on_network_grid(box: Region, preprocessed: Preprocessed, *, plans: Mapping[str, Any]) -> Region | None:
     """Voxels of ``preprocessed.data`` whose probability matters to a box of the study grid.
 

@@ -181,7 +181,36 @@ def to_reference(card: Card, probability: Float32Array, study: StudyImage) -> Vo
     else:
         whole = np.zeros(reference.shape_zyx, dtype=np.float32)
         whole[inside] = clipped
-    return Volume(np.ascontiguousarray(axes.undo(_keep_central(card, whole, reference))), study.reference)
+    return as_in_file(card, whole, study)
+
+
+def as_in_file(card: Card, along: Float32Array, study: StudyImage) -> Volume:
+    """A prediction on the reference image along the card's axes, as in its file; 0 outside the card's central box."""
+    axes = _axes(card, study.reference)
+    kept = _keep_central(card, along, along_axes(study.reference, axes))
+    return Volume(np.ascontiguousarray(axes.undo(kept)), study.reference)
+
+
+def boxes_to_reference(card: Card, boxes: npt.NDArray[np.float64], study: StudyImage) -> npt.NDArray[np.float64]:
+    """Bring boxes from the study grid to the reference image along the card's axes.
+
+    Parameters
+    ----------
+    boxes
+        Shape (count, 6), in voxels of the study grid; see :mod:`network.detection.boxes`.
+
+    Returns
+    -------
+    Shape (count, 6), in voxels of the reference image. They may reach beyond it. Rounded to a millionth of a voxel, so
+    that an edge that lies on a voxel's stays there.
+    """
+    reference = along_card(card, study.reference)
+    to_index = np.linalg.inv(_steps(reference))
+    offset_xyz = to_index @ (np.array(study.grid.origin_mm_xyz) - np.array(reference.origin_mm_xyz))
+    scale_zyx = np.diag(to_index @ _steps(study.grid))[::-1]  # both grids have the same axes
+    # A voxel's index is its centre, half a voxel beyond its edge.
+    edges: npt.NDArray[np.float64] = np.tile(scale_zyx, 2) * (boxes - 0.5) + np.tile(offset_xyz[::-1], 2) + 0.5
+    return edges.round(6)
 
 
 def along_card(card: Card, grid: Grid) -> Grid:

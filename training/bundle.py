@@ -1,8 +1,9 @@
 """Pack finished runs for inference: one ``.tar.gz`` with plain files, safetensors and no pickle.
 
 It holds ``bundle.json``, ``card.toml``, ``plans.json``, ``dataset.json``, ``members/NNN.safetensors`` and, over all of
-them, ``SHA256SUMS``; for a card that first locates an organ also ``localisation/`` with the plans, dataset and networks
-of stage 1. The same runs give the same bytes.
+them, ``SHA256SUMS``; beside a network that finds boxes its ``NNN.anchors.json`` and, where it has one,
+``NNN.box_rule.json``; for a card that first locates an organ also ``localisation/`` with the plans, dataset and
+networks of stage 1. The same runs give the same bytes.
 """
 
 import gzip
@@ -35,6 +36,12 @@ class FinishedRun:
         key = self.record.key
         return f"{key.configuration}_fold{key.fold}_restart{key.restart}"
 
+    @property
+    def beside(self) -> dict[str, Path]:
+        """Files that its network needs beside the weights, by what the record calls them among its parents."""
+        files = {"anchors": self.folder.anchors, "box_rule": self.folder.box_rule}
+        return {what: path for what, path in files.items() if what in self.record.parents}
+
 
 def bundle(*, runs: Sequence[Path], output: Path) -> BundleRecord:
     """Pack runs into a bundle.
@@ -49,9 +56,9 @@ def bundle(*, runs: Sequence[Path], output: Path) -> BundleRecord:
     Raises
     ------
     OncoduetError
-        The output's name does not end in .tar.gz; a folder holds no run; a run is not finished, or its weights are
-        missing or not those that its record names; a run stands twice; runs differ in card, plans, dataset or licence;
-        no run detects lesions, or none locates the organ that the card needs first.
+        The output's name does not end in .tar.gz; a folder holds no run; a run is not finished, or its weights, anchors
+        or box rule are missing or not those that its record names; a run stands twice; runs differ in card, plans,
+        dataset or licence; no run detects lesions, or none locates the organ that the card needs first.
     """
     if not output.name.endswith(".tar.gz"):
         raise OncoduetError(f"{output}: expected a name that ends in .tar.gz")
@@ -99,6 +106,7 @@ def _pack(runs: Sequence[FinishedRun], *, below: str) -> _Packed:
             weights_sha256=str(run.record.weights_sha256),
             run_sha256=sha256_file(run.folder.record),
             key=run.record.key,
+            **{f"{what}_file": f"{below}members/{number:03d}.{what}.json" for what in run.beside},
         )
         for number, run in enumerate(runs)
     )
@@ -106,7 +114,10 @@ def _pack(runs: Sequence[FinishedRun], *, below: str) -> _Packed:
     if not runs:
         return _Packed(record, {})
     files = {record.plans_file: runs[0].folder.plans, record.dataset_file: runs[0].folder.dataset}
-    return _Packed(record, files | {each.file: run.folder.weights for each, run in zip(members, runs, strict=True)})
+    for member, run in zip(members, runs, strict=True):
+        files[member.file] = run.folder.weights
+        files |= {str(getattr(member, f"{what}_file")): path for what, path in run.beside.items()}
+    return _Packed(record, files)
 
 
 def find_runs(folders: Sequence[Path]) -> list[RunFolder]:
@@ -142,7 +153,13 @@ def _finished(folder: RunFolder) -> FinishedRun:
             f"{folder.weights}: expected the weights that run.json names ({str(record.weights_sha256)[:12]}…), "
             f"found others ({sha256[:12]}…)"
         )
-    return FinishedRun(folder, record)
+    run = FinishedRun(folder, record)
+    for what, path in run.beside.items():
+        if not path.is_file():
+            raise OncoduetError(f"{path}: expected in a run folder, found no file")
+        if sha256_file(path) != record.parents[what]:
+            raise OncoduetError(f"{path}: expected the {what} that run.json names, found another")
+    return run
 
 
 def _require_agreement(runs: Sequence[FinishedRun]) -> None:

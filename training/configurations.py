@@ -1,13 +1,14 @@
-"""A configuration: which engine trains a network with which loss.
+"""A configuration: which engine trains a network, and how.
 
-It is a TOML file, in ``training/configurations`` or anywhere else. A loss is a weighted sum of terms, so that a new
-combination is a file and not a class.
+It is a TOML file, in ``training/configurations`` or anywhere else. The engine ``nnunet`` segments lesions; its loss is
+a weighted sum of terms, so that a new combination is a file and not a class. The engine ``retina-unet`` finds boxes
+around them, with a loss of its own (``training.detection.losses``).
 """
 
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import Field, PositiveFloat
+from pydantic import Field, PositiveFloat, RootModel
 
 from contract.cards import Frozen, Name, parse_toml
 from contract.errors import OncoduetError
@@ -55,21 +56,50 @@ class SoftDiceTerm(Frozen):
 LossTerm = Annotated[CrossEntropyTerm | FocalTerm | SoftDiceTerm, Field(discriminator="term")]
 
 
-class Configuration(Frozen):
-    """How a network is trained."""
+class _Common(Frozen):
+    """What every configuration says."""
 
     schema_version: Literal[1]
     name: Name
     title: str
-    engine: Literal["nnunet"]
-    stage: Stage = "detection"
-    """``localisation``: learns the organ that the card locates first; such a card's bundle needs one of these runs."""
-    loss: Annotated[tuple[LossTerm, ...], Field(min_length=1)]
 
     @property
     def sha256(self) -> str:
         """Hash of what the configuration says; comments and layout of the file do not count."""
         return sha256_json(self.model_dump(mode="json"))
+
+
+class SegmentationConfiguration(_Common):
+    """How a network is trained that segments."""
+
+    engine: Literal["nnunet"]
+    stage: Stage = "detection"
+    """``localisation``: learns the organ that the card locates first; such a card's bundle needs one of these runs."""
+    loss: Annotated[tuple[LossTerm, ...], Field(min_length=1)]
+
+
+class DetectorConfiguration(_Common):
+    """How a network is trained that finds boxes: the shape of its learning rate; its height is the profile's.
+
+    The rate rises in a straight line, then falls to zero as (1 - progress)^0.9. In the epochs at the end it falls anew
+    in each epoch, from a tenth of its height to a thousandth, and the weights are averaged over these epochs' ends.
+    """
+
+    engine: Literal["retina-unet"]
+    stage: Literal["detection"] = "detection"
+    sizes_per_axis: Annotated[int, Field(ge=1, le=5)] = 3
+    """Of the anchors, planned from the training lesions: each position has an anchor per combination, by default 27."""
+    warm_up: Annotated[float, Field(ge=0, lt=1)]
+    """Fraction of the steps before the averaged epochs."""
+    averaged: Annotated[float, Field(ge=0, lt=1)]
+    """Fraction of the epochs, rounded; 0: the last weights count."""
+
+
+Configuration = SegmentationConfiguration | DetectorConfiguration
+
+
+class _AnyConfiguration(RootModel[Annotated[Configuration, Field(discriminator="engine")]]):
+    """A configuration of either engine."""
 
 
 def load_configuration(name_or_path: str | Path) -> Configuration:
@@ -86,4 +116,4 @@ def load_configuration(name_or_path: str | Path) -> Configuration:
         if not path.is_file():
             known = ", ".join(sorted(each.stem for each in CONFIGURATIONS.glob("*.toml")))
             raise OncoduetError(f"configuration {str(name_or_path)!r}: expected one of {known} or a .toml file")
-    return parse_toml(path, Configuration)
+    return parse_toml(path, _AnyConfiguration).root

@@ -8,11 +8,12 @@ folder that holds another run is refused. One process at a time works on a run.
 import hashlib
 import logging
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing, suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Literal
 
 from rich.console import Console
@@ -23,7 +24,7 @@ from contract.files import sha256_file, sha256_json, write_json, write_text
 from contract.records import CheckpointPolicy, Epoch, RunKey, RunRecord, read_record, write_record
 from training import circumstances
 from training.checkpoints import Checkpoints
-from training.configurations import Configuration, load_configuration
+from training.configurations import Configuration, DetectorConfiguration, load_configuration
 from training.logs import open_log
 from training.prepared import Fold, Prepared
 from training.profiles import Profile, edited_plans, load_profile
@@ -106,25 +107,54 @@ class Run:
 
     def task(self, folder: RunFolder, device: Literal["cpu", "cuda"]) -> "nnunet.Task":
         """What the engine is asked to do."""
-        from training.engines import nnunet  # noqa: PLC0415 - takes seconds to import
+        from network.detection.anchors import AnchorPlan  # noqa: PLC0415 - takes seconds to import
+        from training.engines import nnunet, retina_unet  # noqa: PLC0415
 
-        return nnunet.Task(
-            name=str(folder.path),
-            prepared=self.prepared.folder,
-            plans=self.plans,
-            dataset=self.prepared.dataset,
-            lesion_index=self.prepared.card.lesion_index,
-            train=self.fold.train,
-            validation=self.fold.validation,
-            loss=self.configuration.loss,
-            profile=self.profile,
-            keep=self.keep,
-            seed=self.key.seed,
-            device=device,
-            checkpoints=self.checkpoints(folder),
-            kept=folder.kept,
-            work=folder.engine,
+        common: dict[str, Any] = {
+            "name": str(folder.path),
+            "prepared": self.prepared.folder,
+            "plans": self.plans,
+            "dataset": self.prepared.dataset,
+            "lesion_index": self.prepared.card.lesion_index,
+            "train": self.fold.train,
+            "validation": self.fold.validation,
+            "profile": self.profile,
+            "keep": self.keep,
+            "seed": self.key.seed,
+            "device": device,
+            "checkpoints": self.checkpoints(folder),
+            "kept": folder.kept,
+            "work": folder.engine,
+        }
+        if isinstance(self.configuration, DetectorConfiguration):
+            anchors = read_record(folder.anchors, AnchorPlan)
+            return retina_unet.DetectorTask(**common, loss=(), anchors=anchors, shape=self.configuration)
+        return nnunet.Task(**common, loss=self.configuration.loss)
+
+    def plan_anchors(self, folder: RunFolder) -> None:
+        """Plan the anchors of a network that finds boxes, where that was not done yet.
+
+        Raises
+        ------
+        OncoduetError
+            No training lesion is left after preprocessing, or a study is damaged.
+        """
+        from network.detection.anchors import level_strides  # noqa: PLC0415
+        from training.detection.anchor_planning import plan_anchors  # noqa: PLC0415
+        from training.detection.lesions import lesion_sizes  # noqa: PLC0415
+
+        if not isinstance(self.configuration, DetectorConfiguration) or folder.anchors.is_file():
+            return
+        prepared = self.prepared
+        sizes = lesion_sizes(prepared.folder, self.fold.train, lesion_class=prepared.card.lesion_index)
+        planned = plan_anchors(
+            sizes,
+            level_strides(self.plans),
+            source=prepared.folder,
+            sizes_per_axis=self.configuration.sizes_per_axis,
         )
+        logger.info("anchors fit the %d training lesions with a mean IoU of %.2f", len(sizes), planned.mean_iou)
+        write_record(folder.anchors, planned.plan)
 
     def record(
         self,
@@ -135,7 +165,7 @@ class Run:
         wall_s: float = 0.0,
         cpu_s: float = 0.0,
         weights_sha256: str | None = None,
-        selection_sha256: str | None = None,
+        more_parents: Mapping[str, str] = MappingProxyType({}),
     ) -> RunRecord:
         """Its ``run.json``."""
         return RunRecord(
@@ -155,7 +185,7 @@ class Run:
             gpu_s=round(wall_s, 3) if device == "cuda" else 0.0,
             epochs=tuple(epochs),
             weights_sha256=weights_sha256,
-            parents=self.parents | ({"selection": selection_sha256} if selection_sha256 else {}),
+            parents=self.parents | dict(more_parents),
         )
 
 
@@ -411,7 +441,7 @@ def _make(
 ) -> Steps[RunRecord]:
     """Train, choose the weights, and keep the record up to date; a failure is written down before it is told."""
     from network.weights import load_weights, save_weights, tensors_sha256  # noqa: PLC0415
-    from training.engines import nnunet  # noqa: PLC0415
+    from training.engines import nnunet, retina_unet  # noqa: PLC0415
     from training.tensorboard import Curves  # noqa: PLC0415
 
     run = item.run
@@ -430,12 +460,21 @@ def _make(
     try:
         write_record(folder.record, run.record(state="running", device=device, **progress))
         with closing(curves):
+            run.plan_anchors(folder)
             task = run.task(folder, device)
-            trained = yield from nnunet.steps(task, on_iteration=item.on_iteration, on_epoch=note)
-        weights, selection_sha256 = trained.weights, None
+            if isinstance(task, retina_unet.DetectorTask):
+                trained = yield from retina_unet.steps(task, on_iteration=item.on_iteration, on_epoch=note)
+            else:
+                trained = yield from nnunet.steps(task, on_iteration=item.on_iteration, on_epoch=note)
+        weights = trained.weights
+        more_parents = {"anchors": sha256_file(folder.anchors)} if folder.anchors.is_file() else {}
         if run.keep == "detection":
             chosen = select(run, folder, device=device, archive=wishes.archive, localisation=wishes.localisation)
-            weights, selection_sha256 = load_weights(chosen), sha256_file(folder.selection)
+            weights = load_weights(chosen)
+            more_parents["selection"] = sha256_file(folder.selection)
+        if isinstance(task, retina_unet.DetectorTask):
+            write_record(folder.box_rule, retina_unet.sweep_box_rule(task, weights))
+            more_parents["box_rule"] = sha256_file(folder.box_rule)
         save_weights(folder.weights, weights)
         record = run.record(
             state="finished",
@@ -444,7 +483,7 @@ def _make(
             wall_s=trained.wall_s,
             cpu_s=trained.cpu_s,
             weights_sha256=tensors_sha256(weights),
-            selection_sha256=selection_sha256,
+            more_parents=more_parents,
         )
         write_record(folder.record, record)
     except Exception:

@@ -43,6 +43,19 @@ class RunFolder:
         return self.path / "dataset.json"
 
     @property
+    def anchors(self) -> Path:
+        """The anchors of a network that finds boxes (``network.detection.anchors.AnchorPlan``); else there is none."""
+        return self.path / "anchors.json"
+
+    @property
+    def box_rule(self) -> Path:
+        """Which of its predictions count and how they are clustered (``network.detection.clustering.BoxRule``).
+
+        Chosen on the validation studies (``training.detection.sweep``).
+        """
+        return self.path / "box_rule.json"
+
+    @property
     def log(self) -> Path:
         """What libraries had to say."""
         return self.path / "training.log"

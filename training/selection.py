@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from contract.errors import OncoduetError, one_line
+from contract.files import sha256_file
 from contract.records import (
     BatchRecord,
     MetricsRecord,
@@ -179,10 +180,12 @@ def _candidate(run: "Run", folder: RunFolder, weights: Path, place: Path) -> str
         (candidate.card, folder.card),
         (candidate.plans, folder.plans),
         (candidate.dataset, folder.dataset),
+        *([(candidate.anchors, folder.anchors)] if folder.anchors.is_file() else []),
     ]:
         link.symlink_to(file.resolve())
     sha256 = tensors_sha256(load_weights(weights))
-    write_record(candidate.record, run.record(state="finished", weights_sha256=sha256))
+    beside = {"anchors": sha256_file(folder.anchors)} if folder.anchors.is_file() else {}
+    write_record(candidate.record, run.record(state="finished", weights_sha256=sha256, more_parents=beside))
     return sha256
 
 

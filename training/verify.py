@@ -111,6 +111,9 @@ def _looks(folder: RunFolder, record: RunRecord, shared: "_Shared") -> Iterator[
     yield "card", partial(_same, folder.card, record.key.card_sha256, lambda: load_card(folder.card).sha256)
     for name, path in [("plans", folder.plans), ("dataset", folder.dataset)]:
         yield name, partial(_same, path, record.parents.get(name), partial(_sha256_json_file, path))
+    for name, path in [("anchors", folder.anchors), ("box_rule", folder.box_rule)]:
+        if name in record.parents:
+            yield name, partial(_same, path, record.parents[name], partial(sha256_file, path))
     if record.checkpoint == "detection":
         yield "selection", partial(_selection, folder, record)
     dataset = shared.dataset(record)

@@ -37,9 +37,10 @@ from training.losses import build_loss
 from training.profiles import Profile
 from training.resident.batches import ResidentBatches
 from training.resident.boxes import BoxRule
+from training.resident.numbered import NumberedStudies
 from training.resident.patches import Size
 from training.resident.recipe import read_recipe
-from training.resident.studies import resident_studies
+from training.resident.studies import ResidentStudies, resident_studies
 from training.run_folder import kept_weights_file
 from training.turns import Clock, Steps, in_turns
 
@@ -83,7 +84,9 @@ class Trained:
     cpu_s: float
 
 
-def steps(task: Task, *, on_iteration: OnIteration, on_epoch: OnEpoch) -> Steps[Trained]:
+def steps(
+    task: Task, *, on_iteration: OnIteration, on_epoch: OnEpoch, kind: "type[Trainer] | None" = None
+) -> Steps[Trained]:
     """Train one network, from the task's checkpoint if there is one, in steps that may alternate with other tasks'.
 
     Parameters
@@ -92,6 +95,8 @@ def steps(task: Task, *, on_iteration: OnIteration, on_epoch: OnEpoch) -> Steps[
         Told after each step how many have been done in all.
     on_epoch
         Told after each epoch all epochs so far, wall and CPU seconds.
+    kind
+        The trainer; by default nnU-Net's.
 
     Raises
     ------
@@ -107,7 +112,7 @@ def steps(task: Task, *, on_iteration: OnIteration, on_epoch: OnEpoch) -> Steps[
             yield
 
     def own_steps() -> Steps[Trained]:
-        trainer = build_trainer(task)
+        trainer = build_trainer(task, kind)
         trainer.clock, trainer.on_iteration, trainer.on_epoch = clock, on_iteration, on_epoch
         with _folders(task):
             checkpoint = task.checkpoints.newest(device=task.device)
@@ -123,11 +128,11 @@ def steps(task: Task, *, on_iteration: OnIteration, on_epoch: OnEpoch) -> Steps[
     return in_turns(own_steps(), turn)
 
 
-def build_trainer(task: Task) -> "Trainer":
-    """nnU-Net's trainer for a task, without a network yet."""
+def build_trainer(task: Task, kind: "type[Trainer] | None" = None) -> "Trainer":
+    """nnU-Net's trainer for a task, or one that is derived from it, without a network yet."""
     plans = {**task.plans, "continue_training": False}
     with _folders(task):
-        trainer = Trainer(plans, CONFIGURATION, 0, dict(task.dataset), torch.device(task.device))
+        trainer = (kind or Trainer)(plans, CONFIGURATION, 0, dict(task.dataset), torch.device(task.device))
     trainer.take(task)
     return trainer
 
@@ -240,9 +245,7 @@ class Trainer(nnUNetTrainer):  # type: ignore[misc]
         masks = self.configuration_manager.use_mask_for_norm
         training = self.get_training_transforms(patch, rotation, scales, mirrored, in_plane, use_mask_for_norm=masks)
         validation = self.get_validation_transforms(scales)
-        studies = resident_studies(
-            self.task.prepared, [*self.task.train, *self.task.validation], device=torch.device(self.task.device)
-        )
+        studies = self.studies()
         focus = self.task.lesion_index if self.task.profile.foreground_focus == "lesion" else None
 
         def batches(case_ids: Sequence[str], transforms: Any, box: Sequence[int]) -> ResidentBatches:
@@ -256,6 +259,11 @@ class Trainer(nnUNetTrainer):  # type: ignore[misc]
             )
 
         return batches(self.task.train, training, initial), batches(self.task.validation, validation, patch)
+
+    def studies(self) -> ResidentStudies | NumberedStudies:
+        """The fold's studies in the device's memory."""
+        task = self.task
+        return resident_studies(task.prepared, [*task.train, *task.validation], device=torch.device(task.device))
 
     def get_tr_and_val_datasets(self) -> tuple["FocusedCases", "FocusedCases"]:
         """Training and validation studies."""
@@ -275,11 +283,9 @@ class Trainer(nnUNetTrainer):  # type: ignore[misc]
 
     def train_step(self, batch: dict[str, Any]) -> dict[str, Any]:
         """One step as nnU-Net makes it, but the loss stays on the device: the host need not wait for it."""
-        data = batch["data"].to(self.device, non_blocking=True)
-        target = [each.to(self.device, non_blocking=True) for each in batch["target"]]
         self.optimizer.zero_grad(set_to_none=True)
         with torch.autocast(self.device.type, enabled=self.device.type == "cuda"):
-            loss = self.loss(self.network(data), target)
+            loss = self.batch_loss(batch)
         scaler = self.grad_scaler
         (loss if scaler is None else scaler.scale(loss)).backward()
         if scaler is not None:
@@ -293,6 +299,13 @@ class Trainer(nnUNetTrainer):  # type: ignore[misc]
         self.iterations_done += 1
         self.on_iteration(self.iterations_done)
         return {"loss": loss.detach()}
+
+    def batch_loss(self, batch: dict[str, Any]) -> torch.Tensor:
+        """The scalar that a step minimises."""
+        data = batch["data"].to(self.device, non_blocking=True)
+        target = [each.to(self.device, non_blocking=True) for each in batch["target"]]
+        loss: torch.Tensor = self.loss(self.network(data), target)
+        return loss
 
     def on_train_epoch_end(self, train_outputs: list[dict[str, Any]]) -> None:
         """Fetch the epoch's losses and log their mean."""
@@ -310,7 +323,7 @@ class Trainer(nnUNetTrainer):  # type: ignore[misc]
                 f"validation in epoch {self.current_epoch}; is the learning rate too high?"
             )
         if self.task.keep == "best" and self._best_ema != best_before:
-            self.best_weights = _copied(self.network)
+            self.best_weights = copied_weights(self.network)
         self.keep_on_disk()
         self.on_epoch(self.epochs(), *self.seconds())
 
@@ -322,7 +335,7 @@ class Trainer(nnUNetTrainer):  # type: ignore[misc]
         task, epoch, last = self.task, self.current_epoch, self.current_epoch == self.num_epochs
         choosing = task.keep == "detection"
         if choosing and (last or epoch % task.profile.keep_every_epochs == 0):
-            save_weights(kept_weights_file(task.kept, epoch), _copied(self.network))
+            save_weights(kept_weights_file(task.kept, epoch), self.final_weights())
         if choosing if last else epoch % task.profile.checkpoint_every_epochs == 0:
             task.checkpoints.write(Checkpoint(epoch=epoch, seed=task.seed, state=self.state()))
 
@@ -359,7 +372,11 @@ class Trainer(nnUNetTrainer):  # type: ignore[misc]
         """The best or, for the other policies, the final weights, on the CPU."""
         if self.task.keep == "best" and self.best_weights is not None:
             return self.best_weights
-        return _copied(self.network)
+        return self.final_weights()
+
+    def final_weights(self) -> Weights:
+        """The weights that would be kept if the training ended here, on the CPU."""
+        return copied_weights(self.network)
 
     def epochs(self) -> list[Epoch]:
         """nnU-Net's log, epoch by epoch."""
@@ -462,7 +479,7 @@ def _folders(task: Task) -> AbstractContextManager[None]:
     return nnunet_folders(raw=task.work, preprocessed=task.prepared, results=task.work, loader_processes=0)
 
 
-def _copied(network: torch.nn.Module) -> Weights:
+def copied_weights(network: torch.nn.Module) -> Weights:
     """The weights as they are now; names that share one tensor (nnU-Net has many) share one copy."""
     state = network.state_dict()
     copies = {tensor.data_ptr(): tensor.detach().cpu().clone() for tensor in state.values()}

@@ -9,6 +9,7 @@ import torch
 
 from training.resident.boxes import COLUMNS, BoxRule
 from training.resident.chance import Uniform
+from training.resident.numbered import NumberedStudies
 from training.resident.patches import Patches, Size
 from training.resident.recipe import Recipe
 from training.resident.spatial import OUTSIDE
@@ -60,6 +61,8 @@ class ResidentBatches:
 
     Parameters
     ----------
+    studies
+        Where these have numbered lesions, a patch's label holds the numbers.
     case_ids
         The studies that patches come from, each with the same chance.
     rule
@@ -70,7 +73,7 @@ class ResidentBatches:
 
     def __init__(
         self,
-        studies: ResidentStudies,
+        studies: ResidentStudies | NumberedStudies,
         case_ids: Sequence[str],
         *,
         recipe: Recipe,
@@ -143,8 +146,11 @@ class ResidentBatches:
                 cuts[number].into(boxes.image[place], boxes.label[place])
             grid = spatial.grid(matrices[chosen], source=self.rule.box, patch=self.rule.patch, like=patches.image)
             if held:
-                classes = sorted({value for number in chosen for value in cuts[number].study.classes})
-                images, labels = spatial.sample(boxes.image, boxes.label, grid, classes=classes)
+                if isinstance(self.studies, NumberedStudies):
+                    images, labels = spatial.sample_nearest(boxes.image, boxes.label, grid)
+                else:
+                    classes = sorted({value for number in chosen for value in cuts[number].study.classes})
+                    images, labels = spatial.sample(boxes.image, boxes.label, grid, classes=classes)
             else:
                 images = spatial.sample_image(boxes.image, grid)
                 labels = torch.zeros_like(images[:, 0], dtype=patches.label.dtype)

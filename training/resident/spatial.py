@@ -147,6 +147,22 @@ class Spatial:
                 result = torch.where((places == value) & (scores[:, number] == best), value, result)
         return sampled[:, :channels], result
 
+    def sample_nearest(
+        self, image: torch.Tensor, label: torch.Tensor, grid: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Interpolate images linearly, and give each voxel the label of the nearest one.
+
+        For numbered lesions (``training.resident.numbered``): their numbers have no order, there may be many, and
+        neighbours have to stay apart.
+
+        Parameters
+        ----------
+        image, label
+            As for :meth:`sample`.
+        """
+        places = self._sampled((label - OUTSIDE)[:, None].float(), grid, "nearest")[:, 0]
+        return self.sample_image(image, grid), places.to(label.dtype) + OUTSIDE
+
     def _sampled(self, stack: torch.Tensor, grid: torch.Tensor, mode: str) -> torch.Tensor:
         if not self.in_plane:
             return grid_sample(stack, grid, mode=mode, padding_mode="zeros", align_corners=False)

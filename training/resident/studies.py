@@ -18,6 +18,7 @@ import torch
 from batchgenerators.utilities.file_and_folder_operations import load_pickle
 
 from contract.errors import OncoduetError
+from contract.volume import LabelArray
 from network.memory import GB, Budget, held_bytes, memory_budget
 from training.prepared import case_files
 from training.resident.boxes import Voxels
@@ -154,6 +155,18 @@ def resident_studies(
     studies.load(case_ids)
     _of_process[key] = studies
     return studies
+
+
+def read_label(folder: Path, case_id: str) -> LabelArray:
+    """Class indices of a study, -1 where nothing was imaged; shape (z, y, x).
+
+    Raises
+    ------
+    OncoduetError
+        The file is damaged.
+    """
+    label: LabelArray = _voxels(case_files(folder, case_id)[1])[0]
+    return label
 
 
 def _opened(path: Path) -> Any:

@@ -15,8 +15,11 @@ from contract.files import write_json
 from contract.records import BundleRecord, Member, RunKey, write_record
 from contract.volume import Float32Array, Grid, Volume, write_volume
 from network.architecture import build_network
+from network.detection.anchors import AnchorPlan
+from network.detection.architecture import build_retina_unet
 from network.weights import save_weights, tensors_sha256
 
+ANCHORS = AnchorPlan(levels=(1,), sizes_voxels_zyx=((2, 6, 6), (3, 9, 9)))
 TINY_PLANS = Path(__file__).parent.parent / "network" / "tiny_plans.json"
 
 BundleMaker = Callable[..., Path]
@@ -50,7 +53,7 @@ def seal_fixture() -> Callable[[Path], None]:
 
 @pytest.fixture
 def make_bundle(tmp_path: Path) -> BundleMaker:
-    """Write a bundle of untrained networks; ``runs`` are (configuration, fold, restart)."""
+    """Write a bundle of untrained networks; ``runs`` are (configuration, fold, restart), ``retina-unet`` has boxes."""
 
     def make(
         runs: Sequence[tuple[str, int, int]] = (("ce", 0, 1),),
@@ -74,7 +77,13 @@ def make_bundle(tmp_path: Path) -> BundleMaker:
         members = []
         for number, (configuration, fold, restart) in enumerate(runs):
             torch.manual_seed(number + 1)
-            network = build_network(plans, dataset, deep_supervision=False)
+            beside = {}
+            if configuration == "retina-unet":
+                network = build_retina_unet(plans, dataset, ANCHORS)
+                beside = {"anchors_file": f"members/{number:03d}.anchors.json"}
+                write_record(folder / beside["anchors_file"], ANCHORS)
+            else:
+                network = build_network(plans, dataset, deep_supervision=False)
             spoil(network)
             file = f"members/{number:03d}.safetensors"
             save_weights(folder / file, network.state_dict())
@@ -93,6 +102,7 @@ def make_bundle(tmp_path: Path) -> BundleMaker:
                         restart=restart,
                         seed=number,
                     ),
+                    **beside,
                 )
             )
         record = BundleRecord(

@@ -6,9 +6,9 @@ from training.configurations import CONFIGURATIONS, load_configuration
 from training.profiles import PROFILES, edited_plans, load_profile
 
 
-def test_the_four_configurations_of_the_study_and_the_one_of_stage_1_are_there():
+def test_the_configurations_of_the_study_the_one_of_stage_1_and_the_detector_are_there():
     names = sorted(path.stem for path in CONFIGURATIONS.glob("*.toml"))
-    assert names == ["ce", "ce-dice", "ce-focal", "focal", "localisation"]
+    assert names == ["ce", "ce-dice", "ce-focal", "focal", "localisation", "retina-unet"]
     assert [load_configuration(name).name for name in names] == names
 
 
@@ -83,3 +83,17 @@ def test_plan_edits_change_a_copy():
     assert architecture["n_conv_per_stage_decoder"] == [1, 1, 1]
     assert architecture["norm_op"] == "torch.nn.InstanceNorm3d"
     assert edited_plans(plans, load_profile("modern")) == plans
+
+
+def test_each_engine_has_its_own_settings(tmp_path):
+    detector = (CONFIGURATIONS / "retina-unet.toml").read_text()
+    path = tmp_path / "mixed.toml"
+    for text, fault in [
+        (detector.replace('engine = "retina-unet"', 'engine = "nnunet"'), "loss: Field required.*warm_up"),
+        (detector + 'stage = "localisation"\n', "stage: Input should be 'detection'"),
+        (detector.replace("averaged = 0.1667", "averaged = 1.0"), "averaged: Input should be less than 1"),
+        (detector.replace('engine = "retina-unet"', 'engine = "other"'), "expected tags: 'nnunet', 'retina-unet'"),
+    ]:
+        path.write_text(text)
+        with pytest.raises(OncoduetError, match=fault):
+            load_configuration(path)

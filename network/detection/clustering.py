@@ -1,0 +1,167 @@
+"""Boxes of many tiles, mirrored copies and members become one set: weighted box clustering.
+
+Every prediction that overlaps the strongest one joins its cluster, and a cluster becomes one box. Members of a cluster
+count with their overlap with the strongest and with a weight (where in its tile a box lies, which member found it). The
+cluster's score is the weighted mean, in which predictions that were to be expected and are missing count as 0: what one
+tile of many saw is no finding. Boxes are those of :mod:`network.detection.boxes`, in numpy, double precision.
+
+Source: Jaeger et al. 2020 (Retina U-Net), and nnDetection's ``wbc``, which clusters the 1,000 strongest boxes alone.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Annotated
+
+import numpy as np
+import numpy.typing as npt
+from pydantic import Field, NonNegativeFloat
+
+from contract.cards import Frozen
+from contract.volume import Box
+
+Float64Array = npt.NDArray[np.float64]
+
+STRONGEST = 10_000
+"""Predictions that are clustered at most; the others are weaker than all of these."""
+_TILE_DEVIATION = 0.8
+"""Standard deviation of the weight within a tile, in halves of the tile."""
+
+
+class BoxRule(Frozen):
+    """Which predictions count and how they are clustered; swept on validation studies and kept in the bundle."""
+
+    score_threshold: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """Predictions count whose score is greater."""
+    cluster_iou: Annotated[float, Field(ge=0, lt=1)] = 0.5
+    """Predictions join a cluster whose strongest they overlap by more than this."""
+    minimum_size_voxels: NonNegativeFloat = 0.01
+    """Predictions count that extend further than this on every axis."""
+
+
+@dataclass(frozen=True)
+class ScoredBoxes:
+    """Boxes in a study, in no particular order unless said."""
+
+    boxes: Float64Array
+    """Shape (count, 6)."""
+    scores: Float64Array
+    """Shape (count,), in [0, 1]."""
+    weights: Float64Array
+    """How much each counts in a cluster, shape (count,); positive."""
+
+    def __len__(self) -> int:
+        return len(self.scores)
+
+    def only(self, chosen: npt.NDArray[np.intp] | slice) -> "ScoredBoxes":
+        """Some of them, by index."""
+        return ScoredBoxes(self.boxes[chosen], self.scores[chosen], self.weights[chosen])
+
+
+def joined(parts: Sequence[ScoredBoxes]) -> ScoredBoxes:
+    """The boxes of several tiles, copies or members together."""
+    return ScoredBoxes(
+        np.concatenate([np.empty((0, 6)), *(part.boxes for part in parts)]),
+        np.concatenate([np.empty(0), *(part.scores for part in parts)]),
+        np.concatenate([np.empty(0), *(part.weights for part in parts)]),
+    )
+
+
+def cluster(found: ScoredBoxes, rule: BoxRule, *, expected: Float64Array, strongest: int = STRONGEST) -> ScoredBoxes:
+    """Merge the predictions of all tiles, copies and members.
+
+    Parameters
+    ----------
+    expected
+        How many predictions each box should have had, shape (count,); see :func:`expected_predictions`.
+    strongest
+        Predictions that take part at most.
+
+    Returns
+    -------
+    One box per cluster, by falling score; its weight is the sum of its members'.
+    """
+    sizes = found.boxes[:, 3:] - found.boxes[:, :3]
+    counts = (found.scores > rule.score_threshold) & (sizes > rule.minimum_size_voxels).all(axis=1)
+    order = np.flatnonzero(counts)
+    order = order[np.argsort(-found.scores[order], kind="stable")][:strongest]
+    merged: list[Float64Array] = []
+    for indices, overlaps in _groups(found.boxes, order, rule.cluster_iou):
+        weights = overlaps * found.weights[indices]
+        evidence = weights * found.scores[indices]
+        missing = max(0.0, float(expected[indices].mean()) - len(indices))
+        score = evidence.sum() / (weights.sum() + missing * weights.mean())
+        box = evidence @ found.boxes[indices] / evidence.sum()
+        merged.append(np.array([*box, score, found.weights[indices].sum()]))
+    table = np.stack(merged) if merged else np.empty((0, 8))
+    table = table[np.argsort(-table[:, 6], kind="stable")]
+    return ScoredBoxes(table[:, :6], table[:, 6], table[:, 7])
+
+
+def suppress(found: ScoredBoxes, overlap: float) -> ScoredBoxes:
+    """Leave only the strongest of the boxes that overlap it by more than this IoU; by falling score."""
+    order = np.argsort(-found.scores, kind="stable")
+    return found.only(np.array([indices[0] for indices, _ in _groups(found.boxes, order, overlap)], dtype=np.intp))
+
+
+def expected_predictions(boxes: Float64Array, tiles: Sequence[Box], *, copies: int) -> Float64Array:
+    """How many predictions each box should have: the mean number of tiles over its voxels, times the copies.
+
+    Parameters
+    ----------
+    boxes
+        Shape (count, 6), none degenerate.
+    copies
+        Predictions of each tile: mirrored copies times members.
+    """
+    edges = np.array([[*(axis.start for axis in tile), *(axis.stop for axis in tile)] for tile in tiles], np.float64)
+    lower = np.maximum(boxes[:, None, :3], edges[None, :, :3])
+    upper = np.minimum(boxes[:, None, 3:], edges[None, :, 3:])
+    covered = np.prod(np.clip(upper - lower, 0, None), axis=2).sum(axis=1)
+    counts: Float64Array = copies * covered / np.prod(boxes[:, 3:] - boxes[:, :3], axis=1)
+    return counts
+
+
+def tile_weights(boxes: Float64Array, tile_size_zyx: Sequence[int]) -> Float64Array:
+    """Weight of boxes (count, 6) by where in their tile they are centred, in (0, 1]: 1 in its middle.
+
+    The mean over the axes of a Gaussian whose standard deviation is 0.8 of half the tile; shape (count,).
+
+    Source: nnDetection.
+    """
+    half = np.array(tile_size_zyx) / 2
+    distances = ((boxes[:, :3] + boxes[:, 3:]) / 2 - half) / (_TILE_DEVIATION * half)
+    weights: Float64Array = np.exp(-0.5 * distances**2).mean(axis=1)
+    return weights
+
+
+def _groups(
+    boxes: Float64Array, order: npt.NDArray[np.intp], overlap: float
+) -> list[tuple[npt.NDArray[np.intp], Float64Array]]:
+    """The strongest box that is left with all left that overlap it by more than ``overlap``, and so on.
+
+    Parameters
+    ----------
+    order
+        Indices of the boxes that take part, by falling score.
+
+    Returns
+    -------
+    For each group the indices, strongest first, and their IoU with the strongest.
+    """
+    groups = []
+    while order.size:
+        overlaps = _iou_with_first(boxes[order])
+        joins = overlaps > overlap
+        joins[0] = True  # also where rounding leaves its IoU with itself below 1
+        groups.append((order[joins], overlaps[joins]))
+        order = order[~joins]
+    return groups
+
+
+def _iou_with_first(boxes: Float64Array) -> Float64Array:
+    volumes = np.prod(np.clip(boxes[:, 3:] - boxes[:, :3], 0, None), axis=1)
+    extents = np.minimum(boxes[:, 3:], boxes[0, 3:]) - np.maximum(boxes[:, :3], boxes[0, :3])
+    intersection = np.prod(np.clip(extents, 0, None), axis=1)
+    union = volumes + volumes[0] - intersection
+    overlaps: Float64Array = np.divide(intersection, union, out=np.zeros_like(union), where=union > 0)
+    return overlaps

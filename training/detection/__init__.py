@@ -1,0 +1,1 @@
+"""What training ``retina-unet`` needs beside the network: instances, anchor sizes, matching and losses."""

@@ -1,0 +1,62 @@
+"""Resident studies whose labels hold the lesions' numbers in place of their class, for networks that find boxes.
+
+Images are those of the resident studies, not copies. Lesions are numbered once per study, for all runs of a process.
+"""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from weakref import WeakKeyDictionary
+
+import numpy as np
+import torch
+
+from training.detection.instances import Instances, number_lesions
+from training.resident.studies import ResidentStudies, ResidentStudy
+
+
+@dataclass(frozen=True)
+class NumberedStudies:
+    """Studies of one prepared dataset on one device."""
+
+    by_id: Mapping[str, ResidentStudy]
+    """Labels are int16 and hold what ``instances`` says."""
+    instances: Mapping[str, Instances]
+    device: torch.device
+
+
+@dataclass(frozen=True)
+class _Numbered:
+    study: ResidentStudy
+    instances: Instances
+
+
+_of_studies: WeakKeyDictionary[ResidentStudies, dict[tuple[str, int], _Numbered]] = WeakKeyDictionary()
+
+
+def numbered_studies(studies: ResidentStudies, case_ids: Iterable[str], *, lesion_class: int) -> NumberedStudies:
+    """Number the lesions of some resident studies, or take what another run of this process has numbered.
+
+    Parameters
+    ----------
+    lesion_class
+        Index of the class that is a lesion.
+    """
+    known = _of_studies.setdefault(studies, {})
+    chosen = list(case_ids)
+    for case_id in chosen:
+        if (case_id, lesion_class) not in known:
+            known[case_id, lesion_class] = _number(studies.by_id[case_id], lesion_class)
+    each = {case_id: known[case_id, lesion_class] for case_id in chosen}
+    return NumberedStudies(
+        {case_id: one.study for case_id, one in each.items()},
+        {case_id: one.instances for case_id, one in each.items()},
+        studies.device,
+    )
+
+
+def _number(study: ResidentStudy, lesion_class: int) -> _Numbered:
+    instances = number_lesions(study.label.cpu().numpy().astype(np.int32), lesion_class)
+    numbers = torch.from_numpy(instances.array.astype(np.int16)).to(study.label.device)
+    # The study's own tensor holds the numbers from here on.
+    light = replace(instances, array=instances.array[:0, :0, :0].copy())
+    return _Numbered(replace(study, label=numbers, classes=tuple(range(1, len(instances.classes)))), light)
