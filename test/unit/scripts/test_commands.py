@@ -31,9 +31,9 @@ def test_an_unknown_word_ends_with_2_and_the_usage(run, project, script):
         (["build.sh", "--api"], 2, "build.sh: --api: expected exec or invoke, found ''"),
         (["build.sh", "--api", "grpc"], 2, "build.sh: --api: expected exec or invoke, found 'grpc'"),
         (
-            ["build.sh", "algorithm", "--api", "invoke"],
+            ["build.sh", "train", "--api", "invoke"],
             2,
-            "build.sh: --api invoke: expected exec; the images have no HTTP service yet",
+            "build.sh: --api invoke: expected algorithm or evaluation, found train, which no platform starts",
         ),
         (["export.sh", "--model"], 2, "export.sh: --model: expected a path after it"),
         (
