@@ -38,7 +38,7 @@ REPORTS = Path("build/conformance")
 def main(arguments: Sequence[str] | None = None) -> int:
     """Check one image and return the exit code."""
     options = _parser().parse_args(arguments)
-    signal.signal(signal.SIGTERM, _interrupt)  # as Ctrl-C: what was made is removed
+    before = signal.signal(signal.SIGTERM, _interrupt)  # as Ctrl-C: what was made is removed
     errors = 0
 
     def command() -> None:
@@ -51,6 +51,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("error: stopped before the end", file=sys.stderr)
         return 130
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def _conform(options: argparse.Namespace, console: Console) -> list[Verdict]:

@@ -140,7 +140,8 @@ def nothing_leaks(bench: Bench) -> str:
     if not bench.invoke:
         raise Skipped("an image of the exec protocol has a process per study")
     _readable(bench)
-    bench.good("second")
+    other = bench.good("second")
+    require_geometry(read_map(other.output, bench.card), bench.study("second").reference)
     said = _same(bench, "back")
     kept = [name for name in bench.study("second").names if name in "".join(written_files(bench.case("back").output))]
     if kept:

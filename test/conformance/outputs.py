@@ -142,7 +142,7 @@ def require_detection_map(found: Map) -> str:
 
 def require_lesion_found(found: Map, lesion: Point) -> str:
     """The most suspicious component lies on a lesion that was planted there, both as places in the patient."""
-    array = np.asarray(found.array)
+    array = np.nan_to_num(np.asarray(found.array))
     if not array.size or array.max() <= 0:
         raise Broken("an empty map")
     places = found.grid.centres_mm()[:, array == array.max()]
