@@ -52,7 +52,11 @@ IMAGES = [
     Broken("absolute_symlink_in_the_model", ("A6",), model="symlink", quick=("A1", "A2", "A3", "R9")),
     Broken("other_file_than_the_sums_say", ("A6",), model="sums", quick=("A1", "A2", "A3", "R9")),
     Broken("needs_a_stripped_variable", ("R9",), more="ENV GRAND_CHALLENGE_MAX_WORKERS=2"),
-    Broken("keeps_weights_in_tmp", ("A5", "C1"), more="USER 0:0\nRUN cp /opt/broken/start.py /tmp/\nUSER 1000:1000"),
+    Broken(
+        "keeps_weights_in_tmp",
+        ("A5", "C1"),
+        more="""RUN mkdir /tmp/weights && echo '{"threshold": 300.0}' > /tmp/weights/threshold.json""",
+    ),
     Broken("writes_elsewhere", ("C1",)),
     Broken("writes_its_own_folder", ("R7",), ("R8",), rejected=False),
     Broken("wrong_grid", ("O4",), ("L1",)),
