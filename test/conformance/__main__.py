@@ -104,6 +104,8 @@ def _conform(options: argparse.Namespace, console: Console) -> list[Verdict]:
             "card": card.name,
             "api": place.api,
             "profile": options.profile,
+            "memory_gb": profile.memory_gb,
+            "limit_s": options.limit_s,
             "engine": engine("version", "--format", "{{.Server.Version}}").decode().strip(),
             "machine": f"{platform.machine()}, GPU {'yes' if engine.has_gpu else 'no'}",
             "seconds": round(time.monotonic() - begun, 1),
