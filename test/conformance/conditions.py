@@ -366,7 +366,7 @@ def start_server(
             last = found["statuses"][-1:]
             if last == [200] or (last and isinstance(last[0], int) and 300 <= last[0] < 400):
                 break
-        elif b"python3" in stderr and b"not found" in stderr:
+        elif b"python3" in stdout + stderr and b"not found" in stdout + stderr:
             raise OncoduetError(f"{place.image}: expected python3 in the image, to call its server, found none")
         else:
             time.sleep(0.1)

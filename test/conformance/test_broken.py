@@ -183,6 +183,34 @@ def test_the_honest_image_passes_every_check_but_what_it_cannot_have(api: str, b
     assert not [id for id, check in checks.items() if check["verdict"] == "skipped" and id not in CANNOT[api]], checks
 
 
+def test_an_algorithm_of_the_older_contract_passes_where_that_is_asked_for(build, make_model, conform):
+    status, checks = conform(build(Broken("older_contract", ())), "--model", make_model("good"), "--legacy")
+    assert {id: check["found"] for id, check in checks.items() if check["verdict"] == "fail"} == {}
+    assert status == 0
+    skipped = {id for id, check in checks.items() if check["verdict"] == "skipped"}
+    assert skipped == CANNOT["exec"] | {"D4-optional", "D4-interface", "D4-unknown"}
+
+
+def test_the_tarball_of_an_image_is_checked_as_it_is_uploaded(engine, build, make_model, conform, tmp_path):
+    tag = build(Broken("nothing", ()))
+    archive = tmp_path / "image.tar.gz"
+    with archive.open("wb") as stream:
+        save = subprocess.Popen([engine, "save", tag], stdout=subprocess.PIPE)
+        subprocess.run(["gzip", "-1"], stdin=save.stdout, stdout=stream, check=True)
+        assert save.wait() == 0
+    only = ["--only", "A1", "A4", "A4-size", "A7", "C1", "O1"]
+    status, checks = conform(str(archive), "--model", make_model("good"), *only)
+    assert status == 0
+    assert {check["verdict"] for check in checks.values()} == {"pass"}
+    assert "before compression" not in checks["A4-size"]["found"]
+    whole = archive.read_bytes()
+    archive.write_bytes(whole[:-100] + bytes(100))
+    # The engine loads it all the same: it does not read the checksum at the end.
+    status, checks = conform(str(archive), "--model", make_model("good"), "--only", "A4")
+    assert (status, checks["A4"]["verdict"]) == (1, "fail")
+    assert "a damaged one" in checks["A4"]["found"]
+
+
 CANNOT = {
     "exec": {"C1-health", "C3", "C4", "D2", "N2"},
     "invoke": {"C4"},  # it has one thread: a second case waits
