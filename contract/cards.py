@@ -196,7 +196,7 @@ class Card(Frozen):
     candidates: Candidates
     matching: Matching = Matching()
     test_time_mirroring: bool = True
-    checkpoint: Literal["best", "final"] | None = None
+    checkpoint: Literal["best", "final", "detection"] | None = None
     """Which weights a run keeps under the profile ``rsna2022``; other profiles keep the final ones."""
     baselines: tuple[Baseline, ...] = ()
 

@@ -4,6 +4,7 @@ Everything else is a bug and keeps its traceback. ``exit_status`` is the only pl
 exit code: 0 done, 1 a bug, 2 wrong usage, 3 the input is wrong.
 """
 
+import errno
 import sys
 import traceback
 from collections.abc import Callable
@@ -35,6 +36,12 @@ def exit_status(command: Callable[[], None]) -> int:
         return error.exit_code
     except PermissionError as error:  # a mounted folder that the container's user may not read, wherever it shows
         print(f"error: {error.filename}: expected to be allowed to use it, found: {error.strerror}", file=sys.stderr)
+        return OncoduetError.exit_code
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            traceback.print_exc()
+            return 1
+        print(f"error: {error.filename or 'a file'}: expected space on the disk, found none", file=sys.stderr)
         return OncoduetError.exit_code
     except Exception:
         traceback.print_exc()

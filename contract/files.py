@@ -3,6 +3,7 @@
 JSON is strict in both directions: no NaN or infinity, no duplicate keys. Hashes are SHA-256, in hexadecimal.
 """
 
+import errno
 import hashlib
 import json
 import math
@@ -19,13 +20,18 @@ from contract.errors import OncoduetError
 
 
 @contextmanager
-def atomic_file(path: Path) -> Iterator[Path]:
+def atomic_file(path: Path, *, size_bytes: int | None = None) -> Iterator[Path]:
     """Give a temporary path with the same suffix; on success sync it and rename it to ``path``, else remove it.
+
+    Parameters
+    ----------
+    size_bytes
+        How large the file is going to be, for the message where the disk is too full for it; None: not known.
 
     Raises
     ------
     OncoduetError
-        The folder cannot be written to.
+        The folder cannot be written to, or the disk is full; a file that was there before is still there.
     """
     suffix = "".join(path.suffixes[-2:]) if path.name.endswith((".nii.gz", ".tar.gz")) else path.suffix
     partial = path.with_name(f".partial-{uuid.uuid4().hex}{suffix}")
@@ -37,6 +43,10 @@ def atomic_file(path: Path) -> Iterator[Path]:
         _sync(partial)
         partial.replace(path)
         _sync(path.parent)
+    except OSError as error:
+        partial.unlink(missing_ok=True)  # before its space is counted
+        _explain_full_disk(error, path, size_bytes=size_bytes)
+        raise
     finally:
         partial.unlink(missing_ok=True)
 
@@ -50,7 +60,7 @@ def staged_folder(output: Path) -> Iterator[Path]:
     Raises
     ------
     OncoduetError
-        ``output`` is no folder or cannot be written to.
+        ``output`` is no folder or cannot be written to, or the disk is full.
     """
     existed = output.exists()
     with _writable(output):
@@ -67,6 +77,9 @@ def staged_folder(output: Path) -> Iterator[Path]:
                 shutil.rmtree(target)
             entry.replace(target)
         _sync(output)
+    except OSError as error:
+        _explain_full_disk(error, output, size_bytes=None)
+        raise
     finally:
         shutil.rmtree(stage, ignore_errors=True)
         if not existed and not any(output.iterdir()):
@@ -135,6 +148,14 @@ def _sync(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def _explain_full_disk(error: OSError, path: Path, *, size_bytes: int | None) -> None:
+    """Raise ``OncoduetError`` if that is what the error means; NumPy's own has a text in place of a number."""
+    if error.errno in (errno.ENOSPC, errno.EDQUOT) or (error.errno is None and " requested and " in str(error)):
+        needed = "enough space" if size_bytes is None else f"{size_bytes} bytes"
+        free_bytes = shutil.disk_usage(path.parent).free
+        raise OncoduetError(f"{path}: expected {needed} for it on the disk, found {free_bytes} bytes free") from None
 
 
 @contextmanager

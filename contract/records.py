@@ -25,6 +25,11 @@ class Record(Frozen):
     """sha256 of what this was made from, by name."""
 
 
+CheckpointPolicy = Literal["best", "final", "detection"]
+"""Which weights of a training count: those with the best moving average of the pseudo Dice, the last ones, or, among
+weights kept every so many epochs, those with the best ranking score on the fold's validation studies."""
+
+
 class RunKey(Frozen):
     """Which run: together with the dataset it determines everything."""
 
@@ -46,6 +51,8 @@ class Epoch(Frozen):
     validation_loss: float
     learning_rate: float
     wall_s: float
+    pseudo_dice: float | None = None
+    """On the validation patches, mean over the foreground classes; null where they held none of them."""
 
 
 class RunRecord(Record):
@@ -55,15 +62,50 @@ class RunRecord(Record):
     state: Literal["planned", "running", "finished", "failed"]
     dataset_fingerprint: str
     data_licence: str
-    checkpoint: Literal["best", "final"]
+    checkpoint: CheckpointPolicy
     versions: Mapping[str, str]
     hardware: Mapping[str, str | int]
+    torch: Mapping[str, str | int | bool] = {}
+    """What decides the last bits beside the hardware: torch's build and libraries, its threads, its switches."""
+    container: str | None = None
+    """Name of the image, or null outside of one."""
+    command_line: tuple[str, ...] = ()
+    """Of the process that worked on the run last; it may have had several."""
+    prepared_folder: str | None = None
+    """Where the dataset lay; no part of what the run is."""
     wall_s: float
     cpu_s: float
     gpu_s: float
     epochs: tuple[Epoch, ...]
     weights_sha256: str | None
     """Hash over the weights' tensors (not the file), or null until finished."""
+
+
+class ScoredCheckpoint(Frozen):
+    """Weights of one epoch and how they detect."""
+
+    epoch: int
+    """Epochs done."""
+    weights_sha256: str
+    auroc: float
+    ap: float
+    score: float
+    """(auroc + ap) / 2, strict, on the fold's validation studies."""
+
+
+class SelectionRecord(Record):
+    """``selection.json`` in a run's folder: which weights it kept by detection, and how the others did."""
+
+    key: RunKey
+    validation: tuple[str, ...]
+    """Case ids of the studies that were predicted."""
+    mirroring: bool
+    """Whether mirrored copies were predicted too."""
+    checkpoints: tuple[ScoredCheckpoint, ...]
+    chosen_epoch: int
+    """Best score; of equal ones the earliest."""
+    optimism: str
+    """What this choice does to scores on the same studies."""
 
 
 class Member(Frozen):

@@ -31,9 +31,10 @@ def save_weights(path: Path, state_dict: Mapping[str, torch.Tensor]) -> None:
             stored[name] = tensor.clone()
         else:
             aliases[name] = owner
-    with atomic_file(path) as partial:
-        # Not save_file: it puts a file in place that nobody but its owner may read, while containers run as others.
-        partial.write_bytes(save(stored, metadata={_ALIASES: json.dumps(aliases, sort_keys=True)}))
+    # Not save_file: it puts a file in place that nobody but its owner may read, while containers run as others.
+    content = save(stored, metadata={_ALIASES: json.dumps(aliases, sort_keys=True)})
+    with atomic_file(path, size_bytes=len(content)) as partial:
+        partial.write_bytes(content)
 
 
 def load_weights(path: Path) -> dict[str, torch.Tensor]:

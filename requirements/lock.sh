@@ -3,7 +3,7 @@
 set -euo pipefail
 cd "$(dirname "$0")"
 constraint=()
-for name in dev train algorithm evaluation; do   # dev first: the images get the versions that the tests ran with
+for name in dev train algorithm evaluation sbom; do   # dev first: the images get the versions that the tests ran with
   uv pip compile --generate-hashes --no-header --no-annotate --python-version 3.11 \
     --python-platform x86_64-manylinux_2_28 --override overrides.txt "${constraint[@]}" --quiet --upgrade \
     --output-file "$name.lock" "$name.in"

@@ -2,10 +2,13 @@
 
 ``ONCODUET_DATA`` names the folder of small real data; without it ``../shared/data`` beside the project is tried.
 Tests that need it take the fixture ``real_data``. ``--require-data`` turns their skip into a failure, ``--no-skips``
-any skip.
+any skip. Tests that need a GPU or a Slurm are deselected where there is none; ``ONCODUET_SLURM=required`` keeps the
+latter, which then fail.
 """
 
 import os
+import shutil
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -15,18 +18,35 @@ PROJECT = Path(__file__).resolve().parent.parent
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--require-data", action="store_true", help="fail where the real data is missing")
+    parser.addoption("--kills", type=int, default=5, help="how often a run is killed to see that it survives (5)")
     parser.addoption("--no-skips", action="store_true", help="fail when any test was skipped")
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    for marker, is_there in [("gpu", _has_gpu), ("slurm", _has_slurm)]:
+        marked = [item for item in items if item.get_closest_marker(marker)]
+        if marked and not is_there():
+            config.hook.pytest_deselected(items=marked)
+            items[:] = [item for item in items if item not in marked]
+
+
+def _has_gpu() -> bool:
     import torch  # noqa: PLC0415
 
-    if torch.cuda.is_available():
-        return
-    gpu = [item for item in items if item.get_closest_marker("gpu")]
-    if gpu:
-        config.hook.pytest_deselected(items=gpu)
-        items[:] = [item for item in items if item not in gpu]
+    return torch.cuda.is_available()
+
+
+def _has_slurm() -> bool:
+    """Whether a Slurm takes jobs here, or has to."""
+    if os.environ.get("ONCODUET_SLURM") == "required":
+        return True
+    if shutil.which("sbatch") is None or shutil.which("sinfo") is None:
+        return False
+    try:
+        asked = subprocess.run(["sinfo", "-h"], capture_output=True, text=True, timeout=20, check=False)
+    except subprocess.TimeoutExpired:
+        return False
+    return asked.returncode == 0 and bool(asked.stdout.strip())
 
 
 def pytest_terminal_summary(terminalreporter) -> None:

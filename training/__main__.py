@@ -1,14 +1,22 @@
-"""Command line of the training: prepare, run, campaign, status, bundle."""
+"""Command line of the training: prepare, run, campaign, status, verify, bundle."""
 
 import argparse
 import logging
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 
 from contract.errors import exit_status
+
+if TYPE_CHECKING:
+    from training.campaign.costs import Side
+    from training.campaign.plan import Campaign
+
+INTERRUPTED = 130
+"""Exit code after Ctrl-C, as shells have it."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -36,7 +44,7 @@ def _prepare(options: argparse.Namespace, console: Console) -> None:
 
 def _run(options: argparse.Namespace, console: Console) -> None:
     from training.prepared import load_prepared  # noqa: PLC0415
-    from training.run import plan_run, show  # noqa: PLC0415
+    from training.run import Wishes, plan_run, show  # noqa: PLC0415
 
     run = plan_run(
         load_prepared(options.prepared),
@@ -46,23 +54,67 @@ def _run(options: argparse.Namespace, console: Console) -> None:
         profile=options.profile,
         base_seed=options.seed,
     )
-    show(run, options.output, device=options.device, resume=options.resume, console=console)
+    show(
+        run,
+        options.output,
+        device=options.device,
+        resume=options.resume,
+        wait=options.wait,
+        wishes=Wishes(options.tensorboard, options.archive, options.localisation),
+        console=console,
+    )
+
+
+def _verify(options: argparse.Namespace, console: Console) -> None:
+    from training.verify import require_sound, show, verify  # noqa: PLC0415
+
+    checks = verify(options.runs, prepared=options.prepared, archive=options.archive)
+    console.print(show(checks))
+    require_sound(checks)
 
 
 def _campaign(options: argparse.Namespace, console: Console) -> None:
     from training.campaign import load_campaign  # noqa: PLC0415
+    from training.campaign.local import local_side, make_locally  # noqa: PLC0415
+    from training.campaign.slurm import make_on_slurm, slurm_side  # noqa: PLC0415
 
     campaign = load_campaign(options.campaign, prepared=options.prepared, output=options.output)
+    on_slurm = options.executor == "slurm"
     if options.dry_run:
-        console.print(campaign.table())
-    else:
-        campaign.make(console=console, device=options.device)
+        _estimate(campaign, slurm_side(campaign) if on_slurm else local_side(campaign, options.device), console)
+        return
+    make = make_on_slurm if on_slurm else make_locally
+    try:
+        make(campaign, console=console, device=options.device)
+    except KeyboardInterrupt:
+        console.print(
+            "interrupted; jobs in the queue go on, and the same command watches them again"
+            if on_slurm
+            else "interrupted; the same command goes on from the last checkpoints"
+        )
+        raise SystemExit(INTERRUPTED) from None
+
+
+def _estimate(campaign: "Campaign", side: "Side", console: Console) -> None:
+    """Show the runs and what the missing ones will cost; as the campaign itself, refuse what cannot be done."""
+    from training.campaign.costs import bill, hours_line, paces  # noqa: PLC0415
+    from training.campaign.progress import Watch, table  # noqa: PLC0415
+
+    snapshot = Watch(campaign).look()
+    console.print(table(snapshot))
+    costs = bill(campaign, snapshot, side)
+    for line in costs.lines():
+        console.print(line, soft_wrap=True)
+    costs.refuse_if_short(campaign)
+    console.print(hours_line(snapshot, side, paces(snapshot, side)), soft_wrap=True)
 
 
 def _status(options: argparse.Namespace, console: Console) -> None:
     from training.campaign import load_campaign  # noqa: PLC0415
+    from training.campaign.display import watch_from_outside  # noqa: PLC0415
 
-    console.print(load_campaign(options.campaign, prepared=options.prepared, output=options.output).table())
+    campaign = load_campaign(options.campaign, prepared=options.prepared, output=options.output)
+    watch_from_outside(campaign, console, until_finished=options.watch)
 
 
 def _bundle(options: argparse.Namespace, console: Console) -> None:
@@ -95,19 +147,41 @@ def _parser() -> argparse.ArgumentParser:
     run.add_argument("--profile", required=True, help="rsna2022, modern, demo, or path of a .toml file")
     run.add_argument("--output", type=Path, required=True, help="folder of this run")
     run.add_argument("--resume", action="store_true", help="fail unless there is a checkpoint to go on from")
+    run.add_argument("--wait", action="store_true", help="wait for another process at work on this run; else leave")
+    run.add_argument("--tensorboard", action="store_true", help="write event files into the run's folder tensorboard")
+    run.add_argument("--archive", type=Path, help="where the archive lies now, if it was moved since prepare")
+    run.add_argument(
+        "--localisation",
+        type=Path,
+        help="finished run of stage 1 by which a checkpoint is chosen; default: one of the same fold beside --output",
+    )
     run.add_argument("--seed", type=int, default=0, help="base of the run's seed (default 0)")
     _add_device(run)
 
     campaign = commands.add_parser("campaign", help="train all missing runs of a campaign file")
     campaign.set_defaults(command=_campaign)
     _add_campaign(campaign)
-    campaign.add_argument("--executor", choices=["local"], default="local", help="where runs are made (default local)")
-    campaign.add_argument("--dry-run", action="store_true", help="show the runs and their state, train none")
+    campaign.add_argument(
+        "--executor",
+        choices=["local", "slurm"],
+        default="local",
+        help="where runs are made: on this machine, or through Slurm",
+    )
+    campaign.add_argument(
+        "--dry-run", action="store_true", help="show the runs, their state and what they will cost; train none"
+    )
     _add_device(campaign)
 
-    status = commands.add_parser("status", help="how far the runs of a campaign file are")
+    status = commands.add_parser("status", help="how far the runs of a campaign file are; writes status.html")
     status.set_defaults(command=_status)
     _add_campaign(status)
+    status.add_argument("--watch", action="store_true", help="stay, and look again until all runs are finished")
+
+    verify = commands.add_parser("verify", help="take every hash of runs again, back to dataset and archive")
+    verify.set_defaults(command=_verify)
+    verify.add_argument("runs", type=Path, nargs="+", metavar="RUN", help="run folders, or folders of run folders")
+    verify.add_argument("--prepared", type=Path, help="where the prepared dataset lies now")
+    verify.add_argument("--archive", type=Path, help="where the archive lies now")
 
     bundle = commands.add_parser("bundle", help="finished runs → model bundle")
     bundle.set_defaults(command=_bundle)

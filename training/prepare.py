@@ -14,7 +14,7 @@ from scipy import ndimage
 from contract.archive import Study, archive_licence, find_studies
 from contract.cards import Card, card_path, load_card
 from contract.errors import OncoduetError, UsageError
-from contract.files import sha256_json, staged_folder, write_json, write_text
+from contract.files import sha256_file, sha256_json, staged_folder, write_json, write_text
 from contract.records import Stage, write_record
 from contract.volume import LabelArray, Volume
 from network.localisation import true_region
@@ -22,7 +22,17 @@ from network.study import Scan, classes_on, read_scan, read_truth, stack
 from training.engines import nnunet_data
 from training.engines.nnunet_data import StackedStudy
 from training.logs import log_to
-from training.prepared import LOCALISATION, Fold, PreparedRecord, PreparedStudy, SplitsRecord, load_prepared
+from training.prepared import (
+    LOCALISATION,
+    Fold,
+    PreparedRecord,
+    PreparedStudy,
+    SplitsRecord,
+    case_files,
+    load_prepared,
+)
+from training.sources import FILE as SOURCES
+from training.sources import SourcesRecord, stamp_study
 
 logger = logging.getLogger(__name__)
 
@@ -64,8 +74,10 @@ def prepare(*, card_name: str, archive: Path, output: Path, folds: int, seed: in
         Progress(console=console, redirect_stdout=False, redirect_stderr=False) as progress,
     ):
         stacked = {each: _Stacked(Path(work) / each, card, each) for each in stages}
+        stamps = {}
         for study in progress.track(studies, description="read studies"):
             assert study.label is not None
+            stamps[study.case_id] = stamp_study(archive, study)  # before it is read: a change meanwhile is noticed
             scan = read_scan(card, study.channels, name=study.case_id)
             truth = read_truth(card, study.label, scan.native)
             for dataset in stacked.values():
@@ -74,6 +86,7 @@ def prepare(*, card_name: str, archive: Path, output: Path, folds: int, seed: in
             raise OncoduetError(f"{archive / 'labels'}: expected at least one study with a lesion, found none")
         lesions = stacked["detection"].records
         splits = SplitsRecord(seed=seed, folds=split_patients(lesions, folds=folds, seed=seed))
+        write_record(stage / SOURCES, SourcesRecord(archive=str(archive.resolve()), studies=stamps))
         card_text = card_path(card_name).read_text(encoding="utf-8")
         for name, dataset in stacked.items():
             folder = stage if name == "detection" else stage / LOCALISATION
@@ -111,15 +124,17 @@ def _preprocess(
     write_json(folder / "plans.json", plans)
     write_json(folder / "dataset.json", dataset)
     write_json(folder / "dataset_fingerprint.json", fingerprint)
+    files = [path for case_id in case_ids for path in case_files(folder, case_id)]
     return PreparedRecord(
         card=card.name,
         card_sha256=card.sha256,
-        dataset_fingerprint=sha256_json(stacked.hashes),
+        dataset_fingerprint=stacked.fingerprint,
         data_licence=licence,
         stage=stacked.stage,
         foreground_samples_per_case=samples,
         studies=tuple(stacked.records),
-        parents={"archive": sha256_json(stacked.hashes), "card": card.sha256},
+        files={path.name: sha256_file(path) for path in files},
+        parents={"archive": stacked.fingerprint, "card": card.sha256},
     )
 
 
@@ -148,7 +163,7 @@ class _Stacked:
         self.card = card if stage == "detection" else card.localising()
         self.stage: Stage = stage
         self.records: list[PreparedStudy] = []
-        self.hashes: list[list[str]] = []
+        self.hashes: dict[str, str] = {}
         self.spacing_mm_zyx: dict[str, tuple[float, float, float]] = {}
         self.largest_foreground_voxels = 0
         folder.mkdir()
@@ -169,7 +184,12 @@ class _Stacked:
         total.update(np.ascontiguousarray(label).tobytes())
         lesions = count_lesions(label, self.card)
         self.records.append(PreparedStudy(case_id=study.case_id, patient_id=study.patient_id, lesions=lesions))
-        self.hashes.append([study.case_id, total.hexdigest()])
+        self.hashes[study.case_id] = total.hexdigest()
+
+    @property
+    def fingerprint(self) -> str:
+        """Hash over case ids, voxels, labels and spacings; the order in which studies were found does not count."""
+        return sha256_json(self.hashes)
 
     def read(self, case_id: str) -> StackedStudy:
         """One study as ``nnunet_data`` takes it."""

@@ -1,8 +1,9 @@
 """A prepared dataset: what ``prepare`` leaves and every run reads.
 
 The folder holds ``prepared.json``, ``splits.json``, ``card.toml``, nnU-Net's ``plans.json``, ``dataset.json`` and
-``dataset_fingerprint.json``, and the preprocessed studies in ``cases``. For a card that first locates an organ there is
-the same once more, for stage 1, in the folder ``localisation``.
+``dataset_fingerprint.json``, the preprocessed studies in ``cases``, and ``sources.json`` (``training.sources``), which
+says what archive it comes from. For a card that first locates an organ there is the same once more, for stage 1, in the
+folder ``localisation``.
 """
 
 from collections.abc import Mapping
@@ -34,12 +35,14 @@ class PreparedRecord(Record):
     card: str
     card_sha256: str
     dataset_fingerprint: str
-    """Hash over case ids, voxels and labels on the study grid, and spacings."""
+    """Hash over case ids, voxels and labels on the study grid, and spacings; the studies' order does not count."""
     data_licence: str
     stage: Stage = "detection"
     foreground_samples_per_case: int
     """Voxels drawn from each study for the intensity statistics of quantitative channels."""
     studies: tuple[PreparedStudy, ...]
+    files: Mapping[str, str]
+    """sha256 of each preprocessed file in ``cases``, by name. Written once, checked by ``training verify``."""
 
 
 class Fold(Frozen):
@@ -88,7 +91,10 @@ class Prepared:
     def sha256(self) -> str:
         """Hash of all that a run's result depends on; who wrote it and when does not count."""
         folds = [fold.model_dump(mode="json") for fold in self.folds]
-        return sha256_json([self.record.dataset_fingerprint, self.card.sha256, self.plans, self.dataset, folds])
+        record = self.record
+        return sha256_json(
+            [record.dataset_fingerprint, dict(record.files), self.card.sha256, self.plans, self.dataset, folds]
+        )
 
     def fold(self, number: int) -> Fold:
         """One fold. Raises ``OncoduetError`` for a number that the splits do not have."""

@@ -12,6 +12,7 @@ from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt
 from contract.cards import Card, Frozen, Name, parse_toml
 from contract.errors import OncoduetError
 from contract.files import sha256_json
+from contract.records import CheckpointPolicy
 
 PROFILES = Path(__file__).parent / "profiles"
 
@@ -56,9 +57,17 @@ class Profile(Frozen):
     foreground_focus: Literal["any", "lesion"] = "any"
     """The voxel's class: any of the study's classes by equal chance, as nnU-Net has it, or the lesion where there is
     one. They differ for cards that know organs beside the lesion."""
-    checkpoint: Literal["best", "final", "card"]
-    """``best``: by the moving average of the pseudo Dice on the validation fold. ``card``: what the card says."""
+    loader: Literal["resident", "nnunet"] = "resident"
+    """``resident``: studies lie in the device's memory, patches are cut and augmented there (``training.resident``).
+    ``nnunet``: nnU-Net's own loader, in this process. The distribution of patches is the same, single patches are not.
+    """
+    checkpoint: Literal["best", "final", "detection", "card"]
+    """``best``: by the moving average of the pseudo Dice on the validation fold. ``detection``: by the ranking score on
+    the validation fold's studies, see ``training.selection``. ``card``: what the card says."""
     checkpoint_every_epochs: PositiveInt
+    """A run that is killed loses at most so many epochs."""
+    keep_every_epochs: PositiveInt = 50
+    """For ``detection``: the weights of every so many epochs are kept until the choice among them and the last."""
     threads: PositiveInt
     """Threads of one operation on the CPU. Pinned, since another number gives other bits."""
     plan: PlanEdits | None = None
@@ -68,7 +77,7 @@ class Profile(Frozen):
         """Hash of what the profile says; comments and layout of the file do not count."""
         return sha256_json(self.model_dump(mode="json"))
 
-    def checkpoint_for(self, card: Card) -> Literal["best", "final"]:
+    def checkpoint_for(self, card: Card) -> CheckpointPolicy:
         """Which weights a run keeps.
 
         Raises

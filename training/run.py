@@ -5,18 +5,13 @@ it is finished. Running the same command again goes on from the last checkpoint,
 folder that holds another run is refused. One process at a time works on a run.
 """
 
-import fcntl
 import hashlib
 import logging
-import os
-import platform
 import shutil
-import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
+from contextlib import closing, suppress
 from dataclasses import dataclass
-from functools import cache, cached_property
-from importlib.metadata import version
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -24,14 +19,19 @@ from rich.console import Console
 from rich.progress import Progress, TextColumn
 
 from contract.errors import OncoduetError, UsageError
-from contract.files import write_json, write_text
-from contract.provenance import VERSION
-from contract.records import Epoch, RunKey, RunRecord, read_record, write_record
+from contract.files import sha256_file, sha256_json, write_json, write_text
+from contract.records import CheckpointPolicy, Epoch, RunKey, RunRecord, read_record, write_record
+from training import circumstances
+from training.checkpoints import Checkpoints
 from training.configurations import Configuration, load_configuration
-from training.logs import log_to
+from training.logs import open_log
 from training.prepared import Fold, Prepared
 from training.profiles import Profile, edited_plans, load_profile
 from training.run_folder import RunFolder
+from training.run_lock import alone
+from training.selection import archive_to_choose_by, select
+from training.sources import unchanged_archive
+from training.turns import Steps, finished, in_turns
 
 if TYPE_CHECKING:
     from training.engines import nnunet
@@ -62,9 +62,10 @@ class Run:
         return self.prepared.fold(self.fold_number)
 
     @property
-    def keep(self) -> Literal["best", "final"]:
-        """Which weights it keeps."""
-        return self.profile.checkpoint_for(self.prepared.card)
+    def keep(self) -> CheckpointPolicy:
+        """Which weights it keeps. A network that locates an organ detects no lesion by which one could choose."""
+        policy = self.profile.checkpoint_for(self.prepared.card)
+        return "final" if policy == "detection" and self.configuration.stage != "detection" else policy
 
     @cached_property
     def plans(self) -> dict[str, Any]:
@@ -94,7 +95,14 @@ class Run:
             "prepared": self.prepared.sha256,
             "configuration": self.configuration.sha256,
             "profile": self.profile.sha256,
+            "card": self.prepared.record.card_sha256,
+            "plans": sha256_json(self.plans),
+            "dataset": sha256_json(self.prepared.dataset),
         }
+
+    def checkpoints(self, folder: RunFolder) -> Checkpoints:
+        """Its checkpoints, which name the run by what it is and by what it is made from."""
+        return Checkpoints(folder.checkpoints, sha256_json([self.key.model_dump(mode="json"), self.parents]))
 
     def task(self, folder: RunFolder, device: Literal["cpu", "cuda"]) -> "nnunet.Task":
         """What the engine is asked to do."""
@@ -113,7 +121,8 @@ class Run:
             keep=self.keep,
             seed=self.key.seed,
             device=device,
-            checkpoint=folder.checkpoint,
+            checkpoints=self.checkpoints(folder),
+            kept=folder.kept,
             work=folder.engine,
         )
 
@@ -126,6 +135,7 @@ class Run:
         wall_s: float = 0.0,
         cpu_s: float = 0.0,
         weights_sha256: str | None = None,
+        selection_sha256: str | None = None,
     ) -> RunRecord:
         """Its ``run.json``."""
         return RunRecord(
@@ -134,14 +144,18 @@ class Run:
             dataset_fingerprint=self.prepared.record.dataset_fingerprint,
             data_licence=self.prepared.record.data_licence,
             checkpoint=self.keep,
-            versions=_versions(),
-            hardware=_hardware(device, self.profile.threads),
+            versions=circumstances.versions(),
+            hardware=circumstances.hardware(device, self.profile.threads),
+            torch=circumstances.torch_build() if state != "planned" else {},
+            container=circumstances.container(),
+            command_line=circumstances.command_line(),
+            prepared_folder=str(self.prepared.folder.resolve()),
             wall_s=round(wall_s, 3),
             cpu_s=round(cpu_s, 3),
             gpu_s=round(wall_s, 3) if device == "cuda" else 0.0,
             epochs=tuple(epochs),
             weights_sha256=weights_sha256,
-            parents=self.parents,
+            parents=self.parents | ({"selection": selection_sha256} if selection_sha256 else {}),
         )
 
 
@@ -154,7 +168,8 @@ def plan_run(
     ------
     OncoduetError
         No such configuration, profile or fold; the fold trains on no lesion (or organ, in stage 1); restart or seed
-        below 0; the configuration is for a stage that the card does not have.
+        below 0; the configuration is for a stage that the card does not have; the checkpoint is to be chosen by
+        detection, and the fold's validation studies are not both with and without lesions.
     """
     how = load_configuration(configuration)
     prepared = prepared.for_stage(how.stage)
@@ -165,8 +180,27 @@ def plan_run(
     if not any(lesions[case_id] for case_id in run.fold.train):
         wanted = prepared.card.lesion_class
         raise OncoduetError(f"{prepared.folder}: expected a {wanted} in the training part of fold {fold}, found none")
-    _ = run.keep
+    if run.keep == "detection":
+        positive = sum(lesions[case_id] > 0 for case_id in run.fold.validation)
+        negative = len(run.fold.validation) - positive
+        if not (positive and negative):
+            raise OncoduetError(
+                f"{prepared.folder}: expected validation studies with and without lesions in fold {fold}, by which "
+                f"the profile {run.profile.name} chooses a checkpoint, found {positive} with and {negative} without"
+            )
     return run
+
+
+@dataclass(frozen=True)
+class Wishes:
+    """What may be asked for beside the run; none of it changes what is trained."""
+
+    tensorboard: bool = False
+    """Write event files."""
+    archive: Path | None = None
+    """Where the archive lies now, if not where it lay when the dataset was prepared."""
+    localisation: Path | None = None
+    """Finished run of stage 1 for the choice by detection; None: one of the same fold beside the run."""
 
 
 def execute(
@@ -175,6 +209,8 @@ def execute(
     *,
     device: Device = "auto",
     resume: bool = False,
+    wait: bool = False,
+    wishes: Wishes = Wishes(),
     on_iteration: Callable[[int], None] = lambda _: None,
     on_epoch: Callable[[Epoch], None] = lambda _: None,
 ) -> RunRecord:
@@ -186,37 +222,94 @@ def execute(
         The run's own folder.
     resume
         Insist on going on from a checkpoint.
+    wait
+        Wait for another process that works on the run; else leave.
     on_iteration, on_epoch
         Told the number of steps done in all, and each epoch as it ends.
 
     Raises
     ------
     OncoduetError
-        The folder holds another run, or this one on other data; another process works on it; ``resume`` without a
-        checkpoint; the training diverges.
+        The folder holds another run, or this one on other data; the archive has changed since it was prepared; another
+        process works on it; ``resume`` without a checkpoint; the disk is full; the training diverges; the checkpoint
+        cannot be chosen by detection.
     """
+    item = Item(run, output, on_iteration=on_iteration, on_epoch=on_epoch)
+    return finished(_steps(item, device=_device(device), resume=resume, wait=wait, wishes=wishes))
+
+
+@dataclass(frozen=True)
+class Item:
+    """One of several runs that are made together, and whom to tell about it."""
+
+    run: Run
+    output: Path
+    on_iteration: Callable[[int], None] = lambda _: None
+    """Told the number of steps done in all."""
+    on_epoch: Callable[[Epoch], None] = lambda _: None
+    """Told each epoch as it ends."""
+    on_end: Callable[[RunRecord | Exception], None] = lambda _: None
+    """Told the finished run's record, or why it failed, while the others still go on."""
+
+
+def execute_together(
+    items: Sequence[Item], *, device: Device = "auto", resume: bool = False, wishes: Wishes = Wishes()
+) -> list[RunRecord | Exception]:
+    """Make several runs in this process, a step of each in turn; each gives the bits that it gives alone.
+
+    A run that fails does not stop the others: its record says ``failed``, its log why, and its exception stands in
+    its place of the answer. Wall seconds in a record are those of the run's own turns, so that they add up.
+
+    Parameters
+    ----------
+    resume
+        Insist on going on from checkpoints; a run without one fails.
+
+    Returns
+    -------
+    list
+        For each item, in their order, the record or the exception that ended it.
+
+    Raises
+    ------
+    OncoduetError
+        Two items have the same folder, or there is no such device.
+    """
+    folders = [item.output.resolve() for item in items]
+    doubled = next((folder for folder in folders if folders.count(folder) > 1), None)
+    if doubled is not None:
+        raise OncoduetError(f"{doubled}: expected each run to have a folder of its own, found two runs for it")
     where = _device(device)
-    folder = RunFolder(output)
-    existing_record(run, folder, resume=resume)
-    output.mkdir(parents=True, exist_ok=True)
-    with _alone(folder):
-        existing = existing_record(run, folder, resume=resume)
-        if existing is not None and existing.state == "finished":
-            shutil.rmtree(folder.work, ignore_errors=True)
-            logger.info("%s: finished already, nothing to do", output)
-            return existing
-        shutil.rmtree(folder.engine, ignore_errors=True)
-        folder.engine.mkdir(parents=True)
-        write_text(folder.card, (run.prepared.folder / "card.toml").read_text(encoding="utf-8"))
-        write_json(folder.plans, run.plans)
-        write_json(folder.dataset, dict(run.prepared.dataset))
-        with log_to(folder.log):
-            record = _train(run, folder, device=where, existing=existing, on_iteration=on_iteration, on_epoch=on_epoch)
-        shutil.rmtree(folder.work)
-        return record
+    going = {number: _steps(item, device=where, resume=resume, wishes=wishes) for number, item in enumerate(items)}
+    ended: dict[int, RunRecord | Exception] = {}
+    try:
+        while going:
+            for number, steps in list(going.items()):
+                try:
+                    next(steps)
+                except StopIteration as end:
+                    ended[number] = end.value
+                except Exception as error:
+                    ended[number] = error
+                if number in ended:
+                    del going[number]
+                    items[number].on_end(ended[number])
+    finally:
+        for steps in going.values():  # after an interruption: locks are let go, records say how far it was
+            steps.close()
+    return [ended[number] for number in range(len(items))]
 
 
-def show(run: Run, output: Path, *, device: Device, resume: bool, console: Console) -> RunRecord:
+def show(
+    run: Run,
+    output: Path,
+    *,
+    device: Device,
+    resume: bool,
+    console: Console,
+    wait: bool = False,
+    wishes: Wishes = Wishes(),
+) -> RunRecord:
     """Make a run as :func:`execute` does, with a progress bar, or a line per epoch where there is no terminal."""
     profile = run.profile
     with Progress(
@@ -240,6 +333,8 @@ def show(run: Run, output: Path, *, device: Device, resume: bool, console: Conso
             output,
             device=device,
             resume=resume,
+            wait=wait,
+            wishes=wishes,
             on_iteration=lambda done: progress.update(bar, completed=done),
             on_epoch=on_epoch,
         )
@@ -265,8 +360,8 @@ def existing_record(run: Run, folder: RunFolder, *, resume: bool = False) -> Run
                 f"(state {existing.state}); give another --output"
             )
     finished = existing is not None and existing.state == "finished"
-    if resume and not finished and not folder.checkpoint.is_file():
-        raise OncoduetError(f"{folder.checkpoint}: expected a checkpoint to resume from, found none")
+    if resume and not finished:
+        run.checkpoints(folder).require()
     return existing
 
 
@@ -276,18 +371,51 @@ def derived_seed(*parts: str | int) -> int:
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:4], "big")
 
 
-def _train(
-    run: Run,
+def _steps(
+    item: Item, *, device: Literal["cpu", "cuda"], resume: bool, wait: bool = False, wishes: Wishes
+) -> Steps[RunRecord]:
+    """Make a run in steps, with its lock, folder and log."""
+    run, folder = item.run, RunFolder(item.output)
+    existing_record(run, folder, resume=resume and not wait)
+    folder.path.mkdir(parents=True, exist_ok=True)
+    with alone(folder, wait=wait):
+        existing = existing_record(run, folder, resume=resume)
+        if existing is not None and existing.state == "finished":
+            shutil.rmtree(folder.work, ignore_errors=True)
+            logger.info("%s: finished already, nothing to do", folder.path)
+            return existing
+        if run.keep == "detection":
+            archive_to_choose_by(run.prepared, wishes.archive)  # known now, not after a thousand epochs
+        else:
+            unchanged_archive(run.prepared, archive=wishes.archive)
+        folder.sweep()
+        shutil.rmtree(folder.engine, ignore_errors=True)
+        folder.engine.mkdir(parents=True)
+        write_text(folder.card, (run.prepared.folder / "card.toml").read_text(encoding="utf-8"))
+        write_json(folder.plans, run.plans)
+        write_json(folder.dataset, dict(run.prepared.dataset))
+        with open_log(folder.log) as log:
+            making = _make(item, folder, device=device, existing=existing, wishes=wishes)
+            record = yield from in_turns(making, log.turn)
+        shutil.rmtree(folder.work)
+        return record
+
+
+def _make(
+    item: Item,
     folder: RunFolder,
     *,
     device: Literal["cpu", "cuda"],
     existing: RunRecord | None,
-    on_iteration: Callable[[int], None],
-    on_epoch: Callable[[Epoch], None],
-) -> RunRecord:
-    from network.weights import save_weights, tensors_sha256  # noqa: PLC0415
+    wishes: Wishes,
+) -> Steps[RunRecord]:
+    """Train, choose the weights, and keep the record up to date; a failure is written down before it is told."""
+    from network.weights import load_weights, save_weights, tensors_sha256  # noqa: PLC0415
     from training.engines import nnunet  # noqa: PLC0415
+    from training.tensorboard import Curves  # noqa: PLC0415
 
+    run = item.run
+    curves = Curves(folder.tensorboard)
     progress: dict[str, Any] = {}
     if existing is not None:
         progress.update(epochs=existing.epochs, wall_s=existing.wall_s, cpu_s=existing.cpu_s)
@@ -295,36 +423,36 @@ def _train(
     def note(epochs: Sequence[Epoch], wall_s: float, cpu_s: float) -> None:
         progress.update(epochs=epochs, wall_s=wall_s, cpu_s=cpu_s)
         write_record(folder.record, run.record(state="running", device=device, **progress))
-        on_epoch(epochs[-1])
+        if wishes.tensorboard:
+            curves.add(epochs)
+        item.on_epoch(epochs[-1])
 
-    write_record(folder.record, run.record(state="running", device=device, **progress))
     try:
-        trained = nnunet.train(run.task(folder, device), on_iteration=on_iteration, on_epoch=note)
+        write_record(folder.record, run.record(state="running", device=device, **progress))
+        with closing(curves):
+            task = run.task(folder, device)
+            trained = yield from nnunet.steps(task, on_iteration=item.on_iteration, on_epoch=note)
+        weights, selection_sha256 = trained.weights, None
+        if run.keep == "detection":
+            chosen = select(run, folder, device=device, archive=wishes.archive, localisation=wishes.localisation)
+            weights, selection_sha256 = load_weights(chosen), sha256_file(folder.selection)
+        save_weights(folder.weights, weights)
+        record = run.record(
+            state="finished",
+            device=device,
+            epochs=trained.epochs,
+            wall_s=trained.wall_s,
+            cpu_s=trained.cpu_s,
+            weights_sha256=tensors_sha256(weights),
+            selection_sha256=selection_sha256,
+        )
+        write_record(folder.record, record)
     except Exception:
         logger.exception("failed")
-        write_record(folder.record, run.record(state="failed", device=device, **progress))
+        with suppress(OncoduetError):  # the disk may be full; run.json then says how far it was before
+            write_record(folder.record, run.record(state="failed", device=device, **progress))
         raise
-    save_weights(folder.weights, trained.weights)
-    record = run.record(
-        state="finished",
-        device=device,
-        epochs=trained.epochs,
-        wall_s=trained.wall_s,
-        cpu_s=trained.cpu_s,
-        weights_sha256=tensors_sha256(trained.weights),
-    )
-    write_record(folder.record, record)
     return record
-
-
-@contextmanager
-def _alone(folder: RunFolder) -> Iterator[None]:
-    with folder.lock.open("w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise OncoduetError(f"{folder.path}: expected no other process at work on this run, found one") from None
-        yield
 
 
 def _device(wanted: Device) -> Literal["cpu", "cuda"]:
@@ -341,34 +469,3 @@ def _describe(key: RunKey) -> str:
         f"the run {key.configuration}, fold {key.fold}, restart {key.restart}, profile {key.profile}, seed {key.seed}, "
         f"card {key.card} ({key.card_sha256[:8]})"
     )
-
-
-@cache
-def _versions() -> Mapping[str, str]:
-    packages = {name: version(name) for name in ("torch", "nnunetv2", "batchgeneratorsv2", "numpy")}
-    return {"oncoduet": VERSION, "python": platform.python_version(), **packages}
-
-
-@cache
-def _hardware(device: str, threads: int) -> Mapping[str, str | int]:
-    hardware: dict[str, str | int] = {
-        "cpu": _cpu_name(),
-        "cpu_count": os.cpu_count() or 1,
-        "device": device,
-        "threads": threads,
-        "system": sys.platform,
-    }
-    if device == "cuda":
-        import torch  # noqa: PLC0415
-
-        hardware["gpu"] = torch.cuda.get_device_name()
-    return hardware
-
-
-def _cpu_name() -> str:
-    info = Path("/proc/cpuinfo")
-    if info.is_file():
-        for line in info.read_text(encoding="utf-8", errors="replace").splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    return platform.processor() or platform.machine()

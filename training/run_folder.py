@@ -1,14 +1,21 @@
 """The folder of one run: what lies where."""
 
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
 
 @dataclass(frozen=True)
 class RunFolder:
-    """Paths of a run. After it has finished only the record, the weights, the log and what a bundle needs are left."""
+    """Paths of a run. After it has finished, ``work`` is gone."""
 
     path: Path
+
+    def sweep(self) -> None:
+        """Remove what a killed process left half written. For the one process that holds the lock."""
+        for folder in (self.path, self.checkpoints, self.kept):
+            for partial in folder.glob(".partial-*"):
+                shutil.rmtree(partial) if partial.is_dir() else partial.unlink()
 
     @property
     def record(self) -> Path:
@@ -41,6 +48,16 @@ class RunFolder:
         return self.path / "training.log"
 
     @property
+    def selection(self) -> Path:
+        """How the weights were chosen by detection (``contract.records.SelectionRecord``); else there is none."""
+        return self.path / "selection.json"
+
+    @property
+    def tensorboard(self) -> Path:
+        """Event files for TensorBoard, where they were asked for."""
+        return self.path / "tensorboard"
+
+    @property
     def lock(self) -> Path:
         """Held by the process that works on the run."""
         return self.path / ".lock"
@@ -51,11 +68,26 @@ class RunFolder:
         return self.path / "work"
 
     @property
-    def checkpoint(self) -> Path:
-        """Where an interrupted run goes on."""
-        return self.work / "checkpoint.pt"
+    def checkpoints(self) -> Path:
+        """Where an interrupted run goes on (``training.checkpoints``)."""
+        return self.work / "checkpoints"
+
+    @property
+    def kept(self) -> Path:
+        """Weights of earlier epochs, among which the detection on the validation studies chooses."""
+        return self.work / "kept"
+
+    @property
+    def selecting(self) -> Path:
+        """Where that choice is made."""
+        return self.work / "selection"
 
     @property
     def engine(self) -> Path:
         """For the engine's own files."""
         return self.work / "engine"
+
+
+def kept_weights_file(kept: Path, epoch: int) -> Path:
+    """Where the weights after so many epochs are kept (``RunFolder.kept``)."""
+    return kept / f"epoch_{epoch:06d}.safetensors"

@@ -10,9 +10,8 @@ import logging
 import math
 import os
 import random
-import time
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -26,16 +25,25 @@ from nnunetv2.training.logging.nnunet_logger import MetaLogger
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 
 from contract.errors import OncoduetError
-from contract.files import atomic_file
-from contract.records import Epoch
+from contract.records import CheckpointPolicy, Epoch
 from network.preprocessing import CONFIGURATION
+from network.weights import save_weights
+from training.checkpoints import Checkpoint, Checkpoints
 from training.configurations import LossTerm
 from training.engines.nnunet_environment import batches_on_one_thread, nnunet_folders
+from training.engines.process_state import ProcessState
 from training.losses import build_loss
 from training.profiles import Profile
+from training.resident.batches import ResidentBatches
+from training.resident.boxes import BoxRule
+from training.resident.patches import Size
+from training.resident.recipe import read_recipe
+from training.resident.studies import resident_studies
+from training.run_folder import kept_weights_file
+from training.turns import Clock, Steps, in_turns
 
-RESIDENT_BYTES = 2 * 1024**3
-"""Preprocessed studies are kept in memory while they are no larger together; others are read by parts from disk."""
+GRADIENT_NORM = 12
+"""Gradients longer than this are scaled down to it, as nnU-Net does."""
 
 Weights = dict[str, torch.Tensor]
 OnIteration = Callable[[int], None]
@@ -56,10 +64,11 @@ class Task:
     validation: Sequence[str]
     loss: Sequence[LossTerm]
     profile: Profile
-    keep: Literal["best", "final"]
+    keep: CheckpointPolicy
     seed: int
     device: Literal["cpu", "cuda"]
-    checkpoint: Path
+    checkpoints: Checkpoints
+    kept: Path  # weights of single epochs, for the choice by detection
     work: Path  # for nnU-Net's own files
 
 
@@ -73,8 +82,8 @@ class Trained:
     cpu_s: float
 
 
-def train(task: Task, *, on_iteration: OnIteration, on_epoch: OnEpoch) -> Trained:
-    """Train one network, from the task's checkpoint if there is one.
+def steps(task: Task, *, on_iteration: OnIteration, on_epoch: OnEpoch) -> Steps[Trained]:
+    """Train one network, from the task's checkpoint if there is one, in steps that may alternate with other tasks'.
 
     Parameters
     ----------
@@ -89,15 +98,28 @@ def train(task: Task, *, on_iteration: OnIteration, on_epoch: OnEpoch) -> Traine
         The loss is no longer a finite number.
     """
     _settle(task)
-    with _folders(task):
+    clock, state = Clock(), ProcessState(torch.device(task.device), threads=task.profile.threads)
+
+    @contextmanager
+    def turn() -> Iterator[None]:
+        with clock.running(), state.turn(), batches_on_one_thread():
+            yield
+
+    def own_steps() -> Steps[Trained]:
         trainer = build_trainer(task)
-        trainer.on_iteration, trainer.on_epoch = on_iteration, on_epoch
-        if task.checkpoint.is_file():
-            trainer.resume(task.checkpoint)
-        with batches_on_one_thread():
-            trainer.run_training()
-        wall_s, cpu_s = trainer.seconds()
-        return Trained(trainer.kept_weights(), tuple(trainer.epochs()), wall_s, cpu_s)
+        trainer.clock, trainer.on_iteration, trainer.on_epoch = clock, on_iteration, on_epoch
+        with _folders(task):
+            checkpoint = task.checkpoints.newest(device=task.device)
+            if checkpoint is not None:
+                trainer.resume(checkpoint)
+            trainer.on_train_start()
+        try:
+            yield from trainer.steps()
+        finally:
+            trainer.dataloader_train = trainer.dataloader_val = None  # or else cyclic references keep the studies
+        return Trained(trainer.kept_weights(), tuple(trainer.epochs()), *trainer.seconds())
+
+    return in_turns(own_steps(), turn)
 
 
 def build_trainer(task: Task) -> "Trainer":
@@ -126,7 +148,7 @@ class Trainer(nnUNetTrainer):  # type: ignore[misc]
         self.iterations_done = 0
         self.best_weights: Weights | None = None
         self.earlier_wall_s, self.earlier_cpu_s = 0.0, 0.0
-        self.wall_started_s, self.cpu_started_s = time.perf_counter(), time.process_time()
+        self.clock = Clock()
 
     def take(self, task: Task) -> None:
         """Set what the task says in place of nnU-Net's constants."""
@@ -141,6 +163,26 @@ class Trainer(nnUNetTrainer):  # type: ignore[misc]
         self.weight_decay = profile.weight_decay
         self.oversample_foreground_percent = profile.foreground_oversampling
 
+    def steps(self) -> Steps[None]:
+        """All epochs that are left, as nnU-Net goes through them; yields after each batch."""
+        while self.current_epoch < self.num_epochs:
+            self.on_epoch_start()
+            self.on_train_epoch_start()
+            losses = []
+            for _ in range(self.num_iterations_per_epoch):
+                losses.append(self.train_step(next(self.dataloader_train)))
+                yield
+            self.on_train_epoch_end(losses)
+            self.on_validation_epoch_start()
+            validated = []
+            for _ in range(self.num_val_iterations_per_epoch):
+                with torch.no_grad():
+                    validated.append(self.validation_step(next(self.dataloader_val)))
+                yield
+            self.on_validation_epoch_end(validated)
+            self.on_epoch_end()  # advances current_epoch
+        self.on_train_end()
+
     def initialize(self) -> None:
         """Build network, optimiser and loss; the initial weights follow from the seed."""
         seed_generators(self.task.seed, "initial weights")
@@ -152,6 +194,8 @@ class Trainer(nnUNetTrainer):  # type: ignore[misc]
         for group in optimizer.param_groups:
             group["momentum"] = self.task.profile.momentum
             group["nesterov"] = self.task.profile.momentum > 0
+            if self.device.type == "cuda":
+                group["fused"] = True  # or else the gradient scaler makes the host wait for the GPU at each step
         return optimizer, schedule
 
     def _build_loss(self) -> torch.nn.Module:
@@ -173,24 +217,80 @@ class Trainer(nnUNetTrainer):  # type: ignore[misc]
         """The fold's studies. nnU-Net would split by study, not by patient, and make up a fold that does not exist."""
         return list(self.task.train), list(self.task.validation)
 
-    def get_tr_and_val_datasets(self) -> tuple["ResidentCases", "ResidentCases"]:
+    def get_dataloaders(self) -> tuple[Any, Any]:
+        """Batches for training and validation, by the profile's loader."""
+        if self.task.profile.loader == "nnunet":
+            return super().get_dataloaders()  # type: ignore[no-any-return]
+        labels = self.label_manager
+        if self.is_cascaded or labels.has_ignore_label or labels.has_regions:
+            raise OncoduetError(
+                f"{self.task.name}: expected a dataset without cascade, ignored label and regions for the resident "
+                'loader, found one of these; loader = "nnunet" in the profile takes any'
+            )
+        patch = _size(self.configuration_manager.patch_size)
+        rotation, in_plane, initial, mirrored = self.configure_rotation_dummyDA_mirroring_and_inital_patch_size()
+        scales = self._get_deep_supervision_scales()
+        masks = self.configuration_manager.use_mask_for_norm
+        training = self.get_training_transforms(patch, rotation, scales, mirrored, in_plane, use_mask_for_norm=masks)
+        validation = self.get_validation_transforms(scales)
+        studies = resident_studies(
+            self.task.prepared, [*self.task.train, *self.task.validation], device=torch.device(self.task.device)
+        )
+        focus = self.task.lesion_index if self.task.profile.foreground_focus == "lesion" else None
+
+        def batches(case_ids: Sequence[str], transforms: Any, box: Sequence[int]) -> ResidentBatches:
+            return ResidentBatches(
+                studies,
+                case_ids,
+                recipe=read_recipe(transforms),
+                rule=BoxRule(_size(box), patch, focus=focus),
+                batch_size=self.batch_size,
+                foreground=self.oversample_foreground_percent,
+            )
+
+        return batches(self.task.train, training, initial), batches(self.task.validation, validation, patch)
+
+    def get_tr_and_val_datasets(self) -> tuple["FocusedCases", "FocusedCases"]:
         """Training and validation studies."""
         training, validation = self.do_split()
         folder = self.preprocessed_dataset_folder
         focus = self.task.lesion_index if self.task.profile.foreground_focus == "lesion" else None
-        return ResidentCases(folder, training, focus=focus), ResidentCases(folder, validation, focus=focus)
+        return FocusedCases(folder, training, focus=focus), FocusedCases(folder, validation, focus=focus)
 
     def on_epoch_start(self) -> None:
         """Reseed, so that each epoch's chance depends on nothing that came before."""
-        seed_generators(self.task.seed, f"epoch {self.current_epoch}")
+        moment = f"epoch {self.current_epoch}"
+        seed_generators(self.task.seed, moment)
+        for loader, purpose in ((self.dataloader_train, "training"), (self.dataloader_val, "validation")):
+            if isinstance(loader, ResidentBatches):
+                loader.seed(entropy(self.task.seed, f"{moment} {purpose}"))
         super().on_epoch_start()
 
     def train_step(self, batch: dict[str, Any]) -> dict[str, Any]:
-        """One step of nnU-Net."""
-        result: dict[str, Any] = super().train_step(batch)
+        """One step as nnU-Net makes it, but the loss stays on the device: the host need not wait for it."""
+        data = batch["data"].to(self.device, non_blocking=True)
+        target = [each.to(self.device, non_blocking=True) for each in batch["target"]]
+        self.optimizer.zero_grad(set_to_none=True)
+        with torch.autocast(self.device.type, enabled=self.device.type == "cuda"):
+            loss = self.loss(self.network(data), target)
+        scaler = self.grad_scaler
+        (loss if scaler is None else scaler.scale(loss)).backward()
+        if scaler is not None:
+            scaler.unscale_(self.optimizer)
+        torch.nn.utils.clip_grad_norm_(self.network.parameters(), GRADIENT_NORM)
+        if scaler is None:
+            self.optimizer.step()
+        else:
+            scaler.step(self.optimizer)
+            scaler.update()
         self.iterations_done += 1
         self.on_iteration(self.iterations_done)
-        return result
+        return {"loss": loss.detach()}
+
+    def on_train_epoch_end(self, train_outputs: list[dict[str, Any]]) -> None:
+        """Fetch the epoch's losses and log their mean."""
+        losses = torch.stack([each["loss"] for each in train_outputs]).cpu().numpy()
+        super().on_train_epoch_end([{"loss": loss} for loss in losses])
 
     def on_epoch_end(self) -> None:
         """Keep the best weights in memory and, every few epochs, a checkpoint on disk."""
@@ -204,16 +304,25 @@ class Trainer(nnUNetTrainer):  # type: ignore[misc]
             )
         if self.task.keep == "best" and self._best_ema != best_before:
             self.best_weights = _copied(self.network)
-        finished = self.current_epoch == self.num_epochs
-        if self.current_epoch % self.task.profile.checkpoint_every_epochs == 0 and not finished:
-            self.keep_checkpoint(self.task.checkpoint)
+        self.keep_on_disk()
         self.on_epoch(self.epochs(), *self.seconds())
 
-    def keep_checkpoint(self, path: Path) -> None:
-        """Write all that :meth:`resume` needs: tensors, numbers and text, no pickled objects."""
+    def keep_on_disk(self) -> None:
+        """Every few epochs a checkpoint and, where detection will choose among them, the weights.
+
+        The last epoch needs a checkpoint only where something comes after the training that may be interrupted too.
+        """
+        task, epoch, last = self.task, self.current_epoch, self.current_epoch == self.num_epochs
+        choosing = task.keep == "detection"
+        if choosing and (last or epoch % task.profile.keep_every_epochs == 0):
+            save_weights(kept_weights_file(task.kept, epoch), _copied(self.network))
+        if choosing if last else epoch % task.profile.checkpoint_every_epochs == 0:
+            task.checkpoints.write(Checkpoint(epoch=epoch, seed=task.seed, state=self.state()))
+
+    def state(self) -> dict[str, Any]:
+        """All that :meth:`resume` needs beside epoch and seed: tensors, numbers and text, no pickled objects."""
         wall_s, cpu_s = self.seconds()
-        values = {
-            "epoch": self.current_epoch,
+        return {
             "network": self.network.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "grad_scaler": self.grad_scaler.state_dict() if self.grad_scaler else None,
@@ -223,26 +332,24 @@ class Trainer(nnUNetTrainer):  # type: ignore[misc]
             "wall_s": wall_s,
             "cpu_s": cpu_s,
         }
-        with atomic_file(path) as partial:
-            torch.save(values, partial)
 
-    def resume(self, path: Path) -> None:
+    def resume(self, checkpoint: Checkpoint) -> None:
         """Go on where a checkpoint was written."""
         self.initialize()
-        values = torch.load(path, map_location=self.device, weights_only=True)
-        self.current_epoch = values["epoch"]
+        state = checkpoint.state
+        self.current_epoch = checkpoint.epoch
         self.iterations_done = self.current_epoch * self.num_iterations_per_epoch
-        self.network.load_state_dict(values["network"])
-        self.optimizer.load_state_dict(values["optimizer"])
+        self.network.load_state_dict(state["network"])
+        self.optimizer.load_state_dict(state["optimizer"])
         if self.grad_scaler is not None:
-            self.grad_scaler.load_state_dict(values["grad_scaler"])
-        self._best_ema = values["best_ema"]
-        self.best_weights = values["best_weights"]
-        self.logger.load_checkpoint(values["log"])
-        self.earlier_wall_s, self.earlier_cpu_s = values["wall_s"], values["cpu_s"]
+            self.grad_scaler.load_state_dict(state["grad_scaler"])
+        self._best_ema = state["best_ema"]
+        self.best_weights = state["best_weights"]
+        self.logger.load_checkpoint(state["log"])
+        self.earlier_wall_s, self.earlier_cpu_s = state["wall_s"], state["cpu_s"]
 
     def kept_weights(self) -> Weights:
-        """The best or the final weights, on the CPU."""
+        """The best or, for the other policies, the final weights, on the CPU."""
         if self.task.keep == "best" and self.best_weights is not None:
             return self.best_weights
         return _copied(self.network)
@@ -250,7 +357,8 @@ class Trainer(nnUNetTrainer):  # type: ignore[misc]
     def epochs(self) -> list[Epoch]:
         """nnU-Net's log, epoch by epoch."""
         log = self.logger.get_checkpoint()
-        columns = ["train_losses", "val_losses", "lrs", "epoch_start_timestamps", "epoch_end_timestamps"]
+        columns = ["train_losses", "val_losses", "lrs", "dice_per_class_or_region"]
+        columns += ["epoch_start_timestamps", "epoch_end_timestamps"]
         return [
             Epoch(
                 epoch=epoch,
@@ -258,16 +366,17 @@ class Trainer(nnUNetTrainer):  # type: ignore[misc]
                 validation_loss=float(validation_loss),
                 learning_rate=float(learning_rate),
                 wall_s=round(end_s - start_s, 3),
+                pseudo_dice=_mean_of_defined(dice),
             )
-            for epoch, (train_loss, validation_loss, learning_rate, start_s, end_s) in enumerate(
+            for epoch, (train_loss, validation_loss, learning_rate, dice, start_s, end_s) in enumerate(
                 zip(*(log[column] for column in columns), strict=True)
             )
         ]
 
     def seconds(self) -> tuple[float, float]:
-        """Wall and CPU seconds so far."""
-        wall_s = self.earlier_wall_s + time.perf_counter() - self.wall_started_s
-        return wall_s, self.earlier_cpu_s + time.process_time() - self.cpu_started_s
+        """Wall and CPU seconds of its own turns so far."""
+        wall_s, cpu_s = self.clock.seconds()
+        return self.earlier_wall_s + wall_s, self.earlier_cpu_s + cpu_s
 
     def print_to_log_file(
         self, *values: object, also_print_to_console: bool = True, add_timestamp: bool = True
@@ -300,46 +409,41 @@ class EpochLog(MetaLogger):  # type: ignore[misc]
         super().log(key, value, step)
 
 
-class ResidentCases(nnUNetDatasetBlosc2):  # type: ignore[misc]
-    """Preprocessed studies, held in memory as long as they fit: decompressing patches costs a tenth of a tiny step.
+class FocusedCases(nnUNetDatasetBlosc2):  # type: ignore[misc]
+    """Preprocessed studies, for nnU-Net's loader.
 
     Patches are centred on a class that nnU-Net draws among those of the study; where ``focus`` is one of these, it is
-    the only one.
+    the only one. Nothing is kept in memory: nnU-Net's transforms work in place, on what a compressed file gives afresh
+    each time, but of an array would be a view.
     """
 
     def __init__(self, folder: str, identifiers: list[str], *, focus: int | None = None) -> None:
         super().__init__(folder, identifiers)
         self.focus = focus
-        self.cases: dict[str, Any] = {}
-        self.bytes_held = 0
 
     def load_case(self, identifier: str) -> Any:
         """Image, label, none (no cascade) and properties of one study."""
-        if identifier in self.cases:
-            return self.cases[identifier]
         data, label, previous, properties = super().load_case(identifier)
         voxels = properties["class_locations"].get(self.focus, ())
         if len(voxels):
             properties = properties | {"class_locations": {self.focus: voxels}}
-        size = math.prod(data.shape) * 4 + math.prod(label.shape) * 2
-        if self.bytes_held + size > RESIDENT_BYTES:
-            return data, label, previous, properties
-        self.bytes_held += size
-        self.cases[identifier] = data[:], label[:], previous, properties
-        return self.cases[identifier]
+        return data, label, previous, properties
+
+
+def entropy(seed: int, moment: str) -> list[int]:
+    """What a generator is seeded with: the run's seed and what is about to happen."""
+    return [seed, *moment.encode()]
 
 
 def seed_generators(seed: int, moment: str) -> None:
     """Seed Python's, numpy's and torch's generators from the run's seed and what is about to happen."""
-    entropy = [seed, *moment.encode()]
-    python, numpy, torch_seed = (int(word) for word in np.random.SeedSequence(entropy).generate_state(3))
+    python, numpy, torch_seed = (int(word) for word in np.random.SeedSequence(entropy(seed, moment)).generate_state(3))
     random.seed(python)
     np.random.seed(numpy)  # noqa: NPY002 - nnU-Net draws from the global generator
     torch.manual_seed(torch_seed)
 
 
 def _settle(task: Task) -> None:
-    torch.set_num_threads(task.profile.threads)
     torch.backends.cudnn.benchmark = False
     torch.backends.cudnn.deterministic = True
     if task.device == "cuda":
@@ -356,6 +460,16 @@ def _copied(network: torch.nn.Module) -> Weights:
     state = network.state_dict()
     copies = {tensor.data_ptr(): tensor.detach().cpu().clone() for tensor in state.values()}
     return {name: copies[tensor.data_ptr()] for name, tensor in state.items()}
+
+
+def _mean_of_defined(dice: Sequence[float]) -> float | None:
+    defined = [float(each) for each in dice if math.isfinite(each)]
+    return sum(defined) / len(defined) if defined else None
+
+
+def _size(lengths: Sequence[int]) -> Size:
+    z, y, x = map(int, lengths)
+    return z, y, x
 
 
 def _plain(value: Any) -> Any:

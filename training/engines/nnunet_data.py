@@ -4,6 +4,9 @@ nnU-Net's command line starts pools of processes that each import torch again an
 memory. Its classes work without: they are called here on studies that our own reader has stacked.
 """
 
+import errno
+import os
+import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, cast
@@ -121,7 +124,13 @@ def plan(dataset: dict[str, Any], fingerprint: dict[str, Any], *, name: str, wor
 def preprocess_case(
     case_id: str, study: StackedStudy, *, plans: dict[str, Any], dataset: dict[str, Any], output: Path
 ) -> None:
-    """Preprocess one study as nnU-Net does and keep it in nnU-Net's format, ``<case>.b2nd`` and its companions."""
+    """Preprocess one study as nnU-Net does and keep it in nnU-Net's format, ``<case>.b2nd`` and its companions.
+
+    Raises
+    ------
+    OSError
+        The disk is full.
+    """
     array, label, spacing_mm_zyx = study
     case = preprocess(array, spacing_mm_zyx, plans=plans, dataset=dataset, label=label)
     data, segmentation = case.data, case.label
@@ -129,16 +138,21 @@ def preprocess_case(
     blocks, chunks = comp_blosc2_params(data.shape, patch, data.itemsize)
     label_blocks, label_chunks = comp_blosc2_params(segmentation.shape, patch, segmentation.itemsize)
     output.mkdir(parents=True, exist_ok=True)
-    nnUNetDatasetBlosc2.save_case(
-        data,
-        segmentation,
-        dict(case.properties),
-        str(output / case_id),
-        chunks=chunks,
-        blocks=blocks,
-        chunks_seg=label_chunks,
-        blocks_seg=label_blocks,
-    )
+    try:
+        nnUNetDatasetBlosc2.save_case(
+            data,
+            segmentation,
+            dict(case.properties),
+            str(output / case_id),
+            chunks=chunks,
+            blocks=blocks,
+            chunks_seg=label_chunks,
+            blocks_seg=label_blocks,
+        )
+    except RuntimeError:  # Blosc does not say why
+        if shutil.disk_usage(output).free > data.nbytes + segmentation.nbytes:
+            raise
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(output / case_id)) from None
 
 
 def _intensity_properties(values: npt.NDArray[np.float64]) -> dict[str, float]:

@@ -3,11 +3,12 @@
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 
 import torch
 from nnunetv2.training.dataloading import data_loader
-from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
+from threadpoolctl import ThreadpoolController  # type: ignore[import-untyped]
 
 SWITCHES = {
     "nnUNet_compile": "false",  # compiled kernels would make the result depend on the compiler
@@ -49,15 +50,20 @@ def batches_on_one_thread() -> Iterator[None]:
     """Keep nnU-Net's rule that a batch is made on one thread, without its price.
 
     Before every batch nnU-Net has threadpoolctl search the process's memory map for libraries with threads, which costs
-    a twentieth of a tiny network's step. Here BLAS is limited once, and torch by its own counter.
+    a twentieth of a tiny network's step. Here they are searched once, and torch is limited by its own counter.
     """
     stock = data_loader.threadpool_limits
     data_loader.threadpool_limits = _torch_threads
     try:
-        with threadpool_limits(limits=1, user_api="blas"):
+        with _controller().limit(limits=1, user_api="blas"):
             yield
     finally:
         data_loader.threadpool_limits = stock
+
+
+@cache
+def _controller() -> ThreadpoolController:
+    return ThreadpoolController()
 
 
 @contextmanager

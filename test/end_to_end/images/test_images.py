@@ -63,11 +63,28 @@ def test_an_image_works_without_rights_network_or_a_writable_root(containers, im
         "tmp_is_writable": True,
         "revision": labels["org.opencontainers.image.revision"],
         "packages": {
-            "oncoduet-algorithm": ["algorithm", "contract", "network"],
-            "oncoduet-evaluation": ["contract", "evaluation"],
-            "oncoduet-train": ["contract", "network", "phantom", "training"],
+            "oncoduet-algorithm": ["algorithm", "contract", "network", "sbom.cdx.json"],
+            "oncoduet-evaluation": ["contract", "evaluation", "sbom.cdx.json"],
+            "oncoduet-train": [
+                *("algorithm", "contract", "evaluation", "network", "phantom", "sbom.cdx.json", "training")
+            ],
         }[image],
     }
+
+
+def test_an_image_lists_every_package_that_is_in_it(containers, image):
+    asked = containers.ask(image, "print(open('/opt/oncoduet/sbom.cdx.json').read())")
+    listed = json.loads(asked.stdout)
+    assert (listed["bomFormat"], listed["specVersion"]) == ("CycloneDX", "1.6")
+    assert "timestamp" not in listed["metadata"]  # or else the same packages would not give the same bytes
+    assert "serialNumber" not in listed
+    names = "from importlib.metadata import distributions as d\nprint(*(f'{e.name}=={e.version}' for e in d()))"
+    installed = containers.ask(image, names).stdout.split()
+    assert sorted(f"{each['name']}=={each['version']}" for each in listed["components"]) == sorted(installed)
+    assert not any(each.startswith("cyclonedx") for each in installed)
+    without_licence = [each["name"] for each in listed["components"] if "licenses" not in each]
+    assert set(without_licence) <= {"batchgenerators", "dynamic_network_architectures", "protobuf"}  # declare none
+    assert "file:///tmp" not in asked.stdout
 
 
 def test_the_evaluation_image_holds_no_torch(containers):

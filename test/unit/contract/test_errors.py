@@ -1,5 +1,7 @@
 """Exit codes, and the one line that a user sees."""
 
+import errno
+
 import pytest
 
 from contract.errors import OncoduetError, UsageError, exit_status, one_line
@@ -28,6 +30,21 @@ def test_a_file_that_this_user_may_not_read_exits_with_three(capsys: pytest.Capt
         "",
         "error: /input/a.mha: expected to be allowed to use it, found: Permission denied\n",
     )
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT])
+def test_a_full_disk_exits_with_three(capsys: pytest.CaptureFixture[str], number: int) -> None:
+    assert raising(OSError(number, "No space", "/output/a.mha")) == 3
+    assert raising(OSError(number, "No space")) == 3
+    assert capsys.readouterr().err.splitlines() == [
+        "error: /output/a.mha: expected space on the disk, found none",
+        "error: a file: expected space on the disk, found none",
+    ]
+
+
+def test_another_fault_of_the_system_is_a_bug(capsys: pytest.CaptureFixture[str]) -> None:
+    assert raising(OSError(errno.EIO, "Input/output error", "/output/a.mha")) == 1
+    assert capsys.readouterr().err.startswith("Traceback (most recent call last):")
 
 
 def test_wrong_usage_exits_with_two(capsys: pytest.CaptureFixture[str]) -> None:

@@ -12,7 +12,7 @@ from contract.cards import parse_toml
 from training.campaign import CampaignFile
 from training.configurations import load_configuration
 
-DOCUMENTS = ("README.md", "docs/reproducibility.md", "CONTRIBUTING.md")
+DOCUMENTS = ("README.md", "docs/reproducibility.md", "docs/campaigns.md", "CONTRIBUTING.md")
 IMAGES = {"oncoduet-train": "training", "oncoduet-algorithm": "algorithm", "oncoduet-evaluation": "evaluation"}
 PACKAGES = ("phantom", "training", "algorithm", "evaluation")
 

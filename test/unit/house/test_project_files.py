@@ -101,7 +101,7 @@ def test_every_package_of_an_image_is_accounted_for(project: Path) -> None:
     """What an image asks for by name is either used in a named module or explained."""
     decisions = (project / "docs" / "decisions" / "packages.md").read_text().lower()
     asked = set()
-    for source in ("algorithm.in", "evaluation.in", "train.in", "dev.in"):
+    for source in ("algorithm.in", "evaluation.in", "train.in", "sbom.in", "dev.in"):
         for line in (project / "requirements" / source).read_text().splitlines():
             if line and not line.startswith(("#", "-r")):
                 asked.add(re.split(r"[=<> ]", line)[0].lower())

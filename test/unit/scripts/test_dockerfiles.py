@@ -41,12 +41,19 @@ def test_it_ends_as_an_unprivileged_user_and_bakes_in_neither_model_nor_truth(pr
     [
         ("Dockerfile.algorithm", ["contract", "network", "algorithm"]),
         ("Dockerfile.evaluation", ["contract", "evaluation"]),
-        ("Dockerfile.train", ["contract", "network", "training", "phantom"]),
+        ("Dockerfile.train", ["contract", "network", "training", "algorithm", "evaluation", "phantom"]),
     ],
 )
 def test_it_copies_the_packages_that_it_needs(project, name, packages):
     copied = [line for line in instructions(project, name) if line.startswith("COPY")]
     assert copied == [f"COPY {package} /opt/oncoduet/{package}" for package in packages]
+
+
+@pytest.mark.parametrize("name", DOCKERFILES)
+def test_it_lists_its_packages_once_all_are_installed(project, name):
+    runs = [line for line in instructions(project, name) if line.startswith("RUN") and "/build/requirements/" in line]
+    assert ["install.sh" in line for line in runs] == [True] * (len(runs) - 1) + [False]
+    assert runs[-1].endswith('/build/requirements/sbom.sh "$(command -v python)" /opt/oncoduet/sbom.cdx.json')
 
 
 def test_the_train_image_begins_as_the_algorithms_so_that_they_share_torch(project):
@@ -73,5 +80,5 @@ def test_nothing_enters_a_build_but_what_is_named(project):
     allowed = {line[1:] for line in lines if line.startswith("!")}
     packages = {"contract", "network", "algorithm", "evaluation", "training", "phantom"}
     assert allowed == packages | {"wheels", "wheels/.gitkeep"} | {
-        f"requirements/{name}" for name in ("install.sh", "torch.txt", "*.lock")
+        f"requirements/{name}" for name in ("install.sh", "sbom.sh", "torch.txt", "*.lock")
     }

@@ -1,5 +1,6 @@
 import io
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -9,6 +10,7 @@ from rich.console import Console
 
 from training.__main__ import main
 from training.campaign import load_campaign
+from training.campaign.local import make_locally
 from training.prepared import load_prepared
 from training.run import plan_run, show
 
@@ -37,7 +39,7 @@ def test_a_run_tells_its_epochs_on_stdout_and_nothing_on_stderr(arguments, capsy
     assert said.err == ""
     lines = said.out.splitlines()
     assert [line.split(":")[0] for line in lines] == ["epoch 1/3", "epoch 2/3", "epoch 3/3"]
-    assert "loss 0." in lines[0]
+    assert re.search(r"loss \d\.\d{4}, validation \d\.\d{4}, ", lines[0])
     assert main(arguments()) == 0
     said = capsys.readouterr()
     assert said.err == ""
@@ -63,7 +65,7 @@ def test_wrong_usage_is_exit_code_2(arguments, capsys):
         assert ended.value.code == 2
 
 
-@pytest.mark.parametrize("command", ["prepare", "run", "campaign", "status", "bundle"])
+@pytest.mark.parametrize("command", ["prepare", "run", "campaign", "status", "verify", "bundle"])
 def test_every_command_explains_itself(command, capsys):
     with pytest.raises(SystemExit) as ended:
         main([command, "--help"])
@@ -96,7 +98,7 @@ def test_a_terminal_shows_all_runs_of_a_campaign_at_once(prepared_folder, profil
         f'schema_version = 1\nprepared = "{prepared_folder}"\noutput = "runs"\nprofile = "{profile}"\n'
         'configurations = ["ce", "ce-dice"]\nfolds = [1]\nrestarts = [1]\nworkers = 2\n'
     )
-    load_campaign(path).make(console=terminal, device="cpu")
+    make_locally(load_campaign(path), console=terminal, device="cpu")
     shown = terminal.file.getvalue()
     assert "running" in shown
     last = [line.split() for line in shown.splitlines() if "_fold1_restart1" in line][-2:]

@@ -26,6 +26,9 @@ def test_profiles_keep_the_weights_that_the_card_or_the_profile_names():
     assert load_profile("rsna2022").checkpoint_for(rsna) == "best"
     assert load_profile("modern").checkpoint_for(rsna) == "final"
     assert load_profile("demo").checkpoint_for(picai) == "final"
+    by_detection = picai.model_copy(update={"checkpoint": "detection"})
+    assert load_profile("rsna2022").checkpoint_for(by_detection) == "detection"
+    assert load_profile("rsna2022").keep_every_epochs == 50
 
 
 def test_full_schedules_are_nnunets():

@@ -61,6 +61,7 @@ def test_a_prepared_dataset_says_what_it_was_made_from(prepared_folder):
         "plans.json",
         "prepare.log",
         "prepared.json",
+        "sources.json",
         "splits.json",
     ]
 

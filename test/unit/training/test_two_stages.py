@@ -1,6 +1,7 @@
 """A card that first locates an organ: two datasets from one archive, runs of both stages, one bundle."""
 
 import json
+import shutil
 import tarfile
 from pathlib import Path
 
@@ -14,7 +15,7 @@ from contract.records import BundleRecord, read_record
 from contract.volume import Grid, Volume, write_volume
 from training.campaign import load_campaign
 from training.prepared import load_prepared
-from training.run import execute, plan_run
+from training.run import Wishes, execute, plan_run
 
 ORIENTATIONS = [(1, 1), (-1, -1), (1, -1)]  # of x and y, as the PANORAMA collection mixes them (z follows)
 SPACING_MM_XYZ = (4.0, 4.5, 6.0)
@@ -174,3 +175,25 @@ def test_a_study_without_the_organ_is_refused(ct_archive, tmp_path, outcome):
     assert code == 3
     assert "401_1.nii.gz: expected the pancreas (label values 1, 4, 5), found none of it" in message
     assert not (tmp_path / "prepared").exists()
+
+
+def test_detection_chooses_with_a_localisation_of_the_same_fold(prepared_ct, ct_runs, profile, tmp_path):
+    path = tmp_path / "detection.toml"
+    path.write_text(profile.read_text().replace('checkpoint = "final"', 'checkpoint = "detection"'))
+    prepared = load_prepared(prepared_ct)
+    run = plan_run(prepared, configuration="ce", fold=0, restart=1, profile=str(path))
+    alone = tmp_path / "alone" / run.name
+    with pytest.raises(OncoduetError, match=r"alone: expected a finished localisation run of fold 0 and the same card"):
+        execute(run, alone, device="cpu")
+    localisation = ct_runs / "localisation_fold0_restart1"
+    other = plan_run(prepared, configuration="ce", fold=1, restart=1, profile=str(path))
+    with pytest.raises(
+        OncoduetError, match=r"localisation_fold0_restart1: expected a finished localisation run of fold 1"
+    ):
+        execute(other, tmp_path / "other", device="cpu", wishes=Wishes(localisation=localisation))
+    record = execute(run, alone, device="cpu", wishes=Wishes(localisation=localisation))
+    shutil.copytree(localisation, tmp_path / "beside" / localisation.name)
+    beside = execute(run, tmp_path / "beside" / run.name, device="cpu")  # found without being named
+    assert record.weights_sha256 == beside.weights_sha256
+    locating = plan_run(prepared, configuration="localisation", fold=0, restart=1, profile=str(path))
+    assert (run.keep, locating.keep) == ("detection", "final")

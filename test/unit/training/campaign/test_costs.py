@@ -1,0 +1,115 @@
+import math
+import re
+
+import blosc2
+import pytest
+
+from training.__main__ import main
+from training.campaign import load_campaign
+from training.campaign.costs import Side, bill, hours_line, needs, paces, probe, training_set_bytes
+from training.campaign.progress import Watch
+from training.run import execute
+
+CPU = Side(processes=2, packed=1)
+
+
+def widened(profile, tmp_path, features="4", patch="[8, 16, 16]", name="wide.toml"):
+    text = profile.read_text().replace("features = 4,", f"features = {features},")
+    path = tmp_path / name
+    path.write_text(text.replace("patch_size_zyx = [8, 16, 16]", f"patch_size_zyx = {patch}"))
+    return path.name
+
+
+def test_the_weights_take_what_was_expected(campaign_file, tmp_path):
+    run = load_campaign(campaign_file()).places[0].run
+    execute(run, tmp_path / "run", device="cpu")
+    size = (tmp_path / "run" / "weights.safetensors").stat().st_size
+    assert 0 < size - needs(run).weights < 20_000  # the names, and where their tensors lie
+    assert needs(run).checkpoint == 2 * needs(run).weights  # keeps the final weights: network and momentum
+
+
+def test_a_training_set_takes_its_voxels(campaign_file, prepared_folder, profile, tmp_path):
+    shapes = [blosc2.open(str(path)).shape for path in prepared_folder.glob("cases/*.b2nd") if "_seg" not in path.name]
+    voxels = sum(math.prod(shape[1:]) for shape in shapes)
+    run = load_campaign(campaign_file()).places[0].run
+    assert run.profile.loader == "resident"
+    assert training_set_bytes(run) == pytest.approx(voxels * (3 * 4 + 2), rel=0.1)  # float32, three channels
+    assert training_set_bytes(run, on_cuda=True) == pytest.approx(voxels * (3 * 2 + 2), rel=0.1)
+    (tmp_path / "stock.toml").write_text(profile.read_text().replace("threads = 1", 'threads = 1\nloader = "nnunet"'))
+    stock = load_campaign(campaign_file(profile="stock.toml")).places[0].run
+    assert training_set_bytes(stock) == 0  # reads patches from files
+
+
+def test_epochs_of_the_campaigns_own_runs_are_the_estimates_best_witness(campaign_file, write_run):
+    campaign = load_campaign(campaign_file())
+    write_run(campaign.places[0], "finished", epochs=3, epoch_s=1200)
+    write_run(campaign.places[1], "running", epochs=1, epoch_s=1800)
+    snapshot = Watch(campaign).look()
+    line = hours_line(snapshot, CPU, paces(snapshot, CPU))
+    # median of 1200 and 1800 s; 2 + 3 + 3 epochs are missing: 8 × 1500 s = 3.33 h
+    assert line == (
+        "hours: about 3.33 hours of computing for 3 runs, 1 h 40 min by the clock with 2 processes at a time "
+        "(from 4 epochs of 2 runs in this folder)"
+    )
+
+
+def test_without_witnesses_a_few_steps_are_timed(campaign_file, tmp_path, capsys, profile):
+    longer = tmp_path / "longer.toml"
+    longer.write_text(profile.read_text().replace("iterations_per_epoch = 2", "iterations_per_epoch = 200", 1))
+    run = load_campaign(campaign_file(profile="longer.toml")).places[0].run
+    pace = probe(run)
+    assert pace is not None
+    assert re.fullmatch(r"from [2-5] training steps timed on this machine's CPU \(\w+\)", pace.rests_on)
+    assert 0.1 < pace.epoch_s < 200
+
+
+def test_a_dry_run_says_hours_disk_and_memory_and_what_they_rest_on(campaign_file, capsys):
+    assert main(["campaign", str(campaign_file()), "--dry-run", "--device", "cpu"]) == 0
+    disk, memory, hours = capsys.readouterr().out.splitlines()[-3:]
+    assert re.match(r"disk: .* MB per finished run, at most .* on the way; .* free", disk)
+    assert re.match(r"memory: at most .* for 1 runs? at a time; .* there \(.*\)", memory)
+    assert re.match(r"hours: about .* for 4 runs, .* by the clock .* \(from .* timed on .*\)", hours)
+
+
+def test_nothing_missing_costs_nothing(campaign_file, write_run, tmp_path):
+    campaign = load_campaign(campaign_file())
+    for place in campaign.places:
+        write_run(place, "finished", epochs=3)
+    snapshot = Watch(campaign).look()
+    costs = bill(campaign, snapshot, CPU)
+    assert (costs.missing, costs.disk, costs.memory) == (0, 0, 0)
+    assert hours_line(snapshot, CPU, paces(snapshot, CPU)) == "hours: nothing to do"
+
+
+def test_checkpoints_on_the_way_count_for_as_many_runs_as_go_at_a_time(campaign_file):
+    campaign = load_campaign(campaign_file())
+    snapshot = Watch(campaign).look()
+    need = needs(campaign.places[0].run)
+    for side, at_once in [(CPU, 2), (Side(1, 3), 3), (Side(256, 1, elsewhere=True), 4)]:
+        assert bill(campaign, snapshot, side).disk == 4 * need.disk_when_finished + at_once * need.disk_at_work
+    assert bill(campaign, snapshot, CPU).memory == 2 * bill(campaign, snapshot, Side(1, 1)).memory
+
+
+def test_too_little_disk_is_said_before_the_first_iteration(campaign_file, profile, tmp_path, outcome):
+    path = campaign_file(profile=widened(profile, tmp_path, features="1000000"))
+    for option in ([], ["--dry-run"]):
+        code, message = outcome("campaign", path, "--device", "cpu", *option)
+        assert code == 3
+        assert re.search(r"runs: expected [\d,.]+ GB of free disk for 4 runs, found [\d,.]+ [GM]B", message)
+        assert not (tmp_path / "runs").exists()
+
+
+def test_too_little_memory_is_said_before_the_first_iteration(campaign_file, profile, tmp_path, outcome):
+    path = campaign_file(profile=widened(profile, tmp_path, patch="[4096, 4096, 4096]"), workers=2)
+    code, message = outcome("campaign", path, "--device", "cpu")
+    assert code == 3
+    assert re.search(
+        r"campaign.toml: expected [\d,.]+ GB of memory for 2 runs at a time, found [\d,.]+ [GM]B \(.*\); fewer", message
+    )
+    assert not (tmp_path / "runs").exists()
+
+
+def test_a_probe_that_is_too_slow_leaves_the_hours_open(campaign_file):
+    snapshot = Watch(load_campaign(campaign_file())).look()
+    line = hours_line(snapshot, CPU, {"detection": None})
+    assert line.startswith("hours: not known: no training step ended within 15 s on this machine's CPU")

@@ -1,0 +1,85 @@
+import re
+import tomllib
+from pathlib import Path
+
+import pytest
+
+from contract.cards import card_path, parse_toml
+from training.campaign import CampaignFile, load_campaign
+from training.campaign.plan import Resources, SlurmOptions
+
+CAMPAIGNS = Path(__file__).resolve().parents[4] / "training" / "campaigns"
+
+
+def test_a_campaign_is_every_configuration_fold_and_restart_each_with_a_seed_of_its_own(campaign_file, tmp_path):
+    campaign = load_campaign(campaign_file(restarts=[1, 4]))
+    assert [place.name for place in campaign.places] == [
+        f"{configuration}_fold{fold}_restart{restart}"
+        for restart in (1, 4)
+        for configuration in ("ce", "focal")
+        for fold in (0, 2)
+    ]
+    assert len({place.run.key.seed for place in campaign.places}) == 8
+    assert {place.folder.path.parent for place in campaign.places} == {tmp_path / "runs"}
+    other = load_campaign(campaign_file(restarts=[1, 4], seed=1))
+    assert not {place.run.key.seed for place in campaign.places} & {place.run.key.seed for place in other.places}
+
+
+def test_an_order_plans_the_same_run_in_another_process(campaign_file):
+    for place in load_campaign(campaign_file()).places:
+        again = place.order.place()
+        assert again.run.key == place.run.key
+        assert again.run.parents == place.run.parents
+        assert again.folder.path == place.folder.path.absolute()
+
+
+def test_the_dataset_may_be_asked_for_by_its_card(campaign_file, tmp_path):
+    assert load_campaign(campaign_file(card="cspca-picai")).file.card == "cspca-picai"
+    (tmp_path / "mine.toml").write_text(card_path("cspca-picai").read_text())
+    assert load_campaign(campaign_file(card="mine.toml")).places
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ({"surprise": 1, "workers": 0}, "campaign.toml: 2 faults"),
+        ({"resources": {"packd": 2}, "slurm": {"gpus_per_run": 2}}, "campaign.toml: 2 faults: resources.packd: Extra"),
+        ({"slurm": {"gpus_per_run": 2}}, "gpus_per_run: expected 0 or 1, found 2"),
+        ({"slurm": {"time_limit_minutes": 0, "setup": "exit"}}, "campaign.toml: 2 faults"),
+        ({"resources": {"devices": [0, 0]}}, "devices: a device stands twice"),
+        ({"resources": {"workers": 3}, "workers": 2}, "workers: 2 here and 3 in resources"),
+        ({"output": None}, "campaign.toml: expected output, there or as --output, found neither"),
+        ({"prepared": None}, "campaign.toml: expected prepared, there or as --prepared, found neither"),
+        ({"configurations": ["ce", "ce"]}, "campaign.toml: expected each run once, found ce_fold0_restart1 twice"),
+        ({"configurations": ["nonsense"]}, "configuration 'nonsense': expected one of"),
+        ({"profile": "nonsense"}, "profile 'nonsense': expected one of"),
+        ({"folds": [0, 3]}, "expected a fold from 0 to 2, found 3"),
+        ({"card": "nonsense"}, "card 'nonsense': expected one of cspca-picai"),
+        ({"card": "pdac-panorama"}, "campaign.toml: expected a dataset of card pdac-panorama ("),
+    ],
+)
+def test_faults_of_a_campaign_file_are_refused(campaign_file, changes, expected, outcome, tmp_path):
+    code, message = outcome("campaign", campaign_file(**changes))
+    assert code == 3
+    assert expected in message
+    assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.parametrize("path", sorted(CAMPAIGNS.glob("*.toml")), ids=lambda path: path.stem)
+def test_the_campaigns_that_come_with_the_project_are_valid(path):
+    assert parse_toml(path, CampaignFile).processes == 2
+
+
+def test_the_example_of_forty_runs_has_forty():
+    file = parse_toml(CAMPAIGNS / "demo-40.toml", CampaignFile)
+    assert len(file.configurations) * len(file.folds) * len(file.restarts) == 40
+
+
+def test_the_campaign_of_the_documentation_is_valid(tmp_path):
+    document = CAMPAIGNS.parents[1] / "docs" / "campaigns.md"
+    (example,) = re.findall(r"```toml\n(.*?)```", document.read_text(), re.DOTALL)
+    (tmp_path / "campaign.toml").write_text(example)
+    file = parse_toml(tmp_path / "campaign.toml", CampaignFile)
+    assert set(tomllib.loads(example)["slurm"]) == set(SlurmOptions.model_fields)
+    assert set(tomllib.loads(example)["resources"]) == set(Resources.model_fields)
+    assert file.slurm.additional == {"qos": "low"}

@@ -1,0 +1,106 @@
+"""Which CUDA devices this machine lends, asked without waking CUDA in this process.
+
+A process that has used CUDA can no longer fork ones that use it. So a forked child asks, tells and ends.
+"""
+
+import multiprocessing
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from multiprocessing.connection import Connection
+from typing import TypeVar
+
+from contract.errors import OncoduetError
+from training.run import Device
+
+Answer = TypeVar("Answer")
+_VISIBLE = "CUDA_VISIBLE_DEVICES"
+
+
+@dataclass(frozen=True)
+class CudaDevice:
+    """One visible GPU."""
+
+    index: int
+    """Among the visible ones."""
+    name: str
+    free_bytes: int
+
+
+def visible_devices() -> tuple[CudaDevice, ...]:
+    """The CUDA devices that a new process would see."""
+    return in_a_child(_ask)
+
+
+def chosen_devices(wanted: Sequence[int] | None, *, device: Device) -> tuple[CudaDevice, ...]:
+    """The devices that a campaign works on; none where it works on the CPU.
+
+    Parameters
+    ----------
+    wanted
+        Indices of the campaign file; all visible ones if None.
+    device
+        Of the command line.
+
+    Raises
+    ------
+    OncoduetError
+        A device that is wanted is not there.
+    """
+    if device == "cpu":
+        return ()
+    there = {each.index: each for each in visible_devices()}
+    if not there and device == "cuda":
+        raise OncoduetError("--device cuda: expected a CUDA device, found none")
+    missing = [index for index in wanted or () if index not in there]
+    if missing and (there or wanted):
+        found = f"{len(there)} (0 to {len(there) - 1})" if there else "none"
+        raise OncoduetError(f"resources.devices: expected CUDA device {missing[0]}, found {found}")
+    return tuple(there[index] for index in (there if wanted is None else wanted))
+
+
+def see_only(index: int) -> None:
+    """Let this process, which has not woken CUDA yet, see one of the visible devices only; it becomes number 0."""
+    visible = os.environ.get(_VISIBLE)
+    os.environ[_VISIBLE] = visible.split(",")[index] if visible else str(index)
+
+
+def in_a_child(ask: Callable[[], Answer]) -> Answer:
+    """Answer a question in a forked child, which leaves no trace in this process.
+
+    Raises
+    ------
+    RuntimeError
+        The child ended without an answer.
+    """
+    context = multiprocessing.get_context("fork")
+    ours, theirs = context.Pipe(duplex=False)
+    process = context.Process(target=_answer, args=(ask, theirs))
+    process.start()
+    theirs.close()
+    try:
+        answer: Answer = ours.recv()
+    except EOFError:
+        process.join()
+        raise RuntimeError(
+            f"a process that was asked for this machine's devices ended with {process.exitcode}"
+        ) from None
+    process.join()
+    return answer
+
+
+def _answer(ask: Callable[[], Answer], answers: Connection) -> None:
+    answers.send(ask())
+    answers.close()
+    os._exit(0)
+
+
+def _ask() -> tuple[CudaDevice, ...]:
+    import torch  # noqa: PLC0415
+
+    if not torch.cuda.is_available():
+        return ()
+    return tuple(
+        CudaDevice(index, torch.cuda.get_device_name(index), torch.cuda.mem_get_info(index)[0])
+        for index in range(torch.cuda.device_count())
+    )

@@ -1,0 +1,279 @@
+"""The plan: a campaign file, and the runs and folders that it stands for.
+
+A campaign is configurations × folds × restarts under one profile. Each run has a folder of its own in the campaign's
+output and a seed that follows from what it is, so that the plan alone says what is to be made: what was made already,
+by whom and where, is read from the folders.
+"""
+
+import fcntl
+import itertools
+import os
+import socket
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Annotated, Any, Literal, TextIO
+
+from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt
+
+from contract.cards import Frozen, load_card, parse_toml
+from contract.errors import OncoduetError, one_line
+from training.configurations import load_configuration
+from training.prepared import Prepared, load_prepared
+from training.run import Run, existing_record, plan_run
+from training.run_folder import RunFolder
+
+LOCK_PATIENCE_S = 2.0
+"""The processes of a campaign that was killed keep its lock until their next step."""
+
+
+class Resources(Frozen):
+    """What the local executor may use of this machine."""
+
+    workers: PositiveInt = 1
+    """Processes at a time on the CPU; each takes the profile's number of threads. With CUDA there is one per device."""
+    devices: Annotated[tuple[NonNegativeInt, ...], Field(min_length=1)] | None = None
+    """Indices of CUDA devices, among those that are visible; all of them if absent."""
+    packed: PositiveInt = 1
+    """Runs side by side in one process, and so on one device."""
+
+    @classmethod
+    def faults_between(cls, values: Mapping[str, Any]) -> list[str]:
+        """A device named twice would get two processes."""
+        devices = values.get("devices")
+        if isinstance(devices, list | tuple) and len(set(map(str, devices))) < len(devices):
+            return ["devices: a device stands twice"]
+        return []
+
+
+class SlurmOptions(Frozen):
+    """What one job asks of Slurm, and how often it may ask."""
+
+    partition: str | None = None
+    account: str | None = None
+    time_limit_minutes: PositiveInt = 24 * 60
+    """Of one job. 90 s before it ends, the job puts itself into the queue again and goes on from its checkpoint."""
+    cpus_per_run: PositiveInt = 1
+    memory_gb: PositiveFloat | None = None
+    """Of one job; Slurm's own default if absent."""
+    gpus_per_run: NonNegativeInt = 0
+    """1: a job gets one GPU, which the runs of a pack share. No run uses more than one."""
+    runs_per_job: PositiveInt = 1
+    """Made one after another, or ``resources.packed`` at a time."""
+    jobs_at_once: PositiveInt = 256
+    """How many jobs of an array Slurm may run at the same time."""
+    max_attempts: PositiveInt = 3
+    """How often a run is submitted before it is given up, if its jobs disappear without having failed."""
+    max_time_limits: PositiveInt = 20
+    """How often a job may reach its time limit and queue again."""
+    poll_seconds: PositiveFloat = 10.0
+    """Between two looks at the queue."""
+    setup: tuple[str, ...] = ()
+    """Lines of shell before the command, such as ``module load cuda``."""
+    additional: Mapping[str, str | int | bool] = {}
+    """More options of sbatch, by their long names, such as ``{ qos = "low" }``."""
+
+    @classmethod
+    def faults_between(cls, values: Mapping[str, Any]) -> list[str]:
+        """More than one GPU would lie idle."""
+        gpus = values.get("gpus_per_run")
+        return [f"gpus_per_run: expected 0 or 1, found {gpus}"] if isinstance(gpus, int) and gpus > 1 else []
+
+
+class CampaignFile(Frozen):
+    """``CAMPAIGN.toml``. Paths are relative to the file."""
+
+    schema_version: Literal[1]
+    card: str | None = None
+    """Name or path; if given, the prepared dataset must have been made with this card."""
+    prepared: Path | None = None
+    output: Path | None = None
+    profile: str
+    configurations: Annotated[tuple[str, ...], Field(min_length=1)]
+    """Where the card first locates an organ and none of these does, a run of ``localisation`` per fold is added."""
+    folds: Annotated[tuple[NonNegativeInt, ...], Field(min_length=1)]
+    restarts: Annotated[tuple[NonNegativeInt, ...], Field(min_length=1)]
+    workers: PositiveInt | None = None
+    """Short for ``resources.workers``."""
+    seed: NonNegativeInt = 0
+    resources: Resources = Resources()
+    slurm: SlurmOptions = SlurmOptions()
+
+    @classmethod
+    def faults_between(cls, values: Mapping[str, Any]) -> list[str]:
+        """The number of workers may stand in one place only."""
+        resources = values.get("resources")
+        inner = resources.get("workers", 1) if isinstance(resources, Mapping) else 1
+        if values.get("workers") is not None and inner not in (1, values["workers"]):
+            return [f"workers: {values['workers']} here and {inner} in resources"]
+        return []
+
+    @property
+    def processes(self) -> int:
+        """Processes of the local executor at a time, on the CPU."""
+        return self.workers if self.workers is not None else self.resources.workers
+
+
+@dataclass(frozen=True)
+class Order:
+    """A run in the words of ``python -m training run``: what another process needs to make it. Paths are absolute."""
+
+    prepared: Path
+    configuration: str
+    fold: int
+    restart: int
+    profile: str
+    seed: int
+    output: Path
+
+    def place(self) -> "Place":
+        """Plan the run. Raises ``OncoduetError`` as :func:`training.run.plan_run` does."""
+        run = plan_run(
+            load_prepared(self.prepared),
+            configuration=self.configuration,
+            fold=self.fold,
+            restart=self.restart,
+            profile=self.profile,
+            base_seed=self.seed,
+        )
+        return Place(run, RunFolder(self.output), self)
+
+
+@dataclass(frozen=True)
+class Place:
+    """One run of the campaign, its folder, and how to ask for it."""
+
+    run: Run
+    folder: RunFolder
+    order: Order
+
+    @property
+    def name(self) -> str:
+        """The run's name, which is also the folder's."""
+        return self.run.name
+
+    @property
+    def iterations(self) -> int:
+        """Training steps of the whole run."""
+        return self.run.profile.epochs * self.run.profile.iterations_per_epoch
+
+
+@dataclass(frozen=True)
+class Campaign:
+    """A campaign file with its runs, in the order in which they are made."""
+
+    path: Path
+    file: CampaignFile
+    prepared: Prepared
+    output: Path
+    places: tuple[Place, ...]
+
+
+def load_campaign(path: Path, *, prepared: Path | None = None, output: Path | None = None) -> Campaign:
+    """Read a campaign file and compare the folders that there are with its runs.
+
+    Parameters
+    ----------
+    prepared, output
+        Take the place of the file's own.
+
+    Raises
+    ------
+    OncoduetError
+        Faults in the file, an unknown card, configuration, profile or fold, a dataset of another card, or a folder that
+        holds another run.
+    """
+    file = parse_toml(path, CampaignFile)
+    folders = {}
+    for name, given, own in [("prepared", prepared, file.prepared), ("output", output, file.output)]:
+        if given is None and own is None:
+            raise OncoduetError(f"{path}: expected {name}, there or as --{name}, found neither")
+        folders[name] = given if given is not None else path.parent / str(own)
+    card = None if file.card is None else load_card(_relative(path, file.card))
+    dataset = load_prepared(folders["prepared"])
+    if card is not None and card.sha256 != dataset.record.card_sha256:
+        raise OncoduetError(
+            f"{path}: expected a dataset of card {card.name} ({card.sha256[:8]}), found one of "
+            f"{dataset.record.card} ({dataset.record.card_sha256[:8]}) in {dataset.folder}"
+        )
+    places = []
+    profile = _relative(path, file.profile)
+    wanted = list(itertools.product(file.restarts, [_relative(path, each) for each in file.configurations], file.folds))
+    for restart, configuration, fold in [*_locating(dataset, wanted), *wanted]:
+        run = plan_run(
+            dataset, configuration=configuration, fold=fold, restart=restart, profile=profile, base_seed=file.seed
+        )
+        folder = RunFolder(folders["output"] / run.name)
+        existing_record(run, folder)
+        order = Order(
+            prepared=folders["prepared"].absolute(),
+            configuration=_absolute(configuration),
+            fold=fold,
+            restart=restart,
+            profile=_absolute(profile),
+            seed=file.seed,
+            output=folder.path.absolute(),
+        )
+        places.append(Place(run, folder, order))
+    names = [place.name for place in places]
+    doubled = sorted({name for name in names if names.count(name) > 1})
+    if doubled:
+        raise OncoduetError(f"{path}: expected each run once, found {doubled[0]} twice")
+    return Campaign(path, file, dataset, folders["output"], tuple(places))
+
+
+@contextmanager
+def alone(output: Path) -> Iterator[None]:
+    """Keep a second campaign away from this output for as long as the block lasts.
+
+    Raises
+    ------
+    OncoduetError
+        There is one already; the message says where and since when.
+    """
+    output.mkdir(parents=True, exist_ok=True)
+    path = output / ".campaign.lock"
+    with path.open("a+", encoding="utf-8") as lock:
+        patience_s = time.monotonic() + LOCK_PATIENCE_S
+        while not _locked(lock):
+            if time.monotonic() > patience_s:
+                lock.seek(0)
+                holder = one_line(lock.read()) or "a process that has not said its name yet"
+                raise OncoduetError(f"{output}: expected no other campaign at work here, found {holder}")
+            time.sleep(0.05)
+        lock.truncate(0)
+        lock.write(
+            f"process {os.getpid()} on {socket.gethostname()}, since {datetime.now(UTC):%Y-%m-%d %H:%M:%S} UTC\n"
+        )
+        lock.flush()
+        yield
+
+
+def _locked(lock: TextIO) -> bool:
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+def _locating(dataset: Prepared, wanted: Sequence[tuple[int, str, int]]) -> list[tuple[int, str, int]]:
+    """One run per fold of stage 1, for a card that first locates an organ, unless the file itself asks for such."""
+    if dataset.card.localisation is None:
+        return []
+    if any(load_configuration(configuration).stage == "localisation" for _, configuration, _ in wanted):
+        return []
+    first_restart = min(restart for restart, _, _ in wanted)
+    return [(first_restart, "localisation", fold) for fold in dict.fromkeys(fold for _, _, fold in wanted)]
+
+
+def _relative(campaign: Path, name: str) -> str:
+    """A card, configuration or profile by name, or by a path relative to the campaign file."""
+    return str(campaign.parent / name) if name.endswith(".toml") else name
+
+
+def _absolute(name: str) -> str:
+    return str(Path(name).absolute()) if name.endswith(".toml") else name

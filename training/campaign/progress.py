@@ -1,0 +1,271 @@
+"""How far each run is, read from the run folders alone, and the table that shows it.
+
+A folder's ``run.json`` says what its process last wrote, and its lock whether that process is still there: a run that
+says ``running`` while nobody holds the lock was interrupted. So the answer is the same whoever asks, on whichever
+machine sees the folders, and needs no memory of who started what. What only an executor knows (steps within an epoch,
+a place in a queue) it adds as a :class:`Remark`.
+"""
+
+import fcntl
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Literal
+
+from rich.console import Console, Group
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
+
+from contract.errors import one_line
+from contract.records import Epoch, RunRecord, read_record
+from training.campaign.plan import Campaign, Place
+
+State = Literal["planned", "queued", "running", "interrupted", "finished", "failed"]
+STATES: tuple[State, ...] = ("planned", "queued", "running", "interrupted", "failed", "finished")
+
+RECENT_EPOCHS = 10
+"""The pace of a run is that of its last epochs."""
+_SETTLED_S = 5.0
+_COLOURS: Mapping[State, str] = {
+    "planned": "dim",
+    "queued": "blue",
+    "running": "cyan",
+    "interrupted": "yellow",
+    "finished": "green",
+    "failed": "red",
+}
+
+
+@dataclass(frozen=True)
+class Remark:
+    """What an executor knows of a run beyond its folder."""
+
+    state: State | None = None
+    """In place of the folder's, unless the run is finished."""
+    iterations: int | None = None
+    """Steps done in all, also within the epoch."""
+    message: str = ""
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far one run is."""
+
+    place: Place
+    state: State
+    epochs: tuple[Epoch, ...] = ()
+    iterations: int = 0
+    """Training steps done in all."""
+    wall_s: float = 0.0
+    cpu_s: float = 0.0
+    gpu_s: float = 0.0
+    written_s: float | None = None
+    """When ``run.json`` was last written, in seconds since 1970."""
+    message: str = ""
+    """Why it failed, or why it waits."""
+
+    @property
+    def last(self) -> Epoch | None:
+        """The last epoch."""
+        return self.epochs[-1] if self.epochs else None
+
+    @property
+    def epoch_s(self) -> float | None:
+        """Wall seconds per epoch lately; None before the first has ended."""
+        recent = self.epochs[-RECENT_EPOCHS:]
+        return sum(epoch.wall_s for epoch in recent) / len(recent) if recent else None
+
+    def remaining_s(self, now_s: float) -> float | None:
+        """Seconds to go at this moment, for a run at work; None before its first epoch has ended."""
+        if self.state != "running" or self.epoch_s is None or self.written_s is None:
+            return None
+        to_go = self.place.run.profile.epochs - len(self.epochs)
+        return max(0.0, to_go * self.epoch_s - (now_s - self.written_s))
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """How far a campaign is at one moment."""
+
+    campaign: Campaign
+    runs: tuple[Progress, ...]
+    at_s: float
+    """Seconds since 1970."""
+
+    @property
+    def counts(self) -> dict[State, int]:
+        """How many runs are in which state; states without any are left out."""
+        number = {state: sum(run.state == state for run in self.runs) for state in STATES}
+        return {state: count for state, count in number.items() if count}
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether every run is."""
+        return all(run.state == "finished" for run in self.runs)
+
+    @property
+    def spent(self) -> str:
+        """Hours so far, of GPU where there was one, else of CPU."""
+        gpu_s, cpu_s = sum(run.gpu_s for run in self.runs), sum(run.cpu_s for run in self.runs)
+        return f"{hours(gpu_s)} GPU-hours" if gpu_s else f"{hours(cpu_s)} CPU-hours"
+
+    @property
+    def summary(self) -> str:
+        """One line: states and hours."""
+        counts = ", ".join(f"{count} {state}" for state, count in self.counts.items())
+        return f"{counts}; {self.spent} spent"
+
+
+class Watch:
+    """Looks at a campaign again and again, reading only the records that have changed."""
+
+    def __init__(self, campaign: Campaign) -> None:
+        self.campaign = campaign
+        self._seen: dict[Path, tuple[tuple[int, int], RunRecord]] = {}
+
+    def look(self, remarks: Mapping[str, Remark] | None = None) -> Snapshot:
+        """How far the runs are now.
+
+        Parameters
+        ----------
+        remarks
+            What the executor knows, by the run's name.
+
+        Raises
+        ------
+        OncoduetError
+            A ``run.json`` is malformed.
+        """
+        remarks = remarks or {}
+        runs = tuple(self._progress(place, remarks.get(place.name, Remark())) for place in self.campaign.places)
+        return Snapshot(self.campaign, runs, time.time())
+
+    def _progress(self, place: Place, remark: Remark) -> Progress:
+        found = self._record(place.folder.record)
+        if found is None:
+            return Progress(place, remark.state or "planned", message=remark.message)
+        record, written_s = found
+        state: State = record.state
+        if state != "finished" and remark.state is not None:
+            state = remark.state
+        elif state == "running" and time.time() - written_s > _SETTLED_S and not is_held(place.folder.lock):
+            state = "interrupted"
+        progress = Progress(
+            place,
+            state,
+            epochs=record.epochs,
+            iterations=len(record.epochs) * place.run.profile.iterations_per_epoch,
+            wall_s=record.wall_s,
+            cpu_s=record.cpu_s,
+            gpu_s=record.gpu_s,
+            written_s=written_s,
+        )
+        if state == "failed":
+            progress = replace(progress, message=remark.message or last_words(place.folder.log))
+        if state == "queued":
+            progress = replace(progress, message=remark.message)
+        if state == "running" and remark.iterations is not None:
+            progress = replace(progress, iterations=max(remark.iterations, progress.iterations))
+        return progress
+
+    def _record(self, path: Path) -> tuple[RunRecord, float] | None:
+        try:
+            status = path.stat()
+        except FileNotFoundError:
+            return None
+        stamp = (status.st_mtime_ns, status.st_size)
+        if path not in self._seen or self._seen[path][0] != stamp:
+            self._seen[path] = (stamp, read_record(path, RunRecord))
+        return self._seen[path][1], status.st_mtime
+
+
+def is_held(lock: Path) -> bool:
+    """Whether a process works on the run whose lock this is. Asking takes the lock for a moment, shared."""
+    try:
+        with lock.open() as stream:
+            fcntl.flock(stream, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except FileNotFoundError:
+        return False
+    except BlockingIOError:
+        return True
+    return False
+
+
+def last_words(log: Path) -> str:
+    """The last line of a run's log: after a failure, the exception."""
+    try:
+        with log.open("rb") as stream:
+            stream.seek(max(0, log.stat().st_size - 4096))
+            lines = stream.read().decode(errors="replace").splitlines()
+    except FileNotFoundError:
+        return ""
+    spoken = [line for line in lines if line.strip()]
+    return one_line(spoken[-1]).removeprefix("contract.errors.OncoduetError: ") if spoken else ""
+
+
+def table(snapshot: Snapshot, *, at_most: int | None = None) -> Group:
+    """State, epoch, loss and time to go of every run.
+
+    Parameters
+    ----------
+    at_most
+        Rows that there is room for; then runs at work and failed ones are shown first, and the others counted.
+    """
+    shown = snapshot.runs
+    if at_most is not None and len(shown) > at_most:
+        urgent: Sequence[State] = ("failed", "running", "interrupted", "queued", "planned", "finished")
+        first = sorted(shown, key=lambda run: urgent.index(run.state))[: max(1, at_most - 1)]
+        shown = tuple(run for run in snapshot.runs if run in first)
+    rows = Table(box=None, pad_edge=False)
+    rows.add_column("run", no_wrap=True)
+    rows.add_column("state", no_wrap=True)
+    rows.add_column("")
+    for heading in ("epoch", "loss", "validation", "time"):
+        rows.add_column(heading, justify="right", no_wrap=True)
+    for run in shown:
+        total = run.place.iterations
+        rows.add_row(
+            run.place.name,
+            Text(run.state, style=_COLOURS[run.state]),
+            ProgressBar(total=total, completed=run.iterations, width=8),
+            f"{len(run.epochs)}/{run.place.run.profile.epochs}",
+            f"{run.last.train_loss:.4f}" if run.last else "",
+            f"{run.last.validation_loss:.4f}" if run.last else "",
+            _time(run, snapshot.at_s),
+        )
+    more = [] if len(shown) == len(snapshot.runs) else [Text(f"… and {len(snapshot.runs) - len(shown)} more")]
+    return Group(rows, *more, Text(snapshot.summary))
+
+
+def rows_for(console: Console) -> int | None:
+    """How many runs a terminal has room for; None where it is no terminal."""
+    return max(3, console.height - 4) if console.is_terminal else None
+
+
+def hours(seconds: float) -> str:
+    """Hours with as many digits as a reader needs."""
+    value = seconds / 3600
+    return f"{value:.2f}" if value < 10 else f"{value:,.0f}"
+
+
+def clock(seconds: float) -> str:
+    """A duration: ``50 s``, ``12 min``, ``3 h 20 min``, ``2 d 5 h``."""
+    minutes = round(seconds / 60)
+    if seconds < 100:
+        return f"{seconds:.0f} s"
+    if minutes < 100:
+        return f"{minutes} min"
+    if minutes < 48 * 60:
+        return f"{minutes // 60} h {minutes % 60} min"
+    return f"{minutes // (24 * 60)} d {minutes % (24 * 60) // 60} h"
+
+
+def _time(run: Progress, now_s: float) -> str:
+    if run.state == "finished":
+        return clock(run.wall_s)
+    if run.state == "queued":
+        return run.message
+    remaining_s = run.remaining_s(now_s)
+    return "" if remaining_s is None else f"{clock(remaining_s)} to go"

@@ -1,0 +1,278 @@
+"""The Slurm executor: missing runs become an array of jobs, submitted through submitit.
+
+The truth about a run is its folder; Slurm is asked one question only, with one ``squeue`` per look: which of our jobs
+are still in the queue. So it works on clusters without accounting, where submitit's own watcher knows nothing and waits
+for a cancelled job forever. A job that has left the queue while its run is unfinished is lost, and the run submitted
+again. Which job is to make which run stands in ``slurm/jobs.json`` before ``sbatch`` is called and gets its number
+right after: a campaign that was killed in between finds the job by its name.
+
+Jobs are idempotent: the run's folder, lock and checkpoint decide what there is to do. Therefore Slurm may start one
+again whenever it likes, and a job that comes too late does nothing.
+"""
+
+import contextlib
+import io
+import itertools
+import logging
+import shlex
+import shutil
+import time
+import uuid
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+
+from contract.errors import OncoduetError, one_line
+from contract.records import write_record
+from training.campaign.costs import Side, bill
+from training.campaign.display import Display
+from training.campaign.jobs import Job, JobBook, Queued, job_name, look_at_queue, remarks_of
+from training.campaign.pack import Ended, Stepped, make_pack, raise_for
+from training.campaign.plan import Campaign, Order, Place, alone
+from training.campaign.progress import Progress, Remark, Watch, is_held
+from training.run import Device
+
+if TYPE_CHECKING:
+    from submitit.core.utils import DelayedSubmission
+
+ARRAY_JOBS = 500
+"""Of one array; Slurm's own limit is 1001 unless the cluster says otherwise."""
+TICK_S = 0.5
+
+_TIME_LIMIT = "UncompletedJobError"
+"""What submitit raises in a job that may not queue again."""
+
+
+@dataclass(frozen=True)
+class Work:
+    """What a job does: some runs, in packs. submitit pickles it, and calls ``checkpoint`` before a time limit."""
+
+    orders: tuple[Order, ...]
+    packed: int
+    device: Device
+
+    def __call__(self) -> list[Ended]:
+        """Make the runs; what ended each of them."""
+        logging.getLogger("training").setLevel(logging.INFO)
+        places = [order.place() for order in self.orders]
+
+        def say(event: Stepped | Ended) -> None:
+            if isinstance(event, Ended):
+                print(f"{event.name}: {event.message or 'finished'}", flush=True)
+
+        ended = []
+        for first in range(0, len(places), self.packed):
+            ended += make_pack(places[first : first + self.packed], device=self.device, tell=say)
+        return ended
+
+    def checkpoint(self) -> "DelayedSubmission":
+        """What the job does when it comes out of the queue again: the same. The runs have their own checkpoints."""
+        from submitit.core.utils import DelayedSubmission  # noqa: PLC0415
+
+        return DelayedSubmission(self)
+
+
+def make_on_slurm(campaign: Campaign, *, console: Console, device: Device) -> None:
+    """Submit every run that is missing and stay until all have ended; jobs of an earlier call are waited for.
+
+    Raises
+    ------
+    OncoduetError
+        No Slurm here, or one that takes no such jobs; another campaign is at work in the folder; too little disk or
+        memory; runs failed for their input's fault, or were lost too often.
+    RuntimeError
+        Runs failed, at least one by a bug.
+    KeyboardInterrupt
+        Somebody would rather not stay; the jobs go on.
+    """
+    missing = next((command for command in ("sbatch", "squeue", "srun") if shutil.which(command) is None), None)
+    if missing is not None:
+        raise OncoduetError(f"--executor slurm: expected the command {missing} on this machine, found none")
+    watch = Watch(campaign)
+    bill(campaign, watch.look(), slurm_side(campaign)).refuse_if_short(campaign)
+    with alone(campaign.output), Display(watch, console) as display:
+        ended = _Dispatcher(campaign, watch, display, device).make()
+    raise_for(campaign, ended)
+
+
+def slurm_side(campaign: Campaign) -> Side:
+    """How much of a campaign Slurm may make at a time."""
+    options = campaign.file.slurm
+    return Side(options.jobs_at_once, campaign.file.resources.packed, elsewhere=True, memory_gb=options.memory_gb)
+
+
+class _Dispatcher:
+    """Submits, watches, and submits again what was lost."""
+
+    def __init__(self, campaign: Campaign, watch: Watch, display: Display, device: Device) -> None:
+        self.campaign, self.watch, self.display, self.device = campaign, watch, display, device
+        self.options = campaign.file.slurm
+        self.book = JobBook(campaign.output)
+        self.places = {place.name: place for place in campaign.places}
+        self.attempts: Counter[str] = Counter()
+        self.looks_without: Counter[str] = Counter()
+        self.ended: dict[str, Ended] = {}
+
+    def make(self) -> list[Ended]:
+        """Stay until every run has ended."""
+        self._adopt()
+        self.attempts.update(name for job in self.book.open for name in job.runs)
+        remarks: dict[str, Remark] = {}
+        while True:
+            runs = {run.place.name: run for run in self.watch.look().runs}
+            queue = look_at_queue()
+            if queue is not None:
+                for job in self.book.open:
+                    self._settle(job, queue, runs)
+            for each in _batches(self._waiting(runs), self.options.runs_per_job):
+                self._submit(each)
+            remarks = remarks_of(self.book.open, queue or {}, runs)
+            remarks |= {name: ended.remark for name, ended in self.ended.items()}
+            if not self.book.open:
+                break
+            until = time.monotonic() + self.options.poll_seconds
+            while time.monotonic() < until:
+                self.display.show(remarks)
+                time.sleep(min(TICK_S, self.options.poll_seconds))
+        self.display.show(remarks, is_last=True)
+        return list(self.ended.values())
+
+    def _adopt(self) -> None:
+        """Give jobs their numbers that were submitted by a process that died before it could note them."""
+        batches = list(dict.fromkeys(job.batch for job in self.book.open if job.id is None))
+        if not batches:
+            return
+        queue = look_at_queue()
+        if queue is None:
+            raise OncoduetError(f"{self.book.path}: expected squeue to say what became of its jobs, found no answer")
+        for batch in batches:
+            ids = sorted((id_ for id_, job in queue.items() if job.name == job_name(batch)), key=_array_index)
+            if len(ids) == sum(job.batch == batch for job in self.book.jobs):
+                self.book.number(batch, ids)
+            else:
+                self.book.withdraw(batch)
+
+    def _waiting(self, runs: Mapping[str, Progress]) -> list[Place]:
+        taken = {name for job in self.book.open for name in job.runs}
+        return [
+            self.places[name]
+            for name, run in runs.items()
+            if run.state != "finished" and name not in taken and name not in self.ended
+        ]
+
+    def _settle(self, job: Job, queue: Mapping[str, Queued], runs: Mapping[str, Progress]) -> None:
+        """Close a job whose runs are finished, or which has left the queue."""
+        unfinished = [name for name in job.runs if name in runs and runs[name].state != "finished"]
+        if not unfinished:
+            self.book.close(job, "finished")
+            return
+        assert job.id is not None
+        found = queue.get(job.id)
+        if found is not None and found.is_waited_for:
+            self.looks_without[job.id] = 0
+            return
+        self.looks_without[job.id] += 1
+        if self.looks_without[job.id] < 2 or any(is_held(self.places[name].folder.lock) for name in unfinished):
+            return  # files of other machines may show late
+        reason = "left the queue" if found is None else found.state.lower().replace("_", " ")
+        told = _outcome(self.book.folder, job.id)
+        self.book.close(job, reason)
+        for name in unfinished:
+            self._end(name, told, runs[name], reason, job.id)
+
+    def _end(self, name: str, told: Mapping[str, Ended], run: Progress, reason: str, job_id: str) -> None:
+        """Decide whether a run whose job is over has failed or was lost."""
+        what = told.get(name) or told.get("")
+        message = what.message if what else ""
+        if what and message and _TIME_LIMIT not in message and (run.state == "failed" or what.is_bug):
+            self.ended[name] = Ended(name, message, what.is_bug)
+        elif self.attempts[name] >= self.options.max_attempts:
+            why = message or f"its job {job_id}: {reason}, see {self.book.folder / job_id}"
+            self.ended[name] = Ended(name, f"submitted {self.attempts[name]} times without an end; {why}")
+
+    def _submit(self, packs: Sequence[Sequence[Place]]) -> None:
+        """Hand one array of jobs to Slurm.
+
+        Raises
+        ------
+        OncoduetError
+            Slurm does not take it.
+        """
+        batch = uuid.uuid4().hex[:12]
+        executor = _executor(self.book.folder, self.options, batch)
+        packed = self.campaign.file.resources.packed
+        works = [Work(tuple(place.order for place in pack), packed, self.device) for pack in packs]
+        for place in itertools.chain(*packs):
+            if not place.folder.record.is_file():
+                place.folder.path.mkdir(parents=True, exist_ok=True)
+                write_record(place.folder.record, place.run.record(state="planned"))
+        self.book.announce(batch, [[place.name for place in pack] for pack in packs])
+        try:
+            with contextlib.redirect_stderr(io.StringIO()) as complaint:  # submitit prints what sbatch said
+                jobs = executor.submit_array(works)
+        except Exception as error:
+            self.book.withdraw(batch)
+            said = one_line(complaint.getvalue() or str(error))
+            raise OncoduetError(
+                f"{self.campaign.path}: expected sbatch to take {len(packs)} jobs, found: {said}"
+            ) from error
+        self.book.number(batch, [job.job_id for job in jobs])
+        self.attempts.update(place.name for pack in packs for place in pack)
+
+
+def _executor(folder: Path, options: Any, batch: str) -> Any:
+    """Submitit's executor for one array."""
+    from submitit import SlurmExecutor  # noqa: PLC0415
+
+    logging.getLogger("submitit").setLevel(logging.ERROR)
+    folder.mkdir(parents=True, exist_ok=True)
+    project = Path(__file__).resolve().parents[2]
+    wanted = {
+        "job_name": job_name(batch),
+        "partition": options.partition,
+        "account": options.account,
+        "time": options.time_limit_minutes,
+        "cpus_per_task": options.cpus_per_run,
+        "mem": None if options.memory_gb is None else f"{round(options.memory_gb * 1000)}M",
+        "gpus_per_node": options.gpus_per_run or None,
+        "array_parallelism": options.jobs_at_once,
+        "signal_delay_s": min(90, 15 * options.time_limit_minutes),
+        "setup": [f"export PYTHONPATH={shlex.quote(str(project))}${{PYTHONPATH:+:$PYTHONPATH}}", *options.setup],
+        "additional_parameters": {"requeue": True, **options.additional},
+    }
+    executor = SlurmExecutor(folder / "%j", max_num_timeout=options.max_time_limits)
+    executor.update_parameters(**{name: value for name, value in wanted.items() if value is not None})
+    return executor
+
+
+def _batches(waiting: Sequence[Place], runs_per_job: int) -> Iterator[list[list[Place]]]:
+    """Arrays of jobs; the runs of a job are of one stage, since they may be made side by side."""
+    packs = []
+    for _, group in itertools.groupby(waiting, key=lambda place: place.run.configuration.stage):
+        places = list(group)
+        packs += [places[first : first + runs_per_job] for first in range(0, len(places), runs_per_job)]
+    for first in range(0, len(packs), ARRAY_JOBS):
+        yield packs[first : first + ARRAY_JOBS]
+
+
+def _outcome(folder: Path, job_id: str) -> dict[str, Ended]:
+    """What a job left as its result, by run; under no name what ended the whole job."""
+    from submitit.core.utils import JobPaths, pickle_load  # noqa: PLC0415
+
+    path = JobPaths(folder / "%j", job_id=job_id, task_id=0).result_pickle
+    if not path.is_file():
+        return {}
+    outcome, result = pickle_load(path)
+    if outcome == "success":
+        return {ended.name: ended for ended in result}
+    last = one_line(str(result).strip().splitlines()[-1])
+    is_bug = not last.startswith("contract.errors.") and _TIME_LIMIT not in last
+    return {"": Ended("", last.removeprefix("contract.errors.OncoduetError: "), is_bug)}
+
+
+def _array_index(job_id: str) -> int:
+    return int(job_id.partition("_")[2] or 0)

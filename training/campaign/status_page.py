@@ -1,0 +1,274 @@
+"""``status.html``: a campaign on one page, for people who do not sit at its terminal.
+
+The page needs nothing but itself: style and curves stand in it, so that it can be mailed or served from anywhere. Every
+run is a thin line and a small square; what is drawn stays readable with hundreds of them.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+from contract.files import write_text
+from contract.provenance import VERSION
+from contract.records import Epoch
+from training.campaign.progress import STATES, Progress, Snapshot, State, clock
+
+PAGE = "status.html"
+RELOAD_S = 30
+POINTS = 120
+"""Of one line at most; longer runs are averaged over neighbouring epochs."""
+OPEN_RUNS = 60
+"""Up to so many runs the table stands open."""
+
+WIDTH, HEIGHT = 460, 240
+_LEFT, _RIGHT, _TOP, _BOTTOM = 46, 8, 10, 26
+_LABEL = 40
+"""Room for the word under the axis."""
+_DONE_FIRST: tuple[State, ...] = ("finished", "running", "queued", "interrupted", "failed", "planned")
+
+Point = tuple[float, float]
+"""Epochs done, loss."""
+
+
+@dataclass(frozen=True)
+class Line:
+    """One run's loss, or the mean of all."""
+
+    name: str
+    kind: str
+    """``train`` or ``validation``."""
+    is_mean: bool
+    points: str
+    """As SVG takes them."""
+
+
+@dataclass(frozen=True)
+class Tick:
+    """A number on an axis and its place in the drawing."""
+
+    at: float
+    text: str
+
+
+@dataclass(frozen=True)
+class Panel:
+    """The loss curves of one configuration."""
+
+    configuration: str
+    title: str
+    runs: int
+    with_epochs: int
+    lines: tuple[Line, ...]
+    across: tuple[Tick, ...]
+    up: tuple[Tick, ...]
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of the table of runs."""
+
+    name: str
+    fold: int
+    restart: int
+    state: State
+    epochs: str
+    done: float
+    """Percent of the steps."""
+    train: str
+    validation: str
+    time: str
+    """That it took, or to go, or why it waits."""
+    message: str
+    """Why it failed."""
+
+
+@dataclass(frozen=True)
+class Group:
+    """The runs of one configuration."""
+
+    configuration: str
+    rows: tuple[Row, ...]
+
+    @property
+    def finished(self) -> int:
+        """How many are."""
+        return sum(row.state == "finished" for row in self.rows)
+
+    @property
+    def folds(self) -> dict[int, list[Row]]:
+        """Runs by fold, in the order of folds and restarts."""
+        return {
+            fold: sorted((row for row in self.rows if row.fold == fold), key=lambda row: row.restart)
+            for fold in sorted({row.fold for row in self.rows})
+        }
+
+
+def write_status_page(snapshot: Snapshot) -> Path:
+    """Write the page into the campaign's output folder."""
+    environment = Environment(
+        loader=FileSystemLoader(Path(__file__).parent / "templates"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    campaign = snapshot.campaign
+    groups = _groups(snapshot)
+    page = environment.get_template("status.html.j2").render(
+        version=VERSION,
+        title=campaign.path.stem,
+        campaign=campaign,
+        profile=campaign.places[0].run.profile,
+        snapshot=snapshot,
+        states=[(state, snapshot.counts[state]) for state in _DONE_FIRST if state in snapshot.counts],
+        all_states=STATES,
+        done=100 * sum(_done(run) for run in snapshot.runs) / len(snapshot.runs),
+        to_go=time_to_go(snapshot),
+        failed=[row for group in groups for row in group.rows if row.state == "failed"],
+        groups=groups,
+        folds=sorted({run.place.run.fold_number for run in snapshot.runs}),
+        panels=panels(snapshot),
+        width=WIDTH,
+        height=HEIGHT,
+        plot={"left": _LEFT, "right": WIDTH - _RIGHT, "top": _TOP, "bottom": HEIGHT - _BOTTOM},
+        is_open=len(snapshot.runs) <= OPEN_RUNS,
+        reload_s=None if snapshot.is_finished else RELOAD_S,
+        written=f"{datetime.fromtimestamp(snapshot.at_s, UTC):%Y-%m-%d %H:%M:%S} UTC",
+    )
+    path = campaign.output / PAGE
+    write_text(path, page)
+    return path
+
+
+def time_to_go(snapshot: Snapshot) -> str | None:
+    """How long the rest takes, if as many runs stay at work as there are now; None while nobody can say."""
+    at_work = [run for run in snapshot.runs if run.state == "running"]
+    paces = [run.epoch_s for run in at_work if run.epoch_s is not None]
+    if not paces:
+        return None
+    epochs = sum(run.place.run.profile.epochs - len(run.epochs) for run in snapshot.runs if run.state != "finished")
+    return clock(epochs * sum(paces) / len(paces) / len(at_work))
+
+
+def panels(snapshot: Snapshot) -> list[Panel]:
+    """The loss curves, configuration by configuration; those without an epoch are left out."""
+    found = []
+    for configuration in _configurations(snapshot):
+        runs = [run for run in snapshot.runs if run.place.run.configuration.name == configuration]
+        begun = [run for run in runs if run.epochs]
+        if begun:
+            found.append(_panel(configuration, runs, begun))
+    return found
+
+
+def thinned(points: Sequence[Point]) -> list[Point]:
+    """At most :data:`POINTS` points, each the mean of neighbours."""
+    per_point = math.ceil(len(points) / POINTS)
+    return [_mean(points[first : first + per_point]) for first in range(0, len(points), per_point)]
+
+
+def ticks(low: float, high: float, *, at_most: int) -> list[float]:
+    """Round numbers between two values, ends included where they are round."""
+    if high <= low:
+        return [low]
+    rough = (high - low) / at_most
+    size = 10 ** math.floor(math.log10(rough))
+    step = next(size * factor for factor in (1, 2, 5, 10) if size * factor >= rough * (1 - 1e-9))
+    first = math.ceil(low / step - 1e-9)
+    return [number * step for number in range(first, math.floor(high / step + 1e-9) + 1)]
+
+
+def _panel(configuration: str, runs: Sequence[Progress], begun: Sequence[Progress]) -> Panel:
+    kinds: dict[str, Callable[[Epoch], float]] = {
+        "train": lambda epoch: epoch.train_loss,
+        "validation": lambda epoch: epoch.validation_loss,
+    }
+    series: list[tuple[str, str, bool, list[Point]]] = []
+    for kind, loss in kinds.items():
+        curves = [[(epoch.epoch + 1.0, loss(epoch)) for epoch in run.epochs] for run in begun]
+        series += [(run.place.name, kind, False, thinned(curve)) for run, curve in zip(begun, curves, strict=True)]
+        if len(curves) > 1:
+            series.append(("mean", kind, True, thinned(_means(curves))))
+    losses = [loss for *_, points in series for _, loss in points]
+    low, high = min(losses), max(losses)
+    margin = 0.05 * (high - low) or max(0.05, 0.05 * abs(high))
+    low, high = low - margin, high + margin
+    last = max(2, *(run.place.run.profile.epochs for run in runs))
+
+    def x(epoch: float) -> float:
+        return _LEFT + (epoch - 1) / (last - 1) * (WIDTH - _LEFT - _RIGHT)
+
+    def y(loss: float) -> float:
+        return _TOP + (high - loss) / (high - low) * (HEIGHT - _TOP - _BOTTOM)
+
+    lines = [
+        Line(name, kind, is_mean, " ".join(f"{x(epoch):.1f},{y(loss):.1f}" for epoch, loss in points))
+        for name, kind, is_mean, points in sorted(series, key=lambda each: each[2])
+    ]
+    across = [epoch for epoch in ticks(1, last, at_most=6) if epoch == int(epoch) and x(epoch) > _LEFT + _LABEL]
+    return Panel(
+        configuration=configuration,
+        title=begun[0].place.run.configuration.title,
+        runs=len(runs),
+        with_epochs=len(begun),
+        lines=tuple(lines),
+        across=tuple(Tick(x(epoch), f"{epoch:g}") for epoch in across),
+        up=tuple(Tick(y(loss), f"{loss:.6g}") for loss in ticks(low, high, at_most=5)),
+    )
+
+
+def _means(curves: Sequence[Sequence[Point]]) -> list[Point]:
+    """The mean over runs, as far as half of the runs have come."""
+    longest = sorted(map(len, curves))[len(curves) // 2]
+    means = []
+    for epoch in range(longest):
+        there = [curve[epoch] for curve in curves if len(curve) > epoch]
+        means.append(_mean(there))
+    return means
+
+
+def _mean(points: Sequence[Point]) -> Point:
+    return sum(epoch for epoch, _ in points) / len(points), sum(loss for _, loss in points) / len(points)
+
+
+def _groups(snapshot: Snapshot) -> list[Group]:
+    return [
+        Group(
+            configuration,
+            tuple(
+                _row(run, snapshot.at_s) for run in snapshot.runs if run.place.run.configuration.name == configuration
+            ),
+        )
+        for configuration in _configurations(snapshot)
+    ]
+
+
+def _configurations(snapshot: Snapshot) -> list[str]:
+    return list(dict.fromkeys(run.place.run.configuration.name for run in snapshot.runs))
+
+
+def _row(run: Progress, now_s: float) -> Row:
+    remaining_s = run.remaining_s(now_s)
+    time = f"{clock(remaining_s)} to go" if remaining_s else ""
+    if run.state in ("finished", "queued"):
+        time = clock(run.wall_s) if run.state == "finished" else run.message
+    return Row(
+        name=run.place.name,
+        fold=run.place.run.fold_number,
+        restart=run.place.run.restart,
+        state=run.state,
+        epochs=f"{len(run.epochs)}/{run.place.run.profile.epochs}",
+        done=100 * _done(run),
+        train=f"{run.last.train_loss:.4f}" if run.last else "",
+        validation=f"{run.last.validation_loss:.4f}" if run.last else "",
+        time=time,
+        message=run.message if run.state == "failed" else "",
+    )
+
+
+def _done(run: Progress) -> float:
+    return run.iterations / run.place.iterations

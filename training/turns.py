@@ -1,0 +1,63 @@
+"""Several trainings in one process take turns: each is a generator that yields after every step.
+
+What a training needs of the process while it works (its log, its random numbers, its stream on the GPU) is a context
+that is entered for each of its turns and left before the next training's, so that none disturbs another.
+"""
+
+import time
+from collections.abc import Callable, Generator, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from typing import TypeVar, cast
+
+Result = TypeVar("Result")
+Steps = Generator[None, None, Result]
+"""A training: yields after each step and returns its result."""
+
+
+def in_turns(steps: Steps[Result], turn: Callable[[], AbstractContextManager[None]]) -> Steps[Result]:
+    """The same steps, each made within a context of its own; closing the generator closes them within one, too."""
+    try:
+        while True:
+            with turn():
+                try:
+                    next(steps)
+                except StopIteration as end:
+                    return cast(Result, end.value)
+            yield
+    finally:
+        with turn():
+            steps.close()
+
+
+def finished(steps: Steps[Result]) -> Result:
+    """Go through all steps at once."""
+    while True:
+        try:
+            next(steps)
+        except StopIteration as end:
+            return cast(Result, end.value)
+
+
+class Clock:
+    """Wall and CPU seconds of one training's own turns."""
+
+    def __init__(self) -> None:
+        self._wall_s, self._cpu_s = 0.0, 0.0
+        self._since: tuple[float, float] | None = None
+
+    @contextmanager
+    def running(self) -> Iterator[None]:
+        """Count what passes in here."""
+        self._since = time.perf_counter(), time.process_time()
+        try:
+            yield
+        finally:
+            self._wall_s, self._cpu_s = self.seconds()
+            self._since = None
+
+    def seconds(self) -> tuple[float, float]:
+        """Wall and CPU seconds so far, the turn at hand included."""
+        if self._since is None:
+            return self._wall_s, self._cpu_s
+        wall_s, cpu_s = self._since
+        return self._wall_s + time.perf_counter() - wall_s, self._cpu_s + time.process_time() - cpu_s

@@ -1,0 +1,196 @@
+"""``python -m training verify``: every hash of a run taken again, from its weights back to the archive.
+
+What cannot be reached (the dataset was deleted, the archive is on another machine) is said to be unchecked and is no
+fault; what is there has to be what the run was made from.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+
+from rich.table import Table
+
+from contract.cards import load_card
+from contract.errors import OncoduetError
+from contract.files import read_json, sha256_file, sha256_json
+from contract.records import RunRecord, SelectionRecord, read_record
+from training.bundle import find_runs
+from training.prepared import LOCALISATION, Prepared, load_prepared
+from training.run_folder import RunFolder
+from training.sources import unchanged_archive
+
+
+@dataclass(frozen=True)
+class Check:
+    """One thing that was looked at."""
+
+    run: str
+    what: str
+    found: str
+    """``as recorded``, ``unchecked: …``, or what is wrong in one line."""
+    fault: str | None = None
+    """The line for the user, or None where nothing is wrong."""
+
+
+@dataclass(frozen=True)
+class _Shared:
+    """What several runs may have been made from, and what was found when it was looked at, by folder."""
+
+    prepared: Path | None
+    archive: Path | None
+    files: dict[Path, str | None] = field(default_factory=dict)
+    archives: dict[Path, str | None] = field(default_factory=dict)
+
+    def dataset(self, record: RunRecord) -> Path | None:
+        """Where the run's dataset lies now, as far as is known."""
+        if self.prepared is not None:
+            return self.prepared / LOCALISATION if record.key.stage == "localisation" else self.prepared
+        return Path(record.prepared_folder) if record.prepared_folder else None
+
+
+class _UncheckedError(Exception):
+    """It cannot be looked at."""
+
+
+def verify(runs: Sequence[Path], *, prepared: Path | None = None, archive: Path | None = None) -> list[Check]:
+    """Check finished runs and, once for all of them, each dataset that they were made from.
+
+    Parameters
+    ----------
+    runs
+        Run folders, or folders of them.
+    prepared, archive
+        Where the dataset and its archive lie now; None: where they lay.
+
+    Raises
+    ------
+    OncoduetError
+        A given folder holds no run, or a ``run.json`` is malformed.
+    """
+    checks: list[Check] = []
+    shared = _Shared(prepared, archive)
+    for folder in find_runs(runs):
+        record = read_record(folder.record, RunRecord)
+        for what, look in _looks(folder, record, shared):
+            checks.append(_check(folder, what, look))
+    return checks
+
+
+def show(checks: Sequence[Check]) -> Table:
+    """The checks as a table."""
+    table = Table(box=None, pad_edge=False)
+    for heading in ("run", "what", "found"):
+        table.add_column(heading, overflow="fold")
+    for check in checks:
+        table.add_row(check.run, check.what, check.found, style="red" if check.fault else None)
+    return table
+
+
+def require_sound(checks: Sequence[Check]) -> None:
+    """Raise ``OncoduetError`` with the first fault, if there is any."""
+    faults = [check.fault for check in checks if check.fault]
+    if faults:
+        more = f" (and {len(faults) - 1} more)" if len(faults) > 1 else ""
+        raise OncoduetError(f"{faults[0]}{more}")
+
+
+def _check(folder: RunFolder, what: str, look: Callable[[], None]) -> Check:
+    name = folder.path.resolve().name
+    try:
+        look()
+    except _UncheckedError as reason:
+        return Check(name, what, f"unchecked: {reason}")
+    except OncoduetError as error:
+        return Check(name, what, "NOT as recorded", fault=str(error))
+    return Check(name, what, "as recorded")
+
+
+def _looks(folder: RunFolder, record: RunRecord, shared: "_Shared") -> Iterator[tuple[str, Callable[[], None]]]:
+    yield "weights", partial(_weights, folder, record)
+    yield "card", partial(_same, folder.card, record.key.card_sha256, lambda: load_card(folder.card).sha256)
+    for name, path in [("plans", folder.plans), ("dataset", folder.dataset)]:
+        yield name, partial(_same, path, record.parents.get(name), partial(_sha256_json_file, path))
+    if record.checkpoint == "detection":
+        yield "selection", partial(_selection, folder, record)
+    dataset = shared.dataset(record)
+    yield "prepared", partial(_prepared, dataset, record)
+    yield "preprocessed files", partial(_files, dataset, shared.files)
+    yield "archive", partial(_archive, dataset, shared.archive, shared.archives)
+
+
+def _weights(folder: RunFolder, record: RunRecord) -> None:
+    from network.weights import load_weights, tensors_sha256  # noqa: PLC0415 - takes seconds to import
+
+    if record.state != "finished":
+        raise _UncheckedError(f"the run is {record.state}")
+    _same(folder.weights, record.weights_sha256, lambda: tensors_sha256(load_weights(folder.weights)))
+
+
+def _selection(folder: RunFolder, record: RunRecord) -> None:
+    if record.state != "finished":
+        raise _UncheckedError(f"the run is {record.state}")
+    _same(folder.selection, record.parents.get("selection"), lambda: sha256_file(folder.selection))
+    selection = read_record(folder.selection, SelectionRecord)
+    chosen = {each.epoch: each.weights_sha256 for each in selection.checkpoints}.get(selection.chosen_epoch)
+    _same(folder.selection, record.weights_sha256, lambda: str(chosen))
+
+
+def _prepared(folder: Path | None, record: RunRecord) -> None:
+    dataset = _load(folder)
+    _same(dataset.folder, record.parents.get("prepared"), lambda: dataset.sha256)
+    _same(dataset.folder, record.dataset_fingerprint, lambda: dataset.record.dataset_fingerprint)
+
+
+def _files(folder: Path | None, done: dict[Path, str | None]) -> None:
+    dataset = _load(folder)
+
+    def look() -> None:
+        for name, sha256 in sorted(dataset.record.files.items()):
+            path = dataset.folder / "cases" / name
+            _same(path, sha256, partial(sha256_file, path))
+
+    _once(dataset.folder, look, done)
+
+
+def _archive(folder: Path | None, archive: Path | None, done: dict[Path, str | None]) -> None:
+    dataset = _load(folder)
+
+    def look() -> None:
+        if unchanged_archive(dataset, archive=archive, hash_all=True) is None:
+            raise _UncheckedError("the archive cannot be reached")
+
+    _once(dataset.folder, look, done)
+
+
+def _once(folder: Path, look: Callable[[], None], done: dict[Path, str | None]) -> None:
+    """Look once at what several runs share, and tell all of them what was found."""
+    if folder not in done:
+        done[folder] = None
+        try:
+            look()
+        except OncoduetError as error:
+            done[folder] = str(error)
+    fault = done[folder]
+    if fault is not None:
+        raise OncoduetError(fault)
+
+
+def _load(folder: Path | None) -> Prepared:
+    if folder is None or not folder.is_dir():
+        raise _UncheckedError("the prepared dataset cannot be reached; --prepared says where it lies now")
+    return load_prepared(folder)
+
+
+def _same(path: Path, expected: str | None, found: Callable[[], str]) -> None:
+    if expected is None:
+        raise _UncheckedError("run.json does not name its hash")
+    if not path.exists():
+        raise OncoduetError(f"{path}: expected the one with the hash {expected[:12]}…, found none")
+    sha256 = found()
+    if sha256 != expected:
+        raise OncoduetError(f"{path}: expected the one with the hash {expected[:12]}…, found {sha256[:12]}…")
+
+
+def _sha256_json_file(path: Path) -> str:
+    return sha256_json(read_json(path))
