@@ -1,6 +1,7 @@
 #!/bin/bash
-# Make the files to upload to a platform: the algorithm and evaluation images, a model, a truth, their SHA256SUMS, and a
-# sheet with what the platform's forms ask for. Then load the images from what was written and check that they conform.
+# Make the files to upload to a platform: the algorithm and evaluation images with the lists of their packages, a model,
+# a truth, their SHA256SUMS, and a sheet with what the platform's forms ask for. Then load the images from what was
+# written and check that they conform.
 #
 # Every archive is written under a temporary name and read to its end before it gets its own, so that what has a name
 # is whole. The same images, model and truth give the same bytes.
@@ -88,9 +89,11 @@ if [ ${#images[@]} -gt 0 ]; then
     "$engine" save "$name" | "${compress[@]}" >"$stage/$name.tar.gz"
     check image "$stage/$name.tar.gz" "${allow[@]}"
     keep "$name.tar.gz"
-    for sbom in build/sbom/"oncoduet-$image".*; do
-      [ ! -f "$sbom" ] || { cp "$sbom" "$stage/$name.${sbom##*"oncoduet-$image".}" && keep "$name.${sbom##*"oncoduet-$image".}"; }
-    done
+    container=$("$engine" create "$name")
+    if "$engine" cp "$container:/opt/oncoduet/sbom.cdx.json" "$stage/$name.cdx.json" >/dev/null 2>&1; then
+      keep "$name.cdx.json"
+    fi
+    "$engine" rm "$container" >/dev/null
   done
 fi
 (cd "$output" && find . -maxdepth 1 -type f ! -name SHA256SUMS ! -name UPLOAD.md ! -name '.*' -printf '%P\n' | LC_ALL=C sort |

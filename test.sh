@@ -57,7 +57,7 @@ mypy
 say "directions of import"
 lint-imports
 say "tests"
-pytest --numprocesses 2 --dist loadfile --ignore test/end_to_end/images --ignore test/conformance "${pytest[@]}"
+pytest --numprocesses 2 --dist loadfile --ignore test/end_to_end/images --ignore test/conformance --ignore test/tryout "${pytest[@]}"
 
 if [ -n "$engine" ]; then
   say "images, with $engine"

@@ -43,7 +43,8 @@ def test_the_upload_set_is_whole(containers, model, phantoms, output):
         *["--model", model.archive, "--truth", truth, "--no-conformance"],
     )
     assert (exported.returncode, exported.stderr) == (0, ""), exported
-    names = ["ground_truth.tar.gz", "model.tar.gz", "oncoduet-algorithm.tar.gz", "oncoduet-evaluation.tar.gz"]
+    names = ["ground_truth.tar.gz", "model.tar.gz"]
+    names += [f"oncoduet-{image}.{kind}" for image in ("algorithm", "evaluation") for kind in ("cdx.json", "tar.gz")]
     assert sorted(path.name for path in output.iterdir()) == ["SHA256SUMS", "UPLOAD.md", *names]
     assert "The conformance has not run on these files" in (output / "UPLOAD.md").read_text()
     sums = dict(line.split("  ")[::-1] for line in (output / "SHA256SUMS").read_text().splitlines())
@@ -92,7 +93,8 @@ def test_an_image_on_a_stand_in_base_is_refused_and_leaves_nothing(containers, o
         assert not any(output.iterdir())
     else:  # built on the public base
         assert (exported.returncode, exported.stderr) == (0, ""), exported
-        assert sorted(path.name for path in output.iterdir()) == ["SHA256SUMS", "oncoduet-evaluation.tar.gz"]
+        names = ["SHA256SUMS", "oncoduet-evaluation.cdx.json", "oncoduet-evaluation.tar.gz"]
+        assert sorted(path.name for path in output.iterdir()) == names
 
 
 def test_a_model_of_non_commercial_data_is_refused_unless_told_otherwise(containers, model, output, tmp_path):
