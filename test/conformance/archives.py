@@ -53,14 +53,13 @@ def read_saved(engine: Engine, image: str) -> Saved:
 
 def read_archive(archive: Path) -> Saved:
     """The same of an archive that exists, with gzip's checksum; the rules are those of ``export.sh``."""
-    try:
-        check_image(archive, allow_standin=True)
-    except OncoduetError as error:
-        return Saved(faults=[str(error).removeprefix(f"{archive}: ")])
-    with tarfile.open(archive) as tar:
-        with tarfile.open(archive, "r|*") as stream:
-            saved = _read_members(stream)
-        del tar
+    if archive.name.endswith(".tar.gz"):
+        try:
+            check_image(archive, allow_standin=True)
+        except OncoduetError as error:
+            return Saved(faults=[str(error).removeprefix(f"{archive}: ")])
+    with tarfile.open(archive, "r|*") as stream:
+        saved = _read_members(stream)
     saved.size_bytes = archive.stat().st_size
     return saved
 

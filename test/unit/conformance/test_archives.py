@@ -1,5 +1,6 @@
 """Tarballs of models and truths as the platform unpacks them, and saved images by hand."""
 
+import gzip
 import hashlib
 import io
 import json
@@ -88,6 +89,13 @@ def test_a_saved_image_is_read_to_its_end(pack):
     found = read_archive(saved(pack, layer("opt/a.py", "usr/lib/python3/site-packages/nibabel/tests/a.nii.gz")))
     assert (found.faults, found.unwanted, found.layers) == ([], [], 1)
     assert found.size_bytes > 0
+
+
+def test_a_saved_image_without_compression_is_read_too(pack, tmp_path):
+    plain = tmp_path / "image.tar"
+    plain.write_bytes(gzip.decompress(saved(pack, layer("opt/.env")).read_bytes()))
+    found = read_archive(plain)
+    assert (found.faults, found.unwanted, found.layers) == ([], ["opt/.env"], 1)
 
 
 def test_an_archive_that_the_platform_would_refuse_says_why(pack):
