@@ -20,7 +20,7 @@ from rich.console import Console
 from conformance.algorithm_checks import ALGORITHM, own_study_check
 from conformance.algorithm_checks import scenarios as algorithm_scenarios
 from conformance.archives import folder_files, tarball_files
-from conformance.checks import Bench, Check, Scenario, Verdict, run
+from conformance.checks import ENDING, Bench, Check, Scenario, Verdict, run
 from conformance.conditions import PROFILES, Files, Limits, Place, workplace
 from conformance.engine import session
 from conformance.evaluation_checks import EVALUATION
@@ -74,13 +74,13 @@ def _conform(options: argparse.Namespace, console: Console) -> list[Verdict]:
             place, card, archive=archive, planted=options.planted, ranking=options.ranking, legacy=options.legacy
         )
         if options.kind == "algorithm":
-            bench.tarball, place.model = _mounted(options.model, work)
+            bench.tarball, place.model = _mounted(options.model)
             bench.scenarios = algorithm_scenarios(card, legacy=options.legacy)
             for case_id, study in given.items():
                 bench.scenarios[f"own {case_id}"] = Scenario(lambda study=study: study)  # type: ignore[misc]
-                checks[-5:-5] = own_study_check(case_id)
+                checks[-len(ENDING) : -len(ENDING)] = own_study_check(case_id)
         else:
-            bench.tarball, place.truth = _mounted(options.truth, work)
+            bench.tarball, place.truth = _mounted(options.truth)
             truth = read_truth(_unpacked(place.truth, work)) if options.truth else made_truth(card)
             if not truth:
                 raise OncoduetError(f"{options.truth}: expected label maps (CASE.nii.gz or CASE.mha), found none")
@@ -106,7 +106,7 @@ def _conform(options: argparse.Namespace, console: Console) -> list[Verdict]:
             "profile": options.profile,
             "memory_gb": profile.memory_gb,
             "limit_s": options.limit_s,
-            "engine": engine("version", "--format", "{{.Server.Version}}").decode().strip(),
+            "engine": engine.version,
             "machine": f"{platform.machine()}, GPU {'yes' if engine.has_gpu else 'no'}",
             "seconds": round(time.monotonic() - begun, 1),
         }
@@ -116,7 +116,7 @@ def _conform(options: argparse.Namespace, console: Console) -> list[Verdict]:
     return verdicts
 
 
-def _mounted(given: Path | None, work: Path) -> tuple[Path | None, Files]:
+def _mounted(given: Path | None) -> tuple[Path | None, Files]:
     """A tarball and its files, or a folder's; a tarball that cannot be unpacked is left to its check."""
     if given is None:
         return None, {}

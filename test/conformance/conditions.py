@@ -305,7 +305,7 @@ class Server:
     def post(self, seconds: float) -> int | None:
         """Ask for a case and return the status."""
         answered, stdout, _ = self.place.engine.ask(
-            "exec", self.container, "python3", "-c", _INVOKE, str(PORT), str(seconds)
+            "exec", self.container, "python3", "-c", _INVOKE, str(PORT), str(seconds), seconds=seconds + 60
         )
         return json.loads(stdout) if answered == 0 else None
 

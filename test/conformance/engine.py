@@ -16,7 +16,8 @@ from typing import IO, Any
 from contract.errors import OncoduetError, one_line
 
 LABEL = "oncoduet.conformance"
-_ANSWER_S = 600
+_ANSWER_S = 1800
+"""Within which the engine answers; loading and saving large images take minutes."""
 
 
 @dataclass(frozen=True)
@@ -47,10 +48,10 @@ class Engine:
             raise OncoduetError(f"{self.command} {arguments[0]}: expected the engine to do it, found: {said}")
         return ended.stdout
 
-    def ask(self, *arguments: str) -> tuple[int, bytes, bytes]:
+    def ask(self, *arguments: str, seconds: float = _ANSWER_S) -> tuple[int, bytes, bytes]:
         """Run one command whose failure is an answer too; status, stdout and stderr."""
         ended = subprocess.run(
-            [self.command, *arguments], capture_output=True, timeout=_ANSWER_S, check=False, start_new_session=True
+            [self.command, *arguments], capture_output=True, timeout=seconds, check=False, start_new_session=True
         )
         return ended.returncode, ended.stdout, ended.stderr
 
@@ -91,13 +92,25 @@ class Engine:
 
     def require_amd64(self) -> None:
         """Raise ``OncoduetError`` where the engine's machine is not of the platform's kind."""
-        found = self("info", "--format", "{{if .Architecture}}{{.Architecture}}{{else}}{{.Host.Arch}}{{end}}")
-        architecture = found.decode().strip()
+        architecture = self._first("info", "{{.Architecture}}", "{{.Host.Arch}}")
         if architecture not in ("x86_64", "amd64"):
             raise OncoduetError(
                 f"{self.command}: expected an engine on amd64, as the platform's machines are, found {architecture}; "
                 "run the conformance on such a machine, an emulated one says nothing about time and memory"
             )
+
+    @property
+    def version(self) -> str:
+        """Of the engine itself."""
+        return self._first("version", "{{.Server.Version}}", "{{.Client.Version}}")
+
+    def _first(self, command: str, *templates: str) -> str:
+        """What the first template gives that the engine knows: Docker and podman name things differently."""
+        for template in templates:
+            status, stdout, stderr = self.ask(command, "--format", template)
+            if status == 0:
+                return stdout.decode(errors="replace").strip()
+        raise OncoduetError(f"{self.command} {command}: expected an answer, found: {last_line(stderr)}")
 
     @property
     def has_gpu(self) -> bool:

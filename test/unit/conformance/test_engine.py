@@ -33,6 +33,14 @@ def test_an_engine_on_amd64_is_accepted(client, architecture):
     client(f"echo {architecture}").require_amd64()
 
 
+def test_podman_names_the_machine_and_itself_in_another_place(client):
+    podman = client("""case "$*" in *Architecture*|*Server*) echo 'no such field' >&2; exit 1;; *) echo amd64;; esac""")
+    podman.require_amd64()
+    assert podman.version == "amd64"
+    with pytest.raises(OncoduetError, match="docker version: expected an answer, found: gone"):
+        assert client("echo gone >&2; exit 1").version
+
+
 def test_what_the_engine_refuses_is_said_in_one_line(client):
     with pytest.raises(OncoduetError, match="docker volume: expected the engine to do it, found: no space left"):
         client("printf 'no space\\nleft\\n' >&2; exit 1").volume()
