@@ -217,6 +217,22 @@ def model_is_used(bench: Bench) -> str:
     return case.how
 
 
+@OWN.add("M2", "error", "without the model: /health never says 200")
+def health_means_loaded(bench: Bench) -> str:
+    """Else the first case pays for the loading, and a model that cannot be loaded shows as a failed case."""
+    if not bench.invoke:
+        raise Skipped("an image of the exec protocol")
+    if not bench.place.model:
+        raise Skipped("no model was given")
+    bench.good()
+    case = bench.case("no model")
+    if case.succeeded:
+        raise Skipped("the model is not used (M1)")
+    if case.status is not None:
+        raise Broken(f"200 from /health, then {case.how}")
+    return case.how
+
+
 @OWN.add("C4", "warning", "a second case while one is under way: a clear refusal at once")
 def one_case_at_a_time(bench: Bench) -> str:
     """The platform asks for one at a time; what else asks must not spoil its outputs."""

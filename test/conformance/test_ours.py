@@ -11,7 +11,7 @@ from conformance.lesion_model import make_model, write_tarball
 PROJECT = Path(__file__).resolve().parents[2]
 
 # What does not apply: these need a server, a process per case, a tarball, or a truth by formula.
-EXEC = {"C1-health", "C3", "C4", "D2", "N2"}
+EXEC = {"C1-health", "C3", "C4", "D2", "M2", "N2"}
 
 
 @pytest.fixture(scope="module")
