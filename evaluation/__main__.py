@@ -17,12 +17,14 @@ from rich.table import Table
 from rich.text import Text
 
 from contract.cards import load_card
-from contract.errors import exit_status
+from contract.errors import OncoduetError, exit_status
 from contract.records import Metrics
 from contract.serving import PORT, Case, end_process, serve
+from evaluation.cases import MatchingRule
 from evaluation.challenge import evaluate
-from evaluation.score import Score, score
-from evaluation.truth import find_truth
+from evaluation.explain import Answer, explain
+from evaluation.score import Score, read_one, score
+from evaluation.truth import TruthFolder, find_truth
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -52,6 +54,9 @@ def _evaluate(options: argparse.Namespace) -> None:
 
 def _score(options: argparse.Namespace) -> None:
     console = Console()
+    truth = find_truth(options.truth)
+    if options.explain is not None and options.explain not in truth.label_maps:
+        raise OncoduetError(f"--explain {options.explain}: expected a case of {truth.folder}, found no label map of it")
     scores = score(
         predictions=options.predictions,
         truth=options.truth,
@@ -62,11 +67,20 @@ def _score(options: argparse.Namespace) -> None:
         track=_Bar(console),
     )
     _show(scores, console)
+    if options.explain is not None:
+        for each in scores:
+            _explain(each, truth, options.explain, console)
     unnamed = [str(each.run.folder) for each in scores if each.source is None]
     if unnamed:
         _say(console, f"No source.json in {', '.join(unnamed)}: none was written, and compare needs one.")
     if any(each.run.card is None for each in scores):
         _say(console, "No card: every non-zero label counts as lesion, and IoU ≥ 0.1 as a hit.")
+
+
+def _index(options: argparse.Namespace) -> None:
+    truth = find_truth(options.truth)
+    path = truth.write_index()
+    _say(Console(), f"{path}: {len(truth.label_maps)} label maps")
 
 
 def _compare(options: argparse.Namespace) -> None:
@@ -95,6 +109,31 @@ def _show(scores: Sequence[Score], console: Console) -> None:
         ):
             if note:
                 _say(console, f"{each.run.title}, {answer}: {note}")
+
+
+def _explain(score: Score, truth: TruthFolder, case_id: str, console: Console) -> None:
+    answers: tuple[Answer, ...] = ("picai",) if score.metrics.strict is None else ("strict", "picai")
+    case, known = read_one(score.run, truth, case_id, picai_only=score.metrics.strict is None)
+    rule = MatchingRule.of(score.run.card)
+    for answer in answers:
+        likelihood = case.likelihood if answer == "strict" else float(case.map_maximum)
+        missing = "" if case_id in score.run.predictions else ", no prediction"
+        _say(console, f"{score.run.title}, {case_id}, {answer}: likelihood {likelihood:g}{missing}")
+        table = Table(box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
+        for heading in ("", "kind", "confidence", "mL", "overlaps", "partner"):
+            table.add_column(heading, no_wrap=True)
+        table.add_column("why", overflow="fold")
+        for item in explain(case, rule, voxel_volume_ml=known.grid.voxel_volume_ml, answer=answer):
+            table.add_row(
+                item.name,
+                item.kind,
+                "–" if item.confidence is None else f"{item.confidence:g}",
+                f"{item.volume_ml:.3f}",
+                " ".join(f"{name} {overlap:.3f}" for name, overlap in item.overlaps) or "–",
+                item.partner or "–",
+                item.why,
+            )
+        console.print(table)
 
 
 def _say(console: Console, line: str) -> None:
@@ -134,7 +173,7 @@ def _parser() -> argparse.ArgumentParser:
         help="label maps, optionally card.toml and settings.json (%(default)s)",
     )
     parser.add_argument("--output", type=Path, default=Path("/output"), help="gets metrics.json (%(default)s)")
-    commands = parser.add_subparsers(title="commands", metavar="{serve,score,compare}")
+    commands = parser.add_subparsers(title="commands", metavar="{serve,score,index,compare}")
 
     serving = commands.add_parser(
         "serve",
@@ -171,7 +210,14 @@ def _parser() -> argparse.ArgumentParser:
     scoring.add_argument(
         "--picai-only", action="store_true", help="leave the strict answer out, and accept what picai-eval accepts"
     )
+    scoring.add_argument(
+        "--explain", metavar="CASE", help="also show why each lesion and candidate of a case counts as it does"
+    )
     scoring.add_argument("--card", help="name or path of the card that scores (the one that truth or source.json name)")
+
+    indexing = commands.add_parser("index", help="make the truth's index anew, to ship it with the truth")
+    indexing.set_defaults(command=_index)
+    indexing.add_argument("--truth", type=Path, required=True, help="label maps; gets truth-index.zip")
 
     comparing = commands.add_parser("compare", help="compare scored runs: verdict, report, figures")
     comparing.set_defaults(command=_compare)

@@ -14,8 +14,9 @@ import numpy.typing as npt
 from contract.cards import Card
 from contract.errors import OncoduetError
 from contract.files import read_json
-from contract.volume import Float32Array, Grid, read_label, read_volume, require_same_grid
-from evaluation.components import Components, find_components
+from contract.volume import Grid, require_same_grid
+from evaluation.components import Components, connect
+from evaluation.sparse import Foreground, LabelMap, open_image, read_confidences, read_label_map
 
 Float64Array = npt.NDArray[np.float64]
 Kind = Literal["tp", "fp", "fn", "ignored"]
@@ -87,6 +88,10 @@ class Finding:
     """0 for a missed lesion."""
     overlap: float
     """``tp``: with each other; else (strict) the largest with anything, (picai) 0."""
+    lesion: int | None = None
+    """Number of the lesion, for ``tp`` and ``fn``."""
+    candidate: int | None = None
+    """Number of the candidate, for all but ``fn``."""
 
 
 @dataclass(frozen=True)
@@ -101,16 +106,34 @@ class ScoredCase:
 
 
 def read_truth(path: Path, rule: MatchingRule) -> Truth:
-    """Read a label map and find its lesions: 26-connected components of the card's lesion values.
+    """Read a label map and find its lesions.
 
     Raises
     ------
     OncoduetError
         The image is unreadable, not 3D, or holds fractional values or values that the card does not know.
     """
-    label = read_label(path, rule.label_values)
-    mask = label.array != 0 if rule.lesion_values is None else np.isin(label.array, rule.lesion_values)
-    return Truth(path, label.grid, find_components(mask))
+    return truth_of(path, read_label_map(path), rule)
+
+
+def truth_of(path: Path, label_map: LabelMap, rule: MatchingRule) -> Truth:
+    """Find the lesions of a label map: 26-connected components of the card's lesion values.
+
+    Raises
+    ------
+    OncoduetError
+        The map holds values that the card does not know.
+    """
+    labels = label_map.labels
+    if rule.label_values is not None:
+        known = sorted(set(rule.label_values))
+        unknown = sorted({*np.unique(labels.values).tolist(), *([0] if labels.has_background else [])} - set(known))
+        if unknown:
+            raise OncoduetError(f"{path}: expected label values {known}, found {unknown}")
+    voxels = labels.voxels
+    if rule.lesion_values is not None:
+        voxels = voxels[np.isin(labels.values, rule.lesion_values)]
+    return Truth(path, label_map.grid, connect(voxels, labels.shape_zyx))
 
 
 def read_case(prediction: Prediction, truth: Truth) -> Case:
@@ -123,13 +146,13 @@ def read_case(prediction: Prediction, truth: Truth) -> Case:
         candidate with more than one value (a softmax map); the likelihood is not a number in [0, 1].
     """
     path = prediction.detection_map
-    volume = read_volume(path)
-    require_same_grid(volume.grid, truth.grid, found_name=str(path), expected_name=str(truth.path))
-    confidence: Float32Array = volume.array.astype(np.float32, copy=False)
-    low, high = float(confidence.min()), float(confidence.max())
+    image = open_image(path)
+    require_same_grid(image.grid, truth.grid, found_name=str(path), expected_name=str(truth.path))
+    confidence = read_confidences(image)
+    low, high = (float(limit) for limit in _limits(confidence))
     if low < 0 or high > 1:
         raise OncoduetError(f"{path}: expected confidences in [0, 1], found {low:g} to {high:g}")
-    candidates = find_components(confidence)
+    candidates = connect(confidence.voxels, confidence.shape_zyx)
     least, largest = _extremes(confidence, candidates)
     uneven = np.flatnonzero(least != largest)
     if uneven.size:
@@ -139,7 +162,7 @@ def read_case(prediction: Prediction, truth: Truth) -> Case:
             "cut a softmax map into candidates first"
         )
     likelihood = high if prediction.likelihood is None else read_likelihood(prediction.likelihood)
-    return Case(truth.lesions, candidates, largest, confidence.max(), likelihood)
+    return Case(truth.lesions, candidates, largest, np.float32(high), likelihood)
 
 
 def read_case_as_picai_eval(prediction: Prediction, truth: Truth) -> Case:
@@ -152,24 +175,25 @@ def read_case_as_picai_eval(prediction: Prediction, truth: Truth) -> Case:
         values, another shape than the truth's where there is a lesion.
     """
     path = prediction.detection_map
-    confidence: Float32Array = read_volume(path).array.astype(np.float32, copy=False)
+    confidence = read_confidences(open_image(path))
     shape = truth.grid.shape_zyx
-    if confidence.shape[0] < shape[0]:
-        confidence = _centred(confidence, shape)
-    if len(truth.lesions) and confidence.shape != shape:
-        raise OncoduetError(f"{path}: expected the shape of {truth.path}, {shape} (z, y, x), found {confidence.shape}")
-    low = float(confidence.min())
+    if confidence.shape_zyx[0] < shape[0]:
+        confidence = confidence.centred(shape)
+    if len(truth.lesions) and confidence.shape_zyx != shape:
+        raise OncoduetError(
+            f"{path}: expected the shape of {truth.path}, {shape} (z, y, x), found {confidence.shape_zyx}"
+        )
+    low, high = _limits(confidence)
     if low < 0:
         raise OncoduetError(f"{path}: expected no negative confidence, found {low:g}")
-    candidates = find_components(confidence)
-    values = np.unique(confidence[confidence != 0]).size
+    candidates = connect(confidence.voxels, confidence.shape_zyx)
+    values = np.unique(confidence.values).size
     if len(candidates) < values:
         raise OncoduetError(
             f"{path}: expected a detection map, found a softmax map: {len(candidates)} components with {values} values"
         )
     _, largest = _extremes(confidence, candidates)
-    maximum = confidence.max()
-    return Case(truth.lesions, candidates, largest, maximum, float(maximum))
+    return Case(truth.lesions, candidates, largest, high, float(high))
 
 
 def read_likelihood(path: Path) -> float:
@@ -180,23 +204,16 @@ def read_likelihood(path: Path) -> float:
     return float(value)
 
 
-def _extremes(confidence: Float32Array, candidates: Components) -> tuple[Float64Array, Float64Array]:
+def _limits(confidence: Foreground) -> tuple[np.float32, np.float32]:
+    """Smallest and largest voxel of the whole image."""
+    values = np.append(confidence.values, np.zeros(int(confidence.has_background), dtype=np.float32))
+    return np.float32(values.min()), np.float32(values.max())
+
+
+def _extremes(confidence: Foreground, candidates: Components) -> tuple[Float64Array, Float64Array]:
     """Smallest and largest value of each candidate."""
-    values = confidence.ravel()[candidates.voxels]
     least, largest = np.full(len(candidates), np.inf), np.full(len(candidates), -np.inf)
+    values = confidence.values.astype(np.float64)
     np.minimum.at(least, candidates.owners, values)
     np.maximum.at(largest, candidates.owners, values)
     return least, largest
-
-
-def _centred(image: Float32Array, shape: tuple[int, int, int]) -> Float32Array:
-    """Crop or pad with zeros around the centre; an odd voxel goes to the far side."""
-    fitted = np.zeros(shape, dtype=image.dtype)
-    source, target = [], []
-    for found, wanted in zip(image.shape, shape, strict=True):
-        kept = min(found, wanted)
-        first, place = (found - kept) // 2, (wanted - kept) // 2
-        source.append(slice(first, first + kept))
-        target.append(slice(place, place + kept))
-    fitted[tuple(target)] = image[tuple(source)]
-    return fitted

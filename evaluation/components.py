@@ -8,18 +8,15 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-from scipy import ndimage
 
 Int64Array = npt.NDArray[np.int64]
-
-_26_CONNECTED = np.ones((3, 3, 3), dtype=bool)
 
 
 @dataclass(frozen=True)
 class Components:
     """The 26-connected components of one image, numbered from 0 in raster order."""
 
-    shape_zyx: tuple[int, ...]
+    shape_zyx: tuple[int, int, int]
     voxels: Int64Array
     """Raster (C order) index of every voxel that belongs to a component, ascending."""
     owners: Int64Array
@@ -32,11 +29,61 @@ class Components:
 
 
 def find_components(image: npt.NDArray[np.bool_] | npt.NDArray[np.float32]) -> Components:
-    """Label the non-zero voxels of an image (z, y, x)."""
-    labels, count = ndimage.label(image, structure=_26_CONNECTED)
-    voxels = np.flatnonzero(labels)
-    owners = labels.ravel()[voxels].astype(np.int64) - 1
-    return Components(image.shape, voxels, owners, np.bincount(owners, minlength=count))
+    """Find the components of an image's non-zero voxels; ``image`` is an array (z, y, x)."""
+    z, y, x = image.shape
+    return connect(np.flatnonzero(image), (z, y, x))
+
+
+def connect(voxels: Int64Array, shape_zyx: tuple[int, int, int]) -> Components:
+    """Find the components of a set of voxels; time and memory depend on their number, not on the image's.
+
+    Voxels are joined to runs along x first. Two runs belong together when their rows touch (y or z differ by at most
+    one) and some of their voxels do. Rows are laid out with a gap after each, and slices with an empty row after each,
+    so that one comparison of positions answers that without ever leaving the image.
+
+    Parameters
+    ----------
+    voxels
+        Raster (C order) indices, ascending, each once.
+    shape_zyx
+        Of the image.
+    """
+    _, height, width = shape_zyx
+    row, column = np.divmod(voxels, width)
+    place = (row + row // height) * (width + 2) + column
+    begins = np.flatnonzero(np.diff(place, prepend=-2) != 1)
+    lengths = np.diff(begins, append=place.size)
+    first = place[begins]
+    last = first + lengths - 1
+    pairs = [np.zeros((2, 0), dtype=np.int64)]
+    for rows_ahead in (1, height, height + 1, height + 2):  # (z, y + 1), (z + 1, y - 1), (z + 1, y), (z + 1, y + 1)
+        ahead = rows_ahead * (width + 2)
+        nearest = np.searchsorted(last, first + ahead - 1, side="left")
+        touching = np.searchsorted(first, last + ahead + 1, side="right") - nearest
+        runs = np.repeat(np.arange(first.size), touching)
+        within = np.arange(runs.size) - np.repeat(np.cumsum(touching) - touching, touching)
+        pairs.append(np.stack([runs, nearest[runs] + within]))
+    one, other = np.concatenate(pairs, axis=1)
+    owners = np.repeat(_number(first.size, one, other), lengths)
+    return Components(shape_zyx, voxels, owners, np.bincount(owners))
+
+
+def _number(runs: int, one: Int64Array, other: Int64Array) -> Int64Array:
+    """Number of the component of each run, where ``one[i]`` and ``other[i]`` belong together.
+
+    Every run points at a run before it in its component, or at itself. Each round lets the first runs of two components
+    that touch point at the earlier one, and then everybody at the first run of theirs.
+    """
+    root = np.arange(runs)
+    while True:
+        ours, theirs = root[one], root[other]
+        earlier = np.minimum(ours, theirs)
+        if np.array_equal(ours, theirs):
+            return np.asarray((np.cumsum(root == np.arange(runs)) - 1)[root])
+        np.minimum.at(root, ours, earlier)
+        np.minimum.at(root, theirs, earlier)
+        while not np.array_equal(ahead := root[root], root):
+            root = ahead
 
 
 def intersections(lesions: Components, candidates: Components) -> Int64Array:
@@ -52,6 +99,8 @@ def intersections(lesions: Components, candidates: Components) -> Int64Array:
         return np.zeros(shape, dtype=np.int64)
     if lesions.shape_zyx != candidates.shape_zyx:
         raise ValueError(f"lesions on {lesions.shape_zyx} cannot meet candidates on {candidates.shape_zyx}")
-    _, ours, theirs = np.intersect1d(lesions.voxels, candidates.voxels, assume_unique=True, return_indices=True)
-    pairs = lesions.owners[ours] * len(candidates) + candidates.owners[theirs]
+    places = np.searchsorted(lesions.voxels, candidates.voxels)
+    places[places == lesions.voxels.size] = 0
+    shared = lesions.voxels[places] == candidates.voxels
+    pairs = lesions.owners[places[shared]] * len(candidates) + candidates.owners[shared]
     return np.bincount(pairs, minlength=shape[0] * shape[1]).reshape(shape)

@@ -98,14 +98,33 @@ def average_precision(cases: Sequence[ScoredCase]) -> float:
     return float(-np.sum(np.diff(recall) * precision[:-1]))
 
 
-def strict_froc(cases: Sequence[ScoredCase]) -> Froc:
-    """The whole curve: (0, 0), then one point per distinct confidence of a candidate that counts."""
+def strict_froc(cases: Sequence[ScoredCase], weights: Sequence[float] | None = None) -> Froc:
+    """The whole curve: (0, 0), then one point per distinct confidence of a candidate that counts.
+
+    Parameters
+    ----------
+    cases
+        At least one lesion is among them.
+    weights
+        How much each case counts, and with it its lesions and candidates; absent: 1. Not negative.
+    """
+    weights = [1.0] * len(cases) if weights is None else weights
     target, confidence = _rows(cases)
-    detected = confidence > 0
-    thresholds = np.unique(confidence[detected])[::-1]
-    hits = _at_least(confidence[detected & (target == 1)], thresholds)
-    false = _at_least(confidence[detected & (target == 0)], thresholds)
-    return Froc(np.append(0.0, false / len(cases)), np.append(0.0, hits / _lesions(cases)))
+    weight = np.array(
+        [
+            weight
+            for case, weight in zip(cases, weights, strict=True)
+            for each in case.findings
+            if each.kind != "ignored"
+        ]
+    )
+    order = np.argsort(-confidence, kind="stable")
+    target, confidence, weight = target[order], confidence[order], weight[order]
+    lesions = weight[target == 1].sum()
+    steps = np.flatnonzero(np.diff(confidence, append=-np.inf) != 0)
+    steps = steps[confidence[steps] > 0]  # missed lesions stand at 0: they are no detections
+    hits, false = (np.cumsum(weight * (target == kind))[steps] for kind in (1, 0))
+    return Froc(np.append(0.0, false / np.sum(weights)), np.append(0.0, hits / lesions))
 
 
 def picai_froc(cases: Sequence[ScoredCase]) -> Froc:

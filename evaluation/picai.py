@@ -20,22 +20,22 @@ def match(case: Case, rule: MatchingRule) -> tuple[Finding, ...]:
     """Match candidates with lesions: hits by lesion, missed lesions, false positives; ignored candidates come last."""
     confidences = [float(each) for each in case.confidences]
     if not len(case.lesions):
-        return tuple(Finding("fp", confidence, 0.0) for confidence in confidences)
+        return tuple(Finding("fp", confidence, 0.0, candidate=c) for c, confidence in enumerate(confidences))
     weight = overlaps(case, rule)
     weight[weight < rule.minimum_overlap] = 0
     weight[weight > 0] += 1
     rows, columns = linear_sum_assignment(weight, maximize=True)
     pairs = [(int(row), int(column)) for row, column in zip(rows, columns, strict=True) if weight[row, column] > 0]
-    hits = [Finding("tp", confidences[c], float(weight[lesion, c] - 1)) for lesion, c in pairs]
+    hits = [Finding("tp", confidences[c], float(weight[lesion, c] - 1), lesion, c) for lesion, c in pairs]
     missed = _without(len(case.lesions), [lesion for lesion, _ in pairs])
     touching = np.flatnonzero((weight > 0).any(axis=0)).tolist()
     false = _without(len(confidences), touching)
     matched = {candidate for _, candidate in pairs}
     return (
         *hits,
-        *(Finding("fn", 0.0, 0.0) for _ in missed),
-        *(Finding("fp", confidences[c], 0.0) for c in false),
-        *(Finding("ignored", confidences[c], 0.0) for c in touching if c not in matched),
+        *(Finding("fn", 0.0, 0.0, lesion) for lesion in missed),
+        *(Finding("fp", confidences[c], 0.0, candidate=c) for c in false),
+        *(Finding("ignored", confidences[c], 0.0, candidate=c) for c in touching if c not in matched),
     )
 
 

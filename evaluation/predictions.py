@@ -174,7 +174,11 @@ def check_complete(
             f"{folder}: expected predictions of all {len(truth.label_maps)} cases in {truth.folder}, "
             f"found none of {_list(missing)}"
         )
+    inside = folder.resolve()
     for case_id, prediction in predictions.items():
+        for path in (prediction.detection_map, prediction.likelihood):
+            if path is not None and not path.resolve().is_relative_to(inside):
+                raise OncoduetError(f"{path}: expected a file of {folder} itself, found a link that leads out of it")
         if prediction.detection_map.samefile(truth.label_maps[case_id]):
             raise OncoduetError(f"{prediction.detection_map}: expected a prediction, found the truth itself")
 

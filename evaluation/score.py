@@ -18,7 +18,7 @@ from contract.provenance import writer
 from contract.records import MetricsRecord, Source, write_record
 from evaluation import picai, strict
 from evaluation.cases import Case, MatchingRule, Prediction, ScoredCase, Truth, read_case, read_case_as_picai_eval
-from evaluation.components import find_components
+from evaluation.components import connect
 from evaluation.metrics import picai_metrics, strict_metrics
 from evaluation.predictions import SOURCE, Run, find_runs
 from evaluation.truth import OnMissing, TruthFolder, find_truth
@@ -104,14 +104,11 @@ def score_run(
 ) -> Score:
     """Read, match and score every case of a run, by case id."""
     rule = MatchingRule.of(run.card)
-    read = read_case_as_picai_eval if picai_only else read_case
     by_strict: list[ScoredCase] = []
     by_picai: list[ScoredCase] = []
     for case_id in track(list(truth.label_maps), run.name):
-        known = truth.case(case_id, rule)
-        prediction = run.predictions.get(case_id)
-        case = _case(prediction, known, read)
-        positive, missing = len(known.lesions) > 0, prediction is None
+        case, known = read_one(run, truth, case_id, picai_only=picai_only)
+        positive, missing = len(known.lesions) > 0, case_id not in run.predictions
         maximum = float(case.map_maximum)
         by_picai.append(ScoredCase(case_id, positive, maximum, picai.match(case, rule), missing))
         if not picai_only:
@@ -129,6 +126,13 @@ def score_run(
         update={"written_by": writer(), "parents": {**run.source.parents, **parents}}
     )
     return Score(run, metrics, tuple(by_picai if picai_only else by_strict), source)
+
+
+def read_one(run: Run, truth: TruthFolder, case_id: str, *, picai_only: bool = False) -> tuple[Case, Truth]:
+    """One case of a run as it is scored, and its truth. Raises ``OncoduetError`` as :func:`score_run` does."""
+    known = truth.case(case_id, MatchingRule.of(run.card))
+    read = read_case_as_picai_eval if picai_only else read_case
+    return _case(run.predictions.get(case_id), known, read), known
 
 
 def write_score(score: Score, folder: Path) -> None:
@@ -156,7 +160,7 @@ def write_rows(cases: Sequence[ScoredCase], folder: Path) -> None:
 def _case(prediction: Prediction | None, truth: Truth, read: Callable[[Prediction, Truth], Case]) -> Case:
     if prediction is not None:
         return read(prediction, truth)
-    nothing = find_components(np.zeros(truth.grid.shape_zyx, dtype=bool))
+    nothing = connect(np.zeros(0, dtype=np.int64), truth.grid.shape_zyx)
     return Case(truth.lesions, nothing, np.zeros(0), np.float32(0), 0.0)
 
 

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy.optimize import linear_sum_assignment
 
-from evaluation.cases import Case, Finding, Float64Array, MatchingRule
+from evaluation.cases import Case, Finding, Float64Array, Kind, MatchingRule
 from evaluation.components import intersections
 
 
@@ -25,18 +25,21 @@ def match(case: Case, rule: MatchingRule) -> tuple[Finding, ...]:
     accepted = accept(reachable, case.confidences, best)
     pairs = pair(overlap, reachable, accepted)
     confidences = case.confidences
-    hits = [Finding("tp", float(confidences[c]), float(overlap[lesion, c])) for lesion, c in pairs]
+    hits = [Finding("tp", float(confidences[c]), float(overlap[lesion, c]), lesion, c) for lesion, c in pairs]
     hit_lesions = {lesion for lesion, _ in pairs}
     missed = [
-        Finding("fn", 0.0, float(overlap[lesion].max(initial=0.0)))
+        Finding("fn", 0.0, float(overlap[lesion].max(initial=0.0)), lesion)
         for lesion in range(len(case.lesions))
         if lesion not in hit_lesions
     ]
     touching = set(np.flatnonzero(reachable.any(axis=0)).tolist())
     others = [c for c in range(len(confidences)) if c not in set(accepted)]
-    false = [Finding("fp", float(confidences[c]), float(best[c])) for c in others if c not in touching]
-    ignored = [Finding("ignored", float(confidences[c]), float(best[c])) for c in others if c in touching]
-    return (*hits, *missed, *false, *ignored)
+    unmatched: tuple[tuple[Kind, list[int]], ...] = (
+        ("fp", [c for c in others if c not in touching]),
+        ("ignored", [c for c in others if c in touching]),
+    )
+    left = [Finding(kind, float(confidences[c]), float(best[c]), candidate=c) for kind, some in unmatched for c in some]
+    return (*hits, *missed, *left)
 
 
 def overlaps(case: Case, rule: MatchingRule) -> Float64Array:

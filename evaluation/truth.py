@@ -2,11 +2,13 @@
 
 Label maps are ``CASE.nii.gz`` or ``CASE.mha``, directly in the folder or in ``labels/``. Where some names end in
 ``_label`` (picai-eval's convention), those files are meant and the ending is no part of the case id. The ids found here
-are the full list: a case without a prediction is missing, a prediction without a case is a mistake.
+are the full list: a case without a prediction is missing, a prediction without a case is a mistake. What the label maps
+hold is kept in an index beside them (:mod:`evaluation.truth_index`), made on first use.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Literal
 
@@ -14,7 +16,9 @@ from contract.cards import Card, Frozen, load_card, parse
 from contract.errors import OncoduetError
 from contract.files import read_json, sha256_file, sha256_json
 from contract.volume import image_stem, is_image
-from evaluation.cases import MatchingRule, Truth, read_truth
+from evaluation.cases import MatchingRule, Truth, truth_of
+from evaluation.sparse import read_label_map
+from evaluation.truth_index import INDEX, TruthIndex, open_index, write_index
 
 OnMissing = Literal["error", "worst"]
 
@@ -39,18 +43,38 @@ class TruthFolder:
     """By case id, in the order of the ids."""
     card: Card | None
     settings: Settings
-    _read: dict[tuple[str, MatchingRule], Truth] = field(default_factory=dict, repr=False, compare=False)
 
     def case(self, case_id: str, rule: MatchingRule) -> Truth:
-        """Read one case's truth, once however many runs are scored against it."""
-        key = (case_id, rule)
-        if key not in self._read:
-            self._read[key] = read_truth(self.label_maps[case_id], rule)
-        return self._read[key]
+        """One case's truth, from the index; nothing of it is kept."""
+        path = self.label_maps[case_id]
+        return truth_of(path, self._index.read(self._sha256[case_id]) or read_label_map(path), rule)
 
     def sha256(self) -> str:
         """Hash of all label maps' bytes, by case id."""
-        return sha256_json({case_id: sha256_file(path) for case_id, path in self.label_maps.items()})
+        return sha256_json(dict(self._sha256))
+
+    def write_index(self) -> Path:
+        """Make the index anew, whatever there is, and say where it is.
+
+        Raises
+        ------
+        OncoduetError
+            A label map cannot be read, or the folder cannot be written to.
+        """
+        write_index(self.folder, self._by_sha256)
+        return self.folder / INDEX
+
+    @cached_property
+    def _sha256(self) -> Mapping[str, str]:
+        return {case_id: sha256_file(path) for case_id, path in self.label_maps.items()}
+
+    @cached_property
+    def _by_sha256(self) -> Mapping[str, Path]:
+        return {self._sha256[case_id]: path for case_id, path in self.label_maps.items()}
+
+    @cached_property
+    def _index(self) -> TruthIndex:
+        return open_index(self.folder, self._by_sha256)
 
 
 def find_truth(folder: Path) -> TruthFolder:

@@ -8,6 +8,7 @@ import json
 import logging
 import os
 import socket
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
@@ -15,6 +16,8 @@ from typing import IO
 
 from contract.errors import OncoduetError
 from training.run_folder import RunFolder
+
+PATIENCE_S = 0.2
 
 logger = logging.getLogger(__name__)
 
@@ -34,13 +37,11 @@ def alone(folder: RunFolder, *, wait: bool = False) -> Iterator[None]:
         Another process holds it, and ``wait`` is false.
     """
     with folder.lock.open("a+", encoding="utf-8") as lock:  # not "w", which would wipe out the holder's name
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
+        if not _locked(lock):
             if not wait:
                 raise OncoduetError(
                     f"{folder.path}: expected no other process at work on this run, found {_holder(lock)}"
-                ) from None
+                )
             logger.info("%s: waiting for %s", folder.path, _holder(lock))
             fcntl.flock(lock, fcntl.LOCK_EX)
         lock.truncate(0)
@@ -50,6 +51,19 @@ def alone(folder: RunFolder, *, wait: bool = False) -> Iterator[None]:
             yield
         finally:
             lock.truncate(0)
+
+
+def _locked(lock: IO[str]) -> bool:
+    """Try for a moment: a look at whether somebody is at work (``training.campaign.progress``) takes the lock, too."""
+    patience_s = time.monotonic() + PATIENCE_S
+    while True:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return True
+        except BlockingIOError:
+            if time.monotonic() > patience_s:
+                return False
+            time.sleep(0.01)
 
 
 def _ourselves() -> dict[str, str | int]:

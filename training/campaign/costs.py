@@ -61,6 +61,8 @@ class Needs:
 
     weights: int
     checkpoint: int
+    kept: int
+    """Weights that wait for the choice by detection."""
     log: int
     on_cpu: int
     """Memory of network, gradients and activations in training."""
@@ -74,7 +76,7 @@ class Needs:
     @property
     def disk_at_work(self) -> int:
         """What its checkpoints take beside that."""
-        return _CHECKPOINTS * self.checkpoint
+        return _CHECKPOINTS * self.checkpoint + self.kept
 
 
 @dataclass(frozen=True)
@@ -158,9 +160,9 @@ def bill(campaign: Campaign, snapshot: Snapshot, side: Side) -> Bill:
     resident = max((training_set_bytes(run, on_cuda=on_cuda) for run in _by_stage(missing).values()), default=0)
     packed, processes = min(side.packed, max(1, len(missing))), min(len(missing), side.processes)
     on_device = packed * max((each.on_cuda for each in of), default=0) + resident
-    on_host = _PROCESS + resident + packed * max((each.on_cpu for each in of), default=0)
+    on_host = _PROCESS + packed * max((each.on_cpu for each in of), default=0)
     if side.elsewhere:
-        memory, free, source = _IMPORTS + on_host, side.memory_gb, "slurm.memory_gb"
+        memory, free, source = _IMPORTS + on_host + resident, side.memory_gb, "slurm.memory_gb"
         memory_free = None if free is None else round(free * GB)
         at_once = packed
     elif side.devices:
@@ -169,7 +171,8 @@ def bill(campaign: Campaign, snapshot: Snapshot, side: Side) -> Bill:
         at_once = packed
     else:
         budget = memory_budget()
-        memory, memory_free, source = processes * on_host, budget.total - held_bytes(), budget.source
+        memory = processes * on_host + resident  # read before the processes are forked
+        memory_free, source = budget.total - held_bytes(), budget.source
     return Bill(
         missing=len(missing),
         finished_each=max((each.disk_when_finished for each in of), default=0),
@@ -195,10 +198,12 @@ def needs(run: Run) -> Needs:
     unique = {id(parameter): parameter.numel() for parameter in network.parameters()}
     parameters = sum(unique.values())
     elements = int(network.compute_conv_feature_map_size(tuple(plan["patch_size"]))) * plan["batch_size"]
-    copies = 2 if run.keep == "final" else 3  # weights, momentum, and the best weights so far
+    copies = 3 if run.keep == "best" else 2  # weights, momentum, and the best weights so far
+    kept = run.profile.epochs // run.profile.keep_every_epochs + 1 if run.keep == "detection" else 0
     return Needs(
         weights=_FLOAT * parameters,
         checkpoint=copies * _FLOAT * parameters,
+        kept=kept * _FLOAT * parameters,
         log=_BYTES_PER_EPOCH * run.profile.epochs,
         on_cpu=round(_FLOAT * (_PARAMETER_COPIES * parameters + _CPU_FEATURES * elements)),
         on_cuda=round(_PARAMETER_COPIES * _FLOAT * parameters + _CUDA_BYTES * elements),

@@ -1,8 +1,9 @@
 """The local executor: runs in processes on this machine, several at a time, each with one GPU or none.
 
-Everything is imported and read once; then each process is made by ``fork``, which saves the seconds that the imports
-take. The parent stays single-threaded and away from CUDA for that reason: forking a process with threads may lock up,
-and one that has used CUDA cannot lend it. What a run gives does not depend on how it was started or beside whom.
+Everything is imported, and the studies are read, once; then each process is made by ``fork``, which saves the seconds
+that this takes, and memory. The parent stays single-threaded and away from CUDA for that reason: forking a process with
+threads may lock up, and one that has used CUDA cannot lend it. What a run gives does not depend on how it was started
+or beside whom.
 """
 
 import multiprocessing
@@ -22,7 +23,7 @@ from training.campaign.display import Display
 from training.campaign.pack import Ended, Stepped, make_pack, raise_for
 from training.campaign.plan import Campaign, Place, alone
 from training.campaign.progress import Remark, Watch
-from training.run import Device
+from training.run import Device, Run
 
 REFRESH_S = 0.25
 
@@ -67,10 +68,29 @@ def make_locally(campaign: Campaign, *, console: Console, device: Device) -> Non
     torch.set_num_threads(1)
     side = local_side(campaign, device)
     watch = Watch(campaign)
-    bill(campaign, watch.look(), side).refuse_if_short(campaign)
-    with alone(campaign.output), Display(watch, console) as display:
-        ended = _Workshop(campaign, side, watch, display).make()
+    snapshot = watch.look()
+    bill(campaign, snapshot, side).refuse_if_short(campaign)
+    with alone(campaign.output):
+        missing = [run.place.run for run in snapshot.runs if run.state != "finished"]
+        held = [] if side.devices else _read_studies(missing)
+        with Display(watch, console) as display:
+            ended = _Workshop(campaign, side, watch, display).make()
+        del held
     raise_for(campaign, ended)
+
+
+def _read_studies(runs: Sequence[Run]) -> list[object]:
+    """The runs' studies in memory: every process that is forked while they are held shares them."""
+    import torch  # noqa: PLC0415
+
+    from training.resident.studies import resident_studies  # noqa: PLC0415
+
+    cpu = torch.device("cpu")
+    return [
+        resident_studies(run.prepared.folder, [*run.fold.train, *run.fold.validation], device=cpu)
+        for run in runs
+        if run.profile.loader == "resident"
+    ]
 
 
 class _Workshop:

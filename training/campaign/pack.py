@@ -36,7 +36,7 @@ class Ended:
 
 
 def make_pack(pack: Sequence[Place], *, device: Device, tell: Callable[[Stepped | Ended], None]) -> list[Ended]:
-    """Make some runs in this process, or the rest of them, or nothing where they are finished.
+    """Make some runs of a campaign in this process, or the rest of them, or nothing where they are finished.
 
     Parameters
     ----------
@@ -57,7 +57,7 @@ def make_pack(pack: Sequence[Place], *, device: Device, tell: Callable[[Stepped 
             on_end=on_end,
         )
 
-    execute_together([item(place) for place in pack], device=device)
+    execute_together([item(place) for place in pack], device=device, wishes=pack[0].order.wishes)
     return [ended[place.name] for place in pack]
 
 

@@ -23,7 +23,7 @@ from contract.cards import Frozen, load_card, parse_toml
 from contract.errors import OncoduetError, one_line
 from training.configurations import load_configuration
 from training.prepared import Prepared, load_prepared
-from training.run import Run, existing_record, plan_run
+from training.run import Run, Wishes, existing_record, plan_run
 from training.run_folder import RunFolder
 
 LOCK_PATIENCE_S = 2.0
@@ -99,6 +99,10 @@ class CampaignFile(Frozen):
     workers: PositiveInt | None = None
     """Short for ``resources.workers``."""
     seed: NonNegativeInt = 0
+    tensorboard: bool = False
+    """Each run writes event files into its folder ``tensorboard``."""
+    archive: Path | None = None
+    """For checkpoints that are chosen by detection: where the archive lies, if not where it was prepared from."""
     resources: Resources = Resources()
     slurm: SlurmOptions = SlurmOptions()
 
@@ -128,6 +132,7 @@ class Order:
     profile: str
     seed: int
     output: Path
+    wishes: Wishes
 
     def place(self) -> "Place":
         """Plan the run. Raises ``OncoduetError`` as :func:`training.run.plan_run` does."""
@@ -199,6 +204,8 @@ def load_campaign(path: Path, *, prepared: Path | None = None, output: Path | No
             f"{path}: expected a dataset of card {card.name} ({card.sha256[:8]}), found one of "
             f"{dataset.record.card} ({dataset.record.card_sha256[:8]}) in {dataset.folder}"
         )
+    archive = None if file.archive is None else (path.parent / file.archive).absolute()
+    wishes = Wishes(tensorboard=file.tensorboard, archive=archive)
     places = []
     profile = _relative(path, file.profile)
     wanted = list(itertools.product(file.restarts, [_relative(path, each) for each in file.configurations], file.folds))
@@ -216,6 +223,7 @@ def load_campaign(path: Path, *, prepared: Path | None = None, output: Path | No
             profile=_absolute(profile),
             seed=file.seed,
             output=folder.path.absolute(),
+            wishes=wishes,
         )
         places.append(Place(run, folder, order))
     names = [place.name for place in places]

@@ -22,6 +22,7 @@ from batchgeneratorsv2.transforms.noise.gaussian_blur import GaussianBlurTransfo
 from batchgeneratorsv2.transforms.utils.random import RandomTransform
 from nnunetv2.training.dataloading.nnunet_dataset import nnUNetDatasetBlosc2
 from nnunetv2.training.logging.nnunet_logger import MetaLogger
+from nnunetv2.training.lr_scheduler.polylr import PolyLRScheduler
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 
 from contract.errors import OncoduetError
@@ -189,14 +190,20 @@ class Trainer(nnUNetTrainer):  # type: ignore[misc]
         super().initialize()
 
     def configure_optimizers(self) -> tuple[torch.optim.Optimizer, Any]:
-        """nnU-Net's optimiser and schedule with the profile's momentum."""
-        optimizer, schedule = super().configure_optimizers()
-        for group in optimizer.param_groups:
-            group["momentum"] = self.task.profile.momentum
-            group["nesterov"] = self.task.profile.momentum > 0
-            if self.device.type == "cuda":
-                group["fused"] = True  # or else the gradient scaler makes the host wait for the GPU at each step
-        return optimizer, schedule
+        """nnU-Net's optimiser and schedule with the profile's momentum.
+
+        On a GPU it is the fused one: with any other the gradient scaler makes the host wait at each step.
+        """
+        momentum = self.task.profile.momentum
+        optimizer = torch.optim.SGD(
+            self.network.parameters(),
+            self.initial_lr,
+            weight_decay=self.weight_decay,
+            momentum=momentum,
+            nesterov=momentum > 0,
+            fused=True if self.device.type == "cuda" else None,
+        )
+        return optimizer, PolyLRScheduler(optimizer, self.initial_lr, self.num_epochs)
 
     def _build_loss(self) -> torch.nn.Module:
         supervised: torch.nn.Module = super()._build_loss()  # nnU-Net's weights of the resolutions

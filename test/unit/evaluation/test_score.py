@@ -15,7 +15,7 @@ from report_guided_annotation import extract_lesion_candidates
 from contract.errors import OncoduetError
 from contract.records import MetricsRecord, Source, read_record
 from contract.volume import from_image, write_volume
-from evaluation import truth as truth_module
+from evaluation import truth_index
 from evaluation.__main__ import main
 from evaluation.score import score
 
@@ -152,8 +152,8 @@ def test_every_truth_map_is_read_once_for_all_runs(workshop, maps, likelihoods, 
     for name in ("x", "y", "z"):
         workshop.batch(maps, likelihoods, name=f"all/{name}")
     read = []
-    original = truth_module.read_truth
-    monkeypatch.setattr(truth_module, "read_truth", lambda path, rule: read.append(path.name) or original(path, rule))
+    original = truth_index.read_label_map
+    monkeypatch.setattr(truth_index, "read_label_map", lambda path: read.append(path.name) or original(path))
     assert len(score(predictions=tmp_path / "all", truth=truth, output=tmp_path / "out")) == 3
     assert sorted(read) == ["a.nii.gz", "b.nii.gz", "c.nii.gz"]
 

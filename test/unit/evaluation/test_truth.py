@@ -29,7 +29,9 @@ def test_a_label_map_is_read_once_however_often_it_is_asked_for(folder):
     first = truth.case("a", rule)
     for path in truth.label_maps.values():
         path.unlink()
-    assert truth.case("a", rule) is first
+    again = truth.case("a", rule)
+    assert (again.path, again.grid, again.lesions.sizes.tolist()) == (first.path, first.grid, [36])
+    assert again.lesions.voxels.tolist() == first.lesions.voxels.tolist()
 
 
 def test_the_card_beside_the_truth_scores_before_the_one_that_the_settings_name(folder):

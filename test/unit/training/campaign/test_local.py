@@ -182,3 +182,9 @@ def test_ctrl_c_ends_quietly_and_the_campaign_goes_on_later(campaign_file, profi
     assert (process.returncode, complained) == (130, "")
     assert said.splitlines()[-1] == "interrupted; the same command goes on from the last checkpoints"
     assert outcome("campaign", path, "--device", "cpu") == (0, "")
+
+
+def test_runs_of_a_campaign_write_event_files_where_the_file_asks_for_them(campaign_file, tmp_path, outcome):
+    path = campaign_file(configurations=["ce"], folds=[0], tensorboard=True)
+    assert outcome("campaign", path, "--device", "cpu") == (0, "")
+    assert list((tmp_path / "runs" / "ce_fold0_restart1" / "tensorboard").glob("events.*"))
