@@ -60,7 +60,7 @@ def _conform(options: argparse.Namespace, console: Console) -> list[Verdict]:
     card = load_card(options.card)
     checks: list[Check] = list(ALGORITHM if options.kind == "algorithm" else EVALUATION)
     given: dict[str, Study] = own_studies(options.study, card) if options.study else {}
-    with session(options.engine) as engine, workplace() as work:
+    with session(options.engine, options.session) as engine, workplace() as work:
         engine.require_amd64()
         archive = Path(options.image) if Path(options.image).is_file() else None
         name = engine.load(archive) if archive else options.image
@@ -178,6 +178,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--output", type=Path, help="folder for the reports (default: build/conformance/IMAGE)")
     parser.add_argument("--verbose", action="store_true", help="print each verdict as soon as it is there")
     parser.add_argument("--engine", default="docker", help="command of the container engine (default: %(default)s)")
+    parser.add_argument(
+        "--session", help="name of what is made with the engine, label oncoduet.conformance=NAME (default: a new one)"
+    )
     return parser
 
 

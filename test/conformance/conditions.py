@@ -120,7 +120,7 @@ class Place:
     @cached_property
     def derived(self) -> str:
         """The image with the platform's folders, in one layer more: its own content at these places vanishes."""
-        tag = f"oncoduet-conformance-{self.engine.label.partition('=')[2]}"
+        tag = f"oncoduet-conformance-{self.engine.name}"
         user = str(self.config.get("User") or "0")
         name, _, value = self.engine.label.partition("=")
         folders = (

@@ -25,7 +25,13 @@ class Engine:
     """An engine that answers, and everything that one check of an image makes with it."""
 
     command: str
-    label: str = field(default_factory=lambda: f"{LABEL}={uuid.uuid4().hex}")
+    name: str = field(default_factory=lambda: uuid.uuid4().hex)
+    """Of what is made here, by which it can be found."""
+
+    @property
+    def label(self) -> str:
+        """Borne by all that is made here."""
+        return f"{LABEL}={self.name}"
 
     def __call__(self, *arguments: str, given: bytes | None = None) -> bytes:
         """Run one command of the client.
@@ -132,9 +138,9 @@ class Engine:
 
 
 @contextmanager
-def session(command: str) -> Iterator[Engine]:
+def session(command: str, name: str | None = None) -> Iterator[Engine]:
     """Give an engine; in the end, however it comes, nothing is left of what was made with it."""
-    engine = Engine(command)
+    engine = Engine(command) if name is None else Engine(command, name)
     try:
         yield engine
     finally:

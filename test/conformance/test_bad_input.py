@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import time
+import uuid
 from pathlib import Path
 
 import pytest
@@ -27,13 +28,19 @@ def environment() -> dict[str, str]:
 
 
 @pytest.fixture
-def leftovers(engine):
-    """Everything of the engine's that bears our label."""
+def name() -> str:
+    """Of the session: other tests make containers meanwhile."""
+    return uuid.uuid4().hex
+
+
+@pytest.fixture
+def leftovers(engine, name):
+    """Everything of the engine's that the session has made."""
 
     def count() -> list[str]:
         found = []
         for listing in (["ps", "--all"], ["volume", "ls"], ["images"]):
-            named = [engine, *listing, "--quiet", "--filter", f"label={LABEL}"]
+            named = [engine, *listing, "--quiet", "--filter", f"label={LABEL}={name}"]
             found += subprocess.run(named, capture_output=True, text=True, check=True).stdout.split()
         return sorted(found)
 
@@ -41,11 +48,10 @@ def leftovers(engine):
 
 
 @pytest.fixture
-def refuse(engine, leftovers, tmp_path):
+def refuse(engine, leftovers, name, tmp_path):
     def refuse(*arguments: object) -> str:
-        before = leftovers()
         ended = subprocess.run(
-            command(*arguments, "--engine", engine, "--output", tmp_path / "report"),
+            command(*arguments, "--engine", engine, "--session", name, "--output", tmp_path / "report"),
             cwd=PROJECT,
             env=environment(),
             capture_output=True,
@@ -56,7 +62,7 @@ def refuse(engine, leftovers, tmp_path):
         assert ended.returncode == 3, ended
         (line,) = ended.stderr.splitlines()
         assert not (tmp_path / "report").exists()
-        assert leftovers() == before
+        assert leftovers() == []
         return line
 
     return refuse
@@ -111,10 +117,9 @@ def test_a_truth_folder_without_label_maps(refuse, tmp_path):
     assert line == f"error: {tmp_path / 'truth'}: expected label maps (CASE.nii.gz or CASE.mha), found none"
 
 
-def test_a_check_that_does_not_exist_is_wrong_usage(engine, leftovers):
-    before = leftovers()
+def test_a_check_that_does_not_exist_is_wrong_usage(engine, leftovers, name):
     ended = subprocess.run(
-        command("oncoduet-evaluation", "--kind", "evaluation", "--engine", engine, "--only", "Z9"),
+        command("oncoduet-evaluation", "--kind", "evaluation", "--engine", engine, "--session", name, "--only", "Z9"),
         cwd=PROJECT,
         env=environment(),
         capture_output=True,
@@ -124,14 +129,14 @@ def test_a_check_that_does_not_exist_is_wrong_usage(engine, leftovers):
     )
     assert ended.returncode == 2
     assert ended.stderr.startswith("error: --only: expected ids of checks (A1, ") and "found Z9" in ended.stderr
-    assert leftovers() == before
+    assert leftovers() == []
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_after_ctrl_c_nothing_is_left(engine, leftovers, number, tmp_path):
-    before = leftovers()
+def test_after_ctrl_c_nothing_is_left(engine, leftovers, name, number, tmp_path):
+    options = ["--engine", engine, "--session", name, "--output", tmp_path / "report"]
     process = subprocess.Popen(
-        command("oncoduet-evaluation", "--kind", "evaluation", "--engine", engine, "--output", tmp_path / "report"),
+        command("oncoduet-evaluation", "--kind", "evaluation", *options),
         cwd=PROJECT,
         env=environment(),
         stdout=subprocess.PIPE,
@@ -139,10 +144,10 @@ def test_after_ctrl_c_nothing_is_left(engine, leftovers, number, tmp_path):
         text=True,
     )
     begun = time.monotonic()
-    while len(leftovers()) < len(before) + 8:  # an image, five volumes, the helper, and the case under way
+    while len(leftovers()) < 8:  # an image, five volumes, the helper, and the case under way
         assert process.poll() is None and time.monotonic() - begun < 200
         time.sleep(0.5)
     process.send_signal(number)
     _, stderr = process.communicate(timeout=120)
     assert (process.returncode, stderr) == (130, "error: stopped before the end\n")
-    assert leftovers() == before
+    assert leftovers() == []
