@@ -14,6 +14,7 @@ from rich.text import Text
 
 from conformance.checks import Verdict
 from contract.files import atomic_file, write_json
+from contract.provenance import writer
 
 _COLOURS = {"pass": "green", "fail": "red", "skipped": "yellow"}
 _UNPRINTABLE = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\ufffe\uffff]")
@@ -44,8 +45,8 @@ def write(verdicts: Sequence[Verdict], folder: Path, about: dict[str, Any]) -> P
     rows = [vars(each) for each in verdicts]
     errors = sum(each.verdict == "fail" and each.level == "error" for each in verdicts)
     written = datetime.now(UTC).isoformat(timespec="seconds")
-    values = {"schema_version": 1, **about, "written": written, "errors": errors, "checks": rows}
-    write_json(folder / "conformance.json", values)
+    values = {"schema_version": 1, "written_by": writer().model_dump(), **about, "written": written, "errors": errors}
+    write_json(folder / "conformance.json", {**values, "checks": rows})
     suite = ElementTree.Element(
         "testsuite",
         name=str(about["image"]),

@@ -68,7 +68,7 @@ VERDICTS = [
 def test_the_reports_say_the_same_as_json_and_as_xml(tmp_path):
     path = write(VERDICTS, tmp_path / "report", {"image": "a:b", "seconds": 1.25})
     report = json.loads(path.read_text())
-    assert report["errors"] == 1
+    assert (report["errors"], report["written_by"]["program"]) == (1, "oncoduet")
     assert report["checks"][1] == {
         "id": "O3",
         "level": "error",
