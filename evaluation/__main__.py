@@ -86,7 +86,27 @@ def _index(options: argparse.Namespace) -> None:
 def _compare(options: argparse.Namespace) -> None:
     from evaluation.compare import compare  # noqa: PLC0415  (brings matplotlib and statsmodels, which scoring needs not)
 
-    compare(options.scores, options.output, analysis=options.analysis)
+    compare(
+        options.scores,
+        options.output,
+        analysis=options.analysis,
+        marksheet=options.marksheet,
+        workers=options.workers,
+    )
+
+
+def _plan(options: argparse.Namespace) -> None:
+    from evaluation.plan_command import answer  # noqa: PLC0415  (as for compare)
+
+    console = Console()
+    table = answer(options)
+    shown = Table(title=table.title, title_justify="left", box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
+    for heading in table.header:
+        shown.add_column(heading, justify="left" if heading == table.header[0] else "right", overflow="fold")
+    for row in table.rows:
+        shown.add_row(*map(Text, row))
+    console.print(shown)
+    _say(console, table.note)
 
 
 class _Bar:
@@ -173,7 +193,7 @@ def _parser() -> argparse.ArgumentParser:
         help="label maps, optionally card.toml and settings.json (%(default)s)",
     )
     parser.add_argument("--output", type=Path, default=Path("/output"), help="gets metrics.json (%(default)s)")
-    commands = parser.add_subparsers(title="commands", metavar="{serve,score,index,compare}")
+    commands = parser.add_subparsers(title="commands", metavar="{serve,score,index,compare,plan}")
 
     serving = commands.add_parser(
         "serve",
@@ -224,9 +244,39 @@ def _parser() -> argparse.ArgumentParser:
     comparing.add_argument(
         "--scores", type=Path, nargs="+", required=True, help="folders that score wrote, or that hold such"
     )
-    comparing.add_argument("--output", type=Path, required=True, help="gets verdict.json, report.html, figures")
+    comparing.add_argument("--output", type=Path, required=True, help="gets verdict.json, report.html, figures, tables")
     comparing.add_argument("--analysis", type=Path, help="what was declared before scoring; without it: exploratory")
+    comparing.add_argument("--marksheet", type=Path, help="CSV with the columns of the declared subgroups")
+    comparing.add_argument("--workers", type=int, default=1, help="processes; they change no result (%(default)s)")
+
+    planning = commands.add_parser("plan", help="runs and cases that a question needs; may a campaign stop?")
+    planning.set_defaults(command=_plan)
+    _add_plan_arguments(planning)
     return parser
+
+
+def _add_plan_arguments(planning: argparse.ArgumentParser) -> None:
+    add = planning.add_argument
+    add("--difference", type=float, default=0.01, help="in AUROC that is to be shown (%(default)s)")
+    add("--simulate", action="store_true", help="false positives of the tests and of the verdict instead of power")
+    add("--sequential", action="store_true", help="may the campaign of --scores stop? with --simulate: what looks cost")
+    add("--scores", type=Path, nargs="+", help="scored runs of a running campaign (--sequential)")
+    add("--analysis", type=Path, help="declares comparisons, alpha and looks (--sequential)")
+    add("--pilot", type=Path, nargs="+", help="scored runs whose AUROC, prevalence and spreads are taken")
+    add("--runs", type=int, nargs="+", default=[5, 10, 20], help="per configuration (%(default)s)")
+    add("--cases", type=int, nargs="+", default=[300, 1000, 3000], help="of the test set (%(default)s)")
+    add("--looks", type=int, nargs="+", default=[5, 10, 15, 20], help="for --sequential --simulate (%(default)s)")
+    add("--power", type=float, default=0.8, help="wanted (%(default)s)")
+    add("--margin", type=float, help="also show how often “on par” within ± this is shown")
+    add("--alpha", type=float, default=0.05, help="two-sided (%(default)s)")
+    add("--comparisons", type=int, default=1, help="in the family (%(default)s)")
+    add("--auroc", type=float, default=0.88, help="of the first configuration (%(default)s)")
+    add("--prevalence", type=float, default=0.3, help="of positive cases (%(default)s)")
+    add("--run-sd", type=float, default=0.01, help="spread of AUROC between runs (%(default)s)")
+    add("--studies", type=int, default=400, help="simulated per row (%(default)s)")
+    add("--seed", type=int, default=0, help="(%(default)s)")
+    add("--workers", type=int, default=1, help="processes; they change no result (%(default)s)")
+    add("--output", type=Path, help="gets plan.json, or sequential.json")
 
 
 if __name__ == "__main__":

@@ -8,14 +8,19 @@
     alpha = 0.05
     seed = 0
     replicates = 2000
+    swaps = 10000
+    subgroups = ["center"]       # columns of the marksheet
+    looks = [5, 10, 20]          # runs per configuration at which a running campaign may be stopped
 
     [margin]                     # absolute difference that counts as none; without it nothing is shown to be on par
     auroc = 0.03
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from itertools import combinations
 from pathlib import Path
+from statistics import NormalDist
 from typing import Annotated, Literal, Self
 
 from pydantic import Field, NonNegativeInt, model_validator
@@ -40,9 +45,15 @@ class Analysis(Frozen):
     alpha: Annotated[float, Field(gt=0, lt=0.5)] = 0.05
     seed: NonNegativeInt = 0
     replicates: Annotated[int, Field(ge=100)] = 2_000
-    """Of the bootstrap, and swaps drawn for AP and score."""
-    auroc_replicates: Annotated[int, Field(ge=100)] = 10_000
-    """Swaps drawn for AUROC, at least ``replicates``."""
+    """Of the bootstrap."""
+    swaps: Annotated[int, Field(ge=100)] = 10_000
+    """Drawn for a case-level test that is not counted exactly."""
+    looks: tuple[Annotated[int, Field(ge=2)], ...] = ()
+    """Runs per configuration at which a running campaign is looked at, the last one being the planned number; without
+    any it is looked at once, when it is finished (:mod:`evaluation.sequential`)."""
+
+    subgroups: tuple[str, ...] = ()
+    """Columns of the marksheet by whose values the cases are looked at in groups (:mod:`evaluation.subgroups`)."""
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
@@ -52,8 +63,8 @@ class Analysis(Frozen):
         faults += [
             f"margin for {metric}, which is not compared" for metric in self.margin if metric not in self.metrics
         ]
-        if self.auroc_replicates < self.replicates:
-            faults.append("auroc_replicates is below replicates")
+        if list(self.looks) != sorted(set(self.looks)):
+            faults.append(f"looks do not rise: {', '.join(map(str, self.looks))}")
         if self.comparisons != "all":
             faults += [f"{a} is compared with itself" for a, b in self.comparisons if a == b]
             pairs = [frozenset(pair) for pair in self.comparisons]
@@ -62,6 +73,22 @@ class Analysis(Frozen):
         if faults:
             raise ValueError("; ".join(faults))
         return self
+
+    def alpha_at(self, runs: int) -> float:
+        """Type-I error that a run-level test may spend with so many runs per configuration.
+
+        Without looks all of it. With looks what the last one so far adds to those before it, by Lan and DeMets' form of
+        O'Brien and Fleming's boundaries (Biometrika 1983): ``α(t) = 2 − 2 Φ(z(α/2)/√t)`` by the share t of the planned
+        runs. Nothing before the first look.
+        """
+        if not self.looks:
+            return self.alpha
+        normal = NormalDist()
+        spent = [0.0]
+        for look in self.looks:
+            if look <= runs:
+                spent.append(2 - 2 * normal.cdf(normal.inv_cdf(1 - self.alpha / 2) / math.sqrt(look / self.looks[-1])))
+        return spent[-1] - spent[-2] if len(spent) > 1 else 0.0
 
     def pairs(self, configurations: Sequence[str], where: object) -> list[tuple[str, str]]:
         """The pairs to compare among the configurations that were scored.

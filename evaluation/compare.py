@@ -8,46 +8,49 @@ pairs. The result depends on what was scored and on the analysis file alone, not
 import logging
 import math
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
-from statsmodels.stats.multitest import multipletests
 
+from contract.errors import OncoduetError
 from contract.files import sha256_file, staged_folder
-from contract.records import Metrics, write_record
+from contract.records import write_record
 from evaluation.analysis import EXPLORATORY, METRICS, Analysis, Metric, read_analysis
 from evaluation.intervals import delong_interval, percentile_interval, two_level_bootstrap
-from evaluation.outcomes import FloatArray
-from evaluation.permutation import (
-    PermutationResult,
-    case_swap_tests,
-    mean_difference_test,
-    order_test,
-    smallest_order_p,
-)
+from evaluation.outcomes import FloatArray, Outcome, Truth
+from evaluation.permutation import PermutationResult
 from evaluation.report import write_report
-from evaluation.scored_runs import ScoredRun, read_scored_runs
+from evaluation.run_level import holm, no_exchange, run_level, run_values
+from evaluation.scored_runs import ScoredRun, group_by_configuration, read_scored_runs
+from evaluation.subgroups import Groups, judge_subgroups, read_groups
+from evaluation.swaps import case_swap_tests
 from evaluation.verdict import (
     CaseLevel,
+    Code,
     ConfigurationSummary,
+    Control,
     Equivalence,
     Interval95,
     Kind,
     MetricSummary,
+    NonInferiority,
     PairVerdict,
-    RunLevel,
     Verdict,
     decide,
     sentence,
 )
+from evaluation.workers import each_of
 
 Draws = Mapping[str, Mapping[str, FloatArray]]
 
 _log = logging.getLogger(__name__)
 
 
-def compare(scores: Sequence[Path], output: Path, *, analysis: Path | None) -> None:
-    """Compare scored runs and write ``verdict.json``, ``report.html`` and ``figures/*.png`` into ``output``.
+def compare(
+    scores: Sequence[Path], output: Path, *, analysis: Path | None, marksheet: Path | None = None, workers: int = 1
+) -> None:
+    """Compare scored runs and write ``verdict.json``, ``report.html``, ``figures/`` and ``tables/`` into ``output``.
 
     Parameters
     ----------
@@ -55,6 +58,10 @@ def compare(scores: Sequence[Path], output: Path, *, analysis: Path | None) -> N
         Scored runs, or folders of such.
     analysis
         The analysis file; without one all pairs are compared and the verdict says that it is exploratory.
+    marksheet
+        CSV with ``patient_id``, ``study_id`` and the columns that the analysis file declares as subgroups.
+    workers
+        Processes; they change no result.
 
     Raises
     ------
@@ -64,15 +71,35 @@ def compare(scores: Sequence[Path], output: Path, *, analysis: Path | None) -> N
     plan = read_analysis(analysis) if analysis else EXPLORATORY
     runs = read_scored_runs(scores)
     declared = plan.pairs(list(group_by_configuration(runs)), analysis)
+    groups = _subgroups(plan, marksheet, runs[0].truth, analysis)
     _log.info("comparing %d scored runs in %d pairs", len(runs), len(declared))
-    verdict = judge(runs, plan, declared, analysis=sha256_file(analysis) if analysis else "exploratory")
+    named = sha256_file(analysis) if analysis else "exploratory"
+    verdict = judge(runs, plan, declared, analysis=named, workers=workers)
+    if groups:
+        found = judge_subgroups(groups, group_by_configuration(runs), declared, plan)
+        verdict = verdict.model_copy(update={"subgroups": found})
     with staged_folder(output) as stage:
         write_record(stage / "verdict.json", verdict)
         write_report(stage, verdict, runs)
     _log.info("%s", output / "report.html")
 
 
-def judge(runs: Sequence[ScoredRun], plan: Analysis, declared: Sequence[tuple[str, str]], *, analysis: str) -> Verdict:
+def _subgroups(plan: Analysis, marksheet: Path | None, truth: Truth, where: object) -> Groups:
+    if marksheet is None and plan.subgroups:
+        raise OncoduetError(f"{where}: expected --marksheet for the subgroups {', '.join(plan.subgroups)}, found none")
+    if marksheet is not None and not plan.subgroups:
+        raise OncoduetError(f"{marksheet}: expected an analysis file that declares subgroups, found none declared")
+    return {} if marksheet is None else read_groups(marksheet, plan.subgroups, truth)
+
+
+def judge(
+    runs: Sequence[ScoredRun],
+    plan: Analysis,
+    declared: Sequence[tuple[str, str]],
+    *,
+    analysis: str,
+    workers: int = 1,
+) -> Verdict:
     """Estimate and test every declared pair of configurations by every metric."""
     groups = group_by_configuration(runs)
     truth = runs[0].truth
@@ -81,24 +108,21 @@ def judge(runs: Sequence[ScoredRun], plan: Analysis, declared: Sequence[tuple[st
         {name: [run.outcome for run in members] for name, members in groups.items()},
         replicates=plan.replicates,
         seed=plan.seed,
+        workers=workers,
     )
     _log.info("bootstrap done, %d replicates", plan.replicates)
+    arms = [([run.outcome for run in groups[a]], [run.outcome for run in groups[b]]) for a, b in declared]
     case_level = {}
-    for a, b in declared:
-        case_level[a, b] = case_swap_tests(
-            truth,
-            [run.outcome for run in groups[a]],
-            [run.outcome for run in groups[b]],
-            auroc_draws=plan.auroc_replicates,
-            ap_draws=plan.replicates,
-            seed=plan.seed,
-        )
+    tests = each_of(partial(_case_level, truth, plan), arms, workers=workers)
+    for (a, b), found in zip(declared, tests, strict=True):
+        case_level[a, b] = found
         _log.info("%s against %s done", a, b)
-    pairs = [
-        verdict
-        for metric in plan.metrics
-        for verdict in _judge_metric(metric, plan, declared, groups=groups, draws=draws, case_level=case_level)
-    ]
+    pairs = []
+    for metric in plan.metrics:
+        judged = _judge_metric(metric, plan, declared, groups=groups, draws=draws, case_level=case_level)
+        pairs += [
+            pair.model_copy(update={"controls": _controls(pair, judged, groups=groups, draws=draws)}) for pair in judged
+        ]
     source = runs[0].source
     return Verdict(
         parents={run.name: run.metrics_sha256 for run in runs},
@@ -109,7 +133,8 @@ def judge(runs: Sequence[ScoredRun], plan: Analysis, declared: Sequence[tuple[st
         alpha=plan.alpha,
         seed=plan.seed,
         replicates=plan.replicates,
-        auroc_replicates=plan.auroc_replicates,
+        swaps=plan.swaps,
+        looks=plan.looks,
         family=len(declared),
         data_licences=tuple(sorted({run.source.data_licence for run in runs})),
         profiles=tuple(sorted({run.source.profile for run in runs})),
@@ -119,21 +144,10 @@ def judge(runs: Sequence[ScoredRun], plan: Analysis, declared: Sequence[tuple[st
     )
 
 
-def group_by_configuration(runs: Sequence[ScoredRun]) -> dict[str, list[ScoredRun]]:
-    """The runs of each configuration; trained ones first, then ensembles, then baselines."""
-    groups: dict[str, list[ScoredRun]] = {}
-    for run in runs:
-        groups.setdefault(run.source.configuration, []).append(run)
-    return groups
-
-
-def holm(p_values: Sequence[float | None]) -> list[float | None]:
-    """Adjust a family's p-values; those that do not exist stay so and do not count."""
-    present = [p for p in p_values if p is not None]
-    if not present:
-        return list(p_values)
-    adjusted = iter(multipletests(present, method="holm")[1].tolist())
-    return [None if p is None else float(next(adjusted)) for p in p_values]
+def _case_level(
+    truth: Truth, plan: Analysis, arms: tuple[Sequence[Outcome], Sequence[Outcome]]
+) -> dict[str, PermutationResult]:
+    return case_swap_tests(truth, *arms, draws=plan.swaps, seed=plan.seed)
 
 
 def _judge_metric(
@@ -145,20 +159,20 @@ def _judge_metric(
     draws: Draws,
     case_level: Mapping[tuple[str, str], Mapping[str, PermutationResult]],
 ) -> list[PairVerdict]:
-    run_levels = [_run_level(metric, groups[a], groups[b], plan.seed) for a, b in declared]
+    run_levels = [run_level(metric, groups[a], groups[b], plan) for a, b in declared]
     swaps = [case_level[pair].get(metric) for pair in declared]
     run_holm = holm([level.p for level in run_levels])
     case_holm = holm([swap.p if swap else None for swap in swaps])
     verdicts = []
     for number, (a, b) in enumerate(declared):
-        run_level = run_levels[number].model_copy(update={"p_holm": run_holm[number]})
+        at_run_level = run_levels[number].model_copy(update={"p_holm": run_holm[number]})
         swap = swaps[number]
-        means = [_mean([_value(run.strict, metric) for run in groups[name]]) for name in (a, b)]
+        means = [_mean(run_values(groups[name], metric)) for name in (a, b)]
         estimate = None if means[0] is None or means[1] is None else means[0] - means[1]
         difference = draws[a][metric] - draws[b][metric]
         interval = _interval_95(difference) if estimate is not None else None
         equivalence = _equivalence(difference, plan.margin.get(metric), plan.alpha) if estimate is not None else None
-        applies = _no_exchange(groups[a], groups[b]) is None
+        applies = no_exchange(groups[a], groups[b]) is None
         code = decide(
             estimate=estimate,
             interval=interval,
@@ -168,6 +182,7 @@ def _judge_metric(
             spread_known=all(len(groups[name]) > 1 or groups[name][0].is_baseline for name in (a, b)),
             equivalent=equivalence is not None and equivalence.shown,
             alpha=plan.alpha,
+            run_level_alpha=at_run_level.alpha,
         )
         verdicts.append(
             PairVerdict(
@@ -177,76 +192,27 @@ def _judge_metric(
                 estimate=estimate,
                 interval=interval,
                 delong_interval=_delong(groups[a], groups[b]) if metric == "auroc" else None,
-                run_level_p=run_level.p,
+                run_level_p=at_run_level.p,
                 case_level_p=swap.p if swap else None,
-                run_level=run_level,
+                run_level=at_run_level,
                 case_level=CaseLevel(
                     p=swap.p if swap else None,
                     p_interval=swap.p_interval if swap else None,
                     p_holm=case_holm[number],
                     exact=bool(swap and swap.exact),
-                    swaps=swap.arrangements if swap else 0,
+                    swaps=None if swap is None or swap.exact else swap.arrangements,
                 ),
                 equivalence=equivalence,
+                non_inferiority=_non_inferiority(difference, plan.margin.get(metric), plan.alpha)
+                if estimate is not None
+                else None,
+                ensemble=_claimed_ensemble(groups, a, b),
+                controls=(),
                 code=code,
                 sentence=sentence(code, a=a, b=b, metric=metric, estimate=estimate, run_level_applies=applies),
             )
         )
     return verdicts
-
-
-def _run_level(metric: Metric, a: Sequence[ScoredRun], b: Sequence[ScoredRun], seed: int) -> RunLevel:
-    values = [[_value(run.strict, metric) for run in arm] for arm in (a, b)]
-    defined = [[value for value in arm if value is not None] for arm in values]
-    folds = _folds(a, b)
-    smallest = None
-    reason = _no_exchange(a, b)
-    if reason is None and any(len(arm) < len(all_of) for arm, all_of in zip(defined, values, strict=True)):
-        reason = f"{metric} is undefined on this test set"
-    if reason is None:
-        smallest = smallest_order_p(len(a), len(b), folds=folds)
-        if smallest == 1:
-            reason = "one run per configuration leaves nothing to shuffle"
-    if reason is not None:
-        return RunLevel(
-            p=None,
-            smallest_attainable_p=smallest,
-            p_holm=None,
-            p_of_means=None,
-            blocked_by_fold=False,
-            reason=reason,
-        )
-    return RunLevel(
-        p=order_test(defined[0], defined[1], folds=folds).p,
-        smallest_attainable_p=smallest,
-        p_holm=None,
-        p_of_means=mean_difference_test(defined[0], defined[1], folds=folds, seed=seed).p,
-        blocked_by_fold=folds is not None,
-        reason=None,
-    )
-
-
-def _no_exchange(a: Sequence[ScoredRun], b: Sequence[ScoredRun]) -> str | None:
-    """Why the two arms' runs may not be shuffled, whatever their number; None if they may."""
-    if any(run.is_baseline for run in (*a, *b)):
-        return "a baseline is a fixed rule without runs"
-    if any(run.is_ensemble and not run.source.runs for run in (*a, *b)):
-        return "the ensemble does not say which runs it contains"
-    of_a, of_b = ({member for run in arm for member in run.source.runs} for arm in (a, b))
-    if of_a & of_b:
-        return "both hold the same runs: an ensemble is not exchangeable with its members"
-    for arm, members in ((a, of_a), (b, of_b)):
-        if sum(len(set(run.source.runs)) for run in arm) > len(members):
-            return f"the ensembles of {arm[0].source.configuration} share runs with one another"
-    return None
-
-
-def _folds(a: Sequence[ScoredRun], b: Sequence[ScoredRun]) -> tuple[list[int], list[int]] | None:
-    """Each run's fold, where all are known, there are several, and the arms have one in common."""
-    of_a, of_b = ([run.source.fold for run in arm if run.source.fold is not None] for arm in (a, b))
-    known = len(of_a) == len(a) and len(of_b) == len(b)
-    several = len(set(of_a) | set(of_b)) > 1
-    return (of_a, of_b) if known and several and set(of_a) & set(of_b) else None
 
 
 def _summary(name: str, members: Sequence[ScoredRun], draws: Mapping[str, FloatArray]) -> ConfigurationSummary:
@@ -270,7 +236,7 @@ def _summary(name: str, members: Sequence[ScoredRun], draws: Mapping[str, FloatA
 
 
 def _metric_summary(metric: Metric, members: Sequence[ScoredRun], draws: FloatArray) -> MetricSummary:
-    values = [_value(run.strict, metric) for run in members]
+    values = run_values(members, metric)
     mean = _mean(values)
     defined = [value for value in values if value is not None]
     return MetricSummary(
@@ -279,7 +245,7 @@ def _metric_summary(metric: Metric, members: Sequence[ScoredRun], draws: FloatAr
         interval=_interval_95(draws) if mean is not None else None,
         delong_interval=_delong(members, ()) if metric == "auroc" else None,
         runs={run.name: value for run, value in zip(members, values, strict=True)},
-        picai_mean=_mean([_value(run.picai, metric) for run in members]),
+        picai_mean=_mean([getattr(run.picai, metric) for run in members]),
         reason=None if mean is not None else members[0].strict.reason,
     )
 
@@ -297,16 +263,72 @@ def _equivalence(difference: FloatArray, margin: float | None, alpha: float) -> 
     return Equivalence(margin=margin, interval=(found.low, found.high), level=level, shown=shown)
 
 
+def _non_inferiority(difference: FloatArray, margin: float | None, alpha: float) -> NonInferiority | None:
+    found = percentile_interval(difference, level=1 - 2 * alpha)
+    if margin is None or found is None:
+        return None
+    return NonInferiority(
+        margin=margin,
+        level=1 - alpha,
+        lower_bound_of_a=found.low,
+        lower_bound_of_b=-found.high,
+        a_not_inferior=found.low > -margin,
+        b_not_inferior=-found.high > -margin,
+    )
+
+
+def _claimed_ensemble(groups: Mapping[str, Sequence[ScoredRun]], a: str, b: str) -> str | None:
+    """The ensemble that a comparison makes a claim about: the one side that mixes configurations."""
+    mixed = [name for name in (a, b) if groups[name][0].is_ensemble and not groups[name][0].is_control]
+    return mixed[0] if len(mixed) == 1 and not any(groups[name][0].is_control for name in (a, b)) else None
+
+
+def _controls(
+    pair: PairVerdict,
+    judged: Sequence[PairVerdict],
+    *,
+    groups: Mapping[str, Sequence[ScoredRun]],
+    draws: Draws,
+) -> tuple[Control, ...]:
+    """Every control with as many runs as the ensemble that the pair makes a claim about."""
+    if pair.ensemble is None:
+        return ()
+    size = {len(run.source.runs) for run in groups[pair.ensemble]}
+    found = []
+    for name, members in groups.items():
+        if not members[0].is_control or {len(run.source.runs) for run in members} != size:
+            continue
+        means = [_mean(run_values(groups[each], pair.metric)) for each in (pair.ensemble, name)]
+        defined = means[0] is not None and means[1] is not None
+        found.append(
+            Control(
+                control=name,
+                estimate=means[0] - means[1] if means[0] is not None and means[1] is not None else None,
+                interval=_interval_95(draws[pair.ensemble][pair.metric] - draws[name][pair.metric])
+                if defined
+                else None,
+                code=_code_of(judged, pair.ensemble, name),
+            )
+        )
+    return tuple(found)
+
+
+def _code_of(judged: Sequence[PairVerdict], first: str, second: str) -> Code | None:
+    """A comparison's code, seen from the first; None where it was not made."""
+    turned: Mapping[Code, Code] = {"better": "worse", "worse": "better"}
+    for pair in judged:
+        if (pair.a, pair.b) == (first, second):
+            return pair.code
+        if (pair.a, pair.b) == (second, first):
+            return turned.get(pair.code, pair.code)
+    return None
+
+
 def _interval_95(draws: FloatArray) -> Interval95 | None:
     found = percentile_interval(draws, level=0.95)
     if found is None:
         return None
     return Interval95(low=found.low, high=found.high, undefined_replicates=found.undefined)
-
-
-def _value(answer: Metrics, metric: Metric) -> float | None:
-    value: float | None = getattr(answer, metric)
-    return value
 
 
 def _mean(values: Sequence[float | None]) -> float | None:

@@ -1,8 +1,9 @@
-"""The report's figures, with matplotlib: as SVG for the page, where colours follow light and dark, and as PNG.
+"""The report's figures, with matplotlib: as SVG for the page, where colours follow light and dark, and as files.
 
 Every configuration has one colour, dash and marker in all figures (palette of Okabe and Ito, distinguishable under
 colour vision deficiency); the first ensemble is drawn in the ink colour, baselines in grey. In the page's SVG these
-colours are CSS variables. Thin lines are runs, bold ones the mean over runs.
+colours are CSS variables. Thin lines are runs, bold ones the mean over runs, bands the middle 95 % of that mean when
+patients are drawn anew.
 """
 
 import io
@@ -15,7 +16,9 @@ from typing import Any
 import numpy as np
 
 from evaluation.analysis import METRICS, Metric
+from evaluation.intervals import case_weights
 from evaluation.outcomes import FloatArray
+from evaluation.readings import calibration
 from evaluation.scored_runs import ScoredRun
 from evaluation.verdict import METRIC_NAMES, ConfigurationSummary, Verdict
 
@@ -68,7 +71,11 @@ _STYLE: dict[Any, Any] = {
 }
 
 _WIDTH = 4.4  # inches
-_FP_TICKS = (0.125, 0.25, 0.5, 1.0, 2.0, 4.0)
+_FP_TICKS = (0.125, 0.25, 0.5, 1.0, 2.0, 4.0, 8.0)
+_BAND_POINTS = 80
+_BAND_REPLICATES = 200
+_MOST_BRACKETS = 6
+_BRACKET = 0.042  # of the figure's width
 
 
 @dataclass(frozen=True)
@@ -83,12 +90,12 @@ class Look:
 
 @dataclass(frozen=True)
 class Drawing:
-    """One figure in both forms."""
+    """One figure in all its forms."""
 
     name: str
     alt: str
-    svg: str
-    png: bytes
+    svg: str  # for the page
+    files: Mapping[str, bytes]  # by suffix: png, svg and pdf
 
 
 def looks(configurations: Sequence[ConfigurationSummary]) -> dict[str, Look]:
@@ -113,13 +120,14 @@ def looks(configurations: Sequence[ConfigurationSummary]) -> dict[str, Look]:
 
 
 def draw_figures(verdict: Verdict, groups: Mapping[str, Sequence[ScoredRun]]) -> dict[str, Drawing]:
-    """Draw everything the report shows, by name: ``roc``, ``pr``, ``froc``, ``runs-<metric>``, ``p-<metric>``."""
+    """Draw everything the report shows, by name: ``roc pr froc calibration runs-<metric> p-<metric>``."""
     with matplotlib.rc_context({**_STYLE, "svg.hashsalt": "oncoduet"}):
         dressed = looks(verdict.configurations)
         drawings = [
             _curves("roc", verdict, groups, dressed),
             _curves("pr", verdict, groups, dressed),
             _curves("froc", verdict, groups, dressed),
+            _calibration(verdict, groups, dressed),
         ]
         metrics = list(dict.fromkeys(pair.metric for pair in verdict.pairs))
         drawings += [_dots(metric, verdict, dressed) for metric in metrics or METRICS]
@@ -188,6 +196,10 @@ def _curves(
         reached = np.isfinite(curves).any(axis=0)
         mean = np.where(reached, np.nan_to_num(curves).mean(axis=0), np.nan)
         values.append(f"{summary.name}  {_number(plot.value(summary))}")
+        if summary.kind != "baseline":
+            at = plot.at[:: len(plot.at) // _BAND_POINTS]
+            low, high = _band(kind, groups[summary.name], at, verdict.seed)
+            axes.fill_between(at, low, high, color=look.colour, alpha=0.07, linewidth=0, zorder=1.5)
         if len(curves) > 1:
             axes.plot(x, curves.T, color=look.colour, linewidth=0.7, alpha=0.4, zorder=2)
         axes.plot(
@@ -205,6 +217,78 @@ def _curves(
     )
     alt = f"{plot.title}, a curve per configuration. {plot.value_name}: {'; '.join(values)}."
     return _render(kind, alt, figure)
+
+
+def _band(kind: str, runs: Sequence[ScoredRun], at: FloatArray, seed: int) -> tuple[FloatArray, FloatArray]:
+    """The middle 95 % of the mean curve over runs when patients are drawn anew, at each place."""
+    truth = runs[0].truth
+    weights = case_weights(truth, _BAND_REPLICATES, seed)
+    total = np.zeros((_BAND_REPLICATES, at.size))
+    for run in runs:
+        total += (_roc_band if kind == "roc" else _detection_band)(kind, run, weights, at)
+    low, high = np.percentile(total / len(runs), [2.5, 97.5], axis=0)
+    return low, high
+
+
+def _roc_band(_: str, run: ScoredRun, weights: FloatArray, at: FloatArray) -> FloatArray:
+    order = np.argsort(-run.outcome.likelihood, kind="stable")
+    drawn, positive = weights[:, order], run.truth.positive[order]
+    hits, others = np.cumsum(drawn * positive, axis=1), np.cumsum(drawn * ~positive, axis=1)
+    rows = [
+        np.interp(at, np.append(0.0, x / max(1.0, x[-1])), np.append(0.0, y / max(1.0, y[-1])))
+        for x, y in zip(others, hits, strict=True)
+    ]
+    return np.stack(rows)
+
+
+def _detection_band(kind: str, run: ScoredRun, weights: FloatArray, at: FloatArray) -> FloatArray:
+    outcome, truth = run.outcome, run.truth
+    order = np.argsort(-outcome.confidence, kind="stable")
+    drawn, hit = weights[:, outcome.candidate_case[order]], outcome.hit[order]
+    hits, false = np.cumsum(drawn * hit, axis=1), np.cumsum(drawn * ~hit, axis=1)
+    lesions, cases = np.maximum(1.0, weights @ truth.lesions), weights.sum(axis=1)
+    rows = []
+    for k, (found, wrong) in enumerate(zip(hits, false, strict=True)):
+        if kind == "froc":
+            place = np.searchsorted(wrong / cases[k], at + 1e-12, "right") - 1
+            rows.append(np.where(place >= 0, np.append(found, 0.0)[place], 0.0) / lesions[k])
+        else:
+            precision = np.append(np.divide(found, found + wrong, out=np.zeros_like(found), where=found > 0), 0.0)
+            rows.append(precision[np.searchsorted(found / lesions[k], np.maximum(at, 1e-9) - 1e-12)])
+    return np.stack(rows)
+
+
+def _calibration(verdict: Verdict, groups: Mapping[str, Sequence[ScoredRun]], dressed: Mapping[str, Look]) -> Drawing:
+    figure, axes = _with_legend_below(len(verdict.configurations))
+    axes.set_title("Calibration, cases", pad=9)
+    axes.set_xlabel("likelihood, mean of a bin")
+    axes.set_ylabel("share of positive cases")
+    axes.grid(True)
+    axes.set_axisbelow(True)
+    axes.set_xlim(-0.012, 1.012)
+    axes.set_ylim(-0.012, 1.012)
+    axes.plot([0, 1], [0, 1], color=MUTED, linewidth=0.8, dashes=(2, 3), zorder=1)
+    values = []
+    for summary in verdict.configurations:
+        look, found = dressed[summary.name], calibration(groups[summary.name])
+        values.append(f"{summary.name}  {found.error:.3f}")
+        axes.plot(
+            found.likelihood,
+            found.positive,
+            color=look.colour,
+            linestyle=look.dash,
+            linewidth=1.5,
+            marker=look.marker,
+            markersize=4,
+            zorder=3,
+            label=values[-1],
+        )
+    handles, labels = axes.get_legend_handles_labels()
+    figure.legend(
+        handles, labels, loc="lower left", ncols=2, bbox_to_anchor=(0.02, 0.01), handlelength=2.4, columnspacing=1.2
+    )
+    alt = f"Calibration, a curve per configuration. Mean distance from the diagonal: {'; '.join(values)}."
+    return _render("calibration", alt, figure)
 
 
 def _roc_at(run: ScoredRun, false_positive_rate: FloatArray) -> FloatArray:
@@ -269,7 +353,7 @@ _CURVES = {
         "FROC, lesions",
         "false positives per case",
         "sensitivity",
-        np.geomspace(1 / 16, 4, 401),
+        np.geomspace(1 / 16, 8, 401),
         _sensitivity_at,
         "Sensitivity, mean over the operating points",
         _mean_sensitivity,
@@ -282,7 +366,9 @@ def _dots(metric: Metric, verdict: Verdict, dressed: Mapping[str, Look]) -> Draw
     count = len(verdict.configurations)
     height = 0.95 + 0.36 * count
     figure = Figure(figsize=(_WIDTH, height))
-    axes = figure.add_axes((0.37, 0.5 / height, 0.60, 1 - 0.9 / height))
+    decided = _decided(metric, verdict)
+    width = 0.60 - _BRACKET * len(decided)
+    axes = figure.add_axes((0.37, 0.5 / height, width, 1 - 0.9 / height))
     axes.set_title(f"{name[0].upper()}{name[1:]} by run", pad=9)
     axes.grid(True, axis="x")
     axes.set_axisbelow(True)
@@ -317,10 +403,48 @@ def _dots(metric: Metric, verdict: Verdict, dressed: Mapping[str, Look]) -> Draw
             markeredgewidth=0.8,
             zorder=5,
         )
+    for number, (p, first, second) in enumerate(decided):
+        _bracket(axes, 1 + (0.012 + _BRACKET * number) / width, first, second, p_text(p))
     if all(each.metrics[metric].mean is None for each in verdict.configurations):
         axes.set_xlim(0, 1)
     means = "; ".join(f"{each.name} {_number(each.metrics[metric].mean)}" for each in verdict.configurations)
     return _render(f"runs-{metric}", f"{name} of each run. Means: {means}.", figure)
+
+
+def _decided(metric: Metric, verdict: Verdict) -> list[tuple[float, int, int]]:
+    """Comparisons that the run level decides: p after Holm and the two rows, the smallest p first."""
+    rows = {each.name: row for row, each in enumerate(verdict.configurations)}
+    found = []
+    for pair in verdict.pairs:
+        p = pair.run_level.p_holm
+        if pair.metric == metric and p is not None and p <= pair.run_level.alpha:
+            first, second = sorted((rows[pair.a], rows[pair.b]))
+            found.append((p, first, second))
+    return sorted(found)[:_MOST_BRACKETS]
+
+
+def _bracket(axes: Axes, x: float, first: int, second: int, text: str) -> None:
+    """A bracket right of the axes, between two rows; x as a share of the axes."""
+    place = axes.get_yaxis_transform()
+    axes.plot(
+        [x - 0.015, x, x, x - 0.015],
+        [first, first, second, second],
+        color=MUTED,
+        linewidth=0.9,
+        transform=place,
+        clip_on=False,
+    )
+    axes.text(
+        x + 0.008,
+        (first + second) / 2,
+        text,
+        rotation=90,
+        va="center",
+        ha="left",
+        fontsize=6.5,
+        color=INK,
+        transform=place,
+    )
 
 
 def _p_matrix(metric: Metric, verdict: Verdict) -> Drawing:
@@ -408,10 +532,18 @@ def _number(value: float | None) -> str:
 
 
 def _render(name: str, alt: str, figure: Figure) -> Drawing:
-    vector, pixels = io.BytesIO(), io.BytesIO()
-    figure.savefig(vector, format="svg", metadata={"Date": None, "Creator": None, "Format": None, "Type": None})
-    figure.savefig(pixels, format="png", dpi=200, metadata={"Software": None})
-    return Drawing(name, alt, _for_page(name, vector.getvalue().decode()), pixels.getvalue())
+    # no dates and no programs in the files: the same scores give the same bytes
+    metadata: Mapping[str, dict[str, Any]] = {
+        "svg": {"Date": None, "Creator": None, "Format": None, "Type": None},
+        "png": {"Software": None},
+        "pdf": {"CreationDate": None, "Creator": None, "Producer": None},
+    }
+    files = {}
+    for suffix, values in metadata.items():
+        stream = io.BytesIO()
+        figure.savefig(stream, format=suffix, dpi=200, metadata=values)
+        files[suffix] = stream.getvalue()
+    return Drawing(name, alt, _for_page(name, files["svg"].decode()), files)
 
 
 def _for_page(name: str, svg: str) -> str:

@@ -1,17 +1,15 @@
-"""Permutation tests at two levels, which answer two questions.
+"""Run-level permutation, which asks whether two training methods differ on this test set.
 
-*Run level* (unit: run): do two training methods differ on this test set? Labels are shuffled over runs, within fold
-where folds are known, since runs of one fold share their training data. *Case level* (unit: case, or patient where one
-has several): would a difference hold on new cases? In each patient the two models' outputs are swapped or not, after
-each model's outputs were turned into ranks, so that no common scale is assumed.
+Labels are shuffled over runs, within fold where folds are known, since runs of one fold share their training data.
+Both tests are exact: the order of the runs by counting, the difference of means by meeting in the middle, up to twenty
+runs against twenty whatever their folds. (The case level, which asks about new cases, is :mod:`evaluation.swaps`.)
 
 Two-sided tests count ``|T − centre| ≥ |observed − centre|``, ties included. An exact p counts all arrangements; a Monte
 Carlo p is (b + 1)/(B + 1), so it is never 0. Identical inputs give p = 1.
 """
 
-import itertools
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -19,26 +17,17 @@ import numpy as np
 import numpy.typing as npt
 from scipy.stats import beta, rankdata
 
-from evaluation.outcomes import (
-    BoolArray,
-    FloatArray,
-    IntArray,
-    Outcome,
-    Truth,
-    precision_sum,
-    steps_with_hits,
-)
+from evaluation.outcomes import FloatArray, IntArray
 
 Alternative = Literal["two-sided", "greater"]
 Counts = npt.NDArray[Any]
 """Numbers of arrangements by statistic: int64, or Python's integers where those would overflow."""
 
-ENUMERATION_LIMIT = 200_000
-"""Arrangements up to which a test on means is exact; 10 against 10 runs have 184,756."""
+MEETING_LIMIT = 30_000_000
+"""Partial sums up to which a test on means is exact; 20 against 20 runs need 2 × 2^20, at worst 15e6 with folds."""
 
-_BLOCK = 1_000
-"""Swaps drawn from one random stream: the result does not depend on how the work is divided."""
-_TOLERANCE = 1e-12
+_WHOLE_FOLD = 2_000
+"""Arrangements up to which a fold is enumerated whole; beyond it is cut into halves that meet."""
 
 
 @dataclass(frozen=True)
@@ -103,151 +92,38 @@ def mean_difference_test(
 ) -> PermutationResult:
     """Test the difference of two arms' means by shuffling labels over runs, within fold where folds are given.
 
-    Every arrangement is enumerated up to :data:`ENUMERATION_LIMIT`; beyond it ``draws`` are drawn. With folds the
-    statistic is the mean of the folds' differences, each weighted by its number of pairs of runs.
+    With folds the statistic is the mean of the folds' differences, each weighted by its number of pairs of runs. It is
+    a sum over the runs that an arrangement gives to ``a``, so all arrangements are counted from sums of two halves.
+    Where those exceed :data:`MEETING_LIMIT`, ``draws`` arrangements are drawn.
     """
-    blocks = [(np.array([*of_a, *of_b]), len(of_a)) for of_a, of_b in _blocks(a, b, folds)]
-    pairs = [n * (values.size - n) for values, n in blocks]
-    shares = [each / sum(pairs) for each in pairs]
-    arrangements = math.prod(math.comb(values.size, n) for values, n in blocks)
-    exact = arrangements <= ENUMERATION_LIMIT
-    shuffled = np.zeros(1) if exact else np.zeros(draws)
+    blocks = [(np.array([*of_a, *of_b], dtype=np.float64), len(of_a)) for of_a, of_b in _blocks(a, b, folds)]
+    pairs = sum(n * (values.size - n) for values, n in blocks)
+    # in fold f: n m / pairs · (Σ chosen / n − Σ others / m) = (n + m) / pairs · Σ chosen − n Σ all / pairs
+    terms = [(values * values.size / pairs, n) for values, n in blocks]
+    centre = sum(n * float(values.sum()) / pairs for values, n in blocks)
+    observed = sum(float(values[:n].sum()) for values, n in terms) - centre
+    spread = sum(float(np.abs(values - values.mean()).sum()) for values, _ in blocks)
+    slack = 1e-10 * spread + 1e-13 * sum(float(np.abs(values).sum()) for values, _ in terms)  # ties, and rounding
+    halves = _halves(terms)
+    if halves is not None:
+        extreme = _pairs_at_least(halves, centre + (observed if alternative == "greater" else abs(observed)) - slack)
+        if alternative == "two-sided":
+            negated = [(-left, -right) for left, right in halves]
+            extreme += _pairs_at_least(negated, abs(observed) - centre - slack)
+        arrangements = math.prod(math.comb(values.size, n) for values, n in blocks)
+        return counted(observed, min(extreme, arrangements), exact=True, arrangements=arrangements)
     generator = np.random.default_rng(seed)
-    observed = scale = 0.0
-    for (values, n), share in zip(blocks, shares, strict=True):
-        chosen = _all_choices(values.size, n) if exact else _drawn_choices(values.size, n, draws, generator)
-        sums = values[chosen].sum(axis=1)
-        differences = share * (sums / n - (values.sum() - sums) / (values.size - n))
-        shuffled = np.add.outer(shuffled, differences).ravel() if exact else shuffled + differences
-        observed += share * float(values[:n].mean() - values[n:].mean())
-        scale += float(np.abs(values - values.mean()).sum())
-    slack = 1e-10 * scale
-    extreme = shuffled >= observed - slack if alternative == "greater" else np.abs(shuffled) >= abs(observed) - slack
-    return _result(observed, int(extreme.sum()), exact=exact, arrangements=arrangements if exact else draws)
+    shuffled = np.full(draws, -centre)
+    for values, n in terms:
+        shuffled += values[_drawn_choices(values.size, n, draws, generator)].sum(axis=1)
+    found = shuffled >= observed - slack if alternative == "greater" else np.abs(shuffled) >= abs(observed) - slack
+    return counted(observed, int(found.sum()), exact=False, arrangements=draws)
 
 
 def smallest_order_p(a_runs: int, b_runs: int, *, folds: tuple[Sequence[int], Sequence[int]] | None = None) -> float:
     """Smallest two-sided p that :func:`order_test` can give for so many runs, whatever their values."""
     blocks = _blocks([0.0] * a_runs, [0.0] * b_runs, folds)
     return min(1.0, 2 / math.prod(math.comb(len(of_a) + len(of_b), len(of_a)) for of_a, of_b in blocks))
-
-
-def case_swap_tests(
-    truth: Truth,
-    a: Sequence[Outcome],
-    b: Sequence[Outcome],
-    *,
-    auroc_draws: int,
-    ap_draws: int,
-    seed: int,
-) -> dict[str, PermutationResult]:
-    """Test the differences of two configurations' mean AUROC, AP and score by swapping patients, two-sided.
-
-    Ranks are taken within each run: of the likelihoods over the cases, and of the candidates' confidences from the
-    most confident one down, so that any monotone map of one model's outputs leaves p unchanged. The means run over
-    pairs of runs, one of ``a`` and one of ``b``: all pairs for AUROC, which is linear in the swaps; for AP as few as
-    let each run count alike. Where the patients are so few that all swaps number at most ``ap_draws``, all are taken.
-
-    Parameters
-    ----------
-    auroc_draws, ap_draws
-        Monte Carlo draws; AP's serve the score as well, and are the first of AUROC's.
-
-    Returns
-    -------
-    By metric; a metric that the truth leaves undefined is absent.
-    """
-    exact = 2**truth.patient_count <= ap_draws
-    with_auroc = 0 < truth.positive_count < len(truth.case_ids)
-    with_ap = truth.lesion_count > 0
-    weights = np.bincount(truth.patients, auroc_swap_weights(truth, a, b))
-    pairs = [_PooledCandidates.of(truth, first, second) for first, second in _paired(a, b)] if with_ap else []
-
-    def ap_difference(swapped: BoolArray) -> FloatArray:
-        swapped_cases = swapped[:, truth.patients]
-        return np.asarray(sum(pair.ap_difference(swapped_cases) for pair in pairs) / len(pairs))
-
-    def auroc_difference(swapped: BoolArray) -> FloatArray:
-        return np.asarray((1 - 2.0 * swapped) @ weights)
-
-    nothing = np.zeros((1, truth.patient_count), dtype=np.bool_)
-    blocks = _all_swaps(truth.patient_count) if exact else _drawn_swaps(truth.patient_count, auroc_draws, seed)
-    auroc, ap, done = [], [], 0
-    for swapped in blocks:
-        if with_auroc:
-            auroc.append(auroc_difference(swapped))
-        wanted = len(swapped) if exact else max(0, min(len(swapped), ap_draws - done))
-        if with_ap and wanted:
-            ap.append(ap_difference(swapped[:wanted]))
-        done += len(swapped)
-    results = {}
-    if with_auroc:
-        results["auroc"] = _swap_result(float(auroc_difference(nothing)[0]), np.concatenate(auroc), exact)
-    if with_ap:
-        results["ap"] = _swap_result(float(ap_difference(nothing)[0]), np.concatenate(ap), exact)
-    if with_auroc and with_ap:
-        drawn = np.concatenate(ap)
-        drawn = (np.concatenate(auroc)[: drawn.size] + drawn) / 2
-        results["score"] = _swap_result((results["auroc"].statistic + results["ap"].statistic) / 2, drawn, exact)
-    return results
-
-
-def auroc_swap_weights(truth: Truth, a: Sequence[Outcome], b: Sequence[Outcome]) -> FloatArray:
-    """Weight of each case's swap in the difference of mean AUROCs, shape (cases,).
-
-    With σ = ±1 for "as it is" and "swapped", the difference of the two AUROCs is ``Σ σᵢ weightᵢ``: for a positive i
-    and a negative j, ``ψ(a'ᵢ, a'ⱼ) − ψ(b'ᵢ, b'ⱼ) = ½ [σᵢ (P + Q) + σⱼ (P − Q)]``, where P = ψ_aa − ψ_bb and
-    Q = ψ_ab − ψ_ba are the same comparison before the swap, within the models and across them.
-    """
-    positive = truth.positive
-    ones = truth.positive_count
-    zeros = len(truth.case_ids) - ones
-    weights = np.zeros(len(truth.case_ids))
-    if not ones or not zeros:
-        return weights
-    of_a = [rankdata(outcome.likelihood) for outcome in a]
-    of_b = [rankdata(outcome.likelihood) for outcome in b]
-    for x in of_a:
-        for y in of_b:
-            weights[positive] += _below(x[positive], x[~positive]) - _below(y[positive], y[~positive])
-            weights[positive] += _below(x[positive], y[~positive]) - _below(y[positive], x[~positive])
-            weights[~positive] += _below(y[~positive], y[positive]) - _below(x[~positive], x[positive])
-            weights[~positive] += _below(y[~positive], x[positive]) - _below(x[~positive], y[positive])
-    return weights / (2 * ones * zeros * len(of_a) * len(of_b))
-
-
-@dataclass(frozen=True)
-class _PooledCandidates:
-    """The candidates of a run of each model in one order, the most confident first."""
-
-    case: IntArray
-    hit: BoolArray
-    of_a: BoolArray
-    steps: IntArray
-    lesions: int
-
-    @classmethod
-    def of(cls, truth: Truth, a: Outcome, b: Outcome) -> "_PooledCandidates":
-        rank = np.concatenate([rankdata(-a.confidence), rankdata(-b.confidence)])
-        order = np.argsort(rank, kind="stable")
-        hit = np.concatenate([a.hit, b.hit])[order]
-        return cls(
-            case=np.concatenate([a.candidate_case, b.candidate_case])[order],
-            hit=hit,
-            of_a=(np.arange(rank.size) < a.confidence.size)[order],
-            steps=steps_with_hits(rank[order], hit),
-            lesions=truth.lesion_count,
-        )
-
-    def ap_difference(self, swapped: BoolArray) -> FloatArray:
-        """AP of the first model minus AP of the second after the swaps, shape (draws,)."""
-        with_a = swapped[:, self.case] ^ self.of_a
-        candidates = np.cumsum(with_a, axis=1, dtype=np.float64)[:, self.steps]
-        true_positives = np.cumsum(with_a & self.hit, axis=1, dtype=np.float64)[:, self.steps]
-        all_candidates, all_true_positives = self.steps + 1.0, np.cumsum(self.hit)[self.steps].astype(np.float64)
-        of_a = precision_sum(true_positives, candidates)
-        of_b = precision_sum(all_true_positives - true_positives, all_candidates - candidates)
-        return (of_a - of_b) / self.lesions
 
 
 def _blocks(
@@ -279,43 +155,70 @@ def _rank_sum_counts(doubled_ranks: IntArray, n: int) -> Counts:
     return counts
 
 
-def _all_choices(runs: int, n: int) -> IntArray:
-    return np.array(list(itertools.combinations(range(runs), n)), dtype=np.int64)
+def _halves(terms: Sequence[tuple[FloatArray, int]]) -> list[tuple[FloatArray, FloatArray]] | None:
+    """All arrangements as pairs of lists: each is one entry of the left plus one of the right list of one pair.
+
+    Parameters
+    ----------
+    terms
+        Per fold what each run adds if it is chosen, and how many are chosen.
+
+    Returns
+    -------
+    None where the lists would exceed :data:`MEETING_LIMIT`.
+    """
+    halves = [(np.zeros(1), np.zeros(1))]
+    for values, n in sorted(terms, key=lambda term: -math.comb(term[0].size, term[1])):
+        arrangements = math.comb(values.size, n)
+        if arrangements <= _WHOLE_FOLD:
+            if sum(min(left.size, right.size) for left, right in halves) * arrangements > MEETING_LIMIT:
+                return None
+            sums = _sums_by_size(values)[n]
+            halves = [
+                (_outer_sum(left, sums), right) if left.size <= right.size else (left, _outer_sum(right, sums))
+                for left, right in halves
+            ]
+        else:
+            half = values.size // 2
+            if sum(left.size + right.size for left, right in halves) * 2.0 ** (values.size - half) > MEETING_LIMIT:
+                return None
+            first, second = _sums_by_size(values[:half]), _sums_by_size(values[half:])
+            halves = [
+                (_outer_sum(left, first[size]), _outer_sum(right, second[n - size]))
+                for left, right in halves
+                for size in range(max(0, n - len(second) + 1), min(half, n) + 1)
+            ]
+    return halves
+
+
+def _sums_by_size(values: FloatArray) -> list[FloatArray]:
+    """Sums of all choices of 0, 1, 2 … of the values."""
+    sums = [np.zeros(1), *(np.zeros(0) for _ in values)]
+    for seen, value in enumerate(values.tolist(), start=1):
+        for size in range(seen, 0, -1):
+            sums[size] = np.concatenate([sums[size], sums[size - 1] + value])
+    return sums
+
+
+def _outer_sum(first: FloatArray, second: FloatArray) -> FloatArray:
+    return np.add.outer(first, second).ravel()
+
+
+def _pairs_at_least(halves: Sequence[tuple[FloatArray, FloatArray]], threshold: float) -> int:
+    """How many sums of one left and one right entry reach a threshold."""
+    count = 0
+    for left, right in halves:
+        few, many = sorted((left, right), key=len)
+        count += int((many.size - np.searchsorted(np.sort(many), threshold - np.sort(few), side="left")).sum())
+    return count
 
 
 def _drawn_choices(runs: int, n: int, draws: int, generator: np.random.Generator) -> IntArray:
     return np.argsort(generator.random((draws, runs)), axis=1)[:, :n]
 
 
-def _all_swaps(patients: int) -> Iterator[BoolArray]:
-    numbers = np.arange(2**patients)
-    yield (numbers[:, None] >> np.arange(patients) & 1).astype(np.bool_)
-
-
-def _drawn_swaps(patients: int, draws: int, seed: int) -> Iterator[BoolArray]:
-    streams = np.random.SeedSequence(seed).spawn(math.ceil(draws / _BLOCK))
-    for number, child in enumerate(streams):
-        size = min(_BLOCK, draws - number * _BLOCK)
-        yield np.random.default_rng(child).integers(0, 2, (size, patients), dtype=np.uint8).astype(np.bool_)
-
-
-def _paired(a: Sequence[Outcome], b: Sequence[Outcome]) -> list[tuple[Outcome, Outcome]]:
-    """As few pairs as let each run of ``a`` and each of ``b`` stand in equally many."""
-    return [(a[k % len(a)], b[k % len(b)]) for k in range(math.lcm(len(a), len(b)))]
-
-
-def _below(values: FloatArray, others: FloatArray) -> FloatArray:
-    """For each value the number of others below it, equal ones counting half."""
-    ordered = np.sort(others)
-    return (np.searchsorted(ordered, values, "left") + np.searchsorted(ordered, values, "right")) / 2
-
-
-def _swap_result(observed: float, drawn: FloatArray, exact: bool) -> PermutationResult:
-    extreme = int((np.abs(drawn) >= abs(observed) - _TOLERANCE).sum())
-    return _result(observed, extreme, exact=exact, arrangements=drawn.size)
-
-
-def _result(statistic: float, extreme: int, *, exact: bool, arrangements: int) -> PermutationResult:
+def counted(statistic: float, extreme: int, *, exact: bool, arrangements: int) -> PermutationResult:
+    """Turn a number of extreme arrangements into a p-value."""
     if exact:
         p = extreme / arrangements
         return PermutationResult(statistic, p, (p, p), True, arrangements)

@@ -1,4 +1,4 @@
-"""The report: ``report.html``, one self-contained page, and its figures as PNG.
+"""The report: ``report.html``, one self-contained page; its figures and tables as files for a paper.
 
 The verdict in words comes first, then what limits it, then tables and figures. The page loads nothing: figures are
 inline SVG, styles inline, fonts the reader's. It holds no date and no path, so that the same scores give the same page.
@@ -16,8 +16,17 @@ from markupsafe import Markup
 from contract.files import write_text
 from evaluation.analysis import METRICS, Metric
 from evaluation.figures import DARK_PALETTE, PALETTE, draw_figures, looks, p_text
+from evaluation.readings import (
+    FALSE_POSITIVES_PER_CASE,
+    Flip,
+    OperatingPoints,
+    Spread,
+    flips,
+    operating_points,
+)
 from evaluation.scored_runs import ScoredRun
-from evaluation.verdict import METRIC_NAMES, Code, ConfigurationSummary, PairVerdict, Verdict
+from evaluation.tables import write_tables
+from evaluation.verdict import METRIC_NAMES, Code, PairVerdict, Verdict
 
 CODE_NAMES: Mapping[Code, str] = {
     "better": "better",
@@ -26,18 +35,22 @@ CODE_NAMES: Mapping[Code, str] = {
     "on-par": "on par",
     "undecided": "undecided",
 }
+_MOST_FLIPS = 25
 _PACKAGES = ("numpy", "scipy", "scikit-learn", "statsmodels", "matplotlib")
 
 
 def write_report(folder: Path, verdict: Verdict, runs: Sequence[ScoredRun]) -> None:
-    """Write ``report.html`` and ``figures/<name>.png`` into a folder."""
+    """Write ``report.html``, ``figures/<name>.{png,svg,pdf}`` and ``tables/`` into a folder."""
     groups: dict[str, list[ScoredRun]] = {}
     for run in runs:
         groups.setdefault(run.source.configuration, []).append(run)
     drawings = draw_figures(verdict, groups)
     (folder / "figures").mkdir()
     for drawing in drawings.values():
-        (folder / "figures" / f"{drawing.name}.png").write_bytes(drawing.png)
+        for suffix, content in drawing.files.items():
+            (folder / "figures" / f"{drawing.name}.{suffix}").write_bytes(content)
+    divided = [flip for name, members in groups.items() for flip in flips(name, members)]
+    write_tables(folder / "tables", verdict, divided)
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent / "templates"),
         autoescape=True,
@@ -55,7 +68,11 @@ def write_report(folder: Path, verdict: Verdict, runs: Sequence[ScoredRun]) -> N
         metrics=METRICS,
         compared=list(dict.fromkeys(pair.metric for pair in verdict.pairs)),
         code_names=CODE_NAMES,
-        operating_points=_operating_points(verdict.configurations),
+        operating_points=[f"{rate:g}" for rate in FALSE_POSITIVES_PER_CASE],
+        readings={name: _readings(operating_points(members)) for name, members in groups.items()},
+        flips=_flips_by_case(divided)[:_MOST_FLIPS],
+        divided_cases=len({flip.case_id for flip in divided}),
+        trained=[each.name for each in verdict.configurations if each.runs > 1],
         colours={name: look.css for name, look in looks(verdict.configurations).items()},
         palette=PALETTE,
         dark_palette=DARK_PALETTE,
@@ -175,6 +192,17 @@ def _notes_on_runs(verdict: Verdict) -> list[str]:
             "An ensemble contains the runs that it stands beside, so these pairs have no run-level test; only an "
             "ensemble of as many runs of one configuration would tell diversity from numbers."
         )
+    claims = [pair for pair in verdict.pairs if pair.ensemble and pair.code != "undecided"]
+    if claims and not any(pair.controls for pair in claims):
+        found.append(
+            f"No size-matched control of {_list(sorted({str(pair.ensemble) for pair in claims}), 'and')} was scored: "
+            "what it gains may be what any as many runs gain when averaged."
+        )
+    if verdict.looks:
+        found.append(
+            f"The campaign was to be looked at with {_list([str(each) for each in verdict.looks], 'and')} runs per "
+            "configuration: the run level is held against what the latest look may spend of α, not against all of it."
+        )
     return found
 
 
@@ -206,11 +234,25 @@ def _undecided(comparisons: int, metric: Metric, which: str) -> str:
     return f"By {METRIC_NAMES[metric]}, {subject} undecided: neither a difference nor equivalence is shown."
 
 
-def _operating_points(configurations: Sequence[ConfigurationSummary]) -> list[dict[str, str]]:
-    """Keys of the lesion sensitivities and what they mean: ``fp_0_125`` is 0.125 false positives per case."""
-    keys = configurations[0].lesion_sensitivity_at_fp
-    points = sorted((float(key.removeprefix("fp_").replace("_", ".")), key) for key in keys)
-    return [{"key": key, "name": f"{value:g}"} for value, key in points]
+def _readings(points: OperatingPoints) -> list[Spread | None]:
+    """A row of the table of operating points."""
+    return [
+        *points.lesion_sensitivity.values(),
+        points.sensitivity_at_specificity,
+        *points.specificity_at_sensitivity.values(),
+    ]
+
+
+def _flips_by_case(divided: Sequence[Flip]) -> list[dict[str, Any]]:
+    """One row per case that flips in any configuration, the one that flips in most configurations first."""
+    by_case: dict[str, dict[str, Flip]] = {}
+    for flip in divided:
+        by_case.setdefault(flip.case_id, {})[flip.configuration] = flip
+    rows = [
+        {"case_id": case_id, "positive": next(iter(found.values())).positive, "found": found}
+        for case_id, found in by_case.items()
+    ]
+    return sorted(rows, key=lambda row: (-len(row["found"]), row["case_id"]))
 
 
 def _provenance(run: ScoredRun) -> dict[str, Any]:

@@ -48,6 +48,11 @@ class ScoredRun:
         """Whether several runs were averaged."""
         return self.source.configuration.startswith(("ensemble-", "control-"))
 
+    @property
+    def is_control(self) -> bool:
+        """Whether runs of one configuration were averaged, as many as an ensemble has."""
+        return self.source.configuration.startswith("control-")
+
 
 def read_scored_runs(scores: Sequence[Path]) -> list[ScoredRun]:
     """Read every scored run in or below the given folders, ordered by configuration, fold and restart.
@@ -70,6 +75,14 @@ def read_scored_runs(scores: Sequence[Path]) -> list[ScoredRun]:
     _require_distinct(read)
     names = Counter(run.name for _, run in read)
     return [run if names[run.name] == 1 else replace(run, name=_longer_name(run)) for _, run in read]
+
+
+def group_by_configuration(runs: Sequence[ScoredRun]) -> dict[str, list[ScoredRun]]:
+    """The runs of each configuration; trained ones first, then ensembles, then baselines."""
+    groups: dict[str, list[ScoredRun]] = {}
+    for run in runs:
+        groups.setdefault(run.source.configuration, []).append(run)
+    return groups
 
 
 def _find(path: Path) -> list[Path]:

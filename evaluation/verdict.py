@@ -85,6 +85,8 @@ class RunLevel(Frozen):
     smallest_attainable_p: float | None
     """What so many runs could give at best."""
     p_holm: float | None
+    alpha: float
+    """What p after Holm is held against: all of alpha, or what a look at a running campaign may spend."""
     p_of_means: float | None
     """The same question asked of the means instead of the order; beside, not in the family."""
     blocked_by_fold: bool
@@ -100,8 +102,8 @@ class CaseLevel(Frozen):
     """95 %, of a Monte Carlo p."""
     p_holm: float | None
     exact: bool
-    swaps: int
-    """All of them if exact, else the number drawn."""
+    swaps: int | None
+    """How many were drawn; null where all of them were counted."""
 
 
 class Equivalence(Frozen):
@@ -111,6 +113,64 @@ class Equivalence(Frozen):
     interval: tuple[float, float]
     level: float
     shown: bool
+
+
+class NonInferiority(Frozen):
+    """One-sided: the lower bound of level 1 − alpha of one side's advantage against −margin."""
+
+    margin: float
+    level: float
+    lower_bound_of_a: float
+    """Of a minus b."""
+    lower_bound_of_b: float
+    """Of b minus a."""
+    a_not_inferior: bool
+    b_not_inferior: bool
+
+
+class Control(Frozen):
+    """What stands beside a claim about an ensemble: the same number of runs of one configuration.
+
+    Averaging any runs helps. Only what an ensemble gains over its control speaks for the diversity of what it holds.
+    """
+
+    control: str
+    estimate: float | None
+    """Mean of the ensemble minus mean of the control."""
+    interval: Interval95 | None
+    code: Code | None
+    """Of that comparison, seen from the ensemble; null where it was not declared."""
+
+
+class SubgroupValue(Frozen):
+    """One configuration in one group."""
+
+    configuration: str
+    auroc: float
+    interval: tuple[float, float] | None
+    """Two-level, 95 %."""
+
+
+class SubgroupPair(Frozen):
+    """One comparison in one group, at case level."""
+
+    a: str
+    b: str
+    difference: float
+    p: float
+    p_holm: float
+    """Over all groups and comparisons."""
+
+
+class Subgroup(Frozen):
+    """Cases with one value in one column of the marksheet."""
+
+    column: str
+    value: str
+    positive_cases: int
+    negative_cases: int
+    configurations: tuple[SubgroupValue, ...]
+    pairs: tuple[SubgroupPair, ...]
 
 
 class PairVerdict(Frozen):
@@ -129,6 +189,12 @@ class PairVerdict(Frozen):
     case_level: CaseLevel
     equivalence: Equivalence | None
     """Null without a margin in the analysis file."""
+    non_inferiority: NonInferiority | None
+    """Null without a margin in the analysis file."""
+    ensemble: str | None
+    """The one of the two that is an ensemble of several configurations, where the other is not one itself."""
+    controls: tuple[Control, ...]
+    """Size-matched controls of that ensemble; empty where none was scored."""
     code: Code
     sentence: str
 
@@ -144,7 +210,9 @@ class Verdict(Record):
     alpha: float
     seed: int
     replicates: int
-    auroc_replicates: int
+    swaps: int
+    looks: tuple[int, ...]
+    """Runs per configuration at which the running campaign was to be looked at; none if only at its end."""
     family: int
     """Comparisons per metric and level that Holm adjusts for."""
     data_licences: tuple[str, ...]
@@ -152,6 +220,8 @@ class Verdict(Record):
     patients: int
     configurations: tuple[ConfigurationSummary, ...]
     pairs: tuple[PairVerdict, ...]
+    subgroups: tuple[Subgroup, ...] = ()
+    """Empty where the analysis file declares none."""
 
 
 def decide(
@@ -164,6 +234,7 @@ def decide(
     spread_known: bool,
     equivalent: bool,
     alpha: float,
+    run_level_alpha: float | None = None,
 ) -> Code:
     """Turn one comparison's tests into its code.
 
@@ -173,11 +244,15 @@ def decide(
         False where runs are not exchangeable by design: then the case level and the interval decide.
     spread_known
         Whether each arm has at least two runs, or is a baseline, which has no spread over runs.
+    run_level_alpha
+        What the run level may spend, if not ``alpha``: less where a running campaign was looked at.
     """
     if estimate is None or interval is None:
         return "undecided"
     excludes_0 = interval.low > 0 if estimate > 0 else interval.high < 0
-    at_run_level = run_level_p_holm is not None and run_level_p_holm <= alpha
+    at_run_level = run_level_p_holm is not None and run_level_p_holm <= (
+        alpha if run_level_alpha is None else run_level_alpha
+    )
     at_case_level = case_level_p_holm is not None and case_level_p_holm <= alpha
     if at_case_level and excludes_0 and spread_known and (at_run_level or not run_level_applies):
         return "better" if estimate > 0 else "worse"

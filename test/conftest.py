@@ -2,8 +2,8 @@
 
 ``ONCODUET_DATA`` names the folder of small real data; without it ``../shared/data`` beside the project is tried.
 Tests that need it take the fixture ``real_data``. ``--require-data`` turns their skip into a failure, ``--no-skips``
-any skip. Tests that need a GPU or a Slurm are deselected where there is none; ``ONCODUET_SLURM=required`` keeps the
-latter, which then fail.
+any skip. Tests that need a GPU, a Slurm or Chromium are deselected where there is none; ``ONCODUET_SLURM=required`` and
+``ONCODUET_BROWSER=required`` keep theirs, which then fail.
 """
 
 import os
@@ -23,7 +23,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    for marker, is_there in [("gpu", _has_gpu), ("slurm", _has_slurm)]:
+    for marker, is_there in [("gpu", _has_gpu), ("slurm", _has_slurm), ("browser", _has_browser)]:
         marked = [item for item in items if item.get_closest_marker(marker)]
         if marked and not is_there():
             config.hook.pytest_deselected(items=marked)
@@ -47,6 +47,17 @@ def _has_slurm() -> bool:
     except subprocess.TimeoutExpired:
         return False
     return asked.returncode == 0 and bool(asked.stdout.strip())
+
+
+def _has_browser() -> bool:
+    """Whether Chromium is here, or has to be."""
+    return os.environ.get("ONCODUET_BROWSER") == "required" or browser() is not None
+
+
+def browser() -> str | None:
+    """Where Chromium is, by any of its names."""
+    names = ("chromium", "chromium-browser", "google-chrome", "chrome")
+    return next((found for name in names if (found := shutil.which(name))), None)
 
 
 def pytest_terminal_summary(terminalreporter) -> None:

@@ -58,7 +58,9 @@ def test_unknown_configuration_is_refused(tmp_path):
         ('name = "x"\ncomparisons = [["a", "a"]]', "a is compared with itself"),
         ('name = "x"\ncomparisons = [["a", "b"], ["b", "a"]]', "a and b are compared twice"),
         ('name = "x"\ncomparisons = []', "comparisons"),
-        ('name = "x"\nreplicates = 20000', "auroc_replicates is below replicates"),
+        ('name = "x"\nswaps = 50', "swaps: Input should be greater than or equal to 100"),
+        ('name = "x"\nlooks = [5, 5, 10]', "looks do not rise: 5, 5, 10"),
+        ('name = "x"\nlooks = [1, 5]', "looks.0: Input should be greater than or equal to 2"),
         ("name = ", "expected a TOML file, found: "),
     ],
 )

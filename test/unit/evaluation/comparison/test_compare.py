@@ -1,3 +1,4 @@
+import csv
 import os
 import subprocess
 import sys
@@ -16,7 +17,7 @@ from evaluation.scored_runs import read_scored_runs
 from evaluation.verdict import Verdict
 
 PROJECT = Path(__file__).resolve().parents[4]
-QUICK = "replicates = 200\nauroc_replicates = 400\n"
+QUICK = "replicates = 200\nswaps = 300\n"
 
 
 def analysis_file(folder, text):
@@ -61,8 +62,15 @@ def test_demo_gives_verdict_report_and_figures(scores, tmp_path):
     assert [each.runs for each in verdict.configurations] == [2, 2, 2, 2, 2, 1, 1]
     assert len(verdict.pairs) == 3 * 21
     assert sorted(path.name for path in (tmp_path / "out" / "figures").iterdir()) == sorted(
-        f"{name}.png"
-        for name in ["roc", "pr", "froc", *(f"{kind}-{m}" for kind in ("runs", "p") for m in ("auroc", "ap", "score"))]
+        f"{name}.{suffix}"
+        for suffix in ("png", "svg", "pdf")
+        for name in [
+            "roc",
+            "pr",
+            "froc",
+            "calibration",
+            *(f"{kind}-{m}" for kind in ("runs", "p") for m in ("auroc", "ap", "score")),
+        ]
     )
     assert (tmp_path / "out" / "report.html").stat().st_size < 2_000_000
     assert not any("." in key for key in keys_of(read_json(tmp_path / "out" / "verdict.json")))
@@ -77,6 +85,15 @@ def test_order_of_the_folders_changes_no_byte(scores, tmp_path):
     assert names == sorted(str(path.relative_to(tmp_path / "two")) for path in (tmp_path / "two").rglob("*.*"))
     for name in names:
         assert (tmp_path / "one" / name).read_bytes() == (tmp_path / "two" / name).read_bytes(), name
+
+
+def test_number_of_workers_changes_no_byte(scores, tmp_path):
+    root = scores.demo()
+    plan = analysis_file(tmp_path, f"metrics = ['ap']\ncomparisons = [['ce', 'focal'], ['ce', 'ce-dice']]\n{QUICK}")
+    for workers in (1, 3):
+        compare([root], tmp_path / str(workers), analysis=plan, workers=workers)
+    one, three = ((tmp_path / str(workers) / "verdict.json").read_bytes() for workers in (1, 3))
+    assert one == three
 
 
 def test_estimates_summaries_and_parents_are_those_of_the_runs(scores, tmp_path):
@@ -139,6 +156,82 @@ def test_control_is_an_ensemble_and_is_exchanged_with_none_that_shares_its_runs(
         ("control-focal", "ensemble-four"): shared,
     }
     assert all(pair.case_level_p is not None for pair in verdict.pairs)
+    beside = pair_of(verdict, "ce", "ensemble-four")
+    assert beside.ensemble == "ensemble-four"
+    # the ensembles of this test hold two runs and the controls four: none is size-matched
+    assert beside.controls == ()
+    assert pair_of(verdict, "control-ce", "ensemble-four").ensemble is None
+
+
+def test_control_of_the_same_size_stands_beside_a_claim_with_its_own_verdict(scores, tmp_path):
+    for restart in (0, 1):
+        scores.run(f"four{restart}", "ensemble-four", restart=restart, runs=(f"a{restart}", f"b{restart}"), quality=2.0)
+        scores.run(f"own{restart}", "control-ce", restart=restart, runs=(f"c{restart}", f"d{restart}"), seed=restart)
+        scores.run(f"big{restart}", "control-focal", restart=restart, runs=tuple(f"{k}{restart}" for k in "wxyz"))
+        scores.run(f"ce{restart}", "ce", restart=restart, seed=9 + restart, runs=(f"e{restart}",))
+    verdict = judged(scores, tmp_path)
+    (control,) = pair_of(verdict, "ce", "ensemble-four").controls
+    between = pair_of(verdict, "control-ce", "ensemble-four")
+    turned = {"better": "worse", "worse": "better"}
+    assert control.control == "control-ce"
+    assert control.estimate == pytest.approx(-between.estimate)
+    assert (control.interval.low, control.interval.high) == pytest.approx(
+        (-between.interval.high, -between.interval.low)
+    )
+    assert control.code == turned.get(between.code, between.code)
+    only = judged(scores, tmp_path, f"comparisons = [['ce', 'ensemble-four']]\n{QUICK}")
+    assert pair_of(only, "ce", "ensemble-four").controls[0].code is None
+    assert pair_of(only, "ce", "ensemble-four").controls[0].estimate == pytest.approx(control.estimate)
+
+
+def test_non_inferiority_is_one_side_of_the_interval_of_equivalence(scores, tmp_path):
+    for restart in (0, 1):
+        scores.run(f"a{restart}", "ce", restart=restart, seed=restart, quality=2.0)
+        scores.run(f"b{restart}", "focal", restart=restart, seed=5 + restart, quality=-0.5)
+    pair = pair_of(judged(scores, tmp_path, f"{QUICK}[margin]\nauroc = 0.05"), "ce", "focal")
+    found, interval = pair.non_inferiority, pair.equivalence.interval
+    assert (found.lower_bound_of_a, found.lower_bound_of_b) == (interval[0], -interval[1])
+    assert found.level == pytest.approx(0.95)
+    assert (found.a_not_inferior, found.b_not_inferior) == (True, False)
+    assert pair_of(judged(scores, tmp_path), "ce", "focal").non_inferiority is None
+
+
+def test_run_level_is_held_against_what_a_look_may_spend(scores, tmp_path):
+    for restart in range(4):
+        scores.run(f"a{restart}", "ce", restart=restart, quality=5.0, seed=restart)
+        scores.run(f"b{restart}", "focal", restart=restart, quality=-1.0, seed=20 + restart)
+    whole = pair_of(judged(scores, tmp_path), "ce", "focal")
+    early = pair_of(judged(scores, tmp_path, f"looks = [4, 8]\n{QUICK}"), "ce", "focal")
+    assert whole.run_level.p == early.run_level.p == pytest.approx(2 / 70)
+    assert (whole.run_level.alpha, whole.code) == (0.05, "better")
+    assert early.run_level.alpha == pytest.approx(0.00557, abs=1e-5)
+    assert early.code == "undecided"
+
+
+def test_tables_for_a_paper_hold_the_verdicts_numbers(scores, tmp_path):
+    scores.run("a", "ce_1", restart=0)
+    scores.run("b", "ce_1", restart=1, seed=1)
+    scores.run("c", "focal", restart=0, seed=2)
+    plan = analysis_file(tmp_path, f"metrics = ['auroc']\n{QUICK}[margin]\nauroc = 0.1")
+    compare([scores.root], tmp_path / "out", analysis=plan)
+    verdict = read_record(tmp_path / "out" / "verdict.json", Verdict)
+    tables = tmp_path / "out" / "tables"
+    assert sorted(path.name for path in tables.iterdir()) == [
+        "comparisons.csv",
+        "comparisons.tex",
+        "configurations.csv",
+        "configurations.tex",
+        "flips.csv",
+    ]
+    with (tables / "comparisons.csv").open() as stream:
+        (row,) = csv.DictReader(stream)
+    assert float(row["difference"]) == verdict.pairs[0].estimate
+    assert (row["code"], row["margin"], row["on_par"]) == (verdict.pairs[0].code, "0.1", "False")
+    summary = verdict.configurations[0].metrics["auroc"]
+    tex = (tables / "configurations.tex").read_text()
+    assert rf"ce\_1 & 2 & {summary.mean:.3f} $\pm$ {summary.sd:.3f} [" in tex
+    assert tex.count(r"\\") == 3
+    assert r"ce\_1 -- focal & AUROC & $" in (tables / "comparisons.tex").read_text()
 
 
 def test_baseline_has_no_run_level_and_the_case_level_decides(scores, tmp_path):

@@ -1,10 +1,15 @@
 import re
+import shutil
+import subprocess
 from html.parser import HTMLParser
 
+import numpy as np
 import pytest
+from matplotlib.image import imread
 
 from evaluation.analysis import EXPLORATORY, Analysis
 from evaluation.compare import group_by_configuration, judge
+from evaluation.figures import PALETTE
 from evaluation.report import notes, number, signed, summary, write_report
 from evaluation.scored_runs import read_scored_runs
 
@@ -34,7 +39,7 @@ class Page(HTMLParser):
 
 def judged(scores, **changes):
     runs = read_scored_runs([scores.root])
-    plan = EXPLORATORY.model_copy(update={"replicates": 150, "auroc_replicates": 200, **changes})
+    plan = EXPLORATORY.model_copy(update={"replicates": 150, "swaps": 200, **changes})
     declared = plan.pairs(list(group_by_configuration(runs)), "file")
     return judge(runs, plan, declared, analysis="exploratory" if plan.name == "exploratory" else "f" * 64), runs
 
@@ -68,7 +73,7 @@ def test_page_is_well_formed_and_loads_nothing(demo):
 def test_every_figure_has_a_description(demo):
     page = Page()
     page.feed(demo[1])
-    assert len(page.images) == 9
+    assert len(page.images) == 10
     assert all(description and "ce" in description for description in page.images)
 
 
@@ -189,3 +194,81 @@ def test_numbers_are_written_with_sign_and_dash():
         "+0.050",
         "–",
     )
+
+
+def test_control_stands_beside_what_is_said_of_an_ensemble(scores, tmp_path):
+    for restart in (0, 1):
+        scores.run(f"four{restart}", "ensemble-four", restart=restart, runs=(f"a{restart}", f"b{restart}"), quality=3.0)
+        scores.run(f"own{restart}", "control-ce", restart=restart, runs=(f"c{restart}", f"d{restart}"), seed=restart)
+        scores.run(f"ce{restart}", "ce", restart=restart, quality=-2.0, seed=9 + restart, runs=(f"e{restart}",))
+    text = page_of(scores, tmp_path, metrics=("score",))
+    assert "ensemble-four minus its size-matched control control-ce:" in re.sub(r"\s+", " ", text)
+
+
+def test_claim_about_an_ensemble_without_control_is_noted(demo):
+    verdict, _ = demo
+    claims = [pair for pair in verdict.pairs if pair.ensemble and pair.code != "undecided"]
+    assert claims
+    assert any("No size-matched control of ensemble-four was scored" in note for note in notes(verdict))
+
+
+def test_cases_that_flip_are_listed_with_the_runs_that_are_right(demo, demo_scores):
+    _, text = demo
+    assert "Cases whose answer depends on the run" in text
+    assert re.search(r"\d+ of\s+60 cases flip", text)
+    case = re.search(r'<th scope="row" class="name">(\d+_\d+)</th><td>(positive|negative)</td>', text)
+    assert case is not None
+    ids, lesions = demo_scores.truth()
+    assert (lesions[ids.index(case[1])] > 0) == (case[2] == "positive")
+
+
+def test_brackets_join_the_configurations_that_the_run_level_tells_apart(scores, tmp_path):
+    for restart in range(4):
+        scores.run(f"a{restart}", "ce", restart=restart, quality=5.0, seed=restart)
+        scores.run(f"b{restart}", "focal", restart=restart, quality=-1.0, seed=20 + restart)
+    verdict, runs = judged(scores, metrics=("auroc",))
+    write_report(tmp_path, verdict, runs)
+    assert verdict.pairs[0].run_level.p_holm == pytest.approx(2 / 70)
+    assert "0.029" in (tmp_path / "figures" / "runs-auroc.svg").read_text()
+    alike = verdict.pairs[0].model_copy(
+        update={"run_level": verdict.pairs[0].run_level.model_copy(update={"p_holm": 0.06})}
+    )
+    (tmp_path / "other").mkdir()
+    write_report(tmp_path / "other", verdict.model_copy(update={"pairs": (alike,)}), runs)
+    assert "0.060" not in (tmp_path / "other" / "figures" / "runs-auroc.svg").read_text()
+
+
+def test_print_has_no_scroll_bars_and_keeps_figures_whole(demo):
+    _, text = demo
+    printed = text[text.index("@media print") :]
+    assert ".scroll { overflow: visible; }" in printed
+    assert "figure, tr, .notes { break-inside: avoid; }" in printed
+
+
+def in_browser(*words):
+    program = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome", "chrome"))))
+    arguments = [program, "--headless=new", "--no-sandbox", "--disable-gpu", "--hide-scrollbars", *words]
+    subprocess.run(arguments, check=True, capture_output=True, timeout=300)
+
+
+@pytest.mark.browser
+@pytest.mark.slow
+def test_a_browser_shows_figures_and_tables_within_the_page_and_prints_them(demo, tmp_path):
+    _, text = demo
+    page = tmp_path / "report.html"
+    page.write_text(text, encoding="utf-8")
+    in_browser("--window-size=1300,2600", f"--screenshot={tmp_path / 'seen.png'}", page.as_uri())
+    seen = (255 * imread(tmp_path / "seen.png")[..., :3]).round().astype(int)
+    assert seen.shape == (2600, 1300, 3)
+    assert (seen[:, -20:] == seen[0, 0]).all()  # nothing hangs over the right edge
+    for colour in PALETTE[:4]:  # the four losses: swatches above, lines in the figures below
+        wanted = [int(colour[k : k + 2], 16) for k in (1, 3, 5)]
+        rows = np.flatnonzero((np.abs(seen - wanted).max(axis=2) < 12).sum(axis=1) > 3)
+        assert rows.size > 80, colour
+        assert rows.max() - rows.min() > 900, colour
+    ink = (seen.max(axis=2) < 90).any(axis=1)
+    assert ink[:1200].mean() > 0.2  # text all the way down
+    in_browser(f"--print-to-pdf={tmp_path / 'printed.pdf'}", "--no-pdf-header-footer", page.as_uri())
+    printed = (tmp_path / "printed.pdf").read_bytes()
+    assert printed.startswith(b"%PDF")
+    assert len(re.findall(rb"/Type\s*/Page\b", printed)) >= 3

@@ -1,0 +1,115 @@
+"""What ``python -m evaluation plan`` does with its options: check, ask :mod:`evaluation.plan`, write the record."""
+
+import argparse
+from pathlib import Path
+
+from pydantic import BaseModel
+
+from contract.errors import OncoduetError, UsageError
+from contract.records import write_record
+from evaluation.plan import (
+    Table,
+    pilot_world,
+    plan_looks,
+    plan_looks_by_simulation,
+    plan_power,
+    plan_simulation,
+)
+from evaluation.simulation import World
+
+
+def answer(options: argparse.Namespace) -> Table:
+    """Answer the question that the options ask, and write its record into ``--output``.
+
+    Raises
+    ------
+    UsageError
+        Options that belong together are not together.
+    OncoduetError
+        A number is out of range, or a file is wrong.
+    """
+    _check(options)
+    if options.sequential and not options.simulate:
+        if not options.scores or not options.analysis:
+            raise UsageError("plan --sequential: expected --scores and --analysis, or --simulate")
+        looked, table = plan_looks(options.scores, options.analysis)
+        _write(options.output, "sequential.json", looked)
+        return table
+    if options.sequential:
+        return plan_looks_by_simulation(
+            options.looks,
+            alpha=options.alpha,
+            studies=options.studies,
+            seed=options.seed,
+            difference=options.difference,
+            run_sd=options.run_sd,
+        )
+    world = World(
+        runs=options.runs[0] if len(options.runs) == 1 else 10,
+        cases=options.cases[0] if len(options.cases) == 1 else 300,
+        auroc=options.auroc,
+        difference=options.difference,
+        prevalence=options.prevalence,
+        run_sd=options.run_sd,
+    )
+    pilot: dict[str, float] = {}
+    if options.pilot:
+        world, pilot = pilot_world(options.pilot, world)
+    if not 0 < world.auroc + world.difference < 1:
+        raise OncoduetError(f"expected AUROC plus difference within 0 and 1, found {world.auroc + world.difference:g}")
+    if options.simulate:
+        record, table = plan_simulation(
+            world,
+            alpha=options.alpha,
+            studies=options.studies,
+            seed=options.seed,
+            workers=options.workers,
+            pilot=pilot,
+        )
+    else:
+        record, table = plan_power(
+            world,
+            runs=options.runs,
+            cases=options.cases,
+            target=options.power,
+            alpha=options.alpha,
+            comparisons=options.comparisons,
+            margin=options.margin,
+            studies=options.studies,
+            seed=options.seed,
+            workers=options.workers,
+            pilot=pilot,
+        )
+    _write(options.output, "plan.json", record)
+    return table
+
+
+def _check(options: argparse.Namespace) -> None:
+    limits = {
+        "--difference": ([options.difference], -1.0, 1.0),
+        "--runs": (options.runs, 2, 100),
+        "--cases": (options.cases, 20, 100_000),
+        "--looks": (options.looks, 2, 100),
+        "--power": ([options.power], 0.01, 0.999),
+        "--margin": ([0.01 if options.margin is None else options.margin], 1e-6, 1.0),
+        "--alpha": ([options.alpha], 1e-6, 0.499),
+        "--comparisons": ([options.comparisons], 1, 1000),
+        "--auroc": ([options.auroc], 0.5, 0.9999),
+        "--prevalence": ([options.prevalence], 0.001, 0.999),
+        "--run-sd": ([options.run_sd], 0.0, 0.2),
+        "--studies": ([options.studies], 20, 1_000_000),
+        "--seed": ([options.seed], 0, 2**63),
+        "--workers": ([options.workers], 1, 1024),
+    }
+    for name, (values, low, high) in limits.items():
+        for value in values:
+            if not low <= value <= high:
+                raise OncoduetError(f"{name}: expected {low:g} to {high:g}, found {value:g}")
+    if list(options.looks) != sorted(set(options.looks)):
+        raise OncoduetError(f"--looks: expected rising numbers of runs, found {' '.join(map(str, options.looks))}")
+
+
+def _write(output: Path | None, name: str, record: BaseModel) -> None:
+    if output is not None:
+        output.mkdir(parents=True, exist_ok=True)
+        write_record(output / name, record)

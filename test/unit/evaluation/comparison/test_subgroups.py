@@ -1,0 +1,119 @@
+import csv
+
+import numpy as np
+import pytest
+from sklearn.metrics import roc_auc_score
+from statsmodels.stats.multitest import multipletests
+
+from contract.errors import OncoduetError
+from contract.records import read_record
+from evaluation.compare import compare
+from evaluation.outcomes import Truth
+from evaluation.scored_runs import read_scored_runs
+from evaluation.subgroups import read_groups
+from evaluation.verdict import Verdict
+
+DECLARED = 'name = "x"\nmetrics = ["auroc"]\nreplicates = 100\nswaps = 100\nsubgroups = ["center", "isup", "volume"]\n'
+
+
+def marksheet(scores, tmp_path, **changes):
+    """Two centres in turn; a grade and volumes of positive cases alone, the volumes of several lesions in one field."""
+    ids, lesions = scores.truth()
+    rows = []
+    for number, (case_id, count) in enumerate(zip(ids, lesions, strict=True)):
+        patient, study = case_id.split("_")
+        volumes = ";".join(f"{1 + number + k:.2f}" for k in range(count))
+        grade = str(2 + number % 3) if count else ""
+        center = ("north", "south")[number // 3 % 2]
+        rows.append({"patient_id": patient, "study_id": study, "center": center, "isup": grade, "volume": volumes})
+    path = tmp_path / "marksheet.csv"
+    with path.open("w", newline="") as stream:
+        table = csv.DictWriter(stream, list(rows[0]))
+        table.writeheader()
+        table.writerows(changes.get("rows", rows))
+    return path, rows
+
+
+def two_configurations(scores):
+    scores.cases = 60
+    for restart in (0, 1):
+        scores.run(f"a{restart}", "ce", restart=restart, seed=restart, quality=2.0)
+        scores.run(f"b{restart}", "focal", restart=restart, seed=5 + restart, quality=0.5)
+
+
+def test_subgroups_have_the_auroc_of_their_cases_and_p_adjusted_over_all_of_them(scores, tmp_path):
+    two_configurations(scores)
+    path, rows = marksheet(scores, tmp_path)
+    (tmp_path / "a.toml").write_text(DECLARED)
+    compare([scores.root], tmp_path / "out", analysis=tmp_path / "a.toml", marksheet=path)
+    found = read_record(tmp_path / "out" / "verdict.json", Verdict).subgroups
+    assert [(each.column, each.value) for each in found if each.column != "volume"] == [
+        ("center", "north"), ("center", "south"), ("isup", "2"), ("isup", "3"), ("isup", "4"),
+    ]  # fmt: skip
+    runs = [run for run in read_scored_runs([scores.root]) if run.source.configuration == "ce"]
+    by_case = {f"{row['patient_id']}_{row['study_id']}": row for row in rows}
+    positive, ids = runs[0].truth.positive, runs[0].truth.case_ids
+    north = np.array([by_case[case_id]["center"] == "north" for case_id in ids])
+    grade = np.array([by_case[case_id]["isup"] == "3" for case_id in ids])
+    for group, member in ((found[0], north), (found[3], grade | ~positive)):
+        expected = np.mean([roc_auc_score(positive[member], run.outcome.likelihood[member]) for run in runs])
+        assert group.configurations[0].auroc == pytest.approx(expected)
+        assert (group.positive_cases, group.negative_cases) == ((member & positive).sum(), (member & ~positive).sum())
+    raw = [pair.p for group in found for pair in group.pairs]
+    adjusted = [pair.p_holm for group in found for pair in group.pairs]
+    assert adjusted == pytest.approx(multipletests(raw, method="holm")[1])
+    page = (tmp_path / "out" / "report.html").read_text()
+    assert "center: north" in page
+    lines = (tmp_path / "out" / "tables" / "subgroups.csv").read_text().splitlines()
+    assert len(lines) == 1 + 2 * len(found)
+
+
+def test_numbers_with_many_values_are_cut_at_their_median_and_the_largest_lesion_counts(scores, tmp_path):
+    path, rows = marksheet(scores, tmp_path)
+    ids, lesions = scores.truth()
+    truth = Truth(tuple(ids), lesions > 0, lesions)
+    groups = read_groups(path, ["volume"], truth)["volume"]
+    largest = [max(map(float, row["volume"].split(";"))) if row["volume"] else np.nan for row in rows]
+    middle = np.nanmedian(largest)
+    assert list(groups) == [f"> {middle:g}", f"≤ {middle:g}"]
+    assert (groups[f"> {middle:g}"] == ((np.array(largest) > middle) | (lesions == 0))).all()
+
+
+def test_groups_with_few_cases_are_left_out(scores, tmp_path):
+    two_configurations(scores)
+    path, rows = marksheet(scores, tmp_path)
+    for row in rows[2:]:
+        row["center"] = "north"
+    marksheet(scores, tmp_path, rows=rows)
+    (tmp_path / "a.toml").write_text(DECLARED.replace(', "isup", "volume"', ""))
+    compare([scores.root], tmp_path / "out", analysis=tmp_path / "a.toml", marksheet=path)
+    found = read_record(tmp_path / "out" / "verdict.json", Verdict).subgroups
+    assert [each.value for each in found] == ["north"]
+
+
+def test_marksheet_without_a_column_or_a_case_is_refused(scores, tmp_path):
+    path, rows = marksheet(scores, tmp_path)
+    ids, lesions = scores.truth()
+    truth = Truth(tuple(ids), lesions > 0, lesions)
+    with pytest.raises(OncoduetError, match=r"marksheet\.csv: expected the column zone, found patient_id, study_id, "):
+        read_groups(path, ["zone"], truth)
+    marksheet(scores, tmp_path, rows=rows[1:])
+    with pytest.raises(
+        OncoduetError, match=r"marksheet\.csv: expected a row for each of the 30 cases, found none for 1"
+    ):
+        read_groups(path, ["center"], truth)
+    path.write_text("")
+    with pytest.raises(OncoduetError, match=r"marksheet\.csv: expected the column patient_id, found no rows"):
+        read_groups(path, ["center"], truth)
+    with pytest.raises(OncoduetError, match=r"none\.csv: expected a marksheet, found: "):
+        read_groups(tmp_path / "none.csv", ["center"], truth)
+
+
+def test_subgroups_and_marksheet_come_together(scores, tmp_path):
+    scores.run("a", "ce")
+    path, _ = marksheet(scores, tmp_path)
+    (tmp_path / "a.toml").write_text(DECLARED)
+    with pytest.raises(OncoduetError, match="expected --marksheet for the subgroups center, isup, volume, found none"):
+        compare([scores.root], tmp_path / "out", analysis=tmp_path / "a.toml")
+    with pytest.raises(OncoduetError, match="expected an analysis file that declares subgroups, found none declared"):
+        compare([scores.root], tmp_path / "out", analysis=None, marksheet=path)
