@@ -21,6 +21,7 @@ import numpy as np
 from contract.errors import OncoduetError
 
 _CHUNK_BYTES = 1 << 20
+_COMPRESSED_CHUNK_BYTES = 1 << 12
 _LONGEST_HEADER_BYTES = 1 << 16
 
 _META_BYTES_PER_VALUE = {
@@ -121,8 +122,12 @@ def _inflated_bytes(path: Path, stream: IO[bytes]) -> int:
     inflate = zlib.decompressobj(wbits=47)  # 32 + 15: either header, largest window
     found_bytes = 0
     try:
-        while chunk := stream.read(_CHUNK_BYTES):
-            found_bytes += len(inflate.decompress(chunk))
+        while not inflate.eof:
+            chunk = inflate.unconsumed_tail or stream.read(_COMPRESSED_CHUNK_BYTES)
+            inflated = inflate.decompress(chunk, _CHUNK_BYTES)  # bounded, as a KiB may stand for a MiB
+            if not (chunk or inflated):
+                break
+            found_bytes += len(inflated)
     except zlib.error as error:
         raise OncoduetError(f"{path}: expected a whole compressed stream, found a damaged one ({error})") from None
     if not inflate.eof:

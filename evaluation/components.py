@@ -48,6 +48,9 @@ def connect(voxels: Int64Array, shape_zyx: tuple[int, int, int]) -> Components:
     shape_zyx
         Of the image.
     """
+    if not voxels.size:  # as in most cases
+        nothing = np.zeros(0, dtype=np.int64)
+        return Components(shape_zyx, nothing, nothing, nothing)
     _, height, width = shape_zyx
     row, column = np.divmod(voxels, width)
     place = (row + row // height) * (width + 2) + column

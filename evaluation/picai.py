@@ -8,8 +8,8 @@ Reference: ``picai_eval/eval.py`` and ``analysis_utils.py`` of DIAGNijmegen/pica
 from collections.abc import Collection
 
 import numpy as np
-from scipy.optimize import linear_sum_assignment
 
+from evaluation.assignment import assign
 from evaluation.cases import Case, Finding, Float64Array, MatchingRule
 from evaluation.components import intersections
 
@@ -24,8 +24,7 @@ def match(case: Case, rule: MatchingRule) -> tuple[Finding, ...]:
     weight = overlaps(case, rule)
     weight[weight < rule.minimum_overlap] = 0
     weight[weight > 0] += 1
-    rows, columns = linear_sum_assignment(weight, maximize=True)
-    pairs = [(int(row), int(column)) for row, column in zip(rows, columns, strict=True) if weight[row, column] > 0]
+    pairs = assign(weight, weight > 0)
     hits = [Finding("tp", confidences[c], float(weight[lesion, c] - 1), lesion, c) for lesion, c in pairs]
     missed = _without(len(case.lesions), [lesion for lesion, _ in pairs])
     touching = np.flatnonzero((weight > 0).any(axis=0)).tolist()

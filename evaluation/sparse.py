@@ -6,7 +6,8 @@ alone, and memory does not depend on how large an image claims to be.
 
 Only the layouts that nearly all files have are read this way: little-endian ``.mha`` without exotic keys, and 3D
 NIfTI-1 without scaling. Any other file takes the plain path through SimpleITK (``contract.volume``), which gives the
-same voxels, messages included. So do the grids, but those of plain ``.mha`` headers.
+same voxels, messages included. So do the grids, but those of plain ``.mha`` headers and of everyday NIfTI headers
+(``evaluation.nifti_grid``).
 
 Sources of the layouts: the MetaIO documentation (https://itk.org/Wiki/ITK/MetaIO/Documentation) and ``nifti1.h``.
 """
@@ -26,6 +27,7 @@ import numpy.typing as npt
 
 from contract.errors import OncoduetError
 from contract.volume import Grid, read_grid, read_label, read_volume
+from evaluation.nifti_grid import HEADER_BYTES, everyday_grid
 
 try:  # the same calls, four to twenty times faster on streams of zeros
     from zlib_ng import zlib_ng as zlib  # type: ignore[import-not-found,unused-ignore]
@@ -78,7 +80,6 @@ _MOST_META_LINES = 200
 _LONGEST_META_LINE = 1 << 12
 _NUMBER = re.compile(r"[-+]?\d+(\.\d*)?([eE][-+]?\d+)?", re.ASCII)
 _ORTHONORMAL = 1e-3  # of what is tilted further, ``contract.volume`` decides
-_NIFTI_HEADER_BYTES = 348
 _NIFTI_TYPES = {2: "u1", 4: "<i2", 8: "<i4", 16: "<f4", 64: "<f8", 256: "i1", 512: "<u2", 768: "<u4"}
 
 
@@ -139,8 +140,11 @@ def open_image(path: Path) -> ImageFile:
     plain = _plain_meta_image(path) if path.name.endswith(".mha") and path.is_file() else None
     if plain is not None:
         return plain
+    header = _nifti_header(path) if path.name.endswith((".nii.gz", ".nii")) and path.is_file() else b""
+    if header and (grid := everyday_grid(header)) and (layout := _nifti_layout(path, header, grid)):
+        return ImageFile(path, grid, layout)
     grid = read_grid(path)
-    return ImageFile(path, grid, None if path.name.endswith(".mha") else _nifti_layout(path, grid))
+    return ImageFile(path, grid, _nifti_layout(path, header, grid) if header else None)
 
 
 def read_label_map(path: Path) -> LabelMap:
@@ -231,28 +235,31 @@ def _nonzero(
     """
     voxels_per_word = _WORD_BYTES // voxel_type.itemsize
     within_word = np.arange(voxels_per_word)
-    rest, words, count = b"", 0, 0
+    rest, words, count = b"", 0, 0  # the bytes that do not fill a word yet, the words before them
     for piece in chain(pieces, [None]):
         if piece is None:  # the end: fill the last word up
-            piece = rest + bytes(-len(rest) % _WORD_BYTES)  # noqa: PLW2901
-        elif skipped or rest or len(piece) % _WORD_BYTES:
-            joined = rest + piece[skipped:]
-            skipped = max(skipped - len(piece), 0)
-            whole = len(joined) - len(joined) % _WORD_BYTES
-            piece, rest = joined[:whole], joined[whole:]  # noqa: PLW2901
-        if piece != (_ZEROS if len(piece) == _PIECE_BYTES else bytes(len(piece))):
-            hit = np.flatnonzero(np.frombuffer(piece, np.uint64) != 0)
-            near = (hit[:, None] * voxels_per_word + within_word).ravel()
-            values = np.frombuffer(piece, voxel_type)[near]
-            kept = values != 0
-            count += near.size
-            if count > _MOST_FOREGROUND:
-                raise OncoduetError(
-                    f"{path}: expected at most {_MOST_FOREGROUND} voxels that are not zero, found more: "
-                    "a detection map or a label map is zero almost everywhere"
-                )
-            yield near[kept] + words * voxels_per_word, values[kept]
-        words += len(piece) // _WORD_BYTES
+            piece = bytes(-len(rest) % _WORD_BYTES)  # noqa: PLW2901
+        elif skipped:
+            skipped, piece = max(skipped - len(piece), 0), piece[skipped:]  # noqa: PLW2901
+        if _ZEROS.startswith(piece) and not any(rest):
+            filled, over = divmod(len(rest) + len(piece), _WORD_BYTES)
+            words, rest = words + filled, _ZEROS[:over]
+            continue
+        filled, over = divmod(len(rest) + len(piece), _WORD_BYTES)
+        joined = rest + piece
+        whole, rest = joined[: filled * _WORD_BYTES], joined[filled * _WORD_BYTES :]
+        hit = np.flatnonzero(np.frombuffer(whole, np.uint64) != 0)
+        near = (hit[:, None] * voxels_per_word + within_word).ravel()
+        values = np.frombuffer(whole, voxel_type)[near]
+        kept = values != 0
+        count += near.size
+        if count > _MOST_FOREGROUND:
+            raise OncoduetError(
+                f"{path}: expected at most {_MOST_FOREGROUND} voxels that are not zero, found more: "
+                "a detection map or a label map is zero almost everywhere"
+            )
+        yield near[kept] + words * voxels_per_word, values[kept]
+        words += filled
 
 
 def _compressed(stream: IO[bytes], length: int) -> Iterator[bytes]:
@@ -351,23 +358,28 @@ def _stream_bytes(path: Path, header: Mapping[str, str], present: int) -> int | 
     return int(told)
 
 
-def _nifti_layout(path: Path, grid: Grid) -> _Layout | None:
-    zipped = path.name.endswith(".gz")
+def _nifti_header(path: Path) -> bytes:
+    """The first 348 bytes of a NIfTI, or nothing where they are not to be had at once."""
     with path.open("rb") as stream:
         header = stream.read(_COMPRESSED_PIECE_BYTES)
-    if zipped:
-        header = zlib.decompressobj(wbits=31).decompress(header, _NIFTI_HEADER_BYTES)
-    if len(header) < _NIFTI_HEADER_BYTES:
-        return None
+    if path.name.endswith(".gz"):
+        try:
+            header = zlib.decompressobj(wbits=31).decompress(header, HEADER_BYTES)
+        except zlib.error:  # type: ignore[misc,unused-ignore]
+            return b""
+    return header[:HEADER_BYTES] if len(header) >= HEADER_BYTES else b""
+
+
+def _nifti_layout(path: Path, header: bytes, grid: Grid) -> _Layout | None:
     (count, x, y, z, *_) = struct.unpack_from("<8h", header, 40)
     (kind,) = struct.unpack_from("<h", header, 70)
     begin, slope, intercept = struct.unpack_from("<3f", header, 108)
     voxel_type = _NIFTI_TYPES.get(kind)
     unscaled = intercept == 0 and slope in (0, 1)
-    plain = header[:4] == struct.pack("<i", _NIFTI_HEADER_BYTES) and unscaled and begin.is_integer()
+    plain = header[:4] == struct.pack("<i", HEADER_BYTES) and unscaled and begin.is_integer()
     if not plain or voxel_type is None or (count, x, y, z) != (3, *grid.size_xyz):
         return None
-    return _Layout(int(begin), np.dtype(voxel_type), path.stat().st_size if zipped else None)
+    return _Layout(int(begin), np.dtype(voxel_type), path.stat().st_size if path.name.endswith(".gz") else None)
 
 
 def _at_once(image: ImageFile) -> Path:

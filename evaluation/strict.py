@@ -8,8 +8,8 @@ above it: a weak candidate never displaces a strong one, and raising the thresho
 
 import numpy as np
 import numpy.typing as npt
-from scipy.optimize import linear_sum_assignment
 
+from evaluation.assignment import assign
 from evaluation.cases import Case, Finding, Float64Array, Kind, MatchingRule
 from evaluation.components import intersections
 
@@ -79,6 +79,6 @@ def accept(reachable: npt.NDArray[np.bool_], confidences: Float64Array, best_ove
 def pair(overlap: Float64Array, reachable: npt.NDArray[np.bool_], accepted: list[int]) -> list[tuple[int, int]]:
     """Give every accepted candidate a lesion it may take, with the largest total overlap; (lesion, candidate) pairs."""
     forbidden = -1.0 - len(accepted)  # outweighs the sum of all overlaps
-    gain = np.where(reachable[:, accepted], overlap[:, accepted], forbidden)
-    lesions, places = linear_sum_assignment(gain, maximize=True)
-    return [(int(lesion), accepted[place]) for lesion, place in zip(lesions, places, strict=True)]
+    allowed = reachable[:, accepted]
+    gain = np.where(allowed, overlap[:, accepted], forbidden)
+    return [(lesion, accepted[place]) for lesion, place in assign(gain, allowed)]

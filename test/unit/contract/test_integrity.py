@@ -2,6 +2,8 @@
 
 import gzip
 import struct
+import tracemalloc
+import zlib
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -294,3 +296,20 @@ def test_what_itk_has_to_say_goes_to_the_log(tmp_path: Path, caplog: pytest.LogC
         read_grid(tmp_path / "a.nii")
     assert {record.name for record in caplog.records} == {"contract.volume"}
     assert "unexpected scales in sform" in caplog.text
+
+
+@pytest.mark.parametrize("suffix", [".mha", ".nii.gz"])
+def test_a_small_file_that_inflates_to_much_is_checked_in_little_memory(tmp_path: Path, suffix: str) -> None:
+    voxels = bytes(1 << 26)
+    path = tmp_path / f"a{suffix}"
+    if suffix == ".mha":
+        header = "NDims = 3\nDimSize = 1024 1024 64\nElementType = MET_UCHAR\nCompressedData = True\n"
+        path.write_bytes(f"{header}ElementDataFile = LOCAL\n".encode() + zlib.compress(voxels))
+    else:
+        path.write_bytes(gzip.compress(nifti_header("<", (256, 256, 256)) + voxels))
+    tracemalloc.start()
+    try:
+        require_whole(path)
+        assert tracemalloc.get_traced_memory()[1] < 1 << 23
+    finally:
+        tracemalloc.stop()

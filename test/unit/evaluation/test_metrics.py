@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 from picai_eval.metrics import Metrics as OracleMetrics
-from sklearn.metrics import average_precision_score
+from sklearn.metrics import auc, average_precision_score, precision_recall_curve, roc_curve
 
 from evaluation.cases import Finding, ScoredCase
 from evaluation.metrics import auroc, average_precision, picai_froc, picai_metrics, strict_froc, strict_metrics
@@ -160,3 +160,30 @@ def test_order_of_cases_changes_nothing():
 def test_missing_cases_are_counted_in_both_answers():
     cases = [*toy(), ScoredCase("5", True, 0.0, (Finding("fn", 0.0, 0.0),), missing=True)]
     assert strict_metrics(cases).missing == picai_metrics(cases).missing == 1
+
+
+@pytest.mark.parametrize("kind", [np.float32, np.float64])
+@pytest.mark.parametrize("decimals", [0, 1, 3, 16])
+@pytest.mark.filterwarnings("ignore:No positive class found")
+def test_auroc_and_ap_have_the_bits_of_the_scikit_learn_calls_of_picai_eval(kind, decimals):
+    random = np.random.default_rng(decimals)
+    for size in (2, 3, 10, 200, 3000):
+        for attempt in range(10):
+            positive = random.random(size) < random.random()
+            positive[:2] = True, False
+            scores = np.round(random.random(size), decimals).astype(kind)
+            fpr, tpr, _ = roc_curve(positive.astype(int), scores, sample_weight=np.ones(size))
+            assert auroc(positive.tolist(), scores) == auc(fpr, tpr)
+            if attempt == 0:
+                positive[:] = False  # candidates alone
+            rows = [
+                Finding("fp" if not hit else "tp" if score else "fn", float(score), 0.3)
+                for hit, score in zip(positive, scores, strict=True)
+            ]
+            precision, recall, thresholds = precision_recall_curve(
+                positive.astype(int), scores.astype(np.float64), sample_weight=np.ones(size)
+            )
+            precision[:-1][thresholds == 0] = 0
+            expected = -np.sum(np.diff(recall) * precision[:-1])
+            found = average_precision([ScoredCase("a", True, 0.5, tuple(rows))])
+            assert (found, np.signbit(found)) == (expected, np.signbit(expected))
