@@ -8,7 +8,8 @@ usage() {
 usage: ./build.sh [algorithm|evaluation|train] [--api exec|invoke] [--cpu]
        ./build.sh --engine     name the container engine that answers, or fail
 
-  --api exec     how the platform starts the algorithm and the evaluation: once per case
+  --api exec     how the platform starts the algorithm and the evaluation: exec, once per case (the default), is the
+                 image oncoduet-NAME and oncoduet-NAME-exec; invoke, a server for several cases, oncoduet-NAME-invoke
   --cpu          fetch torch's CPU build into wheels/, where it goes before any other
 
 From the environment: BASE_IMAGE (default python:3.11-slim-bookworm), TORCH_REQUIREMENT (default: what torch.txt
@@ -45,11 +46,15 @@ while [ $# -gt 0 ]; do
   shift
 done
 case $api in
-  exec) ;;
-  invoke) fail "--api invoke: expected exec; the images have no HTTP service yet" 2 ;;
+  exec | invoke) ;;
   *) fail "--api: expected exec or invoke, found '$api'" 2 ;;
 esac
-[ ${#images[@]} -gt 0 ] || images=(evaluation algorithm train)
+if [ ${#images[@]} -eq 0 ]; then
+  images=(evaluation algorithm)
+  [ "$api" = invoke ] || images+=(train)
+elif [ "$api" = invoke ] && [[ " ${images[*]} " = *" train "* ]]; then
+  fail "--api invoke: expected algorithm or evaluation, found train, which no platform starts" 2
+fi
 
 if [ -n "$cpu" ]; then
   torch=$(grep -o '^torch==[^ ]*' requirements/torch.txt)
@@ -65,8 +70,13 @@ engine=$(engine)
 revision=$(git rev-parse HEAD 2>/dev/null || echo unknown)
 created=$(date --utc --iso-8601=seconds)
 for image in "${images[@]}"; do
-  echo "building oncoduet-$image with $engine"
-  DOCKER_BUILDKIT=1 "$engine" build --file "Dockerfile.$image" --tag "oncoduet-$image" \
+  how=(--tag "oncoduet-$image")
+  if [ "$image" != train ]; then
+    how=(--target "$api" --tag "oncoduet-$image-$api")
+    [ "$api" = invoke ] || how+=(--tag "oncoduet-$image")
+  fi
+  echo "building ${how[*]: -1} with $engine"
+  DOCKER_BUILDKIT=1 "$engine" build --file "Dockerfile.$image" "${how[@]}" \
     ${BASE_IMAGE:+--build-arg "BASE_IMAGE=$BASE_IMAGE"} \
     ${TORCH_REQUIREMENT:+--build-arg "TORCH_REQUIREMENT=$TORCH_REQUIREMENT"} \
     --build-arg "ONCODUET_REVISION=$revision" \

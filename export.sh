@@ -1,26 +1,31 @@
 #!/bin/bash
-# Make the files to upload to a platform: the algorithm and evaluation images, a model, a truth, and their SHA256SUMS.
+# Make the files to upload to a platform: the algorithm and evaluation images with the lists of their packages, a model,
+# a truth, their SHA256SUMS, and a sheet with what the platform's forms ask for. Then load the images from what was
+# written and check that they conform.
 #
 # Every archive is written under a temporary name and read to its end before it gets its own, so that what has a name
-# is whole.
+# is whole. The same images, model and truth give the same bytes.
 set -euo pipefail
 
 usage() {
   cat <<'END'
-usage: ./export.sh [algorithm|evaluation]… [--model MODEL.tar.gz] [--truth FOLDER] [--output FOLDER]
-                   [--accept-non-commercial] [--allow-standin]
+usage: ./export.sh [algorithm|evaluation]… [--api exec|invoke] [--model MODEL.tar.gz] [--truth FOLDER] [--card CARD]
+                   [--output FOLDER] [--no-conformance] [--accept-non-commercial] [--allow-standin]
 
   algorithm, evaluation    which images (default: both)
+  --api                    which of their two protocols (default: exec)
   --model                  a bundle, as `python -m training bundle` writes it
   --truth                  a folder of label maps, with card.toml and settings.json where wanted
+  --card                   of the sheet and the check (default: the model's, or the truth's card.toml)
   --output                 default build/export
+  --no-conformance         do not check the images; the sheet then leaves memory and time open
   --accept-non-commercial  export a model although its data are for non-commercial use, or of unknown licence
   --allow-standin          export images on a stand-in base: to test the export; never upload them
 END
 }
 fail() { echo "export.sh: $1" >&2; exit "${2:-3}"; }
 
-images=() model='' truth='' output='' accept=() allow=()
+images=() api=exec model='' truth='' card='' output='' conform=yes accept=() allow=()
 while [ $# -gt 0 ]; do
   case $1 in
     algorithm | evaluation) images+=("$1") ;;
@@ -29,6 +34,12 @@ while [ $# -gt 0 ]; do
       printf -v "${1#--}" %s "$(realpath -s -- "$2")"
       shift
       ;;
+    --api | --card)
+      [ $# -gt 1 ] || fail "$1: expected a word after it" 2
+      printf -v "${1#--}" %s "$2"
+      shift
+      ;;
+    --no-conformance) conform='' ;;
     --accept-non-commercial) accept=("$1") ;;
     --allow-standin) allow=("$1") ;;
     --help | -h) usage; exit ;;
@@ -37,6 +48,12 @@ while [ $# -gt 0 ]; do
   shift
 done
 [ ${#images[@]} -gt 0 ] || [ -n "$model$truth" ] || images=(algorithm evaluation)
+
+case $api in
+  exec | invoke) ;;
+  *) fail "--api: expected exec or invoke, found '$api'" 2 ;;
+esac
+[ ! -f "$card" ] || card=$(realpath -s -- "$card")
 
 cd "$(dirname "${BASH_SOURCE[0]}")"
 output=${output:-$PWD/build/export}
@@ -66,11 +83,51 @@ fi
 if [ ${#images[@]} -gt 0 ]; then
   engine=$(./build.sh --engine)
   for image in "${images[@]}"; do
-    echo "saving oncoduet-$image"
-    "$engine" save "oncoduet-$image" | "${compress[@]}" >"$stage/oncoduet-$image.tar.gz"
-    check image "$stage/oncoduet-$image.tar.gz" "${allow[@]}"
-    keep "oncoduet-$image.tar.gz"
+    name=oncoduet-$image
+    [ "$api" = exec ] || name+=-$api
+    echo "saving $name"
+    "$engine" save "$name" | "${compress[@]}" >"$stage/$name.tar.gz"
+    check image "$stage/$name.tar.gz" "${allow[@]}"
+    keep "$name.tar.gz"
+    container=$("$engine" create "$name")
+    if "$engine" cp "$container:/opt/oncoduet/sbom.cdx.json" "$stage/$name.cdx.json" >/dev/null 2>&1; then
+      keep "$name.cdx.json"
+    fi
+    "$engine" rm "$container" >/dev/null
   done
 fi
-(cd "$output" && sha256sum ./*.tar.gz) | sed 's, \./, ,' >"$stage/SHA256SUMS"
+(cd "$output" && find . -maxdepth 1 -type f ! -name SHA256SUMS ! -name UPLOAD.md ! -name '.*' -printf '%P\n' | LC_ALL=C sort |
+  xargs -r sha256sum) >"$stage/SHA256SUMS"
 keep SHA256SUMS
+
+# The card that model or truth bring; without any there is neither sheet nor check.
+if [ -z "$card" ] && [ -n "$model" ]; then
+  tar --extract --gzip --to-stdout --file "$output/model.tar.gz" card.toml >"$stage/card.toml" && card=$stage/card.toml
+elif [ -z "$card" ] && [ -f "$truth/card.toml" ]; then
+  card=$truth/card.toml
+fi
+reports=()
+conforms() {  # conforms KIND NAME OPTION…: check the image in its archive
+  echo "checking $2.tar.gz"
+  ./test.sh conformance "$output/$2.tar.gz" --kind "$1" --card "$card" --output "$stage/$2" "${@:3}" ||
+    fail "$2.tar.gz: expected an image that conforms, found errors (see above); the files are in $output" $?
+  reports+=("$stage/$2/conformance.json")
+}
+if [ -n "$card" ]; then
+  for image in "${images[@]}"; do
+    name=oncoduet-$image
+    [ "$api" = exec ] || name+=-$api
+    if [ -z "$conform" ]; then
+      :
+    elif [ "$image" = evaluation ]; then
+      conforms evaluation "$name" ${truth:+--truth "$output/ground_truth.tar.gz"}
+    elif [ -n "$model" ]; then
+      conforms algorithm "$name" --model "$output/model.tar.gz"
+    else
+      echo "$name was not checked: that takes a model (--model)"
+    fi
+  done
+  .venv/bin/python -m contract.upload_sheet "$output" --card "$card" --report "${reports[@]}"
+elif [ ${#images[@]} -gt 0 ]; then
+  echo "neither sheet nor check: that takes a card (--card, a model, or card.toml beside the truth)"
+fi

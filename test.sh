@@ -7,13 +7,25 @@ cd "$(dirname "${BASH_SOURCE[0]}")"
 usage() {
   cat <<'END'
 usage: ./test.sh [--require-container] [--require-data]
+       ./test.sh conformance IMAGE --kind algorithm|evaluation --card CARD [--model MODEL] [--truth TRUTH] …
 
   --require-container  fail where no container engine answers
   --require-data       fail where the real data (ONCODUET_DATA, default ../shared/data) are missing, or a test is skipped
+  conformance          is IMAGE, ours or anybody's, fit for the platform? ./test.sh conformance --help says more
 
 From the environment: BASE_IMAGE, TORCH_REQUIREMENT and DOCKER, as ./build.sh takes them.
 END
 }
+
+if [ "${1:-}" = conformance ]; then
+  shift
+  [ -x .venv/bin/python ] || { echo "test.sh: expected .venv, found none; ./demo.sh --install-only makes it" >&2; exit 3; }
+  case " $* " in
+    *" --help "* | *" -h "*) engine=docker ;;
+    *) engine=$(./build.sh --engine) || exit ;;
+  esac
+  PYTHONPATH=$PWD:$PWD/test exec .venv/bin/python -m conformance --engine "$engine" "$@"
+fi
 
 container='' pytest=()
 while [ $# -gt 0 ]; do
@@ -45,13 +57,16 @@ mypy
 say "directions of import"
 lint-imports
 say "tests"
-pytest --numprocesses 2 --dist loadfile --ignore test/end_to_end/images "${pytest[@]}"
+pytest --numprocesses 2 --dist loadfile --ignore test/end_to_end/images --ignore test/conformance --ignore test/tryout "${pytest[@]}"
 
 if [ -n "$engine" ]; then
   say "images, with $engine"
   ./build.sh
+  ./build.sh algorithm evaluation --api invoke
   say "the chain in containers"
   ONCODUET_ENGINE=$engine pytest test/end_to_end --ignore test/end_to_end/control "${pytest[@]}"
+  say "conformance, and that it can fail"
+  ONCODUET_ENGINE=$engine pytest test/conformance --numprocesses 2 "${pytest[@]}"
 else
   say "passed, but this was NOT A CONTAINER TEST: no engine answered, the images were neither built nor run"
 fi

@@ -1,7 +1,8 @@
 """The algorithm's command line: one study as the platform asks for it, many studies, candidates, baselines.
 
-``python -m algorithm`` without a command predicts the study in ``/input``. Exit codes: 0 done, 1 a bug, 2 wrong usage,
-3 the input is wrong (one line on stderr). Everything else goes to stdout.
+``python -m algorithm`` without a command predicts the study in ``/input``, and ``serve`` does so as often as the
+platform asks over HTTP. Exit codes: 0 done, 1 a bug, 2 wrong usage, 3 the input is wrong (one line on stderr).
+Everything else goes to stdout.
 """
 
 import argparse
@@ -14,9 +15,10 @@ from pathlib import Path
 from typing import get_args
 
 from algorithm.progress import stdout_bar
-from algorithm.resources import usable_cores, use_threads
+from algorithm.resources import free_device_memory, usable_cores, use_threads
 from contract.cards import CandidateRule, load_card
 from contract.errors import exit_status
+from contract.serving import PORT, Case, end_process, serve
 
 MODEL = Path("/opt/ml/model")
 INPUT = Path("/input")
@@ -28,7 +30,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     _log_to_stdout()
     command: Callable[[argparse.Namespace], None] = options.command
-    return exit_status(lambda: command(options))
+    status = exit_status(lambda: command(options))
+    if command is _serve:
+        end_process(status)
+    return status
 
 
 def _single(options: argparse.Namespace) -> None:
@@ -43,6 +48,28 @@ def _single(options: argparse.Namespace) -> None:
         precision=options.precision,
         memory_gb=options.memory_gb,
     )
+
+
+def _serve(options: argparse.Namespace) -> None:
+    def load() -> Case:
+        use_threads(options.threads)
+        from algorithm.single import load_model, predict_study  # noqa: PLC0415
+
+        predictor = load_model(
+            options.model,
+            mirroring=False if options.no_mirroring else None,
+            precision=options.precision,
+            memory_gb=options.memory_gb,
+        )
+
+        def case() -> None:
+            use_threads(options.threads)  # PyTorch counts threads per thread, and every case has one of its own
+            predict_study(predictor, input_folder=options.input, output_folder=options.output)
+            free_device_memory()
+
+        return case
+
+    serve(load, port=options.port)
 
 
 def _batch(options: argparse.Namespace) -> None:
@@ -94,6 +121,23 @@ def _parser() -> argparse.ArgumentParser:
     _add_prediction(parser, suppress=False)
     parser.set_defaults(command=_single)
     commands = parser.add_subparsers(title="commands", metavar="COMMAND")
+
+    serving = commands.add_parser(
+        "serve",
+        help="answer GET /health and POST /invoke",
+        description="Load the model once, then predict the study in the input folder whenever POST /invoke asks for "
+        "it: 201 done, 500 failed (the last line of stderr says why), 409 another study is under way. GET /health is "
+        "200 when the model is loaded. SIGTERM ends it.",
+    )
+    serving.add_argument(
+        "--input", type=Path, default=argparse.SUPPRESS, help="folder of one study: inputs.json and its sockets"
+    )
+    serving.add_argument("--output", type=Path, default=argparse.SUPPRESS, help="folder for the outputs")
+    serving.add_argument("--model", type=Path, default=argparse.SUPPRESS, help="extracted model bundle")
+    serving.add_argument("--port", type=int, default=PORT, help="default: %(default)s; 0: a free one")
+    _add_threads(serving, default=argparse.SUPPRESS)
+    _add_prediction(serving, suppress=True)
+    serving.set_defaults(command=_serve)
 
     batch = commands.add_parser(
         "batch",

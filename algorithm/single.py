@@ -39,9 +39,23 @@ def predict_single(
     OncoduetError
         The bundle or the study is wrong; nothing was written.
     """
+    predictor = load_model(model, mirroring=mirroring, precision=precision, memory_gb=memory_gb)
+    return predict_study(predictor, input_folder=input_folder, output_folder=output_folder)
+
+
+def load_model(
+    model: Path, *, mirroring: bool | None = None, precision: Precision = "fp32", memory_gb: float | None = None
+) -> Predictor:
+    """Verify a bundle and load all its members, which predict as one ensemble; parameters as above.
+
+    Raises
+    ------
+    OncoduetError
+        The bundle is wrong.
+    """
     bundle = read_bundle(model)
     logger.info("bundle %s: card %s, %d members", model, bundle.card.name, len(bundle.record.members))
-    predictor = load_predictor(
+    return load_predictor(
         bundle,
         bundle.record.members,
         mirroring=mirroring,
@@ -49,7 +63,6 @@ def predict_single(
         precision=precision,
         memory_gb=memory_gb,
     )
-    return predict_study(predictor, input_folder=input_folder, output_folder=output_folder)
 
 
 def predict_study(predictor: Predictor, *, input_folder: Path, output_folder: Path) -> StudyOutput:

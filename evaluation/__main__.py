@@ -1,6 +1,7 @@
 """Score detection maps against truth, on the platform or off it, and compare scored runs.
 
-Without a command: the platform's evaluation (``/input/predictions.json`` → ``/output/metrics.json``).
+Without a command: the platform's evaluation (``/input/predictions.json`` → ``/output/metrics.json``); ``serve`` does
+the same whenever the platform asks over HTTP.
 """
 
 import argparse
@@ -18,6 +19,7 @@ from rich.text import Text
 from contract.cards import load_card
 from contract.errors import OncoduetError, exit_status
 from contract.records import Metrics
+from contract.serving import PORT, Case, end_process, serve
 from evaluation.cases import MatchingRule
 from evaluation.challenge import evaluate
 from evaluation.explain import Answer, explain
@@ -30,7 +32,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     logging.basicConfig(stream=sys.stdout, level=logging.INFO, format="%(message)s", force=True)
     logging.captureWarnings(True)
-    return exit_status(lambda: options.command(options))
+    status = exit_status(lambda: options.command(options))
+    if options.command is _serve:
+        end_process(status)
+    return status
+
+
+def _serve(options: argparse.Namespace) -> None:
+    def load() -> Case:
+        find_truth(options.truth)  # what is wrong with it shows before the first submission
+        return lambda: _evaluate(options)
+
+    serve(load, port=options.port)
 
 
 def _evaluate(options: argparse.Namespace) -> None:
@@ -180,7 +193,21 @@ def _parser() -> argparse.ArgumentParser:
         help="label maps, optionally card.toml and settings.json (%(default)s)",
     )
     parser.add_argument("--output", type=Path, default=Path("/output"), help="gets metrics.json (%(default)s)")
-    commands = parser.add_subparsers(title="commands", metavar="{score,index,compare,plan}")
+    commands = parser.add_subparsers(title="commands", metavar="{serve,score,index,compare,plan}")
+
+    serving = commands.add_parser(
+        "serve",
+        help="answer GET /health and POST /invoke",
+        description="Score the submission in the input folder whenever POST /invoke asks for it: 201 done, 500 failed "
+        "(the last line of stderr says why), 409 another is under way. SIGTERM ends it.",
+    )
+    serving.set_defaults(command=_serve)
+    serving.add_argument(
+        "--input", type=Path, default=argparse.SUPPRESS, help="predictions.json and job folders (/input)"
+    )
+    serving.add_argument("--truth", type=Path, default=argparse.SUPPRESS, help="as without a command")
+    serving.add_argument("--output", type=Path, default=argparse.SUPPRESS, help="gets metrics.json (/output)")
+    serving.add_argument("--port", type=int, default=PORT, help="default: %(default)s; 0: a free one")
 
     scoring = commands.add_parser("score", help="score the predictions of one run or of many")
     scoring.set_defaults(command=_score)

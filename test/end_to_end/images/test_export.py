@@ -7,7 +7,11 @@ import subprocess
 import tarfile
 from pathlib import Path
 
+import numpy as np
 import pytest
+import SimpleITK as sitk
+
+from contract.cards import CARDS
 
 PROJECT = Path(__file__).resolve().parents[3]
 EXPORT = PROJECT / "export.sh"
@@ -36,11 +40,13 @@ def test_the_upload_set_is_whole(containers, model, phantoms, output):
     exported = export(
         containers,
         *["algorithm", "evaluation", "--allow-standin", "--output", output],
-        *["--model", model.archive, "--truth", truth],
+        *["--model", model.archive, "--truth", truth, "--no-conformance"],
     )
     assert (exported.returncode, exported.stderr) == (0, ""), exported
-    names = ["ground_truth.tar.gz", "model.tar.gz", "oncoduet-algorithm.tar.gz", "oncoduet-evaluation.tar.gz"]
-    assert sorted(path.name for path in output.iterdir()) == ["SHA256SUMS", *names]
+    names = ["ground_truth.tar.gz", "model.tar.gz"]
+    names += [f"oncoduet-{image}.{kind}" for image in ("algorithm", "evaluation") for kind in ("cdx.json", "tar.gz")]
+    assert sorted(path.name for path in output.iterdir()) == ["SHA256SUMS", "UPLOAD.md", *names]
+    assert "The conformance has not run on these files" in (output / "UPLOAD.md").read_text()
     sums = dict(line.split("  ")[::-1] for line in (output / "SHA256SUMS").read_text().splitlines())
     assert sums == {name: hashlib.sha256((output / name).read_bytes()).hexdigest() for name in names}
     for image in ("oncoduet-algorithm", "oncoduet-evaluation"):
@@ -53,6 +59,31 @@ def test_the_upload_set_is_whole(containers, model, phantoms, output):
     assert found == sorted(path.name for path in truth.iterdir())
 
 
+def test_what_was_written_conforms_and_is_the_same_the_second_time(containers, output, tmp_path):
+    truth = tmp_path / "truth"
+    truth.mkdir()
+    for number in range(3):
+        array = np.zeros((9, 32, 30), np.uint8)
+        if number < 2:
+            array[3:6, 4 + number : 12, 5:11] = 1
+        image = sitk.GetImageFromArray(array)
+        image.SetSpacing((0.8, 0.9, 3.0))
+        sitk.WriteImage(image, str(truth / f"{number}_{number}.mha"))
+    shutil.copy(CARDS / "cspca-picai.toml", truth / "card.toml")
+    command = ["evaluation", "--allow-standin", "--truth", truth]
+    first = export(containers, *command, "--output", output)
+    assert (first.returncode, first.stderr) == (0, ""), first
+    assert " 0 errors" in first.stdout
+    sheet = (output / "UPLOAD.md").read_text()
+    assert "| memory | 8 GB |" in sheet and "| GPU | none |" in sheet
+    sums = (output / "SHA256SUMS").read_text()
+    for path in truth.iterdir():
+        path.touch()  # times of files are not their contents
+    second = export(containers, *command, "--output", output, "--no-conformance")
+    assert (second.returncode, second.stderr) == (0, ""), second
+    assert (output / "SHA256SUMS").read_text() == sums
+
+
 def test_an_image_on_a_stand_in_base_is_refused_and_leaves_nothing(containers, output):
     label = containers.inspect("oncoduet-evaluation", '{{index .Config.Labels "oncoduet.standin-base"}}')
     exported = export(containers, "evaluation", "--output", output)
@@ -62,7 +93,8 @@ def test_an_image_on_a_stand_in_base_is_refused_and_leaves_nothing(containers, o
         assert not any(output.iterdir())
     else:  # built on the public base
         assert (exported.returncode, exported.stderr) == (0, ""), exported
-        assert sorted(path.name for path in output.iterdir()) == ["SHA256SUMS", "oncoduet-evaluation.tar.gz"]
+        names = ["SHA256SUMS", "oncoduet-evaluation.cdx.json", "oncoduet-evaluation.tar.gz"]
+        assert sorted(path.name for path in output.iterdir()) == names
 
 
 def test_a_model_of_non_commercial_data_is_refused_unless_told_otherwise(containers, model, output, tmp_path):
@@ -82,4 +114,4 @@ def test_a_model_of_non_commercial_data_is_refused_unless_told_otherwise(contain
     assert not any(output.iterdir())
     accepted = export(containers, "--model", tmp_path / "model.tar.gz", "--output", output, "--accept-non-commercial")
     assert (accepted.returncode, accepted.stderr) == (0, ""), accepted
-    assert sorted(path.name for path in output.iterdir()) == ["SHA256SUMS", "model.tar.gz"]
+    assert sorted(path.name for path in output.iterdir()) == ["SHA256SUMS", "UPLOAD.md", "model.tar.gz"]

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-LOCKS = ("algorithm", "evaluation", "train", "sbom", "dev")
+LOCKS = ("algorithm", "evaluation", "train", "sbom", "tryout", "dev")
 NEVER = re.compile(r"torch|torchvision|torchaudio|timm|triton|nvidia-.*|cuda-.*|imagecodecs")
 
 

@@ -31,11 +31,13 @@ def test_an_unknown_word_ends_with_2_and_the_usage(run, project, script):
         (["build.sh", "--api"], 2, "build.sh: --api: expected exec or invoke, found ''"),
         (["build.sh", "--api", "grpc"], 2, "build.sh: --api: expected exec or invoke, found 'grpc'"),
         (
-            ["build.sh", "algorithm", "--api", "invoke"],
+            ["build.sh", "train", "--api", "invoke"],
             2,
-            "build.sh: --api invoke: expected exec; the images have no HTTP service yet",
+            "build.sh: --api invoke: expected algorithm or evaluation, found train, which no platform starts",
         ),
         (["export.sh", "--model"], 2, "export.sh: --model: expected a path after it"),
+        (["export.sh", "--card"], 2, "export.sh: --card: expected a word after it"),
+        (["export.sh", "--api", "grpc"], 2, "export.sh: --api: expected exec or invoke, found 'grpc'"),
         (
             ["export.sh", "--model", "/no/model.tar.gz"],
             3,
@@ -85,6 +87,22 @@ def test_a_required_container_test_fails_at_once_without_an_engine(run, bare, wi
     assert ended.status == 1
     assert "FAILED: NOT A CONTAINER TEST" in ended.stdout
     assert not (bare / ".venv").exists()
+
+
+def test_conformance_without_an_engine_says_which_it_looked_for(run, bare, without_engine):
+    (bare / ".venv/bin").mkdir(parents=True)
+    (bare / ".venv/bin/python").symlink_to("/bin/true")  # there is one; it is not reached
+    command = [bare / "test.sh", "conformance", "oncoduet-algorithm", "--kind", "algorithm", "--card", "cspca-picai"]
+    ended = run(*command, environment=without_engine)
+    assert (ended.status, ended.stdout) == (3, "")
+    (line,) = ended.stderr.splitlines()
+    assert "expected a container engine, found that neither" in line
+
+
+def test_conformance_needs_the_installed_packages(run, bare):
+    ended = run(bare / "test.sh", "conformance", "oncoduet-algorithm")
+    assert ended.status == 3
+    assert ended.stderr == "test.sh: expected .venv, found none; ./demo.sh --install-only makes it\n"
 
 
 def test_build_for_cpu_does_not_take_another_build_of_torch(run, bare, tmp_path, make_wheel):

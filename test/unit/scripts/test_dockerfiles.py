@@ -23,7 +23,9 @@ def test_the_builder_of_docker_20_10_understands_it(project, name):
 
 @pytest.mark.parametrize("name", DOCKERFILES)
 def test_the_public_base_is_the_default_and_can_be_replaced(project, name):
-    assert instructions(project, name)[:2] == ["ARG BASE_IMAGE=python:3.11-slim-bookworm", "FROM ${BASE_IMAGE}"]
+    argument, base = instructions(project, name)[:2]
+    assert argument == "ARG BASE_IMAGE=python:3.11-slim-bookworm"
+    assert base.removesuffix(" AS program") == "FROM ${BASE_IMAGE}"
 
 
 @pytest.mark.parametrize("name", DOCKERFILES)
@@ -58,7 +60,18 @@ def test_the_train_image_begins_as_the_algorithms_so_that_they_share_torch(proje
     algorithm, train = (instructions(project, name) for name in ("Dockerfile.algorithm", "Dockerfile.train"))
     assert algorithm[3].startswith("RUN")
     assert algorithm[3].endswith("install.sh python torch.txt algorithm.lock")
-    assert train[:4] == algorithm[:4]
+    assert [algorithm[0], algorithm[1].removesuffix(" AS program"), *algorithm[2:4]] == train[:4]
+
+
+@pytest.mark.parametrize("program", ["algorithm", "evaluation"])
+def test_the_same_program_is_started_once_per_case_or_as_a_server(project, program):
+    stages = instructions(project, f"Dockerfile.{program}")[-4:]
+    assert stages == [
+        "FROM program AS invoke",
+        f'ENTRYPOINT ["python", "-m", "{program}", "serve"]',
+        "FROM program AS exec",  # last, so that a build without a target gives it
+        f'ENTRYPOINT ["python", "-m", "{program}"]',
+    ]
 
 
 def test_nothing_enters_a_build_but_what_is_named(project):

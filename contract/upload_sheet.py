@@ -1,0 +1,124 @@
+"""What to type into the platform's forms beside the files: ``UPLOAD.md`` in the folder that ``export.sh`` writes.
+
+``python -m contract.upload_sheet FOLDER --card CARD [--report conformance.json …]``. Names, sizes and hashes come from
+the files, sockets from the card. Memory, time and GPU are those under which the conformance has run; where it has not,
+the sheet says so and leaves them open.
+"""
+
+import argparse
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from contract.cards import Card, Socket, load_card
+from contract.errors import OncoduetError, exit_status
+from contract.files import read_json, sha256_file, write_text
+
+SHEET = "UPLOAD.md"
+
+_WHERE = {
+    "model.tar.gz": "the algorithm's model",
+    "ground_truth.tar.gz": "the phase's ground truth",
+}
+
+
+def write_sheet(folder: Path, card: Card, reports: Sequence[Path]) -> Path:
+    """Write the sheet beside the files that it is about.
+
+    Parameters
+    ----------
+    reports
+        ``conformance.json`` of the images in the folder.
+
+    Raises
+    ------
+    OncoduetError
+        The folder holds no archive, or a report is none.
+    """
+    files = sorted(folder.glob("*.tar.gz"))
+    if not files:
+        raise OncoduetError(f"{folder}: expected archives to upload, found none")
+    sections = [
+        f"# Upload: {card.title}",
+        f"Card `{card.name}`, sha256 {card.sha256}.",
+        "## Files",
+        _table(
+            ("file", "is", "MB", "sha256"),
+            [_file(path) for path in files],
+        ),
+        "## Sockets of the algorithm",
+        _table(("direction", "slug", "relative path", "kind"), _sockets(card)),
+        "The evaluation reads the outputs of the algorithm's jobs and has one output of its own, `metrics.json`; "
+        "the number that ranks is `strict.score`.",
+        "## Settings",
+    ]
+    for report in reports:
+        sections.append(_settings(report, _report(report)))
+    if not reports:
+        sections.append("The conformance has not run on these files: memory, time and GPU are open.")
+    path = folder / SHEET
+    write_text(path, "\n\n".join(sections) + "\n")
+    return path
+
+
+def _sockets(card: Card) -> list[tuple[str, ...]]:
+    def row(direction: str, socket: Socket, kind: str) -> tuple[str, ...]:
+        return direction, f"`{socket.slug}`", f"`{socket.relative_path}`", kind
+
+    optional = [
+        row("in, optional", each, "Anything" if each.relative_path.endswith(".json") else "Image")
+        for each in card.optional_inputs
+    ]
+    return [
+        *(row("in", channel.socket, "Image") for channel in card.channels),
+        *optional,
+        row("out", card.detection_map, "Heat Map, 0 to 1"),
+        row("out", card.likelihood, "Float, 0 to 1"),
+    ]
+
+
+def _report(path: Path) -> Mapping[str, Any]:
+    values = read_json(path)
+    wanted = {"image", "kind", "api", "profile", "memory_gb", "limit_s", "errors", "checks"}
+    if not isinstance(values, dict) or not wanted <= values.keys():
+        raise OncoduetError(f"{path}: expected a conformance.json with {', '.join(sorted(wanted))}, found another file")
+    return values
+
+
+def _settings(path: Path, report: Mapping[str, Any]) -> str:
+    found = {check["id"]: check["found"] for check in report["checks"] if check["verdict"] == "pass"}
+    cuda = found.get("A8", "unknown")
+    rows = [
+        ("protocol", report["api"]),
+        ("memory", f"{report['memory_gb']} GB"),
+        ("time limit", f"{report['limit_s'] / 60:g} min ({found.get('R6', 'not measured')} where it was checked)"),
+        ("GPU", "none" if cuda == "no CUDA" else f"NVIDIA T4 ({cuda})"),
+        ("conformance", f"{report['errors']} errors, profile {report['profile']}"),
+    ]
+    return f"### {report['kind'].capitalize()}: {Path(report['image']).name}\n\n" + _table(("setting", "value"), rows)
+
+
+def _file(path: Path) -> tuple[str, ...]:
+    meaning = _WHERE.get(path.name, "container image")
+    return f"`{path.name}`", meaning, f"{path.stat().st_size / 1e6:.1f}", sha256_file(path)
+
+
+def _table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    lines = [headings, ["---"] * len(headings), *rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def _main(arguments: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(
+        prog="python -m contract.upload_sheet", description="Write the sheet of an upload."
+    )
+    parser.add_argument("folder", type=Path, help="with the archives")
+    parser.add_argument("--card", required=True, help="name or path")
+    parser.add_argument("--report", type=Path, nargs="*", default=[], help="conformance.json of the images")
+    options = parser.parse_args(arguments)
+    return exit_status(lambda: print(write_sheet(options.folder, load_card(options.card), options.report)))
+
+
+if __name__ == "__main__":
+    sys.exit(_main())

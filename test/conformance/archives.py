@@ -1,0 +1,165 @@
+"""What is uploaded, as files: a saved image read to its last byte, and the tarballs of a model and of a truth.
+
+Sources: the platform's importer takes one image per archive; model and truth are unpacked with Python's tar filter
+``data``, which refuses links out of the folder.
+"""
+
+import hashlib
+import io
+import json
+import re
+import tarfile
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import IO, Any
+
+from conformance.conditions import Files
+from conformance.engine import Engine
+from conformance.outputs import Broken
+from contract.errors import OncoduetError, one_line
+from contract.upload import check_image
+
+LARGEST_BYTES = 10 * 10**9
+"""The platform's budget for a compressed image."""
+
+_SECRET = re.compile(
+    r"(^|/)(\.git/|\.git$|id_(rsa|dsa|ecdsa|ed25519)$|\.netrc$|\.env$|\.aws/credentials$|\.pypirc$|\.docker/config\.json$)"
+)
+_DATA = re.compile(r"\.(mha|mhd|nii|nii\.gz|dcm|nrrd)$")
+_PACKAGES = re.compile(r"(^|/)(site|dist)-packages/")
+
+
+@dataclass
+class Saved:
+    """What is known about a saved image."""
+
+    layers: int = 0
+    size_bytes: int = 0
+    faults: list[str] = field(default_factory=list)
+    unwanted: list[str] = field(default_factory=list)
+    """Files in layers that look like secrets, histories or patients' data."""
+
+
+def read_saved(engine: Engine, image: str) -> Saved:
+    """Save an image, as for an upload, and read it to its end without keeping it."""
+    process = engine.start("save", image, stdout=-1, stderr=-3)
+    assert process.stdout is not None
+    try:
+        return _read(process.stdout)
+    finally:
+        process.stdout.close()
+        process.wait()
+
+
+def read_archive(archive: Path) -> Saved:
+    """The same of an archive that exists, with gzip's checksum; the rules are those of ``export.sh``."""
+    if archive.name.endswith(".tar.gz"):
+        try:
+            check_image(archive, allow_standin=True)
+        except OncoduetError as error:
+            return Saved(faults=[str(error).removeprefix(f"{archive}: ")])
+    with tarfile.open(archive, "r|*") as stream:
+        saved = _read_members(stream)
+    saved.size_bytes = archive.stat().st_size
+    return saved
+
+
+def tarball_files(tarball: Path) -> Files:
+    """The files of a model's or truth's tarball, as the platform unpacks them.
+
+    Raises
+    ------
+    Broken
+        The platform would refuse it; or ``SHA256SUMS`` in it names other contents.
+    """
+    files: dict[str, bytes] = {}
+    try:
+        with tarfile.open(tarball, "r:gz") as tar:
+            for member in tar:
+                tarfile.data_filter(member, "/nowhere")
+                if member.isfile():
+                    content = tar.extractfile(member)
+                    assert content is not None
+                    files[member.name.removeprefix("./")] = content.read()
+    except tarfile.FilterError as error:
+        raise Broken(f"refused by the filter data: {error}") from None
+    except (tarfile.TarError, OSError, EOFError) as error:
+        raise Broken(f"a damaged tarball ({one_line(str(error))})") from None
+    if not files:
+        raise Broken("no file")
+    require_sums(files)
+    return files
+
+
+def require_sums(files: Files) -> None:
+    """Raise ``Broken`` where ``SHA256SUMS`` is among the files and names others."""
+    if "SHA256SUMS" not in files:
+        return
+    lines = files["SHA256SUMS"].decode(errors="replace").splitlines()
+    stated = {name: digest for digest, _, name in (line.partition("  ") for line in lines)}
+    for name in sorted(stated.keys() | files.keys() - {"SHA256SUMS"}):
+        if name not in files or stated.get(name) != hashlib.sha256(files[name]).hexdigest():
+            raise Broken(f"{name} is not the file that SHA256SUMS names")
+
+
+def folder_files(folder: Path) -> Files:
+    """The files of a folder that was unpacked already."""
+    return {
+        path.relative_to(folder).as_posix(): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()
+    }
+
+
+def _read(stream: IO[bytes]) -> Saved:
+    with tarfile.open(fileobj=stream, mode="r|") as tar:
+        return _read_members(tar)
+
+
+def _read_members(tar: tarfile.TarFile) -> Saved:
+    saved = Saved()
+    small: dict[str, bytes] = {}
+    names: set[str] = set()
+    for member in tar:
+        names.add(member.name)
+        saved.size_bytes += member.size
+        if not member.isfile():
+            continue
+        content = tar.extractfile(member)
+        assert content is not None
+        if member.size <= 1 << 20:
+            small[member.name] = content.read()
+            layer: IO[bytes] = io.BytesIO(small[member.name])
+        else:
+            layer = content
+        if member.name.endswith(".tar") or member.size > 1 << 20 or "/blobs/" in f"/{member.name}":
+            _look_into(layer, saved)
+    manifest = _json(small, "manifest.json")
+    if not isinstance(manifest, list) or len(manifest) != 1:
+        saved.faults.append(f"{len(manifest) if isinstance(manifest, list) else 'no'} images in manifest.json")
+        return saved
+    config = manifest[0].get("Config", "")
+    if config not in small:
+        saved.faults.append(f"no {config} that manifest.json names")
+    elif (stated := re.search(r"[0-9a-f]{64}", config)) and stated[0] != hashlib.sha256(small[config]).hexdigest():
+        saved.faults.append(f"{config} has another sha256")
+    layers = manifest[0].get("Layers", [])
+    saved.layers = len(layers)
+    saved.faults += [f"no layer {layer}" for layer in layers if layer not in names]
+    return saved
+
+
+def _look_into(layer: IO[bytes], saved: Saved) -> None:
+    try:
+        with tarfile.open(fileobj=layer, mode="r|") as tar:
+            for member in tar:
+                name = member.name
+                if _SECRET.search(name) or (_DATA.search(name) and not _PACKAGES.search(name)):
+                    saved.unwanted.append(name)
+    except tarfile.TarError:
+        return  # a small file of another kind
+
+
+def _json(small: dict[str, bytes], name: str) -> Any:
+    try:
+        return json.loads(small.get(name, b""))
+    except ValueError:
+        return None

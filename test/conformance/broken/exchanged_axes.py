@@ -1,0 +1,15 @@
+"""Takes (z, y, x) for (x, y, z) when it lays the map out."""
+
+import honest
+import SimpleITK as sitk
+
+
+def exchanged(array, reference):
+    image = sitk.GetImageFromArray(array.transpose(2, 1, 0).copy())
+    image.SetSpacing(reference.GetSpacing())
+    image.SetOrigin(reference.GetOrigin())
+    image.SetDirection(reference.GetDirection())
+    honest.save(image, "images/cspca-detection-map/map.mha")
+
+
+honest.write_map = exchanged

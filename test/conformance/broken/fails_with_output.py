@@ -1,0 +1,15 @@
+"""Writes its outputs, and ends with 1."""
+
+import sys
+
+import honest
+
+predict = honest.predict
+
+
+def failing(threshold):
+    predict(threshold)
+    sys.exit("error: the log could not be sent")
+
+
+honest.predict = failing

@@ -1,0 +1,12 @@
+"""Sends the question for its health elsewhere."""
+
+import honest
+
+
+def elsewhere(handler):
+    handler.send_response(302)
+    handler.send_header("Location", "/healthy")
+    handler.end_headers()
+
+
+honest.Handler.do_GET = elsewhere

@@ -1,0 +1,454 @@
+"""A check: an id, a level, what is expected, and how to see what is the case. And the checks that any image gets.
+
+A check asks the bench for the runs that it needs; each run is made once, when the first check asks for it. So a part of
+the checks costs only its part of the time. Ids are those of the table in ``docs/platform.md``.
+"""
+
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal
+
+from conformance.archives import LARGEST_BYTES, Saved, read_archive, read_saved, tarball_files
+from conformance.conditions import API_LABEL, GB, INPUT_TARGET, Case, Files, Place, Server, Variant, start_server
+from conformance.engine import last_line
+from conformance.outputs import Broken, require_short_lines, require_utf8
+from conformance.studies import Study
+from contract.cards import Card
+from contract.errors import OncoduetError
+
+Level = Literal["error", "warning"]
+
+
+class Skipped(Exception):  # noqa: N818 - a verdict
+    """The check cannot say anything; the message says why."""
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What a check came to."""
+
+    id: str
+    level: Level
+    verdict: Literal["pass", "fail", "skipped"]
+    expected: str
+    found: str
+
+
+@dataclass(frozen=True)
+class Check:
+    """One thing that has to be so."""
+
+    id: str
+    level: Level
+    expected: str
+    see: Callable[[Any], str]
+    """Says what was found; raises ``Broken`` or ``Skipped``."""
+
+    def decide(self, bench: "Bench") -> Verdict:
+        """See, and put it into words; what the engine refuses is a failure of this check alone."""
+        try:
+            return self._verdict("pass", self.see(bench))
+        except Skipped as reason:
+            return self._verdict("skipped", str(reason))
+        except Broken as reason:
+            return self._verdict("fail", str(reason))
+        except OncoduetError as error:
+            return self._verdict("fail", str(error))
+
+    def _verdict(self, verdict: Literal["pass", "fail", "skipped"], found: str) -> Verdict:
+        return Verdict(self.id, self.level, verdict, self.expected, " ".join(found.split())[:500])
+
+
+class Checks(list[Check]):
+    """Checks in the order in which they are made and shown."""
+
+    def add(self, id: str, level: Level, expected: str) -> Callable[[Callable[[Any], str]], Callable[[Any], str]]:
+        """Decorate the function that sees."""
+
+        def register(see: Callable[[Any], str]) -> Callable[[Any], str]:
+            self.append(Check(id, level, expected, see))
+            return see
+
+        return register
+
+
+@dataclass(frozen=True)
+class Scenario:
+    """One case, and the conditions that it is run under."""
+
+    study: Callable[[], Study]
+    variant: Variant = "plain"
+    alone: bool = False
+    """In a container of its own, where a server would take it beside others."""
+    truth: Files | None = None
+    """Instead of the bench's."""
+
+
+@dataclass
+class Bench:
+    """An image, and the runs that were made with it."""
+
+    place: Place
+    card: Card
+    archive: Path | None = None
+    """The image's archive, where that was given instead of a name."""
+    tarball: Path | None = None
+    """Of the model (algorithm) or the truth (evaluation), where it is one."""
+    planted: bool = False
+    """Whether the image is expected to find the planted lesion."""
+    ranking: str = "strict.score"
+    legacy: bool = False
+    scenarios: Mapping[str, Scenario] = field(default_factory=dict)
+    cases: dict[str, Case] = field(default_factory=dict)
+    _server: Server | None = None
+
+    @property
+    def invoke(self) -> bool:
+        """Whether the image is a server."""
+        return self.place.api == "invoke"
+
+    def study(self, name: str) -> Study:
+        """A study by the name of its scenario."""
+        return self.scenarios[name].study()
+
+    def case(self, name: str) -> Case:
+        """How a scenario ended; run at the first question."""
+        if name not in self.cases:
+            scenario = self.scenarios[name]
+            files = scenario.study().files
+            if not self.invoke:
+                self.cases[name] = self.place.run_once(files, scenario.variant, truth=scenario.truth)
+            elif scenario == Scenario(scenario.study):
+                self.cases[name] = self.server.invoke(files)
+            else:
+                patience = 60.0 if scenario.variant == "no model" else None
+                with self.other_server(scenario.variant, truth=scenario.truth, patience=patience) as server:
+                    self.cases[name] = server.invoke(files)
+        return self.cases[name]
+
+    def good(self, name: str = "first") -> Case:
+        """A run that succeeded; what needs more than the first is skipped where even that failed."""
+        if not self.case("first").succeeded:
+            raise Skipped("the first case failed")
+        case = self.case(name)
+        if not case.succeeded:
+            raise Broken(case.how)
+        return case
+
+    @cached_property
+    def server(self) -> Server:
+        """The server that the plain cases share."""
+        self._server = start_server(self.place)
+        return self._server
+
+    @contextmanager
+    def other_server(self, variant: Variant, *, truth: Files | None, patience: float | None = None) -> Iterator[Server]:
+        """A server of its own, stopped in the end."""
+        server = start_server(self.place, variant, truth=truth, patience=patience)
+        try:
+            yield server
+        finally:
+            server.stop()
+
+    @cached_property
+    def saved(self) -> Saved:
+        """The image as it would be uploaded."""
+        return read_archive(self.archive) if self.archive else read_saved(self.place.engine, self.place.image)
+
+    @cached_property
+    def conditions(self) -> dict[str, Any]:
+        """What a process in the image sees of the conditions."""
+        try:
+            return self.place.probe(_PROBE)
+        except OncoduetError as error:
+            raise Skipped(str(error)) from None
+
+    def streams(self) -> list[bytes]:
+        """What all runs that succeeded have printed."""
+        self.good()
+        return [stream for case in self.cases.values() if case.succeeded for stream in (case.stdout, case.stderr)]
+
+
+_PROBE = """
+import json, os, pwd, resource, socket
+status = dict(line.split(":", 1) for line in open("/proc/self/status"))
+def refused(action):
+    try:
+        action()
+    except OSError:
+        return True
+    return False
+def cuda():
+    import importlib.util
+    found = importlib.util.find_spec("torch")
+    path = os.path.join(found.submodule_search_locations[0], "version.py") if found else ""
+    names = {}
+    if os.path.exists(path):
+        exec(open(path).read(), names)
+    return names.get("cuda")
+def passwd():
+    try:
+        return list(pwd.getpwuid(os.getuid()))
+    except KeyError:
+        return None
+def connects():
+    socket.create_connection(("192.0.2.1", 80), timeout=2)
+print(json.dumps({
+    "uid": os.getuid(), "passwd": passwd(), "home": os.environ.get("HOME"),
+    "variables": sorted(name for name in os.environ if name.upper().startswith("GRAND_CHALLENGE_")),
+    "capabilities": int(status["CapEff"], 16), "no_new_privileges": status["NoNewPrivs"].strip() == "1",
+    "input_target": os.path.realpath("/input"), "input_is_link": os.path.islink("/input"),
+    "input_refuses": refused(lambda: open("/input/probe", "w")),
+    "model_refuses": refused(lambda: open("/opt/ml/model/probe", "w")),
+    "tmp": os.listdir("/tmp"), "tmp_type": [l.split()[2] for l in open("/proc/mounts") if l.split()[1] == "/tmp"],
+    "output": os.listdir("/output"), "output_mode": oct(os.stat("/output").st_mode & 0o7777),
+    "data": resource.getrlimit(resource.RLIMIT_DATA)[0],
+    "shm": os.statvfs("/dev/shm").f_blocks * os.statvfs("/dev/shm").f_frsize,
+    "offline": refused(connects), "cuda": cuda(),
+}))
+"""
+
+IMAGE = Checks()
+"""Checks that an image of either kind gets."""
+
+
+@IMAGE.add("A1", "error", "a user that is not root and can be resolved")
+def user_is_not_root(bench: Bench) -> str:
+    """Docker runs an image without a user as root; the platform refuses it."""
+    user = str(bench.place.config.get("User") or "")
+    if user.partition(":")[0] in ("", "0", "root"):
+        raise Broken(f"user {user!r}")
+    if not user.partition(":")[0].isdigit():
+        status, _, stderr = bench.place.engine.ask(
+            *["run", "--rm", "--label", bench.place.engine.label, "--network", "none"],
+            *["--entrypoint", "/bin/sh", bench.place.image, "-c", "true"],
+        )
+        if status:
+            raise Broken(f"user {user!r}: {last_line(stderr)}")
+    return f"user {user}"
+
+
+@IMAGE.add("A2", "error", "linux/amd64")
+def platform_is_amd64(bench: Bench) -> str:
+    """The platform's machines."""
+    image = bench.place.engine.image(bench.place.image)
+    found = f"{image.get('Os')}/{image.get('Architecture')}"
+    if found != "linux/amd64":
+        raise Broken(found)
+    return found
+
+
+@IMAGE.add("A3", "error", "an entry point or command, and exec, invoke or nothing as api-method")
+def something_is_started(bench: Bench) -> str:
+    """What the platform would start, and how."""
+    config = bench.place.config
+    if not (config.get("Entrypoint") or config.get("Cmd")):
+        raise Broken("neither entry point nor command")
+    if bench.place.api not in ("exec", "invoke"):
+        raise Broken(f"{API_LABEL}={bench.place.api!r}")
+    return f"{' '.join(config.get('Entrypoint') or []) or config.get('Cmd')}, {bench.place.api}"
+
+
+@IMAGE.add("A4", "error", "one whole image, with its configuration and all layers")
+def archive_is_whole(bench: Bench) -> str:
+    """As the platform's importer reads it."""
+    if bench.saved.faults:
+        raise Broken("; ".join(bench.saved.faults))
+    return f"{bench.saved.layers} layers"
+
+
+@IMAGE.add("A4-size", "warning", f"at most {LARGEST_BYTES / 1e9:g} GB to upload")
+def archive_fits(bench: Bench) -> str:
+    """Uncompressed where no archive was given: what fits so fits compressed."""
+    size = bench.saved.size_bytes
+    if size > LARGEST_BYTES:
+        raise Broken(f"{size / 1e9:.2f} GB")
+    return f"{size / 1e9:.2f} GB" + ("" if bench.archive else " before compression")
+
+
+@IMAGE.add("A5", "warning", "nothing in the image at /tmp, /input, /output or /opt/ml, where it disappears")
+def nothing_lies_where_it_vanishes(bench: Bench) -> str:
+    """What lies there works everywhere but on the platform."""
+    status, stdout, _ = bench.place.engine.ask(
+        *["run", "--rm", "--label", bench.place.engine.label, "--network", "none", "--user", "0:0"],
+        *["--entrypoint", "/bin/sh", bench.place.image, "-c"],
+        "find /tmp /input/ /output/ /opt/ml ! -type d 2>/dev/null | head -n 20",
+    )
+    files = stdout.decode(errors="replace").split("\n")[:-1] if status == 0 else []
+    if files:
+        raise Broken(", ".join(files[:5]))
+    return "nothing"
+
+
+@IMAGE.add("A6", "error", "a tarball that Python's filter data unpacks, as SHA256SUMS in it says")
+def tarball_is_safe(bench: Bench) -> str:
+    """Of the model or the truth."""
+    if bench.tarball is None:
+        raise Skipped("no tarball was given")
+    return f"{len(tarball_files(bench.tarball))} files"
+
+
+@IMAGE.add("A7", "warning", "no secrets, histories or images of patients in the layers")
+def layers_hold_nothing_private(bench: Bench) -> str:
+    """Looked for by name; packages' own example data do not count."""
+    if bench.saved.unwanted:
+        raise Broken(", ".join(bench.saved.unwanted[:5]))
+    return "none by name"
+
+
+@IMAGE.add("A8", "warning", "no torch that was built for CUDA 13 or later, which the platform's T4 machines lack")
+def cuda_is_old_enough(bench: Bench) -> str:
+    """Read from torch's own file, without importing it."""
+    cuda = bench.conditions["cuda"]
+    if cuda and int(str(cuda).partition(".")[0]) >= 13:
+        raise Broken(f"CUDA {cuda}")
+    return f"CUDA {cuda}" if cuda else "no CUDA"
+
+
+@IMAGE.add("R1", "error", "no network")
+def conditions_without_network(bench: Bench) -> str:
+    """Under the conditions of the runs below."""
+    return _held(bench.conditions["offline"], "out of reach", "a connection")
+
+
+@IMAGE.add("R2", "error", "no capabilities and no way to gain any; not root")
+def conditions_without_rights(bench: Bench) -> str:
+    """Under the conditions of the runs below."""
+    found = bench.conditions
+    text = f"uid {found['uid']}, capabilities {found['capabilities']:x}, no_new_privs {found['no_new_privileges']}"
+    return _held(found["uid"] != 0 and not found["capabilities"] and found["no_new_privileges"], text, text)
+
+
+@IMAGE.add("R3", "error", "/input is a symbolic link to a folder that cannot be written to")
+def conditions_of_input(bench: Bench) -> str:
+    """Under the conditions of the runs below."""
+    found = bench.conditions
+    held = found["input_is_link"] and found["input_target"] == INPUT_TARGET and found["input_refuses"]
+    return _held(held, f"→ {found['input_target']}", f"→ {found['input_target']}, refuses {found['input_refuses']}")
+
+
+@IMAGE.add("R4", "error", "/tmp empty and in memory, /output empty and open to all, the model read-only")
+def conditions_of_folders(bench: Bench) -> str:
+    """Under the conditions of the runs below."""
+    found = bench.conditions
+    text = f"/tmp {found['tmp_type']} with {len(found['tmp'])} files, /output {found['output_mode']}"
+    held = not found["tmp"] and not found["output"] and found["tmp_type"] == ["tmpfs"] and found["model_refuses"]
+    return _held(held and found["output_mode"] == "0o777", text, text)
+
+
+@IMAGE.add("R5", "error", "limits of memory, data segment (1 GB lower) and /dev/shm (half) as on the platform")
+def conditions_of_memory(bench: Bench) -> str:
+    """Under the conditions of the runs below."""
+    found, profile = bench.conditions, bench.place.profile
+    text = f"data {found['data'] / GB:g} GB, shm {found['shm'] / GB:g} GB of {profile.memory_gb} GB"
+    held = found["data"] == (profile.memory_gb - 1) * GB and math.isclose(found["shm"], profile.memory_gb * GB / 2)
+    return _held(held, text, text)
+
+
+@IMAGE.add("R9", "error", "no variable GRAND_CHALLENGE_…, which the platform takes away")
+def no_stripped_variables(bench: Bench) -> str:
+    """In the image's own settings too: what relies on one works everywhere but there."""
+    own = [each.partition("=")[0] for each in bench.place.config.get("Env") or []]
+    found = [name for name in own if name.upper().startswith("GRAND_CHALLENGE_")]
+    if found:
+        raise Broken(", ".join(found))
+    return "none"
+
+
+@IMAGE.add("C1-health", "error", "GET /health is 200 when the image is ready, without a redirect, in time")
+def health_is_200(bench: Bench) -> str:
+    """Each question gets its answer within 10 s, and the right one within 300 s (or what the limits say)."""
+    _require_invoke(bench)
+    health, limits = bench.server.health, bench.place.limits
+    if not bench.server.ready:
+        raise Broken(f"{health['statuses']} within {limits.start:g} s, {last_line(bench.server.attached.stderr())}")
+    if health["slowest_s"] > limits.health:
+        raise Broken(f"an answer after {health['slowest_s']:.1f} s")
+    return f"{health['statuses']}, ready after {health['ready_s']:.1f} s"
+
+
+@IMAGE.add("C1", "error", "exit code 0, or exactly 201 from POST /invoke")
+def first_case_succeeds(bench: Bench) -> str:
+    """The plainest case there is."""
+    case = bench.case("first")
+    if not case.succeeded:
+        if bench.invoke and not bench.server.ready:
+            raise Skipped("the server was never ready")
+        raise Broken(case.how)
+    return case.how
+
+
+ENDING = Checks()
+"""Checks that are made last: they look back at all cases, and end the server."""
+
+
+@ENDING.add("C2", "error", "UTF-8 on stdout and stderr")
+def logs_are_utf8(bench: Bench) -> str:
+    """One other byte ends the platform's reader, and the job."""
+    return require_utf8(bench.streams())
+
+
+@ENDING.add("C2-lines", "error", "no line of 64 KiB or more")
+def lines_are_short(bench: Bench) -> str:
+    """The platform drops longer ones."""
+    return require_short_lines(bench.streams())
+
+
+@ENDING.add("C2-quiet", "warning", "nothing on stderr when a case succeeds")
+def stderr_is_quiet(bench: Bench) -> str:
+    """Anything there marks the job with a warning."""
+    said = bench.good().stderr
+    if said:
+        raise Broken(f"{len(said)} bytes, the last line: {last_line(said)[:200]}")
+    return "nothing"
+
+
+@ENDING.add("R6", "error", "each case within half the time limit")
+def time_is_enough(bench: Bench) -> str:
+    """Measured on this machine, which is not the platform's."""
+    bench.good()
+    slowest = max(case.seconds for case in bench.cases.values())
+    half = bench.place.limits.case / 2
+    text = f"at most {slowest:.1f} s of {half:g} s"
+    if bench.invoke:
+        peak = bench.server.peak_memory_gb()
+        text += f", ready after {bench.server.health['ready_s']:.1f} s"
+        text += f", peak {peak:.2f} GB of {bench.place.profile.memory_gb} GB" if peak else ""
+    return _held(slowest <= half, text, text)
+
+
+@ENDING.add("C3", "warning", "no process is left over after the cases, and SIGTERM ends the server within 5 s")
+def server_ends(bench: Bench) -> str:
+    """A container of the exec protocol ends with its main process, and all others with it."""
+    _require_invoke(bench)
+    bench.good()
+    server = bench.server
+    left = server.count_processes() - server.processes
+    seconds = server.stop()
+    if seconds is None:
+        raise Broken(f"it ran on for {bench.place.limits.stop:g} s after SIGTERM")
+    if left > 0:
+        raise Broken(f"{left} processes more than before the first case")
+    return f"ended after {seconds:.1f} s, {left} processes left"
+
+
+def _require_invoke(bench: Bench) -> None:
+    if not bench.invoke:
+        raise Skipped("an image of the exec protocol")
+
+
+def _held(held: bool, text: str, otherwise: str) -> str:
+    if not held:
+        raise Broken(otherwise)
+    return text
+
+
+def run(checks: Sequence[Check], bench: Bench, only: Sequence[str] = ()) -> Iterator[Verdict]:
+    """Decide checks in their order: all, or those with the given ids."""
+    for check in checks:
+        if not only or check.id in only:
+            yield check.decide(bench)

@@ -1,0 +1,180 @@
+"""What is asked of an evaluation: metrics that a ranking can read in whatever order, a defined end for bad jobs."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+from conformance.checks import ENDING, IMAGE, Bench, Checks, Scenario, Skipped
+from conformance.conditions import Files
+from conformance.engine import last_line
+from conformance.outputs import Broken, require_metrics, written_files
+from conformance.studies import Study
+from conformance.submissions import (
+    Spoil,
+    Truth,
+    as_softmax,
+    made_truth,
+    on_another_grid,
+    predict,
+    submission,
+    truth_files,
+    with_nan,
+    without_job,
+    without_map,
+)
+from contract.cards import Card
+from contract.files import read_json
+
+EXTREMES = {"no-positives": 0, "all-positive": 4}
+"""How many of four cases are positive, by the check's name."""
+
+SPOILT: dict[str, tuple[Spoil, str]] = {
+    "missing map": (without_map, "a job whose map is missing"),
+    "missing job": (without_job, "a case without a job"),
+    "other grid": (on_another_grid, "a map on another grid"),
+    "nan": (with_nan, "a map with NaN"),
+    "softmax": (as_softmax, "a softmax instead of a detection map"),
+}
+
+
+def scenarios(card: Card, truth: Truth, *, given: bool) -> dict[str, Scenario]:
+    """Submissions by name, each with the conditions that it is run under; the truth may be given, or be by formula."""
+
+    def of(files: Callable[[], Files]) -> Callable[[], Study]:
+        reference = next(iter(truth.values())).grid
+        return lambda: Study(files(), reference, None, ())
+
+    def spoilt(spoil: Spoil) -> Callable[[], Files]:
+        def files() -> Files:
+            predictions = predict(card, truth)
+            spoil(predictions)
+            return submission(card, predictions)
+
+        return files
+
+    good = of(lambda: submission(card, predict(card, truth)))
+    found = {
+        "first": Scenario(good),
+        "again": Scenario(good, alone=True),
+        "shuffled": Scenario(of(lambda: submission(card, predict(card, truth), seed=1))),
+        "one core": Scenario(good, "one core"),
+        "after": Scenario(good),
+        "read-only": Scenario(good, "read-only root"),
+        "other user": Scenario(good, "another user"),
+        **{name: Scenario(of(spoilt(spoil))) for name, (spoil, _) in SPOILT.items()},
+    }
+    for name, positives in () if given else EXTREMES.items():
+        extreme = made_truth(card, positives=positives)
+        files = submission(card, predict(card, extreme))
+        found[name] = Scenario(of(lambda files=files: files), truth=truth_files(card, extreme))  # type: ignore[misc]
+    return found
+
+
+OWN = Checks()
+
+
+@OWN.add("E1", "error", "metrics.json in strict JSON, no dots in keys, a number where the ranking looks")
+def metrics_can_be_ranked(bench: Bench) -> str:
+    """Else the submission silently loses its rank."""
+    return require_metrics(bench.good().output, bench.ranking)
+
+
+@OWN.add("E2-order", "error", "other job names in another order: the same metrics")
+def order_means_nothing(bench: Bench) -> str:
+    """The platform lists jobs in any order."""
+    return _same(bench, "shuffled")
+
+
+@OWN.add("E2-cores", "error", "on one core: the same metrics")
+def cores_mean_nothing(bench: Bench) -> str:
+    """Workers must not change sums."""
+    return _same(bench, "one core")
+
+
+@OWN.add("D1", "error", "the same submission in a new container: the same metrics")
+def same_submission_same_metrics(bench: Bench) -> str:
+    """To the last digit."""
+    return _same(bench, "again")
+
+
+def _spoilt_check(name: str, what: str) -> None:
+    @OWN.add(f"E3-{name.replace(' ', '-')}", "error", f"{what}: whole metrics, or a failure that says why")
+    def end_is_defined(bench: Bench) -> str:
+        _ranked(bench)
+        case = bench.case(name)
+        if case.succeeded:
+            return f"{case.how}, {require_metrics(case.output, bench.ranking)}"
+        return _failed(bench, name)
+
+
+for _name, (_, _what) in SPOILT.items():
+    _spoilt_check(_name, _what)
+
+
+@OWN.add("N2", "error", "the next submission after one that failed is scored as before")
+def failures_leave_nothing(bench: Bench) -> str:
+    """A server goes on."""
+    if not bench.invoke:
+        raise Skipped("an image of the exec protocol has a process per submission")
+    _ranked(bench)
+    if bench.case("missing map").succeeded:
+        raise Skipped("the missing map made nothing fail")
+    return _same(bench, "after")
+
+
+@OWN.add("R7", "warning", "works with a read-only root")
+def root_may_be_read_only(bench: Bench) -> str:
+    """As for algorithms."""
+    return _same(bench, "read-only")
+
+
+@OWN.add("R8", "warning", "works as any user (12345:0)")
+def user_may_be_another(bench: Bench) -> str:
+    """As for algorithms."""
+    return _same(bench, "other user")
+
+
+def _extreme_check(name: str, what: str) -> None:
+    @OWN.add(f"E3-{name}", "error", f"{what}: whole metrics or null, or a failure that says why")
+    def end_is_defined(bench: Bench) -> str:
+        if name not in bench.scenarios:
+            raise Skipped("the truth was given")
+        _ranked(bench)
+        case = bench.case(name)
+        if not case.succeeded:
+            return _failed(bench, name)
+        read_json(case.output / "metrics.json")
+        return case.how
+
+
+_extreme_check("no-positives", "no positive case")
+_extreme_check("all-positive", "positive cases alone")
+
+EVALUATION = [*IMAGE, *OWN, *ENDING]
+"""All checks of an evaluation, in their order."""
+
+
+def _ranked(bench: Bench) -> Path:
+    output = bench.good().output
+    try:
+        require_metrics(output, bench.ranking)
+    except Broken:
+        raise Skipped("no metrics that can be ranked (E1)") from None
+    return output
+
+
+def _same(bench: Bench, name: str) -> str:
+    first = read_json(_ranked(bench) / "metrics.json")
+    other = bench.good(name).output
+    said = require_metrics(other, bench.ranking)
+    if read_json(other / "metrics.json") != first:
+        raise Broken(f"other metrics ({said})")
+    return said
+
+
+def _failed(bench: Bench, name: str) -> str:
+    case = bench.case(name)
+    if case.status is None or not last_line(case.stderr):
+        raise Broken(f"{case.how}, nothing on stderr")
+    if files := written_files(case.output):
+        raise Broken(f"{case.how}, and the output {files[0]}")
+    return case.how

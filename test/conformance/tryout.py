@@ -1,0 +1,137 @@
+"""One study through the platform itself: start a job of an algorithm there, fetch its outputs, compare them with ours.
+
+The last doubt that no local check can remove. Needs gcapi, in an environment of its own (``requirements/tryout.lock``:
+its httpx is older than what the rest may need), and a token of a user who may use the algorithm, in
+``GRAND_CHALLENGE_TOKEN``::
+
+    python3.11 -m venv build/tryout && requirements/install.sh build/tryout/bin/python tryout.lock
+    PYTHONPATH=.:test build/tryout/bin/python -m conformance.tryout --algorithm SLUG --card CARD --study ARCHIVE
+        --local OUTPUT
+
+ARCHIVE holds one study; OUTPUT is what ``python -m algorithm`` wrote for it here. Images are uploaded under their names
+and stay on the platform: **upload nothing that must not leave the house**.
+"""
+
+import argparse
+import os
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from conformance.outputs import Broken, require_same
+from contract.archive import Study, find_studies
+from contract.cards import Card, load_card
+from contract.errors import OncoduetError, exit_status, one_line
+
+TOKEN = "GRAND_CHALLENGE_TOKEN"
+PLATFORM = "https://grand-challenge.org/api/v1/"
+TOLERANCE = 1e-3
+"""Between a CPU here and a GPU there."""
+
+_OVER = {"Succeeded", "Failed", "Cancelled"}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Try one study and return the exit code: 0 the same outputs, 1 others, 2 wrong usage, 3 the input is wrong."""
+    options = _parser().parse_args(arguments)
+    differ = False
+
+    def command() -> None:
+        nonlocal differ
+        token = os.environ.get(TOKEN)
+        if not token:
+            raise OncoduetError(
+                f"{TOKEN}: expected a token of the platform (your profile there, API tokens), found none; "
+                "without one nothing is uploaded, and ./test.sh conformance says what can be said here"
+            )
+        card = load_card(options.card)
+        study = _only_study(options.study, card)
+        if not options.local.is_dir():
+            raise OncoduetError(f"{options.local}: expected the outputs of the local run, found no folder")
+        with tempfile.TemporaryDirectory() as folder:
+            client = _client(token, options.url)
+            _fetch(client, options.algorithm, card, study, Path(folder), options.poll_s, options.limit_s)
+            try:
+                print(f"the same: {require_same(options.local, Path(folder), card, tolerance=TOLERANCE)}")
+            except Broken as found:
+                differ = True
+                print(f"error: expected the outputs of {options.local}, found: {found}", file=sys.stderr)
+
+    return exit_status(command) or int(differ)
+
+
+def _only_study(archive: Path, card: Card) -> Study:
+    studies = find_studies(archive, card, labels_required=False)
+    if len(studies) != 1:
+        raise OncoduetError(f"{archive}: expected one study, found {len(studies)}")
+    return studies[0]
+
+
+def _client(token: str, url: str) -> Any:
+    try:
+        import gcapi  # noqa: PLC0415
+    except ImportError:
+        raise OncoduetError(
+            "gcapi: expected the package in this environment, found none; requirements/tryout.lock has it, "
+            "in an environment of its own"
+        ) from None
+    try:
+        return gcapi.Client(token=token, base_url=url)
+    except Exception as error:
+        raise OncoduetError(f"{url}: expected the platform's API, found: {one_line(str(error))}") from None
+
+
+def _fetch(client: Any, algorithm: str, card: Card, study: Study, folder: Path, poll_s: float, limit_s: float) -> None:
+    """Start the job, wait for its end, and download its outputs.
+
+    Raises
+    ------
+    OncoduetError
+        The platform does not take the job, or the job does not succeed in time.
+    """
+    from gcapi import SocketValueSpec  # noqa: PLC0415
+
+    inputs = [
+        SocketValueSpec(socket_slug=channel.socket.slug, files=[study.channels[channel.name]])
+        for channel in card.channels
+    ]
+    try:
+        job = client.start_algorithm_job(algorithm_slug=algorithm, inputs=inputs)
+        print(f"job {job.pk}: {job.status}", flush=True)
+        begun = time.monotonic()
+        found = client.algorithm_jobs.detail(pk=job.pk)
+        while found.status not in _OVER:
+            if time.monotonic() - begun > limit_s:
+                raise OncoduetError(f"job {job.pk}: expected it to end within {limit_s:g} s, found {found.status}")
+            time.sleep(poll_s)
+            found = client.algorithm_jobs.detail(pk=job.pk)
+        if found.status != "Succeeded":
+            raise OncoduetError(f"job {job.pk}: expected Succeeded, found {found.status}; {found.url} says more")
+        print(f"job {job.pk}: {found.status}, took {found.exec_duration or found.invoke_duration}", flush=True)
+        for value in found.outputs:
+            if value.interface.slug in (card.detection_map.slug, card.likelihood.slug):
+                client.download_socket_value(value, output_directory=folder)
+    except OncoduetError:
+        raise
+    except Exception as error:  # gcapi raises what its parts raise: httpx, ValueError, its own
+        said = one_line(str(error)) or type(error).__name__
+        raise OncoduetError(f"{algorithm}: expected the platform to run it, found: {said}") from None
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m conformance.tryout", description=__doc__.partition("\n")[0])
+    parser.add_argument("--algorithm", required=True, metavar="SLUG", help="of the algorithm on the platform")
+    parser.add_argument("--card", required=True, help="name or path")
+    parser.add_argument("--study", type=Path, required=True, help="an archive with one study")
+    parser.add_argument("--local", type=Path, required=True, help="the outputs that the study got here")
+    parser.add_argument("--url", default=PLATFORM, help="default: %(default)s")
+    parser.add_argument("--poll-s", type=float, default=10.0, help="seconds between two questions (default: 10)")
+    parser.add_argument("--limit-s", type=float, default=3600.0, help="how long to wait (default: 3600)")
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())

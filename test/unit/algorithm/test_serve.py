@@ -1,0 +1,121 @@
+"""``python -m algorithm serve``: the same bytes as a process per study, and nothing of one study in the next."""
+
+import http.client
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from contract.cards import load_card
+
+PROJECT = Path(__file__).resolve().parents[3]
+CARD = load_card("cspca-picai")
+
+
+def outputs(folder: Path) -> dict[str, bytes]:
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def ask(port: int, method: str, path: str) -> int:
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=120)
+    try:
+        connection.request(method, path)
+        return connection.getresponse().status
+    finally:
+        connection.close()
+
+
+@pytest.fixture
+def studies(make_channels: Callable[..., dict[str, Path]], tmp_path: Path) -> list[Path]:
+    """Two studies as the platform lays them out."""
+    folders = []
+    for number in range(2):
+        paths = make_channels(tmp_path / f"loose{number}", "x", seed=number)
+        for channel in CARD.channels:
+            target = tmp_path / f"study{number}" / channel.socket.relative_path / f"uuid-{number}.mha"
+            target.parent.mkdir(parents=True)
+            shutil.copy(paths[channel.name], target)
+        folders.append(tmp_path / f"study{number}")
+    return folders
+
+
+@pytest.fixture
+def start() -> Iterator[Callable[..., tuple[subprocess.Popen[str], int]]]:
+    """Start the server on a free port and wait until it is ready."""
+    processes: list[subprocess.Popen[str]] = []
+
+    def start(*arguments: object) -> tuple[subprocess.Popen[str], int]:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "algorithm", "serve", "--port", "0", "--threads", "1", *map(str, arguments)],
+            cwd=PROJECT,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        processes.append(process)
+        assert process.stdout is not None
+        for line in process.stdout:
+            if "ready for cases on port" in line:
+                return process, int(line.split()[-1])
+        raise AssertionError(process.stderr and process.stderr.read())
+
+    yield start
+    for process in processes:
+        process.kill()
+        process.communicate()
+
+
+def test_studies_in_turn_get_what_a_process_of_their_own_gives_them(make_bundle, studies, start, tmp_path):
+    model = make_bundle()
+    alone = []
+    for number, study in enumerate(studies):
+        output = tmp_path / f"alone{number}"
+        command = ["--input", study, "--output", output, "--model", model, "--threads", 1]
+        subprocess.run([sys.executable, "-m", "algorithm", *map(str, command)], cwd=PROJECT, check=True)
+        alone.append(outputs(output))
+    assert alone[0] != alone[1]
+
+    place, output = tmp_path / "input", tmp_path / "output"
+    process, port = start("--input", place, "--output", output, "--model", model)
+    for number in (0, 1, 0):
+        shutil.rmtree(place, ignore_errors=True)
+        shutil.rmtree(output, ignore_errors=True)
+        shutil.copytree(studies[number], place)
+        output.mkdir()
+        assert ask(port, "POST", "/invoke") == 201
+        assert outputs(output) == alone[number]
+
+    shutil.rmtree(place / CARD.channels[1].socket.relative_path)
+    shutil.rmtree(output)
+    assert ask(port, "POST", "/invoke") == 500
+    assert outputs(output) == {}
+    shutil.rmtree(place)
+    shutil.copytree(studies[1], place)
+    assert ask(port, "POST", "/invoke") == 201
+    assert outputs(output) == alone[1]
+
+    begun = time.monotonic()
+    process.terminate()
+    _, stderr = process.communicate(timeout=30)
+    assert process.returncode == 0
+    assert time.monotonic() - begun < 5
+    (line,) = stderr.splitlines()
+    assert line.startswith("error: ") and "transverse-adc-prostate-mri" in line
+
+
+def test_a_model_that_is_none_ends_the_server_with_one_line(tmp_path):
+    (tmp_path / "model").mkdir()
+    ended = subprocess.run(
+        [sys.executable, "-m", "algorithm", "serve", "--port", "0", "--model", str(tmp_path / "model")],
+        cwd=PROJECT,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert ended.returncode == 3
+    assert ended.stderr == f"error: {tmp_path / 'model'}: expected an extracted model bundle, found no bundle.json\n"

@@ -1,0 +1,88 @@
+"""Checks and their report: verdicts in words, what every build server reads, and ids that mean one thing."""
+
+import io
+import json
+from xml.etree import ElementTree
+
+import pytest
+from rich.console import Console
+
+from conformance.algorithm_checks import ALGORITHM
+from conformance.checks import Check, Skipped, Verdict, run
+from conformance.evaluation_checks import EVALUATION
+from conformance.outputs import Broken
+from conformance.report import show, write
+from contract.errors import OncoduetError
+
+
+def see(outcome):
+    def see(bench):
+        if isinstance(outcome, Exception):
+            raise outcome
+        return outcome
+
+    return see
+
+
+@pytest.mark.parametrize(
+    ("outcome", "verdict"),
+    [("a", "pass"), (Broken("a"), "fail"), (Skipped("a"), "skipped"), (OncoduetError("a"), "fail")],
+)
+def test_a_check_comes_to_one_of_three_verdicts(outcome, verdict):
+    found = Check("A1", "error", "b", see(outcome)).decide(None)
+    assert found == Verdict("A1", "error", verdict, "b", "a")
+
+
+def test_a_bug_in_a_check_is_no_verdict():
+    with pytest.raises(KeyError):
+        Check("A1", "error", "b", see(KeyError("a"))).decide(None)
+
+
+def test_checks_are_made_in_their_order_and_only_those_that_were_asked_for():
+    checks = [Check(id, "error", "", see("")) for id in "abc"]
+    assert [verdict.id for verdict in run(checks, None)] == ["a", "b", "c"]
+    assert [verdict.id for verdict in run(checks, None, ["c", "a"])] == ["a", "c"]
+
+
+@pytest.mark.parametrize("checks", [ALGORITHM, EVALUATION], ids=["algorithm", "evaluation"])
+def test_every_id_means_one_check(checks):
+    ids = [check.id for check in checks]
+    assert len(set(ids)) == len(ids)
+
+
+def test_every_check_stands_in_the_document(request):
+    text = (request.config.rootpath / "docs" / "platform.md").read_text()
+    for check in [*ALGORITHM, *EVALUATION]:
+        level = {"error": "E", "warning": "W"}[check.level]
+        assert f"| {check.id} | {level} | {check.expected} |" in text, check.id
+
+
+VERDICTS = [
+    Verdict("A1", "error", "pass", "a user", "user 1000"),
+    Verdict("O3", "error", "fail", "a number", "str '\x00'"),
+    Verdict("R7", "warning", "fail", "read-only", "exit code 1"),
+    Verdict("C3", "warning", "skipped", "SIGTERM", "exec"),
+]
+
+
+def test_the_reports_say_the_same_as_json_and_as_xml(tmp_path):
+    path = write(VERDICTS, tmp_path / "report", {"image": "a:b", "seconds": 1.25})
+    report = json.loads(path.read_text())
+    assert (report["errors"], report["written_by"]["program"]) == (1, "oncoduet")
+    assert report["checks"][1] == {
+        "id": "O3",
+        "level": "error",
+        "verdict": "fail",
+        "expected": "a number",
+        "found": "str '\x00'",
+    }
+    suite = ElementTree.parse(tmp_path / "report" / "conformance.xml").getroot()
+    assert (suite.get("tests"), suite.get("failures"), suite.get("skipped")) == ("4", "1", "1")
+    assert suite[0].get("name") == "A1: a user"
+    assert [case[0].tag for case in suite] == ["system-out", "failure", "system-out", "skipped"]
+
+
+def test_the_table_counts_errors_and_warnings_apart():
+    console = Console(file=io.StringIO(), width=120)
+    show(VERDICTS, console)
+    assert console.file.getvalue().splitlines()[-1] == "1 passed, 1 skipped, 1 errors, 1 warnings"
