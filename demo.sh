@@ -71,7 +71,7 @@ step "an archive to test on, of another population" \
   --output "$demo/external"
 step "prepare: fingerprint, plan, preprocessing" \
   $python -m training prepare --card "$card" --archive "$demo/archive" --output "$demo/prepared"
-step "train four losses × two restarts" \
+step "train four losses and a network that finds boxes, two restarts each" \
   $python -m training campaign "$campaign" --prepared "$demo/prepared" --output "$demo/runs"
 step "bundle the runs" \
   $python -m training bundle --runs "$demo/runs" --output "$demo/model.tar.gz"

@@ -88,9 +88,13 @@ class DetectorConfiguration(_Common):
     engine: Literal["retina-unet"]
     stage: Literal["detection"] = "detection"
     sizes_per_axis: Annotated[int, Field(ge=1, le=5)] = 3
-    """Of the anchors, planned from the training lesions: each position has an anchor per combination, by default 27."""
+    """Of the anchors, planned from the training lesions: each position has an anchor per combination, by default 27. A
+    profile's plan may ask for fewer."""
     warm_up: Annotated[float, Field(ge=0, lt=1)]
     """Fraction of the steps before the averaged epochs."""
+    last_layer_learning_rate: PositiveFloat
+    """Height for the heads' last convolutions, where the profile's is greater. Their inputs are many and none is
+    negative, so that one step at a U-Net's rate moves a score from one end to the other."""
     averaged: Annotated[float, Field(ge=0, lt=1)]
     """Fraction of the epochs, rounded; 0: the last weights count."""
 

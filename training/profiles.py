@@ -37,6 +37,9 @@ class PlanEdits(Frozen):
     convolutions_per_stage_encoder: PositiveInt
     convolutions_per_stage_decoder: PositiveInt
     stages: Annotated[tuple[Stage, ...], Field(min_length=3)]
+    anchor_sizes_per_axis: PositiveInt | None = None
+    """For configurations that find boxes, in place of theirs: most of their heads' time goes into the 27 anchors of
+    each position."""
 
 
 class Profile(Frozen):

@@ -146,12 +146,13 @@ class Run:
         if not isinstance(self.configuration, DetectorConfiguration) or folder.anchors.is_file():
             return
         prepared = self.prepared
+        edits = self.profile.plan
         sizes = lesion_sizes(prepared.folder, self.fold.train, lesion_class=prepared.card.lesion_index)
         planned = plan_anchors(
             sizes,
             level_strides(self.plans),
             source=prepared.folder,
-            sizes_per_axis=self.configuration.sizes_per_axis,
+            sizes_per_axis=(edits and edits.anchor_sizes_per_axis) or self.configuration.sizes_per_axis,
         )
         logger.info("anchors fit the %d training lesions with a mean IoU of %.2f", len(sizes), planned.mean_iou)
         write_record(folder.anchors, planned.plan)

@@ -1,12 +1,16 @@
 """The Retina U-Net: nnU-Net's encoder and decoder, heads for boxes on several levels, and the U-Net's own segmentation.
 
 The plan's U-Net comes from :mod:`network.architecture`, with the names that its weights always have. A projection of
-one voxel brings each detection level's features to the same number of channels; then come a classifier and a regressor
-that all levels share. Heads are nnDetection's (V001): two convolutions of 3 x 3 x 3 with group norm, and one to the
-result; a regressor's result is multiplied by a number that each level learns.
+one voxel brings each detection level's features to as many channels as the finest of these levels has (128 in
+nnU-Net's larger plans, nnDetection's number); then come a classifier and a regressor that all levels share. Heads are
+nnDetection's (V001): two convolutions of 3 x 3 x 3 with group norm, and one to the result; a regressor's result is
+multiplied by a number that each level learns.
 
 What is different there: the levels come from a feature pyramid instead of the U-Net's decoder, which has a further
-convolution after the projection; the segmentation has two classes whatever the data set.
+convolution after the projection; the segmentation has two classes whatever the data set; all convolutions of the heads
+begin with a deviation of 0.01. Here only the last ones do: what comes before a norm has the same result at any scale,
+but the smaller its weights, the further a step of the same length turns them, and thousands of warm-up steps pass
+until they have grown.
 """
 
 import math
@@ -22,8 +26,6 @@ from network.architecture import build_network
 from network.detection.anchors import AnchorPlan, level_strides, require_levels
 from network.preprocessing import CONFIGURATION
 
-CHANNELS_PER_FEATURE = 4
-"""Channels of the heads, as a multiple of the U-Net's finest level: 128 for nnU-Net's 32."""
 CHANNELS_PER_GROUP = 16
 PRIOR = 0.01
 """Score of every anchor before any training, so that the many without a lesion do not drown the first steps."""
@@ -56,7 +58,7 @@ def build_retina_unet(
     plans, dataset
         ``plans.json`` and ``dataset.json``: the latter gives the number of channels and of classes to segment.
     head_channels
-        By default four times the features of the U-Net's finest level.
+        By default the features of the finest detection level.
 
     Raises
     ------
@@ -68,7 +70,7 @@ def build_retina_unet(
     if not name.startswith(_U_NETS):
         raise OncoduetError(f"plans: network_class_name: expected a name in {_U_NETS}*, found {name!r}")
     unet: Any = build_network(plans, dataset, deep_supervision=False)
-    channels = head_channels or CHANNELS_PER_FEATURE * int(unet.encoder.output_channels[0])
+    channels = head_channels or int(unet.encoder.output_channels[anchors.levels[0]])
     return RetinaUNet(unet, anchors, channels)
 
 
@@ -97,6 +99,11 @@ class RetinaUNet(nn.Module):
             deltas.append(_by_anchor(self.regressor(projected), 6) * scale)
         return DetectorOutput(torch.cat(logits, dim=1), torch.cat(deltas, dim=1), segmentation)
 
+    @property
+    def last_layers(self) -> nn.ModuleList:
+        """The convolutions that give logits and deltas."""
+        return nn.ModuleList([self.classifier[-1], self.regressor[-1]])
+
     def _decoded(self, patches: Tensor) -> tuple[list[Tensor], Tensor]:
         """Features of every level, finest first, and the segmentation.
 
@@ -120,9 +127,10 @@ def _head(channels: int, results: int) -> nn.Sequential:
             nn.ReLU(inplace=True),
         ]
     head = nn.Sequential(*layers, nn.Conv3d(channels, results, 3, padding=1))
-    for layer in head:
-        if isinstance(layer, nn.Conv3d):
-            nn.init.normal_(layer.weight, std=_INITIAL_DEVIATION)
+    *hidden, last = (layer for layer in head if isinstance(layer, nn.Conv3d))
+    for layer in hidden:
+        nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
+    nn.init.normal_(last.weight, std=_INITIAL_DEVIATION)
     nn.init.zeros_(_last_bias(head))
     return head
 

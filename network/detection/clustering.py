@@ -32,7 +32,7 @@ class BoxRule(Frozen):
 
     score_threshold: Annotated[float, Field(ge=0, lt=1)] = 0.0
     """Predictions count whose score is greater."""
-    cluster_iou: Annotated[float, Field(ge=0, lt=1)] = 0.5
+    cluster_iou: Annotated[float, Field(ge=0, lt=1)] = 0.1
     """Predictions join a cluster whose strongest they overlap by more than this."""
     minimum_size_voxels: NonNegativeFloat = 0.01
     """Predictions count that extend further than this on every axis."""

@@ -118,8 +118,15 @@ class DetectorTrainer(Trainer):
         """Nothing: there is none."""
 
     def configure_optimizers(self) -> tuple[torch.optim.Optimizer, Any]:
-        """nnU-Net's optimiser; the rate is set before each step."""
+        """nnU-Net's optimiser, with a bound on the rate of the last layers; rates are set before each step."""
         optimizer, _ = super().configure_optimizers()
+        settings = {name: value for name, value in optimizer.param_groups.pop().items() if name != "params"}
+        last = list(self.network.last_layers.parameters())
+        known = set(map(id, last))
+        others = [parameter for parameter in self.network.parameters() if id(parameter) not in known]
+        bound = min(self.initial_lr, self.task.shape.last_layer_learning_rate)
+        for parameters, peak in ((others, self.initial_lr), (last, bound)):
+            optimizer.add_param_group({**settings, "params": parameters, "peak": peak})
         return optimizer, _AtEpochStart(self)
 
     def _build_loss(self) -> torch.nn.Module:
@@ -144,16 +151,15 @@ class DetectorTrainer(Trainer):
         self.chance.manual_seed(int(sequence.generate_state(1)[0]))
 
     def set_rate(self) -> None:
-        """Give the optimiser the rate of the step that is about to be made."""
-        rate = learning_rate(
-            self.iterations_done,
-            peak=self.initial_lr,
-            epochs=self.num_epochs,
-            steps_per_epoch=self.num_iterations_per_epoch,
-            shape=self.task.shape,
-        )
+        """Give the optimiser the rates of the step that is about to be made."""
         for group in self.optimizer.param_groups:
-            group["lr"] = rate
+            group["lr"] = learning_rate(
+                self.iterations_done,
+                peak=group["peak"],
+                epochs=self.num_epochs,
+                steps_per_epoch=self.num_iterations_per_epoch,
+                shape=self.task.shape,
+            )
 
     def train_step(self, batch: dict[str, Any]) -> dict[str, Any]:
         """One step at its own learning rate."""
