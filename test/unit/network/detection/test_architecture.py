@@ -42,7 +42,7 @@ def test_the_segmentation_is_that_of_the_plans_own_network_with_the_same_weights
 
 def test_untrained_scores_are_the_prior_and_boxes_the_anchors(network):
     output = network(torch.randn(1, 3, *PATCH))
-    torch.testing.assert_close(output.logits.sigmoid().mean(), torch.tensor(PRIOR), rtol=0.05, atol=0)
+    torch.testing.assert_close(output.logits.sigmoid().mean(), torch.tensor(PRIOR), rtol=0.1, atol=0)
     assert output.deltas.std() < 0.2
 
 
@@ -90,8 +90,8 @@ def test_everything_but_the_unused_coarse_segmentations_learns(network):
     assert still == {"unet.decoder.seg_layers.0.weight", "unet.decoder.seg_layers.0.bias"}
 
 
-def test_head_channels_are_four_times_those_of_the_finest_level_unless_told(network, three_levels):
-    assert network.classifier[0].out_channels == 16
+def test_head_channels_are_those_of_the_finest_detection_level_unless_told(network, three_levels):
+    assert network.classifier[0].out_channels == network.unet.encoder.output_channels[PLAN.levels[0]]
     other = build_retina_unet(*three_levels, PLAN, head_channels=40)
     assert (other.classifier[0].out_channels, other.classifier[1].num_groups) == (40, 2)
 
