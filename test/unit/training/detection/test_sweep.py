@@ -41,7 +41,7 @@ def test_each_threshold_counts_alike(shift, expected):
 
 
 def test_without_predictions_nothing_is_found():
-    assert mean_average_precision([boxes()], [LESION]) == 0
+    assert mean_average_precision([boxes()], [LESION]) == [0]
 
 
 def test_a_rule_that_joins_the_two_halves_of_a_lesion_is_found():
@@ -62,6 +62,28 @@ def test_weak_predictions_that_drag_a_good_one_behind_a_false_one_are_cut_off():
     assert chosen.score_threshold >= 0.05
     assert before == pytest.approx(0.5)
     assert mean_average_precision([study.found.clustered(chosen)], [LESION]) == 1
+
+
+def test_a_study_that_counts_twice_is_as_good_as_two():
+    found = [
+        boxes([*LESION[0], 0.9], [0, 0, 0, 2, 2, 2, 0.8]),
+        boxes([0, 0, 0, 4, 4, 4, 0.85]),
+        boxes([*LESION[0], 0.7]),
+    ]
+    lesions = [LESION, NOTHING, LESION]
+    times = np.array([[1.0, 1, 1], [2, 0, 1], [0, 3, 0]])
+    once, resampled = mean_average_precision(found, lesions, times=times[:2])
+    assert once == pytest.approx(mean_average_precision(found, lesions))
+    assert resampled == pytest.approx(mean_average_precision([found[0], found[0], found[2]], [LESION] * 3))
+
+
+@pytest.mark.parametrize(("with_flat_box", "taken"), [(1, False), (10, True)])
+def test_a_rule_that_one_study_alone_speaks_for_is_not_taken(with_flat_box, taken):
+    """A flat false box, which a minimum size would remove. A third of the resamples of ten lack any one of them."""
+    good, flat = [*LESION[0], 0.9], [10, 20, 20, 10.5, 26, 26, 0.95]
+    plain, disturbed = searched(boxes(good), LESION), searched(boxes(good, flat), LESION)
+    chosen = sweep([disturbed] * with_flat_box + [plain] * (10 - with_flat_box))
+    assert (chosen.minimum_size_voxels > BoxRule().minimum_size_voxels) == taken
 
 
 def test_without_lesions_the_default_rule_stays(caplog):
