@@ -9,17 +9,12 @@ of its box and is closer to a lesion's shape, and the segmentation head may know
 to the lower corners.)
 """
 
-from typing import Literal
-
 import numpy as np
 import numpy.typing as npt
 from scipy import ndimage
 
 from contract.volume import Float32Array
-from network.detection.clustering import Float64Array, ScoredBoxes
-
-Fill = Literal["cuboid", "ellipsoid", "segmentation"]
-CaseScore = Literal["maximum", "noisy-or", "top-k-mean"]
+from network.detection.clustering import CaseScore, Fill, Float64Array, ScoredBoxes
 
 MINIMUM_VOXELS = 10
 """A box needs more voxels than this."""
@@ -75,16 +70,16 @@ def detection_map(
 
 
 def case_likelihood(scores: Float64Array, rule: CaseScore = "maximum", *, k: int = 3) -> float:
-    """One number in [0, 1] from the scores of a case's boxes; without any box 0.
+    """One number in [0, 1] from the scores of a case's findings; without any 0.
 
     Parameters
     ----------
     scores
         Shape (count,), in [0, 1].
     rule
-        ``maximum``; ``noisy-or``, the probability that at least one box is a lesion if they were independent;
-        ``top-k-mean``, the mean of the ``k`` highest, boxes that are not there counting as 0, so that a further box
-        never lowers a case's likelihood.
+        ``maximum``; ``noisy-or``, the probability that at least one finding is a lesion if they were independent;
+        ``top-k-mean``, the mean of the ``k`` highest, findings that are not there counting as 0, so that a further
+        one never lowers a case's likelihood.
     """
     if not scores.size:
         return 0.0
