@@ -193,9 +193,11 @@ def _predict_one(predictor: Predictor, ensembles: Sequence[Ensemble], study: Stu
 
 def _settings(choices: Sequence[BoxChoice]) -> dict[str, str]:
     """What was chosen for boxes, as ``batch.json`` has it; nothing where the members' rules decide."""
-    fills, scores = ((getattr(each, what) for each in choices) for what in ("fill", "case_score"))
-    words = {"--fill": sorted({*filter(None, fills)}), "--case-score": sorted({*filter(None, scores)})}
-    return {option: " ".join(chosen) for option, chosen in words.items() if chosen}
+    words = {
+        "--fill": {each.fill for each in choices if each.fill},
+        "--case-score": {each.case_score for each in choices if each.case_score},
+    }
+    return {option: " ".join(sorted(chosen)) for option, chosen in words.items() if chosen}
 
 
 @contextmanager
