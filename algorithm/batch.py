@@ -193,7 +193,7 @@ def _predict_one(predictor: Predictor, ensembles: Sequence[Ensemble], study: Stu
 
 def _settings(choices: Sequence[BoxChoice]) -> dict[str, str]:
     """What was chosen for boxes, as ``batch.json`` has it; nothing where the members' rules decide."""
-    words = {
+    words: dict[str, set[str]] = {
         "--fill": {each.fill for each in choices if each.fill},
         "--case-score": {each.case_score for each in choices if each.case_score},
     }
