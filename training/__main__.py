@@ -128,7 +128,8 @@ def _sweep(options: argparse.Namespace, console: Console) -> None:
         gpu=options.device != "cpu",
         store=options.store,
     )
-    console.print(show(record))
+    for table in show(record):
+        console.print(table)
     for line in verdict(record):
         console.print(line, soft_wrap=True)
 

@@ -30,6 +30,7 @@ from network.detection.clustering import BoxRule, CaseScore, Fill
 from training.bundle import FinishedRun, finished_runs
 from training.judging import find_localisation, link_studies, predict, score
 from training.prepared import Prepared, load_prepared
+from training.run_folder import RunFolder
 from training.run_lock import alone
 from training.sources import read_sources, unchanged_archive
 
@@ -138,7 +139,7 @@ def sweep_maps(
     parents = {run.name: sha256_file(run.folder.record) for run in finished}
     if store:
         for run in finished:
-            _store(run, best)
+            store_in(run.folder, best.fill, best.case_score)
     record = MapSweepRecord(
         parents=parents,
         validation=validation,
@@ -169,20 +170,39 @@ def best_of(scored: Sequence[ScoredMaps]) -> ScoredMaps:
     return max((each for each in scored if each.run == MEAN), key=lambda each: each.score)
 
 
-def show(record: MapSweepRecord) -> Table:
-    """All combinations side by side: for each run AUROC and AP, and how the means differ from nnDetection's own."""
-    table = Table(box=None, pad_edge=False)
+def store_in(folder: RunFolder, fill: Fill, case_score: CaseScore) -> None:
+    """Give a combination to a finished run's box rule, and the rule's hash to its record.
+
+    Raises
+    ------
+    OncoduetError
+        Another process is at work on the run, or its folder cannot be written to.
+    """
+    with alone(folder):
+        rule = read_record(folder.box_rule, BoxRule) if folder.box_rule.is_file() else BoxRule()
+        changed = rule.model_copy(update={"fill": fill, "case_score": case_score})
+        if changed == rule and folder.box_rule.is_file():
+            return
+        write_record(folder.box_rule, changed)
+        record = read_record(folder.record, RunRecord)
+        parents = {**record.parents, "box_rule": sha256_file(folder.box_rule)}
+        write_record(folder.record, record.model_copy(update={"parents": parents}))
+
+
+def show(record: MapSweepRecord) -> list[Table]:
+    """All combinations side by side: a table for each run and, of several, one for their mean."""
     runs = list(dict.fromkeys(each.run for each in record.maps))
-    if len(runs) == 2:  # one run is its own mean
-        runs = runs[:1]
-    for heading in ("fill", "case score", *(f"{run}: {what}" for run in runs for what in ("AUROC", "AP"))):
-        table.add_column(heading, overflow="fold")
-    table.add_column("against cuboid, maximum")
-    for combination in COMBINATIONS:
-        own = _of_combination(record.maps, combination)
-        numbers = [f"{value:.4f}" for run in runs for value in (own[run].auroc, own[run].ap)]
-        table.add_row(*combination, *numbers, difference(record.maps, combination))
-    return table
+    tables = []
+    for run in runs[:1] if len(runs) == 2 else runs:  # one run is its own mean
+        table = Table(box=None, pad_edge=False, title=run, title_justify="left")
+        for heading in ("fill", "case score", "AUROC", "AP", "score", "against cuboid, maximum"):
+            table.add_column(heading)
+        for combination in COMBINATIONS:
+            own = _of_combination(record.maps, combination)[run]
+            numbers = [f"{value:.4f}" for value in (own.auroc, own.ap, own.score)]
+            table.add_row(*combination, *numbers, difference(record.maps, combination, run))
+        tables.append(table)
+    return tables
 
 
 def verdict(record: MapSweepRecord) -> list[str]:
@@ -201,13 +221,13 @@ def verdict(record: MapSweepRecord) -> list[str]:
     ]
 
 
-def difference(scored: Sequence[ScoredMaps], combination: Combination) -> str:
-    """How a combination's mean scores differ from those of the cuboid and the maximum, or that no run differs."""
+def difference(scored: Sequence[ScoredMaps], combination: Combination, run: str = MEAN) -> str:
+    """How a combination's scores differ from those of the cuboid and the maximum; of the mean, whether any run's do."""
     own, usual = _of_combination(scored, combination), _of_combination(scored, COMBINATIONS[0])
-    if all((own[run].auroc, own[run].ap) == (usual[run].auroc, usual[run].ap) for run in own):
+    compared = own if run == MEAN else (run,)
+    if all((own[each].auroc, own[each].ap) == (usual[each].auroc, usual[each].ap) for each in compared):
         return SAME
-    auroc, ap = own[MEAN].auroc - usual[MEAN].auroc, own[MEAN].ap - usual[MEAN].ap
-    return f"AUROC {auroc:+.4f}, AP {ap:+.4f}"
+    return f"AUROC {own[run].auroc - usual[run].auroc:+.4f}, AP {own[run].ap - usual[run].ap:+.4f}"
 
 
 def _of_combination(scored: Sequence[ScoredMaps], combination: Combination) -> dict[str, ScoredMaps]:
@@ -283,20 +303,6 @@ def _judge(
         scored.append(ScoredMaps(run=run.name, fill=fill, case_score=case_score, **values))
     shutil.rmtree(studies)
     return scored
-
-
-def _store(run: FinishedRun, best: ScoredMaps) -> None:
-    """Give a run the best combination, and its record the new rule's hash."""
-    folder = run.folder
-    with alone(folder):
-        rule = read_record(folder.box_rule, BoxRule) if folder.box_rule.is_file() else BoxRule()
-        changed = rule.model_copy(update={"fill": best.fill, "case_score": best.case_score})
-        if changed == rule and folder.box_rule.is_file():
-            return
-        write_record(folder.box_rule, changed)
-        record = read_record(folder.record, RunRecord)
-        parents = {**record.parents, "box_rule": sha256_file(folder.box_rule)}
-        write_record(folder.record, record.model_copy(update={"parents": parents}))
 
 
 def _as_csv(scored: Sequence[ScoredMaps]) -> str:

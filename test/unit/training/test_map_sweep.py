@@ -1,14 +1,17 @@
 """What boxes paint and how cases are scored, judged for real detectors by our own programs."""
 
 import csv
+import re
 import shutil
 from pathlib import Path
 
 import pytest
 
-from contract.files import read_json, sha256_file
+from contract.errors import OncoduetError
+from contract.files import read_json, sha256_file, write_json
 from contract.records import BatchRecord, MetricsRecord, RunRecord, read_record, write_record
 from network.detection.clustering import BoxRule
+from training.__main__ import main
 from training.bundle import bundle
 from training.detection.map_sweep import (
     COMBINATIONS,
@@ -19,11 +22,13 @@ from training.detection.map_sweep import (
     best_of,
     difference,
     means,
+    store_in,
     verdict,
 )
 from training.prepared import load_prepared
 from training.run import execute, plan_run
 from training.run_folder import RunFolder
+from training.run_lock import alone
 from training.verify import verify
 
 NAME = "retina-unet_fold0_restart1"
@@ -111,24 +116,31 @@ def test_runs_that_differ_against_each_other_are_not_called_the_same():
     b = maps(lambda fill, case_score: 0.5 - 0.25 * (fill == "ellipsoid"), run="b")
     scored = [*a, *b, *means([*a, *b])]
     assert difference(scored, ("ellipsoid", "maximum")) == "AUROC +0.0000, AP +0.0000"
+    assert difference(scored, ("ellipsoid", "maximum"), "b") == "AUROC -0.2500, AP +0.0000"
+    assert difference(scored, ("cuboid", "noisy-or")) == difference(scored, ("cuboid", "noisy-or"), "a") == "the same"
 
 
 # By real runs
 
 
-def test_two_runs_are_judged_in_every_combination_each_on_its_own_validation_studies(
-    runs, prepared_folder, tmp_path, capsys, outcome
-):
-    before = {path: path.read_bytes() for path in runs.rglob("*") if path.is_file()}
-    detectors = [runs / NAME, runs / NAME.replace("fold0", "fold1")]
-    output = tmp_path / "sweep"
-    assert outcome("sweep", "--runs", *detectors, "--output", output, "--no-mirroring") == (0, "")
+@pytest.fixture(scope="module")
+def swept(trained):
+    """Both detectors, judged; and what their folders held before."""
+    before = {path: path.read_bytes() for path in trained.rglob("*") if path.is_file()}
+    detectors, output = [trained / NAME, trained / NAME.replace("fold0", "fold1")], trained / "sweep"
+    words = ["sweep", "--runs", *detectors, "--output", output, "--no-mirroring"]
+    assert main([str(word) for word in words]) == 0
+    return detectors, output, before
+
+
+def test_two_runs_are_judged_in_every_combination_each_on_its_own_validation_studies(swept, prepared_folder):
+    detectors, output, before = swept
     record = read_record(output / "map_sweep.json", MapSweepRecord)
     prepared = load_prepared(prepared_folder)
     assert record.validation == {run.name: prepared.fold(fold).validation for fold, run in enumerate(detectors)}
     assert record.parents == {run.name: sha256_file(run / "run.json") for run in detectors}
     assert (record.mirroring, record.stored, record.optimism) == (False, False, OPTIMISM)
-    assert {path: path.read_bytes() for path in runs.rglob("*") if path.is_file() and path in before} == before
+    assert {path: path.read_bytes() for path in before} == before
     assert [(each.run, each.fill, each.case_score) for each in record.maps] == [
         (run, *combination) for run in (*(run.name for run in detectors), MEAN) for combination in COMBINATIONS
     ]
@@ -147,37 +159,50 @@ def test_two_runs_are_judged_in_every_combination_each_on_its_own_validation_stu
     assert not list(output.glob("*/model*")) and not list(output.glob("*/archive"))
 
 
-def test_the_table_is_printed_and_only_with_store_the_runs_get_the_best_and_stay_sound(
-    runs, tmp_path, monkeypatch, capsys, outcome
-):
-    """The same studies' scores are given by hand, so that it is known which is the best."""
-    import training.detection.map_sweep as module  # noqa: PLC0415
-    from training.__main__ import main  # noqa: PLC0415
-
-    original = module.score
-
-    def score(predictions, output, **more):
-        strict = original(predictions, output, **more)
-        value = 0.875 if output.name == "ellipsoid_top-k-mean" else 0.5
-        return strict.model_copy(update={"auroc": value, "ap": value, "score": value})
-
-    monkeypatch.setattr(module, "score", score)
-    run, words = RunFolder(runs / NAME), ["sweep", "--runs", str(runs / NAME), "--no-mirroring", "--output"]
-    assert main([*words, str(tmp_path / "sweep")]) == 0
+def test_a_sweep_goes_on_with_what_was_predicted_and_prints_and_stores_the_best(swept, runs, tmp_path, capsys):
+    _, before, _ = swept
+    run, output = RunFolder(runs / NAME), tmp_path / "sweep"
+    shutil.copytree(before / NAME / "predictions", output / NAME / "predictions")
+    images = {path: path.stat().st_mtime_ns for path in output.rglob("*.mha")}
+    assert len(images) == 9 * 2  # of two validation studies
+    rule = read_record(run.box_rule, BoxRule)
+    assert main(["sweep", "--runs", str(run.path), "--output", str(output), "--no-mirroring", "--store"]) == 0
     printed = capsys.readouterr().out
-    assert "best: ellipsoid, top-k-mean (score 0.8750; cuboid, maximum 0.5000); not stored" in printed
-    assert "the same" in printed and "AUROC +0.3750, AP +0.3750" in printed
-    rule, weights = read_record(run.box_rule, BoxRule), read_record(run.record, RunRecord).weights_sha256
-    assert (rule.fill, rule.case_score) == ("cuboid", "maximum")
-    assert main([*words, str(tmp_path / "sweep"), "--store"]) == 0  # goes on with what was predicted
-    assert "stored in the runs" in capsys.readouterr().out
+    assert {path: path.stat().st_mtime_ns for path in output.rglob("*.mha")} == images
+    record = read_record(output / "map_sweep.json", MapSweepRecord)
+    assert record.maps[:9] == read_record(before / "map_sweep.json", MapSweepRecord).maps[:9]
+    assert record.stored
+    stored = read_record(run.box_rule, BoxRule)
+    assert stored == rule.model_copy(update={"fill": record.fill, "case_score": record.case_score})
+    for line in verdict(record):
+        assert line in printed
+    for each in record.maps[:9]:
+        numbers = rf"{each.auroc:.4f} +{each.ap:.4f} +{each.score:.4f}"
+        assert re.search(rf"^{each.fill} +{each.case_score} +{numbers} +(the same|AUROC )", printed, re.MULTILINE)
+
+
+def test_a_run_that_was_given_a_combination_stays_sound(runs, tmp_path):
+    run = RunFolder(runs / NAME)
+    rule, before = read_record(run.box_rule, BoxRule), read_record(run.record, RunRecord)
+    store_in(run, "ellipsoid", "top-k-mean")
     stored, record = read_record(run.box_rule, BoxRule), read_record(run.record, RunRecord)
-    assert stored == rule.model_copy(update={"fill": "ellipsoid", "case_score": "top-k-mean"})
-    assert (record.weights_sha256, record.parents["box_rule"]) == (weights, sha256_file(run.box_rule))
+    assert stored == rule.model_copy(update={"fill": "ellipsoid", "case_score": "top-k-mean"}) != rule
+    assert record == before.model_copy(update={"parents": {**before.parents, "box_rule": sha256_file(run.box_rule)}})
     found = {check.what: check.found for check in verify([run.path])}
     assert found["box_rule"] == found["weights"] == "as recorded"
     packed = bundle(runs=[run.path], output=tmp_path / "model.tar.gz")
     assert packed.members[0].box_rule_file is not None
+    written = run.record.stat().st_mtime_ns
+    store_in(run, "ellipsoid", "top-k-mean")
+    assert run.record.stat().st_mtime_ns == written
+
+
+def test_a_run_that_another_process_is_at_work_on_is_left_alone(runs):
+    run = RunFolder(runs / NAME)
+    before = run.box_rule.read_bytes()
+    with alone(run), pytest.raises(OncoduetError, match="expected no other process at work on this run, found process"):
+        store_in(run, "ellipsoid", "top-k-mean")
+    assert run.box_rule.read_bytes() == before
 
 
 # Wrong input
@@ -238,18 +263,19 @@ def test_an_archive_that_was_moved_is_asked_for(runs, prepared_folder, tmp_path,
     assert f"{tmp_path / 'moved'}: expected the archive that {prepared} was prepared from, found none; --a" in message
 
 
-def test_studies_without_both_kinds_of_cases_cannot_be_ranked(runs, prepared_folder, tmp_path, monkeypatch, outcome):
+def test_studies_without_both_kinds_of_cases_cannot_be_ranked(runs, prepared_folder, tmp_path, outcome):
     """The evaluation gives no AUROC for them, and that is passed on."""
-    import training.detection.map_sweep as module  # noqa: PLC0415
-
-    original = module.link_studies
-    positive = {study.case_id for study in load_prepared(prepared_folder).record.studies if study.lesions}
-
-    def link_studies(sources, archive, case_ids, studies):
-        original(sources, archive, [case_id for case_id in case_ids if case_id in positive], studies)
-
-    monkeypatch.setattr(module, "link_studies", link_studies)
-    message = refusal(outcome, tmp_path, "--runs", runs / NAME)
+    prepared = Path(shutil.copytree(prepared_folder, tmp_path / "prepared"))
+    positive = {study.case_id for study in load_prepared(prepared).record.studies if study.lesions}
+    splits = read_json(prepared / "splits.json")
+    fold = splits["folds"][0]
+    fold["validation"] = [case_id for case_id in fold["validation"] if case_id in positive]
+    write_json(prepared / "splits.json", splits)
+    path = runs / NAME / "run.json"
+    record = read_record(path, RunRecord)
+    parents = {**record.parents, "prepared": load_prepared(prepared).sha256}
+    write_record(path, record.model_copy(update={"parents": parents}))
+    message = refusal(outcome, tmp_path, "--runs", runs / NAME, "--prepared", prepared)
     assert "metrics.json: expected a ranking score, found none (" in message
 
 
