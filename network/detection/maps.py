@@ -40,7 +40,7 @@ def detection_map(
         ``cuboid``: all voxels from the box's rounded-down lower to its rounded-down upper corner. ``ellipsoid``: those
         of them whose centres lie in the ellipsoid that fills them. ``segmentation``: the largest connected part of
         those of them that are segmented, so that one box is one candidate; where that is no larger than the minimum,
-        the ellipsoid, so that no finding is lost to the other head.
+        the ellipsoid. Where the ellipsoid is no larger, the cuboid: no finding is lost to its shape.
     segmentation
         Probability of a lesion, shape (z, y, x), values in [0, 1]; needed for that fill alone.
     minimum_voxels
@@ -59,8 +59,8 @@ def detection_map(
         if min(size) <= 0 or np.prod(size) <= minimum_voxels:
             continue
         mask = np.ones(size, dtype=bool)
-        if fill != "cuboid":
-            mask = _ellipsoid(size)
+        if fill != "cuboid" and (ellipsoid := _ellipsoid(size)).sum() > minimum_voxels:
+            mask = ellipsoid
         if segmentation is not None and fill == "segmentation":
             segmented = _largest_part(segmentation[place] >= LESION_PROBABILITY)
             mask = segmented if segmented.sum() > minimum_voxels else mask
