@@ -120,6 +120,7 @@ def _status(options: argparse.Namespace, console: Console) -> None:
 def _sweep(options: argparse.Namespace, console: Console) -> None:
     from training.detection.map_sweep import Whereabouts, show, sweep_maps, verdict  # noqa: PLC0415
 
+    logging.getLogger("training.judging").setLevel(logging.WARNING)  # nine tables of the evaluation; here is one
     record = sweep_maps(
         options.runs,
         options.output,
