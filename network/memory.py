@@ -163,7 +163,8 @@ def window_bytes(work: Work, way: Way) -> int:
     features = 16 * math.ceil(work.features / 16)  # oneDNN rounds up
     activations = _ACTIVATIONS * features * math.prod(work.patch_size) * _FLOAT * way.batch
     data = len(work.channels) * math.prod(padded) * _FLOAT
-    accumulators += work.segmentations * work.classes * math.prod(padded) * _FLOAT
+    if work.segmentations:  # sums as large as the study, their weights, and one member's quotient and softmax
+        accumulators += ((work.segmentations + 2) * work.classes + 1) * math.prod(padded) * _FLOAT
     return data + _weights(work, way) + accumulators + max(final, activations)
 
 
