@@ -354,11 +354,9 @@ def test_one_pass_gives_every_combination_that_was_asked_for_and_each_is_what_it
     np.testing.assert_array_equal(outputs(as_ever)[0], outputs(below / "cuboid_maximum")[0])
 
 
-@pytest.mark.parametrize("members", ["retina-unet", "all"])
-def test_the_likelihoods_of_one_map_are_those_of_its_candidates(batch, members):
-    """Also of the mean map of both kinds."""
+def test_the_likelihoods_of_one_map_are_those_of_its_candidates(batch):
     scores = ("maximum", "noisy-or", "top-k-mean")
-    assert batch("--members", members, "--case-score", *scores) == (0, "")
+    assert batch("--members", "retina-unet", "--case-score", *scores) == (0, "")
     found = {score: outputs(batch.output / score) for score in scores}
     candidates = np.unique(found["maximum"][0])[1:].astype(float)  # untrained: no two candidates score alike
     assert len(candidates) > 1
