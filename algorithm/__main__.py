@@ -17,8 +17,9 @@ from typing import get_args
 from algorithm.progress import stdout_bar
 from algorithm.resources import free_device_memory, usable_cores, use_threads
 from contract.cards import CandidateRule, load_card
-from contract.errors import exit_status
+from contract.errors import UsageError, exit_status
 from contract.serving import PORT, Case, end_process, serve
+from network.detection.clustering import CaseScore, Fill
 
 MODEL = Path("/opt/ml/model")
 INPUT = Path("/input")
@@ -75,7 +76,11 @@ def _serve(options: argparse.Namespace) -> None:
 def _batch(options: argparse.Namespace) -> None:
     use_threads(options.threads)
     from algorithm.batch import predict_batch  # noqa: PLC0415
+    from algorithm.boxes import BoxChoice  # noqa: PLC0415
 
+    for option, words in (("--fill", options.fill), ("--case-score", options.case_score)):
+        if words is not None and len(set(words)) != len(words):
+            raise UsageError(f"{option}: expected each word once, found {' '.join(words)}")
     predict_batch(
         archive=options.archive,
         output=options.output,
@@ -83,6 +88,11 @@ def _batch(options: argparse.Namespace) -> None:
         members=options.members,
         mirroring=False if options.no_mirroring else None,
         track=stdout_bar("predicting"),
+        choices=[
+            BoxChoice(fill, case_score)
+            for fill in options.fill or [None]
+            for case_score in options.case_score or [None]
+        ],
         precision=options.precision,
         memory_gb=options.memory_gb,
     )
@@ -162,6 +172,22 @@ def _parser() -> argparse.ArgumentParser:
         "those of the four lowest restarts; all folds with fewer together give one, of their first four by restart and "
         "fold; a configuration with fewer than four is refused), each (every member alone), or the NAME of a member or "
         "a configuration. All are made from one pass over the images",
+    )
+    batch.add_argument(
+        "--fill",
+        nargs="+",
+        choices=get_args(Fill),
+        help="what each box of members that find boxes paints into the detection map: the whole cuboid, the ellipsoid "
+        "in it, or what the member's segmentation has there. Default: as the bundle says. Of several, and of several "
+        "case scores, each combination gets a folder of its name, such as ellipsoid_noisy-or; all from one pass",
+    )
+    batch.add_argument(
+        "--case-score",
+        nargs="+",
+        choices=get_args(CaseScore),
+        help="how the candidates of an ensemble with members that find boxes become the case likelihood: the highest, "
+        "the probability that one at least is a lesion if they were independent, or the mean of the highest (3, or as "
+        "many as the bundle says). Default: as the bundle says",
     )
     _add_threads(batch, default=argparse.SUPPRESS)
     _add_prediction(batch, suppress=True)

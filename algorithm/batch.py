@@ -9,6 +9,7 @@ with its reason, and makes the whole command fail in the end. The same command t
 can be predicted, there is nothing but ``batch.json`` and ``failures.json``.
 """
 
+import itertools
 import logging
 import time
 from collections.abc import Iterator, Sequence
@@ -18,6 +19,7 @@ from pathlib import Path
 import torch
 
 from algorithm.batch_folder import BatchFolder, study_record
+from algorithm.boxes import AS_IN_RULES, BoxChoice
 from algorithm.bundle import Bundle, read_bundle
 from algorithm.ensembles import Ensemble, choose_ensembles, ensemble_source
 from algorithm.outputs import detect, write_listing
@@ -43,6 +45,7 @@ def predict_batch(
     members: Sequence[str],
     mirroring: bool | None,
     track: Track,
+    choices: Sequence[BoxChoice] = (AS_IN_RULES,),
     precision: Precision = "fp32",
     memory_gb: float | None = None,
 ) -> None:
@@ -54,6 +57,8 @@ def predict_batch(
         Words of ``--members``, see ``algorithm.ensembles``.
     mirroring
         None: as the card says.
+    choices
+        How boxes become maps and likelihoods: each ensemble that has any gets a folder for each of several choices.
     precision
         Of the networks' arithmetic.
     memory_gb
@@ -69,7 +74,7 @@ def predict_batch(
         if output.resolve() == other.resolve():
             raise OncoduetError(f"{output}: expected an output folder of its own, found the {name}")
     bundle = read_bundle(model)
-    ensembles = choose_ensembles(bundle, members)
+    ensembles = choose_ensembles(bundle, members, choices)
     listing = list_studies(archive, bundle.card, labels_required=False)
     licence = archive_licence(archive)
     record = BatchRecord(
@@ -78,6 +83,7 @@ def predict_batch(
         settings={
             "mirroring": bundle.card.test_time_mirroring if mirroring is None else mirroring,
             "precision": precision,
+            **_settings(choices),
         },
     )
     folder = BatchFolder(output, bundle.card, tuple(ensemble.folder for ensemble in ensembles))
@@ -88,7 +94,9 @@ def predict_batch(
     if done == set(everything) and folder.is_listed(everything) and not folder.failures.exists():
         logger.info("%s: all %d studies are finished already", output, len(done))
         return
-    predictor = _load(bundle, ensembles, mirroring, precision, memory_gb) if waiting else None
+    predictor = None
+    if waiting:
+        predictor = _load(bundle, ensembles, choices, mirroring=mirroring, precision=precision, memory_gb=memory_gb)
     with folder.begun(record):
         folder.unlist()
         failures = dict(listing.faults)
@@ -117,6 +125,8 @@ def predict_batch(
 def _load(
     bundle: Bundle,
     ensembles: Sequence[Ensemble],
+    choices: Sequence[BoxChoice],
+    *,
     mirroring: bool | None,
     precision: Precision,
     memory_gb: float | None,
@@ -127,7 +137,8 @@ def _load(
         bundle,
         [member for member in bundle.record.members if member.name in needed],
         mirroring=mirroring,
-        ensembles=[ensemble.members for ensemble in ensembles],
+        ensembles=list(dict.fromkeys(ensemble.members for ensemble in ensembles)),
+        choices=choices,
         precision=precision,
         memory_gb=memory_gb,
     )
@@ -167,13 +178,26 @@ def _predict_one(predictor: Predictor, ensembles: Sequence[Ensemble], study: Stu
     with _blamed_on(study):
         record = study_record(study)
         prediction = predictor.predict(study.channels, name=study.case_id)
-    for ensemble in ensembles:
-        with _blamed_on(study):
-            found = detect(predictor.bundle.card, prediction.ensemble(ensemble.members))
-        folder.write(ensemble.folder, found, record)
+    for (members, _), alike in itertools.groupby(ensembles, lambda each: (each.members, each.choice.fill)):
+        probability = None  # one map for all case scores
+        for ensemble in alike:
+            with _blamed_on(study):
+                if probability is None:
+                    probability = prediction.ensemble(members, ensemble.choice)
+                found = detect(predictor.bundle.card, probability, predictor.box_rule(members, ensemble.choice))
+            folder.write(ensemble.folder, found, record)
     logger.info(
         "study %s: one pass of %d members, %.1f s", study.case_id, len(predictor.members), time.monotonic() - begun
     )
+
+
+def _settings(choices: Sequence[BoxChoice]) -> dict[str, str]:
+    """What was chosen for boxes, as ``batch.json`` has it; nothing where the members' rules decide."""
+    words: dict[str, set[str]] = {
+        "--fill": {each.fill for each in choices if each.fill},
+        "--case-score": {each.case_score for each in choices if each.case_score},
+    }
+    return {option: " ".join(sorted(chosen)) for option, chosen in words.items() if chosen}
 
 
 @contextmanager

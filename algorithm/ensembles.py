@@ -17,12 +17,17 @@ A control is four runs of one configuration. A fold in which the configuration h
 control, of the fold's four lowest restarts. The runs of all other folds are taken together, ordered by restart and then
 by fold: the first four give one more, where there are four. So no two controls share a run. A configuration with fewer
 than four runs in all is refused.
+
+An ensemble with networks that find boxes is there once for each choice of what boxes paint and how a case is scored,
+where several are asked for; each in a folder of its name, such as ``ellipsoid_noisy-or``, below the ensemble's own.
 """
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import PurePosixPath
 
+from algorithm.boxes import AS_IN_RULES, BoxChoice
 from algorithm.bundle import Bundle
 from contract.errors import OncoduetError, UsageError
 from contract.records import Member, Source
@@ -41,18 +46,27 @@ class Ensemble:
     members: tuple[Member, ...]
     folder: str
     """Where its predictions go below the output; ``.`` for the output itself."""
+    choice: BoxChoice = AS_IN_RULES
+    """How the boxes of its members become a map and a likelihood."""
 
 
-def choose_ensembles(bundle: Bundle, words: Sequence[str]) -> list[Ensemble]:
+def choose_ensembles(
+    bundle: Bundle, words: Sequence[str], choices: Sequence[BoxChoice] = (AS_IN_RULES,)
+) -> list[Ensemble]:
     """Turn the words of ``--members`` into ensembles.
+
+    Parameters
+    ----------
+    choices
+        How boxes become maps and likelihoods, all different.
 
     Raises
     ------
     UsageError
         A word is neither a choice nor a member nor a configuration, or stands twice.
     OncoduetError
-        ``four`` cannot pair the members, ``control`` finds too few of a configuration, or an ensemble would mix
-        profiles.
+        ``four`` cannot pair the members, ``control`` finds too few of a configuration, an ensemble would mix
+        profiles, or somebody chose for boxes that no member finds.
     """
     if len(set(words)) != len(words):
         raise UsageError(f"--members: expected each word once, found {' '.join(words)}")
@@ -64,7 +78,12 @@ def choose_ensembles(bundle: Bundle, words: Sequence[str]) -> list[Ensemble]:
         profiles = sorted({member.key.profile for member in ensemble.members})
         if len(profiles) > 1:
             raise OncoduetError(f"{ensemble.name}: expected members of one profile, found {', '.join(profiles)}")
-    return chosen
+    if not any(map(_finds_boxes, chosen)) and tuple(choices) != (AS_IN_RULES,):
+        raise OncoduetError(
+            f"{bundle.folder}: expected members that find boxes for --fill and --case-score, found none in "
+            f"{' '.join(words)}"
+        )
+    return [each for ensemble in chosen for each in _with_choices(ensemble, choices)]
 
 
 def ensemble_source(bundle: Bundle, ensemble: Ensemble, *, archive_licence: str) -> Source:
@@ -84,6 +103,21 @@ def ensemble_source(bundle: Bundle, ensemble: Ensemble, *, archive_licence: str)
         bundle_sha256=bundle.sha256,
         data_licence=" AND ".join(sorted(licences)),
     )
+
+
+def _finds_boxes(ensemble: Ensemble) -> bool:
+    return any(member.anchors_file is not None for member in ensemble.members)
+
+
+def _with_choices(ensemble: Ensemble, choices: Sequence[BoxChoice]) -> list[Ensemble]:
+    """An ensemble once for each choice; without boxes there is nothing to choose."""
+    if not _finds_boxes(ensemble):
+        return [ensemble]
+    if len(choices) == 1:
+        return [replace(ensemble, choice=choices[0])]
+    return [
+        replace(ensemble, choice=choice, folder=str(PurePosixPath(ensemble.folder) / str(choice))) for choice in choices
+    ]
 
 
 def _chosen(bundle: Bundle, word: str, *, alone: bool) -> list[Ensemble]:

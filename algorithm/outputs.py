@@ -16,6 +16,8 @@ from contract.files import write_json, write_text
 from contract.records import Source, write_record
 from contract.sockets import job_listing, read_jobs
 from contract.volume import Volume, write_volume
+from network.detection.clustering import BoxRule
+from network.detection.maps import case_likelihood as combined
 
 PREDICTIONS, SOURCE, CARD = LISTING_FILES = ("predictions.json", "source.json", "card.toml")
 
@@ -37,13 +39,23 @@ class StudyOutput:
             raise ValueError(f"likelihood {self.likelihood} is not in [0, 1]")
 
 
-def detect(card: Card, probability: Volume) -> StudyOutput:
-    """Cut candidates from a probability on the reference grid and score the case, by the card."""
+def detect(card: Card, probability: Volume, rule: BoxRule | None = None) -> StudyOutput:
+    """Cut candidates from a probability on the reference grid and score the case, by the card.
+
+    Parameters
+    ----------
+    rule
+        Of the members that find boxes: where its case score is not ``maximum``, the likelihood is made from the
+        confidences of all candidates; a case without any has what the card gives it as its only one. None: there
+        are no such members.
+    """
     extraction = card_candidates(card, probability)
     painted = detection_map(extraction)
     likelihood = case_likelihood(card, painted, np.asarray(probability.array, np.float32))
-    found = sum(candidate.confidence > 0 for candidate in extraction.candidates)
-    return StudyOutput(Volume(painted, probability.grid), likelihood, found)
+    confidences = [candidate.confidence for candidate in extraction.candidates if candidate.confidence > 0]
+    if rule is not None and rule.case_score != "maximum":
+        likelihood = combined(np.array(confidences or [likelihood]), rule.case_score, k=rule.k)
+    return StudyOutput(Volume(painted, probability.grid), likelihood, len(confidences))
 
 
 def write_study(folder: Path, card: Card, output: StudyOutput, *, name: str) -> None:

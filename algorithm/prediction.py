@@ -18,12 +18,13 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from algorithm.boxes import BoxMembers, StudyBoxes, load_box_members
+from algorithm.boxes import AS_IN_RULES, BoxChoice, BoxMembers, StudyBoxes, ensemble_rule, load_box_members
 from algorithm.bundle import Bundle, MemberNetworks
 from contract.cards import Card
 from contract.errors import OncoduetError
 from contract.records import Member
 from contract.volume import Box, Float32Array, Grid, Volume, read_grid
+from network.detection.clustering import BoxRule
 from network.localisation import keep_near, predicted_region
 from network.memory import Way, Work, choose, held_bytes, memory_budget
 from network.preprocessing import (
@@ -186,6 +187,17 @@ class Predictor:
             for ensemble, each in zip(self.ensembles, mean_of, strict=True)
         }
 
+    def box_rule(self, members: Sequence[Member], choice: BoxChoice = AS_IN_RULES) -> BoxRule | None:
+        """The rule of an ensemble's boxes, which also says how a case is scored; None where no member finds any.
+
+        Raises
+        ------
+        OncoduetError
+            The rules of members that find boxes contradict each other.
+        """
+        finding = [member for member in members if member.anchors_file is not None]
+        return ensemble_rule(self.bundle, finding, self.box_members.rules, choice) if finding else None
+
     def work(self, channels: Mapping[str, Path]) -> Work:
         """What the need of memory of a whole study depends on, from the headers of its images.
 
@@ -210,6 +222,7 @@ class Predictor:
             members=len(self.members),
             member_bytes=max(self.networks.member_bytes, self.box_members.networks.member_bytes),
             outputs=len(self.ensembles) * len(_groups(card)),
+            segmentations=len(self.box_members.members) if self.box_members.segmentation else 0,
             is_read=is_read,
         )
 
@@ -257,11 +270,21 @@ class StudyPrediction:
     boxes: StudyBoxes | None
     """What the members found that find boxes; None: there are none, or nothing was searched."""
 
-    def ensemble(self, members: Sequence[Member]) -> Volume:
+    def ensemble(self, members: Sequence[Member], choice: BoxChoice = AS_IN_RULES) -> Volume:
         """Some members together, on the reference grid.
 
         Of those that segment the arithmetic mean of their lesion probabilities, of those that find boxes the map of
         their clustered boxes; of both kinds the mean of the two, weighted with their numbers of members.
+
+        Parameters
+        ----------
+        choice
+            What boxes paint; one of those that the predictor was loaded for.
+
+        Raises
+        ------
+        OncoduetError
+            The rules of members that find boxes contradict each other.
         """
         card = self.bundle.card
         if self.preprocessed is None:
@@ -271,7 +294,7 @@ class StudyPrediction:
         if not finding:
             return self._segmented(segmenting)
         assert self.boxes is not None
-        painted = self.boxes.painted(finding, self.study)
+        painted = self.boxes.painted(finding, self.study, choice)
         if not segmenting:
             return painted
         segmented = self._segmented(segmenting)
@@ -309,6 +332,7 @@ def load_predictor(
     *,
     mirroring: bool | None = None,
     ensembles: Sequence[Sequence[Member]] | None = None,
+    choices: Sequence[BoxChoice] = (AS_IN_RULES,),
     precision: Precision = "fp32",
     memory_gb: float | None = None,
 ) -> Predictor:
@@ -320,6 +344,8 @@ def load_predictor(
         Whether to average over mirrored copies; None: as the card says.
     ensembles
         The only ensembles that will be asked for; None: any, for which every member's own probability is kept.
+    choices
+        The only ways that will be asked for in which boxes become maps.
     precision
         Of the networks' arithmetic.
     memory_gb
@@ -328,7 +354,8 @@ def load_predictor(
     Raises
     ------
     OncoduetError
-        Weights are not those that the bundle names, or do not fit the plans' network.
+        Weights are not those that the bundle names, or do not fit the plans' network; or the rules of members that
+        find boxes together contradict each other.
     """
     torch.backends.cudnn.benchmark = False
     torch.backends.cudnn.deterministic = True
@@ -339,7 +366,7 @@ def load_predictor(
     asked = singles if ensembles is None else [_segmenting(ensemble) for ensemble in ensembles]
     wanted = tuple(dict.fromkeys(ensemble for ensemble in asked if ensemble))
     networks = MemberNetworks(bundle, segmenting, device)
-    box_members = load_box_members(bundle, [each for each in members if each not in segmenting], device)
+    box_members = load_box_members(bundle, [each for each in members if each not in segmenting], device, choices)
     budget = memory_budget(memory_gb)
     for each in (networks, box_members.networks):
         if held_bytes() + 2 * len(each) * each.member_bytes < budget.total:
@@ -355,7 +382,7 @@ def load_predictor(
             precision=precision,
             memory_gb=memory_gb,
         )
-    return Predictor(
+    predictor = Predictor(
         bundle=bundle,
         members=tuple(members),
         segmenting=segmenting,
@@ -368,6 +395,10 @@ def load_predictor(
         memory_gb=memory_gb,
         locator=locator,
     )
+    for ensemble in ensembles or ():
+        for choice in choices:
+            predictor.box_rule(ensemble, choice)  # rules that contradict each other show before the first study
+    return predictor
 
 
 _NOT_FOUND = {"whole": "the whole scan is searched", "zero": "the likelihood is 0"}

@@ -71,7 +71,8 @@ def predict_study(predictor: Predictor, *, input_folder: Path, output_folder: Pa
     with staged_folder(output_folder) as stage:
         channels = find_channels(input_folder, card)
         name = image_stem(channels[card.geometry.reference])
-        output = detect(card, predictor.predict(channels, name=name).ensemble(predictor.members))
+        probability = predictor.predict(channels, name=name).ensemble(predictor.members)
+        output = detect(card, probability, predictor.box_rule(predictor.members))
         write_study(stage, card, output, name=name)
     logger.info("study %s: likelihood %.4f, %d candidates", name, output.likelihood, output.candidates)
     return output

@@ -70,6 +70,8 @@ class Work:
     """Weights of one member."""
     outputs: int
     """Ensembles times groups of classes."""
+    segmentations: int = 0
+    """Members that find boxes whose segmentation of the whole study is kept too."""
     is_read: bool = False
     """Whether the images are in memory already, as a part of what the process holds."""
 
@@ -134,7 +136,7 @@ def host_bytes(work: Work, way: Way, *, on_gpu: bool = False) -> int:
     study, reference, network = (math.prod(size) for size in (work.study, work.reference, work.network))
     stack = len(work.channels) * study * _FLOAT
     data = len(work.channels) * network * _FLOAT
-    outputs = work.outputs * network * _FLOAT
+    outputs = (work.outputs + work.segmentations) * network * _FLOAT
     # An image as SimpleITK read it, as an array, as float32, its finite voxels; one beside the stack at a time. Splines
     # on another grid take float64 coefficients.
     reading = 2 * stack
@@ -161,6 +163,8 @@ def window_bytes(work: Work, way: Way) -> int:
     features = 16 * math.ceil(work.features / 16)  # oneDNN rounds up
     activations = _ACTIVATIONS * features * math.prod(work.patch_size) * _FLOAT * way.batch
     data = len(work.channels) * math.prod(padded) * _FLOAT
+    if work.segmentations:  # sums as large as the study, their weights, and one member's quotient and softmax
+        accumulators += ((work.segmentations + 2) * work.classes + 1) * math.prod(padded) * _FLOAT
     return data + _weights(work, way) + accumulators + max(final, activations)
 
 

@@ -169,19 +169,25 @@ def classes_on(card: Card, truth: Volume, grid: Grid) -> LabelArray:
 def to_reference(card: Card, probability: Float32Array, study: StudyImage) -> Volume:
     """Bring a probability, shape (z, y, x), from the study grid to the reference image as in its file.
 
+    See :func:`along_reference`; 0 outside the card's central box.
+    """
+    return as_in_file(card, along_reference(card, probability, study), study)
+
+
+def along_reference(card: Card, probability: Float32Array, study: StudyImage) -> Float32Array:
+    """Bring a probability, shape (z, y, x), from the study grid to the reference image along the card's axes.
+
     Where the study grid has the reference's voxels they are taken as they are, elsewhere linearly; 0 beyond the grid.
     """
     clipped = np.clip(probability, 0.0, 1.0).astype(np.float32, copy=False)
-    axes = _axes(card, study.reference)
-    reference = along_axes(study.reference, axes)
+    reference = along_card(card, study.reference)
     inside = part_of(study.grid, reference)
     if inside is None:
         resampled = resample(Volume(clipped, study.grid), reference, interpolation="linear", outside=0.0)
-        whole = np.asarray(resampled.array, np.float32)
-    else:
-        whole = np.zeros(reference.shape_zyx, dtype=np.float32)
-        whole[inside] = clipped
-    return as_in_file(card, whole, study)
+        return np.asarray(resampled.array, np.float32)
+    whole = np.zeros(reference.shape_zyx, dtype=np.float32)
+    whole[inside] = clipped
+    return whole
 
 
 def as_in_file(card: Card, along: Float32Array, study: StudyImage) -> Volume:

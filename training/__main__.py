@@ -1,4 +1,4 @@
-"""Command line of the training: prepare, run, campaign, status, verify, bundle."""
+"""Command line of the training: prepare, run, campaign, status, verify, sweep, bundle."""
 
 import argparse
 import logging
@@ -117,6 +117,24 @@ def _status(options: argparse.Namespace, console: Console) -> None:
     watch_from_outside(campaign, console, until_finished=options.watch)
 
 
+def _sweep(options: argparse.Namespace, console: Console) -> None:
+    from training.detection.map_sweep import Whereabouts, show, sweep_maps, verdict  # noqa: PLC0415
+
+    logging.getLogger("training.judging").setLevel(logging.WARNING)  # nine tables of the evaluation; here is one
+    record = sweep_maps(
+        options.runs,
+        options.output,
+        whereabouts=Whereabouts(options.prepared, options.archive, options.localisation),
+        mirroring=False if options.no_mirroring else None,
+        gpu=options.device != "cpu",
+        store=options.store,
+    )
+    for table in show(record):
+        console.print(table)
+    for line in verdict(record):
+        console.print(line, soft_wrap=True)
+
+
 def _bundle(options: argparse.Namespace, console: Console) -> None:
     from training.bundle import bundle  # noqa: PLC0415
 
@@ -183,11 +201,34 @@ def _parser() -> argparse.ArgumentParser:
     verify.add_argument("--prepared", type=Path, help="where the prepared dataset lies now")
     verify.add_argument("--archive", type=Path, help="where the archive lies now")
 
+    sweep = commands.add_parser(
+        "sweep",
+        help="judge what a detector's boxes paint and how it scores cases",
+        description="Predict the validation studies of runs that find boxes once, paint the boxes in every way, score "
+        "the cases in every way, and judge each combination by python -m evaluation score: AUROC and AP side by side, "
+        "as a table, map_sweep.csv and map_sweep.json. Scores on the studies that chose are flattered.",
+    )
+    _add_sweep(sweep)
+
     bundle = commands.add_parser("bundle", help="finished runs → model bundle")
     bundle.set_defaults(command=_bundle)
     bundle.add_argument("--runs", type=Path, nargs="+", required=True, help="run folders, or folders of run folders")
     bundle.add_argument("--output", type=Path, required=True, help="MODEL.tar.gz")
     return parser
+
+
+def _add_sweep(sweep: argparse.ArgumentParser) -> None:
+    sweep.set_defaults(command=_sweep)
+    sweep.add_argument("--runs", type=Path, nargs="+", required=True, help="run folders, or folders of run folders")
+    sweep.add_argument("--output", type=Path, required=True, help="folder for maps, scores and tables")
+    sweep.add_argument("--archive", type=Path, help="where the archive lies now, if it was moved since prepare")
+    sweep.add_argument("--prepared", type=Path, help="where the prepared dataset lies now")
+    sweep.add_argument(
+        "--localisation", type=Path, help="finished run of stage 1; default: one of the same fold beside each run"
+    )
+    sweep.add_argument("--no-mirroring", action="store_true", help="predict without the card's mirrored copies")
+    sweep.add_argument("--store", action="store_true", help="give the best combination to the runs' box rules")
+    sweep.add_argument("--device", choices=["auto", "cpu"], default="auto", help="auto: CUDA where there is a device")
 
 
 def _add_campaign(parser: argparse.ArgumentParser) -> None:

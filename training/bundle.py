@@ -62,7 +62,7 @@ def bundle(*, runs: Sequence[Path], output: Path) -> BundleRecord:
     """
     if not output.name.endswith(".tar.gz"):
         raise OncoduetError(f"{output}: expected a name that ends in .tar.gz")
-    finished = sorted((_finished(folder) for folder in find_runs(runs)), key=lambda run: run.name)
+    finished = finished_runs(runs)
     _require_agreement(finished)
     detecting = _pack([run for run in finished if run.record.key.stage == "detection"], below="")
     locating = _pack([run for run in finished if run.record.key.stage == "localisation"], below="localisation/")
@@ -120,6 +120,22 @@ def _pack(runs: Sequence[FinishedRun], *, below: str) -> _Packed:
     return _Packed(record, files)
 
 
+def finished_runs(folders: Sequence[Path]) -> list[FinishedRun]:
+    """Runs among the given folders or right below them, each checked and there once, by name.
+
+    Raises
+    ------
+    OncoduetError
+        A folder holds no run; a run is not finished, or its weights, anchors or box rule are missing or not those that
+        its record names; a run stands twice.
+    """
+    finished = sorted((_finished(folder) for folder in find_runs(folders)), key=lambda run: run.name)
+    for before, run in itertools.pairwise(finished):
+        if before.name == run.name:
+            raise OncoduetError(f"{run.folder.path}: expected {run.name} once, found it in {before.folder.path} too")
+    return finished
+
+
 def find_runs(folders: Sequence[Path]) -> list[RunFolder]:
     """Run folders among the given ones or right below them.
 
@@ -163,10 +179,7 @@ def _finished(folder: RunFolder) -> FinishedRun:
 
 
 def _require_agreement(runs: Sequence[FinishedRun]) -> None:
-    """All runs share one card, those of a stage one network architecture, and no two claim one name."""
-    for before, run in itertools.pairwise(runs):
-        if before.name == run.name:
-            raise OncoduetError(f"{run.folder.path}: expected {run.name} once, found it in {before.folder.path} too")
+    """All runs share one card and data licence, those of a stage one network architecture."""
     first_of_stage: dict[Stage, FinishedRun] = {}
     for run in runs:
         first = first_of_stage.setdefault(run.record.key.stage, run)

@@ -10,16 +10,20 @@ Source: Jaeger et al. 2020 (Retina U-Net), and nnDetection's ``wbc``, which clus
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, Literal
 
 import numpy as np
 import numpy.typing as npt
-from pydantic import Field, NonNegativeFloat
+from pydantic import Field, NonNegativeFloat, PositiveInt
 
 from contract.cards import Frozen
 from contract.volume import Box
 
 Float64Array = npt.NDArray[np.float64]
+Fill = Literal["cuboid", "ellipsoid", "segmentation"]
+"""What a box paints into the detection map; see :func:`network.detection.maps.detection_map`."""
+CaseScore = Literal["maximum", "noisy-or", "top-k-mean"]
+"""How a case's findings become one likelihood; see :func:`network.detection.maps.case_likelihood`."""
 
 STRONGEST = 10_000
 """Predictions that are clustered at most; the others are weaker than all of these."""
@@ -28,7 +32,11 @@ _TILE_DEVIATION = 0.8
 
 
 class BoxRule(Frozen):
-    """Which predictions count and how they are clustered; swept on validation studies and kept in the bundle."""
+    """Which predictions count, how they are clustered, and how boxes become a map and a likelihood; in the bundle.
+
+    The first three are swept on validation boxes (``training.detection.sweep``), fill and case score by the scores of
+    the maps (``training.detection.map_sweep``).
+    """
 
     score_threshold: Annotated[float, Field(ge=0, lt=1)] = 0.0
     """Predictions count whose score is greater."""
@@ -36,6 +44,10 @@ class BoxRule(Frozen):
     """Predictions join a cluster whose strongest they overlap by more than this."""
     minimum_size_voxels: NonNegativeFloat = 0.01
     """Predictions count that extend further than this on every axis."""
+    fill: Fill = "cuboid"
+    case_score: CaseScore = "maximum"
+    k: PositiveInt = 3
+    """How many of the highest findings ``top-k-mean`` averages."""
 
 
 @dataclass(frozen=True)

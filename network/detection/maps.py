@@ -9,17 +9,12 @@ of its box and is closer to a lesion's shape, and the segmentation head may know
 to the lower corners.)
 """
 
-from typing import Literal
-
 import numpy as np
 import numpy.typing as npt
 from scipy import ndimage
 
 from contract.volume import Float32Array
-from network.detection.clustering import Float64Array, ScoredBoxes
-
-Fill = Literal["cuboid", "ellipsoid", "segmentation"]
-CaseScore = Literal["maximum", "noisy-or", "top-k-mean"]
+from network.detection.clustering import CaseScore, Fill, Float64Array, ScoredBoxes
 
 MINIMUM_VOXELS = 10
 """A box needs more voxels than this."""
@@ -45,7 +40,7 @@ def detection_map(
         ``cuboid``: all voxels from the box's rounded-down lower to its rounded-down upper corner. ``ellipsoid``: those
         of them whose centres lie in the ellipsoid that fills them. ``segmentation``: the largest connected part of
         those of them that are segmented, so that one box is one candidate; where that is no larger than the minimum,
-        the ellipsoid, so that no finding is lost to the other head.
+        the ellipsoid. Where the ellipsoid is no larger, the cuboid: no finding is lost to its shape.
     segmentation
         Probability of a lesion, shape (z, y, x), values in [0, 1]; needed for that fill alone.
     minimum_voxels
@@ -64,8 +59,8 @@ def detection_map(
         if min(size) <= 0 or np.prod(size) <= minimum_voxels:
             continue
         mask = np.ones(size, dtype=bool)
-        if fill != "cuboid":
-            mask = _ellipsoid(size)
+        if fill != "cuboid" and (ellipsoid := _ellipsoid(size)).sum() > minimum_voxels:
+            mask = ellipsoid
         if segmentation is not None and fill == "segmentation":
             segmented = _largest_part(segmentation[place] >= LESION_PROBABILITY)
             mask = segmented if segmented.sum() > minimum_voxels else mask
@@ -75,16 +70,16 @@ def detection_map(
 
 
 def case_likelihood(scores: Float64Array, rule: CaseScore = "maximum", *, k: int = 3) -> float:
-    """One number in [0, 1] from the scores of a case's boxes; without any box 0.
+    """One number in [0, 1] from the scores of a case's findings; without any 0.
 
     Parameters
     ----------
     scores
         Shape (count,), in [0, 1].
     rule
-        ``maximum``; ``noisy-or``, the probability that at least one box is a lesion if they were independent;
-        ``top-k-mean``, the mean of the ``k`` highest, boxes that are not there counting as 0, so that a further box
-        never lowers a case's likelihood.
+        ``maximum``; ``noisy-or``, the probability that at least one finding is a lesion if they were independent;
+        ``top-k-mean``, the mean of the ``k`` highest, findings that are not there counting as 0, so that a further
+        one never lowers a case's likelihood.
     """
     if not scores.size:
         return 0.0

@@ -1,5 +1,7 @@
 """Boxes of a whole study, from detectors that see tiles: tiles that overlap, mirrored copies and members, clustered.
 
+Where the segmentation heads are asked for too, their answer comes from the same passes (:mod:`.segmentation`).
+
 Tiles are the windows of :mod:`network.sliding_window`, half a patch apart. Every pass has the same number of tiles, the
 last one too (by repetition): on one thread PyTorch takes a slower convolution for a single tile.
 """
@@ -12,9 +14,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from contract.volume import Box
+from contract.volume import Box, Float32Array
 from network.allocation import freed_memory_kept
 from network.detection.clustering import BoxRule, ScoredBoxes, cluster, expected_predictions, joined
+from network.detection.segmentation import AveragedSegmentation
 from network.detection.tiles import boxes_of_tiles
 from network.sliding_window import BATCH, window_slices
 
@@ -38,6 +41,8 @@ class Found:
     tiles: Sequence[Box]
     copies: int
     """Mirrored copies of each tile, the tile itself included."""
+    segmentations: tuple[Float32Array, ...] = ()
+    """Of each member the lesion probability by its segmentation head, shape (z, y, x); empty unless asked for."""
 
     def clustered(self, rule: BoxRule, members: Sequence[int] | None = None) -> ScoredBoxes:
         """Boxes of some members together, by falling score; None: of all."""
@@ -45,6 +50,16 @@ class Found:
         together = joined([self.by_member[member] for member in chosen])
         expected = expected_predictions(together.boxes, self.tiles, copies=self.copies * len(chosen))
         return cluster(together, rule, expected=expected)
+
+    def segmented(self, members: Sequence[int]) -> Float32Array:
+        """Arithmetic mean of some members' lesion probability by their segmentation heads, shape (z, y, x)."""
+        if not self.segmentations:
+            raise ValueError("the segmentations were not asked for")
+        mean = self.segmentations[members[0]].copy()
+        for member in members[1:]:
+            mean += self.segmentations[member]
+        mean /= np.float32(len(members))
+        return mean
 
 
 def predict_boxes(
@@ -106,6 +121,7 @@ def find_boxes(
     mirror_axes: Sequence[int] = (),
     step: float = 0.5,
     batch: int = BATCH,
+    lesion_class: int | None = None,
 ) -> Found:
     """What each member finds, so that any of them may be clustered together, by any rule.
 
@@ -113,8 +129,10 @@ def find_boxes(
     ----------
     score_threshold
         Boxes with a greater score are kept; no rule that is applied afterwards may ask for less.
+    lesion_class
+        Class of the segmentation heads whose probability is averaged too; None: they are not looked at.
 
-    Other parameters and errors are those of :func:`predict_boxes`.
+    Other parameters and errors are those of :func:`predict_boxes`; segmentations of NaN are refused as boxes are.
     """
     shape = data.shape[1:]
     missing = [max(0, patch - length) for patch, length in zip(patch_size, shape, strict=True)]
@@ -122,6 +140,7 @@ def find_boxes(
     tiles = window_slices(padded.shape[1:], patch_size, step)
     copies = [axes for count in range(len(mirror_axes) + 1) for axes in itertools.combinations(mirror_axes, count)]
     parts: list[list[ScoredBoxes]] = [[] for _ in detectors]
+    averaged = None if lesion_class is None else AveragedSegmentation(padded, patch_size, copies=len(copies))
     for first in range(0, len(tiles), batch):
         some = tiles[first : first + batch]
         filled = [*some, *[some[-1]] * (batch - len(some))]
@@ -129,8 +148,9 @@ def find_boxes(
         for axes in copies:
             mirrored = torch.flip(patches, [axis + 2 for axis in axes])
             for member, detector in enumerate(detectors):
+                output = detector.network(mirrored)
                 found = boxes_of_tiles(
-                    detector.network(mirrored),
+                    output,
                     detector.anchors,
                     patch_size,
                     origins_zyx=[[axis.start for axis in tile] for tile in filled],
@@ -139,7 +159,14 @@ def find_boxes(
                     member=member,
                 )
                 parts[member] += found[: len(some)]
-    return Found(tuple(_inside(joined(own), shape) for own in parts), tiles, len(copies))
+                if averaged is not None:
+                    averaged.add(member, output.segmentation, some, mirror_axes=axes)
+        if averaged is not None:
+            averaged.count(some)
+    segmentations: tuple[Float32Array, ...] = ()
+    if averaged is not None and lesion_class is not None:
+        segmentations = averaged.probabilities(lesion_class, shape)
+    return Found(tuple(_inside(joined(own), shape) for own in parts), tiles, len(copies), segmentations)
 
 
 def _inside(found: ScoredBoxes, shape_zyx: Sequence[int]) -> ScoredBoxes:

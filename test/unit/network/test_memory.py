@@ -67,6 +67,16 @@ def test_less_memory_means_turns_then_streamed_weights() -> None:
     assert needs == sorted(needs, reverse=True)
 
 
+def test_segmentations_that_are_as_large_as_the_study_are_counted() -> None:
+    """By hand: sums of two members and two more of one at work, of seven classes, and the weights; then two outputs."""
+    way, voxels = Way(2, 4, streamed=False), 400 * 512 * 512
+    both = replace(CT, segmentations=2)
+    more = window_bytes(both, way) - window_bytes(CT, way)
+    assert more == (4 * 7 + 1) * 4 * voxels
+    assert host_bytes(both, way) - host_bytes(CT, way) >= more
+    assert host_bytes(both, way, on_gpu=True) - host_bytes(CT, way, on_gpu=True) >= 2 * 4 * voxels
+
+
 def test_the_log_says_in_one_line_what_was_chosen_and_why(caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.INFO, "network.memory"):
         choose(BPMRI, budget(3), held=GB // 2, name="10032_1000032")

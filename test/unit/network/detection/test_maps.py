@@ -119,6 +119,13 @@ def test_where_nothing_is_segmented_the_ellipsoid_stands_in():
     np.testing.assert_array_equal(painted, detection_map(box, SHAPE, fill="ellipsoid"))
 
 
+@pytest.mark.parametrize("fill", ["ellipsoid", "segmentation"])
+def test_a_small_box_whose_ellipsoid_is_too_small_stays_a_cuboid(fill):
+    box = scored([[3, 4, 5, 5, 7, 8]], [0.8])  # 18 voxels; the ellipsoid: two crosses of 5
+    painted = detection_map(box, SHAPE, fill=fill, segmentation=np.zeros(SHAPE, np.float32))
+    np.testing.assert_array_equal(painted, detection_map(box, SHAPE))
+
+
 def test_the_segmentation_is_asked_for_where_it_is_to_be_painted():
     with pytest.raises(ValueError, match="needs the segmentation"):
         detection_map(scored([], []), SHAPE, fill="segmentation")

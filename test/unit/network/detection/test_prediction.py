@@ -1,4 +1,4 @@
-"""Boxes of a study from tiles, with a detector that finds what is bright by formula."""
+"""Boxes of a study from tiles, with a detector that finds what is bright by formula; and what heads segment there."""
 
 import numpy as np
 import pytest
@@ -8,8 +8,8 @@ from network.detection.anchors import AnchorPlan, anchors_of_patch, level_stride
 from network.detection.architecture import DetectorOutput, build_retina_unet
 from network.detection.boxes import encode
 from network.detection.clustering import BoxRule
-from network.detection.prediction import Detector, predict_boxes
-from network.sliding_window import NotFiniteError, window_slices
+from network.detection.prediction import Detector, Found, find_boxes, predict_boxes
+from network.sliding_window import NotFiniteError, ensemble_probabilities, window_slices
 
 PATCH = (4, 16, 24)
 PLAN = AnchorPlan(levels=(0,), sizes_voxels_zyx=((2, 6, 6),))
@@ -140,3 +140,85 @@ def test_a_member_that_gives_no_numbers_is_named(three_levels):
     detectors = [Detector(BrightBox(0.8), ANCHORS), Detector(Broken(0.8), ANCHORS)]
     with pytest.raises(NotFiniteError, match="member 1"):
         predict_boxes(detectors, study(), patch_size=PATCH, rule=RULE)
+
+
+class HeadAlone(torch.nn.Module):
+    """A detector as a network that segments."""
+
+    def __init__(self, network):
+        super().__init__()
+        self.network = network
+
+    def forward(self, patches):
+        return self.network(patches).segmentation
+
+
+class Segmenting(BrightBox):
+    """Says with a given logit that everything is lesion."""
+
+    def __init__(self, logit):
+        super().__init__(0.8)
+        self.lesion = logit
+
+    def forward(self, patches):
+        output = super().forward(patches)
+        logits = torch.stack([torch.zeros_like(patches[:, 0]), torch.full_like(patches[:, 0], self.lesion)], dim=1)
+        return DetectorOutput(output.logits, output.deltas, logits)
+
+
+@pytest.mark.parametrize("mirror_axes", [(), (0, 1, 2)])
+def test_heads_are_averaged_over_tiles_and_mirrored_copies_as_networks_that_segment_are(three_levels, mirror_axes):
+    """By the sliding window, which sees the heads as networks of their own."""
+    torch.manual_seed(0)
+    plan = AnchorPlan(levels=(1, 2), sizes_voxels_zyx=((2, 4, 4), (3, 6, 6)))
+    networks = [build_retina_unet(*three_levels, plan).eval() for _ in range(2)]
+    anchors = anchors_of_patch(plan, level_strides(three_levels[0]), PATCH)
+    data = torch.randn(3, 7, 25, 36)
+    found = find_boxes(
+        [Detector(network, anchors) for network in networks],
+        data,
+        patch_size=PATCH,
+        mirror_axes=mirror_axes,
+        lesion_class=1,
+    )
+    expected = ensemble_probabilities(
+        [HeadAlone(network) for network in networks],
+        data,
+        ensembles=[[0], [1], [0, 1]],
+        groups=[(1,)],
+        patch_size=PATCH,
+        mirror_axes=mirror_axes,
+    )[:, 0].numpy()
+    assert expected[0].std() > 0.01
+    np.testing.assert_allclose(found.segmentations, expected[:2], atol=1e-6)
+    np.testing.assert_allclose(found.segmented([0, 1]), expected[2], atol=1e-6)
+    alone = find_boxes(
+        [Detector(network, anchors) for network in networks], data, patch_size=PATCH, mirror_axes=mirror_axes
+    )
+    for one, other in zip(found.by_member, alone.by_member, strict=True):
+        np.testing.assert_array_equal(one.boxes, other.boxes)
+
+
+def test_the_segmentation_of_a_study_smaller_than_the_patch_has_the_studys_size():
+    data = study((3, 10, 20), [1, 3, 10, 3, 8, 18])
+    found = find_boxes([Detector(Segmenting(1.5), ANCHORS)], data, patch_size=PATCH, lesion_class=1)
+    np.testing.assert_allclose(found.segmentations, np.full((1, 3, 10, 20), 1 / (1 + np.exp(-1.5))), rtol=1e-6)
+
+
+def test_segmentations_that_nobody_asked_for_are_not_made():
+    found = find_boxes([Detector(BrightBox(0.8), ANCHORS)], study(), patch_size=PATCH)  # its segmentation is empty
+    assert found.segmentations == ()
+    with pytest.raises(ValueError, match="the segmentations were not asked for"):
+        found.segmented([0])
+
+
+def test_members_segmentations_are_averaged_as_probabilities():
+    found = Found((), [], 1, tuple(np.full((1, 2, 3), value, np.float32) for value in (0.1, 0.2, 0.6)))
+    np.testing.assert_allclose(found.segmented([0, 2]), np.full((1, 2, 3), 0.35))
+    assert found.segmentations[0][0, 0, 0] == np.float32(0.1)
+
+
+def test_a_member_that_segments_no_numbers_is_named():
+    detectors = [Detector(Segmenting(logit), ANCHORS) for logit in (1.0, float("nan"))]
+    with pytest.raises(NotFiniteError, match="member 1"):
+        find_boxes(detectors, study(), patch_size=PATCH, lesion_class=1)
