@@ -468,7 +468,6 @@ def _make(
     progress: dict[str, Any] = {}
     if existing is not None:
         progress.update(epochs=existing.epochs, wall_s=existing.wall_s, cpu_s=existing.cpu_s)
-
     try:
         write_record(folder.record, run.record(state="running", device=device, **progress))
         record = yield from making(item, folder, device=device, progress=progress, wishes=wishes)

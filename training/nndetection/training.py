@@ -56,7 +56,7 @@ def steps(task: UpstreamTask, *, on_step: OnStep) -> Steps[UpstreamRecord]:
     Parameters
     ----------
     on_step
-        Told after each step, and after the last one, the wall and CPU seconds that were spent since this start.
+        Told after each step the wall and CPU seconds that the steps have taken since this start.
 
     Raises
     ------
@@ -69,17 +69,17 @@ def steps(task: UpstreamTask, *, on_step: OnStep) -> Steps[UpstreamRecord]:
     layout.require_names([*task.fold.train, *task.fold.validation])
     with no_leftovers(task.folder.work / LOCK) as lock:
         programs = Programs(paths, layout, task.folder.log, lock)
-        begun, own_s, programs_s = time.monotonic(), time.process_time(), 0.0
+        begun, cpu_s = time.monotonic(), 0.0
         done = _done(task.folder.upstream_steps, layout)
         for name, step in _STEPS.items():
             if name in done:
                 logger.info("%s: done already", name)
                 continue
             with closing(step(task, layout, programs)) as going:
-                programs_s += yield from going
+                cpu_s += yield from going
             done.append(name)
             write_json(task.folder.upstream_steps, done)
-            on_step(time.monotonic() - begun, time.process_time() - own_s + programs_s)
+            on_step(time.monotonic() - begun, cpu_s)
         return keep_model(layout, task.folder, key=task.key, programs=paths)
 
 
@@ -101,11 +101,14 @@ def _write(task: UpstreamTask, layout: Layout, programs: Programs) -> Steps[floa
         raise OncoduetError(f"{task.archive}: expected the study {missing[0]} of {task.prepared.folder}, found none")
     write_dataset(layout)
     chosen: list[Study] = [studies[case_id] for case_id in wanted]
+    cpu_s = 0.0
     for study in chosen:
+        before_s = time.process_time()
         write_training_study(layout, study)
+        cpu_s += time.process_time() - before_s
         yield
     logger.info("wrote %d studies for nnDetection", len(chosen))
-    return 0.0
+    return cpu_s
 
 
 def _prepare(task: UpstreamTask, layout: Layout, programs: Programs) -> Steps[float]:
