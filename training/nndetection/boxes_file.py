@@ -65,7 +65,8 @@ def read_boxes(path: Path, shape_zyx: tuple[int, int, int]) -> ScoredBoxes:
         raise OncoduetError(f"{path}: expected boxes in voxels of the original image (restore), found others")
     size = _array(path, found, "original_size_of_raw_data")
     if tuple(size.tolist()) != shape_zyx:
-        raise OncoduetError(f"{path}: expected boxes of an image of {shape_zyx} voxels, found {tuple(size.tolist())}")
+        expected, other = (" × ".join(f"{each:g}" for each in sizes) for sizes in (shape_zyx, size.ravel()))
+        raise OncoduetError(f"{path}: expected boxes of an image of {expected} voxels, found {other}")
     _require_sensible(path, boxes, scores, labels, shape_zyx)
     corners = np.concatenate([boxes[:, LOWER] + 1, boxes[:, UPPER]], axis=1)
     return ScoredBoxes(np.clip(corners, 0, np.tile(shape_zyx, 2)), scores, np.ones(count))
@@ -117,7 +118,10 @@ def _require_sensible(
     lower, upper = boxes[:, LOWER], boxes[:, UPPER]
     for what, wrong in [
         ("boxes with the lower corner first", lower > upper),
-        (f"boxes that meet the image of {tuple(shape_zyx)} voxels", (upper <= 0) | (lower >= np.array(shape_zyx))),
+        (
+            f"boxes that meet the image of {' × '.join(map(str, shape_zyx))} voxels",
+            (upper <= 0) | (lower >= np.array(shape_zyx)),
+        ),
     ]:
         rows = np.flatnonzero(wrong.any(axis=1))
         if rows.size:

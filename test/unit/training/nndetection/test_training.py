@@ -1,37 +1,45 @@
 """The configuration ``nndet`` against a stand-in for nnDetection's programs (``fake_nndet``)."""
 
+import ast
 import json
 import multiprocessing
 import os
 import pickle
+import shutil
 import signal
 import time
+from dataclasses import replace
 
 import numpy as np
 import pytest
+import SimpleITK as sitk
 
+from contract.archive import find_studies
 from contract.errors import OncoduetError
 from contract.files import read_json, sha256_file
 from contract.records import RunRecord, read_record
 from contract.volume import read_label, read_volume
 from network.study import read_study
 from training.bundle import bundle
+from training.nndetection import programs
 from training.nndetection.layout import Layout, write_splits, write_training_study
-from training.nndetection.model import UpstreamRecord
+from training.nndetection.model import UpstreamRecord, _reported
 from training.prepared import Fold, load_prepared
 from training.run import execute
 from training.run_folder import RunFolder
 from training.verify import require_sound, verify
-from contract.archive import find_studies
+
+RUNS = ("ce_fold0_restart1", "nndet_fold0_restart1")
 
 
-def settings_of_training(folder):
-    """The words that the stand-in was started with, in order."""
-    return [line for line in (folder / "training.log").read_text().splitlines() if " says " in line]
+def calls(folder):
+    """What the stand-in was started with, in order."""
+    log = folder / "training.log"
+    return [line for line in log.read_text().splitlines() if " says " in line] if log.is_file() else []
 
 
 def test_a_run_calls_the_programs_in_their_order_with_the_runs_fold_alone(trained):
-    said = [line.split(" says ") for line in settings_of_training(trained)]
+    said = [line.split(" says ") for line in calls(trained)]
     assert [program for program, _ in said] == [
         "nndet_prep",
         "nndet_unpack",
@@ -39,7 +47,7 @@ def test_a_run_calls_the_programs_in_their_order_with_the_runs_fold_alone(traine
         "nndet_sweep",
         "nndet_consolidate",
     ]
-    words = [eval(each) for _, each in said]
+    words = [ast.literal_eval(each) for _, each in said]
     assert words[0] == ["Task001_cspca_picai"]
     assert words[1][0].endswith("det_data/Task001_cspca_picai/preprocessed/D3V001_3d/imagesTr")
     assert words[1][1:] == ["1"]
@@ -84,10 +92,7 @@ def test_settings_of_a_configuration_reach_the_training(planned, fake_nndet, tmp
     text = 'schema_version = 1\nname = "short"\ntitle = "Short"\nengine = "nndet"\n[overwrites]\n'
     path.write_text(text + '"trainer_cfg.max_num_epochs" = 2\n"augment_cfg.multiprocessing" = false\n')
     execute(planned(str(path)), tmp_path / "run", device="cpu")
-    assert (
-        "'trainer_cfg.max_num_epochs=2', 'augment_cfg.multiprocessing=False'"
-        in settings_of_training(tmp_path / "run")[2]
-    )
+    assert "'trainer_cfg.max_num_epochs=2', 'augment_cfg.multiprocessing=False'" in calls(tmp_path / "run")[2]
     assert read_json(tmp_path / "run" / "nndetection" / "model_fold0.ckpt")["epoch"] == 2
 
 
@@ -104,11 +109,8 @@ def test_channels_and_numbered_lesions_lie_on_the_study_grid(tmp_path, prepared_
     write_study(tmp_path / "archive", "7_1", kind=1, lesion=True, label_value=3)
     label = tmp_path / "archive" / "labels" / "7_1.nii.gz"
     (study,) = find_studies(tmp_path / "archive", card, labels_required=True)
-    # a second lesion, far from the first
-    import SimpleITK as sitk  # noqa: PLC0415
-
     image = sitk.ReadImage(str(label))
-    image[2:4, 2:4, 0:2] = 1
+    image[2:4, 2:4, 0:2] = 1  # a second lesion, far from the first
     sitk.WriteImage(image, str(label))
     layout = Layout(tmp_path / "root", card)
     assert write_training_study(layout, study) == 2
@@ -186,14 +188,9 @@ def test_a_study_with_a_dot_is_refused(prepared_folder, tmp_path):
 def test_an_archive_that_cannot_be_reached_is_told(planned, tmp_path, fake_nndet, prepared_folder):
     run = planned()
     sources = tmp_path / "prepared"
-    import shutil  # noqa: PLC0415
-
     shutil.copytree(prepared_folder, sources)
     text = (sources / "sources.json").read_text()
     (sources / "sources.json").write_text(text.replace(str(prepared_folder.parent), str(tmp_path / "gone")))
-    run = planned.__wrapped__() if hasattr(planned, "__wrapped__") else run
-    from dataclasses import replace  # noqa: PLC0415
-
     moved = replace(run, prepared=load_prepared(sources))
     with pytest.raises(
         OncoduetError, match=r"gone/archive: expected the archive .* from which nnDetection gets its im"
@@ -207,7 +204,7 @@ def test_resume_without_a_step_is_refused(planned, tmp_path, fake_nndet):
 
 
 def killed_while_it_hangs(run, output, until):
-    """Make the run in another process and kill that without warning once ``until`` is there; nobody ends the program."""
+    """Make the run in another process and kill that without warning once ``until`` says so; nobody ends the program."""
     process = multiprocessing.get_context("fork").Process(target=lambda: execute(run, output, device="cpu"))
     process.start()
     deadline = time.monotonic() + 120
@@ -234,28 +231,23 @@ def test_a_killed_training_goes_on_from_nndetections_checkpoint_and_ends_what_wa
         os.killpg(group, 0)
     model = read_json(output / "nndetection" / "model_fold0.ckpt")
     assert model == {"epoch": 50, "resumed_at": 1}
-    programs = [line.split(" says ")[0] for line in settings_of_training(output)]
-    assert programs == [
+    names = [line.split(" says ")[0] for line in calls(output)]
+    assert names == [
         *("nndet_prep", "nndet_unpack", "nndet_train"),
         *("nndet_train", "nndet_sweep", "nndet_consolidate"),  # what was done is not done again
     ]
-    assert "train.mode=resume" in settings_of_training(output)[3]
+    assert "train.mode=resume" in calls(output)[3]
 
 
 def test_an_interrupted_unpacking_leaves_no_half_written_study(planned, tmp_path, fake_nndet):
     fake_nndet("hang:nndet_unpack")
     run, output = planned(), tmp_path / "run"
     packed = "work/nndetection/det_data/Task001_cspca_picai/preprocessed/D3V001_3d/imagesTr"
-    killed_while_it_hangs(run, output, lambda folder: any("nndet_unpack" in line for line in logged(folder)))
+    killed_while_it_hangs(run, output, lambda folder: any("nndet_unpack" in line for line in calls(folder)))
     (half,) = [path.with_suffix(".npy") for path in (output / packed).glob("100_1.npz")]
     half.write_bytes(b"half")
     fake_nndet("")
     assert execute(run, output, device="cpu").state == "finished"
-
-
-def logged(folder):
-    log = folder / "training.log"
-    return settings_of_training(folder) if log.is_file() else []
 
 
 def test_verify_takes_the_models_hashes_again(finished):
@@ -278,8 +270,6 @@ def test_no_bundle_takes_nndetections_pickles(finished, tmp_path, outcome):
 
 
 def test_a_program_that_works_elsewhere_cannot_be_ended_from_here(tmp_path, monkeypatch):
-    from training.nndetection import programs  # noqa: PLC0415
-
     monkeypatch.setattr(programs, "_PATIENCE_S", 0.1)
     with programs.no_leftovers(tmp_path / "lock") as lock:
         lock.write("another-host 1")
@@ -292,9 +282,18 @@ def test_a_program_that_works_elsewhere_cannot_be_ended_from_here(tmp_path, monk
 
 
 def test_reports_of_nndetection_that_are_none_are_no_reason_to_fail(tmp_path):
-    from training.nndetection.model import _reported  # noqa: PLC0415
-
     path = tmp_path / "meta.json"
     assert _reported(path) == {}
     path.write_text(json.dumps([1]))
     assert _reported(path) == {}
+
+
+def test_a_campaign_makes_it_beside_other_runs(tmp_path, fake_nndet, prepared_folder, profile, outcome):
+    path = tmp_path / "campaign.toml"
+    path.write_text(
+        f'schema_version = 1\nprepared = "{prepared_folder}"\noutput = "runs"\nprofile = "{profile}"\n'
+        'configurations = ["ce", "nndet"]\nfolds = [0]\nrestarts = [1]\n[resources]\npacked = 2\n'
+    )
+    assert outcome("campaign", path, "--device", "cpu") == (0, "")
+    states = [read_record(tmp_path / "runs" / name / "run.json", RunRecord).state for name in RUNS]
+    assert states == ["finished", "finished"]

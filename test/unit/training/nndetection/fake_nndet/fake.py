@@ -7,11 +7,13 @@ which schema. In place of a network it finds what is bright in the last channel,
 ``FAKE_NNDET`` in the environment asks for trouble, as words apart by blanks:
 
 * ``fail:PROGRAM``: it fails as an exception does, its last line on stderr;
-* ``hang:PROGRAM``: it never ends, a training once it has written its first checkpoint, which does not hang when resumed;
+* ``hang:PROGRAM``: it never ends; a training hangs once it has written its first checkpoint, and not when resumed;
 * ``nothing:PROGRAM``: it succeeds and leaves nothing;
-* ``stale``, ``missing``, ``foreign``, ``evil``: the prediction leaves an old file, none for a study, one for a study that
-  nobody asked for, one with a call in it.
+* ``stale``, ``missing``, ``foreign``, ``evil``: the prediction leaves an old file, none for a study, one for a study
+  that nobody asked for, one with a call in it.
 """
+
+# ruff: noqa: PLC0415, SIM112 - each program imports what it needs; the variables are nnDetection's
 
 import argparse
 import json
@@ -21,10 +23,6 @@ import shutil
 import sys
 import time
 from pathlib import Path
-
-import numpy as np
-import SimpleITK as sitk
-from scipy import ndimage
 
 PLAN, MODULE = "D3V001_3d", "RetinaUNetV001"
 TROUBLE = os.environ.get("FAKE_NNDET", "").split()
@@ -46,6 +44,9 @@ def main(program: str) -> None:
 
 
 def prep() -> None:
+    import numpy as np
+    import SimpleITK as sitk
+
     parser = argparse.ArgumentParser()
     parser.add_argument("tasks", nargs="+")
     (task,) = parser.parse_args().tasks
@@ -81,6 +82,8 @@ def prep() -> None:
 
 
 def unpack() -> None:
+    import numpy as np
+
     parser = argparse.ArgumentParser()
     parser.add_argument("path", type=Path)
     parser.add_argument("num_processes", type=int)
@@ -90,6 +93,8 @@ def unpack() -> None:
 
 
 def train() -> None:
+    import numpy as np
+
     parser = argparse.ArgumentParser()
     parser.add_argument("task")
     parser.add_argument("-o", "--overwrites", nargs="+", default=[])
@@ -163,6 +168,8 @@ def consolidate() -> None:
 
 
 def predict() -> None:
+    import SimpleITK as sitk
+
     parser = argparse.ArgumentParser()
     parser.add_argument("task")
     parser.add_argument("model")
@@ -201,8 +208,12 @@ class Call:
         return os.system, (f"touch {os.environ['FAKE_NNDET_VICTIM']}",)
 
 
-def boxes(image: sitk.Image) -> dict[str, object]:
+def boxes(image) -> dict[str, object]:
     """What is brighter than the rest of the image, as nnDetection writes it: its boxes begin one voxel earlier."""
+    import numpy as np
+    import SimpleITK as sitk
+    from scipy import ndimage
+
     array = sitk.GetArrayFromImage(image)
     found, count = ndimage.label(array > array.mean() + 4 * array.std(), structure=np.ones((3, 3, 3)))
     rows, scores = [], []
