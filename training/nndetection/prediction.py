@@ -29,7 +29,7 @@ from network.study import StudyImage, along_card, as_in_file, boxes_to_reference
 from training.logs import log_to
 from training.nndetection.boxes_file import read_boxes
 from training.nndetection.layout import MODEL, Layout, write_dataset, write_study_to_predict
-from training.nndetection.model import NEEDED, is_upstream, model_files
+from training.nndetection.model import NEEDED, PARENT, is_upstream, model_files
 from training.nndetection.programs import PREDICTION, Programs, find_programs, no_leftovers
 from training.run_folder import RunFolder
 from training.turns import finished
@@ -119,9 +119,12 @@ def _finished(folder: RunFolder) -> RunRecord:
             f"{folder.record}: expected a run of nnDetection, found one of {record.key.configuration}; "
             "python -m training bundle and python -m algorithm batch predict with it"
         )
-    for path, expected in model_files(folder):
+    named = [(folder.nndetection_record, record.parents[PARENT]), *model_files(folder)]
+    for path, expected in named:
         if not path.is_file() or sha256_file(path) != expected:
-            raise OncoduetError(f"{path}: expected the file that {folder.nndetection_record.name} names, found another")
+            raise OncoduetError(f"{path}: expected the file that the run was recorded with, found another")
+    if load_card(folder.card).sha256 != record.key.card_sha256:
+        raise OncoduetError(f"{folder.card}: expected the card that run.json names, found another")
     return record
 
 

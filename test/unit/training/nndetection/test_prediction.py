@@ -97,6 +97,12 @@ def test_a_card_without_mirroring_predicts_no_mirrored_copies(finished, command,
     _, words = command
     path = finished / "card.toml"
     path.write_text(path.read_text().replace("schema_version = 1", "schema_version = 1\ntest_time_mirroring = false"))
+    code, said = outcome(*words)
+    assert code == 3
+    assert "card.toml: expected the card that run.json names, found another" in said
+    record = read_json(finished / "run.json")
+    record["key"]["card_sha256"] = load_card(path).sha256
+    write_json(finished / "run.json", record)
     assert outcome(*words) == (0, "")
     assert "'--num_tta', '0'" in (command[0] / "prediction.log").read_text()
 
@@ -197,7 +203,7 @@ def test_a_run_that_is_not_finished_or_whose_model_was_changed_is_refused(finish
     model.write_bytes(b"another")
     code, said = outcome(*command[1])
     assert code == 3
-    assert "plan_inference.pkl: expected the file that nndetection.json names, found another" in said
+    assert "plan_inference.pkl: expected the file that the run was recorded with, found another" in said
     record = read_record(finished / "run.json", RunRecord).model_copy(update={"state": "failed"})
     write_json(finished / "run.json", record.model_dump(mode="json"))
     code, said = outcome(*command[1])
