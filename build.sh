@@ -13,7 +13,7 @@ usage: ./build.sh [algorithm|evaluation|train|nndet] [--api exec|invoke] [--cpu]
   nndet          training with upstream nnDetection, on NNDET_IMAGE, an image that you have built from its repository
   --cpu          fetch torch's CPU build into wheels/, where it goes before any other
 
-From the environment: BASE_IMAGE (default python:3.11-slim-bookworm), TORCH_REQUIREMENT (default: what torch.txt
+From the environment: BASE_IMAGE (default python:3.11-slim-bookworm), NNDET_IMAGE (for nndet), TORCH_REQUIREMENT (default: what torch.txt
 accepts), DOCKER (default docker, then podman), PYTHON (default python3.11; its pip fetches torch).
 END
 }

@@ -30,7 +30,7 @@ from training.logs import log_to
 from training.nndetection.boxes_file import read_boxes
 from training.nndetection.layout import MODEL, Layout, write_dataset, write_study_to_predict
 from training.nndetection.model import NEEDED, PARENT, is_upstream, model_files
-from training.nndetection.programs import PREDICTION, Programs, find_programs, no_leftovers
+from training.nndetection.programs import PREDICTION, Programs, find_programs
 from training.run_folder import RunFolder
 from training.turns import finished
 
@@ -68,15 +68,10 @@ def predict(run: Path, *, archive: Path, output: Path) -> int:
     layout = Layout(output.resolve() / WORK, card)
     layout.require_names([study.case_id for study in studies])
     output.mkdir(parents=True, exist_ok=True)
-    with (
-        _alone(output),
-        no_leftovers(output / ".programs.lock") as lock,
-        log_to(output / LOG),
-        _fresh(layout.root),
-    ):
+    with _alone(output), log_to(output / LOG), _fresh(layout.root):
         stamps = {study.case_id: _stamped(study) for study in studies}  # before the images are read
         images = _lay_out(layout, folder, studies)
-        programs = Programs(paths, layout, output / LOG, lock)
+        programs = Programs(paths, layout, output / LOG)
         mirroring = [] if card.test_time_mirroring else ["--num_tta", "0"]
         begun = layout.root / "begun"
         begun.touch()  # a time of the clock that nnDetection's files are stamped by

@@ -1,22 +1,21 @@
 """nnDetection's programs: found on PATH, run one after the other, with all that they say in a log.
 
-A program may work for days. It is a process group of its own, which ends with the step that waits for it; and because a
-killed process cannot end anything, each program inherits a lock by which the next start notices it and ends it.
+A program may work for days. It ends, with all that it started, with the step that waits for it, and also when this
+process is killed (``keeper``).
 """
 
-import fcntl
 import logging
 import os
 import resource
 import shlex
 import shutil
 import signal
-import socket
 import subprocess
+import sys
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
@@ -34,7 +33,9 @@ LOADERS_VARIABLE = "det_num_threads"
 
 _POLL_S = 0.05
 _PATIENCE_S = 10.0
+_SIGNALS = 128
 _HOME = Path(__file__).resolve().parents[2]
+_KEEPER = Path(__file__).with_name("keeper.py").resolve()
 
 logger = logging.getLogger(__name__)
 
@@ -79,8 +80,6 @@ class Programs:
     layout: Layout
     log: Path
     """What they say is appended here."""
-    lock: IO[str]
-    """Inherited by each of them; see :func:`no_leftovers`."""
 
     def run(self, name: str, *words: str) -> Steps[float]:
         """Run one program to its end; yields while it works, and ends it when closed.
@@ -98,18 +97,19 @@ class Programs:
         command = [str(self.paths[name]), *words]
         logger.info("%s", shlex.join(command))
         before_s = _children_cpu_s()
-        with self.log.open("ab", buffering=0) as log:
+        theirs, ours = os.pipe()
+        with self.log.open("ab", buffering=0) as log, os.fdopen(ours):
             process = subprocess.Popen(
-                command,
+                [sys.executable, "-I", str(_KEEPER), str(theirs), *command],
                 cwd=self.layout.root,
                 env=self._environment(),
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.PIPE,
                 start_new_session=True,
-                pass_fds=[self.lock.fileno()],
+                pass_fds=[theirs],
             )
-            _note_group(self.lock, process.pid)
+            os.close(theirs)
             errors = _Errors(process, log)
             try:
                 while process.poll() is None:
@@ -121,7 +121,8 @@ class Programs:
                     process.wait()
                 errors.close()
         if process.returncode:
-            ended = f"exit code {process.returncode}" if process.returncode > 0 else f"signal {-process.returncode}"
+            code = process.returncode
+            ended = f"exit code {code}" if 0 < code <= _SIGNALS else f"signal {abs(code) % _SIGNALS}"
             said = f": {errors.last}" if errors.last else ""
             raise OncoduetError(f"{name}: expected nnDetection's program to succeed, found {ended}{said} ({self.log})")
         return _children_cpu_s() - before_s
@@ -141,38 +142,6 @@ class Programs:
             "OMP_NUM_THREADS": "1",
             "MLFLOW_TRACKING_URI": str(self.layout.root / "mlruns"),
         }
-
-
-@contextmanager
-def no_leftovers(path: Path) -> Iterator[IO[str]]:
-    """Give a lock for the programs to inherit, once no program of an earlier start holds it.
-
-    A program whose parent was killed is ended here. For a process that knows already that no other one is at work.
-
-    Raises
-    ------
-    OncoduetError
-        Such a program runs on another machine, or does not end.
-    """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("a+", encoding="utf-8") as lock:
-        if not _locked(lock):
-            lock.seek(0)
-            host, _, group = lock.read().partition(" ")
-            if host == socket.gethostname() and group.isdigit():
-                logger.info("ending what an earlier start of nnDetection left at work: process group %s", group)
-                with suppress(ProcessLookupError):
-                    os.killpg(int(group), signal.SIGKILL)
-            until = time.monotonic() + _PATIENCE_S
-            while not _locked(lock):
-                if time.monotonic() > until:
-                    raise OncoduetError(
-                        f"{path}: expected no program of nnDetection at work from an earlier start, found one "
-                        f"(on {host or 'an unknown machine'}); end it first"
-                    )
-                time.sleep(_POLL_S)
-        lock.truncate(0)
-        yield lock
 
 
 class _Errors:
@@ -195,21 +164,6 @@ class _Errors:
                 self._log.write(line)
             spoken = one_line(line.decode(errors="replace"))
             self.last = spoken or self.last
-
-
-def _locked(lock: IO[str]) -> bool:
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True
-
-
-def _note_group(lock: IO[str], group: int) -> None:
-    """Write down whom a later start would have to end."""
-    lock.truncate(0)
-    lock.write(f"{socket.gethostname()} {group}")
-    lock.flush()
 
 
 def _children_cpu_s() -> float:

@@ -22,12 +22,10 @@ from contract.files import read_json, write_json
 from contract.records import RunKey
 from training.nndetection.layout import FOLD, MODEL, Layout, write_dataset, write_splits, write_training_study
 from training.nndetection.model import UpstreamRecord, keep_model, require
-from training.nndetection.programs import TRAINING, Programs, find_programs, loaders, no_leftovers
+from training.nndetection.programs import TRAINING, Programs, find_programs, loaders
 from training.prepared import Fold, Prepared
 from training.run_folder import RunFolder
 from training.turns import Steps
-
-LOCK = ".programs.lock"
 
 OnStep = Callable[[float, float], None]
 logger = logging.getLogger(__name__)
@@ -67,20 +65,19 @@ def steps(task: UpstreamTask, *, on_step: OnStep) -> Steps[UpstreamRecord]:
     paths = find_programs(TRAINING)
     layout = task.layout
     layout.require_names([*task.fold.train, *task.fold.validation])
-    with no_leftovers(task.folder.work / LOCK) as lock:
-        programs = Programs(paths, layout, task.folder.log, lock)
-        begun, cpu_s = time.monotonic(), 0.0
-        done = _done(task.folder.upstream_steps, layout)
-        for name, step in _STEPS.items():
-            if name in done:
-                logger.info("%s: done already", name)
-                continue
-            with closing(step(task, layout, programs)) as going:
-                cpu_s += yield from going
-            done.append(name)
-            write_json(task.folder.upstream_steps, done)
-            on_step(time.monotonic() - begun, cpu_s)
-        return keep_model(layout, task.folder, key=task.key, programs=paths)
+    programs = Programs(paths, layout, task.folder.log)
+    begun, cpu_s = time.monotonic(), 0.0
+    done = _done(task.folder.upstream_steps, layout)
+    for name, step in _STEPS.items():
+        if name in done:
+            logger.info("%s: done already", name)
+            continue
+        with closing(step(task, layout, programs)) as going:
+            cpu_s += yield from going
+        done.append(name)
+        write_json(task.folder.upstream_steps, done)
+        on_step(time.monotonic() - begun, cpu_s)
+    return keep_model(layout, task.folder, key=task.key, programs=paths)
 
 
 def _done(path: Path, layout: Layout) -> list[str]:

@@ -22,12 +22,13 @@ from contract.records import RunRecord, read_record
 from contract.volume import read_label, read_volume
 from network.study import read_study
 from training.bundle import bundle
-from training.nndetection import programs
 from training.nndetection.layout import Layout, write_splits, write_training_study
 from training.nndetection.model import UpstreamRecord, _reported
+from training.nndetection.programs import Programs, find_programs
 from training.prepared import Fold, load_prepared
 from training.run import execute
 from training.run_folder import RunFolder
+from training.turns import finished as finished_steps
 from training.verify import require_sound, verify
 
 RUNS = ("ce_fold0_restart1", "nndet_fold0_restart1")
@@ -204,20 +205,24 @@ def test_resume_without_a_step_is_refused(planned, tmp_path, fake_nndet):
         execute(planned(), tmp_path / "run", device="cpu", resume=True)
 
 
-def killed_while_it_hangs(run, output, until):
-    """Make the run in another process and kill that without warning once ``until`` says so; nobody ends the program."""
+def killed_while_it_hangs(run, output):
+    """Make the run in another process and kill that without warning while a program hangs; returns its processes."""
     process = multiprocessing.get_context("fork").Process(target=lambda: execute(run, output, device="cpu"))
     process.start()
-    deadline = time.monotonic() + 120
-    while not until(output):
-        assert process.is_alive()
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
+    hanging = output / "work" / "nndetection" / "hanging"
+    wait_until(hanging.is_file)
+    processes = [int(pid) for pid in hanging.read_text().split()]
+    assert all(map(is_at_work, processes))
     os.kill(process.pid, signal.SIGKILL)
     process.join()
-    _, group = (output / "work" / ".programs.lock").read_text().split()
-    assert is_at_work(int(group))
-    return int(group)
+    return processes
+
+
+def wait_until(condition):
+    deadline = time.monotonic() + 120
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
 
 
 def is_at_work(pid):
@@ -229,15 +234,15 @@ def is_at_work(pid):
     return state not in "ZX"
 
 
-def test_a_killed_training_goes_on_from_nndetections_checkpoint_and_ends_what_was_left_at_work(
+def test_a_killed_training_takes_its_programs_along_and_goes_on_from_nndetections_checkpoint(
     planned, tmp_path, fake_nndet
 ):
     fake_nndet("hang:nndet_train")
     run, output = planned(), tmp_path / "run"
-    group = killed_while_it_hangs(run, output, lambda folder: any(folder.rglob("model_last.ckpt")))
+    processes = killed_while_it_hangs(run, output)
+    wait_until(lambda: not any(map(is_at_work, processes)))
     record = execute(run, output, device="cpu", resume=True)
     assert record.state == "finished"
-    assert not is_at_work(group)
     model = read_json(output / "nndetection" / "model_fold0.ckpt")
     assert model == {"epoch": 50, "resumed_at": 1}
     names = [line.split(" says ")[0] for line in calls(output)]
@@ -252,7 +257,7 @@ def test_an_interrupted_unpacking_leaves_no_half_written_study(planned, tmp_path
     fake_nndet("hang:nndet_unpack")
     run, output = planned(), tmp_path / "run"
     packed = "work/nndetection/det_data/Task001_cspca_picai/preprocessed/D3V001_3d/imagesTr"
-    killed_while_it_hangs(run, output, lambda folder: any("nndet_unpack" in line for line in calls(folder)))
+    killed_while_it_hangs(run, output)
     (half,) = [path.with_suffix(".npy") for path in (output / packed).glob("100_1.npz")]
     half.write_bytes(b"half")
     fake_nndet("")
@@ -278,16 +283,30 @@ def test_no_bundle_takes_nndetections_pickles(finished, tmp_path, outcome):
         bundle(runs=[finished], output=tmp_path / "model.tar.gz")
 
 
-def test_a_program_that_works_elsewhere_cannot_be_ended_from_here(tmp_path, monkeypatch):
-    monkeypatch.setattr(programs, "_PATIENCE_S", 0.1)
-    with programs.no_leftovers(tmp_path / "lock") as lock:
-        lock.write("another-host 1")
-        lock.flush()
-        message = (
-            r"lock: expected no program of nnDetection at work from an earlier start, found one \(on another-host\)"
-        )
-        with pytest.raises(OncoduetError, match=message), programs.no_leftovers(tmp_path / "lock"):
-            pass
+def test_a_step_that_is_given_up_ends_its_program(planned, tmp_path, fake_nndet, prepared_folder):
+    fake_nndet("hang:nndet_prep")
+    layout = Layout(tmp_path / "root", load_prepared(prepared_folder).card)
+    layout.root.mkdir()
+    programs = Programs(find_programs(["nndet_prep"]), layout, tmp_path / "log")
+    step = programs.run("nndet_prep", layout.task)
+    hanging = layout.root / "hanging"
+    wait_until(lambda: next(step) or hanging.is_file())
+    processes = [int(pid) for pid in hanging.read_text().split()]
+    step.close()
+    wait_until(lambda: not any(map(is_at_work, processes)))
+
+
+def test_a_program_that_a_signal_ends_is_told_so(planned, tmp_path, fake_nndet, prepared_folder):
+    fake_nndet("hang:nndet_prep")
+    layout = Layout(tmp_path / "root", load_prepared(prepared_folder).card)
+    layout.root.mkdir()
+    step = Programs(find_programs(["nndet_prep"]), layout, tmp_path / "log").run("nndet_prep", layout.task)
+    wait_until(lambda: next(step) or (layout.root / "hanging").is_file())
+    program, other = map(int, (layout.root / "hanging").read_text().split())
+    os.kill(program, signal.SIGKILL)
+    os.kill(other, signal.SIGKILL)
+    with pytest.raises(OncoduetError, match="nndet_prep: expected nnDetection's program to succeed, found signal 9"):
+        finished_steps(step)
 
 
 def test_reports_of_nndetection_that_are_none_are_no_reason_to_fail(tmp_path):

@@ -20,8 +20,8 @@ import json
 import os
 import pickle
 import shutil
+import subprocess
 import sys
-import time
 from pathlib import Path
 
 PLAN, MODULE = "D3V001_3d", "RetinaUNetV001"
@@ -39,8 +39,16 @@ def main(program: str) -> None:
     if f"nothing:{program}" in TROUBLE:
         return
     if f"hang:{program}" in TROUBLE and program != "nndet_train":
-        time.sleep(600)
+        hang()
     PROGRAMS[program]()
+
+
+def hang() -> None:
+    """Start another process, as loaders of batches are, and wait with it; their numbers stand in the working folder."""
+    other = subprocess.Popen(["sleep", "600"])
+    Path("hanging.partial").write_text(f"{os.getpid()} {other.pid}")
+    Path("hanging.partial").rename("hanging")
+    other.wait()
 
 
 def prep() -> None:
@@ -129,7 +137,7 @@ def train() -> None:
     (output / "model_best.ckpt").write_text(json.dumps({"epoch": 1}))
     last.write_text(json.dumps({"epoch": done + 1, "resumed_at": done}))
     if "hang:nndet_train" in TROUBLE and not resumed:
-        time.sleep(600)
+        hang()
     last.write_text(json.dumps({"epoch": epochs, "resumed_at": done}))
 
 
