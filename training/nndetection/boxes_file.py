@@ -61,10 +61,11 @@ def read_boxes(path: Path, shape_zyx: tuple[int, int, int]) -> ScoredBoxes:
     if boxes.shape != (count, 6) or scores.shape != (count,) or labels.shape != (count,):
         shapes = ", ".join(str(each.shape) for each in (boxes, scores, labels))
         raise OncoduetError(f"{path}: expected boxes (n, 6), scores (n,) and labels (n,), found {shapes}")
-    if not bool(found.get("restore")):
+    restored = found.get("restore")
+    if not (isinstance(restored, bool | np.bool_) and restored):
         raise OncoduetError(f"{path}: expected boxes in voxels of the original image (restore), found others")
     size = _array(path, found, "original_size_of_raw_data")
-    if tuple(size.tolist()) != shape_zyx:
+    if size.shape != (3,) or tuple(size.tolist()) != shape_zyx:
         expected, other = (" × ".join(f"{each:g}" for each in sizes) for sizes in (shape_zyx, size.ravel()))
         raise OncoduetError(f"{path}: expected boxes of an image of {expected} voxels, found {other}")
     _require_sensible(path, boxes, scores, labels, shape_zyx)
@@ -99,11 +100,10 @@ def _unpickled(path: Path) -> dict[str, Any]:
 
 def _array(path: Path, found: dict[str, Any], name: str) -> Float64Array:
     value = found.get(name)
-    array = np.asarray(value) if isinstance(value, np.ndarray | tuple | list) else None
-    if array is None or array.dtype.kind not in "fiu":
-        what = type(value).__name__ if array is None else f"an array of {array.dtype}"
+    if not isinstance(value, np.ndarray) or value.dtype.kind not in "fiu":
+        what = f"an array of {value.dtype}" if isinstance(value, np.ndarray) else type(value).__name__
         raise OncoduetError(f"{path}: expected an array of numbers as {name}, found {what}")
-    return array.astype(np.float64)
+    return value.astype(np.float64)
 
 
 def _require_sensible(

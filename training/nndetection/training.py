@@ -16,8 +16,7 @@ from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
-from contract.archive import Study, find_studies
-from contract.errors import OncoduetError
+from contract.archive import list_studies
 from contract.files import read_json, write_json
 from contract.records import RunKey
 from training.nndetection.layout import FOLD, MODEL, Layout, write_dataset, write_splits, write_training_study
@@ -91,20 +90,15 @@ def _done(path: Path, layout: Layout) -> list[str]:
 
 def _write(task: UpstreamTask, layout: Layout, programs: Programs) -> Steps[float]:
     """The raw layout."""
-    studies = {study.case_id: study for study in find_studies(task.archive, layout.card, labels_required=True)}
-    wanted = sorted({*task.fold.train, *task.fold.validation})
-    missing = [case_id for case_id in wanted if case_id not in studies]
-    if missing:
-        raise OncoduetError(f"{task.archive}: expected the study {missing[0]} of {task.prepared.folder}, found none")
+    listing = list_studies(task.archive, layout.card, labels_required=True)
+    studies = {study.case_id: study for study in listing.studies}
     write_dataset(layout)
-    chosen: list[Study] = [studies[case_id] for case_id in wanted]
     cpu_s = 0.0
-    for study in chosen:
+    for case_id in sorted({*task.fold.train, *task.fold.validation}):
         before_s = time.process_time()
-        write_training_study(layout, study)
+        write_training_study(layout, studies[case_id])  # it is there, since the archive has not changed
         cpu_s += time.process_time() - before_s
         yield
-    logger.info("wrote %d studies for nnDetection", len(chosen))
     return cpu_s
 
 

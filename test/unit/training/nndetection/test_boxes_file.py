@@ -142,6 +142,15 @@ def test_a_file_that_is_missing_or_cut_short_is_told(tmp_path):
     [
         ([1.5], "expected boxes of nnDetection by name, found list"),
         (contents([], restore=False), r"expected boxes in voxels of the original image \(restore\), found others"),
+        (
+            contents([], restore=np.ones(2, bool)),
+            r"expected boxes in voxels of the original image \(restore\), found o",
+        ),
+        (
+            contents([], original_size_of_raw_data=np.array(9)),
+            "expected boxes of an image of 9 × 20 × 30 voxels, found 9",
+        ),
+        (contents([], original_size_of_raw_data=SHAPE), "expected an array of numbers as original_size_of_raw_data, f"),
         ({"pred_boxes": np.zeros((0, 6))}, "expected an array of numbers as pred_scores, found NoneType"),
         (contents([], pred_labels="none"), "expected an array of numbers as pred_labels, found str"),
         (
