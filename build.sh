@@ -1,18 +1,19 @@
 #!/bin/bash
-# Build the images oncoduet-algorithm, oncoduet-evaluation and oncoduet-train, or the one that is named.
+# Build the images oncoduet-algorithm, oncoduet-evaluation and oncoduet-train, or those that are named.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")"
 
 usage() {
   cat <<'END'
-usage: ./build.sh [algorithm|evaluation|train] [--api exec|invoke] [--cpu]
+usage: ./build.sh [algorithm|evaluation|train|nndet] [--api exec|invoke] [--cpu]
        ./build.sh --engine     name the container engine that answers, or fail
 
   --api exec     how the platform starts the algorithm and the evaluation: exec, once per case (the default), is the
                  image oncoduet-NAME and oncoduet-NAME-exec; invoke, a server for several cases, oncoduet-NAME-invoke
+  nndet          training with upstream nnDetection, on NNDET_IMAGE, an image that you have built from its repository
   --cpu          fetch torch's CPU build into wheels/, where it goes before any other
 
-From the environment: BASE_IMAGE (default python:3.11-slim-bookworm), TORCH_REQUIREMENT (default: what torch.txt
+From the environment: BASE_IMAGE (default python:3.11-slim-bookworm), NNDET_IMAGE (for nndet), TORCH_REQUIREMENT (default: what torch.txt
 accepts), DOCKER (default docker, then podman), PYTHON (default python3.11; its pip fetches torch).
 END
 }
@@ -36,7 +37,7 @@ engine() {
 images=() api=exec cpu=
 while [ $# -gt 0 ]; do
   case $1 in
-    algorithm | evaluation | train) images+=("$1") ;;
+    algorithm | evaluation | train | nndet) images+=("$1") ;;
     --api) api=${2:-}; shift $(($# > 1)) ;;
     --cpu) cpu=yes ;;
     --engine) engine; exit ;;
@@ -52,9 +53,16 @@ esac
 if [ ${#images[@]} -eq 0 ]; then
   images=(evaluation algorithm)
   [ "$api" = invoke ] || images+=(train)
-elif [ "$api" = invoke ] && [[ " ${images[*]} " = *" train "* ]]; then
-  fail "--api invoke: expected algorithm or evaluation, found train, which no platform starts" 2
 fi
+for image in "${images[@]}"; do
+  case $image-$api in
+    train-invoke | nndet-invoke)
+      fail "--api invoke: expected algorithm or evaluation, found $image, which no platform starts" 2 ;;
+    nndet-exec)
+      [ -n "${NNDET_IMAGE:-}" ] ||
+        fail "nndet: expected NNDET_IMAGE, an image built from upstream nnDetection's repository, found none" ;;
+  esac
+done
 
 if [ -n "$cpu" ]; then
   torch=$(grep -o '^torch==[^ ]*' requirements/torch.txt)
@@ -70,13 +78,16 @@ engine=$(engine)
 revision=$(git rev-parse HEAD 2>/dev/null || echo unknown)
 created=$(date --utc --iso-8601=seconds)
 for image in "${images[@]}"; do
-  how=(--tag "oncoduet-$image")
-  if [ "$image" != train ]; then
-    how=(--target "$api" --tag "oncoduet-$image-$api")
-    [ "$api" = invoke ] || how+=(--tag "oncoduet-$image")
-  fi
-  echo "building ${how[*]: -1} with $engine"
-  DOCKER_BUILDKIT=1 "$engine" build --file "Dockerfile.$image" "${how[@]}" \
+  how=(--target "$image" --tag "oncoduet-$image") file=Dockerfile.train
+  case $image in
+    algorithm | evaluation)
+      how=(--target "$api" --tag "oncoduet-$image-$api") file=Dockerfile.$image
+      [ "$api" = invoke ] || how+=(--tag "oncoduet-$image") ;;
+    nndet) how+=(--build-arg "NNDET_IMAGE=$NNDET_IMAGE") ;;
+  esac
+  [ "$api" = invoke ] && name=$image-invoke || name=$image
+  echo "building oncoduet-$name with $engine"
+  DOCKER_BUILDKIT=1 "$engine" build --file "$file" "${how[@]}" \
     ${BASE_IMAGE:+--build-arg "BASE_IMAGE=$BASE_IMAGE"} \
     ${TORCH_REQUIREMENT:+--build-arg "TORCH_REQUIREMENT=$TORCH_REQUIREMENT"} \
     --build-arg "ONCODUET_REVISION=$revision" \

@@ -1,4 +1,4 @@
-"""Command line of the training: prepare, run, campaign, status, verify, sweep, bundle."""
+"""Command line of the training: prepare, run, campaign, status, verify, sweep, bundle, predict."""
 
 import argparse
 import logging
@@ -144,6 +144,13 @@ def _bundle(options: argparse.Namespace, console: Console) -> None:
     )
 
 
+def _predict(options: argparse.Namespace, console: Console) -> None:
+    from training.nndetection.prediction import predict  # noqa: PLC0415 - imports torch
+
+    studies = predict(options.run, archive=options.archive, output=options.output)
+    console.print(f"{options.output}: {studies} studies predicted", soft_wrap=True)
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m training", description=__doc__)
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
@@ -159,7 +166,7 @@ def _parser() -> argparse.ArgumentParser:
     run = commands.add_parser("run", help="train one network; goes on where it was interrupted")
     run.set_defaults(command=_run)
     run.add_argument("--prepared", type=Path, required=True, help="prepared dataset")
-    run.add_argument("--configuration", required=True, help="ce, focal, ce-focal, ce-dice, or path of a .toml file")
+    run.add_argument("--configuration", required=True, help="such as ce, retina-unet, nndet; or path of a .toml file")
     run.add_argument("--fold", type=int, required=True, help="fold to set apart, from 0")
     run.add_argument("--restart", type=int, required=True, help="number of the repetition; another one, another seed")
     run.add_argument("--profile", required=True, help="rsna2022, modern, demo, or path of a .toml file")
@@ -214,6 +221,12 @@ def _parser() -> argparse.ArgumentParser:
     bundle.set_defaults(command=_bundle)
     bundle.add_argument("--runs", type=Path, nargs="+", required=True, help="run folders, or folders of run folders")
     bundle.add_argument("--output", type=Path, required=True, help="MODEL.tar.gz")
+
+    predict = commands.add_parser("predict", help="a run of upstream nnDetection predicts an archive; others: bundle")
+    predict.set_defaults(command=_predict)
+    predict.add_argument("--run", type=Path, required=True, help="finished run of the configuration nndet")
+    predict.add_argument("--archive", type=Path, required=True, help="folder of studies")
+    predict.add_argument("--output", type=Path, required=True, help="folder for the predictions, as algorithm batch")
     return parser
 
 

@@ -20,6 +20,7 @@ from contract.errors import OncoduetError
 from contract.files import atomic_file, read_json, sha256_file, sha256_json
 from contract.records import BundleRecord, Member, RunRecord, Stage, StageRecord, read_record
 from network.weights import load_weights, tensors_sha256
+from training.nndetection.model import is_upstream
 from training.run_folder import RunFolder
 
 
@@ -56,9 +57,10 @@ def bundle(*, runs: Sequence[Path], output: Path) -> BundleRecord:
     Raises
     ------
     OncoduetError
-        The output's name does not end in .tar.gz; a folder holds no run; a run is not finished, or its weights, anchors
-        or box rule are missing or not those that its record names; a run stands twice; runs differ in card, plans,
-        dataset or licence; no run detects lesions, or none locates the organ that the card needs first.
+        The output's name does not end in .tar.gz; a folder holds no run; a run is not finished, or is one of
+        nnDetection, or its weights, anchors or box rule are missing or not those that its record names; a run stands
+        twice; runs differ in card, plans, dataset or licence; no run detects lesions, or none locates the organ that
+        the card needs first.
     """
     if not output.name.endswith(".tar.gz"):
         raise OncoduetError(f"{output}: expected a name that ends in .tar.gz")
@@ -158,6 +160,11 @@ def _finished(folder: RunFolder) -> FinishedRun:
     record = read_record(folder.record, RunRecord)
     if record.state != "finished":
         raise OncoduetError(f"{folder.record}: expected a finished run, found it {record.state}")
+    if is_upstream(record):
+        raise OncoduetError(
+            f"{folder.record}: expected a run with weights for a bundle, found one of nnDetection, whose models are "
+            "pickles; python -m training predict predicts with it"
+        )
     for path in (folder.card, folder.plans, folder.dataset):
         if not path.is_file():
             raise OncoduetError(f"{path}: expected in a run folder, found no file")

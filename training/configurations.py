@@ -2,9 +2,11 @@
 
 It is a TOML file, in ``training/configurations`` or anywhere else. The engine ``nnunet`` segments lesions; its loss is
 a weighted sum of terms, so that a new combination is a file and not a class. The engine ``retina-unet`` finds boxes
-around them, with a loss of its own (``training.detection.losses``).
+around them, with a loss of its own (``training.detection.losses``). The engine ``nndet`` is upstream nnDetection, run
+as programs of its own (``training.nndetection``).
 """
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -99,11 +101,25 @@ class DetectorConfiguration(_Common):
     """Fraction of the epochs, rounded; 0: the last weights count."""
 
 
-Configuration = SegmentationConfiguration | DetectorConfiguration
+UpstreamSetting = Annotated[str, Field(pattern=r"^(augment_cfg|model_cfg|trainer_cfg)(\.\w+)+$")]
+"""Name of one of upstream's settings that may be changed; its fold, folders and mode are the adapter's."""
+
+
+class UpstreamConfiguration(_Common):
+    """How upstream nnDetection is trained: by its own schedule, so that of a profile nothing but the name counts."""
+
+    engine: Literal["nndet"]
+    stage: Literal["detection"] = "detection"
+    overwrites: Mapping[UpstreamSetting, bool | int | float | str] = {}
+    """Settings of upstream's training in place of V001's, by their names there, such as
+    ``trainer_cfg.max_num_epochs``."""
+
+
+Configuration = SegmentationConfiguration | DetectorConfiguration | UpstreamConfiguration
 
 
 class _AnyConfiguration(RootModel[Annotated[Configuration, Field(discriminator="engine")]]):
-    """A configuration of either engine."""
+    """A configuration of any engine."""
 
 
 def load_configuration(name_or_path: str | Path) -> Configuration:

@@ -24,14 +24,20 @@ from contract.files import sha256_file, sha256_json, write_json, write_text
 from contract.records import CheckpointPolicy, Epoch, RunKey, RunRecord, read_record, write_record
 from training import circumstances
 from training.checkpoints import Checkpoints
-from training.configurations import Configuration, DetectorConfiguration, load_configuration
+from training.configurations import (
+    Configuration,
+    DetectorConfiguration,
+    SegmentationConfiguration,
+    UpstreamConfiguration,
+    load_configuration,
+)
 from training.logs import open_log
 from training.prepared import Fold, Prepared
 from training.profiles import Profile, edited_plans, load_profile
 from training.run_folder import RunFolder
 from training.run_lock import alone
 from training.selection import archive_to_choose_by, select
-from training.sources import unchanged_archive
+from training.sources import reachable_archive, unchanged_archive
 from training.turns import Steps, finished, in_turns
 
 if TYPE_CHECKING:
@@ -64,9 +70,19 @@ class Run:
 
     @property
     def keep(self) -> CheckpointPolicy:
-        """Which weights it keeps. A network that locates an organ detects no lesion by which one could choose."""
+        """Which weights it keeps. A network that locates an organ detects no lesion by which one could choose.
+
+        Upstream nnDetection always keeps its last, averaged ones.
+        """
+        if self.is_upstream:
+            return "final"
         policy = self.profile.checkpoint_for(self.prepared.card)
         return "final" if policy == "detection" and self.configuration.stage != "detection" else policy
+
+    @property
+    def is_upstream(self) -> bool:
+        """Whether nnDetection's own programs train it."""
+        return isinstance(self.configuration, UpstreamConfiguration)
 
     @cached_property
     def plans(self) -> dict[str, Any]:
@@ -129,6 +145,7 @@ class Run:
         if isinstance(self.configuration, DetectorConfiguration):
             anchors = read_record(folder.anchors, AnchorPlan)
             return retina_unet.DetectorTask(**common, loss=(), anchors=anchors, shape=self.configuration)
+        assert isinstance(self.configuration, SegmentationConfiguration)
         return nnunet.Task(**common, loss=self.configuration.loss)
 
     def plan_anchors(self, folder: RunFolder) -> None:
@@ -167,6 +184,7 @@ class Run:
         cpu_s: float = 0.0,
         weights_sha256: str | None = None,
         more_parents: Mapping[str, str] = MappingProxyType({}),
+        more_versions: Mapping[str, str] = MappingProxyType({}),
     ) -> RunRecord:
         """Its ``run.json``."""
         return RunRecord(
@@ -175,7 +193,7 @@ class Run:
             dataset_fingerprint=self.prepared.record.dataset_fingerprint,
             data_licence=self.prepared.record.data_licence,
             checkpoint=self.keep,
-            versions=circumstances.versions(),
+            versions={**circumstances.versions(), **more_versions},
             hardware=circumstances.hardware(device, self.profile.threads),
             torch=circumstances.torch_build() if state != "planned" else {},
             container=circumstances.container(),
@@ -392,7 +410,10 @@ def existing_record(run: Run, folder: RunFolder, *, resume: bool = False) -> Run
             )
     finished = existing is not None and existing.state == "finished"
     if resume and not finished:
-        run.checkpoints(folder).require()
+        if run.is_upstream:
+            _require_step(folder)
+        else:
+            run.checkpoints(folder).require()
     return existing
 
 
@@ -415,7 +436,9 @@ def _steps(
             shutil.rmtree(folder.work, ignore_errors=True)
             logger.info("%s: finished already, nothing to do", folder.path)
             return existing
-        if run.keep == "detection":
+        if run.is_upstream:
+            reachable_archive(run.prepared, wishes.archive)
+        elif run.keep == "detection":
             archive_to_choose_by(run.prepared, wishes.archive)  # known now, not after a thousand epochs
         else:
             unchanged_archive(run.prepared, archive=wishes.archive)
@@ -441,15 +464,33 @@ def _make(
     wishes: Wishes,
 ) -> Steps[RunRecord]:
     """Train, choose the weights, and keep the record up to date; a failure is written down before it is told."""
+    making = _make_upstream if item.run.is_upstream else _make_network
+    run = item.run
+    progress: dict[str, Any] = {}
+    if existing is not None:
+        progress.update(epochs=existing.epochs, wall_s=existing.wall_s, cpu_s=existing.cpu_s)
+    try:
+        write_record(folder.record, run.record(state="running", device=device, **progress))
+        record = yield from making(item, folder, device=device, progress=progress, wishes=wishes)
+        write_record(folder.record, record)
+    except Exception:
+        logger.exception("failed")
+        with suppress(OncoduetError):  # the disk may be full; run.json then says how far it was before
+            write_record(folder.record, run.record(state="failed", device=device, **progress))
+        raise
+    return record
+
+
+def _make_network(
+    item: Item, folder: RunFolder, *, device: Literal["cpu", "cuda"], progress: dict[str, Any], wishes: Wishes
+) -> Steps[RunRecord]:
+    """Train a network of ours and choose its weights; ``progress`` is kept up to date."""
     from network.weights import load_weights, save_weights, tensors_sha256  # noqa: PLC0415
     from training.engines import nnunet, retina_unet  # noqa: PLC0415
     from training.tensorboard import Curves  # noqa: PLC0415
 
     run = item.run
     curves = Curves(folder.tensorboard)
-    progress: dict[str, Any] = {}
-    if existing is not None:
-        progress.update(epochs=existing.epochs, wall_s=existing.wall_s, cpu_s=existing.cpu_s)
 
     def note(epochs: Sequence[Epoch], wall_s: float, cpu_s: float) -> None:
         progress.update(epochs=epochs, wall_s=wall_s, cpu_s=cpu_s)
@@ -458,41 +499,75 @@ def _make(
             curves.add(epochs)
         item.on_epoch(epochs[-1])
 
-    try:
-        write_record(folder.record, run.record(state="running", device=device, **progress))
-        with closing(curves):
-            run.plan_anchors(folder)
-            task = run.task(folder, device)
-            if isinstance(task, retina_unet.DetectorTask):
-                trained = yield from retina_unet.steps(task, on_iteration=item.on_iteration, on_epoch=note)
-            else:
-                trained = yield from nnunet.steps(task, on_iteration=item.on_iteration, on_epoch=note)
-        weights = trained.weights
-        more_parents = {"anchors": sha256_file(folder.anchors)} if folder.anchors.is_file() else {}
-        if run.keep == "detection":
-            chosen = select(run, folder, device=device, archive=wishes.archive, localisation=wishes.localisation)
-            weights = load_weights(chosen)
-            more_parents["selection"] = sha256_file(folder.selection)
+    with closing(curves):
+        run.plan_anchors(folder)
+        task = run.task(folder, device)
         if isinstance(task, retina_unet.DetectorTask):
-            write_record(folder.box_rule, retina_unet.sweep_box_rule(task, weights))
-            more_parents["box_rule"] = sha256_file(folder.box_rule)
-        save_weights(folder.weights, weights)
-        record = run.record(
-            state="finished",
-            device=device,
-            epochs=trained.epochs,
-            wall_s=trained.wall_s,
-            cpu_s=trained.cpu_s,
-            weights_sha256=tensors_sha256(weights),
-            more_parents=more_parents,
-        )
-        write_record(folder.record, record)
-    except Exception:
-        logger.exception("failed")
-        with suppress(OncoduetError):  # the disk may be full; run.json then says how far it was before
-            write_record(folder.record, run.record(state="failed", device=device, **progress))
-        raise
-    return record
+            trained = yield from retina_unet.steps(task, on_iteration=item.on_iteration, on_epoch=note)
+        else:
+            trained = yield from nnunet.steps(task, on_iteration=item.on_iteration, on_epoch=note)
+    weights = trained.weights
+    more_parents = {"anchors": sha256_file(folder.anchors)} if folder.anchors.is_file() else {}
+    if run.keep == "detection":
+        chosen = select(run, folder, device=device, archive=wishes.archive, localisation=wishes.localisation)
+        weights = load_weights(chosen)
+        more_parents["selection"] = sha256_file(folder.selection)
+    if isinstance(task, retina_unet.DetectorTask):
+        write_record(folder.box_rule, retina_unet.sweep_box_rule(task, weights))
+        more_parents["box_rule"] = sha256_file(folder.box_rule)
+    save_weights(folder.weights, weights)
+    return run.record(
+        state="finished",
+        device=device,
+        epochs=trained.epochs,
+        wall_s=trained.wall_s,
+        cpu_s=trained.cpu_s,
+        weights_sha256=tensors_sha256(weights),
+        more_parents=more_parents,
+    )
+
+
+def _make_upstream(
+    item: Item, folder: RunFolder, *, device: Literal["cpu", "cuda"], progress: dict[str, Any], wishes: Wishes
+) -> Steps[RunRecord]:
+    """Have nnDetection's programs train; ``progress`` is kept up to date, and of epochs there is no record."""
+    from training.nndetection import training as upstream  # noqa: PLC0415 - imports torch
+    from training.nndetection.model import PARENT  # noqa: PLC0415
+
+    run = item.run
+    assert isinstance(run.configuration, UpstreamConfiguration)
+    earlier_wall_s, earlier_cpu_s = progress.get("wall_s", 0.0), progress.get("cpu_s", 0.0)
+
+    def note(wall_s: float, cpu_s: float) -> None:
+        progress.update(wall_s=earlier_wall_s + wall_s, cpu_s=earlier_cpu_s + cpu_s)
+        write_record(folder.record, run.record(state="running", device=device, **progress))
+
+    task = upstream.UpstreamTask(
+        prepared=run.prepared,
+        fold=run.fold,
+        archive=reachable_archive(run.prepared, wishes.archive),
+        overwrites=run.configuration.overwrites,
+        key=run.key,
+        folder=folder,
+    )
+    made = yield from upstream.steps(task, on_step=note)
+    return run.record(
+        state="finished",
+        device=device,
+        more_parents={PARENT: sha256_file(folder.nndetection_record)},
+        more_versions={
+            "nndetection_targeted": made.targeted_commit,
+            "nndetection": made.reported_commit or "unknown",
+            "nndetection_torch": made.reported_torch or "unknown",
+        },
+        **progress,
+    )
+
+
+def _require_step(folder: RunFolder) -> None:
+    """Raise ``OncoduetError`` unless nnDetection's training has a step to go on from."""
+    if not folder.upstream_steps.is_file():
+        raise OncoduetError(f"{folder.upstream_steps}: expected a step of nnDetection to go on from, found none")
 
 
 def _device(wanted: Device) -> Literal["cpu", "cuda"]:

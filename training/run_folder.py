@@ -56,6 +56,16 @@ class RunFolder:
         return self.path / "box_rule.json"
 
     @property
+    def nndetection(self) -> Path:
+        """Upstream nnDetection's trained model, as its programs left it (``training.nndetection``); else none."""
+        return self.path / "nndetection"
+
+    @property
+    def nndetection_record(self) -> Path:
+        """Which programs made that model and which files it has (``training.nndetection.model.UpstreamRecord``)."""
+        return self.path / "nndetection.json"
+
+    @property
     def log(self) -> Path:
         """What libraries had to say."""
         return self.path / "training.log"
@@ -94,6 +104,16 @@ class RunFolder:
     def selecting(self) -> Path:
         """Where that choice is made."""
         return self.work / "selection"
+
+    @property
+    def upstream(self) -> Path:
+        """Data and models of upstream nnDetection while it is trained."""
+        return self.work / "nndetection"
+
+    @property
+    def upstream_steps(self) -> Path:
+        """Which steps of that training are done."""
+        return self.upstream / "steps.json"
 
     @property
     def engine(self) -> Path:

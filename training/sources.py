@@ -81,6 +81,23 @@ def unchanged_archive(prepared: Prepared, *, archive: Path | None = None, hash_a
     return folder
 
 
+def reachable_archive(prepared: Prepared, archive: Path | None) -> Path:
+    """The archive that nnDetection's images are read from: a prepared dataset holds none before preprocessing.
+
+    Raises
+    ------
+    OncoduetError
+        It cannot be reached, or has changed since the dataset was prepared.
+    """
+    found = unchanged_archive(prepared, archive=archive)
+    if found is None:
+        raise OncoduetError(
+            f"{read_sources(prepared).archive}: expected the archive that {prepared.folder} was prepared from, from "
+            "which nnDetection gets its images, found none; --archive says where it lies now"
+        )
+    return found
+
+
 def _changed(folder: Path, stamps: Iterable[FileStamp], *, hash_all: bool) -> Iterator[tuple[Path, str]]:
     for stamp in stamps:
         path = folder / stamp.path

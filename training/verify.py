@@ -16,6 +16,7 @@ from contract.errors import OncoduetError
 from contract.files import read_json, sha256_file, sha256_json
 from contract.records import RunRecord, SelectionRecord, read_record
 from training.bundle import find_runs
+from training.nndetection.model import PARENT, is_upstream, model_files
 from training.prepared import LOCALISATION, Prepared, load_prepared
 from training.run_folder import RunFolder
 from training.sources import unchanged_archive
@@ -107,7 +108,10 @@ def _check(folder: RunFolder, what: str, look: Callable[[], None]) -> Check:
 
 
 def _looks(folder: RunFolder, record: RunRecord, shared: "_Shared") -> Iterator[tuple[str, Callable[[], None]]]:
-    yield "weights", partial(_weights, folder, record)
+    if is_upstream(record):
+        yield "nndetection", partial(_upstream, folder, record)
+    else:
+        yield "weights", partial(_weights, folder, record)
     yield "card", partial(_same, folder.card, record.key.card_sha256, lambda: load_card(folder.card).sha256)
     for name, path in [("plans", folder.plans), ("dataset", folder.dataset)]:
         yield name, partial(_same, path, record.parents.get(name), partial(_sha256_json_file, path))
@@ -128,6 +132,13 @@ def _weights(folder: RunFolder, record: RunRecord) -> None:
     if record.state != "finished":
         raise _UncheckedError(f"the run is {record.state}")
     _same(folder.weights, record.weights_sha256, lambda: tensors_sha256(load_weights(folder.weights)))
+
+
+def _upstream(folder: RunFolder, record: RunRecord) -> None:
+    path = folder.nndetection_record
+    _same(path, record.parents[PARENT], partial(sha256_file, path))
+    for file, sha256 in model_files(folder):
+        _same(file, sha256, partial(sha256_file, file))
 
 
 def _selection(folder: RunFolder, record: RunRecord) -> None:

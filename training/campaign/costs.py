@@ -4,6 +4,8 @@ Hours come from measurement alone: from epochs that runs of this plan have behin
 made for the purpose. Disk and memory follow from the plan by the numbers below, so that asking costs next to nothing
 and a campaign that cannot end well is refused before its first iteration.
 
+Runs of upstream nnDetection are not counted: it plans its own networks, and nobody here has measured them.
+
 Memory on the CPU was calibrated on the resident set of training processes (``test/benchmark/campaign_memory.py``):
 seven plans of 4 to 32 features, patches of 8 × 16 × 16 to 24 × 128 × 128, batches of 1 to 4. None needed more than is
 estimated here; where the estimate is above 500 MB it is at most 1.6 times what was needed.
@@ -116,6 +118,8 @@ class Bill:
     """None where nobody knows."""
     memory_source: str
     at_once: int
+    uncounted: int = 0
+    """Missing runs of nnDetection."""
 
     def refuse_if_short(self, campaign: Campaign) -> None:
         """Say so where disk or memory cannot do.
@@ -138,12 +142,17 @@ class Bill:
             )
 
     def lines(self) -> list[str]:
-        """Two sentences for people."""
+        """Two sentences for people, and one about what they leave out."""
         free = "" if self.memory_free is None else f"; {_size(self.memory_free)} there ({self.memory_source})"
         return [
             f"disk: {_size(self.finished_each)} per finished run, at most {_size(self.disk)} on the way; "
             f"{_size(self.disk_free)} free",
             f"memory: at most {_size(self.memory)} for {self.at_once} runs at a time{free}",
+            *(
+                [f"not counted: {_runs(self.uncounted)} of nnDetection, whose costs are unknown"]
+                if self.uncounted
+                else []
+            ),
         ]
 
 
@@ -151,7 +160,7 @@ def bill(campaign: Campaign, snapshot: Snapshot, side: Side) -> Bill:
     """What the missing runs need beside what there is."""
     from network.memory import held_bytes, memory_budget  # noqa: PLC0415
 
-    missing = [progress for progress in snapshot.runs if progress.state != "finished"]
+    missing, uncounted = _missing(snapshot)
     need = {stage: needs(run) for stage, run in _by_stage(missing).items()}
     of = [need[progress.place.run.configuration.stage] for progress in missing]
     at_once = min(len(missing), side.processes * side.packed)
@@ -182,6 +191,7 @@ def bill(campaign: Campaign, snapshot: Snapshot, side: Side) -> Bill:
         memory_free=memory_free,
         memory_source=source,
         at_once=at_once,
+        uncounted=len(uncounted),
     )
 
 
@@ -235,7 +245,7 @@ def paces(snapshot: Snapshot, side: Side) -> dict[str, Pace | None]:
 
     Runs of the campaign that have epochs behind them are the best witnesses; else steps are made and timed.
     """
-    missing = [progress for progress in snapshot.runs if progress.state != "finished"]
+    missing, _ = _missing(snapshot)
     found: dict[str, Pace | None] = {}
     for stage, run in _by_stage(missing).items():
         behind = [
@@ -250,10 +260,10 @@ def paces(snapshot: Snapshot, side: Side) -> dict[str, Pace | None]:
 def hours_line(snapshot: Snapshot, side: Side, pace: dict[str, Pace | None]) -> str:
     """One sentence about the hours that the missing runs will take."""
     total_s = 0.0
-    missing = [progress for progress in snapshot.runs if progress.state != "finished"]
+    missing, uncounted = _missing(snapshot)
     known = [each for each in pace.values() if each is not None]
     if not missing:
-        return "hours: nothing to do"
+        return "hours: not known" if uncounted else "hours: nothing to do"
     if len(known) < len(pace):
         return f"hours: not known: no training step ended within {PROBE_S:.0f} s on {_device_name(side.devices)}"
     for progress in missing:
@@ -326,11 +336,21 @@ def _steps(run: Run, folder: Path, index: int | None, times: Connection) -> None
 
 def _remembered(behind: Sequence[Progress]) -> Pace:
     epochs = sum(len(progress.epochs) for progress in behind)
-    runs = f"{len(behind)} run{'s' if len(behind) > 1 else ''}"
     return Pace(
         statistics.median(progress.wall_s / len(progress.epochs) for progress in behind),
-        f"from {epochs} epochs of {runs} in this folder",
+        f"from {epochs} epochs of {_runs(len(behind))} in this folder",
     )
+
+
+def _missing(snapshot: Snapshot) -> tuple[list[Progress], list[Progress]]:
+    """The runs that are to be made: those of our networks, and those of nnDetection."""
+    missing = [progress for progress in snapshot.runs if progress.state != "finished"]
+    ours = [progress for progress in missing if not progress.place.run.is_upstream]
+    return ours, [progress for progress in missing if progress.place.run.is_upstream]
+
+
+def _runs(count: int) -> str:
+    return f"{count} run{'s' if count > 1 else ''}"
 
 
 def _by_stage(missing: Sequence[Progress]) -> dict[str, Run]:

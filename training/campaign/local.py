@@ -89,7 +89,7 @@ def _read_studies(runs: Sequence[Run]) -> list[object]:
     return [
         resident_studies(run.prepared.folder, [*run.fold.train, *run.fold.validation], device=cpu)
         for run in runs
-        if run.profile.loader == "resident"
+        if run.profile.loader == "resident" and not run.is_upstream
     ]
 
 

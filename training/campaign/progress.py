@@ -230,7 +230,7 @@ def table(snapshot: Snapshot, *, at_most: int | None = None) -> Group:
             run.place.name,
             Text(run.state, style=_COLOURS[run.state]),
             ProgressBar(total=total, completed=run.iterations, width=8),
-            f"{len(run.epochs)}/{run.place.run.profile.epochs}",
+            "" if run.place.run.is_upstream else f"{len(run.epochs)}/{run.place.run.profile.epochs}",
             f"{run.last.train_loss:.4f}" if run.last else "",
             f"{run.last.validation_loss:.4f}" if run.last else "",
             _time(run, snapshot.at_s),

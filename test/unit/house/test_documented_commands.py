@@ -12,7 +12,7 @@ from contract.cards import parse_toml
 from training.campaign import CampaignFile
 from training.configurations import load_configuration
 
-DOCUMENTS = ("README.md", "docs/reproducibility.md", "docs/campaigns.md", "CONTRIBUTING.md")
+DOCUMENTS = ("README.md", "docs/reproducibility.md", "docs/campaigns.md", "docs/nndetection.md", "CONTRIBUTING.md")
 IMAGES = {"oncoduet-train": "training", "oncoduet-algorithm": "algorithm", "oncoduet-evaluation": "evaluation"}
 PACKAGES = ("phantom", "training", "algorithm", "evaluation")
 
@@ -100,3 +100,9 @@ def test_the_campaign_and_the_configuration_of_the_readme_are_valid(project: Pat
     (tmp_path / "mine.toml").write_text(configuration)
     assert len(parse_toml(tmp_path / "campaign.toml", CampaignFile).restarts) == 3
     assert [term.term for term in load_configuration(tmp_path / "mine.toml").loss] == ["cross-entropy", "soft-dice"]
+
+
+def test_the_configuration_of_nndetections_page_is_valid(project: Path, tmp_path: Path) -> None:
+    (configuration,) = blocks(project / "docs/nndetection.md", "toml")
+    (tmp_path / "mine.toml").write_text(configuration)
+    assert load_configuration(tmp_path / "mine.toml").overwrites == {"trainer_cfg.max_num_epochs": 10}

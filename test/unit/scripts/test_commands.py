@@ -35,6 +35,11 @@ def test_an_unknown_word_ends_with_2_and_the_usage(run, project, script):
             2,
             "build.sh: --api invoke: expected algorithm or evaluation, found train, which no platform starts",
         ),
+        (
+            ["build.sh", "train", "nndet"],
+            3,
+            "build.sh: nndet: expected NNDET_IMAGE, an image built from upstream nnDetection's repository, found none",
+        ),
         (["export.sh", "--model"], 2, "export.sh: --model: expected a path after it"),
         (["export.sh", "--card"], 2, "export.sh: --card: expected a word after it"),
         (["export.sh", "--api", "grpc"], 2, "export.sh: --api: expected exec or invoke, found 'grpc'"),

@@ -13,6 +13,17 @@ def instructions(project, name: str) -> list[str]:
     return [re.sub(r"\s+", " ", line).strip() for line in re.sub(r"\\\n", " ", text).splitlines() if line.strip()]
 
 
+def stages(project, name: str) -> dict[str, list[str]]:
+    """Logical lines of each stage after its FROM, by the stage's name."""
+    found: dict[str, list[str]] = {"": []}
+    for line in instructions(project, name):
+        if line.startswith("FROM "):
+            found[line.rpartition(" ")[2]] = []
+        else:
+            found[list(found)[-1]].append(line)
+    return found
+
+
 @pytest.mark.parametrize("name", DOCKERFILES)
 def test_the_builder_of_docker_20_10_understands_it(project, name):
     text = (project / name).read_text()
@@ -23,55 +34,105 @@ def test_the_builder_of_docker_20_10_understands_it(project, name):
 
 @pytest.mark.parametrize("name", DOCKERFILES)
 def test_the_public_base_is_the_default_and_can_be_replaced(project, name):
-    argument, base = instructions(project, name)[:2]
-    assert argument == "ARG BASE_IMAGE=python:3.11-slim-bookworm"
-    assert base.removesuffix(" AS program") == "FROM ${BASE_IMAGE}"
+    lines = [line for line in instructions(project, name) if line != "ARG NNDET_IMAGE"]
+    assert lines[:2] == ["ARG BASE_IMAGE=python:3.11-slim-bookworm", "FROM ${BASE_IMAGE} AS program"]
 
 
-@pytest.mark.parametrize("name", DOCKERFILES)
-def test_it_ends_as_an_unprivileged_user_and_bakes_in_neither_model_nor_truth(project, name):
-    lines = instructions(project, name)
+@pytest.mark.parametrize(
+    ("name", "stage"), [*((name, "program") for name in DOCKERFILES), ("Dockerfile.train", "nndet")]
+)
+def test_it_ends_as_an_unprivileged_user_and_bakes_in_neither_model_nor_truth(project, name, stage):
+    lines = stages(project, name)[stage]
     assert [line for line in lines if line.startswith("USER")] == ["USER 1000:1000"]
     assert not any(line.startswith(("RUN", "COPY")) for line in lines[lines.index("USER 1000:1000") :])
     assert "/opt/ml" not in "".join(lines)
 
 
 @pytest.mark.parametrize(
-    ("name", "packages"),
+    ("name", "stage", "packages"),
     [
-        ("Dockerfile.algorithm", ["contract", "network", "algorithm"]),
-        ("Dockerfile.evaluation", ["contract", "evaluation"]),
-        ("Dockerfile.train", ["contract", "network", "training", "algorithm", "evaluation", "phantom"]),
+        ("Dockerfile.algorithm", "program", ["contract", "network", "algorithm"]),
+        ("Dockerfile.evaluation", "program", ["contract", "evaluation"]),
+        ("Dockerfile.train", "program", ["contract", "network", "training", "algorithm", "evaluation", "phantom"]),
+        ("Dockerfile.train", "nndet", ["contract", "network", "training"]),
     ],
 )
-def test_it_copies_the_packages_that_it_needs(project, name, packages):
-    copied = [line for line in instructions(project, name) if line.startswith("COPY")]
+def test_it_copies_the_packages_that_it_needs(project, name, stage, packages):
+    copied = [line for line in stages(project, name)[stage] if line.startswith("COPY")]
     assert copied == [f"COPY {package} /opt/oncoduet/{package}" for package in packages]
 
 
-@pytest.mark.parametrize("name", DOCKERFILES)
-def test_it_lists_its_packages_once_all_are_installed(project, name):
-    runs = [line for line in instructions(project, name) if line.startswith("RUN") and "/build/requirements/" in line]
+@pytest.mark.parametrize(
+    ("name", "stage", "python"),
+    [*((name, "program", "python") for name in DOCKERFILES), ("Dockerfile.train", "nndet", "python3.11")],
+)
+def test_it_lists_its_packages_once_all_are_installed(project, name, stage, python):
+    lines = stages(project, name)[stage]
+    runs = [line for line in lines if line.startswith("RUN") and "/build/requirements/" in line]
     assert ["install.sh" in line for line in runs] == [True] * (len(runs) - 1) + [False]
-    assert runs[-1].endswith('/build/requirements/sbom.sh "$(command -v python)" /opt/oncoduet/sbom.cdx.json')
+    assert runs[-1].endswith(f'/build/requirements/sbom.sh "$(command -v {python})" /opt/oncoduet/sbom.cdx.json')
 
 
 def test_the_train_image_begins_as_the_algorithms_so_that_they_share_torch(project):
-    algorithm, train = (instructions(project, name) for name in ("Dockerfile.algorithm", "Dockerfile.train"))
-    assert algorithm[3].startswith("RUN")
-    assert algorithm[3].endswith("install.sh python torch.txt algorithm.lock")
-    assert [algorithm[0], algorithm[1].removesuffix(" AS program"), *algorithm[2:4]] == train[:4]
+    algorithm, train = (stages(project, name)["program"] for name in ("Dockerfile.algorithm", "Dockerfile.train"))
+    assert algorithm[1].startswith("RUN")
+    assert algorithm[1].endswith("install.sh python torch.txt algorithm.lock")
+    assert algorithm[:2] == train[:2]
 
 
 @pytest.mark.parametrize("program", ["algorithm", "evaluation"])
 def test_the_same_program_is_started_once_per_case_or_as_a_server(project, program):
-    stages = instructions(project, f"Dockerfile.{program}")[-4:]
-    assert stages == [
+    last = instructions(project, f"Dockerfile.{program}")[-4:]
+    assert last == [
         "FROM program AS invoke",
         f'ENTRYPOINT ["python", "-m", "{program}", "serve"]',
         "FROM program AS exec",  # last, so that a build without a target gives it
         f'ENTRYPOINT ["python", "-m", "{program}"]',
     ]
+
+
+def test_a_build_of_the_train_image_without_a_target_needs_no_nndetection(project):
+    lines = instructions(project, "Dockerfile.train")
+    assert lines[-1] == "FROM program AS train"
+    assert "ARG NNDET_IMAGE" in lines[: lines.index("FROM ${BASE_IMAGE} AS program")]  # or else no FROM could name it
+    assert "FROM ${NNDET_IMAGE:-${BASE_IMAGE}} AS nndet" in lines  # never blank, which builders refuse for all targets
+
+
+@pytest.fixture
+def check_of_nndet(project, run, tmp_path):
+    """The first RUN of the target nndet as the builder's shell runs it, with some programs on PATH."""
+
+    def check(image: str, *programs: str):
+        (line,) = [each for each in stages(project, "Dockerfile.train")["nndet"] if "fail()" in each]
+        folder = tmp_path / "bin"
+        folder.mkdir()
+        for name in programs:
+            (folder / name).symlink_to("/bin/true")
+        environment = {"NNDET_IMAGE": image, "PATH": str(folder)}
+        return run("/bin/sh", "-c", line.removeprefix("RUN "), environment=environment)
+
+    return check
+
+
+PROGRAMS = ["nndet_prep", "nndet_unpack", "nndet_train", "nndet_sweep", "nndet_consolidate", "nndet_predict"]
+
+
+@pytest.mark.parametrize(
+    ("image", "programs", "said"),
+    [
+        ("", [], "NNDET_IMAGE, an image built from upstream nnDetection's repository, found none"),
+        ("mine", ["python3.11"], "nndet_prep on the PATH of mine, found none"),
+        ("mine", PROGRAMS, "python3.11 on the PATH of mine, found none"),
+    ],
+)
+def test_the_target_nndet_says_in_one_line_what_its_base_lacks(check_of_nndet, image, programs, said):
+    ended = check_of_nndet(image, *programs)
+    assert (ended.status, ended.stderr) == (1, f"Dockerfile.train: target nndet: expected {said}\n")
+
+
+def test_the_target_nndet_takes_a_base_that_has_all(check_of_nndet):
+    ended = check_of_nndet("mine", *PROGRAMS, "python3.11")
+    assert (ended.status, ended.stdout, ended.stderr) == (0, "", "")
 
 
 def test_nothing_enters_a_build_but_what_is_named(project):

@@ -6,9 +6,9 @@ from training.configurations import CONFIGURATIONS, load_configuration
 from training.profiles import PROFILES, edited_plans, load_profile
 
 
-def test_the_configurations_of_the_study_the_one_of_stage_1_and_the_detector_are_there():
+def test_the_configurations_of_the_study_the_one_of_stage_1_and_the_detectors_are_there():
     names = sorted(path.stem for path in CONFIGURATIONS.glob("*.toml"))
-    assert names == ["ce", "ce-dice", "ce-focal", "focal", "localisation", "retina-unet"]
+    assert names == ["ce", "ce-dice", "ce-focal", "focal", "localisation", "nndet", "retina-unet"]
     assert [load_configuration(name).name for name in names] == names
 
 

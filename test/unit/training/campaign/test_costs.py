@@ -114,3 +114,25 @@ def test_a_probe_that_is_too_slow_leaves_the_hours_open(campaign_file):
     snapshot = Watch(load_campaign(campaign_file())).look()
     line = hours_line(snapshot, CPU, {"detection": None})
     assert line.startswith("hours: not known: no training step ended within 15 s on this machine's CPU")
+
+
+def test_runs_of_nndetection_are_planned_shown_and_not_counted(campaign_file, write_run, capsys):
+    path = campaign_file(configurations=["ce", "nndet"], folds=[0])
+    ours, upstream = load_campaign(path).places
+    assert upstream.name == "nndet_fold0_restart1"
+    assert main(["campaign", str(path), "--dry-run", "--device", "cpu"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert any(re.match(r"nndet_fold0_restart1 +planned", line) for line in lines)
+    memory, uncounted, hours = lines[-3:]
+    assert "for 1 runs at a time" in memory
+    assert uncounted == "not counted: 1 run of nnDetection, whose costs are unknown"
+    assert "for 1 runs" in hours
+    write_run(ours, "finished", epochs=3)
+    snapshot = Watch(load_campaign(path)).look()
+    assert hours_line(snapshot, CPU, paces(snapshot, CPU)) == "hours: not known"
+    write_run(upstream, "finished")
+    snapshot = Watch(load_campaign(path)).look()
+    assert hours_line(snapshot, CPU, paces(snapshot, CPU)) == "hours: nothing to do"
+    assert not any("not counted" in line for line in bill(load_campaign(path), snapshot, CPU).lines())
+    assert main(["status", str(path)]) == 0
+    assert "2 finished" in capsys.readouterr().out

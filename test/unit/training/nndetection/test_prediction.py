@@ -1,0 +1,241 @@
+"""``python -m training predict`` against a stand-in for ``nndet_predict`` (``fake_nndet``), scored and compared."""
+
+import fcntl
+import json
+import shutil
+
+import numpy as np
+import pytest
+
+from algorithm.__main__ import main as algorithm
+from contract.cards import load_card
+from contract.files import read_json, sha256_file, write_json
+from contract.records import BatchRecord, RunRecord, Source, StudyRecord, read_record
+from contract.volume import read_grid, read_label, read_volume
+from evaluation.__main__ import main as evaluation
+from network.detection.clustering import ScoredBoxes
+from network.study import read_study
+from training.nndetection.prediction import _write_study, paint
+
+CASES = ["100_1", "100_2", "101_1", "102_1", "103_1", "104_1", "105_1"]
+
+
+@pytest.fixture
+def command(finished, prepared_folder, tmp_path):
+    """The command's words and its output folder."""
+    output = tmp_path / "predictions"
+    return output, ["predict", "--run", finished, "--archive", prepared_folder.parent / "archive", "--output", output]
+
+
+def predicted(output, case_id):
+    case = output / case_id / "output"
+    return read_volume(case / "images" / "cspca-detection-map" / f"{case_id}.mha"), read_json(
+        case / "cspca-case-level-likelihood.json"
+    )
+
+
+def test_predictions_have_the_layout_of_algorithm_batch(command, finished, fake_nndet, outcome, prepared_folder):
+    output, words = command
+    assert outcome(*words) == (0, "")
+    assert sorted(path.name for path in output.iterdir() if not path.name.startswith(".")) == [
+        *CASES,
+        *("batch.json", "card.toml", "prediction.log", "predictions.json", "source.json"),
+    ]
+    assert [job["pk"] for job in read_json(output / "predictions.json")] == CASES
+    run = sha256_file(finished / "run.json")
+    source = read_record(output / "source.json", Source)
+    assert (source.configuration, source.fold, source.restart, source.profile) == ("nndet", 1, 1, "tiny")
+    assert (source.runs, source.bundle_sha256, source.data_licence) == ((run,), None, "CC0-1.0")
+    batch = read_record(output / "batch.json", BatchRecord)
+    assert (batch.members, batch.parents) == (("nndet_fold1_restart1",), {"run": run})
+    stamps = read_record(output / "100_2" / "study.json", StudyRecord)
+    image = prepared_folder.parent / "archive" / "100" / "100_2_t2w.mha"
+    assert stamps.parents["t2w"] == sha256_file(image)
+    assert (
+        "['Task001_cspca_picai', 'RetinaUNetV001_D3V001_3d', '--fold', '-1']" in (output / "prediction.log").read_text()
+    )
+
+
+def test_maps_lie_on_the_reference_grid_and_their_boxes_around_the_lesions(
+    command, fake_nndet, outcome, prepared_folder
+):
+    output, words = command
+    assert outcome(*words) == (0, "")
+    archive = prepared_folder.parent / "archive"
+    for case_id in CASES:
+        found, likelihood = predicted(output, case_id)
+        assert found.grid == read_grid(archive / case_id.partition("_")[0] / f"{case_id}_t2w.mha")
+        assert likelihood == found.array.max()
+        lesion = read_label(archive / "labels" / f"{case_id}.nii.gz").array > 0
+        places = [np.argwhere(each) for each in (found.array > 0, lesion)]
+        if lesion.any():  # the box of the map is the box of the lesion
+            np.testing.assert_array_equal(*(np.stack([each.min(axis=0), each.max(axis=0)]) for each in places))
+        else:
+            assert not len(places[0])
+
+
+def test_score_and_compare_read_them(command, fake_nndet, outcome, prepared_folder, tmp_path, capsys):
+    output, words = command
+    assert outcome(*words) == (0, "")
+    archive = prepared_folder.parent / "archive"
+    baseline = ["baseline", "--archive", archive, "--card", "cspca-picai", "--output", tmp_path / "baseline"]
+    assert algorithm([str(word) for word in baseline]) == 0
+    scored = []
+    for predictions in (output, *(tmp_path / "baseline").glob("*hbv*")):
+        scored.append(tmp_path / "scores" / predictions.name)
+        score = ["score", "--predictions", predictions, "--truth", archive / "labels", "--output", scored[-1]]
+        assert evaluation([str(word) for word in score]) == 0, capsys.readouterr().err
+    strict = read_json(scored[0] / "metrics.json")["strict"]
+    assert (strict["ap"], strict["auroc"], strict["cases"], strict["lesions"]) == (1.0, 1.0, 7, 3)
+    assert read_record(scored[0] / "source.json", Source).configuration == "nndet"
+    words = ["compare", "--scores", *scored, "--output", tmp_path / "compared"]
+    assert evaluation([str(word) for word in words]) == 0, capsys.readouterr().err
+    assert "nndet" in (tmp_path / "compared" / "verdict.json").read_text()
+
+
+def test_a_card_without_mirroring_predicts_no_mirrored_copies(finished, command, fake_nndet, outcome, prepared_folder):
+    _, words = command
+    path = finished / "card.toml"
+    path.write_text(path.read_text().replace("schema_version = 1", "schema_version = 1\ntest_time_mirroring = false"))
+    code, said = outcome(*words)
+    assert code == 3
+    assert "card.toml: expected the card that run.json names, found another" in said
+    record = read_json(finished / "run.json")
+    record["key"]["card_sha256"] = load_card(path).sha256
+    write_json(finished / "run.json", record)
+    assert outcome(*words) == (0, "")
+    assert "'--num_tta', '0'" in (command[0] / "prediction.log").read_text()
+
+
+def test_the_same_command_again_predicts_anew_and_meets_nothing_of_before(command, fake_nndet, outcome):
+    output, words = command
+    assert outcome(*words) == (0, "")
+    before = predicted(output, "100_1")[0].array
+    shutil.rmtree(output / "101_1")
+    assert outcome(*words) == (0, "")
+    assert (output / "101_1").is_dir()
+    np.testing.assert_array_equal(predicted(output, "100_1")[0].array, before)
+
+
+def test_boxes_are_painted_voxel_by_voxel_where_the_study_grid_is_the_references(prepared_folder):
+    card = load_card("cspca-picai")
+    archive = prepared_folder.parent / "archive"
+    channels = {name: archive / "100" / f"100_1_{name}.mha" for name in card.channel_names}
+    image = read_study(card, channels, name="100_1")
+    boxes = np.array([[2.0, 5.0, 11.0, 4.9, 8.0, 15.5]])
+    painted = paint(card, ScoredBoxes(boxes, np.array([0.5]), np.ones(1)), image)
+    expected = np.zeros(image.reference.shape_zyx, np.float32)
+    expected[2:4, 5:8, 11:15] = 0.5
+    np.testing.assert_array_equal(painted.array, expected)
+    assert painted.grid == image.reference
+
+
+def test_a_small_box_gives_the_likelihood_that_the_card_asks_for(command, finished, fake_nndet, outcome, tmp_path):
+    card = load_card("cspca-picai")
+    archive = command[1][4]
+    channels = {name: archive / "100" / f"100_1_{name}.mha" for name in card.channel_names}
+    image = read_study(card, channels, name="100_1")
+    found = ScoredBoxes(np.array([[2.0, 5, 5, 4, 7, 7]]), np.array([0.75]), np.ones(1))  # 8 voxels
+    for rule, likelihood in [("probability", 0.75), ("zero", 0.0)]:
+        candidates = card.candidates.model_copy(update={"case_likelihood_without_candidate": rule})
+        changed = card.model_copy(update={"candidates": candidates})
+        _write_study(tmp_path / rule / "100_1", changed, image, found, case_id="100_1")
+        detections, written = predicted(tmp_path / rule, "100_1")
+        assert not detections.array.any()
+        assert written == likelihood
+
+
+@pytest.mark.parametrize(
+    ("trouble", "message"),
+    [
+        ("stale", "100_1_boxes.pkl: expected boxes from this call of nndet_predict, found older ones"),
+        ("missing", "100_1_boxes.pkl: expected boxes of the study from nndet_predict, found none"),
+        ("foreign", "of_another_boxes.pkl: expected boxes of the studies to predict alone, found another's"),
+        ("nothing:nndet_predict", "100_1_boxes.pkl: expected boxes of the study from nndet_predict, found none"),
+        (
+            "fail:nndet_predict",
+            "nndet_predict: expected nnDetection's program to succeed, found exit code 1: "
+            "ValueError: nndet_predict found no GPU",
+        ),
+    ],
+)
+def test_what_goes_wrong_is_told_and_leaves_no_prediction(command, fake_nndet, outcome, trouble, message):
+    output, words = command
+    fake_nndet(trouble)
+    code, said = outcome(*words)
+    assert code == 3
+    assert message in said
+    assert [path.name for path in output.iterdir() if not path.name.startswith(".")] == ["prediction.log"]
+
+
+def test_a_call_in_a_boxes_file_is_refused_and_not_made(command, fake_nndet, outcome, tmp_path):
+    _, words = command
+    fake_nndet("evil")
+    code, said = outcome(*words)
+    assert code == 3
+    assert "100_1_boxes.pkl: expected a pickle of arrays and numbers alone, found a reference to posix.system" in said
+    assert not (tmp_path / "victim").exists()
+
+
+def test_a_missing_program_is_told(command, outcome, monkeypatch, tmp_path):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    code, said = outcome(*command[1])
+    assert code == 3
+    assert "nndet_predict: expected nnDetection's program on PATH, found none" in said
+    assert not command[0].exists()
+
+
+def test_a_run_of_another_engine_is_sent_to_bundle_and_batch(finished, command, outcome):
+    record = read_json(finished / "run.json")
+    record["key"]["configuration"] = "ce"
+    del record["parents"]["nndetection"]
+    write_json(finished / "run.json", record)
+    code, said = outcome(*command[1])
+    assert code == 3
+    assert said.endswith(
+        "run.json: expected a run of nnDetection, found one of ce; python -m training bundle and python -m algorithm "
+        "batch predict with it\n"
+    )
+
+
+def test_a_run_that_is_not_finished_or_whose_model_was_changed_is_refused(finished, command, fake_nndet, outcome):
+    model = finished / "nndetection" / "plan_inference.pkl"
+    model.write_bytes(b"another")
+    code, said = outcome(*command[1])
+    assert code == 3
+    assert "plan_inference.pkl: expected the file that the run was recorded with, found another" in said
+    record = read_record(finished / "run.json", RunRecord).model_copy(update={"state": "failed"})
+    write_json(finished / "run.json", record.model_dump(mode="json"))
+    code, said = outcome(*command[1])
+    assert code == 3
+    assert "run.json: expected a finished run, found it failed" in said
+
+
+def test_an_output_that_is_something_else_is_refused(finished, command, fake_nndet, outcome):
+    output, words = command
+    archive = words[4]
+    for other, what in [(archive, "archive"), (finished, "run")]:
+        code, said = outcome(*words[:-1], other)
+        assert code == 3
+        assert f"{other}: expected an output folder of its own, found the {what}" in said
+    assert outcome(*words) == (0, "")
+    shutil.copytree(output / "100_1", output / "900_1")
+    code, said = outcome(*words)
+    assert code == 3
+    assert f"expected predictions of studies in {archive} alone, found 900_1, which is not there" in said
+    shutil.rmtree(output / "900_1")
+    batch = read_json(output / "batch.json")
+    (output / "batch.json").write_text(json.dumps(batch | {"parents": {"run": "0"}}))
+    code, said = outcome(*words)
+    assert code == 3
+    assert "batch.json: expected a folder that was begun with the same run, found another's predictions" in said
+
+
+def test_two_predictions_do_not_fill_one_folder(command, fake_nndet, outcome):
+    output, words = command
+    output.mkdir()
+    with (output / ".lock").open("a") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        code, said = outcome(*words)
+    assert code == 3
+    assert f"{output}: expected no other process to fill this folder, found one" in said

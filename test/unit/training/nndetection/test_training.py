@@ -1,0 +1,327 @@
+"""The configuration ``nndet`` against a stand-in for nnDetection's programs (``fake_nndet``)."""
+
+import ast
+import json
+import multiprocessing
+import os
+import pickle
+import shutil
+import signal
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import SimpleITK as sitk
+
+from contract.archive import find_studies
+from contract.errors import OncoduetError
+from contract.files import read_json, sha256_file
+from contract.records import RunRecord, read_record
+from contract.volume import read_label, read_volume
+from network.study import read_study
+from training.bundle import bundle
+from training.nndetection.layout import Layout, write_splits, write_training_study
+from training.nndetection.model import UpstreamRecord, _reported
+from training.nndetection.programs import Programs, find_programs
+from training.prepared import Fold, load_prepared
+from training.run import execute
+from training.run_folder import RunFolder
+from training.turns import finished as finished_steps
+from training.verify import require_sound, verify
+
+RUNS = ("ce_fold0_restart1", "nndet_fold0_restart1")
+
+
+def calls(folder):
+    """What the stand-in was started with, in order."""
+    log = folder / "training.log"
+    return [line for line in log.read_text().splitlines() if " says " in line] if log.is_file() else []
+
+
+def test_a_run_calls_the_programs_in_their_order_with_the_runs_fold_alone(trained):
+    said = [line.split(" says ") for line in calls(trained)]
+    assert [program for program, _ in said] == [
+        "nndet_prep",
+        "nndet_unpack",
+        "nndet_train",
+        "nndet_sweep",
+        "nndet_consolidate",
+    ]
+    words = [ast.literal_eval(each) for _, each in said]
+    assert words[0] == ["Task001_cspca_picai"]
+    assert words[1][0].endswith("det_data/Task001_cspca_picai/preprocessed/D3V001_3d/imagesTr")
+    assert words[1][1:] == ["1"]
+    assert words[2] == ["Task001_cspca_picai", "-o", "exp.fold=0"]
+    assert words[3] == ["Task001_cspca_picai", "RetinaUNetV001_D3V001_3d", "0"]
+    assert words[4] == ["Task001_cspca_picai", "RetinaUNetV001_D3V001_3d", "--num_folds", "1", "--sweep_boxes"]
+
+
+def test_a_finished_run_keeps_the_model_and_says_what_made_it(trained, fake_programs, prepared_folder):
+    folder = RunFolder(trained)
+    record = read_record(folder.record, RunRecord)
+    assert (record.state, record.key.configuration, record.key.fold) == ("finished", "nndet", 1)
+    assert (record.weights_sha256, record.epochs, record.checkpoint) == (None, (), "final")
+    assert record.parents["nndetection"] == sha256_file(folder.nndetection_record)
+    assert record.versions["nndetection_targeted"] == "97a58f3"
+    assert record.versions["nndetection"].startswith("97a58f3")
+    assert record.versions["nndetection_torch"] == "1.11.0"
+    assert record.wall_s > 0
+    assert record.cpu_s > 0.5  # of five programs that import NumPy and SimpleITK
+    made = read_record(folder.nndetection_record, UpstreamRecord)
+    assert made.key == record.key
+    assert made.programs["nndet_train"] == str(fake_programs / "nndet_train")
+    assert sorted(made.files) == [
+        "config.yaml",
+        "meta.json",
+        "model_fold0.ckpt",
+        "plan_inference.pkl",
+        "requirements.txt",
+    ]
+    assert not folder.work.exists()
+
+
+def test_the_same_run_again_does_nothing(planned, finished, fake_nndet, tmp_path):
+    before = (finished / "run.json").read_bytes()
+    fake_nndet("fail:nndet_prep")
+    execute(planned(fold=1), finished, device="cpu")
+    assert (finished / "run.json").read_bytes() == before
+
+
+def test_settings_of_a_configuration_reach_the_training(planned, fake_nndet, tmp_path):
+    path = tmp_path / "short.toml"
+    text = 'schema_version = 1\nname = "short"\ntitle = "Short"\nengine = "nndet"\n[overwrites]\n'
+    path.write_text(text + '"trainer_cfg.max_num_epochs" = 2\n"augment_cfg.multiprocessing" = false\n')
+    execute(planned(str(path)), tmp_path / "run", device="cpu")
+    assert "'trainer_cfg.max_num_epochs=2', 'augment_cfg.multiprocessing=False'" in calls(tmp_path / "run")[2]
+    assert read_json(tmp_path / "run" / "nndetection" / "model_fold0.ckpt")["epoch"] == 2
+
+
+@pytest.mark.parametrize("name", ["exp.fold", "train.mode", "host.parent_data", "trainer_cfg"])
+def test_a_configuration_cannot_change_what_the_adapter_decides(planned, name, tmp_path):
+    path = tmp_path / "wrong.toml"
+    path.write_text(f'schema_version = 1\nname = "x"\ntitle = "X"\nengine = "nndet"\noverwrites = {{ "{name}" = 1 }}\n')
+    with pytest.raises(OncoduetError, match=r"wrong\.toml: .*overwrites"):
+        planned(str(path))
+
+
+def test_channels_and_numbered_lesions_lie_on_the_study_grid(tmp_path, prepared_folder, write_study):
+    card = load_prepared(prepared_folder).card
+    write_study(tmp_path / "archive", "7_1", kind=1, lesion=True, label_value=3)
+    label = tmp_path / "archive" / "labels" / "7_1.nii.gz"
+    (study,) = find_studies(tmp_path / "archive", card, labels_required=True)
+    image = sitk.ReadImage(str(label))
+    image[2:4, 2:4, 0:2] = 1  # a second lesion, far from the first
+    sitk.WriteImage(image, str(label))
+    layout = Layout(tmp_path / "root", card)
+    assert write_training_study(layout, study) == 2
+    assert read_json(layout.raw / "labelsTr" / "7_1.json") == {"instances": {"1": 0, "2": 0}}
+    truth, numbered = read_label(label), read_label(layout.raw / "labelsTr" / "7_1.nii.gz")
+    np.testing.assert_array_equal(numbered.array > 0, truth.array > 0)
+    assert np.unique(numbered.array).tolist() == [0, 1, 2]
+    assert set(numbered.array[0:2, 2:4, 2:4].ravel().tolist()) == {1}  # the first voxel in (z, y, x)
+    stacked = read_study(card, study.channels, name="7_1")
+    for number, array in enumerate(stacked.array):
+        np.testing.assert_array_equal(read_volume(layout.raw / "imagesTr" / f"7_1_{number:04d}.nii.gz").array, array)
+
+
+def test_the_folds_hold_no_array_since_numpy_1_cannot_read_those_of_numpy_2(tmp_path, prepared_folder):
+    layout = Layout(tmp_path, load_prepared(prepared_folder).card)
+    write_splits(layout, Fold(train=("b", "a"), validation=("c",)))
+    data = layout.splits.read_bytes()
+    assert b"numpy" not in data
+    assert data[:2] == b"\x80\x04"  # protocol 4, the newest of Python 3.8's own choice
+    assert pickle.loads(data) == [{"train": ["a", "b"], "val": ["c"]}]
+
+
+def test_a_missing_program_is_named_before_anything_is_written(planned, tmp_path, monkeypatch):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(OncoduetError, match=r"nndet_prep: expected nnDetection's program on PATH, found none; docs/nn"):
+        execute(planned(), tmp_path / "run", device="cpu")
+    assert not (tmp_path / "run" / "work" / "nndetection").exists()
+
+
+def test_a_failing_program_is_told_with_its_last_words_and_the_log(planned, tmp_path, fake_nndet):
+    fake_nndet("fail:nndet_sweep")
+    log = tmp_path / "run" / "training.log"
+    with pytest.raises(OncoduetError) as raised:
+        execute(planned(), tmp_path / "run", device="cpu")
+    assert str(raised.value) == (
+        "nndet_sweep: expected nnDetection's program to succeed, found exit code 1: "
+        f"ValueError: nndet_sweep found no GPU ({log})"
+    )
+    assert "Traceback" in log.read_text()  # the program's own
+    assert read_record(tmp_path / "run" / "run.json", RunRecord).state == "failed"
+
+
+@pytest.mark.parametrize(
+    ("program", "what"),
+    [
+        ("nndet_prep", r"D3V001_3d\.pkl"),
+        ("nndet_train", r"model_last\.ckpt"),
+        ("nndet_sweep", "sweep_predictions"),
+        ("nndet_consolidate", r"model_fold0\.ckpt"),
+    ],
+)
+def test_a_program_that_succeeds_and_leaves_nothing_is_told(planned, tmp_path, fake_nndet, program, what):
+    fake_nndet(f"nothing:{program}")
+    with pytest.raises(OncoduetError, match=f"{what}: expected after {program}, which said that it had succeeded, fou"):
+        execute(planned(), tmp_path / "run", device="cpu")
+
+
+def test_a_number_of_loaders_that_is_none_is_told(planned, tmp_path, fake_nndet, monkeypatch):
+    monkeypatch.setenv("det_num_threads", "many")
+    with pytest.raises(OncoduetError, match="det_num_threads: expected a number of processes above 0, found 'many'"):
+        execute(planned(), tmp_path / "run", device="cpu")
+
+
+def test_a_path_with_a_dot_is_refused_since_nndetection_refuses_it(planned, tmp_path, fake_nndet):
+    with pytest.raises(OncoduetError, match=r"runs\.1/run/work/nndetection: expected a path without a dot"):
+        execute(planned(), tmp_path / "runs.1" / "run", device="cpu")
+
+
+def test_a_study_with_a_dot_is_refused(prepared_folder, tmp_path):
+    layout = Layout(tmp_path, load_prepared(prepared_folder).card)
+    with pytest.raises(OncoduetError, match=r"study 1\.2_1: expected a name without a dot, at which nnDetection cuts"):
+        layout.require_names(["1_1", "1.2_1"])
+
+
+def test_an_archive_that_cannot_be_reached_is_told(planned, tmp_path, fake_nndet, prepared_folder):
+    run = planned()
+    sources = tmp_path / "prepared"
+    shutil.copytree(prepared_folder, sources)
+    text = (sources / "sources.json").read_text()
+    (sources / "sources.json").write_text(text.replace(str(prepared_folder.parent), str(tmp_path / "gone")))
+    moved = replace(run, prepared=load_prepared(sources))
+    with pytest.raises(
+        OncoduetError, match=r"gone/archive: expected the archive .* from which nnDetection gets its im"
+    ):
+        execute(moved, tmp_path / "run", device="cpu")
+
+
+def test_resume_without_a_step_is_refused(planned, tmp_path, fake_nndet):
+    with pytest.raises(OncoduetError, match=r"steps\.json: expected a step of nnDetection to go on from, found none"):
+        execute(planned(), tmp_path / "run", device="cpu", resume=True)
+
+
+def killed_while_it_hangs(run, output):
+    """Make the run in another process and kill that without warning while a program hangs; returns its processes."""
+    process = multiprocessing.get_context("fork").Process(target=lambda: execute(run, output, device="cpu"))
+    process.start()
+    hanging = output / "work" / "nndetection" / "hanging"
+    wait_until(hanging.is_file)
+    processes = [int(pid) for pid in hanging.read_text().split()]
+    assert all(map(is_at_work, processes))
+    os.kill(process.pid, signal.SIGKILL)
+    process.join()
+    return processes
+
+
+def wait_until(condition):
+    deadline = time.monotonic() + 120
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+def is_at_work(pid):
+    """A process that was ended may stay in the table until its adoptive parent asks for it."""
+    try:
+        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except FileNotFoundError:
+        return False
+    return state not in "ZX"
+
+
+def test_a_killed_training_takes_its_programs_along_and_goes_on_from_nndetections_checkpoint(
+    planned, tmp_path, fake_nndet
+):
+    fake_nndet("hang:nndet_train")
+    run, output = planned(), tmp_path / "run"
+    processes = killed_while_it_hangs(run, output)
+    wait_until(lambda: not any(map(is_at_work, processes)))
+    record = execute(run, output, device="cpu", resume=True)
+    assert record.state == "finished"
+    model = read_json(output / "nndetection" / "model_fold0.ckpt")
+    assert model == {"epoch": 50, "resumed_at": 1}
+    names = [line.split(" says ")[0] for line in calls(output)]
+    assert names == [
+        *("nndet_prep", "nndet_unpack", "nndet_train"),
+        *("nndet_train", "nndet_sweep", "nndet_consolidate"),  # what was done is not done again
+    ]
+    assert "train.mode=resume" in calls(output)[3]
+
+
+def test_an_interrupted_unpacking_leaves_no_half_written_study(planned, tmp_path, fake_nndet):
+    fake_nndet("hang:nndet_unpack")
+    run, output = planned(), tmp_path / "run"
+    packed = "work/nndetection/det_data/Task001_cspca_picai/preprocessed/D3V001_3d/imagesTr"
+    killed_while_it_hangs(run, output)
+    (half,) = [path.with_suffix(".npy") for path in (output / packed).glob("100_1.npz")]
+    half.write_bytes(b"half")
+    fake_nndet("")
+    assert execute(run, output, device="cpu").state == "finished"
+
+
+def test_verify_takes_the_models_hashes_again(finished):
+    require_sound(verify([finished]))
+    what = {check.what: check.found for check in verify([finished])}
+    assert what["nndetection"] == "as recorded"
+    assert "weights" not in what
+    (finished / "nndetection" / "model_fold0.ckpt").write_text("another")
+    with pytest.raises(OncoduetError, match=r"model_fold0\.ckpt: expected the one with the hash"):
+        require_sound(verify([finished]))
+
+
+def test_no_bundle_takes_nndetections_pickles(finished, tmp_path, outcome):
+    code, message = outcome("bundle", "--runs", finished, "--output", tmp_path / "model.tar.gz")
+    assert code == 3
+    assert "run.json: expected a run with weights for a bundle, found one of nnDetection, whose models are" in message
+    assert not (tmp_path / "model.tar.gz").exists()
+    with pytest.raises(OncoduetError, match="python -m training predict predicts with it"):
+        bundle(runs=[finished], output=tmp_path / "model.tar.gz")
+
+
+def test_a_step_that_is_given_up_ends_its_program(planned, tmp_path, fake_nndet, prepared_folder):
+    fake_nndet("hang:nndet_prep")
+    layout = Layout(tmp_path / "root", load_prepared(prepared_folder).card)
+    layout.root.mkdir()
+    programs = Programs(find_programs(["nndet_prep"]), layout, tmp_path / "log")
+    step = programs.run("nndet_prep", layout.task)
+    hanging = layout.root / "hanging"
+    wait_until(lambda: next(step) or hanging.is_file())
+    processes = [int(pid) for pid in hanging.read_text().split()]
+    step.close()
+    wait_until(lambda: not any(map(is_at_work, processes)))
+
+
+def test_a_program_that_a_signal_ends_is_told_so(planned, tmp_path, fake_nndet, prepared_folder):
+    fake_nndet("hang:nndet_prep")
+    layout = Layout(tmp_path / "root", load_prepared(prepared_folder).card)
+    layout.root.mkdir()
+    step = Programs(find_programs(["nndet_prep"]), layout, tmp_path / "log").run("nndet_prep", layout.task)
+    wait_until(lambda: next(step) or (layout.root / "hanging").is_file())
+    program, other = map(int, (layout.root / "hanging").read_text().split())
+    os.kill(program, signal.SIGKILL)
+    os.kill(other, signal.SIGKILL)
+    with pytest.raises(OncoduetError, match="nndet_prep: expected nnDetection's program to succeed, found signal 9"):
+        finished_steps(step)
+
+
+def test_reports_of_nndetection_that_are_none_are_no_reason_to_fail(tmp_path):
+    path = tmp_path / "meta.json"
+    assert _reported(path) == {}
+    path.write_text(json.dumps([1]))
+    assert _reported(path) == {}
+
+
+def test_a_campaign_makes_it_beside_other_runs(tmp_path, fake_nndet, prepared_folder, profile, outcome):
+    path = tmp_path / "campaign.toml"
+    path.write_text(
+        f'schema_version = 1\nprepared = "{prepared_folder}"\noutput = "runs"\nprofile = "{profile}"\n'
+        'configurations = ["ce", "nndet"]\nfolds = [0]\nrestarts = [1]\n[resources]\npacked = 2\n'
+    )
+    assert outcome("campaign", path, "--device", "cpu") == (0, "")
+    states = [read_record(tmp_path / "runs" / name / "run.json", RunRecord).state for name in RUNS]
+    assert states == ["finished", "finished"]

@@ -1,0 +1,105 @@
+"""What nnDetection trained, as a run keeps it: its files as they are, and a record that says where they come from.
+
+The files are checkpoints and pickles that only nnDetection's own programs load. Their hashes stand in
+``nndetection.json``, whose hash stands in ``run.json``.
+"""
+
+import shutil
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from contract.errors import OncoduetError
+from contract.files import read_json, sha256_file, staged_folder
+from contract.records import Record, RunKey, RunRecord, read_record, write_record
+from training.nndetection.layout import COMMIT, FOLD, MODEL, Layout
+from training.run_folder import RunFolder
+
+PARENT = "nndetection"
+"""Name of ``nndetection.json`` among the parents of ``run.json``; runs of other engines have no such parent."""
+NEEDED = (f"model_fold{FOLD}.ckpt", "plan_inference.pkl", "config.yaml")
+"""What ``nndet_predict`` reads of a consolidated model."""
+_REPORTS = ("meta.json", "requirements.txt")
+"""What nnDetection writes about itself beside the trained fold."""
+
+
+class UpstreamRecord(Record):
+    """``nndetection.json``."""
+
+    key: RunKey
+    targeted_commit: str = COMMIT
+    """The state of nnDetection that the adapter speaks to."""
+    reported_commit: str | None
+    """The state that nnDetection says it is; null where it does not know."""
+    reported_torch: str | None
+    task: str
+    model: str = MODEL
+    programs: Mapping[str, str]
+    """Path of each program, by name."""
+    files: Mapping[str, str]
+    """sha256 of each file in the run's folder ``nndetection``, by name."""
+
+
+def keep_model(layout: Layout, folder: RunFolder, *, key: RunKey, programs: Mapping[str, Path]) -> UpstreamRecord:
+    """Copy what predictions need, and what nnDetection says of itself, into the run's folder.
+
+    Raises
+    ------
+    OncoduetError
+        A file is missing, although the programs said that they succeeded.
+    """
+    sources = [layout.consolidated / name for name in NEEDED]
+    for path in sources:
+        require(path, program="nndet_consolidate")
+    sources += [path for path in (layout.trained / name for name in _REPORTS) if path.is_file()]
+    with staged_folder(folder.nndetection) as stage:
+        for path in sources:
+            shutil.copyfile(path, stage / path.name)
+    reported = _reported(layout.trained / "meta.json")
+    git = reported.get("git")
+    record = UpstreamRecord(
+        key=key,
+        reported_commit=_text(git.get("hash")) if isinstance(git, dict) else None,
+        reported_torch=_text(reported.get("torch_version")),
+        task=layout.task,
+        programs={name: str(path) for name, path in programs.items()},
+        files={path.name: sha256_file(folder.nndetection / path.name) for path in sources},
+    )
+    write_record(folder.nndetection_record, record)
+    return record
+
+
+def is_upstream(record: RunRecord) -> bool:
+    """Whether a finished run was trained by nnDetection."""
+    return PARENT in record.parents
+
+
+def model_files(folder: RunFolder) -> Iterator[tuple[Path, str]]:
+    """Each file of a run's model, and the hash that it has to have.
+
+    Raises
+    ------
+    OncoduetError
+        ``nndetection.json`` is missing or malformed.
+    """
+    for name, sha256 in sorted(read_record(folder.nndetection_record, UpstreamRecord).files.items()):
+        yield folder.nndetection / name, sha256
+
+
+def require(path: Path, *, program: str) -> None:
+    """Raise ``OncoduetError`` unless a program left what it is run for."""
+    if not path.exists():
+        raise OncoduetError(f"{path}: expected after {program}, which said that it had succeeded, found none")
+
+
+def _reported(path: Path) -> dict[str, Any]:
+    """What nnDetection says of itself; it writes this for people, so nothing depends on it."""
+    try:
+        values = read_json(path)
+    except OncoduetError:
+        return {}
+    return values if isinstance(values, dict) else {}
+
+
+def _text(value: Any) -> str | None:
+    return value if isinstance(value, str) else None

@@ -1,0 +1,230 @@
+"""``python -m training predict``: a finished run of nnDetection predicts an archive, in ``algorithm batch``'s layout.
+
+nnDetection's models are pickles that enter no bundle, so that the program that predicts is nnDetection's own.
+``nndet_predict`` takes neither an input nor an output folder and predicts again whatever an earlier call left
+preprocessed: so each prediction gets a dataset folder of its own, and the boxes that are read are those of just these
+studies, written after the program was started.
+
+A study's map is painted by the rules of :mod:`network.detection.maps`, without the card's limit on the number of
+candidates, as upstream's users do; its likelihood is the highest score on the map, and without any as the card says.
+"""
+
+import fcntl
+import logging
+import shutil
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from contract.archive import Study, archive_licence, find_studies
+from contract.cards import Card, load_card
+from contract.errors import OncoduetError
+from contract.files import sha256_file, staged_folder, write_json, write_text
+from contract.records import BatchRecord, ImageStamp, RunRecord, Source, StudyRecord, read_record, write_record
+from contract.sockets import job_listing
+from contract.volume import Volume, write_volume
+from network.detection.clustering import ScoredBoxes
+from network.detection.maps import case_likelihood, detection_map
+from network.study import StudyImage, along_card, as_in_file, boxes_to_reference
+from training.logs import log_to
+from training.nndetection.boxes_file import read_boxes
+from training.nndetection.layout import MODEL, Layout, write_dataset, write_study_to_predict
+from training.nndetection.model import NEEDED, PARENT, is_upstream, model_files
+from training.nndetection.programs import PREDICTION, Programs, find_programs
+from training.run_folder import RunFolder
+from training.turns import finished
+
+WORK = "nndetection"
+"""nnDetection's data and a copy of the model, in the output folder until the prediction has ended."""
+LOG = "prediction.log"
+
+logger = logging.getLogger(__name__)
+
+
+def predict(run: Path, *, archive: Path, output: Path) -> int:
+    """Predict every study of an archive; returns how many there were.
+
+    Raises
+    ------
+    OncoduetError
+        The run is not finished, of another engine, or not as it was recorded; the archive is empty or a study of it is
+        wrong; the output belongs to something else; the program is missing or fails; boxes are missing, stale, of other
+        studies, or wrong (:func:`training.nndetection.boxes_file.read_boxes`). No prediction was written then.
+    """
+    folder = RunFolder(run)
+    record = _finished(folder)
+    card = load_card(folder.card)
+    for name, other in (("archive", archive), ("run", run)):
+        if output.resolve() == other.resolve():
+            raise OncoduetError(f"{output}: expected an output folder of its own, found the {name}")
+    paths = find_programs(PREDICTION)
+    studies = find_studies(archive, card, labels_required=False)
+    batch = BatchRecord(
+        parents={"run": sha256_file(folder.record)},
+        members=(_name(record),),
+        settings={"mirroring": card.test_time_mirroring},
+    )
+    _require_same_batch(output, batch, [study.case_id for study in studies], archive)
+    layout = Layout(output.resolve() / WORK, card)
+    layout.require_names([study.case_id for study in studies])
+    output.mkdir(parents=True, exist_ok=True)
+    with _alone(output), log_to(output / LOG), _fresh(layout.root):
+        stamps = {study.case_id: _stamped(study) for study in studies}  # before the images are read
+        images = _lay_out(layout, folder, studies)
+        programs = Programs(paths, layout, output / LOG)
+        mirroring = [] if card.test_time_mirroring else ["--num_tta", "0"]
+        begun = layout.root / "begun"
+        begun.touch()  # a time of the clock that nnDetection's files are stamped by
+        finished(programs.run("nndet_predict", layout.task, MODEL, "--fold", "-1", *mirroring))
+        found = _collect(layout, images, since_ns=begun.stat().st_mtime_ns)
+        licences = {record.data_licence, archive_licence(archive)}
+        with staged_folder(output) as stage:
+            for case_id, boxes in found.items():
+                _write_study(stage / case_id, card, images[case_id], boxes, case_id=case_id)
+                write_record(stage / case_id / "study.json", stamps[case_id])
+            write_record(stage / "batch.json", batch)
+            write_text(stage / "card.toml", folder.card.read_text(encoding="utf-8"))
+            write_record(stage / "source.json", _source(record, batch, licence=" AND ".join(sorted(licences))))
+            write_json(stage / "predictions.json", [job_listing(case_id, card) for case_id in found])
+    return len(studies)
+
+
+def paint(card: Card, found: ScoredBoxes, image: StudyImage) -> Volume:
+    """Detection map on the reference grid, as in the reference image's file.
+
+    Parameters
+    ----------
+    found
+        Boxes in voxels of the study grid.
+    image
+        The study's grids; its voxels are not looked at.
+    """
+    boxes = boxes_to_reference(card, found.boxes, image)
+    reference = along_card(card, image.reference)
+    painted = detection_map(ScoredBoxes(boxes, found.scores, found.weights), reference.shape_zyx)
+    return as_in_file(card, painted, image)
+
+
+def _finished(folder: RunFolder) -> RunRecord:
+    record = read_record(folder.record, RunRecord)
+    if record.state != "finished":
+        raise OncoduetError(f"{folder.record}: expected a finished run, found it {record.state}")
+    if not is_upstream(record):
+        raise OncoduetError(
+            f"{folder.record}: expected a run of nnDetection, found one of {record.key.configuration}; "
+            "python -m training bundle and python -m algorithm batch predict with it"
+        )
+    named = [(folder.nndetection_record, record.parents[PARENT]), *model_files(folder)]
+    for path, expected in named:
+        if not path.is_file() or sha256_file(path) != expected:
+            raise OncoduetError(f"{path}: expected the file that the run was recorded with, found another")
+    if load_card(folder.card).sha256 != record.key.card_sha256:
+        raise OncoduetError(f"{folder.card}: expected the card that run.json names, found another")
+    return record
+
+
+def _name(record: RunRecord) -> str:
+    key = record.key
+    return f"{key.configuration}_fold{key.fold}_restart{key.restart}"
+
+
+def _require_same_batch(output: Path, batch: BatchRecord, case_ids: Sequence[str], archive: Path) -> None:
+    """The folder is new, or holds an earlier prediction by the same run of these studies."""
+    path = output / "batch.json"
+    if path.is_file() and read_record(path, BatchRecord).parents != batch.parents:
+        raise OncoduetError(f"{path}: expected a folder that was begun with the same run, found another's predictions")
+    for study in sorted(output.glob("*/study.json")):
+        if study.parent.name not in case_ids:
+            raise OncoduetError(
+                f"{study.parent}: expected predictions of studies in {archive} alone, "
+                f"found {study.parent.name}, which is not there"
+            )
+
+
+@contextmanager
+def _alone(output: Path) -> Iterator[None]:
+    """Keep a second prediction away from this folder."""
+    with (output / ".lock").open("a") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise OncoduetError(f"{output}: expected no other process to fill this folder, found one") from None
+        yield
+
+
+@contextmanager
+def _fresh(root: Path) -> Iterator[None]:
+    """An empty folder, gone afterwards."""
+    shutil.rmtree(root, ignore_errors=True)
+    root.mkdir()
+    try:
+        yield
+    finally:
+        shutil.rmtree(root, ignore_errors=True)
+
+
+def _lay_out(layout: Layout, folder: RunFolder, studies: Sequence[Study]) -> dict[str, StudyImage]:
+    """Write what ``nndet_predict`` reads; returns the studies' grids by case id."""
+    layout.consolidated.mkdir(parents=True)
+    for name in NEEDED:
+        (layout.consolidated / name).symlink_to((folder.nndetection / name).resolve())
+    write_dataset(layout)
+    return {study.case_id: write_study_to_predict(layout, study) for study in studies}
+
+
+def _collect(layout: Layout, images: dict[str, StudyImage], *, since_ns: int) -> dict[str, ScoredBoxes]:
+    """Boxes of just these studies, by case id."""
+    expected = {layout.boxes_file(case_id): case_id for case_id in images}
+    foreign = sorted(set(layout.predictions.glob("*_boxes.pkl")) - set(expected))
+    if foreign:
+        raise OncoduetError(f"{foreign[0]}: expected boxes of the studies to predict alone, found another's")
+    found = {}
+    for path, case_id in expected.items():
+        if not path.is_file():
+            raise OncoduetError(f"{path}: expected boxes of the study from nndet_predict, found none")
+        if path.stat().st_mtime_ns < since_ns:
+            raise OncoduetError(f"{path}: expected boxes from this call of nndet_predict, found older ones")
+        found[case_id] = read_boxes(path, images[case_id].grid.shape_zyx)
+    return found
+
+
+def _write_study(folder: Path, card: Card, image: StudyImage, found: ScoredBoxes, *, case_id: str) -> None:
+    painted = paint(card, found, image)
+    likelihood = float(painted.array.max())
+    if not likelihood and card.candidates.case_likelihood_without_candidate == "probability":
+        likelihood = case_likelihood(found.scores)
+    write_volume(folder / "output" / card.detection_map.relative_path / f"{case_id}.mha", painted)
+    write_json(folder / "output" / card.likelihood.relative_path, likelihood)
+    logger.info("study %s: %d boxes, likelihood %.3f", case_id, len(found), likelihood)
+
+
+def _stamped(study: Study) -> StudyRecord:
+    stamps = []
+    for channel, path in study.channels.items():
+        status = path.stat()
+        stamps.append(
+            ImageStamp(
+                channel=channel,
+                size_bytes=status.st_size,
+                modified_ns=status.st_mtime_ns,
+                sha256=sha256_file(path),
+            )
+        )
+    parents = {stamp.channel: stamp.sha256 for stamp in stamps}
+    return StudyRecord(parents=parents, case_id=study.case_id, images=tuple(stamps))
+
+
+def _source(record: RunRecord, batch: BatchRecord, *, licence: str) -> Source:
+    key = record.key
+    return Source(
+        parents=batch.parents,
+        card=key.card,
+        card_sha256=key.card_sha256,
+        configuration=key.configuration,
+        fold=key.fold,
+        restart=key.restart,
+        profile=key.profile,
+        runs=(batch.parents["run"],),
+        bundle_sha256=None,
+        data_licence=licence,
+    )

@@ -1,0 +1,158 @@
+"""One training of nnDetection: the steps from a prepared dataset to a model, each once, also when interrupted.
+
+The order is nnDetection's own: prepare, unpack, train, sweep, consolidate. Data and models lie in the run's folder
+while it is trained, fresh for each run, so that nothing of another dataset or fold is met there. Which steps are done
+stands in ``steps.json``; an interrupted step is cleared and made again, but a training goes on from nnDetection's last
+checkpoint.
+
+nnDetection draws its random numbers unseeded: the run's seed names the run and reaches none of them.
+"""
+
+import logging
+import shutil
+import time
+from collections.abc import Callable, Mapping
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+
+from contract.archive import list_studies
+from contract.files import read_json, write_json
+from contract.records import RunKey
+from training.nndetection.layout import FOLD, MODEL, Layout, write_dataset, write_splits, write_training_study
+from training.nndetection.model import UpstreamRecord, keep_model, require
+from training.nndetection.programs import TRAINING, Programs, find_programs, loaders
+from training.prepared import Fold, Prepared
+from training.run_folder import RunFolder
+from training.turns import Steps
+
+OnStep = Callable[[float, float], None]
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class UpstreamTask:
+    """Everything that one training of nnDetection depends on."""
+
+    prepared: Prepared
+    fold: Fold
+    archive: Path
+    overwrites: Mapping[str, bool | int | float | str]
+    key: RunKey
+    folder: RunFolder
+
+    @property
+    def layout(self) -> Layout:
+        """Its folders."""
+        return Layout(self.folder.upstream.resolve(), self.prepared.card)
+
+
+def steps(task: UpstreamTask, *, on_step: OnStep) -> Steps[UpstreamRecord]:
+    """Train, or go on with it; yields while a program works.
+
+    Parameters
+    ----------
+    on_step
+        Told after each step the wall and CPU seconds that the steps have taken since this start.
+
+    Raises
+    ------
+    OncoduetError
+        A program is missing, fails, or leaves nothing; the studies are not those of the dataset; a path or a study has
+        a dot in its name.
+    """
+    paths = find_programs(TRAINING)
+    layout = task.layout
+    layout.require_names([*task.fold.train, *task.fold.validation])
+    programs = Programs(paths, layout, task.folder.log)
+    begun, cpu_s = time.monotonic(), 0.0
+    done = _done(task.folder.upstream_steps, layout)
+    for name, step in _STEPS.items():
+        if name in done:
+            logger.info("%s: done already", name)
+            continue
+        with closing(step(task, layout, programs)) as going:
+            cpu_s += yield from going
+        done.append(name)
+        write_json(task.folder.upstream_steps, done)
+        on_step(time.monotonic() - begun, cpu_s)
+    return keep_model(layout, task.folder, key=task.key, programs=paths)
+
+
+def _done(path: Path, layout: Layout) -> list[str]:
+    """The steps that an earlier start finished; without the first one, everything begins anew."""
+    if path.is_file():
+        return list(read_json(path))
+    shutil.rmtree(layout.root, ignore_errors=True)
+    layout.models.mkdir(parents=True)
+    return []
+
+
+def _write(task: UpstreamTask, layout: Layout, programs: Programs) -> Steps[float]:
+    """The raw layout."""
+    listing = list_studies(task.archive, layout.card, labels_required=True)
+    studies = {study.case_id: study for study in listing.studies}
+    write_dataset(layout)
+    cpu_s = 0.0
+    for case_id in sorted({*task.fold.train, *task.fold.validation}):
+        before_s = time.process_time()
+        write_training_study(layout, studies[case_id])  # it is there, since the archive has not changed
+        cpu_s += time.process_time() - before_s
+        yield
+    return cpu_s
+
+
+def _prepare(task: UpstreamTask, layout: Layout, programs: Programs) -> Steps[float]:
+    """Plan and preprocessing, and then the fold."""
+    for folder in (layout.preprocessed, layout.dataset / "raw_cropped"):
+        shutil.rmtree(folder, ignore_errors=True)
+    cpu_s = yield from programs.run("nndet_prep", layout.task)
+    for path in (layout.plan, layout.packed):
+        require(path, program="nndet_prep")
+    write_splits(layout, task.fold)
+    return cpu_s
+
+
+def _unpack(task: UpstreamTask, layout: Layout, programs: Programs) -> Steps[float]:
+    """Preprocessed studies as training reads them; a file that is half written would be taken for a whole one."""
+    for path in layout.packed.glob("*.npy"):
+        path.unlink()
+    return (yield from programs.run("nndet_unpack", str(layout.packed), str(loaders())))
+
+
+def _train(task: UpstreamTask, layout: Layout, programs: Programs) -> Steps[float]:
+    """The training itself."""
+    last = layout.trained / "model_last.ckpt"
+    settings = [f"exp.fold={FOLD}", *(f"{name}={value}" for name, value in task.overwrites.items())]
+    if last.is_file():
+        logger.info("goes on from %s", last)
+        settings.append("train.mode=resume")
+    else:
+        shutil.rmtree(layout.trained, ignore_errors=True)
+    cpu_s = yield from programs.run("nndet_train", layout.task, "-o", *settings)
+    require(last, program="nndet_train")
+    return cpu_s
+
+
+def _sweep(task: UpstreamTask, layout: Layout, programs: Programs) -> Steps[float]:
+    """Thresholds, chosen on the validation studies."""
+    shutil.rmtree(layout.trained / "sweep_predictions", ignore_errors=True)
+    cpu_s = yield from programs.run("nndet_sweep", layout.task, MODEL, str(FOLD))
+    require(layout.trained / "sweep_predictions", program="nndet_sweep")
+    return cpu_s
+
+
+def _consolidate(task: UpstreamTask, layout: Layout, programs: Programs) -> Steps[float]:
+    """The model for predictions."""
+    shutil.rmtree(layout.consolidated, ignore_errors=True)
+    return (yield from programs.run("nndet_consolidate", layout.task, MODEL, "--num_folds", "1", "--sweep_boxes"))
+
+
+_STEPS: Mapping[str, Callable[[UpstreamTask, Layout, Programs], Steps[float]]] = {
+    "write": _write,
+    "prepare": _prepare,
+    "unpack": _unpack,
+    "train": _train,
+    "sweep": _sweep,
+    "consolidate": _consolidate,
+}
