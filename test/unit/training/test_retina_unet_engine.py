@@ -13,16 +13,23 @@ import torch
 from contract.errors import OncoduetError
 from contract.files import read_json, sha256_file
 from contract.records import read_record
-from network.detection.anchors import AnchorPlan, level_strides
+from network.detection.anchors import AnchorPlan, anchors_of_patch, level_strides
 from network.detection.architecture import build_retina_unet
+from network.detection.boxes import iou
+from network.detection.clustering import BoxRule
+from network.detection.prediction import Detector
+from network.preprocessing import patch_size_zyx
 from network.weights import load_weights
 from training.configurations import CONFIGURATIONS, load_configuration
 from training.detection.anchor_planning import plan_anchors
 from training.detection.instances import lesion_boxes
 from training.detection.lesions import lesion_sizes
+from training.detection.sweep import search
 from training.engines.nnunet import build_trainer
 from training.engines.retina_unet import DetectorTrainer, averaged_epochs, learning_rate
 from training.prepared import load_prepared
+from training.resident.numbered import numbered_studies
+from training.resident.studies import resident_studies
 from training.run import Item, execute, execute_together, plan_run
 from training.run_folder import RunFolder
 
@@ -178,6 +185,53 @@ def test_batches_carry_numbers_from_which_boxes_and_classes_follow(trainer):
             assert len(boxes) == (patch > 0).any()  # one lesion at most in each of these studies
             seen += len(boxes)
     assert seen
+
+
+def test_last_layers_learn_no_faster_than_the_configuration_allows(planned, profile, tmp_path):
+    """A profile at ten times the rate of the tests' own: 0.1 for all but the heads' last convolutions."""
+    path = tmp_path / "fast.toml"
+    path.write_text(profile.read_text().replace("learning_rate = 0.01", "learning_rate = 0.1"))
+    run, folder = planned(profile=path), RunFolder(tmp_path / "run")
+    run.plan_anchors(folder)
+    trainer = build_trainer(run.task(folder, "cpu"), DetectorTrainer)
+    trainer.initialize()
+    trainer.set_rate()
+    first = learning_rate(0, peak=1.0, epochs=3, steps_per_epoch=2, shape=SHAPE)
+    by_parameter = {id(each): group["lr"] for group in trainer.optimizer.param_groups for each in group["params"]}
+    assert len(by_parameter) == len(list(trainer.network.parameters()))
+    for name, parameter in trainer.network.named_parameters():
+        last = name in {f"{head}.6.{part}" for head in ("classifier", "regressor") for part in ("weight", "bias")}
+        assert by_parameter[id(parameter)] == pytest.approx(first * (SHAPE.last_layer_learning_rate if last else 0.1))
+
+
+def test_a_profile_may_ask_for_fewer_anchors(planned, profile, tmp_path):
+    path = tmp_path / "fewer.toml"
+    path.write_text(profile.read_text().replace("[plan]", "[plan]\nanchor_sizes_per_axis = 2"))
+    run, folder = planned(profile=path), RunFolder(tmp_path / "run")
+    run.plan_anchors(folder)
+    assert len(read_record(folder.anchors, AnchorPlan).sizes_voxels_zyx) == 2**3
+
+
+@pytest.mark.slow
+def test_boxes_of_an_unseen_easy_study_overlap_its_lesion(planned, profile, prepared_folder, tmp_path):
+    path = tmp_path / "longer.toml"
+    text = profile.read_text().replace("epochs = 3", "epochs = 10", 1).replace("per_epoch = 2", "per_epoch = 20", 1)
+    text = text.replace("learning_rate = 0.01", "learning_rate = 0.1").replace("batch_size = 2", "batch_size = 4")
+    path.write_text(text.replace("[plan]", "[plan]\nanchor_sizes_per_axis = 2"))
+    run, folder = planned(profile=path), RunFolder(tmp_path / "run")
+    execute(run, folder.path, device="cpu")
+    patch, plan = patch_size_zyx(run.plans), read_record(folder.anchors, AnchorPlan)
+    network = build_retina_unet(run.plans, run.prepared.dataset, plan)
+    network.load_state_dict(load_weights(folder.weights))
+    detector = Detector(network.eval(), anchors_of_patch(plan, level_strides(run.plans), patch))
+    resident = resident_studies(prepared_folder, run.fold.validation, device=torch.device("cpu"))
+    studies = numbered_studies(resident, run.fold.validation, lesion_class=1)
+    searched = search(detector, studies, run.fold.validation, patch_size=patch)
+    positive = [study for study in searched if len(study.lesions)]
+    assert positive
+    for study in positive:
+        found = study.found.clustered(read_record(folder.box_rule, BoxRule))
+        assert iou(torch.from_numpy(found.boxes[:1]), torch.from_numpy(study.lesions)).max() >= 0.3
 
 
 def test_nnunets_loader_is_refused(planned, profile, tmp_path):
