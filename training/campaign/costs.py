@@ -23,14 +23,18 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from contract.errors import OncoduetError
 from contract.files import read_json
 from training.campaign.devices import CudaDevice, see_only
 from training.campaign.plan import Campaign
 from training.campaign.progress import Progress, Snapshot, clock, hours
+from training.configurations import DetectorConfiguration
 from training.run import Run, execute
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
 
 GB = 10**9
 PROBE_STEPS = 5
@@ -38,7 +42,7 @@ PROBE_S = 15.0
 VALIDATION_STEP = 1 / 3
 """Of a training step: it goes forward only."""
 
-_FLOAT, _HALF, _LABEL = 4, 2, 2
+_FLOAT, _HALF, _LABEL, _NUMBER = 4, 2, 2, 2
 _CHECKPOINTS = 3
 """The two that are kept and the one that is being written."""
 _BYTES_PER_EPOCH = 1000
@@ -152,12 +156,12 @@ def bill(campaign: Campaign, snapshot: Snapshot, side: Side) -> Bill:
     from network.memory import held_bytes, memory_budget  # noqa: PLC0415
 
     missing = [progress for progress in snapshot.runs if progress.state != "finished"]
-    need = {stage: needs(run) for stage, run in _by_stage(missing).items()}
-    of = [need[progress.place.run.configuration.stage] for progress in missing]
+    need = {kind: needs(run) for kind, run in _by_kind(missing).items()}
+    of = [need[_kind(progress.place.run)] for progress in missing]
     at_once = min(len(missing), side.processes * side.packed)
     disk = sum(each.disk_when_finished for each in of) + at_once * max((each.disk_at_work for each in of), default=0)
     on_cuda = bool(side.devices)
-    resident = max((training_set_bytes(run, on_cuda=on_cuda) for run in _by_stage(missing).values()), default=0)
+    resident = max((training_set_bytes(run, on_cuda=on_cuda) for run in _by_kind(missing).values()), default=0)
     packed, processes = min(side.packed, max(1, len(missing))), min(len(missing), side.processes)
     on_device = packed * max((each.on_cuda for each in of), default=0) + resident
     on_host = _PROCESS + packed * max((each.on_cpu for each in of), default=0)
@@ -189,15 +193,15 @@ def needs(run: Run) -> Needs:
     """What a run of this plan takes. The network is built without memory for its weights."""
     import torch  # noqa: PLC0415
 
-    from network.architecture import build_network  # noqa: PLC0415
     from network.preprocessing import CONFIGURATION  # noqa: PLC0415
 
     plan = run.plans["configurations"][CONFIGURATION]
     with torch.device("meta"):
-        network: Any = build_network(run.plans, run.prepared.dataset, deep_supervision=True)
+        network = _network(run)
+        channels = len(run.prepared.dataset["channel_names"])
+        elements = _convolved(network, torch.empty(1, channels, *plan["patch_size"])) * plan["batch_size"]
     unique = {id(parameter): parameter.numel() for parameter in network.parameters()}
     parameters = sum(unique.values())
-    elements = int(network.compute_conv_feature_map_size(tuple(plan["patch_size"]))) * plan["batch_size"]
     copies = 3 if run.keep == "best" else 2  # weights, momentum, and the best weights so far
     kept = run.profile.epochs // run.profile.keep_every_epochs + 1 if run.keep == "detection" else 0
     return Needs(
@@ -210,10 +214,41 @@ def needs(run: Run) -> Needs:
     )
 
 
+def _network(run: Run) -> "nn.Module":
+    """The network that a run trains; its anchors' sizes do not matter here, and are not planned before it starts."""
+    from network.architecture import build_network  # noqa: PLC0415
+    from network.detection.anchors import AnchorPlan, detection_levels, level_strides  # noqa: PLC0415
+    from network.detection.architecture import build_retina_unet  # noqa: PLC0415
+
+    if not isinstance(run.configuration, DetectorConfiguration):
+        return build_network(run.plans, run.prepared.dataset, deep_supervision=True)
+    sizes = ((1.0, 1.0, 1.0),) * run.configuration.sizes_per_axis**3
+    anchors = AnchorPlan(levels=detection_levels(len(level_strides(run.plans))), sizes_voxels_zyx=sizes)
+    return build_retina_unet(run.plans, run.prepared.dataset, anchors)
+
+
+def _convolved(network: "nn.Module", patch: "Tensor") -> int:
+    """Elements of all feature maps that the convolutions give of a patch, shape (1, channels, z, y, x)."""
+    from torch import nn  # noqa: PLC0415
+
+    elements = 0
+
+    def count(_: nn.Module, __: Any, output: Any) -> None:
+        nonlocal elements
+        elements += output.numel()
+
+    for layer in network.modules():
+        if isinstance(layer, nn.Conv3d | nn.ConvTranspose3d):
+            layer.register_forward_hook(count)
+    network(patch)
+    return elements
+
+
 def training_set_bytes(run: Run, *, on_cuda: bool = False) -> int:
     """The preprocessed studies in the memory of the device, as far as a process keeps them there.
 
-    The resident loader keeps all of them, on a GPU in half precision; nnU-Net's own reads patches from files.
+    The resident loader keeps all of them, on a GPU in half precision, and for a network that finds boxes the lesions'
+    numbers beside the labels; nnU-Net's own reads patches from files.
     """
     from network.preprocessing import CONFIGURATION  # noqa: PLC0415
 
@@ -223,6 +258,8 @@ def training_set_bytes(run: Run, *, on_cuda: bool = False) -> int:
     fingerprint: dict[str, Any] = read_json(prepared.folder / "dataset_fingerprint.json")
     target_mm = prepared.plans["configurations"][CONFIGURATION]["spacing"]
     per_voxel = _LABEL + len(prepared.dataset["channel_names"]) * (_HALF if on_cuda else _FLOAT)
+    if isinstance(run.configuration, DetectorConfiguration):
+        per_voxel += _NUMBER
     voxels: float = sum(
         math.prod(shape) * math.prod(spacing) / math.prod(target_mm)
         for shape, spacing in zip(fingerprint["shapes_after_crop"], fingerprint["spacings"], strict=True)
@@ -231,19 +268,19 @@ def training_set_bytes(run: Run, *, on_cuda: bool = False) -> int:
 
 
 def paces(snapshot: Snapshot, side: Side) -> dict[str, Pace | None]:
-    """How long an epoch takes, for each stage that has runs to be made; None where a probe gave nothing.
+    """How long an epoch takes, for each kind of network that has runs to be made; None where a probe gave nothing.
 
     Runs of the campaign that have epochs behind them are the best witnesses; else steps are made and timed.
     """
     missing = [progress for progress in snapshot.runs if progress.state != "finished"]
     found: dict[str, Pace | None] = {}
-    for stage, run in _by_stage(missing).items():
+    for kind, run in _by_kind(missing).items():
         behind = [
             progress
             for progress in snapshot.runs
-            if progress.place.run.configuration.stage == stage and progress.epochs and progress.wall_s > 0
+            if _kind(progress.place.run) == kind and progress.epochs and progress.wall_s > 0
         ]
-        found[stage] = _remembered(behind) if behind else probe(run, side.devices)
+        found[kind] = _remembered(behind) if behind else probe(run, side.devices)
     return found
 
 
@@ -257,7 +294,7 @@ def hours_line(snapshot: Snapshot, side: Side, pace: dict[str, Pace | None]) -> 
     if len(known) < len(pace):
         return f"hours: not known: no training step ended within {PROBE_S:.0f} s on {_device_name(side.devices)}"
     for progress in missing:
-        each = pace[progress.place.run.configuration.stage]
+        each = pace[_kind(progress.place.run)]
         assert each is not None
         total_s += each.epoch_s * (progress.place.run.profile.epochs - len(progress.epochs))
     unit = "GPU-hours" if side.devices else "hours of computing"
@@ -333,9 +370,15 @@ def _remembered(behind: Sequence[Progress]) -> Pace:
     )
 
 
-def _by_stage(missing: Sequence[Progress]) -> dict[str, Run]:
-    """A run of each stage: plans differ between stages only."""
-    return {progress.place.run.configuration.stage: progress.place.run for progress in reversed(missing)}
+def _by_kind(missing: Sequence[Progress]) -> dict[str, Run]:
+    """A run of each kind: networks and data differ between these only."""
+    return {_kind(progress.place.run): progress.place.run for progress in reversed(missing)}
+
+
+def _kind(run: Run) -> str:
+    """The stage of networks that segment, the engine of those that find boxes."""
+    configuration = run.configuration
+    return configuration.engine if isinstance(configuration, DetectorConfiguration) else configuration.stage
 
 
 def _device_name(devices: Sequence[CudaDevice]) -> str:
