@@ -21,7 +21,7 @@ import torch
 
 import training.engines.nnunet  # noqa: F401 - before the fork, as in a campaign
 from network.memory import held_bytes
-from training.campaign.costs import _PROCESS, needs, training_set_bytes
+from training.campaign.costs import _PROCESS, needs, numbers_bytes, training_set_bytes
 from training.prepared import Prepared, load_prepared
 from training.profiles import PlanEdits
 from training.run import Run, execute, plan_run
@@ -49,7 +49,7 @@ def main() -> None:
     ratios = []
     for name in options.plans:
         run = planned(prepared, name, options.configuration)
-        expected = _PROCESS + training_set_bytes(run) + needs(run).on_cpu
+        expected = _PROCESS + training_set_bytes(run) + numbers_bytes(run) + needs(run).on_cpu
         grown = growth(run)
         ratios.append(expected / grown)
         print(

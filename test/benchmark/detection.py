@@ -12,7 +12,7 @@ the heads of its ``RetinaNet``, ATSS matcher, hard negatives and GIoU, set to ou
 torchvision, which is not there: the backbone, a ResNet with feature pyramid, in whose place stands the plan's U-Net
 with the same features at each detection level as ours, decoded no finer than these; and the two classes by which the
 detector asks whether its matcher and its sampler are torchvision's, in whose place stands one that they are not. What
-else differs is what each side is: MONAI's heads have four convolutions (a row of the table has the peer with our two),
+else differs is what each side is: MONAI's heads have four convolutions (without ``--quick`` a row has the peer with our two),
 ours has the segmentation and its loss besides.
 
 *Inference*: the tiles of whole studies through the same network. Ours clusters the boxes of all tiles; the peer thins
@@ -88,7 +88,7 @@ class Size:
     studies: int
 
 
-FULL, QUICK = Size(cases=20, epochs=None, batches=60, studies=4), Size(cases=5, epochs=1, batches=4, studies=1)
+FULL, QUICK = Size(cases=20, epochs=None, batches=60, studies=4), Size(cases=5, epochs=1, batches=3, studies=1)
 
 
 @dataclass(frozen=True)
@@ -114,12 +114,13 @@ def main(options: argparse.Namespace) -> None:
         folder = Path(place)
         prepare(folder, size, options.profile)
         child("patches", measure.US, folder, size)
-        steps = {side: child("training", side, folder, size) for side in SIDES}
+        steps = {side: child("training", side, folder, size) for side in (SIDES[:2] if options.quick else SIDES)}
         tiles = {side: child("inference", side, folder, size) for side in SIDES[:2]}
         studies = torch.load(folder / "studies.pt", weights_only=True)
         patches = torch.load(folder / "patches.pt", weights_only=True)
         patch = patch_size_zyx(read_json(RunFolder(folder / "run").plans))
         anchors = int(patches["anchors"])
+    short = [steps[SHORT_PEER].whole] if SHORT_PEER in steps else []
     identical = torch.equal(steps[measure.US].matched, steps[PEER].matched)
     same = shared(tiles[measure.US].in_tiles, tiles[PEER].in_tiles)
     judged = {side: quality(each.found, studies, patch) for side, each in tiles.items()}
@@ -145,7 +146,7 @@ def main(options: argparse.Namespace) -> None:
             "patch_zyx": list(patch),
             "anchors_per_patch": anchors,
             "parameters": {side: each.parameters for side, each in steps.items()},
-            "ratio_cpu_two_convolutions": _ratio(steps[SHORT_PEER].whole, steps[measure.US].whole),
+            "ratio_cpu_two_convolutions": [_ratio(each, steps[measure.US].whole) for each in short],
             "ratio_cpu_matching": _ratio(steps[PEER].part, steps[measure.US].part),
             "inference_studies": size.studies,
             "ratio_cpu_inference": _ratio(tiles[PEER].whole, tiles[measure.US].whole),
@@ -155,7 +156,7 @@ def main(options: argparse.Namespace) -> None:
         },
         details=[
             ("matching", steps[measure.US].part, steps[PEER].part),
-            ("step, peer with two convolutions", steps[measure.US].whole, steps[SHORT_PEER].whole),
+            *(("step, peer with two convolutions", steps[measure.US].whole, each) for each in short),
             ("study", tiles[measure.US].whole, tiles[PEER].whole),
             ("study, boxes alone", tiles[measure.US].part, tiles[PEER].part),
         ],

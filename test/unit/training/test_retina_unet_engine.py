@@ -15,6 +15,7 @@ from contract.files import read_json, sha256_file
 from contract.records import read_record
 from network.detection.anchors import AnchorPlan, level_strides
 from network.detection.architecture import build_retina_unet
+from network.memory import Budget, held_bytes
 from network.weights import load_weights
 from training.configurations import CONFIGURATIONS, load_configuration
 from training.detection.anchor_planning import plan_anchors
@@ -23,6 +24,8 @@ from training.detection.lesions import lesion_sizes
 from training.engines.nnunet import build_trainer
 from training.engines.retina_unet import DetectorTrainer, averaged_epochs, learning_rate
 from training.prepared import load_prepared
+from training.resident.numbered import numbered_studies
+from training.resident.studies import ResidentStudies
 from training.run import Item, execute, execute_together, plan_run
 from training.run_folder import RunFolder
 
@@ -178,6 +181,17 @@ def test_batches_carry_numbers_from_which_boxes_and_classes_follow(trainer):
             assert len(boxes) == (patch > 0).any()  # one lesion at most in each of these studies
             seen += len(boxes)
     assert seen
+
+
+def test_numbers_that_do_not_fit_are_refused_before_any_study_is_numbered(prepared_folder):
+    ids = ["100_1", "101_1"]
+    studies = ResidentStudies(prepared_folder, torch.device("cpu"), torch.float32)
+    studies.load(ids)
+    voxels = sum(math.prod(studies.by_id[case_id].shape) for case_id in ids)
+    with pytest.raises(OncoduetError, match=r"expected the lesions' numbers .* that those of 2 studies need"):
+        numbered_studies(studies, ids, lesion_class=1, budget=Budget(held_bytes() + 2 * voxels, "--memory-gb"))
+    numbered = numbered_studies(studies, ids, lesion_class=1, budget=Budget(held_bytes() + 10**8, "--memory-gb"))
+    assert sum(study.label.nbytes for study in numbered.by_id.values()) == 2 * voxels
 
 
 def test_nnunets_loader_is_refused(planned, profile, tmp_path):
