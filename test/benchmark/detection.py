@@ -12,8 +12,8 @@ the heads of its ``RetinaNet``, ATSS matcher, hard negatives and GIoU, set to ou
 torchvision, which is not there: the backbone, a ResNet with feature pyramid, in whose place stands the plan's U-Net
 with the same features at each detection level as ours, decoded no finer than these; and the two classes by which the
 detector asks whether its matcher and its sampler are torchvision's, in whose place stands one that they are not. What
-else differs is what each side is: MONAI's heads have four convolutions (without ``--quick`` a row has the peer with our two),
-ours has the segmentation and its loss besides.
+else differs is what each side is: MONAI's heads have four convolutions (without ``--quick`` a row has the peer with our
+two), ours has the segmentation and its loss besides.
 
 *Inference*: the tiles of whole studies through the same network. Ours clusters the boxes of all tiles; the peer thins
 each tile's boxes, puts them together and thins them again, both by MONAI's ``non_max_suppression``. How good the boxes
