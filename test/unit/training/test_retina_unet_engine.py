@@ -113,6 +113,23 @@ def test_studies_that_lose_every_lesion_are_refused(planned, tmp_path, monkeypat
         run.plan_anchors(RunFolder(tmp_path / "run"))
 
 
+def test_a_fold_that_trains_on_no_lesion_is_refused_in_one_line_and_nothing_is_written(
+    write_study, profile, tmp_path, outcome
+):
+    archive, prepared = tmp_path / "archive", tmp_path / "prepared"
+    for number in range(3):
+        write_study(archive, f"{number}_1", kind=number, lesion=number == 1)
+    card = ["--card", "cspca-picai"]
+    assert outcome("prepare", *card, "--archive", archive, "--output", prepared, "--folds", 3) == (0, "")
+    folds = load_prepared(prepared).folds
+    (without,) = (number for number, fold in enumerate(folds) if "1_1" in fold.validation)
+    arguments = ["run", "--prepared", prepared, "--configuration", "retina-unet", "--restart", 1, "--profile", profile]
+    code, message = outcome(*arguments, "--fold", without, "--output", tmp_path / "run")
+    assert code == 3
+    assert f"{prepared}: expected a lesion in the training part of fold {without}, found none" in message
+    assert not (tmp_path / "run").exists()
+
+
 @pytest.mark.parametrize("epochs", [2, 5])
 def test_a_killed_run_goes_on_to_the_same_bits_before_and_within_the_averaged_epochs(
     planned, long_profile, averaging, tmp_path, epochs
