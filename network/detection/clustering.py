@@ -113,10 +113,11 @@ def expected_predictions(boxes: Float64Array, tiles: Sequence[Box], *, copies: i
     copies
         Predictions of each tile: mirrored copies times members.
     """
-    edges = np.array([[*(axis.start for axis in tile), *(axis.stop for axis in tile)] for tile in tiles], np.float64)
-    lower = np.maximum(boxes[:, None, :3], edges[None, :, :3])
-    upper = np.minimum(boxes[:, None, 3:], edges[None, :, 3:])
-    covered = np.prod(np.clip(upper - lower, 0, None), axis=2).sum(axis=1)
+    covered = np.zeros(len(boxes))
+    for tile in tiles:  # one after the other: all at once would take gigabytes for a long CT
+        lower = np.maximum(boxes[:, :3], [axis.start for axis in tile])
+        upper = np.minimum(boxes[:, 3:], [axis.stop for axis in tile])
+        covered += np.prod(np.clip(upper - lower, 0, None), axis=1)
     counts: Float64Array = copies * covered / np.prod(boxes[:, 3:] - boxes[:, :3], axis=1)
     return counts
 
