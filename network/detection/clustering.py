@@ -150,19 +150,37 @@ def _groups(
     For each group the indices, strongest first, and their IoU with the strongest.
     """
     groups = []
-    while order.size:
-        overlaps = _iou_with_first(boxes[order])
+    corners = np.ascontiguousarray(boxes[order].T)  # coordinate by coordinate, over which numpy is fast
+    left = np.ones(len(order), dtype=bool)
+    for first in range(len(order)):
+        if not left[first]:
+            continue
+        own = corners[:, first]
+        meets = left[first:].copy()
+        for axis in range(3):
+            meets &= corners[axis, first:] < own[axis + 3]
+            meets &= corners[axis + 3, first:] > own[axis]
+        meets[0] = True
+        near = first + np.flatnonzero(meets)
+        overlaps = _iou_with_first(corners[:, near])
         joins = overlaps > overlap
         joins[0] = True  # also where rounding leaves its IoU with itself below 1
-        groups.append((order[joins], overlaps[joins]))
-        order = order[~joins]
+        left[near[joins]] = False
+        groups.append((order[near[joins]], overlaps[joins]))
     return groups
 
 
-def _iou_with_first(boxes: Float64Array) -> Float64Array:
-    volumes = np.prod(np.clip(boxes[:, 3:] - boxes[:, :3], 0, None), axis=1)
-    extents = np.minimum(boxes[:, 3:], boxes[0, 3:]) - np.maximum(boxes[:, :3], boxes[0, :3])
-    intersection = np.prod(np.clip(extents, 0, None), axis=1)
+def _iou_with_first(corners: Float64Array) -> Float64Array:
+    """IoU of each box with the first, shape (boxes,), from their coordinates, shape (6, boxes)."""
+    volumes = _volumes(corners[:3], corners[3:])
+    intersection = _volumes(np.maximum(corners[:3], corners[:3, :1]), np.minimum(corners[3:], corners[3:, :1]))
     union = volumes + volumes[0] - intersection
     overlaps: Float64Array = np.divide(intersection, union, out=np.zeros_like(union), where=union > 0)
     return overlaps
+
+
+def _volumes(lower: Float64Array, upper: Float64Array) -> Float64Array:
+    """Volumes, shape (boxes,), from corners, shape (3, boxes) each."""
+    z, y, x = np.maximum(upper - lower, 0)
+    volumes: Float64Array = z * y * x
+    return volumes

@@ -308,7 +308,7 @@ def train(folder: Path, side: str) -> None:
         moved = [each + torch.tensor(MOVED_VOXELS).repeat(2) for each in boxes]
         with matching.counted():
             found = matched_of(moved)
-        matched.append(torch.where(found >= 0, found, -1))
+        matched.append(torch.where(found >= 0, found, -1).short())
     _tell(folder, "training", side, steps, matching, parameters=_size(trained), matched=torch.stack(matched))
 
 

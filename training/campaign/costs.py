@@ -24,7 +24,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from contract.errors import OncoduetError
 from contract.files import read_json
@@ -33,9 +33,6 @@ from training.campaign.plan import Campaign
 from training.campaign.progress import Progress, Snapshot, clock, hours
 from training.configurations import DetectorConfiguration
 from training.run import Run, execute
-
-if TYPE_CHECKING:
-    from torch import Tensor, nn
 
 GB = 10**9
 PROBE_STEPS = 5
@@ -201,8 +198,7 @@ def needs(run: Run) -> Needs:
     plan = run.plans["configurations"][CONFIGURATION]
     with torch.device("meta"):
         network = _network(run)
-        channels = len(run.prepared.dataset["channel_names"])
-        elements = _convolved(network, torch.empty(1, channels, *plan["patch_size"])) * plan["batch_size"]
+        elements = _convolved(network, run, plan["patch_size"]) * plan["batch_size"]
     unique = {id(parameter): parameter.numel() for parameter in network.parameters()}
     parameters = sum(unique.values())
     copies = 3 if run.keep == "best" else 2  # weights, momentum, and the best weights so far
@@ -217,7 +213,7 @@ def needs(run: Run) -> Needs:
     )
 
 
-def _network(run: Run) -> "nn.Module":
+def _network(run: Run) -> Any:
     """The network that a run trains; its anchors' sizes do not matter here, and are not planned before it starts."""
     from network.architecture import build_network  # noqa: PLC0415
     from network.detection.anchors import AnchorPlan, detection_levels, level_strides  # noqa: PLC0415
@@ -230,20 +226,22 @@ def _network(run: Run) -> "nn.Module":
     return build_retina_unet(run.plans, run.prepared.dataset, anchors)
 
 
-def _convolved(network: "nn.Module", patch: "Tensor") -> int:
-    """Elements of all feature maps that the convolutions give of a patch, shape (1, channels, z, y, x)."""
-    from torch import nn  # noqa: PLC0415
+def _convolved(network: Any, run: Run, patch_size_zyx: Sequence[int]) -> int:
+    """Elements of all feature maps that the convolutions give of a patch; without memory, on torch's meta device."""
+    import torch  # noqa: PLC0415
 
+    if not isinstance(run.configuration, DetectorConfiguration):
+        return int(network.compute_conv_feature_map_size(tuple(patch_size_zyx)))
     elements = 0
 
-    def count(_: nn.Module, __: Any, output: Any) -> None:
+    def count(_: Any, __: Any, output: Any) -> None:
         nonlocal elements
         elements += output.numel()
 
     for layer in network.modules():
-        if isinstance(layer, nn.Conv3d | nn.ConvTranspose3d):
+        if isinstance(layer, torch.nn.Conv3d | torch.nn.ConvTranspose3d):
             layer.register_forward_hook(count)
-    network(patch)
+    network(torch.empty(1, len(run.prepared.dataset["channel_names"]), *patch_size_zyx))
     return elements
 
 
