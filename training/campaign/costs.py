@@ -190,7 +190,13 @@ def bill(campaign: Campaign, snapshot: Snapshot, side: Side) -> Bill:
 
 
 def needs(run: Run) -> Needs:
-    """What a run of this plan takes. The network is built without memory for its weights."""
+    """What a run of this plan takes. The network is built without memory for its weights.
+
+    Raises
+    ------
+    OncoduetError
+        A network that finds boxes has a patch that is no multiple of its strides.
+    """
     import torch  # noqa: PLC0415
 
     from network.preprocessing import CONFIGURATION  # noqa: PLC0415
@@ -216,13 +222,20 @@ def needs(run: Run) -> Needs:
 def _network(run: Run) -> Any:
     """The network that a run trains; its anchors' sizes do not matter here, and are not planned before it starts."""
     from network.architecture import build_network  # noqa: PLC0415
-    from network.detection.anchors import AnchorPlan, detection_levels, level_strides  # noqa: PLC0415
+    from network.detection.anchors import (  # noqa: PLC0415
+        AnchorPlan,
+        anchors_of_patch,
+        detection_levels,
+        level_strides,
+    )
     from network.detection.architecture import build_retina_unet  # noqa: PLC0415
+    from network.preprocessing import patch_size_zyx  # noqa: PLC0415
 
     if not isinstance(run.configuration, DetectorConfiguration):
         return build_network(run.plans, run.prepared.dataset, deep_supervision=True)
-    sizes = ((1.0, 1.0, 1.0),) * run.configuration.sizes_per_axis**3
-    anchors = AnchorPlan(levels=detection_levels(len(level_strides(run.plans))), sizes_voxels_zyx=sizes)
+    strides, sizes = level_strides(run.plans), ((1.0, 1.0, 1.0),) * run.configuration.sizes_per_axis**3
+    anchors = AnchorPlan(levels=detection_levels(len(strides)), sizes_voxels_zyx=sizes)
+    anchors_of_patch(anchors, strides, patch_size_zyx(run.plans))  # refuses a patch that does not fit
     return build_retina_unet(run.plans, run.prepared.dataset, anchors)
 
 

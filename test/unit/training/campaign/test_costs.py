@@ -167,6 +167,15 @@ def test_too_little_memory_is_said_before_the_first_iteration(campaign_file, pro
     assert not (tmp_path / "runs").exists()
 
 
+def test_a_detectors_patch_that_does_not_fit_its_strides_is_said_before_the_first_iteration(
+    campaign_file, profile, tmp_path, outcome
+):
+    path = campaign_file(profile=widened(profile, tmp_path, patch="[8, 18, 16]"), configurations=["retina-unet"])
+    code, message = outcome("campaign", path, "--device", "cpu", "--dry-run")
+    assert code == 3
+    assert "patch size: expected a multiple of [2, 4, 4], the stride of level 2, found [8, 18, 16]" in message
+
+
 def test_a_probe_that_is_too_slow_leaves_the_hours_open(campaign_file):
     snapshot = Watch(load_campaign(campaign_file())).look()
     line = hours_line(snapshot, CPU, {"detection": None})
