@@ -12,3 +12,4 @@ for name in train algorithm evaluation sbom; do
   lock "$name" --constraint dev.lock
 done
 lock tryout   # apart: gcapi wants an older httpx than the others
+lock monai --no-deps   # the benchmarks' peer: its other packages are ours

@@ -3,8 +3,9 @@
 import hashlib
 import logging
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from rich.console import Console
@@ -18,10 +19,12 @@ from contract.files import sha256_file, sha256_json, staged_folder, write_json, 
 from contract.records import Stage, write_record
 from contract.volume import LabelArray, Volume
 from network.localisation import true_region
+from network.preprocessing import Preprocessed
 from network.study import Scan, classes_on, read_scan, read_truth, stack
 from training.engines import nnunet_data
 from training.engines.nnunet_data import StackedStudy
 from training.logs import log_to
+from training.lost_lesions import Lesion, lesions_on, lost_lesions
 from training.prepared import (
     LOCALISATION,
     Fold,
@@ -94,6 +97,9 @@ def prepare(*, card_name: str, archive: Path, output: Path, folds: int, seed: in
             write_text(folder / "card.toml", card_text)
             write_record(folder / "splits.json", splits)
             write_record(folder / "prepared.json", record)
+        lost = stacked["detection"].lost
+        _warn_of(lost)  # in prepare.log, and below to the user
+    _warn_of(lost)
     positive = sum(study.lesions > 0 for study in lesions)
     logger.info(
         "%s: %d studies of %d patients, %d with lesions, %d folds", output, len(lesions), len(patients), positive, folds
@@ -118,9 +124,10 @@ def _preprocess(
     planning = work / f"planning-{stacked.stage}"
     plans = nnunet_data.plan(dataset, fingerprint, name=f"Dataset001_{card.name}", work=planning)
     for case_id in progress.track(case_ids, description=f"preprocess{what}"):
-        nnunet_data.preprocess_case(
+        preprocessed = nnunet_data.preprocess_case(
             case_id, stacked.read(case_id), plans=plans, dataset=dataset, output=folder / "cases"
         )
+        stacked.note_lost(case_id, preprocessed, plans)
     write_json(folder / "plans.json", plans)
     write_json(folder / "dataset.json", dataset)
     write_json(folder / "dataset_fingerprint.json", fingerprint)
@@ -136,6 +143,11 @@ def _preprocess(
         files={path.name: sha256_file(path) for path in files},
         parents={"archive": stacked.fingerprint, "card": card.sha256},
     )
+
+
+def _warn_of(lost: Sequence[str]) -> None:
+    for line in lost:
+        logger.warning("%s: networks are trained as if it were not there", line)
 
 
 def split_patients(studies: Sequence[PreparedStudy], *, folds: int, seed: int) -> tuple[Fold, ...]:
@@ -166,6 +178,9 @@ class _Stacked:
         self.hashes: dict[str, str] = {}
         self.spacing_mm_zyx: dict[str, tuple[float, float, float]] = {}
         self.largest_foreground_voxels = 0
+        self.lesions: dict[str, list[Lesion]] = {}
+        self.lost: list[str] = []
+        """What is to be said of lesions that resampling lost."""
         folder.mkdir()
 
     def add(self, study: Study, scan: Scan, truth: Volume) -> None:
@@ -185,6 +200,12 @@ class _Stacked:
         lesions = count_lesions(label, self.card)
         self.records.append(PreparedStudy(case_id=study.case_id, patient_id=study.patient_id, lesions=lesions))
         self.hashes[study.case_id] = total.hexdigest()
+        self.lesions[study.case_id] = lesions_on(self.card, truth, image.grid) if self.stage == "detection" else []
+
+    def note_lost(self, case_id: str, preprocessed: Preprocessed, plans: Mapping[str, Any]) -> None:
+        """Look for the study's lesions in what preprocessing made of it."""
+        found = lost_lesions(self.lesions[case_id], preprocessed, plans=plans, card=self.card)
+        self.lost += [f"study {case_id}: {each}" for each in found]
 
     @property
     def fingerprint(self) -> str:

@@ -125,10 +125,11 @@ def expected_predictions(boxes: Float64Array, tiles: Sequence[Box], *, copies: i
     copies
         Predictions of each tile: mirrored copies times members.
     """
-    edges = np.array([[*(axis.start for axis in tile), *(axis.stop for axis in tile)] for tile in tiles], np.float64)
-    lower = np.maximum(boxes[:, None, :3], edges[None, :, :3])
-    upper = np.minimum(boxes[:, None, 3:], edges[None, :, 3:])
-    covered = np.prod(np.clip(upper - lower, 0, None), axis=2).sum(axis=1)
+    covered = np.zeros(len(boxes))
+    for tile in tiles:  # one after the other: all at once would take gigabytes for a long CT
+        lower = np.maximum(boxes[:, :3], [axis.start for axis in tile])
+        upper = np.minimum(boxes[:, 3:], [axis.stop for axis in tile])
+        covered += np.prod(np.clip(upper - lower, 0, None), axis=1)
     counts: Float64Array = copies * covered / np.prod(boxes[:, 3:] - boxes[:, :3], axis=1)
     return counts
 
@@ -161,19 +162,37 @@ def _groups(
     For each group the indices, strongest first, and their IoU with the strongest.
     """
     groups = []
-    while order.size:
-        overlaps = _iou_with_first(boxes[order])
+    corners = np.ascontiguousarray(boxes[order].T)  # coordinate by coordinate, over which numpy is fast
+    left = np.ones(len(order), dtype=bool)
+    for first in range(len(order)):
+        if not left[first]:
+            continue
+        own = corners[:, first]
+        meets = left[first:].copy()
+        for axis in range(3):
+            meets &= corners[axis, first:] < own[axis + 3]
+            meets &= corners[axis + 3, first:] > own[axis]
+        meets[0] = True
+        near = first + np.flatnonzero(meets)
+        overlaps = _iou_with_first(corners[:, near])
         joins = overlaps > overlap
         joins[0] = True  # also where rounding leaves its IoU with itself below 1
-        groups.append((order[joins], overlaps[joins]))
-        order = order[~joins]
+        left[near[joins]] = False
+        groups.append((order[near[joins]], overlaps[joins]))
     return groups
 
 
-def _iou_with_first(boxes: Float64Array) -> Float64Array:
-    volumes = np.prod(np.clip(boxes[:, 3:] - boxes[:, :3], 0, None), axis=1)
-    extents = np.minimum(boxes[:, 3:], boxes[0, 3:]) - np.maximum(boxes[:, :3], boxes[0, :3])
-    intersection = np.prod(np.clip(extents, 0, None), axis=1)
+def _iou_with_first(corners: Float64Array) -> Float64Array:
+    """IoU of each box with the first, shape (boxes,), from their coordinates, shape (6, boxes)."""
+    volumes = _volumes(corners[:3], corners[3:])
+    intersection = _volumes(np.maximum(corners[:3], corners[:3, :1]), np.minimum(corners[3:], corners[3:, :1]))
     union = volumes + volumes[0] - intersection
     overlaps: Float64Array = np.divide(intersection, union, out=np.zeros_like(union), where=union > 0)
     return overlaps
+
+
+def _volumes(lower: Float64Array, upper: Float64Array) -> Float64Array:
+    """Volumes, shape (boxes,), from corners, shape (3, boxes) each."""
+    z, y, x = np.maximum(upper - lower, 0)
+    volumes: Float64Array = z * y * x
+    return volumes

@@ -1,5 +1,7 @@
 """How much memory a training takes on the CPU, beside what a campaign expects: ``campaign_memory.py PREPARED``.
 
+With ``--configuration retina-unet`` for a network that finds boxes; ``--plans`` takes some of the plans below.
+
 The numbers in ``training/campaign/costs.py`` rest on this. Each plan trains a few steps in a forked process, as a
 campaign's runs do; what counts is how far its resident set grows beyond what it was at the fork.
 """
@@ -19,7 +21,7 @@ import torch
 
 import training.engines.nnunet  # noqa: F401 - before the fork, as in a campaign
 from network.memory import held_bytes
-from training.campaign.costs import _PROCESS, needs, training_set_bytes
+from training.campaign.costs import _PROCESS, needs, numbers_bytes, training_set_bytes
 from training.prepared import Prepared, load_prepared
 from training.profiles import PlanEdits
 from training.run import Run, execute, plan_run
@@ -39,12 +41,15 @@ def main() -> None:
     """Print a table, then one JSON line."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("prepared", type=Path, help="prepared dataset, of bpMRI phantoms for example")
-    prepared = load_prepared(parser.parse_args().prepared)
+    parser.add_argument("--configuration", default="ce", help="default: ce")
+    parser.add_argument("--plans", nargs="+", choices=PLANS, default=list(PLANS), metavar="PLAN")
+    options = parser.parse_args()
+    prepared = load_prepared(options.prepared)
     torch.set_num_threads(1)
     ratios = []
-    for name in PLANS:
-        run = planned(prepared, name)
-        expected = _PROCESS + training_set_bytes(run) + needs(run).on_cpu
+    for name in options.plans:
+        run = planned(prepared, name, options.configuration)
+        expected = _PROCESS + training_set_bytes(run) + numbers_bytes(run) + needs(run).on_cpu
         grown = growth(run)
         ratios.append(expected / grown)
         print(
@@ -53,7 +58,7 @@ def main() -> None:
     print(json.dumps({"benchmark": "campaign_memory", "least": min(ratios), "most": max(ratios)}))
 
 
-def planned(prepared: Prepared, name: str) -> Run:
+def planned(prepared: Prepared, name: str, configuration: str) -> Run:
     """A run with one of the plans above, for two epochs of two steps."""
     features, stages, most, patch, batch, (encoder, decoder) = PLANS[name]
     edits = PlanEdits.model_validate(
@@ -72,7 +77,7 @@ def planned(prepared: Prepared, name: str) -> Run:
             ],
         }
     )
-    run = plan_run(prepared, configuration="ce", fold=0, restart=0, profile="demo")
+    run = plan_run(prepared, configuration=configuration, fold=0, restart=0, profile="demo")
     short = {"plan": edits, "epochs": 2, "iterations_per_epoch": 2, "checkpoint_every_epochs": 1}
     return dataclasses.replace(run, profile=run.profile.model_copy(update=short))
 

@@ -9,7 +9,8 @@ Runs of upstream nnDetection are not counted: it plans its own networks, and nob
 Memory on the CPU was calibrated on the resident set of training processes (``test/benchmark/campaign_memory.py``):
 seven plans of 4 to 32 features, patches of 8 × 16 × 16 to 24 × 128 × 128, batches of 1 to 4. None needed more than is
 estimated here; where the estimate is above 500 MB it is at most 1.6 times what was needed.
-The largest of them was measured with nnU-Net's loader only.
+The largest of them was measured with nnU-Net's loader only. For networks that find boxes the estimate was 0.98 to
+1.43 times what four of these plans needed.
 """
 
 import itertools
@@ -32,6 +33,7 @@ from contract.files import read_json
 from training.campaign.devices import CudaDevice, see_only
 from training.campaign.plan import Campaign
 from training.campaign.progress import Progress, Snapshot, clock, hours
+from training.configurations import DetectorConfiguration
 from training.run import Run, execute
 
 GB = 10**9
@@ -40,7 +42,7 @@ PROBE_S = 15.0
 VALIDATION_STEP = 1 / 3
 """Of a training step: it goes forward only."""
 
-_FLOAT, _HALF, _LABEL = 4, 2, 2
+_FLOAT, _HALF, _LABEL, _NUMBER = 4, 2, 2, 2
 _CHECKPOINTS = 3
 """The two that are kept and the one that is being written."""
 _BYTES_PER_EPOCH = 1000
@@ -161,15 +163,17 @@ def bill(campaign: Campaign, snapshot: Snapshot, side: Side) -> Bill:
     from network.memory import held_bytes, memory_budget  # noqa: PLC0415
 
     missing, uncounted = _missing(snapshot)
-    need = {stage: needs(run) for stage, run in _by_stage(missing).items()}
-    of = [need[progress.place.run.configuration.stage] for progress in missing]
+    need = {kind: needs(run) for kind, run in _by_kind(missing).items()}
+    of = [need[_kind(progress.place.run)] for progress in missing]
     at_once = min(len(missing), side.processes * side.packed)
     disk = sum(each.disk_when_finished for each in of) + at_once * max((each.disk_at_work for each in of), default=0)
     on_cuda = bool(side.devices)
-    resident = max((training_set_bytes(run, on_cuda=on_cuda) for run in _by_stage(missing).values()), default=0)
+    kinds = _by_kind(missing).values()
+    resident = max((training_set_bytes(run, on_cuda=on_cuda) for run in kinds), default=0)
+    numbers = max((numbers_bytes(run) for run in kinds), default=0)
     packed, processes = min(side.packed, max(1, len(missing))), min(len(missing), side.processes)
-    on_device = packed * max((each.on_cuda for each in of), default=0) + resident
-    on_host = _PROCESS + packed * max((each.on_cpu for each in of), default=0)
+    on_device = packed * max((each.on_cuda for each in of), default=0) + resident + numbers
+    on_host = _PROCESS + numbers + packed * max((each.on_cpu for each in of), default=0)
     if side.elsewhere:
         memory, free, source = _IMPORTS + on_host + resident, side.memory_gb, "slurm.memory_gb"
         memory_free = None if free is None else round(free * GB)
@@ -196,18 +200,23 @@ def bill(campaign: Campaign, snapshot: Snapshot, side: Side) -> Bill:
 
 
 def needs(run: Run) -> Needs:
-    """What a run of this plan takes. The network is built without memory for its weights."""
+    """What a run of this plan takes. The network is built without memory for its weights.
+
+    Raises
+    ------
+    OncoduetError
+        A network that finds boxes has a patch that is no multiple of its strides.
+    """
     import torch  # noqa: PLC0415
 
-    from network.architecture import build_network  # noqa: PLC0415
     from network.preprocessing import CONFIGURATION  # noqa: PLC0415
 
     plan = run.plans["configurations"][CONFIGURATION]
     with torch.device("meta"):
-        network: Any = build_network(run.plans, run.prepared.dataset, deep_supervision=True)
+        network = _network(run)
+        elements = _convolved(network, run, plan["patch_size"]) * plan["batch_size"]
     unique = {id(parameter): parameter.numel() for parameter in network.parameters()}
     parameters = sum(unique.values())
-    elements = int(network.compute_conv_feature_map_size(tuple(plan["patch_size"]))) * plan["batch_size"]
     copies = 3 if run.keep == "best" else 2  # weights, momentum, and the best weights so far
     kept = run.profile.epochs // run.profile.keep_every_epochs + 1 if run.keep == "detection" else 0
     return Needs(
@@ -220,40 +229,90 @@ def needs(run: Run) -> Needs:
     )
 
 
+def _network(run: Run) -> Any:
+    """The network that a run trains; its anchors' sizes do not matter here, and are not planned before it starts."""
+    from network.architecture import build_network  # noqa: PLC0415
+    from network.detection.anchors import (  # noqa: PLC0415
+        AnchorPlan,
+        anchors_of_patch,
+        detection_levels,
+        level_strides,
+    )
+    from network.detection.architecture import build_retina_unet  # noqa: PLC0415
+    from network.preprocessing import patch_size_zyx  # noqa: PLC0415
+
+    if not isinstance(run.configuration, DetectorConfiguration):
+        return build_network(run.plans, run.prepared.dataset, deep_supervision=True)
+    strides, sizes = level_strides(run.plans), ((1.0, 1.0, 1.0),) * run.configuration.sizes_per_axis**3
+    anchors = AnchorPlan(levels=detection_levels(len(strides)), sizes_voxels_zyx=sizes)
+    anchors_of_patch(anchors, strides, patch_size_zyx(run.plans))  # refuses a patch that does not fit
+    return build_retina_unet(run.plans, run.prepared.dataset, anchors)
+
+
+def _convolved(network: Any, run: Run, patch_size_zyx: Sequence[int]) -> int:
+    """Elements of all feature maps that the convolutions give of a patch; without memory, on torch's meta device."""
+    import torch  # noqa: PLC0415
+
+    if not isinstance(run.configuration, DetectorConfiguration):
+        return int(network.compute_conv_feature_map_size(tuple(patch_size_zyx)))
+    elements = 0
+
+    def count(_: Any, __: Any, output: Any) -> None:
+        nonlocal elements
+        elements += output.numel()
+
+    for layer in network.modules():
+        if isinstance(layer, torch.nn.Conv3d | torch.nn.ConvTranspose3d):
+            layer.register_forward_hook(count)
+    network(torch.empty(1, len(run.prepared.dataset["channel_names"]), *patch_size_zyx))
+    return elements
+
+
 def training_set_bytes(run: Run, *, on_cuda: bool = False) -> int:
     """The preprocessed studies in the memory of the device, as far as a process keeps them there.
 
     The resident loader keeps all of them, on a GPU in half precision; nnU-Net's own reads patches from files.
     """
-    from network.preprocessing import CONFIGURATION  # noqa: PLC0415
-
     if run.profile.loader == "nnunet":
         return 0
     prepared = run.prepared
+    per_voxel = _LABEL + len(prepared.dataset["channel_names"]) * (_HALF if on_cuda else _FLOAT)
+    return round(_training_voxels(run) * per_voxel)
+
+
+def numbers_bytes(run: Run) -> int:
+    """The numbered lesions of the same studies, which each process keeps for itself where a network finds boxes."""
+    return round(_training_voxels(run) * _NUMBER) if isinstance(run.configuration, DetectorConfiguration) else 0
+
+
+def _training_voxels(run: Run) -> float:
+    """Voxels of all preprocessed studies, known from the fingerprint and the plan."""
+    from network.preprocessing import CONFIGURATION  # noqa: PLC0415
+
+    prepared = run.prepared
     fingerprint: dict[str, Any] = read_json(prepared.folder / "dataset_fingerprint.json")
     target_mm = prepared.plans["configurations"][CONFIGURATION]["spacing"]
-    per_voxel = _LABEL + len(prepared.dataset["channel_names"]) * (_HALF if on_cuda else _FLOAT)
     voxels: float = sum(
         math.prod(shape) * math.prod(spacing) / math.prod(target_mm)
         for shape, spacing in zip(fingerprint["shapes_after_crop"], fingerprint["spacings"], strict=True)
     )
-    return round(voxels * per_voxel)
+    return voxels
 
 
 def paces(snapshot: Snapshot, side: Side) -> dict[str, Pace | None]:
-    """How long an epoch takes, for each stage that has runs to be made; None where a probe gave nothing.
+    """How long an epoch takes, for each kind of network that has runs to be made; None where a probe gave nothing.
 
     Runs of the campaign that have epochs behind them are the best witnesses; else steps are made and timed.
     """
     missing, _ = _missing(snapshot)
     found: dict[str, Pace | None] = {}
-    for stage, run in _by_stage(missing).items():
+    for kind, run in _by_kind(missing).items():
         behind = [
             progress
             for progress in snapshot.runs
-            if progress.place.run.configuration.stage == stage and progress.epochs and progress.wall_s > 0
+            if _kind(progress.place.run) == kind and progress.epochs and progress.wall_s > 0
         ]
-        found[stage] = _remembered(behind) if behind else probe(run, side.devices)
+        found[kind] = _remembered(behind) if behind else probe(run, side.devices)
     return found
 
 
@@ -267,7 +326,7 @@ def hours_line(snapshot: Snapshot, side: Side, pace: dict[str, Pace | None]) -> 
     if len(known) < len(pace):
         return f"hours: not known: no training step ended within {PROBE_S:.0f} s on {_device_name(side.devices)}"
     for progress in missing:
-        each = pace[progress.place.run.configuration.stage]
+        each = pace[_kind(progress.place.run)]
         assert each is not None
         total_s += each.epoch_s * (progress.place.run.profile.epochs - len(progress.epochs))
     unit = "GPU-hours" if side.devices else "hours of computing"
@@ -353,9 +412,15 @@ def _runs(count: int) -> str:
     return f"{count} run{'s' if count > 1 else ''}"
 
 
-def _by_stage(missing: Sequence[Progress]) -> dict[str, Run]:
-    """A run of each stage: plans differ between stages only."""
-    return {progress.place.run.configuration.stage: progress.place.run for progress in reversed(missing)}
+def _by_kind(missing: Sequence[Progress]) -> dict[str, Run]:
+    """A run of each kind: networks and data differ between these only."""
+    return {_kind(progress.place.run): progress.place.run for progress in reversed(missing)}
+
+
+def _kind(run: Run) -> str:
+    """The stage of networks that segment, the engine of those that find boxes."""
+    configuration = run.configuration
+    return configuration.engine if isinstance(configuration, DetectorConfiguration) else configuration.stage
 
 
 def _device_name(devices: Sequence[CudaDevice]) -> str:

@@ -20,7 +20,7 @@ from nnunetv2.training.dataloading.nnunet_dataset import comp_blosc2_params, nnU
 from contract.cards import Card
 from contract.files import read_json, write_json
 from contract.volume import Float32Array, LabelArray
-from network.preprocessing import CONFIGURATION, preprocess
+from network.preprocessing import CONFIGURATION, Preprocessed, preprocess
 from training.engines.nnunet_environment import nnunet_folders
 
 STOCK_SAMPLES = 100_000_000
@@ -123,8 +123,10 @@ def plan(dataset: dict[str, Any], fingerprint: dict[str, Any], *, name: str, wor
 
 def preprocess_case(
     case_id: str, study: StackedStudy, *, plans: dict[str, Any], dataset: dict[str, Any], output: Path
-) -> None:
+) -> Preprocessed:
     """Preprocess one study as nnU-Net does and keep it in nnU-Net's format, ``<case>.b2nd`` and its companions.
+
+    It is returned, too.
 
     Raises
     ------
@@ -153,6 +155,7 @@ def preprocess_case(
         if shutil.disk_usage(output).free > data.nbytes + segmentation.nbytes:
             raise
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(output / case_id)) from None
+    return case
 
 
 def _intensity_properties(values: npt.NDArray[np.float64]) -> dict[str, float]:

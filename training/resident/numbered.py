@@ -1,8 +1,10 @@
 """Resident studies whose labels hold the lesions' numbers in place of their class, for networks that find boxes.
 
-Images are those of the resident studies, not copies. Lesions are numbered once per study, for all runs of a process.
+Images are those of the resident studies, not copies. Lesions are numbered once per study, for all runs of a process;
+what the numbers will take is compared with what is free before the first study is numbered.
 """
 
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from weakref import WeakKeyDictionary
@@ -10,8 +12,12 @@ from weakref import WeakKeyDictionary
 import numpy as np
 import torch
 
+from contract.errors import OncoduetError
+from network.memory import GB, Budget
 from training.detection.instances import Instances, number_lesions
-from training.resident.studies import ResidentStudies, ResidentStudy
+from training.resident.studies import SHARE, ResidentStudies, ResidentStudy
+
+_NUMBER_BYTES = 2
 
 
 @dataclass(frozen=True)
@@ -33,19 +39,35 @@ class _Numbered:
 _of_studies: WeakKeyDictionary[ResidentStudies, dict[tuple[str, int], _Numbered]] = WeakKeyDictionary()
 
 
-def numbered_studies(studies: ResidentStudies, case_ids: Iterable[str], *, lesion_class: int) -> NumberedStudies:
+def numbered_studies(
+    studies: ResidentStudies, case_ids: Iterable[str], *, lesion_class: int, budget: Budget | None = None
+) -> NumberedStudies:
     """Number the lesions of some resident studies, or take what another run of this process has numbered.
 
     Parameters
     ----------
     lesion_class
         Index of the class that is a lesion.
+    budget
+        As in :meth:`training.resident.studies.ResidentStudies.load`.
+
+    Raises
+    ------
+    OncoduetError
+        The numbers do not fit.
     """
     known = _of_studies.setdefault(studies, {})
     chosen = list(case_ids)
-    for case_id in chosen:
-        if (case_id, lesion_class) not in known:
-            known[case_id, lesion_class] = _number(studies.by_id[case_id], lesion_class)
+    missing = [case_id for case_id in dict.fromkeys(chosen) if (case_id, lesion_class) not in known]
+    need = sum(math.prod(studies.by_id[case_id].shape) * _NUMBER_BYTES for case_id in missing)
+    room, source = studies.room(budget)
+    if need > room:
+        raise OncoduetError(
+            f"{studies.folder}: expected the lesions' numbers to take at most {room / GB:.3g} GB of memory "
+            f"({SHARE:.0%} of what {source} leaves), found that those of {len(missing)} studies need {need / GB:.3g} GB"
+        )
+    for case_id in missing:
+        known[case_id, lesion_class] = _number(studies.by_id[case_id], lesion_class)
     each = {case_id: known[case_id, lesion_class] for case_id in chosen}
     return NumberedStudies(
         {case_id: one.study for case_id, one in each.items()},

@@ -80,10 +80,10 @@ class ResidentStudies:
         missing = sorted(set(case_ids) - set(self.by_id))
         if not missing:
             return
-        need, free, source = self._bytes(missing), *self._free(budget)
-        if need > SHARE * free:
+        need, (share, source) = self._bytes(missing), self.room(budget)
+        if need > share:
             raise OncoduetError(
-                f"{self.folder}: expected the studies to take at most {SHARE * free / GB:.3g} GB of memory "
+                f"{self.folder}: expected the studies to take at most {share / GB:.3g} GB of memory "
                 f"({SHARE:.0%} of what {source} leaves), found that {len(missing)} need {need / GB:.3g} GB; "
                 'loader = "nnunet" in the profile reads them from disk instead'
             )
@@ -102,11 +102,12 @@ class ResidentStudies:
             total += properties.stat().st_size * _VOXEL_SHRINKAGE
         return round(total)
 
-    def _free(self, budget: Budget | None) -> tuple[int, str]:
+    def room(self, budget: Budget | None = None) -> tuple[float, str]:
+        """Bytes that studies may still take on the device, and who says so; ``budget`` as in :meth:`load`."""
         if self.device.type == "cuda" and budget is None:
-            return torch.cuda.mem_get_info(self.device)[0], "the GPU"
+            return SHARE * torch.cuda.mem_get_info(self.device)[0], "the GPU"
         budget = budget or memory_budget()
-        return budget.total - held_bytes(), budget.source
+        return SHARE * (budget.total - held_bytes()), budget.source
 
     def _read(self, case_id: str) -> ResidentStudy:
         image_path, label_path, properties_path = case_files(self.folder, case_id)

@@ -13,13 +13,15 @@ from contract.archive import find_studies
 from contract.cards import load_card
 from contract.errors import OncoduetError
 from contract.files import read_json, write_json
-from contract.volume import Volume, read_volume, write_volume
+from contract.volume import Grid, Volume, read_volume, write_volume
 from network.study import read_study, read_study_label
 from training.__main__ import main
+from training.detection.instances import number_lesions
 from training.engines import nnunet_data
 from training.engines.nnunet_environment import nnunet_folders
 from training.prepare import split_patients
 from training.prepared import PreparedStudy, load_prepared
+from training.resident.studies import read_label
 
 
 def run_prepare(archive: Path, output: Path, *, card: str = "cspca-picai", folds: int = 3, seed: int = 0) -> int:
@@ -242,6 +244,49 @@ def test_an_archive_without_any_lesion_is_refused(tmp_path, capsys, write_study)
     assert "expected at least one study with a lesion, found none" in refused(
         tmp_path / "archive", tmp_path / "out", capsys
     )
+
+
+def write_fine_study(archive, case_id):
+    """Voxels of 3 x 0.4 x 0.4 mm: a lesion of 6 x 10 x 10 of them, and one of a single voxel at index (7, 20, 63)."""
+    grid = Grid((100, 90, 10), (0.4, 0.4, 3.0), (-20.0, 7.5, 3.25), (1, 0, 0, 0, 1, 0, 0, 0, 1))
+    z, y, x = np.indices(grid.shape_zyx, dtype=np.float64)
+    label = np.zeros(grid.shape_zyx, np.uint8)
+    label[2:8, 50:60, 20:30] = label[7, 20, 63] = 1
+    patient = case_id.partition("_")[0]
+    for name in ("t2w", "adc", "hbv"):
+        array = (300 + 40 * np.sin(0.1 * x) + 30 * np.cos(0.1 * y) + z).astype(np.float32)
+        write_volume(archive / patient / f"{case_id}_{name}.mha", Volume(array, grid))
+    write_volume(archive / "labels" / f"{case_id}.nii.gz", Volume(label, grid))
+
+
+def test_a_lesion_smaller_than_a_voxel_of_the_plan_is_named_and_not_lost_in_silence(archive, tmp_path, capsys):
+    write_fine_study(archive, "200_1")
+    assert run_prepare(archive, tmp_path / "out") == 0
+    printed = capsys.readouterr()
+    # No point at which nnU-Net samples the label lies within half a voxel of this one (one voxel in 14 has one).
+    # x = -20 + 63 x 0.4, y = 7.5 + 20 x 0.4, z = 3.25 + 7 x 3; 0.4 x 0.4 x 3 mm3
+    expected = "study 200_1: a lesion of 0.00048 mL at (5.2, 15.5, 24.2) mm has no voxel left at the plan's spacing of"
+    assert printed.out.count(expected) == 1
+    assert printed.out.count("has no voxel") == 1  # neither of the larger one nor of those of the other studies
+    assert printed.err == ""
+    assert expected in (tmp_path / "out" / "prepare.log").read_text()
+    prepared = load_prepared(tmp_path / "out")
+    assert {study.case_id: study.lesions for study in prepared.record.studies}["200_1"] == 2
+    label = read_label(tmp_path / "out", "200_1").astype(np.int32)
+    assert number_lesions(label, 1).lesions == 1
+
+
+def test_a_lesion_that_no_voxel_of_the_study_grid_meets_is_named_too(archive, tmp_path, capsys):
+    card = tmp_path / "coarse.toml"
+    text = (Path(load_card.__globals__["CARDS"]) / "cspca-rsna2022.toml").read_text()
+    text = text.replace("values = [1, 2, 3, 4, 5]", "values = [1]")
+    card.write_text(text.replace("[20, 160, 160]", "[8, 12, 12]").replace("[3.6, 0.5, 0.5]", "[3.0, 3.0, 3.0]"))
+    write_fine_study(archive, "200_1")
+    assert run_prepare(archive, tmp_path / "out", card=card) == 0
+    expected = (
+        "study 200_1: a lesion of 0.00048 mL at (5.2, 15.5, 24.2) mm has no voxel on the study grid: networks are"
+    )
+    assert capsys.readouterr().out.count(expected) == 1
 
 
 def test_one_fold_is_wrong_usage(archive, tmp_path, capsys):

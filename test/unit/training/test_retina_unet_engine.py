@@ -19,6 +19,7 @@ from network.detection.boxes import iou
 from network.detection.clustering import BoxRule
 from network.detection.prediction import Detector
 from network.preprocessing import patch_size_zyx
+from network.memory import Budget, held_bytes
 from network.weights import load_weights
 from training.configurations import CONFIGURATIONS, load_configuration
 from training.detection.anchor_planning import plan_anchors
@@ -29,7 +30,7 @@ from training.engines.nnunet import build_trainer
 from training.engines.retina_unet import DetectorTrainer, averaged_epochs, learning_rate
 from training.prepared import load_prepared
 from training.resident.numbered import numbered_studies
-from training.resident.studies import resident_studies
+from training.resident.studies import ResidentStudies, resident_studies
 from training.run import Item, execute, execute_together, plan_run
 from training.run_folder import RunFolder
 
@@ -115,6 +116,23 @@ def test_studies_that_lose_every_lesion_are_refused(planned, tmp_path, monkeypat
     )
     with pytest.raises(OncoduetError, match="expected at least one training lesion to plan anchors from, found none"):
         run.plan_anchors(RunFolder(tmp_path / "run"))
+
+
+def test_a_fold_that_trains_on_no_lesion_is_refused_in_one_line_and_nothing_is_written(
+    write_study, profile, tmp_path, outcome
+):
+    archive, prepared = tmp_path / "archive", tmp_path / "prepared"
+    for number in range(3):
+        write_study(archive, f"{number}_1", kind=number, lesion=number == 1)
+    card = ["--card", "cspca-picai"]
+    assert outcome("prepare", *card, "--archive", archive, "--output", prepared, "--folds", 3) == (0, "")
+    folds = load_prepared(prepared).folds
+    (without,) = (number for number, fold in enumerate(folds) if "1_1" in fold.validation)
+    arguments = ["run", "--prepared", prepared, "--configuration", "retina-unet", "--restart", 1, "--profile", profile]
+    code, message = outcome(*arguments, "--fold", without, "--output", tmp_path / "run")
+    assert code == 3
+    assert f"{prepared}: expected a lesion in the training part of fold {without}, found none" in message
+    assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.parametrize("epochs", [2, 5])
@@ -232,6 +250,17 @@ def test_boxes_of_an_unseen_easy_study_overlap_its_lesion(planned, profile, prep
     for study in positive:
         found = study.found.clustered(read_record(folder.box_rule, BoxRule))
         assert iou(torch.from_numpy(found.boxes[:1]), torch.from_numpy(study.lesions)).max() >= 0.3
+
+
+def test_numbers_that_do_not_fit_are_refused_before_any_study_is_numbered(prepared_folder):
+    ids = ["100_1", "101_1"]
+    studies = ResidentStudies(prepared_folder, torch.device("cpu"), torch.float32)
+    studies.load(ids)
+    voxels = sum(math.prod(studies.by_id[case_id].shape) for case_id in ids)
+    with pytest.raises(OncoduetError, match=r"expected the lesions' numbers .* that those of 2 studies need"):
+        numbered_studies(studies, ids, lesion_class=1, budget=Budget(held_bytes() + 2 * voxels, "--memory-gb"))
+    numbered = numbered_studies(studies, ids, lesion_class=1, budget=Budget(held_bytes() + 10**8, "--memory-gb"))
+    assert sum(study.label.nbytes for study in numbered.by_id.values()) == 2 * voxels
 
 
 def test_nnunets_loader_is_refused(planned, profile, tmp_path):

@@ -2,6 +2,8 @@
 
 import json
 import shutil
+import subprocess
+import sys
 import tarfile
 from pathlib import Path
 
@@ -13,10 +15,13 @@ from contract.errors import OncoduetError
 from contract.files import read_json
 from contract.records import BundleRecord, read_record
 from contract.volume import Grid, Volume, write_volume
+from network.detection.anchors import AnchorPlan
 from training.campaign import load_campaign
 from training.prepared import load_prepared
+from training.profiles import PROFILES
 from training.run import Wishes, execute, plan_run
 
+PROJECT = Path(__file__).parents[3]
 ORIENTATIONS = [(1, 1), (-1, -1), (1, -1)]  # of x and y, as the PANORAMA collection mixes them (z follows)
 SPACING_MM_XYZ = (4.0, 4.5, 6.0)
 SIZE_XYZ = (60, 44, 18)
@@ -197,3 +202,42 @@ def test_detection_chooses_with_a_localisation_of_the_same_fold(prepared_ct, ct_
     assert record.weights_sha256 == beside.weights_sha256
     locating = plan_run(prepared, configuration="localisation", fold=0, restart=1, profile=str(path))
     assert (run.keep, locating.keep) == ("detection", "final")
+
+
+@pytest.fixture
+def short_demo_ct(tmp_path):
+    """The demo's profile for CT, its network and patches, for one epoch of two steps."""
+    head, plan, rest = (PROFILES / "demo-ct.toml").read_text().partition("\n[plan]")
+    short = {"epochs": 1, "iterations_per_epoch": 2, "validation_iterations_per_epoch": 1, "keep_every_epochs": 1}
+    kept = [line for line in head.splitlines() if line.partition(" =")[0] not in short]
+    path = tmp_path / "short-demo-ct.toml"
+    path.write_text("\n".join([*kept, *(f"{name} = {value}" for name, value in short.items())]) + plan + rest)
+    return path
+
+
+@pytest.mark.slow
+def test_a_detector_sees_stage_2_of_ct_and_is_bundled_and_used_like_any_other_network(
+    prepared_ct, ct_runs, ct_archive, short_demo_ct, tmp_path, outcome
+):
+    runs = tmp_path / "runs"
+    run = plan_run(
+        load_prepared(prepared_ct), configuration="retina-unet", fold=0, restart=1, profile=str(short_demo_ct)
+    )
+    record = execute(run, runs / run.name, device="cpu")
+    assert record.state == "finished"
+    anchors = read_record(runs / run.name / "anchors.json", AnchorPlan)
+    # The lesion is an ellipsoid of 24 x 18 x 20 mm on voxels of 6 x 4.5 x 4 mm; a mean over lesions that are all alike.
+    assert (4, 4, 5) in anchors.sizes_voxels_zyx
+    assert anchors.levels == (1, 2, 3)
+    localisation = "localisation_fold0_restart1"
+    shutil.copytree(ct_runs / localisation, runs / localisation)
+    assert outcome("bundle", "--runs", runs, "--output", tmp_path / "model.tar.gz") == (0, "")
+    with tarfile.open(tmp_path / "model.tar.gz") as archive:
+        archive.extractall(tmp_path / "model", filter="data")
+    used = subprocess.run(
+        [sys.executable, "-m", "algorithm", "batch", "--archive", ct_archive, "--model", tmp_path / "model",
+         "--output", tmp_path / "predictions", "--no-mirroring", "--threads", "1"],
+        cwd=PROJECT, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert used.returncode == 0, used.stderr
+    assert len(list((tmp_path / "predictions").rglob("*.mha"))) == 6

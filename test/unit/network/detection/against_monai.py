@@ -1,8 +1,9 @@
 """Our detection parts against MONAI's, with torchvision blocked: not a test, since MONAI is not among our packages.
 
-In an environment that has ours and ``monai`` (installed without its dependencies), from the project's root:
+From the project's root:
 
-    PYTHONPATH=. python test/unit/network/detection/against_monai.py
+    python -m pip install --no-deps --require-hashes --target build/monai --requirement requirements/monai.lock
+    PYTHONPATH=.:build/monai python test/unit/network/detection/against_monai.py
 
 It ends with an error where a result differs, and prints one line per comparison.
 """

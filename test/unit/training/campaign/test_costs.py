@@ -1,16 +1,21 @@
+import json
 import math
 import re
+import subprocess
+import sys
+from pathlib import Path
 
 import blosc2
 import pytest
 
 from training.__main__ import main
 from training.campaign import load_campaign
-from training.campaign.costs import Side, bill, hours_line, needs, paces, probe, training_set_bytes
+from training.campaign.costs import Side, bill, hours_line, needs, numbers_bytes, paces, probe, training_set_bytes
 from training.campaign.progress import Watch
 from training.run import execute
 
 CPU = Side(processes=2, packed=1)
+PROJECT = Path(__file__).parents[4]
 
 
 def widened(profile, tmp_path, features="4", patch="[8, 16, 16]", name="wide.toml"):
@@ -38,6 +43,58 @@ def test_a_training_set_takes_its_voxels(campaign_file, prepared_folder, profile
     (tmp_path / "stock.toml").write_text(profile.read_text().replace("threads = 1", 'threads = 1\nloader = "nnunet"'))
     stock = load_campaign(campaign_file(profile="stock.toml")).places[0].run
     assert training_set_bytes(stock) == 0  # reads patches from files
+
+
+def test_numbered_lesions_take_two_bytes_per_voxel_in_each_process(campaign_file, prepared_folder):
+    shapes = [blosc2.open(str(path)).shape for path in prepared_folder.glob("cases/*_seg.b2nd")]
+    voxels = sum(math.prod(shape) for shape in shapes)
+    campaign = load_campaign(campaign_file(configurations=["retina-unet", "ce"]))
+    runs = {place.run.configuration.name: place.run for place in campaign.places}
+    assert numbers_bytes(runs["retina-unet"]) == pytest.approx(2 * voxels, rel=0.1)
+    assert numbers_bytes(runs["ce"]) == 0
+    snapshot = Watch(campaign).look()
+    one, two = bill(campaign, snapshot, Side(1, 1)).memory, bill(campaign, snapshot, CPU).memory
+    assert two == 2 * one - training_set_bytes(runs["ce"])  # images are read before processes fork, numbers made after
+
+
+def test_heads_for_boxes_count_beside_the_u_net(campaign_file, tmp_path):
+    places = load_campaign(campaign_file(configurations=["retina-unet", "ce"], folds=[0])).places
+    need = {place.run.configuration.name: needs(place.run) for place in places}
+    detector = next(place.run for place in places if place.run.configuration.name == "retina-unet")
+    execute(detector, tmp_path / "run", device="cpu")
+    size = (tmp_path / "run" / "weights.safetensors").stat().st_size
+    assert 0 < size - need["retina-unet"].weights < 20_000  # the names, and where their tensors lie
+    # Patches of 8 x 16 x 16, two of them; both networks convolve the U-Net's maps, the detector those of its heads too:
+    # at strides (1, 2, 2) and (2, 4, 4) 16 channels from a projection and twice two convolutions, and 7 values of 27
+    # anchors. nnU-Net has a second result, of 2 classes at the coarser of the decoder's two resolutions, for training.
+    positions = 8 * 8 * 8 + 4 * 4 * 4
+    heads = positions * (5 * 16 + 7 * 27) - 2 * 8 * 8 * 8
+    parameters = (need["retina-unet"].weights - need["ce"].weights) / 4
+    more = (need["retina-unet"].on_cpu - need["ce"].on_cpu) / 4
+    assert more == pytest.approx(4 * parameters + 4.5 * 2 * heads, rel=0.01)
+
+
+@pytest.mark.slow
+def test_a_detectors_training_takes_the_memory_that_was_expected_within_a_factor(prepared_folder):
+    """Measured in a forked process, as the estimate was calibrated: test/benchmark/campaign_memory.py."""
+    ended = subprocess.run(
+        [sys.executable, PROJECT / "test" / "benchmark" / "campaign_memory.py", prepared_folder,
+         "--configuration", "retina-unet", "--plans", "demo"],
+        cwd=PROJECT, capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    assert 0.8 < json.loads(ended.stdout.splitlines()[-1])["least"] < 1.6
+
+
+def test_hours_are_timed_for_each_kind_of_network(campaign_file, write_run):
+    campaign = load_campaign(campaign_file(configurations=["retina-unet", "ce"]))
+    for place in campaign.places:
+        slow = place.run.configuration.name == "retina-unet"
+        write_run(place, "running", epochs=1, epoch_s=3600 if slow else 1800)
+    snapshot = Watch(campaign).look()
+    pace = paces(snapshot, CPU)
+    assert {kind: each and each.epoch_s for kind, each in pace.items()} == {"retina-unet": 3600, "detection": 1800}
+    # of three epochs two are missing in each of 2 + 2 runs: 4 x 1 h + 4 x 0.5 h
+    assert hours_line(snapshot, CPU, pace).startswith("hours: about 6.0")
 
 
 def test_epochs_of_the_campaigns_own_runs_are_the_estimates_best_witness(campaign_file, write_run):
@@ -108,6 +165,15 @@ def test_too_little_memory_is_said_before_the_first_iteration(campaign_file, pro
         r"campaign.toml: expected [\d,.]+ GB of memory for 2 runs at a time, found [\d,.]+ [GM]B \(.*\); fewer", message
     )
     assert not (tmp_path / "runs").exists()
+
+
+def test_a_detectors_patch_that_does_not_fit_its_strides_is_said_before_the_first_iteration(
+    campaign_file, profile, tmp_path, outcome
+):
+    path = campaign_file(profile=widened(profile, tmp_path, patch="[8, 18, 16]"), configurations=["retina-unet"])
+    code, message = outcome("campaign", path, "--device", "cpu", "--dry-run")
+    assert code == 3
+    assert "patch size: expected a multiple of [2, 4, 4], the stride of level 2, found [8, 18, 16]" in message
 
 
 def test_a_probe_that_is_too_slow_leaves_the_hours_open(campaign_file):

@@ -6,7 +6,9 @@ import torch
 from batchgeneratorsv2.transforms.spatial.spatial import SpatialTransform
 from scipy import ndimage
 
+from contract.cards import load_card
 from training.detection.instances import labels_of, lesion_boxes, number_lesions
+from training.prepare import count_lesions
 
 SHAPE = (10, 24, 30)
 
@@ -34,6 +36,22 @@ def test_lesions_that_meet_at_a_corner_are_one():
     label = np.zeros((4, 4, 4), np.int32)
     label[0, 0, 0] = label[1, 1, 1] = 1
     assert number_lesions(label, 1).lesions == 1
+
+
+@pytest.mark.parametrize(
+    ("second", "lesions"),
+    [((4, 3, 3), 1), ((4, 5, 3), 1), ((4, 5, 5), 1), ((2, 6, 3), 2), ((5, 6, 6), 2)],
+    ids=["at a face", "at an edge", "at a corner", "a voxel apart", "a voxel apart along the diagonal"],
+)
+def test_prepare_counts_as_many_lesions_as_there_are_boxes(second, lesions):
+    """Two cubes of two voxels, the first from (2, 3, 3) to (4, 5, 5)."""
+    label = np.zeros((8, 10, 10), np.int32)
+    label[2:4, 3:5, 3:5] = 1
+    z, y, x = second
+    label[z : z + 2, y : y + 2, x : x + 2] = 1
+    instances = number_lesions(label, 1)
+    boxes = lesion_boxes(torch.from_numpy(instances.array), instances)
+    assert len(boxes) == instances.lesions == count_lesions(label, load_card("cspca-picai")) == lesions
 
 
 def test_a_study_without_lesions_has_no_boxes():
