@@ -9,8 +9,11 @@ import io
 import json
 import re
 import tarfile
+from collections.abc import Callable
+from concurrent.futures import Future
 from dataclasses import dataclass, field
 from pathlib import Path
+from threading import Thread
 from typing import IO, Any
 
 from conformance.conditions import Files
@@ -38,6 +41,25 @@ class Saved:
     faults: list[str] = field(default_factory=list)
     unwanted: list[str] = field(default_factory=list)
     """Files in layers that look like secrets, histories or patients' data."""
+
+
+class Reading:
+    """An image that is read beside other work; what went wrong with it comes with the question for the result."""
+
+    def __init__(self, read: Callable[[], Saved]) -> None:
+        self._found: Future[Saved] = Future()
+        # A daemon: after Ctrl-C nobody waits for the rest of an image, and the engine's client ends with its pipe.
+        Thread(target=self._read, args=[read], daemon=True).start()
+
+    def result(self) -> Saved:
+        """Wait for the end; raises what reading raised."""
+        return self._found.result()
+
+    def _read(self, read: Callable[[], Saved]) -> None:
+        try:
+            self._found.set_result(read())
+        except Exception as error:
+            self._found.set_exception(error)
 
 
 def read_saved(engine: Engine, image: str) -> Saved:
