@@ -370,6 +370,15 @@ def no_stripped_variables(bench: Bench) -> str:
     return "none"
 
 
+@IMAGE.add("R9-home", "warning", "HOME as /etc/passwd has it, which the platform sets")
+def home_is_the_users(bench: Bench) -> str:
+    """What an image puts there itself is not seen on the platform."""
+    found = bench.conditions
+    if found["passwd"] is None:
+        raise Skipped(f"user {found['uid']} has no entry in /etc/passwd")
+    return _held(found["home"] == found["passwd"][5], str(found["home"]), f"{found['home']}, not {found['passwd'][5]}")
+
+
 @IMAGE.add("C1-health", "error", "GET /health is 200 when the image is ready, without a redirect, in time")
 def health_is_200(bench: Bench) -> str:
     """Each question gets its answer within 10 s, and the right one within 300 s (or what the limits say)."""

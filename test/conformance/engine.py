@@ -11,6 +11,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from subprocess import CompletedProcess
 from typing import IO, Any
 
 from contract.errors import OncoduetError, one_line
@@ -27,6 +28,8 @@ class Engine:
     command: str
     name: str = field(default_factory=lambda: uuid.uuid4().hex)
     """Of what is made here, by which it can be found."""
+    loaded: dict[str, str] = field(default_factory=dict)
+    """Names of images that were not there before, and the ids of those that had these names (empty: none)."""
 
     @property
     def label(self) -> str:
@@ -41,14 +44,7 @@ class Engine:
         OncoduetError
             The engine refuses.
         """
-        ended = subprocess.run(
-            [self.command, *arguments],
-            input=given,
-            capture_output=True,
-            timeout=_ANSWER_S,
-            check=False,
-            start_new_session=True,
-        )
+        ended = self._run(arguments, given=given, seconds=_ANSWER_S)
         if ended.returncode != 0:
             said = one_line(ended.stderr.decode(errors="replace")) or f"exit code {ended.returncode}"
             raise OncoduetError(f"{self.command} {arguments[0]}: expected the engine to do it, found: {said}")
@@ -56,10 +52,23 @@ class Engine:
 
     def ask(self, *arguments: str, seconds: float = _ANSWER_S) -> tuple[int, bytes, bytes]:
         """Run one command whose failure is an answer too; status, stdout and stderr."""
-        ended = subprocess.run(
-            [self.command, *arguments], capture_output=True, timeout=seconds, check=False, start_new_session=True
-        )
+        ended = self._run(arguments, given=None, seconds=seconds)
         return ended.returncode, ended.stdout, ended.stderr
+
+    def _run(self, arguments: Sequence[str], *, given: bytes | None, seconds: float) -> CompletedProcess[bytes]:
+        try:
+            return subprocess.run(
+                [self.command, *arguments],
+                input=given,
+                capture_output=True,
+                timeout=seconds,
+                check=False,
+                start_new_session=True,
+            )
+        except OSError as error:
+            raise OncoduetError(
+                f"{self.command}: expected the command of a container engine, found: {error.strerror}"
+            ) from None
 
     def start(self, *arguments: str, stdout: IO[bytes] | int, stderr: IO[bytes] | int) -> subprocess.Popen[bytes]:
         """Begin a command and do not wait for it."""
@@ -92,9 +101,15 @@ class Engine:
         return found
 
     def load(self, archive: Path) -> str:
-        """Load an image from its archive and return its name."""
+        """Load an image from its archive and return its name; what that changed is undone in the end."""
+        rows = self("images", "--no-trunc", "--format", "{{.ID}} {{.Repository}}:{{.Tag}}").decode().splitlines()
+        before = {name: id for id, name in (row.split(" ", 1) for row in rows)}
+        known = {row.split(" ", 1)[0].removeprefix("sha256:") for row in rows}
         said = self("load", "--input", str(archive)).decode().splitlines()
-        return said[-1].partition(":")[2].strip()
+        name = said[-1].partition(":")[2].strip()
+        if self.image(name)["Id"].removeprefix("sha256:") not in known:
+            self.loaded[name] = before.get(name, "")
+        return name
 
     def require_amd64(self) -> None:
         """Raise ``OncoduetError`` where the engine's machine is not of the platform's kind."""
@@ -125,7 +140,7 @@ class Engine:
         return status == 0 and b'"nvidia"' in stdout
 
     def remove_everything(self) -> None:
-        """Remove all that bears the label: containers, volumes and images."""
+        """Remove all that bears the label, containers, volumes and images, and the images that were loaded."""
         chosen = ["--filter", f"label={self.label}"]
         for listing, removal in (
             (["ps", "--all", "--quiet"], ["rm", "--force", "--volumes"]),
@@ -135,6 +150,10 @@ class Engine:
             names = self(*listing, *chosen).decode().split()
             if names:
                 self(*removal, *dict.fromkeys(names))
+        for name, before in self.loaded.items():
+            self("rmi", "--force", name)
+            if before:
+                self("tag", before, name)
 
 
 @contextmanager
