@@ -17,9 +17,23 @@ cd "$(dirname "${BASH_SOURCE[0]}")"
 version=$("$python" -c 'import sys; print("%d.%d" % sys.version_info[:2])')
 [ "$version" = 3.11 ] || fail "$python: expected Python 3.11, found $version"
 
-export PIP_ROOT_USER_ACTION=ignore PIP_DISABLE_PIP_VERSION_CHECK=1
+export PIP_ROOT_USER_ACTION=ignore PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_NO_COMPILE=1
+
+# Bytecode that holds its source's hash, where pip's holds the time: the same packages give the same bytes in every image.
+compile() {
+  PYTHONHASHSEED=0 "$python" -W ignore - <<'END'
+import sysconfig
+from importlib.util import cache_from_source
+from pathlib import Path
+from py_compile import PycInvalidationMode, compile
+
+for source in sorted(Path(sysconfig.get_path("purelib")).rglob("*.py")):
+    if not Path(cache_from_source(source)).exists():
+        compile(source, quiet=2, invalidation_mode=PycInvalidationMode.CHECKED_HASH)
+END
+}
 "$python" -m pip install --quiet --find-links ../wheels --no-deps --require-hashes --requirement "$lock"
-[ $# = 3 ] || exit 0
+[ $# = 3 ] || { compile; exit; }
 
 read -r requirement hashes <<<"${TORCH_REQUIREMENT:-$(grep -o '^torch==[^ ]*' torch.txt)} "
 folder=$(mktemp -d)
@@ -33,3 +47,4 @@ case $wheel in
   *+cpu-*) "$python" -m pip install --no-deps "$wheel" ;;  # what it needs stands in the lock
   *) "$python" -m pip install --find-links ../wheels "$wheel" ;;  # a CUDA build names the versions of its libraries
 esac
+compile

@@ -235,7 +235,7 @@ def user_is_not_root(bench: Bench) -> str:
         raise Broken(f"user {user!r}")
     if not user.partition(":")[0].isdigit():
         status, _, stderr = bench.place.engine.ask(
-            *["run", "--rm", "--label", bench.place.engine.label, "--network", "none"],
+            *["run", "--rm", "--label", bench.place.engine.label, *bench.place.engine.own_limits, "--network", "none"],
             *["--entrypoint", "/bin/sh", bench.place.image, "-c", "true"],
         )
         if status:
@@ -285,7 +285,17 @@ def archive_fits(bench: Bench) -> str:
 def nothing_lies_where_it_vanishes(bench: Bench) -> str:
     """What lies there works everywhere but on the platform."""
     status, stdout, _ = bench.place.engine.ask(
-        *["run", "--rm", "--label", bench.place.engine.label, "--network", "none", "--user", "0:0"],
+        *[
+            "run",
+            "--rm",
+            "--label",
+            bench.place.engine.label,
+            *bench.place.engine.own_limits,
+            "--network",
+            "none",
+            "--user",
+            "0:0",
+        ],
         *["--entrypoint", "/bin/sh", bench.place.image, "-c"],
         "find /tmp /input/ /output/ /opt/ml ! -type d 2>/dev/null | head -n 20",
     )

@@ -230,7 +230,7 @@ class Place:
         """
         self.lay_out({"inputs.json": b"[]"})
         status, stdout, stderr = self.engine.ask(
-            *["run", "--rm", "--label", self.engine.label, *self.flags()],
+            *["run", "--rm", "--label", self.engine.label, *self.engine.own_limits, *self.flags()],
             *["--entrypoint", "python3", self.derived, "-c", code],
         )
         if status != 0:

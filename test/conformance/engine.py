@@ -5,6 +5,7 @@ their own, so that Ctrl-C reaches us alone and what was made can still be remove
 """
 
 import json
+import resource
 import subprocess
 import uuid
 from collections.abc import Iterator, Sequence
@@ -19,6 +20,8 @@ from contract.errors import OncoduetError, one_line
 LABEL = "oncoduet.conformance"
 _ANSWER_S = 1800
 """Within which the engine answers; loading and saving large images take minutes."""
+
+_MOST_FILES, _PROCESSES = 1 << 20, 4096
 
 
 @dataclass(frozen=True)
@@ -76,7 +79,20 @@ class Engine:
 
     def create(self, *arguments: str) -> str:
         """Create a container and return its id."""
-        return self("create", "--label", self.label, *arguments).decode().strip()
+        return self("create", "--label", self.label, *self.own_limits, *arguments).decode().strip()
+
+    @property
+    def own_limits(self) -> list[str]:
+        """Options of ``create`` and ``run`` without which podman asks for more files and processes than it may give.
+
+        Its own defaults are a million files, and more processes than runc grants. Every case is held to 512 processes
+        anyway.
+        """
+        if Path(self.command).name != "podman":
+            return []
+        _, files = resource.getrlimit(resource.RLIMIT_NOFILE)
+        files = _MOST_FILES if files == resource.RLIM_INFINITY else min(files, _MOST_FILES)
+        return ["--ulimit", f"nofile={files}:{files}", "--ulimit", f"nproc={_PROCESSES}:{_PROCESSES}"]
 
     def volume(self) -> str:
         """Create a volume and return its name."""

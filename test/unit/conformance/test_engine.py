@@ -1,5 +1,7 @@
 """What the engine's client says, put into one line; the client is a script that says what some engines say."""
 
+import resource
+
 import pytest
 
 from conformance.__main__ import main
@@ -40,6 +42,14 @@ def test_podman_names_the_machine_and_itself_in_another_place(client):
     assert podman.version == "amd64"
     with pytest.raises(OncoduetError, match="docker version: expected an answer, found: gone"):
         assert client("echo gone >&2; exit 1").version
+
+
+def test_podman_is_told_the_limits_that_it_may_give():
+    _, name, _, processes = Engine("/usr/bin/podman").own_limits
+    soft, hard = name.removeprefix("nofile=").split(":")
+    assert soft == hard and resource.getrlimit(resource.RLIMIT_NOFILE)[1] in (int(hard), resource.RLIM_INFINITY)
+    assert processes == "nproc=4096:4096"
+    assert Engine("/usr/bin/docker").own_limits == []
 
 
 def test_what_the_engine_refuses_is_said_in_one_line(client):

@@ -56,6 +56,12 @@ def test_a_lock_is_installed_from_the_folder_of_wheels(run, python, requirements
     assert installed(python) == {"lesion": "1.0"}
 
 
+def test_the_bytecode_holds_the_sources_hash_and_no_time(run, python, requirements):
+    run(requirements / "install.sh", python, "small.lock", environment=OFFLINE)
+    (code,) = python.parent.parent.rglob("lesion.cpython-311.pyc")
+    assert int.from_bytes(code.read_bytes()[4:8], "little") == 0b11  # hash-based, and checked
+
+
 def test_a_package_with_another_hash_than_the_locks_is_not_installed(run, python, requirements):
     lock = requirements / "small.lock"
     lock.write_text(lock.read_text().partition("sha256:")[0] + f"sha256:{'1' * 64}\n")
