@@ -138,7 +138,8 @@ def test_a_check_that_does_not_exist_is_wrong_usage(engine, leftovers, name):
 def test_after_ctrl_c_nothing_is_left(engine, leftovers, name, number, tmp_path):
     options = ["--engine", engine, "--session", name, "--output", tmp_path / "report"]
     process = subprocess.Popen(
-        command("oncoduet-evaluation", "--kind", "evaluation", *options),
+        # Where the tests are run in the background, a shell has them ignore Ctrl-C.
+        ["env", "--default-signal=INT", *command("oncoduet-evaluation", "--kind", "evaluation", *options)],
         cwd=PROJECT,
         env=environment(),
         stdout=subprocess.PIPE,
