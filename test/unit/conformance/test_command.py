@@ -46,3 +46,11 @@ def test_nothing_is_said_where_a_gpu_is_there_or_none_is_wanted(conform, profile
     status, said = conform("--profile", profile, runtimes=runtimes)
     assert (status, said.err) == (0, "")
     assert "Note" not in said.out
+
+
+@pytest.mark.parametrize("seconds", ["0", "-1", "nan"])
+def test_a_limit_that_is_no_time_is_wrong_usage(conform, capsys, seconds):
+    with pytest.raises(SystemExit) as ended:
+        conform("--limit-s", seconds, runtimes=["runc"])
+    assert ended.value.code == 2
+    assert f"argument --limit-s: expected a positive number, found {seconds}" in capsys.readouterr().err
