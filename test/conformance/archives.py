@@ -68,6 +68,8 @@ def read_saved(engine: Engine, image: str) -> Saved:
     assert process.stdout is not None
     try:
         return _read(process.stdout)
+    except tarfile.TarError as error:
+        raise Broken(f"no archive from {engine.command} save ({one_line(str(error))})") from None
     finally:
         process.stdout.close()
         process.wait()
