@@ -64,9 +64,10 @@ if [ -n "$engine" ]; then
   ./build.sh
   ./build.sh algorithm evaluation --api invoke
   say "the chain in containers"
-  ONCODUET_ENGINE=$engine pytest test/end_to_end --ignore test/end_to_end/control "${pytest[@]}"
+  ONCODUET_ENGINE=$engine pytest test/end_to_end --numprocesses 2 --dist loadfile \
+    --ignore test/end_to_end/control --ignore test/end_to_end/slurm "${pytest[@]}"  # neither asks for a container
   say "conformance, and that it can fail"
-  ONCODUET_ENGINE=$engine pytest test/conformance --numprocesses 2 "${pytest[@]}"
+  ONCODUET_ENGINE=$engine pytest test/conformance --numprocesses 2 --dist worksteal "${pytest[@]}"
 else
   say "passed, but this was NOT A CONTAINER TEST: no engine answered, the images were neither built nor run"
 fi

@@ -92,11 +92,12 @@ def _conform(options: argparse.Namespace, console: Console) -> list[Verdict]:
         unknown = sorted(set(options.only) - {check.id for check in checks})
         if unknown:
             raise UsageError(f"--only: expected ids of checks ({', '.join(c.id for c in checks)}), found {unknown[0]}")
-        verdicts = []
+        found = {}
         for verdict in run(checks, bench, options.only):
-            verdicts.append(verdict)
+            found[verdict.id] = verdict
             if options.verbose:
                 console.print(f"{verdict.id}: {verdict.verdict}: {verdict.found}", markup=False, highlight=False)
+        verdicts = [found[check.id] for check in checks if check.id in found]
         about = {
             "image": str(options.image),
             "image_id": engine.image(name)["Id"],

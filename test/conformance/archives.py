@@ -9,8 +9,11 @@ import io
 import json
 import re
 import tarfile
+from collections.abc import Callable
+from concurrent.futures import Future
 from dataclasses import dataclass, field
 from pathlib import Path
+from threading import Thread
 from typing import IO, Any
 
 from conformance.conditions import Files
@@ -40,12 +43,33 @@ class Saved:
     """Files in layers that look like secrets, histories or patients' data."""
 
 
+class Reading:
+    """An image that is read beside other work; what went wrong with it comes with the question for the result."""
+
+    def __init__(self, read: Callable[[], Saved]) -> None:
+        self._found: Future[Saved] = Future()
+        # A daemon: after Ctrl-C nobody waits for the rest of an image, and the engine's client ends with its pipe.
+        Thread(target=self._read, args=[read], daemon=True).start()
+
+    def result(self) -> Saved:
+        """Wait for the end; raises what reading raised."""
+        return self._found.result()
+
+    def _read(self, read: Callable[[], Saved]) -> None:
+        try:
+            self._found.set_result(read())
+        except Exception as error:
+            self._found.set_exception(error)
+
+
 def read_saved(engine: Engine, image: str) -> Saved:
     """Save an image, as for an upload, and read it to its end without keeping it."""
     process = engine.start("save", image, stdout=-1, stderr=-3)
     assert process.stdout is not None
     try:
         return _read(process.stdout)
+    except tarfile.TarError as error:
+        raise Broken(f"no archive from {engine.command} save ({one_line(str(error))})") from None
     finally:
         process.stdout.close()
         process.wait()

@@ -141,14 +141,22 @@ class Place:
     @cached_property
     def helper(self) -> str:
         """A container as root on all volumes, with the model and the truth laid out."""
-        mounts = [f"--volume={name}:/volumes/{place}:nocopy" for place, name in self.volumes.items()]
+        container = self._as_root_on(self.volumes)
+        for place, files in (("model", self.model), ("truth", self.truth)):
+            self.engine("cp", "-", f"{container}:/volumes", given=_tar({place: files}))
+        return container
+
+    def _as_root_on(self, volumes: Mapping[str, str]) -> str:
+        """Start a container that does nothing, with volumes below ``/volumes``.
+
+        It has to run: podman mounts the volumes of a container that does, and copies into no other.
+        """
+        mounts = [f"--volume={name}:/volumes/{place}:nocopy" for place, name in volumes.items()]
         container = self.engine.create(
             *["--user", "0:0", "--network", "none", *mounts, "--entrypoint", "/bin/sh", self.derived],
             *["-c", "while :; do sleep 3600; done"],
         )
         self.engine("start", container)
-        for place, files in (("model", self.model), ("truth", self.truth)):
-            self.engine("cp", "-", f"{container}:/volumes", given=_tar({place: files}))
         return container
 
     def flags(self, variant: Variant = "plain", *, truth: Files | None = None) -> list[str]:
@@ -179,7 +187,7 @@ class Place:
 
     def _other_truth(self, truth: Files) -> str:
         volume = self.engine.volume()
-        filler = self.engine.create(f"--volume={volume}:/volumes/truth:nocopy", self.derived)
+        filler = self._as_root_on({"truth": volume})
         self.engine("cp", "-", f"{filler}:/volumes", given=_tar({"truth": truth}))
         self.engine("rm", "--force", filler)
         return volume
@@ -230,7 +238,7 @@ class Place:
         """
         self.lay_out({"inputs.json": b"[]"})
         status, stdout, stderr = self.engine.ask(
-            *["run", "--rm", "--label", self.engine.label, *self.flags()],
+            *["run", "--rm", "--label", self.engine.label, *self.engine.own_limits, *self.flags()],
             *["--entrypoint", "python3", self.derived, "-c", code],
         )
         if status != 0:
@@ -448,4 +456,6 @@ def _tar(folders: Mapping[str, Files]) -> bytes:
                 entry = tarfile.TarInfo(f"{top}/{path}")
                 entry.size, entry.mode = len(content), 0o644
                 tar.addfile(entry, io.BytesIO(content))
-    return stream.getvalue()
+        end = tar.offset + 2 * tarfile.BLOCKSIZE
+    # Without what pads a tar to whole records: podman closes the pipe at the end of the tar.
+    return stream.getvalue()[:end]

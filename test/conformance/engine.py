@@ -5,12 +5,14 @@ their own, so that Ctrl-C reaches us alone and what was made can still be remove
 """
 
 import json
+import resource
 import subprocess
 import uuid
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from subprocess import CompletedProcess
 from typing import IO, Any
 
 from contract.errors import OncoduetError, one_line
@@ -18,6 +20,8 @@ from contract.errors import OncoduetError, one_line
 LABEL = "oncoduet.conformance"
 _ANSWER_S = 1800
 """Within which the engine answers; loading and saving large images take minutes."""
+
+_MOST_FILES, _PROCESSES = 1 << 20, 4096
 
 
 @dataclass(frozen=True)
@@ -27,6 +31,8 @@ class Engine:
     command: str
     name: str = field(default_factory=lambda: uuid.uuid4().hex)
     """Of what is made here, by which it can be found."""
+    loaded: dict[str, str] = field(default_factory=dict)
+    """Names of images that were not there before, and the ids of those that had these names (empty: none)."""
 
     @property
     def label(self) -> str:
@@ -41,14 +47,7 @@ class Engine:
         OncoduetError
             The engine refuses.
         """
-        ended = subprocess.run(
-            [self.command, *arguments],
-            input=given,
-            capture_output=True,
-            timeout=_ANSWER_S,
-            check=False,
-            start_new_session=True,
-        )
+        ended = self._run(arguments, given=given, seconds=_ANSWER_S)
         if ended.returncode != 0:
             said = one_line(ended.stderr.decode(errors="replace")) or f"exit code {ended.returncode}"
             raise OncoduetError(f"{self.command} {arguments[0]}: expected the engine to do it, found: {said}")
@@ -56,10 +55,23 @@ class Engine:
 
     def ask(self, *arguments: str, seconds: float = _ANSWER_S) -> tuple[int, bytes, bytes]:
         """Run one command whose failure is an answer too; status, stdout and stderr."""
-        ended = subprocess.run(
-            [self.command, *arguments], capture_output=True, timeout=seconds, check=False, start_new_session=True
-        )
+        ended = self._run(arguments, given=None, seconds=seconds)
         return ended.returncode, ended.stdout, ended.stderr
+
+    def _run(self, arguments: Sequence[str], *, given: bytes | None, seconds: float) -> CompletedProcess[bytes]:
+        try:
+            return subprocess.run(
+                [self.command, *arguments],
+                input=given,
+                capture_output=True,
+                timeout=seconds,
+                check=False,
+                start_new_session=True,
+            )
+        except OSError as error:
+            raise OncoduetError(
+                f"{self.command}: expected the command of a container engine, found: {error.strerror}"
+            ) from None
 
     def start(self, *arguments: str, stdout: IO[bytes] | int, stderr: IO[bytes] | int) -> subprocess.Popen[bytes]:
         """Begin a command and do not wait for it."""
@@ -67,7 +79,20 @@ class Engine:
 
     def create(self, *arguments: str) -> str:
         """Create a container and return its id."""
-        return self("create", "--label", self.label, *arguments).decode().strip()
+        return self("create", "--label", self.label, *self.own_limits, *arguments).decode().strip()
+
+    @property
+    def own_limits(self) -> list[str]:
+        """Options of ``create`` and ``run`` without which podman asks for more files and processes than it may give.
+
+        Its own defaults are a million files, and more processes than runc grants. Every case is held to 512 processes
+        anyway.
+        """
+        if Path(self.command).name != "podman":
+            return []
+        _, files = resource.getrlimit(resource.RLIMIT_NOFILE)
+        files = _MOST_FILES if files == resource.RLIM_INFINITY else min(files, _MOST_FILES)
+        return ["--ulimit", f"nofile={files}:{files}", "--ulimit", f"nproc={_PROCESSES}:{_PROCESSES}"]
 
     def volume(self) -> str:
         """Create a volume and return its name."""
@@ -92,9 +117,15 @@ class Engine:
         return found
 
     def load(self, archive: Path) -> str:
-        """Load an image from its archive and return its name."""
+        """Load an image from its archive and return its name; what that changed is undone in the end."""
+        rows = self("images", "--no-trunc", "--format", "{{.ID}} {{.Repository}}:{{.Tag}}").decode().splitlines()
+        before = {name: id for id, name in (row.split(" ", 1) for row in rows)}
+        known = {row.split(" ", 1)[0].removeprefix("sha256:") for row in rows}
         said = self("load", "--input", str(archive)).decode().splitlines()
-        return said[-1].partition(":")[2].strip()
+        name = said[-1].partition(":")[2].strip()
+        if self.image(name)["Id"].removeprefix("sha256:") not in known:
+            self.loaded[name] = before.get(name, "")
+        return name
 
     def require_amd64(self) -> None:
         """Raise ``OncoduetError`` where the engine's machine is not of the platform's kind."""
@@ -125,7 +156,7 @@ class Engine:
         return status == 0 and b'"nvidia"' in stdout
 
     def remove_everything(self) -> None:
-        """Remove all that bears the label: containers, volumes and images."""
+        """Remove all that bears the label, containers, volumes and images, and the images that were loaded."""
         chosen = ["--filter", f"label={self.label}"]
         for listing, removal in (
             (["ps", "--all", "--quiet"], ["rm", "--force", "--volumes"]),
@@ -135,6 +166,10 @@ class Engine:
             names = self(*listing, *chosen).decode().split()
             if names:
                 self(*removal, *dict.fromkeys(names))
+        for name, before in self.loaded.items():
+            self("rmi", "--force", name)
+            if before:
+                self("tag", before, name)
 
 
 @contextmanager

@@ -1,11 +1,12 @@
-"""A model that finds the lesions of ``studies.py``, without any training: one threshold on the diffusion image.
+"""A model that finds the lesions of ``studies.py``, without any training: a threshold by hand, for any card.
 
-The network is nnU-Net's with all weights at zero but three: the high-b-value image passes the first convolution and the
-skip connection, and the last layer turns it into the lesion's logit. The image is normalised to its own mean and
-deviation, so the threshold is six deviations, which noise does not reach. It is a bundle like any other to the
-algorithm, and finds nothing in patients.
+The networks are nnU-Net's with all weights at zero but a few: a channel passes the first convolution and the skip
+connection, and the last layer turns it into the lesion's logit. In MR the lesion is what is bright on the image that
+the card's baselines take the maximum of: six deviations above its mean, which noise does not reach. In CT it is what
+is as dense as a lesion for some voxels around, which the border of the body is not; and the organ that the card
+locates first is the body. To the algorithm it is a bundle like any other; in patients it finds nothing.
 
-``python -m conformance.lesion_model MODEL.tar.gz`` writes it.
+``python -m conformance.lesion_model MODEL.tar.gz [CARD]`` writes it.
 """
 
 import hashlib
@@ -18,77 +19,124 @@ from typing import Any
 
 import torch
 
-from contract.cards import CARDS, Card, load_card
+from conformance.studies import CT_LESION_HU, CT_TISSUE_HU
+from contract.cards import Card, card_path, load_card
 from contract.files import atomic_file, write_json
-from contract.records import BundleRecord, Member, RunKey, write_record
+from contract.records import BundleRecord, Member, RunKey, Stage, StageRecord, write_record
 from network.architecture import build_network
 from network.weights import save_weights, tensors_sha256
 
 CARD = "cspca-picai"
-_THRESHOLD = 6.0  # deviations of the image
-_STEEPNESS = 3.0
+_BRIGHT = 6.0  # deviations of the image
+_LIKE_A_LESION = 0.3  # of the way from a lesion's density to the tissue's, on average over 3 × 3 voxels
+_BODY_HU = -500.0
+_KEPT_POSITIVE = 10.0  # is added before the leaky rectifications, so that they change nothing, and taken off after
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Write the bundle to the path that is given."""
-    (output,) = arguments
+    """Write the bundle of a card (default: csPCa) to the path that is given."""
+    output, card = (*arguments, CARD)[:2]
     with tempfile.TemporaryDirectory() as work:
-        folder = make_model(Path(work))
+        folder = make_model(Path(work), card)
         write_tarball(folder, Path(output))
     return 0
 
 
-def make_model(folder: Path) -> Path:
-    """Write the extracted bundle into a folder."""
-    card = load_card(CARD)
-    plans, dataset = _plans(card), _dataset(card)
-    network = build_network(plans, dataset, deep_supervision=False)
-    with torch.no_grad():
-        for parameter in network.parameters():
-            parameter.zero_()
-        bright = card.channel_names.index("hbv")
-        encoder, decoder, last = _convolutions(network)
-        centre = tuple(size // 2 for size in encoder.weight.shape[2:])
-        # 10 keeps what enters the leaky rectifications positive, so that they change nothing.
-        encoder.weight[(0, bright, *centre)] = 1.0
-        encoder.bias[0] = 10.0
-        skip = decoder.weight.shape[1] - encoder.weight.shape[0]  # the decoder puts what it upsampled first
-        decoder.weight[(0, skip, *(size // 2 for size in decoder.weight.shape[2:]))] = 1.0
-        last.weight[1, 0] = _STEEPNESS
-        last.bias[1] = -(10.0 + _THRESHOLD) * _STEEPNESS
-    save_weights(folder / "members/000.safetensors", network.state_dict())
-    key = RunKey(
-        card=card.name,
-        card_sha256=card.sha256,
-        profile="none",
-        configuration="threshold",
-        fold=0,
-        restart=1,
-        seed=0,
-    )
-    member = Member(
-        name="threshold_fold0_restart1",
-        file="members/000.safetensors",
-        weights_sha256=tensors_sha256(network.state_dict()),
-        run_sha256="0" * 64,
-        key=key,
-    )
+def make_model(folder: Path, card_name: str = CARD) -> Path:
+    """Write the extracted bundle for a card into a folder."""
+    card = load_card(card_name)
+    stages = [_write_stage(folder, card, "detection")]
+    if card.localisation is not None:
+        stages.append(_write_stage(folder, card, "localisation"))
     record = BundleRecord(
         card=card.name,
         card_sha256=card.sha256,
         data_licence="Apache-2.0",
-        plans_file="plans.json",
-        dataset_file="dataset.json",
-        members=(member,),
+        **dict(stages[0]),
+        localisation=stages[1] if stages[1:] else None,
     )
     write_record(folder / "bundle.json", record)
-    (folder / "card.toml").write_bytes((CARDS / f"{CARD}.toml").read_bytes())
-    write_json(folder / "plans.json", plans)
-    write_json(folder / "dataset.json", dataset)
+    (folder / "card.toml").write_bytes(card_path(card_name).read_bytes())
     files = sorted(path for path in folder.rglob("*") if path.is_file())
     lines = [f"{hashlib.sha256(path.read_bytes()).hexdigest()}  {path.relative_to(folder)}\n" for path in files]
     (folder / "SHA256SUMS").write_text("".join(lines))
     return folder
+
+
+def _write_stage(folder: Path, whole: Card, stage: Stage) -> StageRecord:
+    """Write a network and its plans; of stage 1 below ``localisation``."""
+    where, configuration, card = "", "threshold", whole
+    if stage == "localisation":
+        where, configuration, card = f"{stage}/", stage, whole.localising()
+    plans, dataset = _plans(card, stage), _dataset(card)
+    network = build_network(plans, dataset, deep_supervision=False)
+    with torch.no_grad():
+        for parameter in network.parameters():
+            parameter.zero_()
+        highest = [each.channel for each in card.baselines if each.extreme == "maximum"]
+        if stage == "localisation":
+            _find_above(network, 0, (_BODY_HU - CT_LESION_HU) / (CT_TISSUE_HU - CT_LESION_HU))
+        elif card.channels[0].normalisation == "dataset":
+            _find_like(network, 0)
+        else:
+            _find_above(network, card.channel_names.index(highest[0]), _BRIGHT)
+    file = f"{where}members/000.safetensors"
+    save_weights(folder / file, network.state_dict())
+    key = RunKey(
+        card=whole.name,
+        card_sha256=whole.sha256,
+        profile="none",
+        configuration=configuration,
+        fold=0,
+        restart=1,
+        seed=0,
+        stage=stage,
+    )
+    member = Member(
+        name=f"{configuration}_fold0_restart1",
+        file=file,
+        weights_sha256=tensors_sha256(network.state_dict()),
+        run_sha256="0" * 64,
+        key=key,
+    )
+    record = StageRecord(plans_file=f"{where}plans.json", dataset_file=f"{where}dataset.json", members=(member,))
+    write_json(folder / record.plans_file, plans)
+    write_json(folder / record.dataset_file, dataset)
+    return record
+
+
+def _find_above(network: torch.nn.Module, channel: int, threshold: float) -> None:
+    """Class 1 is what is brighter than the threshold, in a channel as the network gets it."""
+    first, decoder, last = _convolutions(network)
+    first.weight[(0, channel, *_centre(first))] = 1.0
+    first.bias[0] = _KEPT_POSITIVE
+    decoder.weight[(0, _skip(first, decoder), *_centre(decoder))] = 1.0
+    _answer(last, steepness=3.0, threshold=_KEPT_POSITIVE + threshold)
+
+
+def _find_like(network: torch.nn.Module, channel: int) -> None:
+    """Class 1 is where a channel is near zero for some voxels around: the mean of absolute values is small."""
+    first, decoder, last = _convolutions(network)
+    for feature, sign in enumerate((1.0, -1.0)):  # the rectified parts of both signs are the absolute value
+        first.weight[(feature, channel, *_centre(first))] = sign
+        kernel = decoder.weight[0, _skip(first, decoder) + feature]
+        kernel.fill_(1.0 / kernel.numel())
+    _answer(last, steepness=-20.0, threshold=_LIKE_A_LESION)
+
+
+def _answer(last: Any, *, steepness: float, threshold: float) -> None:
+    last.weight[1, 0] = steepness
+    last.bias[1] = -threshold * steepness
+    last.bias[2:] = -20.0  # classes that nothing belongs to
+
+
+def _centre(layer: Any) -> tuple[int, ...]:
+    return tuple(size // 2 for size in layer.weight.shape[2:])
+
+
+def _skip(first: Any, decoder: Any) -> int:
+    """The decoder's channel at which the skip connection begins: what it upsampled comes first."""
+    return int(decoder.weight.shape[1] - first.weight.shape[0])
 
 
 def write_tarball(folder: Path, output: Path) -> None:
@@ -115,9 +163,13 @@ def _dataset(card: Card) -> dict[str, Any]:
     }
 
 
-def _plans(card: Card) -> dict[str, Any]:
-    intensities = {"mean": 900.0, "std": 250.0, "median": 900.0, "min": 0.0, "max": 3000.0}
-    intensities |= {"percentile_00_5": 0.0, "percentile_99_5": 3000.0}
+def _plans(card: Card, stage: Stage) -> dict[str, Any]:
+    # CT: a lesion becomes 0, tissue 1; nothing is clipped. MR has no use for them.
+    intensities = {"mean": CT_LESION_HU, "std": CT_TISSUE_HU - CT_LESION_HU, "median": CT_LESION_HU}
+    intensities |= {"min": -2000.0, "max": 3000.0, "percentile_00_5": -2000.0, "percentile_99_5": 3000.0}
+    spacing, size, patch = [3.0, 1.0, 1.0], [15, 50, 50], [16, 64, 64]
+    if stage == "localisation":
+        spacing, size, patch = list(card.geometry.spacing_mm_zyx or spacing), [5, 11, 11], [8, 16, 16]
     conv, nonlin = "torch.nn.modules.conv.Conv3d", "torch.nn.LeakyReLU"
     network = {
         "n_stages": 2,
@@ -142,8 +194,8 @@ def _plans(card: Card) -> dict[str, Any]:
     return {
         "dataset_name": "Dataset001_planted",
         "plans_name": "planted",
-        "original_median_spacing_after_transp": [3.0, 1.0, 1.0],
-        "original_median_shape_after_transp": [15, 50, 50],
+        "original_median_spacing_after_transp": spacing,
+        "original_median_shape_after_transp": size,
         "image_reader_writer": "SimpleITKIO",
         "transpose_forward": [0, 1, 2],
         "transpose_backward": [0, 1, 2],
@@ -155,9 +207,9 @@ def _plans(card: Card) -> dict[str, Any]:
                 "data_identifier": "planted",
                 "preprocessor_name": "DefaultPreprocessor",
                 "batch_size": 2,
-                "patch_size": [12, 32, 32],
-                "median_image_size_in_voxels": [15.0, 50.0, 50.0],
-                "spacing": [3.0, 1.0, 1.0],
+                "patch_size": patch,
+                "median_image_size_in_voxels": [float(each) for each in size],
+                "spacing": spacing,
                 "normalization_schemes": [schemes[channel.normalisation] for channel in card.channels],
                 "use_mask_for_norm": [False] * len(card.channels),
                 "resampling_fn_data": resampling,

@@ -27,6 +27,7 @@ Point = tuple[float, float, float]
 Keys = tuple[Literal["socket", "interface"], ...]
 
 LESION_RADIUS_MM = 6.0
+CT_TISSUE_HU, CT_LESION_HU = 100.0, 20.0
 
 
 @dataclass(frozen=True)
@@ -229,7 +230,7 @@ def _contrast(card: Card, channel: Channel, grid: Grid, lesion: Point | None, rn
     low = {each.extreme for each in card.baselines if each.channel == channel.name} == {"minimum"}
     high = {each.extreme for each in card.baselines if each.channel == channel.name} == {"maximum"}
     if channel.plausible is not None:  # CT: air, body, bone
-        tissue, found, noise = 100.0, 20.0, 4.0
+        tissue, found, noise = CT_TISSUE_HU, CT_LESION_HU, 4.0
     elif low:
         tissue, found, noise = 1400.0, 450.0, 25.0
     elif high:

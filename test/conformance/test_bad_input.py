@@ -1,9 +1,11 @@
 """The suite is given something wrong, or is stopped: one line, the exit code, nothing of the engine's left over."""
 
+import io
 import os
 import signal
 import subprocess
 import sys
+import tarfile
 import time
 import uuid
 from pathlib import Path
@@ -136,7 +138,8 @@ def test_a_check_that_does_not_exist_is_wrong_usage(engine, leftovers, name):
 def test_after_ctrl_c_nothing_is_left(engine, leftovers, name, number, tmp_path):
     options = ["--engine", engine, "--session", name, "--output", tmp_path / "report"]
     process = subprocess.Popen(
-        command("oncoduet-evaluation", "--kind", "evaluation", *options),
+        # Where the tests are run in the background, a shell has them ignore Ctrl-C.
+        ["env", "--default-signal=INT", *command("oncoduet-evaluation", "--kind", "evaluation", *options)],
         cwd=PROJECT,
         env=environment(),
         stdout=subprocess.PIPE,
@@ -151,3 +154,29 @@ def test_after_ctrl_c_nothing_is_left(engine, leftovers, name, number, tmp_path)
     _, stderr = process.communicate(timeout=120)
     assert (process.returncode, stderr) == (130, "error: stopped before the end\n")
     assert leftovers() == []
+
+
+def test_an_image_that_was_loaded_is_gone_afterwards_and_its_name_means_what_it_did(engine, tmp_path):
+    def ask(*arguments: str, given: bytes | None = None) -> bytes:
+        return subprocess.run([engine, *arguments], input=given, capture_output=True, check=True).stdout
+
+    name, ids = f"oncoduet-loaded:{time.time_ns()}", []
+    try:
+        for user in ("1000:1000", "0:0"):
+            archive = io.BytesIO()
+            with tarfile.open(fileobj=archive, mode="w") as tar:
+                tar.addfile(tarfile.TarInfo(f"program-of-{user}"))
+            ask("import", "--change", f"USER {user}", "--change", 'CMD ["/x"]', "-", name, given=archive.getvalue())
+            ids.append(ask("image", "inspect", "--format", "{{.Id}}", name).decode().strip())
+            if len(ids) == 1:
+                (tmp_path / "image.tar").write_bytes(ask("save", name))
+        ask("rmi", ids[0])
+        options = ["--kind", "algorithm", "--engine", engine, "--only", "A1", "--output", tmp_path / "report"]
+        ended = subprocess.run(
+            command(tmp_path / "image.tar", *options), cwd=PROJECT, env=environment(), capture_output=True, check=False
+        )
+        assert (ended.returncode, ended.stderr) == (0, b""), ended  # it was the other user's that was checked
+        assert ask("image", "inspect", "--format", "{{.Id}}", name).decode().strip() == ids[1]
+        assert ids[0] not in ask("images", "--all", "--no-trunc", "--format", "{{.ID}}").decode().split()
+    finally:
+        subprocess.run([engine, "rmi", "--force", name, *ids], capture_output=True, check=False)

@@ -20,6 +20,7 @@ import pytest
 from conformance.__main__ import main
 
 BROKEN = Path(__file__).parent / "broken"
+QUICK_EVALUATION = ["A1", "A2", "A3", "R9", "C1", "E1", "C2", "C2-lines"]
 QUICK = ["A1", "A2", "A3", "R9", "C1", "O1", "O2", "O3", "O4", "O5", "O5-max", "L1", "C2", "C2-lines"]
 IMAGE_ALONE = ["A1", "A2", "A3", "A6", "R9"]
 
@@ -54,10 +55,19 @@ IMAGES = [
     Broken("other_file_than_the_sums_say", ("A6",), model="sums", quick=("A1", "A2", "A3", "R9")),
     Broken("needs_a_stripped_variable", ("R9",), more="ENV GRAND_CHALLENGE_MAX_WORKERS=2"),
     Broken(
+        "has_a_torch_for_cuda_13",
+        ("A8",),
+        more="USER 0:0\nRUN mkdir -p $TORCH && touch $TORCH/__init__.py && echo \"cuda = '13.0'\" > $TORCH/version.py\n"
+        "USER 1000:1000",
+        quick=("A1", "A2", "A3", "R9"),
+        rejected=False,
+    ),
+    Broken(
         "keeps_weights_in_tmp",
         ("A5", "C1"),
         more="""RUN mkdir /tmp/weights && echo '{"threshold": 300.0}' > /tmp/weights/threshold.json""",
     ),
+    Broken("sets_home_itself", ("R9-home",), more="ENV HOME=/opt/own", rejected=False),
     Broken("writes_elsewhere", ("C1",)),
     Broken("writes_its_own_folder", ("R7",), ("R8",), rejected=False),
     Broken("wrong_grid", ("O4",), ("L1",)),
@@ -98,6 +108,19 @@ IMAGES = [
 ]
 
 
+# E2-order sees other jobs than the first run's where a name is remembered: their folders are gone, and the case fails.
+EVALUATIONS = [
+    Broken("dots_in_keys", ("E1",)),
+    Broken("nan_metrics", ("E1",)),
+    Broken("no_number_to_rank", ("E1",)),
+    Broken("order_of_jobs_matters", ("E2-order",)),
+    Broken("random_metrics", ("D1",)),
+    Broken("silent_about_a_missing_map", ("E3-missing-map",)),
+    Broken("metrics_of_a_failure", ("E3-nan",)),
+    Broken("remembers_the_first_submission", ("E2-order",), api="invoke"),
+]
+
+
 @pytest.fixture(scope="session")
 def honest(engine: str):
     """The image that all are built on; removed in the end, as are those."""
@@ -114,7 +137,8 @@ def build(engine: str, honest: str):
 
     def build(each: Broken) -> str:
         tags.append(f"{honest}-{each.name.replace('_', '-')}")
-        lines = [f"FROM {honest}", f"ENV DEFECT={each.defect}", each.more]
+        more = each.more.replace("$TORCH", "/usr/local/lib/python3.11/site-packages/torch")
+        lines = [f"FROM {honest}", f"ENV DEFECT={each.defect}", more]
         if each.api == "invoke":
             lines += ["LABEL org.grand-challenge.api-method=invoke", 'CMD ["serve"]']
         command = [engine, "build", "--quiet", "--tag", tags[0], "-"]
@@ -153,10 +177,10 @@ def make_model(tmp_path: Path) -> Callable[[str], Path]:
 def conform(engine: str, tmp_path: Path):
     """Check an image; exit code and the failed checks."""
 
-    def conform(image: str, *options: object) -> tuple[int, dict[str, dict]]:
+    def conform(image: str, *options: object, kind: str = "algorithm") -> tuple[int, dict[str, dict]]:
         status = main(
             [
-                *[image, "--kind", "algorithm", "--card", "cspca-picai", "--engine", engine, "--planted"],
+                *[image, "--kind", kind, "--card", "cspca-picai", "--engine", engine, "--planted"],
                 *["--output", str(tmp_path / "report"), *map(str, options)],
             ]
         )
@@ -174,6 +198,24 @@ def test_a_broken_image_is_refused_for_its_fault_and_no_other(each: Broken, buil
     assert set(each.must) <= failed, checks
     assert failed <= {*each.must, *each.may}, {id: checks[id]["found"] for id in failed}
     assert status == (1 if each.rejected else 0)
+
+
+@pytest.mark.parametrize("each", EVALUATIONS, ids=lambda each: each.name)
+def test_a_broken_evaluation_is_refused_for_its_fault_and_no_other(each: Broken, build, conform):
+    wanted = dict.fromkeys([*QUICK_EVALUATION, *each.must, *each.may])
+    status, checks = conform(build(each), "--only", *wanted, kind="evaluation")
+    failed = {id for id, check in checks.items() if check["verdict"] == "fail"}
+    assert set(each.must) <= failed <= {*each.must, *each.may}, checks
+    assert status == 1
+
+
+@pytest.mark.parametrize("api", ["exec", "invoke"])
+def test_the_honest_evaluation_passes_every_check_but_what_it_cannot_have(api: str, build, conform):
+    status, checks = conform(build(Broken("honest_evaluation", (), api=api)), kind="evaluation")
+    assert {id: check["found"] for id, check in checks.items() if check["verdict"] == "fail"} == {}
+    assert status == 0
+    skipped = {id for id, check in checks.items() if check["verdict"] == "skipped"}
+    assert skipped <= {"A6", "C1-health", "C3", "N2"} if api == "exec" else skipped == {"A6"}
 
 
 @pytest.mark.parametrize("api", ["exec", "invoke"])

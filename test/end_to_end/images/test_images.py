@@ -26,6 +26,14 @@ print(json.dumps({
     "packages": sorted(os.listdir("/opt/oncoduet")),
 }))
 """
+BYTECODE_WITH_TIME = """
+import pathlib, sysconfig
+site = pathlib.Path(sysconfig.get_path("purelib"))
+base = {"pip", "setuptools", "wheel", "pkg_resources", "_distutils_hack"}  # came with the base image
+found = [path for path in site.rglob("*.pyc") if path.relative_to(site).parts[0] not in base]
+timed = [path for path in found if path.open("rb").read(8)[4:] == bytes(4)]  # its flags: not hash-based
+print(len(timed) if found else "none at all", *timed[:3])
+"""
 
 
 @pytest.fixture(scope="module", params=IMAGES)
@@ -85,6 +93,11 @@ def test_an_image_lists_every_package_that_is_in_it(containers, image):
     without_licence = [each["name"] for each in listed["components"] if "licenses" not in each]
     assert set(without_licence) <= {"batchgenerators", "dynamic_network_architectures", "protobuf"}  # declare none
     assert "file:///tmp" not in asked.stdout
+
+
+def test_the_packages_in_an_image_hold_no_time_so_that_a_second_build_gives_the_same_files(containers, image):
+    asked = containers.ask(image, BYTECODE_WITH_TIME)
+    assert (asked.status, asked.stdout.split()) == (0, ["0"]), asked
 
 
 def test_the_evaluation_image_holds_no_torch(containers):

@@ -8,7 +8,8 @@ import tarfile
 
 import pytest
 
-from conformance.archives import folder_files, read_archive, tarball_files
+from conformance.archives import folder_files, read_archive, read_saved, tarball_files
+from conformance.engine import Engine
 from conformance.outputs import Broken
 
 
@@ -107,3 +108,12 @@ def test_an_archive_that_the_platform_would_refuse_says_why(pack):
 def test_secrets_histories_and_patients_in_layers_are_named(pack):
     names = ["opt/app/.git/HEAD", "home/a/.ssh/id_rsa", "opt/app/.env", "data/patient_0001_t2w.mha", "root/.netrc"]
     assert read_archive(saved(pack, layer(*names, "opt/app/environment.py"))).unwanted == names
+
+
+def test_an_engine_that_saves_nothing_or_half_an_image_is_a_failure_in_words(tmp_path):
+    for lines in ("exit 1", "head -c 700 /dev/zero | tr '\\0' x"):
+        client = tmp_path / "docker"
+        client.write_text(f"#!/bin/sh\n{lines}\n")
+        client.chmod(0o755)
+        with pytest.raises(Broken, match=f"no archive from {client} save"):
+            read_saved(Engine(str(client)), "a:1")

@@ -8,6 +8,7 @@ import pytest
 from rich.console import Console
 
 from conformance.algorithm_checks import ALGORITHM
+from conformance.archives import Reading, Saved
 from conformance.checks import Check, Skipped, Verdict, run
 from conformance.evaluation_checks import EVALUATION
 from conformance.outputs import Broken
@@ -42,6 +43,32 @@ def test_checks_are_made_in_their_order_and_only_those_that_were_asked_for():
     checks = [Check(id, "error", "", see("")) for id in "abc"]
     assert [verdict.id for verdict in run(checks, None)] == ["a", "b", "c"]
     assert [verdict.id for verdict in run(checks, None, ["c", "a"])] == ["a", "c"]
+
+
+def test_an_archive_is_read_from_the_start_and_judged_in_the_end():
+    events = []
+
+    class Bench:
+        @property
+        def reading(self):
+            events.append("reading")
+
+    def case(bench):
+        events.append("case")
+        return ""
+
+    checks = [Check("A4", "error", "", see(""), of_archive=True), Check("C1", "error", "", case)]
+    assert [verdict.id for verdict in run(checks, Bench())] == ["C1", "A4"]
+    assert events == ["reading", "case"]
+
+
+def test_what_goes_wrong_with_reading_comes_with_the_question():
+    def read():
+        raise OncoduetError("the engine is gone")
+
+    assert Reading(lambda: Saved(layers=3)).result().layers == 3
+    with pytest.raises(OncoduetError, match="the engine is gone"):
+        Reading(read).result()
 
 
 @pytest.mark.parametrize("checks", [ALGORITHM, EVALUATION], ids=["algorithm", "evaluation"])

@@ -1,7 +1,10 @@
 """What the engine's client says, put into one line; the client is a script that says what some engines say."""
 
+import resource
+
 import pytest
 
+from conformance.__main__ import main
 from conformance.engine import Engine, last_line
 from contract.errors import OncoduetError
 
@@ -41,11 +44,34 @@ def test_podman_names_the_machine_and_itself_in_another_place(client):
         assert client("echo gone >&2; exit 1").version
 
 
+def test_podman_is_told_the_limits_that_it_may_give():
+    _, name, _, processes = Engine("/usr/bin/podman").own_limits
+    soft, hard = name.removeprefix("nofile=").split(":")
+    assert soft == hard and resource.getrlimit(resource.RLIMIT_NOFILE)[1] in (int(hard), resource.RLIM_INFINITY)
+    assert processes == "nproc=4096:4096"
+    assert Engine("/usr/bin/docker").own_limits == []
+
+
 def test_what_the_engine_refuses_is_said_in_one_line(client):
     with pytest.raises(OncoduetError, match="docker volume: expected the engine to do it, found: no space left"):
         client("printf 'no space\\nleft\\n' >&2; exit 1").volume()
     with pytest.raises(OncoduetError, match="found: exit code 125"):
         client("exit 125").volume()
+
+
+def test_a_command_that_does_not_exist_is_named():
+    with pytest.raises(OncoduetError, match="/no/docker: expected the command of a container engine, found: No such"):
+        Engine("/no/docker").require_amd64()
+    with pytest.raises(OncoduetError, match="/no/docker: expected the command of a container engine"):
+        Engine("/no/docker").volume()
+
+
+def test_an_engine_that_does_not_answer_is_said_in_one_line(client, tmp_path, capsys):
+    engine = client("echo 'Cannot connect to the daemon. Is it running?' >&2; exit 1").command
+    words = ["a:1", "--kind", "algorithm", "--card", "cspca-picai", "--output", str(tmp_path / "report")]
+    assert main([*words, "--engine", engine]) == 3
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"error: {engine} ") and line.endswith("found: Cannot connect to the daemon. Is it running?")
 
 
 def test_an_image_that_the_engine_does_not_hold_is_named(client):

@@ -1,5 +1,8 @@
 """The scripts' command lines: what is wrong is said in one line, with the exit codes of the programs."""
 
+import os
+import tarfile
+
 import pytest
 
 SCRIPTS = ["build.sh", "demo.sh", "export.sh", "test.sh"]
@@ -129,3 +132,20 @@ def test_export_refuses_a_truth_without_label_maps_and_leaves_nothing(run, proje
     (line,) = ended.stderr.splitlines()
     assert "expected label maps" in line
     assert not any((tmp_path / "export").iterdir())
+
+
+def test_the_same_truth_gives_the_same_bytes_whoever_wrote_its_files_and_when(run, project, tmp_path):
+    packed = []
+    for number, names in enumerate([("1_1.mha", "2_2.mha"), ("2_2.mha", "1_1.mha")]):
+        truth, output = tmp_path / f"truth{number}", tmp_path / f"export{number}"
+        truth.mkdir(mode=0o755 - number * 0o055)  # others may not look into the second folder
+        for seconds, name in enumerate(names):
+            (truth / name).write_text(f"the label map of {name}")
+            os.utime(truth / name, (seconds, 10**9 + seconds))
+        ended = run(project / "export.sh", "--truth", truth, "--output", output)
+        assert (ended.status, ended.stderr) == (0, ""), ended
+        packed.append((output / "ground_truth.tar.gz").read_bytes())
+    assert packed[0] == packed[1]
+    with tarfile.open(tmp_path / "export0" / "ground_truth.tar.gz") as tar:
+        members = [(each.name, each.mtime, each.uid, each.mode & 0o044) for each in tar]
+    assert members == [(name, 0, 0, 0o044) for name in (".", "./1_1.mha", "./2_2.mha")]

@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+import time
 import venv
 from pathlib import Path
 
@@ -54,6 +55,21 @@ def test_a_lock_is_installed_from_the_folder_of_wheels(run, python, requirements
     ended = run(requirements / "install.sh", python, "small.lock", environment=OFFLINE)
     assert ended.status == 0, ended
     assert installed(python) == {"lesion": "1.0"}
+
+
+def test_a_second_installation_gives_the_same_files_with_bytecode_that_holds_no_time(run, python, requirements):
+    contents = []
+    for _ in range(2):
+        ended = run(requirements / "install.sh", python, "small.lock", environment=OFFLINE)
+        assert ended.status == 0, ended
+        found = {path for path in python.parent.parent.rglob("*") if "lesion" in path.as_posix() and path.is_file()}
+        contents.append({path.name: path.read_bytes() for path in found})
+        subprocess.run([python, "-m", "pip", "uninstall", "--quiet", "--yes", "lesion"], check=True)
+        assert not any(path.exists() for path in found)
+        time.sleep(1.1)  # bytecode holds whole seconds, where it does
+    assert contents[0] == contents[1]
+    assert contents[0].keys() >= {"lesion.py", "lesion.cpython-311.pyc", "RECORD"}
+    assert int.from_bytes(contents[0]["lesion.cpython-311.pyc"][4:8], "little") == 0b11  # by hash, and checked
 
 
 def test_a_package_with_another_hash_than_the_locks_is_not_installed(run, python, requirements):

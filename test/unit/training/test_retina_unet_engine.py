@@ -18,8 +18,8 @@ from network.detection.architecture import build_retina_unet
 from network.detection.boxes import iou
 from network.detection.clustering import BoxRule
 from network.detection.prediction import Detector
-from network.preprocessing import patch_size_zyx
 from network.memory import Budget, held_bytes
+from network.preprocessing import patch_size_zyx
 from network.weights import load_weights
 from training.configurations import CONFIGURATIONS, load_configuration
 from training.detection.anchor_planning import plan_anchors

@@ -65,10 +65,10 @@ def test_heads_for_boxes_count_beside_the_u_net(campaign_file, tmp_path):
     size = (tmp_path / "run" / "weights.safetensors").stat().st_size
     assert 0 < size - need["retina-unet"].weights < 20_000  # the names, and where their tensors lie
     # Patches of 8 x 16 x 16, two of them; both networks convolve the U-Net's maps, the detector those of its heads too:
-    # at strides (1, 2, 2) and (2, 4, 4) 16 channels from a projection and twice two convolutions, and 7 values of 27
+    # at strides (1, 2, 2) and (2, 4, 4) 8 channels from a projection and twice two convolutions, and 7 values of 27
     # anchors. nnU-Net has a second result, of 2 classes at the coarser of the decoder's two resolutions, for training.
     positions = 8 * 8 * 8 + 4 * 4 * 4
-    heads = positions * (5 * 16 + 7 * 27) - 2 * 8 * 8 * 8
+    heads = positions * (5 * 8 + 7 * 27) - 2 * 8 * 8 * 8
     parameters = (need["retina-unet"].weights - need["ce"].weights) / 4
     more = (need["retina-unet"].on_cpu - need["ce"].on_cpu) / 4
     assert more == pytest.approx(4 * parameters + 4.5 * 2 * heads, rel=0.01)

@@ -1,0 +1,23 @@
+"""Where gcapi is missing, as in the development's own environment, tryout says where it can be had.
+
+What tryout does with gcapi is tested in ``test/tryout``, in an environment of its own.
+"""
+
+from conformance.studies import make_study
+from conformance.tryout import TOKEN, main
+from contract.cards import load_card
+
+
+def test_an_environment_without_gcapi_is_told_where_it_is_listed(tmp_path, monkeypatch, capsys):
+    card = load_card("cspca-picai")
+    (tmp_path / "archive" / "7").mkdir(parents=True)
+    for channel in card.channels:
+        (content,) = [c for path, c in make_study(card).files.items() if path.startswith(channel.socket.relative_path)]
+        (tmp_path / "archive" / "7" / f"7_8_{channel.name}.mha").write_bytes(content)
+    monkeypatch.setenv(TOKEN, "a-token")
+    words = ["--algorithm", "a", "--card", card.name, "--study", tmp_path / "archive", "--local", tmp_path]
+    assert main([str(word) for word in words]) == 3
+    assert capsys.readouterr().err == (
+        "error: gcapi: expected the package in this environment, found none; requirements/tryout.lock has it, in an "
+        "environment of its own\n"
+    )
