@@ -16,11 +16,11 @@ import numpy as np
 
 from contract.errors import OncoduetError
 from evaluation.analysis import Analysis
+from evaluation.case_level import case_level_tests
 from evaluation.intervals import percentile_interval, two_level_bootstrap
 from evaluation.outcomes import BoolArray, Outcome, Truth
 from evaluation.run_level import holm
 from evaluation.scored_runs import ScoredRun
-from evaluation.swaps import case_swap_tests
 from evaluation.verdict import Subgroup, SubgroupPair, SubgroupValue
 
 FEWEST = 3
@@ -98,7 +98,14 @@ def judge_subgroups(
                 )
             means = {each.configuration: each.auroc for each in estimates}
             tests = [
-                case_swap_tests(part, outcomes[a], outcomes[b], draws=plan.swaps, seed=plan.seed)["auroc"].p
+                case_level_tests(
+                    part,
+                    outcomes[a],
+                    outcomes[b],
+                    fixed=(configurations[a][0].is_baseline, configurations[b][0].is_baseline),
+                    draws=plan.swaps,
+                    seed=plan.seed,
+                )["auroc"].p
                 for a, b in declared
             ]
             found.append((column, value, part, tuple(estimates), means, tests))
