@@ -17,7 +17,7 @@ from rich.table import Table
 from rich.text import Text
 
 from contract.cards import load_card
-from contract.errors import OncoduetError, exit_status
+from contract.errors import OncoduetError, UsageError, exit_status
 from contract.records import Metrics
 from contract.serving import PORT, Case, end_process, serve
 from evaluation.cases import MatchingRule
@@ -96,11 +96,15 @@ def _index(options: argparse.Namespace) -> None:
 def _compare(options: argparse.Namespace) -> None:
     from evaluation.compare import compare  # noqa: PLC0415  (brings matplotlib and statsmodels, which scoring needs not)
 
+    if (options.archive is None) != (options.predictions is None):
+        raise UsageError("compare: expected --archive and --predictions together, or neither")
     compare(
         options.scores,
         options.output,
         analysis=options.analysis,
         marksheet=options.marksheet,
+        archive=options.archive,
+        predictions=options.predictions or (),
         workers=options.workers,
     )
 
@@ -263,6 +267,8 @@ def _parser() -> argparse.ArgumentParser:
     comparing.add_argument("--output", type=Path, required=True, help="gets verdict.json, report.html, figures, tables")
     comparing.add_argument("--analysis", type=Path, help="what was declared before scoring; without it: exploratory")
     comparing.add_argument("--marksheet", type=Path, help="CSV with the columns of the declared subgroups")
+    comparing.add_argument("--archive", type=Path, help="images and label maps: the report then shows the worst misses")
+    comparing.add_argument("--predictions", type=Path, nargs="+", help="what was scored, for --archive")
     comparing.add_argument("--workers", type=int, default=1, help="processes; they change no result (%(default)s)")
 
     planning = commands.add_parser("plan", help="runs and cases that a question needs; may a campaign stop?")

@@ -19,6 +19,7 @@ from contract.records import write_record
 from evaluation.analysis import EXPLORATORY, METRICS, Analysis, Metric, read_analysis
 from evaluation.case_level import CaseTest, case_level_tests
 from evaluation.intervals import delong_interval, percentile_interval, two_level_bootstrap
+from evaluation.misses import find_misses
 from evaluation.outcomes import FloatArray, Outcome, Truth
 from evaluation.report import write_report
 from evaluation.run_level import holm, no_exchange, run_level, run_values
@@ -51,7 +52,14 @@ _log = logging.getLogger(__name__)
 
 
 def compare(
-    scores: Sequence[Path], output: Path, *, analysis: Path | None, marksheet: Path | None = None, workers: int = 1
+    scores: Sequence[Path],
+    output: Path,
+    *,
+    analysis: Path | None,
+    marksheet: Path | None = None,
+    archive: Path | None = None,
+    predictions: Sequence[Path] = (),
+    workers: int = 1,
 ) -> None:
     """Compare scored runs and write ``verdict.json``, ``report.html``, ``figures/`` and ``tables/`` into ``output``.
 
@@ -63,6 +71,8 @@ def compare(
         The analysis file; without one all pairs are compared and the verdict says that it is exploratory.
     marksheet
         CSV with ``patient_id``, ``study_id`` and the columns that the analysis file declares as subgroups.
+    archive, predictions
+        Images and label maps, and what was scored: for pictures of the worst misses (:mod:`evaluation.misses`).
     workers
         Processes; they change no result.
 
@@ -78,6 +88,7 @@ def compare(
     declared = plan.pairs(list(group_by_configuration(runs)), analysis)
     groups = _subgroups(plan, marksheet, runs[0].truth, analysis)
     _log.info("comparing %d scored runs in %d pairs", len(runs), len(declared))
+    misses = [] if archive is None else find_misses(runs, archive, predictions)
     named = sha256_file(analysis) if analysis else "exploratory"
     verdict = judge(runs, plan, declared, analysis=named, workers=workers)
     if groups:
@@ -85,7 +96,7 @@ def compare(
         verdict = verdict.model_copy(update={"subgroups": found})
     with staged_folder(output) as stage:
         write_record(stage / "verdict.json", verdict)
-        write_report(stage, verdict, runs)
+        write_report(stage, verdict, runs, misses)
     _log.info("%s", output / "report.html")
 
 

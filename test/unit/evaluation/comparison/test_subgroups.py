@@ -111,6 +111,7 @@ def test_marksheet_without_a_column_or_a_case_is_refused(scores, tmp_path):
 
 def test_subgroups_and_marksheet_come_together(scores, tmp_path):
     scores.run("a", "ce")
+    scores.run("b", "focal")
     path, _ = marksheet(scores, tmp_path)
     (tmp_path / "a.toml").write_text(DECLARED)
     with pytest.raises(OncoduetError, match="expected --marksheet for the subgroups center, isup, volume, found none"):
