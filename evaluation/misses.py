@@ -4,12 +4,13 @@ For the developer who has the images: ``compare --archive DIR --predictions DIRâ
 the reference channel in the slice where the lesion is largest, with the outline of the truth and the mean detection map
 over the runs. It names the case and nothing else.
 
-Cases come first by the share of their lesions that the runs missed, then by how surely the runs called them healthy
-(the lowest mean likelihood); of a case's lesions, those missed most often, the larger first.
+The lesions that most runs missed come first; of equally many misses those of the case that the runs called healthy most
+surely (the lowest mean likelihood).
 """
 
 import io
 import logging
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -92,15 +93,18 @@ def find_misses(runs: Sequence[ScoredRun], archive: Path, predictions: Sequence[
             f"{archive}: expected label maps of the {len(known.case_ids)} scored cases, found {len(truth.label_maps)}, "
             "or others"
         )
-    misses: list[Miss] = []
-    for case_id in _worst_cases(runs):
+    worst = [
+        (-missed, place, case_id, lesion)
+        for place, case_id in enumerate(_worst_cases(runs))
+        for lesion, missed in enumerate(_missed_by_lesion(case_id, found, truth))
+        if missed
+    ]
+    misses = []
+    for negative, _, case_id, lesion in sorted(worst)[:MOST]:
         of_case = truth.case(case_id, MatchingRule.of(card))
-        missed = _missed_by_lesion(case_id, found, truth)
-        for lesion in np.lexsort((-of_case.lesions.sizes, -missed)).tolist():
-            if missed[lesion] and len(misses) < MOST:
-                image = _image(archive, case_id, card.geometry.reference, of_case)
-                misses.append(_picture(case_id, lesion, image, of_case, found, missed=int(missed[lesion])))
-                _log.info("%s, lesion %d: missed by %d of %d runs", case_id, lesion + 1, missed[lesion], len(found))
+        image = _image(archive, case_id, card.geometry.reference, of_case)
+        misses.append(_picture(case_id, lesion, image, of_case, found, missed=-negative))
+        _log.info("%s, lesion %d: missed by %d of %d runs", case_id, lesion + 1, -negative, len(found))
     return misses
 
 
@@ -155,24 +159,22 @@ def _worst_cases(runs: Sequence[ScoredRun]) -> list[str]:
     for run in runs:
         hits += np.bincount(run.outcome.candidate_case[run.outcome.hit], minlength=hits.size)
     likelihood: FloatArray = np.mean([run.outcome.likelihood for run in runs], axis=0)
-    share = 1 - hits / np.maximum(1, truth.lesions * len(runs))
-    positive = np.flatnonzero((truth.lesions > 0) & (share > 0))
-    order = positive[np.lexsort((positive, likelihood[positive], -share[positive]))]
+    missed = np.minimum(truth.lesions * len(runs) - hits, len(runs))
+    cases = np.flatnonzero(missed > 0)
+    order = cases[np.lexsort((cases, likelihood[cases], -missed[cases]))]
     return [truth.case_ids[case] for case in order[:_CASES]]
 
 
-def _missed_by_lesion(case_id: str, runs: Sequence[Run], truth: TruthFolder) -> npt.NDArray[np.int64]:
+def _missed_by_lesion(case_id: str, runs: Sequence[Run], truth: TruthFolder) -> list[int]:
     """How many runs missed each lesion of a case."""
-    missed: npt.NDArray[np.int64] | None = None
+    missed: Counter[int] = Counter()
+    lesions = 0
     for run in runs:
         case, _ = read_one(run, truth, case_id)
-        if missed is None:
-            missed = np.zeros(len(case.lesions), dtype=np.int64)
-        for finding in strict.match(case, MatchingRule.of(run.card)):
-            if finding.kind == "fn" and finding.lesion is not None:
-                missed[finding.lesion] += 1
-    assert missed is not None  # there are runs
-    return missed
+        lesions = len(case.lesions)
+        findings = strict.match(case, MatchingRule.of(run.card))
+        missed.update(each.lesion for each in findings if each.kind == "fn" and each.lesion is not None)
+    return [missed[lesion] for lesion in range(lesions)]
 
 
 def _image(archive: Path, case_id: str, channel: str, truth: Truth) -> Image:
@@ -211,7 +213,7 @@ def _picture(case_id: str, lesion: int, image: Image, truth: Truth, runs: Sequen
         spacing_mm_yx=(spacing[0], spacing[1]),
         image=image[slice_number][window],
         truth=outlined[window] > 0,
-        detection=maps[window] / np.float32(len(runs)),
+        detection=(maps[window] / len(runs)).astype(np.float32),
     )
 
 
