@@ -38,7 +38,7 @@ CODE_NAMES: Mapping[Code, str] = {
     "undecided": "undecided",
 }
 _MOST_FLIPS = 25
-_PACKAGES = ("numpy", "scipy", "scikit-learn", "statsmodels", "matplotlib")
+_PACKAGES = ("numpy", "scipy", "statsmodels", "matplotlib")
 
 
 def write_report(folder: Path, verdict: Verdict, runs: Sequence[ScoredRun], misses: Sequence[Miss] = ()) -> None:
