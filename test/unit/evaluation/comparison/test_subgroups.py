@@ -10,7 +10,7 @@ from contract.records import read_record
 from evaluation.compare import compare
 from evaluation.outcomes import Truth
 from evaluation.scored_runs import read_scored_runs
-from evaluation.subgroups import read_groups
+from evaluation.subgroups import _groups, read_groups
 from evaluation.verdict import Verdict
 
 DECLARED = 'name = "x"\nmetrics = ["auroc"]\nreplicates = 100\nswaps = 100\nsubgroups = ["center", "isup", "volume"]\n'
@@ -77,6 +77,16 @@ def test_numbers_with_many_values_are_cut_at_their_median_and_the_largest_lesion
     middle = np.nanmedian(largest)
     assert list(groups) == [f"> {middle:g}", f"≤ {middle:g}"]
     assert (groups[f"> {middle:g}"] == ((np.array(largest) > middle) | (lesions == 0))).all()
+
+
+def test_of_several_words_each_counts_once():
+    ids = ("1_1", "2_1", "3_1", "4_1")
+    truth = Truth(ids, np.array([True, True, True, False]), np.array([2, 1, 2, 0]))
+    found = _groups(["peripheral;peripheral", "peripheral", "transition; peripheral", ""], truth)
+    assert {name: member.tolist() for name, member in found.items()} == {
+        "peripheral": [True, True, False, True],
+        "peripheral and transition": [False, False, True, True],
+    }
 
 
 def test_groups_with_few_cases_are_left_out(scores, tmp_path):
