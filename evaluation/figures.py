@@ -3,7 +3,7 @@
 Every configuration has one colour, dash and marker in all figures (palette of Okabe and Ito, distinguishable under
 colour vision deficiency); the first ensemble is drawn in the ink colour, baselines in grey. In the page's SVG these
 colours are CSS variables. Thin lines are runs, bold ones the mean over runs, bands the middle 95 % of that mean when
-patients are drawn anew.
+patients are drawn anew; both are left out where there are many configurations.
 """
 
 import io
@@ -69,6 +69,9 @@ _STYLE: dict[Any, Any] = {
     "legend.fontsize": 8.5,
     "svg.fonttype": "none",
 }
+
+MANY = 8
+"""Configurations; with more, runs and bands would hide one another, and p has two decimals."""
 
 _WIDTH = 4.4  # inches
 _FP_TICKS = (0.125, 0.25, 0.5, 1.0, 2.0, 4.0, 8.0)
@@ -198,11 +201,12 @@ def _curves(
         reached = np.isfinite(curves).any(axis=0)
         mean = np.where(reached, np.nan_to_num(curves).mean(axis=0), np.nan)
         values.append(f"{summary.name}  {_number(plot.value(summary))}")
-        if summary.kind != "baseline":
+        crowded = len(verdict.configurations) > MANY
+        if summary.kind != "baseline" and not crowded:
             at = plot.at[:: len(plot.at) // _BAND_POINTS]
             low, high = _band(kind, groups[summary.name], at, verdict.seed)
             axes.fill_between(at, low, high, color=look.colour, alpha=0.07, linewidth=0, zorder=1.5)
-        if len(curves) > 1:
+        if len(curves) > 1 and not crowded:
             axes.plot(x, curves.T, color=look.colour, linewidth=0.7, alpha=0.4, zorder=2)
         axes.plot(
             x,
@@ -476,7 +480,7 @@ def _p_matrix(metric: Metric, verdict: Verdict) -> Drawing:
     axes.set_xlabel(
         f"above: run level, below: case level; bold: Holm ≤ {verdict.alpha:g}", fontsize=8.5, labelpad=8, loc="right"
     )
-    size = min(8.5, 70 * side / 0.75 / count)
+    size = min(8.5, 0.4 * side * _WIDTH * 72 / count)
     told = []
     for pair in verdict.pairs:
         if pair.metric != metric:
@@ -500,7 +504,7 @@ def _p_matrix(metric: Metric, verdict: Verdict) -> Drawing:
             axes.text(
                 column + 0.5,
                 row + 0.52,
-                _short_p(p),
+                _short_p(p, 2 if count > MANY else 3),
                 ha="center",
                 va="center",
                 fontsize=size,
@@ -519,9 +523,12 @@ def p_text(p: float | None) -> str:
     return "<0.001" if p < 0.001 else f"{p:.3f}"
 
 
-def _short_p(p: float | None) -> str:
-    text = p_text(p)
-    return "1" if text == "1.000" else text.replace("0.", ".", 1)
+def _short_p(p: float | None, decimals: int) -> str:
+    if p is None:
+        return p_text(p)
+    smallest = 10.0**-decimals
+    text = f"<{smallest:g}" if p < smallest else f"{p:.{decimals}f}"
+    return "1" if float(text.lstrip("<")) == 1 else text.replace("0.", ".", 1)
 
 
 def _shade(p: float) -> float:

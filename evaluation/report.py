@@ -16,7 +16,7 @@ from markupsafe import Markup
 
 from contract.files import write_text
 from evaluation.analysis import METRICS, Metric
-from evaluation.figures import DARK_PALETTE, PALETTE, draw_figures, looks, p_text
+from evaluation.figures import DARK_PALETTE, MANY, PALETTE, draw_figures, looks, p_text
 from evaluation.misses import Miss, describe_misses, draw_misses
 from evaluation.readings import (
     FALSE_POSITIVES_PER_CASE,
@@ -85,6 +85,7 @@ def write_report(folder: Path, verdict: Verdict, runs: Sequence[ScoredRun], miss
         divided_cases=len({flip.case_id for flip in divided}),
         misses=describe_misses(misses) if misses else "",
         pictures=base64.b64encode(pictures).decode(),
+        crowded=len(verdict.configurations) > MANY,
         trained=[each.name for each in verdict.configurations if each.runs > 1],
         colours={name: look.css for name, look in looks(verdict.configurations).items()},
         palette=PALETTE,
