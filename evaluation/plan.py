@@ -183,7 +183,7 @@ def plan_simulation(
         f"{studies} studies per column, {world.runs} runs per configuration, {world.cases} cases, α = {alpha:g}; in "
         "brackets 95 % by the chance of simulation. Swaps alone speak of the networks that were trained: where runs "
         "differ in quality they take luck in training for the method, so the case level also asks for runs and cases. "
-        f"Under equal {METRIC_NAMES[world.metric]} of two methods the run level rightly finds that they differ on this "
+        "Of two methods that are equally good the run level rightly finds that they differ on this "
         "test set. " + _assumed(world)
     )
     return record, Table(f"False positives by {METRIC_NAMES[world.metric]}", ["", *NULLS], rows, f"{note}\n{sentence}")

@@ -32,7 +32,7 @@ from evaluation.permutation import order_test
 from evaluation.verdict import Interval95, decide
 from evaluation.workers import each_of
 
-Null = Literal["same method, retrained", "same method, runs equally good", "other method, equal AUROC"]
+Null = Literal["same method, retrained", "same method, runs equally good", "other method, equally good"]
 NULLS: tuple[Null, ...] = get_args(Null)
 """What no difference may mean. Under the last the methods still differ *on this test set*: the run level finds that."""
 
@@ -130,7 +130,7 @@ def power(
 
 def null_world(world: World, null: Null) -> World:
     """The same sizes and spreads without a difference."""
-    same = null != "other method, equal AUROC"
+    same = null != "other method, equally good"
     spread_of_runs = 0.0 if null == "same method, runs equally good" else world.run_sd
     return replace(world, difference=0.0, same_method=same, run_sd=spread_of_runs)
 
