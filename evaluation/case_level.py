@@ -9,9 +9,9 @@ who are nested within a modality: runs are the readers, configurations the modal
 
 with s² the variance of the metric over r runs, Cov₂ the covariance by cases of two runs of one configuration, and Cov₃
 that of a run of each. ``difference/√V`` is held against Student's t with Satterthwaite's degrees of freedom, which for
-equal arms are Hillis' (Statistics in Medicine 2007). Covariances come from each patient's influence on a run's metric,
-its derivative by the patient's weight (the infinitesimal jackknife); for AUROC and one case per patient they are
-DeLong's.
+arms of equal size and spread are Hillis' (Statistics in Medicine 2007). Covariances come from each patient's influence
+on a run's metric, its derivative by the patient's weight (the infinitesimal jackknife); for AUROC and one case per
+patient they are DeLong's.
 """
 
 import math
