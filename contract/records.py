@@ -222,6 +222,17 @@ class Metrics(Frozen):
     reason: str | None = None
 
 
+class AgainstBaseline(Frozen):
+    """One metric of a submission beside a frozen baseline's: both models as they are, over cases."""
+
+    difference: float
+    """Submission minus baseline."""
+    interval: tuple[float, float] | None
+    """95 %, patients drawn anew."""
+    p: float
+    """Two-sided, patients' outputs swapped."""
+
+
 class MetricsRecord(Record):
     """``metrics.json``: aggregates only, so that hidden truth does not leak."""
 
@@ -229,6 +240,8 @@ class MetricsRecord(Record):
     strict_reason: str | None = None
     """Why there is no strict answer (``--picai-only``)."""
     picai: Metrics
+    baselines: Mapping[str, Mapping[str, AgainstBaseline]] = {}
+    """By frozen baseline and metric, on the platform; empty where none ships with the truth."""
 
 
 def write_record(path: Path, record: BaseModel) -> None:

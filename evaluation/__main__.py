@@ -17,14 +17,14 @@ from rich.table import Table
 from rich.text import Text
 
 from contract.cards import load_card
-from contract.errors import OncoduetError, exit_status
+from contract.errors import OncoduetError, UsageError, exit_status
 from contract.records import Metrics
 from contract.serving import PORT, Case, end_process, serve
 from evaluation.cases import MatchingRule
 from evaluation.challenge import evaluate
 from evaluation.explain import Answer, explain
 from evaluation.score import Score, read_one, score
-from evaluation.truth import TruthFolder, find_truth
+from evaluation.truth import BASELINES, TruthFolder, find_truth
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -40,7 +40,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _serve(options: argparse.Namespace) -> None:
     def load() -> Case:
-        find_truth(options.truth)  # what is wrong with it shows before the first submission
+        truth = find_truth(options.truth)  # what is wrong with it shows before the first submission
+        if (truth.folder / BASELINES).is_dir():
+            from evaluation.baseline import read_baselines  # noqa: PLC0415  (brings SciPy, which scoring needs not)
+
+            read_baselines(truth, truth.card)
         return lambda: _evaluate(options)
 
     serve(load, port=options.port)
@@ -79,18 +83,28 @@ def _score(options: argparse.Namespace) -> None:
 
 def _index(options: argparse.Namespace) -> None:
     truth = find_truth(options.truth)
+    console = Console()
     path = truth.write_index()
-    _say(Console(), f"{path}: {len(truth.label_maps)} label maps")
+    _say(console, f"{path}: {len(truth.label_maps)} label maps")
+    if options.baseline:
+        from evaluation.baseline import freeze_baselines  # noqa: PLC0415  (brings SciPy, which scoring needs not)
+
+        for folder in freeze_baselines(truth, options.baseline):
+            _say(console, f"{folder}: every submission will be compared with it")
 
 
 def _compare(options: argparse.Namespace) -> None:
     from evaluation.compare import compare  # noqa: PLC0415  (brings matplotlib and statsmodels, which scoring needs not)
 
+    if (options.archive is None) != (options.predictions is None):
+        raise UsageError("compare: expected --archive and --predictions together, or neither")
     compare(
         options.scores,
         options.output,
         analysis=options.analysis,
         marksheet=options.marksheet,
+        archive=options.archive,
+        predictions=options.predictions or (),
         workers=options.workers,
     )
 
@@ -237,7 +251,13 @@ def _parser() -> argparse.ArgumentParser:
 
     indexing = commands.add_parser("index", help="make the truth's index anew, to ship it with the truth")
     indexing.set_defaults(command=_index)
-    indexing.add_argument("--truth", type=Path, required=True, help="label maps; gets truth-index.zip")
+    indexing.add_argument("--truth", type=Path, required=True, help="label maps; gets truth-index.zip, and baselines/")
+    indexing.add_argument(
+        "--baseline",
+        type=Path,
+        nargs="+",
+        help="scored runs to ship with the truth too: the platform compares every submission with them",
+    )
 
     comparing = commands.add_parser("compare", help="compare scored runs: verdict, report, figures")
     comparing.set_defaults(command=_compare)
@@ -247,6 +267,8 @@ def _parser() -> argparse.ArgumentParser:
     comparing.add_argument("--output", type=Path, required=True, help="gets verdict.json, report.html, figures, tables")
     comparing.add_argument("--analysis", type=Path, help="what was declared before scoring; without it: exploratory")
     comparing.add_argument("--marksheet", type=Path, help="CSV with the columns of the declared subgroups")
+    comparing.add_argument("--archive", type=Path, help="images and label maps: the report then shows the worst misses")
+    comparing.add_argument("--predictions", type=Path, nargs="+", help="what was scored, for --archive")
     comparing.add_argument("--workers", type=int, default=1, help="processes; they change no result (%(default)s)")
 
     planning = commands.add_parser("plan", help="runs and cases that a question needs; may a campaign stop?")
@@ -257,12 +279,13 @@ def _parser() -> argparse.ArgumentParser:
 
 def _add_plan_arguments(planning: argparse.ArgumentParser) -> None:
     add = planning.add_argument
-    add("--difference", type=float, default=0.01, help="in AUROC that is to be shown (%(default)s)")
+    add("--difference", type=float, default=0.01, help="that is to be shown (%(default)s)")
+    add("--metric", choices=("auroc", "ap", "score"), default="auroc", help="in which (%(default)s)")
     add("--simulate", action="store_true", help="false positives of the tests and of the verdict instead of power")
     add("--sequential", action="store_true", help="may the campaign of --scores stop? with --simulate: what looks cost")
     add("--scores", type=Path, nargs="+", help="scored runs of a running campaign (--sequential)")
     add("--analysis", type=Path, help="declares comparisons, alpha and looks (--sequential)")
-    add("--pilot", type=Path, nargs="+", help="scored runs whose AUROC, prevalence and spreads are taken")
+    add("--pilot", type=Path, nargs="+", help="scored runs whose metric, prevalence and spreads are taken")
     add("--runs", type=int, nargs="+", default=[5, 10, 20], help="per configuration (%(default)s)")
     add("--cases", type=int, nargs="+", default=[300, 1000, 3000], help="of the test set (%(default)s)")
     add("--looks", type=int, nargs="+", default=[5, 10, 15, 20], help="for --sequential --simulate (%(default)s)")
@@ -272,7 +295,7 @@ def _add_plan_arguments(planning: argparse.ArgumentParser) -> None:
     add("--comparisons", type=int, default=1, help="in the family (%(default)s)")
     add("--auroc", type=float, default=0.88, help="of the first configuration (%(default)s)")
     add("--prevalence", type=float, default=0.3, help="of positive cases (%(default)s)")
-    add("--run-sd", type=float, default=0.01, help="spread of AUROC between runs (%(default)s)")
+    add("--run-sd", type=float, default=0.01, help="spread of the metric between runs (%(default)s)")
     add("--studies", type=int, default=400, help="simulated per row (%(default)s)")
     add("--seed", type=int, default=0, help="(%(default)s)")
     add("--workers", type=int, default=1, help="processes; they change no result (%(default)s)")

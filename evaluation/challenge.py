@@ -2,16 +2,17 @@
 
 Input images are not mounted there, so cases are recognised by the names that their images were uploaded under. Jobs
 come in any order and per-case rows are written only where the truth's ``settings.json`` asks for them: they would tell
-participants the truth.
+participants the truth. Where frozen baselines ship with the truth, the submission is compared with each.
 """
 
+from dataclasses import replace
 from pathlib import Path
 
 from contract.files import staged_folder
 from contract.records import write_record
 from evaluation.predictions import LISTING, Run, card_of_outputs, check_complete, predictions_of_jobs
 from evaluation.score import METRICS, Score, Tracker, score_run, untracked, write_rows
-from evaluation.truth import find_truth
+from evaluation.truth import BASELINES, find_truth
 
 
 def evaluate(*, input_folder: Path, truth: Path, output: Path, track: Tracker = untracked) -> Score:
@@ -22,7 +23,8 @@ def evaluate(*, input_folder: Path, truth: Path, output: Path, track: Tracker = 
     input_folder
         ``/input``: ``predictions.json`` and ``<job pk>/output/<relative path>``.
     truth
-        Label maps, optionally ``card.toml`` and ``settings.json``. Without a card there, ours whose outputs occur.
+        Label maps, optionally ``card.toml``, ``settings.json`` and ``baselines/``. Without a card there, ours whose
+        outputs occur.
     output
         ``/output``: gets ``metrics.json``, and ``cases.csv`` and ``lesions.csv`` where the settings say so.
     track
@@ -40,6 +42,11 @@ def evaluate(*, input_folder: Path, truth: Path, output: Path, track: Tracker = 
     check_complete(input_folder, predictions, truth_folder, settings.on_missing)
     run = Run(input_folder, "", predictions, None, card)
     scored = score_run(run, truth_folder, truth_sha256=truth_folder.sha256(), track=track)
+    if (truth_folder.folder / BASELINES).is_dir():
+        from evaluation.baseline import compare_with_baselines  # noqa: PLC0415  (brings SciPy, which scoring needs not)
+
+        against = compare_with_baselines(scored.cases, truth_folder, card)
+        scored = replace(scored, metrics=scored.metrics.model_copy(update={"baselines": against}))
     with staged_folder(output) as stage:
         write_record(stage / METRICS, scored.metrics)
         if settings.per_case:

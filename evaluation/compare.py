@@ -17,14 +17,14 @@ from contract.errors import OncoduetError
 from contract.files import sha256_file, staged_folder
 from contract.records import write_record
 from evaluation.analysis import EXPLORATORY, METRICS, Analysis, Metric, read_analysis
+from evaluation.case_level import CaseTest, case_level_tests
 from evaluation.intervals import delong_interval, percentile_interval, two_level_bootstrap
+from evaluation.misses import find_misses
 from evaluation.outcomes import FloatArray, Outcome, Truth
-from evaluation.permutation import PermutationResult
 from evaluation.report import write_report
 from evaluation.run_level import holm, no_exchange, run_level, run_values
 from evaluation.scored_runs import ScoredRun, group_by_configuration, read_scored_runs
 from evaluation.subgroups import Groups, judge_subgroups, read_groups
-from evaluation.swaps import case_swap_tests
 from evaluation.verdict import (
     CaseLevel,
     Code,
@@ -42,13 +42,24 @@ from evaluation.verdict import (
 )
 from evaluation.workers import each_of
 
+MOST_CONFIGURATIONS = 12
+MOST_RUNS = 20
+"""Of one configuration: up to here the run level is exact for means too."""
+
 Draws = Mapping[str, Mapping[str, FloatArray]]
 
 _log = logging.getLogger(__name__)
 
 
 def compare(
-    scores: Sequence[Path], output: Path, *, analysis: Path | None, marksheet: Path | None = None, workers: int = 1
+    scores: Sequence[Path],
+    output: Path,
+    *,
+    analysis: Path | None,
+    marksheet: Path | None = None,
+    archive: Path | None = None,
+    predictions: Sequence[Path] = (),
+    workers: int = 1,
 ) -> None:
     """Compare scored runs and write ``verdict.json``, ``report.html``, ``figures/`` and ``tables/`` into ``output``.
 
@@ -60,19 +71,24 @@ def compare(
         The analysis file; without one all pairs are compared and the verdict says that it is exploratory.
     marksheet
         CSV with ``patient_id``, ``study_id`` and the columns that the analysis file declares as subgroups.
+    archive, predictions
+        Images and label maps, and what was scored: for pictures of the worst misses (:mod:`evaluation.misses`).
     workers
         Processes; they change no result.
 
     Raises
     ------
     OncoduetError
-        As :func:`evaluation.scored_runs.read_scored_runs`; also for faults in the analysis file. Nothing is written.
+        As :func:`evaluation.scored_runs.read_scored_runs`; also for faults in the analysis file, for another number of
+        configurations than 2 to 12, and for more than 20 runs of one. Nothing is written.
     """
     plan = read_analysis(analysis) if analysis else EXPLORATORY
     runs = read_scored_runs(scores)
+    _require_legible(scores, group_by_configuration(runs))
     declared = plan.pairs(list(group_by_configuration(runs)), analysis)
     groups = _subgroups(plan, marksheet, runs[0].truth, analysis)
     _log.info("comparing %d scored runs in %d pairs", len(runs), len(declared))
+    misses = [] if archive is None else find_misses(runs, archive, predictions)
     named = sha256_file(analysis) if analysis else "exploratory"
     verdict = judge(runs, plan, declared, analysis=named, workers=workers)
     if groups:
@@ -80,8 +96,20 @@ def compare(
         verdict = verdict.model_copy(update={"subgroups": found})
     with staged_folder(output) as stage:
         write_record(stage / "verdict.json", verdict)
-        write_report(stage, verdict, runs)
+        write_report(stage, verdict, runs, misses)
     _log.info("%s", output / "report.html")
+
+
+def _require_legible(scores: Sequence[Path], groups: Mapping[str, Sequence[ScoredRun]]) -> None:
+    where = ", ".join(map(str, scores[:3])) + (f" and {len(scores) - 3} more" if len(scores) > 3 else "")
+    if not 2 <= len(groups) <= MOST_CONFIGURATIONS:
+        raise OncoduetError(
+            f"{where}: expected 2 to {MOST_CONFIGURATIONS} configurations to compare, found {len(groups)} "
+            f"({', '.join(groups)})"
+        )
+    for name, members in groups.items():
+        if len(members) > MOST_RUNS:
+            raise OncoduetError(f"{where}: expected at most {MOST_RUNS} runs of {name}, found {len(members)}")
 
 
 def _subgroups(plan: Analysis, marksheet: Path | None, truth: Truth, where: object) -> Groups:
@@ -113,7 +141,9 @@ def judge(
     _log.info("bootstrap done, %d replicates", plan.replicates)
     arms = [([run.outcome for run in groups[a]], [run.outcome for run in groups[b]]) for a, b in declared]
     case_level = {}
-    tests = each_of(partial(_case_level, truth, plan), arms, workers=workers)
+    rules = [(groups[a][0].is_baseline, groups[b][0].is_baseline) for a, b in declared]
+    pieces = [(*both, fixed) for both, fixed in zip(arms, rules, strict=True)]
+    tests = each_of(partial(_case_level, truth, plan), pieces, workers=workers)
     for (a, b), found in zip(declared, tests, strict=True):
         case_level[a, b] = found
         _log.info("%s against %s done", a, b)
@@ -145,9 +175,10 @@ def judge(
 
 
 def _case_level(
-    truth: Truth, plan: Analysis, arms: tuple[Sequence[Outcome], Sequence[Outcome]]
-) -> dict[str, PermutationResult]:
-    return case_swap_tests(truth, *arms, draws=plan.swaps, seed=plan.seed)
+    truth: Truth, plan: Analysis, piece: tuple[Sequence[Outcome], Sequence[Outcome], tuple[bool, bool]]
+) -> dict[str, CaseTest]:
+    a, b, fixed = piece
+    return case_level_tests(truth, a, b, fixed=fixed, draws=plan.swaps, seed=plan.seed)
 
 
 def _judge_metric(
@@ -157,16 +188,16 @@ def _judge_metric(
     *,
     groups: Mapping[str, Sequence[ScoredRun]],
     draws: Draws,
-    case_level: Mapping[tuple[str, str], Mapping[str, PermutationResult]],
+    case_level: Mapping[tuple[str, str], Mapping[str, CaseTest]],
 ) -> list[PairVerdict]:
     run_levels = [run_level(metric, groups[a], groups[b], plan) for a, b in declared]
-    swaps = [case_level[pair].get(metric) for pair in declared]
+    case_tests = [case_level[pair].get(metric) for pair in declared]
     run_holm = holm([level.p for level in run_levels])
-    case_holm = holm([swap.p if swap else None for swap in swaps])
+    case_holm = holm([test.p if test else None for test in case_tests])
     verdicts = []
     for number, (a, b) in enumerate(declared):
         at_run_level = run_levels[number].model_copy(update={"p_holm": run_holm[number]})
-        swap = swaps[number]
+        at_case_level = _at_case_level(case_tests[number], case_holm[number])
         means = [_mean(run_values(groups[name], metric)) for name in (a, b)]
         estimate = None if means[0] is None or means[1] is None else means[0] - means[1]
         difference = draws[a][metric] - draws[b][metric]
@@ -193,15 +224,9 @@ def _judge_metric(
                 interval=interval,
                 delong_interval=_delong(groups[a], groups[b]) if metric == "auroc" else None,
                 run_level_p=at_run_level.p,
-                case_level_p=swap.p if swap else None,
+                case_level_p=at_case_level.p,
                 run_level=at_run_level,
-                case_level=CaseLevel(
-                    p=swap.p if swap else None,
-                    p_interval=swap.p_interval if swap else None,
-                    p_holm=case_holm[number],
-                    exact=bool(swap and swap.exact),
-                    swaps=None if swap is None or swap.exact else swap.arrangements,
-                ),
+                case_level=at_case_level,
                 equivalence=equivalence,
                 non_inferiority=_non_inferiority(difference, plan.margin.get(metric), plan.alpha)
                 if estimate is not None
@@ -213,6 +238,20 @@ def _judge_metric(
             )
         )
     return verdicts
+
+
+def _at_case_level(test: CaseTest | None, p_holm: float | None) -> CaseLevel:
+    swaps, both = (test.swaps, test.runs_and_cases) if test else (None, None)
+    return CaseLevel(
+        p=test.p if test else None,
+        p_holm=p_holm,
+        p_of_swaps=swaps.p if swaps else None,
+        p_interval=swaps.p_interval if swaps else None,
+        exact=bool(swaps and swaps.exact),
+        swaps=None if swaps is None or swaps.exact else swaps.arrangements,
+        p_of_runs_and_cases=both.p if both else None,
+        degrees_of_freedom=both.degrees_of_freedom if both else None,
+    )
 
 
 def _summary(name: str, members: Sequence[ScoredRun], draws: Mapping[str, FloatArray]) -> ConfigurationSummary:

@@ -3,7 +3,7 @@
 Every configuration has one colour, dash and marker in all figures (palette of Okabe and Ito, distinguishable under
 colour vision deficiency); the first ensemble is drawn in the ink colour, baselines in grey. In the page's SVG these
 colours are CSS variables. Thin lines are runs, bold ones the mean over runs, bands the middle 95 % of that mean when
-patients are drawn anew.
+patients are drawn anew; both are left out where there are many configurations.
 """
 
 import io
@@ -70,12 +70,17 @@ _STYLE: dict[Any, Any] = {
     "svg.fonttype": "none",
 }
 
+MANY = 8
+"""Configurations; with more, runs and bands would hide one another, and p has two decimals."""
+
 _WIDTH = 4.4  # inches
 _FP_TICKS = (0.125, 0.25, 0.5, 1.0, 2.0, 4.0, 8.0)
 _BAND_POINTS = 80
 _BAND_REPLICATES = 200
 _MOST_BRACKETS = 6
 _BRACKET = 0.042  # of the figure's width
+_FEW = 4
+_STAGGER = (0.0, 0.15, -0.15)  # of a row, so that many runs do not hide one another
 
 
 @dataclass(frozen=True)
@@ -196,11 +201,12 @@ def _curves(
         reached = np.isfinite(curves).any(axis=0)
         mean = np.where(reached, np.nan_to_num(curves).mean(axis=0), np.nan)
         values.append(f"{summary.name}  {_number(plot.value(summary))}")
-        if summary.kind != "baseline":
+        crowded = len(verdict.configurations) > MANY
+        if summary.kind != "baseline" and not crowded:
             at = plot.at[:: len(plot.at) // _BAND_POINTS]
             low, high = _band(kind, groups[summary.name], at, verdict.seed)
             axes.fill_between(at, low, high, color=look.colour, alpha=0.07, linewidth=0, zorder=1.5)
-        if len(curves) > 1:
+        if len(curves) > 1 and not crowded:
             axes.plot(x, curves.T, color=look.colour, linewidth=0.7, alpha=0.4, zorder=2)
         axes.plot(
             x,
@@ -364,11 +370,12 @@ _CURVES = {
 def _dots(metric: Metric, verdict: Verdict, dressed: Mapping[str, Look]) -> Drawing:
     name = METRIC_NAMES[metric]
     count = len(verdict.configurations)
-    height = 0.95 + 0.36 * count
+    height = 0.95 + 0.42 * count
     figure = Figure(figsize=(_WIDTH, height))
     decided = _decided(metric, verdict)
-    width = 0.60 - _BRACKET * len(decided)
-    axes = figure.add_axes((0.37, 0.5 / height, width, 1 - 0.9 / height))
+    left = _room_for_names(verdict)
+    width = 0.97 - left - _BRACKET * len(decided)
+    axes = figure.add_axes((left, 0.5 / height, width, 1 - 0.9 / height))
     axes.set_title(f"{name[0].upper()}{name[1:]} by run", pad=9)
     axes.grid(True, axis="x")
     axes.set_axisbelow(True)
@@ -391,13 +398,13 @@ def _dots(metric: Metric, verdict: Verdict, dressed: Mapping[str, Look]) -> Draw
             )
         if values.mean is not None:
             axes.plot([values.mean, values.mean], [row - 0.27, row + 0.27], color=look.colour, linewidth=2.2, zorder=4)
-        runs = [value for value in values.runs.values() if value is not None]
+        runs = sorted(value for value in values.runs.values() if value is not None)
         axes.plot(
             runs,
-            [row] * len(runs),
+            [row + (_STAGGER[k % len(_STAGGER)] if len(runs) > _FEW else 0.0) for k in range(len(runs))],
             linestyle="none",
             marker=look.marker,
-            markersize=5.5,
+            markersize=5.5 if len(runs) <= _FEW else 4.2,
             markerfacecolor=look.colour,
             markeredgecolor=PAPER,
             markeredgewidth=0.8,
@@ -409,6 +416,12 @@ def _dots(metric: Metric, verdict: Verdict, dressed: Mapping[str, Look]) -> Draw
         axes.set_xlim(0, 1)
     means = "; ".join(f"{each.name} {_number(each.metrics[metric].mean)}" for each in verdict.configurations)
     return _render(f"runs-{metric}", f"{name} of each run. Means: {means}.", figure)
+
+
+def _room_for_names(verdict: Verdict) -> float:
+    """What the longest name of a configuration needs at the left, as a share of the figure's width."""
+    longest = max(len(each.name) for each in verdict.configurations)
+    return min(0.42, (0.25 + 0.072 * longest) / _WIDTH)
 
 
 def _decided(metric: Metric, verdict: Verdict) -> list[tuple[float, int, int]]:
@@ -450,9 +463,11 @@ def _bracket(axes: Axes, x: float, first: int, second: int, text: str) -> None:
 def _p_matrix(metric: Metric, verdict: Verdict) -> Drawing:
     names = [each.name for each in verdict.configurations]
     count = len(names)
-    height = 0.61 * _WIDTH + 1.05
+    left = _room_for_names(verdict) + 0.05  # and for a number
+    side = 0.98 - left
+    height = side * _WIDTH + 1.05
     figure = Figure(figsize=(_WIDTH, height))
-    axes = figure.add_axes((0.37, 0.5 / height, 0.61, 0.61 * _WIDTH / height))
+    axes = figure.add_axes((left, 0.5 / height, side, side * _WIDTH / height))
     axes.set_xlim(0, count)
     axes.set_ylim(count, 0)
     for spine in axes.spines.values():
@@ -465,7 +480,7 @@ def _p_matrix(metric: Metric, verdict: Verdict) -> Drawing:
     axes.set_xlabel(
         f"above: run level, below: case level; bold: Holm ≤ {verdict.alpha:g}", fontsize=8.5, labelpad=8, loc="right"
     )
-    size = min(8.5, 54 / count)
+    size = min(8.5, 0.4 * side * _WIDTH * 72 / count)
     told = []
     for pair in verdict.pairs:
         if pair.metric != metric:
@@ -489,7 +504,7 @@ def _p_matrix(metric: Metric, verdict: Verdict) -> Drawing:
             axes.text(
                 column + 0.5,
                 row + 0.52,
-                _short_p(p),
+                _short_p(p, 2 if count > MANY else 3),
                 ha="center",
                 va="center",
                 fontsize=size,
@@ -508,9 +523,12 @@ def p_text(p: float | None) -> str:
     return "<0.001" if p < 0.001 else f"{p:.3f}"
 
 
-def _short_p(p: float | None) -> str:
-    text = p_text(p)
-    return "1" if text == "1.000" else text.replace("0.", ".", 1)
+def _short_p(p: float | None, decimals: int) -> str:
+    if p is None:
+        return p_text(p)
+    smallest = 10.0**-decimals
+    text = f"<{smallest:g}" if p < smallest else f"{p:.{decimals}f}"
+    return "1" if float(text.lstrip("<")) == 1 else text.replace("0.", ".", 1)
 
 
 def _shade(p: float) -> float:

@@ -1,7 +1,7 @@
 """Planning: how many runs and cases a question needs, whether the tests keep their level, may a campaign stop.
 
 Answers are tables of text beside the record that ``--output`` writes. A pilot, some scored runs, replaces the assumed
-AUROC, prevalence and spreads by its own.
+metric, prevalence and spreads by its own.
 """
 
 import logging
@@ -11,17 +11,20 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
+from scipy.special import ndtr
 from scipy.stats import norm, rankdata
 
 from contract.cards import Frozen
 from contract.errors import OncoduetError
 from contract.files import sha256_file
 from contract.records import Record
-from evaluation.analysis import read_analysis
+from evaluation.analysis import Metric, read_analysis
+from evaluation.case_level import MetricByPatient, by_patient, own_variance_by_cases
 from evaluation.outcomes import FloatArray
 from evaluation.scored_runs import ScoredRun, group_by_configuration, read_scored_runs
 from evaluation.sequential import Looked, look, simulate_looks
-from evaluation.simulation import NULLS, RATES, Rate, World, false_positives, null_world, power
+from evaluation.simulation import NULLS, RATES, Rate, World, false_positives, null_world, power, separation_of
+from evaluation.verdict import METRIC_NAMES
 
 _log = logging.getLogger(__name__)
 
@@ -56,6 +59,7 @@ class PlanRecord(Record):
     """``plan.json``."""
 
     question: str
+    metric: Metric
     assumptions: Mapping[str, float]
     pilot: Mapping[str, float]
     """What the pilot gave; empty without one."""
@@ -122,7 +126,7 @@ def plan_power(
             f"best, {best.runs} runs on {best.cases} cases, reaches {100 * best.shown['better'].share:.0f} %."
         )
     record = _record(
-        f"power for a difference of {world.difference:g} in AUROC",
+        f"power for a difference of {world.difference:g} in {METRIC_NAMES[world.metric]}",
         world,
         alpha=alpha,
         comparisons=comparisons,
@@ -139,11 +143,14 @@ def plan_power(
     ]
     note = (
         f"{studies} simulated studies per row (± {100 * 1.96 * math.sqrt(0.25 / studies):.0f} points at most). Run "
-        "level: the methods differ on this test set. Case level: these networks differ on new cases. Better: both, and "
-        "the two-level interval excludes 0. " + _assumed(world)
+        "level: the methods differ on this test set. Case level: they differ on new cases. Better: both, and the "
+        "two-level interval excludes 0. " + _assumed(world)
     )
     return record, Table(
-        f"Power for {world.difference:+g} AUROC", ["runs", "cases", *names], rows, f"{note}\n{sentence}"
+        f"Power for {world.difference:+g} {METRIC_NAMES[world.metric]}",
+        ["runs", "cases", *names],
+        rows,
+        f"{note}\n{sentence}",
     )
 
 
@@ -161,7 +168,7 @@ def plan_simulation(
         f"single runs in {_percent(retrained[RATES[4]])}."
     )
     record = _record(
-        "false positives",
+        f"false positives by {METRIC_NAMES[world.metric]}",
         world,
         alpha=alpha,
         comparisons=1,
@@ -174,12 +181,12 @@ def plan_simulation(
     rows = [[rate, *(_percent(found[null][rate]) for null in NULLS)] for rate in RATES]
     note = (
         f"{studies} studies per column, {world.runs} runs per configuration, {world.cases} cases, α = {alpha:g}; in "
-        "brackets 95 % by the chance of simulation. The case-level p alone speaks of the networks that were trained: "
-        "where runs differ in quality it takes luck in training for the method, so the verdict asks for the run level, "
-        "or at least for the two-level interval (“case level”). Under equal AUROC of two methods the run level rightly "
-        "finds that they differ on this test set. " + _assumed(world)
+        "brackets 95 % by the chance of simulation. Swaps alone speak of the networks that were trained: where runs "
+        "differ in quality they take luck in training for the method, so the case level also asks for runs and cases. "
+        "Of two methods that are equally good the run level rightly finds that they differ on this "
+        "test set. " + _assumed(world)
     )
-    return record, Table("False positives", ["", *NULLS], rows, f"{note}\n{sentence}")
+    return record, Table(f"False positives by {METRIC_NAMES[world.metric]}", ["", *NULLS], rows, f"{note}\n{sentence}")
 
 
 def plan_looks(scores: Sequence[Path], analysis: Path) -> tuple[Looked, Table]:
@@ -235,11 +242,12 @@ def plan_looks_by_simulation(
 
 
 def pilot_world(scores: Sequence[Path], world: World) -> tuple[World, dict[str, float]]:
-    """Take AUROC, prevalence and spreads from scored runs: of each configuration at least two runs.
+    """Take the metric, prevalence and spreads from scored runs: of each configuration at least two runs.
 
     Likelihoods become normal scores within run and class. Their mean correlation between runs of one configuration is
     the share of case and method together, that between runs of two configurations the share of the case alone. The
-    spread of AUROC between runs is the observed one without what the sampling of cases adds to it.
+    spread of the metric between runs is the observed one without what the sampling of cases adds to it. Under a metric
+    other than AUROC the world gets the AUROC that goes with its value.
 
     Raises
     ------
@@ -258,11 +266,14 @@ def pilot_world(scores: Sequence[Path], world: World) -> tuple[World, dict[str, 
     within = float(np.mean([_mean_correlation(each, each) for each in scored]))
     across = [_mean_correlation(a, b) for k, a in enumerate(scored) for b in scored[:k]]
     between = min(within, float(np.mean(across))) if across else within / 2
+    measured = [by_patient(truth, [run.outcome for run in members])[world.metric] for members in groups]
+    values = np.concatenate([each.values for each in measured])
+    prevalence = truth.positive_count / len(truth.case_ids)
     found = replace(
         world,
-        auroc=float(np.mean([run.strict.auroc for members in groups for run in members])),
-        prevalence=truth.positive_count / len(truth.case_ids),
-        run_sd=math.sqrt(max(0.0, float(np.mean([_run_variance(members) for members in groups])))),
+        auroc=float(ndtr(separation_of(world.metric, float(values.mean()), prevalence) / math.sqrt(2))),
+        prevalence=prevalence,
+        run_sd=math.sqrt(max(0.0, float(np.mean([_run_variance(each) for each in measured])))),
         case_share=max(0.0, between),
         method_share=max(0.0, within - max(0.0, between)),
     )
@@ -272,6 +283,7 @@ def pilot_world(scores: Sequence[Path], world: World) -> tuple[World, dict[str, 
         "cases": float(len(truth.case_ids)),
         "correlation_within": within,
         "correlation_between": between,
+        world.metric: float(values.mean()),
     }
     return found, pilot
 
@@ -290,21 +302,9 @@ def _mean_correlation(a: FloatArray, b: FloatArray) -> float:
     return float(products[~np.eye(len(a), dtype=bool)].mean() if a is b else products.mean())
 
 
-def _run_variance(members: Sequence[ScoredRun]) -> float:
-    """Variance of AUROC between runs, less what cases add: DeLong's variance of each run's distance to the mean."""
-    positive = members[0].truth.positive
-    ones, zeros = int(positive.sum()), int((~positive).sum())
-    of_ones, of_zeros, aurocs = [], [], []
-    for run in members:
-        ranks = rankdata(run.outcome.likelihood)
-        of_ones.append((ranks[positive] - rankdata(run.outcome.likelihood[positive])) / zeros)
-        of_zeros.append(1 - (ranks[~positive] - rankdata(run.outcome.likelihood[~positive])) / ones)
-        aurocs.append(of_ones[-1].mean())
-    cases = sum(
-        float((np.stack(of) - np.mean(of, axis=0)).var(axis=1, ddof=1).mean()) / count
-        for of, count in ((of_ones, ones), (of_zeros, zeros))
-    )
-    return float(np.var(aurocs, ddof=1)) - cases * len(members) / (len(members) - 1)
+def _run_variance(measured: MetricByPatient) -> float:
+    """Variance of the metric between runs, less what each run sees of the cases in its own way."""
+    return float(measured.values.var(ddof=1)) - own_variance_by_cases(measured.influence)
 
 
 def _record(question: str, world: World, **values: object) -> PlanRecord:
@@ -317,7 +317,7 @@ def _record(question: str, world: World, **values: object) -> PlanRecord:
         "method_share": world.method_share,
         "run_share": world.run_share,
     }
-    empty: dict[str, object] = {"designs": (), "false_positives": {}}
+    empty: dict[str, object] = {"designs": (), "false_positives": {}, "metric": world.metric}
     return PlanRecord.model_validate({"question": question, "assumptions": assumptions, **empty, **values})
 
 
@@ -331,8 +331,11 @@ def _percent(rate: Rate) -> str:
 
 
 def _assumed(world: World) -> str:
+    value = "" if world.metric == "auroc" else f" and so {METRIC_NAMES[world.metric]} {world.value:.3f}"
+    candidates = "" if world.metric == "auroc" else " One candidate per case, one lesion per positive case."
     return (
-        f"Assumed: AUROC {world.auroc:.3f}, prevalence {world.prevalence:.2f}, spread between runs {world.run_sd:.4f}; "
+        f"Assumed: AUROC {world.auroc:.3f}{value}, prevalence {world.prevalence:.2f}, spread between runs "
+        f"{world.run_sd:.4f}; "
         f"variance by case {world.case_share:.2f}, method × case {world.method_share:.2f}, run × case "
-        f"{world.run_share:.2f}."
+        f"{world.run_share:.2f}.{candidates}"
     )

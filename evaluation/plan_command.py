@@ -16,6 +16,7 @@ from evaluation.plan import (
     plan_simulation,
 )
 from evaluation.simulation import World
+from evaluation.verdict import METRIC_NAMES
 
 
 def answer(options: argparse.Namespace) -> Table:
@@ -51,12 +52,14 @@ def answer(options: argparse.Namespace) -> Table:
         difference=options.difference,
         prevalence=options.prevalence,
         run_sd=options.run_sd,
+        metric=options.metric,
     )
     pilot: dict[str, float] = {}
     if options.pilot:
         world, pilot = pilot_world(options.pilot, world)
-    if not 0 < world.auroc + world.difference < 1:
-        raise OncoduetError(f"expected AUROC plus difference within 0 and 1, found {world.auroc + world.difference:g}")
+    aim = world.value + world.difference
+    if not 0 < aim < 1:
+        raise OncoduetError(f"expected {METRIC_NAMES[world.metric]} plus difference within 0 and 1, found {aim:g}")
     if options.simulate:
         record, table = plan_simulation(
             world,

@@ -4,6 +4,7 @@ The verdict in words comes first, then what limits it, then tables and figures. 
 inline SVG, styles inline, fonts the reader's. It holds no date and no path, so that the same scores give the same page.
 """
 
+import base64
 import platform
 from collections.abc import Mapping, Sequence, Sized
 from importlib.metadata import version
@@ -15,7 +16,8 @@ from markupsafe import Markup
 
 from contract.files import write_text
 from evaluation.analysis import METRICS, Metric
-from evaluation.figures import DARK_PALETTE, PALETTE, draw_figures, looks, p_text
+from evaluation.figures import DARK_PALETTE, MANY, PALETTE, draw_figures, looks, p_text
+from evaluation.misses import Miss, describe_misses, draw_misses
 from evaluation.readings import (
     FALSE_POSITIVES_PER_CASE,
     Flip,
@@ -36,11 +38,17 @@ CODE_NAMES: Mapping[Code, str] = {
     "undecided": "undecided",
 }
 _MOST_FLIPS = 25
-_PACKAGES = ("numpy", "scipy", "scikit-learn", "statsmodels", "matplotlib")
+_PACKAGES = ("numpy", "scipy", "statsmodels", "matplotlib")
 
 
-def write_report(folder: Path, verdict: Verdict, runs: Sequence[ScoredRun]) -> None:
-    """Write ``report.html``, ``figures/<name>.{png,svg,pdf}`` and ``tables/`` into a folder."""
+def write_report(folder: Path, verdict: Verdict, runs: Sequence[ScoredRun], misses: Sequence[Miss] = ()) -> None:
+    """Write ``report.html``, ``figures/<name>.{png,svg,pdf}`` and ``tables/`` into a folder.
+
+    Parameters
+    ----------
+    misses
+        The worst misses, where images were given; they also go to ``figures/misses.png``.
+    """
     groups: dict[str, list[ScoredRun]] = {}
     for run in runs:
         groups.setdefault(run.source.configuration, []).append(run)
@@ -49,6 +57,9 @@ def write_report(folder: Path, verdict: Verdict, runs: Sequence[ScoredRun]) -> N
     for drawing in drawings.values():
         for suffix, content in drawing.files.items():
             (folder / "figures" / f"{drawing.name}.{suffix}").write_bytes(content)
+    pictures = draw_misses(misses) if misses else b""
+    if misses:
+        (folder / "figures" / "misses.png").write_bytes(pictures)
     divided = [flip for name, members in groups.items() for flip in flips(name, members)]
     write_tables(folder / "tables", verdict, divided)
     environment = Environment(
@@ -72,6 +83,9 @@ def write_report(folder: Path, verdict: Verdict, runs: Sequence[ScoredRun]) -> N
         readings={name: _readings(operating_points(members)) for name, members in groups.items()},
         flips=_flips_by_case(divided)[:_MOST_FLIPS],
         divided_cases=len({flip.case_id for flip in divided}),
+        misses=describe_misses(misses) if misses else "",
+        pictures=base64.b64encode(pictures).decode(),
+        crowded=len(verdict.configurations) > MANY,
         trained=[each.name for each in verdict.configurations if each.runs > 1],
         colours={name: look.css for name, look in looks(verdict.configurations).items()},
         palette=PALETTE,
@@ -98,8 +112,6 @@ def summary(verdict: Verdict) -> str:
     if len(defined) > 1:
         best = max(defined, key=lambda name: defined[name])
         said.append(f"The highest mean {METRIC_NAMES[metric]}, {number(defined[best])}, is that of {best}.")
-    if not compared:
-        return " ".join([*said, "There is one configuration, so there is nothing to compare."])
     pairs = [pair for pair in verdict.pairs if pair.metric == metric]
     trained = {each.name for each in verdict.configurations if each.kind == "configuration"}
     among = [pair for pair in pairs if {pair.a, pair.b} <= trained]

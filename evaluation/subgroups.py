@@ -3,6 +3,8 @@
 The analysis file declares the columns. A group holds the positive cases with a value. Its negative cases are those with
 the same value where every value of the column has some (a centre, a scanner), otherwise all of them (a grade, a size or
 a zone belongs to a lesion). Numbers with more than six values are cut at their median; of several the largest counts.
+Of several words each counts once: two peripheral lesions are *peripheral*.
+
 p-values are the case level's, adjusted by Holm over all groups and comparisons: subgroups are looked at, not looked
 for.
 """
@@ -16,11 +18,11 @@ import numpy as np
 
 from contract.errors import OncoduetError
 from evaluation.analysis import Analysis
+from evaluation.case_level import case_level_tests
 from evaluation.intervals import percentile_interval, two_level_bootstrap
 from evaluation.outcomes import BoolArray, Outcome, Truth
 from evaluation.run_level import holm
 from evaluation.scored_runs import ScoredRun
-from evaluation.swaps import case_swap_tests
 from evaluation.verdict import Subgroup, SubgroupPair, SubgroupValue
 
 FEWEST = 3
@@ -98,7 +100,14 @@ def judge_subgroups(
                 )
             means = {each.configuration: each.auroc for each in estimates}
             tests = [
-                case_swap_tests(part, outcomes[a], outcomes[b], draws=plan.swaps, seed=plan.seed)["auroc"].p
+                case_level_tests(
+                    part,
+                    outcomes[a],
+                    outcomes[b],
+                    fixed=(configurations[a][0].is_baseline, configurations[b][0].is_baseline),
+                    draws=plan.swaps,
+                    seed=plan.seed,
+                )["auroc"].p
                 for a, b in declared
             ]
             found.append((column, value, part, tuple(estimates), means, tests))
@@ -126,11 +135,16 @@ def _groups(texts: Sequence[str], truth: Truth) -> dict[str, BoolArray]:
         middle = float(np.median([number for number in known if number is not None]))
         labels = ["" if number is None else f"{'≤' if number <= middle else '>'} {middle:g}" for number in numbers]
     else:
-        labels = list(texts)
+        labels = [_words(text) for text in texts]
     names = sorted(set(labels) - {""})
     masks = {name: np.array([label == name for label in labels]) for name in names}
     of_cases = all((mask & ~truth.positive).any() for mask in masks.values())
     return {name: mask if of_cases else (mask & truth.positive) | ~truth.positive for name, mask in masks.items()}
+
+
+def _words(text: str) -> str:
+    """Each of several words once, in order: what stands between ``;`` or ``|``."""
+    return " and ".join(sorted({part.strip() for part in re.split(r"[;|]", text)} - {""}))
 
 
 def _largest(text: str) -> float | None:

@@ -52,14 +52,24 @@ def _configurations(verdict: Verdict) -> tuple[list[str], list[list[object]]]:
 
 def _comparisons(verdict: Verdict) -> tuple[list[str], list[list[object]]]:
     header = ["a", "b", "metric", "difference", "low", "high", "run_level_p", "run_level_p_holm", "case_level_p"]
-    header += ["case_level_p_holm", "margin", "on_par", "a_not_inferior", "b_not_inferior", "code"]
+    header += [
+        "case_level_p_holm",
+        "swaps_p",
+        "runs_and_cases_p",
+        "margin",
+        "on_par",
+        "a_not_inferior",
+        "b_not_inferior",
+        "code",
+    ]
     rows: list[list[object]] = []
     for pair in verdict.pairs:
         bounds = (pair.interval.low, pair.interval.high) if pair.interval else (None, None)
         equivalence, inferior = pair.equivalence, pair.non_inferiority
         rows.append(
             [pair.a, pair.b, pair.metric, pair.estimate, *bounds, pair.run_level.p, pair.run_level.p_holm,
-             pair.case_level.p, pair.case_level.p_holm, equivalence and equivalence.margin,
+             pair.case_level.p, pair.case_level.p_holm, pair.case_level.p_of_swaps,
+             pair.case_level.p_of_runs_and_cases, equivalence and equivalence.margin,
              equivalence and equivalence.shown, inferior and inferior.a_not_inferior,
              inferior and inferior.b_not_inferior, pair.code]
         )  # fmt: skip

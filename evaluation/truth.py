@@ -20,6 +20,9 @@ from evaluation.cases import MatchingRule, Truth, truth_of
 from evaluation.sparse import read_label_map
 from evaluation.truth_index import INDEX, TruthIndex, open_index, write_index
 
+BASELINES = "baselines"
+"""Folder of frozen baselines beside the label maps (:mod:`evaluation.baseline`)."""
+
 OnMissing = Literal["error", "worst"]
 
 

@@ -98,12 +98,19 @@ class CaseLevel(Frozen):
     """Whether a difference would hold on new cases."""
 
     p: float | None
-    p_interval: tuple[float, float] | None
-    """95 %, of a Monte Carlo p."""
+    """The larger of the two below (:mod:`evaluation.case_level`)."""
     p_holm: float | None
+    p_of_swaps: float | None
+    """The trained networks as they are: patients' outputs swapped."""
+    p_interval: tuple[float, float] | None
+    """95 %, of a Monte Carlo p of swaps."""
     exact: bool
     swaps: int | None
     """How many were drawn; null where all of them were counted."""
+    p_of_runs_and_cases: float | None
+    """Runs and cases as drawn; null where an arm's spread over runs is unknown: then p speaks of these networks."""
+    degrees_of_freedom: float | None
+    """Of that test; null where no spread of runs was estimated."""
 
 
 class Equivalence(Frozen):

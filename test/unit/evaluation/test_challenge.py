@@ -160,6 +160,12 @@ def break_map(name):
     return change
 
 
+def break_folder(submission, truth, workshop):
+    """The second job's folder lies elsewhere, behind a link."""
+    (submission / "b").rename(workshop.root / "elsewhere")
+    (submission / "b").symlink_to(workshop.root / "elsewhere")
+
+
 def break_truth(submission, truth, workshop):
     for path in truth.iterdir():
         path.unlink()
@@ -187,6 +193,7 @@ def break_label(submission, truth, workshop):
         (break_map("negative"), "b.mha: expected confidences in [0, 1], found -0.5 to 0"),
         (break_map("large"), "b.mha: expected confidences in [0, 1], found 0 to 2"),
         (break_map("nan"), "b.mha: expected finite voxels, found 36 NaN or infinite"),
+        (break_folder, "b.mha: expected a file of "),
         (break_truth, "expected label maps (CASE.nii.gz or CASE.mha), found none"),
         (break_settings, "settings.json: 1 fault: percase"),
         (break_label, "a.nii.gz: expected label values [0, 1, 2, 3, 4, 5], found [7]"),

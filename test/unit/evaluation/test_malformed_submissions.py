@@ -189,6 +189,12 @@ class Spoiler:
         """A stream that inflates to far more than the header says."""
         self.header(voxels=zlib.compress(self.array.tobytes() + bytes(int(self.random.integers(1, 1 << 25)))))
 
+    def endless_nifti(self):
+        path = self.renamed(".nii.gz")
+        self.write(self.array, path=path)
+        more = bytes(int(self.random.integers(1, 1 << 25)))
+        path.write_bytes(gzip.compress(gzip.decompress(path.read_bytes()) + more, 1))
+
     def meta_header(self):
         key, value = [
             ("NDims", "2"),
@@ -270,6 +276,11 @@ class Spoiler:
         outside = self.folder.parent / "outside.mha"
         self.path.rename(outside)
         self.path.symlink_to(outside if self.random.random() < 0.5 else Path("..") / outside.name)
+
+    def likelihood_out(self):
+        outside = self.folder.parent / "outside.json"
+        outside.write_text("0.5")
+        self.path.with_suffix(".json").symlink_to(outside)
 
     def link_to_truth(self):
         path = self.renamed(".nii.gz")

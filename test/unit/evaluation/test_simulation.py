@@ -14,8 +14,10 @@ from evaluation.simulation import (
     World,
     draw,
     false_positives,
+    metric_of,
     null_world,
     power,
+    separation_of,
     spread,
 )
 from evaluation.swaps import case_swap_tests
@@ -63,6 +65,28 @@ def test_spread_in_closed_form_is_that_of_delong_and_of_the_two_level_bootstrap(
     assert math.sqrt(study.two_level_variance) == pytest.approx(expected, rel=0.05)
 
 
+@pytest.mark.parametrize("metric", ["auroc", "ap", "score"])
+def test_a_metric_and_the_separation_behind_it_are_one_another_s_inverse(metric):
+    separations = np.array([0.3, 1.0, 1.7, 2.5])
+    values = metric_of(metric, separations, 0.2)
+    assert (np.diff(values) > 0).all()
+    assert separation_of(metric, values, 0.2) == pytest.approx(separations, abs=2e-3)
+
+
+def test_population_ap_is_that_of_a_large_study_and_the_prevalence_where_nothing_separates():
+    world = World(runs=2, cases=100_000, prevalence=0.15, metric="ap", run_sd=0.0, difference=0.05)
+    study = spread(*draw(world, np.random.default_rng(0)), "ap")
+    assert study.runs[0].mean() == pytest.approx(world.value, abs=0.01)
+    assert study.difference == pytest.approx(0.05, abs=0.01)
+    assert metric_of("ap", 0.0, 0.15) == pytest.approx(0.15, abs=1e-3)
+
+
+def test_difference_in_ap_is_shown_more_often_with_more_cases():
+    world = World(runs=8, cases=200, difference=0.06, metric="ap", run_sd=0.01)
+    few, many = (power(replace(world, cases=cases), studies=60, alpha=0.05, seed=1) for cases in (200, 1500))
+    assert many["better"].value > few["better"].value + 0.2
+
+
 def test_delong_decides_as_the_exact_test_of_swaps_does():
     agreed, near = 0, 0
     for seed in range(40):
@@ -85,7 +109,7 @@ def test_verdict_keeps_its_level_when_a_method_is_trained_again_and_single_runs_
     for name in ("run level", "case level", "verdict: better or worse"):
         assert rates[name].value <= allowed, name
     assert rates["bootstrap of single runs"].interval[0] > 0.08
-    assert rates["case level, p alone"].value > allowed  # it speaks of the trained networks, not of the method
+    assert rates["swaps alone"].value > allowed  # they speak of the trained networks, not of the method
 
 
 def test_case_level_alone_is_uniform_when_runs_are_equally_good():

@@ -11,6 +11,7 @@ from statsmodels.stats.multitest import multipletests
 from contract.errors import OncoduetError
 from contract.files import read_json, sha256_file
 from contract.records import read_record
+from evaluation.__main__ import main
 from evaluation.analysis import read_analysis
 from evaluation.compare import compare, group_by_configuration, holm, judge
 from evaluation.scored_runs import read_scored_runs
@@ -324,12 +325,40 @@ def test_holm_of_the_notes_table_with_a_gap():
     assert holm([None, None]) == [None, None]
 
 
-def test_one_configuration_is_reported_without_pairs(scores, tmp_path):
-    for restart in (0, 1):
-        scores.run(f"a{restart}", "ce", restart=restart, seed=restart)
-    compare([scores.root], tmp_path / "out", analysis=None)
-    assert read_record(tmp_path / "out" / "verdict.json", Verdict).pairs == ()
-    assert "nothing to compare" in (tmp_path / "out" / "report.html").read_text()
+@pytest.mark.parametrize(
+    ("configurations", "runs", "message"),
+    [
+        (1, 2, "scores: expected 2 to 12 configurations to compare, found 1 (loss-0)"),
+        (13, 1, "scores: expected 2 to 12 configurations to compare, found 13 (loss-0, loss-1, loss-10, "),
+        (2, 21, "scores: expected at most 20 runs of loss-0, found 21"),
+    ],
+)
+def test_too_few_or_too_many_configurations_or_runs_are_refused_in_one_line(
+    scores, tmp_path, capsys, configurations, runs, message
+):
+    campaign(scores, configurations, runs)
+    words = ["compare", "--scores", str(scores.root), "--output", str(tmp_path / "out")]
+    assert main(words) == 3
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1
+    assert message in error
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(("configurations", "runs"), [(2, 1), (12, 1), (2, 20)])
+def test_as_many_as_are_allowed_are_compared(scores, tmp_path, configurations, runs):
+    campaign(scores, configurations, runs)
+    plan = analysis_file(tmp_path, f"metrics = ['auroc']\n{QUICK.replace('200', '100').replace('300', '100')}")
+    compare([scores.root], tmp_path / "out", analysis=plan)
+    verdict = read_record(tmp_path / "out" / "verdict.json", Verdict)
+    assert [each.runs for each in verdict.configurations] == [runs] * configurations
+    assert len(verdict.pairs) == configurations * (configurations - 1) // 2
+
+
+def campaign(scores, configurations, runs):
+    for number in range(configurations):
+        for restart in range(runs):
+            scores.run(f"{number}_{restart}", f"loss-{number}", restart=restart, seed=100 * number + restart)
 
 
 def test_undefined_metric_stays_undefined_with_its_reason(scores, tmp_path):
@@ -347,7 +376,7 @@ def test_undefined_metric_stays_undefined_with_its_reason(scores, tmp_path):
 
 
 def test_analysis_file_is_named_by_its_hash(scores, tmp_path):
-    scores.run("a", "ce")
+    campaign(scores, 2, 1)
     plan = analysis_file(tmp_path, QUICK)
     compare([scores.root], tmp_path / "out", analysis=plan)
     assert read_record(tmp_path / "out" / "verdict.json", Verdict).analysis == sha256_file(plan)
@@ -362,8 +391,9 @@ def test_wrong_input_leaves_nothing_behind(scores, tmp_path):
 
 def test_declared_configuration_that_was_not_scored_is_refused(scores, tmp_path):
     scores.run("a", "ce")
+    scores.run("b", "focal")
     plan = analysis_file(tmp_path, 'comparisons = [["ce", "nndetection"]]')
-    with pytest.raises(OncoduetError, match=r"analysis\.toml: expected comparisons .* ce, found nndetection"):
+    with pytest.raises(OncoduetError, match=r"analysis\.toml: expected comparisons .* ce, focal, found nndetection"):
         compare([scores.root], tmp_path / "out", analysis=plan)
     assert not (tmp_path / "out").exists()
 

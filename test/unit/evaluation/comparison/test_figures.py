@@ -4,7 +4,7 @@ from matplotlib.colors import to_rgb
 from sklearn.metrics import auc
 from sklearn.metrics import roc_curve as sklearn_roc_curve
 
-from evaluation.figures import DARK_PALETTE, PALETTE, detection_curve, looks, p_text, roc_curve
+from evaluation.figures import DARK_PALETTE, PALETTE, _short_p, detection_curve, looks, p_text, roc_curve
 from evaluation.scored_runs import read_scored_runs
 from evaluation.verdict import ConfigurationSummary, MetricSummary
 
@@ -74,6 +74,14 @@ def contrast(first, second):
 @pytest.mark.parametrize(("palette", "paper"), [(PALETTE, "#ffffff"), (DARK_PALETTE, "#14161b")])
 def test_lines_stand_out_from_the_paper(palette, paper):
     assert min(contrast(colour, paper) for colour in palette) > 2.7
+
+
+@pytest.mark.parametrize(
+    ("p", "decimals", "text"),
+    [(None, 3, "–"), (0.0004, 3, "<.001"), (0.0004, 2, "<.01"), (0.5, 2, ".50"), (0.9999, 3, "1"), (1.0, 2, "1")],
+)
+def test_p_in_a_cell_is_short_and_never_zero(p, decimals, text):
+    assert _short_p(p, decimals) == text
 
 
 @pytest.mark.parametrize(("p", "text"), [(None, "–"), (0.0001, "<0.001"), (0.0333, "0.033"), (1.0, "1.000")])

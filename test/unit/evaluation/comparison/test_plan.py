@@ -26,6 +26,18 @@ def test_plan_names_the_smallest_design_that_reaches_the_power(tmp_path, capsys)
     assert "4 runs per configuration on" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize(("metric", "name"), [("ap", "AP"), ("score", "score")])
+def test_plan_answers_for_the_metric_that_is_asked_about(tmp_path, capsys, metric, name):
+    words = ["plan", "--difference", "0.05", "--metric", metric, *QUICK, "--output", str(tmp_path)]
+    assert main(words) == 0
+    record = read_record(tmp_path / "plan.json", PlanRecord)
+    assert (record.metric, record.question) == (metric, f"power for a difference of 0.05 in {name}")
+    shown = " ".join(capsys.readouterr().out.split())
+    assert f"Power for +0.05 {name}" in shown
+    assert f"Assumed: AUROC 0.880 and so {name} 0.7" in shown or f"Assumed: AUROC 0.880 and so {name} 0.8" in shown
+    assert "One candidate per case, one lesion per positive case." in shown
+
+
 def test_plan_says_when_no_design_reaches_the_power(capsys):
     assert main(["plan", "--difference", "0.001", *QUICK]) == 0
     assert "None of these designs shows a difference of 0.001 with 80 % power" in capsys.readouterr().out
@@ -92,6 +104,15 @@ def test_pilot_gives_auroc_prevalence_and_spreads_back(scores):
     assert pilot["runs"] == 12
 
 
+def test_pilot_gives_the_ap_that_was_scored(scores, tmp_path):
+    scores.demo()
+    world, pilot = pilot_world([scores.root], World(runs=2, cases=100, metric="ap"))
+    names = [f"{loss}_{restart}" for loss in ("ce", "focal", "ce-focal", "ce-dice") for restart in (0, 1)]
+    expected = np.mean([read_json(scores.root / name / "metrics.json")["strict"]["ap"] for name in names])
+    assert pilot["ap"] == pytest.approx(expected)
+    assert world.value == pytest.approx(expected, abs=1e-3)
+
+
 def test_pilot_is_read_by_the_command(scores, tmp_path):
     scores.demo()
     words = ["plan", "--pilot", str(scores.root), "--difference", "0.02", *QUICK, "--output", str(tmp_path / "out")]
@@ -119,6 +140,11 @@ def test_pilot_without_two_runs_of_a_configuration_or_with_one_kind_of_case_is_r
         (["--auroc", "0.3"], 3, "--auroc: expected 0.5 to 0.9999, found 0.3"),
         (["--alpha", "0.7"], 3, "--alpha: expected 1e-06 to 0.499, found 0.7"),
         (["--auroc", "0.95", "--difference", "0.1"], 3, "expected AUROC plus difference within 0 and 1, found 1.05"),
+        (
+            ["--metric", "ap", "--difference", "0.6"],
+            3,
+            "expected AP plus difference within 0 and 1, found 1.37723",
+        ),
         (["--looks", "10", "5"], 3, "--looks: expected rising numbers of runs, found 10 5"),
         (["--sequential"], 2, "plan --sequential: expected --scores and --analysis, or --simulate"),
     ],

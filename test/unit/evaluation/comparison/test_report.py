@@ -212,6 +212,18 @@ def test_claim_about_an_ensemble_without_control_is_noted(demo):
     assert any("No size-matched control of ensemble-four was scored" in note for note in notes(verdict))
 
 
+def test_twelve_configurations_are_drawn_as_means_alone_with_short_p(scores, tmp_path):
+    for loss in range(12):
+        for restart in (0, 1):
+            scores.run(f"{loss}_{restart}", f"loss-{loss}", restart=restart, seed=10 * loss + restart)
+    text = page_of(scores, tmp_path, metrics=("auroc",))
+    assert "Lines are means over runs." in text
+    assert "Thin lines are runs" not in text
+    shown = (tmp_path / "figures" / "p-auroc.svg").read_text()
+    assert ">.33<" in shown  # what 2 against 2 runs give at best
+    assert not re.search(r">\.\d{3}<", shown)
+
+
 def test_cases_that_flip_are_listed_with_the_runs_that_are_right(demo, demo_scores):
     _, text = demo
     assert "Cases whose answer depends on the run" in text

@@ -10,7 +10,7 @@ from contract.records import read_record
 from evaluation.compare import compare
 from evaluation.outcomes import Truth
 from evaluation.scored_runs import read_scored_runs
-from evaluation.subgroups import read_groups
+from evaluation.subgroups import _groups, read_groups
 from evaluation.verdict import Verdict
 
 DECLARED = 'name = "x"\nmetrics = ["auroc"]\nreplicates = 100\nswaps = 100\nsubgroups = ["center", "isup", "volume"]\n'
@@ -79,6 +79,16 @@ def test_numbers_with_many_values_are_cut_at_their_median_and_the_largest_lesion
     assert (groups[f"> {middle:g}"] == ((np.array(largest) > middle) | (lesions == 0))).all()
 
 
+def test_of_several_words_each_counts_once():
+    ids = ("1_1", "2_1", "3_1", "4_1")
+    truth = Truth(ids, np.array([True, True, True, False]), np.array([2, 1, 2, 0]))
+    found = _groups(["peripheral;peripheral", "peripheral", "transition; peripheral", ""], truth)
+    assert {name: member.tolist() for name, member in found.items()} == {
+        "peripheral": [True, True, False, True],
+        "peripheral and transition": [False, False, True, True],
+    }
+
+
 def test_groups_with_few_cases_are_left_out(scores, tmp_path):
     two_configurations(scores)
     path, rows = marksheet(scores, tmp_path)
@@ -111,6 +121,7 @@ def test_marksheet_without_a_column_or_a_case_is_refused(scores, tmp_path):
 
 def test_subgroups_and_marksheet_come_together(scores, tmp_path):
     scores.run("a", "ce")
+    scores.run("b", "focal")
     path, _ = marksheet(scores, tmp_path)
     (tmp_path / "a.toml").write_text(DECLARED)
     with pytest.raises(OncoduetError, match="expected --marksheet for the subgroups center, isup, volume, found none"):

@@ -1,0 +1,187 @@
+"""Frozen baselines: scored runs that ship beside the truth, with which the platform compares every submission.
+
+``python -m evaluation index --truth DIR --baseline SCORES…`` checks them and lays a copy of each into
+``DIR/baselines/NAME/``. The platform's run then tests the submission against each by the case level's swaps, both
+models as they are, and adds differences, intervals and p-values to ``metrics.json``. The copies hold a row per case and
+stay with the truth; what is written are aggregates alone.
+
+A baseline counts only where it was scored against these very label maps by this very card.
+"""
+
+import re
+import shutil
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from contract.cards import Card
+from contract.errors import OncoduetError
+from contract.files import staged_folder
+from contract.records import AgainstBaseline, MetricsRecord, read_record
+from evaluation.analysis import METRICS
+from evaluation.cases import ScoredCase
+from evaluation.intervals import percentile_interval, two_level_bootstrap
+from evaluation.outcomes import Outcome, Truth
+from evaluation.scored_runs import ScoredRun, read_scored_runs
+from evaluation.swaps import case_swap_tests
+from evaluation.truth import BASELINES, TruthFolder
+
+MOST = 5
+"""Baselines: every submission is tested against each."""
+
+_FILES = ("metrics.json", "cases.csv", "lesions.csv", "source.json")
+_DRAWS = 10_000
+_REPLICATES = 2_000
+_SEED = 0
+
+
+def freeze_baselines(truth: TruthFolder, scores: Sequence[Path]) -> list[Path]:
+    """Lay scored runs beside the truth, in place of those that are there, and say where.
+
+    Raises
+    ------
+    OncoduetError
+        As :func:`read_baselines`; the folder cannot be written to. Nothing is changed then.
+    """
+    folders = [folder for path in scores for folder in _scored_folders(path)]
+    _require_few(folders, ", ".join(map(str, scores)))
+    by_name: dict[str, Path] = {}
+    for folder in folders:
+        name = _name(folder)
+        if name in by_name:
+            raise OncoduetError(f"{folder}: expected a name of its own for each baseline, found {name} twice")
+        _read(folder, truth, None)
+        by_name[name] = folder
+    with staged_folder(truth.folder) as stage:
+        for name, folder in by_name.items():
+            (stage / BASELINES / name).mkdir(parents=True)
+            for file in _FILES:
+                shutil.copyfile(folder / file, stage / BASELINES / name / file)
+    return [truth.folder / BASELINES / name for name in by_name]
+
+
+def read_baselines(truth: TruthFolder, card: Card | None) -> dict[str, ScoredRun]:
+    """Read the baselines beside a truth, by name; none where there is no such folder.
+
+    Parameters
+    ----------
+    card
+        That scores the submission; None: whichever scored the baselines.
+
+    Raises
+    ------
+    OncoduetError
+        There are none in the folder, or more than five; one is no scored run, contradicts itself, or was scored by
+        another card or against other label maps.
+    """
+    folder = truth.folder / BASELINES
+    if not folder.is_dir():
+        return {}
+    places = sorted(path for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
+    _require_few(places, folder)
+    for place in places:
+        if _name(place) != place.name:
+            raise OncoduetError(f"{place}: expected a name of letters, digits, - and _, found {place.name!r}")
+    return {place.name: _read(place, truth, card) for place in places}
+
+
+def compare_with_baselines(
+    cases: Sequence[ScoredCase], truth_folder: TruthFolder, card: Card | None
+) -> dict[str, Mapping[str, AgainstBaseline]]:
+    """Test one model's cases against each baseline: submission minus baseline, by baseline and metric.
+
+    The intervals are percentiles over patients drawn anew; p is two-sided, both models as they are. Nothing depends on
+    the order of cases or baselines.
+
+    Raises
+    ------
+    OncoduetError
+        As :func:`read_baselines`; also where a baseline's tables hold other labels or lesions than the label maps.
+    """
+    truth, outcome = outcome_of(cases)
+    found: dict[str, Mapping[str, AgainstBaseline]] = {}
+    for name, baseline in read_baselines(truth_folder, card).items():
+        if (baseline.truth.positive != truth.positive).any() or (baseline.truth.lesions != truth.lesions).any():
+            raise OncoduetError(
+                f"{truth_folder.folder / BASELINES / name}: expected tables with the labels and lesions of the label "
+                "maps, found others"
+            )
+        tests = case_swap_tests(truth, [outcome], [baseline.outcome], draws=_DRAWS, seed=_SEED)
+        draws = two_level_bootstrap(
+            truth, {"submission": [outcome], "baseline": [baseline.outcome]}, replicates=_REPLICATES, seed=_SEED
+        )
+        by_metric: dict[str, AgainstBaseline] = {}
+        for metric in METRICS:
+            if metric not in tests:
+                continue
+            interval = percentile_interval(draws["submission"][metric] - draws["baseline"][metric], level=0.95)
+            by_metric[metric] = AgainstBaseline(
+                difference=tests[metric].statistic,
+                interval=None if interval is None else (interval.low, interval.high),
+                p=tests[metric].p,
+            )
+        found[name] = by_metric
+    return found
+
+
+def outcome_of(cases: Sequence[ScoredCase]) -> tuple[Truth, Outcome]:
+    """What one model made of the test set, as ``cases.csv`` and ``lesions.csv`` would give it again."""
+    ordered = sorted(cases, key=lambda case: case.case_id)
+    truth = Truth(
+        case_ids=tuple(case.case_id for case in ordered),
+        positive=np.array([case.positive for case in ordered]),
+        lesions=np.array(
+            [sum(each.kind in ("tp", "fn") for each in case.findings) for case in ordered], dtype=np.int64
+        ),
+    )
+    candidates = sorted(
+        (-each.confidence, number, each.kind == "tp")
+        for number, case in enumerate(ordered)
+        for each in case.findings
+        if each.kind in ("tp", "fp") and each.confidence > 0
+    )
+    outcome = Outcome(
+        likelihood=np.array([case.likelihood for case in ordered]),
+        candidate_case=np.array([case for _, case, _ in candidates], dtype=np.int64),
+        confidence=np.array([-negative for negative, _, _ in candidates], dtype=np.float64),
+        hit=np.array([hit for _, _, hit in candidates], dtype=np.bool_),
+    )
+    return truth, outcome
+
+
+def _scored_folders(path: Path) -> list[Path]:
+    if (path / "metrics.json").is_file():
+        return [path]
+    found = sorted(file.parent for file in path.glob("*/metrics.json"))
+    if not found:
+        raise OncoduetError(f"{path}: expected a scored run (metrics.json) or a folder of such, found none")
+    return found
+
+
+def _name(folder: Path) -> str:
+    """A key of ``metrics.json``: without dots, which the platform splits its ranking path at."""
+    return re.sub(r"[^A-Za-z0-9_-]+", "-", folder.resolve().name)
+
+
+def _require_few(folders: Sequence[Path], where: object) -> None:
+    if not 1 <= len(folders) <= MOST:
+        raise OncoduetError(f"{where}: expected 1 to {MOST} scored runs as baselines, found {len(folders)}")
+
+
+def _read(folder: Path, truth: TruthFolder, card: Card | None) -> ScoredRun:
+    """Read one. Messages say nothing that is true of a case: on the platform participants see them."""
+    (run,) = read_scored_runs([folder])
+    parents = read_record(folder / "metrics.json", MetricsRecord).parents
+    ours = {"truth": truth.sha256(), **({} if card is None else {"scoring_card": card.sha256})}
+    for name, sha256 in ours.items():
+        if parents.get(name) != sha256:
+            raise OncoduetError(
+                f"{folder / 'metrics.json'}: expected a baseline scored with this {name.replace('_', ' ')} "
+                f"({sha256[:12]}), found {parents.get(name, 'none')[:12]}"
+            )
+    if run.truth.case_ids != tuple(sorted(truth.label_maps)):
+        raise OncoduetError(
+            f"{folder / 'cases.csv'}: expected the {len(truth.label_maps)} cases of {truth.folder}, found others"
+        )
+    return run
