@@ -78,11 +78,8 @@ def sweep(searched: Sequence[SearchedStudy]) -> BoxRule:
 
 
 def mean_average_precision(
-    found: Sequence[ScoredBoxes],
-    lesions: Sequence[Float64Array],
-    thresholds: Sequence[float] = IOU_THRESHOLDS,
-    times: Float64Array | None = None,
-) -> Float64Array:
+    found: Sequence[ScoredBoxes], lesions: Sequence[Float64Array], thresholds: Sequence[float] = IOU_THRESHOLDS
+) -> float:
     """Mean over IoU thresholds of the area under the precision-recall steps of all studies' boxes together.
 
     A box hits the lesion that it overlaps most, if by no less than the threshold and if no stronger box of the study
@@ -91,16 +88,18 @@ def mean_average_precision(
     Parameters
     ----------
     found, lesions
-        For each study; of its lesions the boxes, shape (lesions, 6).
-    times
-        How often each study counts, shape (resamples, studies), with one lesion at least in each resample; by default
-        one resample with each study once.
-
-    Returns
-    -------
-    For each resample, in [0, 1].
+        For each study; of its lesions the boxes, shape (lesions, 6). One lesion at least in all.
     """
-    times = np.ones((1, len(found))) if times is None else times
+    return float(_mean_average_precisions(found, lesions, np.ones((1, len(found))), thresholds)[0])
+
+
+def _mean_average_precisions(
+    found: Sequence[ScoredBoxes],
+    lesions: Sequence[Float64Array],
+    times: Float64Array,
+    thresholds: Sequence[float] = IOU_THRESHOLDS,
+) -> Float64Array:
+    """The same for several resamples: how often each study counts, shape (resamples, studies), each with a lesion."""
     scores = np.concatenate([np.empty(0), *(each.scores for each in found)])
     order = np.argsort(-scores, kind="stable")
     study = np.repeat(np.arange(len(found)), [len(each) for each in found])[order]
@@ -127,7 +126,7 @@ def _resamples(searched: Sequence[SearchedStudy]) -> Float64Array:
 
 def _maps_of(rule: BoxRule, searched: Sequence[SearchedStudy], times: Float64Array) -> Float64Array:
     found = [study.found.clustered(rule) for study in searched]
-    return mean_average_precision(found, [study.lesions for study in searched], times=times)
+    return _mean_average_precisions(found, [study.lesions for study in searched], times)
 
 
 def _hits(found: ScoredBoxes, lesions: Float64Array, threshold: float) -> np.ndarray[tuple[int], np.dtype[np.bool_]]:

@@ -5,7 +5,7 @@ import pytest
 
 from network.detection.clustering import BoxRule, ScoredBoxes
 from network.detection.prediction import Found
-from training.detection.sweep import SearchedStudy, mean_average_precision, sweep
+from training.detection.sweep import SearchedStudy, _mean_average_precisions, mean_average_precision, sweep
 
 LESION = np.array([[2.0, 2, 2, 6, 8, 8]])
 NOTHING = np.empty((0, 6))
@@ -41,7 +41,7 @@ def test_each_threshold_counts_alike(shift, expected):
 
 
 def test_without_predictions_nothing_is_found():
-    assert mean_average_precision([boxes()], [LESION]) == [0]
+    assert mean_average_precision([boxes()], [LESION]) == 0
 
 
 def test_a_rule_that_joins_the_two_halves_of_a_lesion_is_found():
@@ -71,8 +71,8 @@ def test_a_study_that_counts_twice_is_as_good_as_two():
         boxes([*LESION[0], 0.7]),
     ]
     lesions = [LESION, NOTHING, LESION]
-    times = np.array([[1.0, 1, 1], [2, 0, 1], [0, 3, 0]])
-    once, resampled = mean_average_precision(found, lesions, times=times[:2])
+    times = np.array([[1.0, 1, 1], [2, 0, 1]])
+    once, resampled = _mean_average_precisions(found, lesions, times)
     assert once == pytest.approx(mean_average_precision(found, lesions))
     assert resampled == pytest.approx(mean_average_precision([found[0], found[0], found[2]], [LESION] * 3))
 
