@@ -63,16 +63,18 @@ def serve(load: Callable[[], Case], *, host: str = "0.0.0.0", port: int = PORT) 
         server = _Server((host, port), _Handler)
     except OSError as error:
         raise OncoduetError(f"port {port}: expected to listen on it, found: {error.strerror}") from None
-    threading.Thread(target=server.serve_forever, daemon=True).start()
+    answering = threading.Thread(target=server.serve_forever, daemon=True)
     try:
         with _stopped_by_signals():
+            answering.start()  # not before signals are heard: who got an answer may send one
             server.case = load()
             logger.info("ready for cases on port %d", server.server_port)
             threading.Event().wait()
     except _Stopped:
         logger.info("asked to stop")
     finally:
-        server.shutdown()
+        if answering.ident is not None:  # shutdown would wait for a thread that was never started
+            server.shutdown()
         server.server_close()
     if not server.busy.acquire(timeout=GRACE_S):
         logger.info("a case is abandoned")
