@@ -36,7 +36,7 @@ from training.prepared import Fold, Prepared
 from training.profiles import Profile, edited_plans, load_profile
 from training.run_folder import RunFolder
 from training.run_lock import alone
-from training.selection import archive_to_choose_by, select
+from training.selection import NEED, select
 from training.sources import reachable_archive, unchanged_archive
 from training.turns import Steps, finished, in_turns
 
@@ -44,6 +44,8 @@ if TYPE_CHECKING:
     from training.engines import nnunet
 
 Device = Literal["auto", "cpu", "cuda"]
+UPSTREAM_NEED = "nnDetection gets its images"
+
 logger = logging.getLogger(__name__)
 
 
@@ -437,9 +439,9 @@ def _steps(
             logger.info("%s: finished already, nothing to do", folder.path)
             return existing
         if run.is_upstream:
-            reachable_archive(run.prepared, wishes.archive)
+            reachable_archive(run.prepared, wishes.archive, purpose=UPSTREAM_NEED)
         elif run.keep == "detection":
-            archive_to_choose_by(run.prepared, wishes.archive)  # known now, not after a thousand epochs
+            reachable_archive(run.prepared, wishes.archive, purpose=NEED)  # known now, not after a thousand epochs
         else:
             unchanged_archive(run.prepared, archive=wishes.archive)
         folder.sweep()
@@ -545,7 +547,7 @@ def _make_upstream(
     task = upstream.UpstreamTask(
         prepared=run.prepared,
         fold=run.fold,
-        archive=reachable_archive(run.prepared, wishes.archive),
+        archive=reachable_archive(run.prepared, wishes.archive, purpose=UPSTREAM_NEED),
         overwrites=run.configuration.overwrites,
         key=run.key,
         folder=folder,

@@ -15,13 +15,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from contract.errors import OncoduetError
 from contract.files import sha256_file
 from contract.records import BatchRecord, ScoredCheckpoint, SelectionRecord, read_record, write_record
 from training.judging import find_localisation, link_studies, predict, read_score, score
-from training.prepared import Prepared
 from training.run_folder import RunFolder
-from training.sources import read_sources, unchanged_archive
+from training.sources import reachable_archive, read_sources
 
 if TYPE_CHECKING:
     from training.run import Run
@@ -33,23 +31,7 @@ OPTIMISM = (
 )
 
 PURPOSE = "to choose a checkpoint"
-
-
-def archive_to_choose_by(prepared: Prepared, archive: Path | None) -> Path:
-    """The archive that the validation studies are predicted from.
-
-    Raises
-    ------
-    OncoduetError
-        It cannot be reached, or has changed since the dataset was prepared.
-    """
-    found = unchanged_archive(prepared, archive=archive)
-    if found is None:
-        raise OncoduetError(
-            f"{read_sources(prepared).archive}: expected the archive that {prepared.folder} was prepared from, from "
-            "which detection chooses the checkpoint, found none; --archive says where it lies now"
-        )
-    return found
+NEED = "detection chooses the checkpoint"
 
 
 def select(
@@ -75,7 +57,7 @@ def select(
         The archive cannot be reached or has changed; there is no finished run of stage 1; a study cannot be predicted
         or scored.
     """
-    source = archive_to_choose_by(run.prepared, archive)
+    source = reachable_archive(run.prepared, archive, purpose=NEED)
     purpose = f"detection cannot choose the checkpoint of {folder.path}"
     partner = find_localisation(run.prepared.card, run.key, folder, localisation, purpose=purpose)
     case_ids = run.fold.validation

@@ -81,8 +81,13 @@ def unchanged_archive(prepared: Prepared, *, archive: Path | None = None, hash_a
     return folder
 
 
-def reachable_archive(prepared: Prepared, archive: Path | None) -> Path:
-    """The archive that nnDetection's images are read from: a prepared dataset holds none before preprocessing.
+def reachable_archive(prepared: Prepared, archive: Path | None, *, purpose: str) -> Path:
+    """The archive, where something needs its images: a prepared dataset holds none before preprocessing.
+
+    Parameters
+    ----------
+    purpose
+        What needs them, for the error.
 
     Raises
     ------
@@ -93,7 +98,7 @@ def reachable_archive(prepared: Prepared, archive: Path | None) -> Path:
     if found is None:
         raise OncoduetError(
             f"{read_sources(prepared).archive}: expected the archive that {prepared.folder} was prepared from, from "
-            "which nnDetection gets its images, found none; --archive says where it lies now"
+            f"which {purpose}, found none; --archive says where it lies now"
         )
     return found
 
