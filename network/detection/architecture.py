@@ -48,17 +48,13 @@ class DetectorOutput:
     """Logits, shape (batch, classes, z, y, x)."""
 
 
-def build_retina_unet(
-    plans: Mapping[str, Any], dataset: Mapping[str, Any], anchors: AnchorPlan, *, head_channels: int | None = None
-) -> "RetinaUNet":
+def build_retina_unet(plans: Mapping[str, Any], dataset: Mapping[str, Any], anchors: AnchorPlan) -> "RetinaUNet":
     """Build the Retina U-Net of a plan, with freshly initialised weights.
 
     Parameters
     ----------
     plans, dataset
         ``plans.json`` and ``dataset.json``: the latter gives the number of channels and of classes to segment.
-    head_channels
-        By default the features of the finest detection level.
 
     Raises
     ------
@@ -70,8 +66,7 @@ def build_retina_unet(
     if not name.startswith(_U_NETS):
         raise OncoduetError(f"plans: network_class_name: expected a name in {_U_NETS}*, found {name!r}")
     unet: Any = build_network(plans, dataset, deep_supervision=False)
-    channels = head_channels or int(unet.encoder.output_channels[anchors.levels[0]])
-    return RetinaUNet(unet, anchors, channels)
+    return RetinaUNet(unet, anchors, int(unet.encoder.output_channels[anchors.levels[0]]))
 
 
 class RetinaUNet(nn.Module):

@@ -9,7 +9,7 @@ import torch
 from contract.errors import OncoduetError
 from network.architecture import build_network
 from network.detection.anchors import AnchorPlan, anchors_of_patch, level_strides
-from network.detection.architecture import PRIOR, build_retina_unet
+from network.detection.architecture import PRIOR, RetinaUNet, build_retina_unet
 
 PATCH = (4, 16, 24)
 PLAN = AnchorPlan(levels=(1, 2), sizes_voxels_zyx=((2, 4, 4), (3, 6, 6), (2, 5, 7)))
@@ -90,10 +90,13 @@ def test_everything_but_the_unused_coarse_segmentations_learns(network):
     assert still == {"unet.decoder.seg_layers.0.weight", "unet.decoder.seg_layers.0.bias"}
 
 
-def test_head_channels_are_those_of_the_finest_detection_level_unless_told(network, three_levels):
+def test_head_channels_are_those_of_the_finest_detection_level(network):
     assert network.classifier[0].out_channels == network.unet.encoder.output_channels[PLAN.levels[0]]
-    other = build_retina_unet(*three_levels, PLAN, head_channels=40)
-    assert (other.classifier[0].out_channels, other.classifier[1].num_groups) == (40, 2)
+
+
+def test_groups_of_a_head_have_at_least_sixteen_channels(network):
+    wide = RetinaUNet(network.unet, PLAN, 40)
+    assert (wide.classifier[0].out_channels, wide.classifier[1].num_groups) == (40, 2)
 
 
 def test_a_network_without_a_decoder_is_refused(three_levels):
