@@ -11,6 +11,7 @@ from pathlib import Path
 from contract.cards import Card
 from contract.errors import OncoduetError, one_line
 from contract.files import read_json
+from contract.names import require_case_id
 from contract.volume import fields_of_view_meet, read_grid, require_same_grid
 
 UNKNOWN_LICENCE = "unknown"
@@ -105,7 +106,7 @@ def _images_by_study(archive: Path, card: Card) -> dict[str, dict[str, list[Path
         for path in sorted(archive.glob(f"*/*_{channel}.mha")):
             case_id = path.name.removesuffix(f"_{channel}.mha")
             if not path.name.startswith("."):  # what macOS leaves beside each file
-                found.setdefault(case_id, {}).setdefault(channel, []).append(path)
+                found.setdefault(require_case_id(case_id, path), {}).setdefault(channel, []).append(path)
     if not found:
         pattern = f"<patient>/<patient>_<study>_{card.channel_names[0]}.mha"
         raise OncoduetError(f"{archive}: expected studies named {pattern}, found none")

@@ -6,7 +6,7 @@ code is. Unknown keys are refused and all faults are reported together.
 
 import json
 import tomllib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Annotated, Any, Literal, Self, TypeVar
 
@@ -25,7 +25,7 @@ from pydantic import (
 from pydantic_core import ErrorDetails, PydanticCustomError
 
 from contract.errors import OncoduetError
-from contract.files import sha256_json
+from contract.files import read_regular, sha256_json
 
 CARDS = Path(__file__).parent / "cards"
 
@@ -327,8 +327,8 @@ def card_names() -> Sequence[str]:
 def parse_toml(path: Path, model: type[Model]) -> Model:
     """Read a TOML file into a pydantic model; every fault is named, in one ``OncoduetError``."""
     try:
-        values = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+        values = tomllib.loads(read_regular(path).decode("utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
         raise OncoduetError(f"{path}: expected a TOML file, found: {error}") from None
     return parse(values, model, path)
 
@@ -337,10 +337,17 @@ def parse(values: object, model: type[Model], source: object) -> Model:
     """Check values from a file against a model; every fault is named, in one ``OncoduetError``.
 
     Nothing is converted: a number in quotes is no number. (The detour through JSON is pydantic's way to accept lists
-    for tuples and nothing else.)
+    for tuples and nothing else.) Texts are printable: they go to terminals, tables and pages.
     """
+    for text in _texts(values):
+        if not text.replace("\n", "").replace("\t", "").isprintable():
+            raise OncoduetError(f"{source}: expected printable text, found {text!r}")
     try:
-        return model.model_validate_json(json.dumps(values, default=str), strict=True)
+        as_json = json.dumps(values, default=str)
+    except (ValueError, RecursionError) as error:
+        raise OncoduetError(f"{source}: expected values that JSON can hold, found: {error}") from None
+    try:
+        return model.model_validate_json(as_json, strict=True)
     except ValidationError as error:
         faults = [
             f"{'.'.join(map(str, fault['loc'])) or 'the whole'}: {fault['msg'].removeprefix('Value error, ')}"
@@ -358,6 +365,19 @@ def _is_echo(fault: ErrorDetails, faults: Sequence[ErrorDetails]) -> bool:
     place = fault["loc"]
     items_wrong = any(other["loc"][: len(place)] == place != other["loc"] for other in faults)
     return (fault["type"] == "too_short" and items_wrong) or (fault["type"] == "fields_disagree" and not place)
+
+
+def _texts(value: object) -> Iterator[str]:
+    """Every text in values from a file, names of fields too, however deep."""
+    waiting = [value]
+    while waiting:
+        match waiting.pop():
+            case str(text):
+                yield text
+            case Mapping() as fields:
+                waiting += [*fields, *fields.values()]
+            case list() | tuple() as items:
+                waiting += items
 
 
 def _tables(value: Any) -> list[Mapping[str, Any]]:

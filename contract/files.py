@@ -5,18 +5,24 @@ JSON is strict in both directions: no NaN or infinity, no duplicate keys. Hashes
 
 import errno
 import hashlib
+import io
 import json
 import math
 import os
 import shutil
+import stat
 import tempfile
 import uuid
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from contract.errors import OncoduetError
+
+LARGEST_TEXT_BYTES = 1 << 28
+"""Of JSON and TOML; a listing of a hundred thousand cases has a tenth."""
 
 
 @contextmanager
@@ -108,26 +114,52 @@ def read_json(path: Path) -> Any:
     """
 
     def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        keys = [key for key, _ in pairs]
-        doubled = sorted({key for key in keys if keys.count(key) > 1})
-        if doubled:
-            raise ValueError(f"key {doubled[0]!r} stands twice")
-        return dict(pairs)
+        values = dict(pairs)
+        if len(values) < len(pairs):
+            doubled, _ = Counter(key for key, _ in pairs).most_common(1)[0]
+            raise ValueError(f"key {doubled!r} stands twice")
+        return values
 
     def refuse(constant: str) -> float:
         raise ValueError(f"{constant} is not JSON")
 
     try:
-        return json.loads(path.read_text(encoding="utf-8"), object_pairs_hook=unique, parse_constant=refuse)
+        return json.loads(read_regular(path).decode("utf-8"), object_pairs_hook=unique, parse_constant=refuse)
     except FileNotFoundError:
         raise OncoduetError(f"{path}: expected a JSON file, found none") from None
     except (ValueError, RecursionError, OSError) as error:
         raise OncoduetError(f"{path}: expected valid JSON, found: {error}") from None
 
 
+@contextmanager
+def open_regular(path: Path) -> Iterator[io.BufferedReader]:
+    """Open a regular file to read; a pipe would be waited for, and a device has no end.
+
+    Raises
+    ------
+    OncoduetError
+        It is something else.
+    OSError
+        It cannot be opened.
+    """
+    with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as stream:  # noqa: PTH123
+        if not stat.S_ISREG(os.fstat(stream.fileno()).st_mode):
+            raise OncoduetError(f"{path}: expected a regular file, found a pipe, a device or a socket")
+        yield stream
+
+
+def read_regular(path: Path, *, most_bytes: int = LARGEST_TEXT_BYTES) -> bytes:
+    """Read a regular file of bounded size. Raises as :func:`open_regular`, also ``OncoduetError`` for a larger one."""
+    with open_regular(path) as stream:
+        content = stream.read(most_bytes + 1)
+    if len(content) > most_bytes:
+        raise OncoduetError(f"{path}: expected at most {most_bytes} bytes, found more")
+    return content
+
+
 def sha256_file(path: Path) -> str:
     """SHA-256 of a file's bytes."""
-    with path.open("rb") as stream:
+    with open_regular(path) as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
