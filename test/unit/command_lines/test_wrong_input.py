@@ -3,7 +3,8 @@
 Each command's parser tells which files and folders it takes; ``GOOD`` has a call of each that would succeed. In such a
 call one path is replaced by something that is no use (``_replaced``), or one file below it is spoiled (``_spoiled``).
 Nothing may end with a traceback, hang, or say anything on stderr but one line; what reaches stdout and stderr is
-printable. ``ONCODUET_FUZZ`` is the number of spoiled files per command (12).
+printable. ``ONCODUET_FUZZ`` is the number of attempts of each kind per command (12), ``ONCODUET_FUZZ_SEED`` another
+deal; 1000 tries every path and word.
 """
 
 import argparse
@@ -214,14 +215,15 @@ def _link(folder: Path, good: Path) -> str:
 
 @pytest.mark.parametrize("name", COMMANDS)
 def test_a_path_that_is_no_use_is_named_in_one_line(name, world, tmp_path) -> None:
-    found = []
+    tried = []
     for number, place in enumerate(_places(name)):
         good = None if place == "new" else world / place
-        for count, (what, path) in enumerate(_useless(tmp_path / f"useless-{number}", good)):
-            words = _words(
-                name, _copy_if_written(name, world, tmp_path), tmp_path / f"new-{number}-{count}", {number: path}
-            )
-            found += [f"{place} is {what}: {fault}" for fault in _faults(name, words, tmp_path)]
+        useless = _useless(tmp_path / f"useless-{number}", good)
+        tried += [(number, f"{place} is {what}", path) for what, path in useless]
+    found = []
+    for count, (number, told, path) in enumerate(_some(tried, name)):
+        words = _words(name, _copy_if_written(name, world, tmp_path), tmp_path / f"new-{count}", {number: path})
+        found += [f"{told}: {fault}" for fault in _faults(name, words, tmp_path)]
     assert not found, "\n".join([f"{len(found)} faults", *found])
 
 
@@ -256,22 +258,29 @@ def test_a_file_that_was_spoiled_is_named_in_one_line(name, world, tmp_path) -> 
 
 @pytest.mark.parametrize("name", COMMANDS)
 def test_words_that_are_no_use_are_refused_in_one_line(name, world, tmp_path) -> None:
+    values = ("", "-1", "0", "nan", "inf", "1e400", "9" * 400, "x", HOSTILE, "a\udcff", "../x", "[red]")
+    options = [each for each in PARSERS[name]._actions if each.option_strings and each.nargs != 0 and each.type != Path]
+    tried = [
+        (action.option_strings[0], value)
+        for action in options
+        for value in values
+        if not (name in EXPENSIVE.get(action.dest, ()) and value.isdecimal())
+    ]
     found = []
-    options = [action for action in PARSERS[name]._actions if action.option_strings and action.nargs != 0]
-    for action in options:
-        if action.type is Path:
-            continue
-        for value in ("", "-1", "0", "nan", "inf", "1e400", "9" * 400, "x", HOSTILE, "a\udcff", "../x", "[red]"):
-            words = _words(name, _copy_if_written(name, world, tmp_path), tmp_path / "new")
-            if action.option_strings[0] in words:
-                words[words.index(action.option_strings[0]) + 1] = value
-            else:
-                words.append(f"{action.option_strings[0]}={value}")
-            if name in EXPENSIVE.get(action.dest, ()) and value.isdecimal():
-                continue
-            found += [f"{action.option_strings[0]}={value[:30]!r}: {fault}" for fault in _faults(name, words, tmp_path)]
-            shutil.rmtree(tmp_path / "new", ignore_errors=True)
+    for option, value in _some(tried, name):
+        words = _words(name, _copy_if_written(name, world, tmp_path), tmp_path / "new")
+        if option in words:
+            words[words.index(option) + 1] = value
+        else:
+            words.append(f"{option}={value}")
+        found += [f"{option}={value[:30]!r}: {fault}" for fault in _faults(name, words, tmp_path)]
+        shutil.rmtree(tmp_path / "new", ignore_errors=True)
     assert not found, "\n".join([f"{len(found)} faults", *found])
+
+
+def _some(tried: list[Any], name: str) -> list[Any]:
+    """As many of the attempts as were asked for, by chance; all of them if there are no more."""
+    return random.Random(f"{SEED} {name}").sample(tried, min(FUZZ, len(tried)))
 
 
 EXPENSIVE: dict[str, tuple[str, ...]] = {"threads": ("algorithm", "algorithm batch"), "cases": ("phantom",)}
