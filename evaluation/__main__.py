@@ -33,6 +33,8 @@ from evaluation.explain import Answer, explain
 from evaluation.score import Score, read_one, score
 from evaluation.truth import BASELINES, TruthFolder, find_truth
 
+MOST_WORKERS = 1024
+
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command line and return its exit code: 0 done, 1 a bug, 2 wrong usage, 3 the input is wrong."""
@@ -276,12 +278,18 @@ def _parser() -> argparse.ArgumentParser:
     comparing.add_argument("--marksheet", type=Path, help="CSV with the columns of the declared subgroups")
     comparing.add_argument("--archive", type=Path, help="images and label maps: the report then shows the worst misses")
     comparing.add_argument("--predictions", type=Path, nargs="+", help="what was scored, for --archive")
-    comparing.add_argument("--workers", type=int, default=1, help="processes; they change no result (%(default)s)")
+    comparing.add_argument("--workers", type=_workers, default=1, help="processes; they change no result (%(default)s)")
 
     planning = commands.add_parser("plan", help="runs and cases that a question needs; may a campaign stop?")
     planning.set_defaults(command=_plan)
     _add_plan_arguments(planning)
     return parser
+
+
+def _workers(text: str) -> int:
+    if not (text.isdecimal() and len(text) < 5 and 1 <= int(text) <= MOST_WORKERS):
+        raise argparse.ArgumentTypeError(f"expected a whole number from 1 to {MOST_WORKERS}, found {text!r}")
+    return int(text)
 
 
 def _add_plan_arguments(planning: argparse.ArgumentParser) -> None:

@@ -251,4 +251,5 @@ def _draw(axes: Axes, miss: Miss) -> None:
         fontsize=8.5,
         loc="left",
         pad=4,
+        parse_math=False,  # a $ in a name is a $
     )
