@@ -5,20 +5,26 @@ platform asks over HTTP. Exit codes: 0 done, 1 a bug, 2 wrong usage, 3 the input
 Everything else goes to stdout.
 """
 
+from contract.signals import heed_signals
+
+if __name__ == "__main__":
+    heed_signals()  # before what takes long to import
+
 import argparse
-import logging
 import math
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import get_args
 
 from algorithm.progress import stdout_bar
 from algorithm.resources import free_device_memory, usable_cores, use_threads
 from contract.cards import CandidateRule, load_card
-from contract.errors import UsageError, exit_status
+from contract.command import Parser, run_command
+from contract.errors import UsageError
 from contract.serving import PORT, Case, end_process, serve
+from contract.terminal import log_to_stdout
 from network.detection.clustering import CaseScore, Fill
 
 MODEL = Path("/opt/ml/model")
@@ -28,13 +34,7 @@ OUTPUT = Path("/output")
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code (wrong usage of options exits at once, with 2)."""
-    options = _parser().parse_args(arguments)
-    _log_to_stdout()
-    command: Callable[[argparse.Namespace], None] = options.command
-    status = exit_status(lambda: command(options))
-    if command is _serve:
-        end_process(status)
-    return status
+    return run_command(lambda: _parser().parse_args(arguments), lambda options: options.command(options), log=_log)
 
 
 def _single(options: argparse.Namespace) -> None:
@@ -71,6 +71,7 @@ def _serve(options: argparse.Namespace) -> None:
         return case
 
     serve(load, port=options.port)
+    end_process(0)
 
 
 def _batch(options: argparse.Namespace) -> None:
@@ -119,7 +120,7 @@ def _baseline(options: argparse.Namespace) -> None:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="python -m algorithm",
         description="Predict the study in the input folder with all members of a model bundle, and write its "
         "detection map and case likelihood. The commands below do the same for many studies, or parts of it.",
@@ -283,10 +284,9 @@ def _rule(text: str) -> str | float:
     return threshold
 
 
-def _log_to_stdout() -> None:
+def _log() -> None:
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # torch's own remarks would go to stderr
-    logging.basicConfig(stream=sys.stdout, level=logging.INFO, format="%(levelname)s %(name)s: %(message)s", force=True)
-    logging.captureWarnings(True)
+    log_to_stdout("%(levelname)s %(name)s: %(message)s")
 
 
 if __name__ == "__main__":

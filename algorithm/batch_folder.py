@@ -9,7 +9,6 @@ the hash decides, so that a copied archive counts as the same and a repaired ima
 The number of threads and the device may differ from one call to the next: they change the last bits, not the method.
 """
 
-import fcntl
 import logging
 import shutil
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -22,6 +21,7 @@ from contract.archive import Study
 from contract.cards import Card
 from contract.errors import OncoduetError
 from contract.files import sha256_file, staged_folder
+from contract.locks import try_lock
 from contract.records import (
     BatchRecord,
     FailuresRecord,
@@ -164,10 +164,8 @@ class BatchFolder:
         except OSError as error:
             raise OncoduetError(f"{path}: expected a file that can be written to, found: {error.strerror}") from None
         with lock:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                raise OncoduetError(f"{self.path}: expected no other process at work here, found one") from None
+            if not try_lock(lock):
+                raise OncoduetError(f"{self.path}: expected no other process at work here, found one")
             yield
 
 

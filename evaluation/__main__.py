@@ -4,22 +4,29 @@ Without a command: the platform's evaluation (``/input/predictions.json`` → ``
 the same whenever the platform asks over HTTP.
 """
 
+from contract.signals import heed_signals
+
+if __name__ == "__main__":
+    heed_signals()  # before what takes long to import
+
 import argparse
-import logging
 import sys
 from collections.abc import Iterable, Sequence
+from functools import partial
 from pathlib import Path
 
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
-from rich.progress import track
 from rich.table import Table
 from rich.text import Text
 
 from contract.cards import load_card
-from contract.errors import OncoduetError, UsageError, exit_status
+from contract.command import Parser, run_command
+from contract.errors import OncoduetError, UsageError
 from contract.records import Metrics
 from contract.serving import PORT, Case, end_process, serve
+from contract.terminal import console as make_console
+from contract.terminal import log_to_stdout, progress_on
 from evaluation.cases import MatchingRule
 from evaluation.challenge import evaluate
 from evaluation.explain import Answer, explain
@@ -29,13 +36,11 @@ from evaluation.truth import BASELINES, TruthFolder, find_truth
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command line and return its exit code: 0 done, 1 a bug, 2 wrong usage, 3 the input is wrong."""
-    options = _parser().parse_args(arguments)
-    logging.basicConfig(stream=sys.stdout, level=logging.INFO, format="%(message)s", force=True)
-    logging.captureWarnings(True)
-    status = exit_status(lambda: options.command(options))
-    if options.command is _serve:
-        end_process(status)
-    return status
+    return run_command(
+        lambda: _parser().parse_args(arguments),
+        lambda options: options.command(options),
+        log=partial(log_to_stdout, "%(message)s"),
+    )
 
 
 def _serve(options: argparse.Namespace) -> None:
@@ -48,16 +53,17 @@ def _serve(options: argparse.Namespace) -> None:
         return lambda: _evaluate(options)
 
     serve(load, port=options.port)
+    end_process(0)
 
 
 def _evaluate(options: argparse.Namespace) -> None:
-    console = Console()
+    console = make_console()
     scored = evaluate(input_folder=options.input, truth=options.truth, output=options.output, track=_Bar(console))
     _show([scored], console)
 
 
 def _score(options: argparse.Namespace) -> None:
-    console = Console()
+    console = make_console()
     truth = find_truth(options.truth)
     if options.explain is not None and options.explain not in truth.label_maps:
         raise OncoduetError(f"--explain {options.explain}: expected a case of {truth.folder}, found no label map of it")
@@ -83,7 +89,7 @@ def _score(options: argparse.Namespace) -> None:
 
 def _index(options: argparse.Namespace) -> None:
     truth = find_truth(options.truth)
-    console = Console()
+    console = make_console()
     path = truth.write_index()
     _say(console, f"{path}: {len(truth.label_maps)} label maps")
     if options.baseline:
@@ -112,7 +118,7 @@ def _compare(options: argparse.Namespace) -> None:
 def _plan(options: argparse.Namespace) -> None:
     from evaluation.plan_command import answer  # noqa: PLC0415  (as for compare)
 
-    console = Console()
+    console = make_console()
     table = answer(options)
     shown = Table(title=table.title, title_justify="left", box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
     for heading in table.header:
@@ -130,7 +136,8 @@ class _Bar:
         self.console = console
 
     def __call__(self, case_ids: Sequence[str], name: str) -> Iterable[str]:
-        return track(case_ids, description=f"Scoring {name}".strip(), console=self.console)
+        with progress_on(self.console) as progress:
+            yield from progress.track(case_ids, description=f"Scoring {name}".strip())
 
 
 def _show(scores: Sequence[Score], console: Console) -> None:
@@ -171,7 +178,7 @@ def _explain(score: Score, truth: TruthFolder, case_id: str, console: Console) -
 
 
 def _say(console: Console, line: str) -> None:
-    console.print(line, soft_wrap=True, markup=False, highlight=False)
+    console.print(line, soft_wrap=True)
 
 
 def _table(scores: Sequence[Score]) -> Table:
@@ -195,7 +202,7 @@ def _numbers(metrics: Metrics) -> list[str]:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m evaluation", description=__doc__)
+    parser = Parser(prog="python -m evaluation", description=__doc__)
     parser.set_defaults(command=_evaluate)
     parser.add_argument(
         "--input", type=Path, default=Path("/input"), help="predictions.json and job folders (%(default)s)"

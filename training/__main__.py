@@ -1,32 +1,35 @@
 """Command line of the training: prepare, run, campaign, status, verify, sweep, bundle, predict."""
 
+from contract.signals import heed_signals
+
+if __name__ == "__main__":
+    heed_signals()  # before what takes long to import
+
 import argparse
 import logging
 import sys
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rich.console import Console
 
-from contract.errors import exit_status
+from contract.command import Parser, run_command
+from contract.terminal import console, log_to_stdout
 
 if TYPE_CHECKING:
     from training.campaign.costs import Side
     from training.campaign.plan import Campaign
 
-INTERRUPTED = 130
-"""Exit code after Ctrl-C, as shells have it."""
-
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; its exit code is 0 done, 1 a bug, 2 wrong usage, 3 wrong input."""
-    options = _parser().parse_args(arguments)
-    logging.basicConfig(stream=sys.stdout, level=logging.WARNING, format="%(message)s", force=True)
-    logging.getLogger("training").setLevel(logging.INFO)
-    logging.captureWarnings(True)
-    console = Console(file=sys.stdout, highlight=False)
-    return exit_status(lambda: options.command(options, console))
+    return run_command(
+        lambda: _parser().parse_args(arguments),
+        lambda options: options.command(options, console()),
+        log=partial(log_to_stdout, "%(message)s", level=logging.WARNING, ours="training"),
+    )
 
 
 def _prepare(options: argparse.Namespace, console: Console) -> None:
@@ -87,12 +90,11 @@ def _campaign(options: argparse.Namespace, console: Console) -> None:
     try:
         make(campaign, console=console, device=options.device)
     except KeyboardInterrupt:
-        console.print(
-            "interrupted; jobs in the queue go on, and the same command watches them again"
+        raise KeyboardInterrupt(
+            "error: stopped by Ctrl-C; jobs in the queue go on, and the same command watches them again"
             if on_slurm
-            else "interrupted; the same command goes on from the last checkpoints"
-        )
-        raise SystemExit(INTERRUPTED) from None
+            else "error: stopped by Ctrl-C; the same command goes on from the last checkpoints"
+        ) from None
 
 
 def _estimate(campaign: "Campaign", side: "Side", console: Console) -> None:
@@ -152,7 +154,7 @@ def _predict(options: argparse.Namespace, console: Console) -> None:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m training", description=__doc__)
+    parser = Parser(prog="python -m training", description=__doc__)
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
     prepare = commands.add_parser("prepare", help="archive → prepared dataset with patient-disjoint folds")

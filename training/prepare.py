@@ -17,6 +17,7 @@ from contract.cards import Card, card_path, load_card
 from contract.errors import OncoduetError, UsageError
 from contract.files import sha256_file, sha256_json, staged_folder, write_json, write_text
 from contract.records import Stage, write_record
+from contract.terminal import progress_on
 from contract.volume import LabelArray, Volume
 from network.localisation import true_region
 from network.preprocessing import Preprocessed
@@ -74,7 +75,7 @@ def prepare(*, card_name: str, archive: Path, output: Path, folds: int, seed: in
         staged_folder(output) as stage,
         log_to(stage / "prepare.log"),
         tempfile.TemporaryDirectory(prefix=".work-", dir=stage) as work,
-        Progress(console=console, redirect_stdout=False, redirect_stderr=False) as progress,
+        progress_on(console, redirect_stdout=False, redirect_stderr=False) as progress,
     ):
         stacked = {each: _Stacked(Path(work) / each, card, each) for each in stages}
         stamps = {}

@@ -17,11 +17,11 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Literal
 
 from rich.console import Console
-from rich.progress import Progress, TextColumn
 
 from contract.errors import OncoduetError, UsageError
 from contract.files import sha256_file, sha256_json, write_json, write_text
 from contract.records import CheckpointPolicy, Epoch, RunKey, RunRecord, read_record, write_record
+from contract.terminal import progress_on, said
 from training import circumstances
 from training.checkpoints import Checkpoints
 from training.configurations import (
@@ -363,10 +363,9 @@ def show(
 ) -> RunRecord:
     """Make a run as :func:`execute` does, with a progress bar, or a line per epoch where there is no terminal."""
     profile = run.profile
-    with Progress(
-        *Progress.get_default_columns(),
-        TextColumn("{task.fields[loss]}"),
-        console=console,
+    with progress_on(
+        console,
+        said("fields[loss]"),
         redirect_stdout=False,
         redirect_stderr=False,
         disable=not console.is_terminal,

@@ -5,7 +5,6 @@ output and a seed that follows from what it is, so that the plan alone says what
 by whom and where, is read from the folders.
 """
 
-import fcntl
 import itertools
 import os
 import socket
@@ -15,12 +14,13 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Annotated, Any, Literal, TextIO
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt
 
 from contract.cards import Frozen, load_card, parse_toml
 from contract.errors import OncoduetError, one_line
+from contract.locks import try_lock
 from training.configurations import load_configuration
 from training.prepared import Prepared, load_prepared
 from training.run import Run, Wishes, existing_record, plan_run
@@ -246,7 +246,7 @@ def alone(output: Path) -> Iterator[None]:
     path = output / ".campaign.lock"
     with path.open("a+", encoding="utf-8") as lock:
         patience_s = time.monotonic() + LOCK_PATIENCE_S
-        while not _locked(lock):
+        while not try_lock(lock):
             if time.monotonic() > patience_s:
                 lock.seek(0)
                 holder = one_line(lock.read()) or "a process that has not said its name yet"
@@ -258,14 +258,6 @@ def alone(output: Path) -> Iterator[None]:
         )
         lock.flush()
         yield
-
-
-def _locked(lock: TextIO) -> bool:
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True
 
 
 def _locating(dataset: Prepared, wanted: Sequence[tuple[int, str, int]]) -> list[tuple[int, str, int]]:

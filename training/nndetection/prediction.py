@@ -9,7 +9,6 @@ A study's map is painted by the rules of :mod:`network.detection.maps`, without 
 candidates, as upstream's users do; its likelihood is the highest score on the map, and without any as the card says.
 """
 
-import fcntl
 import logging
 import shutil
 from collections.abc import Iterator, Sequence
@@ -20,6 +19,7 @@ from contract.archive import Study, archive_licence, find_studies
 from contract.cards import Card, load_card
 from contract.errors import OncoduetError
 from contract.files import sha256_file, staged_folder, write_json, write_text
+from contract.locks import try_lock
 from contract.records import BatchRecord, ImageStamp, RunRecord, Source, StudyRecord, read_record, write_record
 from contract.sockets import job_listing
 from contract.volume import Volume, write_volume
@@ -145,10 +145,8 @@ def _require_same_batch(output: Path, batch: BatchRecord, case_ids: Sequence[str
 def _alone(output: Path) -> Iterator[None]:
     """Keep a second prediction away from this folder."""
     with (output / ".lock").open("a") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise OncoduetError(f"{output}: expected no other process to fill this folder, found one") from None
+        if not try_lock(lock):
+            raise OncoduetError(f"{output}: expected no other process to fill this folder, found one")
         yield
 
 
