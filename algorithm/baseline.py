@@ -17,7 +17,7 @@ from contract.archive import Study, archive_licence, find_studies
 from contract.cards import Baseline, Card, card_path, load_card
 from contract.errors import OncoduetError
 from contract.files import sha256_json
-from contract.outputs import Output, require_apart, require_folder
+from contract.outputs import Output, require_apart, require_folder, subfolder
 from contract.records import Source
 from contract.volume import Float32Array, Volume, read_grid, read_volume, resample
 from network.study import predicted_region
@@ -44,7 +44,7 @@ def predict_baselines(*, archive: Path, card_name: str, output: Path, track: Tra
     files = [f"{case_id}/output/{file}" for case_id in case_ids for file in study_files(card, case_id)]
     places = {
         baseline: Output(
-            output / baseline.name,
+            subfolder(output, baseline.name),
             "algorithm baseline",
             [*LISTING_FILES, *files],
             identity={"card": card.sha256, "studies": sha256_json(case_ids)},

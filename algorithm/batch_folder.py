@@ -22,7 +22,7 @@ from contract.archive import Study
 from contract.cards import Card
 from contract.errors import OncoduetError
 from contract.files import held_folder, sha256_file, sweep, sync, writable
-from contract.outputs import require_folder, require_free, require_unowned
+from contract.outputs import require_folder, require_free, require_unowned, subfolder
 from contract.records import (
     BatchRecord,
     FailuresRecord,
@@ -185,7 +185,7 @@ class BatchFolder:
         write_record(self.failures, failures)
 
     def _folders(self) -> list[Path]:
-        return [self.path / ensemble for ensemble in self.ensembles]
+        return [subfolder(self.path, ensemble) for ensemble in self.ensembles]
 
     def _study_files(self, case: Path) -> list[Path]:
         """What we write into a study's folder, the record last."""

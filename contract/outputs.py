@@ -10,11 +10,15 @@ folder stays, file by file. Three rules hold beside that:
 * on the platform, where a folder may hold the declared outputs alone, there is no ``.oncoduet``: the process itself
   knows what it wrote, so that a server replaces its answer before the last, and a new process replaces nothing.
 
+``python -m contract.outputs {check,keep} FOLDER …`` holds ``export.sh`` to the same.
+
 What is written appears in one go: beside, synced, moved file by file, the record that speaks for the others last.
 """
 
+import argparse
 import errno
 import os
+import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -24,7 +28,7 @@ from typing import Any, Literal
 from pydantic import Field
 
 from contract.cards import Frozen, parse
-from contract.errors import OncoduetError
+from contract.errors import OncoduetError, exit_status
 from contract.files import (
     explain_full_disk,
     held_folder,
@@ -40,6 +44,7 @@ from contract.files import (
 from contract.provenance import Writer, writer
 
 MANIFEST = ".oncoduet"
+EXPORT = "export.sh"
 
 _OWNERS = {
     "run.json": ("training run",),
@@ -164,6 +169,13 @@ class Output:
         write_json(self.folder / MANIFEST, manifest.model_dump(mode="json"))
 
 
+def subfolder(output: Path, name: str) -> Path:
+    """A folder inside an output. Raises ``OncoduetError`` where that is a link, perhaps to the user's files."""
+    if name and (output / name).is_symlink():
+        raise OncoduetError(f"{output / name}: expected no link in an output folder, found one; give another output")
+    return output / name
+
+
 def file_output(path: Path, command: str) -> Output:
     """The output of a command that writes a single file."""
     return Output(path.parent, f"{command} {path.name}", [path.name])
@@ -226,8 +238,7 @@ def _manifest(folder: Path) -> Manifest:
 def _require_ours(folder: Path, name: str, sha256: Sequence[str], command: str) -> None:
     path = folder / name
     for place in [*reversed([each for each in path.parents if folder in each.parents]), path]:
-        if place.is_symlink():
-            raise OncoduetError(f"{place}: expected no link in an output folder, found one; give another output")
+        subfolder(place.parent, place.name)
         if place is not path and place.exists() and not place.is_dir():
             raise OncoduetError(f"{place}: expected a folder or nothing, found a file; give another output")
     if not path.exists():
@@ -267,3 +278,34 @@ def _lies_in(inner: Path, outer: Path) -> bool:
 
 def _described(identity: Mapping[str, Any]) -> str:
     return ", ".join(f"{name} {str(value)[:80]}" for name, value in identity.items()) or "this kind"
+
+
+def _main(arguments: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="python -m contract.outputs", description="Put what export.sh made in place.")
+    commands = parser.add_subparsers(required=True, metavar="{check,keep}")
+    check = commands.add_parser("check", help="refuse what stands in the way of files")
+    check.add_argument("folder", type=Path, help="of the export")
+    check.add_argument("names", nargs="+", metavar="NAME", help="that files are going to have")
+    check.add_argument("--input", type=Path, nargs="*", default=[], help="folders that the output lies apart from")
+    check.set_defaults(command=_check)
+    keep = commands.add_parser("keep", help="move a finished file into the folder")
+    keep.add_argument("folder", type=Path, help="of the export")
+    keep.add_argument("file", type=Path, help="on the same disk")
+    keep.set_defaults(command=_keep)
+    options = parser.parse_args(arguments)
+    return exit_status(lambda: options.command(options))
+
+
+def _check(options: argparse.Namespace) -> None:
+    require_apart(options.folder, input=options.input)
+    for name in options.names:
+        file_output(options.folder / name, EXPORT).check()
+
+
+def _keep(options: argparse.Namespace) -> None:
+    with file_output(options.folder / options.file.name, EXPORT).staged() as stage:
+        options.file.replace(stage / options.file.name)
+
+
+if __name__ == "__main__":
+    sys.exit(_main())

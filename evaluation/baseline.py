@@ -17,7 +17,7 @@ import numpy as np
 
 from contract.cards import Card
 from contract.errors import OncoduetError
-from contract.outputs import Output, require_apart
+from contract.outputs import Output, require_apart, subfolder
 from contract.records import AgainstBaseline, MetricsRecord, read_record
 from evaluation.analysis import METRICS
 from evaluation.cases import ScoredCase
@@ -45,7 +45,7 @@ def freeze_baselines(truth: TruthFolder, scores: Sequence[Path]) -> list[Path]:
         As :func:`read_baselines`; the folder cannot be written to, or files of other origin are in the way. Nothing is
         changed then.
     """
-    place = truth.folder / BASELINES
+    place = subfolder(truth.folder, BASELINES)
     require_apart(place, scores=scores)
     folders = [folder for path in scores for folder in _scored_folders(path)]
     _require_few(folders, ", ".join(map(str, scores)))

@@ -14,7 +14,7 @@ import numpy as np
 
 from contract.cards import Card
 from contract.files import atomic_file, sha256_json
-from contract.outputs import Output, require_apart, require_folder
+from contract.outputs import Output, require_apart, require_folder, subfolder
 from contract.provenance import writer
 from contract.records import MetricsRecord, Source, write_record
 from evaluation import picai, strict
@@ -106,7 +106,7 @@ def _place(output: Path, run: Run, truth_sha256: str) -> Output:
     source = run.source
     whose = {"predictions": run.sha256()} if source is None else {"run": _key(source)}
     return Output(
-        output / run.name,
+        subfolder(output, run.name),
         "evaluation score",
         [METRICS, *ROWS, SOURCE],
         identity={**whose, "truth": truth_sha256},

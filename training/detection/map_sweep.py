@@ -24,7 +24,7 @@ from rich.table import Table
 from contract.cards import Frozen
 from contract.errors import OncoduetError
 from contract.files import held_folder, sha256_file, sweep, write_text
-from contract.outputs import Output, require_apart, require_free
+from contract.outputs import Output, require_apart, require_free, subfolder
 from contract.records import BatchRecord, Record, RunRecord, read_record, write_record
 from network.detection.clustering import BoxRule, CaseScore, Fill
 from training.bundle import FinishedRun, finished_runs
@@ -169,6 +169,7 @@ def sweep_maps(
 
 def _require_ours(output: Path, name: str) -> None:
     """A run's folder holds nothing under the names of predictions and scores, or an earlier sweep's."""
+    subfolder(output, name)
     predictions = Path(name) / "predictions"
     if not (output / predictions / "batch.json").is_file():
         require_free(output, [str(predictions), str(Path(name) / "scores")], "training sweep")
