@@ -41,18 +41,25 @@ step() {  # step WHAT COMMAND…: run the command, say what it is for and how lo
 
 case ${card##*/} in pdac-*) campaign=training/campaigns/demo-ct.toml ;; esac  # CT takes longer to learn
 
-# .venv is made anew when the lock, torch's hashes or the wanted build of torch have changed
+# .venv is made anew when the lock, torch's hashes or the wanted build of torch have changed; one of the user's, which
+# lacks .venv/installed, is left alone
 install() {
   local python=${PYTHON:-python3.11}
   command -v "$python" >/dev/null || fail "expected Python 3.11, found no $python; PYTHON names another"
+  [ ! -e .venv ] || [ -f .venv/installed ] || fail ".venv: expected nothing or what this script made, found another; move it away"
   "$python" -m venv --clear .venv &&
+    echo "unfinished" >.venv/installed &&
     requirements/install.sh .venv/bin/python torch.txt dev.lock &&
     echo "$stamp" >.venv/installed
 }
 stamp=$(cat requirements/install.sh requirements/torch.txt requirements/dev.lock - <<<"${TORCH_REQUIREMENT:-}" | sha256sum)
+mkdir -p build || fail "build: expected a folder that can be written to"
+exec 8>build/.install.lock
+flock 8  # another start may be installing just now
 if [ "$(cat .venv/installed 2>/dev/null)" != "$stamp" ]; then
   step "installing the packages of requirements/dev.lock into .venv (minutes)" install
 fi
+exec 8>&-
 [ -z "$install_only" ] || exit 0
 
 # one thread per process where two networks are trained at a time; and let malloc keep what it has, which saves a third
@@ -61,7 +68,13 @@ export OMP_NUM_THREADS=1 MALLOC_MMAP_THRESHOLD_=4294967295 MALLOC_TRIM_THRESHOLD
 python=.venv/bin/python
 demo=build/demo
 start=$SECONDS
-rm -rf "$demo"
+exec 9>build/.demo.lock
+flock --nonblock 9 || fail "$demo: expected no other demo at work there, found one"
+if [ -e "$demo" ] || [ -L "$demo" ]; then  # nothing is deleted: it may be somebody's work by now
+  earlier=$demo-$(date +%Y%m%d-%H%M%S)
+  [ ! -e "$earlier" ] && mv "$demo" "$earlier" || fail "$earlier: expected room for the earlier demo there"
+  echo "The earlier demo lies in $earlier now."
+fi
 mkdir -p "$demo/model"
 
 step "an archive to train on" \

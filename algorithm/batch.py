@@ -27,6 +27,7 @@ from algorithm.prediction import Predictor, load_predictor
 from algorithm.progress import Track
 from contract.archive import Study, archive_licence, list_studies
 from contract.errors import OncoduetError, one_line
+from contract.outputs import require_apart
 from contract.records import BatchRecord, Failure, FailuresRecord
 from network.sliding_window import Precision
 
@@ -70,9 +71,7 @@ def predict_batch(
         The bundle is wrong, the archive is empty, or the output belongs to another batch: nothing was changed. Or
         single studies are wrong: all others are predicted.
     """
-    for name, other in (("archive", archive), ("model bundle", model)):
-        if output.resolve() == other.resolve():
-            raise OncoduetError(f"{output}: expected an output folder of its own, found the {name}")
+    require_apart(output, archive=archive, model=model)
     bundle = read_bundle(model)
     ensembles = choose_ensembles(bundle, members, choices)
     listing = list_studies(archive, bundle.card, labels_required=False)
@@ -94,6 +93,7 @@ def predict_batch(
     if done == set(everything) and folder.is_listed(everything) and not folder.failures.exists():
         logger.info("%s: all %d studies are finished already", output, len(done))
         return
+    folder.require_replaceable([*listing.faults, *(study.case_id for study in waiting)])
     predictor = None
     if waiting:
         predictor = _load(bundle, ensembles, choices, mirroring=mirroring, precision=precision, memory_gb=memory_gb)

@@ -13,7 +13,8 @@ from algorithm.candidates import Rule, case_likelihood, detection_map, extract_c
 from algorithm.progress import Track
 from contract.cards import Card
 from contract.errors import OncoduetError
-from contract.files import sha256_file, staged_folder, write_json
+from contract.files import sha256_file, sha256_json, write_json
+from contract.outputs import Output, require_apart
 from contract.records import Source, read_record, write_record
 from contract.volume import Volume, image_stem, is_image, read_volume, write_volume
 
@@ -37,15 +38,27 @@ def detect_in_maps(*, probability: Path, output: Path, rule: Rule | None, card: 
     Raises
     ------
     OncoduetError
-        There is no map, two maps of one case, or an unreadable one; nothing was written.
+        There is no map, two maps of one case, or an unreadable one; the output is the input, or holds files of other
+        origin or of other cases; nothing was written.
     """
+    require_apart(output, probability=probability)
     if rule is None:
         rule = card.candidates.rule if card else DEFAULT_RULE
     limits = (
         {} if card is None else {"maximum": card.candidates.maximum, "minimum_voxels": card.candidates.minimum_voxels}
     )
-    with staged_folder(output) as stage:
-        for path in track(_find_maps(probability)):
+    paths = _find_maps(probability)
+    cases = [image_stem(path) for path in paths]
+    has_source = (probability / "source.json").is_file()
+    source = read_record(probability / "source.json", Source) if has_source else None
+    place = Output(
+        output,
+        "algorithm candidates",
+        ["source.json", *(f"{case}{suffix}" for case in cases for suffix in (".mha", ".json"))],
+        identity={"cases": sha256_json(cases), "runs": sha256_json(source and sorted(source.runs))},
+    )
+    with place.staged() as stage:
+        for path in track(paths):
             volume = read_volume(path)
             array = np.asarray(volume.array, np.float32)
             if array.max() > 1:
@@ -57,8 +70,7 @@ def detect_in_maps(*, probability: Path, output: Path, rule: Rule | None, card: 
             likelihood = case_likelihood(card, painted, array) if card else float(painted.max())
             write_volume(stage / f"{image_stem(path)}.mha", Volume(painted, volume.grid))
             write_json(stage / f"{image_stem(path)}.json", likelihood)
-        if (probability / "source.json").is_file():
-            source = read_record(probability / "source.json", Source)
+        if source is not None:
             parents = {**source.parents, "probability": sha256_file(probability / "source.json")}
             handed_on = source.model_dump(exclude={"schema_version", "written_by", "parents"})
             write_record(stage / "source.json", Source(**handed_on, parents=parents))

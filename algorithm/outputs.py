@@ -58,10 +58,16 @@ def detect(card: Card, probability: Volume, rule: BoxRule | None = None) -> Stud
     return StudyOutput(Volume(painted, probability.grid), likelihood, len(confidences))
 
 
+def study_files(card: Card, name: str) -> list[str]:
+    """The files that :func:`write_study` writes, relative to its folder."""
+    return [f"{card.detection_map.relative_path}/{name}.mha", card.likelihood.relative_path]
+
+
 def write_study(folder: Path, card: Card, output: StudyOutput, *, name: str) -> None:
     """Write a study's outputs below a folder, at the card's paths; the image is called ``<name>.mha``."""
-    write_volume(folder / card.detection_map.relative_path / f"{name}.mha", output.detections)
-    write_json(folder / card.likelihood.relative_path, output.likelihood)
+    detection_map, likelihood = study_files(card, name)
+    write_volume(folder / detection_map, output.detections)
+    write_json(folder / likelihood, output.likelihood)
 
 
 def write_listing(folder: Path, card: Card, card_text: str, case_ids: Sequence[str], source: Source) -> None:

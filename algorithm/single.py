@@ -4,9 +4,9 @@ import logging
 from pathlib import Path
 
 from algorithm.bundle import read_bundle
-from algorithm.outputs import StudyOutput, detect, write_study
+from algorithm.outputs import StudyOutput, detect, study_files, write_study
 from algorithm.prediction import Predictor, load_predictor
-from contract.files import staged_folder
+from contract.outputs import Output, require_apart
 from contract.sockets import find_channels
 from contract.volume import image_stem
 from network.sliding_window import Precision
@@ -37,8 +37,9 @@ def predict_single(
     Raises
     ------
     OncoduetError
-        The bundle or the study is wrong; nothing was written.
+        The bundle or the study is wrong, or files of other origin bear an output's name; nothing was written.
     """
+    require_apart(output_folder, input=input_folder, model=model)
     predictor = load_model(model, mirroring=mirroring, precision=precision, memory_gb=memory_gb)
     return predict_study(predictor, input_folder=input_folder, output_folder=output_folder)
 
@@ -66,11 +67,18 @@ def load_model(
 
 
 def predict_study(predictor: Predictor, *, input_folder: Path, output_folder: Path) -> StudyOutput:
-    """Predict the study in ``/input`` with a loaded predictor and write its outputs."""
+    """Predict the study in ``/input`` with a loaded predictor and write its outputs.
+
+    Raises
+    ------
+    OncoduetError
+        The study is wrong, or files of other origin bear an output's name; nothing was written.
+    """
     card = predictor.bundle.card
-    with staged_folder(output_folder) as stage:
-        channels = find_channels(input_folder, card)
-        name = image_stem(channels[card.geometry.reference])
+    require_apart(output_folder, input=input_folder, model=predictor.bundle.folder)
+    channels = find_channels(input_folder, card)
+    name = image_stem(channels[card.geometry.reference])
+    with Output(output_folder, "algorithm", study_files(card, name), on_platform=True).staged() as stage:
         probability = predictor.predict(channels, name=name).ensemble(predictor.members)
         output = detect(card, probability, predictor.box_rule(predictor.members))
         write_study(stage, card, output, name=name)

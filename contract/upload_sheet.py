@@ -14,6 +14,7 @@ from typing import Any
 from contract.cards import Card, Socket, load_card
 from contract.errors import OncoduetError, exit_status
 from contract.files import read_json, sha256_file, write_text
+from contract.outputs import EXPORT, file_output
 
 SHEET = "UPLOAD.md"
 
@@ -34,7 +35,7 @@ def write_sheet(folder: Path, card: Card, reports: Sequence[Path]) -> Path:
     Raises
     ------
     OncoduetError
-        The folder holds no archive, or a report is none.
+        The folder holds no archive, or a report is none; a sheet of other origin is there.
     """
     files = sorted(folder.glob("*.tar.gz"))
     if not files:
@@ -58,7 +59,8 @@ def write_sheet(folder: Path, card: Card, reports: Sequence[Path]) -> Path:
     if not reports:
         sections.append("The conformance has not run on these files: memory, time and GPU are open.")
     path = folder / SHEET
-    write_text(path, "\n\n".join(sections) + "\n")
+    with file_output(path, EXPORT).staged() as stage:
+        write_text(stage / SHEET, "\n\n".join(sections) + "\n")
     return path
 
 

@@ -5,6 +5,7 @@ Arrays are (z, y, x); SimpleITK's sizes, spacings and origins are (x, y, z), in 
 
 import itertools
 import logging
+import shutil
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -250,11 +251,24 @@ def write_volume(path: Path, volume: Volume) -> None:
     """Write an image atomically, compressed.
 
     A ``.mha`` header carries the grid to the last bit; ``.nii.gz`` keeps sizes, and the rest to single precision.
+
+    Raises
+    ------
+    OncoduetError
+        The disk did not take the whole of it, which ITK does not always say.
     """
     if not path.name.endswith((".mha", ".nii.gz")):
         raise ValueError(f"{path}: images are written as .mha or .nii.gz")
     with atomic_file(path) as partial:
-        sitk.WriteImage(to_image(volume), str(partial), useCompression=True)
+        try:
+            sitk.WriteImage(to_image(volume), str(partial), useCompression=True)
+            require_whole(partial)
+        except (RuntimeError, OncoduetError) as error:
+            cause = [line for line in str(error).splitlines() if line.strip()][-1].removeprefix(f"{partial}: ")
+            free_bytes = shutil.disk_usage(path.parent).free
+            raise OncoduetError(
+                f"{path}: expected enough space for it on the disk, found {free_bytes} bytes free ({cause})"
+            ) from None
 
 
 def to_image(volume: Volume) -> sitk.Image:

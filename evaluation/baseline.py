@@ -17,7 +17,7 @@ import numpy as np
 
 from contract.cards import Card
 from contract.errors import OncoduetError
-from contract.files import staged_folder
+from contract.outputs import Output, require_apart, subfolder
 from contract.records import AgainstBaseline, MetricsRecord, read_record
 from evaluation.analysis import METRICS
 from evaluation.cases import ScoredCase
@@ -42,8 +42,11 @@ def freeze_baselines(truth: TruthFolder, scores: Sequence[Path]) -> list[Path]:
     Raises
     ------
     OncoduetError
-        As :func:`read_baselines`; the folder cannot be written to. Nothing is changed then.
+        As :func:`read_baselines`; the folder cannot be written to, or files of other origin are in the way. Nothing is
+        changed then.
     """
+    place = subfolder(truth.folder, BASELINES)
+    require_apart(place, scores=scores)
     folders = [folder for path in scores for folder in _scored_folders(path)]
     _require_few(folders, ", ".join(map(str, scores)))
     by_name: dict[str, Path] = {}
@@ -53,12 +56,13 @@ def freeze_baselines(truth: TruthFolder, scores: Sequence[Path]) -> list[Path]:
             raise OncoduetError(f"{folder}: expected a name of its own for each baseline, found {name} twice")
         _read(folder, truth, None)
         by_name[name] = folder
-    with staged_folder(truth.folder) as stage:
+    files = [f"{name}/{file}" for name in by_name for file in _FILES]
+    with Output(place, "evaluation index", files).staged() as stage:
         for name, folder in by_name.items():
-            (stage / BASELINES / name).mkdir(parents=True)
+            (stage / name).mkdir()
             for file in _FILES:
-                shutil.copyfile(folder / file, stage / BASELINES / name / file)
-    return [truth.folder / BASELINES / name for name in by_name]
+                shutil.copyfile(folder / file, stage / name / file)
+    return [place / name for name in by_name]
 
 
 def read_baselines(truth: TruthFolder, card: Card | None) -> dict[str, ScoredRun]:

@@ -8,10 +8,10 @@ participants the truth. Where frozen baselines ship with the truth, the submissi
 from dataclasses import replace
 from pathlib import Path
 
-from contract.files import staged_folder
+from contract.outputs import Output, require_apart
 from contract.records import write_record
 from evaluation.predictions import LISTING, Run, card_of_outputs, check_complete, predictions_of_jobs
-from evaluation.score import METRICS, Score, Tracker, score_run, untracked, write_rows
+from evaluation.score import METRICS, ROWS, Score, Tracker, score_run, untracked, write_rows
 from evaluation.truth import BASELINES, find_truth
 
 
@@ -33,10 +33,13 @@ def evaluate(*, input_folder: Path, truth: Path, output: Path, track: Tracker = 
     Raises
     ------
     OncoduetError
-        Anything about the input is wrong; nothing is written then.
+        Anything about the input is wrong, or files of other origin bear an output's name; nothing is written then.
     """
+    require_apart(output, input=input_folder, truth=truth)
     truth_folder = find_truth(truth)
     settings = truth_folder.settings
+    answer = Output(output, "evaluation", [METRICS, *(ROWS if settings.per_case else ())], on_platform=True)
+    answer.check()
     card = truth_folder.card or card_of_outputs(input_folder / LISTING)
     predictions = predictions_of_jobs(input_folder, card, truth_folder.label_maps)
     check_complete(input_folder, predictions, truth_folder, settings.on_missing)
@@ -47,7 +50,7 @@ def evaluate(*, input_folder: Path, truth: Path, output: Path, track: Tracker = 
 
         against = compare_with_baselines(scored.cases, truth_folder, card)
         scored = replace(scored, metrics=scored.metrics.model_copy(update={"baselines": against}))
-    with staged_folder(output) as stage:
+    with answer.staged() as stage:
         write_record(stage / METRICS, scored.metrics)
         if settings.per_case:
             write_rows(scored.cases, stage)

@@ -14,14 +14,15 @@ from pathlib import Path
 import numpy as np
 
 from contract.errors import OncoduetError
-from contract.files import sha256_file, staged_folder
+from contract.files import sha256_file
+from contract.outputs import Output, require_apart
 from contract.records import write_record
 from evaluation.analysis import EXPLORATORY, METRICS, Analysis, Metric, read_analysis
 from evaluation.case_level import CaseTest, case_level_tests
 from evaluation.intervals import delong_interval, percentile_interval, two_level_bootstrap
 from evaluation.misses import find_misses
 from evaluation.outcomes import FloatArray, Outcome, Truth
-from evaluation.report import write_report
+from evaluation.report import REPORT_FILES, write_report
 from evaluation.run_level import holm, no_exchange, run_level, run_values
 from evaluation.scored_runs import ScoredRun, group_by_configuration, read_scored_runs
 from evaluation.subgroups import Groups, judge_subgroups, read_groups
@@ -80,8 +81,12 @@ def compare(
     ------
     OncoduetError
         As :func:`evaluation.scored_runs.read_scored_runs`; also for faults in the analysis file, for another number of
-        configurations than 2 to 12, and for more than 20 runs of one. Nothing is written.
+        configurations than 2 to 12, for more than 20 runs of one, and for an output that holds files of other origin
+        under the same names. Nothing is written.
     """
+    require_apart(output, scores=scores, archive=archive, predictions=predictions)
+    place = Output(output, "evaluation compare", ["verdict.json", *REPORT_FILES], record="verdict.json")
+    place.check()
     plan = read_analysis(analysis) if analysis else EXPLORATORY
     runs = read_scored_runs(scores)
     _require_legible(scores, group_by_configuration(runs))
@@ -94,7 +99,7 @@ def compare(
     if groups:
         found = judge_subgroups(groups, group_by_configuration(runs), declared, plan)
         verdict = verdict.model_copy(update={"subgroups": found})
-    with staged_folder(output) as stage:
+    with place.staged() as stage:
         write_record(stage / "verdict.json", verdict)
         write_report(stage, verdict, runs, misses)
     _log.info("%s", output / "report.html")

@@ -16,7 +16,7 @@ from markupsafe import Markup
 
 from contract.files import write_text
 from evaluation.analysis import METRICS, Metric
-from evaluation.figures import DARK_PALETTE, MANY, PALETTE, draw_figures, looks, p_text
+from evaluation.figures import DARK_PALETTE, FIGURES, MANY, PALETTE, SUFFIXES, draw_figures, looks, p_text
 from evaluation.misses import Miss, describe_misses, draw_misses
 from evaluation.readings import (
     FALSE_POSITIVES_PER_CASE,
@@ -27,7 +27,7 @@ from evaluation.readings import (
     operating_points,
 )
 from evaluation.scored_runs import ScoredRun
-from evaluation.tables import write_tables
+from evaluation.tables import TABLES, write_tables
 from evaluation.verdict import METRIC_NAMES, Code, PairVerdict, Verdict
 
 CODE_NAMES: Mapping[Code, str] = {
@@ -37,6 +37,13 @@ CODE_NAMES: Mapping[Code, str] = {
     "on-par": "on par",
     "undecided": "undecided",
 }
+REPORT_FILES = (
+    "report.html",
+    *(f"figures/{name}.{suffix}" for name in FIGURES for suffix in SUFFIXES),
+    "figures/misses.png",
+    *(f"tables/{name}" for name in TABLES),
+)
+"""All that a report may consist of."""
 _MOST_FLIPS = 25
 _PACKAGES = ("numpy", "scipy", "statsmodels", "matplotlib")
 

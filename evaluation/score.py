@@ -6,14 +6,15 @@ checked and computed before anything is written.
 
 import csv
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 from contract.cards import Card
-from contract.errors import OncoduetError
-from contract.files import atomic_file, staged_folder
+from contract.files import atomic_file, sha256_json
+from contract.outputs import Output, require_apart, require_folder, subfolder
 from contract.provenance import writer
 from contract.records import MetricsRecord, Source, write_record
 from evaluation import picai, strict
@@ -24,6 +25,7 @@ from evaluation.predictions import SOURCE, Run, find_runs
 from evaluation.truth import OnMissing, TruthFolder, find_truth
 
 METRICS = "metrics.json"
+ROWS = ("cases.csv", "lesions.csv")
 PICAI_ONLY = "not computed: --picai-only"
 
 Tracker = Callable[[Sequence[str], str], Iterable[str]]
@@ -79,24 +81,42 @@ def score(
     Raises
     ------
     OncoduetError
-        Anything about the input is wrong; nothing is written then.
+        Anything about the input is wrong, or the output holds other scores or files of other origin under the same
+        names; nothing is written then.
     """
-    for name, folder in (("predictions", predictions), ("truth", truth)):
-        if output.resolve() == folder.resolve():
-            raise OncoduetError(f"{output}: expected an output folder of its own, found the {name}")
+    require_apart(output, predictions=predictions, truth=truth)
+    require_folder(output)
     truth_folder = find_truth(truth)
     runs = find_runs(predictions, truth_folder, card=card, on_missing=on_missing)
     truth_sha256 = truth_folder.sha256()
+    places = [_place(output, run, truth_sha256) for run in runs]
+    for place in places:
+        place.check()
     scores = [
         score_run(run, truth_folder, truth_sha256=truth_sha256, picai_only=picai_only, track=track) for run in runs
     ]
-    with staged_folder(output) as stage:
-        for each in scores:
-            write_score(each, stage / each.run.name)
-    for each in scores:
-        if each.source is None:
-            (output / each.run.name / SOURCE).unlink(missing_ok=True)  # of an earlier run into the same folder
+    with ExitStack() as stages:
+        for place, each in zip(places, scores, strict=True):
+            write_score(each, stages.enter_context(place.staged()))
     return scores
+
+
+def _place(output: Path, run: Run, truth_sha256: str) -> Output:
+    """Where a run's scores go. Other predictions of the same run take their place, those of another run do not."""
+    source = run.source
+    whose = {"predictions": run.sha256()} if source is None else {"run": _key(source)}
+    return Output(
+        subfolder(output, run.name),
+        "evaluation score",
+        [METRICS, *ROWS, SOURCE],
+        identity={**whose, "truth": truth_sha256},
+        record=METRICS,
+    )
+
+
+def _key(source: Source) -> str:
+    place = f"fold {source.fold} restart {source.restart}"
+    return f"{source.configuration} {place} ({sha256_json(sorted(source.runs))[:12]})"
 
 
 def score_run(
@@ -146,12 +166,12 @@ def write_score(score: Score, folder: Path) -> None:
 def write_rows(cases: Sequence[ScoredCase], folder: Path) -> None:
     """Write ``cases.csv`` and ``lesions.csv``: what each case and each finding contributed."""
     _write_csv(
-        folder / "cases.csv",
+        folder / ROWS[0],
         ("case_id", "label", "likelihood"),
         ((case.case_id, int(case.positive), case.likelihood) for case in cases),
     )
     _write_csv(
-        folder / "lesions.csv",
+        folder / ROWS[1],
         ("case_id", "kind", "confidence", "overlap"),
         ((case.case_id, each.kind, each.confidence, each.overlap) for case in cases for each in case.findings),
     )

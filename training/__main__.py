@@ -42,6 +42,7 @@ def _prepare(options: argparse.Namespace, console: Console) -> None:
         folds=options.folds,
         seed=options.seed,
         console=console,
+        replace=options.replace,
     )
 
 
@@ -159,11 +160,7 @@ def _parser() -> argparse.ArgumentParser:
 
     prepare = commands.add_parser("prepare", help="archive → prepared dataset with patient-disjoint folds")
     prepare.set_defaults(command=_prepare)
-    prepare.add_argument("--card", required=True, help="name in contract/cards, or path of a .toml file")
-    prepare.add_argument("--archive", type=Path, required=True, help="folder of studies with labels/")
-    prepare.add_argument("--output", type=Path, required=True, help="folder for the prepared dataset")
-    prepare.add_argument("--folds", type=int, default=5, help="number of folds (default 5)")
-    prepare.add_argument("--seed", type=int, default=0, help="seed of the folds (default 0)")
+    _add_prepare(prepare)
 
     run = commands.add_parser("run", help="train one network; goes on where it was interrupted")
     run.set_defaults(command=_run)
@@ -230,6 +227,17 @@ def _parser() -> argparse.ArgumentParser:
     predict.add_argument("--archive", type=Path, required=True, help="folder of studies")
     predict.add_argument("--output", type=Path, required=True, help="folder for the predictions, as algorithm batch")
     return parser
+
+
+def _add_prepare(prepare: argparse.ArgumentParser) -> None:
+    prepare.add_argument("--card", required=True, help="name in contract/cards, or path of a .toml file")
+    prepare.add_argument("--archive", type=Path, required=True, help="folder of studies with labels/")
+    prepare.add_argument("--output", type=Path, required=True, help="folder for the prepared dataset")
+    prepare.add_argument("--folds", type=int, default=5, help="number of folds (default 5)")
+    prepare.add_argument("--seed", type=int, default=0, help="seed of the folds (default 0)")
+    prepare.add_argument(
+        "--replace", action="store_true", help="replace a dataset of other studies, folds or card that is there"
+    )
 
 
 def _add_sweep(sweep: argparse.ArgumentParser) -> None:

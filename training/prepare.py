@@ -15,7 +15,8 @@ from scipy import ndimage
 from contract.archive import Study, archive_licence, find_studies
 from contract.cards import Card, card_path, load_card
 from contract.errors import OncoduetError, UsageError
-from contract.files import sha256_file, sha256_json, staged_folder, write_json, write_text
+from contract.files import sha256_file, sha256_json, write_json, write_text
+from contract.outputs import Output, require_apart, require_folder
 from contract.records import Stage, write_record
 from contract.terminal import progress_on
 from contract.volume import LabelArray, Volume
@@ -28,21 +29,27 @@ from training.logs import log_to
 from training.lost_lesions import Lesion, lesions_on, lost_lesions
 from training.prepared import (
     LOCALISATION,
+    PARTS,
+    RECORD,
     Fold,
+    Prepared,
     PreparedRecord,
     PreparedStudy,
     SplitsRecord,
     case_files,
     load_prepared,
+    parts,
 )
 from training.sources import FILE as SOURCES
-from training.sources import SourcesRecord, stamp_study
+from training.sources import SourcesRecord, glance, read_sources, same_studies, stamp_study
 
 logger = logging.getLogger(__name__)
 
 
-def prepare(*, card_name: str, archive: Path, output: Path, folds: int, seed: int, console: Console) -> PreparedRecord:
-    """Prepare a dataset for training.
+def prepare(
+    *, card_name: str, archive: Path, output: Path, folds: int, seed: int, console: Console, replace: bool = False
+) -> PreparedRecord:
+    """Prepare a dataset for training; one that is there already and was made from just this is left as it is.
 
     Parameters
     ----------
@@ -52,18 +59,22 @@ def prepare(*, card_name: str, archive: Path, output: Path, folds: int, seed: in
         Number of folds and the seed of the shuffle that deals patients to them.
     console
         Where progress is shown.
+    replace
+        Put it in the place of a dataset that was made from something else, although runs may have been made from that.
 
     Raises
     ------
     OncoduetError
         The archive is empty or a study of it is wrong (see ``contract.archive``, ``network.study``); no study has a
-        lesion, or one lacks the organ that the card locates first; there are fewer patients than folds. Nothing is
-        written then.
+        lesion, or one lacks the organ that the card locates first; there are fewer patients than folds; the output
+        holds another dataset or files of other origin. Nothing is written then.
     UsageError
         Fewer than two folds.
     """
     if folds < 2:
         raise UsageError(f"--folds: expected at least 2, found {folds}")
+    require_apart(output, archive=archive)
+    require_folder(output)
     card = load_card(card_name)
     licence = archive_licence(archive)
     studies = find_studies(archive, card, labels_required=True)
@@ -71,8 +82,21 @@ def prepare(*, card_name: str, archive: Path, output: Path, folds: int, seed: in
     if len(patients) < folds:
         raise OncoduetError(f"{archive}: expected at least {folds} patients for {folds} folds, found {len(patients)}")
     stages: list[Stage] = ["detection"] if card.localisation is None else ["detection", "localisation"]
+    if (output / RECORD).is_file() and not replace:
+        existing = load_prepared(output)
+        _require_same(existing, card=card, licence=licence, archive=archive, studies=studies, folds=folds, seed=seed)
+        logger.info("%s: prepared already from these studies, nothing to do", output)
+        return existing.record
+    place = Output(
+        output,
+        "training prepare",
+        _files(stages, [study.case_id for study in studies]),
+        identity={"card": card.sha256, "folds": folds, "seed": seed, "archive": glance(archive, studies)},
+        replaces=replace,
+        record=RECORD,
+    )
     with (
-        staged_folder(output) as stage,
+        place.staged() as stage,
         log_to(stage / "prepare.log"),
         tempfile.TemporaryDirectory(prefix=".work-", dir=stage) as work,
         progress_on(console, redirect_stdout=False, redirect_stderr=False) as progress,
@@ -92,12 +116,12 @@ def prepare(*, card_name: str, archive: Path, output: Path, folds: int, seed: in
         splits = SplitsRecord(seed=seed, folds=split_patients(lesions, folds=folds, seed=seed))
         write_record(stage / SOURCES, SourcesRecord(archive=str(archive.resolve()), studies=stamps))
         card_text = card_path(card_name).read_text(encoding="utf-8")
-        for name, dataset in stacked.items():
+        for name in reversed(stages):  # the outer one's record names the inner one's
             folder = stage if name == "detection" else stage / LOCALISATION
-            record = _preprocess(dataset, folder, card=card, licence=licence, work=Path(work), progress=progress)
+            record = _preprocess(stacked[name], folder, card=card, licence=licence, work=Path(work), progress=progress)
             write_text(folder / "card.toml", card_text)
             write_record(folder / "splits.json", splits)
-            write_record(folder / "prepared.json", record)
+            write_record(folder / RECORD, record.model_copy(update={"parts": parts(folder)}))
         lost = stacked["detection"].lost
         _warn_of(lost)  # in prepare.log, and below to the user
     _warn_of(lost)
@@ -106,6 +130,31 @@ def prepare(*, card_name: str, archive: Path, output: Path, folds: int, seed: in
         "%s: %d studies of %d patients, %d with lesions, %d folds", output, len(lesions), len(patients), positive, folds
     )
     return load_prepared(output).record
+
+
+def _require_same(
+    existing: Prepared, *, card: Card, licence: str, archive: Path, studies: Sequence[Study], folds: int, seed: int
+) -> None:
+    """Raise ``OncoduetError`` unless a dataset was made from just this: its runs would be orphaned."""
+    for what, found, expected in [
+        ("card", existing.record.card_sha256, card.sha256),
+        ("data licence", existing.record.data_licence, licence),
+        ("number of folds", len(existing.folds), folds),
+        ("seed", existing.splits_seed, seed),
+        ("studies", same_studies(read_sources(existing), archive, studies), True),
+    ]:
+        if found != expected:
+            raise OncoduetError(
+                f"{existing.folder}: expected no dataset or one with the same {what}, found another, from which "
+                "runs may have been made; give another output, or --replace"
+            )
+
+
+def _files(stages: Sequence[Stage], case_ids: Sequence[str]) -> list[str]:
+    """All that a dataset may consist of."""
+    below = ["" if stage == "detection" else f"{LOCALISATION}/" for stage in stages]
+    cases = [str(path) for case_id in case_ids for path in case_files(Path(), case_id)]
+    return [SOURCES, "prepare.log", *(f"{each}{name}" for each in below for name in [RECORD, *PARTS, *cases])]
 
 
 def _preprocess(

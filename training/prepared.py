@@ -1,6 +1,7 @@
 """A prepared dataset: what ``prepare`` leaves and every run reads.
 
-The folder holds ``prepared.json``, ``splits.json``, ``card.toml``, nnU-Net's ``plans.json``, ``dataset.json`` and
+``prepared.json`` is there only while the rest is whole, and has the sha256 of every part. The folder holds
+``prepared.json``, ``splits.json``, ``card.toml``, nnU-Net's ``plans.json``, ``dataset.json`` and
 ``dataset_fingerprint.json``, the preprocessed studies in ``cases``, and ``sources.json`` (``training.sources``), which
 says what archive it comes from. For a card that first locates an organ there is the same once more, for stage 1, in the
 folder ``localisation``.
@@ -13,11 +14,19 @@ from typing import Any
 
 from contract.cards import Card, Frozen, load_card
 from contract.errors import OncoduetError
-from contract.files import read_json, sha256_json
+from contract.files import read_json, sha256_file, sha256_json
 from contract.records import Record, Stage, read_record
 
 LOCALISATION = "localisation"
 """Folder of stage 1's dataset in a prepared dataset."""
+
+RECORD = "prepared.json"
+
+PARTS = ("card.toml", "dataset.json", "dataset_fingerprint.json", "plans.json", "splits.json")
+"""Files of every dataset beside ``prepared.json`` and ``cases``."""
+
+MORE_PARTS = ("sources.json", f"{LOCALISATION}/prepared.json")
+"""Those of the outer dataset alone."""
 
 
 class PreparedStudy(Frozen):
@@ -43,6 +52,8 @@ class PreparedRecord(Record):
     studies: tuple[PreparedStudy, ...]
     files: Mapping[str, str]
     """sha256 of each preprocessed file in ``cases``, by name. Written once, checked by ``training verify``."""
+    parts: Mapping[str, str] = {}
+    """sha256 of every other file of the dataset, by name; compared whenever it is read."""
 
 
 class Fold(Frozen):
@@ -70,6 +81,8 @@ class Prepared:
     plans: Mapping[str, Any]
     dataset: Mapping[str, Any]
     folds: tuple[Fold, ...]
+    splits_seed: int
+    """Of the shuffle that dealt patients to the folds."""
 
     def for_stage(self, stage: Stage) -> "Prepared":
         """The dataset that networks of a stage are trained on.
@@ -111,10 +124,11 @@ def load_prepared(folder: Path) -> Prepared:
     Raises
     ------
     OncoduetError
-        A file is missing or malformed, the card is not the one that the dataset was made with, or a preprocessed study
-        is missing.
+        A file is missing, malformed or another than the dataset was made with, the card is not the one that it was made
+        with, or a preprocessed study is missing.
     """
-    record = read_record(folder / "prepared.json", PreparedRecord)
+    record = read_record(folder / RECORD, PreparedRecord)
+    _require_parts(folder, record)
     card = load_card(folder / "card.toml")
     if card.sha256 != record.card_sha256:
         raise OncoduetError(f"{folder / 'card.toml'}: expected the card that the dataset was made with, found another")
@@ -122,14 +136,37 @@ def load_prepared(folder: Path) -> Prepared:
         for path in case_files(folder, study.case_id):
             if not path.is_file():
                 raise OncoduetError(f"{path}: expected a preprocessed study, found none")
+    splits = read_record(folder / "splits.json", SplitsRecord)
     return Prepared(
         folder=folder,
         record=record,
         card=card.localising() if record.stage == "localisation" else card,
         plans=read_json(folder / "plans.json"),
         dataset=read_json(folder / "dataset.json"),
-        folds=read_record(folder / "splits.json", SplitsRecord).folds,
+        folds=splits.folds,
+        splits_seed=splits.seed,
     )
+
+
+def parts(folder: Path) -> dict[str, str]:
+    """sha256 of each file of a dataset but its record and the preprocessed studies, by name."""
+    names = [name for name in (*PARTS, *MORE_PARTS) if (folder / name).is_file()]
+    return {name: sha256_file(folder / name) for name in names}
+
+
+def _require_parts(folder: Path, record: PreparedRecord) -> None:
+    """What stands in the record is compared, so that files of two datasets are never taken for one."""
+    if not record.parts:
+        raise OncoduetError(
+            f"{folder / RECORD}: expected the sha256 of the dataset's other files, found none: an older version "
+            "wrote it; prepare the archive anew, into another folder"
+        )
+    for name in (*PARTS, *record.parts):
+        path = folder / name
+        if not path.is_file():
+            raise OncoduetError(f"{path}: expected a part of the dataset, found none")
+        if sha256_file(path) != record.parts.get(name):
+            raise OncoduetError(f"{path}: expected the file that prepared.json names by its sha256, found another")
 
 
 def case_files(folder: Path, case_id: str) -> tuple[Path, Path, Path]:

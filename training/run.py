@@ -19,7 +19,8 @@ from typing import TYPE_CHECKING, Any, Literal
 from rich.console import Console
 
 from contract.errors import OncoduetError, UsageError
-from contract.files import sha256_file, sha256_json, write_json, write_text
+from contract.files import sha256_file, sha256_json, writable, write_json, write_text
+from contract.outputs import require_apart, require_folder
 from contract.records import CheckpointPolicy, Epoch, RunKey, RunRecord, read_record, write_record
 from contract.terminal import progress_on, said
 from training import circumstances
@@ -396,10 +397,16 @@ def existing_record(run: Run, folder: RunFolder, *, resume: bool = False) -> Run
     Raises
     ------
     OncoduetError
-        The folder holds another run, or this one on other data; ``resume`` without a checkpoint.
+        The folder holds another run, this one on other data, or files of other origin under a run's names; it cannot be
+        written to; ``resume`` without a checkpoint.
     """
     path = folder.record
     existing = read_record(path, RunRecord) if path.is_file() else None
+    if existing is None:
+        folder.require_free()
+    if existing is None or existing.state != "finished":
+        folder.require_no_links()
+        require_folder(folder.path)
     if existing is not None:
         if existing.key != run.key:
             raise OncoduetError(f"{path}: expected {_describe(run.key)}, found {_describe(existing.key)}")
@@ -429,12 +436,17 @@ def _steps(
 ) -> Steps[RunRecord]:
     """Make a run in steps, with its lock, folder and log."""
     run, folder = item.run, RunFolder(item.output)
-    existing_record(run, folder, resume=resume and not wait)
-    folder.path.mkdir(parents=True, exist_ok=True)
+    require_apart(folder.path, prepared=run.prepared.folder, archive=wishes.archive)
+    existing = existing_record(run, folder, resume=resume and not wait)
+    if existing is not None and existing.state == "finished" and not folder.work.exists():
+        logger.info("%s: finished already, nothing to do", folder.path)
+        return existing
+    with writable(folder.path):
+        folder.path.mkdir(parents=True, exist_ok=True)
     with alone(folder, wait=wait):
         existing = existing_record(run, folder, resume=resume)
         if existing is not None and existing.state == "finished":
-            shutil.rmtree(folder.work, ignore_errors=True)
+            folder.clear_work()
             logger.info("%s: finished already, nothing to do", folder.path)
             return existing
         if run.is_upstream:
@@ -444,6 +456,8 @@ def _steps(
         else:
             unchanged_archive(run.prepared, archive=wishes.archive)
         folder.sweep()
+        if existing is None:
+            write_record(folder.record, run.record(state="planned"))  # from here on the folder is known as this run's
         shutil.rmtree(folder.engine, ignore_errors=True)
         folder.engine.mkdir(parents=True)
         write_text(folder.card, (run.prepared.folder / "card.toml").read_text(encoding="utf-8"))
@@ -452,7 +466,7 @@ def _steps(
         with open_log(folder.log) as log:
             making = _make(item, folder, device=device, existing=existing, wishes=wishes)
             record = yield from in_turns(making, log.turn)
-        shutil.rmtree(folder.work)
+        folder.clear_work()
         return record
 
 

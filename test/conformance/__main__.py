@@ -26,11 +26,12 @@ from conformance.engine import session
 from conformance.evaluation_checks import EVALUATION
 from conformance.evaluation_checks import scenarios as evaluation_scenarios
 from conformance.outputs import Broken
-from conformance.report import show, write
+from conformance.report import report_place, show, write
 from conformance.studies import Study, own_studies, require_cases
 from conformance.submissions import made_truth, read_truth, truth_files
 from contract.cards import load_card
 from contract.errors import OncoduetError, UsageError, exit_status
+from contract.outputs import require_apart
 
 REPORTS = Path("build/conformance")
 
@@ -65,6 +66,11 @@ def _conform(options: argparse.Namespace, console: Console) -> list[Verdict]:
         archive = Path(options.image) if Path(options.image).is_file() else None
         name = engine.load(archive) if archive else options.image
         engine.image(name)
+        folder = options.output or REPORTS / re.sub(
+            r"[^A-Za-z0-9._-]+", "_", Path(options.image).name if archive else name
+        )
+        require_apart(folder, study=options.study, truth=options.truth, model=options.model)
+        report_place(folder).check()
         profile = PROFILES[options.profile]
         if profile.gpu and not engine.has_gpu:
             console.print("Note: the engine has no GPU to give; everything runs on the CPU.", highlight=False)
@@ -112,7 +118,6 @@ def _conform(options: argparse.Namespace, console: Console) -> list[Verdict]:
             "seconds": round(time.monotonic() - begun, 1),
         }
     show(verdicts, console)
-    folder = options.output or REPORTS / re.sub(r"[^A-Za-z0-9._-]+", "_", Path(options.image).name if archive else name)
     console.print(f"{write(verdicts, folder, about)}, {about['seconds']} s", highlight=False)
     return verdicts
 

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from contract.cards import Frozen
 from contract.records import Record, read_record, write_record
+from training.campaign.plan import SLURM
 from training.campaign.progress import Progress, Remark, Snapshot
 
 SQUEUE_LIMIT_S = 60.0
@@ -65,7 +66,7 @@ class JobBook:
     """``slurm/jobs.json`` in a campaign's output."""
 
     def __init__(self, output: Path) -> None:
-        self.folder = output / "slurm"
+        self.folder = output / SLURM
         self.path = self.folder / "jobs.json"
         self.jobs: list[Job] = list(read_record(self.path, JobsRecord).jobs) if self.path.is_file() else []
 
