@@ -27,7 +27,7 @@ from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 
 from contract.errors import OncoduetError
 from contract.records import CheckpointPolicy, Epoch
-from network.preprocessing import CONFIGURATION
+from network.plans import CONFIGURATION
 from network.weights import save_weights
 from training.checkpoints import Checkpoint, Checkpoints
 from training.configurations import LossTerm
