@@ -82,8 +82,7 @@ def _stage(folder: Path, record: BundleRecord, stage: BundleRecord | StageRecord
     """The part of a bundle that belongs to one stage."""
     from network.plans import read_plans  # noqa: PLC0415
 
-    plans, dataset = read_plans(folder / stage.plans_file, folder / stage.dataset_file)
-    _require_card_shape(folder / stage.dataset_file, dataset, card)
+    plans, dataset = read_plans(folder / stage.plans_file, folder / stage.dataset_file, card)
     files = stage.model_dump(include={"plans_file", "dataset_file"})
     of_stage = record.model_copy(update={**files, "members": stage.members, "localisation": None})
     return Bundle(folder, of_stage, card, plans, dataset, sha256_file(folder / SUMS))
@@ -224,14 +223,3 @@ def _files_below(folder: Path) -> set[str]:
             raise OncoduetError(f"{folder}: expected files and folders alone, found {name!r}, {kind_of(found)}")
         files.add(name)
     return files
-
-
-def _require_card_shape(path: Path, dataset: Mapping[str, Any], card: Card) -> None:
-    """The network's channels and classes must be the card's."""
-    channels, classes = len(dataset["channel_names"]), len(dataset["labels"])
-    expected = (len(card.channels), len(card.classes) + 1)
-    if (channels, classes) != expected:
-        raise OncoduetError(
-            f"{path}: expected {expected[0]} channels and {expected[1]} labels as in the card, "
-            f"found {channels} and {classes}"
-        )

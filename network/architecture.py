@@ -52,7 +52,7 @@ def build_network(
     """
     architecture = require_plans(plans).configurations.full_resolution.architecture
     description = require_dataset(dataset)
-    written = architecture.arch_kwargs.model_dump(exclude_unset=True)
+    written = architecture.arch_kwargs.model_dump(mode="json", exclude_unset=True)
     arguments = written | {
         argument: None if written[argument] is None else OPERATORS[table[written[argument]]]
         for argument, table in _ARGUMENTS.items()

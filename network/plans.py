@@ -14,7 +14,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import AfterValidator, Field, model_validator
 from pydantic_core import PydanticCustomError
 
-from contract.cards import Frozen, parse
+from contract.cards import Card, Frozen, parse
 from contract.errors import OncoduetError
 from contract.files import LONGEST_QUOTE, read_json
 
@@ -340,8 +340,13 @@ def require_dataset(dataset: Mapping[str, Any], source: object = "dataset") -> D
     return parse(dataset, Dataset, source)
 
 
-def read_plans(plans_path: Path, dataset_path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
+def read_plans(plans_path: Path, dataset_path: Path, card: Card) -> tuple[dict[str, Any], dict[str, Any]]:
     """Read ``plans.json`` and ``dataset.json`` that belong together.
+
+    Parameters
+    ----------
+    card
+        Whose channels and classes the network must have; for stage 1, ``Card.localising``.
 
     Returns
     -------
@@ -350,13 +355,18 @@ def read_plans(plans_path: Path, dataset_path: Path) -> tuple[dict[str, Any], di
     Raises
     ------
     OncoduetError
-        A file is missing or malformed (:func:`require_plans`), or they differ in the number of channels.
+        A file is missing or malformed (:func:`require_plans`), or is about other channels or classes.
     """
     plans, dataset = (read_json(path, most_bytes=MOST_BYTES) for path in (plans_path, dataset_path))
-    planned = require_plans(plans, plans_path).configurations.full_resolution.normalization_schemes
-    described = require_dataset(dataset, dataset_path).channel_names
-    if len(planned) != len(described):
+    planned = len(require_plans(plans, plans_path).configurations.full_resolution.normalization_schemes)
+    described = require_dataset(dataset, dataset_path)
+    channels, classes = len(described.channel_names), len(described.labels)
+    expected = (len(card.channels), len(card.classes) + 1)
+    if (channels, classes) != expected:
         raise OncoduetError(
-            f"{dataset_path}: expected {len(planned)} channels as in {plans_path.name}, found {len(described)}"
+            f"{dataset_path}: expected {expected[0]} channels and {expected[1]} labels as in the card, "
+            f"found {channels} and {classes}"
         )
+    if planned != channels:
+        raise OncoduetError(f"{plans_path}: expected {channels} channels as in the card, found {planned}")
     return plans, dataset

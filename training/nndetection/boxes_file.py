@@ -56,7 +56,7 @@ def read_boxes(path: Path, shape_zyx: tuple[int, int, int]) -> ScoredBoxes:
         raise OncoduetError(f"{path}: expected boxes in voxels of the original image (restore), found others")
     size = _array(path, found, "original_size_of_raw_data")
     if size.shape != (3,) or tuple(size.tolist()) != shape_zyx:
-        expected, other = (" × ".join(f"{each:g}" for each in sizes) for sizes in (shape_zyx, size.ravel()))
+        expected, other = (" × ".join(f"{each:g}" for each in sizes) for sizes in (shape_zyx, size.ravel()[:3]))
         raise OncoduetError(f"{path}: expected boxes of an image of {expected} voxels, found {other}")
     _require_sensible(path, boxes, scores, labels, shape_zyx)
     corners = np.concatenate([boxes[:, LOWER] + 1, boxes[:, UPPER]], axis=1)
@@ -79,7 +79,7 @@ def _require_sensible(
     if ((scores < 0) | (scores > 1)).any():
         raise OncoduetError(f"{path}: expected scores in [0, 1], found {scores.min():g} to {scores.max():g}")
     if labels.any():
-        raise OncoduetError(f"{path}: expected the one class 0, found {sorted(set(labels.tolist()))}")
+        raise OncoduetError(f"{path}: expected the one class 0, found {sorted(set(labels.tolist()))[:5]}")
     lower, upper = boxes[:, LOWER], boxes[:, UPPER]
     for what, wrong in [
         ("boxes with the lower corner first", lower > upper),
