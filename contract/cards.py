@@ -25,7 +25,12 @@ from pydantic import (
 from pydantic_core import ErrorDetails, PydanticCustomError
 
 from contract.errors import OncoduetError
-from contract.files import sha256_json
+from contract.files import LONGEST_QUOTE, read_text, sha256_json
+
+MOST_TOML_BYTES = 2**20
+"""Of a card, a profile or the like: 1 MiB; those that ship have 2 kB."""
+MOST_FAULTS = 50
+"""That one message names."""
 
 CARDS = Path(__file__).parent / "cards"
 
@@ -327,8 +332,8 @@ def card_names() -> Sequence[str]:
 def parse_toml(path: Path, model: type[Model]) -> Model:
     """Read a TOML file into a pydantic model; every fault is named, in one ``OncoduetError``."""
     try:
-        values = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+        values = tomllib.loads(read_text(path, most_bytes=MOST_TOML_BYTES))
+    except (OSError, ValueError, RecursionError) as error:
         raise OncoduetError(f"{path}: expected a TOML file, found: {error}") from None
     return parse(values, model, path)
 
@@ -341,16 +346,27 @@ def parse(values: object, model: type[Model], source: object) -> Model:
     """
     try:
         return model.model_validate_json(json.dumps(values, default=str), strict=True)
+    except RecursionError:
+        raise OncoduetError(f"{source}: expected values in at most a few levels, found many") from None
     except ValidationError as error:
+        found = error.errors(include_url=False, include_input=False)
+        named = found[:MOST_FAULTS]
         faults = [
-            f"{'.'.join(map(str, fault['loc'])) or 'the whole'}: {fault['msg'].removeprefix('Value error, ')}"
-            for fault in error.errors()
-            if not _is_echo(fault, error.errors())
+            f"{_place(fault)}: {fault['msg'].removeprefix('Value error, ')}"
+            for fault in named
+            if not _is_echo(fault, named)
         ]
         if issubclass(model, Frozen) and isinstance(values, Mapping):
             faults += model.faults_between(values)
-        many = "1 fault" if len(faults) == 1 else f"{len(faults)} faults"
-        raise OncoduetError(f"{source}: {many}: {'; '.join(faults)}") from None
+        count = len(faults) + len(found) - len(named)
+        many = "1 fault" if count == 1 else f"{count} faults"
+        rest = f"; and {count - len(faults)} more" if count > len(faults) else ""
+        raise OncoduetError(f"{source}: {many}: {'; '.join(faults)}{rest}") from None
+
+
+def _place(fault: ErrorDetails) -> str:
+    """Where a fault lies: keys, of which a foreign one may be long."""
+    return ".".join(str(each)[:LONGEST_QUOTE] for each in fault["loc"]) or "the whole"
 
 
 def _is_echo(fault: ErrorDetails, faults: Sequence[ErrorDetails]) -> bool:

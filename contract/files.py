@@ -11,7 +11,9 @@ import math
 import os
 import re
 import shutil
+import stat
 import uuid
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -19,7 +21,21 @@ from typing import Any
 
 from contract.errors import OncoduetError
 
+MOST_TEXT_BYTES = 2**26
+"""Of a text file that is read whole: 64 MiB, a hundred times what the largest study lists take."""
+LONGEST_QUOTE = 80
+"""Characters of a foreign name that a message repeats."""
+
 _PARTIAL = re.compile(r"\.partial-[0-9a-f]{32}(\.\w+)*")
+_KINDS = {
+    stat.S_IFREG: "a file",
+    stat.S_IFDIR: "a folder",
+    stat.S_IFIFO: "a pipe",
+    stat.S_IFSOCK: "a socket",
+    stat.S_IFCHR: "a device",
+    stat.S_IFBLK: "a device",
+    stat.S_IFLNK: "a link",
+}
 
 
 @contextmanager
@@ -120,27 +136,57 @@ def write_text(path: Path, text: str) -> None:
         partial.write_text(text, encoding="utf-8")
 
 
-def read_json(path: Path) -> Any:
-    """Read strict JSON.
+def read_text(path: Path, *, most_bytes: int = MOST_TEXT_BYTES) -> str:
+    """Read UTF-8 text whose kind and size are known before a byte of it is read.
+
+    Parameters
+    ----------
+    most_bytes
+        How large the file may be.
+
+    Raises
+    ------
+    OSError
+        There is no such file, or it may not be read, or it is a folder, or a pipe or device, which may have no end.
+    ValueError
+        It is larger, or no UTF-8.
+    """
+    found = path.stat()
+    if not stat.S_ISREG(found.st_mode):
+        number = errno.EISDIR if stat.S_ISDIR(found.st_mode) else errno.EINVAL
+        raise OSError(number, os.strerror(number) if number == errno.EISDIR else f"Is {kind_of(found)}", str(path))
+    if found.st_size > most_bytes:
+        raise ValueError(f"{found.st_size} bytes, more than {most_bytes}")
+    return path.read_text(encoding="utf-8")
+
+
+def kind_of(found: os.stat_result) -> str:
+    """What stands there, in a word."""
+    return _KINDS.get(stat.S_IFMT(found.st_mode), "something else")
+
+
+def read_json(path: Path, *, most_bytes: int = MOST_TEXT_BYTES) -> Any:
+    """Read strict JSON, in a time that grows with its size alone.
 
     Raises
     ------
     OncoduetError
-        The file is missing, is not JSON, holds NaN or infinity, or names a key twice.
+        The file is missing, too large or no file, is not JSON, holds NaN or infinity, or names a key twice.
     """
 
     def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        keys = [key for key, _ in pairs]
-        doubled = sorted({key for key in keys if keys.count(key) > 1})
-        if doubled:
-            raise ValueError(f"key {doubled[0]!r} stands twice")
-        return dict(pairs)
+        values = dict(pairs)
+        if len(values) < len(pairs):
+            doubled = min(key for key, count in Counter(key for key, _ in pairs).items() if count > 1)
+            raise ValueError(f"key {doubled[:LONGEST_QUOTE]!r} stands twice")
+        return values
 
     def refuse(constant: str) -> float:
         raise ValueError(f"{constant} is not JSON")
 
     try:
-        return json.loads(path.read_text(encoding="utf-8"), object_pairs_hook=unique, parse_constant=refuse)
+        text = read_text(path, most_bytes=most_bytes)
+        return json.loads(text, object_pairs_hook=unique, parse_constant=refuse)
     except FileNotFoundError:
         raise OncoduetError(f"{path}: expected a JSON file, found none") from None
     except (ValueError, RecursionError, OSError) as error:

@@ -10,12 +10,15 @@ folder ``localisation``.
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
+
+from pydantic import Field
 
 from contract.cards import Card, Frozen, load_card
 from contract.errors import OncoduetError
-from contract.files import read_json, sha256_file, sha256_json
+from contract.files import sha256_file, sha256_json
 from contract.records import Record, Stage, read_record
+from network.plans import read_plans
 
 LOCALISATION = "localisation"
 """Folder of stage 1's dataset in a prepared dataset."""
@@ -32,7 +35,8 @@ MORE_PARTS = ("sources.json", f"{LOCALISATION}/prepared.json")
 class PreparedStudy(Frozen):
     """One study of the dataset."""
 
-    case_id: str
+    case_id: Annotated[str, Field(pattern=r"^[^/\\\x00-\x1f]+$", max_length=200)]
+    """Part of file names."""
     patient_id: str
     lesions: int
     """Connected lesions (26 neighbours) on the study grid; in stage 1 those of the organ."""
@@ -132,17 +136,23 @@ def load_prepared(folder: Path) -> Prepared:
     card = load_card(folder / "card.toml")
     if card.sha256 != record.card_sha256:
         raise OncoduetError(f"{folder / 'card.toml'}: expected the card that the dataset was made with, found another")
+    if record.stage == "localisation":
+        card = card.localising()
+    plans, dataset = read_plans(folder / "plans.json", folder / "dataset.json", card)
     for study in record.studies:
         for path in case_files(folder, study.case_id):
             if not path.is_file():
                 raise OncoduetError(f"{path}: expected a preprocessed study, found none")
+    others = sorted(path.name for path in (folder / "cases").iterdir() if path.suffix not in {".b2nd", ".pkl"})
+    if others:  # nnU-Net would choose its reader by them
+        raise OncoduetError(f"{folder / 'cases'}: expected preprocessed studies alone, found {others[0]!r}")
     splits = read_record(folder / "splits.json", SplitsRecord)
     return Prepared(
         folder=folder,
         record=record,
-        card=card.localising() if record.stage == "localisation" else card,
-        plans=read_json(folder / "plans.json"),
-        dataset=read_json(folder / "dataset.json"),
+        card=card,
+        plans=plans,
+        dataset=dataset,
         folds=splits.folds,
         splits_seed=splits.seed,
     )

@@ -21,16 +21,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from contract.errors import OncoduetError
-from network.architecture import build_network
+from network.architecture import build_network, require_size
 from network.detection.anchors import AnchorPlan, level_strides, require_levels
-from network.preprocessing import CONFIGURATION
 
 CHANNELS_PER_GROUP = 16
 PRIOR = 0.01
 """Score of every anchor before any training, so that the many without a lesion do not drown the first steps."""
 _INITIAL_DEVIATION = 0.01
-_U_NETS = "dynamic_network_architectures.architectures.unet."
 
 
 @dataclass(frozen=True)
@@ -59,14 +56,14 @@ def build_retina_unet(plans: Mapping[str, Any], dataset: Mapping[str, Any], anch
     Raises
     ------
     OncoduetError
-        The plan's network is no U-Net, or has not the anchors' levels.
+        The plan is malformed (:mod:`network.plans`), or its network has not the anchors' levels.
     """
-    require_levels(anchors, level_strides(plans))
-    name = plans["configurations"][CONFIGURATION]["architecture"]["network_class_name"]
-    if not name.startswith(_U_NETS):
-        raise OncoduetError(f"plans: network_class_name: expected a name in {_U_NETS}*, found {name!r}")
     unet: Any = build_network(plans, dataset, deep_supervision=False)
-    return RetinaUNet(unet, anchors, int(unet.encoder.output_channels[anchors.levels[0]]))
+    require_levels(anchors, level_strides(plans))
+    channels = int(unet.encoder.output_channels[anchors.levels[0]])
+    with torch.random.fork_rng(devices=[]), torch.device("meta"):
+        require_size(RetinaUNet(unet, anchors, channels))
+    return RetinaUNet(unet, anchors, channels)
 
 
 class RetinaUNet(nn.Module):
