@@ -23,14 +23,6 @@ def use_threads(count: int) -> None:
     torch.set_num_threads(count)
 
 
-def free_device_memory() -> None:
-    """Give back what a study took on the GPU, so that the next one, of another size, finds all of it."""
-    import torch  # noqa: PLC0415
-
-    if torch.cuda.is_available():
-        torch.cuda.empty_cache()
-
-
 def _quota_cores() -> float | None:
     """The container's CPU quota in cores, or None where there is none."""
     try:

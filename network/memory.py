@@ -92,13 +92,17 @@ class Way:
         return f"{self.batch} windows per pass, {members} at a time, {weights}"
 
 
-def choose(work: Work, budget: Budget, *, held: int, name: str, device: torch.device | None = None) -> Way:
+def choose(
+    work: Work, budget: Budget, *, held: int, name: str, kept: int = 0, device: torch.device | None = None
+) -> Way:
     """The quickest way that fits, and one line in the log that says so.
 
     Parameters
     ----------
     held
-        Bytes that the process holds already, without the members' weights.
+        Bytes that the process holds already.
+    kept
+        Of the members' weights, what is loaded already: in the main memory a part of ``held``, or on the GPU.
     name
         The study's name, for messages.
     device
@@ -110,7 +114,8 @@ def choose(work: Work, budget: Budget, *, held: int, name: str, device: torch.de
         Nothing fits.
     """
     on_gpu = device is not None and device.type == "cuda"
-    gpu_free = torch.cuda.mem_get_info(device)[0] if on_gpu else 0
+    gpu_free = kept + _gpu_free(device) if on_gpu else 0
+    held -= 0 if on_gpu else kept
     ways = list(_ways(work.members))
     for way in ways:
         need = held + host_bytes(work, way, on_gpu=on_gpu)
@@ -129,6 +134,12 @@ def choose(work: Work, budget: Budget, *, held: int, name: str, device: torch.de
         f"study {name}: expected to need at most {gpu_free / GB:.1f} GB of the GPU's memory, "
         f"found that it needs {window_bytes(work, ways[-1]) / GB:.1f} GB"
     )
+
+
+def leaner_way(way: Way, *, members: int) -> Way | None:
+    """The next way that takes less memory; None after the leanest."""
+    ways = list(_ways(members))
+    return next(iter(ways[ways.index(way) + 1 :]), None) if way in ways else None
 
 
 def host_bytes(work: Work, way: Way, *, on_gpu: bool = False) -> int:
@@ -196,6 +207,13 @@ def memory_budget(limit_gb: float | None = None) -> Budget:
 def held_bytes() -> int:
     """Resident set of this process."""
     return _field(_STATUS, "VmRSS") or 0
+
+
+def _gpu_free(device: torch.device | None) -> int:
+    """What a GPU has left for this process, with what torch keeps of it for later."""
+    return int(
+        torch.cuda.mem_get_info(device)[0] + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+    )
 
 
 def _ways(members: int) -> Iterator[Way]:

@@ -27,6 +27,7 @@ from contract.errors import OncoduetError
 from contract.files import sha256_file, write_text
 from contract.records import BatchRecord, Record, RunRecord, read_record, write_record
 from network.detection.clustering import BoxRule, CaseScore, Fill
+from network.device import Device
 from training.bundle import FinishedRun, finished_runs
 from training.judging import find_localisation, link_studies, predict, score
 from training.prepared import Prepared, load_prepared
@@ -99,7 +100,7 @@ def sweep_maps(
     *,
     whereabouts: Whereabouts = Whereabouts(),
     mirroring: bool | None = None,
-    gpu: bool = True,
+    device: Device = "auto",
     store: bool = False,
 ) -> MapSweepRecord:
     """Judge every combination for some detectors, and write ``map_sweep.json`` and ``map_sweep.csv``.
@@ -112,8 +113,8 @@ def sweep_maps(
         Gets a folder for each run, with maps and scores, beside the two files.
     mirroring
         None: as the card says.
-    gpu
-        Whether one may be used where there is one.
+    device
+        Where the studies are predicted.
     store
         Give the best combination to the runs' box rules; otherwise no run is touched.
 
@@ -132,7 +133,7 @@ def sweep_maps(
     for run, prepared in zip(finished, datasets, strict=True):
         place = output / run.name
         validation[run.name] = prepared.fold(run.record.key.fold).validation
-        scored += _judge(run, prepared, place, whereabouts, mirroring=mirroring, gpu=gpu)
+        scored += _judge(run, prepared, place, whereabouts, mirroring=mirroring, device=device)
         mirrored |= bool(read_record(place / "predictions" / "batch.json", BatchRecord).settings["mirroring"])
     scored += means(scored)
     best = best_of(scored)
@@ -262,7 +263,7 @@ def _judge(
     whereabouts: Whereabouts,
     *,
     mirroring: bool | None,
-    gpu: bool,
+    device: Device,
 ) -> list[ScoredMaps]:
     """Every combination's scores on the validation studies of one run."""
     key = run.record.key
@@ -291,7 +292,7 @@ def _judge(
         studies=studies,
         model=place / "model",
         options=options,
-        gpu=gpu,
+        device=device,
         purpose=PURPOSE,
     )
     scored = []
