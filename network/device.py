@@ -1,9 +1,9 @@
 """Where networks compute: the one place that decides between the CPU and CUDA, and what it is when memory runs out.
 
 Who has a GPU expects it to be used. So ``auto`` is the GPU where the machine has one, and the CPU only where there is
-none or where ``CUDA_VISIBLE_DEVICES`` hides it on purpose. A GPU that torch cannot use (an older driver than its build asks
-for, a build without CUDA, a container that was not lent it) is an error that says what helps: on the CPU a training of
-hours takes weeks, and nobody reads the warning that torch leaves of it.
+none or where ``CUDA_VISIBLE_DEVICES`` hides it on purpose. A GPU that torch cannot use (an older driver than its build
+asks for, a build without CUDA, a container that was not lent it) is an error that says what helps: on the CPU a
+training of hours takes weeks, and nobody reads the warning that torch leaves of it.
 """
 
 import gc
