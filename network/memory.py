@@ -20,14 +20,13 @@ from pathlib import Path
 import torch
 
 from contract.errors import OncoduetError
+from network.cgroups import ROOT, memory_left
 from network.sliding_window import BATCH, slab_depth
 
 logger = logging.getLogger(__name__)
 
 GB = 10**9
 
-_CGROUP_V2 = Path("/sys/fs/cgroup")
-_CGROUP_V1 = Path("/sys/fs/cgroup/memory")
 _MEMINFO = Path("/proc/meminfo")
 _STATUS = Path("/proc/self/status")
 
@@ -179,19 +178,21 @@ def window_bytes(work: Work, way: Way) -> int:
     return data + _weights(work, way) + accumulators + max(final, activations)
 
 
-def memory_budget(limit_gb: float | None = None) -> Budget:
+def memory_budget(limit_gb: float | None = None, *, root: Path = ROOT) -> Budget:
     """How large this process may grow: the least of what its container, its limits and the machine leave to it.
 
     Parameters
     ----------
     limit_gb
         What somebody decided instead, in GB (10^9 bytes).
+    root
+        Where the control groups are looked for.
     """
     if limit_gb is not None:
         return Budget(round(limit_gb * GB), "--memory-gb")
     held = held_bytes()
     free = {
-        "the container's limit": _cgroup_free(),
+        "the container's limit": memory_left(root),
         "RLIMIT_AS": _limit_free(resource.RLIMIT_AS, "VmSize"),
         "RLIMIT_DATA": _limit_free(resource.RLIMIT_DATA, "VmData"),
         "the machine's free memory": _field(_MEMINFO, "MemAvailable"),
@@ -242,23 +243,6 @@ def _resampling(source: Sequence[int], target: Sequence[int]) -> int:
 
 def _size(size: Sequence[int]) -> str:
     return " × ".join(str(each) for each in reversed(size))
-
-
-def _cgroup_free() -> int | None:
-    """What the container's limit leaves, counting file pages that the kernel can drop as free."""
-    for limit, usage, inactive, folder in (
-        ("memory.max", "memory.current", "inactive_file", _CGROUP_V2),
-        ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file", _CGROUP_V1),
-    ):
-        try:
-            most = int((folder / limit).read_text())  # "max" is no number: no limit
-            used = int((folder / usage).read_text())
-        except (OSError, ValueError):
-            continue
-        if most >= 2**60:  # the older files' word for no limit
-            continue
-        return most - used + (_field(folder / "memory.stat", inactive) or 0)
-    return None
 
 
 def _limit_free(which: int, field: str) -> int | None:

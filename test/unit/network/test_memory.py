@@ -12,7 +12,6 @@ import pytest
 import torch
 
 from contract.errors import OncoduetError
-from network import memory
 from network.memory import (
     GB,
     Budget,
@@ -193,31 +192,17 @@ def test_a_given_limit_counts_alone() -> None:
     assert memory_budget(2.5) == Budget(2_500_000_000, "--memory-gb")
 
 
-@pytest.mark.parametrize("version", [1, 2])
-def test_the_containers_limit_is_known(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, version: int) -> None:
-    names = {
-        1: ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
-        2: ("memory.max", "memory.current", "inactive_file"),
-    }
-    limit, usage, inactive = names[version]
-    (tmp_path / limit).write_text(f"{50 * 10**6}\n")
-    (tmp_path / usage).write_text(f"{40 * 10**6}\n")
-    (tmp_path / "memory.stat").write_text(f"anon 1\n{inactive} {15 * 10**6}\n")
-    monkeypatch.setattr(memory, "_CGROUP_V2", tmp_path if version == 2 else tmp_path / "none")
-    monkeypatch.setattr(memory, "_CGROUP_V1", tmp_path if version == 1 else tmp_path / "none")
+def test_the_limit_of_a_nested_control_group_is_known(tmp_path: Path) -> None:
+    (tmp_path / "proc/self").mkdir(parents=True)
+    (tmp_path / "proc/self/cgroup").write_text("0::/slurm/job_7/step_0\n")
+    job = tmp_path / "sys/fs/cgroup/slurm/job_7"
+    (job / "step_0").mkdir(parents=True)
+    (job / "memory.max").write_text(f"{50 * 10**6}\n")
+    (job / "memory.current").write_text(f"{40 * 10**6}\n")
     before = held_bytes()
-    found = memory_budget()
+    found = memory_budget(root=tmp_path)
     assert found.source == "the container's limit"
-    assert found.total == pytest.approx(before + 25 * 10**6, abs=5 * 10**6)
-
-
-@pytest.mark.parametrize("limit", ["max", str(2**63 - 4096), "odd"])
-def test_a_container_without_a_limit_is_no_limit(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, limit: str) -> None:
-    (tmp_path / "memory.max").write_text(limit)
-    (tmp_path / "memory.current").write_text("1000")
-    monkeypatch.setattr(memory, "_CGROUP_V2", tmp_path)
-    monkeypatch.setattr(memory, "_CGROUP_V1", tmp_path / "none")
-    assert memory_budget().source != "the container's limit"
+    assert found.total == pytest.approx(before + 10 * 10**6, abs=5 * 10**6)
 
 
 @pytest.mark.parametrize(("which", "name"), [(resource.RLIMIT_AS, "RLIMIT_AS"), (resource.RLIMIT_DATA, "RLIMIT_DATA")])
