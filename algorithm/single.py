@@ -5,10 +5,11 @@ from pathlib import Path
 
 from algorithm.bundle import read_bundle
 from algorithm.outputs import StudyOutput, detect, study_files, write_study
-from algorithm.prediction import Predictor, load_predictor
+from algorithm.prediction import LEANER, Predictor, load_predictor
 from contract.outputs import Output, require_apart
 from contract.sockets import find_channels
 from contract.volume import image_stem
+from network.device import Kind, memory_or_refuse
 from network.sliding_window import Precision
 
 logger = logging.getLogger(__name__)
@@ -22,6 +23,7 @@ def predict_single(
     mirroring: bool | None = None,
     precision: Precision = "fp32",
     memory_gb: float | None = None,
+    device: Kind = "cpu",
 ) -> StudyOutput:
     """Predict the study in ``/input`` with all members and write its outputs.
 
@@ -33,6 +35,8 @@ def predict_single(
         Of the networks' arithmetic.
     memory_gb
         What the process may take, in GB; None: what its container, its limits and the machine leave to it.
+    device
+        Where the networks compute.
 
     Raises
     ------
@@ -40,12 +44,17 @@ def predict_single(
         The bundle or the study is wrong, or files of other origin bear an output's name; nothing was written.
     """
     require_apart(output_folder, input=input_folder, model=model)
-    predictor = load_model(model, mirroring=mirroring, precision=precision, memory_gb=memory_gb)
+    predictor = load_model(model, mirroring=mirroring, precision=precision, memory_gb=memory_gb, device=device)
     return predict_study(predictor, input_folder=input_folder, output_folder=output_folder)
 
 
 def load_model(
-    model: Path, *, mirroring: bool | None = None, precision: Precision = "fp32", memory_gb: float | None = None
+    model: Path,
+    *,
+    mirroring: bool | None = None,
+    precision: Precision = "fp32",
+    memory_gb: float | None = None,
+    device: Kind = "cpu",
 ) -> Predictor:
     """Verify a bundle and load all its members, which predict as one ensemble; parameters as above.
 
@@ -63,6 +72,7 @@ def load_model(
         ensembles=[bundle.record.members],
         precision=precision,
         memory_gb=memory_gb,
+        device=device,
     )
 
 
@@ -72,15 +82,17 @@ def predict_study(predictor: Predictor, *, input_folder: Path, output_folder: Pa
     Raises
     ------
     OncoduetError
-        The study is wrong, or files of other origin bear an output's name; nothing was written.
+        The study is wrong, there is too little memory for it, or files of other origin bear an output's name; nothing
+        was written.
     """
     card = predictor.bundle.card
     require_apart(output_folder, input=input_folder, model=predictor.bundle.folder)
     channels = find_channels(input_folder, card)
     name = image_stem(channels[card.geometry.reference])
     with Output(output_folder, "algorithm", study_files(card, name), on_platform=True).staged() as stage:
-        probability = predictor.predict(channels, name=name).ensemble(predictor.members)
-        output = detect(card, probability, predictor.box_rule(predictor.members))
+        with memory_or_refuse(f"study {name}", remedy=LEANER):
+            probability = predictor.predict(channels, name=name).ensemble(predictor.members)
+            output = detect(card, probability, predictor.box_rule(predictor.members))
         write_study(stage, card, output, name=name)
     logger.info("study %s: likelihood %.4f, %d candidates", name, output.likelihood, output.candidates)
     return output

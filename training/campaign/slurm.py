@@ -28,13 +28,13 @@ from rich.console import Console
 
 from contract.errors import OncoduetError, one_line
 from contract.records import write_record
+from network.device import Device, choose_device
 from training.campaign.costs import Side, bill
 from training.campaign.display import Display
 from training.campaign.jobs import Job, JobBook, Queued, job_name, look_at_queue, remarks_of
 from training.campaign.pack import Ended, Stepped, make_pack, raise_for
-from training.campaign.plan import Campaign, Order, Place, alone
+from training.campaign.plan import Campaign, Order, Place, SlurmOptions, alone
 from training.campaign.progress import Progress, Remark, Watch, is_held
-from training.run import Device
 
 if TYPE_CHECKING:
     from submitit.core.utils import DelayedSubmission
@@ -43,6 +43,8 @@ ARRAY_JOBS = 500
 """Of one array; Slurm's own limit is 1001 unless the cluster says otherwise."""
 TICK_S = 0.5
 
+_ASKING = ("gpu", "gres", "tres")
+"""Parts of the names of sbatch's options by which a job asks for a GPU."""
 _TIME_LIMIT = "UncompletedJobError"
 """What submitit raises in a job that may not queue again."""
 
@@ -58,6 +60,8 @@ class Work:
     def __call__(self) -> list[Ended]:
         """Make the runs; what ended each of them."""
         logging.getLogger("training").setLevel(logging.INFO)
+        device = choose_device(self.device)
+        print(device, flush=True)
         places = [order.place() for order in self.orders]
 
         def say(event: Stepped | Ended) -> None:
@@ -66,7 +70,7 @@ class Work:
 
         ended = []
         for first in range(0, len(places), self.packed):
-            ended += make_pack(places[first : first + self.packed], device=self.device, tell=say)
+            ended += make_pack(places[first : first + self.packed], device=device.kind, tell=say)
         return ended
 
     def checkpoint(self) -> "DelayedSubmission":
@@ -97,6 +101,19 @@ def make_on_slurm(campaign: Campaign, *, console: Console, device: Device) -> No
     with alone(campaign.output), Display(watch, console) as display:
         ended = _Dispatcher(campaign, watch, display, device).make()
     raise_for(campaign, ended)
+
+
+def job_device(options: SlurmOptions, device: Device) -> tuple[Device, str]:
+    """Where the runs of a job compute, and why: on the GPU that is asked for them, and without asking on none.
+
+    Other options of sbatch may ask for a GPU too: then each job finds out for itself.
+    """
+    if device != "auto":
+        return device, "as asked for"
+    if options.gpus_per_run:
+        return "cuda", f"slurm.gpus_per_run is {options.gpus_per_run}"
+    asking = next((name for name in options.additional if any(word in name for word in _ASKING)), None)
+    return ("auto", f"slurm.additional has {asking}") if asking else ("cpu", "slurm.gpus_per_run is 0")
 
 
 def slurm_side(campaign: Campaign) -> Side:

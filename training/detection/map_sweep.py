@@ -27,6 +27,7 @@ from contract.files import held_folder, sha256_file, sweep, write_text
 from contract.outputs import Output, require_apart, require_free, subfolder
 from contract.records import BatchRecord, Record, RunRecord, read_record, write_record
 from network.detection.clustering import BoxRule, CaseScore, Fill
+from network.device import Device
 from training.bundle import FinishedRun, finished_runs
 from training.judging import find_localisation, link_studies, predict, score
 from training.prepared import Prepared, load_prepared
@@ -99,7 +100,7 @@ def sweep_maps(
     *,
     whereabouts: Whereabouts = Whereabouts(),
     mirroring: bool | None = None,
-    gpu: bool = True,
+    device: Device = "auto",
     store: bool = False,
 ) -> MapSweepRecord:
     """Judge every combination for some detectors, and write ``map_sweep.json`` and ``map_sweep.csv``.
@@ -112,8 +113,8 @@ def sweep_maps(
         Gets a folder for each run, with maps and scores, beside the two files.
     mirroring
         None: as the card says.
-    gpu
-        Whether one may be used where there is one.
+    device
+        Where the studies are predicted.
     store
         Give the best combination to the runs' box rules; otherwise no run is touched.
 
@@ -143,7 +144,7 @@ def sweep_maps(
     for run, prepared in zip(finished, datasets, strict=True):
         place = output / run.name
         validation[run.name] = prepared.fold(run.record.key.fold).validation
-        scored += _judge(run, prepared, place, whereabouts, mirroring=mirroring, gpu=gpu)
+        scored += _judge(run, prepared, place, whereabouts, mirroring=mirroring, device=device)
         mirrored |= bool(read_record(place / "predictions" / "batch.json", BatchRecord).settings["mirroring"])
     scored += means(scored)
     best = best_of(scored)
@@ -282,7 +283,7 @@ def _judge(
     whereabouts: Whereabouts,
     *,
     mirroring: bool | None,
-    gpu: bool,
+    device: Device,
 ) -> list[ScoredMaps]:
     """Every combination's scores on the validation studies of one run."""
     key = run.record.key
@@ -302,7 +303,9 @@ def _judge(
     place.mkdir(parents=True, exist_ok=True)
     sweep(place)
     with held_folder(place) as work:
-        return _judge_in(work, run, prepared, place, archive=archive, partner=partner, mirroring=mirroring, gpu=gpu)
+        return _judge_in(
+            work, run, prepared, place, archive=archive, partner=partner, mirroring=mirroring, device=device
+        )
 
 
 def _judge_in(
@@ -314,7 +317,7 @@ def _judge_in(
     archive: Path,
     partner: Path | None,
     mirroring: bool | None,
-    gpu: bool,
+    device: Device,
 ) -> list[ScoredMaps]:
     """The same with a folder for what is needed meanwhile: links to the studies, and the bundle."""
     key = run.record.key
@@ -330,7 +333,7 @@ def _judge_in(
         studies=studies,
         model=work / "model",
         options=options,
-        gpu=gpu,
+        device=device,
         purpose=PURPOSE,
     )
     scored = []

@@ -28,6 +28,7 @@ from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from contract.errors import OncoduetError
 from contract.records import CheckpointPolicy, Epoch
 from network.architecture import build_network
+from network.device import require_same_device
 from network.plans import CONFIGURATION, require_dataset, require_plans
 from network.weights import save_weights
 from training.checkpoints import Checkpoint, Checkpoints
@@ -358,6 +359,7 @@ class Trainer(nnUNetTrainer):  # type: ignore[misc]
         """All that :meth:`resume` needs beside epoch and seed: tensors, numbers and text, no pickled objects."""
         wall_s, cpu_s = self.seconds()
         return {
+            "device": self.device.type,
             "network": self.network.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "grad_scaler": self.grad_scaler.state_dict() if self.grad_scaler else None,
@@ -369,9 +371,17 @@ class Trainer(nnUNetTrainer):  # type: ignore[misc]
         }
 
     def resume(self, checkpoint: Checkpoint) -> None:
-        """Go on where a checkpoint was written."""
-        self.initialize()
+        """Go on where a checkpoint was written.
+
+        Raises
+        ------
+        OncoduetError
+            It was written on another kind of device.
+        """
         state = checkpoint.state
+        begun = state.get("device", "cpu" if state["grad_scaler"] is None else "cuda")
+        require_same_device(self.task.name, begun=begun, now=self.device.type)
+        self.initialize()
         self.current_epoch = checkpoint.epoch
         self.iterations_done = self.current_epoch * self.num_iterations_per_epoch
         self.network.load_state_dict(state["network"])
