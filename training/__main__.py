@@ -39,6 +39,8 @@ def _prepare(options: argparse.Namespace, console: Console) -> None:
         folds=options.folds,
         seed=options.seed,
         console=console,
+        patients=options.patients,
+        on_bad_study=options.on_bad_study,
     )
 
 
@@ -162,6 +164,17 @@ def _parser() -> argparse.ArgumentParser:
     prepare.add_argument("--output", type=Path, required=True, help="folder for the prepared dataset")
     prepare.add_argument("--folds", type=int, default=5, help="number of folds (default 5)")
     prepare.add_argument("--seed", type=int, default=0, help="seed of the folds (default 0)")
+    prepare.add_argument(
+        "--patients",
+        metavar="FILE|by-case|by-prefix",
+        help="who the patient of a case is: a CSV (case_id,patient_id), each case its own, or the text before the first _",
+    )
+    prepare.add_argument(
+        "--on-bad-study",
+        choices=["stop", "skip"],
+        default="stop",
+        help="name all studies that are wrong and stop (default), or leave them out and say which",
+    )
 
     run = commands.add_parser("run", help="train one network; goes on where it was interrupted")
     run.set_defaults(command=_run)
