@@ -79,11 +79,31 @@ class Socket(Frozen):
     relative_path: RelativePath
 
 
-class Plausible(Frozen):
-    """Bounds on an image's extremes, in its own unit."""
+def _is_absent(value: object) -> bool:
+    """Leaves keys that came later out of the hash of a card that does not have them."""
+    return value is None
 
-    minimum_at_most: float
-    maximum_at_least: float
+
+class Plausible(Frozen):
+    """What is known of a channel's intensities, in its own unit; an image that is beyond is refused."""
+
+    minimum_at_most: float | None = Field(default=None, exclude_if=_is_absent)
+    maximum_at_least: float | None = Field(default=None, exclude_if=_is_absent)
+    """Bounds on the image's extremes."""
+    median_between: tuple[float, float] | None = Field(default=None, exclude_if=_is_absent)
+    """Bounds on the median of the image's middle half along each axis, its lowest value (a mask, padding) left out."""
+    median_mostly_between: tuple[float, float] | None = Field(default=None, exclude_if=_is_absent)
+    """The same; an image that is beyond is only warned of."""
+
+    @classmethod
+    def faults_between(cls, values: Mapping[str, Any]) -> list[str]:
+        """Bounds in the wrong order."""
+        pairs = {name: values.get(name) for name in ("median_between", "median_mostly_between")}
+        return [
+            f"{name}: expected the lower bound first, found {found[0]:g} and {found[1]:g}"
+            for name, found in pairs.items()
+            if found is not None and found[0] >= found[1]
+        ]
 
 
 class Channel(Frozen):
@@ -97,7 +117,9 @@ class Channel(Frozen):
     outside: float = 0.0
     """Value of voxels beyond the field of view after resampling."""
     plausible: Plausible | None = None
-    """What a quantitative image always holds; an image of another modality is refused by it. Absent: anything goes."""
+    """What an image of this channel holds; one of another modality or unit is noticed by it. Absent: anything goes."""
+    same_scan_as: Name | None = Field(default=None, exclude_if=_is_absent)
+    """A channel from the same scan, hence on the same grid, by which exchanged channels are noticed."""
 
 
 class Geometry(Frozen):
@@ -232,6 +254,11 @@ class Card(Frozen):
             f"baseline {each.get('name')!r} reads {each['channel']!r}, which is no channel"
             for each in baselines
             if channels and isinstance(each.get("channel"), str) and each["channel"] not in names["channel"]
+        ]
+        faults += [
+            f"channel {each.get('name')!r} is the same scan as {each['same_scan_as']!r}, which is no channel"
+            for each in channels
+            if isinstance(each.get("same_scan_as"), str) and each["same_scan_as"] not in names["channel"]
         ]
         keep_near, localisation = values.get("keep_near"), values.get("localisation")
         if classes and isinstance(keep_near, Mapping):

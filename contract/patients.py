@@ -4,14 +4,15 @@ Patients are what folds keep apart and what resampling draws, so two studies of 
 two patients must never become one. In an archive the patient's folder says it. From ids alone it can be told where
 
 * a case has no other with the same text before its first ``_`` (or has no ``_``): a patient of its own;
-* ids are ``<digits>_<digits>``, as PI-CAI's and PANORAMA's: the first number is the patient.
+* ids are ``<digits>_<digits>``, as PI-CAI's and PANORAMA's: the first number is the patient, unless it has more
+  studies than a patient has (``2020_0001`` to ``2020_0400``).
 
 Ids such as ``pancreas_001`` and ``pancreas_002`` leave it open; there the user says it, by ``patients.csv`` or by one
 of two rules.
 """
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Literal, get_args
 
@@ -27,7 +28,11 @@ PatientRule = Literal["by-case", "by-prefix"]
 FEWEST_PATIENTS = 20
 """Below this, drawing patients anew says little about other patients, and is refused unless it was asked for."""
 
-_NUMBERS = re.compile(r"\d+_\d+")
+MOST_STUDIES = 12
+"""More studies than this under one name are those of a centre or a collection, unless somebody says otherwise."""
+
+TELLING = re.compile(r"\d+_\d+")
+"""Case ids whose first number is the patient."""
 
 
 def patients_by_case(
@@ -57,15 +62,19 @@ def patients_by_case(
             by_prefix.setdefault(case_id.partition("_")[0], []).append(case_id)
     patients = {case_id: named[case_id] for case_id in cases if case_id in named}
     for prefix, members in by_prefix.items():
-        open_ids = [case_id for case_id in members if not _NUMBERS.fullmatch(case_id)]
-        if rule is None and len(members) > 1 and open_ids:
-            raise OncoduetError(
-                f"{source}: expected ids that tell the patient, found {members[0]}, {members[1]} "
-                f"({len(members)} cases begin with {prefix}_): one patient or several? "
-                f"Say it by {FILE} (case_id,patient_id), or --patients by-case or by-prefix"
-            )
+        open_ids = [case_id for case_id in members if not TELLING.fullmatch(case_id)]
+        if rule is None and len(members) > 1 and (open_ids or len(members) > MOST_STUDIES):
+            raise OncoduetError(question(source, "ids that tell the patient", members, f" begin with {prefix}_"))
         patients |= {case_id: case_id if rule == "by-case" else prefix for case_id in members}
     return dict(sorted(patients.items()))
+
+
+def question(source: object, expected: str, case_ids: Sequence[str], what: str = "") -> str:
+    """What a user is asked where it is open whose cases these are; there are at least two."""
+    return (
+        f"{source}: expected {expected}, found {case_ids[0]}, {case_ids[1]} ({len(case_ids)} cases{what}): "
+        f"one patient or several? Say it by {FILE} (case_id,patient_id), or --patients by-case or by-prefix"
+    )
 
 
 def read_patients(path: Path) -> dict[str, str]:

@@ -44,6 +44,8 @@ def _prepare(options: argparse.Namespace, console: Console) -> None:
         seed=options.seed,
         console=console,
         replace=options.replace,
+        patients=options.patients,
+        on_bad_study=options.on_bad_study,
     )
 
 
@@ -264,6 +266,17 @@ def _add_prepare(prepare: argparse.ArgumentParser) -> None:
     prepare.add_argument("--seed", type=int, default=0, help="seed of the folds (default 0)")
     prepare.add_argument(
         "--replace", action="store_true", help="replace a dataset of other studies, folds or card that is there"
+    )
+    prepare.add_argument(
+        "--patients",
+        metavar="FILE|by-case|by-prefix",
+        help="who the patient of a case is: a CSV (case_id,patient_id), each case its own, or the text before the first _",
+    )
+    prepare.add_argument(
+        "--on-bad-study",
+        choices=["stop", "skip"],
+        default="stop",
+        help="name all studies that are wrong and stop (default), or leave them out and say which",
     )
 
 
