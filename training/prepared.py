@@ -128,10 +128,10 @@ def load_prepared(folder: Path) -> Prepared:
         with, or a preprocessed study is missing.
     """
     record = read_record(folder / RECORD, PreparedRecord)
-    _require_parts(folder, record)
     card = load_card(folder / "card.toml")
     if card.sha256 != record.card_sha256:
         raise OncoduetError(f"{folder / 'card.toml'}: expected the card that the dataset was made with, found another")
+    _require_parts(folder, record)
     for study in record.studies:
         for path in case_files(folder, study.case_id):
             if not path.is_file():
