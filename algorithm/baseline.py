@@ -17,10 +17,12 @@ from contract.archive import Study, archive_licence, find_studies
 from contract.cards import Baseline, Card, card_path, load_card
 from contract.errors import OncoduetError
 from contract.files import sha256_json
-from contract.outputs import Output, require_apart, require_folder, subfolder
+from contract.outputs import Output, require_apart, require_folder, require_unowned, subfolder
 from contract.records import Source
 from contract.volume import Float32Array, Volume, read_grid, read_volume, resample
 from network.study import predicted_region
+
+COMMAND = "algorithm baseline"
 
 
 def predict_baselines(*, archive: Path, card_name: str, output: Path, track: Track) -> None:
@@ -34,6 +36,7 @@ def predict_baselines(*, archive: Path, card_name: str, output: Path, track: Tra
     """
     require_apart(output, archive=archive)
     require_folder(output)
+    require_unowned(output, COMMAND)
     card = load_card(card_name)
     if not card.baselines:
         raise OncoduetError(f"card {card.name!r}: expected at least one baseline, found none")
@@ -45,7 +48,7 @@ def predict_baselines(*, archive: Path, card_name: str, output: Path, track: Tra
     places = {
         baseline: Output(
             subfolder(output, baseline.name),
-            "algorithm baseline",
+            COMMAND,
             [*LISTING_FILES, *files],
             identity={"card": card.sha256, "studies": sha256_json(case_ids)},
             record=PREDICTIONS,

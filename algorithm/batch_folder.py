@@ -131,7 +131,7 @@ class BatchFolder:
                 write_record(self.path / RECORD, record)
             for folder in self._folders():
                 if folder.is_dir():
-                    sweep(folder)
+                    sweep(folder, is_ours=True)
             yield
 
     def finished(self, studies: Sequence[Study]) -> set[str]:

@@ -91,13 +91,18 @@ def held_folder(parent: Path) -> Iterator[Path]:
         os.close(hold)
 
 
-def sweep(folder: Path) -> None:
+def sweep(folder: Path, *, is_ours: bool = False) -> None:
     """Remove what killed processes left half written in a folder; what a living one works on stays.
 
     Where the file system has no locks nobody can tell, and nothing is removed.
+
+    Parameters
+    ----------
+    is_ours
+        The folder is known as ours, so that ``.partial-…`` there is ours by any name, such as an older version's.
     """
-    for path in folder.iterdir():
-        if not _PARTIAL.fullmatch(path.name) or path.is_symlink():
+    for path in folder.glob(".partial-*"):
+        if not (is_ours or _PARTIAL.fullmatch(path.name)) or path.is_symlink():
             continue
         try:
             hold = os.open(path, os.O_RDONLY | os.O_NOFOLLOW)

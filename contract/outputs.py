@@ -51,7 +51,7 @@ _OWNERS = {
     "prepared.json": ("training prepare",),
     "bundle.json": (),
     "archive.json": ("phantom",),
-    "batch.json": ("algorithm batch", "training predict"),
+    "batch.json": ("algorithm batch", "algorithm baseline", "training predict"),
     "verdict.json": ("evaluation compare",),
 }
 """Records that say whose a folder is: no other command writes into it."""

@@ -5,9 +5,11 @@ Arrays are (z, y, x); SimpleITK's sizes, spacings and origins are (x, y, z), in 
 
 import itertools
 import logging
+import os
 import shutil
+import sys
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, TypeVar
@@ -261,7 +263,8 @@ def write_volume(path: Path, volume: Volume) -> None:
         raise ValueError(f"{path}: images are written as .mha or .nii.gz")
     with atomic_file(path) as partial:
         try:
-            sitk.WriteImage(to_image(volume), str(partial), useCompression=True)
+            with _quiet_nifti() if path.name.endswith(".gz") else nullcontext():
+                sitk.WriteImage(to_image(volume), str(partial), useCompression=True)
             require_whole(partial)
         except (RuntimeError, OncoduetError) as error:
             cause = [line for line in str(error).splitlines() if line.strip()][-1].removeprefix(f"{partial}: ")
@@ -269,6 +272,21 @@ def write_volume(path: Path, volume: Volume) -> None:
             raise OncoduetError(
                 f"{path}: expected enough space for it on the disk, found {free_bytes} bytes free ({cause})"
             ) from None
+
+
+@contextmanager
+def _quiet_nifti() -> Iterator[None]:
+    """ITK's NIfTI library writes to stderr itself where the disk is full, before we have said so in one line."""
+    sys.stderr.flush()
+    kept = os.dup(2)
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    try:
+        os.dup2(nowhere, 2)
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+        os.close(nowhere)
 
 
 def to_image(volume: Volume) -> sitk.Image:

@@ -45,10 +45,10 @@ def freeze_baselines(truth: TruthFolder, scores: Sequence[Path]) -> list[Path]:
         As :func:`read_baselines`; the folder cannot be written to, or files of other origin are in the way. Nothing is
         changed then.
     """
-    place = subfolder(truth.folder, BASELINES)
-    require_apart(place, scores=scores)
     folders = [folder for path in scores for folder in _scored_folders(path)]
     _require_few(folders, ", ".join(map(str, scores)))
+    place = subfolder(truth.folder, BASELINES)
+    require_apart(place, baseline=folders)
     by_name: dict[str, Path] = {}
     for folder in folders:
         name = _name(folder)

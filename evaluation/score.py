@@ -14,7 +14,7 @@ import numpy as np
 
 from contract.cards import Card
 from contract.files import atomic_file, sha256_json
-from contract.outputs import Output, require_apart, require_folder, subfolder
+from contract.outputs import Output, require_apart, require_folder, require_unowned, subfolder
 from contract.provenance import writer
 from contract.records import MetricsRecord, Source, write_record
 from evaluation import picai, strict
@@ -24,6 +24,7 @@ from evaluation.metrics import picai_metrics, strict_metrics
 from evaluation.predictions import SOURCE, Run, find_runs
 from evaluation.truth import OnMissing, TruthFolder, find_truth
 
+COMMAND = "evaluation score"
 METRICS = "metrics.json"
 ROWS = ("cases.csv", "lesions.csv")
 PICAI_ONLY = "not computed: --picai-only"
@@ -86,6 +87,7 @@ def score(
     """
     require_apart(output, predictions=predictions, truth=truth)
     require_folder(output)
+    require_unowned(output, COMMAND)
     truth_folder = find_truth(truth)
     runs = find_runs(predictions, truth_folder, card=card, on_missing=on_missing)
     truth_sha256 = truth_folder.sha256()
@@ -107,7 +109,7 @@ def _place(output: Path, run: Run, truth_sha256: str) -> Output:
     whose = {"predictions": run.sha256()} if source is None else {"run": _key(source)}
     return Output(
         subfolder(output, run.name),
-        "evaluation score",
+        COMMAND,
         [METRICS, *ROWS, SOURCE],
         identity={**whose, "truth": truth_sha256},
         record=METRICS,

@@ -29,9 +29,10 @@ from evaluation.sparse import Foreground, LabelMap, read_label_map
 
 INDEX = "truth-index.zip"
 
-_NAME = b"oncoduet truth index "
-_LONGEST_END_BYTES = 64  # of a ZIP with such a comment: its last record has 22 bytes
-_FORMAT = _NAME + b"1"  # to be counted up when label maps are read differently
+_FORMAT = b"oncoduet truth index 1"  # to be counted up when label maps are read differently
+_FIRST_ENTRY = b"PK\x03\x04\x14\0\0\0\x08\0\0\0\x21\0"  # deflated, without a date; sizes and name follow
+_SIZES_BYTES, _SHA256_LETTERS = 16, 64
+_EMPTY = b"PK\x05\x06" + bytes(18)  # a ZIP that holds nothing
 _GRID = struct.Struct("<3q15d")  # size, spacing, origin, direction
 _RUN = np.dtype([("first", "<i8"), ("length", "<i8"), ("value", "<i4")])
 _IN_MEMORY_BYTES = 1 << 24
@@ -124,7 +125,8 @@ def _trusted(path: Path, label_maps: Mapping[str, Path]) -> TruthIndex | None:
     try:
         found = TruthIndex(path)
     except (OSError, zipfile.BadZipFile, ValueError, NotImplementedError):
-        _log.warning("%s: not an index", path)
+        ours = _is_index_or_nothing(path)
+        _log.warning("%s: not an index; %s", path, "made anew" if ours else "it stays, and another is made in memory")
         return None
     shared = sorted(found.known.intersection(label_maps))
     if found.format != _FORMAT or not shared:
@@ -137,14 +139,16 @@ def _trusted(path: Path, label_maps: Mapping[str, Path]) -> TruthIndex | None:
 
 
 def _is_index_or_nothing(path: Path) -> bool:
-    """Whether there is nothing that a new index would take the place of, but an index of any version."""
+    """Whether a new index would take the place of nothing but an index, however cut, or an empty file."""
     if not os.path.lexists(path):
         return True
     if path.is_symlink() or not path.is_file():
         return False
     with path.open("rb") as stream:
-        stream.seek(max(0, path.stat().st_size - _LONGEST_END_BYTES))
-        return _NAME in stream.read()
+        begin = stream.read(len(_FIRST_ENTRY) + _SIZES_BYTES + _SHA256_LETTERS)
+    name = begin[len(_FIRST_ENTRY) + _SIZES_BYTES :]
+    is_cut = _FIRST_ENTRY.startswith(begin[: len(_FIRST_ENTRY)]) and set(name) <= set(b"0123456789abcdef")
+    return is_cut or begin == _EMPTY
 
 
 def _may_write(folder: Path) -> bool:

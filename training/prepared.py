@@ -145,10 +145,10 @@ def load_prepared(folder: Path) -> Prepared:
         with, a preprocessed study is missing, or a fold is none: see :func:`require_folds`.
     """
     record = read_record(folder / RECORD, PreparedRecord)
-    _require_parts(folder, record)
     card = load_card(folder / "card.toml")
     if card.sha256 != record.card_sha256:
         raise OncoduetError(f"{folder / 'card.toml'}: expected the card that the dataset was made with, found another")
+    _require_parts(folder, record)
     if record.stage == "localisation":
         card = card.localising()
     plans, dataset = read_plans(folder / "plans.json", folder / "dataset.json", card)

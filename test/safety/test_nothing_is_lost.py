@@ -7,6 +7,8 @@ argument parsers: one without a row fails the first test.
 import argparse
 import os
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +20,8 @@ import evaluation.__main__
 import phantom.__main__
 import training.__main__
 from safety.world import CARD, everything, run
+
+PROJECT = Path(__file__).resolve().parents[2]
 
 Words = Sequence[object]
 
@@ -31,12 +35,13 @@ class Row:
     inputs: tuple[str, ...]
     """Folders of the world that it reads and that its output has to lie apart from."""
     names: tuple[str, ...]
-    """Files that it writes into its output; of a command that writes one file, none."""
+    """Files that it writes into its output, with a slash folders; of a command that writes one file, none."""
     suffix: str = ""
     """Of the output, where that is a file."""
     option: str = "--output"
 
 
+BASELINE = "baseline-minimum-adc"
 MAP = "images/cspca-detection-map"
 SCORES = ("metrics.json", "cases.csv", "lesions.csv", "source.json")
 RUN = ("weights.safetensors", "card.toml", "plans.json", "training.log", "work", "tensorboard", ".lock")
@@ -107,7 +112,11 @@ ROWS: dict[tuple[str, str], Row] = {
     ("algorithm", "baseline"): Row(
         lambda world: ("algorithm", "baseline", "--card", CARD, "--archive", world / "archive"),
         ("archive",),
-        ("baseline-adc/predictions.json", f"baseline-adc/10000_1000000/output/{MAP}/10000_1000000.mha", "baseline-adc"),
+        (
+            "baseline-minimum-adc/predictions.json",
+            f"baseline-minimum-adc/10000_1000000/output/{MAP}/10000_1000000.mha",
+            "baseline-minimum-adc",
+        ),
     ),
     ("evaluation", ""): Row(
         lambda world: ("evaluation", "--input", world / "maps" / "ce", "--truth", world / "archive"),
@@ -117,12 +126,12 @@ ROWS: dict[tuple[str, str], Row] = {
     ("evaluation", "score"): Row(
         lambda world: ("evaluation", "score", "--predictions", world / "maps", "--truth", world / "archive" / "labels"),
         ("maps", "archive/labels"),
-        (*(f"ce/{name}" for name in SCORES), "focal"),
+        (*(f"ce/{name}" for name in SCORES), "focal/"),
     ),
     ("evaluation", "compare"): Row(
         lambda world: ("evaluation", "compare", "--scores", world / "scores"),
         ("scores",),
-        ("verdict.json", "report.html", "figures/roc.svg", "figures", "tables/flips.csv"),
+        ("verdict.json", "report.html", "figures/roc.svg", "figures/", "tables/flips.csv"),
     ),
     ("evaluation", "plan"): Row(lambda world: ("evaluation", "plan", *PLAN), (), ("plan.json",)),
 }
@@ -157,9 +166,11 @@ def test_every_command_has_a_row() -> None:
 def cases() -> Iterator[object]:
     for command, row in ROWS.items():
         for name in row.names or [""]:
-            for what in ("file", "folder", "link"):
+            for what in ("file", "link") if name.endswith("/") else ("file", "folder", "link"):
                 yield pytest.param(row, what, name, id=f"{' '.join(command).strip()}-{what}-{name or 'itself'}")
-        for what in ("below a file", "nowhere", "around", "read-only", "behind a link", "another's"):
+        around = ["around"] if row.inputs else []
+        around += ["read-only"] if command != ("training", "status") else []  # which shows what is planned there
+        for what in ("below a file", "nowhere", *around, "behind a link", "another's"):
             yield pytest.param(row, what, "", id=f"{' '.join(command).strip()}-{what}")
         for name in row.inputs:
             for what in ("input", "in input", "dots"):
@@ -208,8 +219,6 @@ def test_what_is_the_user_s_is_refused_in_one_line_and_stays(
         shutil.copytree(world / made, tmp_path / "user" / "other")
         output = tmp_path / "user" / "other" / f"{'x' if row.suffix else ''}{row.suffix}"
     elif what == "around":
-        if not row.inputs:
-            pytest.skip("reads no folder")
         output = (world / row.inputs[0]).parent if not row.suffix else world / row.inputs[0] / f"x{row.suffix}"
     elif what == "input":
         output = world / name / f"x{row.suffix}" if row.suffix else world / name
@@ -225,3 +234,75 @@ def test_what_is_the_user_s_is_refused_in_one_line_and_stays(
     assert (everything(tmp_path), everything(world)) == before
     assert (status, said.count("\n")) == (3, 1), said
     assert "expected" in said
+
+
+@pytest.mark.parametrize("what", ["file", "folder", "link"])
+def test_the_index_of_a_truth_takes_the_place_of_nothing_else(
+    what: str, world: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    truth = Path(shutil.copytree(world / "archive" / "labels", tmp_path / "truth"))
+    (truth / "truth-index.zip").unlink(missing_ok=True)
+    in_the_way(what, truth / "truth-index.zip")
+    before = everything(tmp_path)
+    capsys.readouterr()
+    assert run("evaluation", "index", "--truth", truth) == 3
+    assert "truth-index.zip: expected an index or nothing, found something else" in capsys.readouterr().err
+    assert everything(tmp_path) == before
+    scoring = ("score", "--predictions", world / "maps", "--truth", truth, "--output", tmp_path / "scores")
+    assert run("evaluation", *scoring) == 0  # which needs none
+    assert before.items() <= everything(tmp_path).items()
+
+
+def test_frozen_baselines_leave_what_lies_beside_them(world: Path, tmp_path: Path) -> None:
+    truth = Path(shutil.copytree(world / "archive" / "labels", tmp_path / "truth"))
+    in_the_way("file", truth / "baselines" / "ce_fold0_restart1" / "notes.txt")
+    index = ("index", "--truth", truth, "--baseline", world / "scores" / "ce")
+    assert [run("evaluation", *index), run("evaluation", *index)] == [0, 0]
+    assert (truth / "baselines" / "ce_fold0_restart1" / "notes.txt").read_text() == "mine"
+    (truth / "baselines" / "ce_fold0_restart1" / "cases.csv").write_text("mine")
+    assert run("evaluation", *index) == 3
+    assert (truth / "baselines" / "ce_fold0_restart1" / "cases.csv").read_text() == "mine"
+
+
+AGAIN = [("phantom", ""), ("algorithm", "candidates"), ("algorithm", "baseline"), ("evaluation", "score")]
+AGAIN += [("evaluation", "compare"), ("evaluation", "plan"), ("phantom", "sheet"), ("training", "bundle")]
+
+
+@pytest.mark.parametrize("command", AGAIN, ids=" ".join)
+def test_a_second_call_replaces_what_the_first_one_wrote_and_nothing_beside_it(
+    command: tuple[str, str], world: Path, tmp_path: Path
+) -> None:
+    row = ROWS[command]
+    output = tmp_path / "user" / f"output{row.suffix}"
+    in_the_way("file", tmp_path / "user" / "mine.txt")
+    words = list(row.words(world))
+    if command == ("phantom", "sheet"):
+        words[words.index("--archive") + 1] = _archive_with_every_kind(tmp_path)
+    assert run(*words, row.option, output) == 0
+    made = everything(tmp_path / "user")
+    for folder in [path for path in (tmp_path / "user").rglob("*") if path.is_dir()]:
+        (folder / "notes.txt").write_text("mine")
+    assert run(*words, row.option, output) == 0
+    after = everything(tmp_path / "user")
+    assert set(after) >= set(made)
+    assert all(path.read_text() == "mine" for path in (tmp_path / "user").rglob("notes.txt"))
+
+
+def _archive_with_every_kind(tmp_path: Path) -> Path:
+    cohort = ("--card", CARD, "--cases", 24, "--positive-fraction", 0.5, "--seed", 2)
+    assert run("phantom", *cohort, "--output", tmp_path / "cohort") == 0
+    return tmp_path / "cohort"
+
+
+def test_two_processes_with_one_output_end_with_one_of_both_results_and_never_with_a_mixture(
+    world: Path, tmp_path: Path
+) -> None:
+    score = ("-m", "evaluation", "score", "--predictions", world / "maps", "--truth", world / "archive" / "labels")
+    words = [sys.executable, *map(str, score), "--output", str(tmp_path / "scores")]
+    both = [subprocess.Popen(words, cwd=PROJECT, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL) for _ in range(2)]
+    said = [process.communicate()[1].decode() for process in both]
+    for process, text in zip(both, said, strict=True):
+        assert (process.returncode, text.count("\n")) in ((0, 0), (3, 1)), text
+    assert 0 in [process.returncode for process in both]
+    assert run("evaluation", "compare", "--scores", tmp_path / "scores", "--output", tmp_path / "compared") == 0
+    assert not list(tmp_path.rglob(".partial-*"))

@@ -23,7 +23,7 @@ from contract.cards import Frozen, load_card, parse_toml
 from contract.errors import OncoduetError, one_line
 from contract.files import writable
 from contract.locks import try_lock
-from contract.outputs import require_apart, require_folder
+from contract.outputs import require_apart, require_folder, require_unowned
 from training.configurations import load_configuration
 from training.prepared import Prepared, load_prepared
 from training.run import Run, Wishes, existing_record, plan_run
@@ -207,6 +207,7 @@ def load_campaign(path: Path, *, prepared: Path | None = None, output: Path | No
             raise OncoduetError(f"{path}: expected {name}, there or as --{name}, found neither")
         folders[name] = given if given is not None else path.parent / str(own)
     require_folder(folders["output"])
+    require_unowned(folders["output"], "training campaign")
     require_apart(folders["output"], prepared=folders["prepared"])
     _require_ours(folders["output"])
     card = None if file.card is None else load_card(_relative(path, file.card))

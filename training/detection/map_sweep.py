@@ -23,7 +23,7 @@ from rich.table import Table
 
 from contract.cards import Frozen
 from contract.errors import OncoduetError
-from contract.files import held_folder, sha256_file, sweep, write_text
+from contract.files import held_folder, sha256_file, sweep, writable, write_text
 from contract.outputs import Output, require_apart, require_free, subfolder
 from contract.records import BatchRecord, Record, RunRecord, read_record, write_record
 from network.detection.clustering import BoxRule, CaseScore, Fill
@@ -300,7 +300,8 @@ def _judge(
         whereabouts.localisation,
         purpose=f"the validation studies of {run.folder.path} cannot be predicted",
     )
-    place.mkdir(parents=True, exist_ok=True)
+    with writable(place):
+        place.mkdir(parents=True, exist_ok=True)
     sweep(place)
     with held_folder(place) as work:
         return _judge_in(

@@ -144,7 +144,8 @@ def test_several_are_frozen_at_once_and_frozen_anew(platform, workshop):
     shutil.copytree(frozen, workshop.root / "scores" / "v1.2 final")
     assert main(["index", "--truth", str(truth), "--baseline", str(workshop.root / "scores")]) == 0
     assert list(run()[1]["baselines"]) == ["frozen", "v1-2-final"]
-    assert main(["index", "--truth", str(truth), "--baseline", str(truth / "baselines" / "frozen")]) == 0
+    assert main(["index", "--truth", str(truth), "--baseline", str(truth / "baselines")]) == 3  # they would be lost
+    assert main(["index", "--truth", str(truth), "--baseline", str(frozen)]) == 0
     assert list(run()[1]["baselines"]) == ["frozen"]
 
 
