@@ -36,7 +36,7 @@ _ARGUMENTS = {"conv_op": CONVOLUTIONS, "norm_op": NORMS, "dropout_op": DROPOUTS,
 def build_network(
     plans: Mapping[str, Any], dataset: Mapping[str, Any], *, deep_supervision: bool = False
 ) -> torch.nn.Module:
-    """Build the network of the plans, with freshly initialised weights.
+    """Build the network of the plans, with freshly initialised weights unless it has no memory (device ``meta``).
 
     Parameters
     ----------
@@ -71,8 +71,14 @@ def build_network(
     with torch.random.fork_rng(devices=[]), torch.device("meta"):
         require_size(build())
     network = build()
-    network.apply(kind.initialize)
+    if not is_without_memory(network):
+        network.apply(kind.initialize)
     return network
+
+
+def is_without_memory(network: torch.nn.Module) -> bool:
+    """Whether it was built on the device ``meta``, where drawing weights means nothing and takes torch ten seconds."""
+    return any(parameter.is_meta for parameter in network.parameters())
 
 
 def require_size(network: torch.nn.Module) -> None:

@@ -226,8 +226,8 @@ class FullResolution(Frozen):
             arguments = getattr(self, f"resampling_fn_{what}_kwargs")
             if unknown := sorted(arguments.model_fields_set - _KNOWN_BY[name]):
                 faults.append(f"resampling_fn_{what}_kwargs: {name} does not know {', '.join(unknown)}")
-            null = {each for each in arguments.model_fields_set if getattr(arguments, each) is None}
-            if null := sorted(null - {"force_separate_z"}):
+            null = [each for each in sorted(arguments.model_fields_set) if getattr(arguments, each) is None]
+            if null := [each for each in null if each != "force_separate_z"]:
                 faults.append(f"resampling_fn_{what}_kwargs: expected values, found null as {', '.join(null)}")
             if arguments.is_seg is not None and arguments.is_seg != (what == "seg"):
                 faults.append(f"resampling_fn_{what}_kwargs: expected is_seg to be {what == 'seg'}")

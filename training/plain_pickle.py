@@ -193,7 +193,7 @@ class _Steps:
                 pass
             case np.ndarray(), (1, tuple(shape), np.dtype() as kind, bool(fortran), bytes(raw)) if target.shape == (0,):
                 whole = self.array(raw, kind, shape, fortran=fortran)
-                target.__setstate__((1, whole.shape, kind, fortran, raw))
+                target.__setstate__((1, whole.shape, kind, fortran, raw))  # type: ignore[arg-type]
             case _:
                 raise ValueError(f"a state of {type(target).__name__} that NumPy does not write")
         self.stack.append(target)

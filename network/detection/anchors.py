@@ -30,7 +30,7 @@ class AnchorPlan(Frozen):
 
     levels: Annotated[tuple[Annotated[int, Field(ge=0)], ...], Field(min_length=1, max_length=MOST_STAGES)]
     """Detection levels, finest first."""
-    sizes_voxels_zyx: Annotated[tuple[tuple[Voxels, Voxels, Voxels], ...], Field(min_length=1, max_length=1000)]
+    sizes_voxels_zyx: Annotated[tuple[tuple[Voxels, Voxels, Voxels], ...], Field(min_length=1, max_length=216)]
     """Sizes of the anchors at each position of the finest detection level."""
 
 

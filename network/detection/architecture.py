@@ -21,7 +21,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from network.architecture import build_network, require_size
+from network.architecture import build_network, is_without_memory
 from network.detection.anchors import AnchorPlan, level_strides, require_levels
 
 CHANNELS_PER_GROUP = 16
@@ -46,7 +46,7 @@ class DetectorOutput:
 
 
 def build_retina_unet(plans: Mapping[str, Any], dataset: Mapping[str, Any], anchors: AnchorPlan) -> "RetinaUNet":
-    """Build the Retina U-Net of a plan, with freshly initialised weights.
+    """Build the Retina U-Net of a plan, with freshly initialised weights unless it has no memory (device ``meta``).
 
     Parameters
     ----------
@@ -60,10 +60,7 @@ def build_retina_unet(plans: Mapping[str, Any], dataset: Mapping[str, Any], anch
     """
     unet: Any = build_network(plans, dataset, deep_supervision=False)
     require_levels(anchors, level_strides(plans))
-    channels = int(unet.encoder.output_channels[anchors.levels[0]])
-    with torch.random.fork_rng(devices=[]), torch.device("meta"):
-        require_size(RetinaUNet(unet, anchors, channels))
-    return RetinaUNet(unet, anchors, channels)
+    return RetinaUNet(unet, anchors, int(unet.encoder.output_channels[anchors.levels[0]]))
 
 
 class RetinaUNet(nn.Module):
@@ -120,6 +117,8 @@ def _head(channels: int, results: int) -> nn.Sequential:
         ]
     head = nn.Sequential(*layers, nn.Conv3d(channels, results, 3, padding=1))
     *hidden, last = (layer for layer in head if isinstance(layer, nn.Conv3d))
+    if is_without_memory(head):
+        return head
     for layer in hidden:
         nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
     nn.init.normal_(last.weight, std=_INITIAL_DEVIATION)

@@ -14,8 +14,10 @@ import contextlib
 import io
 import itertools
 import logging
+import os
 import shlex
 import shutil
+import stat
 import time
 import uuid
 from collections import Counter
@@ -35,6 +37,7 @@ from training.campaign.jobs import Job, JobBook, Queued, job_name, look_at_queue
 from training.campaign.pack import Ended, Stepped, make_pack, raise_for
 from training.campaign.plan import Campaign, Order, Place, SlurmOptions, alone
 from training.campaign.progress import Progress, Remark, Watch, is_held
+from training.plain_pickle import read_plain_pickle
 
 if TYPE_CHECKING:
     from submitit.core.utils import DelayedSubmission
@@ -57,8 +60,8 @@ class Work:
     packed: int
     device: Device
 
-    def __call__(self) -> list[Ended]:
-        """Make the runs; what ended each of them."""
+    def __call__(self) -> list[tuple[str, str, bool]]:
+        """Make the runs; what ended each of them, in plain words, which are read without unpickling."""
         logging.getLogger("training").setLevel(logging.INFO)
         device = choose_device(self.device)
         print(device, flush=True)
@@ -71,7 +74,7 @@ class Work:
         ended = []
         for first in range(0, len(places), self.packed):
             ended += make_pack(places[first : first + self.packed], device=device.kind, tell=say)
-        return ended
+        return [(each.name, each.message, each.is_bug) for each in ended]
 
     def checkpoint(self) -> "DelayedSubmission":
         """What the job does when it comes out of the queue again: the same. The runs have their own checkpoints."""
@@ -247,6 +250,10 @@ def _executor(folder: Path, options: Any, batch: str) -> Any:
 
     logging.getLogger("submitit").setLevel(logging.ERROR)
     folder.mkdir(parents=True, exist_ok=True)
+    found = folder.stat()
+    if found.st_uid != os.geteuid():
+        raise OncoduetError(f"{folder}: expected a folder of one's own (jobs run what lies there), found another's")
+    folder.chmod(found.st_mode & ~(stat.S_IWGRP | stat.S_IWOTH))
     project = Path(__file__).resolve().parents[2]
     wanted = {
         "job_name": job_name(batch),
@@ -277,18 +284,31 @@ def _batches(waiting: Sequence[Place], runs_per_job: int) -> Iterator[list[list[
 
 
 def _outcome(folder: Path, job_id: str) -> dict[str, Ended]:
-    """What a job left as its result, by run; under no name what ended the whole job."""
-    from submitit.core.utils import JobPaths, pickle_load  # noqa: PLC0415
+    """What a job left as its result, by run; under no name what ended the whole job.
+
+    Raises
+    ------
+    OncoduetError
+        It is no such result.
+    """
+    from submitit.core.utils import JobPaths  # noqa: PLC0415
 
     path = JobPaths(folder / "%j", job_id=job_id, task_id=0).result_pickle
     if not path.is_file():
         return {}
-    outcome, result = pickle_load(path)
-    if outcome == "success":
-        return {ended.name: ended for ended in result}
-    last = one_line(str(result).strip().splitlines()[-1])
+    match read_plain_pickle(path, what="a job's result"):
+        case ("success", list(result)) if all(_is_ended(each) for each in result):
+            return {name: Ended(name, message, is_bug) for name, message, is_bug in result}
+        case ("error", str(result)) if result.strip():
+            last = one_line(result.strip().splitlines()[-1])
+        case _:
+            raise OncoduetError(f"{path}: expected what became of a job's runs, found something else")
     is_bug = not last.startswith("contract.errors.") and _TIME_LIMIT not in last
     return {"": Ended("", last.removeprefix("contract.errors.OncoduetError: "), is_bug)}
+
+
+def _is_ended(result: Any) -> bool:
+    return isinstance(result, tuple) and [type(each) for each in result] == [str, str, bool]
 
 
 def _array_index(job_id: str) -> int:

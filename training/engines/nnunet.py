@@ -25,7 +25,7 @@ from nnunetv2.training.logging.nnunet_logger import MetaLogger
 from nnunetv2.training.lr_scheduler.polylr import PolyLRScheduler
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 
-from contract.errors import OncoduetError
+from contract.errors import OncoduetError, one_line
 from contract.records import CheckpointPolicy, Epoch
 from network.architecture import build_network
 from network.device import require_same_device
@@ -121,7 +121,7 @@ def steps(
         with _folders(task):
             checkpoint = task.checkpoints.newest(device=task.device)
             if checkpoint is not None:
-                trainer.resume(checkpoint)
+                _resume(trainer, checkpoint)
             trainer.on_train_start()
         try:
             yield from trainer.steps()
@@ -476,7 +476,7 @@ class FocusedCases(nnUNetDatasetBlosc2):  # type: ignore[misc]
         how = {"dparams": {"nthreads": 1}, "mmap_mode": "r"}
         opened = open_array(image, IMAGE, **how), open_array(label, LABEL, **how)
         voxels = class_voxels(properties, opened[1].shape)
-        if len(voxels.get(self.focus, ())):
+        if self.focus is not None and len(voxels.get(self.focus, ())):
             voxels = {self.focus: voxels[self.focus]}
         return *opened, None, {"class_locations": voxels}
 
@@ -500,6 +500,18 @@ def _settle(task: Task) -> None:
     if task.device == "cuda":
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
         torch.use_deterministic_algorithms(True, warn_only=True)
+
+
+def _resume(trainer: Trainer, checkpoint: Checkpoint) -> None:
+    try:
+        trainer.resume(checkpoint)
+    except (LookupError, TypeError, ValueError, AttributeError, RuntimeError) as error:
+        if isinstance(error, torch.OutOfMemoryError):
+            raise
+        raise OncoduetError(
+            f"{trainer.task.checkpoints.folder}: expected the state of this training after epoch {checkpoint.epoch}, "
+            f"found another: {one_line(str(error))[:200]}"
+        ) from error
 
 
 def _folders(task: Task) -> AbstractContextManager[None]:

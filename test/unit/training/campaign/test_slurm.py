@@ -15,7 +15,6 @@ from contract.errors import OncoduetError
 from contract.records import read_record
 from training.campaign import load_campaign
 from training.campaign.jobs import JobBook, JobsRecord, Queued, look_at_queue, queue_remarks, remarks_of
-from training.campaign.pack import Ended
 from training.campaign.progress import Watch
 from training.campaign.slurm import Work
 
@@ -79,12 +78,42 @@ def test_jobs_that_vanish_are_submitted_again_until_it_is_enough(campaign_file, 
 def test_a_failed_run_is_reported_and_not_submitted_again(campaign_file, commands, tmp_path, outcome, write_run):
     path = campaign_file(configurations=["ce"], folds=[0], slurm=FAST)
     commands(sbatch='echo "Submitted batch job 7"', squeue='echo "7|FAILED|None|x"', srun="true")
-    leave_result(tmp_path, "7", "success", [Ended("ce_fold0_restart1", "expected a finite loss, found nan")])
+    leave_result(tmp_path, "7", "success", [("ce_fold0_restart1", "expected a finite loss, found nan", False)])
     write_run(load_campaign(path).places[0], "failed", epochs=1)
     code, message = outcome("campaign", path, "--executor", "slurm")
     assert code == 3
     assert "1 of 1 runs failed: ce_fold0_restart1: expected a finite loss, found nan" in message
     assert len(jobs_of(tmp_path)) == 1
+
+
+class Calls:
+    """Unpickled, it makes a file."""
+
+    def __init__(self, mark):
+        self.mark = mark
+
+    def __reduce__(self):
+        return Path.touch, (self.mark,)
+
+
+@pytest.mark.parametrize("make", [Calls, lambda _: [("a", 1, False)], lambda _: {"a": 1}])
+def test_a_job_s_result_is_read_without_unpickling(campaign_file, commands, tmp_path, outcome, write_run, make):
+    path = campaign_file(configurations=["ce"], folds=[0], slurm=FAST)
+    commands(sbatch='echo "Submitted batch job 7"', squeue='echo "7|FAILED|None|x"', srun="true")
+    leave_result(tmp_path, "7", "success", make(tmp_path / "mark"))
+    write_run(load_campaign(path).places[0], "failed", epochs=1)
+    code, message = outcome("campaign", path, "--executor", "slurm")
+    assert code == 3
+    assert "7_0_result.pkl: expected " in message
+    assert not (tmp_path / "mark").exists()
+
+
+def test_nobody_else_may_write_what_jobs_run(campaign_file, commands, tmp_path, outcome):
+    (tmp_path / "runs" / "slurm").mkdir(parents=True)
+    (tmp_path / "runs" / "slurm").chmod(0o777)
+    commands(sbatch="exit 1", squeue="true", srun="true")
+    assert outcome("campaign", campaign_file(configurations=["ce"], slurm=FAST), "--executor", "slurm")[0] == 3
+    assert stat.S_IMODE((tmp_path / "runs" / "slurm").stat().st_mode) == 0o755
 
 
 @pytest.mark.parametrize(
@@ -199,12 +228,12 @@ def test_a_job_makes_its_runs_in_packs_and_would_do_the_same_after_a_time_limit(
 ):
     orders = tuple(place.order for place in load_campaign(campaign_file(configurations=["ce"])).places)
     work = Work(orders, packed=2, device="cpu")
-    assert work() == [Ended("ce_fold0_restart1"), Ended("ce_fold2_restart1")]
+    assert work() == [("ce_fold0_restart1", "", False), ("ce_fold2_restart1", "", False)]
     assert {record.state for record in records(tmp_path / "runs").values()} == {"finished"}
     again = work.checkpoint()
     assert isinstance(again, DelayedSubmission)
     assert again.function == work
-    assert work() == [Ended("ce_fold0_restart1"), Ended("ce_fold2_restart1")]
+    assert work() == [("ce_fold0_restart1", "", False), ("ce_fold2_restart1", "", False)]
 
 
 def test_a_damaged_job_book_is_named(campaign_file, tmp_path):
