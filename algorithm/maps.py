@@ -14,6 +14,7 @@ from algorithm.progress import Track
 from contract.cards import Card
 from contract.errors import OncoduetError
 from contract.files import sha256_file, sha256_json, write_json
+from contract.names import require_case_id
 from contract.outputs import Output, require_apart
 from contract.records import Source, read_record, write_record
 from contract.volume import Volume, image_stem, is_image, read_volume, write_volume
@@ -82,7 +83,7 @@ def _find_maps(folder: Path) -> Sequence[Path]:
         raise OncoduetError(f"{folder}: expected probability maps CASE.mha or CASE.nii.gz, found none")
     cases: dict[str, Path] = {}
     for path in paths:
-        other = cases.setdefault(image_stem(path), path)
+        other = cases.setdefault(require_case_id(image_stem(path), path), path)
         if other is not path:
             raise OncoduetError(f"{path}: expected one map of the case, found {other.name} too")
     return paths

@@ -6,7 +6,7 @@ code is. Unknown keys are refused and all faults are reported together.
 
 import json
 import tomllib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Annotated, Any, Literal, Self, TypeVar
 
@@ -369,12 +369,17 @@ def parse(values: object, model: type[Model], source: object) -> Model:
     """Check values from a file against a model; every fault is named, in one ``OncoduetError``.
 
     Nothing is converted: a number in quotes is no number. (The detour through JSON is pydantic's way to accept lists
-    for tuples and nothing else.)
+    for tuples and nothing else.) Texts are printable: they go to terminals, tables and pages.
     """
+    for text in _texts(values):
+        if not text.replace("\n", "").replace("\t", "").isprintable():
+            raise OncoduetError(f"{source}: expected printable text, found {text!r}")
     try:
-        return model.model_validate_json(json.dumps(values, default=str), strict=True)
-    except RecursionError:
-        raise OncoduetError(f"{source}: expected values in at most a few levels, found many") from None
+        as_json = json.dumps(values, default=str)
+    except (ValueError, RecursionError) as error:
+        raise OncoduetError(f"{source}: expected values that JSON can hold, found: {error}") from None
+    try:
+        return model.model_validate_json(as_json, strict=True)
     except ValidationError as error:
         found = error.errors(include_url=False, include_input=False)
         named = found[:MOST_FAULTS]
@@ -401,6 +406,19 @@ def _is_echo(fault: ErrorDetails, faults: Sequence[ErrorDetails]) -> bool:
     place = fault["loc"]
     items_wrong = any(other["loc"][: len(place)] == place != other["loc"] for other in faults)
     return (fault["type"] == "too_short" and items_wrong) or (fault["type"] == "fields_disagree" and not place)
+
+
+def _texts(value: object) -> Iterator[str]:
+    """Every text in values from a file, names of fields too, however deep."""
+    waiting = [value]
+    while waiting:
+        match waiting.pop():
+            case str(text):
+                yield text
+            case Mapping() as fields:
+                waiting += [*fields, *fields.values()]
+            case list() | tuple() as items:
+                waiting += items
 
 
 def _tables(value: Any) -> list[Mapping[str, Any]]:

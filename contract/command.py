@@ -56,10 +56,10 @@ def run_command(parse: Callable[[], Options], work: Callable[[Options], object],
             if said:
                 print(said, file=sys.stderr, flush=True)
             return code
-    except KeyboardInterrupt as error:
-        return _stopped(signal.SIGINT, error)
+    except KeyboardInterrupt:
+        return _stopped(signal.SIGINT)
     except Terminated as error:
-        return _stopped(signal.Signals(error.number), error)
+        return _stopped(signal.Signals(error.number))
     except _UnreadError:
         return exit_code(signal.SIGPIPE)
     finally:
@@ -90,8 +90,8 @@ def _is_read() -> bool:
         return True
 
 
-def _stopped(number: signal.Signals, error: BaseException) -> int:
-    print(one_line(str(error)) or WORDS[number], file=sys.stderr, flush=True)
+def _stopped(number: signal.Signals) -> int:
+    print(WORDS[number], file=sys.stderr, flush=True)
     return exit_code(number)
 
 

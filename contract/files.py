@@ -6,6 +6,7 @@ JSON is strict in both directions: no NaN or infinity, no duplicate keys. Hashes
 import errno
 import fcntl
 import hashlib
+import io
 import json
 import math
 import os
@@ -142,27 +143,8 @@ def write_text(path: Path, text: str) -> None:
 
 
 def read_text(path: Path, *, most_bytes: int = MOST_TEXT_BYTES) -> str:
-    """Read UTF-8 text whose kind and size are known before a byte of it is read.
-
-    Parameters
-    ----------
-    most_bytes
-        How large the file may be.
-
-    Raises
-    ------
-    OSError
-        There is no such file, or it may not be read, or it is a folder, or a pipe or device, which may have no end.
-    ValueError
-        It is larger, or no UTF-8.
-    """
-    found = path.stat()
-    if not stat.S_ISREG(found.st_mode):
-        number = errno.EISDIR if stat.S_ISDIR(found.st_mode) else errno.EINVAL
-        raise OSError(number, os.strerror(number) if number == errno.EISDIR else f"Is {kind_of(found)}", str(path))
-    if found.st_size > most_bytes:
-        raise ValueError(f"{found.st_size} bytes, more than {most_bytes}")
-    return path.read_text(encoding="utf-8")
+    """Read UTF-8 text. Raises as :func:`read_regular`, also ``ValueError`` where it is no UTF-8."""
+    return read_regular(path, most_bytes=most_bytes).decode("utf-8")
 
 
 def kind_of(found: os.stat_result) -> str:
@@ -198,9 +180,35 @@ def read_json(path: Path, *, most_bytes: int = MOST_TEXT_BYTES) -> Any:
         raise OncoduetError(f"{path}: expected valid JSON, found: {error}") from None
 
 
+@contextmanager
+def open_regular(path: Path) -> Iterator[io.BufferedReader]:
+    """Open a regular file to read; a pipe would be waited for, and a device has no end.
+
+    Raises
+    ------
+    OncoduetError
+        It is something else.
+    OSError
+        It cannot be opened.
+    """
+    with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as stream:  # noqa: PTH123
+        if not stat.S_ISREG(os.fstat(stream.fileno()).st_mode):
+            raise OncoduetError(f"{path}: expected a regular file, found {kind_of(os.fstat(stream.fileno()))}")
+        yield stream
+
+
+def read_regular(path: Path, *, most_bytes: int = MOST_TEXT_BYTES) -> bytes:
+    """Read a regular file of bounded size. Raises as :func:`open_regular`, also ``OncoduetError`` for a larger one."""
+    with open_regular(path) as stream:
+        content = stream.read(most_bytes + 1)
+    if len(content) > most_bytes:
+        raise OncoduetError(f"{path}: expected at most {most_bytes} bytes, found more")
+    return content
+
+
 def sha256_file(path: Path) -> str:
     """SHA-256 of a file's bytes."""
-    with path.open("rb") as stream:
+    with open_regular(path) as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 

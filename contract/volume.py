@@ -195,6 +195,7 @@ def read_grid(path: Path) -> Grid:
     """
     if not path.is_file():
         raise OncoduetError(f"{path}: expected an image, found no file")
+    _require_utf8(path)
     require_whole(path, voxels=False)
     reader = sitk.ImageFileReader()
     reader.SetFileName(str(path))
@@ -261,6 +262,7 @@ def write_volume(path: Path, volume: Volume) -> None:
     """
     if not path.name.endswith((".mha", ".nii.gz")):
         raise ValueError(f"{path}: images are written as .mha or .nii.gz")
+    _require_utf8(path)
     with atomic_file(path) as partial:
         try:
             with _quiet_nifti() if path.name.endswith(".gz") else nullcontext():
@@ -392,6 +394,14 @@ def _itk_reading(path: Path) -> Iterator[None]:
     except RuntimeError as error:
         cause = [line for line in str(error).splitlines() if line.strip()][-1]
         raise OncoduetError(f"{path}: expected a readable image, found: {cause}") from None
+
+
+def _require_utf8(path: Path) -> None:
+    """SimpleITK ends the process at a name of other bytes."""
+    try:
+        str(path).encode()
+    except UnicodeEncodeError:
+        raise OncoduetError(f"{path}: expected a name in UTF-8, found other bytes") from None
 
 
 def _require_scalar_3d(path: Path, header: sitk.ImageFileReader) -> None:

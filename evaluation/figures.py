@@ -68,6 +68,7 @@ _STYLE: dict[Any, Any] = {
     "legend.frameon": False,
     "legend.fontsize": 8.5,
     "svg.fonttype": "none",
+    "text.parse_math": False,  # a $ in a name is a $
 }
 
 FIGURES = ("roc", "pr", "froc", "calibration", *(f"{what}-{metric}" for what in ("runs", "p") for metric in METRICS))

@@ -6,6 +6,7 @@ same numbers as ``metrics.json``. Runs are ordered by what they are, never by wh
 
 import csv
 import hashlib
+import io
 import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -15,7 +16,7 @@ from pathlib import Path
 import numpy as np
 
 from contract.errors import OncoduetError
-from contract.files import sha256_file
+from contract.files import read_regular, sha256_file
 from contract.records import Metrics, MetricsRecord, Source, read_record
 from evaluation.outcomes import FloatArray, Outcome, Truth, weighted_ap, weighted_auroc
 
@@ -169,8 +170,7 @@ def _read_lesions(path: Path, truth: Truth, likelihood: FloatArray) -> tuple[Tru
 
 def _table(path: Path, columns: Sequence[str]) -> list[Mapping[str, str]]:
     try:
-        with path.open(encoding="utf-8", newline="") as stream:
-            lines = list(csv.reader(stream, strict=True))
+        lines = list(csv.reader(io.StringIO(read_regular(path).decode(), newline=""), strict=True))
     except FileNotFoundError:
         raise OncoduetError(f"{path}: expected the table {','.join(columns)}, found no file") from None
     except (OSError, ValueError, csv.Error) as error:

@@ -15,6 +15,7 @@ from typing import Literal
 from contract.cards import Card, Frozen, load_card, parse
 from contract.errors import OncoduetError
 from contract.files import read_json, sha256_file, sha256_json
+from contract.names import require_case_id
 from contract.volume import image_stem, is_image
 from evaluation.cases import MatchingRule, Truth, truth_of
 from evaluation.sparse import read_label_map
@@ -125,5 +126,5 @@ def images_by_case(folder: Path, ending: str) -> dict[str, Path]:
             raise OncoduetError(
                 f"{folder}: expected one image of {case_id}, found {found[case_id].name} and {path.name}"
             )
-        found[case_id] = path
+        found[require_case_id(case_id, path)] = path
     return dict(sorted(found.items()))

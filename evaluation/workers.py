@@ -4,10 +4,17 @@ Every piece has its own random stream, named by what it is for, so results are t
 come in the order of the pieces.
 """
 
+import logging
+import os
+import threading
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
-from multiprocessing import get_context
+from multiprocessing import active_children, get_context, parent_process
 from typing import TypeVar
+
+from contract.signals import children_without_ctrl_c
+
+logger = logging.getLogger(__name__)
 
 Piece = TypeVar("Piece")
 Result = TypeVar("Result")
@@ -23,8 +30,38 @@ def each_of(work: Callable[[Piece], Result], pieces: Iterable[Piece], *, workers
     workers
         Processes; with 1, everything happens here.
     """
-    if workers <= 1:
+    pool = _pool(workers) if workers > 1 else None
+    if pool is None:
         yield from map(work, pieces)
         return
-    with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
-        yield from pool.map(work, pieces)
+    try:
+        with children_without_ctrl_c():
+            results = pool.map(work, pieces)  # starts the processes
+        yield from results
+    except BaseException:
+        for process in active_children():  # they would go on to the last piece
+            process.terminate()
+        raise
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _pool(workers: int) -> ProcessPoolExecutor | None:
+    """Processes, or None where the system has no means by which they could talk to one another."""
+    try:
+        return ProcessPoolExecutor(workers, mp_context=get_context("spawn"), initializer=_end_with_parent)
+    except OSError as error:
+        logger.warning("--workers %d: one process does all, since /dev/shm cannot be used (%s)", workers, error)
+        return None
+
+
+def _end_with_parent() -> None:
+    """In a process of the pool: end when who asked for the work has ended, however that happened."""
+    parent = parent_process()
+    assert parent is not None
+
+    def watch() -> None:
+        parent.join()
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()

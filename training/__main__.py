@@ -1,12 +1,13 @@
 """Command line of the training: prepare, run, campaign, status, verify, sweep, bundle, predict."""
 
-from contract.signals import heed_signals
+from contract.signals import exit_code, heed_signals
 
 if __name__ == "__main__":
     heed_signals()  # before what takes long to import
 
 import argparse
 import logging
+import signal
 import sys
 from collections.abc import Sequence
 from functools import partial
@@ -99,11 +100,12 @@ def _campaign(options: argparse.Namespace, console: Console) -> None:
     try:
         make(campaign, console=console, device=device)
     except KeyboardInterrupt:
-        raise KeyboardInterrupt(
-            "error: stopped by Ctrl-C; jobs in the queue go on, and the same command watches them again"
+        console.print(
+            "interrupted; jobs in the queue go on, and the same command watches them again"
             if on_slurm
-            else "error: stopped by Ctrl-C; the same command goes on from the last checkpoints"
-        ) from None
+            else "interrupted; the same command goes on from the last checkpoints"
+        )
+        raise SystemExit(exit_code(signal.SIGINT)) from None
 
 
 def _told(options: argparse.Namespace, console: Console, *, forking: bool = False) -> Kind:

@@ -1,6 +1,5 @@
 """The verdicts, as a table for people, as JSON, and as the XML that build servers show."""
 
-import re
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
@@ -16,9 +15,9 @@ from conformance.checks import Verdict
 from contract.files import write_json
 from contract.outputs import Output
 from contract.provenance import writer
+from contract.text import printable
 
 _COLOURS = {"pass": "green", "fail": "red", "skipped": "yellow"}
-_UNPRINTABLE = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\ufffe\uffff]")
 
 
 def show(verdicts: Sequence[Verdict], console: Console) -> None:
@@ -36,7 +35,6 @@ def show(verdicts: Sequence[Verdict], console: Console) -> None:
     errors = sum(each.verdict == "fail" and each.level == "error" for each in verdicts)
     console.print(
         f"{counts['pass']} passed, {counts['skipped']} skipped, {errors} errors, {counts['fail'] - errors} warnings",
-        highlight=False,
     )
 
 
@@ -48,21 +46,23 @@ def write(verdicts: Sequence[Verdict], folder: Path, about: dict[str, Any]) -> P
     values = {"schema_version": 1, "written_by": writer().model_dump(), **about, "written": written, "errors": errors}
     suite = ElementTree.Element(
         "testsuite",
-        name=str(about["image"]),
+        name=printable(str(about["image"])),
         tests=str(len(rows)),
         failures=str(errors),
         skipped=str(sum(each.verdict == "skipped" for each in verdicts)),
         time=f"{about['seconds']:.1f}",
     )
     for each in verdicts:
-        test = ElementTree.SubElement(suite, "testcase", classname="conformance", name=f"{each.id}: {each.expected}")
+        test = ElementTree.SubElement(
+            suite, "testcase", classname="conformance", name=printable(f"{each.id}: {each.expected}")
+        )
         if each.verdict == "fail" and each.level == "error":
-            ElementTree.SubElement(test, "failure", message=_UNPRINTABLE.sub("?", each.found))
+            ElementTree.SubElement(test, "failure", message=printable(each.found))
         elif each.verdict == "skipped":
-            ElementTree.SubElement(test, "skipped", message=_UNPRINTABLE.sub("?", each.found))
+            ElementTree.SubElement(test, "skipped", message=printable(each.found))
         else:
             said = ElementTree.SubElement(test, "system-out")
-            said.text = _UNPRINTABLE.sub("?", f"{each.verdict} ({each.level}): {each.found}")
+            said.text = printable(f"{each.verdict} ({each.level}): {each.found}")
     with report_place(folder).staged() as stage:
         write_json(stage / "conformance.json", {**values, "checks": rows})
         ElementTree.ElementTree(suite).write(stage / "conformance.xml", encoding="utf-8", xml_declaration=True)
