@@ -1,6 +1,8 @@
 """The scripts' command lines: what is wrong is said in one line, with the exit codes of the programs."""
 
+import fcntl
 import os
+import sys
 import tarfile
 
 import pytest
@@ -31,6 +33,7 @@ def test_an_unknown_word_ends_with_2_and_the_usage(run, project, script):
     [
         (["demo.sh", "--card"], 2, "demo.sh: --card: expected a card after it"),
         (["demo.sh", "--seed", "one"], 2, "demo.sh: --seed: expected a whole number after it"),
+        (["demo.sh", "--device", "gpu"], 2, "demo.sh: --device: expected auto, cpu or cuda after it"),
         (["build.sh", "--api"], 2, "build.sh: --api: expected exec or invoke, found ''"),
         (["build.sh", "--api", "grpc"], 2, "build.sh: --api: expected exec or invoke, found 'grpc'"),
         (
@@ -81,6 +84,24 @@ def test_demo_does_not_take_a_failed_installation_for_a_finished_one(run, bare):
     assert ended.stderr.splitlines()[-1].endswith("failed")
     assert (bare / ".venv").is_dir()
     assert not (bare / ".venv/installed").exists()
+
+
+def test_a_second_demo_leaves_the_first_alone(run, bare):
+    (bare / ".venv/bin").mkdir(parents=True)
+    (bare / ".venv/bin/python").symlink_to(sys.executable)
+    files = "requirements/install.sh requirements/torch.txt requirements/dev.lock"
+    stamp = f'cat {files} - <<<"${{TORCH_REQUIREMENT:-}}" | sha256sum'
+    installed = run("bash", "-c", f"cd {bare} && {stamp}").stdout
+    (bare / ".venv/installed").write_text(installed)
+    (bare / "build/demo/runs").mkdir(parents=True)
+    (bare / "build/demo/runs/run.json").write_text("the first's")
+    with (bare / "build/demo.lock").open("w") as first:
+        fcntl.flock(first, fcntl.LOCK_EX)
+        ended = run(bare / "demo.sh")
+        assert run(bare / "demo.sh", "--install-only").status == 0  # which takes nothing of the first
+    assert ended.status == 3
+    assert ended.stderr.startswith("demo.sh: build/demo: expected no other demo at work, found one; ")
+    assert (bare / "build/demo/runs/run.json").read_text() == "the first's"
 
 
 def test_build_without_an_engine_says_which_it_looked_for(run, bare, without_engine):
