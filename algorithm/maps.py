@@ -3,7 +3,6 @@
 Beside each map goes its case likelihood, ``CASE.json``; without a card it is the detection map's maximum.
 """
 
-import logging
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -16,10 +15,9 @@ from contract.errors import OncoduetError
 from contract.files import sha256_file, sha256_json, write_json
 from contract.names import require_case_id
 from contract.outputs import Output, require_apart
+from contract.probability import UNDERSHOOT, as_probabilities
 from contract.records import Source, read_record, write_record
 from contract.volume import Volume, image_stem, is_image, read_volume, write_volume
-
-logger = logging.getLogger(__name__)
 
 DEFAULT_RULE: Rule = "dynamic-v2"
 
@@ -39,8 +37,8 @@ def detect_in_maps(*, probability: Path, output: Path, rule: Rule | None, card: 
     Raises
     ------
     OncoduetError
-        There is no map, two maps of one case, or an unreadable one; the output is the input, or holds files of other
-        origin or of other cases; nothing was written.
+        There is no map, two maps of one case, one that is unreadable, or one whose values are no probabilities; the
+        output is the input, or holds files of other origin or of other cases. Nothing was written.
     """
     require_apart(output, probability=probability)
     if rule is None:
@@ -61,11 +59,7 @@ def detect_in_maps(*, probability: Path, output: Path, rule: Rule | None, card: 
     with place.staged() as stage:
         for path in track(paths):
             volume = read_volume(path)
-            array = np.asarray(volume.array, np.float32)
-            if array.max() > 1:
-                logger.warning(
-                    "%s: values up to %g are no probabilities; they become confidences as they are", path, array.max()
-                )
+            array = as_probabilities(np.asarray(volume.array, np.float32), source=path, below=UNDERSHOOT)
             extraction = extract_candidates(array, rule=rule, voxel_volume_ml=volume.grid.voxel_volume_ml, **limits)
             painted = detection_map(extraction)
             likelihood = case_likelihood(card, painted, array) if card else float(painted.max())

@@ -252,8 +252,16 @@ class Predictor:
 
     def _way(self, headers: "_Headers", grid: Grid, *, is_read: bool = False) -> Way:
         """How to go through a study that is stacked on a grid, and whose images may have been read already."""
+        work = self._work(headers, grid, is_read=is_read)
+        if any(length * _SMALL < patch for length, patch in zip(work.network, work.patch_size, strict=True)):
+            logger.warning(
+                "study %s: its images fill %s of the %s voxels (z, y, x) that the network sees at once; of so small a "
+                "part of a patient the likelihood says little",
+                headers.name,
+                *(" × ".join(map(str, size)) for size in (work.network, work.patch_size)),
+            )
         return choose(
-            self._work(headers, grid, is_read=is_read),
+            work,
             memory_budget(self.memory_gb),
             held=held_bytes(),
             kept=self.networks.kept_bytes + self.box_members.networks.kept_bytes,
@@ -430,6 +438,8 @@ def load_predictor(
     return predictor
 
 
+_SMALL = 4
+"""A study is remarked on that is so many times smaller than the network's window, along any axis."""
 _NOT_FOUND = {"whole": "the whole scan is searched", "zero": "the likelihood is 0"}
 
 

@@ -14,6 +14,7 @@ import numpy.typing as npt
 from contract.cards import Card
 from contract.errors import OncoduetError
 from contract.files import read_json
+from contract.probability import ROUNDING, as_probabilities
 from contract.volume import Grid, require_same_grid
 from evaluation.components import Components, connect
 from evaluation.sparse import Foreground, LabelMap, open_image, read_confidences, read_label_map
@@ -148,10 +149,8 @@ def read_case(prediction: Prediction, truth: Truth) -> Case:
     path = prediction.detection_map
     image = open_image(path)
     require_same_grid(image.grid, truth.grid, found_name=str(path), expected_name=str(truth.path))
-    confidence = read_confidences(image)
-    low, high = (float(limit) for limit in _limits(confidence))
-    if low < 0 or high > 1:
-        raise OncoduetError(f"{path}: expected confidences in [0, 1], found {low:g} to {high:g}")
+    confidence = _in_range(path, read_confidences(image))
+    high = float(_limits(confidence)[1])
     candidates = connect(confidence.voxels, confidence.shape_zyx)
     least, largest = _extremes(confidence, candidates)
     uneven = np.flatnonzero(least != largest)
@@ -199,9 +198,17 @@ def read_case_as_picai_eval(prediction: Prediction, truth: Truth) -> Case:
 def read_likelihood(path: Path) -> float:
     """Read a case likelihood: a bare JSON number in [0, 1]; no text, no truth value, no NaN."""
     value: Any = read_json(path)
-    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= 1:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not -ROUNDING <= value <= 1 + ROUNDING:
         raise OncoduetError(f"{path}: expected a likelihood, a number in [0, 1], found {str(value)[:60]!r}")
-    return float(value)
+    return float(as_probabilities(np.array([float(value)]), source=path, what="a likelihood")[0])
+
+
+def _in_range(path: Path, confidence: Foreground) -> Foreground:
+    """Confidences in [0, 1]; see ``contract.probability``."""
+    values = confidence.values.astype(np.float32, copy=False)
+    whole = np.append(values, np.zeros(int(confidence.has_background), dtype=np.float32))
+    kept = as_probabilities(whole, source=path, what="confidences")[: values.size]
+    return Foreground(confidence.shape_zyx, confidence.voxels[kept != 0], kept[kept != 0])
 
 
 def _limits(confidence: Foreground) -> tuple[np.float32, np.float32]:

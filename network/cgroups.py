@@ -61,8 +61,8 @@ def _groups(root: Path, controller: str) -> Iterator[Path]:
         bases = [mounted / controllers, mounted / controller] if controller else [mounted, mounted / "unified"]
         for base in [each for each in bases if each.is_dir()][: 1 if controller else 2]:
             yield base
-            shown = itertools.dropwhile(lambda name, base=base: not (base / name).is_dir(), names)
-            below = itertools.accumulate(shown, Path.joinpath, initial=base)
+            first = next((index for index, name in enumerate(names) if (base / name).is_dir()), len(names))
+            below = itertools.accumulate(names[first:], Path.joinpath, initial=base)
             yield from itertools.takewhile(Path.is_dir, itertools.islice(below, 1, None))
 
 

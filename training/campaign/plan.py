@@ -72,6 +72,8 @@ class SlurmOptions(Frozen):
     """1: a job gets one GPU, which the runs of a pack share. No run uses more than one."""
     runs_per_job: PositiveInt = 1
     """Made one after another, or ``resources.packed`` at a time."""
+    array_jobs: PositiveInt = 500
+    """Jobs that are submitted as one array; fewer where the cluster's MaxArraySize is smaller."""
     jobs_at_once: PositiveInt = 256
     """How many jobs of an array Slurm may run at the same time."""
     max_attempts: PositiveInt = 3

@@ -160,6 +160,25 @@ def test_after_the_leanest_way_memory_that_runs_out_is_one_line(
     assert not list((tmp_path / "output").glob("*"))
 
 
+@pytest.mark.parametrize(("size_xyz", "is_tiny"), [((4, 5, 3), False), ((3, 5, 4), True), ((20, 18, 9), False)])
+def test_images_much_smaller_than_the_network_sees_are_remarked_on_by_name(
+    make_bundle: Maker,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+    size_xyz: tuple[int, int, int],
+    is_tiny: bool,
+) -> None:
+    bundle = read_bundle(make_bundle())  # its network sees 8 × 16 × 16 voxels of 3 × 1 × 1 mm
+    grid = Grid(size_xyz, (1.0, 1.0, 3.0), (0.0, 0.0, 0.0), (1.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0, 1.0))
+    channels = {name: tmp_path / f"s_{name}.mha" for name in bundle.card.channel_names}
+    for path in channels.values():
+        write_volume(path, Volume(np.indices(grid.shape_zyx).sum(axis=0).astype(np.float32) + 500, grid))
+    predictor = load_predictor(bundle, bundle.record.members, mirroring=False)
+    with caplog.at_level(logging.WARNING, "algorithm.prediction"):
+        predictor.predict(channels, name="s")
+    assert any("study s: its images fill " in record.message for record in caplog.records) is is_tiny
+
+
 def test_bf16_is_close_to_fp32_and_its_error_is_logged(
     predict: Callable[..., StudyPrediction], tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
