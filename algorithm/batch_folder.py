@@ -30,6 +30,8 @@ from contract.records import (
     read_record,
     write_record,
 )
+from contract.volume import read_volume
+from network.study import content_sha256
 
 RECORD, STUDY, FAILURES, LOCK = "batch.json", "study.json", "failures.json", ".lock"
 
@@ -131,11 +133,21 @@ class BatchFolder:
             if (folder / case_id / STUDY).is_file():
                 shutil.rmtree(folder / case_id)
 
-    def write(self, ensemble: str, output: StudyOutput, study: StudyRecord) -> None:
-        """Add a study's outputs to an ensemble, all at once."""
+    def write(self, ensemble: str, output: StudyOutput, study: StudyRecord, *, content_sha256: str) -> None:
+        """Add a study's outputs to an ensemble, all at once; the hash is that of the voxels that were read."""
+        study = study.model_copy(update={"content_sha256": content_sha256})
         with staged_folder(self.path / ensemble) as stage:
             write_study(stage / study.case_id / "output", self.card, output, name=study.case_id)
             write_record(stage / study.case_id / STUDY, study)
+
+    def contents(self, case_ids: Sequence[str], studies: Sequence[Study]) -> dict[str, str]:
+        """Hash of each predicted study's reference channel, by case id; read anew where an older program predicted."""
+        images = {study.case_id: study.channels[self.card.geometry.reference] for study in studies}
+        found = {}
+        for case_id in case_ids:
+            known = read_record(self._folders()[0] / case_id / STUDY, StudyRecord).content_sha256
+            found[case_id] = known or content_sha256(read_volume(images[case_id]))
+        return found
 
     def write_failures(self, failures: FailuresRecord) -> None:
         """Write down which studies have no prediction, and why."""

@@ -7,7 +7,10 @@ exit code: 0 done, 1 a bug, 2 wrong usage, 3 the input is wrong.
 import errno
 import sys
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+
+SHOWN = 10
+"""How many of many things a message names."""
 
 
 class OncoduetError(Exception):
@@ -25,6 +28,12 @@ class UsageError(OncoduetError):
 def one_line(message: str) -> str:
     """Fold any text into one line, since the platform shows only the last line of stderr."""
     return " ".join(str(message).split())
+
+
+def some(names: Sequence[str]) -> str:
+    """The first of many names, and how many more there are."""
+    more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
+    return ", ".join(names[:SHOWN]) + more
 
 
 def exit_status(command: Callable[[], None]) -> int:

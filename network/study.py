@@ -25,7 +25,6 @@ import numpy.typing as npt
 
 from contract.archive import check_geometry
 from contract.cards import Card
-from contract.errors import OncoduetError
 from contract.volume import (
     NATIVE,
     Axes,

@@ -158,23 +158,7 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
     prepare = commands.add_parser("prepare", help="archive → prepared dataset with patient-disjoint folds")
-    prepare.set_defaults(command=_prepare)
-    prepare.add_argument("--card", required=True, help="name in contract/cards, or path of a .toml file")
-    prepare.add_argument("--archive", type=Path, required=True, help="folder of studies with labels/")
-    prepare.add_argument("--output", type=Path, required=True, help="folder for the prepared dataset")
-    prepare.add_argument("--folds", type=int, default=5, help="number of folds (default 5)")
-    prepare.add_argument("--seed", type=int, default=0, help="seed of the folds (default 0)")
-    prepare.add_argument(
-        "--patients",
-        metavar="FILE|by-case|by-prefix",
-        help="who the patient of a case is: a CSV (case_id,patient_id), each case its own, or the text before the first _",
-    )
-    prepare.add_argument(
-        "--on-bad-study",
-        choices=["stop", "skip"],
-        default="stop",
-        help="name all studies that are wrong and stop (default), or leave them out and say which",
-    )
+    _add_prepare(prepare)
 
     run = commands.add_parser("run", help="train one network; goes on where it was interrupted")
     run.set_defaults(command=_run)
@@ -241,6 +225,26 @@ def _parser() -> argparse.ArgumentParser:
     predict.add_argument("--archive", type=Path, required=True, help="folder of studies")
     predict.add_argument("--output", type=Path, required=True, help="folder for the predictions, as algorithm batch")
     return parser
+
+
+def _add_prepare(prepare: argparse.ArgumentParser) -> None:
+    prepare.set_defaults(command=_prepare)
+    prepare.add_argument("--card", required=True, help="name in contract/cards, or path of a .toml file")
+    prepare.add_argument("--archive", type=Path, required=True, help="folder of studies with labels/")
+    prepare.add_argument("--output", type=Path, required=True, help="folder for the prepared dataset")
+    prepare.add_argument("--folds", type=int, default=5, help="number of folds (default 5)")
+    prepare.add_argument("--seed", type=int, default=0, help="seed of the folds (default 0)")
+    prepare.add_argument(
+        "--patients",
+        metavar="FILE|by-case|by-prefix",
+        help="who the patient of a case is: a CSV (case_id,patient_id), the case itself, or what is before its first _",
+    )
+    prepare.add_argument(
+        "--on-bad-study",
+        choices=["stop", "skip"],
+        default="stop",
+        help="name all studies that are wrong and stop (default), or leave them out and say which",
+    )
 
 
 def _add_sweep(sweep: argparse.ArgumentParser) -> None:

@@ -12,9 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from contract.archive import some
 from contract.cards import Card, Frozen, load_card
-from contract.errors import OncoduetError
+from contract.errors import OncoduetError, some
 from contract.files import read_json, sha256_json
 from contract.records import Record, Stage, read_record
 

@@ -4,6 +4,8 @@ import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
+from contract.files import sha256_file
+
 
 @dataclass(frozen=True)
 class RunFolder:
@@ -16,6 +18,11 @@ class RunFolder:
         for folder in (self.path, self.checkpoints, self.kept):
             for partial in folder.glob(".partial-*"):
                 shutil.rmtree(partial) if partial.is_dir() else partial.unlink()
+
+    def hashes_beside(self) -> dict[str, str]:
+        """Of files that lie here before the weights do, by what the run's record calls them among its parents."""
+        files = {"anchors": self.anchors, "training_studies": self.training_studies}
+        return {what: sha256_file(path) for what, path in files.items() if path.is_file()}
 
     @property
     def record(self) -> Path:
@@ -41,6 +48,11 @@ class RunFolder:
     def dataset(self) -> Path:
         """nnU-Net's description of channels and labels."""
         return self.path / "dataset.json"
+
+    @property
+    def training_studies(self) -> Path:
+        """Which studies the network knows (``contract.records.TrainingStudiesRecord``), if the dataset says."""
+        return self.path / "training_studies.json"
 
     @property
     def anchors(self) -> Path:
