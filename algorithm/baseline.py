@@ -90,6 +90,7 @@ def baseline_source(card: Card, baseline: Baseline, *, archive_licence: str) -> 
         profile="none",
         runs=(),
         bundle_sha256=None,
+        trained_on=(),
         data_licence=archive_licence,
     )
 

@@ -12,8 +12,9 @@ can be predicted, there is nothing but ``batch.json`` and ``failures.json``.
 import itertools
 import logging
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 from algorithm.batch_folder import BatchFolder, study_record
@@ -23,6 +24,7 @@ from algorithm.ensembles import Ensemble, choose_ensembles, ensemble_source
 from algorithm.outputs import detect, write_listing
 from algorithm.prediction import LEANER, Predictor, load_predictor
 from algorithm.progress import Track
+from algorithm.trained_on import KnownStudies
 from contract.archive import Study, archive_licence, list_studies
 from contract.errors import OncoduetError, one_line
 from contract.outputs import require_apart
@@ -35,6 +37,16 @@ logger = logging.getLogger(__name__)
 
 class _StudyError(Exception):
     """One study cannot be predicted; the others can."""
+
+
+@dataclass
+class _Ended:
+    """How the studies ended that were to be predicted."""
+
+    failures: dict[str, str]
+    """The reasons of those that failed, by case id."""
+    unforeseen: Exception | None = None
+    """The first that is a bug; it is raised once the others are done."""
 
 
 def predict_batch(
@@ -88,6 +100,8 @@ def predict_batch(
         },
     )
     folder = BatchFolder(output, bundle.card, tuple(ensemble.folder for ensemble in ensembles))
+    for remark in listing.remarks:
+        logger.warning("%s", remark)
     everything = sorted({*listing.faults, *(study.case_id for study in listing.studies)})
     folder.check(record, archive=archive, case_ids=everything)
     done = folder.finished(listing.studies)
@@ -96,7 +110,7 @@ def predict_batch(
         logger.info("%s: all %d studies are finished already", output, len(done))
         return
     folder.require_replaceable([*listing.faults, *(study.case_id for study in waiting)])
-    predictor = None
+    predictor = unforeseen = None
     if waiting:
         predictor = _load(
             bundle,
@@ -115,20 +129,48 @@ def predict_batch(
         for case_id, reason in failures.items():
             logger.error("study %s failed: %s", case_id, reason)
         if predictor is not None:
-            failures |= _predict_all(predictor, ensembles, waiting, folder, track=track, done=len(done))
+            begun = _predict_all(predictor, ensembles, waiting, folder, track=track, done=len(done))
+            failures |= begun.failures
+            unforeseen = begun.unforeseen
         predicted = [case_id for case_id in everything if case_id not in failures]
         if failures:
             folder.write_failures(_failures(bundle, len(everything), failures))
         if predicted:
             card_text = (bundle.folder / "card.toml").read_text(encoding="utf-8")
-            for ensemble in ensembles:
-                source = ensemble_source(bundle, ensemble, archive_licence=licence)
+            for ensemble, trained_on in _trained_on(bundle, ensembles, folder.contents(predicted, listing.studies)):
+                source = ensemble_source(bundle, ensemble, archive_licence=licence, trained_on=trained_on)
                 write_listing(output / ensemble.folder, bundle.card, card_text, predicted, source)
+    if unforeseen is not None:
+        raise unforeseen
+    _require_none(failures, folder, studies=len(everything))
+
+
+def _require_none(failures: Mapping[str, str], folder: BatchFolder, *, studies: int) -> None:
+    """Raise ``OncoduetError`` with the first of the studies that failed, if any did."""
     if failures:
         first = min(failures)
         raise OncoduetError(
-            f"{len(failures)} of {len(everything)} studies failed, all listed in {folder.failures}; "
+            f"{len(failures)} of {studies} studies failed, all listed in {folder.failures}; "
             f"the first, {first}: {failures[first]}"
+        )
+
+
+def _trained_on(
+    bundle: Bundle, ensembles: Sequence[Ensemble], contents: Mapping[str, str]
+) -> Iterator[tuple[Ensemble, tuple[str, ...] | None]]:
+    """Each ensemble with the studies that its networks were trained on, which is also said; None: not known."""
+    unknown = []
+    for ensemble in ensembles:
+        known = KnownStudies.of(bundle, ensemble.members)
+        if known is None:
+            unknown.append(ensemble.name)
+        else:
+            known.say(ensemble.name, contents)
+        yield ensemble, None if known is None else known.among(contents)
+    if unknown:
+        logger.warning(
+            "%s: it is not known which studies %d of %d predictions were trained on: an older program trained them",
+            *(bundle.folder, len(unknown), len(ensembles)),
         )
 
 
@@ -164,22 +206,29 @@ def _predict_all(
     *,
     track: Track,
     done: int,
-) -> dict[str, str]:
-    """Predict studies one after the other; return the reasons of those that failed, by case id."""
+) -> _Ended:
+    """Predict studies one after the other; what nobody foresaw ends one study and not the others."""
     logger.info(
         "%d studies to predict, %d finished before; %d members, %d predictions of each study",
         *(len(studies), done, len(predictor.members), len(ensembles)),
     )
-    failures: dict[str, str] = {}
+    ended = _Ended({})
     for study in track(studies, done=done):
         try:
             _predict_one(predictor, ensembles, study, folder)
+            continue
         except _StudyError as error:
-            folder.discard(study.case_id)
-            failures[study.case_id] = str(error)
-            logger.error("study %s failed: %s", study.case_id, error)
+            reason = str(error)
+        except (OncoduetError, OSError):  # the output's, not the study's
+            raise
+        except Exception as error:
+            ended.unforeseen = ended.unforeseen or error
+            reason = one_line(f"study {study.case_id}: {type(error).__name__}: {error}")
+        folder.discard(study.case_id)
+        ended.failures[study.case_id] = reason
+        logger.error("study %s failed: %s", study.case_id, reason)
         free_device_memory()
-    return failures
+    return ended
 
 
 def _predict_one(predictor: Predictor, ensembles: Sequence[Ensemble], study: Study, folder: BatchFolder) -> None:
@@ -198,7 +247,7 @@ def _predict_one(predictor: Predictor, ensembles: Sequence[Ensemble], study: Stu
                 if probability is None:
                     probability = prediction.ensemble(members, ensemble.choice)
                 found = detect(predictor.bundle.card, probability, predictor.box_rule(members, ensemble.choice))
-            folder.write(ensemble.folder, found, record)
+            folder.write(ensemble.folder, found, record, content_sha256=prediction.study.content_sha256)
     logger.info(
         "study %s: one pass of %d members, %.1f s", study.case_id, len(predictor.members), time.monotonic() - begun
     )
@@ -223,6 +272,10 @@ def _blamed_on(study: Study) -> Iterator[None]:
         raise _StudyError(one_line(str(error))) from None
     except OSError as error:
         raise _StudyError(one_line(f"study {study.case_id}: expected readable images, found: {error}")) from None
+    except (ArithmeticError, ValueError, IndexError) as error:  # sizes and numbers that no image should have
+        logger.debug("study %s", study.case_id, exc_info=True)
+        found = one_line(f"{type(error).__name__}: {error}")
+        raise _StudyError(f"study {study.case_id}: expected images that can be predicted, found: {found}") from None
 
 
 def _failures(bundle: Bundle, studies: int, reasons: dict[str, str]) -> FailuresRecord:

@@ -31,6 +31,8 @@ from contract.records import (
     read_record,
     write_record,
 )
+from contract.volume import read_volume
+from network.study import content_sha256
 
 RECORD, STUDY, FAILURES, LOCK = "batch.json", "study.json", "failures.json", ".lock"
 COMMAND = "algorithm batch"
@@ -168,8 +170,9 @@ class BatchFolder:
                     if parent.is_dir() and not any(parent.iterdir()):
                         parent.rmdir()
 
-    def write(self, ensemble: str, output: StudyOutput, study: StudyRecord) -> None:
-        """Add a study's outputs to an ensemble, all at once."""
+    def write(self, ensemble: str, output: StudyOutput, study: StudyRecord, *, content_sha256: str) -> None:
+        """Add a study's outputs to an ensemble, all at once; the hash is that of the voxels that were read."""
+        study = study.model_copy(update={"content_sha256": content_sha256})
         folder = self.path / ensemble
         with writable(folder):
             folder.mkdir(parents=True, exist_ok=True)
@@ -179,6 +182,15 @@ class BatchFolder:
             with writable(folder / study.case_id):
                 (stage / study.case_id).replace(folder / study.case_id)
             sync(folder)
+
+    def contents(self, case_ids: Sequence[str], studies: Sequence[Study]) -> dict[str, str]:
+        """Hash of each predicted study's reference channel, by case id; read anew where an older program predicted."""
+        images = {study.case_id: study.channels[self.card.geometry.reference] for study in studies}
+        found = {}
+        for case_id in case_ids:
+            known = read_record(self._folders()[0] / case_id / STUDY, StudyRecord).content_sha256
+            found[case_id] = known or content_sha256(read_volume(images[case_id]))
+        return found
 
     def write_failures(self, failures: FailuresRecord) -> None:
         """Write down which studies have no prediction, and why."""

@@ -58,7 +58,12 @@ def read_bundle(folder: Path) -> Bundle:
     stages: list[BundleRecord | StageRecord] = [record, *([record.localisation] if record.localisation else [])]
     members = [member for stage in stages for member in stage.members]
     files = [file for stage in stages for file in (stage.plans_file, stage.dataset_file)]
-    files += [file for member in members for file in (member.file, member.anchors_file, member.box_rule_file) if file]
+    files += [
+        file
+        for member in members
+        for file in (member.file, member.anchors_file, member.box_rule_file, member.training_studies_file)
+        if file
+    ]
     for file in ("card.toml", *files):
         if file not in listed:
             raise OncoduetError(f"{folder}: expected the file {file!r}, found none")

@@ -9,13 +9,13 @@ marksheet and, for whoever needs no label, label maps without a study.
 """
 
 import re
-from collections.abc import Container, Iterable, Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from contract.archive_files import LABEL_ENDING, LABELS, ArchiveFiles, look, same_name
 from contract.cards import Card
-from contract.errors import OncoduetError, one_line
+from contract.errors import SHOWN, OncoduetError, one_line, some
 from contract.files import read_json
 from contract.names import require_case_id
 from contract.patients import FILE as PATIENTS
@@ -25,8 +25,6 @@ from contract.volume import fields_of_view_meet, read_grid, require_same_grid
 
 UNKNOWN_LICENCE = "unknown"
 MARKSHEET = "marksheet.csv"
-SHOWN = 10
-"""How many of many things a message names."""
 
 
 @dataclass(frozen=True)
@@ -127,12 +125,6 @@ def all_of(archive: Path, faults: Mapping[str, str], *, studies: int) -> str:
     return f"{archive}: expected sound studies, found {len(faults)} faults in {studies}: {'; '.join(first)}{more}"
 
 
-def some(names: Sequence[str]) -> str:
-    """The first of many names, and how many more there are."""
-    more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
-    return ", ".join(names[:SHOWN]) + more
-
-
 def archive_patients(archive: Path, studies: Iterable[Study], said: str | None = None) -> dict[str, str]:
     """The patient of every study, by case id.
 
@@ -147,8 +139,8 @@ def archive_patients(archive: Path, studies: Iterable[Study], said: str | None =
     Raises
     ------
     OncoduetError
-        As :func:`contract.patients.patients_by_case` and :func:`contract.patients.read_patients`; a folder that would be
-        a patient holds very many studies; or a folder of another name holds several whose ids tell no patient.
+        As :func:`contract.patients.patients_by_case` and :func:`contract.patients.read_patients`; a folder that would
+        be a patient holds very many studies; or a folder of another name holds several whose ids tell no patient.
     """
     table, rule = said_patients(said) if said else ({}, None)
     given = (read_patients(archive / PATIENTS) if (archive / PATIENTS).is_file() else {}) | table

@@ -190,7 +190,6 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
     prepare = commands.add_parser("prepare", help="archive → prepared dataset with patient-disjoint folds")
-    prepare.set_defaults(command=_prepare)
     _add_prepare(prepare)
 
     run = commands.add_parser("run", help="train one network; goes on where it was interrupted")
@@ -261,6 +260,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _add_prepare(prepare: argparse.ArgumentParser) -> None:
+    prepare.set_defaults(command=_prepare)
     prepare.add_argument("--card", required=True, help="name in contract/cards, or path of a .toml file")
     prepare.add_argument("--archive", type=Path, required=True, help="folder of studies with labels/")
     prepare.add_argument("--output", type=Path, required=True, help="folder for the prepared dataset")
@@ -272,7 +272,7 @@ def _add_prepare(prepare: argparse.ArgumentParser) -> None:
     prepare.add_argument(
         "--patients",
         metavar="FILE|by-case|by-prefix",
-        help="who the patient of a case is: a CSV (case_id,patient_id), each case its own, or the text before the first _",
+        help="who the patient of a case is: a CSV (case_id,patient_id), the case itself, or what is before its first _",
     )
     prepare.add_argument(
         "--on-bad-study",

@@ -2,7 +2,8 @@
 
 It holds ``bundle.json``, ``card.toml``, ``plans.json``, ``dataset.json``, ``members/NNN.safetensors`` and, over all of
 them, ``SHA256SUMS``; beside a network that finds boxes its ``NNN.anchors.json`` and, where it has one,
-``NNN.box_rule.json``; for a card that first locates an organ also ``localisation/`` with the plans, dataset and
+``NNN.box_rule.json``; once for members that share it ``training_studies/NNN.json``, by which studies are known again
+that a member was trained on; for a card that first locates an organ also ``localisation/`` with the plans, dataset and
 networks of stage 1. The same runs give the same bytes.
 """
 
@@ -46,6 +47,11 @@ class FinishedRun:
         """Files that its network needs beside the weights, by what the record calls them among its parents."""
         files = {"anchors": self.folder.anchors, "box_rule": self.folder.box_rule}
         return {what: path for what, path in files.items() if what in self.record.parents}
+
+    @property
+    def training_studies(self) -> Path | None:
+        """The list of the studies that its network knows; None where an older program trained it."""
+        return self.folder.training_studies if "training_studies" in self.record.parents else None
 
 
 def bundle(*, runs: Sequence[Path], output: Path) -> BundleRecord:
@@ -131,6 +137,10 @@ class _Packed:
 
 def _pack(runs: Sequence[FinishedRun], *, below: str) -> _Packed:
     """The networks of one stage, in a folder of the bundle."""
+    lists: dict[str, str] = {}  # by hash: runs of one fold share theirs
+    for run in runs:
+        if run.training_studies is not None:
+            lists.setdefault(run.record.parents["training_studies"], f"{below}training_studies/{len(lists):03d}.json")
     members = tuple(
         Member(
             name=run.name,
@@ -138,6 +148,7 @@ def _pack(runs: Sequence[FinishedRun], *, below: str) -> _Packed:
             weights_sha256=str(run.record.weights_sha256),
             run_sha256=sha256_file(run.folder.record),
             key=run.record.key,
+            training_studies_file=lists.get(run.record.parents.get("training_studies", "")),
             **{f"{what}_file": f"{below}members/{number:03d}.{what}.json" for what in run.beside},
         )
         for number, run in enumerate(runs)
@@ -149,6 +160,8 @@ def _pack(runs: Sequence[FinishedRun], *, below: str) -> _Packed:
     for member, run in zip(members, runs, strict=True):
         files[member.file] = run.folder.weights
         files |= {str(getattr(member, f"{what}_file")): path for what, path in run.beside.items()}
+        if member.training_studies_file is not None and run.training_studies is not None:
+            files[member.training_studies_file] = run.training_studies
     return _Packed(record, files)
 
 
@@ -207,7 +220,8 @@ def _finished(folder: RunFolder) -> FinishedRun:
             f"found others ({sha256[:12]}…)"
         )
     run = FinishedRun(folder, record)
-    for what, path in run.beside.items():
+    known = {"training_studies": run.training_studies} if run.training_studies is not None else {}
+    for what, path in (run.beside | known).items():
         if not path.is_file():
             raise OncoduetError(f"{path}: expected in a run folder, found no file")
         if sha256_file(path) != record.parents[what]:

@@ -14,9 +14,9 @@ from rich.console import Console
 from rich.progress import Progress
 from scipy import ndimage
 
-from contract.archive import Study, all_of, archive_licence, archive_patients, list_studies, some
+from contract.archive import Study, all_of, archive_licence, archive_patients, list_studies
 from contract.cards import Card, card_path, load_card
-from contract.errors import OncoduetError, UsageError, one_line
+from contract.errors import OncoduetError, UsageError, one_line, some
 from contract.files import sha256_file, sha256_json, write_json, write_text
 from contract.outputs import Output, require_apart, require_folder
 from contract.records import Stage, write_record

@@ -15,9 +15,8 @@ from typing import Annotated, Any
 
 from pydantic import Field
 
-from contract.archive import some
 from contract.cards import Card, Frozen, load_card
-from contract.errors import OncoduetError
+from contract.errors import OncoduetError, some
 from contract.files import sha256_file, sha256_json
 from contract.records import Record, Stage, read_record
 from network.plans import read_plans

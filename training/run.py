@@ -23,7 +23,15 @@ from rich.console import Console
 from contract.errors import OncoduetError, UsageError
 from contract.files import sha256_file, sha256_json, writable, write_json, write_text
 from contract.outputs import require_apart, require_folder
-from contract.records import CheckpointPolicy, Epoch, RunKey, RunRecord, read_record, write_record
+from contract.records import (
+    CheckpointPolicy,
+    Epoch,
+    RunKey,
+    RunRecord,
+    TrainingStudiesRecord,
+    read_record,
+    write_record,
+)
 from contract.terminal import progress_on, said
 from network.device import Device, Kind, choose_device, free_device_memory, memory_or_refuse, require_same_device
 from training import circumstances
@@ -122,6 +130,19 @@ class Run:
             "plans": sha256_json(self.plans),
             "dataset": sha256_json(self.prepared.dataset),
         }
+
+    @property
+    def training_studies(self) -> TrainingStudiesRecord | None:
+        """Which studies its network comes to know; None where an older program prepared them."""
+        contents = {study.case_id: study.content_sha256 for study in self.prepared.record.studies}
+        if None in contents.values():
+            return None
+        chooses = self.keep != "final" or isinstance(self.configuration, DetectorConfiguration)
+        train, validation = (
+            tuple(sorted({str(contents[case_id]) for case_id in cases}))
+            for cases in (self.fold.train, self.fold.validation if chooses else ())
+        )
+        return TrainingStudiesRecord(trained_on=train, chosen_by=validation, parents={"prepared": self.prepared.sha256})
 
     def checkpoints(self, folder: RunFolder) -> Checkpoints:
         """Its checkpoints, which name the run by what it is and by what it is made from."""
@@ -468,6 +489,8 @@ def _steps(item: Item, *, device: Kind, resume: bool, wait: bool = False, wishes
         write_text(folder.card, (run.prepared.folder / "card.toml").read_text(encoding="utf-8"))
         write_json(folder.plans, run.plans)
         write_json(folder.dataset, dict(run.prepared.dataset))
+        if (known := run.training_studies) is not None:
+            write_record(folder.training_studies, known)
         with open_log(folder.log) as log:
             making = _make(item, folder, device=device, existing=existing, wishes=wishes)
             record = yield from in_turns(making, log.turn)
@@ -528,7 +551,7 @@ def _make_network(
         else:
             trained = yield from nnunet.steps(task, on_iteration=item.on_iteration, on_epoch=note)
     weights = trained.weights
-    more_parents = {"anchors": sha256_file(folder.anchors)} if folder.anchors.is_file() else {}
+    more_parents = folder.hashes_beside()
     if run.keep == "detection":
         chosen = select(run, folder, device=device, archive=wishes.archive, localisation=wishes.localisation)
         weights = load_weights(chosen)
@@ -575,7 +598,7 @@ def _make_upstream(
     return run.record(
         state="finished",
         device=device,
-        more_parents={PARENT: sha256_file(folder.nndetection_record)},
+        more_parents={PARENT: sha256_file(folder.nndetection_record), **folder.hashes_beside()},
         more_versions={
             "nndetection_targeted": made.targeted_commit,
             "nndetection": made.reported_commit or "unknown",

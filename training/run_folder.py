@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from contract.errors import OncoduetError
-from contract.files import sweep
+from contract.files import sha256_file, sweep
 from contract.outputs import require_free, require_unowned
 
 COMMAND = "training run"
@@ -40,7 +40,15 @@ class RunFolder:
     @property
     def _names(self) -> list[str]:
         paths = [self.record, self.weights, self.card, self.plans, self.dataset, self.anchors, self.box_rule, self.log]
-        paths += [self.nndetection, self.nndetection_record, self.selection, self.tensorboard, self.lock, self.work]
+        paths += [
+            self.nndetection,
+            self.nndetection_record,
+            self.selection,
+            self.training_studies,
+            self.tensorboard,
+            self.lock,
+            self.work,
+        ]
         return [path.name for path in paths]
 
     def clear_work(self) -> None:
@@ -49,6 +57,11 @@ class RunFolder:
             shutil.rmtree(place, ignore_errors=True)
         if self.work.is_dir() and not any(self.work.iterdir()):
             self.work.rmdir()
+
+    def hashes_beside(self) -> dict[str, str]:
+        """Of files that lie here before the weights do, by what the run's record calls them among its parents."""
+        files = {"anchors": self.anchors, "training_studies": self.training_studies}
+        return {what: sha256_file(path) for what, path in files.items() if path.is_file()}
 
     @property
     def record(self) -> Path:
@@ -74,6 +87,11 @@ class RunFolder:
     def dataset(self) -> Path:
         """nnU-Net's description of channels and labels."""
         return self.path / "dataset.json"
+
+    @property
+    def training_studies(self) -> Path:
+        """Which studies the network knows (``contract.records.TrainingStudiesRecord``), if the dataset says."""
+        return self.path / "training_studies.json"
 
     @property
     def anchors(self) -> Path:

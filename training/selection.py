@@ -15,7 +15,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from contract.files import sha256_file
 from contract.records import BatchRecord, ScoredCheckpoint, SelectionRecord, read_record, write_record
 from network.device import Kind
 from training.judging import find_localisation, link_studies, predict, read_score, score
@@ -116,10 +115,11 @@ def _candidate(run: "Run", folder: RunFolder, weights: Path, place: Path) -> str
         (candidate.plans, folder.plans),
         (candidate.dataset, folder.dataset),
         *([(candidate.anchors, folder.anchors)] if folder.anchors.is_file() else []),
+        *([(candidate.training_studies, folder.training_studies)] if folder.training_studies.is_file() else []),
     ]:
         link.symlink_to(file.resolve())
     sha256 = tensors_sha256(load_weights(weights))
-    beside = {"anchors": sha256_file(folder.anchors)} if folder.anchors.is_file() else {}
+    beside = folder.hashes_beside()
     write_record(candidate.record, run.record(state="finished", weights_sha256=sha256, more_parents=beside))
     return sha256
 

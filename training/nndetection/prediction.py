@@ -21,7 +21,16 @@ from contract.errors import OncoduetError
 from contract.files import sha256_file, sha256_json, writable, write_json, write_text
 from contract.locks import try_lock
 from contract.outputs import Output, require_apart, require_free
-from contract.records import BatchRecord, ImageStamp, RunRecord, Source, StudyRecord, read_record, write_record
+from contract.records import (
+    BatchRecord,
+    ImageStamp,
+    RunRecord,
+    Source,
+    StudyRecord,
+    TrainingStudiesRecord,
+    read_record,
+    write_record,
+)
 from contract.sockets import job_listing
 from contract.volume import Volume, write_volume
 from network.detection.clustering import ScoredBoxes
@@ -87,10 +96,13 @@ def predict(run: Path, *, archive: Path, output: Path) -> int:
         with place.staged() as stage:
             for case_id, boxes in found.items():
                 _write_study(stage / case_id, card, images[case_id], boxes, case_id=case_id)
-                write_record(stage / case_id / "study.json", stamps[case_id])
+                stamp = stamps[case_id].model_copy(update={"content_sha256": images[case_id].content_sha256})
+                write_record(stage / case_id / "study.json", stamp)
             write_record(stage / "batch.json", batch)
             write_text(stage / "card.toml", folder.card.read_text(encoding="utf-8"))
-            write_record(stage / "source.json", _source(record, batch, licence=" AND ".join(sorted(licences))))
+            trained_on = _trained_on(folder, record, {case_id: each.content_sha256 for case_id, each in images.items()})
+            source = _source(record, batch, licence=" AND ".join(sorted(licences)), trained_on=trained_on)
+            write_record(stage / "source.json", source)
             write_json(stage / "predictions.json", [job_listing(case_id, card) for case_id in found])
     return len(studies)
 
@@ -121,6 +133,8 @@ def _finished(folder: RunFolder) -> RunRecord:
             "python -m training bundle and python -m algorithm batch predict with it"
         )
     named = [(folder.nndetection_record, record.parents[PARENT]), *model_files(folder)]
+    if "training_studies" in record.parents:
+        named.append((folder.training_studies, record.parents["training_studies"]))
     for path, expected in named:
         if not path.is_file() or sha256_file(path) != expected:
             raise OncoduetError(f"{path}: expected the file that the run was recorded with, found another")
@@ -239,7 +253,19 @@ def _stamped(study: Study) -> StudyRecord:
     return StudyRecord(parents=parents, case_id=study.case_id, images=tuple(stamps))
 
 
-def _source(record: RunRecord, batch: BatchRecord, *, licence: str) -> Source:
+def _trained_on(folder: RunFolder, record: RunRecord, contents: dict[str, str]) -> tuple[str, ...] | None:
+    """The studies that the run was trained on, which is also said; None where an older program trained it."""
+    if "training_studies" not in record.parents:
+        logger.warning("%s: it is not known on which studies it was trained: an older program trained it", folder.path)
+        return None
+    known = set(read_record(folder.training_studies, TrainingStudiesRecord).trained_on)
+    trained = tuple(sorted(case_id for case_id, content in contents.items() if content in known))
+    if trained:
+        logger.warning("%d of %d studies were trained on: scores on them say nothing", len(trained), len(contents))
+    return trained
+
+
+def _source(record: RunRecord, batch: BatchRecord, *, licence: str, trained_on: tuple[str, ...] | None) -> Source:
     key = record.key
     return Source(
         parents=batch.parents,
@@ -252,4 +278,5 @@ def _source(record: RunRecord, batch: BatchRecord, *, licence: str) -> Source:
         runs=(batch.parents["run"],),
         bundle_sha256=None,
         data_licence=licence,
+        trained_on=trained_on,
     )

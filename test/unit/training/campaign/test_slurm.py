@@ -209,7 +209,7 @@ def test_a_squeue_that_does_not_answer_keeps_no_campaign_whose_runs_have_ended(
     if state == "finished":
         write_run(place, "running", epochs=1)
     if state == "failed":
-        leave_result(tmp_path, "7", "success", [Ended(place.name, "expected a finite loss, found nan")])
+        leave_result(tmp_path, "7", "success", [(place.name, "expected a finite loss, found nan", False)])
     commands(
         sbatch='echo "Submitted batch job 7"',
         squeue=f'echo x >> {asked}; [ "$(wc -l < {asked})" -lt 3 ] || cp {tmp_path}/later.json {place.folder.record}\n'
