@@ -15,10 +15,11 @@ from contract.cards import Card
 from contract.errors import OncoduetError
 from contract.files import read_json
 from contract.volume import Grid, require_same_grid
-from evaluation.components import Components, connect
+from evaluation.components import Components, ScatteredError, connect
 from evaluation.sparse import Foreground, LabelMap, open_image, read_confidences, read_label_map
 
 Float64Array = npt.NDArray[np.float64]
+Int64Array = npt.NDArray[np.int64]
 Kind = Literal["tp", "fp", "fn", "ignored"]
 
 
@@ -133,7 +134,7 @@ def truth_of(path: Path, label_map: LabelMap, rule: MatchingRule) -> Truth:
     voxels = labels.voxels
     if rule.lesion_values is not None:
         voxels = voxels[np.isin(labels.values, rule.lesion_values)]
-    return Truth(path, label_map.grid, connect(voxels, labels.shape_zyx))
+    return Truth(path, label_map.grid, _connected(path, voxels, labels.shape_zyx))
 
 
 def read_case(prediction: Prediction, truth: Truth) -> Case:
@@ -152,7 +153,7 @@ def read_case(prediction: Prediction, truth: Truth) -> Case:
     low, high = (float(limit) for limit in _limits(confidence))
     if low < 0 or high > 1:
         raise OncoduetError(f"{path}: expected confidences in [0, 1], found {low:g} to {high:g}")
-    candidates = connect(confidence.voxels, confidence.shape_zyx)
+    candidates = _connected(path, confidence.voxels, confidence.shape_zyx)
     least, largest = _extremes(confidence, candidates)
     uneven = np.flatnonzero(least != largest)
     if uneven.size:
@@ -186,7 +187,7 @@ def read_case_as_picai_eval(prediction: Prediction, truth: Truth) -> Case:
     low, high = _limits(confidence)
     if low < 0:
         raise OncoduetError(f"{path}: expected no negative confidence, found {low:g}")
-    candidates = connect(confidence.voxels, confidence.shape_zyx)
+    candidates = _connected(path, confidence.voxels, confidence.shape_zyx)
     values = np.unique(confidence.values).size
     if len(candidates) < values:
         raise OncoduetError(
@@ -202,6 +203,13 @@ def read_likelihood(path: Path) -> float:
     if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= 1:
         raise OncoduetError(f"{path}: expected a likelihood, a number in [0, 1], found {str(value)[:60]!r}")
     return float(value)
+
+
+def _connected(path: Path, voxels: Int64Array, shape_zyx: tuple[int, int, int]) -> Components:
+    try:
+        return connect(voxels, shape_zyx)
+    except ScatteredError as error:
+        raise OncoduetError(f"{path}: {error}: that is noise, no map of lesions") from None
 
 
 def _limits(confidence: Foreground) -> tuple[np.float32, np.float32]:
