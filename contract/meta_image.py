@@ -49,6 +49,9 @@ _SYNONYMS = {
 }
 _LENGTHS = {"DimSize": 3, "ElementSpacing": 3, "Offset": 3, "TransformMatrix": 9}
 """What has to be there, with how many numbers."""
+_NOTES = {"CenterOfRotation": 3, "SequenceID": 3, "ElementSize": 3, "Color": 4, "ElementNBits": 1, "ElementMin": 1}
+_NOTES |= {"ElementMax": 1, "ID": 1, "ParentID": 1}
+"""What decides nothing but has so many numbers; with fewer, ITK goes on in the next line."""
 _ONLY = {
     "ObjectType": ("Image", "an image"),
     "NDims": ("3", "a 3D image"),
@@ -62,8 +65,9 @@ _ONLY = {
 """The only value that is understood, and what it means; the first four have to be there."""
 _REQUIRED = list(_ONLY)[:4]
 _REFUSED = ("HeaderSize", "FileFormatVersion", "ImagePosition", "ElementOrigin", "ElementDirection")
-_KNOWN = {*_SYNONYMS, *_LENGTHS, *_ONLY, *_REFUSED, "BinaryDataByteOrderMSB"}
-_KNOWN |= {"CompressedData", "CompressedDataSize", "ElementType", "ElementSize", "ElementNBits"}
+_KNOWN = {*_SYNONYMS, *_LENGTHS, *_NOTES, *_ONLY, *_REFUSED}
+_KNOWN |= {"CompressedData", "CompressedDataSize", "ElementType", "BinaryDataByteOrderMSB"}
+_PER_AXIS = {*_LENGTHS, "CenterOfRotation", "SequenceID", "ElementSize"}
 _KNOWN_LOWER = {key.lower(): key for key in _KNOWN}
 
 
@@ -90,6 +94,8 @@ def read_meta_header(path: Path, stream: IO[bytes], file_bytes: int) -> ImageHea
         if found != value:
             raise OncoduetError(f"{path}: expected {meaning} ({key} = {value}), found {found!r}")
     numbers = {key: _numbers(path, header, key, length) for key, length in _LENGTHS.items()}
+    for key in _NOTES.keys() & header.keys():
+        _numbers(path, header, key, _NOTES[key])
     if not all(_WHOLE.fullmatch(word) and int(word) for word in numbers["DimSize"]):
         raise OncoduetError(f"{path}: expected 3 positive whole numbers as DimSize, found {header['DimSize']!r}")
     kind = header.get("ElementType", "none")
@@ -137,7 +143,7 @@ def _lines(path: Path, stream: IO[bytes]) -> tuple[dict[str, str], int]:
         known = _KNOWN_LOWER.get(key.lower(), key)
         if known != key:
             raise OncoduetError(f"{path}: expected {known} in the MetaImage header, found {key}")
-        if key in _LENGTHS and "NDims" not in lines:
+        if _SYNONYMS.get(key, key) in _PER_AXIS and "NDims" not in lines:
             raise OncoduetError(f"{path}: expected NDims before {key} in the MetaImage header, found none")
         lines[key] = value
     return lines, begin
@@ -171,11 +177,12 @@ def _truth(path: Path, header: Mapping[str, str], key: str) -> bool:
 
 def _stream_bytes(path: Path, header: Mapping[str, str], present: int) -> int | None:
     """How long the compressed stream is; ITK would read noise where a header does not say, or says too little."""
-    if not _truth(path, header, "CompressedData"):
-        return None
-    told = header.get("CompressedDataSize", "none")
-    if not _WHOLE.fullmatch(told) or int(told) == 0:
+    compressed = _truth(path, header, "CompressedData")
+    told = header.get("CompressedDataSize", "none" if compressed else "0")
+    if not _WHOLE.fullmatch(told) or (compressed and int(told) == 0):
         raise OncoduetError(f"{path}: expected the length of the compressed voxels as CompressedDataSize, found {told}")
+    if not compressed:
+        return None
     if int(told) > present:
         raise OncoduetError(
             f"{path}: expected {told} bytes of compressed voxels (CompressedDataSize), found {present}: truncated"

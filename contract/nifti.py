@@ -77,12 +77,12 @@ def _size(path: Path, dimensions: tuple[int, ...]) -> tuple[int, int, int]:
 
 def _scale(path: Path, slope: float, intercept: float) -> tuple[float, float]:
     """Slope and intercept; a slope of 0 says that there are none."""
-    sensible = math.isfinite(slope) and math.isfinite(intercept)
-    if not sensible or 0 < abs(slope) < np.finfo(np.float64).eps or (slope == 0 and intercept != 0):
+    sensible = math.isfinite(slope) and math.isfinite(intercept) and not (slope == 0 and intercept != 0)
+    if not sensible or any(0 < abs(value) < np.finfo(np.float64).eps for value in (slope, intercept)):
         raise OncoduetError(
             f"{path}: expected a finite slope and intercept in the NIfTI header, found {slope:g} and {intercept:g}"
         )
-    return (slope or 1.0), intercept + 0.0
+    return (slope or 1.0), intercept
 
 
 class _Placement(NamedTuple):
