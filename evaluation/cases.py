@@ -16,10 +16,11 @@ from contract.errors import OncoduetError
 from contract.files import read_json
 from contract.probability import ROUNDING, as_probabilities
 from contract.volume import Grid, require_same_grid
-from evaluation.components import Components, connect
+from evaluation.components import Components, ScatteredError, connect
 from evaluation.sparse import Foreground, LabelMap, open_image, read_confidences, read_label_map
 
 Float64Array = npt.NDArray[np.float64]
+Int64Array = npt.NDArray[np.int64]
 Kind = Literal["tp", "fp", "fn", "ignored"]
 
 
@@ -134,7 +135,7 @@ def truth_of(path: Path, label_map: LabelMap, rule: MatchingRule) -> Truth:
     voxels = labels.voxels
     if rule.lesion_values is not None:
         voxels = voxels[np.isin(labels.values, rule.lesion_values)]
-    return Truth(path, label_map.grid, connect(voxels, labels.shape_zyx))
+    return Truth(path, label_map.grid, _connected(path, voxels, labels.shape_zyx))
 
 
 def read_case(prediction: Prediction, truth: Truth) -> Case:
@@ -151,7 +152,7 @@ def read_case(prediction: Prediction, truth: Truth) -> Case:
     require_same_grid(image.grid, truth.grid, found_name=str(path), expected_name=str(truth.path))
     confidence = _in_range(path, read_confidences(image))
     high = float(_limits(confidence)[1])
-    candidates = connect(confidence.voxels, confidence.shape_zyx)
+    candidates = _connected(path, confidence.voxels, confidence.shape_zyx)
     least, largest = _extremes(confidence, candidates)
     uneven = np.flatnonzero(least != largest)
     if uneven.size:
@@ -185,7 +186,7 @@ def read_case_as_picai_eval(prediction: Prediction, truth: Truth) -> Case:
     low, high = _limits(confidence)
     if low < 0:
         raise OncoduetError(f"{path}: expected no negative confidence, found {low:g}")
-    candidates = connect(confidence.voxels, confidence.shape_zyx)
+    candidates = _connected(path, confidence.voxels, confidence.shape_zyx)
     values = np.unique(confidence.values).size
     if len(candidates) < values:
         raise OncoduetError(
@@ -209,6 +210,13 @@ def _in_range(path: Path, confidence: Foreground) -> Foreground:
     whole = np.append(values, np.zeros(int(confidence.has_background), dtype=np.float32))
     kept = as_probabilities(whole, source=path, what="confidences")[: values.size]
     return Foreground(confidence.shape_zyx, confidence.voxels[kept != 0], kept[kept != 0])
+
+
+def _connected(path: Path, voxels: Int64Array, shape_zyx: tuple[int, int, int]) -> Components:
+    try:
+        return connect(voxels, shape_zyx)
+    except ScatteredError as error:
+        raise OncoduetError(f"{path}: {error}: that is noise, no map of lesions") from None
 
 
 def _limits(confidence: Foreground) -> tuple[np.float32, np.float32]:

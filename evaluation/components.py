@@ -11,6 +11,15 @@ import numpy.typing as npt
 
 Int64Array = npt.NDArray[np.int64]
 
+MOST_RUNS = 1 << 19
+"""Of voxels along x, in one image; the largest organs in PANORAMA's label maps have 12,000."""
+MOST_COMPONENTS = 1 << 11
+"""In one image; PI-CAI's and PANORAMA's label maps have at most 7, detection maps hardly more."""
+
+
+class ScatteredError(ValueError):
+    """An image's voxels lie apart in so many pieces that finding or matching them would take memory and time."""
+
 
 @dataclass(frozen=True)
 class Components:
@@ -47,6 +56,11 @@ def connect(voxels: Int64Array, shape_zyx: tuple[int, int, int]) -> Components:
         Raster (C order) indices, ascending, each once.
     shape_zyx
         Of the image.
+
+    Raises
+    ------
+    ScatteredError
+        There are more than ``MOST_RUNS`` runs or ``MOST_COMPONENTS`` components.
     """
     if not voxels.size:  # as in most cases
         nothing = np.zeros(0, dtype=np.int64)
@@ -55,6 +69,8 @@ def connect(voxels: Int64Array, shape_zyx: tuple[int, int, int]) -> Components:
     row, column = np.divmod(voxels, width)
     place = (row + row // height) * (width + 2) + column
     begins = np.flatnonzero(np.diff(place, prepend=-2) != 1)
+    if begins.size > MOST_RUNS:
+        raise ScatteredError(f"expected at most {MOST_RUNS} runs of voxels along x, found {begins.size}")
     lengths = np.diff(begins, append=place.size)
     first = place[begins]
     last = first + lengths - 1
@@ -67,7 +83,10 @@ def connect(voxels: Int64Array, shape_zyx: tuple[int, int, int]) -> Components:
         within = np.arange(runs.size) - np.repeat(np.cumsum(touching) - touching, touching)
         pairs.append(np.stack([runs, nearest[runs] + within]))
     one, other = np.concatenate(pairs, axis=1)
-    owners = np.repeat(_number(first.size, one, other), lengths)
+    numbers = _number(first.size, one, other)
+    if numbers.max() >= MOST_COMPONENTS:
+        raise ScatteredError(f"expected at most {MOST_COMPONENTS} connected components, found {numbers.max() + 1}")
+    owners = np.repeat(numbers, lengths)
     return Components(shape_zyx, voxels, owners, np.bincount(owners))
 
 
