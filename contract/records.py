@@ -161,6 +161,8 @@ class Source(Record):
     """Hashes of the ``run.json`` files; several for an ensemble, none for a baseline."""
     bundle_sha256: str | None
     data_licence: str
+    trained_on: tuple[str, ...] | None = None
+    """Case ids among this folder's predictions on which a network of this run was trained; None: unknown."""
 
 
 class BatchRecord(Record):
@@ -240,6 +242,8 @@ class MetricsRecord(Record):
     strict_reason: str | None = None
     """Why there is no strict answer (``--picai-only``)."""
     picai: Metrics
+    trained_on: int | None = None
+    """How many of the cases a network of this run was trained on; null: not known."""
     baselines: Mapping[str, Mapping[str, AgainstBaseline]] = {}
     """By frozen baseline and metric, on the platform; empty where none ships with the truth."""
 
