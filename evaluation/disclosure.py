@@ -2,7 +2,7 @@
 
 Each submission asks the truth a question, and exact figures answer it: three cases ranked above all others give three
 labels by one AUROC. So the platform's ``metrics.json`` holds AUROC and AP rounded to the first of ``STEPS`` that
-is not below 1 / min(positive, negative cases), as much as one case can move the AUROC. The score is the mean of the
+is above 1 / min(positive, negative cases), the most by which one case can move the AUROC. The score is the mean of the
 rounded two, the picai answer and the sensitivities are left out (second answers to the same question), and of baselines
 intervals are rounded outwards and p upwards. What remains is counted in ``docs/statistics.md``.
 
@@ -26,7 +26,7 @@ HIDDEN = "not shown on the platform, where it would help to tell hidden labels (
 def step_of(metrics: Metrics) -> float | None:
     """The grid for a test set of so many cases; None where no grid would hide one."""
     fewest = min(metrics.positive_cases, metrics.cases - metrics.positive_cases)
-    return None if fewest < FEWEST else next((step for step in STEPS if step * fewest >= 1 - 1e-9), STEPS[-1])
+    return None if fewest < FEWEST else next((step for step in STEPS if step * fewest > 1), STEPS[-1])
 
 
 def disclosed(record: MetricsRecord) -> MetricsRecord:

@@ -221,3 +221,15 @@ def test_quirk_11_a_larger_map_passes_on_a_benign_case_alone(workshop, truth, be
     assert [row[1] for row in rows] == [0.5, 0.25]
     with pytest.raises(IndexError):
         evaluate_case(array, workshop.image({1: workshop.box}, np.int32))
+
+
+def test_more_candidates_than_the_card_allows_are_refused(workshop):
+    truth = read_truth(workshop.write(workshop.root / "label.nii.gz", workshop.image(dtype=np.uint8)), MatchingRule())
+    flood = workshop.image()
+    flood[::2, ::2, ::2] = 0.5  # 4 · 6 · 7 voxels, none beside another
+    found = prediction(workshop, flood)
+    with pytest.raises(
+        OncoduetError, match=r"expected at most 100 candidates \(the card's most_candidates\), found 168$"
+    ):
+        read_case(found, truth)
+    assert len(read_case(found, truth, most_candidates=168).candidates) == 168
