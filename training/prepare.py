@@ -90,22 +90,12 @@ def prepare(
     UsageError
         Fewer than two folds, or a seed below 0.
     """
-    if folds < 2:
-        raise UsageError(f"--folds: expected at least 2, found {folds}")
-    if seed < 0:
-        raise UsageError(f"--seed: expected at least 0, found {seed}")
+    _require_usable(folds, seed)
     require_apart(output, archive=archive)
     require_folder(output)
     card = load_card(card_name)
     licence = archive_licence(archive)
-    listing = list_studies(archive, card, labels_required=True)
-    for remark in listing.remarks:
-        logger.warning("%s", remark)
-    bad = _BadStudies(archive, on_bad_study, studies=len(listing.studies) + len(listing.faults))
-    for name, fault in listing.faults.items():
-        bad.note(name, fault)
-    bad.stop()
-    studies = listing.studies
+    studies, bad = _listed(archive, card, on_bad_study)
     patient_of = archive_patients(archive, studies, patients)
     _require_patients(archive, patient_of, folds)
     stages: list[Stage] = ["detection"] if card.localisation is None else ["detection", "localisation"]
@@ -178,6 +168,25 @@ def prepare(
         "%s: %d studies of %d patients, %d with lesions, %d folds", output, len(lesions), len(named), positive, folds
     )
     return load_prepared(output).record
+
+
+def _require_usable(folds: int, seed: int) -> None:
+    if folds < 2:
+        raise UsageError(f"--folds: expected at least 2, found {folds}")
+    if seed < 0:
+        raise UsageError(f"--seed: expected at least 0, found {seed}")
+
+
+def _listed(archive: Path, card: Card, on_bad_study: OnBadStudy) -> tuple[Sequence[Study], "_BadStudies"]:
+    """The studies that seem sound before their voxels are read, and those that are not; remarks are logged."""
+    listing = list_studies(archive, card, labels_required=True)
+    for remark in listing.remarks:
+        logger.warning("%s", remark)
+    bad = _BadStudies(archive, on_bad_study, studies=len(listing.studies) + len(listing.faults))
+    for name, fault in listing.faults.items():
+        bad.note(name, fault)
+    bad.stop()
+    return listing.studies, bad
 
 
 def _require_same(

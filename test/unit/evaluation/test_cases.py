@@ -244,3 +244,15 @@ def test_a_likelihood_of_another_scale_is_refused(tmp_path, text):
     (tmp_path / "case.json").write_text(text)
     with pytest.raises(OncoduetError, match=r"case\.json: expected a likelihood, a number in \[0, 1\], found "):
         read_likelihood(tmp_path / "case.json")
+
+
+def test_more_candidates_than_the_card_allows_are_refused(workshop):
+    truth = read_truth(workshop.write(workshop.root / "label.nii.gz", workshop.image(dtype=np.uint8)), MatchingRule())
+    flood = workshop.image()
+    flood[::2, ::2, ::2] = 0.5  # 4 · 6 · 7 voxels, none beside another
+    found = prediction(workshop, flood)
+    with pytest.raises(
+        OncoduetError, match=r"expected at most 100 candidates \(the card's most_candidates\), found 168$"
+    ):
+        read_case(found, truth)
+    assert len(read_case(found, truth, most_candidates=168).candidates) == 168

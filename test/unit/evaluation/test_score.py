@@ -17,6 +17,7 @@ from contract.records import MetricsRecord, Source, read_record
 from contract.volume import from_image, write_volume
 from evaluation import truth_index
 from evaluation.__main__ import main
+from evaluation.cases import MatchingRule
 from evaluation.score import score
 
 PROJECT = Path(__file__).resolve().parents[3]
@@ -80,7 +81,7 @@ def test_a_batch_output_gives_both_answers_rows_and_an_extended_source(workshop,
         "bundle": "b" * 64,
         "predictions": record.parents["predictions"],
         "truth": record.parents["truth"],
-        "scoring_card": workshop.card.sha256,
+        "scoring_rule": MatchingRule().sha256,
     }
     assert source.model_copy(update={"parents": given.parents, "written_by": given.written_by}) == given
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [
