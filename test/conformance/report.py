@@ -17,7 +17,9 @@ from contract.files import atomic_file, write_json
 from contract.provenance import writer
 
 _COLOURS = {"pass": "green", "fail": "red", "skipped": "yellow"}
-_UNPRINTABLE = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\ufffe\uffff]")
+_NOT_IN_XML = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\ud800-\udfff\ufffe\uffff]")
+_NOT_IN_JSON = re.compile("[\ud800-\udfff]")
+_NOT_ON_A_TERMINAL = re.compile("[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
 
 
 def show(verdicts: Sequence[Verdict], console: Console) -> None:
@@ -29,7 +31,7 @@ def show(verdicts: Sequence[Verdict], console: Console) -> None:
     table.add_column("found", overflow="fold", ratio=1)
     for each in verdicts:
         verdict = Text(each.verdict, _COLOURS[each.verdict])
-        table.add_row(each.id, each.level, verdict, Text(each.expected), Text(each.found))
+        table.add_row(each.id, each.level, verdict, Text(each.expected), Text(_NOT_ON_A_TERMINAL.sub("?", each.found)))
     console.print(table)
     counts = {word: sum(each.verdict == word for each in verdicts) for word in _COLOURS}
     errors = sum(each.verdict == "fail" and each.level == "error" for each in verdicts)
@@ -46,10 +48,10 @@ def write(verdicts: Sequence[Verdict], folder: Path, about: dict[str, Any]) -> P
     errors = sum(each.verdict == "fail" and each.level == "error" for each in verdicts)
     written = datetime.now(UTC).isoformat(timespec="seconds")
     values = {"schema_version": 1, "written_by": writer().model_dump(), **about, "written": written, "errors": errors}
-    write_json(folder / "conformance.json", {**values, "checks": rows})
+    write_json(folder / "conformance.json", _fit_for_json({**values, "checks": rows}))
     suite = ElementTree.Element(
         "testsuite",
-        name=str(about["image"]),
+        name=_NOT_IN_XML.sub("?", str(about["image"])),
         tests=str(len(rows)),
         failures=str(errors),
         skipped=str(sum(each.verdict == "skipped" for each in verdicts)),
@@ -58,12 +60,21 @@ def write(verdicts: Sequence[Verdict], folder: Path, about: dict[str, Any]) -> P
     for each in verdicts:
         test = ElementTree.SubElement(suite, "testcase", classname="conformance", name=f"{each.id}: {each.expected}")
         if each.verdict == "fail" and each.level == "error":
-            ElementTree.SubElement(test, "failure", message=_UNPRINTABLE.sub("?", each.found))
+            ElementTree.SubElement(test, "failure", message=_NOT_IN_XML.sub("?", each.found))
         elif each.verdict == "skipped":
-            ElementTree.SubElement(test, "skipped", message=_UNPRINTABLE.sub("?", each.found))
+            ElementTree.SubElement(test, "skipped", message=_NOT_IN_XML.sub("?", each.found))
         else:
             said = ElementTree.SubElement(test, "system-out")
-            said.text = _UNPRINTABLE.sub("?", f"{each.verdict} ({each.level}): {each.found}")
+            said.text = _NOT_IN_XML.sub("?", f"{each.verdict} ({each.level}): {each.found}")
     with atomic_file(folder / "conformance.xml") as partial:
         ElementTree.ElementTree(suite).write(partial, encoding="utf-8", xml_declaration=True)
     return folder / "conformance.json"
+
+
+def _fit_for_json(value: Any) -> Any:
+    """The same without halves of surrogate pairs, as names that are no UTF-8 have them."""
+    if isinstance(value, dict):
+        return {key: _fit_for_json(inner) for key, inner in value.items()}
+    if isinstance(value, list):
+        return [_fit_for_json(inner) for inner in value]
+    return _NOT_IN_JSON.sub("?", value) if isinstance(value, str) else value
