@@ -29,7 +29,7 @@ if [ -n "$build" ]; then
   exit
 fi
 lock dev   # first: the images get the versions that the tests ran with
-for name in train algorithm evaluation sbom audit; do
+for name in train algorithm evaluation sbom pip-audit; do
   lock "$name" --constraint dev.lock
 done
 libraries torch-cuda torch-cuda.in

@@ -64,7 +64,7 @@ def _conform(options: argparse.Namespace, console: Console) -> list[Verdict]:
         engine.require_amd64()
         archive = Path(options.image) if Path(options.image).is_file() else None
         name = engine.load(archive) if archive else options.image
-        engine.image(name)
+        engine.require_silent(name)
         profile = PROFILES[options.profile]
         if profile.gpu and not engine.has_gpu:
             console.print("Note: the engine has no GPU to give; everything runs on the CPU.", highlight=False)

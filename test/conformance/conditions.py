@@ -314,12 +314,14 @@ class Place:
                 room_bytes, room = room_bytes - member.size, room - 1
                 if room_bytes < 0 or room < 0:
                     raise OncoduetError(f"more than {MOST_OUTPUT_BYTES} bytes or {MOST_OUTPUT_FILES} files in /output")
+                if content is None and not member.isdir():
+                    continue
                 try:
-                    safe = tarfile.data_filter(member, str(folder))
-                    if content is not None:
-                        (folder / safe.name).write_bytes(content.read())
-                    elif member.isdir():
-                        (folder / safe.name).mkdir(parents=True, exist_ok=True)
+                    place = folder / tarfile.data_filter(member, str(folder)).name
+                    if content is None:
+                        place.mkdir(exist_ok=True)
+                    else:
+                        place.write_bytes(content.read())
                 except (OSError, ValueError, tarfile.TarError) as error:
                     raise OncoduetError(f"{member.name!r} in /output, which cannot be copied: {error}") from None
         return folder / "output"

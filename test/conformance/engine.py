@@ -173,18 +173,16 @@ class Engine:
         """Create a volume and return its name."""
         return self("volume", "create", "--label", self.label).decode().strip()
 
-    def add_layer(self, image: str, layer: bytes, *, tag: str) -> None:
-        """Put a tar's content over an image, under another name; nothing runs, so nothing of the image's does.
-
-        Raises
-        ------
-        OncoduetError
-            The image has steps of its own for this moment, or a name that is none.
-        """
+    def require_silent(self, image: str) -> None:
+        """Raise ``OncoduetError`` where an image has steps of its own for a build, or a name that is none."""
         if not _REFERENCE.fullmatch(image):
             raise OncoduetError(f"{image}: expected the name of an image, found other characters in it")
         if steps := (self.image(image).get("Config") or {}).get("OnBuild"):
             raise OncoduetError(f"{image}: expected no ONBUILD, whose steps would run here as root, found {steps[0]!r}")
+
+    def add_layer(self, image: str, layer: bytes, *, tag: str) -> None:
+        """Put a tar's content over an image, under another name; nothing runs, so nothing of the image's does."""
+        self.require_silent(image)
         name, _, value = self.label.partition("=")
         files = {"Dockerfile": f"FROM {image}\nADD layer.tar /\nLABEL {name}={value}\n".encode(), "layer.tar": layer}
         self("build", "--quiet", "--network", "none", "--tag", tag, "-", given=pack(files))

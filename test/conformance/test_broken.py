@@ -47,9 +47,7 @@ class Broken:
 
 
 PYTHON3 = """USER 0:0
-RUN cp /usr/local/bin/python3.11 /usr/local/bin/other && rm /usr/local/bin/python3 && \\
-    printf '#!/bin/sh\\nyes \\'{"statuses": [200], "slowest_s": "never"}\\'\\n' > /usr/local/bin/python3 && \\
-    chmod 755 /usr/local/bin/python3
+RUN cd /usr/local/bin && mv python3 other && printf '#!/bin/sh\\nyes 200\\n' > python3 && chmod 755 python3
 USER 1000:1000
 ENTRYPOINT ["other", "/opt/broken/start.py"]"""
 """A python3 that says what nobody asked it, without end."""
