@@ -43,8 +43,8 @@ step() {  # step WHAT COMMAND…: run the command, say what it is for and how lo
 
 case ${card##*/} in pdac-*) campaign=training/campaigns/demo-ct.toml ;; esac  # CT takes longer to learn
 
-# .venv is made anew when the lock, torch's hashes or the wanted build of torch have changed; one of the user's, which
-# lacks .venv/installed, is left alone
+# .venv is made anew when the lock, torch's hashes, its libraries' or the wanted build of torch have changed; one of the
+# user's, which lacks .venv/installed, is left alone
 install() {
   local python=${PYTHON:-python3.11}
   command -v "$python" >/dev/null || fail "expected Python 3.11, found no $python; PYTHON names another"
@@ -68,7 +68,7 @@ except OSError:
     pass
 PYTHON
 }
-stamp=$(cat requirements/install.sh requirements/torch.txt requirements/dev.lock - <<<"${TORCH_REQUIREMENT:-}" | sha256sum)
+stamp=$(cat requirements/install.sh requirements/torch.txt requirements/torch-cuda.lock requirements/dev.lock - <<<"${TORCH_REQUIREMENT:-}" | sha256sum)
 if ! is_installed; then
   step "installing the packages of requirements/dev.lock into .venv (minutes)" install
 fi

@@ -22,7 +22,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from conformance.algorithm_checks import ALGORITHM, own_study_check
+from conformance.algorithm_checks import ALGORITHM, SPELLINGS, own_study_check
 from conformance.algorithm_checks import scenarios as algorithm_scenarios
 from conformance.archives import folder_files, tarball_files
 from conformance.checks import ENDING, Bench, Check, Scenario, Verdict, run
@@ -61,12 +61,12 @@ def _conform(options: argparse.Namespace, console: Console) -> list[Verdict]:
     begun = time.monotonic()
     card = load_card(options.card)
     checks: list[Check] = list(ALGORITHM if options.kind == "algorithm" else EVALUATION)
-    given: dict[str, Study] = own_studies(options.study, card) if options.study else {}
+    given: dict[str, Study] = own_studies(options.study, card, SPELLINGS[options.spelling]) if options.study else {}
     with session(options.engine, options.session) as engine, workplace() as work:
         engine.require_amd64()
         archive = Path(options.image) if Path(options.image).is_file() else None
         name = engine.load(archive) if archive else options.image
-        engine.image(name)
+        engine.require_silent(name)
         folder = options.output or REPORTS / re.sub(
             r"[^A-Za-z0-9._-]+", "_", Path(options.image).name if archive else name
         )
@@ -82,7 +82,7 @@ def _conform(options: argparse.Namespace, console: Console) -> list[Verdict]:
         )
         if options.kind == "algorithm":
             bench.tarball, place.model = _mounted(options.model)
-            bench.scenarios = algorithm_scenarios(card, legacy=options.legacy)
+            bench.scenarios = algorithm_scenarios(card, legacy=options.legacy, keys=SPELLINGS[options.spelling])
             for case_id, study in given.items():
                 bench.scenarios[f"own {case_id}"] = Scenario(lambda study=study: study)  # type: ignore[misc]
                 checks[-len(ENDING) : -len(ENDING)] = own_study_check(case_id)
@@ -165,6 +165,12 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "--planted", action="store_true", help="the model finds lesions such as the suite plants: require it"
+    )
+    parser.add_argument(
+        "--spelling",
+        choices=tuple(SPELLINGS),
+        default="both",
+        help="what inputs.json calls a socket where no check tries another (default: %(default)s)",
     )
     parser.add_argument("--legacy", action="store_true", help="the older contract: fixed paths, no inputs.json")
     parser.add_argument(

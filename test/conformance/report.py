@@ -29,7 +29,7 @@ def show(verdicts: Sequence[Verdict], console: Console) -> None:
     table.add_column("found", overflow="fold", ratio=1)
     for each in verdicts:
         verdict = Text(each.verdict, _COLOURS[each.verdict])
-        table.add_row(each.id, each.level, verdict, Text(each.expected), Text(each.found))
+        table.add_row(each.id, each.level, verdict, Text(each.expected), Text(printable(each.found)))
     console.print(table)
     counts = {word: sum(each.verdict == word for each in verdicts) for word in _COLOURS}
     errors = sum(each.verdict == "fail" and each.level == "error" for each in verdicts)
@@ -64,7 +64,7 @@ def write(verdicts: Sequence[Verdict], folder: Path, about: dict[str, Any]) -> P
             said = ElementTree.SubElement(test, "system-out")
             said.text = printable(f"{each.verdict} ({each.level}): {each.found}")
     with report_place(folder).staged() as stage:
-        write_json(stage / "conformance.json", {**values, "checks": rows})
+        write_json(stage / "conformance.json", _printable({**values, "checks": rows}))
         ElementTree.ElementTree(suite).write(stage / "conformance.xml", encoding="utf-8", xml_declaration=True)
     return folder / "conformance.json"
 
@@ -72,3 +72,12 @@ def write(verdicts: Sequence[Verdict], folder: Path, about: dict[str, Any]) -> P
 def report_place(folder: Path) -> Output:
     """Where the reports go; files of other origin there are refused."""
     return Output(folder, "conformance", ["conformance.json", "conformance.xml"], record="conformance.json")
+
+
+def _printable(value: Any) -> Any:
+    """The same with escapes for what is not printable, halves of surrogate pairs among it."""
+    if isinstance(value, dict):
+        return {key: _printable(inner) for key, inner in value.items()}
+    if isinstance(value, list):
+        return [_printable(inner) for inner in value]
+    return printable(value) if isinstance(value, str) else value
