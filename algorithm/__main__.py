@@ -11,6 +11,7 @@ if __name__ == "__main__":
     heed_signals()  # before what takes long to import
 
 import argparse
+import logging
 import math
 import os
 import sys
@@ -19,13 +20,14 @@ from pathlib import Path
 from typing import get_args
 
 from algorithm.progress import stdout_bar
-from algorithm.resources import free_device_memory, usable_cores, use_threads
+from algorithm.resources import usable_cores, use_threads
 from contract.cards import CandidateRule, load_card
 from contract.command import Parser, run_command
 from contract.errors import UsageError
 from contract.serving import PORT, Case, end_process, serve
 from contract.terminal import log_to_stdout
 from network.detection.clustering import CaseScore, Fill
+from network.device import HELP, Device, Kind, choose_device, free_device_memory
 
 MODEL = Path("/opt/ml/model")
 INPUT = Path("/input")
@@ -39,6 +41,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _single(options: argparse.Namespace) -> None:
     use_threads(options.threads)
+    device = _told(options)
     from algorithm.single import predict_single  # noqa: PLC0415
 
     predict_single(
@@ -48,12 +51,14 @@ def _single(options: argparse.Namespace) -> None:
         mirroring=False if options.no_mirroring else None,
         precision=options.precision,
         memory_gb=options.memory_gb,
+        device=device,
     )
 
 
 def _serve(options: argparse.Namespace) -> None:
     def load() -> Case:
         use_threads(options.threads)
+        device = _told(options)
         from algorithm.single import load_model, predict_study  # noqa: PLC0415
 
         predictor = load_model(
@@ -61,12 +66,15 @@ def _serve(options: argparse.Namespace) -> None:
             mirroring=False if options.no_mirroring else None,
             precision=options.precision,
             memory_gb=options.memory_gb,
+            device=device,
         )
 
         def case() -> None:
             use_threads(options.threads)  # PyTorch counts threads per thread, and every case has one of its own
-            predict_study(predictor, input_folder=options.input, output_folder=options.output)
-            free_device_memory()
+            try:
+                predict_study(predictor, input_folder=options.input, output_folder=options.output)
+            finally:
+                free_device_memory()
 
         return case
 
@@ -76,6 +84,7 @@ def _serve(options: argparse.Namespace) -> None:
 
 def _batch(options: argparse.Namespace) -> None:
     use_threads(options.threads)
+    device = _told(options)
     from algorithm.batch import predict_batch  # noqa: PLC0415
     from algorithm.boxes import BoxChoice  # noqa: PLC0415
 
@@ -96,7 +105,15 @@ def _batch(options: argparse.Namespace) -> None:
         ],
         precision=options.precision,
         memory_gb=options.memory_gb,
+        device=device,
     )
+
+
+def _told(options: argparse.Namespace) -> Kind:
+    """The device to compute on, told in one line before anything else."""
+    device = choose_device(options.device)
+    logging.getLogger("algorithm").info("%s", device)
+    return device.kind
 
 
 def _candidates(options: argparse.Namespace) -> None:
@@ -247,6 +264,9 @@ def _add_prediction(parser: argparse.ArgumentParser, *, suppress: bool) -> None:
         choices=("fp32", "bf16"),
         default=argparse.SUPPRESS if suppress else "fp32",
         help="of the networks' arithmetic; with bf16 the log says how far it is from fp32. Default: fp32",
+    )
+    parser.add_argument(
+        "--device", choices=get_args(Device), default=argparse.SUPPRESS if suppress else "auto", help=HELP
     )
     parser.add_argument(
         "--memory-gb",

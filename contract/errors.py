@@ -8,12 +8,15 @@ import errno
 import os
 import sys
 import traceback
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 from contract.text import one_line, printable_lines
 
-__all__ = ["Ending", "OncoduetError", "UsageError", "ending", "exit_status", "one_line"]
+__all__ = ["Ending", "OncoduetError", "UsageError", "ending", "exit_status", "one_line", "some"]
+
+SHOWN = 10
+"""How many of many things a message names."""
 
 _MACHINE: Mapping[int, str] = {
     errno.ENOENT: "expected it to be there",
@@ -69,6 +72,12 @@ class Ending(NamedTuple):
     """For ``sys.exit``."""
     said: str
     """For stderr, without the last line's end: nothing, one line, or of a bug the traceback."""
+
+
+def some(names: Sequence[str]) -> str:
+    """The first of many names, and how many more there are."""
+    more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
+    return ", ".join(names[:SHOWN]) + more
 
 
 def ending(command: Callable[[], object]) -> Ending:

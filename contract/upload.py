@@ -33,6 +33,9 @@ from contract.terminal import log_to_stdout
 STANDIN_LABEL = "oncoduet.standin-base"
 """Borne by images that were built on a local stand-in for the public base; such are for tests alone."""
 
+_NAME = r"(0|[1-9][0-9]{0,9}|[A-Za-z_][A-Za-z0-9_.-]{0,31}\$?)"
+_USER = re.compile(rf"{_NAME}(?::{_NAME})?")
+
 _LARGEST_JSON_BYTES = 1 << 20
 _CHUNK_BYTES = 1 << 20
 
@@ -83,7 +86,7 @@ def check_image(archive: Path, *, allow_standin: bool = False) -> None:
         raise OncoduetError(f"{archive}: expected an image for linux/amd64, found {platform}")
     settings = image.get("config") or {}
     user = str(settings.get("User") or "")
-    if user.partition(":")[0] in ("", "0", "root"):
+    if not user_and_group(user)[0]:
         raise OncoduetError(f"{archive}: expected an image whose user is not root, found {user!r}")
     if not (settings.get("Entrypoint") or settings.get("Cmd")):
         raise OncoduetError(f"{archive}: expected an image with an entry point, found none")
@@ -93,6 +96,17 @@ def check_image(archive: Path, *, allow_standin: bool = False) -> None:
             f"{archive}: expected an image on a public base, found one built on a stand-in (label {STANDIN_LABEL}), "
             "which must not be published; --allow-standin is for tests of the export"
         )
+
+
+def user_and_group(user: str) -> tuple[str, str]:
+    """The user and the group that an image's settings name, each a number or a name; empty where none is given.
+
+    The user is empty, too, where it is root, or written as no engine's documents write it (``00`` and ``+0`` are root).
+    """
+    match = _USER.fullmatch(user)
+    if match is None or match[1] in ("0", "root"):
+        return "", ""
+    return match[1], match[2] or ""
 
 
 def check_model(archive: Path, *, accept_non_commercial: bool = False) -> None:

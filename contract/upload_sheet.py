@@ -15,6 +15,7 @@ from contract.cards import Card, Socket, load_card
 from contract.command import Parser, run_command
 from contract.errors import OncoduetError
 from contract.files import read_json, sha256_file, write_text
+from contract.outputs import EXPORT, file_output
 from contract.terminal import log_to_stdout
 from contract.text import one_line
 
@@ -37,7 +38,7 @@ def write_sheet(folder: Path, card: Card, reports: Sequence[Path]) -> Path:
     Raises
     ------
     OncoduetError
-        The folder holds no archive, or a report is none.
+        The folder holds no archive, or a report is none; a sheet of other origin is there.
     """
     files = sorted(folder.glob("*.tar.gz"))
     if not files:
@@ -61,7 +62,8 @@ def write_sheet(folder: Path, card: Card, reports: Sequence[Path]) -> Path:
     if not reports:
         sections.append("The conformance has not run on these files: memory, time and GPU are open.")
     path = folder / SHEET
-    write_text(path, "\n\n".join(sections) + "\n")
+    with file_output(path, EXPORT).staged() as stage:
+        write_text(stage / SHEET, "\n\n".join(sections) + "\n")
     return path
 
 

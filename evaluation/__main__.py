@@ -23,6 +23,7 @@ from rich.text import Text
 from contract.cards import load_card
 from contract.command import Parser, run_command
 from contract.errors import OncoduetError, UsageError
+from contract.patients import FEWEST_PATIENTS
 from contract.records import Metrics
 from contract.serving import PORT, Case, end_process, serve
 from contract.terminal import console as make_console
@@ -76,6 +77,8 @@ def _score(options: argparse.Namespace) -> None:
         card=None if options.card is None else load_card(options.card),
         on_missing=options.on_missing,
         picai_only=options.picai_only,
+        patients=options.patients,
+        training_studies_too=options.training_studies_too,
         track=_Bar(console),
     )
     _show(scores, console)
@@ -111,6 +114,8 @@ def _compare(options: argparse.Namespace) -> None:
         options.output,
         analysis=options.analysis,
         marksheet=options.marksheet,
+        patients=options.patients,
+        few_patients=options.few_patients,
         archive=options.archive,
         predictions=options.predictions or (),
         workers=options.workers,
@@ -152,6 +157,17 @@ def _show(scores: Sequence[Score], console: Console) -> None:
         ):
             if note:
                 _say(console, f"{each.run.title}, {answer}: {note}")
+        missing = [case.case_id for case in each.cases if case.missing]
+        if missing:
+            _say(
+                console, f"{each.run.title}: no prediction, hence likelihood 0 without candidates: {', '.join(missing)}"
+            )
+        if each.metrics.trained_on:
+            _say(
+                console,
+                f"{each.run.title}: {each.metrics.trained_on} of {len(each.cases)} studies are ones that its networks "
+                "were trained on: these figures say nothing about others.",
+            )
 
 
 def _explain(score: Score, truth: TruthFolder, case_id: str, console: Console) -> None:
@@ -256,7 +272,11 @@ def _parser() -> argparse.ArgumentParser:
     scoring.add_argument(
         "--explain", metavar="CASE", help="also show why each lesion and candidate of a case counts as it does"
     )
-    scoring.add_argument("--card", help="name or path of the card that scores (the one that truth or source.json name)")
+    scoring.add_argument("--card", help="name or path of the card that scores (the truth's; predictions choose none)")
+    _add_patients(scoring)
+    scoring.add_argument(
+        "--training-studies-too", action="store_true", help="score also studies that a network was trained on"
+    )
 
     indexing = commands.add_parser("index", help="make the truth's index anew, to ship it with the truth")
     indexing.set_defaults(command=_index)
@@ -278,6 +298,10 @@ def _parser() -> argparse.ArgumentParser:
     comparing.add_argument("--marksheet", type=Path, help="CSV with the columns of the declared subgroups")
     comparing.add_argument("--archive", type=Path, help="images and label maps: the report then shows the worst misses")
     comparing.add_argument("--predictions", type=Path, nargs="+", help="what was scored, for --archive")
+    _add_patients(comparing)
+    comparing.add_argument(
+        "--few-patients", action="store_true", help=f"draw anew from fewer than {FEWEST_PATIENTS} patients all the same"
+    )
     comparing.add_argument("--workers", type=_workers, default=1, help="processes; they change no result (%(default)s)")
 
     planning = commands.add_parser("plan", help="runs and cases that a question needs; may a campaign stop?")
@@ -290,6 +314,15 @@ def _workers(text: str) -> int:
     if not (text.isdecimal() and len(text) < 5 and 1 <= int(text) <= MOST_WORKERS):
         raise argparse.ArgumentTypeError(f"expected a whole number from 1 to {MOST_WORKERS}, found {text!r}")
     return int(text)
+
+
+def _add_patients(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "--patients",
+        metavar="FILE|by-case|by-prefix",
+        help="who the patient of a case is, where ids leave it open: a CSV file with case_id and patient_id, each case "
+        "one of its own, or the text before the first _ (what truth or scores record, else the ids)",
+    )
 
 
 def _add_plan_arguments(planning: argparse.ArgumentParser) -> None:

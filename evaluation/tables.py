@@ -10,6 +10,15 @@ from evaluation.analysis import METRICS
 from evaluation.readings import Flip
 from evaluation.verdict import METRIC_NAMES, Verdict
 
+TABLES = (
+    "configurations.csv",
+    "comparisons.csv",
+    "flips.csv",
+    "subgroups.csv",
+    "configurations.tex",
+    "comparisons.tex",
+)
+
 _ESCAPES = str.maketrans(
     {"_": r"\_", "&": r"\&", "%": r"\%", "#": r"\#", "$": r"\$", "{": r"\{", "}": r"\}", "~": r"\textasciitilde{}",
      "^": r"\textasciicircum{}", "\\": r"\textbackslash{}"}

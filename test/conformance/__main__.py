@@ -22,7 +22,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from conformance.algorithm_checks import ALGORITHM, own_study_check
+from conformance.algorithm_checks import ALGORITHM, SPELLINGS, own_study_check
 from conformance.algorithm_checks import scenarios as algorithm_scenarios
 from conformance.archives import folder_files, tarball_files
 from conformance.checks import ENDING, Bench, Check, Scenario, Verdict, run
@@ -31,12 +31,13 @@ from conformance.engine import session
 from conformance.evaluation_checks import EVALUATION
 from conformance.evaluation_checks import scenarios as evaluation_scenarios
 from conformance.outputs import Broken
-from conformance.report import show, write
+from conformance.report import report_place, show, write
 from conformance.studies import Study, own_studies, require_cases
 from conformance.submissions import made_truth, read_truth, truth_files
 from contract.cards import load_card
 from contract.command import Parser, run_command
 from contract.errors import OncoduetError, UsageError
+from contract.outputs import require_apart
 from contract.terminal import console as make_console
 from contract.terminal import log_to_stdout
 
@@ -60,12 +61,17 @@ def _conform(options: argparse.Namespace, console: Console) -> list[Verdict]:
     begun = time.monotonic()
     card = load_card(options.card)
     checks: list[Check] = list(ALGORITHM if options.kind == "algorithm" else EVALUATION)
-    given: dict[str, Study] = own_studies(options.study, card) if options.study else {}
+    given: dict[str, Study] = own_studies(options.study, card, SPELLINGS[options.spelling]) if options.study else {}
     with session(options.engine, options.session) as engine, workplace() as work:
         engine.require_amd64()
         archive = Path(options.image) if Path(options.image).is_file() else None
         name = engine.load(archive) if archive else options.image
-        engine.image(name)
+        engine.require_silent(name)
+        folder = options.output or REPORTS / re.sub(
+            r"[^A-Za-z0-9._-]+", "_", Path(options.image).name if archive else name
+        )
+        require_apart(folder, study=options.study, truth=options.truth, model=options.model)
+        report_place(folder).check()
         profile = PROFILES[options.profile]
         if profile.gpu and not engine.has_gpu:
             console.print("Note: the engine has no GPU to give; everything runs on the CPU.")
@@ -76,7 +82,7 @@ def _conform(options: argparse.Namespace, console: Console) -> list[Verdict]:
         )
         if options.kind == "algorithm":
             bench.tarball, place.model = _mounted(options.model)
-            bench.scenarios = algorithm_scenarios(card, legacy=options.legacy)
+            bench.scenarios = algorithm_scenarios(card, legacy=options.legacy, keys=SPELLINGS[options.spelling])
             for case_id, study in given.items():
                 bench.scenarios[f"own {case_id}"] = Scenario(lambda study=study: study)  # type: ignore[misc]
                 checks[-len(ENDING) : -len(ENDING)] = own_study_check(case_id)
@@ -113,7 +119,6 @@ def _conform(options: argparse.Namespace, console: Console) -> list[Verdict]:
             "seconds": round(time.monotonic() - begun, 1),
         }
     show(verdicts, console)
-    folder = options.output or REPORTS / re.sub(r"[^A-Za-z0-9._-]+", "_", Path(options.image).name if archive else name)
     console.print(f"{write(verdicts, folder, about)}, {about['seconds']} s")
     return verdicts
 
@@ -160,6 +165,12 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "--planted", action="store_true", help="the model finds lesions such as the suite plants: require it"
+    )
+    parser.add_argument(
+        "--spelling",
+        choices=tuple(SPELLINGS),
+        default="both",
+        help="what inputs.json calls a socket where no check tries another (default: %(default)s)",
     )
     parser.add_argument("--legacy", action="store_true", help="the older contract: fixed paths, no inputs.json")
     parser.add_argument(

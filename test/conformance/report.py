@@ -12,7 +12,8 @@ from rich.table import Table
 from rich.text import Text
 
 from conformance.checks import Verdict
-from contract.files import atomic_file, write_json
+from contract.files import write_json
+from contract.outputs import Output
 from contract.provenance import writer
 from contract.text import printable
 
@@ -28,7 +29,7 @@ def show(verdicts: Sequence[Verdict], console: Console) -> None:
     table.add_column("found", overflow="fold", ratio=1)
     for each in verdicts:
         verdict = Text(each.verdict, _COLOURS[each.verdict])
-        table.add_row(each.id, each.level, verdict, Text(each.expected), Text(each.found))
+        table.add_row(each.id, each.level, verdict, Text(each.expected), Text(printable(each.found)))
     console.print(table)
     counts = {word: sum(each.verdict == word for each in verdicts) for word in _COLOURS}
     errors = sum(each.verdict == "fail" and each.level == "error" for each in verdicts)
@@ -39,12 +40,10 @@ def show(verdicts: Sequence[Verdict], console: Console) -> None:
 
 def write(verdicts: Sequence[Verdict], folder: Path, about: dict[str, Any]) -> Path:
     """Write ``conformance.json`` and ``conformance.xml`` (JUnit) into a folder; returns the first."""
-    folder.mkdir(parents=True, exist_ok=True)
     rows = [vars(each) for each in verdicts]
     errors = sum(each.verdict == "fail" and each.level == "error" for each in verdicts)
     written = datetime.now(UTC).isoformat(timespec="seconds")
     values = {"schema_version": 1, "written_by": writer().model_dump(), **about, "written": written, "errors": errors}
-    write_json(folder / "conformance.json", {**values, "checks": rows})
     suite = ElementTree.Element(
         "testsuite",
         name=printable(str(about["image"])),
@@ -64,6 +63,21 @@ def write(verdicts: Sequence[Verdict], folder: Path, about: dict[str, Any]) -> P
         else:
             said = ElementTree.SubElement(test, "system-out")
             said.text = printable(f"{each.verdict} ({each.level}): {each.found}")
-    with atomic_file(folder / "conformance.xml") as partial:
-        ElementTree.ElementTree(suite).write(partial, encoding="utf-8", xml_declaration=True)
+    with report_place(folder).staged() as stage:
+        write_json(stage / "conformance.json", _printable({**values, "checks": rows}))
+        ElementTree.ElementTree(suite).write(stage / "conformance.xml", encoding="utf-8", xml_declaration=True)
     return folder / "conformance.json"
+
+
+def report_place(folder: Path) -> Output:
+    """Where the reports go; files of other origin there are refused."""
+    return Output(folder, "conformance", ["conformance.json", "conformance.xml"], record="conformance.json")
+
+
+def _printable(value: Any) -> Any:
+    """The same with escapes for what is not printable, halves of surrogate pairs among it."""
+    if isinstance(value, dict):
+        return {key: _printable(inner) for key, inner in value.items()}
+    if isinstance(value, list):
+        return [_printable(inner) for inner in value]
+    return printable(value) if isinstance(value, str) else value
