@@ -139,12 +139,12 @@ def preprocess_case(
     case = preprocess(array, spacing_mm_zyx, plans=plans, dataset=dataset, label=label)
     output.mkdir(parents=True, exist_ok=True)
     patch = tuple(plans["configurations"][CONFIGURATION]["patch_size"])
-    _save(output / case_id, case.data, case.label, dict(case.properties), patch=patch)
+    save(output / case_id, case.data, case.label, dict(case.properties), patch=patch)
     return case
 
 
-def _save(
-    path: Path, data: Float32Array, label: npt.NDArray[np.int8], properties: dict[str, Any], *, patch: tuple[int, ...]
+def save(
+    path: Path, data: Float32Array, label: npt.NDArray[np.int16], properties: dict[str, Any], *, patch: tuple[int, ...]
 ) -> None:
     """Write a preprocessed study in nnU-Net's format, with the blocks that it chooses; the path has no ending yet."""
     blocks, chunks = comp_blosc2_params(data.shape, patch, data.itemsize)

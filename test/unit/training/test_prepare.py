@@ -325,7 +325,7 @@ import numpy as np
 from training.engines import nnunet_data
 z, y, x = np.indices((24, 320, 320), dtype=np.float32)
 data = np.stack([np.sin(0.1 * x) + np.cos(0.07 * y), np.sin(x * y / 900), z + 0.01 * x]).astype(np.float32)
-nnunet_data._save(Path(sys.argv[1]), data, (data[:1] > 1.5).astype(np.int8), {}, patch=(16, 320, 320))
+nnunet_data.save(Path(sys.argv[1]), data, (data[:1] > 1.5).astype(np.int16), {}, patch=(16, 320, 320))
 """
 
 
