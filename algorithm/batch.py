@@ -17,19 +17,19 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
-
 from algorithm.batch_folder import BatchFolder, study_record
 from algorithm.boxes import AS_IN_RULES, BoxChoice
 from algorithm.bundle import Bundle, read_bundle
 from algorithm.ensembles import Ensemble, choose_ensembles, ensemble_source
 from algorithm.outputs import detect, write_listing
-from algorithm.prediction import Predictor, load_predictor
+from algorithm.prediction import LEANER, Predictor, load_predictor
 from algorithm.progress import Track
 from algorithm.trained_on import KnownStudies
 from contract.archive import Study, archive_licence, list_studies
 from contract.errors import OncoduetError, one_line
+from contract.outputs import require_apart
 from contract.records import BatchRecord, Failure, FailuresRecord
+from network.device import Kind, free_device_memory, memory_or_refuse
 from network.sliding_window import Precision
 
 logger = logging.getLogger(__name__)
@@ -60,6 +60,7 @@ def predict_batch(
     choices: Sequence[BoxChoice] = (AS_IN_RULES,),
     precision: Precision = "fp32",
     memory_gb: float | None = None,
+    device: Kind = "cpu",
 ) -> None:
     """Predict every study of an archive with every ensemble, but those that are finished already.
 
@@ -75,6 +76,8 @@ def predict_batch(
         Of the networks' arithmetic.
     memory_gb
         What the process may take, in GB; None: what its container, its limits and the machine leave to it.
+    device
+        Where the networks compute.
 
     Raises
     ------
@@ -82,9 +85,7 @@ def predict_batch(
         The bundle is wrong, the archive is empty, or the output belongs to another batch: nothing was changed. Or
         single studies are wrong: all others are predicted.
     """
-    for name, other in (("archive", archive), ("model bundle", model)):
-        if output.resolve() == other.resolve():
-            raise OncoduetError(f"{output}: expected an output folder of its own, found the {name}")
+    require_apart(output, archive=archive, model=model)
     bundle = read_bundle(model)
     ensembles = choose_ensembles(bundle, members, choices)
     listing = list_studies(archive, bundle.card, labels_required=False)
@@ -108,9 +109,18 @@ def predict_batch(
     if done == set(everything) and folder.is_listed(everything) and not folder.failures.exists():
         logger.info("%s: all %d studies are finished already", output, len(done))
         return
+    folder.require_replaceable([*listing.faults, *(study.case_id for study in waiting)])
     predictor = unforeseen = None
     if waiting:
-        predictor = _load(bundle, ensembles, choices, mirroring=mirroring, precision=precision, memory_gb=memory_gb)
+        predictor = _load(
+            bundle,
+            ensembles,
+            choices,
+            mirroring=mirroring,
+            precision=precision,
+            memory_gb=memory_gb,
+            device=device,
+        )
     with folder.begun(record):
         folder.unlist()
         failures = dict(listing.faults)
@@ -172,6 +182,7 @@ def _load(
     mirroring: bool | None,
     precision: Precision,
     memory_gb: float | None,
+    device: Kind,
 ) -> Predictor:
     """Load the members that any ensemble needs, each once."""
     needed = {member.name for ensemble in ensembles for member in ensemble.members}
@@ -183,6 +194,7 @@ def _load(
         choices=choices,
         precision=precision,
         memory_gb=memory_gb,
+        device=device,
     )
 
 
@@ -215,6 +227,7 @@ def _predict_all(
         folder.discard(study.case_id)
         ended.failures[study.case_id] = reason
         logger.error("study %s failed: %s", study.case_id, reason)
+        free_device_memory()
     return ended
 
 
@@ -253,25 +266,16 @@ def _settings(choices: Sequence[BoxChoice]) -> dict[str, str]:
 def _blamed_on(study: Study) -> Iterator[None]:
     """Tell what is wrong with a study from what is wrong with the output folder or with the program."""
     try:
-        yield
+        with memory_or_refuse(f"study {study.case_id}", remedy=LEANER):
+            yield
     except OncoduetError as error:
         raise _StudyError(one_line(str(error))) from None
     except OSError as error:
         raise _StudyError(one_line(f"study {study.case_id}: expected readable images, found: {error}")) from None
-    except (MemoryError, RuntimeError) as error:
-        if not _is_about_memory(error):
-            raise
-        found = one_line(str(error)) or "too little"
-        raise _StudyError(f"study {study.case_id}: expected enough memory for it, found: {found}") from None
     except (ArithmeticError, ValueError, IndexError) as error:  # sizes and numbers that no image should have
         logger.debug("study %s", study.case_id, exc_info=True)
         found = one_line(f"{type(error).__name__}: {error}")
         raise _StudyError(f"study {study.case_id}: expected images that can be predicted, found: {found}") from None
-
-
-def _is_about_memory(error: Exception) -> bool:
-    """PyTorch has an exception of its own for the GPU's memory, and for the CPU's nothing but a text."""
-    return isinstance(error, MemoryError | torch.OutOfMemoryError) or "DefaultCPUAllocator" in str(error)
 
 
 def _failures(bundle: Bundle, studies: int, reasons: dict[str, str]) -> FailuresRecord:

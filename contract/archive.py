@@ -17,6 +17,7 @@ from contract.archive_files import LABEL_ENDING, LABELS, ArchiveFiles, look, sam
 from contract.cards import Card
 from contract.errors import SHOWN, OncoduetError, one_line, some
 from contract.files import read_json
+from contract.names import require_case_id
 from contract.patients import FILE as PATIENTS
 from contract.patients import MOST_STUDIES, TELLING, patients_by_case, question, read_patients, said_patients
 from contract.tables import read_table
@@ -190,6 +191,7 @@ def check_geometry(name: str, channels: Mapping[str, Path], reference: str) -> N
 
 def _study(archive: Path, card: Card, case_id: str, files: ArchiveFiles, labels_required: bool) -> Study | None:
     """One study, checked; None for stray copies of a study that is there."""
+    require_case_id(case_id, archive)
     found, strays = files.images.get(case_id, {}), files.strays.get(case_id, [])
     other = f", but {some([str(path.relative_to(archive)) for path in strays])}" if strays else ""
     if not found:

@@ -257,6 +257,8 @@ class MetricsRecord(Record):
     strict_reason: str | None = None
     """Why there is no strict answer (``--picai-only``)."""
     picai: Metrics
+    trained_on: int | None = None
+    """How many of the cases a network of this run was trained on; null: not known."""
     baselines: Mapping[str, Mapping[str, AgainstBaseline]] = {}
     """By frozen baseline and metric, on the platform; empty where none ships with the truth."""
 

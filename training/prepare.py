@@ -17,8 +17,10 @@ from scipy import ndimage
 from contract.archive import Study, all_of, archive_licence, archive_patients, list_studies
 from contract.cards import Card, card_path, load_card
 from contract.errors import OncoduetError, UsageError, one_line, some
-from contract.files import sha256_file, sha256_json, staged_folder, write_json, write_text
+from contract.files import sha256_file, sha256_json, write_json, write_text
+from contract.outputs import Output, require_apart, require_folder
 from contract.records import Stage, write_record
+from contract.terminal import progress_on
 from contract.volume import LabelArray, Volume
 from network.localisation import true_region
 from network.preprocessing import Preprocessed
@@ -29,15 +31,20 @@ from training.logs import log_to
 from training.lost_lesions import Lesion, lesions_on, lost_lesions
 from training.prepared import (
     LOCALISATION,
+    PARTS,
+    RECORD,
+    SPLITS,
     Fold,
+    Prepared,
     PreparedRecord,
     PreparedStudy,
     SplitsRecord,
     case_files,
     load_prepared,
+    parts,
 )
 from training.sources import FILE as SOURCES
-from training.sources import SourcesRecord, stamp_study
+from training.sources import SourcesRecord, glance, read_sources, same_studies, stamp_study
 
 OnBadStudy = Literal["stop", "skip"]
 """``stop``: a study that is wrong ends it, once all such are known; ``skip``: they are left out, and named."""
@@ -55,8 +62,9 @@ def prepare(
     console: Console,
     patients: str | None = None,
     on_bad_study: OnBadStudy = "stop",
+    replace: bool = False,
 ) -> PreparedRecord:
-    """Prepare a dataset for training.
+    """Prepare a dataset for training; one that is there already and was made from just this is left as it is.
 
     Parameters
     ----------
@@ -68,38 +76,57 @@ def prepare(
         Where progress is shown.
     patients
         Who the patients are, where the archive leaves it open; see :func:`contract.archive.archive_patients`.
+    on_bad_study
+        What to do about studies that are wrong.
+    replace
+        Put it in the place of a dataset that was made from something else, although runs may have been made from that.
 
     Raises
     ------
     OncoduetError
         The archive is empty or a study of it is wrong (see ``contract.archive``, ``network.study``); no study has a
         lesion, or one lacks the organ that the card locates first; there are fewer patients than folds, or it is open
-        who they are. Nothing is written then.
+        who they are; the output holds another dataset or files of other origin. Nothing is written then.
     UsageError
         Fewer than two folds, or a seed below 0.
     """
-    if folds < 2:
-        raise UsageError(f"--folds: expected at least 2, found {folds}")
-    if seed < 0:
-        raise UsageError(f"--seed: expected at least 0, found {seed}")
+    _require_usable(folds, seed)
+    require_apart(output, archive=archive)
+    require_folder(output)
     card = load_card(card_name)
     licence = archive_licence(archive)
-    listing = list_studies(archive, card, labels_required=True)
-    for remark in listing.remarks:
-        logger.warning("%s", remark)
-    bad = _BadStudies(archive, on_bad_study, studies=len(listing.studies) + len(listing.faults))
-    for name, fault in listing.faults.items():
-        bad.note(name, fault)
-    bad.stop()
-    studies = listing.studies
+    studies, bad = _listed(archive, card, on_bad_study)
     patient_of = archive_patients(archive, studies, patients)
     _require_patients(archive, patient_of, folds)
     stages: list[Stage] = ["detection"] if card.localisation is None else ["detection", "localisation"]
+    if (output / RECORD).is_file() and not replace:
+        existing = load_prepared(output)
+        kept = [study for study in studies if study.case_id not in existing.record.left_out]
+        _require_same(
+            existing,
+            card=card,
+            licence=licence,
+            archive=archive,
+            studies=kept,
+            folds=folds,
+            seed=seed,
+            patient_of=patient_of,
+        )
+        logger.info("%s: prepared already from these studies, nothing to do", output)
+        return existing.record
+    place = Output(
+        output,
+        "training prepare",
+        _files(stages, [study.case_id for study in studies]),
+        identity={"card": card.sha256, "folds": folds, "seed": seed, "archive": glance(archive, studies)},
+        replaces=replace,
+        record=RECORD,
+    )
     with (
-        staged_folder(output) as stage,
+        place.staged() as stage,
         log_to(stage / "prepare.log"),
         tempfile.TemporaryDirectory(prefix=".work-", dir=stage) as work,
-        Progress(console=console, redirect_stdout=False, redirect_stderr=False) as progress,
+        progress_on(console, redirect_stdout=False, redirect_stderr=False) as progress,
     ):
         stacked = {each: _Stacked(Path(work) / each, card, each) for each in stages}
         stamps = {}
@@ -123,13 +150,13 @@ def prepare(
         splits = SplitsRecord(seed=seed, folds=split_patients(lesions, folds=folds, seed=seed))
         write_record(stage / SOURCES, SourcesRecord(archive=str(archive.resolve()), studies=stamps))
         card_text = card_path(card_name).read_text(encoding="utf-8")
-        for name, dataset in stacked.items():
+        for name in reversed(stages):  # the outer one's record names the inner one's
             folder = stage if name == "detection" else stage / LOCALISATION
-            record = _preprocess(dataset, folder, card=card, licence=licence, work=Path(work), progress=progress)
-            record = record.model_copy(update={"left_out": tuple(sorted(bad.faults))})
+            record = _preprocess(stacked[name], folder, card=card, licence=licence, work=Path(work), progress=progress)
             write_text(folder / "card.toml", card_text)
-            write_record(folder / "splits.json", splits)
-            write_record(folder / "prepared.json", record)
+            write_record(folder / SPLITS, splits)
+            changes = {"left_out": tuple(sorted(bad.faults)), "parts": parts(folder)}
+            write_record(folder / RECORD, record.model_copy(update=changes))
         bad.say()  # in prepare.log, and below to the user
         lost = stacked["detection"].lost
         _warn_of(lost)  # in prepare.log, and below to the user
@@ -141,6 +168,63 @@ def prepare(
         "%s: %d studies of %d patients, %d with lesions, %d folds", output, len(lesions), len(named), positive, folds
     )
     return load_prepared(output).record
+
+
+def _require_usable(folds: int, seed: int) -> None:
+    if folds < 2:
+        raise UsageError(f"--folds: expected at least 2, found {folds}")
+    if seed < 0:
+        raise UsageError(f"--seed: expected at least 0, found {seed}")
+
+
+def _listed(archive: Path, card: Card, on_bad_study: OnBadStudy) -> tuple[Sequence[Study], "_BadStudies"]:
+    """The studies that seem sound before their voxels are read, and those that are not; remarks are logged."""
+    listing = list_studies(archive, card, labels_required=True)
+    for remark in listing.remarks:
+        logger.warning("%s", remark)
+    bad = _BadStudies(archive, on_bad_study, studies=len(listing.studies) + len(listing.faults))
+    for name, fault in listing.faults.items():
+        bad.note(name, fault)
+    bad.stop()
+    return listing.studies, bad
+
+
+def _require_same(
+    existing: Prepared,
+    *,
+    card: Card,
+    licence: str,
+    archive: Path,
+    studies: Sequence[Study],
+    folds: int,
+    seed: int,
+    patient_of: Mapping[str, str],
+) -> None:
+    """Raise ``OncoduetError`` unless a dataset was made from just this: its runs would be orphaned."""
+    for what, found, expected in [
+        ("card", existing.record.card_sha256, card.sha256),
+        ("data licence", existing.record.data_licence, licence),
+        ("number of folds", len(existing.folds), folds),
+        ("seed", existing.splits_seed, seed),
+        (
+            "patients",
+            {study.case_id: study.patient_id for study in existing.record.studies},
+            {study.case_id: patient_of[study.case_id] for study in studies},
+        ),
+        ("studies", same_studies(read_sources(existing), archive, studies), True),
+    ]:
+        if found != expected:
+            raise OncoduetError(
+                f"{existing.folder}: expected no dataset or one with the same {what}, found another, from which "
+                "runs may have been made; give another output, or --replace"
+            )
+
+
+def _files(stages: Sequence[Stage], case_ids: Sequence[str]) -> list[str]:
+    """All that a dataset may consist of."""
+    below = ["" if stage == "detection" else f"{LOCALISATION}/" for stage in stages]
+    cases = [str(path) for case_id in case_ids for path in case_files(Path(), case_id)]
+    return [SOURCES, "prepare.log", *(f"{each}{name}" for each in below for name in [RECORD, SPLITS, *PARTS, *cases])]
 
 
 class _BadStudies:

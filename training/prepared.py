@@ -1,6 +1,7 @@
 """A prepared dataset: what ``prepare`` leaves and every run reads.
 
-The folder holds ``prepared.json``, ``splits.json``, ``card.toml``, nnU-Net's ``plans.json``, ``dataset.json`` and
+``prepared.json`` is there only while the rest is whole, and has the sha256 of every part. The folder holds
+``prepared.json``, ``splits.json``, ``card.toml``, nnU-Net's ``plans.json``, ``dataset.json`` and
 ``dataset_fingerprint.json``, the preprocessed studies in ``cases``, and ``sources.json`` (``training.sources``), which
 says what archive it comes from. For a card that first locates an organ there is the same once more, for stage 1, in the
 folder ``localisation``.
@@ -10,22 +11,34 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
+
+from pydantic import Field
 
 from contract.cards import Card, Frozen, load_card
 from contract.errors import OncoduetError, some
-from contract.files import read_json, sha256_json
+from contract.files import sha256_file, sha256_json
 from contract.records import Record, Stage, read_record
+from network.plans import read_plans
 
 SPLITS = "splits.json"
 LOCALISATION = "localisation"
 """Folder of stage 1's dataset in a prepared dataset."""
 
+RECORD = "prepared.json"
+
+PARTS = ("card.toml", "dataset.json", "dataset_fingerprint.json", "plans.json")
+"""Files of every dataset beside ``prepared.json``, ``cases`` and ``splits.json``, which may be edited."""
+
+MORE_PARTS = ("sources.json", f"{LOCALISATION}/prepared.json")
+"""Those of the outer dataset alone."""
+
 
 class PreparedStudy(Frozen):
     """One study of the dataset."""
 
-    case_id: str
+    case_id: Annotated[str, Field(pattern=r"^[^/\\\x00-\x1f]+$", max_length=200)]
+    """Part of file names."""
     patient_id: str
     lesions: int
     """Connected lesions (26 neighbours) on the study grid; in stage 1 those of the organ."""
@@ -49,6 +62,8 @@ class PreparedRecord(Record):
     """Case ids (or folders) of the archive that were wrong and left out on request; ``prepare.log`` says why."""
     files: Mapping[str, str]
     """sha256 of each preprocessed file in ``cases``, by name. Written once, checked by ``training verify``."""
+    parts: Mapping[str, str] = {}
+    """sha256 of every other file of the dataset but its splits, by name; compared whenever it is read."""
 
 
 class Fold(Frozen):
@@ -76,6 +91,8 @@ class Prepared:
     plans: Mapping[str, Any]
     dataset: Mapping[str, Any]
     folds: tuple[Fold, ...]
+    splits_seed: int
+    """Of the shuffle that dealt patients to the folds."""
 
     def for_stage(self, stage: Stage) -> "Prepared":
         """The dataset that networks of a stage are trained on.
@@ -123,27 +140,56 @@ def load_prepared(folder: Path) -> Prepared:
     Raises
     ------
     OncoduetError
-        A file is missing or malformed, the card is not the one that the dataset was made with, a preprocessed study is
-        missing, or a fold is none: see :func:`require_folds`.
+        A file is missing, malformed or another than the dataset was made with, the card is not the one that it was made
+        with, a preprocessed study is missing, or a fold is none: see :func:`require_folds`.
     """
-    record = read_record(folder / "prepared.json", PreparedRecord)
+    record = read_record(folder / RECORD, PreparedRecord)
     card = load_card(folder / "card.toml")
     if card.sha256 != record.card_sha256:
         raise OncoduetError(f"{folder / 'card.toml'}: expected the card that the dataset was made with, found another")
+    _require_parts(folder, record)
+    if record.stage == "localisation":
+        card = card.localising()
+    plans, dataset = read_plans(folder / "plans.json", folder / "dataset.json", card)
     for study in record.studies:
         for path in case_files(folder, study.case_id):
             if not path.is_file():
                 raise OncoduetError(f"{path}: expected a preprocessed study, found none")
-    folds = read_record(folder / SPLITS, SplitsRecord).folds
-    require_folds(folder / SPLITS, folds, record.studies)
+    others = sorted(path.name for path in (folder / "cases").iterdir() if path.suffix not in {".b2nd", ".pkl"})
+    if others:  # nnU-Net would choose its reader by them
+        raise OncoduetError(f"{folder / 'cases'}: expected preprocessed studies alone, found {others[0]!r}")
+    splits = read_record(folder / SPLITS, SplitsRecord)
+    require_folds(folder / SPLITS, splits.folds, record.studies)
     return Prepared(
         folder=folder,
         record=record,
-        card=card.localising() if record.stage == "localisation" else card,
-        plans=read_json(folder / "plans.json"),
-        dataset=read_json(folder / "dataset.json"),
-        folds=folds,
+        card=card,
+        plans=plans,
+        dataset=dataset,
+        folds=splits.folds,
+        splits_seed=splits.seed,
     )
+
+
+def parts(folder: Path) -> dict[str, str]:
+    """sha256 of each file of a dataset but its record, its splits and the preprocessed studies, by name."""
+    names = [name for name in (*PARTS, *MORE_PARTS) if (folder / name).is_file()]
+    return {name: sha256_file(folder / name) for name in names}
+
+
+def _require_parts(folder: Path, record: PreparedRecord) -> None:
+    """What stands in the record is compared, so that files of two datasets are never taken for one."""
+    if not record.parts:
+        raise OncoduetError(
+            f"{folder / RECORD}: expected the sha256 of the dataset's other files, found none: an older version "
+            "wrote it; prepare the archive anew, into another folder"
+        )
+    for name in (*PARTS, *record.parts):
+        path = folder / name
+        if not path.is_file():
+            raise OncoduetError(f"{path}: expected a part of the dataset, found none")
+        if sha256_file(path) != record.parts.get(name):
+            raise OncoduetError(f"{path}: expected the file that prepared.json names by its sha256, found another")
 
 
 def require_folds(path: Path, folds: Sequence[Fold], studies: Sequence[PreparedStudy]) -> None:

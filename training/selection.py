@@ -13,9 +13,10 @@ What was predicted and scored stays until the choice is made, so that an interru
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 from contract.records import BatchRecord, ScoredCheckpoint, SelectionRecord, read_record, write_record
+from network.device import Kind
 from training.judging import find_localisation, link_studies, predict, read_score, score
 from training.run_folder import RunFolder
 from training.sources import reachable_archive, read_sources
@@ -33,9 +34,7 @@ PURPOSE = "to choose a checkpoint"
 NEED = "detection chooses the checkpoint"
 
 
-def select(
-    run: "Run", folder: RunFolder, *, device: Literal["cpu", "cuda"], archive: Path | None, localisation: Path | None
-) -> Path:
+def select(run: "Run", folder: RunFolder, *, device: Kind, archive: Path | None, localisation: Path | None) -> Path:
     """Choose among a run's kept weights and write ``selection.json``.
 
     Parameters
@@ -78,7 +77,7 @@ def select(
                 studies=validation,
                 model=place / "model",
                 options=("--no-mirroring", "--threads", str(run.profile.threads)),
-                gpu=device == "cuda",
+                device=device,
                 purpose=PURPOSE,
             )
             score(predictions, scores, studies=validation, purpose=PURPOSE)

@@ -140,7 +140,7 @@ def with_unknown_sockets(study: Study) -> Study:
     entries = json.loads(study.files["inputs.json"])
     files = {}
     for number, entry in enumerate(entries):
-        for key in ("socket", "interface"):
+        for key in {"socket", "interface"} & entry.keys():
             entry[key]["slug"], old = f"unknown-socket-{number}", entry[key]["relative_path"]
             entry[key]["relative_path"] = f"images/unknown-socket-{number}"
         for path, content in study.files.items():
@@ -159,7 +159,7 @@ def corrupted(study: Study, card: Card) -> Study:
     return Study(files, study.reference, None, study.names)
 
 
-def own_studies(archive: Path, card: Card) -> dict[str, Study]:
+def own_studies(archive: Path, card: Card, keys: Keys = ("socket", "interface")) -> dict[str, Study]:
     """Studies of an archive, laid out as the platform does, by case id.
 
     Raises
@@ -176,9 +176,7 @@ def own_studies(archive: Path, card: Card) -> dict[str, Study]:
             files[f"{channel.socket.relative_path}/{_uuid(name, channel.socket)}.mha"] = study.channels[
                 channel.name
             ].read_bytes()
-        entries = [
-            describe_input(each.socket, name=name, keys=("socket", "interface"), image=True) for each in card.channels
-        ]
+        entries = [describe_input(each.socket, name=name, keys=keys, image=True) for each in card.channels]
         files["inputs.json"] = json.dumps(entries).encode()
         reference = read_grid(study.channels[card.geometry.reference])
         found[name] = Study(files, reference, None, tuple(_uuid(name, each.socket) for each in card.channels))

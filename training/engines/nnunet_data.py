@@ -21,7 +21,8 @@ from nnunetv2.training.dataloading.nnunet_dataset import comp_blosc2_params, nnU
 from contract.cards import Card
 from contract.files import read_json, write_json
 from contract.volume import Float32Array, LabelArray
-from network.preprocessing import CONFIGURATION, Preprocessed, preprocess
+from network.plans import CONFIGURATION
+from network.preprocessing import Preprocessed, preprocess
 from training.engines.nnunet_environment import nnunet_folders
 
 STOCK_SAMPLES = 100_000_000
