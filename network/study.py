@@ -42,7 +42,7 @@ from contract.volume import (
     require_same_grid,
     resample,
 )
-from network.plausibility import require_plausible, warn_of_exchanged_grids
+from network.plausibility import require_plausible, warn_of_exchanged
 
 
 @dataclass(frozen=True)
@@ -112,7 +112,7 @@ def read_scan(card: Card, channels: Mapping[str, Path], *, name: str) -> Scan:
             content = content_sha256(volume)
         axes = _axes(card, volume.grid)
         volumes[channel.name] = Volume(axes.apply(volume.array), along_axes(volume.grid, axes))
-    warn_of_exchanged_grids(card, volumes, channels)
+    warn_of_exchanged(card, volumes, channels)
     return Scan(name, volumes, native, _axes(card, native), content)
 
 

@@ -236,3 +236,11 @@ def test_the_two_pancreas_cards_differ_where_the_study_and_the_challenge_differ(
     assert (len(study.classes), len(challenge.classes)) == (9, 6)
     assert (study.candidates.rule, challenge.candidates.rule) == ("dynamic", "dynamic-fast")
     assert {study.channels[0].outside, challenge.channels[0].outside} == {-1024.0}
+
+
+def test_bounds_in_the_wrong_order_are_a_fault_of_the_card(card_values: dict[str, Any]) -> None:
+    card_values["channels"][1]["plausible"]["median_between"] = [9.0, 3.0]
+    card_values["channels"][2]["same_scan_as"] = "dwi"
+    with pytest.raises(OncoduetError, match=r"median_between: expected the lower bound first, found 9 and 3") as raised:
+        parse(card_values, Card, "card.toml")
+    assert "channel 'hbv' is the same scan as 'dwi', which is no channel" in str(raised.value)
