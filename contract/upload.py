@@ -19,13 +19,16 @@ import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from contract.archive import UNKNOWN_LICENCE
 from contract.cards import parse
-from contract.errors import OncoduetError, exit_status
+from contract.command import Parser, run_command
+from contract.errors import OncoduetError
 from contract.records import BundleRecord
+from contract.terminal import log_to_stdout
 
 STANDIN_LABEL = "oncoduet.standin-base"
 """Borne by images that were built on a local stand-in for the public base; such are for tests alone."""
@@ -215,14 +218,13 @@ def _require_sums(archive: Path, contents: Contents) -> None:
 
 
 def _main(arguments: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="python -m contract.upload", description="Check what will be uploaded.")
+    parser = Parser(prog="python -m contract.upload", description="Check what will be uploaded.")
     parser.add_argument("kind", choices=["image", "model", "truth"])
     parser.add_argument("archive", type=Path)
     parser.add_argument("--allow-standin", action="store_true", help="accept an image on a stand-in base, for tests")
     parser.add_argument("--accept-non-commercial", action="store_true", help="accept a model of non-commercial data")
-    options = parser.parse_args(arguments)
 
-    def check() -> None:
+    def check(options: argparse.Namespace) -> None:
         if options.kind == "image":
             check_image(options.archive, allow_standin=options.allow_standin)
         elif options.kind == "model":
@@ -230,7 +232,7 @@ def _main(arguments: Sequence[str] | None = None) -> int:
         else:
             check_truth(options.archive)
 
-    return exit_status(check)
+    return run_command(lambda: parser.parse_args(arguments), check, log=partial(log_to_stdout, "%(message)s"))
 
 
 if __name__ == "__main__":

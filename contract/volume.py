@@ -5,11 +5,14 @@ Arrays are (z, y, x); SimpleITK's sizes, spacings and origins are (x, y, z), in 
 
 import itertools
 import logging
+import os
+import shutil
+import sys
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, TypeVar
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -17,7 +20,8 @@ import SimpleITK as sitk
 
 from contract.errors import OncoduetError, one_line
 from contract.files import atomic_file
-from contract.integrity import require_whole
+from contract.image_header import ImageHeader, listed
+from contract.integrity import read_header, read_voxels
 
 Float32Array = npt.NDArray[np.float32]
 LabelArray = npt.NDArray[np.int32]
@@ -29,7 +33,7 @@ Box = tuple[slice, slice, slice]
 
 _INTERPOLATORS = {"b-spline": sitk.sitkBSpline, "linear": sitk.sitkLinear, "nearest": sitk.sitkNearestNeighbor}
 _SUFFIXES = (".nii.gz", ".mha", ".nii")
-_ORTHONORMAL = 1e-2  # how far the products of direction vectors may be from 0 and 1; tools round directions
+_LARGEST_VOXEL = 1e12
 
 
 class _ItkLog(sitk.LoggerBase):  # type: ignore[misc]
@@ -95,8 +99,8 @@ class Grid:
     def describe(self) -> str:
         """Size, spacing and origin (xyz) in one line, for messages."""
         return (
-            f"size {_numbers(self.size_xyz)}, spacing {_numbers(self.spacing_mm_xyz)}, "
-            f"origin {_numbers(self.origin_mm_xyz)}, direction {_numbers(self.direction)}"
+            f"size {listed(self.size_xyz)}, spacing {listed(self.spacing_mm_xyz)}, "
+            f"origin {listed(self.origin_mm_xyz)}, direction {listed(self.direction)}"
         )
 
 
@@ -187,25 +191,15 @@ def read_grid(path: Path) -> Grid:
     Raises
     ------
     OncoduetError
-        The file is missing or unreadable, the image is not 3D with one value per voxel, or its spacing or
-        direction makes no sense.
+        The file is missing or unreadable, the image is not 3D with one value per voxel, or its spacing, placement or
+        direction is missing or makes no sense.
     """
-    if not path.is_file():
-        raise OncoduetError(f"{path}: expected an image, found no file")
-    require_whole(path, voxels=False)
-    reader = sitk.ImageFileReader()
-    reader.SetFileName(str(path))
-    with _itk_reading(path):
-        reader.ReadImageInformation()
-    _require_scalar_3d(path, reader)
-    grid = Grid(
-        size_xyz=_three_integers(reader.GetSize()),
-        spacing_mm_xyz=_three(reader.GetSpacing()),
-        origin_mm_xyz=_three(reader.GetOrigin()),
-        direction=tuple(reader.GetDirection()),
-    )
-    _require_sensible(path, grid)
-    return grid
+    return grid_of(read_header(path))
+
+
+def grid_of(header: ImageHeader) -> Grid:
+    """Where a header says that the voxels lie."""
+    return Grid(header.size_xyz, header.spacing_mm_xyz, header.origin_mm_xyz, header.direction)
 
 
 def read_volume(path: Path) -> Volume:
@@ -214,14 +208,20 @@ def read_volume(path: Path) -> Volume:
     Raises
     ------
     OncoduetError
-        As :func:`read_grid`; also for a truncated or damaged file and for NaN or infinite voxels.
+        As :func:`read_grid`; also for a truncated or damaged file, for NaN or infinite voxels, and for voxels so large
+        that no scanner has measured them and float32 cannot hold their squares.
     """
     volume = _read(path)
     with np.errstate(over="ignore"):  # beyond float32: counted as infinite
-        array = volume.array.astype(np.float32)
-    wrong = int(array.size - np.count_nonzero(np.isfinite(array)))
-    if wrong:
+        array = volume.array.astype(np.float32, copy=False)
+    low, high = float(array.min()), float(array.max())  # NaN if any voxel is
+    if not (np.isfinite(low) and np.isfinite(high)):
+        wrong = int(array.size - np.count_nonzero(np.isfinite(array)))
         raise OncoduetError(f"{path}: expected finite voxels, found {wrong} NaN or infinite")
+    if not -_LARGEST_VOXEL <= low <= high <= _LARGEST_VOXEL:
+        raise OncoduetError(
+            f"{path}: expected voxels between {-_LARGEST_VOXEL:g} and {_LARGEST_VOXEL:g}, found {low:g} to {high:g}"
+        )
     return Volume(array, volume.grid)
 
 
@@ -231,13 +231,11 @@ def read_label(path: Path, known_values: Iterable[int] | None = None) -> Volume:
     Raises
     ------
     OncoduetError
-        As :func:`read_volume`; also for fractional values and for values outside ``known_values``.
+        As :func:`read_grid`; also for a truncated or damaged file, for fractional or negative values and for values
+        outside ``known_values``.
     """
     volume = _read(path)
-    with np.errstate(invalid="ignore"):  # what int32 cannot hold differs afterwards
-        array = volume.array.astype(np.int32)
-    if not np.array_equal(array, volume.array):
-        raise OncoduetError(f"{path}: expected whole numbers in a label map, found fractional or non-finite values")
+    array = whole_labels(path, volume.array)
     if known_values is not None:
         known = sorted(set(known_values))
         unknown = sorted(set(np.unique(array).tolist()) - set(known))
@@ -246,15 +244,56 @@ def read_label(path: Path, known_values: Iterable[int] | None = None) -> Volume:
     return Volume(array, volume.grid)
 
 
+def whole_labels(path: Path, values: npt.NDArray[Any]) -> LabelArray:
+    """Values of a label map as int32; ``OncoduetError`` where that changes one, or one is negative."""
+    with np.errstate(invalid="ignore"):  # what int32 cannot hold differs afterwards
+        labels = values.astype(np.int32)
+    if not np.array_equal(labels, values):
+        raise OncoduetError(f"{path}: expected whole numbers in a label map, found fractional or non-finite values")
+    if labels.size and labels.min() < 0:
+        raise OncoduetError(f"{path}: expected no negative numbers in a label map, found {labels.min()}")
+    return labels
+
+
 def write_volume(path: Path, volume: Volume) -> None:
     """Write an image atomically, compressed.
 
     A ``.mha`` header carries the grid to the last bit; ``.nii.gz`` keeps sizes, and the rest to single precision.
+
+    Raises
+    ------
+    OncoduetError
+        The disk did not take the whole of it, which ITK does not always say.
     """
     if not path.name.endswith((".mha", ".nii.gz")):
         raise ValueError(f"{path}: images are written as .mha or .nii.gz")
+    _require_utf8(path)
     with atomic_file(path) as partial:
-        sitk.WriteImage(to_image(volume), str(partial), useCompression=True)
+        try:
+            with _quiet_nifti() if path.name.endswith(".gz") else nullcontext():
+                sitk.WriteImage(to_image(volume), str(partial), useCompression=True)
+            read_voxels(partial, read_header(partial))
+        except (RuntimeError, OncoduetError) as error:
+            cause = [line for line in str(error).splitlines() if line.strip()][-1].removeprefix(f"{partial}: ")
+            free_bytes = shutil.disk_usage(path.parent).free
+            raise OncoduetError(
+                f"{path}: expected enough space for it on the disk, found {free_bytes} bytes free ({cause})"
+            ) from None
+
+
+@contextmanager
+def _quiet_nifti() -> Iterator[None]:
+    """ITK's NIfTI library writes to stderr itself where the disk is full, before we have said so in one line."""
+    sys.stderr.flush()
+    kept = os.dup(2)
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    try:
+        os.dup2(nowhere, 2)
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+        os.close(nowhere)
 
 
 def to_image(volume: Volume) -> sitk.Image:
@@ -347,35 +386,16 @@ def is_image(path: Path) -> bool:
 
 
 def _read(path: Path) -> Volume:
-    read_grid(path)
-    require_whole(path)
-    with _itk_reading(path):
-        return from_image(sitk.ReadImage(str(path)))
+    header = read_header(path)
+    return Volume(read_voxels(path, header), grid_of(header))
 
 
-@contextmanager
-def _itk_reading(path: Path) -> Iterator[None]:
+def _require_utf8(path: Path) -> None:
+    """SimpleITK ends the process at a name of other bytes."""
     try:
-        yield
-    except RuntimeError as error:
-        cause = [line for line in str(error).splitlines() if line.strip()][-1]
-        raise OncoduetError(f"{path}: expected a readable image, found: {cause}") from None
-
-
-def _require_scalar_3d(path: Path, header: sitk.ImageFileReader) -> None:
-    if header.GetDimension() != 3:
-        raise OncoduetError(f"{path}: expected a 3D image, found {header.GetDimension()}D")
-    if header.GetNumberOfComponents() != 1:
-        raise OncoduetError(f"{path}: expected one value per voxel, found {header.GetNumberOfComponents()}")
-
-
-def _require_sensible(path: Path, grid: Grid) -> None:
-    if not all(np.isfinite(value) and value > 0 for value in grid.spacing_mm_xyz):
-        raise OncoduetError(f"{path}: expected positive spacings, found {_numbers(grid.spacing_mm_xyz)}")
-    axes = np.array(grid.direction).reshape(3, 3)
-    if not np.all(np.abs(axes.T @ axes - np.eye(3)) <= _ORTHONORMAL):
-        found = _numbers(grid.direction)
-        raise OncoduetError(f"{path}: expected perpendicular unit vectors as direction, found {found}")
+        str(path).encode()
+    except UnicodeEncodeError:
+        raise OncoduetError(f"{path}: expected a name in UTF-8, found other bytes") from None
 
 
 def _three(values: Iterable[float]) -> tuple[float, float, float]:
@@ -386,7 +406,3 @@ def _three(values: Iterable[float]) -> tuple[float, float, float]:
 def _three_integers(values: Iterable[int]) -> tuple[int, int, int]:
     x, y, z = (int(value) for value in values)
     return x, y, z
-
-
-def _numbers(values: Iterable[float]) -> str:
-    return "(" + ", ".join(f"{value:g}" for value in values) + ")"

@@ -11,6 +11,15 @@ import numpy.typing as npt
 
 Int64Array = npt.NDArray[np.int64]
 
+MOST_RUNS = 1 << 19
+"""Of voxels along x, in one image; the largest organs in PANORAMA's label maps have 12,000."""
+MOST_COMPONENTS = 1 << 11
+"""In one image; PI-CAI's and PANORAMA's label maps have at most 7, detection maps hardly more."""
+
+
+class ScatteredError(ValueError):
+    """An image's voxels lie apart in so many pieces that finding or matching them would take memory and time."""
+
 
 @dataclass(frozen=True)
 class Components:
@@ -47,6 +56,11 @@ def connect(voxels: Int64Array, shape_zyx: tuple[int, int, int]) -> Components:
         Raster (C order) indices, ascending, each once.
     shape_zyx
         Of the image.
+
+    Raises
+    ------
+    ScatteredError
+        There are more than ``MOST_RUNS`` runs or ``MOST_COMPONENTS`` components.
     """
     if not voxels.size:  # as in most cases
         nothing = np.zeros(0, dtype=np.int64)
@@ -55,6 +69,8 @@ def connect(voxels: Int64Array, shape_zyx: tuple[int, int, int]) -> Components:
     row, column = np.divmod(voxels, width)
     place = (row + row // height) * (width + 2) + column
     begins = np.flatnonzero(np.diff(place, prepend=-2) != 1)
+    if begins.size > MOST_RUNS:
+        raise ScatteredError(f"expected at most {MOST_RUNS} runs of voxels along x, found {begins.size}")
     lengths = np.diff(begins, append=place.size)
     first = place[begins]
     last = first + lengths - 1
@@ -67,7 +83,10 @@ def connect(voxels: Int64Array, shape_zyx: tuple[int, int, int]) -> Components:
         within = np.arange(runs.size) - np.repeat(np.cumsum(touching) - touching, touching)
         pairs.append(np.stack([runs, nearest[runs] + within]))
     one, other = np.concatenate(pairs, axis=1)
-    owners = np.repeat(_number(first.size, one, other), lengths)
+    numbers = _number(first.size, one, other)
+    if numbers.max() >= MOST_COMPONENTS:
+        raise ScatteredError(f"expected at most {MOST_COMPONENTS} connected components, found {numbers.max() + 1}")
+    owners = np.repeat(numbers, lengths)
     return Components(shape_zyx, voxels, owners, np.bincount(owners))
 
 
@@ -87,6 +106,49 @@ def _number(runs: int, one: Int64Array, other: Int64Array) -> Int64Array:
         np.minimum.at(root, theirs, earlier)
         while not np.array_equal(ahead := root[root], root):
             root = ahead
+
+
+def without_narrow_links(components: Components, narrowest: int) -> tuple[Components, Int64Array]:
+    """Cut components where they hang together only by what is narrower than ``narrowest`` voxels in the slice (y, x).
+
+    A component is opened by a square of that side. Where two or more parts remain, they take its place, and what no
+    square fits into (links, fringes) belongs to none of them; where one part or none remains, it stays as it is.
+
+    Returns
+    -------
+    The components, in raster order of their first voxels, and for each the number of the one that it comes from.
+    """
+    everything = np.arange(len(components))
+    large = components.sizes >= 2 * narrowest**2  # smaller ones hold no two squares
+    if narrowest == 1 or not large.any():
+        return components, everything
+    considered = large[components.owners]
+    inner = _opened(components.voxels[considered], components.shape_zyx, narrowest)
+    parts = connect(inner, components.shape_zyx)
+    whose = components.owners[np.searchsorted(components.voxels, inner)]
+    origin = np.zeros(len(parts), dtype=np.int64)
+    origin[parts.owners] = whose
+    cut = np.bincount(origin, minlength=len(components)) > 1
+    if not cut.any():
+        return components, everything
+    voxels = np.union1d(components.voxels[~cut[components.owners]], inner[cut[whose]])
+    result = connect(voxels, components.shape_zyx)
+    origin = np.zeros(len(result), dtype=np.int64)
+    origin[result.owners] = components.owners[np.searchsorted(components.voxels, voxels)]
+    return result, origin
+
+
+def _opened(voxels: Int64Array, shape_zyx: tuple[int, int, int], side: int) -> Int64Array:
+    """Those of the voxels that lie in a square (y, x) of ``side`` voxels, all of which are among them."""
+    _, height, width = shape_zyx
+    rows = voxels[voxels % width <= width - side]
+    for ahead in range(1, side):
+        rows = rows[np.isin(rows + ahead, voxels, assume_unique=True)]
+    corners = rows[rows // width % height <= height - side]
+    for ahead in range(1, side):
+        corners = corners[np.isin(corners + ahead * width, rows, assume_unique=True)]
+    squares = [corners + y * width + x for y in range(side) for x in range(side)]
+    return np.unique(np.concatenate(squares))
 
 
 def intersections(lesions: Components, candidates: Components) -> Int64Array:

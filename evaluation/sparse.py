@@ -4,35 +4,25 @@ Detection maps and label maps are files of a few kilobytes that stand for tens o
 piece by piece; a piece of zeros is recognised by one comparison of memory and forgotten. So time goes into inflating
 alone, and memory does not depend on how large an image claims to be.
 
-Only the layouts that nearly all files have are read this way: little-endian ``.mha`` without exotic keys, and 3D
-NIfTI-1 without scaling. Any other file takes the plain path through SimpleITK (``contract.volume``), which gives the
-same voxels, messages included. So do the grids, but those of plain ``.mha`` headers and of everyday NIfTI headers
-(``evaluation.nifti_grid``).
-
-Sources of the layouts: the MetaIO documentation (https://itk.org/Wiki/ITK/MetaIO/Documentation) and ``nifti1.h``.
+Headers and voxels come from ``contract.integrity``, which every other reader uses too. A NIfTI whose voxels are scaled
+by its header is read as a volume, for what it stores as zeros may be no zeros.
 """
 
 import logging
 import math
-import re
-import struct
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
-from typing import IO, Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from contract.errors import OncoduetError
-from contract.volume import Grid, read_grid, read_label, read_volume
-from evaluation.nifti_grid import HEADER_BYTES, everyday_grid
-
-try:  # the same calls, four to twenty times faster on streams of zeros
-    from zlib_ng import zlib_ng as zlib  # type: ignore[import-not-found,unused-ignore]
-except ImportError:
-    import zlib  # type: ignore[no-redef,unused-ignore]
+from contract.image_header import ImageHeader
+from contract.integrity import PIECE_BYTES, read_header, read_voxels, voxel_pieces
+from contract.volume import Grid, grid_of, whole_labels
 
 Int64Array = npt.NDArray[np.int64]
 Values = npt.NDArray[Any]
@@ -40,47 +30,11 @@ Values = npt.NDArray[Any]
 _log = logging.getLogger(__name__)
 
 _WORD_BYTES = 8
-_PIECE_BYTES = (1 << 17) - 1024  # in the processor's cache, and less than what malloc gets from the system each time
-_COMPRESSED_PIECE_BYTES = 1 << 12
-_ZEROS = bytes(_PIECE_BYTES)
-_MOST_FOREGROUND = 1 << 25
-_MOST_VOXELS_AT_ONCE = 1 << 28
-
-_META_PLAIN = {
-    "ObjectType": "Image",
-    "NDims": "3",
-    "BinaryData": "True",
-    "BinaryDataByteOrderMSB": "False",
-    "ElementDataFile": "LOCAL",
-}
-_META_TYPES = {
-    "MET_CHAR": "i1",
-    "MET_UCHAR": "u1",
-    "MET_SHORT": "<i2",
-    "MET_USHORT": "<u2",
-    "MET_INT": "<i4",
-    "MET_UINT": "<u4",
-    "MET_FLOAT": "<f4",
-    "MET_DOUBLE": "<f8",
-}
-_META_EXOTIC = (
-    "ElementByteOrderMSB",
-    "ElementNBits",
-    "ElementNumberOfChannels",
-    "ElementSize",
-    "ElementToIntensityFunctionOffset",
-    "ElementToIntensityFunctionSlope",
-    "HeaderSize",
-    "Orientation",
-    "Origin",
-    "Position",
-    "Rotation",
-)
-_MOST_META_LINES = 200
-_LONGEST_META_LINE = 1 << 12
-_NUMBER = re.compile(r"[-+]?\d+(\.\d*)?([eE][-+]?\d+)?", re.ASCII)
-_ORTHONORMAL = 1e-3  # of what is tilted further, ``contract.volume`` decides
-_NIFTI_TYPES = {2: "u1", 4: "<i2", 8: "<i4", 16: "<f4", 64: "<f8", 256: "i1", 512: "<u2", 768: "<u4"}
+_ZEROS = bytes(PIECE_BYTES)
+_MOST_FOREGROUND = 1 << 23
+"""Voxels that are not zero; label maps of whole organs in PI-CAI and PANORAMA have less than 2^20."""
+_MOST_SCALED_VOXELS = 1 << 26
+"""Of an image that is read as a volume."""
 
 
 @dataclass(frozen=True)
@@ -121,9 +75,12 @@ class ImageFile:
     """An image file whose header has been read and checked."""
 
     path: Path
-    grid: Grid
-    layout: "_Layout | None"
-    """Where its voxels are; None where SimpleITK has to read them."""
+    header: ImageHeader
+
+    @property
+    def grid(self) -> Grid:
+        """Where its voxels lie."""
+        return grid_of(self.header)
 
 
 @dataclass(frozen=True)
@@ -136,15 +93,8 @@ class LabelMap:
 
 
 def open_image(path: Path) -> ImageFile:
-    """Read and check a header: the same grid as ``contract.volume.read_grid`` gives, and the same errors."""
-    plain = _plain_meta_image(path) if path.name.endswith(".mha") and path.is_file() else None
-    if plain is not None:
-        return plain
-    header = _nifti_header(path) if path.name.endswith((".nii.gz", ".nii")) and path.is_file() else b""
-    if header and (grid := everyday_grid(header)) and (layout := _nifti_layout(path, header, grid)):
-        return ImageFile(path, grid, layout)
-    grid = read_grid(path)
-    return ImageFile(path, grid, _nifti_layout(path, header, grid) if header else None)
+    """Read and check a header. Raises ``OncoduetError`` as ``contract.volume.read_grid`` does."""
+    return ImageFile(path, read_header(path))
 
 
 def read_label_map(path: Path) -> LabelMap:
@@ -164,8 +114,6 @@ def read_confidences(image: ImageFile) -> Foreground:
         The file is truncated or damaged, holds NaN or infinite voxels, or has too much foreground for a detection map.
     """
     path, stored = image.path, _read(image)
-    if stored is None:
-        return Foreground.of(read_volume(_at_once(image)).array)
     with np.errstate(over="ignore", under="ignore"):  # beyond float32: counted as infinite, and as zero
         values = stored.values.astype(np.float32)
     wrong = int(values.size - np.count_nonzero(np.isfinite(values)))
@@ -186,50 +134,26 @@ def read_labels(image: ImageFile) -> Foreground:
     OncoduetError
         The file is truncated or damaged, or holds fractional or non-finite values.
     """
-    path, stored = image.path, _read(image)
-    if stored is None:
-        return Foreground.of(read_label(_at_once(image)).array)
-    with np.errstate(invalid="ignore"):  # what int32 cannot hold differs afterwards
-        values = stored.values.astype(np.int32)
-    if not np.array_equal(values, stored.values):
-        raise OncoduetError(f"{path}: expected whole numbers in a label map, found fractional or non-finite values")
-    return _without_zeros(stored, values)
+    stored = _read(image)
+    return _without_zeros(stored, whole_labels(image.path, stored.values))
 
 
-class _Layout(NamedTuple):
-    """How the voxels lie in a file."""
-
-    begin: int
-    """Where the voxels begin; in a gzip file, in what it inflates to."""
-    type: np.dtype[Any]
-    stream_bytes: int | None
-    """Length of the compressed stream in the file; None where voxels are stored as they are."""
-
-
-def _read(image: ImageFile) -> Foreground | None:
-    """The voxels as they are stored, or None where the layout is not one of the plain ones."""
-    path, grid, layout = image.path, image.grid, image.layout
-    if layout is None:
-        return None
-    zipped = path.name.endswith(".gz")
-    with path.open("rb") as stream:
-        if not zipped:
-            stream.seek(layout.begin)
-        skipped = layout.begin if zipped else 0
-        length = math.prod(grid.shape_zyx) * layout.type.itemsize
-        if layout.stream_bytes is None:
-            pieces = _stored(path, stream, length)
-        else:
-            pieces = _inflated(path, _compressed(stream, layout.stream_bytes), skipped + length)
-        found = list(_nonzero(path, pieces, skipped, layout.type))
+def _read(image: ImageFile) -> Foreground:
+    """The voxels that are not zero, as they are stored, or scaled."""
+    path, header = image.path, image.header
+    if header.is_scaled:
+        all_voxels = math.prod(header.size_xyz)
+        if all_voxels > _MOST_SCALED_VOXELS:
+            raise OncoduetError(f"{path}: expected at most {_MOST_SCALED_VOXELS} scaled voxels, found {all_voxels}")
+        return Foreground.of(read_voxels(path, header))
+    found = list(_nonzero(path, voxel_pieces(path, header), header.type))
     voxels = np.concatenate([np.zeros(0, np.int64), *(voxels for voxels, _ in found)])
-    return Foreground(grid.shape_zyx, voxels, np.concatenate([np.zeros(0, layout.type), *(each for _, each in found)]))
+    values = np.concatenate([np.zeros(0, header.type), *(each for _, each in found)])
+    return Foreground(header.shape_zyx, voxels, values.astype(header.type.newbyteorder("="), copy=False))
 
 
-def _nonzero(
-    path: Path, pieces: Iterator[bytes], skipped: int, voxel_type: np.dtype[Any]
-) -> Iterator[tuple[Int64Array, Values]]:
-    """Index and value of the voxels that are not zero, piece by piece, after the first ``skipped`` bytes.
+def _nonzero(path: Path, pieces: Iterator[bytes], voxel_type: np.dtype[Any]) -> Iterator[tuple[Int64Array, Values]]:
+    """Index and value of the voxels that are not zero, piece by piece.
 
     Pieces are searched in words of eight bytes, of one to eight voxels each; almost all pieces are full, and zero.
     """
@@ -239,8 +163,6 @@ def _nonzero(
     for piece in chain(pieces, [None]):
         if piece is None:  # the end: fill the last word up
             piece = bytes(-len(rest) % _WORD_BYTES)  # noqa: PLW2901
-        elif skipped:
-            skipped, piece = max(skipped - len(piece), 0), piece[skipped:]  # noqa: PLW2901
         if _ZEROS.startswith(piece) and not any(rest):
             filled, over = divmod(len(rest) + len(piece), _WORD_BYTES)
             words, rest = words + filled, _ZEROS[:over]
@@ -260,134 +182,6 @@ def _nonzero(
             )
         yield near[kept] + words * voxels_per_word, values[kept]
         words += filled
-
-
-def _compressed(stream: IO[bytes], length: int) -> Iterator[bytes]:
-    """The next ``length`` bytes of a file in pieces; fewer where the file ends."""
-    while piece := stream.read(min(_COMPRESSED_PIECE_BYTES, length)):
-        length -= len(piece)
-        yield piece
-
-
-def _inflated(path: Path, stream: Iterator[bytes], length: int) -> Iterator[bytes]:
-    """What a zlib stream or a gzip file inflates to, ``length`` bytes in pieces, checksums compared at the end."""
-    found = 0
-    compressed = next(stream, b"")
-    while compressed:  # one stream, or the several that a gzip file may consist of
-        inflate = zlib.decompressobj(wbits=47)  # 32 + 15: either header, largest window
-        try:
-            while not inflate.eof:
-                piece = inflate.decompress(compressed, _PIECE_BYTES)
-                found += len(piece)
-                if found > length:
-                    raise OncoduetError(f"{path}: expected {length} bytes of voxels, found more")
-                if piece:
-                    yield piece
-                elif not compressed:
-                    raise OncoduetError(f"{path}: expected a whole compressed stream, found its end missing: truncated")
-                compressed = inflate.unconsumed_tail or (b"" if inflate.eof else next(stream, b""))
-        except zlib.error as error:  # type: ignore[misc,unused-ignore]
-            raise OncoduetError(f"{path}: expected a whole compressed stream, found a damaged one ({error})") from None
-        if found == length:
-            return
-        compressed = inflate.unused_data or next(stream, b"")
-    raise OncoduetError(f"{path}: expected {length} bytes of voxels, found {found}: truncated")
-
-
-def _stored(path: Path, stream: IO[bytes], length: int) -> Iterator[bytes]:
-    """The next ``length`` bytes of a file in pieces; what follows them is not read."""
-    found = 0
-    while found < length:
-        piece = stream.read(min(_PIECE_BYTES, length - found))
-        if not piece:
-            raise OncoduetError(f"{path}: expected {length} bytes of voxels, found {found}: truncated")
-        found += len(piece)
-        yield piece
-
-
-def _plain_meta_image(path: Path) -> ImageFile | None:
-    """A ``.mha`` whose header has nothing in it that needs ITK to be understood, or None."""
-    with path.open("rb") as stream:
-        lines: list[str] = []
-        while len(lines) < _MOST_META_LINES and not (lines and lines[-1].startswith("ElementDataFile")):
-            lines.append(stream.readline(_LONGEST_META_LINE).decode("latin-1"))
-        begin = stream.tell()
-    pairs = [(key.strip(), value.strip()) for key, _, value in (line.partition("=") for line in lines)]
-    header = dict(pairs)
-    if len(header) < len(pairs) or any(header.get(key) != value for key, value in _META_PLAIN.items()):
-        return None
-    if any(key in header for key in _META_EXOTIC) or header.get("ElementType") not in _META_TYPES:
-        return None
-    if header.get("CompressedData", "False") not in ("True", "False"):
-        return None
-    grid = _meta_grid(header)
-    if grid is None:
-        return None
-    stream_bytes = _stream_bytes(path, header, path.stat().st_size - begin)
-    return ImageFile(path, grid, _Layout(begin, np.dtype(_META_TYPES[header["ElementType"]]), stream_bytes))
-
-
-def _meta_grid(header: Mapping[str, str]) -> Grid | None:
-    """The grid that a MetaImage header describes, as ITK has it: directions column by column. None where in doubt."""
-    sizes = header.get("DimSize", "").split()
-    texts = [header.get(key, "").split() for key in ("ElementSpacing", "Offset", "TransformMatrix")]
-    if len(sizes) != 3 or [len(each) for each in texts] != [3, 3, 9] or not all(map(str.isdecimal, sizes)):
-        return None
-    if not all(_NUMBER.fullmatch(word) for words in texts for word in words):
-        return None
-    (dx, dy, dz), (x, y, z), axes = ([float(word) for word in words] for words in texts)
-    columns = np.array(axes).reshape(3, 3)
-    sensible = (
-        min(dx, dy, dz) > 0 and min(map(int, sizes)) > 0 and all(map(math.isfinite, (dx, dy, dz, x, y, z, *axes)))
-    )
-    if not sensible or np.abs(columns @ columns.T - np.eye(3)).max() > _ORTHONORMAL:
-        return None  # and refused with a message, by read_grid
-    width, height, depth = map(int, sizes)
-    return Grid((width, height, depth), (dx, dy, dz), (x, y, z), tuple(columns.T.ravel().tolist()))
-
-
-def _stream_bytes(path: Path, header: Mapping[str, str], present: int) -> int | None:
-    """How long the compressed stream is; without being told, ITK reads noise from the very file that it can read."""
-    if header.get("CompressedData", "False")[:1].lower() not in ("t", "1"):
-        return None
-    told = header.get("CompressedDataSize", "none")
-    if not told.isdecimal() or int(told) == 0:
-        raise OncoduetError(f"{path}: expected the length of the compressed voxels as CompressedDataSize, found {told}")
-    if int(told) > present:
-        raise OncoduetError(f"{path}: expected {told} bytes of compressed voxels, found {present}: truncated")
-    return int(told)
-
-
-def _nifti_header(path: Path) -> bytes:
-    """The first 348 bytes of a NIfTI, or nothing where they are not to be had at once."""
-    with path.open("rb") as stream:
-        header = stream.read(_COMPRESSED_PIECE_BYTES)
-    if path.name.endswith(".gz"):
-        try:
-            header = zlib.decompressobj(wbits=31).decompress(header, HEADER_BYTES)
-        except zlib.error:  # type: ignore[misc,unused-ignore]
-            return b""
-    return header[:HEADER_BYTES] if len(header) >= HEADER_BYTES else b""
-
-
-def _nifti_layout(path: Path, header: bytes, grid: Grid) -> _Layout | None:
-    (count, x, y, z, *_) = struct.unpack_from("<8h", header, 40)
-    (kind,) = struct.unpack_from("<h", header, 70)
-    begin, slope, intercept = struct.unpack_from("<3f", header, 108)
-    voxel_type = _NIFTI_TYPES.get(kind)
-    unscaled = intercept == 0 and slope in (0, 1)
-    plain = header[:4] == struct.pack("<i", HEADER_BYTES) and unscaled and begin.is_integer()
-    if not plain or voxel_type is None or (count, x, y, z) != (3, *grid.size_xyz):
-        return None
-    return _Layout(int(begin), np.dtype(voxel_type), path.stat().st_size if path.name.endswith(".gz") else None)
-
-
-def _at_once(image: ImageFile) -> Path:
-    """The path of an image that is about to be read whole, unless it is larger than any scan."""
-    voxels = math.prod(image.grid.shape_zyx)
-    if voxels > _MOST_VOXELS_AT_ONCE:
-        raise OncoduetError(f"{image.path}: expected at most {_MOST_VOXELS_AT_ONCE} voxels, found {voxels}")
-    return image.path
 
 
 def _without_zeros(stored: Foreground, values: Values) -> Foreground:

@@ -275,6 +275,8 @@ class Place:
         flags += ["--volume", f"{truth_volume}:{TRUTH}:ro,nocopy"]
         if profile.gpu and self.engine.has_gpu:
             flags += ["--gpus", "all"]
+        else:
+            flags += ["--env", "CUDA_VISIBLE_DEVICES="]  # this host's /proc may tell of a GPU that is not lent
         if variant == "read-only root":
             flags += ["--read-only"]
         if variant == "another user":

@@ -227,7 +227,8 @@ def _contrast(card: Card, channel: Channel, grid: Grid, lesion: Point | None, rn
     """Intensities of a channel: even tissue, a round lesion, noise."""
     low = {each.extreme for each in card.baselines if each.channel == channel.name} == {"minimum"}
     high = {each.extreme for each in card.baselines if each.channel == channel.name} == {"maximum"}
-    if channel.plausible is not None:  # CT: air, body, bone
+    is_ct = channel.plausible is not None and channel.plausible.minimum_at_most is not None
+    if is_ct:  # air, body, bone
         tissue, found, noise = CT_TISSUE_HU, CT_LESION_HU, 4.0
     elif low:
         tissue, found, noise = 1400.0, 450.0, 25.0
@@ -240,7 +241,7 @@ def _contrast(card: Card, channel: Channel, grid: Grid, lesion: Point | None, rn
         distance = np.sqrt(((grid.centres_mm() - np.array(lesion)[:, None, None, None]) ** 2).sum(axis=0))
         inside = 1 / (1 + np.exp((distance - LESION_RADIUS_MM) / 0.7))
         array += (found - tissue) * inside
-    if channel.plausible is not None:
+    if is_ct:
         array[:, :4, :] = -1000.0
         array[:, -6:-3, 10:-10] = 600.0
     return (array + rng.normal(scale=noise, size=grid.shape_zyx)).astype(np.float32)

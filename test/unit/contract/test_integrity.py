@@ -1,6 +1,7 @@
-"""Damaged files, byte by byte: what ITK would read without complaint, or complain about on stderr."""
+"""Damaged, ambiguous and lying files, byte by byte: what ITK would read without complaint, or follow elsewhere."""
 
 import gzip
+import os
 import struct
 import tracemalloc
 import zlib
@@ -131,24 +132,53 @@ def test_the_hand_written_image_is_right(tmp_path: Path) -> None:
 
 BAD_HEADERS = {
     "no size": ({"without": "DimSize"}, "expected DimSize in the MetaImage header, found none"),
-    "no number of axes": ({"without": "NDims"}, "expected NDims in the MetaImage header, found none"),
-    "no type": ({"without": "ElementType"}, "expected ElementType in the MetaImage header, found none"),
+    "no number of axes": ({"without": "NDims"}, "expected NDims before TransformMatrix in the MetaImage header"),
+    "no type": ({"without": "ElementType"}, "expected an ElementType among MET_CHAR"),
+    "no spacing": ({"without": "ElementSpacing"}, "expected ElementSpacing in the MetaImage header, found none"),
+    "no origin": ({"without": "Offset"}, "expected Offset in the MetaImage header, found none"),
+    "no direction": ({"without": "TransformMatrix"}, "expected TransformMatrix in the MetaImage header, found none"),
+    "no kind of object": ({"without": "ObjectType"}, "expected an image (ObjectType = Image), found 'none'"),
+    "four axes": ({"NDims": "4", "DimSize": "3 4 5 1"}, "expected a 3D image (NDims = 3), found '4'"),
+    "axes enough to overflow ITK": (
+        {"NDims": "8000", "DimSize": "1 " * 4000},
+        "expected a 3D image (NDims = 3), found '8000'",
+    ),
     "a size of zero": ({"DimSize": "0 4 5"}, "expected 3 positive whole numbers as DimSize, found '0 4 5'"),
     "a negative size": ({"DimSize": "-3 4 5"}, "expected 3 positive whole numbers as DimSize, found '-3 4 5'"),
     "half a voxel": ({"DimSize": "3 4 5.5"}, "expected 3 positive whole numbers as DimSize, found '3 4 5.5'"),
-    "a size that is no number": ({"DimSize": "3 4 x"}, "expected 3 positive whole numbers as DimSize, found '3 4 x'"),
-    "two sizes of three": ({"DimSize": "3 4"}, "expected 3 positive whole numbers as DimSize, found '3 4'"),
+    "a size that is no number": ({"DimSize": "3 4 x"}, "expected 3 numbers as DimSize, found '3 4 x'"),
+    "two sizes of three": ({"DimSize": "3 4"}, "expected 3 numbers as DimSize, found '3 4'"),
+    "two spacings of three": ({"ElementSpacing": "0.5 1"}, "expected 3 numbers as ElementSpacing, found '0.5 1'"),
+    "a huge size": ({"DimSize": "1e200 4 5"}, "expected 3 positive whole numbers as DimSize, found '1e200 4 5'"),
+    "a size of 3000 digits": ({"DimSize": f"{'9' * 3000} 4 5"}, "expected 3 positive whole numbers as DimSize"),
+    "more voxels than any scan has": (
+        {"DimSize": "4000 4000 4000"},
+        "expected at most 2147483648 voxels, found 64000000000",
+    ),
     "an unknown type": ({"ElementType": "MET_HALF"}, "MET_DOUBLE, found 'MET_HALF'"),
-    "voxels elsewhere": ({"ElementDataFile": "a.raw"}, "(ElementDataFile = LOCAL), found 'a.raw'"),
-    "voxels as text": ({"BinaryData": "False"}, "expected binary voxels, found BinaryData = False"),
+    "vectors": ({"ElementType": "MET_FLOAT_ARRAY"}, "MET_DOUBLE, found 'MET_FLOAT_ARRAY'"),
+    "several channels": ({"ElementNumberOfChannels": "foo"}, "expected one value per voxel (Elem"),
+    "voxels elsewhere": ({"ElementDataFile": "a.raw"}, "in the file itself (ElementDataFile = LOCAL), found 'a.raw'"),
+    "a list of files": ({"ElementDataFile": "LIST"}, "in the file itself (ElementDataFile = LOCAL), found 'LIST'"),
+    "a pattern of files": ({"ElementDataFile": "%d.raw 1 9 1"}, "(ElementDataFile = LOCAL), found '%d.raw 1 9 1'"),
+    "voxels as text": ({"BinaryData": "False"}, "expected binary voxels (BinaryData = True), found 'False'"),
+    "a byte order that is none": ({"BinaryDataByteOrderMSB": "Yes"}, "BinaryDataByteOrderMSB = True or False"),
+    "two byte orders": ({"ElementByteOrderMSB": "True"}, "expected one of BinaryDataByteOrderMSB and its synonyms"),
+    "two origins": ({"Position": "1 2 3"}, "expected one of Offset and its synonyms, found also Position"),
+    "a header in front": ({"HeaderSize": "100"}, "expected a MetaImage header without HeaderSize, found HeaderSize ="),
+    "another origin": ({"ImagePosition": "1 2 3"}, "expected a MetaImage header without ImagePosition"),
+    "another scale": ({"ElementToIntensityFunctionSlope": "2"}, "expected voxels that are the intensities (El"),
+    "metres": ({"DistanceUnits": "m"}, "expected lengths in mm (DistanceUnits = mm), found 'm'"),
+    "a key in lower case": ({"headersize": "100"}, "expected HeaderSize in the MetaImage header, found headersize"),
     "a spacing that is no number": (
         {"ElementSpacing": "0.5 nan 3"},
-        "expected finite numbers as ElementSpacing, found '0.5 nan 3'",
+        "expected 3 numbers as ElementSpacing, found '0.5 nan 3'",
     ),
-    "an origin that is no number": ({"Offset": "0 0 here"}, "expected finite numbers as Offset, found '0 0 here'"),
+    "an origin that is no number": ({"Offset": "0 0 here"}, "expected 3 numbers as Offset, found '0 0 here'"),
+    "an infinite origin": ({"Offset": "0 0 1e999"}, "expected a finite origin, found (0, 0, inf)"),
     "an infinite direction": (
         {"TransformMatrix": "inf 0 0 0 1 0 0 0 1"},
-        "expected finite numbers as TransformMatrix, found 'inf 0 0 0 1 0 0 0 1'",
+        "expected 9 numbers as TransformMatrix, found 'inf 0 0 0 1 0 0 0 1'",
     ),
     "a spacing of zero": ({"ElementSpacing": "0.5 0 3"}, "expected positive spacings, found (0.5, 0, 3)"),
     "a negative spacing": ({"ElementSpacing": "0.5 1 -3"}, "expected positive spacings, found (0.5, 1, -3)"),
@@ -163,6 +193,20 @@ BAD_HEADERS = {
     "an empty direction": (
         {"TransformMatrix": "0 0 0 0 0 0 0 0 0"},
         "expected perpendicular unit vectors as direction, found (0, 0, 0, 0, 0, 0, 0, 0, 0)",
+    ),
+    "a huge direction": ({"TransformMatrix": "1e300 0 0 0 1 0 0 0 1"}, "expected perpendicular unit vectors"),
+    "a compressed length of nothing": (
+        {"CompressedData": "True"},
+        "expected the length of the compressed voxels as CompressedDataSize, found none",
+    ),
+    "a compressed length of 0": ({"CompressedData": "True", "CompressedDataSize": "0"}, "CompressedDataSize, found 0"),
+    "a compressed length beyond the file": (
+        {"CompressedData": "True", "CompressedDataSize": "1000"},
+        "expected 1000 bytes of compressed voxels (CompressedDataSize), found 240: truncated",
+    ),
+    "a compressed length within it": (
+        {"CompressedData": "True", "CompressedDataSize": "100"},
+        "expected 100 bytes of compressed voxels (CompressedDataSize), found 240",
     ),
 }
 
@@ -193,6 +237,116 @@ def test_another_ending_is_refused(tmp_path: Path) -> None:
         require_whole(tmp_path / "a.nrrd")
 
 
+LINES = {
+    "a colon for the sign": (b"ElementDataFile : /truth/a.mha\0 =", "'ElementDataFile : /truth/a.mha\\x00 =\\n'"),
+    "a second file": (b"ElementDataFile : a=/../truth/a.mha", "'ElementDataFile : a=/../truth/a.mha\\n'"),
+    "a NUL": (b"Comment = a\0b", "'Comment = a\\x00b\\n'"),
+    "a tab": (b"Comment = a\tb", "'Comment = a\\tb\\n'"),
+    "a carriage return": (b"Comment = a\r", "'Comment = a\\r\\n'"),
+    "another alphabet": ("Größe = 1".encode(), "'GrÃ¶Ã\\x9fe = 1\\n'"),
+    "no sign": (b"Comment", "'Comment\\n'"),
+    "no key": (b" = 3", "' = 3\\n'"),
+    "an empty line": (b"", "'\\n'"),
+    "a space in front": (b" HeaderSize = 100", "' HeaderSize = 100\\n'"),
+    "two spaces": (b"HeaderSize  = 100", "'HeaderSize  = 100\\n'"),
+}
+
+
+@pytest.mark.parametrize(("line", "found"), LINES.values(), ids=LINES.keys())
+def test_a_line_that_is_not_key_sign_value_is_refused(tmp_path: Path, line: bytes, found: str) -> None:
+    path = meta_image(tmp_path / "a.mha")
+    path.write_bytes(path.read_bytes().replace(b"DimSize", line + b"\nDimSize"))
+    with pytest.raises(OncoduetError) as refused:
+        read_grid(path)
+    assert str(refused.value) == f"{path}: expected lines 'Key = value' in the MetaImage header, found {found}"
+
+
+@pytest.mark.parametrize("line", ["DimSize = 3 4 5", "Comment = a", "0008|0060 = MR"])
+def test_a_key_that_stands_twice_is_refused(tmp_path: Path, line: str) -> None:
+    path = meta_image(tmp_path / "a.mha")
+    path.write_bytes(path.read_bytes().replace(b"DimSize", f"{line}\n{line}\nDimSize".encode()))
+    with pytest.raises(OncoduetError, match=r"in the MetaImage header, found it twice$"):
+        read_grid(path)
+
+
+def test_the_notes_of_other_tools_mean_nothing(tmp_path: Path) -> None:
+    """SimpleITK writes what its dictionary holds: DICOM's elements, ITK's own keys, anybody's; 80 KB here."""
+    image = sitk.GetImageFromArray(np.arange(60, dtype=np.float32).reshape(5, 4, 3))
+    notes = {"0008|0060": "MR", "0010|0010": "Bär^Ü", "ITK_InputFilterName": "GDCM", "Modality": "MET_MOD_MR"}
+    notes |= {f"0009|{number:04x}": "x" * 800 for number in range(100)} | {"Study.Note-1": r"a\\b: c = d"}
+    for key, value in notes.items():
+        image.SetMetaData(key, value)
+    sitk.WriteImage(image, str(tmp_path / "a.mha"))
+    assert (tmp_path / "a.mha").read_bytes().index(b"LOCAL") > 80_000
+    assert np.array_equal(read_volume(tmp_path / "a.mha").array, sitk.GetArrayFromImage(image))
+
+
+def test_a_header_without_end_is_not_read_to_its_end(tmp_path: Path) -> None:
+    path = tmp_path / "a.mha"
+    for text in (b"Comment = " + b"x" * (1 << 22), b"".join(b"a%d = b\n" % number for number in range(200_000))):
+        path.write_bytes(text)
+        with pytest.raises(OncoduetError, match="expected a MetaImage header of lines below 16384 bytes and at most"):
+            read_grid(path)
+
+
+@pytest.mark.parametrize(
+    ("key", "synonym"),
+    [("Offset", "Position"), ("Offset", "Origin"), ("TransformMatrix", "Orientation"), ("TransformMatrix", "Rotation")],
+)
+def test_synonyms_of_the_format_are_understood_as_by_itk(tmp_path: Path, key: str, synonym: str) -> None:
+    values = {"Offset": "1 2 3", "TransformMatrix": "0 1 0 -1 0 0 0 0 1"}
+    path = meta_image(tmp_path / "a.mha", **values)
+    expected = read_grid(path)
+    path = meta_image(tmp_path / "b.mha", without=key, **values | {synonym: values[key]})
+    image = sitk.ReadImage(str(path))
+    assert read_grid(path) == expected
+    assert (image.GetOrigin(), image.GetDirection()) == (expected.origin_mm_xyz, expected.direction)
+
+
+@pytest.mark.parametrize(("suffix", "compressed"), FORMATS)
+def test_bytes_behind_the_voxels_are_refused(saved: Saved, suffix: str, compressed: bool) -> None:
+    path = saved(suffix, compressed)
+    path.write_bytes(path.read_bytes() + b"more")
+    with pytest.raises(OncoduetError, match=r"found (\d+|more bytes|a damaged one .*)$"):
+        read_volume(path)
+
+
+def test_a_tail_of_zeros_is_refused_where_it_begins(tmp_path: Path) -> None:
+    path = tmp_path / "a.nii.gz"
+    path.write_bytes(gzip.compress(nifti_header("<", (3, 4, 5)) + bytes(240 + (1 << 24))))
+    with pytest.raises(OncoduetError, match=r"expected 240 bytes of voxels, found more$"):
+        read_volume(path)
+
+
+def test_a_stream_that_ends_before_its_length_is_refused(tmp_path: Path) -> None:
+    stream = zlib.compress(bytes(240))
+    length = str(len(stream) + 8)
+    path = meta_image(tmp_path / "a.mha", CompressedData="True", CompressedDataSize=length)
+    path.write_bytes(path.read_bytes()[:-240] + stream + bytes(8))
+    with pytest.raises(OncoduetError, match="expected the end of the file behind the compressed voxels"):
+        read_volume(path)
+
+
+@pytest.mark.parametrize("name", ["a.mha", "a.nii", "a.nii.gz"])
+def test_a_file_too_short_for_its_voxels_however_compressed_is_refused_before_they_are_reckoned(
+    tmp_path: Path, name: str
+) -> None:
+    path = meta_image(tmp_path / "a.mha", CompressedData="True", CompressedDataSize="240", DimSize="1000 1000 1000")
+    if name != "a.mha":
+        whole = nifti_header("<", (1000, 1000, 1000)) + bytes(240)
+        path = tmp_path / name
+        path.write_bytes(gzip.compress(whole) if name.endswith("gz") else whole)
+    with pytest.raises(OncoduetError, match=r"expected 4000000000 bytes of voxels, found (at most )?\d+: truncated$"):
+        read_grid(path)
+
+
+@pytest.mark.parametrize("name", ["a.mha", "a.nii", "a.nii.gz"])
+def test_only_regular_files_are_opened(tmp_path: Path, name: str) -> None:
+    os.mkfifo(tmp_path / name)
+    with pytest.raises(OncoduetError, match=rf"{name}: expected an image, found no file$"):
+        read_grid(tmp_path / name)
+
+
 def nifti_header(order: str, sizes: tuple[int, ...]) -> bytes:
     header = bytearray(352)
     struct.pack_into(f"{order}i", header, 0, 348)
@@ -200,6 +354,7 @@ def nifti_header(order: str, sizes: tuple[int, ...]) -> bytes:
     struct.pack_into(f"{order}2h", header, 70, 16, 32)  # float, 32 bits
     struct.pack_into(f"{order}4f", header, 76, 1.0, 0.5, 0.75, 3.0)
     struct.pack_into(f"{order}f", header, 108, 352.0)
+    struct.pack_into(f"{order}2h", header, 252, 1, 0)  # placed by the quaternion
     header[344:348] = b"n+1\0"
     return bytes(header)
 
@@ -225,12 +380,15 @@ def test_a_nifti_header_without_positive_sizes_is_refused(tmp_path: Path, sizes:
         read_volume(path)
 
 
-def test_voxels_that_begin_inside_the_header_are_refused(tmp_path: Path) -> None:
+def test_voxels_that_begin_inside_the_header_or_nowhere_are_refused(tmp_path: Path) -> None:
     header = bytearray(nifti_header("<", (3, 4, 5)))
-    struct.pack_into("<f", header, 108, 0.0)
-    (tmp_path / "a.nii").write_bytes(bytes(header) + bytes(240))
-    with pytest.raises(OncoduetError, match=r"expected voxels behind the NIfTI header, found them at byte 0$"):
-        read_volume(tmp_path / "a.nii")
+    for begin in (0.0, 348.0, 352.5, NAN, float("inf"), 1e30, 1e18, -1e18):
+        struct.pack_into("<f", header, 108, begin)
+        (tmp_path / "a.nii").write_bytes(bytes(header) + bytes(240))
+        with pytest.raises(
+            OncoduetError, match=rf"behind the NIfTI header.*found them at byte {begin:g}$".replace("+", r"\+")
+        ):
+            read_volume(tmp_path / "a.nii")
 
 
 @pytest.mark.parametrize("order", ["<", ">"])
@@ -243,34 +401,61 @@ def test_what_is_no_number_in_a_nifti_is_refused_though_itk_puts_zeros_there(
     path = tmp_path / "a.nii.gz"
     path.write_bytes(gzip.compress(nifti_header(order, (3, 4, 5)) + voxels.tobytes()))
     assert sitk.GetArrayFromImage(sitk.ReadImage(str(path))).sum() == 58
-    for read in (read_volume, read_label):
-        with pytest.raises(OncoduetError, match=r"a.nii.gz: expected finite voxels, found 2 NaN or infinite$"):
-            read(path)
+    with pytest.raises(OncoduetError, match=r"a.nii.gz: expected finite voxels, found 2 NaN or infinite$"):
+        read_volume(path)
+    with pytest.raises(OncoduetError, match=r"a.nii.gz: expected whole numbers in a label map"):
+        read_label(path)
 
 
 NAN = float("nan")
+INF = float("inf")
+TURNED = (0, 1, 0, 0, 0, 0, 0, 0)  # codes, quaternion and offset; the affine follows
 BAD_NIFTI = {
     "an unknown datatype": (70, "2h", (9999, 32), "expected real numbers as voxels, found the NIfTI datatype 9999"),
     "colours": (70, "2h", (2304, 32), "expected real numbers as voxels, found the NIfTI datatype 2304"),
-    "a spacing of zero": (80, "3f", (0.5, 0.0, 3.0), "expected positive spacings in the NIfTI header, found 0.5, 0, 3"),
+    "bits of another type": (72, "h", (64,), "expected 32 bits per voxel for the NIfTI datatype 16, found 64"),
+    "vectors": (68, "h", (1007,), "expected one value per voxel, found the NIfTI intent 1007"),
+    "four axes": (40, "5h", (4, 3, 4, 5, 2), "expected a 3D image, found 4D"),
+    "two axes": (40, "3h", (2, 3, 20), "expected a 3D image, found 2D"),
+    "a spacing of zero": (80, "3f", (0.5, 0, 3), "expected positive spacings in the NIfTI header, found (0.5, 0, 3)"),
     "a spacing that is no number": (
         80,
         "3f",
-        (NAN, 1.0, 3.0),
-        "expected positive spacings in the NIfTI header, found nan",
+        (NAN, 1, 3),
+        "expected positive spacings in the NIfTI header, found (nan",
     ),
-    "an offset that is no number": (
-        268,
-        "3f",
-        (NAN, 0.0, 0.0),
-        "expected finite numbers in the NIfTI header, found 0, 0, 0, nan",
-    ),
-    "an infinite affine": (280, "f", (float("inf"),), "expected finite numbers in the NIfTI header, found "),
+    "an infinite slope": (112, "2f", (INF, 0), "expected a finite slope and intercept in the NIfTI header, found inf"),
+    "a slope that is no number": (112, "2f", (NAN, 0), "expected a finite slope and intercept"),
+    "an intercept that is no number": (112, "2f", (1, NAN), "expected a finite slope and intercept"),
+    "an intercept without slope": (112, "2f", (0, 3), "expected a finite slope and intercept"),
+    "a slope of nearly nothing": (112, "2f", (1e-30, 0), "expected a finite slope and intercept"),
+    "an unknown unit": (123, "B", (5,), "expected lengths in mm in the NIfTI header, found the unit 5"),
+    "no placement": (252, "2h", (0, 0), "expected a placement in the patient (qform or sform) in the NIfTI header"),
+    "an offset that is no number": (268, "3f", (NAN, 0, 0), "expected finite numbers as placement"),
+    "a quaternion that is no number": (256, "3f", (NAN, 0, 0), "expected a unit quaternion in the NIfTI header"),
+    "a quaternion that is too long": (256, "3f", (1, 1, 0), "expected a unit quaternion in the NIfTI header"),
+    "an infinite affine": (254, "h24x2f", (1, INF, 0), "expected finite numbers as placement"),
+    "an empty affine": (252, "2h6f12f", (*TURNED, *[0] * 12), "expected perpendicular unit vectors as direction"),
     "a sheared affine": (
         252,
-        "2h24x12f",
-        (0, 1, 1.0, 0.5, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0, 0.0, 1.0, 0.0),
-        "expected a readable image, found: ITK ERROR: ITK only supports orthonormal direction cosines.",
+        "2h6f12f",
+        (*TURNED, 0.5, 0.2, 0, 0, 0, 0.72284, 0, 0, 0, 0, 3, 0),
+        "expected perpendicular unit vectors as direction, found an sform with axes (0.5, 0, 0) (0.2, 0.72284, 0)",
+    ),
+    "an affine of other lengths": (
+        252,
+        "2h6f12f",
+        (*TURNED, 5, 0, 0, 0, 0, 7.5, 0, 0, 0, 0, 30, 0),
+        "expected qform, sform and spacings of the NIfTI header to say the same place, found an sform with axes "
+        "(5, 0, 0) (0, 7.5, 0) (0, 0, 30) from (0, 0, 0) and (0.5, 0.75, 3) as spacings up to 108 mm apart",
+    ),
+    "an affine elsewhere": (
+        252,
+        "2h6f12f",
+        (1, 2, *TURNED[2:], 0.5, 0, 0, 20, 0, 0.75, 0, 0, 0, 0, 3, 0),
+        "expected qform, sform and spacings of the NIfTI header to say the same place, found an sform with axes "
+        "(0.5, 0, 0) (0, 0.75, 0) (0, 0, 3) from (20, 0, 0) and a qform with axes (0.5, 0, 0) (0, 0.75, 0) (0, 0, 3) "
+        "from (0, 0, 0) up to 20 mm apart",
     ),
 }
 
@@ -292,8 +477,8 @@ def test_what_itk_has_to_say_goes_to_the_log(tmp_path: Path, caplog: pytest.LogC
     header = bytearray(nifti_header("<", (3, 4, 5)))
     struct.pack_into("<2h24x12f", header, 252, 0, 1, 0.5, 0.3, 0, 0, 0, 0.75, 0, 0, 0, 0, 3, 0)
     (tmp_path / "a.nii").write_bytes(bytes(header) + bytes(240))
-    with pytest.raises(OncoduetError, match="orthonormal"):
-        read_grid(tmp_path / "a.nii")
+    with pytest.raises(RuntimeError, match="orthonormal"):
+        sitk.ReadImage(str(tmp_path / "a.nii"))
     assert {record.name for record in caplog.records} == {"contract.volume"}
     assert "unexpected scales in sform" in caplog.text
 
@@ -303,8 +488,9 @@ def test_a_small_file_that_inflates_to_much_is_checked_in_little_memory(tmp_path
     voxels = bytes(1 << 26)
     path = tmp_path / f"a{suffix}"
     if suffix == ".mha":
-        header = "NDims = 3\nDimSize = 1024 1024 64\nElementType = MET_UCHAR\nCompressedData = True\n"
-        path.write_bytes(f"{header}ElementDataFile = LOCAL\n".encode() + zlib.compress(voxels))
+        stream = zlib.compress(voxels)
+        changes = {"DimSize": "256 256 256", "CompressedData": "True", "CompressedDataSize": str(len(stream))}
+        path.write_bytes(meta_image(path, **changes).read_bytes()[:-240] + stream)
     else:
         path.write_bytes(gzip.compress(nifti_header("<", (256, 256, 256)) + voxels))
     tracemalloc.start()

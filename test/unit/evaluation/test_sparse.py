@@ -2,6 +2,7 @@
 
 import gzip
 import logging
+import os
 import struct
 import tracemalloc
 import zlib
@@ -16,6 +17,7 @@ from evaluation import sparse
 from evaluation.sparse import Foreground, open_image, read_confidences, read_label_map, read_labels
 
 BIG = Grid((61, 43, 37), (0.5, 0.75, 3.0), (-20.0, 31.0, 7.5), (1.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0, 1.0))
+ONES = ((1.0, 1.0, 1.0), (0.0, 0.0, 0.0), BIG.direction)
 TYPES = ("u1", "i1", "u2", "i2", "u4", "i4", "f4", "f8")
 
 
@@ -43,10 +45,6 @@ def same(found, array):
     assert np.array_equal(found.values, expected.values)
 
 
-def layout(path):
-    return open_image(path).layout
-
-
 @pytest.mark.parametrize("kind", TYPES)
 @pytest.mark.parametrize(
     ("name", "compressed"), [("a.mha", True), ("a.mha", False), ("a.nii.gz", True), ("a.nii", False)]
@@ -55,7 +53,6 @@ def test_every_usual_file_is_read_without_building_it_and_gives_the_same_voxels(
     tmp_path, image, kind, name, compressed
 ):
     path = written(tmp_path / name, image.astype(kind), compressed=compressed)
-    assert layout(path) is not None
     same(read_confidences(open_image(path)), read_volume(path).array)
     same(read_labels(open_image(path)), read_label(path).array)
 
@@ -90,25 +87,23 @@ def small():
     ("header", "dtype"),
     [
         ({"BinaryDataByteOrderMSB": "True"}, ">f4"),
-        ({"ElementByteOrderMSB": "False"}, "<f4"),
+        ({"BinaryDataByteOrderMSB": "False"}, "<f4"),
         ({"ElementType": "MET_LONG_LONG"}, "<i8"),
         ({"CompressedData": "true"}, "<f4"),
         ({"ElementNumberOfChannels": "1"}, "<f4"),
-        ({"HeaderSize": "0"}, "<f4"),
         ({"ElementNBits": "32"}, "<f4"),
     ],
 )
-def test_an_unusual_meta_image_takes_the_plain_path_and_gives_the_same_voxels(tmp_path, small, header, dtype):
+def test_an_unusual_meta_image_gives_the_same_voxels(tmp_path, small, header, dtype):
     path = tmp_path / "a.mha"
     values = (small * 2).astype(dtype)
     path.write_bytes(meta(header, zlib.compress(values.tobytes())))
-    assert layout(path) is None
     same(read_confidences(open_image(path)), read_volume(path).array)
     same(read_labels(open_image(path)), read_label(path).array)
 
 
 @pytest.mark.parametrize("change", ["slope", "intercept", "big-endian", "one time point", "int64"])
-def test_an_unusual_nifti_takes_the_plain_path_and_gives_the_same_voxels(tmp_path, small, change):
+def test_an_unusual_nifti_gives_the_same_voxels(tmp_path, small, change):
     path = written(
         tmp_path / "a.nii",
         small * 4,
@@ -128,7 +123,6 @@ def test_an_unusual_nifti_takes_the_plain_path_and_gives_the_same_voxels(tmp_pat
     else:
         data = big_endian(data)
     path.write_bytes(data)
-    assert layout(path) is None
     same(read_confidences(open_image(path)), read_volume(path).array)
 
 
@@ -147,7 +141,6 @@ def test_the_grid_of_a_plain_meta_image_is_the_one_that_itk_reads_to_the_last_bi
     spacing, origin = random.uniform(1e-3, 5, 3), random.uniform(-500, 500, 3) * 10.0 ** random.integers(-9, 3, 3)
     grid = Grid((7, 5, 3), tuple(spacing), tuple(origin), tuple(axes.ravel()))
     path = written(tmp_path / "a.mha", small, grid)
-    assert layout(path) is not None
     assert open_image(path).grid == read_grid(path)
 
 
@@ -155,14 +148,14 @@ def test_the_grid_of_a_plain_meta_image_is_the_one_that_itk_reads_to_the_last_bi
     ("header", "message"),
     [
         ({"ElementSpacing": "1 0 1"}, "expected positive spacings"),
-        ({"ElementSpacing": "1 nan 1"}, "expected finite numbers as ElementSpacing"),
-        ({"Offset": "0 0 1e999"}, "expected finite numbers as Offset"),
+        ({"ElementSpacing": "1 nan 1"}, "expected 3 numbers as ElementSpacing"),
+        ({"Offset": "0 0 1e999"}, "expected a finite origin"),
         ({"TransformMatrix": "1 0 0 1 0 0 0 0 1"}, "expected perpendicular unit vectors"),
         ({"DimSize": "7 5 0"}, "expected 3 positive whole numbers as DimSize"),
-        ({"DimSize": "7 5"}, "expected 3 positive whole numbers as DimSize"),
+        ({"DimSize": "7 5"}, "expected 3 numbers as DimSize"),
         ({"NDims": "4", "DimSize": "7 5 3 1"}, "expected"),
         ({"ElementType": "MET_STRING"}, "expected an ElementType among"),
-        ({"ElementNumberOfChannels": "3"}, "expected one value per voxel, found 3"),
+        ({"ElementNumberOfChannels": "3"}, "expected one value per voxel"),
     ],
 )
 def test_a_header_that_says_what_no_grid_is_is_refused_as_ever(tmp_path, small, header, message):
@@ -171,21 +164,6 @@ def test_a_header_that_says_what_no_grid_is_is_refused_as_ever(tmp_path, small, 
     for read in (open_image, read_grid):
         with pytest.raises(OncoduetError, match=rf"a\.mha: {message}"):
             read(path)
-
-
-@pytest.mark.parametrize(
-    "header",
-    [
-        {"Origin": "1 2 3"},
-        {"ElementSize": "1 1 1"},
-        {"TransformMatrix": "1 0.005 0 0 1 0 0 0 1"},
-        {"Offset": "0x1 0 0"},
-    ],
-)
-def test_a_header_that_is_out_of_the_ordinary_is_left_to_itk(tmp_path, small, header):
-    path = tmp_path / "a.mha"
-    path.write_bytes(meta(header, zlib.compress(small.tobytes())))
-    assert sparse._plain_meta_image(path) is None
 
 
 def test_a_gzip_file_of_several_members_is_one_stream(tmp_path, image):
@@ -285,14 +263,8 @@ def test_a_compressed_meta_image_that_does_not_say_how_long_its_stream_is_is_ref
 def test_a_meta_image_that_promises_a_longer_stream_is_refused(tmp_path, small):
     path = tmp_path / "a.mha"
     path.write_bytes(meta({"CompressedDataSize": "99"}, zlib.compress(small.tobytes())))
-    with pytest.raises(OncoduetError, match=r"expected 99 bytes of compressed voxels, found 19: truncated"):
+    with pytest.raises(OncoduetError, match=r"expected 99 bytes of compressed voxels .*, found 19: truncated"):
         read_confidences(open_image(path))
-
-
-def test_what_follows_a_compressed_stream_is_not_read(tmp_path, small):
-    path = tmp_path / "a.mha"
-    path.write_bytes(meta({}, zlib.compress(small.tobytes())) + b"appended")
-    same(read_confidences(open_image(path)), read_volume(path).array)
 
 
 def peak(read):
@@ -313,21 +285,32 @@ def test_a_stream_that_goes_on_for_ever_takes_no_memory(tmp_path):
     assert used < 2e6
 
 
-def test_a_header_that_promises_terabytes_takes_no_memory(tmp_path):
+def test_a_header_that_promises_more_than_any_scan_has_takes_no_memory(tmp_path):
     path = tmp_path / "a.mha"
     path.write_bytes(meta({"DimSize": "100000 100000 1000"}, zlib.compress(bytes(1 << 24))))
     used, message = peak(lambda: read_confidences(open_image(path)))
-    assert message.endswith("expected 40000000000000 bytes of voxels, found 16777216: truncated")
+    assert message.endswith("expected at most 2147483648 voxels, found 10000000000000")
     assert used < 2e6
 
 
-def test_an_unusual_file_that_promises_terabytes_is_refused_before_it_is_read(tmp_path):
+def test_a_header_that_promises_gigabytes_takes_no_memory(tmp_path):
     path = tmp_path / "a.mha"
-    path.write_bytes(meta({"DimSize": "100000 100000 1000", "BinaryDataByteOrderMSB": "True"}, zlib.compress(b"a")))
-    with pytest.raises(OncoduetError, match=r"a\.mha: expected at most 268435456 voxels, found 10000000000000"):
-        read_confidences(open_image(path))
-    with pytest.raises(OncoduetError, match=r"a\.mha: expected at most 268435456 voxels, found 10000000000000"):
-        read_label_map(path)
+    path.write_bytes(meta({"DimSize": "1000 1000 50"}, zlib.compress(bytes(1 << 24) + os.urandom(1 << 18))))
+    used, message = peak(lambda: read_confidences(open_image(path)))
+    assert message.endswith("expected 200000000 bytes of voxels, found 17039360: truncated")
+    assert used < 8e6
+
+
+def test_a_scaled_image_of_more_voxels_than_are_read_at_once_is_refused_before(tmp_path, monkeypatch):
+    monkeypatch.setattr(sparse, "_MOST_SCALED_VOXELS", 100)
+    path = tmp_path / "a.nii"
+    write_volume(tmp_path / "a.nii.gz", Volume(np.zeros((3, 5, 7), np.float32), Grid((7, 5, 3), *ONES)))
+    data = bytearray(gzip.decompress((tmp_path / "a.nii.gz").read_bytes()))
+    struct.pack_into("<f", data, 112, 2.0)
+    path.write_bytes(data)
+    for read in (read_confidences, read_labels):
+        with pytest.raises(OncoduetError, match=r"a\.nii: expected at most 100 scaled voxels, found 105$"):
+            read(open_image(path))
 
 
 def test_more_foreground_than_any_detection_map_has_is_refused_early(tmp_path, small, monkeypatch):
