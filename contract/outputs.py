@@ -190,8 +190,9 @@ def require_apart(output: Path, **inputs: Path | Sequence[Path] | None) -> None:
         for path in [given] if isinstance(given, Path) else given or ():
             inside, around = _lies_in(output, path), _lies_in(path, output)
             if inside or around:
-                how = "" if inside and around else ", inside which it lies" if inside else ", which lies inside it"
-                raise OncoduetError(f"{output}: expected an output folder of its own, found the {name}{how} ({path})")
+                how, which = ("", "") if inside and around else ("inside " if inside else "around ", f" {path}")
+                found = f"{how}the {name.replace('_', ' ')}{which}"
+                raise OncoduetError(f"{output}: expected an output folder of its own, found {found}")
 
 
 def require_unowned(folder: Path, command: str) -> None:
