@@ -123,7 +123,10 @@ class Output:
         try:
             sweep(self.folder)
             with held_folder(self.folder) as stage:
-                yield stage
+                try:
+                    yield stage
+                except OncoduetError as error:  # by the names that the files were going to have
+                    raise type(error)(str(error).replace(str(stage), str(self.folder))) from None
                 self._put(stage)
         except OSError as error:
             explain_full_disk(error, self.folder, size_bytes=None)

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from contract.errors import OncoduetError
-from contract.files import read_json, sha256_json, write_json
+from contract.files import read_json, sha256_file, sha256_json, write_json
 from contract.records import RunRecord, read_record
 from network.architecture import build_network
 from network.weights import load_weights, tensors_sha256
@@ -238,6 +238,9 @@ def test_data_that_changed_under_a_half_finished_run_are_refused(planned, prepar
     values = read_json(path)
     values["folds"] = [values["folds"][1], values["folds"][0], values["folds"][2]]
     path.write_text(json.dumps(values))
+    record = read_json(tmp_path / "prepared" / "prepared.json")  # as another prepare would have left it
+    record["parts"]["splits.json"] = sha256_file(path)
+    write_json(tmp_path / "prepared" / "prepared.json", record)
     with pytest.raises(OncoduetError, match=r"run\.json: expected the prepared that this run was begun with"):
         execute(planned(prepared=tmp_path / "prepared"), tmp_path / "run", device="cpu")
 
