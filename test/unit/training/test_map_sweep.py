@@ -263,7 +263,7 @@ def test_an_archive_that_was_moved_is_asked_for(runs, prepared_folder, tmp_path,
     assert f"{tmp_path / 'moved'}: expected the archive that {prepared} was prepared from, found none; --a" in message
 
 
-def test_studies_without_both_kinds_of_cases_cannot_be_ranked(runs, prepared_folder, tmp_path, outcome):
+def test_studies_without_both_kinds_of_cases_cannot_be_ranked(runs, prepared_folder, tmp_path, outcome, sealed):
     """The evaluation gives no AUROC for them, and that is passed on."""
     prepared = Path(shutil.copytree(prepared_folder, tmp_path / "prepared"))
     positive = {study.case_id for study in load_prepared(prepared).record.studies if study.lesions}
@@ -271,6 +271,7 @@ def test_studies_without_both_kinds_of_cases_cannot_be_ranked(runs, prepared_fol
     fold = splits["folds"][0]
     fold["validation"] = [case_id for case_id in fold["validation"] if case_id in positive]
     write_json(prepared / "splits.json", splits)
+    sealed(prepared)
     path = runs / NAME / "run.json"
     record = read_record(path, RunRecord)
     parents = {**record.parents, "prepared": load_prepared(prepared).sha256}

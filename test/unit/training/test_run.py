@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from contract.errors import OncoduetError
-from contract.files import read_json, sha256_file, sha256_json, write_json
+from contract.files import read_json, sha256_json, write_json
 from contract.records import RunRecord, read_record
 from network.architecture import build_network
 from network.weights import load_weights, tensors_sha256
@@ -231,16 +231,14 @@ def test_a_folder_with_another_run_is_refused(planned, tmp_path):
     assert (tmp_path / "run" / "run.json").read_bytes() == before
 
 
-def test_data_that_changed_under_a_half_finished_run_are_refused(planned, prepared_folder, tmp_path):
+def test_data_that_changed_under_a_half_finished_run_are_refused(planned, prepared_folder, tmp_path, sealed):
     shutil.copytree(prepared_folder, tmp_path / "prepared")
     kill_after(1, planned(prepared=tmp_path / "prepared"), tmp_path / "run")
     path = tmp_path / "prepared" / "splits.json"
     values = read_json(path)
     values["folds"] = [values["folds"][1], values["folds"][0], values["folds"][2]]
     path.write_text(json.dumps(values))
-    record = read_json(tmp_path / "prepared" / "prepared.json")  # as another prepare would have left it
-    record["parts"]["splits.json"] = sha256_file(path)
-    write_json(tmp_path / "prepared" / "prepared.json", record)
+    sealed(tmp_path / "prepared")
     with pytest.raises(OncoduetError, match=r"run\.json: expected the prepared that this run was begun with"):
         execute(planned(prepared=tmp_path / "prepared"), tmp_path / "run", device="cpu")
 
