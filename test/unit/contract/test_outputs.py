@@ -1,6 +1,7 @@
 """What a command may write where: only what is ours is replaced, and all else is said before work begins."""
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -9,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from contract import outputs
 from contract.errors import OncoduetError
 from contract.outputs import MANIFEST, Output, require_apart, require_folder
 
@@ -153,6 +155,26 @@ def test_on_the_platform_nothing_lies_beside_the_outputs_and_a_server_replaces_i
     (tmp_path / "record.json").write_text("mine")
     with pytest.raises(OncoduetError, match="found it changed since"):
         fill(place, {"record.json": "4"})
+
+
+def test_a_later_process_knows_an_answer_by_its_attribute_alone(tmp_path: Path, monkeypatch) -> None:
+    place = output(tmp_path, on_platform=True)
+    fill(place, {"record.json": "1", "figures/roc.svg": "1"})
+    monkeypatch.setattr(outputs, "_made", {})
+    try:
+        os.setxattr(tmp_path, "user.oncoduet", b"")
+    except OSError:  # no attributes on this file system: then nothing is replaced
+        with pytest.raises(OncoduetError, match="expected nothing or what draw wrote there"):
+            place.check()
+        return
+    fill(place, {"record.json": "2"})
+    assert found(tmp_path) == {"record.json": "2"}
+    copy = tmp_path / "copy"
+    shutil.copyfile(tmp_path / "record.json", copy)
+    copy.replace(tmp_path / "record.json")
+    monkeypatch.setattr(outputs, "_made", {})
+    with pytest.raises(OncoduetError, match="expected nothing or what draw wrote there"):
+        place.check()
 
 
 KILL = """
