@@ -237,7 +237,7 @@ def require_folder(folder: Path) -> None:
     nearest = nearest_folder(folder)
     with writable(nearest):
         if not nearest.is_dir():
-            raise OncoduetError(f"{folder}: expected a folder that can be written to, found: {nearest} is none")
+            raise OncoduetError(f"{folder}: expected a folder that can be written to, found: {nearest} is no folder")
         _require_access(folder, nearest)
 
 

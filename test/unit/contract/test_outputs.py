@@ -101,7 +101,11 @@ def link_elsewhere(path: Path) -> None:
         ),
         (MANIFEST, lambda path: path.mkdir(), "expected the list of what was written here, found no plain file"),
         ("run.json", lambda path: path.write_text("{}"), "expected a folder for the results of draw, found run.json"),
-        ("out", lambda path: path.write_text("mine"), "expected a folder that can be written to, found: .* is none"),
+        (
+            "out",
+            lambda path: path.write_text("mine"),
+            "expected a folder that can be written to, found: .* is no folder",
+        ),
     ],
 )
 def test_what_stands_in_the_way_is_refused_before_work(tmp_path: Path, name, make, message: str) -> None:

@@ -240,7 +240,7 @@ def test_a_run_of_another_card_is_refused(runs, tmp_path, outcome):
     assert f"{folder.path}: expected the card of {runs / NAME}, found another" in message
 
 
-def test_a_dataset_that_is_gone_or_another_is_refused(runs, prepared_folder, tmp_path, outcome):
+def test_a_dataset_that_is_gone_or_another_is_refused(runs, prepared_folder, tmp_path, outcome, sealed):
     path = runs / NAME / "run.json"
     gone = read_record(path, RunRecord).model_copy(update={"prepared_folder": str(tmp_path / "gone")})
     write_record(path, gone)
@@ -251,6 +251,7 @@ def test_a_dataset_that_is_gone_or_another_is_refused(runs, prepared_folder, tmp
     other = Path(shutil.copytree(prepared_folder, tmp_path / "other"))
     plans = read_json(other / "plans.json")
     (other / "plans.json").write_text((other / "plans.json").read_text().replace(plans["dataset_name"], "Another"))
+    sealed(other)
     message = refusal(outcome, tmp_path, "--runs", runs / NAME, "--prepared", other)
     assert f"{other}: expected the prepared dataset that {runs / NAME} was trained on, found another" in message
 
