@@ -462,7 +462,7 @@ def maps(tmp_path: Path) -> Path:
 
 def test_probability_maps_become_detection_maps_and_likelihoods(run: Command, maps: Path, tmp_path: Path) -> None:
     run.succeeds("candidates", "--probability", maps, "--output", tmp_path / "o")
-    assert sorted(path.name for path in (tmp_path / "o").iterdir()) == ["a.json", "a.mha", "b.json", "b.mha"]
+    assert sorted(path.name for path in (tmp_path / "o").glob("[!.]*")) == ["a.json", "a.mha", "b.json", "b.mha"]
     for name, peak in (("a.mha", 0.3), ("b.nii.gz", 0.2)):
         volume = read_volume(tmp_path / "o" / f"{image_stem(maps / name)}.mha")
         assert volume.grid == read_grid(maps / name)
