@@ -129,7 +129,7 @@ def load_prepared(folder: Path) -> Prepared:
         for path in case_files(folder, study.case_id):
             if not path.is_file():
                 raise OncoduetError(f"{path}: expected a preprocessed study, found none")
-    others = sorted(path.name for path in (folder / "cases").iterdir() if path.suffix not in {".b2nd", ".pkl"})
+    others = sorted(path.name for path in (folder / "cases").glob("*") if path.suffix not in {".b2nd", ".pkl"})
     if others:  # nnU-Net would choose its reader by them
         raise OncoduetError(f"{folder / 'cases'}: expected preprocessed studies alone, found {others[0]!r}")
     return Prepared(
