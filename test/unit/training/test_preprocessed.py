@@ -37,17 +37,17 @@ def test_an_array_of_voxels_is_read_as_it_was_written(tmp_path):
     [
         (lambda path: write(path, np.zeros((4, 5), np.float32)), r"of float32, found float32 \[4, 5\]"),
         (lambda path: write(path, np.zeros(SHAPE)), r"of float32, found float64 \[1, 3, 4, 5\]"),
-        (lambda path: write(path, np.zeros(SHAPE, "V16")), r"of float32, found \|V16"),
+        (lambda path: write(path, np.zeros(SHAPE, "V16")), r"of float32, found .*V16"),
         (lambda path: write(path, np.zeros((1, 0, 4, 5), np.float32)), r"found float32 \[1, 0, 4, 5\]"),
         (
             lambda path: write(path, np.zeros(SHAPE, np.float32), cparams={"filters": [blosc2.Filter.BYTEDELTA]}),
-            "expected Blosc's own compression",
+            "Blosc's own compression, found ",
         ),
         (lambda path: blosc2.SChunk(data=b"abcd", urlpath=str(path), mode="w"), "an array of voxels, found SChunk"),
         (lazy, "found a damaged file"),
-        (os.mkfifo, "expected a preprocessed study, found a pipe"),
-        (os.mkdir, "expected a preprocessed study, found a folder"),
-        (lambda path: None, "expected a preprocessed study, found none"),
+        (os.mkfifo, "a preprocessed study, found a pipe"),
+        (os.mkdir, "a preprocessed study, found a folder"),
+        (lambda path: None, "a preprocessed study, found none"),
         (lambda path: path.write_bytes(b"x" * 300), "found a damaged file"),
     ],
 )
