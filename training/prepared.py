@@ -63,8 +63,7 @@ class PreparedRecord(Record):
     files: Mapping[str, str]
     """sha256 of each preprocessed file in ``cases``, by name. Written once, checked by ``training verify``."""
     parts: Mapping[str, str] = {}
-    """sha256 of every other file that a run's result depends on but the splits, by name; compared whenever the dataset is
-    read."""
+    """sha256 of every other file that a run's result depends on but the splits, by name; compared at every reading."""
 
 
 class Fold(Frozen):
@@ -156,7 +155,7 @@ def load_prepared(folder: Path) -> Prepared:
         for path in case_files(folder, study.case_id):
             if not path.is_file():
                 raise OncoduetError(f"{path}: expected a preprocessed study, found none")
-    others = sorted(path.name for path in (folder / "cases").iterdir() if path.suffix not in {".b2nd", ".pkl"})
+    others = sorted(path.name for path in (folder / "cases").glob("*") if path.suffix not in {".b2nd", ".pkl"})
     if others:  # nnU-Net would choose its reader by them
         raise OncoduetError(f"{folder / 'cases'}: expected preprocessed studies alone, found {others[0]!r}")
     splits = read_record(folder / SPLITS, SplitsRecord)
