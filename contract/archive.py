@@ -8,10 +8,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from contract.cards import Card
+from contract.cards import Card, Geometry
 from contract.errors import OncoduetError, one_line
+from contract.extent import require_plausible_extent
 from contract.files import read_json
-from contract.volume import fields_of_view_meet, read_grid, require_same_grid
+from contract.volume import Grid, fields_of_view_meet, read_grid, require_same_grid
 
 UNKNOWN_LICENCE = "unknown"
 
@@ -80,9 +81,21 @@ def archive_licence(archive: Path) -> str:
     return licence
 
 
-def check_geometry(name: str, channels: Mapping[str, Path], reference: str) -> None:
-    """Raise ``OncoduetError`` unless every channel is a 3D image whose field of view meets the reference's."""
+def read_grids(name: str, channels: Mapping[str, Path], geometry: Geometry) -> dict[str, Grid]:
+    """Read where every channel's voxels lie; ``OncoduetError`` where the card finds a spacing or extent implausible."""
     grids = {channel: read_grid(path) for channel, path in channels.items()}
+    for channel, grid in grids.items():
+        require_plausible_extent(channels[channel], grid, geometry, study=name)
+    return grids
+
+
+def check_geometry(name: str, channels: Mapping[str, Path], geometry: Geometry) -> None:
+    """Raise ``OncoduetError`` unless every channel is a 3D image whose field of view meets the reference's.
+
+    As :func:`read_grids` does, too.
+    """
+    grids = read_grids(name, channels, geometry)
+    reference = geometry.reference
     for channel, grid in grids.items():
         if min(grid.size_xyz) < 2:
             raise OncoduetError(
@@ -126,7 +139,7 @@ def _study(
             folders = ", ".join(str(path.parent) for path in paths)
             raise OncoduetError(f"study {case_id} in {archive}: expected once, found in {folders}")
     channels = {channel: found[channel][0] for channel in card.channel_names}
-    check_geometry(case_id, channels, card.geometry.reference)
+    check_geometry(case_id, channels, card.geometry)
     label = archive / "labels" / f"{case_id}.nii.gz"
     if label.is_file():
         require_same_grid(

@@ -115,6 +115,10 @@ class Geometry(Frozen):
     """Keep the reference's slices (no resampling along z) when their spacing lies strictly between these."""
     keep_central_mm_zyx: tuple[PositiveFloat, PositiveFloat, PositiveFloat] | None = None
     """Predictions outside this central box of the reference image are set to zero; absent: nothing is."""
+    plausible_spacing_mm: tuple[PositiveFloat, PositiveFloat] = (0.05, 25.0)
+    """Between which all spacings of all channels lie; others are an error of units. Refuses, and changes no result."""
+    plausible_extent_mm: tuple[PositiveFloat, PositiveFloat] = (5.0, 2500.0)
+    """Between which the longest side of every channel lies; likewise."""
 
 
 class TissueClass(Frozen):
@@ -228,6 +232,11 @@ class Card(Frozen):
             for each in baselines
             if channels and isinstance(each.get("channel"), str) and each["channel"] not in names["channel"]
         ]
+        for key in ("plausible_spacing_mm", "plausible_extent_mm"):
+            bounds = geometry.get(key) if isinstance(geometry, Mapping) else None
+            numbers = [each for each in _items(bounds) if isinstance(each, int | float)]
+            if len(numbers) == 2 and not numbers[0] < numbers[1]:
+                faults.append(f"geometry.{key}: expected the smaller number first, found {numbers}")
         keep_near, localisation = values.get("keep_near"), values.get("localisation")
         if classes and isinstance(keep_near, Mapping):
             kept = [each for each in _items(keep_near.get("classes")) if isinstance(each, str)]
@@ -280,6 +289,8 @@ class Card(Frozen):
             tolerance_mm=self.geometry.tolerance_mm,
             spacing_mm_zyx=stage.spacing_mm_zyx,
             at_most_columns=stage.at_most_columns,
+            plausible_spacing_mm=self.geometry.plausible_spacing_mm,
+            plausible_extent_mm=self.geometry.plausible_extent_mm,
         )
         organ = (TissueClass(name=stage.organ, values=stage.values),)
         changes = {"geometry": geometry, "classes": organ, "lesion_class": stage.organ, "baselines": ()}
@@ -287,8 +298,9 @@ class Card(Frozen):
 
     @property
     def sha256(self) -> str:
-        """Hash of what the card says; comments and layout of the file do not count."""
-        return sha256_json(self.model_dump(mode="json"))
+        """Hash of what the card says about results; comments, layout of the file and what only refuses do not count."""
+        refusing = {"geometry": {"plausible_spacing_mm", "plausible_extent_mm"}}
+        return sha256_json(self.model_dump(mode="json", exclude=refusing))
 
 
 def load_card(name_or_path: str | Path) -> Card:
