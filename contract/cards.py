@@ -117,7 +117,7 @@ class Geometry(Frozen):
     """Predictions outside this central box of the reference image are set to zero; absent: nothing is."""
     plausible_spacing_mm: tuple[PositiveFloat, PositiveFloat] = (0.05, 25.0)
     """Between which all spacings of all channels lie; others are an error of units. Refuses, and changes no result."""
-    plausible_extent_mm: tuple[PositiveFloat, PositiveFloat] = (5.0, 2500.0)
+    plausible_extent_mm: tuple[PositiveFloat, PositiveFloat] = (1.0, 2500.0)
     """Between which the longest side of every channel lies; likewise."""
 
 

@@ -175,7 +175,7 @@ BAD_HEADERS = {
         "expected 3 numbers as ElementSpacing, found '0.5 nan 3'",
     ),
     "an origin that is no number": ({"Offset": "0 0 here"}, "expected 3 numbers as Offset, found '0 0 here'"),
-    "an infinite origin": ({"Offset": "0 0 1e999"}, "expected a finite origin, found (0, 0, inf)"),
+    "an infinite origin": ({"Offset": "0 0 1e999"}, "expected an origin within 1e+06 mm, found (0, 0, inf)"),
     "an infinite direction": (
         {"TransformMatrix": "inf 0 0 0 1 0 0 0 1"},
         "expected 9 numbers as TransformMatrix, found 'inf 0 0 0 1 0 0 0 1'",
