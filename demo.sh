@@ -8,10 +8,11 @@ cd "$(dirname "${BASH_SOURCE[0]}")"
 
 usage() {
   cat <<'END'
-usage: ./demo.sh [--card CARD] [--seed SEED] [--install-only]
+usage: ./demo.sh [--card CARD] [--seed SEED] [--device auto|cpu|cuda] [--install-only]
 
   --card          which use case to play (default cspca-picai)
   --seed          of the phantoms to train on (default 1); those to test on have the next one
+  --device        where networks compute (default auto: on the GPU if the machine has one, else on the CPU)
   --install-only  make .venv and stop
 
 From the environment: PYTHON (default python3.11) makes .venv; requirements/install.sh tells how to choose torch's build.
@@ -19,11 +20,12 @@ END
 }
 fail() { echo "demo.sh: $1" >&2; exit "${2:-3}"; }
 
-card=cspca-picai campaign=training/campaigns/demo.toml seed=1 install_only=
+card=cspca-picai campaign=training/campaigns/demo.toml seed=1 device=auto install_only=
 while [ $# -gt 0 ]; do
   case $1 in
     --card) [ $# -gt 1 ] || fail "--card: expected a card after it" 2; card=$2; shift ;;
     --seed) [[ ${2:-} =~ ^[0-9]+$ ]] || fail "--seed: expected a whole number after it" 2; seed=$2; shift ;;
+    --device) [[ ${2:-} =~ ^(auto|cpu|cuda)$ ]] || fail "--device: expected auto, cpu or cuda after it" 2; device=$2; shift ;;
     --install-only) install_only=yes ;;
     --help | -h) usage; exit ;;
     *) usage >&2; exit 2 ;;
@@ -41,18 +43,36 @@ step() {  # step WHAT COMMAND…: run the command, say what it is for and how lo
 
 case ${card##*/} in pdac-*) campaign=training/campaigns/demo-ct.toml ;; esac  # CT takes longer to learn
 
-# .venv is made anew when the lock, torch's hashes or the wanted build of torch have changed
+# .venv is made anew when the lock, torch's hashes, its libraries' or the wanted build of torch have changed; one of the
+# user's, which lacks .venv/installed, is left alone
 install() {
   local python=${PYTHON:-python3.11}
   command -v "$python" >/dev/null || fail "expected Python 3.11, found no $python; PYTHON names another"
-  "$python" -m venv --clear .venv &&
-    requirements/install.sh .venv/bin/python torch.txt dev.lock &&
-    echo "$stamp" >.venv/installed
+  mkdir -p build && exec 8>build/.install.lock && lock "$python" 8 LOCK_EX  # another installation ends first
+  [ ! -e .venv ] || [ -f .venv/installed ] || fail ".venv: expected nothing or what this script made, found another; move it away"
+  is_installed ||
+    { "$python" -m venv --clear .venv &&
+      echo "unfinished" >.venv/installed &&
+      requirements/install.sh .venv/bin/python torch.txt dev.lock &&
+      echo "$stamp" >.venv/installed; }
 }
-stamp=$(cat requirements/install.sh requirements/torch.txt requirements/dev.lock - <<<"${TORCH_REQUIREMENT:-}" | sha256sum)
-if [ "$(cat .venv/installed 2>/dev/null)" != "$stamp" ]; then
+is_installed() { [ "$(cat .venv/installed 2>/dev/null)" = "$stamp" ]; }
+lock() {  # lock PYTHON DESCRIPTOR FLAGS: a lock that ends with this process; none where the file system has none
+  "$1" - "$2" "$3" <<'PYTHON'
+import fcntl, sys
+try:
+    fcntl.flock(int(sys.argv[1]), sum(getattr(fcntl, flag) for flag in sys.argv[2].split(",")))
+except BlockingIOError:
+    sys.exit(1)
+except OSError:
+    pass
+PYTHON
+}
+stamp=$(cat requirements/install.sh requirements/torch.txt requirements/torch-cuda.lock requirements/dev.lock - <<<"${TORCH_REQUIREMENT:-}" | sha256sum)
+if ! is_installed; then
   step "installing the packages of requirements/dev.lock into .venv (minutes)" install
 fi
+exec 8>&-
 [ -z "$install_only" ] || exit 0
 
 # one thread per process where two networks are trained at a time; and let malloc keep what it has, which saves a third
@@ -61,7 +81,15 @@ export OMP_NUM_THREADS=1 MALLOC_MMAP_THRESHOLD_=4294967295 MALLOC_TRIM_THRESHOLD
 python=.venv/bin/python
 demo=build/demo
 start=$SECONDS
-rm -rf "$demo"
+mkdir -p build || fail "build: expected a folder that can be written to"
+exec 9>build/.demo.lock
+lock $python 9 LOCK_EX,LOCK_NB ||  # it would take the other's folder away
+  fail "$demo: expected no other demo at work there, found one; wait for it, or play this one in another clone"
+if [ -e "$demo" ] || [ -L "$demo" ]; then  # nothing is deleted: it may be somebody's work by now
+  earlier=$demo-$(date +%Y%m%d-%H%M%S)
+  [ ! -e "$earlier" ] && mv "$demo" "$earlier" || fail "$earlier: expected room for the earlier demo there"
+  echo "The earlier demo lies in $earlier now."
+fi
 mkdir -p "$demo/model"
 
 step "an archive to train on" \
@@ -72,14 +100,14 @@ step "an archive to test on, of another population" \
 step "prepare: fingerprint, plan, preprocessing" \
   $python -m training prepare --card "$card" --archive "$demo/archive" --output "$demo/prepared"
 step "train four losses and a network that finds boxes, two restarts each" \
-  $python -m training campaign "$campaign" --prepared "$demo/prepared" --output "$demo/runs"
+  $python -m training campaign "$campaign" --prepared "$demo/prepared" --output "$demo/runs" --device "$device"
 step "bundle the runs" \
   $python -m training bundle --runs "$demo/runs" --output "$demo/model.tar.gz"
 step "unpack the bundle" \
   tar -xzf "$demo/model.tar.gz" -C "$demo/model"
 step "predict: each network alone, and the ensembles of four" \
   $python -m algorithm batch --archive "$demo/external" --model "$demo/model" --members each four --no-mirroring --threads 2 \
-  --output "$demo/predictions"
+  --device "$device" --output "$demo/predictions"
 step "predict: voxel-wise baselines, without learning" \
   $python -m algorithm baseline --card "$card" --archive "$demo/external" --output "$demo/predictions"
 step "score" \

@@ -4,7 +4,7 @@
 # written and check that they conform.
 #
 # Every archive is written under a temporary name and read to its end before it gets its own, so that what has a name
-# is whole. The same images, model and truth give the same bytes.
+# is whole. A file that has one of these names already is replaced only where an earlier export wrote it. The same images, model and truth give the same bytes.
 set -euo pipefail
 
 usage() {
@@ -62,13 +62,20 @@ output=${output:-$PWD/build/export}
 [ -z "$truth" ] || [ -d "$truth" ] || fail "$truth: expected a folder of label maps, found none"
 compress=(gzip --no-name -1)
 ! command -v pigz >/dev/null || compress=(pigz --no-name -1)
+names=(${model:+model.tar.gz} ${truth:+ground_truth.tar.gz} SHA256SUMS UPLOAD.md)
+for image in "${images[@]}"; do
+  name=oncoduet-$image
+  [ "$api" = exec ] || name+=-$api
+  names+=("$name.tar.gz" "$name.cdx.json")
+done
+.venv/bin/python -m contract.outputs check "$output" "${names[@]}" ${truth:+--input "$truth"}
 mkdir -p "$output"
 stage=$(mktemp -d "$output/.partial-XXXXXX")
 container=''
 trap 'rm -rf "$stage"; [ -z "$container" ] || "$engine" rm --force "$container" >/dev/null' EXIT
 
 check() { .venv/bin/python -m contract.upload "$@"; }
-keep() { mv "$stage/$1" "$output/$1"; du -h "$output/$1"; }
+keep() { .venv/bin/python -m contract.outputs keep "$output" "$stage/$1"; du -h "$output/$1"; }
 
 if [ -n "$model" ]; then
   cp "$model" "$stage/model.tar.gz"

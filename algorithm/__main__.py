@@ -5,21 +5,29 @@ platform asks over HTTP. Exit codes: 0 done, 1 a bug, 2 wrong usage, 3 the input
 Everything else goes to stdout.
 """
 
+from contract.signals import heed_signals
+
+if __name__ == "__main__":
+    heed_signals()  # before what takes long to import
+
 import argparse
 import logging
 import math
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import get_args
 
 from algorithm.progress import stdout_bar
-from algorithm.resources import free_device_memory, usable_cores, use_threads
+from algorithm.resources import usable_cores, use_threads
 from contract.cards import CandidateRule, load_card
-from contract.errors import UsageError, exit_status
+from contract.command import Parser, run_command
+from contract.errors import UsageError
 from contract.serving import PORT, Case, end_process, serve
+from contract.terminal import log_to_stdout
 from network.detection.clustering import CaseScore, Fill
+from network.device import HELP, Device, Kind, choose_device, free_device_memory
 
 MODEL = Path("/opt/ml/model")
 INPUT = Path("/input")
@@ -28,17 +36,12 @@ OUTPUT = Path("/output")
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code (wrong usage of options exits at once, with 2)."""
-    options = _parser().parse_args(arguments)
-    _log_to_stdout()
-    command: Callable[[argparse.Namespace], None] = options.command
-    status = exit_status(lambda: command(options))
-    if command is _serve:
-        end_process(status)
-    return status
+    return run_command(lambda: _parser().parse_args(arguments), lambda options: options.command(options), log=_log)
 
 
 def _single(options: argparse.Namespace) -> None:
     use_threads(options.threads)
+    device = _told(options)
     from algorithm.single import predict_single  # noqa: PLC0415
 
     predict_single(
@@ -48,12 +51,14 @@ def _single(options: argparse.Namespace) -> None:
         mirroring=False if options.no_mirroring else None,
         precision=options.precision,
         memory_gb=options.memory_gb,
+        device=device,
     )
 
 
 def _serve(options: argparse.Namespace) -> None:
     def load() -> Case:
         use_threads(options.threads)
+        device = _told(options)
         from algorithm.single import load_model, predict_study  # noqa: PLC0415
 
         predictor = load_model(
@@ -61,20 +66,25 @@ def _serve(options: argparse.Namespace) -> None:
             mirroring=False if options.no_mirroring else None,
             precision=options.precision,
             memory_gb=options.memory_gb,
+            device=device,
         )
 
         def case() -> None:
             use_threads(options.threads)  # PyTorch counts threads per thread, and every case has one of its own
-            predict_study(predictor, input_folder=options.input, output_folder=options.output)
-            free_device_memory()
+            try:
+                predict_study(predictor, input_folder=options.input, output_folder=options.output)
+            finally:
+                free_device_memory()
 
         return case
 
     serve(load, port=options.port)
+    end_process(0)
 
 
 def _batch(options: argparse.Namespace) -> None:
     use_threads(options.threads)
+    device = _told(options)
     from algorithm.batch import predict_batch  # noqa: PLC0415
     from algorithm.boxes import BoxChoice  # noqa: PLC0415
 
@@ -95,7 +105,15 @@ def _batch(options: argparse.Namespace) -> None:
         ],
         precision=options.precision,
         memory_gb=options.memory_gb,
+        device=device,
     )
+
+
+def _told(options: argparse.Namespace) -> Kind:
+    """The device to compute on, told in one line before anything else."""
+    device = choose_device(options.device)
+    logging.getLogger("algorithm").info("%s", device)
+    return device.kind
 
 
 def _candidates(options: argparse.Namespace) -> None:
@@ -119,7 +137,7 @@ def _baseline(options: argparse.Namespace) -> None:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="python -m algorithm",
         description="Predict the study in the input folder with all members of a model bundle, and write its "
         "detection map and case likelihood. The commands below do the same for many studies, or parts of it.",
@@ -248,6 +266,9 @@ def _add_prediction(parser: argparse.ArgumentParser, *, suppress: bool) -> None:
         help="of the networks' arithmetic; with bf16 the log says how far it is from fp32. Default: fp32",
     )
     parser.add_argument(
+        "--device", choices=get_args(Device), default=argparse.SUPPRESS if suppress else "auto", help=HELP
+    )
+    parser.add_argument(
         "--memory-gb",
         type=_gigabytes,
         metavar="GB",
@@ -283,10 +304,9 @@ def _rule(text: str) -> str | float:
     return threshold
 
 
-def _log_to_stdout() -> None:
+def _log() -> None:
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # torch's own remarks would go to stderr
-    logging.basicConfig(stream=sys.stdout, level=logging.INFO, format="%(levelname)s %(name)s: %(message)s", force=True)
-    logging.captureWarnings(True)
+    log_to_stdout("%(levelname)s %(name)s: %(message)s")
 
 
 if __name__ == "__main__":

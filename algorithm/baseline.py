@@ -6,19 +6,23 @@ patient, masked background), so the probability is 0 there. It is computed on th
 reference grid once, kept where a network's prediction is kept, and goes through the same candidates.
 """
 
+from contextlib import ExitStack
 from pathlib import Path
 
 import numpy as np
 
-from algorithm.outputs import detect, write_listing, write_study
+from algorithm.outputs import LISTING_FILES, PREDICTIONS, detect, study_files, write_listing, write_study
 from algorithm.progress import Track
 from contract.archive import Study, archive_licence, find_studies
 from contract.cards import Baseline, Card, card_path, load_card
 from contract.errors import OncoduetError
-from contract.files import staged_folder
+from contract.files import sha256_json
+from contract.outputs import Output, require_apart, require_folder, require_unowned, subfolder
 from contract.records import Source
 from contract.volume import Float32Array, Volume, read_grid, read_volume, resample
 from network.study import predicted_region
+
+COMMAND = "algorithm baseline"
 
 
 def predict_baselines(*, archive: Path, card_name: str, output: Path, track: Track) -> None:
@@ -27,27 +31,41 @@ def predict_baselines(*, archive: Path, card_name: str, output: Path, track: Tra
     Raises
     ------
     OncoduetError
-        The card names no baseline, or the archive or one study is wrong; nothing was written.
+        The card names no baseline, the archive or one study is wrong, or the output holds files of other origin or of
+        other studies; nothing was written.
     """
+    require_apart(output, archive=archive)
+    require_folder(output)
+    require_unowned(output, COMMAND)
     card = load_card(card_name)
     if not card.baselines:
         raise OncoduetError(f"card {card.name!r}: expected at least one baseline, found none")
     studies = find_studies(archive, card, labels_required=False)
     licence = archive_licence(archive)
     card_text = card_path(card_name).read_text(encoding="utf-8")
-    with staged_folder(output) as stage:
+    case_ids = [study.case_id for study in studies]
+    files = [f"{case_id}/output/{file}" for case_id in case_ids for file in study_files(card, case_id)]
+    places = {
+        baseline: Output(
+            subfolder(output, baseline.name),
+            COMMAND,
+            [*LISTING_FILES, *files],
+            identity={"card": card.sha256, "studies": sha256_json(case_ids)},
+            record=PREDICTIONS,
+        )
+        for baseline in card.baselines
+    }
+    for place in places.values():
+        place.check()
+    with ExitStack() as stages:
+        stage = {baseline: stages.enter_context(place.staged()) for baseline, place in places.items()}
         for study in track(studies):
             for baseline in card.baselines:
                 found = detect(card, baseline_probability(card, baseline, study))
-                write_study(stage / baseline.name / study.case_id / "output", card, found, name=study.case_id)
+                write_study(stage[baseline] / study.case_id / "output", card, found, name=study.case_id)
         for baseline in card.baselines:
-            write_listing(
-                stage / baseline.name,
-                card,
-                card_text,
-                [study.case_id for study in studies],
-                baseline_source(card, baseline, archive_licence=licence),
-            )
+            source = baseline_source(card, baseline, archive_licence=licence)
+            write_listing(stage[baseline], card, card_text, case_ids, source)
 
 
 def baseline_probability(card: Card, baseline: Baseline, study: Study) -> Volume:
@@ -72,6 +90,7 @@ def baseline_source(card: Card, baseline: Baseline, *, archive_licence: str) -> 
         profile="none",
         runs=(),
         bundle_sha256=None,
+        trained_on=(),
         data_licence=archive_licence,
     )
 

@@ -12,22 +12,24 @@ can be predicted, there is nothing but ``batch.json`` and ``failures.json``.
 import itertools
 import logging
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
-
-import torch
 
 from algorithm.batch_folder import BatchFolder, study_record
 from algorithm.boxes import AS_IN_RULES, BoxChoice
 from algorithm.bundle import Bundle, read_bundle
 from algorithm.ensembles import Ensemble, choose_ensembles, ensemble_source
 from algorithm.outputs import detect, write_listing
-from algorithm.prediction import Predictor, load_predictor
+from algorithm.prediction import LEANER, Predictor, load_predictor
 from algorithm.progress import Track
+from algorithm.trained_on import KnownStudies
 from contract.archive import Study, archive_licence, list_studies
 from contract.errors import OncoduetError, one_line
+from contract.outputs import require_apart
 from contract.records import BatchRecord, Failure, FailuresRecord
+from network.device import Kind, free_device_memory, memory_or_refuse
 from network.sliding_window import Precision
 
 logger = logging.getLogger(__name__)
@@ -35,6 +37,16 @@ logger = logging.getLogger(__name__)
 
 class _StudyError(Exception):
     """One study cannot be predicted; the others can."""
+
+
+@dataclass
+class _Ended:
+    """How the studies ended that were to be predicted."""
+
+    failures: dict[str, str]
+    """The reasons of those that failed, by case id."""
+    unforeseen: Exception | None = None
+    """The first that is a bug; it is raised once the others are done."""
 
 
 def predict_batch(
@@ -48,6 +60,7 @@ def predict_batch(
     choices: Sequence[BoxChoice] = (AS_IN_RULES,),
     precision: Precision = "fp32",
     memory_gb: float | None = None,
+    device: Kind = "cpu",
 ) -> None:
     """Predict every study of an archive with every ensemble, but those that are finished already.
 
@@ -63,6 +76,8 @@ def predict_batch(
         Of the networks' arithmetic.
     memory_gb
         What the process may take, in GB; None: what its container, its limits and the machine leave to it.
+    device
+        Where the networks compute.
 
     Raises
     ------
@@ -70,9 +85,7 @@ def predict_batch(
         The bundle is wrong, the archive is empty, or the output belongs to another batch: nothing was changed. Or
         single studies are wrong: all others are predicted.
     """
-    for name, other in (("archive", archive), ("model bundle", model)):
-        if output.resolve() == other.resolve():
-            raise OncoduetError(f"{output}: expected an output folder of its own, found the {name}")
+    require_apart(output, archive=archive, model=model)
     bundle = read_bundle(model)
     ensembles = choose_ensembles(bundle, members, choices)
     listing = list_studies(archive, bundle.card, labels_required=False)
@@ -87,6 +100,8 @@ def predict_batch(
         },
     )
     folder = BatchFolder(output, bundle.card, tuple(ensemble.folder for ensemble in ensembles))
+    for remark in listing.remarks:
+        logger.warning("%s", remark)
     everything = sorted({*listing.faults, *(study.case_id for study in listing.studies)})
     folder.check(record, archive=archive, case_ids=everything)
     done = folder.finished(listing.studies)
@@ -94,9 +109,18 @@ def predict_batch(
     if done == set(everything) and folder.is_listed(everything) and not folder.failures.exists():
         logger.info("%s: all %d studies are finished already", output, len(done))
         return
-    predictor = None
+    folder.require_replaceable([*listing.faults, *(study.case_id for study in waiting)])
+    predictor = unforeseen = None
     if waiting:
-        predictor = _load(bundle, ensembles, choices, mirroring=mirroring, precision=precision, memory_gb=memory_gb)
+        predictor = _load(
+            bundle,
+            ensembles,
+            choices,
+            mirroring=mirroring,
+            precision=precision,
+            memory_gb=memory_gb,
+            device=device,
+        )
     with folder.begun(record):
         folder.unlist()
         failures = dict(listing.faults)
@@ -105,20 +129,48 @@ def predict_batch(
         for case_id, reason in failures.items():
             logger.error("study %s failed: %s", case_id, reason)
         if predictor is not None:
-            failures |= _predict_all(predictor, ensembles, waiting, folder, track=track, done=len(done))
+            begun = _predict_all(predictor, ensembles, waiting, folder, track=track, done=len(done))
+            failures |= begun.failures
+            unforeseen = begun.unforeseen
         predicted = [case_id for case_id in everything if case_id not in failures]
         if failures:
             folder.write_failures(_failures(bundle, len(everything), failures))
         if predicted:
             card_text = (bundle.folder / "card.toml").read_text(encoding="utf-8")
-            for ensemble in ensembles:
-                source = ensemble_source(bundle, ensemble, archive_licence=licence)
+            for ensemble, trained_on in _trained_on(bundle, ensembles, folder.contents(predicted, listing.studies)):
+                source = ensemble_source(bundle, ensemble, archive_licence=licence, trained_on=trained_on)
                 write_listing(output / ensemble.folder, bundle.card, card_text, predicted, source)
+    if unforeseen is not None:
+        raise unforeseen
+    _require_none(failures, folder, studies=len(everything))
+
+
+def _require_none(failures: Mapping[str, str], folder: BatchFolder, *, studies: int) -> None:
+    """Raise ``OncoduetError`` with the first of the studies that failed, if any did."""
     if failures:
         first = min(failures)
         raise OncoduetError(
-            f"{len(failures)} of {len(everything)} studies failed, all listed in {folder.failures}; "
+            f"{len(failures)} of {studies} studies failed, all listed in {folder.failures}; "
             f"the first, {first}: {failures[first]}"
+        )
+
+
+def _trained_on(
+    bundle: Bundle, ensembles: Sequence[Ensemble], contents: Mapping[str, str]
+) -> Iterator[tuple[Ensemble, tuple[str, ...] | None]]:
+    """Each ensemble with the studies that its networks were trained on, which is also said; None: not known."""
+    unknown = []
+    for ensemble in ensembles:
+        known = KnownStudies.of(bundle, ensemble.members)
+        if known is None:
+            unknown.append(ensemble.name)
+        else:
+            known.say(ensemble.name, contents)
+        yield ensemble, None if known is None else known.among(contents)
+    if unknown:
+        logger.warning(
+            "%s: it is not known which studies %d of %d predictions were trained on: an older program trained them",
+            *(bundle.folder, len(unknown), len(ensembles)),
         )
 
 
@@ -130,6 +182,7 @@ def _load(
     mirroring: bool | None,
     precision: Precision,
     memory_gb: float | None,
+    device: Kind,
 ) -> Predictor:
     """Load the members that any ensemble needs, each once."""
     needed = {member.name for ensemble in ensembles for member in ensemble.members}
@@ -141,6 +194,7 @@ def _load(
         choices=choices,
         precision=precision,
         memory_gb=memory_gb,
+        device=device,
     )
 
 
@@ -152,21 +206,29 @@ def _predict_all(
     *,
     track: Track,
     done: int,
-) -> dict[str, str]:
-    """Predict studies one after the other; return the reasons of those that failed, by case id."""
+) -> _Ended:
+    """Predict studies one after the other; what nobody foresaw ends one study and not the others."""
     logger.info(
         "%d studies to predict, %d finished before; %d members, %d predictions of each study",
         *(len(studies), done, len(predictor.members), len(ensembles)),
     )
-    failures: dict[str, str] = {}
+    ended = _Ended({})
     for study in track(studies, done=done):
         try:
             _predict_one(predictor, ensembles, study, folder)
+            continue
         except _StudyError as error:
-            folder.discard(study.case_id)
-            failures[study.case_id] = str(error)
-            logger.error("study %s failed: %s", study.case_id, error)
-    return failures
+            reason = str(error)
+        except (OncoduetError, OSError):  # the output's, not the study's
+            raise
+        except Exception as error:
+            ended.unforeseen = ended.unforeseen or error
+            reason = one_line(f"study {study.case_id}: {type(error).__name__}: {error}")
+        folder.discard(study.case_id)
+        ended.failures[study.case_id] = reason
+        logger.error("study %s failed: %s", study.case_id, reason)
+        free_device_memory()
+    return ended
 
 
 def _predict_one(predictor: Predictor, ensembles: Sequence[Ensemble], study: Study, folder: BatchFolder) -> None:
@@ -185,7 +247,7 @@ def _predict_one(predictor: Predictor, ensembles: Sequence[Ensemble], study: Stu
                 if probability is None:
                     probability = prediction.ensemble(members, ensemble.choice)
                 found = detect(predictor.bundle.card, probability, predictor.box_rule(members, ensemble.choice))
-            folder.write(ensemble.folder, found, record)
+            folder.write(ensemble.folder, found, record, content_sha256=prediction.study.content_sha256)
     logger.info(
         "study %s: one pass of %d members, %.1f s", study.case_id, len(predictor.members), time.monotonic() - begun
     )
@@ -204,21 +266,16 @@ def _settings(choices: Sequence[BoxChoice]) -> dict[str, str]:
 def _blamed_on(study: Study) -> Iterator[None]:
     """Tell what is wrong with a study from what is wrong with the output folder or with the program."""
     try:
-        yield
+        with memory_or_refuse(f"study {study.case_id}", remedy=LEANER):
+            yield
     except OncoduetError as error:
         raise _StudyError(one_line(str(error))) from None
     except OSError as error:
         raise _StudyError(one_line(f"study {study.case_id}: expected readable images, found: {error}")) from None
-    except (MemoryError, RuntimeError) as error:
-        if not _is_about_memory(error):
-            raise
-        found = one_line(str(error)) or "too little"
-        raise _StudyError(f"study {study.case_id}: expected enough memory for it, found: {found}") from None
-
-
-def _is_about_memory(error: Exception) -> bool:
-    """PyTorch has an exception of its own for the GPU's memory, and for the CPU's nothing but a text."""
-    return isinstance(error, MemoryError | torch.OutOfMemoryError) or "DefaultCPUAllocator" in str(error)
+    except (ArithmeticError, ValueError, IndexError) as error:  # sizes and numbers that no image should have
+        logger.debug("study %s", study.case_id, exc_info=True)
+        found = one_line(f"{type(error).__name__}: {error}")
+        raise _StudyError(f"study {study.case_id}: expected images that can be predicted, found: {found}") from None
 
 
 def _failures(bundle: Bundle, studies: int, reasons: dict[str, str]) -> FailuresRecord:

@@ -2,26 +2,27 @@
 
 ``batch.json`` says for which bundle, members and settings the folder was begun; any other batch is refused. A study's
 folder ``<ensemble>/<case_id>`` appears by one rename, with ``study.json`` beside its outputs: the sizes, times and
-hashes of the images that it was made from. A study is finished when it has that folder in every ensemble and its images
+hashes of the images that it was made from. What has no such record is not ours: it is in nobody's way, or refused
+before work begins. A study is finished when it has that folder in every ensemble and its images
 are still those. Equal size and time are believed, since hashing a large archive takes as long as reading it; otherwise
 the hash decides, so that a copied archive counts as the same and a repaired image is predicted again.
 
 The number of threads and the device may differ from one call to the next: they change the last bits, not the method.
 """
 
-import fcntl
 import logging
-import shutil
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from algorithm.outputs import LISTING_FILES, StudyOutput, listed_case_ids, write_study
+from algorithm.outputs import LISTING_FILES, StudyOutput, listed_case_ids, study_files, write_study
 from contract.archive import Study
 from contract.cards import Card
 from contract.errors import OncoduetError
-from contract.files import sha256_file, staged_folder
+from contract.files import held_folder, sha256_file, sweep, sync, writable
+from contract.locks import try_lock
+from contract.outputs import require_folder, require_free, require_unowned, subfolder
 from contract.records import (
     BatchRecord,
     FailuresRecord,
@@ -30,8 +31,11 @@ from contract.records import (
     read_record,
     write_record,
 )
+from contract.volume import read_volume
+from network.study import content_sha256
 
 RECORD, STUDY, FAILURES, LOCK = "batch.json", "study.json", "failures.json", ".lock"
+COMMAND = "algorithm batch"
 
 logger = logging.getLogger(__name__)
 
@@ -51,7 +55,7 @@ class BatchFolder:
         return self.path / FAILURES
 
     def check(self, record: BatchRecord, *, archive: Path, case_ids: Iterable[str]) -> None:
-        """Raise ``OncoduetError`` if the folder was begun as another batch, or with an archive of other studies.
+        """Raise ``OncoduetError`` if the folder was begun as another batch, with other studies, or is not ours to fill.
 
         Parameters
         ----------
@@ -60,9 +64,41 @@ class BatchFolder:
         case_ids
             All studies of the archive, sound or not.
         """
+        case_ids = list(case_ids)
+        require_folder(self.path)
+        for folder in self._folders():
+            require_unowned(folder, COMMAND)
+            strangers = [case_id for case_id in case_ids if not (folder / case_id / STUDY).is_file()]
+            require_free(folder, strangers, COMMAND)
         path = self.path / RECORD
         if not path.is_file():
+            require_free(self.path, [RECORD, FAILURES], COMMAND)
+            for folder in self._folders():
+                require_free(folder, LISTING_FILES, COMMAND)
             return
+        self._require_same(record)
+        known = set(case_ids)
+        for study in sorted(study for folder in self._folders() for study in folder.glob(f"*/{STUDY}")):
+            if study.parent.name not in known:
+                raise OncoduetError(
+                    f"{study.parent}: expected predictions of studies in {archive} alone, "
+                    f"found {study.parent.name}, which is not there"
+                )
+
+    def require_replaceable(self, case_ids: Iterable[str]) -> None:
+        """Raise ``OncoduetError`` if a study's folder, which will be made anew, holds files of other origin."""
+        for folder in self._folders():
+            for case_id in case_ids:
+                ours = set(self._study_files(folder / case_id))
+                foreign = [path for path in (folder / case_id).rglob("*") if path not in ours and not path.is_dir()]
+                if foreign:
+                    raise OncoduetError(
+                        f"{min(foreign)}: expected predictions alone in a study's folder that has to be made anew, "
+                        "found a file of other origin; move it away"
+                    )
+
+    def _require_same(self, record: BatchRecord) -> None:
+        path = self.path / RECORD
         found = read_record(path, BatchRecord)
         for what, before, now in [
             ("bundle", found.parents.get("bundle"), record.parents.get("bundle")),
@@ -78,13 +114,6 @@ class BatchFolder:
                 )
         if found.written_by != record.written_by:
             logger.warning("%s was begun by another revision of this program (%s)", path, found.written_by.git_revision)
-        known = set(case_ids)
-        for study in sorted(study for folder in self._folders() for study in folder.glob(f"*/{STUDY}")):
-            if study.parent.name not in known:
-                raise OncoduetError(
-                    f"{study.parent}: expected predictions of studies in {archive} alone, "
-                    f"found {study.parent.name}, which is not there"
-                )
 
     @contextmanager
     def begun(self, record: BatchRecord) -> Iterator[None]:
@@ -93,14 +122,18 @@ class BatchFolder:
         Raises
         ------
         OncoduetError
-            The folder cannot be written to, or another process is filling it.
+            The folder cannot be written to, or another process is filling it, or began another batch there meanwhile.
         """
-        if not (self.path / RECORD).is_file():
-            write_record(self.path / RECORD, record)
+        with writable(self.path):
+            self.path.mkdir(parents=True, exist_ok=True)
         with self._locked():
+            if (self.path / RECORD).is_file():
+                self._require_same(record)
+            else:
+                write_record(self.path / RECORD, record)
             for folder in self._folders():
-                for partial in folder.glob(".partial-*"):
-                    _remove(partial)
+                if folder.is_dir():
+                    sweep(folder, is_ours=True)
             yield
 
     def finished(self, studies: Sequence[Study]) -> set[str]:
@@ -126,23 +159,49 @@ class BatchFolder:
         self.failures.unlink(missing_ok=True)
 
     def discard(self, case_id: str) -> None:
-        """Remove what there is of a study in any ensemble."""
+        """Remove what there is of a study in any ensemble, its record last: what has none is not ours."""
         for folder in self._folders():
             if (folder / case_id / STUDY).is_file():
-                shutil.rmtree(folder / case_id)
+                files = self._study_files(folder / case_id)
+                for path in files:
+                    path.unlink(missing_ok=True)
+                parents = {parent for path in files for parent in path.parents if folder in parent.parents}
+                for parent in sorted(parents, reverse=True):
+                    if parent.is_dir() and not any(parent.iterdir()):
+                        parent.rmdir()
 
-    def write(self, ensemble: str, output: StudyOutput, study: StudyRecord) -> None:
-        """Add a study's outputs to an ensemble, all at once."""
-        with staged_folder(self.path / ensemble) as stage:
+    def write(self, ensemble: str, output: StudyOutput, study: StudyRecord, *, content_sha256: str) -> None:
+        """Add a study's outputs to an ensemble, all at once; the hash is that of the voxels that were read."""
+        study = study.model_copy(update={"content_sha256": content_sha256})
+        folder = self.path / ensemble
+        with writable(folder):
+            folder.mkdir(parents=True, exist_ok=True)
+        with held_folder(folder) as stage:
             write_study(stage / study.case_id / "output", self.card, output, name=study.case_id)
             write_record(stage / study.case_id / STUDY, study)
+            with writable(folder / study.case_id):
+                (stage / study.case_id).replace(folder / study.case_id)
+            sync(folder)
+
+    def contents(self, case_ids: Sequence[str], studies: Sequence[Study]) -> dict[str, str]:
+        """Hash of each predicted study's reference channel, by case id; read anew where an older program predicted."""
+        images = {study.case_id: study.channels[self.card.geometry.reference] for study in studies}
+        found = {}
+        for case_id in case_ids:
+            known = read_record(self._folders()[0] / case_id / STUDY, StudyRecord).content_sha256
+            found[case_id] = known or content_sha256(read_volume(images[case_id]))
+        return found
 
     def write_failures(self, failures: FailuresRecord) -> None:
         """Write down which studies have no prediction, and why."""
         write_record(self.failures, failures)
 
     def _folders(self) -> list[Path]:
-        return [self.path / ensemble for ensemble in self.ensembles]
+        return [subfolder(self.path, ensemble) for ensemble in self.ensembles]
+
+    def _study_files(self, case: Path) -> list[Path]:
+        """What we write into a study's folder, the record last."""
+        return [*(case / "output" / name for name in study_files(self.card, case.name)), case / STUDY]
 
     def _is_finished(self, study: Study) -> bool:
         hashes: dict[Path, str] = {}
@@ -160,14 +219,12 @@ class BatchFolder:
     def _locked(self) -> Iterator[None]:
         path = self.path / LOCK
         try:
-            lock = path.open("w")
+            lock = path.open("a")
         except OSError as error:
             raise OncoduetError(f"{path}: expected a file that can be written to, found: {error.strerror}") from None
         with lock:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                raise OncoduetError(f"{self.path}: expected no other process at work here, found one") from None
+            if not try_lock(lock):
+                raise OncoduetError(f"{self.path}: expected no other process at work here, found one")
             yield
 
 
@@ -201,10 +258,3 @@ def _same_images(record: StudyRecord, channels: Mapping[str, Path], hashes: dict
 def _stat(path: Path) -> tuple[int, int]:
     found = path.stat()
     return found.st_size, found.st_mtime_ns
-
-
-def _remove(path: Path) -> None:
-    if path.is_dir() and not path.is_symlink():
-        shutil.rmtree(path)
-    else:
-        path.unlink()

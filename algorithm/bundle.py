@@ -5,6 +5,7 @@ weights' own hashes then have to agree with ``bundle.json``. Weights are safeten
 """
 
 import re
+import stat
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -12,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from contract.cards import Card, load_card
 from contract.errors import OncoduetError
-from contract.files import read_json, sha256_file
+from contract.files import kind_of, read_text, sha256_file
 from contract.records import BundleRecord, Member, StageRecord, read_record
 
 if TYPE_CHECKING:
@@ -57,7 +58,12 @@ def read_bundle(folder: Path) -> Bundle:
     stages: list[BundleRecord | StageRecord] = [record, *([record.localisation] if record.localisation else [])]
     members = [member for stage in stages for member in stage.members]
     files = [file for stage in stages for file in (stage.plans_file, stage.dataset_file)]
-    files += [file for member in members for file in (member.file, member.anchors_file, member.box_rule_file) if file]
+    files += [
+        file
+        for member in members
+        for file in (member.file, member.anchors_file, member.box_rule_file, member.training_studies_file)
+        if file
+    ]
     for file in ("card.toml", *files):
         if file not in listed:
             raise OncoduetError(f"{folder}: expected the file {file!r}, found none")
@@ -79,8 +85,9 @@ def read_bundle(folder: Path) -> Bundle:
 
 def _stage(folder: Path, record: BundleRecord, stage: BundleRecord | StageRecord, card: Card) -> Bundle:
     """The part of a bundle that belongs to one stage."""
-    plans, dataset = read_json(folder / stage.plans_file), read_json(folder / stage.dataset_file)
-    _require_card_shape(folder / stage.dataset_file, dataset, card)
+    from network.plans import read_plans  # noqa: PLC0415
+
+    plans, dataset = read_plans(folder / stage.plans_file, folder / stage.dataset_file, card)
     files = stage.model_dump(include={"plans_file", "dataset_file"})
     of_stage = record.model_copy(update={**files, "members": stage.members, "localisation": None})
     return Bundle(folder, of_stage, card, plans, dataset, sha256_file(folder / SUMS))
@@ -154,25 +161,25 @@ def load_network(bundle: Bundle, member: Member, device: "torch.device", *, veri
     OncoduetError
         The weights are not those that the bundle names, or do not fit the plans' network.
     """
+    import torch  # noqa: PLC0415
+
     from network.architecture import build_network, normalise_by_groups  # noqa: PLC0415
-    from network.weights import load_weights, tensors_sha256  # noqa: PLC0415
+    from network.weights import fill, load_weights, tensors_sha256  # noqa: PLC0415
 
     path = bundle.folder / member.file
     weights = load_weights(path)
     if verify and (found := tensors_sha256(weights)) != member.weights_sha256:
         raise OncoduetError(f"{path}: expected weights with the hash {member.weights_sha256}, found {found}")
-    if member.anchors_file is None:
-        network = build_network(bundle.plans, bundle.dataset, deep_supervision=False)
-    else:
-        from network.detection.anchors import AnchorPlan  # noqa: PLC0415
-        from network.detection.architecture import build_retina_unet  # noqa: PLC0415
+    with torch.device("meta"):  # without memory, until the weights are known to be this network's
+        if member.anchors_file is None:
+            network = build_network(bundle.plans, bundle.dataset, deep_supervision=False)
+        else:
+            from network.detection.anchors import AnchorPlan  # noqa: PLC0415
+            from network.detection.architecture import build_retina_unet  # noqa: PLC0415
 
-        anchors = read_record(bundle.folder / member.anchors_file, AnchorPlan)
-        network = build_retina_unet(bundle.plans, bundle.dataset, anchors)
-    try:
-        network.load_state_dict(weights)
-    except RuntimeError as error:
-        raise OncoduetError(f"{path}: expected weights of the plans' network, found: {error}") from None
+            anchors = read_record(bundle.folder / member.anchors_file, AnchorPlan)
+            network = build_retina_unet(bundle.plans, bundle.dataset, anchors)
+    fill(network, weights, path)
     if device.type == "cpu":
         normalise_by_groups(network)
     return network.requires_grad_(False).eval().to(device)
@@ -181,12 +188,15 @@ def load_network(bundle: Bundle, member: Member, device: "torch.device", *, veri
 def _verify_sums(folder: Path) -> set[str]:
     """Compare every file with ``SHA256SUMS``; return their names."""
     sums = folder / SUMS
+    present = _files_below(folder) - {SUMS}
     if not sums.is_file():
         raise OncoduetError(f"{folder}: expected the file {SUMS}, found none")
     try:
-        text = sums.read_bytes().decode()
+        text = read_text(sums)
     except UnicodeDecodeError:
         raise OncoduetError(f"{sums}: expected text, found other bytes") from None
+    except (OSError, ValueError) as error:
+        raise OncoduetError(f"{sums}: expected a hash for each file, found: {error}") from None
     if not text.endswith("\n"):
         raise OncoduetError(f"{sums}: expected a last line that ends, found none")
     expected: dict[str, str] = {}
@@ -195,9 +205,6 @@ def _verify_sums(folder: Path) -> set[str]:
         if match is None:
             raise OncoduetError(f"{sums}: expected lines of a hash, two spaces and a name, found {line[:80]!r}")
         expected[match[2]] = match[1]
-    present = {
-        path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_symlink() or not path.is_dir()
-    } - {SUMS}
     for name in sorted(set(expected) - present):
         raise OncoduetError(f"{folder}: expected the file {name!r} that {SUMS} names, found none")
     for name in sorted(present - set(expected)):
@@ -209,12 +216,15 @@ def _verify_sums(folder: Path) -> set[str]:
     return present
 
 
-def _require_card_shape(path: Path, dataset: Mapping[str, Any], card: Card) -> None:
-    """The network's channels and classes must be the card's."""
-    channels, classes = len(dataset["channel_names"]), len(dataset["labels"])
-    expected = (len(card.channels), len(card.classes) + 1)
-    if (channels, classes) != expected:
-        raise OncoduetError(
-            f"{path}: expected {expected[0]} channels and {expected[1]} labels as in the card, "
-            f"found {channels} and {classes}"
-        )
+def _files_below(folder: Path) -> set[str]:
+    """Names of all files, of which none is a link, nor a pipe that would never end."""
+    files = set()
+    for path in folder.rglob("*"):
+        found = path.lstat()
+        if stat.S_ISDIR(found.st_mode):
+            continue
+        name = path.relative_to(folder).as_posix()
+        if not stat.S_ISREG(found.st_mode):
+            raise OncoduetError(f"{folder}: expected files and folders alone, found {name!r}, {kind_of(found)}")
+        files.add(name)
+    return files

@@ -86,8 +86,10 @@ def choose_ensembles(
     return [each for ensemble in chosen for each in _with_choices(ensemble, choices)]
 
 
-def ensemble_source(bundle: Bundle, ensemble: Ensemble, *, archive_licence: str) -> Source:
-    """``source.json`` of an ensemble's predictions on an archive."""
+def ensemble_source(
+    bundle: Bundle, ensemble: Ensemble, *, archive_licence: str, trained_on: tuple[str, ...] | None
+) -> Source:
+    """``source.json`` of an ensemble's predictions on an archive; ``trained_on`` as there."""
     folds = {member.key.fold for member in ensemble.members}
     restarts = {member.key.restart for member in ensemble.members}
     licences = {bundle.record.data_licence, archive_licence}
@@ -102,6 +104,7 @@ def ensemble_source(bundle: Bundle, ensemble: Ensemble, *, archive_licence: str)
         runs=tuple(member.run_sha256 for member in ensemble.members),
         bundle_sha256=bundle.sha256,
         data_licence=" AND ".join(sorted(licences)),
+        trained_on=trained_on,
     )
 
 

@@ -3,7 +3,6 @@
 Beside each map goes its case likelihood, ``CASE.json``; without a card it is the detection map's maximum.
 """
 
-import logging
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -13,11 +12,12 @@ from algorithm.candidates import Rule, case_likelihood, detection_map, extract_c
 from algorithm.progress import Track
 from contract.cards import Card
 from contract.errors import OncoduetError
-from contract.files import sha256_file, staged_folder, write_json
+from contract.files import sha256_file, sha256_json, write_json
+from contract.names import require_case_id
+from contract.outputs import Output, require_apart
+from contract.probability import UNDERSHOOT, as_probabilities
 from contract.records import Source, read_record, write_record
 from contract.volume import Volume, image_stem, is_image, read_volume, write_volume
-
-logger = logging.getLogger(__name__)
 
 DEFAULT_RULE: Rule = "dynamic-v2"
 
@@ -37,28 +37,35 @@ def detect_in_maps(*, probability: Path, output: Path, rule: Rule | None, card: 
     Raises
     ------
     OncoduetError
-        There is no map, two maps of one case, or an unreadable one; nothing was written.
+        There is no map, two maps of one case, one that is unreadable, or one whose values are no probabilities; the
+        output is the input, or holds files of other origin or of other cases. Nothing was written.
     """
+    require_apart(output, probability=probability)
     if rule is None:
         rule = card.candidates.rule if card else DEFAULT_RULE
     limits = (
         {} if card is None else {"maximum": card.candidates.maximum, "minimum_voxels": card.candidates.minimum_voxels}
     )
-    with staged_folder(output) as stage:
-        for path in track(_find_maps(probability)):
+    paths = _find_maps(probability)
+    cases = [image_stem(path) for path in paths]
+    has_source = (probability / "source.json").is_file()
+    source = read_record(probability / "source.json", Source) if has_source else None
+    place = Output(
+        output,
+        "algorithm candidates",
+        ["source.json", *(f"{case}{suffix}" for case in cases for suffix in (".mha", ".json"))],
+        identity={"cases": sha256_json(cases), "runs": sha256_json(source and sorted(source.runs))},
+    )
+    with place.staged() as stage:
+        for path in track(paths):
             volume = read_volume(path)
-            array = np.asarray(volume.array, np.float32)
-            if array.max() > 1:
-                logger.warning(
-                    "%s: values up to %g are no probabilities; they become confidences as they are", path, array.max()
-                )
+            array = as_probabilities(np.asarray(volume.array, np.float32), source=path, below=UNDERSHOOT)
             extraction = extract_candidates(array, rule=rule, voxel_volume_ml=volume.grid.voxel_volume_ml, **limits)
             painted = detection_map(extraction)
             likelihood = case_likelihood(card, painted, array) if card else float(painted.max())
             write_volume(stage / f"{image_stem(path)}.mha", Volume(painted, volume.grid))
             write_json(stage / f"{image_stem(path)}.json", likelihood)
-        if (probability / "source.json").is_file():
-            source = read_record(probability / "source.json", Source)
+        if source is not None:
             parents = {**source.parents, "probability": sha256_file(probability / "source.json")}
             handed_on = source.model_dump(exclude={"schema_version", "written_by", "parents"})
             write_record(stage / "source.json", Source(**handed_on, parents=parents))
@@ -70,7 +77,7 @@ def _find_maps(folder: Path) -> Sequence[Path]:
         raise OncoduetError(f"{folder}: expected probability maps CASE.mha or CASE.nii.gz, found none")
     cases: dict[str, Path] = {}
     for path in paths:
-        other = cases.setdefault(image_stem(path), path)
+        other = cases.setdefault(require_case_id(image_stem(path), path), path)
         if other is not path:
             raise OncoduetError(f"{path}: expected one map of the case, found {other.name} too")
     return paths

@@ -13,6 +13,7 @@ import numpy as np
 from algorithm.candidates import card_candidates, case_likelihood, detection_map
 from contract.cards import Card
 from contract.files import write_json, write_text
+from contract.probability import as_probabilities
 from contract.records import Source, write_record
 from contract.sockets import job_listing, read_jobs
 from contract.volume import Volume, write_volume
@@ -42,6 +43,8 @@ class StudyOutput:
 def detect(card: Card, probability: Volume, rule: BoxRule | None = None) -> StudyOutput:
     """Cut candidates from a probability on the reference grid and score the case, by the card.
 
+    What rounding left outside [0, 1] is brought back there.
+
     Parameters
     ----------
     rule
@@ -49,19 +52,26 @@ def detect(card: Card, probability: Volume, rule: BoxRule | None = None) -> Stud
         confidences of all candidates; a case without any has what the card gives it as its only one. None: there
         are no such members.
     """
-    extraction = card_candidates(card, probability)
+    array = as_probabilities(np.asarray(probability.array, np.float32), source="the networks' average")
+    extraction = card_candidates(card, Volume(array, probability.grid))
     painted = detection_map(extraction)
-    likelihood = case_likelihood(card, painted, np.asarray(probability.array, np.float32))
+    likelihood = case_likelihood(card, painted, array)
     confidences = [candidate.confidence for candidate in extraction.candidates if candidate.confidence > 0]
     if rule is not None and rule.case_score != "maximum":
         likelihood = combined(np.array(confidences or [likelihood]), rule.case_score, k=rule.k)
     return StudyOutput(Volume(painted, probability.grid), likelihood, len(confidences))
 
 
+def study_files(card: Card, name: str) -> list[str]:
+    """The files that :func:`write_study` writes, relative to its folder."""
+    return [f"{card.detection_map.relative_path}/{name}.mha", card.likelihood.relative_path]
+
+
 def write_study(folder: Path, card: Card, output: StudyOutput, *, name: str) -> None:
     """Write a study's outputs below a folder, at the card's paths; the image is called ``<name>.mha``."""
-    write_volume(folder / card.detection_map.relative_path / f"{name}.mha", output.detections)
-    write_json(folder / card.likelihood.relative_path, output.likelihood)
+    detection_map, likelihood = study_files(card, name)
+    write_volume(folder / detection_map, output.detections)
+    write_json(folder / likelihood, output.likelihood)
 
 
 def write_listing(folder: Path, card: Card, card_text: str, case_ids: Sequence[str], source: Source) -> None:

@@ -22,12 +22,13 @@ from algorithm.boxes import AS_IN_RULES, BoxChoice, BoxMembers, StudyBoxes, ense
 from algorithm.bundle import Bundle, MemberNetworks
 from contract.archive import read_grids
 from contract.cards import Card
-from contract.errors import OncoduetError
+from contract.errors import OncoduetError, one_line
 from contract.records import Member
 from contract.volume import Box, Float32Array, Grid, Volume
 from network.detection.clustering import BoxRule
+from network.device import Kind, free_device_memory, memory_or_refuse, out_of_memory
 from network.localisation import keep_near, predicted_region
-from network.memory import Way, Work, choose, held_bytes, memory_budget
+from network.memory import Way, Work, choose, held_bytes, leaner_way, memory_budget
 from network.preprocessing import (
     Preprocessed,
     first_features,
@@ -53,6 +54,8 @@ from network.study import (
 
 logger = logging.getLogger(__name__)
 
+LEANER = "fewer members (--members), or another device (--device cpu), take less"
+"""What helps where memory runs out on the leanest way."""
 Names = tuple[str, ...]
 
 
@@ -150,10 +153,31 @@ class Predictor:
         mirror_axes: Sequence[int],
         name: str,
     ) -> dict[Names, Float32Array]:
-        """Of the ensembles of members that segment, on the network's grid."""
-        bundle = self.bundle
+        """Of the ensembles of members that segment, on the network's grid; a leaner way where memory runs out."""
         if not self.ensembles:
             return {}
+        leaner = leaner_way(way, members=len(self.members))
+        try:
+            return self._by(way, data, preprocessed, box=box, mirror_axes=mirror_axes, name=name)
+        except (MemoryError, RuntimeError) as error:
+            if leaner is None or not out_of_memory(error):
+                raise
+            logger.warning("study %s: memory ran out (%s); the next way: %s", name, one_line(str(error)), leaner)
+        free_device_memory()  # out here, where the error no longer holds it
+        return self._probabilities(data, preprocessed, leaner, box=box, mirror_axes=mirror_axes, name=name)
+
+    def _by(
+        self,
+        way: Way,
+        data: torch.Tensor,
+        preprocessed: Preprocessed,
+        *,
+        box: Box | None,
+        mirror_axes: Sequence[int],
+        name: str,
+    ) -> dict[Names, Float32Array]:
+        """The same on one way, which may need more memory than there is."""
+        bundle = self.bundle
         networks = self.networks.streamed() if way.streamed else self.networks.resident()
         patch_size = patch_size_zyx(bundle.plans)
         if self.precision == "bf16":
@@ -230,11 +254,19 @@ class Predictor:
 
     def _way(self, headers: "_Headers", grid: Grid, *, is_read: bool = False) -> Way:
         """How to go through a study that is stacked on a grid, and whose images may have been read already."""
-        kept = 0 if self.device.type == "cuda" else self.networks.kept_bytes + self.box_members.networks.kept_bytes
+        work = self._work(headers, grid, is_read=is_read)
+        if any(length * _SMALL < patch for length, patch in zip(work.network, work.patch_size, strict=True)):
+            logger.warning(
+                "study %s: its images fill %s of the %s voxels (z, y, x) that the network sees at once; of so small a "
+                "part of a patient the likelihood says little",
+                headers.name,
+                *(" × ".join(map(str, size)) for size in (work.network, work.patch_size)),
+            )
         return choose(
-            self._work(headers, grid, is_read=is_read),
+            work,
             memory_budget(self.memory_gb),
-            held=held_bytes() - kept,
+            held=held_bytes(),
+            kept=self.networks.kept_bytes + self.box_members.networks.kept_bytes,
             name=headers.name,
             device=self.device,
         )
@@ -337,8 +369,9 @@ def load_predictor(
     choices: Sequence[BoxChoice] = (AS_IN_RULES,),
     precision: Precision = "fp32",
     memory_gb: float | None = None,
+    device: Kind = "cpu",
 ) -> Predictor:
-    """Load members, and the networks of stage 1, onto the GPU where there is one, else the CPU.
+    """Load members, and the networks of stage 1.
 
     Parameters
     ----------
@@ -352,27 +385,30 @@ def load_predictor(
         Of the networks' arithmetic.
     memory_gb
         What the process may take, in GB; None: what its container, its limits and the machine leave to it.
+    device
+        Where the networks compute; see ``network.device``.
 
     Raises
     ------
     OncoduetError
-        Weights are not those that the bundle names, or do not fit the plans' network; or the rules of members that
-        find boxes together contradict each other.
+        The weights do not fit into memory, are not those that the bundle names, or do not fit the plans' network; or
+        the rules of members that find boxes together contradict each other.
     """
     torch.backends.cudnn.benchmark = False
     torch.backends.cudnn.deterministic = True
     torch.backends.cudnn.allow_tf32 = False  # fp32 means fp32: TF32 has the ten digits of fp16
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    place = torch.device(device)
     segmenting = _segmenting(members)
     singles = tuple((member,) for member in segmenting)
     asked = singles if ensembles is None else [_segmenting(ensemble) for ensemble in ensembles]
     wanted = tuple(dict.fromkeys(ensemble for ensemble in asked if ensemble))
-    networks = MemberNetworks(bundle, segmenting, device)
-    box_members = load_box_members(bundle, [each for each in members if each not in segmenting], device, choices)
+    networks = MemberNetworks(bundle, segmenting, place)
+    box_members = load_box_members(bundle, [each for each in members if each not in segmenting], place, choices)
     budget = memory_budget(memory_gb)
     for each in (networks, box_members.networks):
         if held_bytes() + 2 * len(each) * each.member_bytes < budget.total:
-            each.resident()  # weights that are wrong show before the first study
+            with memory_or_refuse(f"{bundle.folder}: {len(each)} members on {device}", remedy=LEANER):
+                each.resident()  # weights that are wrong show before the first study
     locator = None
     if bundle.localisation is not None:
         locating = bundle.localisation.record.members
@@ -383,6 +419,7 @@ def load_predictor(
             ensembles=[locating],
             precision=precision,
             memory_gb=memory_gb,
+            device=device,
         )
     predictor = Predictor(
         bundle=bundle,
@@ -390,7 +427,7 @@ def load_predictor(
         segmenting=segmenting,
         networks=networks,
         box_members=box_members,
-        device=device,
+        device=place,
         mirroring=bundle.card.test_time_mirroring if mirroring is None else mirroring,
         ensembles=singles if len(wanted) > len(singles) else wanted,
         precision=precision,
@@ -403,6 +440,8 @@ def load_predictor(
     return predictor
 
 
+_SMALL = 4
+"""A study is remarked on that is so many times smaller than the network's window, along any axis."""
 _NOT_FOUND = {"whole": "the whole scan is searched", "zero": "the likelihood is 0"}
 
 

@@ -13,8 +13,9 @@ from contextlib import contextmanager
 from datetime import timedelta
 from typing import Protocol, TypeVar
 
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeElapsedColumn
+
+from contract.terminal import console, progress_on, said
 
 Item = TypeVar("Item")
 
@@ -45,8 +46,8 @@ def time_left(elapsed_s: float, *, done: int, left: int) -> str:
 
 
 def _bar(description: str, items: Sequence[Item], done: int) -> Iterator[Item]:
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    progress = Progress(*columns, TextColumn("{task.fields[left]}"), console=Console(file=sys.stdout))
+    columns = (said("description"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), said("fields[left]"))
+    progress = progress_on(console(), columns=columns)
     with _log_above(progress):
         begun = time.monotonic()
         task = progress.add_task(description, total=done + len(items), completed=done, left="")

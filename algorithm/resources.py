@@ -4,14 +4,13 @@ import math
 import os
 from pathlib import Path
 
-_QUOTA_V2 = Path("/sys/fs/cgroup/cpu.max")
-_QUOTA_V1 = Path("/sys/fs/cgroup/cpu/cpu.cfs_quota_us"), Path("/sys/fs/cgroup/cpu/cpu.cfs_period_us")
+from network.cgroups import ROOT, cores_left
 
 
-def usable_cores() -> int:
-    """Cores that the affinity mask and the container's CPU quota leave to this process; at least 1."""
+def usable_cores(root: Path = ROOT) -> int:
+    """Cores that the affinity mask and the quotas of its control groups leave to this process; at least 1."""
     cores = len(os.sched_getaffinity(0))
-    quota = _quota_cores()
+    quota = cores_left(root)
     return cores if quota is None else max(1, min(cores, math.floor(quota)))
 
 
@@ -21,23 +20,3 @@ def use_threads(count: int) -> None:
     import torch  # noqa: PLC0415
 
     torch.set_num_threads(count)
-
-
-def free_device_memory() -> None:
-    """Give back what a study took on the GPU, so that the next one, of another size, finds all of it."""
-    import torch  # noqa: PLC0415
-
-    if torch.cuda.is_available():
-        torch.cuda.empty_cache()
-
-
-def _quota_cores() -> float | None:
-    """The container's CPU quota in cores, or None where there is none."""
-    try:
-        if _QUOTA_V2.is_file():
-            quota, period = _QUOTA_V2.read_text().split()
-        else:
-            quota, period = (path.read_text().strip() for path in _QUOTA_V1)
-    except (OSError, ValueError):
-        return None
-    return None if quota in ("max", "-1") else int(quota) / int(period)

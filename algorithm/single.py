@@ -4,11 +4,12 @@ import logging
 from pathlib import Path
 
 from algorithm.bundle import read_bundle
-from algorithm.outputs import StudyOutput, detect, write_study
-from algorithm.prediction import Predictor, load_predictor
-from contract.files import staged_folder
+from algorithm.outputs import StudyOutput, detect, study_files, write_study
+from algorithm.prediction import LEANER, Predictor, load_predictor
+from contract.outputs import Output, require_apart
 from contract.sockets import find_channels
 from contract.volume import image_stem
+from network.device import Kind, memory_or_refuse
 from network.sliding_window import Precision
 
 logger = logging.getLogger(__name__)
@@ -22,6 +23,7 @@ def predict_single(
     mirroring: bool | None = None,
     precision: Precision = "fp32",
     memory_gb: float | None = None,
+    device: Kind = "cpu",
 ) -> StudyOutput:
     """Predict the study in ``/input`` with all members and write its outputs.
 
@@ -33,18 +35,26 @@ def predict_single(
         Of the networks' arithmetic.
     memory_gb
         What the process may take, in GB; None: what its container, its limits and the machine leave to it.
+    device
+        Where the networks compute.
 
     Raises
     ------
     OncoduetError
-        The bundle or the study is wrong; nothing was written.
+        The bundle or the study is wrong, or files of other origin bear an output's name; nothing was written.
     """
-    predictor = load_model(model, mirroring=mirroring, precision=precision, memory_gb=memory_gb)
+    require_apart(output_folder, input=input_folder, model=model)
+    predictor = load_model(model, mirroring=mirroring, precision=precision, memory_gb=memory_gb, device=device)
     return predict_study(predictor, input_folder=input_folder, output_folder=output_folder)
 
 
 def load_model(
-    model: Path, *, mirroring: bool | None = None, precision: Precision = "fp32", memory_gb: float | None = None
+    model: Path,
+    *,
+    mirroring: bool | None = None,
+    precision: Precision = "fp32",
+    memory_gb: float | None = None,
+    device: Kind = "cpu",
 ) -> Predictor:
     """Verify a bundle and load all its members, which predict as one ensemble; parameters as above.
 
@@ -62,17 +72,27 @@ def load_model(
         ensembles=[bundle.record.members],
         precision=precision,
         memory_gb=memory_gb,
+        device=device,
     )
 
 
 def predict_study(predictor: Predictor, *, input_folder: Path, output_folder: Path) -> StudyOutput:
-    """Predict the study in ``/input`` with a loaded predictor and write its outputs."""
+    """Predict the study in ``/input`` with a loaded predictor and write its outputs.
+
+    Raises
+    ------
+    OncoduetError
+        The study is wrong, there is too little memory for it, or files of other origin bear an output's name; nothing
+        was written.
+    """
     card = predictor.bundle.card
-    with staged_folder(output_folder) as stage:
-        channels = find_channels(input_folder, card)
-        name = image_stem(channels[card.geometry.reference])
-        probability = predictor.predict(channels, name=name).ensemble(predictor.members)
-        output = detect(card, probability, predictor.box_rule(predictor.members))
+    require_apart(output_folder, input=input_folder, model=predictor.bundle.folder)
+    channels = find_channels(input_folder, card)
+    name = image_stem(channels[card.geometry.reference])
+    with Output(output_folder, "algorithm", study_files(card, name), on_platform=True).staged() as stage:
+        with memory_or_refuse(f"study {name}", remedy=LEANER):
+            probability = predictor.predict(channels, name=name).ensemble(predictor.members)
+            output = detect(card, probability, predictor.box_rule(predictor.members))
         write_study(stage, card, output, name=name)
     logger.info("study %s: likelihood %.4f, %d candidates", name, output.likelihood, output.candidates)
     return output

@@ -1,20 +1,31 @@
 """An archive: one folder per patient with ``<patient>_<study>_<channel>.mha``, and ``labels/<patient>_<study>.nii.gz``.
 
-Channels that the card does not name, and any other file, are ignored. ``marksheet.csv`` is optional; ``archive.json``,
-where there is one, names the data's licence.
+Images may be NIfTI, too (``.nii.gz``). Channels that the card does not name, and any other file, are ignored.
+``marksheet.csv`` and ``patients.csv`` are optional; ``archive.json``, where there is one, names the data's licence.
+
+A study that the archive names anywhere is never left out in silence. What is wrong with it is a *fault*: whoever lists
+the archive refuses it or says it by name. What only goes beyond the studies that are there is *remarked*: rows of the
+marksheet and, for whoever needs no label, label maps without a study.
 """
 
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Container, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from contract.archive_files import LABEL_ENDING, LABELS, ArchiveFiles, look, same_name
 from contract.cards import Card, Geometry
-from contract.errors import OncoduetError, one_line
+from contract.errors import SHOWN, OncoduetError, one_line, some
 from contract.extent import require_plausible_extent
 from contract.files import read_json
+from contract.names import require_case_id
+from contract.patients import FILE as PATIENTS
+from contract.patients import MOST_STUDIES, TELLING, patients_by_case, question, read_patients, said_patients
+from contract.tables import read_table
 from contract.volume import Grid, fields_of_view_meet, read_grid, require_same_grid
 
 UNKNOWN_LICENCE = "unknown"
+MARKSHEET = "marksheet.csv"
 
 
 @dataclass(frozen=True)
@@ -22,7 +33,7 @@ class Study:
     """One examination of one patient."""
 
     case_id: str  # <patient>_<study>, the name used everywhere
-    patient_id: str
+    folder: str  # name of the folder that the reference channel lies in
     channels: Mapping[str, Path]  # by channel name, in the card's order
     label: Path | None
 
@@ -32,7 +43,8 @@ class Listing:
     """What an archive holds where one bad study must not stop the others."""
 
     studies: tuple[Study, ...]  # the sound ones, ordered by case id
-    faults: Mapping[str, str]  # why each other one is not among them, in one line, by case id
+    faults: Mapping[str, str]  # why each other one is not among them, in one line, by case id (or folder)
+    remarks: tuple[str, ...] = ()  # what the archive names beyond its studies, in a line each
 
 
 def find_studies(archive: Path, card: Card, *, labels_required: bool) -> list[Study]:
@@ -41,11 +53,15 @@ def find_studies(archive: Path, card: Card, *, labels_required: bool) -> list[St
     Raises
     ------
     OncoduetError
-        The archive is empty; a study lacks a channel or has it twice; an image is unreadable or not 3D; the channels'
-        fields of view are disjoint; a required label map is missing or on another grid than the reference channel.
+        The archive is empty; a study lacks a channel or has it twice, or its files are called or placed in another way;
+        an image is unreadable or not 3D; the channels' fields of view are disjoint; a required label map is missing, is
+        on another grid than the reference channel or belongs to no study; a folder cannot be listed. All of this is
+        named together.
     """
-    found = _images_by_study(archive, card)
-    return [_study(archive, card, case_id, found[case_id], labels_required) for case_id in sorted(found)]
+    listing = list_studies(archive, card, labels_required=labels_required)
+    if listing.faults:
+        raise OncoduetError(faults_in(archive, listing))
+    return list(listing.studies)
 
 
 def list_studies(archive: Path, card: Card, *, labels_required: bool) -> Listing:
@@ -54,19 +70,96 @@ def list_studies(archive: Path, card: Card, *, labels_required: bool) -> Listing
     Raises
     ------
     OncoduetError
-        There is no archive, or it is empty.
+        There is no archive, it is empty, or it cannot be listed.
     """
-    found = _images_by_study(archive, card)
+    files = look(archive, card.channel_names)
+    if not files.images:
+        raise OncoduetError(_nothing(archive, card, files))
     studies: list[Study] = []
-    faults: dict[str, str] = {}
-    for case_id in sorted(found):
+    faults = {
+        name: f"{archive / name}: expected a folder or file that can be looked into, found: {why}"
+        for name, why in files.unknown.items()
+        if labels_required or Path(name).parts[0] != LABELS
+    }
+    for case_id in sorted({*files.images, *files.strays}):
         try:
-            studies.append(_study(archive, card, case_id, found[case_id], labels_required))
+            study = _study(archive, card, case_id, files, labels_required)
+            if study is not None:
+                studies.append(study)
         except OncoduetError as error:
             faults[case_id] = one_line(str(error))
         except OSError as error:
             faults[case_id] = one_line(f"study {case_id} in {archive}: expected readable images, found: {error}")
-    return Listing(tuple(studies), faults)
+    known = {same_name(case_id) for case_id in (*files.images, *files.strays)}
+    alone = sorted(set(files.labels) - known)
+    if labels_required:
+        faults |= {case_id: f"{files.labels[case_id]}: expected a study of this name, found none" for case_id in alone}
+        alone = []
+    labelled = {each.case_id for each in studies if each.label is not None}
+    unread = [str(path.relative_to(archive)) for path in files.unread_labels if not _names_one_of(path, labelled)]
+    rows = sorted(_marksheet_cases(archive) - known)
+    elsewhere = sorted({str(folder.relative_to(archive)) for folder in files.others})
+    remarks = [
+        f"{archive / where}: {len(names)} {what}: {some(names)}"
+        for where, what, names in [
+            (LABELS, "label maps belong to no study here", alone),
+            (LABELS, f"files are not called <patient>_<study>{LABEL_ENDING}, and not read", unread),
+            (MARKSHEET, "rows belong to no study here", rows),
+            (".", "folders hold images that no channel of the card is called by", elsewhere),
+        ]
+        if names
+    ]
+    return Listing(tuple(studies), dict(sorted(faults.items())), tuple(remarks))
+
+
+def faults_in(archive: Path, listing: Listing) -> str:
+    """All faults of a listing in one line: how many, and the first ones in full."""
+    return all_of(archive, listing.faults, studies=len(listing.studies) + len(listing.faults))
+
+
+def all_of(archive: Path, faults: Mapping[str, str], *, studies: int) -> str:
+    """Several faults in one line; a single one is said as it is."""
+    first = list(faults.values())[:SHOWN]
+    if len(faults) == 1:
+        return first[0]
+    more = f"; and {len(faults) - SHOWN} more" if len(faults) > SHOWN else ""
+    return f"{archive}: expected sound studies, found {len(faults)} faults in {studies}: {'; '.join(first)}{more}"
+
+
+def archive_patients(archive: Path, studies: Iterable[Study], said: str | None = None) -> dict[str, str]:
+    """The patient of every study, by case id.
+
+    What counts, in this order: a table that was named (``said``) or ``patients.csv`` in the archive; a rule that was
+    named; the folder, where the file names begin with its name (it may hold underscores); the ids.
+
+    Parameters
+    ----------
+    said
+        The words of ``--patients``: a rule, or the path of a table.
+
+    Raises
+    ------
+    OncoduetError
+        As :func:`contract.patients.patients_by_case` and :func:`contract.patients.read_patients`; a folder that would
+        be a patient holds very many studies; or a folder of another name holds several whose ids tell no patient.
+    """
+    table, rule = said_patients(said) if said else ({}, None)
+    given = (read_patients(archive / PATIENTS) if (archive / PATIENTS).is_file() else {}) | table
+    by_folder: dict[str, list[str]] = {}
+    for study in studies:
+        by_folder.setdefault(study.folder, []).append(study.case_id)
+    cases = [case_id for members in by_folder.values() for case_id in members]
+    if rule is None:
+        for folder, members in by_folder.items():
+            open_ids = [case_id for case_id in members if case_id not in given]
+            named = [case_id for case_id in open_ids if case_id.startswith(f"{folder}_")]
+            if len(named) > MOST_STUDIES:
+                raise OncoduetError(question(archive / folder, "a folder per patient", named))
+            others = [case_id for case_id in open_ids if case_id not in named and not TELLING.fullmatch(case_id)]
+            if len(by_folder) > 1 and len(others) > 1:
+                raise OncoduetError(question(archive / folder, "a folder that bears the patient's name", others))
+            given |= dict.fromkeys(named, folder)
+    return patients_by_case(cases, given=given, rule=rule, source=archive)
 
 
 def archive_licence(archive: Path) -> str:
@@ -109,39 +202,32 @@ def check_geometry(name: str, channels: Mapping[str, Path], geometry: Geometry) 
             )
 
 
-def _images_by_study(archive: Path, card: Card) -> dict[str, dict[str, list[Path]]]:
-    """Every image of a channel of the card, by case id and channel."""
-    if not archive.is_dir():
-        raise OncoduetError(f"{archive}: expected an archive, found no folder")
-    found: dict[str, dict[str, list[Path]]] = {}
-    for channel in card.channel_names:
-        for path in sorted(archive.glob(f"*/*_{channel}.mha")):
-            case_id = path.name.removesuffix(f"_{channel}.mha")
-            if not path.name.startswith("."):  # what macOS leaves beside each file
-                found.setdefault(case_id, {}).setdefault(channel, []).append(path)
+def _study(archive: Path, card: Card, case_id: str, files: ArchiveFiles, labels_required: bool) -> Study | None:
+    """One study, checked; None for stray copies of a study that is there."""
+    require_case_id(case_id, archive)
+    found, strays = files.images.get(case_id, {}), files.strays.get(case_id, [])
+    other = f", but {some([str(path.relative_to(archive)) for path in strays])}" if strays else ""
     if not found:
-        pattern = f"<patient>/<patient>_<study>_{card.channel_names[0]}.mha"
-        raise OncoduetError(f"{archive}: expected studies named {pattern}, found none")
-    return found
-
-
-def _study(
-    archive: Path, card: Card, case_id: str, found: Mapping[str, Sequence[Path]], labels_required: bool
-) -> Study:
+        if any(same_name(case_id) == same_name(each) for each in files.images):
+            return None
+        raise OncoduetError(f"study {case_id} in {archive}: expected images named {_pattern(card)}, found none{other}")
     for channel in card.channel_names:
         paths = found.get(channel, [])
         if not paths:
             raise OncoduetError(
                 f"study {case_id} in {archive}: expected the channels {', '.join(card.channel_names)}, "
-                f"found no {case_id}_{channel}.mha"
+                f"found no {case_id}_{channel}.mha{other}"
             )
         if len(paths) > 1:
-            folders = ", ".join(str(path.parent) for path in paths)
-            raise OncoduetError(f"study {case_id} in {archive}: expected once, found in {folders}")
+            folders = dict.fromkeys(str(path.parent) for path in paths)
+            where = ", ".join(folders) if len(folders) > 1 else ", ".join(path.name for path in paths)
+            raise OncoduetError(f"study {case_id} in {archive}: expected once, found in {where}")
+        if not paths[0].exists():
+            raise OncoduetError(f"study {case_id} in {archive}: expected {paths[0]}, found a link that leads nowhere")
     channels = {channel: found[channel][0] for channel in card.channel_names}
     check_geometry(case_id, channels, card.geometry)
-    label = archive / "labels" / f"{case_id}.nii.gz"
-    if label.is_file():
+    label = files.labels.get(same_name(case_id))
+    if label is not None and label.is_file():
         require_same_grid(
             read_grid(label),
             read_grid(channels[card.geometry.reference]),
@@ -149,11 +235,57 @@ def _study(
             expected_name=channels[card.geometry.reference].name,
         )
     elif labels_required:
-        raise OncoduetError(f"study {case_id}: expected the label map {label}, found none")
-    patient_id = _patient(case_id, channels[card.geometry.reference].parent.name)
-    return Study(case_id, patient_id, channels, label if label.is_file() else None)
+        expected = archive / LABELS / f"{case_id}{LABEL_ENDING}"
+        unread = [str(path.relative_to(archive)) for path in files.unread_labels if _names_one_of(path, {case_id})]
+        found_instead = f"{some(unread)}" if unread else "none" if label is None else "no file"
+        raise OncoduetError(f"study {case_id}: expected the label map {expected}, found {found_instead}")
+    else:
+        label = None
+    return Study(case_id, channels[card.geometry.reference].parent.name, channels, label)
 
 
-def _patient(case_id: str, folder: str) -> str:
-    """The folder's name where the file names begin with it (it may hold underscores), else what is before the first."""
-    return folder if case_id.startswith(f"{folder}_") else case_id.partition("_")[0]
+def _names_one_of(path: Path, case_ids: Container[str]) -> bool:
+    """Whether a file's name, or what stands in it before a last ``_``, is one of these cases."""
+    stem = path.name.partition(".")[0]
+    return stem in case_ids or stem.rpartition("_")[0] in case_ids
+
+
+def _pattern(card: Card) -> str:
+    return f"<patient>/<patient>_<study>_{card.channel_names[0]}.mha"
+
+
+def _nothing(archive: Path, card: Card, files: ArchiveFiles) -> str:
+    """What is said of an archive without any study: what lies there instead."""
+    paths = [path for found in (*files.strays.values(), *files.others.values()) for path in found]
+    message = f"{archive}: expected studies named {_pattern(card)} (or .nii.gz), found none"
+    if files.unknown:
+        name, why = next(iter(files.unknown.items()))
+        message += f"; {len(files.unknown)} folders cannot be looked into, such as {name}: {why}"
+    if not paths:
+        return message
+    relative = [path.relative_to(archive) for path in paths]
+    endings = sorted(
+        {"".join(path.suffixes[-2:] if path.name.endswith(".gz") else path.suffixes[-1:]) for path in paths}
+    )
+    message += f"; {len(paths)} files end in {', '.join(endings)}, such as {relative[0]}"
+    depths = {len(path.parts) for path in relative}
+    if depths == {1}:
+        return f"{message}: each patient needs a folder"
+    deeper = [path for path in relative if len(path.parts) > 2]
+    if len(deeper) == len(relative):
+        return f"{message}: they lie deeper; --archive {archive / deeper[0].parts[0]}?"
+    if any(re.search(r"_\d{4}\.", path.name) for path in paths):
+        return f"{message}: nnU-Net numbers channels, an archive names them ({', '.join(card.channel_names)})"
+    return message
+
+
+def _marksheet_cases(archive: Path) -> set[str]:
+    """The cases that the marksheet names; none where it names them in other columns."""
+    path = archive / MARKSHEET
+    if not path.is_file():
+        return set()
+    try:
+        rows = read_table(path, ("patient_id", "study_id")).rows
+    except OncoduetError:  # whoever needs the marksheet says what is wrong with it
+        return set()
+    return {same_name(f"{row['patient_id']}_{row['study_id']}") for row in rows}

@@ -6,7 +6,7 @@ code is. Unknown keys are refused and all faults are reported together.
 
 import json
 import tomllib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Annotated, Any, Literal, Self, TypeVar
 
@@ -25,13 +25,20 @@ from pydantic import (
 from pydantic_core import ErrorDetails, PydanticCustomError
 
 from contract.errors import OncoduetError
-from contract.files import sha256_json
+from contract.files import LONGEST_QUOTE, read_text, sha256_json
+
+MOST_TOML_BYTES = 2**20
+"""Of a card, a profile or the like: 1 MiB; those that ship have 2 kB."""
+MOST_FAULTS = 50
+"""That one message names."""
 
 CARDS = Path(__file__).parent / "cards"
 
 CandidateRule = Literal["dynamic", "dynamic-fast", "dynamic-v2"]
 Model = TypeVar("Model", bound=BaseModel)
 Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]*$")]
+LATER = Field(json_schema_extra={"later": True})
+"""Marks a key that came after the first cards: at its default it is no part of a card's hash."""
 
 
 def is_relative(path: str) -> bool:
@@ -74,11 +81,31 @@ class Socket(Frozen):
     relative_path: RelativePath
 
 
-class Plausible(Frozen):
-    """Bounds on an image's extremes, in its own unit."""
+def _is_absent(value: object) -> bool:
+    """Leaves keys that came later out of the hash of a card that does not have them."""
+    return value is None
 
-    minimum_at_most: float
-    maximum_at_least: float
+
+class Plausible(Frozen):
+    """What is known of a channel's intensities, in its own unit; an image that is beyond is refused."""
+
+    minimum_at_most: float | None = Field(default=None, exclude_if=_is_absent)
+    maximum_at_least: float | None = Field(default=None, exclude_if=_is_absent)
+    """Bounds on the image's extremes."""
+    median_between: tuple[float, float] | None = Field(default=None, exclude_if=_is_absent)
+    """Bounds on the median of the image's middle half along each axis, its lowest value (a mask, padding) left out."""
+    median_mostly_between: tuple[float, float] | None = Field(default=None, exclude_if=_is_absent)
+    """The same; an image that is beyond is only warned of."""
+
+    @classmethod
+    def faults_between(cls, values: Mapping[str, Any]) -> list[str]:
+        """Bounds in the wrong order."""
+        pairs = {name: values.get(name) for name in ("median_between", "median_mostly_between")}
+        return [
+            f"{name}: expected the lower bound first, found {found[0]:g} and {found[1]:g}"
+            for name, found in pairs.items()
+            if found is not None and found[0] >= found[1]
+        ]
 
 
 class Channel(Frozen):
@@ -92,7 +119,9 @@ class Channel(Frozen):
     outside: float = 0.0
     """Value of voxels beyond the field of view after resampling."""
     plausible: Plausible | None = None
-    """What a quantitative image always holds; an image of another modality is refused by it. Absent: anything goes."""
+    """What an image of this channel holds; one of another modality or unit is noticed by it. Absent: anything goes."""
+    same_scan_as: Name | None = Field(default=None, exclude_if=_is_absent)
+    """A channel from the same scan, hence on the same grid, by which exchanged channels are noticed."""
 
 
 class Geometry(Frozen):
@@ -115,9 +144,9 @@ class Geometry(Frozen):
     """Keep the reference's slices (no resampling along z) when their spacing lies strictly between these."""
     keep_central_mm_zyx: tuple[PositiveFloat, PositiveFloat, PositiveFloat] | None = None
     """Predictions outside this central box of the reference image are set to zero; absent: nothing is."""
-    plausible_spacing_mm: tuple[PositiveFloat, PositiveFloat] = (0.05, 25.0)
+    plausible_spacing_mm: Annotated[tuple[PositiveFloat, PositiveFloat], LATER] = (0.05, 25.0)
     """Between which all spacings of all channels lie; others are an error of units. Refuses, and changes no result."""
-    plausible_extent_mm: tuple[PositiveFloat, PositiveFloat] = (1.0, 2500.0)
+    plausible_extent_mm: Annotated[tuple[PositiveFloat, PositiveFloat], LATER] = (1.0, 2500.0)
     """Between which the longest side of every channel lies; likewise."""
 
 
@@ -169,6 +198,12 @@ class Matching(Frozen):
 
     overlap: Literal["iou", "dice"] = "iou"
     minimum_overlap: Annotated[float, Field(gt=0, le=1)] = 0.1
+    most_candidates: Annotated[PositiveInt, LATER] = 100
+    """The strict answer refuses a detection map with more."""
+    narrowest_link_voxels: Annotated[PositiveInt, LATER] = 3
+    """Parts of a candidate that hang together only by what is narrower than this in the slice, in voxels of the
+    reference image, are candidates of their own to the strict answer; 1: never. By default the side of the largest
+    square that the smallest candidate (11 voxels) holds."""
 
 
 class Baseline(Frozen):
@@ -237,6 +272,11 @@ class Card(Frozen):
             numbers = [each for each in _items(bounds) if isinstance(each, int | float)]
             if len(numbers) == 2 and not numbers[0] < numbers[1]:
                 faults.append(f"geometry.{key}: expected the smaller number first, found {numbers}")
+        faults += [
+            f"channel {each.get('name')!r} is the same scan as {each['same_scan_as']!r}, which is no channel"
+            for each in channels
+            if isinstance(each.get("same_scan_as"), str) and each["same_scan_as"] not in names["channel"]
+        ]
         keep_near, localisation = values.get("keep_near"), values.get("localisation")
         if classes and isinstance(keep_near, Mapping):
             kept = [each for each in _items(keep_near.get("classes")) if isinstance(each, str)]
@@ -298,9 +338,12 @@ class Card(Frozen):
 
     @property
     def sha256(self) -> str:
-        """Hash of what the card says about results; comments, layout of the file and what only refuses do not count."""
-        refusing = {"geometry": {"plausible_spacing_mm", "plausible_extent_mm"}}
-        return sha256_json(self.model_dump(mode="json", exclude=refusing))
+        """Hash of what the card says.
+
+        Comments and layout of the file do not count, nor does a key that came ``LATER`` and is at its default: runs and
+        bundles of before keep their card.
+        """
+        return sha256_json(_said(self))
 
 
 def load_card(name_or_path: str | Path) -> Card:
@@ -339,8 +382,8 @@ def card_names() -> Sequence[str]:
 def parse_toml(path: Path, model: type[Model]) -> Model:
     """Read a TOML file into a pydantic model; every fault is named, in one ``OncoduetError``."""
     try:
-        values = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+        values = tomllib.loads(read_text(path, most_bytes=MOST_TOML_BYTES).removeprefix("\ufeff"))
+    except (OSError, ValueError, RecursionError) as error:
         raise OncoduetError(f"{path}: expected a TOML file, found: {error}") from None
     return parse(values, model, path)
 
@@ -349,20 +392,48 @@ def parse(values: object, model: type[Model], source: object) -> Model:
     """Check values from a file against a model; every fault is named, in one ``OncoduetError``.
 
     Nothing is converted: a number in quotes is no number. (The detour through JSON is pydantic's way to accept lists
-    for tuples and nothing else.)
+    for tuples and nothing else.) Texts are printable: they go to terminals, tables and pages.
     """
+    for text in _texts(values):
+        if not text.replace("\n", "").replace("\t", "").isprintable():
+            raise OncoduetError(f"{source}: expected printable text, found {text!r}")
     try:
-        return model.model_validate_json(json.dumps(values, default=str), strict=True)
+        as_json = json.dumps(values, default=str)
+    except (ValueError, RecursionError) as error:
+        raise OncoduetError(f"{source}: expected values that JSON can hold, found: {error}") from None
+    try:
+        return model.model_validate_json(as_json, strict=True)
     except ValidationError as error:
+        found = error.errors(include_url=False, include_input=False)
+        named = found[:MOST_FAULTS]
         faults = [
-            f"{'.'.join(map(str, fault['loc'])) or 'the whole'}: {fault['msg'].removeprefix('Value error, ')}"
-            for fault in error.errors()
-            if not _is_echo(fault, error.errors())
+            f"{_place(fault)}: {fault['msg'].removeprefix('Value error, ')}"
+            for fault in named
+            if not _is_echo(fault, named)
         ]
         if issubclass(model, Frozen) and isinstance(values, Mapping):
             faults += model.faults_between(values)
-        many = "1 fault" if len(faults) == 1 else f"{len(faults)} faults"
-        raise OncoduetError(f"{source}: {many}: {'; '.join(faults)}") from None
+        count = len(faults) + len(found) - len(named)
+        many = "1 fault" if count == 1 else f"{count} faults"
+        rest = f"; and {count - len(faults)} more" if count > len(faults) else ""
+        raise OncoduetError(f"{source}: {many}: {'; '.join(faults)}{rest}") from None
+
+
+def _place(fault: ErrorDetails) -> str:
+    """Where a fault lies: keys, of which a foreign one may be long."""
+    return ".".join(str(each)[:LONGEST_QUOTE] for each in fault["loc"]) or "the whole"
+
+
+def _said(value: Any) -> Any:
+    """A value as JSON, without keys that came later and are at their default."""
+    if isinstance(value, BaseModel):
+        fields = type(value).model_fields
+        return {
+            name: _said(each)
+            for name, each in value
+            if fields[name].json_schema_extra != LATER.json_schema_extra or each != fields[name].default
+        }
+    return [_said(each) for each in value] if isinstance(value, tuple) else value
 
 
 def _is_echo(fault: ErrorDetails, faults: Sequence[ErrorDetails]) -> bool:
@@ -370,6 +441,19 @@ def _is_echo(fault: ErrorDetails, faults: Sequence[ErrorDetails]) -> bool:
     place = fault["loc"]
     items_wrong = any(other["loc"][: len(place)] == place != other["loc"] for other in faults)
     return (fault["type"] == "too_short" and items_wrong) or (fault["type"] == "fields_disagree" and not place)
+
+
+def _texts(value: object) -> Iterator[str]:
+    """Every text in values from a file, names of fields too, however deep."""
+    waiting = [value]
+    while waiting:
+        match waiting.pop():
+            case str(text):
+                yield text
+            case Mapping() as fields:
+                waiting += [*fields, *fields.values()]
+            case list() | tuple() as items:
+                waiting += items
 
 
 def _tables(value: Any) -> list[Mapping[str, Any]]:

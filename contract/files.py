@@ -4,19 +4,39 @@ JSON is strict in both directions: no NaN or infinity, no duplicate keys. Hashes
 """
 
 import errno
+import fcntl
 import hashlib
+import io
 import json
 import math
 import os
+import re
 import shutil
-import tempfile
+import stat
 import uuid
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 from contract.errors import OncoduetError
+
+MOST_TEXT_BYTES = 2**26
+"""Of a text file that is read whole: 64 MiB, a hundred times what the largest study lists take."""
+LONGEST_QUOTE = 80
+"""Characters of a foreign name that a message repeats."""
+
+_PARTIAL = re.compile(r"\.partial-[0-9a-f]{32}(\.\w+)*")
+_KINDS = {
+    stat.S_IFREG: "a file",
+    stat.S_IFDIR: "a folder",
+    stat.S_IFIFO: "a pipe",
+    stat.S_IFSOCK: "a socket",
+    stat.S_IFCHR: "a device",
+    stat.S_IFBLK: "a device",
+    stat.S_IFLNK: "a link",
+}
 
 
 @contextmanager
@@ -31,59 +51,83 @@ def atomic_file(path: Path, *, size_bytes: int | None = None) -> Iterator[Path]:
     Raises
     ------
     OncoduetError
-        The folder cannot be written to, or the disk is full; a file that was there before is still there.
+        The folder cannot be written to, a folder has the file's name, or the disk is full; a file that was there before
+        is still there.
     """
     suffix = "".join(path.suffixes[-2:]) if path.name.endswith((".nii.gz", ".tar.gz")) else path.suffix
-    partial = path.with_name(f".partial-{uuid.uuid4().hex}{suffix}")
-    with _writable(path.parent):
+    if path.is_dir():
+        raise OncoduetError(f"{path}: expected a file or nothing, found a folder")
+    with writable(path.parent):
         path.parent.mkdir(parents=True, exist_ok=True)
-        partial.touch(exist_ok=False)
+        partial, hold = _held(path.parent, suffix, lambda new: new.touch(exist_ok=False))
     try:
         yield partial
-        _sync(partial)
+        sync(partial)
         partial.replace(path)
-        _sync(path.parent)
+        sync(path.parent)
     except OSError as error:
         partial.unlink(missing_ok=True)  # before its space is counted
-        _explain_full_disk(error, path, size_bytes=size_bytes)
+        explain_full_disk(error, path, size_bytes=size_bytes)
         raise
     finally:
         partial.unlink(missing_ok=True)
+        os.close(hold)
 
 
 @contextmanager
-def staged_folder(output: Path) -> Iterator[Path]:
-    """Give an empty folder inside ``output``; on success move what it holds into ``output``, else leave no trace.
-
-    ``output`` may exist already (a mounted folder); entries of the same name are replaced.
+def held_folder(parent: Path) -> Iterator[Path]:
+    """Give a new folder inside ``parent`` that is gone afterwards; :func:`sweep` knows that somebody works in it.
 
     Raises
     ------
     OncoduetError
-        ``output`` is no folder or cannot be written to, or the disk is full.
+        ``parent`` cannot be written to.
     """
-    existed = output.exists()
-    with _writable(output):
-        output.mkdir(parents=True, exist_ok=True)
-        stage = Path(tempfile.mkdtemp(prefix=".partial-", dir=output))
+    with writable(parent):
+        folder, hold = _held(parent, "", Path.mkdir)
     try:
-        yield stage
-        for file in stage.rglob("*"):
-            if file.is_file():
-                _sync(file)
-        for entry in sorted(stage.iterdir()):
-            target = output / entry.name
-            if target.is_dir() and not target.is_symlink():
-                shutil.rmtree(target)
-            entry.replace(target)
-        _sync(output)
-    except OSError as error:
-        _explain_full_disk(error, output, size_bytes=None)
-        raise
+        yield folder
     finally:
-        shutil.rmtree(stage, ignore_errors=True)
-        if not existed and not any(output.iterdir()):
-            output.rmdir()
+        shutil.rmtree(folder, ignore_errors=True)
+        os.close(hold)
+
+
+def sweep(folder: Path, *, is_ours: bool = False) -> None:
+    """Remove what killed processes left half written in a folder; what a living one works on stays.
+
+    Where the file system has no locks nobody can tell, and nothing is removed.
+
+    Parameters
+    ----------
+    is_ours
+        The folder is known as ours, so that ``.partial-…`` there is ours by any name, such as an older version's.
+    """
+    for path in folder.glob(".partial-*"):
+        if not (is_ours or _PARTIAL.fullmatch(path.name)) or path.is_symlink():
+            continue
+        try:
+            hold = os.open(path, os.O_RDONLY | os.O_NOFOLLOW)
+        except OSError:
+            continue
+        try:
+            fcntl.flock(hold, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink(missing_ok=True)
+        except OSError:
+            pass
+        finally:
+            os.close(hold)
+
+
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Hold a folder against other processes for a moment, where the file system has locks."""
+    hold = os.open(folder, os.O_RDONLY)
+    try:
+        with suppress(OSError):
+            fcntl.flock(hold, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(hold)
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -98,36 +142,73 @@ def write_text(path: Path, text: str) -> None:
         partial.write_text(text, encoding="utf-8")
 
 
-def read_json(path: Path) -> Any:
-    """Read strict JSON.
+def read_text(path: Path, *, most_bytes: int = MOST_TEXT_BYTES) -> str:
+    """Read UTF-8 text. Raises as :func:`read_regular`, also ``ValueError`` where it is no UTF-8."""
+    return read_regular(path, most_bytes=most_bytes).decode("utf-8")
+
+
+def kind_of(found: os.stat_result) -> str:
+    """What stands there, in a word."""
+    return _KINDS.get(stat.S_IFMT(found.st_mode), "something else")
+
+
+def read_json(path: Path, *, most_bytes: int = MOST_TEXT_BYTES) -> Any:
+    """Read strict JSON, in a time that grows with its size alone.
 
     Raises
     ------
     OncoduetError
-        The file is missing, is not JSON, holds NaN or infinity, or names a key twice.
+        The file is missing, too large or no file, is not JSON, holds NaN or infinity, or names a key twice.
     """
 
     def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        keys = [key for key, _ in pairs]
-        doubled = sorted({key for key in keys if keys.count(key) > 1})
-        if doubled:
-            raise ValueError(f"key {doubled[0]!r} stands twice")
-        return dict(pairs)
+        values = dict(pairs)
+        if len(values) < len(pairs):
+            doubled = min(key for key, count in Counter(key for key, _ in pairs).items() if count > 1)
+            raise ValueError(f"key {doubled[:LONGEST_QUOTE]!r} stands twice")
+        return values
 
     def refuse(constant: str) -> float:
         raise ValueError(f"{constant} is not JSON")
 
     try:
-        return json.loads(path.read_text(encoding="utf-8"), object_pairs_hook=unique, parse_constant=refuse)
+        text = read_text(path, most_bytes=most_bytes)
+        return json.loads(text, object_pairs_hook=unique, parse_constant=refuse)
     except FileNotFoundError:
         raise OncoduetError(f"{path}: expected a JSON file, found none") from None
     except (ValueError, RecursionError, OSError) as error:
         raise OncoduetError(f"{path}: expected valid JSON, found: {error}") from None
 
 
+@contextmanager
+def open_regular(path: Path) -> Iterator[io.BufferedReader]:
+    """Open a regular file to read; a pipe would be waited for, and a device has no end.
+
+    Raises
+    ------
+    OncoduetError
+        It is something else.
+    OSError
+        It cannot be opened.
+    """
+    with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as stream:  # noqa: PTH123
+        if not stat.S_ISREG(os.fstat(stream.fileno()).st_mode):
+            raise OncoduetError(f"{path}: expected a regular file, found {kind_of(os.fstat(stream.fileno()))}")
+        yield stream
+
+
+def read_regular(path: Path, *, most_bytes: int = MOST_TEXT_BYTES) -> bytes:
+    """Read a regular file of bounded size. Raises as :func:`open_regular`, also ``OncoduetError`` for a larger one."""
+    with open_regular(path) as stream:
+        content = stream.read(most_bytes + 1)
+    if len(content) > most_bytes:
+        raise OncoduetError(f"{path}: expected at most {most_bytes} bytes, found more")
+    return content
+
+
 def sha256_file(path: Path) -> str:
     """SHA-256 of a file's bytes."""
-    with path.open("rb") as stream:
+    with open_regular(path) as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
@@ -142,7 +223,8 @@ def number_or_null(value: float) -> float | None:
     return float(value) if math.isfinite(value) else None
 
 
-def _sync(path: Path) -> None:
+def sync(path: Path) -> None:
+    """Have the system write a file or a folder to the disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -150,17 +232,43 @@ def _sync(path: Path) -> None:
         os.close(descriptor)
 
 
-def _explain_full_disk(error: OSError, path: Path, *, size_bytes: int | None) -> None:
+def explain_full_disk(error: OSError, path: Path, *, size_bytes: int | None) -> None:
     """Raise ``OncoduetError`` if that is what the error means; NumPy's own has a text in place of a number."""
-    if error.errno in (errno.ENOSPC, errno.EDQUOT) or (error.errno is None and " requested and " in str(error)):
+    if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG) or (
+        error.errno is None and " requested and " in str(error)
+    ):
         needed = "enough space" if size_bytes is None else f"{size_bytes} bytes"
-        free_bytes = shutil.disk_usage(path.parent).free
+        free_bytes = shutil.disk_usage(nearest_folder(path.parent)).free
         raise OncoduetError(f"{path}: expected {needed} for it on the disk, found {free_bytes} bytes free") from None
 
 
+def nearest_folder(path: Path) -> Path:
+    """The path itself if something is there, else the nearest of its parents of which that is true."""
+    return next((place for place in [path, *path.absolute().parents] if os.path.lexists(place)), path)
+
+
 @contextmanager
-def _writable(folder: Path) -> Iterator[None]:
+def writable(folder: Path) -> Iterator[None]:
+    """Say in one line that a folder cannot be written to, whatever is the cause."""
     try:
         yield
     except OSError as error:
         raise OncoduetError(f"{folder}: expected a folder that can be written to, found: {error.strerror}") from None
+
+
+def _held(parent: Path, suffix: str, make: Callable[[Path], None]) -> tuple[Path, int]:
+    """Make something new under a temporary name and lock it; its descriptor holds the lock until it is closed."""
+    while True:
+        path = parent / f".partial-{uuid.uuid4().hex}{suffix}"
+        make(path)
+        hold = os.open(path, os.O_RDONLY)
+        try:
+            fcntl.flock(hold, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:  # somebody sweeps, and took it for left over
+            os.close(hold)
+            continue
+        except OSError:  # no locks here
+            return path, hold
+        if path.exists():
+            return path, hold
+        os.close(hold)

@@ -43,6 +43,17 @@ class RunKey(Frozen):
     stage: Stage = "detection"
 
 
+class TrainingStudiesRecord(Record):
+    """``training_studies.json``: which studies a network knows, by hashes of their voxels and without any name.
+
+    The hash is that of ``network.study.content_sha256``; each list is sorted.
+    """
+
+    trained_on: tuple[str, ...]
+    chosen_by: tuple[str, ...] = ()
+    """Set apart, but its weights or the rule of its boxes were chosen by the score on them."""
+
+
 class Epoch(Frozen):
     """One epoch of a run."""
 
@@ -123,6 +134,8 @@ class Member(Frozen):
     """Relative path of the anchors of a network that finds boxes; null for one that segments."""
     box_rule_file: str | None = None
     """Relative path of the rule by which its predictions become boxes; null: the rule's defaults, or none is needed."""
+    training_studies_file: str | None = None
+    """Relative path of the studies that it was trained on; null where an older program trained it: not known."""
 
 
 class StageRecord(Frozen):
@@ -161,6 +174,8 @@ class Source(Record):
     """Hashes of the ``run.json`` files; several for an ensemble, none for a baseline."""
     bundle_sha256: str | None
     data_licence: str
+    trained_on: tuple[str, ...] | None = None
+    """Case ids among these predictions on which a network of these runs was trained; null: not known."""
 
 
 class BatchRecord(Record):
@@ -187,6 +202,8 @@ class StudyRecord(Record):
 
     case_id: str
     images: tuple[ImageStamp, ...]
+    content_sha256: str | None = None
+    """Of the reference channel's voxels (``network.study.content_sha256``); null where an older program predicted."""
 
 
 class Failure(Frozen):
@@ -240,6 +257,8 @@ class MetricsRecord(Record):
     strict_reason: str | None = None
     """Why there is no strict answer (``--picai-only``)."""
     picai: Metrics
+    trained_on: int | None = None
+    """How many of the cases a network of this run was trained on; null: not known."""
     baselines: Mapping[str, Mapping[str, AgainstBaseline]] = {}
     """By frozen baseline and metric, on the platform; empty where none ships with the truth."""
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from contract.cards import Card, Socket, is_relative
-from contract.errors import OncoduetError
+from contract.errors import OncoduetError, some
 from contract.files import read_json
 from contract.volume import is_image
 
@@ -78,11 +78,17 @@ def single_image(folder: Path, socket: Socket) -> Path:
     OncoduetError
         There is no folder, no image in it, or more than one.
     """
-    images = sorted(path for path in folder.iterdir() if is_image(path)) if folder.is_dir() else []
-    if len(images) != 1:
-        names = f" ({', '.join(path.name for path in images)})" if images else ""
-        raise OncoduetError(f"{folder}: {socket.slug!r} has {len(images)} images, expected 1{names}")
-    return images[0]
+    inside = sorted(path for path in folder.iterdir() if not path.name.startswith(".")) if folder.is_dir() else []
+    images = [path for path in inside if is_image(path)]
+    if len(images) == 1:
+        return images[0]
+    if images:
+        names = f" ({some([path.name for path in images])})"
+    elif inside:
+        names = f" that ends in .mha or .nii.gz; there is {some([path.name for path in inside])}"
+    else:
+        names = ""
+    raise OncoduetError(f"{folder}: {socket.slug!r} has {len(images)} images, expected 1{names}")
 
 
 def read_jobs(predictions: Path) -> list[Job]:

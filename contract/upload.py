@@ -19,16 +19,22 @@ import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from contract.archive import UNKNOWN_LICENCE
 from contract.cards import parse
-from contract.errors import OncoduetError, exit_status
+from contract.command import Parser, run_command
+from contract.errors import OncoduetError
 from contract.records import BundleRecord
+from contract.terminal import log_to_stdout
 
 STANDIN_LABEL = "oncoduet.standin-base"
 """Borne by images that were built on a local stand-in for the public base; such are for tests alone."""
+
+_NAME = r"(0|[1-9][0-9]{0,9}|[A-Za-z_][A-Za-z0-9_.-]{0,31}\$?)"
+_USER = re.compile(rf"{_NAME}(?::{_NAME})?")
 
 _LARGEST_JSON_BYTES = 1 << 20
 _CHUNK_BYTES = 1 << 20
@@ -80,7 +86,7 @@ def check_image(archive: Path, *, allow_standin: bool = False) -> None:
         raise OncoduetError(f"{archive}: expected an image for linux/amd64, found {platform}")
     settings = image.get("config") or {}
     user = str(settings.get("User") or "")
-    if user.partition(":")[0] in ("", "0", "root"):
+    if not user_and_group(user)[0]:
         raise OncoduetError(f"{archive}: expected an image whose user is not root, found {user!r}")
     if not (settings.get("Entrypoint") or settings.get("Cmd")):
         raise OncoduetError(f"{archive}: expected an image with an entry point, found none")
@@ -90,6 +96,17 @@ def check_image(archive: Path, *, allow_standin: bool = False) -> None:
             f"{archive}: expected an image on a public base, found one built on a stand-in (label {STANDIN_LABEL}), "
             "which must not be published; --allow-standin is for tests of the export"
         )
+
+
+def user_and_group(user: str) -> tuple[str, str]:
+    """The user and the group that an image's settings name, each a number or a name; empty where none is given.
+
+    The user is empty, too, where it is root, or written as no engine's documents write it (``00`` and ``+0`` are root).
+    """
+    match = _USER.fullmatch(user)
+    if match is None or match[1] in ("0", "root"):
+        return "", ""
+    return match[1], match[2] or ""
 
 
 def check_model(archive: Path, *, accept_non_commercial: bool = False) -> None:
@@ -201,14 +218,13 @@ def _require_sums(archive: Path, contents: Contents) -> None:
 
 
 def _main(arguments: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="python -m contract.upload", description="Check what will be uploaded.")
+    parser = Parser(prog="python -m contract.upload", description="Check what will be uploaded.")
     parser.add_argument("kind", choices=["image", "model", "truth"])
     parser.add_argument("archive", type=Path)
     parser.add_argument("--allow-standin", action="store_true", help="accept an image on a stand-in base, for tests")
     parser.add_argument("--accept-non-commercial", action="store_true", help="accept a model of non-commercial data")
-    options = parser.parse_args(arguments)
 
-    def check() -> None:
+    def check(options: argparse.Namespace) -> None:
         if options.kind == "image":
             check_image(options.archive, allow_standin=options.allow_standin)
         elif options.kind == "model":
@@ -216,7 +232,7 @@ def _main(arguments: Sequence[str] | None = None) -> int:
         else:
             check_truth(options.archive)
 
-    return exit_status(check)
+    return run_command(lambda: parser.parse_args(arguments), check, log=partial(log_to_stdout, "%(message)s"))
 
 
 if __name__ == "__main__":

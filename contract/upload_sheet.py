@@ -5,15 +5,19 @@ the files, sockets from the card. Memory, time and GPU are those under which the
 the sheet says so and leaves them open.
 """
 
-import argparse
 import sys
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from contract.cards import Card, Socket, load_card
-from contract.errors import OncoduetError, exit_status
+from contract.command import Parser, run_command
+from contract.errors import OncoduetError
 from contract.files import read_json, sha256_file, write_text
+from contract.outputs import EXPORT, file_output
+from contract.terminal import log_to_stdout
+from contract.text import one_line
 
 SHEET = "UPLOAD.md"
 
@@ -34,7 +38,7 @@ def write_sheet(folder: Path, card: Card, reports: Sequence[Path]) -> Path:
     Raises
     ------
     OncoduetError
-        The folder holds no archive, or a report is none.
+        The folder holds no archive, or a report is none; a sheet of other origin is there.
     """
     files = sorted(folder.glob("*.tar.gz"))
     if not files:
@@ -58,7 +62,8 @@ def write_sheet(folder: Path, card: Card, reports: Sequence[Path]) -> Path:
     if not reports:
         sections.append("The conformance has not run on these files: memory, time and GPU are open.")
     path = folder / SHEET
-    write_text(path, "\n\n".join(sections) + "\n")
+    with file_output(path, EXPORT).staged() as stage:
+        write_text(stage / SHEET, "\n\n".join(sections) + "\n")
     return path
 
 
@@ -110,14 +115,15 @@ def _table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 
 def _main(arguments: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(
-        prog="python -m contract.upload_sheet", description="Write the sheet of an upload."
-    )
+    parser = Parser(prog="python -m contract.upload_sheet", description="Write the sheet of an upload.")
     parser.add_argument("folder", type=Path, help="with the archives")
     parser.add_argument("--card", required=True, help="name or path")
     parser.add_argument("--report", type=Path, nargs="*", default=[], help="conformance.json of the images")
-    options = parser.parse_args(arguments)
-    return exit_status(lambda: print(write_sheet(options.folder, load_card(options.card), options.report)))
+    return run_command(
+        lambda: parser.parse_args(arguments),
+        lambda options: print(one_line(str(write_sheet(options.folder, load_card(options.card), options.report)))),
+        log=partial(log_to_stdout, "%(message)s"),
+    )
 
 
 if __name__ == "__main__":

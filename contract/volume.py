@@ -5,7 +5,11 @@ Arrays are (z, y, x); SimpleITK's sizes, spacings and origins are (x, y, z), in 
 
 import itertools
 import logging
-from collections.abc import Iterable
+import os
+import shutil
+import sys
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, TypeVar
@@ -255,11 +259,41 @@ def write_volume(path: Path, volume: Volume) -> None:
     """Write an image atomically, compressed.
 
     A ``.mha`` header carries the grid to the last bit; ``.nii.gz`` keeps sizes, and the rest to single precision.
+
+    Raises
+    ------
+    OncoduetError
+        The disk did not take the whole of it, which ITK does not always say.
     """
     if not path.name.endswith((".mha", ".nii.gz")):
         raise ValueError(f"{path}: images are written as .mha or .nii.gz")
+    _require_utf8(path)
     with atomic_file(path) as partial:
-        sitk.WriteImage(to_image(volume), str(partial), useCompression=True)
+        try:
+            with _quiet_nifti() if path.name.endswith(".gz") else nullcontext():
+                sitk.WriteImage(to_image(volume), str(partial), useCompression=True)
+            read_voxels(partial, read_header(partial))
+        except (RuntimeError, OncoduetError) as error:
+            cause = [line for line in str(error).splitlines() if line.strip()][-1].removeprefix(f"{partial}: ")
+            free_bytes = shutil.disk_usage(path.parent).free
+            raise OncoduetError(
+                f"{path}: expected enough space for it on the disk, found {free_bytes} bytes free ({cause})"
+            ) from None
+
+
+@contextmanager
+def _quiet_nifti() -> Iterator[None]:
+    """ITK's NIfTI library writes to stderr itself where the disk is full, before we have said so in one line."""
+    sys.stderr.flush()
+    kept = os.dup(2)
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    try:
+        os.dup2(nowhere, 2)
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+        os.close(nowhere)
 
 
 def to_image(volume: Volume) -> sitk.Image:
@@ -354,6 +388,14 @@ def is_image(path: Path) -> bool:
 def _read(path: Path) -> Volume:
     header = read_header(path)
     return Volume(read_voxels(path, header), grid_of(header))
+
+
+def _require_utf8(path: Path) -> None:
+    """SimpleITK ends the process at a name of other bytes."""
+    try:
+        str(path).encode()
+    except UnicodeEncodeError:
+        raise OncoduetError(f"{path}: expected a name in UTF-8, found other bytes") from None
 
 
 def _three(values: Iterable[float]) -> tuple[float, float, float]:

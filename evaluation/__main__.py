@@ -4,22 +4,30 @@ Without a command: the platform's evaluation (``/input/predictions.json`` → ``
 the same whenever the platform asks over HTTP.
 """
 
+from contract.signals import heed_signals
+
+if __name__ == "__main__":
+    heed_signals()  # before what takes long to import
+
 import argparse
-import logging
 import sys
 from collections.abc import Iterable, Sequence
+from functools import partial
 from pathlib import Path
 
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
-from rich.progress import track
 from rich.table import Table
 from rich.text import Text
 
 from contract.cards import load_card
-from contract.errors import OncoduetError, UsageError, exit_status
+from contract.command import Parser, run_command
+from contract.errors import OncoduetError, UsageError
+from contract.patients import FEWEST_PATIENTS
 from contract.records import Metrics
 from contract.serving import PORT, Case, end_process, serve
+from contract.terminal import console as make_console
+from contract.terminal import log_to_stdout, progress_on
 from evaluation.cases import MatchingRule
 from evaluation.challenge import evaluate
 from evaluation.explain import Answer, explain
@@ -29,13 +37,11 @@ from evaluation.truth import BASELINES, TruthFolder, find_truth
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command line and return its exit code: 0 done, 1 a bug, 2 wrong usage, 3 the input is wrong."""
-    options = _parser().parse_args(arguments)
-    logging.basicConfig(stream=sys.stdout, level=logging.INFO, format="%(message)s", force=True)
-    logging.captureWarnings(True)
-    status = exit_status(lambda: options.command(options))
-    if options.command is _serve:
-        end_process(status)
-    return status
+    return run_command(
+        lambda: _parser().parse_args(arguments),
+        lambda options: options.command(options),
+        log=partial(log_to_stdout, "%(message)s"),
+    )
 
 
 def _serve(options: argparse.Namespace) -> None:
@@ -48,16 +54,17 @@ def _serve(options: argparse.Namespace) -> None:
         return lambda: _evaluate(options)
 
     serve(load, port=options.port)
+    end_process(0)
 
 
 def _evaluate(options: argparse.Namespace) -> None:
-    console = Console()
+    console = make_console()
     scored = evaluate(input_folder=options.input, truth=options.truth, output=options.output, track=_Bar(console))
     _show([scored], console)
 
 
 def _score(options: argparse.Namespace) -> None:
-    console = Console()
+    console = make_console()
     truth = find_truth(options.truth)
     if options.explain is not None and options.explain not in truth.label_maps:
         raise OncoduetError(f"--explain {options.explain}: expected a case of {truth.folder}, found no label map of it")
@@ -68,6 +75,8 @@ def _score(options: argparse.Namespace) -> None:
         card=None if options.card is None else load_card(options.card),
         on_missing=options.on_missing,
         picai_only=options.picai_only,
+        patients=options.patients,
+        training_studies_too=options.training_studies_too,
         track=_Bar(console),
     )
     _show(scores, console)
@@ -83,7 +92,7 @@ def _score(options: argparse.Namespace) -> None:
 
 def _index(options: argparse.Namespace) -> None:
     truth = find_truth(options.truth)
-    console = Console()
+    console = make_console()
     path = truth.write_index()
     _say(console, f"{path}: {len(truth.label_maps)} label maps")
     if options.baseline:
@@ -103,6 +112,8 @@ def _compare(options: argparse.Namespace) -> None:
         options.output,
         analysis=options.analysis,
         marksheet=options.marksheet,
+        patients=options.patients,
+        few_patients=options.few_patients,
         archive=options.archive,
         predictions=options.predictions or (),
         workers=options.workers,
@@ -112,7 +123,7 @@ def _compare(options: argparse.Namespace) -> None:
 def _plan(options: argparse.Namespace) -> None:
     from evaluation.plan_command import answer  # noqa: PLC0415  (as for compare)
 
-    console = Console()
+    console = make_console()
     table = answer(options)
     shown = Table(title=table.title, title_justify="left", box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
     for heading in table.header:
@@ -130,7 +141,8 @@ class _Bar:
         self.console = console
 
     def __call__(self, case_ids: Sequence[str], name: str) -> Iterable[str]:
-        return track(case_ids, description=f"Scoring {name}".strip(), console=self.console)
+        with progress_on(self.console) as progress:
+            yield from progress.track(case_ids, description=f"Scoring {name}".strip())
 
 
 def _show(scores: Sequence[Score], console: Console) -> None:
@@ -143,6 +155,17 @@ def _show(scores: Sequence[Score], console: Console) -> None:
         ):
             if note:
                 _say(console, f"{each.run.title}, {answer}: {note}")
+        missing = [case.case_id for case in each.cases if case.missing]
+        if missing:
+            _say(
+                console, f"{each.run.title}: no prediction, hence likelihood 0 without candidates: {', '.join(missing)}"
+            )
+        if each.metrics.trained_on:
+            _say(
+                console,
+                f"{each.run.title}: {each.metrics.trained_on} of {len(each.cases)} studies are ones that its networks "
+                "were trained on: these figures say nothing about others.",
+            )
 
 
 def _explain(score: Score, truth: TruthFolder, case_id: str, console: Console) -> None:
@@ -171,7 +194,7 @@ def _explain(score: Score, truth: TruthFolder, case_id: str, console: Console) -
 
 
 def _say(console: Console, line: str) -> None:
-    console.print(line, soft_wrap=True, markup=False, highlight=False)
+    console.print(line, soft_wrap=True)
 
 
 def _table(scores: Sequence[Score]) -> Table:
@@ -195,7 +218,7 @@ def _numbers(metrics: Metrics) -> list[str]:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m evaluation", description=__doc__)
+    parser = Parser(prog="python -m evaluation", description=__doc__)
     parser.set_defaults(command=_evaluate)
     parser.add_argument(
         "--input", type=Path, default=Path("/input"), help="predictions.json and job folders (%(default)s)"
@@ -247,7 +270,11 @@ def _parser() -> argparse.ArgumentParser:
     scoring.add_argument(
         "--explain", metavar="CASE", help="also show why each lesion and candidate of a case counts as it does"
     )
-    scoring.add_argument("--card", help="name or path of the card that scores (the one that truth or source.json name)")
+    scoring.add_argument("--card", help="name or path of the card that scores (the truth's; predictions choose none)")
+    _add_patients(scoring)
+    scoring.add_argument(
+        "--training-studies-too", action="store_true", help="score also studies that a network was trained on"
+    )
 
     indexing = commands.add_parser("index", help="make the truth's index anew, to ship it with the truth")
     indexing.set_defaults(command=_index)
@@ -269,12 +296,25 @@ def _parser() -> argparse.ArgumentParser:
     comparing.add_argument("--marksheet", type=Path, help="CSV with the columns of the declared subgroups")
     comparing.add_argument("--archive", type=Path, help="images and label maps: the report then shows the worst misses")
     comparing.add_argument("--predictions", type=Path, nargs="+", help="what was scored, for --archive")
+    _add_patients(comparing)
+    comparing.add_argument(
+        "--few-patients", action="store_true", help=f"draw anew from fewer than {FEWEST_PATIENTS} patients all the same"
+    )
     comparing.add_argument("--workers", type=int, default=1, help="processes; they change no result (%(default)s)")
 
     planning = commands.add_parser("plan", help="runs and cases that a question needs; may a campaign stop?")
     planning.set_defaults(command=_plan)
     _add_plan_arguments(planning)
     return parser
+
+
+def _add_patients(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "--patients",
+        metavar="FILE|by-case|by-prefix",
+        help="who the patient of a case is, where ids leave it open: a CSV file with case_id and patient_id, each case "
+        "one of its own, or the text before the first _ (what truth or scores record, else the ids)",
+    )
 
 
 def _add_plan_arguments(planning: argparse.ArgumentParser) -> None:

@@ -5,24 +5,25 @@
 models as they are, and adds differences, intervals and p-values to ``metrics.json``. The copies hold a row per case and
 stay with the truth; what is written are aggregates alone.
 
-A baseline counts only where it was scored against these very label maps by this very card.
+A baseline counts only where it was scored against these very label maps by this very card and rule.
 """
 
 import re
 import shutil
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
 from contract.cards import Card
 from contract.errors import OncoduetError
-from contract.files import staged_folder
+from contract.outputs import Output, require_apart, subfolder
 from contract.records import AgainstBaseline, MetricsRecord, read_record
 from evaluation.analysis import METRICS
-from evaluation.cases import ScoredCase
+from evaluation.cases import MatchingRule, ScoredCase
 from evaluation.intervals import percentile_interval, two_level_bootstrap
-from evaluation.outcomes import Outcome, Truth
+from evaluation.outcomes import Outcome, Truth, require_patients
 from evaluation.scored_runs import ScoredRun, read_scored_runs
 from evaluation.swaps import case_swap_tests
 from evaluation.truth import BASELINES, TruthFolder
@@ -42,23 +43,27 @@ def freeze_baselines(truth: TruthFolder, scores: Sequence[Path]) -> list[Path]:
     Raises
     ------
     OncoduetError
-        As :func:`read_baselines`; the folder cannot be written to. Nothing is changed then.
+        As :func:`read_baselines`; the folder cannot be written to, or files of other origin are in the way. Nothing is
+        changed then.
     """
     folders = [folder for path in scores for folder in _scored_folders(path)]
     _require_few(folders, ", ".join(map(str, scores)))
+    place = subfolder(truth.folder, BASELINES)
+    require_apart(place, baseline=folders)
     by_name: dict[str, Path] = {}
     for folder in folders:
         name = _name(folder)
         if name in by_name:
             raise OncoduetError(f"{folder}: expected a name of its own for each baseline, found {name} twice")
-        _read(folder, truth, None)
+        _truth_of(truth, _read(folder, truth, truth.card).truth)
         by_name[name] = folder
-    with staged_folder(truth.folder) as stage:
+    files = [f"{name}/{file}" for name in by_name for file in _FILES]
+    with Output(place, "evaluation index", files).staged() as stage:
         for name, folder in by_name.items():
-            (stage / BASELINES / name).mkdir(parents=True)
+            (stage / name).mkdir()
             for file in _FILES:
-                shutil.copyfile(folder / file, stage / BASELINES / name / file)
-    return [truth.folder / BASELINES / name for name in by_name]
+                shutil.copyfile(folder / file, stage / name / file)
+    return [place / name for name in by_name]
 
 
 def read_baselines(truth: TruthFolder, card: Card | None) -> dict[str, ScoredRun]:
@@ -73,7 +78,7 @@ def read_baselines(truth: TruthFolder, card: Card | None) -> dict[str, ScoredRun
     ------
     OncoduetError
         There are none in the folder, or more than five; one is no scored run, contradicts itself, or was scored by
-        another card or against other label maps.
+        another card, by another rule or against other label maps; who the patients are is open, or they are too few.
     """
     folder = truth.folder / BASELINES
     if not folder.is_dir():
@@ -83,7 +88,9 @@ def read_baselines(truth: TruthFolder, card: Card | None) -> dict[str, ScoredRun
     for place in places:
         if _name(place) != place.name:
             raise OncoduetError(f"{place}: expected a name of letters, digits, - and _, found {place.name!r}")
-    return {place.name: _read(place, truth, card) for place in places}
+    found = {place.name: _read(place, truth, card) for place in places}
+    _truth_of(truth, next(iter(found.values())).truth)
+    return found
 
 
 def compare_with_baselines(
@@ -99,9 +106,11 @@ def compare_with_baselines(
     OncoduetError
         As :func:`read_baselines`; also where a baseline's tables hold other labels or lesions than the label maps.
     """
+    baselines = read_baselines(truth_folder, card)
     truth, outcome = outcome_of(cases)
+    truth = _truth_of(truth_folder, truth)
     found: dict[str, Mapping[str, AgainstBaseline]] = {}
-    for name, baseline in read_baselines(truth_folder, card).items():
+    for name, baseline in baselines.items():
         if (baseline.truth.positive != truth.positive).any() or (baseline.truth.lesions != truth.lesions).any():
             raise OncoduetError(
                 f"{truth_folder.folder / BASELINES / name}: expected tables with the labels and lesions of the label "
@@ -150,10 +159,20 @@ def outcome_of(cases: Sequence[ScoredCase]) -> tuple[Truth, Outcome]:
     return truth, outcome
 
 
+def _truth_of(folder: TruthFolder, truth: Truth) -> Truth:
+    """The same truth with the patients that its folder names; refused where they are open or too few."""
+    patients = folder.patients()
+    known = replace(truth, patient_names=tuple(patients[case_id] for case_id in truth.case_ids))
+    way_out = '"few_patients": true in settings.json'
+    require_patients(known, folder.folder, few=folder.settings.few_patients, way_out=way_out)
+    return known
+
+
 def _scored_folders(path: Path) -> list[Path]:
     if (path / "metrics.json").is_file():
         return [path]
-    found = sorted(file.parent for file in path.glob("*/metrics.json"))
+    inner = sorted(path.iterdir()) if path.is_dir() else []
+    found = [folder for folder in inner if (folder / "metrics.json").is_file()]
     if not found:
         raise OncoduetError(f"{path}: expected a scored run (metrics.json) or a folder of such, found none")
     return found
@@ -173,7 +192,9 @@ def _read(folder: Path, truth: TruthFolder, card: Card | None) -> ScoredRun:
     """Read one. Messages say nothing that is true of a case: on the platform participants see them."""
     (run,) = read_scored_runs([folder])
     parents = read_record(folder / "metrics.json", MetricsRecord).parents
-    ours = {"truth": truth.sha256(), **({} if card is None else {"scoring_card": card.sha256})}
+    ours = {"truth": truth.sha256()}
+    if card is not None and not _scored_alike_without_card(parents, truth, card):
+        ours |= {"scoring_card": card.sha256, "scoring_rule": MatchingRule.of(card).sha256}
     for name, sha256 in ours.items():
         if parents.get(name) != sha256:
             raise OncoduetError(
@@ -185,3 +206,10 @@ def _read(folder: Path, truth: TruthFolder, card: Card | None) -> ScoredRun:
             f"{folder / 'cases.csv'}: expected the {len(truth.label_maps)} cases of {truth.folder}, found others"
         )
     return run
+
+
+def _scored_alike_without_card(parents: Mapping[str, str], truth: TruthFolder, card: Card) -> bool:
+    """Whether no card scored, and on this truth the card's rule is the one that then counts."""
+    none = MatchingRule()
+    uncarded = "scoring_card" not in parents and parents.get("scoring_rule") == none.sha256
+    return uncarded and none.reads_alike(MatchingRule.of(card), truth.label_values())

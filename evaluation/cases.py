@@ -4,7 +4,8 @@ The strict reading refuses whatever would make a score meaningless: another grid
 in place of a detection map. The lenient reading refuses only what picai-eval 1.4.13 cannot score either.
 """
 
-from dataclasses import dataclass
+from collections.abc import Collection
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -13,7 +14,8 @@ import numpy.typing as npt
 
 from contract.cards import Card
 from contract.errors import OncoduetError
-from contract.files import read_json
+from contract.files import read_json, sha256_json
+from contract.probability import ROUNDING, as_probabilities
 from contract.volume import Grid, require_same_grid
 from evaluation.components import Components, ScatteredError, connect
 from evaluation.sparse import Foreground, LabelMap, open_image, read_confidences, read_label_map
@@ -33,6 +35,10 @@ class MatchingRule:
     """All that a label map may hold; absent: any."""
     overlap: Literal["iou", "dice"] = "iou"
     minimum_overlap: float = 0.1
+    most_candidates: int = 100
+    """Of one case; strict refuses more."""
+    narrowest_link: int = 3
+    """In voxels; strict cuts what hangs together by less."""
 
     @staticmethod
     def of(card: Card | None) -> "MatchingRule":
@@ -44,7 +50,22 @@ class MatchingRule:
             label_values=tuple(card.label_values),
             overlap=card.matching.overlap,
             minimum_overlap=card.matching.minimum_overlap,
+            most_candidates=card.matching.most_candidates,
+            narrowest_link=card.matching.narrowest_link_voxels,
         )
+
+    @property
+    def sha256(self) -> str:
+        """Hash of the rule, for scores to name what they were made by."""
+        return sha256_json(asdict(self))
+
+    def reads_alike(self, other: "MatchingRule", label_values: Collection[int]) -> bool:
+        """Whether a truth with these label values is scored the same by both rules."""
+        values = set(label_values) - {0}
+        lesions = [values if rule.lesion_values is None else values & set(rule.lesion_values) for rule in (self, other)]
+        known = all(rule.label_values is None or values <= set(rule.label_values) for rule in (self, other))
+        mine, theirs = (replace(rule, lesion_values=None, label_values=None) for rule in (self, other))
+        return known and lesions[0] == lesions[1] and mine == theirs
 
 
 @dataclass(frozen=True)
@@ -137,23 +158,27 @@ def truth_of(path: Path, label_map: LabelMap, rule: MatchingRule) -> Truth:
     return Truth(path, label_map.grid, _connected(path, voxels, labels.shape_zyx))
 
 
-def read_case(prediction: Prediction, truth: Truth) -> Case:
+def read_case(prediction: Prediction, truth: Truth, *, most_candidates: int = MatchingRule.most_candidates) -> Case:
     """Read a detection map and its likelihood, held to the strict standard.
 
     Raises
     ------
     OncoduetError
-        The map is unreadable, not 3D, not finite, on another grid than the truth, has values outside [0, 1], or has a
-        candidate with more than one value (a softmax map); the likelihood is not a number in [0, 1].
+        The map is unreadable, not 3D, not finite, on another grid than the truth, has values outside [0, 1], more
+        candidates than are allowed, or a candidate with more than one value (a softmax map); the likelihood is not a
+        number in [0, 1].
     """
     path = prediction.detection_map
     image = open_image(path)
     require_same_grid(image.grid, truth.grid, found_name=str(path), expected_name=str(truth.path))
-    confidence = read_confidences(image)
-    low, high = (float(limit) for limit in _limits(confidence))
-    if low < 0 or high > 1:
-        raise OncoduetError(f"{path}: expected confidences in [0, 1], found {low:g} to {high:g}")
+    confidence = _in_range(path, read_confidences(image))
+    high = float(_limits(confidence)[1])
     candidates = _connected(path, confidence.voxels, confidence.shape_zyx)
+    if len(candidates) > most_candidates:
+        raise OncoduetError(
+            f"{path}: expected at most {most_candidates} candidates (the card's most_candidates), "
+            f"found {len(candidates)}"
+        )
     least, largest = _extremes(confidence, candidates)
     uneven = np.flatnonzero(least != largest)
     if uneven.size:
@@ -200,9 +225,17 @@ def read_case_as_picai_eval(prediction: Prediction, truth: Truth) -> Case:
 def read_likelihood(path: Path) -> float:
     """Read a case likelihood: a bare JSON number in [0, 1]; no text, no truth value, no NaN."""
     value: Any = read_json(path)
-    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= 1:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not -ROUNDING <= value <= 1 + ROUNDING:
         raise OncoduetError(f"{path}: expected a likelihood, a number in [0, 1], found {str(value)[:60]!r}")
-    return float(value)
+    return float(as_probabilities(np.array([float(value)]), source=path, what="a likelihood")[0])
+
+
+def _in_range(path: Path, confidence: Foreground) -> Foreground:
+    """Confidences in [0, 1]; see ``contract.probability``."""
+    values = confidence.values.astype(np.float32, copy=False)
+    whole = np.append(values, np.zeros(int(confidence.has_background), dtype=np.float32))
+    kept = as_probabilities(whole, source=path, what="confidences")[: values.size]
+    return Foreground(confidence.shape_zyx, confidence.voxels[kept != 0], kept[kept != 0])
 
 
 def _connected(path: Path, voxels: Int64Array, shape_zyx: tuple[int, int, int]) -> Components:

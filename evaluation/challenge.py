@@ -2,17 +2,24 @@
 
 Input images are not mounted there, so cases are recognised by the names that their images were uploaded under. Jobs
 come in any order and per-case rows are written only where the truth's ``settings.json`` asks for them: they would tell
-participants the truth. Where frozen baselines ship with the truth, the submission is compared with each.
+participants the truth. So would exact figures (:mod:`evaluation.disclosure`). Where frozen baselines ship with the
+truth, the submission is compared with each.
+
+The sockets of a job's outputs are the phase's, not the participant's, so that they may tell the card.
 """
 
+import logging
 from dataclasses import replace
 from pathlib import Path
 
-from contract.files import staged_folder
+from contract.outputs import Output, require_apart
 from contract.records import write_record
+from evaluation.disclosure import disclosed, step_of
 from evaluation.predictions import LISTING, Run, card_of_outputs, check_complete, predictions_of_jobs
-from evaluation.score import METRICS, Score, Tracker, score_run, untracked, write_rows
+from evaluation.score import METRICS, ROWS, Score, Tracker, score_run, untracked, write_rows
 from evaluation.truth import BASELINES, find_truth
+
+_log = logging.getLogger(__name__)
 
 
 def evaluate(*, input_folder: Path, truth: Path, output: Path, track: Tracker = untracked) -> Score:
@@ -33,10 +40,13 @@ def evaluate(*, input_folder: Path, truth: Path, output: Path, track: Tracker = 
     Raises
     ------
     OncoduetError
-        Anything about the input is wrong; nothing is written then.
+        Anything about the input is wrong, or files of other origin bear an output's name; nothing is written then.
     """
+    require_apart(output, input=input_folder, truth=truth)
     truth_folder = find_truth(truth)
     settings = truth_folder.settings
+    answer = Output(output, "evaluation", [METRICS, *(ROWS if settings.per_case else ())], on_platform=True)
+    answer.check()
     card = truth_folder.card or card_of_outputs(input_folder / LISTING)
     predictions = predictions_of_jobs(input_folder, card, truth_folder.label_maps)
     check_complete(input_folder, predictions, truth_folder, settings.on_missing)
@@ -47,7 +57,11 @@ def evaluate(*, input_folder: Path, truth: Path, output: Path, track: Tracker = 
 
         against = compare_with_baselines(scored.cases, truth_folder, card)
         scored = replace(scored, metrics=scored.metrics.model_copy(update={"baselines": against}))
-    with staged_folder(output) as stage:
+    if not (settings.exact or settings.per_case):
+        if scored.metrics.strict is not None and step_of(scored.metrics.strict) is None:
+            _log.warning("%s: too few cases to hide: metrics.json tells their labels", truth_folder.folder)
+        scored = replace(scored, metrics=disclosed(scored.metrics))
+    with answer.staged() as stage:
         write_record(stage / METRICS, scored.metrics)
         if settings.per_case:
             write_rows(scored.cases, stage)

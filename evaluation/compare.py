@@ -14,18 +14,22 @@ from pathlib import Path
 import numpy as np
 
 from contract.errors import OncoduetError
-from contract.files import sha256_file, staged_folder
+from contract.files import sha256_file
+from contract.outputs import Output, require_apart
 from contract.records import write_record
 from evaluation.analysis import EXPLORATORY, METRICS, Analysis, Metric, read_analysis
 from evaluation.case_level import CaseTest, case_level_tests
 from evaluation.intervals import delong_interval, percentile_interval, two_level_bootstrap
 from evaluation.misses import find_misses
-from evaluation.outcomes import FloatArray, Outcome, Truth
-from evaluation.report import write_report
-from evaluation.run_level import holm, no_exchange, run_level, run_values
+from evaluation.outcomes import FloatArray, Outcome, Truth, require_patients
+from evaluation.report import REPORT_FILES, write_report
+from evaluation.run_level import holm, no_common_fold, no_exchange, run_level, run_values
 from evaluation.scored_runs import ScoredRun, group_by_configuration, read_scored_runs
 from evaluation.subgroups import Groups, judge_subgroups, read_groups
 from evaluation.verdict import (
+    DISAGREE,
+    METRIC_NAMES,
+    NOT_TESTED,
     CaseLevel,
     Code,
     ConfigurationSummary,
@@ -59,6 +63,8 @@ def compare(
     marksheet: Path | None = None,
     archive: Path | None = None,
     predictions: Sequence[Path] = (),
+    patients: str | None = None,
+    few_patients: bool = False,
     workers: int = 1,
 ) -> None:
     """Compare scored runs and write ``verdict.json``, ``report.html``, ``figures/`` and ``tables/`` into ``output``.
@@ -73,6 +79,10 @@ def compare(
         CSV with ``patient_id``, ``study_id`` and the columns that the analysis file declares as subgroups.
     archive, predictions
         Images and label maps, and what was scored: for pictures of the worst misses (:mod:`evaluation.misses`).
+    patients
+        What ``--patients`` says, in place of what is recorded beside the scores.
+    few_patients
+        Draw anew from fewer than 20 patients too.
     workers
         Processes; they change no result.
 
@@ -80,21 +90,30 @@ def compare(
     ------
     OncoduetError
         As :func:`evaluation.scored_runs.read_scored_runs`; also for faults in the analysis file, for another number of
-        configurations than 2 to 12, and for more than 20 runs of one. Nothing is written.
+        configurations than 2 to 12, for more than 20 runs of one, where the ids leave patients open or these are few,
+        and for an output that holds files of other origin under the same names. Nothing is written.
     """
+    require_apart(output, scores=scores, archive=archive, predictions=predictions)
+    place = Output(output, "evaluation compare", ["verdict.json", *REPORT_FILES], record="verdict.json")
+    place.check()
     plan = read_analysis(analysis) if analysis else EXPLORATORY
-    runs = read_scored_runs(scores)
-    _require_legible(scores, group_by_configuration(runs))
-    declared = plan.pairs(list(group_by_configuration(runs)), analysis)
+    runs = read_scored_runs(scores, patients=patients)
+    where = ", ".join(map(str, scores[:3]))
+    require_patients(runs[0].truth, where, few=few_patients, way_out="--few-patients")
+    by_configuration = group_by_configuration(runs)
+    _require_legible(scores, by_configuration)
+    declared = plan.pairs(list(by_configuration), analysis)
     groups = _subgroups(plan, marksheet, runs[0].truth, analysis)
     _log.info("comparing %d scored runs in %d pairs", len(runs), len(declared))
     misses = [] if archive is None else find_misses(runs, archive, predictions)
     named = sha256_file(analysis) if analysis else "exploratory"
     verdict = judge(runs, plan, declared, analysis=named, workers=workers)
     if groups:
-        found = judge_subgroups(groups, group_by_configuration(runs), declared, plan)
-        verdict = verdict.model_copy(update={"subgroups": found})
-    with staged_folder(output) as stage:
+        judged, left_out = judge_subgroups(groups, by_configuration, declared, plan, few_patients=few_patients)
+        for each in left_out:
+            _log.warning("subgroup not judged: %s", each)
+        verdict = verdict.model_copy(update={"subgroups": judged, "subgroups_left_out": left_out})
+    with place.staged() as stage:
         write_record(stage / "verdict.json", verdict)
         write_report(stage, verdict, runs, misses)
     _log.info("%s", output / "report.html")
@@ -191,19 +210,23 @@ def _judge_metric(
     case_level: Mapping[tuple[str, str], Mapping[str, CaseTest]],
 ) -> list[PairVerdict]:
     run_levels = [run_level(metric, groups[a], groups[b], plan) for a, b in declared]
-    case_tests = [case_level[pair].get(metric) for pair in declared]
+    case_tests = [None if no_common_fold(groups[a], groups[b]) else case_level[a, b].get(metric) for a, b in declared]
     run_holm = holm([level.p for level in run_levels])
     case_holm = holm([test.p if test else None for test in case_tests])
     verdicts = []
     for number, (a, b) in enumerate(declared):
         at_run_level = run_levels[number].model_copy(update={"p_holm": run_holm[number]})
-        at_case_level = _at_case_level(case_tests[number], case_holm[number])
+        confounded = no_common_fold(groups[a], groups[b])
+        at_case_level = _at_case_level(case_tests[number], case_holm[number], confounded)
         means = [_mean(run_values(groups[name], metric)) for name in (a, b)]
         estimate = None if means[0] is None or means[1] is None else means[0] - means[1]
         difference = draws[a][metric] - draws[b][metric]
         interval = _interval_95(difference) if estimate is not None else None
-        equivalence = _equivalence(difference, plan.margin.get(metric), plan.alpha) if estimate is not None else None
+        margin = None if estimate is None or confounded else plan.margin.get(metric)
+        equivalence = _equivalence(difference, margin, plan.alpha)
         applies = no_exchange(groups[a], groups[b]) is None
+        above = at_run_level.probability_above
+        order_agrees = above in (None, 0.5) or estimate is None or (above - 0.5) * estimate > 0
         code = decide(
             estimate=estimate,
             interval=interval,
@@ -214,7 +237,14 @@ def _judge_metric(
             equivalent=equivalence is not None and equivalence.shown,
             alpha=plan.alpha,
             run_level_alpha=at_run_level.alpha,
+            order_agrees=order_agrees,
+            comparable=confounded is None,
         )
+        said = sentence(code, a=a, b=b, metric=metric, estimate=estimate, run_level_applies=applies)
+        if confounded:
+            said = NOT_TESTED.format(metric=METRIC_NAMES[metric], a=a, b=b, reason=confounded)
+        elif not order_agrees and (run_holm[number] or 0) <= at_run_level.alpha:
+            said = _disagreement(metric, groups[a], groups[b], ordered=a if (above or 0) > 0.5 else b)
         verdicts.append(
             PairVerdict(
                 a=a,
@@ -228,19 +258,36 @@ def _judge_metric(
                 run_level=at_run_level,
                 case_level=at_case_level,
                 equivalence=equivalence,
-                non_inferiority=_non_inferiority(difference, plan.margin.get(metric), plan.alpha)
-                if estimate is not None
-                else None,
+                non_inferiority=_non_inferiority(difference, margin, plan.alpha),
                 ensemble=_claimed_ensemble(groups, a, b),
                 controls=(),
                 code=code,
-                sentence=sentence(code, a=a, b=b, metric=metric, estimate=estimate, run_level_applies=applies),
+                sentence=said,
             )
         )
     return verdicts
 
 
-def _at_case_level(test: CaseTest | None, p_holm: float | None) -> CaseLevel:
+def _disagreement(metric: Metric, a: Sequence[ScoredRun], b: Sequence[ScoredRun], *, ordered: str) -> str:
+    """The sentence where order and means favour different sides, with the run farthest from the median of its arm."""
+    names = [arm[0].source.configuration for arm in (a, b)]
+    farthest = max(
+        (abs(value - float(np.median(values))), run.name)
+        for arm in (a, b)
+        if (values := [each for each in run_values(arm, metric) if each is not None])
+        for run, value in zip(arm, values, strict=True)
+    )
+    return DISAGREE.format(
+        metric=METRIC_NAMES[metric],
+        a=names[0],
+        b=names[1],
+        ordered=ordered,
+        favoured=next(name for name in names if name != ordered),
+        run=farthest[1],
+    )
+
+
+def _at_case_level(test: CaseTest | None, p_holm: float | None, reason: str | None) -> CaseLevel:
     swaps, both = (test.swaps, test.runs_and_cases) if test else (None, None)
     return CaseLevel(
         p=test.p if test else None,
@@ -251,6 +298,7 @@ def _at_case_level(test: CaseTest | None, p_holm: float | None) -> CaseLevel:
         swaps=None if swaps is None or swaps.exact else swaps.arrangements,
         p_of_runs_and_cases=both.p if both else None,
         degrees_of_freedom=both.degrees_of_freedom if both else None,
+        reason=reason,
     )
 
 
@@ -267,6 +315,7 @@ def _summary(name: str, members: Sequence[ScoredRun], draws: Mapping[str, FloatA
         lesions=first.strict.lesions,
         missing=sum(run.strict.missing for run in members),
         candidate_free_cases=sum(run.candidate_free_cases for run in members),
+        trained_on={run.name: 0 if run.is_baseline else run.trained_on for run in members},
         metrics={metric: _metric_summary(metric, members, draws[metric]) for metric in METRICS},
         lesion_sensitivity_at_fp={
             key: _mean([run.strict.lesion_sensitivity_at_fp.get(key) for run in members]) for key in keys

@@ -108,6 +108,49 @@ def _number(runs: int, one: Int64Array, other: Int64Array) -> Int64Array:
             root = ahead
 
 
+def without_narrow_links(components: Components, narrowest: int) -> tuple[Components, Int64Array]:
+    """Cut components where they hang together only by what is narrower than ``narrowest`` voxels in the slice (y, x).
+
+    A component is opened by a square of that side. Where two or more parts remain, they take its place, and what no
+    square fits into (links, fringes) belongs to none of them; where one part or none remains, it stays as it is.
+
+    Returns
+    -------
+    The components, in raster order of their first voxels, and for each the number of the one that it comes from.
+    """
+    everything = np.arange(len(components))
+    large = components.sizes >= 2 * narrowest**2  # smaller ones hold no two squares
+    if narrowest == 1 or not large.any():
+        return components, everything
+    considered = large[components.owners]
+    inner = _opened(components.voxels[considered], components.shape_zyx, narrowest)
+    parts = connect(inner, components.shape_zyx)
+    whose = components.owners[np.searchsorted(components.voxels, inner)]
+    origin = np.zeros(len(parts), dtype=np.int64)
+    origin[parts.owners] = whose
+    cut = np.bincount(origin, minlength=len(components)) > 1
+    if not cut.any():
+        return components, everything
+    voxels = np.union1d(components.voxels[~cut[components.owners]], inner[cut[whose]])
+    result = connect(voxels, components.shape_zyx)
+    origin = np.zeros(len(result), dtype=np.int64)
+    origin[result.owners] = components.owners[np.searchsorted(components.voxels, voxels)]
+    return result, origin
+
+
+def _opened(voxels: Int64Array, shape_zyx: tuple[int, int, int], side: int) -> Int64Array:
+    """Those of the voxels that lie in a square (y, x) of ``side`` voxels, all of which are among them."""
+    _, height, width = shape_zyx
+    rows = voxels[voxels % width <= width - side]
+    for ahead in range(1, side):
+        rows = rows[np.isin(rows + ahead, voxels, assume_unique=True)]
+    corners = rows[rows // width % height <= height - side]
+    for ahead in range(1, side):
+        corners = corners[np.isin(corners + ahead * width, rows, assume_unique=True)]
+    squares = [corners + y * width + x for y in range(side) for x in range(side)]
+    return np.unique(np.concatenate(squares))
+
+
 def intersections(lesions: Components, candidates: Components) -> Int64Array:
     """Voxels that each lesion shares with each candidate, shape (lesions, candidates).
 

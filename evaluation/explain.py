@@ -52,6 +52,7 @@ def explain(case: Case, rule: MatchingRule, *, voxel_volume_ml: float, answer: A
         Of the truth's grid.
     """
     matching = _MATCHING[answer]
+    case = strict.cut(case, rule) if answer == "strict" else case
     findings = matching.match(case, rule)
     by_lesion = {each.lesion: each for each in findings if each.lesion is not None}
     by_candidate = {each.candidate: each for each in findings if each.candidate is not None}

@@ -68,7 +68,13 @@ _STYLE: dict[Any, Any] = {
     "legend.frameon": False,
     "legend.fontsize": 8.5,
     "svg.fonttype": "none",
+    "text.parse_math": False,  # a $ in a name is a $
 }
+
+FIGURES = ("roc", "pr", "froc", "calibration", *(f"{what}-{metric}" for what in ("runs", "p") for metric in METRICS))
+"""Names of all figures that there may be."""
+
+SUFFIXES = ("png", "svg", "pdf")
 
 MANY = 8
 """Configurations; with more, runs and bands would hide one another, and p has two decimals."""

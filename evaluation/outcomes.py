@@ -10,6 +10,9 @@ from functools import cached_property
 import numpy as np
 import numpy.typing as npt
 
+from contract.errors import OncoduetError
+from contract.patients import FEWEST_PATIENTS, patients_by_case
+
 FloatArray = npt.NDArray[np.float64]
 IntArray = npt.NDArray[np.int64]
 BoolArray = npt.NDArray[np.bool_]
@@ -22,11 +25,21 @@ class Truth:
     case_ids: tuple[str, ...]
     positive: BoolArray
     lesions: IntArray  # lesions per case
+    patient_names: tuple[str, ...] | None = None  # None: the ids tell them
 
     @cached_property
     def patients(self) -> IntArray:
-        """Index of each case's patient, shape (cases,): the part of the case id before the first ``_``."""
-        names = [case_id.split("_")[0] for case_id in self.case_ids]
+        """Index of each case's patient, shape (cases,).
+
+        Raises
+        ------
+        OncoduetError
+            No patients were given, and the ids leave open who they are.
+        """
+        names = self.patient_names
+        if names is None:
+            by_case = patients_by_case(self.case_ids, source="scored cases")
+            names = tuple(by_case[case_id] for case_id in self.case_ids)
         return np.unique(names, return_inverse=True)[1].astype(np.int64)
 
     @property
@@ -43,6 +56,15 @@ class Truth:
     def positive_count(self) -> int:
         """Number of positive cases."""
         return int(self.positive.sum())
+
+
+def require_patients(truth: Truth, where: object, *, few: bool, way_out: str) -> None:
+    """Raise ``OncoduetError`` where too few patients would be drawn anew, unless that was asked for (``few``)."""
+    if not few and truth.patient_count < FEWEST_PATIENTS:
+        raise OncoduetError(
+            f"{where}: expected at least {FEWEST_PATIENTS} patients to say something about others, "
+            f"found {truth.patient_count}; {way_out} goes on all the same"
+        )
 
 
 @dataclass(frozen=True)

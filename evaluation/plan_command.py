@@ -6,6 +6,7 @@ from pathlib import Path
 from pydantic import BaseModel
 
 from contract.errors import OncoduetError, UsageError
+from contract.outputs import Output, require_apart
 from contract.records import write_record
 from evaluation.plan import (
     Table,
@@ -27,9 +28,12 @@ def answer(options: argparse.Namespace) -> Table:
     UsageError
         Options that belong together are not together.
     OncoduetError
-        A number is out of range, or a file is wrong.
+        A number is out of range, a file is wrong, or the output holds one of other origin under the record's name.
     """
     _check(options)
+    if options.output is not None:
+        require_apart(options.output, scores=options.scores, pilot=options.pilot)
+        _place(options.output, "sequential.json" if options.sequential else "plan.json").check()
     if options.sequential and not options.simulate:
         if not options.scores or not options.analysis:
             raise UsageError("plan --sequential: expected --scores and --analysis, or --simulate")
@@ -114,5 +118,9 @@ def _check(options: argparse.Namespace) -> None:
 
 def _write(output: Path | None, name: str, record: BaseModel) -> None:
     if output is not None:
-        output.mkdir(parents=True, exist_ok=True)
-        write_record(output / name, record)
+        with _place(output, name).staged() as stage:
+            write_record(stage / name, record)
+
+
+def _place(output: Path, name: str) -> Output:
+    return Output(output, f"evaluation plan {name}", [name])

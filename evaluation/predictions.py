@@ -1,12 +1,17 @@
 """Finding predictions, in any of the layouts that they come in.
 
 A folder is one run's predictions when it holds ``predictions.json`` with a folder per job (the platform's layout, and
-what ``algorithm batch`` writes) or plain detection maps ``CASE.mha`` with optional likelihoods ``CASE.json``. Otherwise
-each of its sub-folders with a ``predictions.json`` or a ``source.json`` is a run of its own.
+what ``algorithm batch`` writes) or plain detection maps ``CASE.mha`` with likelihoods ``CASE.json`` of all of them or
+of none. Otherwise each of its sub-folders with a ``predictions.json`` or a ``source.json`` is a run of its own.
+
+Predictions never say by which rule they are scored. A card that they bring or name tells where a job's outputs lie, and
+where it would score this truth by another rule than the one that counts without a card, scoring is refused until truth
+or command line say which is meant.
 """
 
+import logging
 import re
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,11 +21,14 @@ from contract.files import sha256_file, sha256_json
 from contract.records import Source, read_record
 from contract.sockets import Job, read_jobs, single_image
 from contract.volume import is_image
+from evaluation.case_files import case_name, images_by_case, likelihoods_by_case, listed, require_none_below
 from evaluation.cases import MatchingRule, Prediction
-from evaluation.truth import OnMissing, TruthFolder, images_by_case
+from evaluation.truth import OnMissing, TruthFolder
 
 LISTING = "predictions.json"
 SOURCE = "source.json"
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -54,14 +62,14 @@ class Run:
 def find_runs(folder: Path, truth: TruthFolder, *, card: Card | None, on_missing: OnMissing) -> list[Run]:
     """Find the runs in a folder and line their predictions up with the truth.
 
-    The card that scores is, in this order: ``card``, the truth folder's, the one of ours that ``source.json`` names,
-    the run's own ``card.toml``, for jobs the one of ours that has their outputs; else every non-zero label is lesion.
+    The card that scores is ``card`` or else the truth folder's; without either every non-zero label is lesion.
 
     Raises
     ------
     OncoduetError
         There are no predictions; a listing, card or source is faulty; a case has two predictions, a prediction has no
-        truth, or (unless ``on_missing`` is ``worst``) a case has no prediction.
+        truth, or (unless ``on_missing`` is ``worst``) a case has no prediction; predictions claim a card by which this
+        truth would be scored otherwise, and no card decides.
     """
     if not folder.is_dir():
         raise OncoduetError(f"{folder}: expected a folder of predictions, found none")
@@ -74,6 +82,9 @@ def find_runs(folder: Path, truth: TruthFolder, *, card: Card | None, on_missing
         raise OncoduetError(
             f"{folder}: expected detection maps or folders of them, found both, such as the folder {inner[0].name}"
         )
+    others = [path.name for path in entries if path.is_dir() and path not in inner]
+    if others:
+        _log.warning("%s: not scored, having neither %s nor %s: %s", folder, LISTING, SOURCE, ", ".join(others))
     return [_run(path, path.name, truth, card=card, on_missing=on_missing) for path in inner]
 
 
@@ -116,7 +127,7 @@ def case_of_job(job: Job, card: Card, case_ids: Collection[str], listing: Path) 
     if not names:
         raise OncoduetError(f"{listing}: job {job.pk}: expected an input image with a name, found none")
     channels = "|".join(re.escape(name) for name in card.channel_names)
-    name = names[0]
+    name = case_name(names[0])
     while name not in case_ids:
         shorter = re.sub(rf"(_({channels}|\d{{4}})|\.[A-Za-z]+)$", "", name)
         if shorter == name:
@@ -151,13 +162,15 @@ def card_of_outputs(listing: Path) -> Card:
 
 def _run(folder: Path, name: str, truth: TruthFolder, *, card: Card | None, on_missing: OnMissing) -> Run:
     source = read_record(folder / SOURCE, Source) if (folder / SOURCE).is_file() else None
-    card = card or truth.card or _named_card(source) or _own_card(folder)
+    card = card or truth.card
+    own = _claimed_card(folder, source)
     if (folder / LISTING).is_file():
-        card = card or card_of_outputs(folder / LISTING)
-        predictions = predictions_of_jobs(folder, card, truth.label_maps)
+        predictions = predictions_of_jobs(folder, card or own or card_of_outputs(folder / LISTING), truth.label_maps)
     else:
-        predictions = _plain_predictions(folder)
+        predictions = _plain_predictions(folder, truth)
     check_complete(folder, predictions, truth, on_missing)
+    if card is None and own is not None:
+        _require_no_other_rule(folder, own, truth)
     return Run(folder, name, predictions, source, card)
 
 
@@ -168,11 +181,11 @@ def check_complete(
     missing = [case_id for case_id in truth.label_maps if case_id not in predictions]
     surplus = [case_id for case_id in predictions if case_id not in truth.label_maps]
     if surplus:
-        raise OncoduetError(f"{folder}: expected predictions of cases in {truth.folder}, found also {_list(surplus)}")
+        raise OncoduetError(f"{folder}: expected predictions of cases in {truth.folder}, found also {listed(surplus)}")
     if missing and on_missing == "error":
         raise OncoduetError(
             f"{folder}: expected predictions of all {len(truth.label_maps)} cases in {truth.folder}, "
-            f"found none of {_list(missing)}"
+            f"found none of {listed(missing)}"
         )
     inside = folder.resolve()
     for case_id, prediction in predictions.items():
@@ -183,26 +196,27 @@ def check_complete(
             raise OncoduetError(f"{prediction.detection_map}: expected a prediction, found the truth itself")
 
 
-def _plain_predictions(folder: Path) -> dict[str, Prediction]:
-    maps = images_by_case(folder, "_detection_map")
+def _plain_predictions(folder: Path, truth: TruthFolder) -> dict[str, Prediction]:
+    maps = images_by_case(folder, "_detection_map", neighbour="_label")
+    require_none_below(folder, maps, asked=truth.label_maps)
     if not maps:
         raise OncoduetError(f"{folder}: expected predictions ({LISTING}, or CASE.mha or CASE.nii.gz), found none")
-    likelihoods = {case_id: folder / f"{case_id}.json" for case_id in maps}
-    return {
-        case_id: Prediction(path, likelihoods[case_id] if likelihoods[case_id].is_file() else None)
-        for case_id, path in maps.items()
-    }
+    likelihoods = likelihoods_by_case(folder, maps)
+    return {case_id: Prediction(path, likelihoods.get(case_id)) for case_id, path in maps.items()}
 
 
-def _named_card(source: Source | None) -> Card | None:
+def _claimed_card(folder: Path, source: Source | None) -> Card | None:
+    """The card that predictions bring, or the one of ours that they name."""
+    path = folder / "card.toml"
+    if path.is_file():
+        return load_card(path)
     return load_card(source.card) if source is not None and source.card in card_names() else None
 
 
-def _own_card(folder: Path) -> Card | None:
-    path = folder / "card.toml"
-    return load_card(path) if path.is_file() else None
-
-
-def _list(case_ids: Iterable[str]) -> str:
-    first, *others = case_ids
-    return f"{first} and {len(others)} more" if others else first
+def _require_no_other_rule(folder: Path, claimed: Card, truth: TruthFolder) -> None:
+    if not MatchingRule.of(claimed).reads_alike(MatchingRule(), truth.label_values()):
+        raise OncoduetError(
+            f"{folder}: expected --card, or a card.toml beside the truth, since the card of the predictions "
+            f"({claimed.name}) scores these label maps by another rule than no card does, and predictions choose none; "
+            "found neither"
+        )

@@ -16,7 +16,7 @@ from markupsafe import Markup
 
 from contract.files import write_text
 from evaluation.analysis import METRICS, Metric
-from evaluation.figures import DARK_PALETTE, MANY, PALETTE, draw_figures, looks, p_text
+from evaluation.figures import DARK_PALETTE, FIGURES, MANY, PALETTE, SUFFIXES, draw_figures, looks, p_text
 from evaluation.misses import Miss, describe_misses, draw_misses
 from evaluation.readings import (
     FALSE_POSITIVES_PER_CASE,
@@ -27,7 +27,7 @@ from evaluation.readings import (
     operating_points,
 )
 from evaluation.scored_runs import ScoredRun
-from evaluation.tables import write_tables
+from evaluation.tables import TABLES, write_tables
 from evaluation.verdict import METRIC_NAMES, Code, PairVerdict, Verdict
 
 CODE_NAMES: Mapping[Code, str] = {
@@ -37,6 +37,13 @@ CODE_NAMES: Mapping[Code, str] = {
     "on-par": "on par",
     "undecided": "undecided",
 }
+REPORT_FILES = (
+    "report.html",
+    *(f"figures/{name}.{suffix}" for name in FIGURES for suffix in SUFFIXES),
+    "figures/misses.png",
+    *(f"tables/{name}" for name in TABLES),
+)
+"""All that a report may consist of."""
 _MOST_FLIPS = 25
 _PACKAGES = ("numpy", "scipy", "statsmodels", "matplotlib")
 
@@ -130,7 +137,7 @@ def summary(verdict: Verdict) -> str:
 
 def notes(verdict: Verdict) -> list[str]:
     """What a reader must know before believing a word: each note one sentence or two."""
-    found = []
+    found = _notes_on_training_studies(verdict)
     if "demo" in verdict.profiles:
         found.append(
             "Demonstration: the runs were trained with the profile “demo”, a few minutes on small phantoms. "
@@ -144,6 +151,9 @@ def notes(verdict: Verdict) -> list[str]:
     elif verdict.pairs and not any(pair.equivalence for pair in verdict.pairs):
         found.append("The analysis file declares no margin, so nothing can be shown to be on par.")
     found += _notes_on_runs(verdict)
+    found += _notes_on_folds(verdict)
+    if verdict.subgroups_left_out:
+        found.append(f"Declared subgroups that are too small to be judged: {'; '.join(verdict.subgroups_left_out)}.")
     missing = sum(each.missing for each in verdict.configurations)
     if missing:
         found.append(f"{missing} missing {_plural('prediction', missing)} counted as likelihood 0 without candidates.")
@@ -178,6 +188,34 @@ def number(value: float | None, digits: int = 3) -> str:
 def signed(value: float | None) -> str:
     """A difference with its sign, or a dash."""
     return "–" if value is None else f"{value:+.3f}".replace("-", "−")
+
+
+def _notes_on_training_studies(verdict: Verdict) -> list[str]:
+    """First of all notes: a score on studies that a network has seen says nothing about others."""
+    by_run = {name: seen for each in verdict.configurations for name, seen in each.trained_on.items()}
+    cases = verdict.configurations[0].cases
+    seen = [f"{name} on {count}" for name, count in by_run.items() if count]
+    found = []
+    if seen:
+        found.append(
+            f"SCORED ON TRAINING STUDIES. Of the {cases} studies, networks were trained on some: {_list(seen, 'and')}. "
+            "Their figures say nothing about other patients."
+        )
+    unknown = [name for name, count in by_run.items() if count is None]
+    if unknown:
+        which = f"{len(unknown)} of {_count(by_run, 'run')}" if len(unknown) > 3 else _list(unknown, "and")
+        found.append(f"Whether studies scored here were trained on is not known of {which}.")
+    return found
+
+
+def _notes_on_folds(verdict: Verdict) -> list[str]:
+    confounded: dict[str, list[str]] = {}
+    for pair in verdict.pairs:
+        reason = pair.case_level.reason or pair.run_level.folds
+        names = f"{pair.a} and {pair.b}"
+        if reason and names not in confounded.setdefault(reason, []):
+            confounded[reason].append(names)
+    return [f"{'; '.join(pairs)}: {reason}." for reason, pairs in confounded.items()]
 
 
 def _notes_on_runs(verdict: Verdict) -> list[str]:

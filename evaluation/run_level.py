@@ -5,6 +5,7 @@ them; nor is a baseline, which has no runs. Such pairs are compared at case leve
 """
 
 from collections.abc import Sequence
+from fractions import Fraction
 
 from statsmodels.stats.multitest import multipletests
 
@@ -21,7 +22,7 @@ def run_level(metric: Metric, a: Sequence[ScoredRun], b: Sequence[ScoredRun], pl
     defined = [[value for value in arm if value is not None] for arm in values]
     folds = _folds(a, b)
     smallest = None
-    reason = no_exchange(a, b)
+    reason = no_exchange(a, b) or no_common_fold(a, b)
     if reason is None and any(len(arm) < len(all_of) for arm, all_of in zip(defined, values, strict=True)):
         reason = f"{metric} is undefined on this test set"
     if reason is None:
@@ -38,14 +39,39 @@ def run_level(metric: Metric, a: Sequence[ScoredRun], b: Sequence[ScoredRun], pl
             blocked_by_fold=False,
             reason=reason,
         )
+    tested = order_test(defined[0], defined[1], folds=folds)
     return RunLevel(
-        p=order_test(defined[0], defined[1], folds=folds).p,
+        p=tested.p,
+        probability_above=tested.statistic,
         smallest_attainable_p=smallest,
         p_holm=None,
         alpha=alpha,
         p_of_means=mean_difference_test(defined[0], defined[1], folds=folds, seed=plan.seed).p,
         blocked_by_fold=folds is not None,
         reason=None,
+        folds=unequal_folds(a, b),
+    )
+
+
+def no_common_fold(a: Sequence[ScoredRun], b: Sequence[ScoredRun]) -> str | None:
+    """Why nothing tells the two configurations apart from the folds that they were trained on; None where it does."""
+    of_a, of_b = _known_folds(a), _known_folds(b)
+    if not of_a or not of_b or set(of_a) & set(of_b):
+        return None
+    return "they share no fold, so that fold and configuration cannot be told apart"
+
+
+def unequal_folds(a: Sequence[ScoredRun], b: Sequence[ScoredRun]) -> str | None:
+    """What to know where both arms' folds are known and not the same, in the same numbers; None elsewhere."""
+    of_a, of_b = _known_folds(a), _known_folds(b)
+    if not of_a or not of_b or no_common_fold(a, b):
+        return None
+    shares = [{fold: Fraction(arm.count(fold), len(arm)) for fold in arm} for arm in (of_a, of_b)]
+    if shares[0] == shares[1]:
+        return None
+    return (
+        "the folds are not the same on both sides: the run level compares within the common ones, means and case level "
+        "do not"
     )
 
 
@@ -66,10 +92,15 @@ def no_exchange(a: Sequence[ScoredRun], b: Sequence[ScoredRun]) -> str | None:
 
 def _folds(a: Sequence[ScoredRun], b: Sequence[ScoredRun]) -> tuple[list[int], list[int]] | None:
     """Each run's fold, where all are known, there are several, and the arms have one in common."""
-    of_a, of_b = ([run.source.fold for run in arm if run.source.fold is not None] for arm in (a, b))
-    known = len(of_a) == len(a) and len(of_b) == len(b)
-    several = len(set(of_a) | set(of_b)) > 1
-    return (of_a, of_b) if known and several and set(of_a) & set(of_b) else None
+    of_a, of_b = _known_folds(a), _known_folds(b)
+    several = len({*of_a, *of_b}) > 1
+    return (of_a, of_b) if several and set(of_a) & set(of_b) else None
+
+
+def _known_folds(runs: Sequence[ScoredRun]) -> list[int]:
+    """Each run's fold, or nothing where one is not known."""
+    folds = [run.source.fold for run in runs if run.source.fold is not None]
+    return folds if len(folds) == len(runs) else []
 
 
 def run_values(runs: Sequence[ScoredRun], metric: Metric) -> list[float | None]:

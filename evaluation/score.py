@@ -5,26 +5,37 @@ checked and computed before anything is written.
 """
 
 import csv
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+import logging
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 
 from contract.cards import Card
 from contract.errors import OncoduetError
-from contract.files import atomic_file, staged_folder
+from contract.files import atomic_file, sha256_json
+from contract.outputs import Output, require_apart, require_folder, require_unowned, subfolder
+from contract.patients import FILE as PATIENTS
+from contract.patients import patients_by_case, said_patients
 from contract.provenance import writer
 from contract.records import MetricsRecord, Source, write_record
 from evaluation import picai, strict
+from evaluation.case_files import case_name, listed
 from evaluation.cases import Case, MatchingRule, Prediction, ScoredCase, Truth, read_case, read_case_as_picai_eval
 from evaluation.components import connect
 from evaluation.metrics import picai_metrics, strict_metrics
 from evaluation.predictions import SOURCE, Run, find_runs
 from evaluation.truth import OnMissing, TruthFolder, find_truth
 
+COMMAND = "evaluation score"
 METRICS = "metrics.json"
+ROWS = ("cases.csv", "lesions.csv")
 PICAI_ONLY = "not computed: --picai-only"
+
+_log = logging.getLogger(__name__)
 
 Tracker = Callable[[Sequence[str], str], Iterable[str]]
 """Hands out the case ids of one run (its name comes second) while it shows how far they are."""
@@ -39,6 +50,8 @@ class Score:
     cases: tuple[ScoredCase, ...]
     """By strict matching, or picai's where that is the only answer."""
     source: Source | None
+    patients: Mapping[str, str] | None = None
+    """By case id; None where the ids tell them, or nothing does."""
 
 
 def untracked(case_ids: Sequence[str], name: str) -> Iterable[str]:
@@ -54,6 +67,8 @@ def score(
     card: Card | None = None,
     on_missing: OnMissing = "error",
     picai_only: bool = False,
+    patients: str | None = None,
+    training_studies_too: bool = False,
     track: Tracker = untracked,
 ) -> list[Score]:
     """Score the run in ``predictions``, or each of the runs in its sub-folders, into ``output``.
@@ -65,38 +80,68 @@ def score(
     truth
         A folder as :mod:`evaluation.truth` describes.
     output
-        Gets ``metrics.json``, ``cases.csv``, ``lesions.csv`` and, where the predictions have one, ``source.json``; for
-        several runs a folder with these each.
+        Gets ``metrics.json``, ``cases.csv``, ``lesions.csv`` and, where the predictions have one, ``source.json``, and
+        where ids alone do not tell the patients, ``patients.csv``; for several runs a folder with these each.
     card
-        Scores instead of the card that truth or predictions name.
+        Scores instead of the truth's.
     on_missing
         ``worst`` counts a case without prediction as likelihood 0 without candidates.
     picai_only
         Leave strict null, and ask of predictions no more than picai-eval does.
+    patients
+        What ``--patients`` says: ``by-case``, ``by-prefix`` or the path of a table.
+    training_studies_too
+        Score also what a network was trained on.
     track
         Shows progress.
 
     Raises
     ------
     OncoduetError
-        Anything about the input is wrong; nothing is written then.
+        Anything about the input is wrong, or the output holds other scores or files of other origin under the same
+        names; nothing is written then.
     """
-    for name, folder in (("predictions", predictions), ("truth", truth)):
-        if output.resolve() == folder.resolve():
-            raise OncoduetError(f"{output}: expected an output folder of its own, found the {name}")
+    require_apart(output, predictions=predictions, truth=truth)
+    require_folder(output)
+    require_unowned(output, COMMAND)
     truth_folder = find_truth(truth)
+    decided = _patients(truth_folder, patients)
     runs = find_runs(predictions, truth_folder, card=card, on_missing=on_missing)
+    for run in runs:
+        _require_unseen(run, truth_folder, training_studies_too=training_studies_too)
     truth_sha256 = truth_folder.sha256()
+    places = [_place(output, run, truth_sha256) for run in runs]
+    for place in places:
+        place.check()
     scores = [
-        score_run(run, truth_folder, truth_sha256=truth_sha256, picai_only=picai_only, track=track) for run in runs
+        replace(
+            score_run(run, truth_folder, truth_sha256=truth_sha256, picai_only=picai_only, track=track),
+            patients=decided,
+        )
+        for run in runs
     ]
-    with staged_folder(output) as stage:
-        for each in scores:
-            write_score(each, stage / each.run.name)
-    for each in scores:
-        if each.source is None:
-            (output / each.run.name / SOURCE).unlink(missing_ok=True)  # of an earlier run into the same folder
+    with ExitStack() as stages:
+        for place, each in zip(places, scores, strict=True):
+            write_score(each, stages.enter_context(place.staged()))
     return scores
+
+
+def _place(output: Path, run: Run, truth_sha256: str) -> Output:
+    """Where a run's scores go. Other predictions of the same run take their place, those of another run do not."""
+    source = run.source
+    whose = {"predictions": run.sha256()} if source is None else {"run": _key(source)}
+    return Output(
+        subfolder(output, run.name),
+        COMMAND,
+        [METRICS, *ROWS, PATIENTS, SOURCE],
+        identity={**whose, "truth": truth_sha256},
+        record=METRICS,
+    )
+
+
+def _key(source: Source) -> str:
+    place = f"fold {source.fold} restart {source.restart}"
+    return f"{source.configuration} {place} ({sha256_json(sorted(source.runs))[:12]})"
 
 
 def score_run(
@@ -113,7 +158,7 @@ def score_run(
         by_picai.append(ScoredCase(case_id, positive, maximum, picai.match(case, rule), missing))
         if not picai_only:
             by_strict.append(ScoredCase(case_id, positive, case.likelihood, strict.match(case, rule), missing))
-    parents = {"predictions": run.sha256(), "truth": truth_sha256}
+    parents = {"predictions": run.sha256(), "truth": truth_sha256, "scoring_rule": rule.sha256}
     if run.card is not None:
         parents["scoring_card"] = run.card.sha256
     metrics = MetricsRecord(
@@ -121,9 +166,13 @@ def score_run(
         strict=None if picai_only else strict_metrics(by_strict),
         strict_reason=PICAI_ONLY if picai_only else None,
         picai=picai_metrics(by_picai),
+        trained_on=None if (seen := _seen(run, truth)) is None else len(seen),
     )
     source = run.source and run.source.model_copy(
-        update={"written_by": writer(), "parents": {**run.source.parents, **parents}}
+        update={
+            "written_by": writer(),
+            "parents": {name: of for name, of in run.source.parents.items() if name != "scoring_card"} | parents,
+        }
     )
     return Score(run, metrics, tuple(by_picai if picai_only else by_strict), source)
 
@@ -131,8 +180,8 @@ def score_run(
 def read_one(run: Run, truth: TruthFolder, case_id: str, *, picai_only: bool = False) -> tuple[Case, Truth]:
     """One case of a run as it is scored, and its truth. Raises ``OncoduetError`` as :func:`score_run` does."""
     known = truth.case(case_id, MatchingRule.of(run.card))
-    read = read_case_as_picai_eval if picai_only else read_case
-    return _case(run.predictions.get(case_id), known, read), known
+    strictly = partial(read_case, most_candidates=MatchingRule.of(run.card).most_candidates)
+    return _case(run.predictions.get(case_id), known, read_case_as_picai_eval if picai_only else strictly), known
 
 
 def write_score(score: Score, folder: Path) -> None:
@@ -141,20 +190,51 @@ def write_score(score: Score, folder: Path) -> None:
     write_rows(score.cases, folder)
     if score.source is not None:
         write_record(folder / SOURCE, score.source)
+    if score.patients is not None:
+        _write_csv(folder / PATIENTS, ("case_id", "patient_id"), sorted(score.patients.items()))
 
 
 def write_rows(cases: Sequence[ScoredCase], folder: Path) -> None:
     """Write ``cases.csv`` and ``lesions.csv``: what each case and each finding contributed."""
     _write_csv(
-        folder / "cases.csv",
+        folder / ROWS[0],
         ("case_id", "label", "likelihood"),
         ((case.case_id, int(case.positive), case.likelihood) for case in cases),
     )
     _write_csv(
-        folder / "lesions.csv",
+        folder / ROWS[1],
         ("case_id", "kind", "confidence", "overlap"),
         ((case.case_id, each.kind, each.confidence, each.overlap) for case in cases for each in case.findings),
     )
+
+
+def _patients(truth: TruthFolder, words: str | None) -> dict[str, str] | None:
+    """Patients that are to be recorded: those that ids alone do not tell."""
+    said = ({}, None) if words is None else said_patients(words)
+    try:
+        found = truth.patients(said)
+    except OncoduetError as error:
+        _log.warning("%s; compare will ask", error)
+        return None
+    try:
+        return None if found == patients_by_case(found, source=truth.folder) else found
+    except OncoduetError:
+        return found
+
+
+def _seen(run: Run, truth: TruthFolder) -> list[str] | None:
+    """Cases that a network of the run was trained on; None: not known."""
+    trained_on = None if run.source is None else run.source.trained_on
+    return None if trained_on is None else sorted({*map(case_name, trained_on)} & set(truth.label_maps))
+
+
+def _require_unseen(run: Run, truth: TruthFolder, *, training_studies_too: bool) -> None:
+    seen = _seen(run, truth)
+    if seen and not training_studies_too:
+        raise OncoduetError(
+            f"{run.folder}: expected studies that none of its networks was trained on, found {len(seen)} of "
+            f"{len(truth.label_maps)} that one was: {listed(seen)}; --training-studies-too scores them all the same"
+        )
 
 
 def _case(prediction: Prediction | None, truth: Truth, read: Callable[[Prediction, Truth], Case]) -> Case:

@@ -1,12 +1,16 @@
 """Read scored runs: folders with ``metrics.json``, ``cases.csv``, ``lesions.csv`` and ``source.json``.
 
+``patients.csv`` beside them says who the patients are where ids alone do not.
+
 The strict answer is what is compared; the tables must give it again, so that figures, intervals and tests speak of the
 same numbers as ``metrics.json``. Runs are ordered by what they are, never by where they lie.
 """
 
 import csv
 import hashlib
+import io
 import math
+import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -15,14 +19,19 @@ from pathlib import Path
 import numpy as np
 
 from contract.errors import OncoduetError
-from contract.files import sha256_file
+from contract.files import read_regular, sha256_file
+from contract.patients import FILE as PATIENTS
+from contract.patients import patients_by_case, read_patients, said_patients
 from contract.records import Metrics, MetricsRecord, Source, read_record
+from evaluation.case_files import case_name
 from evaluation.outcomes import FloatArray, Outcome, Truth, weighted_ap, weighted_auroc
 
 _CASE_COLUMNS = ["case_id", "label", "likelihood"]
 _LESION_COLUMNS = ["case_id", "kind", "confidence", "overlap"]
 _KINDS = ("tp", "fp", "fn", "ignored")
 _TOLERANCE = 1e-6
+_PARENTS = {"truth": "truth", "scoring_card": "scoring card", "scoring_rule": "scoring rule"}
+"""Parents of ``metrics.json`` that runs share which are compared."""
 
 
 @dataclass(frozen=True)
@@ -34,6 +43,10 @@ class ScoredRun:
     strict: Metrics
     picai: Metrics
     metrics_sha256: str
+    parents: Mapping[str, str]
+    """Of ``metrics.json``: hashes of the predictions, the truth, and what scored them."""
+    trained_on: int | None
+    """How many of the cases a network of it was trained on; None: not known."""
     truth: Truth
     outcome: Outcome
     candidate_free_cases: int
@@ -54,14 +67,19 @@ class ScoredRun:
         return self.source.configuration.startswith("control-")
 
 
-def read_scored_runs(scores: Sequence[Path]) -> list[ScoredRun]:
+def read_scored_runs(scores: Sequence[Path], *, patients: str | None = None) -> list[ScoredRun]:
     """Read every scored run in or below the given folders, ordered by configuration, fold and restart.
+
+    Parameters
+    ----------
+    patients
+        What ``--patients`` says, in place of what is recorded beside the scores.
 
     Raises
     ------
     OncoduetError
         A folder holds no scored run, or one without ``source.json``; a file breaks its schema or contradicts another;
-        a run stands twice; cards, case lists or truth differ.
+        a run stands twice; cards, case lists, truth, patients, or what scored them differ.
     """
     folders = [folder for path in scores for folder in _find(path)]
     if not folders:
@@ -73,6 +91,10 @@ def read_scored_runs(scores: Sequence[Path]) -> list[ScoredRun]:
     read.sort(key=lambda pair: _order(pair[1]))
     _require_one_test(read)
     _require_distinct(read)
+    if patients is not None:
+        given, rule = said_patients(patients)
+        by_case = patients_by_case(read[0][1].truth.case_ids, given=_in_nfc(given), rule=rule, source=read[0][0])
+        read = [(folder, replace(run, truth=_with_patients(run.truth, by_case))) for folder, run in read]
     names = Counter(run.name for _, run in read)
     return [run if names[run.name] == 1 else replace(run, name=_longer_name(run)) for _, run in read]
 
@@ -88,11 +110,17 @@ def group_by_configuration(runs: Sequence[ScoredRun]) -> dict[str, list[ScoredRu
 def _find(path: Path) -> list[Path]:
     if (path / "metrics.json").is_file() or (path / "source.json").is_file():
         return [path]
-    found = [file.parent for file in path.rglob("metrics.json")] if path.is_dir() else []
-    visible = [folder for folder in found if not any(part.startswith(".") for part in folder.relative_to(path).parts)]
-    if not visible:
+
+    def refuse(error: OSError) -> None:
+        raise error
+
+    found = []
+    for place, inner, names in os.walk(path, onerror=refuse) if path.is_dir() else ():
+        inner[:] = sorted(name for name in inner if not name.startswith("."))
+        found += [Path(place)] if "metrics.json" in names else []
+    if not found:
         raise OncoduetError(f"{path}: expected a scored run (metrics.json) or a folder of such, found none")
-    return visible
+    return found
 
 
 def _read(folder: Path) -> ScoredRun:
@@ -106,18 +134,41 @@ def _read(folder: Path) -> ScoredRun:
         raise OncoduetError(
             f"{folder / 'metrics.json'}: expected a strict answer to compare, found none ({record.strict_reason})"
         )
+    for name in ("predictions", *_PARENTS):
+        if record.parents.get(name) != source.parents.get(name):
+            raise OncoduetError(
+                f"{folder / 'source.json'}: expected the {name.replace('_', ' ')} of metrics.json "
+                f"({_hash(record.parents.get(name))}), found {_hash(source.parents.get(name))}: one is older"
+            )
     truth, outcome, candidate_free_cases = _read_lesions(folder / "lesions.csv", *_read_cases(folder / "cases.csv"))
     _require_agreement(folder, record.strict, truth, outcome)
+    if (folder / PATIENTS).is_file():
+        given = _in_nfc(read_patients(folder / PATIENTS))
+        truth = _with_patients(truth, patients_by_case(truth.case_ids, given=given, source=folder / PATIENTS))
     return ScoredRun(
         name=_name(source),
         source=source,
         strict=record.strict,
         picai=record.picai,
         metrics_sha256=sha256_file(folder / "metrics.json"),
+        parents=record.parents,
+        trained_on=record.trained_on,
         truth=truth,
         outcome=outcome,
         candidate_free_cases=candidate_free_cases,
     )
+
+
+def _with_patients(truth: Truth, by_case: Mapping[str, str]) -> Truth:
+    return replace(truth, patient_names=tuple(by_case[case_id] for case_id in truth.case_ids))
+
+
+def _in_nfc(patients: Mapping[str, str]) -> dict[str, str]:
+    return {case_name(case_id): patient for case_id, patient in patients.items()}
+
+
+def _hash(sha256: str | None) -> str:
+    return "none" if sha256 is None else sha256[:12]
 
 
 def _read_cases(path: Path) -> tuple[Truth, FloatArray]:
@@ -164,13 +215,12 @@ def _read_lesions(path: Path, truth: Truth, likelihood: FloatArray) -> tuple[Tru
         confidence=np.array([-negative for negative, _, _ in candidates], dtype=np.float64),
         hit=np.array([hit for _, _, hit in candidates], dtype=np.bool_),
     )
-    return Truth(truth.case_ids, truth.positive, lesions), outcome, len(index) - len(with_candidate)
+    return replace(truth, lesions=lesions), outcome, len(index) - len(with_candidate)
 
 
 def _table(path: Path, columns: Sequence[str]) -> list[Mapping[str, str]]:
     try:
-        with path.open(encoding="utf-8", newline="") as stream:
-            lines = list(csv.reader(stream, strict=True))
+        lines = list(csv.reader(io.StringIO(read_regular(path).decode("utf-8-sig"), newline=""), strict=True))
     except FileNotFoundError:
         raise OncoduetError(f"{path}: expected the table {','.join(columns)}, found no file") from None
     except (OSError, ValueError, csv.Error) as error:
@@ -217,7 +267,7 @@ def _require_agreement(folder: Path, strict: Metrics, truth: Truth, outcome: Out
 
 
 def _require_one_test(read: Sequence[tuple[Path, ScoredRun]]) -> None:
-    """All runs must answer the same question: one card, one case list, one truth."""
+    """All runs must answer the same question: one card, one rule, one case list, one truth, the same patients."""
     first_folder, first = read[0]
     for folder, run in read[1:]:
         if run.source.card_sha256 != first.source.card_sha256:
@@ -230,17 +280,28 @@ def _require_one_test(read: Sequence[tuple[Path, ScoredRun]]) -> None:
                 f"{folder}: expected the {len(first.truth.case_ids)} cases of {first_folder}, found "
                 f"{len(run.truth.case_ids)}; {len(differing)} stand in one of the two alone, such as {differing[0]}"
             )
-        for what, found, expected in [
+        for what, ours, theirs in [
             ("label", run.truth.positive, first.truth.positive),
             ("number of lesions", run.truth.lesions, first.truth.lesions),
         ]:
-            differs = np.flatnonzero(found != expected)
+            differs = np.flatnonzero(ours != theirs)
             if differs.size:
                 case = differs[0]
                 raise OncoduetError(
-                    f"{folder}: case {run.truth.case_ids[case]}: expected the {what} {int(expected[case])} as in "
-                    f"{first_folder}, found {int(found[case])}"
+                    f"{folder}: case {run.truth.case_ids[case]}: expected the {what} {int(theirs[case])} as in "
+                    f"{first_folder}, found {int(ours[case])}"
                 )
+        for name, what in _PARENTS.items():
+            found, expected = (each.parents.get(name) for each in (run, first))
+            if found != expected:
+                raise OncoduetError(
+                    f"{folder / 'metrics.json'}: expected the {what} of {first_folder} ({_hash(expected)}), "
+                    f"found another ({_hash(found)}); score both anew, by one card and against one truth"
+                )
+        if run.truth.patient_names != first.truth.patient_names:
+            raise OncoduetError(
+                f"{folder / PATIENTS}: expected the patients of {first_folder}, found others; --patients decides"
+            )
 
 
 def _require_distinct(read: Sequence[tuple[Path, ScoredRun]]) -> None:

@@ -4,21 +4,28 @@ A candidate may take a lesion when their overlap, unrounded, reaches the rule's 
 descending confidence; one is accepted when the accepted ones can be rearranged so that each still has a lesion of its
 own (an augmenting path). Hence the accepted candidates above any threshold are a largest matching of all candidates
 above it: a weak candidate never displaces a strong one, and raising the threshold never uncovers a lost lesion.
+
+Before that, candidates are cut where they hang together only by links narrower than the rule allows: guesses joined by
+a line are several guesses. Only the order of confidences counts, so coding a rank in them gains nothing.
 """
+
+from dataclasses import replace
 
 import numpy as np
 import numpy.typing as npt
 
 from evaluation.assignment import assign
 from evaluation.cases import Case, Finding, Float64Array, Kind, MatchingRule
-from evaluation.components import intersections
+from evaluation.components import intersections, without_narrow_links
 
 
 def match(case: Case, rule: MatchingRule) -> tuple[Finding, ...]:
     """Match candidates with lesions: hits by lesion, then missed lesions, false positives, ignored candidates.
 
-    Candidates that reach a lesion which others have are ignored: they are neither hits nor false positives.
+    Candidates that reach a lesion which others have are ignored: they are neither hits nor false positives. Their
+    numbers are those of :func:`cut`.
     """
+    case = cut(case, rule)
     overlap = overlaps(case, rule)
     reachable: npt.NDArray[np.bool_] = overlap >= rule.minimum_overlap
     best = overlap.max(axis=0, initial=0.0)
@@ -40,6 +47,16 @@ def match(case: Case, rule: MatchingRule) -> tuple[Finding, ...]:
     )
     left = [Finding(kind, float(confidences[c]), float(best[c]), candidate=c) for kind, some in unmatched for c in some]
     return (*hits, *missed, *left)
+
+
+def cut(case: Case, rule: MatchingRule) -> Case:
+    """The case with its candidates cut at narrow links; each part is as confident as the whole was."""
+    candidates, origin = without_narrow_links(case.candidates, rule.narrowest_link)
+    return (
+        case
+        if candidates is case.candidates
+        else replace(case, candidates=candidates, confidences=case.confidences[origin])
+    )
 
 
 def overlaps(case: Case, rule: MatchingRule) -> Float64Array:

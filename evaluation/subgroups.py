@@ -3,13 +3,13 @@
 The analysis file declares the columns. A group holds the positive cases with a value. Its negative cases are those with
 the same value where every value of the column has some (a centre, a scanner), otherwise all of them (a grade, a size or
 a zone belongs to a lesion). Numbers with more than six values are cut at their median; of several the largest counts.
-Of several words each counts once: two peripheral lesions are *peripheral*.
+Of several words each counts once: two peripheral lesions are *peripheral*. A cell without a value, ``NA`` or ``nan`` is
+unknown. Whether ``1,99`` is one number or two must be clear from the table, or it is refused.
 
 p-values are the case level's, adjusted by Holm over all groups and comparisons: subgroups are looked at, not looked
 for.
 """
 
-import csv
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -17,9 +17,12 @@ from pathlib import Path
 import numpy as np
 
 from contract.errors import OncoduetError
+from contract.patients import FEWEST_PATIENTS
+from contract.tables import Table
 from evaluation.analysis import Analysis
 from evaluation.case_level import case_level_tests
 from evaluation.intervals import percentile_interval, two_level_bootstrap
+from evaluation.marksheet import read_marksheet
 from evaluation.outcomes import BoolArray, Outcome, Truth
 from evaluation.run_level import holm
 from evaluation.scored_runs import ScoredRun
@@ -44,25 +47,21 @@ def read_groups(path: Path, columns: Sequence[str], truth: Truth) -> Groups:
     Raises
     ------
     OncoduetError
-        The file, a column, or a case of the test set is missing from it.
+        The file, a column, or a case of the test set is missing from it; two rows of a case contradict each other; a
+        column holds numbers and words, or numbers that can be read in two ways.
     """
-    try:
-        with path.open(encoding="utf-8", newline="") as stream:
-            rows = list(csv.DictReader(stream))
-    except (OSError, ValueError, csv.Error) as error:
-        raise OncoduetError(f"{path}: expected a marksheet, found: {error}") from None
-    present = list(rows[0]) if rows else []
-    for column in ("patient_id", "study_id", *columns):
-        if column not in present:
-            raise OncoduetError(f"{path}: expected the column {column}, found {', '.join(present) or 'no rows'}")
-    by_case = {f"{row['patient_id']}_{row['study_id']}": row for row in rows}
+    table, by_case = read_marksheet(path, columns)
     unknown = [case_id for case_id in truth.case_ids if case_id not in by_case]
     if unknown:
         raise OncoduetError(
             f"{path}: expected a row for each of the {len(truth.case_ids)} cases, found none for {unknown[0]}"
         )
     return {
-        column: _groups([(by_case[case_id][column] or "").strip() for case_id in truth.case_ids], truth)
+        column: _groups(
+            [by_case[case_id][column] for case_id in truth.case_ids],
+            truth,
+            numbers=_numbers(table, column, [by_case[case_id][column] for case_id in truth.case_ids]),
+        )
         for column in columns
     }
 
@@ -72,16 +71,35 @@ def judge_subgroups(
     configurations: Mapping[str, Sequence[ScoredRun]],
     declared: Sequence[tuple[str, str]],
     plan: Analysis,
-) -> tuple[Subgroup, ...]:
-    """Estimate every configuration and test every declared comparison in every group that is large enough."""
+    *,
+    few_patients: bool = False,
+) -> tuple[tuple[Subgroup, ...], tuple[str, ...]]:
+    """Estimate every configuration and test every declared comparison in every group that is large enough.
+
+    Returns
+    -------
+    The groups; and, in words, those that were declared and are too small.
+    """
     found = []
+    left_out = []
+    truth = next(iter(configurations.values()))[0].truth
     for column, values in groups.items():
+        if not values:
+            left_out.append(f"{column} (no case has a value)")
         for value, member in values.items():
-            truth = next(iter(configurations.values()))[0].truth
-            if min(int((member & truth.positive).sum()), int((member & ~truth.positive).sum())) < FEWEST:
+            patients = np.unique(truth.patients[member]).size
+            positive, negative = int((member & truth.positive).sum()), int((member & ~truth.positive).sum())
+            if min(positive, negative) < FEWEST or (patients < FEWEST_PATIENTS and not few_patients):
+                left_out.append(
+                    f"{column}: {value} ({positive} positive and {negative} negative cases of {patients} patients)"
+                )
                 continue
+            names = truth.patient_names
             part = Truth(
-                tuple(np.array(truth.case_ids)[member].tolist()), truth.positive[member], 0 * truth.lesions[member]
+                tuple(np.array(truth.case_ids)[member].tolist()),
+                truth.positive[member],
+                0 * truth.lesions[member],
+                None if names is None else tuple(np.array(names)[member].tolist()),
             )
             outcomes = {
                 name: [_restricted(run.outcome, member) for run in runs] for name, runs in configurations.items()
@@ -112,7 +130,7 @@ def judge_subgroups(
             ]
             found.append((column, value, part, tuple(estimates), means, tests))
     adjusted = iter(holm([p for *_, tests in found for p in tests]))
-    return tuple(
+    judged = tuple(
         Subgroup(
             column=column,
             value=value,
@@ -126,13 +144,16 @@ def judge_subgroups(
         )
         for column, value, part, estimates, means, tests in found
     )
+    return judged, tuple(left_out)
 
 
-def _groups(texts: Sequence[str], truth: Truth) -> dict[str, BoolArray]:
-    numbers = [_largest(text) for text in texts]
-    known = [number for number, text in zip(numbers, texts, strict=True) if text]
-    if all(number is not None for number in known) and len(set(known)) > 6:
-        middle = float(np.median([number for number in known if number is not None]))
+def _groups(
+    texts: Sequence[str], truth: Truth, *, numbers: Sequence[float | None] | None = None
+) -> dict[str, BoolArray]:
+    """Which cases belong to which value; by ``numbers``, where they are such, None where unknown."""
+    known = [number for number in numbers or () if number is not None]
+    if numbers is not None and len(set(known)) > 6:
+        middle = float(np.median(known))
         labels = ["" if number is None else f"{'≤' if number <= middle else '>'} {middle:g}" for number in numbers]
     else:
         labels = [_words(text) for text in texts]
@@ -147,13 +168,36 @@ def _words(text: str) -> str:
     return " and ".join(sorted({part.strip() for part in re.split(r"[;|]", text)} - {""}))
 
 
-def _largest(text: str) -> float | None:
-    """Largest of one or several numbers; None where the text holds anything else."""
-    parts = [part for part in re.split(r"[;,|\s]+", text) if part]
-    try:
-        return max((float(part) for part in parts), default=None)
-    except ValueError:
-        return None
+def _numbers(table: Table, column: str, texts: Sequence[str]) -> list[float | None] | None:
+    """The largest number in each cell, None where it is empty; nothing at all where the column holds words.
+
+    Commas part numbers where some cell of the column leaves no doubt: three parts, or decimal points between them.
+    Otherwise they are decimal commas in a table whose columns are parted by something else, grades in a column of
+    single digits up to 5, and refused elsewhere.
+    """
+    cells = [row[column] for row in table.rows]
+    pieces = [piece for cell in cells for piece in re.split(r"[;|\s]+", cell)]
+    with_comma = [piece for piece in pieces if re.fullmatch(r"[+-]?\d+,\d+", piece)]
+    commas_part = any(piece.count(",") > 1 or {",", "."} <= {*piece} for piece in pieces)
+    if not commas_part and with_comma and table.delimiter == ",":
+        if not all(re.fullmatch(r"[0-5],[0-5]", piece) for piece in with_comma) or any(
+            "." in piece for piece in pieces
+        ):
+            raise OncoduetError(
+                f"{table.path}: column {column}: expected a decimal point, and ; between several numbers, "
+                f"found {with_comma[0]!r}, which may be one number or two"
+            )
+        commas_part = True
+    separators = r"[;,|\s]+" if commas_part else r"[;|\s]+"
+    parted = [[part for part in re.split(separators, text) if part] for text in texts]
+    values = [[table.number(part) for part in parts] for parts in parted]
+    words = [text for text, found in zip(texts, values, strict=True) if None in found]
+    largest = [max((each for each in found if each is not None), default=None) for found in values]
+    if not words:
+        return largest
+    if len({number for number in largest if number is not None}) > 6 and 2 * len(words) < sum(map(bool, texts)):
+        raise OncoduetError(f"{table.path}: column {column}: expected numbers as in its other rows, found {words[0]!r}")
+    return None
 
 
 def _restricted(outcome: Outcome, member: BoolArray) -> Outcome:

@@ -4,9 +4,20 @@ import csv
 from collections.abc import Sequence
 from pathlib import Path
 
+from contract.names import cell
+from contract.text import printable
 from evaluation.analysis import METRICS
 from evaluation.readings import Flip
 from evaluation.verdict import METRIC_NAMES, Verdict
+
+TABLES = (
+    "configurations.csv",
+    "comparisons.csv",
+    "flips.csv",
+    "subgroups.csv",
+    "configurations.tex",
+    "comparisons.tex",
+)
 
 _ESCAPES = str.maketrans(
     {"_": r"\_", "&": r"\&", "%": r"\%", "#": r"\#", "$": r"\$", "{": r"\{", "}": r"\}", "~": r"\textasciitilde{}",
@@ -81,7 +92,7 @@ def _configurations_tex(verdict: Verdict) -> str:
     lines += [r"\begin{tabular}{lr" + "l" * len(METRICS) + "}", r"\toprule"]
     lines += [" & ".join(["Configuration", "Runs", *(METRIC_NAMES[m] for m in METRICS)]) + r" \\", r"\midrule"]
     for each in verdict.configurations:
-        cells = [each.name.translate(_ESCAPES), str(each.runs)]
+        cells = [_tex(each.name), str(each.runs)]
         for metric in METRICS:
             found = each.metrics[metric]
             text = "--" if found.mean is None else f"{found.mean:.3f}"
@@ -101,13 +112,17 @@ def _comparisons_tex(verdict: Verdict) -> str:
         difference += f" [${pair.interval.low:+.3f}$, ${pair.interval.high:+.3f}$]" if pair.interval else ""
         p = ["--" if v is None else "$<$0.001" if v < 0.001 else f"{v:.3f}"
              for v in (pair.run_level.p_holm, pair.case_level.p_holm)]  # fmt: skip
-        names = f"{pair.a.translate(_ESCAPES)} -- {pair.b.translate(_ESCAPES)}"
+        names = f"{_tex(pair.a)} -- {_tex(pair.b)}"
         lines.append(" & ".join([names, METRIC_NAMES[pair.metric], difference, *p, pair.code]) + r" \\")
     return "\n".join([*lines, r"\bottomrule", r"\end{tabular}"]) + "\n"
+
+
+def _tex(name: str) -> str:
+    return printable(name).translate(_ESCAPES)
 
 
 def _csv(path: Path, header: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
     with path.open("w", encoding="utf-8", newline="") as stream:
         table = csv.writer(stream, lineterminator="\n")
         table.writerow(header)
-        table.writerows([["" if value is None else value for value in row] for row in rows])
+        table.writerows([["" if value is None else cell(value) for value in row] for row in rows])

@@ -21,13 +21,18 @@ from typing import IO
 
 import numpy as np
 
+from contract.errors import OncoduetError
 from contract.files import atomic_file
+from contract.outputs import require_folder
 from contract.volume import Grid
 from evaluation.sparse import Foreground, LabelMap, read_label_map
 
 INDEX = "truth-index.zip"
 
 _FORMAT = b"oncoduet truth index 1"  # to be counted up when label maps are read differently
+_FIRST_ENTRY = b"PK\x03\x04\x14\0\0\0\x08\0\0\0\x21\0"  # deflated, without a date; sizes and name follow
+_SIZES_BYTES, _SHA256_LETTERS = 16, 64
+_EMPTY = b"PK\x05\x06" + bytes(18)  # a ZIP that holds nothing
 _GRID = struct.Struct("<3q15d")  # size, spacing, origin, direction
 _RUN = np.dtype([("first", "<i8"), ("length", "<i8"), ("value", "<i4")])
 _IN_MEMORY_BYTES = 1 << 24
@@ -78,7 +83,7 @@ def open_index(folder: Path, label_maps: Mapping[str, Path]) -> TruthIndex:
     found = _trusted(folder / INDEX, label_maps)
     if found is not None and found.known.issuperset(label_maps):
         return found
-    if _may_write(folder):
+    if _may_write(folder) and _is_index_or_nothing(folder / INDEX):
         return write_index(folder, label_maps, known=found)
     unnamed = tempfile.SpooledTemporaryFile(_IN_MEMORY_BYTES)  # noqa: SIM115 - lives as long as the index
     _write(unnamed, label_maps, found)
@@ -91,8 +96,11 @@ def write_index(folder: Path, label_maps: Mapping[str, Path], *, known: TruthInd
     Raises
     ------
     OncoduetError
-        A label map cannot be read, or the folder cannot be written to.
+        A label map cannot be read, the folder cannot be written to, or what has the index's name is none.
     """
+    require_folder(folder)
+    if not _is_index_or_nothing(folder / INDEX):
+        raise OncoduetError(f"{folder / INDEX}: expected an index or nothing, found something else; move it away")
     with atomic_file(folder / INDEX) as partial:
         _write(partial, label_maps, known)
     return TruthIndex(folder / INDEX)
@@ -117,7 +125,8 @@ def _trusted(path: Path, label_maps: Mapping[str, Path]) -> TruthIndex | None:
     try:
         found = TruthIndex(path)
     except (OSError, zipfile.BadZipFile, ValueError, NotImplementedError):
-        _log.warning("%s: not an index; made anew", path)
+        ours = _is_index_or_nothing(path)
+        _log.warning("%s: not an index; %s", path, "made anew" if ours else "it stays, and another is made in memory")
         return None
     shared = sorted(found.known.intersection(label_maps))
     if found.format != _FORMAT or not shared:
@@ -127,6 +136,19 @@ def _trusted(path: Path, label_maps: Mapping[str, Path]) -> TruthIndex | None:
         _log.warning("%s: does not say what %s holds; made anew", path, label_maps[shared[0]])
         return None
     return found
+
+
+def _is_index_or_nothing(path: Path) -> bool:
+    """Whether a new index would take the place of nothing but an index, however cut, or an empty file."""
+    if not os.path.lexists(path):
+        return True
+    if path.is_symlink() or not path.is_file():
+        return False
+    with path.open("rb") as stream:
+        begin = stream.read(len(_FIRST_ENTRY) + _SIZES_BYTES + _SHA256_LETTERS)
+    name = begin[len(_FIRST_ENTRY) + _SIZES_BYTES :]
+    is_cut = _FIRST_ENTRY.startswith(begin[: len(_FIRST_ENTRY)]) and set(name) <= set(b"0123456789abcdef")
+    return is_cut or begin == _EMPTY
 
 
 def _may_write(folder: Path) -> bool:

@@ -1,5 +1,9 @@
 """The schema of ``verdict.json``, and the rule that turns two tests and an interval into a code and a sentence.
 
+The direction is that of the statistic that gave the p: at run level the order of the runs, which one collapsed run
+does not turn, as it does their mean. Where order and means disagree, nothing is decided; nor where the arms share no
+fold.
+
 Better: both levels are significant after Holm and the two-level interval excludes 0. Better on this test set: the run
 level alone. On par: equivalence is shown within the declared margin. Otherwise undecided: absence of evidence is no
 evidence of absence. Where the run level does not apply (ensembles with their own members, baselines), the case level
@@ -27,6 +31,13 @@ SENTENCES: Mapping[str, str] = {
     "on-par": "By {metric}, {a} and {b} are on par: their difference lies within the declared margin.",
     "undecided": "By {metric}, neither a difference between {a} and {b} nor their equivalence is shown.",
 }
+
+DISAGREE = (
+    "By {metric}, the order of the runs favours {ordered} and their means {favoured}: {run} decides the mean, and "
+    "nothing is decided between {a} and {b}."
+)
+
+NOT_TESTED = "By {metric}, {a} and {b} are not compared: {reason}."
 
 SENTENCES_WITHOUT_RUN_LEVEL: Mapping[str, str] = {
     **SENTENCES,
@@ -73,6 +84,8 @@ class ConfigurationSummary(Frozen):
     """Predictions counted as worst, over all runs."""
     candidate_free_cases: int
     """Cases without any candidate, over all runs."""
+    trained_on: Mapping[str, int | None] = {}
+    """By run, how many of the cases its networks were trained on; null: not known."""
     metrics: Mapping[Metric, MetricSummary]
     lesion_sensitivity_at_fp: Mapping[str, float | None]
     """Mean over runs, by false positives per case; keys as in ``metrics.json``."""
@@ -89,9 +102,13 @@ class RunLevel(Frozen):
     """What p after Holm is held against: all of alpha, or what a look at a running campaign may spend."""
     p_of_means: float | None
     """The same question asked of the means instead of the order; beside, not in the family."""
+    probability_above: float | None = None
+    """Share of pairs of runs in which a's is above b's, ties counted half: what p is about."""
     blocked_by_fold: bool
     reason: str | None
     """Why there is no p."""
+    folds: str | None = None
+    """What to know where the arms' folds are not the same."""
 
 
 class CaseLevel(Frozen):
@@ -111,6 +128,8 @@ class CaseLevel(Frozen):
     """Runs and cases as drawn; null where an arm's spread over runs is unknown: then p speaks of these networks."""
     degrees_of_freedom: float | None
     """Of that test; null where no spread of runs was estimated."""
+    reason: str | None = None
+    """Why there is no test at all."""
 
 
 class Equivalence(Frozen):
@@ -229,6 +248,8 @@ class Verdict(Record):
     pairs: tuple[PairVerdict, ...]
     subgroups: tuple[Subgroup, ...] = ()
     """Empty where the analysis file declares none."""
+    subgroups_left_out: tuple[str, ...] = ()
+    """Groups of the declared columns that are too small to be judged, each with what it holds."""
 
 
 def decide(
@@ -242,6 +263,8 @@ def decide(
     equivalent: bool,
     alpha: float,
     run_level_alpha: float | None = None,
+    order_agrees: bool = True,
+    comparable: bool = True,
 ) -> Code:
     """Turn one comparison's tests into its code.
 
@@ -253,13 +276,19 @@ def decide(
         Whether each arm has at least two runs, or is a baseline, which has no spread over runs.
     run_level_alpha
         What the run level may spend, if not ``alpha``: less where a running campaign was looked at.
+    order_agrees
+        Whether the order of the runs, which the run level tests, favours the side that their means favour.
+    comparable
+        False where the arms share no fold, so that nothing tells fold and configuration apart.
     """
-    if estimate is None or interval is None:
+    if estimate is None or interval is None or not comparable:
         return "undecided"
     excludes_0 = interval.low > 0 if estimate > 0 else interval.high < 0
     at_run_level = run_level_p_holm is not None and run_level_p_holm <= (
         alpha if run_level_alpha is None else run_level_alpha
     )
+    if at_run_level and not order_agrees:
+        return "undecided"
     at_case_level = case_level_p_holm is not None and case_level_p_holm <= alpha
     if at_case_level and excludes_0 and spread_known and (at_run_level or not run_level_applies):
         return "better" if estimate > 0 else "worse"

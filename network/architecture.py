@@ -1,27 +1,42 @@
-"""Networks rebuilt from nnU-Net's plans, by its own builder and without any trainer.
+"""Networks built from nnU-Net's plans: the classes themselves, chosen by exact names, without any trainer.
 
-Plans come from files that somebody may have sent, and the builder looks classes up by name: only network classes of
-dynamic-network-architectures and operators of torch are let through.
+Plans come from files that somebody may have sent. nnU-Net's own builder imports whatever they name; here a name has to
+stand in the tables of :mod:`network.plans`, and the network is counted before it takes any memory.
 """
 
 import contextlib
 import io
 from collections.abc import Mapping
+from functools import cache
 from typing import Any
 
 import torch
+from torch import nn
 
 from contract.errors import OncoduetError
-from network.preprocessing import CONFIGURATION
+from network.plans import ARCHITECTURES, CONVOLUTIONS, DROPOUTS, NONLINEARITIES, NORMS, require_dataset, require_plans
 
-_NETWORKS = "dynamic_network_architectures.architectures."
-_OPERATORS = "torch.nn."
+MOST_PARAMETERS = 10**9
+"""Of one network; nnU-Net's largest residual plans have half of it."""
+
+OPERATORS: Mapping[str, type[nn.Module]] = {
+    "Conv3d": nn.Conv3d,
+    "InstanceNorm3d": nn.InstanceNorm3d,
+    "BatchNorm3d": nn.BatchNorm3d,
+    "Dropout3d": nn.Dropout3d,
+    "LeakyReLU": nn.LeakyReLU,
+    "ReLU": nn.ReLU,
+    "ELU": nn.ELU,
+    "SiLU": nn.SiLU,
+    "Mish": nn.Mish,
+}
+_ARGUMENTS = {"conv_op": CONVOLUTIONS, "norm_op": NORMS, "dropout_op": DROPOUTS, "nonlin": NONLINEARITIES}
 
 
 def build_network(
     plans: Mapping[str, Any], dataset: Mapping[str, Any], *, deep_supervision: bool = False
 ) -> torch.nn.Module:
-    """Build the network of the plans, with freshly initialised weights.
+    """Build the network of the plans, with freshly initialised weights unless it has no memory (device ``meta``).
 
     Parameters
     ----------
@@ -33,27 +48,55 @@ def build_network(
     Raises
     ------
     OncoduetError
-        The plans name a class that is no network or no operator.
+        The plans or the data set's description are malformed (:mod:`network.plans`), or the network is too large.
     """
-    from nnunetv2.utilities.get_network_from_plans import get_network_from_plans  # noqa: PLC0415
+    architecture = require_plans(plans).configurations.full_resolution.architecture
+    description = require_dataset(dataset)
+    written = architecture.arch_kwargs.model_dump(mode="json", exclude_unset=True)
+    arguments = written | {
+        argument: None if written[argument] is None else OPERATORS[table[written[argument]]]
+        for argument, table in _ARGUMENTS.items()
+    }
+    kind = network_classes()[ARCHITECTURES[architecture.network_class_name]]
 
-    architecture = plans["configurations"][CONFIGURATION]["architecture"]
-    name, arguments = architecture["network_class_name"], architecture["arch_kwargs"]
-    imported = architecture["_kw_requires_import"]
-    _require_prefix("network_class_name", name, _NETWORKS)
-    for argument in imported:
-        if arguments[argument] is not None:
-            _require_prefix(argument, arguments[argument], _OPERATORS)
-    with contextlib.redirect_stdout(io.StringIO()):
-        network: torch.nn.Module = get_network_from_plans(
-            name,
-            arguments,
-            imported,
-            len(dataset["channel_names"]),
-            len(dataset["labels"]),
+    def build() -> torch.nn.Module:
+        network: torch.nn.Module = kind(
+            input_channels=len(description.channel_names),
+            num_classes=len(description.labels),
             deep_supervision=deep_supervision,
+            **arguments,
         )
+        return network
+
+    with torch.random.fork_rng(devices=[]), torch.device("meta"):
+        require_size(build())
+    network = build()
+    if not is_without_memory(network):
+        network.apply(kind.initialize)
     return network
+
+
+def is_without_memory(network: torch.nn.Module) -> bool:
+    """Whether it was built on the device ``meta``, where drawing weights means nothing and takes torch ten seconds."""
+    return any(parameter.is_meta for parameter in network.parameters())
+
+
+def require_size(network: torch.nn.Module) -> None:
+    """Raise ``OncoduetError`` for a network of more parameters than any that is trained; it need not have memory."""
+    count = sum(parameter.numel() for parameter in network.parameters())
+    if count > MOST_PARAMETERS:
+        raise OncoduetError(f"plans: expected a network of at most {MOST_PARAMETERS:,} parameters, found {count:,}")
+
+
+@cache
+def network_classes() -> Mapping[str, Any]:
+    """The networks' classes by name; importing them takes a second."""
+    with contextlib.redirect_stdout(io.StringIO()):
+        from dynamic_network_architectures.architectures.unet import (  # noqa: PLC0415
+            PlainConvUNet,
+            ResidualEncoderUNet,
+        )
+    return {"PlainConvUNet": PlainConvUNet, "ResidualEncoderUNet": ResidualEncoderUNet}
 
 
 def normalise_by_groups(network: torch.nn.Module) -> torch.nn.Module:
@@ -75,8 +118,3 @@ def normalise_by_groups(network: torch.nn.Module) -> torch.nn.Module:
                 quick[child].train(child.training)
             parent._modules[name] = quick[child]
     return network
-
-
-def _require_prefix(what: str, found: str, expected: str) -> None:
-    if not found.startswith(expected):
-        raise OncoduetError(f"plans: {what}: expected a name in {expected}*, found {found!r}")

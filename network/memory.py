@@ -20,14 +20,13 @@ from pathlib import Path
 import torch
 
 from contract.errors import OncoduetError
+from network.cgroups import ROOT, memory_left
 from network.sliding_window import BATCH, slab_depth
 
 logger = logging.getLogger(__name__)
 
 GB = 10**9
 
-_CGROUP_V2 = Path("/sys/fs/cgroup")
-_CGROUP_V1 = Path("/sys/fs/cgroup/memory")
 _MEMINFO = Path("/proc/meminfo")
 _STATUS = Path("/proc/self/status")
 
@@ -92,13 +91,17 @@ class Way:
         return f"{self.batch} windows per pass, {members} at a time, {weights}"
 
 
-def choose(work: Work, budget: Budget, *, held: int, name: str, device: torch.device | None = None) -> Way:
+def choose(
+    work: Work, budget: Budget, *, held: int, name: str, kept: int = 0, device: torch.device | None = None
+) -> Way:
     """The quickest way that fits, and one line in the log that says so.
 
     Parameters
     ----------
     held
-        Bytes that the process holds already, without the members' weights.
+        Bytes that the process holds already.
+    kept
+        Of the members' weights, what is loaded already: in the main memory a part of ``held``, or on the GPU.
     name
         The study's name, for messages.
     device
@@ -110,7 +113,8 @@ def choose(work: Work, budget: Budget, *, held: int, name: str, device: torch.de
         Nothing fits.
     """
     on_gpu = device is not None and device.type == "cuda"
-    gpu_free = torch.cuda.mem_get_info(device)[0] if on_gpu else 0
+    gpu_free = kept + _gpu_free(device) if on_gpu else 0
+    held -= 0 if on_gpu else kept
     ways = list(_ways(work.members))
     for way in ways:
         need = held + host_bytes(work, way, on_gpu=on_gpu)
@@ -129,6 +133,12 @@ def choose(work: Work, budget: Budget, *, held: int, name: str, device: torch.de
         f"study {name}: expected to need at most {gpu_free / GB:.1f} GB of the GPU's memory, "
         f"found that it needs {window_bytes(work, ways[-1]) / GB:.1f} GB"
     )
+
+
+def leaner_way(way: Way, *, members: int) -> Way | None:
+    """The next way that takes less memory; None after the leanest."""
+    ways = list(_ways(members))
+    return next(iter(ways[ways.index(way) + 1 :]), None) if way in ways else None
 
 
 def host_bytes(work: Work, way: Way, *, on_gpu: bool = False) -> int:
@@ -168,19 +178,21 @@ def window_bytes(work: Work, way: Way) -> int:
     return data + _weights(work, way) + accumulators + max(final, activations)
 
 
-def memory_budget(limit_gb: float | None = None) -> Budget:
+def memory_budget(limit_gb: float | None = None, *, root: Path = ROOT) -> Budget:
     """How large this process may grow: the least of what its container, its limits and the machine leave to it.
 
     Parameters
     ----------
     limit_gb
         What somebody decided instead, in GB (10^9 bytes).
+    root
+        Where the control groups are looked for.
     """
     if limit_gb is not None:
         return Budget(round(limit_gb * GB), "--memory-gb")
     held = held_bytes()
     free = {
-        "the container's limit": _cgroup_free(),
+        "the container's limit": memory_left(root),
         "RLIMIT_AS": _limit_free(resource.RLIMIT_AS, "VmSize"),
         "RLIMIT_DATA": _limit_free(resource.RLIMIT_DATA, "VmData"),
         "the machine's free memory": _field(_MEMINFO, "MemAvailable"),
@@ -196,6 +208,13 @@ def memory_budget(limit_gb: float | None = None) -> Budget:
 def held_bytes() -> int:
     """Resident set of this process."""
     return _field(_STATUS, "VmRSS") or 0
+
+
+def _gpu_free(device: torch.device | None) -> int:
+    """What a GPU has left for this process, with what torch keeps of it for later."""
+    return int(
+        torch.cuda.mem_get_info(device)[0] + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+    )
 
 
 def _ways(members: int) -> Iterator[Way]:
@@ -224,23 +243,6 @@ def _resampling(source: Sequence[int], target: Sequence[int]) -> int:
 
 def _size(size: Sequence[int]) -> str:
     return " × ".join(str(each) for each in reversed(size))
-
-
-def _cgroup_free() -> int | None:
-    """What the container's limit leaves, counting file pages that the kernel can drop as free."""
-    for limit, usage, inactive, folder in (
-        ("memory.max", "memory.current", "inactive_file", _CGROUP_V2),
-        ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file", _CGROUP_V1),
-    ):
-        try:
-            most = int((folder / limit).read_text())  # "max" is no number: no limit
-            used = int((folder / usage).read_text())
-        except (OSError, ValueError):
-            continue
-        if most >= 2**60:  # the older files' word for no limit
-            continue
-        return most - used + (_field(folder / "memory.stat", inactive) or 0)
-    return None
 
 
 def _limit_free(which: int, field: str) -> int | None:

@@ -1,8 +1,9 @@
 """nnU-Net's preprocessing of one study in memory, and the way back of a probability.
 
-The only module that talks to nnU-Net's preprocessor and plans: training and inference both come through here, so that
-they cannot differ. Plans and dataset are the JSON objects that nnU-Net's planning wrote; the configuration is always
-``3d_fullres``. nnU-Net is imported on first use, since that takes seconds.
+The only module that talks to nnU-Net's preprocessor: training and inference both come through here, so that they cannot
+differ. Plans and dataset are the JSON objects that nnU-Net's planning wrote; nnU-Net finds normalisations and
+resamplers by the names in them, which :mod:`network.plans` compares with its tables first. nnU-Net is imported on first
+use, since that takes seconds.
 """
 
 import contextlib
@@ -17,9 +18,8 @@ import numpy as np
 import numpy.typing as npt
 
 from contract.volume import Float32Array, LabelArray
+from network.plans import CONFIGURATION, require_plans
 from network.resampling import resample_by_slabs
-
-CONFIGURATION = "3d_fullres"
 
 Region = tuple[slice, slice, slice]
 
@@ -57,8 +57,7 @@ def preprocess(
     label
         Class indices, shape (z, y, x); only training has them.
     """
-    preprocessor_class, plans_class = _nnunet()
-    manager = plans_class(dict(plans))
+    manager, preprocessor_class = _manager(plans), _nnunet()[0]
     with contextlib.redirect_stdout(io.StringIO()):
         data, segmentation, properties = preprocessor_class(verbose=False).run_case_npy(
             np.ascontiguousarray(array, dtype=np.float32),
@@ -87,8 +86,7 @@ def to_study_grid(probability: Float32Array, preprocessed: Preprocessed, *, plan
     -------
     Shape (class, z, y, x) on the study grid; 0 where the study was cropped away.
     """
-    _, plans_class = _nnunet()
-    manager = plans_class(dict(plans))
+    manager = _manager(plans)
     configuration = manager.get_configuration(CONFIGURATION)
     properties = preprocessed.properties
     resampled = _resample(
@@ -141,8 +139,7 @@ def region_on_network_grid(box: Region, preprocessed: Preprocessed, *, plans: Ma
     cropped away. None: everything, since the plans resample probabilities by splines of higher order, to which every
     voxel contributes.
     """
-    _, plans_class = _nnunet()
-    manager = plans_class(dict(plans))
+    manager = _manager(plans)
     settings = manager.get_configuration(CONFIGURATION).configuration["resampling_fn_probabilities_kwargs"]
     if settings.get("order") not in (0, 1):
         return None
@@ -238,6 +235,12 @@ def _resample(
 def _no_label(size: Sequence[int]) -> npt.NDArray[np.int16]:
     """Zeros that take no memory."""
     return np.broadcast_to(np.int16(0), (1, *(int(length) for length in size)))
+
+
+def _manager(plans: Mapping[str, Any]) -> Any:
+    """nnU-Net's manager of plans that were checked: it looks up by name what they name."""
+    require_plans(plans)
+    return _nnunet()[1](dict(plans))
 
 
 @cache

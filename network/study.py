@@ -14,6 +14,7 @@ spacing (``StudyImage.spacing_mm_zyx``), as the reference preprocessing labels s
 grid's, to ``network.preprocessing``.
 """
 
+import hashlib
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -23,8 +24,7 @@ import numpy as np
 import numpy.typing as npt
 
 from contract.archive import check_geometry
-from contract.cards import Card, Channel
-from contract.errors import OncoduetError
+from contract.cards import Card
 from contract.volume import (
     NATIVE,
     Axes,
@@ -42,6 +42,7 @@ from contract.volume import (
     require_same_grid,
     resample,
 )
+from network.plausibility import require_plausible, warn_of_exchanged_grids
 
 
 @dataclass(frozen=True)
@@ -55,6 +56,8 @@ class Scan:
     """Grid of the reference channel as in its file."""
     axes: Axes
     """From the file's axes to the card's."""
+    content_sha256: str
+    """Of the reference channel's voxels; see :func:`content_sha256`."""
 
     @property
     def reference(self) -> Grid:
@@ -74,6 +77,8 @@ class StudyImage:
     """Grid of the reference channel as in its file, which the detection map gets."""
     spacing_mm_zyx: tuple[float, float, float]
     """Spacing as the network is told: the grid's, or the card's where slices are kept natively."""
+    content_sha256: str = ""
+    """Of the scan that it comes from; empty where it comes from none."""
 
 
 def read_study(card: Card, channels: Mapping[str, Path], *, name: str) -> StudyImage:
@@ -94,18 +99,31 @@ def read_scan(card: Card, channels: Mapping[str, Path], *, name: str) -> Scan:
     Raises
     ------
     OncoduetError
-        An image is unreadable, not 3D, has a single slice, or has NaN or infinite voxels; its intensities are those of
-        another modality; the fields of view are disjoint.
+        An image is unreadable, not 3D, has a single slice, has NaN or infinite voxels, or no contrast; its intensities
+        are those of another modality or unit; the fields of view are disjoint.
     """
     check_geometry(name, channels, card.geometry)
     native = read_grid(channels[card.geometry.reference])
     volumes = {}
     for channel in card.channels:
         volume = read_volume(channels[channel.name])
-        _require_plausible(channel, volume, channels[channel.name])
+        require_plausible(channel, volume, channels[channel.name])
+        if channel.name == card.geometry.reference:
+            content = content_sha256(volume)
         axes = _axes(card, volume.grid)
         volumes[channel.name] = Volume(axes.apply(volume.array), along_axes(volume.grid, axes))
-    return Scan(name, volumes, native, _axes(card, native))
+    warn_of_exchanged_grids(card, volumes, channels)
+    return Scan(name, volumes, native, _axes(card, native), content)
+
+
+def content_sha256(volume: Volume) -> str:
+    """Hash of an image's voxels, by which a study is known again: as float32, in the file's order, and their number.
+
+    Names, compression, format and the last digits of a header do not count; resampled or rescaled voxels are others.
+    """
+    total = hashlib.sha256(str(volume.array.shape).encode())
+    total.update(np.ascontiguousarray(volume.array, "<f4").tobytes())
+    return total.hexdigest()
 
 
 def stack(card: Card, scan: Scan, *, region: Box | None = None) -> StudyImage:
@@ -128,7 +146,7 @@ def stack(card: Card, scan: Scan, *, region: Box | None = None) -> StudyImage:
         for channel in card.channels
     ]
     array = np.stack(channels).astype(np.float32, copy=False)
-    return StudyImage(array, grid, scan.native, network_spacing_mm_zyx(card, grid))
+    return StudyImage(array, grid, scan.native, network_spacing_mm_zyx(card, grid), scan.content_sha256)
 
 
 def read_study_label(card: Card, path: Path, study: StudyImage) -> LabelArray:
@@ -331,18 +349,6 @@ def target_spacing_mm_zyx(card: Card, reference: Grid) -> tuple[float, float, fl
 
 def _axes(card: Card, grid: Grid) -> Axes:
     return NATIVE if card.geometry.orientation == "native" else axes_to_lps(grid)
-
-
-def _require_plausible(channel: Channel, volume: Volume, path: Path) -> None:
-    bounds = channel.plausible
-    if bounds is None:
-        return
-    lowest, highest = float(volume.array.min()), float(volume.array.max())
-    if lowest > bounds.minimum_at_most or highest < bounds.maximum_at_least:
-        raise OncoduetError(
-            f"{path}: expected intensities of {channel.name!r}, from {bounds.minimum_at_most:g} or less to "
-            f"{bounds.maximum_at_least:g} or more, found {lowest:g} to {highest:g}: another modality or unit"
-        )
 
 
 def _axes_kept(card: Card, own_mm_zyx: Sequence[float], target: Sequence[float]) -> list[bool]:

@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 
 from contract.errors import OncoduetError
-from contract.files import atomic_file
+from contract.files import LONGEST_QUOTE, atomic_file
 
 _ALIASES = "aliases"
 
@@ -51,11 +51,49 @@ def load_weights(path: Path) -> dict[str, torch.Tensor]:
         raise OncoduetError(f"{path}: expected weights, found no file")
     try:
         with safe_open(str(path), framework="pt") as file:
+            aliases = _aliases(file.metadata() or {})
             weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-            aliases = json.loads((file.metadata() or {}).get(_ALIASES, "{}"))
             return weights | {name: weights[owner] for name, owner in aliases.items()}
-    except (SafetensorError, ValueError, KeyError) as error:
+    except (SafetensorError, OSError, ValueError, KeyError, RecursionError) as error:
         raise OncoduetError(f"{path}: expected safetensors weights, found: {error}") from None
+
+
+def _aliases(metadata: Mapping[str, str]) -> dict[str, str]:
+    """Further names of stored tensors. Raises ``ValueError`` for anything but text by text."""
+    found = json.loads(metadata.get(_ALIASES, "{}"))
+    if not isinstance(found, dict) or not all(isinstance(owner, str) for owner in found.values()):
+        raise ValueError(f"{_ALIASES} that are no names by name")
+    return found
+
+
+def fill(network: torch.nn.Module, weights: Mapping[str, torch.Tensor], path: Path) -> None:
+    """Give a network that was built without memory (on the device ``meta``) its memory, on the CPU, and its weights.
+
+    Parameters
+    ----------
+    path
+        Where the weights come from, for the message.
+
+    Raises
+    ------
+    OncoduetError
+        They are not those of such a network, by name, shape or type; it has no memory then.
+    """
+    expected = {name: _form(tensor) for name, tensor in network.state_dict().items()}
+    found = {name: _form(tensor) for name, tensor in weights.items()}
+    differing = sorted(name for name in expected.keys() | found.keys() if expected.get(name) != found.get(name))
+    if differing:
+        name = differing[0]
+        raise OncoduetError(
+            f"{path}: expected weights of the plans' network, found that {len(differing)} differ; "
+            f"{name[:LONGEST_QUOTE]}: expected {expected.get(name, 'none')}, found {found.get(name, 'none')}"
+        )
+    network.to_empty(device="cpu")
+    network.load_state_dict(dict(weights))
+
+
+def _form(tensor: torch.Tensor) -> str:
+    return f"{str(tensor.dtype).removeprefix('torch.')} {list(tensor.shape)}"
 
 
 def tensors_sha256(state_dict: Mapping[str, torch.Tensor]) -> str:

@@ -1,35 +1,38 @@
 """``python -m phantom`` writes a phantom archive; ``python -m phantom sheet`` shows some of its studies as an image."""
 
+from contract.signals import heed_signals
+
+if __name__ == "__main__":
+    heed_signals()  # before what takes long to import
+
 import argparse
-import logging
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from fractions import Fraction
+from functools import partial
 from pathlib import Path
 
-from rich.console import Console
-from rich.progress import Progress
-
 from contract.cards import load_card
-from contract.errors import exit_status
+from contract.command import Parser, run_command
+from contract.terminal import console, log_to_stdout, progress_on
 from phantom.archive import Order, write_archive
 from phantom.cohort import POPULATIONS
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command and return its exit status."""
-    logging.basicConfig(stream=sys.stdout, level=logging.INFO, format="%(levelname)s %(message)s")
-    logging.captureWarnings(True)
     words = list(sys.argv[1:] if arguments is None else arguments)
+    work: Callable[[argparse.Namespace], None]
     if words[:1] == ["sheet"]:
-        sheet_options = _sheet_parser().parse_args(words[1:])
-        return exit_status(lambda: _draw_sheet(sheet_options))
-    options = _archive_parser().parse_args(words)
-    return exit_status(lambda: _write_archive(options))
+        parser, work = _sheet_parser(), _draw_sheet
+        words = words[1:]
+    else:
+        parser, work = _archive_parser(), _write_archive
+    return run_command(lambda: parser.parse_args(words), work, log=partial(log_to_stdout, "%(levelname)s %(message)s"))
 
 
 def _archive_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="python -m phantom",
         description="Write an archive of procedural studies with known truth (no patient's data; licence CC0-1.0). "
         "'python -m phantom sheet --help' explains the sample sheet.",
@@ -54,7 +57,7 @@ def _archive_parser() -> argparse.ArgumentParser:
 
 
 def _sheet_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="python -m phantom sheet",
         description="Show a negative study with distractors and an obvious, a low-contrast and an invisible lesion.",
     )
@@ -73,11 +76,11 @@ def _write_archive(options: argparse.Namespace) -> None:
         population=options.population,
         shuffle_labels=options.shuffle_labels,
     )
-    console = Console(file=sys.stdout)
-    with Progress(console=console) as progress:
+    stdout = console()
+    with progress_on(stdout) as progress:
         task = progress.add_task(f"phantoms for {order.card.name}, {order.population}", total=order.cases)
         write_archive(order, options.output, on_case=lambda: progress.advance(task))
-    console.print(f"{options.output}: {order.cases} studies", soft_wrap=True, highlight=False)
+    stdout.print(f"{options.output}: {order.cases} studies", soft_wrap=True)
 
 
 def _draw_sheet(options: argparse.Namespace) -> None:

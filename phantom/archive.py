@@ -16,7 +16,8 @@ import numpy.typing as npt
 
 from contract.cards import Card
 from contract.errors import OncoduetError
-from contract.files import staged_folder, write_text
+from contract.files import write_text
+from contract.outputs import Output
 from contract.records import Record, write_record
 from contract.volume import Volume, write_volume
 from phantom.cohort import POPULATIONS, CasePlan, Population, draw_phases, plan_case, positives_before
@@ -24,6 +25,7 @@ from phantom.generators import generator_for
 from phantom.study import LabelValues, PhantomStudy
 
 DATA_LICENCE = "CC0-1.0"
+_MARKSHEET, _RECORD = "marksheet.csv", "archive.json"
 _FIRST_PATIENT: Mapping[Population, int] = {"training": 10000, "external": 50000}
 _FIRST_STUDY = 1000000
 _COHORT, _CASE, _SHUFFLE = range(3)  # streams of one seed
@@ -90,13 +92,22 @@ def write_archive(order: Order, output: Path, *, on_case: Callable[[], None] = l
     Raises
     ------
     OncoduetError
-        No generator makes the card's channels; the folder already holds other patients; there is nothing to shuffle.
+        No generator makes the card's channels; the folder already holds other patients, another archive, or files of
+        other origin; there is nothing to shuffle.
     """
     generator = generator_for(order.card)
     if order.shuffle_labels and order.cases < 2:
         raise OncoduetError(f"shuffled labels: expected at least 2 cases to exchange, found {order.cases}")
+    record = _record(order)
     _require_no_strangers(output, {order.patient_id(index) for index in range(order.cases)})
-    with staged_folder(output) as stage:
+    place = Output(
+        output,
+        "phantom",
+        [*map(_label_file, _case_ids(order)), *_image_files(order), _MARKSHEET, _RECORD],
+        identity=record.model_dump(mode="json", exclude={"schema_version", "written_by", "parents"}),
+        record=_RECORD,
+    )
+    with place.staged() as stage:
         written = []
         for plan, study in draw_studies(order):
             written.append(_write_images(stage, order, plan, study, generator.case_column))
@@ -110,12 +121,12 @@ def write_archive(order: Order, output: Path, *, on_case: Callable[[], None] = l
             if order.shuffle_labels:
                 lesions = np.where(np.isin(truth.label.array, order.card.lesion_values), truth.label.array, 0)
                 label = with_lesions_elsewhere(case.organs, lesions, shuffle)
-            write_volume(stage / "labels" / f"{case.case_id}.nii.gz", Volume(label, case.label.grid))
+            write_volume(stage / _label_file(case.case_id), Volume(label, case.label.grid))
             identity = {"patient_id": order.patient_id(index), "study_id": order.study_id(index)}
             center = {"center": f"phantom-{order.population}"}
             rows.append({**identity, **truth.truth, **case.facts, **center, "label_from": truth.case_id})
-        write_text(stage / "marksheet.csv", _table(rows))
-        write_record(stage / "archive.json", _record(order))
+        write_text(stage / _MARKSHEET, _table(rows))
+        write_record(stage / _RECORD, record)
 
 
 def draw_studies(order: Order) -> Iterator[tuple[CasePlan, PhantomStudy]]:
@@ -178,7 +189,7 @@ def _rng(order: Order, *stream: int) -> np.random.Generator:
 def _write_images(stage: Path, order: Order, plan: CasePlan, study: PhantomStudy, case_column: str) -> _Written:
     case_id = order.case_id(plan.index)
     for channel, volume in study.channels.items():
-        write_volume(stage / order.patient_id(plan.index) / f"{case_id}_{channel}.mha", volume)
+        write_volume(stage / _image_file(order, plan.index, channel), volume)
     truth = {
         case_column: "YES" if plan.positive else "NO",
         "lesions": str(len(study.lesions)),
@@ -189,6 +200,22 @@ def _write_images(stage: Path, order: Order, plan: CasePlan, study: PhantomStudy
     }
     facts = {name: str(value) for name, value in study.facts.items()}
     return _Written(case_id, study.label, study.organs, truth, facts)
+
+
+def _case_ids(order: Order) -> list[str]:
+    return [order.case_id(index) for index in range(order.cases)]
+
+
+def _image_files(order: Order) -> list[str]:
+    return [_image_file(order, index, name) for index in range(order.cases) for name in order.card.channel_names]
+
+
+def _image_file(order: Order, index: int, channel: str) -> str:
+    return f"{order.patient_id(index)}/{order.case_id(index)}_{channel}.mha"
+
+
+def _label_file(case_id: str) -> str:
+    return f"labels/{case_id}.nii.gz"
 
 
 def _require_no_strangers(output: Path, patients: set[str]) -> None:

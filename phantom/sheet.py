@@ -19,7 +19,7 @@ from matplotlib.figure import Figure
 from contract.archive import Study, find_studies
 from contract.cards import Card, Channel
 from contract.errors import OncoduetError
-from contract.files import atomic_file
+from contract.outputs import file_output, require_apart
 from contract.volume import Volume, read_grid, read_label, read_volume, resample
 from phantom.generators import Generator, generator_for
 
@@ -52,9 +52,12 @@ def draw_sheet(card: Card, archive: Path, output: Path) -> None:
     ------
     OncoduetError
         No generator makes the card's channels; there is no marksheet of a phantom archive; labels were shuffled; a kind
-        of study is missing.
+        of study is missing; the output is a file of other origin or lies in the archive.
     """
     generator = generator_for(card)
+    place = file_output(output, "phantom sheet")
+    require_apart(output, archive=archive)
+    place.check()
     rows = _read_marksheet(archive)
     studies = {study.case_id: study for study in find_studies(archive, card, labels_required=True)}
     chosen = [_best(kind, rows, archive, generator) for kind in _KINDS]
@@ -73,8 +76,8 @@ def draw_sheet(card: Card, archive: Path, output: Path) -> None:
         axis.set_title(title, fontsize=12, color=_INK)
     for kind, row, line in zip(_KINDS, chosen, axes, strict=True):
         _draw_row(card, studies[_case_id(row)], row, kind, line)
-    with atomic_file(output) as partial:
-        figure.savefig(partial, format="png", dpi=84, metadata={"Software": None})
+    with place.staged() as stage:
+        figure.savefig(stage / output.name, format="png", dpi=84, metadata={"Software": None})
 
 
 def _draw_row(card: Card, study: Study, row: Row, kind: _Kind, axes: Sequence[Axes]) -> None:

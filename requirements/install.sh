@@ -5,7 +5,8 @@
 #
 # Wheels in wheels/ beside this folder are found first, without a network. TORCH_REQUIREMENT names another build of
 # torch, with its hash where torch.txt does not accept it: "torch==2.13.0+cu126 --hash=sha256:…"; PIP_EXTRA_INDEX_URL
-# or PIP_FIND_LINKS say where else pip may find it.
+# or PIP_FIND_LINKS say where else pip may find it. The libraries that a CUDA build requires stand in torch-cuda.lock, of
+# another build in a lock with its name: torch-cu126.lock, which lock.sh makes.
 set -euo pipefail
 fail() { echo "install.sh: $1" >&2; exit "${2:-3}"; }
 [ $# = 2 ] || { [ $# = 3 ] && [ "$2" = torch.txt ]; } || fail "usage: install.sh PYTHON [torch.txt] LOCK" 2
@@ -32,19 +33,35 @@ for source in sorted(Path(sysconfig.get_path("purelib")).rglob("*.py")):
         compile(source, quiet=2, invalidation_mode=PycInvalidationMode.CHECKED_HASH)
 END
 }
-"$python" -m pip install --quiet --no-compile --find-links ../wheels --no-deps --require-hashes --requirement "$lock"
+# Wheels alone, each with a sha256 that is written here: nothing that an index or a folder serves runs before it is known.
+# One package is published as source alone. It is built with the lock's own setuptools: pip would fetch another, of any hash.
+source_only=acvl-utils
+install() { "$python" -m pip install --no-compile --find-links ../wheels --only-binary :all: --require-hashes "$@"; }
+folder=$(mktemp -d)
+trap 'rm -rf "$folder"' EXIT
+if grep -q "^$source_only==" "$lock"; then
+  awk '/^setuptools==/ { found = 1 } found { print } found && !/\\$/ { exit }' "$lock" >"$folder/build.txt"
+  install --quiet --no-deps --requirement "$folder/build.txt"
+fi
+install --quiet --no-deps --no-binary "$source_only" --no-build-isolation --requirement "$lock"
 [ $# = 3 ] || { compile; exit; }
 
 read -r requirement hashes <<<"${TORCH_REQUIREMENT:-$(grep -o '^torch==[^ ]*' torch.txt)} "
-folder=$(mktemp -d)
-trap 'rm -rf "$folder"' EXIT
-"$python" -m pip download --find-links ../wheels --no-deps --dest "$folder" "$requirement"
-wheel=$(echo "$folder"/*)
+mkdir "$folder/torch"
+"$python" -m pip download --find-links ../wheels --only-binary :all: --no-deps --dest "$folder/torch" "$requirement"
+wheel=$(echo "$folder"/torch/*)
 hash=$(sha256sum "$wheel" | cut -d ' ' -f 1)
 grep -q "sha256:$hash" torch.txt - <<<"$hashes" ||
   fail "${wheel##*/}: expected a sha256 that torch.txt or TORCH_REQUIREMENT accepts, found $hash"
-case $wheel in
-  *+cpu-*) "$python" -m pip install --no-compile --no-deps "$wheel" ;;  # what it needs stands in the lock
-  *) "$python" -m pip install --no-compile --find-links ../wheels "$wheel" ;;  # a CUDA build names the versions of its libraries
-esac
+echo "$wheel --hash=sha256:$hash" >"$folder/torch.txt"
+build=cuda
+[[ $wheel != *+* ]] || { build=${wheel##*+} build=${build%%-*}; }
+if [ "$build" = cpu ]; then
+  install --no-deps --requirement "$folder/torch.txt"  # what it needs stands in the lock
+else
+  # pip itself refuses whatever the wheel requires that is neither installed nor hashed
+  libraries=torch-$build.lock
+  install --requirement "$folder/torch.txt" $([ ! -f "$libraries" ] || echo --requirement "$libraries") ||
+    fail "${wheel##*/}: expected a sha256 in requirements/$libraries of each package that it requires, found another or none (see above)"
+fi
 compile

@@ -1,14 +1,17 @@
 #!/bin/bash
-# List a Python's packages with versions and licences, as CycloneDX JSON: sbom.sh PYTHON FILE
+# List a Python's packages with versions and licences, and Debian's below them, as CycloneDX JSON: sbom.sh PYTHON FILE
 #
 # The lister gets an environment of its own, which is gone afterwards. The same packages give the same bytes: of a file
 # that was installed from a folder (torch's wheel) only the name and hash are kept.
 set -euo pipefail
 [ $# = 2 ] || { echo "usage: sbom.sh PYTHON FILE" >&2; exit 2; }
+here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT
 "$1" -m venv "$folder"
-"$(dirname "${BASH_SOURCE[0]}")/install.sh" "$folder/bin/python" sbom.lock
+"$here/install.sh" "$folder/bin/python" sbom.lock
 mkdir -p "$(dirname "$2")"
 "$folder/bin/cyclonedx-py" environment --output-reproducible "$1" |
-  sed -E 's#"file://[^"]*/([^"/]+)"#"file:///\1"#' >"$2"
+  "$folder/bin/python" "$here/sbom_system.py" "$("$1" -c 'import platform; print(platform.python_version())')" |
+  sed -E 's#"file://[^"]*/([^"/]+)"#"file:///\1"#' >"$folder/sbom.json"
+cp "$folder/sbom.json" "$2"

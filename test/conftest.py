@@ -13,6 +13,9 @@ from pathlib import Path
 
 import pytest
 
+# Before torch is imported: asked in the ordinary way, CUDA could no longer be used by processes that tests fork.
+os.environ.setdefault("PYTORCH_NVML_BASED_CUDA_CHECK", "1")
+
 PROJECT = Path(__file__).resolve().parent.parent
 
 

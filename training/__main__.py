@@ -1,32 +1,37 @@
 """Command line of the training: prepare, run, campaign, status, verify, sweep, bundle, predict."""
 
+from contract.signals import exit_code, heed_signals
+
+if __name__ == "__main__":
+    heed_signals()  # before what takes long to import
+
 import argparse
 import logging
+import signal
 import sys
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, get_args
 
 from rich.console import Console
 
-from contract.errors import exit_status
+from contract.command import Parser, run_command
+from contract.terminal import console, log_to_stdout
+from network.device import HELP, Device, Kind, choose_device, machine_gpu
 
 if TYPE_CHECKING:
     from training.campaign.costs import Side
     from training.campaign.plan import Campaign
 
-INTERRUPTED = 130
-"""Exit code after Ctrl-C, as shells have it."""
-
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; its exit code is 0 done, 1 a bug, 2 wrong usage, 3 wrong input."""
-    options = _parser().parse_args(arguments)
-    logging.basicConfig(stream=sys.stdout, level=logging.WARNING, format="%(message)s", force=True)
-    logging.getLogger("training").setLevel(logging.INFO)
-    logging.captureWarnings(True)
-    console = Console(file=sys.stdout, highlight=False)
-    return exit_status(lambda: options.command(options, console))
+    return run_command(
+        lambda: _parser().parse_args(arguments),
+        lambda options: options.command(options, console()),
+        log=partial(log_to_stdout, "%(message)s", level=logging.WARNING, ours="training"),
+    )
 
 
 def _prepare(options: argparse.Namespace, console: Console) -> None:
@@ -39,6 +44,9 @@ def _prepare(options: argparse.Namespace, console: Console) -> None:
         folds=options.folds,
         seed=options.seed,
         console=console,
+        replace=options.replace,
+        patients=options.patients,
+        on_bad_study=options.on_bad_study,
     )
 
 
@@ -57,7 +65,7 @@ def _run(options: argparse.Namespace, console: Console) -> None:
     show(
         run,
         options.output,
-        device=options.device,
+        device=_told_upstream(options.device, console) if run.is_upstream else _told(options, console),
         resume=options.resume,
         wait=options.wait,
         wishes=Wishes(options.tensorboard, options.archive, options.localisation),
@@ -76,23 +84,47 @@ def _verify(options: argparse.Namespace, console: Console) -> None:
 def _campaign(options: argparse.Namespace, console: Console) -> None:
     from training.campaign import load_campaign  # noqa: PLC0415
     from training.campaign.local import local_side, make_locally  # noqa: PLC0415
-    from training.campaign.slurm import make_on_slurm, slurm_side  # noqa: PLC0415
+    from training.campaign.slurm import job_device, make_on_slurm, slurm_side  # noqa: PLC0415
 
     campaign = load_campaign(options.campaign, prepared=options.prepared, output=options.output)
     on_slurm = options.executor == "slurm"
+    if on_slurm:
+        device, why = job_device(campaign.file.slurm, options.device)
+        console.print(f"device: {device}, in each job ({why})", soft_wrap=True, markup=False)
+    else:
+        device = _told(options, console, forking=True)
     if options.dry_run:
-        _estimate(campaign, slurm_side(campaign) if on_slurm else local_side(campaign, options.device), console)
+        _estimate(campaign, slurm_side(campaign) if on_slurm else local_side(campaign, device), console)
         return
     make = make_on_slurm if on_slurm else make_locally
     try:
-        make(campaign, console=console, device=options.device)
+        make(campaign, console=console, device=device)
     except KeyboardInterrupt:
         console.print(
             "interrupted; jobs in the queue go on, and the same command watches them again"
             if on_slurm
             else "interrupted; the same command goes on from the last checkpoints"
         )
-        raise SystemExit(INTERRUPTED) from None
+        raise SystemExit(exit_code(signal.SIGINT)) from None
+
+
+def _told(options: argparse.Namespace, console: Console, *, forking: bool = False) -> Kind:
+    """The device to compute on, told in one line before anything else; CUDA stays asleep in a process that forks."""
+    from training.campaign.devices import chosen_in_a_child  # noqa: PLC0415
+
+    device = (chosen_in_a_child if forking else choose_device)(options.device)
+    console.print(str(device), soft_wrap=True, markup=False)
+    return device.kind
+
+
+def _told_upstream(wanted: Device, console: Console) -> Kind:
+    """Tell what nnDetection, whose environment and torch are its own, will find; what the record says is by ours."""
+    import torch  # noqa: PLC0415 - takes seconds to import
+
+    gpu = machine_gpu()
+    there = f"{gpu.name}, driver {gpu.driver}" if gpu else "no GPU"
+    console.print(f"device: nnDetection's own torch decides; the machine has {there}", soft_wrap=True, markup=False)
+    return "cuda" if wanted != "cpu" and torch.cuda.is_available() else "cpu"
 
 
 def _estimate(campaign: "Campaign", side: "Side", console: Console) -> None:
@@ -120,13 +152,14 @@ def _status(options: argparse.Namespace, console: Console) -> None:
 def _sweep(options: argparse.Namespace, console: Console) -> None:
     from training.detection.map_sweep import Whereabouts, show, sweep_maps, verdict  # noqa: PLC0415
 
+    device = _told(options, console)
     logging.getLogger("training.judging").setLevel(logging.WARNING)  # nine tables of the evaluation; here is one
     record = sweep_maps(
         options.runs,
         options.output,
         whereabouts=Whereabouts(options.prepared, options.archive, options.localisation),
         mirroring=False if options.no_mirroring else None,
-        gpu=options.device != "cpu",
+        device=device,
         store=options.store,
     )
     for table in show(record):
@@ -147,21 +180,17 @@ def _bundle(options: argparse.Namespace, console: Console) -> None:
 def _predict(options: argparse.Namespace, console: Console) -> None:
     from training.nndetection.prediction import predict  # noqa: PLC0415 - imports torch
 
+    _told_upstream("auto", console)
     studies = predict(options.run, archive=options.archive, output=options.output)
     console.print(f"{options.output}: {studies} studies predicted", soft_wrap=True)
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m training", description=__doc__)
+    parser = Parser(prog="python -m training", description=__doc__)
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
     prepare = commands.add_parser("prepare", help="archive → prepared dataset with patient-disjoint folds")
-    prepare.set_defaults(command=_prepare)
-    prepare.add_argument("--card", required=True, help="name in contract/cards, or path of a .toml file")
-    prepare.add_argument("--archive", type=Path, required=True, help="folder of studies with labels/")
-    prepare.add_argument("--output", type=Path, required=True, help="folder for the prepared dataset")
-    prepare.add_argument("--folds", type=int, default=5, help="number of folds (default 5)")
-    prepare.add_argument("--seed", type=int, default=0, help="seed of the folds (default 0)")
+    _add_prepare(prepare)
 
     run = commands.add_parser("run", help="train one network; goes on where it was interrupted")
     run.set_defaults(command=_run)
@@ -230,6 +259,29 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
+def _add_prepare(prepare: argparse.ArgumentParser) -> None:
+    prepare.set_defaults(command=_prepare)
+    prepare.add_argument("--card", required=True, help="name in contract/cards, or path of a .toml file")
+    prepare.add_argument("--archive", type=Path, required=True, help="folder of studies with labels/")
+    prepare.add_argument("--output", type=Path, required=True, help="folder for the prepared dataset")
+    prepare.add_argument("--folds", type=int, default=5, help="number of folds (default 5)")
+    prepare.add_argument("--seed", type=int, default=0, help="seed of the folds (default 0)")
+    prepare.add_argument(
+        "--replace", action="store_true", help="replace a dataset of other studies, folds or card that is there"
+    )
+    prepare.add_argument(
+        "--patients",
+        metavar="FILE|by-case|by-prefix",
+        help="who the patient of a case is: a CSV (case_id,patient_id), the case itself, or what is before its first _",
+    )
+    prepare.add_argument(
+        "--on-bad-study",
+        choices=["stop", "skip"],
+        default="stop",
+        help="name all studies that are wrong and stop (default), or leave them out and say which",
+    )
+
+
 def _add_sweep(sweep: argparse.ArgumentParser) -> None:
     sweep.set_defaults(command=_sweep)
     sweep.add_argument("--runs", type=Path, nargs="+", required=True, help="run folders, or folders of run folders")
@@ -241,7 +293,7 @@ def _add_sweep(sweep: argparse.ArgumentParser) -> None:
     )
     sweep.add_argument("--no-mirroring", action="store_true", help="predict without the card's mirrored copies")
     sweep.add_argument("--store", action="store_true", help="give the best combination to the runs' box rules")
-    sweep.add_argument("--device", choices=["auto", "cpu"], default="auto", help="auto: CUDA where there is a device")
+    _add_device(sweep)
 
 
 def _add_campaign(parser: argparse.ArgumentParser) -> None:
@@ -251,9 +303,7 @@ def _add_campaign(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_device(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--device", choices=["auto", "cpu", "cuda"], default="auto", help="auto: CUDA where there is a device"
-    )
+    parser.add_argument("--device", choices=get_args(Device), default="auto", help=HELP)
 
 
 if __name__ == "__main__":

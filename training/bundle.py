@@ -2,7 +2,8 @@
 
 It holds ``bundle.json``, ``card.toml``, ``plans.json``, ``dataset.json``, ``members/NNN.safetensors`` and, over all of
 them, ``SHA256SUMS``; beside a network that finds boxes its ``NNN.anchors.json`` and, where it has one,
-``NNN.box_rule.json``; for a card that first locates an organ also ``localisation/`` with the plans, dataset and
+``NNN.box_rule.json``; once for members that share it ``training_studies/NNN.json``, by which studies are known again
+that a member was trained on; for a card that first locates an organ also ``localisation/`` with the plans, dataset and
 networks of stage 1. The same runs give the same bytes.
 """
 
@@ -10,15 +11,19 @@ import gzip
 import hashlib
 import io
 import itertools
+import json
+import os
 import tarfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from contract.cards import load_card
+from contract.cards import load_card, parse
 from contract.errors import OncoduetError
 from contract.files import atomic_file, read_json, sha256_file, sha256_json
+from contract.outputs import require_apart, require_folder, require_unowned
 from contract.records import BundleRecord, Member, RunRecord, Stage, StageRecord, read_record
+from contract.upload import check_model
 from network.weights import load_weights, tensors_sha256
 from training.nndetection.model import is_upstream
 from training.run_folder import RunFolder
@@ -43,6 +48,11 @@ class FinishedRun:
         files = {"anchors": self.folder.anchors, "box_rule": self.folder.box_rule}
         return {what: path for what, path in files.items() if what in self.record.parents}
 
+    @property
+    def training_studies(self) -> Path | None:
+        """The list of the studies that its network knows; None where an older program trained it."""
+        return self.folder.training_studies if "training_studies" in self.record.parents else None
+
 
 def bundle(*, runs: Sequence[Path], output: Path) -> BundleRecord:
     """Pack runs into a bundle.
@@ -60,11 +70,15 @@ def bundle(*, runs: Sequence[Path], output: Path) -> BundleRecord:
         The output's name does not end in .tar.gz; a folder holds no run; a run is not finished, or is one of
         nnDetection, or its weights, anchors or box rule are missing or not those that its record names; a run stands
         twice; runs differ in card, plans, dataset or licence; no run detects lesions, or none locates the organ that
-        the card needs first.
+        the card needs first; what has the output's name is no bundle, or one with members that this one lacks.
     """
     if not output.name.endswith(".tar.gz"):
         raise OncoduetError(f"{output}: expected a name that ends in .tar.gz")
+    require_folder(output.parent)
+    require_unowned(output.parent, "training bundle")
+    before = _members_of(output)
     finished = finished_runs(runs)
+    require_apart(output, run=[run.folder.path for run in finished])
     _require_agreement(finished)
     detecting = _pack([run for run in finished if run.record.key.stage == "detection"], below="")
     locating = _pack([run for run in finished if run.record.key.stage == "localisation"], below="localisation/")
@@ -84,6 +98,12 @@ def bundle(*, runs: Sequence[Path], output: Path) -> BundleRecord:
         localisation=locating.record if locating.record.members else None,
         parents={run.name: sha256_file(run.folder.record) for run in finished},
     )
+    lost = sorted(name for name, sha256 in before.items() if record.parents.get(name) != sha256)
+    if lost:
+        raise OncoduetError(
+            f"{output}: expected nothing or a bundle of some of these runs, found one with {lost[0]}, which is another "
+            "or missing among them; give another output or move it away"
+        )
     files: dict[str, Path | bytes] = {"card.toml": first.folder.card, **detecting.files, **locating.files}
     files["bundle.json"] = (record.model_dump_json(indent=2) + "\n").encode()
     sums = [f"{_sha256(files[name])}  {name}\n" for name in sorted(files)]
@@ -91,6 +111,22 @@ def bundle(*, runs: Sequence[Path], output: Path) -> BundleRecord:
     with atomic_file(output) as partial:
         _write_archive(partial, files)
     return record
+
+
+def _members_of(path: Path) -> Mapping[str, str]:
+    """The runs of the bundle that is there now, none where there is nothing. What is no whole bundle is not ours."""
+    if not os.path.lexists(path):
+        return {}
+    if path.is_symlink():
+        raise OncoduetError(f"{path}: expected nothing or a model bundle, found a link")
+    try:
+        check_model(path, accept_non_commercial=True)
+        with tarfile.open(path) as archive:
+            content = archive.extractfile("bundle.json")
+            assert content is not None  # a regular file, as was checked
+            return parse(json.load(content), BundleRecord, f"{path}: bundle.json").parents
+    except OncoduetError as error:
+        raise OncoduetError(f"{path}: expected nothing or a model bundle, found something else ({error})") from None
 
 
 @dataclass(frozen=True)
@@ -101,6 +137,10 @@ class _Packed:
 
 def _pack(runs: Sequence[FinishedRun], *, below: str) -> _Packed:
     """The networks of one stage, in a folder of the bundle."""
+    lists: dict[str, str] = {}  # by hash: runs of one fold share theirs
+    for run in runs:
+        if run.training_studies is not None:
+            lists.setdefault(run.record.parents["training_studies"], f"{below}training_studies/{len(lists):03d}.json")
     members = tuple(
         Member(
             name=run.name,
@@ -108,6 +148,7 @@ def _pack(runs: Sequence[FinishedRun], *, below: str) -> _Packed:
             weights_sha256=str(run.record.weights_sha256),
             run_sha256=sha256_file(run.folder.record),
             key=run.record.key,
+            training_studies_file=lists.get(run.record.parents.get("training_studies", "")),
             **{f"{what}_file": f"{below}members/{number:03d}.{what}.json" for what in run.beside},
         )
         for number, run in enumerate(runs)
@@ -119,6 +160,8 @@ def _pack(runs: Sequence[FinishedRun], *, below: str) -> _Packed:
     for member, run in zip(members, runs, strict=True):
         files[member.file] = run.folder.weights
         files |= {str(getattr(member, f"{what}_file")): path for what, path in run.beside.items()}
+        if member.training_studies_file is not None and run.training_studies is not None:
+            files[member.training_studies_file] = run.training_studies
     return _Packed(record, files)
 
 
@@ -177,7 +220,8 @@ def _finished(folder: RunFolder) -> FinishedRun:
             f"found others ({sha256[:12]}…)"
         )
     run = FinishedRun(folder, record)
-    for what, path in run.beside.items():
+    known = {"training_studies": run.training_studies} if run.training_studies is not None else {}
+    for what, path in (run.beside | known).items():
         if not path.is_file():
             raise OncoduetError(f"{path}: expected in a run folder, found no file")
         if sha256_file(path) != record.parents[what]:

@@ -3,7 +3,7 @@
 A checkpoint is the whole state of a training between two epochs. It is written beside, synced and renamed. Its first
 line holds a hash over all of it: a file that was cut, or in which a bit flipped, is noticed before anything is taken
 from it, and the one before counts. It also names the run that it belongs to (a hash over the run's key and parents), so
-that a file copied from another run is refused. It is read without pickle's power to run code.
+that a file copied from another run is refused. No pickle is written or read (:mod:`training.checkpoint_state`).
 
 No state of a random generator is in it. All of them are seeded anew at the start of every epoch, from the run's seed
 and the epoch's number (``training.engines.nnunet.seed_generators``), and checkpoints are written between epochs: seed
@@ -11,21 +11,23 @@ and epoch number, which are in it, are the state.
 """
 
 import hashlib
-import io
 import json
 import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
+from pydantic import Field, NonNegativeInt
+
+from contract.cards import Frozen, parse
 from contract.errors import OncoduetError, one_line
-from contract.files import atomic_file
+from contract.files import atomic_file, kind_of
 
 KEPT = 2
 """How many are kept."""
 
-_FORMAT = "oncoduet-checkpoint-1"
+_FORMAT = "oncoduet-checkpoint-2"
 _LONGEST_HEADER_BYTES = 1024
 
 logger = logging.getLogger(__name__)
@@ -63,11 +65,9 @@ class Checkpoints:
         OncoduetError
             The disk is full; the earlier checkpoints are still there.
         """
-        import torch  # noqa: PLC0415 - takes seconds to import
+        from training.checkpoint_state import encode  # noqa: PLC0415 - takes seconds to import
 
-        buffer = io.BytesIO()
-        torch.save(dict(checkpoint.state), buffer)
-        content = buffer.getbuffer()
+        content = encode(checkpoint.state)
         claims = {
             "format": _FORMAT,
             "run": self.run_sha256,
@@ -96,9 +96,9 @@ class Checkpoints:
         Raises
         ------
         OncoduetError
-            A whole checkpoint belongs to another run.
+            A whole checkpoint belongs to another run, or was written by another version.
         """
-        import torch  # noqa: PLC0415
+        from training.checkpoint_state import decode  # noqa: PLC0415
 
         files = self.files()
         for path in files:
@@ -108,8 +108,11 @@ class Checkpoints:
                 logger.warning("%s: expected a whole checkpoint, found %s; it is removed", path, error)
                 path.unlink()
                 continue
-            state = torch.load(io.BytesIO(content), map_location=device, weights_only=True)
-            return Checkpoint(epoch=claims["epoch"], seed=claims["seed"], state=state)
+            try:
+                state = decode(content, device=device)
+            except ValueError as error:
+                raise OncoduetError(f"{path}: expected the state of a training, found {one_line(str(error))}") from None
+            return Checkpoint(epoch=claims.epoch, seed=claims.seed, state=state)
         if files:
             logger.warning("%s: no checkpoint is whole; the training begins anew, at epoch 0", self.folder)
         return None
@@ -126,29 +129,46 @@ class Checkpoints:
             return
         raise OncoduetError(f"{self.folder}: expected a checkpoint to resume from, found {found}")
 
-    def _open(self, path: Path) -> tuple[dict[str, Any], bytes]:
+    def _open(self, path: Path) -> tuple["_Claims", bytes]:
         """What a file's first line claims, and its content, each checked."""
+        if not path.is_file():
+            raise _DamagedError(kind_of(path.lstat()))
         with path.open("rb") as stream:
             header = stream.readline(_LONGEST_HEADER_BYTES)
             content = stream.read()
         try:
-            claims = json.loads(header)
-            sha256, size = claims.pop("sha256"), claims["bytes"]
-        except (ValueError, KeyError, AttributeError, TypeError) as error:
+            claims = parse(json.loads(header), _Claims, "claims")
+        except (ValueError, OncoduetError) as error:
             raise _DamagedError(f"a first line that cannot be read ({one_line(str(error))})") from None
-        if len(content) != size:
-            raise _DamagedError(f"{len(content)} bytes in place of {size}")
-        if _sha256(claims, content) != sha256:
+        if len(content) != claims.size_bytes:
+            raise _DamagedError(f"{len(content)} bytes in place of {claims.size_bytes}")
+        if _sha256(claims.model_dump(by_alias=True, exclude={"sha256"}), content) != claims.sha256:
             raise _DamagedError("another hash than that of its content")
-        if (claims["format"], claims["run"]) != (_FORMAT, self.run_sha256):
+        if claims.format != _FORMAT:
+            raise OncoduetError(
+                f"{path}: expected the format {_FORMAT}, found {claims.format[:40]}; the version that began the run "
+                "can finish it, or remove this folder and it begins anew"
+            )
+        if claims.run != self.run_sha256:
             raise OncoduetError(
                 f"{path}: expected a checkpoint of this run ({self.run_sha256[:12]}…), "
-                f"found one of another ({claims['run'][:12]}…)"
+                f"found one of another ({claims.run[:12]}…)"
             )
         return claims, content
 
 
-def _sha256(claims: Mapping[str, Any], content: bytes | memoryview) -> str:
+class _Claims(Frozen):
+    """A checkpoint's first line."""
+
+    format: str
+    run: str
+    epoch: NonNegativeInt
+    seed: NonNegativeInt
+    size_bytes: Annotated[NonNegativeInt, Field(alias="bytes")]
+    sha256: str
+
+
+def _sha256(claims: Mapping[str, Any], content: bytes) -> str:
     total = hashlib.sha256(json.dumps(claims, sort_keys=True).encode())
     total.update(content)
     return total.hexdigest()

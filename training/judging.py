@@ -18,6 +18,7 @@ from pathlib import Path
 from contract.cards import Card
 from contract.errors import OncoduetError, one_line
 from contract.records import Metrics, MetricsRecord, RunKey, RunRecord, read_record
+from network.device import Device
 from training.run_folder import RunFolder
 from training.sources import SourcesRecord
 
@@ -79,7 +80,7 @@ def predict(
     studies: Path,
     model: Path,
     options: Sequence[str],
-    gpu: bool,
+    device: Device,
     purpose: str,
 ) -> None:
     """Predict an archive with the bundle of some runs.
@@ -90,8 +91,8 @@ def predict(
         Where the bundle is unpacked meanwhile.
     options
         More of ``algorithm batch``.
-    gpu
-        Whether it may use one.
+    device
+        Where it predicts.
     purpose
         What the program is called for, for messages.
 
@@ -109,7 +110,7 @@ def predict(
         archive.extractall(model, filter="data")
     packed.unlink()
     folders = {"archive": studies, "model": model, "output": output}
-    call("algorithm", "batch", *options, folders=folders, purpose=purpose, gpu=gpu)
+    call("algorithm", "batch", "--device", device, *options, folders=folders, purpose=purpose)
     shutil.rmtree(model)
 
 
@@ -142,7 +143,7 @@ def read_score(scores: Path) -> Metrics:
     return strict
 
 
-def call(*words: str, folders: Mapping[str, Path], purpose: str, gpu: bool = False) -> None:
+def call(*words: str, folders: Mapping[str, Path], purpose: str) -> None:
     """Run one of our programs; what it says goes to the log.
 
     Parameters
@@ -151,8 +152,6 @@ def call(*words: str, folders: Mapping[str, Path], purpose: str, gpu: bool = Fal
         Options whose values are paths, by name.
     purpose
         What it is called for, for messages.
-    gpu
-        Whether it may see one.
 
     Raises
     ------
@@ -163,7 +162,7 @@ def call(*words: str, folders: Mapping[str, Path], purpose: str, gpu: bool = Fal
     """
     options = [word for name, folder in folders.items() for word in (f"--{name}", str(folder.resolve()))]
     path = os.pathsep.join([str(_HOME), *filter(None, [os.environ.get("PYTHONPATH")])])
-    environment = os.environ | {"PYTHONPATH": path} | ({} if gpu else {"CUDA_VISIBLE_DEVICES": ""})
+    environment = os.environ | {"PYTHONPATH": path}
     ended = subprocess.run(
         [sys.executable, "-m", *words, *options], env=environment, capture_output=True, text=True, check=False
     )

@@ -7,6 +7,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TextIO
 
+from contract.terminal import CleanFormatter
+
 
 class Log:
     """A log file that is open for long and takes what is logged, printed or warned of within ``turn``."""
@@ -14,7 +16,7 @@ class Log:
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream
         self._handler = logging.StreamHandler(stream)
-        self._handler.setFormatter(logging.Formatter("%(asctime)s %(message)s"))
+        self._handler.setFormatter(CleanFormatter("%(asctime)s %(message)s"))
 
     @contextmanager
     def turn(self) -> Iterator[None]:

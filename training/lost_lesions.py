@@ -15,7 +15,8 @@ from scipy import ndimage
 
 from contract.cards import Card
 from contract.volume import Box, Grid, Volume, resample
-from network.preprocessing import CONFIGURATION, Preprocessed
+from network.plans import CONFIGURATION
+from network.preprocessing import Preprocessed
 
 
 @dataclass(frozen=True)

@@ -1,22 +1,26 @@
 """From an archive to a prepared dataset: stacking, nnU-Net's plan and preprocessing, patient-disjoint folds."""
 
+import errno
 import hashlib
 import logging
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from rich.console import Console
 from rich.progress import Progress
 from scipy import ndimage
 
-from contract.archive import Study, archive_licence, find_studies
+from contract.archive import Study, all_of, archive_licence, archive_patients, list_studies
 from contract.cards import Card, card_path, load_card
-from contract.errors import OncoduetError, UsageError
-from contract.files import sha256_file, sha256_json, staged_folder, write_json, write_text
+from contract.errors import OncoduetError, UsageError, one_line, some
+from contract.files import sha256_file, sha256_json, write_json, write_text
+from contract.outputs import Output, require_apart, require_folder
 from contract.records import Stage, write_record
+from contract.terminal import progress_on
 from contract.volume import LabelArray, Volume
 from network.localisation import true_region
 from network.preprocessing import Preprocessed
@@ -27,21 +31,40 @@ from training.logs import log_to
 from training.lost_lesions import Lesion, lesions_on, lost_lesions
 from training.prepared import (
     LOCALISATION,
+    PARTS,
+    RECORD,
+    SPLITS,
     Fold,
+    Prepared,
     PreparedRecord,
     PreparedStudy,
     SplitsRecord,
     case_files,
     load_prepared,
+    parts,
 )
 from training.sources import FILE as SOURCES
-from training.sources import SourcesRecord, stamp_study
+from training.sources import SourcesRecord, glance, read_sources, same_studies, stamp_study
+
+OnBadStudy = Literal["stop", "skip"]
+"""``stop``: a study that is wrong ends it, once all such are known; ``skip``: they are left out, and named."""
 
 logger = logging.getLogger(__name__)
 
 
-def prepare(*, card_name: str, archive: Path, output: Path, folds: int, seed: int, console: Console) -> PreparedRecord:
-    """Prepare a dataset for training.
+def prepare(
+    *,
+    card_name: str,
+    archive: Path,
+    output: Path,
+    folds: int,
+    seed: int,
+    console: Console,
+    patients: str | None = None,
+    on_bad_study: OnBadStudy = "stop",
+    replace: bool = False,
+) -> PreparedRecord:
+    """Prepare a dataset for training; one that is there already and was made from just this is left as it is.
 
     Parameters
     ----------
@@ -51,60 +74,211 @@ def prepare(*, card_name: str, archive: Path, output: Path, folds: int, seed: in
         Number of folds and the seed of the shuffle that deals patients to them.
     console
         Where progress is shown.
+    patients
+        Who the patients are, where the archive leaves it open; see :func:`contract.archive.archive_patients`.
+    on_bad_study
+        What to do about studies that are wrong.
+    replace
+        Put it in the place of a dataset that was made from something else, although runs may have been made from that.
 
     Raises
     ------
     OncoduetError
         The archive is empty or a study of it is wrong (see ``contract.archive``, ``network.study``); no study has a
-        lesion, or one lacks the organ that the card locates first; there are fewer patients than folds. Nothing is
-        written then.
+        lesion, or one lacks the organ that the card locates first; there are fewer patients than folds, or it is open
+        who they are; the output holds another dataset or files of other origin. Nothing is written then.
     UsageError
-        Fewer than two folds.
+        Fewer than two folds, or a seed below 0.
     """
-    if folds < 2:
-        raise UsageError(f"--folds: expected at least 2, found {folds}")
+    _require_usable(folds, seed)
+    require_apart(output, archive=archive)
+    require_folder(output)
     card = load_card(card_name)
     licence = archive_licence(archive)
-    studies = find_studies(archive, card, labels_required=True)
-    patients = {study.patient_id for study in studies}
-    if len(patients) < folds:
-        raise OncoduetError(f"{archive}: expected at least {folds} patients for {folds} folds, found {len(patients)}")
+    studies, bad = _listed(archive, card, on_bad_study)
+    patient_of = archive_patients(archive, studies, patients)
+    _require_patients(archive, patient_of, folds)
     stages: list[Stage] = ["detection"] if card.localisation is None else ["detection", "localisation"]
+    if (output / RECORD).is_file() and not replace:
+        existing = load_prepared(output)
+        kept = [study for study in studies if study.case_id not in existing.record.left_out]
+        _require_same(
+            existing,
+            card=card,
+            licence=licence,
+            archive=archive,
+            studies=kept,
+            folds=folds,
+            seed=seed,
+            patient_of=patient_of,
+        )
+        logger.info("%s: prepared already from these studies, nothing to do", output)
+        return existing.record
+    place = Output(
+        output,
+        "training prepare",
+        _files(stages, [study.case_id for study in studies]),
+        identity={"card": card.sha256, "folds": folds, "seed": seed, "archive": glance(archive, studies)},
+        replaces=replace,
+        record=RECORD,
+    )
     with (
-        staged_folder(output) as stage,
+        place.staged() as stage,
         log_to(stage / "prepare.log"),
         tempfile.TemporaryDirectory(prefix=".work-", dir=stage) as work,
-        Progress(console=console, redirect_stdout=False, redirect_stderr=False) as progress,
+        progress_on(console, redirect_stdout=False, redirect_stderr=False) as progress,
     ):
         stacked = {each: _Stacked(Path(work) / each, card, each) for each in stages}
         stamps = {}
         for study in progress.track(studies, description="read studies"):
             assert study.label is not None
-            stamps[study.case_id] = stamp_study(archive, study)  # before it is read: a change meanwhile is noticed
-            scan = read_scan(card, study.channels, name=study.case_id)
-            truth = read_truth(card, study.label, scan.native)
-            for dataset in stacked.values():
-                dataset.add(study, scan, truth)
+            with bad.noting(study.case_id):
+                stamp = stamp_study(archive, study)  # before it is read: a change meanwhile is noticed
+                scan = read_scan(card, study.channels, name=study.case_id)
+                truth = read_truth(card, study.label, scan.native)
+                for dataset in stacked.values():
+                    dataset.add(study, patient_of[study.case_id], scan, truth)
+                stamps[study.case_id] = stamp
+        bad.stop()
+        kept = [study for study in studies if study.case_id not in bad.faults]
+        for dataset in stacked.values():
+            dataset.keep(kept)
+        _require_patients(archive, {study.case_id: patient_of[study.case_id] for study in kept}, folds)
         if not any(study.lesions for study in stacked["detection"].records):
             raise OncoduetError(f"{archive / 'labels'}: expected at least one study with a lesion, found none")
         lesions = stacked["detection"].records
         splits = SplitsRecord(seed=seed, folds=split_patients(lesions, folds=folds, seed=seed))
         write_record(stage / SOURCES, SourcesRecord(archive=str(archive.resolve()), studies=stamps))
         card_text = card_path(card_name).read_text(encoding="utf-8")
-        for name, dataset in stacked.items():
+        for name in reversed(stages):  # the outer one's record names the inner one's
             folder = stage if name == "detection" else stage / LOCALISATION
-            record = _preprocess(dataset, folder, card=card, licence=licence, work=Path(work), progress=progress)
+            record = _preprocess(stacked[name], folder, card=card, licence=licence, work=Path(work), progress=progress)
             write_text(folder / "card.toml", card_text)
-            write_record(folder / "splits.json", splits)
-            write_record(folder / "prepared.json", record)
+            write_record(folder / SPLITS, splits)
+            changes = {"left_out": tuple(sorted(bad.faults)), "parts": parts(folder)}
+            write_record(folder / RECORD, record.model_copy(update=changes))
+        bad.say()  # in prepare.log, and below to the user
         lost = stacked["detection"].lost
         _warn_of(lost)  # in prepare.log, and below to the user
+    bad.say()
     _warn_of(lost)
     positive = sum(study.lesions > 0 for study in lesions)
+    named = {study.patient_id for study in lesions}
     logger.info(
-        "%s: %d studies of %d patients, %d with lesions, %d folds", output, len(lesions), len(patients), positive, folds
+        "%s: %d studies of %d patients, %d with lesions, %d folds", output, len(lesions), len(named), positive, folds
     )
     return load_prepared(output).record
+
+
+def _require_usable(folds: int, seed: int) -> None:
+    if folds < 2:
+        raise UsageError(f"--folds: expected at least 2, found {folds}")
+    if seed < 0:
+        raise UsageError(f"--seed: expected at least 0, found {seed}")
+
+
+def _listed(archive: Path, card: Card, on_bad_study: OnBadStudy) -> tuple[Sequence[Study], "_BadStudies"]:
+    """The studies that seem sound before their voxels are read, and those that are not; remarks are logged."""
+    listing = list_studies(archive, card, labels_required=True)
+    for remark in listing.remarks:
+        logger.warning("%s", remark)
+    bad = _BadStudies(archive, on_bad_study, studies=len(listing.studies) + len(listing.faults))
+    for name, fault in listing.faults.items():
+        bad.note(name, fault)
+    bad.stop()
+    return listing.studies, bad
+
+
+def _require_same(
+    existing: Prepared,
+    *,
+    card: Card,
+    licence: str,
+    archive: Path,
+    studies: Sequence[Study],
+    folds: int,
+    seed: int,
+    patient_of: Mapping[str, str],
+) -> None:
+    """Raise ``OncoduetError`` unless a dataset was made from just this: its runs would be orphaned."""
+    for what, found, expected in [
+        ("card", existing.record.card_sha256, card.sha256),
+        ("data licence", existing.record.data_licence, licence),
+        ("number of folds", len(existing.folds), folds),
+        ("seed", existing.splits_seed, seed),
+        (
+            "patients",
+            {study.case_id: study.patient_id for study in existing.record.studies},
+            {study.case_id: patient_of[study.case_id] for study in studies},
+        ),
+        ("studies", same_studies(read_sources(existing), archive, studies), True),
+    ]:
+        if found != expected:
+            raise OncoduetError(
+                f"{existing.folder}: expected no dataset or one with the same {what}, found another, from which "
+                "runs may have been made; give another output, or --replace"
+            )
+
+
+def _files(stages: Sequence[Stage], case_ids: Sequence[str]) -> list[str]:
+    """All that a dataset may consist of."""
+    below = ["" if stage == "detection" else f"{LOCALISATION}/" for stage in stages]
+    cases = [str(path) for case_id in case_ids for path in case_files(Path(), case_id)]
+    return [SOURCES, "prepare.log", *(f"{each}{name}" for each in below for name in [RECORD, SPLITS, *PARTS, *cases])]
+
+
+class _BadStudies:
+    """Studies that are wrong, as far as they are known; with ``stop`` all of them are named together."""
+
+    def __init__(self, archive: Path, on_bad_study: OnBadStudy, *, studies: int) -> None:
+        self.archive = archive
+        self.on_bad_study = on_bad_study
+        self.studies = studies
+        self.faults: dict[str, str] = {}
+
+    def note(self, name: str, fault: str) -> None:
+        """Keep what is wrong with a study."""
+        self.faults[name] = one_line(fault)
+
+    @contextmanager
+    def noting(self, case_id: str) -> Iterator[None]:
+        """Keep what goes wrong with a study meanwhile; a full disk is nobody's fault here."""
+        try:
+            yield
+        except OncoduetError as error:
+            self.note(case_id, str(error))
+        except OSError as error:
+            if error.errno in (None, errno.ENOSPC, errno.EDQUOT):
+                raise
+            self.note(case_id, f"study {case_id} in {self.archive}: expected readable files, found: {error}")
+        except (MemoryError, ArithmeticError, ValueError, IndexError) as error:  # sizes that no array can have
+            logger.debug("study %s", case_id, exc_info=True)
+            self.note(
+                case_id,
+                f"study {case_id} in {self.archive}: expected images that can be prepared, "
+                f"found: {type(error).__name__}: {error}",
+            )
+
+    def stop(self) -> None:
+        """Raise ``OncoduetError`` with all that is known, unless bad studies are left out."""
+        if self.faults and self.on_bad_study == "stop":
+            hint = "" if len(self.faults) == 1 else " (--on-bad-study skip leaves them out)"
+            raise OncoduetError(all_of(self.archive, self.faults, studies=self.studies) + hint)
+
+    def say(self) -> None:
+        """Name what is left out."""
+        for fault in self.faults.values():
+            logger.warning("left out: %s", fault)
+        if self.faults:
+            logger.warning(
+                "%d of %d studies are left out: %s", *(len(self.faults), self.studies, some(sorted(self.faults)))
+            )
+
+
+def _require_patients(archive: Path, patient_of: Mapping[str, str], folds: int) -> None:
+    patients = set(patient_of.values())
+    if len(patients) < folds:
+        raise OncoduetError(f"{archive}: expected at least {folds} patients for {folds} folds, found {len(patients)}")
 
 
 def _preprocess(
@@ -114,7 +288,7 @@ def _preprocess(
     case_ids = [study.case_id for study in stacked.records]
     dataset = nnunet_data.dataset_json(stacked.card, studies=len(case_ids))
     samples = nnunet_data.samples_per_case(
-        studies=len(case_ids), largest_foreground_voxels=stacked.largest_foreground_voxels
+        studies=len(case_ids), largest_foreground_voxels=max(stacked.foreground_voxels[each] for each in case_ids)
     )
     what = "" if stacked.stage == "detection" else f" ({stacked.stage})"
     analysis = progress.add_task(f"take fingerprint{what}", total=len(case_ids))
@@ -177,20 +351,19 @@ class _Stacked:
         self.records: list[PreparedStudy] = []
         self.hashes: dict[str, str] = {}
         self.spacing_mm_zyx: dict[str, tuple[float, float, float]] = {}
-        self.largest_foreground_voxels = 0
+        self.foreground_voxels: dict[str, int] = {}
         self.lesions: dict[str, list[Lesion]] = {}
         self.lost: list[str] = []
         """What is to be said of lesions that resampling lost."""
         folder.mkdir()
 
-    def add(self, study: Study, scan: Scan, truth: Volume) -> None:
+    def add(self, study: Study, patient_id: str, scan: Scan, truth: Volume) -> None:
         """Keep one study: the region around its organ where the card locates one first, else the whole."""
         assert study.label is not None
         region = None if self.card.localisation is None else true_region(self.card, truth, study.label)
         image = stack(self.card, scan, region=region)
         label = classes_on(self.card, truth, image.grid)
-        foreground = int(np.count_nonzero(label))
-        self.largest_foreground_voxels = max(self.largest_foreground_voxels, foreground)
+        self.foreground_voxels[study.case_id] = int(np.count_nonzero(label))
         self.spacing_mm_zyx[study.case_id] = image.spacing_mm_zyx
         np.save(self.folder / f"{study.case_id}.npy", image.array)
         np.save(self.folder / f"{study.case_id}_label.npy", label)
@@ -198,9 +371,19 @@ class _Stacked:
         total.update(np.ascontiguousarray(image.array).tobytes())
         total.update(np.ascontiguousarray(label).tobytes())
         lesions = count_lesions(label, self.card)
-        self.records.append(PreparedStudy(case_id=study.case_id, patient_id=study.patient_id, lesions=lesions))
-        self.hashes[study.case_id] = total.hexdigest()
         self.lesions[study.case_id] = lesions_on(self.card, truth, image.grid) if self.stage == "detection" else []
+        self.hashes[study.case_id] = total.hexdigest()
+        self.records.append(
+            PreparedStudy(
+                case_id=study.case_id, patient_id=patient_id, lesions=lesions, content_sha256=scan.content_sha256
+            )
+        )
+
+    def keep(self, studies: Iterable[Study]) -> None:
+        """Forget all others: what was wrong with one may have shown in another stage alone."""
+        kept = {study.case_id for study in studies}
+        self.records = [record for record in self.records if record.case_id in kept]
+        self.hashes = {case_id: sha256 for case_id, sha256 in self.hashes.items() if case_id in kept}
 
     def note_lost(self, case_id: str, preprocessed: Preprocessed, plans: Mapping[str, Any]) -> None:
         """Look for the study's lesions in what preprocessing made of it."""

@@ -5,9 +5,11 @@ it is finished. Running the same command again goes on from the last checkpoint,
 folder that holds another run is refused. One process at a time works on a run.
 """
 
+import gc
 import hashlib
 import logging
 import shutil
+import traceback
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing, suppress
 from dataclasses import dataclass
@@ -17,11 +19,21 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Literal
 
 from rich.console import Console
-from rich.progress import Progress, TextColumn
 
 from contract.errors import OncoduetError, UsageError
-from contract.files import sha256_file, sha256_json, write_json, write_text
-from contract.records import CheckpointPolicy, Epoch, RunKey, RunRecord, read_record, write_record
+from contract.files import sha256_file, sha256_json, writable, write_json, write_text
+from contract.outputs import require_apart, require_folder
+from contract.records import (
+    CheckpointPolicy,
+    Epoch,
+    RunKey,
+    RunRecord,
+    TrainingStudiesRecord,
+    read_record,
+    write_record,
+)
+from contract.terminal import progress_on, said
+from network.device import Device, Kind, choose_device, free_device_memory, memory_or_refuse, require_same_device
 from training import circumstances
 from training.checkpoints import Checkpoints
 from training.configurations import (
@@ -43,8 +55,8 @@ from training.turns import Steps, finished, in_turns
 if TYPE_CHECKING:
     from training.engines import nnunet
 
-Device = Literal["auto", "cpu", "cuda"]
 UPSTREAM_NEED = "nnDetection gets its images"
+_LEANER = "fewer runs beside it (resources.packed), or a smaller batch or patch in the profile's plan, take less"
 
 logger = logging.getLogger(__name__)
 
@@ -119,11 +131,24 @@ class Run:
             "dataset": sha256_json(self.prepared.dataset),
         }
 
+    @property
+    def training_studies(self) -> TrainingStudiesRecord | None:
+        """Which studies its network comes to know; None where an older program prepared them."""
+        contents = {study.case_id: study.content_sha256 for study in self.prepared.record.studies}
+        if None in contents.values():
+            return None
+        chooses = self.keep != "final" or isinstance(self.configuration, DetectorConfiguration)
+        train, validation = (
+            tuple(sorted({str(contents[case_id]) for case_id in cases}))
+            for cases in (self.fold.train, self.fold.validation if chooses else ())
+        )
+        return TrainingStudiesRecord(trained_on=train, chosen_by=validation, parents={"prepared": self.prepared.sha256})
+
     def checkpoints(self, folder: RunFolder) -> Checkpoints:
         """Its checkpoints, which name the run by what it is and by what it is made from."""
         return Checkpoints(folder.checkpoints, sha256_json([self.key.model_dump(mode="json"), self.parents]))
 
-    def task(self, folder: RunFolder, device: Literal["cpu", "cuda"]) -> "nnunet.Task":
+    def task(self, folder: RunFolder, device: Kind) -> "nnunet.Task":
         """What the engine is asked to do."""
         from network.detection.anchors import AnchorPlan  # noqa: PLC0415 - takes seconds to import
         from training.engines import nnunet, retina_unet  # noqa: PLC0415
@@ -286,7 +311,7 @@ def execute(
         cannot be chosen by detection.
     """
     item = Item(run, output, on_iteration=on_iteration, on_epoch=on_epoch)
-    return finished(_steps(item, device=_device(device), resume=resume, wait=wait, wishes=wishes))
+    return finished(_steps(item, device=choose_device(device).kind, resume=resume, wait=wait, wishes=wishes))
 
 
 @dataclass(frozen=True)
@@ -330,20 +355,22 @@ def execute_together(
     doubled = next((folder for folder in folders if folders.count(folder) > 1), None)
     if doubled is not None:
         raise OncoduetError(f"{doubled}: expected each run to have a folder of its own, found two runs for it")
-    where = _device(device)
+    where = choose_device(device).kind
     going = {number: _steps(item, device=where, resume=resume, wishes=wishes) for number, item in enumerate(items)}
     ended: dict[int, RunRecord | Exception] = {}
     try:
         while going:
-            for number, steps in list(going.items()):
+            for number in list(going):
                 try:
-                    next(steps)
+                    next(going[number])
                 except StopIteration as end:
                     ended[number] = end.value
                 except Exception as error:
-                    ended[number] = error
+                    ended[number] = _without_what_it_held(error)
                 if number in ended:
                     del going[number]
+                    gc.collect()  # what the run held is the others' now
+                    free_device_memory()
                     items[number].on_end(ended[number])
     finally:
         for steps in going.values():  # after an interruption: locks are let go, records say how far it was
@@ -363,10 +390,9 @@ def show(
 ) -> RunRecord:
     """Make a run as :func:`execute` does, with a progress bar, or a line per epoch where there is no terminal."""
     profile = run.profile
-    with Progress(
-        *Progress.get_default_columns(),
-        TextColumn("{task.fields[loss]}"),
-        console=console,
+    with progress_on(
+        console,
+        said("fields[loss]"),
         redirect_stdout=False,
         redirect_stderr=False,
         disable=not console.is_terminal,
@@ -397,10 +423,16 @@ def existing_record(run: Run, folder: RunFolder, *, resume: bool = False) -> Run
     Raises
     ------
     OncoduetError
-        The folder holds another run, or this one on other data; ``resume`` without a checkpoint.
+        The folder holds another run, this one on other data, or files of other origin under a run's names; it cannot be
+        written to; ``resume`` without a checkpoint.
     """
     path = folder.record
     existing = read_record(path, RunRecord) if path.is_file() else None
+    if existing is None:
+        folder.require_free()
+    if existing is None or existing.state != "finished":
+        folder.require_no_links()
+        require_folder(folder.path)
     if existing is not None:
         if existing.key != run.key:
             raise OncoduetError(f"{path}: expected {_describe(run.key)}, found {_describe(existing.key)}")
@@ -425,19 +457,24 @@ def derived_seed(*parts: str | int) -> int:
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:4], "big")
 
 
-def _steps(
-    item: Item, *, device: Literal["cpu", "cuda"], resume: bool, wait: bool = False, wishes: Wishes
-) -> Steps[RunRecord]:
+def _steps(item: Item, *, device: Kind, resume: bool, wait: bool = False, wishes: Wishes) -> Steps[RunRecord]:
     """Make a run in steps, with its lock, folder and log."""
     run, folder = item.run, RunFolder(item.output)
-    existing_record(run, folder, resume=resume and not wait)
-    folder.path.mkdir(parents=True, exist_ok=True)
+    require_apart(folder.path, prepared=run.prepared.folder, archive=wishes.archive)
+    existing = existing_record(run, folder, resume=resume and not wait)
+    if existing is not None and existing.state == "finished" and not folder.work.exists():
+        logger.info("%s: finished already, nothing to do", folder.path)
+        return existing
+    with writable(folder.path):
+        folder.path.mkdir(parents=True, exist_ok=True)
     with alone(folder, wait=wait):
         existing = existing_record(run, folder, resume=resume)
         if existing is not None and existing.state == "finished":
-            shutil.rmtree(folder.work, ignore_errors=True)
+            folder.clear_work()
             logger.info("%s: finished already, nothing to do", folder.path)
             return existing
+        if existing is not None and run.checkpoints(folder).files():
+            require_same_device(str(folder.path), begun=str(existing.hardware["device"]), now=device)
         if run.is_upstream:
             reachable_archive(run.prepared, wishes.archive, purpose=UPSTREAM_NEED)
         elif run.keep == "detection":
@@ -445,15 +482,19 @@ def _steps(
         else:
             unchanged_archive(run.prepared, archive=wishes.archive)
         folder.sweep()
+        if existing is None:
+            write_record(folder.record, run.record(state="planned"))  # from here on the folder is known as this run's
         shutil.rmtree(folder.engine, ignore_errors=True)
         folder.engine.mkdir(parents=True)
         write_text(folder.card, (run.prepared.folder / "card.toml").read_text(encoding="utf-8"))
         write_json(folder.plans, run.plans)
         write_json(folder.dataset, dict(run.prepared.dataset))
+        if (known := run.training_studies) is not None:
+            write_record(folder.training_studies, known)
         with open_log(folder.log) as log:
             making = _make(item, folder, device=device, existing=existing, wishes=wishes)
             record = yield from in_turns(making, log.turn)
-        shutil.rmtree(folder.work)
+        folder.clear_work()
         return record
 
 
@@ -461,7 +502,7 @@ def _make(
     item: Item,
     folder: RunFolder,
     *,
-    device: Literal["cpu", "cuda"],
+    device: Kind,
     existing: RunRecord | None,
     wishes: Wishes,
 ) -> Steps[RunRecord]:
@@ -473,7 +514,8 @@ def _make(
         progress.update(epochs=existing.epochs, wall_s=existing.wall_s, cpu_s=existing.cpu_s)
     try:
         write_record(folder.record, run.record(state="running", device=device, **progress))
-        record = yield from making(item, folder, device=device, progress=progress, wishes=wishes)
+        with memory_or_refuse(f"{folder.path}: on {device}", remedy=_LEANER):
+            record = yield from making(item, folder, device=device, progress=progress, wishes=wishes)
         write_record(folder.record, record)
     except Exception:
         logger.exception("failed")
@@ -484,7 +526,7 @@ def _make(
 
 
 def _make_network(
-    item: Item, folder: RunFolder, *, device: Literal["cpu", "cuda"], progress: dict[str, Any], wishes: Wishes
+    item: Item, folder: RunFolder, *, device: Kind, progress: dict[str, Any], wishes: Wishes
 ) -> Steps[RunRecord]:
     """Train a network of ours and choose its weights; ``progress`` is kept up to date."""
     from network.weights import load_weights, save_weights, tensors_sha256  # noqa: PLC0415
@@ -509,7 +551,7 @@ def _make_network(
         else:
             trained = yield from nnunet.steps(task, on_iteration=item.on_iteration, on_epoch=note)
     weights = trained.weights
-    more_parents = {"anchors": sha256_file(folder.anchors)} if folder.anchors.is_file() else {}
+    more_parents = folder.hashes_beside()
     if run.keep == "detection":
         chosen = select(run, folder, device=device, archive=wishes.archive, localisation=wishes.localisation)
         weights = load_weights(chosen)
@@ -530,7 +572,7 @@ def _make_network(
 
 
 def _make_upstream(
-    item: Item, folder: RunFolder, *, device: Literal["cpu", "cuda"], progress: dict[str, Any], wishes: Wishes
+    item: Item, folder: RunFolder, *, device: Kind, progress: dict[str, Any], wishes: Wishes
 ) -> Steps[RunRecord]:
     """Have nnDetection's programs train; ``progress`` is kept up to date, and of epochs there is no record."""
     from training.nndetection import training as upstream  # noqa: PLC0415 - imports torch
@@ -556,7 +598,7 @@ def _make_upstream(
     return run.record(
         state="finished",
         device=device,
-        more_parents={PARENT: sha256_file(folder.nndetection_record)},
+        more_parents={PARENT: sha256_file(folder.nndetection_record), **folder.hashes_beside()},
         more_versions={
             "nndetection_targeted": made.targeted_commit,
             "nndetection": made.reported_commit or "unknown",
@@ -566,19 +608,22 @@ def _make_upstream(
     )
 
 
+def _without_what_it_held(error: Exception) -> Exception:
+    """An exception whose frames, and those of its causes, no longer hold the run's network, gradients and studies.
+
+    They stand in the run's log.
+    """
+    chain: list[BaseException] = [error]
+    for each in chain:
+        traceback.clear_frames(each.__traceback__)
+        chain += [other for other in (each.__cause__, each.__context__) if other is not None and other not in chain]
+    return error
+
+
 def _require_step(folder: RunFolder) -> None:
     """Raise ``OncoduetError`` unless nnDetection's training has a step to go on from."""
     if not folder.upstream_steps.is_file():
         raise OncoduetError(f"{folder.upstream_steps}: expected a step of nnDetection to go on from, found none")
-
-
-def _device(wanted: Device) -> Literal["cpu", "cuda"]:
-    import torch  # noqa: PLC0415
-
-    available = torch.cuda.is_available()
-    if wanted == "cuda" and not available:
-        raise OncoduetError("--device cuda: expected a CUDA device, found none")
-    return "cuda" if available and wanted != "cpu" else "cpu"
 
 
 def _describe(key: RunKey) -> str:

@@ -1,8 +1,15 @@
 """The folder of one run: what lies where."""
 
+import json
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
+
+from contract.errors import OncoduetError
+from contract.files import sha256_file, sweep
+from contract.outputs import require_free, require_unowned
+
+COMMAND = "training run"
 
 
 @dataclass(frozen=True)
@@ -14,8 +21,47 @@ class RunFolder:
     def sweep(self) -> None:
         """Remove what a killed process left half written. For the one process that holds the lock."""
         for folder in (self.path, self.checkpoints, self.kept):
-            for partial in folder.glob(".partial-*"):
-                shutil.rmtree(partial) if partial.is_dir() else partial.unlink()
+            if folder.is_dir():
+                sweep(folder, is_ours=True)
+
+    def require_free(self) -> None:
+        """Raise ``OncoduetError`` unless a run may begin here: nothing has a name that it is going to give."""
+        require_unowned(self.path, COMMAND)
+        require_free(self.path, [name for name in self._names if name != self.lock.name], COMMAND)
+        if self.lock.exists() and not is_lock(self.lock):
+            raise OncoduetError(f"{self.lock}: expected the lock of a run or nothing, found a file of other origin")
+
+    def require_no_links(self) -> None:
+        """Raise ``OncoduetError`` if a link bears the name of something that the run is going to write."""
+        for name in self._names:
+            if (self.path / name).is_symlink():
+                raise OncoduetError(f"{self.path / name}: expected no link in a run's folder, found one")
+
+    @property
+    def _names(self) -> list[str]:
+        paths = [self.record, self.weights, self.card, self.plans, self.dataset, self.anchors, self.box_rule, self.log]
+        paths += [
+            self.nndetection,
+            self.nndetection_record,
+            self.selection,
+            self.training_studies,
+            self.tensorboard,
+            self.lock,
+            self.work,
+        ]
+        return [path.name for path in paths]
+
+    def clear_work(self) -> None:
+        """Remove what the training needed, and nothing that somebody else put there."""
+        for place in (self.checkpoints, self.kept, self.selecting, self.upstream, self.engine):
+            shutil.rmtree(place, ignore_errors=True)
+        if self.work.is_dir() and not any(self.work.iterdir()):
+            self.work.rmdir()
+
+    def hashes_beside(self) -> dict[str, str]:
+        """Of files that lie here before the weights do, by what the run's record calls them among its parents."""
+        files = {"anchors": self.anchors, "training_studies": self.training_studies}
+        return {what: sha256_file(path) for what, path in files.items() if path.is_file()}
 
     @property
     def record(self) -> Path:
@@ -41,6 +87,11 @@ class RunFolder:
     def dataset(self) -> Path:
         """nnU-Net's description of channels and labels."""
         return self.path / "dataset.json"
+
+    @property
+    def training_studies(self) -> Path:
+        """Which studies the network knows (``contract.records.TrainingStudiesRecord``), if the dataset says."""
+        return self.path / "training_studies.json"
 
     @property
     def anchors(self) -> Path:
@@ -119,6 +170,15 @@ class RunFolder:
     def engine(self) -> Path:
         """For the engine's own files."""
         return self.work / "engine"
+
+
+def is_lock(path: Path) -> bool:
+    """Whether a file is a run's lock, which is empty or says who holds it."""
+    try:
+        text = path.read_text(encoding="utf-8") if path.is_file() else "no file"
+        return not text or set(json.loads(text)) >= {"host", "pid", "since"}
+    except (ValueError, TypeError):
+        return False
 
 
 def kept_weights_file(kept: Path, epoch: int) -> Path:

@@ -3,7 +3,6 @@
 The kernel gives the lock back when its holder ends, however that happens, so that a killed process blocks nobody.
 """
 
-import fcntl
 import json
 import logging
 import os
@@ -15,6 +14,7 @@ from datetime import UTC, datetime
 from typing import IO
 
 from contract.errors import OncoduetError
+from contract.locks import try_lock
 from training.run_folder import RunFolder
 
 PATIENCE_S = 0.2
@@ -43,7 +43,7 @@ def alone(folder: RunFolder, *, wait: bool = False) -> Iterator[None]:
                     f"{folder.path}: expected no other process at work on this run, found {_holder(lock)}"
                 )
             logger.info("%s: waiting for %s", folder.path, _holder(lock))
-            fcntl.flock(lock, fcntl.LOCK_EX)
+            try_lock(lock, wait=True)
         lock.truncate(0)
         json.dump(_ourselves(), lock)
         lock.flush()
@@ -56,14 +56,11 @@ def alone(folder: RunFolder, *, wait: bool = False) -> Iterator[None]:
 def _locked(lock: IO[str]) -> bool:
     """Try for a moment: a look at whether somebody is at work (``training.campaign.progress``) takes the lock, too."""
     patience_s = time.monotonic() + PATIENCE_S
-    while True:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            return True
-        except BlockingIOError:
-            if time.monotonic() > patience_s:
-                return False
-            time.sleep(0.01)
+    while not try_lock(lock):
+        if time.monotonic() > patience_s:
+            return False
+        time.sleep(0.01)
+    return True
 
 
 def _ourselves() -> dict[str, str | int]:

@@ -13,10 +13,10 @@ What was predicted and scored stays until the choice is made, so that an interru
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
-from contract.files import sha256_file
 from contract.records import BatchRecord, ScoredCheckpoint, SelectionRecord, read_record, write_record
+from network.device import Kind
 from training.judging import find_localisation, link_studies, predict, read_score, score
 from training.run_folder import RunFolder
 from training.sources import reachable_archive, read_sources
@@ -34,9 +34,7 @@ PURPOSE = "to choose a checkpoint"
 NEED = "detection chooses the checkpoint"
 
 
-def select(
-    run: "Run", folder: RunFolder, *, device: Literal["cpu", "cuda"], archive: Path | None, localisation: Path | None
-) -> Path:
+def select(run: "Run", folder: RunFolder, *, device: Kind, archive: Path | None, localisation: Path | None) -> Path:
     """Choose among a run's kept weights and write ``selection.json``.
 
     Parameters
@@ -79,7 +77,7 @@ def select(
                 studies=validation,
                 model=place / "model",
                 options=("--no-mirroring", "--threads", str(run.profile.threads)),
-                gpu=device == "cuda",
+                device=device,
                 purpose=PURPOSE,
             )
             score(predictions, scores, studies=validation, purpose=PURPOSE)
@@ -117,10 +115,11 @@ def _candidate(run: "Run", folder: RunFolder, weights: Path, place: Path) -> str
         (candidate.plans, folder.plans),
         (candidate.dataset, folder.dataset),
         *([(candidate.anchors, folder.anchors)] if folder.anchors.is_file() else []),
+        *([(candidate.training_studies, folder.training_studies)] if folder.training_studies.is_file() else []),
     ]:
         link.symlink_to(file.resolve())
     sha256 = tensors_sha256(load_weights(weights))
-    beside = {"anchors": sha256_file(folder.anchors)} if folder.anchors.is_file() else {}
+    beside = folder.hashes_beside()
     write_record(candidate.record, run.record(state="finished", weights_sha256=sha256, more_parents=beside))
     return sha256
 

@@ -4,13 +4,13 @@ A run notices by it that the archive has changed since, and finds the images on 
 Where an archive lies and when its files were written is no part of what a dataset is: nothing here enters its hash.
 """
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from contract.archive import Study
 from contract.cards import Frozen
 from contract.errors import OncoduetError
-from contract.files import sha256_file
+from contract.files import sha256_file, sha256_json
 from contract.records import Record, read_record
 from training.prepared import Prepared
 
@@ -39,8 +39,21 @@ class SourcesRecord(Record):
 
 def stamp_study(archive: Path, study: Study) -> tuple[FileStamp, ...]:
     """Look at a study's images and label map."""
-    paths = [*study.channels.values(), *([study.label] if study.label else [])]
-    return tuple(_stamp(archive, path) for path in paths)
+    return tuple(_stamp(archive, path) for path in _files(study))
+
+
+def glance(archive: Path, studies: Sequence[Study]) -> str:
+    """Hash over names, sizes and times of an archive's files: a first look that reads none of them."""
+    status = {str(path.relative_to(archive)): path.stat() for study in studies for path in _files(study)}
+    return sha256_json({name: [each.st_size, each.st_mtime_ns] for name, each in status.items()})
+
+
+def same_studies(sources: SourcesRecord, archive: Path, studies: Sequence[Study]) -> bool:
+    """Whether an archive has just the studies that a dataset was made from, with the same bytes, wherever it lies."""
+    now = {study.case_id: tuple(str(path.relative_to(archive)) for path in _files(study)) for study in studies}
+    then = {case_id: tuple(stamp.path for stamp in stamps) for case_id, stamps in sources.studies.items()}
+    stamps = [stamp for stamps in sources.studies.values() for stamp in stamps]
+    return now == then and next(_changed(archive, stamps, hash_all=False), None) is None
 
 
 def read_sources(prepared: Prepared) -> SourcesRecord:
@@ -101,6 +114,10 @@ def reachable_archive(prepared: Prepared, archive: Path | None, *, purpose: str)
             f"which {purpose}, found none; --archive says where it lies now"
         )
     return found
+
+
+def _files(study: Study) -> list[Path]:
+    return [*study.channels.values(), *([study.label] if study.label else [])]
 
 
 def _changed(folder: Path, stamps: Iterable[FileStamp], *, hash_all: bool) -> Iterator[tuple[Path, str]]:

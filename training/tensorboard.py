@@ -4,7 +4,6 @@ A run that goes on begins its file anew and writes the earlier epochs first: the
 file to which two processes have added would show epochs twice. Each epoch is on disk when it has ended.
 """
 
-import shutil
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -27,8 +26,9 @@ class Curves:
         """Write the last epoch, and in a new file those before it; ``epochs`` are all so far."""
         new = epochs[-1:]
         if self._writer is None:
-            shutil.rmtree(self.folder, ignore_errors=True)
-            self.folder.mkdir(parents=True)
+            self.folder.mkdir(parents=True, exist_ok=True)
+            for earlier in self.folder.glob("events.out.tfevents.*"):
+                earlier.unlink()
             # The writer that TensorBoard users know has a thread of its own, which a forked process would lack.
             self._writer = EventsWriter(str(self.folder / "events"))
             new = epochs

@@ -115,7 +115,8 @@ def _looks(folder: RunFolder, record: RunRecord, shared: "_Shared") -> Iterator[
     yield "card", partial(_same, folder.card, record.key.card_sha256, lambda: load_card(folder.card).sha256)
     for name, path in [("plans", folder.plans), ("dataset", folder.dataset)]:
         yield name, partial(_same, path, record.parents.get(name), partial(_sha256_json_file, path))
-    for name, path in [("anchors", folder.anchors), ("box_rule", folder.box_rule)]:
+    beside = {"anchors": folder.anchors, "box_rule": folder.box_rule, "training_studies": folder.training_studies}
+    for name, path in beside.items():
         if name in record.parents:
             yield name, partial(_same, path, record.parents[name], partial(sha256_file, path))
     if record.checkpoint == "detection":

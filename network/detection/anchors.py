@@ -10,14 +10,15 @@ from collections.abc import Mapping, Sequence
 from typing import Annotated, Any
 
 import torch
-from pydantic import Field, PositiveFloat
+from pydantic import Field
 from torch import Tensor
 
 from contract.cards import Frozen
 from contract.errors import OncoduetError
-from network.preprocessing import CONFIGURATION
+from network.plans import CONFIGURATION, MOST_STAGES
 
 Triple = tuple[int, int, int]
+Voxels = Annotated[float, Field(gt=0, le=10_000)]
 
 WANTED_LEVELS = 4
 COARSEST_FIRST_LEVEL = 2
@@ -27,9 +28,9 @@ COARSEST_FIRST_LEVEL = 2
 class AnchorPlan(Frozen):
     """Which anchors a network has; written into plans and bundles."""
 
-    levels: Annotated[tuple[Annotated[int, Field(ge=0)], ...], Field(min_length=1)]
+    levels: Annotated[tuple[Annotated[int, Field(ge=0)], ...], Field(min_length=1, max_length=MOST_STAGES)]
     """Detection levels, finest first."""
-    sizes_voxels_zyx: Annotated[tuple[tuple[PositiveFloat, PositiveFloat, PositiveFloat], ...], Field(min_length=1)]
+    sizes_voxels_zyx: Annotated[tuple[tuple[Voxels, Voxels, Voxels], ...], Field(min_length=1, max_length=216)]
     """Sizes of the anchors at each position of the finest detection level."""
 
 

@@ -21,16 +21,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from contract.errors import OncoduetError
-from network.architecture import build_network
+from network.architecture import build_network, is_without_memory
 from network.detection.anchors import AnchorPlan, level_strides, require_levels
-from network.preprocessing import CONFIGURATION
 
 CHANNELS_PER_GROUP = 16
 PRIOR = 0.01
 """Score of every anchor before any training, so that the many without a lesion do not drown the first steps."""
 _INITIAL_DEVIATION = 0.01
-_U_NETS = "dynamic_network_architectures.architectures.unet."
 
 
 @dataclass(frozen=True)
@@ -49,7 +46,7 @@ class DetectorOutput:
 
 
 def build_retina_unet(plans: Mapping[str, Any], dataset: Mapping[str, Any], anchors: AnchorPlan) -> "RetinaUNet":
-    """Build the Retina U-Net of a plan, with freshly initialised weights.
+    """Build the Retina U-Net of a plan, with freshly initialised weights unless it has no memory (device ``meta``).
 
     Parameters
     ----------
@@ -59,13 +56,10 @@ def build_retina_unet(plans: Mapping[str, Any], dataset: Mapping[str, Any], anch
     Raises
     ------
     OncoduetError
-        The plan's network is no U-Net, or has not the anchors' levels.
+        The plan is malformed (:mod:`network.plans`), or its network has not the anchors' levels.
     """
-    require_levels(anchors, level_strides(plans))
-    name = plans["configurations"][CONFIGURATION]["architecture"]["network_class_name"]
-    if not name.startswith(_U_NETS):
-        raise OncoduetError(f"plans: network_class_name: expected a name in {_U_NETS}*, found {name!r}")
     unet: Any = build_network(plans, dataset, deep_supervision=False)
+    require_levels(anchors, level_strides(plans))
     return RetinaUNet(unet, anchors, int(unet.encoder.output_channels[anchors.levels[0]]))
 
 
@@ -123,6 +117,8 @@ def _head(channels: int, results: int) -> nn.Sequential:
         ]
     head = nn.Sequential(*layers, nn.Conv3d(channels, results, 3, padding=1))
     *hidden, last = (layer for layer in head if isinstance(layer, nn.Conv3d))
+    if is_without_memory(head):
+        return head
     for layer in hidden:
         nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
     nn.init.normal_(last.weight, std=_INITIAL_DEVIATION)

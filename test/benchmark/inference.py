@@ -153,7 +153,7 @@ class Bench:
 
         bundle = read_bundle(self.folder / "model")
         some = bundle.record.members[:members]
-        predictor = load_predictor(bundle, some, ensembles=[some], mirroring=self.mirroring)
+        predictor = load_predictor(bundle, some, ensembles=[some], mirroring=self.mirroring, device=self.device)
         images = {
             channel.name: self.folder / "input" / channel.socket.relative_path / "case.mha"
             for channel in bundle.card.channels

@@ -5,19 +5,24 @@ knows or an archive to upload, ours or anybody's. Exit codes: 0 fit, 1 at least 
 wrong (one line on stderr). Nothing of the engine's is left behind, after Ctrl-C neither.
 """
 
+from contract.signals import heed_signals
+
+if __name__ == "__main__":
+    heed_signals()  # before what takes long to import
+
 import argparse
+import logging
 import platform
 import re
-import signal
 import sys
 import time
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
-from types import FrameType
 
 from rich.console import Console
 
-from conformance.algorithm_checks import ALGORITHM, own_study_check
+from conformance.algorithm_checks import ALGORITHM, SPELLINGS, own_study_check
 from conformance.algorithm_checks import scenarios as algorithm_scenarios
 from conformance.archives import folder_files, tarball_files
 from conformance.checks import ENDING, Bench, Check, Scenario, Verdict, run
@@ -26,48 +31,50 @@ from conformance.engine import session
 from conformance.evaluation_checks import EVALUATION
 from conformance.evaluation_checks import scenarios as evaluation_scenarios
 from conformance.outputs import Broken
-from conformance.report import show, write
+from conformance.report import report_place, show, write
 from conformance.studies import Study, own_studies, require_cases
 from conformance.submissions import made_truth, read_truth, truth_files
 from contract.cards import load_card
-from contract.errors import OncoduetError, UsageError, exit_status
+from contract.command import Parser, run_command
+from contract.errors import OncoduetError, UsageError
+from contract.outputs import require_apart
+from contract.terminal import console as make_console
+from contract.terminal import log_to_stdout
 
 REPORTS = Path("build/conformance")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Check one image and return the exit code."""
-    options = _parser().parse_args(arguments)
-    before = signal.signal(signal.SIGTERM, _interrupt)  # as Ctrl-C: what was made is removed
     errors = 0
 
-    def command() -> None:
+    def command(options: argparse.Namespace) -> None:
         nonlocal errors
-        verdicts = _conform(options, Console(width=None if sys.stdout.isatty() else 160))
+        verdicts = _conform(options, make_console())
         errors = sum(each.verdict == "fail" and each.level == "error" for each in verdicts)
 
-    try:
-        return exit_status(command) or min(errors, 1)
-    except KeyboardInterrupt:
-        print("error: stopped before the end", file=sys.stderr)
-        return 130
-    finally:
-        signal.signal(signal.SIGTERM, before)
+    log = partial(log_to_stdout, "%(message)s", level=logging.WARNING)
+    return run_command(lambda: _parser().parse_args(arguments), command, log=log) or min(errors, 1)
 
 
 def _conform(options: argparse.Namespace, console: Console) -> list[Verdict]:
     begun = time.monotonic()
     card = load_card(options.card)
     checks: list[Check] = list(ALGORITHM if options.kind == "algorithm" else EVALUATION)
-    given: dict[str, Study] = own_studies(options.study, card) if options.study else {}
+    given: dict[str, Study] = own_studies(options.study, card, SPELLINGS[options.spelling]) if options.study else {}
     with session(options.engine, options.session) as engine, workplace() as work:
         engine.require_amd64()
         archive = Path(options.image) if Path(options.image).is_file() else None
         name = engine.load(archive) if archive else options.image
-        engine.image(name)
+        engine.require_silent(name)
+        folder = options.output or REPORTS / re.sub(
+            r"[^A-Za-z0-9._-]+", "_", Path(options.image).name if archive else name
+        )
+        require_apart(folder, study=options.study, truth=options.truth, model=options.model)
+        report_place(folder).check()
         profile = PROFILES[options.profile]
         if profile.gpu and not engine.has_gpu:
-            console.print("Note: the engine has no GPU to give; everything runs on the CPU.", highlight=False)
+            console.print("Note: the engine has no GPU to give; everything runs on the CPU.")
         limits = Limits(case=options.limit_s, start=options.start_s, health=options.health_s)
         place = Place(engine, name, work, profile, limits)
         bench = Bench(
@@ -75,7 +82,7 @@ def _conform(options: argparse.Namespace, console: Console) -> list[Verdict]:
         )
         if options.kind == "algorithm":
             bench.tarball, place.model = _mounted(options.model)
-            bench.scenarios = algorithm_scenarios(card, legacy=options.legacy)
+            bench.scenarios = algorithm_scenarios(card, legacy=options.legacy, keys=SPELLINGS[options.spelling])
             for case_id, study in given.items():
                 bench.scenarios[f"own {case_id}"] = Scenario(lambda study=study: study)  # type: ignore[misc]
                 checks[-len(ENDING) : -len(ENDING)] = own_study_check(case_id)
@@ -96,7 +103,7 @@ def _conform(options: argparse.Namespace, console: Console) -> list[Verdict]:
         for verdict in run(checks, bench, options.only):
             found[verdict.id] = verdict
             if options.verbose:
-                console.print(f"{verdict.id}: {verdict.verdict}: {verdict.found}", markup=False, highlight=False)
+                console.print(f"{verdict.id}: {verdict.verdict}: {verdict.found}")
         verdicts = [found[check.id] for check in checks if check.id in found]
         about = {
             "image": str(options.image),
@@ -112,8 +119,7 @@ def _conform(options: argparse.Namespace, console: Console) -> list[Verdict]:
             "seconds": round(time.monotonic() - begun, 1),
         }
     show(verdicts, console)
-    folder = options.output or REPORTS / re.sub(r"[^A-Za-z0-9._-]+", "_", Path(options.image).name if archive else name)
-    console.print(f"{write(verdicts, folder, about)}, {about['seconds']} s", highlight=False)
+    console.print(f"{write(verdicts, folder, about)}, {about['seconds']} s")
     return verdicts
 
 
@@ -140,11 +146,6 @@ def _unpacked(files: Files, work: Path) -> Path:
     return folder
 
 
-def _interrupt(number: int, frame: FrameType | None) -> None:
-    del number, frame
-    raise KeyboardInterrupt
-
-
 def _seconds(text: str) -> float:
     seconds = float(text)
     if not seconds > 0:
@@ -153,7 +154,7 @@ def _seconds(text: str) -> float:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="./test.sh conformance", description=__doc__)
+    parser = Parser(prog="./test.sh conformance", description=__doc__)
     parser.add_argument("image", metavar="IMAGE", help="a name that the engine knows, or an archive (.tar, .tar.gz)")
     parser.add_argument("--kind", choices=("algorithm", "evaluation"), required=True)
     parser.add_argument("--card", required=True, help="name or path of the card whose sockets the image serves")
@@ -164,6 +165,12 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "--planted", action="store_true", help="the model finds lesions such as the suite plants: require it"
+    )
+    parser.add_argument(
+        "--spelling",
+        choices=tuple(SPELLINGS),
+        default="both",
+        help="what inputs.json calls a socket where no check tries another (default: %(default)s)",
     )
     parser.add_argument("--legacy", action="store_true", help="the older contract: fixed paths, no inputs.json")
     parser.add_argument(

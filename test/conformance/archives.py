@@ -17,7 +17,7 @@ from threading import Thread
 from typing import IO, Any
 
 from conformance.conditions import Files
-from conformance.engine import Engine
+from conformance.engine import Engine, Kept
 from conformance.outputs import Broken
 from contract.errors import OncoduetError, one_line
 from contract.upload import check_image
@@ -64,8 +64,9 @@ class Reading:
 
 def read_saved(engine: Engine, image: str) -> Saved:
     """Save an image, as for an upload, and read it to its end without keeping it."""
-    process = engine.start("save", image, stdout=-1, stderr=-3)
-    assert process.stdout is not None
+    process = engine.start("save", image)
+    assert process.stdout is not None and process.stderr is not None
+    Kept(process.stderr)
     try:
         return _read(process.stdout)
     except tarfile.TarError as error:

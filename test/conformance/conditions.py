@@ -5,27 +5,32 @@ empty and open to all; ``/tmp`` is empty and in memory; model and truth lie belo
 capability and no way to gain one. Memory is limited twice, as the platform does it: by the container, and 1 GB lower
 for the data segment of each process, so that Python sees a ``MemoryError`` before the kernel kills.
 
-A helper container, as root on the same volumes, lays studies out and takes outputs away; it needs ``/bin/sh`` in the
-image. A server is asked by the image's own ``python3``, since nothing reaches it from outside.
+Nothing of an image's runs as root here, nor with a network: the platform's folders are laid over it without a program,
+outputs come as the tar that the engine makes, and an image whose user is root is not run. Between cases a keeper, the
+image's own ``/bin/sh`` as a user of no rights, empties the volumes. A server is asked by the image's own ``python3``,
+since nothing reaches it from outside; what that says is anybody's word, and read as such.
 """
 
 import io
-import json
 import shutil
 import subprocess
 import tarfile
 import tempfile
 import time
 from collections.abc import Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
-from conformance.engine import Engine, last_line
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
+
+from conformance.engine import Engine, Kept, entry, last_line, pack
 from contract.errors import OncoduetError
 from contract.serving import PORT
+from contract.upload import user_and_group
 
 Files = Mapping[str, bytes]
 """Contents by path below a folder."""
@@ -35,6 +40,12 @@ MODEL = "/opt/ml/model"
 TRUTH = "/opt/ml/input/data/ground_truth"
 API_LABEL = "org.grand-challenge.api-method"
 GB = 1 << 30
+MOST_OUTPUT_BYTES, MOST_OUTPUT_FILES = 2 * GB, 1000
+"""Taken out of ``/output``; more is a failed case."""
+_MOST_PASSWD_BYTES = 1 << 20
+_KEEPER, _OTHER = 65531, 12345
+"""User ids: of the keeper, and of another user than the image's."""
+_Answer = TypeVar("_Answer")
 
 
 @dataclass(frozen=True)
@@ -91,7 +102,54 @@ class Case:
         return ", ".join(part for part in (ended, self.note, last_line(self.stderr)[:300]) if part)
 
 
+class NotRunError(OncoduetError):
+    """The image is not run: its user is root, or cannot be told."""
+
+
+class Conditions(BaseModel):
+    """What a process in the image sees of the conditions."""
+
+    model_config = ConfigDict(frozen=True, strict=True)
+
+    uid: int
+    passwd: Annotated[list[str | int], Field(min_length=7)] | None
+    home: str | None
+    capabilities: int
+    no_new_privileges: bool
+    input_target: str
+    input_is_link: bool
+    input_refuses: bool
+    model_refuses: bool
+    tmp: list[str]
+    tmp_type: list[str]
+    output: list[str]
+    output_mode: str
+    data: int
+    shm: int
+    offline: bool
+    cuda: str | None
+
+
+class Health(BaseModel):
+    """Statuses in turn (or the names of errors), and how long the slowest answer took."""
+
+    model_config = ConfigDict(frozen=True, strict=True)
+
+    statuses: list[int | str] = Field(default_factory=list, max_length=1000)
+    slowest_s: float = 0.0
+    ready_s: float | None = None
+    """After how long it was ready; None: never."""
+
+    @property
+    def last(self) -> int | str | None:
+        return self.statuses[-1] if self.statuses else None
+
+
 Variant = Literal["plain", "read-only root", "another user", "no model", "one core"]
+
+
+_WITHOUT_RIGHTS = ("--cap-drop", "ALL", "--security-opt", "no-new-privileges")
+_STATUS: TypeAdapter[int | None] = TypeAdapter(int | None)
 
 
 @dataclass
@@ -105,6 +163,8 @@ class Place:
     limits: Limits = Limits()
     model: Files = field(default_factory=dict)
     truth: Files = field(default_factory=dict)
+    _writers: set[int] = field(default_factory=set)
+    """Users who may have written into ``/output``."""
 
     @cached_property
     def config(self) -> dict[str, Any]:
@@ -118,19 +178,46 @@ class Place:
         return str(label).strip().strip("\"'").lower()
 
     @cached_property
+    def uid(self) -> int:
+        """Of the image's user, which is not root.
+
+        Raises
+        ------
+        NotRunError
+            It is root, or cannot be told.
+        """
+        user = str(self.config.get("User") or "")
+        name, _ = user_and_group(user)
+        if not name:
+            raise NotRunError(f"user {user!r}")
+        uid = int(name) if name.isdigit() else self._uid_of(name)
+        if uid is None:
+            raise NotRunError(f"user {user!r}, who is not in /etc/passwd")
+        if not 0 < uid < 1 << 31:
+            raise NotRunError(f"user {user!r}, whose id is {uid}")
+        return uid
+
+    def _uid_of(self, name: str) -> int | None:
+        """By the image's own table, of which the engine takes the first that fits."""
+        with self.engine.reading(self.still, "/etc/passwd") as entries:
+            for _, content in entries:
+                text = content.read(_MOST_PASSWD_BYTES) if content else b""
+                for line in text.decode(errors="replace").splitlines():
+                    found, _, number, *_ = [*line.split(":"), "", "", ""]
+                    if found == name:
+                        return int(number) if number.isdecimal() and len(number) < 12 else None
+        return None
+
+    @cached_property
+    def still(self) -> str:
+        """A container of the image as it is, to be looked into; it never runs."""
+        return self.engine.create(self.image, "nothing")
+
+    @cached_property
     def derived(self) -> str:
         """The image with the platform's folders, in one layer more: its own content at these places vanishes."""
         tag = f"oncoduet-conformance-{self.engine.name}"
-        user = str(self.config.get("User") or "0")
-        name, _, value = self.engine.label.partition("=")
-        folders = (
-            "rm -rf /input /output /opt/ml && mkdir -p /opt/ml/input/data /opt/ml/model /output && "
-            f"chmod 777 /output && ln -s {INPUT_TARGET} /input"
-        )
-        self.engine.build(
-            f'FROM {self.image}\nUSER 0:0\nRUN ["/bin/sh", "-c", "{folders}"]\nUSER {user}\nLABEL {name}={value}\n',
-            tag=tag,
-        )
+        self.engine.add_layer(self.image, _platform_folders(), tag=tag)
         return tag
 
     @cached_property
@@ -139,31 +226,40 @@ class Place:
         return {name: self.engine.volume() for name in ("input", "output", "model", "truth", "void")}
 
     @cached_property
-    def helper(self) -> str:
-        """A container as root on all volumes, with the model and the truth laid out."""
-        container = self._as_root_on(self.volumes)
-        for place, files in (("model", self.model), ("truth", self.truth)):
-            self.engine("cp", "-", f"{container}:/volumes", given=_tar({place: files}))
+    def keeper(self) -> str:
+        """A container without rights on all volumes, with the model and the truth laid out."""
+        container = self._keep(self.volumes)
+        folders = {f"{name}/": b"" for name in ("input", "void")}
+        files = {f"{top}/{path}": content for top in ("model", "truth") for path, content in getattr(self, top).items()}
+        self.engine("cp", "-", f"{container}:/volumes", given=pack({**folders, **files}, owner=_KEEPER))
+        self.engine("cp", "-", f"{container}:/volumes", given=_open_to_all("output"))
         return container
 
-    def _as_root_on(self, volumes: Mapping[str, str]) -> str:
+    def _keep(self, volumes: Mapping[str, str]) -> str:
         """Start a container that does nothing, with volumes below ``/volumes``.
 
         It has to run: podman mounts the volumes of a container that does, and copies into no other.
         """
         mounts = [f"--volume={name}:/volumes/{place}:nocopy" for place, name in volumes.items()]
         container = self.engine.create(
-            *["--user", "0:0", "--network", "none", *mounts, "--entrypoint", "/bin/sh", self.derived],
-            *["-c", "while :; do sleep 3600; done"],
+            *["--user", f"{_KEEPER}:{_KEEPER}", *_WITHOUT_RIGHTS, "--memory", "1g", "--pids-limit", "64", *mounts],
+            *["--entrypoint", "/bin/sh", self.derived, "-c", "while :; do sleep 3600; done"],
         )
         self.engine("start", container)
         return container
+
+    def _empty(self, folder: str, user: int) -> None:
+        """Remove what a user has put into a volume."""
+        below = f"find /volumes/{folder} -mindepth 1"
+        theirs = f"{below} -type d -user {user} ! -perm -700 -exec chmod u+rwx {{}} \\; ; {below} -delete"
+        self.engine("exec", "--user", f"{user}:{user}", self.keeper, "/bin/sh", "-c", theirs)
 
     def flags(self, variant: Variant = "plain", *, truth: Files | None = None) -> list[str]:
         """Options of the engine's ``create``."""
         profile = self.profile
         data = (profile.memory_gb - 1) * GB
-        flags = ["--network", "none", "--cap-drop", "ALL", "--security-opt", "no-new-privileges"]
+        self._writers |= {self.uid, *([_OTHER] if variant == "another user" else [])}
+        flags = list(_WITHOUT_RIGHTS)
         flags += ["--memory", f"{profile.memory_gb}g", "--memory-swap", f"{profile.memory_gb}g"]
         flags += ["--ulimit", f"data={data}:{data}", "--shm-size", f"{profile.memory_gb * GB // 2}"]
         flags += ["--cpus", "1" if variant == "one core" else str(profile.cpus), "--pids-limit", "512"]
@@ -179,35 +275,57 @@ class Place:
         flags += ["--volume", f"{truth_volume}:{TRUTH}:ro,nocopy"]
         if profile.gpu and self.engine.has_gpu:
             flags += ["--gpus", "all"]
+        else:
+            flags += ["--env", "CUDA_VISIBLE_DEVICES="]  # this host's /proc may tell of a GPU that is not lent
         if variant == "read-only root":
             flags += ["--read-only"]
         if variant == "another user":
-            flags += ["--user", "12345:0"]
+            flags += ["--user", f"{_OTHER}:0"]
         return flags
 
     def _other_truth(self, truth: Files) -> str:
         volume = self.engine.volume()
-        filler = self._as_root_on({"truth": volume})
-        self.engine("cp", "-", f"{filler}:/volumes", given=_tar({"truth": truth}))
+        filler = self._keep({"truth": volume})
+        files = {f"truth/{path}": content for path, content in truth.items()}
+        self.engine("cp", "-", f"{filler}:/volumes", given=pack(files, owner=_KEEPER))
         self.engine("rm", "--force", filler)
         return volume
 
     def lay_out(self, study: Files) -> None:
         """Give ``/input`` this content, and ``/output`` none."""
-        helper = self.helper
-        empty = "for d in input output; do find /volumes/$d -mindepth 1 -delete; done; chmod 777 /volumes/output"
-        self.engine("exec", helper, "/bin/sh", "-c", empty)
-        self.engine("cp", "-", f"{helper}:/volumes", given=_tar({"input": study}))
+        self._empty("input", _KEEPER)
+        for user in sorted(self._writers):
+            self._empty("output", user)
+        files = {f"input/{path}": content for path, content in study.items()}
+        if files:
+            self.engine("cp", "-", f"{self.keeper}:/volumes", given=pack(files, owner=_KEEPER))
 
     def take(self) -> Path:
-        """What ``/output`` holds now, copied."""
+        """What ``/output`` holds now, copied: files and folders, never a link.
+
+        Raises
+        ------
+        OncoduetError
+            It is too much, or cannot be copied.
+        """
         folder = Path(tempfile.mkdtemp(dir=self.work))
-        content = self.engine("cp", f"{self.helper}:/volumes/output", "-")
-        with tarfile.open(fileobj=io.BytesIO(content)) as tar:
-            for member in tar:
-                if member.isfile() or member.isdir():
-                    member.uid = member.gid = 0
-                    tar.extract(member, folder, filter="data")
+        (folder / "output").mkdir()
+        room_bytes, room = MOST_OUTPUT_BYTES, MOST_OUTPUT_FILES
+        with self.engine.reading(self.keeper, "/volumes/output") as entries:
+            for member, content in entries:
+                room_bytes, room = room_bytes - member.size, room - 1
+                if room_bytes < 0 or room < 0:
+                    raise OncoduetError(f"more than {MOST_OUTPUT_BYTES} bytes or {MOST_OUTPUT_FILES} files in /output")
+                if content is None and not member.isdir():
+                    continue
+                try:
+                    place = folder / tarfile.data_filter(member, str(folder)).name
+                    if content is None:
+                        place.mkdir(exist_ok=True)
+                    else:
+                        place.write_bytes(content.read())
+                except (OSError, ValueError, tarfile.TarError) as error:
+                    raise OncoduetError(f"{member.name!r} in /output, which cannot be copied: {error}") from None
         return folder / "output"
 
     def run_once(self, study: Files, variant: Variant = "plain", *, truth: Files | None = None) -> Case:
@@ -215,7 +333,7 @@ class Place:
         self.lay_out(study)
         container = self.engine.create(*self.flags(variant, truth=truth), self.derived)
         begun = time.monotonic()
-        with _Attached(self.engine, container, self.work) as attached:
+        with _Attached(self.engine, container) as attached:
             status = attached.wait(self.limits.case)
             seconds = time.monotonic() - begun
             if status is None:
@@ -224,29 +342,44 @@ class Place:
             note = "out of memory" if self._killed_for_memory(container) else ""
             if status is None:
                 note = f"did not end within {self.limits.case:g} s"
-            output = self.take()
-            self.engine("rm", "--force", container)
-            return Case(status, 0, attached.stdout(), attached.stderr(), seconds, output, note)
+            self.engine("rm", "--force", "--volumes", container)
+            return self.ended(status, 0, attached.stdout(), attached.stderr(), seconds, note)
 
-    def probe(self, code: str) -> dict[str, Any]:
+    def ended(self, status: int | None, success: int, stdout: bytes, stderr: bytes, seconds: float, note: str) -> Case:
+        """The case, with what it left in ``/output``; too much there is no success, whatever the status."""
+        try:
+            return Case(status, success, stdout, stderr, seconds, self.take(), note)
+        except OncoduetError as error:
+            return Case(None, success, stdout, stderr, seconds, Path(tempfile.mkdtemp(dir=self.work)), str(error))
+
+    def probe(self, code: str) -> Conditions:
         """Run a few lines of Python in the image, under the conditions of a case; they print JSON.
 
         Raises
         ------
         OncoduetError
-            The image has no ``python3``.
+            The image has no ``python3``, or one that says something else.
         """
         self.lay_out({"inputs.json": b"[]"})
         status, stdout, stderr = self.engine.ask(
-            *["run", "--rm", "--label", self.engine.label, *self.engine.own_limits, *self.flags()],
+            *["run", "--rm", *self.engine.closed, *self.flags()],
             *["--entrypoint", "python3", self.derived, "-c", code],
         )
         if status != 0:
             raise OncoduetError(
                 f"{self.image}: expected python3 in the image, to look around, found: {last_line(stderr)}"
             )
-        found: dict[str, Any] = json.loads(stdout)
-        return found
+        return self.said(stdout, TypeAdapter(Conditions))
+
+    def said(self, stdout: bytes, answer: TypeAdapter[_Answer]) -> _Answer:
+        """What the image's ``python3`` has answered, if it is an answer at all."""
+        try:
+            return answer.validate_json(stdout)
+        except ValidationError:
+            said = last_line(stdout)[:80]
+            raise OncoduetError(
+                f"{self.image}: expected its python3 to answer what it was asked, found: {said!r}"
+            ) from None
 
     def _killed_for_memory(self, container: str) -> bool:
         return self.engine("inspect", "--format", "{{.State.OOMKilled}}", container).strip() == b"true"
@@ -288,14 +421,13 @@ class Server:
     place: Place
     container: str
     attached: "_Attached"
-    health: dict[str, Any]
-    """Statuses in turn, how long the slowest answer took, and when it was ready (None: never)."""
+    health: Health
     processes: int = 0
     """How many ran in it before the first case."""
 
     @property
     def ready(self) -> bool:
-        return self.health["ready_s"] is not None
+        return self.health.ready_s is not None
 
     def invoke(self, study: Files) -> Case:
         """Ask for one case."""
@@ -307,23 +439,23 @@ class Server:
         seconds = time.monotonic() - begun
         time.sleep(0.2)  # what was printed last is on its way through the engine
         stdout, stderr = self.attached.stdout()[before[0] :], self.attached.stderr()[before[1] :]
-        note = "" if self.ready else f"/health never said 200 ({self.health['statuses']})"
-        return Case(status, 201, stdout, stderr if self.ready else self.attached.stderr(), seconds, place.take(), note)
+        note = "" if self.ready else f"/health never said 200 ({self.health.statuses})"
+        stderr = stderr if self.ready else self.attached.stderr()
+        return place.ended(status, 201, stdout, stderr, seconds, note)
 
     def post(self, seconds: float) -> int | None:
         """Ask for a case and return the status."""
         answered, stdout, _ = self.place.engine.ask(
             "exec", self.container, "python3", "-c", _INVOKE, str(PORT), str(seconds), seconds=seconds + 60
         )
-        return json.loads(stdout) if answered == 0 else None
+        return self.place.said(stdout, _STATUS) if answered == 0 else None
 
-    def begin_post(self) -> subprocess.Popen[bytes]:
+    def begin_post(self) -> Future[int | None]:
         """Ask for a case and do not wait."""
-        return self.place.engine.start(
-            *["exec", self.container, "python3", "-c", _INVOKE, str(PORT), str(self.place.limits.case)],
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-        )
+        pool = ThreadPoolExecutor(1)
+        asked = pool.submit(self.post, self.place.limits.case)
+        pool.shutdown(wait=False)
+        return asked
 
     def count_processes(self) -> int:
         """How many run in it now."""
@@ -333,7 +465,7 @@ class Server:
         """The largest memory that it held, by the kernel's account; None where that is not kept."""
         paths = "/sys/fs/cgroup/memory.peak /sys/fs/cgroup/memory/memory.max_usage_in_bytes"
         _, stdout, _ = self.place.engine.ask("exec", self.container, "/bin/sh", "-c", f"cat {paths} 2>/dev/null")
-        numbers = [int(word) for word in stdout.split() if word.isdigit()]
+        numbers = [int(word) for word in stdout.split() if word.isdigit() and len(word) < 20]
         return numbers[0] / 1e9 if numbers else None
 
     def stop(self) -> float | None:
@@ -356,30 +488,30 @@ def start_server(
     place.lay_out({})
     container = place.engine.create(*place.flags(variant, truth=truth), place.derived)
     begun = time.monotonic()
-    attached = _Attached(place.engine, container, place.work).start()
+    attached = _Attached(place.engine, container).start()
     limits = place.limits
     wait = limits.start if patience is None else patience
-    health: dict[str, Any] = {"statuses": [], "slowest_s": 0.0}
+    health = Health()
     while time.monotonic() - begun < wait and attached.status() is None:
         left = wait - (time.monotonic() - begun)
         status, stdout, stderr = place.engine.ask(
-            *["exec", container, "python3", "-c", _HEALTH, str(PORT), str(min(left, 20.0)), str(limits.health)]
+            *["exec", container, "python3", "-c", _HEALTH, str(PORT), str(min(left, 20.0)), str(limits.health)],
+            seconds=limits.health + 60,
         )
         if status == 0:
-            found = json.loads(stdout)
-            health = {
-                "statuses": health["statuses"] + found["statuses"],
-                "slowest_s": max(health["slowest_s"], found["slowest_s"]),
-            }
-            last = found["statuses"][-1:]
-            if last == [200] or (last and isinstance(last[0], int) and 300 <= last[0] < 400):
+            found = place.said(stdout, TypeAdapter(Health))
+            statuses = [*health.statuses, *found.statuses]
+            health = Health(statuses=statuses[-1000:], slowest_s=max(health.slowest_s, found.slowest_s))
+            if health.last == 200 or (isinstance(health.last, int) and 300 <= health.last < 400):
                 break
         elif b"python3" in stdout + stderr and b"not found" in stdout + stderr:
             raise OncoduetError(f"{place.image}: expected python3 in the image, to call its server, found none")
         else:
             time.sleep(0.1)
-    ready = health["statuses"][-1:] == [200]
-    server = Server(place, container, attached, {**health, "ready_s": time.monotonic() - begun if ready else None})
+    ready = health.last == 200
+    if ready:
+        health = health.model_copy(update={"ready_s": time.monotonic() - begun})
+    server = Server(place, container, attached, health)
     server.processes = server.count_processes() if ready else 0
     return server
 
@@ -387,14 +519,14 @@ def start_server(
 class _Attached:
     """The streams of a container, byte for byte: the engine's own log would replace what is not UTF-8."""
 
-    def __init__(self, engine: Engine, container: str, work: Path) -> None:
+    def __init__(self, engine: Engine, container: str) -> None:
         self.engine, self.container = engine, container
-        self.folder = Path(tempfile.mkdtemp(dir=work))
         self.process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> "_Attached":
-        with (self.folder / "stdout").open("wb") as stdout, (self.folder / "stderr").open("wb") as stderr:
-            self.process = self.engine.start("start", "--attach", self.container, stdout=stdout, stderr=stderr)
+        self.process = self.engine.start("start", "--attach", self.container)
+        assert self.process.stdout is not None and self.process.stderr is not None
+        self._streams = Kept(self.process.stdout), Kept(self.process.stderr)
         return self
 
     def __enter__(self) -> "_Attached":
@@ -420,10 +552,14 @@ class _Attached:
             return None
 
     def stdout(self) -> bytes:
-        return (self.folder / "stdout").read_bytes()
+        return self._said(0)
 
     def stderr(self) -> bytes:
-        return (self.folder / "stderr").read_bytes()
+        return self._said(1)
+
+    def _said(self, number: int) -> bytes:
+        stream = self._streams[number]
+        return stream.so_far() if self.status() is None else stream.whole()
 
 
 @contextmanager
@@ -436,26 +572,23 @@ def workplace() -> Iterator[Path]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def _tar(folders: Mapping[str, Files]) -> bytes:
-    """Folders of files that root owns and everyone may read."""
+def _platform_folders() -> bytes:
+    """A tar of what the platform has; a link that is replaced by a folder takes away what the image has there."""
     stream = io.BytesIO()
     with tarfile.open(fileobj=stream, mode="w") as tar:
-        known: set[str] = set()
-        for top, files in folders.items():
-            for name in [top, *(f"{top}/{path}" for path in files)]:
-                parts = name.split("/")
-                parents = parts if name == top else parts[:-1]
-                for depth in range(1, len(parents) + 1):
-                    folder = "/".join(parents[:depth])
-                    if folder not in known:
-                        known.add(folder)
-                        entry = tarfile.TarInfo(folder)
-                        entry.type, entry.mode = tarfile.DIRTYPE, 0o755
-                        tar.addfile(entry)
-            for path, content in files.items():
-                entry = tarfile.TarInfo(f"{top}/{path}")
-                entry.size, entry.mode = len(content), 0o644
-                tar.addfile(entry, io.BytesIO(content))
+        for path in ("output", "opt/ml"):
+            tar.addfile(entry(path, tarfile.SYMTYPE, link="/nowhere"))
+        tar.addfile(entry("input", tarfile.SYMTYPE, link=INPUT_TARGET))
+        tar.addfile(entry("output", tarfile.DIRTYPE, mode=0o777))
+        for path in ("opt/ml", "opt/ml/input", "opt/ml/input/data", "opt/ml/model"):
+            tar.addfile(entry(path, tarfile.DIRTYPE))
+    return stream.getvalue()
+
+
+def _open_to_all(folder: str) -> bytes:
+    """A tar of one empty folder."""
+    stream = io.BytesIO()
+    with tarfile.open(fileobj=stream, mode="w") as tar:
+        tar.addfile(entry(folder, tarfile.DIRTYPE, mode=0o777, owner=_KEEPER))
         end = tar.offset + 2 * tarfile.BLOCKSIZE
-    # Without what pads a tar to whole records: podman closes the pipe at the end of the tar.
     return stream.getvalue()[:end]

@@ -1,18 +1,23 @@
 """The container engine, by its command line; whatever is made here bears one label, by which it is removed at the end.
 
 Docker, or podman under the same commands. Only ``engine.py`` starts the engine's client. Its processes get a session of
-their own, so that Ctrl-C reaches us alone and what was made can still be removed.
+their own, so that Ctrl-C reaches us alone and what was made can still be removed. What a client hands over may be
+anybody's words: of each stream a bounded part is kept, and an image's files are taken as the tar that the engine makes.
 """
 
+import io
 import json
+import re
 import resource
 import subprocess
+import tarfile
 import uuid
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from subprocess import CompletedProcess
+from threading import Thread
 from typing import IO, Any
 
 from contract.errors import OncoduetError, one_line
@@ -22,6 +27,39 @@ _ANSWER_S = 1800
 """Within which the engine answers; loading and saving large images take minutes."""
 
 _MOST_FILES, _PROCESSES = 1 << 20, 4096
+MOST_BYTES = 16 << 20
+"""Kept of one stream, more than any honest one says."""
+_REFERENCE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._/:@-]*")
+"""Any name or id of an image; nothing else enters a Dockerfile."""
+
+
+class Kept:
+    """What a stream says: its first bytes, up to a limit; the rest is read and dropped, so that the writer goes on."""
+
+    def __init__(self, stream: IO[bytes], *, flooded: Callable[[], None] = lambda: None) -> None:
+        self.too_much = False
+        self._kept = bytearray()
+        self._flooded = flooded
+        self._thread = Thread(target=self._read, args=[stream], daemon=True)
+        self._thread.start()
+
+    def so_far(self) -> bytes:
+        """What was kept until now."""
+        return bytes(self._kept)
+
+    def whole(self) -> bytes:
+        """The same, once the stream has ended."""
+        self._thread.join()
+        return self.so_far()
+
+    def _read(self, stream: IO[bytes]) -> None:
+        with stream:
+            while chunk := stream.read1(1 << 16):  # type: ignore[attr-defined]
+                room = MOST_BYTES - len(self._kept)
+                self._kept += chunk[:room]
+                if len(chunk) > room and not self.too_much:
+                    self.too_much = True
+                    self._flooded()
 
 
 @dataclass(frozen=True)
@@ -59,27 +97,64 @@ class Engine:
         return ended.returncode, ended.stdout, ended.stderr
 
     def _run(self, arguments: Sequence[str], *, given: bytes | None, seconds: float) -> CompletedProcess[bytes]:
+        command = [self.command, *arguments]
+        process = self._begin(command, stdin=subprocess.DEVNULL if given is None else subprocess.PIPE)
+        assert process.stdout is not None and process.stderr is not None
+        stdout, stderr = (Kept(stream, flooded=process.kill) for stream in (process.stdout, process.stderr))
         try:
-            return subprocess.run(
-                [self.command, *arguments],
-                input=given,
-                capture_output=True,
-                timeout=seconds,
-                check=False,
-                start_new_session=True,
-            )
+            if given is not None:
+                Thread(target=_feed, args=[process.stdin, given], daemon=True).start()
+            process.wait(seconds)
+        except subprocess.TimeoutExpired:
+            raise OncoduetError(
+                f"{self.command} {arguments[0]}: expected an end within {seconds:g} s, found none"
+            ) from None
+        finally:
+            if process.poll() is None:
+                process.kill()
+                process.wait()
+        if stdout.too_much or stderr.too_much:
+            raise OncoduetError(f"{self.command} {arguments[0]}: expected at most {MOST_BYTES} bytes, found more")
+        return CompletedProcess(command, process.returncode, stdout.whole(), stderr.whole())
+
+    def _begin(self, command: Sequence[str], *, stdin: int = subprocess.DEVNULL) -> subprocess.Popen[bytes]:
+        pipe = subprocess.PIPE
+        try:
+            return subprocess.Popen(command, stdin=stdin, stdout=pipe, stderr=pipe, start_new_session=True)
         except OSError as error:
             raise OncoduetError(
                 f"{self.command}: expected the command of a container engine, found: {error.strerror}"
             ) from None
 
-    def start(self, *arguments: str, stdout: IO[bytes] | int, stderr: IO[bytes] | int) -> subprocess.Popen[bytes]:
-        """Begin a command and do not wait for it."""
-        return subprocess.Popen([self.command, *arguments], stdout=stdout, stderr=stderr, start_new_session=True)
+    def start(self, *arguments: str) -> subprocess.Popen[bytes]:
+        """Begin a command and do not wait for it; its stdout and stderr are pipes."""
+        return self._begin([self.command, *arguments])
 
     def create(self, *arguments: str) -> str:
-        """Create a container and return its id."""
-        return self("create", "--label", self.label, *self.own_limits, *arguments).decode().strip()
+        """Create a container without network and log, and return its id."""
+        return self("create", *self.closed, *arguments).decode().strip()
+
+    @property
+    def closed(self) -> list[str]:
+        """Options of every ``create`` and ``run``."""
+        alone = ["--network", "none", "--log-driver", "none", "--no-healthcheck"]
+        return ["--label", self.label, *alone, *self.own_limits]
+
+    @contextmanager
+    def reading(self, container: str, path: str) -> Iterator[Iterator[tuple[tarfile.TarInfo, IO[bytes] | None]]]:
+        """What lies at a path in a container, entry by entry as the engine packs it; none where there is no such path.
+
+        Nothing runs in the container for it, and a link comes as a link.
+        """
+        process = self.start("cp", f"{container}:{path}", "-")
+        assert process.stdout is not None and process.stderr is not None
+        Kept(process.stderr)
+        try:
+            yield _entries(process.stdout)
+        finally:
+            process.kill()
+            process.wait()
+            process.stdout.close()
 
     @property
     def own_limits(self) -> list[str]:
@@ -98,9 +173,19 @@ class Engine:
         """Create a volume and return its name."""
         return self("volume", "create", "--label", self.label).decode().strip()
 
-    def build(self, dockerfile: str, *, tag: str) -> None:
-        """Build an image from a Dockerfile without any context."""
-        self("build", "--quiet", "--tag", tag, "-", given=dockerfile.encode())
+    def require_silent(self, image: str) -> None:
+        """Raise ``OncoduetError`` where an image has steps of its own for a build, or a name that is none."""
+        if not _REFERENCE.fullmatch(image):
+            raise OncoduetError(f"{image}: expected the name of an image, found other characters in it")
+        if steps := (self.image(image).get("Config") or {}).get("OnBuild"):
+            raise OncoduetError(f"{image}: expected no ONBUILD, whose steps would run here as root, found {steps[0]!r}")
+
+    def add_layer(self, image: str, layer: bytes, *, tag: str) -> None:
+        """Put a tar's content over an image, under another name; nothing runs, so nothing of the image's does."""
+        self.require_silent(image)
+        name, _, value = self.label.partition("=")
+        files = {"Dockerfile": f"FROM {image}\nADD layer.tar /\nLABEL {name}={value}\n".encode(), "layer.tar": layer}
+        self("build", "--quiet", "--network", "none", "--tag", tag, "-", given=pack(files))
 
     def image(self, name: str) -> dict[str, Any]:
         """What the engine knows about an image.
@@ -180,6 +265,60 @@ def session(command: str, name: str | None = None) -> Iterator[Engine]:
         yield engine
     finally:
         engine.remove_everything()
+
+
+def pack(files: Mapping[str, bytes], *, owner: int = 0) -> bytes:
+    """A tar of files, and of the folders that they lie in, which everyone may read.
+
+    Parameters
+    ----------
+    files
+        Contents by path; a path that ends with ``/`` is a folder without any.
+    owner
+        User and group of all.
+    """
+    stream = io.BytesIO()
+    with tarfile.open(fileobj=stream, mode="w") as tar:
+        known: set[str] = set()
+        for path, content in files.items():
+            parts = path.split("/")
+            for depth in range(1, len(parts)):
+                folder = "/".join(parts[:depth])
+                if folder not in known:
+                    known.add(folder)
+                    tar.addfile(entry(folder, tarfile.DIRTYPE, owner=owner))
+            if parts[-1]:
+                file = entry(path, tarfile.REGTYPE, mode=0o644, owner=owner)
+                file.size = len(content)
+                tar.addfile(file, io.BytesIO(content))
+        end = tar.offset + 2 * tarfile.BLOCKSIZE
+    # Without what pads a tar to whole records: podman closes the pipe at the end of the tar.
+    return stream.getvalue()[:end]
+
+
+def entry(name: str, kind: bytes, *, mode: int = 0o755, owner: int = 0, link: str = "") -> tarfile.TarInfo:
+    """A member of a tar."""
+    made = tarfile.TarInfo(name)
+    made.type, made.mode, made.linkname = kind, mode, link
+    made.uid = made.gid = owner
+    return made
+
+
+def _entries(stream: IO[bytes]) -> Iterator[tuple[tarfile.TarInfo, IO[bytes] | None]]:
+    begun = False
+    try:
+        with tarfile.open(fileobj=stream, mode="r|") as tar:
+            for member in tar:
+                begun = True
+                yield member, tar.extractfile(member) if member.isfile() else None
+    except tarfile.TarError as error:
+        if begun:  # else there is no such path
+            raise OncoduetError(f"expected a whole tar from the engine, found: {error}") from None
+
+
+def _feed(stream: IO[bytes], given: bytes) -> None:
+    with suppress(BrokenPipeError), stream:
+        stream.write(given)
 
 
 def last_line(text: bytes) -> str:

@@ -6,7 +6,7 @@ from pathlib import Path
 from conformance.checks import ENDING, IMAGE, Bench, Checks, Scenario, Skipped
 from conformance.conditions import Files
 from conformance.engine import last_line
-from conformance.outputs import Broken, require_metrics, written_files
+from conformance.outputs import Broken, require_metrics, written_files, written_json
 from conformance.studies import Study
 from conformance.submissions import (
     Spoil,
@@ -22,7 +22,6 @@ from conformance.submissions import (
     without_map,
 )
 from contract.cards import Card
-from contract.files import read_json
 
 EXTREMES = {"no-positives": 0, "all-positive": 4}
 """How many of four cases are positive, by the check's name."""
@@ -142,7 +141,7 @@ def _extreme_check(name: str, what: str) -> None:
         case = bench.case(name)
         if not case.succeeded:
             return _failed(bench, name)
-        read_json(case.output / "metrics.json")
+        written_json(case.output / "metrics.json")
         return case.how
 
 
@@ -163,10 +162,10 @@ def _ranked(bench: Bench) -> Path:
 
 
 def _same(bench: Bench, name: str) -> str:
-    first = read_json(_ranked(bench) / "metrics.json")
+    first = written_json(_ranked(bench) / "metrics.json")
     other = bench.good(name).output
     said = require_metrics(other, bench.ranking)
-    if read_json(other / "metrics.json") != first:
+    if written_json(other / "metrics.json") != first:
         raise Broken(f"other metrics ({said})")
     return said
 

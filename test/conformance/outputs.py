@@ -23,10 +23,16 @@ from contract.volume import Grid, from_image, same_grid
 GEOMETRY_MM = 1e-3
 LONGEST_LINE_BYTES = 64 * 1024
 _MOST_VALUES = 1000
+_MOST_JSON_BYTES = 1 << 22
+_MOST_VOXELS = 1 << 28
 
 
 class Broken(Exception):  # noqa: N818 - a verdict, not an error of ours
     """The rule is broken; the message says what was found."""
+
+
+class Doubtful(Broken):
+    """What is broken is no rule of the platform's; a warning, whatever the level of the check."""
 
 
 @dataclass(frozen=True)
@@ -84,9 +90,14 @@ def map_file(output: Path, card: Card) -> Path:
 def read_map(output: Path, card: Card) -> Map:
     """The detection map."""
     path = map_file(output, card)
+    reader = sitk.ImageFileReader()
+    reader.SetFileName(str(path))
     try:
-        image = sitk.ReadImage(str(path))
-    except RuntimeError:
+        reader.ReadImageInformation()
+        if (voxels := math.prod(reader.GetSize())) > _MOST_VOXELS:
+            raise Broken(f"{path.name} has {voxels} voxels")
+        image = reader.Execute()
+    except (RuntimeError, MemoryError):
         raise Broken(f"{path.name} cannot be read") from None
     if image.GetDimension() != 3 or image.GetNumberOfComponentsPerPixel() != 1:
         raise Broken(f"{image.GetDimension()}D with {image.GetNumberOfComponentsPerPixel()} values per voxel")
@@ -96,16 +107,22 @@ def read_map(output: Path, card: Card) -> Map:
 
 def require_likelihood(output: Path, card: Card) -> float:
     """The likelihood: a JSON number in [0, 1]."""
-    path = output / card.likelihood.relative_path
-    try:
-        value = read_json(path)
-    except OncoduetError as error:
-        raise Broken(str(error).partition("found")[2].strip(": ") or "no JSON") from None
+    value = written_json(output / card.likelihood.relative_path)
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise Broken(f"{type(value).__name__} {str(value)[:40]!r}")
-    if not (math.isfinite(value) and 0 <= value <= 1):
-        raise Broken(str(value))
+    if not 0 <= value <= 1:
+        raise Broken(str(value)[:40])
     return float(value)
+
+
+def written_json(path: Path) -> Any:
+    """What an image wrote as JSON, read strictly and to a bounded size."""
+    if path.is_file() and (size := path.stat().st_size) > _MOST_JSON_BYTES:
+        raise Broken(f"{path.name} of {size} bytes")
+    try:
+        return read_json(path)
+    except OncoduetError as error:
+        raise Broken(str(error).partition("found")[2].strip(": ") or "no JSON") from None
 
 
 def require_geometry(found: Map, reference: Grid) -> str:
@@ -192,29 +209,27 @@ def require_metrics(output: Path, ranking: str) -> str:
     path = output / "metrics.json"
     if not path.is_file():
         raise Broken(f"no metrics.json among {_some(written_files(output))}")
-    try:
-        values = read_json(path)
-    except OncoduetError as error:
-        raise Broken(str(error).partition("found")[2].strip(": ")) from None
+    values = written_json(path)
     dotted = [key for key in _keys(values) if "." in key]
     if dotted:
         raise Broken(f"the key {dotted[0]!r}, which holds a dot")
     value = values
     for step in ranking.split("."):
         value = value.get(step) if isinstance(value, dict) else None
-    if isinstance(value, bool) or not isinstance(value, int | float):
+    if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) < math.inf:
         raise Broken(f"{json.dumps(value)[:60]} at {ranking}")
-    return f"{ranking} = {value:g}"
+    return f"{ranking} = {str(value)[:40] if isinstance(value, int) else f'{value:g}'}"
 
 
 def _keys(value: Any) -> Iterable[str]:
-    if isinstance(value, dict):
-        for key, inner in value.items():
-            yield key
-            yield from _keys(inner)
-    elif isinstance(value, list):
-        for inner in value:
-            yield from _keys(inner)
+    waiting = [value]
+    while waiting:
+        inner = waiting.pop()
+        if isinstance(inner, dict):
+            yield from inner
+            waiting += inner.values()
+        elif isinstance(inner, list):
+            waiting += inner
 
 
 def _some(names: Iterable[str]) -> str:

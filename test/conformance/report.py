@@ -1,6 +1,5 @@
 """The verdicts, as a table for people, as JSON, and as the XML that build servers show."""
 
-import re
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
@@ -13,11 +12,12 @@ from rich.table import Table
 from rich.text import Text
 
 from conformance.checks import Verdict
-from contract.files import atomic_file, write_json
+from contract.files import write_json
+from contract.outputs import Output
 from contract.provenance import writer
+from contract.text import printable
 
 _COLOURS = {"pass": "green", "fail": "red", "skipped": "yellow"}
-_UNPRINTABLE = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\ufffe\uffff]")
 
 
 def show(verdicts: Sequence[Verdict], console: Console) -> None:
@@ -29,41 +29,55 @@ def show(verdicts: Sequence[Verdict], console: Console) -> None:
     table.add_column("found", overflow="fold", ratio=1)
     for each in verdicts:
         verdict = Text(each.verdict, _COLOURS[each.verdict])
-        table.add_row(each.id, each.level, verdict, Text(each.expected), Text(each.found))
+        table.add_row(each.id, each.level, verdict, Text(each.expected), Text(printable(each.found)))
     console.print(table)
     counts = {word: sum(each.verdict == word for each in verdicts) for word in _COLOURS}
     errors = sum(each.verdict == "fail" and each.level == "error" for each in verdicts)
     console.print(
         f"{counts['pass']} passed, {counts['skipped']} skipped, {errors} errors, {counts['fail'] - errors} warnings",
-        highlight=False,
     )
 
 
 def write(verdicts: Sequence[Verdict], folder: Path, about: dict[str, Any]) -> Path:
     """Write ``conformance.json`` and ``conformance.xml`` (JUnit) into a folder; returns the first."""
-    folder.mkdir(parents=True, exist_ok=True)
     rows = [vars(each) for each in verdicts]
     errors = sum(each.verdict == "fail" and each.level == "error" for each in verdicts)
     written = datetime.now(UTC).isoformat(timespec="seconds")
     values = {"schema_version": 1, "written_by": writer().model_dump(), **about, "written": written, "errors": errors}
-    write_json(folder / "conformance.json", {**values, "checks": rows})
     suite = ElementTree.Element(
         "testsuite",
-        name=str(about["image"]),
+        name=printable(str(about["image"])),
         tests=str(len(rows)),
         failures=str(errors),
         skipped=str(sum(each.verdict == "skipped" for each in verdicts)),
         time=f"{about['seconds']:.1f}",
     )
     for each in verdicts:
-        test = ElementTree.SubElement(suite, "testcase", classname="conformance", name=f"{each.id}: {each.expected}")
+        test = ElementTree.SubElement(
+            suite, "testcase", classname="conformance", name=printable(f"{each.id}: {each.expected}")
+        )
         if each.verdict == "fail" and each.level == "error":
-            ElementTree.SubElement(test, "failure", message=_UNPRINTABLE.sub("?", each.found))
+            ElementTree.SubElement(test, "failure", message=printable(each.found))
         elif each.verdict == "skipped":
-            ElementTree.SubElement(test, "skipped", message=_UNPRINTABLE.sub("?", each.found))
+            ElementTree.SubElement(test, "skipped", message=printable(each.found))
         else:
             said = ElementTree.SubElement(test, "system-out")
-            said.text = _UNPRINTABLE.sub("?", f"{each.verdict} ({each.level}): {each.found}")
-    with atomic_file(folder / "conformance.xml") as partial:
-        ElementTree.ElementTree(suite).write(partial, encoding="utf-8", xml_declaration=True)
+            said.text = printable(f"{each.verdict} ({each.level}): {each.found}")
+    with report_place(folder).staged() as stage:
+        write_json(stage / "conformance.json", _printable({**values, "checks": rows}))
+        ElementTree.ElementTree(suite).write(stage / "conformance.xml", encoding="utf-8", xml_declaration=True)
     return folder / "conformance.json"
+
+
+def report_place(folder: Path) -> Output:
+    """Where the reports go; files of other origin there are refused."""
+    return Output(folder, "conformance", ["conformance.json", "conformance.xml"], record="conformance.json")
+
+
+def _printable(value: Any) -> Any:
+    """The same with escapes for what is not printable, halves of surrogate pairs among it."""
+    if isinstance(value, dict):
+        return {key: _printable(inner) for key, inner in value.items()}
+    if isinstance(value, list):
+        return [_printable(inner) for inner in value]
+    return printable(value) if isinstance(value, str) else value

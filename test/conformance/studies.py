@@ -140,7 +140,7 @@ def with_unknown_sockets(study: Study) -> Study:
     entries = json.loads(study.files["inputs.json"])
     files = {}
     for number, entry in enumerate(entries):
-        for key in ("socket", "interface"):
+        for key in {"socket", "interface"} & entry.keys():
             entry[key]["slug"], old = f"unknown-socket-{number}", entry[key]["relative_path"]
             entry[key]["relative_path"] = f"images/unknown-socket-{number}"
         for path, content in study.files.items():
@@ -159,7 +159,7 @@ def corrupted(study: Study, card: Card) -> Study:
     return Study(files, study.reference, None, study.names)
 
 
-def own_studies(archive: Path, card: Card) -> dict[str, Study]:
+def own_studies(archive: Path, card: Card, keys: Keys = ("socket", "interface")) -> dict[str, Study]:
     """Studies of an archive, laid out as the platform does, by case id.
 
     Raises
@@ -176,9 +176,7 @@ def own_studies(archive: Path, card: Card) -> dict[str, Study]:
             files[f"{channel.socket.relative_path}/{_uuid(name, channel.socket)}.mha"] = study.channels[
                 channel.name
             ].read_bytes()
-        entries = [
-            describe_input(each.socket, name=name, keys=("socket", "interface"), image=True) for each in card.channels
-        ]
+        entries = [describe_input(each.socket, name=name, keys=keys, image=True) for each in card.channels]
         files["inputs.json"] = json.dumps(entries).encode()
         reference = read_grid(study.channels[card.geometry.reference])
         found[name] = Study(files, reference, None, tuple(_uuid(name, each.socket) for each in card.channels))
@@ -229,7 +227,8 @@ def _contrast(card: Card, channel: Channel, grid: Grid, lesion: Point | None, rn
     """Intensities of a channel: even tissue, a round lesion, noise."""
     low = {each.extreme for each in card.baselines if each.channel == channel.name} == {"minimum"}
     high = {each.extreme for each in card.baselines if each.channel == channel.name} == {"maximum"}
-    if channel.plausible is not None:  # CT: air, body, bone
+    is_ct = channel.plausible is not None and channel.plausible.minimum_at_most is not None
+    if is_ct:  # air, body, bone
         tissue, found, noise = CT_TISSUE_HU, CT_LESION_HU, 4.0
     elif low:
         tissue, found, noise = 1400.0, 450.0, 25.0
@@ -242,7 +241,7 @@ def _contrast(card: Card, channel: Channel, grid: Grid, lesion: Point | None, rn
         distance = np.sqrt(((grid.centres_mm() - np.array(lesion)[:, None, None, None]) ** 2).sum(axis=0))
         inside = 1 / (1 + np.exp((distance - LESION_RADIUS_MM) / 0.7))
         array += (found - tissue) * inside
-    if channel.plausible is not None:
+    if is_ct:
         array[:, :4, :] = -1000.0
         array[:, -6:-3, 10:-10] = 600.0
     return (array + rng.normal(scale=noise, size=grid.shape_zyx)).astype(np.float32)

@@ -134,8 +134,8 @@ def test_a_check_that_does_not_exist_is_wrong_usage(engine, leftovers, name):
     assert leftovers() == []
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_after_ctrl_c_nothing_is_left(engine, leftovers, name, number, tmp_path):
+@pytest.mark.parametrize(("number", "code", "word"), [(signal.SIGINT, 130, "Ctrl-C"), (signal.SIGTERM, 143, "SIGTERM")])
+def test_after_ctrl_c_nothing_is_left(engine, leftovers, name, number, code, word, tmp_path):
     options = ["--engine", engine, "--session", name, "--output", tmp_path / "report"]
     process = subprocess.Popen(
         # Where the tests are run in the background, a shell has them ignore Ctrl-C.
@@ -152,7 +152,7 @@ def test_after_ctrl_c_nothing_is_left(engine, leftovers, name, number, tmp_path)
         time.sleep(0.5)
     process.send_signal(number)
     _, stderr = process.communicate(timeout=120)
-    assert (process.returncode, stderr) == (130, "error: stopped before the end\n")
+    assert (process.returncode, stderr) == (code, f"error: stopped by {word}\n")
     assert leftovers() == []
 
 

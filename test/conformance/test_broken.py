@@ -46,8 +46,19 @@ class Broken:
         return self.name if (BROKEN / f"{self.name}.py").is_file() else "nothing"
 
 
+PYTHON3 = """USER 0:0
+RUN cd /usr/local/bin && mv python3 other && printf '#!/bin/sh\\nyes 200\\n' > python3 && chmod 755 python3
+USER 1000:1000
+ENTRYPOINT ["other", "/opt/broken/start.py"]"""
+"""A python3 that says what nobody asked it, without end."""
+
+ROOT_BY_NAME = "USER 0:0\nRUN echo 'anna:x:0:0::/:/bin/sh' >> /etc/passwd\nUSER anna"
+
+# What would run as root here is not run at all.
 IMAGES = [
     Broken("runs_as_root", ("A1",), more="USER 0:0"),
+    Broken("runs_as_root_in_other_digits", ("A1",), more="USER 00"),
+    Broken("runs_as_root_under_another_name", ("A1",), more=ROOT_BY_NAME),
     Broken("runs_as_nobody_known", ("A1",), more="USER nosuchuser", quick=("A2", "A3", "R9")),
     Broken("starts_nothing", ("A3",), more="ENTRYPOINT []", quick=("A1", "A2", "R9")),
     Broken("unknown_api_method", ("A3",), more="LABEL org.grand-challenge.api-method=grpc"),
@@ -97,8 +108,13 @@ IMAGES = [
     Broken("reads_by_file_name", ("D3",)),
     Broken("ignores_truncation", ("N1",)),
     Broken("random_answer", ("D1",), ("O5-max",)),
-    Broken("socket_key_only", ("D4-interface",)),
-    Broken("needs_clinical_values", ("D4-optional",)),
+    Broken("zeros", ("O6", "L1")),
+    Broken("socket_key_only", ("D4-interface",), rejected=False),
+    Broken("needs_clinical_values", ("D4-optional",), rejected=False),
+    Broken("floods_stdout", ("C2-lines",)),
+    Broken("floods_output", ("C1",)),
+    Broken("links_its_output", ("O1",), api="invoke"),
+    Broken("python3_of_its_own", ("C1-health",), api="invoke", more=PYTHON3, quick=("A1", "A2", "A3", "R9", "R1")),
     Broken("slow_health", ("C1-health",), api="invoke", options=("--health-s", "2", "--start-s", "6")),
     Broken("healthy_too_early", ("M2",), api="invoke"),
     Broken("health_redirects", ("C1-health",), api="invoke"),
@@ -177,10 +193,13 @@ def make_model(tmp_path: Path) -> Callable[[str], Path]:
 def conform(engine: str, tmp_path: Path):
     """Check an image; exit code and the failed checks."""
 
-    def conform(image: str, *options: object, kind: str = "algorithm") -> tuple[int, dict[str, dict]]:
+    def conform(
+        image: str, *options: object, kind: str = "algorithm", planted: bool = True
+    ) -> tuple[int, dict[str, dict]]:
         status = main(
             [
-                *[image, "--kind", kind, "--card", "cspca-picai", "--engine", engine, "--planted"],
+                *[image, "--kind", kind, "--card", "cspca-picai", "--engine", engine],
+                *(["--planted"] if planted else []),
                 *["--output", str(tmp_path / "report"), *map(str, options)],
             ]
         )
@@ -227,6 +246,41 @@ def test_the_honest_image_passes_every_check_but_what_it_cannot_have(api: str, b
     assert not [id for id, check in checks.items() if check["verdict"] == "skipped" and id not in CANNOT[api]], checks
 
 
+@pytest.mark.parametrize("key", ["interface", "socket"])
+def test_an_image_made_from_the_platforms_template_has_no_errors(key: str, build, conform):
+    """It takes the sockets that it declares, in the spelling of its day, and needs no more."""
+    more = f'ENV KEY={key}\nENTRYPOINT ["python3", "/opt/broken/template.py"]'
+    status, checks = conform(build(Broken("template", (), more=more)))
+    failed = {id: check["level"] for id, check in checks.items() if check["verdict"] == "fail"}
+    other = {"interface": "socket", "socket": "interface"}[key]
+    assert failed == {"D4-optional": "warning", f"D4-{other}": "warning"}
+    assert status == 0
+    assert checks["O6"]["verdict"] == "pass"
+
+
+def test_the_spelling_of_the_plain_studies_can_be_chosen(build, conform):
+    image = build(Broken("template", (), more='ENV KEY=socket\nENTRYPOINT ["python3", "/opt/broken/template.py"]'))
+    status, checks = conform(image, "--spelling", "interface", "--only", "C1")
+    assert (status, checks["C1"]["verdict"]) == (1, "fail")
+    assert "KeyError: 'socket'" in checks["C1"]["found"]
+
+
+@pytest.mark.parametrize("planted", [True, False])
+def test_zeros_are_an_error_where_the_model_finds_such_lesions_and_else_a_warning(planted, build, make_model, conform):
+    options = ["--model", make_model("good"), "--only", "O6"]
+    status, checks = conform(build(Broken("zeros", ())), *options, planted=planted)
+    assert (status, checks["O6"]["level"]) == ((1, "error") if planted else (0, "warning"))
+    assert (checks["O6"]["verdict"], checks["O6"]["found"]) == ("fail", "likelihood 0 without a lesion, 0 with one")
+
+
+def test_an_image_with_steps_for_our_build_is_refused_and_none_of_them_is_made(engine, build, make_model, capsys):
+    image = build(Broken("nothing", (), more="ONBUILD RUN touch /made"))
+    words = [image, "--kind", "algorithm", "--card", "cspca-picai", "--engine", engine, "--only", "C1"]
+    assert main([*words, "--model", str(make_model("good"))]) == 3
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line == (f"error: {image}: expected no ONBUILD, whose steps would run here as root, found 'RUN touch /made'")
+
+
 @pytest.mark.parametrize("api", ["exec", "invoke"])
 def test_an_image_without_python3_says_what_cannot_be_asked_of_it(api, build, make_model, conform):
     more = "USER 0:0\nRUN mv /usr/local/bin/python3 /usr/local/bin/other\nUSER 1000:1000\n"
@@ -247,7 +301,7 @@ def test_an_algorithm_of_the_older_contract_passes_where_that_is_asked_for(build
     assert {id: check["found"] for id, check in checks.items() if check["verdict"] == "fail"} == {}
     assert status == 0
     skipped = {id for id, check in checks.items() if check["verdict"] == "skipped"}
-    assert skipped == CANNOT["exec"] | {"D4-optional", "D4-interface", "D4-unknown"}
+    assert skipped == CANNOT["exec"] | {"D4-optional", "D4-socket", "D4-interface", "D4-unknown"}
 
 
 def test_the_archive_of_an_image_is_checked_as_it_is_uploaded(engine, conform, tmp_path):

@@ -58,7 +58,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 print(f"the same: {require_same(options.local, Path(folder), card, tolerance=TOLERANCE)}")
             except Broken as found:
                 differ = True
-                print(f"error: expected the outputs of {options.local}, found: {found}", file=sys.stderr)
+                print(f"error: expected the outputs of {options.local}, found: {one_line(str(found))}", file=sys.stderr)
 
     return exit_status(command) or int(differ)
 

@@ -31,6 +31,7 @@ LOCKDOWN = [
     *["--network", "none", "--read-only", "--tmpfs", "/tmp:rw,exec,nosuid,size=1g", "--user", "1000:1000"],
     *["--cap-drop", "ALL", "--security-opt", "no-new-privileges"],
     *["--memory", "8g", "--memory-swap", "8g", "--cpus", "1", "--pids-limit", "512"],
+    *["--env", "CUDA_VISIBLE_DEVICES="],  # this host's /proc may tell of a GPU that is not lent
 ]
 
 

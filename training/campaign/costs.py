@@ -209,7 +209,7 @@ def needs(run: Run) -> Needs:
     """
     import torch  # noqa: PLC0415
 
-    from network.preprocessing import CONFIGURATION  # noqa: PLC0415
+    from network.plans import CONFIGURATION  # noqa: PLC0415
 
     plan = run.plans["configurations"][CONFIGURATION]
     with torch.device("meta"):
@@ -287,7 +287,7 @@ def numbers_bytes(run: Run) -> int:
 
 def _training_voxels(run: Run) -> float:
     """Voxels of all preprocessed studies, known from the fingerprint and the plan."""
-    from network.preprocessing import CONFIGURATION  # noqa: PLC0415
+    from network.plans import CONFIGURATION  # noqa: PLC0415
 
     prepared = run.prepared
     fingerprint: dict[str, Any] = read_json(prepared.folder / "dataset_fingerprint.json")

@@ -7,11 +7,12 @@ import multiprocessing
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from multiprocessing.connection import Connection
 from typing import TypeVar
 
 from contract.errors import OncoduetError
-from training.run import Device
+from network.device import ComputeDevice, Device, choose_device
 
 Answer = TypeVar("Answer")
 _VISIBLE = "CUDA_VISIBLE_DEVICES"
@@ -27,9 +28,22 @@ class CudaDevice:
     free_bytes: int
 
 
-def visible_devices() -> tuple[CudaDevice, ...]:
-    """The CUDA devices that a new process would see."""
-    return in_a_child(_ask)
+def visible_devices(device: Device = "auto") -> tuple[CudaDevice, ...]:
+    """The CUDA devices that a new process would see.
+
+    Raises
+    ------
+    OncoduetError
+        As :func:`network.device.choose_device`.
+    """
+    return in_a_child(partial(_ask, device))
+
+
+def chosen_in_a_child(device: Device) -> ComputeDevice:
+    """As :func:`network.device.choose_device`, without waking CUDA in this process."""
+    import torch  # noqa: F401, PLC0415 - takes seconds, which each forked process is spared
+
+    return in_a_child(partial(choose_device, device))
 
 
 def chosen_devices(wanted: Sequence[int] | None, *, device: Device) -> tuple[CudaDevice, ...]:
@@ -45,13 +59,11 @@ def chosen_devices(wanted: Sequence[int] | None, *, device: Device) -> tuple[Cud
     Raises
     ------
     OncoduetError
-        A device that is wanted is not there.
+        A device that is wanted is not there, or torch cannot use the machine's GPU.
     """
     if device == "cpu":
         return ()
-    there = {each.index: each for each in visible_devices()}
-    if not there and device == "cuda":
-        raise OncoduetError("--device cuda: expected a CUDA device, found none")
+    there = {each.index: each for each in visible_devices(device)}
     missing = [index for index in wanted or () if index not in there]
     if missing and (there or wanted):
         found = f"{len(there)} (0 to {len(there) - 1})" if there else "none"
@@ -70,6 +82,8 @@ def in_a_child(ask: Callable[[], Answer]) -> Answer:
 
     Raises
     ------
+    OncoduetError
+        As the question raised it.
     RuntimeError
         The child ended without an answer.
     """
@@ -79,26 +93,31 @@ def in_a_child(ask: Callable[[], Answer]) -> Answer:
     process.start()
     theirs.close()
     try:
-        answer: Answer = ours.recv()
+        answer: Answer | OncoduetError = ours.recv()
     except EOFError:
         process.join()
         raise RuntimeError(
             f"a process that was asked for this machine's devices ended with {process.exitcode}"
         ) from None
     process.join()
+    if isinstance(answer, OncoduetError):
+        raise answer
     return answer
 
 
 def _answer(ask: Callable[[], Answer], answers: Connection) -> None:
-    answers.send(ask())
+    try:
+        answers.send(ask())
+    except OncoduetError as error:
+        answers.send(error)
     answers.close()
     os._exit(0)
 
 
-def _ask() -> tuple[CudaDevice, ...]:
+def _ask(device: Device) -> tuple[CudaDevice, ...]:
     import torch  # noqa: PLC0415
 
-    if not torch.cuda.is_available():
+    if choose_device(device).kind == "cpu":
         return ()
     return tuple(
         CudaDevice(index, torch.cuda.get_device_name(index), torch.cuda.mem_get_info(index)[0])

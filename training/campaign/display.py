@@ -3,7 +3,6 @@
 Looking costs a look at every run's folder, so it is done no more often than somebody could read.
 """
 
-import contextlib
 import time
 from collections.abc import Mapping
 from types import TracebackType
@@ -40,10 +39,7 @@ def watch_from_outside(campaign: Campaign, console: Console, *, until_finished: 
 
     snapshot = look()
     if until_finished and not snapshot.is_finished:
-        with (
-            contextlib.suppress(KeyboardInterrupt),
-            Live(console=console, auto_refresh=False, transient=True, redirect_stdout=False) as live,
-        ):
+        with Live(console=console, auto_refresh=False, transient=True, redirect_stdout=False) as live:
             while not snapshot.is_finished:
                 if console.is_terminal:
                     live.update(table(snapshot, at_most=rows_for(console)), refresh=True)

@@ -4,6 +4,9 @@
 asked with ``squeue``, which every cluster has, and never with ``sacct``, which many have without the accounting behind.
 """
 
+import logging
+import os
+import re
 import shutil
 import subprocess
 from collections.abc import Mapping, Sequence
@@ -13,9 +16,11 @@ from pathlib import Path
 
 from contract.cards import Frozen
 from contract.records import Record, read_record, write_record
+from training.campaign.plan import SLURM
 from training.campaign.progress import Progress, Remark, Snapshot
 
-SQUEUE_LIMIT_S = 60.0
+ANSWER_LIMIT_S = 20.0
+"""A controller that is overloaded or down may keep its commands waiting for ever."""
 
 IN_QUEUE = frozenset(
     [
@@ -26,6 +31,9 @@ IN_QUEUE = frozenset(
 """States of a job that is at work or will be."""
 ORDINARY_REASONS = frozenset(["None", "Priority", "Resources", "JobArrayTaskLimit", "BeginTime", "Cleaning"])
 """Why jobs wait without anybody having to do something about it."""
+
+
+logger = logging.getLogger(__name__)
 
 
 class Job(Frozen):
@@ -65,7 +73,7 @@ class JobBook:
     """``slurm/jobs.json`` in a campaign's output."""
 
     def __init__(self, output: Path) -> None:
-        self.folder = output / "slurm"
+        self.folder = output / SLURM
         self.path = self.folder / "jobs.json"
         self.jobs: list[Job] = list(read_record(self.path, JobsRecord).jobs) if self.path.is_file() else []
 
@@ -106,14 +114,34 @@ def queue_remarks(snapshot: Snapshot) -> dict[str, Remark]:
 
 
 def look_at_queue() -> dict[str, Queued] | None:
-    """All jobs of this user by their number, ended ones as long as Slurm remembers; None where it does not answer."""
-    command = ["squeue", "--me", "--array", "--noheader", "--states=all", "--format=%i|%T|%r|%j"]
-    try:
-        answer = subprocess.run(command, capture_output=True, text=True, timeout=SQUEUE_LIMIT_S, check=True)
-    except (subprocess.SubprocessError, OSError):
+    """All jobs of this user by their number, ended ones as long as Slurm remembers; None where it does not answer.
+
+    The user is named by number: ``--me`` is not known before Slurm 20.02.
+    """
+    user = f"--user={os.getuid()}"
+    answer = _asked("squeue", user, "--array", "--noheader", "--states=all", "--format=%i|%T|%r|%j")
+    if answer is None:
         return None
-    lines = [line.split("|", 3) for line in answer.stdout.splitlines()]
+    lines = [line.split("|", 3) for line in answer.splitlines()]
     return {line[0]: Queued(*line[1:]) for line in lines if len(line) == 4}
+
+
+def largest_array() -> int | None:
+    """How many jobs an array may have in this Slurm (MaxArraySize); None where it does not tell."""
+    found = re.search(r"^MaxArraySize\s*=\s*(\d+)\s*$", _asked("scontrol", "show", "config") or "", re.MULTILINE)
+    return None if found is None else int(found[1])
+
+
+def _asked(*command: str) -> str | None:
+    """What a command of Slurm's answers; None where it fails, or does not answer in time."""
+    try:
+        answer = subprocess.run(
+            command, capture_output=True, text=True, errors="replace", timeout=ANSWER_LIMIT_S, check=True
+        )
+    except (subprocess.SubprocessError, OSError) as error:
+        logger.debug("%s: %s", command[0], error)
+        return None
+    return answer.stdout
 
 
 def remarks_of(jobs: Sequence[Job], queue: Mapping[str, Queued], runs: Mapping[str, Progress]) -> dict[str, Remark]:

@@ -17,13 +17,14 @@ from multiprocessing.process import BaseProcess
 from rich.console import Console
 
 from contract.records import write_record
+from network.device import Device
 from training.campaign.costs import Side, bill
 from training.campaign.devices import chosen_devices, see_only
 from training.campaign.display import Display
 from training.campaign.pack import Ended, Stepped, make_pack, raise_for
 from training.campaign.plan import Campaign, Place, alone
 from training.campaign.progress import Remark, Watch
-from training.run import Device, Run
+from training.run import Run
 
 REFRESH_S = 0.25
 

@@ -8,9 +8,10 @@ from dataclasses import dataclass
 
 from contract.errors import OncoduetError, one_line
 from contract.records import RunRecord
+from network.device import Device
 from training.campaign.plan import Campaign, Place
 from training.campaign.progress import Remark
-from training.run import Device, Item, execute_together
+from training.run import Item, execute_together
 
 
 @dataclass(frozen=True)

@@ -5,9 +5,9 @@ output and a seed that follows from what it is, so that the plan alone says what
 by whom and where, is read from the folders.
 """
 
-import fcntl
 import itertools
 import os
+import re
 import socket
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -15,12 +15,15 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Annotated, Any, Literal, TextIO
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt
 
 from contract.cards import Frozen, load_card, parse_toml
 from contract.errors import OncoduetError, one_line
+from contract.files import writable
+from contract.locks import try_lock
+from contract.outputs import require_apart, require_folder, require_unowned
 from training.configurations import load_configuration
 from training.prepared import Prepared, load_prepared
 from training.run import Run, Wishes, existing_record, plan_run
@@ -28,6 +31,12 @@ from training.run_folder import RunFolder
 
 LOCK_PATIENCE_S = 2.0
 """The processes of a campaign that was killed keep its lock until their next step."""
+
+LOCK, PAGE, SLURM = ".campaign.lock", "status.html", "slurm"
+"""A campaign's own files and folder beside the runs."""
+
+_OWN_FILES = {LOCK: r"$|process \d+ on ", PAGE: r'(?s)<!doctype html>.*<meta name="generator" content="oncoduet '}
+_BEGINNING = 1000  # characters
 
 
 class Resources(Frozen):
@@ -63,6 +72,8 @@ class SlurmOptions(Frozen):
     """1: a job gets one GPU, which the runs of a pack share. No run uses more than one."""
     runs_per_job: PositiveInt = 1
     """Made one after another, or ``resources.packed`` at a time."""
+    array_jobs: PositiveInt = 500
+    """Jobs that are submitted as one array; fewer where the cluster's MaxArraySize is smaller."""
     jobs_at_once: PositiveInt = 256
     """How many jobs of an array Slurm may run at the same time."""
     max_attempts: PositiveInt = 3
@@ -197,6 +208,10 @@ def load_campaign(path: Path, *, prepared: Path | None = None, output: Path | No
         if given is None and own is None:
             raise OncoduetError(f"{path}: expected {name}, there or as --{name}, found neither")
         folders[name] = given if given is not None else path.parent / str(own)
+    require_folder(folders["output"])
+    require_unowned(folders["output"], "training campaign")
+    require_apart(folders["output"], prepared=folders["prepared"])
+    _require_ours(folders["output"])
     card = None if file.card is None else load_card(_relative(path, file.card))
     dataset = load_prepared(folders["prepared"])
     if card is not None and card.sha256 != dataset.record.card_sha256:
@@ -233,6 +248,19 @@ def load_campaign(path: Path, *, prepared: Path | None = None, output: Path | No
     return Campaign(path, file, dataset, folders["output"], tuple(places))
 
 
+def _require_ours(output: Path) -> None:
+    """What bears the name of one of the campaign's own files is such a file, or nothing."""
+    for name, own in _OWN_FILES.items():
+        path = output / name
+        if os.path.lexists(path):
+            plain = path.is_file() and not path.is_symlink()
+            if not plain or not re.match(own, path.read_text(encoding="utf-8", errors="replace")[:_BEGINNING]):
+                raise OncoduetError(f"{path}: expected nothing or a campaign's own file, found one of other origin")
+    jobs = output / SLURM
+    if os.path.lexists(jobs) and not (jobs / "jobs.json").is_file() and (not jobs.is_dir() or any(jobs.iterdir())):
+        raise OncoduetError(f"{jobs}: expected nothing or a campaign's jobs, found something of other origin")
+
+
 @contextmanager
 def alone(output: Path) -> Iterator[None]:
     """Keep a second campaign away from this output for as long as the block lasts.
@@ -242,11 +270,12 @@ def alone(output: Path) -> Iterator[None]:
     OncoduetError
         There is one already; the message says where and since when.
     """
-    output.mkdir(parents=True, exist_ok=True)
-    path = output / ".campaign.lock"
+    with writable(output):
+        output.mkdir(parents=True, exist_ok=True)
+    path = output / LOCK
     with path.open("a+", encoding="utf-8") as lock:
         patience_s = time.monotonic() + LOCK_PATIENCE_S
-        while not _locked(lock):
+        while not try_lock(lock):
             if time.monotonic() > patience_s:
                 lock.seek(0)
                 holder = one_line(lock.read()) or "a process that has not said its name yet"
@@ -258,14 +287,6 @@ def alone(output: Path) -> Iterator[None]:
         )
         lock.flush()
         yield
-
-
-def _locked(lock: TextIO) -> bool:
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True
 
 
 def _locating(dataset: Prepared, wanted: Sequence[tuple[int, str, int]]) -> list[tuple[int, str, int]]:

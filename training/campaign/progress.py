@@ -6,7 +6,6 @@ machine sees the folders, and needs no memory of who started what. What only an 
 a place in a queue) it adds as a :class:`Remark`.
 """
 
-import fcntl
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -19,6 +18,7 @@ from rich.table import Table
 from rich.text import Text
 
 from contract.errors import one_line
+from contract.locks import try_lock
 from contract.records import Epoch, RunRecord, read_record
 from training.campaign.plan import Campaign, Place
 
@@ -185,12 +185,9 @@ def is_held(lock: Path) -> bool:
     """Whether a process works on the run whose lock this is. Asking takes the lock for a moment, shared."""
     try:
         with lock.open() as stream:
-            fcntl.flock(stream, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            return not try_lock(stream, shared=True)
     except FileNotFoundError:
         return False
-    except BlockingIOError:
-        return True
-    return False
 
 
 def last_words(log: Path) -> str:

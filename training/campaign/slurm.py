@@ -14,8 +14,10 @@ import contextlib
 import io
 import itertools
 import logging
+import os
 import shlex
 import shutil
+import stat
 import time
 import uuid
 from collections import Counter
@@ -28,21 +30,24 @@ from rich.console import Console
 
 from contract.errors import OncoduetError, one_line
 from contract.records import write_record
+from network.device import Device, choose_device
 from training.campaign.costs import Side, bill
 from training.campaign.display import Display
-from training.campaign.jobs import Job, JobBook, Queued, job_name, look_at_queue, remarks_of
+from training.campaign.jobs import Job, JobBook, Queued, job_name, largest_array, look_at_queue, remarks_of
 from training.campaign.pack import Ended, Stepped, make_pack, raise_for
-from training.campaign.plan import Campaign, Order, Place, alone
+from training.campaign.plan import Campaign, Order, Place, SlurmOptions, alone
 from training.campaign.progress import Progress, Remark, Watch, is_held
-from training.run import Device
+from training.plain_pickle import read_plain_pickle
 
 if TYPE_CHECKING:
     from submitit.core.utils import DelayedSubmission
 
-ARRAY_JOBS = 500
-"""Of one array; Slurm's own limit is 1001 unless the cluster says otherwise."""
 TICK_S = 0.5
 
+logger = logging.getLogger(__name__)
+
+_ASKING = ("gpu", "gres", "tres")
+"""Parts of the names of sbatch's options by which a job asks for a GPU."""
 _TIME_LIMIT = "UncompletedJobError"
 """What submitit raises in a job that may not queue again."""
 
@@ -55,9 +60,11 @@ class Work:
     packed: int
     device: Device
 
-    def __call__(self) -> list[Ended]:
-        """Make the runs; what ended each of them."""
+    def __call__(self) -> list[tuple[str, str, bool]]:
+        """Make the runs; what ended each of them, in plain words, which are read without unpickling."""
         logging.getLogger("training").setLevel(logging.INFO)
+        device = choose_device(self.device)
+        print(device, flush=True)
         places = [order.place() for order in self.orders]
 
         def say(event: Stepped | Ended) -> None:
@@ -66,8 +73,8 @@ class Work:
 
         ended = []
         for first in range(0, len(places), self.packed):
-            ended += make_pack(places[first : first + self.packed], device=self.device, tell=say)
-        return ended
+            ended += make_pack(places[first : first + self.packed], device=device.kind, tell=say)
+        return [(each.name, each.message, each.is_bug) for each in ended]
 
     def checkpoint(self) -> "DelayedSubmission":
         """What the job does when it comes out of the queue again: the same. The runs have their own checkpoints."""
@@ -99,6 +106,19 @@ def make_on_slurm(campaign: Campaign, *, console: Console, device: Device) -> No
     raise_for(campaign, ended)
 
 
+def job_device(options: SlurmOptions, device: Device) -> tuple[Device, str]:
+    """Where the runs of a job compute, and why: on the GPU that is asked for them, and without asking on none.
+
+    Other options of sbatch may ask for a GPU too: then each job finds out for itself.
+    """
+    if device != "auto":
+        return device, "as asked for"
+    if options.gpus_per_run:
+        return "cuda", f"slurm.gpus_per_run is {options.gpus_per_run}"
+    asking = next((name for name in options.additional if any(word in name for word in _ASKING)), None)
+    return ("auto", f"slurm.additional has {asking}") if asking else ("cpu", "slurm.gpus_per_run is 0")
+
+
 def slurm_side(campaign: Campaign) -> Side:
     """How much of a campaign Slurm may make at a time."""
     options = campaign.file.slurm
@@ -116,19 +136,22 @@ class _Dispatcher:
         self.attempts: Counter[str] = Counter()
         self.looks_without: Counter[str] = Counter()
         self.ended: dict[str, Ended] = {}
+        self.is_silent = False
 
     def make(self) -> list[Ended]:
         """Stay until every run has ended."""
         self._adopt()
         self.attempts.update(name for job in self.book.open for name in job.runs)
         remarks: dict[str, Remark] = {}
+        array_jobs = self._array_jobs()
         while True:
             runs = {run.place.name: run for run in self.watch.look().runs}
-            queue = look_at_queue()
-            if queue is not None:
-                for job in self.book.open:
-                    self._settle(job, queue, runs)
-            for each in _batches(self._waiting(runs), self.options.runs_per_job):
+            self._close_finished(runs)
+            queue = look_at_queue() if self.book.open else {}
+            self._mind(queue)
+            for job in self.book.open:
+                self._settle(job, queue, runs)
+            for each in _batches(self._waiting(runs), runs_per_job=self.options.runs_per_job, array_jobs=array_jobs):
                 self._submit(each)
             remarks = remarks_of(self.book.open, queue or {}, runs)
             remarks |= {name: ended.remark for name, ended in self.ended.items()}
@@ -141,6 +164,18 @@ class _Dispatcher:
         self.display.show(remarks, is_last=True)
         return list(self.ended.values())
 
+    def _array_jobs(self) -> int:
+        """Jobs of an array: as many as were asked for and as the cluster takes; one is submitted without an array."""
+        largest = largest_array()
+        return self.options.array_jobs if largest is None else max(1, min(self.options.array_jobs, largest))
+
+    def _mind(self, queue: Mapping[str, Queued] | None) -> None:
+        """Say once that squeue is silent, and once that it answers again."""
+        if (queue is None) is not self.is_silent:
+            self.is_silent = queue is None
+            silence = "does not answer; until it does, the runs' folders alone tell how far they are"
+            logger.warning("squeue %s", silence if self.is_silent else "answers again")
+
     def _adopt(self) -> None:
         """Give jobs their numbers that were submitted by a process that died before it could note them."""
         batches = list(dict.fromkeys(job.batch for job in self.book.open if job.id is None))
@@ -148,6 +183,9 @@ class _Dispatcher:
             return
         queue = look_at_queue()
         if queue is None:
+            self._close_finished({run.place.name: run for run in self.watch.look().runs})
+            if not self.book.open:
+                return
             raise OncoduetError(f"{self.book.path}: expected squeue to say what became of its jobs, found no answer")
         for batch in batches:
             ids = sorted((id_ for id_, job in queue.items() if job.name == job_name(batch)), key=_array_index)
@@ -164,22 +202,27 @@ class _Dispatcher:
             if run.state != "finished" and name not in taken and name not in self.ended
         ]
 
-    def _settle(self, job: Job, queue: Mapping[str, Queued], runs: Mapping[str, Progress]) -> None:
-        """Close a job whose runs are finished, or which has left the queue."""
-        unfinished = [name for name in job.runs if name in runs and runs[name].state != "finished"]
-        if not unfinished:
-            self.book.close(job, "finished")
-            return
+    def _close_finished(self, runs: Mapping[str, Progress]) -> None:
+        """Close jobs whose runs are finished, whatever the queue says."""
+        for job in self.book.open:
+            if not _unfinished(job, runs):
+                self.book.close(job, "finished")
+
+    def _settle(self, job: Job, queue: Mapping[str, Queued] | None, runs: Mapping[str, Progress]) -> None:
+        """Close a job that has left the queue or, where that is silent, one that has left its result."""
+        unfinished = _unfinished(job, runs)
         assert job.id is not None
-        found = queue.get(job.id)
-        if found is not None and found.is_waited_for:
+        found = None if queue is None else queue.get(job.id)
+        told = _outcome(self.book.folder, job.id) if queue is None else {}
+        if (found is not None and found.is_waited_for) or (queue is None and not told):
             self.looks_without[job.id] = 0
             return
         self.looks_without[job.id] += 1
         if self.looks_without[job.id] < 2 or any(is_held(self.places[name].folder.lock) for name in unfinished):
             return  # files of other machines may show late
-        reason = "left the queue" if found is None else found.state.lower().replace("_", " ")
-        told = _outcome(self.book.folder, job.id)
+        gone = "ended" if queue is None else "left the queue"
+        reason = gone if found is None else found.state.lower().replace("_", " ")
+        told = told or _outcome(self.book.folder, job.id)
         self.book.close(job, reason)
         for name in unfinished:
             self._end(name, told, runs[name], reason, job.id)
@@ -217,8 +260,9 @@ class _Dispatcher:
         except Exception as error:
             self.book.withdraw(batch)
             said = one_line(complaint.getvalue() or str(error))
+            hint = "; smaller slurm.array_jobs or larger slurm.runs_per_job may help" if "array" in said else ""
             raise OncoduetError(
-                f"{self.campaign.path}: expected sbatch to take {len(packs)} jobs, found: {said}"
+                f"{self.campaign.path}: expected sbatch to take {len(packs)} jobs, found: {said}{hint}"
             ) from error
         self.book.number(batch, [job.job_id for job in jobs])
         self.attempts.update(place.name for pack in packs for place in pack)
@@ -230,6 +274,10 @@ def _executor(folder: Path, options: Any, batch: str) -> Any:
 
     logging.getLogger("submitit").setLevel(logging.ERROR)
     folder.mkdir(parents=True, exist_ok=True)
+    found = folder.stat()
+    if found.st_uid != os.geteuid():
+        raise OncoduetError(f"{folder}: expected a folder of one's own (jobs run what lies there), found another's")
+    folder.chmod(found.st_mode & ~(stat.S_IWGRP | stat.S_IWOTH))
     project = Path(__file__).resolve().parents[2]
     wanted = {
         "job_name": job_name(batch),
@@ -249,29 +297,46 @@ def _executor(folder: Path, options: Any, batch: str) -> Any:
     return executor
 
 
-def _batches(waiting: Sequence[Place], runs_per_job: int) -> Iterator[list[list[Place]]]:
+def _unfinished(job: Job, runs: Mapping[str, Progress]) -> list[str]:
+    return [name for name in job.runs if name in runs and runs[name].state != "finished"]
+
+
+def _batches(waiting: Sequence[Place], *, runs_per_job: int, array_jobs: int) -> Iterator[list[list[Place]]]:
     """Arrays of jobs; the runs of a job are of one stage, since they may be made side by side."""
     packs = []
     for _, group in itertools.groupby(waiting, key=lambda place: place.run.configuration.stage):
         places = list(group)
         packs += [places[first : first + runs_per_job] for first in range(0, len(places), runs_per_job)]
-    for first in range(0, len(packs), ARRAY_JOBS):
-        yield packs[first : first + ARRAY_JOBS]
+    for first in range(0, len(packs), array_jobs):
+        yield packs[first : first + array_jobs]
 
 
 def _outcome(folder: Path, job_id: str) -> dict[str, Ended]:
-    """What a job left as its result, by run; under no name what ended the whole job."""
-    from submitit.core.utils import JobPaths, pickle_load  # noqa: PLC0415
+    """What a job left as its result, by run; under no name what ended the whole job.
+
+    Raises
+    ------
+    OncoduetError
+        It is no such result.
+    """
+    from submitit.core.utils import JobPaths  # noqa: PLC0415
 
     path = JobPaths(folder / "%j", job_id=job_id, task_id=0).result_pickle
     if not path.is_file():
         return {}
-    outcome, result = pickle_load(path)
-    if outcome == "success":
-        return {ended.name: ended for ended in result}
-    last = one_line(str(result).strip().splitlines()[-1])
+    match read_plain_pickle(path, what="a job's result"):
+        case ("success", list(result)) if all(_is_ended(each) for each in result):
+            return {name: Ended(name, message, is_bug) for name, message, is_bug in result}
+        case ("error", str(result)) if result.strip():
+            last = one_line(result.strip().splitlines()[-1])
+        case _:
+            raise OncoduetError(f"{path}: expected what became of a job's runs, found something else")
     is_bug = not last.startswith("contract.errors.") and _TIME_LIMIT not in last
     return {"": Ended("", last.removeprefix("contract.errors.OncoduetError: "), is_bug)}
+
+
+def _is_ended(result: Any) -> bool:
+    return isinstance(result, tuple) and [type(each) for each in result] == [str, str, bool]
 
 
 def _array_index(job_id: str) -> int:

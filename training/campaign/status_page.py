@@ -15,9 +15,9 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from contract.files import write_text
 from contract.provenance import VERSION
 from contract.records import Epoch
+from training.campaign.plan import PAGE
 from training.campaign.progress import STATES, Progress, Snapshot, State, clock
 
-PAGE = "status.html"
 RELOAD_S = 30
 POINTS = 120
 """Of one line at most; longer runs are averaged over neighbouring epochs."""

@@ -13,7 +13,6 @@ nnDetection's own, the cuboid and the maximum.
 import csv
 import io
 import logging
-import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,9 +23,11 @@ from rich.table import Table
 
 from contract.cards import Frozen
 from contract.errors import OncoduetError
-from contract.files import sha256_file, write_text
+from contract.files import held_folder, sha256_file, sweep, writable, write_text
+from contract.outputs import Output, require_apart, require_free, subfolder
 from contract.records import BatchRecord, Record, RunRecord, read_record, write_record
 from network.detection.clustering import BoxRule, CaseScore, Fill
+from network.device import Device
 from training.bundle import FinishedRun, finished_runs
 from training.judging import find_localisation, link_studies, predict, score
 from training.prepared import Prepared, load_prepared
@@ -99,7 +100,7 @@ def sweep_maps(
     *,
     whereabouts: Whereabouts = Whereabouts(),
     mirroring: bool | None = None,
-    gpu: bool = True,
+    device: Device = "auto",
     store: bool = False,
 ) -> MapSweepRecord:
     """Judge every combination for some detectors, and write ``map_sweep.json`` and ``map_sweep.csv``.
@@ -112,8 +113,8 @@ def sweep_maps(
         Gets a folder for each run, with maps and scores, beside the two files.
     mirroring
         None: as the card says.
-    gpu
-        Whether one may be used where there is one.
+    device
+        Where the studies are predicted.
     store
         Give the best combination to the runs' box rules; otherwise no run is touched.
 
@@ -122,9 +123,20 @@ def sweep_maps(
     OncoduetError
         A run is not finished or sound, finds no boxes, or is of another card than the first; its dataset or archive
         cannot be reached or has changed; there is no finished run of stage 1; ``output`` holds predictions of another
-        network; a study cannot be predicted or scored; a run's folder cannot be written to.
+        network or files of other origin; a study cannot be predicted or scored; a run's folder cannot be written to.
     """
     finished = finished_runs(runs)
+    require_apart(
+        output,
+        run=[run.folder.path for run in finished],
+        prepared=whereabouts.prepared,
+        archive=whereabouts.archive,
+        localisation=whereabouts.localisation,
+    )
+    tables = Output(output, "training sweep", ["map_sweep.csv", "map_sweep.json"], record="map_sweep.json")
+    tables.check()
+    for run in finished:
+        _require_ours(output, run.name)
     datasets = [_dataset(run, finished[0], whereabouts.prepared) for run in finished]
     scored: list[ScoredMaps] = []
     validation: dict[str, tuple[str, ...]] = {}
@@ -132,7 +144,7 @@ def sweep_maps(
     for run, prepared in zip(finished, datasets, strict=True):
         place = output / run.name
         validation[run.name] = prepared.fold(run.record.key.fold).validation
-        scored += _judge(run, prepared, place, whereabouts, mirroring=mirroring, gpu=gpu)
+        scored += _judge(run, prepared, place, whereabouts, mirroring=mirroring, device=device)
         mirrored |= bool(read_record(place / "predictions" / "batch.json", BatchRecord).settings["mirroring"])
     scored += means(scored)
     best = best_of(scored)
@@ -150,9 +162,18 @@ def sweep_maps(
         stored=store,
         optimism=OPTIMISM,
     )
-    write_text(output / "map_sweep.csv", _as_csv(record.maps))
-    write_record(output / "map_sweep.json", record)
+    with tables.staged() as stage:
+        write_text(stage / "map_sweep.csv", _as_csv(record.maps))
+        write_record(stage / "map_sweep.json", record)
     return record
+
+
+def _require_ours(output: Path, name: str) -> None:
+    """A run's folder holds nothing under the names of predictions and scores, or an earlier sweep's."""
+    subfolder(output, name)
+    predictions = Path(name) / "predictions"
+    if not (output / predictions / "batch.json").is_file():
+        require_free(output, [str(predictions), str(Path(name) / "scores")], "training sweep")
 
 
 def means(scored: Sequence[ScoredMaps]) -> list[ScoredMaps]:
@@ -262,7 +283,7 @@ def _judge(
     whereabouts: Whereabouts,
     *,
     mirroring: bool | None,
-    gpu: bool,
+    device: Device,
 ) -> list[ScoredMaps]:
     """Every combination's scores on the validation studies of one run."""
     key = run.record.key
@@ -279,7 +300,29 @@ def _judge(
         whereabouts.localisation,
         purpose=f"the validation studies of {run.folder.path} cannot be predicted",
     )
-    studies, predictions = place / "archive", place / "predictions"
+    with writable(place):
+        place.mkdir(parents=True, exist_ok=True)
+    sweep(place)
+    with held_folder(place) as work:
+        return _judge_in(
+            work, run, prepared, place, archive=archive, partner=partner, mirroring=mirroring, device=device
+        )
+
+
+def _judge_in(
+    work: Path,
+    run: FinishedRun,
+    prepared: Prepared,
+    place: Path,
+    *,
+    archive: Path,
+    partner: Path | None,
+    mirroring: bool | None,
+    device: Device,
+) -> list[ScoredMaps]:
+    """The same with a folder for what is needed meanwhile: links to the studies, and the bundle."""
+    key = run.record.key
+    studies, predictions = work / "archive", place / "predictions"
     link_studies(read_sources(prepared), archive, prepared.fold(key.fold).validation, studies)
     options = ["--threads", str(run.record.hardware.get("threads", 1))]
     options += ["--no-mirroring"] if mirroring is False else []
@@ -289,9 +332,9 @@ def _judge(
         [run.folder.path, *([partner] if partner else [])],
         predictions,
         studies=studies,
-        model=place / "model",
+        model=work / "model",
         options=options,
-        gpu=gpu,
+        device=device,
         purpose=PURPOSE,
     )
     scored = []
@@ -301,7 +344,6 @@ def _judge(
         assert strict.auroc is not None and strict.ap is not None and strict.score is not None
         values = {"auroc": strict.auroc, "ap": strict.ap, "score": strict.score}
         scored.append(ScoredMaps(run=run.name, fill=fill, case_score=case_score, **values))
-    shutil.rmtree(studies)
     return scored
 
 

@@ -25,15 +25,19 @@ from nnunetv2.training.logging.nnunet_logger import MetaLogger
 from nnunetv2.training.lr_scheduler.polylr import PolyLRScheduler
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 
-from contract.errors import OncoduetError
+from contract.errors import OncoduetError, one_line
 from contract.records import CheckpointPolicy, Epoch
-from network.preprocessing import CONFIGURATION
+from network.architecture import build_network
+from network.device import require_same_device
+from network.plans import CONFIGURATION, require_dataset, require_plans
 from network.weights import save_weights
 from training.checkpoints import Checkpoint, Checkpoints
 from training.configurations import LossTerm
 from training.engines.nnunet_environment import batches_on_one_thread, nnunet_folders
 from training.engines.process_state import ProcessState
 from training.losses import build_loss
+from training.prepared import case_files
+from training.preprocessed import IMAGE, LABEL, class_voxels, open_array
 from training.profiles import Profile
 from training.resident.batches import ResidentBatches
 from training.resident.boxes import BoxRule
@@ -117,7 +121,7 @@ def steps(
         with _folders(task):
             checkpoint = task.checkpoints.newest(device=task.device)
             if checkpoint is not None:
-                trainer.resume(checkpoint)
+                _resume(trainer, checkpoint)
             trainer.on_train_start()
         try:
             yield from trainer.steps()
@@ -129,7 +133,15 @@ def steps(
 
 
 def build_trainer(task: Task, kind: "type[Trainer] | None" = None) -> "Trainer":
-    """nnU-Net's trainer for a task, or one that is derived from it, without a network yet."""
+    """nnU-Net's trainer for a task, or one that is derived from it, without a network yet.
+
+    Raises
+    ------
+    OncoduetError
+        The plans or the data set's description are malformed: nnU-Net looks up by name what they name.
+    """
+    require_plans(task.plans)
+    require_dataset(task.dataset)
     plans = {**task.plans, "continue_training": False}
     with _folders(task):
         trainer = (kind or Trainer)(plans, CONFIGURATION, 0, dict(task.dataset), torch.device(task.device))
@@ -193,6 +205,10 @@ class Trainer(nnUNetTrainer):  # type: ignore[misc]
         """Build network, optimiser and loss; the initial weights follow from the seed."""
         seed_generators(self.task.seed, "initial weights")
         super().initialize()
+
+    def build_network_architecture(self, plans_manager: Any, *_: Any) -> torch.nn.Module:
+        """The plan's network; nnU-Net's trainer asks for it by the first parameter's name."""
+        return build_network(self.task.plans, self.task.dataset, deep_supervision=self.enable_deep_supervision)
 
     def configure_optimizers(self) -> tuple[torch.optim.Optimizer, Any]:
         """nnU-Net's optimiser and schedule with the profile's momentum.
@@ -343,6 +359,7 @@ class Trainer(nnUNetTrainer):  # type: ignore[misc]
         """All that :meth:`resume` needs beside epoch and seed: tensors, numbers and text, no pickled objects."""
         wall_s, cpu_s = self.seconds()
         return {
+            "device": self.device.type,
             "network": self.network.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "grad_scaler": self.grad_scaler.state_dict() if self.grad_scaler else None,
@@ -354,9 +371,17 @@ class Trainer(nnUNetTrainer):  # type: ignore[misc]
         }
 
     def resume(self, checkpoint: Checkpoint) -> None:
-        """Go on where a checkpoint was written."""
-        self.initialize()
+        """Go on where a checkpoint was written.
+
+        Raises
+        ------
+        OncoduetError
+            It was written on another kind of device.
+        """
         state = checkpoint.state
+        begun = state.get("device", "cpu" if state["grad_scaler"] is None else "cuda")
+        require_same_device(self.task.name, begun=begun, now=self.device.type)
+        self.initialize()
         self.current_epoch = checkpoint.epoch
         self.iterations_done = self.current_epoch * self.num_iterations_per_epoch
         self.network.load_state_dict(state["network"])
@@ -446,12 +471,14 @@ class FocusedCases(nnUNetDatasetBlosc2):  # type: ignore[misc]
         self.focus = focus
 
     def load_case(self, identifier: str) -> Any:
-        """Image, label, none (no cascade) and properties of one study."""
-        data, label, previous, properties = super().load_case(identifier)
-        voxels = properties["class_locations"].get(self.focus, ())
-        if len(voxels):
-            properties = properties | {"class_locations": {self.focus: voxels}}
-        return data, label, previous, properties
+        """Image, label, none (no cascade) and what nnU-Net's loader asks of the properties of one study."""
+        image, label, properties = case_files(Path(self.source_folder).parent, identifier)
+        how = {"dparams": {"nthreads": 1}, "mmap_mode": "r"}
+        opened = open_array(image, IMAGE, **how), open_array(label, LABEL, **how)
+        voxels = class_voxels(properties, opened[1].shape)
+        if self.focus is not None and len(voxels.get(self.focus, ())):
+            voxels = {self.focus: voxels[self.focus]}
+        return *opened, None, {"class_locations": voxels}
 
 
 def entropy(seed: int, moment: str) -> list[int]:
@@ -473,6 +500,18 @@ def _settle(task: Task) -> None:
     if task.device == "cuda":
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
         torch.use_deterministic_algorithms(True, warn_only=True)
+
+
+def _resume(trainer: Trainer, checkpoint: Checkpoint) -> None:
+    try:
+        trainer.resume(checkpoint)
+    except (LookupError, TypeError, ValueError, AttributeError, RuntimeError) as error:
+        if isinstance(error, torch.OutOfMemoryError):
+            raise
+        raise OncoduetError(
+            f"{trainer.task.checkpoints.folder}: expected the state of this training after epoch {checkpoint.epoch}, "
+            f"found another: {one_line(str(error))[:200]}"
+        ) from error
 
 
 def _folders(task: Task) -> AbstractContextManager[None]:

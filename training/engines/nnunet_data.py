@@ -7,7 +7,8 @@ memory. Its classes work without: they are called here on studies that our own r
 import errno
 import os
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, cast
 
@@ -20,7 +21,8 @@ from nnunetv2.training.dataloading.nnunet_dataset import comp_blosc2_params, nnU
 from contract.cards import Card
 from contract.files import read_json, write_json
 from contract.volume import Float32Array, LabelArray
-from network.preprocessing import CONFIGURATION, Preprocessed, preprocess
+from network.plans import CONFIGURATION
+from network.preprocessing import Preprocessed, preprocess
 from training.engines.nnunet_environment import nnunet_folders
 
 STOCK_SAMPLES = 100_000_000
@@ -29,6 +31,7 @@ SAMPLES_PER_VOXEL = 10
 """Enough draws, with replacement, from the study with most foreground: the percentiles then move by less than their own
 uncertainty. Where lesions are small, nnU-Net's number means drawing each voxel thousands of times."""
 
+_BLOSC_THREADS = "BLOSC_NTHREADS"
 _SCHEMES = {"z-score": "zscore", "dataset": "CT"}
 _PERCENTILES = {"percentile_00_5": 0.5, "median": 50.0, "percentile_99_5": 99.5}
 
@@ -141,21 +144,39 @@ def preprocess_case(
     label_blocks, label_chunks = comp_blosc2_params(segmentation.shape, patch, segmentation.itemsize)
     output.mkdir(parents=True, exist_ok=True)
     try:
-        nnUNetDatasetBlosc2.save_case(
-            data,
-            segmentation,
-            dict(case.properties),
-            str(output / case_id),
-            chunks=chunks,
-            blocks=blocks,
-            chunks_seg=label_chunks,
-            blocks_seg=label_blocks,
-        )
+        with _one_thread_of_blosc():
+            nnUNetDatasetBlosc2.save_case(
+                data,
+                segmentation,
+                dict(case.properties),
+                str(output / case_id),
+                chunks=chunks,
+                blocks=blocks,
+                chunks_seg=label_chunks,
+                blocks_seg=label_blocks,
+            )
     except RuntimeError:  # Blosc does not say why
         if shutil.disk_usage(output).free > data.nbytes + segmentation.nbytes:
             raise
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(output / case_id)) from None
     return case
+
+
+@contextmanager
+def _one_thread_of_blosc() -> Iterator[None]:
+    """Have Blosc compress with one thread, whatever it is told: several put blocks where they end, in another order.
+
+    nnU-Net tells it four. Blosc's own variable counts for more; the library reads it anew for each array.
+    """
+    before = os.environ.get(_BLOSC_THREADS)
+    os.environ[_BLOSC_THREADS] = "1"
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ[_BLOSC_THREADS]
+        else:
+            os.environ[_BLOSC_THREADS] = before
 
 
 def _intensity_properties(values: npt.NDArray[np.float64]) -> dict[str, float]:

@@ -1,35 +1,23 @@
 """Reading ``CASE_boxes.pkl``, the boxes that nnDetection found in a study, without trusting it.
 
-The file is a pickle, and a pickle may call anything; here it may make arrays, numbers and plain containers, and
-whatever else it names is refused before it is called.
+The file is a pickle, and a pickle may call anything; it is read without unpickling (:mod:`training.plain_pickle`).
 
 A box is (x1, y1, x2, y2, z1, z2) there, where x, y and z are the array's axes 0, 1 and 2: our z, y and x. Its lower
 corner lies one voxel before the box's first voxel, hence the 1 that is added.
 """
 
-import io
-import pickle
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from contract.errors import OncoduetError, one_line
+from contract.errors import OncoduetError
 from network.detection.clustering import Float64Array, ScoredBoxes
+from training.plain_pickle import read_plain_pickle
 
 LOWER, UPPER = [0, 1, 4], [2, 3, 5]
 """Places of a box's corners along the array's axes 0, 1 and 2."""
-
-_ARRAY, _SCALAR = np.zeros(1).__reduce__()[0], np.float64(0).__reduce__()[0]
-_MULTIARRAY = ("numpy.core.multiarray", "numpy._core.multiarray")  # NumPy 1, NumPy 2
-_ALLOWED: dict[tuple[str, str], Any] = {
-    ("numpy", "ndarray"): np.ndarray,
-    ("numpy", "dtype"): np.dtype,
-    **{(module, "_reconstruct"): _ARRAY for module in _MULTIARRAY},
-    **{(module, "scalar"): _SCALAR for module in _MULTIARRAY},
-}
-"""All that a pickled array or number of NumPy refers to."""
 
 
 def read_boxes(path: Path, shape_zyx: tuple[int, int, int]) -> ScoredBoxes:
@@ -53,7 +41,9 @@ def read_boxes(path: Path, shape_zyx: tuple[int, int, int]) -> ScoredBoxes:
         another image or not about the image as it was given; a number is none; a score is not in [0, 1]; a box is
         turned inside out or lies outside the image.
     """
-    found = _unpickled(path)
+    found = read_plain_pickle(path, what="boxes of nnDetection")
+    if not isinstance(found, dict):
+        raise OncoduetError(f"{path}: expected boxes of nnDetection by name, found {type(found).__name__}")
     boxes, scores, labels = (_array(path, found, name) for name in ("pred_boxes", "pred_scores", "pred_labels"))
     count = len(scores)
     if not count and not boxes.size:
@@ -66,36 +56,11 @@ def read_boxes(path: Path, shape_zyx: tuple[int, int, int]) -> ScoredBoxes:
         raise OncoduetError(f"{path}: expected boxes in voxels of the original image (restore), found others")
     size = _array(path, found, "original_size_of_raw_data")
     if size.shape != (3,) or tuple(size.tolist()) != shape_zyx:
-        expected, other = (" × ".join(f"{each:g}" for each in sizes) for sizes in (shape_zyx, size.ravel()))
+        expected, other = (" × ".join(f"{each:g}" for each in sizes) for sizes in (shape_zyx, size.ravel()[:3]))
         raise OncoduetError(f"{path}: expected boxes of an image of {expected} voxels, found {other}")
     _require_sensible(path, boxes, scores, labels, shape_zyx)
     corners = np.concatenate([boxes[:, LOWER] + 1, boxes[:, UPPER]], axis=1)
     return ScoredBoxes(np.clip(corners, 0, np.tile(shape_zyx, 2)), scores, np.ones(count))
-
-
-class _Restricted(pickle.Unpickler):
-    """Makes arrays, numbers and plain containers."""
-
-    def find_class(self, module: str, name: str) -> Any:
-        if (module, name) not in _ALLOWED:
-            raise pickle.UnpicklingError(f"a reference to {module}.{name}")
-        return _ALLOWED[module, name]
-
-    def persistent_load(self, pid: Any) -> Any:
-        raise pickle.UnpicklingError("a persistent object")
-
-
-def _unpickled(path: Path) -> dict[str, Any]:
-    try:
-        found = _Restricted(io.BytesIO(path.read_bytes())).load()
-    except FileNotFoundError:
-        raise OncoduetError(f"{path}: expected boxes of nnDetection, found no file") from None
-    except Exception as error:  # broken pickles raise anything
-        what = one_line(str(error)) or type(error).__name__
-        raise OncoduetError(f"{path}: expected a pickle of arrays and numbers alone, found {what}") from None
-    if not isinstance(found, dict):
-        raise OncoduetError(f"{path}: expected boxes of nnDetection by name, found {type(found).__name__}")
-    return found
 
 
 def _array(path: Path, found: dict[str, Any], name: str) -> Float64Array:
@@ -114,7 +79,7 @@ def _require_sensible(
     if ((scores < 0) | (scores > 1)).any():
         raise OncoduetError(f"{path}: expected scores in [0, 1], found {scores.min():g} to {scores.max():g}")
     if labels.any():
-        raise OncoduetError(f"{path}: expected the one class 0, found {sorted(set(labels.tolist()))}")
+        raise OncoduetError(f"{path}: expected the one class 0, found {sorted(set(labels.tolist()))[:5]}")
     lower, upper = boxes[:, LOWER], boxes[:, UPPER]
     for what, wrong in [
         ("boxes with the lower corner first", lower > upper),

@@ -12,7 +12,7 @@ Source: MIC-DKFZ/nnDetection 97a58f3.
 
 import pickle
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -171,7 +171,7 @@ def write_study_to_predict(layout: Layout, study: Study) -> StudyImage:
     """
     image = stack(layout.card, read_scan(layout.card, study.channels, name=study.case_id))
     _write_channels(image, layout.raw / "imagesTs", study.case_id)
-    return StudyImage(image.array[:, :0, :0, :0].copy(), image.grid, image.reference, image.spacing_mm_zyx)
+    return replace(image, array=image.array[:, :0, :0, :0].copy())
 
 
 def write_splits(layout: Layout, fold: Fold) -> None:

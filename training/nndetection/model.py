@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from contract.errors import OncoduetError
-from contract.files import read_json, sha256_file, staged_folder
+from contract.files import atomic_file, read_json, sha256_file
 from contract.records import Record, RunKey, RunRecord, read_record, write_record
 from training.nndetection.layout import COMMIT, FOLD, MODEL, Layout
 from training.run_folder import RunFolder
@@ -52,9 +52,9 @@ def keep_model(layout: Layout, folder: RunFolder, *, key: RunKey, programs: Mapp
     for path in sources:
         require(path, program="nndet_consolidate")
     sources += [path for path in (layout.trained / name for name in _REPORTS) if path.is_file()]
-    with staged_folder(folder.nndetection) as stage:
-        for path in sources:
-            shutil.copyfile(path, stage / path.name)
+    for path in sources:
+        with atomic_file(folder.nndetection / path.name) as partial:
+            shutil.copyfile(path, partial)
     reported = _reported(layout.trained / "meta.json")
     git = reported.get("git")
     record = UpstreamRecord(

@@ -9,7 +9,6 @@ A study's map is painted by the rules of :mod:`network.detection.maps`, without 
 candidates, as upstream's users do; its likelihood is the highest score on the map, and without any as the card says.
 """
 
-import fcntl
 import logging
 import shutil
 from collections.abc import Iterator, Sequence
@@ -19,8 +18,19 @@ from pathlib import Path
 from contract.archive import Study, archive_licence, find_studies
 from contract.cards import Card, load_card
 from contract.errors import OncoduetError
-from contract.files import sha256_file, staged_folder, write_json, write_text
-from contract.records import BatchRecord, ImageStamp, RunRecord, Source, StudyRecord, read_record, write_record
+from contract.files import sha256_file, sha256_json, writable, write_json, write_text
+from contract.locks import try_lock
+from contract.outputs import Output, require_apart, require_free
+from contract.records import (
+    BatchRecord,
+    ImageStamp,
+    RunRecord,
+    Source,
+    StudyRecord,
+    TrainingStudiesRecord,
+    read_record,
+    write_record,
+)
 from contract.sockets import job_listing
 from contract.volume import Volume, write_volume
 from network.detection.clustering import ScoredBoxes
@@ -37,6 +47,8 @@ from training.turns import finished
 WORK = "nndetection"
 """nnDetection's data and a copy of the model, in the output folder until the prediction has ended."""
 LOG = "prediction.log"
+_BEGINNING = "nnDetection predicts for oncoduet"
+_IN_WORK = {"det_data", "det_models", "begun"}
 
 logger = logging.getLogger(__name__)
 
@@ -54,9 +66,7 @@ def predict(run: Path, *, archive: Path, output: Path) -> int:
     folder = RunFolder(run)
     record = _finished(folder)
     card = load_card(folder.card)
-    for name, other in (("archive", archive), ("run", run)):
-        if output.resolve() == other.resolve():
-            raise OncoduetError(f"{output}: expected an output folder of its own, found the {name}")
+    require_apart(output, archive=archive, run=run)
     paths = find_programs(PREDICTION)
     studies = find_studies(archive, card, labels_required=False)
     batch = BatchRecord(
@@ -67,8 +77,13 @@ def predict(run: Path, *, archive: Path, output: Path) -> int:
     _require_same_batch(output, batch, [study.case_id for study in studies], archive)
     layout = Layout(output.resolve() / WORK, card)
     layout.require_names([study.case_id for study in studies])
-    output.mkdir(parents=True, exist_ok=True)
+    place = _place(output, card, batch, [study.case_id for study in studies])
+    place.check()
+    _require_ours(output)
+    with writable(output):
+        output.mkdir(parents=True, exist_ok=True)
     with _alone(output), log_to(output / LOG), _fresh(layout.root):
+        logger.info(_BEGINNING)
         stamps = {study.case_id: _stamped(study) for study in studies}  # before the images are read
         images = _lay_out(layout, folder, studies)
         programs = Programs(paths, layout, output / LOG)
@@ -78,13 +93,16 @@ def predict(run: Path, *, archive: Path, output: Path) -> int:
         finished(programs.run("nndet_predict", layout.task, MODEL, "--fold", "-1", *mirroring))
         found = _collect(layout, images, since_ns=begun.stat().st_mtime_ns)
         licences = {record.data_licence, archive_licence(archive)}
-        with staged_folder(output) as stage:
+        with place.staged() as stage:
             for case_id, boxes in found.items():
                 _write_study(stage / case_id, card, images[case_id], boxes, case_id=case_id)
-                write_record(stage / case_id / "study.json", stamps[case_id])
+                stamp = stamps[case_id].model_copy(update={"content_sha256": images[case_id].content_sha256})
+                write_record(stage / case_id / "study.json", stamp)
             write_record(stage / "batch.json", batch)
             write_text(stage / "card.toml", folder.card.read_text(encoding="utf-8"))
-            write_record(stage / "source.json", _source(record, batch, licence=" AND ".join(sorted(licences))))
+            trained_on = _trained_on(folder, record, {case_id: each.content_sha256 for case_id, each in images.items()})
+            source = _source(record, batch, licence=" AND ".join(sorted(licences)), trained_on=trained_on)
+            write_record(stage / "source.json", source)
             write_json(stage / "predictions.json", [job_listing(case_id, card) for case_id in found])
     return len(studies)
 
@@ -115,6 +133,8 @@ def _finished(folder: RunFolder) -> RunRecord:
             "python -m training bundle and python -m algorithm batch predict with it"
         )
     named = [(folder.nndetection_record, record.parents[PARENT]), *model_files(folder)]
+    if "training_studies" in record.parents:
+        named.append((folder.training_studies, record.parents["training_studies"]))
     for path, expected in named:
         if not path.is_file() or sha256_file(path) != expected:
             raise OncoduetError(f"{path}: expected the file that the run was recorded with, found another")
@@ -141,14 +161,33 @@ def _require_same_batch(output: Path, batch: BatchRecord, case_ids: Sequence[str
             )
 
 
+def _place(output: Path, card: Card, batch: BatchRecord, case_ids: Sequence[str]) -> Output:
+    outputs = [f"output/{card.detection_map.relative_path}/{{}}.mha", f"output/{card.likelihood.relative_path}"]
+    files = [f"{case_id}/{name.format(case_id)}" for case_id in case_ids for name in [*outputs, "study.json"]]
+    return Output(
+        output,
+        "training predict",
+        ["batch.json", "card.toml", "source.json", "predictions.json", *files],
+        identity={**batch.parents, "studies": sha256_json(list(case_ids))},
+        record="predictions.json",
+    )
+
+
+def _require_ours(output: Path) -> None:
+    """The log and the working folder are what an earlier call left, or nothing."""
+    log, work = output / LOG, output / WORK
+    if not log.is_file() or _BEGINNING not in log.read_text(encoding="utf-8", errors="replace").partition("\n")[0]:
+        require_free(output, [LOG], "training predict")
+    if not work.is_dir() or not {path.name for path in work.iterdir()} <= _IN_WORK:
+        require_free(output, [WORK], "training predict")
+
+
 @contextmanager
 def _alone(output: Path) -> Iterator[None]:
     """Keep a second prediction away from this folder."""
     with (output / ".lock").open("a") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise OncoduetError(f"{output}: expected no other process to fill this folder, found one") from None
+        if not try_lock(lock):
+            raise OncoduetError(f"{output}: expected no other process to fill this folder, found one")
         yield
 
 
@@ -214,7 +253,19 @@ def _stamped(study: Study) -> StudyRecord:
     return StudyRecord(parents=parents, case_id=study.case_id, images=tuple(stamps))
 
 
-def _source(record: RunRecord, batch: BatchRecord, *, licence: str) -> Source:
+def _trained_on(folder: RunFolder, record: RunRecord, contents: dict[str, str]) -> tuple[str, ...] | None:
+    """The studies that the run was trained on, which is also said; None where an older program trained it."""
+    if "training_studies" not in record.parents:
+        logger.warning("%s: it is not known on which studies it was trained: an older program trained it", folder.path)
+        return None
+    known = set(read_record(folder.training_studies, TrainingStudiesRecord).trained_on)
+    trained = tuple(sorted(case_id for case_id, content in contents.items() if content in known))
+    if trained:
+        logger.warning("%d of %d studies were trained on: scores on them say nothing", len(trained), len(contents))
+    return trained
+
+
+def _source(record: RunRecord, batch: BatchRecord, *, licence: str, trained_on: tuple[str, ...] | None) -> Source:
     key = record.key
     return Source(
         parents=batch.parents,
@@ -227,4 +278,5 @@ def _source(record: RunRecord, batch: BatchRecord, *, licence: str) -> Source:
         runs=(batch.parents["run"],),
         bundle_sha256=None,
         data_licence=licence,
+        trained_on=trained_on,
     )

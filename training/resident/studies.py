@@ -9,18 +9,16 @@ import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 from weakref import WeakValueDictionary
 
-import blosc2  # type: ignore[import-untyped]
 import numpy as np
 import torch
-from batchgenerators.utilities.file_and_folder_operations import load_pickle
 
 from contract.errors import OncoduetError
 from contract.volume import LabelArray
 from network.memory import GB, Budget, held_bytes, memory_budget
 from training.prepared import case_files
+from training.preprocessed import IMAGE, LABEL, class_voxels, open_array, read_voxels
 from training.resident.boxes import Voxels
 from training.resident.patches import Size
 
@@ -97,7 +95,7 @@ class ResidentStudies:
         total = 0.0
         for case_id in case_ids:
             image, _, properties = case_files(self.folder, case_id)
-            shape = _opened(image).shape
+            shape = open_array(image, IMAGE).shape
             total += math.prod(shape) * self.dtype.itemsize + math.prod(shape[1:]) * _LABEL_BYTES
             total += properties.stat().st_size * _VOXEL_SHRINKAGE
         return round(total)
@@ -111,8 +109,11 @@ class ResidentStudies:
 
     def _read(self, case_id: str) -> ResidentStudy:
         image_path, label_path, properties_path = case_files(self.folder, case_id)
-        image, label = _voxels(image_path), _voxels(label_path)[0]
-        locations = load_pickle(str(properties_path))["class_locations"]
+        shape, channels = open_array(label_path, LABEL).shape, open_array(image_path, IMAGE).shape
+        if shape != (1, *channels[1:]):  # before either is read: memory was reckoned from the image
+            raise OncoduetError(f"{label_path}: expected a label of {list(channels[1:])}, found {list(shape)}")
+        image, label = read_voxels(image_path, IMAGE), read_voxels(label_path, LABEL)
+        locations, label = class_voxels(properties_path, label.shape), label[0]
         kept = np.int16 if max(label.shape) <= np.iinfo(np.int16).max else np.int32
         occurring = np.unique(label)
         small = occurring[0] >= -128 and occurring[-1] <= 127
@@ -120,9 +121,7 @@ class ResidentStudies:
         return ResidentStudy(
             image=torch.from_numpy(image).to(self.device, self.dtype),
             label=torch.from_numpy(label).to(self.device, torch.int8 if small else torch.int16),
-            voxels={
-                int(value): np.asarray(places)[:, 1:].astype(kept) for value, places in locations.items() if len(places)
-            },
+            voxels={value: places[:, 1:].astype(kept) for value, places in locations.items() if len(places)},
             classes=tuple(int(value) for value in occurring if value > 0),
             foreground=(_size(where.min(axis=0)), _size(where.max(axis=0) + 1)) if len(where) else None,
         )
@@ -166,22 +165,8 @@ def read_label(folder: Path, case_id: str) -> LabelArray:
     OncoduetError
         The file is damaged.
     """
-    label: LabelArray = _voxels(case_files(folder, case_id)[1])[0]
+    label: LabelArray = read_voxels(case_files(folder, case_id)[1], LABEL)[0]
     return label
-
-
-def _opened(path: Path) -> Any:
-    try:
-        return blosc2.open(str(path), mode="r")
-    except (RuntimeError, ValueError) as error:
-        raise OncoduetError(f"{path}: expected a preprocessed study, found a damaged file ({error})") from error
-
-
-def _voxels(path: Path) -> Any:
-    try:
-        return _opened(path)[:]
-    except RuntimeError as error:
-        raise OncoduetError(f"{path}: expected a preprocessed study, found a damaged file ({error})") from error
 
 
 def _size(values: Sequence[int]) -> Size:

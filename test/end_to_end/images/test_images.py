@@ -4,7 +4,8 @@ import json
 
 import pytest
 
-IMAGES = ["oncoduet-algorithm", "oncoduet-evaluation", "oncoduet-train"]
+PROGRAMS = {"oncoduet-algorithm": "algorithm", "oncoduet-evaluation": "evaluation", "oncoduet-train": "training"}
+IMAGES = list(PROGRAMS)
 LOCKED_DOWN = """
 import json, os, socket
 status = dict(line.split(":", 1) for line in open("/proc/self/status"))
@@ -26,6 +27,28 @@ print(json.dumps({
     "packages": sorted(os.listdir("/opt/oncoduet")),
 }))
 """
+DEBIAN_PACKAGES = """
+import subprocess
+form = "--showformat=${db:Status-Status} ${Package}=${Version}\\n"
+said = subprocess.run(["dpkg-query", "--show", form], capture_output=True, text=True, check=True).stdout
+print(*(line.split()[1] for line in said.splitlines() if line.startswith("installed ")))
+"""
+PLANTED = """
+import os, pathlib, site, subprocess, sys
+mark = "import pathlib; pathlib.Path('/tmp/mark').touch()"
+user = pathlib.Path("/tmp/home/.local/lib/python3.11/site-packages")
+user.mkdir(parents=True)
+for folder in (pathlib.Path("/tmp"), user):
+    for name in ("json", "encodings", "sitecustomize", "usercustomize", "contract", "numpy", "PROGRAM"):
+        (folder / f"{name}.py").write_text(mark)
+(user / "planted.pth").write_text(mark)
+for home in ("/tmp", "/tmp/home", os.environ["HOME"]):
+    ended = subprocess.run(["python", "-m", "PROGRAM", "--help"], cwd="/tmp", env={**os.environ, "HOME": home},
+                           capture_output=True, text=True)
+    assert ended.returncode == 0 and "usage" in ended.stdout, ended
+writable = [each for each in (os.getcwd(), *sys.path, os.path.expanduser("~")) if os.access(each or ".", os.W_OK)]
+print(os.path.exists("/tmp/mark"), writable, os.environ.get("OMP_WAIT_POLICY"))
+"""
 BYTECODE_WITH_TIME = """
 import pathlib, sysconfig
 site = pathlib.Path(sysconfig.get_path("purelib"))
@@ -44,7 +67,7 @@ def image(request):
 def test_an_image_runs_as_a_user_of_its_own_that_exists(containers, image):
     assert containers.inspect(image, "{{.Config.User}}") == "1000:1000"
     asked = containers.ask(image, "import pwd; print(pwd.getpwuid(1000).pw_name, pwd.getpwuid(1000).pw_dir)")
-    assert (asked.status, asked.stdout.split()) == (0, ["oncoduet", "/tmp"]), asked
+    assert (asked.status, asked.stdout.split()) == (0, ["oncoduet", "/opt/oncoduet"]), asked
 
 
 def test_an_image_is_for_the_platforms_machines_and_says_how_it_is_started(containers, image):
@@ -52,8 +75,7 @@ def test_an_image_is_for_the_platforms_machines_and_says_how_it_is_started(conta
     labels = json.loads(containers.inspect(image, "{{json .Config.Labels}}"))
     assert labels["org.grand-challenge.api-method"] == "exec"
     assert labels["org.opencontainers.image.title"] == image
-    program = {"oncoduet-train": "training"}.get(image, image.removeprefix("oncoduet-"))
-    assert json.loads(containers.inspect(image, "{{json .Config.Entrypoint}}")) == ["python", "-m", program]
+    assert json.loads(containers.inspect(image, "{{json .Config.Entrypoint}}")) == ["python", "-m", PROGRAMS[image]]
 
 
 def test_an_image_works_without_rights_network_or_a_writable_root(containers, image):
@@ -63,7 +85,7 @@ def test_an_image_works_without_rights_network_or_a_writable_root(containers, im
     labels = json.loads(containers.inspect(image, "{{json .Config.Labels}}"))
     assert found == {
         "uid": 1000,
-        "home": "/tmp",
+        "home": "/opt/oncoduet",
         "capabilities": 0,
         "new_privileges": False,
         "root_is_read_only": True,
@@ -80,6 +102,13 @@ def test_an_image_works_without_rights_network_or_a_writable_root(containers, im
     }
 
 
+def test_what_lies_in_tmp_or_in_a_home_is_never_imported(containers, image):
+    program = PROGRAMS[image]
+    asked = containers.ask(image, PLANTED.replace("PROGRAM", program))
+    passive = "None" if program == "evaluation" else "passive"
+    assert (asked.status, asked.stdout.split()) == (0, ["False", "[]", passive]), asked
+
+
 def test_an_image_lists_every_package_that_is_in_it(containers, image):
     asked = containers.ask(image, "print(open('/opt/oncoduet/sbom.cdx.json').read())")
     listed = json.loads(asked.stdout)
@@ -88,9 +117,16 @@ def test_an_image_lists_every_package_that_is_in_it(containers, image):
     assert "serialNumber" not in listed
     names = "from importlib.metadata import distributions as d\nprint(*(f'{e.name}=={e.version}' for e in d()))"
     installed = containers.ask(image, names).stdout.split()
-    assert sorted(f"{each['name']}=={each['version']}" for each in listed["components"]) == sorted(installed)
+    system = [each for each in listed["components"] if each.get("purl", "").startswith(("pkg:deb/", "pkg:generic/"))]
+    pythons = [each for each in listed["components"] if each not in system]
+    assert sorted(f"{each['name']}=={each['version']}" for each in pythons) == sorted(installed)
     assert not any(each.startswith("cyclonedx") for each in installed)
-    without_licence = [each["name"] for each in listed["components"] if "licenses" not in each]
+    asked_of_debian = containers.ask(image, DEBIAN_PACKAGES).stdout.split()
+    assert len(asked_of_debian) > 50
+    assert sorted(f"{each['name']}={each['version']}" for each in system[1:]) == sorted(asked_of_debian)
+    version = containers.ask(image, "import platform; print(platform.python_version())").stdout.strip()
+    assert system[0]["purl"] == f"pkg:generic/python@{version}"
+    without_licence = [each["name"] for each in pythons if "licenses" not in each]
     assert set(without_licence) <= {"batchgenerators", "dynamic_network_architectures", "protobuf"}  # declare none
     assert "file:///tmp" not in asked.stdout
 

@@ -135,7 +135,7 @@ def test_a_control_needs_four_runs_of_every_configuration(open_bundle: Callable[
 def test_the_source_of_a_control_names_its_four_runs_and_their_fold(open_bundle: Callable[..., Bundle]) -> None:
     bundle = open_bundle([("ce", 2, restart) for restart in (1, 2, 3, 4)])
     (control,) = choose_ensembles(bundle, ["control"])
-    source = ensemble_source(bundle, control, archive_licence="Apache-2.0")
+    source = ensemble_source(bundle, control, archive_licence="Apache-2.0", trained_on=None)
     assert (source.configuration, source.fold, source.restart) == ("control-ce", 2, None)
     assert source.runs == tuple(f"{number:064x}" for number in range(4))
 
@@ -159,7 +159,7 @@ def test_an_ensemble_does_not_mix_profiles(open_bundle: Callable[..., Bundle]) -
 def test_the_source_of_one_run_says_which(open_bundle: Callable[..., Bundle]) -> None:
     bundle = open_bundle(GRID)
     (ensemble,) = choose_ensembles(bundle, ["focal_fold1_restart1"])
-    source = ensemble_source(bundle, ensemble, archive_licence="Apache-2.0")
+    source = ensemble_source(bundle, ensemble, archive_licence="Apache-2.0", trained_on=None)
     assert (source.configuration, source.fold, source.restart, source.profile) == ("focal", 1, 1, "demo")
     assert source.runs == (f"{3:064x}",)
     assert source.bundle_sha256 == source.parents["bundle"] == bundle.sha256
@@ -171,9 +171,9 @@ def test_the_source_of_an_ensemble_has_a_fold_only_where_all_members_share_it(
 ) -> None:
     bundle = open_bundle(GRID)
     (whole,) = choose_ensembles(bundle, ["all"])
-    source = ensemble_source(bundle, whole, archive_licence="CC-BY-NC-4.0")
+    source = ensemble_source(bundle, whole, archive_licence="CC-BY-NC-4.0", trained_on=())
     assert (source.configuration, source.fold, source.restart) == ("ensemble-all", None, 1)
     assert len(source.runs) == 4
     assert source.data_licence == "Apache-2.0 AND CC-BY-NC-4.0"
     second = choose_ensembles(bundle, ["four"])[1]
-    assert ensemble_source(bundle, second, archive_licence="unknown").fold == 1
+    assert ensemble_source(bundle, second, archive_licence="unknown", trained_on=None).fold == 1

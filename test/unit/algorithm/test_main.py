@@ -500,12 +500,36 @@ def test_the_source_of_the_maps_is_handed_on(
     assert set(after.parents) == {"bundle", "probability"}
 
 
-def test_values_above_one_are_kept_and_mentioned(run: Command, maps: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("scale", "shift", "found"),
+    [
+        (8, 0, "-0.008 to 7.6"),
+        (255, 0, "-0.25500003 to 242.25"),
+        (100, 0, "-0.1 to 95"),
+        (10, -9, "-9.01 to 0.5"),
+        (1, -3, "-3.001 to -2.05"),
+    ],
+    ids=["above", "bytes", "percent", "logits", "low-logits"],
+)
+def test_values_of_another_scale_are_refused(
+    run: Command, maps: Path, tmp_path: Path, scale: float, shift: float, found: str
+) -> None:
     volume = read_volume(maps / "a.mha")
-    write_volume(maps / "a.mha", Volume(volume.array * np.float32(8), volume.grid))
-    run.succeeds("candidates", "--probability", maps, "--output", tmp_path / "o")
-    assert json.loads((tmp_path / "o" / "a.json").read_text()) == pytest.approx(2.4)
-    assert "a.mha: values up to 7.6 are no probabilities" in " ".join(run.stdout.split())
+    write_volume(maps / "a.mha", Volume((volume.array * scale + shift).astype(np.float32), volume.grid))
+    message = run.fails("candidates", "--probability", maps, "--output", tmp_path / "o")
+    assert f"a.mha: expected probabilities in [0, 1], found {found}" in message
+    assert not (tmp_path / "o").exists()
+
+
+def test_what_rounding_left_above_one_counts_as_one(run: Command, maps: Path, tmp_path: Path) -> None:
+    volume = read_volume(maps / "a.mha")
+    above = np.where(volume.array == volume.array.max(), np.float32(1.0000001), volume.array).astype(np.float32)
+    write_volume(maps / "a.mha", Volume(above, volume.grid))
+    run.succeeds("candidates", "--probability", maps, "--output", tmp_path / "o", "--rule", "dynamic-fast")
+    assert "a.mha: probabilities from -0.001 to 1.0000001 count as 0 or 1 where they are outside" in " ".join(
+        run.stdout.split()
+    )
+    assert read_volume(tmp_path / "o" / "a.mha").array.max() <= 1
 
 
 def test_a_folder_without_maps_is_refused(run: Command, tmp_path: Path) -> None:

@@ -1,15 +1,17 @@
 import logging
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from dynamic_network_architectures.architectures.unet import PlainConvUNet
 
 from algorithm.bundle import read_bundle
 from algorithm.prediction import StudyPrediction, load_predictor
+from algorithm.single import predict_single
 from contract.errors import OncoduetError
 from contract.volume import Grid, Volume, read_grid, write_volume
 from network.memory import Way, host_bytes
@@ -100,6 +102,81 @@ def test_a_study_larger_than_the_memory_is_refused_before_it_is_read(
     )
     with pytest.raises(OncoduetError, match=message):
         predictor.predict(channels, name="s")
+
+
+@pytest.fixture
+def fail_first(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[int, Exception], None]]:
+    """Let the first passes of networks end as torch ends where memory runs out."""
+    hooks = []
+
+    def fail(count: int, error: Exception) -> None:
+        left = [error] * count
+
+        def hook(module: torch.nn.Module, _: object) -> None:
+            if isinstance(module, PlainConvUNet) and left:
+                raise left.pop()
+
+        hooks.append(torch.nn.modules.module.register_module_forward_pre_hook(hook))
+
+    yield fail
+    for each in hooks:
+        each.remove()
+
+
+@pytest.mark.parametrize(
+    "error",
+    [torch.OutOfMemoryError("CUDA out of memory."), RuntimeError("DefaultCPUAllocator: can't allocate"), MemoryError()],
+)
+def test_where_memory_runs_out_the_next_way_gives_the_same_bits(
+    predict: Callable[..., StudyPrediction],
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+    fail_first: Callable[[int, Exception], None],
+    error: Exception,
+) -> None:
+    plenty = predict(mirroring=False)
+    members = plenty.bundle.record.members
+    channels = {name: tmp_path / "study" / f"s_{name}.mha" for name in plenty.bundle.card.channel_names}
+    predictor = load_predictor(plenty.bundle, members, mirroring=False)
+    fail_first(2, error)
+    with caplog.at_level(logging.WARNING, "algorithm.prediction"):
+        found = predictor.predict(channels, name="s", way=Way(2, 3, streamed=False)).ensemble(members)
+    ran_out = [record.message for record in caplog.records if "memory ran out" in record.message]
+    assert [message.partition("the next way: ")[2] for message in ran_out] == [
+        "2 windows per pass, 2 members at a time, weights resident",
+        "2 windows per pass, 1 member at a time, weights resident",
+    ]
+    np.testing.assert_array_equal(found.array, plenty.ensemble(members).array)
+
+
+def test_after_the_leanest_way_memory_that_runs_out_is_one_line(
+    make_bundle: Maker, make_input: Callable[[], Path], tmp_path: Path, fail_first: Callable[[int, Exception], None]
+) -> None:
+    model, study = make_bundle([("ce", 0, 1), ("focal", 0, 1)]), make_input()
+    fail_first(3, torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB."))
+    message = r"^study 0f3a-uuid: expected enough memory for it, found: CUDA out of memory. .*; fewer members"
+    with pytest.raises(OncoduetError, match=message):
+        predict_single(input_folder=study, output_folder=tmp_path / "output", model=model, mirroring=False)
+    assert not list((tmp_path / "output").glob("*"))
+
+
+@pytest.mark.parametrize(("size_xyz", "is_tiny"), [((4, 5, 3), False), ((3, 5, 4), True), ((20, 18, 9), False)])
+def test_images_much_smaller_than_the_network_sees_are_remarked_on_by_name(
+    make_bundle: Maker,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+    size_xyz: tuple[int, int, int],
+    is_tiny: bool,
+) -> None:
+    bundle = read_bundle(make_bundle())  # its network sees 8 × 16 × 16 voxels of 3 × 1 × 1 mm
+    grid = Grid(size_xyz, (1.0, 1.0, 3.0), (0.0, 0.0, 0.0), (1.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0, 1.0))
+    channels = {name: tmp_path / f"s_{name}.mha" for name in bundle.card.channel_names}
+    for path in channels.values():
+        write_volume(path, Volume(np.indices(grid.shape_zyx).sum(axis=0).astype(np.float32) + 500, grid))
+    predictor = load_predictor(bundle, bundle.record.members, mirroring=False)
+    with caplog.at_level(logging.WARNING, "algorithm.prediction"):
+        predictor.predict(channels, name="s")
+    assert any("study s: its images fill " in record.message for record in caplog.records) is is_tiny
 
 
 def test_bf16_is_close_to_fp32_and_its_error_is_logged(

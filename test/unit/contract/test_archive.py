@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from contract.archive import archive_licence, check_geometry, find_studies, list_studies
+from contract.archive import archive_licence, archive_patients, check_geometry, find_studies, list_studies
 from contract.cards import Card, Geometry
 from contract.errors import OncoduetError
 from contract.volume import Grid, Volume, write_volume
@@ -20,13 +20,17 @@ def an_image(path: Path, grid: Grid) -> Path:
     return path
 
 
+def patients_of(archive: Path, card: Card, said: str | None = None) -> dict[str, str]:
+    return archive_patients(archive, find_studies(archive, card, labels_required=True), said)
+
+
 def test_studies_come_in_the_order_of_their_ids_with_channels_in_the_card_s_order(
     write_archive: WriteArchive, card: Card
 ) -> None:
     archive = write_archive("20_2", "10_3", "10_1")
     studies = find_studies(archive, card, labels_required=True)
     assert [study.case_id for study in studies] == ["10_1", "10_3", "20_2"]
-    assert [study.patient_id for study in studies] == ["10", "10", "20"]
+    assert [study.folder for study in studies] == ["10", "10", "20"]
     assert list(studies[0].channels) == ["t2w", "adc", "hbv"]
     assert studies[0].channels["adc"] == archive / "10" / "10_1_adc.mha"
     assert studies[0].label == archive / "labels" / "10_1.nii.gz"
@@ -45,14 +49,14 @@ def test_other_channels_and_files_beside_them_are_ignored(
 
 def test_a_patient_whose_id_holds_an_underscore_is_named_by_the_folder(write_archive: WriteArchive, card: Card) -> None:
     archive = write_archive("site_7_2020", "site_7_2021", patient="site_7")
-    assert {study.patient_id for study in find_studies(archive, card, labels_required=True)} == {"site_7"}
+    assert set(patients_of(archive, card).values()) == {"site_7"}
 
 
 def test_in_a_folder_per_study_the_patient_is_what_is_before_the_first_underscore(
     write_archive: WriteArchive, card: Card
 ) -> None:
     archive = write_archive("11373_1001396", patient="11373_1001396")
-    assert find_studies(archive, card, labels_required=True)[0].patient_id == "11373"
+    assert patients_of(archive, card) == {"11373_1001396": "11373"}
 
 
 def test_a_study_without_label_map_is_fine_where_none_is_required(write_archive: WriteArchive, card: Card) -> None:
@@ -67,7 +71,7 @@ def test_no_folder_is_refused(tmp_path: Path, card: Card) -> None:
 
 
 def test_an_empty_archive_is_refused(tmp_path: Path, card: Card) -> None:
-    with pytest.raises(OncoduetError, match=r"expected studies named <patient>/<patient>_<study>_t2w.mha, found none$"):
+    with pytest.raises(OncoduetError, match=r"expected studies named .*_t2w.mha \(or .nii.gz\), found none$"):
         find_studies(tmp_path, card, labels_required=False)
 
 

@@ -2,9 +2,11 @@
 
 import errno
 
+import numpy as np
 import pytest
 
 from contract.errors import OncoduetError, UsageError, exit_status, one_line
+from contract.text import LONGEST
 
 
 def raising(error: BaseException) -> int:
@@ -42,9 +44,56 @@ def test_a_full_disk_exits_with_three(capsys: pytest.CaptureFixture[str], number
     ]
 
 
-def test_another_fault_of_the_system_is_a_bug(capsys: pytest.CaptureFixture[str]) -> None:
-    assert raising(OSError(errno.EIO, "Input/output error", "/output/a.mha")) == 1
+@pytest.mark.parametrize(
+    ("number", "expected"),
+    [
+        (errno.ENOENT, "expected it to be there, found: No such file or directory"),
+        (errno.EROFS, "expected a disk that can be written to, found: Read-only file system"),
+        (errno.ENOTDIR, "expected folders alone above it, found: Not a directory"),
+        (errno.EISDIR, "expected a file, found: Is a directory"),
+        (errno.ENAMETOOLONG, "expected a shorter name, found: File name too long"),
+        (errno.ELOOP, "expected links that lead somewhere, found: Too many levels of symbolic links"),
+        (errno.EIO, "expected a disk that works, found: Input/output error"),
+        (errno.ENOSYS, "expected a disk that can do this, found: Function not implemented"),
+        (errno.EINVAL, "expected to use it, found: Invalid argument"),
+    ],
+)
+def test_what_the_system_says_of_a_file_is_one_line_with_that_file(number, expected, capsys) -> None:
+    assert raising(OSError(number, "whatever", b"/output/a\xff\nerror: b.mha")) == 3
+    assert capsys.readouterr() == ("", f"error: /output/a\\udcff error: b.mha: {expected}\n")
+
+
+def test_a_fault_of_the_machine_that_names_no_file_is_one_line_too(capsys) -> None:
+    assert raising(OSError(errno.EMFILE, "whatever")) == 3
+    assert (
+        capsys.readouterr().err == "error: a file: expected to be allowed more open files, found: Too many open files\n"
+    )
+
+
+@pytest.mark.parametrize("error", [OSError(errno.EBADF, "Bad file descriptor"), OSError("of no number")])
+def test_a_fault_of_our_own_use_of_the_system_is_a_bug(capsys, error: OSError) -> None:
+    assert raising(error) == 1
     assert capsys.readouterr().err.startswith("Traceback (most recent call last):")
+
+
+def test_names_and_texts_in_another_encoding_are_wrong_input(capsys) -> None:
+    assert exit_status("Bj\udcf6rn.mha".encode) == 3
+    assert exit_status(b"Bj\xf6rn".decode) == 3
+    assert capsys.readouterr().err.splitlines() == [
+        r"error: 'Bj\udcf6rn.mha': expected a name in UTF-8, found other bytes",
+        r"error: expected text in utf-8, found b'\xf6rn' after 2 bytes",
+    ]
+
+
+def test_memory_that_is_not_there_is_one_line(capsys) -> None:
+    assert exit_status(lambda: np.zeros((2**40, 2**10), np.float64)) == 3
+    assert capsys.readouterr().err.startswith("error: expected more memory, found too little (Unable to allocate")
+
+
+def test_a_bug_s_traceback_obeys_no_escape_sequence(capsys) -> None:
+    assert raising(KeyError("\x1b[31m")) == 1
+    assert raising(RuntimeError("\x1b]0;title\x07")) == 1
+    assert "\x1b" not in capsys.readouterr().err
 
 
 def test_wrong_usage_exits_with_two(capsys: pytest.CaptureFixture[str]) -> None:
@@ -67,3 +116,30 @@ def test_an_interruption_and_argparse_s_exit_pass_through(error: BaseException) 
 
 def test_any_text_becomes_one_line() -> None:
     assert one_line(" two\n\nlines\t and\r\nmore ") == "two lines and more"
+
+
+@pytest.mark.parametrize("name", ["C0", "C1", "DEL", "bidi", "lines", "surrogates", "nothing"])
+def test_no_character_that_a_terminal_obeys_is_left_in_a_line(name: str) -> None:
+    codes = {
+        "C0": range(0x20),
+        "C1": range(0x80, 0xA0),
+        "DEL": [0x7F],
+        "bidi": [0x200E, 0x200F, 0x061C, *range(0x202A, 0x202F), *range(0x2066, 0x206A)],
+        "lines": [0x2028, 0x2029, 0x85, 0x0B, 0x0C],
+        "surrogates": range(0xD800, 0xE000),
+        "nothing": [0x200B, 0xFEFF, 0xFFFE, 0xFFFF, 0xE000],
+    }[name]
+    for code in codes:
+        line = one_line(f"a{chr(code)}b")
+        assert line.isprintable()
+        assert line.startswith("a")
+        assert line.endswith("b")
+        line.encode()
+
+
+def test_words_of_any_language_stay_as_they_are() -> None:
+    assert one_line("Jürgen “ß” naïve 肺 ≥ 0.5 µm – e\u0301") == "Jürgen “ß” naïve 肺 ≥ 0.5 µm – e\u0301"
+
+
+def test_a_line_has_an_end() -> None:
+    assert len(one_line("x" * 10**6)) == LONGEST

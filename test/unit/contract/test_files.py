@@ -17,7 +17,7 @@ from contract.files import (
     read_json,
     sha256_file,
     sha256_json,
-    staged_folder,
+    sweep,
     write_json,
     write_text,
 )
@@ -87,57 +87,41 @@ def test_a_file_below_a_file_is_refused(tmp_path: Path) -> None:
         write_text(tmp_path / "a" / "b.txt", "x")
 
 
-def test_a_folder_s_contents_appear_together(tmp_path: Path) -> None:
-    output = tmp_path / "deep" / "out"
-    with staged_folder(output) as stage:
-        (stage / "images").mkdir()
-        (stage / "images" / "a.mha").write_text("voxels")
-        (stage / "a.json").write_text("0.5")
-        assert [name for name in names(output) if not name.startswith(".partial-")] == []
-    assert names(output) == ["a.json", "images"]
-    assert names(output / "images") == ["a.mha"]
+def test_a_folder_is_no_place_for_a_file(tmp_path: Path) -> None:
+    (tmp_path / "a.json").mkdir()
+    with pytest.raises(OncoduetError, match=r"a.json: expected a file or nothing, found a folder$"):
+        write_text(tmp_path / "a.json", "x")
 
 
-def test_a_failure_leaves_no_folder_where_none_was(tmp_path: Path) -> None:
-    with pytest.raises(RuntimeError, match="midway"), staged_folder(tmp_path / "out") as stage:
-        (stage / "a.json").write_text("0.5")
-        raise RuntimeError("midway")
+HOLD = """
+import sys
+from pathlib import Path
+from contract.files import atomic_file, held_folder
+with atomic_file(Path(sys.argv[1]) / "a.mha"), held_folder(Path(sys.argv[1])):
+    print("held", flush=True)
+    sys.stdin.read()
+"""
+
+
+def test_what_a_killed_process_left_is_swept_and_what_a_living_one_works_on_is_not(tmp_path: Path) -> None:
+    words = [sys.executable, "-c", HOLD, str(tmp_path)]
+    with subprocess.Popen(words, cwd=PROJECT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "held\n"
+        sweep(tmp_path)
+        assert len(names(tmp_path)) == 2
+        process.kill()
+    assert len(names(tmp_path)) == 2
+    sweep(tmp_path)
     assert names(tmp_path) == []
 
 
-def test_a_failure_leaves_an_existing_folder_as_it_was(tmp_path: Path) -> None:
-    (tmp_path / "old").mkdir()
-    (tmp_path / "old" / "kept.txt").write_text("kept")
-    with pytest.raises(RuntimeError, match="midway"), staged_folder(tmp_path) as stage:
-        (stage / "old").mkdir()
-        raise RuntimeError("midway")
-    assert names(tmp_path) == ["old"]
-    assert names(tmp_path / "old") == ["kept.txt"]
-
-
-def test_a_mounted_folder_is_filled_without_being_replaced(tmp_path: Path) -> None:
-    inode = tmp_path.stat().st_ino
-    (tmp_path / "unrelated.txt").write_text("stays")
-    (tmp_path / "images").mkdir()
-    (tmp_path / "images" / "stale.mha").write_text("goes")
-    (tmp_path / "a.json").write_text("0.1")
-    with staged_folder(tmp_path) as stage:
-        (stage / "images").mkdir()
-        (stage / "images" / "new.mha").write_text("comes")
-        (stage / "a.json").write_text("0.9")
-    assert tmp_path.stat().st_ino == inode
-    assert names(tmp_path) == ["a.json", "images", "unrelated.txt"]
-    assert names(tmp_path / "images") == ["new.mha"]
-    assert (tmp_path / "a.json").read_text() == "0.9"
-
-
-def test_an_output_folder_that_is_a_file_is_refused(tmp_path: Path) -> None:
-    (tmp_path / "out").write_text("a file")
-    with (
-        pytest.raises(OncoduetError, match=r"out: expected a folder that can be written to, found: File exists$"),
-        staged_folder(tmp_path / "out"),
-    ):
-        pytest.fail("the folder was given")
+def test_files_of_other_origin_are_never_swept(tmp_path: Path) -> None:
+    (tmp_path / ".partial-mine").mkdir()
+    (tmp_path / ".partial-notes.txt").write_text("mine")
+    (tmp_path / f".partial-{0:032x}").symlink_to(tmp_path / ".partial-mine")
+    sweep(tmp_path)
+    assert len(names(tmp_path)) == 3
 
 
 @pytest.mark.parametrize("value", [{"b": [1, 0.1, None, "é"], "a": {"x": True}}, [], 0.1, "text", None])

@@ -24,6 +24,7 @@ def make(workshop, cases=8):
     ids = [f"p{k}_s{k}" for k in range(cases)]
     labels = {case: workshop.image({1: workshop.box} if k % 2 else None) for k, case in enumerate(ids)}
     truth = workshop.truth(labels)
+    (truth / "settings.json").write_text('{"exact": true, "few_patients": true}')
     maps, likelihoods = {}, {}
     for name, found in (("input", lambda k: k % 2 or k == 2), ("other", lambda k: k % 4 == 1 or k % 4 == 2)):
         for k, case in enumerate(ids):
@@ -144,7 +145,8 @@ def test_several_are_frozen_at_once_and_frozen_anew(platform, workshop):
     shutil.copytree(frozen, workshop.root / "scores" / "v1.2 final")
     assert main(["index", "--truth", str(truth), "--baseline", str(workshop.root / "scores")]) == 0
     assert list(run()[1]["baselines"]) == ["frozen", "v1-2-final"]
-    assert main(["index", "--truth", str(truth), "--baseline", str(truth / "baselines" / "frozen")]) == 0
+    assert main(["index", "--truth", str(truth), "--baseline", str(truth / "baselines")]) == 3  # they would be lost
+    assert main(["index", "--truth", str(truth), "--baseline", str(frozen)]) == 0
     assert list(run()[1]["baselines"]) == ["frozen"]
 
 
@@ -164,7 +166,8 @@ def another_card(folder, truth, workshop):
 
 
 def without_parents(folder, truth, workshop):
-    rewrite(folder / "metrics.json", lambda values: values["parents"].clear())
+    for name in ("metrics.json", "source.json"):
+        rewrite(folder / name, lambda values: values["parents"].clear())
 
 
 def other_labels(folder, truth, workshop):

@@ -221,3 +221,38 @@ def test_quirk_11_a_larger_map_passes_on_a_benign_case_alone(workshop, truth, be
     assert [row[1] for row in rows] == [0.5, 0.25]
     with pytest.raises(IndexError):
         evaluate_case(array, workshop.image({1: workshop.box}, np.int32))
+
+
+def test_what_rounding_left_above_1_counts_as_1_in_strict_and_stays_in_picai(workshop, truth):
+    above = np.nextafter(np.float32(1), np.float32(2))
+    found = prediction(workshop, workshop.image({above: workshop.box}))
+    assert read_case(found, truth).confidences.tolist() == [1.0]
+    assert read_case(found, truth).likelihood == 1.0
+    assert read_case_as_picai_eval(found, truth).likelihood == above
+    [row], score, *_ = evaluate_case(workshop.image({above: workshop.box}), workshop.image({1: workshop.box}, np.int32))
+    assert row[1] == score == above
+
+
+@pytest.mark.parametrize(("text", "likelihood"), [("1.0000001192092896", 1.0), ("-1e-7", 0.0), ("0.3", 0.3)])
+def test_a_likelihood_is_rounded_as_a_map_is(tmp_path, text, likelihood):
+    (tmp_path / "case.json").write_text(text)
+    assert read_likelihood(tmp_path / "case.json") == likelihood
+
+
+@pytest.mark.parametrize("text", ["1.00001", "229.0", "-0.5"])
+def test_a_likelihood_of_another_scale_is_refused(tmp_path, text):
+    (tmp_path / "case.json").write_text(text)
+    with pytest.raises(OncoduetError, match=r"case\.json: expected a likelihood, a number in \[0, 1\], found "):
+        read_likelihood(tmp_path / "case.json")
+
+
+def test_more_candidates_than_the_card_allows_are_refused(workshop):
+    truth = read_truth(workshop.write(workshop.root / "label.nii.gz", workshop.image(dtype=np.uint8)), MatchingRule())
+    flood = workshop.image()
+    flood[::2, ::2, ::2] = 0.5  # 4 · 6 · 7 voxels, none beside another
+    found = prediction(workshop, flood)
+    with pytest.raises(
+        OncoduetError, match=r"expected at most 100 candidates \(the card's most_candidates\), found 168$"
+    ):
+        read_case(found, truth)
+    assert len(read_case(found, truth, most_candidates=168).candidates) == 168

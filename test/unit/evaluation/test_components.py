@@ -1,7 +1,8 @@
 import numpy as np
 import pytest
+from scipy import ndimage
 
-from evaluation.components import find_components, intersections
+from evaluation.components import find_components, intersections, without_narrow_links
 
 
 def test_voxels_that_meet_in_a_corner_are_one_component_and_a_gap_of_one_separates():
@@ -36,3 +37,36 @@ def test_an_empty_image_has_no_component_and_meets_nothing():
 def test_components_of_differently_shaped_images_do_not_meet():
     with pytest.raises(ValueError, match="cannot meet"):
         intersections(find_components(np.ones((2, 3, 4), bool)), find_components(np.ones((4, 3, 2), bool)))
+
+
+@pytest.mark.parametrize("side", [1, 2, 3])
+def test_links_are_cut_as_an_opening_by_a_square_in_the_slice_cuts_them(side):
+    random = np.random.default_rng(side)
+    cut = 0
+    for _ in range(30):
+        rough = ndimage.uniform_filter(random.random((4, 17, 19)), (1, 3, 3))
+        image = rough > np.quantile(rough, 0.6)
+        components = find_components(image)
+        found, origin = without_narrow_links(components, side)
+        expected = {}
+        for number in range(len(components)):
+            mask = np.zeros(image.size, dtype=bool)
+            mask[components.voxels[components.owners == number]] = True
+            opened = ndimage.binary_opening(mask.reshape(image.shape), np.ones((1, side, side)))
+            labels, parts = ndimage.label(opened, np.ones((3, 3, 3)))
+            whole = [labels == part for part in range(1, parts + 1)] if parts > 1 else [mask]
+            cut += parts > 1
+            for part in whole:
+                expected[tuple(np.flatnonzero(part).tolist())] = number
+        ours = {tuple(found.voxels[found.owners == k].tolist()): int(origin[k]) for k in range(len(found))}
+        assert ours == expected
+    assert (cut > 0) == (side > 1)
+
+
+def test_a_component_that_stays_in_one_piece_stays_as_it_is():
+    image = np.zeros((3, 9, 9), dtype=bool)
+    image[1, 2:7, 2:7] = True
+    image[1, 4, 7:9] = True  # a tail, but nothing at its end
+    image[0, 0, :] = True  # thin all over
+    components = find_components(image)
+    assert without_narrow_links(components, 3)[0] is components

@@ -2,7 +2,8 @@ import numpy as np
 import pytest
 from sklearn.metrics import average_precision_score, roc_auc_score
 
-from evaluation.outcomes import Outcome, Truth, weighted_ap, weighted_auroc
+from contract.errors import OncoduetError
+from evaluation.outcomes import Outcome, Truth, require_patients, weighted_ap, weighted_auroc
 
 
 def a_test_set(seed, cases=31, decimals=1):
@@ -68,7 +69,21 @@ def test_ap_of_a_run_without_candidates_is_zero():
     assert weighted_ap(truth, nothing, np.ones((1, 31)))[0] == 0
 
 
-def test_patient_is_the_part_of_the_case_id_before_the_first_underscore():
-    truth = Truth(("7_1_x", "7_2", "70_1"), np.array([True, False, True]), np.array([1, 0, 1]))
-    assert truth.patients.tolist() == [0, 0, 1]
-    assert truth.patient_count == 2
+def test_patients_are_told_by_numbers_or_given_and_never_guessed():
+    facts = np.array([True, False, True]), np.array([1, 0, 1])
+    told = Truth(("7_1", "7_2", "70_1"), *facts)
+    assert (told.patients.tolist(), told.patient_count) == ([0, 0, 1], 2)
+    given = Truth(("pancreas_1", "pancreas_2", "pancreas_3"), *facts, patient_names=("b", "a", "b"))
+    assert given.patients.tolist() == [1, 0, 1]
+    with pytest.raises(OncoduetError, match=r"found pancreas_1, pancreas_2 \(3 cases begin with pancreas_\)"):
+        _ = Truth(given.case_ids, *facts).patients
+
+
+def test_fewer_than_20_patients_are_refused_unless_told():
+    def of(cases):
+        return Truth(tuple(f"{k}_{k}" for k in range(cases)), np.arange(cases) % 2 == 0, np.ones(cases, dtype=int))
+
+    with pytest.raises(OncoduetError, match=r"here: expected at least 20 patients .*, found 19; --few goes on"):
+        require_patients(of(19), "here", few=False, way_out="--few")
+    require_patients(of(19), "here", few=True, way_out="--few")
+    require_patients(of(20), "here", few=False, way_out="--few")

@@ -1,4 +1,5 @@
 import json
+import unicodedata
 
 import numpy as np
 import pytest
@@ -41,14 +42,16 @@ def relist(folder, change):
 
 def test_plain_maps_are_found_with_their_likelihoods(workshop, maps, truth):
     folder = workshop.plain(maps)
-    (folder / "p1_s1.json").write_text("0.8")
+    [without] = runs(folder, truth)
+    assert [each.likelihood for each in without.predictions.values()] == [None, None]
+    for case_id in maps:
+        (folder / f"{case_id}.json").write_text("0.8")
     [run] = runs(folder, truth)
     assert {case_id: each.detection_map.name for case_id, each in run.predictions.items()} == {
         "p1_s1": "p1_s1.mha",
         "p2_s1": "p2_s1.mha",
     }
-    assert run.predictions["p1_s1"].likelihood == folder / "p1_s1.json"
-    assert run.predictions["p2_s1"].likelihood is None
+    assert {each.likelihood.name for each in run.predictions.values()} == {"p1_s1.json", "p2_s1.json"}
     assert (run.name, run.title, run.source, run.card) == ("", "predictions", None, None)
 
 
@@ -67,7 +70,7 @@ def test_a_batch_output_is_found_with_its_source_and_card(workshop, maps, likeli
     assert run.predictions["p1_s1"].detection_map == output / "images" / "cspca-detection-map" / "p1_s1.mha"
     assert run.predictions["p1_s1"].likelihood == output / "cspca-case-level-likelihood.json"
     assert run.source == source
-    assert run.card == load_card("cspca-picai")
+    assert run.card is None
 
 
 def test_sub_folders_with_a_listing_or_a_source_are_runs_of_their_own(workshop, maps, likelihoods, truth):
@@ -85,7 +88,7 @@ def test_maps_beside_runs_are_refused(workshop, maps, likelihoods, truth):
         runs(folder, truth)
 
 
-def test_the_given_card_scores_before_the_truths_and_that_before_the_sources(workshop, maps, likelihoods, truth):
+def test_the_given_card_scores_before_the_truths(workshop, maps, likelihoods, truth):
     folder = workshop.batch(maps, likelihoods)
     workshop.source(folder)
     (truth / "settings.json").write_text('{"card": "cspca-rsna2022"}')
@@ -93,11 +96,116 @@ def test_the_given_card_scores_before_the_truths_and_that_before_the_sources(wor
     assert runs(folder, truth, card=load_card("cspca-picai"))[0].card.name == "cspca-picai"
 
 
-def test_a_run_whose_source_names_no_card_of_ours_is_scored_by_its_own(workshop, maps, likelihoods, truth):
+def own_card(folder, *changes):
     text = (CARDS / "cspca-picai.toml").read_text().replace('name = "cspca-picai"', 'name = "hospital"')
-    folder = workshop.batch(maps, likelihoods)
+    for before, after in changes:
+        assert before in text
+        text = text.replace(before, after)
     (folder / "card.toml").write_text(text)
-    assert runs(folder, truth)[0].card.name == "hospital"
+
+
+def test_the_card_that_predictions_bring_tells_where_outputs_lie_and_never_how_they_are_scored(
+    workshop, maps, likelihoods, truth
+):
+    folder = workshop.batch(maps, likelihoods)
+    own_card(folder, ('slug = "cspca-detection-map"', 'slug = "our-map"'))
+    (folder / "predictions.json").write_text(
+        (folder / "predictions.json").read_text().replace('"cspca-detection-map"', '"our-map"')
+    )
+    [run] = runs(folder, truth)
+    assert (run.card, list(run.predictions)) == (None, ["p1_s1", "p2_s1"])
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        ("minimum_overlap = 0.1", "minimum_overlap = 1e-6"),
+        ('overlap = "iou"', 'overlap = "dice"'),
+        ("most_candidates = 100", "most_candidates = 1000000"),
+        ("narrowest_link_voxels = 3", "narrowest_link_voxels = 1"),
+        ("values = [1, 2, 3, 4, 5]", "values = [2, 3, 4, 5]"),
+        ("values = [1, 2, 3, 4, 5]", "values = [2]"),
+    ],
+)
+def test_predictions_with_a_card_of_another_rule_are_refused_until_truth_or_caller_name_one(
+    workshop, maps, likelihoods, truth, change
+):
+    workshop.source(folder := workshop.batch(maps, likelihoods))
+    own_card(folder, change)
+    with pytest.raises(OncoduetError, match=r"batch: expected --card, or a card\.toml .*\(hospital\) scores these"):
+        runs(folder, truth)
+    assert runs(folder, truth, card=workshop.card)[0].card == workshop.card
+    (truth / "card.toml").write_text((CARDS / "cspca-picai.toml").read_text())
+    assert runs(folder, truth)[0].card == workshop.card
+
+
+def test_a_source_that_names_a_card_of_ours_chooses_no_lesion_values(workshop, maps, likelihoods):
+    truth = workshop.truth({"p1_s1": workshop.image({4: workshop.box}), "p2_s1": workshop.image({1: workshop.box})})
+    folder = workshop.plain(maps)
+    workshop.source(folder)
+    assert runs(folder, truth)[0].card is None  # 1 and 4 are lesions with cspca-picai as without a card
+    text = (folder / "source.json").read_text()
+    (folder / "source.json").write_text(text.replace('"cspca-picai"', '"pdac-panorama"'))  # 4 is the pancreas there
+    with pytest.raises(OncoduetError, match=r"predictions: expected --card, .*\(pdac-panorama\) scores these"):
+        runs(folder, truth)
+
+
+@pytest.mark.parametrize(
+    ("rename", "named"),
+    [
+        ("p2_s1_likelihood.json", "p2_s1_likelihood.json"),
+        ("p2_s1.JSON", "p2_s1.JSON"),
+        ("p3_s1.json", "p3_s1.json"),
+        ("notes.txt", "found p1_s1.json, and none of p2_s1"),
+    ],
+)
+def test_a_likelihood_that_one_case_lacks_is_refused_and_never_its_maps_maximum(workshop, maps, truth, rename, named):
+    folder = workshop.plain(maps)
+    for case_id in maps:
+        (folder / f"{case_id}.json").write_text("0.1")
+    (folder / "p2_s1.json").rename(folder / rename)
+    with pytest.raises(OncoduetError, match=rf"expected .*likelihood.*{named}"):
+        runs(folder, truth)
+
+
+def test_json_that_is_no_likelihood_is_named_and_not_read(workshop, maps, truth, caplog):
+    folder = workshop.plain(maps)
+    (folder / "plans.json").write_text('{"a": 1}')
+    (folder / "._p1_s1.json").write_text("macOS")
+    assert len(runs(folder, truth)[0].predictions) == 2
+    assert "not read: plans.json" in caplog.text
+
+
+@pytest.mark.parametrize("name", ["p2_s1.MHA", "p2_s1.nrrd", "p2_s1.NII.GZ", "p2_s1.mhd"])
+def test_a_map_with_another_ending_is_refused_by_name(workshop, maps, truth, name):
+    folder = workshop.plain(maps)
+    (folder / "p2_s1.mha").rename(folder / name)
+    for on_missing in ("error", "worst"):
+        with pytest.raises(OncoduetError, match=rf"expected images as CASE\.nii\.gz or CASE\.mha, found also {name}"):
+            runs(folder, truth, on_missing=on_missing)
+
+
+def test_a_map_one_folder_deeper_is_refused_by_name(workshop, maps, truth):
+    folder = workshop.plain(maps)
+    (folder / "more").mkdir()
+    (folder / "p2_s1.mha").rename(folder / "more" / "p2_s1_detection_map.mha")
+    with pytest.raises(OncoduetError, match=r"more/p2_s1_detection_map\.mha: expected the images of all"):
+        runs(folder, truth, on_missing="worst")
+    (folder / "more" / "p2_s1_detection_map.mha").rename(folder / "more" / "p1_s1.mha")  # of a case that is there
+    assert list(runs(folder, truth, on_missing="worst")[0].predictions) == ["p1_s1"]
+
+
+def test_names_in_two_unicode_forms_are_one_case(workshop, maps):
+    maps = {unicodedata.normalize("NFD", f"ü{case_id}"): array for case_id, array in maps.items()}
+    truth = workshop.truth({unicodedata.normalize("NFC", case_id): workshop.image() for case_id in maps}, name="nfc")
+    assert list(runs(workshop.plain(maps), truth)[0].predictions) == ["üp1_s1", "üp2_s1"]
+
+
+def test_folders_among_runs_that_are_none_are_named(workshop, maps, likelihoods, truth, caplog):
+    workshop.source(workshop.batch(maps, likelihoods, name="all/ce_fold0_restart1"))
+    workshop.plain(maps, name="all/unfinished")
+    assert len(runs(workshop.root / "all", truth)) == 1
+    assert "all: not scored, having neither predictions.json nor source.json: unfinished" in caplog.text
 
 
 def test_the_hash_of_predictions_follows_their_content_and_not_the_order_of_jobs(workshop, maps, likelihoods, truth):

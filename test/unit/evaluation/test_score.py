@@ -17,6 +17,7 @@ from contract.records import MetricsRecord, Source, read_record
 from contract.volume import from_image, write_volume
 from evaluation import truth_index
 from evaluation.__main__ import main
+from evaluation.cases import MatchingRule
 from evaluation.score import score
 
 PROJECT = Path(__file__).resolve().parents[3]
@@ -80,11 +81,11 @@ def test_a_batch_output_gives_both_answers_rows_and_an_extended_source(workshop,
         "bundle": "b" * 64,
         "predictions": record.parents["predictions"],
         "truth": record.parents["truth"],
-        "scoring_card": workshop.card.sha256,
+        "scoring_rule": MatchingRule().sha256,
     }
     assert source.model_copy(update={"parents": given.parents, "written_by": given.written_by}) == given
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [
-        "cases.csv", "lesions.csv", "metrics.json", "source.json",
+        ".oncoduet", "cases.csv", "lesions.csv", "metrics.json", "source.json",
     ]  # fmt: skip
 
 
@@ -107,11 +108,27 @@ def test_a_faulty_run_among_several_leaves_nothing_written(workshop, maps, likel
     assert not (tmp_path / "out").exists()
 
 
-def test_without_a_source_none_is_written_and_an_older_one_goes(workshop, maps, truth, tmp_path):
-    workshop.source(tmp_path / "out")
+def test_without_a_source_none_is_written_and_one_of_other_origin_is_not_replaced(workshop, maps, truth, tmp_path):
     [result] = score(predictions=workshop.plain(maps), truth=truth, output=tmp_path / "out")
     assert result.source is None
     assert not (tmp_path / "out" / "source.json").exists()
+    workshop.source(tmp_path / "mine")
+    with pytest.raises(OncoduetError, match=r"source.json: expected nothing or what evaluation score wrote there"):
+        score(predictions=workshop.plain(maps), truth=truth, output=tmp_path / "mine")
+
+
+def test_scores_of_another_run_are_not_replaced(workshop, maps, truth, tmp_path):
+    folder = workshop.plain(maps)
+    workshop.source(folder)
+    score(predictions=folder, truth=truth, output=tmp_path / "out")
+    before = (tmp_path / "out" / "metrics.json").read_bytes()
+    score(predictions=folder, truth=truth, output=tmp_path / "out")
+    workshop.source(folder, configuration="focal")
+    with pytest.raises(
+        OncoduetError, match=r"expected results of run focal fold 1 .* or none, found some of run ce fold"
+    ):
+        score(predictions=folder, truth=truth, output=tmp_path / "out")
+    assert (tmp_path / "out" / "metrics.json").read_bytes() == before
 
 
 def test_a_missing_prediction_may_count_as_likelihood_0_without_candidates(workshop, maps, truth, tmp_path):

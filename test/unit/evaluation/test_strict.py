@@ -1,5 +1,6 @@
 """Strict matching against brute force, and beside picai-eval where the two differ."""
 
+from dataclasses import replace
 from itertools import permutations
 
 import numpy as np
@@ -142,3 +143,47 @@ def test_a_case_without_lesions_has_false_positives_alone_and_an_empty_map_misse
     assert [each.kind for each in strict.match(case, MatchingRule())] == ["fn", "fn"]
     case, _, _ = scene([], [])
     assert strict.match(case, MatchingRule()) == ()
+
+
+PLACES = [(6, 6), (6, 40), (40, 6), (40, 40), (24, 24)]
+
+
+def guesses(joined, thickness=1):
+    """Five equal guesses, one of which is the lesion; joined by lines in the slice of so many voxels, or not."""
+    label, map_ = (np.zeros((12, 64, 64), dtype=np.float32) for _ in range(2))
+    for y, x in PLACES:
+        map_[4:8, y : y + 10, x : x + 10] = 0.5
+    label[4:8, 6:16, 6:16] = 1
+    if joined:
+        map_[5, 8 : 8 + thickness, 6:46] = map_[5, 6:46, 8 : 8 + thickness] = 0.5
+        map_[5, 42 : 42 + thickness, 6:46] = map_[5, 26 : 26 + thickness, 6:30] = 0.5
+    found = find_components(map_)
+    return Case(find_components(label), found, np.full(len(found), 0.5), np.float32(0.5), 0.5)
+
+
+@pytest.mark.parametrize("thickness", [1, 2])
+def test_guesses_joined_by_thin_lines_count_as_the_guesses_that_they_are(thickness):
+    apart, joined = guesses(joined=False), guesses(joined=True, thickness=thickness)
+    assert (len(apart.candidates), len(joined.candidates)) == (5, 1)
+    assert strict.match(joined, MatchingRule()) == strict.match(apart, MatchingRule())
+    assert [each.kind for each in strict.match(joined, MatchingRule())] == ["tp", "fp", "fp", "fp", "fp"]
+    assert [each.kind for each in picai.match(joined, MatchingRule())] == ["tp"]  # the reference's answer stays
+
+
+def test_lines_as_wide_as_the_card_allows_join():
+    assert [each.kind for each in strict.match(guesses(joined=True, thickness=3), MatchingRule())] == ["tp"]
+    wider = MatchingRule(narrowest_link=4)
+    assert len(strict.match(guesses(joined=True, thickness=3), wider)) == 5
+    assert len(strict.match(guesses(joined=True), MatchingRule(narrowest_link=1))) == 1
+
+
+def test_confidences_that_code_a_rank_gain_nothing():
+    # only their order counts: any increasing change of all confidences leaves kinds and partners as they are
+    random = np.random.default_rng(2)
+    for _ in range(50):
+        stretches = [(start, start + 6, float(random.choice([0.25, 0.5, 0.75]))) for start in range(0, 96, 8)]
+        lesions = [(int(start), int(start) + 5) for start in random.choice(np.arange(0, 95, 7), 4, replace=False)]
+        case, _, _ = scene(lesions, stretches)
+        coded = replace(case, confidences=0.999 + case.confidences / 1e6)
+        one, other = (strict.match(each, MatchingRule()) for each in (case, coded))
+        assert [replace(each, confidence=0) for each in one] == [replace(each, confidence=0) for each in other]

@@ -1,5 +1,6 @@
 """The index of the truth may be missing, old, foreign, damaged or wrong: the answer is the same."""
 
+import io
 import logging
 import zipfile
 
@@ -110,14 +111,27 @@ def test_entries_of_label_maps_that_are_gone_are_left_out(folder):
     assert TruthIndex(folder / INDEX).known == {sha256_file(folder / "b.nii.gz")}
 
 
-@pytest.mark.parametrize("content", [b"", b"not a zip", b"PK\x05\x06" + bytes(18)])
-def test_what_is_no_index_or_an_empty_one_is_made_anew(folder, content, caplog):
+@pytest.mark.parametrize("content", [b"", b"PK\x05\x06" + bytes(18)])
+def test_an_empty_index_is_made_anew(folder, content, caplog):
     expected = without_index(folder)
     (folder / INDEX).write_bytes(content)
     with caplog.at_level(logging.WARNING):
         assert lesions(folder) == expected
     assert "made anew" in caplog.text
     assert len(TruthIndex(folder / INDEX).known) == 3
+
+
+def test_what_is_no_index_stays_and_changes_no_answer(folder, workshop, capsys):
+    expected = without_index(folder)
+    archive = io.BytesIO()
+    with zipfile.ZipFile(archive, "w") as files:
+        files.writestr("mine.txt", "mine")
+    for content in (b"not a zip", archive.getvalue()):
+        (folder / INDEX).write_bytes(content)
+        assert lesions(folder) == expected
+        assert main(["index", "--truth", str(folder)]) == 3
+        assert "truth-index.zip: expected an index or nothing, found something else" in capsys.readouterr().err
+        assert (folder / INDEX).read_bytes() == content
 
 
 def test_a_truncated_index_is_made_anew(folder):
@@ -216,7 +230,7 @@ def test_an_index_over_random_label_maps_gives_back_every_voxel(workshop):
 
 
 def test_the_command_makes_the_index_anew_and_says_so(folder, capsys):
-    (folder / INDEX).write_bytes(b"old")
+    (folder / INDEX).write_bytes(b"")
     assert main(["index", "--truth", str(folder)]) == 0
     printed = capsys.readouterr()
     assert printed.err == ""

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-LOCKS = ("algorithm", "evaluation", "train", "sbom", "tryout", "dev", "monai")
-LEAST_ENTRIES = {"monai": 1}
+LOCKS = ("algorithm", "evaluation", "train", "sbom", "pip-audit", "tryout", "dev", "monai")
+LEAST_ENTRIES = {"monai": 1, "torch-cuda": 10}
 NEVER = re.compile(r"torch|torchvision|torchaudio|timm|triton|nvidia-.*|cuda-.*|imagecodecs")
 
 
@@ -25,7 +25,7 @@ def pins(path: Path) -> dict[str, str]:
     return {normal(line.split("==")[0]): line.split("==")[1].split()[0] for line in entries(path)}
 
 
-@pytest.mark.parametrize("name", LOCKS)
+@pytest.mark.parametrize("name", [*LOCKS, "torch-cuda"])
 def test_every_entry_is_pinned_and_hashed(project: Path, name: str) -> None:
     lines = entries(project / "requirements" / f"{name}.lock")
     assert len(lines) >= LEAST_ENTRIES.get(name, 25)
@@ -42,6 +42,22 @@ def test_no_lock_names_torch_or_what_would_bring_another_torch(project: Path, na
 def test_torch_alone_stands_in_its_file_pinned_and_hashed(project: Path) -> None:
     (line,) = entries(project / "requirements" / "torch.txt")
     assert re.fullmatch(r"torch==\d+\.\d+\.\d+( +--hash=sha256:[0-9a-f]{64}){2}", line)
+
+
+def test_the_libraries_of_a_cuda_build_are_torchs_own_and_none_that_a_lock_holds(project: Path) -> None:
+    requirements = project / "requirements"
+    libraries = pins(requirements / "torch-cuda.lock")
+    assert [name for name in libraries if not re.fullmatch(r"triton|nvidia-.*|cuda-.*", name)] == []
+    assert not libraries.keys() & pins(requirements / "dev.lock").keys()
+    (asked,), (accepted,) = entries(requirements / "torch-cuda.in"), entries(requirements / "torch.txt")
+    assert asked == accepted.split()[0]
+
+
+@pytest.mark.parametrize("name", LOCKS)
+def test_no_lock_holds_what_is_dead_or_known_to_be_vulnerable(project: Path, name: str) -> None:
+    held = pins(project / "requirements" / f"{name}.lock")
+    assert not {"argparse", "unittest2", "traceback2", "linecache2"} & held.keys()  # Python 3 has them
+    assert tuple(map(int, held.get("h11", "0.16").split(".")[:2])) >= (0, 16)  # CVE-2025-43859
 
 
 @pytest.mark.parametrize("name", ["algorithm", "evaluation", "train"])
@@ -75,7 +91,7 @@ def test_the_evaluation_image_holds_nothing_that_needs_torch(project: Path) -> N
     assert not {"nnunetv2", "batchgeneratorsv2", "dynamic-network-architectures", "safetensors"} & set(image)
 
 
-@pytest.mark.parametrize("name", LOCKS)
+@pytest.mark.parametrize("name", [*LOCKS, "torch-cuda"])
 def test_no_lock_says_where_packages_come_from(project: Path, name: str) -> None:
     """That is the machine's configuration: a mirror, a proxy, a hospital without internet."""
     text = (project / "requirements" / f"{name}.lock").read_text()

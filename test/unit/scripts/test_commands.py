@@ -1,5 +1,7 @@
 """The scripts' command lines: what is wrong is said in one line, with the exit codes of the programs."""
 
+import fcntl
+import hashlib
 import os
 import tarfile
 
@@ -31,6 +33,7 @@ def test_an_unknown_word_ends_with_2_and_the_usage(run, project, script):
     [
         (["demo.sh", "--card"], 2, "demo.sh: --card: expected a card after it"),
         (["demo.sh", "--seed", "one"], 2, "demo.sh: --seed: expected a whole number after it"),
+        (["demo.sh", "--device", "gpu"], 2, "demo.sh: --device: expected auto, cpu or cuda after it"),
         (["build.sh", "--api"], 2, "build.sh: --api: expected exec or invoke, found ''"),
         (["build.sh", "--api", "grpc"], 2, "build.sh: --api: expected exec or invoke, found 'grpc'"),
         (
@@ -80,7 +83,47 @@ def test_demo_does_not_take_a_failed_installation_for_a_finished_one(run, bare):
     assert ended.status != 0
     assert ended.stderr.splitlines()[-1].endswith("failed")
     assert (bare / ".venv").is_dir()
-    assert not (bare / ".venv/installed").exists()
+    assert (bare / ".venv/installed").read_text() == "unfinished\n"
+
+
+def test_demo_leaves_an_environment_of_the_user_alone(run, bare):
+    (bare / ".venv/bin").mkdir(parents=True)
+    (bare / ".venv/bin/mine").write_text("mine")
+    ended = run(bare / "demo.sh", "--install-only")
+    assert ended.status == 3
+    assert ended.stderr == "demo.sh: .venv: expected nothing or what this script made, found another; move it away\n"
+    assert (bare / ".venv/bin/mine").read_text() == "mine"
+
+
+@pytest.fixture
+def installed(bare):
+    """A clone that seems to be installed, whose python agrees to everything."""
+    (bare / ".venv/bin").mkdir(parents=True)
+    (bare / ".venv/bin/python").symlink_to("/bin/true")
+    parts = [bare / "requirements" / name for name in ("install.sh", "torch.txt", "dev.lock")]
+    content = b"".join(path.read_bytes() for path in parts) + os.environ.get("TORCH_REQUIREMENT", "").encode() + b"\n"
+    (bare / ".venv/installed").write_text(f"{hashlib.sha256(content).hexdigest()}  -\n")
+    return bare
+
+
+def test_demo_deletes_nothing_of_what_lies_where_an_earlier_one_was(run, installed):
+    (installed / "build/demo").mkdir(parents=True)
+    (installed / "build/demo/notes.txt").write_text("mine")
+    ended = run(installed / "demo.sh")
+    (kept,) = installed.glob("build/demo-*/notes.txt")
+    assert kept.read_text() == "mine"
+    assert f"The earlier demo lies in build/{kept.parent.name} now." in ended.stdout
+    assert "unpack the bundle: failed" in ended.stderr  # which a python that does nothing cannot have written
+
+
+def test_a_second_demo_leaves_the_first_one_alone(run, installed):
+    (installed / "build/demo").mkdir(parents=True)
+    with (installed / "build/.demo.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        ended = run(installed / "demo.sh")
+    assert (ended.status, ended.stdout) == (3, "")
+    assert ended.stderr.startswith("demo.sh: build/demo: expected no other demo at work there, found one; wait for it")
+    assert [path.name for path in (installed / "build").iterdir() if path.is_dir()] == ["demo"]
 
 
 def test_build_without_an_engine_says_which_it_looked_for(run, bare, without_engine):

@@ -49,6 +49,18 @@ def test_it_ends_as_an_unprivileged_user_and_bakes_in_neither_model_nor_truth(pr
 
 
 @pytest.mark.parametrize(
+    ("name", "stage"), [*((name, "program") for name in DOCKERFILES), ("Dockerfile.train", "nndet")]
+)
+def test_modules_come_from_no_folder_that_another_can_write_to(project, name, stage):
+    lines = stages(project, name)[stage]
+    (variables,) = [line.split() for line in lines if line.startswith("ENV")]
+    assert {"PYTHONSAFEPATH=1", "PYTHONNOUSERSITE=1", "PYTHONPATH=/opt/oncoduet", "HOME=/opt/oncoduet"} < set(variables)
+    assert [line for line in lines if line.startswith("WORKDIR")] == ["WORKDIR /opt/oncoduet"]
+    (user,) = [line for line in lines if "useradd" in line]
+    assert "--no-create-home --home-dir /opt/oncoduet" in user
+
+
+@pytest.mark.parametrize(
     ("name", "stage", "packages"),
     [
         ("Dockerfile.algorithm", "program", ["contract", "network", "algorithm"]),
@@ -141,5 +153,5 @@ def test_nothing_enters_a_build_but_what_is_named(project):
     allowed = {line[1:] for line in lines if line.startswith("!")}
     packages = {"contract", "network", "algorithm", "evaluation", "training", "phantom"}
     assert allowed == packages | {"wheels", "wheels/.gitkeep"} | {
-        f"requirements/{name}" for name in ("install.sh", "sbom.sh", "torch.txt", "*.lock")
+        f"requirements/{name}" for name in ("install.sh", "sbom.sh", "sbom_system.py", "torch.txt", "*.lock")
     }

@@ -1,7 +1,10 @@
 """``requirements/install.sh``: what has another hash than the files say is not installed. No network is asked."""
 
+import hashlib
+import io
 import subprocess
 import sys
+import tarfile
 import time
 import venv
 from pathlib import Path
@@ -90,13 +93,64 @@ def test_the_cpu_build_of_torch_goes_before_another_and_brings_nothing_along(run
     assert installed(python) == {"lesion": "1.0", "torch": "2.13.0+cpu"}
 
 
-def test_a_cuda_build_brings_the_libraries_that_it_names(run, python, requirements, make_wheel):
-    wheels = requirements.parent / "wheels"
-    accept(requirements, make_wheel(wheels, "torch", "2.13.0", requires="libcuda==13.0"))
-    make_wheel(wheels, "libcuda", "13.0")
-    ended = run(requirements / "install.sh", python, "torch.txt", "small.lock", environment=OFFLINE)
+@pytest.fixture
+def with_cuda(requirements, make_wheel):
+    """A torch for some build, its library in wheels/ and in a lock of the given hash; returns the environment."""
+
+    def with_cuda(build: str, lock: str, *, sha256: str | None = None) -> dict[str, str]:
+        wheels = requirements.parent / "wheels"
+        (requirements / "torch-cuda.lock").unlink(missing_ok=True)
+        found = make_wheel(wheels, "libcuda", "13.0")
+        if lock:
+            (requirements / lock).write_text(f"libcuda==13.0 --hash=sha256:{sha256 or found}\n")
+        torch = make_wheel(wheels, "torch", f"2.13.0{build}", requires="libcuda==13.0")
+        return {**OFFLINE, "TORCH_REQUIREMENT": f"torch==2.13.0{build} --hash=sha256:{torch}"}
+
+    return with_cuda
+
+
+@pytest.mark.parametrize(("build", "lock"), [("", "torch-cuda.lock"), ("+cu126", "torch-cu126.lock")])
+def test_a_cuda_build_brings_the_libraries_that_its_lock_names(run, python, requirements, with_cuda, build, lock):
+    ended = run(requirements / "install.sh", python, "torch.txt", "small.lock", environment=with_cuda(build, lock))
     assert ended.status == 0, ended
-    assert installed(python) == {"lesion": "1.0", "torch": "2.13.0", "libcuda": "13.0"}
+    assert installed(python) == {"lesion": "1.0", "torch": f"2.13.0{build}", "libcuda": "13.0"}
+
+
+@pytest.mark.parametrize(
+    ("build", "lock", "sha256"),
+    [("", "torch-cuda.lock", "1" * 64), ("+cu126", "", None), ("+cu126", "torch-cuda.lock", None), ("", "", None)],
+    ids=["another hash", "no lock of this build", "the lock of another build", "no lock"],
+)
+def test_a_library_without_the_hash_of_its_lock_is_not_installed(
+    run, python, requirements, with_cuda, build, lock, sha256
+):
+    environment = with_cuda(build, lock, sha256=sha256)
+    ended = run(requirements / "install.sh", python, "torch.txt", "small.lock", environment=environment)
+    assert ended.status == 3
+    wanted = f"requirements/torch-{build.removeprefix('+') or 'cuda'}.lock"
+    assert ended.stderr.splitlines()[-1] == (
+        f"install.sh: torch-2.13.0{build}-py3-none-any.whl: expected a sha256 in {wanted} of each package that it "
+        "requires, found another or none (see above)"
+    )
+    assert installed(python) == {"lesion": "1.0"}
+
+
+def test_source_that_an_index_offers_in_place_of_a_wheel_never_runs(run, python, requirements, tmp_path):
+    """Not even the part of it that pip would run to learn the version, before any hash is known."""
+    mark = tmp_path / "ran"
+    for name in ("torch-2.13.0", "other-1.0"):
+        with tarfile.open(requirements.parent / "wheels" / f"{name}.tar.gz", "w:gz") as tar:
+            for file, text in {"setup.py": f"open({str(mark)!r}, 'w')", "PKG-INFO": f"Name: {name}\n"}.items():
+                entry = tarfile.TarInfo(f"{name}/{file}")
+                entry.size = len(text)
+                tar.addfile(entry, io.BytesIO(text.encode()))
+    sha256 = hashlib.sha256((requirements.parent / "wheels" / "other-1.0.tar.gz").read_bytes()).hexdigest()
+    (requirements / "source.lock").write_text(f"other==1.0 --hash=sha256:{sha256}\n")
+    for words in (["torch.txt", "small.lock"], ["source.lock"]):
+        ended = run(requirements / "install.sh", python, *words, environment=OFFLINE)
+        assert ended.status != 0
+        assert "No matching distribution found" in ended.stderr
+    assert not mark.exists()
 
 
 def test_a_torch_that_nobody_accepted_is_not_installed(run, python, requirements, make_wheel):

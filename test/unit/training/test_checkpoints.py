@@ -1,5 +1,8 @@
 """Two checkpoints, each of which notices what happened to it."""
 
+import hashlib
+import json
+import math
 import re
 import shutil
 
@@ -101,9 +104,34 @@ def test_a_checkpoint_of_another_run_is_refused(three, tmp_path):
 
 def test_a_checkpoint_can_hold_no_object_that_runs_code(tmp_path):
     checkpoints = Checkpoints(tmp_path, "a" * 64)
-    checkpoints.write(Checkpoint(epoch=1, seed=1, state={"path": tmp_path}))
-    with pytest.raises(Exception, match="Weights only load failed"):
-        checkpoints.newest()
+    with pytest.raises(TypeError, match="containers, tensors, numbers and text holds a PosixPath"):
+        checkpoints.write(Checkpoint(epoch=1, seed=1, state={"path": tmp_path}))
+
+
+def test_a_state_comes_back_with_its_types_and_what_stood_in_two_places_is_one_tensor(tmp_path):
+    checkpoints = Checkpoints(tmp_path, "a" * 64)
+    twice = torch.arange(6, dtype=torch.float16).reshape(2, 3)
+    state = {"network": {"a": twice, "b": twice}, "optimizer": {0: (0.1, [math.nan, None]), "t": twice.T, "empty": {}}}
+    checkpoints.write(Checkpoint(epoch=1, seed=1, state=state))
+    found = checkpoints.newest().state
+    assert found["network"]["a"] is found["network"]["b"]
+    assert torch.equal(found["network"]["a"], twice)
+    assert torch.equal(found["optimizer"]["t"], twice.T)
+    (rate, (undefined, none)) = found["optimizer"][0]
+    assert (rate, math.isnan(undefined), none, found["optimizer"]["empty"]) == (0.1, True, None, {})
+    assert isinstance(found["optimizer"][0], tuple)
+
+
+def test_a_checkpoint_of_an_older_version_is_refused_and_stays(three):
+    path = three.files()[0]
+    claims, content = path.read_bytes().split(b"\n", 1)
+    claims = {**json.loads(claims), "format": "oncoduet-checkpoint-1"}
+    del claims["sha256"]
+    claims["sha256"] = hashlib.sha256(json.dumps(claims, sort_keys=True).encode() + content).hexdigest()
+    path.write_bytes(json.dumps(claims).encode() + b"\n" + content)
+    with pytest.raises(OncoduetError, match=r"epoch_000006\.pt: expected the format oncoduet-checkpoint-2, found onco"):
+        three.newest()
+    assert path.is_file()
 
 
 def test_a_run_whose_newest_checkpoint_is_damaged_goes_on_from_the_one_before(interrupted):

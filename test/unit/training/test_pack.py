@@ -1,5 +1,6 @@
 """Runs that share a process: each as if it were alone."""
 
+import gc
 import multiprocessing
 import os
 import random
@@ -8,9 +9,11 @@ import signal
 import numpy as np
 import pytest
 import torch
+from dynamic_network_architectures.architectures.unet import PlainConvUNet
 
 from contract.errors import OncoduetError
 from contract.records import RunRecord, read_record
+from training.engines.nnunet import Trainer
 from training.engines.process_state import ProcessState
 from training.prepared import load_prepared
 from training.run import Item, execute, execute_together, plan_run
@@ -98,6 +101,29 @@ def test_a_failing_run_leaves_the_others_alone_and_is_told_at_once(planned, alon
     assert read_record(first.output / "run.json", RunRecord).state == "failed"
     assert "PowerCutError" in (first.output / "training.log").read_text()
     assert "PowerCutError" not in (second.output / "training.log").read_text()
+    assert [record.weights_sha256] == alone(LOSSES[1:2])
+
+
+def test_a_failed_run_gives_its_memory_back_while_the_others_go_on(planned, alone, tmp_path):
+    """By the networks and trainers that are alive in later steps of the other run."""
+    alive = []
+
+    def fail(done) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+
+    def count(done) -> None:
+        if done > 1:
+            alive.append(sum(isinstance(each, Trainer | PlainConvUNet) for each in gc.get_objects()))
+
+    first, second = items(planned, tmp_path, LOSSES[:2])
+    gc.collect()
+    failing = Item(first.run, first.output, on_iteration=fail)
+    error, record = execute_together([failing, Item(second.run, second.output, on_iteration=count)], device="cpu")
+    assert alive == [2] * 5  # one trainer and its network
+    assert isinstance(error, OncoduetError)
+    assert str(error).startswith(f"{first.output}: on cpu: expected enough memory for it, found: CUDA out of memory.")
+    assert "resources.packed" in str(error)
+    assert "torch.OutOfMemoryError" in (first.output / "training.log").read_text()
     assert [record.weights_sha256] == alone(LOSSES[1:2])
 
 

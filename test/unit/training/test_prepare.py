@@ -56,6 +56,7 @@ def test_a_prepared_dataset_says_what_it_was_made_from(prepared_folder):
     assert prepared.plans["experiment_planner_used"] == "ExperimentPlanner"
     assert list(prepared.plans["configurations"]) == ["3d_fullres"]
     assert sorted(path.name for path in prepared_folder.iterdir()) == [
+        ".oncoduet",
         "card.toml",
         "cases",
         "dataset.json",

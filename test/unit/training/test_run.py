@@ -5,6 +5,7 @@ import os
 import shutil
 import signal
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,7 @@ import torch
 
 from contract.errors import OncoduetError
 from contract.files import read_json, sha256_json, write_json
-from contract.records import RunRecord, read_record
+from contract.records import RunRecord, read_record, write_record
 from network.architecture import build_network
 from network.weights import load_weights, tensors_sha256
 from training.prepared import load_prepared
@@ -258,10 +259,39 @@ def test_two_processes_cannot_work_on_one_run(planned, tmp_path):
         execute(planned(), tmp_path / "run", device="cpu")
 
 
-@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
-def test_a_missing_cuda_device_is_refused(planned, tmp_path):
-    with pytest.raises(OncoduetError, match="--device cuda: expected a CUDA device, found none"):
+def test_a_gpu_that_is_asked_for_and_not_there_is_refused(planned, tmp_path, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(OncoduetError, match=r"--device cuda: expected .* found .* go on knowingly with --device cpu"):
         execute(planned(), tmp_path / "run", device="cuda")
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("without_record", [False, True])
+def test_a_run_does_not_go_on_on_another_kind_of_device(planned, tmp_path, without_record):
+    """The checkpoint of a run on a GPU, as far as the CPU can tell: by its record, and by its own word."""
+
+    class PowerCutError(Exception):
+        pass
+
+    def fail(epoch) -> None:
+        if epoch.epoch == 1:
+            raise PowerCutError
+
+    run, folder = planned(), RunFolder(tmp_path / "run")
+    with pytest.raises(PowerCutError):
+        execute(run, folder.path, device="cpu", on_epoch=fail)
+    checkpoints = run.checkpoints(folder)
+    written = checkpoints.newest()
+    assert written.state["device"] == "cpu"
+    if without_record:
+        folder.record.unlink()
+        checkpoints.write(replace(written, state={**written.state, "device": "cuda"}))
+    else:
+        record = read_record(folder.record, RunRecord)
+        write_record(folder.record, record.model_copy(update={"hardware": {**record.hardware, "device": "cuda"}}))
+    with pytest.raises(OncoduetError, match="expected to go on on cuda, where its checkpoint was written, found cpu; "):
+        execute(run, folder.path, device="cpu")
+    assert checkpoints.newest().epoch == written.epoch
 
 
 def test_a_record_names_all_that_decides_the_last_bits(planned, prepared_folder, tmp_path, monkeypatch):

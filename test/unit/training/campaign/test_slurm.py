@@ -15,9 +15,9 @@ from contract.errors import OncoduetError
 from contract.records import read_record
 from training.campaign import load_campaign
 from training.campaign.jobs import JobBook, JobsRecord, Queued, look_at_queue, queue_remarks, remarks_of
-from training.campaign.pack import Ended
+from training.campaign.plan import SlurmOptions
 from training.campaign.progress import Watch
-from training.campaign.slurm import Work
+from training.campaign.slurm import Work, job_device
 
 PROJECT = Path(__file__).resolve().parents[4]
 FAST = {"poll_seconds": 0.05, "max_attempts": 2}
@@ -79,12 +79,42 @@ def test_jobs_that_vanish_are_submitted_again_until_it_is_enough(campaign_file, 
 def test_a_failed_run_is_reported_and_not_submitted_again(campaign_file, commands, tmp_path, outcome, write_run):
     path = campaign_file(configurations=["ce"], folds=[0], slurm=FAST)
     commands(sbatch='echo "Submitted batch job 7"', squeue='echo "7|FAILED|None|x"', srun="true")
-    leave_result(tmp_path, "7", "success", [Ended("ce_fold0_restart1", "expected a finite loss, found nan")])
+    leave_result(tmp_path, "7", "success", [("ce_fold0_restart1", "expected a finite loss, found nan", False)])
     write_run(load_campaign(path).places[0], "failed", epochs=1)
     code, message = outcome("campaign", path, "--executor", "slurm")
     assert code == 3
     assert "1 of 1 runs failed: ce_fold0_restart1: expected a finite loss, found nan" in message
     assert len(jobs_of(tmp_path)) == 1
+
+
+class Calls:
+    """Unpickled, it makes a file."""
+
+    def __init__(self, mark):
+        self.mark = mark
+
+    def __reduce__(self):
+        return Path.touch, (self.mark,)
+
+
+@pytest.mark.parametrize("make", [Calls, lambda _: [("a", 1, False)], lambda _: {"a": 1}])
+def test_a_job_s_result_is_read_without_unpickling(campaign_file, commands, tmp_path, outcome, write_run, make):
+    path = campaign_file(configurations=["ce"], folds=[0], slurm=FAST)
+    commands(sbatch='echo "Submitted batch job 7"', squeue='echo "7|FAILED|None|x"', srun="true")
+    leave_result(tmp_path, "7", "success", make(tmp_path / "mark"))
+    write_run(load_campaign(path).places[0], "failed", epochs=1)
+    code, message = outcome("campaign", path, "--executor", "slurm")
+    assert code == 3
+    assert "7_0_result.pkl: expected " in message
+    assert not (tmp_path / "mark").exists()
+
+
+def test_nobody_else_may_write_what_jobs_run(campaign_file, commands, tmp_path, outcome):
+    (tmp_path / "runs" / "slurm").mkdir(parents=True)
+    (tmp_path / "runs" / "slurm").chmod(0o777)
+    commands(sbatch="exit 1", squeue="true", srun="true")
+    assert outcome("campaign", campaign_file(configurations=["ce"], slurm=FAST), "--executor", "slurm")[0] == 3
+    assert stat.S_IMODE((tmp_path / "runs" / "slurm").stat().st_mode) == 0o755
 
 
 @pytest.mark.parametrize(
@@ -154,6 +184,114 @@ def test_unnumbered_jobs_need_an_answer_from_the_queue(campaign_file, commands, 
     assert "jobs.json: expected squeue to say what became of its jobs, found no answer" in message
 
 
+def test_an_unanswered_question_about_finished_runs_is_not_asked_again(
+    campaign_file, commands, tmp_path, outcome, write_run
+):
+    path = campaign_file(configurations=["ce"], folds=[0], slurm=FAST)
+    JobBook(tmp_path / "runs").announce("aaa", [["ce_fold0_restart1"]])
+    commands(sbatch="exit 1", squeue="exit 1", srun="true")
+    write_run(load_campaign(path).places[0], "finished", epochs=3)
+    assert outcome("campaign", path, "--executor", "slurm") == (0, "")
+
+
+@pytest.mark.parametrize("squeue", ["exit 1", "sleep 600"], ids=["fails", "hangs"])
+@pytest.mark.parametrize("state", ["finished", "failed"])
+def test_a_squeue_that_does_not_answer_keeps_no_campaign_whose_runs_have_ended(
+    campaign_file, commands, tmp_path, outcome, write_run, monkeypatch, squeue, state
+):
+    monkeypatch.setattr("training.campaign.jobs.ANSWER_LIMIT_S", 0.2)
+    path = campaign_file(configurations=["ce"], folds=[0], slurm=FAST)
+    place = load_campaign(path).places[0]
+    write_run(place, state, epochs=3)
+    record = place.folder.record.read_bytes()
+    (tmp_path / "later.json").write_bytes(record)
+    asked = tmp_path / "asked"
+    if state == "finished":
+        write_run(place, "running", epochs=1)
+    if state == "failed":
+        leave_result(tmp_path, "7", "success", [(place.name, "expected a finite loss, found nan", False)])
+    commands(
+        sbatch='echo "Submitted batch job 7"',
+        squeue=f'echo x >> {asked}; [ "$(wc -l < {asked})" -lt 3 ] || cp {tmp_path}/later.json {place.folder.record}\n'
+        f"exec {squeue}",
+        srun="true",
+    )
+    code, message = outcome("campaign", path, "--executor", "slurm")
+    assert (code, "found nan" in message) == ((0, False) if state == "finished" else (3, True))
+    assert [(job.id, job.over) for job in jobs_of(tmp_path)] == [("7", "finished" if state == "finished" else "ended")]
+
+
+def test_an_old_squeue_is_asked_in_words_that_it_knows(commands):
+    commands(
+        squeue='for word; do [ "$word" != --me ] || { echo "squeue: unrecognized option --me" >&2; exit 1; }; done\n'
+        f'[ "$1" = --user={os.getuid()} ] && echo "7|RUNNING|None|x"'
+    )
+    assert look_at_queue() == {"7": Queued("RUNNING", "None", "x")}
+
+
+@pytest.mark.parametrize(
+    ("scontrol", "asked", "arrays"),
+    [
+        ('echo "MaxArraySize            = 3"', {}, ["0-2", "none"]),
+        ('echo "MaxArraySize = 0"', {}, ["none"] * 4),
+        ('echo "MaxArraySize            = 1001"', {}, ["0-3"]),
+        ("exit 1", {}, ["0-3"]),
+        ('echo "MaxArraySize            = 3"', {"array_jobs": 2}, ["0-1", "0-1"]),
+    ],
+)
+def test_arrays_are_as_large_as_the_cluster_and_the_campaign_allow(
+    campaign_file, commands, tmp_path, outcome, write_run, scontrol, asked, arrays
+):
+    path = campaign_file(slurm={**FAST, **asked})
+    places = load_campaign(path).places
+    for place in places:  # finished as soon as the last array is submitted
+        write_run(place, "finished", epochs=3)
+        place.folder.record.rename(place.folder.path / "later.json")
+    seen = tmp_path / "arrays"
+    last = len(arrays)
+    commands(
+        sbatch=f'grep -o "array=[^%]*" "$1" >> {seen} || echo array=none >> {seen}\n'
+        f'[ "$(wc -l < {seen})" -lt {last} ] || '
+        f"for run in {tmp_path}/runs/*/; do [ ! -f $run/later.json ] || mv $run/later.json $run/run.json; done\n"
+        f'echo "Submitted batch job $(wc -l < {seen})"',
+        squeue='echo "1_0|RUNNING|None|x"',
+        srun="true",
+        scontrol=scontrol,
+    )
+    assert outcome("campaign", path, "--executor", "slurm") == (0, "")
+    assert [line.partition("=")[2] for line in seen.read_text().split()] == arrays
+
+
+def test_an_array_that_is_too_large_is_answered_with_the_option_that_helps(campaign_file, commands, outcome):
+    refusal = 'echo "sbatch: error: Batch job submission failed: Invalid job array specification" >&2; exit 1'
+    commands(sbatch=refusal, squeue="true", srun="true", scontrol="exit 1")
+    _, message = outcome("campaign", campaign_file(), "--executor", "slurm")
+    assert "Invalid job array specification" in message
+    assert "; smaller slurm.array_jobs or larger slurm.runs_per_job may help" in message
+
+
+@pytest.mark.parametrize(
+    ("options", "device", "expected"),
+    [
+        ({"gpus_per_run": 1}, "auto", ("cuda", "slurm.gpus_per_run is 1")),
+        ({"gpus_per_run": 1}, "cpu", ("cpu", "as asked for")),
+        ({}, "auto", ("cpu", "slurm.gpus_per_run is 0")),
+        ({"additional": {"gres": "gpu:1"}}, "auto", ("auto", "slurm.additional has gres")),
+        ({}, "cuda", ("cuda", "as asked for")),
+    ],
+)
+def test_a_job_computes_on_the_gpu_that_was_asked_for_it(options, device, expected):
+    assert job_device(SlurmOptions(**options), device) == expected
+
+
+def test_a_job_whose_gpu_cannot_be_used_makes_nothing_on_the_cpu(campaign_file, tmp_path, monkeypatch):
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    orders = tuple(place.order for place in load_campaign(campaign_file(configurations=["ce"])).places)
+    with pytest.raises(OncoduetError, match="--device cuda: expected "):
+        Work(orders, packed=2, device="cuda")()
+    assert not (tmp_path / "runs").exists()
+
+
 def test_one_question_lists_all_jobs_and_silence_is_no_answer(commands):
     commands(squeue='echo "5_0|RUNNING|None|a"; echo "6|PENDING|QOSMaxJobs|b|c"; echo "?"')
     assert look_at_queue() == {
@@ -199,12 +337,12 @@ def test_a_job_makes_its_runs_in_packs_and_would_do_the_same_after_a_time_limit(
 ):
     orders = tuple(place.order for place in load_campaign(campaign_file(configurations=["ce"])).places)
     work = Work(orders, packed=2, device="cpu")
-    assert work() == [Ended("ce_fold0_restart1"), Ended("ce_fold2_restart1")]
+    assert work() == [("ce_fold0_restart1", "", False), ("ce_fold2_restart1", "", False)]
     assert {record.state for record in records(tmp_path / "runs").values()} == {"finished"}
     again = work.checkpoint()
     assert isinstance(again, DelayedSubmission)
     assert again.function == work
-    assert work() == [Ended("ce_fold0_restart1"), Ended("ce_fold2_restart1")]
+    assert work() == [("ce_fold0_restart1", "", False), ("ce_fold2_restart1", "", False)]
 
 
 def test_a_damaged_job_book_is_named(campaign_file, tmp_path):

@@ -155,7 +155,7 @@ def test_a_file_that_is_missing_or_cut_short_is_told(tmp_path):
         (contents([], pred_labels="none"), "expected an array of numbers as pred_labels, found str"),
         (
             contents([], pred_labels=np.array([None])),
-            "expected an array of numbers as pred_labels, found an array of object",
+            "expected a pickle of arrays and numbers alone, found a type that is no number",
         ),
         (
             contents([[0, 0, 4, 4, 0, 4]], [0.5, 0.4]),

@@ -1,0 +1,132 @@
+"""The files of an archive as they lie: images that are read, and everything that looks like one and is not.
+
+An image is read where it is called ``<patient>/<patient>_<study>_<channel>`` with one of our endings, to the letter. A
+study whose files have another ending, another spelling or another place would otherwise be left out in silence, as
+would a folder that may not be listed (``Path.glob`` says nothing of it) and a link that leads nowhere.
+"""
+
+import os
+import re
+import unicodedata
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from contract.errors import OncoduetError
+
+ENDINGS = (".mha", ".nii.gz", ".nii")
+"""Of the images that are read."""
+LABELS, LABEL_ENDING = "labels", ".nii.gz"
+DEEPEST = 5
+"""How many folders below the archive are looked into."""
+
+_NOBODY_S = "lost+found"  # of a file system's own
+_IMAGE = re.compile(r"(.+)(\.(?:mha|mhd|nii|nii\.gz|nrrd|nhdr|hdr|dcm|npz))", re.IGNORECASE)
+_CHANNEL = re.compile(r"(?:(.*)[_.\- ])?([^_.\- ]+)")
+_NNUNET = re.compile(r"(.+)_(\d{4})")
+
+
+@dataclass
+class ArchiveFiles:
+    """What lies in an archive, by the case ids that the names say."""
+
+    images: dict[str, dict[str, list[Path]]] = field(default_factory=dict)
+    """By case id and channel; more than one where a channel is there twice."""
+    strays: dict[str, list[Path]] = field(default_factory=dict)
+    """Images that seem to be a channel's, and are called or placed in another way."""
+    others: dict[Path, list[Path]] = field(default_factory=dict)
+    """Files that end as images do, by the folder that holds them, of folders without an image of a study."""
+    labels: dict[str, Path] = field(default_factory=dict)
+    """Label maps by case id, as :func:`same_name` spells it."""
+    unread_labels: list[Path] = field(default_factory=list)
+    """Images in the folder of label maps that are called or placed in another way."""
+    unknown: dict[str, str] = field(default_factory=dict)
+    """Why it is not known what a folder or link holds, by its path below the archive."""
+
+
+def same_name(name: str) -> str:
+    """One spelling for names that look the same: some systems write an accent as a letter of its own."""
+    return unicodedata.normalize("NFC", name)
+
+
+def look(archive: Path, channels: Sequence[str]) -> ArchiveFiles:
+    """Look into all folders of an archive.
+
+    Raises
+    ------
+    OncoduetError
+        There is no folder, or it cannot be listed.
+    """
+    if not archive.is_dir():
+        raise OncoduetError(f"{archive}: expected an archive, found no folder")
+    files = ArchiveFiles()
+    others: dict[Path, list[Path]] = {}
+    for path in _walk(archive, archive, files.unknown):
+        relative = path.relative_to(archive)
+        if relative.parts[0] == LABELS:
+            if len(relative.parts) == 2 and path.name.endswith(LABEL_ENDING):
+                files.labels[same_name(path.name.removesuffix(LABEL_ENDING))] = path
+            elif _IMAGE.fullmatch(path.name):
+                files.unread_labels.append(path)
+            continue
+        case_id, channel = _named(path.name, channels)
+        if channel and len(relative.parts) == 2:
+            files.images.setdefault(case_id, {}).setdefault(channel, []).append(path)
+        elif (seeming := _seeming_case(path, channels)) is not None:
+            files.strays.setdefault(seeming, []).append(path)
+        elif _IMAGE.fullmatch(path.name):
+            others.setdefault(path.parent, []).append(path)
+    holding = {path.parent for channels_of in files.images.values() for paths in channels_of.values() for path in paths}
+    files.others = {folder: paths for folder, paths in others.items() if folder not in holding}
+    if str(archive) in files.unknown:
+        raise OncoduetError(f"{archive}: expected a folder that can be listed, found: {files.unknown[str(archive)]}")
+    return files
+
+
+def _walk(archive: Path, folder: Path, unknown: dict[str, str]) -> Iterator[Path]:
+    """Every file below a folder but the hidden ones, in order; what cannot be looked into goes to ``unknown``."""
+    try:
+        with os.scandir(folder) as entries:
+            inside = sorted(entries, key=lambda entry: entry.name)
+    except OSError as error:
+        unknown[str(folder if folder == archive else folder.relative_to(archive))] = error.strerror or str(error)
+        return
+    for entry in inside:
+        path = folder / entry.name
+        if entry.name.startswith(".") or entry.name == _NOBODY_S:  # as what macOS leaves beside each file
+            continue
+        try:
+            is_folder = entry.is_dir()
+            leads_nowhere = entry.is_symlink() and not path.exists()
+        except OSError as error:
+            unknown[str(path.relative_to(archive))] = error.strerror or str(error)
+            continue
+        if is_folder and len(path.relative_to(archive).parts) <= DEEPEST:
+            yield from _walk(archive, path, unknown)
+        elif leads_nowhere and not _IMAGE.fullmatch(entry.name):
+            unknown[str(path.relative_to(archive))] = "a link that leads nowhere"
+        elif not is_folder:
+            yield path
+
+
+def _named(name: str, channels: Sequence[str]) -> tuple[str, str]:
+    """Case id and channel of a name that is right to the letter, else two empty texts."""
+    for ending in ENDINGS:
+        if name.endswith(ending):
+            case_id, _, channel = name.removesuffix(ending).rpartition("_")
+            return (case_id, channel) if case_id and channel in channels else ("", "")
+    return "", ""
+
+
+def _seeming_case(path: Path, channels: Sequence[str]) -> str | None:
+    """The case whose image this seems to be, or None."""
+    image = _IMAGE.fullmatch(path.name)
+    if image is None:
+        return None
+    numbered = _NNUNET.fullmatch(image[1])
+    if numbered and int(numbered[2]) < len(channels):
+        return numbered[1]
+    named = _CHANNEL.fullmatch(image[1])
+    if named and named[2].lower() in channels:
+        return named[1] or path.parent.name
+    return None

@@ -1,0 +1,311 @@
+"""Where a command may write: nothing of the user's is replaced, and what stands in the way is said before work.
+
+An output folder remembers in ``.oncoduet`` what each command wrote into it: the files with their sha256, and of what
+they tell (the identity). By that a file is known as ours. It is replaced only by the same command, with results of the
+same identity, and only while it is as it was written: a file that was edited is the user's. Everything else in the
+folder stays, file by file. Three rules hold beside that:
+
+* output and inputs lie apart: neither is the other, nor inside the other, however the paths are spelt;
+* a link inside the output folder is never written through; the folder itself may be one;
+* on the platform, where a folder may hold the declared outputs alone, there is no ``.oncoduet``: the process itself
+  knows what it wrote, so that a server replaces its answer before the last, and a new process replaces nothing.
+
+``python -m contract.outputs {check,keep} FOLDER …`` holds ``export.sh`` to the same.
+
+What is written appears in one go: beside, synced, moved file by file, the record that speaks for the others last.
+"""
+
+import argparse
+import errno
+import os
+import sys
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import Field
+
+from contract.cards import Frozen, parse
+from contract.errors import OncoduetError, exit_status
+from contract.files import (
+    explain_full_disk,
+    held_folder,
+    locked,
+    nearest_folder,
+    read_json,
+    sha256_file,
+    sweep,
+    sync,
+    writable,
+    write_json,
+)
+from contract.provenance import Writer, writer
+
+MANIFEST = ".oncoduet"
+EXPORT = "export.sh"
+
+_OWNERS = {
+    "run.json": ("training run",),
+    "prepared.json": ("training prepare",),
+    "bundle.json": (),
+    "archive.json": ("phantom",),
+    "batch.json": ("algorithm batch", "algorithm baseline", "training predict"),
+    "verdict.json": ("evaluation compare",),
+}
+"""Records that say whose a folder is: no other command writes into it."""
+
+_made: dict[tuple[Path, str], Mapping[str, tuple[str, ...]]] = {}
+"""What this process wrote where nothing may be remembered beside it, by folder and command."""
+
+
+class Written(Frozen):
+    """What one command wrote into a folder."""
+
+    identity: Mapping[str, Any]
+    files: Mapping[str, tuple[str, ...]]
+    """By path relative to the folder: the sha256 that the file has; two while one is being replaced by the other."""
+
+
+class Manifest(Frozen):
+    """``.oncoduet``."""
+
+    schema_version: Literal[1] = 1
+    written_by: Writer = Field(default_factory=writer)
+    commands: Mapping[str, Written] = {}
+
+
+@dataclass(frozen=True)
+class Output:
+    """A folder, and what a command is going to write there."""
+
+    folder: Path
+    command: str
+    """As it is called, such as ``evaluation score``; with a name behind it where one file is all there is."""
+    files: Sequence[str]
+    """All that may be written, relative to the folder, known before work begins."""
+    identity: Mapping[str, Any] = field(default_factory=dict)
+    """Of what the results tell: others of the same command are not replaced, unless ``replaces``."""
+    replaces: bool = False
+    """The user has said that results of another identity may go."""
+    record: str | None = None
+    """The file that is taken away first and put last, as it says that the others are whole."""
+    on_platform: bool = False
+    """Nothing but the declared outputs may lie there."""
+
+    def check(self) -> None:
+        """Raise ``OncoduetError`` if the folder cannot be written to, or something that is not ours is in the way."""
+        require_folder(self.folder)
+        require_unowned(self.folder, self.command)
+        known = self._known()
+        if known.files and dict(known.identity) != dict(self.identity) and not self.replaces:
+            raise OncoduetError(
+                f"{self.folder}: expected results of {_described(self.identity)} or none, found some of "
+                f"{_described(known.identity)}; give another output or move them away"
+            )
+        for name in self.files:
+            _require_ours(self.folder, name, known.files.get(name, ()), self.command)
+
+    @contextmanager
+    def staged(self) -> Iterator[Path]:
+        """Give an empty folder; on success what it holds appears in the output folder, else that stays as it was.
+
+        Raises
+        ------
+        OncoduetError
+            As :meth:`check`, at the beginning and again at the end; or the disk is full.
+        """
+        self.check()
+        existed = self.folder.exists()
+        with writable(self.folder):
+            self.folder.mkdir(parents=True, exist_ok=True)
+        try:
+            sweep(self.folder)
+            with held_folder(self.folder) as stage:
+                yield stage
+                self._put(stage)
+        except OSError as error:
+            explain_full_disk(error, self.folder, size_bytes=None)
+            raise
+        finally:
+            if not existed and self.folder.is_dir() and not any(self.folder.iterdir()):
+                self.folder.rmdir()
+
+    def _put(self, stage: Path) -> None:
+        paths = [path for path in sorted(stage.rglob("*")) if not path.is_dir()]
+        new = {path.relative_to(stage).as_posix(): sha256_file(path) for path in paths}
+        unclaimed = sorted(set(new) - set(self.files))
+        if unclaimed:
+            raise ValueError(f"{self.command}: {unclaimed[0]} was written, which nobody had asked for")
+        for path in paths:
+            sync(path)
+        with locked(self.folder):
+            self.check()  # another process may have written here since
+            old = self._known().files
+            self._remember({name: (*old.get(name, ()), *([new[name]] if name in new else [])) for name in {*old, *new}})
+            if self.record is not None:
+                (self.folder / self.record).unlink(missing_ok=True)
+            for name in sorted(set(old) - set(new)):
+                _remove_if_ours(self.folder, name, old[name])
+            for name in sorted(new, key=lambda each: each == self.record):
+                target = self.folder / name
+                target.parent.mkdir(parents=True, exist_ok=True)
+                (stage / name).replace(target)
+                sync(target.parent)
+            self._remember({name: (sha256,) for name, sha256 in new.items()})
+
+    def _known(self) -> Written:
+        if self.on_platform:
+            return Written(identity=self.identity, files=_made.get((self.folder.resolve(), self.command), {}))
+        return _manifest(self.folder).commands.get(self.command, Written(identity={}, files={}))
+
+    def _remember(self, files: Mapping[str, tuple[str, ...]]) -> None:
+        if self.on_platform:
+            _made[self.folder.resolve(), self.command] = files
+            return
+        written = Written(identity=self.identity, files=dict(sorted(files.items())))
+        manifest = Manifest(commands={**_manifest(self.folder).commands, self.command: written})
+        write_json(self.folder / MANIFEST, manifest.model_dump(mode="json"))
+
+
+def subfolder(output: Path, name: str) -> Path:
+    """A folder inside an output. Raises ``OncoduetError`` where that is a link, perhaps to the user's files."""
+    if name and (output / name).is_symlink():
+        raise OncoduetError(f"{output / name}: expected no link in an output folder, found one; give another output")
+    return output / name
+
+
+def file_output(path: Path, command: str) -> Output:
+    """The output of a command that writes a single file."""
+    return Output(path.parent, f"{command} {path.name}", [path.name])
+
+
+def require_apart(output: Path, **inputs: Path | Sequence[Path] | None) -> None:
+    """Raise ``OncoduetError`` if the output is one of the inputs, or lies inside one or around it.
+
+    Links, ``..`` and the case of letters, where the file system does not mind it, hide nothing.
+    """
+    for name, given in inputs.items():
+        for path in [given] if isinstance(given, Path) else given or ():
+            inside, around = _lies_in(output, path), _lies_in(path, output)
+            if inside or around:
+                how = "" if inside and around else ", inside which it lies" if inside else ", which lies inside it"
+                raise OncoduetError(f"{output}: expected an output folder of its own, found the {name}{how} ({path})")
+
+
+def require_unowned(folder: Path, command: str) -> None:
+    """Raise ``OncoduetError`` if a folder is known as another command's, by the record that it holds."""
+    for name, owners in _OWNERS.items():
+        if not any(command.startswith(owner) for owner in owners) and (folder / name).is_file():
+            raise OncoduetError(
+                f"{folder}: expected a folder for the results of {command}, found {name} in it, which says that it "
+                "holds something else; give another output"
+            )
+
+
+def require_free(folder: Path, names: Iterable[str], command: str) -> None:
+    """Raise ``OncoduetError`` if something bears one of the names that a command is going to give in a folder."""
+    for name in names:
+        _require_ours(folder, name, (), command)
+
+
+def require_folder(folder: Path) -> None:
+    """Raise ``OncoduetError`` unless a path is a folder that can be written to, or one could be made there."""
+    nearest = nearest_folder(folder)
+    with writable(nearest):
+        if not nearest.is_dir():
+            raise OncoduetError(f"{folder}: expected a folder that can be written to, found: {nearest} is none")
+        _require_access(folder, nearest)
+
+
+def _require_access(folder: Path, nearest: Path) -> None:
+    if not os.access(nearest, os.W_OK | os.X_OK):
+        read_only = os.statvfs(nearest).f_flag & os.ST_RDONLY
+        why = os.strerror(errno.EROFS if read_only else errno.EACCES)
+        raise OncoduetError(f"{folder}: expected a folder that can be written to, found: {why}")
+
+
+def _manifest(folder: Path) -> Manifest:
+    path = folder / MANIFEST
+    if not path.exists() and not path.is_symlink():
+        return Manifest()
+    if path.is_symlink() or not path.is_file():
+        raise OncoduetError(f"{path}: expected the list of what was written here, found no plain file")
+    return parse(read_json(path), Manifest, path)
+
+
+def _require_ours(folder: Path, name: str, sha256: Sequence[str], command: str) -> None:
+    path = folder / name
+    for place in [*reversed([each for each in path.parents if folder in each.parents]), path]:
+        subfolder(place.parent, place.name)
+        if place is not path and place.exists() and not place.is_dir():
+            raise OncoduetError(f"{place}: expected a folder or nothing, found a file; give another output")
+    if not path.exists():
+        return
+    if not sha256 or not path.is_file():
+        what = "a file" if path.is_file() else "a folder" if path.is_dir() else "something"
+        raise OncoduetError(
+            f"{path}: expected nothing or what {command} wrote there, found {what} of other origin; give another "
+            "output or move it away"
+        )
+    if sha256_file(path) not in sha256:
+        raise OncoduetError(
+            f"{path}: expected the file as {command} wrote it, found it changed since; give another output or move it "
+            "away"
+        )
+
+
+def _remove_if_ours(folder: Path, name: str, sha256: Sequence[str]) -> None:
+    """Take away a file of an earlier result, unless it was changed since, and the folders that it leaves empty."""
+    path = folder / name
+    if path.is_symlink() or not path.is_file() or sha256_file(path) not in sha256:
+        return
+    path.unlink()
+    for parent in path.parents:
+        if parent == folder or any(parent.iterdir()):
+            return
+        parent.rmdir()
+
+
+def _lies_in(inner: Path, outer: Path) -> bool:
+    inner, outer = inner.resolve(), outer.resolve()
+    places = [inner, *inner.parents]
+    if not outer.exists():
+        return outer in places
+    return any(place.exists() and place.samefile(outer) for place in places)
+
+
+def _described(identity: Mapping[str, Any]) -> str:
+    return ", ".join(f"{name} {str(value)[:80]}" for name, value in identity.items()) or "this kind"
+
+
+def _main(arguments: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="python -m contract.outputs", description="Put what export.sh made in place.")
+    commands = parser.add_subparsers(required=True, metavar="{check,keep}")
+    check = commands.add_parser("check", help="refuse what stands in the way of files")
+    check.add_argument("folder", type=Path, help="of the export")
+    check.add_argument("names", nargs="+", metavar="NAME", help="that files are going to have")
+    check.add_argument("--input", type=Path, nargs="*", default=[], help="folders that the output lies apart from")
+    check.set_defaults(command=_check)
+    keep = commands.add_parser("keep", help="move a finished file into the folder")
+    keep.add_argument("folder", type=Path, help="of the export")
+    keep.add_argument("file", type=Path, help="on the same disk")
+    keep.set_defaults(command=_keep)
+    options = parser.parse_args(arguments)
+    return exit_status(lambda: options.command(options))
+
+
+def _check(options: argparse.Namespace) -> None:
+    require_apart(options.folder, input=options.input)
+    for name in options.names:
+        file_output(options.folder / name, EXPORT).check()
+
+
+def _keep(options: argparse.Namespace) -> None:
+    with file_output(options.folder / options.file.name, EXPORT).staged() as stage:
+        options.file.replace(stage / options.file.name)
+
+
+if __name__ == "__main__":
+    sys.exit(_main())

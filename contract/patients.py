@@ -1,0 +1,109 @@
+"""Who the patient of a case is: one answer for splits, resampling, misses and baselines.
+
+Patients are what folds keep apart and what resampling draws, so two studies of one patient must be known as such, and
+two patients must never become one. In an archive the patient's folder says it. From ids alone it can be told where
+
+* a case has no other with the same text before its first ``_`` (or has no ``_``): a patient of its own;
+* ids are ``<digits>_<digits>``, as PI-CAI's and PANORAMA's: the first number is the patient, unless it has more
+  studies than a patient has (``2020_0001`` to ``2020_0400``).
+
+Ids such as ``pancreas_001`` and ``pancreas_002`` leave it open; there the user says it, by ``patients.csv`` or by one
+of two rules.
+"""
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Literal, get_args
+
+from contract.errors import OncoduetError
+from contract.tables import read_table
+
+FILE = "patients.csv"
+"""Columns ``case_id, patient_id``; other columns are ignored."""
+
+PatientRule = Literal["by-case", "by-prefix"]
+"""``by-case``: every case is a patient of its own; ``by-prefix``: the patient is the text before the first ``_``."""
+
+FEWEST_PATIENTS = 20
+"""Below this, drawing patients anew says little about other patients, and is refused unless it was asked for."""
+
+MOST_STUDIES = 12
+"""More studies than this under one name are those of a centre or a collection, unless somebody says otherwise."""
+
+TELLING = re.compile(r"\d+_\d+")
+"""Case ids whose first number is the patient."""
+
+
+def patients_by_case(
+    case_ids: Iterable[str], *, given: Mapping[str, str] | None = None, rule: PatientRule | None = None, source: object
+) -> dict[str, str]:
+    """The patient of every case.
+
+    Parameters
+    ----------
+    given
+        Patients that an archive's folders or ``patients.csv`` name, by case id; they count before all else.
+    rule
+        What the user said about the other ids.
+    source
+        What the ids come from, for the message.
+
+    Raises
+    ------
+    OncoduetError
+        Ids leave open whether their cases are of one patient, and nobody said it.
+    """
+    named = dict(given or {})
+    cases = sorted(set(case_ids))
+    by_prefix: dict[str, list[str]] = {}
+    for case_id in cases:
+        if case_id not in named:
+            by_prefix.setdefault(case_id.partition("_")[0], []).append(case_id)
+    patients = {case_id: named[case_id] for case_id in cases if case_id in named}
+    for prefix, members in by_prefix.items():
+        open_ids = [case_id for case_id in members if not TELLING.fullmatch(case_id)]
+        if rule is None and len(members) > 1 and (open_ids or len(members) > MOST_STUDIES):
+            raise OncoduetError(question(source, "ids that tell the patient", members, f" begin with {prefix}_"))
+        patients |= {case_id: case_id if rule == "by-case" else prefix for case_id in members}
+    return dict(sorted(patients.items()))
+
+
+def question(source: object, expected: str, case_ids: Sequence[str], what: str = "") -> str:
+    """What a user is asked where it is open whose cases these are; there are at least two."""
+    return (
+        f"{source}: expected {expected}, found {case_ids[0]}, {case_ids[1]} ({len(case_ids)} cases{what}): "
+        f"one patient or several? Say it by {FILE} (case_id,patient_id), or --patients by-case or by-prefix"
+    )
+
+
+def read_patients(path: Path) -> dict[str, str]:
+    """Read ``patients.csv``: the patient by case id.
+
+    Raises
+    ------
+    OncoduetError
+        The table cannot be read, a patient is empty, or a case has two.
+    """
+    table = read_table(path, ("case_id", "patient_id"))
+    found = {key[0]: row["patient_id"] for key, row in table.by_key(("case_id",), ("patient_id",)).items()}
+    for case_id, patient in found.items():
+        if not case_id or not patient:
+            raise OncoduetError(
+                f"{path}: expected a case and its patient on every line, found {case_id!r}, {patient!r}"
+            )
+    return found
+
+
+def said_patients(words: str) -> tuple[dict[str, str], PatientRule | None]:
+    """What ``--patients`` says: one of the two rules, or the path of a table as ``patients.csv``.
+
+    Raises
+    ------
+    OncoduetError
+        As :func:`read_patients`.
+    """
+    for rule in get_args(PatientRule):
+        if words == rule:
+            return {}, rule
+    return read_patients(Path(words)), None

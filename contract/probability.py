@@ -1,0 +1,62 @@
+"""What counts as a probability: one rule, for maps and likelihoods, wherever they are read or made.
+
+Averages and interpolation in float32 end a few last bits beside 0 and 1. What lies so near is taken for 0 or 1, and
+the log says so; so it does of the small negative values that cubic resampling leaves beside a lesion, in probability
+maps alone. Everything else outside [0, 1] is another scale (percent, 0 to 255, logits), whose candidates and
+likelihoods would mean nothing: it is refused, with its extremes in all digits.
+"""
+
+import logging
+from typing import Any, TypeVar
+
+import numpy as np
+import numpy.typing as npt
+
+from contract.errors import OncoduetError
+
+ROUNDING = 1e-6
+"""So far outside a number still counts as 0 or 1; float32 has eight steps of that size above 1."""
+
+UNDERSHOOT = 0.2
+"""So far below 0 a cubic spline through probabilities may swing: beside a corner of a step from 0 to 1 it is 0.13."""
+
+Values = TypeVar("Values", bound=npt.NDArray[np.floating[Any]])
+
+logger = logging.getLogger(__name__)
+
+
+def as_probabilities(values: Values, *, source: object, what: str = "probabilities", below: float = ROUNDING) -> Values:
+    """The same values, with what rounding left outside [0, 1] brought back to 0 or 1.
+
+    Parameters
+    ----------
+    source
+        Where they come from, for messages.
+    what
+        What they are called there.
+    below
+        How far below 0 a number still counts as 0.
+
+    Raises
+    ------
+    OncoduetError
+        One is farther outside, or is no number.
+    """
+    if not values.size:
+        return values
+    low, high = values.min(), values.max()
+    if low >= 0 and high <= 1:
+        return values
+    if not (low >= -below and high <= 1 + ROUNDING):
+        raise OncoduetError(f"{source}: expected {what} in [0, 1], found {_digits(low)} to {_digits(high)}")
+    logger.warning(
+        "%s: %s from %s to %s count as 0 or 1 where they are outside", source, what, _digits(low), _digits(high)
+    )
+    clipped: Values = np.clip(values, 0, 1)
+    return clipped
+
+
+def _digits(value: np.floating[Any]) -> str:
+    """A number in as few digits as tell it from its neighbours."""
+    short = f"{value:g}"
+    return short if type(value)(short) == value else str(value)

@@ -1,0 +1,110 @@
+"""Ctrl-C, SIGTERM and SIGHUP end every command with one line on stderr and the exit code that shells have for them.
+
+While a program imports its modules there is nothing to tidy up, and it ends at once (:func:`heed_signals`). While it
+works, a signal is an exception (:func:`signals_as_exceptions`), so that half-written files go. As PID 1 of a container
+a process ignores whatever it has no handler for: hence SIGTERM has one from the first moment.
+
+What a parent had ignored stays ignored: SIGINT in the background of a shell without job control, SIGHUP under nohup.
+"""
+
+import os
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+WORDS = {
+    signal.SIGINT: "error: stopped by Ctrl-C",
+    signal.SIGTERM: "error: stopped by SIGTERM",
+    signal.SIGHUP: "error: stopped by SIGHUP, its terminal is gone",
+}
+"""What is said of each signal that ends a command."""
+
+QUIET_S = 1.0
+"""Wrappers pass Ctrl-C on to a process that has it from the terminal already: what comes so soon after is the same."""
+
+
+class Terminated(BaseException):
+    """SIGTERM or SIGHUP arrived; no ``Exception``, so that nobody takes it for a failure."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__()
+        self.number = number
+
+
+def exit_code(number: int) -> int:
+    """What shells say of a process that a signal ended."""
+    return 128 + number
+
+
+def heed_signals() -> None:
+    """End the process at once at any of the signals: for the time in which it only imports, and that after its work."""
+    for number in _heard():
+        signal.signal(number, _end)
+
+
+@contextmanager
+def signals_as_exceptions() -> Iterator[None]:
+    """Raise ``KeyboardInterrupt`` or ``Terminated`` in the main thread; in another thread nothing changes."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = {number: signal.signal(number, _raise) for number in _heard()}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, signal.SIG_DFL if handler is None else handler)
+
+
+@contextmanager
+def deaf() -> Iterator[None]:
+    """Let no signal disturb the last seconds of what ends already."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = {number: signal.signal(number, signal.SIG_IGN) for number in WORDS}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, signal.SIG_DFL if handler is None else handler)
+
+
+@contextmanager
+def children_without_ctrl_c() -> Iterator[None]:
+    """Start processes in here that Ctrl-C does not reach: it goes to the whole group, and we end them ourselves."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def _heard() -> list[signal.Signals]:
+    """The signals that are heard here: SIGTERM always, the others unless whoever started us had them ignored."""
+    return [each for each in WORDS if each is signal.SIGTERM or signal.getsignal(each) is not signal.SIG_IGN]
+
+
+_last_s = float("-inf")
+
+
+def _is_echo() -> bool:
+    global _last_s
+    before_s, _last_s = _last_s, time.monotonic()
+    return _last_s - before_s < QUIET_S
+
+
+def _end(number: int, frame: FrameType | None) -> None:
+    del frame
+    if not _is_echo():
+        os.write(2, f"{WORDS[signal.Signals(number)]}\n".encode())
+        os._exit(exit_code(number))
+
+
+def _raise(number: int, frame: FrameType | None) -> None:
+    del frame
+    if not _is_echo():
+        raise KeyboardInterrupt if number == signal.SIGINT else Terminated(number)

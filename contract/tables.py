@@ -1,0 +1,125 @@
+"""Tables that people keep in spreadsheets: marksheets, patient lists, indices of archives, as CSV.
+
+A byte order mark, semicolons or tabs in place of commas, a decimal comma and spaces around names are what spreadsheets
+write in half of Europe; they are read as they are meant. Whatever leaves the meaning open is refused, with the line.
+Cells are text, stripped; a cell that says that nothing is known (``NA``, ``N/A``, ``nan``, ``null``, ``-``, ``?``)
+is empty.
+"""
+
+import csv
+import io
+import math
+import re
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from contract.errors import OncoduetError
+
+LARGEST_BYTES = 1 << 28
+_DELIMITERS = ",;\t"
+_UNKNOWN = {"na", "n/a", "nan", "null", "-", "?"}
+_DECIMAL_COMMA = re.compile(r"[+-]?\d+,\d+")
+
+
+@dataclass(frozen=True)
+class Table:
+    """Rows of text by column, and where they came from."""
+
+    path: Path
+    rows: tuple[Mapping[str, str], ...]
+    lines: tuple[int, ...]
+    """Line of the file on which each row ends, counted from 1; for messages."""
+    delimiter: str
+
+    def by_key(self, key: Sequence[str], columns: Sequence[str]) -> dict[tuple[str, ...], Mapping[str, str]]:
+        """The rows by the values of ``key``; a row that stands twice counts once.
+
+        Raises
+        ------
+        OncoduetError
+            Two rows of one key say different things in ``columns``.
+        """
+        found: dict[tuple[str, ...], tuple[int, Mapping[str, str]]] = {}
+        for line, row in zip(self.lines, self.rows, strict=True):
+            name = tuple(row[column] for column in key)
+            first_line, first = found.setdefault(name, (line, row))
+            for column in columns:
+                if first[column] != row[column]:
+                    raise OncoduetError(
+                        f"{self.path}: line {line}: expected the {column} of {'_'.join(name)} as on line {first_line} "
+                        f"({first[column]!r}), found {row[column]!r}"
+                    )
+        return {name: row for name, (_, row) in found.items()}
+
+    def number(self, text: str) -> float | None:
+        """The number in a cell; None where it holds anything else, NaN and infinity included.
+
+        A decimal comma counts only where commas do not part the columns.
+        """
+        if self.delimiter != "," and _DECIMAL_COMMA.fullmatch(text):
+            text = text.replace(",", ".")
+        try:
+            value = float(text)
+        except ValueError:
+            return None
+        return value if math.isfinite(value) and "_" not in text else None
+
+
+def read_table(path: Path, columns: Sequence[str]) -> Table:
+    """Read a table that has at least these columns.
+
+    Raises
+    ------
+    OncoduetError
+        The file is missing, larger than ``LARGEST_BYTES``, no UTF-8 or no CSV; a column is missing or stands twice; a
+        line has another number of values than there are columns; there is no row.
+    """
+    lines, delimiter = _lines(path, columns)
+    (_, names), *others = lines
+    names = [name.strip() for name in names]
+    for column, count in Counter(names).items():
+        if column and count > 1:
+            raise OncoduetError(f"{path}: expected each column once, found {column!r} {count} times")
+    missing = [column for column in columns if column not in names]
+    if missing:
+        raise OncoduetError(f"{path}: expected the column {missing[0]}, found {', '.join(names) or 'an empty line'}")
+    rows = [(number, line) for number, line in others if any(cell.strip() for cell in line)]
+    for number, line in rows:
+        if len(line) != len(names):
+            raise OncoduetError(f"{path}: line {number}: expected {len(names)} values, found {len(line)}")
+    if not rows:
+        raise OncoduetError(f"{path}: expected rows below the names of the columns, found none")
+    return Table(
+        path=path,
+        rows=tuple({name: _known(cell) for name, cell in zip(names, line, strict=True)} for _, line in rows),
+        lines=tuple(number for number, _ in rows),
+        delimiter=delimiter,
+    )
+
+
+def _lines(path: Path, columns: Sequence[str]) -> tuple[list[tuple[int, list[str]]], str]:
+    """Every line with its number, parted by the delimiter that gives most of the columns."""
+    try:
+        if not path.is_file():
+            raise OncoduetError(f"{path}: expected a table with the columns {', '.join(columns)}, found no file")
+        if path.stat().st_size > LARGEST_BYTES:
+            raise OncoduetError(f"{path}: expected a table of at most {LARGEST_BYTES} bytes, found more")
+        text = path.read_text(encoding="utf-8-sig")
+        first, _, _ = text.partition("\n")
+        delimiter = max(
+            _DELIMITERS, key=lambda each: len(set(columns) & {name.strip(' "\r') for name in first.split(each)})
+        )
+        reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, skipinitialspace=True, strict=True)
+        lines = [(reader.line_num, line) for line in reader]
+    except (OSError, ValueError, csv.Error) as error:
+        raise OncoduetError(f"{path}: expected a table as CSV in UTF-8, found: {error}") from None
+    if not lines:
+        raise OncoduetError(f"{path}: expected a table with the columns {', '.join(columns)}, found an empty file")
+    return lines, delimiter
+
+
+def _known(cell: str) -> str:
+    text = cell.strip()
+    return "" if text.lower() in _UNKNOWN else text

@@ -1,0 +1,26 @@
+r"""Foreign text, made fit to be shown: names and headers come from anybody, and a terminal obeys what it is sent.
+
+Escape sequences, control characters, line breaks, marks that turn the direction of writing, halves of surrogate pairs:
+what ``str.isprintable`` does not call printable is shown as Python would write it, such as ``\x1b``.
+"""
+
+LONGEST = 4000
+"""Characters of one line; the platform's reader of logs ends at lines of some 10,000 bytes."""
+
+
+def printable(text: str) -> str:
+    r"""The same text, with an escape such as ``\x1b`` for each character that is not printable, line breaks too."""
+    if text.isprintable():
+        return text
+    return "".join(each if each.isprintable() else each.encode("unicode_escape").decode("ascii") for each in text)
+
+
+def one_line(message: str) -> str:
+    """Fold any text into one printable line of bounded length; the platform shows only the last line of stderr."""
+    line = printable(" ".join(str(message).split()))
+    return line if len(line) <= LONGEST else f"{line[: LONGEST // 2]} … {line[3 - LONGEST // 2 :]}"
+
+
+def printable_lines(text: str) -> str:
+    """A text of several lines that is ours, such as a traceback, with each line made printable."""
+    return "\n".join(map(printable, text.split("\n")))

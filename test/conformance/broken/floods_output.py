@@ -1,0 +1,14 @@
+"""Leaves more files than anybody takes."""
+
+import honest
+
+write_map = honest.write_map
+
+
+def many(array, reference):
+    write_map(array, reference)
+    for number in range(5000):
+        (honest.OUTPUT / f"{number}.txt").touch()
+
+
+honest.write_map = many

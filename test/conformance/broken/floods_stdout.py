@@ -1,0 +1,7 @@
+"""Prints one line that is longer than anybody keeps."""
+
+import sys
+
+for _ in range(400):
+    sys.stdout.write("." * (1 << 20))
+print(flush=True)

@@ -1,0 +1,81 @@
+"""A disk that fills up, whatever is written at that moment: one line, exit code 3, and what has its name is whole.
+
+Each test mounts a small memory file system in a mount namespace of its own, which needs root or the right to make user
+namespaces.
+"""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from contract.integrity import require_whole
+from contract.volume import is_image
+from safety.world import CARD
+
+PROJECT = Path(__file__).resolve().parents[2]
+MOUNT = 'mount -t tmpfs -o size="$1" none "$2"'
+COHORT = ("--card", CARD, "--cases", "2", "--positive-fraction", "0.5", "--seed", "1")
+
+
+@pytest.fixture(scope="session")
+def namespace(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+    """A command that runs another one where it may mount."""
+    found = ""
+    for command in (["unshare", "--mount"], ["unshare", "--user", "--map-root-user", "--mount"]):
+        try:
+            trial = [*command, "sh", "-c", MOUNT, "sh", "4k", str(tmp_path_factory.mktemp("trial"))]
+            ended = subprocess.run(trial, capture_output=True, text=True, check=False)
+        except FileNotFoundError:
+            pytest.skip("there is no unshare here, with which to mount a small file system")
+        if ended.returncode == 0:
+            return command
+        found = ended.stderr
+    return pytest.skip(f"no mount namespace can be made here, with which to mount a small file system: {found.strip()}")
+
+
+COMMANDS = {
+    "phantom": lambda world: ("phantom", *COHORT),
+    "exec": lambda world: ("algorithm", "--input", world / "study", "--model", world / "model", "--no-mirroring"),
+    "candidates": lambda world: ("algorithm", "candidates", "--probability", world / "maps" / "ce"),
+    "baseline": lambda world: ("algorithm", "baseline", "--card", CARD, "--archive", world / "archive"),
+    "score": lambda world: ("evaluation", "score", "--predictions", world / "maps", "--truth", world / "archive"),
+}
+
+
+@pytest.mark.parametrize(("command", "size_kb"), [*((name, 8) for name in COMMANDS), ("phantom", 60), ("phantom", 200)])
+def test_a_full_disk_is_said_in_one_line_and_nothing_is_cut(
+    namespace: list[str], world: Path, tmp_path: Path, command: str, size_kb: int
+) -> None:
+    disk, copy = tmp_path / "disk", tmp_path / "copy"
+    disk.mkdir()
+    words = [sys.executable, "-m", *map(str, COMMANDS[command](world)), "--output", str(disk / "output")]
+    script = f'{MOUNT} || exit 99; disk=$2 copy=$3; shift 3; "$@"; code=$?; cp -a "$disk" "$copy"; exit $code'
+    ended = subprocess.run(
+        [*namespace, "sh", "-c", script, "sh", f"{size_kb}k", str(disk), str(copy), *words],
+        cwd=PROJECT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (ended.returncode, ended.stderr.count("\n")) == (3, 1), ended.stderr
+    assert "on the disk, found" in ended.stderr
+    assert not list(copy.rglob(".partial-*"))
+    for path in filter(is_image, copy.rglob("*")):
+        require_whole(path)
+
+
+def test_a_read_only_disk_is_refused_before_work(namespace: list[str], world: Path, tmp_path: Path) -> None:
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    script = 'mount -t tmpfs -o ro none "$1" || exit 99; shift; exec "$@"'
+    plan = ("evaluation", "plan", "--studies", "20", "--runs", "2", "--cases", "30")
+    train = ("training", "run", "--prepared", str(world / "prepared"), "--configuration", "ce", "--fold", "0")
+    train += ("--restart", "1", "--profile", str(world / "tiny.toml"), "--device", "cpu")
+    for words in (plan, train, ("training", "campaign", str(world / "campaign.toml"))):
+        call = [sys.executable, "-m", *words, "--output", str(disk / "output")]
+        command = [*namespace, "sh", "-c", script, "sh", str(disk), *call]
+        ended = subprocess.run(command, cwd=PROJECT, capture_output=True, text=True, check=False)
+        assert (ended.returncode, ended.stderr.count("\n")) == (3, 1), ended.stderr
+        assert "expected a folder that can be written to, found: Read-only file system" in ended.stderr

@@ -1,0 +1,308 @@
+"""Every command of every package × everything of the user's that may lie where it is told to write.
+
+A row says how a command is called, what it reads, and by which names it writes. The commands themselves come from the
+argument parsers: one without a row fails the first test.
+"""
+
+import argparse
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+import algorithm.__main__
+import evaluation.__main__
+import phantom.__main__
+import training.__main__
+from safety.world import CARD, everything, run
+
+PROJECT = Path(__file__).resolve().parents[2]
+
+Words = Sequence[object]
+
+
+@dataclass(frozen=True)
+class Row:
+    """One command that writes."""
+
+    words: Callable[[Path], Words]
+    """Package, command and options for a world, but for the output."""
+    inputs: tuple[str, ...]
+    """Folders of the world that it reads and that its output has to lie apart from."""
+    names: tuple[str, ...]
+    """Files that it writes into its output, with a slash folders; of a command that writes one file, none."""
+    suffix: str = ""
+    """Of the output, where that is a file."""
+    option: str = "--output"
+
+
+BASELINE = "baseline-minimum-adc"
+MAP = "images/cspca-detection-map"
+SCORES = ("metrics.json", "cases.csv", "lesions.csv", "source.json")
+RUN = ("weights.safetensors", "card.toml", "plans.json", "training.log", "work", "tensorboard", ".lock")
+PLAN = ("--studies", 20, "--runs", 2, "--cases", 30)
+
+
+def of_run(world: Path) -> Words:
+    return ("--configuration", "ce", "--fold", 0, "--restart", 1, "--profile", world / "tiny.toml", "--device", "cpu")
+
+
+ROWS: dict[tuple[str, str], Row] = {
+    ("phantom", ""): Row(
+        lambda world: ("phantom", "--card", CARD, "--cases", 2, "--positive-fraction", 0.5, "--seed", 3),
+        (),
+        ("archive.json", "marksheet.csv", "labels/10000_1000000.nii.gz", "10000/10000_1000000_adc.mha"),
+    ),
+    ("phantom", "sheet"): Row(
+        lambda world: ("phantom", "sheet", "--card", CARD, "--archive", world / "archive"), ("archive",), (), ".png"
+    ),
+    ("training", "prepare"): Row(
+        lambda world: ("training", "prepare", "--card", CARD, "--archive", world / "archive", "--folds", 2),
+        ("archive",),
+        ("splits.json", "card.toml", "sources.json", "prepare.log", "cases/10000_1000000.pkl"),
+    ),
+    ("training", "run"): Row(
+        lambda world: ("training", "run", "--prepared", world / "prepared", *of_run(world)), ("prepared",), RUN
+    ),
+    ("training", "campaign"): Row(
+        lambda world: ("training", "campaign", world / "campaign.toml"),
+        ("prepared",),
+        ("status.html", ".campaign.lock", "slurm", *(f"ce_fold0_restart1/{name}" for name in RUN)),
+    ),
+    ("training", "status"): Row(
+        lambda world: ("training", "status", world / "campaign.toml"), ("prepared",), ("status.html",)
+    ),
+    ("training", "sweep"): Row(
+        lambda world: ("training", "sweep", "--runs", world / "runs" / "retina-unet", "--device", "cpu"),
+        ("runs/retina-unet",),
+        (
+            "map_sweep.csv",
+            "map_sweep.json",
+            *(f"retina-unet_fold0_restart1/{name}" for name in ("predictions", "scores")),
+        ),
+    ),
+    ("training", "bundle"): Row(
+        lambda world: ("training", "bundle", "--runs", world / "runs" / "ce"), ("runs/ce",), (), ".tar.gz"
+    ),
+    ("training", "predict"): Row(
+        lambda world: ("training", "predict", "--run", world / "upstream", "--archive", world / "archive"),
+        ("upstream", "archive"),
+        ("predictions.json", "card.toml", "prediction.log", "nndetection", "10000_1000000/study.json"),
+    ),
+    ("algorithm", ""): Row(
+        lambda world: ("algorithm", "--input", world / "study", "--model", world / "model", "--no-mirroring"),
+        ("study", "model"),
+        (f"{MAP}/a.mha", "cspca-case-level-likelihood.json"),
+    ),
+    ("algorithm", "batch"): Row(
+        lambda world: ("algorithm", "batch", "--archive", world / "archive", "--model", world / "model"),
+        ("archive", "model"),
+        ("batch.json", "predictions.json", "source.json", "card.toml", "failures.json", "10000_1000000"),
+    ),
+    ("algorithm", "candidates"): Row(
+        lambda world: ("algorithm", "candidates", "--probability", world / "maps" / "ce"),
+        ("maps/ce",),
+        ("10000_1000000.mha", "10000_1000000.json", "source.json"),
+    ),
+    ("algorithm", "baseline"): Row(
+        lambda world: ("algorithm", "baseline", "--card", CARD, "--archive", world / "archive"),
+        ("archive",),
+        (
+            "baseline-minimum-adc/predictions.json",
+            f"baseline-minimum-adc/10000_1000000/output/{MAP}/10000_1000000.mha",
+            "baseline-minimum-adc",
+        ),
+    ),
+    ("evaluation", ""): Row(
+        lambda world: ("evaluation", "--input", world / "maps" / "ce", "--truth", world / "archive"),
+        ("maps/ce", "archive"),
+        ("metrics.json",),
+    ),
+    ("evaluation", "score"): Row(
+        lambda world: ("evaluation", "score", "--predictions", world / "maps", "--truth", world / "archive" / "labels"),
+        ("maps", "archive/labels"),
+        (*(f"ce/{name}" for name in SCORES), "focal/"),
+    ),
+    ("evaluation", "compare"): Row(
+        lambda world: ("evaluation", "compare", "--scores", world / "scores"),
+        ("scores",),
+        ("verdict.json", "report.html", "figures/roc.svg", "figures/", "tables/flips.csv"),
+    ),
+    ("evaluation", "plan"): Row(lambda world: ("evaluation", "plan", *PLAN), (), ("plan.json",)),
+}
+WITHOUT_OUTPUT = {("training", "verify")}
+SERVED = {("algorithm", "serve"), ("evaluation", "serve")}
+"""Write as the command without a name does, which test_serve shows."""
+IN_PLACE = {("evaluation", "index")}
+"""Writes into the truth: below."""
+
+
+def commands() -> Iterator[tuple[tuple[str, str], argparse.ArgumentParser]]:
+    yield ("phantom", ""), phantom.__main__._archive_parser()
+    yield ("phantom", "sheet"), phantom.__main__._sheet_parser()
+    for package, parser in (
+        ("algorithm", algorithm.__main__._parser()),
+        ("evaluation", evaluation.__main__._parser()),
+        ("training", training.__main__._parser()),
+    ):
+        if parser.get_default("command") is not None:
+            yield (package, ""), parser
+        (choices,) = [each.choices for each in parser._actions if isinstance(each, argparse._SubParsersAction)]
+        yield from (((package, name), each) for name, each in choices.items())
+
+
+def test_every_command_has_a_row() -> None:
+    known = {*ROWS, *WITHOUT_OUTPUT, *SERVED, *IN_PLACE}
+    assert {command for command, _ in commands()} == known
+    for command, parser in commands():
+        assert any(action.dest == "output" for action in parser._actions) == (command in {*ROWS, *SERVED}), command
+
+
+def cases() -> Iterator[object]:
+    for command, row in ROWS.items():
+        for name in row.names or [""]:
+            for what in ("file", "link") if name.endswith("/") else ("file", "folder", "link"):
+                yield pytest.param(row, what, name, id=f"{' '.join(command).strip()}-{what}-{name or 'itself'}")
+        around = ["around"] if row.inputs else []
+        around += ["read-only"] if command != ("training", "status") else []  # which shows what is planned there
+        for what in ("below a file", "nowhere", *around, "behind a link", "another's"):
+            yield pytest.param(row, what, "", id=f"{' '.join(command).strip()}-{what}")
+        for name in row.inputs:
+            for what in ("input", "in input", "dots"):
+                yield pytest.param(row, what, name, id=f"{' '.join(command).strip()}-{what}-{name}")
+
+
+def in_the_way(what: str, path: Path) -> None:
+    """Put something of the user's at a place."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if what == "file":
+        path.write_text("mine")
+    elif what == "folder":
+        path.mkdir()
+        (path / "mine.txt").write_text("mine")
+    else:
+        elsewhere = path.parent / "elsewhere"
+        elsewhere.mkdir(exist_ok=True)
+        (elsewhere / "mine.txt").write_text("mine")
+        path.symlink_to(elsewhere)
+
+
+@pytest.mark.parametrize(("row", "what", "name"), cases())
+def test_what_is_the_user_s_is_refused_in_one_line_and_stays(
+    row: Row, what: str, name: str, world: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch
+) -> None:
+    monkeypatch.setenv("PATH", f"{world / 'programs'}{os.pathsep}{os.environ['PATH']}")
+    output = tmp_path / "user" / f"output{row.suffix}"
+    output.parent.mkdir()
+    if what in ("file", "folder", "link"):
+        in_the_way(what, output / name if name else output)
+    elif what == "below a file":
+        (tmp_path / "user" / "file").write_text("mine")
+        output = tmp_path / "user" / "file" / f"output{row.suffix}"
+    elif what == "nowhere":
+        (tmp_path / "user" / "dangling").symlink_to(tmp_path / "gone")
+        output = tmp_path / "user" / "dangling" / f"x{row.suffix}"
+    elif what == "read-only":
+        output = Path("/proc/oncoduet") / f"x{row.suffix}"
+    elif what == "behind a link":
+        (tmp_path / "user" / "mine").mkdir()
+        (tmp_path / "user" / "link").symlink_to(tmp_path / "user" / "mine")
+        output = tmp_path / "user" / "link" / (f"x{row.suffix}" if row.suffix else "")
+        in_the_way("file", output / row.names[0] if row.names else output)
+    elif what == "another's":
+        made = "archive" if row.names[:1] != ("archive.json",) else "prepared"
+        shutil.copytree(world / made, tmp_path / "user" / "other")
+        output = tmp_path / "user" / "other" / f"{'x' if row.suffix else ''}{row.suffix}"
+    elif what == "around":
+        output = (world / row.inputs[0]).parent if not row.suffix else world / row.inputs[0] / f"x{row.suffix}"
+    elif what == "input":
+        output = world / name / f"x{row.suffix}" if row.suffix else world / name
+    elif what == "in input":
+        output = world / name / "new" / f"x{row.suffix}"
+    elif what == "dots":
+        (tmp_path / "link").symlink_to(world / name)
+        output = tmp_path / "link" / ".." / Path(name).name / f"x{row.suffix}"
+    before = everything(tmp_path), everything(world)
+    capsys.readouterr()
+    status = run(*row.words(world), row.option, output)
+    said = capsys.readouterr().err
+    assert (everything(tmp_path), everything(world)) == before
+    assert (status, said.count("\n")) == (3, 1), said
+    assert "expected" in said
+
+
+@pytest.mark.parametrize("what", ["file", "folder", "link"])
+def test_the_index_of_a_truth_takes_the_place_of_nothing_else(
+    what: str, world: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    truth = Path(shutil.copytree(world / "archive" / "labels", tmp_path / "truth"))
+    (truth / "truth-index.zip").unlink(missing_ok=True)
+    in_the_way(what, truth / "truth-index.zip")
+    before = everything(tmp_path)
+    capsys.readouterr()
+    assert run("evaluation", "index", "--truth", truth) == 3
+    assert "truth-index.zip: expected an index or nothing, found something else" in capsys.readouterr().err
+    assert everything(tmp_path) == before
+    scoring = ("score", "--predictions", world / "maps", "--truth", truth, "--output", tmp_path / "scores")
+    assert run("evaluation", *scoring) == 0  # which needs none
+    assert before.items() <= everything(tmp_path).items()
+
+
+def test_frozen_baselines_leave_what_lies_beside_them(world: Path, tmp_path: Path) -> None:
+    truth = Path(shutil.copytree(world / "archive" / "labels", tmp_path / "truth"))
+    in_the_way("file", truth / "baselines" / "ce_fold0_restart1" / "notes.txt")
+    index = ("index", "--truth", truth, "--baseline", world / "scores" / "ce")
+    assert [run("evaluation", *index), run("evaluation", *index)] == [0, 0]
+    assert (truth / "baselines" / "ce_fold0_restart1" / "notes.txt").read_text() == "mine"
+    (truth / "baselines" / "ce_fold0_restart1" / "cases.csv").write_text("mine")
+    assert run("evaluation", *index) == 3
+    assert (truth / "baselines" / "ce_fold0_restart1" / "cases.csv").read_text() == "mine"
+
+
+AGAIN = [("phantom", ""), ("algorithm", "candidates"), ("algorithm", "baseline"), ("evaluation", "score")]
+AGAIN += [("evaluation", "compare"), ("evaluation", "plan"), ("phantom", "sheet"), ("training", "bundle")]
+
+
+@pytest.mark.parametrize("command", AGAIN, ids=" ".join)
+def test_a_second_call_replaces_what_the_first_one_wrote_and_nothing_beside_it(
+    command: tuple[str, str], world: Path, tmp_path: Path
+) -> None:
+    row = ROWS[command]
+    output = tmp_path / "user" / f"output{row.suffix}"
+    in_the_way("file", tmp_path / "user" / "mine.txt")
+    words = list(row.words(world))
+    if command == ("phantom", "sheet"):
+        words[words.index("--archive") + 1] = _archive_with_every_kind(tmp_path)
+    assert run(*words, row.option, output) == 0
+    made = everything(tmp_path / "user")
+    for folder in [path for path in (tmp_path / "user").rglob("*") if path.is_dir()]:
+        (folder / "notes.txt").write_text("mine")
+    assert run(*words, row.option, output) == 0
+    after = everything(tmp_path / "user")
+    assert set(after) >= set(made)
+    assert all(path.read_text() == "mine" for path in (tmp_path / "user").rglob("notes.txt"))
+
+
+def _archive_with_every_kind(tmp_path: Path) -> Path:
+    cohort = ("--card", CARD, "--cases", 24, "--positive-fraction", 0.5, "--seed", 2)
+    assert run("phantom", *cohort, "--output", tmp_path / "cohort") == 0
+    return tmp_path / "cohort"
+
+
+def test_two_processes_with_one_output_end_with_one_of_both_results_and_never_with_a_mixture(
+    world: Path, tmp_path: Path
+) -> None:
+    score = ("-m", "evaluation", "score", "--predictions", world / "maps", "--truth", world / "archive" / "labels")
+    words = [sys.executable, *map(str, score), "--output", str(tmp_path / "scores")]
+    both = [subprocess.Popen(words, cwd=PROJECT, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL) for _ in range(2)]
+    said = [process.communicate()[1].decode() for process in both]
+    for process, text in zip(both, said, strict=True):
+        assert (process.returncode, text.count("\n")) in ((0, 0), (3, 1)), text
+    assert 0 in [process.returncode for process in both]
+    assert run("evaluation", "compare", "--scores", tmp_path / "scores", "--output", tmp_path / "compared") == 0
+    assert not list(tmp_path.rglob(".partial-*"))

@@ -1,0 +1,175 @@
+"""A small world as a user makes it, command by command: archives, a dataset, runs, a bundle, predictions, scores."""
+
+import hashlib
+import json
+import logging
+import tarfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import algorithm.__main__
+import evaluation.__main__
+import phantom.__main__
+import training.__main__
+from contract.files import sha256_file
+from contract.records import RunRecord, read_record, write_record
+from contract.volume import Volume, read_volume, write_volume
+from training.nndetection.model import NEEDED, UpstreamRecord
+
+MAINS = {
+    "algorithm": algorithm.__main__.main,
+    "evaluation": evaluation.__main__.main,
+    "phantom": phantom.__main__.main,
+    "training": training.__main__.main,
+}
+CARD = "cspca-picai"
+
+PROFILE = """
+schema_version = 1
+name = "tiny"
+title = "For tests"
+epochs = 1
+iterations_per_epoch = 1
+validation_iterations_per_epoch = 1
+learning_rate = 0.01
+momentum = 0.9
+weight_decay = 3e-5
+foreground_oversampling = 0.5
+checkpoint = "final"
+checkpoint_every_epochs = 1
+threads = 1
+
+[plan]
+batch_size = 2
+patch_size_zyx = [8, 16, 16]
+convolutions_per_stage_encoder = 1
+convolutions_per_stage_decoder = 1
+stages = [
+  { features = 4, kernel_size_zyx = [1, 3, 3], stride_zyx = [1, 1, 1] },
+  { features = 8, kernel_size_zyx = [3, 3, 3], stride_zyx = [1, 2, 2] },
+  { features = 8, kernel_size_zyx = [3, 3, 3], stride_zyx = [2, 2, 2] },
+]
+"""
+
+Run = Callable[..., int]
+
+
+def run(package: str, *words: object) -> int:
+    """One command in this process; its exit code."""
+    return MAINS[package]([str(word) for word in words])
+
+
+def everything(folder: Path) -> dict[str, str]:
+    """Every file and link below a folder, with a hash of its bytes or where it leads; folders with nothing."""
+    found = {}
+    for path in sorted(folder.rglob("*")):
+        name = path.relative_to(folder).as_posix()
+        if path.is_symlink():
+            found[name] = f"-> {path.readlink()}"
+        else:
+            found[name] = hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else ""
+    return found
+
+
+@pytest.fixture(autouse=True)
+def _logging_as_before() -> Iterator[None]:
+    """``main`` sets up logging for a process of its own."""
+    root = logging.getLogger()
+    handlers, level = root.handlers[:], root.level
+    yield
+    logging.captureWarnings(False)
+    root.handlers[:] = handlers
+    root.setLevel(level)
+
+
+@pytest.fixture(scope="session")
+def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Everything that a command may be given, made once; no test changes it."""
+    world = tmp_path_factory.mktemp("world")
+    programs = world / "programs"
+    programs.mkdir()
+    (programs / "nndet_predict").write_text("#!/bin/sh\nexit 1\n")
+    (programs / "nndet_predict").chmod(0o755)
+    (world / "tiny.toml").write_text(PROFILE)
+    (world / "archive").mkdir()
+    cohort = ("--card", CARD, "--cases", 4, "--positive-fraction", 0.5, "--seed", 1)
+    made = [run("phantom", *cohort, "--output", world / "archive")]
+    made += [
+        run(
+            "training",
+            "prepare",
+            "--card",
+            CARD,
+            "--archive",
+            world / "archive",
+            "--output",
+            world / "prepared",
+            "--folds",
+            2,
+        )
+    ]
+    key = ("--prepared", world / "prepared", "--fold", 0, "--restart", 1, "--profile", world / "tiny.toml")
+    for name in ("ce", "retina-unet"):
+        words = ("--configuration", name, *key, "--device", "cpu", "--output", world / "runs" / name)
+        made.append(run("training", "run", *words))
+    made.append(run("training", "bundle", "--runs", world / "runs" / "ce", "--output", world / "model.tar.gz"))
+    with tarfile.open(world / "model.tar.gz") as archive:
+        archive.extractall(world / "model", filter="data")
+    _write_upstream_run(world / "runs" / "ce", world / "upstream")
+    _write_study(world / "archive", world / "study")
+    truth = world / "archive" / "labels"
+    for number, name in enumerate(("ce", "focal")):
+        _write_maps(truth, world / "maps" / name, seed=number, configuration=name, runs=world / "runs")
+    made.append(
+        run("evaluation", "score", "--predictions", world / "maps", "--truth", truth, "--output", world / "scores")
+    )
+    (world / "campaign.toml").write_text(
+        f'schema_version = 1\nprepared = "prepared"\noutput = "campaign"\nprofile = "{world}/tiny.toml"\n'
+        'configurations = ["ce"]\nfolds = [0]\nrestarts = [1]\n'
+    )
+    assert made == [0] * len(made)
+    return world
+
+
+def _write_study(archive: Path, study: Path) -> None:
+    """One study as the platform mounts it."""
+    for channel, slug in (("t2w", "t2"), ("adc", "adc"), ("hbv", "hbv")):
+        folder = study / "images" / f"transverse-{slug}-prostate-mri"
+        folder.mkdir(parents=True)
+        (image,) = archive.glob(f"10000/*_{channel}.mha")
+        (folder / "a.mha").write_bytes(image.read_bytes())
+
+
+def _write_maps(truth: Path, folder: Path, *, seed: int, configuration: str, runs: Path) -> None:
+    """Detection maps of some run on the label maps' grids, and whose they are."""
+    chance = np.random.default_rng(seed)
+    for path in sorted(truth.glob("*.nii.gz")):
+        label = read_volume(path)
+        found = np.where(label.array > 0, chance.uniform(), 0).astype(np.float32)
+        found[0, :2, :2] = chance.uniform()
+        write_volume(folder / path.name.replace(".nii.gz", ".mha"), Volume(found, label.grid))
+    record = read_record(runs / "ce" / "run.json", RunRecord)
+    source = {
+        **{"schema_version": 1, "written_by": record.written_by.model_dump(), "parents": {}, "card": record.key.card},
+        **{"card_sha256": record.key.card_sha256, "configuration": configuration, "fold": 0, "restart": 1},
+        **{"profile": "tiny", "runs": [str(seed) * 64], "bundle_sha256": None, "data_licence": "CC0-1.0"},
+    }
+    (folder / "source.json").write_text(json.dumps(source))
+
+
+def _write_upstream_run(of: Path, folder: Path) -> None:
+    """A finished run of nnDetection, as far as its prediction looks before it begins."""
+    record = read_record(of / "run.json", RunRecord)
+    key = record.key.model_copy(update={"configuration": "nndet"})
+    (folder / "nndetection").mkdir(parents=True)
+    for name in NEEDED:
+        (folder / "nndetection" / name).write_text(name)
+    files = {name: sha256_file(folder / "nndetection" / name) for name in NEEDED}
+    about = UpstreamRecord(key=key, reported_commit=None, reported_torch=None, task="Task001", programs={}, files=files)
+    write_record(folder / "nndetection.json", about)
+    parents = {**record.parents, "nndetection": sha256_file(folder / "nndetection.json")}
+    write_record(folder / "run.json", record.model_copy(update={"key": key, "parents": parents}))
+    (folder / "card.toml").write_bytes((of / "card.toml").read_bytes())

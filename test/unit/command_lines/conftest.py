@@ -1,0 +1,142 @@
+"""One small world for all commands: an archive of phantoms, and what the commands themselves make of it."""
+
+import json
+import logging
+import shutil
+import tarfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from algorithm.__main__ import main as algorithm
+from contract.cards import load_card
+from contract.volume import read_volume, write_volume
+from evaluation.__main__ import main as evaluation
+from phantom.__main__ import main as phantom
+from training.__main__ import main as training
+
+CARD = "cspca-picai"
+
+PROFILE = """
+schema_version = 1
+name = "tiny"
+title = "For tests"
+epochs = 1
+iterations_per_epoch = 1
+validation_iterations_per_epoch = 1
+learning_rate = 0.01
+momentum = 0.9
+weight_decay = 3e-5
+foreground_oversampling = 0.5
+checkpoint = "final"
+checkpoint_every_epochs = 1
+threads = 1
+
+[plan]
+batch_size = 2
+patch_size_zyx = [8, 16, 16]
+convolutions_per_stage_encoder = 1
+convolutions_per_stage_decoder = 1
+stages = [
+  { features = 4, kernel_size_zyx = [1, 3, 3], stride_zyx = [1, 1, 1] },
+  { features = 8, kernel_size_zyx = [3, 3, 3], stride_zyx = [1, 2, 2] },
+  { features = 8, kernel_size_zyx = [3, 3, 3], stride_zyx = [2, 2, 2] },
+]
+"""
+
+CAMPAIGN = """
+schema_version = 1
+prepared = "prepared"
+output = "runs"
+profile = "tiny.toml"
+configurations = ["ce"]
+folds = [0]
+restarts = [1, 2]
+"""
+
+ANALYSIS = """
+schema_version = 1
+name = "ce against fl"
+
+comparisons = [["ce", "fl"]]
+metrics = ["auroc"]
+replicates = 100
+swaps = 100
+subgroups = ["centre"]
+looks = [2]
+"""
+
+
+@pytest.fixture(autouse=True)
+def logging_as_before() -> Iterator[None]:
+    """``main`` sets up logging for a process of its own."""
+    handlers, level = logging.root.handlers[:], logging.root.level
+    yield
+    logging.captureWarnings(False)
+    logging.root.handlers[:] = handlers
+    logging.root.setLevel(level)
+
+
+@pytest.fixture(scope="session")
+def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folders and files by the names that the rows of commands use; nothing in it is ever changed."""
+    root = tmp_path_factory.mktemp("world")
+    archive = root / "archive"
+    made = ["--positive-fraction", "1/2", "--seed", "1", "--output", archive]
+    _succeed(phantom, "--card", CARD, "--cases", 4, *made)
+    (root / "tiny.toml").write_text(PROFILE)
+    (root / "campaign.toml").write_text(CAMPAIGN)
+    (root / "analysis.toml").write_text(ANALYSIS)
+    shutil.copy(Path("contract/cards") / f"{CARD}.toml", root / "card.toml")
+    _succeed(training, "prepare", "--card", CARD, "--archive", archive, "--output", root / "prepared", "--folds", 2)
+    for restart in (1, 2):
+        run = ["--prepared", root / "prepared", "--configuration", "ce", "--fold", 0, "--restart", restart]
+        output = root / "runs" / f"ce_fold0_restart{restart}"
+        _succeed(training, "run", *run, "--profile", root / "tiny.toml", "--output", output, "--device", "cpu")
+    _succeed(training, "bundle", "--runs", root / "runs", "--output", root / "model.tar.gz")
+    with tarfile.open(root / "model.tar.gz") as tar:
+        tar.extractall(root / "model", filter="data")
+    batch = ["batch", "--archive", archive, "--model", root / "model", "--no-mirroring", "--threads", 1]
+    _succeed(algorithm, *batch, "--members", "each", "--output", root / "predictions")
+    truth = root / "truth"
+    shutil.copytree(archive / "labels", truth)
+    shutil.copy(root / "card.toml", truth)
+    _succeed(evaluation, "score", "--predictions", root / "predictions", "--truth", truth, "--output", root / "scores")
+    _others(root)
+    (root / "input").mkdir()
+    shutil.copytree(root / "predictions" / "ce_fold0_restart1", root / "submission")
+    _lay_out_study(root)
+    probability = root / "probability"
+    for path in sorted((root / "submission").glob("*/output/images/*/*.mha")):
+        write_volume(probability / path.name, read_volume(path))
+    return root
+
+
+def _others(root: Path) -> None:
+    """A second configuration's scores: those of the first under another name."""
+    shutil.copytree(root / "scores", root / "scores-of-fl")
+    for source in (root / "scores-of-fl").rglob("source.json"):
+        record = json.loads(source.read_text())
+        source.write_text(json.dumps({**record, "configuration": "fl"}))
+    rows = ["patient_id,study_id,centre"]
+    for label in sorted((root / "truth").glob("*.nii.gz")):
+        patient, study = label.name.removesuffix(".nii.gz").split("_")
+        rows.append(f"{patient},{study},A")
+    (root / "marksheet.csv").write_text("\n".join(rows) + "\n")
+
+
+def _lay_out_study(root: Path) -> None:
+    """``/input`` of one study, as the platform has it."""
+    card = load_card(CARD)
+    patient = sorted(path for path in (root / "archive").iterdir() if path.name.isdigit())[0]
+    for channel in card.channels:
+        folder = root / "input" / channel.socket.relative_path
+        folder.mkdir(parents=True)
+        image = next(patient.glob(f"*_{channel.name}.mha"))
+        shutil.copy(image, folder / "image.mha")
+
+
+def _succeed(main, *arguments: object) -> None:
+    words = [str(each) for each in arguments]
+    assert main(words) == 0, words

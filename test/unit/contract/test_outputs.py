@@ -1,0 +1,217 @@
+"""What a command may write where: only what is ours is replaced, and all else is said before work begins."""
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+
+import pytest
+
+from contract.errors import OncoduetError
+from contract.outputs import MANIFEST, Output, require_apart, require_folder
+
+PROJECT = Path(__file__).resolve().parents[3]
+FILES = ("record.json", "figures/roc.svg", "figures/pr.svg")
+
+
+def output(folder: Path, **changes: object) -> Output:
+    return Output(folder, **{"command": "draw", "files": FILES, "record": "record.json", **changes})  # type: ignore[arg-type]
+
+
+def fill(place: Output, contents: Mapping[str, str]) -> None:
+    with place.staged() as stage:
+        for name, text in contents.items():
+            (stage / name).parent.mkdir(exist_ok=True)
+            (stage / name).write_text(text)
+
+
+def found(folder: Path) -> dict[str, str]:
+    """Every file but the list of what was written, with its text."""
+    paths = [path for path in folder.rglob("*") if path.is_file() and path.name != MANIFEST]
+    return {path.relative_to(folder).as_posix(): path.read_text() for path in sorted(paths)}
+
+
+def test_a_folder_s_contents_appear_together(tmp_path: Path) -> None:
+    folder = tmp_path / "deep" / "out"
+    with output(folder).staged() as stage:
+        (stage / "figures").mkdir()
+        (stage / "figures" / "roc.svg").write_text("curve")
+        (stage / "record.json").write_text("0.5")
+        assert found(folder).keys() == {f"{stage.name}/figures/roc.svg", f"{stage.name}/record.json"}
+    assert found(folder) == {"figures/roc.svg": "curve", "record.json": "0.5"}
+
+
+def test_a_failure_leaves_everything_as_it_was(tmp_path: Path) -> None:
+    with pytest.raises(RuntimeError, match="midway"), output(tmp_path / "out").staged():
+        raise RuntimeError("midway")
+    assert not (tmp_path / "out").exists()
+    fill(output(tmp_path), {"record.json": "old"})
+    with pytest.raises(RuntimeError, match="midway"), output(tmp_path).staged() as stage:
+        (stage / "record.json").write_text("new")
+        raise RuntimeError("midway")
+    assert found(tmp_path) == {"record.json": "old"}
+
+
+def test_our_own_files_are_replaced_and_those_that_are_no_longer_made_go(tmp_path: Path) -> None:
+    fill(output(tmp_path), {"record.json": "old", "figures/roc.svg": "old", "figures/pr.svg": "old"})
+    inode = tmp_path.stat().st_ino
+    fill(output(tmp_path), {"record.json": "new", "figures/roc.svg": "new"})
+    assert found(tmp_path) == {"record.json": "new", "figures/roc.svg": "new"}
+    assert tmp_path.stat().st_ino == inode
+
+
+def test_files_of_the_user_beside_ours_stay(tmp_path: Path) -> None:
+    (tmp_path / "figures").mkdir()
+    (tmp_path / "figures" / "mine.svg").write_text("mine")
+    (tmp_path / "notes.txt").write_text("mine")
+    fill(output(tmp_path), {"record.json": "1", "figures/roc.svg": "1"})
+    fill(output(tmp_path), {"record.json": "2"})
+    assert found(tmp_path) == {"figures/mine.svg": "mine", "notes.txt": "mine", "record.json": "2"}
+
+
+def link_elsewhere(path: Path) -> None:
+    (path.parent / "elsewhere").mkdir()
+    path.symlink_to(path.parent / "elsewhere")
+
+
+@pytest.mark.parametrize(
+    ("name", "make", "message"),
+    [
+        (
+            "record.json",
+            lambda path: path.write_text("mine"),
+            "expected nothing or what draw wrote there, found",
+        ),
+        (
+            "record.json",
+            lambda path: path.mkdir(),
+            "expected nothing or what draw wrote there, found (a folder|something)",
+        ),
+        ("record.json", link_elsewhere, "expected no link in an output folder, found one"),
+        ("figures", link_elsewhere, "expected no link in an output folder, found one"),
+        ("figures", lambda path: path.write_text("mine"), "expected a folder or nothing, found a file"),
+        (
+            "record.json",
+            os.mkfifo,
+            "expected nothing or what draw wrote there, found (a folder|something)",
+        ),
+        (MANIFEST, lambda path: path.mkdir(), "expected the list of what was written here, found no plain file"),
+        ("run.json", lambda path: path.write_text("{}"), "expected a folder for the results of draw, found run.json"),
+        ("out", lambda path: path.write_text("mine"), "expected a folder that can be written to, found: .* is none"),
+    ],
+)
+def test_what_stands_in_the_way_is_refused_before_work(tmp_path: Path, name, make, message: str) -> None:
+    make(tmp_path / name)
+    folder = tmp_path / "out" / "below" if name == "out" else tmp_path
+    before = sorted(tmp_path.rglob("*"))
+    with pytest.raises(OncoduetError, match=message), output(folder).staged():
+        pytest.fail("work began")
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_a_file_of_ours_that_was_edited_is_the_user_s(tmp_path: Path) -> None:
+    fill(output(tmp_path), {"record.json": "1", "figures/roc.svg": "ours"})
+    (tmp_path / "figures" / "roc.svg").write_text("prettier")
+    with pytest.raises(OncoduetError, match=r"roc.svg: expected the file as draw wrote it, found it changed since"):
+        fill(output(tmp_path), {"record.json": "2", "figures/roc.svg": "ours"})
+    assert found(tmp_path) == {"record.json": "1", "figures/roc.svg": "prettier"}
+
+
+def test_results_of_something_else_are_not_replaced(tmp_path: Path) -> None:
+    fill(output(tmp_path, identity={"run": "ce"}), {"record.json": "1"})
+    with pytest.raises(OncoduetError, match=r"expected results of run focal or none, found some of run ce;"):
+        output(tmp_path, identity={"run": "focal"}).check()
+    output(tmp_path, identity={"run": "ce"}).check()
+    with pytest.raises(OncoduetError, match=r"record.json: expected nothing or what paint wrote there"):
+        output(tmp_path, command="paint").check()
+
+
+def test_what_nobody_announced_is_a_bug(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"draw: more.txt was written, which nobody had asked for"):
+        fill(output(tmp_path), {"more.txt": "x"})
+    assert found(tmp_path) == {}
+
+
+def test_a_file_that_appears_during_the_work_is_not_replaced(tmp_path: Path) -> None:
+    with pytest.raises(OncoduetError, match=r"pr.svg: expected nothing"), output(tmp_path).staged() as stage:
+        (stage / "record.json").write_text("1")
+        (tmp_path / "figures").mkdir()
+        (tmp_path / "figures" / "pr.svg").write_text("mine")
+    assert found(tmp_path) == {"figures/pr.svg": "mine"}
+
+
+def test_on_the_platform_nothing_lies_beside_the_outputs_and_a_server_replaces_its_own_answer(tmp_path: Path) -> None:
+    place = output(tmp_path, on_platform=True)
+    fill(place, {"record.json": "1", "figures/roc.svg": "1"})
+    fill(place, {"record.json": "2"})
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["record.json"]
+    for path in tmp_path.iterdir():  # the platform takes the answer away
+        path.unlink()
+    fill(place, {"record.json": "3"})
+    (tmp_path / "record.json").write_text("mine")
+    with pytest.raises(OncoduetError, match="found it changed since"):
+        fill(place, {"record.json": "4"})
+
+
+KILL = """
+import os, signal, sys
+from pathlib import Path
+from contract.outputs import Output
+moved = 0
+old = Path.replace
+def replace(self, target):
+    global moved
+    found = old(self, target)
+    moved += 1
+    if moved == int(sys.argv[2]):
+        os.kill(os.getpid(), signal.SIGKILL)
+    return found
+Path.replace = replace
+with Output(Path(sys.argv[1]), "draw", sys.argv[3:], record="record.json").staged() as stage:
+    for name in sys.argv[3:]:
+        (stage / name).parent.mkdir(exist_ok=True)
+        (stage / name).write_text("new")
+"""
+
+
+@pytest.mark.parametrize("moves", range(1, 6))
+def test_a_kill_between_any_two_moves_leaves_no_mix_under_a_record(tmp_path: Path, moves: int) -> None:
+    old, new = dict.fromkeys(FILES, "old"), dict.fromkeys(FILES, "new")
+    fill(output(tmp_path), old)
+    words = [sys.executable, "-c", KILL, str(tmp_path), str(moves), *FILES]
+    assert subprocess.run(words, cwd=PROJECT, check=False).returncode == -signal.SIGKILL
+    visible = {name: text for name, text in found(tmp_path).items() if not name.startswith(".partial-")}
+    assert visible in (old, new) or "record.json" not in visible
+    fill(output(tmp_path), new)  # and the next call knows all of it as ours
+    assert found(tmp_path) == new
+    assert not list(tmp_path.glob(".partial-*"))
+
+
+@pytest.mark.parametrize("how", ["the same", "below", "around", "link", "dots", "hard"])
+def test_an_output_that_is_an_input_or_inside_one_or_around_it_is_refused(tmp_path: Path, how: str) -> None:
+    archive = tmp_path / "archive"
+    (archive / "p0").mkdir(parents=True)
+    (tmp_path / "link").symlink_to(archive)
+    spelt = {
+        "the same": archive,
+        "below": archive / "new" / "out",
+        "around": tmp_path,
+        "link": tmp_path / "link" / "new",
+        "dots": archive / "p0" / ".." / "new",
+        "hard": tmp_path / "elsewhere" / ".." / "archive",
+    }[how]
+    with pytest.raises(OncoduetError, match=r"expected an output folder of its own, found the archive"):
+        require_apart(spelt, archive=archive, model=None)
+    require_apart(tmp_path / "archive2", archive=archive)
+
+
+def test_a_folder_that_cannot_be_made_is_refused_whoever_runs_us(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("x")
+    (tmp_path / "dangling").symlink_to(tmp_path / "gone")
+    for folder in (tmp_path / "file", tmp_path / "file" / "x", tmp_path / "dangling", Path("/proc/1/x")):
+        with pytest.raises(OncoduetError, match=r"expected a folder that can be written to, found: ") as refused:
+            Output(folder, "draw", FILES).check()
+        assert "\n" not in str(refused.value)
+    require_folder(tmp_path / "new" / "deep")

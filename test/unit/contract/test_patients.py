@@ -1,0 +1,61 @@
+"""Who the patient of a case is."""
+
+import pytest
+
+from contract.errors import OncoduetError
+from contract.patients import patients_by_case, read_patients, said_patients
+
+
+@pytest.mark.parametrize(
+    ("case_ids", "patients"),
+    [
+        (["10_1", "10_2", "11_1"], ["10", "10", "11"]),  # PI-CAI
+        (["100001_00001", "100002_00001"], ["100001", "100002"]),  # PANORAMA
+        (["ProstateX-0000", "ProstateX-0001"], ["ProstateX-0000", "ProstateX-0001"]),
+        (["msd001_0", "msd002_0"], ["msd001", "msd002"]),
+        (["10_1", "10_2", "pancreas_001"], ["10", "10", "pancreas"]),
+    ],
+)
+def test_ids_that_tell_the_patient(case_ids, patients):
+    assert list(patients_by_case(case_ids, source="truth").values()) == patients
+
+
+@pytest.mark.parametrize(
+    "case_ids",
+    [
+        ["pancreas_001", "pancreas_002"],
+        ["case_0001", "case_0002", "10_1"],
+        ["ProstateX_0001_1", "ProstateX_0002_1"],
+        ["10_1", "10_1b"],
+    ],
+)
+def test_ids_that_leave_it_open_are_asked_about(case_ids):
+    with pytest.raises(OncoduetError, match=r"truth: expected ids that tell the patient, found .*--patients by-case"):
+        patients_by_case(case_ids, source="truth")
+
+
+def test_what_the_user_says_decides():
+    case_ids = ["pancreas_001", "pancreas_002", "10_1", "10_2"]
+
+    assert set(patients_by_case(case_ids, rule="by-case", source="truth").values()) == set(case_ids)
+    assert set(patients_by_case(case_ids, rule="by-prefix", source="truth").values()) == {"pancreas", "10"}
+    given = {"pancreas_001": "a", "pancreas_002": "a"}
+    assert patients_by_case(case_ids, given=given, source="truth") == given | {"10_1": "10", "10_2": "10"}
+
+
+def test_patients_come_from_a_table_or_a_rule(tmp_path):
+    path = tmp_path / "patients.csv"
+    path.write_text("case_id,patient_id\npancreas_001,a\npancreas_002,a\n")
+
+    assert said_patients(str(path)) == ({"pancreas_001": "a", "pancreas_002": "a"}, None)
+    assert said_patients("by-case") == ({}, "by-case")
+
+
+def test_a_case_of_two_patients_or_of_none_is_refused(tmp_path):
+    path = tmp_path / "patients.csv"
+    path.write_text("case_id,patient_id\nx_1,a\nx_1,b\n")
+    with pytest.raises(OncoduetError, match=r"patients.csv: line 3: expected the patient_id of x_1 as on line 2"):
+        read_patients(path)
+    path.write_text("case_id,patient_id\nx_1,\n")
+    with pytest.raises(OncoduetError, match=r"expected a case and its patient on every line, found 'x_1', ''"):
+        read_patients(path)

@@ -1,0 +1,81 @@
+"""Tables as spreadsheets write them."""
+
+from pathlib import Path
+
+import pytest
+
+from contract.errors import OncoduetError
+from contract.tables import read_table
+
+COLUMNS = ("patient_id", "study_id", "psa")
+
+
+def written(folder: Path, text: str | bytes) -> Path:
+    path = folder / "marksheet.csv"
+    path.write_bytes(text if isinstance(text, bytes) else text.encode())
+    return path
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "patient_id,study_id,psa\n10,1,7.5\n",
+        "\ufeffpatient_id,study_id,psa\r\n10,1,7.5\r\n",
+        "patient_id;study_id;psa\n10;1;7,5\n",
+        "patient_id\tstudy_id\tpsa\n10\t1\t7.5\n",
+        ' patient_id , "study_id",psa\n 10 ,1, 7.5 \n\n',
+        "patient_id,study_id,psa,other\n10,1,7.5,x\n",
+    ],
+)
+def test_a_table_is_read_as_it_is_meant(tmp_path, text):
+    table = read_table(written(tmp_path, text), COLUMNS)
+
+    (row,) = table.rows
+    assert (row["patient_id"], row["study_id"], table.number(row["psa"])) == ("10", "1", 7.5)
+
+
+@pytest.mark.parametrize("cell", ["", "NA", "n/a", "nan", "NULL", "?", " - "])
+def test_what_nobody_knows_is_empty(tmp_path, cell):
+    table = read_table(written(tmp_path, f"patient_id,study_id,psa\n10,1,{cell}\n"), COLUMNS)
+
+    assert table.rows[0]["psa"] == ""
+    assert table.number("") is None
+
+
+@pytest.mark.parametrize("cell", ["1_000", "inf", "1e999", "seven", "1,99"])
+def test_what_is_no_number_is_none(tmp_path, cell):
+    assert read_table(written(tmp_path, "patient_id,study_id,psa\n1,1,1\n"), COLUMNS).number(cell) is None
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("patient_id,psa\n10,1\n", "expected the column study_id, found patient_id, psa"),
+        ("patient_id,study_id,psa,psa\n10,1,2,3\n", "expected each column once, found 'psa' 2 times"),
+        ("patient_id,study_id,psa\n10,1\n", "line 2: expected 3 values, found 2"),
+        ("patient_id,study_id,psa\n", "expected rows below the names of the columns, found none"),
+        ("", "found an empty file"),
+        ("patient_id,study_id,psa\n".encode("utf-16"), "expected a table as CSV in UTF-8"),
+        ('patient_id,study_id,psa\n"10,1,2\n', "expected a table as CSV in UTF-8"),
+    ],
+)
+def test_what_leaves_the_meaning_open_is_refused(tmp_path, text, message):
+    with pytest.raises(OncoduetError, match=r"marksheet\.csv") as raised:
+        read_table(written(tmp_path, text), COLUMNS)
+
+    assert message in str(raised.value)
+
+
+def test_a_missing_table_is_named(tmp_path):
+    with pytest.raises(
+        OncoduetError, match="expected a table with the columns patient_id, study_id, psa, found no file"
+    ):
+        read_table(tmp_path / "marksheet.csv", COLUMNS)
+
+
+def test_rows_that_contradict_each_other_are_refused_with_their_lines(tmp_path):
+    table = read_table(written(tmp_path, "patient_id,study_id,psa\n10,1,2\n10,1,2\n10,1,3\n"), COLUMNS)
+
+    assert len(table.by_key(("patient_id", "study_id"), ())) == 1
+    with pytest.raises(OncoduetError, match=r"line 4: expected the psa of 10_1 as on line 2 \('2'\), found '3'"):
+        table.by_key(("patient_id", "study_id"), ("psa",))

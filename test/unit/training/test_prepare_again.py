@@ -1,0 +1,120 @@
+"""``prepare`` where a dataset lies already: one step for readers, and none goes unless its owner says so."""
+
+import json
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from contract.errors import OncoduetError
+from contract.files import read_json, write_json
+from training.prepared import load_prepared
+
+PROJECT = Path(__file__).resolve().parents[3]
+
+
+@pytest.fixture
+def dataset(prepared_folder, tmp_path) -> Path:
+    """A copy of a prepared dataset; its archive lies where it lay."""
+    return Path(shutil.copytree(prepared_folder, tmp_path / "prepared"))
+
+
+@pytest.fixture
+def prepare(outcome, prepared_folder, dataset):
+    def call(*more: object, archive: Path | None = None, folds: int = 3) -> tuple[int, str]:
+        archive = archive or prepared_folder.parent / "archive"
+        words = ("--card", "cspca-picai", "--archive", archive, "--output", dataset, "--folds", folds)
+        return outcome("prepare", *words, *more)
+
+    return call
+
+
+def state(folder: Path) -> dict[str, tuple[bytes, int]]:
+    return {str(path): (path.read_bytes(), path.stat().st_mtime_ns) for path in folder.rglob("*") if path.is_file()}
+
+
+def test_the_same_again_changes_nothing(prepare, dataset):
+    before = state(dataset)
+    assert prepare() == (0, "")
+    assert state(dataset) == before
+
+
+def test_a_copied_archive_is_the_same(prepare, dataset, prepared_folder, tmp_path):
+    before = state(dataset)
+    assert prepare(archive=shutil.copytree(prepared_folder.parent / "archive", tmp_path / "copy")) == (0, "")
+    assert state(dataset) == before
+
+
+@pytest.mark.parametrize("what", ["number of folds", "seed", "data licence", "studies"])
+def test_another_dataset_is_refused_before_work_unless_the_user_says_replace(
+    prepare, dataset, prepared_folder, tmp_path, what
+):
+    archive = Path(shutil.copytree(prepared_folder.parent / "archive", tmp_path / "copy"))
+    if what == "data licence":
+        (archive / "archive.json").write_text(json.dumps({"data_licence": "CC-BY-4.0"}))
+    elif what == "studies":
+        shutil.rmtree(archive / "105")
+        (archive / "labels" / "105_1.nii.gz").unlink()
+    options = {"archive": archive, "folds": 2 if what == "number of folds" else 3}
+    more = ("--seed", 1) if what == "seed" else ()
+    before = state(dataset)
+    code, message = prepare(*more, **options)
+    assert code == 3
+    assert f"expected no dataset or one with the same {what}, found another" in message
+    assert state(dataset) == before
+    assert prepare("--replace", *more, **options) == (0, "")
+    assert load_prepared(dataset).record.parts != json.loads(before[str(dataset / "prepared.json")][0])["parts"]
+    left = {path.name.split("_")[0] for path in (dataset / "cases").iterdir()}
+    assert ("105" in left) == (what != "studies")
+
+
+@pytest.mark.parametrize(
+    "name", ["splits.json", "plans.json", "dataset.json", "dataset_fingerprint.json", "sources.json"]
+)
+def test_a_part_that_is_not_the_dataset_s_is_refused_at_load(dataset, name):
+    write_json(dataset / name, read_json(dataset / name) | {"more": 1})
+    with pytest.raises(OncoduetError, match=f"{name}: expected the file that prepared.json names by its sha256, found"):
+        load_prepared(dataset)
+    (dataset / name).unlink()
+    with pytest.raises(OncoduetError, match=f"{name}: expected a part of the dataset, found none"):
+        load_prepared(dataset)
+
+
+def test_a_dataset_of_an_older_version_is_refused_with_what_to_do(dataset):
+    write_json(dataset / "prepared.json", read_json(dataset / "prepared.json") | {"parts": {}})
+    with pytest.raises(OncoduetError, match="an older version wrote it; prepare the archive anew, into another folder"):
+        load_prepared(dataset)
+
+
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+from training.__main__ import main
+old = Path.replace
+def replace(self, target):
+    found = old(self, target)
+    if target == Path(sys.argv[1]):
+        os.kill(os.getpid(), signal.SIGKILL)
+    return found
+Path.replace = replace
+sys.exit(main(sys.argv[2:]))
+"""
+
+
+@pytest.mark.parametrize("name", ["cases/100_1.b2nd", "splits.json"])
+def test_a_killed_replacement_leaves_no_mixture_and_the_next_call_goes_on(
+    prepare, dataset, prepared_folder, tmp_path, name
+):
+    archive = str(prepared_folder.parent / "archive")
+    words = ["prepare", "--card", "cspca-picai", "--archive", archive, "--output", str(dataset), "--folds", "2"]
+    command = [sys.executable, "-c", KILLED, str(dataset / name), *words, "--replace"]
+    assert subprocess.run(command, cwd=PROJECT, capture_output=True, check=False).returncode == -signal.SIGKILL
+    assert len(list(dataset.glob(".partial-*"))) == 1
+    with pytest.raises(OncoduetError, match=r"prepared.json: expected a JSON file, found none"):
+        load_prepared(dataset)
+    assert prepare(folds=2) == (0, "")
+    assert len(load_prepared(dataset).folds) == 2
+    assert not list(dataset.glob(".partial-*"))
