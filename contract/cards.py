@@ -144,6 +144,10 @@ class Geometry(Frozen):
     """Keep the reference's slices (no resampling along z) when their spacing lies strictly between these."""
     keep_central_mm_zyx: tuple[PositiveFloat, PositiveFloat, PositiveFloat] | None = None
     """Predictions outside this central box of the reference image are set to zero; absent: nothing is."""
+    plausible_spacing_mm: Annotated[tuple[PositiveFloat, PositiveFloat], LATER] = (0.05, 25.0)
+    """Between which all spacings of all channels lie; others are an error of units. Refuses, and changes no result."""
+    plausible_extent_mm: Annotated[tuple[PositiveFloat, PositiveFloat], LATER] = (1.0, 2500.0)
+    """Between which the longest side of every channel lies; likewise."""
 
 
 class TissueClass(Frozen):
@@ -263,6 +267,11 @@ class Card(Frozen):
             for each in baselines
             if channels and isinstance(each.get("channel"), str) and each["channel"] not in names["channel"]
         ]
+        for key in ("plausible_spacing_mm", "plausible_extent_mm"):
+            bounds = geometry.get(key) if isinstance(geometry, Mapping) else None
+            numbers = [each for each in _items(bounds) if isinstance(each, int | float)]
+            if len(numbers) == 2 and not numbers[0] < numbers[1]:
+                faults.append(f"geometry.{key}: expected the smaller number first, found {numbers}")
         faults += [
             f"channel {each.get('name')!r} is the same scan as {each['same_scan_as']!r}, which is no channel"
             for each in channels
@@ -320,6 +329,8 @@ class Card(Frozen):
             tolerance_mm=self.geometry.tolerance_mm,
             spacing_mm_zyx=stage.spacing_mm_zyx,
             at_most_columns=stage.at_most_columns,
+            plausible_spacing_mm=self.geometry.plausible_spacing_mm,
+            plausible_extent_mm=self.geometry.plausible_extent_mm,
         )
         organ = (TissueClass(name=stage.organ, values=stage.values),)
         changes = {"geometry": geometry, "classes": organ, "lesion_class": stage.organ, "baselines": ()}
