@@ -88,12 +88,23 @@ def read_scored_runs(scores: Sequence[Path], *, patients: str | None = None) -> 
             raise OncoduetError(f"{folder}: expected each scored run once, found it given {count} times")
     read = [(folder, _read(folder)) for folder in folders]
     read.sort(key=lambda pair: _order(pair[1]))
-    _require_one_test(read)
-    _require_distinct(read)
     if patients is not None:
         given, rule = said_patients(patients)
-        by_case = patients_by_case(read[0][1].truth.case_ids, given=_in_nfc(given), rule=rule, source=read[0][0])
-        read = [(folder, replace(run, truth=_with_patients(run.truth, by_case))) for folder, run in read]
+        given = _in_nfc(given)
+        read = [
+            (
+                folder,
+                replace(
+                    run,
+                    truth=_with_patients(
+                        run.truth, patients_by_case(run.truth.case_ids, given=given, rule=rule, source=folder)
+                    ),
+                ),
+            )
+            for folder, run in read
+        ]
+    _require_one_test(read)
+    _require_distinct(read)
     names = Counter(run.name for _, run in read)
     return [run if names[run.name] == 1 else replace(run, name=_longer_name(run)) for _, run in read]
 

@@ -80,7 +80,9 @@ def test_labels_that_exact_figures_give_away_one_by_one_stay_hidden_on_the_grid(
         hidden = np.random.default_rng(seed).random(60) < 0.4
         counts = {"positive": int(hidden.sum()), "negative": int((~hidden).sum())}
         assert told(hidden, asked=asked, show=lambda area: area) == 1
-        right.append(told(hidden, asked=asked, show=lambda area: disclosed(record(area, **counts)).strict.auroc))
+        right.append(
+            told(hidden, asked=asked, show=lambda area, counts=counts: disclosed(record(area, **counts)).strict.auroc)
+        )
         blind.append(max(hidden.mean(), 1 - hidden.mean()))  # the commoner label for everybody
     assert np.mean(right) <= np.mean(blind) + 0.06
 
