@@ -82,7 +82,7 @@ def select(
                 gpu=device == "cuda",
                 purpose=PURPOSE,
             )
-            score(predictions, scores, studies=validation, purpose=PURPOSE)
+            score(predictions, scores, studies=validation, card=folder.card, purpose=PURPOSE)
         mirroring |= bool(read_record(predictions / "batch.json", BatchRecord).settings["mirroring"])
         scored.append(_scored(scores, epoch=epoch, sha256=sha256))
     chosen = best(scored)
