@@ -6,6 +6,7 @@ the same whenever the platform asks over HTTP.
 
 import argparse
 import logging
+import os
 import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -26,6 +27,8 @@ from evaluation.challenge import evaluate
 from evaluation.explain import Answer, explain
 from evaluation.score import Score, read_one, score
 from evaluation.truth import BASELINES, TruthFolder, find_truth
+
+_LOG_COLUMNS = 120
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -52,13 +55,13 @@ def _serve(options: argparse.Namespace) -> None:
 
 
 def _evaluate(options: argparse.Namespace) -> None:
-    console = Console()
+    console = _console()
     scored = evaluate(input_folder=options.input, truth=options.truth, output=options.output, track=_Bar(console))
     _show([scored], console)
 
 
 def _score(options: argparse.Namespace) -> None:
-    console = Console()
+    console = _console()
     truth = find_truth(options.truth)
     if options.explain is not None and options.explain not in truth.label_maps:
         raise OncoduetError(f"--explain {options.explain}: expected a case of {truth.folder}, found no label map of it")
@@ -86,7 +89,7 @@ def _score(options: argparse.Namespace) -> None:
 
 def _index(options: argparse.Namespace) -> None:
     truth = find_truth(options.truth)
-    console = Console()
+    console = _console()
     path = truth.write_index()
     _say(console, f"{path}: {len(truth.label_maps)} label maps")
     if options.baseline:
@@ -117,7 +120,7 @@ def _compare(options: argparse.Namespace) -> None:
 def _plan(options: argparse.Namespace) -> None:
     from evaluation.plan_command import answer  # noqa: PLC0415  (as for compare)
 
-    console = Console()
+    console = _console()
     table = answer(options)
     shown = Table(title=table.title, title_justify="left", box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
     for heading in table.header:
@@ -126,6 +129,11 @@ def _plan(options: argparse.Namespace) -> None:
         shown.add_row(*map(Text, row))
     console.print(shown)
     _say(console, table.note)
+
+
+def _console() -> Console:
+    """A console for tables; a log file is wide enough for the names of runs."""
+    return Console(width=None if sys.stdout.isatty() or "COLUMNS" in os.environ else _LOG_COLUMNS)
 
 
 class _Bar:

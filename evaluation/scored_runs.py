@@ -127,7 +127,9 @@ def _find(path: Path) -> list[Path]:
     found = []
     for place, inner, names in os.walk(path, onerror=refuse) if path.is_dir() else ():
         inner[:] = sorted(name for name in inner if not name.startswith("."))
-        found += [Path(place)] if "metrics.json" in names else []
+        found += (
+            [Path(place)] if {"metrics.json", "cases.csv"} & {*names} else []
+        )  # half a run is refused, not left out
     if not found:
         raise OncoduetError(f"{path}: expected a scored run (metrics.json) or a folder of such, found none")
     return found

@@ -289,3 +289,10 @@ def test_tables_with_a_byte_order_mark_are_read(scores):
     table = folder / "cases.csv"
     table.write_bytes(b"\xef\xbb\xbf" + table.read_bytes())
     assert len(read_scored_runs([folder])[0].truth.case_ids) == 30
+
+
+def test_a_run_whose_metrics_are_gone_is_refused_and_not_left_out(scores):
+    scores.run("a", "ce")
+    (scores.run("b", "focal") / "metrics.json").unlink()
+    with pytest.raises(OncoduetError, match=r"b/metrics\.json: expected a JSON file, found none"):
+        read_scored_runs([scores.root])
