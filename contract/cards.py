@@ -37,8 +37,6 @@ CARDS = Path(__file__).parent / "cards"
 CandidateRule = Literal["dynamic", "dynamic-fast", "dynamic-v2"]
 Model = TypeVar("Model", bound=BaseModel)
 Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]*$")]
-LATER = Field(json_schema_extra={"later": True})
-"""Marks a key that came after the first cards: at its default it is no part of a card's hash."""
 
 
 def is_relative(path: str) -> bool:
@@ -198,12 +196,13 @@ class Matching(Frozen):
 
     overlap: Literal["iou", "dice"] = "iou"
     minimum_overlap: Annotated[float, Field(gt=0, le=1)] = 0.1
-    most_candidates: Annotated[PositiveInt, LATER] = 100
-    """The strict answer refuses a detection map with more."""
-    narrowest_link_voxels: Annotated[PositiveInt, LATER] = 3
+    most_candidates: PositiveInt = Field(default=10_000, exclude_if=lambda value: value == 10_000)
+    """The strict answer refuses a detection map with more. A network that finds boxes paints at most so many."""
+    narrowest_link_voxels: PositiveInt = Field(default=3, exclude_if=lambda value: value == 3)
     """Parts of a candidate that hang together only by what is narrower than this in the slice, in voxels of the
     reference image, are candidates of their own to the strict answer; 1: never. By default the side of the largest
-    square that the smallest candidate (11 voxels) holds."""
+    square that the smallest candidate (11 voxels) holds. Both keys came later: at their defaults they are no part of
+    the card's hash."""
 
 
 class Baseline(Frozen):
@@ -338,12 +337,8 @@ class Card(Frozen):
 
     @property
     def sha256(self) -> str:
-        """Hash of what the card says.
-
-        Comments and layout of the file do not count, nor does a key that came ``LATER`` and is at its default: runs and
-        bundles of before keep their card.
-        """
-        return sha256_json(_said(self))
+        """Hash of what the card says; comments and layout of the file do not count."""
+        return sha256_json(self.model_dump(mode="json"))
 
 
 def load_card(name_or_path: str | Path) -> Card:
@@ -422,18 +417,6 @@ def parse(values: object, model: type[Model], source: object) -> Model:
 def _place(fault: ErrorDetails) -> str:
     """Where a fault lies: keys, of which a foreign one may be long."""
     return ".".join(str(each)[:LONGEST_QUOTE] for each in fault["loc"]) or "the whole"
-
-
-def _said(value: Any) -> Any:
-    """A value as JSON, without keys that came later and are at their default."""
-    if isinstance(value, BaseModel):
-        fields = type(value).model_fields
-        return {
-            name: _said(each)
-            for name, each in value
-            if fields[name].json_schema_extra != LATER.json_schema_extra or each != fields[name].default
-        }
-    return [_said(each) for each in value] if isinstance(value, tuple) else value
 
 
 def _is_echo(fault: ErrorDetails, faults: Sequence[ErrorDetails]) -> bool:
