@@ -37,7 +37,7 @@ def machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Machine:
         monkeypatch.setenv("PATH", f"{programs}{os.pathsep}/usr/bin{os.pathsep}/bin")
         (root / "dev").mkdir(parents=True)
         if lent:
-            (root / "dev/nvidia0").touch()
+            (root / "dev/nvidia1").touch()  # one of several was lent
         if files:
             folder = root / "proc/driver/nvidia"
             (folder / "gpus/0000:0a:00.0").mkdir(parents=True)
