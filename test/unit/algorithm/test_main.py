@@ -97,6 +97,12 @@ def bench(run: Command, make_bundle: Maker, make_input: Maker, tmp_path: Path) -
     return Bench(run, make_input(), make_bundle([("ce", 0, 1), ("focal", 0, 1)]), tmp_path / "output")
 
 
+@pytest.mark.parametrize("words", [(), ("--device", "cpu")])
+def test_the_device_is_the_first_that_is_told(bench: Bench, words: tuple[str, ...]) -> None:
+    bench.run.succeeds(*bench.arguments, "--no-mirroring", *words)
+    assert bench.run.stdout.startswith("INFO algorithm: device: ")
+
+
 # One study
 
 
