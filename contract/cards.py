@@ -34,6 +34,11 @@ Model = TypeVar("Model", bound=BaseModel)
 Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]*$")]
 
 
+def later(default: Any) -> Any:
+    """A key that came after the first cards: at its default it is no part of a card's hash, so that runs keep theirs."""
+    return Field(default=default, exclude_if=lambda value: value == default)
+
+
 def is_relative(path: str) -> bool:
     """Whether a path from a file stays below the folder that it is relative to."""
     parts = PurePosixPath(path).parts
@@ -165,13 +170,12 @@ class Matching(Frozen):
 
     overlap: Literal["iou", "dice"] = "iou"
     minimum_overlap: Annotated[float, Field(gt=0, le=1)] = 0.1
-    most_candidates: PositiveInt = Field(default=10_000, exclude_if=lambda value: value == 10_000)
+    most_candidates: PositiveInt = later(10_000)
     """The strict answer refuses a detection map with more. A network that finds boxes paints at most so many."""
-    narrowest_link_voxels: PositiveInt = Field(default=3, exclude_if=lambda value: value == 3)
+    narrowest_link_voxels: PositiveInt = later(3)
     """Parts of a candidate that hang together only by what is narrower than this in the slice, in voxels of the
     reference image, are candidates of their own to the strict answer; 1: never. By default the side of the largest
-    square that the smallest candidate (11 voxels) holds. Both keys came later: at their defaults they are no part of
-    the card's hash."""
+    square that the smallest candidate (11 voxels) holds."""
 
 
 class Baseline(Frozen):

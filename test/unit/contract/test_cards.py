@@ -236,3 +236,13 @@ def test_the_two_pancreas_cards_differ_where_the_study_and_the_challenge_differ(
     assert (len(study.classes), len(challenge.classes)) == (9, 6)
     assert (study.candidates.rule, challenge.candidates.rule) == ("dynamic", "dynamic-fast")
     assert {study.channels[0].outside, challenge.channels[0].outside} == {-1024.0}
+
+
+def test_keys_that_came_later_count_in_the_hash_only_where_they_say_something_else():
+    text = (CARDS / "cspca-picai.toml").read_text()
+    values = tomllib.loads(text)
+    card = parse(values, Card, "card.toml")
+    for key, other in (("most_candidates", 7), ("narrowest_link_voxels", 1)):
+        without = {name: value for name, value in values["matching"].items() if name != key}
+        assert parse(values | {"matching": without}, Card, "card.toml").sha256 == card.sha256
+        assert parse(values | {"matching": {**without, key: other}}, Card, "card.toml").sha256 != card.sha256
