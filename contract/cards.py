@@ -35,7 +35,7 @@ Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]*$")]
 
 
 def later(default: Any) -> Any:
-    """A key that came after the first cards: at its default it is no part of a card's hash, so that runs keep theirs."""
+    """A key that came after the first cards: at its default it is no part of a card's hash, so runs keep theirs."""
     return Field(default=default, exclude_if=lambda value: value == default)
 
 
