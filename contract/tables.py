@@ -93,7 +93,7 @@ def read_table(path: Path, columns: Sequence[str]) -> Table:
         raise OncoduetError(f"{path}: expected rows below the names of the columns, found none")
     return Table(
         path=path,
-        rows=tuple({name: _known(cell) for name, cell in zip(names, line, strict=True)} for _, line in rows),
+        rows=tuple({name: known(cell) for name, cell in zip(names, line, strict=True)} for _, line in rows),
         lines=tuple(number for number, _ in rows),
         delimiter=delimiter,
     )
@@ -120,6 +120,7 @@ def _lines(path: Path, columns: Sequence[str]) -> tuple[list[tuple[int, list[str
     return lines, delimiter
 
 
-def _known(cell: str) -> str:
+def known(cell: str) -> str:
+    """What a cell, or a part of one, says; nothing where it says that nothing is known."""
     text = cell.strip()
     return "" if text.lower() in _UNKNOWN else text

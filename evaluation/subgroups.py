@@ -18,7 +18,7 @@ import numpy as np
 
 from contract.errors import OncoduetError
 from contract.patients import FEWEST_PATIENTS
-from contract.tables import Table
+from contract.tables import Table, known
 from evaluation.analysis import Analysis
 from evaluation.case_level import case_level_tests
 from evaluation.intervals import percentile_interval, two_level_bootstrap
@@ -189,7 +189,7 @@ def _numbers(table: Table, column: str, texts: Sequence[str]) -> list[float | No
             )
         commas_part = True
     separators = r"[;,|\s]+" if commas_part else r"[;|\s]+"
-    parted = [[part for part in re.split(separators, text) if part] for text in texts]
+    parted = [[part for part in re.split(separators, text) if known(part)] for text in texts]
     values = [[table.number(part) for part in parts] for parts in parted]
     words = [text for text, found in zip(texts, values, strict=True) if None in found]
     largest = [max((each for each in found if each is not None), default=None) for found in values]

@@ -265,3 +265,13 @@ def test_a_toml_file_larger_than_any_card_is_not_read(tmp_path: Path) -> None:
     (tmp_path / "card.toml").write_text("#" * MOST_TOML_BYTES + "\n")
     with pytest.raises(OncoduetError, match=r"card\.toml: expected at most \d+ bytes, found more"):
         load_card(tmp_path / "card.toml")
+
+
+def test_keys_that_came_later_count_in_the_hash_only_where_they_say_something_else():
+    text = (CARDS / "cspca-picai.toml").read_text()
+    values = tomllib.loads(text)
+    card = parse(values, Card, "card.toml")
+    for key, other in (("most_candidates", 7), ("narrowest_link_voxels", 1)):
+        without = {name: value for name, value in values["matching"].items() if name != key}
+        assert parse(values | {"matching": without}, Card, "card.toml").sha256 == card.sha256
+        assert parse(values | {"matching": {**without, key: other}}, Card, "card.toml").sha256 != card.sha256
