@@ -2,6 +2,7 @@
 
 import json
 import logging
+import os
 from pathlib import Path
 
 import numpy as np
@@ -137,6 +138,18 @@ def outcome(capsys: pytest.CaptureFixture[str]):
         return code, message
 
     return run
+
+
+@pytest.fixture
+def useless_gpu(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A machine whose driver is older than torch's build asks for, by stand-ins at its border."""
+    program = tmp_path_factory.mktemp("bin") / "nvidia-smi"
+    program.write_text("#!/bin/sh\necho 'Tesla T4, 535.104.05'\n")
+    program.chmod(0o700)
+    monkeypatch.setenv("PATH", f"{program.parent}{os.pathsep}{os.environ['PATH']}")
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    monkeypatch.setattr("torch.version.cuda", "13.0")
 
 
 @pytest.fixture(scope="session")

@@ -47,6 +47,15 @@ def test_a_run_tells_its_device_and_its_epochs_on_stdout_and_nothing_on_stderr(a
     assert "finished already, nothing to do" in said.out
 
 
+def test_a_run_is_not_made_on_the_cpu_where_the_gpu_cannot_be_used(arguments, outcome, tmp_path, useless_gpu):
+    code, message = outcome(*arguments("--device", "auto"))  # the last one counts
+    assert code == 3
+    assert "(Tesla T4), found that torch sees none; here: torch " in message
+    assert "CUDA 13.0 asks for driver 580 or newer: update the driver, or install another build of torch" in message
+    assert message.endswith(", or go on knowingly with --device cpu\n")
+    assert not (tmp_path / "run").exists()
+
+
 def test_wrong_input_is_one_line_and_exit_code_3(arguments, capsys):
     assert main(arguments("--resume")) == 3
     message = capsys.readouterr().err

@@ -29,6 +29,13 @@ def test_a_campaign_first_tells_where_it_computes(campaign_file, capsys, executo
     assert capsys.readouterr().out.startswith("device: cpu, ")
 
 
+def test_a_campaign_is_not_made_on_the_cpu_where_the_gpu_cannot_be_used(campaign_file, outcome, tmp_path, useless_gpu):
+    code, message = outcome("campaign", campaign_file(configurations=["ce"], folds=[0]))
+    assert code == 3
+    assert message.startswith("error: --device auto: expected to use the machine's GPU (Tesla T4), found ")
+    assert not (tmp_path / "runs").exists()
+
+
 def test_a_campaign_gives_the_same_bits_as_single_runs(
     campaign_file, prepared_folder, profile, tmp_path, outcome, records
 ):
