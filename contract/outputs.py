@@ -23,13 +23,15 @@ import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import Field
 
 from contract.cards import Frozen, parse
-from contract.errors import OncoduetError, exit_status
+from contract.command import Parser, run_command
+from contract.errors import OncoduetError
 from contract.files import (
     explain_full_disk,
     held_folder,
@@ -43,6 +45,7 @@ from contract.files import (
     write_json,
 )
 from contract.provenance import Writer, writer
+from contract.terminal import log_to_stdout
 
 MANIFEST = ".oncoduet"
 EXPORT = "export.sh"
@@ -303,7 +306,7 @@ def _described(identity: Mapping[str, Any]) -> str:
 
 
 def _main(arguments: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="python -m contract.outputs", description="Put what export.sh made in place.")
+    parser = Parser(prog="python -m contract.outputs", description="Put what export.sh made in place.")
     commands = parser.add_subparsers(required=True, metavar="{check,keep}")
     check = commands.add_parser("check", help="refuse what stands in the way of files")
     check.add_argument("folder", type=Path, help="of the export")
@@ -314,8 +317,11 @@ def _main(arguments: Sequence[str] | None = None) -> int:
     keep.add_argument("folder", type=Path, help="of the export")
     keep.add_argument("file", type=Path, help="on the same disk")
     keep.set_defaults(command=_keep)
-    options = parser.parse_args(arguments)
-    return exit_status(lambda: options.command(options))
+    return run_command(
+        lambda: parser.parse_args(arguments),
+        lambda options: options.command(options),
+        log=partial(log_to_stdout, "%(message)s"),
+    )
 
 
 def _check(options: argparse.Namespace) -> None:

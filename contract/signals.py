@@ -74,13 +74,24 @@ def deaf() -> Iterator[None]:
 
 
 @contextmanager
-def children_without_ctrl_c() -> Iterator[None]:
-    """Start processes in here that Ctrl-C does not reach: it goes to the whole group, and we end them ourselves."""
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+def children_that_end_with_us() -> Iterator[None]:
+    """Start processes in here that leave the last word to us; each calls :func:`leave_last_word_to_parent` first.
+
+    Ctrl-C goes to a whole group of processes, and each would print its traceback.
+    """
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, WORDS)
     try:
         yield
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def leave_last_word_to_parent() -> None:
+    """In a child: end at SIGTERM without a word, and never by Ctrl-C, at which the parent ends us."""
+    others = WORDS.keys() - {signal.SIGINT}
+    for number in others:
+        signal.signal(number, signal.SIG_DFL)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, others)
 
 
 def _heard() -> list[signal.Signals]:

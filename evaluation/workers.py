@@ -15,7 +15,7 @@ from multiprocessing import active_children, get_context, parent_process
 from typing import TypeVar
 
 from contract.errors import OncoduetError
-from contract.signals import children_without_ctrl_c
+from contract.signals import children_that_end_with_us, leave_last_word_to_parent
 
 Piece = TypeVar("Piece")
 Result = TypeVar("Result")
@@ -43,7 +43,7 @@ def each_of(work: Callable[[Piece], Result], pieces: Iterable[Piece], *, workers
         yield from map(work, pieces)
         return
     try:
-        with children_without_ctrl_c():
+        with children_that_end_with_us():
             results = pool.map(work, pieces)  # starts the processes
         yield from results
     except BrokenProcessPool:
@@ -69,6 +69,7 @@ def _pool(workers: int) -> ProcessPoolExecutor | None:
 
 def _end_with_parent() -> None:
     """In a process of the pool: end when who asked for the work has ended, however that happened."""
+    leave_last_word_to_parent()
     parent = parent_process()
     assert parent is not None
 

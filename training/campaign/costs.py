@@ -30,6 +30,7 @@ from typing import Any
 
 from contract.errors import OncoduetError
 from contract.files import read_json
+from contract.signals import children_that_end_with_us, leave_last_word_to_parent
 from training.campaign.devices import CudaDevice, see_only
 from training.campaign.plan import Campaign
 from training.campaign.progress import Progress, Snapshot, clock, hours
@@ -350,7 +351,8 @@ def probe(run: Run, devices: Sequence[CudaDevice] = ()) -> Pace | None:
     with tempfile.TemporaryDirectory(prefix="oncoduet-probe-") as folder:
         index = devices[0].index if devices else None
         process = context.Process(target=_steps, args=(run, Path(folder) / "run", index, theirs))
-        process.start()
+        with children_that_end_with_us():
+            process.start()
         theirs.close()
         times: list[float] = []
         until = time.monotonic() + PROBE_S
@@ -376,6 +378,7 @@ def probe(run: Run, devices: Sequence[CudaDevice] = ()) -> Pace | None:
 
 def _steps(run: Run, folder: Path, index: int | None, times: Connection) -> None:
     """The probe's process."""
+    leave_last_word_to_parent()
     if index is not None:
         see_only(index)
 

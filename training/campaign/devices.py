@@ -12,6 +12,7 @@ from multiprocessing.connection import Connection
 from typing import TypeVar
 
 from contract.errors import OncoduetError
+from contract.signals import children_that_end_with_us, leave_last_word_to_parent
 from network.device import ComputeDevice, Device, choose_device
 
 Answer = TypeVar("Answer")
@@ -90,7 +91,8 @@ def in_a_child(ask: Callable[[], Answer]) -> Answer:
     context = multiprocessing.get_context("fork")
     ours, theirs = context.Pipe(duplex=False)
     process = context.Process(target=_answer, args=(ask, theirs))
-    process.start()
+    with children_that_end_with_us():
+        process.start()
     theirs.close()
     try:
         answer: Answer | OncoduetError = ours.recv()
@@ -106,6 +108,7 @@ def in_a_child(ask: Callable[[], Answer]) -> Answer:
 
 
 def _answer(ask: Callable[[], Answer], answers: Connection) -> None:
+    leave_last_word_to_parent()
     try:
         answers.send(ask())
     except OncoduetError as error:

@@ -102,7 +102,9 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
     truth = root / "truth"
     shutil.copytree(archive / "labels", truth)
     shutil.copy(root / "card.toml", truth)
-    _succeed(evaluation, "score", "--predictions", root / "predictions", "--truth", truth, "--output", root / "scores")
+    (truth / "settings.json").write_text('{"few_patients": true}')
+    score = ["score", "--predictions", root / "predictions", "--truth", truth, "--training-studies-too"]
+    _succeed(evaluation, *score, "--output", root / "scores")
     _others(root)
     (root / "input").mkdir()
     shutil.copytree(root / "predictions" / "ce_fold0_restart1", root / "submission")
@@ -119,11 +121,11 @@ def _others(root: Path) -> None:
     for source in (root / "scores-of-fl").rglob("source.json"):
         record = json.loads(source.read_text())
         source.write_text(json.dumps({**record, "configuration": "fl"}))
-    rows = ["patient_id,study_id,centre"]
-    for label in sorted((root / "truth").glob("*.nii.gz")):
-        patient, study = label.name.removesuffix(".nii.gz").split("_")
-        rows.append(f"{patient},{study},A")
+    case_ids = [label.name.removesuffix(".nii.gz") for label in sorted((root / "truth").glob("*.nii.gz"))]
+    rows = ["patient_id,study_id,centre", *(f"{case_id.replace('_', ',')},A" for case_id in case_ids)]
     (root / "marksheet.csv").write_text("\n".join(rows) + "\n")
+    rows = ["case_id,patient_id", *(f"{case_id},{case_id.partition('_')[0]}" for case_id in case_ids)]
+    (root / "patients.csv").write_text("\n".join(rows) + "\n")
 
 
 def _lay_out_study(root: Path) -> None:

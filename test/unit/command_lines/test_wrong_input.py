@@ -55,7 +55,7 @@ HOSTILE = "a\nerror: forged\x1b[31m[/b]\u202e$\\frac{$=1+2"
 Main = Callable[[list[str]], int]
 
 GOOD = {
-    "training prepare": "--card {card.toml} --archive {archive} --output {new} --folds 2",
+    "training prepare": "--card {card.toml} --archive {archive} --output {new} --folds 2 --patients {patients.csv}",
     "training run": "--prepared {prepared} --configuration ce --fold 0 --restart 3 --profile {tiny.toml} "
     "--output {new} --archive {archive} --localisation {runs/ce_fold0_restart1} --device cpu",
     "training campaign": "{campaign.toml} --prepared {prepared} --output {new} --dry-run --device cpu",
@@ -70,10 +70,12 @@ GOOD = {
     "algorithm candidates": "--probability {probability} --output {new} --card {card.toml}",
     "algorithm baseline": "--archive {archive} --card {card.toml} --output {new}",
     "evaluation": "--input {submission} --truth {truth} --output {new}",
-    "evaluation score": "--predictions {predictions} --truth {truth} --output {new} --card {card.toml}",
+    "evaluation score": "--predictions {predictions} --truth {truth} --output {new} --card {card.toml} "
+    "--patients {patients.csv} --training-studies-too",
     "evaluation index": "--truth {truth} --baseline {scores}",
     "evaluation compare": "--scores {scores} {scores-of-fl} --output {new} --analysis {analysis.toml} "
-    "--marksheet {marksheet.csv} --archive {archive} --predictions {predictions}",
+    "--marksheet {marksheet.csv} --archive {archive} --predictions {predictions} --patients {patients.csv} "
+    "--few-patients",
     "evaluation plan": "--sequential --scores {scores} {scores-of-fl} --analysis {analysis.toml} --output {new} "
     "--pilot {scores}",
     "phantom": "--card {card.toml} --cases 1 --positive-fraction 1 --seed 1 --output {new}",
@@ -309,12 +311,7 @@ def _copy_if_written(name: str, world: Path, folder: Path) -> Path:
         return world
     copy = folder / "world"
     shutil.rmtree(copy, ignore_errors=True)
-    for place in _places(name):
-        if (world / place).is_dir():
-            shutil.copytree(world / place, copy / place)
-        else:
-            copy.mkdir(exist_ok=True)
-            shutil.copy(world / place, copy / place)
+    shutil.copytree(world, copy)
     return copy
 
 

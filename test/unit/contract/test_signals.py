@@ -20,13 +20,13 @@ if __name__ == "__main__":
 import sys, time
 from pathlib import Path
 from contract.command import run_command
-from contract.files import staged_folder
+from contract.files import held_folder
 print("imports", flush=True)
 if "imports" in sys.argv:
     time.sleep(60)
 
 def work(folder):
-    with staged_folder(folder) as stage:
+    with held_folder(folder) as stage:
         (stage / "half").write_text("half")
         print("work", flush=True)
         time.sleep(60)
@@ -68,7 +68,7 @@ def until(process: subprocess.Popen[str], line: str) -> None:
 @pytest.mark.parametrize(("number", "code", "word"), ENDS)
 @pytest.mark.parametrize("moment", ["imports", "work"])
 def test_a_signal_ends_a_command_with_one_line_and_nothing_half_written_is_left(tmp_path, number, code, word, moment):
-    process = begin(sys.executable, "-c", PROGRAM, tmp_path / "out", moment)
+    process = begin(sys.executable, "-c", PROGRAM, tmp_path, moment)
     until(process, moment)
     status, err = end(process, number)
     assert (status, err.count("\n")) == (code, 1)
@@ -77,7 +77,7 @@ def test_a_signal_ends_a_command_with_one_line_and_nothing_half_written_is_left(
 
 
 def test_a_signal_that_comes_twice_at_once_does_not_disturb_the_tidying(tmp_path):
-    process = begin(sys.executable, "-c", PROGRAM, tmp_path / "out")
+    process = begin(sys.executable, "-c", PROGRAM, tmp_path)
     until(process, "work")
     assert end(process, signal.SIGINT, signal.SIGINT, signal.SIGTERM) in [
         (130, "error: stopped by Ctrl-C\n"),
@@ -88,7 +88,7 @@ def test_a_signal_that_comes_twice_at_once_does_not_disturb_the_tidying(tmp_path
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGHUP])
 def test_what_a_shell_had_ignored_in_the_background_stays_ignored(tmp_path, number):
-    process = begin(sys.executable, "-c", PROGRAM, tmp_path / "out", ignored=[number])
+    process = begin(sys.executable, "-c", PROGRAM, tmp_path, ignored=[number])
     until(process, "work")
     os.killpg(process.pid, number)
     time.sleep(0.5)
@@ -108,7 +108,7 @@ def test_as_the_first_process_of_a_container_it_ends_on_sigterm(tmp_path, moment
             asked = subprocess.run([sys.executable, "-c", handled], cwd=PROJECT, capture_output=True, check=True)
             assert asked.stdout == b"True\n"
             return
-    process = begin(*unshare, sys.executable, "-c", PROGRAM, tmp_path / "out", moment)
+    process = begin(*unshare, sys.executable, "-c", PROGRAM, tmp_path, moment)
     until(process, moment)
     first = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()[0]
     begun = time.monotonic()
