@@ -81,20 +81,15 @@ class Socket(Frozen):
     relative_path: RelativePath
 
 
-def _is_absent(value: object) -> bool:
-    """Leaves keys that came later out of the hash of a card that does not have them."""
-    return value is None
-
-
 class Plausible(Frozen):
     """What is known of a channel's intensities, in its own unit; an image that is beyond is refused."""
 
-    minimum_at_most: float | None = Field(default=None, exclude_if=_is_absent)
-    maximum_at_least: float | None = Field(default=None, exclude_if=_is_absent)
+    minimum_at_most: Annotated[float | None, LATER] = None
+    maximum_at_least: Annotated[float | None, LATER] = None
     """Bounds on the image's extremes."""
-    median_between: tuple[float, float] | None = Field(default=None, exclude_if=_is_absent)
+    median_between: Annotated[tuple[float, float] | None, LATER] = None
     """Bounds on the median of the image's middle half along each axis, its lowest value (a mask, padding) left out."""
-    median_mostly_between: tuple[float, float] | None = Field(default=None, exclude_if=_is_absent)
+    median_mostly_between: Annotated[tuple[float, float] | None, LATER] = None
     """The same; an image that is beyond is only warned of."""
 
     @classmethod
@@ -120,7 +115,7 @@ class Channel(Frozen):
     """Value of voxels beyond the field of view after resampling."""
     plausible: Plausible | None = None
     """What an image of this channel holds; one of another modality or unit is noticed by it. Absent: anything goes."""
-    same_scan_as: Name | None = Field(default=None, exclude_if=_is_absent)
+    same_scan_as: Annotated[Name | None, LATER] = None
     """A channel from the same scan, hence on the same grid, by which exchanged channels are noticed."""
 
 
