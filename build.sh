@@ -67,7 +67,7 @@ done
 if [ -n "$cpu" ]; then
   torch=$(grep -o '^torch==[^ ]*' requirements/torch.txt)
   if ! compgen -G "wheels/torch-${torch#torch==}+cpu-*.whl" >/dev/null; then
-    "${PYTHON:-python3.11}" -m pip download --no-deps --dest wheels "$torch" || echo "pip found no $torch" >&2
+    "${PYTHON:-python3.11}" -m pip download --only-binary :all: --no-deps --dest wheels "$torch" || echo "pip found no $torch" >&2
   fi
   wheel=$(compgen -G "wheels/torch-${torch#torch==}+cpu-*.whl") ||
     fail "expected a CPU build of $torch in wheels/ or where pip looks (PIP_EXTRA_INDEX_URL, PIP_FIND_LINKS), found none"

@@ -37,8 +37,6 @@ CARDS = Path(__file__).parent / "cards"
 CandidateRule = Literal["dynamic", "dynamic-fast", "dynamic-v2"]
 Model = TypeVar("Model", bound=BaseModel)
 Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]*$")]
-LATER = Field(json_schema_extra={"later": True})
-"""Marks a key that came after the first cards: at its default it is no part of a card's hash."""
 
 
 def is_relative(path: str) -> bool:
@@ -139,6 +137,10 @@ class Geometry(Frozen):
     """Keep the reference's slices (no resampling along z) when their spacing lies strictly between these."""
     keep_central_mm_zyx: tuple[PositiveFloat, PositiveFloat, PositiveFloat] | None = None
     """Predictions outside this central box of the reference image are set to zero; absent: nothing is."""
+    plausible_spacing_mm: Annotated[tuple[PositiveFloat, PositiveFloat], LATER] = (0.05, 25.0)
+    """Between which all spacings of all channels lie; others are an error of units. Refuses, and changes no result."""
+    plausible_extent_mm: Annotated[tuple[PositiveFloat, PositiveFloat], LATER] = (1.0, 2500.0)
+    """Between which the longest side of every channel lies; likewise."""
 
 
 class TissueClass(Frozen):
@@ -189,12 +191,13 @@ class Matching(Frozen):
 
     overlap: Literal["iou", "dice"] = "iou"
     minimum_overlap: Annotated[float, Field(gt=0, le=1)] = 0.1
-    most_candidates: Annotated[PositiveInt, LATER] = 100
-    """The strict answer refuses a detection map with more."""
-    narrowest_link_voxels: Annotated[PositiveInt, LATER] = 3
+    most_candidates: PositiveInt = Field(default=10_000, exclude_if=lambda value: value == 10_000)
+    """The strict answer refuses a detection map with more. A network that finds boxes paints at most so many."""
+    narrowest_link_voxels: PositiveInt = Field(default=3, exclude_if=lambda value: value == 3)
     """Parts of a candidate that hang together only by what is narrower than this in the slice, in voxels of the
     reference image, are candidates of their own to the strict answer; 1: never. By default the side of the largest
-    square that the smallest candidate (11 voxels) holds."""
+    square that the smallest candidate (11 voxels) holds. Both keys came later: at their defaults they are no part of
+    the card's hash."""
 
 
 class Baseline(Frozen):
@@ -258,6 +261,11 @@ class Card(Frozen):
             for each in baselines
             if channels and isinstance(each.get("channel"), str) and each["channel"] not in names["channel"]
         ]
+        for key in ("plausible_spacing_mm", "plausible_extent_mm"):
+            bounds = geometry.get(key) if isinstance(geometry, Mapping) else None
+            numbers = [each for each in _items(bounds) if isinstance(each, int | float)]
+            if len(numbers) == 2 and not numbers[0] < numbers[1]:
+                faults.append(f"geometry.{key}: expected the smaller number first, found {numbers}")
         faults += [
             f"channel {each.get('name')!r} is the same scan as {each['same_scan_as']!r}, which is no channel"
             for each in channels
@@ -315,6 +323,8 @@ class Card(Frozen):
             tolerance_mm=self.geometry.tolerance_mm,
             spacing_mm_zyx=stage.spacing_mm_zyx,
             at_most_columns=stage.at_most_columns,
+            plausible_spacing_mm=self.geometry.plausible_spacing_mm,
+            plausible_extent_mm=self.geometry.plausible_extent_mm,
         )
         organ = (TissueClass(name=stage.organ, values=stage.values),)
         changes = {"geometry": geometry, "classes": organ, "lesion_class": stage.organ, "baselines": ()}
@@ -322,12 +332,8 @@ class Card(Frozen):
 
     @property
     def sha256(self) -> str:
-        """Hash of what the card says.
-
-        Comments and layout of the file do not count, nor does a key that came ``LATER`` and is at its default: runs and
-        bundles of before keep their card.
-        """
-        return sha256_json(_said(self))
+        """Hash of what the card says; comments and layout of the file do not count."""
+        return sha256_json(self.model_dump(mode="json"))
 
 
 def load_card(name_or_path: str | Path) -> Card:
@@ -406,18 +412,6 @@ def parse(values: object, model: type[Model], source: object) -> Model:
 def _place(fault: ErrorDetails) -> str:
     """Where a fault lies: keys, of which a foreign one may be long."""
     return ".".join(str(each)[:LONGEST_QUOTE] for each in fault["loc"]) or "the whole"
-
-
-def _said(value: Any) -> Any:
-    """A value as JSON, without keys that came later and are at their default."""
-    if isinstance(value, BaseModel):
-        fields = type(value).model_fields
-        return {
-            name: _said(each)
-            for name, each in value
-            if fields[name].json_schema_extra != LATER.json_schema_extra or each != fields[name].default
-        }
-    return [_said(each) for each in value] if isinstance(value, tuple) else value
 
 
 def _is_echo(fault: ErrorDetails, faults: Sequence[ErrorDetails]) -> bool:

@@ -5,6 +5,7 @@ the files, sockets from the card. Memory, time and GPU are those under which the
 the sheet says so and leaves them open.
 """
 
+import json
 import sys
 from collections.abc import Mapping, Sequence
 from functools import partial
@@ -25,6 +26,32 @@ _WHERE = {
     "model.tar.gz": "the algorithm's model",
     "ground_truth.tar.gz": "the phase's ground truth",
 }
+
+
+_COLUMNS = (("AUROC", "strict.auroc"), ("AP", "strict.ap"))
+"""Beside the score, by title and path in ``metrics.json``."""
+
+_PHASE = [
+    ("score title", "Score"),
+    ("score JSON path", "`strict.score`"),
+    ("error JSON path", "leave empty: no standard error is written"),
+    ("default sort", "descending: the highest score is the best"),
+    ("decimal places", "3"),
+    ("scoring method", "absolute value of the score"),
+    (
+        "extra results columns",
+        "`" + json.dumps([{"title": title, "path": path, "order": "desc"} for title, path in _COLUMNS]) + "`",
+    ),
+    (
+        "display all metrics",
+        "no: participants would see all of `metrics.json`, the picai answer and the baselines too",
+    ),
+    (
+        "a baseline's column",
+        "of a truth with `baselines/NAME/`, where wanted: path `baselines.NAME.auroc.difference`, `….ap.difference`",
+    ),
+]
+"""Of the form's section on scoring."""
 
 
 def write_sheet(folder: Path, card: Card, reports: Sequence[Path]) -> Path:
@@ -53,8 +80,12 @@ def write_sheet(folder: Path, card: Card, reports: Sequence[Path]) -> Path:
         ),
         "## Sockets of the algorithm",
         _table(("direction", "slug", "relative path", "kind"), _sockets(card)),
-        "The evaluation reads the outputs of the algorithm's jobs and has one output of its own, `metrics.json`; "
-        "the number that ranks is `strict.score`.",
+        "The evaluation reads the outputs of the algorithm's jobs and has one output of its own, `metrics.json`. "
+        "Sockets that the platform does not have yet are made by its staff: ask before the upload.",
+        "## The phase's form",
+        _table(("field", "value"), _PHASE),
+        "## The algorithm's form",
+        _table(("field", "value"), _algorithm_form(card)),
         "## Settings",
     ]
     for report in reports:
@@ -80,6 +111,20 @@ def _sockets(card: Card) -> list[tuple[str, ...]]:
         *optional,
         row("out", card.detection_map, "Heat Map, 0 to 1"),
         row("out", card.likelihood, "Float, 0 to 1"),
+    ]
+
+
+def _algorithm_form(card: Card) -> list[tuple[str, ...]]:
+    images = ", ".join(channel.socket.slug for channel in card.channels)
+    return [
+        ("inputs and outputs", "exactly the sockets above; optional ones only if they are to be sent"),
+        (
+            "modalities, structures",
+            f"those of the images ({images}) and of the organ, in the platform's words",
+        ),
+        ("contact e-mail", "yours; the platform requires one before others may use the algorithm"),
+        ("display editors, hanging protocol", "as you like: they change what readers see, and no result"),
+        ("memory, GPU, time limit", "see the settings below"),
     ]
 
 

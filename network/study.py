@@ -102,7 +102,7 @@ def read_scan(card: Card, channels: Mapping[str, Path], *, name: str) -> Scan:
         An image is unreadable, not 3D, has a single slice, has NaN or infinite voxels, or no contrast; its intensities
         are those of another modality or unit; the fields of view are disjoint.
     """
-    check_geometry(name, channels, card.geometry.reference)
+    check_geometry(name, channels, card.geometry)
     native = read_grid(channels[card.geometry.reference])
     volumes = {}
     for channel in card.channels:

@@ -5,6 +5,7 @@ The rules know nothing of how an image was run; they read a folder, bytes and a 
 
 import json
 import math
+import sys
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -216,7 +217,7 @@ def require_metrics(output: Path, ranking: str) -> str:
     value = values
     for step in ranking.split("."):
         value = value.get(step) if isinstance(value, dict) else None
-    if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) < math.inf:
+    if isinstance(value, bool) or not isinstance(value, int | float) or abs(value) > sys.float_info.max:
         raise Broken(f"{json.dumps(value)[:60]} at {ranking}")
     return f"{ranking} = {str(value)[:40] if isinstance(value, int) else f'{value:g}'}"
 

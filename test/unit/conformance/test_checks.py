@@ -10,8 +10,9 @@ from rich.console import Console
 from conformance.algorithm_checks import ALGORITHM
 from conformance.archives import Reading, Saved
 from conformance.checks import Check, Skipped, Verdict, run
+from conformance.conditions import NotRunError
 from conformance.evaluation_checks import EVALUATION
-from conformance.outputs import Broken
+from conformance.outputs import Broken, Doubtful
 from conformance.report import show, write
 from contract.errors import OncoduetError
 
@@ -32,6 +33,16 @@ def see(outcome):
 def test_a_check_comes_to_one_of_three_verdicts(outcome, verdict):
     found = Check("A1", "error", "b", see(outcome)).decide(None)
     assert found == Verdict("A1", "error", verdict, "b", "a")
+
+
+def test_what_is_doubtful_is_a_warning_whatever_the_checks_level():
+    found = Check("A1", "error", "b", see(Doubtful("a"))).decide(None)
+    assert (found.verdict, found.level) == ("fail", "warning")
+
+
+def test_what_is_not_run_is_skipped_and_says_why():
+    found = Check("A1", "error", "b", see(NotRunError("user 'root'"))).decide(None)
+    assert (found.verdict, found.found) == ("skipped", "the image is not run (user 'root')")
 
 
 def test_a_bug_in_a_check_is_no_verdict():
@@ -101,12 +112,27 @@ def test_the_reports_say_the_same_as_json_and_as_xml(tmp_path):
         "level": "error",
         "verdict": "fail",
         "expected": "a number",
-        "found": "str '\x00'",
+        "found": r"str '\x00'",
     }
     suite = ElementTree.parse(tmp_path / "report" / "conformance.xml").getroot()
     assert (suite.get("tests"), suite.get("failures"), suite.get("skipped")) == ("4", "1", "1")
     assert suite[0].get("name") == "A1: a user"
     assert [case[0].tag for case in suite] == ["system-out", "failure", "system-out", "skipped"]
+
+
+NAMES = ["a\x1b[2J\x00b", "half \ud800 pair", "<&\"'>", "two\nlines\r", "\ufffe\uffff"]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_an_images_name_or_its_words_may_hold_any_character(tmp_path, name):
+    found = Check("A1", "error", "b", see(Broken(name))).decide(None)
+    path = write([found, Verdict("A2", "error", "fail", name, name)], tmp_path, {"image": name, "seconds": 1.0})
+    assert json.loads(path.read_text(encoding="utf-8"))["errors"] == 2
+    ElementTree.parse(tmp_path / "conformance.xml")
+    console = Console(file=io.StringIO(), width=120)
+    show([found], console)
+    console.file.getvalue().encode()
+    assert "\x1b" not in console.file.getvalue()
 
 
 def test_the_table_counts_errors_and_warnings_apart():

@@ -1,11 +1,15 @@
 """What the engine's client says, put into one line; the client is a script that says what some engines say."""
 
+import io
+import json
 import resource
+import tarfile
 
 import pytest
 
 from conformance.__main__ import main
-from conformance.engine import Engine, last_line
+from conformance.conditions import MOST_OUTPUT_BYTES, MOST_OUTPUT_FILES, NotRunError, Place
+from conformance.engine import MOST_BYTES, Engine, entry, last_line, pack
 from contract.errors import OncoduetError
 
 
@@ -77,6 +81,152 @@ def test_an_engine_that_does_not_answer_is_said_in_one_line(client, tmp_path, ca
 def test_an_image_that_the_engine_does_not_hold_is_named(client):
     with pytest.raises(OncoduetError, match="a:1: expected an image that the engine holds or an archive of one"):
         client("echo '[]'; exit 1").image("a:1")
+
+
+def test_more_words_than_anybody_keeps_end_the_client(client):
+    with pytest.raises(OncoduetError, match=f"docker volume: expected at most {MOST_BYTES} bytes, found more"):
+        client("yes").volume()
+
+
+def test_a_client_that_does_not_end_is_ended(client):
+    with pytest.raises(OncoduetError, match=r"docker exec: expected an end within 0\.5 s, found none"):
+        client("exec sleep 60").ask("exec", seconds=0.5)
+
+
+def test_a_layer_is_added_without_a_program_a_network_or_anybodys_words(client, tmp_path):
+    (tmp_path / "image.json").write_text(json.dumps([{"Config": {"User": "0\nRUN x"}}]))
+    engine = client(f"""case "$1" in image) cat {tmp_path}/image.json ;;
+*) echo "$*" > {tmp_path}/words; cat > {tmp_path}/context ;; esac""")
+    engine.add_layer("a:1", b"layer", tag="b")
+    assert (tmp_path / "words").read_text() == "build --quiet --network none --tag b -\n"
+    with tarfile.open(tmp_path / "context") as context:
+        files = {member.name: context.extractfile(member).read() for member in context}
+    name, value = engine.label.split("=")
+    assert files == {
+        "Dockerfile": f"FROM a:1\nADD layer.tar /\nLABEL {name}={value}\n".encode(),
+        "layer.tar": b"layer",
+    }
+
+
+def test_an_image_whose_name_is_none_or_that_has_steps_of_its_own_is_refused(client):
+    with pytest.raises(OncoduetError, match="expected the name of an image, found other characters in it"):
+        client("exit 9").require_silent("a\nRUN evil")
+    with pytest.raises(
+        OncoduetError, match="a: expected no ONBUILD, whose steps would run here as root, found 'RUN x'"
+    ):
+        client("""echo '[{"Config": {"OnBuild": ["RUN x"]}}]'""").require_silent("a")
+
+
+def test_every_container_is_without_network_log_and_commands_of_health(client):
+    words = client('echo "$*"').create("a:1")
+    assert " --network none --log-driver none --no-healthcheck a:1" in words
+
+
+@pytest.mark.parametrize(
+    ("user", "table", "uid"),
+    [
+        ("1000", "", 1000),
+        ("1000:1000", "", 1000),
+        ("anna", "root:x:0:0::/:\nanna:x:7:7::/:\n", 7),
+        ("anna:staff", "anna:x:7:7::/:\nanna:x:0:0::/:\n", 7),  # the engine takes the first, too
+    ],
+)
+def test_an_images_user_is_told_from_its_settings_and_its_own_table(client, tmp_path, user, table, uid):
+    assert place(client, tmp_path, user, table).uid == uid
+
+
+@pytest.mark.parametrize(
+    ("user", "table"),
+    [
+        *[
+            (each, "")
+            for each in ("", "0", "root", "0:0", "root:1000", ":1000", "00", "+0", "-0", "0x0", "1000\nUSER 0")
+        ],
+        *[(each, "") for each in ("nobody", "4294967296", "2147483648", "a b", "$USER", "0 1000", "anna:")],
+        ("anna", "anna:x:0:0::/:\nanna:x:7:7::/:\n"),
+        ("anna", "anna:x:00:7::/:\n"),
+        ("anna", "anna:x:-1:7::/:\n"),
+        ("anna", "anna\n"),
+    ],
+)
+def test_an_image_whose_user_is_root_or_cannot_be_told_is_not_run(client, tmp_path, user, table):
+    image = place(client, tmp_path, user, table)
+    with pytest.raises(NotRunError, match=r"^user "):
+        assert image.uid
+    with pytest.raises(NotRunError, match=r"^user "):
+        image.flags()
+
+
+def place(client, tmp_path, user: str, table: str) -> Place:
+    """An image with this user, whose container is asked for its table of users."""
+    (tmp_path / "table.tar").write_bytes(pack({"passwd": table.encode()}))
+    (tmp_path / "image.json").write_text(json.dumps([{"Config": {"User": user}}]))
+    engine = client(f"case $1 in cp) cat {tmp_path}/table.tar ;; image) cat {tmp_path}/image.json ;; *) echo c ;; esac")
+    return Place(engine, "a:1", tmp_path)
+
+
+@pytest.mark.parametrize("said", ["", "nonsense", "[]", '{"uid": "0"}', "9" * 5000, "[" * 100_000, '{"uid": 1}'])
+def test_what_an_images_python3_says_is_an_answer_or_one_line(client, tmp_path, said):
+    (tmp_path / "said").write_text(said)
+    image = place(client, tmp_path, "1000", "")
+    image.engine = client(
+        f"case $1 in run) cat {tmp_path}/said ;; image) cat {tmp_path}/image.json ;; *) echo c ;; esac"
+    )
+    with pytest.raises(OncoduetError, match="a:1: expected its python3 to answer what it was asked, found: "):
+        image.probe("code")
+
+
+def outputs(client, tmp_path, *members: tarfile.TarInfo) -> Place:
+    """An image that left these in its output folder."""
+    stream = io.BytesIO()
+    with tarfile.open(fileobj=stream, mode="w") as tar:
+        for member in members:
+            tar.addfile(member, io.BytesIO(bytes(member.size)))
+    image = place(client, tmp_path, "1000", "")
+    (tmp_path / "table.tar").write_bytes(stream.getvalue())
+    return image
+
+
+def file(name: str, size: int = 3) -> tarfile.TarInfo:
+    made = entry(name, tarfile.REGTYPE)
+    made.size = size
+    return made
+
+
+def test_of_outputs_files_and_folders_are_taken_and_never_a_link(client, tmp_path):
+    members = [
+        entry("output", tarfile.DIRTYPE),
+        entry("output/a", tarfile.DIRTYPE, mode=0o000),
+        file("output/a/b"),
+        entry("output/link", tarfile.SYMTYPE, link="/etc"),
+        entry("output/hard", tarfile.LNKTYPE, link="/etc/passwd"),
+        entry("output/pipe", tarfile.FIFOTYPE),
+        entry("output/disk", tarfile.BLKTYPE),
+    ]
+    taken = outputs(client, tmp_path, *members).take()
+    assert [path.relative_to(taken).as_posix() for path in sorted(taken.rglob("*"))] == ["a", "a/b"]
+
+
+@pytest.mark.parametrize("name", ["../outside", "output/../../outside", f"output/{'n' * 300}", "output/a/b\udcff/../c"])
+def test_an_output_that_cannot_be_copied_is_said_in_one_line(client, tmp_path, name):
+    with pytest.raises(OncoduetError, match="in /output, which cannot be copied: "):
+        outputs(client, tmp_path, file(name)).take()
+    assert not list(tmp_path.glob("outside"))
+
+
+def test_more_files_than_anybody_takes_are_a_failed_case(client, tmp_path):
+    image = outputs(client, tmp_path, *(file(f"output/{number}") for number in range(MOST_OUTPUT_FILES + 1)))
+    case = image.ended(0, 0, b"", b"", 1.0, "")
+    assert not case.succeeded
+    assert f"more than {MOST_OUTPUT_BYTES} bytes or {MOST_OUTPUT_FILES} files in /output" in case.how
+
+
+def test_an_output_that_is_cut_off_is_said_in_one_line(client, tmp_path):
+    image = outputs(client, tmp_path, file("output/a", 10_000))
+    cut = (tmp_path / "table.tar").read_bytes()[:2000]
+    (tmp_path / "table.tar").write_bytes(cut)
+    with pytest.raises(OncoduetError, match=r"in /output, which cannot be copied|expected a whole tar"):
+        image.take()
 
 
 def test_a_gpu_is_there_where_the_engine_has_nvidias_runtime(client):

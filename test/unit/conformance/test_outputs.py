@@ -84,6 +84,8 @@ def test_files_that_nobody_declared_are_named(output):
         ("null", "NoneType 'None'"),
         ("1.5", "1.5"),
         ("-0.1", "-0.1"),
+        ("1e400", "inf"),
+        ("1" + "0" * 400, "1" + "0" * 39),
         ("{", "Expecting property name enclosed in double quotes: line 1 column 2 (char 1)"),
     ],
 )
@@ -116,9 +118,9 @@ def test_a_map_that_itk_cannot_read_is_refused(output):
 def test_a_map_of_vectors_or_planes_is_refused(output):
     file = output / PATH / "map.mha"
     sitk.WriteImage(sitk.Image([4, 4, 4], sitk.sitkVectorFloat32, 2), str(file))
-    assert broken(read_map, output, CARD) == "3D with 2 values per voxel"
+    assert broken(read_map, output, CARD).startswith("expected one value per voxel")
     sitk.WriteImage(sitk.Image([4, 4], sitk.sitkFloat32), str(file))
-    assert broken(read_map, output, CARD) == "2D with 1 values per voxel"
+    assert broken(read_map, output, CARD).startswith("expected a 3D image")
 
 
 def test_another_grid_is_refused_from_a_hundredth_of_a_millimetre(output):
@@ -195,12 +197,20 @@ def test_lines_that_the_platform_would_drop_are_found():
         ({"strict": {"score": None}}, "null at strict.score"),
         ({"strict": 1}, "null at strict.score"),
         ({"strict": {"score": True}}, "true at strict.score"),
+        ({"strict": {"score": 10**400}}, "1" + "0" * 59 + " at strict.score"),
         ({"strict": {"score": 1, "per": [{"tpr@0.1": 1}]}}, "the key 'tpr@0.1', which holds a dot"),
     ],
 )
 def test_metrics_that_no_ranking_can_read_are_refused(tmp_path, values, found):
     (tmp_path / "metrics.json").write_text(json.dumps(values))
     assert broken(require_metrics, tmp_path, "strict.score") == found
+
+
+def test_metrics_may_be_deep_or_large_and_are_read_to_a_bound(tmp_path):
+    (tmp_path / "metrics.json").write_text('{"a": ' + "[" * 900 + '{"b.c": 1}' + "]" * 900 + "}")
+    assert broken(require_metrics, tmp_path, "a") == "the key 'b.c', which holds a dot"
+    (tmp_path / "metrics.json").write_text('{"a": "' + "x" * (1 << 22) + '"}')
+    assert broken(require_metrics, tmp_path, "a") == f"metrics.json of {(1 << 22) + 9} bytes"
 
 
 def test_metrics_that_are_missing_or_no_strict_json_are_refused(tmp_path):

@@ -14,7 +14,7 @@ import pytest
 import SimpleITK as sitk
 
 from contract.archive import Study, archive_licence, archive_patients, check_geometry, find_studies, list_studies
-from contract.cards import Card
+from contract.cards import Card, Geometry
 from contract.errors import OncoduetError
 from contract.volume import Grid, Volume, write_volume
 
@@ -409,9 +409,11 @@ def test_a_listing_of_nothing_is_refused(tmp_path: Path, card: Card) -> None:
 
 
 def test_geometry_of_one_study_may_be_checked_alone(tmp_path: Path, tilted_grid: Grid) -> None:
+    tilted_grid = replace(tilted_grid, size_xyz=(11, 9, 5))
     t2w = an_image(tmp_path / "t2w.mha", tilted_grid)
-    finer = replace(tilted_grid, spacing_mm_xyz=(0.11, 0.12, 0.13))
-    check_geometry("10_1", {"t2w": t2w, "adc": an_image(tmp_path / "adc.mha", finer)}, "t2w")
+    finer = replace(tilted_grid, spacing_mm_xyz=(0.11, 0.12, 1.3))
+    geometry = Geometry(reference="t2w")
+    check_geometry("10_1", {"t2w": t2w, "adc": an_image(tmp_path / "adc.mha", finer)}, geometry)
 
 
 def test_the_licence_of_the_data_stands_in_archive_json(tmp_path: Path) -> None:

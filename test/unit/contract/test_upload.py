@@ -80,7 +80,7 @@ def test_a_layer_that_occurs_twice_may_be_a_link(archive):
     check_image(image(archive, links={"layer-b/layer.tar": "../layer-a/layer.tar"}))
 
 
-@pytest.mark.parametrize("user", ["", "0", "0:0", "root", "root:1000"])
+@pytest.mark.parametrize("user", ["", "0", "0:0", "root", "root:1000", "00", "0000:7", ":1000", "0x0"])
 def test_an_image_that_runs_as_root_is_refused(archive, user):
     with pytest.raises(OncoduetError, match=f"whose user is not root, found '{user}'"):
         check_image(image(archive, User=user))

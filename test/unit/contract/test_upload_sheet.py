@@ -7,6 +7,7 @@ import pytest
 
 from contract.cards import load_card
 from contract.errors import OncoduetError
+from contract.records import Metrics, MetricsRecord
 from contract.upload_sheet import _main, write_sheet
 
 CARD = load_card("cspca-picai")
@@ -46,6 +47,21 @@ def test_files_sockets_and_settings_stand_in_it(folder, tmp_path):
     assert "| memory | 16 GB |" in text
     assert "| time limit | 20 min (at most 41.5 s of 600 s where it was checked) |" in text
     assert "| GPU | NVIDIA T4 (CUDA 12.6) |" in text
+
+
+def test_what_the_forms_of_the_phase_and_the_algorithm_ask_for_stands_in_it(folder):
+    text = write_sheet(folder, CARD, []).read_text()
+    rows = dict(line.strip("| ").split(" | ", 1) for line in text.splitlines() if line.count("|") == 3)
+    assert rows["score JSON path"] == "`strict.score`"
+    assert rows["default sort"].startswith("descending")
+    assert rows["display all metrics"].startswith("no")
+    assert {"score title", "decimal places", "error JSON path", "scoring method", "contact e-mail"} <= rows.keys()
+    assert "transverse-adc-prostate-mri" in rows["modalities, structures"]
+    columns = json.loads(rows["extra results columns"].strip("`"))
+    assert [each["order"] for each in columns] == ["desc", "desc"]
+    for path in [rows["score JSON path"].strip("`"), *(each["path"] for each in columns)]:
+        answer, metric = path.split(".")
+        assert answer in MetricsRecord.model_fields and metric in Metrics.model_fields
 
 
 def test_without_a_report_settings_are_open(folder, capsys):

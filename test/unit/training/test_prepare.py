@@ -428,6 +428,23 @@ def test_a_prepared_dataset_that_lacks_a_study_is_refused(prepared_folder, tmp_p
         load_prepared(tmp_path / "prepared")
 
 
+@pytest.mark.parametrize(
+    ("file", "text", "message"),
+    [
+        ("plans.json", "{}", r"plans\.json: \d+ faults: .*configurations: Field required"),
+        ("dataset.json", "[]", r"dataset\.json: 1 fault: "),
+        ("cases/x.npz", "", r"cases: expected preprocessed studies alone, found 'x\.npz'"),
+    ],
+)
+def test_a_prepared_dataset_of_which_nnunet_would_read_something_else_is_refused(
+    prepared_folder, tmp_path, file, text, message
+):
+    shutil.copytree(prepared_folder, tmp_path / "prepared")
+    (tmp_path / "prepared" / file).write_text(text)
+    with pytest.raises(OncoduetError, match=message):
+        load_prepared(tmp_path / "prepared")
+
+
 def test_a_folder_that_is_no_prepared_dataset_is_refused(tmp_path):
     with pytest.raises(OncoduetError, match=r"prepared\.json: expected a JSON file, found none"):
         load_prepared(tmp_path)
