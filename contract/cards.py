@@ -79,15 +79,20 @@ class Socket(Frozen):
     relative_path: RelativePath
 
 
+def _later(default: Any) -> Any:
+    """Give a key that came after the first cards: at its default it is no part of a card's hash."""
+    return Field(default=default, exclude_if=lambda value: value == default)
+
+
 class Plausible(Frozen):
     """What is known of a channel's intensities, in its own unit; an image that is beyond is refused."""
 
-    minimum_at_most: Annotated[float | None, LATER] = None
-    maximum_at_least: Annotated[float | None, LATER] = None
+    minimum_at_most: float | None = _later(None)
+    maximum_at_least: float | None = _later(None)
     """Bounds on the image's extremes."""
-    median_between: Annotated[tuple[float, float] | None, LATER] = None
+    median_between: tuple[float, float] | None = _later(None)
     """Bounds on the median of the image's middle half along each axis, its lowest value (a mask, padding) left out."""
-    median_mostly_between: Annotated[tuple[float, float] | None, LATER] = None
+    median_mostly_between: tuple[float, float] | None = _later(None)
     """The same; an image that is beyond is only warned of."""
 
     @classmethod
@@ -113,7 +118,7 @@ class Channel(Frozen):
     """Value of voxels beyond the field of view after resampling."""
     plausible: Plausible | None = None
     """What an image of this channel holds; one of another modality or unit is noticed by it. Absent: anything goes."""
-    same_scan_as: Annotated[Name | None, LATER] = None
+    same_scan_as: Name | None = _later(None)
     """A channel from the same scan, hence on the same grid, by which exchanged channels are noticed."""
 
 
@@ -137,9 +142,9 @@ class Geometry(Frozen):
     """Keep the reference's slices (no resampling along z) when their spacing lies strictly between these."""
     keep_central_mm_zyx: tuple[PositiveFloat, PositiveFloat, PositiveFloat] | None = None
     """Predictions outside this central box of the reference image are set to zero; absent: nothing is."""
-    plausible_spacing_mm: Annotated[tuple[PositiveFloat, PositiveFloat], LATER] = (0.05, 25.0)
+    plausible_spacing_mm: tuple[PositiveFloat, PositiveFloat] = _later((0.05, 25.0))
     """Between which all spacings of all channels lie; others are an error of units. Refuses, and changes no result."""
-    plausible_extent_mm: Annotated[tuple[PositiveFloat, PositiveFloat], LATER] = (1.0, 2500.0)
+    plausible_extent_mm: tuple[PositiveFloat, PositiveFloat] = _later((1.0, 2500.0))
     """Between which the longest side of every channel lies; likewise."""
 
 
@@ -191,13 +196,12 @@ class Matching(Frozen):
 
     overlap: Literal["iou", "dice"] = "iou"
     minimum_overlap: Annotated[float, Field(gt=0, le=1)] = 0.1
-    most_candidates: PositiveInt = Field(default=10_000, exclude_if=lambda value: value == 10_000)
+    most_candidates: PositiveInt = _later(10_000)
     """The strict answer refuses a detection map with more. A network that finds boxes paints at most so many."""
-    narrowest_link_voxels: PositiveInt = Field(default=3, exclude_if=lambda value: value == 3)
+    narrowest_link_voxels: PositiveInt = _later(3)
     """Parts of a candidate that hang together only by what is narrower than this in the slice, in voxels of the
     reference image, are candidates of their own to the strict answer; 1: never. By default the side of the largest
-    square that the smallest candidate (11 voxels) holds. Both keys came later: at their defaults they are no part of
-    the card's hash."""
+    square that the smallest candidate (11 voxels) holds."""
 
 
 class Baseline(Frozen):
