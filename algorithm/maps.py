@@ -10,8 +10,9 @@ import numpy as np
 
 from algorithm.candidates import Rule, case_likelihood, detection_map, extract_candidates
 from algorithm.progress import Track
+from contract.archive_files import seeming_stem
 from contract.cards import Card
-from contract.errors import OncoduetError
+from contract.errors import OncoduetError, some
 from contract.files import sha256_file, sha256_json, write_json
 from contract.names import require_case_id
 from contract.outputs import Output, require_apart
@@ -73,6 +74,10 @@ def detect_in_maps(*, probability: Path, output: Path, rule: Rule | None, card: 
 
 def _find_maps(folder: Path) -> Sequence[Path]:
     paths = sorted(path for path in folder.iterdir() if is_image(path)) if folder.is_dir() else []
+    stems = {image_stem(path) for path in paths}
+    others = [path.name for path in sorted(folder.glob("*")) if seeming_stem(path.name) not in {None, *stems}]
+    if others:
+        raise OncoduetError(f"{folder}: expected probability maps CASE.mha or CASE.nii.gz, found {some(others)}")
     if not paths:
         raise OncoduetError(f"{folder}: expected probability maps CASE.mha or CASE.nii.gz, found none")
     cases: dict[str, Path] = {}

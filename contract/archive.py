@@ -8,6 +8,7 @@ the archive refuses it or says it by name. What only goes beyond the studies tha
 marksheet and, for whoever needs no label, label maps without a study.
 """
 
+import logging
 import re
 from collections.abc import Container, Iterable, Mapping
 from dataclasses import dataclass
@@ -23,6 +24,8 @@ from contract.patients import FILE as PATIENTS
 from contract.patients import MOST_STUDIES, TELLING, patients_by_case, question, read_patients, said_patients
 from contract.tables import read_table
 from contract.volume import Grid, fields_of_view_meet, read_grid, require_same_grid
+
+logger = logging.getLogger(__name__)
 
 UNKNOWN_LICENCE = "unknown"
 MARKSHEET = "marksheet.csv"
@@ -61,6 +64,8 @@ def find_studies(archive: Path, card: Card, *, labels_required: bool) -> list[St
     listing = list_studies(archive, card, labels_required=labels_required)
     if listing.faults:
         raise OncoduetError(faults_in(archive, listing))
+    for remark in listing.remarks:
+        logger.warning("%s", remark)
     return list(listing.studies)
 
 

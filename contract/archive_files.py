@@ -49,6 +49,12 @@ def same_name(name: str) -> str:
     return unicodedata.normalize("NFC", name)
 
 
+def seeming_stem(name: str) -> str | None:
+    """A file name without its ending where it ends as images do, those too that we do not read; else None."""
+    image = None if name.startswith(".") else _IMAGE.fullmatch(name)
+    return image and image[1]
+
+
 def look(archive: Path, channels: Sequence[str]) -> ArchiveFiles:
     """Look into all folders of an archive.
 

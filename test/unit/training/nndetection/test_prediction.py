@@ -16,6 +16,7 @@ from evaluation.__main__ import main as evaluation
 from network.detection.clustering import ScoredBoxes
 from network.study import read_study
 from training.nndetection.prediction import _write_study, paint
+from training.prepared import load_prepared
 
 CASES = ["100_1", "100_2", "101_1", "102_1", "103_1", "104_1", "105_1"]
 
@@ -84,11 +85,15 @@ def test_score_and_compare_read_them(command, fake_nndet, outcome, prepared_fold
     for predictions in (output, *(tmp_path / "baseline").glob("*hbv*")):
         scored.append(tmp_path / "scores" / predictions.name)
         score = ["score", "--predictions", predictions, "--truth", archive / "labels", "--output", scored[-1]]
+        score += ["--training-studies-too"]  # the run was trained on five of the seven
         assert evaluation([str(word) for word in score]) == 0, capsys.readouterr().err
+    trained_on = read_record(output / "source.json", Source).trained_on
+    assert trained_on is not None
+    assert set(load_prepared(prepared_folder).folds[1].train) <= set(trained_on)
     strict = read_json(scored[0] / "metrics.json")["strict"]
     assert (strict["ap"], strict["auroc"], strict["cases"], strict["lesions"]) == (1.0, 1.0, 7, 3)
     assert read_record(scored[0] / "source.json", Source).configuration == "nndet"
-    words = ["compare", "--scores", *scored, "--output", tmp_path / "compared"]
+    words = ["compare", "--scores", *scored, "--output", tmp_path / "compared", "--few-patients"]
     assert evaluation([str(word) for word in words]) == 0, capsys.readouterr().err
     assert "nndet" in (tmp_path / "compared" / "verdict.json").read_text()
 
