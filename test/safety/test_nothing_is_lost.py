@@ -41,7 +41,6 @@ class Row:
     option: str = "--output"
 
 
-BASELINE = "baseline-minimum-adc"
 MAP = "images/cspca-detection-map"
 SCORES = ("metrics.json", "cases.csv", "lesions.csv", "source.json")
 RUN = ("weights.safetensors", "card.toml", "plans.json", "training.log", "work", "tensorboard", ".lock")
@@ -115,7 +114,7 @@ ROWS: dict[tuple[str, str], Row] = {
         (
             "baseline-minimum-adc/predictions.json",
             f"baseline-minimum-adc/10000_1000000/output/{MAP}/10000_1000000.mha",
-            "baseline-minimum-adc",
+            "baseline-minimum-adc/",
         ),
     ),
     ("evaluation", ""): Row(

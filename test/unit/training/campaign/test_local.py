@@ -13,6 +13,7 @@ import pytest
 from rich.console import Console
 
 from contract.files import read_json
+from contract.records import write_record
 from training.__main__ import main
 from training.campaign import load_campaign
 from training.campaign.local import make_locally
@@ -98,9 +99,16 @@ def test_failed_runs_are_named_and_the_others_made(campaign_file, profile, tmp_p
     assert {record.state for record in records(tmp_path / "runs").values()} == {"failed"}
 
 
+def _break_the_first_run(path: Path) -> None:
+    """A planned run whose log cannot be opened: nothing that the program foresees."""
+    place = load_campaign(path).places[0]
+    place.folder.log.mkdir(parents=True)
+    write_record(place.folder.record, place.run.record(state="planned"))
+
+
 def test_a_bug_in_a_run_is_a_bug_of_the_campaign(campaign_file, tmp_path, capsys):
     path = campaign_file(configurations=["ce"], folds=[0])
-    (tmp_path / "runs" / "ce_fold0_restart1" / "weights.safetensors" / "in the way").mkdir(parents=True)
+    _break_the_first_run(path)
     assert main(["campaign", str(path), "--device", "cpu"]) == 1
     assert "RuntimeError: 1 of 1 runs failed: ce_fold0_restart1: IsADirectoryError" in capsys.readouterr().err
 
@@ -139,7 +147,7 @@ def test_packed_runs_give_the_same_bits(campaign_file, prepared_folder, profile,
 
 def test_one_failing_run_of_a_pack_leaves_the_others_alone(campaign_file, tmp_path, capsys, records):
     path = campaign_file(configurations=["ce"], resources={"packed": 2})
-    (tmp_path / "runs" / "ce_fold0_restart1" / "weights.safetensors" / "in the way").mkdir(parents=True)
+    _break_the_first_run(path)
     assert main(["campaign", str(path), "--device", "cpu"]) == 1
     assert "1 of 2 runs failed: ce_fold0_restart1: IsADirectoryError" in capsys.readouterr().err
     assert records(tmp_path / "runs")["ce_fold2_restart1"].state == "finished"
