@@ -261,15 +261,15 @@ class Configurations(Frozen):
 
 
 class IntensityProperties(Frozen):
-    """Of one channel's foreground, in the images' unit."""
+    """Of one channel's foreground, in the images' unit; normalisation takes the first four."""
 
-    max: Intensity
     mean: Intensity
-    median: Intensity
-    min: Intensity
+    std: Annotated[float, Field(ge=0, le=1e12)]
     percentile_00_5: Intensity
     percentile_99_5: Intensity
-    std: Annotated[float, Field(ge=0, le=1e12)]
+    median: Intensity | None = None
+    min: Intensity | None = None
+    max: Intensity | None = None
 
 
 class Plans(Frozen):

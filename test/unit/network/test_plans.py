@@ -197,7 +197,7 @@ def architecture(plans: Json) -> Json:
         (put(whole, "transpose_backward", [1, 0, 2]), "transpose_backward: expected an order of axes that undoes"),
         (
             put(whole, "foreground_intensity_properties_per_channel", {"7": {}}),
-            "foreground_intensity_properties_per_channel.7.max: Field required",
+            "foreground_intensity_properties_per_channel.7.mean: Field required",
         ),
         (
             lambda plans: plans["foreground_intensity_properties_per_channel"].pop("1"),
