@@ -1,7 +1,8 @@
 """Networks built from nnU-Net's plans: the classes themselves, chosen by exact names, without any trainer.
 
 Plans come from files that somebody may have sent. nnU-Net's own builder imports whatever they name; here a name has to
-stand in the tables of :mod:`network.plans`, and the network is counted before it takes any memory.
+stand in the tables of :mod:`network.plans`, and the network is counted before it takes any memory. On the device
+``meta``, where drawing weights means nothing and takes torch ten seconds, none are drawn.
 """
 
 import contextlib
@@ -36,7 +37,9 @@ _ARGUMENTS = {"conv_op": CONVOLUTIONS, "norm_op": NORMS, "dropout_op": DROPOUTS,
 def build_network(
     plans: Mapping[str, Any], dataset: Mapping[str, Any], *, deep_supervision: bool = False
 ) -> torch.nn.Module:
-    """Build the network of the plans, with freshly initialised weights unless it has no memory (device ``meta``).
+    """Build the network of the plans, with freshly initialised weights.
+
+    Where torch's default device is ``meta`` it has neither memory nor weights, and may be of any size.
 
     Parameters
     ----------
@@ -68,21 +71,17 @@ def build_network(
         )
         return network
 
+    if torch.get_default_device().type == "meta":
+        return build()
     with torch.random.fork_rng(devices=[]), torch.device("meta"):
-        require_size(build())
+        _require_size(build())
     network = build()
-    if not is_without_memory(network):
-        network.apply(kind.initialize)
+    network.apply(kind.initialize)
     return network
 
 
-def is_without_memory(network: torch.nn.Module) -> bool:
-    """Whether it was built on the device ``meta``, where drawing weights means nothing and takes torch ten seconds."""
-    return any(parameter.is_meta for parameter in network.parameters())
-
-
-def require_size(network: torch.nn.Module) -> None:
-    """Raise ``OncoduetError`` for a network of more parameters than any that is trained; it need not have memory."""
+def _require_size(network: torch.nn.Module) -> None:
+    """Raise ``OncoduetError`` for a network, built without memory, of more parameters than any that is trained."""
     count = sum(parameter.numel() for parameter in network.parameters())
     if count > MOST_PARAMETERS:
         raise OncoduetError(f"plans: expected a network of at most {MOST_PARAMETERS:,} parameters, found {count:,}")

@@ -72,10 +72,11 @@ Word = Annotated[str, Field(min_length=1, max_length=200, pattern=r"^[A-Za-z0-9]
 """A name that may become a part of a path: nothing in it leads elsewhere."""
 Text = Annotated[str, Field(max_length=200)]
 Count = Annotated[int, Field(ge=1, le=32)]
-Features = Annotated[int, Field(ge=1, le=2048)]
+Features = Annotated[int, Field(ge=1, le=2**20)]
+"""Far more than memory holds: of a plan of one's own it is told what it would take (``training.campaign.costs``)."""
 Kernel = Literal[1, 3, 5, 7, 9, 11]
 Stride = Annotated[int, Field(ge=1, le=8)]
-Length = Annotated[int, Field(ge=1, le=2048)]
+Length = Annotated[int, Field(ge=1, le=8192)]
 """Voxels."""
 Millimetres = Annotated[float, Field(ge=0.01, le=100)]
 Axis = Literal[0, 1, 2]
@@ -260,15 +261,15 @@ class Configurations(Frozen):
 
 
 class IntensityProperties(Frozen):
-    """Of one channel's foreground, in the images' unit."""
+    """Of one channel's foreground, in the images' unit; normalisation takes the first four."""
 
-    max: Intensity
     mean: Intensity
-    median: Intensity
-    min: Intensity
+    std: Annotated[float, Field(ge=0, le=1e12)]
     percentile_00_5: Intensity
     percentile_99_5: Intensity
-    std: Annotated[float, Field(ge=0, le=1e12)]
+    median: Intensity | None = None
+    min: Intensity | None = None
+    max: Intensity | None = None
 
 
 class Plans(Frozen):

@@ -23,7 +23,7 @@ from contract.errors import OncoduetError, one_line
 from contract.files import LONGEST_QUOTE, kind_of
 
 MOST_BYTES = 2**28
-MOST_STEPS = 200_000
+MOST_STEPS = 100_000
 """nnU-Net's records take some hundred."""
 _LARGEST_KEY = 2**31
 

@@ -24,6 +24,8 @@ IMAGE, LABEL = (np.dtype(np.float32),), (np.dtype(np.int8), np.dtype(np.int16))
 _CODECS = {blosc2.Codec.BLOSCLZ, blosc2.Codec.LZ4, blosc2.Codec.LZ4HC, blosc2.Codec.ZLIB, blosc2.Codec.ZSTD}
 _FILTERS = {blosc2.Filter.NOFILTER, blosc2.Filter.SHUFFLE, blosc2.Filter.BITSHUFFLE}
 """Those that Blosc has itself; for others it looks for programs to load."""
+_DAMAGED = (RuntimeError, ValueError, TypeError, LookupError, ArithmeticError, SyntaxError, OSError)
+"""What Blosc raises where numbers and types in a file make no sense; it reads a type as a Python literal."""
 
 
 def open_array(path: Path, kinds: tuple[np.dtype[Any], ...], **how: Any) -> Any:
@@ -50,21 +52,23 @@ def open_array(path: Path, kinds: tuple[np.dtype[Any], ...], **how: Any) -> Any:
         if not path.is_file():
             raise OncoduetError(f"{path}: expected a preprocessed study, found {kind_of(found)}")
         array = blosc2.open(str(path), mode="r", deserialize="safe", **how)
+        if type(array) is not blosc2.NDArray:
+            raise OncoduetError(f"{path}: expected an array of voxels, found {type(array).__name__}")
+        codec, filters = array.cparams.codec, array.cparams.filters
+        chunks = math.prod(-(-length // chunk) for length, chunk in zip(array.shape, array.chunks, strict=True))
+        if array.schunk.nchunks != chunks:
+            raise ValueError(f"{array.schunk.nchunks} chunks in place of {chunks}")
     except FileNotFoundError:
         raise OncoduetError(f"{path}: expected a preprocessed study, found none") from None
-    except (RuntimeError, ValueError, TypeError, LookupError, OSError) as error:
-        raise OncoduetError(
-            f"{path}: expected a preprocessed study, found a damaged file ({one_line(str(error))})"
-        ) from error
-    if type(array) is not blosc2.NDArray:
-        raise OncoduetError(f"{path}: expected an array of voxels, found {type(array).__name__}")
+    except _DAMAGED as error:
+        raise OncoduetError(f"{path}: expected a preprocessed study, found a damaged file ({_said(error)})") from error
     if array.ndim != 4 or math.prod(array.shape) == 0 or array.dtype not in kinds:
         expected = " or ".join(map(str, kinds))
         raise OncoduetError(
             f"{path}: expected an array (channel, z, y, x) of {expected}, found {array.dtype} {list(array.shape)}"
         )
-    if array.cparams.codec not in _CODECS or not _FILTERS.issuperset(array.cparams.filters):
-        raise OncoduetError(f"{path}: expected Blosc's own compression, found {array.cparams.codec}")
+    if codec not in _CODECS or not _FILTERS.issuperset(filters):
+        raise OncoduetError(f"{path}: expected Blosc's own compression, found {codec} after {filters}")
     return array
 
 
@@ -73,11 +77,13 @@ def read_voxels(path: Path, kinds: tuple[np.dtype[Any], ...]) -> npt.NDArray[Any
     array = open_array(path, kinds)
     try:
         voxels: npt.NDArray[Any] = array[:]
-    except (RuntimeError, ValueError) as error:
-        raise OncoduetError(
-            f"{path}: expected a preprocessed study, found a damaged file ({one_line(str(error))})"
-        ) from error
+    except _DAMAGED as error:
+        raise OncoduetError(f"{path}: expected a preprocessed study, found a damaged file ({_said(error)})") from error
     return voxels
+
+
+def _said(error: Exception) -> str:
+    return one_line(str(error))[:200] or type(error).__name__
 
 
 def class_voxels(path: Path, shape: tuple[int, ...]) -> Mapping[int, npt.NDArray[np.integer[Any]]]:

@@ -21,7 +21,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from network.architecture import build_network, is_without_memory
+from network.architecture import build_network
 from network.detection.anchors import AnchorPlan, level_strides, require_levels
 
 CHANNELS_PER_GROUP = 16
@@ -46,7 +46,7 @@ class DetectorOutput:
 
 
 def build_retina_unet(plans: Mapping[str, Any], dataset: Mapping[str, Any], anchors: AnchorPlan) -> "RetinaUNet":
-    """Build the Retina U-Net of a plan, with freshly initialised weights unless it has no memory (device ``meta``).
+    """Build the Retina U-Net of a plan, with freshly initialised weights, if it has memory (:func:`build_network`).
 
     Parameters
     ----------
@@ -117,7 +117,7 @@ def _head(channels: int, results: int) -> nn.Sequential:
         ]
     head = nn.Sequential(*layers, nn.Conv3d(channels, results, 3, padding=1))
     *hidden, last = (layer for layer in head if isinstance(layer, nn.Conv3d))
-    if is_without_memory(head):
+    if last.weight.is_meta:
         return head
     for layer in hidden:
         nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")

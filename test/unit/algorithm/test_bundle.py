@@ -265,7 +265,7 @@ def test_weights_of_another_network_are_refused_before_the_plan_s_network_takes_
     make_bundle: BundleMaker, seal: Seal
 ) -> None:
     folder = make_bundle()
-    wide = [64, 2048]
+    wide = [64, 2**20]  # 10 TB
     change_json(
         folder / "plans.json",
         lambda plans: plans["configurations"]["3d_fullres"]["architecture"]["arch_kwargs"].update(

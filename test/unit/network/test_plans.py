@@ -197,7 +197,7 @@ def architecture(plans: Json) -> Json:
         (put(whole, "transpose_backward", [1, 0, 2]), "transpose_backward: expected an order of axes that undoes"),
         (
             put(whole, "foreground_intensity_properties_per_channel", {"7": {}}),
-            "foreground_intensity_properties_per_channel.7.max: Field required",
+            "foreground_intensity_properties_per_channel.7.mean: Field required",
         ),
         (
             lambda plans: plans["foreground_intensity_properties_per_channel"].pop("1"),
@@ -216,7 +216,7 @@ def test_a_plan_that_names_other_code_or_too_much_is_refused(
 
 
 def test_a_network_that_fills_a_machine_is_refused_before_it_takes_memory(tiny_plans: Json, tiny_dataset: Json) -> None:
-    arguments(tiny_plans)["features_per_stage"] = [2048, 2048]
+    arguments(tiny_plans)["features_per_stage"] = [2**20, 2048]
     arguments(tiny_plans)["kernel_sizes"] = [[11, 11, 11]] * 2
     with pytest.raises(OncoduetError, match=r"expected a network of at most 1,000,000,000 parameters, found \d+,"):
         build_network(tiny_plans, tiny_dataset)

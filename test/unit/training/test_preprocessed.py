@@ -38,7 +38,7 @@ def test_an_array_of_voxels_is_read_as_it_was_written(tmp_path):
         (lambda path: write(path, np.zeros((4, 5), np.float32)), r"of float32, found float32 \[4, 5\]"),
         (lambda path: write(path, np.zeros(SHAPE)), r"of float32, found float64 \[1, 3, 4, 5\]"),
         (lambda path: write(path, np.zeros(SHAPE, "V16")), r"of float32, found .*V16"),
-        (lambda path: write(path, np.zeros((1, 0, 4, 5), np.float32)), r"found float32 \[1, 0, 4, 5\]"),
+        (lambda path: write(path, np.zeros((1, 0, 4, 5), np.float32)), "found a damaged file"),
         (
             lambda path: write(path, np.zeros(SHAPE, np.float32), cparams={"filters": [blosc2.Filter.BYTEDELTA]}),
             "Blosc's own compression, found ",

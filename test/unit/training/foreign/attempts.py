@@ -45,6 +45,8 @@ from training.resident.studies import ResidentStudies
 MEMORY_BYTES = 2 * 2**30
 """Address space that an attempt may take beyond what the process has."""
 SECONDS = 20
+"""Of the processor, for an attempt; one that waits for ever instead is ended after so many of the clock:"""
+SECONDS_OF_WAITING = 200
 LONGEST_LINE = 20_000
 SHAPE = (9, 20, 30)
 RUN = "a" * 64
@@ -612,10 +614,12 @@ def main(material, first, last):
         read = getattr(Attempt(material, number), kind)()
         (material / "mark").exists() and sys.exit(f"{number}: the attempt itself left the mark")
         print(f"begin\t{number}\t{kind}", file=told)
-        signal.alarm(SECONDS)
-        began = time.monotonic()
+        signal.setitimer(signal.ITIMER_PROF, SECONDS)
+        signal.alarm(SECONDS_OF_WAITING)
+        began = time.process_time()
         became = outcome(read)
-        seconds = time.monotonic() - began
+        seconds = time.process_time() - began
+        signal.setitimer(signal.ITIMER_PROF, 0)
         signal.alarm(0)
         if (material / "mark").exists():
             became = "MARKED"
