@@ -62,9 +62,12 @@ def read_voxels(path: Path, header: ImageHeader) -> npt.NDArray[Any]:
     Raises
     ------
     OncoduetError
-        The voxels are truncated or damaged, or more than the header says.
+        The voxels are truncated or damaged, more than the header says, or more than there is memory for.
     """
-    array = np.empty(header.shape_zyx, header.type)
+    try:
+        array = np.empty(header.shape_zyx, header.type)
+    except MemoryError:
+        raise OncoduetError(f"{path}: expected voxels that fit into memory, found {header.voxel_bytes} bytes") from None
     filled, place = 0, array.reshape(-1).view(np.uint8)
     for piece in voxel_pieces(path, header):
         place[filled : filled + len(piece)] = np.frombuffer(piece, np.uint8)

@@ -165,7 +165,7 @@ class Bench:
     @staticmethod
     def inflated_by() -> str:
         """Which library inflates our files."""
-        from evaluation.sparse import zlib  # noqa: PLC0415
+        from contract.integrity import zlib  # noqa: PLC0415
 
         return str(zlib.__name__)
 

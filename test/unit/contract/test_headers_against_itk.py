@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 import SimpleITK as sitk
 
 from contract.errors import OncoduetError
@@ -343,6 +344,7 @@ def twice_placed(path: Path) -> bool:
     return bool(qform > 0 and sform > 1)
 
 
+@pytest.mark.slow
 def test_we_read_what_simpleitk_reads_or_refuse_it(tmp_path: Path) -> None:
     seeds = list(images(tmp_path))
     outcomes: Counter[str] = Counter()

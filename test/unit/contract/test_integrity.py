@@ -14,7 +14,7 @@ import pytest
 import SimpleITK as sitk
 
 from contract.errors import OncoduetError
-from contract.integrity import require_whole
+from contract.integrity import read_header, read_voxels, require_whole
 from contract.volume import Grid, Volume, read_grid, read_label, read_volume, to_image
 
 HEADER = {
@@ -339,6 +339,13 @@ def test_a_file_too_short_for_its_voxels_however_compressed_is_refused_before_th
         path.write_bytes(gzip.compress(whole) if name.endswith("gz") else whole)
     with pytest.raises(OncoduetError, match=r"expected 4000000000 bytes of voxels, found (at most )?\d+: truncated$"):
         read_grid(path)
+
+
+def test_voxels_that_no_memory_holds_are_refused(tmp_path: Path) -> None:
+    path = meta_image(tmp_path / "a.mha")
+    header = replace(read_header(path), size_xyz=(1 << 20, 1 << 20, 1 << 18))
+    with pytest.raises(OncoduetError, match=rf"a.mha: expected voxels that fit into memory, found {1 << 60} bytes$"):
+        read_voxels(path, header)
 
 
 @pytest.mark.parametrize("name", ["a.mha", "a.nii", "a.nii.gz"])

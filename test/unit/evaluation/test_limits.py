@@ -25,6 +25,7 @@ HOSTILE = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "said"), HOSTILE.items(), ids=HOSTILE.keys())
 def test_a_hostile_map_is_scored_or_refused_in_two_gigabytes_and_a_minute(tmp_path: Path, name: str, said: str) -> None:
     program = Path(__file__).parent / "hostile_map.py"

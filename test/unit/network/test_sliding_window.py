@@ -114,6 +114,22 @@ def test_the_slab_is_a_patch_deep_or_as_deep_as_one_pass() -> None:
     assert slab_depth((5, 30, 30), (8, 16, 16)) == 8
 
 
+def test_the_slab_of_any_study_is_that_of_its_windows_listed_one_by_one() -> None:
+    random = np.random.default_rng(4)
+    for _ in range(300):
+        size, patch = random.integers(1, 40, 3).tolist(), random.integers(1, 12, 3).tolist()
+        batch, step = int(random.integers(1, 9)), float(random.choice([0.25, 0.5, 0.7, 1.0]))
+        padded = [max(pair) for pair in zip(size, patch, strict=True)]
+        windows = window_slices(padded, patch, step)
+        passes = [windows[first : first + batch] for first in range(0, len(windows), batch)]
+        deepest = max(some[-1][0].stop - some[0][0].start for some in passes)
+        assert slab_depth(size, patch, step=step, batch=batch) == deepest
+
+
+def test_the_slab_of_a_study_of_kilometres_is_reckoned_without_listing_its_windows() -> None:
+    assert slab_depth((19_000, 10**9, 10**9), (20, 320, 320)) == 30  # one pass ends a layer and begins the next
+
+
 def test_ensembles_and_sums_of_classes_come_from_one_pass(make_network: Callable[[int], torch.nn.Module]) -> None:
     data, networks = noise(3, 9, 24, 30), [Counting(make_network(seed)) for seed in (1, 2, 3, 4)]
     found = ensemble_probabilities(
