@@ -111,7 +111,8 @@ step "predict: each network alone, and the ensembles of four" \
 step "predict: voxel-wise baselines, without learning" \
   $python -m algorithm baseline --card "$card" --archive "$demo/external" --output "$demo/predictions"
 step "score" \
-  $python -m evaluation score --predictions "$demo/predictions" --truth "$demo/external" --output "$demo/scores"
+  $python -m evaluation score --predictions "$demo/predictions" --truth "$demo/external" --card "$card" \
+  --output "$demo/scores"
 step "compare" \
   $python -m evaluation compare --scores "$demo/scores" --output "$demo/comparison"
 

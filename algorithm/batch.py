@@ -85,7 +85,7 @@ def predict_batch(
         The bundle is wrong, the archive is empty, or the output belongs to another batch: nothing was changed. Or
         single studies are wrong: all others are predicted.
     """
-    require_apart(output, archive=archive, model=model)
+    require_apart(output, archive=archive, model_bundle=model)
     bundle = read_bundle(model)
     ensembles = choose_ensembles(bundle, members, choices)
     listing = list_studies(archive, bundle.card, labels_required=False)

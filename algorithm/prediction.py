@@ -20,10 +20,11 @@ import torch
 
 from algorithm.boxes import AS_IN_RULES, BoxChoice, BoxMembers, StudyBoxes, ensemble_rule, load_box_members
 from algorithm.bundle import Bundle, MemberNetworks
+from contract.archive import read_grids
 from contract.cards import Card
 from contract.errors import OncoduetError, one_line
 from contract.records import Member
-from contract.volume import Box, Float32Array, Grid, Volume, read_grid
+from contract.volume import Box, Float32Array, Grid, Volume
 from network.detection.clustering import BoxRule
 from network.device import Kind, free_device_memory, memory_or_refuse, out_of_memory
 from network.localisation import keep_near, predicted_region
@@ -230,7 +231,8 @@ class Predictor:
         OncoduetError
             An image is missing or is none.
         """
-        headers = _Headers.read(self.bundle.card, channels, name="")
+        card = self.bundle.card
+        headers = _Headers.read(card, channels, name=channels[card.geometry.reference].name)
         return self._work(headers, study_grid(self.bundle.card, headers.reference))
 
     def _work(self, headers: "_Headers", grid: Grid, *, is_read: bool = False) -> Work:
@@ -282,7 +284,7 @@ class _Headers:
 
     @classmethod
     def read(cls, card: Card, channels: Mapping[str, Path], *, name: str) -> "_Headers":
-        grids = {channel: read_grid(channels[channel]) for channel in card.channel_names}
+        grids = read_grids(name, {channel: channels[channel] for channel in card.channel_names}, card.geometry)
         reference = along_card(card, grids[card.geometry.reference])
         return cls(name, [grid.shape_zyx for grid in grids.values()], reference)
 

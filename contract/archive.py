@@ -14,14 +14,15 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from contract.archive_files import LABEL_ENDING, LABELS, ArchiveFiles, look, same_name
-from contract.cards import Card
+from contract.cards import Card, Geometry
 from contract.errors import SHOWN, OncoduetError, one_line, some
+from contract.extent import require_plausible_extent
 from contract.files import read_json
 from contract.names import require_case_id
 from contract.patients import FILE as PATIENTS
 from contract.patients import MOST_STUDIES, TELLING, patients_by_case, question, read_patients, said_patients
 from contract.tables import read_table
-from contract.volume import fields_of_view_meet, read_grid, require_same_grid
+from contract.volume import Grid, fields_of_view_meet, read_grid, require_same_grid
 
 UNKNOWN_LICENCE = "unknown"
 MARKSHEET = "marksheet.csv"
@@ -173,9 +174,21 @@ def archive_licence(archive: Path) -> str:
     return licence
 
 
-def check_geometry(name: str, channels: Mapping[str, Path], reference: str) -> None:
-    """Raise ``OncoduetError`` unless every channel is a 3D image whose field of view meets the reference's."""
+def read_grids(name: str, channels: Mapping[str, Path], geometry: Geometry) -> dict[str, Grid]:
+    """Read where every channel's voxels lie; ``OncoduetError`` where the card finds a spacing or extent implausible."""
     grids = {channel: read_grid(path) for channel, path in channels.items()}
+    for channel, grid in grids.items():
+        require_plausible_extent(channels[channel], grid, geometry, study=name)
+    return grids
+
+
+def check_geometry(name: str, channels: Mapping[str, Path], geometry: Geometry) -> None:
+    """Raise ``OncoduetError`` unless every channel is a 3D image whose field of view meets the reference's.
+
+    As :func:`read_grids` does, too.
+    """
+    grids = read_grids(name, channels, geometry)
+    reference = geometry.reference
     for channel, grid in grids.items():
         if min(grid.size_xyz) < 2:
             raise OncoduetError(
@@ -212,7 +225,7 @@ def _study(archive: Path, card: Card, case_id: str, files: ArchiveFiles, labels_
         if not paths[0].exists():
             raise OncoduetError(f"study {case_id} in {archive}: expected {paths[0]}, found a link that leads nowhere")
     channels = {channel: found[channel][0] for channel in card.channel_names}
-    check_geometry(case_id, channels, card.geometry.reference)
+    check_geometry(case_id, channels, card.geometry)
     label = files.labels.get(same_name(case_id))
     if label is not None and label.is_file():
         require_same_grid(

@@ -37,8 +37,6 @@ CARDS = Path(__file__).parent / "cards"
 CandidateRule = Literal["dynamic", "dynamic-fast", "dynamic-v2"]
 Model = TypeVar("Model", bound=BaseModel)
 Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]*$")]
-LATER = Field(json_schema_extra={"later": True})
-"""Marks a key that came after the first cards: at its default it is no part of a card's hash."""
 
 
 def is_relative(path: str) -> bool:
@@ -81,20 +79,20 @@ class Socket(Frozen):
     relative_path: RelativePath
 
 
-def _is_absent(value: object) -> bool:
-    """Leaves keys that came later out of the hash of a card that does not have them."""
-    return value is None
+def _later(default: Any) -> Any:
+    """Give a key that came after the first cards: at its default it is no part of a card's hash."""
+    return Field(default=default, exclude_if=lambda value: value == default)
 
 
 class Plausible(Frozen):
     """What is known of a channel's intensities, in its own unit; an image that is beyond is refused."""
 
-    minimum_at_most: float | None = Field(default=None, exclude_if=_is_absent)
-    maximum_at_least: float | None = Field(default=None, exclude_if=_is_absent)
+    minimum_at_most: float | None = _later(None)
+    maximum_at_least: float | None = _later(None)
     """Bounds on the image's extremes."""
-    median_between: tuple[float, float] | None = Field(default=None, exclude_if=_is_absent)
+    median_between: tuple[float, float] | None = _later(None)
     """Bounds on the median of the image's middle half along each axis, its lowest value (a mask, padding) left out."""
-    median_mostly_between: tuple[float, float] | None = Field(default=None, exclude_if=_is_absent)
+    median_mostly_between: tuple[float, float] | None = _later(None)
     """The same; an image that is beyond is only warned of."""
 
     @classmethod
@@ -120,7 +118,7 @@ class Channel(Frozen):
     """Value of voxels beyond the field of view after resampling."""
     plausible: Plausible | None = None
     """What an image of this channel holds; one of another modality or unit is noticed by it. Absent: anything goes."""
-    same_scan_as: Name | None = Field(default=None, exclude_if=_is_absent)
+    same_scan_as: Name | None = _later(None)
     """A channel from the same scan, hence on the same grid, by which exchanged channels are noticed."""
 
 
@@ -144,6 +142,10 @@ class Geometry(Frozen):
     """Keep the reference's slices (no resampling along z) when their spacing lies strictly between these."""
     keep_central_mm_zyx: tuple[PositiveFloat, PositiveFloat, PositiveFloat] | None = None
     """Predictions outside this central box of the reference image are set to zero; absent: nothing is."""
+    plausible_spacing_mm: tuple[PositiveFloat, PositiveFloat] = _later((0.05, 25.0))
+    """Between which all spacings of all channels lie; others are an error of units. Refuses, and changes no result."""
+    plausible_extent_mm: tuple[PositiveFloat, PositiveFloat] = _later((1.0, 2500.0))
+    """Between which the longest side of every channel lies; likewise."""
 
 
 class TissueClass(Frozen):
@@ -194,9 +196,9 @@ class Matching(Frozen):
 
     overlap: Literal["iou", "dice"] = "iou"
     minimum_overlap: Annotated[float, Field(gt=0, le=1)] = 0.1
-    most_candidates: Annotated[PositiveInt, LATER] = 100
-    """The strict answer refuses a detection map with more."""
-    narrowest_link_voxels: Annotated[PositiveInt, LATER] = 3
+    most_candidates: PositiveInt = _later(10_000)
+    """The strict answer refuses a detection map with more. A network that finds boxes paints at most so many."""
+    narrowest_link_voxels: PositiveInt = _later(3)
     """Parts of a candidate that hang together only by what is narrower than this in the slice, in voxels of the
     reference image, are candidates of their own to the strict answer; 1: never. By default the side of the largest
     square that the smallest candidate (11 voxels) holds."""
@@ -263,6 +265,11 @@ class Card(Frozen):
             for each in baselines
             if channels and isinstance(each.get("channel"), str) and each["channel"] not in names["channel"]
         ]
+        for key in ("plausible_spacing_mm", "plausible_extent_mm"):
+            bounds = geometry.get(key) if isinstance(geometry, Mapping) else None
+            numbers = [each for each in _items(bounds) if isinstance(each, int | float)]
+            if len(numbers) == 2 and not numbers[0] < numbers[1]:
+                faults.append(f"geometry.{key}: expected the smaller number first, found {numbers}")
         faults += [
             f"channel {each.get('name')!r} is the same scan as {each['same_scan_as']!r}, which is no channel"
             for each in channels
@@ -320,6 +327,8 @@ class Card(Frozen):
             tolerance_mm=self.geometry.tolerance_mm,
             spacing_mm_zyx=stage.spacing_mm_zyx,
             at_most_columns=stage.at_most_columns,
+            plausible_spacing_mm=self.geometry.plausible_spacing_mm,
+            plausible_extent_mm=self.geometry.plausible_extent_mm,
         )
         organ = (TissueClass(name=stage.organ, values=stage.values),)
         changes = {"geometry": geometry, "classes": organ, "lesion_class": stage.organ, "baselines": ()}
@@ -327,12 +336,8 @@ class Card(Frozen):
 
     @property
     def sha256(self) -> str:
-        """Hash of what the card says.
-
-        Comments and layout of the file do not count, nor does a key that came ``LATER`` and is at its default: runs and
-        bundles of before keep their card.
-        """
-        return sha256_json(_said(self))
+        """Hash of what the card says; comments and layout of the file do not count."""
+        return sha256_json(self.model_dump(mode="json"))
 
 
 def load_card(name_or_path: str | Path) -> Card:
@@ -411,18 +416,6 @@ def parse(values: object, model: type[Model], source: object) -> Model:
 def _place(fault: ErrorDetails) -> str:
     """Where a fault lies: keys, of which a foreign one may be long."""
     return ".".join(str(each)[:LONGEST_QUOTE] for each in fault["loc"]) or "the whole"
-
-
-def _said(value: Any) -> Any:
-    """A value as JSON, without keys that came later and are at their default."""
-    if isinstance(value, BaseModel):
-        fields = type(value).model_fields
-        return {
-            name: _said(each)
-            for name, each in value
-            if fields[name].json_schema_extra != LATER.json_schema_extra or each != fields[name].default
-        }
-    return [_said(each) for each in value] if isinstance(value, tuple) else value
 
 
 def _is_echo(fault: ErrorDetails, faults: Sequence[ErrorDetails]) -> bool:

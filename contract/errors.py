@@ -111,6 +111,8 @@ def _not_our_fault(error: Exception) -> str | None:
                 file = os.fsdecode(file)
             found = "found none" if number in (errno.ENOSPC, errno.EDQUOT) else f"found: {os.strerror(number)}"
             return f"{file}: {_MACHINE.get(number, 'expected to use it')}, {found}"
+        case RuntimeError() if str(error).startswith("Symlink loop from "):  # pathlib's, before Python 3.13
+            return f"{str(error).removeprefix('Symlink loop from ')}: expected links that lead somewhere, found a loop"
         case UnicodeEncodeError() if any("\ud800" <= each <= "\udfff" for each in error.object):
             return f"{error.object!r}: expected a name in UTF-8, found other bytes"
         case UnicodeDecodeError():

@@ -17,6 +17,7 @@ from contract.errors import OncoduetError
 MOST_VOXELS = 1 << 31
 """More than any scan has: a whole body at 1 mm has less than 2^30."""
 
+_FARTHEST_MM = 1e6
 _ORTHONORMAL = 1e-2  # how far the products of direction vectors may be from 0 and 1; tools round directions
 
 
@@ -63,8 +64,9 @@ def checked(path: Path, header: ImageHeader) -> ImageHeader:
         raise OncoduetError(f"{path}: expected at most {MOST_VOXELS} voxels, found {math.prod(header.size_xyz)}")
     if not all(math.isfinite(value) and value > 0 for value in header.spacing_mm_xyz):
         raise OncoduetError(f"{path}: expected positive spacings, found {listed(header.spacing_mm_xyz)}")
-    if not all(map(math.isfinite, header.origin_mm_xyz)):
-        raise OncoduetError(f"{path}: expected a finite origin, found {listed(header.origin_mm_xyz)}")
+    if not all(abs(value) <= _FARTHEST_MM for value in header.origin_mm_xyz):
+        found = listed(header.origin_mm_xyz)
+        raise OncoduetError(f"{path}: expected an origin within {_FARTHEST_MM:g} mm, found {found}")
     axes = np.array(header.direction).reshape(3, 3)
     with np.errstate(over="ignore", invalid="ignore"):
         perpendicular = bool(np.all(np.abs(axes.T @ axes - np.eye(3)) <= _ORTHONORMAL))

@@ -137,7 +137,7 @@ def _lines(path: Path, stream: IO[bytes]) -> tuple[dict[str, str], int]:
         match = _LINE.fullmatch(line)
         if match is None:
             raise OncoduetError(f"{path}: expected lines 'Key = value' in the MetaImage header, found {_shown(line)}")
-        key, value = match[1].decode("ascii"), (match[2] or b"").decode("latin-1").strip()
+        key, value = match[1].decode("ascii"), (match[2] or b"").decode("latin-1").strip(" ")
         if key in lines:
             raise OncoduetError(f"{path}: expected {key} once in the MetaImage header, found it twice")
         known = _KNOWN_LOWER.get(key.lower(), key)
@@ -162,7 +162,7 @@ def _without_synonyms(path: Path, lines: Mapping[str, str]) -> dict[str, str]:
 def _numbers(path: Path, header: Mapping[str, str], key: str, length: int) -> list[str]:
     if key not in header:
         raise OncoduetError(f"{path}: expected {key} in the MetaImage header, found none")
-    words = header[key].split()
+    words = [word for word in header[key].split(" ") if word]
     if len(words) != length or not all(map(_NUMBER.fullmatch, words)):
         raise OncoduetError(f"{path}: expected {length} numbers as {key}, found {header[key]!r}")
     return words

@@ -8,7 +8,8 @@ folder stays, file by file. Three rules hold beside that:
 * output and inputs lie apart: neither is the other, nor inside the other, however the paths are spelt;
 * a link inside the output folder is never written through; the folder itself may be one;
 * on the platform, where a folder may hold the declared outputs alone, there is no ``.oncoduet``: the process itself
-  knows what it wrote, so that a server replaces its answer before the last, and a new process replaces nothing.
+  knows what it wrote, so that a server's answer takes the place of its last one. For later processes the same stands in
+  an extended attribute of each file; where a file system has none, they replace nothing.
 
 ``python -m contract.outputs {check,keep} FOLDER …`` holds ``export.sh`` to the same.
 
@@ -20,7 +21,7 @@ import errno
 import os
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -45,6 +46,7 @@ from contract.provenance import Writer, writer
 
 MANIFEST = ".oncoduet"
 EXPORT = "export.sh"
+_ATTRIBUTE = "user.oncoduet"
 
 _OWNERS = {
     "run.json": ("training run",),
@@ -123,7 +125,10 @@ class Output:
         try:
             sweep(self.folder)
             with held_folder(self.folder) as stage:
-                yield stage
+                try:
+                    yield stage
+                except OncoduetError as error:  # by the names that the files were going to have
+                    raise type(error)(str(error).replace(str(stage), str(self.folder))) from None
                 self._put(stage)
         except OSError as error:
             explain_full_disk(error, self.folder, size_bytes=None)
@@ -139,6 +144,9 @@ class Output:
         if unclaimed:
             raise ValueError(f"{self.command}: {unclaimed[0]} was written, which nobody had asked for")
         for path in paths:
+            if self.on_platform:
+                with suppress(OSError):
+                    os.setxattr(path, _ATTRIBUTE, f"{self.command} {sha256_file(path)}".encode())
             sync(path)
         with locked(self.folder):
             self.check()  # another process may have written here since
@@ -157,8 +165,21 @@ class Output:
 
     def _known(self) -> Written:
         if self.on_platform:
-            return Written(identity=self.identity, files=_made.get((self.folder.resolve(), self.command), {}))
+            made = _made.get((self.folder.resolve(), self.command), {})
+            return Written(identity=self.identity, files={**self._marked(), **made})
         return _manifest(self.folder).commands.get(self.command, Written(identity={}, files={}))
+
+    def _marked(self) -> dict[str, tuple[str, ...]]:
+        """What an earlier process wrote, as the files themselves say."""
+        found: dict[str, tuple[str, ...]] = {}
+        for place in {(self.folder / name).parent for name in self.files}:
+            for path in place.iterdir() if place.is_dir() else ():
+                with suppress(OSError):
+                    mark = os.getxattr(path, _ATTRIBUTE, follow_symlinks=False).decode(errors="replace")
+                    command, _, sha256 = mark.rpartition(" ")
+                    if command == self.command:
+                        found[path.relative_to(self.folder).as_posix()] = (sha256,)
+        return found
 
     def _remember(self, files: Mapping[str, tuple[str, ...]]) -> None:
         if self.on_platform:
@@ -190,8 +211,9 @@ def require_apart(output: Path, **inputs: Path | Sequence[Path] | None) -> None:
         for path in [given] if isinstance(given, Path) else given or ():
             inside, around = _lies_in(output, path), _lies_in(path, output)
             if inside or around:
-                how = "" if inside and around else ", inside which it lies" if inside else ", which lies inside it"
-                raise OncoduetError(f"{output}: expected an output folder of its own, found the {name}{how} ({path})")
+                how, which = ("", "") if inside and around else ("inside " if inside else "around ", f" {path}")
+                found = f"{how}the {name.replace('_', ' ')}{which}"
+                raise OncoduetError(f"{output}: expected an output folder of its own, found {found}")
 
 
 def require_unowned(folder: Path, command: str) -> None:
@@ -215,7 +237,7 @@ def require_folder(folder: Path) -> None:
     nearest = nearest_folder(folder)
     with writable(nearest):
         if not nearest.is_dir():
-            raise OncoduetError(f"{folder}: expected a folder that can be written to, found: {nearest} is none")
+            raise OncoduetError(f"{folder}: expected a folder that can be written to, found: {nearest} is no folder")
         _require_access(folder, nearest)
 
 

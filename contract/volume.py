@@ -9,7 +9,7 @@ import os
 import shutil
 import sys
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, TypeVar
@@ -270,7 +270,7 @@ def write_volume(path: Path, volume: Volume) -> None:
     _require_utf8(path)
     with atomic_file(path) as partial:
         try:
-            with _quiet_nifti() if path.name.endswith(".gz") else nullcontext():
+            with _quiet():
                 sitk.WriteImage(to_image(volume), str(partial), useCompression=True)
             read_voxels(partial, read_header(partial))
         except (RuntimeError, OncoduetError) as error:
@@ -282,8 +282,8 @@ def write_volume(path: Path, volume: Volume) -> None:
 
 
 @contextmanager
-def _quiet_nifti() -> Iterator[None]:
-    """ITK's NIfTI library writes to stderr itself where the disk is full, before we have said so in one line."""
+def _quiet() -> Iterator[None]:
+    """MetaIO and the NIfTI library write to stderr themselves where the disk is full; we say it in one line."""
     sys.stderr.flush()
     kept = os.dup(2)
     nowhere = os.open(os.devnull, os.O_WRONLY)

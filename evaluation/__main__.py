@@ -34,6 +34,8 @@ from evaluation.explain import Answer, explain
 from evaluation.score import Score, read_one, score
 from evaluation.truth import BASELINES, TruthFolder, find_truth
 
+MOST_WORKERS = 1024
+
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command line and return its exit code: 0 done, 1 a bug, 2 wrong usage, 3 the input is wrong."""
@@ -300,12 +302,18 @@ def _parser() -> argparse.ArgumentParser:
     comparing.add_argument(
         "--few-patients", action="store_true", help=f"draw anew from fewer than {FEWEST_PATIENTS} patients all the same"
     )
-    comparing.add_argument("--workers", type=int, default=1, help="processes; they change no result (%(default)s)")
+    comparing.add_argument("--workers", type=_workers, default=1, help="processes; they change no result (%(default)s)")
 
     planning = commands.add_parser("plan", help="runs and cases that a question needs; may a campaign stop?")
     planning.set_defaults(command=_plan)
     _add_plan_arguments(planning)
     return parser
+
+
+def _workers(text: str) -> int:
+    if not (text.isdecimal() and len(text) < 5 and 1 <= int(text) <= MOST_WORKERS):
+        raise argparse.ArgumentTypeError(f"expected a whole number from 1 to {MOST_WORKERS}, found {text!r}")
+    return int(text)
 
 
 def _add_patients(command: argparse.ArgumentParser) -> None:

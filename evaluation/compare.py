@@ -105,6 +105,9 @@ def compare(
     declared = plan.pairs(list(by_configuration), analysis)
     groups = _subgroups(plan, marksheet, runs[0].truth, analysis)
     _log.info("comparing %d scored runs in %d pairs", len(runs), len(declared))
+    for run in runs:
+        if run.trained_on:
+            _log.warning("%s: %d of %d studies were trained on", run.name, run.trained_on, run.strict.cases)
     misses = [] if archive is None else find_misses(runs, archive, predictions)
     named = sha256_file(analysis) if analysis else "exploratory"
     verdict = judge(runs, plan, declared, analysis=named, workers=workers)

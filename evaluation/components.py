@@ -111,31 +111,42 @@ def _number(runs: int, one: Int64Array, other: Int64Array) -> Int64Array:
 def without_narrow_links(components: Components, narrowest: int) -> tuple[Components, Int64Array]:
     """Cut components where they hang together only by what is narrower than ``narrowest`` voxels in the slice (y, x).
 
-    A component is opened by a square of that side. Where two or more parts remain, they take its place, and what no
-    square fits into (links, fringes) belongs to none of them; where one part or none remains, it stays as it is.
+    A component is opened by a square of that side, or, where that leaves it in one part or none, by the next smaller,
+    down to 2. Where two or more parts remain, they take its place, and what no square fits into (links, fringes)
+    belongs to none of them; otherwise it stays as it is.
 
     Returns
     -------
     The components, in raster order of their first voxels, and for each the number of the one that it comes from.
     """
-    everything = np.arange(len(components))
-    large = components.sizes >= 2 * narrowest**2  # smaller ones hold no two squares
-    if narrowest == 1 or not large.any():
-        return components, everything
-    considered = large[components.owners]
-    inner = _opened(components.voxels[considered], components.shape_zyx, narrowest)
+    result, origin = components, np.arange(len(components))
+    for side in range(narrowest, 1, -1):
+        result, before = _cut(result, side)
+        origin = origin[before]
+    return result, origin
+
+
+def _cut(components: Components, side: int) -> tuple[Components, Int64Array]:
+    """Components that an opening parts, parted; and where each comes from."""
+    large = components.sizes >= 2 * side**2  # smaller ones hold no two squares
+    if not large.any():
+        return components, np.arange(len(components))
+    inner = _opened(components.voxels[large[components.owners]], components.shape_zyx, side)
     parts = connect(inner, components.shape_zyx)
     whose = components.owners[np.searchsorted(components.voxels, inner)]
-    origin = np.zeros(len(parts), dtype=np.int64)
-    origin[parts.owners] = whose
-    cut = np.bincount(origin, minlength=len(components)) > 1
+    cut = np.bincount(_origin(parts, whose), minlength=len(components)) > 1
     if not cut.any():
-        return components, everything
+        return components, np.arange(len(components))
     voxels = np.union1d(components.voxels[~cut[components.owners]], inner[cut[whose]])
     result = connect(voxels, components.shape_zyx)
-    origin = np.zeros(len(result), dtype=np.int64)
-    origin[result.owners] = components.owners[np.searchsorted(components.voxels, voxels)]
-    return result, origin
+    return result, _origin(result, components.owners[np.searchsorted(components.voxels, voxels)])
+
+
+def _origin(parts: Components, whose: Int64Array) -> Int64Array:
+    """Which component each part comes from, given that of each of its voxels."""
+    origin = np.zeros(len(parts), dtype=np.int64)
+    origin[parts.owners] = whose
+    return origin
 
 
 def _opened(voxels: Int64Array, shape_zyx: tuple[int, int, int], side: int) -> Int64Array:

@@ -20,6 +20,7 @@ import numpy.typing as npt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from contract.cards import Card, card_names, load_card
 from contract.errors import OncoduetError
 from contract.volume import read_volume, require_same_grid
 from evaluation import strict
@@ -84,7 +85,7 @@ def find_misses(runs: Sequence[ScoredRun], archive: Path, predictions: Sequence[
     """
     truth = find_truth(archive)
     found = _predictions_of(runs, truth, predictions)
-    card = found[0].card
+    card = found[0].card or found[0].claimed
     if card is None:
         raise OncoduetError(f"{found[0].folder}: expected predictions that name a card, found none")
     known = runs[0].truth
@@ -101,7 +102,7 @@ def find_misses(runs: Sequence[ScoredRun], archive: Path, predictions: Sequence[
     ]
     misses = []
     for negative, _, case_id, lesion in sorted(worst)[:MOST]:
-        of_case = truth.case(case_id, MatchingRule.of(card))
+        of_case = truth.case(case_id, MatchingRule.of(found[0].card))
         image = _image(archive, case_id, card.geometry.reference, of_case)
         misses.append(_picture(case_id, lesion, image, of_case, found, missed=-negative))
         _log.info("%s, lesion %d: missed by %d of %d runs", case_id, lesion + 1, -negative, len(found))
@@ -137,8 +138,9 @@ def describe_misses(misses: Sequence[Miss]) -> str:
 def _predictions_of(runs: Sequence[ScoredRun], truth: TruthFolder, predictions: Sequence[Path]) -> list[Run]:
     scored = {_mark(run): run.name for run in runs}
     found: dict[str, Run] = {}
+    card = _scoring_card(runs[0], truth, predictions)
     for folder in predictions:
-        for run in find_runs(folder, truth, card=None, on_missing="worst"):
+        for run in find_runs(folder, truth, card=card, on_missing="worst"):
             name = None if run.source is None else scored.get((run.source.configuration, *run.source.runs))
             if name is not None:
                 found[name] = run
@@ -146,6 +148,19 @@ def _predictions_of(runs: Sequence[ScoredRun], truth: TruthFolder, predictions: 
         where = ", ".join(map(str, predictions))
         raise OncoduetError(f"{where}: expected predictions of the scored runs (by source.json), found none of them")
     return [found[name] for name in sorted(found)]
+
+
+def _scoring_card(run: ScoredRun, truth: TruthFolder, predictions: Sequence[Path]) -> Card | None:
+    """The card that scored, known by its hash: the truth's, one of ours, or one that lies beside predictions."""
+    sha256 = run.parents.get("scoring_card")
+    if sha256 is None:
+        return None
+    beside = [path for folder in predictions for path in (folder / "card.toml", *sorted(folder.glob("*/card.toml")))]
+    known = [truth.card, *map(load_card, card_names()), *(load_card(path) for path in beside if path.is_file())]
+    card = next((each for each in known if each is not None and each.sha256 == sha256), None)
+    if card is None:
+        raise OncoduetError(f"{truth.folder}: expected the card that scored ({sha256[:12]}) as card.toml, found none")
+    return card
 
 
 def _mark(run: ScoredRun) -> tuple[str, ...]:
@@ -178,10 +193,10 @@ def _missed_by_lesion(case_id: str, runs: Sequence[Run], truth: TruthFolder) -> 
 
 
 def _image(archive: Path, case_id: str, channel: str, truth: Truth) -> Image:
-    patient, _, _ = case_id.partition("_")
-    path = archive / patient / f"{case_id}_{channel}.mha"
-    if not path.is_file():
-        raise OncoduetError(f"{path}: expected the image of a missed lesion, found none")
+    name = f"{case_id}_{channel}.mha"
+    path = next((path for folder in sorted(archive.iterdir()) if (path := folder / name).is_file()), None)
+    if path is None:
+        raise OncoduetError(f"{archive / '*' / name}: expected the image of a missed lesion, found none")
     volume = read_volume(path)
     require_same_grid(volume.grid, truth.grid, found_name=str(path), expected_name=str(truth.path))
     return volume.array.astype(np.float32)
@@ -251,4 +266,5 @@ def _draw(axes: Axes, miss: Miss) -> None:
         fontsize=8.5,
         loc="left",
         pad=4,
+        parse_math=False,  # a $ in a name is a $
     )

@@ -43,6 +43,8 @@ class Run:
     source: Source | None
     card: Card | None
     """The card that scores it; None: every non-zero label is lesion."""
+    claimed: Card | None = None
+    """The card that the predictions bring or name: it tells what images they were made from, and scores nothing."""
 
     @property
     def title(self) -> str:
@@ -163,7 +165,7 @@ def card_of_outputs(listing: Path) -> Card:
 def _run(folder: Path, name: str, truth: TruthFolder, *, card: Card | None, on_missing: OnMissing) -> Run:
     source = read_record(folder / SOURCE, Source) if (folder / SOURCE).is_file() else None
     card = card or truth.card
-    own = _claimed_card(folder, source)
+    own = claimed_card(folder, source)
     if (folder / LISTING).is_file():
         predictions = predictions_of_jobs(folder, card or own or card_of_outputs(folder / LISTING), truth.label_maps)
     else:
@@ -171,7 +173,7 @@ def _run(folder: Path, name: str, truth: TruthFolder, *, card: Card | None, on_m
     check_complete(folder, predictions, truth, on_missing)
     if card is None and own is not None:
         _require_no_other_rule(folder, own, truth)
-    return Run(folder, name, predictions, source, card)
+    return Run(folder, name, predictions, source, card, own)
 
 
 def check_complete(
@@ -205,7 +207,7 @@ def _plain_predictions(folder: Path, truth: TruthFolder) -> dict[str, Prediction
     return {case_id: Prediction(path, likelihoods.get(case_id)) for case_id, path in maps.items()}
 
 
-def _claimed_card(folder: Path, source: Source | None) -> Card | None:
+def claimed_card(folder: Path, source: Source | None) -> Card | None:
     """The card that predictions bring, or the one of ours that they name."""
     path = folder / "card.toml"
     if path.is_file():

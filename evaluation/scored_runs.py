@@ -89,12 +89,23 @@ def read_scored_runs(scores: Sequence[Path], *, patients: str | None = None) -> 
             raise OncoduetError(f"{folder}: expected each scored run once, found it given {count} times")
     read = [(folder, _read(folder)) for folder in folders]
     read.sort(key=lambda pair: _order(pair[1]))
-    _require_one_test(read)
-    _require_distinct(read)
     if patients is not None:
         given, rule = said_patients(patients)
-        by_case = patients_by_case(read[0][1].truth.case_ids, given=_in_nfc(given), rule=rule, source=read[0][0])
-        read = [(folder, replace(run, truth=_with_patients(run.truth, by_case))) for folder, run in read]
+        given = _in_nfc(given)
+        read = [
+            (
+                folder,
+                replace(
+                    run,
+                    truth=_with_patients(
+                        run.truth, patients_by_case(run.truth.case_ids, given=given, rule=rule, source=folder)
+                    ),
+                ),
+            )
+            for folder, run in read
+        ]
+    _require_one_test(read)
+    _require_distinct(read)
     names = Counter(run.name for _, run in read)
     return [run if names[run.name] == 1 else replace(run, name=_longer_name(run)) for _, run in read]
 
@@ -117,7 +128,9 @@ def _find(path: Path) -> list[Path]:
     found = []
     for place, inner, names in os.walk(path, onerror=refuse) if path.is_dir() else ():
         inner[:] = sorted(name for name in inner if not name.startswith("."))
-        found += [Path(place)] if "metrics.json" in names else []
+        found += (
+            [Path(place)] if {"metrics.json", "cases.csv"} & {*names} else []
+        )  # half a run is refused, not left out
     if not found:
         raise OncoduetError(f"{path}: expected a scored run (metrics.json) or a folder of such, found none")
     return found

@@ -102,7 +102,7 @@ def choose_device(wanted: Device, *, root: Path = Path("/")) -> ComputeDevice:
 
 def machine_gpu(root: Path = Path("/")) -> MachineGpu | None:
     """The first GPU by NVIDIA that the machine has, by what its driver tells; None without any."""
-    proc, lent = root / "proc/driver/nvidia", (root / "dev/nvidia0").exists()
+    proc, lent = root / "proc/driver/nvidia", any((root / "dev").glob("nvidia[0-9]*"))
     answer, said = _nvidia_smi()
     if answer is not None:
         name, _, driver = (part.strip() for part in answer.partition(","))

@@ -113,7 +113,7 @@ def choose(
         Nothing fits.
     """
     on_gpu = device is not None and device.type == "cuda"
-    gpu_free = kept + _gpu_free(device) if on_gpu else 0
+    gpu_free = kept + gpu_bytes_left(device) if on_gpu else 0
     held -= 0 if on_gpu else kept
     ways = list(_ways(work.members))
     for way in ways:
@@ -205,16 +205,16 @@ def memory_budget(limit_gb: float | None = None, *, root: Path = ROOT) -> Budget
     return Budget(held + max(0, least), source)
 
 
-def held_bytes() -> int:
-    """Resident set of this process."""
-    return _field(_STATUS, "VmRSS") or 0
-
-
-def _gpu_free(device: torch.device | None) -> int:
+def gpu_bytes_left(device: torch.device | None) -> int:
     """What a GPU has left for this process, with what torch keeps of it for later."""
     return int(
         torch.cuda.mem_get_info(device)[0] + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
     )
+
+
+def held_bytes() -> int:
+    """Resident set of this process."""
+    return _field(_STATUS, "VmRSS") or 0
 
 
 def _ways(members: int) -> Iterator[Way]:

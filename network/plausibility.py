@@ -5,6 +5,7 @@ image of the channel can be (ADC in 1e-3 mm²/s, a CT without its offset) is ref
 place of the ADC) is warned of by name, since a rare scanner must not be shut out.
 """
 
+import itertools
 import logging
 from collections.abc import Mapping
 from pathlib import Path
@@ -67,8 +68,14 @@ def require_plausible(channel: Channel, volume: Volume, path: Path) -> None:
         )
 
 
-def warn_of_exchanged_grids(card: Card, volumes: Mapping[str, Volume], paths: Mapping[str, Path]) -> None:
-    """Warn where channels of one scan lie on two grids, and one of them on the grid of a third channel."""
+def warn_of_exchanged(card: Card, volumes: Mapping[str, Volume], paths: Mapping[str, Path]) -> None:
+    """Warn of one image that stands for two channels, and of channels that seem to have changed places.
+
+    Those lie on the grid of a third channel and not on that of the one with which they were scanned.
+    """
+    for name, other in itertools.combinations(volumes, 2):
+        if np.array_equal(volumes[name].array, volumes[other].array):
+            logger.warning("%s: holds the same voxels as %s", paths[other], paths[name])
     for channel in card.channels:
         partner = channel.same_scan_as
         if partner is None or _alike(volumes[channel.name], volumes[partner]):

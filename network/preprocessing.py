@@ -170,7 +170,9 @@ def network_size(
     """Size of the network's grid for an image of this size, in the plan's axis order, if nothing is cropped away."""
     order = plans["transpose_forward"]
     target = plans["configurations"][CONFIGURATION]["spacing"]
-    z, y, x = (round(size_zyx[axis] * spacing_mm_zyx[axis] / mm) for axis, mm in zip(order, target, strict=True))
+    z, y, x = (
+        max(1, round(size_zyx[axis] * spacing_mm_zyx[axis] / mm)) for axis, mm in zip(order, target, strict=True)
+    )
     return z, y, x
 
 

@@ -17,6 +17,7 @@ whole patch.
 
 import functools
 import itertools
+import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -169,14 +170,7 @@ def window_slices(
 
     They are sorted by z, then y, then x.
     """
-    if not 0 < step <= 1:
-        raise ValueError(f"step {step} is not in (0, 1]")
-    starts = []
-    for length, patch in zip(size, patch_size, strict=True):
-        room = length - patch
-        count = int(np.ceil(room / (patch * step))) + 1
-        distance = room / (count - 1) if count > 1 else 0.0
-        starts.append([round(distance * index) for index in range(count)])
+    starts = [_starts(length, patch, step) for length, patch in zip(size, patch_size, strict=True)]
     depth, height, width = patch_size
     return [(slice(z, z + depth), slice(y, y + height), slice(x, x + width)) for z, y, x in itertools.product(*starts)]
 
@@ -191,8 +185,29 @@ def gaussian_weight(patch_size: Sequence[int]) -> torch.Tensor:
 def slab_depth(size: Sequence[int], patch_size: Sequence[int], *, step: float = 0.5, batch: int = BATCH) -> int:
     """Slices that the accumulators of a study of this size hold at a time, without a region."""
     padded = [max(length, patch) for length, patch in zip(size, patch_size, strict=True)]
-    windows = window_slices(padded, patch_size, step)
-    return _depth([windows[first : first + batch] for first in range(0, len(windows), batch)])
+    layers = _starts(padded[0], patch_size[0], step)
+    in_layer = math.prod(_count(length, patch, step) for length, patch in zip(padded[1:], patch_size[1:], strict=True))
+    deepest = 0
+    for layer, start in enumerate(layers):
+        first = (-(-(layer + 1) * in_layer // batch) - 1) * batch  # of the last pass that may begin in this layer
+        if first >= layer * in_layer:
+            last = min(first + batch, len(layers) * in_layer) - 1
+            deepest = max(deepest, layers[last // in_layer] + patch_size[0] - start)
+    return deepest
+
+
+def _starts(length: int, patch: int, step: float) -> list[int]:
+    """Where windows begin along one axis."""
+    count = _count(length, patch, step)
+    distance = (length - patch) / (count - 1) if count > 1 else 0.0
+    return [round(distance * index) for index in range(count)]
+
+
+def _count(length: int, patch: int, step: float) -> int:
+    """How many windows lie along one axis."""
+    if not 0 < step <= 1:
+        raise ValueError(f"step {step} is not in (0, 1]")
+    return math.ceil((length - patch) / (patch * step)) + 1
 
 
 @dataclass(frozen=True)

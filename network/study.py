@@ -42,7 +42,7 @@ from contract.volume import (
     require_same_grid,
     resample,
 )
-from network.plausibility import require_plausible, warn_of_exchanged_grids
+from network.plausibility import require_plausible, warn_of_exchanged
 
 
 @dataclass(frozen=True)
@@ -102,7 +102,7 @@ def read_scan(card: Card, channels: Mapping[str, Path], *, name: str) -> Scan:
         An image is unreadable, not 3D, has a single slice, has NaN or infinite voxels, or no contrast; its intensities
         are those of another modality or unit; the fields of view are disjoint.
     """
-    check_geometry(name, channels, card.geometry.reference)
+    check_geometry(name, channels, card.geometry)
     native = read_grid(channels[card.geometry.reference])
     volumes = {}
     for channel in card.channels:
@@ -112,7 +112,7 @@ def read_scan(card: Card, channels: Mapping[str, Path], *, name: str) -> Scan:
             content = content_sha256(volume)
         axes = _axes(card, volume.grid)
         volumes[channel.name] = Volume(axes.apply(volume.array), along_axes(volume.grid, axes))
-    warn_of_exchanged_grids(card, volumes, channels)
+    warn_of_exchanged(card, volumes, channels)
     return Scan(name, volumes, native, _axes(card, native), content)
 
 

@@ -92,7 +92,7 @@ def _campaign(options: argparse.Namespace, console: Console) -> None:
         device, why = job_device(campaign.file.slurm, options.device)
         console.print(f"device: {device}, in each job ({why})", soft_wrap=True, markup=False)
     else:
-        device = _told(options, console, forking=True)
+        device = _told(options, console, asleep=True)
     if options.dry_run:
         _estimate(campaign, slurm_side(campaign) if on_slurm else local_side(campaign, device), console)
         return
@@ -108,11 +108,11 @@ def _campaign(options: argparse.Namespace, console: Console) -> None:
         raise SystemExit(exit_code(signal.SIGINT)) from None
 
 
-def _told(options: argparse.Namespace, console: Console, *, forking: bool = False) -> Kind:
-    """The device to compute on, told in one line before anything else; CUDA stays asleep in a process that forks."""
+def _told(options: argparse.Namespace, console: Console, *, asleep: bool = False) -> Kind:
+    """The device to compute on, told in one line before anything else; CUDA may stay asleep in this process."""
     from training.campaign.devices import chosen_in_a_child  # noqa: PLC0415
 
-    device = (chosen_in_a_child if forking else choose_device)(options.device)
+    device = (chosen_in_a_child if asleep else choose_device)(options.device)
     console.print(str(device), soft_wrap=True, markup=False)
     return device.kind
 
@@ -152,7 +152,7 @@ def _status(options: argparse.Namespace, console: Console) -> None:
 def _sweep(options: argparse.Namespace, console: Console) -> None:
     from training.detection.map_sweep import Whereabouts, show, sweep_maps, verdict  # noqa: PLC0415
 
-    device = _told(options, console)
+    device = _told(options, console, asleep=True)  # the GPU is for the programs that predict
     logging.getLogger("training.judging").setLevel(logging.WARNING)  # nine tables of the evaluation; here is one
     record = sweep_maps(
         options.runs,

@@ -114,8 +114,8 @@ def predict(
     shutil.rmtree(model)
 
 
-def score(predictions: Path, output: Path, *, studies: Path, purpose: str) -> Metrics:
-    """Score an ensemble's predictions against the labels of an archive; the strict answer.
+def score(predictions: Path, output: Path, *, studies: Path, card: Path, purpose: str) -> Metrics:
+    """Score an ensemble's predictions against the labels of an archive, by a card; the strict answer.
 
     Raises
     ------
@@ -123,7 +123,7 @@ def score(predictions: Path, output: Path, *, studies: Path, purpose: str) -> Me
         The evaluation refuses an input, or there is no ranking score: the studies are not both with and without
         lesions.
     """
-    folders = {"predictions": predictions, "truth": studies / "labels", "output": output}
+    folders = {"predictions": predictions, "truth": studies / "labels", "output": output, "card": card}
     call("evaluation", "score", folders=folders, purpose=purpose)
     return read_score(output)
 

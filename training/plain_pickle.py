@@ -180,7 +180,7 @@ class _Steps:
             case _Word.NUMBER, (np.dtype() as kind, bytes(raw)):
                 self.stack.append(self.array(raw, kind, ())[()])
             case _Word.FILLED, (bytes() | bytearray() as raw, np.dtype() as kind, tuple(shape), "C" | "F" as order):
-                self.stack.append(self.array(raw, kind, shape, fortran=order == "F"))
+                self.stack.append(self.array(raw, kind, shape, fortran=order == "F").copy(order))
             case _:
                 called = word.value if isinstance(word, _Word) else type(word).__name__
                 raise ValueError(f"a call of {called} that NumPy does not write")

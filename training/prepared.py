@@ -30,8 +30,8 @@ RECORD = "prepared.json"
 PARTS = ("card.toml", "dataset.json", "dataset_fingerprint.json", "plans.json")
 """Files of every dataset beside ``prepared.json``, ``cases`` and ``splits.json``, which may be edited."""
 
-MORE_PARTS = ("sources.json", f"{LOCALISATION}/prepared.json")
-"""Those of the outer dataset alone."""
+MORE_PARTS = (f"{LOCALISATION}/prepared.json",)
+"""That of a dataset with two stages. ``sources.json`` is none: where an archive lies is no part of a dataset."""
 
 
 class PreparedStudy(Frozen):
@@ -63,7 +63,7 @@ class PreparedRecord(Record):
     files: Mapping[str, str]
     """sha256 of each preprocessed file in ``cases``, by name. Written once, checked by ``training verify``."""
     parts: Mapping[str, str] = {}
-    """sha256 of every other file of the dataset but its splits, by name; compared whenever it is read."""
+    """sha256 of every other file that a run's result depends on but the splits, by name; compared at every reading."""
 
 
 class Fold(Frozen):
@@ -155,7 +155,7 @@ def load_prepared(folder: Path) -> Prepared:
         for path in case_files(folder, study.case_id):
             if not path.is_file():
                 raise OncoduetError(f"{path}: expected a preprocessed study, found none")
-    others = sorted(path.name for path in (folder / "cases").iterdir() if path.suffix not in {".b2nd", ".pkl"})
+    others = sorted(path.name for path in (folder / "cases").glob("*") if path.suffix not in {".b2nd", ".pkl"})
     if others:  # nnU-Net would choose its reader by them
         raise OncoduetError(f"{folder / 'cases'}: expected preprocessed studies alone, found {others[0]!r}")
     splits = read_record(folder / SPLITS, SplitsRecord)
@@ -172,7 +172,7 @@ def load_prepared(folder: Path) -> Prepared:
 
 
 def parts(folder: Path) -> dict[str, str]:
-    """sha256 of each file of a dataset but its record, its splits and the preprocessed studies, by name."""
+    """sha256 of each part of a dataset beside its record, its splits and the preprocessed studies, by name."""
     names = [name for name in (*PARTS, *MORE_PARTS) if (folder / name).is_file()]
     return {name: sha256_file(folder / name) for name in names}
 

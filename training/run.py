@@ -474,7 +474,7 @@ def _steps(item: Item, *, device: Kind, resume: bool, wait: bool = False, wishes
             logger.info("%s: finished already, nothing to do", folder.path)
             return existing
         if existing is not None and run.checkpoints(folder).files():
-            require_same_device(str(folder.path), begun=str(existing.hardware["device"]), now=device)
+            require_same_device(str(folder.path), begun=str(existing.hardware.get("device", device)), now=device)
         if run.is_upstream:
             reachable_archive(run.prepared, wishes.archive, purpose=UPSTREAM_NEED)
         elif run.keep == "detection":

@@ -80,7 +80,7 @@ def select(run: "Run", folder: RunFolder, *, device: Kind, archive: Path | None,
                 device=device,
                 purpose=PURPOSE,
             )
-            score(predictions, scores, studies=validation, purpose=PURPOSE)
+            score(predictions, scores, studies=validation, card=folder.card, purpose=PURPOSE)
         mirroring |= bool(read_record(predictions / "batch.json", BatchRecord).settings["mirroring"])
         scored.append(_scored(scores, epoch=epoch, sha256=sha256))
     chosen = best(scored)

@@ -58,7 +58,7 @@ def write(files, folder: Path) -> Path:
     return folder
 
 
-def test_images_in_the_platforms_layout_give_the_metrics_of_batch_and_score_to_the_last_digit(
+def test_images_in_the_platforms_layout_give_the_metrics_of_batch_and_score_to_four_decimals(
     engine, truth, studies, tmp_path
 ):
     model = make_model(tmp_path / "model")
@@ -90,7 +90,9 @@ def test_images_in_the_platforms_layout_give_the_metrics_of_batch_and_score_to_t
     run("evaluation", "score", "--predictions", tmp_path / "batch", "--truth", tmp_path / "truth", "--output", tmp_path)
     local = json.loads((tmp_path / "metrics.json").read_text())
     for answer in ("strict", "picai"):
-        assert platform[answer] == local[answer]
+        sensitivities = platform[answer].pop("lesion_sensitivity_at_fp"), local[answer].pop("lesion_sensitivity_at_fp")
+        for shown, exact in ((platform[answer], local[answer]), sensitivities):
+            assert shown == pytest.approx(exact, abs=5e-5)  # five cases hide nothing: four decimals
     # One lesion is missed and one found that is none: no figure is perfect.
     assert (local["strict"]["cases"], local["strict"]["positive_cases"], local["strict"]["lesions"]) == (5, 3, 3)
     assert 0 < local["strict"]["score"] < 1

@@ -255,13 +255,13 @@ def test_the_index_of_a_truth_takes_the_place_of_nothing_else(
 
 def test_frozen_baselines_leave_what_lies_beside_them(world: Path, tmp_path: Path) -> None:
     truth = Path(shutil.copytree(world / "archive" / "labels", tmp_path / "truth"))
-    in_the_way("file", truth / "baselines" / "ce_fold0_restart1" / "notes.txt")
+    in_the_way("file", truth / "baselines" / "ce" / "notes.txt")
     index = ("index", "--truth", truth, "--baseline", world / "scores" / "ce")
     assert [run("evaluation", *index), run("evaluation", *index)] == [0, 0]
-    assert (truth / "baselines" / "ce_fold0_restart1" / "notes.txt").read_text() == "mine"
-    (truth / "baselines" / "ce_fold0_restart1" / "cases.csv").write_text("mine")
+    assert (truth / "baselines" / "ce" / "notes.txt").read_text() == "mine"
+    (truth / "baselines" / "ce" / "cases.csv").write_text("mine")
     assert run("evaluation", *index) == 3
-    assert (truth / "baselines" / "ce_fold0_restart1" / "cases.csv").read_text() == "mine"
+    assert (truth / "baselines" / "ce" / "cases.csv").read_text() == "mine"
 
 
 AGAIN = [("phantom", ""), ("algorithm", "candidates"), ("algorithm", "baseline"), ("evaluation", "score")]

@@ -184,7 +184,7 @@ class _Dispatcher:
         queue = look_at_queue()
         if queue is None:
             self._close_finished({run.place.name: run for run in self.watch.look().runs})
-            if not self.book.open:
+            if all(job.id is not None for job in self.book.open):
                 return
             raise OncoduetError(f"{self.book.path}: expected squeue to say what became of its jobs, found no answer")
         for batch in batches:

@@ -340,7 +340,9 @@ def _judge_in(
     scored = []
     for fill, case_score in COMBINATIONS:
         name = f"{fill}_{case_score}"
-        strict = score(predictions / name, place / "scores" / name, studies=studies, purpose=PURPOSE)
+        strict = score(
+            predictions / name, place / "scores" / name, studies=studies, card=run.folder.card, purpose=PURPOSE
+        )
         assert strict.auroc is not None and strict.ap is not None and strict.score is not None
         values = {"auroc": strict.auroc, "ap": strict.ap, "score": strict.score}
         scored.append(ScoredMaps(run=run.name, fill=fill, case_score=case_score, **values))

@@ -138,28 +138,34 @@ def preprocess_case(
     """
     array, label, spacing_mm_zyx = study
     case = preprocess(array, spacing_mm_zyx, plans=plans, dataset=dataset, label=label)
-    data, segmentation = case.data, case.label
-    patch = tuple(plans["configurations"][CONFIGURATION]["patch_size"])
-    blocks, chunks = comp_blosc2_params(data.shape, patch, data.itemsize)
-    label_blocks, label_chunks = comp_blosc2_params(segmentation.shape, patch, segmentation.itemsize)
     output.mkdir(parents=True, exist_ok=True)
+    patch = tuple(plans["configurations"][CONFIGURATION]["patch_size"])
+    save(output / case_id, case.data, case.label, dict(case.properties), patch=patch)
+    return case
+
+
+def save(
+    path: Path, data: Float32Array, label: npt.NDArray[np.int16], properties: dict[str, Any], *, patch: tuple[int, ...]
+) -> None:
+    """Write a preprocessed study in nnU-Net's format, with the blocks that it chooses; the path has no ending yet."""
+    blocks, chunks = comp_blosc2_params(data.shape, patch, data.itemsize)
+    label_blocks, label_chunks = comp_blosc2_params(label.shape, patch, label.itemsize)
     try:
         with _one_thread_of_blosc():
             nnUNetDatasetBlosc2.save_case(
                 data,
-                segmentation,
-                dict(case.properties),
-                str(output / case_id),
+                label,
+                properties,
+                str(path),
                 chunks=chunks,
                 blocks=blocks,
                 chunks_seg=label_chunks,
                 blocks_seg=label_blocks,
             )
     except RuntimeError:  # Blosc does not say why
-        if shutil.disk_usage(output).free > data.nbytes + segmentation.nbytes:
+        if shutil.disk_usage(path.parent).free > data.nbytes + label.nbytes:
             raise
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(output / case_id)) from None
-    return case
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path)) from None
 
 
 @contextmanager

@@ -16,7 +16,7 @@ import torch
 
 from contract.errors import OncoduetError
 from contract.volume import LabelArray
-from network.memory import GB, Budget, held_bytes, memory_budget
+from network.memory import GB, Budget, gpu_bytes_left, held_bytes, memory_budget
 from training.prepared import case_files
 from training.preprocessed import IMAGE, LABEL, class_voxels, open_array, read_voxels
 from training.resident.boxes import Voxels
@@ -103,7 +103,7 @@ class ResidentStudies:
     def room(self, budget: Budget | None = None) -> tuple[float, str]:
         """Bytes that studies may still take on the device, and who says so; ``budget`` as in :meth:`load`."""
         if self.device.type == "cuda" and budget is None:
-            return SHARE * torch.cuda.mem_get_info(self.device)[0], "the GPU"
+            return SHARE * gpu_bytes_left(self.device), "the GPU"
         budget = budget or memory_budget()
         return SHARE * (budget.total - held_bytes()), budget.source
 

@@ -1,4 +1,6 @@
 import json
+import os
+import socket
 from collections.abc import Callable
 from pathlib import Path
 
@@ -203,4 +205,74 @@ def test_weights_of_another_network_than_the_plans_are_an_error(make_bundle: Bun
     seal(folder)
     bundle = read_bundle(folder)
     with pytest.raises(OncoduetError, match=r"000\.safetensors: expected weights of the plans' network, found"):
+        MemberNetworks(bundle, bundle.record.members, CPU).resident()
+
+
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize(
+    ("make", "kind"),
+    [
+        (os.mkfifo, "a pipe"),
+        (lambda path: path.symlink_to("/dev/zero"), "a link"),
+        (lambda path: path.symlink_to("nowhere"), "a link"),
+        (lambda path: socket.socket(socket.AF_UNIX).bind(str(path)), "a socket"),
+    ],
+    ids=["pipe", "link to a device", "link to nothing", "socket"],
+)
+def test_what_has_no_end_or_lies_elsewhere_is_no_file_of_a_bundle(
+    make_bundle: BundleMaker, monkeypatch: pytest.MonkeyPatch, make: Callable[[Path], None], kind: str
+) -> None:
+    folder = make_bundle()
+    monkeypatch.chdir(folder / "members")
+    make(Path("more"))  # the address of a socket is short
+    with pytest.raises(OncoduetError, match=f"expected files and folders alone, found 'members/more', {kind}"):
+        read_bundle(folder)
+
+
+def test_a_bundle_s_folder_itself_may_be_a_link(make_bundle: BundleMaker, tmp_path: Path) -> None:
+    (tmp_path / "link").symlink_to(make_bundle())
+    assert len(read_bundle(tmp_path / "link").record.members) == 1
+
+
+def test_sums_that_are_no_file_are_an_error(make_bundle: BundleMaker) -> None:
+    folder = make_bundle()
+    (folder / "SHA256SUMS").unlink()
+    (folder / "SHA256SUMS").mkdir()
+    with pytest.raises(OncoduetError, match="expected the file SHA256SUMS, found none"):
+        read_bundle(folder)
+
+
+@pytest.mark.parametrize(
+    ("file", "change", "message"),
+    [
+        ("plans.json", lambda plans: plans.clear(), r"plans\.json: \d+ faults: .*configurations: Field required"),
+        ("plans.json", lambda plans: plans.update(configurations=3), r"plans\.json: .*configurations: Input should be"),
+        ("dataset.json", lambda dataset: dataset.clear(), r"dataset\.json: .*channel_names: Field required"),
+        ("dataset.json", lambda dataset: dataset.update(labels=[1]), r"dataset\.json: .*labels: Input should be"),
+    ],
+)
+def test_a_bundle_with_right_sums_and_wrong_plans_is_refused(
+    make_bundle: BundleMaker, seal: Seal, file: str, change: Callable[[dict], None], message: str
+) -> None:
+    folder = make_bundle()
+    change_json(folder / file, change)
+    seal(folder)
+    with pytest.raises(OncoduetError, match=message):
+        read_bundle(folder)
+
+
+def test_weights_of_another_network_are_refused_before_the_plan_s_network_takes_memory(
+    make_bundle: BundleMaker, seal: Seal
+) -> None:
+    folder = make_bundle()
+    wide = [64, 2048]
+    change_json(
+        folder / "plans.json",
+        lambda plans: plans["configurations"]["3d_fullres"]["architecture"]["arch_kwargs"].update(
+            features_per_stage=wide
+        ),
+    )
+    seal(folder)
+    bundle = read_bundle(folder)
+    with pytest.raises(OncoduetError, match=r"found that \d+ differ; .*: expected float32 \[64\], found float32 \[4\]"):
         MemberNetworks(bundle, bundle.record.members, CPU).resident()

@@ -97,6 +97,12 @@ def bench(run: Command, make_bundle: Maker, make_input: Maker, tmp_path: Path) -
     return Bench(run, make_input(), make_bundle([("ce", 0, 1), ("focal", 0, 1)]), tmp_path / "output")
 
 
+@pytest.mark.parametrize("words", [(), ("--device", "cpu")])
+def test_the_device_is_the_first_that_is_told(bench: Bench, words: tuple[str, ...]) -> None:
+    bench.run.succeeds(*bench.arguments, "--no-mirroring", *words)
+    assert bench.run.stdout.startswith("INFO algorithm: device: ")
+
+
 # One study
 
 
@@ -462,7 +468,7 @@ def maps(tmp_path: Path) -> Path:
 
 def test_probability_maps_become_detection_maps_and_likelihoods(run: Command, maps: Path, tmp_path: Path) -> None:
     run.succeeds("candidates", "--probability", maps, "--output", tmp_path / "o")
-    assert sorted(path.name for path in (tmp_path / "o").iterdir()) == ["a.json", "a.mha", "b.json", "b.mha"]
+    assert sorted(path.name for path in (tmp_path / "o").glob("[!.]*")) == ["a.json", "a.mha", "b.json", "b.mha"]
     for name, peak in (("a.mha", 0.3), ("b.nii.gz", 0.2)):
         volume = read_volume(tmp_path / "o" / f"{image_stem(maps / name)}.mha")
         assert volume.grid == read_grid(maps / name)

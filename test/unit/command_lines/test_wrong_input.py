@@ -25,10 +25,26 @@ from typing import Any
 import pytest
 
 import algorithm.__main__
+import algorithm.baseline
+import algorithm.batch
+import algorithm.maps
+import algorithm.single
 import conformance.__main__
 import evaluation.__main__
+import evaluation.baseline
+import evaluation.compare
+import evaluation.plan_command
 import phantom.__main__
+import phantom.sheet
 import training.__main__
+import training.bundle
+import training.campaign.local
+import training.campaign.slurm
+import training.detection.map_sweep
+import training.engines.nnunet
+import training.nndetection.prediction
+import training.prepare
+import training.verify
 
 FUZZ = int(os.environ.get("ONCODUET_FUZZ", "12"))
 SEED = int(os.environ.get("ONCODUET_FUZZ_SEED", "20261130"))
@@ -114,7 +130,7 @@ MAINS: dict[str, Main] = {
 
 
 def _call(name: str, words: list[str], folder: Path) -> tuple[int, str, str]:
-    """A call in a fork of this process, which has imported everything: exit code (below 0: the signal), stdout, stderr."""
+    """A call in a fork of this process, which has imported everything: exit code or minus signal, stdout, stderr."""
     package, _, command = name.partition(" ")
     out, err = folder / "stdout", folder / "stderr"
     child = os.fork()
@@ -303,7 +319,8 @@ def _copy_if_written(name: str, world: Path, folder: Path) -> Path:
 
 
 WRONG: list[Any] = [
-    None, True, 0, -1, 3, 1e308, 10**400, "", "x", HOSTILE, "a\ud800", "../../etc/passwd", "=1+1", [], {}, [[]], {"": 0},
+    None, True, 0, -1, 3, 1e308, 10**400, "", "x", HOSTILE, "a\ud800", "../../etc/passwd", "=1+1", [], {}, [[]],
+    {"": 0},
     "x" * 70_000, "nan", [None], 0.5, [0, 0, 0], [1e-300] * 3, "os.system",
 ]  # fmt: skip
 
@@ -350,10 +367,11 @@ def _lines(file: Path, chance: random.Random) -> str:
     line = lines[number]
     separator = "," if file.suffix == ".csv" else "= "
     head, _, _ = line.rpartition(separator)
+    before = head + separator
     lines[number] = chance.choice(
-        ["", line + line, f"{line}\n{line}", f"{head}{separator}", f'{head}{separator}"x\x1b[31m"', f"{head}{separator}-1",
-         f"{head}{separator}1e999", f"{head}{separator}[]", f'{head}{separator}"{HOSTILE[2:]}"', f"{head}{separator}=1+1",
-         "\x00", "[[[[", '"', f"{head}{separator}nan", f"{head}{separator}" + "9" * 5000, f"{head}{separator}" + "[" * 3000]
+        ["", line + line, f"{line}\n{line}", before, f'{before}"x\x1b[31m"', f"{before}-1", f"{before}1e999",
+         f"{before}[]", f'{before}"{HOSTILE[2:]}"', f"{before}=1+1", "\x00", "[[[[", '"', f"{before}nan",
+         before + "9" * 5000, before + "[" * 3000]
     )  # fmt: skip
     file.write_text("\n".join(lines))
     return f"line {number}: {lines[number][:60]!r}"

@@ -1,18 +1,25 @@
 """What an archive must hold, and what is said where it does not."""
 
+import os
+import shutil
+import subprocess
+import sys
+import unicodedata
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+import SimpleITK as sitk
 
-from contract.archive import archive_licence, archive_patients, check_geometry, find_studies, list_studies
-from contract.cards import Card
+from contract.archive import Study, archive_licence, archive_patients, check_geometry, find_studies, list_studies
+from contract.cards import Card, Geometry
 from contract.errors import OncoduetError
 from contract.volume import Grid, Volume, write_volume
 
 WriteArchive = Callable[..., Path]
+PROJECT = Path(__file__).resolve().parents[3]
 
 
 def an_image(path: Path, grid: Grid) -> Path:
@@ -147,6 +154,253 @@ def test_bad_studies_are_listed_one_by_one_beside_the_sound_ones(
     assert listing.faults["40_4"].startswith(f"study 40_4 in {archive}: expected readable images, found: [Errno 5]")
 
 
+def renamed(folder: Path, change: Callable[[Path], Path]) -> None:
+    for path in sorted(folder.iterdir()):
+        target = change(path)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        path.rename(target)
+    if not any(folder.iterdir()):
+        folder.rmdir()
+
+
+MOVES: dict[str, Callable[[Path], Path]] = {
+    "upper case ending": lambda path: path.with_suffix(".MHA"),
+    "another format": lambda path: path.with_suffix(".nrrd"),
+    "detached header": lambda path: path.with_suffix(".mhd"),
+    "upper case channel": lambda path: path.with_name(path.name.replace("_t2w", "_T2W")),
+    "a point before the channel": lambda path: path.with_name(path.name.replace("20_2_", "20_2.")),
+    "one folder deeper": lambda path: path.parent.parent / "centre" / path.parent.name / path.name,
+    "several folders deeper": lambda path: path.parent.parent / "a" / "b" / "c" / path.name,
+    "below its own folder": lambda path: path.parent / "images" / path.name,
+    "flat": lambda path: path.parent.parent / path.name,
+    "nnU-Net's numbers": lambda path: path.with_name(
+        "20_2_000" + {"t2w": "0", "adc": "1", "hbv": "2"}[path.stem.rpartition("_")[2]] + ".nii.gz"
+    ),
+}
+
+
+@pytest.mark.parametrize("move", MOVES.values(), ids=MOVES)
+@pytest.mark.parametrize("labels_required", [True, False])
+def test_a_study_whose_files_are_called_or_placed_otherwise_is_named(
+    write_archive: WriteArchive, card: Card, move: Callable[[Path], Path], labels_required: bool
+) -> None:
+    archive = write_archive("10_1", "20_2", "30_3")
+    renamed(archive / "20", move)
+    listing = list_studies(archive, card, labels_required=labels_required)
+    assert [study.case_id for study in listing.studies] == ["10_1", "30_3"]
+    assert list(listing.faults) == ["20_2"]
+    assert listing.faults["20_2"].startswith(f"study 20_2 in {archive}: expected ")
+    assert ", but " in listing.faults["20_2"]  # what is there instead
+    with pytest.raises(OncoduetError, match=r"^study 20_2 in "):
+        find_studies(archive, card, labels_required=labels_required)
+
+
+@pytest.mark.parametrize("ending", [".nii.gz", ".nii"])
+def test_images_may_be_nifti(write_archive: WriteArchive, card: Card, ending: str) -> None:
+    archive = write_archive("10_1", "20_2")
+    for path in sorted((archive / "20").iterdir()):
+        sitk.WriteImage(sitk.ReadImage(str(path)), str(path.with_suffix("")) + ending)
+        path.unlink()
+    studies = find_studies(archive, card, labels_required=False)
+    assert [study.case_id for study in studies] == ["10_1", "20_2"]
+    assert studies[1].channels["adc"] == archive / "20" / f"20_2_adc{ending}"
+
+
+def test_a_channel_in_two_formats_is_refused(write_archive: WriteArchive, card: Card) -> None:
+    archive = write_archive("10_1")
+    path = archive / "10" / "10_1_adc.mha"
+    sitk.WriteImage(sitk.ReadImage(str(path)), str(path.with_suffix(".nii.gz")))
+    with pytest.raises(OncoduetError, match=r"expected once, found in 10_1_adc.mha, 10_1_adc.nii.gz$"):
+        find_studies(archive, card, labels_required=False)
+
+
+def test_copies_elsewhere_of_a_study_that_is_there_are_no_fault(write_archive: WriteArchive, card: Card) -> None:
+    archive = write_archive("10_1", "20_2")
+    shutil.copytree(archive / "20", archive / "20" / "original")
+    (archive / "20" / "20_2_t2w.nrrd").write_bytes(b"")
+    assert len(find_studies(archive, card, labels_required=True)) == 2
+
+
+def test_a_label_map_without_study_is_refused_where_labels_count_and_said_elsewhere(
+    write_archive: WriteArchive, card: Card
+) -> None:
+    archive = write_archive("10_1", "20_2", "30_3")
+    shutil.rmtree(archive / "20")
+    shutil.rmtree(archive / "30")
+    with pytest.raises(
+        OncoduetError, match=r"found 2 faults in 3: .*/20_2.nii.gz: expected a study .*; .*/30_3.nii.gz"
+    ):
+        find_studies(archive, card, labels_required=True)
+    listing = list_studies(archive, card, labels_required=False)
+    assert not listing.faults
+    assert listing.remarks == (f"{archive / 'labels'}: 2 label maps belong to no study here: 20_2, 30_3",)
+
+
+def test_rows_of_the_marksheet_without_study_are_said(write_archive: WriteArchive, card: Card) -> None:
+    archive = write_archive("10_1")
+    rows = "".join(f"{patient};{patient}\n" for patient in range(30, 45))
+    (archive / "marksheet.csv").write_text(f"\ufeffpatient_id;study_id\n10;1\n{rows}", encoding="utf-8")
+    (remark,) = list_studies(archive, card, labels_required=True).remarks
+    assert "marksheet.csv: 15 rows belong to no study here: 30_30, " in remark
+    assert remark.endswith("39_39 and 5 more")
+
+
+def test_a_label_map_under_another_name_is_pointed_at(write_archive: WriteArchive, card: Card) -> None:
+    archive = write_archive("10_1")
+    nested = archive / "labels" / "human_expert"
+    nested.mkdir()
+    (archive / "labels" / "10_1.nii.gz").rename(nested / "10_1.nii.gz")
+    with pytest.raises(OncoduetError, match=r"label map .*, found labels/human_expert/10_1.nii.gz$"):
+        find_studies(archive, card, labels_required=True)
+    (remark,) = list_studies(archive, card, labels_required=False).remarks
+    assert remark.endswith("and not read: labels/human_expert/10_1.nii.gz")
+
+
+def test_links_that_lead_nowhere_are_named(write_archive: WriteArchive, card: Card) -> None:
+    archive = write_archive("10_1", "20_2")
+    (archive / "20" / "20_2_adc.mha").unlink()
+    (archive / "20" / "20_2_adc.mha").symlink_to("/nowhere/at.mha")
+    (archive / "30").symlink_to("/nowhere/30")
+    listing = list_studies(archive, card, labels_required=False)
+    assert list(listing.faults) == ["20_2", "30"]
+    assert listing.faults["20_2"].endswith("20_2_adc.mha, found a link that leads nowhere")
+    assert listing.faults["30"].endswith("found: a link that leads nowhere")
+
+
+def test_folders_that_are_links_are_read(write_archive: WriteArchive, card: Card, tmp_path: Path) -> None:
+    archive = write_archive("10_1")
+    (archive / "10").rename(tmp_path / "elsewhere")
+    (archive / "10").symlink_to(tmp_path / "elsewhere")
+    (archive / "loop").symlink_to(archive)
+    assert len(find_studies(archive, card, labels_required=True)) == 1
+
+
+def test_a_folder_that_may_not_be_listed_is_named(write_archive: WriteArchive, card: Card) -> None:
+    archive = write_archive("10_1", "20_2")
+    (archive / "20").chmod(0)
+    try:
+        said = without_root(
+            "from pathlib import Path\n"
+            f"print(list_studies(Path({str(archive)!r}), load_card('cspca-picai'), labels_required=False).faults)",
+            archive,
+        )
+    finally:
+        (archive / "20").chmod(0o755)
+    assert (
+        f"{{'20': '{archive / '20'}: expected a folder or file that can be looked into, found: Permission den" in said
+    )
+
+
+def without_root(program: str, readable: Path) -> str:
+    """What a program prints that has no right to read everything, although the tests may run as root."""
+    program = f"from contract.archive import list_studies; from contract.cards import load_card\n{program}"
+    if os.getuid() == 0:
+        for folder in (readable, *readable.parents[:-2]):
+            folder.chmod(folder.stat().st_mode | 0o055)
+        program = program.replace("\n", "\nimport os; os.setgroups([]); os.setgid(65534); os.setuid(65534)\n", 1)
+    command = [sys.executable, "-c", program]
+    return subprocess.run(command, cwd=PROJECT, capture_output=True, text=True, check=True).stdout
+
+
+def test_what_a_file_system_keeps_for_itself_is_nobody_s(write_archive: WriteArchive, card: Card) -> None:
+    archive = write_archive("10_1")
+    (archive / "lost+found").mkdir()
+    (archive / "lost+found" / "20_2_t2w.nrrd").write_bytes(b"")
+    assert len(find_studies(archive, card, labels_required=True)) == 1
+
+
+def test_accents_may_be_written_in_two_ways(write_archive: WriteArchive, card: Card) -> None:
+    archive = write_archive("Jürg_1")
+    label = archive / "labels" / "Jürg_1.nii.gz"
+    label.rename(label.with_name(unicodedata.normalize("NFD", label.name)))
+    assert find_studies(archive, card, labels_required=True)[0].label is not None
+
+
+def test_all_faults_are_named_together_and_the_first_ten_in_full(write_archive: WriteArchive, card: Card) -> None:
+    cases = [f"{number}_1" for number in range(10, 23)]
+    archive = write_archive(*cases)
+    for case_id in cases[1:]:
+        (archive / case_id[:2] / f"{case_id}_adc.mha").unlink()
+    with pytest.raises(OncoduetError) as raised:
+        find_studies(archive, card, labels_required=True)
+    message = str(raised.value)
+    assert message.startswith(f"{archive}: expected sound studies, found 12 faults in 13: study 11_1 in ")
+    assert message.count("found no ") == 10
+    assert message.endswith("; and 2 more")
+
+
+@pytest.mark.parametrize(
+    ("names", "said"),
+    [
+        (["images/10/10_1_t2w.mha", "images/2/2_2_t2w.mha"], r"2 files end in .mha, .*: they lie deeper; .*images"),
+        (["10_1_t2w.mha"], r"1 files end in .mha, such as 10_1_t2w.mha: each patient needs a folder"),
+        (["imagesTr/10_1_0000.nii.gz"], r"1 files end in .nii.gz, .*: nnU-Net numbers channels, an archive names them"),
+        (["10/scan.nrrd", "10/scan.dcm"], r"2 files end in .dcm, .nrrd, such as 10/scan.dcm$"),
+    ],
+)
+def test_an_archive_without_studies_is_told_what_lies_there(
+    tmp_path: Path, card: Card, names: list[str], said: str
+) -> None:
+    for name in names:
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_bytes(b"")
+    with pytest.raises(OncoduetError, match=rf"\(or .nii.gz\), found none; {said}"):
+        list_studies(tmp_path, card, labels_required=False)
+
+
+def studies_in(folders: dict[str, list[str]]) -> list[Study]:
+    return [Study(case_id, folder, {}, None) for folder, cases in folders.items() for case_id in cases]
+
+
+@pytest.mark.parametrize(
+    ("folders", "patients"),
+    [
+        ({"10": ["10_1", "10_2"], "20": ["20_1"]}, {"10_1": "10", "10_2": "10", "20_1": "20"}),
+        ({"site_7": ["site_7_a", "site_7_b"], "site_8": ["site_8_a"]}, {"site_7_a": "site_7", "site_8_a": "site_8"}),
+        ({"10_1": ["10_1"], "10_2": ["10_2"]}, {"10_1": "10", "10_2": "10"}),
+        ({"all": ["10_1", "10_2", "20_1"]}, {"10_1": "10", "10_2": "10", "20_1": "20"}),
+        ({"all": ["anna", "berta"]}, {"anna": "anna", "berta": "berta"}),
+        ({"fold0": ["10_1", "20_1"], "fold1": ["10_2"]}, {"10_1": "10", "10_2": "10", "20_1": "20"}),
+    ],
+)
+def test_who_the_patient_is_follows_from_folders_and_ids(
+    tmp_path: Path, folders: dict[str, list[str]], patients: dict[str, str]
+) -> None:
+    found = archive_patients(tmp_path, studies_in(folders))
+    assert {case_id: found[case_id] for case_id in patients} == patients
+
+
+@pytest.mark.parametrize(
+    "folders",
+    [
+        {"pancreas": [f"pancreas_{number:03d}" for number in range(20)]},
+        {"2020": [f"2020_{number:04d}" for number in range(20)]},
+        {"all": [f"2020_{number:04d}" for number in range(20)]},
+        {"all": ["pancreas_001", "pancreas_002"]},
+        {"P1": ["before", "after"], "P2": ["before2"]},
+        {"P1_a": ["P1_a"], "P1_b": ["P1_b"]},
+    ],
+)
+def test_where_it_is_open_who_the_patient_is_the_user_is_asked(tmp_path: Path, folders: dict[str, list[str]]) -> None:
+    studies = studies_in(folders)
+    with pytest.raises(
+        OncoduetError, match=r"one patient or several\? Say it by patients.csv .*, or --patients by-case"
+    ):
+        archive_patients(tmp_path, studies)
+    assert len(set(archive_patients(tmp_path, studies, "by-case").values())) == len(studies)
+    rows = "".join(f"{study.case_id},one\n" for study in studies)
+    (tmp_path / "patients.csv").write_text(f"case_id,patient_id\n{rows}")
+    assert set(archive_patients(tmp_path, studies).values()) == {"one"}
+
+
+def test_a_table_counts_before_folders_and_a_rule_before_what_folders_say(tmp_path: Path) -> None:
+    studies = studies_in({"10": ["10_1", "10_2"], "20": ["20_1"]})
+    table = tmp_path / "said.csv"
+    table.write_text("case_id;patient_id\n20_1;10\n")
+    assert set(archive_patients(tmp_path, studies, str(table)).values()) == {"10"}
+    assert archive_patients(tmp_path, studies, "by-case")["10_2"] == "10_2"
+
+
 def test_a_listing_of_nothing_is_refused(tmp_path: Path, card: Card) -> None:
     with pytest.raises(OncoduetError, match=r"nowhere: expected an archive, found no folder$"):
         list_studies(tmp_path / "nowhere", card, labels_required=False)
@@ -155,9 +409,11 @@ def test_a_listing_of_nothing_is_refused(tmp_path: Path, card: Card) -> None:
 
 
 def test_geometry_of_one_study_may_be_checked_alone(tmp_path: Path, tilted_grid: Grid) -> None:
+    tilted_grid = replace(tilted_grid, size_xyz=(11, 9, 5))
     t2w = an_image(tmp_path / "t2w.mha", tilted_grid)
-    finer = replace(tilted_grid, spacing_mm_xyz=(0.11, 0.12, 0.13))
-    check_geometry("10_1", {"t2w": t2w, "adc": an_image(tmp_path / "adc.mha", finer)}, "t2w")
+    finer = replace(tilted_grid, spacing_mm_xyz=(0.11, 0.12, 1.3))
+    geometry = Geometry(reference="t2w")
+    check_geometry("10_1", {"t2w": t2w, "adc": an_image(tmp_path / "adc.mha", finer)}, geometry)
 
 
 def test_the_licence_of_the_data_stands_in_archive_json(tmp_path: Path) -> None:

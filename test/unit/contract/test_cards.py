@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from contract.cards import CARDS, Card, Frozen, card_names, is_relative, load_card, parse, parse_toml
+from contract.cards import CARDS, MOST_TOML_BYTES, Card, Frozen, card_names, is_relative, load_card, parse, parse_toml
 from contract.errors import OncoduetError
 
 Values = dict[str, Any]
@@ -236,3 +236,32 @@ def test_the_two_pancreas_cards_differ_where_the_study_and_the_challenge_differ(
     assert (len(study.classes), len(challenge.classes)) == (9, 6)
     assert (study.candidates.rule, challenge.candidates.rule) == ("dynamic", "dynamic-fast")
     assert {study.channels[0].outside, challenge.channels[0].outside} == {-1024.0}
+
+
+def test_bounds_in_the_wrong_order_are_a_fault_of_the_card(card_values: dict[str, Any]) -> None:
+    card_values["channels"][1]["plausible"]["median_between"] = [9.0, 3.0]
+    card_values["channels"][2]["same_scan_as"] = "dwi"
+    with pytest.raises(OncoduetError, match=r"median_between: expected the lower bound first, found 9 and 3") as raised:
+        parse(card_values, Card, "card.toml")
+    assert "channel 'hbv' is the same scan as 'dwi', which is no channel" in str(raised.value)
+
+
+def test_of_a_million_faults_some_are_named_and_all_are_counted() -> None:
+    values = {"x" * 1000 + str(number): number for number in range(100_000)}
+    with pytest.raises(OncoduetError, match=r"card\.toml: 1000\d\d faults: .*; and \d+ more$") as refused:
+        parse(values, Card, "card.toml")
+    assert len(str(refused.value)) < 20_000
+
+
+def test_values_in_too_many_levels_are_refused() -> None:
+    deep: list[object] = []
+    for _ in range(100_000):
+        deep = [deep]
+    with pytest.raises(OncoduetError, match=r"card\.toml: expected values that JSON can hold, found: "):
+        parse({"name": deep}, Card, "card.toml")
+
+
+def test_a_toml_file_larger_than_any_card_is_not_read(tmp_path: Path) -> None:
+    (tmp_path / "card.toml").write_text("#" * MOST_TOML_BYTES + "\n")
+    with pytest.raises(OncoduetError, match=r"card\.toml: expected at most \d+ bytes, found more"):
+        load_card(tmp_path / "card.toml")

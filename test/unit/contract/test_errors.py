@@ -85,6 +85,12 @@ def test_names_and_texts_in_another_encoding_are_wrong_input(capsys) -> None:
     ]
 
 
+def test_links_that_lead_in_a_circle_are_one_line(tmp_path, capsys) -> None:
+    (tmp_path / "loop").symlink_to(tmp_path / "loop")
+    assert exit_status((tmp_path / "loop").resolve) == 3
+    assert capsys.readouterr().err == f"error: '{tmp_path}/loop': expected links that lead somewhere, found a loop\n"
+
+
 def test_memory_that_is_not_there_is_one_line(capsys) -> None:
     assert exit_status(lambda: np.zeros((2**40, 2**10), np.float64)) == 3
     assert capsys.readouterr().err.startswith("error: expected more memory, found too little (Unable to allocate")

@@ -1,10 +1,12 @@
 """Existing means finished: nothing half written is ever seen under its name."""
 
 import hashlib
+import json
 import os
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -165,6 +167,31 @@ def test_a_missing_json_file_is_refused(tmp_path: Path) -> None:
 def test_a_folder_is_no_json_file(tmp_path: Path) -> None:
     with pytest.raises(OncoduetError, match=r"expected valid JSON, found: .*Is a directory"):
         read_json(tmp_path)
+
+
+@pytest.mark.timeout(30)
+@pytest.mark.parametrize(("what", "kind"), [("pipe", "a pipe"), ("/dev/zero", "a device")])
+def test_what_has_no_end_is_not_read(tmp_path: Path, what: str, kind: str) -> None:
+    path = Path(what)
+    if what == "pipe":
+        path = tmp_path / "a.json"
+        os.mkfifo(path)
+    with pytest.raises(OncoduetError, match=f"expected valid JSON, found: .*Is {kind}"):
+        read_json(path)
+
+
+def test_a_file_larger_than_any_of_its_kind_is_not_read(tmp_path: Path) -> None:
+    (tmp_path / "a.json").write_text("[1, 2, 3]")
+    assert read_json(tmp_path / "a.json", most_bytes=9) == [1, 2, 3]
+    with pytest.raises(OncoduetError, match="expected valid JSON, found: 9 bytes, more than 8"):
+        read_json(tmp_path / "a.json", most_bytes=8)
+
+
+def test_the_time_for_json_grows_with_its_size_alone(tmp_path: Path) -> None:
+    (tmp_path / "a.json").write_text(json.dumps({f"key {number}": 0 for number in range(200_000)}))
+    began = time.process_time()
+    assert len(read_json(tmp_path / "a.json")) == 200_000
+    assert time.process_time() - began < 10  # comparing each key with each takes minutes
 
 
 def test_hashes_are_those_of_sha256sum(tmp_path: Path) -> None:

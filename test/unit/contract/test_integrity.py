@@ -148,6 +148,7 @@ BAD_HEADERS = {
     "half a voxel": ({"DimSize": "3 4 5.5"}, "expected 3 positive whole numbers as DimSize, found '3 4 5.5'"),
     "a size that is no number": ({"DimSize": "3 4 x"}, "expected 3 numbers as DimSize, found '3 4 x'"),
     "two sizes of three": ({"DimSize": "3 4"}, "expected 3 numbers as DimSize, found '3 4'"),
+    "spaces that are no spaces": ({"DimSize": "3\u00a04 5"}, "expected 3 numbers as DimSize, found '3Â\\xa04 5'"),
     "two spacings of three": ({"ElementSpacing": "0.5 1"}, "expected 3 numbers as ElementSpacing, found '0.5 1'"),
     "a huge size": ({"DimSize": "1e200 4 5"}, "expected 3 positive whole numbers as DimSize, found '1e200 4 5'"),
     "a size of 3000 digits": ({"DimSize": f"{'9' * 3000} 4 5"}, "expected 3 positive whole numbers as DimSize"),
@@ -175,7 +176,7 @@ BAD_HEADERS = {
         "expected 3 numbers as ElementSpacing, found '0.5 nan 3'",
     ),
     "an origin that is no number": ({"Offset": "0 0 here"}, "expected 3 numbers as Offset, found '0 0 here'"),
-    "an infinite origin": ({"Offset": "0 0 1e999"}, "expected a finite origin, found (0, 0, inf)"),
+    "an infinite origin": ({"Offset": "0 0 1e999"}, "expected an origin within 1e+06 mm, found (0, 0, inf)"),
     "an infinite direction": (
         {"TransformMatrix": "inf 0 0 0 1 0 0 0 1"},
         "expected 9 numbers as TransformMatrix, found 'inf 0 0 0 1 0 0 0 1'",

@@ -1,6 +1,7 @@
 """What a command may write where: only what is ours is replaced, and all else is said before work begins."""
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -9,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from contract import outputs
 from contract.errors import OncoduetError
 from contract.outputs import MANIFEST, Output, require_apart, require_folder
 
@@ -99,7 +101,11 @@ def link_elsewhere(path: Path) -> None:
         ),
         (MANIFEST, lambda path: path.mkdir(), "expected the list of what was written here, found no plain file"),
         ("run.json", lambda path: path.write_text("{}"), "expected a folder for the results of draw, found run.json"),
-        ("out", lambda path: path.write_text("mine"), "expected a folder that can be written to, found: .* is none"),
+        (
+            "out",
+            lambda path: path.write_text("mine"),
+            "expected a folder that can be written to, found: .* is no folder",
+        ),
     ],
 )
 def test_what_stands_in_the_way_is_refused_before_work(tmp_path: Path, name, make, message: str) -> None:
@@ -155,6 +161,26 @@ def test_on_the_platform_nothing_lies_beside_the_outputs_and_a_server_replaces_i
         fill(place, {"record.json": "4"})
 
 
+def test_a_later_process_knows_an_answer_by_its_attribute_alone(tmp_path: Path, monkeypatch) -> None:
+    place = output(tmp_path, on_platform=True)
+    fill(place, {"record.json": "1", "figures/roc.svg": "1"})
+    monkeypatch.setattr(outputs, "_made", {})
+    try:
+        os.setxattr(tmp_path, "user.oncoduet", b"")
+    except OSError:  # no attributes on this file system: then nothing is replaced
+        with pytest.raises(OncoduetError, match="expected nothing or what draw wrote there"):
+            place.check()
+        return
+    fill(place, {"record.json": "2"})
+    assert found(tmp_path) == {"record.json": "2"}
+    copy = tmp_path / "copy"
+    shutil.copyfile(tmp_path / "record.json", copy)
+    copy.replace(tmp_path / "record.json")
+    monkeypatch.setattr(outputs, "_made", {})
+    with pytest.raises(OncoduetError, match="expected nothing or what draw wrote there"):
+        place.check()
+
+
 KILL = """
 import os, signal, sys
 from pathlib import Path
@@ -202,7 +228,9 @@ def test_an_output_that_is_an_input_or_inside_one_or_around_it_is_refused(tmp_pa
         "dots": archive / "p0" / ".." / "new",
         "hard": tmp_path / "elsewhere" / ".." / "archive",
     }[how]
-    with pytest.raises(OncoduetError, match=r"expected an output folder of its own, found the archive"):
+    with pytest.raises(
+        OncoduetError, match=r"expected an output folder of its own, found (inside |around )?the archive"
+    ):
         require_apart(spelt, archive=archive, model=None)
     require_apart(tmp_path / "archive2", archive=archive)
 

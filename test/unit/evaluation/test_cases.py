@@ -254,5 +254,5 @@ def test_more_candidates_than_the_card_allows_are_refused(workshop):
     with pytest.raises(
         OncoduetError, match=r"expected at most 100 candidates \(the card's most_candidates\), found 168$"
     ):
-        read_case(found, truth)
-    assert len(read_case(found, truth, most_candidates=168).candidates) == 168
+        read_case(found, truth, most_candidates=100)
+    assert len(read_case(found, truth).candidates) == 168

@@ -13,7 +13,7 @@ from picai_eval import evaluate_folder
 from report_guided_annotation import extract_lesion_candidates
 
 from contract.errors import OncoduetError
-from contract.records import MetricsRecord, Source, read_record
+from contract.records import MetricsRecord, Source, read_record, write_record
 from contract.volume import from_image, write_volume
 from evaluation import truth_index
 from evaluation.__main__ import main
@@ -262,3 +262,63 @@ def test_scoring_imports_neither_torch_nor_picai_eval():
     )
     found = subprocess.run([sys.executable, "-c", code], cwd=PROJECT, capture_output=True, text=True, check=True)
     assert found.stdout.strip() == "[]"
+
+
+def test_studies_that_were_trained_on_are_refused_unless_told_and_then_said(
+    workshop, maps, likelihoods, truth, tmp_path, capsys
+):
+    folder = workshop.batch(maps, likelihoods)
+    words = ["score", "--predictions", str(folder), "--truth", str(truth), "--output", str(tmp_path / "out")]
+    given = workshop.source(folder)
+    for trained_on, count in ((None, None), ((), 0), (("elsewhere",), 0)):
+        write_record(folder / "source.json", given.model_copy(update={"trained_on": trained_on}))
+        assert main(words) == 0
+        assert read_record(tmp_path / "out" / "metrics.json", MetricsRecord).trained_on == count
+    write_record(folder / "source.json", given.model_copy(update={"trained_on": ("c", "b", "elsewhere")}))
+    capsys.readouterr()
+    assert main(words) == 3
+    said = capsys.readouterr().err
+    assert said.startswith(f"error: {folder}: expected studies that none of its networks was trained on, found 2 of 3")
+    assert said.endswith("that one was: b and 1 more; --training-studies-too scores them all the same\n")
+    assert main([*words, "--training-studies-too"]) == 0
+    assert "2 of 3 studies are ones that its networks were trained on" in " ".join(capsys.readouterr().out.split())
+    assert read_record(tmp_path / "out" / "metrics.json", MetricsRecord).trained_on == 2
+    assert read_record(tmp_path / "out" / "source.json", Source).trained_on == ("c", "b", "elsewhere")
+
+
+def test_patients_are_recorded_where_ids_do_not_tell_them(workshop, tmp_path, capsys):
+    ids = ["scan_1", "scan_2"]
+    truth = workshop.truth({case_id: workshop.image() for case_id in ids})
+    folder = workshop.plain({case_id: workshop.image() for case_id in ids})
+    recorded = tmp_path / "out" / "patients.csv"
+
+    def scored(*words):
+        command = ["score", "--predictions", str(folder), "--truth", str(truth), "--output", str(tmp_path / "out")]
+        assert main([*command, *words]) == 0
+        return " ".join(capsys.readouterr().out.split())
+
+    assert "one patient or several?" in scored()
+    assert not recorded.exists()
+    assert "one patient or several?" not in scored("--patients", "by-case")
+    assert table(recorded) == [["case_id", "patient_id"], ["scan_1", "scan_1"], ["scan_2", "scan_2"]]
+    (truth / "patients.csv").write_text("case_id,patient_id\nscan_1,7\nscan_2,7\n")
+    scored()
+    assert table(recorded)[1:] == [["scan_1", "7"], ["scan_2", "7"]]
+    (truth / "patients.csv").unlink()
+    scored()
+    assert not recorded.exists()  # an earlier call's goes
+
+
+def test_which_predictions_were_missing_is_said(workshop, maps, truth, tmp_path, capsys):
+    del maps["b"], maps["c"]
+    command = [
+        "score",
+        "--predictions",
+        str(workshop.plain(maps)),
+        "--truth",
+        str(truth),
+        "--output",
+        str(tmp_path / "o"),
+    ]
+    assert main([*command, "--on-missing", "worst"]) == 0
+    assert "no prediction, hence likelihood 0 without candidates: b, c" in " ".join(capsys.readouterr().out.split())

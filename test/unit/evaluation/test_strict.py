@@ -170,6 +170,18 @@ def test_guesses_joined_by_thin_lines_count_as_the_guesses_that_they_are(thickne
     assert [each.kind for each in picai.match(joined, MatchingRule())] == ["tp"]  # the reference's answer stays
 
 
+def test_small_guesses_joined_by_lines_are_cut_too():
+    label, joined = (np.zeros((6, 20, 20), dtype=np.float32) for _ in range(2))
+    for y, x in ((4, 2), (4, 9), (12, 2), (12, 9)):
+        joined[1:4, y : y + 2, x : x + 2] = 0.5  # 12 voxels each, no square of three fits
+    label[1:4, 4:6, 2:4] = 1
+    joined[2, 4, 2:11] = joined[2, 12, 2:11] = joined[2, 4:13, 2] = 0.5
+    found = find_components(joined)
+    case = Case(find_components(label), found, np.array([0.5]), np.float32(0.5), 0.5)
+    assert len(found) == 1
+    assert [each.kind for each in strict.match(case, MatchingRule())] == ["tp", "fp", "fp", "fp"]
+
+
 def test_lines_as_wide_as_the_card_allows_join():
     assert [each.kind for each in strict.match(guesses(joined=True, thickness=3), MatchingRule())] == ["tp"]
     wider = MatchingRule(narrowest_link=4)

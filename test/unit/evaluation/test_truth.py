@@ -79,3 +79,76 @@ def test_a_case_with_two_label_maps_is_refused(workshop, folder):
     workshop.write(folder / "a.mha", workshop.image())
     with pytest.raises(OncoduetError, match=r"expected one image of a, found a\.mha and a\.nii\.gz"):
         find_truth(folder)
+
+
+@pytest.mark.parametrize("name", ["c.NII.GZ", "c.nrrd", "c.mhd", "c.MHA"])
+def test_a_label_map_with_another_ending_is_refused_by_name(folder, name):
+    (folder / name).write_text("not read")
+    with pytest.raises(
+        OncoduetError, match=rf"truth: expected images as CASE\.nii\.gz or CASE\.mha, found also {name}$"
+    ):
+        find_truth(folder)
+
+
+def test_label_maps_of_which_some_lack_the_ending_are_refused(workshop):
+    folder = workshop.truth({name: workshop.image() for name in ("a_label", "b", "c", "a_detection_map")})
+    with pytest.raises(OncoduetError, match=r"expected all names to end in _label, found also b\.nii\.gz and 1 more$"):
+        find_truth(folder)
+
+
+def test_label_maps_in_sub_folders_are_refused(workshop, folder):
+    workshop.truth({"c": workshop.image()}, name="truth/centre")
+    with pytest.raises(OncoduetError, match=r"centre/c\.nii\.gz: expected the images of all cases directly in .*truth"):
+        find_truth(folder)
+
+
+def test_what_macos_leaves_beside_files_is_ignored(folder):
+    (folder / "._a.nii.gz").write_text("macOS")
+    assert list(find_truth(folder).label_maps) == ["a", "b"]
+
+
+def test_a_case_that_the_marksheet_names_without_a_label_map_is_refused(folder):
+    (folder / "marksheet.csv").write_text("patient_id,study_id\n7,1\n7,2\n")
+    with pytest.raises(
+        OncoduetError, match=r"marksheet\.csv: expected a label map of each of its 2 cases, found none of 7_1"
+    ):
+        find_truth(folder)
+
+
+def test_patients_come_from_the_archives_folders_the_marksheet_or_a_table(workshop):
+    labels = {case_id: workshop.image() for case_id in ("scan_1", "scan_2", "scan_3")}
+    truth = workshop.truth(labels, name="archive/labels").parent
+    with pytest.raises(
+        OncoduetError, match=r"archive: expected ids that tell the patient, found scan_1, scan_2 \(3 cases"
+    ):
+        find_truth(truth).patients()
+    assert set(find_truth(truth).patients(({}, "by-prefix")).values()) == {"scan"}
+    for patient, case_id in (("scan_1", "scan_1"), ("scan", "scan_2"), ("scan", "scan_3")):
+        (truth / patient).mkdir(exist_ok=True)
+        workshop.write(truth / patient / f"{case_id}_t2w.mha", workshop.image())
+    assert find_truth(truth).patients() == {"scan_1": "scan_1", "scan_2": "scan", "scan_3": "scan"}
+    (truth / "marksheet.csv").write_text("patient_id,study_id\nscan,1\nscan,2\nscan,3\n")
+    assert set(find_truth(truth).patients().values()) == {"scan"}
+    (truth / "patients.csv").write_text("\ufeffcase_id;patient_id\nscan_2;second\n")
+    assert find_truth(truth).patients() == {"scan_1": "scan", "scan_2": "second", "scan_3": "scan"}
+    (truth / "settings.json").write_text('{"patients": "by-case"}')
+    assert find_truth(truth.parent / "archive" / "labels").patients(({}, "by-case"))["scan_2"] == "scan_2"
+
+
+def test_an_archive_that_names_a_card_of_ours_is_scored_by_it(workshop, caplog):
+    truth = workshop.truth({"a": workshop.image()}, name="archive/labels").parent
+    for text, name in (
+        ('{"data_licence": "CC0-1.0"}', None),
+        ('{"card": "pdac-panorama"}', "pdac-panorama"),
+        ('{"card": "hospital"}', None),
+        ('{"card": "pdac-panorama", "card_sha256": "0"}', None),
+    ):
+        (truth / "archive.json").write_text(text)
+        card = find_truth(truth).card
+        assert (card and card.name) == name
+    assert "made for another version of the card pdac-panorama" in caplog.text
+
+
+def test_a_card_with_a_byte_order_mark_is_read(folder):
+    (folder / "card.toml").write_bytes(b"\xef\xbb\xbf" + (CARDS / "cspca-picai.toml").read_bytes())
+    assert find_truth(folder).card.name == "cspca-picai"

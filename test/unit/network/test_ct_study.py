@@ -147,7 +147,7 @@ def test_a_ct_may_be_stored_as_any_number(panorama, write_ct, dtype):
 def test_an_mr_may_be_stored_as_any_number(tmp_path, dtype):
     card = load_card("cspca-picai")
     grid = Grid((20, 18, 6), (0.5, 0.5, 3.0), (1.0, 2.0, 3.0), ct_grid(1, 1, 1).direction)
-    array = np.random.default_rng(1).integers(0, 255, (3, *grid.shape_zyx))
+    array = np.random.default_rng(1).integers(210, 255, (3, *grid.shape_zyx))
     paths = {name: tmp_path / f"{name}.mha" for name in card.channel_names}
     for path, each in zip(paths.values(), array, strict=True):
         write_volume(path, Volume(each.astype(dtype), grid))
@@ -185,7 +185,7 @@ def test_a_spacing_of_zero_or_less_is_refused(panorama, write_ct, spacing):
 def test_headers_that_differ_by_rounding_are_one_grid_and_others_are_not(tmp_path):
     card = load_card("cspca-picai")
     grid = Grid((20, 18, 6), (0.5, 0.5, 3.0), (1.0, 2.0, 3.0), ct_grid(1, 1, 1).direction)
-    noise = np.random.default_rng(1).random((3, *grid.shape_zyx)).astype(np.float32)
+    noise = 1000 + np.random.default_rng(1).random((3, *grid.shape_zyx)).astype(np.float32)
 
     def stacked(shift_mm: float) -> np.ndarray:
         paths = {}

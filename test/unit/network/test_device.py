@@ -17,12 +17,17 @@ from training.__main__ import main as training
 Machine = Callable[..., Path]
 
 
+def no_kernel(*_: object, **__: object) -> None:
+    """What torch raises on a GPU that is too old, or too new, for its build."""
+    raise RuntimeError("CUDA error: no kernel image is available for execution on the device\nSearch for ...")
+
+
 @pytest.fixture
 def machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Machine:
-    """Make a machine: what nvidia-smi does, what the driver's files tell, torch's CUDA and whether it finds a GPU."""
+    """Make a machine: what nvidia-smi does, what the driver's files tell, torch's CUDA and whether it sees a GPU."""
 
     def make(
-        smi: str | None = None, *, files: str = "", lent: bool = False, cuda: str | None = "13.0", usable: bool = False
+        smi: str | None = None, *, files: str = "", lent: bool = False, cuda: str | None = "13.0", visible: bool = False
     ) -> Path:
         programs, root = tmp_path / "bin", tmp_path / "root"
         programs.mkdir()
@@ -32,7 +37,7 @@ def machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Machine:
         monkeypatch.setenv("PATH", f"{programs}{os.pathsep}/usr/bin{os.pathsep}/bin")
         (root / "dev").mkdir(parents=True)
         if lent:
-            (root / "dev/nvidia0").touch()
+            (root / "dev/nvidia1").touch()  # one of several was lent
         if files:
             folder = root / "proc/driver/nvidia"
             (folder / "gpus/0000:0a:00.0").mkdir(parents=True)
@@ -40,7 +45,8 @@ def machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Machine:
             (folder / "version").write_text("NVRM version: NVIDIA UNIX x86_64 Kernel Module  535.104.05  Sat Aug 19\n")
         monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
         monkeypatch.setattr(torch.version, "cuda", cuda)
-        monkeypatch.setattr(torch.cuda, "is_available", lambda: usable)
+        monkeypatch.setattr(torch.cuda, "is_available", lambda: visible)
+        monkeypatch.setattr(torch, "ones", no_kernel)
         return root
 
     return make
@@ -67,7 +73,7 @@ def test_without_a_gpu_auto_is_the_cpu_and_says_why(machine: Machine) -> None:
         ),
         ({"smi": T4, "cuda": None}, ["a build of torch without CUDA", "driver 535.104.05", "one with CUDA"]),
         ({"smi": H200}, ["GPU (NVIDIA H200)", "driver 580.65.06", "found that torch sees none", "restart the driver"]),
-        ({"smi": H200, "usable": True}, ["found that torch cannot compute on it: Torch not compiled with CUDA"]),
+        ({"smi": H200, "visible": True}, ["found that torch cannot compute on it: CUDA error: no kernel image"]),
         ({"files": "Tesla T4"}, ["GPU (Tesla T4)", "driver 535.104.05", "docker run --gpus all"]),
         ({"files": "Tesla T4", "lent": True}, ["GPU (Tesla T4)", "asks for driver 580 or newer"]),
         ({"lent": True}, ["GPU (an NVIDIA GPU)", "driver unknown"]),

@@ -144,10 +144,11 @@ def test_voxels_beyond_a_channels_field_of_view_get_its_fill_value(
     )
     paths = make_study_files(make_grid((60, 50, 9), (0.8, 0.9, 3.0)))
     small = make_grid((10, 10, 4), (2.0, 2.0, 3.0))
-    write_volume(paths["adc"], Volume(np.full((4, 10, 10), 900, np.float32), small))
+    nearly_even = 900 + 0.01 * np.random.default_rng(1).random((4, 10, 10), np.float32)
+    write_volume(paths["adc"], Volume(nearly_even, small))
     adc = read_study(card, paths, name="s").array[1]
     assert adc[0, 0, 0] == -7.0
-    assert adc[4, 25, 30] == pytest.approx(900)
+    assert adc[4, 25, 30] == pytest.approx(900, abs=0.1)
 
 
 def test_a_probability_comes_back_to_the_same_places_of_the_patient(

@@ -1,12 +1,14 @@
+import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import save
 
 from contract.errors import OncoduetError
 from network.architecture import build_network
-from network.weights import load_weights, save_weights, tensors_sha256
+from network.weights import fill, load_weights, save_weights, tensors_sha256
 
 Json = dict[str, Any]
 Weights = dict[str, torch.Tensor]
@@ -90,3 +92,50 @@ def test_a_pickle_is_not_loaded(tmp_path: Path) -> None:
     torch.save({"a": torch.zeros(2)}, tmp_path / "w.safetensors")
     with pytest.raises(OncoduetError, match="expected safetensors weights"):
         load_weights(tmp_path / "w.safetensors")
+
+
+@pytest.mark.parametrize(
+    ("aliases", "found"),
+    [
+        ("[]", "aliases that are no names by name"),
+        ('{"b": ["a"]}', "aliases that are no names by name"),
+        ('{"b": "nowhere"}', "'nowhere'"),
+        ("[" * 100_000, "recursion"),
+        ("{", "Expecting property name"),
+    ],
+)
+def test_aliases_that_are_no_names_are_refused(tmp_path: Path, aliases: str, found: str) -> None:
+    (tmp_path / "w.safetensors").write_bytes(save({"a": torch.zeros(2)}, metadata={"aliases": aliases}))
+    with pytest.raises(OncoduetError, match=f"expected safetensors weights, found: .*{found}"):
+        load_weights(tmp_path / "w.safetensors")
+
+
+def test_a_hundred_thousand_names_of_one_tensor_are_hashed_as_quickly_as_one() -> None:
+    tensor = torch.zeros(250_000)
+    began = time.process_time()
+    tensors_sha256({str(number): tensor for number in range(100_000)})
+    assert time.process_time() - began < 10  # 100 GB otherwise
+    assert tensors_sha256({"a": tensor, "b": tensor}) == tensors_sha256({"a": tensor, "b": tensor.clone()})
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"weight": torch.zeros(3, 2)}, r"1 differ; weight: expected float32 \[2, 3\], found float32 \[3, 2\]"),
+        (
+            {"weight": torch.zeros(2, 3).double()},
+            r"1 differ; weight: expected float32 \[2, 3\], found float64 \[2, 3\]",
+        ),
+        ({"more": torch.zeros(1)}, r"1 differ; more: expected none, found float32 \[1\]"),
+    ],
+)
+def test_a_network_without_memory_takes_only_weights_that_are_its_own(change: Weights, message: str) -> None:
+    weights = {"weight": torch.arange(6.0).reshape(2, 3), "bias": torch.ones(2)}
+    with torch.device("meta"):
+        network = torch.nn.Linear(3, 2)
+    with pytest.raises(OncoduetError, match=rf"w: expected weights of the plans' network, found that {message}"):
+        fill(network, weights | change, Path("w"))
+    assert network.weight.is_meta
+    fill(network, weights, Path("w"))
+    assert torch.equal(network.weight, weights["weight"])
+    assert torch.equal(network.bias, weights["bias"])

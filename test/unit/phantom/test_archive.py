@@ -230,7 +230,9 @@ def test_an_archive_is_written_again_over_itself(order, tmp_path):
     for _ in range(2):
         write_archive(replace(order, cases=2), tmp_path / "archive")
     names = sorted(path.name for path in (tmp_path / "archive").iterdir())
-    assert names == ["10000", "10001", "archive.json", "labels", "marksheet.csv"]
+    assert names == [".oncoduet", "10000", "10001", "archive.json", "labels", "marksheet.csv"]
+    with pytest.raises(OncoduetError, match=r"expected results of .*seed 7.* or none, found some of .*; give another"):
+        write_archive(replace(order, cases=2, seed=7), tmp_path / "archive")
 
 
 def test_progress_is_told_once_per_case(order, tmp_path):

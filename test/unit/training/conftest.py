@@ -7,8 +7,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from contract.files import read_json, write_json
 from contract.volume import Grid, Volume, write_volume
 from training.__main__ import main
+from training.prepared import parts
 
 SIZES_XYZ = [(30, 26, 10), (28, 32, 9), (34, 24, 11)]
 SPACINGS_MM_XYZ = [(1.5, 1.4, 3.0), (1.6, 1.5, 3.3), (1.4, 1.7, 2.8)]
@@ -110,6 +112,17 @@ def prepared_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     arguments = ["prepare", "--card", "cspca-picai", "--archive", str(archive), "--output", str(folder / "prepared")]
     assert main([*arguments, "--folds", "3"]) == 0
     return folder / "prepared"
+
+
+@pytest.fixture
+def sealed():
+    """Give an edited dataset the hashes of its parts, as another ``prepare`` would have left it."""
+
+    def seal(folder: Path) -> None:
+        record = read_json(folder / "prepared.json")
+        write_json(folder / "prepared.json", record | {"parts": parts(folder)})
+
+    return seal
 
 
 @pytest.fixture

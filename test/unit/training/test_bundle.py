@@ -11,10 +11,13 @@ import torch
 
 from contract.cards import load_card
 from contract.files import read_json, sha256_file
-from contract.records import BundleRecord
+from contract.records import BundleRecord, TrainingStudiesRecord, read_record, write_record
+from contract.volume import read_volume
+from network.study import content_sha256
 from network.weights import load_weights, save_weights, tensors_sha256
 from training.prepared import load_prepared
 from training.run import execute, plan_run
+from training.sources import read_sources
 
 
 @pytest.fixture(scope="session")
@@ -65,6 +68,8 @@ def test_a_bundle_holds_its_members_and_what_they_need(runs, tmp_path, outcome):
         "members/000.safetensors",
         "members/001.safetensors",
         "plans.json",
+        "training_studies/000.json",
+        "training_studies/001.json",
     ]
     record = BundleRecord.model_validate(read_json(tmp_path / "model" / "bundle.json"))
     assert [member.name for member in record.members] == ["ce_fold0_restart1", "focal_fold1_restart1"]
@@ -169,3 +174,51 @@ def test_bundled_weights_hold_no_pickle(runs):
     header = json.loads(data[8 : 8 + size])
     assert {entry["dtype"] for name, entry in header.items() if name != "__metadata__"} == {"F32"}
     assert not torch.serialization._is_zipfile(io.BytesIO(data))
+
+
+def unpacked(model: Path, folder: Path) -> BundleRecord:
+    with tarfile.open(model) as archive:
+        archive.extractall(folder, filter="data")
+    return BundleRecord.model_validate(read_json(folder / "bundle.json"))
+
+
+def test_a_bundle_tells_by_hashes_which_studies_its_networks_were_trained_on(runs, tmp_path, outcome, prepared_folder):
+    assert outcome("bundle", "--runs", runs, "--output", tmp_path / "model.tar.gz") == (0, "")
+    record = unpacked(tmp_path / "model.tar.gz", tmp_path / "model")
+    prepared = load_prepared(prepared_folder)
+    card = load_card(prepared_folder / "card.toml")
+    sources = read_sources(prepared)
+    for member in record.members:
+        known = read_record(tmp_path / "model" / str(member.training_studies_file), TrainingStudiesRecord)
+        images = [
+            next(stamp.path for stamp in sources.studies[case_id] if card.geometry.reference in stamp.path)
+            for case_id in prepared.folds[member.key.fold].train
+        ]
+        expected = sorted(content_sha256(read_volume(Path(sources.archive) / image)) for image in images)
+        assert list(known.trained_on) == expected
+        assert known.chosen_by == ()  # the last weights were kept
+
+
+def test_runs_of_one_fold_share_their_list(runs, tmp_path, outcome, prepared_folder, profile):
+    run = plan_run(load_prepared(prepared_folder), configuration="ce", fold=0, restart=2, profile=str(profile))
+    execute(run, runs / run.name, device="cpu")
+    assert outcome("bundle", "--runs", runs, "--output", tmp_path / "model.tar.gz") == (0, "")
+    members = unpacked(tmp_path / "model.tar.gz", tmp_path / "model").members
+    assert [member.training_studies_file for member in members] == [
+        f"training_studies/{number:03d}.json" for number in (0, 0, 1)
+    ]
+
+
+def test_another_list_than_the_runs_is_refused(runs, refused):
+    write_record(runs / "ce_fold0_restart1" / "training_studies.json", TrainingStudiesRecord(trained_on=()))
+    assert "training_studies.json: expected the training_studies that run.json names" in refused(runs)
+
+
+def test_of_a_run_by_an_older_program_it_is_not_known(runs, tmp_path, outcome):
+    record = runs / "ce_fold0_restart1" / "run.json"
+    parents = {name: each for name, each in read_json(record)["parents"].items() if name != "training_studies"}
+    edit(record, parents=parents)
+    assert outcome("bundle", "--runs", runs, "--output", tmp_path / "model.tar.gz") == (0, "")
+    first, second = unpacked(tmp_path / "model.tar.gz", tmp_path / "model").members
+    assert first.training_studies_file is None
+    assert second.training_studies_file == "training_studies/000.json"

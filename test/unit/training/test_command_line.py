@@ -33,11 +33,12 @@ def arguments(prepared_folder, profile, tmp_path):
     return run
 
 
-def test_a_run_tells_its_epochs_on_stdout_and_nothing_on_stderr(arguments, capsys):
+def test_a_run_tells_its_device_and_its_epochs_on_stdout_and_nothing_on_stderr(arguments, capsys):
     assert main(arguments()) == 0
     said = capsys.readouterr()
     assert said.err == ""
-    lines = said.out.splitlines()
+    device, *lines = said.out.splitlines()
+    assert re.fullmatch(r"device: cpu, .+, torch .+ \(as asked for.*\)", device)
     assert [line.split(":")[0] for line in lines] == ["epoch 1/3", "epoch 2/3", "epoch 3/3"]
     assert re.search(r"loss \d\.\d{4}, validation \d\.\d{4}, ", lines[0])
     assert main(arguments()) == 0

@@ -240,7 +240,7 @@ def test_a_run_of_another_card_is_refused(runs, tmp_path, outcome):
     assert f"{folder.path}: expected the card of {runs / NAME}, found another" in message
 
 
-def test_a_dataset_that_is_gone_or_another_is_refused(runs, prepared_folder, tmp_path, outcome):
+def test_a_dataset_that_is_gone_or_another_is_refused(runs, prepared_folder, tmp_path, outcome, sealed):
     path = runs / NAME / "run.json"
     gone = read_record(path, RunRecord).model_copy(update={"prepared_folder": str(tmp_path / "gone")})
     write_record(path, gone)
@@ -251,6 +251,7 @@ def test_a_dataset_that_is_gone_or_another_is_refused(runs, prepared_folder, tmp
     other = Path(shutil.copytree(prepared_folder, tmp_path / "other"))
     plans = read_json(other / "plans.json")
     (other / "plans.json").write_text((other / "plans.json").read_text().replace(plans["dataset_name"], "Another"))
+    sealed(other)
     message = refusal(outcome, tmp_path, "--runs", runs / NAME, "--prepared", other)
     assert f"{other}: expected the prepared dataset that {runs / NAME} was trained on, found another" in message
 
@@ -263,7 +264,7 @@ def test_an_archive_that_was_moved_is_asked_for(runs, prepared_folder, tmp_path,
     assert f"{tmp_path / 'moved'}: expected the archive that {prepared} was prepared from, found none; --a" in message
 
 
-def test_studies_without_both_kinds_of_cases_cannot_be_ranked(runs, prepared_folder, tmp_path, outcome):
+def test_studies_without_both_kinds_of_cases_cannot_be_ranked(runs, prepared_folder, tmp_path, outcome, sealed):
     """The evaluation gives no AUROC for them, and that is passed on."""
     prepared = Path(shutil.copytree(prepared_folder, tmp_path / "prepared"))
     positive = {study.case_id for study in load_prepared(prepared).record.studies if study.lesions}
@@ -271,6 +272,7 @@ def test_studies_without_both_kinds_of_cases_cannot_be_ranked(runs, prepared_fol
     fold = splits["folds"][0]
     fold["validation"] = [case_id for case_id in fold["validation"] if case_id in positive]
     write_json(prepared / "splits.json", splits)
+    sealed(prepared)
     path = runs / NAME / "run.json"
     record = read_record(path, RunRecord)
     parents = {**record.parents, "prepared": load_prepared(prepared).sha256}

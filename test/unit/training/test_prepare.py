@@ -1,4 +1,7 @@
+import os
 import shutil
+import subprocess
+import sys
 from multiprocessing.pool import ThreadPool
 from pathlib import Path
 from types import SimpleNamespace
@@ -12,7 +15,7 @@ from nnunetv2.experiment_planning.dataset_fingerprint import fingerprint_extract
 from contract.archive import find_studies
 from contract.cards import load_card
 from contract.errors import OncoduetError
-from contract.files import read_json, write_json
+from contract.files import read_json, sha256_file, write_json
 from contract.volume import Grid, Volume, read_volume, write_volume
 from network.study import read_study, read_study_label
 from training.__main__ import main
@@ -22,6 +25,8 @@ from training.engines.nnunet_environment import nnunet_folders
 from training.prepare import split_patients
 from training.prepared import PreparedStudy, load_prepared
 from training.resident.studies import read_label
+
+PROJECT = Path(__file__).resolve().parents[3]
 
 
 def run_prepare(archive: Path, output: Path, *, card: str = "cspca-picai", folds: int = 3, seed: int = 0) -> int:
@@ -234,6 +239,112 @@ def test_disjoint_fields_of_view_are_refused(archive, tmp_path, capsys):
     assert "to share a field of view" in refused(archive, tmp_path / "out", capsys)
 
 
+def test_all_bad_studies_are_named_in_one_call(archive, tmp_path, capsys, write_study):
+    (archive / "103" / "103_1_adc.mha").unlink()
+    (archive / "labels" / "104_1.nii.gz").unlink()
+    shutil.rmtree(archive / "105")
+    message = refused(archive, tmp_path / "out", capsys)
+    assert "expected sound studies, found 3 faults in 7: study 103_1 in" in message
+    assert "study 104_1: expected the label map" in message
+    assert "105_1.nii.gz: expected a study of this name, found none (--on-bad-study skip leaves them out)" in message
+
+
+def spoil_voxels(archive):
+    """One study in which the voxels are wrong, one in which the label map is, and one whose ADC has another unit."""
+    for case_id, channel, change in [
+        ("103_1", "t2w", lambda array: np.where(array == array.max(), np.nan, array)),
+        ("105_1", "adc", lambda array: array / 1000),
+    ]:
+        path = archive / case_id[:3] / f"{case_id}_{channel}.mha"
+        volume = read_volume(path)
+        write_volume(path, Volume(change(volume.array).astype(np.float32), volume.grid))
+    path = archive / "labels" / "104_1.nii.gz"
+    volume = read_volume(path)
+    write_volume(path, Volume(np.where(volume.array > 0, 9, 0).astype(np.uint8), volume.grid))
+
+
+def test_bad_voxels_are_named_in_one_call_too(archive, tmp_path, capsys):
+    spoil_voxels(archive)
+    message = refused(archive, tmp_path / "out", capsys)
+    assert "found 3 faults in 7: " in message
+    assert "103_1_t2w.mha: expected finite voxels, found 1 NaN" in message
+    assert "104_1.nii.gz: expected label values [0, 1, 2, 3, 4, 5], found [9]" in message
+    assert "105_1_adc.mha: expected intensities of 'adc', with a median" in message
+
+
+def test_bad_studies_are_left_out_on_request_and_named(archive, tmp_path, capsys):
+    spoil_voxels(archive)
+    (archive / "102" / "102_1_hbv.mha").rename(archive / "102" / "102_1_hbv.MHA")
+    arguments = ["prepare", "--card", "cspca-picai", "--archive", str(archive), "--output", str(tmp_path / "out")]
+    assert main([*arguments, "--folds", "2", "--on-bad-study", "skip"]) == 0
+    printed = capsys.readouterr().out
+    assert "4 of 7 studies are left out: 102_1, 103_1, 104_1, 105_1" in printed
+    assert "left out: study 102_1 in" in printed
+    record = load_prepared(tmp_path / "out").record
+    assert record.left_out == ("102_1", "103_1", "104_1", "105_1")
+    assert [study.case_id for study in record.studies] == ["100_1", "100_2", "101_1"]
+    assert "4 of 7 studies are left out" in (tmp_path / "out" / "prepare.log").read_text()
+    for case_id in record.left_out:
+        shutil.rmtree(archive / case_id[:3])
+        (archive / "labels" / f"{case_id}.nii.gz").unlink()
+    assert run_prepare(archive, tmp_path / "without", folds=2) == 0
+    assert load_prepared(tmp_path / "without").sha256 == load_prepared(tmp_path / "out").sha256
+
+
+def test_too_few_patients_left_are_refused(archive, tmp_path, capsys):
+    spoil_voxels(archive)
+    arguments = ["prepare", "--card", "cspca-picai", "--archive", str(archive), "--output", str(tmp_path / "out")]
+    assert main([*arguments, "--folds", "5", "--on-bad-study", "skip"]) == 3
+    assert "expected at least 5 patients for 5 folds, found 3" in capsys.readouterr().err
+
+
+def test_rows_of_the_marksheet_without_study_are_said(archive, tmp_path, capsys):
+    (archive / "marksheet.csv").write_text("patient_id,study_id\n100,1\n777,1\n")
+    assert run_prepare(archive, tmp_path / "out") == 0
+    assert "marksheet.csv: 1 rows belong to no study here: 777_1" in capsys.readouterr().out
+
+
+def test_a_seed_below_0_is_wrong_usage(archive, tmp_path, capsys):
+    assert run_prepare(archive, tmp_path / "out", seed=-1) == 2
+    assert "--seed: expected at least 0, found -1" in capsys.readouterr().err
+
+
+def test_a_folder_of_many_patients_is_asked_about_and_the_answer_counts(tmp_path, capsys, write_study):
+    for number in range(14):
+        write_study(tmp_path / "archive", f"pancreas_{number:03d}", kind=0, lesion=number % 2 == 0)
+    message = refused(tmp_path / "archive", tmp_path / "out", capsys, folds=1 + 1)
+    assert "expected a folder per patient, found pancreas_000, pancreas_001 (14 cases): one patient or" in message
+    arguments = ["prepare", "--card", "cspca-picai", "--archive", str(tmp_path / "archive"), "--folds", "2"]
+    assert main([*arguments, "--output", str(tmp_path / "out"), "--patients", "by-case"]) == 0
+    assert len({study.patient_id for study in load_prepared(tmp_path / "out").record.studies}) == 14
+
+
+LARGE = """
+import sys
+from pathlib import Path
+import numpy as np
+from training.engines import nnunet_data
+z, y, x = np.indices((24, 320, 320), dtype=np.float32)
+data = np.stack([np.sin(0.1 * x) + np.cos(0.07 * y), np.sin(x * y / 900), z + 0.01 * x]).astype(np.float32)
+nnunet_data.save(Path(sys.argv[1]), data, (data[:1] > 1.5).astype(np.int16), {}, patch=(16, 320, 320))
+"""
+
+
+def test_files_of_several_blocks_have_the_same_bytes_whatever_the_threads(tmp_path):
+    """Blosc writes blocks in the order in which threads end; studies of a few voxels have one block alone."""
+    found = set()
+    for number, threads in enumerate([{}, {"OMP_NUM_THREADS": "1"}, {"BLOSC_NTHREADS": "8"}, {}]):
+        path = tmp_path / f"{number}" / "case"
+        path.parent.mkdir()
+        environment = {name: value for name, value in os.environ.items() if "THREADS" not in name} | threads
+        subprocess.run([sys.executable, "-c", LARGE, str(path)], env=environment, cwd=PROJECT, check=True)
+        files = [path.with_name("case.b2nd"), path.with_name("case_seg.b2nd")]
+        found.add(tuple(sha256_file(file) for file in files))
+    assert len(found) == 1
+    array = blosc2.open(str(files[0]))
+    assert np.prod(array.chunks) > 4 * np.prod(array.blocks)  # several blocks, or this shows nothing
+
+
 def test_fewer_patients_than_folds_are_refused(archive, tmp_path, capsys):
     message = refused(archive, tmp_path / "out", capsys, folds=7)  # 7 studies, but 6 patients
     assert "expected at least 7 patients for 7 folds, found 6" in message
@@ -314,6 +425,23 @@ def test_a_prepared_dataset_that_lacks_a_study_is_refused(prepared_folder, tmp_p
     shutil.copytree(prepared_folder, tmp_path / "prepared")
     (tmp_path / "prepared" / "cases" / "102_1_seg.b2nd").unlink()
     with pytest.raises(OncoduetError, match=r"102_1_seg\.b2nd: expected a preprocessed study, found none"):
+        load_prepared(tmp_path / "prepared")
+
+
+@pytest.mark.parametrize(
+    ("file", "text", "message"),
+    [
+        ("plans.json", "{}", r"plans\.json: \d+ faults: .*configurations: Field required"),
+        ("dataset.json", "[]", r"dataset\.json: 1 fault: "),
+        ("cases/x.npz", "", r"cases: expected preprocessed studies alone, found 'x\.npz'"),
+    ],
+)
+def test_a_prepared_dataset_of_which_nnunet_would_read_something_else_is_refused(
+    prepared_folder, tmp_path, file, text, message
+):
+    shutil.copytree(prepared_folder, tmp_path / "prepared")
+    (tmp_path / "prepared" / file).write_text(text)
+    with pytest.raises(OncoduetError, match=message):
         load_prepared(tmp_path / "prepared")
 
 

@@ -232,13 +232,14 @@ def test_a_folder_with_another_run_is_refused(planned, tmp_path):
     assert (tmp_path / "run" / "run.json").read_bytes() == before
 
 
-def test_data_that_changed_under_a_half_finished_run_are_refused(planned, prepared_folder, tmp_path):
+def test_data_that_changed_under_a_half_finished_run_are_refused(planned, prepared_folder, tmp_path, sealed):
     shutil.copytree(prepared_folder, tmp_path / "prepared")
     kill_after(1, planned(prepared=tmp_path / "prepared"), tmp_path / "run")
     path = tmp_path / "prepared" / "splits.json"
     values = read_json(path)
     values["folds"] = [values["folds"][1], values["folds"][0], values["folds"][2]]
     path.write_text(json.dumps(values))
+    sealed(tmp_path / "prepared")
     with pytest.raises(OncoduetError, match=r"run\.json: expected the prepared that this run was begun with"):
         execute(planned(prepared=tmp_path / "prepared"), tmp_path / "run", device="cpu")
 

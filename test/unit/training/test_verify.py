@@ -118,7 +118,10 @@ def test_what_is_as_recorded_passes_and_stands_in_a_table(verify, folder, capsys
         (other_card, r"ce_fold0_restart1/card\.toml: expected the one with the hash"),
         (other_plans, r"ce_fold0_restart1/plans\.json: expected the one with the hash"),
         (other_dataset, r"ce_fold0_restart1/dataset\.json: expected the one with the hash"),
-        (other_splits, r"prepared: expected the one with the hash .* \(and 1 more\)$"),
+        (
+            other_splits,
+            r"splits\.json: expected the file that prepared\.json names by its sha256, found another.* more\)$",
+        ),
         (other_case, r"cases/102_1\.b2nd: expected the one with the hash .* \(and 1 more\)$"),
         (other_image, r"102_1_t2w\.mha: expected the file that .* was prepared from, found another.* \(and 1 more\)$"),
     ],

@@ -41,6 +41,8 @@ class Scores:
         truth: tuple[list[str], np.ndarray] | None = None,
         picai_only: bool = False,
         with_source: bool = True,
+        parents: dict[str, str] | None = None,
+        trained_on: int | None = 0,
         **source: object,
     ) -> Path:
         """One scored run; a better ``quality`` lifts true positives."""
@@ -63,7 +65,13 @@ class Scores:
         strict = self.metrics(lesions, np.array(likelihood), rows)
         picai = strict.model_copy(update={"ap": None if strict.ap is None else strict.ap - 0.01})
         reason = "not computed: --picai-only" if picai_only else None
-        record = MetricsRecord(strict=None if picai_only else strict, strict_reason=reason, picai=picai)
+        record = MetricsRecord(
+            parents=parents or {},
+            strict=None if picai_only else strict,
+            strict_reason=reason,
+            picai=picai,
+            trained_on=trained_on,
+        )
         write_record(folder / "metrics.json", record)
         if with_source:
             own = (digest(f"{configuration}{fold}{restart}"),)
@@ -77,6 +85,7 @@ class Scores:
                 "runs": own if runs is None else runs,
                 "bundle_sha256": None,
                 "data_licence": "Apache-2.0",
+                "parents": parents or {},
                 **source,
             }
             write_record(folder / "source.json", Source.model_validate(values))

@@ -14,6 +14,7 @@ from contract.records import read_record
 from evaluation.__main__ import main
 from evaluation.analysis import read_analysis
 from evaluation.compare import compare, group_by_configuration, holm, judge
+from evaluation.report import notes
 from evaluation.scored_runs import read_scored_runs
 from evaluation.verdict import Verdict
 
@@ -435,3 +436,106 @@ def test_comparing_the_demo_costs_under_15_cpu_seconds(demo_scores, tmp_path):
     assert done.returncode == 0
     spent = after.children_user + after.children_system - before.children_user - before.children_system
     assert spent < 15, f"{spent:.1f} CPU seconds"
+
+
+def test_one_collapsed_run_turns_no_verdict_round(scores, tmp_path):
+    """Nine of ten runs of alpha are above those of beta, one is at chance: the means favour beta."""
+    scores.cases = 60
+    for restart in range(10):
+        quality = -4.0 if restart == 4 else 2.8
+        scores.run(f"a{restart}", "alpha", restart=restart, quality=quality, seed=restart)
+        scores.run(f"b{restart}", "beta", restart=restart, quality=1.9, seed=restart + 20)
+    verdict = judged(scores, tmp_path, f"metrics = ['score']\n{QUICK}")
+    (pair,) = verdict.pairs
+    assert pair.run_level.p_holm <= 0.05
+    assert pair.run_level.probability_above > 0.5 > 0 > pair.estimate
+    assert pair.code == "undecided"
+    assert pair.sentence == (
+        "By score, the order of the runs favours alpha and their means beta: alpha_fold0_restart4 decides the mean, "
+        "and nothing is decided between alpha and beta."
+    )
+
+
+def test_arms_that_share_no_fold_are_not_tested(scores, tmp_path):
+    scores.cases = 60
+    for restart in range(5):
+        scores.run(f"a{restart}", "alpha", fold=0, restart=restart, quality=3.0, seed=restart)
+        scores.run(f"b{restart}", "beta", fold=1, restart=restart, quality=0.0, seed=restart)
+    verdict = judged(scores, tmp_path, f"metrics = ['auroc']\n{QUICK}[margin]\nauroc = 0.9\n")
+    (pair,) = verdict.pairs
+    assert (pair.run_level.p, pair.case_level.p, pair.equivalence, pair.non_inferiority) == (None,) * 4
+    assert (pair.code, pair.case_level.reason) == ("undecided", pair.run_level.reason)
+    assert pair.sentence == (
+        "By AUROC, alpha and beta are not compared: they share no fold, so that fold and configuration cannot be told "
+        "apart."
+    )
+    assert any(note.startswith("alpha and beta: they share no fold") for note in notes(verdict))
+
+
+def test_folds_that_differ_are_said(scores, tmp_path):
+    for restart in range(2):
+        for fold in (0, 1):
+            scores.run(f"a{fold}{restart}", "alpha", fold=fold, restart=restart, seed=restart + fold)
+        scores.run(f"b{restart}", "beta", fold=0, restart=restart, seed=restart + 5)
+    verdict = judged(scores, tmp_path, f"metrics = ['auroc']\n{QUICK}")
+    assert verdict.pairs[0].run_level.p is not None
+    assert any("the folds are not the same on both sides" in note for note in notes(verdict))
+
+
+def test_studies_that_were_trained_on_come_first_among_the_notes(scores, tmp_path):
+    scores.run("a", "alpha", trained_on=10)
+    scores.run("b", "beta", trained_on=None)
+    scores.run("c", "baseline-x", fold=None, restart=None, runs=(), trained_on=None)
+    verdict = judged(scores, tmp_path, f"metrics = ['auroc']\n{QUICK}")
+    assert [dict(each.trained_on) for each in verdict.configurations] == [
+        {"alpha_fold0_restart0": 10},
+        {"beta_fold0_restart0": None},
+        {"baseline-x": 0},
+    ]
+    assert notes(verdict)[:2] == [
+        "SCORED ON TRAINING STUDIES. Of the 30 studies, networks were trained on some: alpha_fold0_restart0 on 10. "
+        "Their figures say nothing about other patients.",
+        "Whether studies scored here were trained on is not known of beta_fold0_restart0.",
+    ]
+
+
+def renamed(scores, name, pattern):
+    """Two configurations whose case ids follow a pattern."""
+    ids, lesions = scores.truth()
+    truth = [pattern.format(k) for k in range(len(ids))], lesions
+    for configuration, quality in (("alpha", 2.0), ("beta", 1.0)):
+        for restart in range(2):
+            folder = f"{name}/{configuration}{restart}"
+            scores.run(folder, configuration, restart=restart, quality=quality, seed=restart, truth=truth)
+    return scores.root / name
+
+
+def test_ids_that_leave_patients_open_are_refused_and_patients_can_be_given(scores, tmp_path):
+    table = tmp_path / "p.csv"
+    table.write_text("case_id,patient_id\n" + "".join(f"case_{k:03d},{k // 2}\n" for k in range(60)))
+    scores.cases = 60
+    root, plan = renamed(scores, "open", "case_{:03d}"), analysis_file(tmp_path, f"metrics = ['auroc']\n{QUICK}")
+
+    def patients(*words):
+        output = tmp_path / "out"
+        assert main(["compare", "--scores", str(root), "--output", str(output), "--analysis", str(plan), *words]) == 0
+        return read_record(output / "verdict.json", Verdict).patients
+
+    with pytest.raises(OncoduetError, match=r"found case_000, case_001 \(60 cases begin with case_\): one patient or"):
+        compare([root], tmp_path / "out", analysis=plan)
+    with pytest.raises(OncoduetError, match=r"expected at least 20 patients .*, found 1; --few-patients goes on"):
+        compare([root], tmp_path / "out", analysis=plan, patients="by-prefix")
+    assert patients("--patients", "by-case") == 60
+    assert patients("--patients", str(table)) == 30
+    for folder in root.iterdir():
+        (folder / "patients.csv").write_text(table.read_text())
+    assert patients() == 30
+
+
+def test_fewer_than_20_patients_are_refused_unless_told(scores, tmp_path):
+    scores.cases = 19
+    root, plan = renamed(scores, "few", "{0}_{0}"), analysis_file(tmp_path, f"metrics = ['auroc']\n{QUICK}")
+    with pytest.raises(OncoduetError, match=r"expected at least 20 patients .*, found 19; --few-patients goes on"):
+        compare([root], tmp_path / "out", analysis=plan)
+    words = ["--scores", str(root), "--output", str(tmp_path / "out"), "--analysis", str(plan), "--few-patients"]
+    assert main(["compare", *words]) == 0

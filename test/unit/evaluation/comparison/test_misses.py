@@ -89,7 +89,14 @@ def test_picture_is_cut_around_the_lesion_and_stays_within_the_image(campaign, w
 def test_report_holds_the_pictures_and_names_no_more_than_the_case(campaign, tmp_path, capsys):
     archive, predictions, _ = campaign
     (tmp_path / "a.toml").write_text(QUICK)
-    words = ["compare", "--scores", str(archive.parent / "scores"), "--analysis", str(tmp_path / "a.toml")]
+    words = [
+        "compare",
+        "--scores",
+        str(archive.parent / "scores"),
+        "--analysis",
+        str(tmp_path / "a.toml"),
+        "--few-patients",
+    ]
     assert main([*words, "--output", str(tmp_path / "plain")]) == 0
     images = ["--archive", str(archive), "--predictions", str(predictions)]
     assert main([*words, *images, "--output", str(tmp_path / "out")]) == 0

@@ -91,6 +91,13 @@ def test_names_from_files_are_escaped(scores, tmp_path):
     assert "<b>ce</b>" not in page_of(scores, tmp_path)
 
 
+@pytest.mark.parametrize("name", [r"$\frac{$", "$x$", "$", r"\$"])
+def test_a_dollar_in_a_name_is_no_formula(scores, tmp_path, name):
+    scores.run("a", name)
+    scores.run("b", "focal")
+    assert page_of(scores, tmp_path).count(name) > 5
+
+
 def test_page_names_no_folder(demo, demo_scores):
     assert str(demo_scores.root.parent.parent) not in demo[1]
 

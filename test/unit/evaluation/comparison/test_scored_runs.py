@@ -245,3 +245,54 @@ def test_two_profiles_in_one_configuration_are_refused(scores):
     scores.run("a", "ce", restart=0)
     scores.run("b", "ce", restart=1, profile="modern")
     refuse([scores.root], "configuration ce: expected one profile for all its runs, found demo, modern")
+
+
+@pytest.mark.parametrize(
+    ("parent", "what"), [("truth", "truth"), ("scoring_card", "scoring card"), ("scoring_rule", "scoring rule")]
+)
+def test_runs_scored_against_other_truth_or_by_another_card_are_refused(scores, parent, what):
+    scores.run("a", "ce", parents={parent: "1" * 64})
+    scores.run("b", "focal", parents={parent: "2" * 64})
+    scores.run("c", "focal", parents={}, restart=1)
+    for other, found in (("b", "222222222222"), ("c", "none")):
+        with pytest.raises(
+            OncoduetError,
+            match=rf"{other}/metrics\.json: expected the {what} of .*a \(111111111111\), found another \({found}\)",
+        ):
+            read_scored_runs([scores.root / "a", scores.root / other])
+
+
+@pytest.mark.parametrize("parent", ["predictions", "truth", "scoring_card", "scoring_rule"])
+def test_metrics_beside_the_source_of_another_scoring_are_refused(scores, parent):
+    folder = scores.run("a", "ce", parents={parent: "1" * 64})
+    text = (folder / "source.json").read_text()
+    (folder / "source.json").write_text(text.replace("1" * 64, "2" * 64))
+    with pytest.raises(
+        OncoduetError, match=r"source\.json: expected the .* of metrics\.json \(111111111111\), found 2222"
+    ):
+        read_scored_runs([folder])
+
+
+def test_runs_with_other_patients_are_refused(scores):
+    ids, _ = scores.truth()
+    for name, patients in (("a", range(30)), ("b", [0, *range(29)])):
+        folder = scores.run(name, name)
+        rows = "".join(f"{case_id},{patient}\n" for case_id, patient in zip(ids, patients, strict=True))
+        (folder / "patients.csv").write_text("case_id,patient_id\n" + rows)
+    with pytest.raises(OncoduetError, match=r"b/patients\.csv: expected the patients of .*a, found others"):
+        read_scored_runs([scores.root])
+    assert read_scored_runs([scores.root], patients="by-case")[0].truth.patient_count == 30
+
+
+def test_tables_with_a_byte_order_mark_are_read(scores):
+    folder = scores.run("a", "ce")
+    table = folder / "cases.csv"
+    table.write_bytes(b"\xef\xbb\xbf" + table.read_bytes())
+    assert len(read_scored_runs([folder])[0].truth.case_ids) == 30
+
+
+def test_a_run_whose_metrics_are_gone_is_refused_and_not_left_out(scores):
+    scores.run("a", "ce")
+    (scores.run("b", "focal") / "metrics.json").unlink()
+    with pytest.raises(OncoduetError, match=r"b/metrics\.json: expected a JSON file, found none"):
+        read_scored_runs([scores.root])

@@ -92,13 +92,16 @@ def test_of_several_words_each_counts_once():
 def test_groups_with_few_cases_are_left_out(scores, tmp_path):
     two_configurations(scores)
     path, rows = marksheet(scores, tmp_path)
-    for row in rows[2:]:
+    for row in rows[4:]:
         row["center"] = "north"
     marksheet(scores, tmp_path, rows=rows)
     (tmp_path / "a.toml").write_text(DECLARED.replace(', "isup", "volume"', ""))
     compare([scores.root], tmp_path / "out", analysis=tmp_path / "a.toml", marksheet=path)
-    found = read_record(tmp_path / "out" / "verdict.json", Verdict).subgroups
-    assert [each.value for each in found] == ["north"]
+    verdict = read_record(tmp_path / "out" / "verdict.json", Verdict)
+    assert [each.value for each in verdict.subgroups] == ["north"]
+    [left_out] = verdict.subgroups_left_out
+    assert left_out.startswith("center: south (")
+    assert left_out in (tmp_path / "out" / "report.html").read_text()
 
 
 def test_marksheet_without_a_column_or_a_case_is_refused(scores, tmp_path):
@@ -113,10 +116,74 @@ def test_marksheet_without_a_column_or_a_case_is_refused(scores, tmp_path):
     ):
         read_groups(path, ["center"], truth)
     path.write_text("")
-    with pytest.raises(OncoduetError, match=r"marksheet\.csv: expected the column patient_id, found no rows"):
+    with pytest.raises(OncoduetError, match=r"marksheet\.csv: expected a table .*, found an empty file"):
         read_groups(path, ["center"], truth)
-    with pytest.raises(OncoduetError, match=r"none\.csv: expected a marksheet, found: "):
+    with pytest.raises(OncoduetError, match=r"none\.csv: expected a table .*, found no file"):
         read_groups(tmp_path / "none.csv", ["center"], truth)
+
+
+def numbers_of(scores, tmp_path, volumes, *, delimiter=",", column="volume"):
+    """The groups of a column of numbers, one for each case."""
+    ids, lesions = scores.truth()
+    truth = Truth(tuple(ids), lesions > 0, lesions)
+    path = tmp_path / "marksheet.csv"
+    with path.open("w", newline="", encoding="utf-8-sig") as stream:
+        table = csv.writer(stream, delimiter=delimiter)
+        table.writerow(["patient_id", " study_id", column])
+        table.writerows([*case_id.split("_"), volume] for case_id, volume in zip(ids, volumes, strict=True))
+    return read_groups(path, [column], truth)[column]
+
+
+def test_decimal_commas_are_read_where_they_are_clear_and_refused_where_not(scores, tmp_path):
+    numbers = [f"{1 + k / 7:.2f}" for k in range(30)]
+    right = numbers_of(scores, tmp_path, numbers)
+    commas = [number.replace(".", ",") for number in numbers]
+    german = numbers_of(scores, tmp_path, commas, delimiter=";")
+    assert {name: member.tolist() for name, member in german.items()} == {
+        name: member.tolist() for name, member in right.items()
+    }
+    for mixed in (commas, [*numbers[:-1], "1,99"]):
+        with pytest.raises(
+            OncoduetError, match=r"column volume: expected a decimal point, .*found '\d,\d\d', which may be"
+        ):
+            numbers_of(scores, tmp_path, mixed)
+
+
+@pytest.mark.parametrize("several", ["2,3", "0,1,5", "3.5,7.25"])
+def test_lists_in_one_cell_are_still_read_as_lists(scores, tmp_path, several):
+    values = [str(k % 9) for k in range(29)] + [several]
+    groups = numbers_of(scores, tmp_path, values)
+    largest = max(map(float, several.split(",")))
+    middle = np.median([*(k % 9 for k in range(29)), largest])
+    assert list(groups) == [f"> {middle:g}", f"≤ {middle:g}"]
+
+
+@pytest.mark.parametrize("unknown", ["NA", "nan", "", "N/A", "-"])
+def test_a_value_that_is_not_known_is_no_group(scores, tmp_path, unknown):
+    groups = numbers_of(scores, tmp_path, [unknown, *(str(k) for k in range(29))])
+    assert list(groups) == ["> 14", "≤ 14"]
+
+
+def test_a_word_among_numbers_is_refused(scores, tmp_path):
+    with pytest.raises(OncoduetError, match="column volume: expected numbers as in its other rows, found 'large'"):
+        numbers_of(scores, tmp_path, ["large", *(str(k) for k in range(29))])
+
+
+def test_rows_that_contradict_each_other_are_refused(scores, tmp_path):
+    path, rows = marksheet(scores, tmp_path)
+    ids, lesions = scores.truth()
+    marksheet(scores, tmp_path, rows=[*rows, {**rows[0], "center": "east"}])
+    with pytest.raises(OncoduetError, match=r"marksheet\.csv: line 32: expected the center of .*, found 'east'"):
+        read_groups(path, ["center"], Truth(tuple(ids), lesions > 0, lesions))
+
+
+def test_panoramas_names_of_patient_and_study_are_read(tmp_path):
+    path = tmp_path / "clinical.csv"
+    path.write_text("PANORAMA_patient_id,PANORAMA_study_id,scanner\n102002,102002_00001,Philips\n")
+    truth = Truth(("102002_00001",), np.array([True]), np.array([1]))
+    assert {name: member.tolist() for name, member in read_groups(path, ["scanner"], truth)["scanner"].items()} == {
+        "Philips": [True]
+    }
 
 
 def test_subgroups_and_marksheet_come_together(scores, tmp_path):

@@ -22,6 +22,17 @@ def test_devices_that_are_not_there_are_refused():
         chosen_devices([99], device="auto")
 
 
+def test_a_gpu_that_torch_cannot_use_is_refused_in_the_process_that_asked(monkeypatch, tmp_path):
+    (tmp_path / "nvidia-smi").write_text("#!/bin/sh\necho 'Tesla T4, 535.104.05'\n")
+    (tmp_path / "nvidia-smi").chmod(0o700)
+    monkeypatch.setenv("PATH", f"{tmp_path}{os.pathsep}{os.environ['PATH']}")
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(OncoduetError, match=r"--device auto: expected to use the machine's GPU \(Tesla T4\), found"):
+        chosen_devices(None, device="auto")
+    assert chosen_devices(None, device="cpu") == ()
+
+
 @pytest.mark.gpu
 def test_a_visible_device_tells_its_free_memory():
     first = chosen_devices([0], device="cuda")[0]

@@ -22,6 +22,13 @@ from training.run import execute, plan_run
 from training.run_folder import RunFolder
 
 
+@pytest.mark.parametrize("executor", ["local", "slurm"])
+def test_a_campaign_first_tells_where_it_computes(campaign_file, capsys, executor):
+    path = campaign_file(configurations=["ce"], folds=[0])
+    assert main(["campaign", str(path), "--executor", executor, "--device", "cpu", "--dry-run"]) == 0
+    assert capsys.readouterr().out.startswith("device: cpu, ")
+
+
 def test_a_campaign_gives_the_same_bits_as_single_runs(
     campaign_file, prepared_folder, profile, tmp_path, outcome, records
 ):

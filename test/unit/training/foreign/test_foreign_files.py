@@ -92,7 +92,9 @@ def test_no_hostile_file_runs_anything_or_ends_as_a_bug_or_takes_long(material):
             wrong.append((number, kind, seconds, words))
     assert not wrong, f"{len(wrong)} of {ATTEMPTS}: {wrong[:5]}"
     assert sum(became.values()) == ATTEMPTS
-    assert all(became[kind, "refused"] for kind in set(KINDS)) or ATTEMPTS < 100
+    if ATTEMPTS >= 1000:
+        assert all(became[kind, "refused"] for kind in KINDS)
+        assert all(became[kind, "accepted"] for kind in ("plans", "bundle", "prepared", "checkpoint"))
     print(sorted(became.items()), {kind: round(seconds, 1) for kind, seconds in spent.items()})
 
 
