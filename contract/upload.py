@@ -74,23 +74,24 @@ def check_image(archive: Path, *, allow_standin: bool = False) -> None:
         found = len(manifest) if isinstance(manifest, list) else type(manifest).__name__
         raise OncoduetError(f"{archive}: expected one image in manifest.json, found {found}")
     name = str(manifest[0].get("Config"))
-    image = _json(archive, contents, name)
+    image = _object(_json(archive, contents, name))
     stated = re.search(r"[0-9a-f]{64}", name)
     if stated and stated[0] != contents.sha256[name]:
         raise OncoduetError(f"{archive}: expected the sha256 of {name} in its name, found {contents.sha256[name]}")
-    missing = [layer for layer in manifest[0].get("Layers", []) if layer not in contents.names]
+    layers = manifest[0].get("Layers")
+    missing = [layer for layer in layers if layer not in contents.names] if isinstance(layers, list) else ["layers"]
     if missing:
         raise OncoduetError(f"{archive}: expected all layers of the image, found no {missing[0]}")
     platform = f"{image.get('os')}/{image.get('architecture')}"
     if platform != "linux/amd64":
         raise OncoduetError(f"{archive}: expected an image for linux/amd64, found {platform}")
-    settings = image.get("config") or {}
+    settings = _object(image.get("config"))
     user = str(settings.get("User") or "")
     if not user_and_group(user)[0]:
         raise OncoduetError(f"{archive}: expected an image whose user is not root, found {user!r}")
     if not (settings.get("Entrypoint") or settings.get("Cmd")):
         raise OncoduetError(f"{archive}: expected an image with an entry point, found none")
-    labels = settings.get("Labels") or {}
+    labels = _object(settings.get("Labels"))
     if labels.get(STANDIN_LABEL) == "true" and not allow_standin:
         raise OncoduetError(
             f"{archive}: expected an image on a public base, found one built on a stand-in (label {STANDIN_LABEL}), "
@@ -198,8 +199,12 @@ def _json(archive: Path, contents: Contents, name: str) -> Any:
         raise OncoduetError(f"{archive}: expected {name}, found {', '.join(sorted(contents.sha256)[:5]) or 'nothing'}")
     try:
         return json.loads(contents.json_bytes[name])
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise OncoduetError(f"{archive}: expected JSON in {name}, found: {error}") from None
+
+
+def _object(value: Any) -> dict[str, Any]:
+    return value if isinstance(value, dict) else {}
 
 
 def _require_sums(archive: Path, contents: Contents) -> None:

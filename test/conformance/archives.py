@@ -25,6 +25,9 @@ from contract.upload import check_image
 LARGEST_BYTES = 10 * 10**9
 """The platform's budget for a compressed image."""
 
+_MOST_SMALL_FILES, _MOST_NAMED = 2000, 100
+"""Kept of an archive: files of at most 1 MiB, and names of unwanted files."""
+
 _SECRET = re.compile(
     r"(^|/)(\.git/|\.git$|id_(rsa|dsa|ecdsa|ed25519)$|\.netrc$|\.env$|\.aws/credentials$|\.pypirc$|\.docker/config\.json$)"
 )
@@ -151,8 +154,10 @@ def _read_members(tar: tarfile.TarFile) -> Saved:
         content = tar.extractfile(member)
         assert content is not None
         if member.size <= 1 << 20:
-            small[member.name] = content.read()
-            layer: IO[bytes] = io.BytesIO(small[member.name])
+            text = content.read()
+            if len(small) < _MOST_SMALL_FILES:
+                small[member.name] = text
+            layer: IO[bytes] = io.BytesIO(text)
         else:
             layer = content
         if member.name.endswith(".tar") or member.size > 1 << 20 or "/blobs/" in f"/{member.name}":
@@ -161,12 +166,13 @@ def _read_members(tar: tarfile.TarFile) -> Saved:
     if not isinstance(manifest, list) or len(manifest) != 1:
         saved.faults.append(f"{len(manifest) if isinstance(manifest, list) else 'no'} images in manifest.json")
         return saved
-    config = manifest[0].get("Config", "")
+    entry = manifest[0] if isinstance(manifest[0], dict) else {}
+    config, layers = str(entry.get("Config", "")), entry.get("Layers")
     if config not in small:
         saved.faults.append(f"no {config} that manifest.json names")
     elif (stated := re.search(r"[0-9a-f]{64}", config)) and stated[0] != hashlib.sha256(small[config]).hexdigest():
         saved.faults.append(f"{config} has another sha256")
-    layers = manifest[0].get("Layers", [])
+    layers = [str(layer) for layer in layers] if isinstance(layers, list) else []
     saved.layers = len(layers)
     saved.faults += [f"no layer {layer}" for layer in layers if layer not in names]
     return saved
@@ -177,7 +183,8 @@ def _look_into(layer: IO[bytes], saved: Saved) -> None:
         with tarfile.open(fileobj=layer, mode="r|") as tar:
             for member in tar:
                 name = member.name
-                if _SECRET.search(name) or (_DATA.search(name) and not _PACKAGES.search(name)):
+                unwanted = _SECRET.search(name) or (_DATA.search(name) and not _PACKAGES.search(name))
+                if unwanted and len(saved.unwanted) < _MOST_NAMED:
                     saved.unwanted.append(name)
     except tarfile.TarError:
         return  # a small file of another kind
@@ -186,5 +193,5 @@ def _look_into(layer: IO[bytes], saved: Saved) -> None:
 def _json(small: dict[str, bytes], name: str) -> Any:
     try:
         return json.loads(small.get(name, b""))
-    except ValueError:
+    except (ValueError, RecursionError):
         return None

@@ -117,3 +117,21 @@ def test_an_engine_that_saves_nothing_or_half_an_image_is_a_failure_in_words(tmp
         client.chmod(0o755)
         with pytest.raises(Broken, match=f"no archive from {client} save"):
             read_saved(Engine(str(client)), "a:1")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "[3]",
+        '[{"Config": [], "Layers": {}}]',
+        '[{"Config": "a"}]',
+        '[{"Layers": [{}, 3]}]',
+        "[" * 100_000,
+        "{}",
+        "\x00",
+    ],
+)
+def test_a_manifest_of_another_kind_is_a_fault_in_words(pack, tmp_path, text):
+    packed = pack(("manifest.json", text.encode()))
+    (tmp_path / "image.tar").write_bytes(gzip.decompress(packed.read_bytes()))
+    assert read_archive(tmp_path / "image.tar").faults

@@ -230,3 +230,19 @@ def test_the_command_line_ends_with_3_and_one_line_unless_told_otherwise(archive
     if option:
         accepted = subprocess.run([*command, option], cwd=PROJECT, capture_output=True, text=True, check=False)
         assert (accepted.returncode, accepted.stderr) == (0, "")
+
+
+@pytest.mark.parametrize(
+    "manifest", [[{}], [{"Config": 3, "Layers": 4}], [{"Config": {}, "Layers": None}], [3], {"a": 1}, None, [[]]]
+)
+def test_a_manifest_of_another_kind_is_refused(archive, manifest):
+    with pytest.raises(OncoduetError, match="expected"):
+        check_image(image(archive, manifest=manifest))
+
+
+@pytest.mark.parametrize(
+    "changes", [{"User": ["0"]}, {"User": {}}, {"User": 0}, {"Entrypoint": {}}, {"Entrypoint": ""}]
+)
+def test_settings_of_another_kind_are_refused(archive, changes):
+    with pytest.raises(OncoduetError, match="expected an image"):
+        check_image(image(archive, **changes))
