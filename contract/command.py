@@ -11,7 +11,8 @@ import select
 import signal
 import sys
 from collections.abc import Callable
-from typing import NoReturn, TypeVar
+from pathlib import Path
+from typing import Any, NoReturn, TypeVar
 
 from contract.errors import Ending, ending
 from contract.signals import WORDS, Terminated, exit_code, signals_as_exceptions
@@ -24,9 +25,19 @@ Options = TypeVar("Options")
 class Parser(argparse.ArgumentParser):
     """Complains in one printable line, whatever it was given."""
 
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        self.register("type", Path, _path)
+
     def error(self, message: str) -> NoReturn:
         """End with 2."""
         super().error(one_line(message))
+
+
+def _path(text: str) -> Path:
+    if not text:  # Path("") is the current folder, which nobody means by a variable that was never set
+        raise argparse.ArgumentTypeError("expected a path, found an empty text")
+    return Path(text)
 
 
 class _UnreadError(BaseException):

@@ -139,6 +139,7 @@ def _call(name: str, words: list[str], folder: Path) -> tuple[int, str, str]:
     if child == 0:
         code = 99
         try:
+            os.chdir(folder)
             faulthandler.disable()  # of pytest, which has another stderr
             signal.alarm(LIMIT_S)
             resource.setrlimit(resource.RLIMIT_AS, (LIMIT_BYTES, LIMIT_BYTES))
