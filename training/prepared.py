@@ -8,7 +8,7 @@ folder ``localisation``.
 """
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -61,7 +61,7 @@ class PreparedRecord(Record):
     left_out: tuple[str, ...] = ()
     """Case ids (or folders) of the archive that were wrong and left out on request; ``prepare.log`` says why."""
     files: Mapping[str, str]
-    """sha256 of each preprocessed file in ``cases``, by name. Written once, checked by ``training verify``."""
+    """sha256 of each preprocessed file in ``cases``, by name; compared before they are trained on."""
     parts: Mapping[str, str] = {}
     """sha256 of every other file that a run's result depends on but the splits, by name; compared at every reading."""
 
@@ -132,6 +132,29 @@ class Prepared:
                 f"{self.folder / SPLITS}: expected a fold from 0 to {len(self.folds) - 1}, found {number}"
             )
         return self.folds[number]
+
+    def require_recorded(self, case_ids: Iterable[str]) -> None:
+        """Compare the preprocessed files of studies with what ``prepared.json`` says of them.
+
+        Within a process each file is read once, as long as its size and time stay the same.
+
+        Raises
+        ------
+        OncoduetError
+            A file is another.
+        """
+        for path in (path for case_id in case_ids for path in case_files(self.folder, case_id)):
+            status = path.stat()
+            stamp = status.st_size, status.st_mtime_ns
+            if _compared.get(path) == stamp:
+                continue
+            if sha256_file(path) != self.record.files.get(path.name):
+                raise OncoduetError(f"{path}: expected the file that {RECORD} names by its sha256, found another")
+            _compared[path] = stamp
+
+
+_compared: dict[Path, tuple[int, int]] = {}
+"""Size in bytes and time of change in ns of the preprocessed files that this process has compared."""
 
 
 def load_prepared(folder: Path) -> Prepared:

@@ -481,6 +481,8 @@ def _steps(item: Item, *, device: Kind, resume: bool, wait: bool = False, wishes
             reachable_archive(run.prepared, wishes.archive, purpose=NEED)  # known now, not after a thousand epochs
         else:
             unchanged_archive(run.prepared, archive=wishes.archive)
+        if not run.is_upstream:  # which preprocesses by itself
+            run.prepared.require_recorded([*run.fold.train, *run.fold.validation])
         folder.sweep()
         if existing is None:
             write_record(folder.record, run.record(state="planned"))  # from here on the folder is known as this run's

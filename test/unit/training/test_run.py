@@ -350,3 +350,17 @@ def test_a_run_on_a_gpu_finishes_and_goes_on_after_a_failure(planned, tmp_path):
     assert all(
         torch.isfinite(tensor).all() for tensor in load_weights(tmp_path / "run" / "weights.safetensors").values()
     )
+
+
+def test_a_preprocessed_file_that_is_not_as_recorded_is_not_trained_on(prepared_folder, planned, tmp_path):
+    shutil.copytree(prepared_folder, tmp_path / "prepared")
+    run = planned(prepared=tmp_path / "prepared")
+    path = tmp_path / "prepared" / "cases" / f"{run.fold.train[0]}.b2nd"
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(
+        OncoduetError, match=rf"{path.name}: expected the file that prepared\.json names by its sha256, found another"
+    ):
+        execute(run, tmp_path / "run", device="cpu")
+    assert not (tmp_path / "run" / "run.json").exists()
