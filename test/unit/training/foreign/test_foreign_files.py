@@ -83,6 +83,7 @@ def attempts(material, first, last):
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1800)
 def test_no_hostile_file_runs_anything_or_ends_as_a_bug_or_takes_long(material):
     became, wrong, spent = Counter(), [], Counter()
     for number, kind, seconds, words in attempts(material, 0, ATTEMPTS):
