@@ -239,9 +239,9 @@ class Attempt:
     # Pickles
 
     def pickled(self, value):
-        """Bytes of a pickle that does harm, or is a sound one with some bytes changed, or steps in any order."""
+        """Bytes of a pickle that does harm, or is sound, or has some bytes changed, or steps in any order."""
         protocol = int(self.random.integers(6))
-        way = int(self.random.integers(6))
+        way = int(self.random.integers(7))
         evil = self.choice(calls(self.mark))
         if way == 0:
             return pickle.dumps(evil, protocol)
@@ -253,6 +253,8 @@ class Attempt:
             return self.spliced(pickle.dumps(value, 4))
         if way == 4:
             return self.steps()
+        if way == 5:
+            return pickle.dumps(value, max(protocol, 3))
         return self.choice(self.bombs())
 
     def spliced(self, sound):
@@ -538,7 +540,7 @@ class Attempt:
         """What a job on a cluster left."""
         path = self.material / "slurm" / "7" / "7_0_result.pkl"
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(self.pickled({"success": [("a", "", False)]}))
+        path.write_bytes(self.pickled(("success", [("a", "", False)])))
         return lambda: _outcome(self.material / "slurm", "7")
 
     def checkpoint(self):

@@ -83,6 +83,7 @@ def attempts(material, first, last):
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1800)
 def test_no_hostile_file_runs_anything_or_ends_as_a_bug_or_takes_long(material):
     became, wrong, spent = Counter(), [], Counter()
     for number, kind, seconds, words in attempts(material, 0, ATTEMPTS):
@@ -93,8 +94,7 @@ def test_no_hostile_file_runs_anything_or_ends_as_a_bug_or_takes_long(material):
     assert not wrong, f"{len(wrong)} of {ATTEMPTS}: {wrong[:5]}"
     assert sum(became.values()) == ATTEMPTS
     if ATTEMPTS >= 1000:
-        assert all(became[kind, "refused"] for kind in KINDS)
-        assert all(became[kind, "accepted"] for kind in ("plans", "bundle", "prepared", "checkpoint"))
+        assert all(became[kind, words] for kind in KINDS for words in ("refused", "accepted"))
     print(sorted(became.items()), {kind: round(seconds, 1) for kind, seconds in spent.items()})
 
 
