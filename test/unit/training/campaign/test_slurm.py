@@ -12,7 +12,7 @@ import pytest
 from submitit.core.utils import DelayedSubmission, cloudpickle_dump
 
 from contract.errors import OncoduetError
-from contract.records import read_record
+from contract.records import read_record, write_record
 from training.campaign import load_campaign
 from training.campaign.jobs import JobBook, JobsRecord, Queued, look_at_queue, queue_remarks, remarks_of
 from training.campaign.plan import SlurmOptions
@@ -45,6 +45,7 @@ def jobs_of(folder):
 def leave_result(folder, job_id, outcome, result):
     path = folder / "runs" / "slurm" / job_id / f"{job_id}_0_result.pkl"
     path.parent.mkdir(parents=True, exist_ok=True)
+    write_record(path.parent.parent / "jobs.json", JobsRecord(jobs=()))  # by which the folder is known as a campaign's
     cloudpickle_dump((outcome, result), path)
 
 
