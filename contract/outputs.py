@@ -24,7 +24,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import partial
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any, Literal
 
 from pydantic import Field
@@ -71,6 +71,12 @@ class Written(Frozen):
     identity: Mapping[str, Any]
     files: Mapping[str, tuple[str, ...]]
     """By path relative to the folder: the sha256 that the file has; two while one is being replaced by the other."""
+
+    @classmethod
+    def faults_between(cls, values: Mapping[str, Any]) -> list[str]:
+        """Names that lead out of the folder, for a list may come from anywhere."""
+        names = values["files"]
+        return [f"files: expected a path inside the folder, found {name!r}" for name in names if not _is_inside(name)]
 
 
 class Manifest(Frozen):
@@ -281,10 +287,17 @@ def _require_ours(folder: Path, name: str, sha256: Sequence[str], command: str) 
         )
 
 
+def _is_inside(name: str) -> bool:
+    """Whether a path, as a list of what was written may have it, leads below the folder."""
+    path = PurePosixPath(name)
+    return not path.is_absolute() and ".." not in path.parts and path != PurePosixPath()
+
+
 def _remove_if_ours(folder: Path, name: str, sha256: Sequence[str]) -> None:
     """Take away a file of an earlier result, unless it was changed since, and the folders that it leaves empty."""
     path = folder / name
-    if path.is_symlink() or not path.is_file() or sha256_file(path) not in sha256:
+    places = [each for each in (path, *path.parents) if folder in each.parents]
+    if any(each.is_symlink() for each in places) or not path.is_file() or sha256_file(path) not in sha256:
         return
     path.unlink()
     for parent in path.parents:
