@@ -24,12 +24,12 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import partial
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import Field
 
-from contract.cards import Frozen, parse
+from contract.cards import Frozen, RelativePath, parse
 from contract.command import Parser, run_command
 from contract.errors import OncoduetError
 from contract.files import (
@@ -69,14 +69,8 @@ class Written(Frozen):
     """What one command wrote into a folder."""
 
     identity: Mapping[str, Any]
-    files: Mapping[str, tuple[str, ...]]
+    files: Mapping[RelativePath, tuple[str, ...]]
     """By path relative to the folder: the sha256 that the file has; two while one is being replaced by the other."""
-
-    @classmethod
-    def faults_between(cls, values: Mapping[str, Any]) -> list[str]:
-        """Names that lead out of the folder, for a list may come from anywhere."""
-        names = values["files"]
-        return [f"files: expected a path inside the folder, found {name!r}" for name in names if not _is_inside(name)]
 
 
 class Manifest(Frozen):
@@ -285,12 +279,6 @@ def _require_ours(folder: Path, name: str, sha256: Sequence[str], command: str) 
             f"{path}: expected the file as {command} wrote it, found it changed since; give another output or move it "
             "away"
         )
-
-
-def _is_inside(name: str) -> bool:
-    """Whether a path, as a list of what was written may have it, leads below the folder."""
-    path = PurePosixPath(name)
-    return not path.is_absolute() and ".." not in path.parts and path != PurePosixPath()
 
 
 def _remove_if_ours(folder: Path, name: str, sha256: Sequence[str]) -> None:
