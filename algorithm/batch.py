@@ -21,7 +21,7 @@ from algorithm.batch_folder import BatchFolder, study_record
 from algorithm.boxes import AS_IN_RULES, BoxChoice
 from algorithm.bundle import Bundle, read_bundle
 from algorithm.ensembles import Ensemble, choose_ensembles, ensemble_source
-from algorithm.outputs import detect, write_listing
+from algorithm.outputs import detect
 from algorithm.prediction import LEANER, Predictor, load_predictor
 from algorithm.progress import Track
 from algorithm.trained_on import KnownStudies
@@ -139,7 +139,7 @@ def predict_batch(
             card_text = (bundle.folder / "card.toml").read_text(encoding="utf-8")
             for ensemble, trained_on in _trained_on(bundle, ensembles, folder.contents(predicted, listing.studies)):
                 source = ensemble_source(bundle, ensemble, archive_licence=licence, trained_on=trained_on)
-                write_listing(output / ensemble.folder, bundle.card, card_text, predicted, source)
+                folder.write_listing(ensemble.folder, card_text, predicted, source)
     if unforeseen is not None:
         raise unforeseen
     _require_none(failures, folder, studies=len(everything))

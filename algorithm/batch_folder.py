@@ -16,17 +16,26 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from algorithm.outputs import LISTING_FILES, StudyOutput, listed_case_ids, study_files, write_study
+from algorithm.outputs import (
+    LISTING_FILES,
+    PREDICTIONS,
+    StudyOutput,
+    listed_case_ids,
+    study_files,
+    write_listing,
+    write_study,
+)
 from contract.archive import Study
 from contract.cards import Card
 from contract.errors import OncoduetError
 from contract.files import held_folder, sha256_file, sweep, sync, writable
 from contract.locks import try_lock
-from contract.outputs import require_folder, require_free, require_unowned, subfolder
+from contract.outputs import Output, file_output, require_folder, require_free, require_unowned, subfolder
 from contract.records import (
     BatchRecord,
     FailuresRecord,
     ImageStamp,
+    Source,
     StudyRecord,
     read_record,
     write_record,
@@ -68,13 +77,13 @@ class BatchFolder:
         require_folder(self.path)
         for folder in self._folders():
             require_unowned(folder, COMMAND)
+            for case_id in case_ids:
+                subfolder(folder, case_id)
             strangers = [case_id for case_id in case_ids if not (folder / case_id / STUDY).is_file()]
             require_free(folder, strangers, COMMAND)
         path = self.path / RECORD
         if not path.is_file():
-            require_free(self.path, [RECORD, FAILURES], COMMAND)
-            for folder in self._folders():
-                require_free(folder, LISTING_FILES, COMMAND)
+            require_free(self.path, [RECORD], COMMAND)
             return
         self._require_same(record)
         known = set(case_ids)
@@ -86,16 +95,34 @@ class BatchFolder:
                 )
 
     def require_replaceable(self, case_ids: Iterable[str]) -> None:
-        """Raise ``OncoduetError`` if a study's folder, which will be made anew, holds files of other origin."""
+        """Raise ``OncoduetError`` if what will be made anew is not as it was written, or other files lie among it.
+
+        Parameters
+        ----------
+        case_ids
+            Of the studies to predict; the listings and the list of failures are made anew whenever there are any.
+        """
+        self._failures.check()
         for folder in self._folders():
+            self._listing(folder).check()
             for case_id in case_ids:
-                ours = set(self._study_files(folder / case_id))
-                foreign = [path for path in (folder / case_id).rglob("*") if path not in ours and not path.is_dir()]
-                if foreign:
-                    raise OncoduetError(
-                        f"{min(foreign)}: expected predictions alone in a study's folder that has to be made anew, "
-                        "found a file of other origin; move it away"
-                    )
+                self._require_replaceable(folder / case_id)
+
+    def _require_replaceable(self, case: Path) -> None:
+        ours = set(self._study_files(case))
+        foreign = [path for path in case.rglob("*") if path.is_symlink() or not (path in ours or path.is_dir())]
+        if foreign:
+            raise OncoduetError(
+                f"{min(foreign)}: expected predictions alone in a study's folder that has to be made anew, "
+                "found a file of other origin; move it away"
+            )
+        written = read_record(case / STUDY, StudyRecord).outputs if (case / STUDY).is_file() else {}
+        for name, sha256 in written.items():
+            if (case / name).is_file() and sha256_file(case / name) != sha256:
+                raise OncoduetError(
+                    f"{case / name}: expected the file as {COMMAND} wrote it in a study's folder that has to be made "
+                    "anew, found it changed since; move it away"
+                )
 
     def _require_same(self, record: BatchRecord) -> None:
         path = self.path / RECORD
@@ -177,10 +204,12 @@ class BatchFolder:
         with writable(folder):
             folder.mkdir(parents=True, exist_ok=True)
         with held_folder(folder) as stage:
-            write_study(stage / study.case_id / "output", self.card, output, name=study.case_id)
-            write_record(stage / study.case_id / STUDY, study)
+            case = stage / study.case_id
+            write_study(case / "output", self.card, output, name=study.case_id)
+            written = {path.relative_to(case).as_posix(): sha256_file(path) for path in self._outputs(case)}
+            write_record(case / STUDY, study.model_copy(update={"outputs": written}))
             with writable(folder / study.case_id):
-                (stage / study.case_id).replace(folder / study.case_id)
+                case.replace(folder / study.case_id)
             sync(folder)
 
     def contents(self, case_ids: Sequence[str], studies: Sequence[Study]) -> dict[str, str]:
@@ -194,14 +223,30 @@ class BatchFolder:
 
     def write_failures(self, failures: FailuresRecord) -> None:
         """Write down which studies have no prediction, and why."""
-        write_record(self.failures, failures)
+        with self._failures.staged() as stage:
+            write_record(stage / FAILURES, failures)
+
+    def write_listing(self, ensemble: str, card_text: str, case_ids: Sequence[str], source: Source) -> None:
+        """Make an ensemble's folder readable for the evaluation."""
+        with self._listing(self.path / ensemble).staged() as stage:
+            write_listing(stage, self.card, card_text, case_ids, source)
+
+    @property
+    def _failures(self) -> Output:
+        return file_output(self.failures, COMMAND)
+
+    def _listing(self, folder: Path) -> Output:
+        return Output(folder, COMMAND, LISTING_FILES, record=PREDICTIONS)
 
     def _folders(self) -> list[Path]:
         return [subfolder(self.path, ensemble) for ensemble in self.ensembles]
 
     def _study_files(self, case: Path) -> list[Path]:
         """What we write into a study's folder, the record last."""
-        return [*(case / "output" / name for name in study_files(self.card, case.name)), case / STUDY]
+        return [*self._outputs(case), case / STUDY]
+
+    def _outputs(self, case: Path) -> list[Path]:
+        return [case / "output" / name for name in study_files(self.card, case.name)]
 
     def _is_finished(self, study: Study) -> bool:
         hashes: dict[Path, str] = {}

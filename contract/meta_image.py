@@ -20,9 +20,10 @@ from contract.errors import OncoduetError
 from contract.image_header import ImageHeader, checked
 
 _LONGEST_HEADER_BYTES = 1 << 20
-_LONGEST_LINE_BYTES = 1 << 14
+_LONGEST_LINE_BYTES = 1 << 15  # ITK takes what is behind for another line
 
-_LINE = re.compile(rb"([A-Za-z0-9_][A-Za-z0-9_|.\-]*) =(?: ([^\x00-\x1f\x7f]*))?\n")
+_LINE = re.compile(rb"([A-Za-z0-9_](?:[!-9;<>-~ ]*[!-9;<>-~])?) =(?: ([^\x00-\x08\n-\x1f\x7f]*))?\n")
+"""A key is printable ASCII without ``:`` and ``=``, which end one for the format; a tab may stand in a value."""
 _NUMBER = re.compile(r"[-+]?[0-9]+(\.[0-9]*)?([eE][-+]?[0-9]{1,3})?")
 _WHOLE = re.compile(r"[0-9]{1,18}")
 

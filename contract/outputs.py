@@ -29,7 +29,7 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from contract.cards import Frozen, parse
+from contract.cards import Frozen, RelativePath, parse
 from contract.command import Parser, run_command
 from contract.errors import OncoduetError
 from contract.files import (
@@ -69,7 +69,7 @@ class Written(Frozen):
     """What one command wrote into a folder."""
 
     identity: Mapping[str, Any]
-    files: Mapping[str, tuple[str, ...]]
+    files: Mapping[RelativePath, tuple[str, ...]]
     """By path relative to the folder: the sha256 that the file has; two while one is being replaced by the other."""
 
 
@@ -284,7 +284,8 @@ def _require_ours(folder: Path, name: str, sha256: Sequence[str], command: str) 
 def _remove_if_ours(folder: Path, name: str, sha256: Sequence[str]) -> None:
     """Take away a file of an earlier result, unless it was changed since, and the folders that it leaves empty."""
     path = folder / name
-    if path.is_symlink() or not path.is_file() or sha256_file(path) not in sha256:
+    places = [each for each in (path, *path.parents) if folder in each.parents]
+    if any(each.is_symlink() for each in places) or not path.is_file() or sha256_file(path) not in sha256:
         return
     path.unlink()
     for parent in path.parents:

@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, Field
 
-from contract.cards import Frozen, Model, parse
+from contract.cards import Frozen, Model, RelativePath, parse
 from contract.files import read_json, write_json
 from contract.provenance import Writer, writer
 
@@ -204,6 +204,9 @@ class StudyRecord(Record):
     images: tuple[ImageStamp, ...]
     content_sha256: str | None = None
     """Of the reference channel's voxels (``network.study.content_sha256``); null where an older program predicted."""
+    outputs: Mapping[RelativePath, str] = {}
+    """The sha256 of each file, relative to the study's folder, by which it is known as unchanged; none where an older
+    program predicted."""
 
 
 class Failure(Frozen):

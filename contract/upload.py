@@ -27,6 +27,7 @@ from contract.archive import UNKNOWN_LICENCE
 from contract.cards import parse
 from contract.command import Parser, run_command
 from contract.errors import OncoduetError
+from contract.files import open_regular
 from contract.records import BundleRecord
 from contract.terminal import log_to_stdout
 
@@ -183,7 +184,7 @@ def _read(archive: Path) -> Contents:
 def _whole_stream(archive: Path) -> Iterator[tarfile.TarFile]:
     """Open for one pass; at the end the rest of the stream is read too, where gzip keeps its checksum."""
     try:
-        with gzip.open(archive) as stream:
+        with open_regular(archive) as packed, gzip.open(packed) as stream:
             with tarfile.open(fileobj=stream, mode="r|") as tar:
                 yield tar
             while stream.read(_CHUNK_BYTES):

@@ -3,6 +3,8 @@
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from contract.errors import OncoduetError
+from contract.files import MOST_TEXT_BYTES, open_regular
 from contract.tables import Table, read_table
 from evaluation.case_files import case_name
 
@@ -32,7 +34,7 @@ def _case_id(patient: str, study: str) -> str:
 
 def _begins_with_prefix(path: Path) -> bool:
     try:
-        with path.open("rb") as stream:
-            return f"{_PREFIX}patient_id".encode() in stream.readline()
-    except OSError:
+        with open_regular(path) as stream:
+            return f"{_PREFIX}patient_id".encode() in stream.readline(MOST_TEXT_BYTES)
+    except (OSError, OncoduetError):
         return False  # read_table says so

@@ -42,6 +42,7 @@ from training.prepared import (
     case_files,
     load_prepared,
     parts,
+    require_cases_alone,
 )
 from training.sources import FILE as SOURCES
 from training.sources import SourcesRecord, glance, read_sources, same_studies, stamp_study
@@ -91,8 +92,7 @@ def prepare(
         Fewer than two folds, or a seed below 0.
     """
     _require_usable(folds, seed)
-    require_apart(output, archive=archive)
-    require_folder(output)
+    _require_place(output, archive)
     card = load_card(card_name)
     licence = archive_licence(archive)
     studies, bad = _listed(archive, card, on_bad_study)
@@ -168,6 +168,13 @@ def prepare(
         "%s: %d studies of %d patients, %d with lesions, %d folds", output, len(lesions), len(named), positive, folds
     )
     return load_prepared(output).record
+
+
+def _require_place(output: Path, archive: Path) -> None:
+    """Raise ``OncoduetError`` where a dataset could not be written, or not be read again."""
+    require_apart(output, archive=archive)
+    require_folder(output)
+    require_cases_alone(output, output / LOCALISATION)
 
 
 def _require_usable(folds: int, seed: int) -> None:

@@ -178,9 +178,7 @@ def load_prepared(folder: Path) -> Prepared:
         for path in case_files(folder, study.case_id):
             if not path.is_file():
                 raise OncoduetError(f"{path}: expected a preprocessed study, found none")
-    others = sorted(path.name for path in (folder / "cases").glob("*") if path.suffix not in {".b2nd", ".pkl"})
-    if others:  # nnU-Net would choose its reader by them
-        raise OncoduetError(f"{folder / 'cases'}: expected preprocessed studies alone, found {others[0]!r}")
+    require_cases_alone(folder)
     splits = read_record(folder / SPLITS, SplitsRecord)
     require_folds(folder / SPLITS, splits.folds, record.studies)
     return Prepared(
@@ -198,6 +196,14 @@ def parts(folder: Path) -> dict[str, str]:
     """sha256 of each part of a dataset beside its record, its splits and the preprocessed studies, by name."""
     names = [name for name in (*PARTS, *MORE_PARTS) if (folder / name).is_file()]
     return {name: sha256_file(folder / name) for name in names}
+
+
+def require_cases_alone(*folders: Path) -> None:
+    """Raise ``OncoduetError`` if files lie among preprocessed studies by which nnU-Net would choose its reader."""
+    for cases in [folder / "cases" for folder in folders]:
+        others = sorted(path.name for path in cases.glob("*") if path.suffix not in {".b2nd", ".pkl"})
+        if others:
+            raise OncoduetError(f"{cases}: expected preprocessed studies alone, found {others[0]!r}")
 
 
 def _require_parts(folder: Path, record: PreparedRecord) -> None:

@@ -5,6 +5,7 @@ import json
 import os
 import pty
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -199,6 +200,50 @@ def test_a_study_whose_image_changed_is_predicted_again(make_batch: Callable[...
     new = content(batch.output / "ce_fold0_restart1" / "p1_s0")
     assert old.keys() == new.keys()
     assert all(new[name] != old[name] for name in old)
+
+
+@pytest.mark.parametrize("edited", ["study", "listing", "card"])
+def test_what_the_user_edited_is_refused_where_it_would_be_made_anew(
+    make_batch: Callable[..., Batch], edited: str
+) -> None:
+    batch = make_batch(2)
+    batch()
+    where = {
+        "study": "p0_s0/output/images/cspca-detection-map/p0_s0.mha",
+        "listing": "source.json",
+        "card": "card.toml",
+    }
+    path = batch.output / where[edited]
+    path.write_text("mine")
+    batch()  # nothing is made anew
+    image = batch.image(0, "adc")
+    image.write_bytes(image.read_bytes().replace(b"NDims", b"Comment = repaired\nNDims", 1))
+    before = content(batch.output)
+    assert "found it changed since" in batch(code=3)
+    assert content(batch.output) == before
+
+
+def test_a_study_s_folder_that_the_user_moved_behind_a_link_is_refused(
+    make_batch: Callable[..., Batch], tmp_path: Path
+) -> None:
+    batch = make_batch(2)
+    batch()
+    (batch.output / "p0_s0").rename(tmp_path / "mine")
+    (batch.output / "p0_s0").symlink_to(tmp_path / "mine")
+    before = content(tmp_path / "mine")
+    assert "p0_s0: expected no link in an output folder, found one" in batch(code=3)
+    assert content(tmp_path / "mine") == before
+
+
+@pytest.mark.parametrize("name", ["predictions.json", "source.json", "card.toml", "failures.json"])
+def test_a_copied_record_makes_no_file_a_batch_s(make_batch: Callable[..., Batch], tmp_path: Path, name: str) -> None:
+    batch = make_batch(1)
+    batch()
+    (tmp_path / "mine").mkdir()
+    shutil.copy(batch.output / "batch.json", tmp_path / "mine")
+    (tmp_path / "mine" / name).write_text("mine")
+    assert f"{name}: expected nothing or what algorithm batch" in batch(output=tmp_path / "mine", code=3)
+    assert (tmp_path / "mine" / name).read_text() == "mine"
 
 
 def test_images_with_other_times_but_the_same_bytes_are_the_same(make_batch: Callable[..., Batch]) -> None:
@@ -421,14 +466,14 @@ def test_a_member_without_probability_fails_every_study_and_nothing_is_listed(
     message = batch("--members", "each", code=3)
     assert "2 of 2 studies failed" in message
     assert "000.safetensors: expected finite probabilities for study p0_s0" in message
-    assert sorted(path.name for path in batch.output.iterdir()) == [".lock", "batch.json", "failures.json"]
+    assert sorted(path.name for path in batch.output.iterdir()) == [".lock", ".oncoduet", "batch.json", "failures.json"]
 
 
 def test_an_archive_without_a_sound_study_leaves_its_failures_alone(make_batch: Callable[..., Batch]) -> None:
     batch = make_batch(1)
     batch.image(0, "adc").unlink()
     assert "1 of 1 studies failed" in batch(code=3)
-    assert sorted(path.name for path in batch.output.iterdir()) == [".lock", "batch.json", "failures.json"]
+    assert sorted(path.name for path in batch.output.iterdir()) == [".lock", ".oncoduet", "batch.json", "failures.json"]
     assert list(batch.failures()) == ["p0_s0"]
 
 
@@ -446,7 +491,10 @@ def test_a_study_too_large_for_the_memory_stops_no_other(
 ) -> None:
     batch = make_batch(3)
     grid = replace(read_grid(batch.image(1, "t2w")), size_xyz=(700, 700, 200), spacing_mm_xyz=(0.5, 0.5, 3.0))
-    write_volume(batch.image(1, "t2w"), Volume(np.zeros(grid.shape_zyx, np.float32), grid))
+    write_volume(
+        batch.image(1, "t2w"),
+        Volume(np.indices(grid.shape_zyx, np.float32, sparse=True)[2] + np.zeros(grid.shape_zyx, np.float32), grid),
+    )
     # This study takes about 3 GB (measured by raising the limit until it was predicted), the others less than 0.5 GB.
     limited = """
 import resource, sys, torch, algorithm.batch

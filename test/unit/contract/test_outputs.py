@@ -1,5 +1,6 @@
 """What a command may write where: only what is ours is replaced, and all else is said before work begins."""
 
+import json
 import os
 import shutil
 import signal
@@ -123,6 +124,30 @@ def test_a_file_of_ours_that_was_edited_is_the_user_s(tmp_path: Path) -> None:
     with pytest.raises(OncoduetError, match=r"roc.svg: expected the file as draw wrote it, found it changed since"):
         fill(output(tmp_path), {"record.json": "2", "figures/roc.svg": "ours"})
     assert found(tmp_path) == {"record.json": "1", "figures/roc.svg": "prettier"}
+
+
+@pytest.mark.parametrize("name", ["../mine/notes.txt", "figures/../../mine/notes.txt", "{tmp_path}/mine/notes.txt"])
+def test_a_list_that_names_files_outside_its_folder_is_refused(tmp_path: Path, name: str) -> None:
+    """Folders of results are handed on, with their lists, by people whom the user need not know."""
+    place = output(tmp_path / "out")
+    fill(place, {"record.json": "old"})
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "notes.txt").write_text("old")
+    listed = json.loads((place.folder / MANIFEST).read_text())
+    files = listed["commands"]["draw"]["files"]
+    files[name.format(tmp_path=tmp_path)] = files["record.json"]
+    (place.folder / MANIFEST).write_text(json.dumps(listed))
+    with pytest.raises(OncoduetError, match="expected a relative path"):
+        fill(place, {"record.json": "new"})
+    assert found(tmp_path) == {"mine/notes.txt": "old", "out/record.json": "old"}
+
+
+def test_files_that_are_no_longer_made_stay_where_the_user_put_them_behind_a_link(tmp_path: Path) -> None:
+    fill(output(tmp_path / "out"), {"record.json": "old", "figures/roc.svg": "old"})
+    (tmp_path / "out" / "figures").rename(tmp_path / "mine")
+    (tmp_path / "out" / "figures").symlink_to(tmp_path / "mine")
+    fill(output(tmp_path / "out", files=("record.json",)), {"record.json": "new"})
+    assert found(tmp_path / "mine") == {"roc.svg": "old"}
 
 
 def test_results_of_something_else_are_not_replaced(tmp_path: Path) -> None:

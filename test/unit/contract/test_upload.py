@@ -4,6 +4,7 @@ import gzip
 import hashlib
 import io
 import json
+import os
 import subprocess
 import sys
 import tarfile
@@ -142,6 +143,13 @@ def test_an_archive_of_a_failed_save_is_refused(archive):
     archive.write_bytes(gzip.compress(b""))
     with pytest.raises(OncoduetError, match=r"expected a whole \.tar\.gz, found a damaged one"):
         check_image(archive)
+
+
+@pytest.mark.parametrize("check", [check_image, check_model, check_truth])
+def test_a_pipe_is_refused_and_not_waited_for(archive, check):
+    os.mkfifo(archive)
+    with pytest.raises(OncoduetError, match=r"archive\.tar\.gz: expected a regular file, found a pipe"):
+        check(archive)
 
 
 def test_a_missing_archive_is_named(archive):

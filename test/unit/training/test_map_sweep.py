@@ -270,6 +270,7 @@ def test_studies_without_both_kinds_of_cases_cannot_be_ranked(runs, prepared_fol
     positive = {study.case_id for study in load_prepared(prepared).record.studies if study.lesions}
     splits = read_json(prepared / "splits.json")
     fold = splits["folds"][0]
+    fold["train"] += [case_id for case_id in fold["validation"] if case_id not in positive]
     fold["validation"] = [case_id for case_id in fold["validation"] if case_id in positive]
     write_json(prepared / "splits.json", splits)
     sealed(prepared)

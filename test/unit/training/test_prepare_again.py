@@ -42,6 +42,17 @@ def test_the_same_again_changes_nothing(prepare, dataset):
     assert state(dataset) == before
 
 
+def test_what_makes_a_dataset_unreadable_is_refused_before_work(prepare, dataset):
+    shutil.rmtree(dataset)
+    (dataset / "cases").mkdir(parents=True)
+    (dataset / "cases" / "notes.txt").write_text("mine")
+    before = state(dataset)
+    code, said = prepare()
+    assert (code, said.count("\n")) == (3, 1)
+    assert "cases: expected preprocessed studies alone, found 'notes.txt'" in said
+    assert state(dataset) == before
+
+
 def test_a_copied_archive_is_the_same(prepare, dataset, prepared_folder, tmp_path):
     before = state(dataset)
     assert prepare(archive=shutil.copytree(prepared_folder.parent / "archive", tmp_path / "copy")) == (0, "")
