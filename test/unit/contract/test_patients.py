@@ -13,6 +13,7 @@ from contract.patients import patients_by_case, read_patients, said_patients
         (["100001_00001", "100002_00001"], ["100001", "100002"]),  # PANORAMA
         (["ProstateX-0000", "ProstateX-0001"], ["ProstateX-0000", "ProstateX-0001"]),
         (["msd001_0", "msd002_0"], ["msd001", "msd002"]),
+        (["MSD-2018-001", "MSD-2018-002"], ["MSD-2018-001", "MSD-2018-002"]),
         (["10_1", "10_2", "pancreas_001"], ["10", "10", "pancreas"]),
     ],
 )
@@ -27,6 +28,10 @@ def test_ids_that_tell_the_patient(case_ids, patients):
         ["case_0001", "case_0002", "10_1"],
         ["ProstateX_0001_1", "ProstateX_0002_1"],
         ["10_1", "10_1b"],
+        [f"2020_{number:04d}" for number in range(12)],  # a year, or a centre
+        [f"{centre}_{number:04d}" for centre in (1, 2, 3) for number in range(10)],
+        ["001-1", "001-2", "002-1"],
+        ["p01.first", "p01.second", "p02.first"],
     ],
 )
 def test_ids_that_leave_it_open_are_asked_about(case_ids):
