@@ -58,10 +58,17 @@ def patients_by_case(
     Raises
     ------
     OncoduetError
-        Ids leave open whether their cases are of one patient, and nobody said it.
+        Ids leave open whether their cases are of one patient, and nobody said it; or patients are named of other cases
+        and not of some of these, as by another spelling.
     """
     named = dict(given or {})
     cases = sorted(set(case_ids))
+    others, unnamed = (sorted(one - two) for one, two in ((set(named), set(cases)), (set(cases), set(named))))
+    if others and unnamed:
+        raise OncoduetError(
+            f"{source}: expected the patients of its cases, found that of {others[0]} ({len(others)} such), which is "
+            f"none, and not that of {unnamed[0]} ({len(unnamed)} such)"
+        )
     by_prefix: dict[str, list[str]] = {}
     for case_id in cases:
         if case_id not in named:

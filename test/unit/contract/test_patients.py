@@ -64,3 +64,16 @@ def test_a_case_of_two_patients_or_of_none_is_refused(tmp_path):
     path.write_text("case_id,patient_id\nx_1,\n")
     with pytest.raises(OncoduetError, match=r"expected a case and its patient on every line, found 'x_1', ''"):
         read_patients(path)
+
+
+def test_a_patient_of_no_case_beside_a_case_without_patient_is_refused():
+    given = {"case1": "a", "case2": "a", "case3": "b"}
+    assert patients_by_case(["case1", "case2"], given=given, source="truth") == {"case1": "a", "case2": "a"}
+    assert patients_by_case(["case1", "other"], given={"case1": "a"}, source="truth") == {
+        "case1": "a",
+        "other": "other",
+    }
+    with pytest.raises(
+        OncoduetError, match=r"truth: .* found that of case2 \(2 such\), .* not that of case02 \(1 such\)"
+    ):
+        patients_by_case(["case1", "case02"], given=given, source="truth")
