@@ -21,7 +21,15 @@ from contract.extent import require_plausible_extent
 from contract.files import read_json
 from contract.names import require_case_id
 from contract.patients import FILE as PATIENTS
-from contract.patients import MOST_STUDIES, TELLING, patients_by_case, question, read_patients, said_patients
+from contract.patients import (
+    MOST_ON_AVERAGE,
+    MOST_STUDIES,
+    TELLING,
+    patients_by_case,
+    question,
+    read_patients,
+    said_patients,
+)
 from contract.tables import read_table
 from contract.volume import Grid, fields_of_view_meet, read_grid, require_same_grid
 
@@ -146,7 +154,8 @@ def archive_patients(archive: Path, studies: Iterable[Study], said: str | None =
     ------
     OncoduetError
         As :func:`contract.patients.patients_by_case` and :func:`contract.patients.read_patients`; a folder that would
-        be a patient holds very many studies; or a folder of another name holds several whose ids tell no patient.
+        be a patient holds very many studies, or such folders hold more on average than patients have; or a folder of
+        another name holds several whose ids tell no patient.
     """
     table, rule = said_patients(said) if said else ({}, None)
     given = (read_patients(archive / PATIENTS) if (archive / PATIENTS).is_file() else {}) | table
@@ -155,6 +164,7 @@ def archive_patients(archive: Path, studies: Iterable[Study], said: str | None =
         by_folder.setdefault(study.folder, []).append(study.case_id)
     cases = [case_id for members in by_folder.values() for case_id in members]
     if rule is None:
+        bearing: dict[str, str] = {}
         for folder, members in by_folder.items():
             open_ids = [case_id for case_id in members if case_id not in given]
             named = [case_id for case_id in open_ids if case_id.startswith(f"{folder}_")]
@@ -163,7 +173,10 @@ def archive_patients(archive: Path, studies: Iterable[Study], said: str | None =
             others = [case_id for case_id in open_ids if case_id not in named and not TELLING.fullmatch(case_id)]
             if len(by_folder) > 1 and len(others) > 1:
                 raise OncoduetError(question(archive / folder, "a folder that bears the patient's name", others))
-            given |= dict.fromkeys(named, folder)
+            bearing |= dict.fromkeys(named, folder)
+        if len(bearing) > MOST_ON_AVERAGE * len(set(bearing.values())):
+            raise OncoduetError(question(archive, "a folder per patient", list(bearing), " in few folders"))
+        given |= bearing
     return patients_by_case(cases, given=given, rule=rule, source=archive)
 
 

@@ -5,10 +5,10 @@ two patients must never become one. In an archive the patient's folder says it. 
 
 * a case has no other with the same text before its first ``_`` (or has no ``_``): a patient of its own;
 * ids are ``<digits>_<digits>``, as PI-CAI's and PANORAMA's: the first number is the patient, unless it has more
-  studies than a patient has (``2020_0001`` to ``2020_0400``).
+  studies than a patient has (``2020_0001`` to ``2020_0400``), or all have more on average than patients have.
 
-Ids such as ``pancreas_001`` and ``pancreas_002`` leave it open; there the user says it, by ``patients.csv`` or by one
-of two rules.
+Ids such as ``pancreas_001`` and ``pancreas_002`` leave it open, and so do ``001-1`` and ``001-2``; there the user says
+it, by ``patients.csv`` or by one of two rules.
 """
 
 import re
@@ -31,8 +31,14 @@ FEWEST_PATIENTS = 20
 MOST_STUDIES = 12
 """More studies than this under one name are those of a centre or a collection, unless somebody says otherwise."""
 
+MOST_ON_AVERAGE = 3
+"""More studies than this per name, on average, likewise; PI-CAI and PANORAMA have less than 1.2."""
+
 TELLING = re.compile(r"\d+_\d+")
 """Case ids whose first number is the patient."""
+
+PARTED = re.compile(r"([^_]*\d[^_]*)[-.][^-._]+")
+"""Case ids that may be a patient and a study with another sign than ``_`` between them."""
 
 
 def patients_by_case(
@@ -52,21 +58,48 @@ def patients_by_case(
     Raises
     ------
     OncoduetError
-        Ids leave open whether their cases are of one patient, and nobody said it.
+        Ids leave open whether their cases are of one patient, and nobody said it; or patients are named of other cases
+        and not of some of these, as by another spelling.
     """
     named = dict(given or {})
     cases = sorted(set(case_ids))
+    others, unnamed = (sorted(one - two) for one, two in ((set(named), set(cases)), (set(cases), set(named))))
+    if others and unnamed:
+        raise OncoduetError(
+            f"{source}: expected the patients of its cases, found that of {others[0]} ({len(others)} such), which is "
+            f"none, and not that of {unnamed[0]} ({len(unnamed)} such)"
+        )
     by_prefix: dict[str, list[str]] = {}
     for case_id in cases:
         if case_id not in named:
             by_prefix.setdefault(case_id.partition("_")[0], []).append(case_id)
     patients = {case_id: named[case_id] for case_id in cases if case_id in named}
+    telling = [case_id for members in by_prefix.values() for case_id in members if TELLING.fullmatch(case_id)]
+    if rule is None and len(telling) > MOST_ON_AVERAGE * len({case_id.partition("_")[0] for case_id in telling}):
+        raise OncoduetError(question(source, "ids that tell the patient", telling, " with few first numbers"))
+    if rule is None:
+        _require_unparted(by_prefix, source)
     for prefix, members in by_prefix.items():
         open_ids = [case_id for case_id in members if not TELLING.fullmatch(case_id)]
         if rule is None and len(members) > 1 and (open_ids or len(members) > MOST_STUDIES):
             raise OncoduetError(question(source, "ids that tell the patient", members, f" begin with {prefix}_"))
         patients |= {case_id: case_id if rule == "by-case" else prefix for case_id in members}
     return dict(sorted(patients.items()))
+
+
+def _require_unparted(case_ids: Iterable[str], source: object) -> None:
+    """Raise ``OncoduetError`` where ids such as ``001-1`` and ``001-2`` may be two studies of one of the patients."""
+    parted: dict[str, list[str]] = {}
+    for case_id in case_ids:
+        if match := PARTED.fullmatch(case_id):
+            parted.setdefault(match[1], []).append(case_id)
+    for prefix, members in parted.items():
+        if len(parted) > 1 and 1 < len(members) <= MOST_STUDIES:
+            raise OncoduetError(
+                f"{source}: expected ids that tell the patient, found {members[0]}, {members[1]} ({len(members)} cases "
+                f"begin with {prefix}): one patient or several? Say it by {FILE} (case_id,patient_id), or by "
+                "--patients by-case"
+            )
 
 
 def question(source: object, expected: str, case_ids: Sequence[str], what: str = "") -> str:

@@ -4,7 +4,7 @@ Lesions and candidates alike are 26-connected. Almost every voxel of a label or 
 is where the others lie: all intersections of lesions with candidates then come from one merge of two sorted lists.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -126,6 +126,26 @@ def without_narrow_links(components: Components, narrowest: int) -> tuple[Compon
     return result, origin
 
 
+def without_threads(components: Components, narrowest: int) -> Components:
+    """Take from components of lines, combs and nets the voxels that lie in no square (y, x) of ``narrowest``.
+
+    They are components of at least 8 such squares' voxels of which less than three quarters lie in such squares.
+    Numbers and sizes stay: threads count against an overlap, and reach no lesion.
+    """
+    large = components.sizes >= 8 * narrowest**2
+    if not large.any():
+        return components
+    inner = _opened(components.voxels[large[components.owners]], components.shape_zyx, narrowest)
+    solid = np.searchsorted(components.voxels, inner)
+    solid_sizes = np.bincount(components.owners[solid], minlength=len(components))
+    thready = large & (4 * solid_sizes < 3 * components.sizes)
+    if not thready.any():
+        return components
+    kept = ~thready[components.owners]
+    kept[solid] = True
+    return replace(components, voxels=components.voxels[kept], owners=components.owners[kept])
+
+
 def _cut(components: Components, side: int) -> tuple[Components, Int64Array]:
     """Components that an opening parts, parted; and where each comes from."""
     large = components.sizes >= 2 * side**2  # smaller ones hold no two squares
@@ -158,8 +178,10 @@ def _opened(voxels: Int64Array, shape_zyx: tuple[int, int, int], side: int) -> I
     corners = rows[rows // width % height <= height - side]
     for ahead in range(1, side):
         corners = corners[np.isin(corners + ahead * width, rows, assume_unique=True)]
-    squares = [corners + y * width + x for y in range(side) for x in range(side)]
-    return np.unique(np.concatenate(squares))
+    inside = np.zeros(voxels.size, dtype=np.bool_)
+    for y, x in np.ndindex(side, side):
+        inside[np.searchsorted(voxels, corners + y * width + x)] = True
+    return voxels[inside]
 
 
 def intersections(lesions: Components, candidates: Components) -> Int64Array:

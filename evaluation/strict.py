@@ -6,7 +6,8 @@ own (an augmenting path). Hence the accepted candidates above any threshold are 
 above it: a weak candidate never displaces a strong one, and raising the threshold never uncovers a lost lesion.
 
 Before that, candidates are cut where they hang together only by links narrower than the rule allows: guesses joined by
-a line are several guesses. Only the order of confidences counts, so coding a rank in them gains nothing.
+a line are several guesses. Threads of combs and nets reach no lesion. Only the order of confidences counts, so coding a
+rank in them gains nothing.
 """
 
 from dataclasses import replace
@@ -16,7 +17,7 @@ import numpy.typing as npt
 
 from evaluation.assignment import assign
 from evaluation.cases import Case, Finding, Float64Array, Kind, MatchingRule
-from evaluation.components import intersections, without_narrow_links
+from evaluation.components import intersections, without_narrow_links, without_threads
 
 
 def match(case: Case, rule: MatchingRule) -> tuple[Finding, ...]:
@@ -60,8 +61,11 @@ def cut(case: Case, rule: MatchingRule) -> Case:
 
 
 def overlaps(case: Case, rule: MatchingRule) -> Float64Array:
-    """Overlap of each lesion with each candidate in [0, 1], shape (lesions, candidates): IoU or Dice."""
-    shared = intersections(case.lesions, case.candidates)
+    """Overlap of each lesion with each candidate in [0, 1], shape (lesions, candidates): IoU or Dice.
+
+    What a candidate of lines, combs or nets shares with a lesion by its threads is no overlap.
+    """
+    shared = intersections(case.lesions, without_threads(case.candidates, rule.narrowest_link))
     sizes = case.lesions.sizes[:, None] + case.candidates.sizes[None, :]
     ratio: Float64Array = 2 * shared / sizes if rule.overlap == "dice" else shared / (sizes - shared)
     return ratio

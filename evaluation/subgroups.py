@@ -24,7 +24,7 @@ from evaluation.case_level import case_level_tests
 from evaluation.intervals import percentile_interval, two_level_bootstrap
 from evaluation.marksheet import read_marksheet
 from evaluation.outcomes import BoolArray, Outcome, Truth
-from evaluation.run_level import holm
+from evaluation.run_level import holm, no_common_fold
 from evaluation.scored_runs import ScoredRun
 from evaluation.verdict import Subgroup, SubgroupPair, SubgroupValue
 
@@ -76,12 +76,15 @@ def judge_subgroups(
 ) -> tuple[tuple[Subgroup, ...], tuple[str, ...]]:
     """Estimate every configuration and test every declared comparison in every group that is large enough.
 
+    Configurations that share no fold are compared in no group.
+
     Returns
     -------
     The groups; and, in words, those that were declared and are too small.
     """
     found = []
     left_out = []
+    declared = [(a, b) for a, b in declared if no_common_fold(configurations[a], configurations[b]) is None]
     truth = next(iter(configurations.values()))[0].truth
     for column, values in groups.items():
         if not values:

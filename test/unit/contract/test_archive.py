@@ -375,6 +375,7 @@ def test_who_the_patient_is_follows_from_folders_and_ids(
     [
         {"pancreas": [f"pancreas_{number:03d}" for number in range(20)]},
         {"2020": [f"2020_{number:04d}" for number in range(20)]},
+        {centre: [f"{centre}_{number:04d}" for number in range(10)] for centre in ("1", "2", "3")},
         {"all": [f"2020_{number:04d}" for number in range(20)]},
         {"all": ["pancreas_001", "pancreas_002"]},
         {"P1": ["before", "after"], "P2": ["before2"]},

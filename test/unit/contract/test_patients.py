@@ -13,6 +13,7 @@ from contract.patients import patients_by_case, read_patients, said_patients
         (["100001_00001", "100002_00001"], ["100001", "100002"]),  # PANORAMA
         (["ProstateX-0000", "ProstateX-0001"], ["ProstateX-0000", "ProstateX-0001"]),
         (["msd001_0", "msd002_0"], ["msd001", "msd002"]),
+        (["MSD-2018-001", "MSD-2018-002"], ["MSD-2018-001", "MSD-2018-002"]),
         (["10_1", "10_2", "pancreas_001"], ["10", "10", "pancreas"]),
     ],
 )
@@ -27,6 +28,10 @@ def test_ids_that_tell_the_patient(case_ids, patients):
         ["case_0001", "case_0002", "10_1"],
         ["ProstateX_0001_1", "ProstateX_0002_1"],
         ["10_1", "10_1b"],
+        [f"2020_{number:04d}" for number in range(12)],  # a year, or a centre
+        [f"{centre}_{number:04d}" for centre in (1, 2, 3) for number in range(10)],
+        ["001-1", "001-2", "002-1"],
+        ["p01.first", "p01.second", "p02.first"],
     ],
 )
 def test_ids_that_leave_it_open_are_asked_about(case_ids):
@@ -59,3 +64,16 @@ def test_a_case_of_two_patients_or_of_none_is_refused(tmp_path):
     path.write_text("case_id,patient_id\nx_1,\n")
     with pytest.raises(OncoduetError, match=r"expected a case and its patient on every line, found 'x_1', ''"):
         read_patients(path)
+
+
+def test_a_patient_of_no_case_beside_a_case_without_patient_is_refused():
+    given = {"case1": "a", "case2": "a", "case3": "b"}
+    assert patients_by_case(["case1", "case2"], given=given, source="truth") == {"case1": "a", "case2": "a"}
+    assert patients_by_case(["case1", "other"], given={"case1": "a"}, source="truth") == {
+        "case1": "a",
+        "other": "other",
+    }
+    with pytest.raises(
+        OncoduetError, match=r"truth: .* found that of case2 \(2 such\), .* not that of case02 \(1 such\)"
+    ):
+        patients_by_case(["case1", "case02"], given=given, source="truth")

@@ -199,3 +199,31 @@ def test_confidences_that_code_a_rank_gain_nothing():
         coded = replace(case, confidences=0.999 + case.confidences / 1e6)
         one, other = (strict.match(each, MatchingRule()) for each in (case, coded))
         assert [replace(each, confidence=0) for each in one] == [replace(each, confidence=0) for each in other]
+
+
+@pytest.mark.parametrize(("width", "gap"), [(1, 1), (1, 2), (2, 1)])
+@pytest.mark.parametrize("solid", [False, True])
+def test_guesses_of_combs_hit_nothing_for_free_but_where_one_is_solid(width, gap, solid):
+    # teeth of one or two voxels: no square of the card's side parts them, and half the voxels reach an IoU of 0.1
+    label, combs = (np.zeros((12, 64, 64), dtype=np.float32) for _ in range(2))
+    for y, x in PLACES:
+        for tooth in range(0, 10, width + gap):
+            combs[4:8, y : y + 10, x + tooth : x + tooth + width] = 0.5
+        combs[4:8, y : y + width, x : x + 10] = 0.5
+    combs[5, 8 : 8 + width, 6:46] = combs[5, 6:46, 8 : 8 + width] = 0.5
+    combs[5, 42 : 42 + width, 6:46] = combs[5, 26 : 26 + width, 6:30] = 0.5
+    y, x = PLACES[-1]
+    if solid:
+        combs[4:8, y : y + 10, x : x + 10] = 0.5
+    found = find_components(combs)
+    assert len(found) == 1
+    free = []  # where it hits without a false positive
+    for place in PLACES:
+        label[:] = 0
+        label[4:8, place[0] : place[0] + 10, place[1] : place[1] + 10] = 1
+        case = Case(find_components(label), found, np.array([0.5]), np.float32(0.5), 0.5)
+        kinds = [each.kind for each in strict.match(case, MatchingRule())]
+        assert "tp" in kinds or not (solid and place == PLACES[-1])
+        free += [place] if "tp" in kinds and "fp" not in kinds else []
+        assert [each.kind for each in picai.match(case, MatchingRule())] == ["tp"]  # the reference's answer stays
+    assert free in ([], PLACES[-1:] * solid)

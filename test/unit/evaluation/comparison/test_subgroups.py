@@ -195,3 +195,17 @@ def test_subgroups_and_marksheet_come_together(scores, tmp_path):
         compare([scores.root], tmp_path / "out", analysis=tmp_path / "a.toml")
     with pytest.raises(OncoduetError, match="expected an analysis file that declares subgroups, found none declared"):
         compare([scores.root], tmp_path / "out", analysis=None, marksheet=path)
+
+
+def test_configurations_that_share_no_fold_are_not_compared_in_groups_either(scores, tmp_path):
+    scores.cases = 60
+    for restart in (0, 1):
+        scores.run(f"a{restart}", "ce", fold=0, restart=restart, seed=restart, quality=2.0)
+        scores.run(f"b{restart}", "focal", fold=1, restart=restart, seed=5 + restart, quality=0.5)
+    path, _ = marksheet(scores, tmp_path)
+    (tmp_path / "a.toml").write_text(DECLARED)
+    compare([scores.root], tmp_path / "out", analysis=tmp_path / "a.toml", marksheet=path)
+    verdict = read_record(tmp_path / "out" / "verdict.json", Verdict)
+    assert verdict.subgroups
+    assert [group.pairs for group in verdict.subgroups] == [()] * len(verdict.subgroups)
+    assert [len(group.configurations) for group in verdict.subgroups] == [2] * len(verdict.subgroups)
