@@ -12,7 +12,7 @@ it, by ``patients.csv`` or by one of two rules.
 """
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Literal, get_args
 
@@ -63,12 +63,7 @@ def patients_by_case(
     """
     named = dict(given or {})
     cases = sorted(set(case_ids))
-    others, unnamed = (sorted(one - two) for one, two in ((set(named), set(cases)), (set(cases), set(named))))
-    if others and unnamed:
-        raise OncoduetError(
-            f"{source}: expected the patients of its cases, found that of {others[0]} ({len(others)} such), which is "
-            f"none, and not that of {unnamed[0]} ({len(unnamed)} such)"
-        )
+    require_named(cases, named, source=source)
     by_prefix: dict[str, list[str]] = {}
     for case_id in cases:
         if case_id not in named:
@@ -85,6 +80,16 @@ def patients_by_case(
             raise OncoduetError(question(source, "ids that tell the patient", members, f" begin with {prefix}_"))
         patients |= {case_id: case_id if rule == "by-case" else prefix for case_id in members}
     return dict(sorted(patients.items()))
+
+
+def require_named(case_ids: Collection[str], named: Collection[str], *, source: object) -> None:
+    """Raise ``OncoduetError`` where patients are named of other cases, and not of some of these."""
+    others, unnamed = sorted({*named} - {*case_ids}), sorted({*case_ids} - {*named})
+    if others and unnamed:
+        raise OncoduetError(
+            f"{source}: expected the patients of its cases, found that of {others[0]} ({len(others)} such), which is "
+            f"none, and not that of {unnamed[0]} ({len(unnamed)} such)"
+        )
 
 
 def _require_unparted(case_ids: Iterable[str], source: object) -> None:

@@ -19,7 +19,7 @@ from contract.errors import OncoduetError
 from contract.files import atomic_file, sha256_json
 from contract.outputs import Output, require_apart, require_folder, require_unowned, subfolder
 from contract.patients import FILE as PATIENTS
-from contract.patients import patients_by_case, said_patients
+from contract.patients import patients_by_case, require_named, said_patients
 from contract.provenance import writer
 from contract.records import MetricsRecord, Source, write_record
 from evaluation import picai, strict
@@ -211,6 +211,8 @@ def write_rows(cases: Sequence[ScoredCase], folder: Path) -> None:
 def _patients(truth: TruthFolder, words: str | None) -> dict[str, str] | None:
     """Patients that are to be recorded: those that ids alone do not tell."""
     said = ({}, None) if words is None else said_patients(words)
+    if said[1] is None:
+        require_named(truth.label_maps, {**truth.named_patients, **said[0]}, source=truth.folder)
     try:
         found = truth.patients(said)
     except OncoduetError as error:

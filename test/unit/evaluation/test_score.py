@@ -286,6 +286,18 @@ def test_studies_that_were_trained_on_are_refused_unless_told_and_then_said(
     assert read_record(tmp_path / "out" / "source.json", Source).trained_on == ("c", "b", "elsewhere")
 
 
+def test_patients_of_other_cases_alone_are_refused(workshop, tmp_path, capsys):
+    truth = workshop.truth({case_id: workshop.image() for case_id in ("7_1", "8_1")})
+    folder = workshop.plain({case_id: workshop.image() for case_id in ("7_1", "8_1")})
+    (truth / "patients.csv").write_text("case_id,patient_id\n7_01,7\n8_01,7\n")
+    command = ["score", "--predictions", str(folder), "--truth", str(truth), "--output", str(tmp_path / "out")]
+    assert main(command) == 3
+    assert "expected the patients of its cases, found that of 7_01 (2 such)" in " ".join(
+        capsys.readouterr().err.split()
+    )
+    assert main([*command, "--patients", "by-case"]) == 0
+
+
 def test_patients_are_recorded_where_ids_do_not_tell_them(workshop, tmp_path, capsys):
     ids = ["scan_1", "scan_2"]
     truth = workshop.truth({case_id: workshop.image() for case_id in ids})
