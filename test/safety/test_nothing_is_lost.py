@@ -128,7 +128,7 @@ ROWS: dict[tuple[str, str], Row] = {
         (*(f"ce/{name}" for name in SCORES), "focal/"),
     ),
     ("evaluation", "compare"): Row(
-        lambda world: ("evaluation", "compare", "--scores", world / "scores"),
+        lambda world: ("evaluation", "compare", "--scores", world / "scores", "--few-patients"),
         ("scores",),
         ("verdict.json", "report.html", "figures/roc.svg", "figures/", "tables/flips.csv"),
     ),
@@ -255,6 +255,7 @@ def test_the_index_of_a_truth_takes_the_place_of_nothing_else(
 def test_frozen_baselines_leave_what_lies_beside_them(world: Path, tmp_path: Path) -> None:
     truth = Path(shutil.copytree(world / "archive" / "labels", tmp_path / "truth"))
     in_the_way("file", truth / "baselines" / "ce" / "notes.txt")
+    (truth / "settings.json").write_text('{"few_patients": true}')
     index = ("index", "--truth", truth, "--baseline", world / "scores" / "ce")
     assert [run("evaluation", *index), run("evaluation", *index)] == [0, 0]
     assert (truth / "baselines" / "ce" / "notes.txt").read_text() == "mine"
@@ -303,5 +304,16 @@ def test_two_processes_with_one_output_end_with_one_of_both_results_and_never_wi
     for process, text in zip(both, said, strict=True):
         assert (process.returncode, text.count("\n")) in ((0, 0), (3, 1)), text
     assert 0 in [process.returncode for process in both]
-    assert run("evaluation", "compare", "--scores", tmp_path / "scores", "--output", tmp_path / "compared") == 0
+    assert (
+        run(
+            "evaluation",
+            "compare",
+            "--scores",
+            tmp_path / "scores",
+            "--few-patients",
+            "--output",
+            tmp_path / "compared",
+        )
+        == 0
+    )
     assert not list(tmp_path.rglob(".partial-*"))

@@ -12,6 +12,7 @@ import pytest
 import SimpleITK as sitk
 
 from contract.cards import CARDS
+from contract.outputs import MANIFEST
 
 PROJECT = Path(__file__).resolve().parents[3]
 EXPORT = PROJECT / "export.sh"
@@ -56,7 +57,7 @@ def upload_set(containers, model, phantoms, tmp_path_factory):
 def test_the_upload_set_is_whole(upload_set, model, phantoms):
     names = ["ground_truth.tar.gz", "model.tar.gz"]
     names += [f"oncoduet-{image}.{kind}" for image in ("algorithm", "evaluation") for kind in ("cdx.json", "tar.gz")]
-    assert sorted(path.name for path in upload_set.iterdir()) == ["SHA256SUMS", "UPLOAD.md", *names]
+    assert sorted(path.name for path in upload_set.iterdir()) == [MANIFEST, "SHA256SUMS", "UPLOAD.md", *names]
     assert "The conformance has not run on these files" in (upload_set / "UPLOAD.md").read_text()
     assert stated(upload_set) == {name: hashlib.sha256((upload_set / name).read_bytes()).hexdigest() for name in names}
     for image in ("oncoduet-algorithm", "oncoduet-evaluation"):
@@ -100,7 +101,7 @@ def test_an_image_on_a_stand_in_base_is_refused_and_leaves_nothing(containers, o
         assert not any(output.iterdir())
     else:  # built on the public base
         assert (exported.returncode, exported.stderr) == (0, ""), exported
-        names = ["SHA256SUMS", "oncoduet-evaluation.cdx.json", "oncoduet-evaluation.tar.gz"]
+        names = [MANIFEST, "SHA256SUMS", "oncoduet-evaluation.cdx.json", "oncoduet-evaluation.tar.gz"]
         assert sorted(path.name for path in output.iterdir()) == names
 
 
@@ -121,4 +122,4 @@ def test_a_model_of_non_commercial_data_is_refused_unless_told_otherwise(contain
     assert not any(output.iterdir())
     accepted = export(containers, "--model", tmp_path / "model.tar.gz", "--output", output, "--accept-non-commercial")
     assert (accepted.returncode, accepted.stderr) == (0, ""), accepted
-    assert sorted(path.name for path in output.iterdir()) == ["SHA256SUMS", "UPLOAD.md", "model.tar.gz"]
+    assert sorted(path.name for path in output.iterdir()) == [MANIFEST, "SHA256SUMS", "UPLOAD.md", "model.tar.gz"]

@@ -230,12 +230,12 @@ def test_an_unreadable_image_is_refused(bench: Bench, content: bytes) -> None:
 
 def test_a_2d_image_is_refused(bench: Bench) -> None:
     bench.rewrite(ADC, lambda image: image[:, :, 3])
-    assert "expected a 3D image, found 2D" in bench.fails()
+    assert "expected a 3D image (NDims = 3), found '2'" in bench.fails()
 
 
 def test_a_4d_image_is_refused(bench: Bench) -> None:
     bench.rewrite(ADC, lambda image: sitk.JoinSeries([image, image]))
-    assert "expected a 3D image, found 4D" in bench.fails()
+    assert "expected a 3D image (NDims = 3), found '4'" in bench.fails()
 
 
 def test_an_image_with_several_values_per_voxel_is_refused(bench: Bench) -> None:
@@ -372,6 +372,7 @@ def test_a_batch_has_the_layout_that_the_evaluation_mounts(
     assert load_card(output / "card.toml").sha256 == CARD.sha256 == source.card_sha256
     assert sorted(path.name for path in output.iterdir()) == [
         ".lock",
+        ".oncoduet",
         "batch.json",
         "card.toml",
         "p0_s0",
@@ -447,7 +448,7 @@ def test_an_unknown_member_is_wrong_usage(
 def test_an_empty_archive_is_refused(run: Command, make_bundle: Maker, tmp_path: Path) -> None:
     (tmp_path / "archive").mkdir()
     message = batch_fails(run, tmp_path / "archive", make_bundle(), tmp_path / "o")
-    assert "expected studies named <patient>/<patient>_<study>_t2w.mha, found none" in message
+    assert "expected studies named <patient>/<patient>_<study>_t2w.mha (or .nii.gz), found none" in message
 
 
 # Candidates
