@@ -176,14 +176,14 @@ def test_what_has_no_end_is_not_read(tmp_path: Path, what: str, kind: str) -> No
     if what == "pipe":
         path = tmp_path / "a.json"
         os.mkfifo(path)
-    with pytest.raises(OncoduetError, match=f"expected valid JSON, found: .*Is {kind}"):
+    with pytest.raises(OncoduetError, match=f"expected a regular file, found {kind}$"):
         read_json(path)
 
 
 def test_a_file_larger_than_any_of_its_kind_is_not_read(tmp_path: Path) -> None:
     (tmp_path / "a.json").write_text("[1, 2, 3]")
     assert read_json(tmp_path / "a.json", most_bytes=9) == [1, 2, 3]
-    with pytest.raises(OncoduetError, match="expected valid JSON, found: 9 bytes, more than 8"):
+    with pytest.raises(OncoduetError, match="expected at most 8 bytes, found more"):
         read_json(tmp_path / "a.json", most_bytes=8)
 
 

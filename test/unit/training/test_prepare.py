@@ -437,10 +437,11 @@ def test_a_prepared_dataset_that_lacks_a_study_is_refused(prepared_folder, tmp_p
     ],
 )
 def test_a_prepared_dataset_of_which_nnunet_would_read_something_else_is_refused(
-    prepared_folder, tmp_path, file, text, message
+    prepared_folder, tmp_path, sealed, file, text, message
 ):
     shutil.copytree(prepared_folder, tmp_path / "prepared")
     (tmp_path / "prepared" / file).write_text(text)
+    sealed(tmp_path / "prepared")
     with pytest.raises(OncoduetError, match=message):
         load_prepared(tmp_path / "prepared")
 
