@@ -196,7 +196,7 @@ class Matching(Frozen):
 
     overlap: Literal["iou", "dice"] = "iou"
     minimum_overlap: Annotated[float, Field(gt=0, le=1)] = 0.1
-    most_candidates: PositiveInt = later(10_000)
+    most_candidates: PositiveInt = later(2_000)
     """The strict answer refuses a detection map with more. A network that finds boxes paints at most so many."""
     narrowest_link_voxels: PositiveInt = later(3)
     """Parts of a candidate that hang together only by what is narrower than this in the slice, in voxels of the

@@ -35,7 +35,7 @@ class MatchingRule:
     """All that a label map may hold; absent: any."""
     overlap: Literal["iou", "dice"] = "iou"
     minimum_overlap: float = 0.1
-    most_candidates: int = 10_000
+    most_candidates: int = 2_000
     """Of one case; strict refuses more."""
     narrowest_link: int = 3
     """In voxels; strict cuts what hangs together by less."""

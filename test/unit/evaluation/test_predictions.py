@@ -121,7 +121,7 @@ def test_the_card_that_predictions_bring_tells_where_outputs_lie_and_never_how_t
     [
         ("minimum_overlap = 0.1", "minimum_overlap = 1e-6"),
         ('overlap = "iou"', 'overlap = "dice"'),
-        ("most_candidates = 10000", "most_candidates = 1000000"),
+        ("most_candidates = 2000", "most_candidates = 1000000"),
         ("narrowest_link_voxels = 3", "narrowest_link_voxels = 1"),
         ("values = [1, 2, 3, 4, 5]", "values = [2, 3, 4, 5]"),
         ("values = [1, 2, 3, 4, 5]", "values = [2]"),
