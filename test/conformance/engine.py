@@ -7,8 +7,10 @@ anybody's words: of each stream a bounded part is kept, and an image's files are
 
 import io
 import json
+import os
 import re
 import resource
+import signal
 import subprocess
 import tarfile
 import uuid
@@ -111,7 +113,7 @@ class Engine:
             ) from None
         finally:
             if process.poll() is None:
-                process.kill()
+                os.killpg(process.pid, signal.SIGKILL)  # whatever it started writes no longer, either
                 process.wait()
         if stdout.too_much or stderr.too_much:
             raise OncoduetError(f"{self.command} {arguments[0]}: expected at most {MOST_BYTES} bytes, found more")

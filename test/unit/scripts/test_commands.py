@@ -3,6 +3,7 @@
 import fcntl
 import hashlib
 import os
+import sys
 import tarfile
 
 import pytest
@@ -97,10 +98,12 @@ def test_demo_leaves_an_environment_of_the_user_alone(run, bare):
 
 @pytest.fixture
 def installed(bare):
-    """A clone that seems to be installed, whose python agrees to everything."""
+    """A clone that seems to be installed, whose python agrees to everything but runs what it reads from stdin."""
     (bare / ".venv/bin").mkdir(parents=True)
-    (bare / ".venv/bin/python").symlink_to("/bin/true")
-    parts = [bare / "requirements" / name for name in ("install.sh", "torch.txt", "dev.lock")]
+    python = bare / ".venv/bin/python"
+    python.write_text(f'#!/bin/sh\n[ "$1" != - ] || exec {sys.executable} "$@"\n')
+    python.chmod(0o755)
+    parts = [bare / "requirements" / name for name in ("install.sh", "torch.txt", "torch-cuda.lock", "dev.lock")]
     content = b"".join(path.read_bytes() for path in parts) + os.environ.get("TORCH_REQUIREMENT", "").encode() + b"\n"
     (bare / ".venv/installed").write_text(f"{hashlib.sha256(content).hexdigest()}  -\n")
     return bare
