@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from contract.errors import OncoduetError
-from contract.files import read_json, sha256_json, write_json
+from contract.files import read_json, sha256_file, sha256_json, write_json
 from contract.records import RunRecord, read_record, write_record
 from network.architecture import build_network
 from network.weights import load_weights, tensors_sha256
@@ -85,6 +85,7 @@ def test_a_finished_run_is_complete(planned, tmp_path):
         "plans.json",
         "run.json",
         "training.log",
+        "training_studies.json",
         "weights.safetensors",
     ]
 
@@ -267,8 +268,8 @@ def test_a_gpu_that_is_asked_for_and_not_there_is_refused(planned, tmp_path, mon
     assert not (tmp_path / "run").exists()
 
 
-@pytest.mark.parametrize("without_record", [False, True])
-def test_a_run_does_not_go_on_on_another_kind_of_device(planned, tmp_path, without_record):
+@pytest.mark.parametrize("by", ["record", "checkpoint"])
+def test_a_run_does_not_go_on_on_another_kind_of_device(planned, tmp_path, by):
     """The checkpoint of a run on a GPU, as far as the CPU can tell: by its record, and by its own word."""
 
     class PowerCutError(Exception):
@@ -284,12 +285,13 @@ def test_a_run_does_not_go_on_on_another_kind_of_device(planned, tmp_path, witho
     checkpoints = run.checkpoints(folder)
     written = checkpoints.newest()
     assert written.state["device"] == "cpu"
-    if without_record:
-        folder.record.unlink()
-        checkpoints.write(replace(written, state={**written.state, "device": "cuda"}))
+    record = read_record(folder.record, RunRecord)
+    hardware = {key: value for key, value in record.hardware.items() if key != "device"}
+    if by == "record":
+        hardware["device"] = "cuda"
     else:
-        record = read_record(folder.record, RunRecord)
-        write_record(folder.record, record.model_copy(update={"hardware": {**record.hardware, "device": "cuda"}}))
+        checkpoints.write(replace(written, state={**written.state, "device": "cuda"}))
+    write_record(folder.record, record.model_copy(update={"hardware": hardware}))
     with pytest.raises(OncoduetError, match="expected to go on on cuda, where its checkpoint was written, found cpu; "):
         execute(run, folder.path, device="cpu")
     assert checkpoints.newest().epoch == written.epoch
@@ -315,6 +317,7 @@ def test_a_record_names_all_that_decides_the_last_bits(planned, prepared_folder,
         "card": record.key.card_sha256,
         "plans": sha256_json(read_json(folder.plans)),
         "dataset": sha256_json(read_json(folder.dataset)),
+        "training_studies": sha256_file(folder.training_studies),
     }
     monkeypatch.delenv("ONCODUET_IMAGE")
     assert execute(planned(restart=2), tmp_path / "other", device="cpu").container is None
