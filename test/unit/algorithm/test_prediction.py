@@ -94,7 +94,7 @@ def test_a_study_larger_than_the_memory_is_refused_before_it_is_read(
     bundle = predict(mirroring=False).bundle
     channels = {name: tmp_path / "study" / f"s_{name}.mha" for name in bundle.card.channel_names}
     for path in channels.values():
-        path.write_bytes(path.read_bytes()[:-20])  # reading it would fail otherwise
+        path.write_bytes(path.read_bytes()[:-20] + bytes(20))  # reading it would fail otherwise
     predictor = load_predictor(bundle, bundle.record.members, memory_gb=0.01)
     message = (
         r"study s: expected to need at most 0\.0 GB of memory \(--memory-gb\), "
