@@ -23,7 +23,7 @@ def make_study(tmp_path: Path, make_grid: GridMaker) -> Callable[[Card, Grid], A
         grids = {"t2w": reference, "adc": make_grid((70, 66, 20), (2.0, 2.0, 3.0)), "hbv": reference}
         rng, paths = np.random.default_rng(0), {}
         for name, grid in grids.items():
-            array = 100 + rng.random(grid.shape_zyx, dtype=np.float32)
+            array = 1000 + 10 * rng.random(grid.shape_zyx, dtype=np.float32)
             if name != "adc":
                 array[:, :9] = array[:, :, :5] = 0
             paths[name] = tmp_path / f"{name}.mha"
