@@ -38,7 +38,7 @@ def an_outcome(truth, seed, shift=1.0):
     return Outcome(likelihood, case, np.round(rng.uniform(0.1, 1, case.size) + 0.3 * hit, 1), hit)
 
 
-@pytest.mark.parametrize("patients", [None, 17])
+@pytest.mark.parametrize("patients", [None, 25])
 def test_influence_is_the_derivative_by_the_weight_of_a_patient(patients):
     truth = a_truth(60, patients)
     outcome = an_outcome(truth, 0)

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from contract.errors import OncoduetError
-from contract.records import RunRecord, read_record
+from contract.records import RunRecord, read_record, write_record
 from training.checkpoints import Checkpoint, Checkpoints
 from training.prepared import load_prepared
 from training.run import execute, plan_run
@@ -162,6 +162,7 @@ def test_a_checkpoint_that_was_copied_from_another_run_is_refused(interrupted, p
     other = plan_run(load_prepared(prepared_folder), configuration="ce", fold=0, restart=2, profile=str(profile))
     place = RunFolder(tmp_path / "other")
     shutil.copytree(folder.checkpoints, place.checkpoints)
+    write_record(place.record, other.record(state="planned"))
     with pytest.raises(OncoduetError, match="expected a checkpoint of this run"):
         execute(other, place.path, device="cpu")
     assert read_record(place.record, RunRecord).state == "failed"
