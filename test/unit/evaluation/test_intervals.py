@@ -9,7 +9,7 @@ from evaluation.outcomes import Outcome, Truth, weighted_ap, weighted_auroc
 def a_truth(cases=40, patients=None):
     lesions = np.array([(0, 1, 0, 2)[i % 4] for i in range(cases)])
     names = tuple(f"{i if patients is None else i % patients:03d}_{i:03d}" for i in range(cases))
-    return Truth(names, lesions > 0, lesions)
+    return Truth(names, lesions > 0, lesions, tuple(name.partition("_")[0] for name in names))
 
 
 def an_outcome(truth, seed, shift=1.0):

@@ -113,10 +113,14 @@ def test_a_failed_run_gives_its_memory_back_while_the_others_go_on(planned, alon
 
     def count(done) -> None:
         if done > 1:
-            alive.append(sum(isinstance(each, Trainer | PlainConvUNet) for each in gc.get_objects()))
+            alive.append(len(networks_and_trainers()) - len(earlier))
+
+    def networks_and_trainers() -> list[object]:
+        return [each for each in gc.get_objects() if isinstance(each, Trainer | PlainConvUNet)]
 
     first, second = items(planned, tmp_path, LOSSES[:2])
     gc.collect()
+    earlier = networks_and_trainers()  # of other tests
     failing = Item(first.run, first.output, on_iteration=fail)
     error, record = execute_together([failing, Item(second.run, second.output, on_iteration=count)], device="cpu")
     assert alive == [2] * 5  # one trainer and its network

@@ -99,7 +99,7 @@ def test_what_is_as_recorded_passes_and_stands_in_a_table(verify, folder, capsys
     said = capsys.readouterr()
     assert said.err == ""
     rows = [line.split(maxsplit=1) for line in said.out.splitlines()]
-    looked = ["weights", "card", "plans", "dataset", "prepared", "preprocessed files", "archive"]
+    looked = ["weights", "card", "plans", "dataset", "training_studies", "prepared", "preprocessed files", "archive"]
     expected = [(f"ce_fold0_restart{restart}", what) for restart in (1, 2) for what in looked]
     assert [(name, rest.removesuffix("as recorded").strip()) for name, rest in rows[1:]] == expected
 
@@ -118,10 +118,7 @@ def test_what_is_as_recorded_passes_and_stands_in_a_table(verify, folder, capsys
         (other_card, r"ce_fold0_restart1/card\.toml: expected the one with the hash"),
         (other_plans, r"ce_fold0_restart1/plans\.json: expected the one with the hash"),
         (other_dataset, r"ce_fold0_restart1/dataset\.json: expected the one with the hash"),
-        (
-            other_splits,
-            r"splits\.json: expected the file that prepared\.json names by its sha256, found another.* more\)$",
-        ),
+        (other_splits, r"prepared: expected the one with the hash .* \(and 1 more\)$"),
         (other_case, r"cases/102_1\.b2nd: expected the one with the hash .* \(and 1 more\)$"),
         (other_image, r"102_1_t2w\.mha: expected the file that .* was prepared from, found another.* \(and 1 more\)$"),
     ],
