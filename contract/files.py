@@ -200,7 +200,8 @@ def open_regular(path: Path) -> Iterator[io.BufferedReader]:
 def read_regular(path: Path, *, most_bytes: int = MOST_TEXT_BYTES) -> bytes:
     """Read a regular file of bounded size. Raises as :func:`open_regular`, also ``OncoduetError`` for a larger one."""
     with open_regular(path) as stream:
-        content = stream.read(most_bytes + 1)
+        size = os.fstat(stream.fileno()).st_size
+        content = stream.read(min(size, most_bytes) + 1)  # which takes as much memory as it asks for
     if len(content) > most_bytes:
         raise OncoduetError(f"{path}: expected at most {most_bytes} bytes, found more")
     return content

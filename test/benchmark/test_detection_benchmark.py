@@ -69,7 +69,7 @@ def test_the_peer_gets_the_features_of_our_detection_levels(benchmark: ModuleTyp
     }
     torch.manual_seed(0)
     plan = AnchorPlan(levels=(1, 2), sizes_voxels_zyx=((2, 4, 4),))
-    network = build_retina_unet(plans, {"channel_names": {"0": "a"}, "labels": {"no": 0, "lesion": 1}}, plan)
+    network = build_retina_unet(plans, {"channel_names": {"0": "a"}, "labels": {"background": 0, "lesion": 1}}, plan)
     seen: list[torch.Tensor] = []
     network.classifier.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
     patches = torch.randn(2, 1, *PATCH)

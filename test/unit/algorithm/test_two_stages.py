@@ -204,6 +204,7 @@ def test_a_bundle_without_the_networks_of_stage_1_is_refused(make_ct_bundle, sea
     record = json.loads((model / "bundle.json").read_text())
     (model / "bundle.json").write_text(json.dumps(record | {"localisation": None}))
     seal(model)
-    arguments = ["--input", tmp_path, "--output", tmp_path / "output", "--model", model]
+    (tmp_path / "input").mkdir()
+    arguments = ["--input", tmp_path / "input", "--output", tmp_path / "output", "--model", model]
     assert main([str(each) for each in arguments]) == 3
     assert "bundle.json: expected some in localisation, found none" in capsys.readouterr().err

@@ -74,6 +74,7 @@ def test_of_two_processes_one_trains_and_the_others_leave_or_wait(prepared_folde
     try:
         leaving = subprocess.run(command, **with_pipes, check=False)
         waiting = subprocess.Popen([*command, "--wait"], **with_pipes)
+        assert waiting.stdout.readline().startswith("device: cpu")
         assert f": waiting for process {first.pid} on" in waiting.stdout.readline()
     finally:
         os.kill(first.pid, signal.SIGCONT)
