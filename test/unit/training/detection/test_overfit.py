@@ -45,7 +45,7 @@ def test_a_network_finds_the_lesion_of_the_patch_that_it_was_trained_on():
     images = torch.randn(2, 1, *PATCH) + 2 * (patches > 0)
     strides = level_strides(plans())
     plan = plan_anchors(np.array([[4, 8, 6]]), strides, source=Path("patch"), sizes_per_axis=1).plan
-    network = build_retina_unet(plans(), {"channel_names": {"0": "ct"}, "labels": {"no": 0, "lesion": 1}}, plan)
+    network = build_retina_unet(plans(), {"channel_names": {"0": "ct"}, "labels": {"background": 0, "lesion": 1}}, plan)
     loss, anchors = DetectionLoss(), anchors_of_patch(plan, strides, PATCH)
     others = [each for name, each in network.named_parameters() if not name.startswith(("classifier.6", "regressor.6"))]
     groups = [{"params": others}, {"params": network.last_layers.parameters(), "lr": 0.005}]

@@ -36,7 +36,7 @@ from training.detection.losses import DetectionLoss
 torch.manual_seed(0)
 patch, plan = (8, 16, 16), AnchorPlan(levels=(0, 1), sizes_voxels_zyx=((2, 4, 4), (3, 6, 6)))
 plans = json.load(open(sys.argv[1]))
-network = build_retina_unet(plans, {"channel_names": {"0": "ct"}, "labels": {"no": 0, "lesion": 1}}, plan)
+network = build_retina_unet(plans, {"channel_names": {"0": "ct"}, "labels": {"background": 0, "lesion": 1}}, plan)
 anchors = anchors_of_patch(plan, level_strides(plans), patch)
 label = torch.zeros(2, 1, *patch)
 label[0, 0, 3:6, 4:10, 5:11] = 1
