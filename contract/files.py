@@ -8,7 +8,6 @@ import fcntl
 import hashlib
 import io
 import json
-import math
 import os
 import re
 import shutil
@@ -217,11 +216,6 @@ def sha256_json(value: Any) -> str:
     """SHA-256 of a JSON value in its canonical form (sorted keys, no spaces)."""
     text = json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False, ensure_ascii=False)
     return hashlib.sha256(text.encode()).hexdigest()
-
-
-def number_or_null(value: float) -> float | None:
-    """A float that JSON can hold: NaN and infinity become null."""
-    return float(value) if math.isfinite(value) else None
 
 
 def sync(path: Path) -> None:

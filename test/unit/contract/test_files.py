@@ -15,7 +15,6 @@ import pytest
 from contract.errors import OncoduetError
 from contract.files import (
     atomic_file,
-    number_or_null,
     read_json,
     sha256_file,
     sha256_json,
@@ -204,9 +203,3 @@ def test_the_hash_of_a_json_value_ignores_the_order_of_its_keys() -> None:
     assert sha256_json({"b": 1, "a": [2.5, None]}) == sha256_json({"a": [2.5, None], "b": 1})
     assert sha256_json({"a": 1, "b": 2}) == hashlib.sha256(b'{"a":1,"b":2}').hexdigest()
     assert sha256_json([1, 2]) != sha256_json([2, 1])
-
-
-def test_what_json_cannot_hold_becomes_null() -> None:
-    assert number_or_null(0.25) == 0.25
-    assert number_or_null(float("nan")) is None
-    assert number_or_null(float("inf")) is None
