@@ -87,8 +87,9 @@ def test_images_in_the_platforms_layout_give_the_metrics_of_batch_and_score_to_f
             (folder / f"{case_id}_{channel.name}.mha").write_bytes(content)
     run("algorithm", "batch", "--archive", archive, "--output", tmp_path / "batch", "--model", model, "--threads", 2)
     write(truth_files(CARD, truth), tmp_path / "truth")
-    run("evaluation", "score", "--predictions", tmp_path / "batch", "--truth", tmp_path / "truth", "--output", tmp_path)
-    local = json.loads((tmp_path / "metrics.json").read_text())
+    scores = tmp_path / "scores"
+    run("evaluation", "score", "--predictions", tmp_path / "batch", "--truth", tmp_path / "truth", "--output", scores)
+    local = json.loads((scores / "metrics.json").read_text())
     for answer in ("strict", "picai"):
         sensitivities = platform[answer].pop("lesion_sensitivity_at_fp"), local[answer].pop("lesion_sensitivity_at_fp")
         for shown, exact in ((platform[answer], local[answer]), sensitivities):
