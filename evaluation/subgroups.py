@@ -76,11 +76,12 @@ def judge_subgroups(
 ) -> tuple[tuple[Subgroup, ...], tuple[str, ...]]:
     """Estimate every configuration and test every declared comparison in every group that is large enough.
 
-    Configurations that share no fold are compared in no group.
+    Configurations that share no fold are compared in no group. A group of few patients is shown, without interval and
+    comparison, unless ``few_patients``.
 
     Returns
     -------
-    The groups; and, in words, those that were declared and are too small.
+    The groups; and, in words, those that were declared and are too small to be shown, or to be judged.
     """
     found = []
     left_out = []
@@ -92,10 +93,12 @@ def judge_subgroups(
         for value, member in values.items():
             patients = np.unique(truth.patients[member]).size
             positive, negative = int((member & truth.positive).sum()), int((member & ~truth.positive).sum())
-            if min(positive, negative) < FEWEST or (patients < FEWEST_PATIENTS and not few_patients):
+            resampled = few_patients or patients >= FEWEST_PATIENTS
+            if not resampled or min(positive, negative) < FEWEST:
                 left_out.append(
                     f"{column}: {value} ({positive} positive and {negative} negative cases of {patients} patients)"
                 )
+            if min(positive, negative) < FEWEST:
                 continue
             names = truth.patient_names
             part = Truth(
@@ -107,10 +110,10 @@ def judge_subgroups(
             outcomes = {
                 name: [_restricted(run.outcome, member) for run in runs] for name, runs in configurations.items()
             }
-            draws = two_level_bootstrap(part, outcomes, replicates=plan.replicates, seed=plan.seed)
+            draws = two_level_bootstrap(part, outcomes, replicates=plan.replicates, seed=plan.seed) if resampled else {}
             estimates = []
             for name, runs in outcomes.items():
-                interval = percentile_interval(draws[name]["auroc"], level=0.95)
+                interval = percentile_interval(draws[name]["auroc"], level=0.95) if resampled else None
                 area = float(np.mean([_auroc(part, each) for each in runs]))
                 estimates.append(
                     SubgroupValue(
@@ -120,6 +123,7 @@ def judge_subgroups(
                     )
                 )
             means = {each.configuration: each.auroc for each in estimates}
+            pairs = declared if resampled else []
             tests = [
                 case_level_tests(
                     part,
@@ -129,9 +133,9 @@ def judge_subgroups(
                     draws=plan.swaps,
                     seed=plan.seed,
                 )["auroc"].p
-                for a, b in declared
+                for a, b in pairs
             ]
-            found.append((column, value, part, tuple(estimates), means, tests))
+            found.append((column, value, part, tuple(estimates), means, pairs, tests))
     adjusted = iter(holm([p for *_, tests in found for p in tests]))
     judged = tuple(
         Subgroup(
@@ -142,10 +146,10 @@ def judge_subgroups(
             configurations=estimates,
             pairs=tuple(
                 SubgroupPair(a=a, b=b, difference=means[a] - means[b], p=p, p_holm=next(adjusted) or p)
-                for (a, b), p in zip(declared, tests, strict=True)
+                for (a, b), p in zip(pairs, tests, strict=True)
             ),
         )
-        for column, value, part, estimates, means, tests in found
+        for column, value, part, estimates, means, pairs, tests in found
     )
     return judged, tuple(left_out)
 

@@ -249,7 +249,8 @@ class Verdict(Record):
     subgroups: tuple[Subgroup, ...] = ()
     """Empty where the analysis file declares none."""
     subgroups_left_out: tuple[str, ...] = ()
-    """Groups of the declared columns that are too small to be judged, each with what it holds."""
+    """Groups of the declared columns that are too small to be judged, each with what it holds; of these, ``subgroups``
+    holds those that are large enough to be shown, without intervals and pairs."""
 
 
 def decide(

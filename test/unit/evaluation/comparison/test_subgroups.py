@@ -104,6 +104,28 @@ def test_groups_with_few_cases_are_left_out(scores, tmp_path):
     assert left_out in (tmp_path / "out" / "report.html").read_text()
 
 
+def test_groups_of_few_patients_are_shown_and_not_judged(scores, tmp_path):
+    two_configurations(scores)
+    path, rows = marksheet(scores, tmp_path)
+    for number, row in enumerate(rows):
+        row["center"] = "south" if number < 15 else "north"
+    marksheet(scores, tmp_path, rows=rows)
+    (tmp_path / "a.toml").write_text(DECLARED.replace(', "isup", "volume"', ""))
+    compare([scores.root], tmp_path / "out", analysis=tmp_path / "a.toml", marksheet=path)
+    verdict = read_record(tmp_path / "out" / "verdict.json", Verdict)
+    north, south = verdict.subgroups
+    assert (south.value, south.positive_cases + south.negative_cases) == ("south", 15)
+    assert south.pairs == ()
+    assert [each.interval for each in south.configurations] == [None, None]
+    assert len(north.pairs) == 1
+    assert None not in [each.interval for each in north.configurations]
+    [left_out] = verdict.subgroups_left_out
+    assert left_out.startswith("center: south (") and "of 15 patients" in left_out
+    compare([scores.root], tmp_path / "told", analysis=tmp_path / "a.toml", marksheet=path, few_patients=True)
+    told = read_record(tmp_path / "told" / "verdict.json", Verdict)
+    assert [len(group.pairs) for group in told.subgroups] == [1, 1]
+
+
 def test_marksheet_without_a_column_or_a_case_is_refused(scores, tmp_path):
     path, rows = marksheet(scores, tmp_path)
     ids, lesions = scores.truth()
