@@ -111,9 +111,9 @@ def _number(runs: int, one: Int64Array, other: Int64Array) -> Int64Array:
 def without_narrow_links(components: Components, narrowest: int) -> tuple[Components, Int64Array]:
     """Cut components where they hang together only by what is narrower than ``narrowest`` voxels in the slice (y, x).
 
-    A component is opened by a square of that side, or, where that leaves it in one part or none, by the next smaller,
-    down to 2. Where two or more parts remain, they take its place, and what no square fits into (links, fringes)
-    belongs to none of them; otherwise it stays as it is.
+    A component is opened by a square of that side, two slices thick, then one slice thick, and by ever smaller squares,
+    down to 2, in the same way. Where two or more parts remain, they take its place, and what the square does not fit
+    into (links, fringes) belongs to none of them; otherwise it stays as it is.
 
     Returns
     -------
@@ -121,8 +121,9 @@ def without_narrow_links(components: Components, narrowest: int) -> tuple[Compon
     """
     result, origin = components, np.arange(len(components))
     for side in range(narrowest, 1, -1):
-        result, before = _cut(result, side)
-        origin = origin[before]
+        for slices in (2, 1):
+            result, before = _cut(result, side, slices)
+            origin = origin[before]
     return result, origin
 
 
@@ -135,7 +136,7 @@ def without_threads(components: Components, narrowest: int) -> Components:
     large = components.sizes >= 8 * narrowest**2
     if not large.any():
         return components
-    inner = _opened(components.voxels[large[components.owners]], components.shape_zyx, narrowest)
+    inner = _opened(components.voxels[large[components.owners]], components.shape_zyx, narrowest, 1)
     solid = np.searchsorted(components.voxels, inner)
     solid_sizes = np.bincount(components.owners[solid], minlength=len(components))
     thready = large & (4 * solid_sizes < 3 * components.sizes)
@@ -146,12 +147,12 @@ def without_threads(components: Components, narrowest: int) -> Components:
     return replace(components, voxels=components.voxels[kept], owners=components.owners[kept])
 
 
-def _cut(components: Components, side: int) -> tuple[Components, Int64Array]:
+def _cut(components: Components, side: int, slices: int) -> tuple[Components, Int64Array]:
     """Components that an opening parts, parted; and where each comes from."""
-    large = components.sizes >= 2 * side**2  # smaller ones hold no two squares
+    large = components.sizes >= 2 * slices * side**2  # smaller ones hold no two such boxes
     if not large.any():
         return components, np.arange(len(components))
-    inner = _opened(components.voxels[large[components.owners]], components.shape_zyx, side)
+    inner = _opened(components.voxels[large[components.owners]], components.shape_zyx, side, slices)
     parts = connect(inner, components.shape_zyx)
     whose = components.owners[np.searchsorted(components.voxels, inner)]
     cut = np.bincount(_origin(parts, whose), minlength=len(components)) > 1
@@ -169,19 +170,36 @@ def _origin(parts: Components, whose: Int64Array) -> Int64Array:
     return origin
 
 
-def _opened(voxels: Int64Array, shape_zyx: tuple[int, int, int], side: int) -> Int64Array:
-    """Those of the voxels that lie in a square (y, x) of ``side`` voxels, all of which are among them."""
+def _opened(voxels: Int64Array, shape_zyx: tuple[int, int, int], side: int, slices: int) -> Int64Array:
+    """Those of the voxels that lie in a box of ``slices`` squares (y, x) of ``side``, all of which is among them.
+
+    The box is taken one axis after the other: where it begins, then what it covers.
+    """
     _, height, width = shape_zyx
-    rows = voxels[voxels % width <= width - side]
-    for ahead in range(1, side):
-        rows = rows[np.isin(rows + ahead, voxels, assume_unique=True)]
-    corners = rows[rows // width % height <= height - side]
-    for ahead in range(1, side):
-        corners = corners[np.isin(corners + ahead * width, rows, assume_unique=True)]
-    inside = np.zeros(voxels.size, dtype=np.bool_)
-    for y, x in np.ndindex(side, side):
-        inside[np.searchsorted(voxels, corners + y * width + x)] = True
-    return voxels[inside]
+    slice_size = height * width
+    first, last = int(voxels[0]) // slice_size, int(voxels[-1]) // slice_size
+    ours = voxels - first * slice_size
+    depth = last - first + 1
+    axes = ((1, width, side), (width, height, side), (slice_size, depth, slices))
+    found = ours
+    for stride, length, extent in axes:
+        among = _mask(found, depth * slice_size)
+        found = found[found // stride % length <= length - extent]
+        for ahead in range(1, extent):
+            found = found[among[found + ahead * stride]]
+    for stride, _, extent in axes:
+        covered = _mask(found, depth * slice_size)
+        for ahead in range(1, extent):
+            covered[found + ahead * stride] = True
+        found = ours[covered[ours]]
+    return found + first * slice_size
+
+
+def _mask(places: Int64Array, size: int) -> npt.NDArray[np.bool_]:
+    """Whether each place up to ``size`` is one of these; untouched parts take no memory."""
+    mask = np.zeros(size, dtype=np.bool_)
+    mask[places] = True
+    return mask
 
 
 def intersections(lesions: Components, candidates: Components) -> Int64Array:

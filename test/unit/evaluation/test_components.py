@@ -39,18 +39,21 @@ def test_components_of_differently_shaped_images_do_not_meet():
         intersections(find_components(np.ones((2, 3, 4), bool)), find_components(np.ones((4, 3, 2), bool)))
 
 
-def parted(mask, side):
-    """A component's parts by definition: opened by squares of the slice, the largest first."""
-    for smaller in range(side, 1, -1):
-        opened = ndimage.binary_opening(mask, np.ones((1, smaller, smaller)))
-        labels, parts = ndimage.label(opened, np.ones((3, 3, 3)))
-        if parts > 1:
-            return [labels == part for part in range(1, parts + 1)]
-    return [mask]
+def boxes(side):
+    return [np.ones((slices, smaller, smaller)) for smaller in range(side, 1, -1) for slices in (2, 1)]
+
+
+def parted(mask, elements):
+    """A component's parts by definition: opened by one box after the other, and so are the parts."""
+    if not elements:
+        return [mask]
+    labels, parts = ndimage.label(ndimage.binary_opening(mask, elements[0]), np.ones((3, 3, 3)))
+    found = [labels == part for part in range(1, parts + 1)] if parts > 1 else [mask]
+    return [smaller for part in found for smaller in parted(part, elements[1:])]
 
 
 @pytest.mark.parametrize("side", [1, 2, 3])
-def test_links_are_cut_as_an_opening_by_the_largest_square_that_cuts(side):
+def test_links_are_cut_as_openings_by_smaller_and_smaller_boxes_cut(side):
     random = np.random.default_rng(side)
     cut = 0
     for _ in range(30):
@@ -62,7 +65,7 @@ def test_links_are_cut_as_an_opening_by_the_largest_square_that_cuts(side):
         for number in range(len(components)):
             mask = np.zeros(image.size, dtype=bool)
             mask[components.voxels[components.owners == number]] = True
-            whole = parted(mask.reshape(image.shape), side)
+            whole = parted(mask.reshape(image.shape), boxes(side))
             cut += len(whole) > 1
             for part in whole:
                 expected[tuple(np.flatnonzero(part).tolist())] = number

@@ -148,22 +148,23 @@ def test_a_case_without_lesions_has_false_positives_alone_and_an_empty_map_misse
 PLACES = [(6, 6), (6, 40), (40, 6), (40, 40), (24, 24)]
 
 
-def guesses(joined, thickness=1):
-    """Five equal guesses, one of which is the lesion; joined by lines in the slice of so many voxels, or not."""
+def guesses(joined, thickness=1, slices=1):
+    """Five equal guesses, one of which is the lesion; joined by lines of so many voxels in y or x, or not."""
     label, map_ = (np.zeros((12, 64, 64), dtype=np.float32) for _ in range(2))
     for y, x in PLACES:
         map_[4:8, y : y + 10, x : x + 10] = 0.5
     label[4:8, 6:16, 6:16] = 1
     if joined:
-        map_[5, 8 : 8 + thickness, 6:46] = map_[5, 6:46, 8 : 8 + thickness] = 0.5
-        map_[5, 42 : 42 + thickness, 6:46] = map_[5, 26 : 26 + thickness, 6:30] = 0.5
+        linked = map_[5 : 5 + slices]
+        linked[:, 8 : 8 + thickness, 6:46] = linked[:, 6:46, 8 : 8 + thickness] = 0.5
+        linked[:, 42 : 42 + thickness, 6:46] = linked[:, 26 : 26 + thickness, 6:30] = 0.5
     found = find_components(map_)
     return Case(find_components(label), found, np.full(len(found), 0.5), np.float32(0.5), 0.5)
 
 
-@pytest.mark.parametrize("thickness", [1, 2])
-def test_guesses_joined_by_thin_lines_count_as_the_guesses_that_they_are(thickness):
-    apart, joined = guesses(joined=False), guesses(joined=True, thickness=thickness)
+@pytest.mark.parametrize(("thickness", "slices"), [(1, 1), (2, 1), (3, 1), (6, 1), (2, 2), (1, 3)])
+def test_guesses_joined_by_thin_lines_or_sheets_count_as_the_guesses_that_they_are(thickness, slices):
+    apart, joined = guesses(joined=False), guesses(joined=True, thickness=thickness, slices=slices)
     assert (len(apart.candidates), len(joined.candidates)) == (5, 1)
     assert strict.match(joined, MatchingRule()) == strict.match(apart, MatchingRule())
     assert [each.kind for each in strict.match(joined, MatchingRule())] == ["tp", "fp", "fp", "fp", "fp"]
@@ -183,9 +184,9 @@ def test_small_guesses_joined_by_lines_are_cut_too():
 
 
 def test_lines_as_wide_as_the_card_allows_join():
-    assert [each.kind for each in strict.match(guesses(joined=True, thickness=3), MatchingRule())] == ["tp"]
-    wider = MatchingRule(narrowest_link=4)
-    assert len(strict.match(guesses(joined=True, thickness=3), wider)) == 5
+    joined = guesses(joined=True, thickness=3, slices=2)
+    assert [each.kind for each in strict.match(joined, MatchingRule())] == ["tp"]
+    assert len(strict.match(joined, MatchingRule(narrowest_link=4))) == 5
     assert len(strict.match(guesses(joined=True), MatchingRule(narrowest_link=1))) == 1
 
 
