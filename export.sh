@@ -140,7 +140,7 @@ if [ -n "$card" ]; then
       echo "$name was not checked: that takes a model (--model)"
     fi
   done
-  .venv/bin/python -m contract.upload_sheet "$output" --card "$card" --report "${reports[@]}"
+  .venv/bin/python -m conformance.upload_sheet "$output" --card "$card" --report "${reports[@]}"
 elif [ ${#images[@]} -gt 0 ]; then
   echo "neither sheet nor check: that takes a card (--card, a model, or card.toml beside the truth)"
 fi

@@ -5,7 +5,7 @@ platform asks over HTTP. Exit codes: 0 done, 1 a bug, 2 wrong usage, 3 the input
 Everything else goes to stdout.
 """
 
-from contract.signals import heed_signals
+from contract.process.signals import heed_signals
 
 if __name__ == "__main__":
     heed_signals()  # before what takes long to import
@@ -19,13 +19,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import get_args
 
-from algorithm.progress import stdout_bar
-from algorithm.resources import usable_cores, use_threads
+from algorithm.outputs.progress import stdout_bar
+from algorithm.prediction.threads import usable_cores, use_threads
 from contract.cards import CandidateRule, load_card
-from contract.command import Parser, run_command
 from contract.errors import UsageError
-from contract.serving import PORT, Case, end_process, serve
-from contract.terminal import log_to_stdout
+from contract.process.command import Parser, run_command
+from contract.process.invoke_server import PORT, Case, end_process, serve
+from contract.process.terminal import log_to_stdout
 from network.detection.clustering import CaseScore, Fill
 from network.device import HELP, Device, Kind, choose_device, free_device_memory
 
@@ -86,7 +86,7 @@ def _batch(options: argparse.Namespace) -> None:
     use_threads(options.threads)
     device = _told(options)
     from algorithm.batch import predict_batch  # noqa: PLC0415
-    from algorithm.boxes import BoxChoice  # noqa: PLC0415
+    from algorithm.prediction.detectors import BoxChoice  # noqa: PLC0415
 
     for option, words in (("--fill", options.fill), ("--case-score", options.case_score)):
         if words is not None and len(set(words)) != len(words):
@@ -117,7 +117,7 @@ def _told(options: argparse.Namespace) -> Kind:
 
 
 def _candidates(options: argparse.Namespace) -> None:
-    from algorithm.maps import detect_in_maps  # noqa: PLC0415
+    from algorithm.candidate_maps import detect_in_maps  # noqa: PLC0415
 
     detect_in_maps(
         probability=options.probability,
@@ -129,7 +129,7 @@ def _candidates(options: argparse.Namespace) -> None:
 
 
 def _baseline(options: argparse.Namespace) -> None:
-    from algorithm.baseline import predict_baselines  # noqa: PLC0415
+    from algorithm.baselines import predict_baselines  # noqa: PLC0415
 
     predict_baselines(
         archive=options.archive, card_name=options.card, output=options.output, track=stdout_bar("baselines")

@@ -2,7 +2,7 @@
 
 Each ensemble gets a folder that the evaluation reads as its ``/input``: ``<case_id>/output/…`` per study as soon as it
 is predicted, and at the end ``predictions.json``, ``source.json`` and ``card.toml``. The same command again goes on
-where it was stopped (see ``algorithm.batch_folder``).
+where it was stopped (see ``algorithm.outputs.batch_folder``).
 
 A study that cannot be predicted stops no other: it is missing from ``predictions.json``, stands in ``failures.json``
 with its reason, and makes the whole command fail in the end. The same command tries it again. Where no study at all
@@ -17,14 +17,14 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from algorithm.batch_folder import BatchFolder, study_record
-from algorithm.boxes import AS_IN_RULES, BoxChoice
-from algorithm.bundle import Bundle, read_bundle
-from algorithm.ensembles import Ensemble, choose_ensembles, ensemble_source
-from algorithm.outputs import detect
-from algorithm.prediction import LEANER, Predictor, load_predictor
-from algorithm.progress import Track
-from algorithm.trained_on import KnownStudies
+from algorithm.outputs.batch_folder import BatchFolder, study_record
+from algorithm.outputs.progress import Track
+from algorithm.outputs.study_output import detect
+from algorithm.prediction.bundle import Bundle, read_bundle
+from algorithm.prediction.detectors import AS_IN_RULES, BoxChoice
+from algorithm.prediction.ensembles import Ensemble, choose_ensembles, ensemble_source
+from algorithm.prediction.predictor import LEANER, Predictor, load_predictor
+from algorithm.prediction.trained_on import KnownStudies
 from contract.archive import Study, archive_licence, list_studies
 from contract.errors import OncoduetError, one_line
 from contract.outputs import require_apart
@@ -67,7 +67,7 @@ def predict_batch(
     Parameters
     ----------
     members
-        Words of ``--members``, see ``algorithm.ensembles``.
+        Words of ``--members``, see ``algorithm.prediction.ensembles``.
     mirroring
         None: as the card says.
     choices

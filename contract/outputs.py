@@ -30,7 +30,6 @@ from typing import Any, Literal
 from pydantic import Field
 
 from contract.cards import Frozen, RelativePath, parse
-from contract.command import Parser, run_command
 from contract.errors import OncoduetError
 from contract.files import (
     explain_full_disk,
@@ -44,8 +43,9 @@ from contract.files import (
     writable,
     write_json,
 )
+from contract.process.command import Parser, run_command
+from contract.process.terminal import log_to_stdout
 from contract.provenance import Writer, writer
-from contract.terminal import log_to_stdout
 
 MANIFEST = ".oncoduet"
 EXPORT = "export.sh"

@@ -12,7 +12,7 @@ from typing import Any
 from contract.cards import Card, Socket, is_relative
 from contract.errors import OncoduetError, some
 from contract.files import read_json
-from contract.volume import is_image
+from contract.images.volume import is_image
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,7 @@ Without a command: the platform's evaluation (``/input/predictions.json`` → ``
 the same whenever the platform asks over HTTP.
 """
 
-from contract.signals import heed_signals
+from contract.process.signals import heed_signals
 
 if __name__ == "__main__":
     heed_signals()  # before what takes long to import
@@ -21,18 +21,18 @@ from rich.table import Table
 from rich.text import Text
 
 from contract.cards import load_card
-from contract.command import Parser, run_command
 from contract.errors import OncoduetError, UsageError
 from contract.patients import FEWEST_PATIENTS
+from contract.process.command import Parser, run_command
+from contract.process.invoke_server import PORT, Case, end_process, serve
+from contract.process.terminal import console as make_console
+from contract.process.terminal import log_to_stdout, progress_on
 from contract.records import Metrics
-from contract.serving import PORT, Case, end_process, serve
-from contract.terminal import console as make_console
-from contract.terminal import log_to_stdout, progress_on
-from evaluation.cases import MatchingRule
 from evaluation.challenge import evaluate
-from evaluation.explain import Answer, explain
+from evaluation.inputs.truth import BASELINES, TruthFolder, find_truth
+from evaluation.matching.cases import MatchingRule
+from evaluation.matching.explain import Answer, explain
 from evaluation.score import Score, read_one, score
-from evaluation.truth import BASELINES, TruthFolder, find_truth
 
 MOST_WORKERS = 1024
 
@@ -50,7 +50,7 @@ def _serve(options: argparse.Namespace) -> None:
     def load() -> Case:
         truth = find_truth(options.truth)  # what is wrong with it shows before the first submission
         if (truth.folder / BASELINES).is_dir():
-            from evaluation.baseline import read_baselines  # noqa: PLC0415  (brings SciPy, which scoring needs not)
+            from evaluation.frozen_baselines import read_baselines  # noqa: PLC0415  (brings SciPy, which scoring needs not)
 
             read_baselines(truth, truth.card)
         return lambda: _evaluate(options)
@@ -98,7 +98,7 @@ def _index(options: argparse.Namespace) -> None:
     path = truth.write_index()
     _say(console, f"{path}: {len(truth.label_maps)} label maps")
     if options.baseline:
-        from evaluation.baseline import freeze_baselines  # noqa: PLC0415  (brings SciPy, which scoring needs not)
+        from evaluation.frozen_baselines import freeze_baselines  # noqa: PLC0415  (brings SciPy, which scoring needs not)
 
         for folder in freeze_baselines(truth, options.baseline):
             _say(console, f"{folder}: every submission will be compared with it")
@@ -123,7 +123,7 @@ def _compare(options: argparse.Namespace) -> None:
 
 
 def _plan(options: argparse.Namespace) -> None:
-    from evaluation.plan_command import answer  # noqa: PLC0415  (as for compare)
+    from evaluation.plan import answer  # noqa: PLC0415  (as for compare)
 
     console = make_console()
     table = answer(options)

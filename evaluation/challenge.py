@@ -2,7 +2,7 @@
 
 Input images are not mounted there, so cases are recognised by the names that their images were uploaded under. Jobs
 come in any order and per-case rows are written only where the truth's ``settings.json`` asks for them: they would tell
-participants the truth. So would exact figures (:mod:`evaluation.disclosure`). Where frozen baselines ship with the
+participants the truth. So would exact figures (:mod:`evaluation.metrics.disclosure`). Where frozen baselines ship with the
 truth, the submission is compared with each.
 
 The sockets of a job's outputs are the phase's, not the participant's, so that they may tell the card.
@@ -14,10 +14,10 @@ from pathlib import Path
 
 from contract.outputs import Output, require_apart
 from contract.records import write_record
-from evaluation.disclosure import disclosed, step_of
-from evaluation.predictions import LISTING, Run, card_of_outputs, check_complete, predictions_of_jobs
+from evaluation.inputs.predictions import LISTING, Run, card_of_outputs, check_complete, predictions_of_jobs
+from evaluation.inputs.truth import BASELINES, find_truth
+from evaluation.metrics.disclosure import disclosed, step_of
 from evaluation.score import METRICS, ROWS, Score, Tracker, score_run, untracked, write_rows
-from evaluation.truth import BASELINES, find_truth
 
 _log = logging.getLogger(__name__)
 
@@ -53,7 +53,7 @@ def evaluate(*, input_folder: Path, truth: Path, output: Path, track: Tracker = 
     run = Run(input_folder, "", predictions, None, card)
     scored = score_run(run, truth_folder, truth_sha256=truth_folder.sha256(), track=track)
     if (truth_folder.folder / BASELINES).is_dir():
-        from evaluation.baseline import compare_with_baselines  # noqa: PLC0415  (brings SciPy, which scoring needs not)
+        from evaluation.frozen_baselines import compare_with_baselines  # noqa: PLC0415  (brings SciPy, which scoring needs not)
 
         against = compare_with_baselines(scored.cases, truth_folder, card)
         scored = replace(scored, metrics=scored.metrics.model_copy(update={"baselines": against}))

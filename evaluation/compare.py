@@ -17,16 +17,17 @@ from contract.errors import OncoduetError
 from contract.files import sha256_file
 from contract.outputs import Output, require_apart
 from contract.records import write_record
-from evaluation.analysis import EXPLORATORY, METRICS, Analysis, Metric, read_analysis
-from evaluation.case_level import CaseTest, case_level_tests
-from evaluation.intervals import delong_interval, percentile_interval, two_level_bootstrap
-from evaluation.misses import find_misses
-from evaluation.outcomes import FloatArray, Outcome, Truth, require_patients
-from evaluation.report import REPORT_FILES, write_report
-from evaluation.run_level import holm, no_common_fold, no_exchange, run_level, run_values
-from evaluation.scored_runs import ScoredRun, group_by_configuration, read_scored_runs
-from evaluation.subgroups import Groups, judge_subgroups, read_groups
-from evaluation.verdict import (
+from evaluation.metrics.outcomes import FloatArray, Outcome, Truth, require_patients
+from evaluation.metrics.scored_runs import ScoredRun, group_by_configuration, read_scored_runs
+from evaluation.report.missed_lesions import find_misses
+from evaluation.report.page import REPORT_FILES, write_report
+from evaluation.statistics.analysis_file import EXPLORATORY, METRICS, Analysis, Metric, read_analysis
+from evaluation.statistics.bootstrap import delong_interval, percentile_interval, two_level_bootstrap
+from evaluation.statistics.case_level import CaseTest, case_level_tests
+from evaluation.statistics.parallel import each_of
+from evaluation.statistics.run_level import holm, no_common_fold, no_exchange, run_level, run_values
+from evaluation.statistics.subgroups import Groups, judge_subgroups, read_groups
+from evaluation.statistics.verdict import (
     DISAGREE,
     METRIC_NAMES,
     NOT_TESTED,
@@ -44,7 +45,6 @@ from evaluation.verdict import (
     decide,
     sentence,
 )
-from evaluation.workers import each_of
 
 MOST_CONFIGURATIONS = 12
 MOST_RUNS = 20
@@ -78,7 +78,7 @@ def compare(
     marksheet
         CSV with ``patient_id``, ``study_id`` and the columns that the analysis file declares as subgroups.
     archive, predictions
-        Images and label maps, and what was scored: for pictures of the worst misses (:mod:`evaluation.misses`).
+        Images and label maps, and what was scored: for pictures of the worst misses (:mod:`evaluation.report.missed_lesions`).
     patients
         What ``--patients`` says, in place of what is recorded beside the scores.
     few_patients
@@ -89,7 +89,7 @@ def compare(
     Raises
     ------
     OncoduetError
-        As :func:`evaluation.scored_runs.read_scored_runs`; also for faults in the analysis file, for another number of
+        As :func:`evaluation.metrics.scored_runs.read_scored_runs`; also for faults in the analysis file, for another number of
         configurations than 2 to 12, for more than 20 runs of one, where the ids leave patients open or these are few,
         and for an output that holds files of other origin under the same names. Nothing is written.
     """

@@ -1,341 +1,126 @@
-"""Planning: how many runs and cases a question needs, whether the tests keep their level, may a campaign stop.
+"""What ``python -m evaluation plan`` does with its options: check, ask :mod:`evaluation.planning.power`, write the record."""
 
-Answers are tables of text beside the record that ``--output`` writes. A pilot, some scored runs, replaces the assumed
-metric, prevalence and spreads by its own.
-"""
-
-import logging
-import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+import argparse
 from pathlib import Path
 
-import numpy as np
-from scipy.special import ndtr
-from scipy.stats import norm, rankdata
+from pydantic import BaseModel
 
-from contract.cards import Frozen
-from contract.errors import OncoduetError
-from contract.files import sha256_file
-from contract.records import Record
-from evaluation.analysis import Metric, read_analysis
-from evaluation.case_level import MetricByPatient, by_patient, own_variance_by_cases
-from evaluation.outcomes import FloatArray
-from evaluation.scored_runs import ScoredRun, group_by_configuration, read_scored_runs
-from evaluation.sequential import Looked, look, simulate_looks
-from evaluation.simulation import NULLS, RATES, Rate, World, false_positives, null_world, power, separation_of
-from evaluation.verdict import METRIC_NAMES
-
-_log = logging.getLogger(__name__)
+from contract.errors import OncoduetError, UsageError
+from contract.outputs import Output, require_apart
+from contract.records import write_record
+from evaluation.planning.power import (
+    Table,
+    pilot_world,
+    plan_looks,
+    plan_looks_by_simulation,
+    plan_power,
+    plan_simulation,
+)
+from evaluation.planning.simulation import World
+from evaluation.statistics.verdict import METRIC_NAMES
 
 
-@dataclass(frozen=True)
-class Table:
-    """What is shown of an answer."""
+def answer(options: argparse.Namespace) -> Table:
+    """Answer the question that the options ask, and write its record into ``--output``.
 
-    title: str
-    header: Sequence[str]
-    rows: Sequence[Sequence[str]]
-    note: str
-
-
-class Share(Frozen):
-    """A share of simulated studies, with its 95 % interval by the chance of simulation."""
-
-    share: float
-    interval: tuple[float, float]
-
-
-class Design(Frozen):
-    """So many runs per configuration on so many cases, and how often they show the difference."""
-
-    runs: int
-    cases: int
-    shown: Mapping[str, Share]
-    """``run level``, ``case level``, ``better`` and, with a margin, ``on par``."""
-
-
-class PlanRecord(Record):
-    """``plan.json``."""
-
-    question: str
-    metric: Metric
-    assumptions: Mapping[str, float]
-    pilot: Mapping[str, float]
-    """What the pilot gave; empty without one."""
-    alpha: float
-    comparisons: int
-    studies: int
-    seed: int
-    designs: tuple[Design, ...]
-    false_positives: Mapping[str, Mapping[str, Share]]
-    """By what "no difference" means and by test."""
-    sentence: str
-
-
-def plan_power(
-    world: World,
-    *,
-    runs: Sequence[int],
-    cases: Sequence[int],
-    target: float,
-    alpha: float,
-    comparisons: int,
-    margin: float | None,
-    studies: int,
-    seed: int,
-    workers: int = 1,
-    pilot: Mapping[str, float] | None = None,
-) -> tuple[PlanRecord, Table]:
-    """Tell by simulation how many runs and cases show ``world.difference`` with the wanted power.
-
-    Parameters
-    ----------
-    world
-        What is assumed; its numbers of runs and cases are replaced by those of the grid.
-    target
-        Wanted power of the code *better*.
-    comparisons
-        Of the family: each is tested at alpha over this number, which is Holm's first step and so on the safe side.
+    Raises
+    ------
+    UsageError
+        Options that belong together are not together.
+    OncoduetError
+        A number is out of range, a file is wrong, or the output holds one of other origin under the record's name.
     """
-    grid = [(n, m) for n in sorted(set(runs)) for m in sorted(set(cases))]
-    designs = []
-    for n, m in grid:
-        found = power(
-            replace(world, runs=n, cases=m),
-            studies=studies,
-            alpha=alpha / comparisons,
-            seed=seed,
-            margin=margin,
-            workers=workers,
+    _check(options)
+    if options.output is not None:
+        require_apart(options.output, scores=options.scores, pilot=options.pilot)
+        _place(options.output, "sequential.json" if options.sequential else "plan.json").check()
+    if options.sequential and not options.simulate:
+        if not options.scores or not options.analysis:
+            raise UsageError("plan --sequential: expected --scores and --analysis, or --simulate")
+        looked, table = plan_looks(options.scores, options.analysis)
+        _write(options.output, "sequential.json", looked)
+        return table
+    if options.sequential:
+        return plan_looks_by_simulation(
+            options.looks,
+            alpha=options.alpha,
+            studies=options.studies,
+            seed=options.seed,
+            difference=options.difference,
+            run_sd=options.run_sd,
         )
-        designs.append(Design(runs=n, cases=m, shown=_shares(found)))
-        _log.info("%d runs per configuration, %d cases: done", n, m)
-    enough = [each for each in designs if each.shown["better"].share >= target]
-    if enough:
-        best = min(enough, key=lambda each: (each.runs * each.cases, each.runs))
-        sentence = (
-            f"{best.runs} runs per configuration on {best.cases} cases show a difference of {world.difference:g} with "
-            f"{100 * best.shown['better'].share:.0f} % power: the fewest predictions among these designs that reach "
-            f"{100 * target:.0f} %."
+    world = World(
+        runs=options.runs[0] if len(options.runs) == 1 else 10,
+        cases=options.cases[0] if len(options.cases) == 1 else 300,
+        auroc=options.auroc,
+        difference=options.difference,
+        prevalence=options.prevalence,
+        run_sd=options.run_sd,
+        metric=options.metric,
+    )
+    pilot: dict[str, float] = {}
+    if options.pilot:
+        world, pilot = pilot_world(options.pilot, world)
+    aim = world.value + world.difference
+    if not 0 < aim < 1:
+        raise OncoduetError(f"expected {METRIC_NAMES[world.metric]} plus difference within 0 and 1, found {aim:g}")
+    if options.simulate:
+        record, table = plan_simulation(
+            world,
+            alpha=options.alpha,
+            studies=options.studies,
+            seed=options.seed,
+            workers=options.workers,
+            pilot=pilot,
         )
     else:
-        best = max(designs, key=lambda each: each.shown["better"].share)
-        sentence = (
-            f"None of these designs shows a difference of {world.difference:g} with {100 * target:.0f} % power; the "
-            f"best, {best.runs} runs on {best.cases} cases, reaches {100 * best.shown['better'].share:.0f} %."
+        record, table = plan_power(
+            world,
+            runs=options.runs,
+            cases=options.cases,
+            target=options.power,
+            alpha=options.alpha,
+            comparisons=options.comparisons,
+            margin=options.margin,
+            studies=options.studies,
+            seed=options.seed,
+            workers=options.workers,
+            pilot=pilot,
         )
-    record = _record(
-        f"power for a difference of {world.difference:g} in {METRIC_NAMES[world.metric]}",
-        world,
-        alpha=alpha,
-        comparisons=comparisons,
-        studies=studies,
-        seed=seed,
-        designs=tuple(designs),
-        pilot=dict(pilot or {}),
-        sentence=sentence,
-    )
-    names = list(designs[0].shown)
-    rows = [
-        [str(each.runs), str(each.cases), *(f"{100 * each.shown[name].share:.0f} %" for name in names)]
-        for each in designs
-    ]
-    note = (
-        f"{studies} simulated studies per row (± {100 * 1.96 * math.sqrt(0.25 / studies):.0f} points at most). Run "
-        "level: the methods differ on this test set. Case level: they differ on new cases. Better: both, and the "
-        "two-level interval excludes 0. " + _assumed(world)
-    )
-    return record, Table(
-        f"Power for {world.difference:+g} {METRIC_NAMES[world.metric]}",
-        ["runs", "cases", *names],
-        rows,
-        f"{note}\n{sentence}",
-    )
+    _write(options.output, "plan.json", record)
+    return table
 
 
-def plan_simulation(
-    world: World, *, alpha: float, studies: int, seed: int, workers: int = 1, pilot: Mapping[str, float] | None = None
-) -> tuple[PlanRecord, Table]:
-    """Show by simulation how often the tests and the verdict see a difference where there is none."""
-    found = {}
-    for null in NULLS:
-        found[null] = false_positives(null_world(world, null), studies=studies, alpha=alpha, seed=seed, workers=workers)
-        _log.info("%s: done", null)
-    retrained = found[NULLS[0]]
-    sentence = (
-        f"Same method, retrained: the verdict is wrong in {_percent(retrained[RATES[3]])} of studies, bootstrapping "
-        f"single runs in {_percent(retrained[RATES[4]])}."
-    )
-    record = _record(
-        f"false positives by {METRIC_NAMES[world.metric]}",
-        world,
-        alpha=alpha,
-        comparisons=1,
-        studies=studies,
-        seed=seed,
-        false_positives={null: _shares(rates) for null, rates in found.items()},
-        pilot=dict(pilot or {}),
-        sentence=sentence,
-    )
-    rows = [[rate, *(_percent(found[null][rate]) for null in NULLS)] for rate in RATES]
-    note = (
-        f"{studies} studies per column, {world.runs} runs per configuration, {world.cases} cases, α = {alpha:g}; in "
-        "brackets 95 % by the chance of simulation. Swaps alone speak of the networks that were trained: where runs "
-        "differ in quality they take luck in training for the method, so the case level also asks for runs and cases. "
-        "Of two methods that are equally good the run level rightly finds that they differ on this "
-        "test set. " + _assumed(world)
-    )
-    return record, Table(f"False positives by {METRIC_NAMES[world.metric]}", ["", *NULLS], rows, f"{note}\n{sentence}")
-
-
-def plan_looks(scores: Sequence[Path], analysis: Path) -> tuple[Looked, Table]:
-    """Decide whether the campaign that these scored runs belong to may stop.
-
-    Raises
-    ------
-    OncoduetError
-        As :func:`evaluation.scored_runs.read_scored_runs` and :func:`evaluation.sequential.look`.
-    """
-    plan, runs = read_analysis(analysis), read_scored_runs(scores)
-    declared = plan.pairs(list(group_by_configuration(runs)), analysis)
-    found = look(runs, plan, declared, analysis=sha256_file(analysis))
-    rows = [
-        [
-            f"{each.a} – {each.b}",
-            each.metric,
-            f"{each.runs[0]} v {each.runs[1]}",
-            "–" if each.difference is None else f"{each.difference:+.4f}",
-            *("–" if p is None else f"{p:.4g}" for p in (each.p, each.p_holm, each.best_p_at_the_end)),
-            each.state,
-        ]
-        for each in found.comparisons
-    ]
-    note = (
-        f"Looks at {', '.join(map(str, found.looks))} runs per configuration; this one may spend "
-        f"{found.alpha_here:.4g} of {found.alpha:g}, the last one {found.alpha_at_the_end:.4g}."
-    )
-    header = ["comparison", "metric", "runs", "difference", "p", "Holm", "best p at the end", "state"]
-    return found, Table("Looks at a running campaign", header, rows, f"{note}\n{found.sentence}")
-
-
-def plan_looks_by_simulation(
-    looks: Sequence[int], *, alpha: float, studies: int, seed: int, difference: float, run_sd: float
-) -> Table:
-    """Show what looking at a campaign does to the type-I error, and how many runs it spares."""
-    rows = []
-    for name, size in (("no difference", 0.0), (f"difference {difference:g}", difference)):
-        found = simulate_looks(looks, alpha=alpha, studies=studies, seed=seed, difference=size, run_sd=run_sd)
-        rows.append(
-            [
-                name,
-                f"{100 * found.shown:.1f} %",
-                f"{100 * found.shown_without_spending:.1f} %",
-                f"{found.mean_runs:.1f} of {looks[-1]}",
-            ]
-        )
-    note = (
-        f"{studies} campaigns, looks at {', '.join(map(str, looks))} runs per configuration, spread of runs "
-        f"{run_sd:g}. Without spending: every look uses all of α."
-    )
-    return Table("Looking", ["", "shown", "without spending", "mean runs"], rows, note)
-
-
-def pilot_world(scores: Sequence[Path], world: World) -> tuple[World, dict[str, float]]:
-    """Take the metric, prevalence and spreads from scored runs: of each configuration at least two runs.
-
-    Likelihoods become normal scores within run and class. Their mean correlation between runs of one configuration is
-    the share of case and method together, that between runs of two configurations the share of the case alone. The
-    spread of the metric between runs is the observed one without what the sampling of cases adds to it. Under a metric
-    other than AUROC the world gets the AUROC that goes with its value.
-
-    Raises
-    ------
-    OncoduetError
-        No configuration has two runs, or the test set lacks positive or negative cases.
-    """
-    runs = [run for run in read_scored_runs(scores) if not run.is_baseline and not run.is_ensemble]
-    groups = [members for members in group_by_configuration(runs).values() if len(members) > 1]
-    where = ", ".join(map(str, scores))
-    if not groups:
-        raise OncoduetError(f"{where}: expected a pilot with two runs of a configuration, found none")
-    truth = groups[0][0].truth
-    if not 1 < truth.positive_count < len(truth.case_ids) - 1:
-        raise OncoduetError(f"{where}: expected positive and negative cases in the pilot, found one kind")
-    scored = [np.stack([_normal_scores(run) for run in members]) for members in groups]
-    within = float(np.mean([_mean_correlation(each, each) for each in scored]))
-    across = [_mean_correlation(a, b) for k, a in enumerate(scored) for b in scored[:k]]
-    between = min(within, float(np.mean(across))) if across else within / 2
-    measured = [by_patient(truth, [run.outcome for run in members])[world.metric] for members in groups]
-    values = np.concatenate([each.values for each in measured])
-    prevalence = truth.positive_count / len(truth.case_ids)
-    found = replace(
-        world,
-        auroc=float(ndtr(separation_of(world.metric, float(values.mean()), prevalence) / math.sqrt(2))),
-        prevalence=prevalence,
-        run_sd=math.sqrt(max(0.0, float(np.mean([_run_variance(each) for each in measured])))),
-        case_share=max(0.0, between),
-        method_share=max(0.0, within - max(0.0, between)),
-    )
-    pilot = {
-        "configurations": float(len(groups)),
-        "runs": float(sum(map(len, groups))),
-        "cases": float(len(truth.case_ids)),
-        "correlation_within": within,
-        "correlation_between": between,
-        world.metric: float(values.mean()),
+def _check(options: argparse.Namespace) -> None:
+    limits = {
+        "--difference": ([options.difference], -1.0, 1.0),
+        "--runs": (options.runs, 2, 100),
+        "--cases": (options.cases, 20, 100_000),
+        "--looks": (options.looks, 2, 100),
+        "--power": ([options.power], 0.01, 0.999),
+        "--margin": ([0.01 if options.margin is None else options.margin], 1e-6, 1.0),
+        "--alpha": ([options.alpha], 1e-6, 0.499),
+        "--comparisons": ([options.comparisons], 1, 1000),
+        "--auroc": ([options.auroc], 0.5, 0.9999),
+        "--prevalence": ([options.prevalence], 0.001, 0.999),
+        "--run-sd": ([options.run_sd], 0.0, 0.2),
+        "--studies": ([options.studies], 20, 1_000_000),
+        "--seed": ([options.seed], 0, 2**63),
+        "--workers": ([options.workers], 1, 1024),
     }
-    return found, pilot
+    for name, (values, low, high) in limits.items():
+        for value in values:
+            if not low <= value <= high:
+                raise OncoduetError(f"{name}: expected {low:g} to {high:g}, found {value:g}")
+    if list(options.looks) != sorted(set(options.looks)):
+        raise OncoduetError(f"--looks: expected rising numbers of runs, found {' '.join(map(str, options.looks))}")
 
 
-def _normal_scores(run: ScoredRun) -> FloatArray:
-    scores = np.empty(run.outcome.likelihood.size)
-    for kind in (run.truth.positive, ~run.truth.positive):
-        values = norm.ppf((rankdata(run.outcome.likelihood[kind]) - 0.5) / kind.sum())
-        scores[kind] = values / max(1e-12, values.std())
-    return scores
+def _write(output: Path | None, name: str, record: BaseModel) -> None:
+    if output is not None:
+        with _place(output, name).staged() as stage:
+            write_record(stage / name, record)
 
 
-def _mean_correlation(a: FloatArray, b: FloatArray) -> float:
-    """Of the rows of one with those of the other; of one with itself: of its different rows."""
-    products = a @ b.T / a.shape[1]
-    return float(products[~np.eye(len(a), dtype=bool)].mean() if a is b else products.mean())
-
-
-def _run_variance(measured: MetricByPatient) -> float:
-    """Variance of the metric between runs, less what each run sees of the cases in its own way."""
-    return float(measured.values.var(ddof=1)) - own_variance_by_cases(measured.influence)
-
-
-def _record(question: str, world: World, **values: object) -> PlanRecord:
-    assumptions = {
-        "auroc": world.auroc,
-        "difference": world.difference,
-        "prevalence": world.prevalence,
-        "run_sd": world.run_sd,
-        "case_share": world.case_share,
-        "method_share": world.method_share,
-        "run_share": world.run_share,
-    }
-    empty: dict[str, object] = {"designs": (), "false_positives": {}, "metric": world.metric}
-    return PlanRecord.model_validate({"question": question, "assumptions": assumptions, **empty, **values})
-
-
-def _shares(rates: Mapping[str, Rate]) -> dict[str, Share]:
-    return {name: Share(share=rate.value, interval=rate.interval) for name, rate in rates.items()}
-
-
-def _percent(rate: Rate) -> str:
-    low, high = rate.interval
-    return f"{100 * rate.value:.1f} % [{100 * low:.1f}, {100 * high:.1f}]"
-
-
-def _assumed(world: World) -> str:
-    value = "" if world.metric == "auroc" else f" and so {METRIC_NAMES[world.metric]} {world.value:.3f}"
-    candidates = "" if world.metric == "auroc" else " One candidate per case, one lesion per positive case."
-    return (
-        f"Assumed: AUROC {world.auroc:.3f}{value}, prevalence {world.prevalence:.2f}, spread between runs "
-        f"{world.run_sd:.4f}; "
-        f"variance by case {world.case_share:.2f}, method × case {world.method_share:.2f}, run × case "
-        f"{world.run_share:.2f}.{candidates}"
-    )
+def _place(output: Path, name: str) -> Output:
+    return Output(output, f"evaluation plan {name}", [name])

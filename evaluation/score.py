@@ -22,13 +22,21 @@ from contract.patients import FILE as PATIENTS
 from contract.patients import patients_by_case, require_named, said_patients
 from contract.provenance import writer
 from contract.records import MetricsRecord, Source, write_record
-from evaluation import picai, strict
-from evaluation.case_files import case_name, listed
-from evaluation.cases import Case, MatchingRule, Prediction, ScoredCase, Truth, read_case, read_case_as_picai_eval
-from evaluation.components import connect
-from evaluation.metrics import picai_metrics, strict_metrics
-from evaluation.predictions import SOURCE, Run, find_runs
-from evaluation.truth import OnMissing, TruthFolder, find_truth
+from evaluation.inputs.case_files import case_name, listed
+from evaluation.inputs.predictions import SOURCE, Run, find_runs
+from evaluation.inputs.truth import OnMissing, TruthFolder, find_truth
+from evaluation.masks.components import connect
+from evaluation.matching import picai, strict
+from evaluation.matching.cases import (
+    Case,
+    MatchingRule,
+    Prediction,
+    ScoredCase,
+    Truth,
+    read_case,
+    read_case_as_picai_eval,
+)
+from evaluation.metrics.summary import picai_metrics, strict_metrics
 
 COMMAND = "evaluation score"
 METRICS = "metrics.json"
@@ -76,9 +84,9 @@ def score(
     Parameters
     ----------
     predictions
-        A folder as :mod:`evaluation.predictions` describes.
+        A folder as :mod:`evaluation.inputs.predictions` describes.
     truth
-        A folder as :mod:`evaluation.truth` describes.
+        A folder as :mod:`evaluation.inputs.truth` describes.
     output
         Gets ``metrics.json``, ``cases.csv``, ``lesions.csv`` and, where the predictions have one, ``source.json``, and
         where ids alone do not tell the patients, ``patients.csv``; for several runs a folder with these each.

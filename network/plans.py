@@ -73,7 +73,7 @@ Word = Annotated[str, Field(min_length=1, max_length=200, pattern=r"^[A-Za-z0-9]
 Text = Annotated[str, Field(max_length=200)]
 Count = Annotated[int, Field(ge=1, le=32)]
 Features = Annotated[int, Field(ge=1, le=2**20)]
-"""Far more than memory holds: of a plan of one's own it is told what it would take (``training.campaign.costs``)."""
+"""Far more than memory holds: of a plan of one's own it is told what it would take (``training.campaign.estimate``)."""
 Kernel = Literal[1, 3, 5, 7, 9, 11]
 Stride = Annotated[int, Field(ge=1, le=8)]
 Length = Annotated[int, Field(ge=1, le=8192)]

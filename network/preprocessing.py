@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from contract.volume import Float32Array, LabelArray
+from contract.images.volume import Float32Array, LabelArray
 from network.plans import CONFIGURATION, require_plans
 from network.resampling import resample_by_slabs
 

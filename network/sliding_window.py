@@ -25,7 +25,7 @@ from typing import Literal
 import numpy as np
 import torch
 
-from network.allocation import freed_memory_kept
+from network.malloc import freed_memory_kept
 
 Precision = Literal["fp32", "bf16"]
 Region = tuple[slice, slice, slice]

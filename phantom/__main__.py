@@ -1,6 +1,6 @@
 """``python -m phantom`` writes a phantom archive; ``python -m phantom sheet`` shows some of its studies as an image."""
 
-from contract.signals import heed_signals
+from contract.process.signals import heed_signals
 
 if __name__ == "__main__":
     heed_signals()  # before what takes long to import
@@ -13,8 +13,8 @@ from functools import partial
 from pathlib import Path
 
 from contract.cards import load_card
-from contract.command import Parser, run_command
-from contract.terminal import console, log_to_stdout, progress_on
+from contract.process.command import Parser, run_command
+from contract.process.terminal import console, log_to_stdout, progress_on
 from phantom.archive import Order, write_archive
 from phantom.cohort import POPULATIONS
 
@@ -84,7 +84,7 @@ def _write_archive(options: argparse.Namespace) -> None:
 
 
 def _draw_sheet(options: argparse.Namespace) -> None:
-    from phantom.sheet import draw_sheet  # noqa: PLC0415 (matplotlib loads slowly, and only the sheet needs it)
+    from phantom.contact_sheet import draw_sheet  # noqa: PLC0415 (matplotlib loads slowly, and only the sheet needs it)
 
     draw_sheet(load_card(options.card), options.archive, options.output)
 

@@ -8,7 +8,7 @@ import numpy as np
 
 from contract.cards import Card
 from contract.errors import OncoduetError
-from phantom import abdomen, bpmri, ct, prostate
+from phantom import abdomen, ct, mri, prostate
 from phantom.cohort import CasePlan, LesionVolumes, Population
 from phantom.study import LabelValues, PhantomStudy
 
@@ -41,7 +41,7 @@ class Generator:
 
 GENERATORS: Mapping[frozenset[str], Generator] = {
     frozenset({"t2w", "adc", "hbv"}): Generator(
-        bpmri.draw_study,
+        mri.draw_study,
         case_column="case_csPCa",
         volumes=prostate.LESION_VOLUMES,
         windows_by_channel={"adc": (500.0, 2000.0)},

@@ -1,6 +1,6 @@
 """Command line of the training: prepare, run, campaign, status, verify, sweep, bundle, predict."""
 
-from contract.signals import exit_code, heed_signals
+from contract.process.signals import exit_code, heed_signals
 
 if __name__ == "__main__":
     heed_signals()  # before what takes long to import
@@ -16,12 +16,12 @@ from typing import TYPE_CHECKING, get_args
 
 from rich.console import Console
 
-from contract.command import Parser, run_command
-from contract.terminal import console, log_to_stdout
+from contract.process.command import Parser, run_command
+from contract.process.terminal import console, log_to_stdout
 from network.device import HELP, Device, Kind, choose_device, machine_gpu
 
 if TYPE_CHECKING:
-    from training.campaign.costs import Side
+    from training.campaign.estimate import Side
     from training.campaign.plan import Campaign
 
 
@@ -51,7 +51,7 @@ def _prepare(options: argparse.Namespace, console: Console) -> None:
 
 
 def _run(options: argparse.Namespace, console: Console) -> None:
-    from training.prepared import load_prepared  # noqa: PLC0415
+    from training.dataset.prepared import load_prepared  # noqa: PLC0415
     from training.run import Wishes, plan_run, show  # noqa: PLC0415
 
     run = plan_run(
@@ -83,8 +83,8 @@ def _verify(options: argparse.Namespace, console: Console) -> None:
 
 def _campaign(options: argparse.Namespace, console: Console) -> None:
     from training.campaign import load_campaign  # noqa: PLC0415
-    from training.campaign.local import local_side, make_locally  # noqa: PLC0415
-    from training.campaign.slurm import job_device, make_on_slurm, slurm_side  # noqa: PLC0415
+    from training.campaign.local_executor import local_side, make_locally  # noqa: PLC0415
+    from training.campaign.slurm_executor import job_device, make_on_slurm, slurm_side  # noqa: PLC0415
 
     campaign = load_campaign(options.campaign, prepared=options.prepared, output=options.output)
     on_slurm = options.executor == "slurm"
@@ -129,8 +129,8 @@ def _told_upstream(wanted: Device, console: Console) -> Kind:
 
 def _estimate(campaign: "Campaign", side: "Side", console: Console) -> None:
     """Show the runs and what the missing ones will cost; as the campaign itself, refuse what cannot be done."""
-    from training.campaign.costs import bill, hours_line, paces  # noqa: PLC0415
-    from training.campaign.progress import Watch, table  # noqa: PLC0415
+    from training.campaign.estimate import bill, hours_line, paces  # noqa: PLC0415
+    from training.campaign.status import Watch, table  # noqa: PLC0415
 
     snapshot = Watch(campaign).look()
     console.print(table(snapshot))
@@ -143,17 +143,19 @@ def _estimate(campaign: "Campaign", side: "Side", console: Console) -> None:
 
 def _status(options: argparse.Namespace, console: Console) -> None:
     from training.campaign import load_campaign  # noqa: PLC0415
-    from training.campaign.display import watch_from_outside  # noqa: PLC0415
+    from training.campaign.console import watch_from_outside  # noqa: PLC0415
 
     campaign = load_campaign(options.campaign, prepared=options.prepared, output=options.output)
     watch_from_outside(campaign, console, until_finished=options.watch)
 
 
 def _sweep(options: argparse.Namespace, console: Console) -> None:
-    from training.detection.map_sweep import Whereabouts, show, sweep_maps, verdict  # noqa: PLC0415
+    from training.sweep import Whereabouts, show, sweep_maps, verdict  # noqa: PLC0415
 
     device = _told(options, console, asleep=True)  # the GPU is for the programs that predict
-    logging.getLogger("training.judging").setLevel(logging.WARNING)  # nine tables of the evaluation; here is one
+    logging.getLogger("training.validation.predict_and_score").setLevel(
+        logging.WARNING
+    )  # nine tables of the evaluation; here is one
     record = sweep_maps(
         options.runs,
         options.output,

@@ -26,7 +26,7 @@ from contract.records import BundleRecord, Member, RunRecord, Stage, StageRecord
 from contract.upload import check_model
 from network.weights import load_weights, tensors_sha256
 from training.nndetection.model import is_upstream
-from training.run_folder import RunFolder
+from training.run_folder.folder import RunFolder
 
 
 @dataclass(frozen=True)

@@ -18,18 +18,19 @@ from contract.archive import Study, all_of, archive_licence, archive_patients, l
 from contract.cards import Card, card_path, load_card
 from contract.errors import OncoduetError, UsageError, one_line, some
 from contract.files import sha256_file, sha256_json, write_json, write_text
+from contract.images.volume import LabelArray, Volume
 from contract.outputs import Output, require_apart, require_folder
+from contract.process.terminal import progress_on
 from contract.records import Stage, write_record
-from contract.terminal import progress_on
-from contract.volume import LabelArray, Volume
 from network.localisation import true_region
 from network.preprocessing import Preprocessed
 from network.study import Scan, classes_on, read_scan, read_truth, stack
-from training.engines import nnunet_data
-from training.engines.nnunet_data import StackedStudy
-from training.logs import log_to
-from training.lost_lesions import Lesion, lesions_on, lost_lesions
-from training.prepared import (
+from training.dataset import nnunet_planning
+from training.dataset.archive_stamps import FILE as SOURCES
+from training.dataset.archive_stamps import SourcesRecord, glance, read_sources, same_studies, stamp_study
+from training.dataset.lost_lesions import Lesion, lesions_on, lost_lesions
+from training.dataset.nnunet_planning import StackedStudy
+from training.dataset.prepared import (
     LOCALISATION,
     PARTS,
     RECORD,
@@ -44,8 +45,7 @@ from training.prepared import (
     parts,
     require_cases_alone,
 )
-from training.sources import FILE as SOURCES
-from training.sources import SourcesRecord, glance, read_sources, same_studies, stamp_study
+from training.run_folder.logs import log_to
 
 OnBadStudy = Literal["stop", "skip"]
 """``stop``: a study that is wrong ends it, once all such are known; ``skip``: they are left out, and named."""
@@ -293,19 +293,19 @@ def _preprocess(
 ) -> PreparedRecord:
     """Fingerprint, plan and preprocessing of one stage's studies, into its folder."""
     case_ids = [study.case_id for study in stacked.records]
-    dataset = nnunet_data.dataset_json(stacked.card, studies=len(case_ids))
-    samples = nnunet_data.samples_per_case(
+    dataset = nnunet_planning.dataset_json(stacked.card, studies=len(case_ids))
+    samples = nnunet_planning.samples_per_case(
         studies=len(case_ids), largest_foreground_voxels=max(stacked.foreground_voxels[each] for each in case_ids)
     )
     what = "" if stacked.stage == "detection" else f" ({stacked.stage})"
     analysis = progress.add_task(f"take fingerprint{what}", total=len(case_ids))
-    fingerprint = nnunet_data.fingerprint(
+    fingerprint = nnunet_planning.fingerprint(
         case_ids, stacked.read, samples_per_case=samples, done=lambda: progress.advance(analysis)
     )
     planning = work / f"planning-{stacked.stage}"
-    plans = nnunet_data.plan(dataset, fingerprint, name=f"Dataset001_{card.name}", work=planning)
+    plans = nnunet_planning.plan(dataset, fingerprint, name=f"Dataset001_{card.name}", work=planning)
     for case_id in progress.track(case_ids, description=f"preprocess{what}"):
-        preprocessed = nnunet_data.preprocess_case(
+        preprocessed = nnunet_planning.preprocess_case(
             case_id, stacked.read(case_id), plans=plans, dataset=dataset, output=folder / "cases"
         )
         stacked.note_lost(case_id, preprocessed, plans)

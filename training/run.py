@@ -23,6 +23,7 @@ from rich.console import Console
 from contract.errors import OncoduetError, UsageError
 from contract.files import sha256_file, sha256_json, writable, write_json, write_text
 from contract.outputs import require_apart, require_folder
+from contract.process.terminal import progress_on, said
 from contract.records import (
     CheckpointPolicy,
     Epoch,
@@ -32,28 +33,27 @@ from contract.records import (
     read_record,
     write_record,
 )
-from contract.terminal import progress_on, said
 from network.device import Device, Kind, choose_device, free_device_memory, memory_or_refuse, require_same_device
-from training import circumstances
-from training.checkpoints import Checkpoints
-from training.configurations import (
+from training.configuration import (
     Configuration,
     DetectorConfiguration,
     SegmentationConfiguration,
     UpstreamConfiguration,
     load_configuration,
 )
-from training.logs import open_log
-from training.prepared import Fold, Prepared
-from training.profiles import Profile, edited_plans, load_profile
-from training.run_folder import RunFolder
-from training.run_lock import alone
-from training.selection import NEED, select
-from training.sources import reachable_archive, unchanged_archive
-from training.turns import Steps, finished, in_turns
+from training.dataset.archive_stamps import reachable_archive, unchanged_archive
+from training.dataset.prepared import Fold, Prepared
+from training.profile import Profile, edited_plans, load_profile
+from training.run_folder import environment
+from training.run_folder.checkpoints import Checkpoints
+from training.run_folder.folder import RunFolder
+from training.run_folder.lock import alone
+from training.run_folder.logs import open_log
+from training.trainers.interleaving import Steps, finished, in_turns
+from training.validation.checkpoint_selection import NEED, select
 
 if TYPE_CHECKING:
-    from training.engines import nnunet
+    from training.trainers import nnunet
 
 UPSTREAM_NEED = "nnDetection gets its images"
 _LEANER = "fewer runs beside it (resources.packed), or a smaller batch or patch in the profile's plan, take less"
@@ -151,7 +151,8 @@ class Run:
     def task(self, folder: RunFolder, device: Kind) -> "nnunet.Task":
         """What the engine is asked to do."""
         from network.detection.anchors import AnchorPlan  # noqa: PLC0415 - takes seconds to import
-        from training.engines import nnunet, retina_unet  # noqa: PLC0415
+        from training.retina_unet import trainer  # noqa: PLC0415
+        from training.trainers import nnunet  # noqa: PLC0415
 
         common: dict[str, Any] = {
             "name": str(folder.path),
@@ -171,7 +172,7 @@ class Run:
         }
         if isinstance(self.configuration, DetectorConfiguration):
             anchors = read_record(folder.anchors, AnchorPlan)
-            return retina_unet.DetectorTask(**common, loss=(), anchors=anchors, shape=self.configuration)
+            return trainer.DetectorTask(**common, loss=(), anchors=anchors, shape=self.configuration)
         assert isinstance(self.configuration, SegmentationConfiguration)
         return nnunet.Task(**common, loss=self.configuration.loss)
 
@@ -184,8 +185,8 @@ class Run:
             No training lesion is left after preprocessing, or a study is damaged.
         """
         from network.detection.anchors import level_strides  # noqa: PLC0415
-        from training.detection.anchor_planning import plan_anchors  # noqa: PLC0415
-        from training.detection.lesions import lesion_sizes  # noqa: PLC0415
+        from training.retina_unet.anchor_planning import plan_anchors  # noqa: PLC0415
+        from training.retina_unet.lesion_sizes import lesion_sizes  # noqa: PLC0415
 
         if not isinstance(self.configuration, DetectorConfiguration) or folder.anchors.is_file():
             return
@@ -220,11 +221,11 @@ class Run:
             dataset_fingerprint=self.prepared.record.dataset_fingerprint,
             data_licence=self.prepared.record.data_licence,
             checkpoint=self.keep,
-            versions={**circumstances.versions(), **more_versions},
-            hardware=circumstances.hardware(device, self.profile.threads),
-            torch=circumstances.torch_build() if state != "planned" else {},
-            container=circumstances.container(),
-            command_line=circumstances.command_line(),
+            versions={**environment.versions(), **more_versions},
+            hardware=environment.hardware(device, self.profile.threads),
+            torch=environment.torch_build() if state != "planned" else {},
+            container=environment.container(),
+            command_line=environment.command_line(),
             prepared_folder=str(self.prepared.folder.resolve()),
             wall_s=round(wall_s, 3),
             cpu_s=round(cpu_s, 3),
@@ -532,8 +533,9 @@ def _make_network(
 ) -> Steps[RunRecord]:
     """Train a network of ours and choose its weights; ``progress`` is kept up to date."""
     from network.weights import load_weights, save_weights, tensors_sha256  # noqa: PLC0415
-    from training.engines import nnunet, retina_unet  # noqa: PLC0415
-    from training.tensorboard import Curves  # noqa: PLC0415
+    from training.retina_unet import trainer  # noqa: PLC0415
+    from training.run_folder.tensorboard import Curves  # noqa: PLC0415
+    from training.trainers import nnunet  # noqa: PLC0415
 
     run = item.run
     curves = Curves(folder.tensorboard)
@@ -548,8 +550,8 @@ def _make_network(
     with closing(curves):
         run.plan_anchors(folder)
         task = run.task(folder, device)
-        if isinstance(task, retina_unet.DetectorTask):
-            trained = yield from retina_unet.steps(task, on_iteration=item.on_iteration, on_epoch=note)
+        if isinstance(task, trainer.DetectorTask):
+            trained = yield from trainer.steps(task, on_iteration=item.on_iteration, on_epoch=note)
         else:
             trained = yield from nnunet.steps(task, on_iteration=item.on_iteration, on_epoch=note)
     weights = trained.weights
@@ -558,8 +560,8 @@ def _make_network(
         chosen = select(run, folder, device=device, archive=wishes.archive, localisation=wishes.localisation)
         weights = load_weights(chosen)
         more_parents["selection"] = sha256_file(folder.selection)
-    if isinstance(task, retina_unet.DetectorTask):
-        write_record(folder.box_rule, retina_unet.sweep_box_rule(task, weights))
+    if isinstance(task, trainer.DetectorTask):
+        write_record(folder.box_rule, trainer.sweep_box_rule(task, weights))
         more_parents["box_rule"] = sha256_file(folder.box_rule)
     save_weights(folder.weights, weights)
     return run.record(

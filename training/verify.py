@@ -16,10 +16,10 @@ from contract.errors import OncoduetError
 from contract.files import read_json, sha256_file, sha256_json
 from contract.records import RunRecord, SelectionRecord, read_record
 from training.bundle import find_runs
+from training.dataset.archive_stamps import unchanged_archive
+from training.dataset.prepared import LOCALISATION, Prepared, load_prepared
 from training.nndetection.model import PARENT, is_upstream, model_files
-from training.prepared import LOCALISATION, Prepared, load_prepared
-from training.run_folder import RunFolder
-from training.sources import unchanged_archive
+from training.run_folder.folder import RunFolder
 
 
 @dataclass(frozen=True)

@@ -17,13 +17,13 @@ import numpy.typing as npt
 from pydantic import Field, NonNegativeFloat, PositiveInt
 
 from contract.cards import Frozen
-from contract.volume import Box
+from contract.images.volume import Box
 
 Float64Array = npt.NDArray[np.float64]
 Fill = Literal["cuboid", "ellipsoid", "segmentation"]
-"""What a box paints into the detection map; see :func:`network.detection.maps.detection_map`."""
+"""What a box paints into the detection map; see :func:`network.detection.painting.detection_map`."""
 CaseScore = Literal["maximum", "noisy-or", "top-k-mean"]
-"""How a case's findings become one likelihood; see :func:`network.detection.maps.case_likelihood`."""
+"""How a case's findings become one likelihood; see :func:`network.detection.painting.case_likelihood`."""
 
 STRONGEST = 10_000
 """Predictions that are clustered at most; the others are weaker than all of these."""
@@ -34,8 +34,8 @@ _TILE_DEVIATION = 0.8
 class BoxRule(Frozen):
     """Which predictions count, how they are clustered, and how boxes become a map and a likelihood; in the bundle.
 
-    The first three are swept on validation boxes (``training.detection.sweep``), fill and case score by the scores of
-    the maps (``training.detection.map_sweep``).
+    The first three are swept on validation boxes (``training.retina_unet.box_rule_sweep``), fill and case score by the scores of
+    the maps (``training.sweep``).
     """
 
     score_threshold: Annotated[float, Field(ge=0, lt=1)] = 0.0

@@ -12,9 +12,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from network.detection.architecture import DetectorOutput
 from network.detection.boxes import clip, decode, large_enough, mirror
 from network.detection.clustering import ScoredBoxes, suppress, tile_weights
+from network.detection.retina_unet import DetectorOutput
 from network.sliding_window import NotFiniteError
 
 STRONGEST_ANCHORS = 1000

@@ -2,7 +2,7 @@
 
 With ``--configuration retina-unet`` for a network that finds boxes; ``--plans`` takes some of the plans below.
 
-The numbers in ``training/campaign/costs.py`` rest on this. Each plan trains a few steps in a forked process, as a
+The numbers in ``training/campaign/estimate.py`` rest on this. Each plan trains a few steps in a forked process, as a
 campaign's runs do; what counts is how far its resident set grows beyond what it was at the fork.
 """
 
@@ -19,11 +19,11 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 import torch
 
-import training.engines.nnunet  # noqa: F401 - before the fork, as in a campaign
-from network.memory import held_bytes
-from training.campaign.costs import _PROCESS, needs, numbers_bytes, training_set_bytes
-from training.prepared import Prepared, load_prepared
-from training.profiles import PlanEdits
+import training.trainers.nnunet  # noqa: F401 - before the fork, as in a campaign
+from network.memory_plan import held_bytes
+from training.campaign.estimate import _PROCESS, needs, numbers_bytes, training_set_bytes
+from training.dataset.prepared import Prepared, load_prepared
+from training.profile import PlanEdits
 from training.run import Run, execute, plan_run
 
 PLANS = {  # features of the first stage, stages, most features, patch (z, y, x), batch, convolutions (encoder, decoder)

@@ -25,8 +25,8 @@ import measure
 import numpy as np
 from scipy import ndimage
 
-from algorithm.candidates import Rule, detection_map, extract_candidates
-from contract.volume import read_volume
+from algorithm.outputs.candidates import Rule, detection_map, extract_candidates
+from contract.images.volume import read_volume
 
 RULES: tuple[Rule, ...] = ("dynamic", "dynamic-v2", "dynamic-fast", 0.1)
 PEER = "report_guided_annotation"

@@ -44,20 +44,20 @@ from contract.errors import OncoduetError
 from contract.files import read_json
 from contract.records import read_record
 from network.detection.anchors import AnchorPlan, anchors_of_patch, level_strides
-from network.detection.architecture import RetinaUNet, build_retina_unet
 from network.detection.boxes import iou
 from network.detection.clustering import BoxRule, ScoredBoxes
-from network.detection.prediction import Detector, find_boxes
+from network.detection.inference import Detector, find_boxes
+from network.detection.retina_unet import RetinaUNet, build_retina_unet
 from network.detection.tiles import BOXES_PER_TILE, SAME_LESION_IOU, SMALLEST_SIZE_VOXELS, STRONGEST_ANCHORS
 from network.preprocessing import patch_size_zyx
 from network.sliding_window import BATCH, window_slices
 from network.weights import load_weights
-from training.detection.losses import DetectionLoss, Sampling
-from training.detection.matching import NEAREST_POSITIONS, match
-from training.detection.sweep import mean_average_precision
-from training.prepared import Prepared, load_prepared
-from training.profiles import PROFILES
-from training.run_folder import RunFolder
+from training.dataset.prepared import Prepared, load_prepared
+from training.profile import PROFILES
+from training.retina_unet.atss import NEAREST_POSITIONS, match
+from training.retina_unet.box_rule_sweep import mean_average_precision
+from training.retina_unet.loss import DetectionLoss, Sampling
+from training.run_folder.folder import RunFolder
 
 CARD = "cspca-picai"
 PEER = "MONAI"
@@ -227,10 +227,10 @@ def child(part: str, side: str, folder: Path, size: Size) -> Done:
 
 def write_patches(folder: Path, side: str) -> None:
     """The run's own batches and the fold's validation studies, for both sides; ``side`` does not matter."""
-    from training.detection.instances import labels_of, lesion_boxes  # noqa: PLC0415
-    from training.engines.nnunet import build_trainer  # noqa: PLC0415
-    from training.engines.retina_unet import DetectorTrainer  # noqa: PLC0415
+    from training.dataset.lesion_instances import labels_of, lesion_boxes  # noqa: PLC0415
+    from training.retina_unet.trainer import DetectorTrainer  # noqa: PLC0415
     from training.run import plan_run  # noqa: PLC0415
+    from training.trainers.nnunet import build_trainer  # noqa: PLC0415
 
     prepared: Prepared = load_prepared(folder / "prepared")
     profile = (folder / "profile").read_text(encoding="utf-8")

@@ -29,8 +29,8 @@ import SimpleITK as sitk
 from picai_eval.metrics import Metrics as OracleMetrics
 
 from contract.errors import OncoduetError
-from contract.volume import image_stem
-from evaluation.metrics import FALSE_POSITIVES_PER_CASE, Froc, sensitivity_key
+from contract.images.volume import image_stem
+from evaluation.metrics.summary import FALSE_POSITIVES_PER_CASE, Froc, sensitivity_key
 
 LESIONS_FOUND = 0.8
 OTHERS_PER_CASE = 0.7
@@ -165,7 +165,7 @@ class Bench:
     @staticmethod
     def inflated_by() -> str:
         """Which library inflates our files."""
-        from contract.integrity import zlib  # noqa: PLC0415
+        from contract.images.whole_image import zlib  # noqa: PLC0415
 
         return str(zlib.__name__)
 

@@ -27,8 +27,8 @@ import numpy as np
 
 from contract.cards import CARDS, load_card
 from contract.files import write_json
+from contract.images.volume import Grid, Volume, write_volume
 from contract.records import BundleRecord, Member, RunKey, write_record
-from contract.volume import Grid, Volume, write_volume
 
 CARD = "cspca-picai"
 DATASET = "Dataset001_benchmark"
@@ -148,8 +148,8 @@ class Bench:
 
     def difference(self, members: int) -> tuple[float, float, float]:
         """Between the averages of some members: the largest, the largest without the rim, and the mean."""
-        from algorithm.bundle import read_bundle  # noqa: PLC0415
-        from algorithm.prediction import load_predictor  # noqa: PLC0415
+        from algorithm.prediction.bundle import read_bundle  # noqa: PLC0415
+        from algorithm.prediction.predictor import load_predictor  # noqa: PLC0415
 
         bundle = read_bundle(self.folder / "model")
         some = bundle.record.members[:members]

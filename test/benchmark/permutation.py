@@ -24,8 +24,8 @@ import measure
 import numpy as np
 from scipy.stats import beta, rankdata
 
-from evaluation.outcomes import Outcome, Truth
-from evaluation.swaps import case_swap_tests, swap_differences
+from evaluation.metrics.outcomes import Outcome, Truth
+from evaluation.statistics.case_permutation import case_swap_tests, swap_differences
 
 SIDES = ("ap", "auroc")
 PEER = "loop"

@@ -5,7 +5,7 @@ from types import ModuleType
 import pytest
 
 from contract.records import read_record
-from evaluation.verdict import Verdict
+from evaluation.statistics.verdict import Verdict
 
 
 @pytest.fixture

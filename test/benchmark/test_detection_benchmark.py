@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from network.detection.anchors import AnchorPlan
-from network.detection.architecture import build_retina_unet
+from network.detection.retina_unet import build_retina_unet
 
 FOLDER = Path(__file__).parent
 PATCH = (4, 8, 12)

@@ -7,8 +7,8 @@ from types import ModuleType
 import pytest
 
 from contract.files import read_json, write_json
-from training.prepared import load_prepared
-from training.profiles import load_profile
+from training.dataset.prepared import load_prepared
+from training.profile import load_profile
 
 
 @pytest.fixture

@@ -27,8 +27,8 @@ import measure
 
 from contract.errors import OncoduetError
 from contract.files import read_json, write_json
-from training.prepared import Prepared, load_prepared
-from training.profiles import PROFILES, edited_plans, load_profile
+from training.dataset.prepared import Prepared, load_prepared
+from training.profile import PROFILES, edited_plans, load_profile
 
 DATASET = "Dataset001_benchmark"
 CONFIGURATION = "ce-dice"

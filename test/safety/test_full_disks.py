@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from contract.integrity import require_whole
-from contract.volume import is_image
+from contract.images.volume import is_image
+from contract.images.whole_image import require_whole
 from safety.world import CARD
 
 PROJECT = Path(__file__).resolve().parents[2]

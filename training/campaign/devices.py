@@ -12,7 +12,7 @@ from multiprocessing.connection import Connection
 from typing import TypeVar
 
 from contract.errors import OncoduetError
-from contract.signals import children_that_end_with_us, leave_last_word_to_parent
+from contract.process.signals import children_that_end_with_us, leave_last_word_to_parent
 from network.device import ComputeDevice, Device, choose_device
 
 Answer = TypeVar("Answer")

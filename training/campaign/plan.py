@@ -24,10 +24,10 @@ from contract.errors import OncoduetError, one_line
 from contract.files import writable
 from contract.locks import try_lock
 from contract.outputs import require_apart, require_folder, require_unowned
-from training.configurations import load_configuration
-from training.prepared import Prepared, load_prepared
+from training.configuration import load_configuration
+from training.dataset.prepared import Prepared, load_prepared
 from training.run import Run, Wishes, existing_record, plan_run
-from training.run_folder import RunFolder
+from training.run_folder.folder import RunFolder
 
 LOCK_PATIENCE_S = 2.0
 """The processes of a campaign that was killed keep its lock until their next step."""

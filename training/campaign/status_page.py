@@ -16,7 +16,7 @@ from contract.files import write_text
 from contract.provenance import VERSION
 from contract.records import Epoch
 from training.campaign.plan import PAGE
-from training.campaign.progress import STATES, Progress, Snapshot, State, clock
+from training.campaign.status import STATES, Progress, Snapshot, State, clock
 
 RELOAD_S = 30
 POINTS = 120

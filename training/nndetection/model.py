@@ -12,8 +12,8 @@ from typing import Any
 from contract.errors import OncoduetError
 from contract.files import atomic_file, read_json, sha256_file
 from contract.records import Record, RunKey, RunRecord, read_record, write_record
-from training.nndetection.layout import COMMIT, FOLD, MODEL, Layout
-from training.run_folder import RunFolder
+from training.nndetection.dataset_layout import COMMIT, FOLD, MODEL, Layout
+from training.run_folder.folder import RunFolder
 
 PARENT = "nndetection"
 """Name of ``nndetection.json`` among the parents of ``run.json``; runs of other engines have no such parent."""

@@ -5,7 +5,7 @@ nnDetection's models are pickles that enter no bundle, so that the program that 
 preprocessed: so each prediction gets a dataset folder of its own, and the boxes that are read are those of just these
 studies, written after the program was started.
 
-A study's map is painted by the rules of :mod:`network.detection.maps`, without the card's limit on the number of
+A study's map is painted by the rules of :mod:`network.detection.painting`, without the card's limit on the number of
 candidates, as upstream's users do; its likelihood is the highest score on the map, and without any as the card says.
 """
 
@@ -19,6 +19,7 @@ from contract.archive import Study, archive_licence, find_studies
 from contract.cards import Card, load_card
 from contract.errors import OncoduetError
 from contract.files import sha256_file, sha256_json, writable, write_json, write_text
+from contract.images.volume import Volume, write_volume
 from contract.locks import try_lock
 from contract.outputs import Output, require_apart, require_free
 from contract.records import (
@@ -32,17 +33,16 @@ from contract.records import (
     write_record,
 )
 from contract.sockets import job_listing
-from contract.volume import Volume, write_volume
 from network.detection.clustering import ScoredBoxes
-from network.detection.maps import case_likelihood, detection_map
+from network.detection.painting import case_likelihood, detection_map
 from network.study import StudyImage, along_card, as_in_file, boxes_to_reference
-from training.logs import log_to
-from training.nndetection.boxes_file import read_boxes
-from training.nndetection.layout import MODEL, Layout, write_dataset, write_study_to_predict
+from training.nndetection.boxes_pickle import read_boxes
+from training.nndetection.commands import PREDICTION, Programs, find_programs
+from training.nndetection.dataset_layout import MODEL, Layout, write_dataset, write_study_to_predict
 from training.nndetection.model import NEEDED, PARENT, is_upstream, model_files
-from training.nndetection.programs import PREDICTION, Programs, find_programs
-from training.run_folder import RunFolder
-from training.turns import finished
+from training.run_folder.folder import RunFolder
+from training.run_folder.logs import log_to
+from training.trainers.interleaving import finished
 
 WORK = "nndetection"
 """nnDetection's data and a copy of the model, in the output folder until the prediction has ended."""
@@ -61,7 +61,7 @@ def predict(run: Path, *, archive: Path, output: Path) -> int:
     OncoduetError
         The run is not finished, of another engine, or not as it was recorded; the archive is empty or a study of it is
         wrong; the output belongs to something else; the program is missing or fails; boxes are missing, stale, of other
-        studies, or wrong (:func:`training.nndetection.boxes_file.read_boxes`). No prediction was written then.
+        studies, or wrong (:func:`training.nndetection.boxes_pickle.read_boxes`). No prediction was written then.
     """
     folder = RunFolder(run)
     record = _finished(folder)

@@ -20,12 +20,12 @@ from contract.archive import list_studies
 from contract.errors import OncoduetError
 from contract.files import read_json, write_json
 from contract.records import RunKey
-from training.nndetection.layout import FOLD, MODEL, Layout, write_dataset, write_splits, write_training_study
+from training.dataset.prepared import Fold, Prepared
+from training.nndetection.commands import TRAINING, Programs, find_programs, loaders
+from training.nndetection.dataset_layout import FOLD, MODEL, Layout, write_dataset, write_splits, write_training_study
 from training.nndetection.model import UpstreamRecord, keep_model, require
-from training.nndetection.programs import TRAINING, Programs, find_programs, loaders
-from training.prepared import Fold, Prepared
-from training.run_folder import RunFolder
-from training.turns import Steps
+from training.run_folder.folder import RunFolder
+from training.trainers.interleaving import Steps
 
 OnStep = Callable[[float, float], None]
 logger = logging.getLogger(__name__)

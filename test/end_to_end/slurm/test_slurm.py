@@ -14,7 +14,7 @@ from typing import TypeVar
 import pytest
 
 from contract.records import RunRecord, read_record
-from training.campaign.jobs import JobsRecord
+from training.campaign.slurm_queue import JobsRecord
 
 T = TypeVar("T")
 pytestmark = [pytest.mark.slurm, pytest.mark.slow, pytest.mark.timeout(420)]

@@ -12,11 +12,11 @@ import torch
 
 from contract.cards import CARDS, load_card
 from contract.files import write_json
+from contract.images.volume import Float32Array, Grid, Volume, write_volume
 from contract.records import BundleRecord, Member, RunKey, write_record
-from contract.volume import Float32Array, Grid, Volume, write_volume
 from network.architecture import build_network
 from network.detection.anchors import AnchorPlan
-from network.detection.architecture import build_retina_unet
+from network.detection.retina_unet import build_retina_unet
 from network.weights import save_weights, tensors_sha256
 
 ANCHORS = AnchorPlan(levels=(1,), sizes_voxels_zyx=((2, 6, 6), (3, 9, 9)))

@@ -25,25 +25,25 @@ from typing import Any
 import pytest
 
 import algorithm.__main__
-import algorithm.baseline
+import algorithm.baselines
 import algorithm.batch
-import algorithm.maps
+import algorithm.candidate_maps
 import algorithm.single
 import conformance.__main__
 import evaluation.__main__
-import evaluation.baseline
 import evaluation.compare
-import evaluation.plan_command
+import evaluation.frozen_baselines
+import evaluation.plan
 import phantom.__main__
-import phantom.sheet
+import phantom.contact_sheet
 import training.__main__
 import training.bundle
-import training.campaign.local
-import training.campaign.slurm
-import training.detection.map_sweep
-import training.engines.nnunet
+import training.campaign.local_executor
+import training.campaign.slurm_executor
 import training.nndetection.prediction
 import training.prepare
+import training.sweep
+import training.trainers.nnunet
 import training.verify
 
 FUZZ = int(os.environ.get("ONCODUET_FUZZ", "12"))

@@ -24,7 +24,7 @@ import pytest
 import SimpleITK as sitk
 
 from contract.errors import OncoduetError
-from contract.volume import Grid, Volume, to_image
+from contract.images.volume import Grid, Volume, to_image
 from evaluation.__main__ import main
 from evaluation.score import score
 

@@ -13,11 +13,11 @@ from picai_eval import evaluate_folder
 from report_guided_annotation import extract_lesion_candidates
 
 from contract.errors import OncoduetError
+from contract.images.volume import from_image, write_volume
 from contract.records import MetricsRecord, Source, read_record, write_record
-from contract.volume import from_image, write_volume
-from evaluation import truth_index
 from evaluation.__main__ import main
-from evaluation.cases import MatchingRule
+from evaluation.inputs import truth_index
+from evaluation.matching.cases import MatchingRule
 from evaluation.score import score
 
 PROJECT = Path(__file__).resolve().parents[3]

@@ -10,7 +10,7 @@ import pytest
 
 from contract.cards import parse_toml
 from training.campaign import CampaignFile
-from training.configurations import load_configuration
+from training.configuration import load_configuration
 
 DOCUMENTS = ("README.md", "docs/reproducibility.md", "docs/campaigns.md", "docs/nndetection.md", "CONTRIBUTING.md")
 IMAGES = {"oncoduet-train": "training", "oncoduet-algorithm": "algorithm", "oncoduet-evaluation": "evaluation"}

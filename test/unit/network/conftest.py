@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from contract.volume import Grid
+from contract.images.volume import Grid
 
 Json = dict[str, Any]
 

@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from contract.volume import Grid, Volume, resample
+from contract.images.volume import Grid, Volume, resample
 from phantom.archive import _CASE, Order, _rng, draw_studies
-from phantom.bpmri import draw_session
+from phantom.mri import draw_session
 from phantom.prostate import draw_anatomy
 
 EXTERNAL_SEEDS = (2, 4, 6, 8, 10)

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 from contract.files import read_json, write_json
-from contract.volume import Grid, Volume, write_volume
+from contract.images.volume import Grid, Volume, write_volume
 from training.__main__ import main
-from training.prepared import parts
+from training.dataset.prepared import parts
 
 SIZES_XYZ = [(30, 26, 10), (28, 32, 9), (34, 24, 11)]
 SPACINGS_MM_XYZ = [(1.5, 1.4, 3.0), (1.6, 1.5, 3.3), (1.4, 1.7, 2.8)]

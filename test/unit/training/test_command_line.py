@@ -10,8 +10,8 @@ from rich.console import Console
 
 from training.__main__ import main
 from training.campaign import load_campaign
-from training.campaign.local import make_locally
-from training.prepared import load_prepared
+from training.campaign.local_executor import make_locally
+from training.dataset.prepared import load_prepared
 from training.run import plan_run, show
 
 PROJECT = Path(__file__).resolve().parents[3]

@@ -2,8 +2,8 @@ import pytest
 
 from contract.cards import load_card
 from contract.errors import OncoduetError
-from training.configurations import CONFIGURATIONS, load_configuration
-from training.profiles import PROFILES, edited_plans, load_profile
+from training.configuration import CONFIGURATIONS, load_configuration
+from training.profile import PROFILES, edited_plans, load_profile
 
 
 def test_the_configurations_of_the_study_the_one_of_stage_1_and_the_detectors_are_there():

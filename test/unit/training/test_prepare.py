@@ -16,15 +16,15 @@ from contract.archive import find_studies
 from contract.cards import load_card
 from contract.errors import OncoduetError
 from contract.files import read_json, sha256_file, write_json
-from contract.volume import Grid, Volume, read_volume, write_volume
+from contract.images.volume import Grid, Volume, read_volume, write_volume
 from network.study import read_study, read_study_label
 from training.__main__ import main
-from training.detection.instances import number_lesions
-from training.engines import nnunet_data
-from training.engines.nnunet_environment import nnunet_folders
+from training.dataloading.resident_studies import read_label
+from training.dataset import nnunet_planning
+from training.dataset.lesion_instances import number_lesions
+from training.dataset.nnunet_folders import nnunet_folders
+from training.dataset.prepared import PreparedStudy, load_prepared
 from training.prepare import split_patients
-from training.prepared import PreparedStudy, load_prepared
-from training.resident.studies import read_label
 
 PROJECT = Path(__file__).resolve().parents[3]
 
@@ -114,7 +114,7 @@ def test_quantitative_channels_keep_their_scale_between_patients(tmp_path, write
 
 
 def test_channel_names_for_nnunet_are_normalisation_schemes():
-    dataset = nnunet_data.dataset_json(load_card("cspca-picai"), studies=7)
+    dataset = nnunet_planning.dataset_json(load_card("cspca-picai"), studies=7)
     assert dataset["channel_names"] == {"0": "zscore", "1": "CT", "2": "zscore"}
     assert dataset["labels"] == {"background": 0, "lesion": 1}
 
@@ -136,7 +136,7 @@ def test_fingerprint_is_the_one_that_nnunet_takes_itself(archive, tmp_path, monk
             write_volume(raw / file, Volume(array, image.grid))
         *images, truth = (str(raw / file) for file in files)
         listing[study.case_id] = {"images": images, "label": truth}
-    dataset = nnunet_data.dataset_json(card, studies=len(stacked))
+    dataset = nnunet_planning.dataset_json(card, studies=len(stacked))
     write_json(raw / "dataset.json", dataset | {"dataset": listing})
 
     pools = SimpleNamespace(get_context=lambda _: SimpleNamespace(Pool=ThreadPool))
@@ -146,7 +146,7 @@ def test_fingerprint_is_the_one_that_nnunet_takes_itself(archive, tmp_path, monk
         extractor = fingerprint_extractor.DatasetFingerprintExtractor(name, 1)
         extractor.num_foreground_voxels_for_intensitystats = 500 * len(stacked)
         stock = extractor.run()
-    ours = nnunet_data.fingerprint(list(stacked), stacked.__getitem__, samples_per_case=500, done=lambda: None)
+    ours = nnunet_planning.fingerprint(list(stacked), stacked.__getitem__, samples_per_case=500, done=lambda: None)
 
     assert ours["shapes_after_crop"] == [list(map(int, shape)) for shape in stock["shapes_after_crop"]]
     np.testing.assert_allclose(ours["spacings"], stock["spacings"], rtol=1e-6)
@@ -160,7 +160,7 @@ def test_fingerprint_is_the_one_that_nnunet_takes_itself(archive, tmp_path, monk
     [(40, 900, 9_000), (1000, 50_000, 100_000), (10, 2_000_000, 10_000_000)],  # the last two: nnU-Net's own number
 )
 def test_no_more_foreground_voxels_are_drawn_than_say_something(studies, largest, expected):
-    assert nnunet_data.samples_per_case(studies=studies, largest_foreground_voxels=largest) == expected
+    assert nnunet_planning.samples_per_case(studies=studies, largest_foreground_voxels=largest) == expected
 
 
 def studies_of(patients: dict[str, list[int]]) -> list[PreparedStudy]:
@@ -323,10 +323,10 @@ LARGE = """
 import sys
 from pathlib import Path
 import numpy as np
-from training.engines import nnunet_data
+from training.dataset import nnunet_planning
 z, y, x = np.indices((24, 320, 320), dtype=np.float32)
 data = np.stack([np.sin(0.1 * x) + np.cos(0.07 * y), np.sin(x * y / 900), z + 0.01 * x]).astype(np.float32)
-nnunet_data.save(Path(sys.argv[1]), data, (data[:1] > 1.5).astype(np.int16), {}, patch=(16, 320, 320))
+nnunet_planning.save(Path(sys.argv[1]), data, (data[:1] > 1.5).astype(np.int16), {}, patch=(16, 320, 320))
 """
 
 

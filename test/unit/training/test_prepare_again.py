@@ -11,7 +11,7 @@ import pytest
 
 from contract.errors import OncoduetError
 from contract.files import read_json, write_json
-from training.prepared import load_prepared
+from training.dataset.prepared import load_prepared
 
 PROJECT = Path(__file__).resolve().parents[3]
 

@@ -16,10 +16,10 @@ from contract.files import read_json, sha256_file, sha256_json, write_json
 from contract.records import RunRecord, read_record, write_record
 from network.architecture import build_network
 from network.weights import load_weights, tensors_sha256
-from training.prepared import load_prepared
+from training.dataset.prepared import load_prepared
 from training.run import derived_seed, execute, plan_run
-from training.run_folder import RunFolder
-from training.run_lock import alone
+from training.run_folder.folder import RunFolder
+from training.run_folder.lock import alone
 
 
 @pytest.fixture

@@ -13,12 +13,12 @@ import pytest
 from contract.cards import load_card
 from contract.errors import OncoduetError
 from contract.files import read_json
+from contract.images.volume import Grid, Volume, write_volume
 from contract.records import BundleRecord, read_record
-from contract.volume import Grid, Volume, write_volume
 from network.detection.anchors import AnchorPlan
 from training.campaign import load_campaign
-from training.prepared import load_prepared
-from training.profiles import PROFILES
+from training.dataset.prepared import load_prepared
+from training.profile import PROFILES
 from training.run import Wishes, execute, plan_run
 
 PROJECT = Path(__file__).parents[3]

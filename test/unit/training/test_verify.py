@@ -9,7 +9,7 @@ import pytest
 from contract.files import read_json, write_json
 from network.weights import load_weights, save_weights
 from training.__main__ import main
-from training.prepared import load_prepared
+from training.dataset.prepared import load_prepared
 from training.run import execute, plan_run
 
 

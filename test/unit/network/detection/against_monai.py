@@ -19,7 +19,7 @@ import torch
 from network.detection import boxes as own
 from network.detection.anchors import AnchorPlan, anchors_of_patch
 from network.detection.clustering import ScoredBoxes, suppress
-from training.detection.matching import match
+from training.retina_unet.atss import match
 
 
 class Blocked(MetaPathFinder):

@@ -5,10 +5,10 @@ import pytest
 import torch
 
 from network.detection.anchors import AnchorPlan, anchors_of_patch
-from network.detection.architecture import DetectorOutput
 from network.detection.boxes import encode
 from network.detection.clustering import BoxRule
-from network.detection.prediction import Detector, predict_boxes
+from network.detection.inference import Detector, predict_boxes
+from network.detection.retina_unet import DetectorOutput
 
 PATCH = (4, 8, 12)
 ANCHORS = anchors_of_patch(AnchorPlan(levels=(0,), sizes_voxels_zyx=((2, 4, 4),)), ((1, 2, 2),), PATCH)

@@ -5,7 +5,7 @@ from html.parser import HTMLParser
 import pytest
 
 from training.campaign import load_campaign
-from training.campaign.progress import Remark, Watch
+from training.campaign.status import Remark, Watch
 from training.campaign.status_page import POINTS, panels, thinned, ticks, time_to_go, write_status_page
 
 VOID = {"meta", "col", "link"}

@@ -30,17 +30,17 @@ import numpy as np
 import torch
 from safetensors.torch import save
 
-from algorithm.bundle import load_network, read_bundle
+from algorithm.prediction.bundle import load_network, read_bundle
 from contract.errors import OncoduetError
 from network.architecture import OPERATORS, build_network, network_classes
 from network.plans import read_plans
 from network.preprocessing import patch_size_zyx, preprocess, to_study_grid
-from training.campaign.slurm import _outcome
-from training.checkpoints import Checkpoint, Checkpoints
-from training.engines.nnunet import FocusedCases
-from training.nndetection.boxes_file import read_boxes
-from training.prepared import case_files, load_prepared
-from training.resident.studies import ResidentStudies
+from training.campaign.slurm_executor import _outcome
+from training.dataloading.resident_studies import ResidentStudies
+from training.dataset.prepared import case_files, load_prepared
+from training.nndetection.boxes_pickle import read_boxes
+from training.run_folder.checkpoints import Checkpoint, Checkpoints
+from training.trainers.nnunet import FocusedCases
 
 MEMORY_BYTES = 2 * 2**30
 """Address space that an attempt may take beyond what the process has."""

@@ -21,7 +21,7 @@ import torch
 from conformance.lesion_model import make_model
 from contract.records import BundleRecord, Member, read_record, write_record
 from network.detection.anchors import AnchorPlan
-from network.detection.architecture import build_retina_unet
+from network.detection.retina_unet import build_retina_unet
 from network.weights import save_weights, tensors_sha256
 from unit.training.foreign.attempts import KINDS, MODULE, SECONDS, calls, seal
 

@@ -21,17 +21,17 @@ import torch
 
 from contract.archive import find_studies
 from contract.cards import load_card
-from contract.volume import read_label
-from training.detection.instances import lesion_boxes, number_lesions
-from training.nndetection.boxes_file import read_boxes
-from training.nndetection.layout import (
+from contract.images.volume import read_label
+from training.dataset.lesion_instances import lesion_boxes, number_lesions
+from training.dataset.prepared import Fold
+from training.nndetection.boxes_pickle import read_boxes
+from training.nndetection.dataset_layout import (
     Layout,
     write_dataset,
     write_splits,
     write_study_to_predict,
     write_training_study,
 )
-from training.prepared import Fold
 from unit.training.conftest import _write_archive
 
 UNREACHED = [

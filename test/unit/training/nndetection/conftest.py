@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from contract.records import RunRecord
-from training.prepared import load_prepared
+from training.dataset.prepared import load_prepared
 from training.run import execute, plan_run
 
 FAKE = Path(__file__).parent / "fake_nndet"

@@ -18,17 +18,17 @@ import SimpleITK as sitk
 from contract.archive import find_studies
 from contract.errors import OncoduetError
 from contract.files import read_json, sha256_file
+from contract.images.volume import read_label, read_volume
 from contract.records import RunRecord, read_record
-from contract.volume import read_label, read_volume
 from network.study import read_study
 from training.bundle import bundle
-from training.nndetection.layout import Layout, write_splits, write_training_study
+from training.dataset.prepared import Fold, load_prepared
+from training.nndetection.commands import Programs, find_programs
+from training.nndetection.dataset_layout import Layout, write_splits, write_training_study
 from training.nndetection.model import UpstreamRecord, _reported
-from training.nndetection.programs import Programs, find_programs
-from training.prepared import Fold, load_prepared
 from training.run import execute
-from training.run_folder import RunFolder
-from training.turns import finished as finished_steps
+from training.run_folder.folder import RunFolder
+from training.trainers.interleaving import finished as finished_steps
 from training.verify import require_sound, verify
 
 RUNS = ("ce_fold0_restart1", "nndet_fold0_restart1")

@@ -1,0 +1,88 @@
+"""Detection maps from finished probability maps, of any tool: ``CASE.mha`` or ``CASE.nii.gz`` in, ``CASE.mha`` out.
+
+Beside each map goes its case likelihood, ``CASE.json``; without a card it is the detection map's maximum.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from algorithm.outputs.candidates import Rule, case_likelihood, detection_map, extract_candidates
+from algorithm.outputs.progress import Track
+from contract.archive_files import seeming_stem
+from contract.cards import Card
+from contract.errors import OncoduetError, some
+from contract.files import sha256_file, sha256_json, write_json
+from contract.images.volume import Volume, image_stem, is_image, read_volume, write_volume
+from contract.names import require_case_id
+from contract.outputs import Output, require_apart
+from contract.probability import UNDERSHOOT, as_probabilities
+from contract.records import Source, read_record, write_record
+
+DEFAULT_RULE: Rule = "dynamic-v2"
+
+
+def detect_in_maps(*, probability: Path, output: Path, rule: Rule | None, card: Card | None, track: Track) -> None:
+    """Cut candidates from every map of a folder.
+
+    Parameters
+    ----------
+    probability
+        Folder of maps; a ``source.json`` there is handed on.
+    rule
+        None: the card's, or without a card ``dynamic-v2``.
+    card
+        Gives the limits of the search and the likelihood of a case without candidates.
+
+    Raises
+    ------
+    OncoduetError
+        There is no map, two maps of one case, one that is unreadable, or one whose values are no probabilities; the
+        output is the input, or holds files of other origin or of other cases. Nothing was written.
+    """
+    require_apart(output, probability=probability)
+    if rule is None:
+        rule = card.candidates.rule if card else DEFAULT_RULE
+    limits = (
+        {} if card is None else {"maximum": card.candidates.maximum, "minimum_voxels": card.candidates.minimum_voxels}
+    )
+    paths = _find_maps(probability)
+    cases = [image_stem(path) for path in paths]
+    has_source = (probability / "source.json").is_file()
+    source = read_record(probability / "source.json", Source) if has_source else None
+    place = Output(
+        output,
+        "algorithm candidates",
+        ["source.json", *(f"{case}{suffix}" for case in cases for suffix in (".mha", ".json"))],
+        identity={"cases": sha256_json(cases), "runs": sha256_json(source and sorted(source.runs))},
+    )
+    with place.staged() as stage:
+        for path in track(paths):
+            volume = read_volume(path)
+            array = as_probabilities(np.asarray(volume.array, np.float32), source=path, below=UNDERSHOOT)
+            extraction = extract_candidates(array, rule=rule, voxel_volume_ml=volume.grid.voxel_volume_ml, **limits)
+            painted = detection_map(extraction)
+            likelihood = case_likelihood(card, painted, array) if card else float(painted.max())
+            write_volume(stage / f"{image_stem(path)}.mha", Volume(painted, volume.grid))
+            write_json(stage / f"{image_stem(path)}.json", likelihood)
+        if source is not None:
+            parents = {**source.parents, "probability": sha256_file(probability / "source.json")}
+            handed_on = source.model_dump(exclude={"schema_version", "written_by", "parents"})
+            write_record(stage / "source.json", Source(**handed_on, parents=parents))
+
+
+def _find_maps(folder: Path) -> Sequence[Path]:
+    paths = sorted(path for path in folder.iterdir() if is_image(path)) if folder.is_dir() else []
+    stems = {image_stem(path) for path in paths}
+    others = [path.name for path in sorted(folder.glob("*")) if seeming_stem(path.name) not in {None, *stems}]
+    if others:
+        raise OncoduetError(f"{folder}: expected probability maps CASE.mha or CASE.nii.gz, found {some(others)}")
+    if not paths:
+        raise OncoduetError(f"{folder}: expected probability maps CASE.mha or CASE.nii.gz, found none")
+    cases: dict[str, Path] = {}
+    for path in paths:
+        other = cases.setdefault(require_case_id(image_stem(path), path), path)
+        if other is not path:
+            raise OncoduetError(f"{path}: expected one map of the case, found {other.name} too")
+    return paths

@@ -1,0 +1,305 @@
+"""A batch's output folder: what it is being filled with, which studies are finished there, and who may go on.
+
+``batch.json`` says for which bundle, members and settings the folder was begun; any other batch is refused. A study's
+folder ``<ensemble>/<case_id>`` appears by one rename, with ``study.json`` beside its outputs: the sizes, times and
+hashes of the images that it was made from. What has no such record is not ours: it is in nobody's way, or refused
+before work begins. A study is finished when it has that folder in every ensemble and its images
+are still those. Equal size and time are believed, since hashing a large archive takes as long as reading it; otherwise
+the hash decides, so that a copied archive counts as the same and a repaired image is predicted again.
+
+The number of threads and the device may differ from one call to the next: they change the last bits, not the method.
+"""
+
+import logging
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from algorithm.outputs.study_output import (
+    LISTING_FILES,
+    PREDICTIONS,
+    StudyOutput,
+    listed_case_ids,
+    study_files,
+    write_listing,
+    write_study,
+)
+from contract.archive import Study
+from contract.cards import Card
+from contract.errors import OncoduetError
+from contract.files import held_folder, sha256_file, sweep, sync, writable
+from contract.images.volume import read_volume
+from contract.locks import try_lock
+from contract.outputs import Output, file_output, require_folder, require_free, require_unowned, subfolder
+from contract.records import (
+    BatchRecord,
+    FailuresRecord,
+    ImageStamp,
+    Source,
+    StudyRecord,
+    read_record,
+    write_record,
+)
+from network.study import content_sha256
+
+RECORD, STUDY, FAILURES, LOCK = "batch.json", "study.json", "failures.json", ".lock"
+COMMAND = "algorithm batch"
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class BatchFolder:
+    """The output folder of a batch."""
+
+    path: Path
+    card: Card
+    ensembles: tuple[str, ...]
+    """Folder of each ensemble, relative to ``path``; ``.`` for ``path`` itself."""
+
+    @property
+    def failures(self) -> Path:
+        """The list of studies without prediction."""
+        return self.path / FAILURES
+
+    def check(self, record: BatchRecord, *, archive: Path, case_ids: Iterable[str]) -> None:
+        """Raise ``OncoduetError`` if the folder was begun as another batch, with other studies, or is not ours to fill.
+
+        Parameters
+        ----------
+        record
+            What is to be made now.
+        case_ids
+            All studies of the archive, sound or not.
+        """
+        case_ids = list(case_ids)
+        require_folder(self.path)
+        for folder in self._folders():
+            require_unowned(folder, COMMAND)
+            for case_id in case_ids:
+                subfolder(folder, case_id)
+            strangers = [case_id for case_id in case_ids if not (folder / case_id / STUDY).is_file()]
+            require_free(folder, strangers, COMMAND)
+        path = self.path / RECORD
+        if not path.is_file():
+            require_free(self.path, [RECORD], COMMAND)
+            return
+        self._require_same(record)
+        known = set(case_ids)
+        for study in sorted(study for folder in self._folders() for study in folder.glob(f"*/{STUDY}")):
+            if study.parent.name not in known:
+                raise OncoduetError(
+                    f"{study.parent}: expected predictions of studies in {archive} alone, "
+                    f"found {study.parent.name}, which is not there"
+                )
+
+    def require_replaceable(self, case_ids: Iterable[str]) -> None:
+        """Raise ``OncoduetError`` if what will be made anew is not as it was written, or other files lie among it.
+
+        Parameters
+        ----------
+        case_ids
+            Of the studies to predict; the listings and the list of failures are made anew whenever there are any.
+        """
+        self._failures.check()
+        for folder in self._folders():
+            self._listing(folder).check()
+            for case_id in case_ids:
+                self._require_replaceable(folder / case_id)
+
+    def _require_replaceable(self, case: Path) -> None:
+        ours = set(self._study_files(case))
+        foreign = [path for path in case.rglob("*") if path.is_symlink() or not (path in ours or path.is_dir())]
+        if foreign:
+            raise OncoduetError(
+                f"{min(foreign)}: expected predictions alone in a study's folder that has to be made anew, "
+                "found a file of other origin; move it away"
+            )
+        written = read_record(case / STUDY, StudyRecord).outputs if (case / STUDY).is_file() else {}
+        for name, sha256 in written.items():
+            if (case / name).is_file() and sha256_file(case / name) != sha256:
+                raise OncoduetError(
+                    f"{case / name}: expected the file as {COMMAND} wrote it in a study's folder that has to be made "
+                    "anew, found it changed since; move it away"
+                )
+
+    def _require_same(self, record: BatchRecord) -> None:
+        path = self.path / RECORD
+        found = read_record(path, BatchRecord)
+        for what, before, now in [
+            ("bundle", found.parents.get("bundle"), record.parents.get("bundle")),
+            ("--members", " ".join(found.members), " ".join(record.members)),
+            *(
+                (name, found.settings.get(name), record.settings.get(name))
+                for name in sorted({*found.settings, *record.settings})
+            ),
+        ]:
+            if before != now:
+                raise OncoduetError(
+                    f"{path}: expected a folder that was begun with the same {what} ({now}), found {before}"
+                )
+        if found.written_by != record.written_by:
+            logger.warning("%s was begun by another revision of this program (%s)", path, found.written_by.git_revision)
+
+    @contextmanager
+    def begun(self, record: BatchRecord) -> Iterator[None]:
+        """Hold the folder for this process alone, and clear away what a killed one left half-written.
+
+        Raises
+        ------
+        OncoduetError
+            The folder cannot be written to, or another process is filling it, or began another batch there meanwhile.
+        """
+        with writable(self.path):
+            self.path.mkdir(parents=True, exist_ok=True)
+        with self._locked():
+            if (self.path / RECORD).is_file():
+                self._require_same(record)
+            else:
+                write_record(self.path / RECORD, record)
+            for folder in self._folders():
+                if folder.is_dir():
+                    sweep(folder, is_ours=True)
+            yield
+
+    def finished(self, studies: Sequence[Study]) -> set[str]:
+        """Case ids of the studies that have predictions of today's images in every ensemble."""
+        found = set()
+        for study in studies:
+            try:
+                if self._is_finished(study):
+                    found.add(study.case_id)
+            except OSError as error:  # predicting it will say the same, and lists it among the failures
+                logger.warning("study %s: %s", study.case_id, error)
+        return found
+
+    def is_listed(self, case_ids: Sequence[str]) -> bool:
+        """Whether every ensemble has its listing, of just these studies."""
+        return all(listed_case_ids(folder) == case_ids for folder in self._folders())
+
+    def unlist(self) -> None:
+        """Take back the listings and the failures: from here on the batch is no longer whole."""
+        for folder in self._folders():
+            for name in LISTING_FILES:
+                (folder / name).unlink(missing_ok=True)
+        self.failures.unlink(missing_ok=True)
+
+    def discard(self, case_id: str) -> None:
+        """Remove what there is of a study in any ensemble, its record last: what has none is not ours."""
+        for folder in self._folders():
+            if (folder / case_id / STUDY).is_file():
+                files = self._study_files(folder / case_id)
+                for path in files:
+                    path.unlink(missing_ok=True)
+                parents = {parent for path in files for parent in path.parents if folder in parent.parents}
+                for parent in sorted(parents, reverse=True):
+                    if parent.is_dir() and not any(parent.iterdir()):
+                        parent.rmdir()
+
+    def write(self, ensemble: str, output: StudyOutput, study: StudyRecord, *, content_sha256: str) -> None:
+        """Add a study's outputs to an ensemble, all at once; the hash is that of the voxels that were read."""
+        study = study.model_copy(update={"content_sha256": content_sha256})
+        folder = self.path / ensemble
+        with writable(folder):
+            folder.mkdir(parents=True, exist_ok=True)
+        with held_folder(folder) as stage:
+            case = stage / study.case_id
+            write_study(case / "output", self.card, output, name=study.case_id)
+            written = {path.relative_to(case).as_posix(): sha256_file(path) for path in self._outputs(case)}
+            write_record(case / STUDY, study.model_copy(update={"outputs": written}))
+            with writable(folder / study.case_id):
+                case.replace(folder / study.case_id)
+            sync(folder)
+
+    def contents(self, case_ids: Sequence[str], studies: Sequence[Study]) -> dict[str, str]:
+        """Hash of each predicted study's reference channel, by case id; read anew where an older program predicted."""
+        images = {study.case_id: study.channels[self.card.geometry.reference] for study in studies}
+        found = {}
+        for case_id in case_ids:
+            known = read_record(self._folders()[0] / case_id / STUDY, StudyRecord).content_sha256
+            found[case_id] = known or content_sha256(read_volume(images[case_id]))
+        return found
+
+    def write_failures(self, failures: FailuresRecord) -> None:
+        """Write down which studies have no prediction, and why."""
+        with self._failures.staged() as stage:
+            write_record(stage / FAILURES, failures)
+
+    def write_listing(self, ensemble: str, card_text: str, case_ids: Sequence[str], source: Source) -> None:
+        """Make an ensemble's folder readable for the evaluation."""
+        with self._listing(self.path / ensemble).staged() as stage:
+            write_listing(stage, self.card, card_text, case_ids, source)
+
+    @property
+    def _failures(self) -> Output:
+        return file_output(self.failures, COMMAND)
+
+    def _listing(self, folder: Path) -> Output:
+        return Output(folder, COMMAND, LISTING_FILES, record=PREDICTIONS)
+
+    def _folders(self) -> list[Path]:
+        return [subfolder(self.path, ensemble) for ensemble in self.ensembles]
+
+    def _study_files(self, case: Path) -> list[Path]:
+        """What we write into a study's folder, the record last."""
+        return [*self._outputs(case), case / STUDY]
+
+    def _outputs(self, case: Path) -> list[Path]:
+        return [case / "output" / name for name in study_files(self.card, case.name)]
+
+    def _is_finished(self, study: Study) -> bool:
+        hashes: dict[Path, str] = {}
+        for folder in self._folders():
+            case = folder / study.case_id
+            outputs = [self.card.detection_map.relative_path, self.card.likelihood.relative_path]
+            if not (case / STUDY).is_file() or not all((case / "output" / each).exists() for each in outputs):
+                return False
+            if not _same_images(read_record(case / STUDY, StudyRecord), study.channels, hashes):
+                logger.warning("study %s: its images have changed since it was predicted", study.case_id)
+                return False
+        return True
+
+    @contextmanager
+    def _locked(self) -> Iterator[None]:
+        path = self.path / LOCK
+        try:
+            lock = path.open("a")
+        except OSError as error:
+            raise OncoduetError(f"{path}: expected a file that can be written to, found: {error.strerror}") from None
+        with lock:
+            if not try_lock(lock):
+                raise OncoduetError(f"{self.path}: expected no other process at work here, found one")
+            yield
+
+
+def study_record(study: Study) -> StudyRecord:
+    """``study.json`` for the images as they are now; take it before they are read."""
+    stamps = []
+    for channel, path in study.channels.items():
+        size_bytes, modified_ns = _stat(path)
+        stamps.append(
+            ImageStamp(channel=channel, size_bytes=size_bytes, modified_ns=modified_ns, sha256=sha256_file(path))
+        )
+    parents = {stamp.channel: stamp.sha256 for stamp in stamps}
+    return StudyRecord(parents=parents, case_id=study.case_id, images=tuple(stamps))
+
+
+def _same_images(record: StudyRecord, channels: Mapping[str, Path], hashes: dict[Path, str]) -> bool:
+    """Whether the images are those of the record; ``hashes`` remembers what was read already."""
+    if {stamp.channel for stamp in record.images} != set(channels):
+        return False
+    for stamp in record.images:
+        path = channels[stamp.channel]
+        if _stat(path) == (stamp.size_bytes, stamp.modified_ns):
+            continue
+        if path not in hashes:
+            hashes[path] = sha256_file(path)
+        if hashes[path] != stamp.sha256:
+            return False
+    return True
+
+
+def _stat(path: Path) -> tuple[int, int]:
+    found = path.stat()
+    return found.st_size, found.st_mtime_ns

@@ -1,0 +1,88 @@
+"""What the algorithm hands over for a study: a detection map on the reference grid, and a case likelihood.
+
+Both are checked before the first byte is written, and a batch's folder looks to the evaluation like the platform's
+``/input``.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from algorithm.outputs.candidates import card_candidates, case_likelihood, detection_map
+from contract.cards import Card
+from contract.files import write_json, write_text
+from contract.images.volume import Volume, write_volume
+from contract.probability import as_probabilities
+from contract.records import Source, write_record
+from contract.sockets import job_listing, read_jobs
+from network.detection.clustering import BoxRule
+from network.detection.painting import case_likelihood as combined
+
+PREDICTIONS, SOURCE, CARD = LISTING_FILES = ("predictions.json", "source.json", "card.toml")
+
+
+@dataclass(frozen=True)
+class StudyOutput:
+    """A study's outputs; refuses what no evaluation may get."""
+
+    detections: Volume
+    """Each candidate painted with its confidence."""
+    likelihood: float
+    candidates: int
+
+    def __post_init__(self) -> None:
+        array = self.detections.array
+        if array.dtype != np.float32 or not np.isfinite(array).all() or array.min() < 0 or array.max() > 1:
+            raise ValueError(f"detection map is not a finite float32 map in [0, 1]: {array.min()} to {array.max()}")
+        if not 0 <= self.likelihood <= 1:
+            raise ValueError(f"likelihood {self.likelihood} is not in [0, 1]")
+
+
+def detect(card: Card, probability: Volume, rule: BoxRule | None = None) -> StudyOutput:
+    """Cut candidates from a probability on the reference grid and score the case, by the card.
+
+    What rounding left outside [0, 1] is brought back there.
+
+    Parameters
+    ----------
+    rule
+        Of the members that find boxes: where its case score is not ``maximum``, the likelihood is made from the
+        confidences of all candidates; a case without any has what the card gives it as its only one. None: there
+        are no such members.
+    """
+    array = as_probabilities(np.asarray(probability.array, np.float32), source="the networks' average")
+    extraction = card_candidates(card, Volume(array, probability.grid))
+    painted = detection_map(extraction)
+    likelihood = case_likelihood(card, painted, array)
+    confidences = [candidate.confidence for candidate in extraction.candidates if candidate.confidence > 0]
+    if rule is not None and rule.case_score != "maximum":
+        likelihood = combined(np.array(confidences or [likelihood]), rule.case_score, k=rule.k)
+    return StudyOutput(Volume(painted, probability.grid), likelihood, len(confidences))
+
+
+def study_files(card: Card, name: str) -> list[str]:
+    """The files that :func:`write_study` writes, relative to its folder."""
+    return [f"{card.detection_map.relative_path}/{name}.mha", card.likelihood.relative_path]
+
+
+def write_study(folder: Path, card: Card, output: StudyOutput, *, name: str) -> None:
+    """Write a study's outputs below a folder, at the card's paths; the image is called ``<name>.mha``."""
+    detection_map, likelihood = study_files(card, name)
+    write_volume(folder / detection_map, output.detections)
+    write_json(folder / likelihood, output.likelihood)
+
+
+def write_listing(folder: Path, card: Card, card_text: str, case_ids: Sequence[str], source: Source) -> None:
+    """Write what makes a folder of studies readable for the evaluation: predictions.json, source.json, card.toml."""
+    write_text(folder / CARD, card_text)
+    write_record(folder / SOURCE, source)
+    write_json(folder / PREDICTIONS, [job_listing(case_id, card) for case_id in case_ids])
+
+
+def listed_case_ids(folder: Path) -> list[str] | None:
+    """The studies of a listing, or None where it is not complete."""
+    if not all((folder / name).is_file() for name in LISTING_FILES):
+        return None
+    return [job.pk for job in read_jobs(folder / PREDICTIONS)]

@@ -1,0 +1,230 @@
+"""A model bundle: finished runs packed for inference, believed only after every byte of it was checked.
+
+``SHA256SUMS`` names every other file, so one flipped byte anywhere (in the sums too) is noticed; the card's and the
+weights' own hashes then have to agree with ``bundle.json``. Weights are safetensors; a pickle is never loaded.
+"""
+
+import re
+import stat
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from contract.cards import Card, load_card
+from contract.errors import OncoduetError
+from contract.files import kind_of, read_text, sha256_file
+from contract.records import BundleRecord, Member, StageRecord, read_record
+
+if TYPE_CHECKING:
+    import torch
+
+    from network.sliding_window import Streamed
+
+SUMS = "SHA256SUMS"
+_SUM_LINE = re.compile(r"([0-9a-f]{64})  ([^\n]+)")
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """What a bundle holds, but for the weights."""
+
+    folder: Path
+    record: BundleRecord
+    card: Card
+    plans: Mapping[str, Any]
+    dataset: Mapping[str, Any]
+    sha256: str
+    """Hash of ``SHA256SUMS``, and so of the whole bundle."""
+    localisation: "Bundle | None" = None
+    """Stage 1 of a card that first locates an organ: its card, networks and plans, seen as a bundle of their own."""
+
+
+def read_bundle(folder: Path) -> Bundle:
+    """Read an extracted bundle and verify all of it.
+
+    Raises
+    ------
+    OncoduetError
+        There is no bundle, a file is missing, unlisted or changed, the bundle has no member, its parts disagree, or the
+        networks of stage 1 are missing.
+    """
+    if not (folder / "bundle.json").is_file():
+        raise OncoduetError(f"{folder}: expected an extracted model bundle, found no bundle.json")
+    listed = _verify_sums(folder)
+    record = read_record(folder / "bundle.json", BundleRecord)
+    if not record.members:
+        raise OncoduetError(f"{folder / 'bundle.json'}: expected at least one member, found none")
+    stages: list[BundleRecord | StageRecord] = [record, *([record.localisation] if record.localisation else [])]
+    members = [member for stage in stages for member in stage.members]
+    files = [file for stage in stages for file in (stage.plans_file, stage.dataset_file)]
+    files += [
+        file
+        for member in members
+        for file in (member.file, member.anchors_file, member.box_rule_file, member.training_studies_file)
+        if file
+    ]
+    for file in ("card.toml", *files):
+        if file not in listed:
+            raise OncoduetError(f"{folder}: expected the file {file!r}, found none")
+    names = [member.name for member in members]
+    if len(set(names)) != len(names):
+        raise OncoduetError(f"{folder / 'bundle.json'}: expected each member once, found {', '.join(sorted(names))}")
+    card = load_card(folder / "card.toml")
+    for what, found in [("bundle.json", record.card_sha256), *((each.name, each.key.card_sha256) for each in members)]:
+        if found != card.sha256:
+            raise OncoduetError(f"{folder / 'card.toml'}: expected the card of {what} ({found}), found {card.sha256}")
+    if (card.localisation is None) != (record.localisation is None):
+        expected, found = ("none" if each is None else "some" for each in (card.localisation, record.localisation))
+        raise OncoduetError(f"{folder / 'bundle.json'}: expected {expected} in localisation, found {found}")
+    whole = _stage(folder, record, record, card)
+    if record.localisation is None:
+        return whole
+    return replace(whole, localisation=_stage(folder, record, record.localisation, card.localising()))
+
+
+def _stage(folder: Path, record: BundleRecord, stage: BundleRecord | StageRecord, card: Card) -> Bundle:
+    """The part of a bundle that belongs to one stage."""
+    from network.plans import read_plans  # noqa: PLC0415
+
+    plans, dataset = read_plans(folder / stage.plans_file, folder / stage.dataset_file, card)
+    files = stage.model_dump(include={"plans_file", "dataset_file"})
+    of_stage = record.model_copy(update={**files, "members": stage.members, "localisation": None})
+    return Bundle(folder, of_stage, card, plans, dataset, sha256_file(folder / SUMS))
+
+
+class MemberNetworks:
+    """The members' networks, loaded on first use; kept, or loaded anew for each turn where memory is short."""
+
+    def __init__(self, bundle: Bundle, members: Sequence[Member], device: "torch.device") -> None:
+        self._bundle = bundle
+        self._members = tuple(members)
+        self._device = device
+        self._kept: list[torch.nn.Module] = []
+        self._verified: set[str] = set()
+
+    def __len__(self) -> int:
+        return len(self._members)
+
+    def __iter__(self) -> "Iterator[torch.nn.Module]":
+        return iter(self.resident())
+
+    def __getitem__(self, index: int) -> "torch.nn.Module":
+        return self.resident()[index]
+
+    @property
+    def member_bytes(self) -> int:
+        """Size of the largest member's weights."""
+        return max(((self._bundle.folder / member.file).stat().st_size for member in self._members), default=0)
+
+    @property
+    def kept_bytes(self) -> int:
+        """What the weights that are kept take."""
+        return len(self._kept) * self.member_bytes
+
+    def resident(self) -> "list[torch.nn.Module]":
+        """All networks, which stay loaded.
+
+        Raises
+        ------
+        OncoduetError
+            As :func:`load_network`.
+        """
+        if not self._kept:
+            self._kept = [self._load(index) for index in range(len(self._members))]
+        return self._kept
+
+    def streamed(self) -> "Streamed":
+        """Networks that are loaded for their turn and dropped after it; what was kept is dropped too."""
+        from network.sliding_window import Streamed  # noqa: PLC0415
+
+        self._kept = []
+        return Streamed(len(self._members), self._load)
+
+    def _load(self, index: int) -> "torch.nn.Module":
+        member = self._members[index]
+        network = load_network(self._bundle, member, self._device, verify=member.name not in self._verified)
+        self._verified.add(member.name)
+        return network
+
+
+def load_network(bundle: Bundle, member: Member, device: "torch.device", *, verify: bool = True) -> "torch.nn.Module":
+    """Build a member's network and load its weights, ready to predict.
+
+    Parameters
+    ----------
+    verify
+        Whether to compare the weights' hash with the bundle's.
+
+    Raises
+    ------
+    OncoduetError
+        The weights are not those that the bundle names, or do not fit the plans' network.
+    """
+    import torch  # noqa: PLC0415
+
+    from network.architecture import build_network, normalise_by_groups  # noqa: PLC0415
+    from network.weights import fill, load_weights, tensors_sha256  # noqa: PLC0415
+
+    path = bundle.folder / member.file
+    weights = load_weights(path)
+    if verify and (found := tensors_sha256(weights)) != member.weights_sha256:
+        raise OncoduetError(f"{path}: expected weights with the hash {member.weights_sha256}, found {found}")
+    with torch.device("meta"):  # without memory, until the weights are known to be this network's
+        if member.anchors_file is None:
+            network = build_network(bundle.plans, bundle.dataset, deep_supervision=False)
+        else:
+            from network.detection.anchors import AnchorPlan  # noqa: PLC0415
+            from network.detection.retina_unet import build_retina_unet  # noqa: PLC0415
+
+            anchors = read_record(bundle.folder / member.anchors_file, AnchorPlan)
+            network = build_retina_unet(bundle.plans, bundle.dataset, anchors)
+    fill(network, weights, path)
+    if device.type == "cpu":
+        normalise_by_groups(network)
+    return network.requires_grad_(False).eval().to(device)
+
+
+def _verify_sums(folder: Path) -> set[str]:
+    """Compare every file with ``SHA256SUMS``; return their names."""
+    sums = folder / SUMS
+    present = _files_below(folder) - {SUMS}
+    if not sums.is_file():
+        raise OncoduetError(f"{folder}: expected the file {SUMS}, found none")
+    try:
+        text = read_text(sums)
+    except UnicodeDecodeError:
+        raise OncoduetError(f"{sums}: expected text, found other bytes") from None
+    except (OSError, ValueError) as error:
+        raise OncoduetError(f"{sums}: expected a hash for each file, found: {error}") from None
+    if not text.endswith("\n"):
+        raise OncoduetError(f"{sums}: expected a last line that ends, found none")
+    expected: dict[str, str] = {}
+    for line in text.removesuffix("\n").split("\n"):
+        match = _SUM_LINE.fullmatch(line)
+        if match is None:
+            raise OncoduetError(f"{sums}: expected lines of a hash, two spaces and a name, found {line[:80]!r}")
+        expected[match[2]] = match[1]
+    for name in sorted(set(expected) - present):
+        raise OncoduetError(f"{folder}: expected the file {name!r} that {SUMS} names, found none")
+    for name in sorted(present - set(expected)):
+        raise OncoduetError(f"{folder}: expected only files that {SUMS} names, found {name!r}")
+    for name in sorted(expected):
+        found = sha256_file(folder / name)
+        if found != expected[name]:
+            raise OncoduetError(f"{folder / name}: expected the SHA-256 {expected[name]}, found {found}")
+    return present
+
+
+def _files_below(folder: Path) -> set[str]:
+    """Names of all files, of which none is a link, nor a pipe that would never end."""
+    files = set()
+    for path in folder.rglob("*"):
+        found = path.lstat()
+        if stat.S_ISDIR(found.st_mode):
+            continue
+        name = path.relative_to(folder).as_posix()
+        if not stat.S_ISREG(found.st_mode):
+            raise OncoduetError(f"{folder}: expected files and folders alone, found {name!r}, {kind_of(found)}")
+        files.add(name)
+    return files

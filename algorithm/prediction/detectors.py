@@ -1,0 +1,194 @@
+"""Members of a bundle that find boxes: what they find in a study, and the map that an ensemble of them gives.
+
+Every member sees the study once. An ensemble's boxes are those of its members clustered together, as if one more member
+were one more look, by the mean of their rules; they are brought to the reference image first and painted there, so that
+no interpolation blurs their edges or joins two of them. What is painted and how a case is scored cannot be averaged:
+there the members' rules have to agree, or somebody chooses.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import torch
+
+from algorithm.prediction.bundle import Bundle, MemberNetworks
+from contract.errors import OncoduetError
+from contract.images.volume import Float32Array, Volume
+from contract.records import Member, read_record
+from network.detection.anchors import AnchorPlan, anchors_of_patch, level_strides
+from network.detection.clustering import BoxRule, CaseScore, Fill, ScoredBoxes
+from network.detection.inference import Detector, Found, find_boxes
+from network.detection.painting import detection_map
+from network.preprocessing import Preprocessed, boxes_to_study_grid, patch_size_zyx, to_study_grid
+from network.sliding_window import NotFiniteError
+from network.study import StudyImage, along_card, along_reference, as_in_file, boxes_to_reference
+
+
+@dataclass(frozen=True)
+class BoxChoice:
+    """How boxes become a map and a likelihood, where that is not left to the members' rules (None)."""
+
+    fill: Fill | None = None
+    case_score: CaseScore | None = None
+
+    def __str__(self) -> str:
+        return "_".join(each for each in (self.fill, self.case_score) if each)
+
+
+AS_IN_RULES = BoxChoice()
+
+
+@dataclass(frozen=True)
+class BoxMembers:
+    """Members that find boxes, on one device."""
+
+    bundle: Bundle
+    members: tuple[Member, ...]
+    networks: MemberNetworks
+    rules: Mapping[str, BoxRule]
+    """By the members' names."""
+    device: torch.device
+    segmentation: bool = False
+    """Whether a study's segmentations are averaged too, for boxes that are painted with them."""
+
+    def find(
+        self, data: torch.Tensor, preprocessed: Preprocessed, *, mirror_axes: Sequence[int], name: str
+    ) -> "StudyBoxes":
+        """Search a study.
+
+        Parameters
+        ----------
+        data, preprocessed
+            The preprocessed study, on the device and with all that the way back needs.
+        name
+            The study's, for errors.
+
+        Raises
+        ------
+        OncoduetError
+            Weights are not those that the bundle names, or a member gives numbers that are none.
+        """
+        plans = self.bundle.plans
+        patch_size = patch_size_zyx(plans)
+        detectors = [
+            Detector(network, anchors_of_patch(anchors, level_strides(plans), patch_size, device=self.device))
+            for network, anchors in zip(self.networks.resident(), map(self._anchors, self.members), strict=True)
+        ]
+        try:
+            found = find_boxes(
+                detectors,
+                data,
+                patch_size=patch_size,
+                score_threshold=min(rule.score_threshold for rule in self.rules.values()),
+                mirror_axes=mirror_axes,
+                lesion_class=self.bundle.card.lesion_index if self.segmentation else None,
+            )
+        except NotFiniteError as error:
+            file = self.bundle.folder / self.members[error.member].file
+            raise OncoduetError(f"{file}: expected finite boxes for study {name}, found NaN") from None
+        without_voxels = replace(preprocessed, data=preprocessed.data[:, :0, :0, :0].copy())
+        return StudyBoxes(self.bundle, tuple(each.name for each in self.members), self.rules, found, without_voxels)
+
+    def _anchors(self, member: Member) -> AnchorPlan:
+        assert member.anchors_file is not None
+        return read_record(self.bundle.folder / member.anchors_file, AnchorPlan)
+
+
+@dataclass(frozen=True)
+class StudyBoxes:
+    """What the members found in one study, on the network's grid."""
+
+    bundle: Bundle
+    names: tuple[str, ...]
+    rules: Mapping[str, BoxRule]
+    """By the members' names."""
+    found: Found
+    preprocessed: Preprocessed
+    """Without voxels."""
+
+    def on_study_grid(self, members: Sequence[Member]) -> ScoredBoxes:
+        """Boxes of some members together, by falling score, in voxels of the study grid."""
+        chosen = [self.names.index(member.name) for member in members]
+        clustered = self.found.clustered(mean_rule([self.rules[member.name] for member in members]), chosen)
+        boxes = boxes_to_study_grid(clustered.boxes, self.preprocessed, plans=self.bundle.plans)
+        return ScoredBoxes(boxes, clustered.scores, clustered.weights)
+
+    def painted(self, members: Sequence[Member], study: StudyImage, choice: BoxChoice = AS_IN_RULES) -> Volume:
+        """Detection map of some members together on the reference grid; see :mod:`network.detection.painting`."""
+        card = self.bundle.card
+        fill = ensemble_rule(self.bundle, members, self.rules, choice).fill
+        found = self.on_study_grid(members)
+        boxes = boxes_to_reference(card, found.boxes, study)
+        painted = detection_map(
+            ScoredBoxes(boxes, found.scores, found.weights),
+            along_card(card, study.reference).shape_zyx,
+            fill=fill,
+            segmentation=self._segmented(members, study) if fill == "segmentation" else None,
+        )
+        return as_in_file(card, painted, study)
+
+    def _segmented(self, members: Sequence[Member], study: StudyImage) -> Float32Array:
+        """Mean lesion probability by the segmentation heads, on the reference image along the card's axes."""
+        mean = self.found.segmented([self.names.index(member.name) for member in members])
+        on_study = to_study_grid(mean[None], self.preprocessed, plans=self.bundle.plans)[0]
+        return along_reference(self.bundle.card, on_study, study)
+
+
+def load_box_members(
+    bundle: Bundle, members: Sequence[Member], device: torch.device, choices: Sequence[BoxChoice] = (AS_IN_RULES,)
+) -> BoxMembers:
+    """Read the members' rules; their networks are loaded on first use.
+
+    Parameters
+    ----------
+    choices
+        The only ones that will be asked for.
+    """
+    rules = {
+        member.name: BoxRule()
+        if member.box_rule_file is None
+        else read_record(bundle.folder / member.box_rule_file, BoxRule)
+        for member in members
+    }
+    segmentation = any((choice.fill or rule.fill) == "segmentation" for choice in choices for rule in rules.values())
+    return BoxMembers(
+        bundle, tuple(members), MemberNetworks(bundle, members, device), rules, device, segmentation=segmentation
+    )
+
+
+def ensemble_rule(
+    bundle: Bundle, members: Sequence[Member], rules: Mapping[str, BoxRule], choice: BoxChoice
+) -> BoxRule:
+    """The rule of an ensemble: each number the mean over its members, what cannot be averaged theirs or as chosen.
+
+    Parameters
+    ----------
+    rules
+        By the members' names.
+
+    Raises
+    ------
+    OncoduetError
+        Fill, case score or its ``k`` differ between members, and nobody chose.
+    """
+    chosen = {name: each for name, each in [("fill", choice.fill), ("case_score", choice.case_score)] if each}
+    own = {member.name: rules[member.name].model_copy(update=chosen) for member in members}
+    first = members[0].name
+    for what in ("fill", "case_score", "k"):
+        for name, rule in own.items():
+            expected, found = getattr(own[first], what), getattr(rule, what)
+            if found != expected:
+                raise OncoduetError(
+                    f"{bundle.folder}: expected one {what} in the box rules of members that are clustered together, "
+                    f"found {expected} in {first} and {found} in {name}"
+                )
+    return mean_rule(list(own.values()))
+
+
+def mean_rule(rules: Sequence[BoxRule]) -> BoxRule:
+    """The rule of several members: each number by which boxes are clustered is the mean, the rest as in the first."""
+    means = {
+        name: sum(float(getattr(rule, name)) for rule in rules) / len(rules)
+        for name in ("score_threshold", "cluster_iou", "minimum_size_voxels")
+    }
+    return rules[0].model_copy(update=means)

@@ -1,0 +1,196 @@
+"""Is this image fit for the platform? Runs it under the platform's conditions and says what is not as it has to be.
+
+``./test.sh conformance IMAGE --kind algorithm --card CARD --model MODEL`` calls this. IMAGE is a name that the engine
+knows or an archive to upload, ours or anybody's. Exit codes: 0 fit, 1 at least one error, 2 wrong usage, 3 the input is
+wrong (one line on stderr). Nothing of the engine's is left behind, after Ctrl-C neither.
+"""
+
+from contract.process.signals import heed_signals
+
+if __name__ == "__main__":
+    heed_signals()  # before what takes long to import
+
+import argparse
+import logging
+import platform
+import re
+import sys
+import time
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+
+from rich.console import Console
+
+from conformance.algorithm_checks import ALGORITHM, SPELLINGS, own_study_check
+from conformance.algorithm_checks import scenarios as algorithm_scenarios
+from conformance.archives import folder_files, tarball_files
+from conformance.checks import ENDING, Bench, Check, Scenario, Verdict, run
+from conformance.conditions import PROFILES, Files, Limits, Place, workplace
+from conformance.engine import session
+from conformance.evaluation_checks import EVALUATION
+from conformance.evaluation_checks import scenarios as evaluation_scenarios
+from conformance.outputs import Broken
+from conformance.report import report_place, show, write
+from conformance.studies import Study, own_studies, require_cases
+from conformance.submissions import made_truth, read_truth, truth_files
+from contract.cards import load_card
+from contract.errors import OncoduetError, UsageError
+from contract.outputs import require_apart
+from contract.process.command import Parser, run_command
+from contract.process.terminal import console as make_console
+from contract.process.terminal import log_to_stdout
+
+REPORTS = Path("build/conformance")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Check one image and return the exit code."""
+    errors = 0
+
+    def command(options: argparse.Namespace) -> None:
+        nonlocal errors
+        verdicts = _conform(options, make_console())
+        errors = sum(each.verdict == "fail" and each.level == "error" for each in verdicts)
+
+    log = partial(log_to_stdout, "%(message)s", level=logging.WARNING)
+    return run_command(lambda: _parser().parse_args(arguments), command, log=log) or min(errors, 1)
+
+
+def _conform(options: argparse.Namespace, console: Console) -> list[Verdict]:
+    begun = time.monotonic()
+    card = load_card(options.card)
+    checks: list[Check] = list(ALGORITHM if options.kind == "algorithm" else EVALUATION)
+    given: dict[str, Study] = own_studies(options.study, card, SPELLINGS[options.spelling]) if options.study else {}
+    with session(options.engine, options.session) as engine, workplace() as work:
+        engine.require_amd64()
+        archive = Path(options.image) if Path(options.image).is_file() else None
+        name = engine.load(archive) if archive else options.image
+        engine.require_silent(name)
+        folder = options.output or REPORTS / re.sub(
+            r"[^A-Za-z0-9._-]+", "_", Path(options.image).name if archive else name
+        )
+        require_apart(folder, study=options.study, truth=options.truth, model=options.model)
+        report_place(folder).check()
+        profile = PROFILES[options.profile]
+        if profile.gpu and not engine.has_gpu:
+            console.print("Note: the engine has no GPU to give; everything runs on the CPU.")
+        limits = Limits(case=options.limit_s, start=options.start_s, health=options.health_s)
+        place = Place(engine, name, work, profile, limits)
+        bench = Bench(
+            place, card, archive=archive, planted=options.planted, ranking=options.ranking, legacy=options.legacy
+        )
+        if options.kind == "algorithm":
+            bench.tarball, place.model = _mounted(options.model)
+            bench.scenarios = algorithm_scenarios(card, legacy=options.legacy, keys=SPELLINGS[options.spelling])
+            for case_id, study in given.items():
+                bench.scenarios[f"own {case_id}"] = Scenario(lambda study=study: study)  # type: ignore[misc]
+                checks[-len(ENDING) : -len(ENDING)] = own_study_check(case_id)
+        else:
+            bench.tarball, place.truth = _mounted(options.truth)
+            truth = read_truth(_unpacked(place.truth, work)) if options.truth else made_truth(card)
+            if not truth:
+                raise OncoduetError(f"{options.truth}: expected label maps (CASE.nii.gz or CASE.mha), found none")
+            if options.truth:
+                require_cases(truth, list(given), options.truth)
+            else:
+                place.truth = truth_files(card, truth)
+            bench.scenarios = evaluation_scenarios(card, truth, given=bool(options.truth))
+        unknown = sorted(set(options.only) - {check.id for check in checks})
+        if unknown:
+            raise UsageError(f"--only: expected ids of checks ({', '.join(c.id for c in checks)}), found {unknown[0]}")
+        found = {}
+        for verdict in run(checks, bench, options.only):
+            found[verdict.id] = verdict
+            if options.verbose:
+                console.print(f"{verdict.id}: {verdict.verdict}: {verdict.found}")
+        verdicts = [found[check.id] for check in checks if check.id in found]
+        about = {
+            "image": str(options.image),
+            "image_id": engine.image(name)["Id"],
+            "kind": options.kind,
+            "card": card.name,
+            "api": place.api,
+            "profile": options.profile,
+            "memory_gb": profile.memory_gb,
+            "limit_s": options.limit_s,
+            "engine": engine.version,
+            "machine": f"{platform.machine()}, GPU {'yes' if engine.has_gpu else 'no'}",
+            "seconds": round(time.monotonic() - begun, 1),
+        }
+    show(verdicts, console)
+    console.print(f"{write(verdicts, folder, about)}, {about['seconds']} s")
+    return verdicts
+
+
+def _mounted(given: Path | None) -> tuple[Path | None, Files]:
+    """A tarball and its files, or a folder's; a tarball that cannot be unpacked is left to its check."""
+    if given is None:
+        return None, {}
+    if given.is_dir():
+        return None, folder_files(given)
+    if not given.is_file():
+        raise OncoduetError(f"{given}: expected a folder or a .tar.gz, found none")
+    try:
+        return given, tarball_files(given)
+    except Broken:
+        return given, {}
+
+
+def _unpacked(files: Files, work: Path) -> Path:
+    folder = work / "truth"
+    for name, content in files.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(content)
+    folder.mkdir(exist_ok=True)
+    return folder
+
+
+def _seconds(text: str) -> float:
+    seconds = float(text)
+    if not seconds > 0:
+        raise argparse.ArgumentTypeError(f"expected a positive number, found {text}")
+    return seconds
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = Parser(prog="./test.sh conformance", description=__doc__)
+    parser.add_argument("image", metavar="IMAGE", help="a name that the engine knows, or an archive (.tar, .tar.gz)")
+    parser.add_argument("--kind", choices=("algorithm", "evaluation"), required=True)
+    parser.add_argument("--card", required=True, help="name or path of the card whose sockets the image serves")
+    parser.add_argument("--model", type=Path, help="tarball or folder of the model (algorithm)")
+    parser.add_argument("--truth", type=Path, help="tarball or folder of the truth (evaluation); default: by formula")
+    parser.add_argument(
+        "--study", type=Path, help="an archive of studies to try too (algorithm), or that the truth is of"
+    )
+    parser.add_argument(
+        "--planted", action="store_true", help="the model finds lesions such as the suite plants: require it"
+    )
+    parser.add_argument(
+        "--spelling",
+        choices=tuple(SPELLINGS),
+        default="both",
+        help="what inputs.json calls a socket where no check tries another (default: %(default)s)",
+    )
+    parser.add_argument("--legacy", action="store_true", help="the older contract: fixed paths, no inputs.json")
+    parser.add_argument(
+        "--profile", choices=tuple(PROFILES), default="cpu-8", help="the machine (default: %(default)s)"
+    )
+    parser.add_argument("--limit-s", type=_seconds, default=1200.0, help="time limit of a case (default: 1200)")
+    parser.add_argument("--start-s", type=_seconds, default=300.0, help="time limit of a server's start (default: 300)")
+    parser.add_argument("--health-s", type=_seconds, default=10.0, help="time limit of /health (default: 10)")
+    parser.add_argument(
+        "--ranking", default="strict.score", help="path of the number that ranks (default: %(default)s)"
+    )
+    parser.add_argument("--only", nargs="+", default=[], metavar="ID", help="make these checks alone")
+    parser.add_argument("--output", type=Path, help="folder for the reports (default: build/conformance/IMAGE)")
+    parser.add_argument("--verbose", action="store_true", help="print each verdict as soon as it is there")
+    parser.add_argument("--engine", default="docker", help="command of the container engine (default: %(default)s)")
+    parser.add_argument(
+        "--session", help="name of what is made with the engine, label oncoduet.conformance=NAME (default: a new one)"
+    )
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())

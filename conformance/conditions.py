@@ -1,0 +1,594 @@
+"""The platform's own conditions, around any image: folders, user, rights, limits, variables, and how it is started.
+
+``/input`` is a symbolic link to a folder below ``/opt/ml/input/data`` that only root may write to; ``/output`` is
+empty and open to all; ``/tmp`` is empty and in memory; model and truth lie below ``/opt/ml``. There is no network, no
+capability and no way to gain one. Memory is limited twice, as the platform does it: by the container, and 1 GB lower
+for the data segment of each process, so that Python sees a ``MemoryError`` before the kernel kills.
+
+Nothing of an image's runs as root here, nor with a network: the platform's folders are laid over it without a program,
+outputs come as the tar that the engine makes, and an image whose user is root is not run. Between cases a keeper, the
+image's own ``/bin/sh`` as a user of no rights, empties the volumes. A server is asked by the image's own ``python3``,
+since nothing reaches it from outside; what that says is anybody's word, and read as such.
+"""
+
+import io
+import shutil
+import subprocess
+import tarfile
+import tempfile
+import time
+from collections.abc import Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
+
+from conformance.engine import Engine, Kept, entry, last_line, pack
+from contract.errors import OncoduetError
+from contract.process.invoke_server import PORT
+from contract.upload import user_and_group
+
+Files = Mapping[str, bytes]
+"""Contents by path below a folder."""
+
+INPUT_TARGET = "/opt/ml/input/data/case-input"
+MODEL = "/opt/ml/model"
+TRUTH = "/opt/ml/input/data/ground_truth"
+API_LABEL = "org.grand-challenge.api-method"
+GB = 1 << 30
+MOST_OUTPUT_BYTES, MOST_OUTPUT_FILES = 2 * GB, 1000
+"""Taken out of ``/output``; more is a failed case."""
+_MOST_PASSWD_BYTES = 1 << 20
+_KEEPER, _OTHER = 65531, 12345
+"""User ids: of the keeper, and of another user than the image's."""
+_Answer = TypeVar("_Answer")
+
+
+@dataclass(frozen=True)
+class Profile:
+    """A machine of the platform."""
+
+    memory_gb: int
+    cpus: int
+    gpu: bool
+
+
+PROFILES = {
+    "cpu-8": Profile(8, 2, gpu=False),
+    "cpu-16": Profile(16, 2, gpu=False),
+    "t4-16": Profile(16, 4, gpu=True),
+    "t4-32": Profile(32, 8, gpu=True),
+}
+
+
+@dataclass(frozen=True)
+class Limits:
+    """How long things may take, in seconds."""
+
+    case: float = 1200.0
+    start: float = 300.0
+    health: float = 10.0
+    stop: float = 5.0
+
+
+@dataclass(frozen=True)
+class Case:
+    """How one case ended."""
+
+    status: int | None
+    """Exit code, or HTTP status of an invocation; None: it did not end in time, or the server was never ready."""
+    success: int
+    stdout: bytes
+    stderr: bytes
+    seconds: float
+    output: Path
+    """What ``/output`` held afterwards."""
+    note: str = ""
+    """What is known about a failure beyond the status."""
+
+    @property
+    def succeeded(self) -> bool:
+        return self.status == self.success
+
+    @property
+    def how(self) -> str:
+        """In a few words, with the last line of stderr."""
+        word = "exit code" if self.success == 0 else "HTTP status"
+        ended = "no answer" if self.status is None else f"{word} {self.status}"
+        return ", ".join(part for part in (ended, self.note, last_line(self.stderr)[:300]) if part)
+
+
+class NotRunError(OncoduetError):
+    """The image is not run: its user is root, or cannot be told."""
+
+
+class Conditions(BaseModel):
+    """What a process in the image sees of the conditions."""
+
+    model_config = ConfigDict(frozen=True, strict=True)
+
+    uid: int
+    passwd: Annotated[list[str | int], Field(min_length=7)] | None
+    home: str | None
+    capabilities: int
+    no_new_privileges: bool
+    input_target: str
+    input_is_link: bool
+    input_refuses: bool
+    model_refuses: bool
+    tmp: list[str]
+    tmp_type: list[str]
+    output: list[str]
+    output_mode: str
+    data: int
+    shm: int
+    offline: bool
+    cuda: str | None
+
+
+class Health(BaseModel):
+    """Statuses in turn (or the names of errors), and how long the slowest answer took."""
+
+    model_config = ConfigDict(frozen=True, strict=True)
+
+    statuses: list[int | str] = Field(default_factory=list, max_length=1000)
+    slowest_s: float = 0.0
+    ready_s: float | None = None
+    """After how long it was ready; None: never."""
+
+    @property
+    def last(self) -> int | str | None:
+        return self.statuses[-1] if self.statuses else None
+
+
+Variant = Literal["plain", "read-only root", "another user", "no model", "one core"]
+
+
+_WITHOUT_RIGHTS = ("--cap-drop", "ALL", "--security-opt", "no-new-privileges")
+_STATUS: TypeAdapter[int | None] = TypeAdapter(int | None)
+
+
+@dataclass
+class Place:
+    """One image under the platform's conditions."""
+
+    engine: Engine
+    image: str
+    work: Path
+    profile: Profile = PROFILES["cpu-8"]
+    limits: Limits = Limits()
+    model: Files = field(default_factory=dict)
+    truth: Files = field(default_factory=dict)
+    _writers: set[int] = field(default_factory=set)
+    """Users who may have written into ``/output``."""
+
+    @cached_property
+    def config(self) -> dict[str, Any]:
+        """The image's own settings: user, entry point, labels, variables."""
+        return self.engine.image(self.image).get("Config") or {}
+
+    @property
+    def api(self) -> str:
+        """How the platform would start it; quotes and case do not matter to the platform."""
+        label = (self.config.get("Labels") or {}).get(API_LABEL, "exec")
+        return str(label).strip().strip("\"'").lower()
+
+    @cached_property
+    def uid(self) -> int:
+        """Of the image's user, which is not root.
+
+        Raises
+        ------
+        NotRunError
+            It is root, or cannot be told.
+        """
+        user = str(self.config.get("User") or "")
+        name, _ = user_and_group(user)
+        if not name:
+            raise NotRunError(f"user {user!r}")
+        uid = int(name) if name.isdigit() else self._uid_of(name)
+        if uid is None:
+            raise NotRunError(f"user {user!r}, who is not in /etc/passwd")
+        if not 0 < uid < 1 << 31:
+            raise NotRunError(f"user {user!r}, whose id is {uid}")
+        return uid
+
+    def _uid_of(self, name: str) -> int | None:
+        """By the image's own table, of which the engine takes the first that fits."""
+        with self.engine.reading(self.still, "/etc/passwd") as entries:
+            for _, content in entries:
+                text = content.read(_MOST_PASSWD_BYTES) if content else b""
+                for line in text.decode(errors="replace").splitlines():
+                    found, _, number, *_ = [*line.split(":"), "", "", ""]
+                    if found == name:
+                        return int(number) if number.isdecimal() and len(number) < 12 else None
+        return None
+
+    @cached_property
+    def still(self) -> str:
+        """A container of the image as it is, to be looked into; it never runs."""
+        return self.engine.create(self.image, "nothing")
+
+    @cached_property
+    def derived(self) -> str:
+        """The image with the platform's folders, in one layer more: its own content at these places vanishes."""
+        tag = f"oncoduet-conformance-{self.engine.name}"
+        self.engine.add_layer(self.image, _platform_folders(), tag=tag)
+        return tag
+
+    @cached_property
+    def volumes(self) -> dict[str, str]:
+        """Names of the volumes."""
+        return {name: self.engine.volume() for name in ("input", "output", "model", "truth", "void")}
+
+    @cached_property
+    def keeper(self) -> str:
+        """A container without rights on all volumes, with the model and the truth laid out."""
+        container = self._keep(self.volumes)
+        folders = {f"{name}/": b"" for name in ("input", "void")}
+        files = {f"{top}/{path}": content for top in ("model", "truth") for path, content in getattr(self, top).items()}
+        self.engine("cp", "-", f"{container}:/volumes", given=pack({**folders, **files}, owner=_KEEPER))
+        self.engine("cp", "-", f"{container}:/volumes", given=_open_to_all("output"))
+        return container
+
+    def _keep(self, volumes: Mapping[str, str]) -> str:
+        """Start a container that does nothing, with volumes below ``/volumes``.
+
+        It has to run: podman mounts the volumes of a container that does, and copies into no other.
+        """
+        mounts = [f"--volume={name}:/volumes/{place}:nocopy" for place, name in volumes.items()]
+        container = self.engine.create(
+            *["--user", f"{_KEEPER}:{_KEEPER}", *_WITHOUT_RIGHTS, "--memory", "1g", "--pids-limit", "64", *mounts],
+            *["--entrypoint", "/bin/sh", self.derived, "-c", "while :; do sleep 3600; done"],
+        )
+        self.engine("start", container)
+        return container
+
+    def _empty(self, folder: str, user: int) -> None:
+        """Remove what a user has put into a volume."""
+        below = f"find /volumes/{folder} -mindepth 1"
+        theirs = f"{below} -type d -user {user} ! -perm -700 -exec chmod u+rwx {{}} \\; ; {below} -delete"
+        self.engine("exec", "--user", f"{user}:{user}", self.keeper, "/bin/sh", "-c", theirs)
+
+    def flags(self, variant: Variant = "plain", *, truth: Files | None = None) -> list[str]:
+        """Options of the engine's ``create``."""
+        profile = self.profile
+        data = (profile.memory_gb - 1) * GB
+        self._writers |= {self.uid, *([_OTHER] if variant == "another user" else [])}
+        flags = list(_WITHOUT_RIGHTS)
+        flags += ["--memory", f"{profile.memory_gb}g", "--memory-swap", f"{profile.memory_gb}g"]
+        flags += ["--ulimit", f"data={data}:{data}", "--shm-size", f"{profile.memory_gb * GB // 2}"]
+        flags += ["--cpus", "1" if variant == "one core" else str(profile.cpus), "--pids-limit", "512"]
+        flags += ["--tmpfs", "/tmp:rw,exec,nosuid,nodev,mode=1777"]
+        flags += ["--env", "LOG_LEVEL=INFO", "--env", "PYTHONUNBUFFERED=1"]
+        for place, target, mode in (
+            ("input", INPUT_TARGET, "ro,"),
+            ("output", "/output", ""),
+            ("void" if variant == "no model" else "model", MODEL, "ro,"),
+        ):
+            flags += ["--volume", f"{self.volumes[place]}:{target}:{mode}nocopy"]
+        truth_volume = self.volumes["truth"] if truth is None else self._other_truth(truth)
+        flags += ["--volume", f"{truth_volume}:{TRUTH}:ro,nocopy"]
+        if profile.gpu and self.engine.has_gpu:
+            flags += ["--gpus", "all"]
+        else:
+            flags += ["--env", "CUDA_VISIBLE_DEVICES="]  # this host's /proc may tell of a GPU that is not lent
+        if variant == "read-only root":
+            flags += ["--read-only"]
+        if variant == "another user":
+            flags += ["--user", f"{_OTHER}:0"]
+        return flags
+
+    def _other_truth(self, truth: Files) -> str:
+        volume = self.engine.volume()
+        filler = self._keep({"truth": volume})
+        files = {f"truth/{path}": content for path, content in truth.items()}
+        self.engine("cp", "-", f"{filler}:/volumes", given=pack(files, owner=_KEEPER))
+        self.engine("rm", "--force", filler)
+        return volume
+
+    def lay_out(self, study: Files) -> None:
+        """Give ``/input`` this content, and ``/output`` none."""
+        self._empty("input", _KEEPER)
+        for user in sorted(self._writers):
+            self._empty("output", user)
+        files = {f"input/{path}": content for path, content in study.items()}
+        if files:
+            self.engine("cp", "-", f"{self.keeper}:/volumes", given=pack(files, owner=_KEEPER))
+
+    def take(self) -> Path:
+        """What ``/output`` holds now, copied: files and folders, never a link.
+
+        Raises
+        ------
+        OncoduetError
+            It is too much, or cannot be copied.
+        """
+        folder = Path(tempfile.mkdtemp(dir=self.work))
+        (folder / "output").mkdir()
+        room_bytes, room = MOST_OUTPUT_BYTES, MOST_OUTPUT_FILES
+        with self.engine.reading(self.keeper, "/volumes/output") as entries:
+            for member, content in entries:
+                room_bytes, room = room_bytes - member.size, room - 1
+                if room_bytes < 0 or room < 0:
+                    raise OncoduetError(f"more than {MOST_OUTPUT_BYTES} bytes or {MOST_OUTPUT_FILES} files in /output")
+                if content is None and not member.isdir():
+                    continue
+                try:
+                    place = folder / tarfile.data_filter(member, str(folder)).name
+                    if content is None:
+                        place.mkdir(exist_ok=True)
+                    else:
+                        place.write_bytes(content.read())
+                except (OSError, ValueError, tarfile.TarError) as error:
+                    raise OncoduetError(f"{member.name!r} in /output, which cannot be copied: {error}") from None
+        return folder / "output"
+
+    def run_once(self, study: Files, variant: Variant = "plain", *, truth: Files | None = None) -> Case:
+        """Start the image for one case, as the platform's ``exec`` does."""
+        self.lay_out(study)
+        container = self.engine.create(*self.flags(variant, truth=truth), self.derived)
+        begun = time.monotonic()
+        with _Attached(self.engine, container) as attached:
+            status = attached.wait(self.limits.case)
+            seconds = time.monotonic() - begun
+            if status is None:
+                self.engine("kill", container)
+                attached.wait(60)
+            note = "out of memory" if self._killed_for_memory(container) else ""
+            if status is None:
+                note = f"did not end within {self.limits.case:g} s"
+            self.engine("rm", "--force", "--volumes", container)
+            return self.ended(status, 0, attached.stdout(), attached.stderr(), seconds, note)
+
+    def ended(self, status: int | None, success: int, stdout: bytes, stderr: bytes, seconds: float, note: str) -> Case:
+        """The case, with what it left in ``/output``; too much there is no success, whatever the status."""
+        try:
+            return Case(status, success, stdout, stderr, seconds, self.take(), note)
+        except OncoduetError as error:
+            return Case(None, success, stdout, stderr, seconds, Path(tempfile.mkdtemp(dir=self.work)), str(error))
+
+    def probe(self, code: str) -> Conditions:
+        """Run a few lines of Python in the image, under the conditions of a case; they print JSON.
+
+        Raises
+        ------
+        OncoduetError
+            The image has no ``python3``, or one that says something else.
+        """
+        self.lay_out({"inputs.json": b"[]"})
+        status, stdout, stderr = self.engine.ask(
+            *["run", "--rm", *self.engine.closed, *self.flags()],
+            *["--entrypoint", "python3", self.derived, "-c", code],
+        )
+        if status != 0:
+            raise OncoduetError(
+                f"{self.image}: expected python3 in the image, to look around, found: {last_line(stderr)}"
+            )
+        return self.said(stdout, TypeAdapter(Conditions))
+
+    def said(self, stdout: bytes, answer: TypeAdapter[_Answer]) -> _Answer:
+        """What the image's ``python3`` has answered, if it is an answer at all."""
+        try:
+            return answer.validate_json(stdout)
+        except ValidationError:
+            said = last_line(stdout)[:80]
+            raise OncoduetError(
+                f"{self.image}: expected its python3 to answer what it was asked, found: {said!r}"
+            ) from None
+
+    def _killed_for_memory(self, container: str) -> bool:
+        return self.engine("inspect", "--format", "{{.State.OOMKilled}}", container).strip() == b"true"
+
+
+_HEALTH = """
+import http.client, json, sys, time
+begun, statuses, slowest = time.monotonic(), [], 0.0
+while time.monotonic() - begun < float(sys.argv[2]):
+    asked = time.monotonic()
+    try:
+        connection = http.client.HTTPConnection("127.0.0.1", int(sys.argv[1]), timeout=float(sys.argv[3]))
+        connection.request("GET", "/health")
+        status = connection.getresponse().status
+    except OSError as error:
+        status = type(error).__name__
+    slowest = max(slowest, time.monotonic() - asked)
+    statuses += [] if statuses[-1:] == [status] else [status]
+    if status == 200 or isinstance(status, int) and 300 <= status < 400:
+        break
+    time.sleep(0.1)
+print(json.dumps({"statuses": statuses, "slowest_s": slowest}))
+"""
+_INVOKE = """
+import http.client, json, sys
+connection = http.client.HTTPConnection("127.0.0.1", int(sys.argv[1]), timeout=float(sys.argv[2]))
+try:
+    connection.request("POST", "/invoke")
+    print(json.dumps(connection.getresponse().status))
+except OSError as error:
+    print(json.dumps(None))
+"""
+
+
+@dataclass
+class Server:
+    """A container that was started once and is asked for several cases."""
+
+    place: Place
+    container: str
+    attached: "_Attached"
+    health: Health
+    processes: int = 0
+    """How many ran in it before the first case."""
+
+    @property
+    def ready(self) -> bool:
+        return self.health.ready_s is not None
+
+    def invoke(self, study: Files) -> Case:
+        """Ask for one case."""
+        place = self.place
+        place.lay_out(study)
+        before = len(self.attached.stdout()), len(self.attached.stderr())
+        begun = time.monotonic()
+        status = self.post(place.limits.case) if self.ready else None
+        seconds = time.monotonic() - begun
+        time.sleep(0.2)  # what was printed last is on its way through the engine
+        stdout, stderr = self.attached.stdout()[before[0] :], self.attached.stderr()[before[1] :]
+        note = "" if self.ready else f"/health never said 200 ({self.health.statuses})"
+        stderr = stderr if self.ready else self.attached.stderr()
+        return place.ended(status, 201, stdout, stderr, seconds, note)
+
+    def post(self, seconds: float) -> int | None:
+        """Ask for a case and return the status."""
+        answered, stdout, _ = self.place.engine.ask(
+            "exec", self.container, "python3", "-c", _INVOKE, str(PORT), str(seconds), seconds=seconds + 60
+        )
+        return self.place.said(stdout, _STATUS) if answered == 0 else None
+
+    def begin_post(self) -> Future[int | None]:
+        """Ask for a case and do not wait."""
+        pool = ThreadPoolExecutor(1)
+        asked = pool.submit(self.post, self.place.limits.case)
+        pool.shutdown(wait=False)
+        return asked
+
+    def count_processes(self) -> int:
+        """How many run in it now."""
+        return max(0, len(self.place.engine("top", self.container).splitlines()) - 1)
+
+    def peak_memory_gb(self) -> float | None:
+        """The largest memory that it held, by the kernel's account; None where that is not kept."""
+        paths = "/sys/fs/cgroup/memory.peak /sys/fs/cgroup/memory/memory.max_usage_in_bytes"
+        _, stdout, _ = self.place.engine.ask("exec", self.container, "/bin/sh", "-c", f"cat {paths} 2>/dev/null")
+        numbers = [int(word) for word in stdout.split() if word.isdigit() and len(word) < 20]
+        return numbers[0] / 1e9 if numbers else None
+
+    def stop(self) -> float | None:
+        """Send SIGTERM; how many seconds it took to end, or None where it did not within the limit (it is killed)."""
+        begun = time.monotonic()
+        self.place.engine.ask("kill", "--signal", "TERM", self.container)
+        status = self.attached.wait(self.place.limits.stop)
+        seconds = time.monotonic() - begun
+        if status is None:
+            self.place.engine.ask("kill", self.container)
+            self.attached.wait(60)
+        self.place.engine.ask("rm", "--force", self.container)
+        return None if status is None else seconds
+
+
+def start_server(
+    place: Place, variant: Variant = "plain", *, truth: Files | None = None, patience: float | None = None
+) -> Server:
+    """Start the image's server and wait until it is ready, or for ``patience`` seconds (default: the platform's)."""
+    place.lay_out({})
+    container = place.engine.create(*place.flags(variant, truth=truth), place.derived)
+    begun = time.monotonic()
+    attached = _Attached(place.engine, container).start()
+    limits = place.limits
+    wait = limits.start if patience is None else patience
+    health = Health()
+    while time.monotonic() - begun < wait and attached.status() is None:
+        left = wait - (time.monotonic() - begun)
+        status, stdout, stderr = place.engine.ask(
+            *["exec", container, "python3", "-c", _HEALTH, str(PORT), str(min(left, 20.0)), str(limits.health)],
+            seconds=limits.health + 60,
+        )
+        if status == 0:
+            found = place.said(stdout, TypeAdapter(Health))
+            statuses = [*health.statuses, *found.statuses]
+            health = Health(statuses=statuses[-1000:], slowest_s=max(health.slowest_s, found.slowest_s))
+            if health.last == 200 or (isinstance(health.last, int) and 300 <= health.last < 400):
+                break
+        elif b"python3" in stdout + stderr and b"not found" in stdout + stderr:
+            raise OncoduetError(f"{place.image}: expected python3 in the image, to call its server, found none")
+        else:
+            time.sleep(0.1)
+    ready = health.last == 200
+    if ready:
+        health = health.model_copy(update={"ready_s": time.monotonic() - begun})
+    server = Server(place, container, attached, health)
+    server.processes = server.count_processes() if ready else 0
+    return server
+
+
+class _Attached:
+    """The streams of a container, byte for byte: the engine's own log would replace what is not UTF-8."""
+
+    def __init__(self, engine: Engine, container: str) -> None:
+        self.engine, self.container = engine, container
+        self.process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> "_Attached":
+        self.process = self.engine.start("start", "--attach", self.container)
+        assert self.process.stdout is not None and self.process.stderr is not None
+        self._streams = Kept(self.process.stdout), Kept(self.process.stderr)
+        return self
+
+    def __enter__(self) -> "_Attached":
+        return self.start()
+
+    def __exit__(self, *error: object) -> None:
+        assert self.process is not None
+        if self.process.poll() is None:
+            self.process.kill()
+        self.process.wait()
+
+    def status(self) -> int | None:
+        """The exit code; None while it runs."""
+        assert self.process is not None
+        return self.process.poll()
+
+    def wait(self, seconds: float) -> int | None:
+        """The exit code, or None where it runs still after so long."""
+        assert self.process is not None
+        try:
+            return self.process.wait(seconds)
+        except subprocess.TimeoutExpired:
+            return None
+
+    def stdout(self) -> bytes:
+        return self._said(0)
+
+    def stderr(self) -> bytes:
+        return self._said(1)
+
+    def _said(self, number: int) -> bytes:
+        stream = self._streams[number]
+        return stream.so_far() if self.status() is None else stream.whole()
+
+
+@contextmanager
+def workplace() -> Iterator[Path]:
+    """A folder for what comes out of the containers."""
+    folder = Path(tempfile.mkdtemp(prefix="conformance-"))
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _platform_folders() -> bytes:
+    """A tar of what the platform has; a link that is replaced by a folder takes away what the image has there."""
+    stream = io.BytesIO()
+    with tarfile.open(fileobj=stream, mode="w") as tar:
+        for path in ("output", "opt/ml"):
+            tar.addfile(entry(path, tarfile.SYMTYPE, link="/nowhere"))
+        tar.addfile(entry("input", tarfile.SYMTYPE, link=INPUT_TARGET))
+        tar.addfile(entry("output", tarfile.DIRTYPE, mode=0o777))
+        for path in ("opt/ml", "opt/ml/input", "opt/ml/input/data", "opt/ml/model"):
+            tar.addfile(entry(path, tarfile.DIRTYPE))
+    return stream.getvalue()
+
+
+def _open_to_all(folder: str) -> bytes:
+    """A tar of one empty folder."""
+    stream = io.BytesIO()
+    with tarfile.open(fileobj=stream, mode="w") as tar:
+        tar.addfile(entry(folder, tarfile.DIRTYPE, mode=0o777, owner=_KEEPER))
+        end = tar.offset + 2 * tarfile.BLOCKSIZE
+    return stream.getvalue()[:end]

@@ -1,0 +1,175 @@
+"""What to type into the platform's forms beside the files: ``UPLOAD.md`` in the folder that ``export.sh`` writes.
+
+``python -m conformance.upload_sheet FOLDER --card CARD [--report conformance.json …]``. Names, sizes and hashes come from
+the files, sockets from the card. Memory, time and GPU are those under which the conformance has run; where it has not,
+the sheet says so and leaves them open.
+"""
+
+import json
+import sys
+from collections.abc import Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from contract.cards import Card, Socket, load_card
+from contract.errors import OncoduetError
+from contract.files import read_json, sha256_file, write_text
+from contract.outputs import EXPORT, file_output
+from contract.process.command import Parser, run_command
+from contract.process.terminal import log_to_stdout
+from contract.text import one_line
+
+SHEET = "UPLOAD.md"
+
+_WHERE = {
+    "model.tar.gz": "the algorithm's model",
+    "ground_truth.tar.gz": "the phase's ground truth",
+}
+
+
+_COLUMNS = (("AUROC", "strict.auroc"), ("AP", "strict.ap"))
+"""Beside the score, by title and path in ``metrics.json``."""
+
+_PHASE = [
+    ("score title", "Score"),
+    ("score JSON path", "`strict.score`"),
+    ("error JSON path", "leave empty: no standard error is written"),
+    ("default sort", "descending: the highest score is the best"),
+    ("decimal places", "3"),
+    ("scoring method", "absolute value of the score"),
+    (
+        "extra results columns",
+        "`" + json.dumps([{"title": title, "path": path, "order": "desc"} for title, path in _COLUMNS]) + "`",
+    ),
+    (
+        "display all metrics",
+        "no: participants would see all of `metrics.json`, the picai answer and the baselines too",
+    ),
+    (
+        "a baseline's column",
+        "of a truth with `baselines/NAME/`, where wanted: path `baselines.NAME.auroc.difference`, `….ap.difference`",
+    ),
+]
+"""Of the form's section on scoring."""
+
+
+def write_sheet(folder: Path, card: Card, reports: Sequence[Path]) -> Path:
+    """Write the sheet beside the files that it is about.
+
+    Parameters
+    ----------
+    reports
+        ``conformance.json`` of the images in the folder.
+
+    Raises
+    ------
+    OncoduetError
+        The folder holds no archive, or a report is none; a sheet of other origin is there.
+    """
+    files = sorted(folder.glob("*.tar.gz"))
+    if not files:
+        raise OncoduetError(f"{folder}: expected archives to upload, found none")
+    sections = [
+        f"# Upload: {card.title}",
+        f"Card `{card.name}`, sha256 {card.sha256}.",
+        "## Files",
+        _table(
+            ("file", "is", "MB", "sha256"),
+            [_file(path) for path in files],
+        ),
+        "## Sockets of the algorithm",
+        _table(("direction", "slug", "relative path", "kind"), _sockets(card)),
+        "The evaluation reads the outputs of the algorithm's jobs and has one output of its own, `metrics.json`. "
+        "Sockets that the platform does not have yet are made by its staff: ask before the upload.",
+        "## The phase's form",
+        _table(("field", "value"), _PHASE),
+        "## The algorithm's form",
+        _table(("field", "value"), _algorithm_form(card)),
+        "## Settings",
+    ]
+    for report in reports:
+        sections.append(_settings(report, _report(report)))
+    if not reports:
+        sections.append("The conformance has not run on these files: memory, time and GPU are open.")
+    path = folder / SHEET
+    with file_output(path, EXPORT).staged() as stage:
+        write_text(stage / SHEET, "\n\n".join(sections) + "\n")
+    return path
+
+
+def _sockets(card: Card) -> list[tuple[str, ...]]:
+    def row(direction: str, socket: Socket, kind: str) -> tuple[str, ...]:
+        return direction, f"`{socket.slug}`", f"`{socket.relative_path}`", kind
+
+    optional = [
+        row("in, optional", each, "Anything" if each.relative_path.endswith(".json") else "Image")
+        for each in card.optional_inputs
+    ]
+    return [
+        *(row("in", channel.socket, "Image") for channel in card.channels),
+        *optional,
+        row("out", card.detection_map, "Heat Map, 0 to 1"),
+        row("out", card.likelihood, "Float, 0 to 1"),
+    ]
+
+
+def _algorithm_form(card: Card) -> list[tuple[str, ...]]:
+    images = ", ".join(channel.socket.slug for channel in card.channels)
+    return [
+        ("inputs and outputs", "exactly the sockets above; optional ones only if they are to be sent"),
+        (
+            "modalities, structures",
+            f"those of the images ({images}) and of the organ, in the platform's words",
+        ),
+        ("contact e-mail", "yours; the platform requires one before others may use the algorithm"),
+        ("display editors, hanging protocol", "as you like: they change what readers see, and no result"),
+        ("memory, GPU, time limit", "see the settings below"),
+    ]
+
+
+def _report(path: Path) -> Mapping[str, Any]:
+    values = read_json(path)
+    wanted = {"image", "kind", "api", "profile", "memory_gb", "limit_s", "errors", "checks"}
+    if not isinstance(values, dict) or not wanted <= values.keys():
+        raise OncoduetError(f"{path}: expected a conformance.json with {', '.join(sorted(wanted))}, found another file")
+    return values
+
+
+def _settings(path: Path, report: Mapping[str, Any]) -> str:
+    found = {check["id"]: check["found"] for check in report["checks"] if check["verdict"] == "pass"}
+    cuda = found.get("A8", "unknown")
+    rows = [
+        ("protocol", report["api"]),
+        ("memory", f"{report['memory_gb']} GB"),
+        ("time limit", f"{report['limit_s'] / 60:g} min ({found.get('R6', 'not measured')} where it was checked)"),
+        ("GPU", "none" if cuda == "no CUDA" else f"NVIDIA T4 ({cuda})"),
+        ("conformance", f"{report['errors']} errors, profile {report['profile']}"),
+    ]
+    return f"### {report['kind'].capitalize()}: {Path(report['image']).name}\n\n" + _table(("setting", "value"), rows)
+
+
+def _file(path: Path) -> tuple[str, ...]:
+    meaning = _WHERE.get(path.name, "container image")
+    return f"`{path.name}`", meaning, f"{path.stat().st_size / 1e6:.1f}", sha256_file(path)
+
+
+def _table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    lines = [headings, ["---"] * len(headings), *rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def _main(arguments: Sequence[str] | None = None) -> int:
+    parser = Parser(prog="python -m conformance.upload_sheet", description="Write the sheet of an upload.")
+    parser.add_argument("folder", type=Path, help="with the archives")
+    parser.add_argument("--card", required=True, help="name or path")
+    parser.add_argument("--report", type=Path, nargs="*", default=[], help="conformance.json of the images")
+    return run_command(
+        lambda: parser.parse_args(arguments),
+        lambda options: print(one_line(str(write_sheet(options.folder, load_card(options.card), options.report)))),
+        log=partial(log_to_stdout, "%(message)s"),
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(_main())

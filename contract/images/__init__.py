@@ -1,0 +1,1 @@
+"""Images: grids and voxels, and the strict readers of MetaImage and NIfTI."""

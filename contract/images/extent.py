@@ -1,0 +1,41 @@
+"""Whether an image can be as large as its header says: spacings and extent beside what the card finds plausible.
+
+Asked before anything is reckoned from them. A spacing in micrometres or metres makes a study of a few kilobytes one of
+kilometres, or a study of nothing; a factor of ten passes unseen through every network.
+"""
+
+from pathlib import Path
+
+from contract.cards import Geometry
+from contract.errors import OncoduetError
+from contract.images.volume import Grid
+
+_UNITS = {1e-3: "micrometres", 1e-2: "hundredths of a millimetre", 0.1: "tenths of a millimetre"}
+_UNITS |= {10.0: "centimetres", 25.4: "inches", 1000.0: "metres"}
+"""In which unit lengths are that are millimetres once multiplied."""
+
+
+def require_plausible_extent(path: Path, grid: Grid, geometry: Geometry, *, study: str) -> None:
+    """Raise ``OncoduetError`` unless an image's spacings and its longest side lie between the card's bounds.
+
+    Parameters
+    ----------
+    study
+        Its name, for messages.
+    """
+    if _is_plausible(grid, geometry, 1.0):
+        return
+    (least, most), (short, long) = geometry.plausible_spacing_mm, geometry.plausible_extent_mm
+    x, y, z = grid.spacing_mm_xyz
+    unit = next((unit for factor, unit in _UNITS.items() if _is_plausible(grid, geometry, factor)), None)
+    raise OncoduetError(
+        f"study {study}: expected {path} to have spacings of {least:g} to {most:g} mm and a longest side of {short:g} "
+        f"to {long:g} mm, found spacings of {x:g} × {y:g} × {z:g} mm and a longest side of "
+        f"{max(grid.extent_mm_zyx):g} mm{f': as if they were {unit}' if unit else ''}"
+    )
+
+
+def _is_plausible(grid: Grid, geometry: Geometry, factor: float) -> bool:
+    (least, most), (short, long) = geometry.plausible_spacing_mm, geometry.plausible_extent_mm
+    spacings = [factor * each for each in grid.spacing_mm_xyz]
+    return least <= min(spacings) and max(spacings) <= most and short <= factor * max(grid.extent_mm_zyx) <= long

@@ -1,0 +1,198 @@
+"""The header of a ``.mha``: one strict grammar, in which nothing can mean two things.
+
+A header is lines ``Key = value`` of printable characters, each key once, the last of them ``ElementDataFile = LOCAL``.
+Keys that decide anything have one meaning and one way to be written; those with which the format places voxels
+elsewhere or twice (``HeaderSize``, ``ElementOrigin``, …) are refused; all others are somebody's notes (ITK's, DICOM's)
+and mean nothing. What a header leaves out is never assumed: no spacing of 1 mm, no origin at 0.
+
+Source: the MetaIO documentation (https://itk.org/Wiki/ITK/MetaIO/Documentation); ITK 5.4, ``metaObject.cxx`` and
+``metaImage.cxx``, for the synonyms and for what overrides what.
+"""
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import IO
+
+import numpy as np
+
+from contract.errors import OncoduetError
+from contract.images.image_header import ImageHeader, checked
+
+_LONGEST_HEADER_BYTES = 1 << 20
+_LONGEST_LINE_BYTES = 1 << 15  # ITK takes what is behind for another line
+
+_LINE = re.compile(rb"([A-Za-z0-9_](?:[!-9;<>-~ ]*[!-9;<>-~])?) =(?: ([^\x00-\x08\n-\x1f\x7f]*))?\n")
+"""A key is printable ASCII without ``:`` and ``=``, which end one for the format; a tab may stand in a value."""
+_NUMBER = re.compile(r"[-+]?[0-9]+(\.[0-9]*)?([eE][-+]?[0-9]{1,3})?")
+_WHOLE = re.compile(r"[0-9]{1,18}")
+
+_TYPES = {
+    "MET_CHAR": "i1",
+    "MET_UCHAR": "u1",
+    "MET_SHORT": "i2",
+    "MET_USHORT": "u2",
+    "MET_INT": "i4",
+    "MET_UINT": "u4",
+    "MET_LONG": "i4",
+    "MET_ULONG": "u4",
+    "MET_LONG_LONG": "i8",
+    "MET_ULONG_LONG": "u8",
+    "MET_FLOAT": "f4",
+    "MET_DOUBLE": "f8",
+}
+_SYNONYMS = {
+    "Position": "Offset",
+    "Origin": "Offset",
+    "Rotation": "TransformMatrix",
+    "Orientation": "TransformMatrix",
+    "ElementByteOrderMSB": "BinaryDataByteOrderMSB",
+}
+_LENGTHS = {"DimSize": 3, "ElementSpacing": 3, "Offset": 3, "TransformMatrix": 9}
+"""What has to be there, with how many numbers."""
+_NOTES = {"CenterOfRotation": 3, "SequenceID": 3, "ElementSize": 3, "Color": 4, "ElementNBits": 1, "ElementMin": 1}
+_NOTES |= {"ElementMax": 1, "ID": 1, "ParentID": 1}
+"""What decides nothing but has so many numbers; with fewer, ITK goes on in the next line."""
+_ONLY = {
+    "ObjectType": ("Image", "an image"),
+    "NDims": ("3", "a 3D image"),
+    "BinaryData": ("True", "binary voxels"),
+    "ElementDataFile": ("LOCAL", "the voxels in the file itself"),
+    "ElementNumberOfChannels": ("1", "one value per voxel"),
+    "DistanceUnits": ("mm", "lengths in mm"),
+    "ElementToIntensityFunctionSlope": ("1", "voxels that are the intensities"),
+    "ElementToIntensityFunctionOffset": ("0", "voxels that are the intensities"),
+}
+"""The only value that is understood, and what it means; the first four have to be there."""
+_REQUIRED = list(_ONLY)[:4]
+_REFUSED = ("HeaderSize", "FileFormatVersion", "ImagePosition", "ElementOrigin", "ElementDirection")
+_KNOWN = {*_SYNONYMS, *_LENGTHS, *_NOTES, *_ONLY, *_REFUSED}
+_KNOWN |= {"CompressedData", "CompressedDataSize", "ElementType", "BinaryDataByteOrderMSB"}
+_PER_AXIS = {*_LENGTHS, "CenterOfRotation", "SequenceID", "ElementSize"}
+_KNOWN_LOWER = {key.lower(): key for key in _KNOWN}
+
+
+def read_meta_header(path: Path, stream: IO[bytes], file_bytes: int) -> ImageHeader:
+    """Read and check a header; the stream stands at the file's first byte.
+
+    Parameters
+    ----------
+    file_bytes
+        Length of the file.
+
+    Raises
+    ------
+    OncoduetError
+        The header does not follow the grammar, or describes anything but a 3D image with one number per voxel.
+    """
+    lines, begin = _lines(path, stream)
+    for key in _REFUSED:
+        if key in lines:
+            raise OncoduetError(f"{path}: expected a MetaImage header without {key}, found {key} = {lines[key]!r}")
+    header = _without_synonyms(path, lines)
+    for key, (value, meaning) in _ONLY.items():
+        found = header.get(key, "none" if key in _REQUIRED else value)
+        if found != value:
+            raise OncoduetError(f"{path}: expected {meaning} ({key} = {value}), found {found!r}")
+    numbers = {key: _numbers(path, header, key, length) for key, length in _LENGTHS.items()}
+    for key in _NOTES.keys() & header.keys():
+        _numbers(path, header, key, _NOTES[key])
+    if not all(_WHOLE.fullmatch(word) and int(word) for word in numbers["DimSize"]):
+        raise OncoduetError(f"{path}: expected 3 positive whole numbers as DimSize, found {header['DimSize']!r}")
+    kind = header.get("ElementType", "none")
+    if kind not in _TYPES:
+        raise OncoduetError(f"{path}: expected an ElementType among {', '.join(_TYPES)}, found {kind!r}")
+    order = ">" if _truth(path, header, "BinaryDataByteOrderMSB") else "<"
+    axes = np.array(numbers["TransformMatrix"], dtype=np.float64).reshape(3, 3)  # row: an axis of the image
+    x, y, z = (int(word) for word in numbers["DimSize"])
+    dx, dy, dz = (float(word) for word in numbers["ElementSpacing"])
+    px, py, pz = (float(word) for word in numbers["Offset"])
+    return checked(
+        path,
+        ImageHeader(
+            size_xyz=(x, y, z),
+            spacing_mm_xyz=(dx, dy, dz),
+            origin_mm_xyz=(px, py, pz),
+            direction=tuple(axes.T.ravel().tolist()),
+            type=np.dtype(order + _TYPES[kind]),
+            begin=begin,
+            stream_bytes=_stream_bytes(path, header, file_bytes - begin),
+        ),
+    )
+
+
+def _lines(path: Path, stream: IO[bytes]) -> tuple[dict[str, str], int]:
+    """All keys with their values, and where the voxels begin."""
+    lines: dict[str, str] = {}
+    begin = 0
+    while "ElementDataFile" not in lines:
+        line = stream.readline(_LONGEST_LINE_BYTES)
+        begin += len(line)
+        if len(line) == _LONGEST_LINE_BYTES or begin > _LONGEST_HEADER_BYTES:
+            raise OncoduetError(
+                f"{path}: expected a MetaImage header of lines below {_LONGEST_LINE_BYTES} bytes and at most "
+                f"{_LONGEST_HEADER_BYTES} bytes in all, found a longer one"
+            )
+        if not line.endswith(b"\n"):
+            raise OncoduetError(f"{path}: expected a MetaImage header that ends with ElementDataFile, found none")
+        match = _LINE.fullmatch(line)
+        if match is None:
+            raise OncoduetError(f"{path}: expected lines 'Key = value' in the MetaImage header, found {_shown(line)}")
+        key, value = match[1].decode("ascii"), (match[2] or b"").decode("latin-1").strip(" ")
+        if key in lines:
+            raise OncoduetError(f"{path}: expected {key} once in the MetaImage header, found it twice")
+        known = _KNOWN_LOWER.get(key.lower(), key)
+        if known != key:
+            raise OncoduetError(f"{path}: expected {known} in the MetaImage header, found {key}")
+        if _SYNONYMS.get(key, key) in _PER_AXIS and "NDims" not in lines:
+            raise OncoduetError(f"{path}: expected NDims before {key} in the MetaImage header, found none")
+        lines[key] = value
+    return lines, begin
+
+
+def _without_synonyms(path: Path, lines: Mapping[str, str]) -> dict[str, str]:
+    header: dict[str, str] = {}
+    for key, value in lines.items():
+        meaning = _SYNONYMS.get(key, key)
+        if meaning in header:
+            raise OncoduetError(f"{path}: expected one of {meaning} and its synonyms, found also {key}")
+        header[meaning] = value
+    return header
+
+
+def _numbers(path: Path, header: Mapping[str, str], key: str, length: int) -> list[str]:
+    if key not in header:
+        raise OncoduetError(f"{path}: expected {key} in the MetaImage header, found none")
+    words = [word for word in header[key].split(" ") if word]
+    if len(words) != length or not all(map(_NUMBER.fullmatch, words)):
+        raise OncoduetError(f"{path}: expected {length} numbers as {key}, found {header[key]!r}")
+    return words
+
+
+def _truth(path: Path, header: Mapping[str, str], key: str) -> bool:
+    value = header.get(key, "False").lower()
+    if value not in ("true", "false"):
+        raise OncoduetError(f"{path}: expected {key} = True or False in the MetaImage header, found {header[key]!r}")
+    return value == "true"
+
+
+def _stream_bytes(path: Path, header: Mapping[str, str], present: int) -> int | None:
+    """How long the compressed stream is; ITK would read noise where a header does not say, or says too little."""
+    compressed = _truth(path, header, "CompressedData")
+    told = header.get("CompressedDataSize", "none" if compressed else "0")
+    if not _WHOLE.fullmatch(told) or (compressed and int(told) == 0):
+        raise OncoduetError(f"{path}: expected the length of the compressed voxels as CompressedDataSize, found {told}")
+    if not compressed:
+        return None
+    if int(told) > present:
+        raise OncoduetError(
+            f"{path}: expected {told} bytes of compressed voxels (CompressedDataSize), found {present}: truncated"
+        )
+    if int(told) < present:
+        raise OncoduetError(f"{path}: expected {told} bytes of compressed voxels (CompressedDataSize), found {present}")
+    return int(told)
+
+
+def _shown(line: bytes) -> str:
+    text = line[:60].decode("latin-1")
+    return repr(text if len(line) <= 60 else f"{text}…")

@@ -1,0 +1,216 @@
+"""The header of a single-file NIfTI-1 (``.nii``, ``.nii.gz``), read so that it has one meaning.
+
+A NIfTI may place its voxels twice, by a quaternion (qform) and by an affine (sform); tools differ in which they
+follow. Here both have to say the same place, and there has to be one. The affine counts, unless it is skewed by
+rounding: ITK's choice too, whose grid is reproduced to the last bit.
+
+Sources: ``nifti1.h``; ITK 5.4, ``itkNiftiImageIO.cxx`` and ``nifti1_io.c``, for the arithmetic.
+"""
+
+import math
+import struct
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from contract.errors import OncoduetError
+from contract.images.image_header import ImageHeader, checked, listed
+
+HEADER_BYTES = 348
+_FIRST_VOXEL = 352
+_LAST_FIRST_VOXEL = 1 << 24
+_TYPES = {2: "u1", 4: "i2", 8: "i4", 16: "f4", 64: "f8", 256: "i1", 512: "u2", 768: "u4", 1024: "i8", 1280: "u8"}
+_VECTORS = 1003  # from here on, intents say that a voxel is more than a number
+_MM = {0: 1.0, 1: 1e3, 2: 1.0, 3: 1e-3}  # per unit: unknown (as ITK takes it), metre, millimetre, micrometre
+_SAME_PLACE_MM = 0.5  # tools round directions: real label maps of PI-CAI reach 0.13 mm
+_SKEWED = 1e-4
+_UNIT_QUATERNION = 1e-4
+_NO_ROTATION_PART = 1e-7  # below, ``nifti1.h`` takes the quaternion's first number for 0
+
+
+def parse_nifti_header(path: Path, header: bytes) -> ImageHeader:
+    """Check the first 348 bytes of a file and say what they describe.
+
+    Raises
+    ------
+    OncoduetError
+        They are no such header, or describe anything but a 3D image with one real number per voxel, placed once.
+    """
+    order = next((order for order in "<>" if header[:4] == struct.pack(f"{order}i", HEADER_BYTES)), None)
+    if order is None or len(header) < HEADER_BYTES or header[344:348] != b"n+1\0":
+        raise OncoduetError(f"{path}: expected the header of a single-file NIfTI-1, found none")
+    size = _size(path, struct.unpack_from(f"{order}8h", header, 40))
+    intent, kind, bits = struct.unpack_from(f"{order}3h", header, 68)
+    voxels_begin, slope, intercept = struct.unpack_from(f"{order}3f", header, 108)
+    if kind not in _TYPES:
+        raise OncoduetError(f"{path}: expected real numbers as voxels, found the NIfTI datatype {kind}")
+    voxel_type = np.dtype(order + _TYPES[kind])
+    if bits != 8 * voxel_type.itemsize:
+        raise OncoduetError(
+            f"{path}: expected {8 * voxel_type.itemsize} bits per voxel for the NIfTI datatype {kind}, found {bits}"
+        )
+    if not 0 <= intent < _VECTORS:
+        raise OncoduetError(f"{path}: expected one value per voxel, found the NIfTI intent {intent}")
+    if not (_FIRST_VOXEL <= voxels_begin <= _LAST_FIRST_VOXEL and voxels_begin.is_integer()):
+        raise OncoduetError(
+            f"{path}: expected voxels behind the NIfTI header, from byte {_FIRST_VOXEL} to {_LAST_FIRST_VOXEL}, "
+            f"found them at byte {voxels_begin:g}"
+        )
+    spacing, origin, direction = _placed(path, header, order, size)
+    scale = _scale(path, slope, intercept)
+    return checked(path, ImageHeader(size, spacing, origin, direction, voxel_type, int(voxels_begin), None, *scale))
+
+
+def _size(path: Path, dimensions: tuple[int, ...]) -> tuple[int, int, int]:
+    count, *sizes = dimensions
+    if not 1 <= count <= 7 or min(sizes[:count]) < 1:
+        raise OncoduetError(f"{path}: expected positive sizes in the NIfTI header, found {sizes[: max(count, 0)]}")
+    while count > 3 and sizes[count - 1] == 1:
+        count -= 1
+    if count != 3:
+        raise OncoduetError(f"{path}: expected a 3D image, found {count}D")
+    x, y, z = sizes[:3]
+    return x, y, z
+
+
+def _scale(path: Path, slope: float, intercept: float) -> tuple[float, float]:
+    """Slope and intercept; a slope of 0 says that there are none."""
+    sensible = math.isfinite(slope) and math.isfinite(intercept) and not (slope == 0 and intercept != 0)
+    if not sensible or any(0 < abs(value) < np.finfo(np.float64).eps for value in (slope, intercept)):
+        raise OncoduetError(
+            f"{path}: expected a finite slope and intercept in the NIfTI header, found {slope:g} and {intercept:g}"
+        )
+    return (slope or 1.0), intercept
+
+
+class _Placement(NamedTuple):
+    """Columns of the axes (with their spacings) and the first voxel's place, in RAS and the header's unit."""
+
+    matrix: npt.NDArray[np.float64]
+    offset: npt.NDArray[np.float64]
+
+    def of(self, index_xyz: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+        return index_xyz @ self.matrix.T + self.offset
+
+
+def _placed(
+    path: Path, header: bytes, order: str, size_xyz: tuple[int, int, int]
+) -> tuple[tuple[float, float, float], tuple[float, float, float], tuple[float, ...]]:
+    """Spacing and origin (mm, LPS), and direction."""
+    qfac, *spacing = struct.unpack_from(f"{order}4f", header, 76)
+    qform_code, sform_code = struct.unpack_from(f"{order}2h", header, 252)
+    b, c, d, *offset = struct.unpack_from(f"{order}6f", header, 256)
+    affine = np.array(struct.unpack_from(f"{order}12f", header, 280), np.float64).reshape(3, 4)
+    unit = header[123] & 7
+    if unit not in _MM:
+        raise OncoduetError(f"{path}: expected lengths in mm in the NIfTI header, found the unit {unit}")
+    if not all(math.isfinite(each) and each > 0 for each in spacing):
+        raise OncoduetError(f"{path}: expected positive spacings in the NIfTI header, found {listed(spacing)}")
+    qform = sform = None
+    if qform_code > 0:
+        x, y, z = spacing
+        matrix = _quaternion(path, (b, c, d), [x, y, -z if qfac < 0 else z])
+        qform = _Placement(matrix, np.array(offset, np.float64))
+    if sform_code > 0:
+        sform = _Placement(affine[:, :3], affine[:, 3])
+    for placement in (qform, sform):
+        if placement is None:
+            continue
+        if not (np.isfinite(placement.matrix).all() and np.isfinite(placement.offset).all()):
+            raise OncoduetError(
+                f"{path}: expected finite numbers as placement in the NIfTI header, "
+                f"found {_columns(placement)} from {listed(placement.offset)}"
+            )
+        if not placement.matrix.any(axis=0).all():
+            found = _columns(placement)
+            raise OncoduetError(f"{path}: expected perpendicular unit vectors as direction, found {found}")
+    millimetres = _MM[unit]
+    corners = np.array([[x, y, z] for x in (0, 1) for y in (0, 1) for z in (0, 1)]) * (np.array(size_xyz) - 1.0)
+    chosen = _agreed(path, _Placements(qform, sform, millimetres), spacing, corners)
+    columns = [_unit(x, y, z) for x, y, z in (chosen.matrix.T * [-1, -1, 1]).tolist()]
+    px, py, pz = (chosen.offset * [-millimetres, -millimetres, millimetres]).tolist()
+    dx, dy, dz = (each * millimetres for each in spacing)
+    return (dx, dy, dz), (px, py, pz), tuple(column[row] for row in range(3) for column in columns)
+
+
+class _Placements(NamedTuple):
+    qform: _Placement | None
+    sform: _Placement | None
+    unit_mm: float
+
+
+def _agreed(path: Path, placements: _Placements, spacing: list[float], corners: npt.NDArray[np.float64]) -> _Placement:
+    """The placement that counts.
+
+    Parameters
+    ----------
+    corners
+        Indices (x, y, z) of the image's corners, by row.
+
+    Raises
+    ------
+    OncoduetError
+        There is none; the two put a corner of the image more than half a millimetre apart; the affine's columns are
+        not perpendicular, or have other lengths than the spacings.
+    """
+    qform, sform, unit_mm = placements
+    if sform is None:
+        if qform is None:
+            raise OncoduetError(
+                f"{path}: expected a placement in the patient (qform or sform) in the NIfTI header, found neither: "
+                "convert the image again with a tool that keeps where it lies"
+            )
+        return qform
+    axes = sform.matrix / np.linalg.norm(sform.matrix, axis=0)
+    scaled = _Placement(axes * spacing, sform.offset)  # what counts: the spacings are the header's own
+    for other, name in ((scaled, f"{listed(spacing)} as spacings"), (qform, "a qform")):
+        if other is None:
+            continue
+        apart = float(np.abs(sform.of(corners) - other.of(corners)).max() * unit_mm)
+        if not apart <= _SAME_PLACE_MM:
+            raise OncoduetError(
+                f"{path}: expected qform, sform and spacings of the NIfTI header to say the same place, found an sform "
+                f"with axes {_columns(sform)} from {listed(sform.offset)} and {name} "
+                f"{'' if other is scaled else f'with axes {_columns(other)} from {listed(other.offset)} '}"
+                f"up to {apart:.3g} mm apart"
+            )
+    if np.abs(axes @ axes.T - np.eye(3)).max() <= _SKEWED:
+        return sform
+    if qform is None:
+        raise OncoduetError(
+            f"{path}: expected perpendicular unit vectors as direction, found an sform with axes {_columns(sform)}"
+        )
+    return qform
+
+
+def _quaternion(path: Path, bcd: tuple[float, float, float], scales: list[float]) -> npt.NDArray[np.float64]:
+    """Rotation of a unit quaternion (a, b, c, d), its columns scaled, rounded as ``nifti1_io.c`` does."""
+    b, c, d = bcd
+    squares = b * b + c * c + d * d
+    if not squares <= 1 + _UNIT_QUATERNION:
+        raise OncoduetError(f"{path}: expected a unit quaternion in the NIfTI header, found {listed((b, c, d))}")
+    if 1.0 - squares < _NO_ROTATION_PART:
+        length = 1.0 / math.sqrt(squares)
+        a, b, c, d = 0.0, b * length, c * length, d * length
+    else:
+        a = math.sqrt(1.0 - squares)
+    doubled = np.longdouble(2)
+    rows: list[list[Any]] = [
+        [a * a + b * b - c * c - d * d, doubled * (b * c - a * d), doubled * (b * d + a * c)],
+        [doubled * (b * c + a * d), a * a + c * c - b * b - d * d, doubled * (c * d - a * b)],
+        [doubled * (b * d - a * c), doubled * (c * d + a * b), a * a + d * d - c * c - b * b],
+    ]
+    with np.errstate(over="ignore"):
+        matrix = [[np.float32(value * scale) for value, scale in zip(row, scales, strict=True)] for row in rows]
+    return np.array(matrix, np.float64)
+
+
+def _unit(x: float, y: float, z: float) -> tuple[float, float, float]:
+    length = math.sqrt(x * x + y * y + z * z)
+    return x / length, y / length, z / length
+
+
+def _columns(placement: _Placement) -> str:
+    return " ".join(listed(column) for column in placement.matrix.T)

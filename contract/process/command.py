@@ -1,0 +1,115 @@
+"""The edge of every command line of ours: streams, signals and the log before the work, an exit code after it.
+
+Whatever a command does, it ends with 0 done, 1 a bug (traceback), 2 wrong usage, 3 wrong input (one line on stderr);
+130, 143 or 129 after Ctrl-C, SIGTERM or SIGHUP (one line); or 141 where nobody reads its output any more.
+"""
+
+import argparse
+import contextlib
+import os
+import select
+import signal
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NoReturn, TypeVar
+
+from contract.errors import Ending, ending
+from contract.process.signals import WORDS, Terminated, exit_code, signals_as_exceptions
+from contract.process.terminal import clean_streams
+from contract.text import one_line
+
+Options = TypeVar("Options")
+
+
+class Parser(argparse.ArgumentParser):
+    """Complains in one printable line, whatever it was given."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        self.register("type", Path, _path)
+
+    def error(self, message: str) -> NoReturn:
+        """End with 2."""
+        super().error(one_line(message))
+
+
+def _path(text: str) -> Path:
+    if not text:  # Path("") is the current folder, which nobody means by a variable that was never set
+        raise argparse.ArgumentTypeError("expected a path, found an empty text")
+    return Path(text)
+
+
+class _UnreadError(BaseException):
+    """Nobody reads stdout any more; no ``Exception``, so that nobody takes it for a failure."""
+
+
+def run_command(parse: Callable[[], Options], work: Callable[[Options], object], *, log: Callable[[], None]) -> int:
+    """Run one command line and return its exit code (wrong usage of options exits at once, with 2).
+
+    Parameters
+    ----------
+    parse
+        Reads the command line.
+    work
+        Does what it asks for.
+    log
+        Sets up the log.
+    """
+    clean_streams()
+    try:
+        with signals_as_exceptions():
+            log()
+            options = parse()
+            code, said = _told_to_a_reader(lambda: work(options))
+            if code == 0:
+                code, said = _told_to_a_reader(sys.stdout.flush)
+            if said:
+                print(said, file=sys.stderr, flush=True)
+            return code
+    except KeyboardInterrupt:
+        return _stopped(signal.SIGINT)
+    except Terminated as error:
+        return _stopped(signal.Signals(error.number))
+    except _UnreadError:
+        return exit_code(signal.SIGPIPE)
+    finally:
+        _flush_or_forget()
+
+
+def _told_to_a_reader(command: Callable[[], object]) -> Ending:
+    """Run a command, which ends in silence when whoever reads its output has left."""
+
+    def run() -> None:
+        try:
+            command()
+        except BrokenPipeError:
+            if _is_read():
+                raise
+            raise _UnreadError from None
+
+    return ending(run)
+
+
+def _is_read() -> bool:
+    """Whether stdout is no pipe whose other end is closed."""
+    try:
+        asked = select.poll()
+        asked.register(sys.stdout.fileno(), 0)
+        return not any(event & select.POLLERR for _, event in asked.poll(0))
+    except (OSError, ValueError):  # no file of the system's, as in tests
+        return True
+
+
+def _stopped(number: signal.Signals) -> int:
+    print(WORDS[number], file=sys.stderr, flush=True)
+    return exit_code(number)
+
+
+def _flush_or_forget() -> None:
+    """Empty stdout's buffer, or let it go: Python would complain of it on stderr, after our last line."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        with contextlib.suppress(OSError, ValueError):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

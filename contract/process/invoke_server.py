@@ -1,0 +1,256 @@
+"""The platform's second protocol: a server that is started once and asked for several cases, one at a time.
+
+``GET /health`` is 200 as soon as cases can be taken, and 503 before. ``POST /invoke`` works on what lies in ``/input``
+at that moment and is 201 when the outputs are written; 500 means that the case failed, with the reason as stderr's last
+line, and the next case is taken all the same. While a case is worked on, another gets 409 at once: the two would write
+into one ``/output``. SIGTERM ends the server, within seconds and whatever it does; the answer of a case that has ended
+goes out first.
+
+Nothing of a case is kept here, and no case is begun before it was asked for. Source: the platform's own client
+(DIAGNijmegen/rse-sagemaker-shim), which takes exactly 201 for success and follows no redirect. It gives up at the first
+500 and adds a line of its own to our stderr, of which people are shown the last: so the reason stands there once more
+when the server ends.
+
+A caller has ``PATIENCE_S`` to ask and to take the answer, and may send ``LONGEST_HEADER`` and ``LONGEST_BODY`` bytes.
+"""
+
+import contextlib
+import http.client
+import io
+import json
+import logging
+import os
+import socket
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import TYPE_CHECKING, NoReturn
+
+from contract.errors import OncoduetError, ending
+from contract.process.signals import Terminated, deaf, signals_as_exceptions
+
+if TYPE_CHECKING:
+    from _typeshed import WriteableBuffer
+
+PORT = 4743
+"""Where the platform looks for the server."""
+
+GRACE_S = 3.0
+"""How long a case that is under way may go on after SIGTERM; the platform kills after five seconds."""
+
+PATIENCE_S = 10.0
+"""How long a caller may take to send its question, and then to read the answer."""
+
+LONGEST_HEADER = 2**17
+"""Bytes of the first line and the headers together."""
+
+LONGEST_BODY = 2**16
+"""Bytes; nothing in a body means anything here."""
+
+LINGER_S = 1.0
+"""How long the rest of a question that was refused is taken and thrown away, so that its answer is read."""
+
+logger = logging.getLogger(__name__)
+
+Case = Callable[[], None]
+"""Works on one case; raises what ``contract.errors.ending`` understands."""
+
+
+def serve(load: Callable[[], Case], *, host: str = "0.0.0.0", port: int = PORT) -> None:
+    """Answer until SIGTERM (or Ctrl-C) arrives.
+
+    A case that does not end within ``GRACE_S`` after that is abandoned in its thread; ``end_process`` then ends the
+    process without waiting for it.
+
+    Parameters
+    ----------
+    load
+        Makes ready what all cases need, and returns what works on one; called once, while ``/health`` says 503.
+    host
+        Address to listen on; the platform's own test asks from another container.
+    port
+        0 takes a free one, which the log names.
+
+    Raises
+    ------
+    OncoduetError
+        Something else listens on the port; or what ``load`` raises.
+    """
+    try:
+        server = _Server((host, port), _Handler)
+    except OSError as error:
+        raise OncoduetError(f"port {port}: expected to listen on it, found: {error.strerror}") from None
+    answering = threading.Thread(target=server.serve_forever, daemon=True)
+    try:
+        with signals_as_exceptions():
+            answering.start()  # not before signals are heard: who got an answer may send one
+            server.case = load()
+            logger.info("ready for cases on port %d", server.server_port)
+            threading.Event().wait()
+    except (KeyboardInterrupt, Terminated):
+        server.case = None  # no other is begun
+        logger.info("asked to stop")
+    finally:
+        with deaf():
+            if answering.ident is not None:  # shutdown would wait for a thread that was never started
+                server.shutdown()
+            server.server_close()
+            if not server.wait_for_answers(GRACE_S):
+                logger.info("a case is abandoned")
+            if server.cause:
+                print(server.cause, file=sys.stderr, flush=True)
+
+
+def end_process(status: int) -> NoReturn:
+    """End the process without waiting for a case that ``serve`` abandoned: a network cannot be stopped half-way."""
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(OSError):  # nobody reads it any more
+            stream.flush()
+    os._exit(status)
+
+
+class _Server(ThreadingHTTPServer):
+    daemon_threads = True
+    block_on_close = False
+
+    case: Case | None = None
+    """None until everything is loaded, and when it ends."""
+
+    cause: str = ""
+    """Why the last case failed, in one line; nothing if it did not."""
+
+    def __init__(self, address: tuple[str, int], handler: type[BaseHTTPRequestHandler]) -> None:
+        self.busy = threading.Lock()
+        self._owed = 0
+        self._owed_changed = threading.Condition()
+        super().__init__(address, handler)
+
+    @contextmanager
+    def owed_answer(self) -> Iterator[None]:
+        """Hold the server's end up until the answer of a case was handed over."""
+        with self._owed_changed:
+            self._owed += 1
+        try:
+            yield
+        finally:
+            with self._owed_changed:
+                self._owed -= 1
+                self._owed_changed.notify_all()
+
+    def wait_for_answers(self, seconds: float) -> bool:
+        """Wait until no answer is owed any more; False if that takes longer."""
+        with self._owed_changed:
+            return self._owed_changed.wait_for(lambda: self._owed == 0, timeout=seconds)
+
+    def handle_error(self, request: object, client_address: object) -> None:
+        """To our log; mostly a caller that did not wait for its answer."""
+        del request
+        logger.warning("an answer to %s was not delivered", client_address, exc_info=True)
+
+
+class _Question(io.RawIOBase):
+    """What a caller sends: up to a time and up to a size."""
+
+    def __init__(self, connection: socket.socket) -> None:
+        super().__init__()
+        self.connection = connection
+        self.until_s = time.monotonic() + PATIENCE_S
+        self.left_bytes = LONGEST_HEADER + LONGEST_BODY
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: "WriteableBuffer") -> int:
+        """Take what has come. Raises ``TimeoutError`` and ``HTTPException`` (http.server: 431) at the limits."""
+        left_s = self.until_s - time.monotonic()
+        if left_s <= 0:
+            raise TimeoutError("the question took too long")
+        if self.left_bytes <= 0:
+            raise http.client.HTTPException("headers are too long")
+        self.connection.settimeout(left_s)
+        received = self.connection.recv_into(memoryview(buffer)[: self.left_bytes])
+        self.left_bytes -= received
+        return received
+
+
+class _Handler(BaseHTTPRequestHandler):
+    server: _Server
+    timeout = PATIENCE_S  # of sending
+
+    def setup(self) -> None:
+        super().setup()
+        self.rfile = io.BufferedReader(_Question(self.connection))
+
+    def do_GET(self) -> None:
+        if self.path != "/health":
+            self._answer(404, f"expected GET /health or POST /invoke, found GET {self.path}")
+        elif self.server.case is None:
+            self._answer(503, "loading")
+        else:
+            self._answer(200, "ready")
+
+    def do_POST(self) -> None:
+        if self.path != "/invoke":
+            self._refuse(404, f"expected GET /health or POST /invoke, found POST {self.path}")
+        elif self._has_whole_body():
+            with self.server.owed_answer():
+                self._invoke(self.server.case)
+
+    def _has_whole_body(self) -> bool:
+        """Take the body, which means nothing; False if the question was refused for it."""
+        lengths = self.headers.get_all("Content-Length", [])
+        if "Transfer-Encoding" in self.headers:
+            self._refuse(411, "expected a body with its Content-Length or none, found one with Transfer-Encoding")
+        elif len(set(lengths)) > 1 or not all(each.isascii() and each.isdigit() for each in lengths):
+            self._refuse(400, f"expected a whole number as Content-Length, found {', '.join(lengths)}")
+        elif lengths and (len(lengths[0]) > 9 or int(lengths[0]) > LONGEST_BODY):
+            self._refuse(413, f"expected a body of at most {LONGEST_BODY} bytes, found {lengths[0]}")
+        elif lengths and len(self.rfile.read(int(lengths[0]))) < int(lengths[0]):
+            self._refuse(400, f"expected a body of {lengths[0]} bytes, found its end before")
+        else:
+            return True
+        return False
+
+    def _invoke(self, case: Case | None) -> None:
+        if case is None:
+            self._answer(503, "loading, or at its end")
+        elif not self.server.busy.acquire(blocking=False):
+            self._answer(409, "expected one case at a time, found another under way")
+        else:
+            try:
+                code, said = ending(case)
+                self.server.cause = said.rpartition("\n")[2]
+                if said:
+                    print(said, file=sys.stderr, flush=True)
+            finally:
+                self.server.busy.release()  # before the answer: whoever has it may ask for the next case
+            if code == 0:
+                self._answer(201, "done")
+            else:
+                self._answer(500, "the case failed; the last line of stderr says why")
+
+    def _refuse(self, status: int, message: str) -> None:
+        """Answer without having read the question to its end."""
+        self._answer(status, message)
+        with contextlib.suppress(OSError):
+            self.connection.shutdown(socket.SHUT_WR)
+            until_s = time.monotonic() + LINGER_S
+            while (left_s := until_s - time.monotonic()) > 0:
+                self.connection.settimeout(left_s)
+                if not self.connection.recv(LONGEST_BODY):
+                    return
+
+    def _answer(self, status: int, message: str) -> None:
+        body = json.dumps({"status": message}).encode()
+        self.send_response(status)
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, format: str, *arguments: object) -> None:
+        """To our log, which is stdout; http.server would write to stderr, which the platform takes for trouble."""
+        logger.info("%s", format % arguments)

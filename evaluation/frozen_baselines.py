@@ -1,0 +1,215 @@
+"""Frozen baselines: scored runs that ship beside the truth, with which the platform compares every submission.
+
+``python -m evaluation index --truth DIR --baseline SCORES…`` checks them and lays a copy of each into
+``DIR/baselines/NAME/``. The platform's run then tests the submission against each by the case level's swaps, both
+models as they are, and adds differences, intervals and p-values to ``metrics.json``. The copies hold a row per case and
+stay with the truth; what is written are aggregates alone.
+
+A baseline counts only where it was scored against these very label maps by this very card and rule.
+"""
+
+import re
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+
+from contract.cards import Card
+from contract.errors import OncoduetError
+from contract.outputs import Output, require_apart, subfolder
+from contract.records import AgainstBaseline, MetricsRecord, read_record
+from evaluation.inputs.truth import BASELINES, TruthFolder
+from evaluation.matching.cases import MatchingRule, ScoredCase
+from evaluation.metrics.outcomes import Outcome, Truth, require_patients
+from evaluation.metrics.scored_runs import ScoredRun, read_scored_runs
+from evaluation.statistics.analysis_file import METRICS
+from evaluation.statistics.bootstrap import percentile_interval, two_level_bootstrap
+from evaluation.statistics.case_permutation import case_swap_tests
+
+MOST = 5
+"""Baselines: every submission is tested against each."""
+
+_FILES = ("metrics.json", "cases.csv", "lesions.csv", "source.json")
+_DRAWS = 10_000
+_REPLICATES = 2_000
+_SEED = 0
+
+
+def freeze_baselines(truth: TruthFolder, scores: Sequence[Path]) -> list[Path]:
+    """Lay scored runs beside the truth, in place of those that are there, and say where.
+
+    Raises
+    ------
+    OncoduetError
+        As :func:`read_baselines`; the folder cannot be written to, or files of other origin are in the way. Nothing is
+        changed then.
+    """
+    folders = [folder for path in scores for folder in _scored_folders(path)]
+    _require_few(folders, ", ".join(map(str, scores)))
+    place = subfolder(truth.folder, BASELINES)
+    require_apart(place, baseline=folders)
+    by_name: dict[str, Path] = {}
+    for folder in folders:
+        name = _name(folder)
+        if name in by_name:
+            raise OncoduetError(f"{folder}: expected a name of its own for each baseline, found {name} twice")
+        _truth_of(truth, _read(folder, truth, truth.card).truth)
+        by_name[name] = folder
+    files = [f"{name}/{file}" for name in by_name for file in _FILES]
+    with Output(place, "evaluation index", files).staged() as stage:
+        for name, folder in by_name.items():
+            (stage / name).mkdir()
+            for file in _FILES:
+                shutil.copyfile(folder / file, stage / name / file)
+    return [place / name for name in by_name]
+
+
+def read_baselines(truth: TruthFolder, card: Card | None) -> dict[str, ScoredRun]:
+    """Read the baselines beside a truth, by name; none where there is no such folder.
+
+    Parameters
+    ----------
+    card
+        That scores the submission; None: whichever scored the baselines.
+
+    Raises
+    ------
+    OncoduetError
+        There are none in the folder, or more than five; one is no scored run, contradicts itself, or was scored by
+        another card, by another rule or against other label maps; who the patients are is open, or they are too few.
+    """
+    folder = truth.folder / BASELINES
+    if not folder.is_dir():
+        return {}
+    places = sorted(path for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
+    _require_few(places, folder)
+    for place in places:
+        if _name(place) != place.name:
+            raise OncoduetError(f"{place}: expected a name of letters, digits, - and _, found {place.name!r}")
+    found = {place.name: _read(place, truth, card) for place in places}
+    _truth_of(truth, next(iter(found.values())).truth)
+    return found
+
+
+def compare_with_baselines(
+    cases: Sequence[ScoredCase], truth_folder: TruthFolder, card: Card | None
+) -> dict[str, Mapping[str, AgainstBaseline]]:
+    """Test one model's cases against each baseline: submission minus baseline, by baseline and metric.
+
+    The intervals are percentiles over patients drawn anew; p is two-sided, both models as they are. Nothing depends on
+    the order of cases or baselines.
+
+    Raises
+    ------
+    OncoduetError
+        As :func:`read_baselines`; also where a baseline's tables hold other labels or lesions than the label maps.
+    """
+    baselines = read_baselines(truth_folder, card)
+    truth, outcome = outcome_of(cases)
+    truth = _truth_of(truth_folder, truth)
+    found: dict[str, Mapping[str, AgainstBaseline]] = {}
+    for name, baseline in baselines.items():
+        if (baseline.truth.positive != truth.positive).any() or (baseline.truth.lesions != truth.lesions).any():
+            raise OncoduetError(
+                f"{truth_folder.folder / BASELINES / name}: expected tables with the labels and lesions of the label "
+                "maps, found others"
+            )
+        tests = case_swap_tests(truth, [outcome], [baseline.outcome], draws=_DRAWS, seed=_SEED)
+        draws = two_level_bootstrap(
+            truth, {"submission": [outcome], "baseline": [baseline.outcome]}, replicates=_REPLICATES, seed=_SEED
+        )
+        by_metric: dict[str, AgainstBaseline] = {}
+        for metric in METRICS:
+            if metric not in tests:
+                continue
+            interval = percentile_interval(draws["submission"][metric] - draws["baseline"][metric], level=0.95)
+            by_metric[metric] = AgainstBaseline(
+                difference=tests[metric].statistic,
+                interval=None if interval is None else (interval.low, interval.high),
+                p=tests[metric].p,
+            )
+        found[name] = by_metric
+    return found
+
+
+def outcome_of(cases: Sequence[ScoredCase]) -> tuple[Truth, Outcome]:
+    """What one model made of the test set, as ``cases.csv`` and ``lesions.csv`` would give it again."""
+    ordered = sorted(cases, key=lambda case: case.case_id)
+    truth = Truth(
+        case_ids=tuple(case.case_id for case in ordered),
+        positive=np.array([case.positive for case in ordered]),
+        lesions=np.array(
+            [sum(each.kind in ("tp", "fn") for each in case.findings) for case in ordered], dtype=np.int64
+        ),
+    )
+    candidates = sorted(
+        (-each.confidence, number, each.kind == "tp")
+        for number, case in enumerate(ordered)
+        for each in case.findings
+        if each.kind in ("tp", "fp") and each.confidence > 0
+    )
+    outcome = Outcome(
+        likelihood=np.array([case.likelihood for case in ordered]),
+        candidate_case=np.array([case for _, case, _ in candidates], dtype=np.int64),
+        confidence=np.array([-negative for negative, _, _ in candidates], dtype=np.float64),
+        hit=np.array([hit for _, _, hit in candidates], dtype=np.bool_),
+    )
+    return truth, outcome
+
+
+def _truth_of(folder: TruthFolder, truth: Truth) -> Truth:
+    """The same truth with the patients that its folder names; refused where they are open or too few."""
+    patients = folder.patients()
+    known = replace(truth, patient_names=tuple(patients[case_id] for case_id in truth.case_ids))
+    way_out = '"few_patients": true in settings.json'
+    require_patients(known, folder.folder, few=folder.settings.few_patients, way_out=way_out)
+    return known
+
+
+def _scored_folders(path: Path) -> list[Path]:
+    if (path / "metrics.json").is_file():
+        return [path]
+    inner = sorted(path.iterdir()) if path.is_dir() else []
+    found = [folder for folder in inner if (folder / "metrics.json").is_file()]
+    if not found:
+        raise OncoduetError(f"{path}: expected a scored run (metrics.json) or a folder of such, found none")
+    return found
+
+
+def _name(folder: Path) -> str:
+    """A key of ``metrics.json``: without dots, which the platform splits its ranking path at."""
+    return re.sub(r"[^A-Za-z0-9_-]+", "-", folder.resolve().name)
+
+
+def _require_few(folders: Sequence[Path], where: object) -> None:
+    if not 1 <= len(folders) <= MOST:
+        raise OncoduetError(f"{where}: expected 1 to {MOST} scored runs as baselines, found {len(folders)}")
+
+
+def _read(folder: Path, truth: TruthFolder, card: Card | None) -> ScoredRun:
+    """Read one. Messages say nothing that is true of a case: on the platform participants see them."""
+    (run,) = read_scored_runs([folder])
+    parents = read_record(folder / "metrics.json", MetricsRecord).parents
+    ours = {"truth": truth.sha256()}
+    if card is not None and not _scored_alike_without_card(parents, truth, card):
+        ours |= {"scoring_card": card.sha256, "scoring_rule": MatchingRule.of(card).sha256}
+    for name, sha256 in ours.items():
+        if parents.get(name) != sha256:
+            raise OncoduetError(
+                f"{folder / 'metrics.json'}: expected a baseline scored with this {name.replace('_', ' ')} "
+                f"({sha256[:12]}), found {parents.get(name, 'none')[:12]}"
+            )
+    if run.truth.case_ids != tuple(sorted(truth.label_maps)):
+        raise OncoduetError(
+            f"{folder / 'cases.csv'}: expected the {len(truth.label_maps)} cases of {truth.folder}, found others"
+        )
+    return run
+
+
+def _scored_alike_without_card(parents: Mapping[str, str], truth: TruthFolder, card: Card) -> bool:
+    """Whether no card scored, and on this truth the card's rule is the one that then counts."""
+    none = MatchingRule()
+    uncarded = "scoring_card" not in parents and parents.get("scoring_rule") == none.sha256
+    return uncarded and none.reads_alike(MatchingRule.of(card), truth.label_values())

@@ -1,0 +1,1 @@
+"""What is scored against what: truth, predictions, and the files that name cases."""

@@ -1,0 +1,167 @@
+"""Which files of a folder belong to which case, for truth and predictions alike.
+
+Nothing that looks as if it belonged to a case is left out in silence: an image with another ending, a name without the
+ending that the others have, a file one folder deeper, a likelihood without its map. Each is refused by name. Files that
+begin with ``.`` (macOS writes ``._CASE.mha``) are nobody's. Case ids are compared in Unicode's form NFC, since macOS
+and Linux write ``ü`` differently.
+"""
+
+import logging
+import os
+import re
+import unicodedata
+from collections.abc import Collection, Iterable, Mapping
+from pathlib import Path
+
+from contract.errors import OncoduetError
+from contract.files import read_json
+from contract.images.volume import image_stem, is_image
+from contract.names import require_case_id
+
+_LOOKS_LIKE_IMAGE = re.compile(r"\.(mha|mhd|nii|nii\.gz|nrrd|nhdr|hdr|img)$", re.IGNORECASE)
+_RECORDS = {"predictions.json", "source.json", "batch.json", "failures.json", "settings.json", "archive.json"}
+
+_log = logging.getLogger(__name__)
+
+
+def case_name(text: str) -> str:
+    """A case id as it is compared: in NFC."""
+    return unicodedata.normalize("NFC", text)
+
+
+def images_by_case(folder: Path, ending: str, *, neighbour: str) -> dict[str, Path]:
+    """Images of a folder by case id; where some names end in ``ending``, those, and without it.
+
+    Parameters
+    ----------
+    neighbour
+        Ending of images that may lie beside those and are not meant (picai-eval keeps maps and labels in one folder).
+
+    Raises
+    ------
+    OncoduetError
+        Two images have the same case id; one has an ending that we do not read; some names end in ``ending`` and others
+        in neither.
+    """
+    entries = _visible(folder)
+    images = [(case_name(image_stem(path)), path) for path in entries if is_image(path)]
+    unread = [path.name for path in entries if _LOOKS_LIKE_IMAGE.search(path.name) and not is_image(path)]
+    if unread:
+        raise OncoduetError(f"{folder}: expected images as CASE.nii.gz or CASE.mha, found also {listed(unread)}")
+    if any(stem.endswith(ending) for stem, _ in images):
+        others = [path.name for stem, path in images if not stem.endswith((ending, neighbour))]
+        if others:
+            raise OncoduetError(f"{folder}: expected all names to end in {ending}, found also {listed(others)}")
+        images = [(stem.removesuffix(ending), path) for stem, path in images if stem.endswith(ending)]
+    found: dict[str, Path] = {}
+    for case_id, path in images:
+        if case_id in found:
+            raise OncoduetError(
+                f"{folder}: expected one image of {case_id}, found {found[case_id].name} and {path.name}"
+            )
+        found[require_case_id(case_id, path)] = path
+    return dict(sorted(found.items()))
+
+
+def likelihoods_by_case(folder: Path, maps: Mapping[str, Path]) -> dict[str, Path]:
+    """``CASE.json`` of all cases or of none.
+
+    Raises
+    ------
+    OncoduetError
+        Some maps have a likelihood and others none, for which their maximum would be another scale; a likelihood (by
+        its name, or a bare number in JSON) belongs to no map.
+    """
+    found, strays = {}, []
+    for path in _visible(folder):
+        stem, suffix = case_name(path.stem), path.suffix
+        if suffix.lower() != ".json" or path.name in _RECORDS or not path.is_file():
+            continue
+        if suffix == ".json" and stem in maps:
+            found[stem] = path
+        else:
+            strays.append(path)
+    lost = [path.name for path in strays if _case_of(case_name(path.stem), maps) or _is_number(path)]
+    if lost:
+        raise OncoduetError(f"{folder}: expected likelihoods as CASE.json beside their maps, found also {listed(lost)}")
+    lacking = [case_id for case_id in maps if case_id not in found]
+    if found and lacking:
+        raise OncoduetError(
+            f"{folder}: expected a likelihood CASE.json of all {len(maps)} cases or of none, "
+            f"found {listed([path.name for path in found.values()])}, and none of {listed(lacking)}"
+        )
+    if strays:
+        _log.warning("%s: not read: %s", folder, listed([path.name for path in strays]))
+    return found
+
+
+def require_none_below(folder: Path, known: Collection[str], *, asked: Collection[str] | None, skip: str = "") -> None:
+    """Raise ``OncoduetError`` where an image of a case that is not ``known`` lies in a sub-folder.
+
+    Parameters
+    ----------
+    known
+        Cases that were found directly in the folder.
+    asked
+        Cases that are looked for; None: any.
+    skip
+        A sub-folder that is something else.
+    """
+    for path in _images_below(folder, skip):
+        stem = case_name(_LOOKS_LIKE_IMAGE.sub("", path.name))
+        if _case_of(stem, known) is None and (asked is None or _case_of(stem, asked) is not None):
+            raise OncoduetError(
+                f"{path}: expected the images of all cases directly in {folder}, found one in a sub-folder"
+            )
+
+
+def folders_of_patients(archive: Path, case_ids: Collection[str]) -> dict[str, str]:
+    """The patient of each case that has images in a patient's folder of an archive, whose name they begin with."""
+    found = {}
+    for folder in _visible(archive):
+        if not folder.is_dir() or folder.name == "labels":
+            continue
+        for path in _visible(folder):
+            case_id = _case_of(case_name(image_stem(path)), case_ids)
+            if case_id is not None and is_image(path) and path.name.startswith(f"{folder.name}_"):
+                found[case_id] = case_name(folder.name)
+    return found
+
+
+def listed(names: Iterable[str]) -> str:
+    """The first of some names, and how many more there are."""
+    first, *others = names
+    return f"{first} and {len(others)} more" if others else first
+
+
+def _visible(folder: Path) -> list[Path]:
+    return [path for path in sorted(folder.iterdir()) if not path.name.startswith(".")]
+
+
+def _case_of(stem: str, case_ids: Collection[str]) -> str | None:
+    """The case whose id a name begins with, up to its end or a ``_``."""
+    while stem not in case_ids:
+        stem, parted, _ = stem.rpartition("_")
+        if not parted:
+            return None
+    return stem
+
+
+def _images_below(folder: Path, skip: str) -> Iterable[Path]:
+    def refuse(error: OSError) -> None:
+        raise error
+
+    for top in _visible(folder):
+        if top.is_dir() and top.name != skip:
+            for place, inner, names in os.walk(top, onerror=refuse):
+                inner[:] = sorted(name for name in inner if not name.startswith("."))
+                for name in sorted(names):
+                    if _LOOKS_LIKE_IMAGE.search(name) and not name.startswith("."):
+                        yield Path(place, name)
+
+
+def _is_number(path: Path) -> bool:
+    try:
+        return path.stat().st_size < 1000 and isinstance(read_json(path), int | float)
+    except OncoduetError:
+        return False

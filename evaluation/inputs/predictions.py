@@ -1,0 +1,224 @@
+"""Finding predictions, in any of the layouts that they come in.
+
+A folder is one run's predictions when it holds ``predictions.json`` with a folder per job (the platform's layout, and
+what ``algorithm batch`` writes) or plain detection maps ``CASE.mha`` with likelihoods ``CASE.json`` of all of them or
+of none. Otherwise each of its sub-folders with a ``predictions.json`` or a ``source.json`` is a run of its own.
+
+Predictions never say by which rule they are scored. A card that they bring or name tells where a job's outputs lie, and
+where it would score this truth by another rule than the one that counts without a card, scoring is refused until truth
+or command line say which is meant.
+"""
+
+import logging
+import re
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from contract.cards import Card, card_names, load_card
+from contract.errors import OncoduetError
+from contract.files import sha256_file, sha256_json
+from contract.images.volume import is_image
+from contract.records import Source, read_record
+from contract.sockets import Job, read_jobs, single_image
+from evaluation.inputs.case_files import case_name, images_by_case, likelihoods_by_case, listed, require_none_below
+from evaluation.inputs.truth import OnMissing, TruthFolder
+from evaluation.matching.cases import MatchingRule, Prediction
+
+LISTING = "predictions.json"
+SOURCE = "source.json"
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Run:
+    """The predictions of one model, or of one ensemble, for the cases of a truth folder."""
+
+    folder: Path
+    name: str
+    """Of the sub-folder among several runs; empty for a folder that is one run itself."""
+    predictions: Mapping[str, Prediction]
+    """By case id; a case of the truth that is not here is missing."""
+    source: Source | None
+    card: Card | None
+    """The card that scores it; None: every non-zero label is lesion."""
+    claimed: Card | None = None
+    """The card that the predictions bring or name: it tells what images they were made from, and scores nothing."""
+
+    @property
+    def title(self) -> str:
+        """What to call it when talking to people."""
+        return self.name or self.folder.resolve().name
+
+    def sha256(self) -> str:
+        """Hash of all predictions' bytes, by case id."""
+        return sha256_json(
+            {
+                case_id: [sha256_file(path) for path in (each.detection_map, each.likelihood) if path is not None]
+                for case_id, each in sorted(self.predictions.items())
+            }
+        )
+
+
+def find_runs(folder: Path, truth: TruthFolder, *, card: Card | None, on_missing: OnMissing) -> list[Run]:
+    """Find the runs in a folder and line their predictions up with the truth.
+
+    The card that scores is ``card`` or else the truth folder's; without either every non-zero label is lesion.
+
+    Raises
+    ------
+    OncoduetError
+        There are no predictions; a listing, card or source is faulty; a case has two predictions, a prediction has no
+        truth, or (unless ``on_missing`` is ``worst``) a case has no prediction; predictions claim a card by which this
+        truth would be scored otherwise, and no card decides.
+    """
+    if not folder.is_dir():
+        raise OncoduetError(f"{folder}: expected a folder of predictions, found none")
+    entries = [path for path in sorted(folder.iterdir()) if not path.name.startswith(".")]
+    inner = [path for path in entries if path.is_dir() and any((path / name).is_file() for name in (LISTING, SOURCE))]
+    plain = any(is_image(path) for path in entries)
+    if (folder / LISTING).is_file() or not inner:
+        return [_run(folder, "", truth, card=card, on_missing=on_missing)]
+    if plain:
+        raise OncoduetError(
+            f"{folder}: expected detection maps or folders of them, found both, such as the folder {inner[0].name}"
+        )
+    others = [path.name for path in entries if path.is_dir() and path not in inner]
+    if others:
+        _log.warning("%s: not scored, having neither %s nor %s: %s", folder, LISTING, SOURCE, ", ".join(others))
+    return [_run(path, path.name, truth, card=card, on_missing=on_missing) for path in inner]
+
+
+def predictions_of_jobs(folder: Path, card: Card, case_ids: Collection[str]) -> dict[str, Prediction]:
+    """Read ``predictions.json`` and find what each job that succeeded has written, by case id, whatever their order.
+
+    Raises
+    ------
+    OncoduetError
+        The listing is malformed; a job names no input image or lacks one of the card's outputs; a folder of detection
+        maps does not hold exactly one; two jobs are about the same case.
+    """
+    listing = folder / LISTING
+    found: dict[str, tuple[str, Prediction]] = {}
+    for job in sorted(read_jobs(listing), key=lambda job: job.pk):
+        if not job.succeeded:
+            continue
+        case_id = case_of_job(job, card, case_ids, listing)
+        if case_id in found:
+            raise OncoduetError(f"{listing}: expected one job for {case_id}, found {found[case_id][0]} and {job.pk}")
+        maps = job.output(card.detection_map.slug, folder)
+        likelihood = job.output(card.likelihood.slug, folder)
+        found[case_id] = job.pk, Prediction(single_image(maps, card.detection_map), likelihood)
+    return {case_id: prediction for case_id, (_, prediction) in sorted(found.items())}
+
+
+def case_of_job(job: Job, card: Card, case_ids: Collection[str], listing: Path) -> str:
+    """Which case a job is about, by the uploader's name of its reference image (or, without one, of any input).
+
+    Endings that uploaders add (``.mha``, ``_0000``, ``_<channel>``) are taken off until the name is a case id.
+    """
+    slugs = [next(each.socket.slug for each in card.channels if each.name == card.geometry.reference)]
+    slugs += sorted(entry.slug for entry in job.inputs)
+    names = [
+        entry.image_name
+        for slug in slugs
+        for entry in job.inputs
+        if entry.slug == slug and entry.image_name is not None
+    ]
+    if not names:
+        raise OncoduetError(f"{listing}: job {job.pk}: expected an input image with a name, found none")
+    channels = "|".join(re.escape(name) for name in card.channel_names)
+    name = case_name(names[0])
+    while name not in case_ids:
+        shorter = re.sub(rf"(_({channels}|\d{{4}})|\.[A-Za-z]+)$", "", name)
+        if shorter == name:
+            break
+        name = shorter
+    return name
+
+
+def card_of_outputs(listing: Path) -> Card:
+    """The card of ours whose outputs the jobs have, for a truth folder that names none.
+
+    Raises
+    ------
+    OncoduetError
+        None fits, or several do that would score differently.
+    """
+    slugs = {entry.slug for job in read_jobs(listing) for entry in job.outputs}
+    cards = [load_card(name) for name in card_names()]
+    fitting = [card for card in cards if {card.detection_map.slug, card.likelihood.slug} <= slugs]
+    meanings = {
+        (MatchingRule.of(card), card.detection_map, card.likelihood, card.geometry.reference) for card in fitting
+    }
+    if len(meanings) != 1:
+        names = ", ".join(card.name for card in fitting or cards)
+        what = "outputs that tell the card" if fitting else "the outputs of one of the cards"
+        raise OncoduetError(
+            f"{listing}: expected {what} ({names}), found {', '.join(sorted(slugs)) or 'none'}; "
+            "a card.toml beside the truth would decide"
+        )
+    return fitting[0]
+
+
+def _run(folder: Path, name: str, truth: TruthFolder, *, card: Card | None, on_missing: OnMissing) -> Run:
+    source = read_record(folder / SOURCE, Source) if (folder / SOURCE).is_file() else None
+    card = card or truth.card
+    own = claimed_card(folder, source)
+    if (folder / LISTING).is_file():
+        predictions = predictions_of_jobs(folder, card or own or card_of_outputs(folder / LISTING), truth.label_maps)
+    else:
+        predictions = _plain_predictions(folder, truth)
+    check_complete(folder, predictions, truth, on_missing)
+    if card is None and own is not None:
+        _require_no_other_rule(folder, own, truth)
+    return Run(folder, name, predictions, source, card, own)
+
+
+def check_complete(
+    folder: Path, predictions: Mapping[str, Prediction], truth: TruthFolder, on_missing: OnMissing
+) -> None:
+    """Raise ``OncoduetError`` unless cases and predictions are the same ids, or fewer predictions are allowed."""
+    missing = [case_id for case_id in truth.label_maps if case_id not in predictions]
+    surplus = [case_id for case_id in predictions if case_id not in truth.label_maps]
+    if surplus:
+        raise OncoduetError(f"{folder}: expected predictions of cases in {truth.folder}, found also {listed(surplus)}")
+    if missing and on_missing == "error":
+        raise OncoduetError(
+            f"{folder}: expected predictions of all {len(truth.label_maps)} cases in {truth.folder}, "
+            f"found none of {listed(missing)}"
+        )
+    inside = folder.resolve()
+    for case_id, prediction in predictions.items():
+        for path in (prediction.detection_map, prediction.likelihood):
+            if path is not None and not path.resolve().is_relative_to(inside):
+                raise OncoduetError(f"{path}: expected a file of {folder} itself, found a link that leads out of it")
+        if prediction.detection_map.samefile(truth.label_maps[case_id]):
+            raise OncoduetError(f"{prediction.detection_map}: expected a prediction, found the truth itself")
+
+
+def _plain_predictions(folder: Path, truth: TruthFolder) -> dict[str, Prediction]:
+    maps = images_by_case(folder, "_detection_map", neighbour="_label")
+    require_none_below(folder, maps, asked=truth.label_maps)
+    if not maps:
+        raise OncoduetError(f"{folder}: expected predictions ({LISTING}, or CASE.mha or CASE.nii.gz), found none")
+    likelihoods = likelihoods_by_case(folder, maps)
+    return {case_id: Prediction(path, likelihoods.get(case_id)) for case_id, path in maps.items()}
+
+
+def claimed_card(folder: Path, source: Source | None) -> Card | None:
+    """The card that predictions bring, or the one of ours that they name."""
+    path = folder / "card.toml"
+    if path.is_file():
+        return load_card(path)
+    return load_card(source.card) if source is not None and source.card in card_names() else None
+
+
+def _require_no_other_rule(folder: Path, claimed: Card, truth: TruthFolder) -> None:
+    if not MatchingRule.of(claimed).reads_alike(MatchingRule(), truth.label_values()):
+        raise OncoduetError(
+            f"{folder}: expected --card, or a card.toml beside the truth, since the card of the predictions "
+            f"({claimed.name}) scores these label maps by another rule than no card does, and predictions choose none; "
+            "found neither"
+        )

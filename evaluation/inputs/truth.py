@@ -1,0 +1,195 @@
+"""The truth folder: a label map per case, and optionally the card and the settings that score them.
+
+Label maps are ``CASE.nii.gz`` or ``CASE.mha``, directly in the folder or in ``labels/`` (an archive). Where names end
+in ``_label`` (picai-eval's convention), that is no part of the case id. The ids found here are the full list: a case
+without a prediction is missing, a prediction without a case is a mistake, and each study that a ``marksheet.csv`` here
+names has a label map. What the label maps hold is kept in an index beside them (:mod:`evaluation.inputs.truth_index`), made on
+first use.
+
+The truth alone, or who calls, says which card scores: ``card.toml``, the card that ``settings.json`` names, or the one
+of ours that an archive's ``archive.json`` was made for.
+"""
+
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Literal
+
+from contract.cards import Card, Frozen, card_names, load_card, parse
+from contract.errors import OncoduetError
+from contract.files import read_json, sha256_file, sha256_json
+from contract.images.volume import is_image
+from contract.patients import FILE as PATIENTS
+from contract.patients import PatientRule, patients_by_case, read_patients
+from evaluation.inputs.case_files import case_name, folders_of_patients, images_by_case, listed, require_none_below
+from evaluation.inputs.marksheet import read_marksheet
+from evaluation.inputs.truth_index import INDEX, TruthIndex, open_index, write_index
+from evaluation.masks.sparse_image import read_label_map
+from evaluation.matching.cases import MatchingRule, Truth, truth_of
+
+BASELINES = "baselines"
+"""Folder of frozen baselines beside the label maps (:mod:`evaluation.frozen_baselines`)."""
+
+MARKSHEET = "marksheet.csv"
+
+OnMissing = Literal["error", "worst"]
+
+_log = logging.getLogger(__name__)
+
+
+class Settings(Frozen):
+    """``settings.json`` in the truth folder: what an evaluation on the platform cannot be told on its command line."""
+
+    card: str | None = None
+    """Name of a card that comes with the project."""
+    per_case: bool = False
+    """Whether the platform's run writes per-case rows, which tell what the truth is."""
+    on_missing: OnMissing = "error"
+    """What the platform's run does about a case without a prediction."""
+    exact: bool = False
+    """Whether the platform's run shows figures as they are, picai's too; hidden labels can be solved for from them."""
+    patients: PatientRule | None = None
+    """Who the patient of a case is, where ids leave it open and there is no ``patients.csv``."""
+    few_patients: bool = False
+    """Whether submissions are compared with baselines over fewer patients than say something about others."""
+
+
+@dataclass(frozen=True)
+class TruthFolder:
+    """The hidden side of an evaluation."""
+
+    folder: Path
+    label_maps: Mapping[str, Path]
+    """By case id, in the order of the ids."""
+    card: Card | None
+    settings: Settings
+    named_patients: Mapping[str, str]
+    """By case id, as far as ``patients.csv``, the marksheet or the folders of an archive say it."""
+
+    def case(self, case_id: str, rule: MatchingRule) -> Truth:
+        """One case's truth, from the index; nothing of it is kept."""
+        path = self.label_maps[case_id]
+        return truth_of(path, self._index.read(self._sha256[case_id]) or read_label_map(path), rule)
+
+    def patients(self, said: tuple[Mapping[str, str], PatientRule | None] = ({}, None)) -> dict[str, str]:
+        """The patient of every case.
+
+        Parameters
+        ----------
+        said
+            What ``--patients`` says (:func:`contract.patients.said_patients`): patients by case id, or a rule that
+            counts before what the folder says.
+
+        Raises
+        ------
+        OncoduetError
+            The ids leave it open, and nobody said it.
+        """
+        given, rule = said
+        named = {} if rule else {**self.named_patients, **given}
+        return patients_by_case(self.label_maps, given=named, rule=rule or self.settings.patients, source=self.folder)
+
+    def label_values(self) -> set[int]:
+        """All values but 0 that the label maps hold."""
+        maps = ((path, self._index.read(self._sha256[case_id])) for case_id, path in self.label_maps.items())
+        return {int(value) for path, known in maps for value in set((known or read_label_map(path)).labels.values)}
+
+    def sha256(self) -> str:
+        """Hash of all label maps' bytes, by case id."""
+        return sha256_json(dict(self._sha256))
+
+    def write_index(self) -> Path:
+        """Make the index anew, whatever there is, and say where it is.
+
+        Raises
+        ------
+        OncoduetError
+            A label map cannot be read, or the folder cannot be written to.
+        """
+        write_index(self.folder, self._by_sha256)
+        return self.folder / INDEX
+
+    @cached_property
+    def _sha256(self) -> Mapping[str, str]:
+        return {case_id: sha256_file(path) for case_id, path in self.label_maps.items()}
+
+    @cached_property
+    def _by_sha256(self) -> Mapping[str, Path]:
+        return {self._sha256[case_id]: path for case_id, path in self.label_maps.items()}
+
+    @cached_property
+    def _index(self) -> TruthIndex:
+        return open_index(self.folder, self._by_sha256)
+
+
+def find_truth(folder: Path) -> TruthFolder:
+    """List a truth folder.
+
+    Raises
+    ------
+    OncoduetError
+        There is no folder or no label map in it; label maps lie both in the folder and in ``labels/``, or below;
+        a case has two, or one whose name or ending is not as the others'; the marksheet names a case without; the
+        card, the settings, the marksheet or the patients are faulty.
+    """
+    if not folder.is_dir():
+        raise OncoduetError(f"{folder}: expected a folder of label maps, found none")
+    inner = folder / "labels"
+    places = [place for place in (folder, inner) if place.is_dir() and any(is_image(path) for path in place.iterdir())]
+    if len(places) > 1:
+        raise OncoduetError(f"{folder}: expected label maps directly in it or in labels/, found both")
+    if not places:
+        raise OncoduetError(f"{folder}: expected label maps (CASE.nii.gz or CASE.mha), found none")
+    beside = {
+        name: next((place / name for place in (places[0], folder) if (place / name).is_file()), None)
+        for name in ("settings.json", "card.toml", "archive.json", MARKSHEET, PATIENTS)
+    }
+    label_maps = images_by_case(places[0], "_label", neighbour="_detection_map")
+    require_none_below(places[0], label_maps, asked=None, skip=BASELINES)
+    settings = beside["settings.json"]
+    given = parse(read_json(settings), Settings, settings) if settings else Settings()
+    return TruthFolder(
+        folder=folder,
+        label_maps=label_maps,
+        card=_card(beside["card.toml"], given, beside["archive.json"]),
+        settings=given,
+        named_patients={
+            **(folders_of_patients(folder, label_maps) if places[0] == inner else {}),
+            **_patients_of_marksheet(beside[MARKSHEET], label_maps),
+            **_patients_named(beside[PATIENTS]),
+        },
+    )
+
+
+def _card(own: Path | None, settings: Settings, archive: Path | None) -> Card | None:
+    if own is not None:
+        return load_card(own)
+    if settings.card is not None:
+        return load_card(settings.card)
+    record = read_json(archive) if archive is not None else None
+    if not isinstance(record, dict) or record.get("card") not in card_names():
+        return None
+    name = str(record["card"])
+    card = load_card(name)
+    if record.get("card_sha256", card.sha256) != card.sha256:
+        _log.warning("%s: made for another version of the card %s, which therefore does not score", archive, name)
+        return None
+    return card
+
+
+def _patients_of_marksheet(path: Path | None, label_maps: Mapping[str, Path]) -> dict[str, str]:
+    if path is None:
+        return {}
+    _, rows = read_marksheet(path, ())
+    unlabelled = [case_id for case_id in rows if case_id not in label_maps]
+    if unlabelled:
+        raise OncoduetError(
+            f"{path}: expected a label map of each of its {len(rows)} cases, found none of {listed(unlabelled)}"
+        )
+    return {case_id: row["patient_id"] for case_id, row in rows.items()}
+
+
+def _patients_named(path: Path | None) -> dict[str, str]:
+    return {} if path is None else {case_name(case_id): patient for case_id, patient in read_patients(path).items()}

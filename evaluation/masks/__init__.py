@@ -1,0 +1,1 @@
+"""Voxels that are not zero: sparse images and their connected components."""

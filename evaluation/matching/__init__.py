@@ -1,0 +1,1 @@
+"""One case: lesions, candidates, and which of them belong together."""

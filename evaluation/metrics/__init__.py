@@ -1,0 +1,1 @@
+"""The numbers of one run, and what of them may be shown."""

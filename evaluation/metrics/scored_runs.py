@@ -1,0 +1,377 @@
+"""Read scored runs: folders with ``metrics.json``, ``cases.csv``, ``lesions.csv`` and ``source.json``.
+
+``patients.csv`` beside them says who the patients are where ids alone do not.
+
+The strict answer is what is compared; the tables must give it again, so that figures, intervals and tests speak of the
+same numbers as ``metrics.json``. Runs are ordered by what they are, never by where they lie.
+"""
+
+import csv
+import hashlib
+import io
+import math
+import os
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+
+from contract.errors import OncoduetError
+from contract.files import read_regular, sha256_file
+from contract.patients import FILE as PATIENTS
+from contract.patients import patients_by_case, read_patients, said_patients
+from contract.records import Metrics, MetricsRecord, Source, read_record
+from evaluation.inputs.case_files import case_name
+from evaluation.metrics.outcomes import FloatArray, Outcome, Truth, weighted_ap, weighted_auroc
+
+_CASE_COLUMNS = ["case_id", "label", "likelihood"]
+_LESION_COLUMNS = ["case_id", "kind", "confidence", "overlap"]
+_KINDS = ("tp", "fp", "fn", "ignored")
+_TOLERANCE = 1e-6
+_PARENTS = {"truth": "truth", "scoring_card": "scoring card", "scoring_rule": "scoring rule"}
+"""Parents of ``metrics.json`` that runs share which are compared."""
+
+
+@dataclass(frozen=True)
+class ScoredRun:
+    """One run, ensemble or baseline on the test set."""
+
+    name: str  # <configuration>_fold<K>_restart<R>, as far as these are known
+    source: Source
+    strict: Metrics
+    picai: Metrics
+    metrics_sha256: str
+    parents: Mapping[str, str]
+    """Of ``metrics.json``: hashes of the predictions, the truth, and what scored them."""
+    trained_on: int | None
+    """How many of the cases a network of it was trained on; None: not known."""
+    truth: Truth
+    outcome: Outcome
+    candidate_free_cases: int
+
+    @property
+    def is_baseline(self) -> bool:
+        """Whether nothing was trained: a fixed rule, with no spread over runs."""
+        return self.source.configuration.startswith("baseline-")
+
+    @property
+    def is_ensemble(self) -> bool:
+        """Whether several runs were averaged."""
+        return self.source.configuration.startswith(("ensemble-", "control-"))
+
+    @property
+    def is_control(self) -> bool:
+        """Whether runs of one configuration were averaged, as many as an ensemble has."""
+        return self.source.configuration.startswith("control-")
+
+
+def read_scored_runs(scores: Sequence[Path], *, patients: str | None = None) -> list[ScoredRun]:
+    """Read every scored run in or below the given folders, ordered by configuration, fold and restart.
+
+    Parameters
+    ----------
+    patients
+        What ``--patients`` says, in place of what is recorded beside the scores.
+
+    Raises
+    ------
+    OncoduetError
+        A folder holds no scored run, or one without ``source.json``; a file breaks its schema or contradicts another;
+        a run stands twice; cards, case lists, truth, patients, or what scored them differ.
+    """
+    folders = [folder for path in scores for folder in _find(path)]
+    if not folders:
+        raise OncoduetError("expected scored runs to compare, found none given")
+    for folder, count in Counter(folder.resolve() for folder in folders).items():
+        if count > 1:
+            raise OncoduetError(f"{folder}: expected each scored run once, found it given {count} times")
+    read = [(folder, _read(folder)) for folder in folders]
+    read.sort(key=lambda pair: _order(pair[1]))
+    if patients is not None:
+        given, rule = said_patients(patients)
+        given = _in_nfc(given)
+        read = [
+            (
+                folder,
+                replace(
+                    run,
+                    truth=_with_patients(
+                        run.truth, patients_by_case(run.truth.case_ids, given=given, rule=rule, source=folder)
+                    ),
+                ),
+            )
+            for folder, run in read
+        ]
+    _require_one_test(read)
+    _require_distinct(read)
+    names = Counter(run.name for _, run in read)
+    return [run if names[run.name] == 1 else replace(run, name=_longer_name(run)) for _, run in read]
+
+
+def group_by_configuration(runs: Sequence[ScoredRun]) -> dict[str, list[ScoredRun]]:
+    """The runs of each configuration; trained ones first, then ensembles, then baselines."""
+    groups: dict[str, list[ScoredRun]] = {}
+    for run in runs:
+        groups.setdefault(run.source.configuration, []).append(run)
+    return groups
+
+
+def _find(path: Path) -> list[Path]:
+    if (path / "metrics.json").is_file() or (path / "source.json").is_file():
+        return [path]
+
+    def refuse(error: OSError) -> None:
+        raise error
+
+    found = []
+    for place, inner, names in os.walk(path, onerror=refuse) if path.is_dir() else ():
+        inner[:] = sorted(name for name in inner if not name.startswith("."))
+        found += (
+            [Path(place)] if {"metrics.json", "cases.csv"} & {*names} else []
+        )  # half a run is refused, not left out
+    if not found:
+        raise OncoduetError(f"{path}: expected a scored run (metrics.json) or a folder of such, found none")
+    return found
+
+
+def _read(folder: Path) -> ScoredRun:
+    if not (folder / "source.json").is_file():
+        raise OncoduetError(
+            f"{folder}: expected source.json, which says what configuration, fold and runs were scored, found none"
+        )
+    source = read_record(folder / "source.json", Source)
+    record = read_record(folder / "metrics.json", MetricsRecord)
+    if record.strict is None:
+        raise OncoduetError(
+            f"{folder / 'metrics.json'}: expected a strict answer to compare, found none ({record.strict_reason})"
+        )
+    for name in ("predictions", *_PARENTS):
+        if record.parents.get(name) != source.parents.get(name):
+            raise OncoduetError(
+                f"{folder / 'source.json'}: expected the {name.replace('_', ' ')} of metrics.json "
+                f"({_hash(record.parents.get(name))}), found {_hash(source.parents.get(name))}: one is older"
+            )
+    truth, outcome, candidate_free_cases = _read_lesions(folder / "lesions.csv", *_read_cases(folder / "cases.csv"))
+    _require_agreement(folder, record.strict, truth, outcome)
+    if (folder / PATIENTS).is_file():
+        given = _in_nfc(read_patients(folder / PATIENTS))
+        truth = _with_patients(truth, patients_by_case(truth.case_ids, given=given, source=folder / PATIENTS))
+    return ScoredRun(
+        name=_name(source),
+        source=source,
+        strict=record.strict,
+        picai=record.picai,
+        metrics_sha256=sha256_file(folder / "metrics.json"),
+        parents=record.parents,
+        trained_on=record.trained_on,
+        truth=truth,
+        outcome=outcome,
+        candidate_free_cases=candidate_free_cases,
+    )
+
+
+def _with_patients(truth: Truth, by_case: Mapping[str, str]) -> Truth:
+    return replace(truth, patient_names=tuple(by_case[case_id] for case_id in truth.case_ids))
+
+
+def _in_nfc(patients: Mapping[str, str]) -> dict[str, str]:
+    return {case_name(case_id): patient for case_id, patient in patients.items()}
+
+
+def _hash(sha256: str | None) -> str:
+    return "none" if sha256 is None else sha256[:12]
+
+
+def _read_cases(path: Path) -> tuple[Truth, FloatArray]:
+    rows = sorted(_table(path, _CASE_COLUMNS), key=lambda row: row["case_id"])
+    if not rows:
+        raise OncoduetError(f"{path}: expected cases, found none")
+    doubled = [case_id for case_id, count in Counter(row["case_id"] for row in rows).items() if count > 1]
+    if doubled:
+        raise OncoduetError(f"{path}: expected each case once, found {doubled[0]} twice")
+    for row in rows:
+        if row["label"] not in ("0", "1"):
+            raise OncoduetError(f"{path}: case {row['case_id']}: expected the label 0 or 1, found {row['label']!r}")
+    truth = Truth(
+        case_ids=tuple(row["case_id"] for row in rows),
+        positive=np.array([row["label"] == "1" for row in rows]),
+        lesions=np.zeros(len(rows), dtype=np.int64),
+    )
+    return truth, np.array([_number(path, row, "likelihood") for row in rows])
+
+
+def _read_lesions(path: Path, truth: Truth, likelihood: FloatArray) -> tuple[Truth, Outcome, int]:
+    index = {case_id: place for place, case_id in enumerate(truth.case_ids)}
+    lesions = np.zeros(len(index), dtype=np.int64)
+    with_candidate = set()
+    candidates = []
+    for row in _table(path, _LESION_COLUMNS):
+        if row["case_id"] not in index:
+            raise OncoduetError(f"{path}: expected the cases of cases.csv, found {row['case_id']!r} beside them")
+        if row["kind"] not in _KINDS:
+            raise OncoduetError(
+                f"{path}: case {row['case_id']}: expected the kind {', '.join(_KINDS)}, found {row['kind']!r}"
+            )
+        case, kind, confidence = index[row["case_id"]], row["kind"], _number(path, row, "confidence")
+        if kind in ("tp", "fn"):
+            lesions[case] += 1
+        if kind != "fn":
+            with_candidate.add(case)
+        if kind in ("tp", "fp") and confidence > 0:
+            candidates.append((-confidence, case, kind == "tp"))
+    candidates.sort()
+    outcome = Outcome(
+        likelihood=likelihood,
+        candidate_case=np.array([case for _, case, _ in candidates], dtype=np.int64),
+        confidence=np.array([-negative for negative, _, _ in candidates], dtype=np.float64),
+        hit=np.array([hit for _, _, hit in candidates], dtype=np.bool_),
+    )
+    return replace(truth, lesions=lesions), outcome, len(index) - len(with_candidate)
+
+
+def _table(path: Path, columns: Sequence[str]) -> list[Mapping[str, str]]:
+    try:
+        lines = list(csv.reader(io.StringIO(read_regular(path).decode("utf-8-sig"), newline=""), strict=True))
+    except FileNotFoundError:
+        raise OncoduetError(f"{path}: expected the table {','.join(columns)}, found no file") from None
+    except (OSError, ValueError, csv.Error) as error:
+        raise OncoduetError(f"{path}: expected a readable table, found: {error}") from None
+    if not lines or lines[0] != list(columns):
+        found = ",".join(lines[0]) if lines else "an empty file"
+        raise OncoduetError(f"{path}: expected the columns {','.join(columns)}, found {found}")
+    for number, line in enumerate(lines[1:], start=2):
+        if len(line) != len(columns):
+            raise OncoduetError(f"{path}: line {number}: expected {len(columns)} values, found {len(line)}")
+    return [dict(zip(columns, line, strict=True)) for line in lines[1:]]
+
+
+def _number(path: Path, row: Mapping[str, str], column: str) -> float:
+    try:
+        value = float(row[column])
+    except ValueError:
+        value = math.nan
+    if not math.isfinite(value) or value < 0:
+        raise OncoduetError(
+            f"{path}: case {row['case_id']}: expected a {column} that is a number and not negative, "
+            f"found {row[column]!r}"
+        )
+    return value
+
+
+def _require_agreement(folder: Path, strict: Metrics, truth: Truth, outcome: Outcome) -> None:
+    """The tables must give ``metrics.json``'s strict answer again."""
+    unit = np.ones((1, len(truth.case_ids)))
+    expected: dict[str, float | None] = {
+        "cases": len(truth.case_ids),
+        "positive_cases": truth.positive_count,
+        "lesions": truth.lesion_count,
+        "auroc": _defined(weighted_auroc(truth, outcome.likelihood, unit)[0]),
+        "ap": _defined(weighted_ap(truth, outcome, unit)[0]),
+    }
+    for name, value in expected.items():
+        stated = getattr(strict, name)
+        if (value is None) != (stated is None) or (value is not None and abs(value - stated) > _TOLERANCE):
+            raise OncoduetError(
+                f"{folder / 'metrics.json'}: expected strict {name} {_text(value)} as cases.csv and lesions.csv give "
+                f"it, found {_text(stated)}"
+            )
+
+
+def _require_one_test(read: Sequence[tuple[Path, ScoredRun]]) -> None:
+    """All runs must answer the same question: one card, one rule, one case list, one truth, the same patients."""
+    first_folder, first = read[0]
+    for folder, run in read[1:]:
+        if run.source.card_sha256 != first.source.card_sha256:
+            raise OncoduetError(
+                f"{folder}: expected the card of {first_folder} ({_card(first)}), found another ({_card(run)})"
+            )
+        if run.truth.case_ids != first.truth.case_ids:
+            differing = sorted(set(run.truth.case_ids) ^ set(first.truth.case_ids))
+            raise OncoduetError(
+                f"{folder}: expected the {len(first.truth.case_ids)} cases of {first_folder}, found "
+                f"{len(run.truth.case_ids)}; {len(differing)} stand in one of the two alone, such as {differing[0]}"
+            )
+        for what, ours, theirs in [
+            ("label", run.truth.positive, first.truth.positive),
+            ("number of lesions", run.truth.lesions, first.truth.lesions),
+        ]:
+            differs = np.flatnonzero(ours != theirs)
+            if differs.size:
+                case = differs[0]
+                raise OncoduetError(
+                    f"{folder}: case {run.truth.case_ids[case]}: expected the {what} {int(theirs[case])} as in "
+                    f"{first_folder}, found {int(ours[case])}"
+                )
+        for name, what in _PARENTS.items():
+            found, expected = (each.parents.get(name) for each in (run, first))
+            if found != expected:
+                raise OncoduetError(
+                    f"{folder / 'metrics.json'}: expected the {what} of {first_folder} ({_hash(expected)}), "
+                    f"found another ({_hash(found)}); score both anew, by one card and against one truth"
+                )
+        if run.truth.patient_names != first.truth.patient_names:
+            raise OncoduetError(
+                f"{folder / PATIENTS}: expected the patients of {first_folder}, found others; --patients decides"
+            )
+
+
+def _require_distinct(read: Sequence[tuple[Path, ScoredRun]]) -> None:
+    """Within a configuration no run may stand twice, and all must have been trained alike."""
+    by_configuration: dict[str, list[tuple[Path, ScoredRun]]] = {}
+    for folder, run in read:
+        by_configuration.setdefault(run.source.configuration, []).append((folder, run))
+    for configuration, members in by_configuration.items():
+        profiles = sorted({run.source.profile for _, run in members})
+        if len(profiles) > 1:
+            raise OncoduetError(
+                f"configuration {configuration}: expected one profile for all its runs, found {', '.join(profiles)}"
+            )
+        seen: dict[object, Path] = {}
+        for folder, run in members:
+            source = run.source
+            marks: list[object] = []
+            if source.fold is not None and source.restart is not None:
+                marks.append((source.fold, source.restart))
+            if source.runs or not marks:
+                marks.append(frozenset(source.runs))
+            for mark in marks:
+                if mark in seen:
+                    raise OncoduetError(f"{folder}: expected each run once, found {run.name} also in {seen[mark]}")
+                seen[mark] = folder
+
+
+def _order(run: ScoredRun) -> tuple[int | str, ...]:
+    kind = 2 if run.is_baseline else 1 if run.is_ensemble else 0
+    source = run.source
+    fold = -1 if source.fold is None else source.fold
+    restart = -1 if source.restart is None else source.restart
+    return kind, source.configuration, fold, restart, *sorted(source.runs)
+
+
+def _name(source: Source) -> str:
+    name = source.configuration.replace(".", "-")
+    if source.fold is not None:
+        name += f"_fold{source.fold}"
+    if source.restart is not None:
+        name += f"_restart{source.restart}"
+    return name
+
+
+def _longer_name(run: ScoredRun) -> str:
+    """For runs whose fold and restart do not tell them apart: with a hash of what they hold."""
+    what = ",".join([run.source.configuration, *sorted(run.source.runs)])
+    return f"{run.name}_{hashlib.sha256(what.encode()).hexdigest()[:8]}"
+
+
+def _card(run: ScoredRun) -> str:
+    return f"{run.source.card}, {run.source.card_sha256[:12]}"
+
+
+def _defined(value: float) -> float | None:
+    return float(value) if math.isfinite(value) else None
+
+
+def _text(value: float | None) -> str:
+    return "undefined" if value is None else f"{value:.10g}"

@@ -1,0 +1,1 @@
+"""How many runs and cases a comparison needs, and whether it may end early."""

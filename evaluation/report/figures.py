@@ -1,0 +1,589 @@
+"""The report's figures, with matplotlib: as SVG for the page, where colours follow light and dark, and as files.
+
+Every configuration has one colour, dash and marker in all figures (palette of Okabe and Ito, distinguishable under
+colour vision deficiency); the first ensemble is drawn in the ink colour, baselines in grey. In the page's SVG these
+colours are CSS variables. Thin lines are runs, bold ones the mean over runs, bands the middle 95 % of that mean when
+patients are drawn anew; both are left out where there are many configurations.
+"""
+
+import io
+import logging
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from evaluation.metrics.operating_points import calibration
+from evaluation.metrics.outcomes import FloatArray
+from evaluation.metrics.scored_runs import ScoredRun
+from evaluation.statistics.analysis_file import METRICS, Metric
+from evaluation.statistics.bootstrap import case_weights
+from evaluation.statistics.verdict import METRIC_NAMES, ConfigurationSummary, Verdict
+
+# Where the home is read-only matplotlib falls back on a temporary folder by itself; it need not say so on stderr.
+logging.getLogger("matplotlib").setLevel(logging.ERROR)
+
+import matplotlib  # noqa: E402
+
+matplotlib.use("Agg")
+
+from matplotlib.axes import Axes  # noqa: E402
+from matplotlib.figure import Figure  # noqa: E402
+from matplotlib.patches import Rectangle  # noqa: E402
+from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator  # noqa: E402
+
+INK, MUTED, GRID, PAPER, ACCENT = "#17191f", "#6a7080", "#dfe2e8", "#fefefd", "#0a6ab3"
+_CSS = {INK: "currentColor", MUTED: "var(--muted)", GRID: "var(--grid)", PAPER: "var(--paper)", ACCENT: "var(--accent)"}
+
+PALETTE = ("#0072b2", "#d55e00", "#009e73", "#c05a96", "#c98a00", "#3fa0d8")
+DARK_PALETTE = ("#58aef0", "#ff8b42", "#2fc79b", "#ec9cc9", "#f2bb3f", "#9bd6ff")
+"""The same hues, lighter, for a dark page; put in by the template."""
+_GREYS = ("#767d8c", "#9aa0ac")
+_DASHES = ("-", (0, (4, 1.6)), (0, (1.2, 1.4)), (0, (5, 1.5, 1.2, 1.5)))
+_MARKERS = "osD^vPX<>"
+
+_STYLE: dict[Any, Any] = {
+    "font.family": "DejaVu Sans",
+    "font.size": 9,
+    "axes.edgecolor": MUTED,
+    "axes.labelcolor": INK,
+    "axes.titlecolor": INK,
+    "axes.titlesize": 10.5,
+    "axes.titleweight": "bold",
+    "axes.titlelocation": "left",
+    "axes.linewidth": 0.8,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.facecolor": "none",
+    "figure.facecolor": PAPER,
+    "text.color": INK,
+    "xtick.color": MUTED,
+    "ytick.color": MUTED,
+    "xtick.labelcolor": INK,
+    "ytick.labelcolor": INK,
+    "grid.color": GRID,
+    "grid.linewidth": 0.7,
+    "legend.frameon": False,
+    "legend.fontsize": 8.5,
+    "svg.fonttype": "none",
+    "text.parse_math": False,  # a $ in a name is a $
+}
+
+FIGURES = ("roc", "pr", "froc", "calibration", *(f"{what}-{metric}" for what in ("runs", "p") for metric in METRICS))
+"""Names of all figures that there may be."""
+
+SUFFIXES = ("png", "svg", "pdf")
+
+MANY = 8
+"""Configurations; with more, runs and bands would hide one another, and p has two decimals."""
+
+_WIDTH = 4.4  # inches
+_FP_TICKS = (0.125, 0.25, 0.5, 1.0, 2.0, 4.0, 8.0)
+_BAND_POINTS = 80
+_BAND_REPLICATES = 200
+_MOST_BRACKETS = 6
+_BRACKET = 0.042  # of the figure's width
+_FEW = 4
+_STAGGER = (0.0, 0.15, -0.15)  # of a row, so that many runs do not hide one another
+
+
+@dataclass(frozen=True)
+class Look:
+    """How one configuration is drawn everywhere."""
+
+    colour: str
+    dash: str | tuple[float, tuple[float, ...]]
+    marker: str
+    css: str  # the colour as the page's CSS says it
+
+
+@dataclass(frozen=True)
+class Drawing:
+    """One figure in all its forms."""
+
+    name: str
+    alt: str
+    svg: str  # for the page
+    files: Mapping[str, bytes]  # by suffix: png, svg and pdf
+
+
+def looks(configurations: Sequence[ConfigurationSummary]) -> dict[str, Look]:
+    """Give each configuration its colour, dash and marker, by its place."""
+    found = {}
+    coloured = greys = 0
+    ensembles = [each.name for each in configurations if each.kind == "ensemble"]
+    for number, each in enumerate(configurations):
+        marker = _MARKERS[number % len(_MARKERS)]
+        if each.kind == "baseline":
+            grey = _GREYS[greys % len(_GREYS)]
+            found[each.name] = Look(grey, _DASHES[1 + greys % 3], marker, f"var(--grey-{greys % len(_GREYS)})")
+            greys += 1
+        elif each.name in ensembles[:1]:
+            found[each.name] = Look(INK, "-", marker, "currentColor")
+        else:
+            place = coloured % len(PALETTE)
+            dash = _DASHES[coloured // len(PALETTE) % len(_DASHES)]
+            found[each.name] = Look(PALETTE[place], dash, marker, f"var(--colour-{place})")
+            coloured += 1
+    return found
+
+
+def draw_figures(verdict: Verdict, groups: Mapping[str, Sequence[ScoredRun]]) -> dict[str, Drawing]:
+    """Draw everything the report shows, by name: ``roc pr froc calibration runs-<metric> p-<metric>``."""
+    with matplotlib.rc_context({**_STYLE, "svg.hashsalt": "oncoduet"}):
+        dressed = looks(verdict.configurations)
+        drawings = [
+            _curves("roc", verdict, groups, dressed),
+            _curves("pr", verdict, groups, dressed),
+            _curves("froc", verdict, groups, dressed),
+            _calibration(verdict, groups, dressed),
+        ]
+        metrics = list(dict.fromkeys(pair.metric for pair in verdict.pairs))
+        drawings += [_dots(metric, verdict, dressed) for metric in metrics or METRICS]
+        drawings += [_p_matrix(metric, verdict) for metric in metrics]
+    return {drawing.name: drawing for drawing in drawings}
+
+
+def roc_curve(run: ScoredRun) -> tuple[FloatArray, FloatArray]:
+    """False positive rate and sensitivity of the cases, from (0, 0) to (1, 1)."""
+    positive, likelihood = run.truth.positive, run.outcome.likelihood
+    order = np.argsort(-likelihood, kind="stable")
+    last = np.flatnonzero(np.append(np.diff(likelihood[order]) != 0, True))
+    hits = np.cumsum(positive[order])[last]
+    others = np.cumsum(~positive[order])[last]
+    return np.append(0.0, others / max(1, others[-1])), np.append(0.0, hits / max(1, hits[-1]))
+
+
+def detection_curve(run: ScoredRun) -> tuple[FloatArray, FloatArray, FloatArray]:
+    """False positives per case, lesion sensitivity and precision at each distinct confidence, descending.
+
+    The first point has no candidate: (0, 0), precision 1 by convention.
+    """
+    outcome, truth = run.outcome, run.truth
+    order = np.argsort(-outcome.confidence, kind="stable")
+    confidence = outcome.confidence[order]
+    last = np.flatnonzero(np.append(np.diff(confidence) != 0, True)) if confidence.size else np.zeros(0, dtype=np.int64)
+    hits = np.cumsum(outcome.hit[order])[last]
+    false = last + 1 - hits
+    sensitivity = hits / max(1, truth.lesion_count)
+    return (
+        np.append(0.0, false / len(truth.case_ids)),
+        np.append(0.0, sensitivity),
+        np.append(1.0, hits / (hits + false)),
+    )
+
+
+def _curves(
+    kind: str, verdict: Verdict, groups: Mapping[str, Sequence[ScoredRun]], dressed: Mapping[str, Look]
+) -> Drawing:
+    plot = _CURVES[kind]
+    figure, axes = _with_legend_below(len(verdict.configurations))
+    axes.set_title(plot.title, pad=9)
+    axes.set_xlabel(plot.x)
+    axes.set_ylabel(plot.y)
+    axes.grid(True)
+    axes.set_axisbelow(True)
+    axes.set_ylim(-0.012, 1.012)
+    if kind == "froc":
+        axes.set_xscale("log")
+        axes.set_xlim(plot.at[0], plot.at[-1])
+        axes.xaxis.set_major_locator(FixedLocator(_FP_TICKS))
+        axes.xaxis.set_minor_locator(NullLocator())
+        axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    else:
+        axes.set_xlim(-0.012, 1.012)
+    if kind == "roc":
+        axes.plot([0, 1], [0, 1], color=MUTED, linewidth=0.8, dashes=(2, 3), zorder=1)
+    values = []
+    from_origin = kind == "roc"
+    x = np.append(0.0, plot.at) if from_origin else plot.at
+    for summary in verdict.configurations:
+        look = dressed[summary.name]
+        curves = np.stack([plot.curve(run, plot.at) for run in groups[summary.name]])
+        if from_origin:
+            curves = np.column_stack([np.zeros(len(curves)), curves])
+        reached = np.isfinite(curves).any(axis=0)
+        mean = np.where(reached, np.nan_to_num(curves).mean(axis=0), np.nan)
+        values.append(f"{summary.name}  {_number(plot.value(summary))}")
+        crowded = len(verdict.configurations) > MANY
+        if summary.kind != "baseline" and not crowded:
+            at = plot.at[:: len(plot.at) // _BAND_POINTS]
+            low, high = _band(kind, groups[summary.name], at, verdict.seed)
+            axes.fill_between(at, low, high, color=look.colour, alpha=0.07, linewidth=0, zorder=1.5)
+        if len(curves) > 1 and not crowded:
+            axes.plot(x, curves.T, color=look.colour, linewidth=0.7, alpha=0.4, zorder=2)
+        axes.plot(
+            x,
+            mean,
+            color=look.colour,
+            linestyle=look.dash,
+            linewidth=1.5 if summary.kind == "baseline" else 2.1,
+            zorder=3 if summary.kind == "baseline" else 4,
+            label=values[-1],
+        )
+    handles, labels = axes.get_legend_handles_labels()
+    figure.legend(
+        handles, labels, loc="lower left", ncols=2, bbox_to_anchor=(0.02, 0.01), handlelength=2.4, columnspacing=1.2
+    )
+    alt = f"{plot.title}, a curve per configuration. {plot.value_name}: {'; '.join(values)}."
+    return _render(kind, alt, figure)
+
+
+def _band(kind: str, runs: Sequence[ScoredRun], at: FloatArray, seed: int) -> tuple[FloatArray, FloatArray]:
+    """The middle 95 % of the mean curve over runs when patients are drawn anew, at each place."""
+    truth = runs[0].truth
+    weights = case_weights(truth, _BAND_REPLICATES, seed)
+    total = np.zeros((_BAND_REPLICATES, at.size))
+    for run in runs:
+        total += (_roc_band if kind == "roc" else _detection_band)(kind, run, weights, at)
+    low, high = np.percentile(total / len(runs), [2.5, 97.5], axis=0)
+    return low, high
+
+
+def _roc_band(_: str, run: ScoredRun, weights: FloatArray, at: FloatArray) -> FloatArray:
+    order = np.argsort(-run.outcome.likelihood, kind="stable")
+    drawn, positive = weights[:, order], run.truth.positive[order]
+    hits, others = np.cumsum(drawn * positive, axis=1), np.cumsum(drawn * ~positive, axis=1)
+    rows = [
+        np.interp(at, np.append(0.0, x / max(1.0, x[-1])), np.append(0.0, y / max(1.0, y[-1])))
+        for x, y in zip(others, hits, strict=True)
+    ]
+    return np.stack(rows)
+
+
+def _detection_band(kind: str, run: ScoredRun, weights: FloatArray, at: FloatArray) -> FloatArray:
+    outcome, truth = run.outcome, run.truth
+    order = np.argsort(-outcome.confidence, kind="stable")
+    drawn, hit = weights[:, outcome.candidate_case[order]], outcome.hit[order]
+    hits, false = np.cumsum(drawn * hit, axis=1), np.cumsum(drawn * ~hit, axis=1)
+    lesions, cases = np.maximum(1.0, weights @ truth.lesions), weights.sum(axis=1)
+    rows = []
+    for k, (found, wrong) in enumerate(zip(hits, false, strict=True)):
+        if kind == "froc":
+            place = np.searchsorted(wrong / cases[k], at + 1e-12, "right") - 1
+            rows.append(np.where(place >= 0, np.append(found, 0.0)[place], 0.0) / lesions[k])
+        else:
+            precision = np.append(np.divide(found, found + wrong, out=np.zeros_like(found), where=found > 0), 0.0)
+            rows.append(precision[np.searchsorted(found / lesions[k], np.maximum(at, 1e-9) - 1e-12)])
+    return np.stack(rows)
+
+
+def _calibration(verdict: Verdict, groups: Mapping[str, Sequence[ScoredRun]], dressed: Mapping[str, Look]) -> Drawing:
+    figure, axes = _with_legend_below(len(verdict.configurations))
+    axes.set_title("Calibration, cases", pad=9)
+    axes.set_xlabel("likelihood, mean of a bin")
+    axes.set_ylabel("share of positive cases")
+    axes.grid(True)
+    axes.set_axisbelow(True)
+    axes.set_xlim(-0.012, 1.012)
+    axes.set_ylim(-0.012, 1.012)
+    axes.plot([0, 1], [0, 1], color=MUTED, linewidth=0.8, dashes=(2, 3), zorder=1)
+    values = []
+    for summary in verdict.configurations:
+        look, found = dressed[summary.name], calibration(groups[summary.name])
+        values.append(f"{summary.name}  {found.error:.3f}")
+        axes.plot(
+            found.likelihood,
+            found.positive,
+            color=look.colour,
+            linestyle=look.dash,
+            linewidth=1.5,
+            marker=look.marker,
+            markersize=4,
+            zorder=3,
+            label=values[-1],
+        )
+    handles, labels = axes.get_legend_handles_labels()
+    figure.legend(
+        handles, labels, loc="lower left", ncols=2, bbox_to_anchor=(0.02, 0.01), handlelength=2.4, columnspacing=1.2
+    )
+    alt = f"Calibration, a curve per configuration. Mean distance from the diagonal: {'; '.join(values)}."
+    return _render("calibration", alt, figure)
+
+
+def _roc_at(run: ScoredRun, false_positive_rate: FloatArray) -> FloatArray:
+    rate, sensitivity = roc_curve(run)
+    before = np.searchsorted(rate, false_positive_rate, "right") - 1
+    after = np.minimum(before + 1, rate.size - 1)
+    width = rate[after] - rate[before]
+    part = np.divide(false_positive_rate - rate[before], width, out=np.zeros_like(false_positive_rate), where=width > 0)
+    return np.asarray(sensitivity[before] + part * (sensitivity[after] - sensitivity[before]))
+
+
+def _precision_at(run: ScoredRun, recall: FloatArray) -> FloatArray:
+    _, sensitivity, precision = detection_curve(run)
+    first = np.searchsorted(sensitivity, np.maximum(recall, 1e-9) - 1e-12)
+    return np.append(precision, np.nan)[first]
+
+
+def _sensitivity_at(run: ScoredRun, false_positives_per_case: FloatArray) -> FloatArray:
+    false, sensitivity, _ = detection_curve(run)
+    return sensitivity[np.searchsorted(false, false_positives_per_case + 1e-12, "right") - 1]
+
+
+def _mean_sensitivity(summary: ConfigurationSummary) -> float | None:
+    values = list(summary.lesion_sensitivity_at_fp.values())
+    defined = [value for value in values if value is not None]
+    return sum(defined) / len(defined) if defined and len(defined) == len(values) else None
+
+
+@dataclass(frozen=True)
+class _Curve:
+    """One kind of curve: its axes, where it is drawn, and the number that sums it up."""
+
+    title: str
+    x: str
+    y: str
+    at: FloatArray
+    curve: Callable[[ScoredRun, FloatArray], FloatArray]
+    value_name: str
+    value: Callable[[ConfigurationSummary], float | None]
+
+
+_CURVES = {
+    "roc": _Curve(
+        "ROC, cases",
+        "1 − specificity",
+        "sensitivity",
+        np.linspace(0, 1, 401),
+        _roc_at,
+        "Mean AUROC",
+        lambda summary: summary.metrics["auroc"].mean,
+    ),
+    "pr": _Curve(
+        "Precision and recall, lesions",
+        "recall",
+        "precision",
+        np.linspace(0, 1, 401),
+        _precision_at,
+        "Mean AP",
+        lambda summary: summary.metrics["ap"].mean,
+    ),
+    "froc": _Curve(
+        "FROC, lesions",
+        "false positives per case",
+        "sensitivity",
+        np.geomspace(1 / 16, 8, 401),
+        _sensitivity_at,
+        "Sensitivity, mean over the operating points",
+        _mean_sensitivity,
+    ),
+}
+
+
+def _dots(metric: Metric, verdict: Verdict, dressed: Mapping[str, Look]) -> Drawing:
+    name = METRIC_NAMES[metric]
+    count = len(verdict.configurations)
+    height = 0.95 + 0.42 * count
+    figure = Figure(figsize=(_WIDTH, height))
+    decided = _decided(metric, verdict)
+    left = _room_for_names(verdict)
+    width = 0.97 - left - _BRACKET * len(decided)
+    axes = figure.add_axes((left, 0.5 / height, width, 1 - 0.9 / height))
+    axes.set_title(f"{name[0].upper()}{name[1:]} by run", pad=9)
+    axes.grid(True, axis="x")
+    axes.set_axisbelow(True)
+    axes.set_ylim(count - 0.4, -0.6)
+    axes.set_yticks(range(count), [each.name for each in verdict.configurations])
+    axes.tick_params(axis="y", length=0)
+    axes.spines["left"].set_visible(False)
+    axes.set_xlabel(f"{name}: runs, mean and two-level 95 % interval", fontsize=8.5, loc="right")
+    for row, summary in enumerate(verdict.configurations):
+        look, values = dressed[summary.name], summary.metrics[metric]
+        if values.interval is not None:
+            axes.plot(
+                [values.interval.low, values.interval.high],
+                [row, row],
+                color=look.colour,
+                linewidth=5,
+                alpha=0.22,
+                solid_capstyle="round",
+                zorder=2,
+            )
+        if values.mean is not None:
+            axes.plot([values.mean, values.mean], [row - 0.27, row + 0.27], color=look.colour, linewidth=2.2, zorder=4)
+        runs = sorted(value for value in values.runs.values() if value is not None)
+        axes.plot(
+            runs,
+            [row + (_STAGGER[k % len(_STAGGER)] if len(runs) > _FEW else 0.0) for k in range(len(runs))],
+            linestyle="none",
+            marker=look.marker,
+            markersize=5.5 if len(runs) <= _FEW else 4.2,
+            markerfacecolor=look.colour,
+            markeredgecolor=PAPER,
+            markeredgewidth=0.8,
+            zorder=5,
+        )
+    for number, (p, first, second) in enumerate(decided):
+        _bracket(axes, 1 + (0.012 + _BRACKET * number) / width, first, second, p_text(p))
+    if all(each.metrics[metric].mean is None for each in verdict.configurations):
+        axes.set_xlim(0, 1)
+    means = "; ".join(f"{each.name} {_number(each.metrics[metric].mean)}" for each in verdict.configurations)
+    return _render(f"runs-{metric}", f"{name} of each run. Means: {means}.", figure)
+
+
+def _room_for_names(verdict: Verdict) -> float:
+    """What the longest name of a configuration needs at the left, as a share of the figure's width."""
+    longest = max(len(each.name) for each in verdict.configurations)
+    return min(0.42, (0.25 + 0.072 * longest) / _WIDTH)
+
+
+def _decided(metric: Metric, verdict: Verdict) -> list[tuple[float, int, int]]:
+    """Comparisons that the run level decides: p after Holm and the two rows, the smallest p first."""
+    rows = {each.name: row for row, each in enumerate(verdict.configurations)}
+    found = []
+    for pair in verdict.pairs:
+        p = pair.run_level.p_holm
+        if pair.metric == metric and p is not None and p <= pair.run_level.alpha:
+            first, second = sorted((rows[pair.a], rows[pair.b]))
+            found.append((p, first, second))
+    return sorted(found)[:_MOST_BRACKETS]
+
+
+def _bracket(axes: Axes, x: float, first: int, second: int, text: str) -> None:
+    """A bracket right of the axes, between two rows; x as a share of the axes."""
+    place = axes.get_yaxis_transform()
+    axes.plot(
+        [x - 0.015, x, x, x - 0.015],
+        [first, first, second, second],
+        color=MUTED,
+        linewidth=0.9,
+        transform=place,
+        clip_on=False,
+    )
+    axes.text(
+        x + 0.008,
+        (first + second) / 2,
+        text,
+        rotation=90,
+        va="center",
+        ha="left",
+        fontsize=6.5,
+        color=INK,
+        transform=place,
+    )
+
+
+def _p_matrix(metric: Metric, verdict: Verdict) -> Drawing:
+    names = [each.name for each in verdict.configurations]
+    count = len(names)
+    left = _room_for_names(verdict) + 0.05  # and for a number
+    side = 0.98 - left
+    height = side * _WIDTH + 1.05
+    figure = Figure(figsize=(_WIDTH, height))
+    axes = figure.add_axes((left, 0.5 / height, side, side * _WIDTH / height))
+    axes.set_xlim(0, count)
+    axes.set_ylim(count, 0)
+    for spine in axes.spines.values():
+        spine.set_visible(False)
+    axes.tick_params(length=0)
+    axes.xaxis.tick_top()
+    axes.set_yticks(np.arange(count) + 0.5, [f"{name}  {place}" for place, name in enumerate(names, start=1)])
+    axes.set_xticks(np.arange(count) + 0.5, [str(place) for place in range(1, count + 1)])
+    axes.set_title(f"p by {METRIC_NAMES[metric]}", pad=9)
+    axes.set_xlabel(
+        f"above: run level, below: case level; bold: Holm ≤ {verdict.alpha:g}", fontsize=8.5, labelpad=8, loc="right"
+    )
+    size = min(8.5, 0.4 * side * _WIDTH * 72 / count)
+    told = []
+    for pair in verdict.pairs:
+        if pair.metric != metric:
+            continue
+        first, second = sorted((names.index(pair.a), names.index(pair.b)))
+        for row, column, p, adjusted in (
+            (first, second, pair.run_level.p, pair.run_level.p_holm),
+            (second, first, pair.case_level.p, pair.case_level.p_holm),
+        ):
+            axes.add_patch(
+                Rectangle(
+                    (column + 0.03, row + 0.03),
+                    0.94,
+                    0.94,
+                    facecolor=ACCENT if p is not None else GRID,
+                    alpha=_shade(p) if p is not None else 0.35,
+                    linewidth=0,
+                )
+            )
+            significant = adjusted is not None and adjusted <= verdict.alpha
+            axes.text(
+                column + 0.5,
+                row + 0.52,
+                _short_p(p, 2 if count > MANY else 3),
+                ha="center",
+                va="center",
+                fontsize=size,
+                fontweight="bold" if significant else "normal",
+                color=INK if p is not None else MUTED,
+            )
+        told.append(f"{pair.a} and {pair.b} {p_text(pair.run_level.p)}, {p_text(pair.case_level.p)}")
+    alt = f"p-values by {METRIC_NAMES[metric]}, run level and case level: {'; '.join(told)}."
+    return _render(f"p-{metric}", alt, figure)
+
+
+def p_text(p: float | None) -> str:
+    """A p-value in three decimals; never 0."""
+    if p is None:
+        return "–"
+    return "<0.001" if p < 0.001 else f"{p:.3f}"
+
+
+def _short_p(p: float | None, decimals: int) -> str:
+    if p is None:
+        return p_text(p)
+    smallest = 10.0**-decimals
+    text = f"<{smallest:g}" if p < smallest else f"{p:.{decimals}f}"
+    return "1" if float(text.lstrip("<")) == 1 else text.replace("0.", ".", 1)
+
+
+def _shade(p: float) -> float:
+    """Opacity by evidence: nearly none at p = 1, 0.5 from p = 0.001 down."""
+    return 0.04 + 0.46 * min(1.0, -float(np.log10(max(p, 1e-3))) / 3)
+
+
+def _with_legend_below(entries: int) -> tuple[Figure, Axes]:
+    """A square plot with room for so many legend entries in two columns below."""
+    legend = 0.12 + 0.2 * ((entries + 1) // 2)
+    side = _WIDTH * 0.835
+    height = 0.4 + side + 0.55 + legend
+    figure = Figure(figsize=(_WIDTH, height))
+    return figure, figure.add_axes((0.135, (0.55 + legend) / height, 0.835, side / height))
+
+
+def _number(value: float | None) -> str:
+    return "–" if value is None else f"{value:.3f}"
+
+
+def _render(name: str, alt: str, figure: Figure) -> Drawing:
+    # no dates and no programs in the files: the same scores give the same bytes
+    metadata: Mapping[str, dict[str, Any]] = {
+        "svg": {"Date": None, "Creator": None, "Format": None, "Type": None},
+        "png": {"Software": None},
+        "pdf": {"CreationDate": None, "Creator": None, "Producer": None},
+    }
+    files = {}
+    for suffix, values in metadata.items():
+        stream = io.BytesIO()
+        figure.savefig(stream, format=suffix, dpi=200, metadata=values)
+        files[suffix] = stream.getvalue()
+    return Drawing(name, alt, _for_page(name, files["svg"].decode()), files)
+
+
+def _for_page(name: str, svg: str) -> str:
+    """Make matplotlib's SVG a part of a page: no prolog, scalable, its own ids, colours and font of the page."""
+    svg = svg[svg.index("<svg") :]
+    svg = re.sub(r"<metadata>.*?</metadata>\s*", "", svg, flags=re.DOTALL)
+    svg = re.sub(r' xmlns(:\w+)?="[^"]*"', "", svg).replace("xlink:href", "href")
+    svg = re.sub(r'(<svg[^>]*?) width="[^"]*"', r"\1", svg, count=1)
+    svg = re.sub(r'(<svg[^>]*?) height="[^"]*"', r"\1", svg, count=1)
+    svg = re.sub(r'<g id="[^"]*"', "<g", svg)
+    svg = re.sub(r'id="([^"]+)"', rf'id="{name}-\1"', svg)
+    svg = re.sub(r'(url\(#|href="#)', rf"\1{name}-", svg)
+    for colour, variable in _CSS.items():
+        svg = svg.replace(colour, variable)
+    for number, colour in enumerate(PALETTE):
+        svg = svg.replace(colour, f"var(--colour-{number})")
+    for number, colour in enumerate(_GREYS):
+        svg = svg.replace(colour, f"var(--grey-{number})")
+    return svg.replace("'DejaVu Sans'", "var(--sans)").replace("<svg", '<svg aria-hidden="true"', 1)

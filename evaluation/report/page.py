@@ -1,0 +1,335 @@
+"""The report: ``report.html``, one self-contained page; its figures and tables as files for a paper.
+
+The verdict in words comes first, then what limits it, then tables and figures. The page loads nothing: figures are
+inline SVG, styles inline, fonts the reader's. It holds no date and no path, so that the same scores give the same page.
+"""
+
+import base64
+import platform
+from collections.abc import Mapping, Sequence, Sized
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup
+
+from contract.files import write_text
+from evaluation.metrics.operating_points import (
+    FALSE_POSITIVES_PER_CASE,
+    Flip,
+    OperatingPoints,
+    Spread,
+    flips,
+    operating_points,
+)
+from evaluation.metrics.scored_runs import ScoredRun
+from evaluation.report.figures import DARK_PALETTE, FIGURES, MANY, PALETTE, SUFFIXES, draw_figures, looks, p_text
+from evaluation.report.missed_lesions import Miss, describe_misses, draw_misses
+from evaluation.report.tables import TABLES, write_tables
+from evaluation.statistics.analysis_file import METRICS, Metric
+from evaluation.statistics.verdict import METRIC_NAMES, Code, PairVerdict, Verdict
+
+CODE_NAMES: Mapping[Code, str] = {
+    "better": "better",
+    "worse": "worse",
+    "better-on-this-test-set": "on this test set",
+    "on-par": "on par",
+    "undecided": "undecided",
+}
+REPORT_FILES = (
+    "report.html",
+    *(f"figures/{name}.{suffix}" for name in FIGURES for suffix in SUFFIXES),
+    "figures/misses.png",
+    *(f"tables/{name}" for name in TABLES),
+)
+"""All that a report may consist of."""
+_MOST_FLIPS = 25
+_PACKAGES = ("numpy", "scipy", "statsmodels", "matplotlib")
+
+
+def write_report(folder: Path, verdict: Verdict, runs: Sequence[ScoredRun], misses: Sequence[Miss] = ()) -> None:
+    """Write ``report.html``, ``figures/<name>.{png,svg,pdf}`` and ``tables/`` into a folder.
+
+    Parameters
+    ----------
+    misses
+        The worst misses, where images were given; they also go to ``figures/misses.png``.
+    """
+    groups: dict[str, list[ScoredRun]] = {}
+    for run in runs:
+        groups.setdefault(run.source.configuration, []).append(run)
+    drawings = draw_figures(verdict, groups)
+    (folder / "figures").mkdir()
+    for drawing in drawings.values():
+        for suffix, content in drawing.files.items():
+            (folder / "figures" / f"{drawing.name}.{suffix}").write_bytes(content)
+    pictures = draw_misses(misses) if misses else b""
+    if misses:
+        (folder / "figures" / "misses.png").write_bytes(pictures)
+    divided = [flip for name, members in groups.items() for flip in flips(name, members)]
+    write_tables(folder / "tables", verdict, divided)
+    environment = Environment(
+        loader=FileSystemLoader(Path(__file__).parent / "templates"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters.update(number=number, signed=signed, p=p_text)
+    page = environment.get_template("report.html.j2").render(
+        verdict=verdict,
+        title=verdict.analysis_name if verdict.analysis != "exploratory" else "Comparison of configurations",
+        summary=summary(verdict),
+        notes=notes(verdict),
+        metric_names=METRIC_NAMES,
+        metrics=METRICS,
+        compared=list(dict.fromkeys(pair.metric for pair in verdict.pairs)),
+        code_names=CODE_NAMES,
+        operating_points=[f"{rate:g}" for rate in FALSE_POSITIVES_PER_CASE],
+        readings={name: _readings(operating_points(members)) for name, members in groups.items()},
+        flips=_flips_by_case(divided)[:_MOST_FLIPS],
+        divided_cases=len({flip.case_id for flip in divided}),
+        misses=describe_misses(misses) if misses else "",
+        pictures=base64.b64encode(pictures).decode(),
+        crowded=len(verdict.configurations) > MANY,
+        trained=[each.name for each in verdict.configurations if each.runs > 1],
+        colours={name: look.css for name, look in looks(verdict.configurations).items()},
+        palette=PALETTE,
+        dark_palette=DARK_PALETTE,
+        drawings={name: {"alt": each.alt, "svg": Markup(each.svg)} for name, each in drawings.items()},
+        runs=[_provenance(run) for run in runs],
+        versions={"Python": platform.python_version(), **{name: version(name) for name in _PACKAGES}},
+    )
+    write_text(folder / "report.html", page)
+
+
+def summary(verdict: Verdict) -> str:
+    """The verdict in words, in one paragraph: by score, or by the last metric that was compared."""
+    first = verdict.configurations[0]
+    said = [
+        f"{_count(verdict.configurations, 'configuration')} with {_count(verdict.parents, 'scored run')} on "
+        f"{first.cases} cases of {verdict.patients} patients, {first.positive_cases} of them positive, with "
+        f"{first.lesions} lesions."
+    ]
+    compared = [metric for metric in METRICS if any(pair.metric == metric for pair in verdict.pairs)]
+    metric = compared[-1] if compared else METRICS[-1]
+    means = {each.name: each.metrics[metric].mean for each in verdict.configurations}
+    defined = {name: mean for name, mean in means.items() if mean is not None}
+    if len(defined) > 1:
+        best = max(defined, key=lambda name: defined[name])
+        said.append(f"The highest mean {METRIC_NAMES[metric]}, {number(defined[best])}, is that of {best}.")
+    pairs = [pair for pair in verdict.pairs if pair.metric == metric]
+    trained = {each.name for each in verdict.configurations if each.kind == "configuration"}
+    among = [pair for pair in pairs if {pair.a, pair.b} <= trained]
+    if among and all(pair.code == "undecided" for pair in among):
+        said.append(_undecided(len(among), metric, " between trained configurations"))
+    elif all(pair.code == "undecided" for pair in pairs):
+        said.append(_undecided(len(pairs), metric, ""))
+    said += _decisions(pairs, metric)
+    decided = [
+        f"{sum(pair.code != 'undecided' for pair in verdict.pairs if pair.metric == each)} by {METRIC_NAMES[each]}"
+        for each in reversed(compared)
+    ]
+    said.append(f"Decided, of {_count(pairs, 'comparison')}: {_list(decided, 'and')}.")
+    return " ".join(said)
+
+
+def notes(verdict: Verdict) -> list[str]:
+    """What a reader must know before believing a word: each note one sentence or two."""
+    found = _notes_on_training_studies(verdict)
+    if "demo" in verdict.profiles:
+        found.append(
+            "Demonstration: the runs were trained with the profile “demo”, a few minutes on small phantoms. "
+            "The figures show that the chain works; they say nothing about the methods."
+        )
+    if verdict.analysis == "exploratory":
+        found.append(
+            "Exploratory: no analysis file declared comparisons or margins before scoring, so all pairs are compared "
+            "and nothing can be shown to be on par."
+        )
+    elif verdict.pairs and not any(pair.equivalence for pair in verdict.pairs):
+        found.append("The analysis file declares no margin, so nothing can be shown to be on par.")
+    found += _notes_on_runs(verdict)
+    found += _notes_on_folds(verdict)
+    if verdict.subgroups_left_out:
+        found.append(f"Declared subgroups that are too small to be judged: {'; '.join(verdict.subgroups_left_out)}.")
+    missing = sum(each.missing for each in verdict.configurations)
+    if missing:
+        found.append(f"{missing} missing {_plural('prediction', missing)} counted as likelihood 0 without candidates.")
+    undefined = [
+        f"{METRIC_NAMES[metric]} ({verdict.configurations[0].metrics[metric].reason})"
+        for metric in METRICS
+        if verdict.configurations[0].metrics[metric].mean is None
+    ]
+    if undefined:
+        found.append(f"Undefined on this test set: {'; '.join(undefined)}.")
+    dropped = max(
+        (
+            each.interval.undefined_replicates
+            for one in verdict.configurations
+            for each in one.metrics.values()
+            if each.interval
+        ),
+        default=0,
+    )
+    if dropped:
+        found.append(
+            f"{dropped} of {verdict.replicates} bootstrap replicates lacked a class or a lesion and were left out."
+        )
+    return found
+
+
+def number(value: float | None, digits: int = 3) -> str:
+    """A value in so many decimals, or a dash."""
+    return "–" if value is None else f"{value:.{digits}f}"
+
+
+def signed(value: float | None) -> str:
+    """A difference with its sign, or a dash."""
+    return "–" if value is None else f"{value:+.3f}".replace("-", "−")
+
+
+def _notes_on_training_studies(verdict: Verdict) -> list[str]:
+    """First of all notes: a score on studies that a network has seen says nothing about others."""
+    by_run = {name: seen for each in verdict.configurations for name, seen in each.trained_on.items()}
+    cases = verdict.configurations[0].cases
+    seen = [f"{name} on {count}" for name, count in by_run.items() if count]
+    found = []
+    if seen:
+        found.append(
+            f"SCORED ON TRAINING STUDIES. Of the {cases} studies, networks were trained on some: {_list(seen, 'and')}. "
+            "Their figures say nothing about other patients."
+        )
+    unknown = [name for name, count in by_run.items() if count is None]
+    if unknown:
+        which = f"{len(unknown)} of {_count(by_run, 'run')}" if len(unknown) > 3 else _list(unknown, "and")
+        found.append(f"Whether studies scored here were trained on is not known of {which}.")
+    return found
+
+
+def _notes_on_folds(verdict: Verdict) -> list[str]:
+    confounded: dict[str, list[str]] = {}
+    for pair in verdict.pairs:
+        reason = pair.case_level.reason or pair.run_level.folds
+        names = f"{pair.a} and {pair.b}"
+        if reason and names not in confounded.setdefault(reason, []):
+            confounded[reason].append(names)
+    return [f"{'; '.join(pairs)}: {reason}." for reason, pairs in confounded.items()]
+
+
+def _notes_on_runs(verdict: Verdict) -> list[str]:
+    found = []
+    smallest = sorted({p for pair in verdict.pairs if (p := pair.run_level.smallest_attainable_p) is not None})
+    out_of_reach = [p for p in smallest if p > verdict.alpha]
+    if out_of_reach:
+        counts = sorted({each.runs for each in verdict.configurations if each.kind != "baseline"})
+        found.append(
+            f"With {_list([str(count) for count in counts], 'or')} {_plural('run', max(counts))} per configuration the "
+            f"run-level test cannot reach p ≤ {verdict.alpha:g}: the smallest attainable p is "
+            f"{_list([p_text(p) for p in out_of_reach], 'or')}."
+        )
+    single = [each.name for each in verdict.configurations if each.runs == 1 and each.kind != "baseline"]
+    if single:
+        found.append(
+            f"{_list(single, 'and')} {'has' if len(single) == 1 else 'have'} a single run: its interval holds the "
+            "chance of cases alone, and one run decides nothing about its configuration."
+        )
+    if any(1 < each.runs < 5 for each in verdict.configurations):
+        found.append("Few runs make the two-level intervals too narrow.")
+    if any(pair.run_level.reason and "member" in pair.run_level.reason for pair in verdict.pairs):
+        found.append(
+            "An ensemble contains the runs that it stands beside, so these pairs have no run-level test; only an "
+            "ensemble of as many runs of one configuration would tell diversity from numbers."
+        )
+    claims = [pair for pair in verdict.pairs if pair.ensemble and pair.code != "undecided"]
+    if claims and not any(pair.controls for pair in claims):
+        found.append(
+            f"No size-matched control of {_list(sorted({str(pair.ensemble) for pair in claims}), 'and')} was scored: "
+            "what it gains may be what any as many runs gain when averaged."
+        )
+    if verdict.looks:
+        found.append(
+            f"The campaign was to be looked at with {_list([str(each) for each in verdict.looks], 'and')} runs per "
+            "configuration: the run level is held against what the latest look may spend of α, not against all of it."
+        )
+    return found
+
+
+def _decisions(pairs: Sequence[PairVerdict], metric: Metric) -> list[str]:
+    """A sentence with a clause for each set of winners that beat the same others."""
+    beaten: dict[tuple[str, str], list[str]] = {}
+    for pair in pairs:
+        winner, loser = (pair.a, pair.b) if (pair.estimate or 0) >= 0 else (pair.b, pair.a)
+        if pair.code != "undecided":
+            relation: str = "better" if pair.code == "worse" else pair.code
+            beaten.setdefault((relation, winner), []).append(loser)
+    alike: dict[tuple[str, tuple[str, ...]], list[str]] = {}
+    for (relation, winner), losers in beaten.items():
+        alike.setdefault((relation, tuple(losers)), []).append(winner)
+    words = {
+        "better": "better than",
+        "better-on-this-test-set": "better on this test set, though not shown to be on new cases, than",
+        "on-par": "on par with",
+    }
+    clauses = [
+        f"{'each of ' if len(winners) > 1 else ''}{_list(winners, 'and')} is {words[relation]} {_list(losers, 'and')}"
+        for (relation, losers), winners in alike.items()
+    ]
+    return [f"By {METRIC_NAMES[metric]}, {'; '.join(clauses)}."] if clauses else []
+
+
+def _undecided(comparisons: int, metric: Metric, which: str) -> str:
+    subject = f"the one comparison{which} is" if comparisons == 1 else f"all {comparisons} comparisons{which} are"
+    return f"By {METRIC_NAMES[metric]}, {subject} undecided: neither a difference nor equivalence is shown."
+
+
+def _readings(points: OperatingPoints) -> list[Spread | None]:
+    """A row of the table of operating points."""
+    return [
+        *points.lesion_sensitivity.values(),
+        points.sensitivity_at_specificity,
+        *points.specificity_at_sensitivity.values(),
+    ]
+
+
+def _flips_by_case(divided: Sequence[Flip]) -> list[dict[str, Any]]:
+    """One row per case that flips in any configuration, the one that flips in most configurations first."""
+    by_case: dict[str, dict[str, Flip]] = {}
+    for flip in divided:
+        by_case.setdefault(flip.case_id, {})[flip.configuration] = flip
+    rows = [
+        {"case_id": case_id, "positive": next(iter(found.values())).positive, "found": found}
+        for case_id, found in by_case.items()
+    ]
+    return sorted(rows, key=lambda row: (-len(row["found"]), row["case_id"]))
+
+
+def _provenance(run: ScoredRun) -> dict[str, Any]:
+    source = run.source
+    return {
+        "name": run.name,
+        "fold": source.fold,
+        "restart": source.restart,
+        "profile": source.profile,
+        "runs": [each[:12] for each in source.runs],
+        "bundle": source.bundle_sha256[:12] if source.bundle_sha256 else "–",
+        "licence": source.data_licence,
+        "metrics": run.metrics_sha256[:12],
+        "strict": run.strict,
+        "picai": run.picai,
+    }
+
+
+def _list(words: Sequence[str], last: str) -> str:
+    if len(words) < 2:
+        return "".join(words)
+    return f"{', '.join(words[:-1])} {last} {words[-1]}"
+
+
+def _count(things: Sized, word: str) -> str:
+    return f"{len(things)} {_plural(word, len(things))}"
+
+
+def _plural(word: str, count: int) -> str:
+    return word if count == 1 else f"{word}s"

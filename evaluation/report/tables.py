@@ -1,0 +1,128 @@
+"""The report's tables as files: CSV for reading on, LaTeX (booktabs) for the paper."""
+
+import csv
+from collections.abc import Sequence
+from pathlib import Path
+
+from contract.names import cell
+from contract.text import printable
+from evaluation.metrics.operating_points import Flip
+from evaluation.statistics.analysis_file import METRICS
+from evaluation.statistics.verdict import METRIC_NAMES, Verdict
+
+TABLES = (
+    "configurations.csv",
+    "comparisons.csv",
+    "flips.csv",
+    "subgroups.csv",
+    "configurations.tex",
+    "comparisons.tex",
+)
+
+_ESCAPES = str.maketrans(
+    {"_": r"\_", "&": r"\&", "%": r"\%", "#": r"\#", "$": r"\$", "{": r"\{", "}": r"\}", "~": r"\textasciitilde{}",
+     "^": r"\textasciicircum{}", "\\": r"\textbackslash{}"}
+)  # fmt: skip
+
+
+def write_tables(folder: Path, verdict: Verdict, flips: Sequence[Flip]) -> None:
+    """Write ``configurations``, ``comparisons`` (both also as ``.tex``), ``flips`` and ``subgroups`` as CSV."""
+    folder.mkdir()
+    _csv(folder / "configurations.csv", *_configurations(verdict))
+    _csv(folder / "comparisons.csv", *_comparisons(verdict))
+    _csv(
+        folder / "flips.csv",
+        ["configuration", "case_id", "label", "runs_right", "runs", "lowest_likelihood", "highest_likelihood"],
+        [[f.configuration, f.case_id, int(f.positive), f.right, f.runs, *f.likelihoods] for f in flips],
+    )
+    if verdict.subgroups:
+        _csv(
+            folder / "subgroups.csv",
+            ["column", "value", "positive_cases", "negative_cases", "configuration", "auroc", "low", "high"],
+            [
+                [group.column, group.value, group.positive_cases, group.negative_cases, each.configuration, each.auroc,
+                 *(each.interval or ("", ""))]
+                for group in verdict.subgroups
+                for each in group.configurations
+            ],
+        )  # fmt: skip
+    (folder / "configurations.tex").write_text(_configurations_tex(verdict), encoding="utf-8")
+    (folder / "comparisons.tex").write_text(_comparisons_tex(verdict), encoding="utf-8")
+
+
+def _configurations(verdict: Verdict) -> tuple[list[str], list[list[object]]]:
+    header = ["configuration", "kind", "runs", "metric", "mean", "sd", "low", "high", "picai_mean"]
+    rows: list[list[object]] = []
+    for each in verdict.configurations:
+        for metric in METRICS:
+            found = each.metrics[metric]
+            bounds = (found.interval.low, found.interval.high) if found.interval else (None, None)
+            rows.append([each.name, each.kind, each.runs, metric, found.mean, found.sd, *bounds, found.picai_mean])
+    return header, rows
+
+
+def _comparisons(verdict: Verdict) -> tuple[list[str], list[list[object]]]:
+    header = ["a", "b", "metric", "difference", "low", "high", "run_level_p", "run_level_p_holm", "case_level_p"]
+    header += [
+        "case_level_p_holm",
+        "swaps_p",
+        "runs_and_cases_p",
+        "margin",
+        "on_par",
+        "a_not_inferior",
+        "b_not_inferior",
+        "code",
+    ]
+    rows: list[list[object]] = []
+    for pair in verdict.pairs:
+        bounds = (pair.interval.low, pair.interval.high) if pair.interval else (None, None)
+        equivalence, inferior = pair.equivalence, pair.non_inferiority
+        rows.append(
+            [pair.a, pair.b, pair.metric, pair.estimate, *bounds, pair.run_level.p, pair.run_level.p_holm,
+             pair.case_level.p, pair.case_level.p_holm, pair.case_level.p_of_swaps,
+             pair.case_level.p_of_runs_and_cases, equivalence and equivalence.margin,
+             equivalence and equivalence.shown, inferior and inferior.a_not_inferior,
+             inferior and inferior.b_not_inferior, pair.code]
+        )  # fmt: skip
+    return header, rows
+
+
+def _configurations_tex(verdict: Verdict) -> str:
+    lines = [r"% mean $\pm$ SD over runs, in brackets the two-level 95 % interval; needs booktabs"]
+    lines += [r"\begin{tabular}{lr" + "l" * len(METRICS) + "}", r"\toprule"]
+    lines += [" & ".join(["Configuration", "Runs", *(METRIC_NAMES[m] for m in METRICS)]) + r" \\", r"\midrule"]
+    for each in verdict.configurations:
+        cells = [_tex(each.name), str(each.runs)]
+        for metric in METRICS:
+            found = each.metrics[metric]
+            text = "--" if found.mean is None else f"{found.mean:.3f}"
+            text += "" if found.sd is None else rf" $\pm$ {found.sd:.3f}"
+            text += "" if found.interval is None else f" [{found.interval.low:.3f}, {found.interval.high:.3f}]"
+            cells.append(text)
+        lines.append(" & ".join(cells) + r" \\")
+    return "\n".join([*lines, r"\bottomrule", r"\end{tabular}"]) + "\n"
+
+
+def _comparisons_tex(verdict: Verdict) -> str:
+    lines = [r"% difference with its two-level 95 % interval; p after Holm; needs booktabs"]
+    lines += [r"\begin{tabular}{llllll}", r"\toprule"]
+    lines += [r"Comparison & Metric & Difference & Run-level $p$ & Case-level $p$ & Verdict \\", r"\midrule"]
+    for pair in verdict.pairs:
+        difference = "--" if pair.estimate is None else f"${pair.estimate:+.3f}$"
+        difference += f" [${pair.interval.low:+.3f}$, ${pair.interval.high:+.3f}$]" if pair.interval else ""
+        p = ["--" if v is None else "$<$0.001" if v < 0.001 else f"{v:.3f}"
+             for v in (pair.run_level.p_holm, pair.case_level.p_holm)]  # fmt: skip
+        names = f"{_tex(pair.a)} -- {_tex(pair.b)}"
+        lines.append(" & ".join([names, METRIC_NAMES[pair.metric], difference, *p, pair.code]) + r" \\")
+    return "\n".join([*lines, r"\bottomrule", r"\end{tabular}"]) + "\n"
+
+
+def _tex(name: str) -> str:
+    return printable(name).translate(_ESCAPES)
+
+
+def _csv(path: Path, header: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
+    with path.open("w", encoding="utf-8", newline="") as stream:
+        table = csv.writer(stream, lineterminator="\n")
+        table.writerow(header)
+        table.writerows([["" if value is None else cell(value) for value in row] for row in rows])

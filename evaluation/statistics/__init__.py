@@ -1,0 +1,1 @@
+"""Whether two configurations differ: permutation tests, bootstrap, verdict."""

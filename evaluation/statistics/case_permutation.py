@@ -1,0 +1,333 @@
+"""Case-level permutation, which asks whether a difference between two configurations would hold on new cases.
+
+In each patient the two models' outputs are swapped or not; under the null hypothesis both are equally likely. Ranks are
+taken within each run before, so that no common scale is assumed and any monotone map of one model's outputs leaves p
+unchanged. A lesion's candidates go with their patient.
+
+The difference of AUROCs is linear in the swaps with whole weights, so its distribution is counted exactly, one patient
+after the other. AP is not: its swaps are drawn, some thousands at a time as rows of small integers, and one pass over
+the pooled candidates gives both models' AP in every draw (docs/decisions/swaps-without-numba.md). Draws come from one
+random stream per block of fixed size: the result does not depend on how the work is divided.
+"""
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from scipy.stats import rankdata
+
+from evaluation.metrics.outcomes import BoolArray, FloatArray, IntArray, Outcome, Truth
+from evaluation.statistics.run_permutation import Alternative, PermutationResult, counted
+
+Packed = npt.NDArray[np.uint8]
+"""Swaps, shape (⌈patients / 8⌉, draws): bit j of row g says whether patient 8 g + j is swapped."""
+Signs = npt.NDArray[Any]
+"""+1 as it is, −1 swapped; shape (patients, draws), int16, or int32 where counts need it."""
+
+COUNTING_LIMIT = 2_000_000_000
+"""Additions up to which AUROC's p is counted exactly, some seconds; 1,500 cases of single runs need 0.3e9."""
+
+_BLOCK = 4_096
+"""Swaps from one random stream, and computed at a time: their rows fit the processor's cache."""
+_TOLERANCE = 1e-12
+_LARGEST = np.iinfo(np.int16).max
+_RESCALED_AFTER = 500
+_SMALLEST = 2.0**-900
+
+
+def case_swap_tests(
+    truth: Truth,
+    a: Sequence[Outcome],
+    b: Sequence[Outcome],
+    *,
+    draws: int,
+    seed: int,
+    alternative: Alternative = "two-sided",
+) -> dict[str, PermutationResult]:
+    """Test the differences of two configurations' mean AUROC, AP and score by swapping patients.
+
+    The k-th run of ``a`` is swapped with the k-th of ``b``, and the differences are averaged; where the numbers of runs
+    differ, over as few pairs as let each run count alike. The statistic after a swap is then that of two configurations
+    that could have been observed, which an average over all pairs of runs is not; and its weights stay small enough to
+    be counted. AUROC is exact where counting costs at most :data:`COUNTING_LIMIT`, and everything is where all swaps
+    number at most ``draws``.
+
+    Parameters
+    ----------
+    a, b
+        One outcome per run; one each for single models or ensembles.
+    draws
+        Monte Carlo draws where not exact, the same for all metrics.
+    alternative
+        ``greater``: ``a`` is better.
+
+    Returns
+    -------
+    By metric; a metric that the truth leaves undefined is absent.
+    """
+    with_auroc = 0 < truth.positive_count < len(truth.case_ids)
+    with_ap = truth.lesion_count > 0
+    weights, unit = _whole_weights(truth, a, b)
+    found = _counted_p(weights, alternative) if with_auroc else None
+    everything = 2**truth.patient_count <= draws
+    results = {}
+    auroc, ap = [], []
+    tables = _tables(weights)
+    pairs = [_PooledCandidates.of(truth, first, second) for first, second in _paired(a, b)] if with_ap else []
+    wanted = 0 if found is not None and not with_ap else draws
+    for block in _all_swaps(truth.patient_count) if everything else _drawn_swaps(truth.patient_count, wanted, seed):
+        if with_auroc:
+            auroc.append(_signed_sums(block, tables))
+        if with_ap:
+            ap.append(_mean_ap_difference(pairs, block, truth.patient_count))
+    nothing = np.zeros((_groups(truth.patient_count), 1), dtype=np.uint8)
+    if with_auroc:
+        observed = int(weights.sum())
+        if found is not None:
+            results["auroc"] = PermutationResult(observed * unit, found, (found, found), True, 2**truth.patient_count)
+        else:
+            sums = np.concatenate(auroc)
+            results["auroc"] = _result(observed, sums, unit, everything, alternative, tolerance=0)
+    if with_ap:
+        observed_ap = float(_mean_ap_difference(pairs, nothing, truth.patient_count)[0])
+        results["ap"] = _result(observed_ap, np.concatenate(ap), 1, everything, alternative, tolerance=_TOLERANCE)
+    if with_auroc and with_ap:
+        drawn = (np.concatenate(auroc) * unit + np.concatenate(ap)) / 2
+        observed_score = (results["auroc"].statistic + results["ap"].statistic) / 2
+        results["score"] = _result(observed_score, drawn, 1, everything, alternative, tolerance=_TOLERANCE)
+    return results
+
+
+def swap_differences(
+    truth: Truth, a: Sequence[Outcome], b: Sequence[Outcome], swapped: BoolArray
+) -> dict[str, FloatArray]:
+    """Differences of mean AUROC and mean AP (first minus second, both of ranks) after given swaps.
+
+    Parameters
+    ----------
+    swapped
+        Whether each draw swaps each patient, shape (draws, patients).
+
+    Returns
+    -------
+    ``auroc`` and ``ap``, each of shape (draws,); meaningless where the truth leaves the metric undefined.
+    """
+    block = np.packbits(swapped, axis=1, bitorder="little").T
+    weights, unit = _whole_weights(truth, a, b)
+    pairs = [_PooledCandidates.of(truth, first, second) for first, second in _paired(a, b)]
+    ap = [
+        _mean_ap_difference(pairs, block[:, first : first + _BLOCK], truth.patient_count)
+        for first in range(0, len(swapped), _BLOCK)
+    ]
+    auroc = np.asarray(_signed_sums(block, _tables(weights)) * unit, dtype=np.float64)
+    return {"auroc": auroc, "ap": np.concatenate(ap)}
+
+
+def auroc_swap_weights(truth: Truth, a: Sequence[Outcome], b: Sequence[Outcome]) -> FloatArray:
+    """Weight of each patient's swap in the difference of mean AUROCs, shape (patients,).
+
+    With σ = ±1 for "as it is" and "swapped", the difference of the two AUROCs is ``Σ σᵢ weightᵢ``: for a positive i
+    and a negative j, ``ψ(a'ᵢ, a'ⱼ) − ψ(b'ᵢ, b'ⱼ) = ½ [σᵢ (P + Q) + σⱼ (P − Q)]``, where P = ψ_aa − ψ_bb and
+    Q = ψ_ab − ψ_ba are the same comparison before the swap, within the models and across them.
+    """
+    weights, unit = _whole_weights(truth, a, b)
+    return np.asarray(weights * unit, dtype=np.float64)
+
+
+def _whole_weights(truth: Truth, a: Sequence[Outcome], b: Sequence[Outcome]) -> tuple[IntArray, float]:
+    """The weights as whole numbers without a common divisor, and the unit that makes them AUROC."""
+    positive = truth.positive
+    ones = truth.positive_count
+    zeros = len(truth.case_ids) - ones
+    if not ones or not zeros:
+        return np.zeros(truth.patient_count, dtype=np.int64), 1.0
+    weights = np.zeros(len(truth.case_ids))
+    pairs = _paired(a, b)
+    for first, second in pairs:
+        x, y = rankdata(first.likelihood), rankdata(second.likelihood)
+        weights[positive] += _below(x[positive], x[~positive]) - _below(y[positive], y[~positive])
+        weights[positive] += _below(x[positive], y[~positive]) - _below(y[positive], x[~positive])
+        weights[~positive] += _below(y[~positive], y[positive]) - _below(x[~positive], x[positive])
+        weights[~positive] += _below(y[~positive], x[positive]) - _below(x[~positive], y[positive])
+    doubled = np.rint(2 * np.bincount(truth.patients, weights)).astype(np.int64)  # ties count halves
+    divisor = max(1, int(np.gcd.reduce(doubled)))
+    return doubled // divisor, divisor / (4 * ones * zeros * len(pairs))
+
+
+def _counted_p(weights: IntArray, alternative: Alternative) -> float | None:
+    """Share of all swaps whose signed sum of whole weights is as extreme as the observed one; None if too costly."""
+    observed = int(weights.sum())
+    if alternative == "two-sided":
+        if observed == 0:
+            return 1.0
+        tail = _share_at_least(weights, abs(observed))
+        return None if tail is None else 2 * tail
+    if observed > 0:
+        return _share_at_least(weights, observed)
+    tail = _share_at_least(weights, 1 - observed)  # of those below the observed one, by symmetry
+    return None if tail is None else 1 - tail
+
+
+def _share_at_least(weights: IntArray, sum_: int) -> float | None:
+    """P(Σ σᵢ weightᵢ ≥ sum_) for a positive sum, over all swaps.
+
+    The patients that lower the sum from Σ|weight| may weigh ``room`` at most in total: the numbers of such choices by
+    their weight are built patient by patient. They are floats, exact to rounding, and rescaled before they overflow.
+    """
+    magnitudes = np.sort(np.abs(weights[weights != 0]))
+    room = int(magnitudes.sum() - sum_) // 2
+    if room < 0:
+        return 0.0
+    reached = np.minimum(np.cumsum(magnitudes), room)
+    if int(reached.sum()) > COUNTING_LIMIT:
+        return None
+    ways = np.zeros(room + 1)
+    before = np.empty(room + 1)
+    ways[0] = 1.0
+    top = halvings = 0
+    for number, magnitude in enumerate(magnitudes.tolist(), start=1):
+        size = min(top + 1, room + 1 - magnitude)
+        if size > 0:
+            before[:size] = ways[:size]
+            ways[magnitude : magnitude + size] += before[:size]
+            top = max(top, magnitude + size - 1)
+        if number % _RESCALED_AFTER == 0:
+            ways *= 2.0**-_RESCALED_AFTER
+            ways[ways < _SMALLEST] = 0  # shares below 1e-270; left in, they would slow every addition
+            halvings += _RESCALED_AFTER
+    return float(math.ldexp(ways.sum(), halvings - magnitudes.size))
+
+
+@dataclass(frozen=True)
+class _PooledCandidates:
+    """The candidates of a run of each model in one order, the most confident first, as groups of ties."""
+
+    groups: tuple[tuple[tuple[tuple[int, bool], ...], tuple[tuple[int, bool], ...]], ...]
+    """Each: all its candidates, and its hits, as (patient, whether it is the first model's)."""
+    candidates: int
+    lesions: int
+
+    @classmethod
+    def of(cls, truth: Truth, a: Outcome, b: Outcome) -> "_PooledCandidates":
+        rank = np.concatenate([rankdata(-a.confidence), rankdata(-b.confidence)])
+        order = np.argsort(rank, kind="stable")
+        patient = truth.patients[np.concatenate([a.candidate_case, b.candidate_case])[order]].tolist()
+        of_a = (np.arange(rank.size) < a.confidence.size)[order].tolist()
+        hit = np.concatenate([a.hit, b.hit])[order].tolist()
+        bounds = [0, *(np.flatnonzero(np.diff(rank[order])) + 1).tolist(), rank.size]
+        members = list(zip(patient, of_a, strict=True))
+        groups = [
+            (tuple(members[start:end]), tuple(members[k] for k in range(start, end) if hit[k]))
+            for start, end in pairwise(bounds)
+        ]
+        last = max((number for number, (_, hits) in enumerate(groups, start=1) if hits), default=0)
+        return cls(groups=tuple(groups[:last]), candidates=rank.size, lesions=truth.lesion_count)
+
+    def ap_difference(self, signs: Signs) -> FloatArray:
+        """AP of the first model minus AP of the second after the swaps, shape (draws,).
+
+        With s = ±1 for the model that a hit belongs to after the swap, E the same summed over all candidates so far
+        and H over the hits so far, that model has (n + s E)/2 candidates and (h + s H)/2 hits, and the hit adds
+        ``s (h + s H)/(n + s E) = (s h + H)/(n + s E)`` to the difference times the number of lesions.
+        """
+        draws = signs.shape[1]
+        excess, hit_excess, above, below = (np.zeros(draws, dtype=signs.dtype) for _ in range(4))
+        precision, difference = np.empty(draws), np.zeros(draws)
+        candidates = hits = 0
+        for members, of_hits in self.groups:
+            for patient, of_a in members:
+                (np.add if of_a else np.subtract)(excess, signs[patient], out=excess)
+            for patient, of_a in of_hits:
+                (np.add if of_a else np.subtract)(hit_excess, signs[patient], out=hit_excess)
+            candidates += len(members)
+            hits += len(of_hits)
+            for patient, of_a in of_hits:
+                side = 1 if of_a else -1
+                np.multiply(signs[patient], side * hits, out=above)
+                above += hit_excess
+                np.multiply(signs[patient], excess, out=below)
+                if not of_a:
+                    np.negative(below, out=below)
+                below += candidates
+                np.divide(above, below, out=precision, dtype=np.float64)
+                difference += precision
+        return difference / self.lesions
+
+
+def _mean_ap_difference(pairs: Sequence[_PooledCandidates], block: Packed, patients: int) -> FloatArray:
+    fits = max(pair.candidates for pair in pairs) <= _LARGEST
+    signs = _signs(block, patients, np.int16 if fits else np.int32)
+    return np.asarray(sum(pair.ap_difference(signs) for pair in pairs) / len(pairs))
+
+
+def _groups(patients: int) -> int:
+    return -(-patients // 8)
+
+
+def _all_swaps(patients: int) -> Iterator[Packed]:
+    numbers = np.arange(2**patients, dtype=np.int64)
+    yield np.stack([(numbers >> 8 * group & 0xFF).astype(np.uint8) for group in range(_groups(patients))])
+
+
+def _drawn_swaps(patients: int, draws: int, seed: int) -> Iterator[Packed]:
+    for number, first in enumerate(range(0, draws, _BLOCK)):
+        stream = np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(number,)))
+        bits = np.frombuffer(stream.bytes(_groups(patients) * _BLOCK), dtype=np.uint8)
+        yield bits.reshape(-1, _BLOCK)[:, : draws - first]
+
+
+def _signs(block: Packed, patients: int, kind: type[np.signedinteger[Any]]) -> Signs:
+    signs = np.empty((patients, block.shape[1]), dtype=kind)
+    for patient in range(patients):
+        np.right_shift(block[patient // 8], patient % 8, out=signs[patient], casting="unsafe")
+    signs &= 1
+    signs *= -2
+    signs += 1
+    return signs
+
+
+def _tables(weights: IntArray) -> list[IntArray]:
+    """For every 8 patients, what each of their swaps adds to ``Σ σᵢ weightᵢ``."""
+    tables = []
+    for first in range(0, weights.size, 8):
+        table = np.zeros(1, dtype=np.int64)
+        for weight in weights[first : first + 8].tolist():
+            table = np.concatenate([table + weight, table - weight])  # this patient's bit is the next higher one
+        tables.append(table)
+    return tables
+
+
+def _signed_sums(block: Packed, tables: Sequence[IntArray]) -> IntArray:
+    """Σ σᵢ weightᵢ in each draw."""
+    sums = np.zeros(block.shape[1], dtype=np.int64)
+    for swapped, table in zip(block, tables, strict=True):
+        sums += table.take(swapped & (table.size - 1))
+    return sums
+
+
+def _paired(a: Sequence[Outcome], b: Sequence[Outcome]) -> list[tuple[Outcome, Outcome]]:
+    """As few pairs as let each run of ``a`` and each of ``b`` stand in equally many."""
+    return [(a[k % len(a)], b[k % len(b)]) for k in range(math.lcm(len(a), len(b)))]
+
+
+def _below(values: FloatArray, others: FloatArray) -> FloatArray:
+    """For each value the number of others below it, equal ones counting half."""
+    ordered = np.sort(others)
+    return (np.searchsorted(ordered, values, "left") + np.searchsorted(ordered, values, "right")) / 2
+
+
+def _result(
+    observed: float,
+    drawn: npt.NDArray[Any],
+    unit: float,
+    exact: bool,
+    alternative: Alternative,
+    *,
+    tolerance: float,
+) -> PermutationResult:
+    extreme = drawn >= observed - tolerance if alternative == "greater" else np.abs(drawn) >= abs(observed) - tolerance
+    return counted(observed * unit, int(extreme.sum()), exact=exact, arrangements=drawn.size)

@@ -1,0 +1,80 @@
+"""Independent pieces of work, in this process or spread over several.
+
+Every piece has its own random stream, named by what it is for, so results are the same for any number of workers; they
+come in the order of the pieces. Where processes cannot be had (they need semaphores in /dev/shm, which some containers
+mount read-only or leave out), everything happens in this one.
+"""
+
+import logging
+import os
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from multiprocessing import active_children, get_context, parent_process
+from typing import TypeVar
+
+from contract.errors import OncoduetError
+from contract.process.signals import children_that_end_with_us, leave_last_word_to_parent
+
+Piece = TypeVar("Piece")
+Result = TypeVar("Result")
+
+logger = logging.getLogger(__name__)
+
+
+def each_of(work: Callable[[Piece], Result], pieces: Iterable[Piece], *, workers: int) -> Iterator[Result]:
+    """Do the work on every piece and hand out the results in order.
+
+    Parameters
+    ----------
+    work
+        A function of a module, or a ``functools.partial`` of one: other processes must be able to import it.
+    workers
+        Processes; with 1, everything happens here.
+
+    Raises
+    ------
+    OncoduetError
+        A process was killed, as one is that takes more memory than there is.
+    """
+    pool = _pool(workers) if workers > 1 else None
+    if pool is None:
+        yield from map(work, pieces)
+        return
+    try:
+        with children_that_end_with_us():
+            results = pool.map(work, pieces)  # starts the processes
+        yield from results
+    except BrokenProcessPool:
+        raise OncoduetError(
+            f"--workers {workers}: expected processes that end their work, found one killed; fewer take less memory"
+        ) from None
+    except BaseException:
+        for process in active_children():  # they would go on to the last piece
+            process.terminate()
+        raise
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _pool(workers: int) -> ProcessPoolExecutor | None:
+    """Processes, or None where the machine has no means by which they could talk to one another."""
+    try:
+        return ProcessPoolExecutor(workers, mp_context=get_context("spawn"), initializer=_end_with_parent)
+    except (OSError, ImportError) as error:
+        logger.warning("--workers %d: no processes can be had here (%s); one does all the work", workers, error)
+        return None
+
+
+def _end_with_parent() -> None:
+    """In a process of the pool: end when who asked for the work has ended, however that happened."""
+    leave_last_word_to_parent()
+    parent = parent_process()
+    assert parent is not None
+
+    def watch() -> None:
+        parent.join()
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()

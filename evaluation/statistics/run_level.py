@@ -1,0 +1,117 @@
+"""The run level of a comparison: which runs may be shuffled against which, within which folds, and what comes out.
+
+An ensemble that contains the runs it is compared with, or whose runs stand in a sibling too, is not exchangeable with
+them; nor is a baseline, which has no runs. Such pairs are compared at case level alone, and the reason is kept.
+"""
+
+from collections.abc import Sequence
+from fractions import Fraction
+
+from statsmodels.stats.multitest import multipletests
+
+from evaluation.metrics.scored_runs import ScoredRun
+from evaluation.statistics.analysis_file import Analysis, Metric
+from evaluation.statistics.run_permutation import mean_difference_test, order_test, smallest_order_p
+from evaluation.statistics.verdict import RunLevel
+
+
+def run_level(metric: Metric, a: Sequence[ScoredRun], b: Sequence[ScoredRun], plan: Analysis) -> RunLevel:
+    """Test two configurations' runs, unless their design forbids it; ``p_holm`` is left open."""
+    alpha = plan.alpha_at(min(len(a), len(b)))
+    values = [run_values(arm, metric) for arm in (a, b)]
+    defined = [[value for value in arm if value is not None] for arm in values]
+    folds = _folds(a, b)
+    smallest = None
+    reason = no_exchange(a, b) or no_common_fold(a, b)
+    if reason is None and any(len(arm) < len(all_of) for arm, all_of in zip(defined, values, strict=True)):
+        reason = f"{metric} is undefined on this test set"
+    if reason is None:
+        smallest = smallest_order_p(len(a), len(b), folds=folds)
+        if smallest == 1:
+            reason = "one run per configuration leaves nothing to shuffle"
+    if reason is not None:
+        return RunLevel(
+            p=None,
+            smallest_attainable_p=smallest,
+            p_holm=None,
+            alpha=alpha,
+            p_of_means=None,
+            blocked_by_fold=False,
+            reason=reason,
+        )
+    tested = order_test(defined[0], defined[1], folds=folds)
+    return RunLevel(
+        p=tested.p,
+        probability_above=tested.statistic,
+        smallest_attainable_p=smallest,
+        p_holm=None,
+        alpha=alpha,
+        p_of_means=mean_difference_test(defined[0], defined[1], folds=folds, seed=plan.seed).p,
+        blocked_by_fold=folds is not None,
+        reason=None,
+        folds=unequal_folds(a, b),
+    )
+
+
+def no_common_fold(a: Sequence[ScoredRun], b: Sequence[ScoredRun]) -> str | None:
+    """Why nothing tells the two configurations apart from the folds that they were trained on; None where it does."""
+    of_a, of_b = _known_folds(a), _known_folds(b)
+    if not of_a or not of_b or set(of_a) & set(of_b):
+        return None
+    return "they share no fold, so that fold and configuration cannot be told apart"
+
+
+def unequal_folds(a: Sequence[ScoredRun], b: Sequence[ScoredRun]) -> str | None:
+    """What to know where both arms' folds are known and not the same, in the same numbers; None elsewhere."""
+    of_a, of_b = _known_folds(a), _known_folds(b)
+    if not of_a or not of_b or no_common_fold(a, b):
+        return None
+    shares = [{fold: Fraction(arm.count(fold), len(arm)) for fold in arm} for arm in (of_a, of_b)]
+    if shares[0] == shares[1]:
+        return None
+    return (
+        "the folds are not the same on both sides: the run level compares within the common ones, means and case level "
+        "do not"
+    )
+
+
+def no_exchange(a: Sequence[ScoredRun], b: Sequence[ScoredRun]) -> str | None:
+    """Why the two arms' runs may not be shuffled, whatever their number; None if they may."""
+    if any(run.is_baseline for run in (*a, *b)):
+        return "a baseline is a fixed rule without runs"
+    if any(run.is_ensemble and not run.source.runs for run in (*a, *b)):
+        return "the ensemble does not say which runs it contains"
+    of_a, of_b = ({member for run in arm for member in run.source.runs} for arm in (a, b))
+    if of_a & of_b:
+        return "both hold the same runs: an ensemble is not exchangeable with its members"
+    for arm, members in ((a, of_a), (b, of_b)):
+        if sum(len(set(run.source.runs)) for run in arm) > len(members):
+            return f"the ensembles of {arm[0].source.configuration} share runs with one another"
+    return None
+
+
+def _folds(a: Sequence[ScoredRun], b: Sequence[ScoredRun]) -> tuple[list[int], list[int]] | None:
+    """Each run's fold, where all are known, there are several, and the arms have one in common."""
+    of_a, of_b = _known_folds(a), _known_folds(b)
+    several = len({*of_a, *of_b}) > 1
+    return (of_a, of_b) if several and set(of_a) & set(of_b) else None
+
+
+def _known_folds(runs: Sequence[ScoredRun]) -> list[int]:
+    """Each run's fold, or nothing where one is not known."""
+    folds = [run.source.fold for run in runs if run.source.fold is not None]
+    return folds if len(folds) == len(runs) else []
+
+
+def run_values(runs: Sequence[ScoredRun], metric: Metric) -> list[float | None]:
+    """The strict metric of each run."""
+    return [getattr(run.strict, metric) for run in runs]
+
+
+def holm(p_values: Sequence[float | None]) -> list[float | None]:
+    """Adjust a family's p-values; those that do not exist stay so and do not count."""
+    present = [p for p in p_values if p is not None]
+    if not present:
+        return list(p_values)
+    adjusted = iter(multipletests(present, method="holm")[1].tolist())
+    return [None if p is None else float(next(adjusted)) for p in p_values]

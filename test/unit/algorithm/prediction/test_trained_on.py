@@ -1,0 +1,135 @@
+"""Which studies of a batch the networks were trained on, as it says and writes down."""
+
+import json
+import shutil
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+import SimpleITK as sitk
+
+from algorithm.__main__ import main
+from contract.cards import load_card
+from contract.images.volume import Volume, read_volume, write_volume
+from contract.records import Source, StudyRecord, TrainingStudiesRecord, read_record, write_record
+from network.study import content_sha256
+
+Maker = Callable[..., Path]
+RUNS = (("ce", 0, 1), ("ce", 1, 1), ("focal", 0, 1))
+REFERENCE = load_card("cspca-picai").geometry.reference
+
+
+def image(archive: Path, patient: int, channel: str = REFERENCE) -> Path:
+    return archive / f"p{patient}" / f"p{patient}_s0_{channel}.mha"
+
+
+@pytest.fixture
+def knowing(make_bundle: Maker, seal: Callable[[Path], None]) -> Callable[..., Path]:
+    """A bundle whose members were trained on the studies of these patients; None: an older program's."""
+
+    def make(archive: Path, known: Sequence[Sequence[int] | None], *, chosen_by: Sequence[int] = ()) -> Path:
+        model = make_bundle(RUNS[: len(known)])
+        record = json.loads((model / "bundle.json").read_text())
+        for number, patients in enumerate(known):
+            if patients is None:
+                continue
+            file = f"training_studies/{number:03d}.json"
+            trained, chosen = (
+                tuple(sorted(content_sha256(read_volume(image(archive, patient))) for patient in each))
+                for each in (patients, chosen_by)
+            )
+            write_record(model / file, TrainingStudiesRecord(trained_on=trained, chosen_by=chosen))
+            record["members"][number]["training_studies_file"] = file
+        (model / "bundle.json").write_text(json.dumps(record))
+        seal(model)
+        return model
+
+    return make
+
+
+def predict(archive: Path, model: Path, output: Path, *members: str) -> None:
+    paths = [str(each) for each in ("--archive", archive, "--model", model, "--output", output)]
+    assert main(["batch", *paths, "--threads", "1", "--no-mirroring", "--members", *(members or ["all"])]) == 0
+
+
+def trained_on(folder: Path) -> tuple[str, ...] | None:
+    return read_record(folder / "source.json", Source).trained_on
+
+
+def test_an_ensemble_was_trained_on_what_any_of_its_members_was(
+    make_archive: Maker, knowing: Callable[..., Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    archive = make_archive(4)
+    model = knowing(archive, [[0, 1], [1, 3], []], chosen_by=[2])
+    predict(archive, model, tmp_path / "out", "all", "each")
+    said = capsys.readouterr().out
+    assert trained_on(tmp_path / "out") == ("p0_s0", "p1_s0", "p3_s0")
+    assert trained_on(tmp_path / "out" / "ce_fold0_restart1") == ("p0_s0", "p1_s0")
+    assert trained_on(tmp_path / "out" / "ce_fold1_restart1") == ("p1_s0", "p3_s0")
+    assert trained_on(tmp_path / "out" / "focal_fold0_restart1") == ()
+    assert "ensemble-all: 3 of 4 studies were trained on: scores on them say nothing" in said
+    assert "focal_fold0_restart1: by 1 of 4 studies its weights or rules were chosen" in said
+    assert "focal_fold0_restart1: 0 of 4" not in said
+
+
+def test_a_study_is_known_again_under_another_name_in_another_format_and_compression(
+    make_archive: Maker, knowing: Callable[..., Path], tmp_path: Path
+) -> None:
+    archive = make_archive(3)
+    model = knowing(archive, [[0, 1]])
+    for channel in ("t2w", "adc", "hbv"):
+        path = image(archive, 1, channel)
+        renamed = archive / "p9" / f"p9_new_{channel}.nii.gz"
+        renamed.parent.mkdir(exist_ok=True)
+        sitk.WriteImage(sitk.ReadImage(str(path)), str(renamed))
+        path.unlink()
+    (archive / "p1").rmdir()
+    sitk.WriteImage(sitk.ReadImage(str(image(archive, 0))), str(image(archive, 0)), False)
+    predict(archive, model, tmp_path / "out")
+    assert trained_on(tmp_path / "out") == ("p0_s0", "p9_new")
+
+
+def test_one_voxel_makes_another_study(make_archive: Maker, knowing: Callable[..., Path], tmp_path: Path) -> None:
+    archive = make_archive(2)
+    model = knowing(archive, [[0, 1]])
+    volume = read_volume(image(archive, 0))
+    array = np.array(volume.array)
+    array[3, 4, 5] += 1
+    write_volume(image(archive, 0), Volume(array, volume.grid))
+    predict(archive, model, tmp_path / "out")
+    assert trained_on(tmp_path / "out") == ("p1_s0",)
+
+
+def test_what_is_not_known_is_null_and_said_once(
+    make_archive: Maker, knowing: Callable[..., Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    archive = make_archive(2)
+    model = knowing(archive, [[0], None])
+    predict(archive, model, tmp_path / "out", "all", "each")
+    assert trained_on(tmp_path / "out") is None
+    assert trained_on(tmp_path / "out" / "ce_fold0_restart1") == ("p0_s0",)
+    assert trained_on(tmp_path / "out" / "ce_fold1_restart1") is None
+    assert capsys.readouterr().out.count("it is not known which studies 2 of 3 predictions were trained on") == 1
+
+
+def test_a_batch_that_goes_on_knows_the_studies_that_were_finished_before(
+    make_archive: Maker, knowing: Callable[..., Path], tmp_path: Path
+) -> None:
+    archive, output = make_archive(3), tmp_path / "out"
+    model = knowing(archive, [[0, 1, 2]])
+    predict(archive, model, output)
+    shutil.rmtree(output / "p1_s0")
+    older = read_record(output / "p2_s0" / "study.json", StudyRecord)
+    assert older.content_sha256 == content_sha256(read_volume(image(archive, 2)))
+    write_record(output / "p2_s0" / "study.json", older.model_copy(update={"content_sha256": None}))
+    (output / "source.json").unlink()
+    predict(archive, model, output)
+    assert trained_on(output) == ("p0_s0", "p1_s0", "p2_s0")
+
+
+def test_a_list_holds_hashes_and_no_name(make_archive: Maker, knowing: Callable[..., Path]) -> None:
+    archive = make_archive(2)
+    text = (knowing(archive, [[0, 1]]) / "training_studies" / "000.json").read_text()
+    assert "p0" not in text
+    assert str(archive) not in text

@@ -1,0 +1,210 @@
+"""A card that first locates an organ: from a CT in any orientation to a detection map on its own grid."""
+
+import json
+import logging
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from algorithm.__main__ import main
+from algorithm.prediction.bundle import read_bundle
+from algorithm.prediction.predictor import Predictor, load_predictor
+from contract.cards import CARDS, Card, load_card
+from contract.files import write_json
+from contract.images.volume import Grid, Volume, read_volume, write_volume
+from contract.records import BundleRecord, Member, RunKey, StageRecord, write_record
+from network.architecture import build_network
+from network.weights import save_weights, tensors_sha256
+
+TINY_PLANS = Path(__file__).parent.parent / "network" / "tiny_plans.json"
+SIZE_XYZ, SPACING_MM_XYZ = (34, 27, 14), (4.0, 4.5, 6.0)
+
+
+def ct_grid(*signs: int) -> Grid:
+    direction = np.diag(signs).astype(float)
+    corner = -direction @ ((np.array(SIZE_XYZ) - 1) / 2 * np.array(SPACING_MM_XYZ))
+    return Grid(SIZE_XYZ, SPACING_MM_XYZ, tuple(corner.tolist()), tuple(direction.ravel().tolist()))
+
+
+def write_ct(path: Path, grid: Grid) -> Path:
+    """A body with structures that differ along every axis, in air."""
+    x, y, z = grid.centres_mm()
+    body = 60 + 40 * np.sin(x / 9 + 1) + 30 * np.cos(y / 13) + 25 * np.sin(z / 11 - x / 17)
+    ct = np.where((x / 60) ** 2 + (y / 52) ** 2 <= 1, body, -1000.0) + 200 * (np.hypot(x - 20, y + 10) < 9)
+    write_volume(path, Volume(ct.astype(np.int16), grid))
+    return path
+
+
+@pytest.fixture
+def make_ct_bundle(tmp_path: Path, seal: Callable[[Path], None]) -> Callable[..., Path]:
+    """A bundle of untrained networks; biases raise the organ's logit in stage 1 and the pancreas's in stage 2."""
+
+    def make(card_name: str = "pdac-panorama", *, organ: float = 0.0, pancreas: float = 0.0) -> Path:
+        folder = tmp_path / f"model-{card_name}-{organ:g}-{pancreas:g}"
+        card = load_card(card_name)
+        detecting = stage(folder, card, card, below="", configurations=("ce", "focal"), raised={4: pancreas})
+        locating = stage(
+            folder, card, card.localising(), below="localisation/", configurations=("localisation",), raised={1: organ}
+        )
+        record = BundleRecord(
+            card=card.name,
+            card_sha256=card.sha256,
+            data_licence="CC0-1.0",
+            **detecting.model_dump(),
+            localisation=locating,
+        )
+        write_record(folder / "bundle.json", record)
+        (folder / "card.toml").write_text((CARDS / f"{card_name}.toml").read_text())
+        seal(folder)
+        return folder
+
+    def stage(
+        folder: Path, card: Card, of_stage: Card, *, below: str, configurations: tuple[str, ...], raised: dict
+    ) -> StageRecord:
+        plans = json.loads(TINY_PLANS.read_text())
+        spacing = [6.0, 4.5, 4.0] if not below else [9.0, 4.5, 4.5]
+        plans["configurations"]["3d_fullres"] |= {
+            "spacing": spacing,
+            "normalization_schemes": ["CTNormalization"],
+            "use_mask_for_norm": [False],
+        }
+        plans["foreground_intensity_properties_per_channel"] = {
+            "0": {"mean": 80.0, "std": 50.0, "percentile_00_5": -60.0, "percentile_99_5": 220.0}
+        }
+        dataset = {
+            "channel_names": {"0": "CT"},
+            "labels": {"background": 0} | {each.name: i for i, each in enumerate(of_stage.classes, start=1)},
+            "numTraining": 1,
+            "file_ending": ".mha",
+        }
+        write_json(folder / f"{below}plans.json", plans)
+        write_json(folder / f"{below}dataset.json", dataset)
+        members = []
+        for number, configuration in enumerate(configurations):
+            torch.manual_seed(number + 1)
+            network = build_network(plans, dataset)
+            head = network.decoder.seg_layers[-1]
+            with torch.no_grad():
+                head.weight.mul_(3)
+                for index, by in raised.items():
+                    head.bias[index] += by
+            file = f"{below}members/{number:03d}.safetensors"
+            save_weights(folder / file, network.state_dict())
+            key = RunKey(
+                card=card.name,
+                card_sha256=card.sha256,
+                profile="demo",
+                configuration=configuration,
+                fold=0,
+                restart=1,
+                seed=number,
+                stage="localisation" if below else "detection",
+            )
+            sha256 = tensors_sha256(network.state_dict())
+            name = f"{configuration}_fold0_restart1"
+            members.append(Member(name=name, file=file, weights_sha256=sha256, run_sha256="0" * 64, key=key))
+        return StageRecord(plans_file=f"{below}plans.json", dataset_file=f"{below}dataset.json", members=tuple(members))
+
+    return make
+
+
+def predictor(folder: Path) -> Predictor:
+    bundle = read_bundle(folder)
+    return load_predictor(bundle, bundle.record.members, mirroring=False)
+
+
+@pytest.fixture
+def somewhere(make_ct_bundle, tmp_path) -> Path:
+    """A bundle whose stage 1 sees an organ in a part of the scan: the bias for which it does is looked for."""
+    path = write_ct(tmp_path / "look.mha", ct_grid(1, 1, 1))
+    for organ in (-3.0, -2.0, -1.5, -1.0, -0.5, 0.0, 0.5):
+        folder = make_ct_bundle(organ=organ, pancreas=2.0)
+        if np.prod(predictor(folder).predict({"ct": path}, name="s").study.grid.size_xyz) < np.prod(SIZE_XYZ):
+            return folder
+    raise AssertionError("no bias makes the untrained network see a part of the scan")
+
+
+def test_the_detection_map_turns_with_the_scan_and_nothing_else_changes(somewhere, tmp_path):
+    loaded = predictor(somewhere)
+    maps = {}
+    for signs in [(1, 1, 1), (-1, -1, 1), (1, -1, -1)]:
+        path = write_ct(tmp_path / "ct.mha", ct_grid(*signs))
+        volume = loaded.predict({"ct": path}, name="s").ensemble(loaded.members)
+        assert volume.grid == ct_grid(*signs)
+        maps[signs] = volume.array
+    plain = maps[1, 1, 1]
+    assert plain.max() > 0
+    np.testing.assert_allclose(maps[-1, -1, 1][:, ::-1, ::-1], plain, atol=1e-5)
+    np.testing.assert_allclose(maps[1, -1, -1][::-1, ::-1, :], plain, atol=1e-5)
+
+
+def test_stage_2_sees_the_region_around_the_organ_alone(somewhere, tmp_path):
+    loaded = predictor(somewhere)
+    prediction = loaded.predict({"ct": write_ct(tmp_path / "ct.mha", ct_grid(1, 1, 1))}, name="s")
+    assert np.prod(prediction.study.grid.size_xyz) < np.prod(SIZE_XYZ)
+    whole = prediction.ensemble(loaded.members)
+    assert np.count_nonzero(whole.array) <= np.prod(prediction.study.grid.shape_zyx)
+
+
+@pytest.mark.parametrize(("card_name", "searched"), [("pdac-panorama", True), ("pdac-rsna2022", False)])
+def test_where_no_organ_is_found_the_card_decides_and_the_log_says_so(
+    make_ct_bundle, tmp_path, caplog, card_name, searched
+):
+    loaded = predictor(make_ct_bundle(card_name, organ=-50.0, pancreas=50.0))
+    path = write_ct(tmp_path / "ct.mha", ct_grid(-1, -1, 1))
+    with caplog.at_level(logging.WARNING):
+        volume = loaded.predict({"ct": path}, name="s").ensemble(loaded.members)
+    assert (volume.array.max() > 0) == searched
+    assert volume.grid == ct_grid(-1, -1, 1)
+    what = "the whole scan is searched" if searched else "the likelihood is 0"
+    assert f"study s: no pancreas found; {what}" in caplog.text
+
+
+def test_a_lesion_is_kept_near_the_pancreas_alone(make_ct_bundle, tmp_path):
+    path = write_ct(tmp_path / "ct.mha", ct_grid(1, 1, 1))
+    kept = {}
+    for pancreas in (-50.0, 50.0):
+        loaded = predictor(make_ct_bundle(organ=50.0, pancreas=pancreas))
+        kept[pancreas] = np.count_nonzero(loaded.predict({"ct": path}, name="s").ensemble(loaded.members).array)
+    assert kept[-50.0] < kept[50.0] == np.prod(SIZE_XYZ)
+
+
+def test_the_platform_s_study_ends_in_the_card_s_two_outputs(make_ct_bundle, tmp_path):
+    model = make_ct_bundle(organ=50.0)
+    socket = tmp_path / "input" / "images" / "venous-ct"
+    socket.mkdir(parents=True)
+    write_ct(socket / "0f3a-uuid.mha", ct_grid(1, -1, -1))
+    arguments = ["--input", tmp_path / "input", "--output", tmp_path / "output", "--model", model, "--threads", 1]
+    assert main([str(each) for each in arguments]) == 0
+    written = sorted(str(path.relative_to(tmp_path / "output")) for path in (tmp_path / "output").rglob("*.*"))
+    assert written == ["images/pdac-detection-map/0f3a-uuid.mha", "pdac-likelihood.json"]
+    assert read_volume(tmp_path / "output" / written[0]).grid == ct_grid(1, -1, -1)
+    assert 0 <= json.loads((tmp_path / "output" / "pdac-likelihood.json").read_text()) <= 1
+
+
+def test_a_scan_larger_than_the_memory_is_refused_before_it_is_read(make_ct_bundle, tmp_path, capsys):
+    model = make_ct_bundle()
+    socket = tmp_path / "input" / "images" / "venous-ct"
+    socket.mkdir(parents=True)
+    grid = ct_grid(1, 1, 1)
+    large = Grid((512, 512, 400), grid.spacing_mm_xyz, grid.origin_mm_xyz, grid.direction)
+    write_volume(socket / "large.mha", Volume(np.zeros(large.shape_zyx, np.int16), large))
+    arguments = ["--input", tmp_path / "input", "--output", tmp_path / "output", "--model", model, "--threads", 1]
+    assert main([*(str(each) for each in arguments), "--memory-gb", "1.5"]) == 3
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "study large: expected to need at most 1.5 GB of memory (--memory-gb), found that 512 × 512 × 400" in line
+    assert not any((tmp_path / "output").rglob("*.mha"))
+
+
+def test_a_bundle_without_the_networks_of_stage_1_is_refused(make_ct_bundle, seal, tmp_path, capsys):
+    model = make_ct_bundle()
+    record = json.loads((model / "bundle.json").read_text())
+    (model / "bundle.json").write_text(json.dumps(record | {"localisation": None}))
+    seal(model)
+    (tmp_path / "input").mkdir()
+    arguments = ["--input", tmp_path / "input", "--output", tmp_path / "output", "--model", model]
+    assert main([str(each) for each in arguments]) == 3
+    assert "bundle.json: expected some in localisation, found none" in capsys.readouterr().err

@@ -1,0 +1,154 @@
+import numpy as np
+import pytest
+
+from contract.cards import CARDS
+from contract.errors import OncoduetError
+from evaluation.inputs.truth import find_truth
+from evaluation.matching.cases import MatchingRule
+
+
+@pytest.fixture
+def folder(workshop):
+    return workshop.truth({"b": workshop.image(), "a": workshop.image({1: workshop.box})})
+
+
+def test_label_maps_are_found_directly_or_in_labels_by_case_id(workshop, folder):
+    assert list(find_truth(folder).label_maps) == ["a", "b"]
+    inner = workshop.truth({"a": workshop.image()}, name="archive/labels").parent
+    assert find_truth(inner).label_maps["a"].parent.name == "labels"
+
+
+def test_names_that_end_in_label_are_meant_and_lose_their_ending(workshop):
+    folder = workshop.truth({"a_label": workshop.image(), "a_detection_map": workshop.image()})
+    assert {case_id: path.name for case_id, path in find_truth(folder).label_maps.items()} == {"a": "a_label.nii.gz"}
+
+
+def test_a_label_map_is_read_once_however_often_it_is_asked_for(folder):
+    truth = find_truth(folder)
+    rule = MatchingRule()
+    first = truth.case("a", rule)
+    for path in truth.label_maps.values():
+        path.unlink()
+    again = truth.case("a", rule)
+    assert (again.path, again.grid, again.lesions.sizes.tolist()) == (first.path, first.grid, [36])
+    assert again.lesions.voxels.tolist() == first.lesions.voxels.tolist()
+
+
+def test_the_card_beside_the_truth_scores_before_the_one_that_the_settings_name(folder):
+    assert find_truth(folder).card is None
+    (folder / "settings.json").write_text('{"card": "cspca-rsna2022", "per_case": true}')
+    assert (find_truth(folder).card.name, find_truth(folder).settings.per_case) == ("cspca-rsna2022", True)
+    (folder / "card.toml").write_text((CARDS / "cspca-picai.toml").read_text())
+    assert find_truth(folder).card.name == "cspca-picai"
+
+
+def test_the_hash_of_the_truth_follows_its_content(workshop, folder):
+    before = find_truth(folder).sha256()
+    assert find_truth(folder).sha256() == before
+    workshop.write(folder / "b.nii.gz", workshop.image({1: workshop.elsewhere}, np.uint8))
+    assert find_truth(folder).sha256() != before
+
+
+def test_settings_with_unknown_keys_or_a_wrong_type_are_refused_together(folder):
+    (folder / "settings.json").write_text('{"per_cases": true, "on_missing": "ignore"}')
+    with pytest.raises(OncoduetError, match=r"settings\.json: 2 faults: on_missing: .*; per_cases: "):
+        find_truth(folder)
+
+
+def test_settings_that_name_an_unknown_card_are_refused(folder):
+    (folder / "settings.json").write_text('{"card": "liver"}')
+    with pytest.raises(OncoduetError, match="card 'liver': expected one of"):
+        find_truth(folder)
+
+
+def test_a_truth_folder_that_is_absent_or_empty_is_refused(tmp_path):
+    with pytest.raises(OncoduetError, match="expected a folder of label maps, found none"):
+        find_truth(tmp_path / "none")
+    (tmp_path / "notes.txt").write_text("no image")
+    with pytest.raises(OncoduetError, match=r"expected label maps \(CASE\.nii\.gz or CASE\.mha\), found none"):
+        find_truth(tmp_path)
+
+
+def test_label_maps_in_both_places_are_refused(workshop, folder):
+    workshop.truth({"c": workshop.image()}, name="truth/labels")
+    with pytest.raises(OncoduetError, match="directly in it or in labels/, found both"):
+        find_truth(folder)
+
+
+def test_a_case_with_two_label_maps_is_refused(workshop, folder):
+    workshop.write(folder / "a.mha", workshop.image())
+    with pytest.raises(OncoduetError, match=r"expected one image of a, found a\.mha and a\.nii\.gz"):
+        find_truth(folder)
+
+
+@pytest.mark.parametrize("name", ["c.NII.GZ", "c.nrrd", "c.mhd", "c.MHA"])
+def test_a_label_map_with_another_ending_is_refused_by_name(folder, name):
+    (folder / name).write_text("not read")
+    with pytest.raises(
+        OncoduetError, match=rf"truth: expected images as CASE\.nii\.gz or CASE\.mha, found also {name}$"
+    ):
+        find_truth(folder)
+
+
+def test_label_maps_of_which_some_lack_the_ending_are_refused(workshop):
+    folder = workshop.truth({name: workshop.image() for name in ("a_label", "b", "c", "a_detection_map")})
+    with pytest.raises(OncoduetError, match=r"expected all names to end in _label, found also b\.nii\.gz and 1 more$"):
+        find_truth(folder)
+
+
+def test_label_maps_in_sub_folders_are_refused(workshop, folder):
+    workshop.truth({"c": workshop.image()}, name="truth/centre")
+    with pytest.raises(OncoduetError, match=r"centre/c\.nii\.gz: expected the images of all cases directly in .*truth"):
+        find_truth(folder)
+
+
+def test_what_macos_leaves_beside_files_is_ignored(folder):
+    (folder / "._a.nii.gz").write_text("macOS")
+    assert list(find_truth(folder).label_maps) == ["a", "b"]
+
+
+def test_a_case_that_the_marksheet_names_without_a_label_map_is_refused(folder):
+    (folder / "marksheet.csv").write_text("patient_id,study_id\n7,1\n7,2\n")
+    with pytest.raises(
+        OncoduetError, match=r"marksheet\.csv: expected a label map of each of its 2 cases, found none of 7_1"
+    ):
+        find_truth(folder)
+
+
+def test_patients_come_from_the_archives_folders_the_marksheet_or_a_table(workshop):
+    labels = {case_id: workshop.image() for case_id in ("scan_1", "scan_2", "scan_3")}
+    truth = workshop.truth(labels, name="archive/labels").parent
+    with pytest.raises(
+        OncoduetError, match=r"archive: expected ids that tell the patient, found scan_1, scan_2 \(3 cases"
+    ):
+        find_truth(truth).patients()
+    assert set(find_truth(truth).patients(({}, "by-prefix")).values()) == {"scan"}
+    for patient, case_id in (("scan_1", "scan_1"), ("scan", "scan_2"), ("scan", "scan_3")):
+        (truth / patient).mkdir(exist_ok=True)
+        workshop.write(truth / patient / f"{case_id}_t2w.mha", workshop.image())
+    assert find_truth(truth).patients() == {"scan_1": "scan_1", "scan_2": "scan", "scan_3": "scan"}
+    (truth / "marksheet.csv").write_text("patient_id,study_id\nscan,1\nscan,2\nscan,3\n")
+    assert set(find_truth(truth).patients().values()) == {"scan"}
+    (truth / "patients.csv").write_text("\ufeffcase_id;patient_id\nscan_2;second\n")
+    assert find_truth(truth).patients() == {"scan_1": "scan", "scan_2": "second", "scan_3": "scan"}
+    (truth / "settings.json").write_text('{"patients": "by-case"}')
+    assert find_truth(truth.parent / "archive" / "labels").patients(({}, "by-case"))["scan_2"] == "scan_2"
+
+
+def test_an_archive_that_names_a_card_of_ours_is_scored_by_it(workshop, caplog):
+    truth = workshop.truth({"a": workshop.image()}, name="archive/labels").parent
+    for text, name in (
+        ('{"data_licence": "CC0-1.0"}', None),
+        ('{"card": "pdac-panorama"}', "pdac-panorama"),
+        ('{"card": "hospital"}', None),
+        ('{"card": "pdac-panorama", "card_sha256": "0"}', None),
+    ):
+        (truth / "archive.json").write_text(text)
+        card = find_truth(truth).card
+        assert (card and card.name) == name
+    assert "made for another version of the card pdac-panorama" in caplog.text
+
+
+def test_a_card_with_a_byte_order_mark_is_read(folder):
+    (folder / "card.toml").write_bytes(b"\xef\xbb\xbf" + (CARDS / "cspca-picai.toml").read_bytes())
+    assert find_truth(folder).card.name == "cspca-picai"

@@ -1,0 +1,51 @@
+"""What one case may cost: whatever a file of a few megabytes holds, 2 GB and a minute, or it is refused."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from evaluation.masks import components
+from evaluation.masks.components import ScatteredError, connect
+
+PROJECT = Path(__file__).resolve().parents[3]
+MOST_SECONDS = 60
+HOSTILE = {
+    "flood": "map.mha: expected at most 2048 connected components, found 327680: that is noise, no map of lesions",
+    "checkerboard": "map.mha: expected at most 8388608 voxels that are not zero, found more: a detection map",
+    "noise": "map.mha: expected at most 524288 runs of voxels along x, found 1952965: that is noise, no map of lesions",
+    "small checkerboard": "scored",
+    "full": "scored",
+    "as many as may be": "scored",
+    "snakes": "scored",
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("name", "said"), HOSTILE.items(), ids=HOSTILE.keys())
+def test_a_hostile_map_is_scored_or_refused_in_two_gigabytes_and_a_minute(tmp_path: Path, name: str, said: str) -> None:
+    program = Path(__file__).parent / "hostile_map.py"
+    environment = {**os.environ, "PYTHONPATH": str(PROJECT)}
+    done = subprocess.run(
+        [sys.executable, program, tmp_path, name], capture_output=True, text=True, check=False, env=environment
+    )
+    assert done.returncode == 0, done.stderr
+    answer = json.loads(done.stdout)
+    assert said in answer["said"]
+    assert answer["seconds"] < MOST_SECONDS
+
+
+@pytest.mark.parametrize(
+    ("limit", "found"), [("MOST_RUNS", "runs of voxels along x"), ("MOST_COMPONENTS", "connected")]
+)
+def test_the_limits_are_reached_by_one_more(monkeypatch: pytest.MonkeyPatch, limit: str, found: str) -> None:
+    voxels = np.arange(0, 60, 3)
+    monkeypatch.setattr(components, limit, 20)
+    assert len(connect(voxels, (1, 1, 60))) == 20
+    monkeypatch.setattr(components, limit, 19)
+    with pytest.raises(ScatteredError, match=f"expected at most 19 {found}.*, found 20$"):
+        connect(voxels, (1, 1, 60))

@@ -1,0 +1,298 @@
+import re
+
+import numpy as np
+import pytest
+
+from contract.errors import OncoduetError
+from contract.files import read_json, write_json
+from evaluation.metrics.scored_runs import read_scored_runs
+
+
+def refuse(paths, message):
+    with pytest.raises(OncoduetError, match=message) as error:
+        read_scored_runs(paths)
+    assert "\n" not in str(error.value)
+
+
+def replace_line(path, number, line):
+    lines = path.read_text().splitlines()
+    lines[number] = line
+    path.write_text("\n".join(lines) + "\n")
+
+
+def test_runs_are_read_with_truth_candidates_and_lesions(scores):
+    folder = scores.run("a", "ce", fold=3, restart=1)
+    (run,) = read_scored_runs([folder])
+    ids, lesions = scores.truth()
+    assert run.name == "ce_fold3_restart1"
+    assert dict(zip(run.truth.case_ids, run.truth.lesions, strict=True)) == dict(zip(ids, lesions, strict=True))
+    rows = [line.split(",") for line in (folder / "lesions.csv").read_text().splitlines()[1:]]
+    assert run.outcome.hit.sum() == sum(row[1] == "tp" for row in rows)
+    assert (~run.outcome.hit).sum() == sum(row[1] == "fp" for row in rows)
+    assert run.candidate_free_cases == len(ids) - len({row[0] for row in rows if row[1] != "fn"})
+
+
+def test_ignored_candidates_are_neither_hits_nor_false_positives_but_candidates(scores):
+    ids, _ = scores.truth()
+    folder = scores.run("a", "ce")
+    (before,) = read_scored_runs([folder])
+    with_candidate = {before.truth.case_ids[case] for case in before.outcome.candidate_case}
+    free = next(case_id for case_id in ids if case_id not in with_candidate)
+    with (folder / "lesions.csv").open("a") as stream:
+        stream.write(f"{free},ignored,0.9,0.2\n")
+    (after,) = read_scored_runs([folder])
+    assert np.array_equal(after.outcome.confidence, before.outcome.confidence)
+    assert after.candidate_free_cases == before.candidate_free_cases - 1
+
+
+def test_folders_of_runs_are_searched_and_hidden_ones_are_not(scores):
+    scores.run("deep/er/a", "ce")
+    scores.run("deep/b", "focal")
+    scores.run(".partial-x/c", "ce-dice")
+    assert [run.source.configuration for run in read_scored_runs([scores.root])] == ["ce", "focal"]
+
+
+def test_runs_are_ordered_by_what_they_are_not_by_where_they_lie(scores):
+    a = scores.run("z", "ce", restart=1)
+    b = scores.run("y", "ce", restart=0)
+    c = scores.run("a", "ensemble-four", runs=("x", "y"))
+    d = scores.run("b", "baseline-maximum-hbv", fold=None, restart=None, runs=())
+    names = [run.name for run in read_scored_runs([d, c, a, b])]
+    assert names == [
+        "ce_fold0_restart0",
+        "ce_fold0_restart1",
+        "ensemble-four_fold0_restart0",
+        "baseline-maximum-hbv",
+    ]
+
+
+def test_ensembles_without_fold_and_restart_are_told_apart_by_their_runs(scores):
+    for name in ("a", "b"):
+        scores.run(name, "ensemble-four", fold=None, restart=None, runs=(name, "shared"))
+    names = [run.name for run in read_scored_runs([scores.root])]
+    assert len(set(names)) == 2
+    assert all(re.fullmatch("ensemble-four_[0-9a-f]{8}", name) for name in names)
+
+
+def test_nothing_given_is_refused():
+    refuse([], "expected scored runs to compare, found none given")
+
+
+def test_folder_without_scored_runs_is_refused(scores, tmp_path):
+    refuse([tmp_path], r"expected a scored run \(metrics.json\) or a folder of such, found none")
+
+
+def test_run_without_source_is_refused(scores):
+    refuse([scores.run("a", "ce", with_source=False)], "expected source.json, .* found none")
+
+
+def test_run_without_metrics_is_refused(scores):
+    folder = scores.run("a", "ce")
+    (folder / "metrics.json").unlink()
+    refuse([folder], "metrics.json: expected a JSON file, found none")
+
+
+def test_run_without_strict_answer_is_refused_with_its_reason(scores):
+    refuse(
+        [scores.run("a", "ce", picai_only=True)], r"expected a strict answer .* found none \(not computed: --picai-only"
+    )
+
+
+def test_record_with_faults_is_refused_with_all_of_them(scores):
+    folder = scores.run("a", "ce")
+    values = read_json(folder / "source.json")
+    write_json(folder / "source.json", {**values, "fold": "first", "colour": "red"})
+    refuse([folder], "source.json: 2 faults: .*fold.*colour|source.json: 2 faults: .*colour.*fold")
+
+
+@pytest.mark.parametrize("name", ["cases.csv", "lesions.csv"])
+def test_missing_table_is_refused(scores, name):
+    folder = scores.run("a", "ce")
+    (folder / name).unlink()
+    refuse([folder], f"{name}: expected the table case_id,.*, found no file")
+
+
+def test_table_that_is_no_text_is_refused(scores):
+    folder = scores.run("a", "ce")
+    (folder / "cases.csv").write_bytes(b"case_id,label,likelihood\n\xff\xfe,1,0.5\n")
+    refuse([folder], "cases.csv: expected a readable table, found: ")
+
+
+@pytest.mark.parametrize(("text", "found"), [("id,label\n", "id,label"), ("", "an empty file")])
+def test_other_columns_are_refused(scores, text, found):
+    folder = scores.run("a", "ce")
+    (folder / "cases.csv").write_text(text)
+    refuse([folder], f"cases.csv: expected the columns case_id,label,likelihood, found {found}")
+
+
+def test_short_line_is_refused(scores):
+    folder = scores.run("a", "ce")
+    replace_line(folder / "cases.csv", 4, "104_4,0")
+    refuse([folder], "cases.csv: line 5: expected 3 values, found 2")
+
+
+def test_table_without_cases_is_refused(scores):
+    folder = scores.run("a", "ce")
+    (folder / "cases.csv").write_text("case_id,label,likelihood\n")
+    refuse([folder], "cases.csv: expected cases, found none")
+
+
+def test_case_twice_is_refused(scores):
+    folder = scores.run("a", "ce")
+    replace_line(folder / "cases.csv", 4, "100_0,0,0.5")
+    refuse([folder], "cases.csv: expected each case once, found 100_0 twice")
+
+
+def test_label_other_than_0_or_1_is_refused(scores):
+    folder = scores.run("a", "ce")
+    replace_line(folder / "cases.csv", 1, "100_0,2,0.5")
+    refuse([folder], "cases.csv: case 100_0: expected the label 0 or 1, found '2'")
+
+
+@pytest.mark.parametrize("value", ["nan", "inf", "-0.1", "high"])
+def test_likelihood_that_is_no_number_is_refused(scores, value):
+    folder = scores.run("a", "ce")
+    replace_line(folder / "cases.csv", 1, f"100_0,0,{value}")
+    refuse([folder], f"case 100_0: expected a likelihood that is a number and not negative, found '{value}'")
+
+
+def test_lesion_of_an_unknown_case_is_refused(scores):
+    folder = scores.run("a", "ce")
+    replace_line(folder / "lesions.csv", 1, "999_9,fp,0.5,0.0")
+    refuse([folder], "lesions.csv: expected the cases of cases.csv, found '999_9' beside them")
+
+
+def test_unknown_kind_is_refused(scores):
+    folder = scores.run("a", "ce")
+    replace_line(folder / "lesions.csv", 1, "100_0,maybe,0.5,0.0")
+    refuse([folder], "lesions.csv: case 100_0: expected the kind tp, fp, fn, ignored, found 'maybe'")
+
+
+@pytest.mark.parametrize("key", ["auroc", "ap", "cases", "positive_cases", "lesions"])
+def test_metrics_that_the_tables_contradict_are_refused(scores, key):
+    folder = scores.run("a", "ce")
+    values = read_json(folder / "metrics.json")
+    values["strict"][key] += 1 if isinstance(values["strict"][key], int) else -0.01
+    write_json(folder / "metrics.json", values)
+    refuse([folder], f"metrics.json: expected strict {key} .* as cases.csv and lesions.csv give it, found ")
+
+
+def test_undefined_metric_that_the_tables_define_is_refused(scores):
+    folder = scores.run("a", "ce")
+    values = read_json(folder / "metrics.json")
+    values["strict"]["auroc"] = None
+    write_json(folder / "metrics.json", values)
+    refuse([folder], "expected strict auroc .*, found undefined")
+
+
+def test_another_card_is_refused(scores):
+    scores.run("a", "ce")
+    scores.run("b", "focal", card="other", card_sha256="0" * 64)
+    refuse([scores.root], r"b: expected the card of .*a \(cspca-picai, .*\), found another \(other, 000000000000\)")
+
+
+def test_another_case_list_is_refused(scores):
+    ids, lesions = scores.truth()
+    scores.run("a", "ce")
+    scores.run("b", "focal", truth=(ids[:-1], lesions[:-1]))
+    refuse([scores.root], "b: expected the 30 cases of .*a, found 29; 1 stand in one of the two alone, such as 129_29")
+
+
+def test_another_label_is_refused(scores):
+    ids, lesions = scores.truth()
+    other = lesions.copy()
+    case = int(np.flatnonzero(lesions == 0)[0])
+    other[case] = 1
+    scores.run("a", "ce")
+    scores.run("b", "focal", truth=(ids, other))
+    refuse([scores.root], f"b: case {ids[case]}: expected the label 0 as in .*a, found 1")
+
+
+def test_another_number_of_lesions_is_refused(scores):
+    ids, lesions = scores.truth()
+    other = lesions.copy()
+    case = int(np.flatnonzero(lesions == 1)[0])
+    other[case] = 2
+    scores.run("a", "ce")
+    scores.run("b", "focal", truth=(ids, other))
+    refuse([scores.root], f"b: case {ids[case]}: expected the number of lesions 1 as in .*a, found 2")
+
+
+def test_folder_given_twice_is_refused(scores):
+    folder = scores.run("a", "ce")
+    refuse([folder, scores.root], "a: expected each scored run once, found it given 2 times")
+
+
+def test_fold_and_restart_twice_is_refused(scores):
+    scores.run("a", "ce", runs=("one",))
+    scores.run("b", "ce", runs=("two",))
+    refuse([scores.root], "expected each run once, found ce_fold0_restart0 also in ")
+
+
+def test_run_hash_twice_is_refused(scores):
+    scores.run("a", "ce", restart=0, runs=("one",))
+    scores.run("b", "ce", restart=1, runs=("one",))
+    refuse([scores.root], "b: expected each run once, found ce_fold0_restart1 also in .*a")
+
+
+def test_baseline_twice_is_refused(scores):
+    for name in ("a", "b"):
+        scores.run(name, "baseline-maximum-hbv", fold=None, restart=None, runs=())
+    refuse([scores.root], "expected each run once, found baseline-maximum-hbv also in ")
+
+
+def test_two_profiles_in_one_configuration_are_refused(scores):
+    scores.run("a", "ce", restart=0)
+    scores.run("b", "ce", restart=1, profile="modern")
+    refuse([scores.root], "configuration ce: expected one profile for all its runs, found demo, modern")
+
+
+@pytest.mark.parametrize(
+    ("parent", "what"), [("truth", "truth"), ("scoring_card", "scoring card"), ("scoring_rule", "scoring rule")]
+)
+def test_runs_scored_against_other_truth_or_by_another_card_are_refused(scores, parent, what):
+    scores.run("a", "ce", parents={parent: "1" * 64})
+    scores.run("b", "focal", parents={parent: "2" * 64})
+    scores.run("c", "focal", parents={}, restart=1)
+    for other, found in (("b", "222222222222"), ("c", "none")):
+        with pytest.raises(
+            OncoduetError,
+            match=rf"{other}/metrics\.json: expected the {what} of .*a \(111111111111\), found another \({found}\)",
+        ):
+            read_scored_runs([scores.root / "a", scores.root / other])
+
+
+@pytest.mark.parametrize("parent", ["predictions", "truth", "scoring_card", "scoring_rule"])
+def test_metrics_beside_the_source_of_another_scoring_are_refused(scores, parent):
+    folder = scores.run("a", "ce", parents={parent: "1" * 64})
+    text = (folder / "source.json").read_text()
+    (folder / "source.json").write_text(text.replace("1" * 64, "2" * 64))
+    with pytest.raises(
+        OncoduetError, match=r"source\.json: expected the .* of metrics\.json \(111111111111\), found 2222"
+    ):
+        read_scored_runs([folder])
+
+
+def test_runs_with_other_patients_are_refused(scores):
+    ids, _ = scores.truth()
+    for name, patients in (("a", range(30)), ("b", [0, *range(29)])):
+        folder = scores.run(name, name)
+        rows = "".join(f"{case_id},{patient}\n" for case_id, patient in zip(ids, patients, strict=True))
+        (folder / "patients.csv").write_text("case_id,patient_id\n" + rows)
+    with pytest.raises(OncoduetError, match=r"b/patients\.csv: expected the patients of .*a, found others"):
+        read_scored_runs([scores.root])
+    assert read_scored_runs([scores.root], patients="by-case")[0].truth.patient_count == 30
+
+
+def test_tables_with_a_byte_order_mark_are_read(scores):
+    folder = scores.run("a", "ce")
+    table = folder / "cases.csv"
+    table.write_bytes(b"\xef\xbb\xbf" + table.read_bytes())
+    assert len(read_scored_runs([folder])[0].truth.case_ids) == 30
+
+
+def test_a_run_whose_metrics_are_gone_is_refused_and_not_left_out(scores):
+    scores.run("a", "ce")
+    (scores.run("b", "focal") / "metrics.json").unlink()
+    with pytest.raises(OncoduetError, match=r"b/metrics\.json: expected a JSON file, found none"):
+        read_scored_runs([scores.root])

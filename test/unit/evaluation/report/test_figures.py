@@ -1,0 +1,89 @@
+import numpy as np
+import pytest
+from matplotlib.colors import to_rgb
+from sklearn.metrics import auc
+from sklearn.metrics import roc_curve as sklearn_roc_curve
+
+from evaluation.metrics.scored_runs import read_scored_runs
+from evaluation.report.figures import DARK_PALETTE, PALETTE, _short_p, detection_curve, looks, p_text, roc_curve
+from evaluation.statistics.verdict import ConfigurationSummary, MetricSummary
+
+
+def a_summary(name, kind):
+    empty = MetricSummary(mean=None, sd=None, interval=None, delong_interval=None, runs={}, picai_mean=None)
+    return ConfigurationSummary(
+        name=name,
+        kind=kind,
+        runs=1,
+        cases=1,
+        positive_cases=0,
+        lesions=0,
+        missing=0,
+        candidate_free_cases=0,
+        metrics=dict.fromkeys(("auroc", "ap", "score"), empty),
+        lesion_sensitivity_at_fp={},
+    )
+
+
+def test_roc_curve_equals_scikit_learn(scores):
+    scores.run("a", "ce")
+    (run,) = read_scored_runs([scores.root])
+    rate, sensitivity = roc_curve(run)
+    expected = sklearn_roc_curve(run.truth.positive, run.outcome.likelihood, drop_intermediate=False)
+    assert np.allclose(rate, expected[0])
+    assert np.allclose(sensitivity, expected[1])
+    assert auc(rate, sensitivity) == pytest.approx(run.strict.auroc)
+
+
+def test_area_of_the_precision_steps_is_the_reported_ap(scores):
+    scores.run("a", "ce")
+    (run,) = read_scored_runs([scores.root])
+    _, sensitivity, precision = detection_curve(run)
+    assert np.sum(np.diff(sensitivity) * precision[1:]) == pytest.approx(run.strict.ap)
+
+
+def test_detection_curve_reads_the_reported_sensitivities(scores):
+    scores.run("a", "ce")
+    (run,) = read_scored_runs([scores.root])
+    false, sensitivity, _ = detection_curve(run)
+    for rate in (0.125, 0.25, 0.5, 1.0, 2.0):
+        expected = run.strict.lesion_sensitivity_at_fp[f"fp_{rate:g}".replace(".", "_")]
+        assert sensitivity[false <= rate][-1] == pytest.approx(expected)
+
+
+def test_every_configuration_looks_different_and_kinds_are_told_apart():
+    kinds = [("configuration", 9), ("ensemble", 2), ("baseline", 3)]
+    summaries = [a_summary(f"{kind}-{k}", kind) for kind, count in kinds for k in range(count)]
+    found = looks(summaries)
+    assert len({(look.colour, look.dash) for look in found.values()}) == len(summaries)
+    assert found["ensemble-0"].css == "currentColor"
+    assert all(found[f"baseline-{k}"].css.startswith("var(--grey") for k in range(3))
+
+
+def contrast(first, second):
+    """WCAG 2 contrast ratio."""
+
+    def luminance(colour):
+        linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in to_rgb(colour)]
+        return float(np.dot(linear, (0.2126, 0.7152, 0.0722)))
+
+    light, dark = sorted((luminance(first), luminance(second)), reverse=True)
+    return (light + 0.05) / (dark + 0.05)
+
+
+@pytest.mark.parametrize(("palette", "paper"), [(PALETTE, "#ffffff"), (DARK_PALETTE, "#14161b")])
+def test_lines_stand_out_from_the_paper(palette, paper):
+    assert min(contrast(colour, paper) for colour in palette) > 2.7
+
+
+@pytest.mark.parametrize(
+    ("p", "decimals", "text"),
+    [(None, 3, "–"), (0.0004, 3, "<.001"), (0.0004, 2, "<.01"), (0.5, 2, ".50"), (0.9999, 3, "1"), (1.0, 2, "1")],
+)
+def test_p_in_a_cell_is_short_and_never_zero(p, decimals, text):
+    assert _short_p(p, decimals) == text
+
+
+@pytest.mark.parametrize(("p", "text"), [(None, "–"), (0.0001, "<0.001"), (0.0333, "0.033"), (1.0, "1.000")])
+def test_p_is_never_written_as_zero(p, text):
+    assert p_text(p) == text

@@ -1,0 +1,541 @@
+import csv
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from statsmodels.stats.multitest import multipletests
+
+from contract.errors import OncoduetError
+from contract.files import read_json, sha256_file
+from contract.records import read_record
+from evaluation.__main__ import main
+from evaluation.compare import compare, group_by_configuration, holm, judge
+from evaluation.metrics.scored_runs import read_scored_runs
+from evaluation.report.page import notes
+from evaluation.statistics.analysis_file import read_analysis
+from evaluation.statistics.verdict import Verdict
+
+PROJECT = Path(__file__).resolve().parents[4]
+QUICK = "replicates = 200\nswaps = 300\n"
+
+
+def analysis_file(folder, text):
+    path = folder / "analysis.toml"
+    path.write_text(f'name = "declared"\n{text}')
+    return path
+
+
+def judged(scores, tmp_path, text=QUICK):
+    """The verdict, without its report."""
+    plan, runs = read_analysis(analysis_file(tmp_path, text)), read_scored_runs([scores.root])
+    return judge(runs, plan, plan.pairs(list(group_by_configuration(runs)), "file"), analysis="f" * 64)
+
+
+def pair_of(verdict, a, b, metric="auroc"):
+    return next(pair for pair in verdict.pairs if (pair.a, pair.b, pair.metric) == (a, b, metric))
+
+
+def keys_of(value):
+    if isinstance(value, dict):
+        yield from value
+        for inner in value.values():
+            yield from keys_of(inner)
+    elif isinstance(value, list):
+        for inner in value:
+            yield from keys_of(inner)
+
+
+def test_demo_gives_verdict_report_and_figures(scores, tmp_path):
+    compare([scores.demo()], tmp_path / "out", analysis=None)
+    verdict = read_record(tmp_path / "out" / "verdict.json", Verdict)
+    assert verdict.analysis == "exploratory"
+    assert [each.name for each in verdict.configurations] == [
+        "ce",
+        "ce-dice",
+        "ce-focal",
+        "focal",
+        "ensemble-four",
+        "baseline-maximum-hbv",
+        "baseline-minimum-adc",
+    ]
+    assert [each.runs for each in verdict.configurations] == [2, 2, 2, 2, 2, 1, 1]
+    assert len(verdict.pairs) == 3 * 21
+    assert sorted(path.name for path in (tmp_path / "out" / "figures").iterdir()) == sorted(
+        f"{name}.{suffix}"
+        for suffix in ("png", "svg", "pdf")
+        for name in [
+            "roc",
+            "pr",
+            "froc",
+            "calibration",
+            *(f"{kind}-{m}" for kind in ("runs", "p") for m in ("auroc", "ap", "score")),
+        ]
+    )
+    assert (tmp_path / "out" / "report.html").stat().st_size < 2_000_000
+    assert not any("." in key for key in keys_of(read_json(tmp_path / "out" / "verdict.json")))
+
+
+def test_order_of_the_folders_changes_no_byte(scores, tmp_path):
+    folders = sorted(path.parent for path in scores.demo().rglob("metrics.json"))
+    plan = analysis_file(tmp_path, f"metrics = ['score']\n{QUICK}")
+    compare(folders, tmp_path / "one", analysis=plan)
+    compare(folders[::-1], tmp_path / "two", analysis=plan)
+    names = sorted(str(path.relative_to(tmp_path / "one")) for path in (tmp_path / "one").rglob("*.*"))
+    assert names == sorted(str(path.relative_to(tmp_path / "two")) for path in (tmp_path / "two").rglob("*.*"))
+    for name in names:
+        assert (tmp_path / "one" / name).read_bytes() == (tmp_path / "two" / name).read_bytes(), name
+
+
+def test_number_of_workers_changes_no_byte(scores, tmp_path):
+    root = scores.demo()
+    plan = analysis_file(tmp_path, f"metrics = ['ap']\ncomparisons = [['ce', 'focal'], ['ce', 'ce-dice']]\n{QUICK}")
+    for workers in (1, 3):
+        compare([root], tmp_path / str(workers), analysis=plan, workers=workers)
+    one, three = ((tmp_path / str(workers) / "verdict.json").read_bytes() for workers in (1, 3))
+    assert one == three
+
+
+def test_estimates_summaries_and_parents_are_those_of_the_runs(scores, tmp_path):
+    root = scores.demo()
+    verdict = judged(scores, tmp_path)
+    values = [read_json(root / f"ce_{restart}" / "metrics.json")["strict"] for restart in (0, 1)]
+    summary = verdict.configurations[0]
+    for metric in ("auroc", "ap", "score"):
+        assert summary.metrics[metric].mean == pytest.approx(np.mean([value[metric] for value in values]))
+        assert summary.metrics[metric].sd == pytest.approx(np.std([value[metric] for value in values], ddof=1))
+    assert summary.metrics["ap"].picai_mean == pytest.approx(summary.metrics["ap"].mean - 0.01)
+    assert (summary.cases, summary.lesions, summary.missing) == (values[0]["cases"], values[0]["lesions"], 0)
+    other = verdict.configurations[3].metrics["ap"].mean
+    assert pair_of(verdict, "ce", "focal", "ap").estimate == pytest.approx(summary.metrics["ap"].mean - other)
+    assert verdict.parents["ce_fold0_restart1"] == sha256_file(root / "ce_1" / "metrics.json")
+    assert len(verdict.parents) == 12
+
+
+def test_run_level_of_two_against_two_says_what_it_can_reach(scores, tmp_path):
+    scores.demo()
+    pair = pair_of(judged(scores, tmp_path), "ce", "focal")
+    assert pair.run_level.smallest_attainable_p == pytest.approx(1 / 3)
+    assert pair.run_level.p is not None
+    assert pair.run_level.p >= 1 / 3 - 1e-12
+    assert not pair.run_level.blocked_by_fold
+
+
+def test_ensemble_is_not_exchanged_with_its_members(scores, tmp_path):
+    scores.demo()
+    pair = pair_of(judged(scores, tmp_path), "ce", "ensemble-four")
+    assert pair.run_level_p is None
+    assert pair.run_level.reason == "both hold the same runs: an ensemble is not exchangeable with its members"
+    assert pair.case_level_p is not None
+
+
+def test_control_is_an_ensemble_and_is_exchanged_with_none_that_shares_its_runs(scores, tmp_path):
+    for fold in (0, 1):
+        for restart in (1, 2, 3, 4):
+            four = (f"ce{fold}{restart}", f"focal{fold}{restart}")
+            scores.run(f"four{fold}{restart}", "ensemble-four", fold=fold, restart=restart, runs=four)
+        for name in ("ce", "focal"):
+            own = tuple(f"{name}{fold}{restart}" for restart in (1, 2, 3, 4))
+            scores.run(f"{name}{fold}", f"control-{name}", fold=fold, restart=None, runs=own)
+        scores.run(f"single{fold}", "ce", fold=fold, restart=1, runs=(f"ce{fold}1",))
+    verdict = judged(scores, tmp_path)
+    assert {each.name: each.kind for each in verdict.configurations} == {
+        "ce": "configuration",
+        "control-ce": "ensemble",
+        "control-focal": "ensemble",
+        "ensemble-four": "ensemble",
+    }
+    reasons = {(pair.a, pair.b): pair.run_level.reason for pair in verdict.pairs if pair.metric == "auroc"}
+    shared = "both hold the same runs: an ensemble is not exchangeable with its members"
+    assert reasons == {
+        ("ce", "control-ce"): shared,
+        ("ce", "control-focal"): None,
+        ("ce", "ensemble-four"): shared,
+        ("control-ce", "control-focal"): None,
+        ("control-ce", "ensemble-four"): shared,
+        ("control-focal", "ensemble-four"): shared,
+    }
+    assert all(pair.case_level_p is not None for pair in verdict.pairs)
+    beside = pair_of(verdict, "ce", "ensemble-four")
+    assert beside.ensemble == "ensemble-four"
+    # the ensembles of this test hold two runs and the controls four: none is size-matched
+    assert beside.controls == ()
+    assert pair_of(verdict, "control-ce", "ensemble-four").ensemble is None
+
+
+def test_control_of_the_same_size_stands_beside_a_claim_with_its_own_verdict(scores, tmp_path):
+    for restart in (0, 1):
+        scores.run(f"four{restart}", "ensemble-four", restart=restart, runs=(f"a{restart}", f"b{restart}"), quality=2.0)
+        scores.run(f"own{restart}", "control-ce", restart=restart, runs=(f"c{restart}", f"d{restart}"), seed=restart)
+        scores.run(f"big{restart}", "control-focal", restart=restart, runs=tuple(f"{k}{restart}" for k in "wxyz"))
+        scores.run(f"ce{restart}", "ce", restart=restart, seed=9 + restart, runs=(f"e{restart}",))
+    verdict = judged(scores, tmp_path)
+    (control,) = pair_of(verdict, "ce", "ensemble-four").controls
+    between = pair_of(verdict, "control-ce", "ensemble-four")
+    turned = {"better": "worse", "worse": "better"}
+    assert control.control == "control-ce"
+    assert control.estimate == pytest.approx(-between.estimate)
+    assert (control.interval.low, control.interval.high) == pytest.approx(
+        (-between.interval.high, -between.interval.low)
+    )
+    assert control.code == turned.get(between.code, between.code)
+    only = judged(scores, tmp_path, f"comparisons = [['ce', 'ensemble-four']]\n{QUICK}")
+    assert pair_of(only, "ce", "ensemble-four").controls[0].code is None
+    assert pair_of(only, "ce", "ensemble-four").controls[0].estimate == pytest.approx(control.estimate)
+
+
+def test_non_inferiority_is_one_side_of_the_interval_of_equivalence(scores, tmp_path):
+    for restart in (0, 1):
+        scores.run(f"a{restart}", "ce", restart=restart, seed=restart, quality=2.0)
+        scores.run(f"b{restart}", "focal", restart=restart, seed=5 + restart, quality=-0.5)
+    pair = pair_of(judged(scores, tmp_path, f"{QUICK}[margin]\nauroc = 0.05"), "ce", "focal")
+    found, interval = pair.non_inferiority, pair.equivalence.interval
+    assert (found.lower_bound_of_a, found.lower_bound_of_b) == (interval[0], -interval[1])
+    assert found.level == pytest.approx(0.95)
+    assert (found.a_not_inferior, found.b_not_inferior) == (True, False)
+    assert pair_of(judged(scores, tmp_path), "ce", "focal").non_inferiority is None
+
+
+def test_run_level_is_held_against_what_a_look_may_spend(scores, tmp_path):
+    for restart in range(4):
+        scores.run(f"a{restart}", "ce", restart=restart, quality=5.0, seed=restart)
+        scores.run(f"b{restart}", "focal", restart=restart, quality=-1.0, seed=20 + restart)
+    whole = pair_of(judged(scores, tmp_path), "ce", "focal")
+    early = pair_of(judged(scores, tmp_path, f"looks = [4, 8]\n{QUICK}"), "ce", "focal")
+    assert whole.run_level.p == early.run_level.p == pytest.approx(2 / 70)
+    assert (whole.run_level.alpha, whole.code) == (0.05, "better")
+    assert early.run_level.alpha == pytest.approx(0.00557, abs=1e-5)
+    assert early.code == "undecided"
+
+
+def test_tables_for_a_paper_hold_the_verdicts_numbers(scores, tmp_path):
+    scores.run("a", "ce_1", restart=0)
+    scores.run("b", "ce_1", restart=1, seed=1)
+    scores.run("c", "focal", restart=0, seed=2)
+    plan = analysis_file(tmp_path, f"metrics = ['auroc']\n{QUICK}[margin]\nauroc = 0.1")
+    compare([scores.root], tmp_path / "out", analysis=plan)
+    verdict = read_record(tmp_path / "out" / "verdict.json", Verdict)
+    tables = tmp_path / "out" / "tables"
+    assert sorted(path.name for path in tables.iterdir()) == [
+        "comparisons.csv",
+        "comparisons.tex",
+        "configurations.csv",
+        "configurations.tex",
+        "flips.csv",
+    ]
+    with (tables / "comparisons.csv").open() as stream:
+        (row,) = csv.DictReader(stream)
+    assert float(row["difference"]) == verdict.pairs[0].estimate
+    assert (row["code"], row["margin"], row["on_par"]) == (verdict.pairs[0].code, "0.1", "False")
+    summary = verdict.configurations[0].metrics["auroc"]
+    tex = (tables / "configurations.tex").read_text()
+    assert rf"ce\_1 & 2 & {summary.mean:.3f} $\pm$ {summary.sd:.3f} [" in tex
+    assert tex.count(r"\\") == 3
+    assert r"ce\_1 -- focal & AUROC & $" in (tables / "comparisons.tex").read_text()
+
+
+def test_baseline_has_no_run_level_and_the_case_level_decides(scores, tmp_path):
+    scores.cases = 60
+    scores.demo()
+    pair = pair_of(
+        judged(scores, tmp_path, "comparisons = [['ensemble-four', 'baseline-minimum-adc']]"),
+        *(
+            "ensemble-four",
+            "baseline-minimum-adc",
+        ),
+    )
+    assert pair.run_level.reason == "a baseline is a fixed rule without runs"
+    assert pair.code == "better"
+    assert pair.sentence.endswith("is better than baseline-minimum-adc, beyond the chance of cases.")
+
+
+def test_one_run_per_configuration_leaves_nothing_to_shuffle_and_decides_nothing(scores, tmp_path):
+    scores.cases = 60
+    scores.run("a", "ce", quality=4.0)
+    scores.run("b", "focal", quality=-1.0)
+    pair = pair_of(judged(scores, tmp_path, f"{QUICK}[margin]\nauroc = 0.99"), "ce", "focal")
+    assert pair.run_level.reason == "one run per configuration leaves nothing to shuffle"
+    assert pair.case_level_p is not None
+    assert pair.case_level_p < 0.05
+    assert pair.code == "undecided"
+
+
+def test_ensembles_that_share_runs_or_hide_them_are_not_shuffled(scores, tmp_path):
+    for restart in (0, 1):
+        scores.run(f"a{restart}", "ensemble-a", restart=restart, runs=(f"a{restart}", "common"))
+        scores.run(f"b{restart}", "ensemble-b", restart=restart, runs=(f"b{restart}", f"other{restart}"))
+        scores.run(f"c{restart}", "ensemble-c", restart=restart, runs=())
+    verdict = judged(scores, tmp_path)
+    assert pair_of(verdict, "ensemble-a", "ensemble-b").run_level.reason == (
+        "the ensembles of ensemble-a share runs with one another"
+    )
+    assert pair_of(verdict, "ensemble-b", "ensemble-c").run_level.reason == (
+        "the ensemble does not say which runs it contains"
+    )
+
+
+def test_runs_with_known_folds_are_shuffled_within_fold(scores, tmp_path):
+    for fold in range(3):
+        for restart in range(2):
+            seed = 10 * fold + restart
+            scores.run(f"a{fold}{restart}", "ce", fold=fold, restart=restart, seed=seed)
+            scores.run(f"b{fold}{restart}", "focal", fold=fold, restart=restart, seed=100 + seed)
+    pair = pair_of(judged(scores, tmp_path), "ce", "focal")
+    assert pair.run_level.blocked_by_fold
+    assert pair.run_level.smallest_attainable_p == pytest.approx(2 / 6**3)
+
+
+def test_identical_configurations_differ_by_nothing(scores, tmp_path):
+    for restart in (0, 1):
+        scores.run(f"a{restart}", "ce", restart=restart, seed=restart)
+        scores.run(f"b{restart}", "focal", restart=restart, seed=restart)
+    for pair in judged(scores, tmp_path).pairs:
+        assert (pair.estimate, pair.run_level_p, pair.case_level_p, pair.code) == (0, 1, 1, "undecided")
+
+
+def test_equivalence_within_the_declared_margin_is_on_par(scores, tmp_path):
+    for restart in (0, 1):
+        scores.run(f"a{restart}", "ce", restart=restart, seed=restart)
+        scores.run(f"b{restart}", "focal", restart=restart, seed=restart)
+    verdict = judged(scores, tmp_path, f"{QUICK}[margin]\nauroc = 0.5\nap = 0.0001")
+    wide, narrow = pair_of(verdict, "ce", "focal"), pair_of(verdict, "ce", "focal", "ap")
+    assert wide.equivalence is not None
+    assert (wide.equivalence.shown, wide.code, wide.equivalence.level) == (True, "on-par", pytest.approx(0.9))
+    assert narrow.equivalence is not None
+    assert (narrow.equivalence.shown, narrow.code) == (False, "undecided")
+    assert pair_of(verdict, "ce", "focal", "score").equivalence is None
+
+
+def test_holm_adjusts_over_the_declared_family_alone(scores, tmp_path):
+    scores.demo()
+    verdict = judged(scores, tmp_path, f"comparisons = [['ce', 'focal'], ['ce-dice', 'ce']]\n{QUICK}")
+    assert verdict.family == 2
+    assert [(pair.a, pair.b) for pair in verdict.pairs][:2] == [("ce", "focal"), ("ce-dice", "ce")]
+    for metric in ("auroc", "ap", "score"):
+        pairs = [pair for pair in verdict.pairs if pair.metric == metric]
+        for level in ("run_level", "case_level"):
+            raw = [getattr(pair, level).p for pair in pairs]
+            adjusted = [getattr(pair, level).p_holm for pair in pairs]
+            assert adjusted == pytest.approx(multipletests(raw, method="holm")[1])
+
+
+def test_holm_of_the_notes_table_with_a_gap():
+    assert holm([0.01, 0.04, None, 0.03, 0.005]) == pytest.approx([0.03, 0.06, None, 0.06, 0.02])
+    assert holm([None, None]) == [None, None]
+
+
+@pytest.mark.parametrize(
+    ("configurations", "runs", "message"),
+    [
+        (1, 2, "scores: expected 2 to 12 configurations to compare, found 1 (loss-0)"),
+        (13, 1, "scores: expected 2 to 12 configurations to compare, found 13 (loss-0, loss-1, loss-10, "),
+        (2, 21, "scores: expected at most 20 runs of loss-0, found 21"),
+    ],
+)
+def test_too_few_or_too_many_configurations_or_runs_are_refused_in_one_line(
+    scores, tmp_path, capsys, configurations, runs, message
+):
+    campaign(scores, configurations, runs)
+    words = ["compare", "--scores", str(scores.root), "--output", str(tmp_path / "out")]
+    assert main(words) == 3
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1
+    assert message in error
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(("configurations", "runs"), [(2, 1), (12, 1), (2, 20)])
+def test_as_many_as_are_allowed_are_compared(scores, tmp_path, configurations, runs):
+    campaign(scores, configurations, runs)
+    plan = analysis_file(tmp_path, f"metrics = ['auroc']\n{QUICK.replace('200', '100').replace('300', '100')}")
+    compare([scores.root], tmp_path / "out", analysis=plan)
+    verdict = read_record(tmp_path / "out" / "verdict.json", Verdict)
+    assert [each.runs for each in verdict.configurations] == [runs] * configurations
+    assert len(verdict.pairs) == configurations * (configurations - 1) // 2
+
+
+def campaign(scores, configurations, runs):
+    for number in range(configurations):
+        for restart in range(runs):
+            scores.run(f"{number}_{restart}", f"loss-{number}", restart=restart, seed=100 * number + restart)
+
+
+def test_undefined_metric_stays_undefined_with_its_reason(scores, tmp_path):
+    ids, _ = scores.truth()
+    everything = (ids, np.ones(30, dtype=int))
+    for restart in (0, 1):
+        scores.run(f"a{restart}", "ce", restart=restart, seed=restart, truth=everything)
+        scores.run(f"b{restart}", "focal", restart=restart, seed=2 + restart, truth=everything)
+    verdict = judged(scores, tmp_path)
+    pair = pair_of(verdict, "ce", "focal")
+    assert (pair.estimate, pair.interval, pair.run_level_p, pair.case_level_p) == (None, None, None, None)
+    assert pair.run_level.reason == "auroc is undefined on this test set"
+    assert verdict.configurations[0].metrics["auroc"].reason == "AUROC is undefined: all cases are of one kind"
+    assert pair_of(verdict, "ce", "focal", "ap").case_level_p is not None
+
+
+def test_analysis_file_is_named_by_its_hash(scores, tmp_path):
+    campaign(scores, 2, 1)
+    plan = analysis_file(tmp_path, QUICK)
+    compare([scores.root], tmp_path / "out", analysis=plan)
+    assert read_record(tmp_path / "out" / "verdict.json", Verdict).analysis == sha256_file(plan)
+
+
+def test_wrong_input_leaves_nothing_behind(scores, tmp_path):
+    scores.run("a", "ce", with_source=False)
+    with pytest.raises(OncoduetError, match=r"expected source\.json"):
+        compare([scores.root], tmp_path / "out", analysis=None)
+    assert not (tmp_path / "out").exists()
+
+
+def test_declared_configuration_that_was_not_scored_is_refused(scores, tmp_path):
+    scores.run("a", "ce")
+    scores.run("b", "focal")
+    plan = analysis_file(tmp_path, 'comparisons = [["ce", "nndetection"]]')
+    with pytest.raises(OncoduetError, match=r"analysis\.toml: expected comparisons .* ce, focal, found nndetection"):
+        compare([scores.root], tmp_path / "out", analysis=plan)
+    assert not (tmp_path / "out").exists()
+
+
+def run_command(scores, output, **environment):
+    arguments = [sys.executable, "-m", "evaluation", "compare", "--scores", scores.root, "--output", output]
+    return subprocess.run(
+        arguments, cwd=PROJECT, capture_output=True, text=True, check=False, env={**os.environ, **environment}
+    )
+
+
+def test_command_says_nothing_on_stderr_even_where_the_home_is_read_only(scores, tmp_path):
+    scores.run("a", "ce")
+    scores.run("b", "focal")
+    unset = dict.fromkeys(("HOME", "XDG_CONFIG_HOME", "XDG_CACHE_HOME"), "/proc/nowhere")
+    done = run_command(scores, tmp_path / "out", **unset)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "report.html" in done.stdout.replace("\n", "")
+
+
+def test_command_refuses_wrong_input_with_3_and_one_line(scores, tmp_path):
+    scores.run("a", "ce", with_source=False)
+    done = run_command(scores, tmp_path / "out")
+    assert done.returncode == 3
+    assert done.stderr.count("\n") == 1
+    assert "expected source.json" in done.stderr
+
+
+def test_comparison_never_imports_torch():
+    code = "import sys, evaluation.compare; assert not {'torch', 'nnunetv2'} & set(sys.modules)"
+    subprocess.run([sys.executable, "-c", code], cwd=PROJECT, check=True)
+
+
+@pytest.mark.slow
+def test_comparing_the_demo_costs_under_15_cpu_seconds(demo_scores, tmp_path):
+    before = os.times()
+    done = run_command(demo_scores, tmp_path / "out", OMP_NUM_THREADS="1")
+    after = os.times()
+    assert done.returncode == 0
+    spent = after.children_user + after.children_system - before.children_user - before.children_system
+    assert spent < 15, f"{spent:.1f} CPU seconds"
+
+
+def test_one_collapsed_run_turns_no_verdict_round(scores, tmp_path):
+    """Nine of ten runs of alpha are above those of beta, one is at chance: the means favour beta."""
+    scores.cases = 60
+    for restart in range(10):
+        quality = -4.0 if restart == 4 else 2.8
+        scores.run(f"a{restart}", "alpha", restart=restart, quality=quality, seed=restart)
+        scores.run(f"b{restart}", "beta", restart=restart, quality=1.9, seed=restart + 20)
+    verdict = judged(scores, tmp_path, f"metrics = ['score']\n{QUICK}")
+    (pair,) = verdict.pairs
+    assert pair.run_level.p_holm <= 0.05
+    assert pair.run_level.probability_above > 0.5 > 0 > pair.estimate
+    assert pair.code == "undecided"
+    assert pair.sentence == (
+        "By score, the order of the runs favours alpha and their means beta: alpha_fold0_restart4 decides the mean, "
+        "and nothing is decided between alpha and beta."
+    )
+
+
+def test_arms_that_share_no_fold_are_not_tested(scores, tmp_path):
+    scores.cases = 60
+    for restart in range(5):
+        scores.run(f"a{restart}", "alpha", fold=0, restart=restart, quality=3.0, seed=restart)
+        scores.run(f"b{restart}", "beta", fold=1, restart=restart, quality=0.0, seed=restart)
+    verdict = judged(scores, tmp_path, f"metrics = ['auroc']\n{QUICK}[margin]\nauroc = 0.9\n")
+    (pair,) = verdict.pairs
+    assert (pair.run_level.p, pair.case_level.p, pair.equivalence, pair.non_inferiority) == (None,) * 4
+    assert (pair.code, pair.case_level.reason) == ("undecided", pair.run_level.reason)
+    assert pair.sentence == (
+        "By AUROC, alpha and beta are not compared: they share no fold, so that fold and configuration cannot be told "
+        "apart."
+    )
+    assert any(note.startswith("alpha and beta: they share no fold") for note in notes(verdict))
+
+
+def test_folds_that_differ_are_said(scores, tmp_path):
+    for restart in range(2):
+        for fold in (0, 1):
+            scores.run(f"a{fold}{restart}", "alpha", fold=fold, restart=restart, seed=restart + fold)
+        scores.run(f"b{restart}", "beta", fold=0, restart=restart, seed=restart + 5)
+    verdict = judged(scores, tmp_path, f"metrics = ['auroc']\n{QUICK}")
+    assert verdict.pairs[0].run_level.p is not None
+    assert any("the folds are not the same on both sides" in note for note in notes(verdict))
+
+
+def test_studies_that_were_trained_on_come_first_among_the_notes(scores, tmp_path):
+    scores.run("a", "alpha", trained_on=10)
+    scores.run("b", "beta", trained_on=None)
+    scores.run("c", "baseline-x", fold=None, restart=None, runs=(), trained_on=None)
+    verdict = judged(scores, tmp_path, f"metrics = ['auroc']\n{QUICK}")
+    assert [dict(each.trained_on) for each in verdict.configurations] == [
+        {"alpha_fold0_restart0": 10},
+        {"beta_fold0_restart0": None},
+        {"baseline-x": 0},
+    ]
+    assert notes(verdict)[:2] == [
+        "SCORED ON TRAINING STUDIES. Of the 30 studies, networks were trained on some: alpha_fold0_restart0 on 10. "
+        "Their figures say nothing about other patients.",
+        "Whether studies scored here were trained on is not known of beta_fold0_restart0.",
+    ]
+
+
+def renamed(scores, name, pattern):
+    """Two configurations whose case ids follow a pattern."""
+    ids, lesions = scores.truth()
+    truth = [pattern.format(k) for k in range(len(ids))], lesions
+    for configuration, quality in (("alpha", 2.0), ("beta", 1.0)):
+        for restart in range(2):
+            folder = f"{name}/{configuration}{restart}"
+            scores.run(folder, configuration, restart=restart, quality=quality, seed=restart, truth=truth)
+    return scores.root / name
+
+
+def test_ids_that_leave_patients_open_are_refused_and_patients_can_be_given(scores, tmp_path):
+    table = tmp_path / "p.csv"
+    table.write_text("case_id,patient_id\n" + "".join(f"case_{k:03d},{k // 2}\n" for k in range(60)))
+    scores.cases = 60
+    root, plan = renamed(scores, "open", "case_{:03d}"), analysis_file(tmp_path, f"metrics = ['auroc']\n{QUICK}")
+
+    def patients(*words):
+        output = tmp_path / "out"
+        assert main(["compare", "--scores", str(root), "--output", str(output), "--analysis", str(plan), *words]) == 0
+        return read_record(output / "verdict.json", Verdict).patients
+
+    with pytest.raises(OncoduetError, match=r"found case_000, case_001 \(60 cases begin with case_\): one patient or"):
+        compare([root], tmp_path / "out", analysis=plan)
+    with pytest.raises(OncoduetError, match=r"expected at least 20 patients .*, found 1; --few-patients goes on"):
+        compare([root], tmp_path / "out", analysis=plan, patients="by-prefix")
+    assert patients("--patients", "by-case") == 60
+    assert patients("--patients", str(table)) == 30
+    for folder in root.iterdir():
+        (folder / "patients.csv").write_text(table.read_text())
+    assert patients() == 30
+
+
+def test_fewer_than_20_patients_are_refused_unless_told(scores, tmp_path):
+    scores.cases = 19
+    root, plan = renamed(scores, "few", "{0}_{0}"), analysis_file(tmp_path, f"metrics = ['auroc']\n{QUICK}")
+    with pytest.raises(OncoduetError, match=r"expected at least 20 patients .*, found 19; --few-patients goes on"):
+        compare([root], tmp_path / "out", analysis=plan)
+    words = ["--scores", str(root), "--output", str(tmp_path / "out"), "--analysis", str(plan), "--few-patients"]
+    assert main(["compare", *words]) == 0

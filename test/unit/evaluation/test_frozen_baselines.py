@@ -1,0 +1,288 @@
+"""Frozen baselines beside the truth, as an organiser makes them and a participant meets them."""
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from contract.cards import CARDS
+from evaluation.__main__ import main
+from evaluation.frozen_baselines import MOST, outcome_of
+from evaluation.metrics.scored_runs import read_scored_runs
+from evaluation.score import score
+from evaluation.statistics.case_permutation import case_swap_tests
+
+PROJECT = Path(__file__).resolve().parents[3]
+
+
+def make(workshop, cases=8):
+    """Truth, a submission and a scored baseline: every second case is positive, the baseline misses more."""
+    ids = [f"p{k}_s{k}" for k in range(cases)]
+    labels = {case: workshop.image({1: workshop.box} if k % 2 else None) for k, case in enumerate(ids)}
+    truth = workshop.truth(labels)
+    (truth / "settings.json").write_text('{"exact": true, "few_patients": true}')
+    maps, likelihoods = {}, {}
+    for name, found in (("input", lambda k: k % 2 or k == 2), ("other", lambda k: k % 4 == 1 or k % 4 == 2)):
+        for k, case in enumerate(ids):
+            place = workshop.box if k % 2 else workshop.elsewhere
+            maps[case] = workshop.image({0.25 + k / 32: place} if found(k) else None)
+            likelihoods[case] = 0.25 + k / 32 if found(k) else 0.05
+        folder = workshop.batch(maps, likelihoods, name=name)
+    workshop.source(folder, configuration="baseline-frozen")
+    score(predictions=folder, truth=truth, output=workshop.root / "scores" / "frozen")
+    return workshop.root / "input", truth, workshop.root / "scores" / "frozen"
+
+
+@pytest.fixture
+def platform(workshop):
+    submission, truth, frozen = make(workshop)
+    assert main(["index", "--truth", str(truth), "--baseline", str(frozen)]) == 0
+
+    def run(output="output"):
+        folder = workshop.root / output
+        status = main(["--input", str(submission), "--truth", str(truth), "--output", str(folder)])
+        metrics = folder / "metrics.json"
+        return status, json.loads(metrics.read_text()) if metrics.is_file() else None
+
+    return run, submission, truth, frozen
+
+
+def test_submission_is_compared_with_the_baseline_as_the_case_level_would(platform, workshop):
+    run, submission, truth, frozen = platform
+    status, metrics = run()
+    assert status == 0
+    found = metrics["baselines"]["frozen"]
+    assert list(found) == ["auroc", "ap", "score"]
+    [own] = score(predictions=submission, truth=truth, output=workshop.root / "own")
+    (baseline,) = read_scored_runs([frozen])
+    tests = case_swap_tests(baseline.truth, [outcome_of(own.cases)[1]], [baseline.outcome], draws=10_000, seed=0)
+    for metric, values in found.items():
+        difference = metrics["strict"][metric] - getattr(baseline.strict, metric)
+        assert values["difference"] == pytest.approx(difference)
+        assert values["p"] == tests[metric].p
+        assert values["interval"][0] <= difference <= values["interval"][1]
+    assert found["auroc"]["difference"] > 0
+
+
+def test_cases_in_memory_are_what_the_tables_give_again(platform, workshop):
+    _, submission, truth, _ = platform
+    workshop.source(submission, configuration="ce")
+    [own] = score(predictions=submission, truth=truth, output=workshop.root / "own")
+    (again,) = read_scored_runs([workshop.root / "own"])
+    known, outcome = outcome_of(own.cases[::-1])
+    assert known.case_ids == again.truth.case_ids
+    for mine, theirs in ((known, again.truth), (outcome, again.outcome)):
+        for name, value in vars(mine).items():
+            if isinstance(value, np.ndarray):
+                assert np.array_equal(value, getattr(theirs, name)), name
+
+
+def test_the_baseline_itself_as_a_submission_differs_by_nothing(platform, workshop):
+    run, submission, _, _ = platform
+    shutil.rmtree(submission)
+    shutil.copytree(workshop.root / "other", submission)
+    _, metrics = run()
+    assert all(
+        (each["difference"], each["p"], each["interval"]) == (0, 1, [0, 0])
+        for each in metrics["baselines"]["frozen"].values()
+    )
+
+
+def leaves(value, path=()):
+    if isinstance(value, dict):
+        for key, inner in value.items():
+            yield from leaves(inner, (*path, key))
+    elif isinstance(value, list):
+        for place, inner in enumerate(value):
+            yield from leaves(inner, (*path, place))
+    else:
+        yield path, value
+
+
+def test_nothing_per_case_can_be_read_from_the_metrics(platform, workshop, tmp_path_factory):
+    run, _, truth, _ = platform
+    _, metrics = run()
+    assert sorted(path.name for path in (workshop.root / "output").iterdir()) == ["metrics.json"]
+    text = (workshop.root / "output" / "metrics.json").read_text()
+    assert not any(case.name.split(".")[0] in text for case in truth.glob("*.nii.gz"))
+    found = dict(leaves(metrics["baselines"]))
+    assert all(isinstance(value, int | float) for value in found.values())
+    # as many numbers for twice the cases: nothing is said case by case
+    larger = type(workshop)(tmp_path_factory.mktemp("larger"), workshop.card)
+    submission, truth, frozen = make(larger, cases=16)
+    assert main(["index", "--truth", str(truth), "--baseline", str(frozen)]) == 0
+    output = larger.root / "output"
+    assert main(["--input", str(submission), "--truth", str(truth), "--output", str(output)]) == 0
+    more = json.loads((output / "metrics.json").read_text())
+    assert [path for path, _ in leaves(more)] == [path for path, _ in leaves(metrics)]
+
+
+def test_order_of_the_jobs_changes_no_byte(platform, workshop):
+    run, submission, _, _ = platform
+    run("first")
+    listing = submission / "predictions.json"
+    listing.write_text(json.dumps(json.loads(listing.read_text())[::-1]))
+    run("second")
+    first, second = ((workshop.root / name / "metrics.json").read_bytes() for name in ("first", "second"))
+    assert first == second
+
+
+def test_without_a_baseline_nothing_is_compared_and_scipy_stays_out(workshop):
+    submission, truth, _ = make(workshop)
+    code = "import sys; from evaluation.__main__ import main; status = main(sys.argv[1:]); "
+    code += "assert not {'scipy.stats', 'matplotlib'} & set(sys.modules); sys.exit(status)"
+    words = ["--input", submission, "--truth", truth, "--output", workshop.root / "output"]
+    subprocess.run([sys.executable, "-c", code, *words], cwd=PROJECT, check=True, capture_output=True)
+    assert json.loads((workshop.root / "output" / "metrics.json").read_text())["baselines"] == {}
+
+
+def test_several_are_frozen_at_once_and_frozen_anew(platform, workshop):
+    run, _, truth, frozen = platform
+    shutil.copytree(frozen, workshop.root / "scores" / "v1.2 final")
+    assert main(["index", "--truth", str(truth), "--baseline", str(workshop.root / "scores")]) == 0
+    assert list(run()[1]["baselines"]) == ["frozen", "v1-2-final"]
+    assert main(["index", "--truth", str(truth), "--baseline", str(truth / "baselines")]) == 3  # they would be lost
+    assert main(["index", "--truth", str(truth), "--baseline", str(frozen)]) == 0
+    assert list(run()[1]["baselines"]) == ["frozen"]
+
+
+def rewrite(path, change):
+    values = json.loads(path.read_text())
+    change(values)
+    path.write_text(json.dumps(values))
+
+
+def other_truth(folder, truth, workshop):
+    workshop.write(truth / "p0_s0.nii.gz", workshop.image({1: workshop.elsewhere}).astype(np.uint8))
+
+
+def another_card(folder, truth, workshop):
+    text = (CARDS / "cspca-picai.toml").read_text()
+    (truth / "card.toml").write_text(text.replace("minimum_overlap = 0.1", "minimum_overlap = 0.2"))
+
+
+def without_parents(folder, truth, workshop):
+    for name in ("metrics.json", "source.json"):
+        rewrite(folder / name, lambda values: values["parents"].clear())
+
+
+def other_labels(folder, truth, workshop):
+    table = folder / "cases.csv"
+    table.write_text(
+        table.read_text().replace("p0_s0,0", "p0_s0,x").replace("p1_s1,1", "p1_s1,0").replace(",x,", ",1,")
+    )
+    rewrite(folder / "metrics.json", lambda values: values["strict"].update(auroc=auroc_of(table)))
+
+
+def auroc_of(table):
+    rows = [line.split(",") for line in table.read_text().splitlines()[1:]]
+    ones, zeros = ([float(row[2]) for row in rows if row[1] == kind] for kind in "10")
+    return float(np.mean([(one > zero) + 0.5 * (one == zero) for one in ones for zero in zeros]))
+
+
+def case_left_out(folder, truth, workshop):
+    for name in ("cases.csv", "lesions.csv"):
+        lines = (folder / name).read_text().splitlines(keepends=True)
+        (folder / name).write_text("".join(line for line in lines if not line.startswith("p0_s0")))
+    rewrite(
+        folder / "metrics.json",
+        lambda values: values["strict"].update(auroc=auroc_of(folder / "cases.csv"), cases=7),
+    )
+
+
+def no_source(folder, truth, workshop):
+    (folder / "source.json").unlink()
+
+
+def no_table(folder, truth, workshop):
+    (folder / "lesions.csv").unlink()
+
+
+def not_json(folder, truth, workshop):
+    (folder / "metrics.json").write_text("{")
+
+
+def other_values(folder, truth, workshop):
+    rewrite(folder / "metrics.json", lambda values: values["strict"].update(ap=0.1234))
+
+
+def odd_name(folder, truth, workshop):
+    folder.rename(folder.with_name("v1.2"))
+
+
+def empty(folder, truth, workshop):
+    shutil.rmtree(folder)
+
+
+def too_many(folder, truth, workshop):
+    for number in range(MOST):
+        shutil.copytree(folder, folder.with_name(f"copy{number}"))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (other_truth, "frozen/metrics.json: expected a baseline scored with this truth ("),
+        (another_card, "frozen/metrics.json: expected a baseline scored with this scoring card ("),
+        (without_parents, "), found none"),
+        (other_labels, "frozen: expected tables with the labels and lesions of the label maps, found others"),
+        (case_left_out, "frozen/cases.csv: expected the 8 cases of "),
+        (no_source, "frozen: expected source.json"),
+        (no_table, "frozen/lesions.csv: expected the table case_id,kind,confidence,overlap, found no file"),
+        (not_json, "frozen/metrics.json: expected valid JSON"),
+        (other_values, "frozen/metrics.json: expected strict ap "),
+        (odd_name, "v1.2: expected a name of letters, digits, - and _, found 'v1.2'"),
+        (empty, "baselines: expected 1 to 5 scored runs as baselines, found 0"),
+        (too_many, "baselines: expected 1 to 5 scored runs as baselines, found 6"),
+    ],
+)
+def test_malformed_baseline_ends_with_3_one_line_and_nothing_written(platform, workshop, capsys, change, message):
+    run, _, truth, _ = platform
+    change(truth / "baselines" / "frozen", truth, workshop)
+    capsys.readouterr()
+    assert run() == (3, None)
+    error = capsys.readouterr().err
+    assert error.startswith("error: ")
+    assert error.count("\n") == 1
+    assert message in error
+
+
+@pytest.mark.parametrize("change", [other_truth, not_json, no_source])
+def test_index_freezes_nothing_malformed(workshop, capsys, change):
+    _, truth, frozen = make(workshop)
+    change(frozen, truth, workshop)
+    assert main(["index", "--truth", str(truth), "--baseline", str(frozen)]) == 3
+    assert capsys.readouterr().err.count("\n") == 1
+    assert not (truth / "baselines").exists()
+
+
+def test_index_wants_scored_runs_with_names_of_their_own(workshop, capsys):
+    _, truth, frozen = make(workshop)
+    twin = shutil.copytree(frozen, workshop.root / "elsewhere" / "frozen")
+    for given, message in (
+        ([frozen, twin], "elsewhere/frozen: expected a name of its own for each baseline, found frozen twice"),
+        ([truth], "truth: expected a scored run (metrics.json) or a folder of such, found none"),
+        ([frozen] * (MOST + 1), "expected 1 to 5 scored runs as baselines, found 6"),
+    ):
+        assert main(["index", "--truth", str(truth), "--baseline", *map(str, given)]) == 3
+        assert capsys.readouterr().err.rstrip().endswith(message)
+
+
+def test_server_refuses_a_malformed_baseline_before_the_first_submission(platform, workshop):
+    _, submission, truth, _ = platform
+    not_json(truth / "baselines" / "frozen", truth, workshop)
+    words = ["serve", "--port", "0", "--input", submission, "--truth", truth, "--output", workshop.root / "output"]
+    ended = subprocess.run(
+        [sys.executable, "-m", "evaluation", *words],
+        cwd=PROJECT,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
+    assert ended.returncode == 3
+    assert "frozen/metrics.json: expected valid JSON" in ended.stderr.splitlines()[-1]

@@ -1,0 +1,154 @@
+import numpy as np
+import pytest
+
+from contract.errors import OncoduetError
+from contract.files import read_json, write_json
+from contract.records import read_record
+from evaluation.__main__ import main
+from evaluation.planning.group_sequential import Looked
+from evaluation.planning.power import PlanRecord, pilot_world
+from evaluation.planning.simulation import World
+
+QUICK = ["--studies", "40", "--runs", "2", "4", "--cases", "60", "120"]
+
+
+def test_plan_names_the_smallest_design_that_reaches_the_power(tmp_path, capsys):
+    words = ["plan", "--difference", "0.1", "--power", "0.1", "--margin", "0.2", *QUICK, "--output", str(tmp_path)]
+    assert main(words) == 0
+    record = read_record(tmp_path / "plan.json", PlanRecord)
+    assert [(each.runs, each.cases) for each in record.designs] == [(2, 60), (2, 120), (4, 60), (4, 120)]
+    assert set(record.designs[0].shown) == {"run level", "case level", "better", "on par"}
+    # 2 against 2 runs cannot reach 5 %, so the answer has 4; 60 cases or 120, whichever sufficed
+    enough = [each for each in record.designs if each.shown["better"].share >= 0.1]
+    best = min(enough, key=lambda each: each.runs * each.cases)
+    assert best.runs == 4
+    assert record.sentence.startswith(f"4 runs per configuration on {best.cases} cases show a difference of 0.1 with ")
+    assert "4 runs per configuration on" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(("metric", "name"), [("ap", "AP"), ("score", "score")])
+def test_plan_answers_for_the_metric_that_is_asked_about(tmp_path, capsys, metric, name):
+    words = ["plan", "--difference", "0.05", "--metric", metric, *QUICK, "--output", str(tmp_path)]
+    assert main(words) == 0
+    record = read_record(tmp_path / "plan.json", PlanRecord)
+    assert (record.metric, record.question) == (metric, f"power for a difference of 0.05 in {name}")
+    shown = " ".join(capsys.readouterr().out.split())
+    assert f"Power for +0.05 {name}" in shown
+    assert f"Assumed: AUROC 0.880 and so {name} 0.7" in shown or f"Assumed: AUROC 0.880 and so {name} 0.8" in shown
+    assert "One candidate per case, one lesion per positive case." in shown
+
+
+def test_plan_says_when_no_design_reaches_the_power(capsys):
+    assert main(["plan", "--difference", "0.001", *QUICK]) == 0
+    assert "None of these designs shows a difference of 0.001 with 80 % power" in capsys.readouterr().out
+
+
+def test_simulation_reports_every_null_by_every_test(tmp_path, capsys):
+    words = ["plan", "--simulate", "--studies", "20", "--runs", "2", "--cases", "40", "--output", str(tmp_path)]
+    assert main(words) == 0
+    record = read_record(tmp_path / "plan.json", PlanRecord)
+    assert len(record.false_positives) == 3
+    assert all(len(rates) == 5 for rates in record.false_positives.values())
+    shown = capsys.readouterr().out
+    assert "20 studies per column, 2 runs per configuration, 40 cases" in shown
+    assert "bootstrapping single runs in" in shown
+
+
+def test_looks_are_simulated(capsys):
+    assert main(["plan", "--sequential", "--simulate", "--studies", "100", "--looks", "4", "8"]) == 0
+    shown = capsys.readouterr().out
+    assert "100 campaigns, looks at 4, 8 runs per configuration" in shown
+    assert "of 8" in shown
+
+
+def test_running_campaign_is_looked_at(scores, tmp_path, capsys):
+    for restart in range(4):
+        scores.run(f"a{restart}", "ce", restart=restart, quality=-1.0, seed=restart)
+        scores.run(f"b{restart}", "focal", restart=restart, quality=5.0, seed=20 + restart)
+    (tmp_path / "analysis.toml").write_text('name = "x"\nlooks = [4, 5]\nmetrics = ["auroc"]\nalpha = 0.1\n')
+    files = ["--scores", str(scores.root), "--analysis", str(tmp_path / "analysis.toml")]
+    assert main(["plan", "--sequential", *files, "--output", str(tmp_path / "out")]) == 0
+    found = read_record(tmp_path / "out" / "sequential.json", Looked)
+    assert (found.stop, found.look, found.comparisons[0].state) == (True, 4, "shown")
+    assert len(found.parents) == 8
+    assert found.sentence in capsys.readouterr().out.replace("\n", " ")
+
+
+def test_pilot_gives_auroc_prevalence_and_spreads_back(scores):
+    # likelihoods by the model itself, and the estimates near what made them
+    rng = np.random.default_rng(0)
+    scores.cases = 3000
+    ids, lesions = scores.truth()
+    shared = rng.normal(0, np.sqrt(0.4), 3000)
+    for name in ("ce", "focal"):
+        method = rng.normal(0, np.sqrt(0.3), 3000)
+        for restart in range(6):
+            latent = 1.5 * (1 + 0.1 * rng.normal()) * (lesions > 0) + shared + method
+            latent += rng.normal(0, np.sqrt(0.3), 3000)
+            folder = scores.run(f"{name}{restart}", name, restart=restart, truth=(ids, lesions))
+            likelihood = 1 / (1 + np.exp(-latent))
+            table = zip(ids, (lesions > 0) * 1, likelihood, strict=True)
+            scores.table(folder / "cases.csv", "case_id,label,likelihood", table)
+            values = read_json(folder / "metrics.json")
+            rows = [line.split(",") for line in (folder / "lesions.csv").read_text().splitlines()[1:]]
+            rows = [(row[0], row[1], float(row[2]), float(row[3])) for row in rows]
+            values["strict"] = scores.metrics(lesions, likelihood, rows).model_dump()
+            write_json(folder / "metrics.json", values)
+    world, pilot = pilot_world([scores.root], World(runs=2, cases=100))
+    assert world.auroc == pytest.approx(0.855, abs=0.02)  # Φ(1.5/√2)
+    assert world.prevalence == pytest.approx(0.4)
+    assert world.case_share == pytest.approx(0.4, abs=0.04)
+    assert world.method_share == pytest.approx(0.3, abs=0.04)
+    # dAUROC/dd = φ(d/√2)/√2 = 0.161 at d = 1.5, times the spread 0.15 of d
+    assert world.run_sd == pytest.approx(0.161 * 0.15, rel=0.5)
+    assert pilot["runs"] == 12
+
+
+def test_pilot_gives_the_ap_that_was_scored(scores, tmp_path):
+    scores.demo()
+    world, pilot = pilot_world([scores.root], World(runs=2, cases=100, metric="ap"))
+    names = [f"{loss}_{restart}" for loss in ("ce", "focal", "ce-focal", "ce-dice") for restart in (0, 1)]
+    expected = np.mean([read_json(scores.root / name / "metrics.json")["strict"]["ap"] for name in names])
+    assert pilot["ap"] == pytest.approx(expected)
+    assert world.value == pytest.approx(expected, abs=1e-3)
+
+
+def test_pilot_is_read_by_the_command(scores, tmp_path):
+    scores.demo()
+    words = ["plan", "--pilot", str(scores.root), "--difference", "0.02", *QUICK, "--output", str(tmp_path / "out")]
+    assert main(words) == 0
+    record = read_record(tmp_path / "out" / "plan.json", PlanRecord)
+    assert record.pilot["configurations"] == 4
+    assert record.assumptions["prevalence"] == pytest.approx(0.4)
+
+
+def test_pilot_without_two_runs_of_a_configuration_or_with_one_kind_of_case_is_refused(scores):
+    scores.run("a", "ce")
+    with pytest.raises(OncoduetError, match="expected a pilot with two runs of a configuration, found none"):
+        pilot_world([scores.root], World(runs=2, cases=100))
+    ids, lesions = scores.truth()
+    for restart in (0, 1):
+        scores.run(f"all{restart}", "focal", restart=restart, truth=(ids, lesions * 0 + 1))
+    with pytest.raises(OncoduetError, match="expected positive and negative cases in the pilot, found one kind"):
+        pilot_world([scores.root / "all0", scores.root / "all1"], World(runs=2, cases=100))
+
+
+@pytest.mark.parametrize(
+    ("words", "status", "message"),
+    [
+        (["--runs", "1"], 3, "--runs: expected 2 to 100, found 1"),
+        (["--auroc", "0.3"], 3, "--auroc: expected 0.5 to 0.9999, found 0.3"),
+        (["--alpha", "0.7"], 3, "--alpha: expected 1e-06 to 0.499, found 0.7"),
+        (["--auroc", "0.95", "--difference", "0.1"], 3, "expected AUROC plus difference within 0 and 1, found 1.05"),
+        (
+            ["--metric", "ap", "--difference", "0.6"],
+            3,
+            "expected AP plus difference within 0 and 1, found 1.37723",
+        ),
+        (["--looks", "10", "5"], 3, "--looks: expected rising numbers of runs, found 10 5"),
+        (["--sequential"], 2, "plan --sequential: expected --scores and --analysis, or --simulate"),
+    ],
+)
+def test_wrong_options_are_refused_in_one_line(words, status, message, capsys):
+    assert main(["plan", *words]) == status
+    assert capsys.readouterr().err == f"error: {message}\n"

@@ -1,0 +1,53 @@
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+PROJECT = Path(__file__).resolve().parents[3]
+
+_FAULTS = """
+import resource, torch
+from network.malloc import freed_memory_kept
+def faults():
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    for _ in range(30):
+        torch.ones(10_000_000)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+without = faults()
+with freed_memory_kept():
+    faults()
+    print(without, faults())
+"""
+
+
+def test_large_arrays_reuse_what_was_freed() -> None:
+    environment = os.environ | {"PYTHONPATH": str(PROJECT), "OMP_NUM_THREADS": "1"}
+    result = subprocess.run(
+        [sys.executable, "-c", _FAULTS], env=environment, capture_output=True, text=True, check=True
+    )
+    without, within = map(int, result.stdout.split())
+    assert without > 1000
+    assert within < without / 10
+
+
+_GIVEN_BACK = """
+import torch
+from network.malloc import freed_memory_kept
+from network.memory_plan import held_bytes
+before = held_bytes()
+with freed_memory_kept():
+    torch.ones(50_000_000)
+    within = held_bytes()
+print(within - before, held_bytes() - before)
+"""
+
+
+def test_what_is_kept_is_given_back_at_the_end() -> None:
+    """In a process of its own: one that has kept memory from before does not grow."""
+    environment = os.environ | {"PYTHONPATH": str(PROJECT), "OMP_NUM_THREADS": "1"}
+    result = subprocess.run(
+        [sys.executable, "-c", _GIVEN_BACK], env=environment, capture_output=True, text=True, check=True
+    )
+    within, after = map(int, result.stdout.split())
+    assert within > 150_000_000
+    assert after < 50_000_000

@@ -1,0 +1,73 @@
+"""The sample sheet: one image of four studies, or a line that says why not."""
+
+import struct
+
+import numpy as np
+import pytest
+
+from contract.cards import load_card
+from contract.errors import OncoduetError
+from contract.images.volume import Grid, Volume
+from phantom.__main__ import main
+from phantom.contact_sheet import _upright, draw_sheet
+
+
+def test_the_command_draws_a_png_of_the_archive(archive, tmp_path):
+    output = tmp_path / "sheet.png"
+    assert main(["sheet", "--card", "cspca-picai", "--archive", str(archive), "--output", str(output)]) == 0
+    content = output.read_bytes()
+    assert content.startswith(b"\x89PNG")
+    width, height = struct.unpack(">II", content[16:24])
+    assert width > 600
+    assert height > 600
+    assert len(content) < 400_000
+
+
+def test_the_same_archive_gives_the_same_sheet(archive, card, tmp_path):
+    for name in ("first.png", "second.png"):
+        draw_sheet(card, archive, tmp_path / name)
+    assert (tmp_path / "first.png").read_bytes() == (tmp_path / "second.png").read_bytes()
+
+
+def test_ct_is_shown_in_two_columns(ct_archive, ct_order, tmp_path):
+    draw_sheet(ct_order.card, ct_archive, tmp_path / "sheet.png")
+    width, height = struct.unpack(">II", (tmp_path / "sheet.png").read_bytes()[16:24])
+    assert width > 500
+    assert height > 600
+
+
+@pytest.mark.parametrize("signs", [(1, 1, 1), (-1, -1, 1), (1, -1, -1)])
+def test_images_of_every_orientation_stand_upright(signs):
+    array = np.arange(24).reshape(2, 3, 4)
+    flipped = np.flip(array, tuple(2 - axis for axis in range(3) if signs[axis] < 0))
+    direction = tuple(np.diag(signs).astype(float).ravel().tolist())
+    grid = Grid((4, 3, 2), (1.0, 2.0, 3.0), (0.0, 0.0, 0.0), direction)
+    assert np.array_equal(_upright(Volume(flipped, grid)), array)
+
+
+def test_a_card_without_generator_has_no_sheet(archive, card_without_generator, tmp_path):
+    with pytest.raises(OncoduetError, match="expected the channels adc, hbv, t2w or ct for phantoms"):
+        draw_sheet(load_card(card_without_generator), archive, tmp_path / "sheet.png")
+
+
+def test_an_archive_without_marksheet_is_refused(archive_copy, card, tmp_path):
+    (archive_copy / "marksheet.csv").unlink()
+    with pytest.raises(OncoduetError, match="expected the marksheet of a phantom archive, found no file"):
+        draw_sheet(card, archive_copy, tmp_path / "sheet.png")
+
+
+def test_a_marksheet_of_real_studies_is_refused(archive_copy, card, tmp_path):
+    (archive_copy / "marksheet.csv").write_text("patient_id,study_id\n10000,1000000\n")
+    with pytest.raises(OncoduetError, match="expected the columns of a phantom archive, found no distractor_slices"):
+        draw_sheet(card, archive_copy, tmp_path / "sheet.png")
+    assert not (tmp_path / "sheet.png").exists()
+
+
+def test_shuffled_labels_are_not_shown_as_truth(shuffled_archive, card, tmp_path):
+    with pytest.raises(OncoduetError, match="expected each study's own truth, found shuffled labels"):
+        draw_sheet(card, shuffled_archive, tmp_path / "sheet.png")
+
+
+def test_an_archive_without_invisible_lesion_is_refused(write, card, tmp_path):
+    with pytest.raises(OncoduetError, match="expected a study of the kind 'positive, invisible', found none"):
+        draw_sheet(card, write(cases=18), tmp_path / "sheet.png")

@@ -1,0 +1,212 @@
+import fcntl
+import io
+import multiprocessing
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from contract.files import read_json
+from contract.records import write_record
+from training.__main__ import main
+from training.campaign import load_campaign
+from training.campaign.local_executor import make_locally
+from training.campaign.plan import alone
+from training.dataset.prepared import load_prepared
+from training.run import execute, plan_run
+from training.run_folder.folder import RunFolder
+
+
+@pytest.mark.parametrize("executor", ["local", "slurm"])
+def test_a_campaign_first_tells_where_it_computes(campaign_file, capsys, executor):
+    path = campaign_file(configurations=["ce"], folds=[0])
+    assert main(["campaign", str(path), "--executor", executor, "--device", "cpu", "--dry-run"]) == 0
+    assert capsys.readouterr().out.startswith("device: cpu, ")
+
+
+def test_a_campaign_is_not_made_on_the_cpu_where_the_gpu_cannot_be_used(campaign_file, outcome, tmp_path, useless_gpu):
+    code, message = outcome("campaign", campaign_file(configurations=["ce"], folds=[0]))
+    assert code == 3
+    assert message.startswith("error: --device auto: expected to use the machine's GPU (Tesla T4), found ")
+    assert not (tmp_path / "runs").exists()
+
+
+def test_a_campaign_gives_the_same_bits_as_single_runs(
+    campaign_file, prepared_folder, profile, tmp_path, outcome, records
+):
+    assert outcome("campaign", campaign_file(workers=2), "--device", "cpu") == (0, "")
+    made = records(tmp_path / "runs")
+    assert sorted(made) == ["ce_fold0_restart1", "ce_fold2_restart1", "focal_fold0_restart1", "focal_fold2_restart1"]
+    prepared = load_prepared(prepared_folder)
+    for name, record in made.items():
+        configuration, fold = record.key.configuration, record.key.fold
+        run = plan_run(prepared, configuration=configuration, fold=fold, restart=1, profile=str(profile))
+        assert run.key == record.key
+        assert execute(run, tmp_path / "single" / name, device="cpu").weights_sha256 == record.weights_sha256
+    assert len({record.weights_sha256 for record in made.values()}) == 4
+
+
+def test_a_campaign_makes_only_what_is_missing(campaign_file, prepared_folder, profile, tmp_path, outcome, records):
+    path = campaign_file(configurations=["ce"])
+    run = plan_run(load_prepared(prepared_folder), configuration="ce", fold=0, restart=1, profile=str(profile))
+    execute(run, tmp_path / "runs" / run.name, device="cpu")
+    before = (tmp_path / "runs" / run.name / "run.json").stat().st_mtime_ns
+    assert outcome("campaign", path, "--device", "cpu") == (0, "")
+    assert (tmp_path / "runs" / run.name / "run.json").stat().st_mtime_ns == before
+    assert {record.state for record in records(tmp_path / "runs").values()} == {"finished"}
+
+
+def test_a_campaign_killed_without_warning_goes_on(campaign_file, prepared_folder, profile, tmp_path, outcome, records):
+    longer = tmp_path / "longer.toml"
+    longer.write_text(profile.read_text().replace("epochs = 3", "epochs = 20"))
+    path = campaign_file(profile="longer.toml", configurations=["ce"], workers=2)
+
+    def work() -> None:
+        make_locally(load_campaign(path), console=Console(file=io.StringIO()), device="cpu")
+
+    process = multiprocessing.get_context("fork").Process(target=work)
+    process.start()
+    while sum(len(record.epochs) > 1 for record in records(tmp_path / "runs").values()) < 2:
+        time.sleep(0.01)
+    process.kill()
+    process.join()
+    folders = [RunFolder(folder) for folder in (tmp_path / "runs").iterdir() if folder.is_dir()]
+    for folder in folders:  # its forked processes notice at their next step
+        with folder.lock.open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+    assert {record.state for record in records(tmp_path / "runs").values()} == {"running"}
+    assert all(any(folder.checkpoints.iterdir()) for folder in folders)
+    assert outcome("campaign", path, "--device", "cpu") == (0, "")
+    run = plan_run(load_prepared(prepared_folder), configuration="ce", fold=2, restart=1, profile=str(longer))
+    whole = execute(run, tmp_path / "whole", device="cpu")
+    assert records(tmp_path / "runs")[run.name].weights_sha256 == whole.weights_sha256
+
+
+def test_failed_runs_are_named_and_the_others_made(campaign_file, profile, tmp_path, outcome, records):
+    path = tmp_path / "steep.toml"
+    path.write_text(profile.read_text().replace("learning_rate = 0.01", "learning_rate = 1e30"))
+    campaign = campaign_file(profile="steep.toml", configurations=["ce"])
+    code, message = outcome("campaign", campaign, "--device", "cpu")
+    assert code == 3
+    assert "2 of 2 runs failed: ce_fold0_restart1:" in message
+    assert "expected a finite loss" in message
+    assert {record.state for record in records(tmp_path / "runs").values()} == {"failed"}
+
+
+def _break_the_first_run(path: Path) -> None:
+    """A planned run whose log cannot be opened: nothing that the program foresees."""
+    place = load_campaign(path).places[0]
+    place.folder.log.mkdir(parents=True)
+    write_record(place.folder.record, place.run.record(state="planned"))
+
+
+def test_a_bug_in_a_run_is_a_bug_of_the_campaign(campaign_file, tmp_path, capsys):
+    path = campaign_file(configurations=["ce"], folds=[0])
+    _break_the_first_run(path)
+    assert main(["campaign", str(path), "--device", "cpu"]) == 1
+    assert "RuntimeError: 1 of 1 runs failed: ce_fold0_restart1: IsADirectoryError" in capsys.readouterr().err
+
+
+def test_a_folder_with_another_run_is_refused_before_anything_is_trained(campaign_file, tmp_path, outcome, records):
+    path = campaign_file(configurations=["ce"], folds=[0])
+    assert outcome("campaign", path, "--device", "cpu") == (0, "")
+    code, message = outcome("campaign", campaign_file(configurations=["focal", "ce"], folds=[0], seed=5))
+    assert code == 3
+    assert "ce_fold0_restart1/run.json: expected the run ce" in message
+    assert list(records(tmp_path / "runs")) == ["ce_fold0_restart1"]
+
+
+def test_options_take_the_place_of_the_files_folders(campaign_file, prepared_folder, tmp_path, outcome, records):
+    path = campaign_file(prepared=None, output=None, configurations=["ce"], folds=[1])
+    options = ["--prepared", prepared_folder, "--output", tmp_path / "elsewhere"]
+    assert outcome("campaign", path, *options, "--device", "cpu") == (0, "")
+    assert list(records(tmp_path / "elsewhere")) == ["ce_fold1_restart1"]
+    assert read_json(tmp_path / "elsewhere" / "ce_fold1_restart1" / "run.json")["state"] == "finished"
+
+
+def test_an_executor_that_does_not_exist_is_wrong_usage(campaign_file):
+    with pytest.raises(SystemExit) as ended:
+        main(["campaign", str(campaign_file()), "--executor", "carrier-pigeon"])
+    assert ended.value.code == 2
+
+
+def test_packed_runs_give_the_same_bits(campaign_file, prepared_folder, profile, tmp_path, outcome, records):
+    path = campaign_file(resources={"workers": 1, "packed": 3})
+    assert outcome("campaign", path, "--device", "cpu") == (0, "")
+    made = records(tmp_path / "runs")
+    assert len(made) == 4
+    run = plan_run(load_prepared(prepared_folder), configuration="focal", fold=0, restart=1, profile=str(profile))
+    assert execute(run, tmp_path / "single", device="cpu").weights_sha256 == made[run.name].weights_sha256
+
+
+def test_one_failing_run_of_a_pack_leaves_the_others_alone(campaign_file, tmp_path, capsys, records):
+    path = campaign_file(configurations=["ce"], resources={"packed": 2})
+    _break_the_first_run(path)
+    assert main(["campaign", str(path), "--device", "cpu"]) == 1
+    assert "1 of 2 runs failed: ce_fold0_restart1: IsADirectoryError" in capsys.readouterr().err
+    assert records(tmp_path / "runs")["ce_fold2_restart1"].state == "finished"
+
+
+def test_a_process_that_is_killed_fails_its_runs_and_no_others(
+    campaign_file, profile, tmp_path, records, monkeypatch, capsys
+):
+    longer = tmp_path / "longer.toml"
+    longer.write_text(profile.read_text().replace("epochs = 3", "epochs = 30"))
+    path = campaign_file(profile="longer.toml", configurations=["ce"], workers=1)
+
+    def work() -> None:
+        os._exit(main(["campaign", str(path), "--device", "cpu"]))
+
+    process = multiprocessing.get_context("fork").Process(target=work)
+    process.start()
+    while not any(len(record.epochs) > 1 for record in records(tmp_path / "runs").values()):
+        time.sleep(0.01)
+    (child,) = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+    os.kill(int(child), signal.SIGKILL)
+    process.join()
+    assert process.exitcode == 1
+    assert {name: record.state for name, record in records(tmp_path / "runs").items()} == {
+        "ce_fold0_restart1": "running",
+        "ce_fold2_restart1": "finished",
+    }
+
+
+def test_a_second_campaign_on_the_folder_is_refused_and_told_who_is_there(campaign_file, tmp_path, outcome):
+    path = campaign_file()
+    with alone(tmp_path / "runs"):
+        code, message = outcome("campaign", path, "--device", "cpu")
+    assert code == 3
+    assert re.search(r"runs: expected no other campaign at work here, found process \d+ on \S+, since 20", message)
+    assert not list((tmp_path / "runs").glob("*/run.json"))
+
+
+def test_the_status_page_is_there_at_the_end(campaign_file, tmp_path, outcome):
+    assert outcome("campaign", campaign_file(configurations=["ce"], folds=[0]), "--device", "cpu") == (0, "")
+    assert "1 of 1" in re.sub(r"<[^>]+>", "", (tmp_path / "runs" / "status.html").read_text())
+
+
+def test_ctrl_c_ends_quietly_and_the_campaign_goes_on_later(campaign_file, profile, tmp_path, records, outcome):
+    longer = tmp_path / "longer.toml"
+    longer.write_text(profile.read_text().replace("epochs = 3", "epochs = 30"))
+    path = campaign_file(profile="longer.toml", configurations=["ce"], folds=[0])
+    command = [sys.executable, "-m", "training", "campaign", str(path), "--device", "cpu"]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    while not any(len(record.epochs) > 1 for record in records(tmp_path / "runs").values()):
+        time.sleep(0.01)
+    process.send_signal(signal.SIGINT)
+    said, complained = process.communicate(timeout=60)
+    assert (process.returncode, complained) == (130, "")
+    assert said.splitlines()[-1] == "interrupted; the same command goes on from the last checkpoints"
+    assert outcome("campaign", path, "--device", "cpu") == (0, "")
+
+
+def test_runs_of_a_campaign_write_event_files_where_the_file_asks_for_them(campaign_file, tmp_path, outcome):
+    path = campaign_file(configurations=["ce"], folds=[0], tensorboard=True)
+    assert outcome("campaign", path, "--device", "cpu") == (0, "")
+    assert list((tmp_path / "runs" / "ce_fold0_restart1" / "tensorboard").glob("events.*"))

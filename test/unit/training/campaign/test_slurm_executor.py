@@ -1,0 +1,368 @@
+"""What the Slurm executor decides, with shell scripts for Slurm's commands; a real Slurm is in ``end_to_end/slurm``."""
+
+import os
+import signal
+import stat
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from submitit.core.utils import DelayedSubmission, cloudpickle_dump
+
+from contract.errors import OncoduetError
+from contract.records import read_record, write_record
+from training.campaign import load_campaign
+from training.campaign.plan import SlurmOptions
+from training.campaign.slurm_executor import Work, job_device
+from training.campaign.slurm_queue import JobBook, JobsRecord, Queued, look_at_queue, queue_remarks, remarks_of
+from training.campaign.status import Watch
+
+PROJECT = Path(__file__).resolve().parents[4]
+FAST = {"poll_seconds": 0.05, "max_attempts": 2}
+
+
+@pytest.fixture
+def commands(tmp_path, monkeypatch):
+    """Commands in front of, or in place of, all others."""
+    folder = tmp_path / "bin"
+    folder.mkdir()
+
+    def write(only: bool = False, **scripts: str) -> None:
+        for name, script in scripts.items():
+            (folder / name).write_text(f"#!/bin/bash\n{script}\n")
+            (folder / name).chmod(stat.S_IRWXU)
+        monkeypatch.setenv("PATH", str(folder) if only else f"{folder}{os.pathsep}{os.environ['PATH']}")
+
+    return write
+
+
+def jobs_of(folder):
+    return read_record(folder / "runs" / "slurm" / "jobs.json", JobsRecord).jobs
+
+
+def leave_result(folder, job_id, outcome, result):
+    path = folder / "runs" / "slurm" / job_id / f"{job_id}_0_result.pkl"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_record(path.parent.parent / "jobs.json", JobsRecord(jobs=()))  # by which the folder is known as a campaign's
+    cloudpickle_dump((outcome, result), path)
+
+
+def test_without_slurm_the_executor_is_refused(campaign_file, commands, tmp_path, outcome):
+    commands(only=True)
+    code, message = outcome("campaign", campaign_file(), "--executor", "slurm")
+    assert code == 3
+    assert "--executor slurm: expected the command sbatch on this machine, found none" in message
+    assert not (tmp_path / "runs").exists()
+
+
+def test_what_sbatch_says_against_the_jobs_is_one_line_and_nothing_is_noted(campaign_file, commands, tmp_path, outcome):
+    refusal = 'echo "sbatch: error: Batch job submission failed: Invalid account" >&2; exit 1'
+    commands(sbatch=refusal, squeue="true", srun="true")
+    code, message = outcome("campaign", campaign_file(), "--executor", "slurm")
+    assert code == 3
+    assert "campaign.toml: expected sbatch to take 4 jobs, found: sbatch: error: " in message
+    assert "Invalid account" in message
+    assert jobs_of(tmp_path) == ()
+
+
+def test_jobs_that_vanish_are_submitted_again_until_it_is_enough(campaign_file, commands, tmp_path, outcome):
+    counter = tmp_path / "count"
+    commands(sbatch=f'echo x >> {counter}; echo "Submitted batch job $(wc -l < {counter})"', squeue="true", srun="true")
+    path = campaign_file(configurations=["ce"], folds=[0], slurm=FAST)
+    code, message = outcome("campaign", path, "--executor", "slurm")
+    assert code == 3
+    assert "ce_fold0_restart1: submitted 2 times without an end; its job 2: left the queue, see" in message
+    assert [(job.id, job.over) for job in jobs_of(tmp_path)] == [("1", "left the queue"), ("2", "left the queue")]
+
+
+def test_a_failed_run_is_reported_and_not_submitted_again(campaign_file, commands, tmp_path, outcome, write_run):
+    path = campaign_file(configurations=["ce"], folds=[0], slurm=FAST)
+    commands(sbatch='echo "Submitted batch job 7"', squeue='echo "7|FAILED|None|x"', srun="true")
+    leave_result(tmp_path, "7", "success", [("ce_fold0_restart1", "expected a finite loss, found nan", False)])
+    write_run(load_campaign(path).places[0], "failed", epochs=1)
+    code, message = outcome("campaign", path, "--executor", "slurm")
+    assert code == 3
+    assert "1 of 1 runs failed: ce_fold0_restart1: expected a finite loss, found nan" in message
+    assert len(jobs_of(tmp_path)) == 1
+
+
+class Calls:
+    """Unpickled, it makes a file."""
+
+    def __init__(self, mark):
+        self.mark = mark
+
+    def __reduce__(self):
+        return Path.touch, (self.mark,)
+
+
+@pytest.mark.parametrize("make", [Calls, lambda _: [("a", 1, False)], lambda _: {"a": 1}])
+def test_a_job_s_result_is_read_without_unpickling(campaign_file, commands, tmp_path, outcome, write_run, make):
+    path = campaign_file(configurations=["ce"], folds=[0], slurm=FAST)
+    commands(sbatch='echo "Submitted batch job 7"', squeue='echo "7|FAILED|None|x"', srun="true")
+    leave_result(tmp_path, "7", "success", make(tmp_path / "mark"))
+    write_run(load_campaign(path).places[0], "failed", epochs=1)
+    code, message = outcome("campaign", path, "--executor", "slurm")
+    assert code == 3
+    assert "7_0_result.pkl: expected " in message
+    assert not (tmp_path / "mark").exists()
+
+
+def test_nobody_else_may_write_what_jobs_run(campaign_file, commands, tmp_path, outcome):
+    (tmp_path / "runs" / "slurm").mkdir(parents=True)
+    (tmp_path / "runs" / "slurm").chmod(0o777)
+    commands(sbatch="exit 1", squeue="true", srun="true")
+    assert outcome("campaign", campaign_file(configurations=["ce"], slurm=FAST), "--executor", "slurm")[0] == 3
+    assert stat.S_IMODE((tmp_path / "runs" / "slurm").stat().st_mode) == 0o755
+
+
+@pytest.mark.parametrize(
+    ("result", "submissions", "expected"),
+    [
+        ("Traceback\nsubmitit.core.utils.UncompletedJobError: Job not requeued because: timed-out", 2, "2 times"),
+        ("Traceback\nModuleNotFoundError: No module named 'torch'", 1, "No module named 'torch'"),
+    ],
+)
+def test_a_time_limit_is_tried_again_and_a_bug_is_not(
+    campaign_file, commands, tmp_path, capsys, result, submissions, expected
+):
+    from training.__main__ import main  # noqa: PLC0415
+
+    path = campaign_file(configurations=["ce"], folds=[0], slurm=FAST)
+    commands(sbatch='echo "Submitted batch job 7"', squeue='echo "7|COMPLETED|None|x"', srun="true")
+    leave_result(tmp_path, "7", "error", result)
+    assert main(["campaign", str(path), "--executor", "slurm"]) == (3 if submissions == 2 else 1)
+    assert expected in capsys.readouterr().err
+    assert len(jobs_of(tmp_path)) == submissions
+
+
+def test_a_job_in_the_queue_is_watched_again_and_not_submitted_twice(
+    campaign_file, commands, tmp_path, outcome, write_run
+):
+    path = campaign_file(configurations=["ce"], folds=[0], slurm=FAST)
+    place = load_campaign(path).places[0]
+    book = JobBook(tmp_path / "runs")
+    book.announce("aaa", [[place.name]])
+    book.number("aaa", ["7"])
+    write_run(place, "finished", epochs=3)
+    record = place.folder.record.read_bytes()
+    write_run(place, "running", epochs=1)
+    (tmp_path / "done.json").write_bytes(record)
+    asked = tmp_path / "asked"  # the run ends while the campaign watches
+    commands(
+        sbatch='echo "must not be called" >&2; exit 1',
+        squeue=f'echo x >> {asked}; [ "$(wc -l < {asked})" -lt 4 ] || cp {tmp_path}/done.json {place.folder.record}\n'
+        'echo "7|RUNNING|None|x"',
+        srun="true",
+    )
+    assert outcome("campaign", path, "--executor", "slurm") == (0, "")
+    assert [(job.id, job.over) for job in jobs_of(tmp_path)] == [("7", "finished")]
+
+
+@pytest.mark.parametrize("is_there", [True, False])
+def test_jobs_whose_numbers_nobody_could_note_are_found_by_their_name(
+    campaign_file, commands, tmp_path, outcome, is_there, write_run
+):
+    path = campaign_file(configurations=["ce"], slurm=FAST)
+    places = load_campaign(path).places
+    JobBook(tmp_path / "runs").announce("aaa", [[place.name] for place in places])
+    queue = 'echo "12_1|PENDING|None|oncoduet-aaa"; echo "12_0|RUNNING|None|oncoduet-aaa"' if is_there else "true"
+    commands(sbatch="exit 1", squeue=queue, srun="true")
+    for place in places:
+        write_run(place, "finished", epochs=3)
+    assert outcome("campaign", path, "--executor", "slurm") == (0, "")
+    assert [job.id for job in jobs_of(tmp_path)] == (["12_0", "12_1"] if is_there else [])
+
+
+def test_unnumbered_jobs_need_an_answer_from_the_queue(campaign_file, commands, tmp_path, outcome):
+    path = campaign_file(configurations=["ce"], folds=[0], slurm=FAST)
+    JobBook(tmp_path / "runs").announce("aaa", [["ce_fold0_restart1"]])
+    commands(sbatch="exit 1", squeue="exit 1", srun="true")
+    code, message = outcome("campaign", path, "--executor", "slurm")
+    assert code == 3
+    assert "jobs.json: expected squeue to say what became of its jobs, found no answer" in message
+
+
+def test_an_unanswered_question_about_finished_runs_is_not_asked_again(
+    campaign_file, commands, tmp_path, outcome, write_run
+):
+    path = campaign_file(configurations=["ce"], folds=[0], slurm=FAST)
+    JobBook(tmp_path / "runs").announce("aaa", [["ce_fold0_restart1"]])
+    commands(sbatch="exit 1", squeue="exit 1", srun="true")
+    write_run(load_campaign(path).places[0], "finished", epochs=3)
+    assert outcome("campaign", path, "--executor", "slurm") == (0, "")
+
+
+@pytest.mark.parametrize("squeue", ["exit 1", "sleep 600"], ids=["fails", "hangs"])
+@pytest.mark.parametrize("state", ["finished", "failed"])
+def test_a_squeue_that_does_not_answer_keeps_no_campaign_whose_runs_have_ended(
+    campaign_file, commands, tmp_path, outcome, write_run, monkeypatch, squeue, state
+):
+    monkeypatch.setattr("training.campaign.slurm_queue.ANSWER_LIMIT_S", 0.2)
+    path = campaign_file(configurations=["ce"], folds=[0], slurm=FAST)
+    place = load_campaign(path).places[0]
+    write_run(place, state, epochs=3)
+    record = place.folder.record.read_bytes()
+    (tmp_path / "later.json").write_bytes(record)
+    asked = tmp_path / "asked"
+    if state == "finished":
+        write_run(place, "running", epochs=1)
+    if state == "failed":
+        leave_result(tmp_path, "7", "success", [(place.name, "expected a finite loss, found nan", False)])
+    commands(
+        sbatch='echo "Submitted batch job 7"',
+        squeue=f'echo x >> {asked}; [ "$(wc -l < {asked})" -lt 3 ] || cp {tmp_path}/later.json {place.folder.record}\n'
+        f"exec {squeue}",
+        srun="true",
+    )
+    code, message = outcome("campaign", path, "--executor", "slurm")
+    assert (code, "found nan" in message) == ((0, False) if state == "finished" else (3, True))
+    assert [(job.id, job.over) for job in jobs_of(tmp_path)] == [("7", "finished" if state == "finished" else "ended")]
+
+
+def test_an_old_squeue_is_asked_in_words_that_it_knows(commands):
+    commands(
+        squeue='for word; do [ "$word" != --me ] || { echo "squeue: unrecognized option --me" >&2; exit 1; }; done\n'
+        f'[ "$1" = --user={os.getuid()} ] && echo "7|RUNNING|None|x"'
+    )
+    assert look_at_queue() == {"7": Queued("RUNNING", "None", "x")}
+
+
+@pytest.mark.parametrize(
+    ("scontrol", "asked", "arrays"),
+    [
+        ('echo "MaxArraySize            = 3"', {}, ["0-2", "none"]),
+        ('echo "MaxArraySize = 0"', {}, ["none"] * 4),
+        ('echo "MaxArraySize            = 1001"', {}, ["0-3"]),
+        ("exit 1", {}, ["0-3"]),
+        ('echo "MaxArraySize            = 3"', {"array_jobs": 2}, ["0-1", "0-1"]),
+    ],
+)
+def test_arrays_are_as_large_as_the_cluster_and_the_campaign_allow(
+    campaign_file, commands, tmp_path, outcome, write_run, scontrol, asked, arrays
+):
+    path = campaign_file(slurm={**FAST, **asked})
+    places = load_campaign(path).places
+    for place in places:  # finished as soon as the last array is submitted
+        write_run(place, "finished", epochs=3)
+        place.folder.record.rename(place.folder.path / "later.json")
+    seen = tmp_path / "arrays"
+    last = len(arrays)
+    commands(
+        sbatch=f'grep -o "array=[^%]*" "$1" >> {seen} || echo array=none >> {seen}\n'
+        f'[ "$(wc -l < {seen})" -lt {last} ] || '
+        f"for run in {tmp_path}/runs/*/; do [ ! -f $run/later.json ] || mv $run/later.json $run/run.json; done\n"
+        f'echo "Submitted batch job $(wc -l < {seen})"',
+        squeue='echo "1_0|RUNNING|None|x"',
+        srun="true",
+        scontrol=scontrol,
+    )
+    assert outcome("campaign", path, "--executor", "slurm") == (0, "")
+    assert [line.partition("=")[2] for line in seen.read_text().split()] == arrays
+
+
+def test_an_array_that_is_too_large_is_answered_with_the_option_that_helps(campaign_file, commands, outcome):
+    refusal = 'echo "sbatch: error: Batch job submission failed: Invalid job array specification" >&2; exit 1'
+    commands(sbatch=refusal, squeue="true", srun="true", scontrol="exit 1")
+    _, message = outcome("campaign", campaign_file(), "--executor", "slurm")
+    assert "Invalid job array specification" in message
+    assert "; smaller slurm.array_jobs or larger slurm.runs_per_job may help" in message
+
+
+@pytest.mark.parametrize(
+    ("options", "device", "expected"),
+    [
+        ({"gpus_per_run": 1}, "auto", ("cuda", "slurm.gpus_per_run is 1")),
+        ({"gpus_per_run": 1}, "cpu", ("cpu", "as asked for")),
+        ({}, "auto", ("cpu", "slurm.gpus_per_run is 0")),
+        ({"additional": {"gres": "gpu:1"}}, "auto", ("auto", "slurm.additional has gres")),
+        ({}, "cuda", ("cuda", "as asked for")),
+    ],
+)
+def test_a_job_computes_on_the_gpu_that_was_asked_for_it(options, device, expected):
+    assert job_device(SlurmOptions(**options), device) == expected
+
+
+def test_a_job_whose_gpu_cannot_be_used_makes_nothing_on_the_cpu(campaign_file, tmp_path, monkeypatch):
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    orders = tuple(place.order for place in load_campaign(campaign_file(configurations=["ce"])).places)
+    with pytest.raises(OncoduetError, match="--device cuda: expected "):
+        Work(orders, packed=2, device="cuda")()
+    assert not (tmp_path / "runs").exists()
+
+
+def test_one_question_lists_all_jobs_and_silence_is_no_answer(commands):
+    commands(squeue='echo "5_0|RUNNING|None|a"; echo "6|PENDING|QOSMaxJobs|b|c"; echo "?"')
+    assert look_at_queue() == {
+        "5_0": Queued("RUNNING", "None", "a"),
+        "6": Queued("PENDING", "QOSMaxJobs", "b|c"),
+    }
+    commands(squeue="exit 1")
+    assert look_at_queue() is None
+
+
+def test_the_table_says_what_waits_and_why(campaign_file, commands, tmp_path, write_run):
+    campaign = load_campaign(campaign_file())
+    names = [place.name for place in campaign.places]
+    write_run(campaign.places[0], "running", epochs=1)
+    book = JobBook(tmp_path / "runs")
+    book.announce("aaa", [[name] for name in names])
+    book.number("aaa", ["9_0", "9_1", "9_2", "9_3"])
+    commands(
+        squeue='echo "9_0|RUNNING|None|x"; echo "9_1|PENDING|Priority|x"; echo "9_2|PENDING|QOSMaxJobs|x"\n'
+        'echo "9_3|CANCELLED|None|x"'
+    )
+    watch = Watch(campaign)
+    remarks = queue_remarks(watch.look())
+    runs = watch.look(remarks).runs
+    assert [(run.state, run.message) for run in runs] == [
+        ("running", ""),
+        ("queued", ""),
+        ("queued", "QOSMaxJobs"),
+        ("planned", ""),
+    ]
+    assert remarks_of(book.open, {}, {}) == {}
+
+
+def test_memory_that_a_job_is_given_must_be_enough(campaign_file, commands, outcome):
+    commands(sbatch="exit 1", squeue="true", srun="true")
+    code, message = outcome("campaign", campaign_file(slurm={"memory_gb": 0.1}), "--executor", "slurm")
+    assert code == 3
+    assert "found 0.1 GB (slurm.memory_gb)" in message
+
+
+def test_a_job_makes_its_runs_in_packs_and_would_do_the_same_after_a_time_limit(
+    campaign_file, capsys, records, tmp_path
+):
+    orders = tuple(place.order for place in load_campaign(campaign_file(configurations=["ce"])).places)
+    work = Work(orders, packed=2, device="cpu")
+    assert work() == [("ce_fold0_restart1", "", False), ("ce_fold2_restart1", "", False)]
+    assert {record.state for record in records(tmp_path / "runs").values()} == {"finished"}
+    again = work.checkpoint()
+    assert isinstance(again, DelayedSubmission)
+    assert again.function == work
+    assert work() == [("ce_fold0_restart1", "", False), ("ce_fold2_restart1", "", False)]
+
+
+def test_a_damaged_job_book_is_named(campaign_file, tmp_path):
+    (tmp_path / "runs" / "slurm").mkdir(parents=True)
+    (tmp_path / "runs" / "slurm" / "jobs.json").write_text("{}x")
+    with pytest.raises(OncoduetError, match=r"jobs\.json: expected valid JSON"):
+        JobBook(tmp_path / "runs")
+
+
+def test_ctrl_c_leaves_the_jobs_in_the_queue_and_says_so(campaign_file, commands, tmp_path):
+    path = campaign_file(configurations=["ce"], folds=[0], slurm=FAST)
+    commands(sbatch='echo "Submitted batch job 7"', squeue='echo "7|PENDING|Priority|x"', srun="true")
+    command = [sys.executable, "-m", "training", "campaign", str(path), "--executor", "slurm"]
+    process = subprocess.Popen(command, cwd=PROJECT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    while not (tmp_path / "runs" / "status.html").is_file():  # written once the jobs have been submitted
+        time.sleep(0.05)
+        assert process.poll() is None
+    process.send_signal(signal.SIGINT)
+    said, complained = process.communicate(timeout=60)
+    assert (process.returncode, complained) == (130, "")
+    assert said.splitlines()[-1] == "interrupted; jobs in the queue go on, and the same command watches them again"
+    assert [(job.id, job.over) for job in jobs_of(tmp_path)] == [("7", None)]

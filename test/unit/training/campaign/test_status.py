@@ -1,0 +1,120 @@
+import fcntl
+import os
+import time
+
+import pytest
+
+from contract.errors import OncoduetError
+from training.__main__ import main
+from training.campaign import load_campaign
+from training.campaign.status import Remark, Watch, clock, hours
+from training.dataset.prepared import load_prepared
+from training.run import execute, plan_run
+
+
+@pytest.fixture
+def campaign(campaign_file):
+    return load_campaign(campaign_file())
+
+
+def quiet_for(place, seconds):
+    then = time.time() - seconds
+    os.utime(place.folder.record, (then, then))
+
+
+def test_a_dry_run_and_the_status_train_nothing(campaign_file, tmp_path, outcome):
+    path = campaign_file()
+    for command in (["campaign", path, "--dry-run", "--device", "cpu"], ["status", path]):
+        assert outcome(*command) == (0, "")
+        assert not (tmp_path / "runs").exists()
+    assert [run.state for run in Watch(load_campaign(path)).look().runs] == ["planned"] * 4
+
+
+def test_the_status_tells_how_far_each_run_is_and_writes_the_page(
+    campaign_file, prepared_folder, profile, tmp_path, capsys
+):
+    run = plan_run(load_prepared(prepared_folder), configuration="ce", fold=0, restart=1, profile=str(profile))
+    execute(run, tmp_path / "runs" / run.name, device="cpu")
+    assert main(["status", str(campaign_file())]) == 0
+    shown = capsys.readouterr().out
+    first, last = shown.splitlines()[1], shown.splitlines()[-1]
+    assert first.split()[:2] == ["ce_fold0_restart1", "finished"]
+    assert "3/3" in first
+    assert last == "3 planned, 1 finished; 0.00 CPU-hours spent"
+    assert (tmp_path / "runs" / "status.html").is_file()
+
+
+def test_watching_ends_when_all_runs_are_finished(campaign_file, write_run, capsys):
+    path = campaign_file(configurations=["ce"], folds=[0])
+    write_run(load_campaign(path).places[0], "finished", epochs=3)
+    assert main(["status", str(path), "--watch"]) == 0
+    assert capsys.readouterr().out.splitlines()[-1] == "1 finished; 0.01 CPU-hours spent"
+
+
+def test_a_run_whose_process_is_gone_is_interrupted(campaign, write_run):
+    place = campaign.places[0]
+    write_run(place, "running", epochs=1)
+    quiet_for(place, 60)
+    assert Watch(campaign).look().runs[0].state == "interrupted"
+    with place.folder.lock.open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        assert Watch(campaign).look().runs[0].state == "running"
+    assert Watch(campaign).look().runs[0].state == "interrupted"
+
+
+def test_the_time_to_go_comes_from_the_last_epochs_and_runs_down(campaign, write_run):
+    place = campaign.places[0]
+    write_run(place, "running", epochs=1, epoch_s=100.0)  # of 3
+    with place.folder.lock.open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        quiet_for(place, 60)
+        snapshot = Watch(campaign).look()
+    assert snapshot.runs[0].remaining_s(snapshot.at_s) == pytest.approx(2 * 100 - 60, abs=2)
+    assert snapshot.runs[1].remaining_s(snapshot.at_s) is None
+
+
+def test_a_failed_run_says_why_by_its_logs_last_line(campaign, write_run):
+    place = campaign.places[0]
+    write_run(place, "failed", epochs=1)
+    place.folder.log.write_text("Traceback\n  some frame\ncontract.errors.OncoduetError: x: expected a, found b\n\n")
+    run = Watch(campaign).look().runs[0]
+    assert (run.state, run.message) == ("failed", "x: expected a, found b")
+
+
+def test_an_executors_remark_never_hides_that_a_run_is_finished(campaign, write_run):
+    finished, planned = campaign.places[:2]
+    write_run(finished, "finished", epochs=3)
+    remarks = {place.name: Remark("queued") for place in (finished, planned)}
+    assert [run.state for run in Watch(campaign).look(remarks).runs] == ["finished", "queued", "planned", "planned"]
+
+
+def test_only_records_that_changed_are_read_again(campaign, write_run):
+    place = campaign.places[0]
+    write_run(place, "running", epochs=1)
+    watch = Watch(campaign)
+    assert len(watch.look().runs[0].epochs) == 1
+    before = place.folder.record.stat()
+    size = before.st_size
+    place.folder.record.write_bytes(b"x" * size)  # would not parse
+    os.utime(place.folder.record, ns=(before.st_mtime_ns, before.st_mtime_ns))
+    assert len(watch.look().runs[0].epochs) == 1
+    os.utime(place.folder.record)
+    with pytest.raises(OncoduetError, match=r"run\.json: expected valid JSON"):
+        watch.look()
+
+
+def test_gpu_hours_are_counted_where_there_was_a_gpu(campaign, write_run):
+    write_run(campaign.places[0], "finished", epochs=3, epoch_s=3600, device="cuda")
+    assert Watch(campaign).look().spent == "3.00 GPU-hours"
+
+
+@pytest.mark.parametrize(
+    ("seconds", "words"),
+    [(5, "5 s"), (99, "99 s"), (600, "10 min"), (3 * 3600 + 1200, "3 h 20 min"), (53 * 3600, "2 d 5 h")],
+)
+def test_durations_have_two_units_at_most(seconds, words):
+    assert clock(seconds) == words
+
+
+def test_hours_have_as_many_digits_as_matter():
+    assert [hours(3600 * value) for value in (0.123, 9.5, 12.3, 1234.5)] == ["0.12", "9.50", "12", "1,234"]

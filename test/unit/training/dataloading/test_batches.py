@@ -1,0 +1,211 @@
+"""The resident studies and the batches cut from them."""
+
+import gc
+import shutil
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from contract.errors import OncoduetError
+from network.memory_plan import Budget, held_bytes
+from training.dataloading.batches import ResidentBatches
+from training.dataloading.patch_sampling import BoxRule
+from training.dataloading.resident_studies import ResidentStudies, resident_studies
+from training.dataset.prepared import load_prepared
+from training.run import Item, execute, execute_together, plan_run
+from training.run_folder.folder import RunFolder
+from training.trainers.nnunet import build_trainer
+
+CPU = torch.device("cpu")
+IDS = ["100_1", "101_1", "102_1"]  # every other has a lesion
+MEBIBYTE = 2**20
+
+
+@pytest.fixture
+def trainer(prepared_folder, profile, tmp_path):
+    def build(**settings):
+        run = plan_run(load_prepared(prepared_folder), configuration="ce", fold=0, restart=1, profile=str(profile))
+        task = run.task(RunFolder(tmp_path / "run"), "cpu")
+        built = build_trainer(replace(task, profile=task.profile.model_copy(update=settings)))
+        built.initialize()
+        return built
+
+    return build
+
+
+@pytest.fixture
+def batches(trainer):
+    """The trainer's training batches, with another size or share of foreground."""
+    stock, _ = trainer().get_dataloaders()
+
+    def build(batch_size=4, foreground=0.5, rule=stock.rule, case_ids=stock.case_ids, studies=stock.studies):
+        return ResidentBatches(
+            studies, case_ids, recipe=stock.recipe, rule=rule, batch_size=batch_size, foreground=foreground
+        )
+
+    return build
+
+
+def tensors(batch):
+    return [batch["data"], *batch["target"]]
+
+
+def equal(first, second):
+    return all(torch.equal(*pair) for pair in zip(tensors(first), tensors(second), strict=True))
+
+
+def test_the_same_seed_gives_the_same_batches_whatever_else_draws(batches):
+    first, second, other = batches(), batches(), batches()
+    for loader, seed in [(first, 1), (second, 1), (other, 2)]:
+        loader.seed([seed])
+    differing = 0
+    for _ in range(10):
+        expected = next(first)
+        torch.rand(3)
+        np.random.rand(3)  # noqa: NPY002 - nothing may depend on the global generator
+        differing += not equal(expected, next(other))
+        assert equal(expected, next(second))
+    assert differing == 10
+
+
+def test_the_global_generators_are_left_alone(batches):
+    state, numpy = torch.get_rng_state(), np.random.get_state()[1]  # noqa: NPY002
+    for _, batch in zip(range(10), batches(), strict=False):
+        assert torch.isfinite(batch["data"]).all()
+    assert torch.equal(state, torch.get_rng_state())
+    assert np.array_equal(numpy, np.random.get_state()[1])  # noqa: NPY002
+
+
+def test_a_patch_is_the_same_in_a_batch_of_any_size(batches):
+    small, large = batches(2, foreground=0), batches(8, foreground=0)
+    for _ in range(5):
+        pairs = [next(small) for _ in range(4)]
+        whole = next(large)
+        assert [key for pair in pairs for key in pair["keys"]] == whole["keys"]
+        for number, tensor in enumerate(tensors(whole)):
+            joined = torch.cat([tensors(pair)[number] for pair in pairs])
+            torch.testing.assert_close(joined, tensor, rtol=1e-5, atol=1e-5)  # sums may be ordered otherwise
+
+
+def test_forced_patches_hold_foreground_and_studies_without_do_no_harm(batches):
+    loader = batches(4, foreground=0.5)
+    lesion = {key: bool(study.classes) for key, study in loader.studies.by_id.items()}
+    loader.recipe = replace(loader.recipe, spatial=None, steps=loader.recipe.steps[-1:])
+    held = {True: 0, False: 0}
+    for _ in range(50):
+        batch = next(loader)
+        for number, (key, label) in enumerate(zip(batch["keys"], batch["target"][0], strict=True)):
+            if number >= 2 and lesion[key]:
+                assert (label == 1).any()
+            elif number < 2 and lesion[key]:
+                held[bool((label == 1).any())] += 1
+            else:
+                assert not (label != 0).any()
+    assert held[False] > 0
+
+
+def test_a_patch_larger_than_the_study_is_filled(batches):
+    size = (20, 48, 48)
+    loader = batches(rule=BoxRule(size, size))
+    loader.recipe = replace(loader.recipe, spatial=None, steps=())
+    batch = next(loader)
+    assert batch["data"].shape[2:] == size
+    for key, image, label in zip(batch["keys"], batch["data"], batch["target"][0], strict=True):
+        study = loader.studies.by_id[key]
+        inside = label[0] >= 0
+        assert int(inside.sum()) == int((study.label >= 0).sum())
+        assert float(image.sum()) == pytest.approx(float(study.image.sum()), abs=0.1)
+        assert not image[:, ~inside].any()
+
+
+def test_validation_is_cut_without_augmentation(trainer):
+    _, validation = trainer().get_dataloaders()
+    assert validation.recipe.spatial is None
+    assert validation.rule.box == validation.rule.patch
+    for _, batch in zip(range(10), validation, strict=False):
+        for key, image in zip(batch["keys"], batch["data"], strict=True):
+            values = validation.studies.by_id[key].image
+            assert image[0, 4, 8, 8] in values[0]
+        assert batch["target"][0].min() == 0
+
+
+def test_runs_of_a_process_share_the_studies_and_the_last_one_frees_them(prepared_folder):
+    gc.collect()  # trainers of earlier tests, which were never run to their end, held some
+    first = resident_studies(prepared_folder, IDS[:2], device=CPU)
+    second = resident_studies(prepared_folder / ".." / prepared_folder.name, IDS[1:], device=CPU)
+    assert first is second
+    assert sorted(first.by_id) == IDS
+    image = first.by_id["100_1"].image.data_ptr()
+    assert resident_studies(prepared_folder, IDS, device=CPU).by_id["100_1"].image.data_ptr() == image
+    assert resident_studies(prepared_folder, IDS, device=CPU, dtype=torch.float16) is not first
+    del first, second
+    from training.dataloading.resident_studies import _of_process  # noqa: PLC0415 - what is checked is that it is empty
+
+    assert not _of_process
+
+
+def test_half_precision_takes_half_the_memory_and_gives_nearly_the_same(prepared_folder, batches):
+    single, half = (
+        resident_studies(prepared_folder, IDS, device=CPU, dtype=each) for each in (torch.float32, torch.float16)
+    )
+    assert half.by_id["100_1"].image.nbytes * 2 == single.by_id["100_1"].image.nbytes
+    first, second = (next(batches(case_ids=IDS, studies=studies)) for studies in (single, half))
+    assert second["data"].dtype == torch.float32
+    torch.testing.assert_close(first["data"], second["data"], rtol=2e-3, atol=2e-3)
+    assert equal({"data": first["data"], "target": second["target"]}, first)
+
+
+def test_studies_that_do_not_fit_are_refused_before_any_is_read(prepared_folder):
+    studies = ResidentStudies(prepared_folder, CPU, torch.float32)
+    with pytest.raises(OncoduetError) as error:
+        studies.load(IDS, budget=Budget(held_bytes() + 50_000, "--memory-gb"))
+    assert not studies.by_id
+    # 10 x 26 x 30 voxels and 9 x 32 x 28, twice and once, of 3 channels of 4 bytes and a label of 2: 0.3 MB.
+    assert str(error.value).startswith(f"{prepared_folder}: expected the studies to take at most 4.")
+    assert "found that 3 need 0.000" in str(error.value)
+    assert 'loader = "nnunet" in the profile reads them from disk instead' in str(error.value)
+    studies.load(IDS, budget=Budget(held_bytes() + 100 * MEBIBYTE, "--memory-gb"))
+    taken = sum(study.image.nbytes + study.label.nbytes for study in studies.by_id.values())
+    assert taken <= studies._bytes(IDS) < 1.3 * taken
+
+
+@pytest.mark.parametrize("name", ["100_1.b2nd", "100_1_seg.b2nd"])
+@pytest.mark.parametrize("share", [0.01, 0.5])
+def test_a_damaged_study_is_refused(prepared_folder, tmp_path, name, share):
+    shutil.copytree(prepared_folder, tmp_path / "prepared")
+    path = tmp_path / "prepared" / "cases" / name
+    path.write_bytes(path.read_bytes()[: int(share * path.stat().st_size)])
+    with pytest.raises(OncoduetError, match=rf"{name}: expected a preprocessed study, found a damaged file"):
+        resident_studies(tmp_path / "prepared", IDS, device=CPU)
+
+
+def test_runs_of_either_loader_finish_and_differ(prepared_folder, profile, tmp_path):
+    hashes = []
+    for loader in ("resident", "nnunet"):
+        path = tmp_path / f"{loader}.toml"
+        path.write_text(f'loader = "{loader}"\n' + profile.read_text())
+        run = plan_run(load_prepared(prepared_folder), configuration="ce", fold=0, restart=1, profile=str(path))
+        hashes.append(execute(run, tmp_path / loader, device="cpu").weights_sha256)
+        together = execute_together([Item(run, tmp_path / f"{loader}-again")], device="cpu")
+        assert [record.weights_sha256 for record in together] == hashes[-1:]
+    assert hashes[0] != hashes[1]
+
+
+@pytest.mark.gpu
+def test_batches_on_a_gpu_are_those_of_the_cpu_but_for_noise_and_rounding(prepared_folder, batches):
+    cuda = torch.device("cuda", 0)
+    on_cpu, on_gpu = (
+        batches(case_ids=IDS, studies=resident_studies(prepared_folder, IDS, device=device, dtype=torch.float32))
+        for device in (CPU, cuda)
+    )
+    quiet = tuple(step for step in on_cpu.recipe.steps if type(step).__name__ != "Noise")
+    for loader in (on_cpu, on_gpu):
+        loader.recipe = replace(loader.recipe, steps=quiet)
+    for _ in range(20):
+        ours, theirs = next(on_cpu), next(on_gpu)
+        assert theirs["data"].device == cuda
+        torch.testing.assert_close(ours["data"], theirs["data"].cpu(), rtol=1e-3, atol=1e-3)
+        for expected, found in zip(ours["target"], theirs["target"], strict=True):
+            assert (expected != found.cpu()).float().mean() < 1e-3

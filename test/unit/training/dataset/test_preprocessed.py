@@ -1,0 +1,91 @@
+"""Preprocessed files are plain arrays and records without calls, or they are refused before a voxel is read."""
+
+import os
+import pickle
+
+import blosc2
+import numpy as np
+import pytest
+
+from contract.errors import OncoduetError
+from training.dataset.preprocessed import IMAGE, LABEL, class_voxels, open_array, read_voxels
+
+SHAPE = (1, 3, 4, 5)
+
+
+def write(path, array, **how):
+    blosc2.asarray(array, urlpath=str(path), mode="w", **how)
+
+
+def lazy(path):
+    for name in "xy":
+        write(path.with_name(f"{name}.b2nd"), np.ones(SHAPE, np.float32))
+    first, second = (blosc2.open(str(path.with_name(f"{name}.b2nd"))) for name in "xy")
+    (first + second).save(urlpath=str(path))
+
+
+def test_an_array_of_voxels_is_read_as_it_was_written(tmp_path):
+    voxels = np.arange(60, dtype=np.float32).reshape(SHAPE)
+    write(tmp_path / "a.b2nd", voxels)
+    assert open_array(tmp_path / "a.b2nd", IMAGE).shape == SHAPE
+    np.testing.assert_array_equal(read_voxels(tmp_path / "a.b2nd", IMAGE), voxels)
+
+
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda path: write(path, np.zeros((4, 5), np.float32)), r"of float32, found float32 \[4, 5\]"),
+        (lambda path: write(path, np.zeros(SHAPE)), r"of float32, found float64 \[1, 3, 4, 5\]"),
+        (lambda path: write(path, np.zeros(SHAPE, "V16")), r"of float32, found .*V16"),
+        (lambda path: write(path, np.zeros((1, 0, 4, 5), np.float32)), "found a damaged file"),
+        (
+            lambda path: write(path, np.zeros(SHAPE, np.float32), cparams={"filters": [blosc2.Filter.BYTEDELTA]}),
+            "Blosc's own compression, found ",
+        ),
+        (lambda path: blosc2.SChunk(data=b"abcd", urlpath=str(path), mode="w"), "an array of voxels, found SChunk"),
+        (lazy, "found a damaged file"),
+        (os.mkfifo, "a preprocessed study, found a pipe"),
+        (os.mkdir, "a preprocessed study, found a folder"),
+        (lambda path: None, "a preprocessed study, found none"),
+        (lambda path: path.write_bytes(b"x" * 300), "found a damaged file"),
+    ],
+)
+def test_anything_else_is_refused(tmp_path, make, message):
+    make(tmp_path / "a.b2nd")
+    with pytest.raises(OncoduetError, match=rf"a\.b2nd: expected .*{message}"):
+        open_array(tmp_path / "a.b2nd", IMAGE)
+
+
+def test_labels_are_whole_numbers(tmp_path):
+    write(tmp_path / "a.b2nd", np.zeros(SHAPE, np.float32))
+    with pytest.raises(OncoduetError, match="of int8 or int16, found float32"):
+        read_voxels(tmp_path / "a.b2nd", LABEL)
+
+
+def test_voxels_of_each_class_are_read_as_nnunet_wrote_them(tmp_path):
+    places = np.array([[0, 2, 3, 4], [0, 0, 0, 0]])
+    (tmp_path / "a.pkl").write_bytes(pickle.dumps({"class_locations": {1: places, 2: []}, "spacing": [1.0, 2.0, 3.0]}))
+    found = class_voxels(tmp_path / "a.pkl", SHAPE)
+    np.testing.assert_array_equal(found[1], places)
+    assert found[2].shape == (0, 4)
+
+
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        ([], "expected voxels by class"),
+        ({"class_locations": [1]}, "expected voxels by class"),
+        ({"class_locations": {"1": []}}, "expected voxels by class"),
+        ({"class_locations": {1: [[0, 1, 1, 1]]}}, r"expected places \(n, 4\) of class 1"),
+        ({"class_locations": {1: np.zeros((2, 3), int)}}, r"expected places \(n, 4\) of class 1"),
+        ({"class_locations": {1: np.zeros((2, 4))}}, r"expected places \(n, 4\) of class 1"),
+        ({"class_locations": {1: np.array([[0, 0, 0, 5]])}}, r"of \[1, 3, 4, 5\], found some of class 1 outside"),
+        ({"class_locations": {1: np.array([[0, -1, 0, 0]])}}, r"found some of class 1 outside"),
+        ({"class_locations": {(1, 2): []}}, "expected a pickle of arrays and numbers alone, found tuple as a key"),
+    ],
+)
+def test_a_record_that_says_something_else_is_refused(tmp_path, value, message):
+    (tmp_path / "a.pkl").write_bytes(pickle.dumps(value))
+    with pytest.raises(OncoduetError, match=rf"a\.pkl: .*{message}"):
+        class_voxels(tmp_path / "a.pkl", SHAPE)

@@ -1,0 +1,189 @@
+"""nnDetection's boxes: what a file means, and what is refused before anything in it is called."""
+
+import os
+import pickle
+import subprocess
+
+import numpy as np
+import pytest
+
+from contract.errors import OncoduetError
+from network.detection.clustering import ScoredBoxes
+from network.detection.painting import MINIMUM_VOXELS, detection_map
+from training.nndetection.boxes_pickle import read_boxes
+from unit.training.nndetection.fake_nndet.fake import save_pickle
+
+SHAPE = (9, 20, 30)
+NUMPY_1_AND_2 = [save_pickle, lambda value, path: path.write_bytes(pickle.dumps(value, protocol=4))]
+
+
+def contents(boxes, scores=None, **changes):
+    """What nnDetection writes, by its names."""
+    boxes = np.array(boxes, np.float32).reshape(-1, 6)
+    return {
+        "pred_boxes": boxes,
+        "pred_scores": np.full(len(boxes), 0.5, np.float32) if scores is None else np.array(scores, np.float32),
+        "pred_labels": np.zeros(len(boxes), np.float32),
+        "restore": True,
+        "original_size_of_raw_data": np.array(SHAPE),
+        "itk_origin": (1.0, 2.0, 3.0),
+        "itk_spacing": (0.5, 0.6, 3.0),
+        "itk_direction": (1.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0, 1.0),
+    } | changes
+
+
+@pytest.mark.parametrize("write", NUMPY_1_AND_2)
+def test_x_y_and_z_of_a_file_are_our_z_y_and_x_and_boxes_begin_a_voxel_later(tmp_path, write):
+    path = tmp_path / "a_boxes.pkl"
+    write(contents([[1, 4, 3, 8, 10, 15.5]], [0.25]), path)
+    found = read_boxes(path, SHAPE)
+    # axis 0 from 1 to 3, axis 1 from 4 to 8, axis 2 from 10 to 15.5; lower corners + 1
+    assert found.boxes.tolist() == [[2, 5, 11, 3, 8, 15.5]]
+    assert found.scores.tolist() == [0.25]
+    assert found.weights.tolist() == [1]
+
+
+def test_the_stand_in_writes_what_numpy_1_writes(tmp_path):
+    save_pickle(contents([]), tmp_path / "a")
+    assert b"numpy.core.multiarray" in (tmp_path / "a").read_bytes()
+    assert b"numpy._core" not in (tmp_path / "a").read_bytes()
+
+
+@pytest.mark.parametrize("boxes", [np.zeros((0, 6), np.float32), np.zeros(0, np.float32)])
+def test_a_study_without_any_box_is_no_fault(tmp_path, boxes):
+    save_pickle(contents([], pred_boxes=boxes), tmp_path / "a")
+    assert read_boxes(tmp_path / "a", SHAPE).boxes.shape == (0, 6)
+
+
+def test_what_reaches_beyond_the_image_is_cut_off(tmp_path):
+    save_pickle(contents([[-1, -3.5, 2, 4, 25, 40]]), tmp_path / "a")
+    # from -1 on: the box of a lesion that begins with the image's first voxel
+    assert read_boxes(tmp_path / "a", SHAPE).boxes.tolist() == [[0, 0, 26, 2, 4, 30]]
+
+
+def test_painted_boxes_are_those_of_the_challenges_own_rule(tmp_path):
+    """Brute force: by falling score, voxels [int(lower) + 1, int(upper)), if more than ten and none is set around."""
+    generator = np.random.default_rng(7)
+    lower = generator.uniform(0, 0.8, (40, 3)) * SHAPE
+    upper = np.minimum(lower + generator.uniform(2, 8, (40, 3)), SHAPE)
+    rows = np.stack([lower[:, 0], lower[:, 1], upper[:, 0], upper[:, 1], lower[:, 2], upper[:, 2]], axis=1)
+    values = contents(rows, generator.permutation(np.linspace(0.02, 0.8, 40)))
+    save_pickle(values, tmp_path / "a")
+    expected = np.zeros(SHAPE, np.float32)
+    for index in np.argsort(-values["pred_scores"]):
+        z0, y0, z1, y1, x0, x1 = (int(edge) for edge in values["pred_boxes"][index])
+        place = np.zeros(SHAPE, bool)
+        place[z0 + 1 : z1, y0 + 1 : y1, x0 + 1 : x1] = True
+        around = expected[max(z0, 0) : z1 + 1, max(y0, 0) : y1 + 1, max(x0, 0) : x1 + 1]
+        if place.sum() > MINIMUM_VOXELS and not around.any():
+            expected[place] = values["pred_scores"][index]
+    found = read_boxes(tmp_path / "a", SHAPE)
+    assert isinstance(found, ScoredBoxes)
+    np.testing.assert_array_equal(detection_map(found, SHAPE), expected)
+    assert 3 < len(np.unique(expected)) < 40
+
+
+class Calls:
+    """Unpickled, it calls something."""
+
+    def __init__(self, function, *arguments):
+        self.what = function, arguments
+
+    def __reduce__(self):
+        return self.what
+
+
+@pytest.mark.parametrize(
+    ("function", "name"),
+    [
+        (os.system, "posix.system"),
+        (subprocess.check_call, "subprocess.check_call"),
+        (eval, "builtins.eval"),
+        (np.load, "numpy.load"),
+        (getattr, "builtins.getattr"),
+    ],
+)
+@pytest.mark.parametrize("protocol", [0, 2, 4, 5])
+def test_a_pickle_with_a_call_in_it_is_refused_and_nothing_is_called(tmp_path, function, name, protocol):
+    victim, path = tmp_path / "victim", tmp_path / "a_boxes.pkl"
+    value = {"extra": Calls(function, f"touch {victim}"), **contents([])}
+    path.write_bytes(pickle.dumps(value, protocol=protocol))
+    with pytest.raises(OncoduetError) as raised:
+        read_boxes(path, SHAPE)
+    said = f"{path}: expected a pickle of arrays and numbers alone, found a reference to "
+    assert str(raised.value).startswith(said)
+    assert protocol < 3 or str(raised.value) == said + name  # older ones have other names for the same
+    assert not victim.exists()
+
+
+def test_the_same_pickle_would_do_it_if_it_were_trusted(tmp_path):
+    victim = tmp_path / "victim"
+    pickle.loads(pickle.dumps(Calls(os.system, f"touch {victim}")))
+    assert victim.exists()
+
+
+def test_a_persistent_object_is_refused(tmp_path):
+    (tmp_path / "a").write_bytes(b"Pname\n.")
+    with pytest.raises(OncoduetError, match="expected a pickle of arrays and numbers alone, found a persistent object"):
+        read_boxes(tmp_path / "a", SHAPE)
+
+
+def test_a_file_that_is_missing_or_cut_short_is_told(tmp_path):
+    with pytest.raises(OncoduetError, match=r"a_boxes\.pkl: expected boxes of nnDetection, found no file"):
+        read_boxes(tmp_path / "a_boxes.pkl", SHAPE)
+    save_pickle(contents([[0, 0, 4, 4, 0, 4]]), tmp_path / "a")
+    (tmp_path / "a").write_bytes((tmp_path / "a").read_bytes()[:-20])
+    with pytest.raises(OncoduetError, match="a: expected a pickle of arrays and numbers alone, found"):
+        read_boxes(tmp_path / "a", SHAPE)
+
+
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        ([1.5], "expected boxes of nnDetection by name, found list"),
+        (contents([], restore=False), r"expected boxes in voxels of the original image \(restore\), found others"),
+        (
+            contents([], restore=np.ones(2, bool)),
+            r"expected boxes in voxels of the original image \(restore\), found o",
+        ),
+        (
+            contents([], original_size_of_raw_data=np.array(9)),
+            "expected boxes of an image of 9 × 20 × 30 voxels, found 9",
+        ),
+        (contents([], original_size_of_raw_data=SHAPE), "expected an array of numbers as original_size_of_raw_data, f"),
+        ({"pred_boxes": np.zeros((0, 6))}, "expected an array of numbers as pred_scores, found NoneType"),
+        (contents([], pred_labels="none"), "expected an array of numbers as pred_labels, found str"),
+        (
+            contents([], pred_labels=np.array([None])),
+            "expected a pickle of arrays and numbers alone, found a type that is no number",
+        ),
+        (
+            contents([[0, 0, 4, 4, 0, 4]], [0.5, 0.4]),
+            r"expected boxes \(n, 6\), scores \(n,\) and labels \(n,\), found \(1, 6\), \(2,\), \(1,\)",
+        ),
+        (
+            contents([], original_size_of_raw_data=np.array([30, 20, 9])),
+            r"expected boxes of an image of 9 × 20 × 30 voxels, found 30 × 20 × 9",
+        ),
+        (contents([[0, 0, np.nan, 4, 0, 4]]), "expected finite boxes and scores, found NaN or infinity"),
+        (contents([[0, 0, 4, 4, 0, 4]], [np.inf]), "expected finite boxes and scores, found NaN or infinity"),
+        (contents([[0, 0, 4, 4, 0, 4]], [1.25]), r"expected scores in \[0, 1\], found 1.25 to 1.25"),
+        (
+            contents([[0, 0, 4, 4, 0, 4]], pred_labels=np.ones(1, np.float32)),
+            r"expected the one class 0, found \[1.0\]",
+        ),
+        (
+            contents([[0, 6, 4, 5, 0, 4]]),
+            r"expected boxes with the lower corner first, found \[0.0, 6.0, 4.0, 5.0, 0.0, 4.0\]",
+        ),
+        (
+            contents([[0, 0, 4, 4, 0, 4], [9, 0, 12, 4, 0, 4]]),
+            r"expected boxes that meet the image of 9 × 20 × 30 voxels, found \[9.0, 0.0, 12.0, 4.0, 0.0, 4.0\]",
+        ),
+        (contents([[0, 0, 4, 4, -5, 0]]), r"expected boxes that meet the image of 9 × 20 × 30 voxels, found"),
+    ],
+)
+def test_what_makes_no_sense_is_told_in_one_line(tmp_path, value, message):
+    save_pickle(value, tmp_path / "a_boxes.pkl")
+    with pytest.raises(OncoduetError, match=f"a_boxes.pkl: {message}"):
+        read_boxes(tmp_path / "a_boxes.pkl", SHAPE)

@@ -1,0 +1,279 @@
+"""The configuration ``retina-unet`` as a run like any other."""
+
+import math
+import multiprocessing
+import os
+import shutil
+import signal
+
+import numpy as np
+import pytest
+import torch
+
+from contract.errors import OncoduetError
+from contract.files import read_json, sha256_file
+from contract.records import read_record
+from network.detection.anchors import AnchorPlan, anchors_of_patch, level_strides
+from network.detection.boxes import iou
+from network.detection.clustering import BoxRule
+from network.detection.inference import Detector
+from network.detection.retina_unet import build_retina_unet
+from network.memory_plan import Budget, held_bytes
+from network.preprocessing import patch_size_zyx
+from network.weights import load_weights
+from training.configuration import CONFIGURATIONS, load_configuration
+from training.dataloading.instance_studies import numbered_studies
+from training.dataloading.resident_studies import ResidentStudies, resident_studies
+from training.dataset.lesion_instances import lesion_boxes
+from training.dataset.prepared import load_prepared
+from training.retina_unet.anchor_planning import plan_anchors
+from training.retina_unet.box_rule_sweep import search
+from training.retina_unet.lesion_sizes import lesion_sizes
+from training.retina_unet.trainer import DetectorTrainer, averaged_epochs, learning_rate
+from training.run import Item, execute, execute_together, plan_run
+from training.run_folder.folder import RunFolder
+from training.trainers.nnunet import build_trainer
+
+SHAPE = load_configuration("retina-unet")
+
+
+@pytest.fixture
+def planned(prepared_folder, profile):
+    def plan(configuration="retina-unet", restart=1, profile=profile, prepared=prepared_folder):
+        return plan_run(
+            load_prepared(prepared), configuration=configuration, fold=0, restart=restart, profile=str(profile)
+        )
+
+    return plan
+
+
+@pytest.fixture
+def long_profile(profile, tmp_path):
+    """Six epochs, of which the last two are averaged by the configuration's share of a third."""
+    path = tmp_path / "long.toml"
+    path.write_text(profile.read_text().replace("epochs = 3", "epochs = 6", 1))
+    return path
+
+
+@pytest.fixture
+def averaging(tmp_path):
+    path = tmp_path / "averaging.toml"
+    text = (CONFIGURATIONS / "retina-unet.toml").read_text()
+    path.write_text(text.replace("averaged = 0.1667", "averaged = 0.3333"))
+    return str(path)
+
+
+@pytest.fixture
+def trainer(planned, tmp_path):
+    run, folder = planned(), RunFolder(tmp_path / "run")
+    run.plan_anchors(folder)
+    built = build_trainer(run.task(folder, "cpu"), DetectorTrainer)
+    built.initialize()
+    built.dataloader_train, built.dataloader_val = built.get_dataloaders()
+    return built
+
+
+def kill_after(epochs, run, output):
+    def work():
+        def on_epoch(epoch):
+            if epoch.epoch + 1 == epochs:
+                os.kill(os.getpid(), signal.SIGKILL)
+
+        execute(run, output, device="cpu", on_epoch=on_epoch)
+
+    process = multiprocessing.get_context("fork").Process(target=work)
+    process.start()
+    process.join()
+    assert process.exitcode == -signal.SIGKILL
+
+
+def test_a_finished_run_is_complete_and_its_weights_fit_the_network_of_its_anchors(planned, tmp_path):
+    record = execute(planned(), tmp_path / "run", device="cpu")
+    folder = RunFolder(tmp_path / "run")
+    assert record.state == "finished"
+    assert all(math.isfinite(epoch.train_loss) for epoch in record.epochs)
+    assert record.parents["anchors"] == sha256_file(folder.anchors)
+    plans, dataset = read_json(folder.plans), read_json(folder.dataset)
+    network = build_retina_unet(plans, dataset, read_record(folder.anchors, AnchorPlan))
+    network.load_state_dict(load_weights(folder.weights))
+
+
+def test_anchors_are_planned_from_the_folds_training_lesions_alone(planned, prepared_folder, tmp_path):
+    run, folder = planned(), RunFolder(tmp_path / "run")
+    run.plan_anchors(folder)
+    sizes = lesion_sizes(prepared_folder, run.fold.train, lesion_class=1)
+    held = {study.case_id: study.lesions for study in run.prepared.record.studies}
+    assert len(sizes) == sum(held[case_id] for case_id in run.fold.train)
+    expected = plan_anchors(sizes, level_strides(run.plans), source=prepared_folder).plan
+    assert read_record(folder.anchors, AnchorPlan) == expected
+
+
+def test_studies_that_lose_every_lesion_are_refused(planned, tmp_path, monkeypatch):
+    run = planned()
+    without = [study.case_id for study in run.prepared.record.studies if not study.lesions]
+    monkeypatch.setattr(
+        type(run), "fold", property(lambda self: self.prepared.folds[0].model_copy(update={"train": tuple(without)}))
+    )
+    with pytest.raises(OncoduetError, match="expected at least one training lesion to plan anchors from, found none"):
+        run.plan_anchors(RunFolder(tmp_path / "run"))
+
+
+def test_a_fold_that_trains_on_no_lesion_is_refused_in_one_line_and_nothing_is_written(
+    write_study, profile, tmp_path, outcome
+):
+    archive, prepared = tmp_path / "archive", tmp_path / "prepared"
+    for number in range(3):
+        write_study(archive, f"{number}_1", kind=number, lesion=number == 1)
+    card = ["--card", "cspca-picai"]
+    assert outcome("prepare", *card, "--archive", archive, "--output", prepared, "--folds", 3) == (0, "")
+    folds = load_prepared(prepared).folds
+    (without,) = (number for number, fold in enumerate(folds) if "1_1" in fold.validation)
+    arguments = ["run", "--prepared", prepared, "--configuration", "retina-unet", "--restart", 1, "--profile", profile]
+    code, message = outcome(*arguments, "--fold", without, "--output", tmp_path / "run")
+    assert code == 3
+    assert f"{prepared}: expected a lesion in the training part of fold {without}, found none" in message
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("epochs", [2, 5])
+def test_a_killed_run_goes_on_to_the_same_bits_before_and_within_the_averaged_epochs(
+    planned, long_profile, averaging, tmp_path, epochs
+):
+    run = planned(averaging, profile=long_profile)
+    whole = execute(run, tmp_path / "whole", device="cpu")
+    kill_after(epochs, run, tmp_path / "killed")
+    resumed = execute(run, tmp_path / "killed", device="cpu", resume=True)
+    assert resumed.weights_sha256 == whole.weights_sha256
+    assert [each.train_loss for each in resumed.epochs] == [each.train_loss for each in whole.epochs]
+
+
+def test_packed_with_a_segmentation_each_gives_the_bits_that_it_gives_alone(planned, tmp_path):
+    runs = [("retina-unet", 1), ("ce", 1), ("retina-unet", 2)]
+    alone = [execute(planned(*run), tmp_path / f"alone{n}", device="cpu").weights_sha256 for n, run in enumerate(runs)]
+    items = [Item(planned(*run), tmp_path / f"packed{n}") for n, run in enumerate(runs)]
+    packed = [record.weights_sha256 for record in execute_together(items, device="cpu")]
+    assert packed == alone
+    assert len(set(packed)) == 3
+
+
+def test_the_kept_weights_are_the_mean_over_the_averaged_epochs(planned, long_profile, averaging, tmp_path):
+    run, ends = planned(averaging, profile=long_profile), []
+    run.plan_anchors(RunFolder(tmp_path / "run"))
+
+    class Watched(DetectorTrainer):
+        def on_epoch_end(self):
+            super().on_epoch_end()
+            ends.append({name: tensor.clone() for name, tensor in self.network.state_dict().items()})
+
+    watched = build_trainer(run.task(RunFolder(tmp_path / "run"), "cpu"), Watched)
+    (tmp_path / "run" / "work" / "engine").mkdir(parents=True, exist_ok=True)
+    watched.on_train_start()
+    for _ in watched.steps():
+        pass
+    kept = watched.kept_weights()
+    assert len(ends) == 6
+    for name, tensor in kept.items():
+        torch.testing.assert_close(tensor, (ends[4][name] + ends[5][name]) / 2)
+
+
+def test_the_learning_rate_rises_falls_and_then_cycles():
+    shape = SHAPE.model_copy(update={"warm_up": 0.1, "averaged": 1 / 3})
+    rates = [learning_rate(step, peak=1.0, epochs=6, steps_per_epoch=10, shape=shape) for step in range(60)]
+    assert rates[:5] == pytest.approx([0.2, 0.4, 0.6, 0.8, 1.0])
+    assert rates[22] == pytest.approx(0.5**0.9)  # half of the 36 steps after the warm-up
+    assert rates[40:50] == rates[50:60] == pytest.approx(list(np.linspace(0.1, 0.001, 10)))
+
+
+@pytest.mark.parametrize(
+    ("share", "epochs", "expected"), [(0.1667, 60, 10), (0.1667, 1000, 167), (0, 9, 0), (0.9, 1, 0)]
+)
+def test_a_share_of_the_epochs_is_averaged_but_never_all(share, epochs, expected):
+    assert averaged_epochs(SHAPE.model_copy(update={"averaged": share}), epochs) == expected
+
+
+def test_batches_carry_numbers_from_which_boxes_and_classes_follow(trainer):
+    trainer.on_epoch_start()
+    seen = 0
+    for _ in range(8):
+        batch = next(trainer.dataloader_train)
+        (target,) = batch["target"]
+        assert target.shape == (2, 1, 8, 16, 16)
+        for patch, case_id in zip(target, batch["keys"], strict=True):
+            boxes = lesion_boxes(patch[0], trainer.instances[case_id])
+            assert len(boxes) == (patch > 0).any()  # one lesion at most in each of these studies
+            seen += len(boxes)
+    assert seen
+
+
+def test_last_layers_learn_no_faster_than_the_configuration_allows(planned, profile, tmp_path):
+    """A profile at ten times the rate of the tests' own: 0.1 for all but the heads' last convolutions."""
+    path = tmp_path / "fast.toml"
+    path.write_text(profile.read_text().replace("learning_rate = 0.01", "learning_rate = 0.1"))
+    run, folder = planned(profile=path), RunFolder(tmp_path / "run")
+    run.plan_anchors(folder)
+    trainer = build_trainer(run.task(folder, "cpu"), DetectorTrainer)
+    trainer.initialize()
+    trainer.set_rate()
+    first = learning_rate(0, peak=1.0, epochs=3, steps_per_epoch=2, shape=SHAPE)
+    by_parameter = {id(each): group["lr"] for group in trainer.optimizer.param_groups for each in group["params"]}
+    assert len(by_parameter) == len(list(trainer.network.parameters()))
+    for name, parameter in trainer.network.named_parameters():
+        last = name in {f"{head}.6.{part}" for head in ("classifier", "regressor") for part in ("weight", "bias")}
+        assert by_parameter[id(parameter)] == pytest.approx(first * (SHAPE.last_layer_learning_rate if last else 0.1))
+
+
+def test_a_profile_may_ask_for_fewer_anchors(planned, profile, tmp_path):
+    path = tmp_path / "fewer.toml"
+    path.write_text(profile.read_text().replace("[plan]", "[plan]\nanchor_sizes_per_axis = 2"))
+    run, folder = planned(profile=path), RunFolder(tmp_path / "run")
+    run.plan_anchors(folder)
+    assert len(read_record(folder.anchors, AnchorPlan).sizes_voxels_zyx) == 2**3
+
+
+@pytest.mark.slow
+def test_boxes_of_an_unseen_easy_study_overlap_its_lesion(planned, profile, prepared_folder, tmp_path):
+    path = tmp_path / "longer.toml"
+    text = profile.read_text().replace("epochs = 3", "epochs = 10", 1).replace("per_epoch = 2", "per_epoch = 20", 1)
+    text = text.replace("learning_rate = 0.01", "learning_rate = 0.1").replace("batch_size = 2", "batch_size = 4")
+    path.write_text(text.replace("[plan]", "[plan]\nanchor_sizes_per_axis = 2"))
+    run, folder = planned(profile=path), RunFolder(tmp_path / "run")
+    execute(run, folder.path, device="cpu")
+    patch, plan = patch_size_zyx(run.plans), read_record(folder.anchors, AnchorPlan)
+    network = build_retina_unet(run.plans, run.prepared.dataset, plan)
+    network.load_state_dict(load_weights(folder.weights))
+    detector = Detector(network.eval(), anchors_of_patch(plan, level_strides(run.plans), patch))
+    resident = resident_studies(prepared_folder, run.fold.validation, device=torch.device("cpu"))
+    studies = numbered_studies(resident, run.fold.validation, lesion_class=1)
+    searched = search(detector, studies, run.fold.validation, patch_size=patch)
+    positive = [study for study in searched if len(study.lesions)]
+    assert positive
+    for study in positive:
+        found = study.found.clustered(read_record(folder.box_rule, BoxRule))
+        assert iou(torch.from_numpy(found.boxes[:1]), torch.from_numpy(study.lesions)).max() >= 0.3
+
+
+def test_numbers_that_do_not_fit_are_refused_before_any_study_is_numbered(prepared_folder):
+    ids = ["100_1", "101_1"]
+    studies = ResidentStudies(prepared_folder, torch.device("cpu"), torch.float32)
+    studies.load(ids)
+    voxels = sum(math.prod(studies.by_id[case_id].shape) for case_id in ids)
+    with pytest.raises(OncoduetError, match=r"expected the lesions' numbers .* that those of 2 studies need"):
+        numbered_studies(studies, ids, lesion_class=1, budget=Budget(held_bytes() + 2 * voxels, "--memory-gb"))
+    numbered = numbered_studies(studies, ids, lesion_class=1, budget=Budget(held_bytes() + 10**8, "--memory-gb"))
+    assert sum(study.label.nbytes for study in numbered.by_id.values()) == 2 * voxels
+
+
+def test_nnunets_loader_is_refused(planned, profile, tmp_path):
+    path = tmp_path / "stock.toml"
+    path.write_text(profile.read_text().replace("threads = 1", 'threads = 1\nloader = "nnunet"'))
+    with pytest.raises(OncoduetError, match=r'expected the resident loader .* found loader = "nnunet" in the profile'):
+        execute(planned(profile=path), tmp_path / "run", device="cpu")
+
+
+def test_anchors_made_before_an_interruption_are_kept(planned, tmp_path):
+    run, folder = planned(), RunFolder(tmp_path / "run")
+    run.plan_anchors(folder)
+    before = folder.anchors.stat().st_mtime_ns
+    shutil.copy(folder.anchors, tmp_path / "before.json")
+    run.plan_anchors(folder)
+    assert folder.anchors.stat().st_mtime_ns == before

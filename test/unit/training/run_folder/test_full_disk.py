@@ -1,0 +1,141 @@
+"""A real file system without room: one line, and the last whole checkpoint is where a run goes on.
+
+Each test mounts a small memory file system in a mount namespace of its own, which needs root or the right to make user
+namespaces.
+"""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from contract.records import RunRecord, read_record
+from training.dataset.prepared import load_prepared
+from training.run import execute, plan_run
+from training.run_folder.folder import RunFolder
+
+PROJECT = Path(__file__).resolve().parents[3]
+MOUNT = 'mount -t tmpfs -o size="$1" none "$2"'
+
+
+@pytest.fixture(scope="session")
+def namespace(tmp_path_factory) -> list[str]:
+    """A command that runs another one where it may mount."""
+    found = ""
+    for command in (["unshare", "--mount"], ["unshare", "--user", "--map-root-user", "--mount"]):
+        try:
+            trial = [*command, "sh", "-c", MOUNT, "sh", "4k", str(tmp_path_factory.mktemp("trial"))]
+            ended = subprocess.run(trial, capture_output=True, text=True, check=False)
+        except FileNotFoundError:
+            pytest.skip("there is no unshare here, with which to mount a small file system")
+        if ended.returncode == 0:
+            return command
+        found = ended.stderr
+    return pytest.skip(f"no mount namespace can be made here, with which to mount a small file system: {found.strip()}")
+
+
+@pytest.fixture
+def on_small_disk(namespace, prepared_folder, tmp_path):
+    """Run a command as a user does on a file system of this size: exit code and stderr; what it holds is copied out."""
+
+    def run(command: str, size_bytes: int, **options: object) -> tuple[int, str]:
+        disk, copy = tmp_path / "disk", tmp_path / "copy"
+        disk.mkdir()
+        words = [sys.executable, "-m", "training", command, "--output", disk / "output"]
+        words += [word for name, value in options.items() for word in (f"--{name}", value)]
+        script = f'{MOUNT} || exit 99; disk=$2 copy=$3; shift 3; "$@"; code=$?; cp -a "$disk" "$copy"; exit $code'
+        ended = subprocess.run(
+            [*namespace, "sh", "-c", script, "sh", str(size_bytes), str(disk), str(copy), *map(str, words)],
+            cwd=PROJECT,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        return ended.returncode, ended.stderr
+
+    return run
+
+
+@pytest.fixture
+def train_on_small_disk(on_small_disk, prepared_folder):
+    def train(profile: Path, size_bytes: int) -> tuple[int, str]:
+        options = {"prepared": prepared_folder, "configuration": "ce", "fold": 0, "restart": 1, "profile": profile}
+        return on_small_disk("run", size_bytes, device="cpu", **options)
+
+    return train
+
+
+@pytest.fixture
+def plan(prepared_folder, profile, tmp_path):
+    def planned(**changes: str):
+        text = profile.read_text().replace("features = 8", "features = 64")  # or else small files would matter
+        for name, value in changes.items():
+            (line,) = [each for each in text.splitlines() if each.startswith(f"{name} =")]
+            text = text.replace(line, f"{name} = {value}")
+        path = tmp_path / "changed.toml"
+        path.write_text(text)
+        return path, plan_run(load_prepared(prepared_folder), configuration="ce", fold=0, restart=1, profile=str(path))
+
+    return planned
+
+
+def test_a_disk_that_fills_up_with_checkpoints_leaves_the_earlier_ones_whole(train_on_small_disk, plan, tmp_path):
+    path, run = plan(epochs="5")
+    whole = execute(run, tmp_path / "whole", device="cpu").weights_sha256
+    checkpoint_bytes = _checkpoint_bytes(run, tmp_path / "sized")
+    code, message = train_on_small_disk(path, int(2.6 * checkpoint_bytes) + 100_000)  # two fit, and some small files
+    assert code == 3, message
+    assert message.count("\n") == 1
+    assert "epoch_000003.pt: expected " in message
+    assert f"{checkpoint_bytes} bytes for it on the disk, found" in message
+    folder = RunFolder(tmp_path / "copy" / "output")
+    assert [each.name for each in run.checkpoints(folder).files()] == ["epoch_000002.pt", "epoch_000001.pt"]
+    run.checkpoints(folder).require()
+    assert list(folder.path.rglob(".partial-*")) == []
+    assert read_record(folder.record, RunRecord).state in ("running", "failed")
+    assert "expected" in folder.log.read_text()
+    steps = []
+    assert execute(run, folder.path, device="cpu", on_iteration=steps.append).weights_sha256 == whole
+    assert steps == list(range(5, 11))  # two epochs of two steps were not lost
+
+
+def test_a_disk_without_room_for_the_weights_costs_no_epoch_that_has_a_checkpoint(train_on_small_disk, plan, tmp_path):
+    path, run = plan(epochs="3", checkpoint_every_epochs="9")
+    whole = execute(run, tmp_path / "whole", device="cpu")
+    weights_bytes = (tmp_path / "whole" / "weights.safetensors").stat().st_size
+    code, message = train_on_small_disk(path, weights_bytes + 40_000)
+    assert code == 3, message
+    assert message.count("\n") == 1
+    assert f"weights.safetensors: expected {weights_bytes} bytes for it on the disk, found" in message
+    folder = RunFolder(tmp_path / "copy" / "output")
+    assert not folder.weights.exists()
+    assert list(folder.path.rglob(".partial-*")) == []
+    assert len(read_record(folder.record, RunRecord).epochs) == 3
+    assert execute(run, folder.path, device="cpu").weights_sha256 == whole.weights_sha256
+
+
+@pytest.mark.parametrize(
+    "size_bytes", [400_000, 1_000_000], ids=["for the stacked studies", "for the preprocessed ones"]
+)
+def test_a_disk_without_room_for_a_dataset_is_named_and_nothing_is_left_there(
+    on_small_disk, archive, tmp_path, size_bytes
+):
+    code, message = on_small_disk("prepare", size_bytes, card="cspca-picai", archive=archive, folds=3)
+    assert code == 3, message
+    assert message.count("\n") == 1
+    assert re.search(r"output: expected enough space for it on the disk, found \d+ bytes free", message)
+    assert list((tmp_path / "copy").iterdir()) == []
+
+
+def _checkpoint_bytes(run, folder: Path) -> int:
+    """Size of the third checkpoint of a run that is ended after it was written."""
+
+    def end(epoch) -> None:
+        if epoch.epoch == 2:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        execute(run, folder, device="cpu", on_epoch=end)
+    return run.checkpoints(RunFolder(folder)).files()[0].stat().st_size

@@ -1,0 +1,88 @@
+"""Two processes on one run: one works, the other leaves or waits."""
+
+import json
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from contract.errors import OncoduetError
+from training.run_folder.folder import RunFolder
+from training.run_folder.lock import alone
+
+PROJECT = Path(__file__).resolve().parents[3]
+
+
+@pytest.fixture
+def folder(tmp_path):
+    return RunFolder(tmp_path)
+
+
+def test_the_message_names_the_holder(folder, monkeypatch):
+    monkeypatch.setenv("SLURM_JOB_ID", "4711")
+    with (
+        alone(folder),
+        pytest.raises(OncoduetError, match="expected no other process at work on this run, found process") as error,
+        alone(folder),
+    ):
+        pass
+    place = rf"process {os.getpid()} on {re.escape(socket.gethostname())}, Slurm job 4711, since 20\d\d-"
+    assert re.search(place, str(error.value))
+
+
+def test_a_lock_without_a_name_is_still_a_lock(folder):
+    with alone(folder):
+        folder.lock.write_text("")  # its holder has not come to writing its name
+        with pytest.raises(OncoduetError, match=r"at work on this run, found one$"), alone(folder):
+            pass
+
+
+def test_a_lock_is_free_again_after_its_holder_was_killed(folder):
+    command = "import sys, time; from pathlib import Path\n"
+    command += "from training.run_folder.lock import alone; from training.run_folder.folder import RunFolder\n"
+    command += "with alone(RunFolder(Path(sys.argv[1]))):\n    print('held', flush=True); time.sleep(60)\n"
+    holder = subprocess.Popen(
+        [sys.executable, "-c", command, str(folder.path)], cwd=PROJECT, stdout=subprocess.PIPE, text=True
+    )
+    assert holder.stdout.readline() == "held\n"
+    with pytest.raises(OncoduetError, match=f"found process {holder.pid} on"), alone(folder):
+        pass
+    holder.send_signal(signal.SIGKILL)
+    holder.wait()
+    with alone(folder):
+        assert json.loads(folder.lock.read_text())["pid"] == os.getpid()
+
+
+def test_of_two_processes_one_trains_and_the_others_leave_or_wait(prepared_folder, profile, tmp_path):
+    options = {"prepared": prepared_folder, "configuration": "ce", "fold": 0, "restart": 1, "profile": profile}
+    options |= {"output": tmp_path / "run", "device": "cpu"}
+    command = [sys.executable, "-m", "training", "run"]
+    command += [str(word) for name, value in options.items() for word in (f"--{name}", value)]
+    lock = RunFolder(tmp_path / "run").lock
+    with_pipes = {"cwd": PROJECT, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    first = subprocess.Popen(command, **with_pipes)
+    while not (lock.is_file() and lock.read_text()):
+        assert first.poll() is None
+        time.sleep(0.01)
+    os.kill(first.pid, signal.SIGSTOP)  # so that it cannot finish before the others look
+    try:
+        leaving = subprocess.run(command, **with_pipes, check=False)
+        waiting = subprocess.Popen([*command, "--wait"], **with_pipes)
+        assert waiting.stdout.readline().startswith("device: cpu")
+        assert f": waiting for process {first.pid} on" in waiting.stdout.readline()
+    finally:
+        os.kill(first.pid, signal.SIGCONT)
+    assert (leaving.returncode, leaving.stderr.count("\n")) == (3, 1)
+    assert f"expected no other process at work on this run, found process {first.pid} on" in leaving.stderr
+    assert first.communicate()[1] == ""
+    said, complaint = waiting.communicate()
+    assert (first.returncode, waiting.returncode, complaint) == (0, 0, "")
+    assert "finished already, nothing to do" in said
+    log = (tmp_path / "run" / "training.log").read_text()
+    assert log.count("Current learning rate") == 3  # each of the three epochs was trained once

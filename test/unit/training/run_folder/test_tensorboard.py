@@ -1,0 +1,83 @@
+"""Event files for TensorBoard, read back."""
+
+import struct
+from pathlib import Path
+
+import pytest
+from tensorboardX.proto.event_pb2 import Event
+
+from training.dataset.prepared import load_prepared
+from training.run import Item, Wishes, execute, execute_together, plan_run
+from training.run_folder.folder import RunFolder
+
+NAMES = ["learning_rate", "loss/training", "loss/validation", "pseudo_dice", "seconds"]
+
+
+@pytest.fixture
+def run(prepared_folder, profile):
+    return plan_run(load_prepared(prepared_folder), configuration="ce", fold=0, restart=1, profile=str(profile))
+
+
+def scalars(folder: Path) -> dict[tuple[str, int], float]:
+    """Every scalar of the folder's only event file, by name and step; none may stand twice.
+
+    A file is a sequence of records: length (8 bytes), checksum (4), an event as a protocol buffer, checksum (4).
+    """
+    (path,) = (folder / "tensorboard").iterdir()
+    content, found, place = path.read_bytes(), {}, 0
+    while place < len(content):
+        (length,) = struct.unpack_from("<Q", content, place)
+        event = Event.FromString(content[place + 12 : place + 12 + length])
+        place += 16 + length
+        for value in event.summary.value:
+            assert (value.tag, event.step) not in found
+            found[value.tag, event.step] = value.simple_value
+    return found
+
+
+def test_every_epoch_has_its_scalars_once(run, tmp_path):
+    record = execute(run, tmp_path / "run", device="cpu", wishes=Wishes(tensorboard=True))
+    found = scalars(tmp_path / "run")
+    assert sorted({name for name, _ in found}) == NAMES
+    for epoch in record.epochs:
+        step = epoch.epoch + 1
+        assert found["loss/training", step] == pytest.approx(epoch.train_loss)
+        assert found["loss/validation", step] == pytest.approx(epoch.validation_loss)
+        assert found["learning_rate", step] == pytest.approx(epoch.learning_rate)
+        assert found.get(("pseudo_dice", step)) == (
+            None if epoch.pseudo_dice is None else pytest.approx(epoch.pseudo_dice)
+        )
+    assert {step for name, step in found if name == "seconds"} == {1, 2, 3}
+
+
+def test_a_run_that_went_on_shows_no_epoch_twice(run, tmp_path):
+    def fail(epoch) -> None:
+        if epoch.epoch == 1:
+            raise KeyboardInterrupt
+
+    wishes = Wishes(tensorboard=True)
+    with pytest.raises(KeyboardInterrupt):
+        execute(run, tmp_path / "run", device="cpu", wishes=wishes, on_epoch=fail)
+    assert {step for _, step in scalars(tmp_path / "run")} == {1, 2}
+    newest, _ = run.checkpoints(RunFolder(tmp_path / "run")).files()
+    newest.unlink()  # as if it had been killed before: the second epoch is trained and written again
+    record = execute(run, tmp_path / "run", device="cpu", wishes=wishes)
+    found = scalars(tmp_path / "run")
+    assert [found["loss/training", step] for step in (1, 2, 3)] == pytest.approx(
+        [epoch.train_loss for epoch in record.epochs]
+    )
+
+
+def test_without_being_asked_for_none_are_written_and_the_weights_are_the_same(run, tmp_path):
+    plain = execute(run, tmp_path / "plain", device="cpu")
+    shown = execute(run, tmp_path / "shown", device="cpu", wishes=Wishes(tensorboard=True))
+    assert not (tmp_path / "plain" / "tensorboard").exists()
+    assert plain.weights_sha256 == shown.weights_sha256
+
+
+def test_packed_runs_have_a_file_each(run, prepared_folder, profile, tmp_path):
+    other = plan_run(load_prepared(prepared_folder), configuration="ce", fold=0, restart=2, profile=str(profile))
+    items = [Item(run, tmp_path / "first"), Item(other, tmp_path / "second")]
+    execute_together(items, device="cpu", wishes=Wishes(tensorboard=True))
+    first, second = scalars(tmp_path / "first"), scalars(tmp_path / "second")
+    assert first["loss/training", 1] != second["loss/training", 1]

@@ -1,0 +1,199 @@
+"""The checkpoint that detects best on the fold's validation studies, found by our own programs."""
+
+import json
+import multiprocessing
+import os
+import shutil
+import signal
+from pathlib import Path
+
+import pytest
+
+from contract.errors import OncoduetError
+from contract.files import sha256_file
+from contract.records import RunRecord, ScoredCheckpoint, SelectionRecord, read_record
+from network.weights import load_weights, tensors_sha256
+from training.dataset.prepared import load_prepared
+from training.run import Wishes, execute, plan_run
+from training.run_folder.folder import RunFolder
+from training.validation.checkpoint_selection import OPTIMISM, best
+
+
+def by_detection(profile: Path, folder: Path) -> Path:
+    """The tiny profile, whose weights are kept after the second of three epochs, and after the third."""
+    text = profile.read_text().replace('checkpoint = "final"', 'checkpoint = "detection"\nkeep_every_epochs = 2')
+    path = folder / "detection.toml"
+    path.write_text(text)
+    return path
+
+
+@pytest.fixture
+def planned(prepared_folder, profile, tmp_path):
+    def plan(fold=0, prepared=prepared_folder, profile=None):
+        path = profile or by_detection(default, tmp_path)
+        return plan_run(load_prepared(prepared), configuration="ce", fold=fold, restart=1, profile=str(path))
+
+    default = profile
+    return plan
+
+
+@pytest.fixture(scope="module")
+def chosen(prepared_folder, profile, tmp_path_factory):
+    """One run whose checkpoint was chosen by detection."""
+    folder = tmp_path_factory.mktemp("chosen")
+    path = by_detection(profile, folder)
+    run = plan_run(load_prepared(prepared_folder), configuration="ce", fold=0, restart=1, profile=str(path))
+    execute(run, folder / "run", device="cpu")
+    return run, RunFolder(folder / "run")
+
+
+def scored(epoch, score):
+    return ScoredCheckpoint(epoch=epoch, weights_sha256="a", auroc=score, ap=score, score=score)
+
+
+def test_the_best_score_wins_and_of_equal_ones_the_earliest():
+    assert best([scored(2, 0.5), scored(4, 0.75), scored(6, 0.625)]).epoch == 4
+    assert best([scored(2, 0.5), scored(4, 0.75), scored(6, 0.75)]).epoch == 4
+    assert best([scored(2, 0.75), scored(4, 0.5), scored(6, 0.75)]).epoch == 2
+
+
+def test_the_chosen_weights_are_kept_with_the_scores_of_all(chosen):
+    run, folder = chosen
+    record = read_record(folder.record, RunRecord)
+    selection = read_record(folder.selection, SelectionRecord)
+    assert (record.checkpoint, record.state) == ("detection", "finished")
+    assert record.parents["selection"] == sha256_file(folder.selection)
+    assert selection.key == run.key
+    assert selection.validation == run.fold.validation
+    assert selection.mirroring is False
+    assert selection.optimism == OPTIMISM
+    assert [each.epoch for each in selection.checkpoints] == [2, 3]
+    assert all(each.score == pytest.approx((each.auroc + each.ap) / 2) for each in selection.checkpoints)
+    assert selection.chosen_epoch == best(selection.checkpoints).epoch
+    (sha256,) = [each.weights_sha256 for each in selection.checkpoints if each.epoch == selection.chosen_epoch]
+    assert sha256 == record.weights_sha256 == tensors_sha256(load_weights(folder.weights))
+    assert not folder.work.exists()
+
+
+def test_the_last_epochs_weights_are_those_of_the_policy_final(chosen, profile, planned, tmp_path):
+    final = execute(planned(profile=profile), tmp_path / "final", device="cpu")
+    selection = read_record(chosen[1].selection, SelectionRecord)
+    assert selection.checkpoints[-1].weights_sha256 == final.weights_sha256
+    assert selection.checkpoints[0].weights_sha256 != final.weights_sha256
+
+
+def test_the_scores_are_those_that_the_programs_give_a_user(chosen, prepared_folder, tmp_path):
+    """The chosen weights again, as a user would judge them: bundled, predicted from the whole archive, scored."""
+    from algorithm.__main__ import main as algorithm  # noqa: PLC0415
+    from evaluation.__main__ import main as evaluation  # noqa: PLC0415
+    from training.__main__ import main as training  # noqa: PLC0415
+
+    run, folder = chosen
+    validation, archive = tmp_path / "archive", prepared_folder.parent / "archive"
+    for case_id in run.fold.validation:
+        patient = case_id.partition("_")[0]
+        shutil.copytree(archive / patient, validation / patient, dirs_exist_ok=True)
+        (validation / "labels").mkdir(exist_ok=True)
+        shutil.copy(archive / "labels" / f"{case_id}.nii.gz", validation / "labels")
+    model, predictions, scores = tmp_path / "model", tmp_path / "predictions", tmp_path / "scores"
+    assert training(["bundle", "--runs", str(folder.path), "--output", str(tmp_path / "model.tar.gz")]) == 0
+    shutil.unpack_archive(tmp_path / "model.tar.gz", model, filter="data")
+    command = ["batch", "--archive", str(validation), "--model", str(model), "--output", str(predictions)]
+    assert algorithm([*command, "--no-mirroring", "--threads", "1"]) == 0
+    command = ["score", "--predictions", str(predictions), "--truth", str(validation / "labels")]
+    assert evaluation([*command, "--output", str(scores)]) == 0
+    strict = json.loads((scores / "metrics.json").read_text())["strict"]
+    selection = read_record(folder.selection, SelectionRecord)
+    expected = {each.epoch: each for each in selection.checkpoints}[selection.chosen_epoch]
+    assert (strict["auroc"], strict["ap"], strict["score"]) == (expected.auroc, expected.ap, expected.score)
+
+
+def test_kept_weights_survive_a_kill_and_an_interrupted_choice_goes_on(chosen, planned, tmp_path, monkeypatch):
+    _, whole = chosen
+    run, folder = planned(), RunFolder(tmp_path / "run")
+
+    def work() -> None:
+        def on_epoch(epoch) -> None:
+            if epoch.epoch == 2:
+                os.kill(os.getpid(), signal.SIGKILL)
+
+        execute(run, folder.path, device="cpu", on_epoch=on_epoch)
+
+    process = multiprocessing.get_context("fork").Process(target=work)
+    process.start()
+    process.join()
+    assert process.exitcode == -signal.SIGKILL
+    assert sorted(path.name for path in folder.kept.iterdir()) == [
+        "epoch_000002.safetensors",
+        "epoch_000003.safetensors",
+    ]
+    with monkeypatch.context() as broken:
+        broken.setenv("PYTHONHOME", str(tmp_path))  # no Python starts with that
+        with pytest.raises(RuntimeError, match="python -m algorithm batch, called to choose a checkpoint: expected it"):
+            execute(run, folder.path, device="cpu")
+    assert read_record(folder.record, RunRecord).state == "failed"
+    steps = []
+    record = execute(run, folder.path, device="cpu", resume=True, on_iteration=steps.append)
+    assert steps == []  # the training was over; only the choice was left
+    assert record.weights_sha256 == read_record(whole.record, RunRecord).weights_sha256
+    first, second = (read_record(each.selection, SelectionRecord) for each in (folder, whole))
+    assert first.checkpoints == second.checkpoints
+
+
+def copied(prepared_folder, tmp_path) -> tuple[Path, Path]:
+    """A dataset and its archive of one's own."""
+    archive = tmp_path / "archive"
+    shutil.copytree(prepared_folder.parent / "archive", archive)
+    shutil.copytree(prepared_folder, tmp_path / "prepared")
+    sources = tmp_path / "prepared" / "sources.json"
+    sources.write_text(sources.read_text().replace(str(prepared_folder.parent / "archive"), str(archive)))
+    return tmp_path / "prepared", archive
+
+
+def test_an_archive_that_was_moved_is_asked_for_before_training_begins(planned, prepared_folder, tmp_path):
+    prepared, archive = copied(prepared_folder, tmp_path)
+    archive.rename(tmp_path / "moved")
+    message = r"archive: expected the archive that .*prepared was prepared from, .* found none; --archive says where"
+    with pytest.raises(OncoduetError, match=message):
+        execute(planned(prepared=prepared), tmp_path / "run", device="cpu")
+    assert not (tmp_path / "run" / "run.json").exists()
+    wishes = Wishes(archive=tmp_path / "moved")
+    assert execute(planned(prepared=prepared), tmp_path / "run", device="cpu", wishes=wishes).state == "finished"
+
+
+def test_a_study_that_cannot_be_predicted_is_named(planned, prepared_folder, tmp_path):
+    prepared, archive = copied(prepared_folder, tmp_path)
+    run = planned(prepared=prepared)
+    spoilt = archive / "labels" / f"{run.fold.validation[0]}.nii.gz"
+
+    def spoil(epoch) -> None:
+        if epoch.epoch == 2:
+            spoilt.write_bytes(spoilt.read_bytes()[:50])
+
+    with pytest.raises(
+        OncoduetError, match=rf"{spoilt.name}: expected the file that .* was prepared from, found anoth"
+    ):
+        execute(run, tmp_path / "run", device="cpu", on_epoch=spoil)
+
+
+def test_a_refusal_of_the_programs_is_passed_on_in_one_line(planned, prepared_folder, tmp_path):
+    """The archive's licence is no study's file: nobody has stamped it, but the algorithm reads it."""
+    prepared, archive = copied(prepared_folder, tmp_path)
+    (archive / "archive.json").write_text('{"data_licence": 7}')
+    with pytest.raises(
+        OncoduetError, match=r"called to choose a checkpoint: .*archive\.json: expected the text data_l"
+    ):
+        execute(planned(prepared=prepared), tmp_path / "run", device="cpu")
+    assert read_record(tmp_path / "run" / "run.json", RunRecord).state == "failed"
+
+
+def test_a_fold_without_both_kinds_of_validation_studies_is_refused(planned, prepared_folder, tmp_path):
+    prepared, _ = copied(prepared_folder, tmp_path)
+    record = json.loads((prepared / "prepared.json").read_text())
+    validation = json.loads((prepared / "splits.json").read_text())["folds"][0]["validation"]
+    for study in record["studies"]:
+        study["lesions"] = int(study["case_id"] not in validation)
+    (prepared / "prepared.json").write_text(json.dumps(record))
+    message = rf"with and without lesions in fold 0, .* found 0 with and {len(validation)} without"
+    with pytest.raises(OncoduetError, match=message):
+        planned(prepared=prepared)

@@ -1,0 +1,1 @@
+"""nnU-Net's augmentation on batches, with explicit seeds."""

@@ -1,0 +1,442 @@
+"""What a campaign will cost: hours, disk and memory, and whether the machine has them.
+
+Hours come from measurement alone: from epochs that runs of this plan have behind them, else from a few training steps
+made for the purpose. Disk and memory follow from the plan by the numbers below, so that asking costs next to nothing
+and a campaign that cannot end well is refused before its first iteration.
+
+Runs of upstream nnDetection are not counted: it plans its own networks, and nobody here has measured them.
+
+Memory on the CPU was calibrated on the resident set of training processes (``test/benchmark/campaign_memory.py``):
+seven plans of 4 to 32 features, patches of 8 × 16 × 16 to 24 × 128 × 128, batches of 1 to 4. None needed more than is
+estimated here; where the estimate is above 500 MB it is at most 1.6 times what was needed.
+The largest of them was measured with nnU-Net's loader only. For networks that find boxes the estimate was 0.98 to
+1.43 times what four of these plans needed.
+"""
+
+import itertools
+import math
+import multiprocessing
+import os
+import platform
+import shutil
+import statistics
+import tempfile
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any
+
+from contract.errors import OncoduetError
+from contract.files import read_json
+from contract.process.signals import children_that_end_with_us, leave_last_word_to_parent
+from training.campaign.devices import CudaDevice, see_only
+from training.campaign.plan import Campaign
+from training.campaign.status import Progress, Snapshot, clock, hours
+from training.configuration import DetectorConfiguration
+from training.run import Run, execute
+
+GB = 10**9
+PROBE_STEPS = 5
+PROBE_S = 15.0
+VALIDATION_STEP = 1 / 3
+"""Of a training step: it goes forward only."""
+
+_FLOAT, _HALF, _LABEL, _NUMBER = 4, 2, 2, 2
+_CHECKPOINTS = 3
+"""The two that are kept and the one that is being written."""
+_BYTES_PER_EPOCH = 1000
+"""Of ``run.json`` and the log together."""
+_PROCESS = 75 * 10**6
+"""What a forked process comes to hold, whatever the plan: pages written to, and the libraries' own buffers."""
+_IMPORTS = 600 * 10**6
+"""What a process that was not forked holds after its imports."""
+_PARAMETER_COPIES = 4
+"""Weights, gradients, momentum, and one for a checkpoint."""
+_CPU_FEATURES = 4.5
+"""Floats alive per element of the feature maps that the convolutions give."""
+_CUDA_BYTES = 8e9 / (2 * 560e6)
+"""Per element of the same: nnU-Net's planner reckons 8 GB for 560 million elements in each of two patches."""
+
+
+@dataclass(frozen=True)
+class Needs:
+    """What one run takes, in bytes."""
+
+    weights: int
+    checkpoint: int
+    kept: int
+    """Weights that wait for the choice by detection."""
+    log: int
+    on_cpu: int
+    """Memory of network, gradients and activations in training."""
+    on_cuda: int
+
+    @property
+    def disk_when_finished(self) -> int:
+        """What stays in its folder."""
+        return self.weights + self.log
+
+    @property
+    def disk_at_work(self) -> int:
+        """What its checkpoints take beside that."""
+        return _CHECKPOINTS * self.checkpoint + self.kept
+
+
+@dataclass(frozen=True)
+class Side:
+    """How much of a campaign happens at the same time, and where."""
+
+    processes: int
+    packed: int
+    """Runs side by side in each process."""
+    devices: tuple[CudaDevice, ...] = ()
+    """One per process, or none on the CPU."""
+    elsewhere: bool = False
+    """Whether other machines do it: then only the disk is ours."""
+    memory_gb: float | None = None
+    """What each process is given, where that was said."""
+
+
+@dataclass(frozen=True)
+class Pace:
+    """How long an epoch takes."""
+
+    epoch_s: float
+    rests_on: str
+    """What the number was taken from."""
+
+
+@dataclass(frozen=True)
+class Bill:
+    """What the missing runs need on the disk and in memory, in bytes, and what there is."""
+
+    missing: int
+    finished_each: int
+    disk: int
+    disk_free: int
+    memory: int
+    memory_free: int | None
+    """None where nobody knows."""
+    memory_source: str
+    at_once: int
+    uncounted: int = 0
+    """Missing runs of nnDetection."""
+
+    def refuse_if_short(self, campaign: Campaign) -> None:
+        """Say so where disk or memory cannot do.
+
+        Raises
+        ------
+        OncoduetError
+            Too little of either.
+        """
+        if self.disk > self.disk_free:
+            raise OncoduetError(
+                f"{campaign.output}: expected {_size(self.disk)} of free disk for {self.missing} runs, "
+                f"found {_size(self.disk_free)}"
+            )
+        if self.memory_free is not None and self.memory > self.memory_free:
+            raise OncoduetError(
+                f"{campaign.path}: expected {_size(self.memory)} of memory for {self.at_once} runs at a time, "
+                f"found {_size(self.memory_free)} ({self.memory_source}); "
+                "fewer resources.workers or resources.packed need less"
+            )
+
+    def lines(self) -> list[str]:
+        """Two sentences for people, and one about what they leave out."""
+        free = "" if self.memory_free is None else f"; {_size(self.memory_free)} there ({self.memory_source})"
+        return [
+            f"disk: {_size(self.finished_each)} per finished run, at most {_size(self.disk)} on the way; "
+            f"{_size(self.disk_free)} free",
+            f"memory: at most {_size(self.memory)} for {self.at_once} runs at a time{free}",
+            *(
+                [f"not counted: {_runs(self.uncounted)} of nnDetection, whose costs are unknown"]
+                if self.uncounted
+                else []
+            ),
+        ]
+
+
+def bill(campaign: Campaign, snapshot: Snapshot, side: Side) -> Bill:
+    """What the missing runs need beside what there is."""
+    from network.memory_plan import held_bytes, memory_budget  # noqa: PLC0415
+
+    missing, uncounted = _missing(snapshot)
+    need = {kind: needs(run) for kind, run in _by_kind(missing).items()}
+    of = [need[_kind(progress.place.run)] for progress in missing]
+    at_once = min(len(missing), side.processes * side.packed)
+    disk = sum(each.disk_when_finished for each in of) + at_once * max((each.disk_at_work for each in of), default=0)
+    on_cuda = bool(side.devices)
+    kinds = _by_kind(missing).values()
+    resident = max((training_set_bytes(run, on_cuda=on_cuda) for run in kinds), default=0)
+    numbers = max((numbers_bytes(run) for run in kinds), default=0)
+    packed, processes = min(side.packed, max(1, len(missing))), min(len(missing), side.processes)
+    on_device = packed * max((each.on_cuda for each in of), default=0) + resident + numbers
+    on_host = _PROCESS + numbers + packed * max((each.on_cpu for each in of), default=0)
+    if side.elsewhere:
+        memory, free, source = _IMPORTS + on_host + resident, side.memory_gb, "slurm.memory_gb"
+        memory_free = None if free is None else round(free * GB)
+        at_once = packed
+    elif side.devices:
+        memory, source = on_device, f"the GPU {side.devices[0].name}"
+        memory_free = min(device.free_bytes for device in side.devices)
+        at_once = packed
+    else:
+        budget = memory_budget()
+        memory = processes * on_host + resident  # read before the processes are forked
+        memory_free, source = budget.total - held_bytes(), budget.source
+    return Bill(
+        missing=len(missing),
+        finished_each=max((each.disk_when_finished for each in of), default=0),
+        disk=disk,
+        disk_free=shutil.disk_usage(_existing(campaign.output)).free,
+        memory=memory if missing else 0,
+        memory_free=memory_free,
+        memory_source=source,
+        at_once=at_once,
+        uncounted=len(uncounted),
+    )
+
+
+def needs(run: Run) -> Needs:
+    """What a run of this plan takes. The network is built without memory for its weights.
+
+    Raises
+    ------
+    OncoduetError
+        A network that finds boxes has a patch that is no multiple of its strides.
+    """
+    import torch  # noqa: PLC0415
+
+    from network.plans import CONFIGURATION  # noqa: PLC0415
+
+    plan = run.plans["configurations"][CONFIGURATION]
+    with torch.device("meta"):
+        network = _network(run)
+        elements = _convolved(network, run, plan["patch_size"]) * plan["batch_size"]
+    unique = {id(parameter): parameter.numel() for parameter in network.parameters()}
+    parameters = sum(unique.values())
+    copies = 3 if run.keep == "best" else 2  # weights, momentum, and the best weights so far
+    kept = run.profile.epochs // run.profile.keep_every_epochs + 1 if run.keep == "detection" else 0
+    return Needs(
+        weights=_FLOAT * parameters,
+        checkpoint=copies * _FLOAT * parameters,
+        kept=kept * _FLOAT * parameters,
+        log=_BYTES_PER_EPOCH * run.profile.epochs,
+        on_cpu=round(_FLOAT * (_PARAMETER_COPIES * parameters + _CPU_FEATURES * elements)),
+        on_cuda=round(_PARAMETER_COPIES * _FLOAT * parameters + _CUDA_BYTES * elements),
+    )
+
+
+def _network(run: Run) -> Any:
+    """The network that a run trains; its anchors' sizes do not matter here, and are not planned before it starts."""
+    from network.architecture import build_network  # noqa: PLC0415
+    from network.detection.anchors import (  # noqa: PLC0415
+        AnchorPlan,
+        anchors_of_patch,
+        detection_levels,
+        level_strides,
+    )
+    from network.detection.retina_unet import build_retina_unet  # noqa: PLC0415
+    from network.preprocessing import patch_size_zyx  # noqa: PLC0415
+
+    if not isinstance(run.configuration, DetectorConfiguration):
+        return build_network(run.plans, run.prepared.dataset, deep_supervision=True)
+    strides, sizes = level_strides(run.plans), ((1.0, 1.0, 1.0),) * run.configuration.sizes_per_axis**3
+    anchors = AnchorPlan(levels=detection_levels(len(strides)), sizes_voxels_zyx=sizes)
+    anchors_of_patch(anchors, strides, patch_size_zyx(run.plans))  # refuses a patch that does not fit
+    return build_retina_unet(run.plans, run.prepared.dataset, anchors)
+
+
+def _convolved(network: Any, run: Run, patch_size_zyx: Sequence[int]) -> int:
+    """Elements of all feature maps that the convolutions give of a patch; without memory, on torch's meta device."""
+    import torch  # noqa: PLC0415
+
+    if not isinstance(run.configuration, DetectorConfiguration):
+        return int(network.compute_conv_feature_map_size(tuple(patch_size_zyx)))
+    elements = 0
+
+    def count(_: Any, __: Any, output: Any) -> None:
+        nonlocal elements
+        elements += output.numel()
+
+    for layer in network.modules():
+        if isinstance(layer, torch.nn.Conv3d | torch.nn.ConvTranspose3d):
+            layer.register_forward_hook(count)
+    network(torch.empty(1, len(run.prepared.dataset["channel_names"]), *patch_size_zyx))
+    return elements
+
+
+def training_set_bytes(run: Run, *, on_cuda: bool = False) -> int:
+    """The preprocessed studies in the memory of the device, as far as a process keeps them there.
+
+    The resident loader keeps all of them, on a GPU in half precision; nnU-Net's own reads patches from files.
+    """
+    if run.profile.loader == "nnunet":
+        return 0
+    prepared = run.prepared
+    per_voxel = _LABEL + len(prepared.dataset["channel_names"]) * (_HALF if on_cuda else _FLOAT)
+    return round(_training_voxels(run) * per_voxel)
+
+
+def numbers_bytes(run: Run) -> int:
+    """The numbered lesions of the same studies, which each process keeps for itself where a network finds boxes."""
+    return round(_training_voxels(run) * _NUMBER) if isinstance(run.configuration, DetectorConfiguration) else 0
+
+
+def _training_voxels(run: Run) -> float:
+    """Voxels of all preprocessed studies, known from the fingerprint and the plan."""
+    from network.plans import CONFIGURATION  # noqa: PLC0415
+
+    prepared = run.prepared
+    fingerprint: dict[str, Any] = read_json(prepared.folder / "dataset_fingerprint.json")
+    target_mm = prepared.plans["configurations"][CONFIGURATION]["spacing"]
+    voxels: float = sum(
+        math.prod(shape) * math.prod(spacing) / math.prod(target_mm)
+        for shape, spacing in zip(fingerprint["shapes_after_crop"], fingerprint["spacings"], strict=True)
+    )
+    return voxels
+
+
+def paces(snapshot: Snapshot, side: Side) -> dict[str, Pace | None]:
+    """How long an epoch takes, for each kind of network that has runs to be made; None where a probe gave nothing.
+
+    Runs of the campaign that have epochs behind them are the best witnesses; else steps are made and timed.
+    """
+    missing, _ = _missing(snapshot)
+    found: dict[str, Pace | None] = {}
+    for kind, run in _by_kind(missing).items():
+        behind = [
+            progress
+            for progress in snapshot.runs
+            if _kind(progress.place.run) == kind and progress.epochs and progress.wall_s > 0
+        ]
+        found[kind] = _remembered(behind) if behind else probe(run, side.devices)
+    return found
+
+
+def hours_line(snapshot: Snapshot, side: Side, pace: dict[str, Pace | None]) -> str:
+    """One sentence about the hours that the missing runs will take."""
+    total_s = 0.0
+    missing, uncounted = _missing(snapshot)
+    known = [each for each in pace.values() if each is not None]
+    if not missing:
+        return "hours: not known" if uncounted else "hours: nothing to do"
+    if len(known) < len(pace):
+        return f"hours: not known: no training step ended within {PROBE_S:.0f} s on {_device_name(side.devices)}"
+    for progress in missing:
+        each = pace[_kind(progress.place.run)]
+        assert each is not None
+        total_s += each.epoch_s * (progress.place.run.profile.epochs - len(progress.epochs))
+    unit = "GPU-hours" if side.devices else "hours of computing"
+    at_once = min(len(missing), side.processes)
+    rests_on = "; ".join(dict.fromkeys(each.rests_on for each in known))
+    parallel = f"{at_once} process{'es' if at_once > 1 else ''} at a time"
+    return (
+        f"hours: about {hours(total_s)} {unit} for {len(missing)} runs, "
+        f"{clock(total_s / at_once)} by the clock with {parallel} ({rests_on})"
+    )
+
+
+def probe(run: Run, devices: Sequence[CudaDevice] = ()) -> Pace | None:
+    """Time a few real training steps, in a process and a folder that are gone afterwards; None if none ended in time.
+
+    The first step is longer than the others (it reads studies), so it counts only where it was the only one. Whatever
+    ends the child, an estimate is not worth an error: the run itself will tell.
+    """
+    context = multiprocessing.get_context("fork")
+    ours, theirs = context.Pipe(duplex=False)
+    with tempfile.TemporaryDirectory(prefix="oncoduet-probe-") as folder:
+        index = devices[0].index if devices else None
+        process = context.Process(target=_steps, args=(run, Path(folder) / "run", index, theirs))
+        with children_that_end_with_us():
+            process.start()
+        theirs.close()
+        times: list[float] = []
+        until = time.monotonic() + PROBE_S
+        try:
+            while len(times) <= PROBE_STEPS + 1 and ours.poll(max(0.0, until - time.monotonic())):
+                times.append(ours.recv())
+        except EOFError:
+            pass  # it is through with a very short run
+        finally:
+            process.kill()
+            process.join()
+    steps = [after - before for before, after in itertools.pairwise(times)]  # from the training's start on
+    if not steps:
+        return None
+    counted = steps[1:] or steps
+    profile = run.profile
+    epoch_s = statistics.median(counted) * (
+        profile.iterations_per_epoch + VALIDATION_STEP * profile.validation_iterations_per_epoch
+    )
+    many = f"{len(counted)} training steps" if len(counted) > 1 else "a single training step"
+    return Pace(epoch_s, f"from {many} timed on {_device_name(devices)}")
+
+
+def _steps(run: Run, folder: Path, index: int | None, times: Connection) -> None:
+    """The probe's process."""
+    leave_last_word_to_parent()
+    if index is not None:
+        see_only(index)
+
+    def tell(_: int) -> None:
+        try:
+            times.send(time.monotonic())
+        except BrokenPipeError:
+            os._exit(0)
+
+    try:
+        tell(0)
+        execute(run, folder, device="cpu" if index is None else "cuda", on_iteration=tell)
+    finally:
+        times.close()
+        os._exit(0)
+
+
+def _remembered(behind: Sequence[Progress]) -> Pace:
+    epochs = sum(len(progress.epochs) for progress in behind)
+    return Pace(
+        statistics.median(progress.wall_s / len(progress.epochs) for progress in behind),
+        f"from {epochs} epochs of {_runs(len(behind))} in this folder",
+    )
+
+
+def _missing(snapshot: Snapshot) -> tuple[list[Progress], list[Progress]]:
+    """The runs that are to be made: those of our networks, and those of nnDetection."""
+    missing = [progress for progress in snapshot.runs if progress.state != "finished"]
+    ours = [progress for progress in missing if not progress.place.run.is_upstream]
+    return ours, [progress for progress in missing if progress.place.run.is_upstream]
+
+
+def _runs(count: int) -> str:
+    return f"{count} run{'s' if count > 1 else ''}"
+
+
+def _by_kind(missing: Sequence[Progress]) -> dict[str, Run]:
+    """A run of each kind: networks and data differ between these only."""
+    return {_kind(progress.place.run): progress.place.run for progress in reversed(missing)}
+
+
+def _kind(run: Run) -> str:
+    """The stage of networks that segment, the engine of those that find boxes."""
+    configuration = run.configuration
+    return configuration.engine if isinstance(configuration, DetectorConfiguration) else configuration.stage
+
+
+def _device_name(devices: Sequence[CudaDevice]) -> str:
+    return devices[0].name if devices else f"this machine's CPU ({platform.machine()})"
+
+
+def _existing(folder: Path) -> Path:
+    """The folder, or the nearest one above that exists."""
+    folder = folder.absolute()
+    return next(each for each in (folder, *folder.parents) if each.is_dir())
+
+
+def _size(size: float) -> str:
+    if size < GB / 10:
+        return f"{size / 10**6:.1f} MB"
+    return f"{size / GB:.1f} GB" if size < 1000 * GB else f"{size / GB:,.0f} GB"

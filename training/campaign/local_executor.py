@@ -1,0 +1,192 @@
+"""The local executor: runs in processes on this machine, several at a time, each with one GPU or none.
+
+Everything is imported, and the studies are read, once; then each process is made by ``fork``, which saves the seconds
+that this takes, and memory. The parent stays single-threaded and away from CUDA for that reason: forking a process with
+threads may lock up, and one that has used CUDA cannot lend it. What a run gives does not depend on how it was started
+or beside whom.
+"""
+
+import multiprocessing
+import os
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from multiprocessing.connection import Connection, wait
+from multiprocessing.process import BaseProcess
+
+from rich.console import Console
+
+from contract.records import write_record
+from network.device import Device
+from training.campaign.console import Display
+from training.campaign.devices import chosen_devices, see_only
+from training.campaign.estimate import Side, bill
+from training.campaign.plan import Campaign, Place, alone
+from training.campaign.status import Remark, Watch
+from training.campaign.worker import Ended, Stepped, make_pack, raise_for
+from training.run import Run
+
+REFRESH_S = 0.25
+
+
+@dataclass(frozen=True)
+class Worker:
+    """A process at work on a pack of runs."""
+
+    pack: tuple[Place, ...]
+    process: BaseProcess
+    device: int | None
+
+
+def local_side(campaign: Campaign, device: Device) -> Side:
+    """How much of a campaign this machine makes at a time.
+
+    Raises
+    ------
+    OncoduetError
+        A device that the campaign names is not there.
+    """
+    resources = campaign.file.resources
+    devices = chosen_devices(resources.devices, device=device)
+    return Side(len(devices) or campaign.file.processes, resources.packed, devices)
+
+
+def make_locally(campaign: Campaign, *, console: Console, device: Device) -> None:
+    """Make every run that is missing.
+
+    Raises
+    ------
+    OncoduetError
+        Another campaign is at work in the folder; disk or memory are too small; runs failed, all for their input's
+        fault.
+    RuntimeError
+        Runs failed, at least one by a bug or a killed process.
+    """
+    import torch  # noqa: PLC0415 - these take seconds, which each forked process is spared
+
+    import training.trainers.nnunet  # noqa: F401, PLC0415
+
+    torch.set_num_threads(1)
+    side = local_side(campaign, device)
+    watch = Watch(campaign)
+    snapshot = watch.look()
+    bill(campaign, snapshot, side).refuse_if_short(campaign)
+    with alone(campaign.output):
+        missing = [run.place.run for run in snapshot.runs if run.state != "finished"]
+        held = [] if side.devices else _read_studies(missing)
+        with Display(watch, console) as display:
+            ended = _Workshop(campaign, side, watch, display).make()
+        del held
+    raise_for(campaign, ended)
+
+
+def _read_studies(runs: Sequence[Run]) -> list[object]:
+    """The runs' studies in memory: every process that is forked while they are held shares them."""
+    import torch  # noqa: PLC0415
+
+    from training.dataloading.resident_studies import resident_studies  # noqa: PLC0415
+
+    cpu = torch.device("cpu")
+    return [
+        resident_studies(run.prepared.folder, [*run.fold.train, *run.fold.validation], device=cpu)
+        for run in runs
+        if run.profile.loader == "resident" and not run.is_upstream
+    ]
+
+
+class _Workshop:
+    """The processes, and what they have told."""
+
+    def __init__(self, campaign: Campaign, side: Side, watch: Watch, display: Display) -> None:
+        self.side, self.display = side, display
+        self.free: list[int | None] = [each.index for each in side.devices] or [None] * side.processes
+        runs = watch.look().runs
+        self.waiting = [run.place for run in runs if run.state != "finished"]
+        self.workers: dict[Connection, Worker] = {}
+        self.remarks: dict[str, Remark] = {}
+        self.ended: dict[str, Ended] = {}
+
+    def make(self) -> list[Ended]:
+        """Make the waiting runs, as many at a time as there are places for."""
+        for place in self.waiting:
+            if not place.folder.record.is_file():
+                place.folder.path.mkdir(parents=True, exist_ok=True)
+                write_record(place.folder.record, place.run.record(state="planned"))
+        try:
+            while self.waiting or self.workers:
+                while self.waiting and self.free:
+                    self._start(self.free.pop(0))
+                self.display.show(self.remarks)
+                self._listen(timeout_s=REFRESH_S)
+        finally:
+            for worker in self.workers.values():
+                worker.process.terminate()
+        self.display.show(self.remarks, is_last=True)
+        return list(self.ended.values())
+
+    def _start(self, device: int | None) -> None:
+        pack = _pack(self.waiting, self.side.packed)
+        self.waiting = [place for place in self.waiting if place not in pack]
+        context = multiprocessing.get_context("fork")
+        ours, theirs = context.Pipe()
+        process = context.Process(target=_work, args=(pack, device, theirs, [ours, *self.workers]))
+        process.start()
+        theirs.close()
+        self.workers[ours] = Worker(pack, process, device)
+        self.remarks |= {place.name: Remark("running") for place in pack}
+
+    def _listen(self, *, timeout_s: float) -> None:
+        until = time.monotonic() + timeout_s
+        while self.workers and (ready := wait(list(self.workers), timeout=max(0.0, until - time.monotonic()))):
+            for end in ready:
+                assert isinstance(end, Connection)
+                try:
+                    self._take(end.recv())
+                except EOFError:
+                    self._lose(end)
+            if self.free and self.waiting:
+                return
+
+    def _take(self, event: object) -> None:
+        match event:
+            case Stepped(name, iterations):
+                self.remarks[name] = Remark("running", iterations)
+            case Ended(name):
+                self.ended[name] = event
+                self.remarks[name] = event.remark
+
+    def _lose(self, end: Connection) -> None:
+        worker = self.workers.pop(end)
+        worker.process.join()
+        end.close()
+        self.free.append(worker.device)
+        for place in worker.pack:
+            if place.name not in self.ended:
+                code = worker.process.exitcode
+                self._take(Ended(place.name, f"its process ended with code {code}", is_bug=True))
+
+
+def _pack(waiting: Sequence[Place], packed: int) -> tuple[Place, ...]:
+    """The next runs that are made side by side: of one stage, since they read the same studies."""
+    stage = waiting[0].run.configuration.stage
+    return tuple([place for place in waiting if place.run.configuration.stage == stage][:packed])
+
+
+def _work(pack: Sequence[Place], device: int | None, events: Connection, others: Sequence[Connection]) -> None:
+    """The forked process: make a pack of runs and tell the parent how it goes."""
+    for connection in others:
+        connection.close()
+    if device is not None:
+        see_only(device)
+
+    def tell(event: object) -> None:
+        try:
+            events.send(event)
+        except BrokenPipeError:
+            os._exit(1)  # the parent is gone: stop, and leave the checkpoint to whoever goes on
+
+    try:
+        make_pack(pack, device="cpu" if device is None else "cuda", tell=tell)
+    finally:
+        events.close()
+        os._exit(0)

@@ -1,0 +1,163 @@
+"""Which job makes which run, and what Slurm's queue says of it.
+
+``slurm/jobs.json`` in a campaign's output is read by whoever watches; the campaign at work alone writes it. Slurm is
+asked with ``squeue``, which every cluster has, and never with ``sacct``, which many have without the accounting behind.
+"""
+
+import logging
+import os
+import re
+import shutil
+import subprocess
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+from contract.cards import Frozen
+from contract.records import Record, read_record, write_record
+from training.campaign.plan import SLURM
+from training.campaign.status import Progress, Remark, Snapshot
+
+ANSWER_LIMIT_S = 20.0
+"""A controller that is overloaded or down may keep its commands waiting for ever."""
+
+IN_QUEUE = frozenset(
+    [
+        *("PENDING", "CONFIGURING", "RUNNING", "COMPLETING", "REQUEUED", "REQUEUE_HOLD", "REQUEUE_FED", "RESIZING"),
+        *("SIGNALING", "STAGE_OUT", "STOPPED", "SUSPENDED", "SPECIAL_EXIT", "PREEMPTED", "RESV_DEL_HOLD"),
+    ]
+)
+"""States of a job that is at work or will be."""
+ORDINARY_REASONS = frozenset(["None", "Priority", "Resources", "JobArrayTaskLimit", "BeginTime", "Cleaning"])
+"""Why jobs wait without anybody having to do something about it."""
+
+
+logger = logging.getLogger(__name__)
+
+
+class Job(Frozen):
+    """One job: which runs it makes, and its number once Slurm has given it one."""
+
+    batch: str
+    """Jobs submitted together; their name in the queue ends with it."""
+    runs: tuple[str, ...]
+    id: str | None = None
+    submitted: str
+    """UTC."""
+    over: str | None = None
+    """Why it is no longer waited for."""
+
+
+class JobsRecord(Record):
+    """``slurm/jobs.json``: every job that the campaign has submitted."""
+
+    jobs: tuple[Job, ...] = ()
+
+
+@dataclass(frozen=True)
+class Queued:
+    """A job as Slurm sees it."""
+
+    state: str
+    reason: str
+    name: str
+
+    @property
+    def is_waited_for(self) -> bool:
+        """Whether it is at work or will be."""
+        return self.state in IN_QUEUE
+
+
+class JobBook:
+    """``slurm/jobs.json`` in a campaign's output."""
+
+    def __init__(self, output: Path) -> None:
+        self.folder = output / SLURM
+        self.path = self.folder / "jobs.json"
+        self.jobs: list[Job] = list(read_record(self.path, JobsRecord).jobs) if self.path.is_file() else []
+
+    @property
+    def open(self) -> list[Job]:
+        """Jobs that are waited for."""
+        return [job for job in self.jobs if job.over is None]
+
+    def announce(self, batch: str, packs: Sequence[Sequence[str]]) -> None:
+        """Note what is about to be submitted."""
+        now = f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ}"
+        self._write([*self.jobs, *(Job(batch=batch, runs=tuple(pack), submitted=now) for pack in packs)])
+
+    def number(self, batch: str, ids: Sequence[str]) -> None:
+        """Note the numbers that Slurm gave to a batch, in its order."""
+        numbers = iter(ids)
+        self._write([job.model_copy(update={"id": next(numbers)}) if job.batch == batch else job for job in self.jobs])
+
+    def withdraw(self, batch: str) -> None:
+        """Strike out a batch that Slurm never took."""
+        self._write([job for job in self.jobs if job.batch != batch])
+
+    def close(self, done: Job, reason: str) -> None:
+        """Wait for a job no longer."""
+        self._write([job.model_copy(update={"over": reason}) if job is done else job for job in self.jobs])
+
+    def _write(self, jobs: list[Job]) -> None:
+        self.jobs = jobs
+        write_record(self.path, JobsRecord(jobs=tuple(jobs)))
+
+
+def queue_remarks(snapshot: Snapshot) -> dict[str, Remark]:
+    """What the queue adds to a campaign that was submitted; nothing where there is no queue or it does not answer."""
+    book = JobBook(snapshot.campaign.output)
+    if not book.open or shutil.which("squeue") is None:
+        return {}
+    return remarks_of(book.open, look_at_queue() or {}, {run.place.name: run for run in snapshot.runs})
+
+
+def look_at_queue() -> dict[str, Queued] | None:
+    """All jobs of this user by their number, ended ones as long as Slurm remembers; None where it does not answer.
+
+    The user is named by number: ``--me`` is not known before Slurm 20.02.
+    """
+    user = f"--user={os.getuid()}"
+    answer = _asked("squeue", user, "--array", "--noheader", "--states=all", "--format=%i|%T|%r|%j")
+    if answer is None:
+        return None
+    lines = [line.split("|", 3) for line in answer.splitlines()]
+    return {line[0]: Queued(*line[1:]) for line in lines if len(line) == 4}
+
+
+def largest_array() -> int | None:
+    """How many jobs an array may have in this Slurm (MaxArraySize); None where it does not tell."""
+    found = re.search(r"^MaxArraySize\s*=\s*(\d+)\s*$", _asked("scontrol", "show", "config") or "", re.MULTILINE)
+    return None if found is None else int(found[1])
+
+
+def _asked(*command: str) -> str | None:
+    """What a command of Slurm's answers; None where it fails, or does not answer in time."""
+    try:
+        answer = subprocess.run(
+            command, capture_output=True, text=True, errors="replace", timeout=ANSWER_LIMIT_S, check=True
+        )
+    except (subprocess.SubprocessError, OSError) as error:
+        logger.debug("%s: %s", command[0], error)
+        return None
+    return answer.stdout
+
+
+def remarks_of(jobs: Sequence[Job], queue: Mapping[str, Queued], runs: Mapping[str, Progress]) -> dict[str, Remark]:
+    """What the table says of runs whose jobs are in the queue."""
+    remarks = {}
+    for job in jobs:
+        found = queue.get(job.id or "")
+        if found is None or not found.is_waited_for:
+            continue
+        for name in job.runs:
+            at_work = found.state == "RUNNING" and name in runs and runs[name].state in ("running", "interrupted")
+            reason = "" if found.state == "RUNNING" or found.reason in ORDINARY_REASONS else found.reason
+            remarks[name] = Remark("running") if at_work else Remark("queued", message=reason)
+    return remarks
+
+
+def job_name(batch: str) -> str:
+    """Of all jobs of a batch, in the queue."""
+    return f"oncoduet-{batch}"

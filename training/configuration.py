@@ -1,0 +1,139 @@
+"""A configuration: which engine trains a network, and how.
+
+It is a TOML file, in ``training/configurations`` or anywhere else. The engine ``nnunet`` segments lesions; its loss is
+a weighted sum of terms, so that a new combination is a file and not a class. The engine ``retina-unet`` finds boxes
+around them, with a loss of its own (``training.retina_unet.loss``). The engine ``nndet`` is upstream nnDetection, run
+as programs of its own (``training.nndetection``).
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import Field, PositiveFloat, RootModel
+
+from contract.cards import Frozen, Name, parse_toml
+from contract.errors import OncoduetError
+from contract.files import sha256_json
+from contract.records import Stage
+
+CONFIGURATIONS = Path(__file__).parent / "configurations"
+
+Smoothing = Annotated[float, Field(ge=0, lt=0.5)]
+
+
+class CrossEntropyTerm(Frozen):
+    """Mean voxel-wise cross entropy, unweighted."""
+
+    term: Literal["cross-entropy"]
+    weight: PositiveFloat = 1.0
+
+
+class ClassWeights(Frozen):
+    """Factors of the focal loss by the voxel's true class: 0 is background, all others are foreground."""
+
+    background: PositiveFloat
+    foreground: PositiveFloat
+
+
+class FocalTerm(Frozen):
+    """Focal loss; see :class:`training.trainers.segmentation_losses.FocalLoss`."""
+
+    term: Literal["focal"]
+    weight: PositiveFloat = 1.0
+    gamma: Annotated[float, Field(ge=1)]
+    alpha: ClassWeights | None = None
+    """Absent: every class weighs 1."""
+    smoothing: Smoothing
+
+
+class SoftDiceTerm(Frozen):
+    """nnU-Net's soft Dice over the foreground classes."""
+
+    term: Literal["soft-dice"]
+    weight: PositiveFloat = 1.0
+    smoothing: Smoothing
+
+
+LossTerm = Annotated[CrossEntropyTerm | FocalTerm | SoftDiceTerm, Field(discriminator="term")]
+
+
+class _Common(Frozen):
+    """What every configuration says."""
+
+    schema_version: Literal[1]
+    name: Name
+    title: str
+
+    @property
+    def sha256(self) -> str:
+        """Hash of what the configuration says; comments and layout of the file do not count."""
+        return sha256_json(self.model_dump(mode="json"))
+
+
+class SegmentationConfiguration(_Common):
+    """How a network is trained that segments."""
+
+    engine: Literal["nnunet"]
+    stage: Stage = "detection"
+    """``localisation``: learns the organ that the card locates first; such a card's bundle needs one of these runs."""
+    loss: Annotated[tuple[LossTerm, ...], Field(min_length=1)]
+
+
+class DetectorConfiguration(_Common):
+    """How a network is trained that finds boxes: the shape of its learning rate; its height is the profile's.
+
+    The rate rises in a straight line, then falls to zero as (1 - progress)^0.9. In the epochs at the end it falls anew
+    in each epoch, from a tenth of its height to a thousandth, and the weights are averaged over these epochs' ends.
+    """
+
+    engine: Literal["retina-unet"]
+    stage: Literal["detection"] = "detection"
+    sizes_per_axis: Annotated[int, Field(ge=1, le=5)] = 3
+    """Of the anchors, planned from the training lesions: each position has an anchor per combination, by default 27. A
+    profile's plan may ask for fewer."""
+    warm_up: Annotated[float, Field(ge=0, lt=1)]
+    """Fraction of the steps before the averaged epochs."""
+    last_layer_learning_rate: PositiveFloat
+    """Height for the heads' last convolutions, where the profile's is greater. Their inputs are many and none is
+    negative, so that one step at a U-Net's rate moves a score from one end to the other."""
+    averaged: Annotated[float, Field(ge=0, lt=1)]
+    """Fraction of the epochs, rounded; 0: the last weights count."""
+
+
+UpstreamSetting = Annotated[str, Field(pattern=r"^(augment_cfg|model_cfg|trainer_cfg)(\.\w+)+$")]
+"""Name of one of upstream's settings that may be changed; its fold, folders and mode are the adapter's."""
+
+
+class UpstreamConfiguration(_Common):
+    """How upstream nnDetection is trained: by its own schedule, so that of a profile nothing but the name counts."""
+
+    engine: Literal["nndet"]
+    stage: Literal["detection"] = "detection"
+    overwrites: Mapping[UpstreamSetting, bool | int | float | str] = {}
+    """Settings of upstream's training in place of V001's, by their names there, such as
+    ``trainer_cfg.max_num_epochs``."""
+
+
+Configuration = SegmentationConfiguration | DetectorConfiguration | UpstreamConfiguration
+
+
+class _AnyConfiguration(RootModel[Annotated[Configuration, Field(discriminator="engine")]]):
+    """A configuration of any engine."""
+
+
+def load_configuration(name_or_path: str | Path) -> Configuration:
+    """Read a configuration by its name in ``training/configurations`` or by the path of a TOML file.
+
+    Raises
+    ------
+    OncoduetError
+        No such configuration, or faults in it: all of them, in one line.
+    """
+    path = Path(name_or_path)
+    if path.suffix != ".toml":
+        path = CONFIGURATIONS / f"{name_or_path}.toml"
+        if not path.is_file():
+            known = ", ".join(sorted(each.stem for each in CONFIGURATIONS.glob("*.toml")))
+            raise OncoduetError(f"configuration {str(name_or_path)!r}: expected one of {known} or a .toml file")
+    return parse_toml(path, _AnyConfiguration).root

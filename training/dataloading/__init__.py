@@ -1,0 +1,1 @@
+"""Batches of patches from studies that are kept in the device's memory."""

@@ -1,0 +1,143 @@
+"""``sources.json`` of a prepared dataset: the archive that it was made from, and which bytes each of its files had.
+
+A run notices by it that the archive has changed since, and finds the images on which detection chooses a checkpoint.
+Where an archive lies and when its files were written is no part of what a dataset is: nothing here enters its hash.
+"""
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+
+from contract.archive import Study
+from contract.cards import Frozen
+from contract.errors import OncoduetError
+from contract.files import sha256_file, sha256_json
+from contract.records import Record, read_record
+from training.dataset.prepared import Prepared
+
+FILE = "sources.json"
+
+
+class FileStamp(Frozen):
+    """Which bytes a file had. Equal size and time are believed; where the time differs, the hash decides."""
+
+    path: str
+    """Relative to the archive."""
+    size_bytes: int
+    modified_ns: int
+    """Time of the last change, in ns since 1970."""
+    sha256: str
+
+
+class SourcesRecord(Record):
+    """``sources.json``."""
+
+    archive: str
+    """Where it lay."""
+    studies: Mapping[str, tuple[FileStamp, ...]]
+    """Images and label map of each study, by case id."""
+
+
+def stamp_study(archive: Path, study: Study) -> tuple[FileStamp, ...]:
+    """Look at a study's images and label map."""
+    return tuple(_stamp(archive, path) for path in _files(study))
+
+
+def glance(archive: Path, studies: Sequence[Study]) -> str:
+    """Hash over names, sizes and times of an archive's files: a first look that reads none of them."""
+    status = {str(path.relative_to(archive)): path.stat() for study in studies for path in _files(study)}
+    return sha256_json({name: [each.st_size, each.st_mtime_ns] for name, each in status.items()})
+
+
+def same_studies(sources: SourcesRecord, archive: Path, studies: Sequence[Study]) -> bool:
+    """Whether an archive has just the studies that a dataset was made from, with the same bytes, wherever it lies."""
+    now = {study.case_id: tuple(str(path.relative_to(archive)) for path in _files(study)) for study in studies}
+    then = {case_id: tuple(stamp.path for stamp in stamps) for case_id, stamps in sources.studies.items()}
+    stamps = [stamp for stamps in sources.studies.values() for stamp in stamps]
+    return now == then and next(_changed(archive, stamps, hash_all=False), None) is None
+
+
+def read_sources(prepared: Prepared) -> SourcesRecord:
+    """Where a dataset comes from; that of stage 1 lies inside the other's folder."""
+    folder = prepared.folder if prepared.record.stage == "detection" else prepared.folder.parent
+    return read_record(folder / FILE, SourcesRecord)
+
+
+def unchanged_archive(prepared: Prepared, *, archive: Path | None = None, hash_all: bool = False) -> Path | None:
+    """The archive that a dataset was made from, or None where it cannot be reached.
+
+    Parameters
+    ----------
+    archive
+        Where it lies now, in place of where it lay.
+    hash_all
+        Believe no size and time.
+
+    Raises
+    ------
+    OncoduetError
+        A file of it is another than the dataset was made from, or is missing while others are there; or the folder
+        that was given is none or holds no file of it.
+    """
+    sources = read_sources(prepared)
+    folder = archive or Path(sources.archive)
+    stamps = [stamp for stamps in sources.studies.values() for stamp in stamps]
+    if not any((folder / stamp.path).is_file() for stamp in stamps):
+        if archive is not None:
+            raise OncoduetError(f"{archive}: expected the archive of {prepared.folder}, found none of its files")
+        return None
+    changed = next(_changed(folder, stamps, hash_all=hash_all), None)
+    if changed is not None:
+        raise OncoduetError(
+            f"{changed[0]}: expected the file that {prepared.folder} was prepared from, found {changed[1]}; "
+            "prepare the archive anew, or move it away"
+        )
+    return folder
+
+
+def reachable_archive(prepared: Prepared, archive: Path | None, *, purpose: str) -> Path:
+    """The archive, where something needs its images: a prepared dataset holds none before preprocessing.
+
+    Parameters
+    ----------
+    purpose
+        What needs them, for the error.
+
+    Raises
+    ------
+    OncoduetError
+        It cannot be reached, or has changed since the dataset was prepared.
+    """
+    found = unchanged_archive(prepared, archive=archive)
+    if found is None:
+        raise OncoduetError(
+            f"{read_sources(prepared).archive}: expected the archive that {prepared.folder} was prepared from, from "
+            f"which {purpose}, found none; --archive says where it lies now"
+        )
+    return found
+
+
+def _files(study: Study) -> list[Path]:
+    return [*study.channels.values(), *([study.label] if study.label else [])]
+
+
+def _changed(folder: Path, stamps: Iterable[FileStamp], *, hash_all: bool) -> Iterator[tuple[Path, str]]:
+    for stamp in stamps:
+        path = folder / stamp.path
+        if not path.is_file():
+            yield path, "none"
+            continue
+        status = path.stat()
+        if status.st_size == stamp.size_bytes and status.st_mtime_ns == stamp.modified_ns and not hash_all:
+            continue
+        if status.st_size != stamp.size_bytes or sha256_file(path) != stamp.sha256:
+            yield path, "another"
+
+
+def _stamp(archive: Path, path: Path) -> FileStamp:
+    status = path.stat()
+    return FileStamp(
+        path=str(path.relative_to(archive)),
+        size_bytes=status.st_size,
+        modified_ns=status.st_mtime_ns,
+        sha256=sha256_file(path),
+    )

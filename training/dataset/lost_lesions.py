@@ -1,0 +1,94 @@
+"""Lesions that have no voxel left once a study is resampled: each is named, so that none is lost in silence.
+
+A lesion smaller than a voxel can vanish twice: between the label map and the study grid (nearest neighbour), and
+between that and the plan's spacing (nnU-Net's linear rule: a voxel is what most of it is). Labels stay as nnU-Net makes
+them, for all networks alike; nothing teaches a network such a lesion. Scores still count it, since they read the truth
+from the label maps themselves.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, cast
+
+import numpy as np
+from scipy import ndimage
+
+from contract.cards import Card
+from contract.images.volume import Box, Grid, Volume, resample
+from network.plans import CONFIGURATION
+from network.preprocessing import Preprocessed
+
+
+@dataclass(frozen=True)
+class Lesion:
+    """One lesion of a label map."""
+
+    volume_ml: float
+    centre_mm_xyz: tuple[float, float, float]
+    """In the patient (LPS): the mean of its voxels' centres."""
+    box: Box | None
+    """Its voxels' bounds on the study grid; None if it has none there."""
+
+    @property
+    def described(self) -> str:
+        """Size and place, for messages."""
+        place = ", ".join(f"{each:.1f}" for each in self.centre_mm_xyz)
+        return f"a lesion of {self.volume_ml:.2g} mL at ({place}) mm"
+
+
+def lesions_on(card: Card, truth: Volume, grid: Grid) -> list[Lesion]:
+    """The lesions of a truth (26 neighbours), and where each lies on a study grid."""
+    numbered, count = ndimage.label(np.isin(truth.array, card.lesion_values), structure=np.ones((3, 3, 3)))
+    if not count:
+        return []
+    on_grid = resample(Volume(numbered.astype(np.int32), truth.grid), grid, interpolation="nearest", outside=0.0)
+    boxes = ndimage.find_objects(on_grid.array.astype(np.int32, copy=False), max_label=count)
+    voxels = np.bincount(numbered.ravel(), minlength=count + 1)[1:]
+    centres = ndimage.center_of_mass(numbered > 0, numbered, range(1, count + 1))
+    return [
+        Lesion(float(number) * truth.grid.voxel_volume_ml, _place_mm(truth.grid, centre), cast("Box | None", box))
+        for number, centre, box in zip(voxels, centres, boxes, strict=True)
+    ]
+
+
+def lost_lesions(
+    lesions: Sequence[Lesion], preprocessed: Preprocessed, *, plans: Mapping[str, Any], card: Card
+) -> list[str]:
+    """Say of each lesion of a study that has no voxel left where it was lost.
+
+    Parameters
+    ----------
+    preprocessed
+        The same study.
+
+    Returns
+    -------
+    For each lost lesion what it is and where nothing of it is left, without a full stop.
+    """
+    lines = []
+    for lesion in lesions:
+        if lesion.box is None:
+            lines.append(f"{lesion.described} has no voxel on the study grid")
+        elif not (preprocessed.label[0][_after(lesion.box, preprocessed, plans)] == card.lesion_index).any():
+            spacing = plans["configurations"][CONFIGURATION]["spacing"]
+            voxel = " × ".join(f"{each:.3g}" for each in spacing)
+            lines.append(f"{lesion.described} has no voxel left at the plan's spacing of {voxel} mm")
+    return lines
+
+
+def _after(box: Box, preprocessed: Preprocessed, plans: Mapping[str, Any]) -> Box:
+    """Bounds on the preprocessed study of what lies in a box of the study grid: cropped, transposed, resampled."""
+    bounds = []
+    for axis, study_axis in enumerate(plans["transpose_forward"]):
+        start, stop = preprocessed.properties["bbox_used_for_cropping"][axis]
+        ratio = preprocessed.label.shape[1 + axis] / (stop - start)
+        low, high = ((edge - start) * ratio for edge in (box[study_axis].start, box[study_axis].stop))
+        bounds.append(slice(max(0, int(np.floor(low))), max(0, int(np.ceil(high)))))
+    z, y, x = bounds
+    return z, y, x
+
+
+def _place_mm(grid: Grid, index_zyx: Sequence[float]) -> tuple[float, float, float]:
+    offset = np.array(grid.direction).reshape(3, 3) @ (np.array(index_zyx)[::-1] * grid.spacing_mm_xyz)
+    x, y, z = (float(each) for each in np.array(grid.origin_mm_xyz) + offset)
+    return x, y, z

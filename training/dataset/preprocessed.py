@@ -1,0 +1,119 @@
+"""The files of a preprocessed study, opened as what preparation writes and as nothing else.
+
+Blosc's format also knows stored expressions and functions, references to other files, and elements that are addresses
+in memory; the record beside it is a pickle. A prepared dataset may have been sent by somebody: an array is looked at
+before a voxel of it is read, and the record is read without unpickling.
+"""
+
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import blosc2  # type: ignore[import-untyped]
+import numpy as np
+import numpy.typing as npt
+
+from contract.errors import OncoduetError, one_line
+from contract.files import kind_of
+from training.dataset.plain_pickle import read_plain_pickle
+
+IMAGE, LABEL = (np.dtype(np.float32),), (np.dtype(np.int8), np.dtype(np.int16))
+"""Types of voxels."""
+
+_CODECS = {blosc2.Codec.BLOSCLZ, blosc2.Codec.LZ4, blosc2.Codec.LZ4HC, blosc2.Codec.ZLIB, blosc2.Codec.ZSTD}
+_FILTERS = {blosc2.Filter.NOFILTER, blosc2.Filter.SHUFFLE, blosc2.Filter.BITSHUFFLE}
+"""Those that Blosc has itself; for others it looks for programs to load."""
+_DAMAGED = (RuntimeError, ValueError, TypeError, LookupError, ArithmeticError, SyntaxError, OSError)
+"""What Blosc raises where numbers and types in a file make no sense; it reads a type as a Python literal."""
+
+
+def open_array(path: Path, kinds: tuple[np.dtype[Any], ...], **how: Any) -> Any:
+    """Open a preprocessed image or label, of which no voxel is read yet.
+
+    Parameters
+    ----------
+    kinds
+        Types that its voxels may have, :data:`IMAGE` or :data:`LABEL`.
+    how
+        Further arguments of ``blosc2.open``.
+
+    Returns
+    -------
+    Blosc's array of shape (channel, z, y, x), which reads what is indexed.
+
+    Raises
+    ------
+    OncoduetError
+        There is no such file, or it is damaged, or no plain array of such voxels.
+    """
+    try:
+        found = path.lstat()
+        if not path.is_file():
+            raise OncoduetError(f"{path}: expected a preprocessed study, found {kind_of(found)}")
+        array = blosc2.open(str(path), mode="r", deserialize="safe", **how)
+        if type(array) is not blosc2.NDArray:
+            raise OncoduetError(f"{path}: expected an array of voxels, found {type(array).__name__}")
+        codec, filters = array.cparams.codec, array.cparams.filters
+        chunks = math.prod(-(-length // chunk) for length, chunk in zip(array.shape, array.chunks, strict=True))
+        if array.schunk.nchunks != chunks:
+            raise ValueError(f"{array.schunk.nchunks} chunks in place of {chunks}")
+    except FileNotFoundError:
+        raise OncoduetError(f"{path}: expected a preprocessed study, found none") from None
+    except _DAMAGED as error:
+        raise OncoduetError(f"{path}: expected a preprocessed study, found a damaged file ({_said(error)})") from error
+    if array.ndim != 4 or math.prod(array.shape) == 0 or array.dtype not in kinds:
+        expected = " or ".join(map(str, kinds))
+        raise OncoduetError(
+            f"{path}: expected an array (channel, z, y, x) of {expected}, found {array.dtype} {list(array.shape)}"
+        )
+    if codec not in _CODECS or not _FILTERS.issuperset(filters):
+        raise OncoduetError(f"{path}: expected Blosc's own compression, found {codec} after {filters}")
+    return array
+
+
+def read_voxels(path: Path, kinds: tuple[np.dtype[Any], ...]) -> npt.NDArray[Any]:
+    """Read all of a preprocessed image or label; raises as :func:`open_array`."""
+    array = open_array(path, kinds)
+    try:
+        voxels: npt.NDArray[Any] = array[:]
+    except _DAMAGED as error:
+        raise OncoduetError(f"{path}: expected a preprocessed study, found a damaged file ({_said(error)})") from error
+    return voxels
+
+
+def _said(error: Exception) -> str:
+    return one_line(str(error))[:200] or type(error).__name__
+
+
+def class_voxels(path: Path, shape: tuple[int, ...]) -> Mapping[int, npt.NDArray[np.integer[Any]]]:
+    """Voxels of each class on which patches may be centred, from nnU-Net's record of a preprocessed study.
+
+    Parameters
+    ----------
+    shape
+        Of the study's label, (1, z, y, x).
+
+    Returns
+    -------
+    For each foreground class places of shape (count, 4), along the axes of the label.
+
+    Raises
+    ------
+    OncoduetError
+        There is no such record, or it says something else, or a place lies outside the study.
+    """
+    record = read_plain_pickle(path, what="nnU-Net's record of a study")
+    by_class = record.get("class_locations") if isinstance(record, dict) else None
+    if not isinstance(by_class, dict) or not all(type(value) is int for value in by_class):
+        raise OncoduetError(f"{path}: expected voxels by class (class_locations), found none")
+    places: dict[int, npt.NDArray[np.integer[Any]]] = {}
+    for value, found in by_class.items():
+        empty = isinstance(found, list | tuple) and not found
+        voxels = np.zeros((0, len(shape)), np.int64) if empty else found
+        if not isinstance(voxels, np.ndarray) or voxels.dtype.kind not in "iu" or voxels.shape[1:] != (len(shape),):
+            raise OncoduetError(f"{path}: expected places (n, {len(shape)}) of class {value}, found others")
+        if voxels.size and not ((voxels >= 0) & (voxels < shape)).all():
+            raise OncoduetError(f"{path}: expected voxels of {list(shape)}, found some of class {value} outside")
+        places[value] = voxels
+    return places

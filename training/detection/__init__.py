@@ -1,1 +1,0 @@
-"""What training ``retina-unet`` needs beside the network: instances, anchor sizes, matching and losses."""

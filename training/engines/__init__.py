@@ -1,1 +1,0 @@
-"""What trains a network: one module per framework."""

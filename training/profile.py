@@ -1,0 +1,133 @@
+"""A profile: how long and how hard a network is trained, whatever its configuration and card.
+
+It is a TOML file, in ``training/profiles`` or anywhere else.
+"""
+
+import copy
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt
+
+from contract.cards import Card, Frozen, Name, parse_toml
+from contract.errors import OncoduetError
+from contract.files import sha256_json
+from contract.records import CheckpointPolicy
+
+PROFILES = Path(__file__).parent / "profiles"
+
+Fraction = Annotated[float, Field(ge=0, le=1)]
+Size = tuple[PositiveInt, PositiveInt, PositiveInt]
+
+
+class Stage(Frozen):
+    """One resolution of the U-Net; the stride leads into it."""
+
+    features: PositiveInt
+    kernel_size_zyx: Size
+    stride_zyx: Size
+
+
+class PlanEdits(Frozen):
+    """What replaces nnU-Net's own plan; axes in the plan's order (the coarsest first)."""
+
+    batch_size: PositiveInt
+    patch_size_zyx: Size
+    """In voxels; larger than the image is fine (it is padded)."""
+    convolutions_per_stage_encoder: PositiveInt
+    convolutions_per_stage_decoder: PositiveInt
+    stages: Annotated[tuple[Stage, ...], Field(min_length=3)]
+    anchor_sizes_per_axis: PositiveInt | None = None
+    """For configurations that find boxes, in place of theirs: most of their heads' time goes into the 27 anchors of
+    each position."""
+
+
+class Profile(Frozen):
+    """How long a network is trained."""
+
+    schema_version: Literal[1]
+    name: Name
+    title: str
+    epochs: PositiveInt
+    iterations_per_epoch: PositiveInt
+    validation_iterations_per_epoch: PositiveInt
+    learning_rate: PositiveFloat
+    """At the start; it falls to zero as (1 - epoch / epochs)^0.9."""
+    momentum: Fraction
+    weight_decay: NonNegativeFloat
+    foreground_oversampling: Fraction
+    """Fraction of the patches in a batch that are centred on a foreground voxel, where the study has one."""
+    foreground_focus: Literal["any", "lesion"] = "any"
+    """The voxel's class: any of the study's classes by equal chance, as nnU-Net has it, or the lesion where there is
+    one. They differ for cards that know organs beside the lesion."""
+    loader: Literal["resident", "nnunet"] = "resident"
+    """``resident``: studies lie in the device's memory, patches are cut and augmented there (``training.resident``).
+    ``nnunet``: nnU-Net's own loader, in this process. The distribution of patches is the same, single patches are not.
+    """
+    checkpoint: Literal["best", "final", "detection", "card"]
+    """``best``: by the moving average of the pseudo Dice on the validation fold. ``detection``: by the ranking score on
+    the validation fold's studies, see ``training.validation.checkpoint_selection``. ``card``: what the card says."""
+    checkpoint_every_epochs: PositiveInt
+    """A run that is killed loses at most so many epochs."""
+    keep_every_epochs: PositiveInt = 50
+    """For ``detection``: the weights of every so many epochs are kept until the choice among them and the last."""
+    threads: PositiveInt
+    """Threads of one operation on the CPU. Pinned, since another number gives other bits."""
+    plan: PlanEdits | None = None
+
+    @property
+    def sha256(self) -> str:
+        """Hash of what the profile says; comments and layout of the file do not count."""
+        return sha256_json(self.model_dump(mode="json"))
+
+    def checkpoint_for(self, card: Card) -> CheckpointPolicy:
+        """Which weights a run keeps.
+
+        Raises
+        ------
+        OncoduetError
+            The profile leaves it to the card, and the card does not say.
+        """
+        if self.checkpoint != "card":
+            return self.checkpoint
+        if card.checkpoint is None:
+            raise OncoduetError(f"card {card.name}: expected checkpoint for the profile {self.name}, found none")
+        return card.checkpoint
+
+
+def load_profile(name_or_path: str | Path) -> Profile:
+    """Read a profile by its name in ``training/profiles`` or by the path of a TOML file.
+
+    Raises
+    ------
+    OncoduetError
+        No such profile, or faults in it: all of them, in one line.
+    """
+    path = Path(name_or_path)
+    if path.suffix != ".toml":
+        path = PROFILES / f"{name_or_path}.toml"
+        if not path.is_file():
+            known = ", ".join(sorted(each.stem for each in PROFILES.glob("*.toml")))
+            raise OncoduetError(f"profile {str(name_or_path)!r}: expected one of {known} or a .toml file")
+    return parse_toml(path, Profile)
+
+
+def edited_plans(plans: dict[str, Any], profile: Profile) -> dict[str, Any]:
+    """A copy of nnU-Net's plans with the profile's edits; the preprocessed data stays usable, since spacing does."""
+    plans = copy.deepcopy(plans)
+    edits = profile.plan
+    if edits is None:
+        return plans
+    plans["plans_name"] = f"{plans['plans_name']}-{profile.name}"
+    fullres = plans["configurations"]["3d_fullres"]
+    fullres["batch_size"] = edits.batch_size
+    fullres["patch_size"] = list(edits.patch_size_zyx)
+    fullres["architecture"]["arch_kwargs"] |= {
+        "n_stages": len(edits.stages),
+        "features_per_stage": [stage.features for stage in edits.stages],
+        "kernel_sizes": [list(stage.kernel_size_zyx) for stage in edits.stages],
+        "strides": [list(stage.stride_zyx) for stage in edits.stages],
+        "n_conv_per_stage": [edits.convolutions_per_stage_encoder] * len(edits.stages),
+        "n_conv_per_stage_decoder": [edits.convolutions_per_stage_decoder] * (len(edits.stages) - 1),
+    }
+    return plans

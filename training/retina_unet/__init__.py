@@ -1,0 +1,1 @@
+"""Retina U-Net after nnDetection: anchors, matching, loss, trainer."""

@@ -1,0 +1,174 @@
+"""Checkpoints: where an interrupted run goes on. Two are kept, the newest and the one before.
+
+A checkpoint is the whole state of a training between two epochs. It is written beside, synced and renamed. Its first
+line holds a hash over all of it: a file that was cut, or in which a bit flipped, is noticed before anything is taken
+from it, and the one before counts. It also names the run that it belongs to (a hash over the run's key and parents), so
+that a file copied from another run is refused. No pickle is written or read (:mod:`training.run_folder.checkpoint_state`).
+
+No state of a random generator is in it. All of them are seeded anew at the start of every epoch, from the run's seed
+and the epoch's number (``training.trainers.nnunet.seed_generators``), and checkpoints are written between epochs: seed
+and epoch number, which are in it, are the state.
+"""
+
+import hashlib
+import json
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import Field, NonNegativeInt
+
+from contract.cards import Frozen, parse
+from contract.errors import OncoduetError, one_line
+from contract.files import atomic_file, kind_of
+
+KEPT = 2
+"""How many are kept."""
+
+_FORMAT = "oncoduet-checkpoint-2"
+_LONGEST_HEADER_BYTES = 1024
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """The state of a training after so many epochs."""
+
+    epoch: int
+    """Epochs done; the next one to be trained has this number, counted from 0."""
+    seed: int
+    """Of the run. Together with ``epoch`` it is the state of every random generator."""
+    state: Mapping[str, Any]
+    """What the engine needs: tensors, numbers and text."""
+
+
+class _DamagedError(Exception):
+    """The file is not what was written."""
+
+
+@dataclass(frozen=True)
+class Checkpoints:
+    """The checkpoints of one run."""
+
+    folder: Path
+    run_sha256: str
+    """Hash over what the run is and what it is made from."""
+
+    def write(self, checkpoint: Checkpoint) -> Path:
+        """Write a checkpoint, then remove all but the newest two.
+
+        Raises
+        ------
+        OncoduetError
+            The disk is full; the earlier checkpoints are still there.
+        """
+        from training.run_folder.checkpoint_state import encode  # noqa: PLC0415 - takes seconds to import
+
+        content = encode(checkpoint.state)
+        claims = {
+            "format": _FORMAT,
+            "run": self.run_sha256,
+            "epoch": checkpoint.epoch,
+            "seed": checkpoint.seed,
+            "bytes": len(content),
+        }
+        header = json.dumps(claims | {"sha256": _sha256(claims, content)}).encode() + b"\n"
+        path = self.folder / f"epoch_{checkpoint.epoch:06d}.pt"
+        with atomic_file(path, size_bytes=len(header) + len(content)) as partial, partial.open("wb") as stream:
+            stream.write(header)
+            stream.write(content)
+        for older in self.files()[KEPT:]:
+            older.unlink()
+        return path
+
+    def files(self) -> list[Path]:
+        """Files of checkpoints, the newest first."""
+        return sorted(self.folder.glob("epoch_*.pt"), reverse=True)
+
+    def newest(self, *, device: str = "cpu") -> Checkpoint | None:
+        """The newest whole checkpoint, or None where there is none.
+
+        A damaged one is removed and told of in the log: left there, it would count as one of the two that are kept.
+
+        Raises
+        ------
+        OncoduetError
+            A whole checkpoint belongs to another run, or was written by another version.
+        """
+        from training.run_folder.checkpoint_state import decode  # noqa: PLC0415
+
+        files = self.files()
+        for path in files:
+            try:
+                claims, content = self._open(path)
+            except _DamagedError as error:
+                logger.warning("%s: expected a whole checkpoint, found %s; it is removed", path, error)
+                path.unlink()
+                continue
+            try:
+                state = decode(content, device=device)
+            except ValueError as error:
+                raise OncoduetError(f"{path}: expected the state of a training, found {one_line(str(error))}") from None
+            return Checkpoint(epoch=claims.epoch, seed=claims.seed, state=state)
+        if files:
+            logger.warning("%s: no checkpoint is whole; the training begins anew, at epoch 0", self.folder)
+        return None
+
+    def require(self) -> None:
+        """Raise ``OncoduetError`` unless there is a whole checkpoint of this run; nothing is changed."""
+        found = "none"
+        for path in self.files():
+            try:
+                self._open(path)
+            except _DamagedError as error:
+                found = f"{path.name} with {error}"
+                continue
+            return
+        raise OncoduetError(f"{self.folder}: expected a checkpoint to resume from, found {found}")
+
+    def _open(self, path: Path) -> tuple["_Claims", bytes]:
+        """What a file's first line claims, and its content, each checked."""
+        if not path.is_file():
+            raise _DamagedError(kind_of(path.lstat()))
+        with path.open("rb") as stream:
+            header = stream.readline(_LONGEST_HEADER_BYTES)
+            content = stream.read()
+        try:
+            claims = parse(json.loads(header), _Claims, "claims")
+        except (ValueError, OncoduetError) as error:
+            raise _DamagedError(f"a first line that cannot be read ({one_line(str(error))})") from None
+        if len(content) != claims.size_bytes:
+            raise _DamagedError(f"{len(content)} bytes in place of {claims.size_bytes}")
+        if _sha256(claims.model_dump(by_alias=True, exclude={"sha256"}), content) != claims.sha256:
+            raise _DamagedError("another hash than that of its content")
+        if claims.format != _FORMAT:
+            raise OncoduetError(
+                f"{path}: expected the format {_FORMAT}, found {claims.format[:40]}; the version that began the run "
+                "can finish it, or remove this folder and it begins anew"
+            )
+        if claims.run != self.run_sha256:
+            raise OncoduetError(
+                f"{path}: expected a checkpoint of this run ({self.run_sha256[:12]}…), "
+                f"found one of another ({claims.run[:12]}…)"
+            )
+        return claims, content
+
+
+class _Claims(Frozen):
+    """A checkpoint's first line."""
+
+    format: str
+    run: str
+    epoch: NonNegativeInt
+    seed: NonNegativeInt
+    size_bytes: Annotated[NonNegativeInt, Field(alias="bytes")]
+    sha256: str
+
+
+def _sha256(claims: Mapping[str, Any], content: bytes) -> str:
+    total = hashlib.sha256(json.dumps(claims, sort_keys=True).encode())
+    total.update(content)
+    return total.hexdigest()

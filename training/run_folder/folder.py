@@ -1,0 +1,186 @@
+"""The folder of one run: what lies where."""
+
+import json
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+from contract.errors import OncoduetError
+from contract.files import sha256_file, sweep
+from contract.outputs import require_free, require_unowned
+
+COMMAND = "training run"
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """Paths of a run. After it has finished, ``work`` is gone."""
+
+    path: Path
+
+    def sweep(self) -> None:
+        """Remove what a killed process left half written. For the one process that holds the lock."""
+        for folder in (self.path, self.checkpoints, self.kept):
+            if folder.is_dir():
+                sweep(folder, is_ours=True)
+
+    def require_free(self) -> None:
+        """Raise ``OncoduetError`` unless a run may begin here: nothing has a name that it is going to give."""
+        require_unowned(self.path, COMMAND)
+        require_free(self.path, [name for name in self._names if name != self.lock.name], COMMAND)
+        if self.lock.exists() and not is_lock(self.lock):
+            raise OncoduetError(f"{self.lock}: expected the lock of a run or nothing, found a file of other origin")
+
+    def require_no_links(self) -> None:
+        """Raise ``OncoduetError`` if a link bears the name of something that the run is going to write."""
+        for name in self._names:
+            if (self.path / name).is_symlink():
+                raise OncoduetError(f"{self.path / name}: expected no link in a run's folder, found one")
+
+    @property
+    def _names(self) -> list[str]:
+        paths = [self.record, self.weights, self.card, self.plans, self.dataset, self.anchors, self.box_rule, self.log]
+        paths += [
+            self.nndetection,
+            self.nndetection_record,
+            self.selection,
+            self.training_studies,
+            self.tensorboard,
+            self.lock,
+            self.work,
+        ]
+        return [path.name for path in paths]
+
+    def clear_work(self) -> None:
+        """Remove what the training needed, and nothing that somebody else put there."""
+        for place in (self.checkpoints, self.kept, self.selecting, self.upstream, self.engine):
+            shutil.rmtree(place, ignore_errors=True)
+        if self.work.is_dir() and not any(self.work.iterdir()):
+            self.work.rmdir()
+
+    def hashes_beside(self) -> dict[str, str]:
+        """Of files that lie here before the weights do, by what the run's record calls them among its parents."""
+        files = {"anchors": self.anchors, "training_studies": self.training_studies}
+        return {what: sha256_file(path) for what, path in files.items() if path.is_file()}
+
+    @property
+    def record(self) -> Path:
+        """What the run is and how far it got (``contract.records.RunRecord``)."""
+        return self.path / "run.json"
+
+    @property
+    def weights(self) -> Path:
+        """The weights that it keeps, there once it is finished."""
+        return self.path / "weights.safetensors"
+
+    @property
+    def card(self) -> Path:
+        """The use case."""
+        return self.path / "card.toml"
+
+    @property
+    def plans(self) -> Path:
+        """nnU-Net's plans with the profile's edits."""
+        return self.path / "plans.json"
+
+    @property
+    def dataset(self) -> Path:
+        """nnU-Net's description of channels and labels."""
+        return self.path / "dataset.json"
+
+    @property
+    def training_studies(self) -> Path:
+        """Which studies the network knows (``contract.records.TrainingStudiesRecord``), if the dataset says."""
+        return self.path / "training_studies.json"
+
+    @property
+    def anchors(self) -> Path:
+        """The anchors of a network that finds boxes (``network.detection.anchors.AnchorPlan``); else there is none."""
+        return self.path / "anchors.json"
+
+    @property
+    def box_rule(self) -> Path:
+        """Which of its predictions count and how they are clustered (``network.detection.clustering.BoxRule``).
+
+        Chosen on the validation studies (``training.retina_unet.box_rule_sweep``).
+        """
+        return self.path / "box_rule.json"
+
+    @property
+    def nndetection(self) -> Path:
+        """Upstream nnDetection's trained model, as its programs left it (``training.nndetection``); else none."""
+        return self.path / "nndetection"
+
+    @property
+    def nndetection_record(self) -> Path:
+        """Which programs made that model and which files it has (``training.nndetection.model.UpstreamRecord``)."""
+        return self.path / "nndetection.json"
+
+    @property
+    def log(self) -> Path:
+        """What libraries had to say."""
+        return self.path / "training.log"
+
+    @property
+    def selection(self) -> Path:
+        """How the weights were chosen by detection (``contract.records.SelectionRecord``); else there is none."""
+        return self.path / "selection.json"
+
+    @property
+    def tensorboard(self) -> Path:
+        """Event files for TensorBoard, where they were asked for."""
+        return self.path / "tensorboard"
+
+    @property
+    def lock(self) -> Path:
+        """Held by the process that works on the run."""
+        return self.path / ".lock"
+
+    @property
+    def work(self) -> Path:
+        """Gone when the run is finished."""
+        return self.path / "work"
+
+    @property
+    def checkpoints(self) -> Path:
+        """Where an interrupted run goes on (``training.run_folder.checkpoints``)."""
+        return self.work / "checkpoints"
+
+    @property
+    def kept(self) -> Path:
+        """Weights of earlier epochs, among which the detection on the validation studies chooses."""
+        return self.work / "kept"
+
+    @property
+    def selecting(self) -> Path:
+        """Where that choice is made."""
+        return self.work / "selection"
+
+    @property
+    def upstream(self) -> Path:
+        """Data and models of upstream nnDetection while it is trained."""
+        return self.work / "nndetection"
+
+    @property
+    def upstream_steps(self) -> Path:
+        """Which steps of that training are done."""
+        return self.upstream / "steps.json"
+
+    @property
+    def engine(self) -> Path:
+        """For the engine's own files."""
+        return self.work / "engine"
+
+
+def is_lock(path: Path) -> bool:
+    """Whether a file is a run's lock, which is empty or says who holds it."""
+    try:
+        text = path.read_text(encoding="utf-8") if path.is_file() else "no file"
+        return not text or set(json.loads(text)) >= {"host", "pid", "since"}
+    except (ValueError, TypeError):
+        return False
+
+
+def kept_weights_file(kept: Path, epoch: int) -> Path:
+    """Where the weights after so many epochs are kept (``RunFolder.kept``)."""
+    return kept / f"epoch_{epoch:06d}.safetensors"

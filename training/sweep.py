@@ -1,0 +1,357 @@
+"""What boxes should paint and how a case should be scored: every fill with every case score, judged by the evaluation.
+
+A finished detector predicts the validation studies of its fold: one search for boxes, a map and a likelihood for each
+combination, as the algorithm makes them; and ``python -m evaluation score`` scores each (``training.validation.predict_and_score``). So the
+combinations are compared by what they are for, AUROC of the cases and AP of the lesions. (The rule by which predictions
+become boxes is chosen before, by the boxes alone: ``training.retina_unet.box_rule_sweep``.)
+
+Several runs are judged each on its own fold, and their mean decides: members of an ensemble need one answer. A
+combination is better only by a greater ranking score; of equal ones the first counts, and the first of all is
+nnDetection's own, the cuboid and the maximum.
+"""
+
+import csv
+import io
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import get_args
+
+import numpy as np
+from rich.table import Table
+
+from contract.cards import Frozen
+from contract.errors import OncoduetError
+from contract.files import held_folder, sha256_file, sweep, writable, write_text
+from contract.outputs import Output, require_apart, require_free, subfolder
+from contract.records import BatchRecord, Record, RunRecord, read_record, write_record
+from network.detection.clustering import BoxRule, CaseScore, Fill
+from network.device import Device
+from training.bundle import FinishedRun, finished_runs
+from training.dataset.archive_stamps import read_sources, unchanged_archive
+from training.dataset.prepared import Prepared, load_prepared
+from training.run_folder.folder import RunFolder
+from training.run_folder.lock import alone
+from training.validation.predict_and_score import find_localisation, link_studies, predict, score
+
+Combination = tuple[Fill, CaseScore]
+
+COMBINATIONS: tuple[Combination, ...] = tuple(
+    (fill, case_score) for fill in get_args(Fill) for case_score in get_args(CaseScore)
+)
+PURPOSE = "to compare what boxes paint"
+MEAN = "mean"
+SAME = "the same"
+OPTIMISM = (
+    "The combination was chosen by its score on these validation studies, so that the score on them is too good: the "
+    "best of nine looks better than it is, the more so the fewer studies there are. Scores to be reported come from "
+    "studies that neither trained the network nor chose the combination."
+)
+
+logger = logging.getLogger(__name__)
+
+
+class ScoredMaps(Frozen):
+    """One combination's strict scores on the validation studies of a run, or their mean over the runs."""
+
+    run: str
+    """``mean`` for the mean."""
+    fill: Fill
+    case_score: CaseScore
+    auroc: float
+    ap: float
+    score: float
+    """(auroc + ap) / 2"""
+
+
+class MapSweepRecord(Record):
+    """``map_sweep.json``. Its parents are the ``run.json`` files as they were, by the runs' names."""
+
+    validation: Mapping[str, tuple[str, ...]]
+    """Case ids of the studies that were predicted, by run."""
+    mirroring: bool
+    """Whether mirrored copies were predicted too."""
+    maps: tuple[ScoredMaps, ...]
+    """Run by run, and the mean, in the order in which equal combinations are preferred."""
+    fill: Fill
+    """Of the best combination."""
+    case_score: CaseScore
+    """Of the best combination."""
+    stored: bool
+    """Whether the runs' box rules have it now."""
+    optimism: str
+    """What this choice does to scores on the same studies."""
+
+
+@dataclass(frozen=True)
+class Whereabouts:
+    """Where things lie now, if not where the runs know them."""
+
+    prepared: Path | None = None
+    archive: Path | None = None
+    localisation: Path | None = None
+    """Finished run of stage 1; None: one of the same fold beside each run. Not looked at for cards of one stage."""
+
+
+def sweep_maps(
+    runs: Sequence[Path],
+    output: Path,
+    *,
+    whereabouts: Whereabouts = Whereabouts(),
+    mirroring: bool | None = None,
+    device: Device = "auto",
+    store: bool = False,
+) -> MapSweepRecord:
+    """Judge every combination for some detectors, and write ``map_sweep.json`` and ``map_sweep.csv``.
+
+    Parameters
+    ----------
+    runs
+        Run folders, or folders of run folders.
+    output
+        Gets a folder for each run, with maps and scores, beside the two files.
+    mirroring
+        None: as the card says.
+    device
+        Where the studies are predicted.
+    store
+        Give the best combination to the runs' box rules; otherwise no run is touched.
+
+    Raises
+    ------
+    OncoduetError
+        A run is not finished or sound, finds no boxes, or is of another card than the first; its dataset or archive
+        cannot be reached or has changed; there is no finished run of stage 1; ``output`` holds predictions of another
+        network or files of other origin; a study cannot be predicted or scored; a run's folder cannot be written to.
+    """
+    finished = finished_runs(runs)
+    require_apart(
+        output,
+        run=[run.folder.path for run in finished],
+        prepared=whereabouts.prepared,
+        archive=whereabouts.archive,
+        localisation=whereabouts.localisation,
+    )
+    tables = Output(output, "training sweep", ["map_sweep.csv", "map_sweep.json"], record="map_sweep.json")
+    tables.check()
+    for run in finished:
+        _require_ours(output, run.name)
+    datasets = [_dataset(run, finished[0], whereabouts.prepared) for run in finished]
+    scored: list[ScoredMaps] = []
+    validation: dict[str, tuple[str, ...]] = {}
+    mirrored = False
+    for run, prepared in zip(finished, datasets, strict=True):
+        place = output / run.name
+        validation[run.name] = prepared.fold(run.record.key.fold).validation
+        scored += _judge(run, prepared, place, whereabouts, mirroring=mirroring, device=device)
+        mirrored |= bool(read_record(place / "predictions" / "batch.json", BatchRecord).settings["mirroring"])
+    scored += means(scored)
+    best = best_of(scored)
+    parents = {run.name: sha256_file(run.folder.record) for run in finished}
+    if store:
+        for run in finished:
+            store_in(run.folder, best.fill, best.case_score)
+    record = MapSweepRecord(
+        parents=parents,
+        validation=validation,
+        mirroring=mirrored,
+        maps=tuple(scored),
+        fill=best.fill,
+        case_score=best.case_score,
+        stored=store,
+        optimism=OPTIMISM,
+    )
+    with tables.staged() as stage:
+        write_text(stage / "map_sweep.csv", _as_csv(record.maps))
+        write_record(stage / "map_sweep.json", record)
+    return record
+
+
+def _require_ours(output: Path, name: str) -> None:
+    """A run's folder holds nothing under the names of predictions and scores, or an earlier sweep's."""
+    subfolder(output, name)
+    predictions = Path(name) / "predictions"
+    if not (output / predictions / "batch.json").is_file():
+        require_free(output, [str(predictions), str(Path(name) / "scores")], "training sweep")
+
+
+def means(scored: Sequence[ScoredMaps]) -> list[ScoredMaps]:
+    """Mean over the runs of each combination's scores."""
+    found = []
+    for fill, case_score in COMBINATIONS:
+        own = [each for each in scored if (each.fill, each.case_score) == (fill, case_score)]
+        auroc, ap = (float(np.mean([getattr(each, what) for each in own])) for what in ("auroc", "ap"))
+        found.append(ScoredMaps(run=MEAN, fill=fill, case_score=case_score, auroc=auroc, ap=ap, score=(auroc + ap) / 2))
+    return found
+
+
+def best_of(scored: Sequence[ScoredMaps]) -> ScoredMaps:
+    """The best mean score; of equal ones the first."""
+    return max((each for each in scored if each.run == MEAN), key=lambda each: each.score)
+
+
+def store_in(folder: RunFolder, fill: Fill, case_score: CaseScore) -> None:
+    """Give a combination to a finished run's box rule, and the rule's hash to its record.
+
+    Raises
+    ------
+    OncoduetError
+        Another process is at work on the run, or its folder cannot be written to.
+    """
+    with alone(folder):
+        rule = read_record(folder.box_rule, BoxRule) if folder.box_rule.is_file() else BoxRule()
+        changed = rule.model_copy(update={"fill": fill, "case_score": case_score})
+        if changed == rule and folder.box_rule.is_file():
+            return
+        write_record(folder.box_rule, changed)
+        record = read_record(folder.record, RunRecord)
+        parents = {**record.parents, "box_rule": sha256_file(folder.box_rule)}
+        write_record(folder.record, record.model_copy(update={"parents": parents}))
+
+
+def show(record: MapSweepRecord) -> list[Table]:
+    """All combinations side by side: a table for each run and, of several, one for their mean."""
+    runs = list(dict.fromkeys(each.run for each in record.maps))
+    tables = []
+    for run in runs[:1] if len(runs) == 2 else runs:  # one run is its own mean
+        table = Table(box=None, pad_edge=False, title=run, title_justify="left")
+        for heading in ("fill", "case score", "AUROC", "AP", "score", "against cuboid, maximum"):
+            table.add_column(heading)
+        for combination in COMBINATIONS:
+            own = _of_combination(record.maps, combination)[run]
+            numbers = [f"{value:.4f}" for value in (own.auroc, own.ap, own.score)]
+            table.add_row(*combination, *numbers, difference(record.maps, combination, run))
+        tables.append(table)
+    return tables
+
+
+def verdict(record: MapSweepRecord) -> list[str]:
+    """Which combinations differ from nnDetection's own, and which is the best, in words."""
+    alike: list[str] = []
+    other: list[str] = []
+    for combination in COMBINATIONS[1:]:
+        (alike if difference(record.maps, combination) == SAME else other).append(", ".join(combination))
+    best = (record.fill, record.case_score)
+    score, own = (_of_combination(record.maps, each)[MEAN].score for each in (best, COMBINATIONS[0]))
+    stored = "stored in the runs" if record.stored else "not stored; --store gives it to the runs"
+    return [
+        f"differ from cuboid, maximum: {'; '.join(other) or 'none'}",
+        f"the same in every run: {'; '.join(alike) or 'none'}",
+        f"best: {', '.join(best)} (score {score:.4f}; cuboid, maximum {own:.4f}); {stored}",
+    ]
+
+
+def difference(scored: Sequence[ScoredMaps], combination: Combination, run: str = MEAN) -> str:
+    """How a combination's scores differ from those of the cuboid and the maximum; of the mean, whether any run's do."""
+    own, usual = _of_combination(scored, combination), _of_combination(scored, COMBINATIONS[0])
+    compared = own if run == MEAN else (run,)
+    if all((own[each].auroc, own[each].ap) == (usual[each].auroc, usual[each].ap) for each in compared):
+        return SAME
+    return f"AUROC {own[run].auroc - usual[run].auroc:+.4f}, AP {own[run].ap - usual[run].ap:+.4f}"
+
+
+def _of_combination(scored: Sequence[ScoredMaps], combination: Combination) -> dict[str, ScoredMaps]:
+    return {each.run: each for each in scored if (each.fill, each.case_score) == combination}
+
+
+def _dataset(run: FinishedRun, first: FinishedRun, folder: Path | None) -> Prepared:
+    """The dataset that a run was trained on."""
+    key, path = run.record.key, run.folder.path
+    if "anchors" not in run.record.parents:
+        raise OncoduetError(
+            f"{path}: expected a run that finds boxes, found one of the configuration {key.configuration}"
+        )
+    if key.card_sha256 != first.record.key.card_sha256:
+        raise OncoduetError(f"{path}: expected the card of {first.folder.path}, found another")
+    where = folder or Path(run.record.prepared_folder or "")
+    if not (where / "prepared.json").is_file():
+        raise OncoduetError(
+            f"{where}: expected the prepared dataset that {path} was trained on, found none; --prepared says where it "
+            "lies now"
+        )
+    prepared = load_prepared(where)
+    if prepared.sha256 != run.record.parents.get("prepared"):
+        raise OncoduetError(f"{where}: expected the prepared dataset that {path} was trained on, found another")
+    return prepared
+
+
+def _judge(
+    run: FinishedRun,
+    prepared: Prepared,
+    place: Path,
+    whereabouts: Whereabouts,
+    *,
+    mirroring: bool | None,
+    device: Device,
+) -> list[ScoredMaps]:
+    """Every combination's scores on the validation studies of one run."""
+    key = run.record.key
+    archive = unchanged_archive(prepared, archive=whereabouts.archive)
+    if archive is None:
+        raise OncoduetError(
+            f"{read_sources(prepared).archive}: expected the archive that {prepared.folder} was prepared from, found "
+            "none; --archive says where it lies now"
+        )
+    partner = find_localisation(
+        prepared.card,
+        key,
+        run.folder,
+        whereabouts.localisation,
+        purpose=f"the validation studies of {run.folder.path} cannot be predicted",
+    )
+    with writable(place):
+        place.mkdir(parents=True, exist_ok=True)
+    sweep(place)
+    with held_folder(place) as work:
+        return _judge_in(
+            work, run, prepared, place, archive=archive, partner=partner, mirroring=mirroring, device=device
+        )
+
+
+def _judge_in(
+    work: Path,
+    run: FinishedRun,
+    prepared: Prepared,
+    place: Path,
+    *,
+    archive: Path,
+    partner: Path | None,
+    mirroring: bool | None,
+    device: Device,
+) -> list[ScoredMaps]:
+    """The same with a folder for what is needed meanwhile: links to the studies, and the bundle."""
+    key = run.record.key
+    studies, predictions = work / "archive", place / "predictions"
+    link_studies(read_sources(prepared), archive, prepared.fold(key.fold).validation, studies)
+    options = ["--threads", str(run.record.hardware.get("threads", 1))]
+    options += ["--no-mirroring"] if mirroring is False else []
+    options += ["--fill", *get_args(Fill), "--case-score", *get_args(CaseScore)]
+    logger.info("%s: %d validation studies", run.name, len(prepared.fold(key.fold).validation))
+    predict(
+        [run.folder.path, *([partner] if partner else [])],
+        predictions,
+        studies=studies,
+        model=work / "model",
+        options=options,
+        device=device,
+        purpose=PURPOSE,
+    )
+    scored = []
+    for fill, case_score in COMBINATIONS:
+        name = f"{fill}_{case_score}"
+        strict = score(
+            predictions / name, place / "scores" / name, studies=studies, card=run.folder.card, purpose=PURPOSE
+        )
+        assert strict.auroc is not None and strict.ap is not None and strict.score is not None
+        values = {"auroc": strict.auroc, "ap": strict.ap, "score": strict.score}
+        scored.append(ScoredMaps(run=run.name, fill=fill, case_score=case_score, **values))
+    return scored
+
+
+def _as_csv(scored: Sequence[ScoredMaps]) -> str:
+    stream = io.StringIO()
+    writer = csv.DictWriter(stream, fieldnames=list(ScoredMaps.model_fields), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(each.model_dump() for each in scored)
+    return stream.getvalue()

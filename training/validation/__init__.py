@@ -1,0 +1,1 @@
+"""What a run is worth on its fold: prediction, scores, choice of the checkpoint."""

@@ -1,0 +1,130 @@
+"""The choice of a checkpoint by detection: which kept weights find lesions best in the fold's validation studies.
+
+Each kept epoch, the last included, predicts the validation studies and is scored there (``training.validation.predict_and_score``). The best
+strict ranking score counts, of equal ones the earliest epoch. Mirrored copies, which would cost eight times as much,
+are not predicted.
+
+For a card that first locates an organ, the networks need one of stage 1 in their bundle: the finished run of the same
+fold beside this one, or the one that is named.
+
+What was predicted and scored stays until the choice is made, so that an interrupted choice goes on.
+"""
+
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from contract.records import BatchRecord, ScoredCheckpoint, SelectionRecord, read_record, write_record
+from network.device import Kind
+from training.dataset.archive_stamps import reachable_archive, read_sources
+from training.run_folder.folder import RunFolder
+from training.validation.predict_and_score import find_localisation, link_studies, predict, read_score, score
+
+if TYPE_CHECKING:
+    from training.run import Run
+
+OPTIMISM = (
+    "The checkpoint was chosen by its score on these validation studies, so that the score on them is too good: the "
+    "best of several looks better than it is, the more so the fewer studies and the more checkpoints there are. Scores "
+    "to be reported come from studies that neither trained nor chose the network."
+)
+
+PURPOSE = "to choose a checkpoint"
+NEED = "detection chooses the checkpoint"
+
+
+def select(run: "Run", folder: RunFolder, *, device: Kind, archive: Path | None, localisation: Path | None) -> Path:
+    """Choose among a run's kept weights and write ``selection.json``.
+
+    Parameters
+    ----------
+    archive
+        Where the archive lies now; None: where it lay when the dataset was prepared.
+    localisation
+        Finished run of stage 1; None: one of the same fold beside this run. Not looked at for cards of one stage.
+
+    Returns
+    -------
+    Path
+        The weights that were chosen.
+
+    Raises
+    ------
+    OncoduetError
+        The archive cannot be reached or has changed; there is no finished run of stage 1; a study cannot be predicted
+        or scored.
+    """
+    source = reachable_archive(run.prepared, archive, purpose=NEED)
+    purpose = f"detection cannot choose the checkpoint of {folder.path}"
+    partner = find_localisation(run.prepared.card, run.key, folder, localisation, purpose=purpose)
+    case_ids = run.fold.validation
+    work = folder.selecting
+    validation = work / "archive"
+    link_studies(read_sources(run.prepared), source, case_ids, validation)
+    kept = {int(path.stem.removeprefix("epoch_")): path for path in sorted(folder.kept.glob("epoch_*.safetensors"))}
+    scored = []
+    mirroring = False
+    for epoch, weights in kept.items():
+        place = work / f"epoch_{epoch:06d}"
+        predictions, scores = place / "predictions", place / "scores"
+        sha256 = _candidate(run, folder, weights, place / "run")
+        if not (scores / "metrics.json").is_file():
+            shutil.rmtree(predictions, ignore_errors=True)  # of an interrupted choice
+            predict(
+                [place / "run", *([partner] if partner else [])],
+                predictions,
+                studies=validation,
+                model=place / "model",
+                options=("--no-mirroring", "--threads", str(run.profile.threads)),
+                device=device,
+                purpose=PURPOSE,
+            )
+            score(predictions, scores, studies=validation, card=folder.card, purpose=PURPOSE)
+        mirroring |= bool(read_record(predictions / "batch.json", BatchRecord).settings["mirroring"])
+        scored.append(_scored(scores, epoch=epoch, sha256=sha256))
+    chosen = best(scored)
+    record = SelectionRecord(
+        key=run.key,
+        validation=case_ids,
+        mirroring=mirroring,
+        checkpoints=tuple(scored),
+        chosen_epoch=chosen.epoch,
+        optimism=OPTIMISM,
+        parents=run.parents,
+    )
+    write_record(folder.selection, record)
+    return kept[chosen.epoch]
+
+
+def best(scored: Sequence[ScoredCheckpoint]) -> ScoredCheckpoint:
+    """The best score; of equal ones the earliest epoch."""
+    return max(scored, key=lambda each: (each.score, -each.epoch))
+
+
+def _candidate(run: "Run", folder: RunFolder, weights: Path, place: Path) -> str:
+    """A run folder as it would be if these weights were the run's own; returns their hash."""
+    from network.weights import load_weights, tensors_sha256  # noqa: PLC0415 - takes seconds to import
+
+    candidate = RunFolder(place)
+    shutil.rmtree(place, ignore_errors=True)
+    place.mkdir(parents=True)
+    for link, file in [
+        (candidate.weights, weights),
+        (candidate.card, folder.card),
+        (candidate.plans, folder.plans),
+        (candidate.dataset, folder.dataset),
+        *([(candidate.anchors, folder.anchors)] if folder.anchors.is_file() else []),
+        *([(candidate.training_studies, folder.training_studies)] if folder.training_studies.is_file() else []),
+    ]:
+        link.symlink_to(file.resolve())
+    sha256 = tensors_sha256(load_weights(weights))
+    beside = folder.hashes_beside()
+    write_record(candidate.record, run.record(state="finished", weights_sha256=sha256, more_parents=beside))
+    return sha256
+
+
+def _scored(scores: Path, *, epoch: int, sha256: str) -> ScoredCheckpoint:
+    strict = read_score(scores)
+    assert strict.auroc is not None and strict.ap is not None and strict.score is not None
+    return ScoredCheckpoint(epoch=epoch, weights_sha256=sha256, auroc=strict.auroc, ap=strict.ap, score=strict.score)
