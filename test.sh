@@ -24,7 +24,7 @@ if [ "${1:-}" = conformance ]; then
     *" --help "* | *" -h "*) engine=docker ;;
     *) engine=$(./build.sh --engine) || exit ;;
   esac
-  PYTHONPATH=$PWD:$PWD/test exec .venv/bin/python -m conformance --engine "$engine" "$@"
+  PYTHONPATH=$PWD exec .venv/bin/python -m conformance --engine "$engine" "$@"
 fi
 
 container='' pytest=()

@@ -92,6 +92,7 @@ class Case:
 
     @property
     def succeeded(self) -> bool:
+        """Whether the case ended with the status that means success."""
         return self.status == self.success
 
     @property
@@ -142,6 +143,7 @@ class Health(BaseModel):
 
     @property
     def last(self) -> int | str | None:
+        """The last status, or error, that ``/health`` gave; None where it was never asked."""
         return self.statuses[-1] if self.statuses else None
 
 
@@ -343,9 +345,11 @@ class Place:
             if status is None:
                 note = f"did not end within {self.limits.case:g} s"
             self.engine("rm", "--force", "--volumes", container)
-            return self.ended(status, 0, attached.stdout(), attached.stderr(), seconds, note)
+            return self.ended(status, 0, attached.stdout(), attached.stderr(), seconds=seconds, note=note)
 
-    def ended(self, status: int | None, success: int, stdout: bytes, stderr: bytes, seconds: float, note: str) -> Case:
+    def ended(
+        self, status: int | None, success: int, stdout: bytes, stderr: bytes, *, seconds: float, note: str
+    ) -> Case:
         """The case, with what it left in ``/output``; too much there is no success, whatever the status."""
         try:
             return Case(status, success, stdout, stderr, seconds, self.take(), note)
@@ -427,6 +431,7 @@ class Server:
 
     @property
     def ready(self) -> bool:
+        """Whether ``/health`` ever answered that the service is ready."""
         return self.health.ready_s is not None
 
     def invoke(self, study: Files) -> Case:
@@ -441,7 +446,7 @@ class Server:
         stdout, stderr = self.attached.stdout()[before[0] :], self.attached.stderr()[before[1] :]
         note = "" if self.ready else f"/health never said 200 ({self.health.statuses})"
         stderr = stderr if self.ready else self.attached.stderr()
-        return place.ended(status, 201, stdout, stderr, seconds, note)
+        return place.ended(status, 201, stdout, stderr, seconds=seconds, note=note)
 
     def post(self, seconds: float) -> int | None:
         """Ask for a case and return the status."""

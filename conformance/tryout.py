@@ -53,7 +53,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             raise OncoduetError(f"{options.local}: expected the outputs of the local run, found no folder")
         with tempfile.TemporaryDirectory() as folder:
             client = _client(token, options.url)
-            _fetch(client, options.algorithm, card, study, Path(folder), options.poll_s, options.limit_s)
+            _fetch(client, options.algorithm, card, study, Path(folder), poll_s=options.poll_s, limit_s=options.limit_s)
             try:
                 print(f"the same: {require_same(options.local, Path(folder), card, tolerance=TOLERANCE)}")
             except Broken as found:
@@ -84,7 +84,9 @@ def _client(token: str, url: str) -> Any:
         raise OncoduetError(f"{url}: expected the platform's API, found: {one_line(str(error))}") from None
 
 
-def _fetch(client: Any, algorithm: str, card: Card, study: Study, folder: Path, poll_s: float, limit_s: float) -> None:
+def _fetch(
+    client: Any, algorithm: str, card: Card, study: Study, folder: Path, *, poll_s: float, limit_s: float
+) -> None:
     """Start the job, wait for its end, and download its outputs.
 
     Raises

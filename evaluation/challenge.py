@@ -2,8 +2,8 @@
 
 Input images are not mounted there, so cases are recognised by the names that their images were uploaded under. Jobs
 come in any order and per-case rows are written only where the truth's ``settings.json`` asks for them: they would tell
-participants the truth. So would exact figures (:mod:`evaluation.metrics.disclosure`). Where frozen baselines ship with the
-truth, the submission is compared with each.
+participants the truth. So would exact figures (:mod:`evaluation.metrics.disclosure`). Where frozen baselines ship with
+the truth, the submission is compared with each.
 
 The sockets of a job's outputs are the phase's, not the participant's, so that they may tell the card.
 """

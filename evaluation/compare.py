@@ -78,7 +78,8 @@ def compare(
     marksheet
         CSV with ``patient_id``, ``study_id`` and the columns that the analysis file declares as subgroups.
     archive, predictions
-        Images and label maps, and what was scored: for pictures of the worst misses (:mod:`evaluation.report.missed_lesions`).
+        Images and label maps, and what was scored: for pictures of the worst misses
+        (:mod:`evaluation.report.missed_lesions`).
     patients
         What ``--patients`` says, in place of what is recorded beside the scores.
     few_patients
@@ -89,9 +90,9 @@ def compare(
     Raises
     ------
     OncoduetError
-        As :func:`evaluation.metrics.scored_runs.read_scored_runs`; also for faults in the analysis file, for another number of
-        configurations than 2 to 12, for more than 20 runs of one, where the ids leave patients open or these are few,
-        and for an output that holds files of other origin under the same names. Nothing is written.
+        As :func:`evaluation.metrics.scored_runs.read_scored_runs`; also for faults in the analysis file, for another
+        number of configurations than 2 to 12, for more than 20 runs of one, where the ids leave patients open or these
+        are few, and for an output that holds files of other origin under the same names. Nothing is written.
     """
     require_apart(output, scores=scores, archive=archive, predictions=predictions)
     place = Output(output, "evaluation compare", ["verdict.json", *REPORT_FILES], record="verdict.json")

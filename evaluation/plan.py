@@ -1,4 +1,4 @@
-"""What ``python -m evaluation plan`` does with its options: check, ask :mod:`evaluation.planning.power`, write the record."""
+"""``python -m evaluation plan``: check the options, ask :mod:`evaluation.planning.power`, write the record."""
 
 import argparse
 from pathlib import Path

@@ -52,7 +52,8 @@ def _prepare(options: argparse.Namespace, console: Console) -> None:
 
 def _run(options: argparse.Namespace, console: Console) -> None:
     from training.dataset.prepared import load_prepared  # noqa: PLC0415
-    from training.run import Wishes, plan_run, show  # noqa: PLC0415
+    from training.execution import Wishes, show  # noqa: PLC0415
+    from training.run import plan_run  # noqa: PLC0415
 
     run = plan_run(
         load_prepared(options.prepared),

@@ -1,9 +1,10 @@
 """What boxes should paint and how a case should be scored: every fill with every case score, judged by the evaluation.
 
 A finished detector predicts the validation studies of its fold: one search for boxes, a map and a likelihood for each
-combination, as the algorithm makes them; and ``python -m evaluation score`` scores each (``training.validation.predict_and_score``). So the
-combinations are compared by what they are for, AUROC of the cases and AP of the lesions. (The rule by which predictions
-become boxes is chosen before, by the boxes alone: ``training.retina_unet.box_rule_sweep``.)
+combination, as the algorithm makes them; and ``python -m evaluation score`` scores each
+(``training.validation.predict_and_score``). So the combinations are compared by what they are for, AUROC of the cases
+and AP of the lesions. (The rule by which predictions become boxes is chosen before, by the boxes alone:
+``training.retina_unet.box_rule_sweep``.)
 
 Several runs are judged each on its own fold, and their mean decides: members of an ensemble need one answer. A
 combination is better only by a greater ranking score; of equal ones the first counts, and the first of all is

@@ -2,9 +2,10 @@
 
 The study is read and preprocessed once and every window is predicted by every member; members are averaged on the
 network's own grid, and only the average is brought to the reference image. A batch therefore asks for as many ensembles
-as it likes at the price of one pass. Members that find boxes (``algorithm.prediction.detectors``) give a map of their own; where an
-ensemble holds both kinds, the two maps are averaged, each counting as often as it has members. Before a study is read,
-its need of memory is estimated (``network.memory_plan``), and members take turns, or windows wait, where it has to be.
+as it likes at the price of one pass. Members that find boxes (``algorithm.prediction.detectors``) give a map of their
+own; where an ensemble holds both kinds, the two maps are averaged, each counting as often as it has members. Before a
+study is read, its need of memory is estimated (``network.memory_plan``), and members take turns, or windows wait, where
+it has to be.
 
 For a card that first locates an organ the same is done twice: the networks of stage 1 see the whole scan coarsely and
 give the region that those of stage 2 see.

@@ -3,8 +3,8 @@
 Label maps are ``CASE.nii.gz`` or ``CASE.mha``, directly in the folder or in ``labels/`` (an archive). Where names end
 in ``_label`` (picai-eval's convention), that is no part of the case id. The ids found here are the full list: a case
 without a prediction is missing, a prediction without a case is a mistake, and each study that a ``marksheet.csv`` here
-names has a label map. What the label maps hold is kept in an index beside them (:mod:`evaluation.inputs.truth_index`), made on
-first use.
+names has a label map. What the label maps hold is kept in an index beside them (:mod:`evaluation.inputs.truth_index`),
+made on first use.
 
 The truth alone, or who calls, says which card scores: ``card.toml``, the card that ``settings.json`` names, or the one
 of ours that an archive's ``archive.json`` was made for.

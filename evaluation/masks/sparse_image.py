@@ -4,8 +4,8 @@ Detection maps and label maps are files of a few kilobytes that stand for tens o
 piece by piece; a piece of zeros is recognised by one comparison of memory and forgotten. So time goes into inflating
 alone, and memory does not depend on how large an image claims to be.
 
-Headers and voxels come from ``contract.images.whole_image``, which every other reader uses too. A NIfTI whose voxels are scaled
-by its header is read as a volume, for what it stores as zeros may be no zeros.
+Headers and voxels come from ``contract.images.whole_image``, which every other reader uses too. A NIfTI whose voxels
+are scaled by its header is read as a volume, for what it stores as zeros may be no zeros.
 """
 
 import logging

@@ -195,7 +195,8 @@ def plan_looks(scores: Sequence[Path], analysis: Path) -> tuple[Looked, Table]:
     Raises
     ------
     OncoduetError
-        As :func:`evaluation.metrics.scored_runs.read_scored_runs` and :func:`evaluation.planning.group_sequential.look`.
+        As :func:`evaluation.metrics.scored_runs.read_scored_runs` and
+        :func:`evaluation.planning.group_sequential.look`.
     """
     plan, runs = read_analysis(analysis), read_scored_runs(scores)
     declared = plan.pairs(list(group_by_configuration(runs)), analysis)

@@ -214,7 +214,7 @@ def spread(positive: BoolArray, first: FloatArray, second: FloatArray, metric: M
 
 
 def _by_case(metric: Metric, positive: BoolArray, arm: FloatArray) -> MetricByPatient:
-    """As :func:`evaluation.statistics.case_level.by_patient`, of all runs at once, for one case per patient and no ties."""
+    """As :func:`evaluation.statistics.case_level.by_patient`, of all runs at once: one case per patient, no ties."""
     if metric == "score":
         auroc, ap = (_by_case(each, positive, arm) for each in ("auroc", "ap"))
         return MetricByPatient((auroc.values + ap.values) / 2, (auroc.influence + ap.influence) / 2)

@@ -80,8 +80,8 @@ def find_misses(runs: Sequence[ScoredRun], archive: Path, predictions: Sequence[
     Raises
     ------
     OncoduetError
-        As :func:`evaluation.inputs.predictions.find_runs`; no predictions are those of a scored run, they know no card, or an
-        image is missing, unreadable or on another grid than its label map.
+        As :func:`evaluation.inputs.predictions.find_runs`; no predictions are those of a scored run, they know no card,
+        or an image is missing, unreadable or on another grid than its label map.
     """
     truth = find_truth(archive)
     found = _predictions_of(runs, truth, predictions)

@@ -53,7 +53,7 @@ class Analysis(Frozen):
     any it is looked at once, when it is finished (:mod:`evaluation.planning.group_sequential`)."""
 
     subgroups: tuple[str, ...] = ()
-    """Columns of the marksheet by whose values the cases are looked at in groups (:mod:`evaluation.statistics.subgroups`)."""
+    """Columns of the marksheet whose values part the cases into groups (:mod:`evaluation.statistics.subgroups`)."""
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:

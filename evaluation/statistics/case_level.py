@@ -1,9 +1,10 @@
 """The case level of a comparison, which asks whether a difference would hold on new cases.
 
-Two tests are made, and the larger p counts. *Swaps* (:mod:`evaluation.statistics.case_permutation`) take the trained networks as they are:
-exact whatever the distribution, but where some runs are better by luck they take that luck for the method. *Runs and
-cases* takes both as drawn, by the analysis of Obuchowski and Rockette (Communications in Statistics 1995) for readers
-who are nested within a modality: runs are the readers, configurations the modalities. Its variance is::
+Two tests are made, and the larger p counts. *Swaps* (:mod:`evaluation.statistics.case_permutation`) take the trained
+networks as they are: exact whatever the distribution, but where some runs are better by luck they take that luck for
+the method. *Runs and cases* takes both as drawn, by the analysis of Obuchowski and Rockette (Communications in
+Statistics 1995) for readers who are nested within a modality: runs are the readers, configurations the modalities. Its
+variance is::
 
     V = s²(a)/r(a) + s²(b)/r(b) + max(0, Cov₂(a) + Cov₂(b) − 2 Cov₃)
 

@@ -2,7 +2,8 @@
 
 Labels are shuffled over runs, within fold where folds are known, since runs of one fold share their training data.
 Both tests are exact: the order of the runs by counting, the difference of means by meeting in the middle, up to twenty
-runs against twenty whatever their folds. (The case level, which asks about new cases, is :mod:`evaluation.statistics.case_permutation`.)
+runs against twenty whatever their folds. (The case level, which asks about new cases, is
+:mod:`evaluation.statistics.case_permutation`.)
 
 Two-sided tests count ``|T − centre| ≥ |observed − centre|``, ties included. An exact p counts all arrangements; a Monte
 Carlo p is (b + 1)/(B + 1), so it is never 0. Identical inputs give p = 1.

@@ -34,8 +34,8 @@ _TILE_DEVIATION = 0.8
 class BoxRule(Frozen):
     """Which predictions count, how they are clustered, and how boxes become a map and a likelihood; in the bundle.
 
-    The first three are swept on validation boxes (``training.retina_unet.box_rule_sweep``), fill and case score by the scores of
-    the maps (``training.sweep``).
+    The first three are swept on validation boxes (``training.retina_unet.box_rule_sweep``), fill and case score by the
+    scores of the maps (``training.sweep``).
     """
 
     score_threshold: Annotated[float, Field(ge=0, lt=1)] = 0.0

@@ -270,7 +270,8 @@ class Bench:
 
 def pack(number: int, prepared: Path, profile: Path, output: Path, device: str) -> None:
     """The child that trains several restarts side by side."""
-    from training.run import Item, execute_together, plan_run  # noqa: PLC0415
+    from training.execution import Item, execute_together  # noqa: PLC0415
+    from training.run import plan_run  # noqa: PLC0415
 
     dataset = load_prepared(prepared)
     items = [

@@ -5,9 +5,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from lesion_model import make_model, write_tarball
 
 from conformance.__main__ import main
-from conformance.lesion_model import make_model, write_tarball
 
 PROJECT = Path(__file__).resolve().parents[2]
 

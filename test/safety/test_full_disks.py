@@ -10,10 +10,10 @@ import sys
 from pathlib import Path
 
 import pytest
+from safety.world import CARD
 
 from contract.images.volume import is_image
 from contract.images.whole_image import require_whole
-from safety.world import CARD
 
 PROJECT = Path(__file__).resolve().parents[2]
 MOUNT = 'mount -t tmpfs -o size="$1" none "$2"'

@@ -14,12 +14,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from safety.world import CARD, everything, run
 
 import algorithm.__main__
 import evaluation.__main__
 import phantom.__main__
 import training.__main__
-from safety.world import CARD, everything, run
 
 PROJECT = Path(__file__).resolve().parents[2]
 

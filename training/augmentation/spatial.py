@@ -152,8 +152,8 @@ class Spatial:
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Interpolate images linearly, and give each voxel the label of the nearest one.
 
-        For numbered lesions (``training.dataloading.instance_studies``): their numbers have no order, there may be many, and
-        neighbours have to stay apart.
+        For numbered lesions (``training.dataloading.instance_studies``): their numbers have no order, there may be
+        many, and neighbours have to stay apart.
 
         Parameters
         ----------

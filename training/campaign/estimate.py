@@ -35,7 +35,8 @@ from training.campaign.devices import CudaDevice, see_only
 from training.campaign.plan import Campaign
 from training.campaign.status import Progress, Snapshot, clock, hours
 from training.configuration import DetectorConfiguration
-from training.run import Run, execute
+from training.execution import execute
+from training.run import Run
 
 GB = 10**9
 PROBE_STEPS = 5

@@ -26,7 +26,8 @@ from contract.locks import try_lock
 from contract.outputs import require_apart, require_folder, require_unowned
 from training.configuration import load_configuration
 from training.dataset.prepared import Prepared, load_prepared
-from training.run import Run, Wishes, existing_record, plan_run
+from training.execution import Wishes
+from training.run import Run, existing_record, plan_run
 from training.run_folder.folder import RunFolder
 
 LOCK_PATIENCE_S = 2.0

@@ -11,7 +11,7 @@ from contract.records import RunRecord
 from network.device import Device
 from training.campaign.plan import Campaign, Place
 from training.campaign.status import Remark
-from training.run import Item, execute_together
+from training.execution import Item, execute_together
 
 
 @dataclass(frozen=True)

@@ -2,9 +2,9 @@
 
 ``prepared.json`` is there only while the rest is whole, and has the sha256 of every part. The folder holds
 ``prepared.json``, ``splits.json``, ``card.toml``, nnU-Net's ``plans.json``, ``dataset.json`` and
-``dataset_fingerprint.json``, the preprocessed studies in ``cases``, and ``sources.json`` (``training.dataset.archive_stamps``), which
-says what archive it comes from. For a card that first locates an organ there is the same once more, for stage 1, in the
-folder ``localisation``.
+``dataset_fingerprint.json``, the preprocessed studies in ``cases``, and ``sources.json``
+(``training.dataset.archive_stamps``), which says what archive it comes from. For a card that first locates an organ
+there is the same once more, for stage 1, in the folder ``localisation``.
 """
 
 from collections import Counter

@@ -1,6 +1,7 @@
 """Reading ``CASE_boxes.pkl``, the boxes that nnDetection found in a study, without trusting it.
 
-The file is a pickle, and a pickle may call anything; it is read without unpickling (:mod:`training.dataset.plain_pickle`).
+The file is a pickle, and a pickle may call anything; it is read without unpickling
+(:mod:`training.dataset.plain_pickle`).
 
 A box is (x1, y1, x2, y2, z1, z2) there, where x, y and z are the array's axes 0, 1 and 2: our z, y and x. Its lower
 corner lies one voxel before the box's first voxel, hence the 1 that is added.

@@ -35,7 +35,7 @@ _POLL_S = 0.05
 _PATIENCE_S = 10.0
 _SIGNALS = 128
 _HOME = Path(__file__).resolve().parents[2]
-_KEEPER = Path(__file__).with_name("keeper.py").resolve()
+_KEEPER = Path(__file__).with_name("process_guard.py").resolve()
 
 logger = logging.getLogger(__name__)
 

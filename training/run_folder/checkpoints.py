@@ -3,7 +3,8 @@
 A checkpoint is the whole state of a training between two epochs. It is written beside, synced and renamed. Its first
 line holds a hash over all of it: a file that was cut, or in which a bit flipped, is noticed before anything is taken
 from it, and the one before counts. It also names the run that it belongs to (a hash over the run's key and parents), so
-that a file copied from another run is refused. No pickle is written or read (:mod:`training.run_folder.checkpoint_state`).
+that a file copied from another run is refused. No pickle is written or read
+(:mod:`training.run_folder.checkpoint_state`).
 
 No state of a random generator is in it. All of them are seeded anew at the start of every epoch, from the run's seed
 and the epoch's number (``training.trainers.nnunet.seed_generators``), and checkpoints are written between epochs: seed

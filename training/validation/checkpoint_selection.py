@@ -1,8 +1,8 @@
 """The choice of a checkpoint by detection: which kept weights find lesions best in the fold's validation studies.
 
-Each kept epoch, the last included, predicts the validation studies and is scored there (``training.validation.predict_and_score``). The best
-strict ranking score counts, of equal ones the earliest epoch. Mirrored copies, which would cost eight times as much,
-are not predicted.
+Each kept epoch, the last included, predicts the validation studies and is scored there
+(``training.validation.predict_and_score``). The best strict ranking score counts, of equal ones the earliest epoch.
+Mirrored copies, which would cost eight times as much, are not predicted.
 
 For a card that first locates an organ, the networks need one of stage 1 in their bundle: the finished run of the same
 fold beside this one, or the one that is named.
@@ -13,16 +13,13 @@ What was predicted and scored stays until the choice is made, so that an interru
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from contract.records import BatchRecord, ScoredCheckpoint, SelectionRecord, read_record, write_record
 from network.device import Kind
 from training.dataset.archive_stamps import reachable_archive, read_sources
+from training.run import Run
 from training.run_folder.folder import RunFolder
 from training.validation.predict_and_score import find_localisation, link_studies, predict, read_score, score
-
-if TYPE_CHECKING:
-    from training.run import Run
 
 OPTIMISM = (
     "The checkpoint was chosen by its score on these validation studies, so that the score on them is too good: the "
@@ -34,7 +31,7 @@ PURPOSE = "to choose a checkpoint"
 NEED = "detection chooses the checkpoint"
 
 
-def select(run: "Run", folder: RunFolder, *, device: Kind, archive: Path | None, localisation: Path | None) -> Path:
+def select(run: Run, folder: RunFolder, *, device: Kind, archive: Path | None, localisation: Path | None) -> Path:
     """Choose among a run's kept weights and write ``selection.json``.
 
     Parameters
@@ -102,7 +99,7 @@ def best(scored: Sequence[ScoredCheckpoint]) -> ScoredCheckpoint:
     return max(scored, key=lambda each: (each.score, -each.epoch))
 
 
-def _candidate(run: "Run", folder: RunFolder, weights: Path, place: Path) -> str:
+def _candidate(run: Run, folder: RunFolder, weights: Path, place: Path) -> str:
     """A run folder as it would be if these weights were the run's own; returns their hash."""
     from network.weights import load_weights, tensors_sha256  # noqa: PLC0415 - takes seconds to import
 

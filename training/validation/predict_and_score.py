@@ -24,7 +24,7 @@ from training.run_folder.folder import RunFolder
 
 logger = logging.getLogger(__name__)
 
-_HOME = Path(__file__).resolve().parent.parent
+_HOME = Path(__file__).resolve().parents[2]
 
 
 def find_localisation(

@@ -17,7 +17,8 @@ from network.study import content_sha256
 from network.weights import load_weights, save_weights, tensors_sha256
 from training.dataset.archive_stamps import read_sources
 from training.dataset.prepared import load_prepared
-from training.run import execute, plan_run
+from training.execution import execute
+from training.run import plan_run
 
 
 @pytest.fixture(scope="session")

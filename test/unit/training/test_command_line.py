@@ -12,7 +12,8 @@ from training.__main__ import main
 from training.campaign import load_campaign
 from training.campaign.local_executor import make_locally
 from training.dataset.prepared import load_prepared
-from training.run import plan_run, show
+from training.execution import show
+from training.run import plan_run
 
 PROJECT = Path(__file__).resolve().parents[3]
 

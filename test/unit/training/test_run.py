@@ -17,7 +17,8 @@ from contract.records import RunRecord, read_record, write_record
 from network.architecture import build_network
 from network.weights import load_weights, tensors_sha256
 from training.dataset.prepared import load_prepared
-from training.run import derived_seed, execute, plan_run
+from training.execution import execute
+from training.run import derived_seed, plan_run
 from training.run_folder.folder import RunFolder
 from training.run_folder.lock import alone
 

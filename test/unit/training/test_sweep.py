@@ -14,7 +14,8 @@ from network.detection.clustering import BoxRule
 from training.__main__ import main
 from training.bundle import bundle
 from training.dataset.prepared import load_prepared
-from training.run import execute, plan_run
+from training.execution import execute
+from training.run import plan_run
 from training.run_folder.folder import RunFolder
 from training.run_folder.lock import alone
 from training.sweep import (

@@ -18,8 +18,9 @@ from contract.records import BundleRecord, read_record
 from network.detection.anchors import AnchorPlan
 from training.campaign import load_campaign
 from training.dataset.prepared import load_prepared
+from training.execution import Wishes, execute
 from training.profile import PROFILES
-from training.run import Wishes, execute, plan_run
+from training.run import plan_run
 
 PROJECT = Path(__file__).parents[3]
 ORIENTATIONS = [(1, 1), (-1, -1), (1, -1)]  # of x and y, as the PANORAMA collection mixes them (z follows)

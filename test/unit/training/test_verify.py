@@ -10,7 +10,8 @@ from contract.files import read_json, write_json
 from network.weights import load_weights, save_weights
 from training.__main__ import main
 from training.dataset.prepared import load_prepared
-from training.run import execute, plan_run
+from training.execution import execute
+from training.run import plan_run
 
 
 @pytest.fixture(scope="module")

@@ -13,6 +13,7 @@ import SimpleITK as sitk
 
 from contract.errors import OncoduetError
 from contract.images.volume import Grid, Volume, read_grid, read_label, read_volume, to_image, write_volume
+from evaluation.masks import sparse_image
 from evaluation.masks.sparse_image import Foreground, open_image, read_confidences, read_label_map, read_labels
 
 BIG = Grid((61, 43, 37), (0.5, 0.75, 3.0), (-20.0, 31.0, 7.5), (1.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0, 1.0))
@@ -301,7 +302,7 @@ def test_a_header_that_promises_gigabytes_takes_no_memory(tmp_path):
 
 
 def test_a_scaled_image_of_more_voxels_than_are_read_at_once_is_refused_before(tmp_path, monkeypatch):
-    monkeypatch.setattr(sparse, "_MOST_SCALED_VOXELS", 100)
+    monkeypatch.setattr(sparse_image, "_MOST_SCALED_VOXELS", 100)
     path = tmp_path / "a.nii"
     write_volume(tmp_path / "a.nii.gz", Volume(np.zeros((3, 5, 7), np.float32), Grid((7, 5, 3), *ONES)))
     data = bytearray(gzip.decompress((tmp_path / "a.nii.gz").read_bytes()))
@@ -313,7 +314,7 @@ def test_a_scaled_image_of_more_voxels_than_are_read_at_once_is_refused_before(t
 
 
 def test_more_foreground_than_any_detection_map_has_is_refused_early(tmp_path, small, monkeypatch):
-    monkeypatch.setattr(sparse, "_MOST_FOREGROUND", 5)
+    monkeypatch.setattr(sparse_image, "_MOST_FOREGROUND", 5)
     path = written(tmp_path / "a.mha", small, Grid((7, 5, 3), (1, 2, 3), (0, 0, 0), BIG.direction))
     with pytest.raises(OncoduetError, match=r"a\.mha: expected at most 5 voxels that are not zero, found more"):
         read_confidences(open_image(path))

@@ -12,7 +12,7 @@ from training.__main__ import main
 from training.campaign import load_campaign
 from training.campaign.estimate import Side, bill, hours_line, needs, numbers_bytes, paces, probe, training_set_bytes
 from training.campaign.status import Watch
-from training.run import execute
+from training.execution import execute
 
 CPU = Side(processes=2, packed=1)
 PROJECT = Path(__file__).parents[4]

@@ -19,7 +19,8 @@ from training.campaign import load_campaign
 from training.campaign.local_executor import make_locally
 from training.campaign.plan import alone
 from training.dataset.prepared import load_prepared
-from training.run import execute, plan_run
+from training.execution import execute
+from training.run import plan_run
 from training.run_folder.folder import RunFolder
 
 

@@ -9,7 +9,8 @@ from training.__main__ import main
 from training.campaign import load_campaign
 from training.campaign.status import Remark, Watch, clock, hours
 from training.dataset.prepared import load_prepared
-from training.run import execute, plan_run
+from training.execution import execute
+from training.run import plan_run
 
 
 @pytest.fixture

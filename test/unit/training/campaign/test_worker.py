@@ -14,7 +14,8 @@ from dynamic_network_architectures.architectures.unet import PlainConvUNet
 from contract.errors import OncoduetError
 from contract.records import RunRecord, read_record
 from training.dataset.prepared import load_prepared
-from training.run import Item, execute, execute_together, plan_run
+from training.execution import Item, execute, execute_together
+from training.run import plan_run
 from training.trainers.interleaving import Clock, finished, in_turns
 from training.trainers.nnunet import Trainer
 from training.trainers.process_state import ProcessState

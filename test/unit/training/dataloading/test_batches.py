@@ -14,7 +14,8 @@ from training.dataloading.batches import ResidentBatches
 from training.dataloading.patch_sampling import BoxRule
 from training.dataloading.resident_studies import ResidentStudies, resident_studies
 from training.dataset.prepared import load_prepared
-from training.run import Item, execute, execute_together, plan_run
+from training.execution import Item, execute, execute_together
+from training.run import plan_run
 from training.run_folder.folder import RunFolder
 from training.trainers.nnunet import build_trainer
 

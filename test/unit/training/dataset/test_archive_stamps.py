@@ -10,7 +10,8 @@ from contract.records import read_record
 from training.__main__ import main
 from training.dataset.archive_stamps import SourcesRecord, read_sources, unchanged_archive
 from training.dataset.prepared import load_prepared
-from training.run import Wishes, execute, plan_run
+from training.execution import Wishes, execute
+from training.run import plan_run
 
 
 @pytest.fixture

@@ -17,13 +17,13 @@ from pathlib import Path
 
 import pytest
 import torch
+from lesion_model import make_model
+from unit.training.foreign.attempts import KINDS, MODULE, SECONDS, calls, seal
 
-from conformance.lesion_model import make_model
 from contract.records import BundleRecord, Member, read_record, write_record
 from network.detection.anchors import AnchorPlan
 from network.detection.retina_unet import build_retina_unet
 from network.weights import save_weights, tensors_sha256
-from unit.training.foreign.attempts import KINDS, MODULE, SECONDS, calls, seal
 
 PROJECT = Path(__file__).resolve().parents[4]
 ATTEMPTS = int(os.environ.get("ONCODUET_FUZZ", "2000"))

@@ -18,6 +18,7 @@ from unittest.mock import MagicMock
 
 import numpy as np
 import torch
+from unit.training.conftest import _write_archive
 
 from contract.archive import find_studies
 from contract.cards import load_card
@@ -32,7 +33,6 @@ from training.nndetection.dataset_layout import (
     write_study_to_predict,
     write_training_study,
 )
-from unit.training.conftest import _write_archive
 
 UNREACHED = [
     *("git", "nnunet", "nnunet.preprocessing", "nnunet.preprocessing.preprocessing"),

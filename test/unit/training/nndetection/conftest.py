@@ -9,7 +9,8 @@ import pytest
 
 from contract.records import RunRecord
 from training.dataset.prepared import load_prepared
-from training.run import execute, plan_run
+from training.execution import execute
+from training.run import plan_run
 
 FAKE = Path(__file__).parent / "fake_nndet"
 NAMES = ("nndet_prep", "nndet_unpack", "nndet_train", "nndet_sweep", "nndet_consolidate", "nndet_predict")

@@ -23,10 +23,10 @@ from contract.records import RunRecord, read_record
 from network.study import read_study
 from training.bundle import bundle
 from training.dataset.prepared import Fold, load_prepared
+from training.execution import execute
 from training.nndetection.commands import Programs, find_programs
 from training.nndetection.dataset_layout import Layout, write_splits, write_training_study
 from training.nndetection.model import UpstreamRecord, _reported
-from training.run import execute
 from training.run_folder.folder import RunFolder
 from training.trainers.interleaving import finished as finished_steps
 from training.verify import require_sound, verify

@@ -9,7 +9,8 @@ import pytest
 from contract.files import read_json, sha256_file, write_json
 from contract.records import BundleRecord, RunRecord, SelectionRecord, read_record
 from training.dataset.prepared import load_prepared
-from training.run import execute, plan_run
+from training.execution import execute
+from training.run import plan_run
 from training.run_folder.folder import RunFolder
 from training.verify import verify
 

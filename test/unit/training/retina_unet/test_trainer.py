@@ -26,11 +26,12 @@ from training.dataloading.instance_studies import numbered_studies
 from training.dataloading.resident_studies import ResidentStudies, resident_studies
 from training.dataset.lesion_instances import lesion_boxes
 from training.dataset.prepared import load_prepared
+from training.execution import Item, execute, execute_together
 from training.retina_unet.anchor_planning import plan_anchors
 from training.retina_unet.box_rule_sweep import search
 from training.retina_unet.lesion_sizes import lesion_sizes
 from training.retina_unet.trainer import DetectorTrainer, averaged_epochs, learning_rate
-from training.run import Item, execute, execute_together, plan_run
+from training.run import plan_run
 from training.run_folder.folder import RunFolder
 from training.trainers.nnunet import build_trainer
 

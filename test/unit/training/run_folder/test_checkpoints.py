@@ -12,7 +12,8 @@ import torch
 from contract.errors import OncoduetError
 from contract.records import RunRecord, read_record, write_record
 from training.dataset.prepared import load_prepared
-from training.run import execute, plan_run
+from training.execution import execute
+from training.run import plan_run
 from training.run_folder.checkpoints import Checkpoint, Checkpoints
 from training.run_folder.folder import RunFolder
 

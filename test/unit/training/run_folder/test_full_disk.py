@@ -13,7 +13,8 @@ import pytest
 
 from contract.records import RunRecord, read_record
 from training.dataset.prepared import load_prepared
-from training.run import execute, plan_run
+from training.execution import execute
+from training.run import plan_run
 from training.run_folder.folder import RunFolder
 
 PROJECT = Path(__file__).resolve().parents[3]

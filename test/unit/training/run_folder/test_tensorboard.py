@@ -7,7 +7,8 @@ import pytest
 from tensorboardX.proto.event_pb2 import Event
 
 from training.dataset.prepared import load_prepared
-from training.run import Item, Wishes, execute, execute_together, plan_run
+from training.execution import Item, Wishes, execute, execute_together
+from training.run import plan_run
 from training.run_folder.folder import RunFolder
 
 NAMES = ["learning_rate", "loss/training", "loss/validation", "pseudo_dice", "seconds"]

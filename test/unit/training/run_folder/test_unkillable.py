@@ -15,7 +15,8 @@ import pytest
 from contract.files import read_json
 from contract.records import RunRecord, read_record
 from training.dataset.prepared import load_prepared
-from training.run import execute, plan_run
+from training.execution import execute
+from training.run import plan_run
 from training.trainers import nnunet  # noqa: F401 - imported once here, since killing an import shows nothing
 
 EPOCHS = 8

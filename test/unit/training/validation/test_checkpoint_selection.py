@@ -14,7 +14,8 @@ from contract.files import sha256_file
 from contract.records import RunRecord, ScoredCheckpoint, SelectionRecord, read_record
 from network.weights import load_weights, tensors_sha256
 from training.dataset.prepared import load_prepared
-from training.run import Wishes, execute, plan_run
+from training.execution import Wishes, execute
+from training.run import plan_run
 from training.run_folder.folder import RunFolder
 from training.validation.checkpoint_selection import OPTIMISM, best
 

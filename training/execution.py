@@ -1,0 +1,357 @@
+"""A run in the making: its lock, folder, log, steps and record; alone, or several runs in turn in one process."""
+
+import gc
+import logging
+import shutil
+import traceback
+from collections.abc import Callable, Sequence
+from contextlib import closing, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from contract.errors import OncoduetError
+from contract.files import sha256_file, writable, write_json, write_text
+from contract.outputs import require_apart
+from contract.process.terminal import progress_on, said
+from contract.records import (
+    Epoch,
+    RunRecord,
+    write_record,
+)
+from network.device import Device, Kind, choose_device, free_device_memory, memory_or_refuse, require_same_device
+from training.configuration import (
+    UpstreamConfiguration,
+)
+from training.dataset.archive_stamps import reachable_archive, unchanged_archive
+from training.run import Run, existing_record
+from training.run_folder.folder import RunFolder
+from training.run_folder.lock import alone
+from training.run_folder.logs import open_log
+from training.trainers.interleaving import Steps, finished, in_turns
+from training.validation.checkpoint_selection import NEED, select
+
+logger = logging.getLogger(__name__)
+
+UPSTREAM_NEED = "nnDetection gets its images"
+
+
+_LEANER = "fewer runs beside it (resources.packed), or a smaller batch or patch in the profile's plan, take less"
+
+
+@dataclass(frozen=True)
+class Wishes:
+    """What may be asked for beside the run; none of it changes what is trained."""
+
+    tensorboard: bool = False
+    """Write event files."""
+    archive: Path | None = None
+    """Where the archive lies now, if not where it lay when the dataset was prepared."""
+    localisation: Path | None = None
+    """Finished run of stage 1 for the choice by detection; None: one of the same fold beside the run."""
+
+
+def execute(
+    run: Run,
+    output: Path,
+    *,
+    device: Device = "auto",
+    resume: bool = False,
+    wait: bool = False,
+    wishes: Wishes = Wishes(),
+    on_iteration: Callable[[int], None] = lambda _: None,
+    on_epoch: Callable[[Epoch], None] = lambda _: None,
+) -> RunRecord:
+    """Make a run, or the rest of it, or nothing when it is finished already.
+
+    Parameters
+    ----------
+    output
+        The run's own folder.
+    resume
+        Insist on going on from a checkpoint.
+    wait
+        Wait for another process that works on the run; else leave.
+    on_iteration, on_epoch
+        Told the number of steps done in all, and each epoch as it ends.
+
+    Raises
+    ------
+    OncoduetError
+        The folder holds another run, or this one on other data; the archive has changed since it was prepared; another
+        process works on it; ``resume`` without a checkpoint; the disk is full; the training diverges; the checkpoint
+        cannot be chosen by detection.
+    """
+    item = Item(run, output, on_iteration=on_iteration, on_epoch=on_epoch)
+    return finished(_steps(item, device=choose_device(device).kind, resume=resume, wait=wait, wishes=wishes))
+
+
+@dataclass(frozen=True)
+class Item:
+    """One of several runs that are made together, and whom to tell about it."""
+
+    run: Run
+    output: Path
+    on_iteration: Callable[[int], None] = lambda _: None
+    """Told the number of steps done in all."""
+    on_epoch: Callable[[Epoch], None] = lambda _: None
+    """Told each epoch as it ends."""
+    on_end: Callable[[RunRecord | Exception], None] = lambda _: None
+    """Told the finished run's record, or why it failed, while the others still go on."""
+
+
+def execute_together(
+    items: Sequence[Item], *, device: Device = "auto", resume: bool = False, wishes: Wishes = Wishes()
+) -> list[RunRecord | Exception]:
+    """Make several runs in this process, a step of each in turn; each gives the bits that it gives alone.
+
+    A run that fails does not stop the others: its record says ``failed``, its log why, and its exception stands in
+    its place of the answer. Wall seconds in a record are those of the run's own turns, so that they add up.
+
+    Parameters
+    ----------
+    resume
+        Insist on going on from checkpoints; a run without one fails.
+
+    Returns
+    -------
+    list
+        For each item, in their order, the record or the exception that ended it.
+
+    Raises
+    ------
+    OncoduetError
+        Two items have the same folder, or there is no such device.
+    """
+    folders = [item.output.resolve() for item in items]
+    doubled = next((folder for folder in folders if folders.count(folder) > 1), None)
+    if doubled is not None:
+        raise OncoduetError(f"{doubled}: expected each run to have a folder of its own, found two runs for it")
+    where = choose_device(device).kind
+    going = {number: _steps(item, device=where, resume=resume, wishes=wishes) for number, item in enumerate(items)}
+    ended: dict[int, RunRecord | Exception] = {}
+    try:
+        while going:
+            for number in list(going):
+                try:
+                    next(going[number])
+                except StopIteration as end:
+                    ended[number] = end.value
+                except Exception as error:
+                    ended[number] = _without_what_it_held(error)
+                if number in ended:
+                    del going[number]
+                    gc.collect()  # what the run held is the others' now
+                    free_device_memory()
+                    items[number].on_end(ended[number])
+    finally:
+        for steps in going.values():  # after an interruption: locks are let go, records say how far it was
+            steps.close()
+    return [ended[number] for number in range(len(items))]
+
+
+def show(
+    run: Run,
+    output: Path,
+    *,
+    device: Device,
+    resume: bool,
+    console: Console,
+    wait: bool = False,
+    wishes: Wishes = Wishes(),
+) -> RunRecord:
+    """Make a run as :func:`execute` does, with a progress bar, or a line per epoch where there is no terminal."""
+    profile = run.profile
+    with progress_on(
+        console,
+        said("fields[loss]"),
+        redirect_stdout=False,
+        redirect_stderr=False,
+        disable=not console.is_terminal,
+    ) as progress:
+        bar = progress.add_task(run.name, total=profile.epochs * profile.iterations_per_epoch, loss="")
+
+        def on_epoch(epoch: Epoch) -> None:
+            losses = f"loss {epoch.train_loss:.4f}, validation {epoch.validation_loss:.4f}"
+            progress.update(bar, loss=losses)
+            if not console.is_terminal:
+                console.print(f"epoch {epoch.epoch + 1}/{profile.epochs}: {losses}, {epoch.wall_s:.1f} s")
+
+        return execute(
+            run,
+            output,
+            device=device,
+            resume=resume,
+            wait=wait,
+            wishes=wishes,
+            on_iteration=lambda done: progress.update(bar, completed=done),
+            on_epoch=on_epoch,
+        )
+
+
+def _steps(item: Item, *, device: Kind, resume: bool, wait: bool = False, wishes: Wishes) -> Steps[RunRecord]:
+    """Make a run in steps, with its lock, folder and log."""
+    run, folder = item.run, RunFolder(item.output)
+    require_apart(folder.path, prepared=run.prepared.folder, archive=wishes.archive)
+    existing = existing_record(run, folder, resume=resume and not wait)
+    if existing is not None and existing.state == "finished" and not folder.work.exists():
+        logger.info("%s: finished already, nothing to do", folder.path)
+        return existing
+    with writable(folder.path):
+        folder.path.mkdir(parents=True, exist_ok=True)
+    with alone(folder, wait=wait):
+        existing = existing_record(run, folder, resume=resume)
+        if existing is not None and existing.state == "finished":
+            folder.clear_work()
+            logger.info("%s: finished already, nothing to do", folder.path)
+            return existing
+        if existing is not None and run.checkpoints(folder).files():
+            require_same_device(str(folder.path), begun=str(existing.hardware.get("device", device)), now=device)
+        if run.is_upstream:
+            reachable_archive(run.prepared, wishes.archive, purpose=UPSTREAM_NEED)
+        elif run.keep == "detection":
+            reachable_archive(run.prepared, wishes.archive, purpose=NEED)  # known now, not after a thousand epochs
+        else:
+            unchanged_archive(run.prepared, archive=wishes.archive)
+        if not run.is_upstream:  # which preprocesses by itself
+            run.prepared.require_recorded([*run.fold.train, *run.fold.validation])
+        folder.sweep()
+        if existing is None:
+            write_record(folder.record, run.record(state="planned"))  # from here on the folder is known as this run's
+        shutil.rmtree(folder.engine, ignore_errors=True)
+        folder.engine.mkdir(parents=True)
+        write_text(folder.card, (run.prepared.folder / "card.toml").read_text(encoding="utf-8"))
+        write_json(folder.plans, run.plans)
+        write_json(folder.dataset, dict(run.prepared.dataset))
+        if (known := run.training_studies) is not None:
+            write_record(folder.training_studies, known)
+        with open_log(folder.log) as log:
+            making = _make(item, folder, device=device, existing=existing, wishes=wishes)
+            record = yield from in_turns(making, log.turn)
+        folder.clear_work()
+        return record
+
+
+def _make(
+    item: Item,
+    folder: RunFolder,
+    *,
+    device: Kind,
+    existing: RunRecord | None,
+    wishes: Wishes,
+) -> Steps[RunRecord]:
+    """Train, choose the weights, and keep the record up to date; a failure is written down before it is told."""
+    making = _make_upstream if item.run.is_upstream else _make_network
+    run = item.run
+    progress: dict[str, Any] = {}
+    if existing is not None:
+        progress.update(epochs=existing.epochs, wall_s=existing.wall_s, cpu_s=existing.cpu_s)
+    try:
+        write_record(folder.record, run.record(state="running", device=device, **progress))
+        with memory_or_refuse(f"{folder.path}: on {device}", remedy=_LEANER):
+            record = yield from making(item, folder, device=device, progress=progress, wishes=wishes)
+        write_record(folder.record, record)
+    except Exception:
+        logger.exception("failed")
+        with suppress(OncoduetError):  # the disk may be full; run.json then says how far it was before
+            write_record(folder.record, run.record(state="failed", device=device, **progress))
+        raise
+    return record
+
+
+def _make_network(
+    item: Item, folder: RunFolder, *, device: Kind, progress: dict[str, Any], wishes: Wishes
+) -> Steps[RunRecord]:
+    """Train a network of ours and choose its weights; ``progress`` is kept up to date."""
+    from network.weights import load_weights, save_weights, tensors_sha256  # noqa: PLC0415
+    from training.retina_unet import trainer  # noqa: PLC0415
+    from training.run_folder.tensorboard import Curves  # noqa: PLC0415
+    from training.trainers import nnunet  # noqa: PLC0415
+
+    run = item.run
+    curves = Curves(folder.tensorboard)
+
+    def note(epochs: Sequence[Epoch], wall_s: float, cpu_s: float) -> None:
+        progress.update(epochs=epochs, wall_s=wall_s, cpu_s=cpu_s)
+        write_record(folder.record, run.record(state="running", device=device, **progress))
+        if wishes.tensorboard:
+            curves.add(epochs)
+        item.on_epoch(epochs[-1])
+
+    with closing(curves):
+        run.plan_anchors(folder)
+        task = run.task(folder, device)
+        if isinstance(task, trainer.DetectorTask):
+            trained = yield from trainer.steps(task, on_iteration=item.on_iteration, on_epoch=note)
+        else:
+            trained = yield from nnunet.steps(task, on_iteration=item.on_iteration, on_epoch=note)
+    weights = trained.weights
+    more_parents = folder.hashes_beside()
+    if run.keep == "detection":
+        chosen = select(run, folder, device=device, archive=wishes.archive, localisation=wishes.localisation)
+        weights = load_weights(chosen)
+        more_parents["selection"] = sha256_file(folder.selection)
+    if isinstance(task, trainer.DetectorTask):
+        write_record(folder.box_rule, trainer.sweep_box_rule(task, weights))
+        more_parents["box_rule"] = sha256_file(folder.box_rule)
+    save_weights(folder.weights, weights)
+    return run.record(
+        state="finished",
+        device=device,
+        epochs=trained.epochs,
+        wall_s=trained.wall_s,
+        cpu_s=trained.cpu_s,
+        weights_sha256=tensors_sha256(weights),
+        more_parents=more_parents,
+    )
+
+
+def _make_upstream(
+    item: Item, folder: RunFolder, *, device: Kind, progress: dict[str, Any], wishes: Wishes
+) -> Steps[RunRecord]:
+    """Have nnDetection's programs train; ``progress`` is kept up to date, and of epochs there is no record."""
+    from training.nndetection import training as upstream  # noqa: PLC0415 - imports torch
+    from training.nndetection.model import PARENT  # noqa: PLC0415
+
+    run = item.run
+    assert isinstance(run.configuration, UpstreamConfiguration)
+    earlier_wall_s, earlier_cpu_s = progress.get("wall_s", 0.0), progress.get("cpu_s", 0.0)
+
+    def note(wall_s: float, cpu_s: float) -> None:
+        progress.update(wall_s=earlier_wall_s + wall_s, cpu_s=earlier_cpu_s + cpu_s)
+        write_record(folder.record, run.record(state="running", device=device, **progress))
+
+    task = upstream.UpstreamTask(
+        prepared=run.prepared,
+        fold=run.fold,
+        archive=reachable_archive(run.prepared, wishes.archive, purpose=UPSTREAM_NEED),
+        overwrites=run.configuration.overwrites,
+        key=run.key,
+        folder=folder,
+    )
+    made = yield from upstream.steps(task, on_step=note)
+    return run.record(
+        state="finished",
+        device=device,
+        more_parents={PARENT: sha256_file(folder.nndetection_record), **folder.hashes_beside()},
+        more_versions={
+            "nndetection_targeted": made.targeted_commit,
+            "nndetection": made.reported_commit or "unknown",
+            "nndetection_torch": made.reported_torch or "unknown",
+        },
+        **progress,
+    )
+
+
+def _without_what_it_held(error: Exception) -> Exception:
+    """An exception whose frames, and those of its causes, no longer hold the run's network, gradients and studies.
+
+    They stand in the run's log.
+    """
+    chain: list[BaseException] = [error]
+    for each in chain:
+        traceback.clear_frames(each.__traceback__)
+        chain += [other for other in (each.__cause__, each.__context__) if other is not None and other not in chain]
+    return error
