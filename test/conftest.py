@@ -12,11 +12,10 @@ import subprocess
 from pathlib import Path
 
 import pytest
+from places import DATA
 
 # Before torch is imported: asked in the ordinary way, CUDA could no longer be used by processes that tests fork.
 os.environ.setdefault("PYTORCH_NVML_BASED_CUDA_CHECK", "1")
-
-PROJECT = Path(__file__).resolve().parent.parent
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -85,7 +84,7 @@ def _no_gpu_but_for_tests_that_need_one(request: pytest.FixtureRequest, monkeypa
 @pytest.fixture(scope="session")
 def real_data(request: pytest.FixtureRequest) -> Path:
     """The folder of small real data."""
-    folder = Path(os.environ.get("ONCODUET_DATA", PROJECT.parent / "shared" / "data"))
+    folder = DATA
     if not folder.is_dir():
         if request.config.getoption("--require-data"):
             pytest.fail(f"no real data in {folder} (ONCODUET_DATA)")

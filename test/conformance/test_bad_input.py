@@ -8,16 +8,15 @@ import sys
 import tarfile
 import time
 import uuid
-from pathlib import Path
 
 import pytest
+from places import PROJECT
 
 from conformance.engine import LABEL
 from conformance.studies import make_study
 from conformance.submissions import made_truth, truth_files
 from contract.cards import load_card
 
-PROJECT = Path(__file__).resolve().parents[2]
 CARD = load_card("cspca-picai")
 
 
@@ -26,7 +25,7 @@ def command(*arguments: object) -> list[str]:
 
 
 def environment() -> dict[str, str]:
-    return {**os.environ, "PYTHONPATH": f"{PROJECT}:{PROJECT / 'test'}"}
+    return {**os.environ, "PYTHONPATH": f"{PROJECT}"}
 
 
 @pytest.fixture

@@ -6,10 +6,9 @@ from pathlib import Path
 
 import pytest
 from lesion_model import make_model, write_tarball
+from places import PROJECT
 
 from conformance.__main__ import main
-
-PROJECT = Path(__file__).resolve().parents[2]
 
 # What does not apply: these need a server, a process per case, a tarball, or a truth by formula.
 EXEC = {"C1-health", "C3", "C4", "D2", "M2", "N2"}

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 from lesion_model import make_model
+from places import PROJECT
 
 from conformance.archives import folder_files
 from conformance.conditions import Place, workplace
@@ -21,7 +22,6 @@ from conformance.studies import FIRST, SECOND, make_study
 from conformance.submissions import job, made_truth, truth_files
 from contract.cards import load_card
 
-PROJECT = Path(__file__).resolve().parents[2]
 CARD = load_card("cspca-picai")
 # Case → where it lies, whether a lesion can be seen, whether the truth has one.
 CASES = {

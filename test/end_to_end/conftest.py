@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import Protocol
 
 import pytest
+from places import PROJECT
 
-PROJECT = Path(__file__).resolve().parents[2]
 CAMPAIGN = Path(__file__).parent / "campaign"
 CARD, CT_CARD = "cspca-picai", "pdac-panorama"
 LIMIT_S = 600

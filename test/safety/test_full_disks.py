@@ -10,12 +10,12 @@ import sys
 from pathlib import Path
 
 import pytest
+from places import PROJECT
 from safety.world import CARD
 
 from contract.images.volume import is_image
 from contract.images.whole_image import require_whole
 
-PROJECT = Path(__file__).resolve().parents[2]
 MOUNT = 'mount -t tmpfs -o size="$1" none "$2"'
 COHORT = ("--card", CARD, "--cases", "2", "--positive-fraction", "0.5", "--seed", "1")
 

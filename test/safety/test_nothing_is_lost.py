@@ -14,14 +14,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from places import PROJECT
 from safety.world import CARD, everything, run
 
 import algorithm.__main__
 import evaluation.__main__
 import phantom.__main__
 import training.__main__
-
-PROJECT = Path(__file__).resolve().parents[2]
 
 Words = Sequence[object]
 

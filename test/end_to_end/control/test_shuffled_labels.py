@@ -4,12 +4,11 @@ import json
 import subprocess
 import sys
 import tarfile
-from pathlib import Path
 
 import numpy as np
 import pytest
+from places import PROJECT
 
-PROJECT = Path(__file__).resolve().parents[3]
 CAMPAIGN = """
 schema_version = 1
 profile = "demo"

@@ -10,11 +10,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import SimpleITK as sitk
+from places import PROJECT
 
 from contract.cards import CARDS
 from contract.outputs import MANIFEST
 
-PROJECT = Path(__file__).resolve().parents[3]
 EXPORT = PROJECT / "export.sh"
 
 

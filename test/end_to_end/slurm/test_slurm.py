@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TypeVar
 
 import pytest
+from places import PROJECT
 
 from contract.records import RunRecord, read_record
 from training.campaign.slurm_queue import JobsRecord
@@ -19,7 +20,6 @@ from training.campaign.slurm_queue import JobsRecord
 T = TypeVar("T")
 pytestmark = [pytest.mark.slurm, pytest.mark.slow, pytest.mark.timeout(420)]
 
-PROJECT = Path(__file__).resolve().parents[3]
 EPOCHS = 80
 PROFILE = f"""
 schema_version = 1

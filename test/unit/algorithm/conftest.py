@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from places import TINY_PLANS
 
 from contract.cards import CARDS, load_card
 from contract.files import write_json
@@ -20,7 +21,6 @@ from network.detection.retina_unet import build_retina_unet
 from network.weights import save_weights, tensors_sha256
 
 ANCHORS = AnchorPlan(levels=(1,), sizes_voxels_zyx=((2, 6, 6), (3, 9, 9)))
-TINY_PLANS = Path(__file__).parent.parent / "network" / "tiny_plans.json"
 
 BundleMaker = Callable[..., Path]
 StudyMaker = Callable[..., dict[str, Path]]

@@ -17,6 +17,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from places import PROJECT
 
 from algorithm.__main__ import main
 from algorithm.batch import _blamed_on, _StudyError, predict_batch
@@ -28,7 +29,6 @@ from contract.records import BatchRecord, FailuresRecord, Source, StudyRecord, r
 from contract.sockets import read_jobs
 
 Maker = Callable[..., Path]
-PROJECT = Path(__file__).resolve().parents[3]
 CARD = load_card("cspca-picai")
 FOUR_OF_TWO = [(name, 0, restart) for restart in (1, 2, 3, 4) for name in ("ce", "focal")]
 

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import SimpleITK as sitk
+from places import PROJECT
 
 from algorithm.__main__ import main
 from contract.cards import CARDS, load_card
@@ -598,12 +599,11 @@ def test_a_card_without_baselines_is_refused(run: Command, make_archive: Maker, 
 def test_a_process_without_home_and_caches_writes_nothing_to_stderr(
     make_bundle: Maker, make_input: Maker, tmp_path: Path
 ) -> None:
-    project = Path(__file__).resolve().parents[3]
     environment = {"PATH": os.environ["PATH"], "HOME": "/nonexistent", "OMP_NUM_THREADS": "1"}
     command = [sys.executable, "-B", "-m", "algorithm", "--input", make_input(), "--output", tmp_path / "o"]
     result = subprocess.run(
         [*map(str, command), "--model", str(make_bundle())],
-        cwd=project,
+        cwd=PROJECT,
         env=environment,
         capture_output=True,
         text=True,

@@ -9,10 +9,10 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from places import PROJECT
 
 from contract.cards import load_card
 
-PROJECT = Path(__file__).resolve().parents[3]
 CARD = load_card("cspca-picai")
 
 

@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import SimpleITK as sitk
+from places import PROJECT
 
 from contract.archive import Study, archive_licence, archive_patients, check_geometry, find_studies, list_studies
 from contract.cards import Card, Geometry
@@ -19,7 +20,6 @@ from contract.errors import OncoduetError
 from contract.images.volume import Grid, Volume, write_volume
 
 WriteArchive = Callable[..., Path]
-PROJECT = Path(__file__).resolve().parents[3]
 
 
 def an_image(path: Path, grid: Grid) -> Path:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from places import PROJECT
 
 from contract.errors import OncoduetError
 from contract.files import (
@@ -22,8 +23,6 @@ from contract.files import (
     write_json,
     write_text,
 )
-
-PROJECT = Path(__file__).resolve().parents[3]
 
 
 def names(folder: Path) -> list[str]:

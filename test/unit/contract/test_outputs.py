@@ -10,12 +10,12 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
+from places import PROJECT
 
 from contract import outputs
 from contract.errors import OncoduetError
 from contract.outputs import MANIFEST, Output, require_apart, require_folder
 
-PROJECT = Path(__file__).resolve().parents[3]
 FILES = ("record.json", "figures/roc.svg", "figures/pr.svg")
 
 

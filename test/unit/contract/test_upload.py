@@ -11,12 +11,11 @@ import tarfile
 from pathlib import Path
 
 import pytest
+from places import PROJECT
 
 from contract.errors import OncoduetError
 from contract.records import BundleRecord
 from contract.upload import check_image, check_model, check_truth
-
-PROJECT = Path(__file__).resolve().parents[3]
 
 
 def pack(path: Path, files: dict[str, bytes], links: dict[str, str] | None = None) -> Path:

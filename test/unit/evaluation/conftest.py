@@ -1,5 +1,7 @@
-"""Small images by formula and the folders that the platform, ``algorithm batch`` and picai-eval put them in."""
+"""Small images by formula in the folders that the platform, ``algorithm batch`` and picai-eval put them in; scored runs."""
 
+import csv
+import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -7,11 +9,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from sklearn.metrics import average_precision_score, roc_auc_score
 
 from contract.cards import Card, load_card
 from contract.files import write_json
 from contract.images.volume import Grid, Volume, write_volume
-from contract.records import Source, write_record
+from contract.records import Metrics, MetricsRecord, Source, write_record
 from contract.sockets import job_listing
 
 COS, SIN = float(np.cos(0.3)), float(np.sin(0.3))
@@ -89,3 +92,144 @@ class Workshop:
 @pytest.fixture
 def workshop(tmp_path: Path) -> Workshop:
     return Workshop(tmp_path, load_card("cspca-picai"))
+
+
+def digest(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+@dataclass
+class Scores:
+    """Writes scored runs below one folder."""
+
+    root: Path
+    cases: int = 30
+
+    def truth(self, seed: int = 0) -> tuple[list[str], np.ndarray]:
+        rng = np.random.default_rng(seed)
+        ids = [f"{100 + i}_{i}" for i in range(self.cases)]
+        return ids, np.array([(0, 1, 0, 2, 0)[i % 5] for i in rng.permutation(self.cases)])
+
+    def run(
+        self,
+        name: str,
+        configuration: str,
+        *,
+        fold: int | None = 0,
+        restart: int | None = 0,
+        runs: tuple[str, ...] | None = None,
+        quality: float = 1.0,
+        seed: int = 0,
+        truth: tuple[list[str], np.ndarray] | None = None,
+        picai_only: bool = False,
+        with_source: bool = True,
+        parents: dict[str, str] | None = None,
+        trained_on: int | None = 0,
+        **source: object,
+    ) -> Path:
+        """One scored run; a better ``quality`` lifts true positives."""
+        rng = np.random.default_rng(seed)
+        ids, lesions = truth or self.truth()
+        rows, likelihood = [], []
+        for case_id, count in zip(ids, lesions, strict=True):
+            found = [("tp", c) for c in rng.normal(quality, 1, count) if c > -0.5]
+            false = [("fp", c) for c in rng.normal(-0.3, 1, rng.poisson(1.2))]
+            candidates = [(kind, 1 / (1 + np.exp(-c)), 0.4 if kind == "tp" else 0.0) for kind, c in found + false]
+            missed = [("fn", 0.0, 0.0)] * (count - len(found))
+            rows += [(case_id, *row) for row in candidates + missed]
+            likelihood.append(max((row[1] for row in candidates), default=0.0))
+        folder = self.root / name
+        folder.mkdir(parents=True)
+        self.table(
+            folder / "cases.csv", "case_id,label,likelihood", zip(ids, (lesions > 0) * 1, likelihood, strict=True)
+        )
+        self.table(folder / "lesions.csv", "case_id,kind,confidence,overlap", rows)
+        strict = self.metrics(lesions, np.array(likelihood), rows)
+        picai = strict.model_copy(update={"ap": None if strict.ap is None else strict.ap - 0.01})
+        reason = "not computed: --picai-only" if picai_only else None
+        record = MetricsRecord(
+            parents=parents or {},
+            strict=None if picai_only else strict,
+            strict_reason=reason,
+            picai=picai,
+            trained_on=trained_on,
+        )
+        write_record(folder / "metrics.json", record)
+        if with_source:
+            own = (digest(f"{configuration}{fold}{restart}"),)
+            values = {
+                "card": "cspca-picai",
+                "card_sha256": digest("card"),
+                "configuration": configuration,
+                "fold": fold,
+                "restart": restart,
+                "profile": "demo",
+                "runs": own if runs is None else runs,
+                "bundle_sha256": None,
+                "data_licence": "Apache-2.0",
+                "parents": parents or {},
+                **source,
+            }
+            write_record(folder / "source.json", Source.model_validate(values))
+        return folder
+
+    def metrics(self, lesions: np.ndarray, likelihood: np.ndarray, rows: list) -> Metrics:
+        positive = lesions > 0
+        both = positive.any() and not positive.all()
+        auroc = float(roc_auc_score(positive, likelihood)) if both else None
+        hit = np.array([kind == "tp" for _, kind, _, _ in rows if kind != "fn"], dtype=bool)
+        confidence = np.array([c for _, kind, c, _ in rows if kind != "fn"])
+        ap = None
+        if lesions.sum():
+            ap = float(hit.sum() / lesions.sum() * average_precision_score(hit, confidence)) if hit.any() else 0.0
+        sensitivity = {}
+        for rate in (0.125, 0.25, 0.5, 1.0, 2.0):
+            false = np.sort(confidence[~hit])[::-1]
+            allowed = int(rate * len(lesions))
+            above = false[allowed] if allowed < false.size else 0.0
+            found = float((confidence[hit] > above).sum() / lesions.sum()) if lesions.sum() else None
+            sensitivity[f"fp_{rate:g}".replace(".", "_")] = found
+        return Metrics(
+            auroc=auroc,
+            ap=ap,
+            score=None if auroc is None or ap is None else (auroc + ap) / 2,
+            cases=len(lesions),
+            positive_cases=int(positive.sum()),
+            lesions=int(lesions.sum()),
+            missing=0,
+            lesion_sensitivity_at_fp=sensitivity,
+            reason=None if both and ap is not None else "AUROC is undefined: all cases are of one kind",
+        )
+
+    def table(self, path: Path, header: str, rows) -> None:
+        with path.open("w", encoding="utf-8", newline="") as stream:
+            writer = csv.writer(stream)
+            writer.writerow(header.split(","))
+            writer.writerows([repr(float(v)) if isinstance(v, float) else v for v in row] for row in rows)
+
+    def demo(self) -> Path:
+        """What the demo compares: four losses, two restarts, two ensembles of four, two baselines."""
+        losses = {"ce": 1.0, "focal": 0.9, "ce-focal": 1.1, "ce-dice": 1.2}
+        for restart in (0, 1):
+            for place, (loss, quality) in enumerate(losses.items()):
+                self.run(f"{loss}_{restart}", loss, restart=restart, quality=quality, seed=10 * restart + place)
+            members = tuple(digest(f"{loss}0{restart}") for loss in losses)
+            self.run(
+                f"four_{restart}", "ensemble-four", restart=restart, runs=members, quality=2.0, seed=10 * restart + 5
+            )
+        for place, name in enumerate(("baseline-maximum-hbv", "baseline-minimum-adc")):
+            self.run(name, name, fold=None, restart=None, runs=(), quality=-0.3, seed=100 + place, profile="none")
+        return self.root
+
+
+@pytest.fixture
+def scores(tmp_path: Path) -> Scores:
+    return Scores(tmp_path / "scores")
+
+
+@pytest.fixture(scope="session")
+def demo_scores(tmp_path_factory: pytest.TempPathFactory) -> Scores:
+    """The demo's scored runs on 60 cases; to be read alone."""
+    made = Scores(tmp_path_factory.mktemp("demo") / "scores", cases=60)
+    made.demo()
+    return made

@@ -2,10 +2,10 @@ import csv
 import os
 import subprocess
 import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
+from places import PROJECT
 from statsmodels.stats.multitest import multipletests
 
 from contract.errors import OncoduetError
@@ -18,7 +18,6 @@ from evaluation.report.page import notes
 from evaluation.statistics.analysis_file import read_analysis
 from evaluation.statistics.verdict import Verdict
 
-PROJECT = Path(__file__).resolve().parents[4]
 QUICK = "replicates = 200\nswaps = 300\n"
 
 

@@ -4,10 +4,10 @@ import json
 import shutil
 import subprocess
 import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
+from places import PROJECT
 
 from contract.cards import CARDS
 from evaluation.__main__ import main
@@ -15,8 +15,6 @@ from evaluation.frozen_baselines import MOST, outcome_of
 from evaluation.metrics.scored_runs import read_scored_runs
 from evaluation.score import score
 from evaluation.statistics.case_permutation import case_swap_tests
-
-PROJECT = Path(__file__).resolve().parents[3]
 
 
 def make(workshop, cases=8):

@@ -22,13 +22,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import SimpleITK as sitk
+from places import PROJECT
 
 from contract.errors import OncoduetError
 from contract.images.volume import Grid, Volume, to_image
 from evaluation.__main__ import main
 from evaluation.score import score
 
-PROJECT = Path(__file__).resolve().parents[3]
 SUBMISSIONS = int(os.environ.get("ONCODUET_FUZZ", "500"))
 THROUGH_THE_COMMAND_LINE = 50
 MOST_MEMORY_BYTES = 20e6  # a submission's three maps have 0.2 MB as volumes

@@ -4,12 +4,12 @@ import csv
 import json
 import subprocess
 import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
 import SimpleITK as sitk
 from picai_eval import evaluate_folder
+from places import PROJECT
 from report_guided_annotation import extract_lesion_candidates
 
 from contract.errors import OncoduetError
@@ -19,8 +19,6 @@ from evaluation.__main__ import main
 from evaluation.inputs import truth_index
 from evaluation.matching.cases import MatchingRule
 from evaluation.score import score
-
-PROJECT = Path(__file__).resolve().parents[3]
 
 
 @pytest.fixture

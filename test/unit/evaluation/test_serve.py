@@ -7,10 +7,9 @@ import sys
 from pathlib import Path
 
 import pytest
+from places import PROJECT
 
 from evaluation.__main__ import main
-
-PROJECT = Path(__file__).resolve().parents[3]
 
 
 def ask(port: int, method: str, path: str) -> int:

@@ -3,11 +3,11 @@
 import copy
 import json
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from places import TINY_PLANS
 
 from contract.images.volume import Grid
 
@@ -16,7 +16,7 @@ Json = dict[str, Any]
 
 @pytest.fixture
 def tiny_plans() -> Json:
-    return json.loads((Path(__file__).parent / "tiny_plans.json").read_text())
+    return json.loads(TINY_PLANS.read_text())
 
 
 @pytest.fixture

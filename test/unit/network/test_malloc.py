@@ -1,9 +1,8 @@
 import os
 import subprocess
 import sys
-from pathlib import Path
 
-PROJECT = Path(__file__).resolve().parents[3]
+from places import PROJECT
 
 _FAULTS = """
 import resource, torch

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from places import PROJECT, TINY_PLANS
 
 from contract.errors import OncoduetError
 from network.memory_plan import (
@@ -24,8 +25,6 @@ from network.memory_plan import (
     memory_budget,
     window_bytes,
 )
-
-PROJECT = Path(__file__).resolve().parents[3]
 
 BPMRI = Work(
     channels=[(20, 384, 384), (20, 120, 120), (20, 120, 120)],
@@ -249,7 +248,7 @@ print(peak, window_bytes(work, Way(batch, members, False)))
 @pytest.mark.parametrize(("features", "batch", "members"), [(32, 2, 1), (32, 4, 1), (16, 2, 8)])
 def test_the_estimate_of_the_windows_is_what_a_process_takes(features: int, batch: int, members: int) -> None:
     environment = os.environ | {"PYTHONPATH": str(PROJECT), "OMP_NUM_THREADS": "1"}
-    plans = Path(__file__).parent / "tiny_plans.json"
+    plans = TINY_PLANS
     command = [sys.executable, "-c", _MEASURE, str(plans), *map(str, (features, batch, members))]
     result = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
     peak, estimate = map(int, result.stdout.split())

@@ -5,10 +5,9 @@ import sys
 from pathlib import Path
 
 import pytest
+from places import PROJECT
 
 from phantom.__main__ import main
-
-PROJECT = Path(__file__).resolve().parents[3]
 
 
 def words(output: Path, **changes: str) -> list[str]:

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from places import PROJECT
 
-PROJECT = Path(__file__).resolve().parents[3]
 TOOLS = ("bash", "cat", "dirname", "grep", "timeout", "realpath", "sha256sum")
 
 

@@ -3,9 +3,9 @@ import os
 import re
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
+from places import PROJECT
 from rich.console import Console
 
 from training.__main__ import main
@@ -14,8 +14,6 @@ from training.campaign.local_executor import make_locally
 from training.dataset.prepared import load_prepared
 from training.execution import show
 from training.run import plan_run
-
-PROJECT = Path(__file__).resolve().parents[3]
 
 
 @pytest.fixture

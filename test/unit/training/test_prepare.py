@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 from nnunetv2.experiment_planning.dataset_fingerprint import fingerprint_extractor
+from places import PROJECT
 
 from contract.archive import find_studies
 from contract.cards import load_card
@@ -25,8 +26,6 @@ from training.dataset.lesion_instances import number_lesions
 from training.dataset.nnunet_folders import nnunet_folders
 from training.dataset.prepared import PreparedStudy, load_prepared
 from training.prepare import split_patients
-
-PROJECT = Path(__file__).resolve().parents[3]
 
 
 def run_prepare(archive: Path, output: Path, *, card: str = "cspca-picai", folds: int = 3, seed: int = 0) -> int:

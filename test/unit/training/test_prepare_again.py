@@ -8,12 +8,11 @@ import sys
 from pathlib import Path
 
 import pytest
+from places import PROJECT
 
 from contract.errors import OncoduetError
 from contract.files import read_json, write_json
 from training.dataset.prepared import load_prepared
-
-PROJECT = Path(__file__).resolve().parents[3]
 
 
 @pytest.fixture

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from places import PROJECT
 
 from contract.cards import load_card
 from contract.errors import OncoduetError
@@ -22,7 +23,6 @@ from training.execution import Wishes, execute
 from training.profile import PROFILES
 from training.run import plan_run
 
-PROJECT = Path(__file__).parents[3]
 ORIENTATIONS = [(1, 1), (-1, -1), (1, -1)]  # of x and y, as the PANORAMA collection mixes them (z follows)
 SPACING_MM_XYZ = (4.0, 4.5, 6.0)
 SIZE_XYZ = (60, 44, 18)

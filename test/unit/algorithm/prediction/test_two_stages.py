@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from places import TINY_PLANS
 
 from algorithm.__main__ import main
 from algorithm.prediction.bundle import read_bundle
@@ -19,7 +20,6 @@ from contract.records import BundleRecord, Member, RunKey, StageRecord, write_re
 from network.architecture import build_network
 from network.weights import save_weights, tensors_sha256
 
-TINY_PLANS = Path(__file__).parent.parent / "network" / "tiny_plans.json"
 SIZE_XYZ, SPACING_MM_XYZ = (34, 27, 14), (4.0, 4.5, 6.0)
 
 

@@ -1,10 +1,10 @@
 """Spacings in another unit: refused before anything is reckoned from them, and the unit is named."""
 
-import os
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from places import DATA, PROJECT
 
 from contract.archive import read_grids
 from contract.cards import Card, card_names, load_card, parse_toml
@@ -12,7 +12,6 @@ from contract.errors import OncoduetError
 from contract.images.extent import require_plausible_extent
 from contract.images.volume import Grid, is_image, read_grid
 
-DATA = Path(os.environ.get("ONCODUET_DATA", Path(__file__).resolve().parents[4] / "shared/data"))
 AXES = (1.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0, 1.0)
 STUDIES = {
     "cspca": [
@@ -63,7 +62,7 @@ def test_one_axis_in_another_unit_is_refused_without_a_guess() -> None:
 
 @pytest.mark.parametrize("bounds", ["[10.0, 0.2]", "[1.0, 1.0]"])
 def test_a_card_whose_bounds_are_the_wrong_way_round_is_refused(tmp_path: Path, bounds: str) -> None:
-    text = (Path(__file__).parents[3] / "contract/cards/cspca-picai.toml").read_text()
+    text = (PROJECT / "contract/cards/cspca-picai.toml").read_text()
     (tmp_path / "card.toml").write_text(text.replace("[0.2, 10.0]", bounds))
     with pytest.raises(OncoduetError, match=r"geometry.plausible_spacing_mm: expected the smaller number first, found"):
         parse_toml(tmp_path / "card.toml", Card)

@@ -24,12 +24,11 @@ from typing import Any
 import numpy as np
 import pytest
 import SimpleITK as sitk
+from places import DATA
 
 from contract.errors import OncoduetError
 from contract.images.whole_image import read_header, read_voxels
 
-PROJECT = Path(__file__).resolve().parents[3]
-DATA = Path(os.environ.get("ONCODUET_DATA", PROJECT.parent / "shared/data"))
 HEADERS = int(os.environ.get("ONCODUET_HEADERS", "5000"))
 LONGEST_SECONDS = 5.0
 TYPES = [sitk.sitkUInt8, sitk.sitkInt8, sitk.sitkInt16, sitk.sitkUInt16, sitk.sitkInt32, sitk.sitkUInt32]

@@ -12,8 +12,8 @@ import time
 from pathlib import Path
 
 import pytest
+from places import PROJECT
 
-PROJECT = Path(__file__).resolve().parents[3]
 PROGRAM = """
 import sys, time
 from pathlib import Path

@@ -9,8 +9,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
+from places import PROJECT
 
-PROJECT = Path(__file__).resolve().parents[3]
 ENDS = [(signal.SIGINT, 130, "Ctrl-C"), (signal.SIGTERM, 143, "SIGTERM"), (signal.SIGHUP, 129, "SIGHUP")]
 
 PROGRAM = """
@@ -121,7 +121,7 @@ def test_as_the_first_process_of_a_container_it_ends_on_sigterm(tmp_path, moment
 @pytest.mark.parametrize("package", ["training", "algorithm", "evaluation", "phantom", "conformance"])
 def test_each_package_s_program_heeds_signals_from_its_first_line(package):
     """Whatever it imports comes after; there the signal would be a traceback, and to PID 1 nothing."""
-    folder = PROJECT / "test" / package if package == "conformance" else PROJECT / package
+    folder = PROJECT / package
     lines = [line for line in (folder / "__main__.py").read_text().split('"""')[2].splitlines() if line.strip()]
     assert lines[0].startswith("from contract.process.signals import ")
     assert lines[1] == 'if __name__ == "__main__":'

@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from places import PROJECT
 from rich.console import Group
 from rich.table import Table
 from rich.text import Text
@@ -20,7 +21,6 @@ from contract.names import cell, require_case_id
 from contract.process.terminal import clean_streams, console, log_to_stdout, progress_on, said
 from contract.text import printable
 
-PROJECT = Path(__file__).resolve().parents[3]
 HOSTILE = "[old] [/b] a\x1b[31m\r\nerror: forged\u202e\x9b2J\ud800:smile:"
 SHOWN = r"[old] [/b] a\x1b[31m\r\nerror: forged\u202e\x9b2J\ud800:smile:"
 
@@ -114,7 +114,7 @@ def test_any_sign_can_be_said_in_any_locale_and_is_utf8(encoding, monkeypatch) -
     "locale", [{"PYTHONIOENCODING": "ascii"}, {"LC_ALL": "C"}, {"LC_ALL": "POSIX", "PYTHONUTF8": "0"}]
 )
 def test_help_is_given_in_every_locale(package, locale) -> None:
-    env = {"PATH": "/usr/bin:/bin", "PYTHONPATH": f"{PROJECT}:{PROJECT / 'test'}", **locale}
+    env = {"PATH": "/usr/bin:/bin", "PYTHONPATH": f"{PROJECT}", **locale}
     asked = subprocess.run(
         [sys.executable, "-m", package, "--help"], cwd=PROJECT, env=env, capture_output=True, check=False
     )
@@ -135,7 +135,7 @@ def test_a_closed_stdout_is_no_data_file(tmp_path) -> None:
 def test_every_console_progress_and_log_comes_from_one_place() -> None:
     """Called anywhere else, rich would take names for markup, and logging would pass escape sequences on."""
     makers = {"Console", "Progress", "basicConfig", "StreamHandler", "Formatter", "ArgumentParser"}
-    ours = ("contract", "network", "algorithm", "evaluation", "training", "phantom", "test/conformance")
+    ours = ("contract", "network", "algorithm", "evaluation", "training", "phantom", "conformance")
     found = []
     for folder in ours:
         for path in sorted((PROJECT / folder).rglob("*.py")):

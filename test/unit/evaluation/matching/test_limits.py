@@ -8,11 +8,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from places import PROJECT
 
 from evaluation.masks import components
 from evaluation.masks.components import ScatteredError, connect
 
-PROJECT = Path(__file__).resolve().parents[3]
 MOST_SECONDS = 60
 HOSTILE = {
     "flood": "map.mha: expected at most 2048 connected components, found 327680: that is noise, no map of lesions",

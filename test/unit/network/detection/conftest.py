@@ -1,10 +1,10 @@
 """The plans of the network's tests."""
 
 import json
-from pathlib import Path
 from typing import Any
 
 import pytest
+from places import TINY_PLANS
 
 Json = dict[str, Any]
 
@@ -12,7 +12,7 @@ Json = dict[str, Any]
 @pytest.fixture
 def three_levels() -> tuple[Json, Json]:
     """Plans and dataset of a network with three levels whose coarsest stride is (2, 4, 4)."""
-    plans: Json = json.loads((Path(__file__).parent.parent / "tiny_plans.json").read_text())
+    plans: Json = json.loads(TINY_PLANS.read_text())
     plans["configurations"]["3d_fullres"]["architecture"]["arch_kwargs"] |= {
         "n_stages": 3,
         "features_per_stage": [4, 8, 8],

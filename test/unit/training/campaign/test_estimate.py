@@ -3,10 +3,10 @@ import math
 import re
 import subprocess
 import sys
-from pathlib import Path
 
 import blosc2
 import pytest
+from places import PROJECT
 
 from training.__main__ import main
 from training.campaign import load_campaign
@@ -15,7 +15,6 @@ from training.campaign.status import Watch
 from training.execution import execute
 
 CPU = Side(processes=2, packed=1)
-PROJECT = Path(__file__).parents[4]
 
 
 def widened(profile, tmp_path, features="4", patch="[8, 16, 16]", name="wide.toml"):

@@ -1,14 +1,14 @@
 import re
 import tomllib
-from pathlib import Path
 
 import pytest
+from places import PROJECT
 
 from contract.cards import card_path, parse_toml
 from training.campaign import CampaignFile, load_campaign
 from training.campaign.plan import Resources, SlurmOptions
 
-CAMPAIGNS = Path(__file__).resolve().parents[4] / "training" / "campaigns"
+CAMPAIGNS = PROJECT / "training" / "campaigns"
 
 
 def test_a_campaign_is_every_configuration_fold_and_restart_each_with_a_seed_of_its_own(campaign_file, tmp_path):

@@ -9,6 +9,7 @@ import time
 from pathlib import Path
 
 import pytest
+from places import PROJECT
 from submitit.core.utils import DelayedSubmission, cloudpickle_dump
 
 from contract.errors import OncoduetError
@@ -19,7 +20,6 @@ from training.campaign.slurm_executor import Work, job_device
 from training.campaign.slurm_queue import JobBook, JobsRecord, Queued, look_at_queue, queue_remarks, remarks_of
 from training.campaign.status import Watch
 
-PROJECT = Path(__file__).resolve().parents[4]
 FAST = {"poll_seconds": 0.05, "max_attempts": 2}
 
 

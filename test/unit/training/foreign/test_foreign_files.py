@@ -13,11 +13,11 @@ import subprocess
 import sys
 from collections import Counter
 from contextlib import suppress
-from pathlib import Path
 
 import pytest
 import torch
 from lesion_model import make_model
+from places import PROJECT
 from unit.training.foreign.attempts import KINDS, MODULE, SECONDS, calls, seal
 
 from contract.records import BundleRecord, Member, read_record, write_record
@@ -25,7 +25,6 @@ from network.detection.anchors import AnchorPlan
 from network.detection.retina_unet import build_retina_unet
 from network.weights import save_weights, tensors_sha256
 
-PROJECT = Path(__file__).resolve().parents[4]
 ATTEMPTS = int(os.environ.get("ONCODUET_FUZZ", "2000"))
 ANCHORS = AnchorPlan(levels=(1,), sizes_voxels_zyx=((2, 6, 6), (3, 9, 9)))
 

@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from places import TINY_PLANS
 
 from network.detection.anchors import anchors_of_patch, level_strides
 from network.detection.boxes import iou
@@ -17,11 +18,10 @@ from training.retina_unet.loss import DetectionLoss
 
 PATCH = (12, 32, 32)
 STEPS = 50
-PLANS = Path(__file__).parents[2] / "network" / "tiny_plans.json"
 
 
 def plans():
-    found = json.loads(PLANS.read_text())
+    found = json.loads(TINY_PLANS.read_text())
     found["configurations"]["3d_fullres"]["architecture"]["arch_kwargs"] |= {
         "n_stages": 3,
         "features_per_stage": [8, 16, 16],

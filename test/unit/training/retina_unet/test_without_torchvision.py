@@ -3,9 +3,9 @@
 import json
 import subprocess
 import sys
-from pathlib import Path
 
-PROJECT = Path(__file__).parents[4]
+from places import PROJECT
+
 PLANS = PROJECT / "test" / "unit" / "network" / "tiny_plans.json"
 
 CODE = """

@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from places import PROJECT
 
 from contract.records import RunRecord, read_record
 from training.dataset.prepared import load_prepared
@@ -17,7 +18,6 @@ from training.execution import execute
 from training.run import plan_run
 from training.run_folder.folder import RunFolder
 
-PROJECT = Path(__file__).resolve().parents[3]
 MOUNT = 'mount -t tmpfs -o size="$1" none "$2"'
 
 

@@ -8,15 +8,13 @@ import socket
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import pytest
+from places import PROJECT
 
 from contract.errors import OncoduetError
 from training.run_folder.folder import RunFolder
 from training.run_folder.lock import alone
-
-PROJECT = Path(__file__).resolve().parents[3]
 
 
 @pytest.fixture

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-PACKAGES = ("contract", "network", "algorithm", "evaluation", "training", "phantom")
+PACKAGES = ("contract", "network", "algorithm", "evaluation", "training", "phantom", "conformance")
 
 
 def lint_imports(folder: Path) -> subprocess.CompletedProcess[str]:

@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from places import PROJECT
 
 from contract.cards import parse_toml
 from training.campaign import CampaignFile
@@ -51,10 +52,9 @@ def program(words: list[str]) -> tuple[str, list[str]] | None:
 
 def called() -> dict[tuple[str, ...], set[str]]:
     """Options by (package, command), over all documents."""
-    project = Path(__file__).resolve().parents[3]
     found: dict[tuple[str, ...], set[str]] = {}
     for name in DOCUMENTS:
-        for words in commands(project / name):
+        for words in commands(PROJECT / name):
             if called_program := program(words):
                 package, rest = called_program
                 command = (package, *rest[:1]) if rest and re.fullmatch(r"[a-z]+", rest[0]) else (package,)
@@ -75,7 +75,7 @@ def test_the_documents_show_the_whole_chain() -> None:
 @pytest.mark.parametrize("command", sorted(called()), ids=" ".join)
 def test_a_documented_command_has_its_documented_options(project: Path, command: tuple[str, ...]) -> None:
     result = subprocess.run(
-        [sys.executable, "-m", *command, "--help"], cwd=project, capture_output=True, text=True, check=False
+        [sys.executable, "-m", *command, "--help"], cwd=PROJECT, capture_output=True, text=True, check=False
     )
     assert (result.returncode, result.stderr) == (0, "")
     offered = set(re.findall(r"--[a-z][a-z-]*", result.stdout))
@@ -85,17 +85,17 @@ def test_a_documented_command_has_its_documented_options(project: Path, command:
 def test_scripts_have_their_documented_options(project: Path) -> None:
     asked: dict[str, set[str]] = {}
     for name in DOCUMENTS:
-        for words in commands(project / name):
+        for words in commands(PROJECT / name):
             if words[0].startswith("./"):
                 asked.setdefault(words[0], set()).update(word for word in words if word.startswith("--"))
     assert {"./demo.sh", "./test.sh", "./build.sh", "./export.sh"} <= set(asked)
     for script, options in asked.items():
-        shown = subprocess.run([script, "--help"], cwd=project, capture_output=True, text=True, check=True).stdout
+        shown = subprocess.run([script, "--help"], cwd=PROJECT, capture_output=True, text=True, check=True).stdout
         assert options <= set(re.findall(r"--[a-z][a-z-]*", shown)), script
 
 
 def test_the_campaign_and_the_configuration_of_the_readme_are_valid(project: Path, tmp_path: Path) -> None:
-    campaign, configuration = blocks(project / "README.md", "toml")
+    campaign, configuration = blocks(PROJECT / "README.md", "toml")
     (tmp_path / "campaign.toml").write_text(campaign)
     (tmp_path / "mine.toml").write_text(configuration)
     assert len(parse_toml(tmp_path / "campaign.toml", CampaignFile).restarts) == 3
@@ -103,6 +103,6 @@ def test_the_campaign_and_the_configuration_of_the_readme_are_valid(project: Pat
 
 
 def test_the_configuration_of_nndetections_page_is_valid(project: Path, tmp_path: Path) -> None:
-    (configuration,) = blocks(project / "docs/nndetection.md", "toml")
+    (configuration,) = blocks(PROJECT / "docs/nndetection.md", "toml")
     (tmp_path / "mine.toml").write_text(configuration)
     assert load_configuration(tmp_path / "mine.toml").overwrites == {"trainer_cfg.max_num_epochs": 10}

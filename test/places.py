@@ -1,0 +1,10 @@
+"""Where things are: one place, so that a test may move to another folder."""
+
+import os
+from pathlib import Path
+
+PROJECT = Path(__file__).resolve().parent.parent
+DATA = Path(os.environ.get("ONCODUET_DATA", PROJECT.parent / "shared" / "data"))
+"""The small real data; it may be missing."""
+TINY_PLANS = PROJECT / "test" / "unit" / "network" / "tiny_plans.json"
+"""nnU-Net's plans for a network of a few thousand weights."""
