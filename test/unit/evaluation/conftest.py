@@ -1,4 +1,4 @@
-"""Small images by formula in the folders that the platform, ``algorithm batch`` and picai-eval put them in; scored runs."""
+"""Small images by formula in the folders of the platform, of ``algorithm batch`` and of picai-eval; scored runs."""
 
 import csv
 import hashlib
