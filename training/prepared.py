@@ -15,7 +15,7 @@ from typing import Annotated, Any
 
 from pydantic import Field
 
-from contract.cards import Card, Frozen, load_card
+from contract.cards import Card, Frozen, Name, load_card
 from contract.errors import OncoduetError, some
 from contract.files import sha256_file, sha256_json
 from contract.records import Record, Stage, read_record
@@ -49,7 +49,7 @@ class PreparedStudy(Frozen):
 class PreparedRecord(Record):
     """``prepared.json``."""
 
-    card: str
+    card: Name
     card_sha256: str
     dataset_fingerprint: str
     """Hash over case ids, voxels and labels on the study grid, and spacings; the studies' order does not count."""
