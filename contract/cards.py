@@ -6,6 +6,7 @@ code is. Unknown keys are refused and all faults are reported together.
 
 import json
 import tomllib
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Annotated, Any, Literal, Self, TypeVar
@@ -15,10 +16,6 @@ from pydantic import (
     BaseModel,
     ConfigDict,
     Field,
-    NonNegativeFloat,
-    NonNegativeInt,
-    PositiveFloat,
-    PositiveInt,
     ValidationError,
     model_validator,
 )
@@ -36,7 +33,18 @@ CARDS = Path(__file__).parent / "cards"
 
 CandidateRule = Literal["dynamic", "dynamic-fast", "dynamic-v2"]
 Model = TypeVar("Model", bound=BaseModel)
-Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]*$")]
+Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]*$", max_length=100)]
+"""It may become a part of a path, and leads nowhere else."""
+Millimetres = Annotated[float, Field(ge=1e-3, le=1e5)]
+MarginMillimetres = Annotated[float, Field(ge=0, le=1e5)]
+Voxels = Annotated[int, Field(ge=1, le=10_000)]
+"""Along an axis. Cards come in bundles that somebody may have sent: no number of theirs makes a study endless."""
+MarginVoxels = Annotated[int, Field(ge=0, le=10_000)]
+GrownVoxels = Annotated[int, Field(ge=0, le=100)]
+"""Time grows with it."""
+Amount = Annotated[int, Field(ge=1, le=2**31 - 1)]
+"""Of voxels or candidates; a label map's value, too."""
+Intensity = Annotated[float, Field(ge=-1e12, le=1e12)]
 
 
 def later(default: Any) -> Any:
@@ -56,7 +64,7 @@ def _relative(path: str) -> str:
     return path
 
 
-RelativePath = Annotated[str, AfterValidator(_relative)]
+RelativePath = Annotated[str, Field(max_length=1000), AfterValidator(_relative)]
 
 
 class Frozen(BaseModel):
@@ -87,12 +95,12 @@ class Socket(Frozen):
 class Plausible(Frozen):
     """What is known of a channel's intensities, in its own unit; an image that is beyond is refused."""
 
-    minimum_at_most: float | None = later(None)
-    maximum_at_least: float | None = later(None)
+    minimum_at_most: Intensity | None = later(None)
+    maximum_at_least: Intensity | None = later(None)
     """Bounds on the image's extremes."""
-    median_between: tuple[float, float] | None = later(None)
+    median_between: tuple[Intensity, Intensity] | None = later(None)
     """Bounds on the median of the image's middle half along each axis, its lowest value (a mask, padding) left out."""
-    median_mostly_between: tuple[float, float] | None = later(None)
+    median_mostly_between: tuple[Intensity, Intensity] | None = later(None)
     """The same; an image that is beyond is only warned of."""
 
     @classmethod
@@ -114,7 +122,7 @@ class Channel(Frozen):
     normalisation: Literal["z-score", "dataset"]
     """``z-score``: per image. ``dataset``: clip to the training lesions' 0.5–99.5 percentiles, then their mean and
     standard deviation: for quantitative channels (ADC, CT), where a per-image scale would destroy the meaning."""
-    outside: float = 0.0
+    outside: Intensity = 0.0
     """Value of voxels beyond the field of view after resampling."""
     plausible: Plausible | None = None
     """What an image of this channel holds; one of another modality or unit is noticed by it. Absent: anything goes."""
@@ -130,21 +138,21 @@ class Geometry(Frozen):
     orientation: Literal["native", "LPS"] = "native"
     """``LPS``: axes are exchanged and flipped, never interpolated, until x runs to the left, y to the back and z to the
     head as far as the image's own axes allow; the detection map is flipped back. ``native``: as the file has them."""
-    tolerance_mm: PositiveFloat = 1e-3
+    tolerance_mm: Annotated[float, Field(gt=0, le=10)] = 1e-3
     """Channels whose corners lie no further apart are on one grid, and not resampled: headers are rounded."""
-    spacing_mm_zyx: tuple[PositiveFloat, PositiveFloat, PositiveFloat] | None = None
+    spacing_mm_zyx: tuple[Millimetres, Millimetres, Millimetres] | None = None
     """Spacing of the study grid; absent: the reference channel's own."""
-    at_most_columns: PositiveInt | None = None
+    at_most_columns: Voxels | None = None
     """Images with more columns (x) are made coarser by one factor along all axes until they have this many."""
-    crop_size_zyx: tuple[PositiveInt, PositiveInt, PositiveInt] | None = None
+    crop_size_zyx: tuple[Voxels, Voxels, Voxels] | None = None
     """Central crop of the study grid, in its voxels; absent: the whole reference image."""
-    native_slices_between_mm: tuple[PositiveFloat, PositiveFloat] | None = None
+    native_slices_between_mm: tuple[Millimetres, Millimetres] | None = None
     """Keep the reference's slices (no resampling along z) when their spacing lies strictly between these."""
-    keep_central_mm_zyx: tuple[PositiveFloat, PositiveFloat, PositiveFloat] | None = None
+    keep_central_mm_zyx: tuple[Millimetres, Millimetres, Millimetres] | None = None
     """Predictions outside this central box of the reference image are set to zero; absent: nothing is."""
-    plausible_spacing_mm: tuple[PositiveFloat, PositiveFloat] = later((0.05, 25.0))
+    plausible_spacing_mm: tuple[Millimetres, Millimetres] = later((0.05, 25.0))
     """Between which all spacings of all channels lie; others are an error of units. Refuses, and changes no result."""
-    plausible_extent_mm: tuple[PositiveFloat, PositiveFloat] = later((1.0, 2500.0))
+    plausible_extent_mm: tuple[Millimetres, Millimetres] = later((1.0, 2500.0))
     """Between which the longest side of every channel lies; likewise."""
 
 
@@ -152,7 +160,7 @@ class TissueClass(Frozen):
     """One foreground class of the network; its index is its place in the list, from 1."""
 
     name: Name
-    values: Annotated[tuple[PositiveInt, ...], Field(min_length=1)]
+    values: Annotated[tuple[Amount, ...], Field(min_length=1)]
     """Values of the archive's label maps that belong to this class."""
 
 
@@ -160,13 +168,13 @@ class Localisation(Frozen):
     """Stage 1: an organ is found on a coarse grid, and the lesion network sees only the region around it."""
 
     organ: Name
-    values: Annotated[tuple[PositiveInt, ...], Field(min_length=1)]
+    values: Annotated[tuple[Amount, ...], Field(min_length=1)]
     """Values of the archive's label maps that belong to the organ."""
-    spacing_mm_zyx: tuple[PositiveFloat, PositiveFloat, PositiveFloat] | None = None
-    at_most_columns: PositiveInt | None = None
+    spacing_mm_zyx: tuple[Millimetres, Millimetres, Millimetres] | None = None
+    at_most_columns: Voxels | None = None
     """The coarse grid, by one of the two; see :class:`Geometry`."""
-    margin_mm_zyx: tuple[NonNegativeFloat, NonNegativeFloat, NonNegativeFloat] | None = None
-    margin_voxels_zyx: tuple[NonNegativeInt, NonNegativeInt, NonNegativeInt] | None = None
+    margin_mm_zyx: tuple[MarginMillimetres, MarginMillimetres, MarginMillimetres] | None = None
+    margin_voxels_zyx: tuple[MarginVoxels, MarginVoxels, MarginVoxels] | None = None
     """How far the region reaches beyond the organ on every side, by one of the two; voxels of the reference image."""
     not_found: Literal["whole", "zero"]
     """Where no organ is found: search the whole image, or give the likelihood 0; both are said in the log."""
@@ -176,7 +184,7 @@ class KeepNear(Frozen):
     """The lesion's probability is kept where the network sees one of these classes nearby, and is 0 elsewhere."""
 
     classes: Annotated[tuple[Name, ...], Field(min_length=1)]
-    dilation_voxels_zyx: tuple[NonNegativeInt, NonNegativeInt, NonNegativeInt]
+    dilation_voxels_zyx: tuple[GrownVoxels, GrownVoxels, GrownVoxels]
     """How far the classes are grown, as a box, in voxels of the reference image."""
 
 
@@ -184,8 +192,8 @@ class Candidates(Frozen):
     """How lesion candidates are cut from a probability map, and what the case likelihood is."""
 
     rule: CandidateRule
-    maximum: PositiveInt = 5
-    minimum_voxels: PositiveInt = 11
+    maximum: Amount = 5
+    minimum_voxels: Amount = 11
     """Smaller components are dropped (the reference drops up to ten voxels)."""
     case_likelihood_without_candidate: Literal["zero", "probability"]
     """With candidates the likelihood is the detection map's maximum. Without: 0, or the probability's maximum."""
@@ -196,9 +204,9 @@ class Matching(Frozen):
 
     overlap: Literal["iou", "dice"] = "iou"
     minimum_overlap: Annotated[float, Field(gt=0, le=1)] = 0.1
-    most_candidates: PositiveInt = later(2_000)
+    most_candidates: Amount = later(2_000)
     """The strict answer refuses a detection map with more. A network that finds boxes paints at most so many."""
-    narrowest_link_voxels: PositiveInt = later(3)
+    narrowest_link_voxels: Annotated[int, Field(ge=1, le=100)] = later(3)
     """Parts of a candidate that hang together only by what is narrower than this in the slice, in voxels of the
     reference image, are candidates of their own to the strict answer; 1: never. By default the side of the largest
     square that the smallest candidate (11 voxels) holds."""
@@ -210,7 +218,7 @@ class Baseline(Frozen):
     name: Name
     channel: Name
     extreme: Literal["maximum", "minimum"]
-    scale: PositiveFloat
+    scale: Annotated[float, Field(ge=1e-12, le=1e12)]
     """Typical value; intensity v becomes v/(v+scale) for a maximum and scale/(v+scale) for a minimum."""
 
 
@@ -250,8 +258,8 @@ class Card(Frozen):
         faults = [
             f"{what} {each!r} stands twice"
             for what, found in names.items()
-            for each in dict.fromkeys(map(str, found))
-            if list(map(str, found)).count(each) > 1
+            for each, count in Counter(map(str, found)).items()
+            if count > 1
         ]
         geometry = values.get("geometry")
         reference = geometry.get("reference") if isinstance(geometry, Mapping) else None

@@ -2,11 +2,12 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, Field, NonNegativeInt, model_validator
+from pydantic_core import PydanticCustomError
 
-from contract.cards import Frozen, Model, RelativePath, parse
+from contract.cards import Frozen, Model, Name, RelativePath, parse
 from contract.files import read_json, write_json
 from contract.provenance import Writer, writer
 
@@ -33,14 +34,19 @@ weights kept every so many epochs, those with the best ranking score on the fold
 class RunKey(Frozen):
     """Which run: together with the dataset it determines everything."""
 
-    card: str
+    card: Name
     card_sha256: str
-    profile: str
-    configuration: str
-    fold: int
-    restart: int
+    profile: Name
+    configuration: Name
+    fold: NonNegativeInt
+    restart: NonNegativeInt
     seed: int
     stage: Stage = "detection"
+
+    @property
+    def name(self) -> str:
+        """``<configuration>_fold<K>_restart<R>``: of folders, too."""
+        return f"{self.configuration}_fold{self.fold}_restart{self.restart}"
 
 
 class TrainingStudiesRecord(Record):
@@ -122,8 +128,8 @@ class SelectionRecord(Record):
 class Member(Frozen):
     """One network of a bundle."""
 
-    name: str
-    """``<configuration>_fold<K>_restart<R>``."""
+    name: Annotated[str, Field(max_length=200)]
+    """The key's."""
     file: str
     """Relative path of the safetensors file."""
     weights_sha256: str
@@ -136,6 +142,13 @@ class Member(Frozen):
     """Relative path of the rule by which its predictions become boxes; null: the rule's defaults, or none is needed."""
     training_studies_file: str | None = None
     """Relative path of the studies that it was trained on; null where an older program trained it: not known."""
+
+    @model_validator(mode="after")
+    def _named_by_its_key(self) -> Self:
+        """Predictions of a member go to a folder of its name: no bundle chooses where that is."""
+        if self.name != self.key.name:
+            raise PydanticCustomError("name", "expected the name {name}", {"name": self.key.name})
+        return self
 
 
 class StageRecord(Frozen):

@@ -32,7 +32,7 @@ _STATUS = Path("/proc/self/status")
 
 _FLOAT = 4
 _ACTIVATIONS = 12
-"""Patches of the first stage's features that are alive at once, per window of a pass."""
+"""Patches of these features that are alive at once, per window of a pass."""
 _SLAB_BYTES = 3 * 8
 """Resampling holds a slab as float64, padded, and filtered."""
 _SLAB_SLICES = 32 + 2 * 20 + 2 * 12
@@ -63,7 +63,7 @@ class Work:
     patch_size: tuple[int, int, int]
     classes: int
     features: int
-    """Of the network's first stage."""
+    """Per voxel of the patch, of the network's stage that has the most."""
     members: int
     member_bytes: int
     """Weights of one member."""

@@ -8,7 +8,9 @@ use, since that takes seconds.
 
 import contextlib
 import io
+import itertools
 import math
+import operator
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -17,11 +19,15 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from contract.errors import OncoduetError
 from contract.images.volume import Float32Array, LabelArray
 from network.plans import CONFIGURATION, require_plans
 from network.resampling import resample_by_slabs
 
 Region = tuple[slice, slice, slice]
+
+LONGEST_VOXELS = 2**20
+"""Of the network's grid along an axis; 2.5 m in the plans' finest voxels have a quarter of it."""
 
 
 @dataclass(frozen=True)
@@ -167,20 +173,32 @@ def patch_size_zyx(plans: Mapping[str, Any]) -> tuple[int, int, int]:
 def network_size(
     size_zyx: Sequence[int], spacing_mm_zyx: Sequence[float], *, plans: Mapping[str, Any]
 ) -> tuple[int, int, int]:
-    """Size of the network's grid for an image of this size, in the plan's axis order, if nothing is cropped away."""
+    """Size of the network's grid for an image of this size, in the plan's axis order, if nothing is cropped away.
+
+    Raises
+    ------
+    OncoduetError
+        It is longer than anything that could be gone through.
+    """
     order = plans["transpose_forward"]
     target = plans["configurations"][CONFIGURATION]["spacing"]
-    z, y, x = (
-        max(1, round(size_zyx[axis] * spacing_mm_zyx[axis] / mm)) for axis, mm in zip(order, target, strict=True)
+    z, y, x = _some_voxels(
+        [round(size_zyx[axis] * spacing_mm_zyx[axis] / mm) for axis, mm in zip(order, target, strict=True)]
     )
+    if max(z, y, x) > LONGEST_VOXELS:
+        raise OncoduetError(
+            f"plans: expected spacings by which an image has at most {LONGEST_VOXELS} voxels along an axis, "
+            f"found {z} × {y} × {x}"
+        )
     return z, y, x
 
 
-def first_features(plans: Mapping[str, Any]) -> int:
-    """Features of the network's first stage, which has the most voxels; 32, nnU-Net's usual, where none are named."""
+def most_features(plans: Mapping[str, Any]) -> int:
+    """Features per voxel of the patch in the stage that has the most, which in nnU-Net's own plans is the first."""
     arguments = plans["configurations"][CONFIGURATION]["architecture"]["arch_kwargs"]
-    features = arguments.get("features_per_stage", 32)
-    return int(features[0] if isinstance(features, Sequence) else features)
+    voxels = itertools.accumulate((math.prod(step) for step in arguments["strides"]), operator.mul)
+    per_voxel: list[float] = [count / each for count, each in zip(arguments["features_per_stage"], voxels, strict=True)]
+    return math.ceil(max(per_voxel))
 
 
 class _Configuration:
@@ -196,14 +214,19 @@ class _Configuration:
     def resampling_fn_data(
         self, data: Float32Array, size: Sequence[int], current: Sequence[float], new: Sequence[float]
     ) -> Float32Array:
-        """As ``ConfigurationManager.resampling_fn_data``."""
-        return _resample(self._configuration, "resampling_fn_data", data, size, (current, new))
+        """As ``ConfigurationManager.resampling_fn_data``, but at least one voxel remains of each axis."""
+        return _resample(self._configuration, "resampling_fn_data", data, _some_voxels(size), (current, new))
 
     def resampling_fn_seg(self, segmentation: Any, size: Sequence[int], *spacings: Any) -> Any:
         """As ``ConfigurationManager.resampling_fn_seg``, without the work where there is no label."""
         if self._has_label:
-            return self._configuration.resampling_fn_seg(segmentation, size, *spacings)
-        return _no_label(size)
+            return self._configuration.resampling_fn_seg(segmentation, _some_voxels(size), *spacings)
+        return _no_label(_some_voxels(size))
+
+
+def _some_voxels(size: Sequence[int]) -> list[int]:
+    """The size of a grid whose voxels may be larger than the image."""
+    return [max(1, int(length)) for length in size]
 
 
 def _resample(

@@ -38,9 +38,8 @@ class FinishedRun:
 
     @property
     def name(self) -> str:
-        """``<configuration>_fold<K>_restart<R>``."""
-        key = self.record.key
-        return f"{key.configuration}_fold{key.fold}_restart{key.restart}"
+        """The key's."""
+        return self.record.key.name
 
     @property
     def beside(self) -> dict[str, Path]:

@@ -6,6 +6,7 @@ no interpolation blurs their edges or joins two of them. What is painted and how
 there the members' rules have to agree, or somebody chooses.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
@@ -15,7 +16,7 @@ from algorithm.prediction.bundle import Bundle, MemberNetworks
 from contract.errors import OncoduetError
 from contract.images.volume import Float32Array, Volume
 from contract.records import Member, read_record
-from network.detection.anchors import AnchorPlan, anchors_of_patch, level_strides
+from network.detection.anchors import AnchorPlan, anchors_of_patch, level_strides, require_levels
 from network.detection.clustering import BoxRule, CaseScore, Fill, ScoredBoxes
 from network.detection.inference import Detector, Found, find_boxes
 from network.detection.painting import detection_map
@@ -88,6 +89,17 @@ class BoxMembers:
             raise OncoduetError(f"{file}: expected finite boxes for study {name}, found NaN") from None
         without_voxels = replace(preprocessed, data=preprocessed.data[:, :0, :0, :0].copy())
         return StudyBoxes(self.bundle, tuple(each.name for each in self.members), self.rules, found, without_voxels)
+
+    @property
+    def most_features(self) -> int:
+        """Numbers that the heads of the member with the most anchors give per voxel of a patch."""
+        strides = level_strides(self.bundle.plans)
+        counts = [0]
+        for anchors in map(self._anchors, self.members):
+            require_levels(anchors, strides)
+            per_position = 7 * len(anchors.sizes_voxels_zyx)  # a logit and six deltas each
+            counts.append(sum(math.ceil(per_position / math.prod(strides[level])) for level in anchors.levels))
+        return max(counts)
 
     def _anchors(self, member: Member) -> AnchorPlan:
         assert member.anchors_file is not None

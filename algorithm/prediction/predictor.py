@@ -39,7 +39,7 @@ from network.localisation import keep_near, predicted_region
 from network.memory_plan import Way, Work, choose, held_bytes, leaner_way, memory_budget
 from network.preprocessing import (
     Preprocessed,
-    first_features,
+    most_features,
     network_size,
     patch_size_zyx,
     preprocess,
@@ -252,7 +252,7 @@ class Predictor:
             network=network_size(grid.shape_zyx, network_spacing_mm_zyx(card, grid), plans=bundle.plans),
             patch_size=patch_size_zyx(bundle.plans),
             classes=len(card.classes) + 1,
-            features=first_features(bundle.plans),
+            features=max(most_features(bundle.plans), self.box_members.most_features),
             members=len(self.members),
             member_bytes=max(self.networks.member_bytes, self.box_members.networks.member_bytes),
             outputs=len(self.ensembles) * len(_groups(card)),

@@ -26,6 +26,8 @@ _VECTORS = 1003  # from here on, intents say that a voxel is more than a number
 _MM = {0: 1.0, 1: 1e3, 2: 1.0, 3: 1e-3}  # per unit: unknown (as ITK takes it), metre, millimetre, micrometre
 _SAME_PLACE_MM = 0.5  # tools round directions: real label maps of PI-CAI reach 0.13 mm
 _SKEWED = 1e-4
+_OTHERS = {b"n+2": "NIfTI-2", b"ni2": "NIfTI-2", b"ni1": "half of a NIfTI-1 whose voxels are in another file"}
+"""Headers of other kinds by their first letters, which stand after the size in NIfTI-2, and at the end in NIfTI-1."""
 _UNIT_QUATERNION = 1e-4
 _NO_ROTATION_PART = 1e-7  # below, ``nifti1.h`` takes the quaternion's first number for 0
 
@@ -40,7 +42,8 @@ def parse_nifti_header(path: Path, header: bytes) -> ImageHeader:
     """
     order = next((order for order in "<>" if header[:4] == struct.pack(f"{order}i", HEADER_BYTES)), None)
     if order is None or len(header) < HEADER_BYTES or header[344:348] != b"n+1\0":
-        raise OncoduetError(f"{path}: expected the header of a single-file NIfTI-1, found none")
+        found = _OTHERS.get(header[4:7]) or _OTHERS.get(header[344:347]) or "none"
+        raise OncoduetError(f"{path}: expected the header of a single-file NIfTI-1, found {found}")
     size = _size(path, struct.unpack_from(f"{order}8h", header, 40))
     intent, kind, bits = struct.unpack_from(f"{order}3h", header, 68)
     voxels_begin, slope, intercept = struct.unpack_from(f"{order}3f", header, 108)

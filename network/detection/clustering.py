@@ -14,7 +14,7 @@ from typing import Annotated, Literal
 
 import numpy as np
 import numpy.typing as npt
-from pydantic import Field, NonNegativeFloat, PositiveInt
+from pydantic import Field
 
 from contract.cards import Frozen
 from contract.images.volume import Box
@@ -42,11 +42,11 @@ class BoxRule(Frozen):
     """Predictions count whose score is greater."""
     cluster_iou: Annotated[float, Field(ge=0, lt=1)] = 0.1
     """Predictions join a cluster whose strongest they overlap by more than this."""
-    minimum_size_voxels: NonNegativeFloat = 0.01
+    minimum_size_voxels: Annotated[float, Field(ge=0, le=10_000)] = 0.01
     """Predictions count that extend further than this on every axis."""
     fill: Fill = "cuboid"
     case_score: CaseScore = "maximum"
-    k: PositiveInt = 3
+    k: Annotated[int, Field(ge=1, le=10_000)] = 3
     """How many of the highest findings ``top-k-mean`` averages."""
 
 

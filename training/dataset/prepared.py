@@ -15,7 +15,7 @@ from typing import Annotated, Any
 
 from pydantic import Field
 
-from contract.cards import Card, Frozen, load_card
+from contract.cards import Card, Frozen, Name, load_card
 from contract.errors import OncoduetError, some
 from contract.files import sha256_file, sha256_json
 from contract.records import Record, Stage, read_record
@@ -49,7 +49,7 @@ class PreparedStudy(Frozen):
 class PreparedRecord(Record):
     """``prepared.json``."""
 
-    card: str
+    card: Name
     card_sha256: str
     dataset_fingerprint: str
     """Hash over case ids, voxels and labels on the study grid, and spacings; the studies' order does not count."""
@@ -134,23 +134,28 @@ class Prepared:
         return self.folds[number]
 
     def require_recorded(self, case_ids: Iterable[str]) -> None:
-        """Compare the preprocessed files of studies with what ``prepared.json`` says of them.
+        """Compare the preprocessed files of studies with what ``prepared.json`` says of them, and with the network.
 
-        Within a process each file is read once, as long as its size and time stay the same.
+        Within a process each study is read once, as long as sizes and times stay the same.
 
         Raises
         ------
         OncoduetError
-            A file is another.
+            A file is another, or has other channels or classes than the dataset.
         """
-        for path in (path for case_id in case_ids for path in case_files(self.folder, case_id)):
-            status = path.stat()
-            stamp = status.st_size, status.st_mtime_ns
-            if _compared.get(path) == stamp:
+        from training.dataset.preprocessed import require_study  # noqa: PLC0415
+
+        for case_id in case_ids:
+            image, label, properties = case_files(self.folder, case_id)
+            stamps = {path: (path.stat().st_size, path.stat().st_mtime_ns) for path in (image, label, properties)}
+            if all(_compared.get(path) == stamp for path, stamp in stamps.items()):
                 continue
-            if sha256_file(path) != self.record.files.get(path.name):
-                raise OncoduetError(f"{path}: expected the file that {RECORD} names by its sha256, found another")
-            _compared[path] = stamp
+            for path in stamps:
+                if sha256_file(path) != self.record.files.get(path.name):
+                    raise OncoduetError(f"{path}: expected the file that {RECORD} names by its sha256, found another")
+            channels, classes = (len(self.dataset[what]) for what in ("channel_names", "labels"))
+            require_study(image, label, channels=channels, classes=classes)
+            _compared.update(stamps)
 
 
 _compared: dict[Path, tuple[int, int]] = {}

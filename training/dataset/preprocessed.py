@@ -82,6 +82,37 @@ def read_voxels(path: Path, kinds: tuple[np.dtype[Any], ...]) -> npt.NDArray[Any
     return voxels
 
 
+def require_study(image: Path, label: Path, *, channels: int, classes: int) -> None:
+    """Look through a preprocessed study before anything is trained on it, a slab of the label at a time.
+
+    Parameters
+    ----------
+    channels, classes
+        Of the network; background counts as a class.
+
+    Raises
+    ------
+    OncoduetError
+        As :func:`open_array`; also for other channels, a label of another size, or a class that the network lacks.
+    """
+    pictured, labelled = open_array(image, IMAGE), open_array(label, LABEL)
+    size, depth = pictured.shape[1:], labelled.chunks[1]
+    for path, array, expected in ((image, pictured, (channels, *size)), (label, labelled, (1, *size))):
+        if array.shape != expected:
+            raise OncoduetError(
+                f"{path}: expected an array (channel, z, y, x) of {list(expected)}, found {list(array.shape)}"
+            )
+    try:
+        slabs = (labelled[:, z : z + depth] for z in range(0, size[0], depth))
+        lowest, highest = zip(*((int(slab.min()), int(slab.max())) for slab in slabs), strict=True)
+    except _DAMAGED as error:
+        raise OncoduetError(f"{label}: expected a preprocessed study, found a damaged file ({_said(error)})") from error
+    if min(lowest) < -1 or max(highest) >= classes:
+        raise OncoduetError(
+            f"{label}: expected classes from -1 to {classes - 1}, found some from {min(lowest)} to {max(highest)}"
+        )
+
+
 def _said(error: Exception) -> str:
     return one_line(str(error))[:200] or type(error).__name__
 

@@ -71,7 +71,7 @@ def predict(run: Path, *, archive: Path, output: Path) -> int:
     studies = find_studies(archive, card, labels_required=False)
     batch = BatchRecord(
         parents={"run": sha256_file(folder.record)},
-        members=(_name(record),),
+        members=(record.key.name,),
         settings={"mirroring": card.test_time_mirroring},
     )
     _require_same_batch(output, batch, [study.case_id for study in studies], archive)
@@ -141,11 +141,6 @@ def _finished(folder: RunFolder) -> RunRecord:
     if load_card(folder.card).sha256 != record.key.card_sha256:
         raise OncoduetError(f"{folder.card}: expected the card that run.json names, found another")
     return record
-
-
-def _name(record: RunRecord) -> str:
-    key = record.key
-    return f"{key.configuration}_fold{key.fold}_restart{key.restart}"
 
 
 def _require_same_batch(output: Path, batch: BatchRecord, case_ids: Sequence[str], archive: Path) -> None:

@@ -107,7 +107,7 @@ SPOILT = {
     ),
     "a spacing of zero": (
         {"geometry": {"reference": "t2w", "spacing_mm_zyx": [3.0, 0.0, 0.5]}},
-        "geometry.spacing_mm_zyx.1: Input should be greater than 0",
+        "geometry.spacing_mm_zyx.1: Input should be greater than or equal to 0.001",
     ),
     "an infinite spacing": (
         {"geometry": {"reference": "t2w", "spacing_mm_zyx": [float("inf"), 0.5, 0.5]}},
@@ -117,6 +117,19 @@ SPOILT = {
         {"geometry": {"reference": "t2w", "crop_size_zyx": [160, 160]}},
         "geometry.crop_size_zyx.2: Field required",
     ),
+    "a spacing of whole galaxies": (
+        {"geometry": {"reference": "t2w", "spacing_mm_zyx": [1e300, 0.5, 0.5]}},
+        "geometry.spacing_mm_zyx.0: Input should be less than or equal to 100000",
+    ),
+    "a crop without end": (
+        {"geometry": {"reference": "t2w", "crop_size_zyx": [10**10, 160, 160]}},
+        "geometry.crop_size_zyx.0: Input should be less than or equal to 10000",
+    ),
+    "a number of 400 digits": (
+        {"keep_near": {"classes": ["lesion"], "dilation_voxels_zyx": [10**400, 1, 1]}},
+        "keep_near.dilation_voxels_zyx.0: Input should be less than or equal to 100",
+    ),
+    "a name that no disk takes": ({"name": "a" * 300}, "name: String should have at most 100 characters"),
     "a reference that is no channel": (
         {"geometry": {"reference": "ct"}},
         "geometry.reference 'ct' is no channel",
@@ -124,7 +137,7 @@ SPOILT = {
     "a lesion that is no class": ({"lesion_class": "tumour"}, "lesion_class 'tumour' is no class"),
     "background as a class": (
         {"classes": [{"name": "lesion", "values": [0]}]},
-        "classes.0.values.0: Input should be greater than 0",
+        "classes.0.values.0: Input should be greater than or equal to 1",
     ),
     "a class twice": (
         {"classes": [{"name": "lesion", "values": [1]}, {"name": "lesion", "values": [2]}]},

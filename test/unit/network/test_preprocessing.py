@@ -4,7 +4,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from network.preprocessing import patch_size_zyx, preprocess, to_study_grid
+from contract.errors import OncoduetError
+from network.preprocessing import most_features, network_size, patch_size_zyx, preprocess, to_study_grid
 
 Json = dict[str, Any]
 
@@ -110,3 +111,29 @@ def test_nothing_is_printed(tiny_plans: Json, tiny_dataset: Json, capfd: pytest.
 
 def test_the_patch_size_is_that_of_the_plans(tiny_plans: Json) -> None:
     assert patch_size_zyx(tiny_plans) == (8, 16, 16)
+
+
+def test_an_image_smaller_than_half_a_voxel_of_the_plans_is_one_voxel(tiny_plans: Json, tiny_dataset: Json) -> None:
+    plans = copy.deepcopy(tiny_plans)
+    plans["configurations"]["3d_fullres"]["spacing"] = [100.0, 100.0, 100.0]
+    found = preprocess(
+        three_channels((9, 24, 30)),
+        (3.0, 1.0, 1.0),
+        plans=plans,
+        dataset=tiny_dataset,
+        label=np.ones((9, 24, 30), np.int32),
+    )
+    assert found.data.shape[1:] == found.label.shape[1:] == network_size((9, 24, 30), (3.0, 1.0, 1.0), plans=plans)
+    assert to_study_grid(found.data[:1], found, plans=plans).shape == (1, 9, 24, 30)
+
+
+def test_a_network_s_grid_without_end_is_refused_before_it_is_reckoned_with(tiny_plans: Json) -> None:
+    with pytest.raises(OncoduetError, match=r"at most 1048576 voxels along an axis, found 2000000 × 24 × 30$"):
+        network_size((60, 24, 30), (1e5, 1.0, 1.0), plans=tiny_plans)
+
+
+def test_the_stage_with_the_most_features_counts_wherever_it_is(tiny_plans: Json) -> None:
+    plans = copy.deepcopy(tiny_plans)
+    assert most_features(plans) == 4
+    plans["configurations"]["3d_fullres"]["architecture"]["arch_kwargs"]["features_per_stage"] = [1, 3000]
+    assert most_features(plans) == 750  # on a quarter of the voxels

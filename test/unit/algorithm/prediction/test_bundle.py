@@ -3,6 +3,7 @@ import os
 import socket
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -143,6 +144,26 @@ def test_an_empty_bundle_is_an_error(make_bundle: BundleMaker) -> None:
 def test_a_member_that_stands_twice_is_an_error(make_bundle: BundleMaker) -> None:
     with pytest.raises(OncoduetError, match="expected each member once, found ce_fold0_restart1, ce_fold0_restart1"):
         read_bundle(make_bundle([("ce", 0, 1), ("ce", 0, 1)]))
+
+
+@pytest.mark.parametrize("name", ["../../elsewhere", "/tmp/elsewhere", ".", "batch.json", "p0_s0"])
+def test_a_member_is_called_as_its_key_says_and_not_as_a_folder_elsewhere(
+    make_bundle: BundleMaker, seal: Seal, name: str
+) -> None:
+    folder = make_bundle()
+    change_json(folder / "bundle.json", lambda values: values["members"][0].update(name=name))
+    seal(folder)
+    with pytest.raises(OncoduetError, match=r"members\.0: expected the name ce_fold0_restart1$"):
+        read_bundle(folder)
+
+
+@pytest.mark.parametrize("change", [{"configuration": "../ce"}, {"profile": "a/b"}, {"fold": -1}, {"restart": -1}])
+def test_a_run_s_key_leads_nowhere(make_bundle: BundleMaker, seal: Seal, change: dict[str, Any]) -> None:
+    folder = make_bundle()
+    change_json(folder / "bundle.json", lambda values: values["members"][0]["key"].update(change))
+    seal(folder)
+    with pytest.raises(OncoduetError, match=rf"1 fault: members\.0\.key\.{next(iter(change))}: (String|Input) should"):
+        read_bundle(folder)
 
 
 def test_a_file_that_only_the_record_names_is_an_error(make_bundle: BundleMaker, seal: Seal) -> None:

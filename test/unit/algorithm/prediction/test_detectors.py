@@ -9,12 +9,12 @@ import torch
 from algorithm.__main__ import main
 from algorithm.outputs.study_output import detect
 from algorithm.prediction.bundle import read_bundle
-from algorithm.prediction.detectors import BoxChoice, mean_rule
+from algorithm.prediction.detectors import BoxChoice, load_box_members, mean_rule
 from algorithm.prediction.ensembles import choose_ensembles
 from algorithm.prediction.predictor import load_predictor
 from contract.cards import load_card
 from contract.errors import OncoduetError
-from contract.files import read_json, sha256_file
+from contract.files import read_json, sha256_file, write_json
 from contract.images.volume import Grid, Volume, along_axes, axes_to_lps, read_grid, read_volume
 from contract.records import BatchRecord, read_record, write_record
 from network.detection.clustering import BoxRule, ScoredBoxes
@@ -139,6 +139,14 @@ def test_a_bundle_without_the_anchors_that_it_names_is_refused(bundle, seal):
     seal(bundle.folder)
     with pytest.raises(OncoduetError, match=r"expected the file 'members/002\.anchors\.json', found none"):
         read_bundle(bundle.folder)
+
+
+def test_many_anchors_at_every_voxel_count_in_the_memory_that_a_study_needs(bundle):
+    detectors = [member for member in bundle.record.members if member.anchors_file is not None]
+    assert load_box_members(bundle, detectors, torch.device("cpu")).most_features == 4  # 2 × 7 / 4 voxels
+    for detector in detectors:
+        write_json(bundle.folder / detector.anchors_file, {"levels": [0, 1], "sizes_voxels_zyx": [[2, 2, 2]] * 216})
+    assert load_box_members(bundle, detectors, torch.device("cpu")).most_features == 7 * 216 + 7 * 54
 
 
 def test_a_detector_that_gives_no_numbers_is_named(make_bundle, make_channels, tmp_path):

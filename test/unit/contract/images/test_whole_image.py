@@ -86,6 +86,20 @@ def test_a_truncated_file_is_refused_wherever_it_was_cut_and_itk_says_nothing(
     assert capfd.readouterr().err == ""
 
 
+@pytest.mark.parametrize(
+    ("header", "found"),
+    [
+        (struct.pack("<i", 540) + b"n+2\0\r\n\x1a\n" + bytes(600), "NIfTI-2"),
+        (struct.pack(">i", 348) + bytes(340) + b"ni1\0", "half of a NIfTI-1 whose voxels are in another file"),
+        (bytes(600), "none"),
+    ],
+)
+def test_another_kind_of_nifti_is_refused_by_its_name(tmp_path: Path, header: bytes, found: str) -> None:
+    (tmp_path / "a.nii").write_bytes(header)
+    with pytest.raises(OncoduetError, match=rf"a.nii: expected the header of a single-file NIfTI-1, found {found}$"):
+        read_volume(tmp_path / "a.nii")
+
+
 @pytest.mark.parametrize("suffix", [".mha", ".nii.gz"])
 def test_a_flipped_byte_in_compressed_voxels_is_refused(
     saved: Saved, suffix: str, capfd: pytest.CaptureFixture[str]

@@ -146,3 +146,9 @@ def test_a_rule_comes_back_from_its_file_and_its_faults_are_named():
         OncoduetError, match=r"bundle\.json: 2 faults: score_threshold: .* less than 1; iou: Extra inputs"
     ):
         parse({"score_threshold": 1.0, "iou": 0.1}, BoxRule, "bundle.json")
+
+
+@pytest.mark.parametrize("name", ["k", "minimum_size_voxels"])
+def test_no_number_of_a_rule_is_beyond_arithmetic(name):
+    with pytest.raises(OncoduetError, match=rf"1 fault: {name}: .* less than or equal to 10000"):
+        parse({name: 10**300}, BoxRule, "box_rule.json")

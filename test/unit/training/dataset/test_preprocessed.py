@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from contract.errors import OncoduetError
-from training.dataset.preprocessed import IMAGE, LABEL, class_voxels, open_array, read_voxels
+from training.dataset.preprocessed import IMAGE, LABEL, class_voxels, open_array, read_voxels, require_study
 
 SHAPE = (1, 3, 4, 5)
 
@@ -89,3 +89,22 @@ def test_a_record_that_says_something_else_is_refused(tmp_path, value, message):
     (tmp_path / "a.pkl").write_bytes(pickle.dumps(value))
     with pytest.raises(OncoduetError, match=rf"a\.pkl: .*{message}"):
         class_voxels(tmp_path / "a.pkl", SHAPE)
+
+
+@pytest.mark.parametrize(
+    ("image", "label", "message"),
+    [
+        (np.zeros((2, 3, 4, 5), np.float32), np.zeros(SHAPE, np.int8), r"a\.b2nd: .* \[3, 3, 4, 5\], found \[2, 3"),
+        (np.zeros((3, 3, 4, 5), np.float32), np.zeros((1, 2, 4, 5), np.int8), r"s\.b2nd: .* \[1, 3, 4, 5\], found"),
+        (np.zeros((3, 3, 4, 5), np.float32), np.full(SHAPE, 2, np.int8), "s.b2nd: expected classes from -1 to 1"),
+        (np.zeros((3, 3, 4, 5), np.float32), np.full(SHAPE, -2, np.int16), "found some from -2 to -2"),
+    ],
+)
+def test_a_study_of_another_network_s_channels_or_classes_is_refused(tmp_path, image, label, message):
+    write(tmp_path / "a.b2nd", image)
+    write(tmp_path / "s.b2nd", label)
+    with pytest.raises(OncoduetError, match=message):
+        require_study(tmp_path / "a.b2nd", tmp_path / "s.b2nd", channels=3, classes=2)
+    write(tmp_path / "a.b2nd", np.zeros((3, 3, 4, 5), np.float32))
+    write(tmp_path / "s.b2nd", np.resize(np.array([-1, 0, 1], np.int8), SHAPE))
+    require_study(tmp_path / "a.b2nd", tmp_path / "s.b2nd", channels=3, classes=2)

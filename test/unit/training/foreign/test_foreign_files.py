@@ -43,6 +43,7 @@ def material(tmp_path, prepared_folder):
     second = first.model_copy(
         update={
             "name": "retina-unet_fold0_restart1",
+            "key": first.key.model_copy(update={"configuration": "retina-unet"}),
             "file": "members/001.safetensors",
             "anchors_file": "members/001.anchors.json",
             "weights_sha256": tensors_sha256(network.state_dict()),
