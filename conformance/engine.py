@@ -102,7 +102,7 @@ class Engine:
         command = [self.command, *arguments]
         process = self._begin(command, stdin=subprocess.DEVNULL if given is None else subprocess.PIPE)
         assert process.stdout is not None and process.stderr is not None
-        stdout, stderr = (Kept(stream, flooded=process.kill) for stream in (process.stdout, process.stderr))
+        stdout, stderr = (Kept(stream, flooded=lambda: _end(process)) for stream in (process.stdout, process.stderr))
         try:
             if given is not None:
                 Thread(target=_feed, args=[process.stdin, given], daemon=True).start()
@@ -112,9 +112,8 @@ class Engine:
                 f"{self.command} {arguments[0]}: expected an end within {seconds:g} s, found none"
             ) from None
         finally:
-            if process.poll() is None:
-                os.killpg(process.pid, signal.SIGKILL)  # whatever it started writes no longer, either
-                process.wait()
+            _end(process)
+            process.wait()
         if stdout.too_much or stderr.too_much:
             raise OncoduetError(f"{self.command} {arguments[0]}: expected at most {MOST_BYTES} bytes, found more")
         return CompletedProcess(command, process.returncode, stdout.whole(), stderr.whole())
@@ -154,7 +153,7 @@ class Engine:
         try:
             yield _entries(process.stdout)
         finally:
-            process.kill()
+            _end(process)
             process.wait()
             process.stdout.close()
 
@@ -316,6 +315,12 @@ def _entries(stream: IO[bytes]) -> Iterator[tuple[tarfile.TarInfo, IO[bytes] | N
     except tarfile.TarError as error:
         if begun:  # else there is no such path
             raise OncoduetError(f"expected a whole tar from the engine, found: {error}") from None
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    """End a client, and whatever it started, which would go on writing."""
+    with suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
 
 
 def _feed(stream: IO[bytes], given: bytes) -> None:

@@ -4,6 +4,7 @@ import io
 import json
 import resource
 import tarfile
+from pathlib import Path
 
 import pytest
 
@@ -83,9 +84,11 @@ def test_an_image_that_the_engine_does_not_hold_is_named(client):
         client("echo '[]'; exit 1").image("a:1")
 
 
-def test_more_words_than_anybody_keeps_end_the_client(client):
+def test_more_words_than_anybody_keeps_end_the_client_and_what_it_started(client, tmp_path):
     with pytest.raises(OncoduetError, match=f"docker volume: expected at most {MOST_BYTES} bytes, found more"):
-        client("yes").volume()
+        client(f"yes & echo $! > {tmp_path}/pid; wait").volume()
+    writer = Path("/proc", (tmp_path / "pid").read_text().strip(), "cmdline")
+    assert not writer.exists() or not writer.read_bytes()  # gone, or dead and not yet waited for
 
 
 def test_a_client_that_does_not_end_is_ended(client):
@@ -216,7 +219,7 @@ def test_an_output_that_cannot_be_copied_is_said_in_one_line(client, tmp_path, n
 
 def test_more_files_than_anybody_takes_are_a_failed_case(client, tmp_path):
     image = outputs(client, tmp_path, *(file(f"output/{number}") for number in range(MOST_OUTPUT_FILES + 1)))
-    case = image.ended(0, 0, b"", b"", 1.0, "")
+    case = image.ended(0, 0, b"", b"", seconds=1.0, note="")
     assert not case.succeeded
     assert f"more than {MOST_OUTPUT_BYTES} bytes or {MOST_OUTPUT_FILES} files in /output" in case.how
 
