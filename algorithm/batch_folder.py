@@ -160,7 +160,7 @@ class BatchFolder:
                 write_record(self.path / RECORD, record)
             for folder in self._folders():
                 if folder.is_dir():
-                    sweep(folder, is_ours=True)
+                    sweep(folder)
             yield
 
     def finished(self, studies: Sequence[Study]) -> set[str]:

@@ -22,7 +22,7 @@ class RunFolder:
         """Remove what a killed process left half written. For the one process that holds the lock."""
         for folder in (self.path, self.checkpoints, self.kept):
             if folder.is_dir():
-                sweep(folder, is_ours=True)
+                sweep(folder)
 
     def require_free(self) -> None:
         """Raise ``OncoduetError`` unless a run may begin here: nothing has a name that it is going to give."""

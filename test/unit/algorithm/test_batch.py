@@ -113,9 +113,11 @@ def test_a_killed_batch_goes_on_where_it_stopped_and_ends_like_one_that_was_not(
     finished = sorted(path.name for path in (batch.output / "focal_fold0_restart1").glob("p*"))
     assert 2 <= len(finished) < 8
     # What a kill at another moment would have left.
-    (batch.output / ".partial-stage").mkdir()
-    (batch.output / ".partial-stage" / "half.mha").write_text("half")
-    (batch.output / "ce_fold0_restart1" / ".partial-x.json").write_text("{")
+    (batch.output / f".partial-{0:032x}").mkdir()
+    (batch.output / f".partial-{0:032x}" / "half.mha").write_text("half")
+    (batch.output / "ce_fold0_restart1" / f".partial-{1:032x}.json").write_text("{")
+    mine = batch.output / ".partial-notes.txt"
+    mine.write_text("the user's")
 
     batch(*words)
     assert sorted([*finished, *batch.predicted]) == [f"p{n}_s0" for n in range(8)]
@@ -123,6 +125,8 @@ def test_a_killed_batch_goes_on_where_it_stopped_and_ends_like_one_that_was_not(
     for name, changed in before.items():
         if any(part in finished for part in Path(name).parts):
             assert after[name] == changed
+    assert mine.read_text() == "the user's"
+    mine.unlink()
     whole = tmp_path / "whole"
     batch(*words, output=whole)
     assert len(batch.predicted) == 8
