@@ -482,6 +482,18 @@ def test_folds_that_differ_are_said(scores, tmp_path):
     assert any("the folds are not the same on both sides" in note for note in notes(verdict))
 
 
+def test_folds_that_nobody_knows_are_said(scores, tmp_path):
+    for restart in range(2):
+        scores.run(f"a{restart}", "alpha", fold=0, restart=restart, seed=restart)
+        scores.run(f"b{restart}", "beta", fold=1 if restart else None, restart=restart, seed=restart + 5)
+    scores.run("c", "baseline-x", fold=None, restart=None, runs=())
+    scores.run("d", "ensemble-all", fold=None, restart=None, runs=("1" * 64, "2" * 64))
+    verdict = judged(scores, tmp_path, f"metrics = ['auroc']\n{QUICK}")
+    (said,) = [note for note in notes(verdict) if "folds" in note]
+    assert said.endswith(": the folds of beta are not all known: a difference may be one of folds.")
+    assert "alpha and beta" in said
+
+
 def test_studies_that_were_trained_on_come_first_among_the_notes(scores, tmp_path):
     scores.run("a", "alpha", trained_on=10)
     scores.run("b", "beta", trained_on=None)
