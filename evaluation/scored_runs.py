@@ -92,17 +92,13 @@ def read_scored_runs(scores: Sequence[Path], *, patients: str | None = None) -> 
     if patients is not None:
         given, rule = said_patients(patients)
         given = _in_nfc(given)
+        folders_by_cases = {run.truth.case_ids: folder for folder, run in reversed(read)}
+        named = {
+            cases: patients_by_case(cases, given=given, rule=rule, source=folder)
+            for cases, folder in folders_by_cases.items()
+        }
         read = [
-            (
-                folder,
-                replace(
-                    run,
-                    truth=_with_patients(
-                        run.truth, patients_by_case(run.truth.case_ids, given=given, rule=rule, source=folder)
-                    ),
-                ),
-            )
-            for folder, run in read
+            (folder, replace(run, truth=_with_patients(run.truth, named[run.truth.case_ids]))) for folder, run in read
         ]
     _require_one_test(read)
     _require_distinct(read)
