@@ -121,11 +121,15 @@ def _find(path: Path) -> list[Path]:
     def refuse(error: OSError) -> None:
         raise error
 
-    found = []
-    for place, inner, names in os.walk(path, onerror=refuse) if path.is_dir() else ():
+    found, seen = [], set()
+    for place, inner, names in os.walk(path, onerror=refuse, followlinks=True) if path.is_dir() else ():
+        if (real := Path(place).resolve()) in seen:  # behind a link, which may lead round in a circle
+            inner.clear()
+            continue
+        seen.add(real)
         inner[:] = sorted(name for name in inner if not name.startswith("."))
         found += (
-            [Path(place)] if {"metrics.json", "cases.csv"} & {*names} else []
+            [Path(place)] if {"metrics.json", "cases.csv", "lesions.csv"} & {*names} else []
         )  # half a run is refused, not left out
     if not found:
         raise OncoduetError(f"{path}: expected a scored run (metrics.json) or a folder of such, found none")
