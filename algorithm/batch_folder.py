@@ -262,7 +262,7 @@ class BatchFolder:
 
     @contextmanager
     def _locked(self) -> Iterator[None]:
-        path = self.path / LOCK
+        path = subfolder(self.path, LOCK)
         try:
             lock = path.open("a")
         except OSError as error:

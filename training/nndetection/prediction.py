@@ -183,7 +183,7 @@ def _require_ours(output: Path) -> None:
 @contextmanager
 def _alone(output: Path) -> Iterator[None]:
     """Keep a second prediction away from this folder."""
-    with (output / ".lock").open("a") as lock:
+    with subfolder(output, ".lock").open("a") as lock:
         if not try_lock(lock):
             raise OncoduetError(f"{output}: expected no other process to fill this folder, found one")
         yield
