@@ -273,7 +273,7 @@ def require_folder(folder: Path) -> None:
 
 
 def _require_access(folder: Path, nearest: Path) -> None:
-    if not os.access(nearest, os.W_OK | os.X_OK):
+    if not os.access(nearest, os.R_OK | os.W_OK | os.X_OK):  # what cannot be listed is neither swept nor synced
         read_only = os.statvfs(nearest).f_flag & os.ST_RDONLY
         why = os.strerror(errno.EROFS if read_only else errno.EACCES)
         raise OncoduetError(f"{folder}: expected a folder that can be written to, found: {why}")
