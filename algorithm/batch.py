@@ -109,7 +109,8 @@ def predict_batch(
     if done == set(everything) and folder.is_listed(everything) and not folder.failures.exists():
         logger.info("%s: all %d studies are finished already", output, len(done))
         return
-    folder.require_replaceable([*listing.faults, *(study.case_id for study in waiting)])
+    anew = [*listing.faults, *(study.case_id for study in waiting)]
+    folder.require_replaceable(anew)
     predictor = unforeseen = None
     if waiting:
         predictor = _load(
@@ -122,9 +123,10 @@ def predict_batch(
             device=device,
         )
     with folder.begun(record):
+        folder.require_replaceable(anew)  # which may have changed while the networks were loaded
         folder.unlist()
         failures = dict(listing.faults)
-        for case_id in [*failures, *(study.case_id for study in waiting)]:
+        for case_id in anew:
             folder.discard(case_id)
         for case_id, reason in failures.items():
             logger.error("study %s failed: %s", case_id, reason)

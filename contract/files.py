@@ -91,18 +91,14 @@ def held_folder(parent: Path) -> Iterator[Path]:
         os.close(hold)
 
 
-def sweep(folder: Path, *, is_ours: bool = False) -> None:
+def sweep(folder: Path) -> None:
     """Remove what killed processes left half written in a folder; what a living one works on stays.
 
-    Where the file system has no locks nobody can tell, and nothing is removed.
-
-    Parameters
-    ----------
-    is_ours
-        The folder is known as ours, so that ``.partial-…`` there is ours by any name, such as an older version's.
+    It is known by a name that nobody else gives. Where the file system has no locks nobody can tell, and nothing is
+    removed.
     """
     for path in folder.glob(".partial-*"):
-        if not (is_ours or _PARTIAL.fullmatch(path.name)) or path.is_symlink():
+        if not _PARTIAL.fullmatch(path.name) or path.is_symlink():
             continue
         try:
             hold = os.open(path, os.O_RDONLY | os.O_NOFOLLOW)

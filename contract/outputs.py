@@ -19,6 +19,7 @@ What is written appears in one go: beside, synced, moved file by file, the recor
 import argparse
 import errno
 import os
+import shutil
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -189,8 +190,7 @@ class Output:
             _made[self.folder.resolve(), self.command] = files
             return
         written = Written(identity=self.identity, files=dict(sorted(files.items())))
-        manifest = Manifest(commands={**_manifest(self.folder).commands, self.command: written})
-        write_json(self.folder / MANIFEST, manifest.model_dump(mode="json"))
+        _write_manifest(self.folder, {**_manifest(self.folder).commands, self.command: written})
 
 
 def subfolder(output: Path, name: str) -> Path:
@@ -235,6 +235,34 @@ def require_free(folder: Path, names: Iterable[str], command: str) -> None:
         _require_ours(folder, name, (), command)
 
 
+def require_scratch(folder: Path, command: str) -> None:
+    """Raise ``OncoduetError`` unless a folder is one that a command worked in (:func:`scratch`), or empty, or none."""
+    subfolder(folder.parent, folder.name)
+    if f"{command}, at work" in _manifest(folder).commands:
+        return
+    if not folder.is_dir() or any(folder.iterdir()):
+        require_free(folder.parent, [folder.name], command)
+
+
+@contextmanager
+def scratch(folder: Path, command: str) -> Iterator[None]:
+    """Make a folder to work in that says whose it is, in place of what a killed process left; it is gone afterwards.
+
+    Raises
+    ------
+    OncoduetError
+        As :func:`require_scratch`.
+    """
+    require_scratch(folder, command)
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir()
+    try:
+        _write_manifest(folder, {f"{command}, at work": Written(identity={}, files={})})
+        yield
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
 def require_folder(folder: Path) -> None:
     """Raise ``OncoduetError`` unless a path is a folder that can be written to, or one could be made there."""
     nearest = nearest_folder(folder)
@@ -245,7 +273,7 @@ def require_folder(folder: Path) -> None:
 
 
 def _require_access(folder: Path, nearest: Path) -> None:
-    if not os.access(nearest, os.W_OK | os.X_OK):
+    if not os.access(nearest, os.R_OK | os.W_OK | os.X_OK):  # what cannot be listed is neither swept nor synced
         read_only = os.statvfs(nearest).f_flag & os.ST_RDONLY
         why = os.strerror(errno.EROFS if read_only else errno.EACCES)
         raise OncoduetError(f"{folder}: expected a folder that can be written to, found: {why}")
@@ -258,6 +286,10 @@ def _manifest(folder: Path) -> Manifest:
     if path.is_symlink() or not path.is_file():
         raise OncoduetError(f"{path}: expected the list of what was written here, found no plain file")
     return parse(read_json(path), Manifest, path)
+
+
+def _write_manifest(folder: Path, commands: Mapping[str, Written]) -> None:
+    write_json(folder / MANIFEST, Manifest(commands=commands).model_dump(mode="json"))
 
 
 def _require_ours(folder: Path, name: str, sha256: Sequence[str], command: str) -> None:

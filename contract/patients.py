@@ -11,13 +11,16 @@ Ids such as ``pancreas_001`` and ``pancreas_002`` leave it open, and so do ``001
 it, by ``patients.csv`` or by one of two rules.
 """
 
+import logging
 import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Literal, get_args
 
-from contract.errors import OncoduetError
+from contract.errors import OncoduetError, some
 from contract.tables import read_table
+
+logger = logging.getLogger(__name__)
 
 FILE = "patients.csv"
 """Columns ``case_id, patient_id``; other columns are ignored."""
@@ -64,6 +67,8 @@ def patients_by_case(
     named = dict(given or {})
     cases = sorted(set(case_ids))
     require_named(cases, named, source=source)
+    if others := sorted({*named} - {*cases}):
+        logger.warning("%s: %d cases whose patient is named are not here: %s", source, len(others), some(others))
     by_prefix: dict[str, list[str]] = {}
     for case_id in cases:
         if case_id not in named:

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from contract.errors import OncoduetError
-from contract.files import sha256_file
+from contract.files import sha256_file, sha256_json
 from contract.outputs import Output, require_apart
 from contract.records import write_record
 from evaluation.metrics.outcomes import FloatArray, Outcome, Truth, require_patients
@@ -95,10 +95,10 @@ def compare(
         are few, and for an output that holds files of other origin under the same names. Nothing is written.
     """
     require_apart(output, scores=scores, archive=archive, predictions=predictions)
-    place = Output(output, "evaluation compare", ["verdict.json", *REPORT_FILES], record="verdict.json")
-    place.check()
     plan = read_analysis(analysis) if analysis else EXPLORATORY
     runs = read_scored_runs(scores, patients=patients)
+    place = _place(output, runs[0].truth)
+    place.check()
     where = ", ".join(map(str, scores[:3]))
     require_patients(runs[0].truth, where, few=few_patients, way_out="--few-patients")
     by_configuration = group_by_configuration(runs)
@@ -121,6 +121,13 @@ def compare(
         write_record(stage / "verdict.json", verdict)
         write_report(stage, verdict, runs, misses)
     _log.info("%s", output / "report.html")
+
+
+def _place(output: Path, truth: Truth) -> Output:
+    """Of one test set: more runs, or another analysis, take the place of the last comparison."""
+    cases = sha256_json(dict(zip(truth.case_ids, truth.lesions.tolist(), strict=True)))
+    files = ["verdict.json", *REPORT_FILES]
+    return Output(output, "evaluation compare", files, identity={"cases": cases}, record="verdict.json")
 
 
 def _require_legible(scores: Sequence[Path], groups: Mapping[str, Sequence[ScoredRun]]) -> None:

@@ -31,12 +31,11 @@ def answer(options: argparse.Namespace) -> Table:
         A number is out of range, a file is wrong, or the output holds one of other origin under the record's name.
     """
     _check(options)
+    _require_use(options)
     if options.output is not None:
         require_apart(options.output, scores=options.scores, pilot=options.pilot)
         _place(options.output, "sequential.json" if options.sequential else "plan.json").check()
     if options.sequential and not options.simulate:
-        if not options.scores or not options.analysis:
-            raise UsageError("plan --sequential: expected --scores and --analysis, or --simulate")
         looked, table = plan_looks(options.scores, options.analysis)
         _write(options.output, "sequential.json", looked)
         return table
@@ -89,6 +88,22 @@ def answer(options: argparse.Namespace) -> Table:
         )
     _write(options.output, "plan.json", record)
     return table
+
+
+def _require_use(options: argparse.Namespace) -> None:
+    """Raise ``UsageError`` for files that the question needs or has no use for."""
+    of_looks = options.sequential and not options.simulate
+    if of_looks and not (options.scores and options.analysis):
+        raise UsageError("plan --sequential: expected --scores and --analysis, or --simulate")
+    unused = {
+        "--scores": options.scores and not of_looks,
+        "--analysis": options.analysis and not of_looks,
+        "--pilot": options.pilot and options.sequential,
+        "--output": options.output and options.sequential and options.simulate,
+    }
+    for name, is_given in unused.items():
+        if is_given:
+            raise UsageError(f"plan: expected options that the question asked has a use for, found {name}")
 
 
 def _check(options: argparse.Namespace) -> None:

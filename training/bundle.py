@@ -109,6 +109,10 @@ def bundle(*, runs: Sequence[Path], output: Path) -> BundleRecord:
     files["SHA256SUMS"] = "".join(sums).encode()
     with atomic_file(output) as partial:
         _write_archive(partial, files)
+        if _members_of(output) != before:  # which takes as long as another process needs to put one there
+            raise OncoduetError(
+                f"{output}: expected the file as it was when the runs were packed, found it changed since"
+            )
     return record
 
 

@@ -171,10 +171,10 @@ def sweep_maps(
 
 def _require_ours(output: Path, name: str) -> None:
     """A run's folder holds nothing under the names of predictions and scores, or an earlier sweep's."""
-    subfolder(output, name)
-    predictions = Path(name) / "predictions"
-    if not (output / predictions / "batch.json").is_file():
-        require_free(output, [str(predictions), str(Path(name) / "scores")], "training sweep")
+    place = subfolder(output, name)
+    predictions, scores = (subfolder(place, each) for each in ("predictions", "scores"))
+    if not (predictions / "batch.json").is_file():
+        require_free(place, [predictions.name, scores.name], "training sweep")
 
 
 def means(scored: Sequence[ScoredMaps]) -> list[ScoredMaps]:

@@ -160,7 +160,7 @@ class BatchFolder:
                 write_record(self.path / RECORD, record)
             for folder in self._folders():
                 if folder.is_dir():
-                    sweep(folder, is_ours=True)
+                    sweep(folder)
             yield
 
     def finished(self, studies: Sequence[Study]) -> set[str]:
@@ -262,7 +262,7 @@ class BatchFolder:
 
     @contextmanager
     def _locked(self) -> Iterator[None]:
-        path = self.path / LOCK
+        path = subfolder(self.path, LOCK)
         try:
             lock = path.open("a")
         except OSError as error:

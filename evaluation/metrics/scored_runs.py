@@ -92,17 +92,13 @@ def read_scored_runs(scores: Sequence[Path], *, patients: str | None = None) -> 
     if patients is not None:
         given, rule = said_patients(patients)
         given = _in_nfc(given)
+        folders_by_cases = {run.truth.case_ids: folder for folder, run in reversed(read)}
+        named = {
+            cases: patients_by_case(cases, given=given, rule=rule, source=folder)
+            for cases, folder in folders_by_cases.items()
+        }
         read = [
-            (
-                folder,
-                replace(
-                    run,
-                    truth=_with_patients(
-                        run.truth, patients_by_case(run.truth.case_ids, given=given, rule=rule, source=folder)
-                    ),
-                ),
-            )
-            for folder, run in read
+            (folder, replace(run, truth=_with_patients(run.truth, named[run.truth.case_ids]))) for folder, run in read
         ]
     _require_one_test(read)
     _require_distinct(read)
@@ -125,11 +121,15 @@ def _find(path: Path) -> list[Path]:
     def refuse(error: OSError) -> None:
         raise error
 
-    found = []
-    for place, inner, names in os.walk(path, onerror=refuse) if path.is_dir() else ():
+    found, seen = [], set()
+    for place, inner, names in os.walk(path, onerror=refuse, followlinks=True) if path.is_dir() else ():
+        if (real := Path(place).resolve()) in seen:  # behind a link, which may lead round in a circle
+            inner.clear()
+            continue
+        seen.add(real)
         inner[:] = sorted(name for name in inner if not name.startswith("."))
         found += (
-            [Path(place)] if {"metrics.json", "cases.csv"} & {*names} else []
+            [Path(place)] if {"metrics.json", "cases.csv", "lesions.csv"} & {*names} else []
         )  # half a run is refused, not left out
     if not found:
         raise OncoduetError(f"{path}: expected a scored run (metrics.json) or a folder of such, found none")

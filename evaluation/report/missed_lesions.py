@@ -21,7 +21,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from contract.cards import Card, card_names, load_card
-from contract.errors import OncoduetError
+from contract.errors import OncoduetError, some
 from contract.images.volume import read_volume, require_same_grid
 from evaluation.inputs.predictions import Run, find_runs
 from evaluation.inputs.truth import TruthFolder, find_truth
@@ -147,6 +147,8 @@ def _predictions_of(runs: Sequence[ScoredRun], truth: TruthFolder, predictions: 
     if not found:
         where = ", ".join(map(str, predictions))
         raise OncoduetError(f"{where}: expected predictions of the scored runs (by source.json), found none of them")
+    if others := sorted({*scored.values()} - {*found}):
+        _log.warning("misses are those of %d of %d scored runs, without %s", len(found), len(scored), some(others))
     return [found[name] for name in sorted(found)]
 
 

@@ -153,7 +153,7 @@ def notes(verdict: Verdict) -> list[str]:
     found += _notes_on_runs(verdict)
     found += _notes_on_folds(verdict)
     if verdict.subgroups_left_out:
-        found.append(f"Declared subgroups that are too small to be judged: {'; '.join(verdict.subgroups_left_out)}.")
+        found.append(f"Not judged of the declared subgroups: {'; '.join(verdict.subgroups_left_out)}.")
     missing = sum(each.missing for each in verdict.configurations)
     if missing:
         found.append(f"{missing} missing {_plural('prediction', missing)} counted as likelihood 0 without candidates.")

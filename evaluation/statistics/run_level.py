@@ -38,6 +38,7 @@ def run_level(metric: Metric, a: Sequence[ScoredRun], b: Sequence[ScoredRun], pl
             p_of_means=None,
             blocked_by_fold=False,
             reason=reason,
+            folds=unknown_folds(a, b),
         )
     tested = order_test(defined[0], defined[1], folds=folds)
     return RunLevel(
@@ -49,7 +50,7 @@ def run_level(metric: Metric, a: Sequence[ScoredRun], b: Sequence[ScoredRun], pl
         p_of_means=mean_difference_test(defined[0], defined[1], folds=folds, seed=plan.seed).p,
         blocked_by_fold=folds is not None,
         reason=None,
-        folds=unequal_folds(a, b),
+        folds=unknown_folds(a, b) or unequal_folds(a, b),
     )
 
 
@@ -59,6 +60,14 @@ def no_common_fold(a: Sequence[ScoredRun], b: Sequence[ScoredRun]) -> str | None
     if not of_a or not of_b or set(of_a) & set(of_b):
         return None
     return "they share no fold, so that fold and configuration cannot be told apart"
+
+
+def unknown_folds(a: Sequence[ScoredRun], b: Sequence[ScoredRun]) -> str | None:
+    """What to know where a trained run does not say its fold; an ensemble's members may be of several."""
+    names = {run.source.configuration: None for run in (*a, *b) if run.source.fold is None and not _has_none(run)}
+    if not names:
+        return None
+    return f"the folds of {' and '.join(names)} are not all known: a difference may be one of folds"
 
 
 def unequal_folds(a: Sequence[ScoredRun], b: Sequence[ScoredRun]) -> str | None:
@@ -95,6 +104,10 @@ def _folds(a: Sequence[ScoredRun], b: Sequence[ScoredRun]) -> tuple[list[int], l
     of_a, of_b = _known_folds(a), _known_folds(b)
     several = len({*of_a, *of_b}) > 1
     return (of_a, of_b) if several and set(of_a) & set(of_b) else None
+
+
+def _has_none(run: ScoredRun) -> bool:
+    return run.is_baseline or run.is_ensemble
 
 
 def _known_folds(runs: Sequence[ScoredRun]) -> list[int]:

@@ -81,15 +81,17 @@ def judge_subgroups(
 
     Returns
     -------
-    The groups; and, in words, those that were declared and are too small to be shown, or to be judged.
+    The groups; and, in words, those that were declared and are too small to be shown, or to be judged, and how many
+    cases have no value.
     """
     found = []
     left_out = []
     declared = [(a, b) for a, b in declared if no_common_fold(configurations[a], configurations[b]) is None]
     truth = next(iter(configurations.values()))[0].truth
     for column, values in groups.items():
-        if not values:
-            left_out.append(f"{column} (no case has a value)")
+        placed = np.logical_or.reduce([np.zeros_like(truth.positive), *values.values()])
+        if not placed.all():
+            left_out.append(f"{column}: {np.count_nonzero(~placed)} of {placed.size} cases without a value")
         for value, member in values.items():
             patients = np.unique(truth.patients[member]).size
             positive, negative = int((member & truth.positive).sum()), int((member & ~truth.positive).sum())

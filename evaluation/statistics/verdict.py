@@ -108,7 +108,7 @@ class RunLevel(Frozen):
     reason: str | None
     """Why there is no p."""
     folds: str | None = None
-    """What to know where the arms' folds are not the same."""
+    """What to know where the arms' folds are not the same, or not known."""
 
 
 class CaseLevel(Frozen):

@@ -70,7 +70,10 @@ ROWS: dict[tuple[str, str], Row] = {
     ("training", "campaign"): Row(
         lambda world: ("training", "campaign", world / "campaign.toml"),
         ("prepared",),
-        ("status.html", ".campaign.lock", "slurm", *(f"ce_fold0_restart1/{name}" for name in RUN)),
+        (
+            *("status.html", ".campaign.lock", "slurm", "slurm/", "ce_fold0_restart1/"),
+            *(f"ce_fold0_restart1/{name}" for name in RUN),
+        ),
     ),
     ("training", "status"): Row(
         lambda world: ("training", "status", world / "campaign.toml"), ("prepared",), ("status.html",)

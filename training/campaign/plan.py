@@ -5,6 +5,7 @@ output and a seed that follows from what it is, so that the plan alone says what
 by whom and where, is read from the folders.
 """
 
+import hashlib
 import itertools
 import os
 import re
@@ -21,9 +22,9 @@ from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt
 
 from contract.cards import Frozen, load_card, parse_toml
 from contract.errors import OncoduetError, one_line
-from contract.files import writable
+from contract.files import read_regular, writable
 from contract.locks import try_lock
-from contract.outputs import require_apart, require_folder, require_unowned
+from contract.outputs import require_apart, require_folder, require_unowned, subfolder
 from training.configuration import load_configuration
 from training.dataset.prepared import Prepared, load_prepared
 from training.execution import Wishes
@@ -36,8 +37,7 @@ LOCK_PATIENCE_S = 2.0
 LOCK, PAGE, SLURM = ".campaign.lock", "status.html", "slurm"
 """A campaign's own files and folder beside the runs."""
 
-_OWN_FILES = {LOCK: r"$|process \d+ on ", PAGE: r'(?s)<!doctype html>.*<meta name="generator" content="oncoduet '}
-_BEGINNING = 1000  # characters
+_SEAL = "<!-- sha256 of all above: "
 
 
 class Resources(Frozen):
@@ -229,7 +229,7 @@ def load_campaign(path: Path, *, prepared: Path | None = None, output: Path | No
         run = plan_run(
             dataset, configuration=configuration, fold=fold, restart=restart, profile=profile, base_seed=file.seed
         )
-        folder = RunFolder(folders["output"] / run.name)
+        folder = RunFolder(subfolder(folders["output"], run.name))
         existing_record(run, folder)
         order = Order(
             prepared=folders["prepared"].absolute(),
@@ -250,16 +250,32 @@ def load_campaign(path: Path, *, prepared: Path | None = None, output: Path | No
 
 
 def _require_ours(output: Path) -> None:
-    """What bears the name of one of the campaign's own files is such a file, or nothing."""
-    for name, own in _OWN_FILES.items():
+    """What bears the name of one of the campaign's own files is such a file as it was written, or nothing."""
+    for name, is_own in [(LOCK, _is_lock), (PAGE, is_sealed)]:
         path = output / name
-        if os.path.lexists(path):
-            plain = path.is_file() and not path.is_symlink()
-            if not plain or not re.match(own, path.read_text(encoding="utf-8", errors="replace")[:_BEGINNING]):
-                raise OncoduetError(f"{path}: expected nothing or a campaign's own file, found one of other origin")
-    jobs = output / SLURM
+        if os.path.lexists(path) and (path.is_symlink() or not path.is_file() or not is_own(path)):
+            raise OncoduetError(
+                f"{path}: expected nothing or a campaign's own file, found one of other origin or changed since; move "
+                "it away"
+            )
+    jobs = subfolder(output, SLURM)
     if os.path.lexists(jobs) and not (jobs / "jobs.json").is_file() and (not jobs.is_dir() or any(jobs.iterdir())):
         raise OncoduetError(f"{jobs}: expected nothing or a campaign's jobs, found something of other origin")
+
+
+def _is_lock(path: Path) -> bool:
+    return re.match(r"$|process \d+ on ", read_regular(path).decode(errors="replace")) is not None
+
+
+def sealed(page: str) -> str:
+    """A page with a last line by which :func:`is_sealed` knows it, unless it is edited."""
+    return f"{page}{_SEAL}{hashlib.sha256(page.encode()).hexdigest()} -->\n"
+
+
+def is_sealed(path: Path) -> bool:
+    """Whether a file is a page as we wrote it."""
+    text = read_regular(path).decode(errors="replace")
+    return text == sealed(text.rpartition(_SEAL)[0])
 
 
 @contextmanager

@@ -13,6 +13,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Annotated
+
+from pydantic import Field
 
 from contract.cards import Frozen
 from contract.records import Record, read_record, write_record
@@ -42,7 +45,8 @@ class Job(Frozen):
     batch: str
     """Jobs submitted together; their name in the queue ends with it."""
     runs: tuple[str, ...]
-    id: str | None = None
+    id: Annotated[str, Field(pattern=r"^\d{1,20}(_\d{1,20})?$")] | None = None
+    """Also the name of its folder below ``slurm/``."""
     submitted: str
     """UTC."""
     over: str | None = None

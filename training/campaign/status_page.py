@@ -4,7 +4,9 @@ The page needs nothing but itself: style and curves stand in it, so that it can 
 run is a thin line and a small square; what is drawn stays readable with hundreds of them.
 """
 
+import logging
 import math
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -15,8 +17,10 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from contract.files import write_text
 from contract.provenance import VERSION
 from contract.records import Epoch
-from training.campaign.plan import PAGE
+from training.campaign.plan import PAGE, is_sealed, sealed
 from training.campaign.status import STATES, Progress, Snapshot, State, clock
+
+logger = logging.getLogger(__name__)
 
 RELOAD_S = 30
 POINTS = 120
@@ -108,7 +112,7 @@ class Group:
 
 
 def write_status_page(snapshot: Snapshot) -> Path:
-    """Write the page into the campaign's output folder."""
+    """Write the page into the campaign's output folder, unless somebody has edited the last one."""
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent / "templates"),
         autoescape=True,
@@ -140,7 +144,10 @@ def write_status_page(snapshot: Snapshot) -> Path:
         written=f"{datetime.fromtimestamp(snapshot.at_s, UTC):%Y-%m-%d %H:%M:%S} UTC",
     )
     path = campaign.output / PAGE
-    write_text(path, page)
+    if os.path.lexists(path) and not (path.is_file() and is_sealed(path)):
+        logger.warning("%s: changed by somebody else, and left as it is", path)
+    else:
+        write_text(path, sealed(page))
     return path
 
 

@@ -10,7 +10,6 @@ candidates, as upstream's users do; its likelihood is the highest score on the m
 """
 
 import logging
-import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -21,7 +20,7 @@ from contract.errors import OncoduetError
 from contract.files import sha256_file, sha256_json, writable, write_json, write_text
 from contract.images.volume import Volume, write_volume
 from contract.locks import try_lock
-from contract.outputs import Output, require_apart, require_free
+from contract.outputs import Output, require_apart, require_free, require_scratch, scratch, subfolder
 from contract.records import (
     BatchRecord,
     ImageStamp,
@@ -44,11 +43,11 @@ from training.run_folder.folder import RunFolder
 from training.run_folder.logs import log_to
 from training.trainers.interleaving import finished
 
+COMMAND = "training predict"
 WORK = "nndetection"
 """nnDetection's data and a copy of the model, in the output folder until the prediction has ended."""
 LOG = "prediction.log"
 _BEGINNING = "nnDetection predicts for oncoduet"
-_IN_WORK = {"det_data", "det_models", "begun"}
 
 logger = logging.getLogger(__name__)
 
@@ -82,7 +81,7 @@ def predict(run: Path, *, archive: Path, output: Path) -> int:
     _require_ours(output)
     with writable(output):
         output.mkdir(parents=True, exist_ok=True)
-    with _alone(output), log_to(output / LOG), _fresh(layout.root):
+    with _alone(output), log_to(output / LOG), scratch(layout.root, COMMAND):
         logger.info(_BEGINNING)
         stamps = {study.case_id: _stamped(study) for study in studies}  # before the images are read
         images = _lay_out(layout, folder, studies)
@@ -161,7 +160,7 @@ def _place(output: Path, card: Card, batch: BatchRecord, case_ids: Sequence[str]
     files = [f"{case_id}/{name.format(case_id)}" for case_id in case_ids for name in [*outputs, "study.json"]]
     return Output(
         output,
-        "training predict",
+        COMMAND,
         ["batch.json", "card.toml", "source.json", "predictions.json", *files],
         identity={**batch.parents, "studies": sha256_json(list(case_ids))},
         record="predictions.json",
@@ -170,31 +169,19 @@ def _place(output: Path, card: Card, batch: BatchRecord, case_ids: Sequence[str]
 
 def _require_ours(output: Path) -> None:
     """The log and the working folder are what an earlier call left, or nothing."""
-    log, work = output / LOG, output / WORK
+    log = subfolder(output, LOG)
     if not log.is_file() or _BEGINNING not in log.read_text(encoding="utf-8", errors="replace").partition("\n")[0]:
-        require_free(output, [LOG], "training predict")
-    if not work.is_dir() or not {path.name for path in work.iterdir()} <= _IN_WORK:
-        require_free(output, [WORK], "training predict")
+        require_free(output, [LOG], COMMAND)
+    require_scratch(output / WORK, COMMAND)
 
 
 @contextmanager
 def _alone(output: Path) -> Iterator[None]:
     """Keep a second prediction away from this folder."""
-    with (output / ".lock").open("a") as lock:
+    with subfolder(output, ".lock").open("a") as lock:
         if not try_lock(lock):
             raise OncoduetError(f"{output}: expected no other process to fill this folder, found one")
         yield
-
-
-@contextmanager
-def _fresh(root: Path) -> Iterator[None]:
-    """An empty folder, gone afterwards."""
-    shutil.rmtree(root, ignore_errors=True)
-    root.mkdir()
-    try:
-        yield
-    finally:
-        shutil.rmtree(root, ignore_errors=True)
 
 
 def _lay_out(layout: Layout, folder: RunFolder, studies: Sequence[Study]) -> dict[str, StudyImage]:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from contract.errors import OncoduetError
 from contract.files import sha256_file, sweep
-from contract.outputs import require_free, require_unowned
+from contract.outputs import require_free, require_unowned, subfolder
 
 COMMAND = "training run"
 
@@ -22,7 +22,7 @@ class RunFolder:
         """Remove what a killed process left half written. For the one process that holds the lock."""
         for folder in (self.path, self.checkpoints, self.kept):
             if folder.is_dir():
-                sweep(folder, is_ours=True)
+                sweep(folder)
 
     def require_free(self) -> None:
         """Raise ``OncoduetError`` unless a run may begin here: nothing has a name that it is going to give."""
@@ -53,6 +53,7 @@ class RunFolder:
 
     def clear_work(self) -> None:
         """Remove what the training needed, and nothing that somebody else put there."""
+        subfolder(self.path, self.work.name)
         for place in (self.checkpoints, self.kept, self.selecting, self.upstream, self.engine):
             shutil.rmtree(place, ignore_errors=True)
         if self.work.is_dir() and not any(self.work.iterdir()):

@@ -20,7 +20,7 @@ import torch
 from places import PROJECT
 
 from algorithm.__main__ import main
-from algorithm.batch import _blamed_on, _StudyError, predict_batch
+from algorithm.batch import _blamed_on, _load, _StudyError, predict_batch
 from algorithm.prediction.predictor import StudyPrediction
 from contract.archive import Study
 from contract.cards import load_card
@@ -113,9 +113,11 @@ def test_a_killed_batch_goes_on_where_it_stopped_and_ends_like_one_that_was_not(
     finished = sorted(path.name for path in (batch.output / "focal_fold0_restart1").glob("p*"))
     assert 2 <= len(finished) < 8
     # What a kill at another moment would have left.
-    (batch.output / ".partial-stage").mkdir()
-    (batch.output / ".partial-stage" / "half.mha").write_text("half")
-    (batch.output / "ce_fold0_restart1" / ".partial-x.json").write_text("{")
+    (batch.output / f".partial-{0:032x}").mkdir()
+    (batch.output / f".partial-{0:032x}" / "half.mha").write_text("half")
+    (batch.output / "ce_fold0_restart1" / f".partial-{1:032x}.json").write_text("{")
+    mine = batch.output / ".partial-notes.txt"
+    mine.write_text("the user's")
 
     batch(*words)
     assert sorted([*finished, *batch.predicted]) == [f"p{n}_s0" for n in range(8)]
@@ -123,6 +125,8 @@ def test_a_killed_batch_goes_on_where_it_stopped_and_ends_like_one_that_was_not(
     for name, changed in before.items():
         if any(part in finished for part in Path(name).parts):
             assert after[name] == changed
+    assert mine.read_text() == "the user's"
+    mine.unlink()
     whole = tmp_path / "whole"
     batch(*words, output=whole)
     assert len(batch.predicted) == 8
@@ -221,6 +225,25 @@ def test_what_the_user_edited_is_refused_where_it_would_be_made_anew(
     before = content(batch.output)
     assert "found it changed since" in batch(code=3)
     assert content(batch.output) == before
+
+
+def test_what_the_user_edits_while_the_networks_are_loaded_stays(
+    make_batch: Callable[..., Batch], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    batch = make_batch(1)
+    batch()
+    image = batch.image(0, "adc")
+    image.write_bytes(image.read_bytes().replace(b"NDims", b"Comment = repaired\nNDims", 1))
+    path = batch.output / "p0_s0/output/images/cspca-detection-map/p0_s0.mha"
+
+    def load(*words: object, **options: object) -> object:
+        path.write_text("mine")
+        return _load(*words, **options)  # type: ignore[arg-type]
+
+    monkeypatch.setattr("algorithm.batch._load", load)
+    assert "found it changed since" in batch(code=3)
+    assert path.read_text() == "mine"
+    assert batch.listed() == ["p0_s0"]
 
 
 def test_a_study_s_folder_that_the_user_moved_behind_a_link_is_refused(
@@ -349,6 +372,10 @@ def test_a_lock_that_cannot_be_taken_is_refused(make_batch: Callable[..., Batch]
     batch = make_batch(1)
     (batch.output / ".lock").mkdir(parents=True)
     assert ".lock: expected a file that can be written to, found: Is a directory" in batch(code=3)
+    (batch.output / ".lock").rmdir()
+    (batch.output / ".lock").symlink_to(batch.output.parent / "elsewhere")
+    assert ".lock: expected no link in an output folder, found one" in batch(code=3)
+    assert not (batch.output.parent / "elsewhere").exists()
 
 
 def test_going_on_with_another_revision_is_mentioned(make_batch: Callable[..., Batch]) -> None:

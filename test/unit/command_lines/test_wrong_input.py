@@ -76,8 +76,7 @@ GOOD = {
     "evaluation compare": "--scores {scores} {scores-of-fl} --output {new} --analysis {analysis.toml} "
     "--marksheet {marksheet.csv} --archive {archive} --predictions {predictions} --patients {patients.csv} "
     "--few-patients",
-    "evaluation plan": "--sequential --scores {scores} {scores-of-fl} --analysis {analysis.toml} --output {new} "
-    "--pilot {scores}",
+    "evaluation plan": "--sequential --scores {scores} {scores-of-fl} --analysis {analysis.toml} --output {new}",
     "phantom": "--card {card.toml} --cases 1 --positive-fraction 1 --seed 1 --output {new}",
     "phantom sheet": "--card {card.toml} --archive {archive} --output {new}.png",
     "conformance": "oncoduet-none --kind algorithm --card {card.toml} --model {model} --truth {truth} "

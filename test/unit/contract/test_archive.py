@@ -402,6 +402,13 @@ def test_a_table_counts_before_folders_and_a_rule_before_what_folders_say(tmp_pa
     assert archive_patients(tmp_path, studies, "by-case")["10_2"] == "10_2"
 
 
+def test_rows_of_patients_that_are_of_no_study_are_said(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    studies = studies_in({"10": ["10_1", "10_2"], "20": ["20_1"]})
+    (tmp_path / "patients.csv").write_text("case_id,patient_id\n10_1,10\n20-1,10\n30_1,30\n")
+    archive_patients(tmp_path, studies)
+    assert caplog.messages == [f"{tmp_path}: 2 cases whose patient is named are not here: 20-1, 30_1"]
+
+
 def test_a_listing_of_nothing_is_refused(tmp_path: Path, card: Card) -> None:
     with pytest.raises(OncoduetError, match=r"nowhere: expected an archive, found no folder$"):
         list_studies(tmp_path / "nowhere", card, labels_required=False)

@@ -118,6 +118,12 @@ def test_what_stands_in_the_way_is_refused_before_work(tmp_path: Path, name, mak
     assert sorted(tmp_path.rglob("*")) == before
 
 
+def test_a_folder_that_cannot_be_listed_is_refused_before_work(tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setattr(os, "access", lambda _, mode: not mode & os.R_OK)  # root may read everything
+    with pytest.raises(OncoduetError, match="found: Permission denied"), output(tmp_path).staged():
+        pytest.fail("work began")
+
+
 def test_a_file_of_ours_that_was_edited_is_the_user_s(tmp_path: Path) -> None:
     fill(output(tmp_path), {"record.json": "1", "figures/roc.svg": "ours"})
     (tmp_path / "figures" / "roc.svg").write_text("prettier")

@@ -2,6 +2,7 @@ import csv
 import os
 import subprocess
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -479,6 +480,35 @@ def test_folds_that_differ_are_said(scores, tmp_path):
     verdict = judged(scores, tmp_path, f"metrics = ['auroc']\n{QUICK}")
     assert verdict.pairs[0].run_level.p is not None
     assert any("the folds are not the same on both sides" in note for note in notes(verdict))
+
+
+def test_a_comparison_of_other_cases_is_not_replaced(scores, tmp_path):
+    for name in ("alpha", "beta"):
+        scores.run(name, name)
+    (tmp_path / "a.toml").write_text(f'name = "a"\n{QUICK}')
+    compare([scores.root], tmp_path / "out", analysis=tmp_path / "a.toml")
+    before = (tmp_path / "out" / "verdict.json").read_bytes()
+    other = replace(scores, root=tmp_path / "other", cases=35)
+    for name in ("alpha", "beta"):
+        other.run(name, name)
+    with pytest.raises(OncoduetError, match=r"out: expected results of cases \w+ or none, found some of cases"):
+        compare([other.root], tmp_path / "out", analysis=tmp_path / "a.toml")
+    assert (tmp_path / "out" / "verdict.json").read_bytes() == before
+    scores.run("gamma", "gamma")
+    compare([scores.root], tmp_path / "out", analysis=tmp_path / "a.toml")
+    assert (tmp_path / "out" / "verdict.json").read_bytes() != before
+
+
+def test_folds_that_nobody_knows_are_said(scores, tmp_path):
+    for restart in range(2):
+        scores.run(f"a{restart}", "alpha", fold=0, restart=restart, seed=restart)
+        scores.run(f"b{restart}", "beta", fold=1 if restart else None, restart=restart, seed=restart + 5)
+    scores.run("c", "baseline-x", fold=None, restart=None, runs=())
+    scores.run("d", "ensemble-all", fold=None, restart=None, runs=("1" * 64, "2" * 64))
+    verdict = judged(scores, tmp_path, f"metrics = ['auroc']\n{QUICK}")
+    (said,) = [note for note in notes(verdict) if "folds" in note]
+    assert said.endswith(": the folds of beta are not all known: a difference may be one of folds.")
+    assert "alpha and beta" in said
 
 
 def test_studies_that_were_trained_on_come_first_among_the_notes(scores, tmp_path):

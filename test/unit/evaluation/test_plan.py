@@ -147,6 +147,15 @@ def test_pilot_without_two_runs_of_a_configuration_or_with_one_kind_of_case_is_r
         ),
         (["--looks", "10", "5"], 3, "--looks: expected rising numbers of runs, found 10 5"),
         (["--sequential"], 2, "plan --sequential: expected --scores and --analysis, or --simulate"),
+        *(
+            ([*words, name, "x"], 2, f"plan: expected options that the question asked has a use for, found {name}")
+            for words, name in [
+                ([], "--scores"),
+                (["--simulate"], "--analysis"),
+                (["--sequential", "--simulate"], "--pilot"),
+                (["--sequential", "--simulate"], "--output"),
+            ]
+        ),
     ],
 )
 def test_wrong_options_are_refused_in_one_line(words, status, message, capsys):

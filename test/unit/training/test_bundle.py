@@ -15,6 +15,7 @@ from contract.images.volume import read_volume
 from contract.records import BundleRecord, TrainingStudiesRecord, read_record, write_record
 from network.study import content_sha256
 from network.weights import load_weights, save_weights, tensors_sha256
+from training.bundle import _write_archive
 from training.dataset.archive_stamps import read_sources
 from training.dataset.prepared import load_prepared
 from training.execution import execute
@@ -95,6 +96,22 @@ def test_the_same_runs_give_the_same_bytes_without_time_or_owner(runs, tmp_path,
         entries = archive.getmembers()
     assert [entry.name for entry in entries] == sorted(entry.name for entry in entries)
     assert {(e.mtime, e.uid, e.gid, e.uname, e.gname, e.mode) for e in entries} == {(0, 0, 0, "", "", 0o644)}
+
+
+def test_a_bundle_that_another_process_put_there_meanwhile_stays(runs, tmp_path, outcome, monkeypatch):
+    output = tmp_path / "model.tar.gz"
+    assert outcome("bundle", "--runs", runs / "focal_fold1_restart1", "--output", tmp_path / "other.tar.gz") == (0, "")
+
+    def write(partial, files):
+        _write_archive(partial, files)
+        (tmp_path / "other.tar.gz").rename(output)
+        output.with_suffix(".sum").write_text(sha256_file(output))
+
+    monkeypatch.setattr("training.bundle._write_archive", write)
+    code, said = outcome("bundle", "--runs", runs / "ce_fold0_restart1", "--output", output)
+    assert (code, said.count("\n")) == (3, 1)
+    assert f"{output}: expected the file as it was when the runs were packed, found it changed since" in said
+    assert sha256_file(output) == output.with_suffix(".sum").read_text()
 
 
 def test_a_fold_without_weights_is_refused(runs, refused):

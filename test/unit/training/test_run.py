@@ -154,6 +154,11 @@ def test_a_finished_run_is_not_made_again(planned, tmp_path, caplog):
     assert {path: path.stat().st_mtime_ns for path in before if path.name != ".lock"} == {
         path: time for path, time in before.items() if path.name != ".lock"
     }
+    (tmp_path / "mine" / "checkpoints").mkdir(parents=True)
+    (tmp_path / "run" / "work").symlink_to(tmp_path / "mine")
+    with pytest.raises(OncoduetError, match=r"work: expected no link in an output folder, found one"):
+        execute(run, tmp_path / "run", device="cpu")
+    assert (tmp_path / "mine" / "checkpoints").is_dir()
 
 
 def test_a_failed_run_says_so_and_can_go_on(planned, tmp_path):

@@ -52,6 +52,25 @@ def test_folders_of_runs_are_searched_and_hidden_ones_are_not(scores):
     assert [run.source.configuration for run in read_scored_runs([scores.root])] == ["ce", "focal"]
 
 
+def test_runs_behind_links_are_found_once(scores, tmp_path):
+    scores.run("a", "ce")
+    scores.run("b", "focal").rename(tmp_path / "moved")
+    (scores.root / "b").symlink_to(tmp_path / "moved")
+    (scores.root / "latest").symlink_to(scores.root / "a")
+    (scores.root / "circle").symlink_to(scores.root)
+    assert [run.source.configuration for run in read_scored_runs([scores.root])] == ["ce", "focal"]
+
+
+@pytest.mark.parametrize("left", ["metrics.json", "cases.csv", "lesions.csv"])
+def test_what_is_left_of_a_run_is_refused(scores, left):
+    scores.run("a", "ce")
+    for path in scores.run("b", "focal").iterdir():
+        if path.name != left:
+            path.unlink()
+    with pytest.raises(OncoduetError, match=r"b: expected source\.json, .*, found none"):
+        read_scored_runs([scores.root])
+
+
 def test_runs_are_ordered_by_what_they_are_not_by_where_they_lie(scores):
     a = scores.run("z", "ce", restart=1)
     b = scores.run("y", "ce", restart=0)

@@ -63,6 +63,12 @@ def test_lesions_that_most_runs_missed_come_first(campaign):
     ]
 
 
+def test_runs_without_predictions_are_named(campaign, caplog):
+    archive, predictions, runs = campaign
+    assert {each.runs for each in find_misses(runs, archive, [predictions / "ce0"])} == {1}
+    assert "misses are those of 1 of 4 scored runs, without ce_fold1_restart1, focal_fold1_restart0, " in caplog.text
+
+
 def test_picture_shows_the_slice_of_the_lesion_with_truth_and_mean_map(campaign, workshop):
     archive, predictions, runs = campaign
     found = find_misses(runs, archive, [predictions])[1]

@@ -104,6 +104,19 @@ def test_groups_with_few_cases_are_left_out(scores, tmp_path):
     assert left_out in (tmp_path / "out" / "report.html").read_text()
 
 
+def test_cases_without_a_value_are_counted(scores, tmp_path):
+    two_configurations(scores)
+    path, rows = marksheet(scores, tmp_path)
+    for row, value in zip(rows, ["NA", "", "?"], strict=False):
+        row["center"] = value
+    marksheet(scores, tmp_path, rows=rows)
+    (tmp_path / "a.toml").write_text(DECLARED.replace(', "isup", "volume"', ""))
+    compare([scores.root], tmp_path / "out", analysis=tmp_path / "a.toml", marksheet=path)
+    verdict = read_record(tmp_path / "out" / "verdict.json", Verdict)
+    assert verdict.subgroups_left_out[0] == "center: 3 of 60 cases without a value"
+    assert verdict.subgroups_left_out[0] in (tmp_path / "out" / "report.html").read_text()
+
+
 def test_groups_of_few_patients_are_shown_and_not_judged(scores, tmp_path):
     two_configurations(scores)
     path, rows = marksheet(scores, tmp_path)

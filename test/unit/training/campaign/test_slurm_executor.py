@@ -13,6 +13,7 @@ from places import PROJECT
 from submitit.core.utils import DelayedSubmission, cloudpickle_dump
 
 from contract.errors import OncoduetError
+from contract.files import read_json, write_json
 from contract.records import read_record, write_record
 from training.campaign import load_campaign
 from training.campaign.plan import SlurmOptions
@@ -351,6 +352,18 @@ def test_a_damaged_job_book_is_named(campaign_file, tmp_path):
     (tmp_path / "runs" / "slurm" / "jobs.json").write_text("{}x")
     with pytest.raises(OncoduetError, match=r"jobs\.json: expected valid JSON"):
         JobBook(tmp_path / "runs")
+
+
+@pytest.mark.parametrize("number", ["../../elsewhere", "/etc/passwd", "", "a_b", "1" * 300])
+def test_a_job_number_that_is_none_leads_nowhere(campaign_file, tmp_path, outcome, number):
+    job = {"batch": "b", "runs": ["ce_fold0_restart1"], "id": number, "submitted": "x"}
+    (tmp_path / "runs" / "slurm").mkdir(parents=True)
+    write_record(tmp_path / "runs" / "slurm" / "jobs.json", JobsRecord())
+    record = read_json(tmp_path / "runs" / "slurm" / "jobs.json")
+    write_json(tmp_path / "runs" / "slurm" / "jobs.json", record | {"jobs": [job]})
+    code, message = outcome("status", campaign_file(configurations=["ce"], folds=[0]))
+    assert (code, message.count("\n")) == (3, 1)
+    assert "jobs.json: 1 fault: jobs.0.id: " in message
 
 
 def test_ctrl_c_leaves_the_jobs_in_the_queue_and_says_so(campaign_file, commands, tmp_path):

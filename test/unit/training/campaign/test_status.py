@@ -8,6 +8,7 @@ from contract.errors import OncoduetError
 from training.__main__ import main
 from training.campaign import load_campaign
 from training.campaign.status import Remark, Watch, clock, hours
+from training.campaign.status_page import write_status_page
 from training.dataset.prepared import load_prepared
 from training.execution import execute
 from training.run import plan_run
@@ -43,6 +44,22 @@ def test_the_status_tells_how_far_each_run_is_and_writes_the_page(
     assert "3/3" in first
     assert last == "3 planned, 1 finished; 0.00 CPU-hours spent"
     assert (tmp_path / "runs" / "status.html").is_file()
+
+
+def test_a_page_that_was_edited_is_refused_and_left_by_who_is_at_work(campaign_file, write_run, outcome, capsys):
+    path = campaign_file(configurations=["ce"], folds=[0])
+    campaign = load_campaign(path)
+    write_run(campaign.places[0], "finished", epochs=3)
+    page = campaign.output / "status.html"
+    assert [outcome("status", path), outcome("status", path)] == [(0, "")] * 2
+    mine = page.read_text().replace("</main>", "my notes</main>")
+    page.write_text(mine)
+    code, said = outcome("status", path)
+    assert (code, said.count("\n")) == (3, 1)
+    assert f"{page}: expected nothing or a campaign's own file, found one of other origin or changed since" in said
+    write_status_page(Watch(campaign).look())
+    assert f"{page}: changed by somebody else, and left as it is" in capsys.readouterr().out
+    assert page.read_text() == mine
 
 
 def test_watching_ends_when_all_runs_are_finished(campaign_file, write_run, capsys):

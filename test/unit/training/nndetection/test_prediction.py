@@ -11,12 +11,13 @@ from algorithm.__main__ import main as algorithm
 from contract.cards import load_card
 from contract.files import read_json, sha256_file, write_json
 from contract.images.volume import read_grid, read_label, read_volume
+from contract.outputs import scratch
 from contract.records import BatchRecord, RunRecord, Source, StudyRecord, read_record
 from evaluation.__main__ import main as evaluation
 from network.detection.clustering import ScoredBoxes
 from network.study import read_study
 from training.dataset.prepared import load_prepared
-from training.nndetection.prediction import _write_study, paint
+from training.nndetection.prediction import COMMAND, _write_study, paint
 
 CASES = ["100_1", "100_2", "101_1", "102_1", "103_1", "104_1", "105_1"]
 
@@ -244,3 +245,43 @@ def test_two_predictions_do_not_fill_one_folder(command, fake_nndet, outcome):
         code, said = outcome(*words)
     assert code == 3
     assert f"{output}: expected no other process to fill this folder, found one" in said
+
+
+@pytest.mark.parametrize("trap", ["its names", "a link", "our log"])
+def test_a_working_folder_of_the_users_is_refused_whatever_it_holds(command, fake_nndet, outcome, tmp_path, trap):
+    output, words = command
+    work = (tmp_path / "elsewhere" if trap == "a link" else output / "nndetection") / "det_data"
+    work.mkdir(parents=True)
+    (work / "mine.txt").write_text("mine")
+    output.mkdir(exist_ok=True)
+    if trap == "a link":
+        (output / "nndetection").symlink_to(work.parent)
+    if trap == "our log":
+        (output / "prediction.log").write_text("2026 nnDetection predicts for oncoduet\n")
+    code, said = outcome(*words)
+    assert (code, said.count("\n")) == (3, 1)
+    assert f"{output / 'nndetection'}: expected n" in said
+    assert (work / "mine.txt").read_text() == "mine"
+
+
+def test_what_a_killed_prediction_left_at_work_is_taken_away(command, fake_nndet, outcome):
+    output, words = command
+    output.mkdir()
+    with scratch(output / "nndetection", COMMAND):
+        shutil.copytree(output / "nndetection", output / "killed")
+    (output / "killed" / "det_data").mkdir()
+    (output / "killed").rename(output / "nndetection")
+    assert outcome(*words) == (0, "")
+    assert not (output / "nndetection").exists()
+
+
+def test_a_log_that_is_a_link_is_refused(command, fake_nndet, outcome, tmp_path):
+    output, words = command
+    output.mkdir()
+    theirs = tmp_path / "theirs.log"
+    theirs.write_text("2026 nnDetection predicts for oncoduet\n")
+    (output / "prediction.log").symlink_to(theirs)
+    code, said = outcome(*words)
+    assert code == 3
+    assert f"{output / 'prediction.log'}: expected no link in an output folder, found one" in said
+    assert theirs.read_text().count("\n") == 1
