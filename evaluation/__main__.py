@@ -105,7 +105,7 @@ def _index(options: argparse.Namespace) -> None:
 
 
 def _compare(options: argparse.Namespace) -> None:
-    from evaluation.compare import compare  # noqa: PLC0415  (brings matplotlib and statsmodels, which scoring needs not)
+    from evaluation.compare import compare  # noqa: PLC0415  (brings matplotlib, which scoring does not need)
 
     if (options.archive is None) != (options.predictions is None):
         raise UsageError("compare: expected --archive and --predictions together, or neither")

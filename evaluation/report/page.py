@@ -45,7 +45,7 @@ REPORT_FILES = (
 )
 """All that a report may consist of."""
 _MOST_FLIPS = 25
-_PACKAGES = ("numpy", "scipy", "statsmodels", "matplotlib")
+_PACKAGES = ("numpy", "scipy", "matplotlib")
 
 
 def write_report(folder: Path, verdict: Verdict, runs: Sequence[ScoredRun], misses: Sequence[Miss] = ()) -> None:

@@ -7,7 +7,7 @@ them; nor is a baseline, which has no runs. Such pairs are compared at case leve
 from collections.abc import Sequence
 from fractions import Fraction
 
-from statsmodels.stats.multitest import multipletests
+import numpy as np
 
 from evaluation.metrics.scored_runs import ScoredRun
 from evaluation.statistics.analysis_file import Analysis, Metric
@@ -122,9 +122,11 @@ def run_values(runs: Sequence[ScoredRun], metric: Metric) -> list[float | None]:
 
 
 def holm(p_values: Sequence[float | None]) -> list[float | None]:
-    """Adjust a family's p-values; those that do not exist stay so and do not count."""
-    present = [p for p in p_values if p is not None]
-    if not present:
-        return list(p_values)
-    adjusted = iter(multipletests(present, method="holm")[1].tolist())
-    return [None if p is None else float(next(adjusted)) for p in p_values]
+    """Adjust a family's p-values (Holm 1979); those that do not exist stay so and do not count."""
+    present = np.array([p for p in p_values if p is not None])
+    order = np.argsort(present, kind="stable")
+    stepped_down = np.maximum.accumulate(present[order] * np.arange(present.size, 0, -1))
+    adjusted = np.empty_like(present)
+    adjusted[order] = np.minimum(stepped_down, 1.0)
+    remaining = iter(adjusted.tolist())
+    return [None if p is None else next(remaining) for p in p_values]

@@ -143,7 +143,8 @@ def test_the_evaluation_image_holds_no_torch(containers):
     names = "from importlib.metadata import distributions as d; print(*sorted(each.name.lower() for each in d()))"
     packages = containers.ask("oncoduet-evaluation", names).stdout.split()
     assert not {"torch", "nnunetv2", "triton", "scikit-learn"} & set(packages)
-    assert {"numpy", "simpleitk", "statsmodels"} <= set(packages)
+    assert {"numpy", "simpleitk", "scipy"} <= set(packages)
+    assert not {"pandas", "statsmodels"} & set(packages)  # heavy, and not needed
 
 
 def test_the_algorithm_image_predicts_without_the_packages_that_its_lock_leaves_out(containers):

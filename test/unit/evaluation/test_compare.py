@@ -326,6 +326,12 @@ def test_holm_of_the_notes_table_with_a_gap():
     assert holm([None, None]) == [None, None]
 
 
+@pytest.mark.parametrize("count", [1, 2, 7, 40])
+def test_holm_is_statsmodels(count):
+    p_values = np.random.default_rng(count).choice([0.001, 0.01, 0.0213, 0.2, 0.7, 1.0], count)  # with ties
+    assert holm(p_values.tolist()) == multipletests(p_values, method="holm")[1].tolist()
+
+
 @pytest.mark.parametrize(
     ("configurations", "runs", "message"),
     [
