@@ -8,7 +8,9 @@ any skip. Tests that need a GPU, a Slurm or Chromium are deselected where there 
 
 import os
 import shutil
+import signal
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -16,6 +18,10 @@ from places import DATA
 
 # Before torch is imported: asked in the ordinary way, CUDA could no longer be used by processes that tests fork.
 os.environ.setdefault("PYTORCH_NVML_BASED_CUDA_CHECK", "1")
+
+# A shell has what it starts in the background ignore Ctrl-C, and a program that ignores it passes that on.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -33,9 +39,11 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 
 def _has_gpu() -> bool:
-    import torch  # noqa: PLC0415
-
-    return torch.cuda.is_available()
+    """Whether torch finds a GPU; another process asks, since one that has asked cannot be forked any more."""
+    if shutil.which("nvidia-smi") is None:
+        return False
+    asked = [sys.executable, "-c", "import sys, torch; sys.exit(not torch.cuda.is_available())"]
+    return subprocess.run(asked, capture_output=True, check=False).returncode == 0
 
 
 def _has_slurm() -> bool:

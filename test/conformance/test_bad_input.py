@@ -137,8 +137,7 @@ def test_a_check_that_does_not_exist_is_wrong_usage(engine, leftovers, name):
 def test_after_ctrl_c_nothing_is_left(engine, leftovers, name, number, code, word, tmp_path):
     options = ["--engine", engine, "--session", name, "--output", tmp_path / "report"]
     process = subprocess.Popen(
-        # Where the tests are run in the background, a shell has them ignore Ctrl-C.
-        ["env", "--default-signal=INT", *command("oncoduet-evaluation", "--kind", "evaluation", *options)],
+        command("oncoduet-evaluation", "--kind", "evaluation", *options),
         cwd=PROJECT,
         env=environment(),
         stdout=subprocess.PIPE,

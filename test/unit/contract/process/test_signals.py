@@ -37,7 +37,7 @@ sys.exit(run_command(lambda: Path(sys.argv[1]), work, log=lambda: None))
 
 def begin(*words: object, ignored: Sequence[int] = (), cwd: Path = PROJECT, **options) -> subprocess.Popen[str]:
     def dispositions() -> None:
-        for number, _, _ in ENDS:  # a shell in whose background the tests run has them ignore Ctrl-C
+        for number, _, _ in ENDS:
             signal.signal(number, signal.SIG_IGN if number in ignored else signal.SIG_DFL)
 
     return subprocess.Popen(
