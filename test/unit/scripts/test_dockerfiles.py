@@ -32,12 +32,6 @@ def test_the_builder_of_docker_20_10_understands_it(project, name):
     assert not re.search(r"--link|--exclude|--checksum", text)
 
 
-@pytest.mark.parametrize("name", DOCKERFILES)
-def test_the_public_base_is_the_default_and_can_be_replaced(project, name):
-    lines = [line for line in instructions(project, name) if line != "ARG NNDET_IMAGE"]
-    assert lines[:2] == ["ARG BASE_IMAGE=python:3.11-slim-bookworm", "FROM ${BASE_IMAGE} AS program"]
-
-
 @pytest.mark.parametrize(
     ("name", "stage"), [*((name, "program") for name in DOCKERFILES), ("Dockerfile.train", "nndet")]
 )
@@ -58,56 +52,6 @@ def test_modules_come_from_no_folder_that_another_can_write_to(project, name, st
     assert [line for line in lines if line.startswith("WORKDIR")] == ["WORKDIR /opt/oncoduet"]
     (user,) = [line for line in lines if "useradd" in line]
     assert "--no-create-home --home-dir /opt/oncoduet" in user
-
-
-@pytest.mark.parametrize(
-    ("name", "stage", "packages"),
-    [
-        ("Dockerfile.algorithm", "program", ["contract", "network", "algorithm"]),
-        ("Dockerfile.evaluation", "program", ["contract", "evaluation"]),
-        ("Dockerfile.train", "program", ["contract", "network", "training", "algorithm", "evaluation", "phantom"]),
-        ("Dockerfile.train", "nndet", ["contract", "network", "training"]),
-    ],
-)
-def test_it_copies_the_packages_that_it_needs(project, name, stage, packages):
-    copied = [line for line in stages(project, name)[stage] if line.startswith("COPY")]
-    assert copied == [f"COPY {package} /opt/oncoduet/{package}" for package in packages]
-
-
-@pytest.mark.parametrize(
-    ("name", "stage", "python"),
-    [*((name, "program", "python") for name in DOCKERFILES), ("Dockerfile.train", "nndet", "python3.11")],
-)
-def test_it_lists_its_packages_once_all_are_installed(project, name, stage, python):
-    lines = stages(project, name)[stage]
-    runs = [line for line in lines if line.startswith("RUN") and "/build/requirements/" in line]
-    assert ["install.sh" in line for line in runs] == [True] * (len(runs) - 1) + [False]
-    assert runs[-1].endswith(f'/build/requirements/sbom.sh "$(command -v {python})" /opt/oncoduet/sbom.cdx.json')
-
-
-def test_the_train_image_begins_as_the_algorithms_so_that_they_share_torch(project):
-    algorithm, train = (stages(project, name)["program"] for name in ("Dockerfile.algorithm", "Dockerfile.train"))
-    assert algorithm[1].startswith("RUN")
-    assert algorithm[1].endswith("install.sh python torch.txt algorithm.lock")
-    assert algorithm[:2] == train[:2]
-
-
-@pytest.mark.parametrize("program", ["algorithm", "evaluation"])
-def test_the_same_program_is_started_once_per_case_or_as_a_server(project, program):
-    last = instructions(project, f"Dockerfile.{program}")[-4:]
-    assert last == [
-        "FROM program AS invoke",
-        f'ENTRYPOINT ["python", "-m", "{program}", "serve"]',
-        "FROM program AS exec",  # last, so that a build without a target gives it
-        f'ENTRYPOINT ["python", "-m", "{program}"]',
-    ]
-
-
-def test_a_build_of_the_train_image_without_a_target_needs_no_nndetection(project):
-    lines = instructions(project, "Dockerfile.train")
-    assert lines[-1] == "FROM program AS train"
-    assert "ARG NNDET_IMAGE" in lines[: lines.index("FROM ${BASE_IMAGE} AS program")]  # or else no FROM could name it
-    assert "FROM ${NNDET_IMAGE:-${BASE_IMAGE}} AS nndet" in lines  # never blank, which builders refuse for all targets
 
 
 @pytest.fixture

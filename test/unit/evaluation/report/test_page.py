@@ -257,13 +257,6 @@ def test_brackets_join_the_configurations_that_the_run_level_tells_apart(scores,
     assert "0.060" not in (tmp_path / "other" / "figures" / "runs-auroc.svg").read_text()
 
 
-def test_print_has_no_scroll_bars_and_keeps_figures_whole(demo):
-    _, text = demo
-    printed = text[text.index("@media print") :]
-    assert ".scroll { overflow: visible; }" in printed
-    assert "figure, tr, .notes { break-inside: avoid; }" in printed
-
-
 def in_browser(*words):
     program = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome", "chrome"))))
     arguments = [program, "--headless=new", "--no-sandbox", "--disable-gpu", "--hide-scrollbars", *words]
