@@ -26,7 +26,7 @@ from contract.errors import UsageError
 from contract.process.command import Parser, run_command
 from contract.process.invoke_server import PORT, Case, end_process, serve
 from contract.process.terminal import log_to_stdout
-from network.detection.clustering import CaseScore, Fill
+from network.detection.clustering import BoxShape, CaseScore
 from network.device import HELP, Device, Kind, choose_device, free_device_memory
 
 MODEL = Path("/opt/ml/model")
@@ -194,7 +194,7 @@ def _parser() -> argparse.ArgumentParser:
     batch.add_argument(
         "--fill",
         nargs="+",
-        choices=get_args(Fill),
+        choices=get_args(BoxShape),
         help="what each box of members that find boxes paints into the detection map: the whole cuboid, the ellipsoid "
         "in it, or what the member's segmentation has there. Default: as the bundle says. Of several, and of several "
         "case scores, each combination gets a folder of its name, such as ellipsoid_noisy-or; all from one pass",

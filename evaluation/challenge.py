@@ -14,7 +14,7 @@ from pathlib import Path
 
 from contract.outputs import Output, require_apart
 from contract.records import write_record
-from evaluation.inputs.predictions import LISTING, Run, card_of_outputs, check_complete, predictions_of_jobs
+from evaluation.inputs.predictions import LISTING, PredictionSet, card_of_outputs, check_complete, predictions_of_jobs
 from evaluation.inputs.truth import BASELINES, find_truth
 from evaluation.metrics.disclosure import disclosed, step_of
 from evaluation.score import METRICS, ROWS, Score, Tracker, score_run, untracked, write_rows
@@ -50,7 +50,7 @@ def evaluate(*, input_folder: Path, truth: Path, output: Path, track: Tracker = 
     card = truth_folder.card or card_of_outputs(input_folder / LISTING)
     predictions = predictions_of_jobs(input_folder, card, truth_folder.label_maps)
     check_complete(input_folder, predictions, truth_folder, settings.on_missing)
-    run = Run(input_folder, "", predictions, None, card)
+    run = PredictionSet(input_folder, "", predictions, None, card)
     scored = score_run(run, truth_folder, truth_sha256=truth_folder.sha256(), track=track)
     if (truth_folder.folder / BASELINES).is_dir():
         from evaluation.frozen_baselines import compare_with_baselines  # noqa: PLC0415  (brings SciPy, which scoring needs not)

@@ -17,7 +17,7 @@ from contract.errors import OncoduetError
 from contract.files import sha256_file, sha256_json
 from contract.outputs import Output, require_apart
 from contract.records import write_record
-from evaluation.metrics.outcomes import FloatArray, Outcome, Truth, require_patients
+from evaluation.metrics.outcomes import FloatArray, Outcome, TestSet, require_patients
 from evaluation.metrics.scored_runs import ScoredRun, group_by_configuration, read_scored_runs
 from evaluation.report.missed_lesions import find_misses
 from evaluation.report.page import REPORT_FILES, write_report
@@ -123,7 +123,7 @@ def compare(
     _log.info("%s", output / "report.html")
 
 
-def _place(output: Path, truth: Truth) -> Output:
+def _place(output: Path, truth: TestSet) -> Output:
     """Of one test set: more runs, or another analysis, take the place of the last comparison."""
     cases = sha256_json(dict(zip(truth.case_ids, truth.lesions.tolist(), strict=True)))
     files = ["verdict.json", *REPORT_FILES]
@@ -142,7 +142,7 @@ def _require_legible(scores: Sequence[Path], groups: Mapping[str, Sequence[Score
             raise OncoduetError(f"{where}: expected at most {MOST_RUNS} runs of {name}, found {len(members)}")
 
 
-def _subgroups(plan: Analysis, marksheet: Path | None, truth: Truth, where: object) -> Groups:
+def _subgroups(plan: Analysis, marksheet: Path | None, truth: TestSet, where: object) -> Groups:
     if marksheet is None and plan.subgroups:
         raise OncoduetError(f"{where}: expected --marksheet for the subgroups {', '.join(plan.subgroups)}, found none")
     if marksheet is not None and not plan.subgroups:
@@ -205,7 +205,7 @@ def judge(
 
 
 def _case_level(
-    truth: Truth, plan: Analysis, piece: tuple[Sequence[Outcome], Sequence[Outcome], tuple[bool, bool]]
+    truth: TestSet, plan: Analysis, piece: tuple[Sequence[Outcome], Sequence[Outcome], tuple[bool, bool]]
 ) -> dict[str, CaseTest]:
     a, b, fixed = piece
     return case_level_tests(truth, a, b, fixed=fixed, draws=plan.swaps, seed=plan.seed)

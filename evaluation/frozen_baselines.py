@@ -22,7 +22,7 @@ from contract.outputs import Output, require_apart, subfolder
 from contract.records import AgainstBaseline, MetricsRecord, read_record
 from evaluation.inputs.truth import BASELINES, TruthFolder
 from evaluation.matching.cases import MatchingRule, ScoredCase
-from evaluation.metrics.outcomes import Outcome, Truth, require_patients
+from evaluation.metrics.outcomes import Outcome, TestSet, require_patients
 from evaluation.metrics.scored_runs import ScoredRun, read_scored_runs
 from evaluation.statistics.analysis_file import METRICS
 from evaluation.statistics.bootstrap import percentile_interval, two_level_bootstrap
@@ -134,10 +134,10 @@ def compare_with_baselines(
     return found
 
 
-def outcome_of(cases: Sequence[ScoredCase]) -> tuple[Truth, Outcome]:
+def outcome_of(cases: Sequence[ScoredCase]) -> tuple[TestSet, Outcome]:
     """What one model made of the test set, as ``cases.csv`` and ``lesions.csv`` would give it again."""
     ordered = sorted(cases, key=lambda case: case.case_id)
-    truth = Truth(
+    truth = TestSet(
         case_ids=tuple(case.case_id for case in ordered),
         positive=np.array([case.positive for case in ordered]),
         lesions=np.array(
@@ -159,7 +159,7 @@ def outcome_of(cases: Sequence[ScoredCase]) -> tuple[Truth, Outcome]:
     return truth, outcome
 
 
-def _truth_of(folder: TruthFolder, truth: Truth) -> Truth:
+def _truth_of(folder: TruthFolder, truth: TestSet) -> TestSet:
     """The same truth with the patients that its folder names; refused where they are open or too few."""
     patients = folder.patients()
     known = replace(truth, patient_names=tuple(patients[case_id] for case_id in truth.case_ids))

@@ -10,13 +10,13 @@ from contract.outputs import Output, require_apart
 from contract.records import write_record
 from evaluation.planning.power import (
     Table,
-    pilot_world,
+    pilot_settings,
     plan_looks,
     plan_looks_by_simulation,
     plan_power,
     plan_simulation,
 )
-from evaluation.planning.simulation import World
+from evaluation.planning.simulation import SimulationSettings
 from evaluation.statistics.verdict import METRIC_NAMES
 
 
@@ -48,7 +48,7 @@ def answer(options: argparse.Namespace) -> Table:
             difference=options.difference,
             run_sd=options.run_sd,
         )
-    world = World(
+    settings = SimulationSettings(
         runs=options.runs[0] if len(options.runs) == 1 else 10,
         cases=options.cases[0] if len(options.cases) == 1 else 300,
         auroc=options.auroc,
@@ -59,13 +59,13 @@ def answer(options: argparse.Namespace) -> Table:
     )
     pilot: dict[str, float] = {}
     if options.pilot:
-        world, pilot = pilot_world(options.pilot, world)
-    aim = world.value + world.difference
+        settings, pilot = pilot_settings(options.pilot, settings)
+    aim = settings.value + settings.difference
     if not 0 < aim < 1:
-        raise OncoduetError(f"expected {METRIC_NAMES[world.metric]} plus difference within 0 and 1, found {aim:g}")
+        raise OncoduetError(f"expected {METRIC_NAMES[settings.metric]} plus difference within 0 and 1, found {aim:g}")
     if options.simulate:
         record, table = plan_simulation(
-            world,
+            settings,
             alpha=options.alpha,
             studies=options.studies,
             seed=options.seed,
@@ -74,7 +74,7 @@ def answer(options: argparse.Namespace) -> Table:
         )
     else:
         record, table = plan_power(
-            world,
+            settings,
             runs=options.runs,
             cases=options.cases,
             target=options.power,

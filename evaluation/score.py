@@ -23,16 +23,16 @@ from contract.patients import patients_by_case, require_named, said_patients
 from contract.provenance import writer
 from contract.records import MetricsRecord, Source, write_record
 from evaluation.inputs.case_files import case_name, listed
-from evaluation.inputs.predictions import SOURCE, Run, find_runs
+from evaluation.inputs.predictions import SOURCE, PredictionSet, find_prediction_sets
 from evaluation.inputs.truth import OnMissing, TruthFolder, find_truth
 from evaluation.masks.components import connect
 from evaluation.matching import picai, strict
 from evaluation.matching.cases import (
     Case,
+    LesionTruth,
     MatchingRule,
     Prediction,
     ScoredCase,
-    Truth,
     read_case,
     read_case_as_picai_eval,
 )
@@ -53,7 +53,7 @@ Tracker = Callable[[Sequence[str], str], Iterable[str]]
 class Score:
     """One run, scored."""
 
-    run: Run
+    run: PredictionSet
     metrics: MetricsRecord
     cases: tuple[ScoredCase, ...]
     """By strict matching, or picai's where that is the only answer."""
@@ -114,7 +114,7 @@ def score(
     require_unowned(output, COMMAND)
     truth_folder = find_truth(truth)
     decided = _patients(truth_folder, patients)
-    runs = find_runs(predictions, truth_folder, card=card, on_missing=on_missing)
+    runs = find_prediction_sets(predictions, truth_folder, card=card, on_missing=on_missing)
     for run in runs:
         _require_unseen(run, truth_folder, training_studies_too=training_studies_too)
     truth_sha256 = truth_folder.sha256()
@@ -134,7 +134,7 @@ def score(
     return scores
 
 
-def _place(output: Path, run: Run, truth_sha256: str) -> Output:
+def _place(output: Path, run: PredictionSet, truth_sha256: str) -> Output:
     """Where a run's scores go. Other predictions of the same run take their place, those of another run do not."""
     source = run.source
     whose = {"predictions": run.sha256()} if source is None else {"run": _key(source)}
@@ -153,7 +153,7 @@ def _key(source: Source) -> str:
 
 
 def score_run(
-    run: Run, truth: TruthFolder, *, truth_sha256: str, picai_only: bool = False, track: Tracker = untracked
+    run: PredictionSet, truth: TruthFolder, *, truth_sha256: str, picai_only: bool = False, track: Tracker = untracked
 ) -> Score:
     """Read, match and score every case of a run, by case id."""
     rule = MatchingRule.of(run.card)
@@ -185,7 +185,9 @@ def score_run(
     return Score(run, metrics, tuple(by_picai if picai_only else by_strict), source)
 
 
-def read_one(run: Run, truth: TruthFolder, case_id: str, *, picai_only: bool = False) -> tuple[Case, Truth]:
+def read_one(
+    run: PredictionSet, truth: TruthFolder, case_id: str, *, picai_only: bool = False
+) -> tuple[Case, LesionTruth]:
     """One case of a run as it is scored, and its truth. Raises ``OncoduetError`` as :func:`score_run` does."""
     known = truth.case(case_id, MatchingRule.of(run.card))
     strictly = partial(read_case, most_candidates=MatchingRule.of(run.card).most_candidates)
@@ -232,13 +234,13 @@ def _patients(truth: TruthFolder, words: str | None) -> dict[str, str] | None:
         return found
 
 
-def _seen(run: Run, truth: TruthFolder) -> list[str] | None:
+def _seen(run: PredictionSet, truth: TruthFolder) -> list[str] | None:
     """Cases that a network of the run was trained on; None: not known."""
     trained_on = None if run.source is None else run.source.trained_on
     return None if trained_on is None else sorted({*map(case_name, trained_on)} & set(truth.label_maps))
 
 
-def _require_unseen(run: Run, truth: TruthFolder, *, training_studies_too: bool) -> None:
+def _require_unseen(run: PredictionSet, truth: TruthFolder, *, training_studies_too: bool) -> None:
     seen = _seen(run, truth)
     if seen and not training_studies_too:
         raise OncoduetError(
@@ -247,7 +249,7 @@ def _require_unseen(run: Run, truth: TruthFolder, *, training_studies_too: bool)
         )
 
 
-def _case(prediction: Prediction | None, truth: Truth, read: Callable[[Prediction, Truth], Case]) -> Case:
+def _case(prediction: Prediction | None, truth: LesionTruth, read: Callable[[Prediction, LesionTruth], Case]) -> Case:
     if prediction is not None:
         return read(prediction, truth)
     nothing = connect(np.zeros(0, dtype=np.int64), truth.grid.shape_zyx)

@@ -50,7 +50,7 @@ class Budget:
 
 
 @dataclass(frozen=True)
-class Work:
+class StudySize:
     """What the memory of one study's prediction depends on; sizes are (z, y, x)."""
 
     channels: Sequence[tuple[int, int, int]]
@@ -76,7 +76,7 @@ class Work:
 
 
 @dataclass(frozen=True)
-class Way:
+class MemoryPlan:
     """How the members' windows are gone through."""
 
     batch: int
@@ -91,9 +91,9 @@ class Way:
         return f"{self.batch} windows per pass, {members} at a time, {weights}"
 
 
-def choose(
-    work: Work, budget: Budget, *, held: int, name: str, kept: int = 0, device: torch.device | None = None
-) -> Way:
+def plan_memory(
+    work: StudySize, budget: Budget, *, held: int, name: str, kept: int = 0, device: torch.device | None = None
+) -> MemoryPlan:
     """The quickest way that fits, and one line in the log that says so.
 
     Parameters
@@ -135,13 +135,13 @@ def choose(
     )
 
 
-def leaner_way(way: Way, *, members: int) -> Way | None:
+def leaner_way(way: MemoryPlan, *, members: int) -> MemoryPlan | None:
     """The next way that takes less memory; None after the leanest."""
     ways = list(_ways(members))
     return next(iter(ways[ways.index(way) + 1 :]), None) if way in ways else None
 
 
-def host_bytes(work: Work, way: Way, *, on_gpu: bool = False) -> int:
+def host_bytes(work: StudySize, way: MemoryPlan, *, on_gpu: bool = False) -> int:
     """Peak of the prediction in the main memory, beyond what the process holds before it; weights included."""
     study, reference, network = (math.prod(size) for size in (work.study, work.reference, work.network))
     stack = len(work.channels) * study * _FLOAT
@@ -164,7 +164,7 @@ def host_bytes(work: Work, way: Way, *, on_gpu: bool = False) -> int:
     return round(_MARGIN * (max(reading, preprocessing, windows, back, candidates) + weights))
 
 
-def window_bytes(work: Work, way: Way) -> int:
+def window_bytes(work: StudySize, way: MemoryPlan) -> int:
     """What lies on the device of the networks: data, weights, accumulators and a pass of windows."""
     padded = [max(length, patch) for length, patch in zip(work.network, work.patch_size, strict=True)]
     slab = slab_depth(work.network, work.patch_size, batch=way.batch) * padded[1] * padded[2] * _FLOAT
@@ -217,18 +217,18 @@ def held_bytes() -> int:
     return _field(_STATUS, "VmRSS") or 0
 
 
-def _ways(members: int) -> Iterator[Way]:
+def _ways(members: int) -> Iterator[MemoryPlan]:
     """From the quickest to the leanest."""
     at_once = members
     while True:
-        yield Way(BATCH, at_once, streamed=False)
+        yield MemoryPlan(BATCH, at_once, streamed=False)
         if at_once == 1:
             break
         at_once = math.ceil(at_once / 2)
-    yield Way(BATCH, 1, streamed=True)
+    yield MemoryPlan(BATCH, 1, streamed=True)
 
 
-def _weights(work: Work, way: Way) -> int:
+def _weights(work: StudySize, way: MemoryPlan) -> int:
     return work.member_bytes * (way.at_once if way.streamed else work.members)
 
 

@@ -61,7 +61,7 @@ class Profile(Frozen):
     """The voxel's class: any of the study's classes by equal chance, as nnU-Net has it, or the lesion where there is
     one. They differ for cards that know organs beside the lesion."""
     loader: Literal["resident", "nnunet"] = "resident"
-    """``resident``: studies lie in the device's memory, patches are cut and augmented there (``training.resident``).
+    """``resident``: studies lie in the device's memory, patches are cut and augmented there (``training.dataloading``).
     ``nnunet``: nnU-Net's own loader, in this process. The distribution of patches is the same, single patches are not.
     """
     checkpoint: Literal["best", "final", "detection", "card"]

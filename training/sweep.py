@@ -27,7 +27,7 @@ from contract.errors import OncoduetError
 from contract.files import held_folder, sha256_file, sweep, writable, write_text
 from contract.outputs import Output, require_apart, require_free, subfolder
 from contract.records import BatchRecord, Record, RunRecord, read_record, write_record
-from network.detection.clustering import BoxRule, CaseScore, Fill
+from network.detection.clustering import BoxPostprocessing, BoxShape, CaseScore
 from network.device import Device
 from training.bundle import FinishedRun, finished_runs
 from training.dataset.archive_stamps import read_sources, unchanged_archive
@@ -36,10 +36,10 @@ from training.run_folder.folder import RunFolder
 from training.run_folder.lock import alone
 from training.validation.predict_and_score import find_localisation, link_studies, predict, score
 
-Combination = tuple[Fill, CaseScore]
+Combination = tuple[BoxShape, CaseScore]
 
 COMBINATIONS: tuple[Combination, ...] = tuple(
-    (fill, case_score) for fill in get_args(Fill) for case_score in get_args(CaseScore)
+    (fill, case_score) for fill in get_args(BoxShape) for case_score in get_args(CaseScore)
 )
 PURPOSE = "to compare what boxes paint"
 MEAN = "mean"
@@ -58,7 +58,7 @@ class ScoredMaps(Frozen):
 
     run: str
     """``mean`` for the mean."""
-    fill: Fill
+    fill: BoxShape
     case_score: CaseScore
     auroc: float
     ap: float
@@ -75,7 +75,7 @@ class MapSweepRecord(Record):
     """Whether mirrored copies were predicted too."""
     maps: tuple[ScoredMaps, ...]
     """Run by run, and the mean, in the order in which equal combinations are preferred."""
-    fill: Fill
+    fill: BoxShape
     """Of the best combination."""
     case_score: CaseScore
     """Of the best combination."""
@@ -192,7 +192,7 @@ def best_of(scored: Sequence[ScoredMaps]) -> ScoredMaps:
     return max((each for each in scored if each.run == MEAN), key=lambda each: each.score)
 
 
-def store_in(folder: RunFolder, fill: Fill, case_score: CaseScore) -> None:
+def store_in(folder: RunFolder, fill: BoxShape, case_score: CaseScore) -> None:
     """Give a combination to a finished run's box rule, and the rule's hash to its record.
 
     Raises
@@ -201,7 +201,7 @@ def store_in(folder: RunFolder, fill: Fill, case_score: CaseScore) -> None:
         Another process is at work on the run, or its folder cannot be written to.
     """
     with alone(folder):
-        rule = read_record(folder.box_rule, BoxRule) if folder.box_rule.is_file() else BoxRule()
+        rule = read_record(folder.box_rule, BoxPostprocessing) if folder.box_rule.is_file() else BoxPostprocessing()
         changed = rule.model_copy(update={"fill": fill, "case_score": case_score})
         if changed == rule and folder.box_rule.is_file():
             return
@@ -327,7 +327,7 @@ def _judge_in(
     link_studies(read_sources(prepared), archive, prepared.fold(key.fold).validation, studies)
     options = ["--threads", str(run.record.hardware.get("threads", 1))]
     options += ["--no-mirroring"] if mirroring is False else []
-    options += ["--fill", *get_args(Fill), "--case-score", *get_args(CaseScore)]
+    options += ["--fill", *get_args(BoxShape), "--case-score", *get_args(CaseScore)]
     logger.info("%s: %d validation studies", run.name, len(prepared.fold(key.fold).validation))
     predict(
         [run.folder.path, *([partner] if partner else [])],

@@ -17,7 +17,7 @@ from contract.images.volume import Volume, write_volume
 from contract.probability import as_probabilities
 from contract.records import Source, write_record
 from contract.sockets import job_listing, read_jobs
-from network.detection.clustering import BoxRule
+from network.detection.clustering import BoxPostprocessing
 from network.detection.painting import case_likelihood as combined
 
 PREDICTIONS, SOURCE, CARD = LISTING_FILES = ("predictions.json", "source.json", "card.toml")
@@ -40,7 +40,7 @@ class StudyOutput:
             raise ValueError(f"likelihood {self.likelihood} is not in [0, 1]")
 
 
-def detect(card: Card, probability: Volume, rule: BoxRule | None = None) -> StudyOutput:
+def detect(card: Card, probability: Volume, rule: BoxPostprocessing | None = None) -> StudyOutput:
     """Cut candidates from a probability on the reference grid and score the case, by the card.
 
     What rounding left outside [0, 1] is brought back there.

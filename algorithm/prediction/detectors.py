@@ -17,8 +17,8 @@ from contract.errors import OncoduetError
 from contract.images.volume import Float32Array, Volume
 from contract.records import Member, read_record
 from network.detection.anchors import AnchorPlan, anchors_of_patch, level_strides, require_levels
-from network.detection.clustering import BoxRule, CaseScore, Fill, ScoredBoxes
-from network.detection.inference import Detector, Found, find_boxes
+from network.detection.clustering import BoxPostprocessing, BoxShape, CaseScore, ScoredBoxes
+from network.detection.inference import Detector, RawDetections, find_boxes
 from network.detection.painting import detection_map
 from network.preprocessing import Preprocessed, boxes_to_study_grid, patch_size_zyx, to_study_grid
 from network.sliding_window import NotFiniteError
@@ -29,7 +29,7 @@ from network.study import StudyImage, along_card, along_reference, as_in_file, b
 class BoxChoice:
     """How boxes become a map and a likelihood, where that is not left to the members' rules (None)."""
 
-    fill: Fill | None = None
+    fill: BoxShape | None = None
     case_score: CaseScore | None = None
 
     def __str__(self) -> str:
@@ -46,7 +46,7 @@ class BoxMembers:
     bundle: Bundle
     members: tuple[Member, ...]
     networks: MemberNetworks
-    rules: Mapping[str, BoxRule]
+    rules: Mapping[str, BoxPostprocessing]
     """By the members' names."""
     device: torch.device
     segmentation: bool = False
@@ -112,9 +112,9 @@ class StudyBoxes:
 
     bundle: Bundle
     names: tuple[str, ...]
-    rules: Mapping[str, BoxRule]
+    rules: Mapping[str, BoxPostprocessing]
     """By the members' names."""
-    found: Found
+    found: RawDetections
     preprocessed: Preprocessed
     """Without voxels."""
 
@@ -157,9 +157,9 @@ def load_box_members(
         The only ones that will be asked for.
     """
     rules = {
-        member.name: BoxRule()
+        member.name: BoxPostprocessing()
         if member.box_rule_file is None
-        else read_record(bundle.folder / member.box_rule_file, BoxRule)
+        else read_record(bundle.folder / member.box_rule_file, BoxPostprocessing)
         for member in members
     }
     segmentation = any((choice.fill or rule.fill) == "segmentation" for choice in choices for rule in rules.values())
@@ -169,8 +169,8 @@ def load_box_members(
 
 
 def ensemble_rule(
-    bundle: Bundle, members: Sequence[Member], rules: Mapping[str, BoxRule], choice: BoxChoice
-) -> BoxRule:
+    bundle: Bundle, members: Sequence[Member], rules: Mapping[str, BoxPostprocessing], choice: BoxChoice
+) -> BoxPostprocessing:
     """The rule of an ensemble: each number the mean over its members, what cannot be averaged theirs or as chosen.
 
     Parameters
@@ -197,7 +197,7 @@ def ensemble_rule(
     return mean_rule(list(own.values()))
 
 
-def mean_rule(rules: Sequence[BoxRule]) -> BoxRule:
+def mean_rule(rules: Sequence[BoxPostprocessing]) -> BoxPostprocessing:
     """The rule of several members: each number by which boxes are clustered is the mean, the rest as in the first."""
     means = {
         name: sum(float(getattr(rule, name)) for rule in rules) / len(rules)

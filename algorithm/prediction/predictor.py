@@ -33,10 +33,10 @@ from contract.cards import Card
 from contract.errors import OncoduetError, one_line
 from contract.images.volume import Box, Float32Array, Grid, Volume
 from contract.records import Member
-from network.detection.clustering import BoxRule
+from network.detection.clustering import BoxPostprocessing
 from network.device import Kind, free_device_memory, memory_or_refuse, out_of_memory
 from network.localisation import keep_near, predicted_region
-from network.memory_plan import Way, Work, choose, held_bytes, leaner_way, memory_budget
+from network.memory_plan import MemoryPlan, StudySize, held_bytes, leaner_way, memory_budget, plan_memory
 from network.preprocessing import (
     Preprocessed,
     most_features,
@@ -90,7 +90,7 @@ class Predictor:
     locator: "Predictor | None" = None
     """Stage 1, where the card first locates an organ."""
 
-    def predict(self, channels: Mapping[str, Path], *, name: str, way: Way | None = None) -> "StudyPrediction":
+    def predict(self, channels: Mapping[str, Path], *, name: str, way: MemoryPlan | None = None) -> "StudyPrediction":
         """Predict one study with every member.
 
         Parameters
@@ -124,7 +124,7 @@ class Predictor:
         del scan
         return self._predict(study, preprocessed, way, name=name)
 
-    def _locate(self, card: Card, scan: Scan, way: Way) -> Box | None:
+    def _locate(self, card: Card, scan: Scan, way: MemoryPlan) -> Box | None:
         """The region around the organ that these networks see in a scan, by the card of the whole; None without any."""
         study, preprocessed = self._prepare(scan)
         organ = self._predict(study, preprocessed, way, name=scan.name).on_study_grid(self.members)[0]
@@ -139,7 +139,9 @@ class Predictor:
         )
         return _without_voxels(study), preprocessed
 
-    def _predict(self, study: StudyImage, preprocessed: Preprocessed, way: Way, *, name: str) -> "StudyPrediction":
+    def _predict(
+        self, study: StudyImage, preprocessed: Preprocessed, way: MemoryPlan, *, name: str
+    ) -> "StudyPrediction":
         bundle = self.bundle
         box = kept_box(bundle.card, study)
         data = torch.from_numpy(preprocessed.data).to(self.device)
@@ -155,7 +157,7 @@ class Predictor:
         self,
         data: torch.Tensor,
         preprocessed: Preprocessed,
-        way: Way,
+        way: MemoryPlan,
         *,
         box: Box | None,
         mirror_axes: Sequence[int],
@@ -176,7 +178,7 @@ class Predictor:
 
     def _by(
         self,
-        way: Way,
+        way: MemoryPlan,
         data: torch.Tensor,
         preprocessed: Preprocessed,
         *,
@@ -220,7 +222,7 @@ class Predictor:
             for ensemble, each in zip(self.ensembles, mean_of, strict=True)
         }
 
-    def box_rule(self, members: Sequence[Member], choice: BoxChoice = AS_IN_RULES) -> BoxRule | None:
+    def box_rule(self, members: Sequence[Member], choice: BoxChoice = AS_IN_RULES) -> BoxPostprocessing | None:
         """The rule of an ensemble's boxes, which also says how a case is scored; None where no member finds any.
 
         Raises
@@ -231,7 +233,7 @@ class Predictor:
         finding = [member for member in members if member.anchors_file is not None]
         return ensemble_rule(self.bundle, finding, self.box_members.rules, choice) if finding else None
 
-    def work(self, channels: Mapping[str, Path]) -> Work:
+    def work(self, channels: Mapping[str, Path]) -> StudySize:
         """What the need of memory of a whole study depends on, from the headers of its images.
 
         Raises
@@ -243,9 +245,9 @@ class Predictor:
         headers = _Headers.read(card, channels, name=channels[card.geometry.reference].name)
         return self._work(headers, study_grid(self.bundle.card, headers.reference))
 
-    def _work(self, headers: "_Headers", grid: Grid, *, is_read: bool = False) -> Work:
+    def _work(self, headers: "_Headers", grid: Grid, *, is_read: bool = False) -> StudySize:
         bundle, card = self.bundle, self.bundle.card
-        return Work(
+        return StudySize(
             channels=headers.sizes_zyx,
             reference=headers.reference.shape_zyx,
             study=grid.shape_zyx,
@@ -260,7 +262,7 @@ class Predictor:
             is_read=is_read,
         )
 
-    def _way(self, headers: "_Headers", grid: Grid, *, is_read: bool = False) -> Way:
+    def _way(self, headers: "_Headers", grid: Grid, *, is_read: bool = False) -> MemoryPlan:
         """How to go through a study that is stacked on a grid, and whose images may have been read already."""
         work = self._work(headers, grid, is_read=is_read)
         if any(length * _SMALL < patch for length, patch in zip(work.network, work.patch_size, strict=True)):
@@ -270,7 +272,7 @@ class Predictor:
                 headers.name,
                 *(" × ".join(map(str, size)) for size in (work.network, work.patch_size)),
             )
-        return choose(
+        return plan_memory(
             work,
             memory_budget(self.memory_gb),
             held=held_bytes(),

@@ -32,7 +32,7 @@ _log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class Run:
+class PredictionSet:
     """The predictions of one model, or of one ensemble, for the cases of a truth folder."""
 
     folder: Path
@@ -61,7 +61,9 @@ class Run:
         )
 
 
-def find_runs(folder: Path, truth: TruthFolder, *, card: Card | None, on_missing: OnMissing) -> list[Run]:
+def find_prediction_sets(
+    folder: Path, truth: TruthFolder, *, card: Card | None, on_missing: OnMissing
+) -> list[PredictionSet]:
     """Find the runs in a folder and line their predictions up with the truth.
 
     The card that scores is ``card`` or else the truth folder's; without either every non-zero label is lesion.
@@ -162,7 +164,7 @@ def card_of_outputs(listing: Path) -> Card:
     return fitting[0]
 
 
-def _run(folder: Path, name: str, truth: TruthFolder, *, card: Card | None, on_missing: OnMissing) -> Run:
+def _run(folder: Path, name: str, truth: TruthFolder, *, card: Card | None, on_missing: OnMissing) -> PredictionSet:
     source = read_record(folder / SOURCE, Source) if (folder / SOURCE).is_file() else None
     card = card or truth.card
     own = claimed_card(folder, source)
@@ -173,7 +175,7 @@ def _run(folder: Path, name: str, truth: TruthFolder, *, card: Card | None, on_m
     check_complete(folder, predictions, truth, on_missing)
     if card is None and own is not None:
         _require_no_other_rule(folder, own, truth)
-    return Run(folder, name, predictions, source, card, own)
+    return PredictionSet(folder, name, predictions, source, card, own)
 
 
 def check_complete(

@@ -27,7 +27,7 @@ from evaluation.inputs.case_files import case_name, folders_of_patients, images_
 from evaluation.inputs.marksheet import read_marksheet
 from evaluation.inputs.truth_index import INDEX, TruthIndex, open_index, write_index
 from evaluation.masks.sparse_image import read_label_map
-from evaluation.matching.cases import MatchingRule, Truth, truth_of
+from evaluation.matching.cases import LesionTruth, MatchingRule, truth_of
 
 BASELINES = "baselines"
 """Folder of frozen baselines beside the label maps (:mod:`evaluation.frozen_baselines`)."""
@@ -68,7 +68,7 @@ class TruthFolder:
     named_patients: Mapping[str, str]
     """By case id, as far as ``patients.csv``, the marksheet or the folders of an archive say it."""
 
-    def case(self, case_id: str, rule: MatchingRule) -> Truth:
+    def case(self, case_id: str, rule: MatchingRule) -> LesionTruth:
         """One case's truth, from the index; nothing of it is kept."""
         path = self.label_maps[case_id]
         return truth_of(path, self._index.read(self._sha256[case_id]) or read_label_map(path), rule)

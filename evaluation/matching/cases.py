@@ -69,7 +69,7 @@ class MatchingRule:
 
 
 @dataclass(frozen=True)
-class Truth:
+class LesionTruth:
     """What is known about one study."""
 
     path: Path
@@ -127,7 +127,7 @@ class ScoredCase:
     missing: bool = False
 
 
-def read_truth(path: Path, rule: MatchingRule) -> Truth:
+def read_lesions(path: Path, rule: MatchingRule) -> LesionTruth:
     """Read a label map and find its lesions.
 
     Raises
@@ -138,7 +138,7 @@ def read_truth(path: Path, rule: MatchingRule) -> Truth:
     return truth_of(path, read_label_map(path), rule)
 
 
-def truth_of(path: Path, label_map: LabelMap, rule: MatchingRule) -> Truth:
+def truth_of(path: Path, label_map: LabelMap, rule: MatchingRule) -> LesionTruth:
     """Find the lesions of a label map: 26-connected components of the card's lesion values.
 
     Raises
@@ -155,10 +155,12 @@ def truth_of(path: Path, label_map: LabelMap, rule: MatchingRule) -> Truth:
     voxels = labels.voxels
     if rule.lesion_values is not None:
         voxels = voxels[np.isin(labels.values, rule.lesion_values)]
-    return Truth(path, label_map.grid, _connected(path, voxels, labels.shape_zyx))
+    return LesionTruth(path, label_map.grid, _connected(path, voxels, labels.shape_zyx))
 
 
-def read_case(prediction: Prediction, truth: Truth, *, most_candidates: int = MatchingRule.most_candidates) -> Case:
+def read_case(
+    prediction: Prediction, truth: LesionTruth, *, most_candidates: int = MatchingRule.most_candidates
+) -> Case:
     """Read a detection map and its likelihood, held to the strict standard.
 
     Raises
@@ -191,7 +193,7 @@ def read_case(prediction: Prediction, truth: Truth, *, most_candidates: int = Ma
     return Case(truth.lesions, candidates, largest, np.float32(high), likelihood)
 
 
-def read_case_as_picai_eval(prediction: Prediction, truth: Truth) -> Case:
+def read_case_as_picai_eval(prediction: Prediction, truth: LesionTruth) -> Case:
     """Read a detection map as leniently as picai-eval does: no geometry, values above 1, missing slices padded.
 
     Raises

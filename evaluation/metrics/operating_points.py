@@ -52,7 +52,7 @@ class Calibration:
 
 
 @dataclass(frozen=True)
-class Flip:
+class DiscordantCase:
     """A case whose answer depends on the run: above the threshold in some runs of a configuration, below in others."""
 
     configuration: str
@@ -126,7 +126,7 @@ def calibration(runs: Sequence[ScoredRun]) -> Calibration:
     )
 
 
-def flips(configuration: str, runs: Sequence[ScoredRun]) -> list[Flip]:
+def discordant_cases(configuration: str, runs: Sequence[ScoredRun]) -> list[DiscordantCase]:
     """Cases whose answer at specificity 0.90 differs between runs; the most divided first."""
     truth = runs[0].truth
     if len(runs) < 2 or not 0 < truth.positive_count < len(truth.case_ids):
@@ -136,7 +136,7 @@ def flips(configuration: str, runs: Sequence[ScoredRun]) -> list[Flip]:
     divided = np.flatnonzero((right > 0) & (right < len(runs)))
     order = divided[np.lexsort((divided, np.abs(2 * right[divided] - len(runs))))]
     return [
-        Flip(
+        DiscordantCase(
             configuration=configuration,
             case_id=truth.case_ids[case],
             positive=bool(truth.positive[case]),

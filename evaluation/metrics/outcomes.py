@@ -19,7 +19,7 @@ BoolArray = npt.NDArray[np.bool_]
 
 
 @dataclass(frozen=True)
-class Truth:
+class TestSet:
     """What is true of the test set; shape (cases,) everywhere."""
 
     case_ids: tuple[str, ...]
@@ -58,7 +58,7 @@ class Truth:
         return int(self.positive.sum())
 
 
-def require_patients(truth: Truth, where: object, *, few: bool, way_out: str) -> None:
+def require_patients(truth: TestSet, where: object, *, few: bool, way_out: str) -> None:
     """Raise ``OncoduetError`` where too few patients would be drawn anew, unless that was asked for (``few``)."""
     if not few and truth.patient_count < FEWEST_PATIENTS:
         raise OncoduetError(
@@ -81,7 +81,7 @@ class Outcome:
     hit: BoolArray  # (candidates,), whether it is a true positive
 
 
-def weighted_auroc(truth: Truth, likelihood: FloatArray, weights: FloatArray) -> FloatArray:
+def weighted_auroc(truth: TestSet, likelihood: FloatArray, weights: FloatArray) -> FloatArray:
     """AUROC of the cases' likelihoods under each row of case weights.
 
     ``(1 / W₁W₀) Σᵢⱼ wᵢ wⱼ (1[sᵢ > sⱼ] + ½·1[sᵢ = sⱼ])`` over positive i and negative j: with whole weights every
@@ -106,7 +106,7 @@ def weighted_auroc(truth: Truth, likelihood: FloatArray, weights: FloatArray) ->
     return _divide((of_positives @ order * of_negatives).sum(axis=1), total)
 
 
-def weighted_ap(truth: Truth, outcome: Outcome, weights: FloatArray) -> FloatArray:
+def weighted_ap(truth: TestSet, outcome: Outcome, weights: FloatArray) -> FloatArray:
     """Average precision of the candidates under each row of case weights.
 
     ``(1 / W) Σₜ ΔTP(t) · TP(t) / (TP(t) + FP(t))`` over the distinct confidences t > 0, with W the weight of all

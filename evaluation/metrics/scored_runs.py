@@ -24,7 +24,7 @@ from contract.patients import FILE as PATIENTS
 from contract.patients import patients_by_case, read_patients, said_patients
 from contract.records import Metrics, MetricsRecord, Source, read_record
 from evaluation.inputs.case_files import case_name
-from evaluation.metrics.outcomes import FloatArray, Outcome, Truth, weighted_ap, weighted_auroc
+from evaluation.metrics.outcomes import FloatArray, Outcome, TestSet, weighted_ap, weighted_auroc
 
 _CASE_COLUMNS = ["case_id", "label", "likelihood"]
 _LESION_COLUMNS = ["case_id", "kind", "confidence", "overlap"]
@@ -47,7 +47,7 @@ class ScoredRun:
     """Of ``metrics.json``: hashes of the predictions, the truth, and what scored them."""
     trained_on: int | None
     """How many of the cases a network of it was trained on; None: not known."""
-    truth: Truth
+    truth: TestSet
     outcome: Outcome
     candidate_free_cases: int
 
@@ -172,7 +172,7 @@ def _read(folder: Path) -> ScoredRun:
     )
 
 
-def _with_patients(truth: Truth, by_case: Mapping[str, str]) -> Truth:
+def _with_patients(truth: TestSet, by_case: Mapping[str, str]) -> TestSet:
     return replace(truth, patient_names=tuple(by_case[case_id] for case_id in truth.case_ids))
 
 
@@ -184,7 +184,7 @@ def _hash(sha256: str | None) -> str:
     return "none" if sha256 is None else sha256[:12]
 
 
-def _read_cases(path: Path) -> tuple[Truth, FloatArray]:
+def _read_cases(path: Path) -> tuple[TestSet, FloatArray]:
     rows = sorted(_table(path, _CASE_COLUMNS), key=lambda row: row["case_id"])
     if not rows:
         raise OncoduetError(f"{path}: expected cases, found none")
@@ -194,7 +194,7 @@ def _read_cases(path: Path) -> tuple[Truth, FloatArray]:
     for row in rows:
         if row["label"] not in ("0", "1"):
             raise OncoduetError(f"{path}: case {row['case_id']}: expected the label 0 or 1, found {row['label']!r}")
-    truth = Truth(
+    truth = TestSet(
         case_ids=tuple(row["case_id"] for row in rows),
         positive=np.array([row["label"] == "1" for row in rows]),
         lesions=np.zeros(len(rows), dtype=np.int64),
@@ -202,7 +202,7 @@ def _read_cases(path: Path) -> tuple[Truth, FloatArray]:
     return truth, np.array([_number(path, row, "likelihood") for row in rows])
 
 
-def _read_lesions(path: Path, truth: Truth, likelihood: FloatArray) -> tuple[Truth, Outcome, int]:
+def _read_lesions(path: Path, truth: TestSet, likelihood: FloatArray) -> tuple[TestSet, Outcome, int]:
     index = {case_id: place for place, case_id in enumerate(truth.case_ids)}
     lesions = np.zeros(len(index), dtype=np.int64)
     with_candidate = set()
@@ -260,7 +260,7 @@ def _number(path: Path, row: Mapping[str, str], column: str) -> float:
     return value
 
 
-def _require_agreement(folder: Path, strict: Metrics, truth: Truth, outcome: Outcome) -> None:
+def _require_agreement(folder: Path, strict: Metrics, truth: TestSet, outcome: Outcome) -> None:
     """The tables must give ``metrics.json``'s strict answer again."""
     unit = np.ones((1, len(truth.case_ids)))
     expected: dict[str, float | None] = {

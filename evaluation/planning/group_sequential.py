@@ -29,7 +29,7 @@ from evaluation.statistics.verdict import METRIC_NAMES
 State = Literal["shown", "out of reach", "open"]
 
 
-class LookAt(Frozen):
+class InterimComparison(Frozen):
     """One comparison by one metric at a look."""
 
     a: str
@@ -44,25 +44,27 @@ class LookAt(Frozen):
     state: State
 
 
-class Looked(Record):
+class InterimResult(Record):
     """``sequential.json``. ``parents``: sha256 of each scored run's ``metrics.json``, by run."""
 
     analysis: str
     """sha256 of the analysis file."""
     looks: tuple[int, ...]
-    look: int | None
+    interim_analysis: int | None
     """Runs per configuration at the look that is due; null between looks."""
     next_look: int | None
     alpha: float
     alpha_here: float
     """What this look may spend."""
     alpha_at_the_end: float
-    comparisons: tuple[LookAt, ...]
+    comparisons: tuple[InterimComparison, ...]
     stop: bool
     sentence: str
 
 
-def look(runs: Sequence[ScoredRun], plan: Analysis, declared: Sequence[tuple[str, str]], *, analysis: str) -> Looked:
+def interim_analysis(
+    runs: Sequence[ScoredRun], plan: Analysis, declared: Sequence[tuple[str, str]], *, analysis: str
+) -> InterimResult:
     """Decide whether the campaign that these runs belong to may stop.
 
     Raises
@@ -88,11 +90,11 @@ def look(runs: Sequence[ScoredRun], plan: Analysis, declared: Sequence[tuple[str
     following = next((each for each in plan.looks if each > fewest), None)
     settled = all(each.state != "open" for each in comparisons)
     stop = due is not None and (settled or following is None)
-    return Looked(
+    return InterimResult(
         parents={run.name: run.metrics_sha256 for run in runs},
         analysis=analysis,
         looks=plan.looks,
-        look=due,
+        interim_analysis=due,
         next_look=following,
         alpha=plan.alpha,
         alpha_here=here,
@@ -139,7 +141,7 @@ def _compare(
     *,
     here: float,
     last: float,
-) -> list[LookAt]:
+) -> list[InterimComparison]:
     levels = [run_level(metric, groups[a], groups[b], plan) for a, b in declared]
     adjusted = holm([level.p for level in levels])
     found = []
@@ -154,7 +156,7 @@ def _compare(
         elif best is None or best > last:
             state = "out of reach"
         found.append(
-            LookAt(
+            InterimComparison(
                 a=a,
                 b=b,
                 metric=metric,
@@ -195,7 +197,7 @@ def _all_known(folds: Sequence[int | None]) -> bool:
 
 
 def _sentence(
-    due: int | None, counts: Mapping[str, int], following: int | None, found: Sequence[LookAt], *, stop: bool
+    due: int | None, counts: Mapping[str, int], following: int | None, found: Sequence[InterimComparison], *, stop: bool
 ) -> str:
     if due is None:
         least = ", ".join(f"{name} {count}" for name, count in counts.items())

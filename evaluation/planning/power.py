@@ -20,8 +20,17 @@ from contract.files import sha256_file
 from contract.records import Record
 from evaluation.metrics.outcomes import FloatArray
 from evaluation.metrics.scored_runs import ScoredRun, group_by_configuration, read_scored_runs
-from evaluation.planning.group_sequential import Looked, look, simulate_looks
-from evaluation.planning.simulation import NULLS, RATES, Rate, World, false_positives, null_world, power, separation_of
+from evaluation.planning.group_sequential import InterimResult, interim_analysis, simulate_looks
+from evaluation.planning.simulation import (
+    NULLS,
+    RATES,
+    ErrorRate,
+    SimulationSettings,
+    false_positives,
+    null_settings,
+    power,
+    separation_of,
+)
 from evaluation.statistics.analysis_file import Metric, read_analysis
 from evaluation.statistics.case_level import MetricByPatient, by_patient, own_variance_by_cases
 from evaluation.statistics.verdict import METRIC_NAMES
@@ -74,7 +83,7 @@ class PlanRecord(Record):
 
 
 def plan_power(
-    world: World,
+    settings: SimulationSettings,
     *,
     runs: Sequence[int],
     cases: Sequence[int],
@@ -87,11 +96,11 @@ def plan_power(
     workers: int = 1,
     pilot: Mapping[str, float] | None = None,
 ) -> tuple[PlanRecord, Table]:
-    """Tell by simulation how many runs and cases show ``world.difference`` with the wanted power.
+    """Tell by simulation how many runs and cases show ``settings.difference`` with the wanted power.
 
     Parameters
     ----------
-    world
+    settings
         What is assumed; its numbers of runs and cases are replaced by those of the grid.
     target
         Wanted power of the code *better*.
@@ -102,7 +111,7 @@ def plan_power(
     designs = []
     for n, m in grid:
         found = power(
-            replace(world, runs=n, cases=m),
+            replace(settings, runs=n, cases=m),
             studies=studies,
             alpha=alpha / comparisons,
             seed=seed,
@@ -115,19 +124,19 @@ def plan_power(
     if enough:
         best = min(enough, key=lambda each: (each.runs * each.cases, each.runs))
         sentence = (
-            f"{best.runs} runs per configuration on {best.cases} cases show a difference of {world.difference:g} with "
-            f"{100 * best.shown['better'].share:.0f} % power: the fewest predictions among these designs that reach "
+            f"{best.runs} runs per configuration on {best.cases} cases show a difference of {settings.difference:g} "
+            f"with {100 * best.shown['better'].share:.0f} % power: the fewest predictions among these designs that reach "
             f"{100 * target:.0f} %."
         )
     else:
         best = max(designs, key=lambda each: each.shown["better"].share)
         sentence = (
-            f"None of these designs shows a difference of {world.difference:g} with {100 * target:.0f} % power; the "
+            f"None of these designs shows a difference of {settings.difference:g} with {100 * target:.0f} % power; the "
             f"best, {best.runs} runs on {best.cases} cases, reaches {100 * best.shown['better'].share:.0f} %."
         )
     record = _record(
-        f"power for a difference of {world.difference:g} in {METRIC_NAMES[world.metric]}",
-        world,
+        f"power for a difference of {settings.difference:g} in {METRIC_NAMES[settings.metric]}",
+        settings,
         alpha=alpha,
         comparisons=comparisons,
         studies=studies,
@@ -144,10 +153,10 @@ def plan_power(
     note = (
         f"{studies} simulated studies per row (± {100 * 1.96 * math.sqrt(0.25 / studies):.0f} points at most). Run "
         "level: the methods differ on this test set. Case level: they differ on new cases. Better: both, and the "
-        "two-level interval excludes 0. " + _assumed(world)
+        "two-level interval excludes 0. " + _assumed(settings)
     )
     return record, Table(
-        f"Power for {world.difference:+g} {METRIC_NAMES[world.metric]}",
+        f"Power for {settings.difference:+g} {METRIC_NAMES[settings.metric]}",
         ["runs", "cases", *names],
         rows,
         f"{note}\n{sentence}",
@@ -155,12 +164,20 @@ def plan_power(
 
 
 def plan_simulation(
-    world: World, *, alpha: float, studies: int, seed: int, workers: int = 1, pilot: Mapping[str, float] | None = None
+    settings: SimulationSettings,
+    *,
+    alpha: float,
+    studies: int,
+    seed: int,
+    workers: int = 1,
+    pilot: Mapping[str, float] | None = None,
 ) -> tuple[PlanRecord, Table]:
     """Show by simulation how often the tests and the verdict see a difference where there is none."""
     found = {}
     for null in NULLS:
-        found[null] = false_positives(null_world(world, null), studies=studies, alpha=alpha, seed=seed, workers=workers)
+        found[null] = false_positives(
+            null_settings(settings, null), studies=studies, alpha=alpha, seed=seed, workers=workers
+        )
         _log.info("%s: done", null)
     retrained = found[NULLS[0]]
     sentence = (
@@ -168,8 +185,8 @@ def plan_simulation(
         f"single runs in {_percent(retrained[RATES[4]])}."
     )
     record = _record(
-        f"false positives by {METRIC_NAMES[world.metric]}",
-        world,
+        f"false positives by {METRIC_NAMES[settings.metric]}",
+        settings,
         alpha=alpha,
         comparisons=1,
         studies=studies,
@@ -180,27 +197,29 @@ def plan_simulation(
     )
     rows = [[rate, *(_percent(found[null][rate]) for null in NULLS)] for rate in RATES]
     note = (
-        f"{studies} studies per column, {world.runs} runs per configuration, {world.cases} cases, α = {alpha:g}; in "
-        "brackets 95 % by the chance of simulation. Swaps alone speak of the networks that were trained: where runs "
+        f"{studies} studies per column, {settings.runs} runs per configuration, {settings.cases} cases, α = {alpha:g}; "
+        "in brackets 95 % by the chance of simulation. Swaps alone speak of the networks that were trained: where runs "
         "differ in quality they take luck in training for the method, so the case level also asks for runs and cases. "
         "Of two methods that are equally good the run level rightly finds that they differ on this "
-        "test set. " + _assumed(world)
+        "test set. " + _assumed(settings)
     )
-    return record, Table(f"False positives by {METRIC_NAMES[world.metric]}", ["", *NULLS], rows, f"{note}\n{sentence}")
+    return record, Table(
+        f"False positives by {METRIC_NAMES[settings.metric]}", ["", *NULLS], rows, f"{note}\n{sentence}"
+    )
 
 
-def plan_looks(scores: Sequence[Path], analysis: Path) -> tuple[Looked, Table]:
+def plan_looks(scores: Sequence[Path], analysis: Path) -> tuple[InterimResult, Table]:
     """Decide whether the campaign that these scored runs belong to may stop.
 
     Raises
     ------
     OncoduetError
         As :func:`evaluation.metrics.scored_runs.read_scored_runs` and
-        :func:`evaluation.planning.group_sequential.look`.
+        :func:`evaluation.planning.group_sequential.interim_analysis`.
     """
     plan, runs = read_analysis(analysis), read_scored_runs(scores)
     declared = plan.pairs(list(group_by_configuration(runs)), analysis)
-    found = look(runs, plan, declared, analysis=sha256_file(analysis))
+    found = interim_analysis(runs, plan, declared, analysis=sha256_file(analysis))
     rows = [
         [
             f"{each.a} – {each.b}",
@@ -242,13 +261,13 @@ def plan_looks_by_simulation(
     return Table("Looking", ["", "shown", "without spending", "mean runs"], rows, note)
 
 
-def pilot_world(scores: Sequence[Path], world: World) -> tuple[World, dict[str, float]]:
+def pilot_settings(scores: Sequence[Path], settings: SimulationSettings) -> tuple[SimulationSettings, dict[str, float]]:
     """Take the metric, prevalence and spreads from scored runs: of each configuration at least two runs.
 
     Likelihoods become normal scores within run and class. Their mean correlation between runs of one configuration is
     the share of case and method together, that between runs of two configurations the share of the case alone. The
     spread of the metric between runs is the observed one without what the sampling of cases adds to it. Under a metric
-    other than AUROC the world gets the AUROC that goes with its value.
+    other than AUROC ``auroc`` becomes the AUROC that goes with its value.
 
     Raises
     ------
@@ -267,12 +286,12 @@ def pilot_world(scores: Sequence[Path], world: World) -> tuple[World, dict[str, 
     within = float(np.mean([_mean_correlation(each, each) for each in scored]))
     across = [_mean_correlation(a, b) for k, a in enumerate(scored) for b in scored[:k]]
     between = min(within, float(np.mean(across))) if across else within / 2
-    measured = [by_patient(truth, [run.outcome for run in members])[world.metric] for members in groups]
+    measured = [by_patient(truth, [run.outcome for run in members])[settings.metric] for members in groups]
     values = np.concatenate([each.values for each in measured])
     prevalence = truth.positive_count / len(truth.case_ids)
     found = replace(
-        world,
-        auroc=float(ndtr(separation_of(world.metric, float(values.mean()), prevalence) / math.sqrt(2))),
+        settings,
+        auroc=float(ndtr(separation_of(settings.metric, float(values.mean()), prevalence) / math.sqrt(2))),
         prevalence=prevalence,
         run_sd=math.sqrt(max(0.0, float(np.mean([_run_variance(each) for each in measured])))),
         case_share=max(0.0, between),
@@ -284,7 +303,7 @@ def pilot_world(scores: Sequence[Path], world: World) -> tuple[World, dict[str, 
         "cases": float(len(truth.case_ids)),
         "correlation_within": within,
         "correlation_between": between,
-        world.metric: float(values.mean()),
+        settings.metric: float(values.mean()),
     }
     return found, pilot
 
@@ -308,35 +327,35 @@ def _run_variance(measured: MetricByPatient) -> float:
     return float(measured.values.var(ddof=1)) - own_variance_by_cases(measured.influence)
 
 
-def _record(question: str, world: World, **values: object) -> PlanRecord:
+def _record(question: str, settings: SimulationSettings, **values: object) -> PlanRecord:
     assumptions = {
-        "auroc": world.auroc,
-        "difference": world.difference,
-        "prevalence": world.prevalence,
-        "run_sd": world.run_sd,
-        "case_share": world.case_share,
-        "method_share": world.method_share,
-        "run_share": world.run_share,
+        "auroc": settings.auroc,
+        "difference": settings.difference,
+        "prevalence": settings.prevalence,
+        "run_sd": settings.run_sd,
+        "case_share": settings.case_share,
+        "method_share": settings.method_share,
+        "run_share": settings.run_share,
     }
-    empty: dict[str, object] = {"designs": (), "false_positives": {}, "metric": world.metric}
+    empty: dict[str, object] = {"designs": (), "false_positives": {}, "metric": settings.metric}
     return PlanRecord.model_validate({"question": question, "assumptions": assumptions, **empty, **values})
 
 
-def _shares(rates: Mapping[str, Rate]) -> dict[str, Share]:
+def _shares(rates: Mapping[str, ErrorRate]) -> dict[str, Share]:
     return {name: Share(share=rate.value, interval=rate.interval) for name, rate in rates.items()}
 
 
-def _percent(rate: Rate) -> str:
+def _percent(rate: ErrorRate) -> str:
     low, high = rate.interval
     return f"{100 * rate.value:.1f} % [{100 * low:.1f}, {100 * high:.1f}]"
 
 
-def _assumed(world: World) -> str:
-    value = "" if world.metric == "auroc" else f" and so {METRIC_NAMES[world.metric]} {world.value:.3f}"
-    candidates = "" if world.metric == "auroc" else " One candidate per case, one lesion per positive case."
+def _assumed(settings: SimulationSettings) -> str:
+    value = "" if settings.metric == "auroc" else f" and so {METRIC_NAMES[settings.metric]} {settings.value:.3f}"
+    candidates = "" if settings.metric == "auroc" else " One candidate per case, one lesion per positive case."
     return (
-        f"Assumed: AUROC {world.auroc:.3f}{value}, prevalence {world.prevalence:.2f}, spread between runs "
-        f"{world.run_sd:.4f}; "
-        f"variance by case {world.case_share:.2f}, method × case {world.method_share:.2f}, run × case "
-        f"{world.run_share:.2f}.{candidates}"
+        f"Assumed: AUROC {settings.auroc:.3f}{value}, prevalence {settings.prevalence:.2f}, spread between runs "
+        f"{settings.run_sd:.4f}; "
+        f"variance by case {settings.case_share:.2f}, method × case {settings.method_share:.2f}, run × case "
+        f"{settings.run_share:.2f}.{candidates}"
     )

@@ -24,7 +24,7 @@ import numpy as np
 from scipy.special import ndtr, ndtri
 from scipy.stats import beta
 
-from evaluation.metrics.outcomes import BoolArray, FloatArray, Outcome, Truth
+from evaluation.metrics.outcomes import BoolArray, FloatArray, Outcome, TestSet
 from evaluation.statistics.analysis_file import Metric
 from evaluation.statistics.bootstrap import percentile_interval, stream, two_level_bootstrap
 from evaluation.statistics.case_level import (
@@ -37,21 +37,21 @@ from evaluation.statistics.parallel import each_of
 from evaluation.statistics.run_permutation import order_test
 from evaluation.statistics.verdict import Interval95, decide
 
-Null = Literal["same method, retrained", "same method, runs equally good", "other method, equally good"]
-NULLS: tuple[Null, ...] = get_args(Null)
+NullHypothesis = Literal["same method, retrained", "same method, runs equally good", "other method, equally good"]
+NULLS: tuple[NullHypothesis, ...] = get_args(NullHypothesis)
 """What no difference may mean. Under the last the methods still differ *on this test set*: the run level finds that."""
 
 RATES = ("run level", "swaps alone", "case level", "verdict: better or worse", "bootstrap of single runs")
 """*swaps alone*: the trained networks as they are. *case level*: its larger p, which the verdict uses."""
 
-Study = tuple[BoolArray, FloatArray, FloatArray]
+SimulatedStudy = tuple[BoolArray, FloatArray, FloatArray]
 
 _CHUNK = 20
 """Studies from one random stream."""
 
 
 @dataclass(frozen=True)
-class World:
+class SimulationSettings:
     """What a study is drawn from."""
 
     runs: int  # per configuration
@@ -77,7 +77,7 @@ class World:
 
 
 @dataclass(frozen=True)
-class Rate:
+class ErrorRate:
     """A share of simulated studies."""
 
     found: int
@@ -97,8 +97,8 @@ class Rate:
 
 
 def false_positives(
-    world: World, *, studies: int, alpha: float, seed: int, replicates: int = 400, workers: int = 1
-) -> dict[str, Rate]:
+    settings: SimulationSettings, *, studies: int, alpha: float, seed: int, replicates: int = 400, workers: int = 1
+) -> dict[str, ErrorRate]:
     """How often each test finds a difference, by the functions that ``compare`` uses; keys are :data:`RATES`.
 
     Parameters
@@ -106,14 +106,20 @@ def false_positives(
     replicates
         Of the bootstrap in each study.
     """
-    tested = partial(_test_chunk, world, alpha, seed, replicates)
+    tested = partial(_test_chunk, settings, alpha, seed, replicates)
     found = np.concatenate(list(each_of(tested, _chunks(studies), workers=workers)))
-    return {name: Rate(int(column.sum()), studies) for name, column in zip(RATES, found.T, strict=True)}
+    return {name: ErrorRate(int(column.sum()), studies) for name, column in zip(RATES, found.T, strict=True)}
 
 
 def power(
-    world: World, *, studies: int, alpha: float, seed: int, margin: float | None = None, workers: int = 1
-) -> dict[str, Rate]:
+    settings: SimulationSettings,
+    *,
+    studies: int,
+    alpha: float,
+    seed: int,
+    margin: float | None = None,
+    workers: int = 1,
+) -> dict[str, ErrorRate]:
     """How often a study shows the second configuration to be better.
 
     Parameters
@@ -127,31 +133,31 @@ def power(
     -------
     ``run level``, ``case level`` and ``better`` (both, and the two-level interval above 0).
     """
-    judged = partial(_power_chunk, world, alpha, seed, margin)
+    judged = partial(_power_chunk, settings, alpha, seed, margin)
     found = np.concatenate(list(each_of(judged, _chunks(studies), workers=workers)))
     names = ["run level", "case level", "better", *(["on par"] if margin is not None else [])]
-    return {name: Rate(int(column.sum()), studies) for name, column in zip(names, found.T, strict=False)}
+    return {name: ErrorRate(int(column.sum()), studies) for name, column in zip(names, found.T, strict=False)}
 
 
-def null_world(world: World, null: Null) -> World:
+def null_settings(settings: SimulationSettings, null: NullHypothesis) -> SimulationSettings:
     """The same sizes and spreads without a difference."""
     same = null != "other method, equally good"
-    spread_of_runs = 0.0 if null == "same method, runs equally good" else world.run_sd
-    return replace(world, difference=0.0, same_method=same, run_sd=spread_of_runs)
+    spread_of_runs = 0.0 if null == "same method, runs equally good" else settings.run_sd
+    return replace(settings, difference=0.0, same_method=same, run_sd=spread_of_runs)
 
 
-def draw(world: World, generator: np.random.Generator) -> Study:
+def draw(settings: SimulationSettings, generator: np.random.Generator) -> SimulatedStudy:
     """One study: which cases are positive, shape (cases,), and both arms' likelihoods, shape (runs, cases)."""
-    ones = min(world.cases - 2, max(2, int(generator.binomial(world.cases, world.prevalence))))
-    positive = np.arange(world.cases) < ones
-    shared = generator.normal(0, np.sqrt(world.case_share), world.cases)
-    methods = generator.normal(0, np.sqrt(world.method_share), (2, world.cases))
+    ones = min(settings.cases - 2, max(2, int(generator.binomial(settings.cases, settings.prevalence))))
+    positive = np.arange(settings.cases) < ones
+    shared = generator.normal(0, np.sqrt(settings.case_share), settings.cases)
+    methods = generator.normal(0, np.sqrt(settings.method_share), (2, settings.cases))
     arms = []
     for number in (0, 1):
-        value = world.value + number * world.difference + generator.normal(0, world.run_sd, (world.runs, 1))
-        separation = separation_of(world.metric, value, world.prevalence)
-        noise = generator.normal(0, np.sqrt(world.run_share), (world.runs, world.cases))
-        arms.append(separation * positive + shared + methods[0 if world.same_method else number] + noise)
+        value = settings.value + number * settings.difference + generator.normal(0, settings.run_sd, (settings.runs, 1))
+        separation = separation_of(settings.metric, value, settings.prevalence)
+        noise = generator.normal(0, np.sqrt(settings.run_share), (settings.runs, settings.cases))
+        arms.append(separation * positive + shared + methods[0 if settings.same_method else number] + noise)
     return positive, arms[0], arms[1]
 
 
@@ -184,7 +190,7 @@ def _ap_by_separation(prevalence: float) -> tuple[FloatArray, FloatArray]:
 
 
 @dataclass(frozen=True)
-class Spread:
+class RunVariance:
     """Mean of the metric over an arm's runs or of a difference, and its variances by what is drawn anew."""
 
     first: MetricByPatient
@@ -199,7 +205,7 @@ class Spread:
         return np.stack([self.first.values, self.second.values])
 
 
-def spread(positive: BoolArray, first: FloatArray, second: FloatArray, metric: Metric = "auroc") -> Spread:
+def run_variances(positive: BoolArray, first: FloatArray, second: FloatArray, metric: Metric = "auroc") -> RunVariance:
     """Take a study's means and variances in closed form; likelihoods of shape (runs, cases), without ties."""
     arms = [_by_case(metric, positive, arm) for arm in (first, second)]
     means = [arm.influence.mean(axis=0) for arm in arms]
@@ -210,7 +216,7 @@ def spread(positive: BoolArray, first: FloatArray, second: FloatArray, metric: M
         runs = len(arm.values)
         total += float(arm.values.var()) / max(1, runs - 1) + own_variance_by_cases(arm.influence) / runs
     difference = float(arms[1].values.mean() - arms[0].values.mean())
-    return Spread(arms[0], arms[1], difference, case_variance, total)
+    return RunVariance(arms[0], arms[1], difference, case_variance, total)
 
 
 def _by_case(metric: Metric, positive: BoolArray, arm: FloatArray) -> MetricByPatient:
@@ -242,26 +248,30 @@ def _chunks(studies: int) -> list[tuple[int, int]]:
     return [(number, min(_CHUNK, studies - first)) for number, first in enumerate(range(0, studies, _CHUNK))]
 
 
-def _test_chunk(world: World, alpha: float, seed: int, replicates: int, chunk: tuple[int, int]) -> BoolArray:
+def _test_chunk(
+    settings: SimulationSettings, alpha: float, seed: int, replicates: int, chunk: tuple[int, int]
+) -> BoolArray:
     """Which of :data:`RATES` found a difference, shape (studies, rates)."""
     number, studies = chunk
     generator = stream(seed, "false positives", str(number))
     return np.array(
-        [_tests(draw(world, generator), world.metric, alpha, replicates, generator) for _ in range(studies)]
+        [_tests(draw(settings, generator), settings.metric, alpha, replicates, generator) for _ in range(studies)]
     )
 
 
-def _tests(study: Study, metric: Metric, alpha: float, replicates: int, generator: np.random.Generator) -> list[bool]:
+def _tests(
+    study: SimulatedStudy, metric: Metric, alpha: float, replicates: int, generator: np.random.Generator
+) -> list[bool]:
     positive, first, second = study
     cases = positive.size
     with_ap = metric != "auroc"
-    truth = Truth(tuple(f"{case:06d}" for case in range(cases)), positive, (positive * with_ap).astype(np.int64))
+    truth = TestSet(tuple(f"{case:06d}" for case in range(cases)), positive, (positive * with_ap).astype(np.int64))
     arms = {
         name: [_outcome(row, positive, with_ap=with_ap) for row in arm]
         for name, arm in (("second", second), ("first", first))
     }
     seed = int(generator.integers(2**31))
-    values = spread(positive, first, second, metric).runs
+    values = run_variances(positive, first, second, metric).runs
     run_p = order_test(values[1].tolist(), values[0].tolist()).p
     at_case_level = case_level_tests(
         truth, arms["second"], arms["first"], fixed=(False, False), draws=1_000, seed=seed
@@ -291,14 +301,16 @@ def _tests(study: Study, metric: Metric, alpha: float, replicates: int, generato
     ]
 
 
-def _power_chunk(world: World, alpha: float, seed: int, margin: float | None, chunk: tuple[int, int]) -> BoolArray:
+def _power_chunk(
+    settings: SimulationSettings, alpha: float, seed: int, margin: float | None, chunk: tuple[int, int]
+) -> BoolArray:
     number, studies = chunk
     generator = stream(seed, "power", str(number))
     critical = NormalDist().inv_cdf(1 - alpha / 2)
     one_sided = NormalDist().inv_cdf(1 - alpha)
     found = []
     for _ in range(studies):
-        study = spread(*draw(world, generator), world.metric)
+        study = run_variances(*draw(settings, generator), settings.metric)
         reach = float(np.sqrt(study.two_level_variance))
         at_run_level = order_test(study.runs[1].tolist(), study.runs[0].tolist()).p <= alpha and study.difference > 0
         tested = runs_and_cases_test(study.second, study.first)

@@ -90,7 +90,7 @@ _STAGGER = (0.0, 0.15, -0.15)  # of a row, so that many runs do not hide one ano
 
 
 @dataclass(frozen=True)
-class Look:
+class Style:
     """How one configuration is drawn everywhere."""
 
     colour: str
@@ -109,7 +109,7 @@ class Drawing:
     files: Mapping[str, bytes]  # by suffix: png, svg and pdf
 
 
-def looks(configurations: Sequence[ConfigurationSummary]) -> dict[str, Look]:
+def styles(configurations: Sequence[ConfigurationSummary]) -> dict[str, Style]:
     """Give each configuration its colour, dash and marker, by its place."""
     found = {}
     coloured = greys = 0
@@ -118,14 +118,14 @@ def looks(configurations: Sequence[ConfigurationSummary]) -> dict[str, Look]:
         marker = _MARKERS[number % len(_MARKERS)]
         if each.kind == "baseline":
             grey = _GREYS[greys % len(_GREYS)]
-            found[each.name] = Look(grey, _DASHES[1 + greys % 3], marker, f"var(--grey-{greys % len(_GREYS)})")
+            found[each.name] = Style(grey, _DASHES[1 + greys % 3], marker, f"var(--grey-{greys % len(_GREYS)})")
             greys += 1
         elif each.name in ensembles[:1]:
-            found[each.name] = Look(INK, "-", marker, "currentColor")
+            found[each.name] = Style(INK, "-", marker, "currentColor")
         else:
             place = coloured % len(PALETTE)
             dash = _DASHES[coloured // len(PALETTE) % len(_DASHES)]
-            found[each.name] = Look(PALETTE[place], dash, marker, f"var(--colour-{place})")
+            found[each.name] = Style(PALETTE[place], dash, marker, f"var(--colour-{place})")
             coloured += 1
     return found
 
@@ -133,7 +133,7 @@ def looks(configurations: Sequence[ConfigurationSummary]) -> dict[str, Look]:
 def draw_figures(verdict: Verdict, groups: Mapping[str, Sequence[ScoredRun]]) -> dict[str, Drawing]:
     """Draw everything the report shows, by name: ``roc pr froc calibration runs-<metric> p-<metric>``."""
     with matplotlib.rc_context({**_STYLE, "svg.hashsalt": "oncoduet"}):
-        dressed = looks(verdict.configurations)
+        dressed = styles(verdict.configurations)
         drawings = [
             _curves("roc", verdict, groups, dressed),
             _curves("pr", verdict, groups, dressed),
@@ -176,7 +176,7 @@ def detection_curve(run: ScoredRun) -> tuple[FloatArray, FloatArray, FloatArray]
 
 
 def _curves(
-    kind: str, verdict: Verdict, groups: Mapping[str, Sequence[ScoredRun]], dressed: Mapping[str, Look]
+    kind: str, verdict: Verdict, groups: Mapping[str, Sequence[ScoredRun]], dressed: Mapping[str, Style]
 ) -> Drawing:
     plot = _CURVES[kind]
     figure, axes = _with_legend_below(len(verdict.configurations))
@@ -270,7 +270,7 @@ def _detection_band(kind: str, run: ScoredRun, weights: FloatArray, at: FloatArr
     return np.stack(rows)
 
 
-def _calibration(verdict: Verdict, groups: Mapping[str, Sequence[ScoredRun]], dressed: Mapping[str, Look]) -> Drawing:
+def _calibration(verdict: Verdict, groups: Mapping[str, Sequence[ScoredRun]], dressed: Mapping[str, Style]) -> Drawing:
     figure, axes = _with_legend_below(len(verdict.configurations))
     axes.set_title("Calibration, cases", pad=9)
     axes.set_xlabel("likelihood, mean of a bin")
@@ -373,7 +373,7 @@ _CURVES = {
 }
 
 
-def _dots(metric: Metric, verdict: Verdict, dressed: Mapping[str, Look]) -> Drawing:
+def _dots(metric: Metric, verdict: Verdict, dressed: Mapping[str, Style]) -> Drawing:
     name = METRIC_NAMES[metric]
     count = len(verdict.configurations)
     height = 0.95 + 0.42 * count

@@ -23,11 +23,11 @@ from matplotlib.figure import Figure
 from contract.cards import Card, card_names, load_card
 from contract.errors import OncoduetError, some
 from contract.images.volume import read_volume, require_same_grid
-from evaluation.inputs.predictions import Run, find_runs
+from evaluation.inputs.predictions import PredictionSet, find_prediction_sets
 from evaluation.inputs.truth import TruthFolder, find_truth
 from evaluation.masks.sparse_image import open_image, read_confidences
 from evaluation.matching import strict
-from evaluation.matching.cases import MatchingRule, Truth
+from evaluation.matching.cases import LesionTruth, MatchingRule
 from evaluation.metrics.outcomes import FloatArray
 from evaluation.metrics.scored_runs import ScoredRun
 from evaluation.score import read_one
@@ -80,8 +80,8 @@ def find_misses(runs: Sequence[ScoredRun], archive: Path, predictions: Sequence[
     Raises
     ------
     OncoduetError
-        As :func:`evaluation.inputs.predictions.find_runs`; no predictions are those of a scored run, they know no card,
-        or an image is missing, unreadable or on another grid than its label map.
+        As :func:`evaluation.inputs.predictions.find_prediction_sets`; no predictions are those of a scored run, they
+        know no card, or an image is missing, unreadable or on another grid than its label map.
     """
     truth = find_truth(archive)
     found = _predictions_of(runs, truth, predictions)
@@ -135,12 +135,12 @@ def describe_misses(misses: Sequence[Miss]) -> str:
     return f"Lesions that the fewest runs found: {'; '.join(said)}."
 
 
-def _predictions_of(runs: Sequence[ScoredRun], truth: TruthFolder, predictions: Sequence[Path]) -> list[Run]:
+def _predictions_of(runs: Sequence[ScoredRun], truth: TruthFolder, predictions: Sequence[Path]) -> list[PredictionSet]:
     scored = {_mark(run): run.name for run in runs}
-    found: dict[str, Run] = {}
+    found: dict[str, PredictionSet] = {}
     card = _scoring_card(runs[0], truth, predictions)
     for folder in predictions:
-        for run in find_runs(folder, truth, card=card, on_missing="worst"):
+        for run in find_prediction_sets(folder, truth, card=card, on_missing="worst"):
             name = None if run.source is None else scored.get((run.source.configuration, *run.source.runs))
             if name is not None:
                 found[name] = run
@@ -182,7 +182,7 @@ def _worst_cases(runs: Sequence[ScoredRun]) -> list[str]:
     return [truth.case_ids[case] for case in order[:_CASES]]
 
 
-def _missed_by_lesion(case_id: str, runs: Sequence[Run], truth: TruthFolder) -> list[int]:
+def _missed_by_lesion(case_id: str, runs: Sequence[PredictionSet], truth: TruthFolder) -> list[int]:
     """How many runs missed each lesion of a case."""
     missed: Counter[int] = Counter()
     lesions = 0
@@ -194,7 +194,7 @@ def _missed_by_lesion(case_id: str, runs: Sequence[Run], truth: TruthFolder) -> 
     return [missed[lesion] for lesion in range(lesions)]
 
 
-def _image(archive: Path, case_id: str, channel: str, truth: Truth) -> Image:
+def _image(archive: Path, case_id: str, channel: str, truth: LesionTruth) -> Image:
     name = f"{case_id}_{channel}.mha"
     path = next((path for folder in sorted(archive.iterdir()) if (path := folder / name).is_file()), None)
     if path is None:
@@ -204,7 +204,9 @@ def _image(archive: Path, case_id: str, channel: str, truth: Truth) -> Image:
     return volume.array.astype(np.float32)
 
 
-def _picture(case_id: str, lesion: int, image: Image, truth: Truth, runs: Sequence[Run], *, missed: int) -> Miss:
+def _picture(
+    case_id: str, lesion: int, image: Image, truth: LesionTruth, runs: Sequence[PredictionSet], *, missed: int
+) -> Miss:
     shape = truth.grid.shape_zyx
     z, y, x = np.unravel_index(truth.lesions.voxels[truth.lesions.owners == lesion], shape)
     slice_number = int(np.bincount(z).argmax())

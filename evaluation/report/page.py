@@ -17,14 +17,14 @@ from markupsafe import Markup
 from contract.files import write_text
 from evaluation.metrics.operating_points import (
     FALSE_POSITIVES_PER_CASE,
-    Flip,
+    DiscordantCase,
     OperatingPoints,
     Spread,
-    flips,
+    discordant_cases,
     operating_points,
 )
 from evaluation.metrics.scored_runs import ScoredRun
-from evaluation.report.figures import DARK_PALETTE, FIGURES, MANY, PALETTE, SUFFIXES, draw_figures, looks, p_text
+from evaluation.report.figures import DARK_PALETTE, FIGURES, MANY, PALETTE, SUFFIXES, draw_figures, p_text, styles
 from evaluation.report.missed_lesions import Miss, describe_misses, draw_misses
 from evaluation.report.tables import TABLES, write_tables
 from evaluation.statistics.analysis_file import METRICS, Metric
@@ -67,7 +67,7 @@ def write_report(folder: Path, verdict: Verdict, runs: Sequence[ScoredRun], miss
     pictures = draw_misses(misses) if misses else b""
     if misses:
         (folder / "figures" / "misses.png").write_bytes(pictures)
-    divided = [flip for name, members in groups.items() for flip in flips(name, members)]
+    divided = [flip for name, members in groups.items() for flip in discordant_cases(name, members)]
     write_tables(folder / "tables", verdict, divided)
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent / "templates"),
@@ -88,13 +88,13 @@ def write_report(folder: Path, verdict: Verdict, runs: Sequence[ScoredRun], miss
         code_names=CODE_NAMES,
         operating_points=[f"{rate:g}" for rate in FALSE_POSITIVES_PER_CASE],
         readings={name: _readings(operating_points(members)) for name, members in groups.items()},
-        flips=_flips_by_case(divided)[:_MOST_FLIPS],
+        discordant_cases=_flips_by_case(divided)[:_MOST_FLIPS],
         divided_cases=len({flip.case_id for flip in divided}),
         misses=describe_misses(misses) if misses else "",
         pictures=base64.b64encode(pictures).decode(),
         crowded=len(verdict.configurations) > MANY,
         trained=[each.name for each in verdict.configurations if each.runs > 1],
-        colours={name: look.css for name, look in looks(verdict.configurations).items()},
+        colours={name: look.css for name, look in styles(verdict.configurations).items()},
         palette=PALETTE,
         dark_palette=DARK_PALETTE,
         drawings={name: {"alt": each.alt, "svg": Markup(each.svg)} for name, each in drawings.items()},
@@ -293,9 +293,9 @@ def _readings(points: OperatingPoints) -> list[Spread | None]:
     ]
 
 
-def _flips_by_case(divided: Sequence[Flip]) -> list[dict[str, Any]]:
+def _flips_by_case(divided: Sequence[DiscordantCase]) -> list[dict[str, Any]]:
     """One row per case that flips in any configuration, the one that flips in most configurations first."""
-    by_case: dict[str, dict[str, Flip]] = {}
+    by_case: dict[str, dict[str, DiscordantCase]] = {}
     for flip in divided:
         by_case.setdefault(flip.case_id, {})[flip.configuration] = flip
     rows = [

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from contract.names import cell
 from contract.text import printable
-from evaluation.metrics.operating_points import Flip
+from evaluation.metrics.operating_points import DiscordantCase
 from evaluation.statistics.analysis_file import METRICS
 from evaluation.statistics.verdict import METRIC_NAMES, Verdict
 
@@ -25,7 +25,7 @@ _ESCAPES = str.maketrans(
 )  # fmt: skip
 
 
-def write_tables(folder: Path, verdict: Verdict, flips: Sequence[Flip]) -> None:
+def write_tables(folder: Path, verdict: Verdict, flips: Sequence[DiscordantCase]) -> None:
     """Write ``configurations``, ``comparisons`` (both also as ``.tex``), ``flips`` and ``subgroups`` as CSV."""
     folder.mkdir()
     _csv(folder / "configurations.csv", *_configurations(verdict))

@@ -16,7 +16,7 @@ from statistics import NormalDist
 import numpy as np
 from scipy.stats import rankdata
 
-from evaluation.metrics.outcomes import FloatArray, Outcome, Truth, weighted_ap, weighted_auroc
+from evaluation.metrics.outcomes import FloatArray, Outcome, TestSet, weighted_ap, weighted_auroc
 from evaluation.statistics.parallel import each_of
 
 _BLOCK = 500
@@ -33,7 +33,7 @@ class Interval:
 
 
 def two_level_bootstrap(
-    truth: Truth,
+    truth: TestSet,
     configurations: Mapping[str, Sequence[Outcome]],
     *,
     replicates: int,
@@ -77,7 +77,7 @@ def percentile_interval(draws: FloatArray, *, level: float) -> Interval | None:
 
 
 def delong_interval(
-    truth: Truth, first: Sequence[Outcome], second: Sequence[Outcome] = (), *, level: float
+    truth: TestSet, first: Sequence[Outcome], second: Sequence[Outcome] = (), *, level: float
 ) -> tuple[float, float] | None:
     """DeLong's interval for the mean AUROC of some runs, or for the difference of two such means.
 
@@ -108,7 +108,7 @@ def stream(seed: int, *names: str) -> np.random.Generator:
     return np.random.default_rng(np.random.SeedSequence([seed, *words]))
 
 
-def case_weights(truth: Truth, replicates: int, seed: int) -> FloatArray:
+def case_weights(truth: TestSet, replicates: int, seed: int) -> FloatArray:
     """How often each replicate draws each case, shape (replicates, cases)."""
     patients = truth.patient_count
     drawn = stream(seed, "patients").multinomial(patients, np.full(patients, 1 / patients), size=replicates)
@@ -125,7 +125,7 @@ def _run_shares(runs: int, replicates: int, generator: np.random.Generator) -> F
     return generator.multinomial(drawn, np.full(runs, 1 / runs), size=replicates).T / drawn
 
 
-def _of_run(truth: Truth, replicates: int, seed: int, outcome: Outcome) -> tuple[FloatArray, FloatArray]:
+def _of_run(truth: TestSet, replicates: int, seed: int, outcome: Outcome) -> tuple[FloatArray, FloatArray]:
     """One run's AUROC and AP in each replicate."""
     weights = case_weights(truth, replicates, seed)
     blocks = [weights[start : start + _BLOCK] for start in range(0, replicates, _BLOCK)]
@@ -133,7 +133,7 @@ def _of_run(truth: Truth, replicates: int, seed: int, outcome: Outcome) -> tuple
     return auroc, np.concatenate([weighted_ap(truth, outcome, block) for block in blocks])
 
 
-def _placements(truth: Truth, outcomes: Sequence[Outcome]) -> tuple[FloatArray, FloatArray]:
+def _placements(truth: TestSet, outcomes: Sequence[Outcome]) -> tuple[FloatArray, FloatArray]:
     """For each case the share of the other class that it is ranked rightly against, meaned over the runs."""
     positive = truth.positive
     ones, zeros = truth.positive_count, len(truth.case_ids) - truth.positive_count

@@ -23,7 +23,7 @@ import numpy as np
 from scipy.stats import rankdata
 from scipy.stats import t as student
 
-from evaluation.metrics.outcomes import FloatArray, Outcome, Truth, weighted_ap, weighted_auroc
+from evaluation.metrics.outcomes import FloatArray, Outcome, TestSet, weighted_ap, weighted_auroc
 from evaluation.statistics.analysis_file import METRICS, Metric
 from evaluation.statistics.case_permutation import case_swap_tests
 from evaluation.statistics.run_permutation import PermutationResult
@@ -64,7 +64,7 @@ class CaseTest:
 
 
 def case_level_tests(
-    truth: Truth, a: Sequence[Outcome], b: Sequence[Outcome], *, fixed: tuple[bool, bool], draws: int, seed: int
+    truth: TestSet, a: Sequence[Outcome], b: Sequence[Outcome], *, fixed: tuple[bool, bool], draws: int, seed: int
 ) -> dict[str, CaseTest]:
     """Test the differences of two configurations' mean AUROC, AP and score.
 
@@ -111,7 +111,7 @@ def runs_and_cases_test(
     return RunsAndCases(p, degrees, sum(of_runs), cases)
 
 
-def by_patient(truth: Truth, outcomes: Sequence[Outcome]) -> Mapping[Metric, MetricByPatient]:
+def by_patient(truth: TestSet, outcomes: Sequence[Outcome]) -> Mapping[Metric, MetricByPatient]:
     """Each metric of some runs with the patients' influence; NaN where the truth leaves it undefined."""
     one = np.ones((1, len(truth.case_ids)))
     auroc = MetricByPatient(
@@ -126,7 +126,7 @@ def by_patient(truth: Truth, outcomes: Sequence[Outcome]) -> Mapping[Metric, Met
     return {"auroc": auroc, "ap": ap, "score": score}
 
 
-def auroc_influence(truth: Truth, likelihood: FloatArray) -> FloatArray:
+def auroc_influence(truth: TestSet, likelihood: FloatArray) -> FloatArray:
     """Derivative of AUROC by each patient's weight, shape (patients,); each class n/(n − 1) as in DeLong's variance."""
     positive = truth.positive
     ones, zeros = truth.positive_count, len(truth.case_ids) - truth.positive_count
@@ -142,7 +142,7 @@ def auroc_influence(truth: Truth, likelihood: FloatArray) -> FloatArray:
     return _by_patient(truth, of_cases)
 
 
-def ap_influence(truth: Truth, outcome: Outcome) -> FloatArray:
+def ap_influence(truth: TestSet, outcome: Outcome) -> FloatArray:
     """Derivative of AP by each patient's weight, shape (patients,), times √(n/(n − 1)) for n patients with a lesion.
 
     With AP = (1/L) Σ ΔTP(t) · TP(t)/N(t) a candidate at the confidence t adds ``[hit] · precision(t)`` and, at every
@@ -176,7 +176,7 @@ def own_variance_by_cases(influence: FloatArray) -> float:
     return float(((influence - influence.mean(axis=0)) ** 2).sum()) / (runs - 1)
 
 
-def _by_patient(truth: Truth, of_cases: FloatArray) -> FloatArray:
+def _by_patient(truth: TestSet, of_cases: FloatArray) -> FloatArray:
     return np.asarray(np.bincount(truth.patients, of_cases, minlength=truth.patient_count), dtype=np.float64)
 
 

@@ -20,7 +20,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy.stats import rankdata
 
-from evaluation.metrics.outcomes import BoolArray, FloatArray, IntArray, Outcome, Truth
+from evaluation.metrics.outcomes import BoolArray, FloatArray, IntArray, Outcome, TestSet
 from evaluation.statistics.run_permutation import Alternative, PermutationResult, counted
 
 Packed = npt.NDArray[np.uint8]
@@ -40,7 +40,7 @@ _SMALLEST = 2.0**-900
 
 
 def case_swap_tests(
-    truth: Truth,
+    truth: TestSet,
     a: Sequence[Outcome],
     b: Sequence[Outcome],
     *,
@@ -103,7 +103,7 @@ def case_swap_tests(
 
 
 def swap_differences(
-    truth: Truth, a: Sequence[Outcome], b: Sequence[Outcome], swapped: BoolArray
+    truth: TestSet, a: Sequence[Outcome], b: Sequence[Outcome], swapped: BoolArray
 ) -> dict[str, FloatArray]:
     """Differences of mean AUROC and mean AP (first minus second, both of ranks) after given swaps.
 
@@ -127,7 +127,7 @@ def swap_differences(
     return {"auroc": auroc, "ap": np.concatenate(ap)}
 
 
-def auroc_swap_weights(truth: Truth, a: Sequence[Outcome], b: Sequence[Outcome]) -> FloatArray:
+def auroc_swap_weights(truth: TestSet, a: Sequence[Outcome], b: Sequence[Outcome]) -> FloatArray:
     """Weight of each patient's swap in the difference of mean AUROCs, shape (patients,).
 
     With σ = ±1 for "as it is" and "swapped", the difference of the two AUROCs is ``Σ σᵢ weightᵢ``: for a positive i
@@ -138,7 +138,7 @@ def auroc_swap_weights(truth: Truth, a: Sequence[Outcome], b: Sequence[Outcome])
     return np.asarray(weights * unit, dtype=np.float64)
 
 
-def _whole_weights(truth: Truth, a: Sequence[Outcome], b: Sequence[Outcome]) -> tuple[IntArray, float]:
+def _whole_weights(truth: TestSet, a: Sequence[Outcome], b: Sequence[Outcome]) -> tuple[IntArray, float]:
     """The weights as whole numbers without a common divisor, and the unit that makes them AUROC."""
     positive = truth.positive
     ones = truth.positive_count
@@ -212,7 +212,7 @@ class _PooledCandidates:
     lesions: int
 
     @classmethod
-    def of(cls, truth: Truth, a: Outcome, b: Outcome) -> "_PooledCandidates":
+    def of(cls, truth: TestSet, a: Outcome, b: Outcome) -> "_PooledCandidates":
         rank = np.concatenate([rankdata(-a.confidence), rankdata(-b.confidence)])
         order = np.argsort(rank, kind="stable")
         patient = truth.patients[np.concatenate([a.candidate_case, b.candidate_case])[order]].tolist()

@@ -20,7 +20,7 @@ from contract.errors import OncoduetError
 from contract.patients import FEWEST_PATIENTS
 from contract.tables import Table, known
 from evaluation.inputs.marksheet import read_marksheet
-from evaluation.metrics.outcomes import BoolArray, Outcome, Truth
+from evaluation.metrics.outcomes import BoolArray, Outcome, TestSet
 from evaluation.metrics.scored_runs import ScoredRun
 from evaluation.statistics.analysis_file import Analysis
 from evaluation.statistics.bootstrap import percentile_interval, two_level_bootstrap
@@ -36,7 +36,7 @@ Groups = Mapping[str, Mapping[str, BoolArray]]
 """By column and value, which cases belong to the group, shape (cases,)."""
 
 
-def read_groups(path: Path, columns: Sequence[str], truth: Truth) -> Groups:
+def read_groups(path: Path, columns: Sequence[str], truth: TestSet) -> Groups:
     """Read which cases fall into which group.
 
     Parameters
@@ -103,7 +103,7 @@ def judge_subgroups(
             if min(positive, negative) < FEWEST:
                 continue
             names = truth.patient_names
-            part = Truth(
+            part = TestSet(
                 tuple(np.array(truth.case_ids)[member].tolist()),
                 truth.positive[member],
                 0 * truth.lesions[member],
@@ -157,7 +157,7 @@ def judge_subgroups(
 
 
 def _groups(
-    texts: Sequence[str], truth: Truth, *, numbers: Sequence[float | None] | None = None
+    texts: Sequence[str], truth: TestSet, *, numbers: Sequence[float | None] | None = None
 ) -> dict[str, BoolArray]:
     """Which cases belong to which value; by ``numbers``, where they are such, None where unknown."""
     known = [number for number in numbers or () if number is not None]
@@ -214,6 +214,6 @@ def _restricted(outcome: Outcome, member: BoolArray) -> Outcome:
     return Outcome(outcome.likelihood[member], nothing, np.zeros(0), np.zeros(0, dtype=np.bool_))
 
 
-def _auroc(truth: Truth, outcome: Outcome) -> float:
+def _auroc(truth: TestSet, outcome: Outcome) -> float:
     above = outcome.likelihood[truth.positive][:, None] - outcome.likelihood[~truth.positive][None, :]
     return float((above > 0).mean() + 0.5 * (above == 0).mean())

@@ -20,7 +20,7 @@ from contract.cards import Frozen
 from contract.images.volume import Box
 
 Float64Array = npt.NDArray[np.float64]
-Fill = Literal["cuboid", "ellipsoid", "segmentation"]
+BoxShape = Literal["cuboid", "ellipsoid", "segmentation"]
 """What a box paints into the detection map; see :func:`network.detection.painting.detection_map`."""
 CaseScore = Literal["maximum", "noisy-or", "top-k-mean"]
 """How a case's findings become one likelihood; see :func:`network.detection.painting.case_likelihood`."""
@@ -31,7 +31,7 @@ _TILE_DEVIATION = 0.8
 """Standard deviation of the weight within a tile, in halves of the tile."""
 
 
-class BoxRule(Frozen):
+class BoxPostprocessing(Frozen):
     """Which predictions count, how they are clustered, and how boxes become a map and a likelihood; in the bundle.
 
     The first three are swept on validation boxes (``training.retina_unet.box_rule_sweep``), fill and case score by the
@@ -44,7 +44,7 @@ class BoxRule(Frozen):
     """Predictions join a cluster whose strongest they overlap by more than this."""
     minimum_size_voxels: Annotated[float, Field(ge=0, le=10_000)] = 0.01
     """Predictions count that extend further than this on every axis."""
-    fill: Fill = "cuboid"
+    fill: BoxShape = "cuboid"
     case_score: CaseScore = "maximum"
     k: Annotated[int, Field(ge=1, le=10_000)] = 3
     """How many of the highest findings ``top-k-mean`` averages."""
@@ -78,7 +78,9 @@ def joined(parts: Sequence[ScoredBoxes]) -> ScoredBoxes:
     )
 
 
-def cluster(found: ScoredBoxes, rule: BoxRule, *, expected: Float64Array, strongest: int = STRONGEST) -> ScoredBoxes:
+def cluster(
+    found: ScoredBoxes, rule: BoxPostprocessing, *, expected: Float64Array, strongest: int = STRONGEST
+) -> ScoredBoxes:
     """Merge the predictions of all tiles, copies and members.
 
     Parameters

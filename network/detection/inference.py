@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from contract.images.volume import Box, Float32Array
-from network.detection.clustering import BoxRule, ScoredBoxes, cluster, expected_predictions, joined
+from network.detection.clustering import BoxPostprocessing, ScoredBoxes, cluster, expected_predictions, joined
 from network.detection.segmentation import AveragedSegmentation
 from network.detection.tiles import boxes_of_tiles
 from network.malloc import freed_memory_kept
@@ -33,7 +33,7 @@ class Detector:
 
 
 @dataclass(frozen=True)
-class Found:
+class RawDetections:
     """What members found in the tiles and mirrored copies of a study, before it is clustered."""
 
     by_member: tuple[ScoredBoxes, ...]
@@ -44,7 +44,7 @@ class Found:
     segmentations: tuple[Float32Array, ...] = ()
     """Of each member the lesion probability by its segmentation head, shape (z, y, x); empty unless asked for."""
 
-    def clustered(self, rule: BoxRule, members: Sequence[int] | None = None) -> ScoredBoxes:
+    def clustered(self, rule: BoxPostprocessing, members: Sequence[int] | None = None) -> ScoredBoxes:
         """Boxes of some members together, by falling score; None: of all."""
         chosen = range(len(self.by_member)) if members is None else members
         together = joined([self.by_member[member] for member in chosen])
@@ -67,7 +67,7 @@ def predict_boxes(
     data: Tensor,
     *,
     patch_size: tuple[int, int, int],
-    rule: BoxRule,
+    rule: BoxPostprocessing,
     mirror_axes: Sequence[int] = (),
     step: float = 0.5,
     batch: int = BATCH,
@@ -122,7 +122,7 @@ def find_boxes(
     step: float = 0.5,
     batch: int = BATCH,
     lesion_class: int | None = None,
-) -> Found:
+) -> RawDetections:
     """What each member finds, so that any of them may be clustered together, by any rule.
 
     Parameters
@@ -166,7 +166,7 @@ def find_boxes(
     segmentations: tuple[Float32Array, ...] = ()
     if averaged is not None and lesion_class is not None:
         segmentations = averaged.probabilities(lesion_class, shape)
-    return Found(tuple(_inside(joined(own), shape) for own in parts), tiles, len(copies), segmentations)
+    return RawDetections(tuple(_inside(joined(own), shape) for own in parts), tiles, len(copies), segmentations)
 
 
 def _inside(found: ScoredBoxes, shape_zyx: Sequence[int]) -> ScoredBoxes:

@@ -14,7 +14,7 @@ import numpy.typing as npt
 from scipy import ndimage
 
 from contract.images.volume import Float32Array
-from network.detection.clustering import CaseScore, Fill, Float64Array, ScoredBoxes
+from network.detection.clustering import BoxShape, CaseScore, Float64Array, ScoredBoxes
 
 MINIMUM_VOXELS = 10
 """A box needs more voxels than this."""
@@ -26,7 +26,7 @@ def detection_map(
     found: ScoredBoxes,
     shape_zyx: tuple[int, int, int],
     *,
-    fill: Fill = "cuboid",
+    fill: BoxShape = "cuboid",
     segmentation: Float32Array | None = None,
     minimum_voxels: int = MINIMUM_VOXELS,
 ) -> Float32Array:

@@ -45,7 +45,7 @@ from contract.files import read_json
 from contract.records import read_record
 from network.detection.anchors import AnchorPlan, anchors_of_patch, level_strides
 from network.detection.boxes import iou
-from network.detection.clustering import BoxRule, ScoredBoxes
+from network.detection.clustering import BoxPostprocessing, ScoredBoxes
 from network.detection.inference import Detector, find_boxes
 from network.detection.retina_unet import RetinaUNet, build_retina_unet
 from network.detection.tiles import BOXES_PER_TILE, SAME_LESION_IOU, SMALLEST_SIZE_VOXELS, STRONGEST_ANCHORS
@@ -410,7 +410,7 @@ class Given(nn.Module):
 
 def infer(folder: Path, side: str) -> None:
     """Find the boxes of each study."""
-    model, rule = Model.of(folder), read_record(RunFolder(folder / "run").box_rule, BoxRule)
+    model, rule = Model.of(folder), read_record(RunFolder(folder / "run").box_rule, BoxPostprocessing)
     network = _Clocked(model.network.eval())
     studies = torch.load(folder / "studies.pt", weights_only=True)
     whole, found, in_tiles = _Costs(), [], []
@@ -422,13 +422,13 @@ def infer(folder: Path, side: str) -> None:
     _tell(folder, "inference", side, whole, whole.without(network.costs), found=found, in_tiles=in_tiles)
 
 
-def cluster_tiles(model: Model, network: nn.Module, image: Tensor, rule: BoxRule) -> Found:
+def cluster_tiles(model: Model, network: nn.Module, image: Tensor, rule: BoxPostprocessing) -> Found:
     """Ours: the study's boxes, and those of its tiles."""
     before = find_boxes([Detector(network, model.anchors)], image, patch_size=model.patch)
     return [_tensors(before.clustered(rule)), _tensors(before.by_member[0])]
 
 
-def thin_tiles(model: Model, network: nn.Module, image: Tensor, rule: BoxRule) -> Found:
+def thin_tiles(model: Model, network: nn.Module, image: Tensor, rule: BoxPostprocessing) -> Found:
     """The naive way, by MONAI's parts: the study's boxes, and those of its tiles."""
     from monai.apps.detection.utils.box_coder import BoxCoder  # noqa: PLC0415
     from monai.data.box_utils import clip_boxes_to_image, non_max_suppression  # noqa: PLC0415

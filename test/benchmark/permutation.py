@@ -24,7 +24,7 @@ import measure
 import numpy as np
 from scipy.stats import beta, rankdata
 
-from evaluation.metrics.outcomes import Outcome, Truth
+from evaluation.metrics.outcomes import Outcome, TestSet
 from evaluation.statistics.case_permutation import case_swap_tests, swap_differences
 
 SIDES = ("ap", "auroc")
@@ -86,9 +86,9 @@ def our_part(metric: str, options: argparse.Namespace) -> dict[str, Any]:
     truth, a, b = a_test_set(options.cases)
     if metric == "ap":
         # without two kinds of case there is no AUROC to compute beside AP
-        truth = Truth(truth.case_ids, np.zeros(len(truth.case_ids), dtype=bool), truth.lesions)
+        truth = TestSet(truth.case_ids, np.zeros(len(truth.case_ids), dtype=bool), truth.lesions)
     else:
-        truth = Truth(truth.case_ids, truth.positive, np.zeros(len(truth.case_ids), dtype=np.int64))
+        truth = TestSet(truth.case_ids, truth.positive, np.zeros(len(truth.case_ids), dtype=np.int64))
     with measure.clocked() as clock:
         found = case_swap_tests(truth, [a], [b], draws=options.swaps, seed=SEED)[metric]
     values = {"cpu_s": clock.cpu_s, "wall_s": clock.wall_s, "p": found.p}
@@ -114,7 +114,7 @@ def peers_part(metric: str, options: argparse.Namespace) -> dict[str, Any]:
     return {"cpu_s": clock.cpu_s * factor, "wall_s": clock.wall_s * factor, "differences": differences}
 
 
-def picai_difference(truth: Truth, a: Outcome, b: Outcome) -> Any:
+def picai_difference(truth: TestSet, a: Outcome, b: Outcome) -> Any:
     """AP of the first minus AP of the second after a swap, by picai-eval."""
     from picai_eval.metrics import Metrics  # noqa: PLC0415 (in its own child alone)
 
@@ -131,7 +131,7 @@ def picai_difference(truth: Truth, a: Outcome, b: Outcome) -> Any:
     return difference
 
 
-def sklearn_difference(truth: Truth, a: Outcome, b: Outcome) -> Any:
+def sklearn_difference(truth: TestSet, a: Outcome, b: Outcome) -> Any:
     """AUROC of the first minus AUROC of the second after a swap, by scikit-learn."""
     from sklearn.metrics import roc_auc_score  # noqa: PLC0415 (in its own child alone)
 
@@ -143,7 +143,7 @@ def sklearn_difference(truth: Truth, a: Outcome, b: Outcome) -> Any:
     return difference
 
 
-def rows_by_case(truth: Truth, outcome: Outcome) -> list[list[tuple[int, float, float]]]:
+def rows_by_case(truth: TestSet, outcome: Outcome) -> list[list[tuple[int, float, float]]]:
     """Per case what picai-eval's matching gives: hits, false positives, and missed lesions at confidence 0."""
     rows: list[list[tuple[int, float, float]]] = [[] for _ in truth.case_ids]
     for case, confidence, hit in zip(outcome.candidate_case, outcome.confidence, outcome.hit, strict=True):
@@ -159,17 +159,17 @@ def ranked(outcome: Outcome) -> Outcome:
     return Outcome(rankdata(outcome.likelihood), outcome.candidate_case, confidence, outcome.hit)
 
 
-def swaps_of(truth: Truth, count: int) -> np.ndarray:
+def swaps_of(truth: TestSet, count: int) -> np.ndarray:
     """Which cases each of the first swaps exchanges, the same for both sides, shape (count, cases)."""
     return np.random.default_rng(SEED).random((count, len(truth.case_ids))) < 0.5
 
 
-def a_test_set(cases: int) -> tuple[Truth, Outcome, Outcome]:
+def a_test_set(cases: int) -> tuple[TestSet, Outcome, Outcome]:
     """A test set like the challenges': 28 % positive cases, and two models of equal quality that often agree."""
     rng = np.random.default_rng(0)
     positive = np.arange(cases) < round(0.28 * cases)
     lesions = np.where(positive, 1 + (rng.random(cases) < 0.1), 0).astype(np.int64)
-    truth = Truth(tuple(f"{number:05d}_1" for number in range(cases)), positive, lesions)
+    truth = TestSet(tuple(f"{number:05d}_1" for number in range(cases)), positive, lesions)
     difficulty = rng.normal(0, 0.6, cases) + 1.6 * positive
     models = []
     for _ in range(2):

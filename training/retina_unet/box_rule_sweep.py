@@ -20,8 +20,8 @@ import numpy as np
 import torch
 
 from network.detection.boxes import iou
-from network.detection.clustering import BoxRule, Float64Array, ScoredBoxes
-from network.detection.inference import Detector, Found, find_boxes
+from network.detection.clustering import BoxPostprocessing, Float64Array, ScoredBoxes
+from network.detection.inference import Detector, RawDetections, find_boxes
 from training.dataloading.instance_studies import NumberedStudies
 from training.dataset.lesion_instances import lesion_boxes
 
@@ -41,7 +41,7 @@ logger = logging.getLogger(__name__)
 class SearchedStudy:
     """What a detector found in a study, and what is there."""
 
-    found: Found
+    found: RawDetections
     lesions: Float64Array
     """Boxes, shape (lesions, 6)."""
 
@@ -59,9 +59,9 @@ def search(
     return searched
 
 
-def sweep(searched: Sequence[SearchedStudy]) -> BoxRule:
+def sweep(searched: Sequence[SearchedStudy]) -> BoxPostprocessing:
     """The best rule; the default one where there is no lesion by which rules could be compared."""
-    best = BoxRule()
+    best = BoxPostprocessing()
     if not any(len(study.lesions) for study in searched):
         logger.warning("box rule: no lesion in the validation studies to choose it by; the default one stays")
         return best
@@ -124,7 +124,7 @@ def _resamples(searched: Sequence[SearchedStudy]) -> Float64Array:
     return kept
 
 
-def _maps_of(rule: BoxRule, searched: Sequence[SearchedStudy], times: Float64Array) -> Float64Array:
+def _maps_of(rule: BoxPostprocessing, searched: Sequence[SearchedStudy], times: Float64Array) -> Float64Array:
     found = [study.found.clustered(rule) for study in searched]
     return _mean_average_precisions(found, [study.lesions for study in searched], times)
 

@@ -17,7 +17,7 @@ import torch
 
 from contract.errors import OncoduetError
 from network.detection.anchors import AnchorPlan, anchors_of_patch, level_strides
-from network.detection.clustering import BoxRule
+from network.detection.clustering import BoxPostprocessing
 from network.detection.inference import Detector
 from network.detection.retina_unet import DetectorOutput, build_retina_unet
 from network.preprocessing import patch_size_zyx
@@ -56,7 +56,7 @@ def steps(task: DetectorTask, *, on_iteration: OnIteration, on_epoch: OnEpoch) -
 
 
 @torch.no_grad()
-def sweep_box_rule(task: DetectorTask, weights: Weights) -> BoxRule:
+def sweep_box_rule(task: DetectorTask, weights: Weights) -> BoxPostprocessing:
     """Choose the rule by which a trained network's predictions become boxes, on the fold's validation studies."""
     device = torch.device(task.device)
     network = build_retina_unet(task.plans, task.dataset, task.anchors)

@@ -101,7 +101,7 @@ class RunFolder:
 
     @property
     def box_rule(self) -> Path:
-        """Which of its predictions count and how they are clustered (``network.detection.clustering.BoxRule``).
+        """Which predictions count and how they are clustered (``network.detection.clustering.BoxPostprocessing``).
 
         Chosen on the validation studies (``training.retina_unet.box_rule_sweep``).
         """

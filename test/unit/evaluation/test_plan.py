@@ -5,9 +5,9 @@ from contract.errors import OncoduetError
 from contract.files import read_json, write_json
 from contract.records import read_record
 from evaluation.__main__ import main
-from evaluation.planning.group_sequential import Looked
-from evaluation.planning.power import PlanRecord, pilot_world
-from evaluation.planning.simulation import World
+from evaluation.planning.group_sequential import InterimResult
+from evaluation.planning.power import PlanRecord, pilot_settings
+from evaluation.planning.simulation import SimulationSettings
 
 QUICK = ["--studies", "40", "--runs", "2", "4", "--cases", "60", "120"]
 
@@ -68,7 +68,7 @@ def test_running_campaign_is_looked_at(scores, tmp_path, capsys):
     (tmp_path / "analysis.toml").write_text('name = "x"\nlooks = [4, 5]\nmetrics = ["auroc"]\nalpha = 0.1\n')
     files = ["--scores", str(scores.root), "--analysis", str(tmp_path / "analysis.toml")]
     assert main(["plan", "--sequential", *files, "--output", str(tmp_path / "out")]) == 0
-    found = read_record(tmp_path / "out" / "sequential.json", Looked)
+    found = read_record(tmp_path / "out" / "sequential.json", InterimResult)
     assert (found.stop, found.look, found.comparisons[0].state) == (True, 4, "shown")
     assert len(found.parents) == 8
     assert found.sentence in capsys.readouterr().out.replace("\n", " ")
@@ -94,7 +94,7 @@ def test_pilot_gives_auroc_prevalence_and_spreads_back(scores):
             rows = [(row[0], row[1], float(row[2]), float(row[3])) for row in rows]
             values["strict"] = scores.metrics(lesions, likelihood, rows).model_dump()
             write_json(folder / "metrics.json", values)
-    world, pilot = pilot_world([scores.root], World(runs=2, cases=100))
+    world, pilot = pilot_settings([scores.root], SimulationSettings(runs=2, cases=100))
     assert world.auroc == pytest.approx(0.855, abs=0.02)  # Φ(1.5/√2)
     assert world.prevalence == pytest.approx(0.4)
     assert world.case_share == pytest.approx(0.4, abs=0.04)
@@ -106,7 +106,7 @@ def test_pilot_gives_auroc_prevalence_and_spreads_back(scores):
 
 def test_pilot_gives_the_ap_that_was_scored(scores, tmp_path):
     scores.demo()
-    world, pilot = pilot_world([scores.root], World(runs=2, cases=100, metric="ap"))
+    world, pilot = pilot_settings([scores.root], SimulationSettings(runs=2, cases=100, metric="ap"))
     names = [f"{loss}_{restart}" for loss in ("ce", "focal", "ce-focal", "ce-dice") for restart in (0, 1)]
     expected = np.mean([read_json(scores.root / name / "metrics.json")["strict"]["ap"] for name in names])
     assert pilot["ap"] == pytest.approx(expected)
@@ -125,12 +125,12 @@ def test_pilot_is_read_by_the_command(scores, tmp_path):
 def test_pilot_without_two_runs_of_a_configuration_or_with_one_kind_of_case_is_refused(scores):
     scores.run("a", "ce")
     with pytest.raises(OncoduetError, match="expected a pilot with two runs of a configuration, found none"):
-        pilot_world([scores.root], World(runs=2, cases=100))
+        pilot_settings([scores.root], SimulationSettings(runs=2, cases=100))
     ids, lesions = scores.truth()
     for restart in (0, 1):
         scores.run(f"all{restart}", "focal", restart=restart, truth=(ids, lesions * 0 + 1))
     with pytest.raises(OncoduetError, match="expected positive and negative cases in the pilot, found one kind"):
-        pilot_world([scores.root / "all0", scores.root / "all1"], World(runs=2, cases=100))
+        pilot_settings([scores.root / "all0", scores.root / "all1"], SimulationSettings(runs=2, cases=100))
 
 
 @pytest.mark.parametrize(

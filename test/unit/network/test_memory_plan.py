@@ -16,17 +16,17 @@ from contract.errors import OncoduetError
 from network.memory_plan import (
     GB,
     Budget,
-    Way,
-    Work,
-    choose,
+    MemoryPlan,
+    StudySize,
     held_bytes,
     host_bytes,
     leaner_way,
     memory_budget,
+    plan_memory,
     window_bytes,
 )
 
-BPMRI = Work(
+BPMRI = StudySize(
     channels=[(20, 384, 384), (20, 120, 120), (20, 120, 120)],
     reference=(20, 384, 384),
     study=(20, 384, 384),
@@ -38,7 +38,7 @@ BPMRI = Work(
     member_bytes=120 * 10**6,
     outputs=1,
 )
-CT = Work(
+CT = StudySize(
     channels=[(600, 512, 512)],
     reference=(600, 512, 512),
     study=(600, 512, 512),
@@ -57,29 +57,29 @@ def budget(gigabytes: float) -> Budget:
 
 
 def test_the_quickest_way_is_taken_where_it_fits() -> None:
-    assert choose(BPMRI, budget(1000), held=0, name="s") == Way(2, 20, streamed=False)
+    assert plan_memory(BPMRI, budget(1000), held=0, name="s") == MemoryPlan(2, 20, streamed=False)
 
 
 def test_less_memory_means_turns_then_streamed_weights() -> None:
     found = []
     for tenths in range(200, 1, -1):
         try:
-            way = choose(BPMRI, budget(tenths / 10), held=0, name="s")
+            way = plan_memory(BPMRI, budget(tenths / 10), held=0, name="s")
         except OncoduetError:
             break
         if way not in found:
             found.append(way)
-    expected = [Way(2, each, streamed=False) for each in (20, 10, 5, 3, 2, 1)]
+    expected = [MemoryPlan(2, each, streamed=False) for each in (20, 10, 5, 3, 2, 1)]
     assert found[0] == expected[0]
     assert [way for way in found if not way.streamed] == [way for way in expected if way in found]
-    assert found[-1] == Way(2, 1, streamed=True)
+    assert found[-1] == MemoryPlan(2, 1, streamed=True)
     needs = [host_bytes(BPMRI, way) for way in found]
     assert needs == sorted(needs, reverse=True)
 
 
 def test_segmentations_that_are_as_large_as_the_study_are_counted() -> None:
     """By hand: sums of two members and two more of one at work, of seven classes, and the weights; then two outputs."""
-    way, voxels = Way(2, 4, streamed=False), 400 * 512 * 512
+    way, voxels = MemoryPlan(2, 4, streamed=False), 400 * 512 * 512
     both = replace(CT, segmentations=2)
     more = window_bytes(both, way) - window_bytes(CT, way)
     assert more == (4 * 7 + 1) * 4 * voxels
@@ -89,7 +89,7 @@ def test_segmentations_that_are_as_large_as_the_study_are_counted() -> None:
 
 def test_the_log_says_in_one_line_what_was_chosen_and_why(caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.INFO, "network.memory_plan"):
-        choose(BPMRI, budget(3), held=GB // 2, name="10032_1000032")
+        plan_memory(BPMRI, budget(3), held=GB // 2, name="10032_1000032")
     (record,) = caplog.records
     assert re.fullmatch(
         r"study 10032_1000032: at most \d\.\d GB of 3\.0 GB \(a test\): "
@@ -101,7 +101,7 @@ def test_the_log_says_in_one_line_what_was_chosen_and_why(caplog: pytest.LogCapt
 def test_a_scan_larger_than_the_memory_is_refused_with_the_need_and_the_budget() -> None:
     huge = replace(CT, reference=(6000, 512, 512), study=(6000, 512, 512), channels=[(6000, 512, 512)])
     with pytest.raises(OncoduetError) as error:
-        choose(huge, budget(8), held=GB // 2, name="ct1")
+        plan_memory(huge, budget(8), held=GB // 2, name="ct1")
     assert re.fullmatch(
         r"study ct1: expected to need at most 8\.0 GB of memory \(a test\), "
         r"found that 512 × 512 × 6000 voxels \(1 channels\) need \d\d\.\d GB",
@@ -112,12 +112,12 @@ def test_a_scan_larger_than_the_memory_is_refused_with_the_need_and_the_budget()
 def test_the_issues_sizes_fit_into_its_budgets() -> None:
     """Under 4 GB for bpMRI with 20 large members, under 8 GB for a CT of 512 × 512 × 600 with four."""
     held = 400 * 10**6  # Python, torch and nnU-Net
-    assert choose(BPMRI, budget(4), held=held, name="bpmri")
-    assert choose(CT, budget(8), held=held, name="ct")
+    assert plan_memory(BPMRI, budget(4), held=held, name="bpmri")
+    assert plan_memory(CT, budget(8), held=held, name="ct")
 
 
 def test_windows_on_a_gpu_do_not_count_in_the_main_memory() -> None:
-    way = Way(2, 20, streamed=False)
+    way = MemoryPlan(2, 20, streamed=False)
     assert host_bytes(BPMRI, way, on_gpu=True) < host_bytes(BPMRI, way) - 20 * BPMRI.member_bytes
     assert window_bytes(BPMRI, way) > 20 * BPMRI.member_bytes
 
@@ -133,9 +133,9 @@ class T4:
         monkeypatch.setattr(torch.cuda, "memory_reserved", lambda device: self.reserved)
         monkeypatch.setattr(torch.cuda, "memory_allocated", lambda device: self.allocated)
 
-    def predict(self, work: Work, *, kept: int) -> Way:
+    def predict(self, work: StudySize, *, kept: int) -> MemoryPlan:
         """As a study is predicted: the way, and its need for a while."""
-        way = choose(work, budget(1000), held=0, kept=kept, name="s", device=torch.device("cuda"))
+        way = plan_memory(work, budget(1000), held=0, kept=kept, name="s", device=torch.device("cuda"))
         self.reserved = max(self.reserved, window_bytes(work, way))
         return way
 
@@ -143,13 +143,13 @@ class T4:
 @pytest.mark.parametrize(
     ("work", "way"),
     [
-        (replace(CT, network=(95, 180, 270), patch_size=(80, 128, 224)), Way(2, 4, streamed=False)),
-        (replace(BPMRI, patch_size=(20, 320, 256)), Way(2, 20, streamed=False)),
+        (replace(CT, network=(95, 180, 270), patch_size=(80, 128, 224)), MemoryPlan(2, 4, streamed=False)),
+        (replace(BPMRI, patch_size=(20, 320, 256)), MemoryPlan(2, 20, streamed=False)),
     ],
     ids=["pdac-4-members", "cspca-20-members"],
 )
 def test_equal_studies_take_the_same_way_however_much_torch_keeps_for_later(
-    monkeypatch: pytest.MonkeyPatch, work: Work, way: Way
+    monkeypatch: pytest.MonkeyPatch, work: StudySize, way: MemoryPlan
 ) -> None:
     """On a T4 the second study was once refused, or streamed, for the cache that the first had left."""
     gpu = T4(monkeypatch)
@@ -160,12 +160,12 @@ def test_equal_studies_take_the_same_way_however_much_torch_keeps_for_later(
 
 def test_what_others_hold_of_the_gpu_counts(monkeypatch: pytest.MonkeyPatch) -> None:
     gpu = T4(monkeypatch)
-    least = window_bytes(CT, Way(2, 1, streamed=True))
+    least = window_bytes(CT, MemoryPlan(2, 1, streamed=True))
     gpu.TOTAL = least
-    assert gpu.predict(CT, kept=0) == Way(2, 1, streamed=True)
-    gpu.reserved, gpu.TOTAL = 0, window_bytes(CT, Way(2, 4, streamed=False))
+    assert gpu.predict(CT, kept=0) == MemoryPlan(2, 1, streamed=True)
+    gpu.reserved, gpu.TOTAL = 0, window_bytes(CT, MemoryPlan(2, 4, streamed=False))
     gpu.reserved = gpu.allocated = 4 * CT.member_bytes  # weights count once
-    assert gpu.predict(CT, kept=gpu.allocated) == Way(2, 4, streamed=False)
+    assert gpu.predict(CT, kept=gpu.allocated) == MemoryPlan(2, 4, streamed=False)
     gpu.reserved, gpu.allocated, gpu.TOTAL = 0, 0, least - 1
     with pytest.raises(
         OncoduetError, match=r"s: expected to need at most \d\.\d GB of the GPU's memory, found that it"
@@ -174,7 +174,7 @@ def test_what_others_hold_of_the_gpu_counts(monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def test_each_way_is_leaner_than_the_one_before() -> None:
-    way: Way | None = Way(2, 5, streamed=False)
+    way: MemoryPlan | None = MemoryPlan(2, 5, streamed=False)
     found = []
     while way is not None:
         found.append((way.at_once, way.streamed))
@@ -225,7 +225,7 @@ def test_a_limit_of_the_process_is_known(which: int, name: str) -> None:
 _MEASURE = """
 import json, sys, torch
 from network.architecture import build_network
-from network.memory_plan import _STATUS, Way, Work, _field, held_bytes, window_bytes
+from network.memory_plan import _STATUS, MemoryPlan, StudySize, _field, held_bytes, window_bytes
 from network.sliding_window import ensemble_probabilities
 torch.set_num_threads(1)
 features, batch, members = (int(each) for each in sys.argv[2:])
@@ -239,8 +239,8 @@ networks[0](data[None, :, :16, :16, :16].repeat(2, 1, 1, 1, 1))
 before = held_bytes()
 ensemble_probabilities(networks, data, ensembles=[range(members)], groups=[(1,)], patch_size=patch, batch=batch)
 peak = _field(_STATUS, "VmHWM") - before  # ru_maxrss would remember the process that started this one
-work = Work([size], size, size, size, patch, 3, features, members, 0, 1)
-print(peak, window_bytes(work, Way(batch, members, False)))
+work = StudySize([size], size, size, size, patch, 3, features, members, 0, 1)
+print(peak, window_bytes(work, MemoryPlan(batch, members, False)))
 """
 
 
@@ -258,5 +258,5 @@ def test_the_estimate_of_the_windows_is_what_a_process_takes(features: int, batc
 def test_the_slab_of_a_long_scan_does_not_count_its_slices() -> None:
     longer = replace(CT, network=(4000, 512, 512))
     data = (math.prod(longer.network) - math.prod(CT.network)) * 4
-    way = Way(2, 4, streamed=False)
+    way = MemoryPlan(2, 4, streamed=False)
     assert window_bytes(longer, way) - window_bytes(CT, way) == pytest.approx(data, rel=0.02)

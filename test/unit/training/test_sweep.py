@@ -10,7 +10,7 @@ import pytest
 from contract.errors import OncoduetError
 from contract.files import read_json, sha256_file, write_json
 from contract.records import BatchRecord, MetricsRecord, RunRecord, read_record, write_record
-from network.detection.clustering import BoxRule
+from network.detection.clustering import BoxPostprocessing
 from training.__main__ import main
 from training.bundle import bundle
 from training.dataset.prepared import load_prepared
@@ -166,14 +166,14 @@ def test_a_sweep_goes_on_with_what_was_predicted_and_prints_and_stores_the_best(
     shutil.copytree(before / NAME / "predictions", output / NAME / "predictions")
     images = {path: path.stat().st_mtime_ns for path in output.rglob("*.mha")}
     assert len(images) == 9 * 2  # of two validation studies
-    rule = read_record(run.box_rule, BoxRule)
+    rule = read_record(run.box_rule, BoxPostprocessing)
     assert main(["sweep", "--runs", str(run.path), "--output", str(output), "--no-mirroring", "--store"]) == 0
     printed = capsys.readouterr().out
     assert {path: path.stat().st_mtime_ns for path in output.rglob("*.mha")} == images
     record = read_record(output / "map_sweep.json", MapSweepRecord)
     assert record.maps[:9] == read_record(before / "map_sweep.json", MapSweepRecord).maps[:9]
     assert record.stored
-    stored = read_record(run.box_rule, BoxRule)
+    stored = read_record(run.box_rule, BoxPostprocessing)
     assert stored == rule.model_copy(update={"fill": record.fill, "case_score": record.case_score})
     for line in verdict(record):
         assert line in printed
@@ -184,9 +184,9 @@ def test_a_sweep_goes_on_with_what_was_predicted_and_prints_and_stores_the_best(
 
 def test_a_run_that_was_given_a_combination_stays_sound(runs, tmp_path):
     run = RunFolder(runs / NAME)
-    rule, before = read_record(run.box_rule, BoxRule), read_record(run.record, RunRecord)
+    rule, before = read_record(run.box_rule, BoxPostprocessing), read_record(run.record, RunRecord)
     store_in(run, "ellipsoid", "top-k-mean")
-    stored, record = read_record(run.box_rule, BoxRule), read_record(run.record, RunRecord)
+    stored, record = read_record(run.box_rule, BoxPostprocessing), read_record(run.record, RunRecord)
     assert stored == rule.model_copy(update={"fill": "ellipsoid", "case_score": "top-k-mean"}) != rule
     assert record == before.model_copy(update={"parents": {**before.parents, "box_rule": sha256_file(run.box_rule)}})
     found = {check.what: check.found for check in verify([run.path])}

@@ -17,7 +17,7 @@ from contract.errors import OncoduetError
 from contract.files import read_json, sha256_file, write_json
 from contract.images.volume import Grid, Volume, along_axes, axes_to_lps, read_grid, read_volume
 from contract.records import BatchRecord, read_record, write_record
-from network.detection.clustering import BoxRule, ScoredBoxes
+from network.detection.clustering import BoxPostprocessing, ScoredBoxes
 from network.detection.painting import case_likelihood, detection_map
 from network.preprocessing import to_study_grid
 from network.study import boxes_to_reference, read_study, to_reference
@@ -93,15 +93,20 @@ def test_a_map_of_boxes_holds_the_scores_of_its_boxes_on_the_reference_grid(bund
 def test_detectors_are_clustered_together_by_the_mean_of_their_rules(bundle, predicted):
     one, two = bundle.record.members[2:]
     together = predicted.boxes.on_study_grid([one, two])
-    expected = predicted.boxes.found.clustered(mean_rule([BoxRule(), BoxRule()]), [0, 1])
+    expected = predicted.boxes.found.clustered(mean_rule([BoxPostprocessing(), BoxPostprocessing()]), [0, 1])
     np.testing.assert_array_equal(together.scores, expected.scores)
-    rule = mean_rule([BoxRule(score_threshold=0.1, cluster_iou=0.2), BoxRule(score_threshold=0.3, cluster_iou=0.4)])
+    rule = mean_rule(
+        [
+            BoxPostprocessing(score_threshold=0.1, cluster_iou=0.2),
+            BoxPostprocessing(score_threshold=0.3, cluster_iou=0.4),
+        ]
+    )
     assert (rule.score_threshold, rule.cluster_iou, rule.minimum_size_voxels) == pytest.approx((0.2, 0.3, 0.01))
 
 
 def test_a_members_own_rule_is_followed(predicted, with_rules, make_channels, tmp_path):
     threshold = float(np.median(predicted.boxes.found.by_member[0].scores))
-    changed = with_rules(BoxRule(score_threshold=threshold), BoxRule(score_threshold=threshold))
+    changed = with_rules(BoxPostprocessing(score_threshold=threshold), BoxPostprocessing(score_threshold=threshold))
     one = changed.record.members[2]
     predictor = load_predictor(changed, changed.record.members, mirroring=False)
     fewer = predictor.predict(make_channels(tmp_path / "again", "p0_s0"), name="p0_s0")
@@ -246,7 +251,7 @@ def test_an_ensemble_of_both_kinds_is_the_weighted_mean_for_every_fill(filled, f
 def test_the_rules_in_the_bundle_say_what_is_painted_and_how_a_case_is_scored(
     with_rules, filled, make_channels, tmp_path
 ):
-    bundle = with_rules(*[BoxRule(fill="segmentation", case_score="top-k-mean", k=2)] * 2)
+    bundle = with_rules(*[BoxPostprocessing(fill="segmentation", case_score="top-k-mean", k=2)] * 2)
     members = bundle.record.members
     predictor = load_predictor(bundle, members, mirroring=False, ensembles=[members])
     painted = predictor.predict(make_channels(tmp_path, "p0_s0"), name="p0_s0").ensemble(members)
@@ -261,7 +266,7 @@ def test_the_rules_in_the_bundle_say_what_is_painted_and_how_a_case_is_scored(
     ("what", "one", "other"), [("fill", "cuboid", "ellipsoid"), ("case_score", "maximum", "noisy-or"), ("k", 3, 2)]
 )
 def test_members_whose_rules_contradict_each_other_are_refused_before_a_study_is_read(with_rules, what, one, other):
-    bundle = with_rules(BoxRule(**{what: one}), BoxRule(**{what: other}))
+    bundle = with_rules(BoxPostprocessing(**{what: one}), BoxPostprocessing(**{what: other}))
     members = bundle.record.members
     message = (
         f"{bundle.folder}: expected one {what} in the box rules of members that are clustered together, "
@@ -287,10 +292,10 @@ def seven_boxes():
 @pytest.mark.parametrize(
     ("rule", "expected"),
     [
-        (BoxRule(), 0.93),
-        (BoxRule(case_score="noisy-or"), 1 - 0.07 * 0.5 * 0.69 * 0.95 * 0.96),
-        (BoxRule(case_score="top-k-mean"), (0.93 + 0.5 + 0.31) / 3),
-        (BoxRule(case_score="top-k-mean", k=10), (0.93 + 0.5 + 0.31 + 0.05 + 0.04) / 10),
+        (BoxPostprocessing(), 0.93),
+        (BoxPostprocessing(case_score="noisy-or"), 1 - 0.07 * 0.5 * 0.69 * 0.95 * 0.96),
+        (BoxPostprocessing(case_score="top-k-mean"), (0.93 + 0.5 + 0.31) / 3),
+        (BoxPostprocessing(case_score="top-k-mean", k=10), (0.93 + 0.5 + 0.31 + 0.05 + 0.04) / 10),
     ],
 )
 def test_a_case_is_scored_by_the_candidates_of_its_map(rule, expected):
@@ -307,7 +312,7 @@ def test_a_case_without_candidates_is_scored_as_if_what_the_card_gives_it_were_i
     volume = seven_boxes()
     lonely = np.zeros_like(volume.array)
     lonely[3, 4:7, 5:7] = 0.6
-    rule = BoxRule(case_score=case_score)
+    rule = BoxPostprocessing(case_score=case_score)
     found = [detect(load_card(name), replace(volume, array=lonely), rule) for name in ("cspca-picai", "cspca-rsna2022")]
     assert [each.candidates for each in found] == [0, 0]
     assert [each.likelihood for each in found] == pytest.approx([expected, 0])
@@ -375,7 +380,7 @@ def test_the_likelihoods_of_one_map_are_those_of_its_candidates(batch):
 
 
 def test_a_single_study_follows_the_rules_in_the_bundle(with_rules, make_input, tmp_path):
-    bundle = with_rules(*[BoxRule(fill="ellipsoid", case_score="top-k-mean")] * 2)
+    bundle = with_rules(*[BoxPostprocessing(fill="ellipsoid", case_score="top-k-mean")] * 2)
     card = load_card("cspca-picai")
     folders = ["--input", make_input(), "--output", tmp_path / "output", "--model", bundle.folder]
     assert main([*map(str, folders), "--threads", "1", "--no-mirroring"]) == 0
@@ -411,7 +416,7 @@ def test_a_word_that_stands_twice_is_wrong_usage(batch, option, word):
 
 
 def test_rules_that_contradict_each_other_are_wrong_input_until_somebody_chooses(batch, with_rules):
-    with_rules(BoxRule(fill="cuboid"), BoxRule(fill="ellipsoid"))
+    with_rules(BoxPostprocessing(fill="cuboid"), BoxPostprocessing(fill="ellipsoid"))
     code, message = batch("--members", "retina-unet")
     assert code == 3
     assert "expected one fill in the box rules of members that are clustered together" in message
@@ -419,7 +424,7 @@ def test_rules_that_contradict_each_other_are_wrong_input_until_somebody_chooses
 
 
 def test_a_rule_with_an_unknown_fill_is_wrong_input(batch, with_rules, bundle, seal):
-    with_rules(BoxRule(), BoxRule())
+    with_rules(BoxPostprocessing(), BoxPostprocessing())
     file = bundle.folder / "members" / "002.box_rule.json"
     file.write_text(file.read_text().replace("cuboid", "sphere"))
     seal(bundle.folder)

@@ -14,7 +14,7 @@ from algorithm.prediction.predictor import StudyPrediction, load_predictor
 from algorithm.single import predict_single
 from contract.errors import OncoduetError
 from contract.images.volume import Grid, Volume, read_grid, write_volume
-from network.memory_plan import Way, host_bytes
+from network.memory_plan import MemoryPlan, host_bytes
 from network.study import predicted_region
 
 Maker = Callable[..., Path]
@@ -78,12 +78,12 @@ def test_little_memory_gives_the_same_bits(predict: Callable[..., StudyPredictio
     channels = {name: tmp_path / "study" / f"s_{name}.mha" for name in plenty.bundle.card.channel_names}
     predictor = load_predictor(plenty.bundle, members, mirroring=False)
     work = predictor.work(channels)
-    need = [host_bytes(work, way) for way in (Way(2, 3, False), Way(2, 1, True))]
+    need = [host_bytes(work, way) for way in (MemoryPlan(2, 3, False), MemoryPlan(2, 1, True))]
     assert need[1] < need[0]
     np.testing.assert_array_equal(
         predictor.predict(channels, name="s").ensemble(members).array, plenty.ensemble(members).array
     )
-    for way in (Way(2, 1, False), Way(2, 1, True)):
+    for way in (MemoryPlan(2, 1, False), MemoryPlan(2, 1, True)):
         found = predictor.predict(channels, name="s", way=way).ensemble(members)
         np.testing.assert_array_equal(found.array, plenty.ensemble(members).array)
 
@@ -140,7 +140,7 @@ def test_where_memory_runs_out_the_next_way_gives_the_same_bits(
     predictor = load_predictor(plenty.bundle, members, mirroring=False)
     fail_first(2, error)
     with caplog.at_level(logging.WARNING, "algorithm.prediction.predictor"):
-        found = predictor.predict(channels, name="s", way=Way(2, 3, streamed=False)).ensemble(members)
+        found = predictor.predict(channels, name="s", way=MemoryPlan(2, 3, streamed=False)).ensemble(members)
     ran_out = [record.message for record in caplog.records if "memory ran out" in record.message]
     assert [message.partition("the next way: ")[2] for message in ran_out] == [
         "2 windows per pass, 2 members at a time, weights resident",

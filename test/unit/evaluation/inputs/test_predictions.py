@@ -10,7 +10,7 @@ from contract.cards import CARDS, load_card
 from contract.errors import OncoduetError
 from contract.images.volume import Volume, to_image
 from contract.sockets import Entry, Job
-from evaluation.inputs.predictions import card_of_outputs, case_of_job, find_runs, predictions_of_jobs
+from evaluation.inputs.predictions import card_of_outputs, case_of_job, find_prediction_sets, predictions_of_jobs
 from evaluation.inputs.truth import find_truth
 
 
@@ -30,7 +30,7 @@ def truth(workshop):
 
 
 def runs(folder, truth, **options):
-    return find_runs(folder, find_truth(truth), **{"card": None, "on_missing": "error", **options})
+    return find_prediction_sets(folder, find_truth(truth), **{"card": None, "on_missing": "error", **options})
 
 
 def relist(folder, change):

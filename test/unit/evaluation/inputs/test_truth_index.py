@@ -13,7 +13,7 @@ from evaluation.__main__ import main
 from evaluation.inputs import truth_index
 from evaluation.inputs.truth import find_truth
 from evaluation.inputs.truth_index import INDEX, TruthIndex, encoded, open_index
-from evaluation.matching.cases import MatchingRule, read_truth
+from evaluation.matching.cases import MatchingRule, read_lesions
 
 RULE = MatchingRule(lesion_values=(2, 3), label_values=(0, 1, 2, 3))
 
@@ -44,7 +44,7 @@ def facts(truth):
 
 
 def without_index(folder):
-    return {path.name.split(".")[0]: facts(read_truth(path, RULE)) for path in sorted(folder.glob("*.nii.gz"))}
+    return {path.name.split(".")[0]: facts(read_lesions(path, RULE)) for path in sorted(folder.glob("*.nii.gz"))}
 
 
 def rewrite(path, change):

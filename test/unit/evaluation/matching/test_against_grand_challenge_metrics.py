@@ -12,7 +12,7 @@ from grand_challenge_metrics.stats import (
 from evaluation.masks.components import find_components
 from evaluation.matching.cases import Case, MatchingRule
 from evaluation.matching.strict import overlaps
-from evaluation.metrics.outcomes import Outcome, Truth
+from evaluation.metrics.outcomes import Outcome, TestSet
 from evaluation.statistics.bootstrap import percentile_interval, two_level_bootstrap
 
 SHAPE = (6, 20, 20)
@@ -48,7 +48,7 @@ def test_the_interval_of_one_run_is_that_of_its_bootstrap():
     rng = np.random.default_rng(1)
     positive = np.arange(400) % 3 == 0
     likelihood = rng.normal(0, 1, 400) + positive
-    truth = Truth(tuple(f"{i:03d}_1" for i in range(400)), positive, positive.astype(int))
+    truth = TestSet(tuple(f"{i:03d}_1" for i in range(400)), positive, positive.astype(int))
     nothing = np.empty(0, int)
     outcome = Outcome(likelihood, nothing, nothing.astype(float), nothing.astype(bool))
     ours = percentile_interval(

@@ -18,7 +18,7 @@ from report_guided_annotation import extract_lesion_candidates
 
 from evaluation.masks.components import find_components
 from evaluation.matching import picai
-from evaluation.matching.cases import MatchingRule, Prediction, ScoredCase, read_case_as_picai_eval, read_truth
+from evaluation.matching.cases import MatchingRule, Prediction, ScoredCase, read_case_as_picai_eval, read_lesions
 from evaluation.metrics.summary import FALSE_POSITIVES_PER_CASE, picai_froc, picai_metrics
 
 PHANTOMS = int(os.environ.get("ONCODUET_PHANTOMS", "2000"))
@@ -34,7 +34,7 @@ def written(path: Path, array: np.ndarray) -> Path:
 
 def ours(folder: Path, case_id: str, detection_map, label, rule, endings=(".mha", ".nii.gz")) -> ScoredCase:
     """From files, as ``score --picai-only`` does it."""
-    truth = read_truth(written(folder / f"label{endings[1]}", label), rule)
+    truth = read_lesions(written(folder / f"label{endings[1]}", label), rule)
     path = written(folder / f"map{endings[0]}", detection_map)
     case = read_case_as_picai_eval(Prediction(path, None), truth)
     return ScoredCase(case_id, len(truth.lesions) > 0, float(case.map_maximum), picai.match(case, rule))

@@ -12,8 +12,8 @@ from evaluation.matching.cases import (
     Prediction,
     read_case,
     read_case_as_picai_eval,
+    read_lesions,
     read_likelihood,
-    read_truth,
 )
 
 SIZE = (13, 11, 7)
@@ -22,13 +22,13 @@ SIZE = (13, 11, 7)
 @pytest.fixture
 def truth(workshop):
     path = workshop.write(workshop.root / "truth.nii.gz", workshop.image({1: workshop.box}, np.uint8))
-    return read_truth(path, MatchingRule())
+    return read_lesions(path, MatchingRule())
 
 
 @pytest.fixture
 def benign(workshop):
     path = workshop.write(workshop.root / "benign.nii.gz", workshop.image(dtype=np.uint8))
-    return read_truth(path, MatchingRule())
+    return read_lesions(path, MatchingRule())
 
 
 def prediction(workshop, array, grid=None, likelihood=None):
@@ -83,25 +83,25 @@ def test_lesions_are_the_components_of_the_cards_lesion_values(workshop):
         {1: (slice(0, 7), slice(0, 1), slice(0, 13)), 2: workshop.box, 3: workshop.elsewhere}, np.uint8
     )
     path = workshop.write(workshop.root / "organs.nii.gz", label)
-    assert read_truth(path, rule).lesions.sizes.tolist() == [36, 18]
-    assert len(read_truth(path, MatchingRule()).lesions) == 3  # without a card value 1 is a lesion too
+    assert read_lesions(path, rule).lesions.sizes.tolist() == [36, 18]
+    assert len(read_lesions(path, MatchingRule()).lesions) == 3  # without a card value 1 is a lesion too
 
 
 def test_a_label_map_stored_as_float_is_read_when_its_values_are_whole(workshop):
     path = workshop.write(workshop.root / "float.nii.gz", workshop.image({2: workshop.box}, np.float64))
-    assert read_truth(path, MatchingRule.of(workshop.card)).lesions.sizes.tolist() == [36]
+    assert read_lesions(path, MatchingRule.of(workshop.card)).lesions.sizes.tolist() == [36]
 
 
 def test_a_label_map_with_fractions_is_refused(workshop):
     path = workshop.write(workshop.root / "half.nii.gz", workshop.image({0.5: workshop.box}))
     with pytest.raises(OncoduetError, match=r"half\.nii\.gz: expected whole numbers in a label map"):
-        read_truth(path, MatchingRule())
+        read_lesions(path, MatchingRule())
 
 
 def test_a_label_value_that_the_card_does_not_know_is_refused(workshop):
     path = workshop.write(workshop.root / "nine.nii.gz", workshop.image({9: workshop.box}, np.uint8))
     with pytest.raises(OncoduetError, match=r"nine\.nii\.gz: expected label values \[0, 1, 2, 3, 4, 5\], found \[9\]"):
-        read_truth(path, MatchingRule.of(workshop.card))
+        read_lesions(path, MatchingRule.of(workshop.card))
 
 
 def test_quirk_8_a_component_with_two_values_is_refused_where_picai_eval_takes_it(workshop, truth):
@@ -247,7 +247,7 @@ def test_a_likelihood_of_another_scale_is_refused(tmp_path, text):
 
 
 def test_more_candidates_than_the_card_allows_are_refused(workshop):
-    truth = read_truth(workshop.write(workshop.root / "label.nii.gz", workshop.image(dtype=np.uint8)), MatchingRule())
+    truth = read_lesions(workshop.write(workshop.root / "label.nii.gz", workshop.image(dtype=np.uint8)), MatchingRule())
     flood = workshop.image()
     flood[::2, ::2, ::2] = 0.5  # 4 · 6 · 7 voxels, none beside another
     found = prediction(workshop, flood)

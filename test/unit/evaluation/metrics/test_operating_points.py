@@ -4,13 +4,13 @@ import pytest
 from evaluation.metrics.operating_points import (
     calibration,
     called,
-    flips,
+    discordant_cases,
     lesion_sensitivity,
     operating_points,
     sensitivity_at,
     specificity_at,
 )
-from evaluation.metrics.outcomes import Outcome, Truth
+from evaluation.metrics.outcomes import Outcome, TestSet
 from evaluation.metrics.scored_runs import read_scored_runs
 
 
@@ -19,7 +19,9 @@ class Run:
 
     def __init__(self, likelihood, confidence=(), hit=(), lesions=None):
         positive = np.arange(13) < 3
-        self.truth = Truth(tuple(f"{k:02d}" for k in range(13)), positive, positive * 1 if lesions is None else lesions)
+        self.truth = TestSet(
+            tuple(f"{k:02d}" for k in range(13)), positive, positive * 1 if lesions is None else lesions
+        )
         case = np.zeros(len(confidence), dtype=int)
         self.outcome = Outcome(np.array(likelihood), case, np.array(confidence), np.array(hit, dtype=bool))
 
@@ -65,7 +67,7 @@ def test_calibrated_likelihoods_lie_on_the_diagonal_and_others_do_not():
     likelihood = rng.uniform(0, 1, 20_000)
     positive = rng.uniform(0, 1, 20_000) < likelihood
     run = Run(np.zeros(13))
-    run.truth = Truth(tuple(map(str, range(20_000))), positive, positive * 1)
+    run.truth = TestSet(tuple(map(str, range(20_000))), positive, positive * 1)
     run.outcome = Outcome(likelihood, *(np.zeros(0, dtype=int),) * 3)
     found = calibration([run])
     assert found.error < 0.02
@@ -78,7 +80,7 @@ def test_calibrated_likelihoods_lie_on_the_diagonal_and_others_do_not():
 def test_cases_that_flip_are_those_that_some_runs_get_right_and_others_wrong():
     negatives = np.arange(10) / 10
     runs = [Run([0.95, high, 0.1, *negatives]) for high in (0.85, 0.2, 0.3)]
-    (found,) = flips("ce", runs)
+    (found,) = discordant_cases("ce", runs)
     assert (found.case_id, found.positive, found.right, found.runs) == ("01", True, 1, 3)
     assert found.likelihoods == (0.2, 0.85)
-    assert flips("ce", runs[:1]) == []
+    assert discordant_cases("ce", runs[:1]) == []

@@ -3,14 +3,14 @@ import pytest
 from sklearn.metrics import average_precision_score, roc_auc_score
 
 from contract.errors import OncoduetError
-from evaluation.metrics.outcomes import Outcome, Truth, require_patients, weighted_ap, weighted_auroc
+from evaluation.metrics.outcomes import Outcome, TestSet, require_patients, weighted_ap, weighted_auroc
 
 
 def a_test_set(seed, cases=31, decimals=1):
     """A truth and an outcome with ties, missed lesions, several lesions and candidates per case."""
     rng = np.random.default_rng(seed)
     lesions = rng.choice([0, 0, 1, 2], cases)
-    truth = Truth(tuple(f"{i // 2}_{i}" for i in range(cases)), lesions > 0, lesions)
+    truth = TestSet(tuple(f"{i // 2}_{i}" for i in range(cases)), lesions > 0, lesions)
     found = np.repeat(np.arange(cases), rng.binomial(lesions, 0.7))
     false = rng.integers(0, cases, 40)
     case = np.concatenate([found, false])
@@ -49,7 +49,7 @@ def test_weighted_ap_equals_scikit_learn_on_the_resampled_cases(seed):
 
 def test_ap_of_the_notes_hand_worked_table():
     # TP .9, FP .8, TP .7, FP .6, TP .5 and one missed lesion: (1 + 2/3 + 3/5) / 4
-    truth = Truth(("a", "b", "c", "d"), np.array([True] * 4), np.array([1, 1, 1, 1]))
+    truth = TestSet(("a", "b", "c", "d"), np.array([True] * 4), np.array([1, 1, 1, 1]))
     confidence = np.array([0.9, 0.8, 0.7, 0.6, 0.5])
     hit = np.array([True, False, True, False, True])
     outcome = Outcome(np.zeros(4), np.array([0, 0, 1, 1, 2]), confidence, hit)
@@ -71,17 +71,17 @@ def test_ap_of_a_run_without_candidates_is_zero():
 
 def test_patients_are_told_by_numbers_or_given_and_never_guessed():
     facts = np.array([True, False, True]), np.array([1, 0, 1])
-    told = Truth(("7_1", "7_2", "70_1"), *facts)
+    told = TestSet(("7_1", "7_2", "70_1"), *facts)
     assert (told.patients.tolist(), told.patient_count) == ([0, 0, 1], 2)
-    given = Truth(("pancreas_1", "pancreas_2", "pancreas_3"), *facts, patient_names=("b", "a", "b"))
+    given = TestSet(("pancreas_1", "pancreas_2", "pancreas_3"), *facts, patient_names=("b", "a", "b"))
     assert given.patients.tolist() == [1, 0, 1]
     with pytest.raises(OncoduetError, match=r"found pancreas_1, pancreas_2 \(3 cases begin with pancreas_\)"):
-        _ = Truth(given.case_ids, *facts).patients
+        _ = TestSet(given.case_ids, *facts).patients
 
 
 def test_fewer_than_20_patients_are_refused_unless_told():
     def of(cases):
-        return Truth(tuple(f"{k}_{k}" for k in range(cases)), np.arange(cases) % 2 == 0, np.ones(cases, dtype=int))
+        return TestSet(tuple(f"{k}_{k}" for k in range(cases)), np.arange(cases) % 2 == 0, np.ones(cases, dtype=int))
 
     with pytest.raises(OncoduetError, match=r"here: expected at least 20 patients .*, found 19; --few goes on"):
         require_patients(of(19), "here", few=False, way_out="--few")

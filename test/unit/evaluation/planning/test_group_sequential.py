@@ -4,7 +4,7 @@ import pytest
 
 from contract.errors import OncoduetError
 from evaluation.metrics.scored_runs import read_scored_runs
-from evaluation.planning.group_sequential import look, simulate_looks
+from evaluation.planning.group_sequential import interim_analysis, simulate_looks
 from evaluation.statistics.analysis_file import Analysis
 from evaluation.statistics.run_permutation import order_test
 
@@ -52,7 +52,7 @@ def campaign(scores, counts, apart=None):
 
 def looked(scores, counts, looks, apart=None, metrics=("auroc",), pairs=(("a", "b"),)):
     plan = Analysis(name="declared", looks=looks, metrics=metrics, comparisons=pairs)
-    return look(campaign(scores, counts, apart), plan, list(pairs), analysis="f" * 64)
+    return interim_analysis(campaign(scores, counts, apart), plan, list(pairs), analysis="f" * 64)
 
 
 def test_plain_difference_stops_the_campaign_at_a_look(scores):
@@ -90,7 +90,7 @@ def test_pair_without_run_level_does_not_keep_a_campaign_going(scores):
     scores.run("five", "ensemble-four", runs=tuple("xuv"), restart=1)
     plan = Analysis(name="declared", looks=(2, 4), metrics=("auroc",))
     runs = [run for run in read_scored_runs([scores.root]) if run.source.restart in (0, 1)]
-    found = look(runs, plan, [("a", "ensemble-four")], analysis="f" * 64)
+    found = interim_analysis(runs, plan, [("a", "ensemble-four")], analysis="f" * 64)
     assert (found.look, found.comparisons[0].state, found.stop) == (2, "out of reach", True)
 
 
@@ -114,7 +114,7 @@ def test_folds_are_kept_apart_and_go_on_in_turn(scores):
                     f"{name}{fold}{restart}", name, fold=fold, restart=restart, seed=10 * fold + restart + number
                 )
     plan = Analysis(name="declared", looks=(4, 8), metrics=("auroc",))
-    found = look(read_scored_runs([scores.root]), plan, [("a", "b")], analysis="f" * 64)
+    found = interim_analysis(read_scored_runs([scores.root]), plan, [("a", "b")], analysis="f" * 64)
     assert found.comparisons[0].best_p_at_the_end >= 2 / math.comb(8, 4) ** 2
 
 
@@ -124,4 +124,4 @@ def test_analysis_without_looks_and_more_runs_than_planned_are_refused(scores):
     plan = Analysis(name="declared", looks=(1 + 1,), metrics=("auroc",))
     scores.run("a2", "a", restart=2, seed=7)
     with pytest.raises(OncoduetError, match=r"declared: expected at most 2 runs of a \(looks\), found 3"):
-        look(read_scored_runs([scores.root]), plan, [("a", "b")], analysis="f" * 64)
+        interim_analysis(read_scored_runs([scores.root]), plan, [("a", "b")], analysis="f" * 64)

@@ -5,7 +5,7 @@ from sklearn.metrics import auc
 from sklearn.metrics import roc_curve as sklearn_roc_curve
 
 from evaluation.metrics.scored_runs import read_scored_runs
-from evaluation.report.figures import DARK_PALETTE, PALETTE, _short_p, detection_curve, looks, p_text, roc_curve
+from evaluation.report.figures import DARK_PALETTE, PALETTE, _short_p, detection_curve, p_text, roc_curve, styles
 from evaluation.statistics.verdict import ConfigurationSummary, MetricSummary
 
 
@@ -54,7 +54,7 @@ def test_detection_curve_reads_the_reported_sensitivities(scores):
 def test_every_configuration_looks_different_and_kinds_are_told_apart():
     kinds = [("configuration", 9), ("ensemble", 2), ("baseline", 3)]
     summaries = [a_summary(f"{kind}-{k}", kind) for kind, count in kinds for k in range(count)]
-    found = looks(summaries)
+    found = styles(summaries)
     assert len({(look.colour, look.dash) for look in found.values()}) == len(summaries)
     assert found["ensemble-0"].css == "currentColor"
     assert all(found[f"baseline-{k}"].css.startswith("var(--grey") for k in range(3))

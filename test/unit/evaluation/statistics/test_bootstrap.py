@@ -2,14 +2,14 @@ import numpy as np
 import pytest
 from scipy.stats import norm
 
-from evaluation.metrics.outcomes import Outcome, Truth, weighted_ap, weighted_auroc
+from evaluation.metrics.outcomes import Outcome, TestSet, weighted_ap, weighted_auroc
 from evaluation.statistics.bootstrap import delong_interval, percentile_interval, two_level_bootstrap
 
 
 def a_truth(cases=40, patients=None):
     lesions = np.array([(0, 1, 0, 2)[i % 4] for i in range(cases)])
     names = tuple(f"{i if patients is None else i % patients:03d}_{i:03d}" for i in range(cases))
-    return Truth(names, lesions > 0, lesions, tuple(name.partition("_")[0] for name in names))
+    return TestSet(names, lesions > 0, lesions, tuple(name.partition("_")[0] for name in names))
 
 
 def an_outcome(truth, seed, shift=1.0):
@@ -80,7 +80,7 @@ def test_another_seed_gives_other_draws():
 
 
 def test_undefined_replicates_are_left_out_and_counted():
-    truth = Truth(("1_1", "2_2", "3_3"), np.array([True, False, False]), np.array([1, 0, 0]))
+    truth = TestSet(("1_1", "2_2", "3_3"), np.array([True, False, False]), np.array([1, 0, 0]))
     outcome = Outcome(np.array([0.9, 0.1, 0.2]), np.array([0]), np.array([0.9]), np.array([True]))
     draws = two_level_bootstrap(truth, {"a": [outcome]}, replicates=1000, seed=0)["a"]
     found = percentile_interval(draws["ap"], level=0.95)
@@ -132,6 +132,6 @@ def test_delong_equals_its_components_written_out():
 def test_delong_is_withheld_where_its_assumptions_fail():
     repeated = a_truth(40, patients=20)
     assert delong_interval(repeated, [an_outcome(repeated, 0)], level=0.95) is None
-    one_positive = Truth(("1_1", "2_2", "3_3"), np.array([True, False, False]), np.array([1, 0, 0]))
+    one_positive = TestSet(("1_1", "2_2", "3_3"), np.array([True, False, False]), np.array([1, 0, 0]))
     outcome = Outcome(np.arange(3.0), np.zeros(0, dtype=int), np.zeros(0), np.zeros(0, dtype=bool))
     assert delong_interval(one_positive, [outcome], level=0.95) is None

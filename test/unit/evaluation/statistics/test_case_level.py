@@ -5,8 +5,15 @@ import numpy as np
 import pytest
 from scipy.stats import t as student
 
-from evaluation.metrics.outcomes import Outcome, Truth, weighted_ap, weighted_auroc
-from evaluation.planning.simulation import NULLS, World, draw, false_positives, null_world, spread
+from evaluation.metrics.outcomes import Outcome, TestSet, weighted_ap, weighted_auroc
+from evaluation.planning.simulation import (
+    NULLS,
+    SimulationSettings,
+    draw,
+    false_positives,
+    null_settings,
+    run_variances,
+)
 from evaluation.statistics.bootstrap import delong_interval, two_level_bootstrap
 from evaluation.statistics.case_level import (
     MetricByPatient,
@@ -24,7 +31,7 @@ FREE = (False, False)
 def a_truth(cases=60, patients=None):
     lesions = np.array([(0, 1, 0, 2)[i % 4] for i in range(cases)])
     names = tuple(f"{i if patients is None else i % patients:03d}_{i:03d}" for i in range(cases))
-    return Truth(names, lesions > 0, lesions, tuple(name.partition("_")[0] for name in names))
+    return TestSet(names, lesions > 0, lesions, tuple(name.partition("_")[0] for name in names))
 
 
 def an_outcome(truth, seed, shift=1.0):
@@ -140,11 +147,11 @@ def test_luck_of_runs_is_not_taken_for_the_method():
 
 
 def test_arms_of_simulated_studies_have_the_influence_of_their_outcomes():
-    positive, first, second = draw(World(runs=3, cases=150), np.random.default_rng(0))
-    truth = Truth(tuple(f"{k:05d}" for k in range(150)), positive, positive.astype(int))
+    positive, first, second = draw(SimulationSettings(runs=3, cases=150), np.random.default_rng(0))
+    truth = TestSet(tuple(f"{k:05d}" for k in range(150)), positive, positive.astype(int))
     outcomes = [Outcome(row, np.arange(150), row, positive) for row in first]
     for metric, expected in by_patient(truth, outcomes).items():
-        found = spread(positive, first, second, metric).first
+        found = run_variances(positive, first, second, metric).first
         assert found.values == pytest.approx(expected.values, abs=1e-12), metric
         assert found.influence == pytest.approx(expected.influence, abs=1e-12), metric
 
@@ -152,17 +159,20 @@ def test_arms_of_simulated_studies_have_the_influence_of_their_outcomes():
 @pytest.mark.parametrize("runs", [2, 5])
 def test_level_is_kept_however_few_runs_there_are(runs):
     # closed form, so many studies are cheap: 3 standard errors of 1,500
-    world, generator = null_world(World(runs=runs, cases=150, run_sd=0.03), NULLS[0]), np.random.default_rng(runs)
+    world, generator = (
+        null_settings(SimulationSettings(runs=runs, cases=150, run_sd=0.03), NULLS[0]),
+        np.random.default_rng(runs),
+    )
     false = 0
     for _ in range(1500):
-        study = spread(*draw(world, generator))
+        study = run_variances(*draw(world, generator))
         false += runs_and_cases_test(study.second, study.first).p <= 0.05
     assert false / 1500 <= 0.05 + 3 * math.sqrt(0.05 * 0.95 / 1500)
 
 
 @pytest.mark.slow
 def test_case_level_keeps_its_level_by_ap_where_swaps_alone_do_not():
-    world = replace(null_world(World(runs=4, cases=150, run_sd=0.05), NULLS[0]), metric="ap")
+    world = replace(null_settings(SimulationSettings(runs=4, cases=150, run_sd=0.05), NULLS[0]), metric="ap")
     rates = false_positives(world, studies=100, alpha=0.05, seed=1, replicates=100)
     allowed = 0.05 + 3 * math.sqrt(0.05 * 0.95 / 100)
     assert rates["case level"].value <= allowed

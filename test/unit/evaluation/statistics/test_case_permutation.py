@@ -5,14 +5,14 @@ import numpy as np
 import pytest
 from scipy.stats import binom, kstest, norm
 
-from evaluation.metrics.outcomes import Outcome, Truth, weighted_ap, weighted_auroc
+from evaluation.metrics.outcomes import Outcome, TestSet, weighted_ap, weighted_auroc
 from evaluation.statistics.case_permutation import _drawn_swaps, auroc_swap_weights, case_swap_tests, swap_differences
 
 
 def a_truth(cases, patients=None):
     lesions = np.array([(0, 1, 0, 2)[i % 4] for i in range(cases)])
     names = tuple(f"{i if patients is None else i % patients:03d}_{i:03d}" for i in range(cases))
-    return Truth(names, lesions > 0, lesions)
+    return TestSet(names, lesions > 0, lesions)
 
 
 def an_outcome(truth, seed, shift=0.0, decimals=2):
@@ -112,7 +112,7 @@ def test_counted_p_of_many_patients_is_close_to_its_normal_approximation():
 def test_counted_p_is_the_binomial_where_all_weights_are_equal():
     # each of 2,000 positives is above the one negative by a and below it by b: the sum of the signs is binomial
     n = 2000
-    truth = Truth(tuple(f"{i}_{i}" for i in range(n + 1)), np.arange(n + 1) < n, np.zeros(n + 1, dtype=int))
+    truth = TestSet(tuple(f"{i}_{i}" for i in range(n + 1)), np.arange(n + 1) < n, np.zeros(n + 1, dtype=int))
     nothing = (np.zeros(0, dtype=int), np.zeros(0), np.zeros(0, dtype=bool))
     right = np.arange(n) < 1060
     a = Outcome(np.append(np.where(right, 2.0, 0.0), 1.0), *nothing)
@@ -221,7 +221,7 @@ def test_one_sided_tests_of_the_two_directions_leave_the_ties_over():
 
 
 def test_metrics_that_the_truth_leaves_undefined_have_no_test():
-    negative = Truth(("1_1", "2_2", "3_3"), np.zeros(3, dtype=bool), np.zeros(3, dtype=int))
+    negative = TestSet(("1_1", "2_2", "3_3"), np.zeros(3, dtype=bool), np.zeros(3, dtype=int))
     outcome = Outcome(np.arange(3.0), np.array([0, 1]), np.array([0.5, 0.4]), np.array([False, False]))
     assert case_swap_tests(negative, [outcome], [outcome], draws=100, seed=0) == {}
 

@@ -8,7 +8,7 @@ from statsmodels.stats.multitest import multipletests
 from contract.errors import OncoduetError
 from contract.records import read_record
 from evaluation.compare import compare
-from evaluation.metrics.outcomes import Truth
+from evaluation.metrics.outcomes import TestSet
 from evaluation.metrics.scored_runs import read_scored_runs
 from evaluation.statistics.subgroups import _groups, read_groups
 from evaluation.statistics.verdict import Verdict
@@ -71,7 +71,7 @@ def test_subgroups_have_the_auroc_of_their_cases_and_p_adjusted_over_all_of_them
 def test_numbers_with_many_values_are_cut_at_their_median_and_the_largest_lesion_counts(scores, tmp_path):
     path, rows = marksheet(scores, tmp_path)
     ids, lesions = scores.truth()
-    truth = Truth(tuple(ids), lesions > 0, lesions)
+    truth = TestSet(tuple(ids), lesions > 0, lesions)
     groups = read_groups(path, ["volume"], truth)["volume"]
     largest = [max(map(float, row["volume"].split(";"))) if row["volume"] else np.nan for row in rows]
     middle = np.nanmedian(largest)
@@ -81,7 +81,7 @@ def test_numbers_with_many_values_are_cut_at_their_median_and_the_largest_lesion
 
 def test_of_several_words_each_counts_once():
     ids = ("1_1", "2_1", "3_1", "4_1")
-    truth = Truth(ids, np.array([True, True, True, False]), np.array([2, 1, 2, 0]))
+    truth = TestSet(ids, np.array([True, True, True, False]), np.array([2, 1, 2, 0]))
     found = _groups(["peripheral;peripheral", "peripheral", "transition; peripheral", ""], truth)
     assert {name: member.tolist() for name, member in found.items()} == {
         "peripheral": [True, True, False, True],
@@ -142,7 +142,7 @@ def test_groups_of_few_patients_are_shown_and_not_judged(scores, tmp_path):
 def test_marksheet_without_a_column_or_a_case_is_refused(scores, tmp_path):
     path, rows = marksheet(scores, tmp_path)
     ids, lesions = scores.truth()
-    truth = Truth(tuple(ids), lesions > 0, lesions)
+    truth = TestSet(tuple(ids), lesions > 0, lesions)
     with pytest.raises(OncoduetError, match=r"marksheet\.csv: expected the column zone, found patient_id, study_id, "):
         read_groups(path, ["zone"], truth)
     marksheet(scores, tmp_path, rows=rows[1:])
@@ -160,7 +160,7 @@ def test_marksheet_without_a_column_or_a_case_is_refused(scores, tmp_path):
 def numbers_of(scores, tmp_path, volumes, *, delimiter=",", column="volume"):
     """The groups of a column of numbers, one for each case."""
     ids, lesions = scores.truth()
-    truth = Truth(tuple(ids), lesions > 0, lesions)
+    truth = TestSet(tuple(ids), lesions > 0, lesions)
     path = tmp_path / "marksheet.csv"
     with path.open("w", newline="", encoding="utf-8-sig") as stream:
         table = csv.writer(stream, delimiter=delimiter)
@@ -209,13 +209,13 @@ def test_rows_that_contradict_each_other_are_refused(scores, tmp_path):
     ids, lesions = scores.truth()
     marksheet(scores, tmp_path, rows=[*rows, {**rows[0], "center": "east"}])
     with pytest.raises(OncoduetError, match=r"marksheet\.csv: line 32: expected the center of .*, found 'east'"):
-        read_groups(path, ["center"], Truth(tuple(ids), lesions > 0, lesions))
+        read_groups(path, ["center"], TestSet(tuple(ids), lesions > 0, lesions))
 
 
 def test_panoramas_names_of_patient_and_study_are_read(tmp_path):
     path = tmp_path / "clinical.csv"
     path.write_text("PANORAMA_patient_id,PANORAMA_study_id,scanner\n102002,102002_00001,Philips\n")
-    truth = Truth(("102002_00001",), np.array([True]), np.array([1]))
+    truth = TestSet(("102002_00001",), np.array([True]), np.array([1]))
     assert {name: member.tolist() for name, member in read_groups(path, ["scanner"], truth)["scanner"].items()} == {
         "Philips": [True]
     }

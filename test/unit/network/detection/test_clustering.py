@@ -8,7 +8,7 @@ import pytest
 from contract.cards import parse
 from contract.errors import OncoduetError
 from network.detection.clustering import (
-    BoxRule,
+    BoxPostprocessing,
     ScoredBoxes,
     cluster,
     expected_predictions,
@@ -59,7 +59,7 @@ def cloud(seed, count=120):
 @pytest.mark.parametrize("threshold", [0.0, 0.1, 0.5])
 def test_clusters_are_those_of_plain_loops(threshold):
     found, expected = cloud(seed=int(10 * threshold))
-    merged = cluster(found, BoxRule(cluster_iou=threshold), expected=expected)
+    merged = cluster(found, BoxPostprocessing(cluster_iou=threshold), expected=expected)
     plain = in_plain_loops(found, expected, threshold)
     assert 1 < len(plain) < len(found)
     np.testing.assert_allclose(np.column_stack([merged.boxes, merged.scores]), plain, rtol=1e-12)
@@ -68,7 +68,7 @@ def test_clusters_are_those_of_plain_loops(threshold):
 def test_two_of_four_expected_predictions_halve_the_mean_score():
     # by hand: IoU and weights 1, so (0.8 + 0.6) / (2 + 2 missing) = 0.35
     found = scored([[0, 0, 0, 4, 4, 4]] * 2, [0.8, 0.6])
-    merged = cluster(found, BoxRule(), expected=np.array([4.0, 4.0]))
+    merged = cluster(found, BoxPostprocessing(), expected=np.array([4.0, 4.0]))
     assert merged.scores.tolist() == pytest.approx([0.35])
     assert merged.boxes.tolist() == [[0, 0, 0, 4, 4, 4]]
     assert merged.weights.tolist() == [2]
@@ -76,13 +76,13 @@ def test_two_of_four_expected_predictions_halve_the_mean_score():
 
 def test_more_predictions_than_expected_do_not_raise_the_score():
     found = scored([[0, 0, 0, 4, 4, 4]] * 2, [0.8, 0.6])
-    assert cluster(found, BoxRule(), expected=np.array([1.0, 1.0])).scores.tolist() == pytest.approx([0.7])
+    assert cluster(found, BoxPostprocessing(), expected=np.array([1.0, 1.0])).scores.tolist() == pytest.approx([0.7])
 
 
 def test_a_weak_neighbour_moves_the_box_a_little():
     # IoU 48/80 = 0.6; evidence 0.9 and 0.6 * 0.3 = 0.18: x from 0 and 1 at weights 0.9 : 0.18, so 1/6
     found = scored([[0, 0, 0, 4, 4, 4], [0, 0, 1, 4, 4, 5]], [0.9, 0.3])
-    merged = cluster(found, BoxRule(), expected=np.ones(2))
+    merged = cluster(found, BoxPostprocessing(), expected=np.ones(2))
     assert merged.boxes[0, 2] == pytest.approx(1 / 6)
     assert merged.scores[0] == pytest.approx(1.08 / 1.6)
 
@@ -90,27 +90,27 @@ def test_a_weak_neighbour_moves_the_box_a_little():
 def test_order_of_the_predictions_does_not_matter():
     found, expected = cloud(seed=4)
     shuffled = np.random.default_rng(1).permutation(len(found))
-    one = cluster(found, BoxRule(), expected=expected)
-    other = cluster(found.only(shuffled), BoxRule(), expected=expected[shuffled])
+    one = cluster(found, BoxPostprocessing(), expected=expected)
+    other = cluster(found.only(shuffled), BoxPostprocessing(), expected=expected[shuffled])
     np.testing.assert_allclose(other.boxes, one.boxes, rtol=1e-12)
     np.testing.assert_allclose(other.scores, one.scores, rtol=1e-12)
 
 
 def test_the_rule_leaves_out_weak_and_small_predictions():
     found = scored([[0, 0, 0, 4, 4, 4], [10, 0, 0, 14, 4, 4], [20, 0, 0, 21, 4, 4]], [0.5, 0.2, 0.9])
-    merged = cluster(found, BoxRule(score_threshold=0.2, minimum_size_voxels=1), expected=np.ones(3))
+    merged = cluster(found, BoxPostprocessing(score_threshold=0.2, minimum_size_voxels=1), expected=np.ones(3))
     assert merged.boxes.tolist() == [[0, 0, 0, 4, 4, 4]]
 
 
 def test_only_the_strongest_take_part():
     found = scored([[5 * i, 0, 0, 5 * i + 2, 2, 2] for i in range(4)], [0.1, 0.4, 0.3, 0.2])
-    merged = cluster(found, BoxRule(), expected=np.ones(4), strongest=2)
+    merged = cluster(found, BoxPostprocessing(), expected=np.ones(4), strongest=2)
     assert merged.scores.tolist() == pytest.approx([0.4, 0.3])
 
 
 def test_no_predictions_give_no_boxes():
     nothing = joined([])
-    assert cluster(nothing, BoxRule(), expected=np.empty(0)).boxes.shape == (0, 6)
+    assert cluster(nothing, BoxPostprocessing(), expected=np.empty(0)).boxes.shape == (0, 6)
     assert len(suppress(nothing, 0.1)) == 0
 
 
@@ -140,15 +140,15 @@ def test_boxes_count_less_towards_their_tiles_edges():
 
 
 def test_a_rule_comes_back_from_its_file_and_its_faults_are_named():
-    rule = BoxRule(score_threshold=0.2, cluster_iou=0.1, minimum_size_voxels=2)
-    assert parse(rule.model_dump(mode="json"), BoxRule, "bundle.json") == rule
+    rule = BoxPostprocessing(score_threshold=0.2, cluster_iou=0.1, minimum_size_voxels=2)
+    assert parse(rule.model_dump(mode="json"), BoxPostprocessing, "bundle.json") == rule
     with pytest.raises(
         OncoduetError, match=r"bundle\.json: 2 faults: score_threshold: .* less than 1; iou: Extra inputs"
     ):
-        parse({"score_threshold": 1.0, "iou": 0.1}, BoxRule, "bundle.json")
+        parse({"score_threshold": 1.0, "iou": 0.1}, BoxPostprocessing, "bundle.json")
 
 
 @pytest.mark.parametrize("name", ["k", "minimum_size_voxels"])
 def test_no_number_of_a_rule_is_beyond_arithmetic(name):
     with pytest.raises(OncoduetError, match=rf"1 fault: {name}: .* less than or equal to 10000"):
-        parse({name: 10**300}, BoxRule, "box_rule.json")
+        parse({name: 10**300}, BoxPostprocessing, "box_rule.json")

@@ -6,8 +6,8 @@ import torch
 
 from network.detection.anchors import AnchorPlan, anchors_of_patch, level_strides
 from network.detection.boxes import encode
-from network.detection.clustering import BoxRule
-from network.detection.inference import Detector, Found, find_boxes, predict_boxes
+from network.detection.clustering import BoxPostprocessing
+from network.detection.inference import Detector, RawDetections, find_boxes, predict_boxes
 from network.detection.retina_unet import DetectorOutput, build_retina_unet
 from network.sliding_window import NotFiniteError, ensemble_probabilities, window_slices
 
@@ -16,7 +16,7 @@ PLAN = AnchorPlan(levels=(0,), sizes_voxels_zyx=((2, 6, 6),))
 ANCHORS = anchors_of_patch(PLAN, ((2, 4, 4),), PATCH)
 SHAPE = (9, 37, 50)
 LESION = [3, 11, 20, 5, 17, 29]
-RULE = BoxRule(score_threshold=0.05)
+RULE = BoxPostprocessing(score_threshold=0.05)
 
 
 class BrightBox(torch.nn.Module):
@@ -118,7 +118,7 @@ def test_a_real_network_predicts_a_study_the_same_way_mirrored(three_levels):
     data = torch.randn(3, 6, 24, 36)
 
     def boxes(data):
-        rule = BoxRule(score_threshold=0.02)
+        rule = BoxPostprocessing(score_threshold=0.02)
         found = predict_boxes([Detector(network, anchors)], data, patch_size=PATCH, rule=rule, mirror_axes=(0, 1, 2))
         return found.boxes, found.scores
 
@@ -213,7 +213,7 @@ def test_segmentations_that_nobody_asked_for_are_not_made():
 
 
 def test_members_segmentations_are_averaged_as_probabilities():
-    found = Found((), [], 1, tuple(np.full((1, 2, 3), value, np.float32) for value in (0.1, 0.2, 0.6)))
+    found = RawDetections((), [], 1, tuple(np.full((1, 2, 3), value, np.float32) for value in (0.1, 0.2, 0.6)))
     np.testing.assert_allclose(found.segmented([0, 2]), np.full((1, 2, 3), 0.35))
     assert found.segmentations[0][0, 0, 0] == np.float32(0.1)
 

@@ -6,7 +6,7 @@ import torch
 
 from network.detection.anchors import AnchorPlan, anchors_of_patch
 from network.detection.boxes import encode
-from network.detection.clustering import BoxRule
+from network.detection.clustering import BoxPostprocessing
 from network.detection.inference import Detector, predict_boxes
 from network.detection.retina_unet import DetectorOutput
 
@@ -30,7 +30,7 @@ class Saying(torch.nn.Module):
 
 
 def found_in(shape, box):
-    rule = BoxRule(score_threshold=0.1)
+    rule = BoxPostprocessing(score_threshold=0.1)
     return predict_boxes([Detector(Saying(*box), ANCHORS)], torch.zeros(1, *shape), patch_size=PATCH, rule=rule)
 
 

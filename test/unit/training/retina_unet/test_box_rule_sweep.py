@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from network.detection.clustering import BoxRule, ScoredBoxes
-from network.detection.inference import Found
+from network.detection.clustering import BoxPostprocessing, ScoredBoxes
+from network.detection.inference import RawDetections
 from training.retina_unet.box_rule_sweep import SearchedStudy, _mean_average_precisions, mean_average_precision, sweep
 
 LESION = np.array([[2.0, 2, 2, 6, 8, 8]])
@@ -18,7 +18,7 @@ def boxes(*rows):
 
 
 def searched(found, lesions):
-    return SearchedStudy(Found((found,), TILES, 1), lesions)
+    return SearchedStudy(RawDetections((found,), TILES, 1), lesions)
 
 
 def test_average_precision_by_hand():
@@ -49,7 +49,9 @@ def test_a_rule_that_joins_the_two_halves_of_a_lesion_is_found():
     halves = boxes([2, 2, 1, 6, 8, 7, 0.6], [2, 2, 3, 6, 8, 9, 0.6], [10, 20, 20, 14, 26, 26, 0.59])
     study = searched(halves, LESION)
     chosen = sweep([study])
-    by_rule = [mean_average_precision([study.found.clustered(rule)], [LESION]) for rule in (BoxRule(), chosen)]
+    by_rule = [
+        mean_average_precision([study.found.clustered(rule)], [LESION]) for rule in (BoxPostprocessing(), chosen)
+    ]
     assert by_rule[0] <= by_rule[1] == 1
 
 
@@ -57,7 +59,7 @@ def test_weak_predictions_that_drag_a_good_one_behind_a_false_one_are_cut_off():
     """The cluster of a strong and three weak boxes scores (0.9 + 3 * 0.02) / 4, less than the false positive's 0.4."""
     shared = [[*LESION[0], score] for score in (0.9, 0.02, 0.02, 0.02)]
     study = searched(boxes(*shared, [10, 20, 20, 14, 26, 26, 0.4]), LESION)
-    before = mean_average_precision([study.found.clustered(BoxRule())], [LESION])
+    before = mean_average_precision([study.found.clustered(BoxPostprocessing())], [LESION])
     chosen = sweep([study])
     assert chosen.score_threshold >= 0.05
     assert before == pytest.approx(0.5)
@@ -83,9 +85,9 @@ def test_a_rule_that_one_study_alone_speaks_for_is_not_taken(with_flat_box, take
     good, flat = [*LESION[0], 0.9], [10, 20, 20, 10.5, 26, 26, 0.95]
     plain, disturbed = searched(boxes(good), LESION), searched(boxes(good, flat), LESION)
     chosen = sweep([disturbed] * with_flat_box + [plain] * (10 - with_flat_box))
-    assert (chosen.minimum_size_voxels > BoxRule().minimum_size_voxels) == taken
+    assert (chosen.minimum_size_voxels > BoxPostprocessing().minimum_size_voxels) == taken
 
 
 def test_without_lesions_the_default_rule_stays(caplog):
-    assert sweep([searched(boxes([0, 0, 0, 4, 4, 4, 0.9]), NOTHING)]) == BoxRule()
+    assert sweep([searched(boxes([0, 0, 0, 4, 4, 4, 0.9]), NOTHING)]) == BoxPostprocessing()
     assert "no lesion in the validation studies" in caplog.text

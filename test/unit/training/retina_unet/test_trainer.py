@@ -15,7 +15,7 @@ from contract.files import read_json, sha256_file
 from contract.records import read_record
 from network.detection.anchors import AnchorPlan, anchors_of_patch, level_strides
 from network.detection.boxes import iou
-from network.detection.clustering import BoxRule
+from network.detection.clustering import BoxPostprocessing
 from network.detection.inference import Detector
 from network.detection.retina_unet import build_retina_unet
 from network.memory_plan import Budget, held_bytes
@@ -249,7 +249,7 @@ def test_boxes_of_an_unseen_easy_study_overlap_its_lesion(planned, profile, prep
     positive = [study for study in searched if len(study.lesions)]
     assert positive
     for study in positive:
-        found = study.found.clustered(read_record(folder.box_rule, BoxRule))
+        found = study.found.clustered(read_record(folder.box_rule, BoxPostprocessing))
         assert iou(torch.from_numpy(found.boxes[:1]), torch.from_numpy(study.lesions)).max() >= 0.3
 
 

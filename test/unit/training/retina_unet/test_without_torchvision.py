@@ -22,14 +22,14 @@ class Blocked(MetaPathFinder):
             raise ImportError("torchvision is blocked")
 
 sys.meta_path.insert(0, Blocked())
-for package in ("network.detection", "training.detection", "training.engines"):
+for package in ("network.detection", "training.retina_unet", "training.trainers"):
     for module in pkgutil.iter_modules(import_module(package).__path__, package + "."):
         import_module(module.name)
 
 import torch
 from network.detection.anchors import AnchorPlan, anchors_of_patch, level_strides
 from network.detection.retina_unet import build_retina_unet
-from network.detection.clustering import BoxRule
+from network.detection.clustering import BoxPostprocessing
 from network.detection.inference import Detector, predict_boxes
 from training.retina_unet.loss import DetectionLoss
 
@@ -47,8 +47,8 @@ losses = DetectionLoss()(network(torch.randn(2, 1, *patch)), anchors, lesions, l
 losses.total.backward()
 optimizer.step()
 changed = sum(not torch.equal(one, other) for one, other in zip(before, network.parameters()))
-found = predict_boxes([Detector(network.eval(), anchors)], torch.randn(1, 9, 20, 24), patch_size=patch, rule=BoxRule())
-print(json.dumps({
+found = predict_boxes([Detector(network.eval(), anchors)], torch.randn(1, 9, 20, 24), patch_size=patch,
+rule=BoxPostprocessing()) print(json.dumps({
     "loss": losses.total.item(), "changed": changed, "boxes": len(found), "asked": asked,
     "there": sorted(name for name in sys.modules if name.startswith(("torchvision", "monai"))),
 }))
