@@ -50,7 +50,7 @@ class InterimResult(Record):
     analysis: str
     """sha256 of the analysis file."""
     looks: tuple[int, ...]
-    interim_analysis: int | None
+    look: int | None
     """Runs per configuration at the look that is due; null between looks."""
     next_look: int | None
     alpha: float
@@ -94,7 +94,7 @@ def interim_analysis(
         parents={run.name: run.metrics_sha256 for run in runs},
         analysis=analysis,
         looks=plan.looks,
-        interim_analysis=due,
+        look=due,
         next_look=following,
         alpha=plan.alpha,
         alpha_here=here,

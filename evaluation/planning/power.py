@@ -125,8 +125,8 @@ def plan_power(
         best = min(enough, key=lambda each: (each.runs * each.cases, each.runs))
         sentence = (
             f"{best.runs} runs per configuration on {best.cases} cases show a difference of {settings.difference:g} "
-            f"with {100 * best.shown['better'].share:.0f} % power: the fewest predictions among these designs that reach "
-            f"{100 * target:.0f} %."
+            f"with {100 * best.shown['better'].share:.0f} % power: the fewest predictions among these designs that "
+            f"reach {100 * target:.0f} %."
         )
     else:
         best = max(designs, key=lambda each: each.shown["better"].share)

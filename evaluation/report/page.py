@@ -88,7 +88,7 @@ def write_report(folder: Path, verdict: Verdict, runs: Sequence[ScoredRun], miss
         code_names=CODE_NAMES,
         operating_points=[f"{rate:g}" for rate in FALSE_POSITIVES_PER_CASE],
         readings={name: _readings(operating_points(members)) for name, members in groups.items()},
-        discordant_cases=_flips_by_case(divided)[:_MOST_FLIPS],
+        flips=_flips_by_case(divided)[:_MOST_FLIPS],
         divided_cases=len({flip.case_id for flip in divided}),
         misses=describe_misses(misses) if misses else "",
         pictures=base64.b64encode(pictures).decode(),
