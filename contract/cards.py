@@ -4,37 +4,22 @@ A card is a TOML file, in ``contract/cards`` or anywhere else; it holds everythi
 code is. Unknown keys are refused and all faults are reported together.
 """
 
-import json
-import tomllib
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path, PurePosixPath
-from typing import Annotated, Any, Literal, Self, TypeVar
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal
 
 from pydantic import (
-    AfterValidator,
-    BaseModel,
-    ConfigDict,
     Field,
-    ValidationError,
-    model_validator,
 )
-from pydantic_core import ErrorDetails, PydanticCustomError
 
 from contract.errors import OncoduetError
-from contract.files import LONGEST_QUOTE, read_text, sha256_json
-
-MOST_TOML_BYTES = 2**20
-"""Of a card, a profile or the like: 1 MiB; those that ship have 2 kB."""
-MOST_FAULTS = 50
-"""That one message names."""
+from contract.files import sha256_json
+from contract.schema import Frozen, Name, RelativePath, later, named_toml, parse_toml, toml_names
 
 CARDS = Path(__file__).parent / "cards"
 
 CandidateRule = Literal["dynamic", "dynamic-fast", "dynamic-v2"]
-Model = TypeVar("Model", bound=BaseModel)
-Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]*$", max_length=100)]
-"""It may become a part of a path, and leads nowhere else."""
 Millimetres = Annotated[float, Field(ge=1e-3, le=1e5)]
 MarginMillimetres = Annotated[float, Field(ge=0, le=1e5)]
 Voxels = Annotated[int, Field(ge=1, le=10_000)]
@@ -45,44 +30,6 @@ GrownVoxels = Annotated[int, Field(ge=0, le=100)]
 Amount = Annotated[int, Field(ge=1, le=2**31 - 1)]
 """Of voxels or candidates; a label map's value, too."""
 Intensity = Annotated[float, Field(ge=-1e12, le=1e12)]
-
-
-def later(default: Any) -> Any:
-    """A key that came after the first cards: at its default it is no part of a card's hash, so runs keep theirs."""
-    return Field(default=default, exclude_if=lambda value: value == default)
-
-
-def is_relative(path: str) -> bool:
-    """Whether a path from a file stays below the folder that it is relative to."""
-    parts = PurePosixPath(path).parts
-    return bool(parts) and parts[0] != "/" and ".." not in parts and "\0" not in path
-
-
-def _relative(path: str) -> str:
-    if not is_relative(path):
-        raise ValueError(f"expected a relative path, found {path!r}")
-    return path
-
-
-RelativePath = Annotated[str, Field(max_length=1000), AfterValidator(_relative)]
-
-
-class Frozen(BaseModel):
-    """Base of what comes from a file: immutable, without unknown keys, NaN or infinity."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
-
-    @classmethod
-    def faults_between(cls, values: Mapping[str, Any]) -> list[str]:
-        """What is wrong between fields; ``values`` may be malformed, whose faults are named elsewhere."""
-        del values
-        return []
-
-    @model_validator(mode="after")
-    def _fields_agree(self) -> Self:
-        if faults := self.faults_between(self.model_dump()):
-            raise PydanticCustomError("fields_disagree", "{faults}", {"faults": "; ".join(faults)})
-        return self
 
 
 class Socket(Frozen):
@@ -367,83 +314,12 @@ def card_path(name_or_path: str | Path) -> Path:
     OncoduetError
         No card of this name.
     """
-    path = Path(name_or_path)
-    if path.suffix != ".toml":
-        path = CARDS / f"{name_or_path}.toml"
-        if not path.is_file():
-            known = ", ".join(card_names())
-            raise OncoduetError(f"card {str(name_or_path)!r}: expected one of {known} or a .toml file")
-    return path
+    return named_toml(name_or_path, CARDS, what="card")
 
 
 def card_names() -> Sequence[str]:
     """Names of the cards that come with the project."""
-    return sorted(path.stem for path in CARDS.glob("*.toml"))
-
-
-def parse_toml(path: Path, model: type[Model]) -> Model:
-    """Read a TOML file into a pydantic model; every fault is named, in one ``OncoduetError``."""
-    try:
-        values = tomllib.loads(read_text(path, most_bytes=MOST_TOML_BYTES).removeprefix("\ufeff"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise OncoduetError(f"{path}: expected a TOML file, found: {error}") from None
-    return parse(values, model, path)
-
-
-def parse(values: object, model: type[Model], source: object) -> Model:
-    """Check values from a file against a model; every fault is named, in one ``OncoduetError``.
-
-    Nothing is converted: a number in quotes is no number. (The detour through JSON is pydantic's way to accept lists
-    for tuples and nothing else.) Texts are printable: they go to terminals, tables and pages.
-    """
-    for text in _texts(values):
-        if not text.replace("\n", "").replace("\t", "").isprintable():
-            raise OncoduetError(f"{source}: expected printable text, found {text!r}")
-    try:
-        as_json = json.dumps(values, default=str)
-    except (ValueError, RecursionError) as error:
-        raise OncoduetError(f"{source}: expected values that JSON can hold, found: {error}") from None
-    try:
-        return model.model_validate_json(as_json, strict=True)
-    except ValidationError as error:
-        found = error.errors(include_url=False, include_input=False)
-        named = found[:MOST_FAULTS]
-        faults = [
-            f"{_place(fault)}: {fault['msg'].removeprefix('Value error, ')}"
-            for fault in named
-            if not _is_echo(fault, named)
-        ]
-        if issubclass(model, Frozen) and isinstance(values, Mapping):
-            faults += model.faults_between(values)
-        count = len(faults) + len(found) - len(named)
-        many = "1 fault" if count == 1 else f"{count} faults"
-        rest = f"; and {count - len(faults)} more" if count > len(faults) else ""
-        raise OncoduetError(f"{source}: {many}: {'; '.join(faults)}{rest}") from None
-
-
-def _place(fault: ErrorDetails) -> str:
-    """Where a fault lies: keys, of which a foreign one may be long."""
-    return ".".join(str(each)[:LONGEST_QUOTE] for each in fault["loc"]) or "the whole"
-
-
-def _is_echo(fault: ErrorDetails, faults: Sequence[ErrorDetails]) -> bool:
-    """Whether a fault only repeats others: a list too short because its items are wrong, or what is asked anew."""
-    place = fault["loc"]
-    items_wrong = any(other["loc"][: len(place)] == place != other["loc"] for other in faults)
-    return (fault["type"] == "too_short" and items_wrong) or (fault["type"] == "fields_disagree" and not place)
-
-
-def _texts(value: object) -> Iterator[str]:
-    """Every text in values from a file, names of fields too, however deep."""
-    waiting = [value]
-    while waiting:
-        match waiting.pop():
-            case str(text):
-                yield text
-            case Mapping() as fields:
-                waiting += [*fields, *fields.values()]
-            case list() | tuple() as items:
-                waiting += items
+    return toml_names(CARDS)
 
 
 def _tables(value: Any) -> list[Mapping[str, Any]]:

@@ -30,7 +30,6 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from contract.cards import Frozen, RelativePath, parse
 from contract.errors import OncoduetError
 from contract.files import (
     explain_full_disk,
@@ -47,6 +46,7 @@ from contract.files import (
 from contract.process.command import Parser, run_command
 from contract.process.terminal import log_to_stdout
 from contract.provenance import Writer, writer
+from contract.schema import Frozen, RelativePath, parse
 
 MANIFEST = ".oncoduet"
 EXPORT = "export.sh"

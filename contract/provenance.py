@@ -6,7 +6,7 @@ import subprocess
 from functools import cache
 from pathlib import Path
 
-from contract.cards import Frozen
+from contract.schema import Frozen
 
 VERSION = "0.1.0"
 

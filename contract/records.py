@@ -7,9 +7,9 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import BaseModel, Field, NonNegativeInt, model_validator
 from pydantic_core import PydanticCustomError
 
-from contract.cards import Frozen, Model, Name, RelativePath, parse
 from contract.files import read_json, write_json
 from contract.provenance import Writer, writer
+from contract.schema import Frozen, Model, Name, RelativePath, parse
 
 SCHEMA_VERSION: Literal[1] = 1
 

@@ -9,10 +9,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from contract.cards import Card, Socket, is_relative
+from contract.cards import Card, Socket
 from contract.errors import OncoduetError, some
 from contract.files import read_json
 from contract.images.volume import is_image
+from contract.schema import is_relative
 
 
 @dataclass(frozen=True)

@@ -24,12 +24,12 @@ from pathlib import Path
 from typing import Any
 
 from contract.archive import UNKNOWN_LICENCE
-from contract.cards import parse
 from contract.errors import OncoduetError
 from contract.files import open_regular
 from contract.process.command import Parser, run_command
 from contract.process.terminal import log_to_stdout
 from contract.records import BundleRecord
+from contract.schema import parse
 
 STANDIN_LABEL = "oncoduet.standin-base"
 """Borne by images that were built on a local stand-in for the public base; such are for tests alone."""

@@ -18,11 +18,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from contract.cards import load_card, parse
+from contract.cards import load_card
 from contract.errors import OncoduetError
 from contract.files import atomic_file, read_json, sha256_file, sha256_json
 from contract.outputs import require_apart, require_folder, require_unowned
 from contract.records import BundleRecord, Member, RunRecord, Stage, StageRecord, read_record
+from contract.schema import parse
 from contract.upload import check_model
 from network.weights import load_weights, tensors_sha256
 from training.nndetection.model import is_upstream

@@ -12,10 +12,9 @@ from typing import Annotated, Literal
 
 from pydantic import Field, PositiveFloat, RootModel
 
-from contract.cards import Frozen, Name, parse_toml
-from contract.errors import OncoduetError
 from contract.files import sha256_json
 from contract.records import Stage
+from contract.schema import Frozen, Name, named_toml, parse_toml
 
 CONFIGURATIONS = Path(__file__).parent / "configurations"
 
@@ -130,10 +129,4 @@ def load_configuration(name_or_path: str | Path) -> Configuration:
     OncoduetError
         No such configuration, or faults in it: all of them, in one line.
     """
-    path = Path(name_or_path)
-    if path.suffix != ".toml":
-        path = CONFIGURATIONS / f"{name_or_path}.toml"
-        if not path.is_file():
-            known = ", ".join(sorted(each.stem for each in CONFIGURATIONS.glob("*.toml")))
-            raise OncoduetError(f"configuration {str(name_or_path)!r}: expected one of {known} or a .toml file")
-    return parse_toml(path, _AnyConfiguration).root
+    return parse_toml(named_toml(name_or_path, CONFIGURATIONS, what="configuration"), _AnyConfiguration).root

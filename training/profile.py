@@ -9,10 +9,11 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt
 
-from contract.cards import Card, Frozen, Name, parse_toml
+from contract.cards import Card
 from contract.errors import OncoduetError
 from contract.files import sha256_json
 from contract.records import CheckpointPolicy
+from contract.schema import Frozen, Name, named_toml, parse_toml
 
 PROFILES = Path(__file__).parent / "profiles"
 
@@ -103,13 +104,7 @@ def load_profile(name_or_path: str | Path) -> Profile:
     OncoduetError
         No such profile, or faults in it: all of them, in one line.
     """
-    path = Path(name_or_path)
-    if path.suffix != ".toml":
-        path = PROFILES / f"{name_or_path}.toml"
-        if not path.is_file():
-            known = ", ".join(sorted(each.stem for each in PROFILES.glob("*.toml")))
-            raise OncoduetError(f"profile {str(name_or_path)!r}: expected one of {known} or a .toml file")
-    return parse_toml(path, Profile)
+    return parse_toml(named_toml(name_or_path, PROFILES, what="profile"), Profile)
 
 
 def edited_plans(plans: dict[str, Any], profile: Profile) -> dict[str, Any]:

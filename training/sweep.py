@@ -22,11 +22,11 @@ from typing import get_args
 import numpy as np
 from rich.table import Table
 
-from contract.cards import Frozen
 from contract.errors import OncoduetError
 from contract.files import held_folder, sha256_file, sweep, writable, write_text
 from contract.outputs import Output, require_apart, require_free, subfolder
 from contract.records import BatchRecord, Record, RunRecord, read_record, write_record
+from contract.schema import Frozen
 from network.detection.clustering import BoxPostprocessing, BoxShape, CaseScore
 from network.device import Device
 from training.bundle import FinishedRun, finished_runs

@@ -16,9 +16,9 @@ from typing import Literal
 
 import numpy as np
 
-from contract.cards import Frozen
 from contract.errors import OncoduetError
 from contract.records import Record
+from contract.schema import Frozen
 from evaluation.metrics.scored_runs import ScoredRun, group_by_configuration
 from evaluation.statistics.analysis_file import Analysis, Metric
 from evaluation.statistics.bootstrap import stream

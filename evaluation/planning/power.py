@@ -14,10 +14,10 @@ import numpy as np
 from scipy.special import ndtr
 from scipy.stats import norm, rankdata
 
-from contract.cards import Frozen
 from contract.errors import OncoduetError
 from contract.files import sha256_file
 from contract.records import Record
+from contract.schema import Frozen
 from evaluation.metrics.outcomes import FloatArray
 from evaluation.metrics.scored_runs import ScoredRun, group_by_configuration, read_scored_runs
 from evaluation.planning.group_sequential import InterimResult, interim_analysis, simulate_looks

@@ -25,8 +25,8 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, NonNegativeInt, model_validator
 
-from contract.cards import Frozen, parse_toml
 from contract.errors import OncoduetError
+from contract.schema import Frozen, parse_toml
 
 Metric = Literal["auroc", "ap", "score"]
 METRICS: tuple[Metric, ...] = ("auroc", "ap", "score")

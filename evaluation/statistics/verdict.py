@@ -13,8 +13,8 @@ and the interval decide; a single trained run decides nothing about its configur
 from collections.abc import Mapping
 from typing import Literal
 
-from contract.cards import Frozen
 from contract.records import Record
+from contract.schema import Frozen
 from evaluation.statistics.analysis_file import Metric
 
 Code = Literal["better", "worse", "better-on-this-test-set", "on-par", "undecided"]

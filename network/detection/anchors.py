@@ -13,8 +13,8 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from contract.cards import Frozen
 from contract.errors import OncoduetError
+from contract.schema import Frozen
 from network.plans import CONFIGURATION, MOST_STAGES
 
 Triple = tuple[int, int, int]

@@ -20,11 +20,12 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt
 
-from contract.cards import Frozen, load_card, parse_toml
+from contract.cards import load_card
 from contract.errors import OncoduetError, one_line
 from contract.files import read_regular, writable
 from contract.locks import try_lock
 from contract.outputs import require_apart, require_folder, require_unowned, subfolder
+from contract.schema import Frozen, parse_toml
 from training.configuration import load_configuration
 from training.dataset.prepared import Prepared, load_prepared
 from training.execution import Wishes

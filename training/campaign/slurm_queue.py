@@ -17,8 +17,8 @@ from typing import Annotated
 
 from pydantic import Field
 
-from contract.cards import Frozen
 from contract.records import Record, read_record, write_record
+from contract.schema import Frozen
 from training.campaign.plan import SLURM
 from training.campaign.status import Progress, Remark, Snapshot
 

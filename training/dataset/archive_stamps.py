@@ -8,10 +8,10 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from contract.archive import Study
-from contract.cards import Frozen
 from contract.errors import OncoduetError
 from contract.files import sha256_file, sha256_json
 from contract.records import Record, read_record
+from contract.schema import Frozen
 from training.dataset.prepared import Prepared
 
 FILE = "sources.json"

@@ -15,10 +15,11 @@ from typing import Annotated, Any
 
 from pydantic import Field
 
-from contract.cards import Card, Frozen, Name, load_card
+from contract.cards import Card, load_card
 from contract.errors import OncoduetError, some
 from contract.files import sha256_file, sha256_json
 from contract.records import Record, Stage, read_record
+from contract.schema import Frozen, Name
 from network.plans import read_plans
 
 SPLITS = "splits.json"

@@ -21,9 +21,9 @@ from typing import Annotated, Any
 
 from pydantic import Field, NonNegativeInt
 
-from contract.cards import Frozen, parse
 from contract.errors import OncoduetError, one_line
 from contract.files import atomic_file, kind_of
+from contract.schema import Frozen, parse
 
 KEPT = 2
 """How many are kept."""

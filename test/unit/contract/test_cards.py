@@ -8,8 +8,9 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from contract.cards import CARDS, MOST_TOML_BYTES, Card, Frozen, card_names, is_relative, load_card, parse, parse_toml
+from contract.cards import CARDS, Card, card_names, load_card
 from contract.errors import OncoduetError
+from contract.schema import MOST_TOML_BYTES, Frozen, is_relative, parse, parse_toml
 
 Values = dict[str, Any]
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from places import PROJECT
 
-from contract.cards import parse_toml
+from contract.schema import parse_toml
 from training.campaign import CampaignFile
 from training.configuration import load_configuration
 

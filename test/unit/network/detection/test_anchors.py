@@ -5,8 +5,8 @@ import itertools
 import pytest
 import torch
 
-from contract.cards import parse
 from contract.errors import OncoduetError
+from contract.schema import parse
 from network.detection.anchors import AnchorPlan, anchor_sizes, anchors_of_patch, detection_levels, level_strides
 from network.detection.boxes import mirror
 

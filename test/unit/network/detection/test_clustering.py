@@ -5,8 +5,8 @@ import math
 import numpy as np
 import pytest
 
-from contract.cards import parse
 from contract.errors import OncoduetError
+from contract.schema import parse
 from network.detection.clustering import (
     BoxPostprocessing,
     ScoredBoxes,

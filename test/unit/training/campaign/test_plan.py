@@ -4,7 +4,8 @@ import tomllib
 import pytest
 from places import PROJECT
 
-from contract.cards import card_path, parse_toml
+from contract.cards import card_path
+from contract.schema import parse_toml
 from training.campaign import CampaignFile, load_campaign
 from training.campaign.plan import Resources, SlurmOptions
 
