@@ -19,6 +19,7 @@ from typing import IO, Any
 from conformance.conditions import Files
 from conformance.engine import Engine, Kept
 from conformance.outputs import Broken
+from contract.checksums import SUMS, parse_sums
 from contract.errors import OncoduetError, one_line
 from contract.upload import check_image
 
@@ -121,13 +122,15 @@ def tarball_files(tarball: Path) -> Files:
 
 def require_sums(files: Files) -> None:
     """Raise ``Broken`` where ``SHA256SUMS`` is among the files and names others."""
-    if "SHA256SUMS" not in files:
+    if SUMS not in files:
         return
-    lines = files["SHA256SUMS"].decode(errors="replace").splitlines()
-    stated = {name: digest for digest, _, name in (line.partition("  ") for line in lines)}
-    for name in sorted(stated.keys() | files.keys() - {"SHA256SUMS"}):
+    try:
+        stated = parse_sums(files[SUMS].decode(errors="replace"), SUMS)
+    except OncoduetError as error:
+        raise Broken(str(error)) from None
+    for name in sorted(stated.keys() | files.keys() - {SUMS}):
         if name not in files or stated.get(name) != hashlib.sha256(files[name]).hexdigest():
-            raise Broken(f"{name} is not the file that SHA256SUMS names")
+            raise Broken(f"{name} is not the file that {SUMS} names")
 
 
 def folder_files(folder: Path) -> Files:

@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from contract.archive import UNKNOWN_LICENCE
+from contract.checksums import SUMS, parse_sums
 from contract.errors import OncoduetError
 from contract.files import open_regular
 from contract.process.command import Parser, run_command
@@ -209,16 +210,14 @@ def _object(value: Any) -> dict[str, Any]:
 
 
 def _require_sums(archive: Path, contents: Contents) -> None:
-    name = "SHA256SUMS"
-    if name not in contents.json_bytes:
-        raise OncoduetError(f"{archive}: expected a bundle with {name}, found none")
-    lines = contents.json_bytes[name].decode(errors="replace").splitlines()
-    stated = {file: digest for digest, _, file in (line.partition("  ") for line in lines)}
-    found = {file: digest for file, digest in contents.sha256.items() if file != name}
+    if SUMS not in contents.json_bytes:
+        raise OncoduetError(f"{archive}: expected a bundle with {SUMS}, found none")
+    stated = parse_sums(contents.json_bytes[SUMS].decode(errors="replace"), f"{archive}: {SUMS}")
+    found = {file: digest for file, digest in contents.sha256.items() if file != SUMS}
     for file in sorted(stated.keys() | found.keys()):
         if stated.get(file) != found.get(file):
             raise OncoduetError(
-                f"{archive}: {file}: expected the sha256 in {name} ({stated.get(file, 'none')}), "
+                f"{archive}: {file}: expected the sha256 in {SUMS} ({stated.get(file, 'none')}), "
                 f"found {found.get(file, 'no such file')}"
             )
 

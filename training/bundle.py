@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from contract.cards import load_card
+from contract.checksums import SUMS, format_sums
 from contract.errors import OncoduetError
 from contract.files import atomic_file, read_json, sha256_file, sha256_json
 from contract.outputs import require_apart, require_folder, require_unowned
@@ -106,8 +107,7 @@ def bundle(*, runs: Sequence[Path], output: Path) -> BundleRecord:
         )
     files: dict[str, Path | bytes] = {"card.toml": first.folder.card, **detecting.files, **locating.files}
     files["bundle.json"] = (record.model_dump_json(indent=2) + "\n").encode()
-    sums = [f"{_sha256(files[name])}  {name}\n" for name in sorted(files)]
-    files["SHA256SUMS"] = "".join(sums).encode()
+    files[SUMS] = format_sums({name: _sha256(content) for name, content in files.items()}).encode()
     with atomic_file(output) as partial:
         _write_archive(partial, files)
         if _members_of(output) != before:  # which takes as long as another process needs to put one there

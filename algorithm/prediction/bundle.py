@@ -4,7 +4,6 @@
 weights' own hashes then have to agree with ``bundle.json``. Weights are safetensors; a pickle is never loaded.
 """
 
-import re
 import stat
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -12,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from contract.cards import Card, load_card
+from contract.checksums import SUMS, parse_sums
 from contract.errors import OncoduetError
 from contract.files import kind_of, read_text, sha256_file
 from contract.records import BundleRecord, Member, StageRecord, read_record
@@ -20,9 +20,6 @@ if TYPE_CHECKING:
     import torch
 
     from network.sliding_window import Streamed
-
-SUMS = "SHA256SUMS"
-_SUM_LINE = re.compile(r"([0-9a-f]{64})  ([^\n]+)")
 
 
 @dataclass(frozen=True)
@@ -197,14 +194,7 @@ def _verify_sums(folder: Path) -> set[str]:
         raise OncoduetError(f"{sums}: expected text, found other bytes") from None
     except (OSError, ValueError) as error:
         raise OncoduetError(f"{sums}: expected a hash for each file, found: {error}") from None
-    if not text.endswith("\n"):
-        raise OncoduetError(f"{sums}: expected a last line that ends, found none")
-    expected: dict[str, str] = {}
-    for line in text.removesuffix("\n").split("\n"):
-        match = _SUM_LINE.fullmatch(line)
-        if match is None:
-            raise OncoduetError(f"{sums}: expected lines of a hash, two spaces and a name, found {line[:80]!r}")
-        expected[match[2]] = match[1]
+    expected = parse_sums(text, sums)
     for name in sorted(set(expected) - present):
         raise OncoduetError(f"{folder}: expected the file {name!r} that {SUMS} names, found none")
     for name in sorted(present - set(expected)):

@@ -1,0 +1,35 @@
+"""``SHA256SUMS``, as ``sha256sum`` writes it: one line per file, its hash, two spaces, its name."""
+
+import re
+from collections.abc import Mapping
+
+from contract.errors import OncoduetError
+
+SUMS = "SHA256SUMS"
+_LINE = re.compile(r"([0-9a-f]{64})  ([^\n]+)")
+
+
+def format_sums(sha256: Mapping[str, str]) -> str:
+    """The file's text for hashes by name, in the order of the names."""
+    return "".join(f"{sha256[name]}  {name}\n" for name in sorted(sha256))
+
+
+def parse_sums(text: str, where: object) -> dict[str, str]:
+    """Hashes by name from the file's text.
+
+    Raises
+    ------
+    OncoduetError
+        A line is none of a hash, two spaces and a name, or the last one does not end; a name stands twice.
+    """
+    if not text.endswith("\n"):
+        raise OncoduetError(f"{where}: expected a last line that ends, found none")
+    sha256: dict[str, str] = {}
+    for line in text.removesuffix("\n").split("\n"):
+        match = _LINE.fullmatch(line)
+        if match is None:
+            raise OncoduetError(f"{where}: expected lines of a hash, two spaces and a name, found {line[:80]!r}")
+        if match[2] in sha256:
+            raise OncoduetError(f"{where}: expected each file once, found {match[2]!r} twice")
+        sha256[match[2]] = match[1]
+    return sha256
