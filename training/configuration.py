@@ -10,9 +10,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import Field, PositiveFloat, RootModel
+from pydantic import Field, PositiveFloat
 
-from contract.cards import Frozen, Name, parse_toml
+from contract.cards import Frozen, Name
 from contract.errors import OncoduetError
 from contract.files import sha256_json
 from contract.records import Stage
@@ -58,12 +58,16 @@ class SoftDiceTerm(Frozen):
 LossTerm = Annotated[CrossEntropyTerm | FocalTerm | SoftDiceTerm, Field(discriminator="term")]
 
 
-class _Common(Frozen):
-    """What every configuration says."""
+class Configuration(Frozen):
+    """What every configuration says, whatever its engine."""
 
     schema_version: Literal[1]
     name: Name
     title: str
+    engine: str
+    """What trains the network: a word of ``training.engine.ENGINES``."""
+    stage: Stage = "detection"
+    """``localisation``: learns the organ that the card locates first; such a card's bundle needs one of these runs."""
 
     @property
     def sha256(self) -> str:
@@ -71,16 +75,14 @@ class _Common(Frozen):
         return sha256_json(self.model_dump(mode="json"))
 
 
-class SegmentationConfiguration(_Common):
+class SegmentationConfiguration(Configuration):
     """How a network is trained that segments."""
 
     engine: Literal["nnunet"]
-    stage: Stage = "detection"
-    """``localisation``: learns the organ that the card locates first; such a card's bundle needs one of these runs."""
     loss: Annotated[tuple[LossTerm, ...], Field(min_length=1)]
 
 
-class DetectorConfiguration(_Common):
+class DetectorConfiguration(Configuration):
     """How a network is trained that finds boxes: the shape of its learning rate; its height is the profile's.
 
     The rate rises in a straight line, then falls to zero as (1 - progress)^0.9. In the epochs at the end it falls anew
@@ -105,7 +107,7 @@ UpstreamSetting = Annotated[str, Field(pattern=r"^(augment_cfg|model_cfg|trainer
 """Name of one of upstream's settings that may be changed; its fold, folders and mode are the adapter's."""
 
 
-class UpstreamConfiguration(_Common):
+class UpstreamConfiguration(Configuration):
     """How upstream nnDetection is trained: by its own schedule, so that of a profile nothing but the name counts."""
 
     engine: Literal["nndet"]
@@ -115,20 +117,13 @@ class UpstreamConfiguration(_Common):
     ``trainer_cfg.max_num_epochs``."""
 
 
-Configuration = SegmentationConfiguration | DetectorConfiguration | UpstreamConfiguration
-
-
-class _AnyConfiguration(RootModel[Annotated[Configuration, Field(discriminator="engine")]]):
-    """A configuration of any engine."""
-
-
-def load_configuration(name_or_path: str | Path) -> Configuration:
-    """Read a configuration by its name in ``training/configurations`` or by the path of a TOML file.
+def configuration_path(name_or_path: str | Path) -> Path:
+    """Where a configuration lies: by its name in ``training/configurations``, or the path of a TOML file.
 
     Raises
     ------
     OncoduetError
-        No such configuration, or faults in it: all of them, in one line.
+        No configuration has this name.
     """
     path = Path(name_or_path)
     if path.suffix != ".toml":
@@ -136,4 +131,4 @@ def load_configuration(name_or_path: str | Path) -> Configuration:
         if not path.is_file():
             known = ", ".join(sorted(each.stem for each in CONFIGURATIONS.glob("*.toml")))
             raise OncoduetError(f"configuration {str(name_or_path)!r}: expected one of {known} or a .toml file")
-    return parse_toml(path, _AnyConfiguration).root
+    return path
