@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, cast
 
 from contract.errors import OncoduetError
 from contract.files import sha256_file
-from contract.records import CheckpointPolicy, Epoch, RunRecord
+from contract.records import CheckpointPolicy, RunRecord
 from network.device import Device, Kind, machine_gpu
 from training.configuration import UpstreamConfiguration
 from training.dataset.archive_stamps import reachable_archive
@@ -58,13 +58,12 @@ class NnDetection(Engine):
         """Have its programs train; of epochs there is no record."""
         from training.nndetection import training as upstream  # noqa: PLC0415 - imports torch
 
-        no_epochs: tuple[Epoch, ...] = ()
         wall_s, cpu_s = earlier_wall_s, earlier_cpu_s = place.earlier_s
 
         def note(step_wall_s: float, step_cpu_s: float) -> None:
             nonlocal wall_s, cpu_s
             wall_s, cpu_s = earlier_wall_s + step_wall_s, earlier_cpu_s + step_cpu_s
-            place.on_progress(no_epochs, wall_s, cpu_s)
+            place.on_progress((), wall_s, cpu_s)
 
         task = upstream.UpstreamTask(
             prepared=run.prepared,
@@ -80,7 +79,7 @@ class NnDetection(Engine):
             "nndetection": made.reported_commit or "unknown",
             "nndetection_torch": made.reported_torch or "unknown",
         }
-        return Trained(None, no_epochs, wall_s, cpu_s, versions)
+        return Trained(None, (), wall_s, cpu_s, versions)
 
     def finish(self, run: Run, place: Workplace, weights: "dict[str, torch.Tensor] | None") -> Mapping[str, str]:
         """The record that names its model's files."""
