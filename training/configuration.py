@@ -13,7 +13,6 @@ from typing import Annotated, Literal
 from pydantic import Field, PositiveFloat
 
 from contract.cards import Frozen, Name
-from contract.errors import OncoduetError
 from contract.files import sha256_json
 from contract.records import Stage
 
@@ -115,20 +114,3 @@ class UpstreamConfiguration(Configuration):
     overwrites: Mapping[UpstreamSetting, bool | int | float | str] = {}
     """Settings of upstream's training in place of V001's, by their names there, such as
     ``trainer_cfg.max_num_epochs``."""
-
-
-def configuration_path(name_or_path: str | Path) -> Path:
-    """Where a configuration lies: by its name in ``training/configurations``, or the path of a TOML file.
-
-    Raises
-    ------
-    OncoduetError
-        No configuration has this name.
-    """
-    path = Path(name_or_path)
-    if path.suffix != ".toml":
-        path = CONFIGURATIONS / f"{name_or_path}.toml"
-        if not path.is_file():
-            known = ", ".join(sorted(each.stem for each in CONFIGURATIONS.glob("*.toml")))
-            raise OncoduetError(f"configuration {str(name_or_path)!r}: expected one of {known} or a .toml file")
-    return path

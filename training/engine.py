@@ -24,7 +24,7 @@ from contract.errors import OncoduetError
 from contract.files import sha256_json
 from contract.records import CheckpointPolicy, Epoch, RunKey, RunRecord, TrainingStudiesRecord
 from network.device import Device, Kind, choose_device
-from training.configuration import Configuration, configuration_path
+from training.configuration import CONFIGURATIONS, Configuration
 from training.dataset.prepared import Fold, Prepared
 from training.profile import Profile, edited_plans
 from training.run_folder import environment
@@ -62,10 +62,16 @@ def load_configuration(name_or_path: str | Path) -> Configuration:
     OncoduetError
         No such configuration, or faults in it: all of them, in one line.
     """
+    path = Path(name_or_path)
+    if path.suffix != ".toml":
+        path = CONFIGURATIONS / f"{name_or_path}.toml"
+        if not path.is_file():
+            known = ", ".join(sorted(each.stem for each in CONFIGURATIONS.glob("*.toml")))
+            raise OncoduetError(f"configuration {str(name_or_path)!r}: expected one of {known} or a .toml file")
     kinds = tuple(engine_named(name).configuration for name in ENGINES)
     either: Any = Annotated[Union[kinds], Field(discriminator="engine")]  # noqa: UP007 - of a tuple
     model: type[RootModel[Configuration]] = RootModel[either]
-    return parse_toml(configuration_path(name_or_path), model).root
+    return parse_toml(path, model).root
 
 
 @dataclass(frozen=True)
@@ -97,13 +103,8 @@ class Workplace:
     """Told now and then, and after each epoch, all epochs so far and the wall and CPU seconds in all."""
 
 
-@dataclass(frozen=True)
-class HashedFile:
-    """A file of a model, the hash that the run recorded, and how that is taken again."""
-
-    path: Path
-    expected: str | None
-    found: Callable[[], str]
+HashedFile = tuple[Path, str | None, Callable[[], str]]
+"""A file, the hash that the run recorded, and how that is taken again."""
 
 
 class Engine(Protocol):
@@ -203,7 +204,7 @@ class Engine(Protocol):
         from network.weights import load_weights, tensors_sha256  # noqa: PLC0415 - takes seconds to import
 
         path = folder.weights
-        yield HashedFile(path, record.weights_sha256, lambda: tensors_sha256(load_weights(path)))
+        yield path, record.weights_sha256, lambda: tensors_sha256(load_weights(path))
 
     def predict(self, folder: RunFolder, *, archive: Path, output: Path) -> int:
         """Predict every study of an archive with a finished run that no bundle takes; returns how many there were.

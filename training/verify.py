@@ -128,8 +128,8 @@ def _looks(folder: RunFolder, record: RunRecord, shared: "_Shared") -> Iterator[
 def _model(engine: Engine, folder: RunFolder, record: RunRecord) -> None:
     if record.state != "finished":
         raise _UncheckedError(f"the run is {record.state}")
-    for file in engine.model_files(folder, record):
-        _same(file.path, file.expected, file.found)
+    for path, expected, found in engine.model_files(folder, record):
+        _same(path, expected, found)
 
 
 def _selection(folder: RunFolder, record: RunRecord) -> None:

@@ -3,7 +3,7 @@
 from collections.abc import Generator, Iterator, Mapping
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING
 
 from contract.errors import OncoduetError
 from contract.files import sha256_file
@@ -55,31 +55,10 @@ class NnDetection(Engine):
             raise OncoduetError(f"{folder.upstream_steps}: expected a step of nnDetection to go on from, found none")
 
     def steps(self, run: Run, place: Workplace) -> Generator[None, None, Trained]:
-        """Have its programs train; of epochs there is no record."""
+        """Have its programs train; see :func:`training.nndetection.training.steps`."""
         from training.nndetection import training as upstream  # noqa: PLC0415 - imports torch
 
-        wall_s, cpu_s = earlier_wall_s, earlier_cpu_s = place.earlier_s
-
-        def note(step_wall_s: float, step_cpu_s: float) -> None:
-            nonlocal wall_s, cpu_s
-            wall_s, cpu_s = earlier_wall_s + step_wall_s, earlier_cpu_s + step_cpu_s
-            place.on_progress((), wall_s, cpu_s)
-
-        task = upstream.UpstreamTask(
-            prepared=run.prepared,
-            fold=run.fold,
-            archive=reachable_archive(run.prepared, place.archive, purpose=NEED),
-            overwrites=cast(UpstreamConfiguration, run.configuration).overwrites,
-            key=run.key,
-            folder=place.folder,
-        )
-        made = yield from upstream.steps(task, on_step=note)
-        versions = {
-            "nndetection_targeted": made.targeted_commit,
-            "nndetection": made.reported_commit or "unknown",
-            "nndetection_torch": made.reported_torch or "unknown",
-        }
-        return Trained(None, (), wall_s, cpu_s, versions)
+        return upstream.steps(run, place, archive=reachable_archive(run.prepared, place.archive, purpose=NEED))
 
     def finish(self, run: Run, place: Workplace, weights: "dict[str, torch.Tensor] | None") -> Mapping[str, str]:
         """The record that names its model's files."""
@@ -90,9 +69,9 @@ class NnDetection(Engine):
         from training.nndetection.model import model_files  # noqa: PLC0415 - imports torch
 
         path = folder.nndetection_record
-        yield HashedFile(path, record.parents[PARENT], partial(sha256_file, path))
+        yield path, record.parents[PARENT], partial(sha256_file, path)
         for path, sha256 in model_files(folder):
-            yield HashedFile(path, sha256, partial(sha256_file, path))
+            yield path, sha256, partial(sha256_file, path)
 
     def predict(self, folder: RunFolder, *, archive: Path, output: Path) -> int:
         """Predict; see :func:`training.nndetection.prediction.predict`."""
