@@ -3,7 +3,7 @@
 It is a TOML file, in ``training/configurations`` or anywhere else. The engine ``nnunet`` segments lesions; its loss is
 a weighted sum of terms, so that a new combination is a file and not a class. The engine ``retina-unet`` finds boxes
 around them, with a loss of its own (``training.retina_unet.loss``). The engine ``nndet`` is upstream nnDetection, run
-as programs of its own (``training.nndetection``).
+as programs of its own (``training.nndetection``). A further engine brings a schema of its own (``training.engine``).
 """
 
 from collections.abc import Mapping

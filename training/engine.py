@@ -113,15 +113,16 @@ class Engine(Protocol):
     title: str
     """For people."""
     configuration: type[Configuration]
-    """What its configurations say; the field ``engine`` is a Literal of the table's word."""
+    """The schema of its configurations; their field ``engine`` is a Literal of the table's word."""
     mark: str | None = None
-    """The parent in ``run.json`` by which its finished runs are known. None: they are like nnU-Net's."""
+    """The parent in ``run.json`` by which :func:`engine_of` knows its finished runs. None: they are like nnU-Net's."""
     counts_epochs: bool = True
     """Whether it trains for the profile's epochs; ``status`` counts them, and a campaign's costs follow from them."""
     archive_need: str | None = None
-    """Why its training reads the archive, for messages. None: it reads the preprocessed studies alone."""
+    """Why ``run`` needs the archive, for messages. None: its training reads the preprocessed studies alone; ``run``
+    checks them before, and a campaign holds them in memory for all processes."""
     own_bytes_per_voxel: int = 0
-    """Memory that each process takes for each voxel of the preprocessed studies, beside what all share."""
+    """Memory that each process of a campaign takes per voxel of the preprocessed studies, beside what all share."""
     model: str = "weights"
     """What ``verify`` calls :meth:`model_files`."""
     no_bundle: str | None = None
@@ -139,7 +140,7 @@ class Engine(Protocol):
         return device.kind, str(device)
 
     def keep(self, run: "Run") -> CheckpointPolicy:
-        """Which weights a run keeps.
+        """Which weights a run keeps; asked by :class:`Run`.
 
         A network that locates an organ detects no lesion by which one could choose.
 
@@ -152,7 +153,7 @@ class Engine(Protocol):
         return "final" if policy == "detection" and run.configuration.stage != "detection" else policy
 
     def chooses(self, run: "Run") -> bool:
-        """Whether the fold's validation studies choose anything that predictions rest on."""
+        """Whether the fold's validation studies choose what predictions rest on, as ``training_studies.json`` says."""
         return run.keep != "final"
 
     def require_step(self, run: "Run", folder: RunFolder) -> None:
@@ -169,7 +170,10 @@ class Engine(Protocol):
         """
 
     def finish(self, run: "Run", place: Workplace, weights: "dict[str, torch.Tensor] | None") -> Mapping[str, str]:
-        """Write what belongs to the weights that were chosen; returns the hashes by which the record names it."""
+        """Write what belongs to the weights that were chosen; returns its hashes, by name, for the record's parents.
+
+        Asked by ``run`` after the training, and after the choice by detection where there is one.
+        """
         return {}
 
     def network(self, run: "Run") -> "tuple[torch.nn.Module, int]":
@@ -190,7 +194,10 @@ class Engine(Protocol):
         return network, int(network.compute_conv_feature_map_size(patch_size_zyx(run.plans)))
 
     def files(self, folder: RunFolder) -> Mapping[str, Path]:
-        """What may lie beside the weights, by its name among the record's parents and in ``bundle.json``."""
+        """What may lie beside the weights; asked by ``bundle`` and ``verify`` of finished runs.
+
+        Its name is that among the record's parents; ``bundle.json`` has a field ``<name>_file`` of it.
+        """
         return {}
 
     def model_files(self, folder: RunFolder, record: RunRecord) -> Iterator[HashedFile]:
@@ -208,6 +215,8 @@ class Engine(Protocol):
 
     def predict(self, folder: RunFolder, *, archive: Path, output: Path) -> int:
         """Predict every study of an archive with a finished run that no bundle takes; returns how many there were.
+
+        Asked by ``predict``.
 
         Raises
         ------

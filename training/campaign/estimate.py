@@ -4,7 +4,8 @@ Hours come from measurement alone: from epochs that runs of this plan have behin
 made for the purpose. Disk and memory follow from the plan by the numbers below, so that asking costs next to nothing
 and a campaign that cannot end well is refused before its first iteration.
 
-Runs of upstream nnDetection are not counted: it plans its own networks, and nobody here has measured them.
+Runs of an engine without epochs are not counted: upstream nnDetection plans its own networks, and nobody here has
+measured them.
 
 Memory on the CPU was calibrated on the resident set of training processes (``test/benchmark/campaign_memory.py``):
 seven plans of 4 to 32 features, patches of 8 × 16 × 16 to 24 × 128 × 128, batches of 1 to 4. None needed more than is
