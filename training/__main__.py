@@ -18,7 +18,7 @@ from rich.console import Console
 
 from contract.process.command import Parser, run_command
 from contract.process.terminal import console, log_to_stdout
-from network.device import HELP, Device, Kind, choose_device, machine_gpu
+from network.device import HELP, Device, Kind, choose_device
 
 if TYPE_CHECKING:
     from training.campaign.estimate import Side
@@ -63,10 +63,12 @@ def _run(options: argparse.Namespace, console: Console) -> None:
         profile=options.profile,
         base_seed=options.seed,
     )
+    device, line = run.engine.choose_device(options.device)
+    console.print(line, soft_wrap=True, markup=False)
     show(
         run,
         options.output,
-        device=_told_upstream(options.device, console) if run.is_upstream else _told(options, console),
+        device=device,
         resume=options.resume,
         wait=options.wait,
         wishes=Wishes(options.tensorboard, options.archive, options.localisation),
@@ -116,16 +118,6 @@ def _told(options: argparse.Namespace, console: Console, *, asleep: bool = False
     device = (chosen_in_a_child if asleep else choose_device)(options.device)
     console.print(str(device), soft_wrap=True, markup=False)
     return device.kind
-
-
-def _told_upstream(wanted: Device, console: Console) -> Kind:
-    """Tell what nnDetection, whose environment and torch are its own, will find; what the record says is by ours."""
-    import torch  # noqa: PLC0415 - takes seconds to import
-
-    gpu = machine_gpu()
-    there = f"{gpu.name}, driver {gpu.driver}" if gpu else "no GPU"
-    console.print(f"device: nnDetection's own torch decides; the machine has {there}", soft_wrap=True, markup=False)
-    return "cuda" if wanted != "cpu" and torch.cuda.is_available() else "cpu"
 
 
 def _estimate(campaign: "Campaign", side: "Side", console: Console) -> None:
@@ -181,10 +173,14 @@ def _bundle(options: argparse.Namespace, console: Console) -> None:
 
 
 def _predict(options: argparse.Namespace, console: Console) -> None:
-    from training.nndetection.prediction import predict  # noqa: PLC0415 - imports torch
+    from training.engine import engine_of  # noqa: PLC0415
+    from training.run_folder.folder import RunFolder  # noqa: PLC0415
 
-    _told_upstream("auto", console)
-    studies = predict(options.run, archive=options.archive, output=options.output)
+    folder = RunFolder(options.run)
+    engine = engine_of(folder.finished_record())
+    if engine.no_bundle is not None:
+        console.print(engine.choose_device("auto")[1], soft_wrap=True, markup=False)
+    studies = engine.predict(folder, archive=options.archive, output=options.output)
     console.print(f"{options.output}: {studies} studies predicted", soft_wrap=True)
 
 

@@ -23,11 +23,11 @@ from contract.checksums import SUMS, format_sums
 from contract.errors import OncoduetError
 from contract.files import atomic_file, read_json, sha256_file, sha256_json
 from contract.outputs import require_apart, require_folder, require_unowned
-from contract.records import BundleRecord, Member, RunRecord, Stage, StageRecord, read_record
+from contract.records import BundleRecord, Member, RunRecord, Stage, StageRecord
 from contract.schema import parse
 from contract.upload import check_model
 from network.weights import load_weights, tensors_sha256
-from training.nndetection.model import is_upstream
+from training.engine import engine_of
 from training.run_folder.folder import RunFolder
 
 
@@ -46,7 +46,7 @@ class FinishedRun:
     @property
     def beside(self) -> dict[str, Path]:
         """Files that its network needs beside the weights, by what the record calls them among its parents."""
-        files = {"anchors": self.folder.anchors, "box_rule": self.folder.box_rule}
+        files = engine_of(self.record).files(self.folder)
         return {what: path for what, path in files.items() if what in self.record.parents}
 
     @property
@@ -68,10 +68,11 @@ def bundle(*, runs: Sequence[Path], output: Path) -> BundleRecord:
     Raises
     ------
     OncoduetError
-        The output's name does not end in .tar.gz; a folder holds no run; a run is not finished, or is one of
-        nnDetection, or its weights, anchors or box rule are missing or not those that its record names; a run stands
-        twice; runs differ in card, plans, dataset or licence; no run detects lesions, or none locates the organ that
-        the card needs first; what has the output's name is no bundle, or one with members that this one lacks.
+        The output's name does not end in .tar.gz; a folder holds no run; a run is not finished, or of an engine whose
+        models no bundle takes, or its weights, anchors or box rule are missing or not those that its record names; a
+        run stands twice; runs differ in card, plans, dataset or licence; no run detects lesions, or none locates the
+        organ that the card needs first; what has the output's name is no bundle, or one with members that this one
+        lacks.
     """
     if not output.name.endswith(".tar.gz"):
         raise OncoduetError(f"{output}: expected a name that ends in .tar.gz")
@@ -204,14 +205,9 @@ def find_runs(folders: Sequence[Path]) -> list[RunFolder]:
 
 
 def _finished(folder: RunFolder) -> FinishedRun:
-    record = read_record(folder.record, RunRecord)
-    if record.state != "finished":
-        raise OncoduetError(f"{folder.record}: expected a finished run, found it {record.state}")
-    if is_upstream(record):
-        raise OncoduetError(
-            f"{folder.record}: expected a run with weights for a bundle, found one of nnDetection, whose models are "
-            "pickles; python -m training predict predicts with it"
-        )
+    record = folder.finished_record()
+    if (refusal := engine_of(record).no_bundle) is not None:
+        raise OncoduetError(f"{folder.record}: {refusal}")
     for path in (folder.card, folder.plans, folder.dataset):
         if not path.is_file():
             raise OncoduetError(f"{path}: expected in a run folder, found no file")

@@ -3,18 +3,18 @@
 It is a TOML file, in ``training/configurations`` or anywhere else. The engine ``nnunet`` segments lesions; its loss is
 a weighted sum of terms, so that a new combination is a file and not a class. The engine ``retina-unet`` finds boxes
 around them, with a loss of its own (``training.retina_unet.loss``). The engine ``nndet`` is upstream nnDetection, run
-as programs of its own (``training.nndetection``).
+as programs of its own (``training.nndetection``). A further engine brings a schema of its own (``training.engine``).
 """
 
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import Field, PositiveFloat, RootModel
+from pydantic import Field, PositiveFloat
 
 from contract.files import sha256_json
 from contract.records import Stage
-from contract.schema import Frozen, Name, named_toml, parse_toml
+from contract.schema import Frozen, Name
 
 CONFIGURATIONS = Path(__file__).parent / "configurations"
 
@@ -57,12 +57,16 @@ class SoftDiceTerm(Frozen):
 LossTerm = Annotated[CrossEntropyTerm | FocalTerm | SoftDiceTerm, Field(discriminator="term")]
 
 
-class _Common(Frozen):
-    """What every configuration says."""
+class Configuration(Frozen):
+    """What every configuration says, whatever its engine."""
 
     schema_version: Literal[1]
     name: Name
     title: str
+    engine: str
+    """What trains the network: a word of ``training.engine.ENGINES``."""
+    stage: Stage = "detection"
+    """``localisation``: learns the organ that the card locates first; such a card's bundle needs one of these runs."""
 
     @property
     def sha256(self) -> str:
@@ -70,16 +74,14 @@ class _Common(Frozen):
         return sha256_json(self.model_dump(mode="json"))
 
 
-class SegmentationConfiguration(_Common):
+class SegmentationConfiguration(Configuration):
     """How a network is trained that segments."""
 
     engine: Literal["nnunet"]
-    stage: Stage = "detection"
-    """``localisation``: learns the organ that the card locates first; such a card's bundle needs one of these runs."""
     loss: Annotated[tuple[LossTerm, ...], Field(min_length=1)]
 
 
-class DetectorConfiguration(_Common):
+class DetectorConfiguration(Configuration):
     """How a network is trained that finds boxes: the shape of its learning rate; its height is the profile's.
 
     The rate rises in a straight line, then falls to zero as (1 - progress)^0.9. In the epochs at the end it falls anew
@@ -104,7 +106,7 @@ UpstreamSetting = Annotated[str, Field(pattern=r"^(augment_cfg|model_cfg|trainer
 """Name of one of upstream's settings that may be changed; its fold, folders and mode are the adapter's."""
 
 
-class UpstreamConfiguration(_Common):
+class UpstreamConfiguration(Configuration):
     """How upstream nnDetection is trained: by its own schedule, so that of a profile nothing but the name counts."""
 
     engine: Literal["nndet"]
@@ -112,21 +114,3 @@ class UpstreamConfiguration(_Common):
     overwrites: Mapping[UpstreamSetting, bool | int | float | str] = {}
     """Settings of upstream's training in place of V001's, by their names there, such as
     ``trainer_cfg.max_num_epochs``."""
-
-
-Configuration = SegmentationConfiguration | DetectorConfiguration | UpstreamConfiguration
-
-
-class _AnyConfiguration(RootModel[Annotated[Configuration, Field(discriminator="engine")]]):
-    """A configuration of any engine."""
-
-
-def load_configuration(name_or_path: str | Path) -> Configuration:
-    """Read a configuration by its name in ``training/configurations`` or by the path of a TOML file.
-
-    Raises
-    ------
-    OncoduetError
-        No such configuration, or faults in it: all of them, in one line.
-    """
-    return parse_toml(named_toml(name_or_path, CONFIGURATIONS, what="configuration"), _AnyConfiguration).root

@@ -22,11 +22,9 @@ from contract.records import (
     write_record,
 )
 from network.device import Device, Kind, choose_device, free_device_memory, memory_or_refuse, require_same_device
-from training.configuration import (
-    UpstreamConfiguration,
-)
 from training.dataset.archive_stamps import reachable_archive, unchanged_archive
-from training.run import Run, existing_record
+from training.engine import Run, Workplace
+from training.run import existing_record
 from training.run_folder.folder import RunFolder
 from training.run_folder.lock import alone
 from training.run_folder.logs import open_log
@@ -34,9 +32,6 @@ from training.trainers.interleaving import Steps, finished, in_turns
 from training.validation.checkpoint_selection import NEED, select
 
 logger = logging.getLogger(__name__)
-
-UPSTREAM_NEED = "nnDetection gets its images"
-
 
 _LEANER = "fewer runs beside it (resources.packed), or a smaller batch or patch in the profile's plan, take less"
 
@@ -209,13 +204,11 @@ def _steps(item: Item, *, device: Kind, resume: bool, wait: bool = False, wishes
             return existing
         if existing is not None and run.checkpoints(folder).files():
             require_same_device(str(folder.path), begun=str(existing.hardware.get("device", device)), now=device)
-        if run.is_upstream:
-            reachable_archive(run.prepared, wishes.archive, purpose=UPSTREAM_NEED)
-        elif run.keep == "detection":
-            reachable_archive(run.prepared, wishes.archive, purpose=NEED)  # known now, not after a thousand epochs
+        if need := run.engine.archive_need or (NEED if run.keep == "detection" else None):
+            reachable_archive(run.prepared, wishes.archive, purpose=need)  # known now, not after a thousand epochs
         else:
             unchanged_archive(run.prepared, archive=wishes.archive)
-        if not run.is_upstream:  # which preprocesses by itself
+        if run.engine.archive_need is None:
             run.prepared.require_recorded([*run.fold.train, *run.fold.validation])
         folder.sweep()
         if existing is None:
@@ -243,7 +236,6 @@ def _make(
     wishes: Wishes,
 ) -> Steps[RunRecord]:
     """Train, choose the weights, and keep the record up to date; a failure is written down before it is told."""
-    making = _make_upstream if item.run.is_upstream else _make_network
     run = item.run
     progress: dict[str, Any] = {}
     if existing is not None:
@@ -251,7 +243,7 @@ def _make(
     try:
         write_record(folder.record, run.record(state="running", device=device, **progress))
         with memory_or_refuse(f"{folder.path}: on {device}", remedy=_LEANER):
-            record = yield from making(item, folder, device=device, progress=progress, wishes=wishes)
+            record = yield from _make_model(item, folder, device=device, progress=progress, wishes=wishes)
         write_record(folder.record, record)
     except Exception:
         logger.exception("failed")
@@ -261,14 +253,12 @@ def _make(
     return record
 
 
-def _make_network(
+def _make_model(
     item: Item, folder: RunFolder, *, device: Kind, progress: dict[str, Any], wishes: Wishes
 ) -> Steps[RunRecord]:
-    """Train a network of ours and choose its weights; ``progress`` is kept up to date."""
+    """Have the engine train, and choose the weights; ``progress`` is kept up to date."""
     from network.weights import load_weights, save_weights, tensors_sha256  # noqa: PLC0415
-    from training.retina_unet import trainer  # noqa: PLC0415
     from training.run_folder.tensorboard import Curves  # noqa: PLC0415
-    from training.trainers import nnunet  # noqa: PLC0415
 
     run = item.run
     curves = Curves(folder.tensorboard)
@@ -276,72 +266,33 @@ def _make_network(
     def note(epochs: Sequence[Epoch], wall_s: float, cpu_s: float) -> None:
         progress.update(epochs=epochs, wall_s=wall_s, cpu_s=cpu_s)
         write_record(folder.record, run.record(state="running", device=device, **progress))
-        if wishes.tensorboard:
+        if epochs and wishes.tensorboard:
             curves.add(epochs)
-        item.on_epoch(epochs[-1])
+        if epochs:
+            item.on_epoch(epochs[-1])
 
+    earlier_s = progress.get("wall_s", 0.0), progress.get("cpu_s", 0.0)
+    place = Workplace(folder, device, wishes.archive, earlier_s, item.on_iteration, note)
     with closing(curves):
-        run.plan_anchors(folder)
-        task = run.task(folder, device)
-        if isinstance(task, trainer.DetectorTask):
-            trained = yield from trainer.steps(task, on_iteration=item.on_iteration, on_epoch=note)
-        else:
-            trained = yield from nnunet.steps(task, on_iteration=item.on_iteration, on_epoch=note)
+        trained = yield from run.engine.steps(run, place)
     weights = trained.weights
     more_parents = folder.hashes_beside()
     if run.keep == "detection":
         chosen = select(run, folder, device=device, archive=wishes.archive, localisation=wishes.localisation)
         weights = load_weights(chosen)
         more_parents["selection"] = sha256_file(folder.selection)
-    if isinstance(task, trainer.DetectorTask):
-        write_record(folder.box_rule, trainer.sweep_box_rule(task, weights))
-        more_parents["box_rule"] = sha256_file(folder.box_rule)
-    save_weights(folder.weights, weights)
+    more_parents |= run.engine.finish(run, place, weights)
+    if weights is not None:
+        save_weights(folder.weights, weights)
     return run.record(
         state="finished",
         device=device,
         epochs=trained.epochs,
         wall_s=trained.wall_s,
         cpu_s=trained.cpu_s,
-        weights_sha256=tensors_sha256(weights),
+        weights_sha256=None if weights is None else tensors_sha256(weights),
         more_parents=more_parents,
-    )
-
-
-def _make_upstream(
-    item: Item, folder: RunFolder, *, device: Kind, progress: dict[str, Any], wishes: Wishes
-) -> Steps[RunRecord]:
-    """Have nnDetection's programs train; ``progress`` is kept up to date, and of epochs there is no record."""
-    from training.nndetection import training as upstream  # noqa: PLC0415 - imports torch
-    from training.nndetection.model import PARENT  # noqa: PLC0415
-
-    run = item.run
-    assert isinstance(run.configuration, UpstreamConfiguration)
-    earlier_wall_s, earlier_cpu_s = progress.get("wall_s", 0.0), progress.get("cpu_s", 0.0)
-
-    def note(wall_s: float, cpu_s: float) -> None:
-        progress.update(wall_s=earlier_wall_s + wall_s, cpu_s=earlier_cpu_s + cpu_s)
-        write_record(folder.record, run.record(state="running", device=device, **progress))
-
-    task = upstream.UpstreamTask(
-        prepared=run.prepared,
-        fold=run.fold,
-        archive=reachable_archive(run.prepared, wishes.archive, purpose=UPSTREAM_NEED),
-        overwrites=run.configuration.overwrites,
-        key=run.key,
-        folder=folder,
-    )
-    made = yield from upstream.steps(task, on_step=note)
-    return run.record(
-        state="finished",
-        device=device,
-        more_parents={PARENT: sha256_file(folder.nndetection_record), **folder.hashes_beside()},
-        more_versions={
-            "nndetection_targeted": made.targeted_commit,
-            "nndetection": made.reported_commit or "unknown",
-            "nndetection_torch": made.reported_torch or "unknown",
-        },
-        **progress,
+        more_versions=trained.versions,
     )
 
 

@@ -18,7 +18,7 @@ from contract.records import RunRecord, SelectionRecord, read_record
 from training.bundle import find_runs
 from training.dataset.archive_stamps import unchanged_archive
 from training.dataset.prepared import LOCALISATION, Prepared, load_prepared
-from training.nndetection.model import PARENT, is_upstream, model_files
+from training.engine import Engine, engine_of
 from training.run_folder.folder import RunFolder
 
 
@@ -108,14 +108,12 @@ def _check(folder: RunFolder, what: str, look: Callable[[], None]) -> Check:
 
 
 def _looks(folder: RunFolder, record: RunRecord, shared: "_Shared") -> Iterator[tuple[str, Callable[[], None]]]:
-    if is_upstream(record):
-        yield "nndetection", partial(_upstream, folder, record)
-    else:
-        yield "weights", partial(_weights, folder, record)
+    engine = engine_of(record)
+    yield engine.model, partial(_model, engine, folder, record)
     yield "card", partial(_same, folder.card, record.key.card_sha256, lambda: load_card(folder.card).sha256)
     for name, path in [("plans", folder.plans), ("dataset", folder.dataset)]:
         yield name, partial(_same, path, record.parents.get(name), partial(_sha256_json_file, path))
-    beside = {"anchors": folder.anchors, "box_rule": folder.box_rule, "training_studies": folder.training_studies}
+    beside = {**engine.files(folder), "training_studies": folder.training_studies}
     for name, path in beside.items():
         if name in record.parents:
             yield name, partial(_same, path, record.parents[name], partial(sha256_file, path))
@@ -127,19 +125,11 @@ def _looks(folder: RunFolder, record: RunRecord, shared: "_Shared") -> Iterator[
     yield "archive", partial(_archive, dataset, shared.archive, shared.archives)
 
 
-def _weights(folder: RunFolder, record: RunRecord) -> None:
-    from network.weights import load_weights, tensors_sha256  # noqa: PLC0415 - takes seconds to import
-
+def _model(engine: Engine, folder: RunFolder, record: RunRecord) -> None:
     if record.state != "finished":
         raise _UncheckedError(f"the run is {record.state}")
-    _same(folder.weights, record.weights_sha256, lambda: tensors_sha256(load_weights(folder.weights)))
-
-
-def _upstream(folder: RunFolder, record: RunRecord) -> None:
-    path = folder.nndetection_record
-    _same(path, record.parents[PARENT], partial(sha256_file, path))
-    for file, sha256 in model_files(folder):
-        _same(file, sha256, partial(sha256_file, file))
+    for path, expected, found in engine.model_files(folder, record):
+        _same(path, expected, found)
 
 
 def _selection(folder: RunFolder, record: RunRecord) -> None:

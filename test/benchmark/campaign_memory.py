@@ -23,9 +23,10 @@ import training.trainers.nnunet  # noqa: F401 - before the fork, as in a campaig
 from network.memory_plan import held_bytes
 from training.campaign.estimate import _PROCESS, needs, numbers_bytes, training_set_bytes
 from training.dataset.prepared import Prepared, load_prepared
+from training.engine import Run
 from training.execution import execute
 from training.profile import PlanEdits
-from training.run import Run, plan_run
+from training.run import plan_run
 
 PLANS = {  # features of the first stage, stages, most features, patch (z, y, x), batch, convolutions (encoder, decoder)
     "tiny": (4, 3, 8, (8, 16, 16), 2, (1, 1)),

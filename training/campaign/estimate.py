@@ -4,7 +4,8 @@ Hours come from measurement alone: from epochs that runs of this plan have behin
 made for the purpose. Disk and memory follow from the plan by the numbers below, so that asking costs next to nothing
 and a campaign that cannot end well is refused before its first iteration.
 
-Runs of upstream nnDetection are not counted: it plans its own networks, and nobody here has measured them.
+Runs of an engine without epochs are not counted: upstream nnDetection plans its own networks, and nobody here has
+measured them.
 
 Memory on the CPU was calibrated on the resident set of training processes (``test/benchmark/campaign_memory.py``):
 seven plans of 4 to 32 features, patches of 8 × 16 × 16 to 24 × 128 × 128, batches of 1 to 4. None needed more than is
@@ -22,6 +23,7 @@ import shutil
 import statistics
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
@@ -34,9 +36,8 @@ from contract.process.signals import children_that_end_with_us, leave_last_word_
 from training.campaign.devices import CudaDevice, see_only
 from training.campaign.plan import Campaign
 from training.campaign.status import Progress, Snapshot, clock, hours
-from training.configuration import DetectorConfiguration
+from training.engine import Run
 from training.execution import execute
-from training.run import Run
 
 GB = 10**9
 PROBE_STEPS = 5
@@ -44,7 +45,7 @@ PROBE_S = 15.0
 VALIDATION_STEP = 1 / 3
 """Of a training step: it goes forward only."""
 
-_FLOAT, _HALF, _LABEL, _NUMBER = 4, 2, 2, 2
+_FLOAT, _HALF, _LABEL = 4, 2, 2
 _CHECKPOINTS = 3
 """The two that are kept and the one that is being written."""
 _BYTES_PER_EPOCH = 1000
@@ -59,6 +60,10 @@ _CPU_FEATURES = 4.5
 """Floats alive per element of the feature maps that the convolutions give."""
 _CUDA_BYTES = 8e9 / (2 * 560e6)
 """Per element of the same: nnU-Net's planner reckons 8 GB for 560 million elements in each of two patches."""
+
+
+RunKind = tuple[str, str]
+"""Engine and stage: networks and data differ between these only."""
 
 
 @dataclass(frozen=True)
@@ -122,8 +127,8 @@ class Bill:
     """None where nobody knows."""
     memory_source: str
     at_once: int
-    uncounted: int = 0
-    """Missing runs of nnDetection."""
+    uncounted: tuple[str, ...] = ()
+    """Of each missing run whose costs nobody knows, what trains it."""
 
     def refuse_if_short(self, campaign: Campaign) -> None:
         """Say so where disk or memory cannot do.
@@ -153,9 +158,8 @@ class Bill:
             f"{_size(self.disk_free)} free",
             f"memory: at most {_size(self.memory)} for {self.at_once} runs at a time{free}",
             *(
-                [f"not counted: {_runs(self.uncounted)} of nnDetection, whose costs are unknown"]
-                if self.uncounted
-                else []
+                f"not counted: {_runs(count)} of {title}, whose costs are unknown"
+                for title, count in Counter(self.uncounted).items()
             ),
         ]
 
@@ -197,7 +201,7 @@ def bill(campaign: Campaign, snapshot: Snapshot, side: Side) -> Bill:
         memory_free=memory_free,
         memory_source=source,
         at_once=at_once,
-        uncounted=len(uncounted),
+        uncounted=tuple(progress.place.run.engine.title for progress in uncounted),
     )
 
 
@@ -215,8 +219,8 @@ def needs(run: Run) -> Needs:
 
     plan = run.plans["configurations"][CONFIGURATION]
     with torch.device("meta"):
-        network = _network(run)
-        elements = _convolved(network, run, plan["patch_size"]) * plan["batch_size"]
+        network, per_patch = run.engine.network(run)
+    elements = per_patch * plan["batch_size"]
     unique = {id(parameter): parameter.numel() for parameter in network.parameters()}
     parameters = sum(unique.values())
     copies = 3 if run.keep == "best" else 2  # weights, momentum, and the best weights so far
@@ -229,45 +233,6 @@ def needs(run: Run) -> Needs:
         on_cpu=round(_FLOAT * (_PARAMETER_COPIES * parameters + _CPU_FEATURES * elements)),
         on_cuda=round(_PARAMETER_COPIES * _FLOAT * parameters + _CUDA_BYTES * elements),
     )
-
-
-def _network(run: Run) -> Any:
-    """The network that a run trains; its anchors' sizes do not matter here, and are not planned before it starts."""
-    from network.architecture import build_network  # noqa: PLC0415
-    from network.detection.anchors import (  # noqa: PLC0415
-        AnchorPlan,
-        anchors_of_patch,
-        detection_levels,
-        level_strides,
-    )
-    from network.detection.retina_unet import build_retina_unet  # noqa: PLC0415
-    from network.preprocessing import patch_size_zyx  # noqa: PLC0415
-
-    if not isinstance(run.configuration, DetectorConfiguration):
-        return build_network(run.plans, run.prepared.dataset, deep_supervision=True)
-    strides, sizes = level_strides(run.plans), ((1.0, 1.0, 1.0),) * run.configuration.sizes_per_axis**3
-    anchors = AnchorPlan(levels=detection_levels(len(strides)), sizes_voxels_zyx=sizes)
-    anchors_of_patch(anchors, strides, patch_size_zyx(run.plans))  # refuses a patch that does not fit
-    return build_retina_unet(run.plans, run.prepared.dataset, anchors)
-
-
-def _convolved(network: Any, run: Run, patch_size_zyx: Sequence[int]) -> int:
-    """Elements of all feature maps that the convolutions give of a patch; without memory, on torch's meta device."""
-    import torch  # noqa: PLC0415
-
-    if not isinstance(run.configuration, DetectorConfiguration):
-        return int(network.compute_conv_feature_map_size(tuple(patch_size_zyx)))
-    elements = 0
-
-    def count(_: Any, __: Any, output: Any) -> None:
-        nonlocal elements
-        elements += output.numel()
-
-    for layer in network.modules():
-        if isinstance(layer, torch.nn.Conv3d | torch.nn.ConvTranspose3d):
-            layer.register_forward_hook(count)
-    network(torch.empty(1, len(run.prepared.dataset["channel_names"]), *patch_size_zyx))
-    return elements
 
 
 def training_set_bytes(run: Run, *, on_cuda: bool = False) -> int:
@@ -284,7 +249,8 @@ def training_set_bytes(run: Run, *, on_cuda: bool = False) -> int:
 
 def numbers_bytes(run: Run) -> int:
     """The numbered lesions of the same studies, which each process keeps for itself where a network finds boxes."""
-    return round(_training_voxels(run) * _NUMBER) if isinstance(run.configuration, DetectorConfiguration) else 0
+    own = run.engine.own_bytes_per_voxel
+    return round(_training_voxels(run) * own) if own else 0
 
 
 def _training_voxels(run: Run) -> float:
@@ -301,13 +267,13 @@ def _training_voxels(run: Run) -> float:
     return voxels
 
 
-def paces(snapshot: Snapshot, side: Side) -> dict[str, Pace | None]:
+def paces(snapshot: Snapshot, side: Side) -> dict[RunKind, Pace | None]:
     """How long an epoch takes, for each kind of network that has runs to be made; None where a probe gave nothing.
 
     Runs of the campaign that have epochs behind them are the best witnesses; else steps are made and timed.
     """
     missing, _ = _missing(snapshot)
-    found: dict[str, Pace | None] = {}
+    found: dict[RunKind, Pace | None] = {}
     for kind, run in _by_kind(missing).items():
         behind = [
             progress
@@ -318,7 +284,7 @@ def paces(snapshot: Snapshot, side: Side) -> dict[str, Pace | None]:
     return found
 
 
-def hours_line(snapshot: Snapshot, side: Side, pace: dict[str, Pace | None]) -> str:
+def hours_line(snapshot: Snapshot, side: Side, pace: dict[RunKind, Pace | None]) -> str:
     """One sentence about the hours that the missing runs will take."""
     total_s = 0.0
     missing, uncounted = _missing(snapshot)
@@ -406,25 +372,23 @@ def _remembered(behind: Sequence[Progress]) -> Pace:
 
 
 def _missing(snapshot: Snapshot) -> tuple[list[Progress], list[Progress]]:
-    """The runs that are to be made: those of our networks, and those of nnDetection."""
+    """The runs that are to be made: those whose epochs count, and the others, whose costs nobody knows."""
     missing = [progress for progress in snapshot.runs if progress.state != "finished"]
-    ours = [progress for progress in missing if not progress.place.run.is_upstream]
-    return ours, [progress for progress in missing if progress.place.run.is_upstream]
+    counted = [progress for progress in missing if progress.place.run.engine.counts_epochs]
+    return counted, [progress for progress in missing if not progress.place.run.engine.counts_epochs]
 
 
 def _runs(count: int) -> str:
     return f"{count} run{'s' if count > 1 else ''}"
 
 
-def _by_kind(missing: Sequence[Progress]) -> dict[str, Run]:
-    """A run of each kind: networks and data differ between these only."""
+def _by_kind(missing: Sequence[Progress]) -> dict[RunKind, Run]:
+    """A run of each kind."""
     return {_kind(progress.place.run): progress.place.run for progress in reversed(missing)}
 
 
-def _kind(run: Run) -> str:
-    """The stage of networks that segment, the engine of those that find boxes."""
-    configuration = run.configuration
-    return configuration.engine if isinstance(configuration, DetectorConfiguration) else configuration.stage
+def _kind(run: Run) -> RunKind:
+    return run.configuration.engine, run.configuration.stage
 
 
 def _device_name(devices: Sequence[CudaDevice]) -> str:

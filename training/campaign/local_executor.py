@@ -24,7 +24,7 @@ from training.campaign.estimate import Side, bill
 from training.campaign.plan import Campaign, Place, alone
 from training.campaign.status import Remark, Watch
 from training.campaign.worker import Ended, Stepped, make_pack, raise_for
-from training.run import Run
+from training.engine import Run
 
 REFRESH_S = 0.25
 
@@ -90,7 +90,7 @@ def _read_studies(runs: Sequence[Run]) -> list[object]:
     return [
         resident_studies(run.prepared.folder, [*run.fold.train, *run.fold.validation], device=cpu)
         for run in runs
-        if run.profile.loader == "resident" and not run.is_upstream
+        if run.profile.loader == "resident" and run.engine.archive_need is None
     ]
 
 

@@ -26,10 +26,10 @@ from contract.files import read_regular, writable
 from contract.locks import try_lock
 from contract.outputs import require_apart, require_folder, require_unowned, subfolder
 from contract.schema import Frozen, parse_toml
-from training.configuration import load_configuration
 from training.dataset.prepared import Prepared, load_prepared
+from training.engine import Run, load_configuration
 from training.execution import Wishes
-from training.run import Run, existing_record, plan_run
+from training.run import existing_record, plan_run
 from training.run_folder.folder import RunFolder
 
 LOCK_PATIENCE_S = 2.0

@@ -72,6 +72,12 @@ class Progress:
         return self.epochs[-1] if self.epochs else None
 
     @property
+    def epochs_done(self) -> str:
+        """Of how many; nothing where the engine counts none."""
+        run = self.place.run
+        return f"{len(self.epochs)}/{run.profile.epochs}" if run.engine.counts_epochs else ""
+
+    @property
     def epoch_s(self) -> float | None:
         """Wall seconds per epoch lately; None before the first has ended."""
         recent = self.epochs[-RECENT_EPOCHS:]
@@ -227,7 +233,7 @@ def table(snapshot: Snapshot, *, at_most: int | None = None) -> Group:
             run.place.name,
             Text(run.state, style=_COLOURS[run.state]),
             ProgressBar(total=total, completed=run.iterations, width=8),
-            "" if run.place.run.is_upstream else f"{len(run.epochs)}/{run.place.run.profile.epochs}",
+            run.epochs_done,
             f"{run.last.train_loss:.4f}" if run.last else "",
             f"{run.last.validation_loss:.4f}" if run.last else "",
             _time(run, snapshot.at_s),

@@ -157,7 +157,7 @@ def time_to_go(snapshot: Snapshot) -> str | None:
     paces = [run.epoch_s for run in at_work if run.epoch_s is not None]
     if not paces:
         return None
-    missing = [run for run in snapshot.runs if run.state != "finished" and not run.place.run.is_upstream]
+    missing = [run for run in snapshot.runs if run.state != "finished" and run.place.run.engine.counts_epochs]
     epochs = sum(run.place.run.profile.epochs - len(run.epochs) for run in missing)
     return clock(epochs * sum(paces) / len(paces) / len(at_work))
 
@@ -269,7 +269,7 @@ def _row(run: Progress, now_s: float) -> Row:
         fold=run.place.run.fold_number,
         restart=run.place.run.restart,
         state=run.state,
-        epochs="" if run.place.run.is_upstream else f"{len(run.epochs)}/{run.place.run.profile.epochs}",
+        epochs=run.epochs_done,
         done=100 * _done(run),
         train=f"{run.last.train_loss:.4f}" if run.last else "",
         validation=f"{run.last.validation_loss:.4f}" if run.last else "",

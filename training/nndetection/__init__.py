@@ -4,3 +4,6 @@ One state of it is targeted, MIC-DKFZ/nnDetection 97a58f3. ``layout`` writes the
 runs its programs, each under a ``keeper``, ``training`` calls them in order, ``model`` keeps what they trained,
 ``boxes_file`` reads what they found, and ``prediction`` turns that into detection maps.
 """
+
+PARENT = "nndetection"
+"""Name of ``nndetection.json`` among the parents of ``run.json``; runs of other engines have no such parent."""

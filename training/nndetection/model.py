@@ -11,12 +11,10 @@ from typing import Any
 
 from contract.errors import OncoduetError
 from contract.files import atomic_file, read_json, sha256_file
-from contract.records import Record, RunKey, RunRecord, read_record, write_record
+from contract.records import Record, RunKey, read_record, write_record
 from training.nndetection.dataset_layout import COMMIT, FOLD, MODEL, Layout
 from training.run_folder.folder import RunFolder
 
-PARENT = "nndetection"
-"""Name of ``nndetection.json`` among the parents of ``run.json``; runs of other engines have no such parent."""
 NEEDED = (f"model_fold{FOLD}.ckpt", "plan_inference.pkl", "config.yaml")
 """What ``nndet_predict`` reads of a consolidated model."""
 _REPORTS = ("meta.json", "requirements.txt")
@@ -67,11 +65,6 @@ def keep_model(layout: Layout, folder: RunFolder, *, key: RunKey, programs: Mapp
     )
     write_record(folder.nndetection_record, record)
     return record
-
-
-def is_upstream(record: RunRecord) -> bool:
-    """Whether a finished run was trained by nnDetection."""
-    return PARENT in record.parents
 
 
 def model_files(folder: RunFolder) -> Iterator[tuple[Path, str]]:

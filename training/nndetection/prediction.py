@@ -35,10 +35,11 @@ from contract.sockets import job_listing
 from network.detection.clustering import ScoredBoxes
 from network.detection.painting import case_likelihood, detection_map
 from network.study import StudyImage, along_card, as_in_file, boxes_to_reference
+from training.nndetection import PARENT
 from training.nndetection.boxes_pickle import read_boxes
 from training.nndetection.commands import PREDICTION, Programs, find_programs
 from training.nndetection.dataset_layout import MODEL, Layout, write_dataset, write_study_to_predict
-from training.nndetection.model import NEEDED, PARENT, is_upstream, model_files
+from training.nndetection.model import NEEDED, model_files
 from training.run_folder.folder import RunFolder
 from training.run_folder.logs import log_to
 from training.trainers.interleaving import finished
@@ -52,20 +53,19 @@ _BEGINNING = "nnDetection predicts for oncoduet"
 logger = logging.getLogger(__name__)
 
 
-def predict(run: Path, *, archive: Path, output: Path) -> int:
-    """Predict every study of an archive; returns how many there were.
+def predict(folder: RunFolder, *, archive: Path, output: Path) -> int:
+    """Predict every study of an archive with a run of nnDetection; returns how many there were.
 
     Raises
     ------
     OncoduetError
-        The run is not finished, of another engine, or not as it was recorded; the archive is empty or a study of it is
+        The run is not finished, or not as it was recorded; the archive is empty or a study of it is
         wrong; the output belongs to something else; the program is missing or fails; boxes are missing, stale, of other
         studies, or wrong (:func:`training.nndetection.boxes_pickle.read_boxes`). No prediction was written then.
     """
-    folder = RunFolder(run)
     record = _finished(folder)
     card = load_card(folder.card)
-    require_apart(output, archive=archive, run=run)
+    require_apart(output, archive=archive, run=folder.path)
     paths = find_programs(PREDICTION)
     studies = find_studies(archive, card, labels_required=False)
     batch = BatchRecord(
@@ -123,14 +123,7 @@ def paint(card: Card, found: ScoredBoxes, image: StudyImage) -> Volume:
 
 
 def _finished(folder: RunFolder) -> RunRecord:
-    record = read_record(folder.record, RunRecord)
-    if record.state != "finished":
-        raise OncoduetError(f"{folder.record}: expected a finished run, found it {record.state}")
-    if not is_upstream(record):
-        raise OncoduetError(
-            f"{folder.record}: expected a run of nnDetection, found one of {record.key.configuration}; "
-            "python -m training bundle and python -m algorithm batch predict with it"
-        )
+    record = folder.finished_record()
     named = [(folder.nndetection_record, record.parents[PARENT]), *model_files(folder)]
     if "training_studies" in record.parents:
         named.append((folder.training_studies, record.parents["training_studies"]))

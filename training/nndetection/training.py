@@ -15,19 +15,19 @@ from collections.abc import Callable, Mapping
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
+from typing import cast
 
 from contract.archive import list_studies
 from contract.errors import OncoduetError
 from contract.files import read_json, write_json
-from contract.records import RunKey
-from training.dataset.prepared import Fold, Prepared
+from training.configuration import UpstreamConfiguration
+from training.engine import Run, Trained, Workplace
 from training.nndetection.commands import TRAINING, Programs, find_programs, loaders
 from training.nndetection.dataset_layout import FOLD, MODEL, Layout, write_dataset, write_splits, write_training_study
-from training.nndetection.model import UpstreamRecord, keep_model, require
+from training.nndetection.model import keep_model, require
 from training.run_folder.folder import RunFolder
 from training.trainers.interleaving import Steps
 
-OnStep = Callable[[float, float], None]
 logger = logging.getLogger(__name__)
 
 
@@ -35,26 +35,18 @@ logger = logging.getLogger(__name__)
 class UpstreamTask:
     """Everything that one training of nnDetection depends on."""
 
-    prepared: Prepared
-    fold: Fold
-    archive: Path
-    overwrites: Mapping[str, bool | int | float | str]
-    key: RunKey
+    run: Run
     folder: RunFolder
+    archive: Path
 
     @property
     def layout(self) -> Layout:
         """Its folders."""
-        return Layout(self.folder.upstream.resolve(), self.prepared.card)
+        return Layout(self.folder.upstream.resolve(), self.run.prepared.card)
 
 
-def steps(task: UpstreamTask, *, on_step: OnStep) -> Steps[UpstreamRecord]:
-    """Train, or go on with it; yields while a program works.
-
-    Parameters
-    ----------
-    on_step
-        Told after each step the wall and CPU seconds that the steps have taken since this start.
+def steps(run: Run, place: Workplace, *, archive: Path) -> Steps[Trained]:
+    """Train, or go on with it; yields while a program works. Of epochs there is no record.
 
     Raises
     ------
@@ -62,11 +54,13 @@ def steps(task: UpstreamTask, *, on_step: OnStep) -> Steps[UpstreamRecord]:
         A program is missing, fails, or leaves nothing; the studies are not those of the dataset; a path or a study has
         a dot in its name.
     """
+    task = UpstreamTask(run, place.folder, archive)
     paths = find_programs(TRAINING)
     layout = task.layout
-    layout.require_names([*task.fold.train, *task.fold.validation])
+    layout.require_names([*run.fold.train, *run.fold.validation])
     programs = Programs(paths, layout, task.folder.log)
-    begun, cpu_s = time.monotonic(), 0.0
+    wall_s, cpu_s = place.earlier_s
+    begun = time.monotonic() - wall_s
     done = _done(task.folder.upstream_steps, layout)
     for name, step in _STEPS.items():
         if name in done:
@@ -76,8 +70,15 @@ def steps(task: UpstreamTask, *, on_step: OnStep) -> Steps[UpstreamRecord]:
             cpu_s += yield from going
         done.append(name)
         write_json(task.folder.upstream_steps, done)
-        on_step(time.monotonic() - begun, cpu_s)
-    return keep_model(layout, task.folder, key=task.key, programs=paths)
+        wall_s = time.monotonic() - begun
+        place.on_progress((), wall_s, cpu_s)
+    made = keep_model(layout, task.folder, key=run.key, programs=paths)
+    versions = {
+        "nndetection_targeted": made.targeted_commit,
+        "nndetection": made.reported_commit or "unknown",
+        "nndetection_torch": made.reported_torch or "unknown",
+    }
+    return Trained(None, (), wall_s, cpu_s, versions)
 
 
 def _done(path: Path, layout: Layout) -> list[str]:
@@ -95,7 +96,7 @@ def _write(task: UpstreamTask, layout: Layout, programs: Programs) -> Steps[floa
     studies = {study.case_id: study for study in listing.studies}
     write_dataset(layout)
     cpu_s = 0.0
-    for case_id in sorted({*task.fold.train, *task.fold.validation}):
+    for case_id in sorted({*task.run.fold.train, *task.run.fold.validation}):
         before_s = time.process_time()
         if case_id not in studies:  # what was added to the archive since may be in its way
             raise OncoduetError(listing.faults.get(case_id, f"study {case_id}: expected in {task.archive}, found none"))
@@ -112,7 +113,7 @@ def _prepare(task: UpstreamTask, layout: Layout, programs: Programs) -> Steps[fl
     cpu_s = yield from programs.run("nndet_prep", layout.task)
     for path in (layout.plan, layout.packed):
         require(path, program="nndet_prep")
-    write_splits(layout, task.fold)
+    write_splits(layout, task.run.fold)
     return cpu_s
 
 
@@ -126,7 +127,8 @@ def _unpack(task: UpstreamTask, layout: Layout, programs: Programs) -> Steps[flo
 def _train(task: UpstreamTask, layout: Layout, programs: Programs) -> Steps[float]:
     """The training itself."""
     last = layout.trained / "model_last.ckpt"
-    settings = [f"exp.fold={FOLD}", *(f"{name}={value}" for name, value in task.overwrites.items())]
+    overwrites = cast(UpstreamConfiguration, task.run.configuration).overwrites
+    settings = [f"exp.fold={FOLD}", *(f"{name}={value}" for name, value in overwrites.items())]
     if last.is_file():
         logger.info("goes on from %s", last)
         settings.append("train.mode=resume")

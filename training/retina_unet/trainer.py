@@ -25,12 +25,13 @@ from training.configuration import DetectorConfiguration
 from training.dataloading.instance_studies import NumberedStudies, numbered_studies
 from training.dataloading.resident_studies import ResidentStudies, resident_studies
 from training.dataset.lesion_instances import labels_of, lesion_boxes
+from training.engine import Trained
 from training.retina_unet.box_rule_sweep import search, sweep
 from training.retina_unet.loss import DetectionLoss
 from training.run_folder.checkpoints import Checkpoint
 from training.trainers import nnunet
 from training.trainers.interleaving import Steps
-from training.trainers.nnunet import OnEpoch, OnIteration, Trained, Trainer, Weights, copied_weights, entropy
+from training.trainers.nnunet import OnEpoch, OnIteration, Trainer, Weights, copied_weights, entropy
 
 POLY_EXPONENT = 0.9
 CYCLE_FROM, CYCLE_TO = 1 / 10, 1 / 1000

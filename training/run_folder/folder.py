@@ -8,6 +8,7 @@ from pathlib import Path
 from contract.errors import OncoduetError
 from contract.files import sha256_file, sweep
 from contract.outputs import require_free, require_unowned, subfolder
+from contract.records import RunRecord, read_record
 
 COMMAND = "training run"
 
@@ -58,6 +59,13 @@ class RunFolder:
             shutil.rmtree(place, ignore_errors=True)
         if self.work.is_dir() and not any(self.work.iterdir()):
             self.work.rmdir()
+
+    def finished_record(self) -> RunRecord:
+        """The record of a finished run. Raises ``OncoduetError`` where there is none, or the run is not finished."""
+        record = read_record(self.record, RunRecord)
+        if record.state != "finished":
+            raise OncoduetError(f"{self.record}: expected a finished run, found it {record.state}")
+        return record
 
     def hashes_beside(self) -> dict[str, str]:
         """Of files that lie here before the weights do, by what the run's record calls them among its parents."""

@@ -41,6 +41,7 @@ from training.dataloading.resident_studies import ResidentStudies, resident_stud
 from training.dataset.nnunet_folders import batches_on_one_thread, nnunet_folders
 from training.dataset.prepared import case_files
 from training.dataset.preprocessed import IMAGE, LABEL, class_voxels, open_array
+from training.engine import Trained
 from training.profile import Profile
 from training.run_folder.checkpoints import Checkpoint, Checkpoints
 from training.run_folder.folder import kept_weights_file
@@ -76,16 +77,6 @@ class Task:
     checkpoints: Checkpoints
     kept: Path  # weights of single epochs, for the choice by detection
     work: Path  # for nnU-Net's own files
-
-
-@dataclass(frozen=True)
-class Trained:
-    """What a training gives; the seconds count interrupted parts as far as they were kept."""
-
-    weights: Weights
-    epochs: tuple[Epoch, ...]
-    wall_s: float
-    cpu_s: float
 
 
 def steps(

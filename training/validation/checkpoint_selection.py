@@ -17,7 +17,7 @@ from pathlib import Path
 from contract.records import BatchRecord, ScoredCheckpoint, SelectionRecord, read_record, write_record
 from network.device import Kind
 from training.dataset.archive_stamps import reachable_archive, read_sources
-from training.run import Run
+from training.engine import Run
 from training.run_folder.folder import RunFolder
 from training.validation.predict_and_score import find_localisation, link_studies, predict, read_score, score
 

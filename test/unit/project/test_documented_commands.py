@@ -11,7 +11,7 @@ from places import PROJECT
 
 from contract.schema import parse_toml
 from training.campaign import CampaignFile
-from training.configuration import load_configuration
+from training.engine import load_configuration
 
 DOCUMENTS = ("README.md", "docs/reproducibility.md", "docs/campaigns.md", "docs/nndetection.md", "CONTRIBUTING.md")
 IMAGES = {"oncoduet-train": "training", "oncoduet-algorithm": "algorithm", "oncoduet-evaluation": "evaluation"}

@@ -2,7 +2,8 @@ import pytest
 
 from contract.cards import load_card
 from contract.errors import OncoduetError
-from training.configuration import CONFIGURATIONS, load_configuration
+from training.configuration import CONFIGURATIONS
+from training.engine import load_configuration
 from training.profile import PROFILES, edited_plans, load_profile
 
 

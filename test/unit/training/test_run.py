@@ -17,8 +17,9 @@ from contract.records import RunRecord, read_record, write_record
 from network.architecture import build_network
 from network.weights import load_weights, tensors_sha256
 from training.dataset.prepared import load_prepared
+from training.engine import derived_seed
 from training.execution import execute
-from training.run import derived_seed, plan_run
+from training.run import plan_run
 from training.run_folder.folder import RunFolder
 from training.run_folder.lock import alone
 

@@ -32,7 +32,7 @@ def loaders(prepared_folder, profile, tmp_path_factory):
 
     def build(loader, patch=(8, 16, 16)):
         run = plan_run(load_prepared(prepared_folder), configuration="ce", fold=0, restart=1, profile=str(profile))
-        task = run.task(RunFolder(work / "run"), "cpu")
+        task = run.engine.task(run, RunFolder(work / "run"), "cpu")
         task.plans["configurations"]["3d_fullres"]["patch_size"] = list(patch)
         built = build_trainer(replace(task, profile=task.profile.model_copy(update={"loader": loader})))
         with nnunet_folders(raw=work, preprocessed=work, results=work, loader_processes=0):

@@ -91,7 +91,10 @@ def test_hours_are_timed_for_each_kind_of_network(campaign_file, write_run):
         write_run(place, "running", epochs=1, epoch_s=3600 if slow else 1800)
     snapshot = Watch(campaign).look()
     pace = paces(snapshot, CPU)
-    assert {kind: each and each.epoch_s for kind, each in pace.items()} == {"retina-unet": 3600, "detection": 1800}
+    assert {kind: each and each.epoch_s for kind, each in pace.items()} == {
+        ("retina-unet", "detection"): 3600,
+        ("nnunet", "detection"): 1800,
+    }
     # of three epochs two are missing in each of 2 + 2 runs: 4 x 1 h + 4 x 0.5 h
     assert hours_line(snapshot, CPU, pace).startswith("hours: about 6.0")
 
@@ -177,7 +180,7 @@ def test_a_detectors_patch_that_does_not_fit_its_strides_is_said_before_the_firs
 
 def test_a_probe_that_is_too_slow_leaves_the_hours_open(campaign_file):
     snapshot = Watch(load_campaign(campaign_file())).look()
-    line = hours_line(snapshot, CPU, {"detection": None})
+    line = hours_line(snapshot, CPU, {("nnunet", "detection"): None})
     assert line.startswith("hours: not known: no training step ended within 15 s on this machine's CPU")
 
 

@@ -28,7 +28,7 @@ MEBIBYTE = 2**20
 def trainer(prepared_folder, profile, tmp_path):
     def build(**settings):
         run = plan_run(load_prepared(prepared_folder), configuration="ce", fold=0, restart=1, profile=str(profile))
-        task = run.task(RunFolder(tmp_path / "run"), "cpu")
+        task = run.engine.task(run, RunFolder(tmp_path / "run"), "cpu")
         built = build_trainer(replace(task, profile=task.profile.model_copy(update=settings)))
         built.initialize()
         return built

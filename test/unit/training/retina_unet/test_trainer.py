@@ -21,11 +21,12 @@ from network.detection.retina_unet import build_retina_unet
 from network.memory_plan import Budget, held_bytes
 from network.preprocessing import patch_size_zyx
 from network.weights import load_weights
-from training.configuration import CONFIGURATIONS, load_configuration
+from training.configuration import CONFIGURATIONS
 from training.dataloading.instance_studies import numbered_studies
 from training.dataloading.resident_studies import ResidentStudies, resident_studies
 from training.dataset.lesion_instances import lesion_boxes
 from training.dataset.prepared import load_prepared
+from training.engine import load_configuration
 from training.execution import Item, execute, execute_together
 from training.retina_unet.anchor_planning import plan_anchors
 from training.retina_unet.box_rule_sweep import search
@@ -67,8 +68,8 @@ def averaging(tmp_path):
 @pytest.fixture
 def trainer(planned, tmp_path):
     run, folder = planned(), RunFolder(tmp_path / "run")
-    run.plan_anchors(folder)
-    built = build_trainer(run.task(folder, "cpu"), DetectorTrainer)
+    run.engine.plan_anchors(run, folder)
+    built = build_trainer(run.engine.task(run, folder, "cpu"), DetectorTrainer)
     built.initialize()
     built.dataloader_train, built.dataloader_val = built.get_dataloaders()
     return built
@@ -101,7 +102,7 @@ def test_a_finished_run_is_complete_and_its_weights_fit_the_network_of_its_ancho
 
 def test_anchors_are_planned_from_the_folds_training_lesions_alone(planned, prepared_folder, tmp_path):
     run, folder = planned(), RunFolder(tmp_path / "run")
-    run.plan_anchors(folder)
+    run.engine.plan_anchors(run, folder)
     sizes = lesion_sizes(prepared_folder, run.fold.train, lesion_class=1)
     held = {study.case_id: study.lesions for study in run.prepared.record.studies}
     assert len(sizes) == sum(held[case_id] for case_id in run.fold.train)
@@ -116,7 +117,7 @@ def test_studies_that_lose_every_lesion_are_refused(planned, tmp_path, monkeypat
         type(run), "fold", property(lambda self: self.prepared.folds[0].model_copy(update={"train": tuple(without)}))
     )
     with pytest.raises(OncoduetError, match="expected at least one training lesion to plan anchors from, found none"):
-        run.plan_anchors(RunFolder(tmp_path / "run"))
+        run.engine.plan_anchors(run, RunFolder(tmp_path / "run"))
 
 
 def test_a_fold_that_trains_on_no_lesion_is_refused_in_one_line_and_nothing_is_written(
@@ -159,14 +160,14 @@ def test_packed_with_a_segmentation_each_gives_the_bits_that_it_gives_alone(plan
 
 def test_the_kept_weights_are_the_mean_over_the_averaged_epochs(planned, long_profile, averaging, tmp_path):
     run, ends = planned(averaging, profile=long_profile), []
-    run.plan_anchors(RunFolder(tmp_path / "run"))
+    run.engine.plan_anchors(run, RunFolder(tmp_path / "run"))
 
     class Watched(DetectorTrainer):
         def on_epoch_end(self):
             super().on_epoch_end()
             ends.append({name: tensor.clone() for name, tensor in self.network.state_dict().items()})
 
-    watched = build_trainer(run.task(RunFolder(tmp_path / "run"), "cpu"), Watched)
+    watched = build_trainer(run.engine.task(run, RunFolder(tmp_path / "run"), "cpu"), Watched)
     (tmp_path / "run" / "work" / "engine").mkdir(parents=True, exist_ok=True)
     watched.on_train_start()
     for _ in watched.steps():
@@ -211,8 +212,8 @@ def test_last_layers_learn_no_faster_than_the_configuration_allows(planned, prof
     path = tmp_path / "fast.toml"
     path.write_text(profile.read_text().replace("learning_rate = 0.01", "learning_rate = 0.1"))
     run, folder = planned(profile=path), RunFolder(tmp_path / "run")
-    run.plan_anchors(folder)
-    trainer = build_trainer(run.task(folder, "cpu"), DetectorTrainer)
+    run.engine.plan_anchors(run, folder)
+    trainer = build_trainer(run.engine.task(run, folder, "cpu"), DetectorTrainer)
     trainer.initialize()
     trainer.set_rate()
     first = learning_rate(0, peak=1.0, epochs=3, steps_per_epoch=2, shape=SHAPE)
@@ -227,7 +228,7 @@ def test_a_profile_may_ask_for_fewer_anchors(planned, profile, tmp_path):
     path = tmp_path / "fewer.toml"
     path.write_text(profile.read_text().replace("[plan]", "[plan]\nanchor_sizes_per_axis = 2"))
     run, folder = planned(profile=path), RunFolder(tmp_path / "run")
-    run.plan_anchors(folder)
+    run.engine.plan_anchors(run, folder)
     assert len(read_record(folder.anchors, AnchorPlan).sizes_voxels_zyx) == 2**3
 
 
@@ -273,8 +274,8 @@ def test_nnunets_loader_is_refused(planned, profile, tmp_path):
 
 def test_anchors_made_before_an_interruption_are_kept(planned, tmp_path):
     run, folder = planned(), RunFolder(tmp_path / "run")
-    run.plan_anchors(folder)
+    run.engine.plan_anchors(run, folder)
     before = folder.anchors.stat().st_mtime_ns
     shutil.copy(folder.anchors, tmp_path / "before.json")
-    run.plan_anchors(folder)
+    run.engine.plan_anchors(run, folder)
     assert folder.anchors.stat().st_mtime_ns == before

@@ -23,7 +23,7 @@ from training.trainers.nnunet import EpochLog, FocusedCases, build_trainer, seed
 def trainer(prepared_folder, tmp_path):
     def build(configuration="ce", profile="demo", loader="resident"):
         run = plan_run(load_prepared(prepared_folder), configuration=configuration, fold=0, restart=1, profile=profile)
-        task = run.task(RunFolder(tmp_path / "run"), "cpu")
+        task = run.engine.task(run, RunFolder(tmp_path / "run"), "cpu")
         return build_trainer(replace(task, profile=task.profile.model_copy(update={"loader": loader})))
 
     return build

@@ -1,0 +1,56 @@
+"""nnU-Net's trainer as an engine: networks that segment."""
+
+from collections.abc import Generator
+from typing import TYPE_CHECKING, Any, cast
+
+from network.device import Kind
+from training.configuration import SegmentationConfiguration
+from training.engine import Engine, Run, Trained, Workplace
+from training.run_folder.folder import RunFolder
+
+if TYPE_CHECKING:
+    from training.trainers import nnunet
+
+
+class NnUNet(Engine):
+    """What a network that segments has of its own."""
+
+    title = "nnU-Net"
+    configuration = SegmentationConfiguration
+
+    def steps(self, run: Run, place: Workplace) -> Generator[None, None, Trained]:
+        """Train; see :func:`training.trainers.nnunet.steps`."""
+        from training.trainers import nnunet  # noqa: PLC0415 - takes seconds to import
+
+        task = self.task(run, place.folder, place.device)
+        return nnunet.steps(task, on_iteration=place.on_iteration, on_epoch=place.on_progress)
+
+    def task(self, run: Run, folder: RunFolder, device: Kind) -> "nnunet.Task":
+        """What the trainer is asked to do."""
+        from training.trainers import nnunet  # noqa: PLC0415
+
+        loss = cast(SegmentationConfiguration, run.configuration).loss
+        return nnunet.Task(**common_of_tasks(run, folder, device), loss=loss)
+
+
+def common_of_tasks(run: Run, folder: RunFolder, device: Kind) -> dict[str, Any]:
+    """What each task of nnU-Net's trainer says, whatever the network and the loss."""
+    return {
+        "name": str(folder.path),
+        "prepared": run.prepared.folder,
+        "plans": run.plans,
+        "dataset": run.prepared.dataset,
+        "lesion_index": run.prepared.card.lesion_index,
+        "train": run.fold.train,
+        "validation": run.fold.validation,
+        "profile": run.profile,
+        "keep": run.keep,
+        "seed": run.key.seed,
+        "device": device,
+        "checkpoints": run.checkpoints(folder),
+        "kept": folder.kept,
+        "work": folder.engine,
+    }
+
+
+ENGINE = NnUNet()
