@@ -48,7 +48,8 @@ losses.total.backward()
 optimizer.step()
 changed = sum(not torch.equal(one, other) for one, other in zip(before, network.parameters()))
 found = predict_boxes([Detector(network.eval(), anchors)], torch.randn(1, 9, 20, 24), patch_size=patch,
-rule=BoxPostprocessing()) print(json.dumps({
+rule=BoxPostprocessing())
+print(json.dumps({
     "loss": losses.total.item(), "changed": changed, "boxes": len(found), "asked": asked,
     "there": sorted(name for name in sys.modules if name.startswith(("torchvision", "monai"))),
 }))
