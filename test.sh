@@ -57,7 +57,9 @@ mypy
 say "directions of import"
 lint-imports
 say "tests"
-pytest --numprocesses 2 --dist loadfile --ignore test/end_to_end/images --ignore test/conformance --ignore test/tryout "${pytest[@]}"
+# In their order: sorted by their number of tests, the files with few and long ones would come last, on one process.
+pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder --ignore test/end_to_end/images --ignore test/conformance \
+  --ignore test/tryout "${pytest[@]}"
 
 if [ -n "$engine" ]; then
   say "images, with $engine"
