@@ -4,12 +4,16 @@ Sources: the platform's importer takes one image per archive; model and truth ar
 ``data``, which refuses links out of the folder.
 """
 
+import bz2
+import gzip
 import hashlib
 import io
 import json
+import lzma
 import re
 import tarfile
-from collections.abc import Callable
+import zlib
+from collections.abc import Callable, Mapping
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,6 +25,7 @@ from conformance.engine import Engine, Kept
 from conformance.outputs import Broken
 from contract.checksums import SUMS, parse_sums
 from contract.errors import OncoduetError, one_line
+from contract.tarballs import members
 from contract.upload import check_image
 
 LARGEST_BYTES = 10 * 10**9
@@ -28,6 +33,11 @@ LARGEST_BYTES = 10 * 10**9
 
 _MOST_SMALL_FILES, _MOST_NAMED = 2000, 100
 """Kept of an archive: files of at most 1 MiB, and names of unwanted files."""
+_MOST_IN_A_LAYER = 10_000_000
+
+_PACKED: Mapping[bytes, Callable[..., Any]] = {b"\x1f\x8b": gzip.open, b"BZh": bz2.open, b"\xfd7zXZ\0": lzma.open}
+"""What unpacks an archive, by its first bytes."""
+_DAMAGED = (tarfile.TarError, OSError, EOFError, zlib.error, lzma.LZMAError)
 
 _SECRET = re.compile(
     r"(^|/)(\.git/|\.git$|id_(rsa|dsa|ecdsa|ed25519)$|\.netrc$|\.env$|\.aws/credentials$|\.pypirc$|\.docker/config\.json$)"
@@ -72,7 +82,7 @@ def read_saved(engine: Engine, image: str) -> Saved:
     assert process.stdout is not None and process.stderr is not None
     Kept(process.stderr)
     try:
-        return _read(process.stdout)
+        return _read_members(process.stdout)
     except tarfile.TarError as error:
         raise Broken(f"no archive from {engine.command} save ({one_line(str(error))})") from None
     finally:
@@ -87,8 +97,14 @@ def read_archive(archive: Path) -> Saved:
             check_image(archive, allow_standin=True)
         except OncoduetError as error:
             return Saved(faults=[str(error).removeprefix(f"{archive}: ")])
-    with tarfile.open(archive, "r|*") as stream:
-        saved = _read_members(stream)
+    with archive.open("rb") as stream:
+        begins = stream.read(6)
+    unpack = next((unpack for magic, unpack in _PACKED.items() if begins.startswith(magic)), open)
+    try:
+        with unpack(archive, "rb") as stream:
+            saved = _read_members(stream)
+    except _DAMAGED as error:
+        return Saved(faults=[f"a damaged archive ({one_line(str(error))})"])
     saved.size_bytes = archive.stat().st_size
     return saved
 
@@ -102,17 +118,19 @@ def tarball_files(tarball: Path) -> Files:
         The platform would refuse it; or ``SHA256SUMS`` in it names other contents.
     """
     files: dict[str, bytes] = {}
+    size_bytes = 0
     try:
-        with tarfile.open(tarball, "r:gz") as tar:
-            for member in tar:
+        with gzip.open(tarball) as stream:
+            for member, content in members(stream):
                 tarfile.data_filter(member, "/nowhere")
+                size_bytes += member.size
+                if size_bytes > LARGEST_BYTES:
+                    raise Broken(f"more than {LARGEST_BYTES} bytes")
                 if member.isfile():
-                    content = tar.extractfile(member)
-                    assert content is not None
                     files[member.name.removeprefix("./")] = content.read()
     except tarfile.FilterError as error:
         raise Broken(f"refused by the filter data: {error}") from None
-    except (tarfile.TarError, OSError, EOFError) as error:
+    except _DAMAGED as error:
         raise Broken(f"a damaged tarball ({one_line(str(error))})") from None
     if not files:
         raise Broken("no file")
@@ -140,22 +158,15 @@ def folder_files(folder: Path) -> Files:
     }
 
 
-def _read(stream: IO[bytes]) -> Saved:
-    with tarfile.open(fileobj=stream, mode="r|") as tar:
-        return _read_members(tar)
-
-
-def _read_members(tar: tarfile.TarFile) -> Saved:
+def _read_members(stream: IO[bytes]) -> Saved:
     saved = Saved()
     small: dict[str, bytes] = {}
     names: set[str] = set()
-    for member in tar:
+    for member, content in members(stream):
         names.add(member.name)
         saved.size_bytes += member.size
         if not member.isfile():
             continue
-        content = tar.extractfile(member)
-        assert content is not None
         if member.size <= 1 << 20:
             text = content.read()
             if len(small) < _MOST_SMALL_FILES:
@@ -183,12 +194,11 @@ def _read_members(tar: tarfile.TarFile) -> Saved:
 
 def _look_into(layer: IO[bytes], saved: Saved) -> None:
     try:
-        with tarfile.open(fileobj=layer, mode="r|") as tar:
-            for member in tar:
-                name = member.name
-                unwanted = _SECRET.search(name) or (_DATA.search(name) and not _PACKAGES.search(name))
-                if unwanted and len(saved.unwanted) < _MOST_NAMED:
-                    saved.unwanted.append(name)
+        for member, _ in members(layer, most=_MOST_IN_A_LAYER):
+            name = member.name
+            unwanted = _SECRET.search(name) or (_DATA.search(name) and not _PACKAGES.search(name))
+            if unwanted and len(saved.unwanted) < _MOST_NAMED:
+                saved.unwanted.append(name)
     except tarfile.TarError:
         return  # a small file of another kind
 

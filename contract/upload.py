@@ -16,7 +16,7 @@ import re
 import sys
 import tarfile
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -31,14 +31,19 @@ from contract.process.command import Parser, run_command
 from contract.process.terminal import log_to_stdout
 from contract.records import BundleRecord
 from contract.schema import parse
+from contract.tarballs import members
 
 STANDIN_LABEL = "oncoduet.standin-base"
 """Borne by images that were built on a local stand-in for the public base; such are for tests alone."""
+
+RECORD = "bundle.json"
+"""Of a model."""
 
 _NAME = r"(0|[1-9][0-9]{0,9}|[A-Za-z_][A-Za-z0-9_.-]{0,31}\$?)"
 _USER = re.compile(rf"{_NAME}(?::{_NAME})?")
 
 _LARGEST_JSON_BYTES = 1 << 20
+_MOST_JSON_BYTES = 1 << 28
 _CHUNK_BYTES = 1 << 20
 
 
@@ -51,7 +56,7 @@ class Contents:
     sha256: dict[str, str]
     """Of each regular file, by its name."""
     json_bytes: dict[str, bytes]
-    """Contents of the files that may be JSON: those of at most 1 MiB."""
+    """Contents of the files that were asked for, of those of at most 1 MiB."""
 
 
 def check_image(archive: Path, *, allow_standin: bool = False) -> None:
@@ -70,7 +75,7 @@ def check_image(archive: Path, *, allow_standin: bool = False) -> None:
         The archive is damaged or truncated, or no saved image; it holds several images; the image is for another
         platform than linux/amd64, runs as root, starts nothing, or was built on a stand-in base.
     """
-    contents = _read(archive)
+    contents = _read(archive, keep=None)
     manifest = _json(archive, contents, "manifest.json")
     if not isinstance(manifest, list) or len(manifest) != 1 or not isinstance(manifest[0], dict):
         found = len(manifest) if isinstance(manifest, list) else type(manifest).__name__
@@ -128,9 +133,9 @@ def check_model(archive: Path, *, accept_non_commercial: bool = False) -> None:
         The archive is damaged, truncated or could not be unpacked safely; a file is not the one that SHA256SUMS names;
         there is no valid bundle.json; the licence of its data is non-commercial or unknown.
     """
-    contents = _read(archive)
+    contents = _read(archive, keep=(SUMS, RECORD))
     _require_sums(archive, contents)
-    record = parse(_json(archive, contents, "bundle.json"), BundleRecord, f"{archive}: bundle.json")
+    record = parse(_json(archive, contents, RECORD), BundleRecord, f"{archive}: {RECORD}")
     if accept_non_commercial:
         return
     if record.data_licence == UNKNOWN_LICENCE:
@@ -153,15 +158,17 @@ def check_truth(archive: Path) -> None:
     OncoduetError
         The archive is damaged, truncated or could not be unpacked safely, or holds no label map.
     """
-    contents = _read(archive)
+    contents = _read(archive, keep=())
     if not any(name.endswith((".nii.gz", ".mha")) for name in contents.sha256):
         raise OncoduetError(f"{archive}: expected label maps (CASE.nii.gz or CASE.mha), found none")
 
 
-def _read(archive: Path) -> Contents:
+def _read(archive: Path, *, keep: Collection[str] | None) -> Contents:
+    """Read an archive to its last byte; ``keep`` names the files whose content is wanted, None: any may be."""
     contents = Contents([], {}, {})
+    kept_bytes = 0
     with _whole_stream(archive) as stream:
-        for member in stream:
+        for member, content in members(stream):
             try:
                 tarfile.data_filter(member, "/nowhere")
             except tarfile.FilterError as error:
@@ -170,24 +177,28 @@ def _read(archive: Path) -> Contents:
             contents.names.append(name)
             if not member.isfile():
                 continue
-            content = stream.extractfile(member)
-            assert content is not None  # a regular file has content
+            if (keep is None or name in keep) and member.size <= _LARGEST_JSON_BYTES:
+                kept_bytes += member.size
+                if kept_bytes > _MOST_JSON_BYTES:
+                    raise OncoduetError(
+                        f"{archive}: expected at most {_MOST_JSON_BYTES} bytes in small files, found more"
+                    )
+                contents.json_bytes[name] = content.read()
+                contents.sha256[name] = hashlib.sha256(contents.json_bytes[name]).hexdigest()
+                continue
             digest = hashlib.sha256()
             while chunk := content.read(_CHUNK_BYTES):
                 digest.update(chunk)
-                if member.size <= _LARGEST_JSON_BYTES:
-                    contents.json_bytes[name] = chunk
             contents.sha256[name] = digest.hexdigest()
     return contents
 
 
 @contextmanager
-def _whole_stream(archive: Path) -> Iterator[tarfile.TarFile]:
+def _whole_stream(archive: Path) -> Iterator[gzip.GzipFile]:
     """Open for one pass; at the end the rest of the stream is read too, where gzip keeps its checksum."""
     try:
         with open_regular(archive) as packed, gzip.open(packed) as stream:
-            with tarfile.open(fileobj=stream, mode="r|") as tar:
-                yield tar
+            yield stream
             while stream.read(_CHUNK_BYTES):
                 pass
     except FileNotFoundError:

@@ -116,21 +116,26 @@ def compare_with_baselines(
                 f"{truth_folder.folder / BASELINES / name}: expected tables with the labels and lesions of the label "
                 "maps, found others"
             )
-        tests = case_swap_tests(truth, [outcome], [baseline.outcome], draws=_DRAWS, seed=_SEED)
-        draws = two_level_bootstrap(
-            truth, {"submission": [outcome], "baseline": [baseline.outcome]}, replicates=_REPLICATES, seed=_SEED
+        found[name] = compared(truth, outcome, baseline.outcome)
+    return found
+
+
+def compared(truth: TestSet, submission: Outcome, baseline: Outcome) -> dict[str, AgainstBaseline]:
+    """One model against another, by metric; a metric that the truth leaves undefined is absent."""
+    tests = case_swap_tests(truth, [submission], [baseline], draws=_DRAWS, seed=_SEED)
+    draws = two_level_bootstrap(
+        truth, {"submission": [submission], "baseline": [baseline]}, replicates=_REPLICATES, seed=_SEED
+    )
+    found: dict[str, AgainstBaseline] = {}
+    for metric in METRICS:
+        if metric not in tests:
+            continue
+        interval = percentile_interval(draws["submission"][metric] - draws["baseline"][metric], level=0.95)
+        found[metric] = AgainstBaseline(
+            difference=tests[metric].statistic,
+            interval=None if interval is None else (interval.low, interval.high),
+            p=tests[metric].p,
         )
-        by_metric: dict[str, AgainstBaseline] = {}
-        for metric in METRICS:
-            if metric not in tests:
-                continue
-            interval = percentile_interval(draws["submission"][metric] - draws["baseline"][metric], level=0.95)
-            by_metric[metric] = AgainstBaseline(
-                difference=tests[metric].statistic,
-                interval=None if interval is None else (interval.low, interval.high),
-                p=tests[metric].p,
-            )
-        found[name] = by_metric
     return found
 
 

@@ -12,6 +12,8 @@ Nothing of a case is kept here, and no case is begun before it was asked for. So
 when the server ends.
 
 A caller has ``PATIENCE_S`` to ask and to take the answer, and may send ``LONGEST_HEADER`` and ``LONGEST_BODY`` bytes.
+Of more than ``MOST_CALLERS`` at once, whoever came first and still has no answer is let go, so that descriptors and
+threads remain for the case.
 """
 
 import contextlib
@@ -27,9 +29,9 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
-from contract.errors import OncoduetError, ending
+from contract.errors import OncoduetError, UsageError, ending
 from contract.process.signals import Terminated, deaf, signals_as_exceptions
 
 if TYPE_CHECKING:
@@ -50,8 +52,13 @@ LONGEST_HEADER = 2**17
 LONGEST_BODY = 2**16
 """Bytes; nothing in a body means anything here."""
 
+MOST_CALLERS = 128
+"""At once, beside the one whose case is worked on."""
+
 LINGER_S = 1.0
 """How long the rest of a question that was refused is taken and thrown away, so that its answer is read."""
+
+_LAST_PORT = 65535
 
 logger = logging.getLogger(__name__)
 
@@ -77,8 +84,10 @@ def serve(load: Callable[[], Case], *, host: str = "0.0.0.0", port: int = PORT) 
     Raises
     ------
     OncoduetError
-        Something else listens on the port; or what ``load`` raises.
+        Something else listens on the port, or it is none; or what ``load`` raises.
     """
+    if not 0 <= port <= _LAST_PORT:
+        raise UsageError(f"--port: expected 0 to {_LAST_PORT}, found {port}")
     try:
         server = _Server((host, port), _Handler)
     except OSError as error:
@@ -126,7 +135,28 @@ class _Server(ThreadingHTTPServer):
         self.busy = threading.Lock()
         self._owed = 0
         self._owed_changed = threading.Condition()
+        self._callers: dict[socket.socket, None] = {}
+        self._callers_lock = threading.Lock()
         super().__init__(address, handler)
+
+    def process_request(self, request: Any, client_address: Any) -> None:
+        with self._callers_lock:
+            self._callers[request] = None
+            if len(self._callers) > MOST_CALLERS:
+                first = next(iter(self._callers))
+                del self._callers[first]
+                with contextlib.suppress(OSError):
+                    first.shutdown(socket.SHUT_RDWR)
+        super().process_request(request, client_address)
+
+    def shutdown_request(self, request: Any) -> None:
+        self.keep(request)
+        super().shutdown_request(request)
+
+    def keep(self, caller: socket.socket) -> None:
+        """Never let this caller go for others' sake: its case is worked on, or it has its answer."""
+        with self._callers_lock:
+            self._callers.pop(caller, None)
 
     @contextmanager
     def owed_answer(self) -> Iterator[None]:
@@ -158,6 +188,7 @@ class _Question(io.RawIOBase):
         super().__init__()
         self.connection = connection
         self.until_s = time.monotonic() + PATIENCE_S
+        self.has_ended = False
         self.left_bytes = LONGEST_HEADER + LONGEST_BODY
 
     def readable(self) -> bool:
@@ -173,6 +204,7 @@ class _Question(io.RawIOBase):
         self.connection.settimeout(left_s)
         received = self.connection.recv_into(memoryview(buffer)[: self.left_bytes])
         self.left_bytes -= received
+        self.has_ended = received == 0
         return received
 
 
@@ -182,7 +214,12 @@ class _Handler(BaseHTTPRequestHandler):
 
     def setup(self) -> None:
         super().setup()
-        self.rfile = io.BufferedReader(_Question(self.connection))
+        self.question = _Question(self.connection)
+        self.rfile = io.BufferedReader(self.question)
+
+    def parse_request(self) -> bool:
+        """Whether there is a question; one that ends before its empty line is none (http.server would take it)."""
+        return super().parse_request() and not self.question.has_ended
 
     def do_GET(self) -> None:
         if self.path != "/health":
@@ -220,6 +257,7 @@ class _Handler(BaseHTTPRequestHandler):
         elif not self.server.busy.acquire(blocking=False):
             self._answer(409, "expected one case at a time, found another under way")
         else:
+            self.server.keep(self.connection)
             try:
                 code, said = ending(case)
                 self.server.cause = said.rpartition("\n")[2]

@@ -3,22 +3,27 @@
 Each submission asks the truth a question, and exact figures answer it: three cases ranked above all others give three
 labels by one AUROC. So the platform's ``metrics.json`` holds AUROC and AP rounded to the first of ``STEPS`` that
 is above 1 / min(positive, negative cases), the most by which one case can move the AUROC. The score is the mean of the
-rounded two, the picai answer and the sensitivities are left out (second answers to the same question), and of baselines
-intervals are rounded outwards and p upwards. What remains is counted in ``docs/statistics.md``.
+rounded two, and the picai answer and the sensitivities are left out (second answers to the same question).
+
+Who hands a known baseline in again with a few cases moved sees these cases alone: to which side of 0 the interval of
+the difference reaches is then a label, and p says whether labels are alike. So intervals are symmetric about the
+rounded difference, wide enough to hold the exact one and never narrower than ``NARROWEST`` steps to a side, and p,
+upwards, is told only where the interval does not hold 0. What remains is counted in ``docs/statistics.md``.
 
 With fewer than ``FEWEST`` positive or negative cases no grid hides anything: figures have four decimals, and the log
 says that they tell labels.
 """
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 
 from contract.records import AgainstBaseline, Metrics, MetricsRecord
 
 STEPS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2)
 FEWEST = 5
+NARROWEST = 2
 _DECIMALS = 4
-_P = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5)
+_P = (0.01, 0.05)
 
 HIDDEN = "not shown on the platform, where it would help to tell hidden labels (settings.json: exact)"
 
@@ -77,15 +82,21 @@ def _against(strict: Metrics, by_metric: Mapping[str, AgainstBaseline], step: fl
     found = {}
     for metric, each in by_metric.items():
         baseline = _on_grid(getattr(strict, metric) - each.difference, step)
-        low, high = each.interval or (math.nan, math.nan)
-        found[metric] = AgainstBaseline(
-            difference=getattr(rounded, metric) - baseline,
-            interval=each.interval and (_on_grid(low, step, math.floor), _on_grid(high, step, math.ceil)),
-            p=next((p for p in _P if each.p <= p), 1.0),
-        )
+        difference = getattr(rounded, metric) - baseline
+        interval = each.interval and _about(difference, each.interval, step)
+        is_told = interval is not None and not interval[0] <= 0 <= interval[1]
+        p = next((p for p in _P if each.p <= p), 1.0) if is_told else 1.0
+        found[metric] = AgainstBaseline(difference=difference, interval=interval, p=p)
     return found
 
 
-def _on_grid(value: float, step: float, towards: Callable[[float], int] = round) -> float:
+def _about(difference: float, interval: tuple[float, float], step: float) -> tuple[float, float]:
+    """The symmetric interval about a difference that holds another one, in whole steps to both sides."""
+    low, high = interval
+    reach = max(NARROWEST, math.ceil(max(difference - low, high - difference) * round(1 / step))) * step
+    return max(difference - reach, -1.0), min(difference + reach, 1.0)
+
+
+def _on_grid(value: float, step: float) -> float:
     steps = round(1 / step)
-    return towards(value * steps) / steps
+    return round(value * steps) / steps

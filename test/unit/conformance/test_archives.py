@@ -135,3 +135,15 @@ def test_a_manifest_of_another_kind_is_a_fault_in_words(pack, tmp_path, text):
     packed = pack(("manifest.json", text.encode()))
     (tmp_path / "image.tar").write_bytes(gzip.decompress(packed.read_bytes()))
     assert read_archive(tmp_path / "image.tar").faults
+
+
+def test_a_tarball_that_unpacks_to_more_than_an_upload_may_have_is_refused(pack, monkeypatch):
+    monkeypatch.setattr("conformance.archives.LARGEST_BYTES", 3000)
+    assert broken(pack(("a", bytes(2000)), ("b", bytes(2000)))) == "more than 3000 bytes"
+
+
+@pytest.mark.parametrize("name", ["image.tar", "image.tar.xz"])
+def test_a_damaged_archive_is_a_fault_of_it(tmp_path, name):
+    (tmp_path / name).write_bytes((b"\xfd7zXZ\0" if name.endswith(".xz") else b"") + b"nothing")
+    (fault,) = read_archive(tmp_path / name).faults
+    assert fault.startswith("a damaged archive (")

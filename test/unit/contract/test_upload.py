@@ -253,3 +253,17 @@ def test_a_manifest_of_another_kind_is_refused(archive, manifest):
 def test_settings_of_another_kind_are_refused(archive, changes):
     with pytest.raises(OncoduetError, match="expected an image"):
         check_image(image(archive, **changes))
+
+
+def test_small_files_that_nobody_asked_for_take_no_memory(archive, monkeypatch):
+    monkeypatch.setattr("contract.upload._MOST_JSON_BYTES", 3000)
+    check_truth(pack(archive, {"a.mha": bytes(2000), "b.mha": bytes(2000)}))
+    with pytest.raises(OncoduetError, match="expected at most 3000 bytes in small files, found more"):
+        check_image(pack(archive, {"a.json": bytes(2000), "b.json": bytes(2000)}))
+
+
+def test_a_truth_whose_tar_was_cut_before_it_was_compressed_is_refused(archive):
+    whole = gzip.decompress(pack(archive, {"a.mha": bytes(512), "b.mha": bytes(512)}).read_bytes())
+    archive.write_bytes(gzip.compress(whole[:1024]))
+    with pytest.raises(OncoduetError, match=r"expected a whole \.tar\.gz, found a damaged one \(empty header\)"):
+        check_truth(archive)

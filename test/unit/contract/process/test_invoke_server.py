@@ -14,6 +14,9 @@ from pathlib import Path
 import pytest
 from places import PROJECT
 
+from contract.errors import UsageError
+from contract.process.invoke_server import MOST_CALLERS, serve
+
 PROGRAM = """
 import sys, time
 from pathlib import Path
@@ -301,6 +304,41 @@ def test_callers_who_never_finish_a_question_keep_nobody_from_an_answer(start):
     assert 5 < time.monotonic() - begun < 40
     for asking in slow:
         asking.close()
+
+
+def test_a_question_that_ends_early_begins_no_case(start, tmp_path):
+    service = start()
+    service.until(200)
+    service.wish.write_text(f"0 {tmp_path / 'begun'}")
+    for half in (b"POST /invoke HTTP/1.1", b"POST /invoke HTTP/1.1\r\n", b"POST /invoke HTTP/1.1\r\nHost: a\r\nX-"):
+        with socket.create_connection(("127.0.0.1", service.port), timeout=30) as asking:
+            asking.sendall(half)
+            asking.shutdown(socket.SHUT_WR)
+            assert asking.recv(100) == b""
+    assert not (tmp_path / "begun").exists()
+    assert service.ask("POST", "/invoke") == 201
+    assert (tmp_path / "begun").exists()
+
+
+def test_a_thousand_callers_who_ask_nothing_take_no_descriptors_from_the_case(start):
+    service = start()
+    service.until(200)
+    service.wish.write_text("2")
+    with contextlib.closing(service.begin("POST", "/invoke")) as first, contextlib.ExitStack() as idle:
+        time.sleep(0.3)
+        for _ in range(1000):
+            idle.enter_context(socket.create_connection(("127.0.0.1", service.port), timeout=30))
+        assert service.health() == 200
+        assert len(list(Path(f"/proc/{service.process.pid}/fd").iterdir())) < 2 * MOST_CALLERS
+        assert first.getresponse().status == 201
+    assert service.invoke("0") == 201
+    assert service.end()[::2] == (0, "")
+
+
+@pytest.mark.parametrize("port", [-1, 65536, 10**20])
+def test_a_port_that_is_none_is_wrong_usage(port):
+    with pytest.raises(UsageError, match=f"^--port: expected 0 to 65535, found {port}$"):
+        serve(lambda: lambda: None, port=port)
 
 
 def _peak_kb(service: Service) -> int:

@@ -41,7 +41,23 @@ def test_differences_from_a_baseline_say_no_more_than_the_rounded_figures():
     shown = disclosed(record(0.8374, positive=24, negative=36, baselines={"ours": {"auroc": exact}}))
     found = shown.baselines["ours"]["auroc"]
     assert found.difference == pytest.approx(0.85 - 0.8)  # both on the grid
-    assert (found.interval, found.p) == ((-0.05, 0.1), 0.05)
+    assert (found.interval, found.p) == (pytest.approx((-0.05, 0.15)), 1.0)  # holds 0: p stays untold
+
+
+def test_a_clear_difference_keeps_its_p_upwards():
+    exact = AgainstBaseline(difference=0.2374, interval=(0.101, 0.3351), p=0.0012)
+    found = disclosed(record(0.8374, positive=24, negative=36, baselines={"a": {"auroc": exact}})).baselines["a"]
+    assert (found["auroc"].interval, found["auroc"].p) == (pytest.approx((0.1, 0.4)), 0.01)
+
+
+def test_a_known_baseline_with_one_case_raised_tells_neither_its_label_nor_whether_two_are_alike():
+    """The difference is the raised cases' alone: above 0 where they are positive, below where not, p 1 where unlike."""
+    shown = set()
+    for difference, interval, p in [(0.01, (0.0, 0.03), 1.0), (-0.01, (-0.03, 0.0), 1.0), (0.02, (0.0, 0.05), 0.5)]:
+        each = AgainstBaseline(difference=difference, interval=interval, p=p)
+        answer = disclosed(record(0.8 + difference, positive=24, negative=36, baselines={"a": {"auroc": each}}))
+        shown.add(answer.baselines["a"]["auroc"].model_dump_json())
+    assert len(shown) == 1
 
 
 def test_an_undefined_figure_stays_so():
