@@ -26,7 +26,7 @@ import numpy as np
 from contract.records import Metrics, MetricsRecord
 from evaluation.frozen_baselines import compared
 from evaluation.metrics.disclosure import disclosed
-from evaluation.metrics.outcomes import BoolArray, FloatArray, Outcome, Truth, weighted_ap, weighted_auroc
+from evaluation.metrics.outcomes import BoolArray, FloatArray, Outcome, TestSet, weighted_ap, weighted_auroc
 
 SEED = 1
 PREVALENCE = 0.4
@@ -62,7 +62,7 @@ def a_truth(likelihood: FloatArray, positive: int, generator: np.random.Generato
 def shown(positive: BoolArray, likelihood: FloatArray, raised: Sequence[int]) -> dict[str, Hashable]:
     """What the platform shows of the baseline with some cases raised: without that baseline, with it, and of that."""
     names = tuple(f"{number:05d}" for number in range(positive.size))
-    truth = Truth(case_ids=names, positive=positive, lesions=positive.astype(np.int64), patient_names=names)
+    truth = TestSet(case_ids=names, positive=positive, lesions=positive.astype(np.int64), patient_names=names)
     changed = likelihood.copy()
     changed[list(raised)] = 2 + np.arange(len(raised))
     submission = outcome(positive, changed)
@@ -96,7 +96,7 @@ def outcome(positive: BoolArray, likelihood: FloatArray) -> Outcome:
     return Outcome(likelihood, order, likelihood[order], positive[order])
 
 
-def exact(truth: Truth, found: Outcome) -> Metrics:
+def exact(truth: TestSet, found: Outcome) -> Metrics:
     """The figures before disclosure."""
     once = np.ones((1, truth.positive.size))
     auroc = float(weighted_auroc(truth, found.likelihood, once)[0])
