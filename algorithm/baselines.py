@@ -17,9 +17,9 @@ from contract.archive import Study, archive_licence, find_studies
 from contract.cards import Baseline, Card, card_path, load_card
 from contract.errors import OncoduetError
 from contract.files import sha256_json
-from contract.images.volume import Float32Array, Volume, read_grid, read_volume, resample
 from contract.outputs import Output, require_apart, require_folder, require_unowned, subfolder
 from contract.records import Source
+from contract.volume import Float32Array, Volume, read_grid, read_volume, resample
 from network.study import predicted_region
 
 COMMAND = "algorithm baseline"

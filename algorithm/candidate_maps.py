@@ -14,11 +14,11 @@ from contract.archive_files import seeming_stem
 from contract.cards import Card
 from contract.errors import OncoduetError, some
 from contract.files import sha256_file, sha256_json, write_json
-from contract.images.volume import Volume, image_stem, is_image, read_volume, write_volume
 from contract.names import require_case_id
 from contract.outputs import Output, require_apart
 from contract.probability import UNDERSHOOT, as_probabilities
 from contract.records import Source, read_record, write_record
+from contract.volume import Volume, image_stem, is_image, read_volume, write_volume
 
 DEFAULT_RULE: Rule = "dynamic-v2"
 

@@ -6,9 +6,9 @@ from pathlib import Path
 from algorithm.outputs.study_output import StudyOutput, detect, study_files, write_study
 from algorithm.prediction.bundle import read_bundle
 from algorithm.prediction.predictor import LEANER, Predictor, load_predictor
-from contract.images.volume import image_stem
 from contract.outputs import Output, require_apart
 from contract.sockets import find_channels
+from contract.volume import image_stem
 from network.device import Kind, memory_or_refuse
 from network.sliding_window import Precision
 

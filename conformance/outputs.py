@@ -18,8 +18,8 @@ from conformance.studies import LESION_RADIUS_MM, Point
 from contract.cards import Card
 from contract.errors import OncoduetError
 from contract.files import read_json
-from contract.images.volume import Grid, from_image, same_grid
 from contract.images.whole_image import require_whole
+from contract.volume import Grid, from_image, same_grid
 
 GEOMETRY_MM = 1e-3
 LONGEST_LINE_BYTES = 64 * 1024

@@ -21,7 +21,7 @@ from conformance.conditions import Files
 from contract.archive import find_studies
 from contract.cards import Card, Channel, Socket
 from contract.errors import OncoduetError
-from contract.images.volume import Grid, Volume, read_grid, to_image
+from contract.volume import Grid, Volume, read_grid, to_image
 
 Point = tuple[float, float, float]
 Keys = tuple[Literal["socket", "interface"], ...]

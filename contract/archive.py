@@ -17,9 +17,8 @@ from pathlib import Path
 from contract.archive_files import LABEL_ENDING, LABELS, ArchiveFiles, look, same_name
 from contract.cards import Card, Geometry
 from contract.errors import SHOWN, OncoduetError, one_line, some
+from contract.extent import require_plausible_extent
 from contract.files import read_json
-from contract.images.extent import require_plausible_extent
-from contract.images.volume import Grid, fields_of_view_meet, read_grid, require_same_grid
 from contract.names import require_case_id
 from contract.patients import FILE as PATIENTS
 from contract.patients import (
@@ -32,6 +31,7 @@ from contract.patients import (
     said_patients,
 )
 from contract.tables import read_table
+from contract.volume import Grid, fields_of_view_meet, read_grid, require_same_grid
 
 logger = logging.getLogger(__name__)
 

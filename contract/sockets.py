@@ -12,8 +12,8 @@ from typing import Any
 from contract.cards import Card, Socket
 from contract.errors import OncoduetError, some
 from contract.files import read_json
-from contract.images.volume import is_image
 from contract.schema import is_relative
+from contract.volume import is_image
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ from scipy import ndimage
 
 from contract.cards import Card, KeepNear, Localisation
 from contract.errors import OncoduetError
-from contract.images.volume import Box, Float32Array, Grid, Volume
+from contract.volume import Box, Float32Array, Grid, Volume
 from network.study import target_spacing_mm_zyx
 
 TRAINING_SLACK_VOXELS = 2

@@ -14,7 +14,7 @@ import numpy as np
 
 from contract.cards import Card, Channel
 from contract.errors import OncoduetError
-from contract.images.volume import Float32Array, Volume, same_grid
+from contract.volume import Float32Array, Volume, same_grid
 
 logger = logging.getLogger(__name__)
 

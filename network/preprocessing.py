@@ -20,7 +20,7 @@ import numpy as np
 import numpy.typing as npt
 
 from contract.errors import OncoduetError
-from contract.images.volume import Float32Array, LabelArray
+from contract.volume import Float32Array, LabelArray
 from network.plans import CONFIGURATION, require_plans
 from network.resampling import resample_by_slabs
 

@@ -25,7 +25,7 @@ import numpy.typing as npt
 
 from contract.archive import check_geometry
 from contract.cards import Card
-from contract.images.volume import (
+from contract.volume import (
     NATIVE,
     Axes,
     Box,

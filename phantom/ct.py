@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy import ndimage
 
-from contract.images.volume import Float32Array, Grid, Volume
+from contract.volume import Float32Array, Grid, Volume
 from phantom.abdomen import Anatomy, Layer, draw_anatomy, draw_lesions, label_organs, see
 from phantom.cohort import CasePlan, Population
 from phantom.shapes import Vector

@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy import ndimage
 
-from contract.images.volume import Float32Array, Grid, Volume
+from contract.volume import Float32Array, Grid, Volume
 from phantom.cohort import CasePlan, Population
 from phantom.prostate import Anatomy, Layer, TissueMaps, draw_anatomy, draw_lesions, see
 from phantom.shapes import RandomField, Vector

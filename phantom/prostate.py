@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy import ndimage
 
-from contract.images.volume import Float32Array, Grid
+from contract.volume import Float32Array, Grid
 from phantom.cohort import CasePlan, LesionVolumes
 from phantom.shapes import Between, Ellipsoid, RandomField, Shape, Vector, Within
 

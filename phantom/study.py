@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from contract.cards import Card
-from contract.images.volume import Volume
+from contract.volume import Volume
 
 
 @dataclass(frozen=True)

@@ -18,10 +18,10 @@ from contract.archive import Study, all_of, archive_licence, archive_patients, l
 from contract.cards import Card, card_path, load_card
 from contract.errors import OncoduetError, UsageError, one_line, some
 from contract.files import sha256_file, sha256_json, write_json, write_text
-from contract.images.volume import LabelArray, Volume
 from contract.outputs import Output, require_apart, require_folder
 from contract.process.terminal import progress_on
 from contract.records import Stage, write_record
+from contract.volume import LabelArray, Volume
 from network.localisation import true_region
 from network.preprocessing import Preprocessed
 from network.study import Scan, classes_on, read_scan, read_truth, stack

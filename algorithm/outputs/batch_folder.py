@@ -29,7 +29,6 @@ from contract.archive import Study
 from contract.cards import Card
 from contract.errors import OncoduetError
 from contract.files import held_folder, sha256_file, sweep, sync, writable
-from contract.images.volume import read_volume
 from contract.locks import try_lock
 from contract.outputs import Output, file_output, require_folder, require_free, require_unowned, subfolder
 from contract.records import (
@@ -41,6 +40,7 @@ from contract.records import (
     read_record,
     write_record,
 )
+from contract.volume import read_volume
 from network.study import content_sha256
 
 RECORD, STUDY, FAILURES, LOCK = "batch.json", "study.json", "failures.json", ".lock"

@@ -13,10 +13,10 @@ import numpy as np
 from algorithm.outputs.candidates import card_candidates, case_likelihood, detection_map
 from contract.cards import Card
 from contract.files import write_json, write_text
-from contract.images.volume import Volume, write_volume
 from contract.probability import as_probabilities
 from contract.records import Source, write_record
 from contract.sockets import job_listing, read_jobs
+from contract.volume import Volume, write_volume
 from network.detection.clustering import BoxPostprocessing
 from network.detection.painting import case_likelihood as combined
 

@@ -31,8 +31,8 @@ from algorithm.prediction.detectors import (
 from contract.archive import read_grids
 from contract.cards import Card
 from contract.errors import OncoduetError, one_line
-from contract.images.volume import Box, Float32Array, Grid, Volume
 from contract.records import Member
+from contract.volume import Box, Float32Array, Grid, Volume
 from network.detection.clustering import BoxPostprocessing
 from network.device import Kind, free_device_memory, memory_or_refuse, out_of_memory
 from network.localisation import keep_near, predicted_region

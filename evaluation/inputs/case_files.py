@@ -15,8 +15,8 @@ from pathlib import Path
 
 from contract.errors import OncoduetError
 from contract.files import read_json
-from contract.images.volume import image_stem, is_image
 from contract.names import require_case_id
+from contract.volume import image_stem, is_image
 
 _LOOKS_LIKE_IMAGE = re.compile(r"\.(mha|mhd|nii|nii\.gz|nrrd|nhdr|hdr|img)$", re.IGNORECASE)
 _RECORDS = {"predictions.json", "source.json", "batch.json", "failures.json", "settings.json", "archive.json"}

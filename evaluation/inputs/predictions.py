@@ -18,9 +18,9 @@ from pathlib import Path
 from contract.cards import Card, card_names, load_card
 from contract.errors import OncoduetError
 from contract.files import sha256_file, sha256_json
-from contract.images.volume import is_image
 from contract.records import Source, read_record
 from contract.sockets import Job, read_jobs, single_image
+from contract.volume import is_image
 from evaluation.inputs.case_files import case_name, images_by_case, likelihoods_by_case, listed, require_none_below
 from evaluation.inputs.truth import OnMissing, TruthFolder
 from evaluation.matching.cases import MatchingRule, Prediction

@@ -20,10 +20,10 @@ from typing import Literal
 from contract.cards import Card, card_names, load_card
 from contract.errors import OncoduetError
 from contract.files import read_json, sha256_file, sha256_json
-from contract.images.volume import is_image
 from contract.patients import FILE as PATIENTS
 from contract.patients import PatientRule, patients_by_case, read_patients
 from contract.schema import Frozen, parse
+from contract.volume import is_image
 from evaluation.inputs.case_files import case_name, folders_of_patients, images_by_case, listed, require_none_below
 from evaluation.inputs.marksheet import read_marksheet
 from evaluation.inputs.truth_index import INDEX, TruthIndex, open_index, write_index

@@ -15,8 +15,8 @@ import numpy.typing as npt
 from contract.cards import Card
 from contract.errors import OncoduetError
 from contract.files import read_json, sha256_json
-from contract.images.volume import Grid, require_same_grid
 from contract.probability import ROUNDING, as_probabilities
+from contract.volume import Grid, require_same_grid
 from evaluation.masks.components import Components, ScatteredError, connect
 from evaluation.masks.sparse_image import Foreground, LabelMap, open_image, read_confidences, read_label_map
 

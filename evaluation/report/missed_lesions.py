@@ -22,7 +22,7 @@ from matplotlib.figure import Figure
 
 from contract.cards import Card, card_names, load_card
 from contract.errors import OncoduetError, some
-from contract.images.volume import read_volume, require_same_grid
+from contract.volume import read_volume, require_same_grid
 from evaluation.inputs.predictions import PredictionSet, find_prediction_sets
 from evaluation.inputs.truth import TruthFolder, find_truth
 from evaluation.masks.sparse_image import open_image, read_confidences

@@ -27,8 +27,8 @@ import numpy as np
 
 from contract.cards import CARDS, load_card
 from contract.files import write_json
-from contract.images.volume import Grid, Volume, write_volume
 from contract.records import BundleRecord, Member, RunKey, write_record
+from contract.volume import Grid, Volume, write_volume
 
 CARD = "cspca-picai"
 DATASET = "Dataset001_benchmark"

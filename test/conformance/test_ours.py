@@ -5,10 +5,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from lesion_model import make_model, write_tarball
 from places import PROJECT
 
 from conformance.__main__ import main
+from conformance.lesion_model import make_model, write_tarball
 
 # What does not apply: these need a server, a process per case, a tarball, or a truth by formula.
 EXEC = {"C1-health", "C3", "C4", "D2", "M2", "N2"}

@@ -12,12 +12,12 @@ import uuid
 from pathlib import Path
 
 import pytest
-from lesion_model import make_model
 from places import PROJECT
 
 from conformance.archives import folder_files
 from conformance.conditions import Place, workplace
 from conformance.engine import session
+from conformance.lesion_model import make_model
 from conformance.studies import FIRST, SECOND, make_study
 from conformance.submissions import job, made_truth, truth_files
 from contract.cards import load_card

@@ -13,8 +13,8 @@ import pytest
 from places import PROJECT
 from safety.world import CARD
 
-from contract.images.volume import is_image
 from contract.images.whole_image import require_whole
+from contract.volume import is_image
 
 MOUNT = 'mount -t tmpfs -o size="$1" none "$2"'
 COHORT = ("--card", CARD, "--cases", "2", "--positive-fraction", "0.5", "--seed", "1")

@@ -15,8 +15,8 @@ import evaluation.__main__
 import phantom.__main__
 import training.__main__
 from contract.files import sha256_file
-from contract.images.volume import Volume, read_volume, write_volume
 from contract.records import RunRecord, read_record, write_record
+from contract.volume import Volume, read_volume, write_volume
 from training.nndetection.model import NEEDED, UpstreamRecord
 
 MAINS = {

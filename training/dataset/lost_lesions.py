@@ -14,7 +14,7 @@ import numpy as np
 from scipy import ndimage
 
 from contract.cards import Card
-from contract.images.volume import Box, Grid, Volume, resample
+from contract.volume import Box, Grid, Volume, resample
 from network.plans import CONFIGURATION
 from network.preprocessing import Preprocessed
 

@@ -20,7 +20,7 @@ from nnunetv2.training.dataloading.nnunet_dataset import comp_blosc2_params, nnU
 
 from contract.cards import Card
 from contract.files import read_json, write_json
-from contract.images.volume import Float32Array, LabelArray
+from contract.volume import Float32Array, LabelArray
 from network.plans import CONFIGURATION
 from network.preprocessing import Preprocessed, preprocess
 from training.dataset.nnunet_folders import nnunet_folders

@@ -21,7 +21,7 @@ from contract.archive import Study
 from contract.cards import Card
 from contract.errors import OncoduetError
 from contract.files import atomic_file, write_json
-from contract.images.volume import Volume, write_volume
+from contract.volume import Volume, write_volume
 from network.study import StudyImage, classes_on, read_scan, read_truth, stack
 from training.dataset.lesion_instances import number_lesions
 from training.dataset.prepared import Fold

@@ -18,7 +18,6 @@ from contract.archive import Study, archive_licence, find_studies
 from contract.cards import Card, load_card
 from contract.errors import OncoduetError
 from contract.files import sha256_file, sha256_json, writable, write_json, write_text
-from contract.images.volume import Volume, write_volume
 from contract.locks import try_lock
 from contract.outputs import Output, require_apart, require_free, require_scratch, scratch, subfolder
 from contract.records import (
@@ -32,11 +31,12 @@ from contract.records import (
     write_record,
 )
 from contract.sockets import job_listing
+from contract.volume import Volume, write_volume
 from network.detection.clustering import ScoredBoxes
 from network.detection.painting import case_likelihood, detection_map
 from network.study import StudyImage, along_card, as_in_file, boxes_to_reference
 from training.nndetection import PARENT
-from training.nndetection.boxes_pickle import read_boxes
+from training.nndetection.boxes_file import read_boxes
 from training.nndetection.commands import PREDICTION, Programs, find_programs
 from training.nndetection.dataset_layout import MODEL, Layout, write_dataset, write_study_to_predict
 from training.nndetection.model import NEEDED, model_files
@@ -61,7 +61,7 @@ def predict(folder: RunFolder, *, archive: Path, output: Path) -> int:
     OncoduetError
         The run is not finished, or not as it was recorded; the archive is empty or a study of it is
         wrong; the output belongs to something else; the program is missing or fails; boxes are missing, stale, of other
-        studies, or wrong (:func:`training.nndetection.boxes_pickle.read_boxes`). No prediction was written then.
+        studies, or wrong (:func:`training.nndetection.boxes_file.read_boxes`). No prediction was written then.
     """
     record = _finished(folder)
     card = load_card(folder.card)

@@ -13,8 +13,8 @@ from places import TINY_PLANS
 
 from contract.cards import CARDS, load_card
 from contract.files import write_json
-from contract.images.volume import Float32Array, Grid, Volume, write_volume
 from contract.records import BundleRecord, Member, RunKey, write_record
+from contract.volume import Float32Array, Grid, Volume, write_volume
 from network.architecture import build_network
 from network.detection.anchors import AnchorPlan
 from network.detection.retina_unet import build_retina_unet

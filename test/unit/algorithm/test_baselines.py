@@ -7,7 +7,7 @@ import pytest
 from algorithm.baselines import baseline_probability
 from contract.archive import Study
 from contract.cards import Baseline, load_card
-from contract.images.volume import Volume, read_grid, read_volume, write_volume
+from contract.volume import Volume, read_grid, read_volume, write_volume
 
 
 @pytest.fixture

@@ -24,9 +24,9 @@ from algorithm.batch import _blamed_on, _load, _StudyError, predict_batch
 from algorithm.prediction.predictor import StudyPrediction
 from contract.archive import Study
 from contract.cards import load_card
-from contract.images.volume import Volume, read_grid, read_volume, write_volume
 from contract.records import BatchRecord, FailuresRecord, Source, StudyRecord, read_record, write_record
 from contract.sockets import read_jobs
+from contract.volume import Volume, read_grid, read_volume, write_volume
 
 Maker = Callable[..., Path]
 CARD = load_card("cspca-picai")

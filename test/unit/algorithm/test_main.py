@@ -14,9 +14,9 @@ from places import PROJECT
 
 from algorithm.__main__ import main
 from contract.cards import CARDS, load_card
-from contract.images.volume import Grid, Volume, image_stem, read_grid, read_volume, write_volume
 from contract.records import Source, read_record
 from contract.sockets import read_jobs
+from contract.volume import Grid, Volume, image_stem, read_grid, read_volume, write_volume
 
 Maker = Callable[..., Path]
 CARD = load_card("cspca-picai")

@@ -11,7 +11,7 @@ import pytest
 
 from algorithm.__main__ import main as algorithm
 from contract.cards import load_card
-from contract.images.volume import read_volume, write_volume
+from contract.volume import read_volume, write_volume
 from evaluation.__main__ import main as evaluation
 from phantom.__main__ import main as phantom
 from training.__main__ import main as training

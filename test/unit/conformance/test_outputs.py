@@ -26,7 +26,7 @@ from conformance.outputs import (
 )
 from conformance.studies import FIRST, image_bytes
 from contract.cards import load_card
-from contract.images.volume import Grid
+from contract.volume import Grid
 
 CARD = load_card("cspca-picai")
 GRID = FIRST.grid()

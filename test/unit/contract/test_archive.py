@@ -17,7 +17,7 @@ from places import PROJECT
 from contract.archive import Study, archive_licence, archive_patients, check_geometry, find_studies, list_studies
 from contract.cards import Card, Geometry
 from contract.errors import OncoduetError
-from contract.images.volume import Grid, Volume, write_volume
+from contract.volume import Grid, Volume, write_volume
 
 WriteArchive = Callable[..., Path]
 

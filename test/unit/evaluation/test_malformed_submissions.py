@@ -25,7 +25,7 @@ import SimpleITK as sitk
 from places import PROJECT
 
 from contract.errors import OncoduetError
-from contract.images.volume import Grid, Volume, to_image
+from contract.volume import Grid, Volume, to_image
 from evaluation.__main__ import main
 from evaluation.score import score
 

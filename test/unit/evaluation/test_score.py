@@ -13,8 +13,8 @@ from places import PROJECT
 from report_guided_annotation import extract_lesion_candidates
 
 from contract.errors import OncoduetError
-from contract.images.volume import from_image, write_volume
 from contract.records import MetricsRecord, Source, read_record, write_record
+from contract.volume import from_image, write_volume
 from evaluation.__main__ import main
 from evaluation.inputs import truth_index
 from evaluation.matching.cases import MatchingRule

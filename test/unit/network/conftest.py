@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from places import TINY_PLANS
 
-from contract.images.volume import Grid
+from contract.volume import Grid
 
 Json = dict[str, Any]
 

@@ -8,7 +8,7 @@ import SimpleITK as sitk
 
 from contract.cards import Card, load_card
 from contract.errors import OncoduetError
-from contract.images.volume import Grid, Volume, axes_to_lps, read_volume, write_volume
+from contract.volume import Grid, Volume, axes_to_lps, read_volume, write_volume
 from network.study import (
     network_spacing_mm_zyx,
     read_scan,

@@ -7,7 +7,7 @@ import pytest
 
 from contract.cards import Card, KeepNear, Localisation, load_card
 from contract.errors import OncoduetError
-from contract.images.volume import Grid, Volume
+from contract.volume import Grid, Volume
 from network.localisation import keep_near, predicted_region, region_around, true_region
 from network.study import part
 

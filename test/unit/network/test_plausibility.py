@@ -11,7 +11,7 @@ import pytest
 
 from contract.cards import load_card
 from contract.errors import OncoduetError
-from contract.images.volume import Grid, Volume, read_volume
+from contract.volume import Grid, Volume, read_volume
 from network.plausibility import require_plausible, warn_of_exchanged
 
 Change = Callable[[np.ndarray], np.ndarray]

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from contract.cards import Card, load_card
-from contract.images.volume import Grid, Volume, write_volume
+from contract.volume import Grid, Volume, write_volume
 from network.preprocessing import preprocess, region_on_network_grid, to_study_grid
 from network.study import kept_box, read_study, to_reference
 

@@ -6,7 +6,7 @@ import pytest
 
 from contract.cards import Card, load_card
 from contract.errors import OncoduetError
-from contract.images.volume import Grid, Volume, write_volume
+from contract.volume import Grid, Volume, write_volume
 from network.study import (
     StudyImage,
     network_spacing_mm_zyx,

@@ -7,7 +7,7 @@ import pytest
 
 from contract.cards import load_card
 from contract.errors import OncoduetError
-from contract.images.volume import Grid, Volume
+from contract.volume import Grid, Volume
 from phantom.__main__ import main
 from phantom.contact_sheet import _upright, draw_sheet
 

@@ -9,7 +9,7 @@ import pytest
 from scipy import ndimage
 
 from contract.cards import load_card
-from contract.images.volume import resample
+from contract.volume import resample
 from phantom.abdomen import draw_anatomy, draw_lesions, label_organs, see
 from phantom.archive import draw_studies
 from phantom.cohort import CasePlan

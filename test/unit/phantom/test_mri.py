@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from contract.images.volume import Volume, resample
+from contract.volume import Volume, resample
 from phantom import mri
 from phantom.archive import draw_studies
 from phantom.cohort import CasePlan

@@ -40,6 +40,7 @@ WRONG = {
     "training": ("phantom", "algorithm"),
     "evaluation": ("algorithm", "network", "torch"),
     "phantom": ("network", "torch"),
+    "conformance": ("network", "torch", "evaluation"),
 }
 
 

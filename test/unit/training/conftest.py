@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from contract.files import read_json, write_json
-from contract.images.volume import Grid, Volume, write_volume
+from contract.volume import Grid, Volume, write_volume
 from training.__main__ import main
 from training.dataset.prepared import parts
 

@@ -14,8 +14,8 @@ from pydantic import PositiveFloat
 from algorithm.__main__ import main as algorithm
 from contract.errors import OncoduetError
 from contract.files import read_json
-from contract.images.volume import read_grid, read_volume
 from contract.records import BundleRecord, Epoch, RunRecord, read_record
+from contract.volume import read_grid, read_volume
 from network.architecture import build_network
 from network.preprocessing import patch_size_zyx
 from network.weights import load_weights

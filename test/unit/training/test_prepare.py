@@ -17,7 +17,7 @@ from contract.archive import find_studies
 from contract.cards import load_card
 from contract.errors import OncoduetError
 from contract.files import read_json, sha256_file, write_json
-from contract.images.volume import Grid, Volume, read_volume, write_volume
+from contract.volume import Grid, Volume, read_volume, write_volume
 from network.study import read_study, read_study_label
 from training.__main__ import main
 from training.dataloading.resident_studies import read_label

@@ -14,8 +14,8 @@ from places import PROJECT
 from contract.cards import load_card
 from contract.errors import OncoduetError
 from contract.files import read_json
-from contract.images.volume import Grid, Volume, write_volume
 from contract.records import BundleRecord, read_record
+from contract.volume import Grid, Volume, write_volume
 from network.detection.anchors import AnchorPlan
 from training.campaign import load_campaign
 from training.dataset.prepared import load_prepared

@@ -10,7 +10,7 @@ from report_guided_annotation import extract_lesion_candidates
 from scipy import ndimage
 
 from algorithm.outputs.candidates import Candidate, Rule, detection_map, extract_candidates
-from contract.images.volume import read_volume
+from contract.volume import read_volume
 
 RULES: list[Rule] = ["dynamic", "dynamic-fast", "dynamic-v2", 0.1, 0.5]
 

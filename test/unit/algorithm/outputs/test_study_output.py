@@ -3,7 +3,7 @@ import pytest
 
 from algorithm.outputs.study_output import StudyOutput, detect
 from contract.cards import load_card
-from contract.images.volume import Grid, Volume
+from contract.volume import Grid, Volume
 
 GRID = Grid((20, 22, 9), (0.9, 0.8, 3.1), (1.0, -2.5, 7.0), (1.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0, 1.0))
 

@@ -15,8 +15,8 @@ from algorithm.prediction.predictor import load_predictor
 from contract.cards import load_card
 from contract.errors import OncoduetError
 from contract.files import read_json, sha256_file, write_json
-from contract.images.volume import Grid, Volume, along_axes, axes_to_lps, read_grid, read_volume
 from contract.records import BatchRecord, read_record, write_record
+from contract.volume import Grid, Volume, along_axes, axes_to_lps, read_grid, read_volume
 from network.detection.clustering import BoxPostprocessing, ScoredBoxes
 from network.detection.painting import case_likelihood, detection_map
 from network.preprocessing import to_study_grid

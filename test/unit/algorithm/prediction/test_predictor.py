@@ -13,7 +13,7 @@ from algorithm.prediction.bundle import read_bundle
 from algorithm.prediction.predictor import StudyPrediction, load_predictor
 from algorithm.single import predict_single
 from contract.errors import OncoduetError
-from contract.images.volume import Grid, Volume, read_grid, write_volume
+from contract.volume import Grid, Volume, read_grid, write_volume
 from network.memory_plan import MemoryPlan, host_bytes
 from network.study import predicted_region
 

@@ -15,8 +15,8 @@ from algorithm.prediction.bundle import read_bundle
 from algorithm.prediction.predictor import Predictor, load_predictor
 from contract.cards import CARDS, Card, load_card
 from contract.files import write_json
-from contract.images.volume import Grid, Volume, read_volume, write_volume
 from contract.records import BundleRecord, Member, RunKey, StageRecord, write_record
+from contract.volume import Grid, Volume, read_volume, write_volume
 from network.architecture import build_network
 from network.weights import save_weights, tensors_sha256
 

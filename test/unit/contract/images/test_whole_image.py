@@ -14,8 +14,8 @@ import pytest
 import SimpleITK as sitk
 
 from contract.errors import OncoduetError
-from contract.images.volume import Grid, Volume, read_grid, read_label, read_volume, to_image
 from contract.images.whole_image import read_header, read_voxels, require_whole
+from contract.volume import Grid, Volume, read_grid, read_label, read_volume, to_image
 
 HEADER = {
     "ObjectType": "Image",
@@ -510,7 +510,7 @@ def test_what_itk_has_to_say_goes_to_the_log(tmp_path: Path, caplog: pytest.LogC
     (tmp_path / "a.nii").write_bytes(bytes(header) + bytes(240))
     with pytest.raises(RuntimeError, match="orthonormal"):
         sitk.ReadImage(str(tmp_path / "a.nii"))
-    assert {record.name for record in caplog.records} == {"contract.images.volume"}
+    assert {record.name for record in caplog.records} == {"contract.volume"}
     assert "unexpected scales in sform" in caplog.text
 
 

@@ -8,8 +8,8 @@ from picai_eval import evaluate_folder
 
 from contract.cards import CARDS, load_card
 from contract.errors import OncoduetError
-from contract.images.volume import Volume, to_image
 from contract.sockets import Entry, Job
+from contract.volume import Volume, to_image
 from evaluation.inputs.predictions import card_of_outputs, case_of_job, find_prediction_sets, predictions_of_jobs
 from evaluation.inputs.truth import find_truth
 

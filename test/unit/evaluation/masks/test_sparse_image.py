@@ -12,7 +12,7 @@ import pytest
 import SimpleITK as sitk
 
 from contract.errors import OncoduetError
-from contract.images.volume import Grid, Volume, read_grid, read_label, read_volume, to_image, write_volume
+from contract.volume import Grid, Volume, read_grid, read_label, read_volume, to_image, write_volume
 from evaluation.masks import sparse_image
 from evaluation.masks.sparse_image import Foreground, open_image, read_confidences, read_label_map, read_labels
 

@@ -6,7 +6,7 @@ from picai_eval import evaluate_folder
 from picai_eval.eval import evaluate_case
 
 from contract.errors import OncoduetError
-from contract.images.volume import Grid
+from contract.volume import Grid
 from evaluation.matching.cases import (
     MatchingRule,
     Prediction,

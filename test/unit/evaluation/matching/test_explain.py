@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from contract.errors import OncoduetError
-from contract.images.volume import read_grid
+from contract.volume import read_grid
 from evaluation.__main__ import main
 from evaluation.masks.components import find_components
 from evaluation.matching.cases import Case, MatchingRule

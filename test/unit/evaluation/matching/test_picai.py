@@ -8,7 +8,7 @@ import pytest
 from picai_eval import evaluate as oracle
 from picai_eval.metrics import Metrics as OracleMetrics
 
-from contract.images.volume import read_label, read_volume
+from contract.volume import read_label, read_volume
 from evaluation.masks.components import find_components
 from evaluation.matching import picai
 from evaluation.matching.cases import Case, Finding, MatchingRule, ScoredCase

@@ -16,7 +16,7 @@ from picai_eval.metrics import Metrics as OracleMetrics
 
 from contract.cards import CARDS, load_card
 from contract.errors import OncoduetError
-from contract.images.volume import Volume, to_image
+from contract.volume import Volume, to_image
 from evaluation.__main__ import main
 from evaluation.masks.components import find_components
 from evaluation.matching import picai, strict

@@ -11,7 +11,7 @@ from matplotlib.image import imread
 
 from contract.errors import OncoduetError
 from contract.files import write_json
-from contract.images.volume import Grid
+from contract.volume import Grid
 from evaluation.__main__ import main
 from evaluation.metrics.scored_runs import read_scored_runs
 from evaluation.report.missed_lesions import draw_misses, find_misses

@@ -38,7 +38,7 @@ from network.preprocessing import patch_size_zyx, preprocess, to_study_grid
 from training.campaign.slurm_executor import _outcome
 from training.dataloading.resident_studies import ResidentStudies
 from training.dataset.prepared import case_files, load_prepared
-from training.nndetection.boxes_pickle import read_boxes
+from training.nndetection.boxes_file import read_boxes
 from training.run_folder.checkpoints import Checkpoint, Checkpoints
 from training.trainers.nnunet import FocusedCases
 

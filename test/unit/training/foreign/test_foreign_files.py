@@ -16,10 +16,10 @@ from contextlib import suppress
 
 import pytest
 import torch
-from lesion_model import make_model
 from places import PROJECT
 from unit.training.foreign.attempts import KINDS, MODULE, SECONDS, calls, seal
 
+from conformance.lesion_model import make_model
 from contract.records import BundleRecord, Member, read_record, write_record
 from network.detection.anchors import AnchorPlan
 from network.detection.retina_unet import build_retina_unet

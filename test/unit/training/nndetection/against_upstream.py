@@ -22,10 +22,10 @@ from unit.training.conftest import _write_archive
 
 from contract.archive import find_studies
 from contract.cards import load_card
-from contract.images.volume import read_label
+from contract.volume import read_label
 from training.dataset.lesion_instances import lesion_boxes, number_lesions
 from training.dataset.prepared import Fold
-from training.nndetection.boxes_pickle import read_boxes
+from training.nndetection.boxes_file import read_boxes
 from training.nndetection.dataset_layout import (
     Layout,
     write_dataset,

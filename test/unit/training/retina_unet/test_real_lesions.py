@@ -5,7 +5,7 @@ import pytest
 import torch
 from scipy import ndimage
 
-from contract.images.volume import read_volume
+from contract.volume import read_volume
 from network.detection.clustering import ScoredBoxes
 from network.detection.painting import detection_map
 from training.dataset.lesion_instances import lesion_boxes, number_lesions

@@ -11,7 +11,7 @@ from unit.training.nndetection.fake_nndet.fake import save_pickle
 from contract.errors import OncoduetError
 from network.detection.clustering import ScoredBoxes
 from network.detection.painting import MINIMUM_VOXELS, detection_map
-from training.nndetection.boxes_pickle import read_boxes
+from training.nndetection.boxes_file import read_boxes
 
 SHAPE = (9, 20, 30)
 NUMPY_1_AND_2 = [save_pickle, lambda value, path: path.write_bytes(pickle.dumps(value, protocol=4))]

@@ -1,10 +1,10 @@
 """The model by hand finds what the suite plants, where it was planted; so L1 may ask it of an image."""
 
 import pytest
-from lesion_model import main, make_model
 
 from algorithm.single import predict_single
 from conformance.archives import folder_files, tarball_files
+from conformance.lesion_model import main, make_model
 from conformance.outputs import read_map, require_detection_map, require_lesion_found, require_likelihood
 from conformance.studies import FIRST, SECOND, make_study
 from contract.cards import load_card

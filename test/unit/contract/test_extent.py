@@ -9,9 +9,9 @@ from places import DATA, PROJECT
 from contract.archive import read_grids
 from contract.cards import Card, card_names, load_card
 from contract.errors import OncoduetError
-from contract.images.extent import require_plausible_extent
-from contract.images.volume import Grid, is_image, read_grid
+from contract.extent import require_plausible_extent
 from contract.schema import parse_toml
+from contract.volume import Grid, is_image, read_grid
 
 AXES = (1.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0, 1.0)
 STUDIES = {

@@ -8,7 +8,7 @@ import pytest
 import SimpleITK as sitk
 
 from contract.errors import OncoduetError
-from contract.images.volume import (
+from contract.volume import (
     Grid,
     Volume,
     fields_of_view_meet,

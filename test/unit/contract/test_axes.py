@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 
-from contract.images.volume import (
+from contract.volume import (
     NATIVE,
     Grid,
     Volume,

@@ -6,7 +6,7 @@ the card's baselines take the maximum of: six deviations above its mean, which n
 is as dense as a lesion for some voxels around, which the border of the body is not; and the organ that the card
 locates first is the body. To the algorithm it is a bundle like any other; in patients it finds nothing.
 
-``python -m lesion_model MODEL.tar.gz [CARD]`` writes it.
+``python -m conformance.lesion_model MODEL.tar.gz [CARD]`` writes it.
 """
 
 import hashlib
