@@ -31,6 +31,9 @@ _DAMAGED = (RuntimeError, ValueError, TypeError, LookupError, ArithmeticError, S
 def open_array(path: Path, kinds: tuple[np.dtype[Any], ...], **how: Any) -> Any:
     """Open a preprocessed image or label, of which no voxel is read yet.
 
+    Blosc reads it with one thread: all its arrays share the others, and a process that is forked while one of them lives
+    waits forever for theirs.
+
     Parameters
     ----------
     kinds
@@ -51,7 +54,7 @@ def open_array(path: Path, kinds: tuple[np.dtype[Any], ...], **how: Any) -> Any:
         found = path.lstat()
         if not path.is_file():
             raise OncoduetError(f"{path}: expected a preprocessed study, found {kind_of(found)}")
-        array = blosc2.open(str(path), mode="r", deserialize="safe", **how)
+        array = blosc2.open(str(path), mode="r", deserialize="safe", dparams={"nthreads": 1}, **how)
         if type(array) is not blosc2.NDArray:
             raise OncoduetError(f"{path}: expected an array of voxels, found {type(array).__name__}")
         codec, filters = array.cparams.codec, array.cparams.filters

@@ -464,8 +464,7 @@ class FocusedCases(nnUNetDatasetBlosc2):  # type: ignore[misc]
     def load_case(self, identifier: str) -> Any:
         """Image, label, none (no cascade) and what nnU-Net's loader asks of the properties of one study."""
         image, label, properties = case_files(Path(self.source_folder).parent, identifier)
-        how = {"dparams": {"nthreads": 1}, "mmap_mode": "r"}
-        opened = open_array(image, IMAGE, **how), open_array(label, LABEL, **how)
+        opened = open_array(image, IMAGE, mmap_mode="r"), open_array(label, LABEL, mmap_mode="r")
         voxels = class_voxels(properties, opened[1].shape)
         if self.focus is not None and len(voxels.get(self.focus, ())):
             voxels = {self.focus: voxels[self.focus]}

@@ -2,10 +2,13 @@
 
 import os
 import pickle
+import subprocess
+import sys
 
 import blosc2
 import numpy as np
 import pytest
+from places import PROJECT
 
 from contract.errors import OncoduetError
 from training.dataset.preprocessed import IMAGE, LABEL, class_voxels, open_array, read_voxels, require_study
@@ -29,6 +32,25 @@ def test_an_array_of_voxels_is_read_as_it_was_written(tmp_path):
     write(tmp_path / "a.b2nd", voxels)
     assert open_array(tmp_path / "a.b2nd", IMAGE).shape == SHAPE
     np.testing.assert_array_equal(read_voxels(tmp_path / "a.b2nd", IMAGE), voxels)
+
+
+def test_a_forked_process_reads_while_its_parent_holds_an_array(tmp_path):
+    write(tmp_path / "a.b2nd", np.zeros((1, 8, 64, 64), np.float32), chunks=(1, 8, 64, 64), blocks=(1, 1, 64, 64))
+    program = """
+import os, signal, sys
+from pathlib import Path
+from training.dataset.preprocessed import IMAGE, open_array, read_voxels
+path = Path(sys.argv[1])
+held = open_array(path, IMAGE)
+held[:]
+if os.fork() == 0:
+    signal.alarm(30)
+    read_voxels(path, IMAGE)
+    os._exit(0)
+sys.exit(os.waitstatus_to_exitcode(os.wait()[1]))
+"""
+    command = [sys.executable, "-c", program, str(tmp_path / "a.b2nd")]
+    assert subprocess.run(command, cwd=PROJECT, timeout=120, check=False).returncode == 0
 
 
 @pytest.mark.timeout(60)
