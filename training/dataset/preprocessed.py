@@ -31,8 +31,8 @@ _DAMAGED = (RuntimeError, ValueError, TypeError, LookupError, ArithmeticError, S
 def open_array(path: Path, kinds: tuple[np.dtype[Any], ...], **how: Any) -> Any:
     """Open a preprocessed image or label, of which no voxel is read yet.
 
-    Blosc reads it with one thread: all its arrays share the others, and a process that is forked while one of them lives
-    waits forever for theirs.
+    Blosc reads it with one thread: all its arrays share the others, and a process that is forked while one of them
+    lives waits forever for theirs.
 
     Parameters
     ----------
