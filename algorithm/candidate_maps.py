@@ -13,7 +13,8 @@ from algorithm.outputs.progress import Track
 from contract.archive_files import seeming_stem
 from contract.cards import Card
 from contract.errors import OncoduetError, some
-from contract.files import sha256_file, sha256_json, write_json
+from contract.files import inside, sha256_file, sha256_json, write_json
+from contract.images.whole_image import read_header
 from contract.names import require_case_id
 from contract.outputs import Output, require_apart
 from contract.probability import UNDERSHOOT, as_probabilities
@@ -38,8 +39,8 @@ def detect_in_maps(*, probability: Path, output: Path, rule: Rule | None, card: 
     Raises
     ------
     OncoduetError
-        There is no map, two maps of one case, one that is unreadable, or one whose values are no probabilities; the
-        output is the input, or holds files of other origin or of other cases. Nothing was written.
+        There is no map, two maps of one case, one that is unreadable, or one whose values are labels or otherwise no
+        probabilities; the output is the input, or holds files of other origin or of other cases. Nothing was written.
     """
     require_apart(output, probability=probability)
     if rule is None:
@@ -61,6 +62,11 @@ def detect_in_maps(*, probability: Path, output: Path, rule: Rule | None, card: 
         for path in track(paths):
             volume = read_volume(path)
             array = as_probabilities(np.asarray(volume.array, np.float32), source=path, below=UNDERSHOOT)
+            header = read_header(path)
+            if np.issubdtype(header.type, np.integer) and not header.is_scaled:
+                raise OncoduetError(
+                    f"{path}: expected probabilities between 0 and 1, found whole numbers, as of labels"
+                )
             extraction = extract_candidates(array, rule=rule, voxel_volume_ml=volume.grid.voxel_volume_ml, **limits)
             painted = detection_map(extraction)
             likelihood = case_likelihood(card, painted, array) if card else float(painted.max())
@@ -75,7 +81,11 @@ def detect_in_maps(*, probability: Path, output: Path, rule: Rule | None, card: 
 def _find_maps(folder: Path) -> Sequence[Path]:
     paths = sorted(path for path in folder.iterdir() if is_image(path)) if folder.is_dir() else []
     stems = {image_stem(path) for path in paths}
-    others = [path.name for path in sorted(folder.glob("*")) if seeming_stem(path.name) not in {None, *stems}]
+    others = [
+        path.name
+        for path in (inside(folder) if folder.is_dir() else ())
+        if seeming_stem(path.name) not in {None, *stems}
+    ]
     if others:
         raise OncoduetError(f"{folder}: expected probability maps CASE.mha or CASE.nii.gz, found {some(others)}")
     if not paths:

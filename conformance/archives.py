@@ -25,6 +25,7 @@ from conformance.engine import Engine, Kept
 from conformance.outputs import Broken
 from contract.checksums import SUMS, parse_sums
 from contract.errors import OncoduetError, one_line
+from contract.files import below
 from contract.tarballs import members
 from contract.upload import check_image
 
@@ -153,9 +154,7 @@ def require_sums(files: Files) -> None:
 
 def folder_files(folder: Path) -> Files:
     """The files of a folder that was unpacked already."""
-    return {
-        path.relative_to(folder).as_posix(): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()
-    }
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in sorted(below(folder)) if path.is_file()}
 
 
 def _read_members(stream: IO[bytes]) -> Saved:

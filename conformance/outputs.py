@@ -17,7 +17,7 @@ import SimpleITK as sitk
 from conformance.studies import LESION_RADIUS_MM, Point
 from contract.cards import Card
 from contract.errors import OncoduetError
-from contract.files import read_json
+from contract.files import below, read_json
 from contract.images.whole_image import require_whole
 from contract.volume import Grid, from_image, same_grid
 
@@ -48,7 +48,7 @@ class Map:
 
 def written_files(output: Path) -> list[str]:
     """Everything below an output folder, by its path there."""
-    return sorted(path.relative_to(output).as_posix() for path in output.rglob("*") if path.is_file())
+    return sorted(path.relative_to(output).as_posix() for path in below(output) if path.is_file())
 
 
 def require_declared(output: Path, card: Card) -> str:
@@ -76,7 +76,7 @@ def require_nothing_else(output: Path, card: Card) -> str:
 def map_file(output: Path, card: Card) -> Path:
     """The one image of the detection map's socket, whole and with an ending that the platform imports."""
     folder = output / card.detection_map.relative_path
-    files = [path for path in sorted(folder.rglob("*")) if path.is_file()] if folder.is_dir() else []
+    files = [path for path in sorted(below(folder)) if path.is_file()] if folder.is_dir() else []
     images = [path for path in files if path.suffix.lower() in (".mha", ".tif", ".tiff")]
     if len(images) != 1 or len(files) != 1:
         raise Broken(f"{len(images)} importable images among {_some([path.name for path in files])}")

@@ -14,7 +14,7 @@ from typing import Any
 
 from contract.cards import Card, Socket, load_card
 from contract.errors import OncoduetError
-from contract.files import read_json, sha256_file, write_text
+from contract.files import inside, read_json, sha256_file, write_text
 from contract.outputs import EXPORT, file_output
 from contract.process.command import Parser, run_command
 from contract.process.terminal import log_to_stdout
@@ -67,7 +67,7 @@ def write_sheet(folder: Path, card: Card, reports: Sequence[Path]) -> Path:
     OncoduetError
         The folder holds no archive, or a report is none; a sheet of other origin is there.
     """
-    files = sorted(folder.glob("*.tar.gz"))
+    files = inside(folder, "*.tar.gz") if folder.is_dir() else []
     if not files:
         raise OncoduetError(f"{folder}: expected archives to upload, found none")
     sections = [

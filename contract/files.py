@@ -5,6 +5,7 @@ JSON is strict in both directions: no NaN or infinity, no duplicate keys. Hashes
 
 import errno
 import fcntl
+import fnmatch
 import hashlib
 import io
 import json
@@ -123,6 +124,24 @@ def locked(folder: Path) -> Iterator[None]:
         yield
     finally:
         os.close(hold)
+
+
+def inside(folder: Path, pattern: str = "*") -> list[Path]:
+    """What lies in a folder by names of a pattern, in order. Raises ``OSError`` where it cannot be listed.
+
+    ``Path.glob`` and ``rglob`` take such a folder for an empty one; so they are for folders of ours alone.
+    """
+    return sorted(path for path in folder.iterdir() if fnmatch.fnmatchcase(path.name, pattern))
+
+
+def below(folder: Path) -> Iterator[Path]:
+    """All that lies in a folder and its folders, into which no link is followed. Raises as :func:`inside`."""
+    waiting = [folder]
+    while waiting:
+        for path in inside(waiting.pop()):
+            yield path
+            if path.is_dir() and not path.is_symlink():
+                waiting.append(path)
 
 
 def write_json(path: Path, value: Any) -> None:

@@ -1,11 +1,11 @@
 """``python -m evaluation plan``: check the options, ask :mod:`evaluation.planning.power`, write the record."""
 
 import argparse
-from pathlib import Path
 
 from pydantic import BaseModel
 
 from contract.errors import OncoduetError, UsageError
+from contract.files import sha256_json
 from contract.outputs import Output, require_apart
 from contract.records import write_record
 from evaluation.planning.power import (
@@ -18,6 +18,8 @@ from evaluation.planning.power import (
 )
 from evaluation.planning.simulation import SimulationSettings
 from evaluation.statistics.verdict import METRIC_NAMES
+
+_NO_PART_OF_THE_QUESTION = {"output", "workers", "command", "input", "truth"}
 
 
 def answer(options: argparse.Namespace) -> Table:
@@ -34,10 +36,10 @@ def answer(options: argparse.Namespace) -> Table:
     _require_use(options)
     if options.output is not None:
         require_apart(options.output, scores=options.scores, pilot=options.pilot)
-        _place(options.output, "sequential.json" if options.sequential else "plan.json").check()
+        _place(options, "sequential.json" if options.sequential else "plan.json").check()
     if options.sequential and not options.simulate:
         looked, table = plan_looks(options.scores, options.analysis)
-        _write(options.output, "sequential.json", looked)
+        _write(options, "sequential.json", looked)
         return table
     if options.sequential:
         return plan_looks_by_simulation(
@@ -86,7 +88,7 @@ def answer(options: argparse.Namespace) -> Table:
             workers=options.workers,
             pilot=pilot,
         )
-    _write(options.output, "plan.json", record)
+    _write(options, "plan.json", record)
     return table
 
 
@@ -131,11 +133,13 @@ def _check(options: argparse.Namespace) -> None:
         raise OncoduetError(f"--looks: expected rising numbers of runs, found {' '.join(map(str, options.looks))}")
 
 
-def _write(output: Path | None, name: str, record: BaseModel) -> None:
-    if output is not None:
-        with _place(output, name).staged() as stage:
+def _write(options: argparse.Namespace, name: str, record: BaseModel) -> None:
+    if options.output is not None:
+        with _place(options, name).staged() as stage:
             write_record(stage / name, record)
 
 
-def _place(output: Path, name: str) -> Output:
-    return Output(output, f"evaluation plan {name}", [name])
+def _place(options: argparse.Namespace, name: str) -> Output:
+    """Where the answer goes, which takes the place of one to the same question alone."""
+    asked = {key: str(value) for key, value in vars(options).items() if key not in _NO_PART_OF_THE_QUESTION}
+    return Output(options.output, f"evaluation plan {name}", [name], identity={"question": sha256_json(asked)[:12]})

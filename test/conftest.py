@@ -6,6 +6,7 @@ any skip. Tests that need a GPU, a Slurm or Chromium are deselected where there 
 ``ONCODUET_BROWSER=required`` keep theirs, which then fail.
 """
 
+import errno
 import os
 import shutil
 import signal
@@ -98,3 +99,22 @@ def real_data(request: pytest.FixtureRequest) -> Path:
             pytest.fail(f"no real data in {folder} (ONCODUET_DATA)")
         pytest.skip(f"no real data in {folder} (ONCODUET_DATA)")
     return folder
+
+
+@pytest.fixture
+def unlistable(monkeypatch):
+    """Make a folder one that may not be listed, also where root runs the tests."""
+
+    def refuse(folder: Path) -> None:
+        def guarded(ask):
+            def listing(path="."):
+                if Path(path) == folder:
+                    raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+                return ask(path)
+
+            return listing
+
+        for name in ("listdir", "scandir"):
+            monkeypatch.setattr(os, name, guarded(getattr(os, name)))
+
+    return refuse

@@ -21,7 +21,7 @@ from pathlib import Path
 from contract.cards import load_card
 from contract.checksums import SUMS, format_sums
 from contract.errors import OncoduetError
-from contract.files import atomic_file, read_json, sha256_file, sha256_json
+from contract.files import atomic_file, inside, read_json, sha256_file, sha256_json
 from contract.outputs import require_apart, require_folder, require_unowned
 from contract.records import BundleRecord, Member, RunRecord, Stage, StageRecord
 from contract.schema import parse
@@ -196,11 +196,12 @@ def find_runs(folders: Sequence[Path]) -> list[RunFolder]:
     """
     found: list[RunFolder] = []
     for folder in folders:
-        candidates = [RunFolder(path) for path in (folder, *sorted(folder.glob("*/")))]
-        inside = [run for run in candidates if run.record.is_file()]
-        if not inside:
+        subfolders = [path for path in inside(folder) if path.is_dir()] if folder.is_dir() else []
+        candidates = [RunFolder(path) for path in (folder, *subfolders)]
+        held = [run for run in candidates if run.record.is_file()]
+        if not held:
             raise OncoduetError(f"{folder}: expected a run folder or a folder of them, found no run.json")
-        found += [run for run in inside if run not in found]
+        found += [run for run in held if run not in found]
     return found
 
 

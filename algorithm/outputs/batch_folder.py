@@ -28,7 +28,7 @@ from algorithm.outputs.study_output import (
 from contract.archive import Study
 from contract.cards import Card
 from contract.errors import OncoduetError
-from contract.files import held_folder, sha256_file, sweep, sync, writable
+from contract.files import below, held_folder, inside, sha256_file, sweep, sync, writable
 from contract.locks import try_lock
 from contract.outputs import Output, file_output, require_folder, require_free, require_unowned, subfolder
 from contract.records import (
@@ -87,11 +87,10 @@ class BatchFolder:
             return
         self._require_same(record)
         known = set(case_ids)
-        for study in sorted(study for folder in self._folders() for study in folder.glob(f"*/{STUDY}")):
-            if study.parent.name not in known:
+        for case in (case for folder in self._folders() if folder.is_dir() for case in inside(folder)):
+            if case.name not in known and (case / STUDY).is_file():
                 raise OncoduetError(
-                    f"{study.parent}: expected predictions of studies in {archive} alone, "
-                    f"found {study.parent.name}, which is not there"
+                    f"{case}: expected predictions of studies in {archive} alone, found {case.name}, which is not there"
                 )
 
     def require_replaceable(self, case_ids: Iterable[str]) -> None:
@@ -110,7 +109,11 @@ class BatchFolder:
 
     def _require_replaceable(self, case: Path) -> None:
         ours = set(self._study_files(case))
-        foreign = [path for path in case.rglob("*") if path.is_symlink() or not (path in ours or path.is_dir())]
+        foreign = [
+            path
+            for path in (below(case) if case.is_dir() else ())
+            if path.is_symlink() or not (path in ours or path.is_dir())
+        ]
         if foreign:
             raise OncoduetError(
                 f"{min(foreign)}: expected predictions alone in a study's folder that has to be made anew, "

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from contract.cards import Card, load_card
 from contract.checksums import SUMS, parse_sums
 from contract.errors import OncoduetError
-from contract.files import kind_of, read_text, sha256_file
+from contract.files import below, kind_of, read_text, sha256_file
 from contract.records import BundleRecord, Member, StageRecord, read_record
 
 if TYPE_CHECKING:
@@ -209,7 +209,7 @@ def _verify_sums(folder: Path) -> set[str]:
 def _files_below(folder: Path) -> set[str]:
     """Names of all files, of which none is a link, nor a pipe that would never end."""
     files = set()
-    for path in folder.rglob("*"):
+    for path in below(folder):
         found = path.lstat()
         if stat.S_ISDIR(found.st_mode):
             continue

@@ -20,8 +20,10 @@ import numpy.typing as npt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from contract.archive_files import ENDINGS
 from contract.cards import Card, card_names, load_card
 from contract.errors import OncoduetError, some
+from contract.files import inside
 from contract.volume import read_volume, require_same_grid
 from evaluation.inputs.predictions import PredictionSet, find_prediction_sets
 from evaluation.inputs.truth import TruthFolder, find_truth
@@ -157,7 +159,11 @@ def _scoring_card(run: ScoredRun, truth: TruthFolder, predictions: Sequence[Path
     sha256 = run.parents.get("scoring_card")
     if sha256 is None:
         return None
-    beside = [path for folder in predictions for path in (folder / "card.toml", *sorted(folder.glob("*/card.toml")))]
+    beside = [
+        path
+        for folder in predictions
+        for path in (folder / "card.toml", *(each / "card.toml" for each in inside(folder)))
+    ]
     known = [truth.card, *map(load_card, card_names()), *(load_card(path) for path in beside if path.is_file())]
     card = next((each for each in known if each is not None and each.sha256 == sha256), None)
     if card is None:
@@ -195,10 +201,11 @@ def _missed_by_lesion(case_id: str, runs: Sequence[PredictionSet], truth: TruthF
 
 
 def _image(archive: Path, case_id: str, channel: str, truth: LesionTruth) -> Image:
-    name = f"{case_id}_{channel}.mha"
-    path = next((path for folder in sorted(archive.iterdir()) if (path := folder / name).is_file()), None)
+    names = [f"{case_id}_{channel}{ending}" for ending in ENDINGS]
+    places = (folder / name for folder in inside(archive) for name in names)
+    path = next((path for path in places if path.is_file()), None)
     if path is None:
-        raise OncoduetError(f"{archive / '*' / name}: expected the image of a missed lesion, found none")
+        raise OncoduetError(f"{archive / '*' / names[0]}: expected the image of a missed lesion, found none")
     volume = read_volume(path)
     require_same_grid(volume.grid, truth.grid, found_name=str(path), expected_name=str(truth.path))
     return volume.array.astype(np.float32)

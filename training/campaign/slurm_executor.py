@@ -204,9 +204,8 @@ class _Dispatcher:
 
     def _close_finished(self, runs: Mapping[str, Progress]) -> None:
         """Close jobs whose runs are finished, whatever the queue says."""
-        for job in self.book.open:
-            if not _unfinished(job, runs):
-                self.book.close(job, "finished")
+        if done := [job for job in self.book.open if not _unfinished(job, runs)]:
+            self.book.close(done, "finished")
 
     def _settle(self, job: Job, queue: Mapping[str, Queued] | None, runs: Mapping[str, Progress]) -> None:
         """Close a job that has left the queue or, where that is silent, one that has left its result."""
@@ -223,7 +222,7 @@ class _Dispatcher:
         gone = "ended" if queue is None else "left the queue"
         reason = gone if found is None else found.state.lower().replace("_", " ")
         told = told or _outcome(self.book.folder, job.id)
-        self.book.close(job, reason)
+        self.book.close([job], reason)
         for name in unfinished:
             self._end(name, told, runs[name], reason, job.id)
 

@@ -100,9 +100,10 @@ class JobBook:
         """Strike out a batch that Slurm never took."""
         self._write([job for job in self.jobs if job.batch != batch])
 
-    def close(self, done: Job, reason: str) -> None:
-        """Wait for a job no longer."""
-        self._write([job.model_copy(update={"over": reason}) if job is done else job for job in self.jobs])
+    def close(self, done: Sequence[Job], reason: str) -> None:
+        """Wait for some jobs no longer."""
+        over = set(map(id, done))
+        self._write([job.model_copy(update={"over": reason}) if id(job) in over else job for job in self.jobs])
 
     def _write(self, jobs: list[Job]) -> None:
         self.jobs = jobs

@@ -17,7 +17,7 @@ from pydantic import Field
 
 from contract.cards import Card, load_card
 from contract.errors import OncoduetError, some
-from contract.files import sha256_file, sha256_json
+from contract.files import inside, sha256_file, sha256_json
 from contract.records import Record, Stage, read_record
 from contract.schema import Frozen, Name
 from network.plans import read_plans
@@ -207,7 +207,9 @@ def parts(folder: Path) -> dict[str, str]:
 def require_cases_alone(*folders: Path) -> None:
     """Raise ``OncoduetError`` if files lie among preprocessed studies by which nnU-Net would choose its reader."""
     for cases in [folder / "cases" for folder in folders]:
-        others = sorted(path.name for path in cases.glob("*") if path.suffix not in {".b2nd", ".pkl"})
+        others = sorted(
+            path.name for path in (inside(cases) if cases.is_dir() else ()) if path.suffix not in {".b2nd", ".pkl"}
+        )
         if others:
             raise OncoduetError(f"{cases}: expected preprocessed studies alone, found {others[0]!r}")
 

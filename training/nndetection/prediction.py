@@ -17,7 +17,7 @@ from pathlib import Path
 from contract.archive import Study, archive_licence, find_studies
 from contract.cards import Card, load_card
 from contract.errors import OncoduetError
-from contract.files import sha256_file, sha256_json, writable, write_json, write_text
+from contract.files import inside, sha256_file, sha256_json, writable, write_json, write_text
 from contract.locks import try_lock
 from contract.outputs import Output, require_apart, require_free, require_scratch, scratch, subfolder
 from contract.records import (
@@ -140,11 +140,10 @@ def _require_same_batch(output: Path, batch: BatchRecord, case_ids: Sequence[str
     path = output / "batch.json"
     if path.is_file() and read_record(path, BatchRecord).parents != batch.parents:
         raise OncoduetError(f"{path}: expected a folder that was begun with the same run, found another's predictions")
-    for study in sorted(output.glob("*/study.json")):
-        if study.parent.name not in case_ids:
+    for case in inside(output) if output.is_dir() else ():
+        if case.name not in case_ids and (case / "study.json").is_file():
             raise OncoduetError(
-                f"{study.parent}: expected predictions of studies in {archive} alone, "
-                f"found {study.parent.name}, which is not there"
+                f"{case}: expected predictions of studies in {archive} alone, found {case.name}, which is not there"
             )
 
 

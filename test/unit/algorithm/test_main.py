@@ -540,6 +540,15 @@ def test_what_rounding_left_above_one_counts_as_one(run: Command, maps: Path, tm
     assert read_volume(tmp_path / "o" / "a.mha").array.max() <= 1
 
 
+@pytest.mark.parametrize("dtype", [np.uint8, np.int16])
+def test_label_maps_are_no_probability_maps(run: Command, maps: Path, tmp_path: Path, dtype: type) -> None:
+    volume = read_volume(maps / "a.mha")
+    write_volume(maps / "a.mha", Volume((volume.array > 0.1).astype(dtype), volume.grid))
+    message = run.fails("candidates", "--probability", maps, "--output", tmp_path / "o")
+    assert "a.mha: expected probabilities between 0 and 1, found whole numbers, as of labels" in message
+    assert not (tmp_path / "o").exists()
+
+
 def test_a_folder_without_maps_is_refused(run: Command, tmp_path: Path) -> None:
     message = run.fails("candidates", "--probability", tmp_path / "none", "--output", tmp_path / "o")
     assert "expected probability maps CASE.mha or CASE.nii.gz, found none" in message

@@ -16,6 +16,8 @@ from places import PROJECT
 from contract.errors import OncoduetError
 from contract.files import (
     atomic_file,
+    below,
+    inside,
     read_json,
     sha256_file,
     sha256_json,
@@ -202,3 +204,21 @@ def test_the_hash_of_a_json_value_ignores_the_order_of_its_keys() -> None:
     assert sha256_json({"b": 1, "a": [2.5, None]}) == sha256_json({"a": [2.5, None], "b": 1})
     assert sha256_json({"a": 1, "b": 2}) == hashlib.sha256(b'{"a":1,"b":2}').hexdigest()
     assert sha256_json([1, 2]) != sha256_json([2, 1])
+
+
+def test_what_lies_below_a_folder_is_seen_but_not_through_links(tmp_path):
+    (tmp_path / "a" / "b").mkdir(parents=True)
+    (tmp_path / "a" / "b" / "c.txt").touch()
+    (tmp_path / "link").symlink_to(tmp_path / "a")
+    assert inside(tmp_path, "a*") == [tmp_path / "a"]
+    assert [path.relative_to(tmp_path).as_posix() for path in below(tmp_path)] == ["a", "link", "a/b", "a/b/c.txt"]
+
+
+def test_a_folder_that_cannot_be_listed_is_an_error_and_not_an_empty_one(tmp_path, unlistable):
+    (tmp_path / "a").mkdir()
+    unlistable(tmp_path / "a")
+    for look in (inside, below):
+        with pytest.raises(PermissionError, match="a"):
+            list(look(tmp_path / "a"))
+    with pytest.raises(PermissionError):
+        list(below(tmp_path))

@@ -161,3 +161,13 @@ def test_pilot_without_two_runs_of_a_configuration_or_with_one_kind_of_case_is_r
 def test_wrong_options_are_refused_in_one_line(words, status, message, capsys):
     assert main(["plan", *words]) == status
     assert capsys.readouterr().err == f"error: {message}\n"
+
+
+def test_an_answer_takes_the_place_of_one_to_the_same_question_alone(tmp_path, capsys):
+    words = ["plan", "--difference", "0.1", *QUICK, "--output", str(tmp_path)]
+    assert main(words) == 0
+    first = (tmp_path / "plan.json").read_bytes()
+    assert main([*words, "--workers", "2"]) == 0
+    assert main([*words, "--alpha", "0.01"]) == 3
+    assert capsys.readouterr().err.startswith(f"error: {tmp_path}: expected results of question ")
+    assert (tmp_path / "plan.json").read_bytes() == first

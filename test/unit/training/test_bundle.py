@@ -179,6 +179,11 @@ def test_a_folder_without_runs_is_refused(tmp_path, refused):
     assert "empty: expected a run folder or a folder of them, found no run.json" in refused(tmp_path / "empty")
 
 
+def test_a_folder_of_runs_that_cannot_be_listed_is_not_taken_for_an_empty_one(runs, refused, unlistable):
+    unlistable(runs)
+    assert f"{runs}: expected to be allowed to use it, found: Permission denied" in refused(runs)
+
+
 def test_an_output_that_is_no_tar_gz_is_refused(runs, tmp_path, outcome):
     code, message = outcome("bundle", "--runs", runs, "--output", tmp_path / "model.zip")
     assert code == 3

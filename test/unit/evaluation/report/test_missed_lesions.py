@@ -11,7 +11,7 @@ from matplotlib.image import imread
 
 from contract.errors import OncoduetError
 from contract.files import write_json
-from contract.volume import Grid
+from contract.volume import Grid, read_volume, write_volume
 from evaluation.__main__ import main
 from evaluation.metrics.scored_runs import read_scored_runs
 from evaluation.report.missed_lesions import draw_misses, find_misses
@@ -61,6 +61,16 @@ def test_lesions_that_most_runs_missed_come_first(campaign):
         ("p2_1", 1, 2, 4),
         ("p1_1", 1, 1, 4),
     ]
+
+
+def test_images_of_an_archive_may_be_nifti(campaign):
+    archive, predictions, runs = campaign
+    expected = find_misses(runs, archive, [predictions])
+    for path in list(archive.glob("*/*_t2w.mha")):
+        write_volume(path.with_name(path.name.replace(".mha", ".nii.gz")), read_volume(path))
+        path.unlink()
+    found = find_misses(runs, archive, [predictions])
+    assert [(each.case_id, each.lesion) for each in found] == [(each.case_id, each.lesion) for each in expected]
 
 
 def test_runs_without_predictions_are_named(campaign, caplog):

@@ -177,6 +177,26 @@ def test_jobs_whose_numbers_nobody_could_note_are_found_by_their_name(
     assert [job.id for job in jobs_of(tmp_path)] == (["12_0", "12_1"] if is_there else [])
 
 
+def test_jobs_whose_runs_are_finished_are_closed_in_one_writing(
+    campaign_file, commands, tmp_path, outcome, write_run, monkeypatch
+):
+    path = campaign_file(configurations=["ce"], slurm=FAST)
+    places = load_campaign(path).places
+    book = JobBook(tmp_path / "runs")
+    book.announce("aaa", [[place.name] for place in places])
+    book.number("aaa", [str(number) for number in range(len(places))])
+    commands(sbatch="exit 1", squeue="true", srun="true")
+    for place in places:
+        write_run(place, "finished", epochs=3)
+    written = []
+    monkeypatch.setattr(
+        JobBook, "_write", lambda self, jobs, write=JobBook._write: (written.append(1), write(self, jobs))
+    )
+    assert outcome("campaign", path, "--executor", "slurm") == (0, "")
+    assert [job.over for job in jobs_of(tmp_path)] == ["finished"] * len(places)
+    assert (len(places) > 1, len(written)) == (True, 1)
+
+
 def test_unnumbered_jobs_need_an_answer_from_the_queue(campaign_file, commands, tmp_path, outcome):
     path = campaign_file(configurations=["ce"], folds=[0], slurm=FAST)
     JobBook(tmp_path / "runs").announce("aaa", [["ce_fold0_restart1"]])
