@@ -30,12 +30,12 @@ while [ $# -gt 0 ]; do
   case $1 in
     algorithm | evaluation) images+=("$1") ;;
     --model | --truth | --output)
-      [ $# -gt 1 ] || fail "$1: expected a path after it" 2
+      [ -n "${2:-}" ] || fail "$1: expected a path after it" 2
       printf -v "${1#--}" %s "$(realpath -s -- "$2")"
       shift
       ;;
     --api | --card)
-      [ $# -gt 1 ] || fail "$1: expected a word after it" 2
+      [ -n "${2:-}" ] || fail "$1: expected a word after it" 2
       printf -v "${1#--}" %s "$2"
       shift
       ;;
@@ -70,7 +70,11 @@ for image in "${images[@]}"; do
 done
 .venv/bin/python -m contract.outputs check "$output" "${names[@]}" ${truth:+--input "$truth"}
 mkdir -p "$output"
-stage=$(mktemp -d "$output/.partial-XXXXXX")
+# By its name and its lock contract.files knows what a killed export left, and what a living one works on.
+stage=$output/.partial-$(tr -d - </proc/sys/kernel/random/uuid)
+mkdir "$stage"
+exec {hold}<"$stage"
+flock "$hold" || true
 container=''
 trap 'rm -rf "$stage"; [ -z "$container" ] || "$engine" rm --force "$container" >/dev/null' EXIT
 

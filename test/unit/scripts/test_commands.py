@@ -3,10 +3,15 @@
 import fcntl
 import hashlib
 import os
+import signal
+import subprocess
 import sys
 import tarfile
+import time
 
 import pytest
+
+from contract.files import sweep
 
 SCRIPTS = ["build.sh", "demo.sh", "export.sh", "test.sh"]
 
@@ -48,6 +53,7 @@ def test_an_unknown_word_ends_with_2_and_the_usage(run, project, script):
             "build.sh: nndet: expected NNDET_IMAGE, an image built from upstream nnDetection's repository, found none",
         ),
         (["export.sh", "--model"], 2, "export.sh: --model: expected a path after it"),
+        (["export.sh", "--model", ""], 2, "export.sh: --model: expected a path after it"),
         (["export.sh", "--card"], 2, "export.sh: --card: expected a word after it"),
         (["export.sh", "--api", "grpc"], 2, "export.sh: --api: expected exec or invoke, found 'grpc'"),
         (
@@ -178,6 +184,43 @@ def test_export_refuses_a_truth_without_label_maps_and_leaves_nothing(run, proje
     (line,) = ended.stderr.splitlines()
     assert "expected label maps" in line
     assert not any((tmp_path / "export").iterdir())
+
+
+def test_a_second_export_sweeps_what_a_killed_one_left_and_nothing_else(run, project, tmp_path):
+    truth, output = tmp_path / "truth", tmp_path / "export"
+    truth.mkdir()
+    (truth / "1_1.mha").write_text("a label map")
+    left, at_work, users = (output / f".partial-{name}" for name in ("a" * 32, "b" * 32, "notes"))
+    for folder in (left, at_work, users):
+        folder.mkdir(parents=True)
+        (folder / "ground_truth.tar.gz").touch()
+    hold = os.open(at_work, os.O_RDONLY)
+    fcntl.flock(hold, fcntl.LOCK_EX)
+    ended = run(project / "export.sh", "--truth", truth, "--output", output)
+    os.close(hold)
+    assert (ended.status, ended.stderr) == (0, ""), ended
+    assert sorted(output.glob(".partial-*")) == [at_work, users]
+    assert (output / "ground_truth.tar.gz").is_file()
+
+
+def test_a_killed_export_holds_its_folder_as_long_as_it_lives_and_the_next_sweeps_it(run, project, tmp_path):
+    truth, output, stuck = tmp_path / "truth", tmp_path / "export", tmp_path / "bin"
+    for folder in (truth, stuck):
+        folder.mkdir()
+    (truth / "1_1.mha").write_text("a label map")
+    (stuck / "tar").write_text("#!/bin/bash\nexec sleep 600\n")
+    (stuck / "tar").chmod(0o755)
+    words = [project / "export.sh", "--truth", truth, "--output", output]
+    environment = {**os.environ, "PATH": f"{stuck}:{os.environ['PATH']}"}
+    with subprocess.Popen(words, env=environment, start_new_session=True, stderr=subprocess.DEVNULL) as working:
+        while not (begun := sorted(output.glob(".partial-*/ground_truth.tar.gz"))):
+            time.sleep(0.05)
+        sweep(output)
+        assert begun[0].is_file()
+        os.killpg(working.pid, signal.SIGKILL)
+    assert begun[0].is_file()
+    assert run(*words).status == 0
+    assert not list(output.glob(".partial-*"))
 
 
 def test_the_same_truth_gives_the_same_bytes_whoever_wrote_its_files_and_when(run, project, tmp_path):
