@@ -16,35 +16,50 @@ says that they tell labels.
 
 import math
 from collections.abc import Mapping
+from typing import NamedTuple
 
 from contract.records import AgainstBaseline, Metrics, MetricsRecord
 
 STEPS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2)
 FEWEST = 5
 NARROWEST = 2
-_DECIMALS = 4
 _P = (0.01, 0.05)
 
 HIDDEN = "not shown on the platform, where it would help to tell hidden labels (settings.json: exact)"
 
 
-def step_of(metrics: Metrics) -> float | None:
-    """The grid for a test set of so many cases; None where no grid would hide one."""
+class Grid(NamedTuple):
+    """The steps that a metric is rounded to."""
+
+    auroc: float
+    ap: float
+
+
+_FOUR_DECIMALS = Grid(auroc=1e-4, ap=1e-4)
+
+
+def grid_of(metrics: Metrics) -> Grid | None:
+    """The grid for a test set of so many cases and lesions; None where no grid would hide one."""
     fewest = min(metrics.positive_cases, metrics.cases - metrics.positive_cases)
-    return None if fewest < FEWEST else next((step for step in STEPS if step * fewest > 1), STEPS[-1])
+    if fewest < FEWEST:
+        return None
+    lesions = max(metrics.lesions, 1)
+    one_candidate = sum(1 / k for k in range(1, lesions + 2)) / lesions
+    return Grid(auroc=_first_step_above(1 / fewest), ap=_first_step_above(one_candidate))
+
+
+def _first_step_above(change: float) -> float:
+    return next((step for step in STEPS if step > change), STEPS[-1])
 
 
 def disclosed(record: MetricsRecord) -> MetricsRecord:
     """The record as participants may see it; its strict answer is there."""
     strict = record.strict
     assert strict is not None, "the platform always computes it"
-    step = step_of(strict)
-    if step is None:
+    grid = grid_of(strict)
+    if grid is None:
         return record.model_copy(
-            update={
-                "strict": _rounded(strict, 10**-_DECIMALS),
-                "picai": _rounded(record.picai, 10**-_DECIMALS),
-            }
+            update={"strict": _rounded(strict, _FOUR_DECIMALS), "picai": _rounded(record.picai, _FOUR_DECIMALS)}
         )
     hidden: dict[str, object] = {
         "auroc": None,
@@ -55,34 +70,37 @@ def disclosed(record: MetricsRecord) -> MetricsRecord:
     }
     return record.model_copy(
         update={
-            "strict": _rounded(strict, step).model_copy(update={"lesion_sensitivity_at_fp": {}}),
+            "strict": _rounded(strict, grid).model_copy(update={"lesion_sensitivity_at_fp": {}}),
             "picai": record.picai.model_copy(update=hidden),
-            "baselines": {name: _against(strict, by_metric, step) for name, by_metric in record.baselines.items()},
+            "baselines": {name: _against(strict, by_metric, grid) for name, by_metric in record.baselines.items()},
         }
     )
 
 
-def _rounded(metrics: Metrics, step: float) -> Metrics:
-    auroc, ap = (None if value is None else _on_grid(value, step) for value in (metrics.auroc, metrics.ap))
+def _rounded(metrics: Metrics, grid: Grid) -> Metrics:
+    auroc = None if metrics.auroc is None else _on_grid(metrics.auroc, grid.auroc)
+    ap = None if metrics.ap is None else _on_grid(metrics.ap, grid.ap)
     return metrics.model_copy(
         update={
             "auroc": auroc,
             "ap": ap,
             "score": None if auroc is None or ap is None else (auroc + ap) / 2,
             "lesion_sensitivity_at_fp": {
-                rate: None if value is None else _on_grid(value, step)
+                rate: None if value is None else _on_grid(value, grid.auroc)
                 for rate, value in metrics.lesion_sensitivity_at_fp.items()
             },
         }
     )
 
 
-def _against(strict: Metrics, by_metric: Mapping[str, AgainstBaseline], step: float) -> dict[str, AgainstBaseline]:
-    rounded = _rounded(strict, step)
+def _against(strict: Metrics, by_metric: Mapping[str, AgainstBaseline], grid: Grid) -> dict[str, AgainstBaseline]:
+    exact = {metric: getattr(strict, metric) - each.difference for metric, each in by_metric.items()}
+    baseline = _rounded(strict.model_copy(update=exact), grid)
+    submission = _rounded(strict, grid)
     found = {}
     for metric, each in by_metric.items():
-        baseline = _on_grid(getattr(strict, metric) - each.difference, step)
-        difference = getattr(rounded, metric) - baseline
+        difference = getattr(submission, metric) - getattr(baseline, metric)
+        step = getattr(grid, metric, max(grid))  # the score's is the coarser of its two
         interval = each.interval and _about(difference, each.interval, step)
         is_told = interval is not None and not interval[0] <= 0 <= interval[1]
         p = next((p for p in _P if each.p <= p), 1.0) if is_told else 1.0

@@ -8,7 +8,7 @@ import pytest
 
 from contract.records import AgainstBaseline, Metrics, MetricsRecord
 from evaluation.__main__ import main
-from evaluation.metrics.disclosure import HIDDEN, disclosed, step_of
+from evaluation.metrics.disclosure import HIDDEN, disclosed, grid_of
 from evaluation.metrics.summary import auroc
 
 
@@ -19,17 +19,31 @@ def record(area, *, positive, negative, ap=0.5, **more):
 
 
 @pytest.mark.parametrize(
-    ("positive", "negative", "step"),
-    [(4, 60, None), (5, 60, 0.2), (10, 60, 0.2), (11, 60, 0.1), (60, 24, 0.05), (60, 20, 0.1), (400, 600, 0.005),
-     (5000, 5000, 0.001)],
+    ("positive", "negative", "grid"),
+    [(4, 60, None), (5, 60, (0.2, 0.2)), (10, 60, (0.2, 0.2)), (11, 60, (0.1, 0.2)), (60, 24, (0.05, 0.1)),
+     (60, 20, (0.1, 0.1)), (400, 600, (0.005, 0.02)), (5000, 5000, (0.001, 0.002))],
 )  # fmt: skip
-def test_the_grid_is_coarser_than_what_one_case_can_move(positive, negative, step):
-    assert step_of(record(0.5, positive=positive, negative=negative).strict) == step
+def test_the_grid_is_coarser_than_what_one_case_can_move(positive, negative, grid):
+    assert grid_of(record(0.5, positive=positive, negative=negative).strict) == grid
+
+
+@pytest.mark.parametrize("lesions", [18, 20, 50, 80, 350])
+def test_the_label_of_the_first_candidate_moves_ap_by_less_than_a_step(lesions):
+    """Of all others every hit is above every false alarm, where one candidate moves the AP most."""
+    counts = {"positive": lesions, "negative": lesions}
+    step = grid_of(record(0.5, **counts).strict).ap
+    others = [True] * (lesions - 1)
+
+    def ap(candidates):
+        return sum(np.mean(candidates[:rank]) for rank, hit in enumerate(candidates, start=1) if hit) / lesions
+
+    moved = ap([True, *others]) - ap([False, *others])
+    assert 1 / lesions < moved < step
 
 
 def test_values_stand_on_the_grid_and_second_answers_are_left_out():
     shown = disclosed(record(0.8374, positive=24, negative=36, ap=0.5249))
-    assert (shown.strict.auroc, shown.strict.ap, shown.strict.score) == (0.85, 0.5, 0.675)
+    assert (shown.strict.auroc, shown.strict.ap, shown.strict.score) == (0.85, 0.6, 0.725)
     assert (shown.strict.cases, shown.strict.positive_cases, shown.strict.lesions) == (60, 24, 24)
     assert shown.strict.lesion_sensitivity_at_fp == shown.picai.lesion_sensitivity_at_fp == {}
     assert (shown.picai.auroc, shown.picai.ap, shown.picai.score) == (None, None, None)
