@@ -90,7 +90,7 @@ def _batch(options: argparse.Namespace) -> None:
 
     for option, words in (("--fill", options.fill), ("--case-score", options.case_score)):
         if words is not None and len(set(words)) != len(words):
-            raise UsageError(f"{option}: expected each word once, found {' '.join(words)}")
+            raise UsageError(option, expected="each word once", found=" ".join(words))
     predict_batch(
         archive=options.archive,
         output=options.output,

@@ -39,7 +39,7 @@ def predict_baselines(*, archive: Path, card_name: str, output: Path, track: Tra
     require_unowned(output, COMMAND)
     card = load_card(card_name)
     if not card.baselines:
-        raise OncoduetError(f"card {card.name!r}: expected at least one baseline, found none")
+        raise OncoduetError(f"card {card.name!r}", expected="at least one baseline", found="none")
     studies = find_studies(archive, card, labels_required=False)
     licence = archive_licence(archive)
     card_text = card_path(card_name).read_text(encoding="utf-8")

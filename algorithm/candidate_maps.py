@@ -64,9 +64,7 @@ def detect_in_maps(*, probability: Path, output: Path, rule: Rule | None, card: 
             array = as_probabilities(np.asarray(volume.array, np.float32), source=path, below=UNDERSHOOT)
             header = read_header(path)
             if np.issubdtype(header.type, np.integer) and not header.is_scaled:
-                raise OncoduetError(
-                    f"{path}: expected probabilities between 0 and 1, found whole numbers, as of labels"
-                )
+                raise OncoduetError(path, expected="probabilities between 0 and 1", found="whole numbers, as of labels")
             extraction = extract_candidates(array, rule=rule, voxel_volume_ml=volume.grid.voxel_volume_ml, **limits)
             painted = detection_map(extraction)
             likelihood = case_likelihood(card, painted, array) if card else float(painted.max())
@@ -87,12 +85,12 @@ def _find_maps(folder: Path) -> Sequence[Path]:
         if seeming_stem(path.name) not in {None, *stems}
     ]
     if others:
-        raise OncoduetError(f"{folder}: expected probability maps CASE.mha or CASE.nii.gz, found {some(others)}")
+        raise OncoduetError(folder, expected="probability maps CASE.mha or CASE.nii.gz", found=some(others))
     if not paths:
-        raise OncoduetError(f"{folder}: expected probability maps CASE.mha or CASE.nii.gz, found none")
+        raise OncoduetError(folder, expected="probability maps CASE.mha or CASE.nii.gz", found="none")
     cases: dict[str, Path] = {}
     for path in paths:
         other = cases.setdefault(require_case_id(image_stem(path), path), path)
         if other is not path:
-            raise OncoduetError(f"{path}: expected one map of the case, found {other.name} too")
+            raise OncoduetError(path, expected="one map of the case", found=f"{other.name} too")
     return paths

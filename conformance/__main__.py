@@ -90,7 +90,7 @@ def _conform(options: argparse.Namespace, console: Console) -> list[Verdict]:
             bench.tarball, place.truth = _mounted(options.truth)
             truth = read_truth(_unpacked(place.truth, work)) if options.truth else made_truth(card)
             if not truth:
-                raise OncoduetError(f"{options.truth}: expected label maps (CASE.nii.gz or CASE.mha), found none")
+                raise OncoduetError(options.truth, expected="label maps (CASE.nii.gz or CASE.mha)", found="none")
             if options.truth:
                 require_cases(truth, list(given), options.truth)
             else:
@@ -98,7 +98,7 @@ def _conform(options: argparse.Namespace, console: Console) -> list[Verdict]:
             bench.scenarios = evaluation_scenarios(card, truth, given=bool(options.truth))
         unknown = sorted(set(options.only) - {check.id for check in checks})
         if unknown:
-            raise UsageError(f"--only: expected ids of checks ({', '.join(c.id for c in checks)}), found {unknown[0]}")
+            raise UsageError("--only", expected=f"ids of checks ({', '.join(c.id for c in checks)})", found=unknown[0])
         found = {}
         for verdict in run(checks, bench, options.only):
             found[verdict.id] = verdict
@@ -130,7 +130,7 @@ def _mounted(given: Path | None) -> tuple[Path | None, Files]:
     if given.is_dir():
         return None, folder_files(given)
     if not given.is_file():
-        raise OncoduetError(f"{given}: expected a folder or a .tar.gz, found none")
+        raise OncoduetError(given, expected="a folder or a .tar.gz", found="none")
     try:
         return given, tarball_files(given)
     except Broken:

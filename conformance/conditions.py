@@ -370,9 +370,7 @@ class Place:
             *["--entrypoint", "python3", self.derived, "-c", code],
         )
         if status != 0:
-            raise OncoduetError(
-                f"{self.image}: expected python3 in the image, to look around, found: {last_line(stderr)}"
-            )
+            raise OncoduetError(self.image, expected="python3 in the image, to look around", found=last_line(stderr))
         return self.said(stdout, TypeAdapter(Conditions))
 
     def said(self, stdout: bytes, answer: TypeAdapter[_Answer]) -> _Answer:
@@ -382,7 +380,7 @@ class Place:
         except ValidationError:
             said = last_line(stdout)[:80]
             raise OncoduetError(
-                f"{self.image}: expected its python3 to answer what it was asked, found: {said!r}"
+                self.image, expected="its python3 to answer what it was asked", found=f"{said!r}"
             ) from None
 
     def _killed_for_memory(self, container: str) -> bool:
@@ -510,7 +508,7 @@ def start_server(
             if health.last == 200 or (isinstance(health.last, int) and 300 <= health.last < 400):
                 break
         elif b"python3" in stdout + stderr and b"not found" in stdout + stderr:
-            raise OncoduetError(f"{place.image}: expected python3 in the image, to call its server, found none")
+            raise OncoduetError(place.image, expected="python3 in the image, to call its server", found="none")
         else:
             time.sleep(0.1)
     ready = health.last == 200

@@ -90,7 +90,7 @@ class Engine:
         ended = self._run(arguments, given=given, seconds=_ANSWER_S)
         if ended.returncode != 0:
             said = one_line(ended.stderr.decode(errors="replace")) or f"exit code {ended.returncode}"
-            raise OncoduetError(f"{self.command} {arguments[0]}: expected the engine to do it, found: {said}")
+            raise OncoduetError(f"{self.command} {arguments[0]}", expected="the engine to do it", found=said)
         return ended.stdout
 
     def ask(self, *arguments: str, seconds: float = _ANSWER_S) -> tuple[int, bytes, bytes]:
@@ -109,13 +109,13 @@ class Engine:
             process.wait(seconds)
         except subprocess.TimeoutExpired:
             raise OncoduetError(
-                f"{self.command} {arguments[0]}: expected an end within {seconds:g} s, found none"
+                f"{self.command} {arguments[0]}", expected=f"an end within {seconds:g} s", found="none"
             ) from None
         finally:
             _end(process)
             process.wait()
         if stdout.too_much or stderr.too_much:
-            raise OncoduetError(f"{self.command} {arguments[0]}: expected at most {MOST_BYTES} bytes, found more")
+            raise OncoduetError(f"{self.command} {arguments[0]}", expected=f"at most {MOST_BYTES} bytes", found="more")
         return CompletedProcess(command, process.returncode, stdout.whole(), stderr.whole())
 
     def _begin(self, command: Sequence[str], *, stdin: int = subprocess.DEVNULL) -> subprocess.Popen[bytes]:
@@ -124,7 +124,7 @@ class Engine:
             return subprocess.Popen(command, stdin=stdin, stdout=pipe, stderr=pipe, start_new_session=True)
         except OSError as error:
             raise OncoduetError(
-                f"{self.command}: expected the command of a container engine, found: {error.strerror}"
+                self.command, expected="the command of a container engine", found=error.strerror
             ) from None
 
     def start(self, *arguments: str) -> subprocess.Popen[bytes]:
@@ -177,9 +177,9 @@ class Engine:
     def require_silent(self, image: str) -> None:
         """Raise ``OncoduetError`` where an image has steps of its own for a build, or a name that is none."""
         if not _REFERENCE.fullmatch(image):
-            raise OncoduetError(f"{image}: expected the name of an image, found other characters in it")
+            raise OncoduetError(image, expected="the name of an image", found="other characters in it")
         if steps := (self.image(image).get("Config") or {}).get("OnBuild"):
-            raise OncoduetError(f"{image}: expected no ONBUILD, whose steps would run here as root, found {steps[0]!r}")
+            raise OncoduetError(image, expected="no ONBUILD, whose steps would run here as root", found=f"{steps[0]!r}")
 
     def add_layer(self, image: str, layer: bytes, *, tag: str) -> None:
         """Put a tar's content over an image, under another name; nothing runs, so nothing of the image's does."""
@@ -198,7 +198,7 @@ class Engine:
         """
         status, stdout, _ = self.ask("image", "inspect", name)
         if status != 0:
-            raise OncoduetError(f"{name}: expected an image that the engine holds or an archive of one, found none")
+            raise OncoduetError(name, expected="an image that the engine holds or an archive of one", found="none")
         found: dict[str, Any] = json.loads(stdout)[0]
         return found
 
@@ -218,8 +218,12 @@ class Engine:
         architecture = self._first("info", "{{.Architecture}}", "{{.Host.Arch}}")
         if architecture not in ("x86_64", "amd64"):
             raise OncoduetError(
-                f"{self.command}: expected an engine on amd64, as the platform's machines are, found {architecture}; "
-                "run the conformance on such a machine, an emulated one says nothing about time and memory"
+                self.command,
+                expected="an engine on amd64, as the platform's machines are",
+                found=(
+                    f"{architecture}; run the conformance on such a machine, an emulated one says nothing "
+                    "about time and memory"
+                ),
             )
 
     @property
@@ -233,7 +237,7 @@ class Engine:
             status, stdout, stderr = self.ask(command, "--format", template)
             if status == 0:
                 return stdout.decode(errors="replace").strip()
-        raise OncoduetError(f"{self.command} {command}: expected an answer, found: {last_line(stderr)}")
+        raise OncoduetError(f"{self.command} {command}", expected="an answer", found=last_line(stderr))
 
     @property
     def has_gpu(self) -> bool:

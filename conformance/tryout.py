@@ -44,13 +44,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
         token = os.environ.get(TOKEN)
         if not token:
             raise OncoduetError(
-                f"{TOKEN}: expected a token of the platform (your profile there, API tokens), found none; "
-                "without one nothing is uploaded, and ./test.sh conformance says what can be said here"
+                TOKEN,
+                expected="a token of the platform (your profile there, API tokens)",
+                found=("none; without one nothing is uploaded, and ./test.sh conformance says what can be said here"),
             )
         card = load_card(options.card)
         study = _only_study(options.study, card)
         if not options.local.is_dir():
-            raise OncoduetError(f"{options.local}: expected the outputs of the local run, found no folder")
+            raise OncoduetError(options.local, expected="the outputs of the local run", found="no folder")
         with tempfile.TemporaryDirectory() as folder:
             client = _client(token, options.url)
             _fetch(client, options.algorithm, card, study, Path(folder), poll_s=options.poll_s, limit_s=options.limit_s)
@@ -66,7 +67,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _only_study(archive: Path, card: Card) -> Study:
     studies = find_studies(archive, card, labels_required=False)
     if len(studies) != 1:
-        raise OncoduetError(f"{archive}: expected one study, found {len(studies)}")
+        raise OncoduetError(archive, expected="one study", found=len(studies))
     return studies[0]
 
 
@@ -75,13 +76,14 @@ def _client(token: str, url: str) -> Any:
         import gcapi  # noqa: PLC0415
     except ImportError:
         raise OncoduetError(
-            "gcapi: expected the package in this environment, found none; requirements/tryout.lock has it, "
-            "in an environment of its own"
+            "gcapi",
+            expected="the package in this environment",
+            found="none; requirements/tryout.lock has it, in an environment of its own",
         ) from None
     try:
         return gcapi.Client(token=token, base_url=url)
     except Exception as error:
-        raise OncoduetError(f"{url}: expected the platform's API, found: {one_line(str(error))}") from None
+        raise OncoduetError(url, expected="the platform's API", found=one_line(str(error))) from None
 
 
 def _fetch(
@@ -107,11 +109,11 @@ def _fetch(
         found = client.algorithm_jobs.detail(pk=job.pk)
         while found.status not in _OVER:
             if time.monotonic() - begun > limit_s:
-                raise OncoduetError(f"job {job.pk}: expected it to end within {limit_s:g} s, found {found.status}")
+                raise OncoduetError(f"job {job.pk}", expected=f"it to end within {limit_s:g} s", found=found.status)
             time.sleep(poll_s)
             found = client.algorithm_jobs.detail(pk=job.pk)
         if found.status != "Succeeded":
-            raise OncoduetError(f"job {job.pk}: expected Succeeded, found {found.status}; {found.url} says more")
+            raise OncoduetError(f"job {job.pk}", expected="Succeeded", found=f"{found.status}; {found.url} says more")
         print(f"job {job.pk}: {found.status}, took {found.exec_duration or found.invoke_duration}", flush=True)
         for value in found.outputs:
             if value.interface.slug in (card.detection_map.slug, card.likelihood.slug):
@@ -120,7 +122,7 @@ def _fetch(
         raise
     except Exception as error:  # gcapi raises what its parts raise: httpx, ValueError, its own
         said = one_line(str(error)) or type(error).__name__
-        raise OncoduetError(f"{algorithm}: expected the platform to run it, found: {said}") from None
+        raise OncoduetError(algorithm, expected="the platform to run it", found=said) from None
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -69,7 +69,7 @@ def write_sheet(folder: Path, card: Card, reports: Sequence[Path]) -> Path:
     """
     files = inside(folder, "*.tar.gz") if folder.is_dir() else []
     if not files:
-        raise OncoduetError(f"{folder}: expected archives to upload, found none")
+        raise OncoduetError(folder, expected="archives to upload", found="none")
     sections = [
         f"# Upload: {card.title}",
         f"Card `{card.name}`, sha256 {card.sha256}.",
@@ -132,7 +132,7 @@ def _report(path: Path) -> Mapping[str, Any]:
     values = read_json(path)
     wanted = {"image", "kind", "api", "profile", "memory_gb", "limit_s", "errors", "checks"}
     if not isinstance(values, dict) or not wanted <= values.keys():
-        raise OncoduetError(f"{path}: expected a conformance.json with {', '.join(sorted(wanted))}, found another file")
+        raise OncoduetError(path, expected=f"a conformance.json with {', '.join(sorted(wanted))}", found="another file")
     return values
 
 

@@ -188,7 +188,7 @@ def archive_licence(archive: Path) -> str:
     values = read_json(path)
     licence = values.get("data_licence") if isinstance(values, dict) else None
     if not isinstance(licence, str):
-        raise OncoduetError(f"{path}: expected the text data_licence, found {licence!r}")
+        raise OncoduetError(path, expected="the text data_licence", found=f"{licence!r}")
     return licence
 
 
@@ -210,13 +210,17 @@ def check_geometry(name: str, channels: Mapping[str, Path], geometry: Geometry) 
     for channel, grid in grids.items():
         if min(grid.size_xyz) < 2:
             raise OncoduetError(
-                f"study {name}: expected {channels[channel]} to have several slices, rows and columns, "
-                f"found {' × '.join(map(str, grid.size_xyz))} voxels"
+                f"study {name}",
+                expected=f"{channels[channel]} to have several slices, rows and columns",
+                found=f"{' × '.join(map(str, grid.size_xyz))} voxels",
             )
         if not fields_of_view_meet(grid, grids[reference]):
             raise OncoduetError(
-                f"study {name}: expected {channels[channel]} to share a field of view with {reference!r} "
-                f"({grids[reference].describe()}), found {grid.describe()}"
+                f"study {name}",
+                expected=(
+                    f"{channels[channel]} to share a field of view with {reference!r} ({grids[reference].describe()})"
+                ),
+                found=grid.describe(),
             )
 
 
@@ -228,20 +232,23 @@ def _study(archive: Path, card: Card, case_id: str, files: ArchiveFiles, labels_
     if not found:
         if any(same_name(case_id) == same_name(each) for each in files.images):
             return None
-        raise OncoduetError(f"study {case_id} in {archive}: expected images named {_pattern(card)}, found none{other}")
+        raise OncoduetError(
+            f"study {case_id} in {archive}", expected=f"images named {_pattern(card)}", found=f"none{other}"
+        )
     for channel in card.channel_names:
         paths = found.get(channel, [])
         if not paths:
             raise OncoduetError(
-                f"study {case_id} in {archive}: expected the channels {', '.join(card.channel_names)}, "
-                f"found no {case_id}_{channel}.mha{other}"
+                f"study {case_id} in {archive}",
+                expected=f"the channels {', '.join(card.channel_names)}",
+                found=f"no {case_id}_{channel}.mha{other}",
             )
         if len(paths) > 1:
             folders = dict.fromkeys(str(path.parent) for path in paths)
             where = ", ".join(folders) if len(folders) > 1 else ", ".join(path.name for path in paths)
-            raise OncoduetError(f"study {case_id} in {archive}: expected once, found in {where}")
+            raise OncoduetError(f"study {case_id} in {archive}", expected="once", found=f"in {where}")
         if not paths[0].exists():
-            raise OncoduetError(f"study {case_id} in {archive}: expected {paths[0]}, found a link that leads nowhere")
+            raise OncoduetError(f"study {case_id} in {archive}", expected=paths[0], found="a link that leads nowhere")
     channels = {channel: found[channel][0] for channel in card.channel_names}
     check_geometry(case_id, channels, card.geometry)
     label = files.labels.get(same_name(case_id))
@@ -256,7 +263,7 @@ def _study(archive: Path, card: Card, case_id: str, files: ArchiveFiles, labels_
         expected = archive / LABELS / f"{case_id}{LABEL_ENDING}"
         unread = [str(path.relative_to(archive)) for path in files.unread_labels if _names_one_of(path, {case_id})]
         found_instead = f"{some(unread)}" if unread else "none" if label is None else "no file"
-        raise OncoduetError(f"study {case_id}: expected the label map {expected}, found {found_instead}")
+        raise OncoduetError(f"study {case_id}", expected=f"the label map {expected}", found=found_instead)
     else:
         label = None
     return Study(case_id, channels[card.geometry.reference].parent.name, channels, label)

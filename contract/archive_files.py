@@ -64,7 +64,7 @@ def look(archive: Path, channels: Sequence[str]) -> ArchiveFiles:
         There is no folder, or it cannot be listed.
     """
     if not archive.is_dir():
-        raise OncoduetError(f"{archive}: expected an archive, found no folder")
+        raise OncoduetError(archive, expected="an archive", found="no folder")
     files = ArchiveFiles()
     others: dict[Path, list[Path]] = {}
     for path in _walk(archive, archive, files.unknown):
@@ -85,7 +85,7 @@ def look(archive: Path, channels: Sequence[str]) -> ArchiveFiles:
     holding = {path.parent for channels_of in files.images.values() for paths in channels_of.values() for path in paths}
     files.others = {folder: paths for folder, paths in others.items() if folder not in holding}
     if str(archive) in files.unknown:
-        raise OncoduetError(f"{archive}: expected a folder that can be listed, found: {files.unknown[str(archive)]}")
+        raise OncoduetError(archive, expected="a folder that can be listed", found=files.unknown[str(archive)])
     return files
 
 

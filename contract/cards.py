@@ -275,7 +275,7 @@ class Card(Frozen):
         """
         stage = self.localisation
         if stage is None:
-            raise OncoduetError(f"card {self.name}: expected a localisation, found none")
+            raise OncoduetError(f"card {self.name}", expected="a localisation", found="none")
         geometry = Geometry(
             reference=self.geometry.reference,
             orientation=self.geometry.orientation,

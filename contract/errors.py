@@ -54,9 +54,35 @@ _MACHINE: Mapping[int, str] = {
 
 
 class OncoduetError(Exception):
-    """The input is wrong; the message is one line for the person who gave it."""
+    """The input is wrong; the message is one line for the person who gave it.
+
+    Two things are compared (``expected``, ``found``), or one sentence says what is the matter (``problem``).
+
+    Parameters
+    ----------
+    where
+        The file, folder, option or key that is wrong; the whole message if nothing else is given.
+    problem
+        What is the matter with it.
+    expected
+        What was expected there.
+    found
+        What is there.
+    """
 
     exit_code = 3
+
+    def __init__(
+        self, where: object, problem: object = None, /, *, expected: object = None, found: object = None
+    ) -> None:
+        self.where = str(where)
+        self.problem = None if problem is None else str(problem)
+        self.expected = None if expected is None else str(expected)
+        self.found = None if found is None else str(found)
+        compared = (("expected", self.expected), ("found", self.found))
+        told = [self.problem, *(f"{word} {value}" for word, value in compared if value is not None)]
+        line = ", ".join(part for part in told if part is not None)
+        super().__init__(f"{self.where}: {line}" if line else self.where)
 
 
 class UsageError(OncoduetError):

@@ -29,9 +29,14 @@ def require_plausible_extent(path: Path, grid: Grid, geometry: Geometry, *, stud
     x, y, z = grid.spacing_mm_xyz
     unit = next((unit for factor, unit in _UNITS.items() if _is_plausible(grid, geometry, factor)), None)
     raise OncoduetError(
-        f"study {study}: expected {path} to have spacings of {least:g} to {most:g} mm and a longest side of {short:g} "
-        f"to {long:g} mm, found spacings of {x:g} × {y:g} × {z:g} mm and a longest side of "
-        f"{max(grid.extent_mm_zyx):g} mm{f': as if they were {unit}' if unit else ''}"
+        f"study {study}",
+        expected=(
+            f"{path} to have spacings of {least:g} to {most:g} mm and a longest side of {short:g} to {long:g} mm"
+        ),
+        found=(
+            f"spacings of {x:g} × {y:g} × {z:g} mm and a longest side of {max(grid.extent_mm_zyx):g} "
+            f"mm{f': as if they were {unit}' if unit else ''}"
+        ),
     )
 
 

@@ -56,7 +56,7 @@ def atomic_file(path: Path, *, size_bytes: int | None = None) -> Iterator[Path]:
     """
     suffix = "".join(path.suffixes[-2:]) if path.name.endswith((".nii.gz", ".tar.gz")) else path.suffix
     if path.is_dir():
-        raise OncoduetError(f"{path}: expected a file or nothing, found a folder")
+        raise OncoduetError(path, expected="a file or nothing", found="a folder")
     with writable(path.parent):
         path.parent.mkdir(parents=True, exist_ok=True)
         partial, hold = _held(path.parent, suffix, lambda new: new.touch(exist_ok=False))
@@ -189,9 +189,9 @@ def read_json(path: Path, *, most_bytes: int = MOST_TEXT_BYTES) -> Any:
         text = read_text(path, most_bytes=most_bytes)
         return json.loads(text, object_pairs_hook=unique, parse_constant=refuse)
     except FileNotFoundError:
-        raise OncoduetError(f"{path}: expected a JSON file, found none") from None
+        raise OncoduetError(path, expected="a JSON file", found="none") from None
     except (ValueError, RecursionError, OSError) as error:
-        raise OncoduetError(f"{path}: expected valid JSON, found: {error}") from None
+        raise OncoduetError(path, expected="valid JSON", found=error) from None
 
 
 @contextmanager
@@ -207,7 +207,7 @@ def open_regular(path: Path) -> Iterator[io.BufferedReader]:
     """
     with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as stream:  # noqa: PTH123
         if not stat.S_ISREG(os.fstat(stream.fileno()).st_mode):
-            raise OncoduetError(f"{path}: expected a regular file, found {kind_of(os.fstat(stream.fileno()))}")
+            raise OncoduetError(path, expected="a regular file", found=kind_of(os.fstat(stream.fileno())))
         yield stream
 
 
@@ -217,7 +217,7 @@ def read_regular(path: Path, *, most_bytes: int = MOST_TEXT_BYTES) -> bytes:
         size = os.fstat(stream.fileno()).st_size
         content = stream.read(min(size, most_bytes) + 1)  # which takes as much memory as it asks for
     if len(content) > most_bytes:
-        raise OncoduetError(f"{path}: expected at most {most_bytes} bytes, found more")
+        raise OncoduetError(path, expected=f"at most {most_bytes} bytes", found="more")
     return content
 
 
@@ -249,7 +249,7 @@ def explain_full_disk(error: OSError, path: Path, *, size_bytes: int | None) -> 
     ):
         needed = "enough space" if size_bytes is None else f"{size_bytes} bytes"
         free_bytes = shutil.disk_usage(nearest_folder(path.parent)).free
-        raise OncoduetError(f"{path}: expected {needed} for it on the disk, found {free_bytes} bytes free") from None
+        raise OncoduetError(path, expected=f"{needed} for it on the disk", found=f"{free_bytes} bytes free") from None
 
 
 def nearest_folder(path: Path) -> Path:
@@ -263,7 +263,7 @@ def writable(folder: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise OncoduetError(f"{folder}: expected a folder that can be written to, found: {error.strerror}") from None
+        raise OncoduetError(folder, expected="a folder that can be written to", found=error.strerror) from None
 
 
 def _held(parent: Path, suffix: str, make: Callable[[Path], None]) -> tuple[Path, int]:

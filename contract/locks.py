@@ -38,7 +38,8 @@ def try_lock(file: IO[str], *, shared: bool = False, wait: bool = False) -> bool
         if error.errno not in _NO_LOCKS:
             raise
         raise OncoduetError(
-            f"{file.name}: expected a file system with locks (flock; Lustre: mounted with -o flock), "
-            f"found: {os.strerror(error.errno)}"
+            file.name,
+            expected="a file system with locks (flock; Lustre: mounted with -o flock)",
+            found=os.strerror(error.errno),
         ) from None
     return True

@@ -23,7 +23,7 @@ def require_case_id(case_id: str, where: Path) -> str:
     """
     if not case_id or not case_id.isprintable() or case_id.startswith(_FORMULA) or case_id != case_id.strip():
         raise OncoduetError(
-            f"{where}: expected the name of a case: printable, without = + - @ or a space before it, found {case_id!r}"
+            where, expected="the name of a case: printable, without = + - @ or a space before it", found=f"{case_id!r}"
         )
     return case_id
 

@@ -107,8 +107,9 @@ class Output:
         known = self._known()
         if known.files and dict(known.identity) != dict(self.identity) and not self.replaces:
             raise OncoduetError(
-                f"{self.folder}: expected results of {_described(self.identity)} or none, found some of "
-                f"{_described(known.identity)}; give another output or move them away"
+                self.folder,
+                expected=f"results of {_described(self.identity)} or none",
+                found=f"some of {_described(known.identity)}; give another output or move them away",
             )
         for name in self.files:
             _require_ours(self.folder, name, known.files.get(name, ()), self.command)
@@ -196,7 +197,7 @@ class Output:
 def subfolder(output: Path, name: str) -> Path:
     """A folder inside an output. Raises ``OncoduetError`` where that is a link, perhaps to the user's files."""
     if name and (output / name).is_symlink():
-        raise OncoduetError(f"{output / name}: expected no link in an output folder, found one; give another output")
+        raise OncoduetError(output / name, expected="no link in an output folder", found="one; give another output")
     return output / name
 
 
@@ -216,7 +217,7 @@ def require_apart(output: Path, **inputs: Path | Sequence[Path] | None) -> None:
             if inside or around:
                 how, which = ("", "") if inside and around else ("inside " if inside else "around ", f" {path}")
                 found = f"{how}the {name.replace('_', ' ')}{which}"
-                raise OncoduetError(f"{output}: expected an output folder of its own, found {found}")
+                raise OncoduetError(output, expected="an output folder of its own", found=found)
 
 
 def require_unowned(folder: Path, command: str) -> None:
@@ -224,8 +225,9 @@ def require_unowned(folder: Path, command: str) -> None:
     for name, owners in _OWNERS.items():
         if not any(command.startswith(owner) for owner in owners) and (folder / name).is_file():
             raise OncoduetError(
-                f"{folder}: expected a folder for the results of {command}, found {name} in it, which says that it "
-                "holds something else; give another output"
+                folder,
+                expected=f"a folder for the results of {command}",
+                found=f"{name} in it, which says that it holds something else; give another output",
             )
 
 
@@ -268,7 +270,7 @@ def require_folder(folder: Path) -> None:
     nearest = nearest_folder(folder)
     with writable(nearest):
         if not nearest.is_dir():
-            raise OncoduetError(f"{folder}: expected a folder that can be written to, found: {nearest} is no folder")
+            raise OncoduetError(folder, expected="a folder that can be written to", found=f"{nearest} is no folder")
         _require_access(folder, nearest)
 
 
@@ -276,7 +278,7 @@ def _require_access(folder: Path, nearest: Path) -> None:
     if not os.access(nearest, os.R_OK | os.W_OK | os.X_OK):  # what cannot be listed is neither swept nor synced
         read_only = os.statvfs(nearest).f_flag & os.ST_RDONLY
         why = os.strerror(errno.EROFS if read_only else errno.EACCES)
-        raise OncoduetError(f"{folder}: expected a folder that can be written to, found: {why}")
+        raise OncoduetError(folder, expected="a folder that can be written to", found=why)
 
 
 def _manifest(folder: Path) -> Manifest:
@@ -284,7 +286,7 @@ def _manifest(folder: Path) -> Manifest:
     if not path.exists() and not path.is_symlink():
         return Manifest()
     if path.is_symlink() or not path.is_file():
-        raise OncoduetError(f"{path}: expected the list of what was written here, found no plain file")
+        raise OncoduetError(path, expected="the list of what was written here", found="no plain file")
     return parse(read_json(path), Manifest, path)
 
 
@@ -297,19 +299,21 @@ def _require_ours(folder: Path, name: str, sha256: Sequence[str], command: str) 
     for place in [*reversed([each for each in path.parents if folder in each.parents]), path]:
         subfolder(place.parent, place.name)
         if place is not path and place.exists() and not place.is_dir():
-            raise OncoduetError(f"{place}: expected a folder or nothing, found a file; give another output")
+            raise OncoduetError(place, expected="a folder or nothing", found="a file; give another output")
     if not path.exists():
         return
     if not sha256 or not path.is_file():
         what = "a file" if path.is_file() else "a folder" if path.is_dir() else "something"
         raise OncoduetError(
-            f"{path}: expected nothing or what {command} wrote there, found {what} of other origin; give another "
-            "output or move it away"
+            path,
+            expected=f"nothing or what {command} wrote there",
+            found=f"{what} of other origin; give another output or move it away",
         )
     if sha256_file(path) not in sha256:
         raise OncoduetError(
-            f"{path}: expected the file as {command} wrote it, found it changed since; give another output or move it "
-            "away"
+            path,
+            expected=f"the file as {command} wrote it",
+            found="it changed since; give another output or move it away",
         )
 
 

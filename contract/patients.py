@@ -92,8 +92,12 @@ def require_named(case_ids: Collection[str], named: Collection[str], *, source: 
     others, unnamed = sorted({*named} - {*case_ids}), sorted({*case_ids} - {*named})
     if others and unnamed:
         raise OncoduetError(
-            f"{source}: expected the patients of its cases, found that of {others[0]} ({len(others)} such), which is "
-            f"none, and not that of {unnamed[0]} ({len(unnamed)} such)"
+            source,
+            expected="the patients of its cases",
+            found=(
+                f"that of {others[0]} ({len(others)} such), which is none, and not that of {unnamed[0]} "
+                f"({len(unnamed)} such)"
+            ),
         )
 
 
@@ -106,9 +110,12 @@ def _require_unparted(case_ids: Iterable[str], source: object) -> None:
     for prefix, members in parted.items():
         if len(parted) > 1 and 1 < len(members) <= MOST_STUDIES:
             raise OncoduetError(
-                f"{source}: expected ids that tell the patient, found {members[0]}, {members[1]} ({len(members)} cases "
-                f"begin with {prefix}): one patient or several? Say it by {FILE} (case_id,patient_id), or by "
-                "--patients by-case"
+                source,
+                expected="ids that tell the patient",
+                found=(
+                    f"{members[0]}, {members[1]} ({len(members)} cases begin with {prefix}): one patient or "
+                    f"several? Say it by {FILE} (case_id,patient_id), or by --patients by-case"
+                ),
             )
 
 
@@ -133,7 +140,7 @@ def read_patients(path: Path) -> dict[str, str]:
     for case_id, patient in found.items():
         if not case_id or not patient:
             raise OncoduetError(
-                f"{path}: expected a case and its patient on every line, found {case_id!r}, {patient!r}"
+                path, expected="a case and its patient on every line", found=f"{case_id!r}, {patient!r}"
             )
     return found
 

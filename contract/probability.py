@@ -48,7 +48,7 @@ def as_probabilities(values: Values, *, source: object, what: str = "probabiliti
     if low >= 0 and high <= 1:
         return values
     if not (low >= -below and high <= 1 + ROUNDING):
-        raise OncoduetError(f"{source}: expected {what} in [0, 1], found {_digits(low)} to {_digits(high)}")
+        raise OncoduetError(source, expected=f"{what} in [0, 1]", found=f"{_digits(low)} to {_digits(high)}")
     logger.warning(
         "%s: %s from %s to %s count as 0 or 1 where they are outside", source, what, _digits(low), _digits(high)
     )

@@ -77,7 +77,7 @@ def named_toml(name_or_path: str | Path, folder: Path, *, what: str) -> Path:
         path = folder / f"{name_or_path}.toml"
         if not path.is_file():
             known = ", ".join(toml_names(folder))
-            raise OncoduetError(f"{what} {str(name_or_path)!r}: expected one of {known} or a .toml file")
+            raise OncoduetError(f"{what} {str(name_or_path)!r}", expected=f"one of {known} or a .toml file")
     return path
 
 
@@ -91,7 +91,7 @@ def parse_toml(path: Path, model: type[Model]) -> Model:
     try:
         values = tomllib.loads(read_text(path, most_bytes=MOST_TOML_BYTES).removeprefix("\ufeff"))
     except (OSError, ValueError, RecursionError) as error:
-        raise OncoduetError(f"{path}: expected a TOML file, found: {error}") from None
+        raise OncoduetError(path, expected="a TOML file", found=error) from None
     return parse(values, model, path)
 
 
@@ -103,11 +103,11 @@ def parse(values: object, model: type[Model], source: object) -> Model:
     """
     for text in _texts(values):
         if not text.replace("\n", "").replace("\t", "").isprintable():
-            raise OncoduetError(f"{source}: expected printable text, found {text!r}")
+            raise OncoduetError(source, expected="printable text", found=f"{text!r}")
     try:
         as_json = json.dumps(values, default=str)
     except (ValueError, RecursionError) as error:
-        raise OncoduetError(f"{source}: expected values that JSON can hold, found: {error}") from None
+        raise OncoduetError(source, expected="values that JSON can hold", found=error) from None
     try:
         return model.model_validate_json(as_json, strict=True)
     except ValidationError as error:
@@ -123,7 +123,7 @@ def parse(values: object, model: type[Model], source: object) -> Model:
         count = len(faults) + len(found) - len(named)
         many = "1 fault" if count == 1 else f"{count} faults"
         rest = f"; and {count - len(faults)} more" if count > len(faults) else ""
-        raise OncoduetError(f"{source}: {many}: {'; '.join(faults)}{rest}") from None
+        raise OncoduetError(source, f"{many}: {'; '.join(faults)}{rest}") from None
 
 
 def _place(fault: ErrorDetails) -> str:

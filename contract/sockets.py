@@ -41,7 +41,9 @@ class Job:
             if entry.slug == slug:
                 return where / self.pk / "output" / entry.relative_path
         slugs = ", ".join(entry.slug for entry in self.outputs) or "none"
-        raise OncoduetError(f"{where / 'predictions.json'}: job {self.pk}: expected the output {slug!r}, found {slugs}")
+        raise OncoduetError(
+            f"{where / 'predictions.json'}: job {self.pk}", expected=f"the output {slug!r}", found=slugs
+        )
 
 
 def find_channels(input_folder: Path, card: Card) -> dict[str, Path]:
@@ -60,10 +62,10 @@ def find_channels(input_folder: Path, card: Card) -> dict[str, Path]:
         listed = {entry.slug: entry.relative_path for entry in entries}
         if len(listed) != len(entries):
             slugs = ", ".join(entry.slug for entry in entries)
-            raise OncoduetError(f"{listing}: expected each socket once, found {slugs}")
+            raise OncoduetError(listing, expected="each socket once", found=slugs)
         if not set(paths) <= set(listed):
             found = ", ".join(sorted(listed)) or "none"
-            raise OncoduetError(f"{listing}: expected the sockets {', '.join(sorted(paths))}, found {found}")
+            raise OncoduetError(listing, expected=f"the sockets {', '.join(sorted(paths))}", found=found)
         paths = {slug: listed[slug] for slug in paths}
     return {
         channel.name: single_image(input_folder / paths[channel.socket.slug], channel.socket)
@@ -89,7 +91,7 @@ def single_image(folder: Path, socket: Socket) -> Path:
         names = f" that ends in .mha or .nii.gz; there is {some([path.name for path in inside])}"
     else:
         names = ""
-    raise OncoduetError(f"{folder}: {socket.slug!r} has {len(images)} images, expected 1{names}")
+    raise OncoduetError(folder, f"{socket.slug!r} has {len(images)} images, expected 1{names}")
 
 
 def read_jobs(predictions: Path) -> list[Job]:
@@ -104,12 +106,12 @@ def read_jobs(predictions: Path) -> list[Job]:
     """
     values = read_json(predictions)
     if not isinstance(values, list) or not values:
-        raise OncoduetError(f"{predictions}: expected a list of jobs, found {_kind(values)}")
+        raise OncoduetError(predictions, expected="a list of jobs", found=_kind(values))
     jobs = []
     for number, value in enumerate(values):
         where = f"{predictions}: job {number}"
         if not isinstance(value, dict) or not isinstance(value.get("pk"), str):
-            raise OncoduetError(f"{where}: expected an object with a text pk, found {_kind(value)}")
+            raise OncoduetError(where, expected="an object with a text pk", found=_kind(value))
         jobs.append(
             Job(
                 pk=_safe(value["pk"], where),
@@ -121,7 +123,7 @@ def read_jobs(predictions: Path) -> list[Job]:
     pks = [job.pk for job in jobs]
     doubled = sorted({pk for pk in pks if pks.count(pk) > 1})
     if doubled:
-        raise OncoduetError(f"{predictions}: expected each job once, found {doubled[0]} twice")
+        raise OncoduetError(predictions, expected="each job once", found=f"{doubled[0]} twice")
     return jobs
 
 
@@ -139,26 +141,24 @@ def job_listing(case_id: str, card: Card) -> dict[str, Any]:
 
 def _entries(values: Any, where: str) -> Sequence[Entry]:
     if not isinstance(values, list):
-        raise OncoduetError(f"{where}: expected a list, found {_kind(values)}")
+        raise OncoduetError(where, expected="a list", found=_kind(values))
     return [_entry(value, where) for value in values]
 
 
 def _entry(value: Any, where: str) -> Entry:
     socket = (value.get("socket") or value.get("interface")) if isinstance(value, dict) else None
     if not isinstance(socket, dict) or not all(isinstance(socket.get(key), str) for key in ("slug", "relative_path")):
-        raise OncoduetError(
-            f"{where}: expected a socket (or interface) with slug and relative_path, found {_kind(value)}"
-        )
+        raise OncoduetError(where, expected="a socket (or interface) with slug and relative_path", found=_kind(value))
     image = value.get("image")
     name = image.get("name") if isinstance(image, Mapping) else None
     if name is not None and not isinstance(name, str):
-        raise OncoduetError(f"{where}: expected a text as the image's name, found {_kind(name)}")
+        raise OncoduetError(where, expected="a text as the image's name", found=_kind(name))
     return Entry(socket["slug"], _safe(socket["relative_path"], where), name, value.get("value"))
 
 
 def _safe(relative: str, where: str) -> str:
     if not is_relative(relative):
-        raise OncoduetError(f"{where}: expected a relative path, found {relative!r}")
+        raise OncoduetError(where, expected="a relative path", found=f"{relative!r}")
     return relative
 
 

@@ -48,8 +48,9 @@ class Table:
             for column in columns:
                 if first[column] != row[column]:
                     raise OncoduetError(
-                        f"{self.path}: line {line}: expected the {column} of {'_'.join(name)} as on line {first_line} "
-                        f"({first[column]!r}), found {row[column]!r}"
+                        f"{self.path}: line {line}",
+                        expected=f"the {column} of {'_'.join(name)} as on line {first_line} ({first[column]!r})",
+                        found=f"{row[column]!r}",
                     )
         return {name: row for name, (_, row) in found.items()}
 
@@ -81,16 +82,16 @@ def read_table(path: Path, columns: Sequence[str]) -> Table:
     names = [name.strip() for name in names]
     for column, count in Counter(names).items():
         if column and count > 1:
-            raise OncoduetError(f"{path}: expected each column once, found {column!r} {count} times")
+            raise OncoduetError(path, expected="each column once", found=f"{column!r} {count} times")
     missing = [column for column in columns if column not in names]
     if missing:
-        raise OncoduetError(f"{path}: expected the column {missing[0]}, found {', '.join(names) or 'an empty line'}")
+        raise OncoduetError(path, expected=f"the column {missing[0]}", found=", ".join(names) or "an empty line")
     rows = [(number, line) for number, line in others if any(cell.strip() for cell in line)]
     for number, line in rows:
         if len(line) != len(names):
-            raise OncoduetError(f"{path}: line {number}: expected {len(names)} values, found {len(line)}")
+            raise OncoduetError(f"{path}: line {number}", expected=f"{len(names)} values", found=len(line))
     if not rows:
-        raise OncoduetError(f"{path}: expected rows below the names of the columns, found none")
+        raise OncoduetError(path, expected="rows below the names of the columns", found="none")
     return Table(
         path=path,
         rows=tuple({name: known(cell) for name, cell in zip(names, line, strict=True)} for _, line in rows),
@@ -103,9 +104,9 @@ def _lines(path: Path, columns: Sequence[str]) -> tuple[list[tuple[int, list[str
     """Every line with its number, parted by the delimiter that gives most of the columns."""
     try:
         if not path.is_file():
-            raise OncoduetError(f"{path}: expected a table with the columns {', '.join(columns)}, found no file")
+            raise OncoduetError(path, expected=f"a table with the columns {', '.join(columns)}", found="no file")
         if path.stat().st_size > LARGEST_BYTES:
-            raise OncoduetError(f"{path}: expected a table of at most {LARGEST_BYTES} bytes, found more")
+            raise OncoduetError(path, expected=f"a table of at most {LARGEST_BYTES} bytes", found="more")
         text = path.read_text(encoding="utf-8-sig")
         first, _, _ = text.partition("\n")
         delimiter = max(
@@ -114,9 +115,9 @@ def _lines(path: Path, columns: Sequence[str]) -> tuple[list[tuple[int, list[str
         reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, skipinitialspace=True, strict=True)
         lines = [(reader.line_num, line) for line in reader]
     except (OSError, ValueError, csv.Error) as error:
-        raise OncoduetError(f"{path}: expected a table as CSV in UTF-8, found: {error}") from None
+        raise OncoduetError(path, expected="a table as CSV in UTF-8", found=error) from None
     if not lines:
-        raise OncoduetError(f"{path}: expected a table with the columns {', '.join(columns)}, found an empty file")
+        raise OncoduetError(path, expected=f"a table with the columns {', '.join(columns)}", found="an empty file")
     return lines, delimiter
 
 

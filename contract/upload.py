@@ -79,30 +79,34 @@ def check_image(archive: Path, *, allow_standin: bool = False) -> None:
     manifest = _json(archive, contents, "manifest.json")
     if not isinstance(manifest, list) or len(manifest) != 1 or not isinstance(manifest[0], dict):
         found = len(manifest) if isinstance(manifest, list) else type(manifest).__name__
-        raise OncoduetError(f"{archive}: expected one image in manifest.json, found {found}")
+        raise OncoduetError(archive, expected="one image in manifest.json", found=found)
     name = str(manifest[0].get("Config"))
     image = _object(_json(archive, contents, name))
     stated = re.search(r"[0-9a-f]{64}", name)
     if stated and stated[0] != contents.sha256[name]:
-        raise OncoduetError(f"{archive}: expected the sha256 of {name} in its name, found {contents.sha256[name]}")
+        raise OncoduetError(archive, expected=f"the sha256 of {name} in its name", found=contents.sha256[name])
     layers = manifest[0].get("Layers")
     missing = [layer for layer in layers if layer not in contents.names] if isinstance(layers, list) else ["layers"]
     if missing:
-        raise OncoduetError(f"{archive}: expected all layers of the image, found no {missing[0]}")
+        raise OncoduetError(archive, expected="all layers of the image", found=f"no {missing[0]}")
     platform = f"{image.get('os')}/{image.get('architecture')}"
     if platform != "linux/amd64":
-        raise OncoduetError(f"{archive}: expected an image for linux/amd64, found {platform}")
+        raise OncoduetError(archive, expected="an image for linux/amd64", found=platform)
     settings = _object(image.get("config"))
     user = str(settings.get("User") or "")
     if not user_and_group(user)[0]:
-        raise OncoduetError(f"{archive}: expected an image whose user is not root, found {user!r}")
+        raise OncoduetError(archive, expected="an image whose user is not root", found=f"{user!r}")
     if not (settings.get("Entrypoint") or settings.get("Cmd")):
-        raise OncoduetError(f"{archive}: expected an image with an entry point, found none")
+        raise OncoduetError(archive, expected="an image with an entry point", found="none")
     labels = _object(settings.get("Labels"))
     if labels.get(STANDIN_LABEL) == "true" and not allow_standin:
         raise OncoduetError(
-            f"{archive}: expected an image on a public base, found one built on a stand-in (label {STANDIN_LABEL}), "
-            "which must not be published; --allow-standin is for tests of the export"
+            archive,
+            expected="an image on a public base",
+            found=(
+                f"one built on a stand-in (label {STANDIN_LABEL}), which must not be published; "
+                "--allow-standin is for tests of the export"
+            ),
         )
 
 
@@ -140,13 +144,15 @@ def check_model(archive: Path, *, accept_non_commercial: bool = False) -> None:
         return
     if record.data_licence == UNKNOWN_LICENCE:
         raise OncoduetError(
-            f"{archive}: expected a model made from data of known licence, found {UNKNOWN_LICENCE!r}; "
-            "--accept-non-commercial exports it all the same"
+            archive,
+            expected="a model made from data of known licence",
+            found=f"{UNKNOWN_LICENCE!r}; --accept-non-commercial exports it all the same",
         )
     if re.search(r"\bNC\b|non-?commercial", record.data_licence, re.IGNORECASE):
         raise OncoduetError(
-            f"{archive}: expected a model made from data for any use, found {record.data_licence}; "
-            "--accept-non-commercial exports it all the same"
+            archive,
+            expected="a model made from data for any use",
+            found=f"{record.data_licence}; --accept-non-commercial exports it all the same",
         )
 
 
@@ -160,7 +166,7 @@ def check_truth(archive: Path) -> None:
     """
     contents = _read(archive, keep=())
     if not any(name.endswith((".nii.gz", ".mha")) for name in contents.sha256):
-        raise OncoduetError(f"{archive}: expected label maps (CASE.nii.gz or CASE.mha), found none")
+        raise OncoduetError(archive, expected="label maps (CASE.nii.gz or CASE.mha)", found="none")
 
 
 def _read(archive: Path, *, keep: Collection[str] | None) -> Contents:
@@ -172,7 +178,7 @@ def _read(archive: Path, *, keep: Collection[str] | None) -> Contents:
             try:
                 tarfile.data_filter(member, "/nowhere")
             except tarfile.FilterError as error:
-                raise OncoduetError(f"{archive}: expected plain files below one folder, found: {error}") from None
+                raise OncoduetError(archive, expected="plain files below one folder", found=error) from None
             name = member.name.removeprefix("./")
             contents.names.append(name)
             if not member.isfile():
@@ -181,7 +187,7 @@ def _read(archive: Path, *, keep: Collection[str] | None) -> Contents:
                 kept_bytes += member.size
                 if kept_bytes > _MOST_JSON_BYTES:
                     raise OncoduetError(
-                        f"{archive}: expected at most {_MOST_JSON_BYTES} bytes in small files, found more"
+                        archive, expected=f"at most {_MOST_JSON_BYTES} bytes in small files", found="more"
                     )
                 contents.json_bytes[name] = content.read()
                 contents.sha256[name] = hashlib.sha256(contents.json_bytes[name]).hexdigest()
@@ -202,18 +208,18 @@ def _whole_stream(archive: Path) -> Iterator[gzip.GzipFile]:
             while stream.read(_CHUNK_BYTES):
                 pass
     except FileNotFoundError:
-        raise OncoduetError(f"{archive}: expected an archive, found none") from None
+        raise OncoduetError(archive, expected="an archive", found="none") from None
     except (OSError, EOFError, zlib.error, tarfile.TarError) as error:
-        raise OncoduetError(f"{archive}: expected a whole .tar.gz, found a damaged one ({error})") from None
+        raise OncoduetError(archive, expected="a whole .tar.gz", found=f"a damaged one ({error})") from None
 
 
 def _json(archive: Path, contents: Contents, name: str) -> Any:
     if name not in contents.json_bytes:
-        raise OncoduetError(f"{archive}: expected {name}, found {', '.join(sorted(contents.sha256)[:5]) or 'nothing'}")
+        raise OncoduetError(archive, expected=name, found=", ".join(sorted(contents.sha256)[:5]) or "nothing")
     try:
         return json.loads(contents.json_bytes[name])
     except (ValueError, RecursionError) as error:
-        raise OncoduetError(f"{archive}: expected JSON in {name}, found: {error}") from None
+        raise OncoduetError(archive, expected=f"JSON in {name}", found=error) from None
 
 
 def _object(value: Any) -> dict[str, Any]:
@@ -222,14 +228,15 @@ def _object(value: Any) -> dict[str, Any]:
 
 def _require_sums(archive: Path, contents: Contents) -> None:
     if SUMS not in contents.json_bytes:
-        raise OncoduetError(f"{archive}: expected a bundle with {SUMS}, found none")
+        raise OncoduetError(archive, expected=f"a bundle with {SUMS}", found="none")
     stated = parse_sums(contents.json_bytes[SUMS].decode(errors="replace"), f"{archive}: {SUMS}")
     found = {file: digest for file, digest in contents.sha256.items() if file != SUMS}
     for file in sorted(stated.keys() | found.keys()):
         if stated.get(file) != found.get(file):
             raise OncoduetError(
-                f"{archive}: {file}: expected the sha256 in {SUMS} ({stated.get(file, 'none')}), "
-                f"found {found.get(file, 'no such file')}"
+                f"{archive}: {file}",
+                expected=f"the sha256 in {SUMS} ({stated.get(file, 'none')})",
+                found=found.get(file, "no such file"),
             )
 
 

@@ -217,10 +217,10 @@ def read_volume(path: Path) -> Volume:
     low, high = float(array.min()), float(array.max())  # NaN if any voxel is
     if not (np.isfinite(low) and np.isfinite(high)):
         wrong = int(array.size - np.count_nonzero(np.isfinite(array)))
-        raise OncoduetError(f"{path}: expected finite voxels, found {wrong} NaN or infinite")
+        raise OncoduetError(path, expected="finite voxels", found=f"{wrong} NaN or infinite")
     if not -_LARGEST_VOXEL <= low <= high <= _LARGEST_VOXEL:
         raise OncoduetError(
-            f"{path}: expected voxels between {-_LARGEST_VOXEL:g} and {_LARGEST_VOXEL:g}, found {low:g} to {high:g}"
+            path, expected=f"voxels between {-_LARGEST_VOXEL:g} and {_LARGEST_VOXEL:g}", found=f"{low:g} to {high:g}"
         )
     return Volume(array, volume.grid)
 
@@ -240,7 +240,7 @@ def read_label(path: Path, known_values: Iterable[int] | None = None) -> Volume:
         known = sorted(set(known_values))
         unknown = sorted(set(np.unique(array).tolist()) - set(known))
         if unknown:
-            raise OncoduetError(f"{path}: expected label values {known}, found {unknown}")
+            raise OncoduetError(path, expected=f"label values {known}", found=unknown)
     return Volume(array, volume.grid)
 
 
@@ -249,9 +249,9 @@ def whole_labels(path: Path, values: npt.NDArray[Any]) -> LabelArray:
     with np.errstate(invalid="ignore"):  # what int32 cannot hold differs afterwards
         labels = values.astype(np.int32)
     if not np.array_equal(labels, values):
-        raise OncoduetError(f"{path}: expected whole numbers in a label map, found fractional or non-finite values")
+        raise OncoduetError(path, expected="whole numbers in a label map", found="fractional or non-finite values")
     if labels.size and labels.min() < 0:
-        raise OncoduetError(f"{path}: expected no negative numbers in a label map, found {labels.min()}")
+        raise OncoduetError(path, expected="no negative numbers in a label map", found=labels.min())
     return labels
 
 
@@ -277,7 +277,7 @@ def write_volume(path: Path, volume: Volume) -> None:
             cause = [line for line in str(error).splitlines() if line.strip()][-1].removeprefix(f"{partial}: ")
             free_bytes = shutil.disk_usage(path.parent).free
             raise OncoduetError(
-                f"{path}: expected enough space for it on the disk, found {free_bytes} bytes free ({cause})"
+                path, expected="enough space for it on the disk", found=f"{free_bytes} bytes free ({cause})"
             ) from None
 
 
@@ -353,7 +353,7 @@ def require_same_grid(found: Grid, expected: Grid, *, found_name: str, expected_
     """
     if not same_grid(found, expected, tolerance_mm=0.1):
         raise OncoduetError(
-            f"{found_name}: expected the grid of {expected_name} ({expected.describe()}), found {found.describe()}"
+            found_name, expected=f"the grid of {expected_name} ({expected.describe()})", found=found.describe()
         )
 
 
@@ -395,7 +395,7 @@ def _require_utf8(path: Path) -> None:
     try:
         str(path).encode()
     except UnicodeEncodeError:
-        raise OncoduetError(f"{path}: expected a name in UTF-8, found other bytes") from None
+        raise OncoduetError(path, expected="a name in UTF-8", found="other bytes") from None
 
 
 def _three(values: Iterable[float]) -> tuple[float, float, float]:

@@ -69,7 +69,9 @@ def _score(options: argparse.Namespace) -> None:
     console = make_console()
     truth = find_truth(options.truth)
     if options.explain is not None and options.explain not in truth.label_maps:
-        raise OncoduetError(f"--explain {options.explain}: expected a case of {truth.folder}, found no label map of it")
+        raise OncoduetError(
+            f"--explain {options.explain}", expected=f"a case of {truth.folder}", found="no label map of it"
+        )
     scores = score(
         predictions=options.predictions,
         truth=options.truth,
@@ -108,7 +110,7 @@ def _compare(options: argparse.Namespace) -> None:
     from evaluation.compare import compare  # noqa: PLC0415  (brings matplotlib, which scoring does not need)
 
     if (options.archive is None) != (options.predictions is None):
-        raise UsageError("compare: expected --archive and --predictions together, or neither")
+        raise UsageError("compare", expected="--archive and --predictions together, or neither")
     compare(
         options.scores,
         options.output,

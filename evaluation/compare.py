@@ -134,19 +134,20 @@ def _require_legible(scores: Sequence[Path], groups: Mapping[str, Sequence[Score
     where = ", ".join(map(str, scores[:3])) + (f" and {len(scores) - 3} more" if len(scores) > 3 else "")
     if not 2 <= len(groups) <= MOST_CONFIGURATIONS:
         raise OncoduetError(
-            f"{where}: expected 2 to {MOST_CONFIGURATIONS} configurations to compare, found {len(groups)} "
-            f"({', '.join(groups)})"
+            where,
+            expected=f"2 to {MOST_CONFIGURATIONS} configurations to compare",
+            found=f"{len(groups)} ({', '.join(groups)})",
         )
     for name, members in groups.items():
         if len(members) > MOST_RUNS:
-            raise OncoduetError(f"{where}: expected at most {MOST_RUNS} runs of {name}, found {len(members)}")
+            raise OncoduetError(where, expected=f"at most {MOST_RUNS} runs of {name}", found=len(members))
 
 
 def _subgroups(plan: Analysis, marksheet: Path | None, truth: TestSet, where: object) -> Groups:
     if marksheet is None and plan.subgroups:
-        raise OncoduetError(f"{where}: expected --marksheet for the subgroups {', '.join(plan.subgroups)}, found none")
+        raise OncoduetError(where, expected=f"--marksheet for the subgroups {', '.join(plan.subgroups)}", found="none")
     if marksheet is not None and not plan.subgroups:
-        raise OncoduetError(f"{marksheet}: expected an analysis file that declares subgroups, found none declared")
+        raise OncoduetError(marksheet, expected="an analysis file that declares subgroups", found="none declared")
     return {} if marksheet is None else read_groups(marksheet, plan.subgroups, truth)
 
 

@@ -54,7 +54,7 @@ def freeze_baselines(truth: TruthFolder, scores: Sequence[Path]) -> list[Path]:
     for folder in folders:
         name = _name(folder)
         if name in by_name:
-            raise OncoduetError(f"{folder}: expected a name of its own for each baseline, found {name} twice")
+            raise OncoduetError(folder, expected="a name of its own for each baseline", found=f"{name} twice")
         _truth_of(truth, _read(folder, truth, truth.card).truth)
         by_name[name] = folder
     files = [f"{name}/{file}" for name in by_name for file in _FILES]
@@ -87,7 +87,7 @@ def read_baselines(truth: TruthFolder, card: Card | None) -> dict[str, ScoredRun
     _require_few(places, folder)
     for place in places:
         if _name(place) != place.name:
-            raise OncoduetError(f"{place}: expected a name of letters, digits, - and _, found {place.name!r}")
+            raise OncoduetError(place, expected="a name of letters, digits, - and _", found=f"{place.name!r}")
     found = {place.name: _read(place, truth, card) for place in places}
     _truth_of(truth, next(iter(found.values())).truth)
     return found
@@ -113,8 +113,9 @@ def compare_with_baselines(
     for name, baseline in baselines.items():
         if (baseline.truth.positive != truth.positive).any() or (baseline.truth.lesions != truth.lesions).any():
             raise OncoduetError(
-                f"{truth_folder.folder / BASELINES / name}: expected tables with the labels and lesions of the label "
-                "maps, found others"
+                truth_folder.folder / BASELINES / name,
+                expected="tables with the labels and lesions of the label maps",
+                found="others",
             )
         found[name] = compared(truth, outcome, baseline.outcome)
     return found
@@ -179,7 +180,7 @@ def _scored_folders(path: Path) -> list[Path]:
     inner = sorted(path.iterdir()) if path.is_dir() else []
     found = [folder for folder in inner if (folder / "metrics.json").is_file()]
     if not found:
-        raise OncoduetError(f"{path}: expected a scored run (metrics.json) or a folder of such, found none")
+        raise OncoduetError(path, expected="a scored run (metrics.json) or a folder of such", found="none")
     return found
 
 
@@ -190,7 +191,7 @@ def _name(folder: Path) -> str:
 
 def _require_few(folders: Sequence[Path], where: object) -> None:
     if not 1 <= len(folders) <= MOST:
-        raise OncoduetError(f"{where}: expected 1 to {MOST} scored runs as baselines, found {len(folders)}")
+        raise OncoduetError(where, expected=f"1 to {MOST} scored runs as baselines", found=len(folders))
 
 
 def _read(folder: Path, truth: TruthFolder, card: Card | None) -> ScoredRun:
@@ -203,12 +204,13 @@ def _read(folder: Path, truth: TruthFolder, card: Card | None) -> ScoredRun:
     for name, sha256 in ours.items():
         if parents.get(name) != sha256:
             raise OncoduetError(
-                f"{folder / 'metrics.json'}: expected a baseline scored with this {name.replace('_', ' ')} "
-                f"({sha256[:12]}), found {parents.get(name, 'none')[:12]}"
+                folder / "metrics.json",
+                expected=f"a baseline scored with this {name.replace('_', ' ')} ({sha256[:12]})",
+                found=parents.get(name, "none")[:12],
             )
     if run.truth.case_ids != tuple(sorted(truth.label_maps)):
         raise OncoduetError(
-            f"{folder / 'cases.csv'}: expected the {len(truth.label_maps)} cases of {truth.folder}, found others"
+            folder / "cases.csv", expected=f"the {len(truth.label_maps)} cases of {truth.folder}", found="others"
         )
     return run
 

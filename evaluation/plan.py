@@ -96,7 +96,7 @@ def _require_use(options: argparse.Namespace) -> None:
     """Raise ``UsageError`` for files that the question needs or has no use for."""
     of_looks = options.sequential and not options.simulate
     if of_looks and not (options.scores and options.analysis):
-        raise UsageError("plan --sequential: expected --scores and --analysis, or --simulate")
+        raise UsageError("plan --sequential", expected="--scores and --analysis, or --simulate")
     unused = {
         "--scores": options.scores and not of_looks,
         "--analysis": options.analysis and not of_looks,
@@ -105,7 +105,7 @@ def _require_use(options: argparse.Namespace) -> None:
     }
     for name, is_given in unused.items():
         if is_given:
-            raise UsageError(f"plan: expected options that the question asked has a use for, found {name}")
+            raise UsageError("plan", expected="options that the question asked has a use for", found=name)
 
 
 def _check(options: argparse.Namespace) -> None:
@@ -128,9 +128,9 @@ def _check(options: argparse.Namespace) -> None:
     for name, (values, low, high) in limits.items():
         for value in values:
             if not low <= value <= high:
-                raise OncoduetError(f"{name}: expected {low:g} to {high:g}, found {value:g}")
+                raise OncoduetError(name, expected=f"{low:g} to {high:g}", found=f"{value:g}")
     if list(options.looks) != sorted(set(options.looks)):
-        raise OncoduetError(f"--looks: expected rising numbers of runs, found {' '.join(map(str, options.looks))}")
+        raise OncoduetError("--looks", expected="rising numbers of runs", found=" ".join(map(str, options.looks)))
 
 
 def _write(options: argparse.Namespace, name: str, record: BaseModel) -> None:

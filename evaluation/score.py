@@ -244,8 +244,12 @@ def _require_unseen(run: PredictionSet, truth: TruthFolder, *, training_studies_
     seen = _seen(run, truth)
     if seen and not training_studies_too:
         raise OncoduetError(
-            f"{run.folder}: expected studies that none of its networks was trained on, found {len(seen)} of "
-            f"{len(truth.label_maps)} that one was: {listed(seen)}; --training-studies-too scores them all the same"
+            run.folder,
+            expected="studies that none of its networks was trained on",
+            found=(
+                f"{len(seen)} of {len(truth.label_maps)} that one was: {listed(seen)}; "
+                "--training-studies-too scores them all the same"
+            ),
         )
 
 

@@ -84,7 +84,9 @@ def _require_size(network: torch.nn.Module) -> None:
     """Raise ``OncoduetError`` for a network, built without memory, of more parameters than any that is trained."""
     count = sum(parameter.numel() for parameter in network.parameters())
     if count > MOST_PARAMETERS:
-        raise OncoduetError(f"plans: expected a network of at most {MOST_PARAMETERS:,} parameters, found {count:,}")
+        raise OncoduetError(
+            "plans", expected=f"a network of at most {MOST_PARAMETERS:,} parameters", found=f"{count:,}"
+        )
 
 
 @cache

@@ -95,8 +95,9 @@ def choose_device(wanted: Device, *, root: Path = Path("/")) -> ComputeDevice:
     expected = "a CUDA device" if gpu is None else f"to use the machine's GPU ({gpu.name})"
     found = f"none ({fault})" if gpu is None else fault
     raise OncoduetError(
-        f"--device {wanted}: expected {expected}, found {found}; here: {software(gpu)}; "
-        f"{hidden or _remedy(gpu)}, or go on knowingly with --device cpu"
+        f"--device {wanted}",
+        expected=expected,
+        found=(f"{found}; here: {software(gpu)}; {hidden or _remedy(gpu)}, or go on knowingly with --device cpu"),
     )
 
 
@@ -148,7 +149,7 @@ def memory_or_refuse(what: str, *, remedy: str) -> Iterator[None]:
         if not out_of_memory(error):
             raise
         found = one_line(str(error)).partition(" If reserved but unallocated")[0] or "too little"
-        raise OncoduetError(f"{what}: expected enough memory for it, found: {found}; {remedy}") from error
+        raise OncoduetError(what, expected="enough memory for it", found=f"{found}; {remedy}") from error
 
 
 def require_same_device(what: str, *, begun: str, now: str) -> None:
@@ -158,8 +159,9 @@ def require_same_device(what: str, *, begun: str, now: str) -> None:
     """
     if begun != now:
         raise OncoduetError(
-            f"{what}: expected to go on on {begun}, where its checkpoint was written, found {now}; "
-            f"--device {begun} goes on, another --output begins anew on {now}"
+            what,
+            expected=f"to go on on {begun}, where its checkpoint was written",
+            found=f"{now}; --device {begun} goes on, another --output begins anew on {now}",
         )
 
 

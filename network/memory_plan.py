@@ -126,12 +126,14 @@ def plan_memory(
     least = held + host_bytes(work, ways[-1], on_gpu=on_gpu)
     if least > budget.total:
         raise OncoduetError(
-            f"study {name}: expected to need at most {budget.total / GB:.1f} GB of memory ({budget.source}), "
-            f"found that {_size(work.reference)} voxels ({len(work.channels)} channels) need {least / GB:.1f} GB"
+            f"study {name}",
+            expected=f"to need at most {budget.total / GB:.1f} GB of memory ({budget.source})",
+            found=(f"that {_size(work.reference)} voxels ({len(work.channels)} channels) need {least / GB:.1f} GB"),
         )
     raise OncoduetError(
-        f"study {name}: expected to need at most {gpu_free / GB:.1f} GB of the GPU's memory, "
-        f"found that it needs {window_bytes(work, ways[-1]) / GB:.1f} GB"
+        f"study {name}",
+        expected=f"to need at most {gpu_free / GB:.1f} GB of the GPU's memory",
+        found=f"that it needs {window_bytes(work, ways[-1]) / GB:.1f} GB",
     )
 
 

@@ -366,9 +366,10 @@ def read_plans(plans_path: Path, dataset_path: Path, card: Card) -> tuple[dict[s
     expected = (len(card.channels), len(card.classes) + 1)
     if (channels, classes) != expected:
         raise OncoduetError(
-            f"{dataset_path}: expected {expected[0]} channels and {expected[1]} labels as in the card, "
-            f"found {channels} and {classes}"
+            dataset_path,
+            expected=f"{expected[0]} channels and {expected[1]} labels as in the card",
+            found=f"{channels} and {classes}",
         )
     if planned != channels:
-        raise OncoduetError(f"{plans_path}: expected {channels} channels as in the card, found {planned}")
+        raise OncoduetError(plans_path, expected=f"{channels} channels as in the card", found=planned)
     return plans, dataset

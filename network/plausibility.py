@@ -40,8 +40,9 @@ def require_plausible(channel: Channel, volume: Volume, path: Path) -> None:
     if inner.min() == inner.max():
         where = "" if lowest == highest else " in its middle"
         raise OncoduetError(
-            f"{path}: expected an image of {channel.name!r} with contrast, found {float(inner.min()):g} in every "
-            f"voxel{where}"
+            path,
+            expected=f"an image of {channel.name!r} with contrast",
+            found=f"{float(inner.min()):g} in every voxel{where}",
         )
     bounds = channel.plausible
     if bounds is None:
@@ -51,14 +52,19 @@ def require_plausible(channel: Channel, volume: Volume, path: Path) -> None:
         wanted = [f"from {bounds.minimum_at_most:g} or less"] if bounds.minimum_at_most is not None else []
         wanted += [f"to {bounds.maximum_at_least:g} or more"] if bounds.maximum_at_least is not None else []
         raise OncoduetError(
-            f"{path}: expected intensities of {channel.name!r}, {' '.join(wanted)}, "
-            f"found {lowest:g} to {highest:g}: another modality or unit"
+            path,
+            expected=f"intensities of {channel.name!r}, {' '.join(wanted)}",
+            found=f"{lowest:g} to {highest:g}: another modality or unit",
         )
     median = float(np.median(inner[inner > lowest]))
     if bounds.median_between is not None and not _within(median, bounds.median_between):
         raise OncoduetError(
-            f"{path}: expected intensities of {channel.name!r}, with a median in the image's middle "
-            f"{_between(bounds.median_between)}, found {median:g}: another channel, modality or unit"
+            path,
+            expected=(
+                f"intensities of {channel.name!r}, with a median in the image's middle "
+                f"{_between(bounds.median_between)}"
+            ),
+            found=f"{median:g}: another channel, modality or unit",
         )
     if bounds.median_mostly_between is not None and not _within(median, bounds.median_mostly_between):
         logger.warning(

@@ -187,8 +187,9 @@ def network_size(
     )
     if max(z, y, x) > LONGEST_VOXELS:
         raise OncoduetError(
-            f"plans: expected spacings by which an image has at most {LONGEST_VOXELS} voxels along an axis, "
-            f"found {z} × {y} × {x}"
+            "plans",
+            expected=f"spacings by which an image has at most {LONGEST_VOXELS} voxels along an axis",
+            found=f"{z} × {y} × {x}",
         )
     return z, y, x
 

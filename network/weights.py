@@ -48,14 +48,14 @@ def load_weights(path: Path) -> dict[str, torch.Tensor]:
     from safetensors import SafetensorError, safe_open  # noqa: PLC0415
 
     if not path.is_file():
-        raise OncoduetError(f"{path}: expected weights, found no file")
+        raise OncoduetError(path, expected="weights", found="no file")
     try:
         with safe_open(str(path), framework="pt") as file:
             aliases = _aliases(file.metadata() or {})
             weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
             return weights | {name: weights[owner] for name, owner in aliases.items()}
     except (SafetensorError, OSError, ValueError, KeyError, RecursionError) as error:
-        raise OncoduetError(f"{path}: expected safetensors weights, found: {error}") from None
+        raise OncoduetError(path, expected="safetensors weights", found=error) from None
 
 
 def _aliases(metadata: Mapping[str, str]) -> dict[str, str]:
@@ -85,8 +85,12 @@ def fill(network: torch.nn.Module, weights: Mapping[str, torch.Tensor], path: Pa
     if differing:
         name = differing[0]
         raise OncoduetError(
-            f"{path}: expected weights of the plans' network, found that {len(differing)} differ; "
-            f"{name[:LONGEST_QUOTE]}: expected {expected.get(name, 'none')}, found {found.get(name, 'none')}"
+            path,
+            expected="weights of the plans' network",
+            found=(
+                f"that {len(differing)} differ; {name[:LONGEST_QUOTE]}: expected "
+                f"{expected.get(name, 'none')}, found {found.get(name, 'none')}"
+            ),
         )
     network.to_empty(device="cpu")
     network.load_state_dict(dict(weights))

@@ -97,7 +97,7 @@ def write_archive(order: Order, output: Path, *, on_case: Callable[[], None] = l
     """
     generator = generator_for(order.card)
     if order.shuffle_labels and order.cases < 2:
-        raise OncoduetError(f"shuffled labels: expected at least 2 cases to exchange, found {order.cases}")
+        raise OncoduetError("shuffled labels", expected="at least 2 cases to exchange", found=order.cases)
     record = _record(order)
     _require_no_strangers(output, {order.patient_id(index) for index in range(order.cases)})
     place = Output(
@@ -225,7 +225,7 @@ def _require_no_strangers(output: Path, patients: set[str]) -> None:
     folders = {entry.name for entry in output.iterdir() if entry.is_dir() and not entry.name.startswith(".")}
     strangers = sorted(folders - patients - {"labels"})
     if strangers:
-        raise OncoduetError(f"{output}: expected no other patients in it, found {len(strangers)} ({strangers[0]} …)")
+        raise OncoduetError(output, expected="no other patients in it", found=f"{len(strangers)} ({strangers[0]} …)")
 
 
 def _table(rows: Sequence[Mapping[str, str]]) -> str:

@@ -71,6 +71,6 @@ def generator_for(card: Card) -> Generator:
     if generator is None:
         known = " or ".join(", ".join(sorted(channels)) for channels in GENERATORS)
         raise OncoduetError(
-            f"card {card.name!r}: expected the channels {known} for phantoms, found {', '.join(card.channel_names)}"
+            f"card {card.name!r}", expected=f"the channels {known} for phantoms", found=", ".join(card.channel_names)
         )
     return generator

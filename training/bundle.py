@@ -75,7 +75,7 @@ def bundle(*, runs: Sequence[Path], output: Path) -> BundleRecord:
         lacks.
     """
     if not output.name.endswith(".tar.gz"):
-        raise OncoduetError(f"{output}: expected a name that ends in .tar.gz")
+        raise OncoduetError(output, expected="a name that ends in .tar.gz")
     require_folder(output.parent)
     require_unowned(output.parent, "training bundle")
     before = _members_of(output)
@@ -86,11 +86,14 @@ def bundle(*, runs: Sequence[Path], output: Path) -> BundleRecord:
     locating = _pack([run for run in finished if run.record.key.stage == "localisation"], below="localisation/")
     first = finished[0]
     if not detecting.record.members:
-        raise OncoduetError(f"{output}: expected at least one run that detects lesions, found {first.name} alone")
+        raise OncoduetError(output, expected="at least one run that detects lesions", found=f"{first.name} alone")
     if load_card(first.folder.card).localisation is not None and not locating.record.members:
         raise OncoduetError(
-            f"{output}: expected a run of stage localisation beside the others, since the card {first.record.key.card} "
-            "first locates an organ; found none"
+            output,
+            expected=(
+                f"a run of stage localisation beside the others, since the card {first.record.key.card} "
+                "first locates an organ; found none"
+            ),
         )
     record = BundleRecord(
         card=first.record.key.card,
@@ -103,8 +106,9 @@ def bundle(*, runs: Sequence[Path], output: Path) -> BundleRecord:
     lost = sorted(name for name, sha256 in before.items() if record.parents.get(name) != sha256)
     if lost:
         raise OncoduetError(
-            f"{output}: expected nothing or a bundle of some of these runs, found one with {lost[0]}, which is another "
-            "or missing among them; give another output or move it away"
+            output,
+            expected="nothing or a bundle of some of these runs",
+            found=(f"one with {lost[0]}, which is another or missing among them; give another output or move it away"),
         )
     files: dict[str, Path | bytes] = {"card.toml": first.folder.card, **detecting.files, **locating.files}
     files["bundle.json"] = (record.model_dump_json(indent=2) + "\n").encode()
@@ -113,7 +117,7 @@ def bundle(*, runs: Sequence[Path], output: Path) -> BundleRecord:
         _write_archive(partial, files)
         if _members_of(output) != before:  # which takes as long as another process needs to put one there
             raise OncoduetError(
-                f"{output}: expected the file as it was when the runs were packed, found it changed since"
+                output, expected="the file as it was when the runs were packed", found="it changed since"
             )
     return record
 
@@ -123,7 +127,7 @@ def _members_of(path: Path) -> Mapping[str, str]:
     if not os.path.lexists(path):
         return {}
     if path.is_symlink():
-        raise OncoduetError(f"{path}: expected nothing or a model bundle, found a link")
+        raise OncoduetError(path, expected="nothing or a model bundle", found="a link")
     try:
         check_model(path, accept_non_commercial=True)
         with tarfile.open(path) as archive:
@@ -131,7 +135,7 @@ def _members_of(path: Path) -> Mapping[str, str]:
             assert content is not None  # a regular file, as was checked
             return parse(json.load(content), BundleRecord, f"{path}: bundle.json").parents
     except OncoduetError as error:
-        raise OncoduetError(f"{path}: expected nothing or a model bundle, found something else ({error})") from None
+        raise OncoduetError(path, expected="nothing or a model bundle", found=f"something else ({error})") from None
 
 
 @dataclass(frozen=True)
@@ -182,7 +186,7 @@ def finished_runs(folders: Sequence[Path]) -> list[FinishedRun]:
     finished = sorted((_finished(folder) for folder in find_runs(folders)), key=lambda run: run.name)
     for before, run in itertools.pairwise(finished):
         if before.name == run.name:
-            raise OncoduetError(f"{run.folder.path}: expected {run.name} once, found it in {before.folder.path} too")
+            raise OncoduetError(run.folder.path, expected=f"{run.name} once", found=f"it in {before.folder.path} too")
     return finished
 
 
@@ -200,7 +204,7 @@ def find_runs(folders: Sequence[Path]) -> list[RunFolder]:
         candidates = [RunFolder(path) for path in (folder, *subfolders)]
         held = [run for run in candidates if run.record.is_file()]
         if not held:
-            raise OncoduetError(f"{folder}: expected a run folder or a folder of them, found no run.json")
+            raise OncoduetError(folder, expected="a run folder or a folder of them", found="no run.json")
         found += [run for run in held if run not in found]
     return found
 
@@ -208,25 +212,26 @@ def find_runs(folders: Sequence[Path]) -> list[RunFolder]:
 def _finished(folder: RunFolder) -> FinishedRun:
     record = folder.finished_record()
     if (refusal := engine_of(record).no_bundle) is not None:
-        raise OncoduetError(f"{folder.record}: {refusal}")
+        raise OncoduetError(folder.record, refusal)
     for path in (folder.card, folder.plans, folder.dataset):
         if not path.is_file():
-            raise OncoduetError(f"{path}: expected in a run folder, found no file")
+            raise OncoduetError(path, expected="in a run folder", found="no file")
     if load_card(folder.card).sha256 != record.key.card_sha256:
-        raise OncoduetError(f"{folder.card}: expected the card that run.json names, found another")
+        raise OncoduetError(folder.card, expected="the card that run.json names", found="another")
     sha256 = tensors_sha256(load_weights(folder.weights))
     if sha256 != record.weights_sha256:
         raise OncoduetError(
-            f"{folder.weights}: expected the weights that run.json names ({str(record.weights_sha256)[:12]}…), "
-            f"found others ({sha256[:12]}…)"
+            folder.weights,
+            expected=f"the weights that run.json names ({str(record.weights_sha256)[:12]}…)",
+            found=f"others ({sha256[:12]}…)",
         )
     run = FinishedRun(folder, record)
     known = {"training_studies": run.training_studies} if run.training_studies is not None else {}
     for what, path in (run.beside | known).items():
         if not path.is_file():
-            raise OncoduetError(f"{path}: expected in a run folder, found no file")
+            raise OncoduetError(path, expected="in a run folder", found="no file")
         if sha256_file(path) != record.parents[what]:
-            raise OncoduetError(f"{path}: expected the {what} that run.json names, found another")
+            raise OncoduetError(path, expected=f"the {what} that run.json names", found="another")
     return run
 
 
@@ -242,7 +247,7 @@ def _require_agreement(runs: Sequence[FinishedRun]) -> None:
             ("dataset.json", _same_json(run.folder.dataset, first.folder.dataset)),
         ]:
             if not same:
-                raise OncoduetError(f"{run.folder.path}: expected the {what} of {first.folder.path}, found another")
+                raise OncoduetError(run.folder.path, expected=f"the {what} of {first.folder.path}", found="another")
 
 
 def _same_json(a: Path, b: Path) -> bool:

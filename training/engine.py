@@ -218,9 +218,12 @@ class Engine(Protocol):
             A bundle takes it; or an input is wrong. No prediction was written then.
         """
         raise OncoduetError(
-            f"{folder.record}: expected a run of nnDetection, found one of "
-            f"{folder.finished_record().key.configuration}; "
-            "python -m training bundle and python -m algorithm batch predict with it"
+            folder.record,
+            expected="a run of nnDetection",
+            found=(
+                f"one of {folder.finished_record().key.configuration}; python -m training bundle and "
+                "python -m algorithm batch predict with it"
+            ),
         )
 
 

@@ -123,7 +123,7 @@ def execute_together(
     folders = [item.output.resolve() for item in items]
     doubled = next((folder for folder in folders if folders.count(folder) > 1), None)
     if doubled is not None:
-        raise OncoduetError(f"{doubled}: expected each run to have a folder of its own, found two runs for it")
+        raise OncoduetError(doubled, expected="each run to have a folder of its own", found="two runs for it")
     where = choose_device(device).kind
     going = {number: _steps(item, device=where, resume=resume, wishes=wishes) for number, item in enumerate(items)}
     ended: dict[int, RunRecord | Exception] = {}

@@ -145,7 +145,7 @@ def prepare(
             dataset.keep(kept)
         _require_patients(archive, {study.case_id: patient_of[study.case_id] for study in kept}, folds)
         if not any(study.lesions for study in stacked["detection"].records):
-            raise OncoduetError(f"{archive / 'labels'}: expected at least one study with a lesion, found none")
+            raise OncoduetError(archive / "labels", expected="at least one study with a lesion", found="none")
         lesions = stacked["detection"].records
         splits = SplitsRecord(seed=seed, folds=split_patients(lesions, folds=folds, seed=seed))
         write_record(stage / SOURCES, SourcesRecord(archive=str(archive.resolve()), studies=stamps))
@@ -179,9 +179,9 @@ def _require_place(output: Path, archive: Path) -> None:
 
 def _require_usable(folds: int, seed: int) -> None:
     if folds < 2:
-        raise UsageError(f"--folds: expected at least 2, found {folds}")
+        raise UsageError("--folds", expected="at least 2", found=folds)
     if seed < 0:
-        raise UsageError(f"--seed: expected at least 0, found {seed}")
+        raise UsageError("--seed", expected="at least 0", found=seed)
 
 
 def _listed(archive: Path, card: Card, on_bad_study: OnBadStudy) -> tuple[Sequence[Study], "_BadStudies"]:
@@ -222,8 +222,9 @@ def _require_same(
     ]:
         if found != expected:
             raise OncoduetError(
-                f"{existing.folder}: expected no dataset or one with the same {what}, found another, from which "
-                "runs may have been made; give another output, or --replace"
+                existing.folder,
+                expected=f"no dataset or one with the same {what}",
+                found="another, from which runs may have been made; give another output, or --replace",
             )
 
 
@@ -285,7 +286,7 @@ class _BadStudies:
 def _require_patients(archive: Path, patient_of: Mapping[str, str], folds: int) -> None:
     patients = set(patient_of.values())
     if len(patients) < folds:
-        raise OncoduetError(f"{archive}: expected at least {folds} patients for {folds} folds, found {len(patients)}")
+        raise OncoduetError(archive, expected=f"at least {folds} patients for {folds} folds", found=len(patients))
 
 
 def _preprocess(

@@ -92,7 +92,7 @@ class Profile(Frozen):
         if self.checkpoint != "card":
             return self.checkpoint
         if card.checkpoint is None:
-            raise OncoduetError(f"card {card.name}: expected checkpoint for the profile {self.name}, found none")
+            raise OncoduetError(f"card {card.name}", expected=f"checkpoint for the profile {self.name}", found="none")
         return card.checkpoint
 
 

@@ -30,18 +30,22 @@ def plan_run(
     prepared = prepared.for_stage(how.stage)
     run = Run(prepared, how, load_profile(profile), fold, restart, base_seed)
     if restart < 0 or base_seed < 0:
-        raise UsageError(f"restart and seed: expected at least 0, found {restart} and {base_seed}")
+        raise UsageError("restart and seed", expected="at least 0", found=f"{restart} and {base_seed}")
     lesions = {study.case_id: study.lesions for study in prepared.record.studies}
     if not any(lesions[case_id] for case_id in run.fold.train):
         wanted = prepared.card.lesion_class
-        raise OncoduetError(f"{prepared.folder}: expected a {wanted} in the training part of fold {fold}, found none")
+        raise OncoduetError(prepared.folder, expected=f"a {wanted} in the training part of fold {fold}", found="none")
     if run.keep == "detection":
         positive = sum(lesions[case_id] > 0 for case_id in run.fold.validation)
         negative = len(run.fold.validation) - positive
         if not (positive and negative):
             raise OncoduetError(
-                f"{prepared.folder}: expected validation studies with and without lesions in fold {fold}, by which "
-                f"the profile {run.profile.name} chooses a checkpoint, found {positive} with and {negative} without"
+                prepared.folder,
+                expected=(
+                    f"validation studies with and without lesions in fold {fold}, by which the profile "
+                    f"{run.profile.name} chooses a checkpoint"
+                ),
+                found=f"{positive} with and {negative} without",
             )
     return run
 
@@ -64,12 +68,13 @@ def existing_record(run: Run, folder: RunFolder, *, resume: bool = False) -> Run
         require_folder(folder.path)
     if existing is not None:
         if existing.key != run.key:
-            raise OncoduetError(f"{path}: expected {_describe(run.key)}, found {_describe(existing.key)}")
+            raise OncoduetError(path, expected=_describe(run.key), found=_describe(existing.key))
         changed = sorted(name for name, sha256 in run.parents.items() if existing.parents.get(name) != sha256)
         if changed and existing.state != "planned":
             raise OncoduetError(
-                f"{path}: expected the {' and '.join(changed)} that this run was begun with, found another since "
-                f"(state {existing.state}); give another --output"
+                path,
+                expected=f"the {' and '.join(changed)} that this run was begun with",
+                found=f"another since (state {existing.state}); give another --output",
             )
     finished = existing is not None and existing.state == "finished"
     if resume and not finished:

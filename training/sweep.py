@@ -261,19 +261,20 @@ def _dataset(run: FinishedRun, first: FinishedRun, folder: Path | None) -> Prepa
     key, path = run.record.key, run.folder.path
     if "anchors" not in run.record.parents:
         raise OncoduetError(
-            f"{path}: expected a run that finds boxes, found one of the configuration {key.configuration}"
+            path, expected="a run that finds boxes", found=f"one of the configuration {key.configuration}"
         )
     if key.card_sha256 != first.record.key.card_sha256:
-        raise OncoduetError(f"{path}: expected the card of {first.folder.path}, found another")
+        raise OncoduetError(path, expected=f"the card of {first.folder.path}", found="another")
     where = folder or Path(run.record.prepared_folder or "")
     if not (where / "prepared.json").is_file():
         raise OncoduetError(
-            f"{where}: expected the prepared dataset that {path} was trained on, found none; --prepared says where it "
-            "lies now"
+            where,
+            expected=f"the prepared dataset that {path} was trained on",
+            found="none; --prepared says where it lies now",
         )
     prepared = load_prepared(where)
     if prepared.sha256 != run.record.parents.get("prepared"):
-        raise OncoduetError(f"{where}: expected the prepared dataset that {path} was trained on, found another")
+        raise OncoduetError(where, expected=f"the prepared dataset that {path} was trained on", found="another")
     return prepared
 
 
@@ -291,8 +292,9 @@ def _judge(
     archive = unchanged_archive(prepared, archive=whereabouts.archive)
     if archive is None:
         raise OncoduetError(
-            f"{read_sources(prepared).archive}: expected the archive that {prepared.folder} was prepared from, found "
-            "none; --archive says where it lies now"
+            read_sources(prepared).archive,
+            expected=f"the archive that {prepared.folder} was prepared from",
+            found="none; --archive says where it lies now",
         )
     partner = find_localisation(
         prepared.card,

@@ -191,10 +191,10 @@ def _same(path: Path, expected: str | None, found: Callable[[], str]) -> None:
     if expected is None:
         raise _UncheckedError("run.json does not name its hash")
     if not path.exists():
-        raise OncoduetError(f"{path}: expected the one with the hash {expected[:12]}…, found none")
+        raise OncoduetError(path, expected=f"the one with the hash {expected[:12]}…", found="none")
     sha256 = found()
     if sha256 != expected:
-        raise OncoduetError(f"{path}: expected the one with the hash {expected[:12]}…, found {sha256[:12]}…")
+        raise OncoduetError(path, expected=f"the one with the hash {expected[:12]}…", found=f"{sha256[:12]}…")
 
 
 def _sha256_json_file(path: Path) -> str:

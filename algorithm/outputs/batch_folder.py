@@ -90,7 +90,9 @@ class BatchFolder:
         for case in (case for folder in self._folders() if folder.is_dir() for case in inside(folder)):
             if case.name not in known and (case / STUDY).is_file():
                 raise OncoduetError(
-                    f"{case}: expected predictions of studies in {archive} alone, found {case.name}, which is not there"
+                    case,
+                    expected=f"predictions of studies in {archive} alone",
+                    found=f"{case.name}, which is not there",
                 )
 
     def require_replaceable(self, case_ids: Iterable[str]) -> None:
@@ -116,15 +118,17 @@ class BatchFolder:
         ]
         if foreign:
             raise OncoduetError(
-                f"{min(foreign)}: expected predictions alone in a study's folder that has to be made anew, "
-                "found a file of other origin; move it away"
+                min(foreign),
+                expected="predictions alone in a study's folder that has to be made anew",
+                found="a file of other origin; move it away",
             )
         written = read_record(case / STUDY, StudyRecord).outputs if (case / STUDY).is_file() else {}
         for name, sha256 in written.items():
             if (case / name).is_file() and sha256_file(case / name) != sha256:
                 raise OncoduetError(
-                    f"{case / name}: expected the file as {COMMAND} wrote it in a study's folder that has to be made "
-                    "anew, found it changed since; move it away"
+                    case / name,
+                    expected=f"the file as {COMMAND} wrote it in a study's folder that has to be made anew",
+                    found="it changed since; move it away",
                 )
 
     def _require_same(self, record: BatchRecord) -> None:
@@ -140,7 +144,7 @@ class BatchFolder:
         ]:
             if before != now:
                 raise OncoduetError(
-                    f"{path}: expected a folder that was begun with the same {what} ({now}), found {before}"
+                    path, expected=f"a folder that was begun with the same {what} ({now})", found=before
                 )
         if found.written_by != record.written_by:
             logger.warning("%s was begun by another revision of this program (%s)", path, found.written_by.git_revision)
@@ -269,10 +273,10 @@ class BatchFolder:
         try:
             lock = path.open("a")
         except OSError as error:
-            raise OncoduetError(f"{path}: expected a file that can be written to, found: {error.strerror}") from None
+            raise OncoduetError(path, expected="a file that can be written to", found=error.strerror) from None
         with lock:
             if not try_lock(lock):
-                raise OncoduetError(f"{self.path}: expected no other process at work here, found one")
+                raise OncoduetError(self.path, expected="no other process at work here", found="one")
             yield
 
 

@@ -47,11 +47,11 @@ def read_bundle(folder: Path) -> Bundle:
         networks of stage 1 are missing.
     """
     if not (folder / "bundle.json").is_file():
-        raise OncoduetError(f"{folder}: expected an extracted model bundle, found no bundle.json")
+        raise OncoduetError(folder, expected="an extracted model bundle", found="no bundle.json")
     listed = _verify_sums(folder)
     record = read_record(folder / "bundle.json", BundleRecord)
     if not record.members:
-        raise OncoduetError(f"{folder / 'bundle.json'}: expected at least one member, found none")
+        raise OncoduetError(folder / "bundle.json", expected="at least one member", found="none")
     stages: list[BundleRecord | StageRecord] = [record, *([record.localisation] if record.localisation else [])]
     members = [member for stage in stages for member in stage.members]
     files = [file for stage in stages for file in (stage.plans_file, stage.dataset_file)]
@@ -63,17 +63,17 @@ def read_bundle(folder: Path) -> Bundle:
     ]
     for file in ("card.toml", *files):
         if file not in listed:
-            raise OncoduetError(f"{folder}: expected the file {file!r}, found none")
+            raise OncoduetError(folder, expected=f"the file {file!r}", found="none")
     names = [member.name for member in members]
     if len(set(names)) != len(names):
-        raise OncoduetError(f"{folder / 'bundle.json'}: expected each member once, found {', '.join(sorted(names))}")
+        raise OncoduetError(folder / "bundle.json", expected="each member once", found=", ".join(sorted(names)))
     card = load_card(folder / "card.toml")
     for what, found in [("bundle.json", record.card_sha256), *((each.name, each.key.card_sha256) for each in members)]:
         if found != card.sha256:
-            raise OncoduetError(f"{folder / 'card.toml'}: expected the card of {what} ({found}), found {card.sha256}")
+            raise OncoduetError(folder / "card.toml", expected=f"the card of {what} ({found})", found=card.sha256)
     if (card.localisation is None) != (record.localisation is None):
         expected, found = ("none" if each is None else "some" for each in (card.localisation, record.localisation))
-        raise OncoduetError(f"{folder / 'bundle.json'}: expected {expected} in localisation, found {found}")
+        raise OncoduetError(folder / "bundle.json", expected=f"{expected} in localisation", found=found)
     whole = _stage(folder, record, record, card)
     if record.localisation is None:
         return whole
@@ -166,7 +166,7 @@ def load_network(bundle: Bundle, member: Member, device: "torch.device", *, veri
     path = bundle.folder / member.file
     weights = load_weights(path)
     if verify and (found := tensors_sha256(weights)) != member.weights_sha256:
-        raise OncoduetError(f"{path}: expected weights with the hash {member.weights_sha256}, found {found}")
+        raise OncoduetError(path, expected=f"weights with the hash {member.weights_sha256}", found=found)
     with torch.device("meta"):  # without memory, until the weights are known to be this network's
         if member.anchors_file is None:
             network = build_network(bundle.plans, bundle.dataset, deep_supervision=False)
@@ -187,22 +187,22 @@ def _verify_sums(folder: Path) -> set[str]:
     sums = folder / SUMS
     present = _files_below(folder) - {SUMS}
     if not sums.is_file():
-        raise OncoduetError(f"{folder}: expected the file {SUMS}, found none")
+        raise OncoduetError(folder, expected=f"the file {SUMS}", found="none")
     try:
         text = read_text(sums)
     except UnicodeDecodeError:
-        raise OncoduetError(f"{sums}: expected text, found other bytes") from None
+        raise OncoduetError(sums, expected="text", found="other bytes") from None
     except (OSError, ValueError) as error:
-        raise OncoduetError(f"{sums}: expected a hash for each file, found: {error}") from None
+        raise OncoduetError(sums, expected="a hash for each file", found=error) from None
     expected = parse_sums(text, sums)
     for name in sorted(set(expected) - present):
-        raise OncoduetError(f"{folder}: expected the file {name!r} that {SUMS} names, found none")
+        raise OncoduetError(folder, expected=f"the file {name!r} that {SUMS} names", found="none")
     for name in sorted(present - set(expected)):
-        raise OncoduetError(f"{folder}: expected only files that {SUMS} names, found {name!r}")
+        raise OncoduetError(folder, expected=f"only files that {SUMS} names", found=f"{name!r}")
     for name in sorted(expected):
         found = sha256_file(folder / name)
         if found != expected[name]:
-            raise OncoduetError(f"{folder / name}: expected the SHA-256 {expected[name]}, found {found}")
+            raise OncoduetError(folder / name, expected=f"the SHA-256 {expected[name]}", found=found)
     return present
 
 
@@ -215,6 +215,6 @@ def _files_below(folder: Path) -> set[str]:
             continue
         name = path.relative_to(folder).as_posix()
         if not stat.S_ISREG(found.st_mode):
-            raise OncoduetError(f"{folder}: expected files and folders alone, found {name!r}, {kind_of(found)}")
+            raise OncoduetError(folder, expected="files and folders alone", found=f"{name!r}, {kind_of(found)}")
         files.add(name)
     return files

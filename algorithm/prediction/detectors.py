@@ -86,7 +86,7 @@ class BoxMembers:
             )
         except NotFiniteError as error:
             file = self.bundle.folder / self.members[error.member].file
-            raise OncoduetError(f"{file}: expected finite boxes for study {name}, found NaN") from None
+            raise OncoduetError(file, expected=f"finite boxes for study {name}", found="NaN") from None
         without_voxels = replace(preprocessed, data=preprocessed.data[:, :0, :0, :0].copy())
         return StudyBoxes(self.bundle, tuple(each.name for each in self.members), self.rules, found, without_voxels)
 
@@ -191,8 +191,9 @@ def ensemble_rule(
             expected, found = getattr(own[first], what), getattr(rule, what)
             if found != expected:
                 raise OncoduetError(
-                    f"{bundle.folder}: expected one {what} in the box rules of members that are clustered together, "
-                    f"found {expected} in {first} and {found} in {name}"
+                    bundle.folder,
+                    expected=f"one {what} in the box rules of members that are clustered together",
+                    found=f"{expected} in {first} and {found} in {name}",
                 )
     return mean_rule(list(own.values()))
 

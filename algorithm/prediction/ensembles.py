@@ -69,19 +69,20 @@ def choose_ensembles(
         profiles, or somebody chose for boxes that no member finds.
     """
     if len(set(words)) != len(words):
-        raise UsageError(f"--members: expected each word once, found {' '.join(words)}")
+        raise UsageError("--members", expected="each word once", found=" ".join(words))
     chosen = [ensemble for word in words for ensemble in _chosen(bundle, word, alone=len(words) == 1)]
     folders = [ensemble.folder for ensemble in chosen]
     if len(set(folders)) != len(folders):
-        raise UsageError(f"--members: expected different predictions, found the same twice in {' '.join(words)}")
+        raise UsageError("--members", expected="different predictions", found=f"the same twice in {' '.join(words)}")
     for ensemble in chosen:
         profiles = sorted({member.key.profile for member in ensemble.members})
         if len(profiles) > 1:
-            raise OncoduetError(f"{ensemble.name}: expected members of one profile, found {', '.join(profiles)}")
+            raise OncoduetError(ensemble.name, expected="members of one profile", found=", ".join(profiles))
     if not any(map(_finds_boxes, chosen)) and tuple(choices) != (AS_IN_RULES,):
         raise OncoduetError(
-            f"{bundle.folder}: expected members that find boxes for --fill and --case-score, found none in "
-            f"{' '.join(words)}"
+            bundle.folder,
+            expected="members that find boxes for --fill and --case-score",
+            found=f"none in {' '.join(words)}",
         )
     return [each for ensemble in chosen for each in _with_choices(ensemble, choices)]
 
@@ -136,7 +137,7 @@ def _chosen(bundle: Bundle, word: str, *, alone: bool) -> list[Ensemble]:
     named = tuple(each for each in members if word in (each.name, each.key.configuration))
     if not named:
         known = [*sorted({each.key.configuration for each in members}), *(each.name for each in members)]
-        raise UsageError(f"--members {word}: expected one of {', '.join([ALL, FOUR, EACH, CONTROL, *known])}")
+        raise UsageError(f"--members {word}", expected=f"one of {', '.join([ALL, FOUR, EACH, CONTROL, *known])}")
     if len(named) == 1:
         name, configuration = named[0].name, named[0].key.configuration
     else:
@@ -149,7 +150,7 @@ def _fours(bundle: Bundle) -> list[Ensemble]:
     configurations = sorted({member.key.configuration for member in _segmenting(bundle)})
     if len(configurations) <= 1:
         found = f"{configurations[0]} alone" if configurations else "none that segments"
-        raise OncoduetError(f"{bundle.folder}: expected several configurations to pair, found {found}")
+        raise OncoduetError(bundle.folder, expected="several configurations to pair", found=found)
     paired: dict[tuple[int, int], dict[str, Member]] = {}
     for member in _segmenting(bundle):
         paired.setdefault((member.key.fold, member.key.restart), {})[member.key.configuration] = member
@@ -158,8 +159,9 @@ def _fours(bundle: Bundle) -> list[Ensemble]:
         missing = [each for each in configurations if each not in by_configuration]
         if missing:
             raise OncoduetError(
-                f"{bundle.folder}: expected every configuration for fold {fold}, restart {restart}, "
-                f"found no {', '.join(missing)}"
+                bundle.folder,
+                expected=f"every configuration for fold {fold}, restart {restart}",
+                found=f"no {', '.join(missing)}",
             )
         name = f"ensemble-four_fold{fold}_restart{restart}"
         ensembles.append(
@@ -181,8 +183,9 @@ def _controls(bundle: Bundle) -> list[Ensemble]:
     for configuration, members in sorted(by_configuration.items()):
         if len(members) < CONTROL_SIZE:
             raise OncoduetError(
-                f"{bundle.folder}: expected at least {CONTROL_SIZE} runs of the configuration {configuration} "
-                f"for its control, found {len(members)}"
+                bundle.folder,
+                expected=f"at least {CONTROL_SIZE} runs of the configuration {configuration} for its control",
+                found=len(members),
             )
         per_fold = Counter(member.key.fold for member in members)
         enough = sorted(fold for fold, count in per_fold.items() if count >= CONTROL_SIZE)

@@ -216,7 +216,7 @@ class Predictor:
             )
         except NotFiniteError as error:
             file = bundle.folder / self.segmenting[error.member].file
-            raise OncoduetError(f"{file}: expected finite probabilities for study {name}, found NaN") from None
+            raise OncoduetError(file, expected=f"finite probabilities for study {name}", found="NaN") from None
         return {
             tuple(member.name for member in ensemble): each.numpy()
             for ensemble, each in zip(self.ensembles, mean_of, strict=True)

@@ -61,19 +61,17 @@ class ImageHeader:
 def checked(path: Path, header: ImageHeader) -> ImageHeader:
     """The header itself, unless its size, spacing or direction make no sense; then ``OncoduetError``."""
     if math.prod(header.size_xyz) > MOST_VOXELS:
-        raise OncoduetError(f"{path}: expected at most {MOST_VOXELS} voxels, found {math.prod(header.size_xyz)}")
+        raise OncoduetError(path, expected=f"at most {MOST_VOXELS} voxels", found=math.prod(header.size_xyz))
     if not all(math.isfinite(value) and value > 0 for value in header.spacing_mm_xyz):
-        raise OncoduetError(f"{path}: expected positive spacings, found {listed(header.spacing_mm_xyz)}")
+        raise OncoduetError(path, expected="positive spacings", found=listed(header.spacing_mm_xyz))
     if not all(abs(value) <= _FARTHEST_MM for value in header.origin_mm_xyz):
         found = listed(header.origin_mm_xyz)
-        raise OncoduetError(f"{path}: expected an origin within {_FARTHEST_MM:g} mm, found {found}")
+        raise OncoduetError(path, expected=f"an origin within {_FARTHEST_MM:g} mm", found=found)
     axes = np.array(header.direction).reshape(3, 3)
     with np.errstate(over="ignore", invalid="ignore"):
         perpendicular = bool(np.all(np.abs(axes.T @ axes - np.eye(3)) <= _ORTHONORMAL))
     if not perpendicular:
-        raise OncoduetError(
-            f"{path}: expected perpendicular unit vectors as direction, found {listed(header.direction)}"
-        )
+        raise OncoduetError(path, expected="perpendicular unit vectors as direction", found=listed(header.direction))
     return header
 
 

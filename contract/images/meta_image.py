@@ -88,20 +88,20 @@ def read_meta_header(path: Path, stream: IO[bytes], file_bytes: int) -> ImageHea
     lines, begin = _lines(path, stream)
     for key in _REFUSED:
         if key in lines:
-            raise OncoduetError(f"{path}: expected a MetaImage header without {key}, found {key} = {lines[key]!r}")
+            raise OncoduetError(path, expected=f"a MetaImage header without {key}", found=f"{key} = {lines[key]!r}")
     header = _without_synonyms(path, lines)
     for key, (value, meaning) in _ONLY.items():
         found = header.get(key, "none" if key in _REQUIRED else value)
         if found != value:
-            raise OncoduetError(f"{path}: expected {meaning} ({key} = {value}), found {found!r}")
+            raise OncoduetError(path, expected=f"{meaning} ({key} = {value})", found=f"{found!r}")
     numbers = {key: _numbers(path, header, key, length) for key, length in _LENGTHS.items()}
     for key in _NOTES.keys() & header.keys():
         _numbers(path, header, key, _NOTES[key])
     if not all(_WHOLE.fullmatch(word) and int(word) for word in numbers["DimSize"]):
-        raise OncoduetError(f"{path}: expected 3 positive whole numbers as DimSize, found {header['DimSize']!r}")
+        raise OncoduetError(path, expected="3 positive whole numbers as DimSize", found=f"{header['DimSize']!r}")
     kind = header.get("ElementType", "none")
     if kind not in _TYPES:
-        raise OncoduetError(f"{path}: expected an ElementType among {', '.join(_TYPES)}, found {kind!r}")
+        raise OncoduetError(path, expected=f"an ElementType among {', '.join(_TYPES)}", found=f"{kind!r}")
     order = ">" if _truth(path, header, "BinaryDataByteOrderMSB") else "<"
     axes = np.array(numbers["TransformMatrix"], dtype=np.float64).reshape(3, 3)  # row: an axis of the image
     x, y, z = (int(word) for word in numbers["DimSize"])
@@ -130,22 +130,26 @@ def _lines(path: Path, stream: IO[bytes]) -> tuple[dict[str, str], int]:
         begin += len(line)
         if len(line) == _LONGEST_LINE_BYTES or begin > _LONGEST_HEADER_BYTES:
             raise OncoduetError(
-                f"{path}: expected a MetaImage header of lines below {_LONGEST_LINE_BYTES} bytes and at most "
-                f"{_LONGEST_HEADER_BYTES} bytes in all, found a longer one"
+                path,
+                expected=(
+                    f"a MetaImage header of lines below {_LONGEST_LINE_BYTES} bytes and at most "
+                    f"{_LONGEST_HEADER_BYTES} bytes in all"
+                ),
+                found="a longer one",
             )
         if not line.endswith(b"\n"):
-            raise OncoduetError(f"{path}: expected a MetaImage header that ends with ElementDataFile, found none")
+            raise OncoduetError(path, expected="a MetaImage header that ends with ElementDataFile", found="none")
         match = _LINE.fullmatch(line)
         if match is None:
-            raise OncoduetError(f"{path}: expected lines 'Key = value' in the MetaImage header, found {_shown(line)}")
+            raise OncoduetError(path, expected="lines 'Key = value' in the MetaImage header", found=_shown(line))
         key, value = match[1].decode("ascii"), (match[2] or b"").decode("latin-1").strip(" ")
         if key in lines:
-            raise OncoduetError(f"{path}: expected {key} once in the MetaImage header, found it twice")
+            raise OncoduetError(path, expected=f"{key} once in the MetaImage header", found="it twice")
         known = _KNOWN_LOWER.get(key.lower(), key)
         if known != key:
-            raise OncoduetError(f"{path}: expected {known} in the MetaImage header, found {key}")
+            raise OncoduetError(path, expected=f"{known} in the MetaImage header", found=key)
         if _SYNONYMS.get(key, key) in _PER_AXIS and "NDims" not in lines:
-            raise OncoduetError(f"{path}: expected NDims before {key} in the MetaImage header, found none")
+            raise OncoduetError(path, expected=f"NDims before {key} in the MetaImage header", found="none")
         lines[key] = value
     return lines, begin
 
@@ -155,24 +159,24 @@ def _without_synonyms(path: Path, lines: Mapping[str, str]) -> dict[str, str]:
     for key, value in lines.items():
         meaning = _SYNONYMS.get(key, key)
         if meaning in header:
-            raise OncoduetError(f"{path}: expected one of {meaning} and its synonyms, found also {key}")
+            raise OncoduetError(path, expected=f"one of {meaning} and its synonyms", found=f"also {key}")
         header[meaning] = value
     return header
 
 
 def _numbers(path: Path, header: Mapping[str, str], key: str, length: int) -> list[str]:
     if key not in header:
-        raise OncoduetError(f"{path}: expected {key} in the MetaImage header, found none")
+        raise OncoduetError(path, expected=f"{key} in the MetaImage header", found="none")
     words = [word for word in header[key].split(" ") if word]
     if len(words) != length or not all(map(_NUMBER.fullmatch, words)):
-        raise OncoduetError(f"{path}: expected {length} numbers as {key}, found {header[key]!r}")
+        raise OncoduetError(path, expected=f"{length} numbers as {key}", found=f"{header[key]!r}")
     return words
 
 
 def _truth(path: Path, header: Mapping[str, str], key: str) -> bool:
     value = header.get(key, "False").lower()
     if value not in ("true", "false"):
-        raise OncoduetError(f"{path}: expected {key} = True or False in the MetaImage header, found {header[key]!r}")
+        raise OncoduetError(path, expected=f"{key} = True or False in the MetaImage header", found=f"{header[key]!r}")
     return value == "true"
 
 
@@ -181,15 +185,15 @@ def _stream_bytes(path: Path, header: Mapping[str, str], present: int) -> int | 
     compressed = _truth(path, header, "CompressedData")
     told = header.get("CompressedDataSize", "none" if compressed else "0")
     if not _WHOLE.fullmatch(told) or (compressed and int(told) == 0):
-        raise OncoduetError(f"{path}: expected the length of the compressed voxels as CompressedDataSize, found {told}")
+        raise OncoduetError(path, expected="the length of the compressed voxels as CompressedDataSize", found=told)
     if not compressed:
         return None
     if int(told) > present:
         raise OncoduetError(
-            f"{path}: expected {told} bytes of compressed voxels (CompressedDataSize), found {present}: truncated"
+            path, expected=f"{told} bytes of compressed voxels (CompressedDataSize)", found=f"{present}: truncated"
         )
     if int(told) < present:
-        raise OncoduetError(f"{path}: expected {told} bytes of compressed voxels (CompressedDataSize), found {present}")
+        raise OncoduetError(path, expected=f"{told} bytes of compressed voxels (CompressedDataSize)", found=present)
     return int(told)
 
 

@@ -43,23 +43,24 @@ def parse_nifti_header(path: Path, header: bytes) -> ImageHeader:
     order = next((order for order in "<>" if header[:4] == struct.pack(f"{order}i", HEADER_BYTES)), None)
     if order is None or len(header) < HEADER_BYTES or header[344:348] != b"n+1\0":
         found = _OTHERS.get(header[4:7]) or _OTHERS.get(header[344:347]) or "none"
-        raise OncoduetError(f"{path}: expected the header of a single-file NIfTI-1, found {found}")
+        raise OncoduetError(path, expected="the header of a single-file NIfTI-1", found=found)
     size = _size(path, struct.unpack_from(f"{order}8h", header, 40))
     intent, kind, bits = struct.unpack_from(f"{order}3h", header, 68)
     voxels_begin, slope, intercept = struct.unpack_from(f"{order}3f", header, 108)
     if kind not in _TYPES:
-        raise OncoduetError(f"{path}: expected real numbers as voxels, found the NIfTI datatype {kind}")
+        raise OncoduetError(path, expected="real numbers as voxels", found=f"the NIfTI datatype {kind}")
     voxel_type = np.dtype(order + _TYPES[kind])
     if bits != 8 * voxel_type.itemsize:
         raise OncoduetError(
-            f"{path}: expected {8 * voxel_type.itemsize} bits per voxel for the NIfTI datatype {kind}, found {bits}"
+            path, expected=f"{8 * voxel_type.itemsize} bits per voxel for the NIfTI datatype {kind}", found=bits
         )
     if not 0 <= intent < _VECTORS:
-        raise OncoduetError(f"{path}: expected one value per voxel, found the NIfTI intent {intent}")
+        raise OncoduetError(path, expected="one value per voxel", found=f"the NIfTI intent {intent}")
     if not (_FIRST_VOXEL <= voxels_begin <= _LAST_FIRST_VOXEL and voxels_begin.is_integer()):
         raise OncoduetError(
-            f"{path}: expected voxels behind the NIfTI header, from byte {_FIRST_VOXEL} to {_LAST_FIRST_VOXEL}, "
-            f"found them at byte {voxels_begin:g}"
+            path,
+            expected=f"voxels behind the NIfTI header, from byte {_FIRST_VOXEL} to {_LAST_FIRST_VOXEL}",
+            found=f"them at byte {voxels_begin:g}",
         )
     spacing, origin, direction = _placed(path, header, order, size)
     scale = _scale(path, slope, intercept)
@@ -69,11 +70,11 @@ def parse_nifti_header(path: Path, header: bytes) -> ImageHeader:
 def _size(path: Path, dimensions: tuple[int, ...]) -> tuple[int, int, int]:
     count, *sizes = dimensions
     if not 1 <= count <= 7 or min(sizes[:count]) < 1:
-        raise OncoduetError(f"{path}: expected positive sizes in the NIfTI header, found {sizes[: max(count, 0)]}")
+        raise OncoduetError(path, expected="positive sizes in the NIfTI header", found=sizes[: max(count, 0)])
     while count > 3 and sizes[count - 1] == 1:
         count -= 1
     if count != 3:
-        raise OncoduetError(f"{path}: expected a 3D image, found {count}D")
+        raise OncoduetError(path, expected="a 3D image", found=f"{count}D")
     x, y, z = sizes[:3]
     return x, y, z
 
@@ -83,7 +84,7 @@ def _scale(path: Path, slope: float, intercept: float) -> tuple[float, float]:
     sensible = math.isfinite(slope) and math.isfinite(intercept) and not (slope == 0 and intercept != 0)
     if not sensible or any(0 < abs(value) < np.finfo(np.float64).eps for value in (slope, intercept)):
         raise OncoduetError(
-            f"{path}: expected a finite slope and intercept in the NIfTI header, found {slope:g} and {intercept:g}"
+            path, expected="a finite slope and intercept in the NIfTI header", found=f"{slope:g} and {intercept:g}"
         )
     return (slope or 1.0), intercept
 
@@ -108,9 +109,9 @@ def _placed(
     affine = np.array(struct.unpack_from(f"{order}12f", header, 280), np.float64).reshape(3, 4)
     unit = header[123] & 7
     if unit not in _MM:
-        raise OncoduetError(f"{path}: expected lengths in mm in the NIfTI header, found the unit {unit}")
+        raise OncoduetError(path, expected="lengths in mm in the NIfTI header", found=f"the unit {unit}")
     if not all(math.isfinite(each) and each > 0 for each in spacing):
-        raise OncoduetError(f"{path}: expected positive spacings in the NIfTI header, found {listed(spacing)}")
+        raise OncoduetError(path, expected="positive spacings in the NIfTI header", found=listed(spacing))
     qform = sform = None
     if qform_code > 0:
         x, y, z = spacing
@@ -123,12 +124,13 @@ def _placed(
             continue
         if not (np.isfinite(placement.matrix).all() and np.isfinite(placement.offset).all()):
             raise OncoduetError(
-                f"{path}: expected finite numbers as placement in the NIfTI header, "
-                f"found {_columns(placement)} from {listed(placement.offset)}"
+                path,
+                expected="finite numbers as placement in the NIfTI header",
+                found=f"{_columns(placement)} from {listed(placement.offset)}",
             )
         if not placement.matrix.any(axis=0).all():
             found = _columns(placement)
-            raise OncoduetError(f"{path}: expected perpendicular unit vectors as direction, found {found}")
+            raise OncoduetError(path, expected="perpendicular unit vectors as direction", found=found)
     millimetres = _MM[unit]
     corners = np.array([[x, y, z] for x in (0, 1) for y in (0, 1) for z in (0, 1)]) * (np.array(size_xyz) - 1.0)
     chosen = _agreed(path, _Placements(qform, sform, millimetres), spacing, corners)
@@ -162,8 +164,9 @@ def _agreed(path: Path, placements: _Placements, spacing: list[float], corners: 
     if sform is None:
         if qform is None:
             raise OncoduetError(
-                f"{path}: expected a placement in the patient (qform or sform) in the NIfTI header, found neither: "
-                "convert the image again with a tool that keeps where it lies"
+                path,
+                expected="a placement in the patient (qform or sform) in the NIfTI header",
+                found="neither: convert the image again with a tool that keeps where it lies",
             )
         return qform
     axes = sform.matrix / np.linalg.norm(sform.matrix, axis=0)
@@ -174,16 +177,19 @@ def _agreed(path: Path, placements: _Placements, spacing: list[float], corners: 
         apart = float(np.abs(sform.of(corners) - other.of(corners)).max() * unit_mm)
         if not apart <= _SAME_PLACE_MM:
             raise OncoduetError(
-                f"{path}: expected qform, sform and spacings of the NIfTI header to say the same place, found an sform "
-                f"with axes {_columns(sform)} from {listed(sform.offset)} and {name} "
-                f"{'' if other is scaled else f'with axes {_columns(other)} from {listed(other.offset)} '}"
-                f"up to {apart:.3g} mm apart"
+                path,
+                expected="qform, sform and spacings of the NIfTI header to say the same place",
+                found=(
+                    f"an sform with axes {_columns(sform)} from {listed(sform.offset)} and {name} "
+                    f"{'' if other is scaled else f'with axes {_columns(other)} from {listed(other.offset)} '}up "
+                    f"to {apart:.3g} mm apart"
+                ),
             )
     if np.abs(axes @ axes.T - np.eye(3)).max() <= _SKEWED:
         return sform
     if qform is None:
         raise OncoduetError(
-            f"{path}: expected perpendicular unit vectors as direction, found an sform with axes {_columns(sform)}"
+            path, expected="perpendicular unit vectors as direction", found=f"an sform with axes {_columns(sform)}"
         )
     return qform
 
@@ -193,7 +199,7 @@ def _quaternion(path: Path, bcd: tuple[float, float, float], scales: list[float]
     b, c, d = bcd
     squares = b * b + c * c + d * d
     if not squares <= 1 + _UNIT_QUATERNION:
-        raise OncoduetError(f"{path}: expected a unit quaternion in the NIfTI header, found {listed((b, c, d))}")
+        raise OncoduetError(path, expected="a unit quaternion in the NIfTI header", found=listed((b, c, d)))
     if 1.0 - squares < _NO_ROTATION_PART:
         length = 1.0 / math.sqrt(squares)
         a, b, c, d = 0.0, b * length, c * length, d * length

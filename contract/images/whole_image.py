@@ -41,7 +41,7 @@ def read_header(path: Path) -> ImageHeader:
         image with one real number per voxel, whose voxels the file is long enough to hold.
     """
     if not path.is_file():
-        raise OncoduetError(f"{path}: expected an image, found no file")
+        raise OncoduetError(path, expected="an image", found="no file")
     file_bytes = path.stat().st_size
     with path.open("rb") as stream:
         if path.name.endswith(".mha"):
@@ -51,7 +51,7 @@ def read_header(path: Path) -> ImageHeader:
         elif path.name.endswith(".nii.gz"):
             header = parse_nifti_header(path, _first_inflated(path, stream))
         else:
-            raise OncoduetError(f"{path}: expected an image that ends in .mha, .nii.gz or .nii, found {path.suffix!r}")
+            raise OncoduetError(path, expected="an image that ends in .mha, .nii.gz or .nii", found=f"{path.suffix!r}")
     _require_room(path, header, file_bytes)
     return header
 
@@ -67,7 +67,7 @@ def read_voxels(path: Path, header: ImageHeader) -> npt.NDArray[Any]:
     try:
         array = np.empty(header.shape_zyx, header.type)
     except MemoryError:
-        raise OncoduetError(f"{path}: expected voxels that fit into memory, found {header.voxel_bytes} bytes") from None
+        raise OncoduetError(path, expected="voxels that fit into memory", found=f"{header.voxel_bytes} bytes") from None
     filled, place = 0, array.reshape(-1).view(np.uint8)
     for piece in voxel_pieces(path, header):
         place[filled : filled + len(piece)] = np.frombuffer(piece, np.uint8)
@@ -126,10 +126,10 @@ def _require_room(path: Path, header: ImageHeader, file_bytes: int) -> None:
     elif header.stream_bytes is not None:
         present = header.stream_bytes * _BEST_COMPRESSION
     elif present > whole:
-        raise OncoduetError(f"{path}: expected {whole} bytes of voxels, found {present}")
+        raise OncoduetError(path, expected=f"{whole} bytes of voxels", found=present)
     if present < whole:
         most = "at most " if header.stream_bytes is not None or path.name.endswith(".gz") else ""
-        raise OncoduetError(f"{path}: expected {whole} bytes of voxels, found {most}{max(present, 0)}: truncated")
+        raise OncoduetError(path, expected=f"{whole} bytes of voxels", found=f"{most}{max(present, 0)}: truncated")
 
 
 def _first_inflated(path: Path, stream: IO[bytes]) -> bytes:
@@ -140,10 +140,10 @@ def _first_inflated(path: Path, stream: IO[bytes]) -> bytes:
         while len(found) < HEADER_BYTES and not inflate.eof:
             chunk = inflate.unconsumed_tail or stream.read(_COMPRESSED_PIECE_BYTES)
             if not chunk:
-                raise OncoduetError(f"{path}: expected a whole compressed stream, found its end missing: truncated")
+                raise OncoduetError(path, expected="a whole compressed stream", found="its end missing: truncated")
             found += inflate.decompress(chunk, HEADER_BYTES - len(found))
     except zlib.error as error:  # type: ignore[misc,unused-ignore]
-        raise OncoduetError(f"{path}: expected a whole compressed stream, found a damaged one ({error})") from None
+        raise OncoduetError(path, expected="a whole compressed stream", found=f"a damaged one ({error})") from None
     return found
 
 
@@ -174,21 +174,21 @@ def _inflated(path: Path, stream: Iterator[bytes], length: int, *, before: int, 
                 piece = inflate.decompress(compressed, PIECE_BYTES)
                 found += len(piece)
                 if found > length:
-                    raise OncoduetError(f"{path}: expected {length} bytes of voxels, found more")
+                    raise OncoduetError(path, expected=f"{length} bytes of voxels", found="more")
                 if piece:
                     yield piece
                 elif not compressed:
-                    raise OncoduetError(f"{path}: expected a whole compressed stream, found its end missing: truncated")
+                    raise OncoduetError(path, expected="a whole compressed stream", found="its end missing: truncated")
                 compressed = inflate.unconsumed_tail or (b"" if inflate.eof else next(stream, b""))
         except zlib.error as error:  # type: ignore[misc,unused-ignore]
-            raise OncoduetError(f"{path}: expected a whole compressed stream, found a damaged one ({error})") from None
+            raise OncoduetError(path, expected="a whole compressed stream", found=f"a damaged one ({error})") from None
         compressed = inflate.unused_data or next(stream, b"")
         if not is_file:
             break
     if found < length:
-        raise OncoduetError(f"{path}: expected {length} bytes of voxels, found {max(found, 0)}: truncated")
+        raise OncoduetError(path, expected=f"{length} bytes of voxels", found=f"{max(found, 0)}: truncated")
     if compressed:
-        raise OncoduetError(f"{path}: expected the end of the file behind the compressed voxels, found more bytes")
+        raise OncoduetError(path, expected="the end of the file behind the compressed voxels", found="more bytes")
 
 
 def _stored(path: Path, stream: IO[bytes], length: int) -> Iterator[bytes]:
@@ -197,6 +197,6 @@ def _stored(path: Path, stream: IO[bytes], length: int) -> Iterator[bytes]:
     while found < length:
         piece = stream.read(min(PIECE_BYTES, length - found))
         if not piece:
-            raise OncoduetError(f"{path}: expected {length} bytes of voxels, found {found}: truncated")
+            raise OncoduetError(path, expected=f"{length} bytes of voxels", found=f"{found}: truncated")
         found += len(piece)
         yield piece

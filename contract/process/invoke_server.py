@@ -87,11 +87,11 @@ def serve(load: Callable[[], Case], *, host: str = "0.0.0.0", port: int = PORT) 
         Something else listens on the port, or it is none; or what ``load`` raises.
     """
     if not 0 <= port <= _LAST_PORT:
-        raise UsageError(f"--port: expected 0 to {_LAST_PORT}, found {port}")
+        raise UsageError("--port", expected=f"0 to {_LAST_PORT}", found=port)
     try:
         server = _Server((host, port), _Handler)
     except OSError as error:
-        raise OncoduetError(f"port {port}: expected to listen on it, found: {error.strerror}") from None
+        raise OncoduetError(f"port {port}", expected="to listen on it", found=error.strerror) from None
     answering = threading.Thread(target=server.serve_forever, daemon=True)
     try:
         with signals_as_exceptions():

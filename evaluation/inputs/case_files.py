@@ -47,17 +47,17 @@ def images_by_case(folder: Path, ending: str, *, neighbour: str) -> dict[str, Pa
     images = [(case_name(image_stem(path)), path) for path in entries if is_image(path)]
     unread = [path.name for path in entries if _LOOKS_LIKE_IMAGE.search(path.name) and not is_image(path)]
     if unread:
-        raise OncoduetError(f"{folder}: expected images as CASE.nii.gz or CASE.mha, found also {listed(unread)}")
+        raise OncoduetError(folder, expected="images as CASE.nii.gz or CASE.mha", found=f"also {listed(unread)}")
     if any(stem.endswith(ending) for stem, _ in images):
         others = [path.name for stem, path in images if not stem.endswith((ending, neighbour))]
         if others:
-            raise OncoduetError(f"{folder}: expected all names to end in {ending}, found also {listed(others)}")
+            raise OncoduetError(folder, expected=f"all names to end in {ending}", found=f"also {listed(others)}")
         images = [(stem.removesuffix(ending), path) for stem, path in images if stem.endswith(ending)]
     found: dict[str, Path] = {}
     for case_id, path in images:
         if case_id in found:
             raise OncoduetError(
-                f"{folder}: expected one image of {case_id}, found {found[case_id].name} and {path.name}"
+                folder, expected=f"one image of {case_id}", found=f"{found[case_id].name} and {path.name}"
             )
         found[require_case_id(case_id, path)] = path
     return dict(sorted(found.items()))
@@ -83,12 +83,13 @@ def likelihoods_by_case(folder: Path, maps: Mapping[str, Path]) -> dict[str, Pat
             strays.append(path)
     lost = [path.name for path in strays if _case_of(case_name(path.stem), maps) or _is_number(path)]
     if lost:
-        raise OncoduetError(f"{folder}: expected likelihoods as CASE.json beside their maps, found also {listed(lost)}")
+        raise OncoduetError(folder, expected="likelihoods as CASE.json beside their maps", found=f"also {listed(lost)}")
     lacking = [case_id for case_id in maps if case_id not in found]
     if found and lacking:
         raise OncoduetError(
-            f"{folder}: expected a likelihood CASE.json of all {len(maps)} cases or of none, "
-            f"found {listed([path.name for path in found.values()])}, and none of {listed(lacking)}"
+            folder,
+            expected=f"a likelihood CASE.json of all {len(maps)} cases or of none",
+            found=f"{listed([path.name for path in found.values()])}, and none of {listed(lacking)}",
         )
     if strays:
         _log.warning("%s: not read: %s", folder, listed([path.name for path in strays]))
@@ -111,7 +112,7 @@ def require_none_below(folder: Path, known: Collection[str], *, asked: Collectio
         stem = case_name(_LOOKS_LIKE_IMAGE.sub("", path.name))
         if _case_of(stem, known) is None and (asked is None or _case_of(stem, asked) is not None):
             raise OncoduetError(
-                f"{path}: expected the images of all cases directly in {folder}, found one in a sub-folder"
+                path, expected=f"the images of all cases directly in {folder}", found="one in a sub-folder"
             )
 
 

@@ -76,7 +76,7 @@ def find_prediction_sets(
         truth would be scored otherwise, and no card decides.
     """
     if not folder.is_dir():
-        raise OncoduetError(f"{folder}: expected a folder of predictions, found none")
+        raise OncoduetError(folder, expected="a folder of predictions", found="none")
     entries = [path for path in sorted(folder.iterdir()) if not path.name.startswith(".")]
     inner = [path for path in entries if path.is_dir() and any((path / name).is_file() for name in (LISTING, SOURCE))]
     plain = any(is_image(path) for path in entries)
@@ -84,7 +84,7 @@ def find_prediction_sets(
         return [_run(folder, "", truth, card=card, on_missing=on_missing)]
     if plain:
         raise OncoduetError(
-            f"{folder}: expected detection maps or folders of them, found both, such as the folder {inner[0].name}"
+            folder, expected="detection maps or folders of them", found=f"both, such as the folder {inner[0].name}"
         )
     others = [path.name for path in entries if path.is_dir() and path not in inner]
     if others:
@@ -108,7 +108,7 @@ def predictions_of_jobs(folder: Path, card: Card, case_ids: Collection[str]) -> 
             continue
         case_id = case_of_job(job, card, case_ids, listing)
         if case_id in found:
-            raise OncoduetError(f"{listing}: expected one job for {case_id}, found {found[case_id][0]} and {job.pk}")
+            raise OncoduetError(listing, expected=f"one job for {case_id}", found=f"{found[case_id][0]} and {job.pk}")
         maps = job.output(card.detection_map.slug, folder)
         likelihood = job.output(card.likelihood.slug, folder)
         found[case_id] = job.pk, Prediction(single_image(maps, card.detection_map), likelihood)
@@ -129,7 +129,7 @@ def case_of_job(job: Job, card: Card, case_ids: Collection[str], listing: Path) 
         if entry.slug == slug and entry.image_name is not None
     ]
     if not names:
-        raise OncoduetError(f"{listing}: job {job.pk}: expected an input image with a name, found none")
+        raise OncoduetError(f"{listing}: job {job.pk}", expected="an input image with a name", found="none")
     channels = "|".join(re.escape(name) for name in card.channel_names)
     name = case_name(names[0])
     while name not in case_ids:
@@ -158,8 +158,9 @@ def card_of_outputs(listing: Path) -> Card:
         names = ", ".join(card.name for card in fitting or cards)
         what = "outputs that tell the card" if fitting else "the outputs of one of the cards"
         raise OncoduetError(
-            f"{listing}: expected {what} ({names}), found {', '.join(sorted(slugs)) or 'none'}; "
-            "a card.toml beside the truth would decide"
+            listing,
+            expected=f"{what} ({names})",
+            found=f"{', '.join(sorted(slugs)) or 'none'}; a card.toml beside the truth would decide",
         )
     return fitting[0]
 
@@ -185,26 +186,27 @@ def check_complete(
     missing = [case_id for case_id in truth.label_maps if case_id not in predictions]
     surplus = [case_id for case_id in predictions if case_id not in truth.label_maps]
     if surplus:
-        raise OncoduetError(f"{folder}: expected predictions of cases in {truth.folder}, found also {listed(surplus)}")
+        raise OncoduetError(folder, expected=f"predictions of cases in {truth.folder}", found=f"also {listed(surplus)}")
     if missing and on_missing == "error":
         raise OncoduetError(
-            f"{folder}: expected predictions of all {len(truth.label_maps)} cases in {truth.folder}, "
-            f"found none of {listed(missing)}"
+            folder,
+            expected=f"predictions of all {len(truth.label_maps)} cases in {truth.folder}",
+            found=f"none of {listed(missing)}",
         )
     inside = folder.resolve()
     for case_id, prediction in predictions.items():
         for path in (prediction.detection_map, prediction.likelihood):
             if path is not None and not path.resolve().is_relative_to(inside):
-                raise OncoduetError(f"{path}: expected a file of {folder} itself, found a link that leads out of it")
+                raise OncoduetError(path, expected=f"a file of {folder} itself", found="a link that leads out of it")
         if prediction.detection_map.samefile(truth.label_maps[case_id]):
-            raise OncoduetError(f"{prediction.detection_map}: expected a prediction, found the truth itself")
+            raise OncoduetError(prediction.detection_map, expected="a prediction", found="the truth itself")
 
 
 def _plain_predictions(folder: Path, truth: TruthFolder) -> dict[str, Prediction]:
     maps = images_by_case(folder, "_detection_map", neighbour="_label")
     require_none_below(folder, maps, asked=truth.label_maps)
     if not maps:
-        raise OncoduetError(f"{folder}: expected predictions ({LISTING}, or CASE.mha or CASE.nii.gz), found none")
+        raise OncoduetError(folder, expected=f"predictions ({LISTING}, or CASE.mha or CASE.nii.gz)", found="none")
     likelihoods = likelihoods_by_case(folder, maps)
     return {case_id: Prediction(path, likelihoods.get(case_id)) for case_id, path in maps.items()}
 
@@ -220,7 +222,10 @@ def claimed_card(folder: Path, source: Source | None) -> Card | None:
 def _require_no_other_rule(folder: Path, claimed: Card, truth: TruthFolder) -> None:
     if not MatchingRule.of(claimed).reads_alike(MatchingRule(), truth.label_values()):
         raise OncoduetError(
-            f"{folder}: expected --card, or a card.toml beside the truth, since the card of the predictions "
-            f"({claimed.name}) scores these label maps by another rule than no card does, and predictions choose none; "
-            "found neither"
+            folder,
+            expected=(
+                f"--card, or a card.toml beside the truth, since the card of the predictions ({claimed.name}) "
+                "scores these label maps by another rule than no card does, and predictions choose none; "
+                "found neither"
+            ),
         )

@@ -136,13 +136,13 @@ def find_truth(folder: Path) -> TruthFolder:
         card, the settings, the marksheet or the patients are faulty.
     """
     if not folder.is_dir():
-        raise OncoduetError(f"{folder}: expected a folder of label maps, found none")
+        raise OncoduetError(folder, expected="a folder of label maps", found="none")
     inner = folder / "labels"
     places = [place for place in (folder, inner) if place.is_dir() and any(is_image(path) for path in place.iterdir())]
     if len(places) > 1:
-        raise OncoduetError(f"{folder}: expected label maps directly in it or in labels/, found both")
+        raise OncoduetError(folder, expected="label maps directly in it or in labels/", found="both")
     if not places:
-        raise OncoduetError(f"{folder}: expected label maps (CASE.nii.gz or CASE.mha), found none")
+        raise OncoduetError(folder, expected="label maps (CASE.nii.gz or CASE.mha)", found="none")
     beside = {
         name: next((place / name for place in (places[0], folder) if (place / name).is_file()), None)
         for name in ("settings.json", "card.toml", "archive.json", MARKSHEET, PATIENTS)
@@ -187,7 +187,7 @@ def _patients_of_marksheet(path: Path | None, label_maps: Mapping[str, Path]) ->
     unlabelled = [case_id for case_id in rows if case_id not in label_maps]
     if unlabelled:
         raise OncoduetError(
-            f"{path}: expected a label map of each of its {len(rows)} cases, found none of {listed(unlabelled)}"
+            path, expected=f"a label map of each of its {len(rows)} cases", found=f"none of {listed(unlabelled)}"
         )
     return {case_id: row["patient_id"] for case_id, row in rows.items()}
 

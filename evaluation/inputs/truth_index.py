@@ -100,7 +100,7 @@ def write_index(folder: Path, label_maps: Mapping[str, Path], *, known: TruthInd
     """
     require_folder(folder)
     if not _is_index_or_nothing(folder / INDEX):
-        raise OncoduetError(f"{folder / INDEX}: expected an index or nothing, found something else; move it away")
+        raise OncoduetError(folder / INDEX, expected="an index or nothing", found="something else; move it away")
     with atomic_file(folder / INDEX) as partial:
         _write(partial, label_maps, known)
     return TruthIndex(folder / INDEX)

@@ -118,7 +118,7 @@ def read_confidences(image: ImageFile) -> Foreground:
         values = stored.values.astype(np.float32)
     wrong = int(values.size - np.count_nonzero(np.isfinite(values)))
     if wrong:
-        raise OncoduetError(f"{path}: expected finite voxels, found {wrong} NaN or infinite")
+        raise OncoduetError(path, expected="finite voxels", found=f"{wrong} NaN or infinite")
     if stored.values.dtype.itemsize > values.itemsize:
         _log_rounding(path, stored.values, values)
     return _without_zeros(stored, values)
@@ -144,7 +144,7 @@ def _read(image: ImageFile) -> Foreground:
     if header.is_scaled:
         all_voxels = math.prod(header.size_xyz)
         if all_voxels > _MOST_SCALED_VOXELS:
-            raise OncoduetError(f"{path}: expected at most {_MOST_SCALED_VOXELS} scaled voxels, found {all_voxels}")
+            raise OncoduetError(path, expected=f"at most {_MOST_SCALED_VOXELS} scaled voxels", found=all_voxels)
         return Foreground.of(read_voxels(path, header))
     found = list(_nonzero(path, voxel_pieces(path, header), header.type))
     voxels = np.concatenate([np.zeros(0, np.int64), *(voxels for voxels, _ in found)])
@@ -177,8 +177,9 @@ def _nonzero(path: Path, pieces: Iterator[bytes], voxel_type: np.dtype[Any]) -> 
         count += near.size
         if count > _MOST_FOREGROUND:
             raise OncoduetError(
-                f"{path}: expected at most {_MOST_FOREGROUND} voxels that are not zero, found more: "
-                "a detection map or a label map is zero almost everywhere"
+                path,
+                expected=f"at most {_MOST_FOREGROUND} voxels that are not zero",
+                found="more: a detection map or a label map is zero almost everywhere",
             )
         yield near[kept] + words * voxels_per_word, values[kept]
         words += filled

@@ -151,7 +151,7 @@ def truth_of(path: Path, label_map: LabelMap, rule: MatchingRule) -> LesionTruth
         known = sorted(set(rule.label_values))
         unknown = sorted({*np.unique(labels.values).tolist(), *([0] if labels.has_background else [])} - set(known))
         if unknown:
-            raise OncoduetError(f"{path}: expected label values {known}, found {unknown}")
+            raise OncoduetError(path, expected=f"label values {known}", found=unknown)
     voxels = labels.voxels
     if rule.lesion_values is not None:
         voxels = voxels[np.isin(labels.values, rule.lesion_values)]
@@ -178,16 +178,18 @@ def read_case(
     candidates = _connected(path, confidence.voxels, confidence.shape_zyx)
     if len(candidates) > most_candidates:
         raise OncoduetError(
-            f"{path}: expected at most {most_candidates} candidates (the card's most_candidates), "
-            f"found {len(candidates)}"
+            path, expected=f"at most {most_candidates} candidates (the card's most_candidates)", found=len(candidates)
         )
     least, largest = _extremes(confidence, candidates)
     uneven = np.flatnonzero(least != largest)
     if uneven.size:
         raise OncoduetError(
-            f"{path}: expected a detection map (one confidence per connected candidate), found {uneven.size} of "
-            f"{len(candidates)} candidates with several, such as {least[uneven[0]]:g} and {largest[uneven[0]]:g}; "
-            "cut a softmax map into candidates first"
+            path,
+            expected="a detection map (one confidence per connected candidate)",
+            found=(
+                f"{uneven.size} of {len(candidates)} candidates with several, such as {least[uneven[0]]:g} "
+                f"and {largest[uneven[0]]:g}; cut a softmax map into candidates first"
+            ),
         )
     likelihood = high if prediction.likelihood is None else read_likelihood(prediction.likelihood)
     return Case(truth.lesions, candidates, largest, np.float32(high), likelihood)
@@ -208,17 +210,15 @@ def read_case_as_picai_eval(prediction: Prediction, truth: LesionTruth) -> Case:
     if confidence.shape_zyx[0] < shape[0]:
         confidence = confidence.centred(shape)
     if len(truth.lesions) and confidence.shape_zyx != shape:
-        raise OncoduetError(
-            f"{path}: expected the shape of {truth.path}, {shape} (z, y, x), found {confidence.shape_zyx}"
-        )
+        raise OncoduetError(path, expected=f"the shape of {truth.path}, {shape} (z, y, x)", found=confidence.shape_zyx)
     low, high = _limits(confidence)
     if low < 0:
-        raise OncoduetError(f"{path}: expected no negative confidence, found {low:g}")
+        raise OncoduetError(path, expected="no negative confidence", found=f"{low:g}")
     candidates = _connected(path, confidence.voxels, confidence.shape_zyx)
     values = np.unique(confidence.values).size
     if len(candidates) < values:
         raise OncoduetError(
-            f"{path}: expected a detection map, found a softmax map: {len(candidates)} components with {values} values"
+            path, expected="a detection map", found=f"a softmax map: {len(candidates)} components with {values} values"
         )
     _, largest = _extremes(confidence, candidates)
     return Case(truth.lesions, candidates, largest, high, float(high))
@@ -228,7 +228,7 @@ def read_likelihood(path: Path) -> float:
     """Read a case likelihood: a bare JSON number in [0, 1]; no text, no truth value, no NaN."""
     value: Any = read_json(path)
     if isinstance(value, bool) or not isinstance(value, int | float) or not -ROUNDING <= value <= 1 + ROUNDING:
-        raise OncoduetError(f"{path}: expected a likelihood, a number in [0, 1], found {str(value)[:60]!r}")
+        raise OncoduetError(path, expected="a likelihood, a number in [0, 1]", found=f"{str(value)[:60]!r}")
     return float(as_probabilities(np.array([float(value)]), source=path, what="a likelihood")[0])
 
 
@@ -244,7 +244,7 @@ def _connected(path: Path, voxels: Int64Array, shape_zyx: tuple[int, int, int]) 
     try:
         return connect(voxels, shape_zyx)
     except ScatteredError as error:
-        raise OncoduetError(f"{path}: {error}: that is noise, no map of lesions") from None
+        raise OncoduetError(path, f"{error}: that is noise, no map of lesions") from None
 
 
 def _limits(confidence: Foreground) -> tuple[np.float32, np.float32]:

@@ -62,8 +62,9 @@ def require_patients(truth: TestSet, where: object, *, few: bool, way_out: str) 
     """Raise ``OncoduetError`` where too few patients would be drawn anew, unless that was asked for (``few``)."""
     if not few and truth.patient_count < FEWEST_PATIENTS:
         raise OncoduetError(
-            f"{where}: expected at least {FEWEST_PATIENTS} patients to say something about others, "
-            f"found {truth.patient_count}; {way_out} goes on all the same"
+            where,
+            expected=f"at least {FEWEST_PATIENTS} patients to say something about others",
+            found=f"{truth.patient_count}; {way_out} goes on all the same",
         )
 
 

@@ -86,7 +86,7 @@ def read_scored_runs(scores: Sequence[Path], *, patients: str | None = None) -> 
         raise OncoduetError("expected scored runs to compare, found none given")
     for folder, count in Counter(folder.resolve() for folder in folders).items():
         if count > 1:
-            raise OncoduetError(f"{folder}: expected each scored run once, found it given {count} times")
+            raise OncoduetError(folder, expected="each scored run once", found=f"it given {count} times")
     read = [(folder, _read(folder)) for folder in folders]
     read.sort(key=lambda pair: _order(pair[1]))
     if patients is not None:
@@ -132,26 +132,27 @@ def _find(path: Path) -> list[Path]:
             [Path(place)] if {"metrics.json", "cases.csv", "lesions.csv"} & {*names} else []
         )  # half a run is refused, not left out
     if not found:
-        raise OncoduetError(f"{path}: expected a scored run (metrics.json) or a folder of such, found none")
+        raise OncoduetError(path, expected="a scored run (metrics.json) or a folder of such", found="none")
     return found
 
 
 def _read(folder: Path) -> ScoredRun:
     if not (folder / "source.json").is_file():
         raise OncoduetError(
-            f"{folder}: expected source.json, which says what configuration, fold and runs were scored, found none"
+            folder, expected="source.json, which says what configuration, fold and runs were scored", found="none"
         )
     source = read_record(folder / "source.json", Source)
     record = read_record(folder / "metrics.json", MetricsRecord)
     if record.strict is None:
         raise OncoduetError(
-            f"{folder / 'metrics.json'}: expected a strict answer to compare, found none ({record.strict_reason})"
+            folder / "metrics.json", expected="a strict answer to compare", found=f"none ({record.strict_reason})"
         )
     for name in ("predictions", *_PARENTS):
         if record.parents.get(name) != source.parents.get(name):
             raise OncoduetError(
-                f"{folder / 'source.json'}: expected the {name.replace('_', ' ')} of metrics.json "
-                f"({_hash(record.parents.get(name))}), found {_hash(source.parents.get(name))}: one is older"
+                folder / "source.json",
+                expected=f"the {name.replace('_', ' ')} of metrics.json ({_hash(record.parents.get(name))})",
+                found=f"{_hash(source.parents.get(name))}: one is older",
             )
     truth, outcome, candidate_free_cases = _read_lesions(folder / "lesions.csv", *_read_cases(folder / "cases.csv"))
     _require_agreement(folder, record.strict, truth, outcome)
@@ -187,13 +188,15 @@ def _hash(sha256: str | None) -> str:
 def _read_cases(path: Path) -> tuple[TestSet, FloatArray]:
     rows = sorted(_table(path, _CASE_COLUMNS), key=lambda row: row["case_id"])
     if not rows:
-        raise OncoduetError(f"{path}: expected cases, found none")
+        raise OncoduetError(path, expected="cases", found="none")
     doubled = [case_id for case_id, count in Counter(row["case_id"] for row in rows).items() if count > 1]
     if doubled:
-        raise OncoduetError(f"{path}: expected each case once, found {doubled[0]} twice")
+        raise OncoduetError(path, expected="each case once", found=f"{doubled[0]} twice")
     for row in rows:
         if row["label"] not in ("0", "1"):
-            raise OncoduetError(f"{path}: case {row['case_id']}: expected the label 0 or 1, found {row['label']!r}")
+            raise OncoduetError(
+                f"{path}: case {row['case_id']}", expected="the label 0 or 1", found=f"{row['label']!r}"
+            )
     truth = TestSet(
         case_ids=tuple(row["case_id"] for row in rows),
         positive=np.array([row["label"] == "1" for row in rows]),
@@ -209,10 +212,10 @@ def _read_lesions(path: Path, truth: TestSet, likelihood: FloatArray) -> tuple[T
     candidates = []
     for row in _table(path, _LESION_COLUMNS):
         if row["case_id"] not in index:
-            raise OncoduetError(f"{path}: expected the cases of cases.csv, found {row['case_id']!r} beside them")
+            raise OncoduetError(path, expected="the cases of cases.csv", found=f"{row['case_id']!r} beside them")
         if row["kind"] not in _KINDS:
             raise OncoduetError(
-                f"{path}: case {row['case_id']}: expected the kind {', '.join(_KINDS)}, found {row['kind']!r}"
+                f"{path}: case {row['case_id']}", expected=f"the kind {', '.join(_KINDS)}", found=f"{row['kind']!r}"
             )
         case, kind, confidence = index[row["case_id"]], row["kind"], _number(path, row, "confidence")
         if kind in ("tp", "fn"):
@@ -235,15 +238,15 @@ def _table(path: Path, columns: Sequence[str]) -> list[Mapping[str, str]]:
     try:
         lines = list(csv.reader(io.StringIO(read_regular(path).decode("utf-8-sig"), newline=""), strict=True))
     except FileNotFoundError:
-        raise OncoduetError(f"{path}: expected the table {','.join(columns)}, found no file") from None
+        raise OncoduetError(path, expected=f"the table {','.join(columns)}", found="no file") from None
     except (OSError, ValueError, csv.Error) as error:
-        raise OncoduetError(f"{path}: expected a readable table, found: {error}") from None
+        raise OncoduetError(path, expected="a readable table", found=error) from None
     if not lines or lines[0] != list(columns):
         found = ",".join(lines[0]) if lines else "an empty file"
-        raise OncoduetError(f"{path}: expected the columns {','.join(columns)}, found {found}")
+        raise OncoduetError(path, expected=f"the columns {','.join(columns)}", found=found)
     for number, line in enumerate(lines[1:], start=2):
         if len(line) != len(columns):
-            raise OncoduetError(f"{path}: line {number}: expected {len(columns)} values, found {len(line)}")
+            raise OncoduetError(f"{path}: line {number}", expected=f"{len(columns)} values", found=len(line))
     return [dict(zip(columns, line, strict=True)) for line in lines[1:]]
 
 
@@ -254,8 +257,9 @@ def _number(path: Path, row: Mapping[str, str], column: str) -> float:
         value = math.nan
     if not math.isfinite(value) or value < 0:
         raise OncoduetError(
-            f"{path}: case {row['case_id']}: expected a {column} that is a number and not negative, "
-            f"found {row[column]!r}"
+            f"{path}: case {row['case_id']}",
+            expected=f"a {column} that is a number and not negative",
+            found=f"{row[column]!r}",
         )
     return value
 
@@ -274,8 +278,9 @@ def _require_agreement(folder: Path, strict: Metrics, truth: TestSet, outcome: O
         stated = getattr(strict, name)
         if (value is None) != (stated is None) or (value is not None and abs(value - stated) > _TOLERANCE):
             raise OncoduetError(
-                f"{folder / 'metrics.json'}: expected strict {name} {_text(value)} as cases.csv and lesions.csv give "
-                f"it, found {_text(stated)}"
+                folder / "metrics.json",
+                expected=f"strict {name} {_text(value)} as cases.csv and lesions.csv give it",
+                found=_text(stated),
             )
 
 
@@ -285,13 +290,16 @@ def _require_one_test(read: Sequence[tuple[Path, ScoredRun]]) -> None:
     for folder, run in read[1:]:
         if run.source.card_sha256 != first.source.card_sha256:
             raise OncoduetError(
-                f"{folder}: expected the card of {first_folder} ({_card(first)}), found another ({_card(run)})"
+                folder, expected=f"the card of {first_folder} ({_card(first)})", found=f"another ({_card(run)})"
             )
         if run.truth.case_ids != first.truth.case_ids:
             differing = sorted(set(run.truth.case_ids) ^ set(first.truth.case_ids))
             raise OncoduetError(
-                f"{folder}: expected the {len(first.truth.case_ids)} cases of {first_folder}, found "
-                f"{len(run.truth.case_ids)}; {len(differing)} stand in one of the two alone, such as {differing[0]}"
+                folder,
+                expected=f"the {len(first.truth.case_ids)} cases of {first_folder}",
+                found=(
+                    f"{len(run.truth.case_ids)}; {len(differing)} stand in one of the two alone, such as {differing[0]}"
+                ),
             )
         for what, ours, theirs in [
             ("label", run.truth.positive, first.truth.positive),
@@ -301,19 +309,21 @@ def _require_one_test(read: Sequence[tuple[Path, ScoredRun]]) -> None:
             if differs.size:
                 case = differs[0]
                 raise OncoduetError(
-                    f"{folder}: case {run.truth.case_ids[case]}: expected the {what} {int(theirs[case])} as in "
-                    f"{first_folder}, found {int(ours[case])}"
+                    f"{folder}: case {run.truth.case_ids[case]}",
+                    expected=f"the {what} {int(theirs[case])} as in {first_folder}",
+                    found=int(ours[case]),
                 )
         for name, what in _PARENTS.items():
             found, expected = (each.parents.get(name) for each in (run, first))
             if found != expected:
                 raise OncoduetError(
-                    f"{folder / 'metrics.json'}: expected the {what} of {first_folder} ({_hash(expected)}), "
-                    f"found another ({_hash(found)}); score both anew, by one card and against one truth"
+                    folder / "metrics.json",
+                    expected=f"the {what} of {first_folder} ({_hash(expected)})",
+                    found=f"another ({_hash(found)}); score both anew, by one card and against one truth",
                 )
         if run.truth.patient_names != first.truth.patient_names:
             raise OncoduetError(
-                f"{folder / PATIENTS}: expected the patients of {first_folder}, found others; --patients decides"
+                folder / PATIENTS, expected=f"the patients of {first_folder}", found="others; --patients decides"
             )
 
 
@@ -326,7 +336,7 @@ def _require_distinct(read: Sequence[tuple[Path, ScoredRun]]) -> None:
         profiles = sorted({run.source.profile for _, run in members})
         if len(profiles) > 1:
             raise OncoduetError(
-                f"configuration {configuration}: expected one profile for all its runs, found {', '.join(profiles)}"
+                f"configuration {configuration}", expected="one profile for all its runs", found=", ".join(profiles)
             )
         seen: dict[object, Path] = {}
         for folder, run in members:
@@ -338,7 +348,7 @@ def _require_distinct(read: Sequence[tuple[Path, ScoredRun]]) -> None:
                 marks.append(frozenset(source.runs))
             for mark in marks:
                 if mark in seen:
-                    raise OncoduetError(f"{folder}: expected each run once, found {run.name} also in {seen[mark]}")
+                    raise OncoduetError(folder, expected="each run once", found=f"{run.name} also in {seen[mark]}")
                 seen[mark] = folder
 
 

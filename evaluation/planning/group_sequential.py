@@ -73,14 +73,14 @@ def interim_analysis(
         The analysis file declares no looks, or there are more runs than planned.
     """
     if not plan.looks:
-        raise OncoduetError(f"{plan.name}: expected looks in the analysis file, such as looks = [5, 10], found none")
+        raise OncoduetError(plan.name, expected="looks in the analysis file, such as looks = [5, 10]", found="none")
     groups = group_by_configuration(runs)
     names = list(dict.fromkeys(name for pair in declared for name in pair))
     counts = {name: len(groups[name]) for name in names}
     fewest, most = min(counts.values()), max(counts.values())
     if most > plan.looks[-1]:
         many = next(name for name, count in counts.items() if count == most)
-        raise OncoduetError(f"{plan.name}: expected at most {plan.looks[-1]} runs of {many} (looks), found {most}")
+        raise OncoduetError(plan.name, expected=f"at most {plan.looks[-1]} runs of {many} (looks)", found=most)
     due = fewest if fewest in plan.looks and fewest == most else None
     here = plan.alpha_at(due) if due else 0.0
     last = plan.alpha_at(plan.looks[-1])

@@ -278,10 +278,10 @@ def pilot_settings(scores: Sequence[Path], settings: SimulationSettings) -> tupl
     groups = [members for members in group_by_configuration(runs).values() if len(members) > 1]
     where = ", ".join(map(str, scores))
     if not groups:
-        raise OncoduetError(f"{where}: expected a pilot with two runs of a configuration, found none")
+        raise OncoduetError(where, expected="a pilot with two runs of a configuration", found="none")
     truth = groups[0][0].truth
     if not 1 < truth.positive_count < len(truth.case_ids) - 1:
-        raise OncoduetError(f"{where}: expected positive and negative cases in the pilot, found one kind")
+        raise OncoduetError(where, expected="positive and negative cases in the pilot", found="one kind")
     scored = [np.stack([_normal_scores(run) for run in members]) for members in groups]
     within = float(np.mean([_mean_correlation(each, each) for each in scored]))
     across = [_mean_correlation(a, b) for k, a in enumerate(scored) for b in scored[:k]]

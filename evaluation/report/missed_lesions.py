@@ -89,12 +89,13 @@ def find_misses(runs: Sequence[ScoredRun], archive: Path, predictions: Sequence[
     found = _predictions_of(runs, truth, predictions)
     card = found[0].card or found[0].claimed
     if card is None:
-        raise OncoduetError(f"{found[0].folder}: expected predictions that name a card, found none")
+        raise OncoduetError(found[0].folder, expected="predictions that name a card", found="none")
     known = runs[0].truth
     if set(known.case_ids) != set(truth.label_maps):
         raise OncoduetError(
-            f"{archive}: expected label maps of the {len(known.case_ids)} scored cases, found {len(truth.label_maps)}, "
-            "or others"
+            archive,
+            expected=f"label maps of the {len(known.case_ids)} scored cases",
+            found=f"{len(truth.label_maps)}, or others",
         )
     worst = [
         (-missed, place, case_id, lesion)
@@ -148,7 +149,7 @@ def _predictions_of(runs: Sequence[ScoredRun], truth: TruthFolder, predictions: 
                 found[name] = run
     if not found:
         where = ", ".join(map(str, predictions))
-        raise OncoduetError(f"{where}: expected predictions of the scored runs (by source.json), found none of them")
+        raise OncoduetError(where, expected="predictions of the scored runs (by source.json)", found="none of them")
     if others := sorted({*scored.values()} - {*found}):
         _log.warning("misses are those of %d of %d scored runs, without %s", len(found), len(scored), some(others))
     return [found[name] for name in sorted(found)]
@@ -167,7 +168,7 @@ def _scoring_card(run: ScoredRun, truth: TruthFolder, predictions: Sequence[Path
     known = [truth.card, *map(load_card, card_names()), *(load_card(path) for path in beside if path.is_file())]
     card = next((each for each in known if each is not None and each.sha256 == sha256), None)
     if card is None:
-        raise OncoduetError(f"{truth.folder}: expected the card that scored ({sha256[:12]}) as card.toml, found none")
+        raise OncoduetError(truth.folder, expected=f"the card that scored ({sha256[:12]}) as card.toml", found="none")
     return card
 
 
@@ -205,7 +206,7 @@ def _image(archive: Path, case_id: str, channel: str, truth: LesionTruth) -> Ima
     places = (folder / name for folder in inside(archive) for name in names)
     path = next((path for path in places if path.is_file()), None)
     if path is None:
-        raise OncoduetError(f"{archive / '*' / names[0]}: expected the image of a missed lesion, found none")
+        raise OncoduetError(archive / "*" / names[0], expected="the image of a missed lesion", found="none")
     volume = read_volume(path)
     require_same_grid(volume.grid, truth.grid, found_name=str(path), expected_name=str(truth.path))
     return volume.array.astype(np.float32)

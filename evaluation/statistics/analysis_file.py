@@ -103,8 +103,9 @@ class Analysis(Frozen):
         unknown = sorted({name for pair in self.comparisons for name in pair} - set(configurations))
         if unknown:
             raise OncoduetError(
-                f"{where}: expected comparisons of the scored configurations {', '.join(configurations)}, "
-                f"found {', '.join(unknown)}"
+                where,
+                expected=f"comparisons of the scored configurations {', '.join(configurations)}",
+                found=", ".join(unknown),
             )
         return list(self.comparisons)
 

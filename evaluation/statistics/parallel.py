@@ -48,7 +48,7 @@ def each_of(work: Callable[[Piece], Result], pieces: Iterable[Piece], *, workers
         yield from results
     except BrokenProcessPool:
         raise OncoduetError(
-            f"--workers {workers}: expected processes that end their work, found one killed; fewer take less memory"
+            f"--workers {workers}", expected="processes that end their work", found="one killed; fewer take less memory"
         ) from None
     except BaseException:
         for process in active_children():  # they would go on to the last piece

@@ -54,7 +54,7 @@ def read_groups(path: Path, columns: Sequence[str], truth: TestSet) -> Groups:
     unknown = [case_id for case_id in truth.case_ids if case_id not in by_case]
     if unknown:
         raise OncoduetError(
-            f"{path}: expected a row for each of the {len(truth.case_ids)} cases, found none for {unknown[0]}"
+            path, expected=f"a row for each of the {len(truth.case_ids)} cases", found=f"none for {unknown[0]}"
         )
     return {
         column: _groups(
@@ -193,8 +193,9 @@ def _numbers(table: Table, column: str, texts: Sequence[str]) -> list[float | No
             "." in piece for piece in pieces
         ):
             raise OncoduetError(
-                f"{table.path}: column {column}: expected a decimal point, and ; between several numbers, "
-                f"found {with_comma[0]!r}, which may be one number or two"
+                f"{table.path}: column {column}",
+                expected="a decimal point, and ; between several numbers",
+                found=f"{with_comma[0]!r}, which may be one number or two",
             )
         commas_part = True
     separators = r"[;,|\s]+" if commas_part else r"[;|\s]+"
@@ -205,7 +206,9 @@ def _numbers(table: Table, column: str, texts: Sequence[str]) -> list[float | No
     if not words:
         return largest
     if len({number for number in largest if number is not None}) > 6 and 2 * len(words) < sum(map(bool, texts)):
-        raise OncoduetError(f"{table.path}: column {column}: expected numbers as in its other rows, found {words[0]!r}")
+        raise OncoduetError(
+            f"{table.path}: column {column}", expected="numbers as in its other rows", found=f"{words[0]!r}"
+        )
     return None
 
 

@@ -61,7 +61,7 @@ def require_levels(plan: AnchorPlan, strides: Sequence[Triple]) -> None:
     """
     if list(plan.levels) != sorted(set(plan.levels)) or plan.levels[-1] >= len(strides):
         raise OncoduetError(
-            f"anchors: levels: expected rising levels among 0 to {len(strides) - 1}, found {list(plan.levels)}"
+            "anchors: levels", expected=f"rising levels among 0 to {len(strides) - 1}", found=list(plan.levels)
         )
 
 
@@ -106,8 +106,9 @@ def anchors_of_patch(
         stride = strides[level]
         if any(length % step for length, step in zip(patch_size_zyx, stride, strict=True)):
             raise OncoduetError(
-                f"anchors: patch size: expected a multiple of {list(stride)}, the stride of level {level}, "
-                f"found {list(patch_size_zyx)}"
+                "anchors: patch size",
+                expected=f"a multiple of {list(stride)}, the stride of level {level}",
+                found=list(patch_size_zyx),
             )
         axes = [
             (torch.arange(length // step, dtype=torch.float32, device=device) + 0.5) * step

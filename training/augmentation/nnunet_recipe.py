@@ -224,6 +224,7 @@ def _always(transform: BasicTransform, probability: float) -> None:
 
 def _unknown(what: str) -> OncoduetError:
     return OncoduetError(
-        "nnU-Net's augmentation: expected transforms that the resident loader knows, found "
-        f'{what}; loader = "nnunet" in the profile applies any'
+        "nnU-Net's augmentation",
+        expected="transforms that the resident loader knows",
+        found=f'{what}; loader = "nnunet" in the profile applies any',
     )

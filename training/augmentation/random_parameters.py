@@ -64,7 +64,7 @@ def range_of(scalar: Any, *, what: str) -> Range:
         return Range(float(scalar), float(scalar))
     if isinstance(scalar, tuple | list) and len(scalar) == 2:
         return Range(float(scalar[0]), float(scalar[1]))
-    raise OncoduetError(f"nnU-Net's augmentation: expected {what} to be a number or a range, found {scalar!r}")
+    raise OncoduetError("nnU-Net's augmentation", expected=f"{what} to be a number or a range", found=f"{scalar!r}")
 
 
 @dataclass(frozen=True)

@@ -68,7 +68,7 @@ def chosen_devices(wanted: Sequence[int] | None, *, device: Device) -> tuple[Cud
     missing = [index for index in wanted or () if index not in there]
     if missing and (there or wanted):
         found = f"{len(there)} (0 to {len(there) - 1})" if there else "none"
-        raise OncoduetError(f"resources.devices: expected CUDA device {missing[0]}, found {found}")
+        raise OncoduetError("resources.devices", expected=f"CUDA device {missing[0]}", found=found)
     return tuple(there[index] for index in (there if wanted is None else wanted))
 
 

@@ -140,14 +140,18 @@ class Bill:
         """
         if self.disk > self.disk_free:
             raise OncoduetError(
-                f"{campaign.output}: expected {_size(self.disk)} of free disk for {self.missing} runs, "
-                f"found {_size(self.disk_free)}"
+                campaign.output,
+                expected=f"{_size(self.disk)} of free disk for {self.missing} runs",
+                found=_size(self.disk_free),
             )
         if self.memory_free is not None and self.memory > self.memory_free:
             raise OncoduetError(
-                f"{campaign.path}: expected {_size(self.memory)} of memory for {self.at_once} runs at a time, "
-                f"found {_size(self.memory_free)} ({self.memory_source}); "
-                "fewer resources.workers or resources.packed need less"
+                campaign.path,
+                expected=f"{_size(self.memory)} of memory for {self.at_once} runs at a time",
+                found=(
+                    f"{_size(self.memory_free)} ({self.memory_source}); fewer resources.workers or "
+                    "resources.packed need less"
+                ),
             )
 
     def lines(self) -> list[str]:

@@ -208,7 +208,7 @@ def load_campaign(path: Path, *, prepared: Path | None = None, output: Path | No
     folders = {}
     for name, given, own in [("prepared", prepared, file.prepared), ("output", output, file.output)]:
         if given is None and own is None:
-            raise OncoduetError(f"{path}: expected {name}, there or as --{name}, found neither")
+            raise OncoduetError(path, expected=f"{name}, there or as --{name}", found="neither")
         folders[name] = given if given is not None else path.parent / str(own)
     require_folder(folders["output"])
     require_unowned(folders["output"], "training campaign")
@@ -218,8 +218,9 @@ def load_campaign(path: Path, *, prepared: Path | None = None, output: Path | No
     dataset = load_prepared(folders["prepared"])
     if card is not None and card.sha256 != dataset.record.card_sha256:
         raise OncoduetError(
-            f"{path}: expected a dataset of card {card.name} ({card.sha256[:8]}), found one of "
-            f"{dataset.record.card} ({dataset.record.card_sha256[:8]}) in {dataset.folder}"
+            path,
+            expected=f"a dataset of card {card.name} ({card.sha256[:8]})",
+            found=f"one of {dataset.record.card} ({dataset.record.card_sha256[:8]}) in {dataset.folder}",
         )
     archive = None if file.archive is None else (path.parent / file.archive).absolute()
     wishes = Wishes(tensorboard=file.tensorboard, archive=archive)
@@ -246,7 +247,7 @@ def load_campaign(path: Path, *, prepared: Path | None = None, output: Path | No
     names = [place.name for place in places]
     doubled = sorted({name for name in names if names.count(name) > 1})
     if doubled:
-        raise OncoduetError(f"{path}: expected each run once, found {doubled[0]} twice")
+        raise OncoduetError(path, expected="each run once", found=f"{doubled[0]} twice")
     return Campaign(path, file, dataset, folders["output"], tuple(places))
 
 
@@ -256,12 +257,13 @@ def _require_ours(output: Path) -> None:
         path = output / name
         if os.path.lexists(path) and (path.is_symlink() or not path.is_file() or not is_own(path)):
             raise OncoduetError(
-                f"{path}: expected nothing or a campaign's own file, found one of other origin or changed since; move "
-                "it away"
+                path,
+                expected="nothing or a campaign's own file",
+                found="one of other origin or changed since; move it away",
             )
     jobs = subfolder(output, SLURM)
     if os.path.lexists(jobs) and not (jobs / "jobs.json").is_file() and (not jobs.is_dir() or any(jobs.iterdir())):
-        raise OncoduetError(f"{jobs}: expected nothing or a campaign's jobs, found something of other origin")
+        raise OncoduetError(jobs, expected="nothing or a campaign's jobs", found="something of other origin")
 
 
 def _is_lock(path: Path) -> bool:
@@ -297,7 +299,7 @@ def alone(output: Path) -> Iterator[None]:
             if time.monotonic() > patience_s:
                 lock.seek(0)
                 holder = one_line(lock.read()) or "a process that has not said its name yet"
-                raise OncoduetError(f"{output}: expected no other campaign at work here, found {holder}")
+                raise OncoduetError(output, expected="no other campaign at work here", found=holder)
             time.sleep(0.05)
         lock.truncate(0)
         lock.write(

@@ -98,7 +98,7 @@ def make_on_slurm(campaign: Campaign, *, console: Console, device: Device) -> No
     """
     missing = next((command for command in ("sbatch", "squeue", "srun") if shutil.which(command) is None), None)
     if missing is not None:
-        raise OncoduetError(f"--executor slurm: expected the command {missing} on this machine, found none")
+        raise OncoduetError("--executor slurm", expected=f"the command {missing} on this machine", found="none")
     watch = Watch(campaign)
     bill(campaign, watch.look(), slurm_side(campaign)).refuse_if_short(campaign)
     with alone(campaign.output), Display(watch, console) as display:
@@ -186,7 +186,7 @@ class _Dispatcher:
             self._close_finished({run.place.name: run for run in self.watch.look().runs})
             if all(job.id is not None for job in self.book.open):
                 return
-            raise OncoduetError(f"{self.book.path}: expected squeue to say what became of its jobs, found no answer")
+            raise OncoduetError(self.book.path, expected="squeue to say what became of its jobs", found="no answer")
         for batch in batches:
             ids = sorted((id_ for id_, job in queue.items() if job.name == job_name(batch)), key=_array_index)
             if len(ids) == sum(job.batch == batch for job in self.book.jobs):
@@ -261,7 +261,7 @@ class _Dispatcher:
             said = one_line(complaint.getvalue() or str(error))
             hint = "; smaller slurm.array_jobs or larger slurm.runs_per_job may help" if "array" in said else ""
             raise OncoduetError(
-                f"{self.campaign.path}: expected sbatch to take {len(packs)} jobs, found: {said}{hint}"
+                self.campaign.path, expected=f"sbatch to take {len(packs)} jobs", found=f"{said}{hint}"
             ) from error
         self.book.number(batch, [job.job_id for job in jobs])
         self.attempts.update(place.name for pack in packs for place in pack)
@@ -275,7 +275,7 @@ def _executor(folder: Path, options: Any, batch: str) -> Any:
     folder.mkdir(parents=True, exist_ok=True)
     found = folder.stat()
     if found.st_uid != os.geteuid():
-        raise OncoduetError(f"{folder}: expected a folder of one's own (jobs run what lies there), found another's")
+        raise OncoduetError(folder, expected="a folder of one's own (jobs run what lies there)", found="another's")
     folder.chmod(found.st_mode & ~(stat.S_IWGRP | stat.S_IWOTH))
     project = Path(__file__).resolve().parents[2]
     wanted = {
@@ -329,7 +329,7 @@ def _outcome(folder: Path, job_id: str) -> dict[str, Ended]:
         case ("error", str(result)) if result.strip():
             last = one_line(result.strip().splitlines()[-1])
         case _:
-            raise OncoduetError(f"{path}: expected what became of a job's runs, found something else")
+            raise OncoduetError(path, expected="what became of a job's runs", found="something else")
     is_bug = not last.startswith("contract.errors.") and _TIME_LIMIT not in last
     return {"": Ended("", last.removeprefix("contract.errors.OncoduetError: "), is_bug)}
 

@@ -63,8 +63,12 @@ def numbered_studies(
     room, source = studies.room(budget)
     if need > room:
         raise OncoduetError(
-            f"{studies.folder}: expected the lesions' numbers to take at most {room / GB:.3g} GB of memory "
-            f"({SHARE:.0%} of what {source} leaves), found that those of {len(missing)} studies need {need / GB:.3g} GB"
+            studies.folder,
+            expected=(
+                f"the lesions' numbers to take at most {room / GB:.3g} GB of memory ({SHARE:.0%} of what "
+                f"{source} leaves)"
+            ),
+            found=f"that those of {len(missing)} studies need {need / GB:.3g} GB",
         )
     for case_id in missing:
         known[case_id, lesion_class] = _number(studies.by_id[case_id], lesion_class)

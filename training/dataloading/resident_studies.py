@@ -81,9 +81,14 @@ class ResidentStudies:
         need, (share, source) = self._bytes(missing), self.room(budget)
         if need > share:
             raise OncoduetError(
-                f"{self.folder}: expected the studies to take at most {share / GB:.3g} GB of memory "
-                f"({SHARE:.0%} of what {source} leaves), found that {len(missing)} need {need / GB:.3g} GB; "
-                'loader = "nnunet" in the profile reads them from disk instead'
+                self.folder,
+                expected=(
+                    f"the studies to take at most {share / GB:.3g} GB of memory ({SHARE:.0%} of what {source} leaves)"
+                ),
+                found=(
+                    f'that {len(missing)} need {need / GB:.3g} GB; loader = "nnunet" in the profile reads '
+                    "them from disk instead"
+                ),
             )
         for case_id in missing:
             self.by_id[case_id] = self._read(case_id)
@@ -111,7 +116,7 @@ class ResidentStudies:
         image_path, label_path, properties_path = case_files(self.folder, case_id)
         shape, channels = open_array(label_path, LABEL).shape, open_array(image_path, IMAGE).shape
         if shape != (1, *channels[1:]):  # before either is read: memory was reckoned from the image
-            raise OncoduetError(f"{label_path}: expected a label of {list(channels[1:])}, found {list(shape)}")
+            raise OncoduetError(label_path, expected=f"a label of {list(channels[1:])}", found=list(shape))
         image, label = read_voxels(image_path, IMAGE), read_voxels(label_path, LABEL)
         locations, label = class_voxels(properties_path, label.shape), label[0]
         kept = np.int16 if max(label.shape) <= np.iinfo(np.int16).max else np.int32

@@ -83,13 +83,14 @@ def unchanged_archive(prepared: Prepared, *, archive: Path | None = None, hash_a
     stamps = [stamp for stamps in sources.studies.values() for stamp in stamps]
     if not any((folder / stamp.path).is_file() for stamp in stamps):
         if archive is not None:
-            raise OncoduetError(f"{archive}: expected the archive of {prepared.folder}, found none of its files")
+            raise OncoduetError(archive, expected=f"the archive of {prepared.folder}", found="none of its files")
         return None
     changed = next(_changed(folder, stamps, hash_all=hash_all), None)
     if changed is not None:
         raise OncoduetError(
-            f"{changed[0]}: expected the file that {prepared.folder} was prepared from, found {changed[1]}; "
-            "prepare the archive anew, or move it away"
+            changed[0],
+            expected=f"the file that {prepared.folder} was prepared from",
+            found=f"{changed[1]}; prepare the archive anew, or move it away",
         )
     return folder
 
@@ -110,8 +111,9 @@ def reachable_archive(prepared: Prepared, archive: Path | None, *, purpose: str)
     found = unchanged_archive(prepared, archive=archive)
     if found is None:
         raise OncoduetError(
-            f"{read_sources(prepared).archive}: expected the archive that {prepared.folder} was prepared from, from "
-            f"which {purpose}, found none; --archive says where it lies now"
+            read_sources(prepared).archive,
+            expected=f"the archive that {prepared.folder} was prepared from, from which {purpose}",
+            found="none; --archive says where it lies now",
         )
     return found
 

@@ -77,10 +77,10 @@ def read_plain_pickle(path: Path, *, what: str) -> Any:
             raise ValueError(kind_of(found) + f" of {found.st_size} bytes")
         return _Steps().follow(path.read_bytes())
     except FileNotFoundError:
-        raise OncoduetError(f"{path}: expected {what}, found no file") from None
+        raise OncoduetError(path, expected=what, found="no file") from None
     except (OSError, ValueError, LookupError, TypeError, AttributeError, OverflowError, AssertionError) as error:
         found_there = one_line(str(error))[:200] or type(error).__name__
-        raise OncoduetError(f"{path}: expected a pickle of arrays and numbers alone, found {found_there}") from None
+        raise OncoduetError(path, expected="a pickle of arrays and numbers alone", found=found_there) from None
 
 
 class _Steps:

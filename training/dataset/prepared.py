@@ -106,14 +106,15 @@ class Prepared:
         if stage == self.record.stage:
             return self
         if stage == "detection":
-            raise OncoduetError(f"{self.folder}: expected a dataset of lesions, found one for localisation")
+            raise OncoduetError(self.folder, expected="a dataset of lesions", found="one for localisation")
         if self.card.localisation is None:
-            raise OncoduetError(f"card {self.card.name}: expected a localisation to train for, found none")
+            raise OncoduetError(f"card {self.card.name}", expected="a localisation to train for", found="none")
         located = load_prepared(self.folder / LOCALISATION)
         if located.folds != self.folds:
             raise OncoduetError(
-                f"{located.folder / SPLITS}: expected the folds of {self.folder / SPLITS}, found others: networks of "
-                "one stage would be trained on what the other sets apart"
+                located.folder / SPLITS,
+                expected=f"the folds of {self.folder / SPLITS}",
+                found="others: networks of one stage would be trained on what the other sets apart",
             )
         return located
 
@@ -129,9 +130,7 @@ class Prepared:
     def fold(self, number: int) -> Fold:
         """One fold. Raises ``OncoduetError`` for a number that the splits do not have."""
         if not 0 <= number < len(self.folds):
-            raise OncoduetError(
-                f"{self.folder / SPLITS}: expected a fold from 0 to {len(self.folds) - 1}, found {number}"
-            )
+            raise OncoduetError(self.folder / SPLITS, expected=f"a fold from 0 to {len(self.folds) - 1}", found=number)
         return self.folds[number]
 
     def require_recorded(self, case_ids: Iterable[str]) -> None:
@@ -153,7 +152,7 @@ class Prepared:
                 continue
             for path in stamps:
                 if sha256_file(path) != self.record.files.get(path.name):
-                    raise OncoduetError(f"{path}: expected the file that {RECORD} names by its sha256, found another")
+                    raise OncoduetError(path, expected=f"the file that {RECORD} names by its sha256", found="another")
             channels, classes = (len(self.dataset[what]) for what in ("channel_names", "labels"))
             require_study(image, label, channels=channels, classes=classes)
             _compared.update(stamps)
@@ -175,7 +174,7 @@ def load_prepared(folder: Path) -> Prepared:
     record = read_record(folder / RECORD, PreparedRecord)
     card = load_card(folder / "card.toml")
     if card.sha256 != record.card_sha256:
-        raise OncoduetError(f"{folder / 'card.toml'}: expected the card that the dataset was made with, found another")
+        raise OncoduetError(folder / "card.toml", expected="the card that the dataset was made with", found="another")
     _require_parts(folder, record)
     if record.stage == "localisation":
         card = card.localising()
@@ -183,7 +182,7 @@ def load_prepared(folder: Path) -> Prepared:
     for study in record.studies:
         for path in case_files(folder, study.case_id):
             if not path.is_file():
-                raise OncoduetError(f"{path}: expected a preprocessed study, found none")
+                raise OncoduetError(path, expected="a preprocessed study", found="none")
     require_cases_alone(folder)
     splits = read_record(folder / SPLITS, SplitsRecord)
     require_folds(folder / SPLITS, splits.folds, record.studies)
@@ -211,22 +210,23 @@ def require_cases_alone(*folders: Path) -> None:
             path.name for path in (inside(cases) if cases.is_dir() else ()) if path.suffix not in {".b2nd", ".pkl"}
         )
         if others:
-            raise OncoduetError(f"{cases}: expected preprocessed studies alone, found {others[0]!r}")
+            raise OncoduetError(cases, expected="preprocessed studies alone", found=f"{others[0]!r}")
 
 
 def _require_parts(folder: Path, record: PreparedRecord) -> None:
     """What stands in the record is compared, so that files of two datasets are never taken for one."""
     if not record.parts:
         raise OncoduetError(
-            f"{folder / RECORD}: expected the sha256 of the dataset's other files, found none: an older version "
-            "wrote it; prepare the archive anew, into another folder"
+            folder / RECORD,
+            expected="the sha256 of the dataset's other files",
+            found="none: an older version wrote it; prepare the archive anew, into another folder",
         )
     for name in (*PARTS, *record.parts):
         path = folder / name
         if not path.is_file():
-            raise OncoduetError(f"{path}: expected a part of the dataset, found none")
+            raise OncoduetError(path, expected="a part of the dataset", found="none")
         if sha256_file(path) != record.parts.get(name):
-            raise OncoduetError(f"{path}: expected the file that prepared.json names by its sha256, found another")
+            raise OncoduetError(path, expected="the file that prepared.json names by its sha256", found="another")
 
 
 def require_folds(path: Path, folds: Sequence[Fold], studies: Sequence[PreparedStudy]) -> None:
@@ -239,24 +239,24 @@ def require_folds(path: Path, folds: Sequence[Fold], studies: Sequence[PreparedS
         names it twice, has a patient on both sides, or a study on neither.
     """
     if not folds:
-        raise OncoduetError(f"{path}: expected at least one fold, found none")
+        raise OncoduetError(path, expected="at least one fold", found="none")
     patient_of = {study.case_id: study.patient_id for study in studies}
     for number, fold in enumerate(folds):
         where = f"{path}: fold {number}"
         for side, cases in (("train", fold.train), ("validation", fold.validation)):
             if not cases:
-                raise OncoduetError(f"{where}: expected studies in {side}, found none")
+                raise OncoduetError(where, expected=f"studies in {side}", found="none")
             unknown = sorted(set(cases) - set(patient_of))
             if unknown:
-                raise OncoduetError(f"{where}: expected studies of {path.parent} in {side}, found {some(unknown)}")
+                raise OncoduetError(where, expected=f"studies of {path.parent} in {side}", found=some(unknown))
             doubled = sorted(case_id for case_id, count in Counter(cases).items() if count > 1)
             if doubled:
-                raise OncoduetError(f"{where}: expected each study once in {side}, found {some(doubled)} more often")
+                raise OncoduetError(where, expected=f"each study once in {side}", found=f"{some(doubled)} more often")
         train, validation = ({patient_of[case_id] for case_id in cases} for cases in (fold.train, fold.validation))
         if both := sorted(train & validation):
-            raise OncoduetError(f"{where}: expected each patient on one side, found {some(both)} on both")
+            raise OncoduetError(where, expected="each patient on one side", found=f"{some(both)} on both")
         if missing := sorted(set(patient_of) - {*fold.train, *fold.validation}):
-            raise OncoduetError(f"{where}: expected every study in train or validation, found {some(missing)} in none")
+            raise OncoduetError(where, expected="every study in train or validation", found=f"{some(missing)} in none")
 
 
 def case_files(folder: Path, case_id: str) -> tuple[Path, Path, Path]:

@@ -53,25 +53,25 @@ def open_array(path: Path, kinds: tuple[np.dtype[Any], ...], **how: Any) -> Any:
     try:
         found = path.lstat()
         if not path.is_file():
-            raise OncoduetError(f"{path}: expected a preprocessed study, found {kind_of(found)}")
+            raise OncoduetError(path, expected="a preprocessed study", found=kind_of(found))
         array = blosc2.open(str(path), mode="r", deserialize="safe", dparams={"nthreads": 1}, **how)
         if type(array) is not blosc2.NDArray:
-            raise OncoduetError(f"{path}: expected an array of voxels, found {type(array).__name__}")
+            raise OncoduetError(path, expected="an array of voxels", found=type(array).__name__)
         codec, filters = array.cparams.codec, array.cparams.filters
         chunks = math.prod(-(-length // chunk) for length, chunk in zip(array.shape, array.chunks, strict=True))
         if array.schunk.nchunks != chunks:
             raise ValueError(f"{array.schunk.nchunks} chunks in place of {chunks}")
     except FileNotFoundError:
-        raise OncoduetError(f"{path}: expected a preprocessed study, found none") from None
+        raise OncoduetError(path, expected="a preprocessed study", found="none") from None
     except _DAMAGED as error:
-        raise OncoduetError(f"{path}: expected a preprocessed study, found a damaged file ({_said(error)})") from error
+        raise OncoduetError(path, expected="a preprocessed study", found=f"a damaged file ({_said(error)})") from error
     if array.ndim != 4 or math.prod(array.shape) == 0 or array.dtype not in kinds:
         expected = " or ".join(map(str, kinds))
         raise OncoduetError(
-            f"{path}: expected an array (channel, z, y, x) of {expected}, found {array.dtype} {list(array.shape)}"
+            path, expected=f"an array (channel, z, y, x) of {expected}", found=f"{array.dtype} {list(array.shape)}"
         )
     if codec not in _CODECS or not _FILTERS.issuperset(filters):
-        raise OncoduetError(f"{path}: expected Blosc's own compression, found {codec} after {filters}")
+        raise OncoduetError(path, expected="Blosc's own compression", found=f"{codec} after {filters}")
     return array
 
 
@@ -81,7 +81,7 @@ def read_voxels(path: Path, kinds: tuple[np.dtype[Any], ...]) -> npt.NDArray[Any
     try:
         voxels: npt.NDArray[Any] = array[:]
     except _DAMAGED as error:
-        raise OncoduetError(f"{path}: expected a preprocessed study, found a damaged file ({_said(error)})") from error
+        raise OncoduetError(path, expected="a preprocessed study", found=f"a damaged file ({_said(error)})") from error
     return voxels
 
 
@@ -103,16 +103,16 @@ def require_study(image: Path, label: Path, *, channels: int, classes: int) -> N
     for path, array, expected in ((image, pictured, (channels, *size)), (label, labelled, (1, *size))):
         if array.shape != expected:
             raise OncoduetError(
-                f"{path}: expected an array (channel, z, y, x) of {list(expected)}, found {list(array.shape)}"
+                path, expected=f"an array (channel, z, y, x) of {list(expected)}", found=list(array.shape)
             )
     try:
         slabs = (labelled[:, z : z + depth] for z in range(0, size[0], depth))
         lowest, highest = zip(*((int(slab.min()), int(slab.max())) for slab in slabs), strict=True)
     except _DAMAGED as error:
-        raise OncoduetError(f"{label}: expected a preprocessed study, found a damaged file ({_said(error)})") from error
+        raise OncoduetError(label, expected="a preprocessed study", found=f"a damaged file ({_said(error)})") from error
     if min(lowest) < -1 or max(highest) >= classes:
         raise OncoduetError(
-            f"{label}: expected classes from -1 to {classes - 1}, found some from {min(lowest)} to {max(highest)}"
+            label, expected=f"classes from -1 to {classes - 1}", found=f"some from {min(lowest)} to {max(highest)}"
         )
 
 
@@ -140,14 +140,14 @@ def class_voxels(path: Path, shape: tuple[int, ...]) -> Mapping[int, npt.NDArray
     record = read_plain_pickle(path, what="nnU-Net's record of a study")
     by_class = record.get("class_locations") if isinstance(record, dict) else None
     if not isinstance(by_class, dict) or not all(type(value) is int for value in by_class):
-        raise OncoduetError(f"{path}: expected voxels by class (class_locations), found none")
+        raise OncoduetError(path, expected="voxels by class (class_locations)", found="none")
     places: dict[int, npt.NDArray[np.integer[Any]]] = {}
     for value, found in by_class.items():
         empty = isinstance(found, list | tuple) and not found
         voxels = np.zeros((0, len(shape)), np.int64) if empty else found
         if not isinstance(voxels, np.ndarray) or voxels.dtype.kind not in "iu" or voxels.shape[1:] != (len(shape),):
-            raise OncoduetError(f"{path}: expected places (n, {len(shape)}) of class {value}, found others")
+            raise OncoduetError(path, expected=f"places (n, {len(shape)}) of class {value}", found="others")
         if voxels.size and not ((voxels >= 0) & (voxels < shape)).all():
-            raise OncoduetError(f"{path}: expected voxels of {list(shape)}, found some of class {value} outside")
+            raise OncoduetError(path, expected=f"voxels of {list(shape)}", found=f"some of class {value} outside")
         places[value] = voxels
     return places

@@ -44,21 +44,21 @@ def read_boxes(path: Path, shape_zyx: tuple[int, int, int]) -> ScoredBoxes:
     """
     found = read_plain_pickle(path, what="boxes of nnDetection")
     if not isinstance(found, dict):
-        raise OncoduetError(f"{path}: expected boxes of nnDetection by name, found {type(found).__name__}")
+        raise OncoduetError(path, expected="boxes of nnDetection by name", found=type(found).__name__)
     boxes, scores, labels = (_array(path, found, name) for name in ("pred_boxes", "pred_scores", "pred_labels"))
     count = len(scores)
     if not count and not boxes.size:
         boxes = boxes.reshape(0, 6)
     if boxes.shape != (count, 6) or scores.shape != (count,) or labels.shape != (count,):
         shapes = ", ".join(str(each.shape) for each in (boxes, scores, labels))
-        raise OncoduetError(f"{path}: expected boxes (n, 6), scores (n,) and labels (n,), found {shapes}")
+        raise OncoduetError(path, expected="boxes (n, 6), scores (n,) and labels (n,)", found=shapes)
     restored = found.get("restore")
     if not (isinstance(restored, bool | np.bool_) and restored):
-        raise OncoduetError(f"{path}: expected boxes in voxels of the original image (restore), found others")
+        raise OncoduetError(path, expected="boxes in voxels of the original image (restore)", found="others")
     size = _array(path, found, "original_size_of_raw_data")
     if size.shape != (3,) or tuple(size.tolist()) != shape_zyx:
         expected, other = (" × ".join(f"{each:g}" for each in sizes) for sizes in (shape_zyx, size.ravel()[:3]))
-        raise OncoduetError(f"{path}: expected boxes of an image of {expected} voxels, found {other}")
+        raise OncoduetError(path, expected=f"boxes of an image of {expected} voxels", found=other)
     _require_sensible(path, boxes, scores, labels, shape_zyx)
     corners = np.concatenate([boxes[:, LOWER] + 1, boxes[:, UPPER]], axis=1)
     return ScoredBoxes(np.clip(corners, 0, np.tile(shape_zyx, 2)), scores, np.ones(count))
@@ -68,7 +68,7 @@ def _array(path: Path, found: dict[str, Any], name: str) -> Float64Array:
     value = found.get(name)
     if not isinstance(value, np.ndarray) or value.dtype.kind not in "fiu":
         what = f"an array of {value.dtype}" if isinstance(value, np.ndarray) else type(value).__name__
-        raise OncoduetError(f"{path}: expected an array of numbers as {name}, found {what}")
+        raise OncoduetError(path, expected=f"an array of numbers as {name}", found=what)
     return value.astype(np.float64)
 
 
@@ -76,11 +76,11 @@ def _require_sensible(
     path: Path, boxes: Float64Array, scores: Float64Array, labels: Float64Array, shape_zyx: Sequence[int]
 ) -> None:
     if not (np.isfinite(boxes).all() and np.isfinite(scores).all()):
-        raise OncoduetError(f"{path}: expected finite boxes and scores, found NaN or infinity")
+        raise OncoduetError(path, expected="finite boxes and scores", found="NaN or infinity")
     if ((scores < 0) | (scores > 1)).any():
-        raise OncoduetError(f"{path}: expected scores in [0, 1], found {scores.min():g} to {scores.max():g}")
+        raise OncoduetError(path, expected="scores in [0, 1]", found=f"{scores.min():g} to {scores.max():g}")
     if labels.any():
-        raise OncoduetError(f"{path}: expected the one class 0, found {sorted(set(labels.tolist()))[:5]}")
+        raise OncoduetError(path, expected="the one class 0", found=sorted(set(labels.tolist()))[:5])
     lower, upper = boxes[:, LOWER], boxes[:, UPPER]
     for what, wrong in [
         ("boxes with the lower corner first", lower > upper),
@@ -91,4 +91,4 @@ def _require_sensible(
     ]:
         rows = np.flatnonzero(wrong.any(axis=1))
         if rows.size:
-            raise OncoduetError(f"{path}: expected {what}, found {boxes[rows[0]].tolist()}")
+            raise OncoduetError(path, expected=what, found=boxes[rows[0]].tolist())

@@ -52,8 +52,9 @@ def find_programs(names: Sequence[str]) -> dict[str, Path]:
     missing = [name for name, path in found.items() if path is None]
     if missing:
         raise OncoduetError(
-            f"{missing[0]}: expected nnDetection's program on PATH, found none; "
-            "docs/nndetection.md says how to install nnDetection"
+            missing[0],
+            expected="nnDetection's program on PATH",
+            found="none; docs/nndetection.md says how to install nnDetection",
         )
     return {name: Path(str(path)).absolute() for name, path in found.items()}
 
@@ -68,7 +69,7 @@ def loaders() -> int:
     """
     wanted = os.environ.get(LOADERS_VARIABLE, str(min(LOADERS, os.cpu_count() or 1)))
     if not wanted.isdecimal() or not int(wanted):
-        raise OncoduetError(f"{LOADERS_VARIABLE}: expected a number of processes above 0, found {wanted!r}")
+        raise OncoduetError(LOADERS_VARIABLE, expected="a number of processes above 0", found=f"{wanted!r}")
     return int(wanted)
 
 
@@ -124,7 +125,7 @@ class Programs:
             code = process.returncode
             ended = f"exit code {code}" if 0 < code <= _SIGNALS else f"signal {abs(code) % _SIGNALS}"
             said = f": {errors.last}" if errors.last else ""
-            raise OncoduetError(f"{name}: expected nnDetection's program to succeed, found {ended}{said} ({self.log})")
+            raise OncoduetError(name, expected="nnDetection's program to succeed", found=f"{ended}{said} ({self.log})")
         return _children_cpu_s() - before_s
 
     def _environment(self) -> dict[str, str]:

@@ -82,7 +82,7 @@ def model_files(folder: RunFolder) -> Iterator[tuple[Path, str]]:
 def require(path: Path, *, program: str) -> None:
     """Raise ``OncoduetError`` unless a program left what it is run for."""
     if not path.exists():
-        raise OncoduetError(f"{path}: expected after {program}, which said that it had succeeded, found none")
+        raise OncoduetError(path, expected=f"after {program}, which said that it had succeeded", found="none")
 
 
 def _reported(path: Path) -> dict[str, Any]:

@@ -129,9 +129,9 @@ def _finished(folder: RunFolder) -> RunRecord:
         named.append((folder.training_studies, record.parents["training_studies"]))
     for path, expected in named:
         if not path.is_file() or sha256_file(path) != expected:
-            raise OncoduetError(f"{path}: expected the file that the run was recorded with, found another")
+            raise OncoduetError(path, expected="the file that the run was recorded with", found="another")
     if load_card(folder.card).sha256 != record.key.card_sha256:
-        raise OncoduetError(f"{folder.card}: expected the card that run.json names, found another")
+        raise OncoduetError(folder.card, expected="the card that run.json names", found="another")
     return record
 
 
@@ -139,11 +139,11 @@ def _require_same_batch(output: Path, batch: BatchRecord, case_ids: Sequence[str
     """The folder is new, or holds an earlier prediction by the same run of these studies."""
     path = output / "batch.json"
     if path.is_file() and read_record(path, BatchRecord).parents != batch.parents:
-        raise OncoduetError(f"{path}: expected a folder that was begun with the same run, found another's predictions")
+        raise OncoduetError(path, expected="a folder that was begun with the same run", found="another's predictions")
     for case in inside(output) if output.is_dir() else ():
         if case.name not in case_ids and (case / "study.json").is_file():
             raise OncoduetError(
-                f"{case}: expected predictions of studies in {archive} alone, found {case.name}, which is not there"
+                case, expected=f"predictions of studies in {archive} alone", found=f"{case.name}, which is not there"
             )
 
 
@@ -172,7 +172,7 @@ def _alone(output: Path) -> Iterator[None]:
     """Keep a second prediction away from this folder."""
     with subfolder(output, ".lock").open("a") as lock:
         if not try_lock(lock):
-            raise OncoduetError(f"{output}: expected no other process to fill this folder, found one")
+            raise OncoduetError(output, expected="no other process to fill this folder", found="one")
         yield
 
 
@@ -190,13 +190,13 @@ def _collect(layout: Layout, images: dict[str, StudyImage], *, since_ns: int) ->
     expected = {layout.boxes_file(case_id): case_id for case_id in images}
     foreign = sorted(set(layout.predictions.glob("*_boxes.pkl")) - set(expected))
     if foreign:
-        raise OncoduetError(f"{foreign[0]}: expected boxes of the studies to predict alone, found another's")
+        raise OncoduetError(foreign[0], expected="boxes of the studies to predict alone", found="another's")
     found = {}
     for path, case_id in expected.items():
         if not path.is_file():
-            raise OncoduetError(f"{path}: expected boxes of the study from nndet_predict, found none")
+            raise OncoduetError(path, expected="boxes of the study from nndet_predict", found="none")
         if path.stat().st_mtime_ns < since_ns:
-            raise OncoduetError(f"{path}: expected boxes from this call of nndet_predict, found older ones")
+            raise OncoduetError(path, expected="boxes from this call of nndet_predict", found="older ones")
         found[case_id] = read_boxes(path, images[case_id].grid.shape_zyx)
     return found
 

@@ -50,8 +50,9 @@ def steps(task: DetectorTask, *, on_iteration: OnIteration, on_epoch: OnEpoch) -
     """Train one Retina U-Net; see :func:`training.trainers.nnunet.steps`."""
     if task.profile.loader != "resident":
         raise OncoduetError(
-            f"{task.name}: expected the resident loader for a configuration that finds boxes, found "
-            f'loader = "{task.profile.loader}" in the profile {task.profile.name}'
+            task.name,
+            expected="the resident loader for a configuration that finds boxes",
+            found=f'loader = "{task.profile.loader}" in the profile {task.profile.name}',
         )
     return nnunet.steps(task, on_iteration=on_iteration, on_epoch=on_epoch, kind=DetectorTrainer)
 

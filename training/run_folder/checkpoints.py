@@ -112,7 +112,7 @@ class Checkpoints:
             try:
                 state = decode(content, device=device)
             except ValueError as error:
-                raise OncoduetError(f"{path}: expected the state of a training, found {one_line(str(error))}") from None
+                raise OncoduetError(path, expected="the state of a training", found=one_line(str(error))) from None
             return Checkpoint(epoch=claims.epoch, seed=claims.seed, state=state)
         if files:
             logger.warning("%s: no checkpoint is whole; the training begins anew, at epoch 0", self.folder)
@@ -128,7 +128,7 @@ class Checkpoints:
                 found = f"{path.name} with {error}"
                 continue
             return
-        raise OncoduetError(f"{self.folder}: expected a checkpoint to resume from, found {found}")
+        raise OncoduetError(self.folder, expected="a checkpoint to resume from", found=found)
 
     def _open(self, path: Path) -> tuple["_Claims", bytes]:
         """What a file's first line claims, and its content, each checked."""
@@ -147,13 +147,18 @@ class Checkpoints:
             raise _DamagedError("another hash than that of its content")
         if claims.format != _FORMAT:
             raise OncoduetError(
-                f"{path}: expected the format {_FORMAT}, found {claims.format[:40]}; the version that began the run "
-                "can finish it, or remove this folder and it begins anew"
+                path,
+                expected=f"the format {_FORMAT}",
+                found=(
+                    f"{claims.format[:40]}; the version that began the run can finish it, or remove this "
+                    "folder and it begins anew"
+                ),
             )
         if claims.run != self.run_sha256:
             raise OncoduetError(
-                f"{path}: expected a checkpoint of this run ({self.run_sha256[:12]}…), "
-                f"found one of another ({claims.run[:12]}…)"
+                path,
+                expected=f"a checkpoint of this run ({self.run_sha256[:12]}…)",
+                found=f"one of another ({claims.run[:12]}…)",
             )
         return claims, content
 

@@ -30,13 +30,13 @@ class RunFolder:
         require_unowned(self.path, COMMAND)
         require_free(self.path, [name for name in self._names if name != self.lock.name], COMMAND)
         if self.lock.exists() and not is_lock(self.lock):
-            raise OncoduetError(f"{self.lock}: expected the lock of a run or nothing, found a file of other origin")
+            raise OncoduetError(self.lock, expected="the lock of a run or nothing", found="a file of other origin")
 
     def require_no_links(self) -> None:
         """Raise ``OncoduetError`` if a link bears the name of something that the run is going to write."""
         for name in self._names:
             if (self.path / name).is_symlink():
-                raise OncoduetError(f"{self.path / name}: expected no link in a run's folder, found one")
+                raise OncoduetError(self.path / name, expected="no link in a run's folder", found="one")
 
     @property
     def _names(self) -> list[str]:
@@ -64,7 +64,7 @@ class RunFolder:
         """The record of a finished run. Raises ``OncoduetError`` where there is none, or the run is not finished."""
         record = read_record(self.record, RunRecord)
         if record.state != "finished":
-            raise OncoduetError(f"{self.record}: expected a finished run, found it {record.state}")
+            raise OncoduetError(self.record, expected="a finished run", found=f"it {record.state}")
         return record
 
     def hashes_beside(self) -> dict[str, str]:

@@ -39,9 +39,7 @@ def alone(folder: RunFolder, *, wait: bool = False) -> Iterator[None]:
     with folder.lock.open("a+", encoding="utf-8") as lock:  # not "w", which would wipe out the holder's name
         if not _locked(lock):
             if not wait:
-                raise OncoduetError(
-                    f"{folder.path}: expected no other process at work on this run, found {_holder(lock)}"
-                )
+                raise OncoduetError(folder.path, expected="no other process at work on this run", found=_holder(lock))
             logger.info("%s: waiting for %s", folder.path, _holder(lock))
             try_lock(lock, wait=True)
         lock.truncate(0)

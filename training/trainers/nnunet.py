@@ -243,8 +243,9 @@ class Trainer(nnUNetTrainer):  # type: ignore[misc]
         labels = self.label_manager
         if self.is_cascaded or labels.has_ignore_label or labels.has_regions:
             raise OncoduetError(
-                f"{self.task.name}: expected a dataset without cascade, ignored label and regions for the resident "
-                'loader, found one of these; loader = "nnunet" in the profile takes any'
+                self.task.name,
+                expected="a dataset without cascade, ignored label and regions for the resident loader",
+                found='one of these; loader = "nnunet" in the profile takes any',
             )
         patch = _size(self.configuration_manager.patch_size)
         rotation, in_plane, initial, mirrored = self.configure_rotation_dummyDA_mirroring_and_inital_patch_size()
@@ -326,8 +327,12 @@ class Trainer(nnUNetTrainer):  # type: ignore[misc]
         train_loss, validation_loss = (float(self.logger.get_value(key, -1)) for key in ("train_losses", "val_losses"))
         if not (math.isfinite(train_loss) and math.isfinite(validation_loss)):
             raise OncoduetError(
-                f"{self.task.name}: expected a finite loss, found {train_loss} in training and {validation_loss} in "
-                f"validation in epoch {self.current_epoch}; is the learning rate too high?"
+                self.task.name,
+                expected="a finite loss",
+                found=(
+                    f"{train_loss} in training and {validation_loss} in validation in epoch "
+                    f"{self.current_epoch}; is the learning rate too high?"
+                ),
             )
         if self.task.keep == "best" and self._best_ema != best_before:
             self.best_weights = copied_weights(self.network)
@@ -499,8 +504,9 @@ def _resume(trainer: Trainer, checkpoint: Checkpoint) -> None:
         if isinstance(error, torch.OutOfMemoryError):
             raise
         raise OncoduetError(
-            f"{trainer.task.checkpoints.folder}: expected the state of this training after epoch {checkpoint.epoch}, "
-            f"found another: {one_line(str(error))[:200]}"
+            trainer.task.checkpoints.folder,
+            expected=f"the state of this training after epoch {checkpoint.epoch}",
+            found=f"another: {one_line(str(error))[:200]}",
         ) from error
 
 

@@ -55,8 +55,9 @@ def find_localisation(
             return path
     where = localisation or folder.path.resolve().parent
     raise OncoduetError(
-        f"{where}: expected a finished localisation run of fold {key.fold} and the same card, without which "
-        f"{purpose}, found none; --localisation names one"
+        where,
+        expected=(f"a finished localisation run of fold {key.fold} and the same card, without which {purpose}"),
+        found="none; --localisation names one",
     )
 
 
@@ -140,7 +141,7 @@ def read_score(scores: Path) -> Metrics:
     metrics = scores / "metrics.json"
     strict = read_record(metrics, MetricsRecord).strict
     if strict is None or strict.score is None or strict.auroc is None or strict.ap is None:
-        raise OncoduetError(f"{metrics}: expected a ranking score, found none ({strict and strict.reason})")
+        raise OncoduetError(metrics, expected="a ranking score", found=f"none ({strict and strict.reason})")
     return strict
 
 
