@@ -82,8 +82,8 @@ check() { .venv/bin/python -m contract.upload "$@"; }
 keep() { .venv/bin/python -m contract.outputs keep "$output" "$stage/$1"; du -h "$output/$1"; }
 
 if [ -n "$model" ]; then
+  check model "$model" "${accept[@]}"
   cp "$model" "$stage/model.tar.gz"
-  check model "$stage/model.tar.gz" "${accept[@]}"
   keep model.tar.gz
 fi
 if [ -n "$truth" ]; then

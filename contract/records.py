@@ -180,7 +180,7 @@ class Source(Record):
     configuration: str
     """A training configuration, ``ensemble-…`` for several runs, ``control-…`` for runs of one configuration as many as
     an ensemble has, or ``baseline-…``."""
-    fold: int | None
+    fold: NonNegativeInt | None
     restart: int | None
     profile: str
     runs: tuple[str, ...]
