@@ -1,0 +1,123 @@
+"""The test and the interval of a difference for new runs and cases."""
+
+import math
+
+import numpy as np
+import pytest
+from scipy.stats import t as student
+from scipy.stats import ttest_ind, ttest_rel
+
+from evaluation.statistics.case_level import MetricByPatient
+from evaluation.statistics.runs_and_cases import DifferenceTest, nested, paired
+
+POSITIVE = np.array([True] * 12 + [False] * 20)
+NO_CASES = np.zeros((1, POSITIVE.size))
+
+
+def an_arm(seed, runs=6, *, mean=0.8, spread=0.02, cases=0.01):
+    """Runs that see the cases partly alike and partly in their own way."""
+    rng = np.random.default_rng(seed)
+    influence = rng.normal(0, cases, POSITIVE.size) + rng.normal(0, cases / 2, (runs, POSITIVE.size))
+    return MetricByPatient(rng.normal(mean, spread, runs), influence)
+
+
+def runs_alone(arm):
+    return MetricByPatient(arm.values, np.repeat(NO_CASES, len(arm.values), axis=0))
+
+
+@pytest.mark.parametrize("runs", [(6, 6), (2, 9)])
+def test_without_influence_of_cases_nested_is_welchs_t_test(runs):
+    a, b = runs_alone(an_arm(0, runs[0])), runs_alone(an_arm(1, runs[1], spread=0.05))
+    found, expected = nested(a, b, POSITIVE), ttest_ind(a.values, b.values, equal_var=False)
+    assert (found.p, found.degrees_of_freedom) == pytest.approx((expected.pvalue, expected.df))
+    assert found.interval(0.9) == pytest.approx(tuple(expected.confidence_interval(0.9)))
+
+
+def test_without_influence_of_cases_paired_is_the_paired_t_test():
+    a, b = runs_alone(an_arm(0)), runs_alone(an_arm(1))
+    found = paired(a, b, POSITIVE, [([k], [k]) for k in range(6)])
+    expected = ttest_rel(a.values, b.values)
+    assert (found.p, found.degrees_of_freedom) == pytest.approx((expected.pvalue, expected.df))
+    assert found.interval(0.95) == pytest.approx(tuple(expected.confidence_interval(0.95)))
+
+
+def test_two_networks_are_compared_by_delongs_variance_with_welchs_degrees_of_freedom():
+    rng = np.random.default_rng(2)
+    positives, negatives = rng.normal(0.1, 0.3, 12), rng.normal(0.1, 0.2, 20)  # placements, a's minus b's
+    of_cases = np.concatenate(
+        [(each - each.mean()) / math.sqrt(each.size * (each.size - 1)) for each in (positives, negatives)]
+    )
+    a, b = MetricByPatient(np.array([0.9]), of_cases[None, :]), MetricByPatient(np.array([0.8]), NO_CASES)
+    found = nested(a, b, POSITIVE, fixed=(True, True))
+    expected = ttest_ind(positives, negatives, equal_var=False)
+    variance = positives.var(ddof=1) / 12 + negatives.var(ddof=1) / 20
+    assert found.standard_error == pytest.approx(math.sqrt(variance))
+    assert found.degrees_of_freedom == pytest.approx(expected.df)
+    assert found.p == pytest.approx(2 * student.sf(0.1 / math.sqrt(variance), expected.df))
+
+
+def test_variance_of_runs_and_cases_by_obuchowski_and_rockettes_covariances():
+    """``s²/r`` of both arms and ``Cov₂(a) + Cov₂(b) − 2 Cov₃``, summed over all pairs of runs."""
+    a, b = an_arm(3, 4), an_arm(4, 5)
+    of_a, of_b = a.influence @ a.influence.T, b.influence @ b.influence.T
+    within = [each[~np.eye(len(each), dtype=bool)].mean() for each in (of_a, of_b)]
+    across = (a.influence @ b.influence.T).mean()
+    found = nested(a, b, POSITIVE)
+    assert found.variance_of_runs == pytest.approx(a.values.var(ddof=1) / 4 + b.values.var(ddof=1) / 5)
+    assert found.variance_of_cases == pytest.approx(sum(within) - 2 * across)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_the_interval_excludes_zero_exactly_where_p_is_below_alpha(seed):
+    found = nested(an_arm(seed), an_arm(seed + 50, 3, mean=0.78), POSITIVE)
+    low, high = found.interval(1 - found.p)
+    assert min(abs(low), abs(high)) == pytest.approx(0, abs=1e-9)
+    for alpha in (0.01, 0.05, 0.2):
+        low, high = found.interval(1 - alpha)
+        assert (low > 0 or high < 0) == (found.p < alpha)
+
+
+@pytest.mark.parametrize("margin", [0.01, 0.05, 0.2])
+def test_equivalence_is_the_narrower_interval_within_the_margin(margin):
+    found = nested(an_arm(0), an_arm(1), POSITIVE)
+    for alpha in (0.01, 0.05, 0.2):
+        low, high = found.interval(1 - 2 * alpha)
+        assert (found.p_not_equivalent(margin) < alpha) == (-margin < low and high < margin)
+        assert (found.p_not_above(-margin) < alpha) == (low > -margin)
+
+
+def test_swapped_arms_give_the_same_p_and_the_opposite_interval():
+    a, b = an_arm(0), an_arm(1, 4)
+    there, back = nested(a, b, POSITIVE), nested(b, a, POSITIVE)
+    assert there.p == pytest.approx(back.p)
+    assert there.interval(0.95) == pytest.approx(tuple(-end for end in reversed(back.interval(0.95))))
+
+
+def test_pairs_may_hold_several_runs_of_a_side():
+    a, b = an_arm(0, 2), an_arm(1, 6)
+    found = paired(a, b, POSITIVE, [([0], [0, 1, 2]), ([1], [3, 4, 5])])
+    differences = a.values - b.values.reshape(2, 3).mean(axis=1)
+    assert found.estimate == pytest.approx(differences.mean())
+    assert found.variance_of_runs == pytest.approx(differences.var(ddof=1) / 2)
+
+
+@pytest.mark.parametrize(
+    "found",
+    [
+        nested(an_arm(0, 1), an_arm(1), POSITIVE),
+        nested(an_arm(0), an_arm(1, 1), POSITIVE, fixed=(True, False)),
+        paired(an_arm(0), an_arm(1), POSITIVE, [([0], [0])]),
+        nested(runs_alone(an_arm(0, spread=0)), runs_alone(an_arm(1, spread=0)), POSITIVE),
+    ],
+    ids=["single run", "single run against a rule", "one pair", "nothing varies"],
+)
+def test_no_test_where_spread_is_unknown_or_nothing_varies(found):
+    assert found is None
+
+
+def test_a_fixed_rule_has_no_variance_over_runs():
+    rule = MetricByPatient(np.array([0.7]), np.random.default_rng(9).normal(0, 0.01, (1, POSITIVE.size)))
+    arm = an_arm(0)
+    found = nested(arm, rule, POSITIVE, fixed=(False, True))
+    assert found.variance_of_runs == pytest.approx(arm.values.var(ddof=1) / 6)
+    assert isinstance(found, DifferenceTest)
