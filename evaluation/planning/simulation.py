@@ -1,50 +1,37 @@
 """Studies by simulation: two configurations, their runs, a test set, and what the tests say about them.
 
-A case's likelihood is ``d y + case + method × case + run × case``: how plain its lesion is to anyone, to one method, to
-one run. The three shares of the variance sum to 1, so a run with separation d has the population AUROC Φ(d/√2); d
-varies between runs as the spread of the metric between runs demands. For AP every case has one candidate, as confident
-as the case is likely, and every positive case one lesion, which that candidate hits. Two questions are asked of such
-studies:
+The likelihood of a case is ``d y + case + method × case + run × case``: how plain its lesion is to any reader, to one
+method, to one run. The three shares of the variance sum to 1, so a run with separation d has the population AUROC
+Φ(d/√2); d varies between runs, and between folds, as the spread of the metric demands. For AP every case has one
+candidate, as confident as the case is likely, and every positive case one lesion, which that candidate hits.
 
-* *False positives*: nothing differs. How often does each test, and the verdict, see a difference? Asked of the very
-  functions that ``compare`` uses.
-* *Power*: the methods differ by so much. How often is that shown, by runs and cases? Here the case level is the test of
-  runs and cases without the swaps, whose p is hardly ever larger, and the two-level interval has its variance in
-  closed form, which the bootstrap follows closely (the tests hold them side by side).
+* *Errors* (:data:`SCENARIOS`): nothing differs. How often does each test see a difference, and how often does the
+  interval hold the true one?
+* *Power*: the methods differ by so much. How often is that shown?
+* *False "on par"*: of several configurations that all differ from a reference by the margin, is any declared on par?
 
-Bootstrapping one run of each configuration is shown beside them: it takes one training for the method.
+Testing one run of each configuration is shown beside them: it takes one training for the method.
 """
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache, partial
-from statistics import NormalDist
-from typing import Literal, get_args
 
 import numpy as np
 from scipy.special import ndtr, ndtri
-from scipy.stats import beta
+from scipy.stats import beta, rankdata
 
-from evaluation.metrics.outcomes import BoolArray, FloatArray, Outcome, TestSet
+from evaluation.metrics.outcomes import BoolArray, FloatArray, IntArray
 from evaluation.statistics.analysis_file import Metric
-from evaluation.statistics.bootstrap import percentile_interval, stream, two_level_bootstrap
-from evaluation.statistics.case_level import (
-    MetricByPatient,
-    case_level_tests,
-    own_variance_by_cases,
-    runs_and_cases_test,
-)
+from evaluation.statistics.bootstrap import stream
+from evaluation.statistics.case_level import MetricByPatient
 from evaluation.statistics.parallel import each_of
+from evaluation.statistics.run_level import holm
 from evaluation.statistics.run_permutation import order_test
-from evaluation.statistics.verdict import Interval95, decide
+from evaluation.statistics.runs_and_cases import DifferenceTest, nested, paired
 
-NullHypothesis = Literal["same method, retrained", "same method, runs equally good", "other method, equally good"]
-NULLS: tuple[NullHypothesis, ...] = get_args(NullHypothesis)
-"""What no difference may mean. Under the last the methods still differ *on this test set*: the run level finds that."""
-
-RATES = ("run level", "swaps alone", "case level", "verdict: better or worse", "bootstrap of single runs")
-"""*swaps alone*: the trained networks as they are. *case level*: its larger p, which the verdict uses."""
-
-SimulatedStudy = tuple[BoolArray, FloatArray, FloatArray]
+Tests = list[DifferenceTest | None]
+"""Of each other configuration; None where nothing varies."""
 
 _CHUNK = 20
 """Studies from one random stream."""
@@ -54,15 +41,22 @@ _CHUNK = 20
 class SimulationSettings:
     """What a study is drawn from."""
 
-    runs: int  # per configuration
+    runs: int  # of the first configuration
     cases: int
+    other_runs: int | None = None  # of the second; None: as many
     auroc: float = 0.88  # population value of the first configuration, mean over runs
     difference: float = 0.0  # of the metric, second minus first
     prevalence: float = 0.3
     run_sd: float = 0.01  # of the metric's population value between runs of one configuration
+    other_run_sd: float | None = None  # of the second; None: the same
+    folds: int = 1  # run k of both configurations is of fold k modulo folds
+    fold_sd: float = 0.0  # of the metric between folds, the same for both configurations
     case_share: float = 0.4  # of the variance of likelihoods within a class
     method_share: float = 0.3
     same_method: bool = False  # both configurations share method × case: one method, trained again
+    ensemble_of: int = 1  # the second is the mean of so many networks, one of them that of the first's run
+    studies_per_patient: int = 1  # whose case and method effects correlate by 0.5
+    tied: float = 0.0  # share of the cases at the lowest likelihood, as if without candidates
     metric: Metric = "auroc"  # what is compared
 
     @property
@@ -74,6 +68,50 @@ class SimulationSettings:
     def run_share(self) -> float:
         """Of run × case."""
         return 1 - self.case_share - self.method_share
+
+    @property
+    def is_paired(self) -> bool:
+        """Whether run k of one configuration is compared with run k of the other."""
+        return self.folds > 1 or self.ensemble_of > 1
+
+
+SCENARIOS: Mapping[str, Mapping[str, object]] = {
+    "same method, retrained": {"same_method": True},
+    "same method, runs equally good": {"same_method": True, "run_sd": 0.0},
+    "other method, equally good": {},
+    "other method, run sd 0.003 v 0.03": {"run_sd": 0.003, "other_run_sd": 0.03},
+    "same method, 3 v 20 runs": {"same_method": True, "runs": 3, "other_runs": 20, "run_sd": 0.02},
+    "other method, 10 positives": {"positives": 10},
+    "other method, 60 % of cases tied": {"tied": 0.6},
+    "other method, 2 studies per patient": {"studies_per_patient": 2},
+    "same method, 5 folds shared": {"same_method": True, "folds": 5, "fold_sd": 0.012, "run_sd": 0.008},
+    "ensemble of 4 v its member": {"ensemble_of": 4},
+    "other method, by AP": {"metric": "ap"},
+}
+"""What "no difference" may mean, as changes of the settings; in the second and third, methods still differ or do not
+differ *on this test set*, which the run level rightly finds."""
+
+RATES = ("this test set", "new runs and cases", "interval covers", "single runs")
+"""*this test set*: the run level. *single runs*: one run of each configuration, taken for the method."""
+
+
+@dataclass(frozen=True)
+class SimulatedStudy:
+    """One study."""
+
+    positive: BoolArray  # (cases,)
+    patients: IntArray  # (cases,), those of one patient side by side
+    arms: tuple[FloatArray, ...]  # likelihoods of each configuration, (runs, cases)
+
+    @property
+    def positive_patients(self) -> BoolArray:
+        """Shape (patients,)."""
+        return self.positive[self.first_cases]
+
+    @property
+    def first_cases(self) -> IntArray:
+        """Index of each patient's first case."""
+        return np.flatnonzero(np.diff(self.patients, prepend=-1))
 
 
 @dataclass(frozen=True)
@@ -96,17 +134,11 @@ class ErrorRate:
         return low, float(beta.ppf(0.975, self.found + 1, missed)) if missed else 1.0
 
 
-def false_positives(
-    settings: SimulationSettings, *, studies: int, alpha: float, seed: int, replicates: int = 400, workers: int = 1
+def error_rates(
+    settings: SimulationSettings, *, studies: int, alpha: float, seed: int, workers: int = 1
 ) -> dict[str, ErrorRate]:
-    """How often each test finds a difference, by the functions that ``compare`` uses; keys are :data:`RATES`.
-
-    Parameters
-    ----------
-    replicates
-        Of the bootstrap in each study.
-    """
-    tested = partial(_test_chunk, settings, alpha, seed, replicates)
+    """How often each test rejects, and how often the (1 − alpha) interval covers; keys are :data:`RATES`."""
+    tested = partial(_errors, settings, alpha, seed)
     found = np.concatenate(list(each_of(tested, _chunks(studies), workers=workers)))
     return {name: ErrorRate(int(column.sum()), studies) for name, column in zip(RATES, found.T, strict=True)}
 
@@ -131,34 +163,80 @@ def power(
 
     Returns
     -------
-    ``run level``, ``case level`` and ``better`` (both, and the two-level interval above 0).
+    ``this test set`` (the run level), ``better`` (new runs and cases) and, with a margin, ``on par``.
     """
-    judged = partial(_power_chunk, settings, alpha, seed, margin)
+    judged = partial(_power, settings, alpha, seed, margin)
     found = np.concatenate(list(each_of(judged, _chunks(studies), workers=workers)))
-    names = ["run level", "case level", "better", *(["on par"] if margin is not None else [])]
+    names = ["this test set", "better", *(["on par"] if margin is not None else [])]
     return {name: ErrorRate(int(column.sum()), studies) for name, column in zip(names, found.T, strict=False)}
 
 
-def null_settings(settings: SimulationSettings, null: NullHypothesis) -> SimulationSettings:
-    """The same sizes and spreads without a difference."""
-    same = null != "other method, equally good"
-    spread_of_runs = 0.0 if null == "same method, runs equally good" else settings.run_sd
-    return replace(settings, difference=0.0, same_method=same, run_sd=spread_of_runs)
+def any_false_on_par(
+    settings: SimulationSettings, *, comparisons: int, studies: int, alpha: float, seed: int, workers: int = 1
+) -> ErrorRate:
+    """How often any of several configurations is declared on par with a reference, from which all differ by the margin.
+
+    ``settings.difference`` is the true difference and the margin. Holm adjusts over the comparisons.
+    """
+    judged = partial(_false_on_par, settings, comparisons, alpha, seed)
+    found = np.concatenate(list(each_of(judged, _chunks(studies), workers=workers)))
+    return ErrorRate(int(found.sum()), studies)
 
 
-def draw(settings: SimulationSettings, generator: np.random.Generator) -> SimulatedStudy:
-    """One study: which cases are positive, shape (cases,), and both arms' likelihoods, shape (runs, cases)."""
-    ones = min(settings.cases - 2, max(2, int(generator.binomial(settings.cases, settings.prevalence))))
-    positive = np.arange(settings.cases) < ones
-    shared = generator.normal(0, np.sqrt(settings.case_share), settings.cases)
-    methods = generator.normal(0, np.sqrt(settings.method_share), (2, settings.cases))
-    arms = []
-    for number in (0, 1):
-        value = settings.value + number * settings.difference + generator.normal(0, settings.run_sd, (settings.runs, 1))
-        separation = separation_of(settings.metric, value, settings.prevalence)
-        noise = generator.normal(0, np.sqrt(settings.run_share), (settings.runs, settings.cases))
-        arms.append(separation * positive + shared + methods[0 if settings.same_method else number] + noise)
-    return positive, arms[0], arms[1]
+def scenario(settings: SimulationSettings, name: str) -> SimulationSettings:
+    """The settings of one of :data:`SCENARIOS`, without a difference."""
+    changes = dict(SCENARIOS[name])
+    positives = changes.pop("positives", None)
+    if positives is not None:
+        changes["prevalence"] = float(str(positives)) / settings.cases
+    return replace(settings, difference=0.0, **changes)  # type: ignore[arg-type]
+
+
+def draw(settings: SimulationSettings, generator: np.random.Generator, *, others: int = 1) -> SimulatedStudy:
+    """One study of a configuration and ``others``; a patient has ``studies_per_patient`` cases, all of one class."""
+    cases, per = settings.cases, settings.studies_per_patient
+    ones = min(cases - 2, max(2, int(generator.binomial(cases, settings.prevalence))))
+    positive = np.arange(cases) < ones
+    patients = np.concatenate([np.arange(ones) // per, (ones - 1) // per + 1 + np.arange(cases - ones) // per])
+    shared = np.sqrt(settings.case_share) * _correlated(patients, 1, generator)
+    methods = np.sqrt(settings.method_share) * _correlated(patients, others + settings.ensemble_of, generator)
+    folds = generator.normal(0, settings.fold_sd, settings.folds)
+
+    def networks(method: int, runs: int, spread: float) -> tuple[FloatArray, FloatArray]:
+        """Deviations of the metric, shape (runs, 1), and what is no signal, shape (runs, cases)."""
+        deviation = generator.normal(0, spread, (runs, 1)) + folds[np.arange(runs) % settings.folds][:, None]
+        own = generator.normal(0, np.sqrt(settings.run_share), (runs, cases))
+        return deviation, shared + methods[method] + own
+
+    def arm(value: float, deviation: FloatArray, noise: FloatArray, scale: float = 1.0) -> FloatArray:
+        separation = separation_of(settings.metric, value + deviation, settings.prevalence)
+        likelihood = scale * separation * positive + noise
+        if not settings.tied:
+            return likelihood
+        return np.maximum(likelihood, np.quantile(likelihood, settings.tied, axis=1, keepdims=True))
+
+    first = networks(0, settings.runs, settings.run_sd)
+    arms = [arm(settings.value, *first)]
+    aim = settings.value + settings.difference
+    if settings.ensemble_of > 1:
+        members = [first, *(networks(k, settings.runs, settings.run_sd) for k in range(1, settings.ensemble_of))]
+        deviation, noise = (np.mean([member[part] for member in members], axis=0) for part in (0, 1))
+        variance = settings.case_share + (1 - settings.case_share) / settings.ensemble_of
+        return SimulatedStudy(positive, patients, (*arms, arm(aim, deviation, noise, scale=variance**0.5)))
+    runs = settings.runs if settings.other_runs is None else settings.other_runs
+    spread = settings.run_sd if settings.other_run_sd is None else settings.other_run_sd
+    for other in range(others):
+        arms.append(arm(aim, *networks(0 if settings.same_method else 1 + other, runs, spread)))
+    return SimulatedStudy(positive, patients, tuple(arms))
+
+
+def compared(study: SimulatedStudy, settings: SimulationSettings, metrics: Sequence[MetricByPatient]) -> Tests:
+    """Test each other configuration minus the first on new runs and cases, paired where the settings say so."""
+    first, *others = metrics
+    if settings.is_paired:
+        pairs = [([k], [k]) for k in range(settings.runs)]
+        return [paired(other, first, study.positive_patients, pairs) for other in others]
+    return [nested(other, first, study.positive_patients) for other in others]
 
 
 def metric_of(metric: Metric, separation: float | FloatArray, prevalence: float) -> FloatArray:
@@ -189,51 +267,31 @@ def _ap_by_separation(prevalence: float) -> tuple[FloatArray, FloatArray]:
     return separations, (hits / (hits + false)).mean(axis=1)
 
 
-@dataclass(frozen=True)
-class RunVariance:
-    """Mean of the metric over an arm's runs or of a difference, and its variances by what is drawn anew."""
-
-    first: MetricByPatient
-    second: MetricByPatient
-    difference: float  # second minus first
-    case_variance: float  # cases alone, the runs taken as they are; for AUROC DeLong's
-    two_level_variance: float  # runs and cases, as the two-level bootstrap has it
-
-    @property
-    def runs(self) -> FloatArray:
-        """The metric of each run of the two arms, shape (2, runs)."""
-        return np.stack([self.first.values, self.second.values])
-
-
-def run_variances(positive: BoolArray, first: FloatArray, second: FloatArray, metric: Metric = "auroc") -> RunVariance:
-    """Take a study's means and variances in closed form; likelihoods of shape (runs, cases), without ties."""
-    arms = [_by_case(metric, positive, arm) for arm in (first, second)]
-    means = [arm.influence.mean(axis=0) for arm in arms]
-    case_variance = float(((means[1] - means[0]) ** 2).sum())
-    total = case_variance
-    for arm in arms:
-        # runs, and cases as each run sees them; one run fewer is drawn than there are
-        runs = len(arm.values)
-        total += float(arm.values.var()) / max(1, runs - 1) + own_variance_by_cases(arm.influence) / runs
-    difference = float(arms[1].values.mean() - arms[0].values.mean())
-    return RunVariance(arms[0], arms[1], difference, case_variance, total)
-
-
-def _by_case(metric: Metric, positive: BoolArray, arm: FloatArray) -> MetricByPatient:
-    """As :func:`evaluation.statistics.case_level.by_patient`, of all runs at once: one case per patient, no ties."""
+def by_patient(study: SimulatedStudy, metric: Metric) -> list[MetricByPatient]:
+    """As :func:`evaluation.statistics.case_level.by_patient` of each arm, all runs at once; for AP without ties."""
     if metric == "score":
-        auroc, ap = (_by_case(each, positive, arm) for each in ("auroc", "ap"))
-        return MetricByPatient((auroc.values + ap.values) / 2, (auroc.influence + ap.influence) / 2)
+        both = zip(by_patient(study, "auroc"), by_patient(study, "ap"), strict=True)
+        return [
+            MetricByPatient((auroc.values + ap.values) / 2, (auroc.influence + ap.influence) / 2) for auroc, ap in both
+        ]
+    return [(_auroc if metric == "auroc" else _ap)(study, arm) for arm in study.arms]
+
+
+def _auroc(study: SimulatedStudy, arm: FloatArray) -> MetricByPatient:
+    positive, influence = study.positive, np.empty(arm.shape)
     ones, zeros = int(positive.sum()), int((~positive).sum())
-    influence = np.empty(arm.shape)
-    if metric == "auroc":
-        ranks = _ranks(arm)
-        of_ones = (ranks[:, positive] - _ranks(arm[:, positive])) / zeros
-        of_zeros = 1 - (ranks[:, ~positive] - _ranks(arm[:, ~positive])) / ones
-        values = of_ones.mean(axis=1)
-        influence[:, positive] = (of_ones - values[:, None]) / np.sqrt(ones * (ones - 1))
-        influence[:, ~positive] = (of_zeros - values[:, None]) / np.sqrt(zeros * (zeros - 1))
-        return MetricByPatient(values, influence)
+    ranks = rankdata(arm, axis=1)
+    of_ones = (ranks[:, positive] - rankdata(arm[:, positive], axis=1)) / zeros
+    of_zeros = 1 - (ranks[:, ~positive] - rankdata(arm[:, ~positive], axis=1)) / ones
+    values = of_ones.mean(axis=1)
+    influence[:, positive] = (of_ones - values[:, None]) / np.sqrt(ones * (ones - 1))
+    influence[:, ~positive] = (of_zeros - values[:, None]) / np.sqrt(zeros * (zeros - 1))
+    return MetricByPatient(values, np.add.reduceat(influence, study.first_cases, axis=1))
+
+
+def _ap(study: SimulatedStudy, arm: FloatArray) -> MetricByPatient:
+    positive, influence = study.positive, np.empty(arm.shape)
+    ones = int(positive.sum())
     order = np.argsort(-arm, axis=1)
     hit, candidates = positive[order].astype(np.float64), np.arange(1.0, positive.size + 1)
     precision = np.cumsum(hit, axis=1) / candidates
@@ -241,99 +299,88 @@ def _by_case(metric: Metric, positive: BoolArray, arm: FloatArray) -> MetricByPa
     of_hits = np.cumsum((hit / candidates)[:, ::-1], axis=1)[:, ::-1]
     of_all = np.cumsum((hit * precision / candidates)[:, ::-1], axis=1)[:, ::-1]
     np.put_along_axis(influence, order, hit * (precision + of_hits) - of_all, axis=1)
-    return MetricByPatient(values, (influence - values[:, None] * positive) / np.sqrt(ones * (ones - 1)))
+    influence = np.add.reduceat((influence - values[:, None] * positive) / ones, study.first_cases, axis=1)
+    ill = int(study.positive_patients.sum())
+    return MetricByPatient(values, influence * np.sqrt(ill / max(1, ill - 1)))
+
+
+def _correlated(patients: IntArray, rows: int, generator: np.random.Generator) -> FloatArray:
+    """Unit normals, shape (rows, cases), that correlate by 0.5 within a patient with several cases."""
+    of_cases = generator.normal(size=(rows, patients.size))
+    if patients[-1] == patients.size - 1:
+        return of_cases
+    of_patients = generator.normal(size=(rows, patients[-1] + 1))[:, patients]
+    return np.asarray((of_patients + of_cases) / np.sqrt(2))
 
 
 def _chunks(studies: int) -> list[tuple[int, int]]:
     return [(number, min(_CHUNK, studies - first)) for number, first in enumerate(range(0, studies, _CHUNK))]
 
 
-def _test_chunk(
-    settings: SimulationSettings, alpha: float, seed: int, replicates: int, chunk: tuple[int, int]
-) -> BoolArray:
-    """Which of :data:`RATES` found a difference, shape (studies, rates)."""
+def _errors(settings: SimulationSettings, alpha: float, seed: int, chunk: tuple[int, int]) -> BoolArray:
+    """Which of :data:`RATES` happened, shape (studies, rates)."""
     number, studies = chunk
-    generator = stream(seed, "false positives", str(number))
-    return np.array(
-        [_tests(draw(settings, generator), settings.metric, alpha, replicates, generator) for _ in range(studies)]
-    )
+    generator = stream(seed, "error rates", str(number))
+    found = []
+    for _ in range(studies):
+        study = draw(settings, generator)
+        metrics = by_patient(study, settings.metric)
+        (tested,) = compared(study, settings, metrics)
+        one_run = [MetricByPatient(each.values[:1], each.influence[:1]) for each in metrics]
+        single = nested(one_run[1], one_run[0], study.positive_patients, fixed=(True, True))
+        low, high = tested.interval(1 - alpha) if tested else (0.0, 0.0)
+        found.append(
+            [
+                _on_this_test_set(settings, metrics) <= alpha,
+                tested is not None and tested.p <= alpha,
+                low <= settings.difference <= high,
+                single is not None and single.p <= alpha,
+            ]
+        )
+    return np.array(found)
 
 
-def _tests(
-    study: SimulatedStudy, metric: Metric, alpha: float, replicates: int, generator: np.random.Generator
-) -> list[bool]:
-    positive, first, second = study
-    cases = positive.size
-    with_ap = metric != "auroc"
-    truth = TestSet(tuple(f"{case:06d}" for case in range(cases)), positive, (positive * with_ap).astype(np.int64))
-    arms = {
-        name: [_outcome(row, positive, with_ap=with_ap) for row in arm]
-        for name, arm in (("second", second), ("first", first))
-    }
-    seed = int(generator.integers(2**31))
-    values = run_variances(positive, first, second, metric).runs
-    run_p = order_test(values[1].tolist(), values[0].tolist()).p
-    at_case_level = case_level_tests(
-        truth, arms["second"], arms["first"], fixed=(False, False), draws=1_000, seed=seed
-    )[metric]
-    draws = two_level_bootstrap(truth, arms, replicates=replicates, seed=seed)
-    interval = _excludes(draws["second"][metric] - draws["first"][metric], alpha)
-    single = two_level_bootstrap(
-        truth, {name: outcomes[:1] for name, outcomes in arms.items()}, replicates=replicates, seed=seed
-    )
-    code = decide(
-        estimate=at_case_level.swaps.statistic,
-        interval=interval,
-        run_level_p_holm=run_p,
-        case_level_p_holm=at_case_level.p,
-        run_level_applies=True,
-        spread_known=True,
-        equivalent=False,
-        alpha=alpha,
-    )
-    alone = _excludes(single["second"][metric] - single["first"][metric], alpha)
-    return [
-        run_p <= alpha,
-        at_case_level.swaps.p <= alpha,
-        at_case_level.p <= alpha,
-        code in ("better", "worse"),
-        alone is not None and (alone.low > 0 or alone.high < 0),
-    ]
-
-
-def _power_chunk(
+def _power(
     settings: SimulationSettings, alpha: float, seed: int, margin: float | None, chunk: tuple[int, int]
 ) -> BoolArray:
     number, studies = chunk
     generator = stream(seed, "power", str(number))
-    critical = NormalDist().inv_cdf(1 - alpha / 2)
-    one_sided = NormalDist().inv_cdf(1 - alpha)
     found = []
     for _ in range(studies):
-        study = run_variances(*draw(settings, generator), settings.metric)
-        reach = float(np.sqrt(study.two_level_variance))
-        at_run_level = order_test(study.runs[1].tolist(), study.runs[0].tolist()).p <= alpha and study.difference > 0
-        tested = runs_and_cases_test(study.second, study.first)
-        at_case_level = tested is not None and tested.p <= alpha and study.difference > 0
-        better = at_run_level and at_case_level and study.difference > critical * reach
-        on_par = margin is not None and abs(study.difference) + one_sided * reach < margin
-        found.append([at_run_level, at_case_level, better, on_par])
+        study = draw(settings, generator)
+        metrics = by_patient(study, settings.metric)
+        (tested,) = compared(study, settings, metrics)
+        is_above = tested is not None and tested.estimate > 0
+        found.append(
+            [
+                is_above and _on_this_test_set(settings, metrics) <= alpha,
+                is_above and tested is not None and tested.p <= alpha,
+                margin is not None and tested is not None and tested.p_not_equivalent(margin) <= alpha,
+            ]
+        )
     return np.array(found)
 
 
-def _outcome(likelihood: FloatArray, positive: BoolArray, *, with_ap: bool) -> Outcome:
-    case = np.arange(likelihood.size if with_ap else 0)
-    return Outcome(likelihood, case, likelihood[case], positive[case])
+def _false_on_par(
+    settings: SimulationSettings, comparisons: int, alpha: float, seed: int, chunk: tuple[int, int]
+) -> BoolArray:
+    number, studies = chunk
+    generator = stream(seed, "false on par", str(number))
+    found = []
+    for _ in range(studies):
+        study = draw(settings, generator, others=comparisons)
+        tests = compared(study, settings, by_patient(study, settings.metric))
+        p_values = holm([None if test is None else test.p_not_equivalent(settings.difference) for test in tests])
+        found.append(any(p is not None and p <= alpha for p in p_values))
+    return np.array(found)
 
 
-def _excludes(draws: FloatArray, alpha: float) -> Interval95 | None:
-    found = percentile_interval(draws, level=1 - alpha)
-    return None if found is None else Interval95(low=found.low, high=found.high, undefined_replicates=found.undefined)
-
-
-def _ranks(values: FloatArray) -> FloatArray:
-    """Rank of each value in its row, from 1."""
-    order = np.argsort(values, axis=1)
-    ranks = np.empty(values.shape)
-    np.put_along_axis(ranks, order, np.arange(1.0, values.shape[1] + 1)[None, :], axis=1)
-    return ranks
+def _on_this_test_set(settings: SimulationSettings, metrics: Sequence[MetricByPatient]) -> float:
+    first, second = (each.values.tolist() for each in metrics)
+    if settings.folds == 1:
+        return order_test(second, first).p
+    return order_test(
+        second,
+        first,
+        folds=([k % settings.folds for k in range(len(second))], [k % settings.folds for k in range(len(first))]),
+    ).p

@@ -78,6 +78,12 @@ class DifferenceTest:
         return self.estimate - reach, self.estimate + reach
 
 
+def mean_of(arm: MetricByPatient, positive: BoolArray, *, fixed: bool = False) -> DifferenceTest | None:
+    """The mean of one arm over new runs and cases: its difference from 0; parameters as of :func:`nested`."""
+    nothing = MetricByPatient(np.zeros(1), np.zeros((1, positive.size)))
+    return nested(arm, nothing, positive, fixed=(fixed, True))
+
+
 def nested(
     a: MetricByPatient, b: MetricByPatient, positive: BoolArray, *, fixed: tuple[bool, bool] = (False, False)
 ) -> DifferenceTest | None:

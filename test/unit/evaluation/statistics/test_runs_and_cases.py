@@ -8,7 +8,7 @@ from scipy.stats import t as student
 from scipy.stats import ttest_ind, ttest_rel
 
 from evaluation.statistics.case_level import MetricByPatient
-from evaluation.statistics.runs_and_cases import DifferenceTest, nested, paired
+from evaluation.statistics.runs_and_cases import DifferenceTest, mean_of, nested, paired
 
 POSITIVE = np.array([True] * 12 + [False] * 20)
 NO_CASES = np.zeros((1, POSITIVE.size))
@@ -65,6 +65,58 @@ def test_variance_of_runs_and_cases_by_obuchowski_and_rockettes_covariances():
     found = nested(a, b, POSITIVE)
     assert found.variance_of_runs == pytest.approx(a.values.var(ddof=1) / 4 + b.values.var(ddof=1) / 5)
     assert found.variance_of_cases == pytest.approx(sum(within) - 2 * across)
+
+
+READERS = np.array(
+    [
+        [0.9196457327, 0.8587761675, 0.9038647343, 0.9731078905, 0.8297906602],
+        [0.9478260870, 0.9053140097, 0.9217391304, 0.9993558776, 0.9299516908],
+    ]
+)
+ERROR, COV_1, COV_2, COV_3 = 0.0007921325, 0.0003420090, 0.0003395265, 0.0002358497
+
+
+def van_dyke():
+    """Five readers of 45 patients with and 69 without dissection, by cine and by spin-echo MRI.
+
+    Their AUROC, and influences with the variances and covariances that MRMCaov 0.3.0 prints for them (user guide,
+    section 5.2, ``cov = DeLong``).
+    """
+    same_reader, same_modality = np.kron(np.ones((2, 2)), np.eye(5)), np.kron(np.eye(2), np.ones((5, 5)))
+    covariance = np.where(same_modality, COV_2, COV_3) + (COV_1 - COV_3) * same_reader
+    np.fill_diagonal(covariance, ERROR)
+    influence = np.linalg.cholesky(covariance).reshape(2, 5, 10)
+    return [MetricByPatient(values, each) for values, each in zip(READERS, influence, strict=True)]
+
+
+def without_cases_degrees_of_freedom(found):
+    """As Hillis has them, and MRMCaov: of the readers alone."""
+    variance = found.variance_of_runs + found.variance_of_cases
+    return variance**2 / (found.variance_of_runs**2 / 4)
+
+
+def test_readers_of_van_dyke_give_what_mrmcaov_prints():
+    cine, spin_echo = van_dyke()
+    found = paired(cine, spin_echo, np.arange(10) < 5, [([k], [k]) for k in range(5)])
+    assert found.estimate == pytest.approx(-0.04380032, abs=1e-8)
+    assert found.standard_error == pytest.approx(0.0206825, abs=1e-7)
+    degrees = without_cases_degrees_of_freedom(found)
+    assert degrees == pytest.approx(15.06611, abs=2e-5)
+    t = found.estimate / found.standard_error
+    assert t**2 == pytest.approx(4.484854, abs=2e-6)
+    assert 2 * student.sf(-t, degrees) == pytest.approx(0.05123303, abs=1e-6)
+    reach = student.isf(0.025, degrees) * found.standard_error
+    assert found.estimate - reach == pytest.approx(-0.0878671960, abs=1e-6)
+    assert found.estimate + reach == pytest.approx(0.0002665519, abs=1e-6)
+
+
+def test_the_mean_of_one_arm_over_readers_and_cases_by_its_own_covariance():
+    cine, _ = van_dyke()
+    found = mean_of(cine, np.arange(10) < 5)
+    assert found.estimate == pytest.approx(0.8970370, abs=1e-7)
+    # MS(R)/5 + Cov₂, with MRMCaov's MS(R); its Cov₂ of one modality differs from that of both
+    assert found.variance_of_runs == pytest.approx(0.003082629 / 5, abs=1e-9)
+    assert found.variance_of_cases == pytest.approx(COV_2, abs=1e-9)
 
 
 @pytest.mark.parametrize("seed", range(5))
