@@ -25,6 +25,7 @@ from scipy.special import ndtr, ndtri
 from scipy.stats import beta
 
 from evaluation.metrics.outcomes import BoolArray, FloatArray, Outcome, TestSet
+from evaluation.metrics.placements import placements, ranks_without_ties
 from evaluation.statistics.analysis_file import Metric
 from evaluation.statistics.bootstrap import percentile_interval, stream, two_level_bootstrap
 from evaluation.statistics.case_level import (
@@ -227,9 +228,9 @@ def _by_case(metric: Metric, positive: BoolArray, arm: FloatArray) -> MetricByPa
     ones, zeros = int(positive.sum()), int((~positive).sum())
     influence = np.empty(arm.shape)
     if metric == "auroc":
-        ranks = _ranks(arm)
-        of_ones = (ranks[:, positive] - _ranks(arm[:, positive])) / zeros
-        of_zeros = 1 - (ranks[:, ~positive] - _ranks(arm[:, ~positive])) / ones
+        placement = placements(positive, arm, ranks=ranks_without_ties)
+        # contiguous: means over cases are then summed in one order
+        of_ones, of_zeros = (np.ascontiguousarray(placement[:, kind]) for kind in (positive, ~positive))
         values = of_ones.mean(axis=1)
         influence[:, positive] = (of_ones - values[:, None]) / np.sqrt(ones * (ones - 1))
         influence[:, ~positive] = (of_zeros - values[:, None]) / np.sqrt(zeros * (zeros - 1))
@@ -329,11 +330,3 @@ def _outcome(likelihood: FloatArray, positive: BoolArray, *, with_ap: bool) -> O
 def _excludes(draws: FloatArray, alpha: float) -> Interval95 | None:
     found = percentile_interval(draws, level=1 - alpha)
     return None if found is None else Interval95(low=found.low, high=found.high, undefined_replicates=found.undefined)
-
-
-def _ranks(values: FloatArray) -> FloatArray:
-    """Rank of each value in its row, from 1."""
-    order = np.argsort(values, axis=1)
-    ranks = np.empty(values.shape)
-    np.put_along_axis(ranks, order, np.arange(1.0, values.shape[1] + 1)[None, :], axis=1)
-    return ranks
