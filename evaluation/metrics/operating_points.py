@@ -11,10 +11,10 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from evaluation.metrics.curves import FALSE_POSITIVES_PER_CASE_IN_REPORT, detection_curve
 from evaluation.metrics.outcomes import BoolArray, FloatArray
 from evaluation.metrics.scored_runs import ScoredRun
 
-FALSE_POSITIVES_PER_CASE = (0.125, 0.25, 0.5, 1.0, 2.0, 4.0, 8.0)
 SPECIFICITY = 0.90
 SENSITIVITIES = (0.90, 0.95)
 BINS = 10
@@ -70,7 +70,7 @@ def operating_points(runs: Sequence[ScoredRun]) -> OperatingPoints:
     return OperatingPoints(
         lesion_sensitivity={
             rate: _spread([lesion_sensitivity(run, rate) for run in runs]) if truth.lesion_count else None
-            for rate in FALSE_POSITIVES_PER_CASE
+            for rate in FALSE_POSITIVES_PER_CASE_IN_REPORT
         },
         sensitivity_at_specificity=_spread([sensitivity_at(run, SPECIFICITY) for run in runs]) if both else None,
         specificity_at_sensitivity={
@@ -81,12 +81,8 @@ def operating_points(runs: Sequence[ScoredRun]) -> OperatingPoints:
 
 def lesion_sensitivity(run: ScoredRun, false_positives_per_case: float) -> float:
     """Largest share of lesions that is found with at most so many false positives per case."""
-    outcome = run.outcome
-    false = np.sort(outcome.confidence[~outcome.hit])[::-1]
-    allowed = int(np.floor(false_positives_per_case * len(run.truth.case_ids) + 1e-9))
-    hits = outcome.confidence[outcome.hit]
-    found = hits > false[allowed] if allowed < false.size else np.ones(hits.size, dtype=np.bool_)
-    return float(found.sum() / run.truth.lesion_count)
+    curve, _ = detection_curve(run.truth, run.outcome)
+    return curve.sensitivity_at(false_positives_per_case)
 
 
 def sensitivity_at(run: ScoredRun, specificity: float) -> float:

@@ -141,11 +141,14 @@ def steps_with_hits(ascending: FloatArray, hit: BoolArray) -> IntArray:
     hit
         In the same order.
     """
-    if not ascending.size:
-        return np.zeros(0, dtype=np.int64)
-    last = np.flatnonzero(np.append(ascending[1:] != ascending[:-1], True))
+    last = last_of_ties(ascending)
     hits = np.diff(np.cumsum(hit)[last], prepend=0)
-    return last[hits > 0].astype(np.int64)
+    return last[hits > 0]
+
+
+def last_of_ties(ordered: npt.NDArray[np.floating]) -> IntArray:
+    """Index of the last of each group of equal values in an ordered array."""
+    return np.flatnonzero(np.append(ordered[1:] != ordered[:-1], ordered.size > 0)[: ordered.size]).astype(np.int64)
 
 
 def precision_sum(true_positives: FloatArray, candidates: FloatArray) -> FloatArray:

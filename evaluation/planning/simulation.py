@@ -19,9 +19,10 @@ from functools import lru_cache, partial
 
 import numpy as np
 from scipy.special import ndtr, ndtri
-from scipy.stats import beta, rankdata
+from scipy.stats import beta
 
 from evaluation.metrics.outcomes import BoolArray, FloatArray, IntArray
+from evaluation.metrics.placements import placements
 from evaluation.statistics.analysis_file import Metric
 from evaluation.statistics.bootstrap import stream
 from evaluation.statistics.case_level import MetricByPatient
@@ -278,15 +279,11 @@ def by_patient(study: SimulatedStudy, metric: Metric) -> list[MetricByPatient]:
 
 
 def _auroc(study: SimulatedStudy, arm: FloatArray) -> MetricByPatient:
-    positive, influence = study.positive, np.empty(arm.shape)
-    ones, zeros = int(positive.sum()), int((~positive).sum())
-    ranks = rankdata(arm, axis=1)
-    of_ones = (ranks[:, positive] - rankdata(arm[:, positive], axis=1)) / zeros
-    of_zeros = 1 - (ranks[:, ~positive] - rankdata(arm[:, ~positive], axis=1)) / ones
-    values = of_ones.mean(axis=1)
-    influence[:, positive] = (of_ones - values[:, None]) / np.sqrt(ones * (ones - 1))
-    influence[:, ~positive] = (of_zeros - values[:, None]) / np.sqrt(zeros * (zeros - 1))
-    return MetricByPatient(values, np.add.reduceat(influence, study.first_cases, axis=1))
+    of_cases, values = placements(study.positive, arm), np.empty(len(arm))
+    for kind in (study.positive, ~study.positive):
+        values = of_cases[:, kind].mean(axis=1)
+        of_cases[:, kind] = (of_cases[:, kind] - values[:, None]) / np.sqrt(kind.sum() * (kind.sum() - 1))
+    return MetricByPatient(values, np.add.reduceat(of_cases, study.first_cases, axis=1))
 
 
 def _ap(study: SimulatedStudy, arm: FloatArray) -> MetricByPatient:

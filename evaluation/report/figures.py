@@ -15,8 +15,17 @@ from typing import Any
 
 import numpy as np
 
+from evaluation.metrics.curves import (
+    FALSE_POSITIVES_PER_CASE_IN_REPORT,
+    lesion_sensitivity_at,
+    precision_at,
+    resampled_lesion_sensitivity_at,
+    resampled_precision_at,
+    resampled_roc_at,
+    roc_at,
+)
 from evaluation.metrics.operating_points import calibration
-from evaluation.metrics.outcomes import FloatArray
+from evaluation.metrics.outcomes import FloatArray, Outcome, TestSet
 from evaluation.metrics.scored_runs import ScoredRun
 from evaluation.statistics.analysis_file import METRICS, Metric
 from evaluation.statistics.bootstrap import case_weights
@@ -80,7 +89,6 @@ MANY = 8
 """Configurations; with more, runs and bands would hide one another, and p has two decimals."""
 
 _WIDTH = 4.4  # inches
-_FP_TICKS = (0.125, 0.25, 0.5, 1.0, 2.0, 4.0, 8.0)
 _BAND_POINTS = 80
 _BAND_REPLICATES = 200
 _MOST_BRACKETS = 6
@@ -146,35 +154,6 @@ def draw_figures(verdict: Verdict, groups: Mapping[str, Sequence[ScoredRun]]) ->
     return {drawing.name: drawing for drawing in drawings}
 
 
-def roc_curve(run: ScoredRun) -> tuple[FloatArray, FloatArray]:
-    """False positive rate and sensitivity of the cases, from (0, 0) to (1, 1)."""
-    positive, likelihood = run.truth.positive, run.outcome.likelihood
-    order = np.argsort(-likelihood, kind="stable")
-    last = np.flatnonzero(np.append(np.diff(likelihood[order]) != 0, True))
-    hits = np.cumsum(positive[order])[last]
-    others = np.cumsum(~positive[order])[last]
-    return np.append(0.0, others / max(1, others[-1])), np.append(0.0, hits / max(1, hits[-1]))
-
-
-def detection_curve(run: ScoredRun) -> tuple[FloatArray, FloatArray, FloatArray]:
-    """False positives per case, lesion sensitivity and precision at each distinct confidence, descending.
-
-    The first point has no candidate: (0, 0), precision 1 by convention.
-    """
-    outcome, truth = run.outcome, run.truth
-    order = np.argsort(-outcome.confidence, kind="stable")
-    confidence = outcome.confidence[order]
-    last = np.flatnonzero(np.append(np.diff(confidence) != 0, True)) if confidence.size else np.zeros(0, dtype=np.int64)
-    hits = np.cumsum(outcome.hit[order])[last]
-    false = last + 1 - hits
-    sensitivity = hits / max(1, truth.lesion_count)
-    return (
-        np.append(0.0, false / len(truth.case_ids)),
-        np.append(0.0, sensitivity),
-        np.append(1.0, hits / (hits + false)),
-    )
-
-
 def _curves(
     kind: str, verdict: Verdict, groups: Mapping[str, Sequence[ScoredRun]], dressed: Mapping[str, Style]
 ) -> Drawing:
@@ -189,7 +168,7 @@ def _curves(
     if kind == "froc":
         axes.set_xscale("log")
         axes.set_xlim(plot.at[0], plot.at[-1])
-        axes.xaxis.set_major_locator(FixedLocator(_FP_TICKS))
+        axes.xaxis.set_major_locator(FixedLocator(FALSE_POSITIVES_PER_CASE_IN_REPORT))
         axes.xaxis.set_minor_locator(NullLocator())
         axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     else:
@@ -201,7 +180,7 @@ def _curves(
     x = np.append(0.0, plot.at) if from_origin else plot.at
     for summary in verdict.configurations:
         look = dressed[summary.name]
-        curves = np.stack([plot.curve(run, plot.at) for run in groups[summary.name]])
+        curves = np.stack([plot.curve(run.truth, run.outcome, plot.at) for run in groups[summary.name]])
         if from_origin:
             curves = np.column_stack([np.zeros(len(curves)), curves])
         reached = np.isfinite(curves).any(axis=0)
@@ -237,37 +216,9 @@ def _band(kind: str, runs: Sequence[ScoredRun], at: FloatArray, seed: int) -> tu
     weights = case_weights(truth, _BAND_REPLICATES, seed)
     total = np.zeros((_BAND_REPLICATES, at.size))
     for run in runs:
-        total += (_roc_band if kind == "roc" else _detection_band)(kind, run, weights, at)
+        total += _CURVES[kind].resampled(run.truth, run.outcome, weights, at)
     low, high = np.percentile(total / len(runs), [2.5, 97.5], axis=0)
     return low, high
-
-
-def _roc_band(_: str, run: ScoredRun, weights: FloatArray, at: FloatArray) -> FloatArray:
-    order = np.argsort(-run.outcome.likelihood, kind="stable")
-    drawn, positive = weights[:, order], run.truth.positive[order]
-    hits, others = np.cumsum(drawn * positive, axis=1), np.cumsum(drawn * ~positive, axis=1)
-    rows = [
-        np.interp(at, np.append(0.0, x / max(1.0, x[-1])), np.append(0.0, y / max(1.0, y[-1])))
-        for x, y in zip(others, hits, strict=True)
-    ]
-    return np.stack(rows)
-
-
-def _detection_band(kind: str, run: ScoredRun, weights: FloatArray, at: FloatArray) -> FloatArray:
-    outcome, truth = run.outcome, run.truth
-    order = np.argsort(-outcome.confidence, kind="stable")
-    drawn, hit = weights[:, outcome.candidate_case[order]], outcome.hit[order]
-    hits, false = np.cumsum(drawn * hit, axis=1), np.cumsum(drawn * ~hit, axis=1)
-    lesions, cases = np.maximum(1.0, weights @ truth.lesions), weights.sum(axis=1)
-    rows = []
-    for k, (found, wrong) in enumerate(zip(hits, false, strict=True)):
-        if kind == "froc":
-            place = np.searchsorted(wrong / cases[k], at + 1e-12, "right") - 1
-            rows.append(np.where(place >= 0, np.append(found, 0.0)[place], 0.0) / lesions[k])
-        else:
-            precision = np.append(np.divide(found, found + wrong, out=np.zeros_like(found), where=found > 0), 0.0)
-            rows.append(precision[np.searchsorted(found / lesions[k], np.maximum(at, 1e-9) - 1e-12)])
-    return np.stack(rows)
 
 
 def _calibration(verdict: Verdict, groups: Mapping[str, Sequence[ScoredRun]], dressed: Mapping[str, Style]) -> Drawing:
@@ -303,26 +254,6 @@ def _calibration(verdict: Verdict, groups: Mapping[str, Sequence[ScoredRun]], dr
     return _render("calibration", alt, figure)
 
 
-def _roc_at(run: ScoredRun, false_positive_rate: FloatArray) -> FloatArray:
-    rate, sensitivity = roc_curve(run)
-    before = np.searchsorted(rate, false_positive_rate, "right") - 1
-    after = np.minimum(before + 1, rate.size - 1)
-    width = rate[after] - rate[before]
-    part = np.divide(false_positive_rate - rate[before], width, out=np.zeros_like(false_positive_rate), where=width > 0)
-    return np.asarray(sensitivity[before] + part * (sensitivity[after] - sensitivity[before]))
-
-
-def _precision_at(run: ScoredRun, recall: FloatArray) -> FloatArray:
-    _, sensitivity, precision = detection_curve(run)
-    first = np.searchsorted(sensitivity, np.maximum(recall, 1e-9) - 1e-12)
-    return np.append(precision, np.nan)[first]
-
-
-def _sensitivity_at(run: ScoredRun, false_positives_per_case: FloatArray) -> FloatArray:
-    false, sensitivity, _ = detection_curve(run)
-    return sensitivity[np.searchsorted(false, false_positives_per_case + 1e-12, "right") - 1]
-
-
 def _mean_sensitivity(summary: ConfigurationSummary) -> float | None:
     values = list(summary.lesion_sensitivity_at_fp.values())
     defined = [value for value in values if value is not None]
@@ -337,7 +268,8 @@ class _Curve:
     x: str
     y: str
     at: FloatArray
-    curve: Callable[[ScoredRun, FloatArray], FloatArray]
+    curve: Callable[[TestSet, Outcome, FloatArray], FloatArray]
+    resampled: Callable[[TestSet, Outcome, FloatArray, FloatArray], FloatArray]
     value_name: str
     value: Callable[[ConfigurationSummary], float | None]
 
@@ -348,7 +280,8 @@ _CURVES = {
         "1 − specificity",
         "sensitivity",
         np.linspace(0, 1, 401),
-        _roc_at,
+        roc_at,
+        resampled_roc_at,
         "Mean AUROC",
         lambda summary: summary.metrics["auroc"].mean,
     ),
@@ -357,7 +290,8 @@ _CURVES = {
         "recall",
         "precision",
         np.linspace(0, 1, 401),
-        _precision_at,
+        precision_at,
+        resampled_precision_at,
         "Mean AP",
         lambda summary: summary.metrics["ap"].mean,
     ),
@@ -366,7 +300,8 @@ _CURVES = {
         "false positives per case",
         "sensitivity",
         np.geomspace(1 / 16, 8, 401),
-        _sensitivity_at,
+        lesion_sensitivity_at,
+        resampled_lesion_sensitivity_at,
         "Sensitivity, mean over the operating points",
         _mean_sensitivity,
     ),

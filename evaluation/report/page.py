@@ -15,8 +15,8 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from contract.files import write_text
+from evaluation.metrics.curves import FALSE_POSITIVES_PER_CASE_IN_REPORT
 from evaluation.metrics.operating_points import (
-    FALSE_POSITIVES_PER_CASE,
     DiscordantCase,
     OperatingPoints,
     Spread,
@@ -86,7 +86,7 @@ def write_report(folder: Path, verdict: Verdict, runs: Sequence[ScoredRun], miss
         metrics=METRICS,
         compared=list(dict.fromkeys(pair.metric for pair in verdict.pairs)),
         code_names=CODE_NAMES,
-        operating_points=[f"{rate:g}" for rate in FALSE_POSITIVES_PER_CASE],
+        operating_points=[f"{rate:g}" for rate in FALSE_POSITIVES_PER_CASE_IN_REPORT],
         readings={name: _readings(operating_points(members)) for name, members in groups.items()},
         flips=_flips_by_case(divided)[:_MOST_FLIPS],
         divided_cases=len({flip.case_id for flip in divided}),

@@ -19,7 +19,8 @@ from report_guided_annotation import extract_lesion_candidates
 from evaluation.masks.components import find_components
 from evaluation.matching import picai
 from evaluation.matching.cases import MatchingRule, Prediction, ScoredCase, read_case_as_picai_eval, read_lesions
-from evaluation.metrics.summary import FALSE_POSITIVES_PER_CASE, picai_froc, picai_metrics
+from evaluation.metrics.curves import FALSE_POSITIVES_PER_CASE, picai_froc
+from evaluation.metrics.summary import picai_metrics
 
 PHANTOMS = int(os.environ.get("ONCODUET_PHANTOMS", "2000"))
 CASES_PER_SET = 25

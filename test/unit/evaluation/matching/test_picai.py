@@ -12,7 +12,8 @@ from contract.volume import read_label, read_volume
 from evaluation.masks.components import find_components
 from evaluation.matching import picai
 from evaluation.matching.cases import Case, Finding, MatchingRule, ScoredCase
-from evaluation.metrics.summary import FALSE_POSITIVES_PER_CASE, picai_froc, picai_metrics
+from evaluation.metrics.curves import FALSE_POSITIVES_PER_CASE, picai_froc
+from evaluation.metrics.summary import picai_metrics
 from evaluation.score import score
 
 SHAPE = (6, 17, 19)

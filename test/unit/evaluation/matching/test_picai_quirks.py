@@ -21,7 +21,7 @@ from evaluation.__main__ import main
 from evaluation.masks.components import find_components
 from evaluation.matching import picai, strict
 from evaluation.matching.cases import Case, Finding, MatchingRule, ScoredCase
-from evaluation.metrics.summary import picai_froc, strict_froc
+from evaluation.metrics.curves import picai_froc, strict_froc
 from evaluation.score import score
 
 

@@ -6,7 +6,8 @@ from picai_eval.metrics import Metrics as OracleMetrics
 from sklearn.metrics import auc, average_precision_score, precision_recall_curve, roc_curve
 
 from evaluation.matching.cases import Finding, ScoredCase
-from evaluation.metrics.summary import auroc, average_precision, picai_froc, picai_metrics, strict_froc, strict_metrics
+from evaluation.metrics.curves import picai_froc, strict_froc
+from evaluation.metrics.summary import auroc, average_precision, picai_metrics, strict_metrics
 
 
 def toy(*, missed=0):
