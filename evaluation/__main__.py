@@ -40,10 +40,19 @@ MOST_WORKERS = 1024
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command line and return its exit code: 0 done, 1 a bug, 2 wrong usage, 3 the input is wrong."""
     return run_command(
-        lambda: _parser().parse_args(arguments),
+        lambda: _parser().parse_args(_with_question(list(sys.argv[1:] if arguments is None else arguments))),
         lambda options: options.command(options),
         log=partial(log_to_stdout, "%(message)s"),
     )
+
+
+def _with_question(words: list[str]) -> list[str]:
+    """``plan`` with the question that it names, or that its first flags stood for: power unless another is asked."""
+    if words[:1] != ["plan"] or not words[1:2] or not words[1].startswith("--") or words[1] == "--help":
+        return words
+    flags = {"--simulate", "--sequential"} & set(words)
+    asked = {frozenset(): "power", frozenset({"--simulate"}): "errors", frozenset({"--sequential"}): "stop"}
+    return ["plan", asked.get(frozenset(flags), "looks"), *(word for word in words[1:] if word not in flags)]
 
 
 def _serve(options: argparse.Namespace) -> None:
@@ -307,8 +316,7 @@ def _parser() -> argparse.ArgumentParser:
     comparing.add_argument("--workers", type=_workers, default=1, help="processes; they change no result (%(default)s)")
 
     planning = commands.add_parser("plan", help="runs and cases that a question needs; may a campaign stop?")
-    planning.set_defaults(command=_plan)
-    _add_plan_arguments(planning)
+    _add_questions(planning)
     return parser
 
 
@@ -327,29 +335,77 @@ def _add_patients(command: argparse.ArgumentParser) -> None:
     )
 
 
-def _add_plan_arguments(planning: argparse.ArgumentParser) -> None:
-    add = planning.add_argument
-    add("--difference", type=float, default=0.01, help="that is to be shown (%(default)s)")
+def _add_questions(planning: argparse.ArgumentParser) -> None:
+    questions = planning.add_subparsers(title="questions", metavar="{power,errors,looks,stop}", required=True)
+
+    def question(name: str, what: str, example: str) -> argparse.ArgumentParser:
+        each = questions.add_parser(
+            name, help=what, description=f"{what}. Example: python -m evaluation plan {example}"
+        )
+        each.set_defaults(command=_plan, question=name)
+        return each
+
+    power = question(
+        "power",
+        "How many runs and cases show a difference, or that two are on par",
+        "power --difference 0.02 --runs 10 20 --cases 300 1000",
+    )
+    power.add_argument(
+        "--difference",
+        type=float,
+        default=0.01,
+        help="to be shown; 0: ask how often --margin shows on par (%(default)s)",
+    )
+    power.add_argument("--power", type=float, default=0.8, help="wanted (%(default)s)")
+    power.add_argument("--margin", type=float, help="also show how often two are on par within ± this")
+    _add_simulation(power, runs=[5, 10, 20], cases=[300, 1000, 3000], comparisons=1)
+
+    errors = question(
+        "errors",
+        "How often the tests see a difference where there is none, and how often intervals cover",
+        "errors --runs 10 --cases 300 --studies 2000",
+    )
+    errors.add_argument(
+        "--margin", type=float, help="also show how often any of --comparisons that differ by this is called on par"
+    )
+    _add_simulation(errors, runs=[10], cases=[300], comparisons=5)
+
+    looks = question("looks", "What looking at a running campaign costs and saves", "looks --looks 5 10 20")
+    looks.add_argument(
+        "--looks", type=int, nargs="+", default=[5, 10, 15, 20], help="runs per configuration (%(default)s)"
+    )
+    looks.add_argument("--difference", type=float, default=0.01, help="of the methods (%(default)s)")
+    _add_chance(looks)
+
+    stop = question(
+        "stop", "May the campaign of these scored runs stop", "stop --scores scores --analysis analysis.toml"
+    )
+    stop.add_argument("--scores", type=Path, nargs="+", required=True, help="scored runs of the running campaign")
+    stop.add_argument("--analysis", type=Path, required=True, help="declares comparisons, alpha and looks")
+    stop.add_argument("--output", type=Path, help="gets sequential.json")
+
+
+def _add_simulation(question: argparse.ArgumentParser, *, runs: list[int], cases: list[int], comparisons: int) -> None:
+    """Options of the questions that draw studies."""
+    add = question.add_argument
     add("--metric", choices=("auroc", "ap", "score"), default="auroc", help="in which (%(default)s)")
-    add("--simulate", action="store_true", help="false positives of the tests and of the verdict instead of power")
-    add("--sequential", action="store_true", help="may the campaign of --scores stop? with --simulate: what looks cost")
-    add("--scores", type=Path, nargs="+", help="scored runs of a running campaign (--sequential)")
-    add("--analysis", type=Path, help="declares comparisons, alpha and looks (--sequential)")
+    add("--runs", type=int, nargs="+", default=runs, help="per configuration (%(default)s)")
+    add("--cases", type=int, nargs="+", default=cases, help="of the test set (%(default)s)")
     add("--pilot", type=Path, nargs="+", help="scored runs whose metric, prevalence and spreads are taken")
-    add("--runs", type=int, nargs="+", default=[5, 10, 20], help="per configuration (%(default)s)")
-    add("--cases", type=int, nargs="+", default=[300, 1000, 3000], help="of the test set (%(default)s)")
-    add("--looks", type=int, nargs="+", default=[5, 10, 15, 20], help="for --sequential --simulate (%(default)s)")
-    add("--power", type=float, default=0.8, help="wanted (%(default)s)")
-    add("--margin", type=float, help="also show how often “on par” within ± this is shown")
-    add("--alpha", type=float, default=0.05, help="two-sided (%(default)s)")
-    add("--comparisons", type=int, default=1, help="in the family (%(default)s)")
+    add("--comparisons", type=int, default=comparisons, help="in the family (%(default)s)")
     add("--auroc", type=float, default=0.88, help="of the first configuration (%(default)s)")
     add("--prevalence", type=float, default=0.3, help="of positive cases (%(default)s)")
+    add("--output", type=Path, help="gets plan.json")
+    add("--workers", type=_workers, default=1, help="processes; they change no result (%(default)s)")
+    _add_chance(question)
+
+
+def _add_chance(question: argparse.ArgumentParser) -> None:
+    add = question.add_argument
+    add("--alpha", type=float, default=0.05, help="two-sided (%(default)s)")
     add("--run-sd", type=float, default=0.01, help="spread of the metric between runs (%(default)s)")
     add("--studies", type=int, default=400, help="simulated per row (%(default)s)")
-    add("--seed", type=int, default=0, help="(%(default)s)")
-    add("--workers", type=int, default=1, help="processes; they change no result (%(default)s)")
-    add("--output", type=Path, help="gets plan.json, or sequential.json")
+    add("--seed", type=int, default=0, help="of the simulation (%(default)s)")
 
 
 if __name__ == "__main__":

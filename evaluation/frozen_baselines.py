@@ -8,6 +8,7 @@ stay with the truth; what is written are aggregates alone.
 A baseline counts only where it was scored against these very label maps by this very card and rule.
 """
 
+import math
 import re
 import shutil
 from collections.abc import Mapping, Sequence
@@ -25,16 +26,13 @@ from evaluation.matching.cases import MatchingRule, ScoredCase
 from evaluation.metrics.outcomes import Outcome, TestSet, require_patients
 from evaluation.metrics.scored_runs import ScoredRun, read_scored_runs
 from evaluation.statistics.analysis_file import METRICS
-from evaluation.statistics.bootstrap import percentile_interval, two_level_bootstrap
-from evaluation.statistics.case_permutation import case_swap_tests
+from evaluation.statistics.influence import by_patient
+from evaluation.statistics.runs_and_cases import nested
 
 MOST = 5
 """Baselines: every submission is tested against each."""
 
 _FILES = ("metrics.json", "cases.csv", "lesions.csv", "source.json")
-_DRAWS = 10_000
-_REPLICATES = 2_000
-_SEED = 0
 
 
 def freeze_baselines(truth: TruthFolder, scores: Sequence[Path]) -> list[Path]:
@@ -98,8 +96,8 @@ def compare_with_baselines(
 ) -> dict[str, Mapping[str, AgainstBaseline]]:
     """Test one model's cases against each baseline: submission minus baseline, by baseline and metric.
 
-    The intervals are percentiles over patients drawn anew; p is two-sided, both models as they are. Nothing depends on
-    the order of cases or baselines.
+    p is two-sided, for new cases, both models as they are, and the 95 % interval its inverse: DeLong's test, of AP by
+    the patients' influence, with Welch's degrees of freedom. Nothing depends on the order of cases or baselines.
 
     Raises
     ------
@@ -123,19 +121,17 @@ def compare_with_baselines(
 
 def compared(truth: TestSet, submission: Outcome, baseline: Outcome) -> dict[str, AgainstBaseline]:
     """One model against another, by metric; a metric that the truth leaves undefined is absent."""
-    tests = case_swap_tests(truth, [submission], [baseline], draws=_DRAWS, seed=_SEED)
-    draws = two_level_bootstrap(
-        truth, {"submission": [submission], "baseline": [baseline]}, replicates=_REPLICATES, seed=_SEED
-    )
+    ours, theirs = (by_patient(truth, [outcome]) for outcome in (submission, baseline))
     found: dict[str, AgainstBaseline] = {}
     for metric in METRICS:
-        if metric not in tests:
+        difference = float(ours[metric].values[0] - theirs[metric].values[0])
+        if not math.isfinite(difference):
             continue
-        interval = percentile_interval(draws["submission"][metric] - draws["baseline"][metric], level=0.95)
+        test = nested(ours[metric], theirs[metric], truth.positive_patients, fixed=(True, True))
         found[metric] = AgainstBaseline(
-            difference=tests[metric].statistic,
-            interval=None if interval is None else (interval.low, interval.high),
-            p=tests[metric].p,
+            difference=difference,
+            interval=test.interval(0.95) if test else (difference, difference),
+            p=test.p if test else float(difference == 0),
         )
     return found
 

@@ -1,20 +1,21 @@
 """``python -m evaluation plan``: check the options, ask :mod:`evaluation.planning.power`, write the record."""
 
 import argparse
+from typing import Any
 
 from pydantic import BaseModel
 
-from contract.errors import OncoduetError, UsageError
+from contract.errors import OncoduetError
 from contract.files import sha256_json
 from contract.outputs import Output, require_apart
 from contract.records import write_record
 from evaluation.planning.power import (
     Table,
     pilot_settings,
+    plan_errors,
     plan_looks,
     plan_looks_by_simulation,
     plan_power,
-    plan_simulation,
 )
 from evaluation.planning.simulation import SimulationSettings
 from evaluation.statistics.verdict import METRIC_NAMES
@@ -27,21 +28,18 @@ def answer(options: argparse.Namespace) -> Table:
 
     Raises
     ------
-    UsageError
-        Options that belong together are not together.
     OncoduetError
         A number is out of range, a file is wrong, or the output holds one of other origin under the record's name.
     """
     _check(options)
-    _require_use(options)
+    record_name = "sequential.json" if options.question == "stop" else "plan.json"
     if options.output is not None:
-        require_apart(options.output, scores=options.scores, pilot=options.pilot)
-        _place(options, "sequential.json" if options.sequential else "plan.json").check()
-    if options.sequential and not options.simulate:
-        looked, table = plan_looks(options.scores, options.analysis)
-        _write(options, "sequential.json", looked)
-        return table
-    if options.sequential:
+        require_apart(options.output, scores=getattr(options, "scores", None), pilot=getattr(options, "pilot", None))
+        _place(options, record_name).check()
+    record: BaseModel
+    if options.question == "stop":
+        record, table = plan_looks(options.scores, options.analysis)
+    elif options.question == "looks":
         return plan_looks_by_simulation(
             options.looks,
             alpha=options.alpha,
@@ -50,11 +48,20 @@ def answer(options: argparse.Namespace) -> Table:
             difference=options.difference,
             run_sd=options.run_sd,
         )
+    else:
+        record, table = _simulated(options)
+    if options.output is not None:
+        with _place(options, record_name).staged() as stage:
+            write_record(stage / record_name, record)
+    return table
+
+
+def _simulated(options: argparse.Namespace) -> tuple[BaseModel, Table]:
     settings = SimulationSettings(
-        runs=options.runs[0] if len(options.runs) == 1 else 10,
-        cases=options.cases[0] if len(options.cases) == 1 else 300,
+        runs=options.runs[0],
+        cases=options.cases[0],
         auroc=options.auroc,
-        difference=options.difference,
+        difference=options.difference if options.question == "power" else 0.0,
         prevalence=options.prevalence,
         run_sd=options.run_sd,
         metric=options.metric,
@@ -64,79 +71,47 @@ def answer(options: argparse.Namespace) -> Table:
         settings, pilot = pilot_settings(options.pilot, settings)
     aim = settings.value + settings.difference
     if not 0 < aim < 1:
-        raise OncoduetError(f"expected {METRIC_NAMES[settings.metric]} plus difference within 0 and 1, found {aim:g}")
-    if options.simulate:
-        record, table = plan_simulation(
-            settings,
-            alpha=options.alpha,
-            studies=options.studies,
-            seed=options.seed,
-            workers=options.workers,
-            pilot=pilot,
+        raise OncoduetError(
+            "--difference", expected=f"{METRIC_NAMES[settings.metric]} plus difference within 0 and 1", found=f"{aim:g}"
         )
-    else:
-        record, table = plan_power(
-            settings,
-            runs=options.runs,
-            cases=options.cases,
-            target=options.power,
-            alpha=options.alpha,
-            comparisons=options.comparisons,
-            margin=options.margin,
-            studies=options.studies,
-            seed=options.seed,
-            workers=options.workers,
-            pilot=pilot,
-        )
-    _write(options, "plan.json", record)
-    return table
-
-
-def _require_use(options: argparse.Namespace) -> None:
-    """Raise ``UsageError`` for files that the question needs or has no use for."""
-    of_looks = options.sequential and not options.simulate
-    if of_looks and not (options.scores and options.analysis):
-        raise UsageError("plan --sequential", expected="--scores and --analysis, or --simulate")
-    unused = {
-        "--scores": options.scores and not of_looks,
-        "--analysis": options.analysis and not of_looks,
-        "--pilot": options.pilot and options.sequential,
-        "--output": options.output and options.sequential and options.simulate,
+    shared: dict[str, Any] = {
+        name: getattr(options, name)
+        for name in ("runs", "cases", "alpha", "comparisons", "margin", "studies", "seed", "workers")
     }
-    for name, is_given in unused.items():
-        if is_given:
-            raise UsageError("plan", expected="options that the question asked has a use for", found=name)
+    if options.question == "power":
+        return plan_power(settings, target=options.power, pilot=pilot, **shared)
+    return plan_errors(settings, pilot=pilot, **shared)
+
+
+LIMITS: dict[str, tuple[float, float]] = {
+    "difference": (-1.0, 1.0),
+    "runs": (2, 100),
+    "cases": (20, 100_000),
+    "looks": (2, 100),
+    "power": (0.01, 0.999),
+    "margin": (1e-6, 1.0),
+    "alpha": (1e-6, 0.499),
+    "comparisons": (1, 1000),
+    "auroc": (0.5, 0.9999),
+    "prevalence": (0.001, 0.999),
+    "run_sd": (0.0, 0.2),
+    "studies": (20, 1_000_000),
+    "seed": (0, 2**63),
+    "workers": (1, 1024),
+}
+"""Smallest and largest value of each option."""
 
 
 def _check(options: argparse.Namespace) -> None:
-    limits = {
-        "--difference": ([options.difference], -1.0, 1.0),
-        "--runs": (options.runs, 2, 100),
-        "--cases": (options.cases, 20, 100_000),
-        "--looks": (options.looks, 2, 100),
-        "--power": ([options.power], 0.01, 0.999),
-        "--margin": ([0.01 if options.margin is None else options.margin], 1e-6, 1.0),
-        "--alpha": ([options.alpha], 1e-6, 0.499),
-        "--comparisons": ([options.comparisons], 1, 1000),
-        "--auroc": ([options.auroc], 0.5, 0.9999),
-        "--prevalence": ([options.prevalence], 0.001, 0.999),
-        "--run-sd": ([options.run_sd], 0.0, 0.2),
-        "--studies": ([options.studies], 20, 1_000_000),
-        "--seed": ([options.seed], 0, 2**63),
-        "--workers": ([options.workers], 1, 1024),
-    }
-    for name, (values, low, high) in limits.items():
-        for value in values:
-            if not low <= value <= high:
-                raise OncoduetError(name, expected=f"{low:g} to {high:g}", found=f"{value:g}")
-    if list(options.looks) != sorted(set(options.looks)):
-        raise OncoduetError("--looks", expected="rising numbers of runs", found=" ".join(map(str, options.looks)))
-
-
-def _write(options: argparse.Namespace, name: str, record: BaseModel) -> None:
-    if options.output is not None:
-        with _place(options, name).staged() as stage:
-            write_record(stage / name, record)
+    for name, (low, high) in LIMITS.items():
+        given = getattr(options, name, None)
+        for value in given if isinstance(given, list) else [given]:
+            if value is not None and not low <= value <= high:
+                option = f"--{name.replace('_', '-')}"
+                raise OncoduetError(option, expected=f"{low:g} to {high:g}", found=f"{value:g}")
+    looks = getattr(options, "looks", [])
+    if list(looks) != sorted(set(looks)):
+        raise OncoduetError("--looks", expected="rising numbers of runs", found=" ".join(map(str, looks)))
 
 
 def _place(options: argparse.Namespace, name: str) -> Output:

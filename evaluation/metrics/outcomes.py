@@ -48,6 +48,11 @@ class TestSet:
         return int(self.patients.max()) + 1
 
     @property
+    def positive_patients(self) -> BoolArray:
+        """Whether each patient has a positive case, shape (patients,)."""
+        return np.bincount(self.patients, self.positive, minlength=self.patient_count) > 0
+
+    @property
     def lesion_count(self) -> int:
         """Number of lesions, missed ones included."""
         return int(self.lesions.sum())

@@ -1,13 +1,11 @@
 """Whether a running campaign may stop: looks at its runs before it is finished, without more false positives.
 
-The analysis file declares the looks, as runs per configuration. By look k the type-I error may have been spent up to
-``α(t) = 2 − 2 Φ(z(α/2)/√t)``, with t the share of the planned runs (Lan and DeMets' form of O'Brien and Fleming's
-boundaries). At each look the run-level p after Holm is held against what that look adds to it; since the additions sum
-to α, the error over all looks stays below α whatever the looks have to do with one another. Early looks cost little:
-nearly all of α is left for the last.
+The analysis file declares the looks, as runs per configuration. At each look the run-level p after Holm is compared
+with the level of that look (:mod:`evaluation.statistics.boundaries`): early ones are strict and cost little, and nearly
+all of alpha is left for the last. Between looks nothing is tested, so nothing is spent twice.
 
 A comparison is *shown* (stop), *out of reach* (stop: even if every run still to come favoured one side, the last look
-could not show it), or *open* (go on).
+could not show it), or *open* (continue).
 """
 
 from collections.abc import Mapping, Sequence
@@ -20,10 +18,12 @@ from contract.errors import OncoduetError
 from contract.records import Record
 from contract.schema import Frozen
 from evaluation.metrics.scored_runs import ScoredRun, group_by_configuration
+from evaluation.statistics.adjustment import holm
 from evaluation.statistics.analysis_file import Analysis, Metric
-from evaluation.statistics.bootstrap import stream
-from evaluation.statistics.run_level import holm, run_level, run_values
-from evaluation.statistics.run_permutation import order_test
+from evaluation.statistics.boundaries import nominal_levels
+from evaluation.statistics.resampling import stream
+from evaluation.statistics.run_level import run_level, run_values
+from evaluation.statistics.run_permutation import order_test, smallest_order_p
 from evaluation.statistics.verdict import METRIC_NAMES
 
 State = Literal["shown", "out of reach", "open"]
@@ -55,8 +55,10 @@ class InterimResult(Record):
     next_look: int | None
     alpha: float
     alpha_here: float
-    """What this look may spend."""
+    """Level of this look; 0 between looks."""
     alpha_at_the_end: float
+    cannot_stop: tuple[int, ...]
+    """Looks whose level is below the smallest p that so many runs can give."""
     comparisons: tuple[InterimComparison, ...]
     stop: bool
     sentence: str
@@ -82,8 +84,8 @@ def interim_analysis(
         many = next(name for name, count in counts.items() if count == most)
         raise OncoduetError(plan.name, expected=f"at most {plan.looks[-1]} runs of {many} (looks)", found=most)
     due = fewest if fewest in plan.looks and fewest == most else None
-    here = plan.alpha_at(due) if due else 0.0
-    last = plan.alpha_at(plan.looks[-1])
+    here = plan.level_at([due]) if due else 0.0
+    last = plan.level_at([plan.looks[-1]])
     comparisons = [
         each for metric in plan.metrics for each in _compare(metric, groups, declared, plan, here=here, last=last)
     ]
@@ -99,10 +101,17 @@ def interim_analysis(
         alpha=plan.alpha,
         alpha_here=here,
         alpha_at_the_end=last,
+        cannot_stop=looks_that_cannot_stop(plan.looks, plan.alpha),
         comparisons=tuple(comparisons),
         stop=stop,
         sentence=_sentence(due, counts, following, comparisons, stop=stop),
     )
+
+
+def looks_that_cannot_stop(looks: Sequence[int], alpha: float) -> tuple[int, ...]:
+    """Looks at which even runs that all rank above all others give no p below the level."""
+    levels = nominal_levels(tuple(looks), alpha)
+    return tuple(look for look, level in zip(looks, levels, strict=True) if smallest_order_p(look, look) > level)
 
 
 @dataclass(frozen=True)
@@ -119,14 +128,13 @@ def simulate_looks(
 ) -> Simulated:
     """Run campaigns of two configurations and look at them; without a difference ``shown`` is the type-I error."""
     generator = stream(seed, "looks")
-    plan = Analysis(name="simulated", alpha=alpha, looks=tuple(looks))
-    spent = [plan.alpha_at(each) for each in looks]
+    levels = nominal_levels(tuple(looks), alpha)
     shown = naive = total = 0
     for _ in range(studies):
         a = generator.normal(difference, run_sd, looks[-1])
         b = generator.normal(0, run_sd, looks[-1])
         p = [order_test(a[:count].tolist(), b[:count].tolist()).p for count in looks]
-        first = next((k for k, value in enumerate(p) if value <= spent[k]), None)
+        first = next((k for k, value in enumerate(p) if value <= levels[k]), None)
         shown += first is not None
         naive += min(p) <= alpha
         total += looks[-1 if first is None else first]

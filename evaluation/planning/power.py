@@ -20,19 +20,20 @@ from contract.records import Record
 from contract.schema import Frozen
 from evaluation.metrics.outcomes import FloatArray
 from evaluation.metrics.scored_runs import ScoredRun, group_by_configuration, read_scored_runs
-from evaluation.planning.group_sequential import InterimResult, interim_analysis, simulate_looks
+from evaluation.planning.group_sequential import InterimResult, interim_analysis, looks_that_cannot_stop, simulate_looks
 from evaluation.planning.simulation import (
-    NULLS,
     RATES,
+    SCENARIOS,
     ErrorRate,
     SimulationSettings,
-    false_positives,
-    null_settings,
+    any_false_on_par,
+    error_rates,
     power,
+    scenario,
     separation_of,
 )
 from evaluation.statistics.analysis_file import Metric, read_analysis
-from evaluation.statistics.case_level import MetricByPatient, by_patient, own_variance_by_cases
+from evaluation.statistics.influence import MetricByPatient, by_patient, own_variance_by_cases
 from evaluation.statistics.verdict import METRIC_NAMES
 
 _log = logging.getLogger(__name__)
@@ -61,7 +62,9 @@ class Design(Frozen):
     runs: int
     cases: int
     shown: Mapping[str, Share]
-    """``run level``, ``case level``, ``better`` and, with a margin, ``on par``."""
+    """``this test set``, ``better`` and, with a margin, ``on par``."""
+    errors: Mapping[str, Mapping[str, Share]] = {}
+    """By what "no difference" means (:data:`evaluation.planning.simulation.SCENARIOS`) and by rate."""
 
 
 class PlanRecord(Record):
@@ -77,8 +80,8 @@ class PlanRecord(Record):
     studies: int
     seed: int
     designs: tuple[Design, ...]
-    false_positives: Mapping[str, Mapping[str, Share]]
-    """By what "no difference" means and by test."""
+    any_false_on_par: Share | None = None
+    """Of a family that differs from its reference by the margin; null where that was not asked."""
     sentence: str
 
 
@@ -96,20 +99,27 @@ def plan_power(
     workers: int = 1,
     pilot: Mapping[str, float] | None = None,
 ) -> tuple[PlanRecord, Table]:
-    """Tell by simulation how many runs and cases show ``settings.difference`` with the wanted power.
+    """Tell by simulation how many runs and cases show ``settings.difference``, or that two configurations are on par.
 
     Parameters
     ----------
     settings
-        What is assumed; its numbers of runs and cases are replaced by those of the grid.
+        What is assumed; its numbers of runs and cases are replaced by those of the grid. Without a difference the
+        question is how often ``margin`` shows that the two are on par.
     target
-        Wanted power of the code *better*.
+        Wanted power.
     comparisons
         Of the family: each is tested at alpha over this number, which is Holm's first step and so on the safe side.
+
+    Raises
+    ------
+    OncoduetError
+        There is neither a difference nor a margin.
     """
-    grid = [(n, m) for n in sorted(set(runs)) for m in sorted(set(cases))]
+    if settings.difference == 0 and margin is None:
+        raise OncoduetError("--difference", expected="a difference, or --margin to show that two are on par", found=0)
     designs = []
-    for n, m in grid:
+    for n, m in _grid(runs, cases):
         found = power(
             replace(settings, runs=n, cases=m),
             studies=studies,
@@ -120,22 +130,13 @@ def plan_power(
         )
         designs.append(Design(runs=n, cases=m, shown=_shares(found)))
         _log.info("%d runs per configuration, %d cases: done", n, m)
-    enough = [each for each in designs if each.shown["better"].share >= target]
-    if enough:
-        best = min(enough, key=lambda each: (each.runs * each.cases, each.runs))
-        sentence = (
-            f"{best.runs} runs per configuration on {best.cases} cases show a difference of {settings.difference:g} "
-            f"with {100 * best.shown['better'].share:.0f} % power: the fewest predictions among these designs that "
-            f"reach {100 * target:.0f} %."
-        )
-    else:
-        best = max(designs, key=lambda each: each.shown["better"].share)
-        sentence = (
-            f"None of these designs shows a difference of {settings.difference:g} with {100 * target:.0f} % power; the "
-            f"best, {best.runs} runs on {best.cases} cases, reaches {100 * best.shown['better'].share:.0f} %."
-        )
+    asked = "better" if settings.difference else "on par"
+    goal = (
+        f"a difference of {settings.difference:g}" if settings.difference else f"that two are on par within ±{margin:g}"
+    )
+    sentence = _answer(designs, asked, goal, target)
     record = _record(
-        f"power for a difference of {settings.difference:g} in {METRIC_NAMES[settings.metric]}",
+        f"power to show {goal} in {METRIC_NAMES[settings.metric]}",
         settings,
         alpha=alpha,
         comparisons=comparisons,
@@ -145,66 +146,112 @@ def plan_power(
         pilot=dict(pilot or {}),
         sentence=sentence,
     )
-    names = list(designs[0].shown)
+    names = [name for name in designs[0].shown if settings.difference or name == "on par"]
     rows = [
         [str(each.runs), str(each.cases), *(f"{100 * each.shown[name].share:.0f} %" for name in names)]
         for each in designs
     ]
+    meaning = {
+        "this test set": "This test set: the runs rank differently on it.",
+        "better": "Better: a difference is shown for new runs and new cases.",
+        "on par": f"On par: equivalence within ±{margin} is shown, at a true difference of {settings.difference:g}.",
+    }
     note = (
-        f"{studies} simulated studies per row (± {100 * 1.96 * math.sqrt(0.25 / studies):.0f} points at most). Run "
-        "level: the methods differ on this test set. Case level: they differ on new cases. Better: both, and the "
-        "two-level interval excludes 0. " + _assumed(settings)
+        f"{studies} simulated studies per row (± {100 * 1.96 * math.sqrt(0.25 / studies):.0f} points at most). "
+        f"{' '.join(meaning[name] for name in names)} {_assumed(settings)}"
     )
-    return record, Table(
-        f"Power for {settings.difference:+g} {METRIC_NAMES[settings.metric]}",
-        ["runs", "cases", *names],
-        rows,
-        f"{note}\n{sentence}",
-    )
+    title = f"Power to show {goal} in {METRIC_NAMES[settings.metric]}"
+    return record, Table(title, ["runs", "cases", *names], rows, f"{note}\n{sentence}")
 
 
-def plan_simulation(
+def plan_errors(
     settings: SimulationSettings,
     *,
+    runs: Sequence[int],
+    cases: Sequence[int],
     alpha: float,
+    comparisons: int,
+    margin: float | None,
     studies: int,
     seed: int,
     workers: int = 1,
     pilot: Mapping[str, float] | None = None,
 ) -> tuple[PlanRecord, Table]:
-    """Show by simulation how often the tests and the verdict see a difference where there is none."""
-    found = {}
-    for null in NULLS:
-        found[null] = false_positives(
-            null_settings(settings, null), studies=studies, alpha=alpha, seed=seed, workers=workers
+    """Show by simulation how often the tests see a difference where there is none, and how often the interval covers.
+
+    Parameters
+    ----------
+    settings
+        What is assumed; its numbers of runs and cases are replaced by those of the grid.
+    comparisons, margin
+        How often any of so many configurations, which all differ from a reference by the margin, is declared on par
+        with it; asked of the largest design.
+    """
+    designs, rows = [], []
+    for n, m in _grid(runs, cases):
+        errors = {}
+        for name in SCENARIOS:
+            asked = scenario(replace(settings, runs=n, cases=m), name)
+            errors[name] = error_rates(asked, studies=studies, alpha=alpha, seed=seed, workers=workers)
+            rows.append([name, str(n), str(m), *(f"{100 * errors[name][rate].value:.1f}" for rate in RATES)])
+        designs.append(
+            Design(runs=n, cases=m, shown={}, errors={name: _shares(rates) for name, rates in errors.items()})
         )
-        _log.info("%s: done", null)
-    retrained = found[NULLS[0]]
+        _log.info("%d runs per configuration, %d cases: done", n, m)
+    rates = [by_rate[RATES[1]].share for design in designs for by_rate in design.errors.values()]
     sentence = (
-        f"Same method, retrained: the verdict is wrong in {_percent(retrained[RATES[3]])} of studies, bootstrapping "
-        f"single runs in {_percent(retrained[RATES[4]])}."
+        f"Where nothing differs, {100 * min(rates):.1f} to {100 * max(rates):.1f} % of studies show a difference for "
+        f"new runs and cases; {100 * alpha:g} % are allowed."
     )
+    on_par = None
+    if margin is not None:
+        n, m = _grid(runs, cases)[-1]
+        family = replace(settings, runs=n, cases=m, difference=margin)
+        on_par = any_false_on_par(
+            family, comparisons=comparisons, studies=studies, alpha=alpha, seed=seed, workers=workers
+        )
+        sentence += (
+            f" Of {comparisons} configurations that differ from a reference by {margin:g}, any is declared on par in "
+            f"{_percent(on_par)} of studies."
+        )
     record = _record(
-        f"false positives by {METRIC_NAMES[settings.metric]}",
+        f"errors by {METRIC_NAMES[settings.metric]}",
         settings,
         alpha=alpha,
-        comparisons=1,
+        comparisons=comparisons,
         studies=studies,
         seed=seed,
-        false_positives={null: _shares(rates) for null, rates in found.items()},
+        designs=tuple(designs),
+        any_false_on_par=None if on_par is None else Share(share=on_par.value, interval=on_par.interval),
         pilot=dict(pilot or {}),
         sentence=sentence,
     )
-    rows = [[rate, *(_percent(found[null][rate]) for null in NULLS)] for rate in RATES]
     note = (
-        f"{studies} studies per column, {settings.runs} runs per configuration, {settings.cases} cases, α = {alpha:g}; "
-        "in brackets 95 % by the chance of simulation. Swaps alone speak of the networks that were trained: where runs "
-        "differ in quality they take luck in training for the method, so the case level also asks for runs and cases. "
-        "Of two methods that are equally good the run level rightly finds that they differ on this "
-        "test set. " + _assumed(settings)
+        f"Per cent of {studies} studies (± {100 * 1.96 * math.sqrt(alpha * (1 - alpha) / studies):.1f} by the chance of "
+        f"simulation), α = {alpha:g}. Other methods that are equally good do differ on this test set. Single runs: one "
+        f"run of each configuration, taken for the method. {_assumed(settings)}"
     )
-    return record, Table(
-        f"False positives by {METRIC_NAMES[settings.metric]}", ["", *NULLS], rows, f"{note}\n{sentence}"
+    header = ["nothing differs", "runs", "cases", *RATES]
+    return record, Table(f"Errors by {METRIC_NAMES[settings.metric]}", header, rows, f"{note}\n{sentence}")
+
+
+def _grid(runs: Sequence[int], cases: Sequence[int]) -> list[tuple[int, int]]:
+    return [(n, m) for n in sorted(set(runs)) for m in sorted(set(cases))]
+
+
+def _answer(designs: Sequence[Design], asked: str, goal: str, target: float) -> str:
+    enough = [each for each in designs if each.shown[asked].share >= target]
+    if enough:
+        best = min(enough, key=lambda each: (each.runs * each.cases, each.runs))
+        return (
+            f"{best.runs} runs per configuration on {best.cases} cases show {goal} with "
+            f"{100 * best.shown[asked].share:.0f} % power: the fewest predictions among these designs that reach "
+            f"{100 * target:.0f} %."
+        )
+    best = max(designs, key=lambda each: each.shown[asked].share)
+    return (
+        f"None of these designs shows {goal} with {100 * target:.0f} % power; the best, {best.runs} runs on {best.cases} "
+        f"cases, reaches {100 * best.shown[asked].share:.0f} %."
     )
 
 
@@ -232,8 +279,8 @@ def plan_looks(scores: Sequence[Path], analysis: Path) -> tuple[InterimResult, T
         for each in found.comparisons
     ]
     note = (
-        f"Looks at {', '.join(map(str, found.looks))} runs per configuration; this one may spend "
-        f"{found.alpha_here:.4g} of {found.alpha:g}, the last one {found.alpha_at_the_end:.4g}."
+        f"Looks at {', '.join(map(str, found.looks))} runs per configuration; the level of this one is "
+        f"{found.alpha_here:.4g}, of the last one {found.alpha_at_the_end:.4g}.{_cannot_stop(found.cannot_stop)}"
     )
     header = ["comparison", "metric", "runs", "difference", "p", "Holm", "best p at the end", "state"]
     return found, Table("Looks at a running campaign", header, rows, f"{note}\n{found.sentence}")
@@ -256,9 +303,15 @@ def plan_looks_by_simulation(
         )
     note = (
         f"{studies} campaigns, looks at {', '.join(map(str, looks))} runs per configuration, spread of runs "
-        f"{run_sd:g}. Without spending: every look uses all of α."
+        f"{run_sd:g}. Without spending: every look uses all of α.{_cannot_stop(looks_that_cannot_stop(looks, alpha))}"
     )
     return Table("Looking", ["", "shown", "without spending", "mean runs"], rows, note)
+
+
+def _cannot_stop(looks: Sequence[int]) -> str:
+    if not looks:
+        return ""
+    return f" At {', '.join(map(str, looks))} runs no campaign can stop: p cannot get below the level of that look."
 
 
 def pilot_settings(scores: Sequence[Path], settings: SimulationSettings) -> tuple[SimulationSettings, dict[str, float]]:
@@ -337,8 +390,9 @@ def _record(question: str, settings: SimulationSettings, **values: object) -> Pl
         "method_share": settings.method_share,
         "run_share": settings.run_share,
     }
-    empty: dict[str, object] = {"designs": (), "false_positives": {}, "metric": settings.metric}
-    return PlanRecord.model_validate({"question": question, "assumptions": assumptions, **empty, **values})
+    return PlanRecord.model_validate(
+        {"question": question, "assumptions": assumptions, "metric": settings.metric, **values}
+    )
 
 
 def _shares(rates: Mapping[str, ErrorRate]) -> dict[str, Share]:

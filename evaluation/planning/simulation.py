@@ -24,10 +24,10 @@ from scipy.stats import beta
 from evaluation.metrics.outcomes import BoolArray, FloatArray, IntArray
 from evaluation.metrics.placements import placements
 from evaluation.statistics.analysis_file import Metric
-from evaluation.statistics.bootstrap import stream
-from evaluation.statistics.case_level import MetricByPatient
+from evaluation.statistics.resampling import stream
+from evaluation.statistics.influence import MetricByPatient
 from evaluation.statistics.parallel import each_of
-from evaluation.statistics.run_level import holm
+from evaluation.statistics.adjustment import holm
 from evaluation.statistics.run_permutation import order_test
 from evaluation.statistics.runs_and_cases import DifferenceTest, nested, paired
 
@@ -269,7 +269,7 @@ def _ap_by_separation(prevalence: float) -> tuple[FloatArray, FloatArray]:
 
 
 def by_patient(study: SimulatedStudy, metric: Metric) -> list[MetricByPatient]:
-    """As :func:`evaluation.statistics.case_level.by_patient` of each arm, all runs at once; for AP without ties."""
+    """As :func:`evaluation.statistics.influence.by_patient` of each arm, all runs at once; for AP without ties."""
     if metric == "score":
         both = zip(by_patient(study, "auroc"), by_patient(study, "ap"), strict=True)
         return [

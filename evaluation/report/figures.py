@@ -28,7 +28,7 @@ from evaluation.metrics.operating_points import calibration
 from evaluation.metrics.outcomes import FloatArray, Outcome, TestSet
 from evaluation.metrics.scored_runs import ScoredRun
 from evaluation.statistics.analysis_file import METRICS, Metric
-from evaluation.statistics.bootstrap import case_weights
+from evaluation.statistics.resampling import case_weights
 from evaluation.statistics.verdict import METRIC_NAMES, ConfigurationSummary, Verdict
 
 # Where the home is read-only matplotlib falls back on a temporary folder by itself; it need not say so on stderr.
@@ -86,13 +86,15 @@ FIGURES = ("roc", "pr", "froc", "calibration", *(f"{what}-{metric}" for what in 
 SUFFIXES = ("png", "svg", "pdf")
 
 MANY = 8
-"""Configurations; with more, runs and bands would hide one another, and p has two decimals."""
+"""Configurations; with more, runs and bands would hide one another."""
 
 _WIDTH = 4.4  # inches
 _BAND_POINTS = 80
-_BAND_REPLICATES = 200
 _MOST_BRACKETS = 6
 _BRACKET = 0.042  # of the figure's width
+_MOST_WITH_THREE_DECIMALS = 6  # configurations in the matrix of p-values
+_BOLD_EM = 0.66  # width of a bold digit, in sizes of the font
+_MARKERS_PER_CURVE = 6
 _FEW = 4
 _STAGGER = (0.0, 0.15, -0.15)  # of a row, so that many runs do not hide one another
 
@@ -132,7 +134,7 @@ def styles(configurations: Sequence[ConfigurationSummary]) -> dict[str, Style]:
             found[each.name] = Style(INK, "-", marker, "currentColor")
         else:
             place = coloured % len(PALETTE)
-            dash = _DASHES[coloured // len(PALETTE) % len(_DASHES)]
+            dash = _DASHES[coloured % len(_DASHES)]  # four dashes, six colours: twelve pairs
             found[each.name] = Style(PALETTE[place], dash, marker, f"var(--colour-{place})")
             coloured += 1
     return found
@@ -178,18 +180,18 @@ def _curves(
     values = []
     from_origin = kind == "roc"
     x = np.append(0.0, plot.at) if from_origin else plot.at
-    for summary in verdict.configurations:
+    for number, summary in enumerate(verdict.configurations):
         look = dressed[summary.name]
         curves = np.stack([plot.curve(run.truth, run.outcome, plot.at) for run in groups[summary.name]])
         if from_origin:
             curves = np.column_stack([np.zeros(len(curves)), curves])
         reached = np.isfinite(curves).any(axis=0)
         mean = np.where(reached, np.nan_to_num(curves).mean(axis=0), np.nan)
-        values.append(f"{summary.name}  {_number(plot.value(summary))}")
+        values.append(f"{summary.name}  {plot.value_name} {_number(plot.value(summary))}")
         crowded = len(verdict.configurations) > MANY
         if summary.kind != "baseline" and not crowded:
             at = plot.at[:: len(plot.at) // _BAND_POINTS]
-            low, high = _band(kind, groups[summary.name], at, verdict.seed)
+            low, high = _band(kind, groups[summary.name], at, replicates=verdict.replicates, seed=verdict.seed)
             axes.fill_between(at, low, high, color=look.colour, alpha=0.07, linewidth=0, zorder=1.5)
         if len(curves) > 1 and not crowded:
             axes.plot(x, curves.T, color=look.colour, linewidth=0.7, alpha=0.4, zorder=2)
@@ -199,6 +201,9 @@ def _curves(
             color=look.colour,
             linestyle=look.dash,
             linewidth=1.5 if summary.kind == "baseline" else 2.1,
+            marker=look.marker,
+            markersize=4.2,
+            markevery=_marked(number, x.size),
             zorder=3 if summary.kind == "baseline" else 4,
             label=values[-1],
         )
@@ -206,15 +211,23 @@ def _curves(
     figure.legend(
         handles, labels, loc="lower left", ncols=2, bbox_to_anchor=(0.02, 0.01), handlelength=2.4, columnspacing=1.2
     )
-    alt = f"{plot.title}, a curve per configuration. {plot.value_name}: {'; '.join(values)}."
+    alt = f"{plot.title}, one curve per configuration: {'; '.join(values)}."
     return _render(kind, alt, figure)
 
 
-def _band(kind: str, runs: Sequence[ScoredRun], at: FloatArray, seed: int) -> tuple[FloatArray, FloatArray]:
-    """The middle 95 % of the mean curve over runs when patients are drawn anew, at each place."""
+def _marked(number: int, points: int) -> tuple[int, int]:
+    """Where a curve bears its marker: first place and step, other places for each configuration."""
+    step = points // _MARKERS_PER_CURVE
+    return step * (1 + number % 5) // 6, step
+
+
+def _band(
+    kind: str, runs: Sequence[ScoredRun], at: FloatArray, *, replicates: int, seed: int
+) -> tuple[FloatArray, FloatArray]:
+    """Pointwise: the middle 95 % of the mean curve over these runs when patients are resampled."""
     truth = runs[0].truth
-    weights = case_weights(truth, _BAND_REPLICATES, seed)
-    total = np.zeros((_BAND_REPLICATES, at.size))
+    weights = case_weights(truth, replicates, seed)
+    total = np.zeros((replicates, at.size))
     for run in runs:
         total += _CURVES[kind].resampled(run.truth, run.outcome, weights, at)
     low, high = np.percentile(total / len(runs), [2.5, 97.5], axis=0)
@@ -223,9 +236,9 @@ def _band(kind: str, runs: Sequence[ScoredRun], at: FloatArray, seed: int) -> tu
 
 def _calibration(verdict: Verdict, groups: Mapping[str, Sequence[ScoredRun]], dressed: Mapping[str, Style]) -> Drawing:
     figure, axes = _with_legend_below(len(verdict.configurations))
-    axes.set_title("Calibration, cases", pad=9)
-    axes.set_xlabel("likelihood, mean of a bin")
-    axes.set_ylabel("share of positive cases")
+    axes.set_title("Calibration", pad=9)
+    axes.set_xlabel("Likelihood (cases, mean of bin)")
+    axes.set_ylabel("Fraction of positive cases")
     axes.grid(True)
     axes.set_axisbelow(True)
     axes.set_xlim(-0.012, 1.012)
@@ -234,7 +247,7 @@ def _calibration(verdict: Verdict, groups: Mapping[str, Sequence[ScoredRun]], dr
     values = []
     for summary in verdict.configurations:
         look, found = dressed[summary.name], calibration(groups[summary.name])
-        values.append(f"{summary.name}  {found.error:.3f}")
+        values.append(f"{summary.name}  ECE {found.error:.3f}")
         axes.plot(
             found.likelihood,
             found.positive,
@@ -250,7 +263,7 @@ def _calibration(verdict: Verdict, groups: Mapping[str, Sequence[ScoredRun]], dr
     figure.legend(
         handles, labels, loc="lower left", ncols=2, bbox_to_anchor=(0.02, 0.01), handlelength=2.4, columnspacing=1.2
     )
-    alt = f"Calibration, a curve per configuration. Mean distance from the diagonal: {'; '.join(values)}."
+    alt = f"Calibration, one curve per configuration, with the expected calibration error: {'; '.join(values)}."
     return _render("calibration", alt, figure)
 
 
@@ -276,33 +289,33 @@ class _Curve:
 
 _CURVES = {
     "roc": _Curve(
-        "ROC, cases",
-        "1 − specificity",
-        "sensitivity",
+        "ROC",
+        "1 − Specificity (cases)",
+        "Sensitivity (cases)",
         np.linspace(0, 1, 401),
         roc_at,
         resampled_roc_at,
-        "Mean AUROC",
+        "AUROC",
         lambda summary: summary.metrics["auroc"].mean,
     ),
     "pr": _Curve(
-        "Precision and recall, lesions",
-        "recall",
-        "precision",
+        "Precision–recall",
+        "Recall (lesions)",
+        "Precision (candidates)",
         np.linspace(0, 1, 401),
         precision_at,
         resampled_precision_at,
-        "Mean AP",
+        "AP",
         lambda summary: summary.metrics["ap"].mean,
     ),
     "froc": _Curve(
-        "FROC, lesions",
-        "false positives per case",
-        "sensitivity",
+        "FROC",
+        "False positives per case",
+        "Sensitivity (lesions)",
         np.geomspace(1 / 16, 8, 401),
         lesion_sensitivity_at,
         resampled_lesion_sensitivity_at,
-        "Sensitivity, mean over the operating points",
+        "mean sensitivity",
         _mean_sensitivity,
     ),
 }
@@ -324,7 +337,7 @@ def _dots(metric: Metric, verdict: Verdict, dressed: Mapping[str, Style]) -> Dra
     axes.set_yticks(range(count), [each.name for each in verdict.configurations])
     axes.tick_params(axis="y", length=0)
     axes.spines["left"].set_visible(False)
-    axes.set_xlabel(f"{name}: runs, mean and two-level 95 % interval", fontsize=8.5, loc="right")
+    axes.set_xlabel(f"{name} ({verdict.configurations[0].cases} cases)", fontsize=8.5, loc="right")
     for row, summary in enumerate(verdict.configurations):
         look, values = dressed[summary.name], summary.metrics[metric]
         if values.interval is not None:
@@ -366,14 +379,13 @@ def _room_for_names(verdict: Verdict) -> float:
 
 
 def _decided(metric: Metric, verdict: Verdict) -> list[tuple[float, int, int]]:
-    """Comparisons that the run level decides: p after Holm and the two rows, the smallest p first."""
+    """Comparisons with a difference for new runs and cases: p after Holm and the two rows, the smallest p first."""
     rows = {each.name: row for row, each in enumerate(verdict.configurations)}
     found = []
     for pair in verdict.pairs:
-        p = pair.run_level.p_holm
-        if pair.metric == metric and p is not None and p <= pair.run_level.alpha:
+        if pair.metric == metric and pair.p_holm is not None and pair.code in ("better", "worse"):
             first, second = sorted((rows[pair.a], rows[pair.b]))
-            found.append((p, first, second))
+            found.append((pair.p_holm, first, second))
     return sorted(found)[:_MOST_BRACKETS]
 
 
@@ -419,9 +431,13 @@ def _p_matrix(metric: Metric, verdict: Verdict) -> Drawing:
     axes.set_xticks(np.arange(count) + 0.5, [str(place) for place in range(1, count + 1)])
     axes.set_title(f"p by {METRIC_NAMES[metric]}", pad=9)
     axes.set_xlabel(
-        f"above: run level, below: case level; bold: Holm ≤ {verdict.alpha:g}", fontsize=8.5, labelpad=8, loc="right"
+        f"above: this test set, below: new runs and cases; bold: Holm ≤ {verdict.alpha:g}",
+        fontsize=8.5,
+        labelpad=8,
+        loc="right",
     )
-    size = min(8.5, 0.4 * side * _WIDTH * 72 / count)
+    decimals = 2 if count > _MOST_WITH_THREE_DECIMALS else 3
+    size = min(8.5, 0.9 * side * _WIDTH * 72 / count / (_BOLD_EM * (decimals + 2)))
     told = []
     for pair in verdict.pairs:
         if pair.metric != metric:
@@ -429,7 +445,7 @@ def _p_matrix(metric: Metric, verdict: Verdict) -> Drawing:
         first, second = sorted((names.index(pair.a), names.index(pair.b)))
         for row, column, p, adjusted in (
             (first, second, pair.run_level.p, pair.run_level.p_holm),
-            (second, first, pair.case_level.p, pair.case_level.p_holm),
+            (second, first, pair.p, pair.p_holm),
         ):
             axes.add_patch(
                 Rectangle(
@@ -445,15 +461,15 @@ def _p_matrix(metric: Metric, verdict: Verdict) -> Drawing:
             axes.text(
                 column + 0.5,
                 row + 0.52,
-                _short_p(p, 2 if count > MANY else 3),
+                _short_p(p, decimals),
                 ha="center",
                 va="center",
                 fontsize=size,
                 fontweight="bold" if significant else "normal",
                 color=INK if p is not None else MUTED,
             )
-        told.append(f"{pair.a} and {pair.b} {p_text(pair.run_level.p)}, {p_text(pair.case_level.p)}")
-    alt = f"p-values by {METRIC_NAMES[metric]}, run level and case level: {'; '.join(told)}."
+        told.append(f"{pair.a} and {pair.b} {p_text(pair.run_level.p)}, {p_text(pair.p)}")
+    alt = f"p-values by {METRIC_NAMES[metric]}, on this test set and for new runs and cases: {'; '.join(told)}."
     return _render(f"p-{metric}", alt, figure)
 
 

@@ -33,7 +33,6 @@ from evaluation.statistics.verdict import METRIC_NAMES, Code, PairVerdict, Verdi
 CODE_NAMES: Mapping[Code, str] = {
     "better": "better",
     "worse": "worse",
-    "better-on-this-test-set": "on this test set",
     "on-par": "on par",
     "undecided": "undecided",
 }
@@ -59,6 +58,7 @@ def write_report(folder: Path, verdict: Verdict, runs: Sequence[ScoredRun], miss
     groups: dict[str, list[ScoredRun]] = {}
     for run in runs:
         groups.setdefault(run.source.configuration, []).append(run)
+    first = verdict.configurations[0]
     drawings = draw_figures(verdict, groups)
     (folder / "figures").mkdir()
     for drawing in drawings.values():
@@ -92,6 +92,8 @@ def write_report(folder: Path, verdict: Verdict, runs: Sequence[ScoredRun], miss
         divided_cases=len({flip.case_id for flip in divided}),
         misses=describe_misses(misses) if misses else "",
         pictures=base64.b64encode(pictures).decode(),
+        level=f"{100 * (1 - verdict.alpha):g}",
+        prevalence=f"{100 * first.positive_cases / first.cases:.0f}",
         crowded=len(verdict.configurations) > MANY,
         trained=[each.name for each in verdict.configurations if each.runs > 1],
         colours={name: look.css for name, look in styles(verdict.configurations).items()},
@@ -151,7 +153,7 @@ def notes(verdict: Verdict) -> list[str]:
     elif verdict.pairs and not any(pair.equivalence for pair in verdict.pairs):
         found.append("The analysis file declares no margin, so nothing can be shown to be on par.")
     found += _notes_on_runs(verdict)
-    found += _notes_on_folds(verdict)
+    found += _notes_on_comparisons(verdict)
     if verdict.subgroups_left_out:
         found.append(f"Not judged of the declared subgroups: {'; '.join(verdict.subgroups_left_out)}.")
     missing = sum(each.missing for each in verdict.configurations)
@@ -164,19 +166,6 @@ def notes(verdict: Verdict) -> list[str]:
     ]
     if undefined:
         found.append(f"Undefined on this test set: {'; '.join(undefined)}.")
-    dropped = max(
-        (
-            each.interval.undefined_replicates
-            for one in verdict.configurations
-            for each in one.metrics.values()
-            if each.interval
-        ),
-        default=0,
-    )
-    if dropped:
-        found.append(
-            f"{dropped} of {verdict.replicates} bootstrap replicates lacked a class or a lesion and were left out."
-        )
     return found
 
 
@@ -208,50 +197,55 @@ def _notes_on_training_studies(verdict: Verdict) -> list[str]:
     return found
 
 
-def _notes_on_folds(verdict: Verdict) -> list[str]:
-    confounded: dict[str, list[str]] = {}
+def _notes_on_comparisons(verdict: Verdict) -> list[str]:
+    """Why pairs are not compared, and what limits those that are: each reason once, with its pairs."""
+    by_reason: dict[str, list[str]] = {}
     for pair in verdict.pairs:
-        reason = pair.case_level.reason or pair.run_level.folds
-        names = f"{pair.a} and {pair.b}"
-        if reason and names not in confounded.setdefault(reason, []):
-            confounded[reason].append(names)
-    return [f"{'; '.join(pairs)}: {reason}." for reason, pairs in confounded.items()]
+        test = pair.runs_and_cases
+        approximate = test and test.approximate and f"p is approximate, since {test.approximate}"
+        for reason in (pair.reason, test and test.note, approximate):
+            names = f"{pair.a} and {pair.b}"
+            if reason and names not in by_reason.setdefault(reason, []):
+                by_reason[reason].append(names)
+    every = len({(pair.a, pair.b) for pair in verdict.pairs})
+    return [
+        f"{'All comparisons' if len(pairs) == every > 1 else '; '.join(pairs)}: {reason}."
+        for reason, pairs in by_reason.items()
+    ]
 
 
 def _notes_on_runs(verdict: Verdict) -> list[str]:
     found = []
+    trained = [each for each in verdict.configurations if each.kind != "baseline"]
+    if any(each.runs > 1 for each in trained):
+        found.append(
+            "“New runs” are further trainings on the same training cases: what other training cases would give is not "
+            "estimated."
+        )
     smallest = sorted({p for pair in verdict.pairs if (p := pair.run_level.smallest_attainable_p) is not None})
-    out_of_reach = [p for p in smallest if p > verdict.alpha]
+    out_of_reach = [p for p in smallest if p * verdict.family > verdict.alpha]
     if out_of_reach:
-        counts = sorted({each.runs for each in verdict.configurations if each.kind != "baseline"})
+        counts = sorted({each.runs for each in trained})
         found.append(
-            f"With {_list([str(count) for count in counts], 'or')} {_plural('run', max(counts))} per configuration the "
-            f"run-level test cannot reach p ≤ {verdict.alpha:g}: the smallest attainable p is "
+            f"On this test set, {_list([str(count) for count in counts], 'or')} {_plural('run', max(counts))} per "
+            f"configuration cannot show a difference after Holm over {verdict.family}: the smallest attainable p is "
             f"{_list([p_text(p) for p in out_of_reach], 'or')}."
-        )
-    single = [each.name for each in verdict.configurations if each.runs == 1 and each.kind != "baseline"]
-    if single:
-        found.append(
-            f"{_list(single, 'and')} {'has' if len(single) == 1 else 'have'} a single run: its interval holds the "
-            "chance of cases alone, and one run decides nothing about its configuration."
-        )
-    if any(1 < each.runs < 5 for each in verdict.configurations):
-        found.append("Few runs make the two-level intervals too narrow.")
-    if any(pair.run_level.reason and "member" in pair.run_level.reason for pair in verdict.pairs):
-        found.append(
-            "An ensemble contains the runs that it stands beside, so these pairs have no run-level test; only an "
-            "ensemble of as many runs of one configuration would tell diversity from numbers."
         )
     claims = [pair for pair in verdict.pairs if pair.ensemble and pair.code != "undecided"]
     if claims and not any(pair.controls for pair in claims):
         found.append(
             f"No size-matched control of {_list(sorted({str(pair.ensemble) for pair in claims}), 'and')} was scored: "
-            "what it gains may be what any as many runs gain when averaged."
+            "its gain may be what any average of as many runs gains."
         )
     if verdict.looks:
+        due = any(pair.alpha for pair in verdict.pairs)
         found.append(
-            f"The campaign was to be looked at with {_list([str(each) for each in verdict.looks], 'and')} runs per "
-            "configuration: the run level is held against what the latest look may spend of α, not against all of it."
+            f"Looks were planned at {_list([str(each) for each in verdict.looks], 'and')} runs per configuration. "
+            + (
+                "p after Holm is compared with the level of the look that is due."
+                if due
+                else "None is due with the runs scored so far, so nothing is decided."
+            )
         )
     return found
 
@@ -269,7 +263,6 @@ def _decisions(pairs: Sequence[PairVerdict], metric: Metric) -> list[str]:
         alike.setdefault((relation, tuple(losers)), []).append(winner)
     words = {
         "better": "better than",
-        "better-on-this-test-set": "better on this test set, though not shown to be on new cases, than",
         "on-par": "on par with",
     }
     clauses = [
@@ -281,7 +274,7 @@ def _decisions(pairs: Sequence[PairVerdict], metric: Metric) -> list[str]:
 
 def _undecided(comparisons: int, metric: Metric, which: str) -> str:
     subject = f"the one comparison{which} is" if comparisons == 1 else f"all {comparisons} comparisons{which} are"
-    return f"By {METRIC_NAMES[metric]}, {subject} undecided: neither a difference nor equivalence is shown."
+    return f"By {METRIC_NAMES[metric]}, {subject} undecided."
 
 
 def _readings(points: OperatingPoints) -> list[Spread | None]:

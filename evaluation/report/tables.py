@@ -41,7 +41,7 @@ def write_tables(folder: Path, verdict: Verdict, flips: Sequence[DiscordantCase]
             ["column", "value", "positive_cases", "negative_cases", "configuration", "auroc", "low", "high"],
             [
                 [group.column, group.value, group.positive_cases, group.negative_cases, each.configuration, each.auroc,
-                 *(each.interval or ("", ""))]
+                 *((each.interval.low, each.interval.high) if each.interval else ("", ""))]
                 for group in verdict.subgroups
                 for each in group.configurations
             ],
@@ -62,33 +62,27 @@ def _configurations(verdict: Verdict) -> tuple[list[str], list[list[object]]]:
 
 
 def _comparisons(verdict: Verdict) -> tuple[list[str], list[list[object]]]:
-    header = ["a", "b", "metric", "difference", "low", "high", "run_level_p", "run_level_p_holm", "case_level_p"]
-    header += [
-        "case_level_p_holm",
-        "swaps_p",
-        "runs_and_cases_p",
-        "margin",
-        "on_par",
-        "a_not_inferior",
-        "b_not_inferior",
-        "code",
-    ]
+    header = ["a", "b", "metric", "difference", "low", "high", "p", "p_holm", "design", "degrees_of_freedom"]
+    header += ["margin", "p_equivalence_holm", "on_par", "a_not_inferior", "b_not_inferior", "code"]
+    header += ["this_test_set_p", "this_test_set_p_holm", "one_sided_p_of_a", "one_sided_p_of_b"]
+    header += ["two_networks_p", "two_networks_swaps_p"]
     rows: list[list[object]] = []
     for pair in verdict.pairs:
         bounds = (pair.interval.low, pair.interval.high) if pair.interval else (None, None)
-        equivalence, inferior = pair.equivalence, pair.non_inferiority
+        test, equal, inferior = pair.runs_and_cases, pair.equivalence, pair.non_inferiority
+        level, networks = pair.run_level, pair.networks
         rows.append(
-            [pair.a, pair.b, pair.metric, pair.estimate, *bounds, pair.run_level.p, pair.run_level.p_holm,
-             pair.case_level.p, pair.case_level.p_holm, pair.case_level.p_of_swaps,
-             pair.case_level.p_of_runs_and_cases, equivalence and equivalence.margin,
-             equivalence and equivalence.shown, inferior and inferior.a_not_inferior,
-             inferior and inferior.b_not_inferior, pair.code]
+            [pair.a, pair.b, pair.metric, pair.estimate, *bounds, pair.p, pair.p_holm, test and test.design,
+             test and test.degrees_of_freedom, equal and equal.margin, equal and equal.p_holm, equal and equal.shown,
+             inferior and inferior.a_not_inferior, inferior and inferior.b_not_inferior, pair.code, level.p,
+             level.p_holm, level.p_one_sided.get(pair.a), level.p_one_sided.get(pair.b), networks and networks.p,
+             networks and networks.p_of_swaps]
         )  # fmt: skip
     return header, rows
 
 
 def _configurations_tex(verdict: Verdict) -> str:
-    lines = [r"% mean $\pm$ SD over runs, in brackets the two-level 95 % interval; needs booktabs"]
+    lines = [r"% mean $\pm$ SD over runs, in brackets the interval for new runs and cases; needs booktabs"]
     lines += [r"\begin{tabular}{lr" + "l" * len(METRICS) + "}", r"\toprule"]
     lines += [" & ".join(["Configuration", "Runs", *(METRIC_NAMES[m] for m in METRICS)]) + r" \\", r"\midrule"]
     for each in verdict.configurations:
@@ -104,14 +98,14 @@ def _configurations_tex(verdict: Verdict) -> str:
 
 
 def _comparisons_tex(verdict: Verdict) -> str:
-    lines = [r"% difference with its two-level 95 % interval; p after Holm; needs booktabs"]
+    lines = [r"% difference with its interval for new runs and cases; p after Holm; needs booktabs"]
     lines += [r"\begin{tabular}{llllll}", r"\toprule"]
-    lines += [r"Comparison & Metric & Difference & Run-level $p$ & Case-level $p$ & Verdict \\", r"\midrule"]
+    lines += [r"Comparison & Metric & Difference & $p$ & $p$, this test set & Verdict \\", r"\midrule"]
     for pair in verdict.pairs:
         difference = "--" if pair.estimate is None else f"${pair.estimate:+.3f}$"
         difference += f" [${pair.interval.low:+.3f}$, ${pair.interval.high:+.3f}$]" if pair.interval else ""
         p = ["--" if v is None else "$<$0.001" if v < 0.001 else f"{v:.3f}"
-             for v in (pair.run_level.p_holm, pair.case_level.p_holm)]  # fmt: skip
+             for v in (pair.p_holm, pair.run_level.p_holm)]  # fmt: skip
         names = f"{_tex(pair.a)} -- {_tex(pair.b)}"
         lines.append(" & ".join([names, METRIC_NAMES[pair.metric], difference, *p, pair.code]) + r" \\")
     return "\n".join([*lines, r"\bottomrule", r"\end{tabular}"]) + "\n"

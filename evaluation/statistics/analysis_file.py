@@ -7,7 +7,7 @@
     comparisons = [["ce", "focal"], ["ce", "ce-focal"]]   # or "all"
     alpha = 0.05
     seed = 0
-    replicates = 2000
+    replicates = 200             # of the bootstrap that draws the bands of curves
     swaps = 10000
     subgroups = ["center"]       # columns of the marksheet
     looks = [5, 10, 20]          # runs per configuration at which a running campaign may be stopped
@@ -16,17 +16,16 @@
     auroc = 0.03
 """
 
-import math
 from collections.abc import Mapping, Sequence
 from itertools import combinations
 from pathlib import Path
-from statistics import NormalDist
 from typing import Annotated, Literal, Self
 
 from pydantic import Field, NonNegativeInt, model_validator
 
 from contract.errors import OncoduetError
 from contract.schema import Frozen, parse_toml
+from evaluation.statistics.boundaries import nominal_levels
 
 Metric = Literal["auroc", "ap", "score"]
 METRICS: tuple[Metric, ...] = ("auroc", "ap", "score")
@@ -44,8 +43,8 @@ class Analysis(Frozen):
     """By metric: two configurations are on par if their difference lies within ± this."""
     alpha: Annotated[float, Field(gt=0, lt=0.5)] = 0.05
     seed: NonNegativeInt = 0
-    replicates: Annotated[int, Field(ge=100)] = 2_000
-    """Of the bootstrap."""
+    replicates: Annotated[int, Field(ge=100)] = 200
+    """Of the bootstrap that draws the bands of curves."""
     swaps: Annotated[int, Field(ge=100)] = 10_000
     """Drawn for a case-level test that is not counted exactly."""
     looks: tuple[Annotated[int, Field(ge=2)], ...] = ()
@@ -74,21 +73,18 @@ class Analysis(Frozen):
             raise ValueError("; ".join(faults))
         return self
 
-    def alpha_at(self, runs: int) -> float:
-        """Type-I error that a run-level test may spend with so many runs per configuration.
+    def level_at(self, runs: Sequence[int]) -> float:
+        """Level of the tests with so many runs per configuration: alpha, or that of the look that is due.
 
-        Without looks all of it. With looks what the last one so far adds to those before it, by Lan and DeMets' form of
-        O'Brien and Fleming's boundaries (Biometrika 1983): ``α(t) = 2 − 2 Φ(z(α/2)/√t)`` by the share t of the planned
-        runs. Nothing before the first look.
+        Between looks, and where configurations have different numbers of runs, no look is due: 0, nothing is decided.
         """
         if not self.looks:
             return self.alpha
-        normal = NormalDist()
-        spent = [0.0]
-        for look in self.looks:
-            if look <= runs:
-                spent.append(2 - 2 * normal.cdf(normal.inv_cdf(1 - self.alpha / 2) / math.sqrt(look / self.looks[-1])))
-        return spent[-1] - spent[-2] if len(spent) > 1 else 0.0
+        counts = set(runs)
+        return nominal_levels(self.looks, self.alpha)[self.looks.index(counts.pop())] if self._is_look(counts) else 0.0
+
+    def _is_look(self, counts: set[int]) -> bool:
+        return len(counts) == 1 and counts <= set(self.looks)
 
     def pairs(self, configurations: Sequence[str], where: object) -> list[tuple[str, str]]:
         """The pairs to compare among the configurations that were scored.

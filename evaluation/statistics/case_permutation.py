@@ -22,6 +22,7 @@ from scipy.stats import rankdata
 
 from evaluation.metrics.outcomes import BoolArray, FloatArray, IntArray, Outcome, TestSet
 from evaluation.metrics.placements import count_below
+from evaluation.statistics.analysis_file import Metric
 from evaluation.statistics.run_permutation import Alternative, PermutationResult, counted
 
 Packed = npt.NDArray[np.uint8]
@@ -48,7 +49,7 @@ def case_swap_tests(
     draws: int,
     seed: int,
     alternative: Alternative = "two-sided",
-) -> dict[str, PermutationResult]:
+) -> dict[Metric, PermutationResult]:
     """Test the differences of two configurations' mean AUROC, AP and score by swapping patients.
 
     The k-th run of ``a`` is swapped with the k-th of ``b``, and the differences are averaged; where the numbers of runs
@@ -75,7 +76,7 @@ def case_swap_tests(
     weights, unit = _whole_weights(truth, a, b)
     found = _counted_p(weights, alternative) if with_auroc else None
     everything = 2**truth.patient_count <= draws
-    results = {}
+    results: dict[Metric, PermutationResult] = {}
     auroc, ap = [], []
     tables = _tables(weights)
     pairs = [_PooledCandidates.of(truth, first, second) for first, second in _paired(a, b)] if with_ap else []

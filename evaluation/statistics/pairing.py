@@ -6,23 +6,25 @@ restarts. *Nested*: everything else. Runs without a partner are left out, which 
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
-from typing import Literal, NamedTuple
+from dataclasses import dataclass
+from typing import NamedTuple
 
 from evaluation.metrics.scored_runs import ScoredRun
 from evaluation.statistics.runs_and_cases import Pairs
+from evaluation.statistics.verdict import Design
 
-Kind = Literal["nested", "paired by fold", "paired by network"]
+NO_COMMON_FOLD = "they share no fold, so that fold and configuration cannot be told apart"
+NOTHING_DRAWN_TWICE = "all their runs hang together by common networks, so that none was drawn independently"
 
 
 @dataclass(frozen=True)
 class Pairing:
     """The runs that are compared, by index."""
 
-    kind: Kind
+    design: Design
     a: Sequence[int] = ()
     b: Sequence[int] = ()
-    pairs: Pairs = field(default=())
+    pairs: Pairs = ()
     """Empty where nested."""
     note: str | None = None
     """What a reader of the result has to know."""
@@ -45,14 +47,14 @@ def pairing(a: Sequence[ScoredRun], b: Sequence[ScoredRun]) -> Pairing:
         return _by_network(a, b)
     if any(run.is_baseline for run in (*a, *b)):
         return Pairing("nested", range(len(a)), range(len(b)))
-    folds = [[run.source.fold for run in arm] for arm in (a, b)]
-    if any(fold is None for arm in folds for fold in arm):
+    folds = [known_folds(arm) for arm in (a, b)]
+    if not folds[0] or not folds[1]:
         names = {run.source.configuration: None for run in (*a, *b) if run.source.fold is None}
         note = f"the folds of {' and '.join(names)} are not all known: a difference may be one of folds"
         return Pairing("nested", range(len(a)), range(len(b)), note=note)
-    common = sorted({fold for fold in folds[0] if fold is not None} & set(folds[1]))
+    common = sorted(set(folds[0]) & set(folds[1]))
     if not common:
-        return Pairing("nested", reason="they share no fold, so that fold and configuration cannot be told apart")
+        return Pairing("nested", reason=NO_COMMON_FOLD)
     if len(common) == 1:
         of_a, of_b = ([index for index, fold in enumerate(arm) if fold == common[0]] for arm in folds)
         return Pairing("nested", of_a, of_b, note=_left_out(a, b, of_a, of_b))
@@ -60,6 +62,18 @@ def pairing(a: Sequence[ScoredRun], b: Sequence[ScoredRun]) -> Pairing:
         ([of_a], [of_b]) for fold in common for of_a, of_b in zip(_in_fold(a, fold), _in_fold(b, fold), strict=False)
     ]
     return _of_pairs("paired by fold", a, b, pairs)
+
+
+def share_a_fold(a: Sequence[ScoredRun], b: Sequence[ScoredRun]) -> bool:
+    """Whether fold and configuration can be told apart; taken to be so where folds are not known."""
+    of_a, of_b = known_folds(a), known_folds(b)
+    return not of_a or not of_b or bool(set(of_a) & set(of_b))
+
+
+def known_folds(runs: Sequence[ScoredRun]) -> list[int]:
+    """Each run's fold, or nothing where one is not known."""
+    folds = [run.source.fold for run in runs if run.source.fold is not None]
+    return folds if len(folds) == len(runs) else []
 
 
 def _in_fold(runs: Sequence[ScoredRun], fold: int) -> list[int]:
@@ -82,13 +96,13 @@ def _by_network(a: Sequence[ScoredRun], b: Sequence[ScoredRun]) -> Pairing:
             groups = [*apart, joined]
     pairs = sorted((sorted(group.a), sorted(group.b)) for group in groups if group.a and group.b)
     if len(pairs) < 2 <= max(len(a), len(b)):
-        return Pairing("paired by network", reason="all their runs share networks, so that nothing was drawn twice")
+        return Pairing("paired by network", reason=NOTHING_DRAWN_TWICE)
     return _of_pairs("paired by network", a, b, pairs)
 
 
-def _of_pairs(kind: Kind, a: Sequence[ScoredRun], b: Sequence[ScoredRun], pairs: Pairs) -> Pairing:
+def _of_pairs(design: Design, a: Sequence[ScoredRun], b: Sequence[ScoredRun], pairs: Pairs) -> Pairing:
     of_a, of_b = (sorted(index for pair in pairs for index in pair[side]) for side in (0, 1))
-    return Pairing(kind, of_a, of_b, pairs, note=_left_out(a, b, of_a, of_b))
+    return Pairing(design, of_a, of_b, pairs, note=_left_out(a, b, of_a, of_b))
 
 
 def _left_out(a: Sequence[ScoredRun], b: Sequence[ScoredRun], of_a: Sequence[int], of_b: Sequence[int]) -> str | None:

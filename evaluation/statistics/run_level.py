@@ -1,28 +1,31 @@
-"""The run level of a comparison: which runs may be shuffled against which, within which folds, and what comes out.
+"""The run level of a comparison: whether two configurations' runs rank differently on this test set.
 
-An ensemble that contains the runs it is compared with, or whose runs stand in a sibling too, is not exchangeable with
-them; nor is a baseline, which has no runs. Such pairs are compared at case level alone, and the reason is kept.
+Runs are shuffled between the configurations, within folds where these are known. An ensemble that contains the runs it
+is compared with, or that shares runs with a sibling, is not exchangeable with them; nor is a baseline, which has no
+runs. Such pairs have no run level, and the reason is kept.
 """
 
 from collections.abc import Sequence
-from fractions import Fraction
 
 import numpy as np
 
 from evaluation.metrics.scored_runs import ScoredRun
 from evaluation.statistics.analysis_file import Analysis, Metric
+from evaluation.statistics.pairing import NO_COMMON_FOLD, known_folds, share_a_fold
 from evaluation.statistics.run_permutation import mean_difference_test, order_test, smallest_order_p
-from evaluation.statistics.verdict import RunLevel
+from evaluation.statistics.verdict import DISAGREE, NO_ORDER, ON_THIS_TEST_SET, RunLevel
+
+Runs = Sequence[ScoredRun]
 
 
-def run_level(metric: Metric, a: Sequence[ScoredRun], b: Sequence[ScoredRun], plan: Analysis) -> RunLevel:
-    """Test two configurations' runs, unless their design forbids it; ``p_holm`` is left open."""
-    alpha = plan.alpha_at(min(len(a), len(b)))
+def run_level(metric: Metric, a: Runs, b: Runs, plan: Analysis) -> RunLevel:
+    """Test two configurations' runs, unless their design forbids it; ``p_holm`` and ``sentence`` are left open."""
+    alpha = plan.level_at([len(a), len(b)])
     values = [run_values(arm, metric) for arm in (a, b)]
     defined = [[value for value in arm if value is not None] for arm in values]
     folds = _folds(a, b)
     smallest = None
-    reason = no_exchange(a, b) or no_common_fold(a, b)
+    reason = no_exchange(a, b) or (None if share_a_fold(a, b) else NO_COMMON_FOLD)
     if reason is None and any(len(arm) < len(all_of) for arm, all_of in zip(defined, values, strict=True)):
         reason = f"{metric} is undefined on this test set"
     if reason is None:
@@ -32,59 +35,46 @@ def run_level(metric: Metric, a: Sequence[ScoredRun], b: Sequence[ScoredRun], pl
     if reason is not None:
         return RunLevel(
             p=None,
-            smallest_attainable_p=smallest,
             p_holm=None,
+            smallest_attainable_p=smallest,
             alpha=alpha,
             p_of_means=None,
             blocked_by_fold=False,
             reason=reason,
-            folds=unknown_folds(a, b),
         )
     tested = order_test(defined[0], defined[1], folds=folds)
+    turned = None if folds is None else (folds[1], folds[0])
     return RunLevel(
         p=tested.p,
+        p_holm=None,
+        p_one_sided={
+            a[0].source.configuration: order_test(defined[0], defined[1], folds=folds, alternative="greater").p,
+            b[0].source.configuration: order_test(defined[1], defined[0], folds=turned, alternative="greater").p,
+        },
         probability_above=tested.statistic,
         smallest_attainable_p=smallest,
-        p_holm=None,
         alpha=alpha,
         p_of_means=mean_difference_test(defined[0], defined[1], folds=folds, seed=plan.seed).p,
         blocked_by_fold=folds is not None,
         reason=None,
-        folds=unknown_folds(a, b) or unequal_folds(a, b),
     )
 
 
-def no_common_fold(a: Sequence[ScoredRun], b: Sequence[ScoredRun]) -> str | None:
-    """Why nothing tells the two configurations apart from the folds that they were trained on; None where it does."""
-    of_a, of_b = _known_folds(a), _known_folds(b)
-    if not of_a or not of_b or set(of_a) & set(of_b):
+def describe(level: RunLevel, metric: Metric, a: Runs, b: Runs) -> str | None:
+    """What the run level shows, in its own direction; where the means favour the other side, which run decides them."""
+    if level.p_holm is None or level.probability_above is None:
         return None
-    return "they share no fold, so that fold and configuration cannot be told apart"
+    if level.p_holm > level.alpha or level.probability_above == 0.5:
+        return NO_ORDER
+    favoured, other = (a, b) if level.probability_above > 0.5 else (b, a)
+    names = {"favoured": favoured[0].source.configuration, "other": other[0].source.configuration}
+    means = [np.mean([value for value in run_values(arm, metric) if value is not None]) for arm in (favoured, other)]
+    if means[0] >= means[1]:
+        return ON_THIS_TEST_SET.format(**names)
+    return DISAGREE.format(**names, run=_farthest(metric, a, b))
 
 
-def unknown_folds(a: Sequence[ScoredRun], b: Sequence[ScoredRun]) -> str | None:
-    """What to know where a trained run does not say its fold; an ensemble's members may be of several."""
-    names = {run.source.configuration: None for run in (*a, *b) if run.source.fold is None and not _has_none(run)}
-    if not names:
-        return None
-    return f"the folds of {' and '.join(names)} are not all known: a difference may be one of folds"
-
-
-def unequal_folds(a: Sequence[ScoredRun], b: Sequence[ScoredRun]) -> str | None:
-    """What to know where both arms' folds are known and not the same, in the same numbers; None elsewhere."""
-    of_a, of_b = _known_folds(a), _known_folds(b)
-    if not of_a or not of_b or no_common_fold(a, b):
-        return None
-    shares = [{fold: Fraction(arm.count(fold), len(arm)) for fold in arm} for arm in (of_a, of_b)]
-    if shares[0] == shares[1]:
-        return None
-    return (
-        "the folds are not the same on both sides: the run level compares within the common ones, means and case level "
-        "do not"
-    )
-
-
-def no_exchange(a: Sequence[ScoredRun], b: Sequence[ScoredRun]) -> str | None:
+def no_exchange(a: Runs, b: Runs) -> str | None:
     """Why the two arms' runs may not be shuffled, whatever their number; None if they may."""
     if any(run.is_baseline for run in (*a, *b)):
         return "a baseline is a fixed rule without runs"
@@ -99,34 +89,22 @@ def no_exchange(a: Sequence[ScoredRun], b: Sequence[ScoredRun]) -> str | None:
     return None
 
 
-def _folds(a: Sequence[ScoredRun], b: Sequence[ScoredRun]) -> tuple[list[int], list[int]] | None:
-    """Each run's fold, where all are known, there are several, and the arms have one in common."""
-    of_a, of_b = _known_folds(a), _known_folds(b)
-    several = len({*of_a, *of_b}) > 1
-    return (of_a, of_b) if several and set(of_a) & set(of_b) else None
-
-
-def _has_none(run: ScoredRun) -> bool:
-    return run.is_baseline or run.is_ensemble
-
-
-def _known_folds(runs: Sequence[ScoredRun]) -> list[int]:
-    """Each run's fold, or nothing where one is not known."""
-    folds = [run.source.fold for run in runs if run.source.fold is not None]
-    return folds if len(folds) == len(runs) else []
-
-
-def run_values(runs: Sequence[ScoredRun], metric: Metric) -> list[float | None]:
+def run_values(runs: Runs, metric: Metric) -> list[float | None]:
     """The strict metric of each run."""
     return [getattr(run.strict, metric) for run in runs]
 
 
-def holm(p_values: Sequence[float | None]) -> list[float | None]:
-    """Adjust a family's p-values (Holm 1979); those that do not exist stay so and do not count."""
-    present = np.array([p for p in p_values if p is not None])
-    order = np.argsort(present, kind="stable")
-    stepped_down = np.maximum.accumulate(present[order] * np.arange(present.size, 0, -1))
-    adjusted = np.empty_like(present)
-    adjusted[order] = np.minimum(stepped_down, 1.0)
-    remaining = iter(adjusted.tolist())
-    return [None if p is None else next(remaining) for p in p_values]
+def _farthest(metric: Metric, a: Runs, b: Runs) -> str:
+    """The run farthest from the median of its arm."""
+    distances = []
+    for arm in (a, b):
+        values = np.array([value for value in run_values(arm, metric) if value is not None])
+        distances += [(abs(value - np.median(values)), run.name) for run, value in zip(arm, values, strict=True)]
+    return max(distances)[1]
+
+
+def _folds(a: Runs, b: Runs) -> tuple[list[int], list[int]] | None:
+    """Each run's fold, where all are known, there are several, and the arms have one in common."""
+    of_a, of_b = known_folds(a), known_folds(b)
+    several = len({*of_a, *of_b}) > 1
+    return (of_a, of_b) if several and set(of_a) & set(of_b) else None

@@ -27,10 +27,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from scipy.special import expit, logit
 from scipy.stats import t as student
 
 from evaluation.metrics.outcomes import BoolArray, FloatArray
-from evaluation.statistics.case_level import MetricByPatient, own_variance_by_cases
+from evaluation.statistics.influence import MetricByPatient, own_variance_by_cases
 
 Pairs = Sequence[tuple[Sequence[int], Sequence[int]]]
 """Runs of a and of b that share a fold or a network, by index: each pair gives one difference of means."""
@@ -76,6 +77,13 @@ class DifferenceTest:
         """The t-interval; at 1 − p it ends at 0."""
         reach = float(student.isf((1 - level) / 2, self.degrees_of_freedom)) * self.standard_error
         return self.estimate - reach, self.estimate + reach
+
+    def logit_interval(self, level: float) -> tuple[float, float]:
+        """The t-interval of a mean within 0 and 1, on the logit scale, where it covers better."""
+        slope = 1 / (self.estimate * (1 - self.estimate))
+        reach = float(student.isf((1 - level) / 2, self.degrees_of_freedom)) * self.standard_error * slope
+        low, high = expit(logit(self.estimate) + np.array([-reach, reach]))
+        return float(low), float(high)
 
 
 def mean_of(arm: MetricByPatient, positive: BoolArray, *, fixed: bool = False) -> DifferenceTest | None:

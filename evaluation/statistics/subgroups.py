@@ -6,8 +6,8 @@ a zone belongs to a lesion). Numbers with more than six values are cut at their 
 Of several words each counts once: two peripheral lesions are *peripheral*. A cell without a value, ``NA`` or ``nan`` is
 unknown. Whether ``1,99`` is one number or two must be clear from the table, or it is refused.
 
-p-values are the case level's, adjusted by Holm over all groups and comparisons: subgroups are looked at, not looked
-for.
+Comparisons are those for new runs and cases (of single networks for new cases), adjusted by Holm over all groups and
+comparisons: subgroups are looked at, not looked for.
 """
 
 import re
@@ -21,11 +21,12 @@ from contract.patients import FEWEST_PATIENTS
 from contract.tables import Table, known
 from evaluation.inputs.marksheet import read_marksheet
 from evaluation.metrics.outcomes import BoolArray, Outcome, TestSet
-from evaluation.metrics.scored_runs import ScoredRun
+from evaluation.statistics.adjustment import holm
 from evaluation.statistics.analysis_file import Analysis
-from evaluation.statistics.bootstrap import percentile_interval, two_level_bootstrap
-from evaluation.statistics.case_level import case_level_tests
-from evaluation.statistics.run_level import holm, no_common_fold
+from evaluation.statistics.comparison import Arm, chosen, interval_of, interval_of_mean
+from evaluation.statistics.influence import by_patient
+from evaluation.statistics.pairing import pairing
+from evaluation.statistics.runs_and_cases import DifferenceTest, nested, paired
 from evaluation.statistics.verdict import Subgroup, SubgroupPair, SubgroupValue
 
 FEWEST = 3
@@ -68,7 +69,7 @@ def read_groups(path: Path, columns: Sequence[str], truth: TestSet) -> Groups:
 
 def judge_subgroups(
     groups: Groups,
-    configurations: Mapping[str, Sequence[ScoredRun]],
+    arms: Mapping[str, Arm],
     declared: Sequence[tuple[str, str]],
     plan: Analysis,
     *,
@@ -76,18 +77,16 @@ def judge_subgroups(
 ) -> tuple[tuple[Subgroup, ...], tuple[str, ...]]:
     """Estimate every configuration and test every declared comparison in every group that is large enough.
 
-    Configurations that share no fold are compared in no group. A group of few patients is shown, without interval and
-    comparison, unless ``few_patients``.
+    A group of few patients is shown, without interval and comparison, unless ``few_patients``.
 
     Returns
     -------
     The groups; and, in words, those that were declared and are too small to be shown, or to be judged, and how many
     cases have no value.
     """
-    found = []
+    found: list[tuple[Subgroup, list[tuple[str, str, DifferenceTest]]]] = []
     left_out = []
-    declared = [(a, b) for a, b in declared if no_common_fold(configurations[a], configurations[b]) is None]
-    truth = next(iter(configurations.values()))[0].truth
+    truth = next(iter(arms.values())).runs[0].truth
     for column, values in groups.items():
         placed = np.logical_or.reduce([np.zeros_like(truth.positive), *values.values()])
         if not placed.all():
@@ -95,65 +94,85 @@ def judge_subgroups(
         for value, member in values.items():
             patients = np.unique(truth.patients[member]).size
             positive, negative = int((member & truth.positive).sum()), int((member & ~truth.positive).sum())
-            resampled = few_patients or patients >= FEWEST_PATIENTS
-            if not resampled or min(positive, negative) < FEWEST:
+            is_judged = few_patients or patients >= FEWEST_PATIENTS
+            if not is_judged or min(positive, negative) < FEWEST:
                 left_out.append(
                     f"{column}: {value} ({positive} positive and {negative} negative cases of {patients} patients)"
                 )
             if min(positive, negative) < FEWEST:
                 continue
-            names = truth.patient_names
-            part = TestSet(
-                tuple(np.array(truth.case_ids)[member].tolist()),
-                truth.positive[member],
-                0 * truth.lesions[member],
-                None if names is None else tuple(np.array(names)[member].tolist()),
-            )
-            outcomes = {
-                name: [_restricted(run.outcome, member) for run in runs] for name, runs in configurations.items()
-            }
-            draws = two_level_bootstrap(part, outcomes, replicates=plan.replicates, seed=plan.seed) if resampled else {}
-            estimates = []
-            for name, runs in outcomes.items():
-                interval = percentile_interval(draws[name]["auroc"], level=0.95) if resampled else None
-                area = float(np.mean([_auroc(part, each) for each in runs]))
-                estimates.append(
+            part, restricted = _restricted(truth, arms, member)
+            group = Subgroup(
+                column=column,
+                value=value,
+                positive_cases=positive,
+                negative_cases=negative,
+                configurations=tuple(
                     SubgroupValue(
                         configuration=name,
-                        auroc=area,
-                        interval=None if interval is None else (interval.low, interval.high),
+                        auroc=float(arm.metrics["auroc"].values.mean()),
+                        interval=interval_of_mean(
+                            arm.metrics["auroc"], part.positive_patients, fixed=arm.is_single, level=1 - plan.alpha
+                        )
+                        if is_judged
+                        else None,
                     )
-                )
-            means = {each.configuration: each.auroc for each in estimates}
-            pairs = declared if resampled else []
-            tests = [
-                case_level_tests(
-                    part,
-                    outcomes[a],
-                    outcomes[b],
-                    fixed=(configurations[a][0].is_baseline, configurations[b][0].is_baseline),
-                    draws=plan.swaps,
-                    seed=plan.seed,
-                )["auroc"].p
-                for a, b in pairs
-            ]
-            found.append((column, value, part, tuple(estimates), means, pairs, tests))
-    adjusted = iter(holm([p for *_, tests in found for p in tests]))
+                    for name, arm in restricted.items()
+                ),
+                pairs=(),
+            )
+            tests = [(a, b, _tested(restricted[a], restricted[b], part)) for a, b in (declared if is_judged else [])]
+            found.append((group, [(a, b, test) for a, b, test in tests if test is not None]))
+    adjusted = iter(holm([test.p for _, tests in found for *_, test in tests]))
     judged = tuple(
-        Subgroup(
-            column=column,
-            value=value,
-            positive_cases=part.positive_count,
-            negative_cases=len(part.case_ids) - part.positive_count,
-            configurations=estimates,
-            pairs=tuple(
-                SubgroupPair(a=a, b=b, difference=means[a] - means[b], p=p, p_holm=next(adjusted) or p)
-                for (a, b), p in zip(pairs, tests, strict=True)
-            ),
+        group.model_copy(
+            update={
+                "pairs": tuple(
+                    SubgroupPair(
+                        a=a,
+                        b=b,
+                        difference=test.estimate,
+                        interval=interval_of(test, 1 - plan.alpha),
+                        p=test.p,
+                        p_holm=next(adjusted) or test.p,
+                    )
+                    for a, b, test in tests
+                )
+            }
         )
-        for column, value, part, estimates, means, pairs, tests in found
+        for group, tests in found
     )
     return judged, tuple(left_out)
+
+
+def _tested(a: Arm, b: Arm, part: TestSet) -> DifferenceTest | None:
+    """As in the whole test set; of single networks for new cases alone."""
+    design = pairing(a.runs, b.runs)
+    of_a, of_b = a.metrics["auroc"], b.metrics["auroc"]
+    if design.reason is not None:
+        return None
+    if a.is_single and b.is_single:
+        return nested(of_a, of_b, part.positive_patients, fixed=(True, True))
+    if design.pairs:
+        return paired(of_a, of_b, part.positive_patients, design.pairs)
+    chosen_runs = chosen(of_a, design.a), chosen(of_b, design.b)
+    return nested(*chosen_runs, part.positive_patients, fixed=(a.is_fixed, b.is_fixed))
+
+
+def _restricted(truth: TestSet, arms: Mapping[str, Arm], member: BoolArray) -> tuple[TestSet, dict[str, Arm]]:
+    """The group as a test set without lesions, and the arms on it."""
+    names = truth.patient_names
+    part = TestSet(
+        tuple(np.array(truth.case_ids)[member].tolist()),
+        truth.positive[member],
+        0 * truth.lesions[member],
+        None if names is None else tuple(np.array(names)[member].tolist()),
+    )
+    nothing = (np.zeros(0, dtype=np.int64), np.zeros(0), np.zeros(0, dtype=np.bool_))
+    return part, {
+        name: Arm(arm.runs, by_patient(part, [Outcome(run.outcome.likelihood[member], *nothing) for run in arm.runs]))
+        for name, arm in arms.items()
+    }
 
 
 def _groups(
@@ -210,13 +229,3 @@ def _numbers(table: Table, column: str, texts: Sequence[str]) -> list[float | No
             f"{table.path}: column {column}", expected="numbers as in its other rows", found=f"{words[0]!r}"
         )
     return None
-
-
-def _restricted(outcome: Outcome, member: BoolArray) -> Outcome:
-    nothing = np.zeros(0, dtype=np.int64)
-    return Outcome(outcome.likelihood[member], nothing, np.zeros(0), np.zeros(0, dtype=np.bool_))
-
-
-def _auroc(truth: TestSet, outcome: Outcome) -> float:
-    above = outcome.likelihood[truth.positive][:, None] - outcome.likelihood[~truth.positive][None, :]
-    return float((above > 0).mean() + 0.5 * (above == 0).mean())

@@ -1,13 +1,13 @@
-"""The schema of ``verdict.json``, and the rule that turns two tests and an interval into a code and a sentence.
+"""The schema of ``verdict.json``, and the rule that turns a test and its interval into a code and a sentence.
 
-The direction is that of the statistic that gave the p: at run level the order of the runs, which one collapsed run
-does not turn, as it does their mean. Where order and means disagree, nothing is decided; nor where the arms share no
-fold.
+*Better* or *worse*: the difference for new runs and new cases is significant after Holm's adjustment
+(:mod:`evaluation.statistics.runs_and_cases`). *On par*: equivalence within the declared margin is shown, by two
+one-sided tests, adjusted likewise. Otherwise *undecided*: absence of evidence is no evidence of absence. A difference
+can be both shown and smaller than the margin; the sentence then says so.
 
-Better: both levels are significant after Holm and the two-level interval excludes 0. Better on this test set: the run
-level alone. On par: equivalence is shown within the declared margin. Otherwise undecided: absence of evidence is no
-evidence of absence. Where the run level does not apply (ensembles with their own members, baselines), the case level
-and the interval decide; a single trained run decides nothing about its configuration.
+Whether the runs differ *on this test set* is another question. Its answer is an attribute of its own
+(:class:`RunLevel`), with its own direction and sentence, and no condition of the code. A single trained run decides
+nothing about its configuration: two networks are compared as such (:class:`Networks`).
 """
 
 from collections.abc import Mapping
@@ -17,42 +17,40 @@ from contract.records import Record
 from contract.schema import Frozen
 from evaluation.statistics.analysis_file import Metric
 
-Code = Literal["better", "worse", "better-on-this-test-set", "on-par", "undecided"]
+Code = Literal["better", "worse", "on-par", "undecided"]
 Kind = Literal["configuration", "ensemble", "baseline"]
+Design = Literal["nested", "paired by fold", "paired by network"]
 
 METRIC_NAMES: Mapping[str, str] = {"auroc": "AUROC", "ap": "AP", "score": "score"}
 
-SENTENCES: Mapping[str, str] = {
-    "better": "By {metric}, {a} is better than {b}, beyond the chance of runs and of cases.",
-    "worse": "By {metric}, {a} is worse than {b}, beyond the chance of runs and of cases.",
-    "better-on-this-test-set": (
-        "By {metric}, {favoured} is better than {other} on this test set; that it holds for new cases is not shown."
-    ),
-    "on-par": "By {metric}, {a} and {b} are on par: their difference lies within the declared margin.",
-    "undecided": "By {metric}, neither a difference between {a} and {b} nor their equivalence is shown.",
+SENTENCES: Mapping[Code, str] = {
+    "better": "By {metric}, {a} is better than {b} for new runs and new cases{within}.",
+    "worse": "By {metric}, {a} is worse than {b} for new runs and new cases{within}.",
+    "on-par": "By {metric}, {a} and {b} are on par for new runs and new cases: they differ by less than {margin:g}.",
+    "undecided": "By {metric}, no difference between {a} and {b} is shown for new runs and new cases{nor}.",
 }
-
-DISAGREE = (
-    "By {metric}, the order of the runs favours {ordered} and their means {favoured}: {run} decides the mean, and "
-    "nothing is decided between {a} and {b}."
+WITHIN = ", but by less than the margin of {margin:g}"
+NOR = ", nor that they differ by less than {margin:g}"
+NOT_TESTED = "By {metric}, {a} and {b} are not compared: {reason}."
+TWO_NETWORKS = (
+    "By {metric}, of {a} and {b} single networks were scored, which decide nothing about new runs; these two {differ}."
 )
 
-NOT_TESTED = "By {metric}, {a} and {b} are not compared: {reason}."
+ON_THIS_TEST_SET = "On this test set the runs of {favoured} rank above those of {other}."
+DISAGREE = (
+    "On this test set the runs of {favoured} rank above those of {other}, while their mean is lower: {run} decides the "
+    "mean."
+)
+NO_ORDER = "On this test set the ranking of the runs shows no difference."
 
-SENTENCES_WITHOUT_RUN_LEVEL: Mapping[str, str] = {
-    **SENTENCES,
-    "better": "By {metric}, {a} is better than {b}, beyond the chance of cases.",
-    "worse": "By {metric}, {a} is worse than {b}, beyond the chance of cases.",
-}
 
-
-class Interval95(Frozen):
-    """A two-level 95 % interval."""
+class Interval(Frozen):
+    """A two-sided confidence interval."""
 
     low: float
     high: float
-    undefined_replicates: int
-    """Bootstrap replicates without a positive, a negative or a lesion; left out."""
+    level: float
+    """Such as 0.95: 1 − alpha of the analysis."""
 
 
 class MetricSummary(Frozen):
@@ -61,9 +59,8 @@ class MetricSummary(Frozen):
     mean: float | None
     sd: float | None
     """Standard deviation over runs; null for a single run."""
-    interval: Interval95 | None
-    delong_interval: tuple[float, float] | None
-    """AUROC alone: 95 %, over cases, the runs taken as they are."""
+    interval: Interval | None
+    """For new runs and cases; of a single run or a baseline for new cases. Null where nothing varies."""
     runs: Mapping[str, float | None]
     """By run."""
     picai_mean: float | None
@@ -91,79 +88,95 @@ class ConfigurationSummary(Frozen):
     """Mean over runs, by false positives per case; keys as in ``metrics.json``."""
 
 
+class RunsAndCases(Frozen):
+    """What the test for new runs and cases rests on."""
+
+    design: Design
+    runs: tuple[int, int]
+    """Compared, of a and of b."""
+    variance_of_runs: float
+    variance_of_cases: float
+    degrees_of_freedom: float
+    note: str | None
+    """What a reader of the result has to know: folds that are not known, runs that are left out."""
+    approximate: str | None
+    """Why p is approximate; null where simulations show it to be right."""
+
+
 class RunLevel(Frozen):
     """Whether the training methods differ on this test set."""
 
     p: float | None
+    """Two-sided, exact, of the order of the runs."""
+    p_holm: float | None
+    p_one_sided: Mapping[str, float] = {}
+    """By the configuration that is the alternative, the other being the base: as in Bosma et al. (RSNA 2022), by
+    picai_eval's permutation test."""
     smallest_attainable_p: float | None
     """What so many runs could give at best."""
-    p_holm: float | None
     alpha: float
-    """What p after Holm is held against: all of alpha, or what a look at a running campaign may spend."""
+    """What p after Holm is compared with: alpha, or the level of a look at a running campaign."""
     p_of_means: float | None
-    """The same question asked of the means instead of the order; beside, not in the family."""
+    """The same question asked of the means instead of the order; not in the family."""
     probability_above: float | None = None
     """Share of pairs of runs in which a's is above b's, ties counted half: what p is about."""
     blocked_by_fold: bool
     reason: str | None
     """Why there is no p."""
-    folds: str | None = None
-    """What to know where the arms' folds are not the same, or not known."""
+    sentence: str | None = None
 
 
-class CaseLevel(Frozen):
-    """Whether a difference would hold on new cases."""
+class Networks(Frozen):
+    """Two single networks, or fixed rules, against each other: whether they differ on new cases."""
 
-    p: float | None
-    """The larger of the two below (:mod:`evaluation.statistics.case_level`)."""
-    p_holm: float | None
-    p_of_swaps: float | None
-    """The trained networks as they are: patients' outputs swapped."""
-    p_interval: tuple[float, float] | None
+    p: float
+    """Two-sided; DeLong's test, of AP by the patients' influence, with Welch's degrees of freedom."""
+    interval: Interval
+    p_of_swaps: float
+    """Patients' outputs swapped between the two."""
+    p_interval: tuple[float, float]
     """95 %, of a Monte Carlo p of swaps."""
     exact: bool
     swaps: int | None
     """How many were drawn; null where all of them were counted."""
-    p_of_runs_and_cases: float | None
-    """Runs and cases as drawn; null where an arm's spread over runs is unknown: then p speaks of these networks."""
-    degrees_of_freedom: float | None
-    """Of that test; null where no spread of runs was estimated."""
-    reason: str | None = None
-    """Why there is no test at all."""
 
 
 class Equivalence(Frozen):
-    """Two one-sided tests: the interval of level 1 − 2·alpha against the margin."""
+    """Two one-sided tests against the margin."""
 
     margin: float
-    interval: tuple[float, float]
-    level: float
+    interval: Interval
+    """Of level 1 − 2·alpha: within ± margin exactly where p ≤ alpha."""
+    p: float
+    p_holm: float | None
     shown: bool
 
 
 class NonInferiority(Frozen):
-    """One-sided: the lower bound of level 1 − alpha of one side's advantage against −margin."""
+    """One-sided tests of one side's disadvantage against the margin."""
 
     margin: float
-    level: float
-    lower_bound_of_a: float
-    """Of a minus b."""
-    lower_bound_of_b: float
-    """Of b minus a."""
+    interval: Interval
+    """Of level 1 − 2·alpha, as that of the equivalence: its ends are the one-sided bounds."""
+    p_of_a: float
+    p_of_b: float
+    p_holm_of_a: float | None
+    """Over the family's two questions per comparison, of which at most one is ever wrongly answered yes."""
+    p_holm_of_b: float | None
     a_not_inferior: bool
     b_not_inferior: bool
 
 
 class Control(Frozen):
-    """What stands beside a claim about an ensemble: the same number of runs of one configuration.
+    """Shown with a claim about an ensemble: the same number of runs of one configuration.
 
-    Averaging any runs helps. Only what an ensemble gains over its control speaks for the diversity of what it holds.
+    Averaging any runs helps. Only what an ensemble gains over its control speaks for the diversity of its members.
     """
 
     control: str
     estimate: float | None
     """Mean of the ensemble minus mean of the control."""
-    interval: Interval95 | None
+    interval: Interval | None
     code: Code | None
     """Of that comparison, seen from the ensemble; null where it was not declared."""
 
@@ -173,16 +186,16 @@ class SubgroupValue(Frozen):
 
     configuration: str
     auroc: float
-    interval: tuple[float, float] | None
-    """Two-level, 95 %."""
+    interval: Interval | None
 
 
 class SubgroupPair(Frozen):
-    """One comparison in one group, at case level."""
+    """One comparison in one group, for new runs and cases; of single networks for new cases."""
 
     a: str
     b: str
     difference: float
+    interval: Interval
     p: float
     p_holm: float
     """Over all groups and comparisons."""
@@ -206,13 +219,20 @@ class PairVerdict(Frozen):
     b: str
     metric: Metric
     estimate: float | None
-    """Mean of a minus mean of b."""
-    interval: Interval95 | None
-    delong_interval: tuple[float, float] | None
-    run_level_p: float | None
-    case_level_p: float | None
+    """Mean of a minus mean of b, over the runs that are compared."""
+    interval: Interval | None
+    """For new runs and cases, of level 1 − alpha; excludes 0 exactly where ``p`` < alpha."""
+    p: float | None
+    """For new runs and cases, two-sided."""
+    p_holm: float | None
+    alpha: float
+    """What p after Holm is compared with: alpha, or the level of a look at a running campaign."""
+    runs_and_cases: RunsAndCases | None
+    reason: str | None
+    """Why new runs and cases are not asked about."""
+    networks: Networks | None
+    """Where single networks or fixed rules are compared."""
     run_level: RunLevel
-    case_level: CaseLevel
     equivalence: Equivalence | None
     """Null without a margin in the analysis file."""
     non_inferiority: NonInferiority | None
@@ -236,11 +256,12 @@ class Verdict(Record):
     alpha: float
     seed: int
     replicates: int
+    """Of the bootstrap bands of curves."""
     swaps: int
     looks: tuple[int, ...]
     """Runs per configuration at which the running campaign was to be looked at; none if only at its end."""
     family: int
-    """Comparisons per metric and level that Holm adjusts for."""
+    """Comparisons per metric that Holm adjusts for."""
     data_licences: tuple[str, ...]
     profiles: tuple[str, ...]
     patients: int
@@ -253,53 +274,30 @@ class Verdict(Record):
     holds those that are large enough to be shown, without intervals and pairs."""
 
 
-def decide(
-    *,
-    estimate: float | None,
-    interval: Interval95 | None,
-    run_level_p_holm: float | None,
-    case_level_p_holm: float | None,
-    run_level_applies: bool,
-    spread_known: bool,
-    equivalent: bool,
-    alpha: float,
-    run_level_alpha: float | None = None,
-    order_agrees: bool = True,
-    comparable: bool = True,
-) -> Code:
-    """Turn one comparison's tests into its code.
+def decide(*, estimate: float | None, p_holm: float | None, alpha: float, equivalent: bool) -> Code:
+    """The code of one comparison.
 
     Parameters
     ----------
-    run_level_applies
-        False where runs are not exchangeable by design: then the case level and the interval decide.
-    spread_known
-        Whether each arm has at least two runs, or is a baseline, which has no spread over runs.
-    run_level_alpha
-        What the run level may spend, if not ``alpha``: less where a running campaign was looked at.
-    order_agrees
-        Whether the order of the runs, which the run level tests, favours the side that their means favour.
-    comparable
-        False where the arms share no fold, so that nothing tells fold and configuration apart.
+    p_holm
+        Of the difference for new runs and cases; None where that is not tested.
+    alpha
+        What it is compared with.
+    equivalent
+        Whether equivalence is shown.
     """
-    if estimate is None or interval is None or not comparable:
-        return "undecided"
-    excludes_0 = interval.low > 0 if estimate > 0 else interval.high < 0
-    at_run_level = run_level_p_holm is not None and run_level_p_holm <= (
-        alpha if run_level_alpha is None else run_level_alpha
-    )
-    if at_run_level and not order_agrees:
-        return "undecided"
-    at_case_level = case_level_p_holm is not None and case_level_p_holm <= alpha
-    if at_case_level and excludes_0 and spread_known and (at_run_level or not run_level_applies):
+    if estimate is not None and p_holm is not None and p_holm <= alpha:
         return "better" if estimate > 0 else "worse"
-    if at_run_level:
-        return "better-on-this-test-set"
-    return "on-par" if equivalent and spread_known else "undecided"
+    return "on-par" if equivalent else "undecided"
 
 
-def sentence(code: Code, *, a: str, b: str, metric: Metric, estimate: float | None, run_level_applies: bool) -> str:
+def sentence(code: Code, *, a: str, b: str, metric: Metric, margin: float | None, equivalent: bool) -> str:
     """The fixed sentence of a code."""
-    favoured, other = (a, b) if estimate is None or estimate >= 0 else (b, a)
-    sentences = SENTENCES if run_level_applies else SENTENCES_WITHOUT_RUN_LEVEL
-    return sentences[code].format(a=a, b=b, metric=METRIC_NAMES[metric], favoured=favoured, other=other)
+    return SENTENCES[code].format(
+        a=a,
+        b=b,
+        metric=METRIC_NAMES[metric],
+        margin=margin,
+        within=WITHIN.format(margin=margin) if equivalent else "",
+        nor="" if margin is None else NOR.format(margin=margin),
+    )

@@ -4,7 +4,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from evaluation.statistics.pairing import pairing
+from evaluation.statistics.pairing import NO_COMMON_FOLD, NOTHING_DRAWN_TWICE, pairing
 
 
 def runs(configuration, folds_and_restarts, networks=None):
@@ -20,7 +20,7 @@ def runs(configuration, folds_and_restarts, networks=None):
 
 
 @pytest.mark.parametrize(
-    ("a", "b", "kind", "kept", "note"),
+    ("a", "b", "design", "kept", "note"),
     [
         ([(0, 1), (0, 2)], [(0, 1), (0, 2), (0, 3)], "nested", ([0, 1], [0, 1, 2]), None),
         (
@@ -41,9 +41,9 @@ def runs(configuration, folds_and_restarts, networks=None):
         ),
     ],
 )  # fmt: skip
-def test_folds_choose_the_design(a, b, kind, kept, note):
+def test_folds_choose_the_design(a, b, design, kept, note):
     found = pairing(runs("a", a), runs("b", b))
-    assert (found.kind, list(found.a), list(found.b)) == (kind, *kept)
+    assert (found.design, list(found.a), list(found.b)) == (design, *kept)
     assert found.reason is None
     assert (found.note is None) == (note is None) and (note is None or note in found.note)
 
@@ -55,12 +55,12 @@ def test_within_a_fold_runs_are_paired_by_restart():
 
 def test_without_a_common_fold_there_is_no_comparison():
     found = pairing(runs("a", [(0, 1), (0, 2)]), runs("b", [(1, 1), (1, 2)]))
-    assert found.reason == "they share no fold, so that fold and configuration cannot be told apart"
+    assert found.reason == NO_COMMON_FOLD
 
 
 def test_a_baseline_has_no_folds():
     found = pairing(runs("a", [(0, 1), (1, 1)]), runs("baseline-x", [(None, None)]))
-    assert (found.kind, list(found.a), list(found.b), found.note) == ("nested", [0, 1], [0], None)
+    assert (found.design, list(found.a), list(found.b), found.note) == ("nested", [0, 1], [0], None)
 
 
 def test_an_ensemble_is_paired_with_the_networks_that_it_holds():
@@ -68,7 +68,7 @@ def test_an_ensemble_is_paired_with_the_networks_that_it_holds():
     held = [("ce02", "focal02"), ("ce01", "focal01")]
     ensemble = runs("ensemble-four", [(0, 2), (0, 1)], held)
     found = pairing(ensemble, members)
-    assert (found.kind, found.pairs) == ("paired by network", [([0], [1]), ([1], [0])])
+    assert (found.design, found.pairs) == ("paired by network", [([0], [1]), ([1], [0])])
     assert found.note == "1 of 3 runs of ce have no partner in the other arm and are left out"
     control = runs("control-ce", [(0, 1), (0, 2)], [("ce01", "ce02"), ("ce03", "ce04")])
     assert pairing(control, runs("ce", [(0, 1), (0, 2), (0, 3), (0, 4)])).pairs == [([0], [0, 1]), ([1], [2, 3])]
@@ -77,4 +77,4 @@ def test_an_ensemble_is_paired_with_the_networks_that_it_holds():
 def test_ensembles_that_all_share_networks_are_not_compared():
     networks = [("ce01", "ce02"), ("ce02", "ce03")]
     found = pairing(runs("ensemble-a", [(0, 1), (0, 2)], networks), runs("ensemble-b", [(0, 1), (0, 2)], networks))
-    assert found.reason == "all their runs share networks, so that nothing was drawn twice"
+    assert found.reason == NOTHING_DRAWN_TWICE

@@ -7,7 +7,7 @@ import pytest
 from scipy.stats import t as student
 from scipy.stats import ttest_ind, ttest_rel
 
-from evaluation.statistics.case_level import MetricByPatient
+from evaluation.statistics.influence import MetricByPatient
 from evaluation.statistics.runs_and_cases import DifferenceTest, mean_of, nested, paired
 
 POSITIVE = np.array([True] * 12 + [False] * 20)

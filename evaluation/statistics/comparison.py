@@ -1,0 +1,434 @@
+"""Judge configurations on one test set: estimates, tests, Holm's adjustment, codes and sentences of all declared pairs.
+
+The result depends on what was scored and on the analysis file alone, not on the order of the runs.
+"""
+
+import logging
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import NamedTuple
+
+import numpy as np
+
+from evaluation.metrics.outcomes import BoolArray, TestSet
+from evaluation.metrics.scored_runs import ScoredRun, group_by_configuration
+from evaluation.statistics.adjustment import holm
+from evaluation.statistics.analysis_file import METRICS, Analysis, Metric
+from evaluation.statistics.case_permutation import case_swap_tests
+from evaluation.statistics.influence import MetricByPatient, by_patient
+from evaluation.statistics.pairing import Pairing, pairing
+from evaluation.statistics.parallel import each_of
+from evaluation.statistics.run_level import describe, run_level, run_values
+from evaluation.statistics.run_permutation import PermutationResult
+from evaluation.statistics.runs_and_cases import DifferenceTest, mean_of, nested, paired
+from evaluation.statistics.verdict import (
+    METRIC_NAMES,
+    NOT_TESTED,
+    TWO_NETWORKS,
+    Code,
+    ConfigurationSummary,
+    Control,
+    Equivalence,
+    Interval,
+    Kind,
+    MetricSummary,
+    Networks,
+    NonInferiority,
+    PairVerdict,
+    RunLevel,
+    RunsAndCases,
+    Verdict,
+    decide,
+    sentence,
+)
+
+FEW_CASES = 20
+"""Positive or negative patients below which p is called approximate."""
+FEW_RUNS = 5
+UNEQUAL = 3
+"""Fewer than so many runs against more than so many times as many: p is called approximate."""
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Arm:
+    """One configuration's runs with the influence of each patient on their metrics."""
+
+    runs: Sequence[ScoredRun]
+    metrics: Mapping[Metric, MetricByPatient]
+
+    @property
+    def name(self) -> str:
+        """The configuration."""
+        return self.runs[0].source.configuration
+
+    @property
+    def is_fixed(self) -> bool:
+        """Whether it is a fixed rule, which has no variance over runs."""
+        return self.runs[0].is_baseline
+
+    @property
+    def is_single(self) -> bool:
+        """Whether it is one network or a fixed rule."""
+        return len(self.runs) == 1
+
+
+@dataclass(frozen=True)
+class Study:
+    """The scored configurations on their test set, and how they are to be compared."""
+
+    plan: Analysis
+    arms: Mapping[str, Arm]
+    positive: BoolArray  # whether a patient has a positive case, (patients,)
+    swaps: Mapping[tuple[str, str], Mapping[Metric, PermutationResult]]  # of single networks
+
+
+class Compared(NamedTuple):
+    """One comparison by one metric, before Holm's adjustment."""
+
+    estimate: float | None
+    test: DifferenceTest | None
+    reason: str | None
+
+
+def judge(
+    runs: Sequence[ScoredRun], plan: Analysis, declared: Sequence[tuple[str, str]], *, analysis: str, workers: int = 1
+) -> Verdict:
+    """Estimate and test every declared pair of configurations by every metric.
+
+    Parameters
+    ----------
+    analysis
+        sha256 of the analysis file, or ``exploratory``.
+    workers
+        Processes; they change no result.
+    """
+    truth, source = runs[0].truth, runs[0].source
+    arms = arms_of(runs)
+    networks = [(a, b) for a, b in declared if arms[a].is_single and arms[b].is_single]
+    swapped = each_of(
+        partial(_swaps, truth, plan), [(arms[a].runs, arms[b].runs) for a, b in networks], workers=workers
+    )
+    study = Study(plan, arms, truth.positive_patients, dict(zip(networks, swapped, strict=True)))
+    pairs: list[PairVerdict] = []
+    for metric in plan.metrics:
+        judged = _judge_metric(study, metric, declared)
+        pairs += [pair.model_copy(update={"controls": _controls(study, pair, judged)}) for pair in judged]
+    return Verdict(
+        parents={run.name: run.metrics_sha256 for run in runs},
+        analysis=analysis,
+        analysis_name=plan.name,
+        card=source.card,
+        card_sha256=source.card_sha256,
+        alpha=plan.alpha,
+        seed=plan.seed,
+        replicates=plan.replicates,
+        swaps=plan.swaps,
+        looks=plan.looks,
+        family=len(declared),
+        data_licences=tuple(sorted({run.source.data_licence for run in runs})),
+        profiles=tuple(sorted({run.source.profile for run in runs})),
+        patients=truth.patient_count,
+        configurations=tuple(_summary(arm, truth.positive_patients, plan) for arm in arms.values()),
+        pairs=tuple(pairs),
+    )
+
+
+def arms_of(runs: Sequence[ScoredRun]) -> dict[str, Arm]:
+    """Configurations by name, in the order of the runs."""
+    return {
+        name: Arm(members, by_patient(members[0].truth, [run.outcome for run in members]))
+        for name, members in group_by_configuration(runs).items()
+    }
+
+
+def compared(a: Arm, b: Arm, metric: Metric, design: Pairing, positive: BoolArray) -> Compared:
+    """Estimate and test a − b for new runs and cases.
+
+    Parameters
+    ----------
+    positive
+        Whether a patient has a positive case, shape (patients,).
+    """
+    of_a, of_b = a.metrics[metric], b.metrics[metric]
+    if not np.isfinite([*of_a.values, *of_b.values]).all():
+        return Compared(None, None, f"{METRIC_NAMES[metric]} is undefined on this test set")
+    if design.reason is not None:
+        return Compared(float(of_a.values.mean() - of_b.values.mean()), None, design.reason)
+    estimate = float(of_a.values[list(design.a)].mean() - of_b.values[list(design.b)].mean())
+    for arm in (a, b):
+        if arm.is_single and not arm.is_fixed:
+            return Compared(estimate, None, f"of {arm.name} a single run was scored: how much runs vary is not known")
+    if design.pairs:
+        test = paired(of_a, of_b, positive, design.pairs)
+    else:
+        test = nested(chosen(of_a, design.a), chosen(of_b, design.b), positive, fixed=(a.is_fixed, b.is_fixed))
+    return Compared(estimate, test, None if test else "nothing varies between runs or between cases")
+
+
+def chosen(arm: MetricByPatient, runs: Sequence[int]) -> MetricByPatient:
+    """Some of an arm's runs, by index."""
+    return MetricByPatient(arm.values[list(runs)], arm.influence[list(runs)])
+
+
+def interval_of(test: DifferenceTest, level: float) -> Interval:
+    """The interval of a difference as a record."""
+    low, high = test.interval(level)
+    return Interval(low=low, high=high, level=level)
+
+
+def interval_of_mean(arm: MetricByPatient, positive: BoolArray, *, fixed: bool, level: float) -> Interval | None:
+    """The interval of one configuration's mean, on the logit scale, so that it stays within 0 and 1."""
+    found = mean_of(arm, positive, fixed=fixed) if np.isfinite(arm.values).all() else None
+    if found is None or not 0 < found.estimate < 1:
+        return None
+    low, high = found.logit_interval(level)
+    return Interval(low=low, high=high, level=level)
+
+
+def _swaps(
+    truth: TestSet, plan: Analysis, arms: tuple[Sequence[ScoredRun], Sequence[ScoredRun]]
+) -> dict[Metric, PermutationResult]:
+    a, b = ([run.outcome for run in arm] for arm in arms)
+    return case_swap_tests(truth, a, b, draws=plan.swaps, seed=plan.seed)
+
+
+def _judge_metric(study: Study, metric: Metric, declared: Sequence[tuple[str, str]]) -> list[PairVerdict]:
+    plan, arms, positive = study.plan, study.arms, study.positive
+    designs = [pairing(arms[a].runs, arms[b].runs) for a, b in declared]
+    found = [
+        compared(arms[a], arms[b], metric, design, positive) for (a, b), design in zip(declared, designs, strict=True)
+    ]
+    margin = plan.margin.get(metric)
+    tests = [each.test for each in found]
+    p_holm = holm([test.p if test else None for test in tests])
+    equivalent = _equivalence(tests, margin, plan)
+    inferior = _non_inferiority(tests, margin, plan)
+    levels = _run_levels(metric, plan, declared, arms)
+    verdicts = []
+    for number, (a, b) in enumerate(declared):
+        estimate, test, reason = found[number]
+        alpha = plan.level_at([len(arms[name].runs) for name in (a, b) if not arms[name].is_fixed])
+        equivalence = equivalent[number]
+        shown = equivalence is not None and equivalence.shown
+        code = decide(estimate=estimate, p_holm=p_holm[number], alpha=alpha, equivalent=shown)
+        networks = _networks(study, a, b, metric) if designs[number].reason is None else None
+        verdicts.append(
+            PairVerdict(
+                a=a,
+                b=b,
+                metric=metric,
+                estimate=estimate,
+                interval=interval_of(test, 1 - plan.alpha) if test else None,
+                p=test.p if test else None,
+                p_holm=p_holm[number],
+                alpha=alpha,
+                runs_and_cases=_described(test, arms[a], arms[b], designs[number], positive) if test else None,
+                reason=reason,
+                networks=networks,
+                run_level=levels[number],
+                equivalence=equivalence,
+                non_inferiority=inferior[number],
+                ensemble=_claimed_ensemble(arms[a], arms[b]),
+                controls=(),
+                code=code,
+                sentence=_not_compared(a, b, metric, reason, networks, plan.alpha)
+                or sentence(code, a=a, b=b, metric=metric, margin=margin, equivalent=shown),
+            )
+        )
+    return verdicts
+
+
+def _not_compared(
+    a: str, b: str, metric: Metric, reason: str | None, networks: Networks | None, alpha: float
+) -> str | None:
+    """The sentence where new runs are not asked about."""
+    if reason is None:
+        return None
+    if networks is None:
+        return NOT_TESTED.format(metric=METRIC_NAMES[metric], a=a, b=b, reason=reason)
+    differ = "differ on new cases" if networks.p <= alpha else "are not shown to differ on new cases"
+    return TWO_NETWORKS.format(metric=METRIC_NAMES[metric], a=a, b=b, differ=differ)
+
+
+def _run_levels(
+    metric: Metric, plan: Analysis, declared: Sequence[tuple[str, str]], arms: Mapping[str, Arm]
+) -> list[RunLevel]:
+    levels = [run_level(metric, arms[a].runs, arms[b].runs, plan) for a, b in declared]
+    adjusted = holm([level.p for level in levels])
+    found = []
+    for (a, b), level, p_holm in zip(declared, levels, adjusted, strict=True):
+        whole = level.model_copy(update={"p_holm": p_holm})
+        found.append(whole.model_copy(update={"sentence": describe(whole, metric, arms[a].runs, arms[b].runs)}))
+    return found
+
+
+def _described(test: DifferenceTest, a: Arm, b: Arm, design: Pairing, positive: BoolArray) -> RunsAndCases:
+    runs = (len(design.a), len(design.b))
+    kinds = (int(positive.sum()), int((~positive).sum()))
+    approximate = None
+    if min(kinds) < FEW_CASES:
+        kind = "positive" if kinds[0] < kinds[1] else "negative"
+        approximate = f"there are fewer than {FEW_CASES} {kind} patients"
+    elif not design.pairs and not a.is_fixed and not b.is_fixed:
+        fewest, most = sorted(runs)
+        if fewest < FEW_RUNS and most > UNEQUAL * fewest:
+            approximate = f"{fewest} runs are compared with {most}"
+    return RunsAndCases(
+        design=design.design,
+        runs=runs,
+        variance_of_runs=test.variance_of_runs,
+        variance_of_cases=test.variance_of_cases,
+        degrees_of_freedom=test.degrees_of_freedom,
+        note=design.note,
+        approximate=approximate,
+    )
+
+
+def _networks(study: Study, a: str, b: str, metric: Metric) -> Networks | None:
+    swapped = study.swaps.get((a, b), {}).get(metric)
+    of_a, of_b = (study.arms[name].metrics[metric] for name in (a, b))
+    test = nested(of_a, of_b, study.positive, fixed=(True, True)) if swapped else None
+    if test is None or swapped is None:
+        return None
+    return Networks(
+        p=test.p,
+        interval=interval_of(test, 1 - study.plan.alpha),
+        p_of_swaps=swapped.p,
+        p_interval=swapped.p_interval,
+        exact=swapped.exact,
+        swaps=None if swapped.exact else swapped.arrangements,
+    )
+
+
+def _equivalence(
+    tests: Sequence[DifferenceTest | None], margin: float | None, plan: Analysis
+) -> list[Equivalence | None]:
+    if margin is None:
+        return [None] * len(tests)
+    p_values = [test.p_not_equivalent(margin) if test else None for test in tests]
+    return [
+        Equivalence(
+            margin=margin,
+            interval=interval_of(test, 1 - 2 * plan.alpha),
+            p=p,
+            p_holm=p_holm,
+            shown=p_holm is not None and p_holm <= plan.alpha,
+        )
+        if test is not None and p is not None
+        else None
+        for test, p, p_holm in zip(tests, p_values, holm(p_values), strict=True)
+    ]
+
+
+def _non_inferiority(
+    tests: Sequence[DifferenceTest | None], margin: float | None, plan: Analysis
+) -> list[NonInferiority | None]:
+    if margin is None:
+        return [None] * len(tests)
+    of_a = [test.p_not_above(-margin) if test else None for test in tests]
+    of_b = [test.p_not_below(margin) if test else None for test in tests]
+    adjusted = holm([*of_a, *of_b], most_true=len(tests) - tests.count(None))
+    found: list[NonInferiority | None] = []
+    for number, (test, p_of_a, p_of_b) in enumerate(zip(tests, of_a, of_b, strict=True)):
+        if test is None or p_of_a is None or p_of_b is None:
+            found.append(None)
+            continue
+        p_holm_of_a, p_holm_of_b = adjusted[number], adjusted[len(tests) + number]
+        found.append(
+            NonInferiority(
+                margin=margin,
+                interval=interval_of(test, 1 - 2 * plan.alpha),
+                p_of_a=p_of_a,
+                p_of_b=p_of_b,
+                p_holm_of_a=p_holm_of_a,
+                p_holm_of_b=p_holm_of_b,
+                a_not_inferior=p_holm_of_a is not None and p_holm_of_a <= plan.alpha,
+                b_not_inferior=p_holm_of_b is not None and p_holm_of_b <= plan.alpha,
+            )
+        )
+    return found
+
+
+def _summary(arm: Arm, positive: BoolArray, plan: Analysis) -> ConfigurationSummary:
+    first = arm.runs[0]
+    kind: Kind = "baseline" if first.is_baseline else "ensemble" if first.is_ensemble else "configuration"
+    keys = first.strict.lesion_sensitivity_at_fp
+    return ConfigurationSummary(
+        name=arm.name,
+        kind=kind,
+        runs=len(arm.runs),
+        cases=first.strict.cases,
+        positive_cases=first.strict.positive_cases,
+        lesions=first.strict.lesions,
+        missing=sum(run.strict.missing for run in arm.runs),
+        candidate_free_cases=sum(run.candidate_free_cases for run in arm.runs),
+        trained_on={run.name: 0 if run.is_baseline else run.trained_on for run in arm.runs},
+        metrics={metric: _metric_summary(metric, arm, positive, plan) for metric in METRICS},
+        lesion_sensitivity_at_fp={
+            key: _mean([run.strict.lesion_sensitivity_at_fp.get(key) for run in arm.runs]) for key in keys
+        },
+    )
+
+
+def _metric_summary(metric: Metric, arm: Arm, positive: BoolArray, plan: Analysis) -> MetricSummary:
+    values = run_values(arm.runs, metric)
+    mean = _mean(values)
+    defined = [value for value in values if value is not None]
+    return MetricSummary(
+        mean=mean,
+        sd=float(np.std(defined, ddof=1)) if mean is not None and len(defined) > 1 else None,
+        interval=interval_of_mean(arm.metrics[metric], positive, fixed=arm.is_single, level=1 - plan.alpha),
+        runs={run.name: value for run, value in zip(arm.runs, values, strict=True)},
+        picai_mean=_mean([getattr(run.picai, metric) for run in arm.runs]),
+        reason=None if mean is not None else arm.runs[0].strict.reason,
+    )
+
+
+def _claimed_ensemble(a: Arm, b: Arm) -> str | None:
+    """The ensemble that a comparison makes a claim about: the one side that mixes configurations."""
+    if a.runs[0].is_control or b.runs[0].is_control:
+        return None
+    mixed = [arm.name for arm in (a, b) if arm.runs[0].is_ensemble]
+    return mixed[0] if len(mixed) == 1 else None
+
+
+def _controls(study: Study, pair: PairVerdict, judged: Sequence[PairVerdict]) -> tuple[Control, ...]:
+    """Every control with as many runs as the ensemble that the pair makes a claim about."""
+    if pair.ensemble is None:
+        return ()
+    ensemble = study.arms[pair.ensemble]
+    size = {len(run.source.runs) for run in ensemble.runs}
+    found = []
+    for name, arm in study.arms.items():
+        if not arm.runs[0].is_control or {len(run.source.runs) for run in arm.runs} != size:
+            continue
+        estimate, test, _ = compared(ensemble, arm, pair.metric, pairing(ensemble.runs, arm.runs), study.positive)
+        found.append(
+            Control(
+                control=name,
+                estimate=estimate,
+                interval=interval_of(test, 1 - study.plan.alpha) if test else None,
+                code=_code_of(judged, pair.ensemble, name),
+            )
+        )
+    return tuple(found)
+
+
+def _code_of(judged: Sequence[PairVerdict], first: str, second: str) -> Code | None:
+    """A comparison's code, seen from the first; None where it was not made."""
+    turned: Mapping[Code, Code] = {"better": "worse", "worse": "better"}
+    for pair in judged:
+        if (pair.a, pair.b) == (first, second):
+            return pair.code
+        if (pair.a, pair.b) == (second, first):
+            return turned.get(pair.code, pair.code)
+    return None
+
+
+def _mean(values: Sequence[float | None]) -> float | None:
+    defined = [value for value in values if value is not None]
+    return math.fsum(defined) / len(defined) if defined and len(defined) == len(values) else None

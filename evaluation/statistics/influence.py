@@ -1,0 +1,89 @@
+"""What each patient's weight changes in a metric of a run: the infinitesimal jackknife.
+
+The squares of the influences sum to the metric's variance by cases; their products over two runs to the covariance. For
+AUROC and one case per patient these are DeLong's (Biometrics 1988).
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from evaluation.metrics.outcomes import FloatArray, Outcome, TestSet, last_of_ties, weighted_ap, weighted_auroc
+from evaluation.metrics.placements import placements
+from evaluation.statistics.analysis_file import Metric
+
+
+@dataclass(frozen=True)
+class MetricByPatient:
+    """A metric of some runs, and what each patient's weight would change in it."""
+
+    values: FloatArray  # (runs,)
+    influence: FloatArray  # (runs, patients); their squares sum to the metric's variance by cases
+
+
+def by_patient(truth: TestSet, outcomes: Sequence[Outcome]) -> Mapping[Metric, MetricByPatient]:
+    """Each metric of some runs with the patients' influence; NaN where the truth leaves it undefined."""
+    one = np.ones((1, len(truth.case_ids)))
+    auroc = MetricByPatient(
+        np.array([weighted_auroc(truth, outcome.likelihood, one)[0] for outcome in outcomes]),
+        np.stack([auroc_influence(truth, outcome.likelihood) for outcome in outcomes]),
+    )
+    ap = MetricByPatient(
+        np.array([weighted_ap(truth, outcome, one)[0] for outcome in outcomes]),
+        np.stack([ap_influence(truth, outcome) for outcome in outcomes]),
+    )
+    score = MetricByPatient((auroc.values + ap.values) / 2, (auroc.influence + ap.influence) / 2)
+    return {"auroc": auroc, "ap": ap, "score": score}
+
+
+def auroc_influence(truth: TestSet, likelihood: FloatArray) -> FloatArray:
+    """Derivative of AUROC by each patient's weight, shape (patients,); each class n/(n − 1) as in DeLong's variance."""
+    positive = truth.positive
+    ones, zeros = truth.positive_count, len(truth.case_ids) - truth.positive_count
+    if not ones or not zeros:
+        return np.full(truth.patient_count, np.nan)
+    placement = placements(positive, likelihood)
+    area = placement[positive].mean()
+    count = np.where(positive, ones, zeros)
+    of_cases = (placement - area) / count * np.sqrt(count / np.maximum(1, count - 1))
+    return _by_patient(truth, of_cases)
+
+
+def ap_influence(truth: TestSet, outcome: Outcome) -> FloatArray:
+    """Derivative of AP by each patient's weight, shape (patients,), times √(n/(n − 1)) for n patients with a lesion.
+
+    With AP = (1/L) Σ ΔTP(t) · TP(t)/N(t) a candidate at the confidence t adds ``[hit] · precision(t)`` and, at every
+    confidence u ≤ t, ``ΔTP(u) ([hit] − precision(u)) / N(u)``; a lesion takes AP/L.
+    """
+    lesions = truth.lesion_count
+    if not lesions:
+        return np.full(truth.patient_count, np.nan)
+    of_cases = -weighted_ap(truth, outcome, np.ones((1, len(truth.case_ids))))[0] * truth.lesions / lesions
+    if outcome.confidence.size:
+        order = np.argsort(-outcome.confidence, kind="stable")
+        confidence, hit = outcome.confidence[order], outcome.hit[order]
+        last = last_of_ties(confidence)
+        hits, candidates = np.cumsum(hit)[last], last + 1
+        gained = np.diff(hits, prepend=0)
+        precision = hits / candidates
+        of_hits = np.cumsum((gained / candidates)[::-1])[::-1]
+        of_all = np.cumsum((gained * precision / candidates)[::-1])[::-1]
+        group = np.repeat(np.arange(last.size), np.diff(last, prepend=-1))
+        added = hit * (precision[group] + of_hits[group]) - of_all[group]
+        of_cases += np.bincount(outcome.candidate_case[order], added, minlength=of_cases.size) / lesions
+    ill = np.unique(truth.patients[truth.lesions > 0]).size
+    return _by_patient(truth, of_cases) * math.sqrt(ill / max(1, ill - 1))
+
+
+def own_variance_by_cases(influence: FloatArray) -> float:
+    """Variance by cases of one run less the covariance of two runs: what each run sees of the cases in its own way."""
+    runs = len(influence)
+    if runs < 2:
+        return 0.0
+    return float(((influence - influence.mean(axis=0)) ** 2).sum()) / (runs - 1)
+
+
+def _by_patient(truth: TestSet, of_cases: FloatArray) -> FloatArray:
+    return np.asarray(np.bincount(truth.patients, of_cases, minlength=truth.patient_count), dtype=np.float64)
