@@ -145,6 +145,8 @@ def _plan(options: argparse.Namespace) -> None:
         shown.add_row(*map(Text, row))
     console.print(shown)
     _say(console, table.note)
+    if table.answer:
+        _say(console, table.answer)
 
 
 class _Bar:

@@ -36,6 +36,9 @@ from evaluation.statistics.analysis_file import Metric, read_analysis
 from evaluation.statistics.influence import MetricByPatient, by_patient, own_variance_by_cases
 from evaluation.statistics.verdict import METRIC_NAMES
 
+_HEADINGS = ("test set", "new data", "covered", "one run")
+"""Of :data:`evaluation.planning.simulation.RATES`."""
+
 _log = logging.getLogger(__name__)
 
 
@@ -47,6 +50,8 @@ class Table:
     header: Sequence[str]
     rows: Sequence[Sequence[str]]
     note: str
+    answer: str = ""
+    """The last line."""
 
 
 class Share(Frozen):
@@ -161,7 +166,7 @@ def plan_power(
         f"{' '.join(meaning[name] for name in names)} {_assumed(settings)}"
     )
     title = f"Power to show {goal} in {METRIC_NAMES[settings.metric]}"
-    return record, Table(title, ["runs", "cases", *names], rows, f"{note}\n{sentence}")
+    return record, Table(title, ["runs", "cases", *names], rows, note, sentence)
 
 
 def plan_errors(
@@ -190,10 +195,11 @@ def plan_errors(
     designs, rows = [], []
     for n, m in _grid(runs, cases):
         errors = {}
+        rows.append([f"{n} runs, {m} cases", *("" for _ in RATES)])
         for name in SCENARIOS:
             asked = scenario(replace(settings, runs=n, cases=m), name)
             errors[name] = error_rates(asked, studies=studies, alpha=alpha, seed=seed, workers=workers)
-            rows.append([name, str(n), str(m), *(f"{100 * errors[name][rate].value:.1f}" for rate in RATES)])
+            rows.append([name, *(f"{100 * errors[name][rate].value:.1f}" for rate in RATES)])
         designs.append(
             Design(runs=n, cases=m, shown={}, errors={name: _shares(rates) for name, rates in errors.items()})
         )
@@ -227,12 +233,13 @@ def plan_errors(
         sentence=sentence,
     )
     note = (
-        f"Per cent of {studies} studies (± {100 * 1.96 * math.sqrt(alpha * (1 - alpha) / studies):.1f} by the chance of "
-        f"simulation), α = {alpha:g}. Other methods that are equally good do differ on this test set. Single runs: one "
-        f"run of each configuration, taken for the method. {_assumed(settings)}"
+        f"{studies} studies each (± {100 * 1.96 * math.sqrt(alpha * (1 - alpha) / studies):.1f} by the chance of "
+        f"simulation), α = {alpha:g}. Test set: the runs rank differently on it, as those of other methods do although "
+        "these are equally good. New data: a difference is shown for new runs and new cases. Covered: its interval holds "
+        f"0. One run: of each configuration, taken for the method. {_assumed(settings)}"
     )
-    header = ["nothing differs", "runs", "cases", *RATES]
-    return record, Table(f"Errors by {METRIC_NAMES[settings.metric]}", header, rows, f"{note}\n{sentence}")
+    header = ["nothing differs", *_HEADINGS]
+    return record, Table(f"Errors by {METRIC_NAMES[settings.metric]}, per cent", header, rows, note, sentence)
 
 
 def _grid(runs: Sequence[int], cases: Sequence[int]) -> list[tuple[int, int]]:
@@ -250,8 +257,8 @@ def _answer(designs: Sequence[Design], asked: str, goal: str, target: float) -> 
         )
     best = max(designs, key=lambda each: each.shown[asked].share)
     return (
-        f"None of these designs shows {goal} with {100 * target:.0f} % power; the best, {best.runs} runs on {best.cases} "
-        f"cases, reaches {100 * best.shown[asked].share:.0f} %."
+        f"None of these designs shows {goal} with {100 * target:.0f} % power; the best, {best.runs} runs on "
+        f"{best.cases} cases, reaches {100 * best.shown[asked].share:.0f} %."
     )
 
 
@@ -283,7 +290,7 @@ def plan_looks(scores: Sequence[Path], analysis: Path) -> tuple[InterimResult, T
         f"{found.alpha_here:.4g}, of the last one {found.alpha_at_the_end:.4g}.{_cannot_stop(found.cannot_stop)}"
     )
     header = ["comparison", "metric", "runs", "difference", "p", "Holm", "best p at the end", "state"]
-    return found, Table("Looks at a running campaign", header, rows, f"{note}\n{found.sentence}")
+    return found, Table("Looks at a running campaign", header, rows, note, found.sentence)
 
 
 def plan_looks_by_simulation(

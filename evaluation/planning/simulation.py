@@ -23,11 +23,11 @@ from scipy.stats import beta
 
 from evaluation.metrics.outcomes import BoolArray, FloatArray, IntArray
 from evaluation.metrics.placements import placements
+from evaluation.statistics.adjustment import holm
 from evaluation.statistics.analysis_file import Metric
-from evaluation.statistics.resampling import stream
 from evaluation.statistics.influence import MetricByPatient
 from evaluation.statistics.parallel import each_of
-from evaluation.statistics.adjustment import holm
+from evaluation.statistics.resampling import stream
 from evaluation.statistics.run_permutation import order_test
 from evaluation.statistics.runs_and_cases import DifferenceTest, nested, paired
 

@@ -235,7 +235,7 @@ def _judge_metric(study: Study, metric: Metric, declared: Sequence[tuple[str, st
                 ensemble=_claimed_ensemble(arms[a], arms[b]),
                 controls=(),
                 code=code,
-                sentence=_not_compared(a, b, metric, reason, networks, plan.alpha)
+                sentence=_not_compared(a, b, metric, reason=reason, networks=networks, alpha=plan.alpha)
                 or sentence(code, a=a, b=b, metric=metric, margin=margin, equivalent=shown),
             )
         )
@@ -243,7 +243,7 @@ def _judge_metric(study: Study, metric: Metric, declared: Sequence[tuple[str, st
 
 
 def _not_compared(
-    a: str, b: str, metric: Metric, reason: str | None, networks: Networks | None, alpha: float
+    a: str, b: str, metric: Metric, *, reason: str | None, networks: Networks | None, alpha: float
 ) -> str | None:
     """The sentence where new runs are not asked about."""
     if reason is None:
