@@ -116,10 +116,18 @@ def _index(options: argparse.Namespace) -> None:
 
 
 def _compare(options: argparse.Namespace) -> None:
-    from evaluation.compare import compare  # noqa: PLC0415  (brings matplotlib, which scoring does not need)
+    from evaluation.compare import compare, compare_table  # noqa: PLC0415  (brings matplotlib, which scoring does not need)
 
     if (options.archive is None) != (options.predictions is None):
         raise UsageError("compare", expected="--archive and --predictions together, or neither")
+    if options.runs is not None:
+        needs_cases = ("marksheet", "patients", "few_patients", "archive", "predictions")
+        unused = [name for name in needs_cases if getattr(options, name)]
+        if unused:
+            option = f"--{unused[0].replace('_', '-')}"
+            raise UsageError("compare --runs", expected="options that a table of runs has a use for", found=option)
+        compare_table(options.runs, options.output, analysis=options.analysis)
+        return
     compare(
         options.scores,
         options.output,
@@ -303,8 +311,13 @@ def _parser() -> argparse.ArgumentParser:
 
     comparing = commands.add_parser("compare", help="compare scored runs: verdict, report, figures")
     comparing.set_defaults(command=_compare)
-    comparing.add_argument(
-        "--scores", type=Path, nargs="+", required=True, help="folders that score wrote, or that hold such"
+    compared = comparing.add_mutually_exclusive_group(required=True)
+    compared.add_argument("--scores", type=Path, nargs="+", help="folders that score wrote, or that hold such")
+    compared.add_argument(
+        "--runs",
+        type=Path,
+        metavar="CSV",
+        help="a table of runs without cases (configuration, fold, restart, auroc, ap), as a paper gives it",
     )
     comparing.add_argument("--output", type=Path, required=True, help="gets verdict.json, report.html, figures, tables")
     comparing.add_argument("--analysis", type=Path, help="what was declared before scoring; without it: exploratory")

@@ -14,11 +14,12 @@ from contract.files import sha256_file, sha256_json
 from contract.outputs import Output, require_apart
 from contract.records import write_record
 from evaluation.metrics.outcomes import TestSet, require_patients
-from evaluation.metrics.scored_runs import ScoredRun, group_by_configuration, read_scored_runs
+from evaluation.metrics.scored_runs import group_by_configuration, read_scored_runs
 from evaluation.report.missed_lesions import find_misses
 from evaluation.report.page import REPORT_FILES, write_report
 from evaluation.statistics.analysis_file import EXPLORATORY, Analysis, read_analysis
-from evaluation.statistics.comparison import arms_of, judge
+from evaluation.statistics.comparison import arms_of, judge, judge_table
+from evaluation.statistics.runs_table import read_runs_table
 from evaluation.statistics.subgroups import Groups, judge_subgroups, read_groups
 
 MOST_CONFIGURATIONS = 12
@@ -96,6 +97,42 @@ def compare(
     _log.info("%s", output / "report.html")
 
 
+def compare_table(table: Path, output: Path, *, analysis: Path | None) -> None:
+    """Compare the runs of a table (:mod:`evaluation.statistics.runs_table`) on its test set, and write the same files.
+
+    Raises
+    ------
+    OncoduetError
+        As :func:`evaluation.statistics.runs_table.read_runs_table`; also for faults in the analysis file, for another
+        number of configurations than 2 to 12, for more than 20 runs of one, and for an output that holds files of other
+        origin under the same names. Nothing is written.
+    """
+    require_apart(output, runs=table, analysis=analysis)
+    plan = read_analysis(analysis) if analysis else EXPLORATORY
+    runs = read_runs_table(table)
+    by_configuration = {name: arm.runs for name, arm in runs["auroc"].items()}
+    place = Output(
+        output, "evaluation compare", ["verdict.json", *REPORT_FILES], identity={"runs": "table"}, record="verdict.json"
+    )
+    place.check()
+    _require_legible([table], by_configuration)
+    if plan.subgroups:
+        raise OncoduetError(
+            analysis, expected="no subgroups, since a table of runs holds no cases", found=plan.subgroups[0]
+        )
+    verdict = judge_table(
+        runs,
+        plan,
+        plan.pairs(list(by_configuration), analysis),
+        analysis=sha256_file(analysis) if analysis else "exploratory",
+        parents={"runs": sha256_file(table)},
+    )
+    with place.staged() as stage:
+        write_record(stage / "verdict.json", verdict)
+        write_report(stage, verdict, [])
+    _log.info("%s", output / "report.html")
+
+
 def _place(output: Path, truth: TestSet) -> Output:
     """Of one test set: more runs, or another analysis, take the place of the last comparison."""
     cases = sha256_json(dict(zip(truth.case_ids, truth.lesions.tolist(), strict=True)))
@@ -103,7 +140,7 @@ def _place(output: Path, truth: TestSet) -> Output:
     return Output(output, "evaluation compare", files, identity={"cases": cases}, record="verdict.json")
 
 
-def _require_legible(scores: Sequence[Path], groups: Mapping[str, Sequence[ScoredRun]]) -> None:
+def _require_legible(scores: Sequence[Path], groups: Mapping[str, Sequence[object]]) -> None:
     where = ", ".join(map(str, scores[:3])) + (f" and {len(scores) - 3} more" if len(scores) > 3 else "")
     if not 2 <= len(groups) <= MOST_CONFIGURATIONS:
         raise OncoduetError(

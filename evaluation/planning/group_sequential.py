@@ -22,7 +22,7 @@ from evaluation.statistics.adjustment import holm
 from evaluation.statistics.analysis_file import Analysis, Metric
 from evaluation.statistics.boundaries import nominal_levels
 from evaluation.statistics.resampling import stream
-from evaluation.statistics.run_level import run_level, run_values
+from evaluation.statistics.run_level import no_exchange, run_level, values_of
 from evaluation.statistics.run_permutation import order_test, smallest_order_p
 from evaluation.statistics.verdict import METRIC_NAMES
 
@@ -150,12 +150,12 @@ def _compare(
     here: float,
     last: float,
 ) -> list[InterimComparison]:
-    levels = [run_level(metric, groups[a], groups[b], plan) for a, b in declared]
+    of = {name: values_of(runs, metric) for name, runs in groups.items()}
+    levels = [run_level(metric, of[a], of[b], plan, reason=no_exchange(groups[a], groups[b])) for a, b in declared]
     adjusted = holm([level.p for level in levels])
     found = []
     for (a, b), level, p_holm in zip(declared, levels, adjusted, strict=True):
-        values = [run_values(groups[name], metric) for name in (a, b)]
-        defined = [[value for value in arm if value is not None] for arm in values]
+        defined = [of[name].defined for name in (a, b)]
         means = [float(np.mean(arm)) if arm else None for arm in defined]
         best = None if level.reason is not None else _best_p(groups[a], groups[b], defined, plan.looks[-1])
         state: State = "open"

@@ -235,8 +235,8 @@ def plan_errors(
     note = (
         f"{studies} studies each (± {100 * 1.96 * math.sqrt(alpha * (1 - alpha) / studies):.1f} by the chance of "
         f"simulation), α = {alpha:g}. Test set: the runs rank differently on it, as those of other methods do although "
-        "these are equally good. New data: a difference is shown for new runs and new cases. Covered: its interval holds "
-        f"0. One run: of each configuration, taken for the method. {_assumed(settings)}"
+        "these are equally good. New data: a difference is shown for new runs and new cases. Covered: its interval "
+        f"holds 0. One run: of each configuration, taken for the method. {_assumed(settings)}"
     )
     header = ["nothing differs", *_HEADINGS]
     return record, Table(f"Errors by {METRIC_NAMES[settings.metric]}, per cent", header, rows, note, sentence)

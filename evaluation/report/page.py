@@ -93,7 +93,8 @@ def write_report(folder: Path, verdict: Verdict, runs: Sequence[ScoredRun], miss
         misses=describe_misses(misses) if misses else "",
         pictures=base64.b64encode(pictures).decode(),
         level=f"{100 * (1 - verdict.alpha):g}",
-        prevalence=f"{100 * first.positive_cases / first.cases:.0f}",
+        has_cases=bool(runs),
+        prevalence=f"{100 * (first.positive_cases or 0) / (first.cases or 1):.0f}",
         crowded=len(verdict.configurations) > MANY,
         trained=[each.name for each in verdict.configurations if each.runs > 1],
         colours={name: look.css for name, look in styles(verdict.configurations).items()},
@@ -156,7 +157,7 @@ def notes(verdict: Verdict) -> list[str]:
     found += _notes_on_comparisons(verdict)
     if verdict.subgroups_left_out:
         found.append(f"Not judged of the declared subgroups: {'; '.join(verdict.subgroups_left_out)}.")
-    missing = sum(each.missing for each in verdict.configurations)
+    missing = sum(each.missing or 0 for each in verdict.configurations)
     if missing:
         found.append(f"{missing} missing {_plural('prediction', missing)} counted as likelihood 0 without candidates.")
     undefined = [

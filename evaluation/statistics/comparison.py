@@ -20,7 +20,7 @@ from evaluation.statistics.case_permutation import case_swap_tests
 from evaluation.statistics.influence import MetricByPatient, by_patient
 from evaluation.statistics.pairing import Pairing, pairing
 from evaluation.statistics.parallel import each_of
-from evaluation.statistics.run_level import describe, run_level, run_values
+from evaluation.statistics.run_level import RunValues, describe, no_exchange, run_level, values_of
 from evaluation.statistics.run_permutation import PermutationResult
 from evaluation.statistics.runs_and_cases import DifferenceTest, mean_of, nested, paired
 from evaluation.statistics.verdict import (
@@ -43,6 +43,8 @@ from evaluation.statistics.verdict import (
     decide,
     sentence,
 )
+
+NO_CASES = "a table of runs holds no cases, so new cases cannot be asked about"
 
 FEW_CASES = 20
 """Positive or negative patients below which p is called approximate."""
@@ -137,6 +139,88 @@ def judge(
     )
 
 
+def judge_table(
+    table: Mapping[Metric, Mapping[str, RunValues]],
+    plan: Analysis,
+    declared: Sequence[tuple[str, str]],
+    *,
+    analysis: str,
+    parents: Mapping[str, str],
+) -> Verdict:
+    """Judge a table of runs, which holds no cases: by the run level alone, metrics that it lacks left out."""
+    given = [metric for metric in plan.metrics if all(arm.defined for arm in table[metric].values())]
+    pairs = []
+    for metric in given:
+        levels = run_levels(metric, plan, declared, table[metric], [None] * len(declared))
+        for (a, b), level in zip(declared, levels, strict=True):
+            means = [_mean(table[metric][name].values) for name in (a, b)]
+            pairs.append(
+                PairVerdict(
+                    a=a,
+                    b=b,
+                    metric=metric,
+                    estimate=None if means[0] is None or means[1] is None else means[0] - means[1],
+                    interval=None,
+                    p=None,
+                    p_holm=None,
+                    alpha=level.alpha,
+                    runs_and_cases=None,
+                    reason=NO_CASES,
+                    networks=None,
+                    run_level=level,
+                    equivalence=None,
+                    non_inferiority=None,
+                    ensemble=None,
+                    controls=(),
+                    code="undecided",
+                    sentence=NOT_TESTED.format(metric=METRIC_NAMES[metric], a=a, b=b, reason=NO_CASES),
+                )
+            )
+    return Verdict(
+        parents=parents,
+        analysis=analysis,
+        analysis_name=plan.name,
+        card=None,
+        card_sha256=None,
+        alpha=plan.alpha,
+        seed=plan.seed,
+        replicates=plan.replicates,
+        swaps=plan.swaps,
+        looks=plan.looks,
+        family=len(declared),
+        data_licences=(),
+        profiles=(),
+        patients=None,
+        configurations=tuple(_table_summary(name, table) for name in table["auroc"]),
+        pairs=tuple(pairs),
+    )
+
+
+def _table_summary(name: str, table: Mapping[Metric, Mapping[str, RunValues]]) -> ConfigurationSummary:
+    return ConfigurationSummary(
+        name=name,
+        kind="configuration",
+        runs=len(table["auroc"][name].runs),
+        cases=None,
+        positive_cases=None,
+        lesions=None,
+        missing=None,
+        candidate_free_cases=None,
+        metrics={
+            metric: MetricSummary(
+                mean=_mean(arms[name].values),
+                sd=float(np.std(arms[name].defined, ddof=1)) if arms[name].defined else None,
+                interval=None,
+                runs=dict(zip(arms[name].runs, arms[name].values, strict=True)),
+                picai_mean=None,
+                reason=None if arms[name].defined else "not in the table",
+            )
+            for metric, arms in table.items()
+        },
+        lesion_sensitivity_at_fp={},
+    )
+
+
 def arms_of(runs: Sequence[ScoredRun]) -> dict[str, Arm]:
     """Configurations by name, in the order of the runs."""
     return {
@@ -207,7 +291,13 @@ def _judge_metric(study: Study, metric: Metric, declared: Sequence[tuple[str, st
     p_holm = holm([test.p if test else None for test in tests])
     equivalent = _equivalence(tests, margin, plan)
     inferior = _non_inferiority(tests, margin, plan)
-    levels = _run_levels(metric, plan, declared, arms)
+    levels = run_levels(
+        metric,
+        plan,
+        declared,
+        {name: values_of(arm.runs, metric) for name, arm in arms.items()},
+        [no_exchange(arms[a].runs, arms[b].runs) for a, b in declared],
+    )
     verdicts = []
     for number, (a, b) in enumerate(declared):
         estimate, test, reason = found[number]
@@ -254,15 +344,31 @@ def _not_compared(
     return TWO_NETWORKS.format(metric=METRIC_NAMES[metric], a=a, b=b, differ=differ)
 
 
-def _run_levels(
-    metric: Metric, plan: Analysis, declared: Sequence[tuple[str, str]], arms: Mapping[str, Arm]
+def run_levels(
+    metric: Metric,
+    plan: Analysis,
+    declared: Sequence[tuple[str, str]],
+    values: Mapping[str, RunValues],
+    reasons: Sequence[str | None],
 ) -> list[RunLevel]:
-    levels = [run_level(metric, arms[a].runs, arms[b].runs, plan) for a, b in declared]
+    """The run level of every declared pair, after Holm's adjustment, with its sentence.
+
+    Parameters
+    ----------
+    values
+        By configuration.
+    reasons
+        Why a pair's design forbids the test; None where it does not.
+    """
+    levels = [
+        run_level(metric, values[a], values[b], plan, reason=reason)
+        for (a, b), reason in zip(declared, reasons, strict=True)
+    ]
     adjusted = holm([level.p for level in levels])
     found = []
     for (a, b), level, p_holm in zip(declared, levels, adjusted, strict=True):
         whole = level.model_copy(update={"p_holm": p_holm})
-        found.append(whole.model_copy(update={"sentence": describe(whole, metric, arms[a].runs, arms[b].runs)}))
+        found.append(whole.model_copy(update={"sentence": describe(whole, values[a], values[b])}))
     return found
 
 
@@ -375,7 +481,7 @@ def _summary(arm: Arm, positive: BoolArray, plan: Analysis) -> ConfigurationSumm
 
 
 def _metric_summary(metric: Metric, arm: Arm, positive: BoolArray, plan: Analysis) -> MetricSummary:
-    values = run_values(arm.runs, metric)
+    values = values_of(arm.runs, metric).values
     mean = _mean(values)
     defined = [value for value in values if value is not None]
     return MetricSummary(

@@ -6,32 +6,63 @@ runs. Such pairs have no run level, and the reason is kept.
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
 from evaluation.metrics.scored_runs import ScoredRun
 from evaluation.statistics.analysis_file import Analysis, Metric
-from evaluation.statistics.pairing import NO_COMMON_FOLD, known_folds, share_a_fold
+from evaluation.statistics.pairing import NO_COMMON_FOLD, known_folds
 from evaluation.statistics.run_permutation import mean_difference_test, order_test, smallest_order_p
-from evaluation.statistics.verdict import DISAGREE, NO_ORDER, ON_THIS_TEST_SET, RunLevel
-
-Runs = Sequence[ScoredRun]
+from evaluation.statistics.verdict import DISAGREE, METRIC_NAMES, NO_ORDER, ON_THIS_TEST_SET, RunLevel
 
 
-def run_level(metric: Metric, a: Runs, b: Runs, plan: Analysis) -> RunLevel:
-    """Test two configurations' runs, unless their design forbids it; ``p_holm`` and ``sentence`` are left open."""
-    alpha = plan.level_at([len(a), len(b)])
-    values = [run_values(arm, metric) for arm in (a, b)]
-    defined = [[value for value in arm if value is not None] for arm in values]
-    folds = _folds(a, b)
-    smallest = None
-    reason = no_exchange(a, b) or (None if share_a_fold(a, b) else NO_COMMON_FOLD)
-    if reason is None and any(len(arm) < len(all_of) for arm, all_of in zip(defined, values, strict=True)):
-        reason = f"{metric} is undefined on this test set"
-    if reason is None:
-        smallest = smallest_order_p(len(a), len(b), folds=folds)
-        if smallest == 1:
-            reason = "one run per configuration leaves nothing to shuffle"
+@dataclass(frozen=True)
+class RunValues:
+    """One metric of a configuration's runs."""
+
+    configuration: str
+    runs: Sequence[str]
+    """Names."""
+    values: Sequence[float | None]
+    """None where the metric is undefined."""
+    folds: Sequence[int]
+    """Of each run; empty where not all are known."""
+
+    @property
+    def defined(self) -> list[float]:
+        """The values that exist."""
+        return [value for value in self.values if value is not None]
+
+
+def values_of(runs: Sequence[ScoredRun], metric: Metric) -> RunValues:
+    """The strict metric of scored runs."""
+    return RunValues(
+        configuration=runs[0].source.configuration,
+        runs=tuple(run.name for run in runs),
+        values=tuple(getattr(run.strict, metric) for run in runs),
+        folds=known_folds(runs),
+    )
+
+
+def run_level(metric: Metric, a: RunValues, b: RunValues, plan: Analysis, *, reason: str | None = None) -> RunLevel:
+    """Test two configurations' runs; ``p_holm`` and ``sentence`` are left open.
+
+    Parameters
+    ----------
+    reason
+        Why their design forbids it, if it does (:func:`no_exchange`).
+    """
+    alpha = plan.level_at([len(a.runs), len(b.runs)])
+    if reason is None and a.folds and b.folds and not set(a.folds) & set(b.folds):
+        reason = NO_COMMON_FOLD
+    if reason is None and any(len(arm.defined) < len(arm.values) for arm in (a, b)):
+        reason = f"{METRIC_NAMES[metric]} is undefined on this test set"
+    several = bool(a.folds) and bool(b.folds) and len({*a.folds, *b.folds}) > 1
+    folds = (a.folds, b.folds) if reason is None and several else None
+    smallest = smallest_order_p(len(a.runs), len(b.runs), folds=folds) if reason is None else None
+    if smallest == 1:
+        reason = "one run per configuration leaves nothing to shuffle"
     if reason is not None:
         return RunLevel(
             p=None,
@@ -42,39 +73,38 @@ def run_level(metric: Metric, a: Runs, b: Runs, plan: Analysis) -> RunLevel:
             blocked_by_fold=False,
             reason=reason,
         )
-    tested = order_test(defined[0], defined[1], folds=folds)
-    turned = None if folds is None else (folds[1], folds[0])
+    tested = order_test(a.defined, b.defined, folds=folds)
+    turned = folds and (folds[1], folds[0])
     return RunLevel(
         p=tested.p,
         p_holm=None,
         p_one_sided={
-            a[0].source.configuration: order_test(defined[0], defined[1], folds=folds, alternative="greater").p,
-            b[0].source.configuration: order_test(defined[1], defined[0], folds=turned, alternative="greater").p,
+            a.configuration: order_test(a.defined, b.defined, folds=folds, alternative="greater").p,
+            b.configuration: order_test(b.defined, a.defined, folds=turned, alternative="greater").p,
         },
         probability_above=tested.statistic,
         smallest_attainable_p=smallest,
         alpha=alpha,
-        p_of_means=mean_difference_test(defined[0], defined[1], folds=folds, seed=plan.seed).p,
+        p_of_means=mean_difference_test(a.defined, b.defined, folds=folds, seed=plan.seed).p,
         blocked_by_fold=folds is not None,
         reason=None,
     )
 
 
-def describe(level: RunLevel, metric: Metric, a: Runs, b: Runs) -> str | None:
+def describe(level: RunLevel, a: RunValues, b: RunValues) -> str | None:
     """What the run level shows, in its own direction; where the means favour the other side, which run decides them."""
     if level.p_holm is None or level.probability_above is None:
         return None
     if level.p_holm > level.alpha or level.probability_above == 0.5:
         return NO_ORDER
     favoured, other = (a, b) if level.probability_above > 0.5 else (b, a)
-    names = {"favoured": favoured[0].source.configuration, "other": other[0].source.configuration}
-    means = [np.mean([value for value in run_values(arm, metric) if value is not None]) for arm in (favoured, other)]
-    if means[0] >= means[1]:
+    names = {"favoured": favoured.configuration, "other": other.configuration}
+    if np.mean(favoured.defined) >= np.mean(other.defined):
         return ON_THIS_TEST_SET.format(**names)
-    return DISAGREE.format(**names, run=_farthest(metric, a, b))
+    return DISAGREE.format(**names, run=_farthest(a, b))
 
 
-def no_exchange(a: Runs, b: Runs) -> str | None:
+def no_exchange(a: Sequence[ScoredRun], b: Sequence[ScoredRun]) -> str | None:
     """Why the two arms' runs may not be shuffled, whatever their number; None if they may."""
     if any(run.is_baseline for run in (*a, *b)):
         return "a baseline is a fixed rule without runs"
@@ -89,22 +119,10 @@ def no_exchange(a: Runs, b: Runs) -> str | None:
     return None
 
 
-def run_values(runs: Runs, metric: Metric) -> list[float | None]:
-    """The strict metric of each run."""
-    return [getattr(run.strict, metric) for run in runs]
-
-
-def _farthest(metric: Metric, a: Runs, b: Runs) -> str:
+def _farthest(a: RunValues, b: RunValues) -> str:
     """The run farthest from the median of its arm."""
-    distances = []
-    for arm in (a, b):
-        values = np.array([value for value in run_values(arm, metric) if value is not None])
-        distances += [(abs(value - np.median(values)), run.name) for run, value in zip(arm, values, strict=True)]
-    return max(distances)[1]
-
-
-def _folds(a: Runs, b: Runs) -> tuple[list[int], list[int]] | None:
-    """Each run's fold, where all are known, there are several, and the arms have one in common."""
-    of_a, of_b = known_folds(a), known_folds(b)
-    several = len({*of_a, *of_b}) > 1
-    return (of_a, of_b) if several and set(of_a) & set(of_b) else None
+    return max(
+        (abs(value - float(np.median(arm.defined))), run)
+        for arm in (a, b)
+        for run, value in zip(arm.runs, arm.defined, strict=True)
+    )[1]

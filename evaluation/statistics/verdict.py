@@ -74,12 +74,13 @@ class ConfigurationSummary(Frozen):
     name: str
     kind: Kind
     runs: int
-    cases: int
-    positive_cases: int
-    lesions: int
-    missing: int
+    cases: int | None
+    """Null, like all that is counted in cases, where a table of runs was compared."""
+    positive_cases: int | None
+    lesions: int | None
+    missing: int | None
     """Predictions counted as worst, over all runs."""
-    candidate_free_cases: int
+    candidate_free_cases: int | None
     """Cases without any candidate, over all runs."""
     trained_on: Mapping[str, int | None] = {}
     """By run, how many of the cases its networks were trained on; null: not known."""
@@ -246,13 +247,14 @@ class PairVerdict(Frozen):
 
 
 class Verdict(Record):
-    """``verdict.json``. ``parents``: sha256 of each scored run's ``metrics.json``, by run."""
+    """``verdict.json``. ``parents``: sha256 of each scored run's ``metrics.json``, by run, or of the table of runs."""
 
     analysis: str
     """sha256 of the analysis file, or ``exploratory``."""
     analysis_name: str
-    card: str
-    card_sha256: str
+    card: str | None
+    """Null, like its hash, where a table of runs was compared."""
+    card_sha256: str | None
     alpha: float
     seed: int
     replicates: int
@@ -264,7 +266,7 @@ class Verdict(Record):
     """Comparisons per metric that Holm adjusts for."""
     data_licences: tuple[str, ...]
     profiles: tuple[str, ...]
-    patients: int
+    patients: int | None
     configurations: tuple[ConfigurationSummary, ...]
     pairs: tuple[PairVerdict, ...]
     subgroups: tuple[Subgroup, ...] = ()
