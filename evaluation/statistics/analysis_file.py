@@ -12,6 +12,10 @@
     subgroups = ["center"]       # columns of the marksheet
     looks = [5, 10, 20]          # runs per configuration at which a running campaign may be stopped
 
+    [readers]                    # for --readers
+    threshold = 3                # of their scores
+    margin = 0.05                # of non-inferiority
+
     [margin]                     # absolute difference that counts as none; without it nothing is shown to be on par
     auroc = 0.03
 """
@@ -29,6 +33,15 @@ from evaluation.statistics.boundaries import nominal_levels
 
 Metric = Literal["auroc", "ap", "score"]
 METRICS: tuple[Metric, ...] = ("auroc", "ap", "score")
+
+
+class ReadersPlan(Frozen):
+    """How configurations are compared with human readers."""
+
+    threshold: float | None = None
+    """Of the readers' scores, at least so much being positive: their operating point."""
+    margin: Annotated[float, Field(gt=0, lt=1)] | None = None
+    """By which a configuration that is not inferior may be worse."""
 
 
 class Analysis(Frozen):
@@ -53,6 +66,9 @@ class Analysis(Frozen):
 
     subgroups: tuple[str, ...] = ()
     """Columns of the marksheet whose values part the cases into groups (:mod:`evaluation.statistics.subgroups`)."""
+
+    readers: ReadersPlan = ReadersPlan()
+    """For ``--readers``."""
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:

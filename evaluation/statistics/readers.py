@@ -1,0 +1,284 @@
+"""Networks against human readers: runs, readers and cases as three sources of variance.
+
+A configuration's runs and the readers are two arms whose members were drawn independently and saw the same cases: the
+nested design of Obuchowski and Rockette (:mod:`evaluation.statistics.runs_and_cases`). Where readers read parts of the
+test set (split-plot), a reader's metric and influence are those of the cases that were read.
+
+Questions are asked in a fixed sequence: is the configuration not inferior to the readers, by the declared margin; if so,
+is it superior? Each is tested at alpha, Holm over the configurations.
+
+At the readers' operating point each run is given the threshold that has the readers' mean specificity on this test set,
+and its sensitivity is compared with theirs, over resampled patients, runs and readers.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Literal
+
+import numpy as np
+
+from contract.schema import Frozen
+from evaluation.metrics.outcomes import BoolArray, FloatArray, TestSet
+from evaluation.statistics.adjustment import holm
+from evaluation.statistics.analysis_file import Analysis, Metric
+from evaluation.statistics.comparison import Arm, chosen, interval_of, interval_of_mean
+from evaluation.statistics.influence import MetricByPatient, by_patient
+from evaluation.statistics.readers_table import Reader
+from evaluation.statistics.resampling import stream
+from evaluation.statistics.runs_and_cases import DifferenceTest, nested
+from evaluation.statistics.verdict import METRIC_NAMES, Interval
+
+ReaderCode = Literal["superior", "not inferior", "inferior", "undecided"]
+
+SENTENCES: Mapping[ReaderCode, str] = {
+    "superior": "By {metric}, {a} is superior to the readers for new runs, new readers and new cases.",
+    "not inferior": "By {metric}, {a} is not inferior to the readers by {margin:g}; superiority is not shown.",
+    "inferior": "By {metric}, {a} is inferior to the readers for new runs, new readers and new cases.",
+    "undecided": "By {metric}, neither superiority nor non-inferiority of {a} to the readers is shown.",
+}
+
+
+class ReaderSummary(Frozen):
+    """One reader."""
+
+    name: str
+    cases: int
+    auroc: float
+    ap: float | None
+    """Null where the table does not say what marks hit."""
+    sensitivity: float | None
+    """At the declared threshold; null without one, as ``specificity``."""
+    specificity: float | None
+
+
+class AgainstReaders(Frozen):
+    """One configuration against the readers, by one metric."""
+
+    configuration: str
+    metric: Metric
+    mean: float
+    readers_mean: float
+    difference: float
+    interval: Interval
+    p: float
+    """Two-sided."""
+    p_holm: float
+    variance_of_runs: float
+    variance_of_readers: float
+    variance_of_cases: float
+    degrees_of_freedom: float
+    margin: float | None
+    p_inferior: float | None
+    """One-sided: of a disadvantage of at least the margin."""
+    p_inferior_holm: float | None
+    code: ReaderCode
+    sentence: str
+
+
+class AtReadersSpecificity(Frozen):
+    """One configuration's sensitivity where its runs have the readers' mean specificity."""
+
+    configuration: str
+    specificity: float
+    sensitivity: float
+    readers_sensitivity: float
+    difference: float
+    interval: tuple[float, float]
+    """95 %, percentiles over patients, runs and readers."""
+
+
+class ReaderStudy(Frozen):
+    """What ``--readers`` adds to the verdict."""
+
+    readers: tuple[ReaderSummary, ...]
+    design: Literal["fully crossed", "split-plot"]
+    readers_mean: Mapping[Metric, float]
+    readers_interval: Mapping[Metric, Interval | None]
+    """For new readers and cases."""
+    comparisons: tuple[AgainstReaders, ...]
+    threshold: float | None
+    """Of the readers' scores: at least so much is positive."""
+    operating_points: tuple[AtReadersSpecificity, ...]
+
+
+def judge_readers(readers: Sequence[Reader], arms: Mapping[str, Arm], truth: TestSet, plan: Analysis) -> ReaderStudy:
+    """Compare every trained configuration with the readers."""
+    metrics: list[Metric] = ["auroc", *(["ap"] if readers[0].has_marks and truth.lesion_count else [])]
+    of_readers = {metric: readers_by_patient(readers, truth, metric) for metric in metrics}
+    trained = {name: arm for name, arm in arms.items() if not arm.is_fixed and not arm.is_single}
+    comparisons = [each for metric in metrics for each in _compare(metric, of_readers[metric], trained, truth, plan)]
+    threshold = plan.readers.threshold
+    return ReaderStudy(
+        readers=tuple(_summary(reader, number, of_readers, truth, threshold) for number, reader in enumerate(readers)),
+        design="fully crossed" if all(reader.read.all() for reader in readers) else "split-plot",
+        readers_mean={metric: float(arm.values.mean()) for metric, arm in of_readers.items()},
+        readers_interval={
+            metric: interval_of_mean(arm, truth.positive_patients, fixed=False, level=1 - plan.alpha)
+            for metric, arm in of_readers.items()
+        },
+        comparisons=tuple(comparisons),
+        threshold=threshold,
+        operating_points=()
+        if threshold is None
+        else tuple(_at_specificity(name, arm, readers, truth, threshold, plan) for name, arm in trained.items()),
+    )
+
+
+def readers_by_patient(readers: Sequence[Reader], truth: TestSet, metric: Metric) -> MetricByPatient:
+    """A metric of each reader with the influence of all patients, 0 for those whose cases were not read."""
+    values, influence = [], []
+    for reader in readers:
+        names = np.unique(truth.patients, return_inverse=True)[1]
+        part = TestSet(
+            tuple(np.array(truth.case_ids)[reader.read].tolist()),
+            truth.positive[reader.read],
+            truth.lesions[reader.read],
+            tuple(f"{patient:08d}" for patient in names[reader.read]),
+        )
+        found = by_patient(part, [reader.outcome])[metric]
+        whole = np.zeros(truth.patient_count)
+        whole[np.unique(names[reader.read])] = found.influence[0]
+        values.append(found.values[0])
+        influence.append(whole)
+    return MetricByPatient(np.array(values), np.stack(influence))
+
+
+def _compare(
+    metric: Metric, readers: MetricByPatient, arms: Mapping[str, Arm], truth: TestSet, plan: Analysis
+) -> list[AgainstReaders]:
+    tests: dict[str, DifferenceTest] = {}
+    for name, arm in arms.items():
+        test = nested(arm.metrics[metric], readers, truth.positive_patients)
+        if test is not None:
+            tests[name] = test
+    margin = plan.readers.margin
+    p_holm = holm([test.p for test in tests.values()])
+    inferior = [None if margin is None else test.p_not_above(-margin) for test in tests.values()]
+    inferior_holm = holm(inferior)
+    found = []
+    for number, (name, test) in enumerate(tests.items()):
+        code = _code(test, p_holm[number] or 1.0, inferior_holm[number], plan.alpha)
+        values = arms[name].metrics[metric].values
+        found.append(
+            AgainstReaders(
+                configuration=name,
+                metric=metric,
+                mean=float(values.mean()),
+                readers_mean=float(readers.values.mean()),
+                difference=test.estimate,
+                interval=interval_of(test, 1 - plan.alpha),
+                p=test.p,
+                p_holm=p_holm[number] or test.p,
+                variance_of_runs=float(values.var(ddof=1)) / len(values),
+                variance_of_readers=float(readers.values.var(ddof=1)) / len(readers.values),
+                variance_of_cases=test.variance_of_cases,
+                degrees_of_freedom=test.degrees_of_freedom,
+                margin=margin,
+                p_inferior=inferior[number],
+                p_inferior_holm=inferior_holm[number],
+                code=code,
+                sentence=SENTENCES[code].format(metric=METRIC_NAMES[metric], a=name, margin=margin or 0.0),
+            )
+        )
+    return found
+
+
+def _code(test: DifferenceTest, p_holm: float, inferior: float | None, alpha: float) -> ReaderCode:
+    """The fixed sequence: superiority is asked only where non-inferiority is shown, or no margin was declared."""
+    if p_holm <= alpha and test.estimate < 0:
+        return "inferior"
+    if inferior is not None and inferior > alpha / 2:
+        return "undecided"
+    if p_holm <= alpha:
+        return "superior"
+    return "undecided" if inferior is None else "not inferior"
+
+
+def _summary(
+    reader: Reader, number: int, metrics: Mapping[Metric, MetricByPatient], truth: TestSet, threshold: float | None
+) -> ReaderSummary:
+    rates = None if threshold is None else _rates(reader, truth, threshold)
+    return ReaderSummary(
+        name=reader.name,
+        cases=int(reader.read.sum()),
+        auroc=float(metrics["auroc"].values[number]),
+        ap=float(metrics["ap"].values[number]) if "ap" in metrics else None,
+        sensitivity=rates and rates[0],
+        specificity=rates and rates[1],
+    )
+
+
+def _rates(reader: Reader, truth: TestSet, threshold: float) -> tuple[float, float]:
+    positive = truth.positive[reader.read]
+    called = reader.outcome.likelihood >= threshold
+    return float(called[positive].mean()), float((~called[~positive]).mean())
+
+
+def _at_specificity(
+    name: str, arm: Arm, readers: Sequence[Reader], truth: TestSet, threshold: float, plan: Analysis
+) -> AtReadersSpecificity:
+    likelihood = np.stack([run.outcome.likelihood for run in arm.runs])
+    called = np.stack([_called(reader, threshold) for reader in readers])
+    read = np.stack([reader.read for reader in readers])
+    once = np.ones(len(truth.case_ids))
+    runs, all_readers = np.ones(len(arm.runs)), np.ones(len(readers))
+    specificity, ours, theirs = _sensitivities(truth.positive, likelihood, called, read, once, runs, all_readers)
+    generator = stream(plan.seed, "readers", name)
+    patients = truth.patient_count
+    drawn = []
+    for _ in range(max(1000, plan.replicates)):
+        weights = generator.multinomial(patients, np.full(patients, 1 / patients))[truth.patients].astype(np.float64)
+        shares = [
+            generator.multinomial(max(1, count - 1), np.full(count, 1 / count)).astype(np.float64)
+            for count in (len(arm.runs), len(readers))
+        ]
+        _, a, b = _sensitivities(truth.positive, likelihood, called, read, weights, shares[0], shares[1])
+        drawn.append(a - b)
+    low, high = np.nanpercentile(drawn, [2.5, 97.5])
+    return AtReadersSpecificity(
+        configuration=name,
+        specificity=specificity,
+        sensitivity=ours,
+        readers_sensitivity=theirs,
+        difference=ours - theirs,
+        interval=(float(low), float(high)),
+    )
+
+
+def _called(reader: Reader, threshold: float) -> BoolArray:
+    called = np.zeros(reader.read.size, dtype=np.bool_)
+    called[reader.read] = reader.outcome.likelihood >= threshold
+    return called
+
+
+def _sensitivities(
+    positive: BoolArray,
+    likelihood: FloatArray,
+    called: BoolArray,
+    read: BoolArray,
+    weights: FloatArray,
+    runs: FloatArray,
+    readers: FloatArray,
+) -> tuple[float, float, float]:
+    """The readers' mean specificity, the runs' mean sensitivity there, and the readers' mean sensitivity, weighted."""
+    of_readers = read * weights * readers[:, None]
+    negatives, positives = of_readers[:, ~positive], of_readers[:, positive]
+    specificity = float(((~called[:, ~positive]) * negatives).sum() / negatives.sum())
+    theirs = float((called[:, positive] * positives).sum() / positives.sum())
+    ones, zeros = weights[positive], weights[~positive]
+    sensitivities = [_sensitivity_at(row[positive], ones, row[~positive], zeros, specificity) for row in likelihood]
+    return specificity, float(np.average(sensitivities, weights=runs)), theirs
+
+
+def _sensitivity_at(
+    positives: FloatArray, ones: FloatArray, negatives: FloatArray, zeros: FloatArray, specificity: float
+) -> float:
+    """Weighted ROC at a specificity, linear between its points."""
+    order = np.argsort(-np.concatenate([positives, negatives]), kind="stable")
+    hits = np.concatenate([ones, np.zeros_like(zeros)])[order]
+    false = np.concatenate([np.zeros_like(ones), zeros])[order]
+    score = np.concatenate([positives, negatives])[order]
+    last = np.append(score[1:] != score[:-1], True)
+    x = np.append(0.0, np.cumsum(false)[last] / false.sum())
+    y = np.append(0.0, np.cumsum(hits)[last] / hits.sum())
+    return float(np.interp(1 - specificity, x, y))
