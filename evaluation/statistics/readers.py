@@ -4,29 +4,31 @@ A configuration's runs and the readers are two arms whose members were drawn ind
 nested design of Obuchowski and Rockette (:mod:`evaluation.statistics.runs_and_cases`). Where readers read parts of the
 test set (split-plot), a reader's metric and influence are those of the cases that were read.
 
-Questions are asked in a fixed sequence: is the configuration not inferior to the readers, by the declared margin; if so,
-is it superior? Each is tested at alpha, Holm over the configurations.
+Questions are asked in a fixed sequence: is the configuration not inferior to the readers, by the declared margin; if
+so, is it superior? Holm adjusts each over the configurations.
 
 At the readers' operating point each run is given the threshold that has the readers' mean specificity on this test set,
 and its sensitivity is compared with theirs, over resampled patients, runs and readers.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
 
 from contract.schema import Frozen
-from evaluation.metrics.outcomes import BoolArray, FloatArray, TestSet
+from evaluation.metrics.outcomes import BoolArray, FloatArray, TestSet, last_of_ties
 from evaluation.statistics.adjustment import holm
 from evaluation.statistics.analysis_file import Analysis, Metric
-from evaluation.statistics.comparison import Arm, chosen, interval_of, interval_of_mean
+from evaluation.statistics.comparison import Arm, interval_of, interval_of_mean
 from evaluation.statistics.influence import MetricByPatient, by_patient
 from evaluation.statistics.readers_table import Reader
 from evaluation.statistics.resampling import stream
 from evaluation.statistics.runs_and_cases import DifferenceTest, nested
 from evaluation.statistics.verdict import METRIC_NAMES, Interval
+
+_REPLICATES = 1_000
 
 ReaderCode = Literal["superior", "not inferior", "inferior", "undecided"]
 
@@ -103,7 +105,7 @@ class ReaderStudy(Frozen):
 
 def judge_readers(readers: Sequence[Reader], arms: Mapping[str, Arm], truth: TestSet, plan: Analysis) -> ReaderStudy:
     """Compare every trained configuration with the readers."""
-    metrics: list[Metric] = ["auroc", *(["ap"] if readers[0].has_marks and truth.lesion_count else [])]
+    metrics: list[Metric] = ["auroc", "ap"] if readers[0].has_marks and truth.lesion_count else ["auroc"]
     of_readers = {metric: readers_by_patient(readers, truth, metric) for metric in metrics}
     trained = {name: arm for name, arm in arms.items() if not arm.is_fixed and not arm.is_single}
     comparisons = [each for metric in metrics for each in _compare(metric, of_readers[metric], trained, truth, plan)]
@@ -120,7 +122,9 @@ def judge_readers(readers: Sequence[Reader], arms: Mapping[str, Arm], truth: Tes
         threshold=threshold,
         operating_points=()
         if threshold is None
-        else tuple(_at_specificity(name, arm, readers, truth, threshold, plan) for name, arm in trained.items()),
+        else tuple(
+            _at_specificity(arm, _Readings.of(arm, readers, truth, threshold), truth, plan) for arm in trained.values()
+        ),
     )
 
 
@@ -214,29 +218,52 @@ def _rates(reader: Reader, truth: TestSet, threshold: float) -> tuple[float, flo
     return float(called[positive].mean()), float((~called[~positive]).mean())
 
 
-def _at_specificity(
-    name: str, arm: Arm, readers: Sequence[Reader], truth: TestSet, threshold: float, plan: Analysis
-) -> AtReadersSpecificity:
-    likelihood = np.stack([run.outcome.likelihood for run in arm.runs])
-    called = np.stack([_called(reader, threshold) for reader in readers])
-    read = np.stack([reader.read for reader in readers])
-    once = np.ones(len(truth.case_ids))
-    runs, all_readers = np.ones(len(arm.runs)), np.ones(len(readers))
-    specificity, ours, theirs = _sensitivities(truth.positive, likelihood, called, read, once, runs, all_readers)
-    generator = stream(plan.seed, "readers", name)
+@dataclass(frozen=True)
+class _Readings:
+    """What one configuration's runs and the readers said of the cases."""
+
+    positive: BoolArray  # (cases,)
+    likelihood: FloatArray  # (runs, cases)
+    called: BoolArray  # by the readers, (readers, cases)
+    read: BoolArray  # (readers, cases)
+
+    @classmethod
+    def of(cls, arm: Arm, readers: Sequence[Reader], truth: TestSet, threshold: float) -> "_Readings":
+        called = np.zeros((len(readers), len(truth.case_ids)), dtype=np.bool_)
+        for row, reader in zip(called, readers, strict=True):
+            row[reader.read] = reader.outcome.likelihood >= threshold
+        return cls(
+            truth.positive,
+            np.stack([run.outcome.likelihood for run in arm.runs]),
+            called,
+            np.stack([reader.read for reader in readers]),
+        )
+
+    def rates(self, cases: FloatArray, runs: FloatArray, readers: FloatArray) -> tuple[float, float, float]:
+        """The readers' mean specificity, the runs' mean sensitivity there, the readers' mean sensitivity, weighted."""
+        weights = self.read * cases * readers[:, None]
+        negatives, positives = weights[:, ~self.positive], weights[:, self.positive]
+        specificity = float((~self.called[:, ~self.positive] * negatives).sum() / negatives.sum())
+        theirs = float((self.called[:, self.positive] * positives).sum() / positives.sum())
+        ours = [_sensitivity_at(row, self.positive, cases, specificity) for row in self.likelihood]
+        return specificity, float(np.average(ours, weights=runs)), theirs
+
+
+def _at_specificity(arm: Arm, readings: _Readings, truth: TestSet, plan: Analysis) -> AtReadersSpecificity:
+    counts = (len(truth.case_ids), len(readings.likelihood), len(readings.read))
+    specificity, ours, theirs = readings.rates(*map(np.ones, counts))
+    generator = stream(plan.seed, "readers", arm.name)
     patients = truth.patient_count
     drawn = []
-    for _ in range(max(1000, plan.replicates)):
-        weights = generator.multinomial(patients, np.full(patients, 1 / patients))[truth.patients].astype(np.float64)
-        shares = [
-            generator.multinomial(max(1, count - 1), np.full(count, 1 / count)).astype(np.float64)
-            for count in (len(arm.runs), len(readers))
-        ]
-        _, a, b = _sensitivities(truth.positive, likelihood, called, read, weights, shares[0], shares[1])
+    for _ in range(max(_REPLICATES, plan.replicates)):
+        cases = generator.multinomial(patients, np.full(patients, 1 / patients))[truth.patients]
+        # one fewer than there are, which makes the variance of a mean unbiased (Rao and Wu, JASA 1988)
+        runs, readers = (generator.multinomial(max(1, n - 1), np.full(n, 1 / n)) for n in counts[1:])
+        _, a, b = readings.rates(*(counted.astype(np.float64) for counted in (cases, runs, readers)))
         drawn.append(a - b)
     low, high = np.nanpercentile(drawn, [2.5, 97.5])
     return AtReadersSpecificity(
-        configuration=name,
+        configuration=arm.name,
         specificity=specificity,
         sensitivity=ours,
         readers_sensitivity=theirs,
@@ -245,40 +272,9 @@ def _at_specificity(
     )
 
 
-def _called(reader: Reader, threshold: float) -> BoolArray:
-    called = np.zeros(reader.read.size, dtype=np.bool_)
-    called[reader.read] = reader.outcome.likelihood >= threshold
-    return called
-
-
-def _sensitivities(
-    positive: BoolArray,
-    likelihood: FloatArray,
-    called: BoolArray,
-    read: BoolArray,
-    weights: FloatArray,
-    runs: FloatArray,
-    readers: FloatArray,
-) -> tuple[float, float, float]:
-    """The readers' mean specificity, the runs' mean sensitivity there, and the readers' mean sensitivity, weighted."""
-    of_readers = read * weights * readers[:, None]
-    negatives, positives = of_readers[:, ~positive], of_readers[:, positive]
-    specificity = float(((~called[:, ~positive]) * negatives).sum() / negatives.sum())
-    theirs = float((called[:, positive] * positives).sum() / positives.sum())
-    ones, zeros = weights[positive], weights[~positive]
-    sensitivities = [_sensitivity_at(row[positive], ones, row[~positive], zeros, specificity) for row in likelihood]
-    return specificity, float(np.average(sensitivities, weights=runs)), theirs
-
-
-def _sensitivity_at(
-    positives: FloatArray, ones: FloatArray, negatives: FloatArray, zeros: FloatArray, specificity: float
-) -> float:
+def _sensitivity_at(likelihood: FloatArray, positive: BoolArray, weights: FloatArray, specificity: float) -> float:
     """Weighted ROC at a specificity, linear between its points."""
-    order = np.argsort(-np.concatenate([positives, negatives]), kind="stable")
-    hits = np.concatenate([ones, np.zeros_like(zeros)])[order]
-    false = np.concatenate([np.zeros_like(ones), zeros])[order]
-    score = np.concatenate([positives, negatives])[order]
-    last = np.append(score[1:] != score[:-1], True)
-    x = np.append(0.0, np.cumsum(false)[last] / false.sum())
-    y = np.append(0.0, np.cumsum(hits)[last] / hits.sum())
-    return float(np.interp(1 - specificity, x, y))
+    order = np.argsort(-likelihood, kind="stable")
+    last = last_of_ties(likelihood[order])
+    hits, false = (np.cumsum((weights * kind)[order])[last] for kind in (positive, ~positive))
+    return float(np.interp(1 - specificity, np.append(0.0, false / false[-1]), np.append(0.0, hits / hits[-1])))

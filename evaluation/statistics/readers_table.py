@@ -32,8 +32,8 @@ def read_readers_table(path: Path, truth: TestSet) -> list[Reader]:
     """Read a CSV file with the columns reader, case_id and score, and optionally hit.
 
     A row is a case, or with ``hit`` a mark in a case: 1 where it hits a lesion that no other mark of the reader hits,
-    0 where it is a false positive, empty where the case has no mark. Scores are in any unit, higher for suspicion; those
-    of a case's marks make the score of the case.
+    0 where it is a false positive, empty where the case has no mark. Scores are in any unit, higher for suspicion; a
+    case has the highest of its marks.
 
     Raises
     ------
