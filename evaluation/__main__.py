@@ -10,6 +10,7 @@ if __name__ == "__main__":
     heed_signals()  # before what takes long to import
 
 import argparse
+import re
 import sys
 from collections.abc import Iterable, Sequence
 from functools import partial
@@ -32,9 +33,11 @@ from evaluation.challenge import evaluate
 from evaluation.inputs.truth import BASELINES, TruthFolder, find_truth
 from evaluation.matching.cases import MatchingRule
 from evaluation.matching.explain import Answer, explain
-from evaluation.score import Score, read_one, score
+from evaluation.score import RunName, Score, read_one, score
 
 MOST_WORKERS = 1024
+RESERVED = ("baseline-", "ensemble-", "control-")
+"""What names of configurations begin with that are no training configurations."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -90,6 +93,7 @@ def _score(options: argparse.Namespace) -> None:
         picai_only=options.picai_only,
         patients=options.patients,
         training_studies_too=options.training_studies_too,
+        named=_named(options),
         track=_Bar(console),
     )
     _show(scores, console)
@@ -98,9 +102,27 @@ def _score(options: argparse.Namespace) -> None:
             _explain(each, truth, options.explain, console)
     unnamed = [str(each.run.folder) for each in scores if each.source is None]
     if unnamed:
-        _say(console, f"No source.json in {', '.join(unnamed)}: none was written, and compare needs one.")
+        _say(
+            console,
+            f"No source.json in {', '.join(unnamed)}: none was written, and compare needs one; --configuration names the run.",
+        )
     if any(each.run.card is None for each in scores):
         _say(console, "No card: every non-zero label counts as lesion, and IoU ≥ 0.1 as a hit.")
+
+
+def _named(options: argparse.Namespace) -> RunName | None:
+    if options.configuration is None:
+        if options.fold is not None or options.restart is not None:
+            raise UsageError("score", expected="--configuration with --fold and --restart", found="none")
+        return None
+    name: str = options.configuration
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}", name) or name.startswith(RESERVED):
+        raise UsageError(
+            "--configuration",
+            expected=f"a name of letters, digits, ., _ and -, without {' '.join(RESERVED)}",
+            found=repr(name),
+        )
+    return RunName(name, options.fold, options.restart)
 
 
 def _index(options: argparse.Namespace) -> None:
@@ -293,6 +315,11 @@ def _parser() -> argparse.ArgumentParser:
     scoring.add_argument(
         "--explain", metavar="CASE", help="also show why each lesion and candidate of a case counts as it does"
     )
+    scoring.add_argument(
+        "--configuration", metavar="NAME", help="what to call predictions of another program, which lack source.json"
+    )
+    scoring.add_argument("--fold", type=_count, help="that they were trained without, with --configuration")
+    scoring.add_argument("--restart", type=_count, help="which training of this fold, with --configuration")
     scoring.add_argument("--card", help="name or path of the card that scores (the truth's; predictions choose none)")
     _add_patients(scoring)
     scoring.add_argument(
@@ -338,6 +365,12 @@ def _parser() -> argparse.ArgumentParser:
 def _workers(text: str) -> int:
     if not (text.isdecimal() and len(text) < 5 and 1 <= int(text) <= MOST_WORKERS):
         raise argparse.ArgumentTypeError(f"expected a whole number from 1 to {MOST_WORKERS}, found {text!r}")
+    return int(text)
+
+
+def _count(text: str) -> int:
+    if not (text.isdecimal() and len(text) < 7):
+        raise argparse.ArgumentTypeError(f"expected a whole number from 0, found {text!r}")
     return int(text)
 
 

@@ -62,6 +62,15 @@ class Score:
     """By case id; None where the ids tell them, or nothing does."""
 
 
+@dataclass(frozen=True)
+class RunName:
+    """Which run predictions of another program are."""
+
+    configuration: str
+    fold: int | None = None
+    restart: int | None = None
+
+
 def untracked(case_ids: Sequence[str], name: str) -> Iterable[str]:
     """Show nothing."""
     return case_ids
@@ -77,6 +86,7 @@ def score(
     picai_only: bool = False,
     patients: str | None = None,
     training_studies_too: bool = False,
+    named: RunName | None = None,
     track: Tracker = untracked,
 ) -> list[Score]:
     """Score the run in ``predictions``, or each of the runs in its sub-folders, into ``output``.
@@ -100,6 +110,8 @@ def score(
         What ``--patients`` says: ``by-case``, ``by-prefix`` or the path of a table.
     training_studies_too
         Score also what a network was trained on.
+    named
+        What to call predictions of another program, which bring no ``source.json``.
     track
         Shows progress.
 
@@ -115,6 +127,8 @@ def score(
     truth_folder = find_truth(truth)
     decided = _patients(truth_folder, patients)
     runs = find_prediction_sets(predictions, truth_folder, card=card, on_missing=on_missing)
+    if named is not None:
+        runs = [_with_source(runs, named, predictions)]
     for run in runs:
         _require_unseen(run, truth_folder, training_studies_too=training_studies_too)
     truth_sha256 = truth_folder.sha256()
@@ -145,6 +159,27 @@ def _place(output: Path, run: PredictionSet, truth_sha256: str) -> Output:
         identity={**whose, "truth": truth_sha256},
         record=METRICS,
     )
+
+
+def _with_source(runs: Sequence[PredictionSet], named: RunName, folder: Path) -> PredictionSet:
+    """The one run without a ``source.json`` with one that names it; its predictions' hash stands for the network."""
+    if len(runs) != 1 or runs[0].source is not None:
+        found = f"{len(runs)} runs" if len(runs) != 1 else SOURCE
+        raise OncoduetError(folder, expected=f"one run without {SOURCE}, for --configuration", found=found)
+    run = runs[0]
+    source = Source(
+        card=run.card.name if run.card else "none",
+        card_sha256=run.card.sha256 if run.card else MatchingRule.of(None).sha256,
+        configuration=named.configuration,
+        fold=named.fold,
+        restart=named.restart,
+        profile="external",
+        runs=(run.sha256(),),
+        bundle_sha256=None,
+        data_licence="unknown",
+        parents={},
+    )
+    return replace(run, source=source)
 
 
 def _key(source: Source) -> str:

@@ -78,7 +78,7 @@ def test_readers_who_read_all_cases_are_an_arm_like_runs(truth, table):
 
 @pytest.mark.parametrize(
     ("shift", "margin", "code"),
-    [(3.5, 0.05, "superior"), (0.9, 0.05, "undecided"), (0.0, 0.05, "inferior"), (3.5, None, "superior")],
+    [(3.5, 0.05, "superior"), (1.0, 0.01, "undecided"), (0.0, 0.05, "inferior"), (3.5, None, "superior")],
 )
 def test_non_inferiority_is_asked_before_superiority(truth, table, shift, margin, code):
     plan = Analysis(name="x", readers={"margin": margin})
