@@ -33,6 +33,9 @@ while [ $# -gt 0 ]; do
   shift
 done
 
+cards=$(cd contract/cards && echo *.toml)
+[ -f "$card" ] || [ -f "contract/cards/$card.toml" ] || fail "--card: expected a path or one of ${cards//.toml/}, found $card" 2
+
 step() {  # step WHAT COMMAND…: run the command, say what it is for and how long it took
   local what=$1 start=$SECONDS
   shift
