@@ -41,7 +41,8 @@ def test_an_unknown_word_ends_with_2_and_the_usage(run, project, script):
         (
             ["demo.sh", "--card", "cspca"],
             2,
-            "demo.sh: --card: expected a path or one of cspca-picai cspca-rsna2022 pdac-panorama pdac-rsna2022, found cspca",
+            "demo.sh: --card: expected a path or one of cspca-picai cspca-rsna2022 pdac-panorama pdac-rsna2022, "
+            "found cspca",
         ),
         (["demo.sh", "--seed", "one"], 2, "demo.sh: --seed: expected a whole number after it"),
         (["demo.sh", "--device", "gpu"], 2, "demo.sh: --device: expected auto, cpu or cuda after it"),
