@@ -90,7 +90,7 @@ def _conform(options: argparse.Namespace, console: Console) -> list[Verdict]:
             bench.tarball, place.truth = _mounted(options.truth)
             truth = read_truth(_unpacked(place.truth, work)) if options.truth else made_truth(card)
             if not truth:
-                raise OncoduetError(options.truth, expected="label maps (CASE.nii.gz or CASE.mha)", found="none")
+                raise OncoduetError(options.truth, "no label maps (CASE.nii.gz or CASE.mha)")
             if options.truth:
                 require_cases(truth, list(given), options.truth)
             else:
@@ -130,7 +130,7 @@ def _mounted(given: Path | None) -> tuple[Path | None, Files]:
     if given.is_dir():
         return None, folder_files(given)
     if not given.is_file():
-        raise OncoduetError(given, expected="a folder or a .tar.gz", found="none")
+        raise OncoduetError(given, "folder or .tar.gz not found")
     try:
         return given, tarball_files(given)
     except Broken:

@@ -508,7 +508,7 @@ def start_server(
             if health.last == 200 or (isinstance(health.last, int) and 300 <= health.last < 400):
                 break
         elif b"python3" in stdout + stderr and b"not found" in stdout + stderr:
-            raise OncoduetError(place.image, expected="python3 in the image, to call its server", found="none")
+            raise OncoduetError(place.image, "no python3 in the image, to call its server")
         else:
             time.sleep(0.1)
     ready = health.last == 200

@@ -22,7 +22,7 @@ from subprocess import CompletedProcess
 from threading import Thread
 from typing import IO, Any
 
-from contract.errors import OncoduetError, one_line
+from contract.errors import OncoduetError, one_line, problem_of
 
 LABEL = "oncoduet.conformance"
 _ANSWER_S = 1800
@@ -108,14 +108,12 @@ class Engine:
                 Thread(target=_feed, args=[process.stdin, given], daemon=True).start()
             process.wait(seconds)
         except subprocess.TimeoutExpired:
-            raise OncoduetError(
-                f"{self.command} {arguments[0]}", expected=f"an end within {seconds:g} s", found="none"
-            ) from None
+            raise OncoduetError(f"{self.command} {arguments[0]}", f"no end within {seconds:g} s") from None
         finally:
             _end(process)
             process.wait()
         if stdout.too_much or stderr.too_much:
-            raise OncoduetError(f"{self.command} {arguments[0]}", expected=f"at most {MOST_BYTES} bytes", found="more")
+            raise OncoduetError(f"{self.command} {arguments[0]}", f"more than {MOST_BYTES} bytes of output")
         return CompletedProcess(command, process.returncode, stdout.whole(), stderr.whole())
 
     def _begin(self, command: Sequence[str], *, stdin: int = subprocess.DEVNULL) -> subprocess.Popen[bytes]:
@@ -123,9 +121,7 @@ class Engine:
         try:
             return subprocess.Popen(command, stdin=stdin, stdout=pipe, stderr=pipe, start_new_session=True)
         except OSError as error:
-            raise OncoduetError(
-                self.command, expected="the command of a container engine", found=error.strerror
-            ) from None
+            raise OncoduetError(self.command, f"cannot run the container engine: {problem_of(error)}") from None
 
     def start(self, *arguments: str) -> subprocess.Popen[bytes]:
         """Begin a command and do not wait for it; its stdout and stderr are pipes."""
@@ -198,7 +194,7 @@ class Engine:
         """
         status, stdout, _ = self.ask("image", "inspect", name)
         if status != 0:
-            raise OncoduetError(name, expected="an image that the engine holds or an archive of one", found="none")
+            raise OncoduetError(name, "neither an image of the engine nor an archive of one")
         found: dict[str, Any] = json.loads(stdout)[0]
         return found
 
@@ -318,7 +314,7 @@ def _entries(stream: IO[bytes]) -> Iterator[tuple[tarfile.TarInfo, IO[bytes] | N
                 yield member, tar.extractfile(member) if member.isfile() else None
     except tarfile.TarError as error:
         if begun:  # else there is no such path
-            raise OncoduetError(f"expected a whole tar from the engine, found: {error}") from None
+            raise OncoduetError(f"the engine's tar is not whole: {error}") from None
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:

@@ -45,13 +45,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if not token:
             raise OncoduetError(
                 TOKEN,
-                expected="a token of the platform (your profile there, API tokens)",
-                found=("none; without one nothing is uploaded, and ./test.sh conformance says what can be said here"),
+                "not set: a token of the platform (your profile there, API tokens) is needed to upload; "
+                "./test.sh conformance checks what needs none",
             )
         card = load_card(options.card)
         study = _only_study(options.study, card)
         if not options.local.is_dir():
-            raise OncoduetError(options.local, expected="the outputs of the local run", found="no folder")
+            raise OncoduetError(options.local, "folder not found")
         with tempfile.TemporaryDirectory() as folder:
             client = _client(token, options.url)
             _fetch(client, options.algorithm, card, study, Path(folder), poll_s=options.poll_s, limit_s=options.limit_s)
@@ -77,13 +77,12 @@ def _client(token: str, url: str) -> Any:
     except ImportError:
         raise OncoduetError(
             "gcapi",
-            expected="the package in this environment",
-            found="none; requirements/tryout.lock has it, in an environment of its own",
+            "not installed; requirements/tryout.lock has it, for an environment of its own",
         ) from None
     try:
         return gcapi.Client(token=token, base_url=url)
     except Exception as error:
-        raise OncoduetError(url, expected="the platform's API", found=one_line(str(error))) from None
+        raise OncoduetError(url, f"platform's API does not answer: {one_line(str(error))}") from None
 
 
 def _fetch(

@@ -69,7 +69,7 @@ def write_sheet(folder: Path, card: Card, reports: Sequence[Path]) -> Path:
     """
     files = inside(folder, "*.tar.gz") if folder.is_dir() else []
     if not files:
-        raise OncoduetError(folder, expected="archives to upload", found="none")
+        raise OncoduetError(folder, "no archives to upload")
     sections = [
         f"# Upload: {card.title}",
         f"Card `{card.name}`, sha256 {card.sha256}.",

@@ -90,7 +90,7 @@ def list_studies(archive: Path, card: Card, *, labels_required: bool) -> Listing
         raise OncoduetError(_nothing(archive, card, files))
     studies: list[Study] = []
     faults = {
-        name: f"{archive / name}: expected a folder or file that can be looked into, found: {why}"
+        name: f"{archive / name}: cannot be read: {why}"
         for name, why in files.unknown.items()
         if labels_required or Path(name).parts[0] != LABELS
     }
@@ -102,11 +102,11 @@ def list_studies(archive: Path, card: Card, *, labels_required: bool) -> Listing
         except OncoduetError as error:
             faults[case_id] = one_line(str(error))
         except OSError as error:
-            faults[case_id] = one_line(f"study {case_id} in {archive}: expected readable images, found: {error}")
+            faults[case_id] = one_line(f"study {case_id} in {archive}: unreadable: {error}")
     known = {same_name(case_id) for case_id in (*files.images, *files.strays)}
     alone = sorted(set(files.labels) - known)
     if labels_required:
-        faults |= {case_id: f"{files.labels[case_id]}: expected a study of this name, found none" for case_id in alone}
+        faults |= {case_id: f"{files.labels[case_id]}: no study of this name" for case_id in alone}
         alone = []
     labelled = {each.case_id for each in studies if each.label is not None}
     unread = [str(path.relative_to(archive)) for path in files.unread_labels if not _names_one_of(path, labelled)]
@@ -232,9 +232,7 @@ def _study(archive: Path, card: Card, case_id: str, files: ArchiveFiles, labels_
     if not found:
         if any(same_name(case_id) == same_name(each) for each in files.images):
             return None
-        raise OncoduetError(
-            f"study {case_id} in {archive}", expected=f"images named {_pattern(card)}", found=f"none{other}"
-        )
+        raise OncoduetError(f"study {case_id} in {archive}", f"no images named {_pattern(card)}{other}")
     for channel in card.channel_names:
         paths = found.get(channel, [])
         if not paths:
@@ -246,9 +244,9 @@ def _study(archive: Path, card: Card, case_id: str, files: ArchiveFiles, labels_
         if len(paths) > 1:
             folders = dict.fromkeys(str(path.parent) for path in paths)
             where = ", ".join(folders) if len(folders) > 1 else ", ".join(path.name for path in paths)
-            raise OncoduetError(f"study {case_id} in {archive}", expected="once", found=f"in {where}")
+            raise OncoduetError(f"study {case_id} in {archive}", f"duplicate: {where}")
         if not paths[0].exists():
-            raise OncoduetError(f"study {case_id} in {archive}", expected=paths[0], found="a link that leads nowhere")
+            raise OncoduetError(f"study {case_id} in {archive}", f"dangling link {paths[0]}")
     channels = {channel: found[channel][0] for channel in card.channel_names}
     check_geometry(case_id, channels, card.geometry)
     label = files.labels.get(same_name(case_id))
@@ -262,8 +260,8 @@ def _study(archive: Path, card: Card, case_id: str, files: ArchiveFiles, labels_
     elif labels_required:
         expected = archive / LABELS / f"{case_id}{LABEL_ENDING}"
         unread = [str(path.relative_to(archive)) for path in files.unread_labels if _names_one_of(path, {case_id})]
-        found_instead = f"{some(unread)}" if unread else "none" if label is None else "no file"
-        raise OncoduetError(f"study {case_id}", expected=f"the label map {expected}", found=found_instead)
+        instead = f", found {some(unread)}" if unread else ""
+        raise OncoduetError(f"study {case_id}", f"label map {expected} not found{instead}")
     else:
         label = None
     return Study(case_id, channels[card.geometry.reference].parent.name, channels, label)
@@ -282,10 +280,10 @@ def _pattern(card: Card) -> str:
 def _nothing(archive: Path, card: Card, files: ArchiveFiles) -> str:
     """What is said of an archive without any study: what lies there instead."""
     paths = [path for found in (*files.strays.values(), *files.others.values()) for path in found]
-    message = f"{archive}: expected studies named {_pattern(card)} (or .nii.gz), found none"
+    message = f"{archive}: no studies named {_pattern(card)} (or .nii.gz)"
     if files.unknown:
         name, why = next(iter(files.unknown.items()))
-        message += f"; {len(files.unknown)} folders cannot be looked into, such as {name}: {why}"
+        message += f"; {len(files.unknown)} folders cannot be read, such as {name}: {why}"
     if not paths:
         return message
     relative = [path.relative_to(archive) for path in paths]

@@ -194,7 +194,7 @@ class Card(Frozen):
 
     @classmethod
     def faults_between(cls, values: Mapping[str, Any]) -> list[str]:
-        """Names that stand twice or refer to nothing; where there are no names at all, that is fault enough."""
+        """Duplicate names and names that refer to nothing; where names are missing, pydantic says so."""
         channels, classes, baselines = (_tables(values.get(key)) for key in ("channels", "classes", "baselines"))
         names: dict[str, list[Any]] = {
             "channel": [each.get("name") for each in channels],
@@ -203,7 +203,7 @@ class Card(Frozen):
             "baseline": [each.get("name") for each in baselines],
         }
         faults = [
-            f"{what} {each!r} stands twice"
+            f"duplicate {what} {each!r}"
             for what, found in names.items()
             for each, count in Counter(map(str, found)).items()
             if count > 1
@@ -275,7 +275,7 @@ class Card(Frozen):
         """
         stage = self.localisation
         if stage is None:
-            raise OncoduetError(f"card {self.name}", expected="a localisation", found="none")
+            raise OncoduetError(f"card {self.name}", "has no localisation")
         geometry = Geometry(
             reference=self.geometry.reference,
             orientation=self.geometry.orientation,

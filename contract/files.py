@@ -4,7 +4,6 @@ JSON is strict in both directions: no NaN or infinity, no duplicate keys. Hashes
 """
 
 import errno
-import fcntl
 import fnmatch
 import hashlib
 import io
@@ -16,11 +15,12 @@ import stat
 import uuid
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from contract.errors import OncoduetError
+from contract.errors import OncoduetError, problem_of
+from contract.locks import lock_if_possible
 
 MOST_TEXT_BYTES = 2**26
 """Of a text file that is read whole: 64 MiB, a hundred times what the largest study lists take."""
@@ -106,24 +106,12 @@ def sweep(folder: Path) -> None:
         except OSError:
             continue
         try:
-            fcntl.flock(hold, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink(missing_ok=True)
+            if lock_if_possible(hold):
+                shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink(missing_ok=True)
         except OSError:
             pass
         finally:
             os.close(hold)
-
-
-@contextmanager
-def locked(folder: Path) -> Iterator[None]:
-    """Hold a folder against other processes for a moment, where the file system has locks."""
-    hold = os.open(folder, os.O_RDONLY)
-    try:
-        with suppress(OSError):
-            fcntl.flock(hold, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(hold)
 
 
 def inside(folder: Path, pattern: str = "*") -> list[Path]:
@@ -179,7 +167,7 @@ def read_json(path: Path, *, most_bytes: int = MOST_TEXT_BYTES) -> Any:
         values = dict(pairs)
         if len(values) < len(pairs):
             doubled = min(key for key, count in Counter(key for key, _ in pairs).items() if count > 1)
-            raise ValueError(f"key {doubled[:LONGEST_QUOTE]!r} stands twice")
+            raise ValueError(f"duplicate key {doubled[:LONGEST_QUOTE]!r}")
         return values
 
     def refuse(constant: str) -> float:
@@ -188,10 +176,10 @@ def read_json(path: Path, *, most_bytes: int = MOST_TEXT_BYTES) -> Any:
     try:
         text = read_text(path, most_bytes=most_bytes)
         return json.loads(text, object_pairs_hook=unique, parse_constant=refuse)
-    except FileNotFoundError:
-        raise OncoduetError(path, expected="a JSON file", found="none") from None
-    except (ValueError, RecursionError, OSError) as error:
-        raise OncoduetError(path, expected="valid JSON", found=error) from None
+    except OSError as error:
+        raise OncoduetError(path, problem_of(error)) from None
+    except (ValueError, RecursionError) as error:
+        raise OncoduetError(path, f"not valid JSON: {error}") from None
 
 
 @contextmanager
@@ -217,7 +205,7 @@ def read_regular(path: Path, *, most_bytes: int = MOST_TEXT_BYTES) -> bytes:
         size = os.fstat(stream.fileno()).st_size
         content = stream.read(min(size, most_bytes) + 1)  # which takes as much memory as it asks for
     if len(content) > most_bytes:
-        raise OncoduetError(path, expected=f"at most {most_bytes} bytes", found="more")
+        raise OncoduetError(path, f"larger than {most_bytes} bytes")
     return content
 
 
@@ -263,7 +251,7 @@ def writable(folder: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise OncoduetError(folder, expected="a folder that can be written to", found=error.strerror) from None
+        raise OncoduetError(folder, f"cannot be written to: {problem_of(error)}") from None
 
 
 def _held(parent: Path, suffix: str, make: Callable[[Path], None]) -> tuple[Path, int]:
@@ -272,13 +260,7 @@ def _held(parent: Path, suffix: str, make: Callable[[Path], None]) -> tuple[Path
         path = parent / f".partial-{uuid.uuid4().hex}{suffix}"
         make(path)
         hold = os.open(path, os.O_RDONLY)
-        try:
-            fcntl.flock(hold, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:  # somebody sweeps, and took it for left over
-            os.close(hold)
-            continue
-        except OSError:  # no locks here
-            return path, hold
-        if path.exists():
+        locked = lock_if_possible(hold)
+        if locked is None or (locked and path.exists()):  # else another process is sweeping, and took it for a leftover
             return path, hold
         os.close(hold)

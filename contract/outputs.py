@@ -17,7 +17,6 @@ What is written appears in one go: beside, synced, moved file by file, the recor
 """
 
 import argparse
-import errno
 import os
 import shutil
 import sys
@@ -34,7 +33,6 @@ from contract.errors import OncoduetError
 from contract.files import (
     explain_full_disk,
     held_folder,
-    locked,
     nearest_folder,
     read_json,
     sha256_file,
@@ -43,6 +41,7 @@ from contract.files import (
     writable,
     write_json,
 )
+from contract.locks import folder_lock
 from contract.process.command import Parser, run_command
 from contract.process.terminal import log_to_stdout
 from contract.provenance import Writer, writer
@@ -153,7 +152,7 @@ class Output:
                 with suppress(OSError):
                     os.setxattr(path, _ATTRIBUTE, f"{self.command} {sha256_file(path)}".encode())
             sync(path)
-        with locked(self.folder):
+        with folder_lock(self.folder):
             self.check()  # another process may have written here since
             old = self._known().files
             self._remember({name: (*old.get(name, ()), *([new[name]] if name in new else [])) for name in {*old, *new}})
@@ -197,7 +196,7 @@ class Output:
 def subfolder(output: Path, name: str) -> Path:
     """A folder inside an output. Raises ``OncoduetError`` where that is a link, perhaps to the user's files."""
     if name and (output / name).is_symlink():
-        raise OncoduetError(output / name, expected="no link in an output folder", found="one; give another output")
+        raise OncoduetError(output / name, "is a link; give another output")
     return output / name
 
 
@@ -270,15 +269,15 @@ def require_folder(folder: Path) -> None:
     nearest = nearest_folder(folder)
     with writable(nearest):
         if not nearest.is_dir():
-            raise OncoduetError(folder, expected="a folder that can be written to", found=f"{nearest} is no folder")
+            raise OncoduetError(folder, f"cannot be written to: {nearest} is not a folder")
         _require_access(folder, nearest)
 
 
 def _require_access(folder: Path, nearest: Path) -> None:
     if not os.access(nearest, os.R_OK | os.W_OK | os.X_OK):  # what cannot be listed is neither swept nor synced
         read_only = os.statvfs(nearest).f_flag & os.ST_RDONLY
-        why = os.strerror(errno.EROFS if read_only else errno.EACCES)
-        raise OncoduetError(folder, expected="a folder that can be written to", found=why)
+        why = "read-only file system" if read_only else "permission denied"
+        raise OncoduetError(folder, f"cannot be written to: {why}")
 
 
 def _manifest(folder: Path) -> Manifest:
@@ -286,7 +285,7 @@ def _manifest(folder: Path) -> Manifest:
     if not path.exists() and not path.is_symlink():
         return Manifest()
     if path.is_symlink() or not path.is_file():
-        raise OncoduetError(path, expected="the list of what was written here", found="no plain file")
+        raise OncoduetError(path, "not a plain file")
     return parse(read_json(path), Manifest, path)
 
 

@@ -82,7 +82,7 @@ def read_table(path: Path, columns: Sequence[str]) -> Table:
     names = [name.strip() for name in names]
     for column, count in Counter(names).items():
         if column and count > 1:
-            raise OncoduetError(path, expected="each column once", found=f"{column!r} {count} times")
+            raise OncoduetError(path, f"duplicate column {column!r}")
     missing = [column for column in columns if column not in names]
     if missing:
         raise OncoduetError(path, expected=f"the column {missing[0]}", found=", ".join(names) or "an empty line")
@@ -91,7 +91,7 @@ def read_table(path: Path, columns: Sequence[str]) -> Table:
         if len(line) != len(names):
             raise OncoduetError(f"{path}: line {number}", expected=f"{len(names)} values", found=len(line))
     if not rows:
-        raise OncoduetError(path, expected="rows below the names of the columns", found="none")
+        raise OncoduetError(path, "no rows below the header")
     return Table(
         path=path,
         rows=tuple({name: known(cell) for name, cell in zip(names, line, strict=True)} for _, line in rows),
@@ -104,9 +104,9 @@ def _lines(path: Path, columns: Sequence[str]) -> tuple[list[tuple[int, list[str
     """Every line with its number, parted by the delimiter that gives most of the columns."""
     try:
         if not path.is_file():
-            raise OncoduetError(path, expected=f"a table with the columns {', '.join(columns)}", found="no file")
+            raise OncoduetError(path, f"table not found (columns {', '.join(columns)})")
         if path.stat().st_size > LARGEST_BYTES:
-            raise OncoduetError(path, expected=f"a table of at most {LARGEST_BYTES} bytes", found="more")
+            raise OncoduetError(path, f"larger than {LARGEST_BYTES} bytes")
         text = path.read_text(encoding="utf-8-sig")
         first, _, _ = text.partition("\n")
         delimiter = max(
@@ -115,9 +115,9 @@ def _lines(path: Path, columns: Sequence[str]) -> tuple[list[tuple[int, list[str
         reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, skipinitialspace=True, strict=True)
         lines = [(reader.line_num, line) for line in reader]
     except (OSError, ValueError, csv.Error) as error:
-        raise OncoduetError(path, expected="a table as CSV in UTF-8", found=error) from None
+        raise OncoduetError(path, f"not a CSV table in UTF-8: {error}") from None
     if not lines:
-        raise OncoduetError(path, expected=f"a table with the columns {', '.join(columns)}", found="an empty file")
+        raise OncoduetError(path, f"empty file instead of a table (columns {', '.join(columns)})")
     return lines, delimiter
 
 

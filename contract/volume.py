@@ -395,7 +395,7 @@ def _require_utf8(path: Path) -> None:
     try:
         str(path).encode()
     except UnicodeEncodeError:
-        raise OncoduetError(path, expected="a name in UTF-8", found="other bytes") from None
+        raise OncoduetError(path, "name is not valid UTF-8") from None
 
 
 def _three(values: Iterable[float]) -> tuple[float, float, float]:

@@ -109,7 +109,7 @@ def _best(kind: _Kind, rows: Sequence[Row], archive: Path, generator: Generator)
     found = [row for row in rows if kind.wanted(row)]
     if not found:
         title = kind.title.replace("\n", " ")
-        raise OncoduetError(archive / "marksheet.csv", expected=f"a study of the kind '{title}'", found="none")
+        raise OncoduetError(archive / "marksheet.csv", f"no study of the kind '{title}'")
     return min(
         found,
         key=lambda row: (
@@ -159,12 +159,12 @@ def _read_marksheet(archive: Path) -> list[Row]:
     path = archive / "marksheet.csv"
     needed = {"visibility", "distractors", "distractor_slices", "lesion_volumes_ml", "label_from"}
     if not path.is_file():
-        raise OncoduetError(path, expected="the marksheet of a phantom archive", found="no file")
+        raise OncoduetError(path, "marksheet of a phantom archive not found")
     with path.open(encoding="utf-8", newline="") as stream:
         rows: list[Row] = list(csv.DictReader(stream))
     missing = sorted(needed - set(rows[0] if rows else ()))
     if missing:
-        raise OncoduetError(path, expected="the columns of a phantom archive", found=f"no {', '.join(missing)}")
+        raise OncoduetError(path, f"columns of a phantom archive are missing: {', '.join(missing)}")
     if any(row["label_from"] != _case_id(row) for row in rows):
         raise OncoduetError(path, expected="each study's own truth", found="shuffled labels")
     return rows

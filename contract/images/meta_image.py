@@ -138,18 +138,18 @@ def _lines(path: Path, stream: IO[bytes]) -> tuple[dict[str, str], int]:
                 found="a longer one",
             )
         if not line.endswith(b"\n"):
-            raise OncoduetError(path, expected="a MetaImage header that ends with ElementDataFile", found="none")
+            raise OncoduetError(path, "MetaImage header has no ElementDataFile")
         match = _LINE.fullmatch(line)
         if match is None:
             raise OncoduetError(path, expected="lines 'Key = value' in the MetaImage header", found=_shown(line))
         key, value = match[1].decode("ascii"), (match[2] or b"").decode("latin-1").strip(" ")
         if key in lines:
-            raise OncoduetError(path, expected=f"{key} once in the MetaImage header", found="it twice")
+            raise OncoduetError(path, f"duplicate {key} in the MetaImage header")
         known = _KNOWN_LOWER.get(key.lower(), key)
         if known != key:
             raise OncoduetError(path, expected=f"{known} in the MetaImage header", found=key)
         if _SYNONYMS.get(key, key) in _PER_AXIS and "NDims" not in lines:
-            raise OncoduetError(path, expected=f"NDims before {key} in the MetaImage header", found="none")
+            raise OncoduetError(path, f"MetaImage header has no NDims before {key}")
         lines[key] = value
     return lines, begin
 
@@ -166,7 +166,7 @@ def _without_synonyms(path: Path, lines: Mapping[str, str]) -> dict[str, str]:
 
 def _numbers(path: Path, header: Mapping[str, str], key: str, length: int) -> list[str]:
     if key not in header:
-        raise OncoduetError(path, expected=f"{key} in the MetaImage header", found="none")
+        raise OncoduetError(path, f"MetaImage header has no {key}")
     words = [word for word in header[key].split(" ") if word]
     if len(words) != length or not all(map(_NUMBER.fullmatch, words)):
         raise OncoduetError(path, expected=f"{length} numbers as {key}", found=f"{header[key]!r}")

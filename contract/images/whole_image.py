@@ -41,7 +41,7 @@ def read_header(path: Path) -> ImageHeader:
         image with one real number per voxel, whose voxels the file is long enough to hold.
     """
     if not path.is_file():
-        raise OncoduetError(path, expected="an image", found="no file")
+        raise OncoduetError(path, "not a regular file" if path.exists() else "image not found")
     file_bytes = path.stat().st_size
     with path.open("rb") as stream:
         if path.name.endswith(".mha"):
@@ -140,10 +140,10 @@ def _first_inflated(path: Path, stream: IO[bytes]) -> bytes:
         while len(found) < HEADER_BYTES and not inflate.eof:
             chunk = inflate.unconsumed_tail or stream.read(_COMPRESSED_PIECE_BYTES)
             if not chunk:
-                raise OncoduetError(path, expected="a whole compressed stream", found="its end missing: truncated")
+                raise OncoduetError(path, "file is truncated")
             found += inflate.decompress(chunk, HEADER_BYTES - len(found))
     except zlib.error as error:  # type: ignore[misc,unused-ignore]
-        raise OncoduetError(path, expected="a whole compressed stream", found=f"a damaged one ({error})") from None
+        raise OncoduetError(path, f"compressed stream is damaged: {error}") from None
     return found
 
 
@@ -178,17 +178,17 @@ def _inflated(path: Path, stream: Iterator[bytes], length: int, *, before: int, 
                 if piece:
                     yield piece
                 elif not compressed:
-                    raise OncoduetError(path, expected="a whole compressed stream", found="its end missing: truncated")
+                    raise OncoduetError(path, "file is truncated")
                 compressed = inflate.unconsumed_tail or (b"" if inflate.eof else next(stream, b""))
         except zlib.error as error:  # type: ignore[misc,unused-ignore]
-            raise OncoduetError(path, expected="a whole compressed stream", found=f"a damaged one ({error})") from None
+            raise OncoduetError(path, f"compressed stream is damaged: {error}") from None
         compressed = inflate.unused_data or next(stream, b"")
         if not is_file:
             break
     if found < length:
         raise OncoduetError(path, expected=f"{length} bytes of voxels", found=f"{max(found, 0)}: truncated")
     if compressed:
-        raise OncoduetError(path, expected="the end of the file behind the compressed voxels", found="more bytes")
+        raise OncoduetError(path, "more bytes after the compressed voxels")
 
 
 def _stored(path: Path, stream: IO[bytes], length: int) -> Iterator[bytes]:

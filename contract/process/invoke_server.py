@@ -31,7 +31,7 @@ from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from contract.errors import OncoduetError, UsageError, ending
+from contract.errors import OncoduetError, UsageError, ending, problem_of
 from contract.process.signals import Terminated, deaf, signals_as_exceptions
 
 if TYPE_CHECKING:
@@ -91,7 +91,7 @@ def serve(load: Callable[[], Case], *, host: str = "0.0.0.0", port: int = PORT) 
     try:
         server = _Server((host, port), _Handler)
     except OSError as error:
-        raise OncoduetError(f"port {port}", expected="to listen on it", found=error.strerror) from None
+        raise OncoduetError(f"cannot listen on port {port}", problem_of(error)) from None
     answering = threading.Thread(target=server.serve_forever, daemon=True)
     try:
         with signals_as_exceptions():

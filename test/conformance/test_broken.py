@@ -290,10 +290,10 @@ def test_an_image_without_python3_says_what_cannot_be_asked_of_it(api, build, ma
     said = checks[check]["found"]
     if api == "exec":
         assert (status, checks[check]["verdict"]) == (0, "skipped")
-        assert "expected python3 in the image, to look around, found: " in said
+        assert "expected python3 in the image, to look around, found " in said
     else:
         assert (status, checks[check]["verdict"]) == (1, "fail")
-        assert "expected python3 in the image, to call its server, found none" in said
+        assert "no python3 in the image, to call its server" in said
 
 
 def test_an_algorithm_of_the_older_contract_passes_where_that_is_asked_for(build, make_model, conform):

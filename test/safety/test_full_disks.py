@@ -79,4 +79,4 @@ def test_a_read_only_disk_is_refused_before_work(namespace: list[str], world: Pa
         command = [*namespace, "sh", "-c", script, "sh", str(disk), *call]
         ended = subprocess.run(command, cwd=PROJECT, capture_output=True, text=True, check=False)
         assert (ended.returncode, ended.stderr.count("\n")) == (3, 1), ended.stderr
-        assert "expected a folder that can be written to, found: Read-only file system" in ended.stderr
+        assert "cannot be written to: read-only file system" in ended.stderr

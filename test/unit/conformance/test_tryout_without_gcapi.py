@@ -18,6 +18,5 @@ def test_an_environment_without_gcapi_is_told_where_it_is_listed(tmp_path, monke
     words = ["--algorithm", "a", "--card", card.name, "--study", tmp_path / "archive", "--local", tmp_path]
     assert main([str(word) for word in words]) == 3
     assert capsys.readouterr().err == (
-        "error: gcapi: expected the package in this environment, found none; requirements/tryout.lock has it, in an "
-        "environment of its own\n"
+        "error: gcapi: not installed; requirements/tryout.lock has it, in an environment of its own\n"
     )

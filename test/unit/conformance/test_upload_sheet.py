@@ -73,7 +73,7 @@ def test_without_a_report_settings_are_open(folder, capsys):
 
 
 def test_a_folder_without_archives_is_refused(tmp_path):
-    with pytest.raises(OncoduetError, match="expected archives to upload, found none"):
+    with pytest.raises(OncoduetError, match="no archives to upload"):
         write_sheet(tmp_path, CARD, [])
 
 

@@ -73,12 +73,12 @@ def test_a_study_without_label_map_is_fine_where_none_is_required(write_archive:
 
 
 def test_no_folder_is_refused(tmp_path: Path, card: Card) -> None:
-    with pytest.raises(OncoduetError, match=r"nowhere: expected an archive, found no folder$"):
+    with pytest.raises(OncoduetError, match=r"nowhere: archive not found$"):
         find_studies(tmp_path / "nowhere", card, labels_required=False)
 
 
 def test_an_empty_archive_is_refused(tmp_path: Path, card: Card) -> None:
-    with pytest.raises(OncoduetError, match=r"expected studies named .*_t2w.mha \(or .nii.gz\), found none$"):
+    with pytest.raises(OncoduetError, match=r"no studies named .*_t2w.mha \(or .nii.gz\)$"):
         find_studies(tmp_path, card, labels_required=False)
 
 
@@ -94,7 +94,7 @@ def test_a_study_twice_is_refused_and_both_folders_are_named(
 ) -> None:
     archive = write_archive("10_1")
     an_image(archive / "other" / "10_1_t2w.mha", tilted_grid)
-    with pytest.raises(OncoduetError, match=r"^study 10_1 .*: expected once, found in .*/10, .*/other$"):
+    with pytest.raises(OncoduetError, match=r"^study 10_1 .*: duplicate: .*/10, .*/other$"):
         find_studies(archive, card, labels_required=False)
 
 
@@ -114,7 +114,7 @@ def test_channels_with_disjoint_fields_of_view_are_refused(
 def test_a_missing_label_map_is_refused_where_one_is_required(write_archive: WriteArchive, card: Card) -> None:
     archive = write_archive("10_1")
     (archive / "labels" / "10_1.nii.gz").unlink()
-    with pytest.raises(OncoduetError, match=r"^study 10_1: expected the label map .*/labels/10_1.nii.gz, found none$"):
+    with pytest.raises(OncoduetError, match=r"^study 10_1: label map .*/labels/10_1.nii.gz not found$"):
         find_studies(archive, card, labels_required=True)
 
 
@@ -133,7 +133,7 @@ def test_a_label_map_on_another_grid_than_the_reference_is_refused(
 def test_a_channel_that_is_no_image_is_refused(write_archive: WriteArchive, card: Card) -> None:
     archive = write_archive("10_1")
     (archive / "10" / "10_1_adc.mha").write_bytes(b"no image at all")
-    with pytest.raises(OncoduetError, match=r"10_1_adc.mha: expected a MetaImage header"):
+    with pytest.raises(OncoduetError, match=r"10_1_adc.mha: MetaImage header has no ElementDataFile"):
         find_studies(archive, card, labels_required=False)
 
 
@@ -150,8 +150,8 @@ def test_bad_studies_are_listed_one_by_one_beside_the_sound_ones(
     assert listing.studies[1].channels["adc"] == archive / "50" / "50_5_adc.mha"
     assert list(listing.faults) == ["20_2", "30_3", "40_4"]
     assert listing.faults["20_2"].endswith("found no 20_2_adc.mha")
-    assert "expected once, found in" in listing.faults["30_3"]
-    assert listing.faults["40_4"].startswith(f"study 40_4 in {archive}: expected readable images, found: [Errno 5]")
+    assert "duplicate:" in listing.faults["30_3"]
+    assert listing.faults["40_4"].startswith(f"study 40_4 in {archive}: unreadable: ")
 
 
 def renamed(folder: Path, change: Callable[[Path], Path]) -> None:
@@ -189,7 +189,7 @@ def test_a_study_whose_files_are_called_or_placed_otherwise_is_named(
     listing = list_studies(archive, card, labels_required=labels_required)
     assert [study.case_id for study in listing.studies] == ["10_1", "30_3"]
     assert list(listing.faults) == ["20_2"]
-    assert listing.faults["20_2"].startswith(f"study 20_2 in {archive}: expected ")
+    assert listing.faults["20_2"].startswith(f"study 20_2 in {archive}: ")
     assert ", but " in listing.faults["20_2"]  # what is there instead
     with pytest.raises(OncoduetError, match=r"^study 20_2 in "):
         find_studies(archive, card, labels_required=labels_required)
@@ -210,7 +210,7 @@ def test_a_channel_in_two_formats_is_refused(write_archive: WriteArchive, card: 
     archive = write_archive("10_1")
     path = archive / "10" / "10_1_adc.mha"
     sitk.WriteImage(sitk.ReadImage(str(path)), str(path.with_suffix(".nii.gz")))
-    with pytest.raises(OncoduetError, match=r"expected once, found in 10_1_adc.mha, 10_1_adc.nii.gz$"):
+    with pytest.raises(OncoduetError, match=r"duplicate: 10_1_adc.mha, 10_1_adc.nii.gz$"):
         find_studies(archive, card, labels_required=False)
 
 
@@ -227,9 +227,7 @@ def test_a_label_map_without_study_is_refused_where_labels_count_and_said_elsewh
     archive = write_archive("10_1", "20_2", "30_3")
     shutil.rmtree(archive / "20")
     shutil.rmtree(archive / "30")
-    with pytest.raises(
-        OncoduetError, match=r"found 2 faults in 3: .*/20_2.nii.gz: expected a study .*; .*/30_3.nii.gz"
-    ):
+    with pytest.raises(OncoduetError, match=r"found 2 faults in 3: .*/20_2.nii.gz: no study .*; .*/30_3.nii.gz"):
         find_studies(archive, card, labels_required=True)
     listing = list_studies(archive, card, labels_required=False)
     assert not listing.faults
@@ -263,8 +261,8 @@ def test_links_that_lead_nowhere_are_named(write_archive: WriteArchive, card: Ca
     (archive / "30").symlink_to("/nowhere/30")
     listing = list_studies(archive, card, labels_required=False)
     assert list(listing.faults) == ["20_2", "30"]
-    assert listing.faults["20_2"].endswith("20_2_adc.mha, found a link that leads nowhere")
-    assert listing.faults["30"].endswith("found: a link that leads nowhere")
+    assert listing.faults["20_2"].endswith("20_2_adc.mha")
+    assert listing.faults["30"].endswith("cannot be read: dangling link")
 
 
 def test_folders_that_are_links_are_read(write_archive: WriteArchive, card: Card, tmp_path: Path) -> None:
@@ -286,9 +284,7 @@ def test_a_folder_that_may_not_be_listed_is_named(write_archive: WriteArchive, c
         )
     finally:
         (archive / "20").chmod(0o755)
-    assert (
-        f"{{'20': '{archive / '20'}: expected a folder or file that can be looked into, found: Permission den" in said
-    )
+    assert f"{{'20': '{archive / '20'}: cannot be read: permission den" in said
 
 
 def without_root(program: str, readable: Path) -> str:
@@ -344,7 +340,7 @@ def test_an_archive_without_studies_is_told_what_lies_there(
     for name in names:
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_bytes(b"")
-    with pytest.raises(OncoduetError, match=rf"\(or .nii.gz\), found none; {said}"):
+    with pytest.raises(OncoduetError, match=rf"\(or .nii.gz\); {said}"):
         list_studies(tmp_path, card, labels_required=False)
 
 
@@ -410,9 +406,9 @@ def test_rows_of_patients_that_are_of_no_study_are_said(tmp_path: Path, caplog: 
 
 
 def test_a_listing_of_nothing_is_refused(tmp_path: Path, card: Card) -> None:
-    with pytest.raises(OncoduetError, match=r"nowhere: expected an archive, found no folder$"):
+    with pytest.raises(OncoduetError, match=r"nowhere: archive not found$"):
         list_studies(tmp_path / "nowhere", card, labels_required=False)
-    with pytest.raises(OncoduetError, match=r"expected studies named .*, found none$"):
+    with pytest.raises(OncoduetError, match=r"no studies named "):
         list_studies(tmp_path, card, labels_required=False)
 
 

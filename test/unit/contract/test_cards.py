@@ -61,14 +61,14 @@ def test_an_unknown_name_is_refused_and_the_known_ones_are_listed() -> None:
 
 
 def test_a_missing_card_file_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(OncoduetError, match=r"mine.toml: expected a TOML file, found: .*No such file"):
+    with pytest.raises(OncoduetError, match=r"mine.toml: file not found"):
         load_card(tmp_path / "mine.toml")
 
 
 @pytest.mark.parametrize("text", [b"name = ", b"\xff\xfe", b"a = 1\na = 2\n"])
 def test_what_is_no_toml_is_refused(tmp_path: Path, text: bytes) -> None:
     (tmp_path / "mine.toml").write_bytes(text)
-    with pytest.raises(OncoduetError, match=r"mine.toml: expected a TOML file, found: "):
+    with pytest.raises(OncoduetError, match=r"mine.toml: not valid TOML: "):
         load_card(tmp_path / "mine.toml")
 
 
@@ -142,11 +142,11 @@ SPOILT = {
     ),
     "a class twice": (
         {"classes": [{"name": "lesion", "values": [1]}, {"name": "lesion", "values": [2]}]},
-        "class 'lesion' stands twice",
+        "duplicate class 'lesion'",
     ),
     "a label value in two classes": (
         {"classes": [{"name": "lesion", "values": [1]}, {"name": "organ", "values": [2, 1]}]},
-        "label value '1' stands twice",
+        "duplicate label value '1'",
     ),
     "a baseline of no channel": (
         {"baselines": [{"name": "b", "channel": "ct", "extreme": "maximum", "scale": 1.0}]},
@@ -154,7 +154,7 @@ SPOILT = {
     ),
     "a baseline twice": (
         {"baselines": [{"name": "b", "channel": "adc", "extreme": "maximum", "scale": 1.0}] * 2},
-        "baseline 'b' stands twice",
+        "duplicate baseline 'b'",
     ),
     "an output outside its folder": (
         {"detection_map": {"slug": "map", "relative_path": "../map"}},
@@ -174,7 +174,7 @@ def test_a_card_is_refused_with(card_values: Values, change: Values, fault: str)
 
 def test_a_channel_twice_is_refused(card_values: Values) -> None:
     card_values["channels"].append(card_values["channels"][1])
-    with pytest.raises(OncoduetError, match=r"^mine.toml: 1 fault: channel 'adc' stands twice$"):
+    with pytest.raises(OncoduetError, match=r"^mine.toml: 1 fault: duplicate channel 'adc'$"):
         parse(card_values, Card, "mine.toml")
 
 
@@ -237,7 +237,7 @@ def test_the_card_of_stage_1_has_the_organ_as_its_only_class_and_the_same_channe
     assert [(each.name, each.values) for each in coarse.classes] == [("pancreas", (1, 4, 5))]
     assert coarse.geometry.spacing_mm_zyx == (9.0, 4.5, 4.5)
     assert coarse.channels == card.channels
-    with pytest.raises(OncoduetError, match="card cspca-picai: expected a localisation, found none"):
+    with pytest.raises(OncoduetError, match="card cspca-picai: has no localisation"):
         load_card("cspca-picai").localising()
 
 
@@ -271,13 +271,13 @@ def test_values_in_too_many_levels_are_refused() -> None:
     deep: list[object] = []
     for _ in range(100_000):
         deep = [deep]
-    with pytest.raises(OncoduetError, match=r"card\.toml: expected values that JSON can hold, found: "):
+    with pytest.raises(OncoduetError, match=r"card\.toml: values that JSON cannot hold: "):
         parse({"name": deep}, Card, "card.toml")
 
 
 def test_a_toml_file_larger_than_any_card_is_not_read(tmp_path: Path) -> None:
     (tmp_path / "card.toml").write_text("#" * MOST_TOML_BYTES + "\n")
-    with pytest.raises(OncoduetError, match=r"card\.toml: expected at most \d+ bytes, found more"):
+    with pytest.raises(OncoduetError, match=r"card\.toml: larger than \d+ bytes"):
         load_card(tmp_path / "card.toml")
 
 

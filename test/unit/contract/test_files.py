@@ -85,7 +85,7 @@ def test_files_get_the_permissions_that_the_umask_allows(tmp_path: Path) -> None
 
 def test_a_file_below_a_file_is_refused(tmp_path: Path) -> None:
     (tmp_path / "a").write_text("a file")
-    with pytest.raises(OncoduetError, match=r"a: expected a folder that can be written to, found: File exists$"):
+    with pytest.raises(OncoduetError, match=r"a: cannot be written to: already exists$"):
         write_text(tmp_path / "a" / "b.txt", "x")
 
 
@@ -145,7 +145,7 @@ def test_nan_and_infinity_are_never_written(tmp_path: Path, value: float) -> Non
     [
         (b'{"a": NaN}', "NaN is not JSON"),
         (b'{"a": -Infinity}', "-Infinity is not JSON"),
-        (b'{"a": 1, "b": 2, "a": 3}', "key 'a' stands twice"),
+        (b'{"a": 1, "b": 2, "a": 3}', "duplicate key 'a'"),
         (b'{"a": 1', "Expecting ',' delimiter"),
         (b"", "Expecting value"),
         (b"\xff\xfe", "can't decode byte"),
@@ -154,18 +154,18 @@ def test_nan_and_infinity_are_never_written(tmp_path: Path, value: float) -> Non
 )
 def test_json_that_is_not_strict_is_refused(tmp_path: Path, text: bytes, found: str) -> None:
     (tmp_path / "a.json").write_bytes(text)
-    with pytest.raises(OncoduetError, match=r"a.json: expected valid JSON, found: ") as refused:
+    with pytest.raises(OncoduetError, match=r"a.json: not valid JSON: ") as refused:
         read_json(tmp_path / "a.json")
     assert found in str(refused.value)
 
 
 def test_a_missing_json_file_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(OncoduetError, match=r"a.json: expected a JSON file, found none$"):
+    with pytest.raises(OncoduetError, match=r"a.json: file not found$"):
         read_json(tmp_path / "a.json")
 
 
 def test_a_folder_is_no_json_file(tmp_path: Path) -> None:
-    with pytest.raises(OncoduetError, match=r"expected valid JSON, found: .*Is a directory"):
+    with pytest.raises(OncoduetError, match=r"is a directory"):
         read_json(tmp_path)
 
 
@@ -183,7 +183,7 @@ def test_what_has_no_end_is_not_read(tmp_path: Path, what: str, kind: str) -> No
 def test_a_file_larger_than_any_of_its_kind_is_not_read(tmp_path: Path) -> None:
     (tmp_path / "a.json").write_text("[1, 2, 3]")
     assert read_json(tmp_path / "a.json", most_bytes=9) == [1, 2, 3]
-    with pytest.raises(OncoduetError, match="expected at most 8 bytes, found more"):
+    with pytest.raises(OncoduetError, match="larger than 8 bytes"):
         read_json(tmp_path / "a.json", most_bytes=8)
 
 

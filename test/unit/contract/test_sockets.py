@@ -212,7 +212,7 @@ BAD_JOBS = {
         [{"pk": "a", "inputs": [], "outputs": []}, {"pk": "b", "inputs": [SOCKET], "outputs": None}],
         "job 1, outputs: expected a list, found NoneType",
     ),
-    "a job twice": ([{"pk": "a", "inputs": [], "outputs": []}] * 2, "p.json: expected each job once, found a twice"),
+    "a job twice": ([{"pk": "a", "inputs": [], "outputs": []}] * 2, "p.json: duplicate job a"),
 }
 
 
@@ -226,7 +226,7 @@ def test_predictions_are_refused_for(tmp_path: Path, value: Any, fault: str) -> 
 
 
 def test_missing_predictions_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(OncoduetError, match=r"p.json: expected a JSON file, found none$"):
+    with pytest.raises(OncoduetError, match=r"p.json: file not found$"):
         read_jobs(tmp_path / "p.json")
 
 

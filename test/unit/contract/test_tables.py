@@ -51,12 +51,12 @@ def test_what_is_no_number_is_none(tmp_path, cell):
     ("text", "message"),
     [
         ("patient_id,psa\n10,1\n", "expected the column study_id, found patient_id, psa"),
-        ("patient_id,study_id,psa,psa\n10,1,2,3\n", "expected each column once, found 'psa' 2 times"),
+        ("patient_id,study_id,psa,psa\n10,1,2,3\n", "duplicate column 'psa'"),
         ("patient_id,study_id,psa\n10,1\n", "line 2: expected 3 values, found 2"),
-        ("patient_id,study_id,psa\n", "expected rows below the names of the columns, found none"),
-        ("", "found an empty file"),
-        ("patient_id,study_id,psa\n".encode("utf-16"), "expected a table as CSV in UTF-8"),
-        ('patient_id,study_id,psa\n"10,1,2\n', "expected a table as CSV in UTF-8"),
+        ("patient_id,study_id,psa\n", "no rows below the header"),
+        ("", "empty file instead of a table (columns "),
+        ("patient_id,study_id,psa\n".encode("utf-16"), "not a CSV table in UTF-8"),
+        ('patient_id,study_id,psa\n"10,1,2\n', "not a CSV table in UTF-8"),
     ],
 )
 def test_what_leaves_the_meaning_open_is_refused(tmp_path, text, message):
@@ -67,9 +67,7 @@ def test_what_leaves_the_meaning_open_is_refused(tmp_path, text, message):
 
 
 def test_a_missing_table_is_named(tmp_path):
-    with pytest.raises(
-        OncoduetError, match="expected a table with the columns patient_id, study_id, psa, found no file"
-    ):
+    with pytest.raises(OncoduetError, match="table not found"):
         read_table(tmp_path / "marksheet.csv", COLUMNS)
 
 

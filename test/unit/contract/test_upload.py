@@ -92,7 +92,7 @@ def test_an_image_for_another_processor_is_refused(archive):
 
 
 def test_an_image_that_starts_nothing_is_refused(archive):
-    with pytest.raises(OncoduetError, match="expected an image with an entry point, found none"):
+    with pytest.raises(OncoduetError, match="image has no entry point"):
         check_image(image(archive, Entrypoint=None))
 
 
@@ -125,7 +125,7 @@ def test_an_archive_that_is_no_image_is_refused(archive):
 
 
 def test_a_manifest_that_is_no_json_is_refused(archive):
-    with pytest.raises(OncoduetError, match=r"expected JSON in manifest\.json, found: "):
+    with pytest.raises(OncoduetError, match=r"manifest\.json is not valid JSON: "):
         check_image(pack(archive, {"manifest.json": b"[,"}))
 
 
@@ -133,14 +133,14 @@ def test_a_manifest_that_is_no_json_is_refused(archive):
 def test_a_truncated_archive_is_refused_wherever_it_ends(archive, kept):
     content = image(archive).read_bytes()
     archive.write_bytes(content[: int(len(content) * kept) if kept >= 0 else -1])
-    with pytest.raises(OncoduetError, match=r"expected a whole \.tar\.gz, found a damaged one"):
+    with pytest.raises(OncoduetError, match=r"not a whole \.tar\.gz: "):
         check_image(archive)
 
 
 def test_an_archive_of_a_failed_save_is_refused(archive):
     """What ``docker save MISSING | gzip`` leaves without pipefail: 20 bytes, valid gzip of nothing."""
     archive.write_bytes(gzip.compress(b""))
-    with pytest.raises(OncoduetError, match=r"expected a whole \.tar\.gz, found a damaged one"):
+    with pytest.raises(OncoduetError, match=r"not a whole \.tar\.gz: "):
         check_image(archive)
 
 
@@ -152,7 +152,7 @@ def test_a_pipe_is_refused_and_not_waited_for(archive, check):
 
 
 def test_a_missing_archive_is_named(archive):
-    with pytest.raises(OncoduetError, match=r"archive\.tar\.gz: expected an archive, found none"):
+    with pytest.raises(OncoduetError, match=r"archive\.tar\.gz: archive not found"):
         check_model(archive)
 
 
@@ -196,7 +196,7 @@ def test_a_model_with_a_file_beyond_its_sums_is_refused(archive):
 
 
 def test_a_model_without_sums_is_refused(archive):
-    with pytest.raises(OncoduetError, match="expected a bundle with SHA256SUMS, found none"):
+    with pytest.raises(OncoduetError, match="bundle has no SHA256SUMS"):
         check_model(model(archive, without="SHA256SUMS"))
 
 
@@ -209,13 +209,13 @@ def test_a_model_whose_record_is_faulty_is_refused(archive):
 
 @pytest.mark.parametrize(("name", "target"), [("weights", "/etc/passwd"), ("a/weights", "../../outside")])
 def test_links_out_of_the_archive_are_refused(archive, name, target):
-    with pytest.raises(OncoduetError, match="expected plain files below one folder, found: "):
+    with pytest.raises(OncoduetError, match="not plain files below one folder: "):
         check_model(pack(archive, {}, {name: target}))
 
 
 def test_a_truth_with_label_maps_passes_and_one_without_is_refused(archive):
     check_truth(pack(archive, {"./a.nii.gz": b"x", "./card.toml": b""}))
-    with pytest.raises(OncoduetError, match=r"expected label maps \(CASE\.nii\.gz or CASE\.mha\), found none"):
+    with pytest.raises(OncoduetError, match=r"no label maps \(CASE\.nii\.gz or CASE\.mha\)"):
         check_truth(pack(archive, {"./card.toml": b""}))
 
 
@@ -233,7 +233,7 @@ def test_the_command_line_ends_with_3_and_one_line_unless_told_otherwise(archive
     refused = subprocess.run(command, cwd=PROJECT, capture_output=True, text=True, check=False)
     assert (refused.returncode, refused.stdout) == (3, "")
     (line,) = refused.stderr.splitlines()
-    assert line.startswith(f"error: {archive}: expected")
+    assert line.startswith(f"error: {archive}: ")
     if option:
         accepted = subprocess.run([*command, option], cwd=PROJECT, capture_output=True, text=True, check=False)
         assert (accepted.returncode, accepted.stderr) == (0, "")
@@ -251,19 +251,19 @@ def test_a_manifest_of_another_kind_is_refused(archive, manifest):
     "changes", [{"User": ["0"]}, {"User": {}}, {"User": 0}, {"Entrypoint": {}}, {"Entrypoint": ""}]
 )
 def test_settings_of_another_kind_are_refused(archive, changes):
-    with pytest.raises(OncoduetError, match="expected an image"):
+    with pytest.raises(OncoduetError, match=r"expected an image|no entry point"):
         check_image(image(archive, **changes))
 
 
 def test_small_files_that_nobody_asked_for_take_no_memory(archive, monkeypatch):
     monkeypatch.setattr("contract.upload._MOST_JSON_BYTES", 3000)
     check_truth(pack(archive, {"a.mha": bytes(2000), "b.mha": bytes(2000)}))
-    with pytest.raises(OncoduetError, match="expected at most 3000 bytes in small files, found more"):
+    with pytest.raises(OncoduetError, match="more than 3000 bytes in small files"):
         check_image(pack(archive, {"a.json": bytes(2000), "b.json": bytes(2000)}))
 
 
 def test_a_truth_whose_tar_was_cut_before_it_was_compressed_is_refused(archive):
     whole = gzip.decompress(pack(archive, {"a.mha": bytes(512), "b.mha": bytes(512)}).read_bytes())
     archive.write_bytes(gzip.compress(whole[:1024]))
-    with pytest.raises(OncoduetError, match=r"expected a whole \.tar\.gz, found a damaged one \(empty header\)"):
+    with pytest.raises(OncoduetError, match=r"not a whole \.tar\.gz: empty header"):
         check_truth(archive)

@@ -129,9 +129,9 @@ def test_an_image_of_another_ending_is_not_written(tmp_path: Path, noise: Volume
 
 
 def test_a_missing_image_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(OncoduetError, match=r"a.mha: expected an image, found no file$"):
+    with pytest.raises(OncoduetError, match=r"a.mha: image not found$"):
         read_volume(tmp_path / "a.mha")
-    with pytest.raises(OncoduetError, match=r"expected an image, found no file$"):
+    with pytest.raises(OncoduetError, match=r"image not found$"):
         read_grid(tmp_path)
 
 

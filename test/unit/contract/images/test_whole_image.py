@@ -81,7 +81,7 @@ def test_a_truncated_file_is_refused_wherever_it_was_cut_and_itk_says_nothing(
     path = saved(suffix, compressed)
     whole = path.read_bytes()
     path.write_bytes(whole[: kept if kept < 0 else round(kept * len(whole))])  # type: ignore[misc]
-    with pytest.raises(OncoduetError, match=r"truncated$|found none$"):
+    with pytest.raises(OncoduetError, match=r"truncated$|header has no ElementDataFile$"):
         read_volume(path)
     assert capfd.readouterr().err == ""
 
@@ -109,7 +109,7 @@ def test_a_flipped_byte_in_compressed_voxels_is_refused(
     for place in (len(spoilt) // 2, len(spoilt) - 3):
         spoilt[place] ^= 0x40
         path.write_bytes(spoilt)
-        with pytest.raises(OncoduetError, match=r"expected a whole compressed stream, found a damaged one \("):
+        with pytest.raises(OncoduetError, match=r"compressed stream is damaged: "):
             read_volume(path)
         spoilt[place] ^= 0x40
     assert capfd.readouterr().err == ""
@@ -145,12 +145,12 @@ def test_the_hand_written_image_is_right(tmp_path: Path) -> None:
 
 
 BAD_HEADERS = {
-    "no size": ({"without": "DimSize"}, "expected DimSize in the MetaImage header, found none"),
-    "no number of axes": ({"without": "NDims"}, "expected NDims before TransformMatrix in the MetaImage header"),
+    "no size": ({"without": "DimSize"}, "MetaImage header has no DimSize"),
+    "no number of axes": ({"without": "NDims"}, "MetaImage header has no NDims before TransformMatrix"),
     "no type": ({"without": "ElementType"}, "expected an ElementType among MET_CHAR"),
-    "no spacing": ({"without": "ElementSpacing"}, "expected ElementSpacing in the MetaImage header, found none"),
-    "no origin": ({"without": "Offset"}, "expected Offset in the MetaImage header, found none"),
-    "no direction": ({"without": "TransformMatrix"}, "expected TransformMatrix in the MetaImage header, found none"),
+    "no spacing": ({"without": "ElementSpacing"}, "MetaImage header has no ElementSpacing"),
+    "no origin": ({"without": "Offset"}, "MetaImage header has no Offset"),
+    "no direction": ({"without": "TransformMatrix"}, "MetaImage header has no TransformMatrix"),
     "no kind of object": ({"without": "ObjectType"}, "expected an image (ObjectType = Image), found 'none'"),
     "four axes": ({"NDims": "4", "DimSize": "3 4 5 1"}, "expected a 3D image (NDims = 3), found '4'"),
     "axes enough to overflow ITK": (
@@ -242,7 +242,10 @@ def test_a_header_is_refused_for(
 @pytest.mark.parametrize("content", [b"", b"\n" * 400, b"no image at all" * 40, bytes(400)])
 def test_what_is_no_image_is_refused_whatever_its_name(tmp_path: Path, name: str, content: bytes) -> None:
     (tmp_path / name).write_bytes(content)
-    with pytest.raises(OncoduetError, match=rf"{name}: expected "):
+    with pytest.raises(
+        OncoduetError,
+        match=rf"{name}: (expected |file is truncated|compressed stream is damaged|MetaImage header has no )",
+    ):
         read_grid(tmp_path / name)
 
 
@@ -280,7 +283,7 @@ def test_a_line_that_is_not_key_sign_value_is_refused(tmp_path: Path, line: byte
 def test_a_key_that_stands_twice_is_refused(tmp_path: Path, line: str) -> None:
     path = meta_image(tmp_path / "a.mha")
     path.write_bytes(path.read_bytes().replace(b"DimSize", f"{line}\n{line}\nDimSize".encode()))
-    with pytest.raises(OncoduetError, match=r"in the MetaImage header, found it twice$"):
+    with pytest.raises(OncoduetError, match=r"duplicate \S+ in the MetaImage header$"):
         read_grid(path)
 
 
@@ -331,7 +334,7 @@ def test_synonyms_of_the_format_are_understood_as_by_itk(tmp_path: Path, key: st
 def test_bytes_behind_the_voxels_are_refused(saved: Saved, suffix: str, compressed: bool) -> None:
     path = saved(suffix, compressed)
     path.write_bytes(path.read_bytes() + b"more")
-    with pytest.raises(OncoduetError, match=r"found (\d+|more bytes|a damaged one .*)$"):
+    with pytest.raises(OncoduetError, match=r"(found \d+|after the compressed voxels|stream is damaged: .*)$"):
         read_volume(path)
 
 
@@ -347,7 +350,7 @@ def test_a_stream_that_ends_before_its_length_is_refused(tmp_path: Path) -> None
     length = str(len(stream) + 8)
     path = meta_image(tmp_path / "a.mha", CompressedData="True", CompressedDataSize=length)
     path.write_bytes(path.read_bytes()[:-240] + stream + bytes(8))
-    with pytest.raises(OncoduetError, match="expected the end of the file behind the compressed voxels"):
+    with pytest.raises(OncoduetError, match="more bytes after the compressed voxels"):
         read_volume(path)
 
 
@@ -374,7 +377,7 @@ def test_voxels_that_no_memory_holds_are_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", ["a.mha", "a.nii", "a.nii.gz"])
 def test_only_regular_files_are_opened(tmp_path: Path, name: str) -> None:
     os.mkfifo(tmp_path / name)
-    with pytest.raises(OncoduetError, match=rf"{name}: expected an image, found no file$"):
+    with pytest.raises(OncoduetError, match=rf"{name}: not a regular file$"):
         read_grid(tmp_path / name)
 
 

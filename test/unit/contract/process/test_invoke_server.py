@@ -225,7 +225,7 @@ def test_a_port_that_is_taken_is_named(start):
         check=False,
     )
     assert second.returncode == 3
-    assert second.stderr == f"error: port {first.port}: expected to listen on it, found: Address already in use\n"
+    assert second.stderr == f"error: cannot listen on port {first.port}: address already in use\n"
 
 
 @pytest.mark.parametrize(("method", "path"), [("GET", "/"), ("GET", "/health/"), ("POST", "/"), ("POST", "/health")])

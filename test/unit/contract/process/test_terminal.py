@@ -186,7 +186,7 @@ def test_a_file_system_without_locks_is_named_in_one_line(number, tmp_path, monk
     monkeypatch.setattr("fcntl.flock", flock)
     with (
         (tmp_path / ".lock").open("w") as lock,
-        pytest.raises(OncoduetError, match=r"\.lock: expected a file system with locks \(flock; Lustre: mounted with"),
+        pytest.raises(OncoduetError, match=r"\.lock: file system without locks \(flock; Lustre: mount with"),
     ):
         try_lock(lock)
 
