@@ -10,7 +10,7 @@ from scipy import ndimage
 
 from contract.cards import load_card
 from contract.volume import resample
-from phantom.abdomen import draw_anatomy, draw_lesions, label_organs, see
+from phantom.abdomen import draw_anatomy, draw_lesions, label_organs, render
 from phantom.archive import draw_studies
 from phantom.cohort import CasePlan
 from phantom.ct import ORIENTATIONS, SCANNERS, draw_session, draw_study, scan, stored
@@ -195,16 +195,16 @@ def test_zones_run_from_the_patients_right_to_the_left():
 
 
 def test_only_a_visible_lesion_dams_the_duct_and_not_each_one_does():
-    dammed = 0
+    dilated = 0
     for seed in range(40):
         anatomy, session, lesion_rng = patient(seed)
         (lesion,) = draw_lesions(lesion_rng, anatomy, plan(0.5), session.grid)
-        dammed += lesion.widened_duct is not None
+        dilated += lesion.dilated_duct is not None
         _, _, lesion_rng = patient(seed)
         (unseen,) = draw_lesions(lesion_rng, anatomy, plan(0.0), session.grid)
-        assert unseen.widened_duct is None
+        assert unseen.dilated_duct is None
         assert unseen.layers == ()
-    assert 8 <= dammed <= 24  # 40 % of 40 are 16
+    assert 8 <= dilated <= 24  # 40 % of 40 are 16
 
 
 def test_a_benign_stricture_is_rare_and_widens_the_duct_in_the_label_map_too():
@@ -216,8 +216,8 @@ def test_a_benign_stricture_is_rare_and_widens_the_duct_in_the_label_map_too():
     voxels = []
     for seed in range(100):
         anatomy, session, _ = patient(seed)
-        if anatomy.widened_duct is not None:
-            pair = (anatomy, replace(anatomy, widened_duct=None))
+        if anatomy.dilated_duct is not None:
+            pair = (anatomy, replace(anatomy, dilated_duct=None))
             voxels.append(
                 [np.count_nonzero(label_organs(each, [], session.grid, PANORAMA)[0] == DUCT) for each in pair]
             )
@@ -261,7 +261,7 @@ def test_the_external_population_has_other_intensity_statistics():
         ours, theirs = (study(NEGATIVE, population=population, seed=seed) for population in ("training", "external"))
         aorta = ndimage.binary_erosion(ours.label.array == ARTERIES, np.ones((1, 3, 3)))
         blood.append(np.median(hounsfield(theirs)[aorta]) - np.median(hounsfield(ours)[aorta]))
-        flat = see(anatomy, [], session.grid, enhancement=1.0) == -1000
+        flat = render(anatomy, [], session.grid, enhancement=1.0) == -1000
         flat = stored(flat.astype(np.uint8), session).array.astype(bool)
         noise.append(np.std(hounsfield(theirs)[flat]) / np.std(hounsfield(ours)[flat]))
     assert -10 < np.mean(blood) < -3  # a twentieth of 126 HU
