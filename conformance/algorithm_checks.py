@@ -3,7 +3,7 @@
 import time
 from collections.abc import Callable
 
-from conformance.checks import ENDING, IMAGE, Bench, Checks, Scenario, Skipped
+from conformance.checks import ENDING, IMAGE, Bench, Checks, Level, Scenario, Skipped
 from conformance.conditions import Case
 from conformance.engine import last_line
 from conformance.outputs import (
@@ -153,31 +153,22 @@ def nothing_leaks(bench: Bench) -> str:
     return said
 
 
-@OWN.add("D3", "error", "other UUIDs in another order: the same answer")
-def names_mean_nothing(bench: Bench) -> str:
-    """Files are named by UUIDs, new ones each time."""
-    return _same(bench, "renamed")
+def _same_answer(id: str, level: Level, expected: str, name: str, *, listed: bool = False) -> None:
+    """A check that a scenario gives the first one's answer; ``listed``: it is about ``inputs.json``."""
+
+    @OWN.add(id, level, expected)
+    def answer_is_the_same(bench: Bench) -> str:
+        if listed:
+            _needs_listing(bench)
+        return _same(bench, name)
 
 
-@OWN.add("D4-optional", "warning", "optional inputs with null values: the same answer")
-def optional_inputs_change_nothing(bench: Bench) -> str:
-    """Absent in the first case, present here; the platform sends them to an algorithm that declares them."""
-    _needs_listing(bench)
-    return _same(bench, "optional")
-
-
-@OWN.add("D4-socket", "warning", "sockets under the newer key socket alone: the same answer")
-def newer_key_changes_nothing(bench: Bench) -> str:
-    """The platform has written either, and both."""
-    _needs_listing(bench)
-    return _same(bench, "socket")
-
-
-@OWN.add("D4-interface", "warning", "sockets under the older key interface alone: the same answer")
-def older_key_changes_nothing(bench: Bench) -> str:
-    """The platform has written either, and both."""
-    _needs_listing(bench)
-    return _same(bench, "interface")
+_same_answer("D3", "error", "other UUIDs in another order: the same answer", "renamed")
+_same_answer("D4-optional", "warning", "optional inputs with null values: the same answer", "optional", listed=True)
+_same_answer("D4-socket", "warning", "sockets under the newer key socket alone: the same answer", "socket", listed=True)
+_same_answer(
+    "D4-interface", "warning", "sockets under the older key interface alone: the same answer", "interface", listed=True
+)
 
 
 @OWN.add("D4-unknown", "warning", "unknown sockets: a failure with its cause in stderr's last line, and no output")
@@ -264,16 +255,8 @@ def one_case_at_a_time(bench: Bench) -> str:
     return f"HTTP status {second}"
 
 
-@OWN.add("R7", "warning", "works with a read-only root")
-def root_may_be_read_only(bench: Bench) -> str:
-    """The platform's is writable where the image's user may write; nothing should need it."""
-    return _same(bench, "read-only")
-
-
-@OWN.add("R8", "warning", "works as any user (12345:0)")
-def user_may_be_another(bench: Bench) -> str:
-    """Other engines and clusters choose it."""
-    return _same(bench, "other user")
+_same_answer("R7", "warning", "works with a read-only root", "read-only")
+_same_answer("R8", "warning", "works as any user (12345:0)", "other user")
 
 
 def own_study_check(name: str) -> Checks:

@@ -123,7 +123,7 @@ def written_json(path: Path) -> Any:
     try:
         return read_json(path)
     except OncoduetError as error:
-        raise Broken(str(error).partition("found")[2].strip(": ") or "no JSON") from None
+        raise Broken(error.problem or str(error.found)) from None
 
 
 def require_geometry(found: Map, reference: Grid) -> str:

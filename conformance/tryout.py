@@ -77,7 +77,7 @@ def _client(token: str, url: str) -> Any:
     except ImportError:
         raise OncoduetError(
             "gcapi",
-            "not installed; requirements/tryout.lock has it, for an environment of its own",
+            "not installed; requirements/tryout.lock has it, in an environment of its own",
         ) from None
     try:
         return gcapi.Client(token=token, base_url=url)

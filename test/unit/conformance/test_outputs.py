@@ -78,7 +78,7 @@ def test_files_that_nobody_declared_are_named(output):
 @pytest.mark.parametrize(
     ("text", "found"),
     [
-        ("NaN", "NaN is not JSON"),
+        ("NaN", "not valid JSON: NaN is not JSON"),
         ('"0.5"', "str '0.5'"),
         ("true", "bool 'True'"),
         ("null", "NoneType 'None'"),
@@ -86,7 +86,7 @@ def test_files_that_nobody_declared_are_named(output):
         ("-0.1", "-0.1"),
         ("1e400", "inf"),
         ("1" + "0" * 400, "1" + "0" * 39),
-        ("{", "Expecting property name enclosed in double quotes: line 1 column 2 (char 1)"),
+        ("{", "not valid JSON: Expecting property name enclosed in double quotes: line 1 column 2 (char 1)"),
     ],
 )
 def test_a_likelihood_that_is_no_number_in_0_to_1_is_refused(output, text, found):
@@ -216,6 +216,6 @@ def test_metrics_may_be_deep_or_large_and_are_read_to_a_bound(tmp_path):
 def test_metrics_that_are_missing_or_no_strict_json_are_refused(tmp_path):
     assert broken(require_metrics, tmp_path, "a") == "no metrics.json among nothing"
     (tmp_path / "metrics.json").write_text('{"a": NaN}')
-    assert broken(require_metrics, tmp_path, "a") == "NaN is not JSON"
+    assert broken(require_metrics, tmp_path, "a") == "not valid JSON: NaN is not JSON"
     (tmp_path / "metrics.json").write_text('{"a": {"b": 0.5}}')
     assert require_metrics(tmp_path, "a.b") == "a.b = 0.5"
