@@ -1,8 +1,8 @@
-"""Is this image fit for the platform? Runs it under the platform's conditions and says what is not as it has to be.
+"""Is this image fit for the platform? Runs it under the platform's conditions and reports every deviation.
 
 ``./test.sh conformance IMAGE --kind algorithm --card CARD --model MODEL`` calls this. IMAGE is a name that the engine
-knows or an archive to upload, ours or anybody's. Exit codes: 0 fit, 1 at least one error, 2 wrong usage, 3 the input is
-wrong (one line on stderr). Nothing of the engine's is left behind, after Ctrl-C neither.
+knows or an archive to upload, from any source. Exit codes: 0 fit, 1 at least one error, 2 wrong usage, 3 wrong input
+(one line on stderr). Nothing is left in the engine, not even after Ctrl-C.
 """
 
 from contract.process.signals import heed_signals

@@ -1,4 +1,4 @@
-"""What is asked of an algorithm: outputs of studies by formula, the same again, others between, and faulty ones."""
+"""Checks of an algorithm: synthetic studies, repeated, interleaved with others, and faulty ones."""
 
 import time
 from collections.abc import Callable
@@ -100,7 +100,7 @@ def map_is_a_detection_map(bench: Bench) -> str:
 
 @OWN.add("O5-max", "warning", "the likelihood is the map's maximum where there is a candidate")
 def likelihood_is_the_maximum(bench: Bench) -> str:
-    """picai-eval takes the maximum, whatever the likelihood says."""
+    """picai-eval takes the maximum, not the likelihood."""
     _readable(bench)
     largest = float(read_map(bench.good().output, bench.card).array.max())
     try:
@@ -180,7 +180,7 @@ def unknown_sockets_are_refused(bench: Bench) -> str:
 
 @OWN.add("O6", "error", "a study without any lesion: correct outputs, and less likely than the one with")
 def nothing_to_find_is_no_error(bench: Bench) -> str:
-    """An empty map is an answer. Less likely is a doubt alone where nobody says that such lesions are found."""
+    """An empty map is an answer. Less likely is only a doubt unless the model is said to find such lesions."""
     _readable(bench)
     said = _all_rules(bench, "blank")
     empty = require_likelihood(bench.good("blank").output, bench.card)
@@ -198,7 +198,7 @@ def corrupt_images_are_refused(bench: Bench) -> str:
 
 @OWN.add("N2", "error", "the next study after one that failed is answered as before")
 def failures_leave_nothing(bench: Bench) -> str:
-    """A server goes on."""
+    """A server continues."""
     if not bench.invoke:
         raise Skipped("an image of the exec protocol has a process per study")
     if not bench.good() or bench.case("corrupt").succeeded:

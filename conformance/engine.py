@@ -1,8 +1,8 @@
-"""The container engine, by its command line; whatever is made here bears one label, by which it is removed at the end.
+"""The container engine, by its command line; everything made here bears one label, by which it is removed at the end.
 
 Docker, or podman under the same commands. Only ``engine.py`` starts the engine's client. Its processes get a session of
-their own, so that Ctrl-C reaches us alone and what was made can still be removed. What a client hands over may be
-anybody's words: of each stream a bounded part is kept, and an image's files are taken as the tar that the engine makes.
+their own, so that Ctrl-C reaches us only and what was made can still be removed. A client's output is untrusted: a
+bounded part of each stream is kept, and an image's files are taken as the tar that the engine makes.
 """
 
 import io
@@ -36,7 +36,7 @@ _REFERENCE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._/:@-]*")
 
 
 class Kept:
-    """What a stream says: its first bytes, up to a limit; the rest is read and dropped, so that the writer goes on."""
+    """The first bytes of a stream, up to a limit; the rest is read and dropped, so that the writer is not blocked."""
 
     def __init__(self, stream: IO[bytes], *, flooded: Callable[[], None] = lambda: None) -> None:
         self.too_much = False
@@ -139,7 +139,7 @@ class Engine:
 
     @contextmanager
     def reading(self, container: str, path: str) -> Iterator[Iterator[tuple[tarfile.TarInfo, IO[bytes] | None]]]:
-        """What lies at a path in a container, entry by entry as the engine packs it; none where there is no such path.
+        """What a path in a container holds, entry by entry as the engine packs it; none where there is no such path.
 
         Nothing runs in the container for it, and a link comes as a link.
         """
@@ -269,7 +269,7 @@ def session(command: str, name: str | None = None) -> Iterator[Engine]:
 
 
 def pack(files: Mapping[str, bytes], *, owner: int = 0) -> bytes:
-    """A tar of files, and of the folders that they lie in, which everyone may read.
+    """A tar of files and their folders, which everyone may read.
 
     Parameters
     ----------
@@ -318,7 +318,7 @@ def _entries(stream: IO[bytes]) -> Iterator[tuple[tarfile.TarInfo, IO[bytes] | N
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:
-    """End a client, and whatever it started, which would go on writing."""
+    """End a client and all processes that it started, which would continue to write."""
     with suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGKILL)
 

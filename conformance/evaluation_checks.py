@@ -1,4 +1,4 @@
-"""What is asked of an evaluation: metrics that a ranking can read in whatever order, a defined end for bad jobs."""
+"""Checks of an evaluation: metrics that a ranking can read, in any order of jobs, and a defined end for bad jobs."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -106,7 +106,7 @@ for _name, (_, _what) in SPOILT.items():
 
 @OWN.add("N2", "error", "the next submission after one that failed is scored as before")
 def failures_leave_nothing(bench: Bench) -> str:
-    """A server goes on."""
+    """A server continues."""
     if not bench.invoke:
         raise Skipped("an image of the exec protocol has a process per submission")
     _ranked(bench)

@@ -1,8 +1,8 @@
-"""What to type into the platform's forms beside the files: ``UPLOAD.md`` in the folder that ``export.sh`` writes.
+"""What to type into the platform's forms: ``UPLOAD.md`` in the folder that ``export.sh`` writes.
 
 ``python -m conformance.upload_sheet FOLDER --card CARD [--report conformance.json …]``. Names, sizes and hashes come
-from the files, sockets from the card. Memory, time and GPU are those under which the conformance has run; where it has
-not, the sheet says so and leaves them open.
+from the files, sockets from the card. Memory, time and GPU are those of the conformance run; without one the sheet
+says so and leaves them open.
 """
 
 import json

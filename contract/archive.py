@@ -1,11 +1,11 @@
 """An archive: one folder per patient with ``<patient>_<study>_<channel>.mha``, and ``labels/<patient>_<study>.nii.gz``.
 
-Images may be NIfTI, too (``.nii.gz``). Channels that the card does not name, and any other file, are ignored.
-``marksheet.csv`` and ``patients.csv`` are optional; ``archive.json``, where there is one, names the data's licence.
+Images may also be NIfTI (``.nii.gz``). Channels that the card does not name, and any other file, are ignored.
+``marksheet.csv`` and ``patients.csv`` are optional; ``archive.json``, if present, names the data's licence.
 
-A study that the archive names anywhere is never left out in silence. What is wrong with it is a *fault*: whoever lists
-the archive refuses it or says it by name. What only goes beyond the studies that are there is *remarked*: rows of the
-marksheet and, for whoever needs no label, label maps without a study.
+No study that the archive names anywhere is left out silently. What is wrong with it is a *fault*: the caller refuses
+the archive or reports the fault. Entries without a study here (rows of the marksheet and, where no labels are needed,
+label maps) are *remarks*.
 """
 
 import logging
@@ -44,7 +44,7 @@ class Study:
     """One examination of one patient."""
 
     case_id: str  # <patient>_<study>, the name used everywhere
-    folder: str  # name of the folder that the reference channel lies in
+    folder: str  # name of the reference channel's folder
     channels: Mapping[str, Path]  # by channel name, in the card's order
     label: Path | None
 
@@ -78,7 +78,7 @@ def find_studies(archive: Path, card: Card, *, labels_required: bool) -> list[St
 
 
 def list_studies(archive: Path, card: Card, *, labels_required: bool) -> Listing:
-    """List the archive's studies as :func:`find_studies`, with what is wrong with single ones beside them.
+    """List the archive's studies as :func:`find_studies`, with the faults of single ones.
 
     Raises
     ------
@@ -193,7 +193,7 @@ def archive_licence(archive: Path) -> str:
 
 
 def read_grids(name: str, channels: Mapping[str, Path], geometry: Geometry) -> dict[str, Grid]:
-    """Read where every channel's voxels lie; ``OncoduetError`` where the card finds a spacing or extent implausible."""
+    """Read every channel's grid; ``OncoduetError`` where the card finds a spacing or extent implausible."""
     grids = {channel: read_grid(path) for channel, path in channels.items()}
     for channel, grid in grids.items():
         require_plausible_extent(channels[channel], grid, geometry, study=name)
@@ -268,7 +268,7 @@ def _study(archive: Path, card: Card, case_id: str, files: ArchiveFiles, labels_
 
 
 def _names_one_of(path: Path, case_ids: Container[str]) -> bool:
-    """Whether a file's name, or what stands in it before a last ``_``, is one of these cases."""
+    """Whether a file's name, or its part before the last ``_``, is one of these cases."""
     stem = path.name.partition(".")[0]
     return stem in case_ids or stem.rpartition("_")[0] in case_ids
 
@@ -278,7 +278,7 @@ def _pattern(card: Card) -> str:
 
 
 def _nothing(archive: Path, card: Card, files: ArchiveFiles) -> str:
-    """What is said of an archive without any study: what lies there instead."""
+    """The message for an archive without any study: what it holds instead."""
     paths = [path for found in (*files.strays.values(), *files.others.values()) for path in found]
     message = f"{archive}: no studies named {_pattern(card)} (or .nii.gz)"
     if files.unknown:
@@ -296,7 +296,7 @@ def _nothing(archive: Path, card: Card, files: ArchiveFiles) -> str:
         return f"{message}: each patient needs a folder"
     deeper = [path for path in relative if len(path.parts) > 2]
     if len(deeper) == len(relative):
-        return f"{message}: they lie deeper; --archive {archive / deeper[0].parts[0]}?"
+        return f"{message}: one folder too deep; --archive {archive / deeper[0].parts[0]}?"
     if any(re.search(r"_\d{4}\.", path.name) for path in paths):
         return f"{message}: nnU-Net numbers channels, an archive names them ({', '.join(card.channel_names)})"
     return message
@@ -309,6 +309,6 @@ def _marksheet_cases(archive: Path) -> set[str]:
         return set()
     try:
         rows = read_table(path, ("patient_id", "study_id")).rows
-    except OncoduetError:  # whoever needs the marksheet says what is wrong with it
+    except OncoduetError:  # reported where the marksheet is needed
         return set()
     return {same_name(f"{row['patient_id']}_{row['study_id']}") for row in rows}

@@ -1,8 +1,8 @@
-"""The files of an archive as they lie: images that are read, and everything that looks like one and is not.
+"""The files of an archive: the images that are read, and everything that looks like one and is not.
 
-An image is read where it is called ``<patient>/<patient>_<study>_<channel>`` with one of our endings, to the letter. A
-study whose files have another ending, another spelling or another place would otherwise be left out in silence, as
-would a folder that may not be listed (``Path.glob`` says nothing of it) and a link that leads nowhere.
+An image is read if its path is exactly ``<patient>/<patient>_<study>_<channel>`` with one of our endings. A study whose
+files have another ending, spelling or place would otherwise be left out silently, as would a folder that cannot be
+listed (``Path.glob`` ignores it) and a dangling link.
 """
 
 import os
@@ -28,7 +28,7 @@ _NNUNET = re.compile(r"(.+)_(\d{4})")
 
 @dataclass
 class ArchiveFiles:
-    """What lies in an archive, by the case ids that the names say."""
+    """Files of an archive by the case ids in their names."""
 
     images: dict[str, dict[str, list[Path]]] = field(default_factory=dict)
     """By case id and channel; more than one where a channel is there twice."""
@@ -99,7 +99,7 @@ def _walk(archive: Path, folder: Path, unknown: dict[str, str]) -> Iterator[Path
         return
     for entry in inside:
         path = folder / entry.name
-        if entry.name.startswith(".") or entry.name == _NOBODY_S:  # as what macOS leaves beside each file
+        if entry.name.startswith(".") or entry.name == _NOBODY_S:  # macOS leaves such files
             continue
         try:
             is_folder = entry.is_dir()

@@ -20,7 +20,7 @@ def parse_sums(text: str, where: object) -> dict[str, str]:
     Raises
     ------
     OncoduetError
-        A line is none of a hash, two spaces and a name, or the last one does not end; a name stands twice.
+        A line is not a hash, two spaces and a name; the last one has no newline; a name is listed twice.
     """
     if not text.endswith("\n"):
         raise OncoduetError(where, "last line has no newline")

@@ -1,4 +1,4 @@
-"""Files that are either complete or not there: written beside, synced, renamed.
+"""Files that are either complete or absent: written under a temporary name, synced, renamed.
 
 JSON is strict in both directions: no NaN or infinity, no duplicate keys. Hashes are SHA-256, in hexadecimal.
 """
@@ -76,7 +76,7 @@ def atomic_file(path: Path, *, size_bytes: int | None = None) -> Iterator[Path]:
 
 @contextmanager
 def held_folder(parent: Path) -> Iterator[Path]:
-    """Give a new folder inside ``parent`` that is gone afterwards; :func:`sweep` knows that somebody works in it.
+    """Give a new folder inside ``parent`` that is gone afterwards; :func:`sweep` spares it while it is in use.
 
     Raises
     ------
@@ -93,10 +93,9 @@ def held_folder(parent: Path) -> Iterator[Path]:
 
 
 def sweep(folder: Path) -> None:
-    """Remove what killed processes left half written in a folder; what a living one works on stays.
+    """Remove what killed processes left half-written in a folder; what a living one is writing stays.
 
-    It is known by a name that nobody else gives. Where the file system has no locks nobody can tell, and nothing is
-    removed.
+    It is known by its name. Where the file system has no locks the two cannot be told apart, and nothing is removed.
     """
     for path in folder.glob(".partial-*"):
         if not _PARTIAL.fullmatch(path.name) or path.is_symlink():
@@ -115,7 +114,7 @@ def sweep(folder: Path) -> None:
 
 
 def inside(folder: Path, pattern: str = "*") -> list[Path]:
-    """What lies in a folder by names of a pattern, in order. Raises ``OSError`` where it cannot be listed.
+    """A folder's entries whose names match a pattern, sorted. Raises ``OSError`` where it cannot be listed.
 
     ``Path.glob`` and ``rglob`` take such a folder for an empty one; so they are for folders of ours alone.
     """
@@ -123,7 +122,7 @@ def inside(folder: Path, pattern: str = "*") -> list[Path]:
 
 
 def below(folder: Path) -> Iterator[Path]:
-    """All that lies in a folder and its folders, into which no link is followed. Raises as :func:`inside`."""
+    """All entries below a folder; links are not followed. Raises as :func:`inside`."""
     waiting = [folder]
     while waiting:
         for path in inside(waiting.pop()):
@@ -150,7 +149,7 @@ def read_text(path: Path, *, most_bytes: int = MOST_TEXT_BYTES) -> str:
 
 
 def kind_of(found: os.stat_result) -> str:
-    """What stands there, in a word."""
+    """The kind of a file, in words."""
     return _KINDS.get(stat.S_IFMT(found.st_mode), "something else")
 
 
@@ -247,7 +246,7 @@ def nearest_folder(path: Path) -> Path:
 
 @contextmanager
 def writable(folder: Path) -> Iterator[None]:
-    """Say in one line that a folder cannot be written to, whatever is the cause."""
+    """Report in one line that a folder cannot be written to."""
     try:
         yield
     except OSError as error:

@@ -1,19 +1,18 @@
-"""Where a command may write: nothing of the user's is replaced, and what stands in the way is said before work.
+"""Where a command may write: nothing of the user's is replaced, and obstacles are reported before work begins.
 
-An output folder remembers in ``.oncoduet`` what each command wrote into it: the files with their sha256, and of what
-they tell (the identity). By that a file is known as ours. It is replaced only by the same command, with results of the
-same identity, and only while it is as it was written: a file that was edited is the user's. Everything else in the
-folder stays, file by file. Three rules hold beside that:
+An output folder records in ``.oncoduet`` what each command wrote into it: the files with their sha256, and what they
+are results of (the identity). A file of ours is replaced only by the same command, with results of the same identity,
+and only while it is unchanged: a file that was edited is the user's. Everything else in the folder stays. Also:
 
-* output and inputs lie apart: neither is the other, nor inside the other, however the paths are spelt;
+* output and inputs are separate: neither is the other, nor inside the other, however the paths are spelt;
 * a link inside the output folder is never written through; the folder itself may be one;
-* on the platform, where a folder may hold the declared outputs alone, there is no ``.oncoduet``: the process itself
-  knows what it wrote, so that a server's answer takes the place of its last one. For later processes the same stands in
-  an extended attribute of each file; where a file system has none, they replace nothing.
+* on the platform, where a folder may hold only the declared outputs, there is no ``.oncoduet``: the process itself
+  knows what it wrote, so that a server's answer replaces its last one. Later processes find the same in an extended
+  attribute of each file; without such attributes they replace nothing.
 
-``python -m contract.outputs {check,keep} FOLDER …`` holds ``export.sh`` to the same.
+``python -m contract.outputs {check,keep} FOLDER …`` holds ``export.sh`` to the same rules.
 
-What is written appears in one go: beside, synced, moved file by file, the record that speaks for the others last.
+Outputs appear together: written in a temporary folder, synced, moved file by file, the record of the others last.
 """
 
 import argparse
@@ -62,7 +61,7 @@ _OWNERS = {
 """Records that say whose a folder is: no other command writes into it."""
 
 _made: dict[tuple[Path, str], Mapping[str, tuple[str, ...]]] = {}
-"""What this process wrote where nothing may be remembered beside it, by folder and command."""
+"""What this process wrote on the platform, where there is no ``.oncoduet``, by folder and command."""
 
 
 class Written(Frozen):
@@ -97,7 +96,7 @@ class Output:
     record: str | None = None
     """The file that is taken away first and put last, as it says that the others are whole."""
     on_platform: bool = False
-    """Nothing but the declared outputs may lie there."""
+    """The folder may hold only the declared outputs."""
 
     def check(self) -> None:
         """Raise ``OncoduetError`` if the folder cannot be written to, or something that is not ours is in the way."""
@@ -146,7 +145,7 @@ class Output:
         new = {path.relative_to(stage).as_posix(): sha256_file(path) for path in paths}
         unclaimed = sorted(set(new) - set(self.files))
         if unclaimed:
-            raise ValueError(f"{self.command}: {unclaimed[0]} was written, which nobody had asked for")
+            raise ValueError(f"{self.command}: {unclaimed[0]} was written, but not declared")
         for path in paths:
             if self.on_platform:
                 with suppress(OSError):
@@ -206,7 +205,7 @@ def file_output(path: Path, command: str) -> Output:
 
 
 def require_apart(output: Path, **inputs: Path | Sequence[Path] | None) -> None:
-    """Raise ``OncoduetError`` if the output is one of the inputs, or lies inside one or around it.
+    """Raise ``OncoduetError`` if the output is one of the inputs, or is inside one or around it.
 
     Links, ``..`` and the case of letters, where the file system does not mind it, hide nothing.
     """
@@ -344,10 +343,10 @@ def _described(identity: Mapping[str, Any]) -> str:
 def _main(arguments: Sequence[str] | None = None) -> int:
     parser = Parser(prog="python -m contract.outputs", description="Put what export.sh made in place.")
     commands = parser.add_subparsers(required=True, metavar="{check,keep}")
-    check = commands.add_parser("check", help="refuse what stands in the way of files")
+    check = commands.add_parser("check", help="refuse files that would have to be replaced")
     check.add_argument("folder", type=Path, help="of the export")
     check.add_argument("names", nargs="+", metavar="NAME", help="that files are going to have")
-    check.add_argument("--input", type=Path, nargs="*", default=[], help="folders that the output lies apart from")
+    check.add_argument("--input", type=Path, nargs="*", default=[], help="folders that the output must be apart from")
     check.set_defaults(command=_check)
     keep = commands.add_parser("keep", help="move a finished file into the folder")
     keep.add_argument("folder", type=Path, help="of the export")

@@ -129,12 +129,12 @@ def parse(values: object, model: type[Model], source: object) -> Model:
 
 
 def _place(fault: ErrorDetails) -> str:
-    """Where a fault lies: keys, of which a foreign one may be long."""
+    """Place of a fault: keys, of which an unknown one may be long."""
     return ".".join(str(each)[:LONGEST_QUOTE] for each in fault["loc"]) or "the whole"
 
 
 def _is_echo(fault: ErrorDetails, faults: Sequence[ErrorDetails]) -> bool:
-    """Whether a fault only repeats others: a list too short because its items are wrong, or what is asked anew."""
+    """Whether a fault only repeats others: a list too short because its items are wrong, or what is asked again."""
     place = fault["loc"]
     items_wrong = any(other["loc"][: len(place)] == place != other["loc"] for other in faults)
     return (fault["type"] == "too_short" and items_wrong) or (fault["type"] == "fields_disagree" and not place)

@@ -1,9 +1,8 @@
 """Tables that people keep in spreadsheets: marksheets, patient lists, indices of archives, as CSV.
 
 A byte order mark, semicolons or tabs in place of commas, a decimal comma and spaces around names are what spreadsheets
-write in half of Europe; they are read as they are meant. Whatever leaves the meaning open is refused, with the line.
-Cells are text, stripped; a cell that says that nothing is known (``NA``, ``N/A``, ``nan``, ``null``, ``-``, ``?``)
-is empty.
+write in half of Europe; they are read as intended. Ambiguous tables are refused, with the line. Cells are stripped
+text; a cell that means unknown (``NA``, ``N/A``, ``nan``, ``null``, ``-``, ``?``) is empty.
 """
 
 import csv
@@ -34,7 +33,7 @@ class Table:
     delimiter: str
 
     def by_key(self, key: Sequence[str], columns: Sequence[str]) -> dict[tuple[str, ...], Mapping[str, str]]:
-        """The rows by the values of ``key``; a row that stands twice counts once.
+        """The rows by the values of ``key``; duplicate rows count once.
 
         Raises
         ------
@@ -74,7 +73,7 @@ def read_table(path: Path, columns: Sequence[str]) -> Table:
     Raises
     ------
     OncoduetError
-        The file is missing, larger than ``LARGEST_BYTES``, no UTF-8 or no CSV; a column is missing or stands twice; a
+        The file is missing, larger than ``LARGEST_BYTES``, no UTF-8 or no CSV; a column is missing or duplicated; a
         line has another number of values than there are columns; there is no row.
     """
     lines, delimiter = _lines(path, columns)

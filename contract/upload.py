@@ -34,7 +34,7 @@ from contract.schema import parse
 from contract.tarballs import members
 
 STANDIN_LABEL = "oncoduet.standin-base"
-"""Borne by images that were built on a local stand-in for the public base; such are for tests alone."""
+"""Label of images that were built on a local stand-in for the public base; they are for tests only."""
 
 RECORD = "bundle.json"
 """Of a model."""

@@ -57,7 +57,7 @@ class Anatomy:
 
     body: Ellipsoid
     around: tuple[Layer, ...]
-    """Painted before the pancreas: everything that it lies upon, and distractors beside it."""
+    """Painted before the pancreas: everything behind it, and distractors next to it."""
     gland: Layer
     """The pancreas."""
     inside: tuple[Layer, ...]
@@ -120,14 +120,14 @@ def draw_anatomy(rng: np.random.Generator) -> Anatomy:
     veins, arteries, bile_duct, caval = _draw_vessels(pancreas_rng, frame)
     distractors = _draw_distractors(distractor_rng, pancreas, duct, gland)
     stricture = next((each for each in distractors if each.kind == "stricture"), None)
-    beside = [each.layer for each in distractors if each.kind in ("lymph node", "bowel loop", "accessory spleen")]
-    within = [each.layer for each in distractors if each.layer not in beside]
+    adjacent = [each.layer for each in distractors if each.kind in ("lymph node", "bowel loop", "accessory spleen")]
+    within = [each.layer for each in distractors if each.layer not in adjacent]
     around = [
         *_draw_trunk(trunk_rng, frame),
         *_draw_organs(organ_rng, frame),
         *_draw_bowel(bowel_rng, frame),
         Layer(caval, CAVAL_BLOOD),
-        *beside,
+        *adjacent,
     ]
     return Anatomy(
         body=frame.body,
@@ -185,7 +185,7 @@ def label_organs(
 ) -> tuple[LabelMap, LabelMap]:
     """The label map with lesions, and the same without them; shape (z, y, x) each.
 
-    Without its lesion a place is what it would be then, but a duct that the lesion has widened stays wide.
+    Without its lesion a place is what it would be then, but a duct that the lesion has dilated stays dilated.
     """
     raster = _Raster.of(grid)
     organs = np.zeros(grid.shape_zyx, dtype=np.uint8)
@@ -239,7 +239,7 @@ def draw_lesions(rng: np.random.Generator, anatomy: Anatomy, plan: CasePlan, gri
     behind = _dilated(anatomy.duct, place, width_mm) if dilated and plan.conspicuity > 0 else None
     if behind is not None:
         layers.append(Layer(behind, PANCREATIC_JUICE))
-    if plan.conspicuity > 0:  # the mass displaces what is there; its tissue lies between that of pancreas and of tumour
+    if plan.conspicuity > 0:  # the mass displaces what is there; its tissue is between pancreas and tumour
         layers += [replace(anatomy.gland, shape=mass), Layer(mass, tumour, opacity=plan.conspicuity)]
     return [DrawnLesion(tuple(layers), mask, zone, behind)]
 
@@ -282,7 +282,7 @@ class _Raster:
         return self.points_mm[:, z, y, x]
 
     def inside(self, shape: Shape) -> BoolArray:
-        """The voxels whose centre lies in a shape."""
+        """The voxels whose centre is in a shape."""
         found = np.zeros(self.points_mm.shape[1:], dtype=np.bool_)
         window = self.window(shape, edge_mm=1e-3)
         here = self.part(window)
@@ -340,7 +340,7 @@ class _Frame:
 
     @property
     def cavity(self) -> Ellipsoid:
-        """What lies inside the muscles of the wall."""
+        """The space inside the muscles of the wall."""
         return self.shrunk(self.fat_mm + 9)
 
 

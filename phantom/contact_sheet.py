@@ -1,9 +1,9 @@
 """The sample sheet: what a phantom archive looks like, one study per row, one channel per column.
 
 Rows: a negative study with a distractor, then one positive study of each visibility; every row is the slice that shows
-most of it. All channels are seen on the reference channel's grid, the lesion as an outline on the reference, with a
-thin one of the organ that the card looks for first. Whatever the files' orientation, the patient's right is on the left
-and the front above.
+most of it. All channels are resampled to the reference channel's grid, with the lesion's outline on the reference and a
+thin one of the organ that the card locates first. The patient's right is on the left and the front above, for any
+orientation of the files.
 """
 
 import csv
@@ -52,7 +52,7 @@ def draw_sheet(card: Card, archive: Path, output: Path) -> None:
     ------
     OncoduetError
         No generator makes the card's channels; there is no marksheet of a phantom archive; labels were shuffled; a kind
-        of study is missing; the output is a file of other origin or lies in the archive.
+        of study is missing; the output is a file of other origin or in the archive.
     """
     generator = generator_for(card)
     place = file_output(output, "phantom sheet")

@@ -171,7 +171,7 @@ def draw_lesions(rng: np.random.Generator, anatomy: Anatomy, plan: CasePlan, gri
 
 @dataclass(frozen=True)
 class _Room:
-    """Where a lesion may lie."""
+    """Where a lesion may be placed."""
 
     points_mm: Float32Array
     """Voxel centres, shape (3, z, y, x)."""
@@ -180,7 +180,7 @@ class _Room:
     voxel_volume_ml: float
 
     def inside(self, shape: Shape) -> BoolArray:
-        """The voxels whose centre lies in a shape."""
+        """The voxels whose centre is in a shape."""
         return shape.fill(self.points_mm, edge_mm=1e-3) > 0.5
 
 
@@ -275,7 +275,7 @@ def _draw_rectum(rng: np.random.Generator, gland: Ellipsoid) -> tuple[list[Layer
 def _draw_vessels_and_nodes(rng: np.random.Generator, gland: Ellipsoid) -> list[Layer]:
     """Bright structures around the gland: slow blood, whose long T2 shines through at high b-values, and rarely a node.
 
-    Vessels of the pelvic wall run through all slices, the bulb of the penis lies below the gland; both are bright in
+    Vessels of the pelvic wall run through all slices, the bulb of the penis is below the gland; both are bright in
     T2W and not low in ADC. A normal lymph node has the diffusion of a tumour.
     """
     width, _, height = gland.semi_axes_mm
@@ -330,7 +330,7 @@ def _draw_nodules(rng: np.random.Generator, transition: Ellipsoid) -> list[Layer
 
 
 def _draw_distractor(rng: np.random.Generator, gland: Ellipsoid) -> Distractor:
-    """A distractor in the peripheral zone, behind or beside."""
+    """A distractor in the peripheral zone, behind or at the side."""
     kind = list(DISTRACTORS)[int(rng.choice(len(DISTRACTORS), p=DISTRACTOR_SHARES))]
     angle, depth = rng.uniform(-0.25 * np.pi, 1.25 * np.pi), rng.uniform(0.7, 0.9)
     a, b, c = gland.semi_axes_mm

@@ -91,7 +91,7 @@ def blurred(image: Float32Array, grid: Grid, sd_mm: float) -> Float32Array:
 
 
 def _slice_of(grid: Grid, point_mm: Vector) -> int:
-    """Index of the slice, counted from 0 at the feet whatever the file's order, that is nearest to a point."""
+    """Index of the slice, counted from 0 at the feet in any order of the file, that is nearest to a point."""
     across = np.array(grid.direction).reshape(3, 3)[:, 2]
     offset_mm = (np.array(point_mm) - np.array(grid.origin_mm_xyz)) @ across
     return int(np.clip(np.rint(offset_mm / grid.spacing_mm_xyz[2]), 0, grid.size_xyz[2] - 1))

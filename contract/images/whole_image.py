@@ -1,9 +1,9 @@
-"""An image file, read by our own hands: its header by one grammar, and its voxels, whole and no more than they are.
+"""An image file, read without ITK: its header by one grammar, and exactly the voxels that the header announces.
 
 ITK reads a truncated NIfTI as if nothing were missing, takes a compressed MetaImage with a damaged or cut stream for an
-image of noise, and follows a header to other files. So it reads none: a header is parsed once, here (``meta_image``,
-``nifti``), compressed streams are inflated once, piece by piece, to the length that the header says, their checksums
-compared, and whatever lies behind the voxels is refused.
+image of noise, and follows a header to other files. Here a header is parsed once (``meta_image``, ``nifti``),
+compressed streams are inflated once, piece by piece, to the length in the header, their checksums compared, and bytes
+after the voxels are refused.
 """
 
 from collections.abc import Iterator
@@ -28,7 +28,7 @@ PIECE_BYTES = (1 << 17) - 1024
 
 _COMPRESSED_PIECE_BYTES = 1 << 12
 _BEST_COMPRESSION = 1032
-"""No byte of a deflate stream stands for more bytes than this."""
+"""No byte of a deflate stream inflates to more bytes than this."""
 
 
 def read_header(path: Path) -> ImageHeader:

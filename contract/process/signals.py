@@ -1,8 +1,8 @@
 """Ctrl-C, SIGTERM and SIGHUP end every command with one line on stderr and the exit code that shells have for them.
 
 While a program imports its modules there is nothing to tidy up, and it ends at once (:func:`heed_signals`). While it
-works, a signal is an exception (:func:`signals_as_exceptions`), so that half-written files go. As PID 1 of a container
-a process ignores whatever it has no handler for: hence SIGTERM has one from the first moment.
+works, a signal is an exception (:func:`signals_as_exceptions`), so that half-written files are removed. As PID 1 of a
+container a process ignores every signal without a handler: hence SIGTERM has one from the first moment.
 
 What a parent had ignored stays ignored: SIGINT in the background of a shell without job control, SIGHUP under nohup.
 """
@@ -27,7 +27,7 @@ QUIET_S = 1.0
 
 
 class Terminated(BaseException):
-    """SIGTERM or SIGHUP arrived; no ``Exception``, so that nobody takes it for a failure."""
+    """SIGTERM or SIGHUP arrived; no ``Exception``, so that it is not handled as a failure."""
 
     def __init__(self, number: int) -> None:
         super().__init__()
@@ -95,7 +95,7 @@ def leave_last_word_to_parent() -> None:
 
 
 def _heard() -> list[signal.Signals]:
-    """The signals that are heard here: SIGTERM always, the others unless whoever started us had them ignored."""
+    """The signals that are handled: SIGTERM always, the others unless the parent process ignored them."""
     return [each for each in WORDS if each is signal.SIGTERM or signal.getsignal(each) is not signal.SIG_IGN]
 
 

@@ -328,7 +328,7 @@ def test_all_faults_are_named_together_and_the_first_ten_in_full(write_archive: 
 @pytest.mark.parametrize(
     ("names", "said"),
     [
-        (["images/10/10_1_t2w.mha", "images/2/2_2_t2w.mha"], r"2 files end in .mha, .*: they lie deeper; .*images"),
+        (["images/10/10_1_t2w.mha", "images/2/2_2_t2w.mha"], r"2 files end in .mha, .*: one folder too deep; .*images"),
         (["10_1_t2w.mha"], r"1 files end in .mha, such as 10_1_t2w.mha: each patient needs a folder"),
         (["imagesTr/10_1_0000.nii.gz"], r"1 files end in .nii.gz, .*: nnU-Net numbers channels, an archive names them"),
         (["10/scan.nrrd", "10/scan.dcm"], r"2 files end in .dcm, .nrrd, such as 10/scan.dcm$"),

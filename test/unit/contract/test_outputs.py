@@ -166,7 +166,7 @@ def test_results_of_something_else_are_not_replaced(tmp_path: Path) -> None:
 
 
 def test_what_nobody_announced_is_a_bug(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"draw: more.txt was written, which nobody had asked for"):
+    with pytest.raises(ValueError, match=r"draw: more.txt was written, but not declared"):
         fill(output(tmp_path), {"more.txt": "x"})
     assert found(tmp_path) == {}
 
