@@ -130,7 +130,7 @@ def parse(values: object, model: type[Model], source: object) -> Model:
 
 def _place(fault: ErrorDetails) -> str:
     """Place of a fault: keys, of which an unknown one may be long."""
-    return ".".join(str(each)[:LONGEST_QUOTE] for each in fault["loc"]) or "the whole"
+    return ".".join(str(each)[:LONGEST_QUOTE] for each in fault["loc"]) or "(document)"
 
 
 def _is_echo(fault: ErrorDetails, faults: Sequence[ErrorDetails]) -> bool:

@@ -105,10 +105,7 @@ def test_a_layer_is_added_without_a_program_a_network_or_anybodys_words(client, 
     with tarfile.open(tmp_path / "context") as context:
         files = {member.name: context.extractfile(member).read() for member in context}
     name, value = engine.label.split("=")
-    assert files == {
-        "Dockerfile": f"FROM a:1\nADD layer.tar /\nLABEL {name}={value}\n".encode(),
-        "layer.tar": b"layer",
-    }
+    assert files == {"Dockerfile": f"FROM a:1\nADD layer.tar /\nLABEL {name}={value}\n".encode(), "layer.tar": b"layer"}
 
 
 def test_an_image_whose_name_is_none_or_that_has_steps_of_its_own_is_refused(client):

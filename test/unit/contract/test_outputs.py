@@ -82,11 +82,7 @@ def link_elsewhere(path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "make", "message"),
     [
-        (
-            "record.json",
-            lambda path: path.write_text("mine"),
-            "expected nothing or what draw wrote there, found",
-        ),
+        ("record.json", lambda path: path.write_text("mine"), "expected nothing or what draw wrote there, found"),
         (
             "record.json",
             lambda path: path.mkdir(),
@@ -95,18 +91,10 @@ def link_elsewhere(path: Path) -> None:
         ("record.json", link_elsewhere, "is a link"),
         ("figures", link_elsewhere, "is a link"),
         ("figures", lambda path: path.write_text("mine"), "expected a folder or nothing, found a file"),
-        (
-            "record.json",
-            os.mkfifo,
-            "expected nothing or what draw wrote there, found (a folder|something)",
-        ),
+        ("record.json", os.mkfifo, "expected nothing or what draw wrote there, found (a folder|something)"),
         (MANIFEST, lambda path: path.mkdir(), "not a plain file"),
         ("run.json", lambda path: path.write_text("{}"), "expected a folder for the results of draw, found run.json"),
-        (
-            "out",
-            lambda path: path.write_text("mine"),
-            "cannot be written to: .* is not a folder",
-        ),
+        ("out", lambda path: path.write_text("mine"), "cannot be written to: .* is not a folder"),
     ],
 )
 def test_what_stands_in_the_way_is_refused_before_work(tmp_path: Path, name, make, message: str) -> None:

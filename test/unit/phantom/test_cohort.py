@@ -5,14 +5,7 @@ from fractions import Fraction
 import numpy as np
 import pytest
 
-from phantom.cohort import (
-    CONSPICUITY_RANGE,
-    LesionVolumes,
-    draw_phases,
-    plan_case,
-    positives_before,
-    van_der_corput,
-)
+from phantom.cohort import CONSPICUITY_RANGE, LesionVolumes, draw_phases, plan_case, positives_before, van_der_corput
 
 PHASES = (0.3, 0.8)
 VOLUMES = LesionVolumes(median_ml=1.1, log_sd=0.75, range_ml=(0.25, 6.0))

@@ -46,11 +46,7 @@ def _table(content: object) -> Table:
     return table
 
 
-@pytest.mark.parametrize(
-    "made",
-    [str, _table, lambda text: Group(Text("ours"), text)],
-    ids=["text", "cell", "group"],
-)
+@pytest.mark.parametrize("made", [str, _table, lambda text: Group(Text("ours"), text)], ids=["text", "cell", "group"])
 def test_a_name_is_shown_as_it_is_and_nothing_in_it_is_obeyed(made, capsys) -> None:
     lines = _printed(made(HOSTILE), capsys).splitlines()
     assert SHOWN in [line.strip() for line in lines]
