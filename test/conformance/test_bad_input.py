@@ -154,7 +154,7 @@ def test_after_ctrl_c_nothing_is_left(engine, leftovers, name, number, code, wor
     assert leftovers() == []
 
 
-def test_an_image_that_was_loaded_is_gone_afterwards_and_its_name_means_what_it_did(engine, tmp_path):
+def test_a_loaded_image_is_removed_and_its_name_is_restored(engine, tmp_path):
     def ask(*arguments: str, given: bytes | None = None) -> bytes:
         return subprocess.run([engine, *arguments], input=given, capture_output=True, check=True).stdout
 

@@ -70,7 +70,7 @@ def test_an_output_that_is_missing_is_named(output):
     assert broken(require_declared, output, CARD) == f"no {CARD.likelihood.relative_path} among {PATH}/map.mha"
 
 
-def test_files_that_nobody_declared_are_named(output):
+def test_undeclared_files_are_named(output):
     (output / "log.txt").write_text("")
     assert broken(require_nothing_else, output, CARD) == "log.txt"
 
@@ -156,7 +156,7 @@ def test_components_that_touch_at_a_corner_are_one(output):
 
 
 @pytest.mark.parametrize("axis", [0, 1, 2])
-def test_an_array_that_is_flipped_under_a_correct_header_does_not_find_the_lesion(axis):
+def test_an_array_flipped_under_a_correct_header_misses_the_lesion(axis):
     flipped = np.flip(planted(), axis)
     assert "mm from the lesion" in broken(require_lesion_found, Map(flipped, GRID, "float"), FIRST.lesion())
 
@@ -166,7 +166,7 @@ def test_an_empty_map_finds_no_lesion():
     assert broken(require_lesion_found, Map(empty, GRID, "float"), FIRST.lesion()) == "an empty map"
 
 
-def test_answers_that_differ_are_told_apart(output, tmp_path):
+def test_different_answers_are_distinguished(output, tmp_path):
     other = tmp_path / "other"
     (other / PATH).mkdir(parents=True)
     (other / PATH / "map.mha").write_bytes(image_bytes(planted() * np.float32(0.5), GRID))

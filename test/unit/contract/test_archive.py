@@ -31,9 +31,7 @@ def patients_of(archive: Path, card: Card, said: str | None = None) -> dict[str,
     return archive_patients(archive, find_studies(archive, card, labels_required=True), said)
 
 
-def test_studies_come_in_the_order_of_their_ids_with_channels_in_the_card_s_order(
-    write_archive: WriteArchive, card: Card
-) -> None:
+def test_studies_are_sorted_by_id_and_channels_as_in_the_card(write_archive: WriteArchive, card: Card) -> None:
     archive = write_archive("20_2", "10_3", "10_1")
     studies = find_studies(archive, card, labels_required=True)
     assert [study.case_id for study in studies] == ["10_1", "10_3", "20_2"]
@@ -43,9 +41,7 @@ def test_studies_come_in_the_order_of_their_ids_with_channels_in_the_card_s_orde
     assert studies[0].label == archive / "labels" / "10_1.nii.gz"
 
 
-def test_other_channels_and_files_beside_them_are_ignored(
-    write_archive: WriteArchive, card: Card, tilted_grid: Grid
-) -> None:
+def test_other_channels_and_files_are_ignored(write_archive: WriteArchive, card: Card, tilted_grid: Grid) -> None:
     archive = write_archive("10_1")
     an_image(archive / "10" / "10_1_sag.mha", tilted_grid)
     (archive / "10" / "notes.txt").write_text("no image")
@@ -59,7 +55,7 @@ def test_a_patient_whose_id_holds_an_underscore_is_named_by_the_folder(write_arc
     assert set(patients_of(archive, card).values()) == {"site_7"}
 
 
-def test_in_a_folder_per_study_the_patient_is_what_is_before_the_first_underscore(
+def test_in_a_folder_per_study_the_patient_is_the_part_before_underscore(
     write_archive: WriteArchive, card: Card
 ) -> None:
     archive = write_archive("11373_1001396", patient="11373_1001396")
@@ -137,7 +133,7 @@ def test_a_channel_that_is_no_image_is_refused(write_archive: WriteArchive, card
         find_studies(archive, card, labels_required=False)
 
 
-def test_bad_studies_are_listed_one_by_one_beside_the_sound_ones(
+def test_faults_are_listed_study_by_study_with_the_sound_studies(
     write_archive: WriteArchive, card: Card, tilted_grid: Grid
 ) -> None:
     archive = write_archive("10_1", "20_2", "30_3", "40_4", "50_5")
@@ -221,9 +217,7 @@ def test_copies_elsewhere_of_a_study_that_is_there_are_no_fault(write_archive: W
     assert len(find_studies(archive, card, labels_required=True)) == 2
 
 
-def test_a_label_map_without_study_is_refused_where_labels_count_and_said_elsewhere(
-    write_archive: WriteArchive, card: Card
-) -> None:
+def test_a_label_map_without_study_is_a_fault_or_a_remark(write_archive: WriteArchive, card: Card) -> None:
     archive = write_archive("10_1", "20_2", "30_3")
     shutil.rmtree(archive / "20")
     shutil.rmtree(archive / "30")
@@ -298,7 +292,7 @@ def without_root(program: str, readable: Path) -> str:
     return subprocess.run(command, cwd=PROJECT, capture_output=True, text=True, check=True).stdout
 
 
-def test_what_a_file_system_keeps_for_itself_is_nobody_s(write_archive: WriteArchive, card: Card) -> None:
+def test_lost_and_found_is_ignored(write_archive: WriteArchive, card: Card) -> None:
     archive = write_archive("10_1")
     (archive / "lost+found").mkdir()
     (archive / "lost+found" / "20_2_t2w.nrrd").write_bytes(b"")
@@ -334,7 +328,7 @@ def test_all_faults_are_named_together_and_the_first_ten_in_full(write_archive: 
         (["10/scan.nrrd", "10/scan.dcm"], r"2 files end in .dcm, .nrrd, such as 10/scan.dcm$"),
     ],
 )
-def test_an_archive_without_studies_is_told_what_lies_there(
+def test_an_archive_without_studies_is_refused_with_what_it_holds(
     tmp_path: Path, card: Card, names: list[str], said: str
 ) -> None:
     for name in names:
@@ -412,7 +406,7 @@ def test_a_listing_of_nothing_is_refused(tmp_path: Path, card: Card) -> None:
         list_studies(tmp_path, card, labels_required=False)
 
 
-def test_geometry_of_one_study_may_be_checked_alone(tmp_path: Path, tilted_grid: Grid) -> None:
+def test_the_geometry_of_one_study_can_be_checked(tmp_path: Path, tilted_grid: Grid) -> None:
     tilted_grid = replace(tilted_grid, size_xyz=(11, 9, 5))
     t2w = an_image(tmp_path / "t2w.mha", tilted_grid)
     finer = replace(tilted_grid, spacing_mm_xyz=(0.11, 0.12, 1.3))
@@ -420,7 +414,7 @@ def test_geometry_of_one_study_may_be_checked_alone(tmp_path: Path, tilted_grid:
     check_geometry("10_1", {"t2w": t2w, "adc": an_image(tmp_path / "adc.mha", finer)}, geometry)
 
 
-def test_the_licence_of_the_data_stands_in_archive_json(tmp_path: Path) -> None:
+def test_the_licence_of_the_data_comes_from_archive_json(tmp_path: Path) -> None:
     assert archive_licence(tmp_path) == "unknown"
     (tmp_path / "archive.json").write_text('{"data_licence": "CC0-1.0"}')
     assert archive_licence(tmp_path) == "CC0-1.0"

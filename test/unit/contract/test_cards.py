@@ -16,11 +16,11 @@ Values = dict[str, Any]
 
 
 @pytest.mark.parametrize("name", card_names())
-def test_every_card_that_comes_with_the_project_is_valid_and_named_as_its_file(name: str) -> None:
+def test_every_card_of_the_project_is_valid_and_named_as_its_file(name: str) -> None:
     assert load_card(name).name == name
 
 
-def test_the_two_prostate_cards_differ_where_the_study_and_the_challenge_differ() -> None:
+def test_the_prostate_cards_differ_where_study_and_challenge_differ() -> None:
     study, challenge = load_card("cspca-rsna2022"), load_card("cspca-picai")
     assert study.geometry.crop_size_zyx == (20, 160, 160)
     assert challenge.geometry.crop_size_zyx is None
@@ -228,7 +228,7 @@ def test_a_card_that_locates_an_organ_is_refused_with(
         parse(ct_values | {section: ct_values[section] | change}, Card, "card.toml")
 
 
-def test_the_card_of_stage_1_has_the_organ_as_its_only_class_and_the_same_channels() -> None:
+def test_the_card_of_stage_1_has_one_class_and_the_same_channels() -> None:
     card = load_card("pdac-panorama")
     coarse = card.localising()
     assert [(each.name, each.values) for each in coarse.classes] == [("pancreas", (1, 4, 5))]
@@ -238,7 +238,7 @@ def test_the_card_of_stage_1_has_the_organ_as_its_only_class_and_the_same_channe
         load_card("cspca-picai").localising()
 
 
-def test_the_two_pancreas_cards_differ_where_the_study_and_the_challenge_differ() -> None:
+def test_the_pancreas_cards_differ_where_study_and_challenge_differ() -> None:
     study, challenge = load_card("pdac-rsna2022"), load_card("pdac-panorama")
     assert study.localisation is not None
     assert challenge.localisation is not None
@@ -278,7 +278,7 @@ def test_a_toml_file_larger_than_any_card_is_not_read(tmp_path: Path) -> None:
         load_card(tmp_path / "card.toml")
 
 
-def test_keys_that_came_later_count_in_the_hash_only_where_they_say_something_else():
+def test_newer_keys_change_the_hash_only_if_not_at_their_default():
     text = (CARDS / "cspca-picai.toml").read_text()
     values = tomllib.loads(text)
     card = parse(values, Card, "card.toml")

@@ -42,7 +42,7 @@ def test_a_file_appears_under_its_name_only_when_complete(tmp_path: Path) -> Non
 
 
 @pytest.mark.parametrize("name", ["a.mha", "a.b.mha", "a.nii.gz", "a.b.nii.gz", "MODEL.tar.gz", "plain"])
-def test_the_temporary_name_has_the_ending_by_which_writers_choose_the_format(tmp_path: Path, name: str) -> None:
+def test_the_temporary_name_has_the_ending_of_the_file(tmp_path: Path, name: str) -> None:
     with atomic_file(tmp_path / name) as partial:
         ending = name.partition("a.b" if name.startswith("a.b") else name.partition(".")[0])[2]
         assert partial.name.endswith(ending)
@@ -105,7 +105,7 @@ with atomic_file(Path(sys.argv[1]) / "a.mha"), held_folder(Path(sys.argv[1])):
 """
 
 
-def test_what_a_killed_process_left_is_swept_and_what_a_living_one_works_on_is_not(tmp_path: Path) -> None:
+def test_files_of_a_killed_process_are_swept_and_of_a_living_one_kept(tmp_path: Path) -> None:
     words = [sys.executable, "-c", HOLD, str(tmp_path)]
     with subprocess.Popen(words, cwd=PROJECT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
@@ -187,7 +187,7 @@ def test_a_file_larger_than_any_of_its_kind_is_not_read(tmp_path: Path) -> None:
         read_json(tmp_path / "a.json", most_bytes=8)
 
 
-def test_the_time_for_json_grows_with_its_size_alone(tmp_path: Path) -> None:
+def test_the_time_for_json_is_linear_in_its_size(tmp_path: Path) -> None:
     (tmp_path / "a.json").write_text(json.dumps({f"key {number}": 0 for number in range(200_000)}))
     began = time.process_time()
     assert len(read_json(tmp_path / "a.json")) == 200_000
@@ -206,7 +206,7 @@ def test_the_hash_of_a_json_value_ignores_the_order_of_its_keys() -> None:
     assert sha256_json([1, 2]) != sha256_json([2, 1])
 
 
-def test_what_lies_below_a_folder_is_seen_but_not_through_links(tmp_path):
+def test_below_lists_subfolders_but_follows_no_links(tmp_path):
     (tmp_path / "a" / "b").mkdir(parents=True)
     (tmp_path / "a" / "b" / "c.txt").touch()
     (tmp_path / "link").symlink_to(tmp_path / "a")

@@ -50,7 +50,7 @@ def test_sockets_are_found_under_either_of_the_platform_s_names(
     assert channels["adc"].parent.name == "transverse-adc-prostate-mri"
 
 
-def test_a_null_socket_beside_an_interface_is_read_as_the_interface(put_images: PutImages, card: Card) -> None:
+def test_a_null_socket_with_an_interface_is_read_as_the_interface(put_images: PutImages, card: Card) -> None:
     folder = put_images()
     entries = [entry | {"socket": None} for entry in listed(*SLUGS, keys=("interface",))]
     (folder / "inputs.json").write_text(json.dumps(entries))
@@ -151,7 +151,7 @@ def test_a_missing_folder_is_no_image(tmp_path: Path) -> None:
         single_image(tmp_path / "nowhere", Socket(slug="adc", relative_path="images/adc"))
 
 
-def test_texts_hidden_files_and_folders_beside_the_image_do_not_count(tmp_path: Path) -> None:
+def test_text_hidden_files_and_folders_are_no_images(tmp_path: Path) -> None:
     (tmp_path / "a.mha").write_bytes(b"")
     (tmp_path / ".b.mha").write_bytes(b"")
     (tmp_path / "notes.txt").write_text("")

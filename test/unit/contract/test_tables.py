@@ -35,7 +35,7 @@ def test_a_table_is_read_as_it_is_meant(tmp_path, text):
 
 
 @pytest.mark.parametrize("cell", ["", "NA", "n/a", "nan", "NULL", "?", " - "])
-def test_what_nobody_knows_is_empty(tmp_path, cell):
+def test_cells_that_mean_unknown_are_empty(tmp_path, cell):
     table = read_table(written(tmp_path, f"patient_id,study_id,psa\n10,1,{cell}\n"), COLUMNS)
 
     assert table.rows[0]["psa"] == ""

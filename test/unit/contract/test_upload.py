@@ -181,7 +181,7 @@ def test_a_pipe_is_refused_and_not_waited_for(archive, check):
         ("truth", None, lambda path: pack(path, {"notes.txt": b""})),
     ],
 )
-def test_the_command_line_ends_with_3_and_one_line_unless_told_otherwise(archive, kind, option, make):
+def test_the_command_line_refuses_with_3_and_one_line_by_default(archive, kind, option, make):
     make(archive)
     command = [sys.executable, "-m", "contract.upload", kind, str(archive)]
     refused = subprocess.run(command, cwd=PROJECT, capture_output=True, text=True, check=False)
@@ -193,7 +193,7 @@ def test_the_command_line_ends_with_3_and_one_line_unless_told_otherwise(archive
         assert (accepted.returncode, accepted.stderr) == (0, "")
 
 
-def test_small_files_that_nobody_asked_for_take_no_memory(archive, monkeypatch):
+def test_unneeded_small_files_take_no_memory(archive, monkeypatch):
     monkeypatch.setattr("contract.upload._MOST_JSON_BYTES", 3000)
     check_truth(pack(archive, {"a.mha": bytes(2000), "b.mha": bytes(2000)}))
     with pytest.raises(OncoduetError, match="more than 3000 bytes in small files"):

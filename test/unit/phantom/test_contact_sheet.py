@@ -37,7 +37,7 @@ def test_ct_is_shown_in_two_columns(ct_archive, ct_order, tmp_path):
 
 
 @pytest.mark.parametrize("signs", [(1, 1, 1), (-1, -1, 1), (1, -1, -1)])
-def test_images_of_every_orientation_stand_upright(signs):
+def test_images_of_every_orientation_are_shown_upright(signs):
     array = np.arange(24).reshape(2, 3, 4)
     flipped = np.flip(array, tuple(2 - axis for axis in range(3) if signs[axis] < 0))
     direction = tuple(np.diag(signs).astype(float).ravel().tolist())

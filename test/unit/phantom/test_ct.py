@@ -49,7 +49,7 @@ def hounsfield(drawn) -> np.ndarray:
 
 
 @pytest.mark.parametrize("seed", range(4))
-def test_an_invisible_lesion_leaves_no_trace_in_the_image_nor_in_the_organs(seed):
+def test_an_invisible_lesion_changes_neither_image_nor_organs(seed):
     invisible, negative = study(plan(0.0), seed=seed), study(NEGATIVE, seed=seed)
     assert np.array_equal(invisible.channels["ct"].array, negative.channels["ct"].array)
     lesion = invisible.label.array == LESION
@@ -69,7 +69,7 @@ def test_a_visible_lesion_is_darker_than_the_pancreas_that_it_replaces(seed):
     assert np.array_equal(negative.organs, negative.label.array)
 
 
-def test_a_lesion_changes_nothing_far_from_it_and_from_the_duct_that_it_dams():
+def test_a_lesion_changes_nothing_far_from_it_and_its_dilated_duct():
     for seed in range(6):
         visible, negative = study(plan(1.0), seed=seed), study(NEGATIVE, seed=seed)
         near = np.isin(visible.label.array, (LESION, DUCT))
@@ -150,7 +150,7 @@ def test_a_cyst_has_its_own_value_only_where_the_card_knows_one():
     assert found >= 2
 
 
-def test_a_card_of_lesions_alone_gets_label_maps_of_lesions_alone():
+def test_a_card_with_only_lesions_gets_label_maps_with_only_lesions():
     drawn = study(plan(1.0), values=LabelValues(3, {"tumour": 3}))
     assert set(np.unique(drawn.label.array).tolist()) == {0, 3}
     assert not drawn.organs.any()
@@ -166,7 +166,7 @@ def test_a_lesion_has_the_planned_volume(volume_ml):
         assert lesion.volume_ml == pytest.approx(volume_ml, rel=0.05, abs=voxel_ml)
 
 
-def test_lesions_lie_at_the_pancreas_in_one_piece_and_spare_the_vessels():
+def test_lesions_are_at_the_pancreas_in_one_piece_and_spare_vessels():
     zones = Counter()
     for seed in range(30):
         drawn = study(plan(0.8), seed=seed)
@@ -207,7 +207,7 @@ def test_only_a_visible_lesion_dams_the_duct_and_not_each_one_does():
     assert 8 <= dilated <= 24  # 40 % of 40 are 16
 
 
-def test_a_benign_stricture_is_rare_and_widens_the_duct_in_the_label_map_too():
+def test_a_benign_stricture_is_rare_and_dilates_the_labelled_duct():
     kinds = Counter(kind for seed in range(300) for kind in {each.kind for each in draw_anatomy(rng(seed)).distractors})
     assert 8 <= kinds["stricture"] <= 45  # 300 patients, 0.65 distractors each, 8 % of them: 16
     assert set(kinds) == {

@@ -23,7 +23,7 @@ def auroc(positive: list[bool], score: list[float]) -> float:
 
 
 @pytest.mark.slow
-def test_neither_voxel_baseline_ranks_the_external_cases_without_knowing_the_gland(order):
+def test_no_voxel_baseline_ranks_external_cases_without_the_gland(order):
     """docs/phantoms.md quotes these figures (pytest -s shows them)."""
     found: dict[str, list[float]] = {"maximum of HBV": [], "minimum of ADC": [], "HBV in the true gland": []}
     for seed in EXTERNAL_SEEDS:
@@ -48,7 +48,7 @@ def test_neither_voxel_baseline_ranks_the_external_cases_without_knowing_the_gla
 
 
 @pytest.mark.slow
-def test_no_extreme_of_a_ct_ranks_the_external_cases_without_knowing_the_pancreas(ct_order):
+def test_no_ct_extreme_ranks_external_cases_without_the_pancreas(ct_order):
     """docs/phantoms.md quotes these figures (pytest -s shows them)."""
     names = ("maximum of CT", "minimum of CT", "mean in the true pancreas", "dark patch in the true pancreas")
     found: dict[str, list[float]] = {name: [] for name in names}

@@ -86,7 +86,7 @@ def test_the_first_lesion_has_the_planned_volume(volume_ml):
         assert drawn.lesions[0].volume_ml == pytest.approx(volume_ml, abs=voxel_ml)
 
 
-def test_lesions_lie_in_the_gland_and_apart():
+def test_lesions_are_in_the_gland_and_apart():
     twice = 0
     for seed in range(40):
         drawn = study(plan(1.0, 0.8), seed=seed)
@@ -136,7 +136,7 @@ def test_diffusion_is_coarser_smaller_and_elsewhere_than_t2w(order):
     assert 3 <= tilted <= 14  # 40 % of 20 are 8
 
 
-def test_the_t2w_field_of_view_lies_inside_that_of_diffusion(order):
+def test_the_t2w_field_of_view_is_inside_that_of_diffusion(order):
     for _, drawn in draw_studies(replace(order, cases=10)):
         diffusion = drawn.channels["adc"]
         ones = Volume(np.ones(diffusion.array.shape, dtype=np.float32), diffusion.grid)

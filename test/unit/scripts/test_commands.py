@@ -93,7 +93,7 @@ def test_demo_does_not_take_a_failed_installation_for_a_finished_one(run, bare):
     assert (bare / ".venv/installed").read_text() == "unfinished\n"
 
 
-def test_demo_leaves_an_environment_of_the_user_alone(run, bare):
+def test_demo_leaves_an_environment_of_the_user_unchanged(run, bare):
     (bare / ".venv/bin").mkdir(parents=True)
     (bare / ".venv/bin/mine").write_text("mine")
     ended = run(bare / "demo.sh", "--install-only")
@@ -115,7 +115,7 @@ def installed(bare):
     return bare
 
 
-def test_demo_deletes_nothing_of_what_lies_where_an_earlier_one_was(run, installed):
+def test_demo_deletes_nothing_in_an_earlier_demos_place(run, installed):
     (installed / "build/demo").mkdir(parents=True)
     (installed / "build/demo/notes.txt").write_text("mine")
     ended = run(installed / "demo.sh")
@@ -125,7 +125,7 @@ def test_demo_deletes_nothing_of_what_lies_where_an_earlier_one_was(run, install
     assert "unpack the bundle: failed" in ended.stderr  # which a python that does nothing cannot have written
 
 
-def test_a_second_demo_leaves_the_first_one_alone(run, installed):
+def test_a_second_demo_leaves_the_first_one_unchanged(run, installed):
     (installed / "build/demo").mkdir(parents=True)
     with (installed / "build/.demo.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
@@ -203,7 +203,7 @@ def test_a_second_export_sweeps_what_a_killed_one_left_and_nothing_else(run, pro
     assert (output / "ground_truth.tar.gz").is_file()
 
 
-def test_a_killed_export_holds_its_folder_as_long_as_it_lives_and_the_next_sweeps_it(run, project, tmp_path):
+def test_a_living_export_holds_its_folder_and_a_killed_ones_is_swept(run, project, tmp_path):
     truth, output, stuck = tmp_path / "truth", tmp_path / "export", tmp_path / "bin"
     for folder in (truth, stuck):
         folder.mkdir()
@@ -223,7 +223,7 @@ def test_a_killed_export_holds_its_folder_as_long_as_it_lives_and_the_next_sweep
     assert not list(output.glob(".partial-*"))
 
 
-def test_the_same_truth_gives_the_same_bytes_whoever_wrote_its_files_and_when(run, project, tmp_path):
+def test_the_same_truth_gives_the_same_bytes_for_any_owner_and_time(run, project, tmp_path):
     packed = []
     for number, names in enumerate([("1_1.mha", "2_2.mha"), ("2_2.mha", "1_1.mha")]):
         truth, output = tmp_path / f"truth{number}", tmp_path / f"export{number}"

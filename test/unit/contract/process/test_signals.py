@@ -67,7 +67,7 @@ def until(process: subprocess.Popen[str], line: str) -> None:
 
 @pytest.mark.parametrize(("number", "code", "word"), ENDS)
 @pytest.mark.parametrize("moment", ["imports", "work"])
-def test_a_signal_ends_a_command_with_one_line_and_nothing_half_written_is_left(tmp_path, number, code, word, moment):
+def test_a_signal_ends_a_command_with_one_line_and_no_partial_file(tmp_path, number, code, word, moment):
     process = begin(sys.executable, "-c", PROGRAM, tmp_path, moment)
     until(process, moment)
     status, err = end(process, number)

@@ -71,7 +71,7 @@ def test_what_a_progress_bar_says_is_shown_as_it_is(capsys) -> None:
     assert "\x1b" not in shown
 
 
-def test_a_message_of_the_log_is_one_printable_line_and_a_traceback_keeps_its_own(capsys) -> None:
+def test_a_log_message_is_one_printable_line_and_a_traceback_several(capsys) -> None:
     log_to_stdout("%(levelname)s %(message)s")
     logging.getLogger("any").info("study %s", "a\x1b[31m\nerror: forged")
     try:
@@ -84,7 +84,7 @@ def test_a_message_of_the_log_is_one_printable_line_and_a_traceback_keeps_its_ow
     assert all(line.isprintable() for line in out.splitlines())
 
 
-def test_a_log_that_nobody_reads_ends_nothing(monkeypatch) -> None:
+def test_a_log_whose_reader_has_left_ends_nothing(monkeypatch) -> None:
     with contextlib.suppress(OSError), Path("/dev/full").open("w", buffering=1) as full:  # its end complains
         monkeypatch.setattr(sys, "stdout", full)
         log_to_stdout("%(message)s")
@@ -168,7 +168,7 @@ def test_other_names_of_cases_are(name) -> None:
     assert require_case_id(name, Path("x")) == name
 
 
-def test_a_title_in_a_table_is_text_for_a_spreadsheet_and_numbers_are_numbers() -> None:
+def test_titles_are_text_and_numbers_numbers_for_a_spreadsheet() -> None:
     values = ["=HYPERLINK(1)", "+1", "-1", "@x", "ce", "a\x1b\n", -1, -0.5, None]
     shown = ["'=HYPERLINK(1)", "'+1", "'-1", "'@x", "ce", r"a\x1b\n", -1, -0.5, None]
     assert [cell(each) for each in values] == shown
