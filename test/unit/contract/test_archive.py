@@ -68,69 +68,59 @@ def test_a_study_without_label_map_is_fine_where_none_is_required(write_archive:
     assert find_studies(archive, card, labels_required=False)[0].label is None
 
 
-def test_no_folder_is_refused(tmp_path: Path, card: Card) -> None:
-    with pytest.raises(OncoduetError, match=r"nowhere: archive not found$"):
-        find_studies(tmp_path / "nowhere", card, labels_required=False)
+def no_channel(archive: Path, grid: Grid) -> None:
+    (archive / "10" / "10_1_adc.mha").unlink()
 
 
-def test_an_empty_archive_is_refused(tmp_path: Path, card: Card) -> None:
-    with pytest.raises(OncoduetError, match=r"no studies named .*_t2w.mha \(or .nii.gz\)$"):
-        find_studies(tmp_path, card, labels_required=False)
+def twice(archive: Path, grid: Grid) -> None:
+    an_image(archive / "other" / "10_1_t2w.mha", grid)
 
 
-def test_a_missing_channel_is_refused(write_archive: WriteArchive, card: Card) -> None:
-    archive = write_archive("10_1", "20_2")
-    (archive / "20" / "20_2_adc.mha").unlink()
-    with pytest.raises(OncoduetError, match=r"^study 20_2 in .*: expected .* t2w, adc, hbv, found no 20_2_adc.mha$"):
-        find_studies(archive, card, labels_required=False)
+def two_formats(archive: Path, grid: Grid) -> None:
+    path = archive / "10" / "10_1_adc.mha"
+    sitk.WriteImage(sitk.ReadImage(str(path)), str(path.with_suffix(".nii.gz")))
 
 
-def test_a_study_twice_is_refused_and_both_folders_are_named(
-    write_archive: WriteArchive, card: Card, tilted_grid: Grid
-) -> None:
-    archive = write_archive("10_1")
-    an_image(archive / "other" / "10_1_t2w.mha", tilted_grid)
-    with pytest.raises(OncoduetError, match=r"^study 10_1 .*: duplicate: .*/10, .*/other$"):
-        find_studies(archive, card, labels_required=False)
+def far_away(archive: Path, grid: Grid) -> None:
+    x, y, z = grid.origin_mm_xyz
+    an_image(archive / "10" / "10_1_hbv.mha", replace(grid, origin_mm_xyz=(x, y, z + 500)))
 
 
-def test_channels_with_disjoint_fields_of_view_are_refused(
-    write_archive: WriteArchive, card: Card, tilted_grid: Grid
-) -> None:
-    archive = write_archive("10_1")
-    x, y, z = tilted_grid.origin_mm_xyz
-    far = replace(tilted_grid, origin_mm_xyz=(x, y, z + 500))
-    an_image(archive / "10" / "10_1_hbv.mha", far)
-    with pytest.raises(
-        OncoduetError, match=r"10_1_hbv.mha to share a field of view with 't2w' .*, found size .* 511\."
-    ):
-        find_studies(archive, card, labels_required=False)
-
-
-def test_a_missing_label_map_is_refused_where_one_is_required(write_archive: WriteArchive, card: Card) -> None:
-    archive = write_archive("10_1")
-    (archive / "labels" / "10_1.nii.gz").unlink()
-    with pytest.raises(OncoduetError, match=r"^study 10_1: label map .*/labels/10_1.nii.gz not found$"):
-        find_studies(archive, card, labels_required=True)
-
-
-def test_a_label_map_on_another_grid_than_the_reference_is_refused(
-    write_archive: WriteArchive, card: Card, tilted_grid: Grid
-) -> None:
-    archive = write_archive("10_1")
-    x, y, z = tilted_grid.spacing_mm_xyz
-    an_image(archive / "labels" / "10_1.nii.gz", replace(tilted_grid, spacing_mm_xyz=(x, y, z * 1.1)))
-    with pytest.raises(
-        OncoduetError, match=r"labels/10_1.nii.gz: expected the grid of 10_1_t2w.mha \(size .*, found size"
-    ):
-        find_studies(archive, card, labels_required=False)
-
-
-def test_a_channel_that_is_no_image_is_refused(write_archive: WriteArchive, card: Card) -> None:
-    archive = write_archive("10_1")
+def no_image(archive: Path, grid: Grid) -> None:
     (archive / "10" / "10_1_adc.mha").write_bytes(b"no image at all")
-    with pytest.raises(OncoduetError, match=r"10_1_adc.mha: MetaImage header has no ElementDataFile"):
-        find_studies(archive, card, labels_required=False)
+
+
+def other_label_grid(archive: Path, grid: Grid) -> None:
+    x, y, z = grid.spacing_mm_xyz
+    an_image(archive / "labels" / "10_1.nii.gz", replace(grid, spacing_mm_xyz=(x, y, z * 1.1)))
+
+
+def no_label(archive: Path, grid: Grid) -> None:
+    (archive / "labels" / "10_1.nii.gz").unlink()
+
+
+@pytest.mark.parametrize(
+    ("spoil", "said"),
+    [
+        (no_channel, r"^study 10_1 in .*: expected .* t2w, adc, hbv, found no 10_1_adc.mha$"),
+        (twice, r"^study 10_1 .*: duplicate: .*/10, .*/other$"),
+        (two_formats, r"^study 10_1 .*: duplicate: 10_1_adc.mha, 10_1_adc.nii.gz$"),
+        (far_away, r"10_1_hbv.mha to share a field of view with 't2w' .*, found size .* 511\."),
+        (no_image, r"10_1_adc.mha: MetaImage header has no ElementDataFile"),
+        (other_label_grid, r"labels/10_1.nii.gz: expected the grid of 10_1_t2w.mha \(size .*, found size"),
+        (no_label, r"^study 10_1: label map .*/labels/10_1.nii.gz not found$"),
+    ],
+)
+def test_a_faulty_study_is_refused(
+    write_archive: WriteArchive, card: Card, tilted_grid: Grid, spoil: Callable[[Path, Grid], None], said: str
+) -> None:
+    archive = write_archive("10_1", "20_2")
+    spoil(archive, tilted_grid)
+    with pytest.raises(OncoduetError, match=said):
+        find_studies(archive, card, labels_required=True)
+    if spoil is not no_label:
+        with pytest.raises(OncoduetError, match=said):
+            find_studies(archive, card, labels_required=False)
 
 
 def test_faults_are_listed_study_by_study_with_the_sound_studies(
@@ -200,14 +190,6 @@ def test_images_may_be_nifti(write_archive: WriteArchive, card: Card, ending: st
     studies = find_studies(archive, card, labels_required=False)
     assert [study.case_id for study in studies] == ["10_1", "20_2"]
     assert studies[1].channels["adc"] == archive / "20" / f"20_2_adc{ending}"
-
-
-def test_a_channel_in_two_formats_is_refused(write_archive: WriteArchive, card: Card) -> None:
-    archive = write_archive("10_1")
-    path = archive / "10" / "10_1_adc.mha"
-    sitk.WriteImage(sitk.ReadImage(str(path)), str(path.with_suffix(".nii.gz")))
-    with pytest.raises(OncoduetError, match=r"duplicate: 10_1_adc.mha, 10_1_adc.nii.gz$"):
-        find_studies(archive, card, labels_required=False)
 
 
 def test_copies_elsewhere_of_a_study_that_is_there_are_no_fault(write_archive: WriteArchive, card: Card) -> None:

@@ -81,28 +81,10 @@ def test_a_linked_input_folder_is_followed(put_images: PutImages, card: Card, tm
     assert find_channels(link, card)["t2w"].is_file()
 
 
-def test_a_listing_without_a_channel_is_refused(put_images: PutImages, card: Card) -> None:
-    folder = put_images()
-    (folder / "inputs.json").write_text(json.dumps(listed(*SLUGS[:2], keys=("socket",))))
-    with pytest.raises(OncoduetError, match=r"inputs.json: expected the sockets .*-hbv-.*, found [^h]*$"):
-        find_channels(folder, card)
-
-
-def test_an_empty_listing_is_refused(put_images: PutImages, card: Card) -> None:
-    folder = put_images()
-    (folder / "inputs.json").write_text("[]")
-    with pytest.raises(OncoduetError, match=r"inputs.json: expected the sockets .*, found none$"):
-        find_channels(folder, card)
-
-
-def test_a_socket_listed_twice_is_refused(put_images: PutImages, card: Card) -> None:
-    folder = put_images()
-    (folder / "inputs.json").write_text(json.dumps(listed(*SLUGS, SLUGS[0], keys=("socket",))))
-    with pytest.raises(OncoduetError, match=r"inputs.json: expected each socket once, found transverse-t2"):
-        find_channels(folder, card)
-
-
 MALFORMED = {
+    "no entry": ([], f"{SLUGS[0]}, found none"),
+    "a channel less": (listed(*SLUGS[:2], keys=("socket",)), f"{SLUGS[2]}, {SLUGS[0]}, found {SLUGS[1]}, {SLUGS[0]}"),
+    "a socket twice": (listed(*SLUGS, SLUGS[0], keys=("socket",)), f"expected each socket once, found {SLUGS[0]}"),
     "no list": ({"inputs": []}, "expected a list, found dict"),
     "an entry that is no object": (["x"], "expected a socket (or interface) with slug and relative_path, found str"),
     "an entry without socket": ([{"value": 1}], "expected a socket (or interface)"),
