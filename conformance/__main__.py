@@ -159,18 +159,14 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--kind", choices=("algorithm", "evaluation"), required=True)
     parser.add_argument("--card", required=True, help="name or path of the card whose sockets the image serves")
     parser.add_argument("--model", type=Path, help="tarball or folder of the model (algorithm)")
-    parser.add_argument("--truth", type=Path, help="tarball or folder of the truth (evaluation); default: by formula")
-    parser.add_argument(
-        "--study", type=Path, help="an archive of studies to try too (algorithm), or that the truth is of"
-    )
-    parser.add_argument(
-        "--planted", action="store_true", help="the model finds lesions such as the suite plants: require it"
-    )
+    parser.add_argument("--truth", type=Path, help="tarball or folder of the truth (evaluation); default: synthetic")
+    parser.add_argument("--study", type=Path, help="archive of further studies (algorithm), or of the truth's studies")
+    parser.add_argument("--planted", action="store_true", help="require that the planted lesions are found")
     parser.add_argument(
         "--spelling",
         choices=tuple(SPELLINGS),
         default="both",
-        help="what inputs.json calls a socket where no check tries another (default: %(default)s)",
+        help="key of a socket in inputs.json, except in checks of the other (default: %(default)s)",
     )
     parser.add_argument("--legacy", action="store_true", help="the older contract: fixed paths, no inputs.json")
     parser.add_argument(
@@ -182,12 +178,12 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--ranking", default="strict.score", help="path of the number that ranks (default: %(default)s)"
     )
-    parser.add_argument("--only", nargs="+", default=[], metavar="ID", help="make these checks alone")
+    parser.add_argument("--only", nargs="+", default=[], metavar="ID", help="run only these checks")
     parser.add_argument("--output", type=Path, help="folder for the reports (default: build/conformance/IMAGE)")
-    parser.add_argument("--verbose", action="store_true", help="print each verdict as soon as it is there")
+    parser.add_argument("--verbose", action="store_true", help="print each verdict as soon as it is known")
     parser.add_argument("--engine", default="docker", help="command of the container engine (default: %(default)s)")
     parser.add_argument(
-        "--session", help="name of what is made with the engine, label oncoduet.conformance=NAME (default: a new one)"
+        "--session", help="label of everything made in the engine: oncoduet.conformance=NAME (default: a new one)"
     )
     return parser
 

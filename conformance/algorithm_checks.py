@@ -114,7 +114,7 @@ def likelihood_is_the_maximum(bench: Bench) -> str:
     return f"likelihood {likelihood:g}, maximum {largest:g}"
 
 
-@OWN.add("L1", "error", "the planted lesion is found where it lies in the patient")
+@OWN.add("L1", "error", "the planted lesion is found at its place in the patient")
 def planted_lesion_is_found(bench: Bench) -> str:
     """An array that is flipped under a correct header passes every other check."""
     if not bench.planted:

@@ -59,7 +59,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 print(f"the same: {require_same(options.local, Path(folder), card, tolerance=TOLERANCE)}")
             except Broken as found:
                 differ = True
-                print(f"error: expected the outputs of {options.local}, found: {one_line(str(found))}", file=sys.stderr)
+                print(f"error: {options.local}: the platform's outputs differ: {one_line(str(found))}", file=sys.stderr)
 
     return exit_status(command) or int(differ)
 
@@ -126,10 +126,10 @@ def _fetch(
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m conformance.tryout", description=__doc__.partition("\n")[0])
-    parser.add_argument("--algorithm", required=True, metavar="SLUG", help="of the algorithm on the platform")
-    parser.add_argument("--card", required=True, help="name or path")
+    parser.add_argument("--algorithm", required=True, metavar="SLUG", help="slug of the algorithm on the platform")
+    parser.add_argument("--card", required=True, help="name or path of the card")
     parser.add_argument("--study", type=Path, required=True, help="an archive with one study")
-    parser.add_argument("--local", type=Path, required=True, help="the outputs that the study got here")
+    parser.add_argument("--local", type=Path, required=True, help="outputs of a local run of the study")
     parser.add_argument("--url", default=PLATFORM, help="default: %(default)s")
     parser.add_argument("--poll-s", type=float, default=10.0, help="seconds between two questions (default: 10)")
     parser.add_argument("--limit-s", type=float, default=3600.0, help="how long to wait (default: 3600)")

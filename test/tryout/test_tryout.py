@@ -222,7 +222,7 @@ def test_other_outputs_end_with_1(platform, local, capsys):
     platform.likelihood = 0.5
     assert tryout(local, platform) == 1
     (line,) = capsys.readouterr().err.splitlines()
-    assert line.endswith("found: maps differ by 0, likelihoods are 0.75 and 0.5")
+    assert line.endswith("outputs differ: maps differ by 0, likelihoods are 0.75 and 0.5")
 
 
 def test_a_job_that_fails_is_named_with_the_page_that_says_more(platform, local, capsys):
