@@ -53,7 +53,7 @@ def _archive_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--shuffle-labels",
         action="store_true",
-        help="give every study another study's lesions at another place, as a control",
+        help="control: every study gets another study's lesions, elsewhere",
     )
     return parser
 
