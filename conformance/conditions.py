@@ -366,8 +366,7 @@ class Place:
         """
         self.lay_out({"inputs.json": b"[]"})
         status, stdout, stderr = self.engine.ask(
-            *["run", "--rm", *self.engine.closed, *self.flags()],
-            *["--entrypoint", "python3", self.derived, "-c", code],
+            *["run", "--rm", *self.engine.closed, *self.flags()], *["--entrypoint", "python3", self.derived, "-c", code]
         )
         if status != 0:
             raise OncoduetError(self.image, expected="python3 in the image, to look around", found=last_line(stderr))

@@ -76,8 +76,7 @@ def _client(token: str, url: str) -> Any:
         import gcapi  # noqa: PLC0415
     except ImportError:
         raise OncoduetError(
-            "gcapi",
-            "not installed; requirements/tryout.lock has it, in an environment of its own",
+            "gcapi", "not installed; requirements/tryout.lock has it, in an environment of its own"
         ) from None
     try:
         return gcapi.Client(token=token, base_url=url)

@@ -138,10 +138,7 @@ def draw_studies(order: Order) -> Iterator[tuple[CasePlan, PhantomStudy]]:
         yield (
             plan,
             generator.draw(
-                plan=plan,
-                population=order.population,
-                values=LabelValues.of(order.card),
-                rng=_rng(order, _CASE, index),
+                plan=plan, population=order.population, values=LabelValues.of(order.card), rng=_rng(order, _CASE, index)
             ),
         )
 
