@@ -11,9 +11,11 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from types import FrameType
+
+Handler = Callable[[int, FrameType | None], object] | signal.Handlers
 
 WORDS = {
     signal.SIGINT: "error: stopped by Ctrl-C",
@@ -45,32 +47,28 @@ def heed_signals() -> None:
         signal.signal(number, _end)
 
 
-@contextmanager
-def signals_as_exceptions() -> Iterator[None]:
+def signals_as_exceptions() -> AbstractContextManager[None]:
     """Raise ``KeyboardInterrupt`` or ``Terminated`` in the main thread; in another thread nothing changes."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = {number: signal.signal(number, _raise) for number in _heard()}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, signal.SIG_DFL if handler is None else handler)
+    return _handled(_heard(), _raise)
+
+
+def deaf() -> AbstractContextManager[None]:
+    """Let no signal disturb the last seconds of what ends already."""
+    return _handled(WORDS, signal.SIG_IGN)
 
 
 @contextmanager
-def deaf() -> Iterator[None]:
-    """Let no signal disturb the last seconds of what ends already."""
+def _handled(numbers: Iterable[signal.Signals], handler: Handler) -> Iterator[None]:
+    """Handle signals in the main thread for a while."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    before = {number: signal.signal(number, signal.SIG_IGN) for number in WORDS}
+    before = {number: signal.signal(number, handler) for number in numbers}
     try:
         yield
     finally:
-        for number, handler in before.items():
-            signal.signal(number, signal.SIG_DFL if handler is None else handler)
+        for number, old in before.items():
+            signal.signal(number, signal.SIG_DFL if old is None else old)
 
 
 @contextmanager
