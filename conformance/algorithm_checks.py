@@ -165,9 +165,9 @@ def _same_answer(id: str, level: Level, expected: str, name: str, *, listed: boo
 
 _same_answer("D3", "error", "other UUIDs in another order: the same answer", "renamed")
 _same_answer("D4-optional", "warning", "optional inputs with null values: the same answer", "optional", listed=True)
-_same_answer("D4-socket", "warning", "sockets under the newer key socket alone: the same answer", "socket", listed=True)
+_same_answer("D4-socket", "warning", "sockets under only the newer key socket: the same answer", "socket", listed=True)
 _same_answer(
-    "D4-interface", "warning", "sockets under the older key interface alone: the same answer", "interface", listed=True
+    "D4-interface", "warning", "sockets under only the older key interface: the same answer", "interface", listed=True
 )
 
 

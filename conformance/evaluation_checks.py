@@ -133,7 +133,7 @@ def _extreme_check(name: str, what: str) -> None:
 
 
 _extreme_check("no-positives", "no positive case")
-_extreme_check("all-positive", "positive cases alone")
+_extreme_check("all-positive", "only positive cases")
 
 EVALUATION = [*IMAGE, *OWN, *ENDING]
 """All checks of an evaluation, in their order."""
