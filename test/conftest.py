@@ -7,11 +7,13 @@ any skip. Tests that need a GPU, a Slurm or Chromium are deselected where there 
 """
 
 import errno
+import logging
 import os
 import shutil
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -88,6 +90,16 @@ def _no_gpu_but_for_tests_that_need_one(request: pytest.FixtureRequest, monkeypa
     """The others give the same bits on every machine, and leave CUDA asleep for processes that are forked later."""
     if request.node.get_closest_marker("gpu") is None:
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+
+
+@pytest.fixture(autouse=True)
+def _logging_as_before() -> Iterator[None]:
+    """``main`` sets up logging for a process of its own, on the stdout of its time."""
+    handlers, level = logging.root.handlers[:], logging.root.level
+    yield
+    logging.captureWarnings(False)
+    logging.root.handlers[:] = handlers
+    logging.root.setLevel(level)
 
 
 @pytest.fixture(scope="session")

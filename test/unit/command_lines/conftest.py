@@ -1,10 +1,8 @@
 """One small world for all commands: an archive of phantoms, and what the commands themselves make of it."""
 
 import json
-import logging
 import shutil
 import tarfile
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -40,16 +38,6 @@ swaps = 100
 subgroups = ["centre"]
 looks = [2]
 """
-
-
-@pytest.fixture(autouse=True)
-def logging_as_before() -> Iterator[None]:
-    """``main`` sets up logging for a process of its own."""
-    handlers, level = logging.root.handlers[:], logging.root.level
-    yield
-    logging.captureWarnings(False)
-    logging.root.handlers[:] = handlers
-    logging.root.setLevel(level)
 
 
 @pytest.fixture(scope="session")

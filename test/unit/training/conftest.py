@@ -1,7 +1,6 @@
 """Archives made by formula: three channels, three image sizes and spacings, a tilted direction."""
 
 import json
-import logging
 import os
 from pathlib import Path
 
@@ -59,16 +58,6 @@ def _write_archive(archive: Path, *, patients: int = 6) -> Path:
     _write_study(archive, "100_2", kind=1, lesion=False)
     (archive / "archive.json").write_text(json.dumps({"data_licence": "CC0-1.0"}))
     return archive
-
-
-@pytest.fixture(autouse=True)
-def logging_as_before():
-    """``main`` sets up logging for a process of its own."""
-    handlers, level = logging.root.handlers[:], logging.root.level
-    yield
-    logging.captureWarnings(False)
-    logging.root.handlers[:] = handlers
-    logging.root.setLevel(level)
 
 
 @pytest.fixture

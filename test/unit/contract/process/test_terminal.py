@@ -25,15 +25,6 @@ HOSTILE = "[old] [/b] a\x1b[31m\r\nerror: forged\u202e\x9b2J\ud800:smile:"
 SHOWN = r"[old] [/b] a\x1b[31m\r\nerror: forged\u202e\x9b2J\ud800:smile:"
 
 
-@pytest.fixture(autouse=True)
-def logging_as_before():
-    handlers, level = logging.root.handlers[:], logging.root.level
-    yield
-    logging.captureWarnings(False)
-    logging.root.handlers[:] = handlers
-    logging.root.setLevel(level)
-
-
 def _printed(renderable: object, capsys: pytest.CaptureFixture[str]) -> str:
     console().print(renderable, soft_wrap=True)
     return capsys.readouterr().out
