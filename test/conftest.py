@@ -17,7 +17,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from places import DATA
+from places import DATA, MOUNT
 
 # Before torch is imported: asked in the ordinary way, CUDA could no longer be used by processes that tests fork.
 os.environ.setdefault("PYTORCH_NVML_BASED_CUDA_CHECK", "1")
@@ -111,6 +111,22 @@ def real_data(request: pytest.FixtureRequest) -> Path:
             pytest.fail(f"no real data in {folder} (ONCODUET_DATA)")
         pytest.skip(f"no real data in {folder} (ONCODUET_DATA)")
     return folder
+
+
+@pytest.fixture(scope="session")
+def namespace(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+    """A command that runs another one where it may mount."""
+    found = ""
+    for command in (["unshare", "--mount"], ["unshare", "--user", "--map-root-user", "--mount"]):
+        try:
+            trial = [*command, "sh", "-c", MOUNT, "sh", "4k", str(tmp_path_factory.mktemp("trial"))]
+            ended = subprocess.run(trial, capture_output=True, text=True, check=False)
+        except FileNotFoundError:
+            pytest.skip("there is no unshare here, with which to mount a small file system")
+        if ended.returncode == 0:
+            return command
+        found = ended.stderr
+    return pytest.skip(f"no mount namespace can be made here, with which to mount a small file system: {found.strip()}")
 
 
 @pytest.fixture
