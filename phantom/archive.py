@@ -138,7 +138,7 @@ def draw_studies(order: Order) -> Iterator[tuple[CasePlan, PhantomStudy]]:
         yield (
             plan,
             generator.draw(
-                plan=plan, population=order.population, values=LabelValues.of(order.card), rng=_rng(order, _CASE, index)
+                plan=plan, population=order.population, values=LabelValues.of(order.card), rng=case_rng(order, index)
             ),
         )
 
@@ -176,6 +176,11 @@ def with_lesions_elsewhere(
     wrapped = tuple((place + step) % length for place, step, length in zip(places, shift, organs.shape, strict=True))
     moved[wrapped] = lesions[places]
     return moved
+
+
+def case_rng(order: Order, index: int) -> np.random.Generator:
+    """The generator of one case, the same in an archive of any length."""
+    return _rng(order, _CASE, index)
 
 
 def _rng(order: Order, *stream: int) -> np.random.Generator:

@@ -84,14 +84,14 @@ def _draw_row(card: Card, study: Study, row: Row, kind: _Kind, axes: Sequence[Ax
     generator = generator_for(card)
     reference = read_volume(study.channels[card.geometry.reference])
     values = np.zeros(reference.array.shape) if study.label is None else read_label(study.label).array
-    label = _upright(Volume(values, reference.grid))
+    label = upright(Volume(values, reference.grid))
     truth = np.isin(label, card.lesion_values)
     organ = np.isin(label, card.localisation.values if card.localisation is not None else ())
     z = _slice_to_show(row, truth, generator)
     _, spacing_y, spacing_x = reference.grid.spacing_mm_zyx
     for axis, channel in zip(axes, [*card.channels, None], strict=True):
         shown = channel or next(each for each in card.channels if each.name == card.geometry.reference)
-        image = _upright(_on_grid(read_volume(study.channels[shown.name]), reference)).astype(np.float32)
+        image = upright(_on_grid(read_volume(study.channels[shown.name]), reference)).astype(np.float32)
         low, high = _window(shown, image, generator)
         axis.imshow(image[z], cmap="gray", vmin=low, vmax=high, aspect=spacing_y / spacing_x, interpolation="bicubic")
         for region, colour, width in ((organ, _ORGAN, 0.8), (truth, _OUTLINE, 1.6)):
@@ -140,7 +140,7 @@ def _on_grid(volume: Volume, reference: Volume) -> Volume:
     return resample(volume, reference.grid, interpolation="linear", outside=0.0)
 
 
-def _upright(volume: Volume) -> npt.NDArray[np.generic]:
+def upright(volume: Volume) -> npt.NDArray[np.generic]:
     """The array with the axes flipped that run to the right, to the front or to the feet; phantoms exchange none."""
     axes = np.diag(np.array(volume.grid.direction).reshape(3, 3))
     return np.flip(volume.array, tuple(2 - axis for axis in range(3) if axes[axis] < 0))

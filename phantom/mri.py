@@ -153,8 +153,8 @@ def scan(
 
 
 def _scan_t2w(rng: np.random.Generator, maps: TissueMaps, grid: Grid, scanner: Scanner) -> Float32Array:
-    signal = np.maximum(maps.t2w, 0) ** np.float32(scanner.t2w_exponent) * _bias(rng, grid, scanner)
-    measured = _rician(rng, blurred(signal, grid, scanner.blur_mm), scanner.t2w_noise)
+    signal = np.maximum(maps.t2w, 0) ** np.float32(scanner.t2w_exponent) * receive_field(rng, grid, scanner)
+    measured = rician(rng, blurred(signal, grid, scanner.blur_mm), scanner.t2w_noise)
     return measured * np.float32(_T2W_UNIT * _scale(rng))
 
 
@@ -162,25 +162,26 @@ def _scan_diffusion(
     rng: np.random.Generator, maps: TissueMaps, grid: Grid, scanner: Scanner
 ) -> tuple[Float32Array, Float32Array]:
     """ADC in 1e-6 mm²/s, from 0 to 4095, and HBV."""
-    received = maps.b0 * _bias(rng, grid, scanner)
+    received = maps.b0 * receive_field(rng, grid, scanner)
 
     def measure(b_value: float) -> Float32Array:
         signal = received * np.exp(-b_value * scanner.adc_scale * maps.adc * np.float32(1e-6))
-        return _rician(rng, blurred(signal, grid, 1.5 * scanner.blur_mm), scanner.diffusion_noise)
+        return rician(rng, blurred(signal, grid, 1.5 * scanner.blur_mm), scanner.diffusion_noise)
 
     low, high, hbv = (measure(b_value) for b_value in (*ADC_B_VALUES, scanner.high_b_value))
     adc = np.log(np.maximum(low, 1e-6) / np.maximum(high, 1e-6)) / (ADC_B_VALUES[1] - ADC_B_VALUES[0]) * 1e6
     return np.clip(adc, 0, 4095), hbv * np.float32(_HBV_UNIT * _scale(rng))
 
 
-def _bias(rng: np.random.Generator, grid: Grid, scanner: Scanner) -> Float32Array:
+def receive_field(rng: np.random.Generator, grid: Grid, scanner: Scanner) -> Float32Array:
     """The receive field, around 1; the field's mean is taken out, since it varies little over so small a volume."""
     field = RandomField.draw(rng, length_mm=BIAS_LENGTH_MM, waves=16).at(grid.centres_mm().astype(np.float32))
     bias: Float32Array = np.exp(np.float32(scanner.bias) * (field - field.mean()))
     return bias
 
 
-def _rician(rng: np.random.Generator, signal: Float32Array, noise: float) -> Float32Array:
+def rician(rng: np.random.Generator, signal: Float32Array, noise: float) -> Float32Array:
+    """The magnitude of a signal with Gaussian noise of this standard deviation in both of its parts."""
     real, imaginary = rng.standard_normal((2, *signal.shape), dtype=np.float32) * np.float32(noise)
     measured: Float32Array = np.hypot(signal + real, imaginary)
     return measured

@@ -9,7 +9,7 @@ from contract.cards import load_card
 from contract.errors import OncoduetError
 from contract.volume import Grid, Volume
 from phantom.__main__ import main
-from phantom.contact_sheet import _upright, draw_sheet
+from phantom.contact_sheet import draw_sheet, upright
 
 
 def test_the_command_draws_a_png_of_the_archive(archive, tmp_path):
@@ -37,12 +37,12 @@ def test_ct_is_shown_in_two_columns(ct_archive, ct_order, tmp_path):
 
 
 @pytest.mark.parametrize("signs", [(1, 1, 1), (-1, -1, 1), (1, -1, -1)])
-def test_images_of_every_orientation_are_shown_upright(signs):
+def test_images_of_every_orientation_are_shownupright(signs):
     array = np.arange(24).reshape(2, 3, 4)
     flipped = np.flip(array, tuple(2 - axis for axis in range(3) if signs[axis] < 0))
     direction = tuple(np.diag(signs).astype(float).ravel().tolist())
     grid = Grid((4, 3, 2), (1.0, 2.0, 3.0), (0.0, 0.0, 0.0), direction)
-    assert np.array_equal(_upright(Volume(flipped, grid)), array)
+    assert np.array_equal(upright(Volume(flipped, grid)), array)
 
 
 def test_a_card_without_generator_has_no_sheet(archive, card_without_generator, tmp_path):

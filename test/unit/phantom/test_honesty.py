@@ -8,7 +8,7 @@ import pytest
 from scipy import ndimage
 
 from contract.volume import Grid, Volume, resample
-from phantom.archive import _CASE, Order, _rng, draw_studies
+from phantom.archive import Order, case_rng, draw_studies
 from phantom.mri import draw_session
 from phantom.prostate import draw_anatomy
 
@@ -93,7 +93,7 @@ def on_reference(volume: Volume, reference: Volume) -> np.ndarray:
 
 def true_gland(order: Order, index: int) -> np.ndarray:
     """The gland, but for its outermost layer, on the T2W grid: nobody outside these tests is told."""
-    anatomy_rng, session_rng, _, _ = _rng(order, _CASE, index).spawn(4)
+    anatomy_rng, session_rng, _, _ = case_rng(order, index).spawn(4)
     points_mm = draw_session(session_rng).t2w.centres_mm().astype(np.float32)
     return draw_anatomy(anatomy_rng).gland.scaled(0.95).fill(points_mm, edge_mm=1e-3) > 0.5
 
