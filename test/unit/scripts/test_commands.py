@@ -182,7 +182,7 @@ def test_export_refuses_a_truth_without_label_maps_and_leaves_nothing(run, proje
     ended = run(project / "export.sh", "--truth", tmp_path / "truth", "--output", tmp_path / "export")
     assert ended.status == 3
     (line,) = ended.stderr.splitlines()
-    assert "expected label maps" in line
+    assert "no label maps" in line
     assert not any((tmp_path / "export").iterdir())
 
 
