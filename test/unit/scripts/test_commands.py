@@ -50,7 +50,7 @@ def test_an_unknown_word_ends_with_2_and_the_usage(run, project, script):
         (
             ["build.sh", "train", "nndet"],
             3,
-            "build.sh: nndet: expected NNDET_IMAGE, an image built from upstream nnDetection's repository, found none",
+            "build.sh: nndet: NNDET_IMAGE is not set; it names an image built from upstream nnDetection's repository",
         ),
         (["export.sh", "--model"], 2, "export.sh: --model: expected a path after it"),
         (["export.sh", "--model", ""], 2, "export.sh: --model: expected a path after it"),
@@ -59,9 +59,9 @@ def test_an_unknown_word_ends_with_2_and_the_usage(run, project, script):
         (
             ["export.sh", "--model", "/no/model.tar.gz"],
             3,
-            "export.sh: /no/model.tar.gz: expected a model bundle, found no file",
+            "export.sh: /no/model.tar.gz: model bundle not found",
         ),
-        (["export.sh", "--truth", "/no/truth"], 3, "export.sh: /no/truth: expected a folder of label maps, found none"),
+        (["export.sh", "--truth", "/no/truth"], 3, "export.sh: /no/truth: folder of label maps not found"),
     ],
 )
 def test_what_cannot_be_done_is_said_in_one_line(run, bare, command, status, message):
@@ -74,7 +74,7 @@ def test_what_cannot_be_done_is_said_in_one_line(run, bare, command, status, mes
 def test_export_needs_the_installed_packages(run, bare):
     ended = run(bare / "export.sh")
     assert ended.status == 3
-    assert ended.stderr == "export.sh: expected .venv, found none; ./demo.sh --install-only makes it\n"
+    assert ended.stderr == "export.sh: .venv not found; ./demo.sh --install-only makes it\n"
 
 
 def test_demo_without_python_3_11_says_what_it_needs(run, bare):
@@ -162,7 +162,7 @@ def test_conformance_without_an_engine_says_which_it_looked_for(run, bare, witho
 def test_conformance_needs_the_installed_packages(run, bare):
     ended = run(bare / "test.sh", "conformance", "oncoduet-algorithm")
     assert ended.status == 3
-    assert ended.stderr == "test.sh: expected .venv, found none; ./demo.sh --install-only makes it\n"
+    assert ended.stderr == "test.sh: .venv not found; ./demo.sh --install-only makes it\n"
 
 
 def test_build_for_cpu_does_not_take_another_build_of_torch(run, bare, tmp_path, make_wheel):
