@@ -60,7 +60,7 @@ for image in "${images[@]}"; do
       fail "--api invoke: expected algorithm or evaluation, found $image, which no platform starts" 2 ;;
     nndet-exec)
       [ -n "${NNDET_IMAGE:-}" ] ||
-        fail "nndet: expected NNDET_IMAGE, an image built from upstream nnDetection's repository, found none" ;;
+        fail "nndet: NNDET_IMAGE is not set; it names an image built from upstream nnDetection's repository" ;;
   esac
 done
 

@@ -58,9 +58,9 @@ esac
 
 cd "$(dirname "${BASH_SOURCE[0]}")"
 output=${output:-$PWD/build/export}
-[ -x .venv/bin/python ] || fail "expected .venv, found none; ./demo.sh --install-only makes it"
-[ -z "$model" ] || [ -f "$model" ] || fail "$model: expected a model bundle, found no file"
-[ -z "$truth" ] || [ -d "$truth" ] || fail "$truth: expected a folder of label maps, found none"
+[ -x .venv/bin/python ] || fail ".venv not found; ./demo.sh --install-only makes it"
+[ -z "$model" ] || [ -f "$model" ] || fail "$model: model bundle not found"
+[ -z "$truth" ] || [ -d "$truth" ] || fail "$truth: folder of label maps not found"
 compress=(gzip --no-name -1)
 ! command -v pigz >/dev/null || compress=(pigz --no-name -1)
 names=(${model:+model.tar.gz} ${truth:+ground_truth.tar.gz} SHA256SUMS UPLOAD.md)

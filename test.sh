@@ -19,7 +19,7 @@ END
 
 if [ "${1:-}" = conformance ]; then
   shift
-  [ -x .venv/bin/python ] || { echo "test.sh: expected .venv, found none; ./demo.sh --install-only makes it" >&2; exit 3; }
+  [ -x .venv/bin/python ] || { echo "test.sh: .venv not found; ./demo.sh --install-only makes it" >&2; exit 3; }
   case " $* " in
     *" --help "* | *" -h "*) engine=docker ;;
     *) engine=$(./build.sh --engine) || exit ;;

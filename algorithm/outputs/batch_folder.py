@@ -29,7 +29,7 @@ from contract.archive import Study
 from contract.cards import Card
 from contract.errors import OncoduetError
 from contract.files import below, held_folder, inside, sha256_file, sweep, sync, writable
-from contract.locks import try_lock
+from contract.locks import exclusive_lock
 from contract.outputs import Output, file_output, require_folder, require_free, require_unowned, subfolder
 from contract.records import (
     BatchRecord,
@@ -160,7 +160,7 @@ class BatchFolder:
         """
         with writable(self.path):
             self.path.mkdir(parents=True, exist_ok=True)
-        with self._locked():
+        with exclusive_lock(subfolder(self.path, LOCK), self.path, "other process at work here"):
             if (self.path / RECORD).is_file():
                 self._require_same(record)
             else:
@@ -266,18 +266,6 @@ class BatchFolder:
                 logger.warning("study %s: its images have changed since it was predicted", study.case_id)
                 return False
         return True
-
-    @contextmanager
-    def _locked(self) -> Iterator[None]:
-        path = subfolder(self.path, LOCK)
-        try:
-            lock = path.open("a")
-        except OSError as error:
-            raise OncoduetError(path, expected="a file that can be written to", found=error.strerror) from None
-        with lock:
-            if not try_lock(lock):
-                raise OncoduetError(self.path, expected="no other process at work here", found="one")
-            yield
 
 
 def study_record(study: Study) -> StudyRecord:

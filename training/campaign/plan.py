@@ -10,7 +10,6 @@ import itertools
 import os
 import re
 import socket
-import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -21,9 +20,9 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt
 
 from contract.cards import load_card
-from contract.errors import OncoduetError, one_line
+from contract.errors import OncoduetError
 from contract.files import read_regular, writable
-from contract.locks import try_lock
+from contract.locks import exclusive_lock
 from contract.outputs import require_apart, require_folder, require_unowned, subfolder
 from contract.schema import Frozen, parse_toml
 from training.dataset.prepared import Prepared, load_prepared
@@ -292,20 +291,9 @@ def alone(output: Path) -> Iterator[None]:
     """
     with writable(output):
         output.mkdir(parents=True, exist_ok=True)
-    path = output / LOCK
-    with path.open("a+", encoding="utf-8") as lock:
-        patience_s = time.monotonic() + LOCK_PATIENCE_S
-        while not try_lock(lock):
-            if time.monotonic() > patience_s:
-                lock.seek(0)
-                holder = one_line(lock.read()) or "a process that has not said its name yet"
-                raise OncoduetError(output, expected="no other campaign at work here", found=holder)
-            time.sleep(0.05)
-        lock.truncate(0)
-        lock.write(
-            f"process {os.getpid()} on {socket.gethostname()}, since {datetime.now(UTC):%Y-%m-%d %H:%M:%S} UTC\n"
-        )
-        lock.flush()
+    holder = f"process {os.getpid()} on {socket.gethostname()}, since {datetime.now(UTC):%Y-%m-%d %H:%M:%S} UTC\n"
+    others = "other campaign at work here"
+    with exclusive_lock(output / LOCK, output, others, patience_s=LOCK_PATIENCE_S, holder=holder):
         yield
 
 

@@ -18,7 +18,7 @@ from contract.archive import Study, archive_licence, find_studies
 from contract.cards import Card, load_card
 from contract.errors import OncoduetError
 from contract.files import inside, sha256_file, sha256_json, writable, write_json, write_text
-from contract.locks import try_lock
+from contract.locks import exclusive_lock
 from contract.outputs import Output, require_apart, require_free, require_scratch, scratch, subfolder
 from contract.records import (
     BatchRecord,
@@ -170,9 +170,7 @@ def _require_ours(output: Path) -> None:
 @contextmanager
 def _alone(output: Path) -> Iterator[None]:
     """Keep a second prediction away from this folder."""
-    with subfolder(output, ".lock").open("a") as lock:
-        if not try_lock(lock):
-            raise OncoduetError(output, expected="no other process to fill this folder", found="one")
+    with exclusive_lock(subfolder(output, ".lock"), output, "other process to fill this folder"):
         yield
 
 

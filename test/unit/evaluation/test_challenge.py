@@ -182,9 +182,9 @@ def break_label(submission, truth, workshop):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (break_nothing_there, "predictions.json: expected a JSON file, found none"),
+        (break_nothing_there, "predictions.json: file not found"),
         (break_likelihood("1.5"), "cspca-case-level-likelihood.json: expected a likelihood, a number in [0, 1]"),
-        (break_likelihood("NaN"), "cspca-case-level-likelihood.json: expected valid JSON"),
+        (break_likelihood("NaN"), "cspca-case-level-likelihood.json: not valid JSON"),
         (break_likelihood('"0.5"'), "cspca-case-level-likelihood.json: expected a likelihood"),
         (break_likelihood("true"), "cspca-case-level-likelihood.json: expected a likelihood"),
         (break_map("two"), "'cspca-detection-map' has 2 images, expected 1 (b.mha, c.mha)"),

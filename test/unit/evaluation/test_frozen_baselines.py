@@ -231,7 +231,7 @@ def too_many(folder, truth, workshop):
         (case_left_out, "frozen/cases.csv: expected the 8 cases of "),
         (no_source, "frozen: expected source.json"),
         (no_table, "frozen/lesions.csv: expected the table case_id,kind,confidence,overlap, found no file"),
-        (not_json, "frozen/metrics.json: expected valid JSON"),
+        (not_json, "frozen/metrics.json: not valid JSON"),
         (other_values, "frozen/metrics.json: expected strict ap "),
         (odd_name, "v1.2: expected a name of letters, digits, - and _, found 'v1.2'"),
         (empty, "baselines: expected 1 to 5 scored runs as baselines, found 0"),
@@ -283,4 +283,4 @@ def test_server_refuses_a_malformed_baseline_before_the_first_submission(platfor
         timeout=60,
     )
     assert ended.returncode == 3
-    assert "frozen/metrics.json: expected valid JSON" in ended.stderr.splitlines()[-1]
+    assert "frozen/metrics.json: not valid JSON" in ended.stderr.splitlines()[-1]

@@ -1,12 +1,12 @@
 """Archives made by formula: three channels, three image sizes and spacings, a tilted direction."""
 
 import json
-import logging
 import os
 from pathlib import Path
 
 import numpy as np
 import pytest
+from tiny import tiny_profile
 
 from contract.files import read_json, write_json
 from contract.volume import Grid, Volume, write_volume
@@ -19,32 +19,7 @@ ANGLE = 0.2
 COS, SIN = float(np.cos(ANGLE)), float(np.sin(ANGLE))
 DIRECTION = (1.0, 0.0, 0.0, 0.0, COS, -SIN, 0.0, SIN, COS)
 
-PROFILE = """
-schema_version = 1
-name = "tiny"
-title = "For tests"
-epochs = 3
-iterations_per_epoch = 2
-validation_iterations_per_epoch = 1
-learning_rate = 0.01
-momentum = 0.9
-weight_decay = 3e-5
-foreground_oversampling = 0.5
-checkpoint = "final"
-checkpoint_every_epochs = 1
-threads = 1
-
-[plan]
-batch_size = 2
-patch_size_zyx = [8, 16, 16]
-convolutions_per_stage_encoder = 1
-convolutions_per_stage_decoder = 1
-stages = [
-  { features = 4, kernel_size_zyx = [1, 3, 3], stride_zyx = [1, 1, 1] },
-  { features = 8, kernel_size_zyx = [3, 3, 3], stride_zyx = [1, 2, 2] },
-  { features = 8, kernel_size_zyx = [3, 3, 3], stride_zyx = [2, 2, 2] },
-]
-"""
+PROFILE = tiny_profile(epochs=3, iterations=2)
 
 
 def _write_study(
@@ -83,16 +58,6 @@ def _write_archive(archive: Path, *, patients: int = 6) -> Path:
     _write_study(archive, "100_2", kind=1, lesion=False)
     (archive / "archive.json").write_text(json.dumps({"data_licence": "CC0-1.0"}))
     return archive
-
-
-@pytest.fixture(autouse=True)
-def logging_as_before():
-    """``main`` sets up logging for a process of its own."""
-    handlers, level = logging.root.handlers[:], logging.root.level
-    yield
-    logging.captureWarnings(False)
-    logging.root.handlers[:] = handlers
-    logging.root.setLevel(level)
 
 
 @pytest.fixture

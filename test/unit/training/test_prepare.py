@@ -190,7 +190,7 @@ def test_folds_follow_from_the_seed():
 
 def test_an_empty_archive_is_refused(tmp_path, capsys):
     (tmp_path / "archive").mkdir()
-    assert "expected studies named" in refused(tmp_path / "archive", tmp_path / "out", capsys)
+    assert "no studies named" in refused(tmp_path / "archive", tmp_path / "out", capsys)
 
 
 def test_a_study_that_stands_twice_is_refused(archive, tmp_path, capsys):
@@ -205,7 +205,7 @@ def test_a_missing_channel_is_refused(archive, tmp_path, capsys):
 
 def test_a_missing_label_is_refused(archive, tmp_path, capsys):
     (archive / "labels" / "103_1.nii.gz").unlink()
-    assert "study 103_1: expected the label map" in refused(archive, tmp_path / "out", capsys)
+    assert "study 103_1: label map" in refused(archive, tmp_path / "out", capsys)
 
 
 def test_a_label_on_another_grid_is_refused(archive, tmp_path, capsys):
@@ -244,8 +244,8 @@ def test_all_bad_studies_are_named_in_one_call(archive, tmp_path, capsys, write_
     shutil.rmtree(archive / "105")
     message = refused(archive, tmp_path / "out", capsys)
     assert "expected sound studies, found 3 faults in 7: study 103_1 in" in message
-    assert "study 104_1: expected the label map" in message
-    assert "105_1.nii.gz: expected a study of this name, found none (--on-bad-study skip leaves them out)" in message
+    assert "study 104_1: label map" in message
+    assert "105_1.nii.gz: no study of this name (--on-bad-study skip leaves them out)" in message
 
 
 def spoil_voxels(archive):
@@ -446,7 +446,7 @@ def test_a_prepared_dataset_of_which_nnunet_would_read_something_else_is_refused
 
 
 def test_a_folder_that_is_no_prepared_dataset_is_refused(tmp_path):
-    with pytest.raises(OncoduetError, match=r"prepared\.json: expected a JSON file, found none"):
+    with pytest.raises(OncoduetError, match=r"prepared\.json: file not found"):
         load_prepared(tmp_path)
 
 

@@ -124,7 +124,7 @@ def test_a_killed_replacement_leaves_no_mixture_and_the_next_call_goes_on(
     command = [sys.executable, "-c", KILLED, str(dataset / name), *words, "--replace"]
     assert subprocess.run(command, cwd=PROJECT, capture_output=True, check=False).returncode == -signal.SIGKILL
     assert len(list(dataset.glob(".partial-*"))) == 1
-    with pytest.raises(OncoduetError, match=r"prepared.json: expected a JSON file, found none"):
+    with pytest.raises(OncoduetError, match=r"prepared.json: file not found"):
         load_prepared(dataset)
     assert prepare(folds=2) == (0, "")
     assert len(load_prepared(dataset).folds) == 2

@@ -157,7 +157,7 @@ def test_a_finished_run_is_not_made_again(planned, tmp_path, caplog):
     }
     (tmp_path / "mine" / "checkpoints").mkdir(parents=True)
     (tmp_path / "run" / "work").symlink_to(tmp_path / "mine")
-    with pytest.raises(OncoduetError, match=r"work: expected no link in an output folder, found one"):
+    with pytest.raises(OncoduetError, match=r"work: is a link"):
         execute(run, tmp_path / "run", device="cpu")
     assert (tmp_path / "mine" / "checkpoints").is_dir()
 

@@ -126,7 +126,7 @@ def test_a_link_is_no_file_of_a_bundle(make_bundle: BundleMaker) -> None:
     [
         (b"\xff\xfe\n", "expected text, found other bytes"),
         (b"0123  plans.json\n", "expected lines of a hash, two spaces and a name, found '0123  plans.json'"),
-        (b"", "expected a last line that ends, found none"),
+        (b"", "last line has no newline"),
     ],
 )
 def test_malformed_sums_are_an_error(make_bundle: BundleMaker, content: bytes, message: str) -> None:

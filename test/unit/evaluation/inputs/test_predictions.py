@@ -269,7 +269,7 @@ def test_a_folder_that_is_absent_or_holds_no_predictions_is_refused(tmp_path, tr
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("[{", "expected valid JSON"),
+        ("[{", "not valid JSON"),
         ("{}", "expected a list of jobs, found dict"),
         ("[]", "expected a list of jobs, found an empty list"),
         ('[{"inputs": [], "outputs": []}]', "job 0: expected an object with a text pk"),
@@ -284,7 +284,7 @@ def test_a_folder_that_is_absent_or_holds_no_predictions_is_refused(tmp_path, tr
         ),
         (
             '[{"pk": "a", "inputs": [], "outputs": []}, {"pk": "a", "inputs": [], "outputs": []}]',
-            "expected each job once, found a twice",
+            "duplicate job a",
         ),
         ('[{"pk": "a", "inputs": [], "outputs": []}]', "job a: expected an input image with a name, found none"),
     ],

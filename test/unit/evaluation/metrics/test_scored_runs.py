@@ -108,7 +108,7 @@ def test_run_without_source_is_refused(scores):
 def test_run_without_metrics_is_refused(scores):
     folder = scores.run("a", "ce")
     (folder / "metrics.json").unlink()
-    refuse([folder], "metrics.json: expected a JSON file, found none")
+    refuse([folder], "metrics.json: file not found")
 
 
 def test_run_without_strict_answer_is_refused_with_its_reason(scores):
@@ -313,5 +313,5 @@ def test_tables_with_a_byte_order_mark_are_read(scores):
 def test_a_run_whose_metrics_are_gone_is_refused_and_not_left_out(scores):
     scores.run("a", "ce")
     (scores.run("b", "focal") / "metrics.json").unlink()
-    with pytest.raises(OncoduetError, match=r"b/metrics\.json: expected a JSON file, found none"):
+    with pytest.raises(OncoduetError, match=r"b/metrics\.json: file not found"):
         read_scored_runs([scores.root])

@@ -370,7 +370,7 @@ def test_a_job_makes_its_runs_in_packs_and_would_do_the_same_after_a_time_limit(
 def test_a_damaged_job_book_is_named(campaign_file, tmp_path):
     (tmp_path / "runs" / "slurm").mkdir(parents=True)
     (tmp_path / "runs" / "slurm" / "jobs.json").write_text("{}x")
-    with pytest.raises(OncoduetError, match=r"jobs\.json: expected valid JSON"):
+    with pytest.raises(OncoduetError, match=r"jobs\.json: not valid JSON"):
         JobBook(tmp_path / "runs")
 
 

@@ -117,7 +117,7 @@ def test_only_records_that_changed_are_read_again(campaign, write_run):
     os.utime(place.folder.record, ns=(before.st_mtime_ns, before.st_mtime_ns))
     assert len(watch.look().runs[0].epochs) == 1
     os.utime(place.folder.record)
-    with pytest.raises(OncoduetError, match=r"run\.json: expected valid JSON"):
+    with pytest.raises(OncoduetError, match=r"run\.json: not valid JSON"):
         watch.look()
 
 

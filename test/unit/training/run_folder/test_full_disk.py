@@ -10,31 +10,13 @@ import sys
 from pathlib import Path
 
 import pytest
-from places import PROJECT
+from places import MOUNT, PROJECT
 
 from contract.records import RunRecord, read_record
 from training.dataset.prepared import load_prepared
 from training.execution import execute
 from training.run import plan_run
 from training.run_folder.folder import RunFolder
-
-MOUNT = 'mount -t tmpfs -o size="$1" none "$2"'
-
-
-@pytest.fixture(scope="session")
-def namespace(tmp_path_factory) -> list[str]:
-    """A command that runs another one where it may mount."""
-    found = ""
-    for command in (["unshare", "--mount"], ["unshare", "--user", "--map-root-user", "--mount"]):
-        try:
-            trial = [*command, "sh", "-c", MOUNT, "sh", "4k", str(tmp_path_factory.mktemp("trial"))]
-            ended = subprocess.run(trial, capture_output=True, text=True, check=False)
-        except FileNotFoundError:
-            pytest.skip("there is no unshare here, with which to mount a small file system")
-        if ended.returncode == 0:
-            return command
-        found = ended.stderr
-    return pytest.skip(f"no mount namespace can be made here, with which to mount a small file system: {found.strip()}")
 
 
 @pytest.fixture
