@@ -2,7 +2,7 @@
 
 Scored runs are grouped by the configuration in their ``source.json``. Each declared pair is estimated, given a
 two-level interval, and tested at run level and at case level; Holm adjusts per metric and level over the declared
-pairs. The result depends on what was scored and on the analysis file alone, not on the order or place of the folders.
+pairs. The result depends only on what was scored and on the analysis file, not on the order or place of the folders.
 """
 
 import logging
@@ -26,7 +26,7 @@ from evaluation.statistics.bootstrap import delong_interval, percentile_interval
 from evaluation.statistics.case_level import CaseTest, case_level_tests
 from evaluation.statistics.parallel import each_of
 from evaluation.statistics.run_level import holm, no_common_fold, no_exchange, run_level, run_values
-from evaluation.statistics.subgroups import Groups, judge_subgroups, read_groups
+from evaluation.statistics.subgroups import Groups, compare_subgroups, read_groups
 from evaluation.statistics.verdict import (
     DISAGREE,
     METRIC_NAMES,
@@ -81,18 +81,18 @@ def compare(
         Images and label maps, and what was scored: for pictures of the worst misses
         (:mod:`evaluation.report.missed_lesions`).
     patients
-        What ``--patients`` says, in place of what is recorded beside the scores.
+        Value of ``--patients``; overrides what is recorded with the scores.
     few_patients
-        Draw anew from fewer than 20 patients too.
+        Allow fewer than 20 patients to be resampled.
     workers
-        Processes; they change no result.
+        Processes; the result does not depend on them.
 
     Raises
     ------
     OncoduetError
         As :func:`evaluation.metrics.scored_runs.read_scored_runs`; also for faults in the analysis file, for another
-        number of configurations than 2 to 12, for more than 20 runs of one, where the ids leave patients open or these
-        are few, and for an output that holds files of other origin under the same names. Nothing is written.
+        number of configurations than 2 to 12, for more than 20 runs of one, for ambiguous or too few patients, and for
+        an output that holds files of other origin under the same names. Nothing is written.
     """
     require_apart(output, scores=scores, archive=archive, predictions=predictions)
     plan = read_analysis(analysis) if analysis else EXPLORATORY
@@ -111,11 +111,11 @@ def compare(
             _log.warning("%s: %d of %d studies were trained on", run.name, run.trained_on, run.strict.cases)
     misses = [] if archive is None else find_misses(runs, archive, predictions)
     named = sha256_file(analysis) if analysis else "exploratory"
-    verdict = judge(runs, plan, declared, analysis=named, workers=workers)
+    verdict = compare_configurations(runs, plan, declared, analysis=named, workers=workers)
     if groups:
-        judged, left_out = judge_subgroups(groups, by_configuration, declared, plan, few_patients=few_patients)
+        judged, left_out = compare_subgroups(groups, by_configuration, declared, plan, few_patients=few_patients)
         for each in left_out:
-            _log.warning("subgroup not judged: %s", each)
+            _log.warning("subgroup not tested: %s", each)
         verdict = verdict.model_copy(update={"subgroups": judged, "subgroups_left_out": left_out})
     with place.staged() as stage:
         write_record(stage / "verdict.json", verdict)
@@ -124,7 +124,7 @@ def compare(
 
 
 def _place(output: Path, truth: TestSet) -> Output:
-    """Of one test set: more runs, or another analysis, take the place of the last comparison."""
+    """Output for one test set: more runs, or another analysis, replace the last comparison."""
     cases = sha256_json(dict(zip(truth.case_ids, truth.lesions.tolist(), strict=True)))
     files = ["verdict.json", *REPORT_FILES]
     return Output(output, "evaluation compare", files, identity={"cases": cases}, record="verdict.json")
@@ -147,11 +147,11 @@ def _subgroups(plan: Analysis, marksheet: Path | None, truth: TestSet, where: ob
     if marksheet is None and plan.subgroups:
         raise OncoduetError(where, expected=f"--marksheet for the subgroups {', '.join(plan.subgroups)}", found="none")
     if marksheet is not None and not plan.subgroups:
-        raise OncoduetError(marksheet, expected="an analysis file that declares subgroups", found="none declared")
+        raise OncoduetError(marksheet, "the analysis file declares no subgroups")
     return {} if marksheet is None else read_groups(marksheet, plan.subgroups, truth)
 
 
-def judge(
+def compare_configurations(
     runs: Sequence[ScoredRun],
     plan: Analysis,
     declared: Sequence[tuple[str, str]],
@@ -180,7 +180,7 @@ def judge(
         _log.info("%s against %s done", a, b)
     pairs = []
     for metric in plan.metrics:
-        judged = _judge_metric(metric, plan, declared, groups=groups, draws=draws, case_level=case_level)
+        judged = _compare_by_metric(metric, plan, declared, groups=groups, draws=draws, case_level=case_level)
         pairs += [
             pair.model_copy(update={"controls": _controls(pair, judged, groups=groups, draws=draws)}) for pair in judged
         ]
@@ -212,7 +212,7 @@ def _case_level(
     return case_level_tests(truth, a, b, fixed=fixed, draws=plan.swaps, seed=plan.seed)
 
 
-def _judge_metric(
+def _compare_by_metric(
     metric: Metric,
     plan: Analysis,
     declared: Sequence[tuple[str, str]],
@@ -281,7 +281,7 @@ def _judge_metric(
 
 
 def _disagreement(metric: Metric, a: Sequence[ScoredRun], b: Sequence[ScoredRun], *, ordered: str) -> str:
-    """The sentence where order and means favour different sides, with the run farthest from the median of its arm."""
+    """The sentence where order and means disagree, with the run farthest from the median of its arm."""
     names = [arm[0].source.configuration for arm in (a, b)]
     farthest = max(
         (abs(value - float(np.median(values))), run.name)
@@ -414,13 +414,13 @@ def _controls(
 
 
 def _code_of(judged: Sequence[PairVerdict], first: str, second: str) -> Code | None:
-    """A comparison's code, seen from the first; None where it was not made."""
-    turned: Mapping[Code, Code] = {"better": "worse", "worse": "better"}
+    """Code of a comparison, from the side of the first; None where it was not made."""
+    reversed_code: Mapping[Code, Code] = {"better": "worse", "worse": "better"}
     for pair in judged:
         if (pair.a, pair.b) == (first, second):
             return pair.code
         if (pair.a, pair.b) == (second, first):
-            return turned.get(pair.code, pair.code)
+            return reversed_code.get(pair.code, pair.code)
     return None
 
 

@@ -20,12 +20,12 @@ BoolArray = npt.NDArray[np.bool_]
 
 @dataclass(frozen=True)
 class TestSet:
-    """What is true of the test set; shape (cases,) everywhere."""
+    """Truth of the test set; arrays have the shape (cases,)."""
 
     case_ids: tuple[str, ...]
     positive: BoolArray
     lesions: IntArray  # lesions per case
-    patient_names: tuple[str, ...] | None = None  # None: the ids tell them
+    patient_names: tuple[str, ...] | None = None  # None: derived from the ids
 
     @cached_property
     def patients(self) -> IntArray:
@@ -34,7 +34,7 @@ class TestSet:
         Raises
         ------
         OncoduetError
-            No patients were given, and the ids leave open who they are.
+            No patients were given, and the ids are ambiguous.
         """
         names = self.patient_names
         if names is None:
@@ -59,18 +59,18 @@ class TestSet:
 
 
 def require_patients(truth: TestSet, where: object, *, few: bool, way_out: str) -> None:
-    """Raise ``OncoduetError`` where too few patients would be drawn anew, unless that was asked for (``few``)."""
+    """Raise ``OncoduetError`` where there are too few patients to resample, unless ``few`` allows it."""
     if not few and truth.patient_count < FEWEST_PATIENTS:
         raise OncoduetError(
             where,
-            expected=f"at least {FEWEST_PATIENTS} patients to say something about others",
-            found=f"{truth.patient_count}; {way_out} goes on all the same",
+            expected=f"at least {FEWEST_PATIENTS} patients to resample",
+            found=f"{truth.patient_count}; {way_out} allows it",
         )
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What one run made of the test set.
+    """Predictions of one run on the test set.
 
     Candidates that only touch a lesion which another candidate hit ("ignored") are neither true nor false positive
     and are not among these.

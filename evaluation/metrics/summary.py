@@ -75,7 +75,7 @@ def auroc(positive: Sequence[bool], likelihood: npt.NDArray[np.floating]) -> flo
     """
     false, hits, _ = counts_by_threshold(np.array(positive, dtype=np.int64), likelihood)
     corner = np.ones(hits.size, dtype=np.bool_)
-    corner[1:-1] = (np.diff(false, 2) != 0) | (np.diff(hits, 2) != 0)  # others lie on a line; left out, bits agree
+    corner[1:-1] = (np.diff(false, 2) != 0) | (np.diff(hits, 2) != 0)  # points on a line drop out: same bits
     false, hits = np.append(0.0, false[corner]), np.append(0.0, hits[corner])
     return float(np.trapezoid(hits / hits[-1], false / false[-1]))
 

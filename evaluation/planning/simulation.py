@@ -1,18 +1,18 @@
 """Studies by simulation: two configurations, their runs, a test set, and what the tests say about them.
 
-A case's likelihood is ``d y + case + method × case + run × case``: how plain its lesion is to anyone, to one method, to
-one run. The three shares of the variance sum to 1, so a run with separation d has the population AUROC Φ(d/√2); d
-varies between runs as the spread of the metric between runs demands. For AP every case has one candidate, as confident
-as the case is likely, and every positive case one lesion, which that candidate hits. Two questions are asked of such
-studies:
+A case's likelihood is ``d y + case + method × case + run × case``: how conspicuous its lesion is in general, to one
+method, to one run. The three shares of the variance sum to 1, so a run with separation d has the population AUROC
+Φ(d/√2); d varies between runs as the spread of the metric between runs demands. For AP every case has one candidate, as
+confident as the case is likely, and every positive case one lesion, which that candidate hits. Two questions are asked
+of such studies:
 
 * *False positives*: nothing differs. How often does each test, and the verdict, see a difference? Asked of the very
   functions that ``compare`` uses.
 * *Power*: the methods differ by so much. How often is that shown, by runs and cases? Here the case level is the test of
-  runs and cases without the swaps, whose p is hardly ever larger, and the two-level interval has its variance in
-  closed form, which the bootstrap follows closely (the tests hold them side by side).
+  runs and cases without the swaps, whose p is rarely larger, and the two-level interval has its variance in
+  closed form, which the bootstrap follows closely (the tests compare them).
 
-Bootstrapping one run of each configuration is shown beside them: it takes one training for the method.
+For comparison: bootstrapping a single run of each configuration, which takes one training for the method.
 """
 
 from dataclasses import dataclass, replace
@@ -40,10 +40,10 @@ from evaluation.statistics.verdict import Interval95, decide
 
 NullHypothesis = Literal["same method, retrained", "same method, runs equally good", "other method, equally good"]
 NULLS: tuple[NullHypothesis, ...] = get_args(NullHypothesis)
-"""What no difference may mean. Under the last the methods still differ *on this test set*: the run level finds that."""
+"""What "no difference" may mean. Under the last the methods still differ *on this test set*, as the run level finds."""
 
 RATES = ("run level", "swaps alone", "case level", "verdict: better or worse", "bootstrap of single runs")
-"""*swaps alone*: the trained networks as they are. *case level*: its larger p, which the verdict uses."""
+"""*swaps alone*: the trained networks as they are. *case level*: the larger p, which the verdict uses."""
 
 SimulatedStudy = tuple[BoolArray, FloatArray, FloatArray]
 
@@ -192,7 +192,7 @@ def _ap_by_separation(prevalence: float) -> tuple[FloatArray, FloatArray]:
 
 @dataclass(frozen=True)
 class RunVariance:
-    """Mean of the metric over an arm's runs or of a difference, and its variances by what is drawn anew."""
+    """Two arms' metric, their difference, and its variance by what is resampled."""
 
     first: MetricByPatient
     second: MetricByPatient

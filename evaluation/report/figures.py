@@ -3,7 +3,7 @@
 Every configuration has one colour, dash and marker in all figures (palette of Okabe and Ito, distinguishable under
 colour vision deficiency); the first ensemble is drawn in the ink colour, baselines in grey. In the page's SVG these
 colours are CSS variables. Thin lines are runs, bold ones the mean over runs, bands the middle 95 % of that mean when
-patients are drawn anew; both are left out where there are many configurations.
+patients are resampled; both are left out where there are many configurations.
 """
 
 import io
@@ -141,21 +141,21 @@ def styles(configurations: Sequence[ConfigurationSummary]) -> dict[str, Style]:
 def draw_figures(verdict: Verdict, groups: Mapping[str, Sequence[ScoredRun]]) -> dict[str, Drawing]:
     """Draw everything the report shows, by name: ``roc pr froc calibration runs-<metric> p-<metric>``."""
     with matplotlib.rc_context({**_STYLE, "svg.hashsalt": "oncoduet"}):
-        dressed = styles(verdict.configurations)
+        style_of = styles(verdict.configurations)
         drawings = [
-            _curves("roc", verdict, groups, dressed),
-            _curves("pr", verdict, groups, dressed),
-            _curves("froc", verdict, groups, dressed),
-            _calibration(verdict, groups, dressed),
+            _curves("roc", verdict, groups, style_of),
+            _curves("pr", verdict, groups, style_of),
+            _curves("froc", verdict, groups, style_of),
+            _calibration(verdict, groups, style_of),
         ]
         metrics = list(dict.fromkeys(pair.metric for pair in verdict.pairs))
-        drawings += [_dots(metric, verdict, dressed) for metric in metrics or METRICS]
+        drawings += [_dots(metric, verdict, style_of) for metric in metrics or METRICS]
         drawings += [_p_matrix(metric, verdict) for metric in metrics]
     return {drawing.name: drawing for drawing in drawings}
 
 
 def _curves(
-    kind: str, verdict: Verdict, groups: Mapping[str, Sequence[ScoredRun]], dressed: Mapping[str, Style]
+    kind: str, verdict: Verdict, groups: Mapping[str, Sequence[ScoredRun]], style_of: Mapping[str, Style]
 ) -> Drawing:
     plot = _CURVES[kind]
     figure, axes = _with_legend_below(len(verdict.configurations))
@@ -179,7 +179,7 @@ def _curves(
     from_origin = kind == "roc"
     x = np.append(0.0, plot.at) if from_origin else plot.at
     for summary in verdict.configurations:
-        look = dressed[summary.name]
+        style = style_of[summary.name]
         curves = np.stack([plot.curve(run.truth, run.outcome, plot.at) for run in groups[summary.name]])
         if from_origin:
             curves = np.column_stack([np.zeros(len(curves)), curves])
@@ -190,14 +190,14 @@ def _curves(
         if summary.kind != "baseline" and not crowded:
             at = plot.at[:: len(plot.at) // _BAND_POINTS]
             low, high = _band(kind, groups[summary.name], at, verdict.seed)
-            axes.fill_between(at, low, high, color=look.colour, alpha=0.07, linewidth=0, zorder=1.5)
+            axes.fill_between(at, low, high, color=style.colour, alpha=0.07, linewidth=0, zorder=1.5)
         if len(curves) > 1 and not crowded:
-            axes.plot(x, curves.T, color=look.colour, linewidth=0.7, alpha=0.4, zorder=2)
+            axes.plot(x, curves.T, color=style.colour, linewidth=0.7, alpha=0.4, zorder=2)
         axes.plot(
             x,
             mean,
-            color=look.colour,
-            linestyle=look.dash,
+            color=style.colour,
+            linestyle=style.dash,
             linewidth=1.5 if summary.kind == "baseline" else 2.1,
             zorder=3 if summary.kind == "baseline" else 4,
             label=values[-1],
@@ -211,7 +211,7 @@ def _curves(
 
 
 def _band(kind: str, runs: Sequence[ScoredRun], at: FloatArray, seed: int) -> tuple[FloatArray, FloatArray]:
-    """The middle 95 % of the mean curve over runs when patients are drawn anew, at each place."""
+    """The middle 95 % of the mean curve over resampled patients, at each place."""
     truth = runs[0].truth
     weights = case_weights(truth, _BAND_REPLICATES, seed)
     total = np.zeros((_BAND_REPLICATES, at.size))
@@ -221,7 +221,7 @@ def _band(kind: str, runs: Sequence[ScoredRun], at: FloatArray, seed: int) -> tu
     return low, high
 
 
-def _calibration(verdict: Verdict, groups: Mapping[str, Sequence[ScoredRun]], dressed: Mapping[str, Style]) -> Drawing:
+def _calibration(verdict: Verdict, groups: Mapping[str, Sequence[ScoredRun]], style_of: Mapping[str, Style]) -> Drawing:
     figure, axes = _with_legend_below(len(verdict.configurations))
     axes.set_title("Calibration, cases", pad=9)
     axes.set_xlabel("likelihood, mean of a bin")
@@ -233,15 +233,15 @@ def _calibration(verdict: Verdict, groups: Mapping[str, Sequence[ScoredRun]], dr
     axes.plot([0, 1], [0, 1], color=MUTED, linewidth=0.8, dashes=(2, 3), zorder=1)
     values = []
     for summary in verdict.configurations:
-        look, found = dressed[summary.name], calibration(groups[summary.name])
+        style, found = style_of[summary.name], calibration(groups[summary.name])
         values.append(f"{summary.name}  {found.error:.3f}")
         axes.plot(
             found.likelihood,
             found.positive,
-            color=look.colour,
-            linestyle=look.dash,
+            color=style.colour,
+            linestyle=style.dash,
             linewidth=1.5,
-            marker=look.marker,
+            marker=style.marker,
             markersize=4,
             zorder=3,
             label=values[-1],
@@ -308,7 +308,7 @@ _CURVES = {
 }
 
 
-def _dots(metric: Metric, verdict: Verdict, dressed: Mapping[str, Style]) -> Drawing:
+def _dots(metric: Metric, verdict: Verdict, style_of: Mapping[str, Style]) -> Drawing:
     name = METRIC_NAMES[metric]
     count = len(verdict.configurations)
     height = 0.95 + 0.42 * count
@@ -326,27 +326,27 @@ def _dots(metric: Metric, verdict: Verdict, dressed: Mapping[str, Style]) -> Dra
     axes.spines["left"].set_visible(False)
     axes.set_xlabel(f"{name}: runs, mean and two-level 95 % interval", fontsize=8.5, loc="right")
     for row, summary in enumerate(verdict.configurations):
-        look, values = dressed[summary.name], summary.metrics[metric]
+        style, values = style_of[summary.name], summary.metrics[metric]
         if values.interval is not None:
             axes.plot(
                 [values.interval.low, values.interval.high],
                 [row, row],
-                color=look.colour,
+                color=style.colour,
                 linewidth=5,
                 alpha=0.22,
                 solid_capstyle="round",
                 zorder=2,
             )
         if values.mean is not None:
-            axes.plot([values.mean, values.mean], [row - 0.27, row + 0.27], color=look.colour, linewidth=2.2, zorder=4)
+            axes.plot([values.mean, values.mean], [row - 0.27, row + 0.27], color=style.colour, linewidth=2.2, zorder=4)
         runs = sorted(value for value in values.runs.values() if value is not None)
         axes.plot(
             runs,
             [row + (_STAGGER[k % len(_STAGGER)] if len(runs) > _FEW else 0.0) for k in range(len(runs))],
             linestyle="none",
-            marker=look.marker,
+            marker=style.marker,
             markersize=5.5 if len(runs) <= _FEW else 4.2,
-            markerfacecolor=look.colour,
+            markerfacecolor=style.colour,
             markeredgecolor=PAPER,
             markeredgewidth=0.8,
             zorder=5,
@@ -422,7 +422,7 @@ def _p_matrix(metric: Metric, verdict: Verdict) -> Drawing:
         f"above: run level, below: case level; bold: Holm ≤ {verdict.alpha:g}", fontsize=8.5, labelpad=8, loc="right"
     )
     size = min(8.5, 0.4 * side * _WIDTH * 72 / count)
-    told = []
+    p_by_pair = []
     for pair in verdict.pairs:
         if pair.metric != metric:
             continue
@@ -452,8 +452,8 @@ def _p_matrix(metric: Metric, verdict: Verdict) -> Drawing:
                 fontweight="bold" if significant else "normal",
                 color=INK if p is not None else MUTED,
             )
-        told.append(f"{pair.a} and {pair.b} {p_text(pair.run_level.p)}, {p_text(pair.case_level.p)}")
-    alt = f"p-values by {METRIC_NAMES[metric]}, run level and case level: {'; '.join(told)}."
+        p_by_pair.append(f"{pair.a} and {pair.b} {p_text(pair.run_level.p)}, {p_text(pair.case_level.p)}")
+    alt = f"p-values by {METRIC_NAMES[metric]}, run level and case level: {'; '.join(p_by_pair)}."
     return _render(f"p-{metric}", alt, figure)
 
 

@@ -40,16 +40,16 @@ def two_level_bootstrap(
     seed: int,
     workers: int = 1,
 ) -> dict[str, dict[str, FloatArray]]:
-    """Draw every configuration's mean AUROC, AP and score anew.
+    """Resample every configuration's mean AUROC, AP and score.
 
-    A configuration's draws depend on its own name and runs, the truth and the seed; not on what stands beside it.
+    A configuration's draws depend on its own name and runs, the truth and the seed; not on other configurations.
 
     Parameters
     ----------
     configurations
         The outcomes of each configuration's runs, by its name.
     workers
-        Processes; they change no result.
+        Processes; the result does not depend on them.
 
     Returns
     -------
@@ -103,7 +103,7 @@ def delong_interval(
 
 
 def stream(seed: int, *names: str) -> np.random.Generator:
-    """A random stream of its own for each purpose, the same whatever else is computed."""
+    """A random stream per purpose, independent of what else is computed."""
     words = [int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "big") for name in names]
     return np.random.default_rng(np.random.SeedSequence([seed, *words]))
 

@@ -1,15 +1,15 @@
 """The case level of a comparison, which asks whether a difference would hold on new cases.
 
 Two tests are made, and the larger p counts. *Swaps* (:mod:`evaluation.statistics.case_permutation`) take the trained
-networks as they are: exact whatever the distribution, but where some runs are better by luck they take that luck for
-the method. *Runs and cases* takes both as drawn, by the analysis of Obuchowski and Rockette (Communications in
+networks as they are: exact for any distribution, but where some runs are better by luck they take that luck for the
+method. *Runs and cases* takes both as drawn, by the analysis of Obuchowski and Rockette (Communications in
 Statistics 1995) for readers who are nested within a modality: runs are the readers, configurations the modalities. Its
 variance is::
 
     V = s²(a)/r(a) + s²(b)/r(b) + max(0, Cov₂(a) + Cov₂(b) − 2 Cov₃)
 
 with s² the variance of the metric over r runs, Cov₂ the covariance by cases of two runs of one configuration, and Cov₃
-that of a run of each. ``difference/√V`` is held against Student's t with Satterthwaite's degrees of freedom, which for
+that of a run of each. ``difference/√V`` is compared with Student's t with Satterthwaite's degrees of freedom, which for
 arms of equal size and spread are Hillis' (Statistics in Medicine 2007). Covariances come from each patient's influence
 on a run's metric, its derivative by the patient's weight (the infinitesimal jackknife); for AUROC and one case per
 patient they are DeLong's.

@@ -1,8 +1,8 @@
 """The schema of ``verdict.json``, and the rule that turns two tests and an interval into a code and a sentence.
 
-The direction is that of the statistic that gave the p: at run level the order of the runs, which one collapsed run
-does not turn, as it does their mean. Where order and means disagree, nothing is decided; nor where the arms share no
-fold.
+The direction is that of the statistic that gave the p: at run level the order of the runs, which one collapsed run does
+not reverse, as it may reverse their mean. Where order and means disagree, nothing is decided; nor where the arms share
+no fold.
 
 Better: both levels are significant after Holm and the two-level interval excludes 0. Better on this test set: the run
 level alone. On par: equivalence is shown within the declared margin. Otherwise undecided: absence of evidence is no
@@ -28,7 +28,7 @@ SENTENCES: Mapping[str, str] = {
     "better-on-this-test-set": (
         "By {metric}, {favoured} is better than {other} on this test set; that it holds for new cases is not shown."
     ),
-    "on-par": "By {metric}, {a} and {b} are on par: their difference lies within the declared margin.",
+    "on-par": "By {metric}, {a} and {b} are on par: their difference is within the declared margin.",
     "undecided": "By {metric}, neither a difference between {a} and {b} nor their equivalence is shown.",
 }
 
@@ -99,16 +99,16 @@ class RunLevel(Frozen):
     """What so many runs could give at best."""
     p_holm: float | None
     alpha: float
-    """What p after Holm is held against: all of alpha, or what a look at a running campaign may spend."""
+    """Threshold of p after Holm: all of alpha, or what the current interim analysis may spend."""
     p_of_means: float | None
-    """The same question asked of the means instead of the order; beside, not in the family."""
+    """The same test of the means instead of the order; informative, not in the family."""
     probability_above: float | None = None
     """Share of pairs of runs in which a's is above b's, ties counted half: what p is about."""
     blocked_by_fold: bool
     reason: str | None
     """Why there is no p."""
     folds: str | None = None
-    """What to know where the arms' folds are not the same, or not known."""
+    """A note where the arms' folds differ or are unknown."""
 
 
 class CaseLevel(Frozen):
@@ -155,7 +155,7 @@ class NonInferiority(Frozen):
 
 
 class Control(Frozen):
-    """What stands beside a claim about an ensemble: the same number of runs of one configuration.
+    """A size-matched control of an ensemble: the same number of runs of one configuration.
 
     Averaging any runs helps. Only what an ensemble gains over its control speaks for the diversity of what it holds.
     """
@@ -280,7 +280,7 @@ def decide(
     order_agrees
         Whether the order of the runs, which the run level tests, favours the side that their means favour.
     comparable
-        False where the arms share no fold, so that nothing tells fold and configuration apart.
+        False where the arms share no fold: fold and configuration are confounded.
     """
     if estimate is None or interval is None or not comparable:
         return "undecided"

@@ -1,31 +1,15 @@
-"""Strict matching against brute force, and beside picai-eval where the two differ."""
+"""Strict matching against brute force, and against picai-eval where the two differ."""
 
 from dataclasses import replace
 from itertools import permutations
 
 import numpy as np
 import pytest
+from evaluation_makers import case_of, scene
 from picai_eval import evaluate as oracle
 
-from evaluation.masks.components import find_components
 from evaluation.matching import picai, strict
-from evaluation.matching.cases import Case, MatchingRule
-
-ROW = (3, 4, 100)  # scenes along x, in the middle of a small image
-
-
-def scene(lesions, candidates):
-    """Lesions and candidates as stretches [start, end) along x, one voxel thick; candidates with confidences."""
-    label, detection_map = np.zeros(ROW, dtype=np.int32), np.zeros(ROW, dtype=np.float32)
-    for start, end in lesions:
-        label[1, 2, start:end] = 1
-    for start, end, confidence in candidates:
-        detection_map[1, 2, start:end] = confidence
-    found = find_components(detection_map)
-    first = [found.voxels[found.owners == number][0] for number in range(len(found))]
-    confidences = detection_map.ravel()[first].astype(np.float64)
-    case = Case(find_components(label != 0), found, confidences, detection_map.max(), float(detection_map.max()))
-    return case, detection_map, label
+from evaluation.matching.cases import MatchingRule
 
 
 def of_kind(findings, kind):
@@ -158,8 +142,7 @@ def guesses(joined, thickness=1, slices=1):
         linked = map_[5 : 5 + slices]
         linked[:, 8 : 8 + thickness, 6:46] = linked[:, 6:46, 8 : 8 + thickness] = 0.5
         linked[:, 42 : 42 + thickness, 6:46] = linked[:, 26 : 26 + thickness, 6:30] = 0.5
-    found = find_components(map_)
-    return Case(find_components(label), found, np.full(len(found), 0.5), np.float32(0.5), 0.5)
+    return case_of(map_, label)
 
 
 @pytest.mark.parametrize(("thickness", "slices"), [(1, 1), (2, 1), (3, 1), (6, 1), (2, 2), (1, 3)])
@@ -177,9 +160,8 @@ def test_small_guesses_joined_by_lines_are_cut_too():
         joined[1:4, y : y + 2, x : x + 2] = 0.5  # 12 voxels each, no square of three fits
     label[1:4, 4:6, 2:4] = 1
     joined[2, 4, 2:11] = joined[2, 12, 2:11] = joined[2, 4:13, 2] = 0.5
-    found = find_components(joined)
-    case = Case(find_components(label), found, np.array([0.5]), np.float32(0.5), 0.5)
-    assert len(found) == 1
+    case = case_of(joined, label)
+    assert len(case.candidates) == 1
     assert [each.kind for each in strict.match(case, MatchingRule())] == ["tp", "fp", "fp", "fp"]
 
 
@@ -216,13 +198,12 @@ def test_guesses_of_combs_hit_nothing_for_free_but_where_one_is_solid(width, gap
     y, x = PLACES[-1]
     if solid:
         combs[4:8, y : y + 10, x : x + 10] = 0.5
-    found = find_components(combs)
-    assert len(found) == 1
     free = []  # where it hits without a false positive
     for place in PLACES:
         label[:] = 0
         label[4:8, place[0] : place[0] + 10, place[1] : place[1] + 10] = 1
-        case = Case(find_components(label), found, np.array([0.5]), np.float32(0.5), 0.5)
+        case = case_of(combs, label)
+        assert len(case.candidates) == 1
         kinds = [each.kind for each in strict.match(case, MatchingRule())]
         assert "tp" in kinds or not (solid and place == PLACES[-1])
         free += [place] if "tp" in kinds and "fp" not in kinds else []

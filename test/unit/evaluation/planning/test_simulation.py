@@ -3,6 +3,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from evaluation_makers import NO_CANDIDATES
 from scipy.stats import kstest
 
 from evaluation.metrics.outcomes import Outcome, TestSet, weighted_auroc
@@ -27,8 +28,7 @@ SMALL = SimulationSettings(runs=4, cases=150, run_sd=0.03)
 
 def as_outcomes(positive, arm):
     truth = TestSet(tuple(f"{k:05d}" for k in range(positive.size)), positive, np.zeros(positive.size, dtype=int))
-    nothing = (np.zeros(0, dtype=int), np.zeros(0), np.zeros(0, dtype=bool))
-    return truth, [Outcome(row, *nothing) for row in arm]
+    return truth, [Outcome(row, *NO_CANDIDATES) for row in arm]
 
 
 def test_studies_have_the_auroc_the_difference_and_the_spread_of_runs_that_are_asked_for():
