@@ -113,10 +113,10 @@ def compare(
     named = sha256_file(analysis) if analysis else "exploratory"
     verdict = compare_configurations(runs, plan, declared, analysis=named, workers=workers)
     if groups:
-        judged, left_out = compare_subgroups(groups, by_configuration, declared, plan, few_patients=few_patients)
+        compared, left_out = compare_subgroups(groups, by_configuration, declared, plan, few_patients=few_patients)
         for each in left_out:
             _log.warning("subgroup not tested: %s", each)
-        verdict = verdict.model_copy(update={"subgroups": judged, "subgroups_left_out": left_out})
+        verdict = verdict.model_copy(update={"subgroups": compared, "subgroups_left_out": left_out})
     with place.staged() as stage:
         write_record(stage / "verdict.json", verdict)
         write_report(stage, verdict, runs, misses)
@@ -170,20 +170,26 @@ def compare_configurations(
         workers=workers,
     )
     _log.info("bootstrap done, %d replicates", plan.replicates)
-    arms = [([run.outcome for run in groups[a]], [run.outcome for run in groups[b]]) for a, b in declared]
+    pieces = [
+        (
+            [run.outcome for run in groups[a]],
+            [run.outcome for run in groups[b]],
+            (groups[a][0].is_baseline, groups[b][0].is_baseline),
+        )
+        for a, b in declared
+    ]
     case_level = {}
-    rules = [(groups[a][0].is_baseline, groups[b][0].is_baseline) for a, b in declared]
-    pieces = [(*both, fixed) for both, fixed in zip(arms, rules, strict=True)]
-    tests = each_of(partial(_case_level, truth, plan), pieces, workers=workers)
-    for (a, b), found in zip(declared, tests, strict=True):
+    for (a, b), found in zip(
+        declared, each_of(partial(_case_level, truth, plan), pieces, workers=workers), strict=True
+    ):
         case_level[a, b] = found
         _log.info("%s against %s done", a, b)
     pairs = []
     for metric in plan.metrics:
-        judged = _compare_by_metric(metric, plan, declared, groups=groups, draws=draws, case_level=case_level)
-        pairs += [
-            pair.model_copy(update={"controls": _controls(pair, judged, groups=groups, draws=draws)}) for pair in judged
-        ]
+        of_metric = _compare_by_metric(metric, plan, declared, groups=groups, draws=draws, case_level=case_level)
+        for pair in of_metric:
+            controls = _controls(pair, of_metric, groups=groups, draws=draws)
+            pairs.append(pair.model_copy(update={"controls": controls}))
     source = runs[0].source
     return Verdict(
         parents={run.name: run.metrics_sha256 for run in runs},
@@ -230,8 +236,7 @@ def _compare_by_metric(
         at_run_level = run_levels[number].model_copy(update={"p_holm": run_holm[number]})
         confounded = no_common_fold(groups[a], groups[b])
         at_case_level = _at_case_level(case_tests[number], case_holm[number], confounded)
-        means = [_mean(run_values(groups[name], metric)) for name in (a, b)]
-        estimate = None if means[0] is None or means[1] is None else means[0] - means[1]
+        estimate = _difference(groups[a], groups[b], metric)
         difference = draws[a][metric] - draws[b][metric]
         interval = _interval_95(difference) if estimate is not None else None
         margin = None if estimate is None or confounded else plan.margin.get(metric)
@@ -385,7 +390,7 @@ def _claimed_ensemble(groups: Mapping[str, Sequence[ScoredRun]], a: str, b: str)
 
 def _controls(
     pair: PairVerdict,
-    judged: Sequence[PairVerdict],
+    compared: Sequence[PairVerdict],
     *,
     groups: Mapping[str, Sequence[ScoredRun]],
     draws: Draws,
@@ -398,25 +403,23 @@ def _controls(
     for name, members in groups.items():
         if not members[0].is_control or {len(run.source.runs) for run in members} != size:
             continue
-        means = [_mean(run_values(groups[each], pair.metric)) for each in (pair.ensemble, name)]
-        defined = means[0] is not None and means[1] is not None
+        estimate = _difference(groups[pair.ensemble], members, pair.metric)
+        interval = _interval_95(draws[pair.ensemble][pair.metric] - draws[name][pair.metric])
         found.append(
             Control(
                 control=name,
-                estimate=means[0] - means[1] if means[0] is not None and means[1] is not None else None,
-                interval=_interval_95(draws[pair.ensemble][pair.metric] - draws[name][pair.metric])
-                if defined
-                else None,
-                code=_code_of(judged, pair.ensemble, name),
+                estimate=estimate,
+                interval=None if estimate is None else interval,
+                code=_code_of(compared, pair.ensemble, name),
             )
         )
     return tuple(found)
 
 
-def _code_of(judged: Sequence[PairVerdict], first: str, second: str) -> Code | None:
+def _code_of(compared: Sequence[PairVerdict], first: str, second: str) -> Code | None:
     """Code of a comparison, from the side of the first; None where it was not made."""
     reversed_code: Mapping[Code, Code] = {"better": "worse", "worse": "better"}
-    for pair in judged:
+    for pair in compared:
         if (pair.a, pair.b) == (first, second):
             return pair.code
         if (pair.a, pair.b) == (second, first):
@@ -429,6 +432,12 @@ def _interval_95(draws: FloatArray) -> Interval95 | None:
     if found is None:
         return None
     return Interval95(low=found.low, high=found.high, undefined_replicates=found.undefined)
+
+
+def _difference(a: Sequence[ScoredRun], b: Sequence[ScoredRun], metric: Metric) -> float | None:
+    """Difference of the means over runs; None where a run's metric is undefined."""
+    first, second = (_mean(run_values(arm, metric)) for arm in (a, b))
+    return None if first is None or second is None else first - second
 
 
 def _mean(values: Sequence[float | None]) -> float | None:

@@ -149,19 +149,13 @@ def outcome_of(cases: Sequence[ScoredCase]) -> tuple[TestSet, Outcome]:
             [sum(each.kind in ("tp", "fn") for each in case.findings) for case in ordered], dtype=np.int64
         ),
     )
-    candidates = sorted(
-        (-each.confidence, number, each.kind == "tp")
+    candidates = [
+        (finding.confidence, number, finding.kind == "tp")
         for number, case in enumerate(ordered)
-        for each in case.findings
-        if each.kind in ("tp", "fp") and each.confidence > 0
-    )
-    outcome = Outcome(
-        likelihood=np.array([case.likelihood for case in ordered]),
-        candidate_case=np.array([case for _, case, _ in candidates], dtype=np.int64),
-        confidence=np.array([-negative for negative, _, _ in candidates], dtype=np.float64),
-        hit=np.array([hit for _, _, hit in candidates], dtype=np.bool_),
-    )
-    return truth, outcome
+        for finding in case.findings
+        if finding.kind in ("tp", "fp")
+    ]
+    return truth, Outcome.of(np.array([case.likelihood for case in ordered]), candidates)
 
 
 def _truth_of(folder: TruthFolder, truth: TestSet) -> TestSet:

@@ -1,6 +1,7 @@
 """``python -m evaluation plan``: check the options, ask :mod:`evaluation.planning.power`, write the record."""
 
 import argparse
+from functools import partial
 
 from pydantic import BaseModel
 
@@ -67,29 +68,22 @@ def answer(options: argparse.Namespace) -> Table:
         raise OncoduetError(
             "--difference", expected=f"{METRIC_NAMES[settings.metric]} plus difference within 0 and 1", found=f"{aim:g}"
         )
-    if options.simulate:
-        record, table = plan_simulation(
-            settings,
-            alpha=options.alpha,
-            studies=options.studies,
-            seed=options.seed,
-            workers=options.workers,
-            pilot=pilot,
-        )
-    else:
-        record, table = plan_power(
+    simulated = (
+        partial(plan_simulation, settings)
+        if options.simulate
+        else partial(
+            plan_power,
             settings,
             runs=options.runs,
             cases=options.cases,
             target=options.power,
-            alpha=options.alpha,
             comparisons=options.comparisons,
             margin=options.margin,
-            studies=options.studies,
-            seed=options.seed,
-            workers=options.workers,
-            pilot=pilot,
         )
+    )
+    record, table = simulated(
+        alpha=options.alpha, studies=options.studies, seed=options.seed, workers=options.workers, pilot=pilot
+    )
     _write(options, "plan.json", record)
     return table
 

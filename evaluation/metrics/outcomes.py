@@ -4,6 +4,7 @@ The weights are how often a resample draws each case: one row of weights per rep
 unit weights these are the reported metrics themselves. Cases are ordered by their id.
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -80,6 +81,17 @@ class Outcome:
     candidate_case: IntArray  # (candidates,), index of the case
     confidence: FloatArray  # (candidates,)
     hit: BoolArray  # (candidates,), whether it is a true positive
+
+    @staticmethod
+    def of(likelihood: FloatArray, candidates: Iterable[tuple[float, int, bool]]) -> "Outcome":
+        """From candidates (confidence, index of the case, hit) in any order; those of confidence 0 are dropped."""
+        ordered = sorted((-confidence, case, hit) for confidence, case, hit in candidates if confidence > 0)
+        return Outcome(
+            likelihood=likelihood,
+            candidate_case=np.array([case for _, case, _ in ordered], dtype=np.int64),
+            confidence=np.array([-negative for negative, _, _ in ordered], dtype=np.float64),
+            hit=np.array([hit for _, _, hit in ordered], dtype=np.bool_),
+        )
 
 
 def weighted_auroc(truth: TestSet, likelihood: FloatArray, weights: FloatArray) -> FloatArray:

@@ -218,16 +218,9 @@ def _read_lesions(path: Path, truth: TestSet, likelihood: FloatArray) -> tuple[T
             lesions[case] += 1
         if kind != "fn":
             with_candidate.add(case)
-        if kind in ("tp", "fp") and confidence > 0:
-            candidates.append((-confidence, case, kind == "tp"))
-    candidates.sort()
-    outcome = Outcome(
-        likelihood=likelihood,
-        candidate_case=np.array([case for _, case, _ in candidates], dtype=np.int64),
-        confidence=np.array([-negative for negative, _, _ in candidates], dtype=np.float64),
-        hit=np.array([hit for _, _, hit in candidates], dtype=np.bool_),
-    )
-    return replace(truth, lesions=lesions), outcome, len(index) - len(with_candidate)
+        if kind in ("tp", "fp"):
+            candidates.append((confidence, case, kind == "tp"))
+    return replace(truth, lesions=lesions), Outcome.of(likelihood, candidates), len(index) - len(with_candidate)
 
 
 def _table(path: Path, columns: Sequence[str]) -> list[Mapping[str, str]]:

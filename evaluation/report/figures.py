@@ -94,6 +94,7 @@ _BAND_REPLICATES = 200
 _MOST_BRACKETS = 6
 _BRACKET = 0.042  # of the figure's width
 _FEW = 4
+_DIAGONAL: Mapping[str, Any] = {"color": MUTED, "linewidth": 0.8, "dashes": (2, 3), "zorder": 1}
 _STAGGER = (0.0, 0.15, -0.15)  # of a row, so that many runs do not hide one another
 
 
@@ -158,23 +159,15 @@ def _curves(
     kind: str, verdict: Verdict, groups: Mapping[str, Sequence[ScoredRun]], style_of: Mapping[str, Style]
 ) -> Drawing:
     plot = _CURVES[kind]
-    figure, axes = _with_legend_below(len(verdict.configurations))
-    axes.set_title(plot.title, pad=9)
-    axes.set_xlabel(plot.x)
-    axes.set_ylabel(plot.y)
-    axes.grid(True)
-    axes.set_axisbelow(True)
-    axes.set_ylim(-0.012, 1.012)
+    figure, axes = _unit_square(plot.title, plot.x, plot.y, legend_entries=len(verdict.configurations))
     if kind == "froc":
         axes.set_xscale("log")
         axes.set_xlim(plot.at[0], plot.at[-1])
         axes.xaxis.set_major_locator(FixedLocator(FALSE_POSITIVES_PER_CASE_IN_REPORT))
         axes.xaxis.set_minor_locator(NullLocator())
         axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-    else:
-        axes.set_xlim(-0.012, 1.012)
     if kind == "roc":
-        axes.plot([0, 1], [0, 1], color=MUTED, linewidth=0.8, dashes=(2, 3), zorder=1)
+        axes.plot([0, 1], [0, 1], **_DIAGONAL)
     values = []
     from_origin = kind == "roc"
     x = np.append(0.0, plot.at) if from_origin else plot.at
@@ -202,10 +195,7 @@ def _curves(
             zorder=3 if summary.kind == "baseline" else 4,
             label=values[-1],
         )
-    handles, labels = axes.get_legend_handles_labels()
-    figure.legend(
-        handles, labels, loc="lower left", ncols=2, bbox_to_anchor=(0.02, 0.01), handlelength=2.4, columnspacing=1.2
-    )
+    _legend_below(figure, axes)
     alt = f"{plot.title}, a curve per configuration. {plot.value_name}: {'; '.join(values)}."
     return _render(kind, alt, figure)
 
@@ -222,15 +212,10 @@ def _band(kind: str, runs: Sequence[ScoredRun], at: FloatArray, seed: int) -> tu
 
 
 def _calibration(verdict: Verdict, groups: Mapping[str, Sequence[ScoredRun]], style_of: Mapping[str, Style]) -> Drawing:
-    figure, axes = _with_legend_below(len(verdict.configurations))
-    axes.set_title("Calibration, cases", pad=9)
-    axes.set_xlabel("likelihood, mean of a bin")
-    axes.set_ylabel("share of positive cases")
-    axes.grid(True)
-    axes.set_axisbelow(True)
-    axes.set_xlim(-0.012, 1.012)
-    axes.set_ylim(-0.012, 1.012)
-    axes.plot([0, 1], [0, 1], color=MUTED, linewidth=0.8, dashes=(2, 3), zorder=1)
+    entries = len(verdict.configurations)
+    labels = "Calibration, cases", "likelihood, mean of a bin", "share of positive cases"
+    figure, axes = _unit_square(*labels, legend_entries=entries)
+    axes.plot([0, 1], [0, 1], **_DIAGONAL)
     values = []
     for summary in verdict.configurations:
         style, found = style_of[summary.name], calibration(groups[summary.name])
@@ -246,10 +231,7 @@ def _calibration(verdict: Verdict, groups: Mapping[str, Sequence[ScoredRun]], st
             zorder=3,
             label=values[-1],
         )
-    handles, labels = axes.get_legend_handles_labels()
-    figure.legend(
-        handles, labels, loc="lower left", ncols=2, bbox_to_anchor=(0.02, 0.01), handlelength=2.4, columnspacing=1.2
-    )
+    _legend_below(figure, axes)
     alt = f"Calibration, a curve per configuration. Mean distance from the diagonal: {'; '.join(values)}."
     return _render("calibration", alt, figure)
 
@@ -477,13 +459,28 @@ def _shade(p: float) -> float:
     return 0.04 + 0.46 * min(1.0, -float(np.log10(max(p, 1e-3))) / 3)
 
 
-def _with_legend_below(entries: int) -> tuple[Figure, Axes]:
-    """A square plot with room for so many legend entries in two columns below."""
-    legend = 0.12 + 0.2 * ((entries + 1) // 2)
+def _unit_square(title: str, x: str, y: str, *, legend_entries: int) -> tuple[Figure, Axes]:
+    """A square plot from 0 to 1 with room for so many legend entries in two columns below."""
+    legend = 0.12 + 0.2 * ((legend_entries + 1) // 2)
     side = _WIDTH * 0.835
     height = 0.4 + side + 0.55 + legend
     figure = Figure(figsize=(_WIDTH, height))
-    return figure, figure.add_axes((0.135, (0.55 + legend) / height, 0.835, side / height))
+    axes = figure.add_axes((0.135, (0.55 + legend) / height, 0.835, side / height))
+    axes.set_title(title, pad=9)
+    axes.set_xlabel(x)
+    axes.set_ylabel(y)
+    axes.grid(True)
+    axes.set_axisbelow(True)
+    axes.set_xlim(-0.012, 1.012)
+    axes.set_ylim(-0.012, 1.012)
+    return figure, axes
+
+
+def _legend_below(figure: Figure, axes: Axes) -> None:
+    handles, labels = axes.get_legend_handles_labels()
+    figure.legend(
+        handles, labels, loc="lower left", ncols=2, bbox_to_anchor=(0.02, 0.01), handlelength=2.4, columnspacing=1.2
+    )
 
 
 def _number(value: float | None) -> str:

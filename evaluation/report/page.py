@@ -23,7 +23,7 @@ from evaluation.metrics.operating_points import (
     discordant_cases,
     operating_points,
 )
-from evaluation.metrics.scored_runs import ScoredRun
+from evaluation.metrics.scored_runs import ScoredRun, group_by_configuration
 from evaluation.report.figures import DARK_PALETTE, FIGURES, MANY, PALETTE, SUFFIXES, draw_figures, p_text, styles
 from evaluation.report.missed_lesions import Miss, describe_misses, draw_misses
 from evaluation.report.tables import TABLES, write_tables
@@ -56,9 +56,7 @@ def write_report(folder: Path, verdict: Verdict, runs: Sequence[ScoredRun], miss
     misses
         The worst misses, where images were given; they also go to ``figures/misses.png``.
     """
-    groups: dict[str, list[ScoredRun]] = {}
-    for run in runs:
-        groups.setdefault(run.source.configuration, []).append(run)
+    groups = group_by_configuration(runs)
     drawings = draw_figures(verdict, groups)
     (folder / "figures").mkdir()
     for drawing in drawings.values():
