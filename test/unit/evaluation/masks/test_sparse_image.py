@@ -58,20 +58,11 @@ def test_sparse_reading_gives_the_voxels_of_simpleitk(tmp_path, image, kind, nam
 
 def meta(header, voxels):
     keys = {
-        "ObjectType": "Image",
-        "NDims": "3",
-        "BinaryData": "True",
-        "BinaryDataByteOrderMSB": "False",
-        "CompressedData": "True",
-        "CompressedDataSize": len(voxels),
-        "TransformMatrix": "1 0 0 0 1 0 0 0 1",
-        "Offset": "0 0 0",
-        "ElementSpacing": "1 1 1",
-        "DimSize": "7 5 3",
-        "ElementType": "MET_FLOAT",
-        **header,
+        "ObjectType": "Image", "NDims": "3", "BinaryData": "True", "BinaryDataByteOrderMSB": "False",
+        "CompressedData": "True", "CompressedDataSize": len(voxels), "TransformMatrix": "1 0 0 0 1 0 0 0 1",
+        "Offset": "0 0 0", "ElementSpacing": "1 1 1", "DimSize": "7 5 3", "ElementType": "MET_FLOAT", **header,
         "ElementDataFile": "LOCAL",
-    }
+    }  # fmt: skip
     return "".join(f"{key} = {value}\n" for key, value in keys.items()).encode() + voxels
 
 

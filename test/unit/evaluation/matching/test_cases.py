@@ -39,7 +39,7 @@ def prediction(workshop, array, grid=None, likelihood=None):
     return Prediction(path, workshop.root / "map.json")
 
 
-def test_a_case_holds_candidates_with_their_confidence_and_the_maximum_as_likelihood(workshop, truth):
+def test_a_case_holds_candidates_confidences_and_its_maximum(workshop, truth):
     found = prediction(workshop, workshop.image({0.25: workshop.elsewhere, 0.75: workshop.box}))
     case = read_case(found, truth)
     assert case.confidences.tolist() == [0.75, 0.25]
@@ -47,7 +47,7 @@ def test_a_case_holds_candidates_with_their_confidence_and_the_maximum_as_likeli
     assert (float(case.map_maximum), case.likelihood) == (0.75, 0.75)
 
 
-def test_strict_ranks_a_case_by_its_likelihood_file_and_picai_by_its_maximum(workshop, truth):
+def test_strict_ranks_by_likelihood_and_picai_by_the_maximum(workshop, truth):
     case = read_case(prediction(workshop, workshop.image({0.75: workshop.box}), likelihood="0.5"), truth)
     assert (case.likelihood, float(case.map_maximum)) == (0.5, 0.75)
 
@@ -107,7 +107,7 @@ def test_faulty_label_map_is_refused(workshop, value, dtype, message):
         read_lesions(path, MatchingRule.of(workshop.card))
 
 
-def test_quirk_8_a_component_with_two_values_is_refused_where_picai_eval_takes_it(workshop, truth):
+def test_quirk_8_picai_eval_takes_a_component_with_two_values(workshop, truth):
     uneven = workshop.image({0.5: workshop.box, 0.25: workshop.elsewhere})
     uneven[1, 2, 3] = 0.25  # two components, two values: enough for picai-eval's guard
     found = prediction(workshop, uneven)
@@ -130,7 +130,7 @@ def test_a_softmax_map_is_refused_in_both_readings(workshop, truth):
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf])
-def test_quirk_9_nan_and_infinity_are_refused_where_picai_eval_makes_rows_of_them(workshop, truth, value):
+def test_quirk_9_picai_eval_makes_rows_of_nan_and_infinity(workshop, truth, value):
     broken = workshop.image({value: workshop.box})
     found = prediction(workshop, broken)
     for read in (read_case, read_case_as_picai_eval):
@@ -141,7 +141,7 @@ def test_quirk_9_nan_and_infinity_are_refused_where_picai_eval_makes_rows_of_the
     assert not np.isfinite(score)
 
 
-def test_quirk_9_a_confidence_above_1_is_refused_in_strict_and_counts_in_picai(workshop, truth):
+def test_quirk_9_a_confidence_above_1_counts_in_picai(workshop, truth):
     found = prediction(workshop, workshop.image({1.5: workshop.box}))
     with pytest.raises(OncoduetError, match=r"map\.mha: expected confidences in \[0, 1\], found 0 to 1\.5"):
         read_case(found, truth)
@@ -150,7 +150,7 @@ def test_quirk_9_a_confidence_above_1_is_refused_in_strict_and_counts_in_picai(w
     assert (row[1], score) == (1.5, 1.5)
 
 
-def test_a_negative_confidence_is_refused_in_both_readings_as_in_picai_eval(workshop, truth):
+def test_a_negative_confidence_is_refused_by_all(workshop, truth):
     found = prediction(workshop, workshop.image({-0.1: workshop.box}))
     with pytest.raises(OncoduetError, match=r"expected confidences in \[0, 1\], found -0\.1 to 0"):
         read_case(found, truth)
@@ -168,7 +168,7 @@ def test_a_negative_confidence_is_refused_in_both_readings_as_in_picai_eval(work
         {"direction": (1.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0, 1.0)},
     ],
 )
-def test_quirk_11_another_grid_is_refused_where_picai_eval_never_looks(workshop, truth, change):
+def test_quirk_11_picai_eval_ignores_the_grid(workshop, truth, change):
     values = {
         "size_xyz": SIZE,
         "spacing_mm_xyz": workshop.grid.spacing_mm_xyz,
@@ -226,7 +226,7 @@ def test_quirk_11_a_larger_map_passes_on_a_benign_case_alone(workshop, truth, be
         evaluate_case(array, workshop.image({1: workshop.box}, np.int32))
 
 
-def test_what_rounding_left_above_1_counts_as_1_in_strict_and_stays_in_picai(workshop, truth):
+def test_a_rounding_error_above_1_counts_as_1_in_strict(workshop, truth):
     above = np.nextafter(np.float32(1), np.float32(2))
     found = prediction(workshop, workshop.image({above: workshop.box}))
     assert read_case(found, truth).confidences.tolist() == [1.0]

@@ -21,7 +21,7 @@ def reasons(case, answer, rule=MatchingRule()):  # noqa: B008 - frozen
     return {each.name: (each.kind, each.why) for each in explain(case, rule, voxel_volume_ml=0.5, answer=answer)}
 
 
-def test_every_lesion_and_candidate_is_listed_with_its_volume_confidence_overlaps_and_partner():
+def test_every_lesion_and_candidate_is_listed_with_its_facts():
     case = case_of([(10, 20), (40, 50)], [(15, 20, 0.75), (70, 74, 0.25)])
     first, second, hit, false = explain(case, MatchingRule(), voxel_volume_ml=0.5, answer="strict")
     assert (first.name, first.kind, first.confidence, first.volume_ml) == ("L1", "tp", None, 5.0)
@@ -32,7 +32,7 @@ def test_every_lesion_and_candidate_is_listed_with_its_volume_confidence_overlap
 
 
 @pytest.mark.parametrize("answer", ["strict", "picai"])
-def test_hits_misses_and_false_positives_say_by_whom_and_by_how_much(answer):
+def test_hits_misses_and_false_positives_have_reasons(answer):
     case = case_of([(10, 20), (40, 60), (80, 85)], [(15, 20, 0.75), (58, 70, 0.25), (90, 92, 0.5)])
     assert reasons(case, answer) == {
         "L1": ("tp", "hit by C1: IoU 0.500"),
@@ -44,7 +44,7 @@ def test_hits_misses_and_false_positives_say_by_whom_and_by_how_much(answer):
     }
 
 
-def test_an_ignored_candidate_names_the_one_that_has_its_lesion_and_why_that_was_chosen():
+def test_an_ignored_candidate_names_the_one_that_has_its_lesion():
     case = case_of([(10, 30)], [(8, 18, 0.75), (19, 31, 0.25)])  # IoU 8/22 and 11/21
     assert reasons(case, "strict") == {
         "L1": ("tp", "hit by C1: IoU 0.364"),

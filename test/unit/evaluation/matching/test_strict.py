@@ -37,7 +37,7 @@ def best_total(overlap, reachable):
     )
 
 
-def test_at_every_threshold_the_accepted_candidates_are_a_largest_matching_of_those_above_it():
+def test_accepted_candidates_are_a_largest_matching_at_every_threshold():
     random = np.random.default_rng(11)
     rejected = 0
     for _ in range(400):
@@ -104,7 +104,7 @@ def test_overlaps_are_raw_in_strict_and_carry_an_epsilon_in_picai():
     assert 0 < hit.overlap - 0.5 < 1e-8
 
 
-def test_an_overlap_of_exactly_the_minimum_is_a_hit_and_one_voxel_less_is_not():
+def test_an_overlap_of_exactly_the_minimum_is_a_hit():
     rule = MatchingRule(minimum_overlap=0.2)
     case, _, _ = scene([(10, 20)], [(18, 20, 0.5)])
     assert [each.kind for each in strict.match(case, rule)] == ["tp"]
@@ -120,7 +120,7 @@ def test_the_card_may_ask_for_dice_instead_of_iou():
     assert strict.match(case, MatchingRule(overlap="iou"))[0].overlap == 5 / 15
 
 
-def test_a_case_without_lesions_has_false_positives_alone_and_an_empty_map_missed_lesions_alone():
+def test_cases_without_lesions_or_without_candidates():
     case, _, _ = scene([], [(10, 12, 0.5), (20, 30, 0.25)])
     assert of_kind(strict.match(case, MatchingRule()), "fp") == [0.5, 0.25]
     case, _, _ = scene([(10, 12), (20, 30)], [])
@@ -146,7 +146,7 @@ def guesses(joined, thickness=1, slices=1):
 
 
 @pytest.mark.parametrize(("thickness", "slices"), [(1, 1), (2, 1), (3, 1), (6, 1), (2, 2), (1, 3)])
-def test_guesses_joined_by_thin_lines_or_sheets_count_as_the_guesses_that_they_are(thickness, slices):
+def test_guesses_joined_by_thin_lines_or_sheets_count_separately(thickness, slices):
     apart, joined = guesses(joined=False), guesses(joined=True, thickness=thickness, slices=slices)
     assert (len(apart.candidates), len(joined.candidates)) == (5, 1)
     assert strict.match(joined, MatchingRule()) == strict.match(apart, MatchingRule())

@@ -26,7 +26,7 @@ def test_runs_are_read_with_truth_candidates_and_lesions(scores):
     assert run.candidate_free_cases == len(ids) - len({row[0] for row in rows if row[1] != "fn"})
 
 
-def test_ignored_candidates_are_neither_hits_nor_false_positives_but_candidates(scores):
+def test_ignored_candidates_are_neither_hits_nor_false_positives(scores):
     ids, _ = scores.truth()
     folder = scores.run("a", "ce")
     (before,) = read_scored_runs([folder])
@@ -64,7 +64,7 @@ def test_what_is_left_of_a_run_is_refused(scores, left):
     refuse([scores.root], "b: source.json not found")
 
 
-def test_runs_are_ordered_by_what_they_are_not_by_where_they_lie(scores):
+def test_order_of_runs_does_not_depend_on_their_folders(scores):
     a = scores.run("z", "ce", restart=1)
     b = scores.run("y", "ce", restart=0)
     c = scores.run("a", "ensemble-four", runs=("x", "y"))
@@ -78,7 +78,7 @@ def test_runs_are_ordered_by_what_they_are_not_by_where_they_lie(scores):
     ]
 
 
-def test_ensembles_without_fold_and_restart_are_told_apart_by_their_runs(scores):
+def test_ensembles_without_fold_and_restart_are_named_by_their_runs(scores):
     for name in ("a", "b"):
         scores.run(name, "ensemble-four", fold=None, restart=None, runs=(name, "shared"))
     names = [run.name for run in read_scored_runs([scores.root])]
@@ -238,7 +238,7 @@ def test_runs_scored_against_other_truth_or_by_another_card_are_refused(scores, 
 
 
 @pytest.mark.parametrize("parent", ["predictions", "truth", "scoring_card", "scoring_rule"])
-def test_metrics_beside_the_source_of_another_scoring_are_refused(scores, parent):
+def test_metrics_with_the_source_of_another_scoring_are_refused(scores, parent):
     folder = scores.run("a", "ce", parents={parent: "1" * 64})
     text = (folder / "source.json").read_text()
     (folder / "source.json").write_text(text.replace("1" * 64, "2" * 64))

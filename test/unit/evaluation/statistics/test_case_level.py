@@ -46,7 +46,7 @@ def test_influence_is_the_derivative_by_the_weight_of_a_patient(patients):
     assert auroc_influence(truth, outcome.likelihood) == pytest.approx(slopes[0] * math.sqrt(30 / 29), abs=1e-6)
 
 
-def test_influence_sums_to_nothing_and_is_zero_for_a_model_without_candidates():
+def test_influence_sums_to_zero():
     truth = random_truth(60)
     outcome = random_outcome(truth, 0)
     assert auroc_influence(truth, outcome.likelihood).sum() == pytest.approx(0, abs=1e-12)
@@ -82,7 +82,7 @@ def test_two_runs_against_two_worked_by_hand():
     assert runs_and_cases_test(b, a).p == found.p
 
 
-def test_what_each_run_sees_in_its_own_way_counts_once():
+def test_independent_influences_of_runs_count_once():
     # independent influences: the spread of runs holds their variance already, so nothing is left for the cases
     own = np.random.default_rng(0).normal(0, 0.01, (4, 100))
     a = MetricByPatient(np.array([0.7, 0.8, 0.9, 0.8]), own)
@@ -119,7 +119,7 @@ def test_the_larger_p_counts_and_identical_outputs_differ_by_nothing():
     assert same["auroc"].runs_and_cases is None  # nothing varies
 
 
-def test_luck_of_runs_is_not_taken_for_the_method():
+def test_luck_of_runs_is_not_attributed_to_the_method():
     # one trained method, each configuration's runs alike but one configuration's better: swaps see a difference
     truth = random_truth(400)
     base = random_outcome(truth, 0)
@@ -144,7 +144,7 @@ def test_arms_of_simulated_studies_have_the_influence_of_their_outcomes():
 
 
 @pytest.mark.parametrize("runs", [2, 5])
-def test_level_is_kept_however_few_runs_there_are(runs):
+def test_level_is_kept_with_few_runs(runs):
     # closed form, so many studies are cheap: 3 standard errors of 1,500
     settings = null_settings(SimulationSettings(runs=runs, cases=150, run_sd=0.03), NULLS[0])
     generator = np.random.default_rng(runs)

@@ -172,7 +172,7 @@ def test_monte_carlo_p_is_never_zero(monkeypatch):
     assert found["ap"].p == pytest.approx(1 / 101)
 
 
-def test_drawn_swaps_are_the_same_however_many_are_wanted_and_however_they_are_divided():
+def test_drawn_swaps_do_not_depend_on_their_number():
     few, many = (np.concatenate(list(_drawn_swaps(37, draws, 5)), axis=1) for draws in (5_000, 20_000))
     assert few.shape == (5, 5_000)
     assert np.array_equal(few, many[:, :5_000])

@@ -27,6 +27,6 @@ def test_without_semaphores_one_process_does_all_the_work_and_says_so(monkeypatc
     assert message.startswith("--workers 2: cannot start processes here (")
 
 
-def test_a_process_that_is_killed_is_said_in_one_line():
+def test_a_killed_process_is_reported_in_one_line():
     with pytest.raises(OncoduetError, match=r"^--workers 2: a process was killed"):
         list(each_of(signal.raise_signal, [signal.SIGKILL], workers=2))
