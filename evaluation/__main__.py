@@ -160,7 +160,8 @@ def _print_scores(scores: Sequence[Score], console: Console) -> None:
         missing = [case.case_id for case in each.cases if case.missing]
         if missing:
             _say(
-                console, f"{each.run.title}: no prediction, hence likelihood 0 without candidates: {', '.join(missing)}"
+                console,
+                f"{each.run.title}: no prediction, counted as likelihood 0 without candidates: {', '.join(missing)}",
             )
         if each.metrics.trained_on:
             _say(

@@ -238,7 +238,7 @@ def _compare_by_metric(
         at_case_level = _at_case_level(case_tests[number], case_holm[number], confounded)
         estimate = _difference(groups[a], groups[b], metric)
         difference = draws[a][metric] - draws[b][metric]
-        interval = _interval_95(difference) if estimate is not None else None
+        interval = Interval95.of(difference) if estimate is not None else None
         margin = None if estimate is None or confounded else plan.margin.get(metric)
         equivalence = _equivalence(difference, margin, plan.alpha)
         applies = no_exchange(groups[a], groups[b]) is None
@@ -347,7 +347,7 @@ def _metric_summary(metric: Metric, members: Sequence[ScoredRun], draws: FloatAr
     return MetricSummary(
         mean=mean,
         sd=float(np.std(defined, ddof=1)) if mean is not None and len(defined) > 1 else None,
-        interval=_interval_95(draws) if mean is not None else None,
+        interval=Interval95.of(draws) if mean is not None else None,
         delong_interval=_delong(members, ()) if metric == "auroc" else None,
         runs={run.name: value for run, value in zip(members, values, strict=True)},
         picai_mean=_mean([getattr(run.picai, metric) for run in members]),
@@ -404,7 +404,7 @@ def _controls(
         if not members[0].is_control or {len(run.source.runs) for run in members} != size:
             continue
         estimate = _difference(groups[pair.ensemble], members, pair.metric)
-        interval = _interval_95(draws[pair.ensemble][pair.metric] - draws[name][pair.metric])
+        interval = Interval95.of(draws[pair.ensemble][pair.metric] - draws[name][pair.metric])
         found.append(
             Control(
                 control=name,
@@ -425,13 +425,6 @@ def _code_of(compared: Sequence[PairVerdict], first: str, second: str) -> Code |
         if (pair.a, pair.b) == (second, first):
             return reversed_code.get(pair.code, pair.code)
     return None
-
-
-def _interval_95(draws: FloatArray) -> Interval95 | None:
-    found = percentile_interval(draws, level=0.95)
-    if found is None:
-        return None
-    return Interval95(low=found.low, high=found.high, undefined_replicates=found.undefined)
 
 
 def _difference(a: Sequence[ScoredRun], b: Sequence[ScoredRun], metric: Metric) -> float | None:

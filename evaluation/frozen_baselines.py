@@ -23,7 +23,7 @@ from contract.records import AgainstBaseline, MetricsRecord, read_record
 from evaluation.inputs.truth import BASELINES, TruthFolder
 from evaluation.matching.cases import MatchingRule, ScoredCase
 from evaluation.metrics.outcomes import Outcome, TestSet, require_patients
-from evaluation.metrics.scored_runs import ScoredRun, read_scored_runs
+from evaluation.metrics.scored_runs import ScoredRun, find_scored_runs, read_scored_runs
 from evaluation.statistics.analysis_file import METRICS
 from evaluation.statistics.bootstrap import percentile_interval, two_level_bootstrap
 from evaluation.statistics.case_permutation import case_swap_tests
@@ -46,7 +46,7 @@ def freeze_baselines(truth: TruthFolder, scores: Sequence[Path]) -> list[Path]:
         As :func:`read_baselines`; the folder cannot be written to, or files of other origin are in the way. Nothing is
         changed then.
     """
-    folders = [folder for path in scores for folder in _scored_folders(path)]
+    folders = [folder for path in scores for folder in find_scored_runs(path)]
     _require_few(folders, ", ".join(map(str, scores)))
     place = subfolder(truth.folder, BASELINES)
     require_apart(place, baseline=folders)
@@ -165,16 +165,6 @@ def _truth_of(folder: TruthFolder, truth: TestSet) -> TestSet:
     way_out = '"few_patients": true in settings.json'
     require_patients(known, folder.folder, few=folder.settings.few_patients, way_out=way_out)
     return known
-
-
-def _scored_folders(path: Path) -> list[Path]:
-    if (path / "metrics.json").is_file():
-        return [path]
-    inner = sorted(path.iterdir()) if path.is_dir() else []
-    found = [folder for folder in inner if (folder / "metrics.json").is_file()]
-    if not found:
-        raise OncoduetError(path, "no scored run (metrics.json) here or in a sub-folder")
-    return found
 
 
 def _name(folder: Path) -> str:

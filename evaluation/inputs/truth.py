@@ -5,8 +5,8 @@ in ``_label`` (picai-eval's convention), that is no part of the case id. The ids
 without a prediction is missing, a prediction without a case is a mistake, and each study that a ``marksheet.csv`` here
 names has a label map. Their contents are kept in an index (:mod:`evaluation.inputs.truth_index`), built on first use.
 
-The truth alone, or who calls, says which card scores: ``card.toml``, the card that ``settings.json`` names, or the one
-of ours that an archive's ``archive.json`` was made for.
+Only the truth, or the caller, decides which card scores: ``card.toml``, the card that ``settings.json`` names, or the
+one of ours that an archive's ``archive.json`` was made for.
 """
 
 import logging

@@ -81,7 +81,7 @@ def read_scored_runs(scores: Sequence[Path], *, patients: str | None = None) -> 
         A folder holds no scored run, or one without ``source.json``; a file breaks its schema or contradicts another;
         a run is listed twice; cards, case lists, truth, patients, or what scored them differ.
     """
-    folders = [folder for path in scores for folder in _find(path)]
+    folders = [folder for path in scores for folder in find_scored_runs(path)]
     if not folders:
         raise OncoduetError("--scores", "no scored runs given")
     for folder, count in Counter(folder.resolve() for folder in folders).items():
@@ -114,7 +114,8 @@ def group_by_configuration(runs: Sequence[ScoredRun]) -> dict[str, list[ScoredRu
     return groups
 
 
-def _find(path: Path) -> list[Path]:
+def find_scored_runs(path: Path) -> list[Path]:
+    """Folders of scored runs, whole or not, at or below a path. Raises ``OncoduetError`` where there are none."""
     if (path / "metrics.json").is_file() or (path / "source.json").is_file():
         return [path]
 

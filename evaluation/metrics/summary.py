@@ -1,8 +1,8 @@
 """AUROC, average precision, FROC and ranking score over scored cases.
 
 * AUROC: case-level, over likelihoods. AP: over lesions and candidates pooled from all cases, without interpolation; a
-  missed lesion counts in recall's denominator alone. Both go through the same lines for either answer, so that the two
-  can differ by what was matched and by nothing else. The sums are taken in the order of the scikit-learn calls of
+  missed lesion counts only in recall's denominator. Both answers use the same code, so that they
+  differ only by what was matched. The sums are taken in the order of the scikit-learn calls of
   picai-eval 1.4.13 and give the same bits; scikit-learn itself would take longer to import than 100 cases to score.
 * FROC: :mod:`evaluation.metrics.curves`.
 * What the cases leave undefined is null with a reason. Only picai's AP without any lesion is picai-eval's -0.0.

@@ -22,7 +22,7 @@ from contract.schema import Frozen
 from evaluation.metrics.scored_runs import ScoredRun, group_by_configuration
 from evaluation.statistics.analysis_file import Analysis, Metric
 from evaluation.statistics.bootstrap import stream
-from evaluation.statistics.run_level import holm, run_level, run_values
+from evaluation.statistics.run_level import common_folds, holm, known_folds, run_level, run_values
 from evaluation.statistics.run_permutation import order_test
 from evaluation.statistics.verdict import METRIC_NAMES
 
@@ -173,27 +173,23 @@ def _compare(
 
 def _best_p(a: Sequence[ScoredRun], b: Sequence[ScoredRun], values: Sequence[Sequence[float]], planned: int) -> float:
     """Run-level p at the last look if all runs to come favoured one arm; their folds continue in turn."""
-    folds = [[run.source.fold for run in arm] for arm in (a, b)]
-    blocked = _all_known(folds[0]) and _all_known(folds[1])
+    folds = [known_folds(arm) for arm in (a, b)]
+    planned_folds = None
+    if all(folds):
+        turns = [sorted(set(arm)) for arm in folds]
+        planned_folds = common_folds(
+            *(
+                arm + [turn[k % len(turn)] for k in range(planned - len(arm))]
+                for arm, turn in zip(folds, turns, strict=True)
+            )
+        )
     best = 1.0
     for above, below in ((0, 1), (1, 0)):
         arms = [list(arm) for arm in values]
         arms[above] += [max(map(max, values)) + 1.0] * (planned - len(arms[above]))
         arms[below] += [min(map(min, values)) - 1.0] * (planned - len(arms[below]))
-        of = None
-        if blocked:
-            turns = [sorted({fold for fold in arm if fold is not None}) for arm in folds]
-            of_a, of_b = (
-                [fold for fold in arm if fold is not None] + [turn[k % len(turn)] for k in range(planned - len(arm))]
-                for arm, turn in zip(folds, turns, strict=True)
-            )
-            of = (of_a, of_b) if len({*of_a, *of_b}) > 1 and set(of_a) & set(of_b) else None
-        best = min(best, order_test(arms[0], arms[1], folds=of).p)
+        best = min(best, order_test(arms[0], arms[1], folds=planned_folds).p)
     return best
-
-
-def _all_known(folds: Sequence[int | None]) -> bool:
-    return all(fold is not None for fold in folds)
 
 
 def _sentence(

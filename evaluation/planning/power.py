@@ -49,7 +49,7 @@ class Table:
 
 
 class Share(Frozen):
-    """A share of simulated studies, with its 95 % interval by the chance of simulation."""
+    """A share of simulated studies, with its 95 % interval."""
 
     share: float
     interval: tuple[float, float]
@@ -103,7 +103,7 @@ def plan_power(
     settings
         What is assumed; its numbers of runs and cases are replaced by those of the grid.
     target
-        Power of the code *better* that is asked for.
+        Target power of the code *better*.
     comparisons
         Of the family: each is tested at alpha over this number, which is Holm's first step and so on the safe side.
     """
@@ -198,7 +198,7 @@ def plan_simulation(
     rows = [[rate, *(_percent(found[null][rate]) for null in NULLS)] for rate in RATES]
     note = (
         f"{studies} studies per column, {settings.runs} runs per configuration, {settings.cases} cases, α = {alpha:g}; "
-        "in brackets 95 % by the chance of simulation. Swaps alone speak of the networks that were trained: where runs "
+        "in brackets the 95 % interval of the simulation. Swaps alone apply to the trained networks: where runs "
         "differ in quality they take luck in training for the method, so the case level also asks for runs and cases. "
         "Of two methods that are equally good the run level rightly finds that they differ on this "
         "test set. " + _assumed(settings)
@@ -265,7 +265,7 @@ def pilot_settings(scores: Sequence[Path], settings: SimulationSettings) -> tupl
     """Take the metric, prevalence and spreads from scored runs: of each configuration at least two runs.
 
     Likelihoods become normal scores within run and class. Their mean correlation between runs of one configuration is
-    the share of case and method together, that between runs of two configurations the share of the case alone. The
+    the share of case and method together, that between runs of two configurations the share of the case. The
     spread of the metric between runs is the observed one without what the sampling of cases adds to it. Under a metric
     other than AUROC ``auroc`` becomes the AUROC that goes with its value.
 

@@ -27,7 +27,7 @@ from scipy.stats import beta
 from evaluation.metrics.outcomes import BoolArray, FloatArray, Outcome, TestSet
 from evaluation.metrics.placements import placements, ranks_without_ties
 from evaluation.statistics.analysis_file import Metric
-from evaluation.statistics.bootstrap import percentile_interval, stream, two_level_bootstrap
+from evaluation.statistics.bootstrap import stream, two_level_bootstrap
 from evaluation.statistics.case_level import (
     MetricByPatient,
     case_level_tests,
@@ -197,7 +197,7 @@ class RunVariance:
     first: MetricByPatient
     second: MetricByPatient
     difference: float  # second minus first
-    case_variance: float  # cases alone, the runs taken as they are; for AUROC DeLong's
+    case_variance: float  # over cases, the runs taken as they are; for AUROC DeLong's
     two_level_variance: float  # runs and cases, as the two-level bootstrap has it
 
     @property
@@ -278,7 +278,7 @@ def _tests(
         truth, arms["second"], arms["first"], fixed=(False, False), draws=1_000, seed=seed
     )[metric]
     draws = two_level_bootstrap(truth, arms, replicates=replicates, seed=seed)
-    interval = _excludes(draws["second"][metric] - draws["first"][metric], alpha)
+    interval = Interval95.of(draws["second"][metric] - draws["first"][metric], level=1 - alpha)
     single = two_level_bootstrap(
         truth, {name: outcomes[:1] for name, outcomes in arms.items()}, replicates=replicates, seed=seed
     )
@@ -292,13 +292,13 @@ def _tests(
         equivalent=False,
         alpha=alpha,
     )
-    alone = _excludes(single["second"][metric] - single["first"][metric], alpha)
+    single_interval = Interval95.of(single["second"][metric] - single["first"][metric], level=1 - alpha)
     return [
         run_p <= alpha,
         at_case_level.swaps.p <= alpha,
         at_case_level.p <= alpha,
         code in ("better", "worse"),
-        alone is not None and (alone.low > 0 or alone.high < 0),
+        single_interval is not None and (single_interval.low > 0 or single_interval.high < 0),
     ]
 
 
@@ -325,8 +325,3 @@ def _power_chunk(
 def _outcome(likelihood: FloatArray, positive: BoolArray, *, with_ap: bool) -> Outcome:
     case = np.arange(likelihood.size if with_ap else 0)
     return Outcome(likelihood, case, likelihood[case], positive[case])
-
-
-def _excludes(draws: FloatArray, alpha: float) -> Interval95 | None:
-    found = percentile_interval(draws, level=1 - alpha)
-    return None if found is None else Interval95(low=found.low, high=found.high, undefined_replicates=found.undefined)

@@ -20,7 +20,7 @@ def run_level(metric: Metric, a: Sequence[ScoredRun], b: Sequence[ScoredRun], pl
     alpha = plan.alpha_at(min(len(a), len(b)))
     values = [run_values(arm, metric) for arm in (a, b)]
     defined = [[value for value in arm if value is not None] for arm in values]
-    folds = _folds(a, b)
+    folds = common_folds(known_folds(a), known_folds(b))
     smallest = None
     reason = no_exchange(a, b) or no_common_fold(a, b)
     if reason is None and any(len(arm) < len(all_of) for arm, all_of in zip(defined, values, strict=True)):
@@ -56,7 +56,7 @@ def run_level(metric: Metric, a: Sequence[ScoredRun], b: Sequence[ScoredRun], pl
 
 def no_common_fold(a: Sequence[ScoredRun], b: Sequence[ScoredRun]) -> str | None:
     """Why the difference of the two configurations is confounded with that of their folds; None where it is not."""
-    of_a, of_b = _known_folds(a), _known_folds(b)
+    of_a, of_b = known_folds(a), known_folds(b)
     if not of_a or not of_b or set(of_a) & set(of_b):
         return None
     return "they share no fold, so that fold and configuration are confounded"
@@ -72,7 +72,7 @@ def unknown_folds(a: Sequence[ScoredRun], b: Sequence[ScoredRun]) -> str | None:
 
 def unequal_folds(a: Sequence[ScoredRun], b: Sequence[ScoredRun]) -> str | None:
     """A note where both arms' folds are known and their shares differ; None elsewhere."""
-    of_a, of_b = _known_folds(a), _known_folds(b)
+    of_a, of_b = known_folds(a), known_folds(b)
     if not of_a or not of_b or no_common_fold(a, b):
         return None
     shares = [{fold: Fraction(arm.count(fold), len(arm)) for fold in arm} for arm in (of_a, of_b)]
@@ -99,18 +99,16 @@ def no_exchange(a: Sequence[ScoredRun], b: Sequence[ScoredRun]) -> str | None:
     return None
 
 
-def _folds(a: Sequence[ScoredRun], b: Sequence[ScoredRun]) -> tuple[list[int], list[int]] | None:
+def common_folds(of_a: list[int], of_b: list[int]) -> tuple[list[int], list[int]] | None:
     """Each run's fold, where all are known, there are several, and the arms have one in common."""
-    of_a, of_b = _known_folds(a), _known_folds(b)
-    several = len({*of_a, *of_b}) > 1
-    return (of_a, of_b) if several and set(of_a) & set(of_b) else None
+    return (of_a, of_b) if len({*of_a, *of_b}) > 1 and set(of_a) & set(of_b) else None
 
 
 def _has_none(run: ScoredRun) -> bool:
     return run.is_baseline or run.is_ensemble
 
 
-def _known_folds(runs: Sequence[ScoredRun]) -> list[int]:
+def known_folds(runs: Sequence[ScoredRun]) -> list[int]:
     """Each run's fold, or nothing where one is not known."""
     folds = [run.source.fold for run in runs if run.source.fold is not None]
     return folds if len(folds) == len(runs) else []

@@ -55,7 +55,7 @@ def order_test(
 
     The statistic is P(a > b) + ½ P(a = b) over pairs of runs. Without folds this is the exact Mann–Whitney test, ties
     included, and one-sided the test of the study (picai_eval's ``perform_permutation_test``). With folds, pairs are
-    compared and labels shuffled within fold alone, and the folds' distributions are convolved.
+    compared and labels permuted only within fold, and the folds' distributions are convolved.
 
     Parameters
     ----------

@@ -4,8 +4,8 @@ The direction is that of the statistic that gave the p: at run level the order o
 not reverse, as it may reverse their mean. Where order and means disagree, nothing is decided; nor where the arms share
 no fold.
 
-Better: both levels are significant after Holm and the two-level interval excludes 0. Better on this test set: the run
-level alone. On par: equivalence is shown within the declared margin. Otherwise undecided: absence of evidence is no
+Better: both levels are significant after Holm and the two-level interval excludes 0. Better on this test set: only
+the run level. On par: equivalence is shown within the declared margin. Otherwise undecided: absence of evidence is no
 evidence of absence. Where the run level does not apply (ensembles with their own members, baselines), the case level
 and the interval decide; a single trained run decides nothing about its configuration.
 """
@@ -15,7 +15,9 @@ from typing import Literal
 
 from contract.records import Record
 from contract.schema import Frozen
+from evaluation.metrics.outcomes import FloatArray
 from evaluation.statistics.analysis_file import Metric
+from evaluation.statistics.bootstrap import percentile_interval
 
 Code = Literal["better", "worse", "better-on-this-test-set", "on-par", "undecided"]
 Kind = Literal["configuration", "ensemble", "baseline"]
@@ -54,6 +56,14 @@ class Interval95(Frozen):
     undefined_replicates: int
     """Bootstrap replicates without a positive, a negative or a lesion; left out."""
 
+    @staticmethod
+    def of(draws: FloatArray, *, level: float = 0.95) -> "Interval95 | None":
+        """The percentile interval of bootstrap draws, NaN where undefined; None where all are."""
+        found = percentile_interval(draws, level=level)
+        return (
+            None if found is None else Interval95(low=found.low, high=found.high, undefined_replicates=found.undefined)
+        )
+
 
 class MetricSummary(Frozen):
     """One metric of one configuration, over its runs."""
@@ -63,7 +73,7 @@ class MetricSummary(Frozen):
     """Standard deviation over runs; null for a single run."""
     interval: Interval95 | None
     delong_interval: tuple[float, float] | None
-    """AUROC alone: 95 %, over cases, the runs taken as they are."""
+    """Only of AUROC: 95 %, over cases, the runs taken as they are."""
     runs: Mapping[str, float | None]
     """By run."""
     picai_mean: float | None
@@ -157,7 +167,7 @@ class NonInferiority(Frozen):
 class Control(Frozen):
     """A size-matched control of an ensemble: the same number of runs of one configuration.
 
-    Averaging any runs helps. Only what an ensemble gains over its control speaks for the diversity of what it holds.
+    Averaging any runs helps. Only the gain of an ensemble over its control is due to its diversity.
     """
 
     control: str
@@ -276,7 +286,7 @@ def decide(
     spread_known
         Whether each arm has at least two runs, or is a baseline, which has no spread over runs.
     run_level_alpha
-        What the run level may spend, if not ``alpha``: less where a running campaign was looked at.
+        Threshold of the run level, if not ``alpha``: less in an interim analysis.
     order_agrees
         Whether the order of the runs, which the run level tests, favours the side that their means favour.
     comparable

@@ -308,4 +308,6 @@ def test_missing_predictions_are_named(workshop, maps, truth, tmp_path, capsys):
     del maps["b"], maps["c"]
     folders = ["--predictions", workshop.plain(maps), "--truth", truth, "--output", tmp_path / "out"]
     assert main(["score", *map(str, folders), "--on-missing", "worst"]) == 0
-    assert "no prediction, hence likelihood 0 without candidates: b, c" in " ".join(capsys.readouterr().out.split())
+    assert "no prediction, counted as likelihood 0 without candidates: b, c" in " ".join(
+        capsys.readouterr().out.split()
+    )
