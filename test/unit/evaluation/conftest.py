@@ -174,13 +174,7 @@ class Scores:
         return folder
 
     def arms(
-        self,
-        a: float = 1.0,
-        b: float = 1.0,
-        *,
-        runs: int = 2,
-        seeds: tuple[int, int] = (0, 5),
-        **common: object,
+        self, a: float = 1.0, b: float = 1.0, *, runs: int = 2, seeds: tuple[int, int] = (0, 5), **common: object
     ) -> None:
         """Two configurations, ce and focal, of some runs each, by their qualities."""
         for restart in range(runs):

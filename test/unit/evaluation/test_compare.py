@@ -358,13 +358,6 @@ def test_analysis_file_is_named_by_its_hash(scores, tmp_path):
     assert read_record(tmp_path / "out" / "verdict.json", Verdict).analysis == sha256_file(plan)
 
 
-def test_wrong_input_leaves_nothing_behind(scores, tmp_path):
-    scores.run("a", "ce", with_source=False)
-    with pytest.raises(OncoduetError, match=r"source\.json not found"):
-        compare([scores.root], tmp_path / "out", analysis=None)
-    assert not (tmp_path / "out").exists()
-
-
 def test_declared_configuration_that_was_not_scored_is_refused(scores, tmp_path):
     scores.run("a", "ce")
     scores.run("b", "focal")
@@ -396,6 +389,7 @@ def test_command_refuses_wrong_input_with_3_and_one_line(scores, tmp_path):
     assert done.returncode == 3
     assert done.stderr.count("\n") == 1
     assert "source.json not found" in done.stderr
+    assert not (tmp_path / "out").exists()
 
 
 def test_comparison_never_imports_torch():

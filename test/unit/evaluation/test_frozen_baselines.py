@@ -187,8 +187,7 @@ def case_left_out(folder, truth, workshop):
         lines = (folder / name).read_text().splitlines(keepends=True)
         (folder / name).write_text("".join(line for line in lines if not line.startswith("p0_s0")))
     rewrite(
-        folder / "metrics.json",
-        lambda values: values["strict"].update(auroc=auroc_of(folder / "cases.csv"), cases=7),
+        folder / "metrics.json", lambda values: values["strict"].update(auroc=auroc_of(folder / "cases.csv"), cases=7)
     )
 
 
@@ -221,10 +220,7 @@ def too_many(folder, truth, workshop):
         (lambda folder, *_: (folder / "lesions.csv").unlink(), "frozen/lesions.csv: table not found"),
         (not_json, "frozen/metrics.json: expected valid JSON"),
         (other_ap, "frozen/metrics.json: expected strict ap "),
-        (
-            lambda folder, *_: folder.rename(folder.with_name("v1.2")),
-            "v1.2: expected a name of letters, ",
-        ),
+        (lambda folder, *_: folder.rename(folder.with_name("v1.2")), "v1.2: expected a name of letters, "),
         (lambda folder, *_: shutil.rmtree(folder), "baselines: expected 1 to 5 scored runs as baselines, found 0"),
         (too_many, "baselines: expected 1 to 5 scored runs as baselines, found 6"),
     ],

@@ -232,13 +232,6 @@ def test_a_missing_prediction_is_refused_and_nothing_written(workshop, maps, tru
     assert main([*arguments, "--on-missing", "worst"]) == 0
 
 
-def test_an_unknown_option_is_wrong_usage(capsys):
-    with pytest.raises(SystemExit) as ended:
-        main(["score", "--prediction-folder", "x"])
-    assert ended.value.code == 2
-    assert "usage: python -m evaluation score" in capsys.readouterr().err
-
-
 def test_scoring_imports_neither_torch_nor_picai_eval():
     modules = ("__main__", "challenge", "score", "frozen_baselines")
     code = (

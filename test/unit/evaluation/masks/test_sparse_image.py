@@ -94,12 +94,7 @@ def test_an_unusual_meta_image_gives_the_same_voxels(tmp_path, small, header, dt
 
 @pytest.mark.parametrize("change", ["slope", "intercept", "big-endian", "one time point", "int64"])
 def test_an_unusual_nifti_gives_the_same_voxels(tmp_path, small, change):
-    path = written(
-        tmp_path / "a.nii",
-        small * 4,
-        SMALL,
-        compressed=False,
-    )
+    path = written(tmp_path / "a.nii", small * 4, SMALL, compressed=False)
     data = bytearray(path.read_bytes())
     if change == "slope":
         struct.pack_into("<f", data, 112, 0.5)

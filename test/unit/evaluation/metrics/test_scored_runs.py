@@ -70,12 +70,7 @@ def test_order_of_runs_does_not_depend_on_their_folders(scores):
     c = scores.run("a", "ensemble-four", runs=("x", "y"))
     d = scores.run("b", "baseline-maximum-hbv", fold=None, restart=None, runs=())
     names = [run.name for run in read_scored_runs([d, c, a, b])]
-    assert names == [
-        "ce_fold0_restart0",
-        "ce_fold0_restart1",
-        "ensemble-four_fold0_restart0",
-        "baseline-maximum-hbv",
-    ]
+    assert names == ["ce_fold0_restart0", "ce_fold0_restart1", "ensemble-four_fold0_restart0", "baseline-maximum-hbv"]
 
 
 def test_ensembles_without_fold_and_restart_are_named_by_their_runs(scores):
