@@ -152,12 +152,7 @@ def _subgroups(plan: Analysis, marksheet: Path | None, truth: TestSet, where: ob
 
 
 def compare_configurations(
-    runs: Sequence[ScoredRun],
-    plan: Analysis,
-    declared: Sequence[tuple[str, str]],
-    *,
-    analysis: str,
-    workers: int = 1,
+    runs: Sequence[ScoredRun], plan: Analysis, declared: Sequence[tuple[str, str]], *, analysis: str, workers: int = 1
 ) -> Verdict:
     """Estimate and test every declared pair of configurations by every metric."""
     groups = group_by_configuration(runs)
@@ -389,11 +384,7 @@ def _claimed_ensemble(groups: Mapping[str, Sequence[ScoredRun]], a: str, b: str)
 
 
 def _controls(
-    pair: PairVerdict,
-    compared: Sequence[PairVerdict],
-    *,
-    groups: Mapping[str, Sequence[ScoredRun]],
-    draws: Draws,
+    pair: PairVerdict, compared: Sequence[PairVerdict], *, groups: Mapping[str, Sequence[ScoredRun]], draws: Draws
 ) -> tuple[Control, ...]:
     """Every control with as many runs as the ensemble that the pair makes a claim about."""
     if pair.ensemble is None:

@@ -113,8 +113,7 @@ def compare_with_baselines(
     for name, baseline in baselines.items():
         if (baseline.truth.positive != truth.positive).any() or (baseline.truth.lesions != truth.lesions).any():
             raise OncoduetError(
-                truth_folder.folder / BASELINES / name,
-                "its tables have other labels or lesions than the label maps",
+                truth_folder.folder / BASELINES / name, "its tables have other labels or lesions than the label maps"
             )
         found[name] = compared(truth, outcome, baseline.outcome)
     return found

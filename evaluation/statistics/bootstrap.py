@@ -33,12 +33,7 @@ class Interval:
 
 
 def two_level_bootstrap(
-    truth: TestSet,
-    configurations: Mapping[str, Sequence[Outcome]],
-    *,
-    replicates: int,
-    seed: int,
-    workers: int = 1,
+    truth: TestSet, configurations: Mapping[str, Sequence[Outcome]], *, replicates: int, seed: int, workers: int = 1
 ) -> dict[str, dict[str, FloatArray]]:
     """Resample every configuration's mean AUROC, AP and score.
 

@@ -316,13 +316,7 @@ def _paired(a: Sequence[Outcome], b: Sequence[Outcome]) -> list[tuple[Outcome, O
 
 
 def _result(
-    observed: float,
-    drawn: npt.NDArray[Any],
-    unit: float,
-    exact: bool,
-    alternative: Alternative,
-    *,
-    tolerance: float,
+    observed: float, drawn: npt.NDArray[Any], unit: float, exact: bool, alternative: Alternative, *, tolerance: float
 ) -> PermutationResult:
     extreme = drawn >= observed - tolerance if alternative == "greater" else np.abs(drawn) >= abs(observed) - tolerance
     return counted(observed * unit, int(extreme.sum()), exact=exact, arrangements=drawn.size)
