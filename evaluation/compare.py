@@ -2,7 +2,7 @@
 
 Scored runs are grouped by the configuration in their ``source.json``. Each declared pair is estimated, given a
 two-level interval, and tested at run level and at case level; Holm adjusts per metric and level over the declared
-pairs. The result depends on what was scored and on the analysis file alone, not on the order or place of the folders.
+pairs. The result depends only on what was scored and on the analysis file, not on the order or place of the folders.
 """
 
 import logging
@@ -26,7 +26,7 @@ from evaluation.statistics.bootstrap import delong_interval, percentile_interval
 from evaluation.statistics.case_level import CaseTest, case_level_tests
 from evaluation.statistics.parallel import each_of
 from evaluation.statistics.run_level import holm, no_common_fold, no_exchange, run_level, run_values
-from evaluation.statistics.subgroups import Groups, judge_subgroups, read_groups
+from evaluation.statistics.subgroups import Groups, compare_subgroups, read_groups
 from evaluation.statistics.verdict import (
     DISAGREE,
     METRIC_NAMES,
@@ -81,18 +81,18 @@ def compare(
         Images and label maps, and what was scored: for pictures of the worst misses
         (:mod:`evaluation.report.missed_lesions`).
     patients
-        What ``--patients`` says, in place of what is recorded beside the scores.
+        Value of ``--patients``; overrides what is recorded with the scores.
     few_patients
-        Draw anew from fewer than 20 patients too.
+        Allow fewer than 20 patients to be resampled.
     workers
-        Processes; they change no result.
+        Processes; the result does not depend on them.
 
     Raises
     ------
     OncoduetError
         As :func:`evaluation.metrics.scored_runs.read_scored_runs`; also for faults in the analysis file, for another
-        number of configurations than 2 to 12, for more than 20 runs of one, where the ids leave patients open or these
-        are few, and for an output that holds files of other origin under the same names. Nothing is written.
+        number of configurations than 2 to 12, for more than 20 runs of one, for ambiguous or too few patients, and for
+        an output that holds files of other origin under the same names. Nothing is written.
     """
     require_apart(output, scores=scores, archive=archive, predictions=predictions)
     plan = read_analysis(analysis) if analysis else EXPLORATORY
@@ -111,12 +111,12 @@ def compare(
             _log.warning("%s: %d of %d studies were trained on", run.name, run.trained_on, run.strict.cases)
     misses = [] if archive is None else find_misses(runs, archive, predictions)
     named = sha256_file(analysis) if analysis else "exploratory"
-    verdict = judge(runs, plan, declared, analysis=named, workers=workers)
+    verdict = compare_configurations(runs, plan, declared, analysis=named, workers=workers)
     if groups:
-        judged, left_out = judge_subgroups(groups, by_configuration, declared, plan, few_patients=few_patients)
+        compared, left_out = compare_subgroups(groups, by_configuration, declared, plan, few_patients=few_patients)
         for each in left_out:
-            _log.warning("subgroup not judged: %s", each)
-        verdict = verdict.model_copy(update={"subgroups": judged, "subgroups_left_out": left_out})
+            _log.warning("subgroup not tested: %s", each)
+        verdict = verdict.model_copy(update={"subgroups": compared, "subgroups_left_out": left_out})
     with place.staged() as stage:
         write_record(stage / "verdict.json", verdict)
         write_report(stage, verdict, runs, misses)
@@ -124,7 +124,7 @@ def compare(
 
 
 def _place(output: Path, truth: TestSet) -> Output:
-    """Of one test set: more runs, or another analysis, take the place of the last comparison."""
+    """Output for one test set: more runs, or another analysis, replace the last comparison."""
     cases = sha256_json(dict(zip(truth.case_ids, truth.lesions.tolist(), strict=True)))
     files = ["verdict.json", *REPORT_FILES]
     return Output(output, "evaluation compare", files, identity={"cases": cases}, record="verdict.json")
@@ -147,17 +147,12 @@ def _subgroups(plan: Analysis, marksheet: Path | None, truth: TestSet, where: ob
     if marksheet is None and plan.subgroups:
         raise OncoduetError(where, expected=f"--marksheet for the subgroups {', '.join(plan.subgroups)}", found="none")
     if marksheet is not None and not plan.subgroups:
-        raise OncoduetError(marksheet, expected="an analysis file that declares subgroups", found="none declared")
+        raise OncoduetError(marksheet, "the analysis file declares no subgroups")
     return {} if marksheet is None else read_groups(marksheet, plan.subgroups, truth)
 
 
-def judge(
-    runs: Sequence[ScoredRun],
-    plan: Analysis,
-    declared: Sequence[tuple[str, str]],
-    *,
-    analysis: str,
-    workers: int = 1,
+def compare_configurations(
+    runs: Sequence[ScoredRun], plan: Analysis, declared: Sequence[tuple[str, str]], *, analysis: str, workers: int = 1
 ) -> Verdict:
     """Estimate and test every declared pair of configurations by every metric."""
     groups = group_by_configuration(runs)
@@ -170,20 +165,26 @@ def judge(
         workers=workers,
     )
     _log.info("bootstrap done, %d replicates", plan.replicates)
-    arms = [([run.outcome for run in groups[a]], [run.outcome for run in groups[b]]) for a, b in declared]
+    pieces = [
+        (
+            [run.outcome for run in groups[a]],
+            [run.outcome for run in groups[b]],
+            (groups[a][0].is_baseline, groups[b][0].is_baseline),
+        )
+        for a, b in declared
+    ]
     case_level = {}
-    rules = [(groups[a][0].is_baseline, groups[b][0].is_baseline) for a, b in declared]
-    pieces = [(*both, fixed) for both, fixed in zip(arms, rules, strict=True)]
-    tests = each_of(partial(_case_level, truth, plan), pieces, workers=workers)
-    for (a, b), found in zip(declared, tests, strict=True):
+    for (a, b), found in zip(
+        declared, each_of(partial(_case_level, truth, plan), pieces, workers=workers), strict=True
+    ):
         case_level[a, b] = found
         _log.info("%s against %s done", a, b)
     pairs = []
     for metric in plan.metrics:
-        judged = _judge_metric(metric, plan, declared, groups=groups, draws=draws, case_level=case_level)
-        pairs += [
-            pair.model_copy(update={"controls": _controls(pair, judged, groups=groups, draws=draws)}) for pair in judged
-        ]
+        of_metric = _compare_by_metric(metric, plan, declared, groups=groups, draws=draws, case_level=case_level)
+        for pair in of_metric:
+            controls = _controls(pair, of_metric, groups=groups, draws=draws)
+            pairs.append(pair.model_copy(update={"controls": controls}))
     source = runs[0].source
     return Verdict(
         parents={run.name: run.metrics_sha256 for run in runs},
@@ -212,7 +213,7 @@ def _case_level(
     return case_level_tests(truth, a, b, fixed=fixed, draws=plan.swaps, seed=plan.seed)
 
 
-def _judge_metric(
+def _compare_by_metric(
     metric: Metric,
     plan: Analysis,
     declared: Sequence[tuple[str, str]],
@@ -230,10 +231,9 @@ def _judge_metric(
         at_run_level = run_levels[number].model_copy(update={"p_holm": run_holm[number]})
         confounded = no_common_fold(groups[a], groups[b])
         at_case_level = _at_case_level(case_tests[number], case_holm[number], confounded)
-        means = [_mean(run_values(groups[name], metric)) for name in (a, b)]
-        estimate = None if means[0] is None or means[1] is None else means[0] - means[1]
+        estimate = _difference(groups[a], groups[b], metric)
         difference = draws[a][metric] - draws[b][metric]
-        interval = _interval_95(difference) if estimate is not None else None
+        interval = Interval95.of(difference) if estimate is not None else None
         margin = None if estimate is None or confounded else plan.margin.get(metric)
         equivalence = _equivalence(difference, margin, plan.alpha)
         applies = no_exchange(groups[a], groups[b]) is None
@@ -281,7 +281,7 @@ def _judge_metric(
 
 
 def _disagreement(metric: Metric, a: Sequence[ScoredRun], b: Sequence[ScoredRun], *, ordered: str) -> str:
-    """The sentence where order and means favour different sides, with the run farthest from the median of its arm."""
+    """The sentence where order and means disagree, with the run farthest from the median of its arm."""
     names = [arm[0].source.configuration for arm in (a, b)]
     farthest = max(
         (abs(value - float(np.median(values))), run.name)
@@ -342,7 +342,7 @@ def _metric_summary(metric: Metric, members: Sequence[ScoredRun], draws: FloatAr
     return MetricSummary(
         mean=mean,
         sd=float(np.std(defined, ddof=1)) if mean is not None and len(defined) > 1 else None,
-        interval=_interval_95(draws) if mean is not None else None,
+        interval=Interval95.of(draws) if mean is not None else None,
         delong_interval=_delong(members, ()) if metric == "auroc" else None,
         runs={run.name: value for run, value in zip(members, values, strict=True)},
         picai_mean=_mean([getattr(run.picai, metric) for run in members]),
@@ -384,11 +384,7 @@ def _claimed_ensemble(groups: Mapping[str, Sequence[ScoredRun]], a: str, b: str)
 
 
 def _controls(
-    pair: PairVerdict,
-    judged: Sequence[PairVerdict],
-    *,
-    groups: Mapping[str, Sequence[ScoredRun]],
-    draws: Draws,
+    pair: PairVerdict, compared: Sequence[PairVerdict], *, groups: Mapping[str, Sequence[ScoredRun]], draws: Draws
 ) -> tuple[Control, ...]:
     """Every control with as many runs as the ensemble that the pair makes a claim about."""
     if pair.ensemble is None:
@@ -398,37 +394,34 @@ def _controls(
     for name, members in groups.items():
         if not members[0].is_control or {len(run.source.runs) for run in members} != size:
             continue
-        means = [_mean(run_values(groups[each], pair.metric)) for each in (pair.ensemble, name)]
-        defined = means[0] is not None and means[1] is not None
+        estimate = _difference(groups[pair.ensemble], members, pair.metric)
+        interval = Interval95.of(draws[pair.ensemble][pair.metric] - draws[name][pair.metric])
         found.append(
             Control(
                 control=name,
-                estimate=means[0] - means[1] if means[0] is not None and means[1] is not None else None,
-                interval=_interval_95(draws[pair.ensemble][pair.metric] - draws[name][pair.metric])
-                if defined
-                else None,
-                code=_code_of(judged, pair.ensemble, name),
+                estimate=estimate,
+                interval=None if estimate is None else interval,
+                code=_code_of(compared, pair.ensemble, name),
             )
         )
     return tuple(found)
 
 
-def _code_of(judged: Sequence[PairVerdict], first: str, second: str) -> Code | None:
-    """A comparison's code, seen from the first; None where it was not made."""
-    turned: Mapping[Code, Code] = {"better": "worse", "worse": "better"}
-    for pair in judged:
+def _code_of(compared: Sequence[PairVerdict], first: str, second: str) -> Code | None:
+    """Code of a comparison, from the side of the first; None where it was not made."""
+    reversed_code: Mapping[Code, Code] = {"better": "worse", "worse": "better"}
+    for pair in compared:
         if (pair.a, pair.b) == (first, second):
             return pair.code
         if (pair.a, pair.b) == (second, first):
-            return turned.get(pair.code, pair.code)
+            return reversed_code.get(pair.code, pair.code)
     return None
 
 
-def _interval_95(draws: FloatArray) -> Interval95 | None:
-    found = percentile_interval(draws, level=0.95)
-    if found is None:
-        return None
-    return Interval95(low=found.low, high=found.high, undefined_replicates=found.undefined)
+def _difference(a: Sequence[ScoredRun], b: Sequence[ScoredRun], metric: Metric) -> float | None:
+    """Difference of the means over runs; None where a run's metric is undefined."""
+    first, second = (_mean(run_values(arm, metric)) for arm in (a, b))
+    return None if first is None or second is None else first - second
 
 
 def _mean(values: Sequence[float | None]) -> float | None:

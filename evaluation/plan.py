@@ -1,6 +1,7 @@
 """``python -m evaluation plan``: check the options, ask :mod:`evaluation.planning.power`, write the record."""
 
 import argparse
+from functools import partial
 
 from pydantic import BaseModel
 
@@ -11,10 +12,10 @@ from contract.records import write_record
 from evaluation.planning.power import (
     Table,
     pilot_settings,
-    plan_looks,
-    plan_looks_by_simulation,
+    plan_interim_analysis,
     plan_power,
     plan_simulation,
+    simulate_interim_analyses,
 )
 from evaluation.planning.simulation import SimulationSettings
 from evaluation.statistics.verdict import METRIC_NAMES
@@ -23,7 +24,7 @@ _NO_PART_OF_THE_QUESTION = {"output", "workers", "command", "input", "truth"}
 
 
 def answer(options: argparse.Namespace) -> Table:
-    """Answer the question that the options ask, and write its record into ``--output``.
+    """Answer what the options ask, and write the record into ``--output``.
 
     Raises
     ------
@@ -38,11 +39,11 @@ def answer(options: argparse.Namespace) -> Table:
         require_apart(options.output, scores=options.scores, pilot=options.pilot)
         _place(options, "sequential.json" if options.sequential else "plan.json").check()
     if options.sequential and not options.simulate:
-        looked, table = plan_looks(options.scores, options.analysis)
-        _write(options, "sequential.json", looked)
+        interim, table = plan_interim_analysis(options.scores, options.analysis)
+        _write(options, "sequential.json", interim)
         return table
     if options.sequential:
-        return plan_looks_by_simulation(
+        return simulate_interim_analyses(
             options.looks,
             alpha=options.alpha,
             studies=options.studies,
@@ -64,48 +65,43 @@ def answer(options: argparse.Namespace) -> Table:
         settings, pilot = pilot_settings(options.pilot, settings)
     aim = settings.value + settings.difference
     if not 0 < aim < 1:
-        raise OncoduetError(f"expected {METRIC_NAMES[settings.metric]} plus difference within 0 and 1, found {aim:g}")
-    if options.simulate:
-        record, table = plan_simulation(
-            settings,
-            alpha=options.alpha,
-            studies=options.studies,
-            seed=options.seed,
-            workers=options.workers,
-            pilot=pilot,
+        raise OncoduetError(
+            "--difference", expected=f"{METRIC_NAMES[settings.metric]} plus difference within 0 and 1", found=f"{aim:g}"
         )
-    else:
-        record, table = plan_power(
+    simulated = (
+        partial(plan_simulation, settings)
+        if options.simulate
+        else partial(
+            plan_power,
             settings,
             runs=options.runs,
             cases=options.cases,
             target=options.power,
-            alpha=options.alpha,
             comparisons=options.comparisons,
             margin=options.margin,
-            studies=options.studies,
-            seed=options.seed,
-            workers=options.workers,
-            pilot=pilot,
         )
+    )
+    record, table = simulated(
+        alpha=options.alpha, studies=options.studies, seed=options.seed, workers=options.workers, pilot=pilot
+    )
     _write(options, "plan.json", record)
     return table
 
 
 def _require_use(options: argparse.Namespace) -> None:
-    """Raise ``UsageError`` for files that the question needs or has no use for."""
-    of_looks = options.sequential and not options.simulate
-    if of_looks and not (options.scores and options.analysis):
+    """Raise ``UsageError`` for files that are missing or of no use to the question."""
+    is_interim = options.sequential and not options.simulate
+    if is_interim and not (options.scores and options.analysis):
         raise UsageError("plan --sequential", expected="--scores and --analysis, or --simulate")
     unused = {
-        "--scores": options.scores and not of_looks,
-        "--analysis": options.analysis and not of_looks,
+        "--scores": options.scores and not is_interim,
+        "--analysis": options.analysis and not is_interim,
         "--pilot": options.pilot and options.sequential,
         "--output": options.output and options.sequential and options.simulate,
     }
     for name, is_given in unused.items():
         if is_given:
-            raise UsageError("plan", expected="options that the question asked has a use for", found=name)
+            raise UsageError("plan", f"{name} has no use for this question")
 
 
 def _check(options: argparse.Namespace) -> None:
@@ -140,6 +136,6 @@ def _write(options: argparse.Namespace, name: str, record: BaseModel) -> None:
 
 
 def _place(options: argparse.Namespace, name: str) -> Output:
-    """Where the answer goes, which takes the place of one to the same question alone."""
+    """Output of the answer; it replaces only an answer to the same question."""
     asked = {key: str(value) for key, value in vars(options).items() if key not in _NO_PART_OF_THE_QUESTION}
     return Output(options.output, f"evaluation plan {name}", [name], identity={"question": sha256_json(asked)[:12]})

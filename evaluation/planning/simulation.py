@@ -1,18 +1,18 @@
 """Studies by simulation: two configurations, their runs, a test set, and what the tests say about them.
 
-A case's likelihood is ``d y + case + method × case + run × case``: how plain its lesion is to anyone, to one method, to
-one run. The three shares of the variance sum to 1, so a run with separation d has the population AUROC Φ(d/√2); d
-varies between runs as the spread of the metric between runs demands. For AP every case has one candidate, as confident
-as the case is likely, and every positive case one lesion, which that candidate hits. Two questions are asked of such
-studies:
+A case's likelihood is ``d y + case + method × case + run × case``: how conspicuous its lesion is in general, to one
+method, to one run. The three shares of the variance sum to 1, so a run with separation d has the population AUROC
+Φ(d/√2); d varies between runs as the spread of the metric between runs demands. For AP every case has one candidate, as
+confident as the case is likely, and every positive case one lesion, which that candidate hits. Two questions are asked
+of such studies:
 
 * *False positives*: nothing differs. How often does each test, and the verdict, see a difference? Asked of the very
   functions that ``compare`` uses.
 * *Power*: the methods differ by so much. How often is that shown, by runs and cases? Here the case level is the test of
-  runs and cases without the swaps, whose p is hardly ever larger, and the two-level interval has its variance in
-  closed form, which the bootstrap follows closely (the tests hold them side by side).
+  runs and cases without the swaps, whose p is rarely larger, and the two-level interval has its variance in
+  closed form, which the bootstrap follows closely (the tests compare them).
 
-Bootstrapping one run of each configuration is shown beside them: it takes one training for the method.
+For comparison: bootstrapping a single run of each configuration, which takes one training for the method.
 """
 
 from dataclasses import dataclass, replace
@@ -25,8 +25,9 @@ from scipy.special import ndtr, ndtri
 from scipy.stats import beta
 
 from evaluation.metrics.outcomes import BoolArray, FloatArray, Outcome, TestSet
+from evaluation.metrics.placements import placements, ranks_without_ties
 from evaluation.statistics.analysis_file import Metric
-from evaluation.statistics.bootstrap import percentile_interval, stream, two_level_bootstrap
+from evaluation.statistics.bootstrap import stream, two_level_bootstrap
 from evaluation.statistics.case_level import (
     MetricByPatient,
     case_level_tests,
@@ -39,10 +40,10 @@ from evaluation.statistics.verdict import Interval95, decide
 
 NullHypothesis = Literal["same method, retrained", "same method, runs equally good", "other method, equally good"]
 NULLS: tuple[NullHypothesis, ...] = get_args(NullHypothesis)
-"""What no difference may mean. Under the last the methods still differ *on this test set*: the run level finds that."""
+"""What "no difference" may mean. Under the last the methods still differ *on this test set*, as the run level finds."""
 
 RATES = ("run level", "swaps alone", "case level", "verdict: better or worse", "bootstrap of single runs")
-"""*swaps alone*: the trained networks as they are. *case level*: its larger p, which the verdict uses."""
+"""*swaps alone*: the trained networks as they are. *case level*: the larger p, which the verdict uses."""
 
 SimulatedStudy = tuple[BoolArray, FloatArray, FloatArray]
 
@@ -191,12 +192,12 @@ def _ap_by_separation(prevalence: float) -> tuple[FloatArray, FloatArray]:
 
 @dataclass(frozen=True)
 class RunVariance:
-    """Mean of the metric over an arm's runs or of a difference, and its variances by what is drawn anew."""
+    """Two arms' metric, their difference, and its variance by what is resampled."""
 
     first: MetricByPatient
     second: MetricByPatient
     difference: float  # second minus first
-    case_variance: float  # cases alone, the runs taken as they are; for AUROC DeLong's
+    case_variance: float  # over cases, the runs taken as they are; for AUROC DeLong's
     two_level_variance: float  # runs and cases, as the two-level bootstrap has it
 
     @property
@@ -227,9 +228,9 @@ def _by_case(metric: Metric, positive: BoolArray, arm: FloatArray) -> MetricByPa
     ones, zeros = int(positive.sum()), int((~positive).sum())
     influence = np.empty(arm.shape)
     if metric == "auroc":
-        ranks = _ranks(arm)
-        of_ones = (ranks[:, positive] - _ranks(arm[:, positive])) / zeros
-        of_zeros = 1 - (ranks[:, ~positive] - _ranks(arm[:, ~positive])) / ones
+        placement = placements(positive, arm, ranks=ranks_without_ties)
+        # contiguous: means over cases are then summed in one order
+        of_ones, of_zeros = (np.ascontiguousarray(placement[:, kind]) for kind in (positive, ~positive))
         values = of_ones.mean(axis=1)
         influence[:, positive] = (of_ones - values[:, None]) / np.sqrt(ones * (ones - 1))
         influence[:, ~positive] = (of_zeros - values[:, None]) / np.sqrt(zeros * (zeros - 1))
@@ -277,7 +278,7 @@ def _tests(
         truth, arms["second"], arms["first"], fixed=(False, False), draws=1_000, seed=seed
     )[metric]
     draws = two_level_bootstrap(truth, arms, replicates=replicates, seed=seed)
-    interval = _excludes(draws["second"][metric] - draws["first"][metric], alpha)
+    interval = Interval95.of(draws["second"][metric] - draws["first"][metric], level=1 - alpha)
     single = two_level_bootstrap(
         truth, {name: outcomes[:1] for name, outcomes in arms.items()}, replicates=replicates, seed=seed
     )
@@ -291,13 +292,13 @@ def _tests(
         equivalent=False,
         alpha=alpha,
     )
-    alone = _excludes(single["second"][metric] - single["first"][metric], alpha)
+    single_interval = Interval95.of(single["second"][metric] - single["first"][metric], level=1 - alpha)
     return [
         run_p <= alpha,
         at_case_level.swaps.p <= alpha,
         at_case_level.p <= alpha,
         code in ("better", "worse"),
-        alone is not None and (alone.low > 0 or alone.high < 0),
+        single_interval is not None and (single_interval.low > 0 or single_interval.high < 0),
     ]
 
 
@@ -324,16 +325,3 @@ def _power_chunk(
 def _outcome(likelihood: FloatArray, positive: BoolArray, *, with_ap: bool) -> Outcome:
     case = np.arange(likelihood.size if with_ap else 0)
     return Outcome(likelihood, case, likelihood[case], positive[case])
-
-
-def _excludes(draws: FloatArray, alpha: float) -> Interval95 | None:
-    found = percentile_interval(draws, level=1 - alpha)
-    return None if found is None else Interval95(low=found.low, high=found.high, undefined_replicates=found.undefined)
-
-
-def _ranks(values: FloatArray) -> FloatArray:
-    """Rank of each value in its row, from 1."""
-    order = np.argsort(values, axis=1)
-    ranks = np.empty(values.shape)
-    np.put_along_axis(ranks, order, np.arange(1.0, values.shape[1] + 1)[None, :], axis=1)
-    return ranks

@@ -3,7 +3,7 @@
 Every configuration has one colour, dash and marker in all figures (palette of Okabe and Ito, distinguishable under
 colour vision deficiency); the first ensemble is drawn in the ink colour, baselines in grey. In the page's SVG these
 colours are CSS variables. Thin lines are runs, bold ones the mean over runs, bands the middle 95 % of that mean when
-patients are drawn anew; both are left out where there are many configurations.
+patients are resampled; both are left out where there are many configurations.
 """
 
 import io
@@ -15,8 +15,17 @@ from typing import Any
 
 import numpy as np
 
+from evaluation.metrics.curves import (
+    FALSE_POSITIVES_PER_CASE_IN_REPORT,
+    lesion_sensitivity_at,
+    precision_at,
+    resampled_lesion_sensitivity_at,
+    resampled_precision_at,
+    resampled_roc_at,
+    roc_at,
+)
 from evaluation.metrics.operating_points import calibration
-from evaluation.metrics.outcomes import FloatArray
+from evaluation.metrics.outcomes import FloatArray, Outcome, TestSet
 from evaluation.metrics.scored_runs import ScoredRun
 from evaluation.statistics.analysis_file import METRICS, Metric
 from evaluation.statistics.bootstrap import case_weights
@@ -80,12 +89,12 @@ MANY = 8
 """Configurations; with more, runs and bands would hide one another, and p has two decimals."""
 
 _WIDTH = 4.4  # inches
-_FP_TICKS = (0.125, 0.25, 0.5, 1.0, 2.0, 4.0, 8.0)
 _BAND_POINTS = 80
 _BAND_REPLICATES = 200
 _MOST_BRACKETS = 6
 _BRACKET = 0.042  # of the figure's width
 _FEW = 4
+_DIAGONAL: Mapping[str, Any] = {"color": MUTED, "linewidth": 0.8, "dashes": (2, 3), "zorder": 1}
 _STAGGER = (0.0, 0.15, -0.15)  # of a row, so that many runs do not hide one another
 
 
@@ -133,75 +142,38 @@ def styles(configurations: Sequence[ConfigurationSummary]) -> dict[str, Style]:
 def draw_figures(verdict: Verdict, groups: Mapping[str, Sequence[ScoredRun]]) -> dict[str, Drawing]:
     """Draw everything the report shows, by name: ``roc pr froc calibration runs-<metric> p-<metric>``."""
     with matplotlib.rc_context({**_STYLE, "svg.hashsalt": "oncoduet"}):
-        dressed = styles(verdict.configurations)
+        style_of = styles(verdict.configurations)
         drawings = [
-            _curves("roc", verdict, groups, dressed),
-            _curves("pr", verdict, groups, dressed),
-            _curves("froc", verdict, groups, dressed),
-            _calibration(verdict, groups, dressed),
+            _curves("roc", verdict, groups, style_of),
+            _curves("pr", verdict, groups, style_of),
+            _curves("froc", verdict, groups, style_of),
+            _calibration(verdict, groups, style_of),
         ]
         metrics = list(dict.fromkeys(pair.metric for pair in verdict.pairs))
-        drawings += [_dots(metric, verdict, dressed) for metric in metrics or METRICS]
+        drawings += [_dots(metric, verdict, style_of) for metric in metrics or METRICS]
         drawings += [_p_matrix(metric, verdict) for metric in metrics]
     return {drawing.name: drawing for drawing in drawings}
 
 
-def roc_curve(run: ScoredRun) -> tuple[FloatArray, FloatArray]:
-    """False positive rate and sensitivity of the cases, from (0, 0) to (1, 1)."""
-    positive, likelihood = run.truth.positive, run.outcome.likelihood
-    order = np.argsort(-likelihood, kind="stable")
-    last = np.flatnonzero(np.append(np.diff(likelihood[order]) != 0, True))
-    hits = np.cumsum(positive[order])[last]
-    others = np.cumsum(~positive[order])[last]
-    return np.append(0.0, others / max(1, others[-1])), np.append(0.0, hits / max(1, hits[-1]))
-
-
-def detection_curve(run: ScoredRun) -> tuple[FloatArray, FloatArray, FloatArray]:
-    """False positives per case, lesion sensitivity and precision at each distinct confidence, descending.
-
-    The first point has no candidate: (0, 0), precision 1 by convention.
-    """
-    outcome, truth = run.outcome, run.truth
-    order = np.argsort(-outcome.confidence, kind="stable")
-    confidence = outcome.confidence[order]
-    last = np.flatnonzero(np.append(np.diff(confidence) != 0, True)) if confidence.size else np.zeros(0, dtype=np.int64)
-    hits = np.cumsum(outcome.hit[order])[last]
-    false = last + 1 - hits
-    sensitivity = hits / max(1, truth.lesion_count)
-    return (
-        np.append(0.0, false / len(truth.case_ids)),
-        np.append(0.0, sensitivity),
-        np.append(1.0, hits / (hits + false)),
-    )
-
-
 def _curves(
-    kind: str, verdict: Verdict, groups: Mapping[str, Sequence[ScoredRun]], dressed: Mapping[str, Style]
+    kind: str, verdict: Verdict, groups: Mapping[str, Sequence[ScoredRun]], style_of: Mapping[str, Style]
 ) -> Drawing:
     plot = _CURVES[kind]
-    figure, axes = _with_legend_below(len(verdict.configurations))
-    axes.set_title(plot.title, pad=9)
-    axes.set_xlabel(plot.x)
-    axes.set_ylabel(plot.y)
-    axes.grid(True)
-    axes.set_axisbelow(True)
-    axes.set_ylim(-0.012, 1.012)
+    figure, axes = _unit_square(plot.title, plot.x, plot.y, legend_entries=len(verdict.configurations))
     if kind == "froc":
         axes.set_xscale("log")
         axes.set_xlim(plot.at[0], plot.at[-1])
-        axes.xaxis.set_major_locator(FixedLocator(_FP_TICKS))
+        axes.xaxis.set_major_locator(FixedLocator(FALSE_POSITIVES_PER_CASE_IN_REPORT))
         axes.xaxis.set_minor_locator(NullLocator())
         axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-    else:
-        axes.set_xlim(-0.012, 1.012)
     if kind == "roc":
-        axes.plot([0, 1], [0, 1], color=MUTED, linewidth=0.8, dashes=(2, 3), zorder=1)
+        axes.plot([0, 1], [0, 1], **_DIAGONAL)
     values = []
     from_origin = kind == "roc"
     x = np.append(0.0, plot.at) if from_origin else plot.at
     for summary in verdict.configurations:
-        look = dressed[summary.name]
-        curves = np.stack([plot.curve(run, plot.at) for run in groups[summary.name]])
+        style = style_of[summary.name]
+        curves = np.stack([plot.curve(run.truth, run.outcome, plot.at) for run in groups[summary.name]])
         if from_origin:
             curves = np.column_stack([np.zeros(len(curves)), curves])
         reached = np.isfinite(curves).any(axis=0)
@@ -211,116 +183,57 @@ def _curves(
         if summary.kind != "baseline" and not crowded:
             at = plot.at[:: len(plot.at) // _BAND_POINTS]
             low, high = _band(kind, groups[summary.name], at, verdict.seed)
-            axes.fill_between(at, low, high, color=look.colour, alpha=0.07, linewidth=0, zorder=1.5)
+            axes.fill_between(at, low, high, color=style.colour, alpha=0.07, linewidth=0, zorder=1.5)
         if len(curves) > 1 and not crowded:
-            axes.plot(x, curves.T, color=look.colour, linewidth=0.7, alpha=0.4, zorder=2)
+            axes.plot(x, curves.T, color=style.colour, linewidth=0.7, alpha=0.4, zorder=2)
         axes.plot(
             x,
             mean,
-            color=look.colour,
-            linestyle=look.dash,
+            color=style.colour,
+            linestyle=style.dash,
             linewidth=1.5 if summary.kind == "baseline" else 2.1,
             zorder=3 if summary.kind == "baseline" else 4,
             label=values[-1],
         )
-    handles, labels = axes.get_legend_handles_labels()
-    figure.legend(
-        handles, labels, loc="lower left", ncols=2, bbox_to_anchor=(0.02, 0.01), handlelength=2.4, columnspacing=1.2
-    )
+    _legend_below(figure, axes)
     alt = f"{plot.title}, a curve per configuration. {plot.value_name}: {'; '.join(values)}."
     return _render(kind, alt, figure)
 
 
 def _band(kind: str, runs: Sequence[ScoredRun], at: FloatArray, seed: int) -> tuple[FloatArray, FloatArray]:
-    """The middle 95 % of the mean curve over runs when patients are drawn anew, at each place."""
+    """The middle 95 % of the mean curve over resampled patients, at each place."""
     truth = runs[0].truth
     weights = case_weights(truth, _BAND_REPLICATES, seed)
     total = np.zeros((_BAND_REPLICATES, at.size))
     for run in runs:
-        total += (_roc_band if kind == "roc" else _detection_band)(kind, run, weights, at)
+        total += _CURVES[kind].resampled(run.truth, run.outcome, weights, at)
     low, high = np.percentile(total / len(runs), [2.5, 97.5], axis=0)
     return low, high
 
 
-def _roc_band(_: str, run: ScoredRun, weights: FloatArray, at: FloatArray) -> FloatArray:
-    order = np.argsort(-run.outcome.likelihood, kind="stable")
-    drawn, positive = weights[:, order], run.truth.positive[order]
-    hits, others = np.cumsum(drawn * positive, axis=1), np.cumsum(drawn * ~positive, axis=1)
-    rows = [
-        np.interp(at, np.append(0.0, x / max(1.0, x[-1])), np.append(0.0, y / max(1.0, y[-1])))
-        for x, y in zip(others, hits, strict=True)
-    ]
-    return np.stack(rows)
-
-
-def _detection_band(kind: str, run: ScoredRun, weights: FloatArray, at: FloatArray) -> FloatArray:
-    outcome, truth = run.outcome, run.truth
-    order = np.argsort(-outcome.confidence, kind="stable")
-    drawn, hit = weights[:, outcome.candidate_case[order]], outcome.hit[order]
-    hits, false = np.cumsum(drawn * hit, axis=1), np.cumsum(drawn * ~hit, axis=1)
-    lesions, cases = np.maximum(1.0, weights @ truth.lesions), weights.sum(axis=1)
-    rows = []
-    for k, (found, wrong) in enumerate(zip(hits, false, strict=True)):
-        if kind == "froc":
-            place = np.searchsorted(wrong / cases[k], at + 1e-12, "right") - 1
-            rows.append(np.where(place >= 0, np.append(found, 0.0)[place], 0.0) / lesions[k])
-        else:
-            precision = np.append(np.divide(found, found + wrong, out=np.zeros_like(found), where=found > 0), 0.0)
-            rows.append(precision[np.searchsorted(found / lesions[k], np.maximum(at, 1e-9) - 1e-12)])
-    return np.stack(rows)
-
-
-def _calibration(verdict: Verdict, groups: Mapping[str, Sequence[ScoredRun]], dressed: Mapping[str, Style]) -> Drawing:
-    figure, axes = _with_legend_below(len(verdict.configurations))
-    axes.set_title("Calibration, cases", pad=9)
-    axes.set_xlabel("likelihood, mean of a bin")
-    axes.set_ylabel("share of positive cases")
-    axes.grid(True)
-    axes.set_axisbelow(True)
-    axes.set_xlim(-0.012, 1.012)
-    axes.set_ylim(-0.012, 1.012)
-    axes.plot([0, 1], [0, 1], color=MUTED, linewidth=0.8, dashes=(2, 3), zorder=1)
+def _calibration(verdict: Verdict, groups: Mapping[str, Sequence[ScoredRun]], style_of: Mapping[str, Style]) -> Drawing:
+    entries = len(verdict.configurations)
+    labels = "Calibration, cases", "likelihood, mean of a bin", "share of positive cases"
+    figure, axes = _unit_square(*labels, legend_entries=entries)
+    axes.plot([0, 1], [0, 1], **_DIAGONAL)
     values = []
     for summary in verdict.configurations:
-        look, found = dressed[summary.name], calibration(groups[summary.name])
+        style, found = style_of[summary.name], calibration(groups[summary.name])
         values.append(f"{summary.name}  {found.error:.3f}")
         axes.plot(
             found.likelihood,
             found.positive,
-            color=look.colour,
-            linestyle=look.dash,
+            color=style.colour,
+            linestyle=style.dash,
             linewidth=1.5,
-            marker=look.marker,
+            marker=style.marker,
             markersize=4,
             zorder=3,
             label=values[-1],
         )
-    handles, labels = axes.get_legend_handles_labels()
-    figure.legend(
-        handles, labels, loc="lower left", ncols=2, bbox_to_anchor=(0.02, 0.01), handlelength=2.4, columnspacing=1.2
-    )
+    _legend_below(figure, axes)
     alt = f"Calibration, a curve per configuration. Mean distance from the diagonal: {'; '.join(values)}."
     return _render("calibration", alt, figure)
-
-
-def _roc_at(run: ScoredRun, false_positive_rate: FloatArray) -> FloatArray:
-    rate, sensitivity = roc_curve(run)
-    before = np.searchsorted(rate, false_positive_rate, "right") - 1
-    after = np.minimum(before + 1, rate.size - 1)
-    width = rate[after] - rate[before]
-    part = np.divide(false_positive_rate - rate[before], width, out=np.zeros_like(false_positive_rate), where=width > 0)
-    return np.asarray(sensitivity[before] + part * (sensitivity[after] - sensitivity[before]))
-
-
-def _precision_at(run: ScoredRun, recall: FloatArray) -> FloatArray:
-    _, sensitivity, precision = detection_curve(run)
-    first = np.searchsorted(sensitivity, np.maximum(recall, 1e-9) - 1e-12)
-    return np.append(precision, np.nan)[first]
-
-
-def _sensitivity_at(run: ScoredRun, false_positives_per_case: FloatArray) -> FloatArray:
-    false, sensitivity, _ = detection_curve(run)
-    return sensitivity[np.searchsorted(false, false_positives_per_case + 1e-12, "right") - 1]
 
 
 def _mean_sensitivity(summary: ConfigurationSummary) -> float | None:
@@ -337,7 +250,8 @@ class _Curve:
     x: str
     y: str
     at: FloatArray
-    curve: Callable[[ScoredRun, FloatArray], FloatArray]
+    curve: Callable[[TestSet, Outcome, FloatArray], FloatArray]
+    resampled: Callable[[TestSet, Outcome, FloatArray, FloatArray], FloatArray]
     value_name: str
     value: Callable[[ConfigurationSummary], float | None]
 
@@ -348,7 +262,8 @@ _CURVES = {
         "1 − specificity",
         "sensitivity",
         np.linspace(0, 1, 401),
-        _roc_at,
+        roc_at,
+        resampled_roc_at,
         "Mean AUROC",
         lambda summary: summary.metrics["auroc"].mean,
     ),
@@ -357,7 +272,8 @@ _CURVES = {
         "recall",
         "precision",
         np.linspace(0, 1, 401),
-        _precision_at,
+        precision_at,
+        resampled_precision_at,
         "Mean AP",
         lambda summary: summary.metrics["ap"].mean,
     ),
@@ -366,14 +282,15 @@ _CURVES = {
         "false positives per case",
         "sensitivity",
         np.geomspace(1 / 16, 8, 401),
-        _sensitivity_at,
+        lesion_sensitivity_at,
+        resampled_lesion_sensitivity_at,
         "Sensitivity, mean over the operating points",
         _mean_sensitivity,
     ),
 }
 
 
-def _dots(metric: Metric, verdict: Verdict, dressed: Mapping[str, Style]) -> Drawing:
+def _dots(metric: Metric, verdict: Verdict, style_of: Mapping[str, Style]) -> Drawing:
     name = METRIC_NAMES[metric]
     count = len(verdict.configurations)
     height = 0.95 + 0.42 * count
@@ -391,27 +308,27 @@ def _dots(metric: Metric, verdict: Verdict, dressed: Mapping[str, Style]) -> Dra
     axes.spines["left"].set_visible(False)
     axes.set_xlabel(f"{name}: runs, mean and two-level 95 % interval", fontsize=8.5, loc="right")
     for row, summary in enumerate(verdict.configurations):
-        look, values = dressed[summary.name], summary.metrics[metric]
+        style, values = style_of[summary.name], summary.metrics[metric]
         if values.interval is not None:
             axes.plot(
                 [values.interval.low, values.interval.high],
                 [row, row],
-                color=look.colour,
+                color=style.colour,
                 linewidth=5,
                 alpha=0.22,
                 solid_capstyle="round",
                 zorder=2,
             )
         if values.mean is not None:
-            axes.plot([values.mean, values.mean], [row - 0.27, row + 0.27], color=look.colour, linewidth=2.2, zorder=4)
+            axes.plot([values.mean, values.mean], [row - 0.27, row + 0.27], color=style.colour, linewidth=2.2, zorder=4)
         runs = sorted(value for value in values.runs.values() if value is not None)
         axes.plot(
             runs,
             [row + (_STAGGER[k % len(_STAGGER)] if len(runs) > _FEW else 0.0) for k in range(len(runs))],
             linestyle="none",
-            marker=look.marker,
+            marker=style.marker,
             markersize=5.5 if len(runs) <= _FEW else 4.2,
-            markerfacecolor=look.colour,
+            markerfacecolor=style.colour,
             markeredgecolor=PAPER,
             markeredgewidth=0.8,
             zorder=5,
@@ -487,7 +404,7 @@ def _p_matrix(metric: Metric, verdict: Verdict) -> Drawing:
         f"above: run level, below: case level; bold: Holm ≤ {verdict.alpha:g}", fontsize=8.5, labelpad=8, loc="right"
     )
     size = min(8.5, 0.4 * side * _WIDTH * 72 / count)
-    told = []
+    p_by_pair = []
     for pair in verdict.pairs:
         if pair.metric != metric:
             continue
@@ -517,8 +434,8 @@ def _p_matrix(metric: Metric, verdict: Verdict) -> Drawing:
                 fontweight="bold" if significant else "normal",
                 color=INK if p is not None else MUTED,
             )
-        told.append(f"{pair.a} and {pair.b} {p_text(pair.run_level.p)}, {p_text(pair.case_level.p)}")
-    alt = f"p-values by {METRIC_NAMES[metric]}, run level and case level: {'; '.join(told)}."
+        p_by_pair.append(f"{pair.a} and {pair.b} {p_text(pair.run_level.p)}, {p_text(pair.case_level.p)}")
+    alt = f"p-values by {METRIC_NAMES[metric]}, run level and case level: {'; '.join(p_by_pair)}."
     return _render(f"p-{metric}", alt, figure)
 
 
@@ -542,13 +459,28 @@ def _shade(p: float) -> float:
     return 0.04 + 0.46 * min(1.0, -float(np.log10(max(p, 1e-3))) / 3)
 
 
-def _with_legend_below(entries: int) -> tuple[Figure, Axes]:
-    """A square plot with room for so many legend entries in two columns below."""
-    legend = 0.12 + 0.2 * ((entries + 1) // 2)
+def _unit_square(title: str, x: str, y: str, *, legend_entries: int) -> tuple[Figure, Axes]:
+    """A square plot from 0 to 1 with room for so many legend entries in two columns below."""
+    legend = 0.12 + 0.2 * ((legend_entries + 1) // 2)
     side = _WIDTH * 0.835
     height = 0.4 + side + 0.55 + legend
     figure = Figure(figsize=(_WIDTH, height))
-    return figure, figure.add_axes((0.135, (0.55 + legend) / height, 0.835, side / height))
+    axes = figure.add_axes((0.135, (0.55 + legend) / height, 0.835, side / height))
+    axes.set_title(title, pad=9)
+    axes.set_xlabel(x)
+    axes.set_ylabel(y)
+    axes.grid(True)
+    axes.set_axisbelow(True)
+    axes.set_xlim(-0.012, 1.012)
+    axes.set_ylim(-0.012, 1.012)
+    return figure, axes
+
+
+def _legend_below(figure: Figure, axes: Axes) -> None:
+    handles, labels = axes.get_legend_handles_labels()
+    figure.legend(
+        handles, labels, loc="lower left", ncols=2, bbox_to_anchor=(0.02, 0.01), handlelength=2.4, columnspacing=1.2
+    )
 
 
 def _number(value: float | None) -> str:

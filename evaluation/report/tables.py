@@ -11,12 +11,8 @@ from evaluation.statistics.analysis_file import METRICS
 from evaluation.statistics.verdict import METRIC_NAMES, Verdict
 
 TABLES = (
-    "configurations.csv",
-    "comparisons.csv",
-    "flips.csv",
-    "subgroups.csv",
-    "configurations.tex",
-    "comparisons.tex",
+    *(f"{name}.csv" for name in ("configurations", "comparisons", "flips", "subgroups")),
+    *(f"{name}.tex" for name in ("configurations", "comparisons")),
 )
 
 _ESCAPES = str.maketrans(
@@ -62,17 +58,11 @@ def _configurations(verdict: Verdict) -> tuple[list[str], list[list[object]]]:
 
 
 def _comparisons(verdict: Verdict) -> tuple[list[str], list[list[object]]]:
-    header = ["a", "b", "metric", "difference", "low", "high", "run_level_p", "run_level_p_holm", "case_level_p"]
-    header += [
-        "case_level_p_holm",
-        "swaps_p",
-        "runs_and_cases_p",
-        "margin",
-        "on_par",
-        "a_not_inferior",
-        "b_not_inferior",
+    header = [
+        "a", "b", "metric", "difference", "low", "high", "run_level_p", "run_level_p_holm", "case_level_p",
+        "case_level_p_holm", "swaps_p", "runs_and_cases_p", "margin", "on_par", "a_not_inferior", "b_not_inferior",
         "code",
-    ]
+    ]  # fmt: skip
     rows: list[list[object]] = []
     for pair in verdict.pairs:
         bounds = (pair.interval.low, pair.interval.high) if pair.interval else (None, None)

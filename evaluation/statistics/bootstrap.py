@@ -14,9 +14,9 @@ from itertools import islice
 from statistics import NormalDist
 
 import numpy as np
-from scipy.stats import rankdata
 
 from evaluation.metrics.outcomes import FloatArray, Outcome, TestSet, weighted_ap, weighted_auroc
+from evaluation.metrics.placements import placements
 from evaluation.statistics.parallel import each_of
 
 _BLOCK = 500
@@ -33,23 +33,18 @@ class Interval:
 
 
 def two_level_bootstrap(
-    truth: TestSet,
-    configurations: Mapping[str, Sequence[Outcome]],
-    *,
-    replicates: int,
-    seed: int,
-    workers: int = 1,
+    truth: TestSet, configurations: Mapping[str, Sequence[Outcome]], *, replicates: int, seed: int, workers: int = 1
 ) -> dict[str, dict[str, FloatArray]]:
-    """Draw every configuration's mean AUROC, AP and score anew.
+    """Resample every configuration's mean AUROC, AP and score.
 
-    A configuration's draws depend on its own name and runs, the truth and the seed; not on what stands beside it.
+    A configuration's draws depend on its own name and runs, the truth and the seed; not on other configurations.
 
     Parameters
     ----------
     configurations
         The outcomes of each configuration's runs, by its name.
     workers
-        Processes; they change no result.
+        Processes; the result does not depend on them.
 
     Returns
     -------
@@ -92,9 +87,9 @@ def delong_interval(
         return None
     if truth.patient_count < len(truth.case_ids):
         return None
-    of_positives, of_negatives = _placements(truth, first)
+    of_positives, of_negatives = _mean_placements(truth, first)
     if second:
-        others = _placements(truth, second)
+        others = _mean_placements(truth, second)
         of_positives, of_negatives = of_positives - others[0], of_negatives - others[1]
     variance = of_positives.var(ddof=1) / of_positives.size + of_negatives.var(ddof=1) / of_negatives.size
     centre = float(of_positives.mean())
@@ -103,7 +98,7 @@ def delong_interval(
 
 
 def stream(seed: int, *names: str) -> np.random.Generator:
-    """A random stream of its own for each purpose, the same whatever else is computed."""
+    """A random stream per purpose, independent of what else is computed."""
     words = [int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "big") for name in names]
     return np.random.default_rng(np.random.SeedSequence([seed, *words]))
 
@@ -133,13 +128,10 @@ def _of_run(truth: TestSet, replicates: int, seed: int, outcome: Outcome) -> tup
     return auroc, np.concatenate([weighted_ap(truth, outcome, block) for block in blocks])
 
 
-def _placements(truth: TestSet, outcomes: Sequence[Outcome]) -> tuple[FloatArray, FloatArray]:
-    """For each case the share of the other class that it is ranked rightly against, meaned over the runs."""
-    positive = truth.positive
-    ones, zeros = truth.positive_count, len(truth.case_ids) - truth.positive_count
-    of_positives, of_negatives = np.zeros(ones), np.zeros(zeros)
+def _mean_placements(truth: TestSet, outcomes: Sequence[Outcome]) -> tuple[FloatArray, FloatArray]:
+    """Placements of the positive and of the negative cases, averaged over the runs."""
+    found = np.zeros(len(truth.case_ids))
     for outcome in outcomes:
-        ranks = rankdata(outcome.likelihood)
-        of_positives += (ranks[positive] - rankdata(outcome.likelihood[positive])) / zeros
-        of_negatives += 1 - (ranks[~positive] - rankdata(outcome.likelihood[~positive])) / ones
-    return of_positives / len(outcomes), of_negatives / len(outcomes)
+        found += placements(truth.positive, outcome.likelihood)
+    found /= len(outcomes)
+    return found[truth.positive], found[~truth.positive]

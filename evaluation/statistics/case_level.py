@@ -1,15 +1,15 @@
 """The case level of a comparison, which asks whether a difference would hold on new cases.
 
 Two tests are made, and the larger p counts. *Swaps* (:mod:`evaluation.statistics.case_permutation`) take the trained
-networks as they are: exact whatever the distribution, but where some runs are better by luck they take that luck for
-the method. *Runs and cases* takes both as drawn, by the analysis of Obuchowski and Rockette (Communications in
+networks as they are: exact for any distribution, but where some runs are better by luck they take that luck for the
+method. *Runs and cases* takes both as drawn, by the analysis of Obuchowski and Rockette (Communications in
 Statistics 1995) for readers who are nested within a modality: runs are the readers, configurations the modalities. Its
 variance is::
 
     V = s²(a)/r(a) + s²(b)/r(b) + max(0, Cov₂(a) + Cov₂(b) − 2 Cov₃)
 
 with s² the variance of the metric over r runs, Cov₂ the covariance by cases of two runs of one configuration, and Cov₃
-that of a run of each. ``difference/√V`` is held against Student's t with Satterthwaite's degrees of freedom, which for
+that of a run of each. ``difference/√V`` is compared with Student's t with Satterthwaite's degrees of freedom, which for
 arms of equal size and spread are Hillis' (Statistics in Medicine 2007). Covariances come from each patient's influence
 on a run's metric, its derivative by the patient's weight (the infinitesimal jackknife); for AUROC and one case per
 patient they are DeLong's.
@@ -20,10 +20,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.stats import rankdata
 from scipy.stats import t as student
 
-from evaluation.metrics.outcomes import FloatArray, Outcome, TestSet, weighted_ap, weighted_auroc
+from evaluation.metrics.outcomes import FloatArray, Outcome, TestSet, last_of_ties, weighted_ap, weighted_auroc
+from evaluation.metrics.placements import placements
 from evaluation.statistics.analysis_file import METRICS, Metric
 from evaluation.statistics.case_permutation import case_swap_tests
 from evaluation.statistics.run_permutation import PermutationResult
@@ -132,13 +132,10 @@ def auroc_influence(truth: TestSet, likelihood: FloatArray) -> FloatArray:
     ones, zeros = truth.positive_count, len(truth.case_ids) - truth.positive_count
     if not ones or not zeros:
         return np.full(truth.patient_count, np.nan)
-    ranks = rankdata(likelihood)
-    placements = np.empty(likelihood.size)
-    placements[positive] = (ranks[positive] - rankdata(likelihood[positive])) / zeros
-    placements[~positive] = 1 - (ranks[~positive] - rankdata(likelihood[~positive])) / ones
-    area = placements[positive].mean()
+    placement = placements(positive, likelihood)
+    area = placement[positive].mean()
     count = np.where(positive, ones, zeros)
-    of_cases = (placements - area) / count * np.sqrt(count / np.maximum(1, count - 1))
+    of_cases = (placement - area) / count * np.sqrt(count / np.maximum(1, count - 1))
     return _by_patient(truth, of_cases)
 
 
@@ -155,7 +152,7 @@ def ap_influence(truth: TestSet, outcome: Outcome) -> FloatArray:
     if outcome.confidence.size:
         order = np.argsort(-outcome.confidence, kind="stable")
         confidence, hit = outcome.confidence[order], outcome.hit[order]
-        last = np.flatnonzero(np.append(confidence[1:] != confidence[:-1], True))
+        last = last_of_ties(confidence)
         hits, candidates = np.cumsum(hit)[last], last + 1
         gained = np.diff(hits, prepend=0)
         precision = hits / candidates

@@ -21,6 +21,7 @@ import numpy.typing as npt
 from scipy.stats import rankdata
 
 from evaluation.metrics.outcomes import BoolArray, FloatArray, IntArray, Outcome, TestSet
+from evaluation.metrics.placements import count_below
 from evaluation.statistics.run_permutation import Alternative, PermutationResult, counted
 
 Packed = npt.NDArray[np.uint8]
@@ -51,10 +52,10 @@ def case_swap_tests(
     """Test the differences of two configurations' mean AUROC, AP and score by swapping patients.
 
     The k-th run of ``a`` is swapped with the k-th of ``b``, and the differences are averaged; where the numbers of runs
-    differ, over as few pairs as let each run count alike. The statistic after a swap is then that of two configurations
-    that could have been observed, which an average over all pairs of runs is not; and its weights stay small enough to
-    be counted. AUROC is exact where counting costs at most :data:`COUNTING_LIMIT`, and everything is where all swaps
-    number at most ``draws``.
+    differ, over the fewest pairs in which each run counts alike. The statistic after a swap is then that of two
+    configurations that could have been observed, which an average over all pairs of runs is not; and its weights stay
+    small enough to be counted. AUROC is exact where counting costs at most :data:`COUNTING_LIMIT`, and everything is
+    where all swaps number at most ``draws``.
 
     Parameters
     ----------
@@ -149,10 +150,10 @@ def _whole_weights(truth: TestSet, a: Sequence[Outcome], b: Sequence[Outcome]) -
     pairs = _paired(a, b)
     for first, second in pairs:
         x, y = rankdata(first.likelihood), rankdata(second.likelihood)
-        weights[positive] += _below(x[positive], x[~positive]) - _below(y[positive], y[~positive])
-        weights[positive] += _below(x[positive], y[~positive]) - _below(y[positive], x[~positive])
-        weights[~positive] += _below(y[~positive], y[positive]) - _below(x[~positive], x[positive])
-        weights[~positive] += _below(y[~positive], x[positive]) - _below(x[~positive], y[positive])
+        weights[positive] += count_below(x[positive], x[~positive]) - count_below(y[positive], y[~positive])
+        weights[positive] += count_below(x[positive], y[~positive]) - count_below(y[positive], x[~positive])
+        weights[~positive] += count_below(y[~positive], y[positive]) - count_below(x[~positive], x[positive])
+        weights[~positive] += count_below(y[~positive], x[positive]) - count_below(x[~positive], y[positive])
     doubled = np.rint(2 * np.bincount(truth.patients, weights)).astype(np.int64)  # ties count halves
     divisor = max(1, int(np.gcd.reduce(doubled)))
     return doubled // divisor, divisor / (4 * ones * zeros * len(pairs))
@@ -310,24 +311,12 @@ def _signed_sums(block: Packed, tables: Sequence[IntArray]) -> IntArray:
 
 
 def _paired(a: Sequence[Outcome], b: Sequence[Outcome]) -> list[tuple[Outcome, Outcome]]:
-    """As few pairs as let each run of ``a`` and each of ``b`` stand in equally many."""
+    """The fewest pairs in which all runs of ``a`` occur equally often, and all of ``b``."""
     return [(a[k % len(a)], b[k % len(b)]) for k in range(math.lcm(len(a), len(b)))]
 
 
-def _below(values: FloatArray, others: FloatArray) -> FloatArray:
-    """For each value the number of others below it, equal ones counting half."""
-    ordered = np.sort(others)
-    return (np.searchsorted(ordered, values, "left") + np.searchsorted(ordered, values, "right")) / 2
-
-
 def _result(
-    observed: float,
-    drawn: npt.NDArray[Any],
-    unit: float,
-    exact: bool,
-    alternative: Alternative,
-    *,
-    tolerance: float,
+    observed: float, drawn: npt.NDArray[Any], unit: float, exact: bool, alternative: Alternative, *, tolerance: float
 ) -> PermutationResult:
     extreme = drawn >= observed - tolerance if alternative == "greater" else np.abs(drawn) >= abs(observed) - tolerance
     return counted(observed * unit, int(extreme.sum()), exact=exact, arrangements=drawn.size)

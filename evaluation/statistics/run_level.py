@@ -1,7 +1,7 @@
-"""The run level of a comparison: which runs may be shuffled against which, within which folds, and what comes out.
+"""The run level of a comparison: which runs are exchangeable, within which folds, and the test of their order.
 
-An ensemble that contains the runs it is compared with, or whose runs stand in a sibling too, is not exchangeable with
-them; nor is a baseline, which has no runs. Such pairs are compared at case level alone, and the reason is kept.
+An ensemble is not exchangeable with its members, nor with an ensemble that shares members; nor is a baseline, which has
+no runs. Such pairs are compared only at case level, and the reason is kept.
 """
 
 from collections.abc import Sequence
@@ -16,11 +16,11 @@ from evaluation.statistics.verdict import RunLevel
 
 
 def run_level(metric: Metric, a: Sequence[ScoredRun], b: Sequence[ScoredRun], plan: Analysis) -> RunLevel:
-    """Test two configurations' runs, unless their design forbids it; ``p_holm`` is left open."""
+    """Test two configurations' runs, unless they are not exchangeable; ``p_holm`` is set later."""
     alpha = plan.alpha_at(min(len(a), len(b)))
     values = [run_values(arm, metric) for arm in (a, b)]
     defined = [[value for value in arm if value is not None] for arm in values]
-    folds = _folds(a, b)
+    folds = common_folds(known_folds(a), known_folds(b))
     smallest = None
     reason = no_exchange(a, b) or no_common_fold(a, b)
     if reason is None and any(len(arm) < len(all_of) for arm, all_of in zip(defined, values, strict=True)):
@@ -28,7 +28,7 @@ def run_level(metric: Metric, a: Sequence[ScoredRun], b: Sequence[ScoredRun], pl
     if reason is None:
         smallest = smallest_order_p(len(a), len(b), folds=folds)
         if smallest == 1:
-            reason = "one run per configuration leaves nothing to shuffle"
+            reason = "with one run per configuration there is nothing to permute"
     if reason is not None:
         return RunLevel(
             p=None,
@@ -55,15 +55,15 @@ def run_level(metric: Metric, a: Sequence[ScoredRun], b: Sequence[ScoredRun], pl
 
 
 def no_common_fold(a: Sequence[ScoredRun], b: Sequence[ScoredRun]) -> str | None:
-    """Why nothing tells the two configurations apart from the folds that they were trained on; None where it does."""
-    of_a, of_b = _known_folds(a), _known_folds(b)
+    """Why the difference of the two configurations is confounded with that of their folds; None where it is not."""
+    of_a, of_b = known_folds(a), known_folds(b)
     if not of_a or not of_b or set(of_a) & set(of_b):
         return None
-    return "they share no fold, so that fold and configuration cannot be told apart"
+    return "they share no fold, so that fold and configuration are confounded"
 
 
 def unknown_folds(a: Sequence[ScoredRun], b: Sequence[ScoredRun]) -> str | None:
-    """What to know where a trained run does not say its fold; an ensemble's members may be of several."""
+    """A note where the fold of a trained run is unknown; an ensemble's members may be of several."""
     names = {run.source.configuration: None for run in (*a, *b) if run.source.fold is None and not _has_none(run)}
     if not names:
         return None
@@ -71,8 +71,8 @@ def unknown_folds(a: Sequence[ScoredRun], b: Sequence[ScoredRun]) -> str | None:
 
 
 def unequal_folds(a: Sequence[ScoredRun], b: Sequence[ScoredRun]) -> str | None:
-    """What to know where both arms' folds are known and not the same, in the same numbers; None elsewhere."""
-    of_a, of_b = _known_folds(a), _known_folds(b)
+    """A note where both arms' folds are known and their shares differ; None elsewhere."""
+    of_a, of_b = known_folds(a), known_folds(b)
     if not of_a or not of_b or no_common_fold(a, b):
         return None
     shares = [{fold: Fraction(arm.count(fold), len(arm)) for fold in arm} for arm in (of_a, of_b)]
@@ -85,32 +85,30 @@ def unequal_folds(a: Sequence[ScoredRun], b: Sequence[ScoredRun]) -> str | None:
 
 
 def no_exchange(a: Sequence[ScoredRun], b: Sequence[ScoredRun]) -> str | None:
-    """Why the two arms' runs may not be shuffled, whatever their number; None if they may."""
+    """Why the two arms' runs are not exchangeable; None if they are."""
     if any(run.is_baseline for run in (*a, *b)):
         return "a baseline is a fixed rule without runs"
     if any(run.is_ensemble and not run.source.runs for run in (*a, *b)):
-        return "the ensemble does not say which runs it contains"
+        return "the runs of the ensemble are not known"
     of_a, of_b = ({member for run in arm for member in run.source.runs} for arm in (a, b))
     if of_a & of_b:
-        return "both hold the same runs: an ensemble is not exchangeable with its members"
+        return "both contain the same runs: an ensemble is not exchangeable with its members"
     for arm, members in ((a, of_a), (b, of_b)):
         if sum(len(set(run.source.runs)) for run in arm) > len(members):
             return f"the ensembles of {arm[0].source.configuration} share runs with one another"
     return None
 
 
-def _folds(a: Sequence[ScoredRun], b: Sequence[ScoredRun]) -> tuple[list[int], list[int]] | None:
+def common_folds(of_a: list[int], of_b: list[int]) -> tuple[list[int], list[int]] | None:
     """Each run's fold, where all are known, there are several, and the arms have one in common."""
-    of_a, of_b = _known_folds(a), _known_folds(b)
-    several = len({*of_a, *of_b}) > 1
-    return (of_a, of_b) if several and set(of_a) & set(of_b) else None
+    return (of_a, of_b) if len({*of_a, *of_b}) > 1 and set(of_a) & set(of_b) else None
 
 
 def _has_none(run: ScoredRun) -> bool:
     return run.is_baseline or run.is_ensemble
 
 
-def _known_folds(runs: Sequence[ScoredRun]) -> list[int]:
+def known_folds(runs: Sequence[ScoredRun]) -> list[int]:
     """Each run's fold, or nothing where one is not known."""
     folds = [run.source.fold for run in runs if run.source.fold is not None]
     return folds if len(folds) == len(runs) else []

@@ -6,7 +6,7 @@ a zone belongs to a lesion). Numbers with more than six values are cut at their 
 Of several words each counts once: two peripheral lesions are *peripheral*. A cell without a value, ``NA`` or ``nan`` is
 unknown. Whether ``1,99`` is one number or two must be clear from the table, or it is refused.
 
-p-values are the case level's, adjusted by Holm over all groups and comparisons: subgroups are looked at, not looked
+p-values are the case level's, adjusted by Holm over all groups and comparisons: subgroups are declared, not searched
 for.
 """
 
@@ -66,7 +66,7 @@ def read_groups(path: Path, columns: Sequence[str], truth: TestSet) -> Groups:
     }
 
 
-def judge_subgroups(
+def compare_subgroups(
     groups: Groups,
     configurations: Mapping[str, Sequence[ScoredRun]],
     declared: Sequence[tuple[str, str]],
@@ -81,8 +81,7 @@ def judge_subgroups(
 
     Returns
     -------
-    The groups; and, in words, those that were declared and are too small to be shown, or to be judged, and how many
-    cases have no value.
+    The groups; and a note on each declared group that is too small to be shown or tested, and on cases without a value.
     """
     found = []
     left_out = []
@@ -173,7 +172,7 @@ def _groups(
 
 
 def _words(text: str) -> str:
-    """Each of several words once, in order: what stands between ``;`` or ``|``."""
+    """Each of several words once, in order; they are separated by ``;`` or ``|``."""
     return " and ".join(sorted({part.strip() for part in re.split(r"[;|]", text)} - {""}))
 
 

@@ -1,11 +1,11 @@
 """The schema of ``verdict.json``, and the rule that turns two tests and an interval into a code and a sentence.
 
-The direction is that of the statistic that gave the p: at run level the order of the runs, which one collapsed run
-does not turn, as it does their mean. Where order and means disagree, nothing is decided; nor where the arms share no
-fold.
+The direction is that of the statistic that gave the p: at run level the order of the runs, which one collapsed run does
+not reverse, as it may reverse their mean. Where order and means disagree, nothing is decided; nor where the arms share
+no fold.
 
-Better: both levels are significant after Holm and the two-level interval excludes 0. Better on this test set: the run
-level alone. On par: equivalence is shown within the declared margin. Otherwise undecided: absence of evidence is no
+Better: both levels are significant after Holm and the two-level interval excludes 0. Better on this test set: only
+the run level. On par: equivalence is shown within the declared margin. Otherwise undecided: absence of evidence is no
 evidence of absence. Where the run level does not apply (ensembles with their own members, baselines), the case level
 and the interval decide; a single trained run decides nothing about its configuration.
 """
@@ -15,7 +15,9 @@ from typing import Literal
 
 from contract.records import Record
 from contract.schema import Frozen
+from evaluation.metrics.outcomes import FloatArray
 from evaluation.statistics.analysis_file import Metric
+from evaluation.statistics.bootstrap import percentile_interval
 
 Code = Literal["better", "worse", "better-on-this-test-set", "on-par", "undecided"]
 Kind = Literal["configuration", "ensemble", "baseline"]
@@ -28,7 +30,7 @@ SENTENCES: Mapping[str, str] = {
     "better-on-this-test-set": (
         "By {metric}, {favoured} is better than {other} on this test set; that it holds for new cases is not shown."
     ),
-    "on-par": "By {metric}, {a} and {b} are on par: their difference lies within the declared margin.",
+    "on-par": "By {metric}, {a} and {b} are on par: their difference is within the declared margin.",
     "undecided": "By {metric}, neither a difference between {a} and {b} nor their equivalence is shown.",
 }
 
@@ -54,6 +56,14 @@ class Interval95(Frozen):
     undefined_replicates: int
     """Bootstrap replicates without a positive, a negative or a lesion; left out."""
 
+    @staticmethod
+    def of(draws: FloatArray, *, level: float = 0.95) -> "Interval95 | None":
+        """The percentile interval of bootstrap draws, NaN where undefined; None where all are."""
+        found = percentile_interval(draws, level=level)
+        return (
+            None if found is None else Interval95(low=found.low, high=found.high, undefined_replicates=found.undefined)
+        )
+
 
 class MetricSummary(Frozen):
     """One metric of one configuration, over its runs."""
@@ -63,7 +73,7 @@ class MetricSummary(Frozen):
     """Standard deviation over runs; null for a single run."""
     interval: Interval95 | None
     delong_interval: tuple[float, float] | None
-    """AUROC alone: 95 %, over cases, the runs taken as they are."""
+    """Only of AUROC: 95 %, over cases, the runs taken as they are."""
     runs: Mapping[str, float | None]
     """By run."""
     picai_mean: float | None
@@ -99,16 +109,16 @@ class RunLevel(Frozen):
     """What so many runs could give at best."""
     p_holm: float | None
     alpha: float
-    """What p after Holm is held against: all of alpha, or what a look at a running campaign may spend."""
+    """Threshold of p after Holm: all of alpha, or what the current interim analysis may spend."""
     p_of_means: float | None
-    """The same question asked of the means instead of the order; beside, not in the family."""
+    """The same test of the means instead of the order; informative, not in the family."""
     probability_above: float | None = None
     """Share of pairs of runs in which a's is above b's, ties counted half: what p is about."""
     blocked_by_fold: bool
     reason: str | None
     """Why there is no p."""
     folds: str | None = None
-    """What to know where the arms' folds are not the same, or not known."""
+    """A note where the arms' folds differ or are unknown."""
 
 
 class CaseLevel(Frozen):
@@ -155,9 +165,9 @@ class NonInferiority(Frozen):
 
 
 class Control(Frozen):
-    """What stands beside a claim about an ensemble: the same number of runs of one configuration.
+    """A size-matched control of an ensemble: the same number of runs of one configuration.
 
-    Averaging any runs helps. Only what an ensemble gains over its control speaks for the diversity of what it holds.
+    Averaging any runs helps. Only the gain of an ensemble over its control is due to its diversity.
     """
 
     control: str
@@ -276,11 +286,11 @@ def decide(
     spread_known
         Whether each arm has at least two runs, or is a baseline, which has no spread over runs.
     run_level_alpha
-        What the run level may spend, if not ``alpha``: less where a running campaign was looked at.
+        Threshold of the run level, if not ``alpha``: less in an interim analysis.
     order_agrees
         Whether the order of the runs, which the run level tests, favours the side that their means favour.
     comparable
-        False where the arms share no fold, so that nothing tells fold and configuration apart.
+        False where the arms share no fold: fold and configuration are confounded.
     """
     if estimate is None or interval is None or not comparable:
         return "undecided"

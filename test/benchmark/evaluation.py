@@ -30,7 +30,7 @@ from picai_eval.metrics import Metrics as OracleMetrics
 
 from contract.errors import OncoduetError
 from contract.volume import image_stem
-from evaluation.metrics.summary import FALSE_POSITIVES_PER_CASE, Froc, sensitivity_key
+from evaluation.metrics.curves import FALSE_POSITIVES_PER_CASE, Froc, sensitivity_key
 
 LESIONS_FOUND = 0.8
 OTHERS_PER_CASE = 0.7

@@ -247,7 +247,7 @@ def test_the_index_of_a_truth_takes_the_place_of_nothing_else(
     before = everything(tmp_path)
     capsys.readouterr()
     assert run("evaluation", "index", "--truth", truth) == 3
-    assert "truth-index.zip: expected an index or nothing, found something else" in capsys.readouterr().err
+    assert "truth-index.zip: not an index" in capsys.readouterr().err
     assert everything(tmp_path) == before
     scoring = ("score", "--predictions", world / "maps", "--truth", truth, "--output", tmp_path / "scores")
     assert run("evaluation", *scoring) == 0  # which needs none

@@ -19,7 +19,8 @@ from report_guided_annotation import extract_lesion_candidates
 from evaluation.masks.components import find_components
 from evaluation.matching import picai
 from evaluation.matching.cases import MatchingRule, Prediction, ScoredCase, read_case_as_picai_eval, read_lesions
-from evaluation.metrics.summary import FALSE_POSITIVES_PER_CASE, picai_froc, picai_metrics
+from evaluation.metrics.curves import FALSE_POSITIVES_PER_CASE, picai_froc
+from evaluation.metrics.summary import picai_metrics
 
 PHANTOMS = int(os.environ.get("ONCODUET_PHANTOMS", "2000"))
 CASES_PER_SET = 25
@@ -152,7 +153,7 @@ def test_the_real_softmax_maps_cut_into_candidates_score_as_in_picai_eval(real_d
 
 @pytest.mark.data
 @pytest.mark.slow
-def test_the_sixty_real_label_maps_with_made_detection_maps_score_as_in_picai_eval(real_data, tmp_path):
+def test_sixty_real_label_maps_score_as_in_picai_eval(real_data, tmp_path):
     folder = real_data / "picai_labels" / "csPCa_lesion_delineations" / "human_expert"
     cases, results, likelihoods = [], {}, {}
     for number, path in enumerate(sorted(folder.rglob("*.nii.gz"), key=lambda path: path.name)):

@@ -1,11 +1,8 @@
 import numpy as np
 import pytest
 from matplotlib.colors import to_rgb
-from sklearn.metrics import auc
-from sklearn.metrics import roc_curve as sklearn_roc_curve
 
-from evaluation.metrics.scored_runs import read_scored_runs
-from evaluation.report.figures import DARK_PALETTE, PALETTE, _short_p, detection_curve, p_text, roc_curve, styles
+from evaluation.report.figures import DARK_PALETTE, PALETTE, _short_p, p_text, styles
 from evaluation.statistics.verdict import ConfigurationSummary, MetricSummary
 
 
@@ -25,33 +22,7 @@ def a_summary(name, kind):
     )
 
 
-def test_roc_curve_equals_scikit_learn(scores):
-    scores.run("a", "ce")
-    (run,) = read_scored_runs([scores.root])
-    rate, sensitivity = roc_curve(run)
-    expected = sklearn_roc_curve(run.truth.positive, run.outcome.likelihood, drop_intermediate=False)
-    assert np.allclose(rate, expected[0])
-    assert np.allclose(sensitivity, expected[1])
-    assert auc(rate, sensitivity) == pytest.approx(run.strict.auroc)
-
-
-def test_area_of_the_precision_steps_is_the_reported_ap(scores):
-    scores.run("a", "ce")
-    (run,) = read_scored_runs([scores.root])
-    _, sensitivity, precision = detection_curve(run)
-    assert np.sum(np.diff(sensitivity) * precision[1:]) == pytest.approx(run.strict.ap)
-
-
-def test_detection_curve_reads_the_reported_sensitivities(scores):
-    scores.run("a", "ce")
-    (run,) = read_scored_runs([scores.root])
-    false, sensitivity, _ = detection_curve(run)
-    for rate in (0.125, 0.25, 0.5, 1.0, 2.0):
-        expected = run.strict.lesion_sensitivity_at_fp[f"fp_{rate:g}".replace(".", "_")]
-        assert sensitivity[false <= rate][-1] == pytest.approx(expected)
-
-
-def test_every_configuration_looks_different_and_kinds_are_told_apart():
+def test_every_configuration_has_its_own_style():
     kinds = [("configuration", 9), ("ensemble", 2), ("baseline", 3)]
     summaries = [a_summary(f"{kind}-{k}", kind) for kind, count in kinds for k in range(count)]
     found = styles(summaries)
