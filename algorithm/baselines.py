@@ -20,7 +20,7 @@ from contract.files import sha256_json
 from contract.outputs import Output, require_apart, require_folder, require_unowned, subfolder
 from contract.records import Source
 from contract.volume import Float32Array, Volume, read_grid, read_volume, resample
-from network.study import predicted_region
+from network.placement import Placement
 
 COMMAND = "algorithm baseline"
 
@@ -74,7 +74,7 @@ def baseline_probability(card: Card, baseline: Baseline, study: Study) -> Volume
     channel = read_volume(study.channels[baseline.channel])
     suspicion = Volume(_suspicion(baseline, np.asarray(channel.array, np.float32)), channel.grid)
     on_reference = resample(suspicion, reference, interpolation="linear", outside=0.0)
-    kept = np.where(predicted_region(card, reference), on_reference.array, 0.0)
+    kept = np.where(Placement.of(card, reference).kept_region(), on_reference.array, 0.0)
     return Volume(kept.astype(np.float32), reference)
 
 

@@ -23,14 +23,14 @@ from algorithm.outputs.study_output import detect
 from algorithm.prediction.bundle import Bundle, read_bundle
 from algorithm.prediction.detectors import AS_IN_RULES, BoxChoice
 from algorithm.prediction.ensembles import Ensemble, choose_ensembles, ensemble_source
+from algorithm.prediction.options import DEFAULTS, PredictionOptions
 from algorithm.prediction.predictor import LEANER, Predictor, load_predictor
 from algorithm.prediction.trained_on import KnownStudies
 from contract.archive import Study, archive_licence, list_studies
 from contract.errors import OncoduetError, one_line
 from contract.outputs import require_apart
 from contract.records import BatchRecord, Failure, FailuresRecord
-from network.device import Kind, free_device_memory, memory_or_refuse
-from network.sliding_window import Precision
+from network.device import free_device_memory, memory_or_refuse
 
 logger = logging.getLogger(__name__)
 
@@ -55,12 +55,9 @@ def predict_batch(
     output: Path,
     model: Path,
     members: Sequence[str],
-    mirroring: bool | None,
     track: Track,
     choices: Sequence[BoxChoice] = (AS_IN_RULES,),
-    precision: Precision = "fp32",
-    memory_gb: float | None = None,
-    device: Kind = "cpu",
+    options: PredictionOptions = DEFAULTS,
 ) -> None:
     """Predict every study of an archive with every ensemble, but those that are finished already.
 
@@ -68,16 +65,8 @@ def predict_batch(
     ----------
     members
         Words of ``--members``, see ``algorithm.prediction.ensembles``.
-    mirroring
-        None: as the card says.
     choices
         How boxes become maps and likelihoods: each ensemble that has any gets a folder for each of several choices.
-    precision
-        Of the networks' arithmetic.
-    memory_gb
-        What the process may take, in GB; None: what its container, its limits and the machine leave to it.
-    device
-        Where the networks compute.
 
     Raises
     ------
@@ -94,8 +83,8 @@ def predict_batch(
         parents={"bundle": bundle.sha256},
         members=tuple(sorted(members)),
         settings={
-            "mirroring": bundle.card.test_time_mirroring if mirroring is None else mirroring,
-            "precision": precision,
+            "mirroring": options.mirrors(bundle.card),
+            "precision": options.precision,
             **_settings(choices),
         },
     )
@@ -113,15 +102,7 @@ def predict_batch(
     folder.require_replaceable(anew)
     predictor = unforeseen = None
     if waiting:
-        predictor = _load(
-            bundle,
-            ensembles,
-            choices,
-            mirroring=mirroring,
-            precision=precision,
-            memory_gb=memory_gb,
-            device=device,
-        )
+        predictor = _load(bundle, ensembles, choices, options)
     with folder.begun(record):
         folder.require_replaceable(anew)  # which may have changed while the networks were loaded
         folder.unlist()
@@ -177,26 +158,16 @@ def _trained_on(
 
 
 def _load(
-    bundle: Bundle,
-    ensembles: Sequence[Ensemble],
-    choices: Sequence[BoxChoice],
-    *,
-    mirroring: bool | None,
-    precision: Precision,
-    memory_gb: float | None,
-    device: Kind,
+    bundle: Bundle, ensembles: Sequence[Ensemble], choices: Sequence[BoxChoice], options: PredictionOptions
 ) -> Predictor:
     """Load the members that any ensemble needs, each once."""
     needed = {member.name for ensemble in ensembles for member in ensemble.members}
     return load_predictor(
         bundle,
         [member for member in bundle.record.members if member.name in needed],
-        mirroring=mirroring,
+        options,
         ensembles=list(dict.fromkeys(ensemble.members for ensemble in ensembles)),
         choices=choices,
-        precision=precision,
-        memory_gb=memory_gb,
-        device=device,
     )
 
 
@@ -249,7 +220,7 @@ def _predict_one(predictor: Predictor, ensembles: Sequence[Ensemble], study: Stu
                 if probability is None:
                     probability = prediction.ensemble(members, ensemble.choice)
                 found = detect(predictor.bundle.card, probability, predictor.box_rule(members, ensemble.choice))
-            folder.write(ensemble.folder, found, record, content_sha256=prediction.study.content_sha256)
+            folder.write(ensemble.folder, found, record, content_sha256=prediction.content_sha256)
     logger.info(
         "study %s: one pass of %d members, %.1f s", study.case_id, len(predictor.members), time.monotonic() - begun
     )

@@ -22,6 +22,8 @@ from contract.errors import OncoduetError, one_line
 Device = Literal["auto", "cpu", "cuda"]
 """As it is asked for."""
 Kind = Literal["cpu", "cuda"]
+Precision = Literal["fp32", "bf16"]
+"""Of the networks' arithmetic."""
 
 HELP = "where networks compute; auto: on the GPU if the machine has one, else on the CPU. Default: auto"
 """Of the option ``--device``."""

@@ -18,7 +18,7 @@ from scipy import ndimage
 from contract.cards import Card, KeepNear, Localisation
 from contract.errors import OncoduetError
 from contract.volume import Box, Float32Array, Grid, Volume
-from network.study import target_spacing_mm_zyx
+from network.placement import Placement, target_spacing_mm_zyx
 
 TRAINING_SLACK_VOXELS = 2
 """Voxels of stage 1's grid by which the region for training is larger on every side."""
@@ -36,8 +36,9 @@ def true_region(card: Card, truth: Volume, path: Path) -> Box:
     OncoduetError
         The map holds nothing of the organ; ``path`` is named.
     """
-    stage = _stage(card)
-    coarse_mm = target_spacing_mm_zyx(card.localising(), truth.grid)
+    stage = card.localisation
+    assert stage is not None
+    coarse_mm = target_spacing_mm_zyx(card.localising().geometry, truth.grid)
     z, y, x = (TRAINING_SLACK_VOXELS * each_mm for each_mm in coarse_mm)
     organ = np.isin(truth.array, stage.values)
     region = region_around(stage, organ, truth.grid, truth.grid, slack_mm_zyx=(z, y, x))
@@ -47,20 +48,20 @@ def true_region(card: Card, truth: Volume, path: Path) -> Box:
     return region
 
 
-def predicted_region(card: Card, probability: Float32Array, coarse: Grid, reference: Grid) -> Box | None:
-    """Region around the organ that stage 1 found, or None where it found nothing.
+def organ_region(stage: Localisation, probability: Float32Array, placement: Placement) -> Box | None:
+    """Region of the reference image around the organ that stage 1 found, or None where it found nothing.
 
     Parameters
     ----------
     probability
-        Of the organ, shape (z, y, x), on ``coarse``. The largest connected component counts, so that a few stray voxels
-        do not widen the region.
+        Probability of the organ, shape (z, y, x), on the study grid of ``placement``. The largest connected component
+        counts, so that a few stray voxels do not widen the region.
     """
     labelled, count = ndimage.label(probability >= ORGAN_PROBABILITY, structure=_TOUCHING)
     if not count:
         return None
     largest = 1 + int(np.argmax(np.bincount(labelled.ravel())[1:]))
-    return region_around(_stage(card), labelled == largest, coarse, reference)
+    return region_around(stage, labelled == largest, placement.grid, placement.reference)
 
 
 def region_around(
@@ -120,8 +121,3 @@ def _margin_voxels(stage: Localisation, axis: int, spacing_mm: float) -> float:
         return stage.margin_mm_zyx[axis] / spacing_mm
     assert stage.margin_voxels_zyx is not None
     return float(stage.margin_voxels_zyx[axis])
-
-
-def _stage(card: Card) -> Localisation:
-    assert card.localisation is not None
-    return card.localisation

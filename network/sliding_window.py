@@ -20,14 +20,13 @@ import itertools
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 import torch
 
+from network.device import Precision
 from network.malloc import freed_memory_kept
 
-Precision = Literal["fp32", "bf16"]
 Region = tuple[slice, slice, slice]
 
 BATCH = 2

@@ -92,7 +92,7 @@ def extract_candidates(
     )
 
 
-def detection_map(extraction: Extraction) -> Float32Array:
+def paint_candidates(extraction: Extraction) -> Float32Array:
     """Paint each candidate with its confidence; 0 elsewhere."""
     confidence_of = np.zeros(int(extraction.components.max(initial=0)) + 1, dtype=np.float32)
     for candidate in extraction.candidates:
@@ -115,7 +115,7 @@ def card_candidates(card: Card, probability: Volume) -> Extraction:
     )
 
 
-def case_likelihood(card: Card, detections: Float32Array, probability: Float32Array) -> float:
+def card_likelihood(card: Card, detections: Float32Array, probability: Float32Array) -> float:
     """Likelihood that the study shows a lesion: the detection map's maximum.
 
     Without any candidate (or with the empty one of ``dynamic``) the card decides: 0, or the probability's maximum, so

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from algorithm.outputs.candidates import card_candidates, case_likelihood, detection_map
+from algorithm.outputs.candidates import card_candidates, card_likelihood, paint_candidates
 from contract.cards import Card
 from contract.files import write_json, write_text
 from contract.probability import as_probabilities
@@ -18,7 +18,7 @@ from contract.records import Source, write_record
 from contract.sockets import job_listing, read_jobs
 from contract.volume import Volume, write_volume
 from network.detection.clustering import BoxPostprocessing
-from network.detection.painting import case_likelihood as combined
+from network.detection.painting import combine_scores
 
 PREDICTIONS, SOURCE, CARD = LISTING_FILES = ("predictions.json", "source.json", "card.toml")
 
@@ -54,11 +54,11 @@ def detect(card: Card, probability: Volume, rule: BoxPostprocessing | None = Non
     """
     array = as_probabilities(np.asarray(probability.array, np.float32), source="the networks' average")
     extraction = card_candidates(card, Volume(array, probability.grid))
-    painted = detection_map(extraction)
-    likelihood = case_likelihood(card, painted, array)
+    painted = paint_candidates(extraction)
+    likelihood = card_likelihood(card, painted, array)
     confidences = [candidate.confidence for candidate in extraction.candidates if candidate.confidence > 0]
     if rule is not None and rule.case_score != "maximum":
-        likelihood = combined(np.array(confidences or [likelihood]), rule.case_score, k=rule.k)
+        likelihood = combine_scores(np.array(confidences or [likelihood]), rule.case_score, k=rule.k)
     return StudyOutput(Volume(painted, probability.grid), likelihood, len(confidences))
 
 

@@ -22,7 +22,7 @@ LESION_PROBABILITY = 0.5
 """From here on a voxel belongs to the segmented lesion."""
 
 
-def detection_map(
+def paint_boxes(
     found: ScoredBoxes,
     shape_zyx: tuple[int, int, int],
     *,
@@ -69,7 +69,7 @@ def detection_map(
     return painted
 
 
-def case_likelihood(scores: Float64Array, rule: CaseScore = "maximum", *, k: int = 3) -> float:
+def combine_scores(scores: Float64Array, rule: CaseScore = "maximum", *, k: int = 3) -> float:
     """One number in [0, 1] from the scores of a case's findings; without any 0.
 
     Parameters

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from places import TINY_PLANS
+from studies import tilted_grid
 
 from contract.cards import CARDS, load_card
 from contract.files import write_json
@@ -121,17 +122,6 @@ def make_bundle(tmp_path: Path) -> BundleMaker:
         return folder
 
     return make
-
-
-def tilted_grid(size_xyz: tuple[int, int, int], spacing_mm_xyz: tuple[float, float, float]) -> Grid:
-    """A grid around (3, -20, 11) mm whose axes are tilted about two of the patient's."""
-    a, b = 0.3, 0.2
-    about_x = np.array([[1, 0, 0], [0, np.cos(a), -np.sin(a)], [0, np.sin(a), np.cos(a)]])
-    about_z = np.array([[np.cos(b), -np.sin(b), 0], [np.sin(b), np.cos(b), 0], [0, 0, 1]])
-    direction = about_x @ about_z
-    half = direction @ ((np.array(size_xyz) - 1) / 2 * np.array(spacing_mm_xyz))
-    x, y, z = (np.array([3.0, -20.0, 11.0]) - half).tolist()
-    return Grid(size_xyz, spacing_mm_xyz, (x, y, z), tuple(direction.ravel().tolist()))
 
 
 CHANNEL_GRIDS = {

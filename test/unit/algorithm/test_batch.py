@@ -21,6 +21,7 @@ from places import PROJECT
 
 from algorithm.__main__ import main
 from algorithm.batch import _blamed_on, _load, _StudyError, predict_batch
+from algorithm.prediction.options import PredictionOptions
 from algorithm.prediction.predictor import StudyPrediction
 from contract.archive import Study
 from contract.cards import load_card
@@ -183,7 +184,7 @@ def test_while_a_batch_goes_on_its_old_listing_is_gone(
             output=batch.output,
             model=batch.model,
             members=["each"],
-            mirroring=False,
+            options=PredictionOptions(mirroring=False),
             track=stop,  # type: ignore[arg-type]
         )
     assert not list(batch.output.rglob("predictions.json"))
@@ -236,9 +237,9 @@ def test_what_the_user_edits_while_the_networks_are_loaded_stays(
     image.write_bytes(image.read_bytes().replace(b"NDims", b"Comment = repaired\nNDims", 1))
     path = batch.output / "p0_s0/output/images/cspca-detection-map/p0_s0.mha"
 
-    def load(*words: object, **options: object) -> object:
+    def load(*words: object) -> object:
         path.write_text("mine")
-        return _load(*words, **options)  # type: ignore[arg-type]
+        return _load(*words)  # type: ignore[arg-type]
 
     monkeypatch.setattr("algorithm.batch._load", load)
     assert "found it changed since" in batch(code=3)
@@ -362,7 +363,7 @@ def test_two_batches_do_not_fill_one_folder(make_batch: Callable[..., Batch]) ->
         output=batch.output,
         model=batch.model,
         members=["all"],
-        mirroring=False,
+        options=PredictionOptions(mirroring=False),
         track=second,  # type: ignore[arg-type]
     )
     assert batch.listed() == ["p0_s0", "p1_s0"]
@@ -509,7 +510,7 @@ def test_an_archive_without_a_sound_study_leaves_its_failures_alone(make_batch: 
     ("options", "reason"),
     [
         ([], "study p1_s0: expected to need at most "),
-        (["--memory-gb", "50"], "study p1_s0: expected enough memory for it, found: "),
+        (["--memory-gb", "50"], "study p1_s0: expected enough memory for it, found "),
     ],
     ids=["estimated", "hit"],
 )
@@ -541,7 +542,7 @@ sys.exit(main())
 
 @pytest.mark.parametrize("allocate", [lambda: np.zeros(1 << 50), lambda: torch.zeros(1 << 50)], ids=["numpy", "torch"])
 def test_memory_that_cannot_be_had_is_the_study_s_fault(allocate: Callable[[], object]) -> None:
-    message = r"^study p0_s0: expected enough memory for it, found: .*llocat"
+    message = r"^study p0_s0: expected enough memory for it, found .*llocat"
     with pytest.raises(_StudyError, match=message), _blamed_on(Study("p0_s0", "p0", {}, None)):
         allocate()
 
@@ -635,7 +636,7 @@ def test_the_probabilities_of_one_study_are_gone_before_the_next(
             output=output,
             model=batch.model,
             members=["each"],
-            mirroring=False,
+            options=PredictionOptions(mirroring=False),
             track=watch,  # type: ignore[arg-type]
         )
 

@@ -18,12 +18,12 @@ from nnunetv2.inference.export_prediction import convert_predicted_logits_to_seg
 from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 from nnunetv2.inference.sliding_window_prediction import compute_gaussian
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
+from studies import read_study
 
 from contract.cards import load_card
 from network.architecture import build_network, normalise_by_groups
-from network.preprocessing import Preprocessed, preprocess, to_study_grid
+from network.preprocessing import Preprocessed, preprocess
 from network.sliding_window import ensemble_probabilities
-from network.study import read_study
 
 Json = dict[str, Any]
 
@@ -66,7 +66,7 @@ class Bench:
             patch_size=tuple(self.plans["configurations"]["3d_fullres"]["patch_size"]),
             mirror_axes=self.mirror_axes,
         )
-        return to_study_grid(mean[0].numpy(), self.preprocessed, plans=self.plans)[0]
+        return self.preprocessed.grid.to_study_grid(mean[0].numpy())[0]
 
     def theirs(self, predictor_class: type[nnUNetPredictor]) -> np.ndarray:
         """The same by nnU-Net: each member's probability on the study grid, averaged as ``nnUNetv2_ensemble`` does."""
@@ -99,7 +99,7 @@ class Bench:
             plans,
             plans.get_configuration("3d_fullres"),
             plans.get_label_manager(self.dataset),
-            dict(self.preprocessed.properties),
+            dict(self.preprocessed.grid.properties),
             return_probabilities=True,
         )
         return probabilities[1]
@@ -199,10 +199,10 @@ def test_a_real_studys_probability_is_nnunets_with_float32_accumulators(
     folder = real_data / "prostatex" / "mha" / "11373_1001396"
     study = read_study(card, {name: folder / f"11373_1001396_{name}.mha" for name in card.channel_names}, name="0000")
     tiny_plans["configurations"]["3d_fullres"] |= {
-        "spacing": list(study.spacing_mm_zyx),
+        "spacing": list(study.placement.spacing_mm_zyx),
         "patch_size": [16, 160, 112],
     }
-    preprocessed = preprocess(study.array, study.spacing_mm_zyx, plans=tiny_plans, dataset=tiny_dataset)
+    preprocessed = preprocess(study.array, study.placement.spacing_mm_zyx, plans=tiny_plans, dataset=tiny_dataset)
     bench = Bench(tiny_plans, tiny_dataset, make_networks(tiny_plans, members), preprocessed, mirror_axes)
     ours = bench.ours()
     assert ours.shape == study.grid.shape_zyx

@@ -4,14 +4,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from studies import IDENTITY
 
 from contract.cards import Card, KeepNear, Localisation, load_card
 from contract.errors import OncoduetError
 from contract.volume import Grid, Volume
-from network.localisation import keep_near, predicted_region, region_around, true_region
-from network.study import part
-
-IDENTITY = (1.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0, 1.0)
+from network.localisation import keep_near, organ_region, region_around, true_region
+from network.placement import Placement, part
 
 
 def stage(**margin: tuple[float, float, float]) -> Localisation:
@@ -52,14 +51,16 @@ def test_the_last_voxel_belongs_to_the_region():
     assert part(reference, region).size_xyz == (1, 1, 1)
 
 
-def test_stray_voxels_do_not_widen_the_predicted_region(card):
+def test_stray_voxels_do_not_widen_the_organs_region(card):
     reference = Grid((40, 40, 20), (4.5, 4.5, 9.0), (0.0, 0.0, 0.0), IDENTITY)
     probability = np.zeros(reference.shape_zyx, np.float32)
     probability[9:12, 18:23, 18:23] = 0.9
-    alone = predicted_region(card, probability, reference, reference)
+    placement = Placement.of(card, reference)
+    alone = organ_region(card.localisation, probability, placement)
+    assert alone is not None
     probability[0, 0, 0] = 1.0
-    assert predicted_region(card, probability, reference, reference) == alone
-    assert predicted_region(card, np.full_like(probability, 0.4), reference, reference) is None
+    assert organ_region(card.localisation, probability, placement) == alone
+    assert organ_region(card.localisation, np.full_like(probability, 0.4), placement) is None
 
 
 def test_the_region_for_training_is_two_coarse_voxels_larger_on_every_side(card):

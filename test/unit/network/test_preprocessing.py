@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from contract.errors import OncoduetError
-from network.preprocessing import most_features, network_size, patch_size_zyx, preprocess, to_study_grid
+from network.preprocessing import most_features, network_size, patch_size_zyx, preprocess
 
 Json = dict[str, Any]
 
@@ -65,7 +65,7 @@ def test_a_probability_comes_back_to_the_study_grid(
     # Undo the z-score of channel 0: then the network's grid holds the wave itself, as a probability would be.
     cropped = array[0, 2:, 3:, :-4]
     wave = preprocessed.data[0] * cropped.std() + cropped.mean()
-    back = to_study_grid(np.stack([wave, 2 * wave]), preprocessed, plans=plans)
+    back = preprocessed.grid.to_study_grid(np.stack([wave, 2 * wave]))
     assert back.shape == (2, 15, 41, 37)
     assert back.dtype == np.float32
     np.testing.assert_allclose(back[1], 2 * back[0], atol=1e-5)
@@ -79,7 +79,7 @@ def test_an_empty_study_is_preprocessed_too(tiny_plans: Json, tiny_dataset: Json
         np.zeros((3, 9, 20, 20), np.float32), (3.0, 1.0, 1.0), plans=tiny_plans, dataset=tiny_dataset
     )
     assert np.isfinite(preprocessed.data).all()
-    assert to_study_grid(preprocessed.data[:1], preprocessed, plans=tiny_plans).shape == (1, 9, 20, 20)
+    assert preprocessed.grid.to_study_grid(preprocessed.data[:1]).shape == (1, 9, 20, 20)
 
 
 def test_a_label_is_carried_along_with_places_to_sample(tiny_plans: Json, tiny_dataset: Json) -> None:
@@ -91,7 +91,7 @@ def test_a_label_is_carried_along_with_places_to_sample(tiny_plans: Json, tiny_d
     assert preprocessed.label.shape == (1, 9, 24, 30)
     assert preprocessed.label.dtype == np.int16
     np.testing.assert_array_equal(preprocessed.label[0], label)
-    places = preprocessed.properties["class_locations"][1]
+    places = preprocessed.grid.properties["class_locations"][1]
     assert len(places) == 60
     assert (preprocessed.label[tuple(places.T)] == 1).all()
 
@@ -101,7 +101,7 @@ def test_another_use_case_has_other_channels_and_classes(single_channel: tuple[J
     hounsfield = 400 * smooth((9, 24, 30))[None] - 100
     preprocessed = preprocess(hounsfield, (3.0, 1.0, 1.0), plans=plans, dataset=dataset)
     np.testing.assert_allclose(preprocessed.data[0], (np.clip(hounsfield[0], 20, 800) - 300) / 90, atol=1e-4)
-    assert to_study_grid(np.zeros((3, 9, 24, 30), np.float32), preprocessed, plans=plans).shape == (3, 9, 24, 30)
+    assert preprocessed.grid.to_study_grid(np.zeros((3, 9, 24, 30), np.float32)).shape == (3, 9, 24, 30)
 
 
 def test_nothing_is_printed(tiny_plans: Json, tiny_dataset: Json, capfd: pytest.CaptureFixture[str]) -> None:
@@ -124,7 +124,7 @@ def test_an_image_smaller_than_half_a_voxel_of_the_plans_is_one_voxel(tiny_plans
         label=np.ones((9, 24, 30), np.int32),
     )
     assert found.data.shape[1:] == found.label.shape[1:] == network_size((9, 24, 30), (3.0, 1.0, 1.0), plans=plans)
-    assert to_study_grid(found.data[:1], found, plans=plans).shape == (1, 9, 24, 30)
+    assert found.grid.to_study_grid(found.data[:1]).shape == (1, 9, 24, 30)
 
 
 def test_a_network_s_grid_without_end_is_refused_before_it_is_reckoned_with(tiny_plans: Json) -> None:
@@ -137,3 +137,20 @@ def test_the_stage_with_the_most_features_counts_wherever_it_is(tiny_plans: Json
     assert most_features(plans) == 4
     plans["configurations"]["3d_fullres"]["architecture"]["arch_kwargs"]["features_per_stage"] = [1, 3000]
     assert most_features(plans) == 750  # on a quarter of the voxels
+
+
+def test_splines_of_higher_order_need_everything(tiny_plans, tiny_dataset):
+    tiny_plans["configurations"]["3d_fullres"]["resampling_fn_probabilities_kwargs"]["order"] = 3
+    preprocessed = preprocess(
+        np.ones((3, 9, 24, 30), np.float32), (3.0, 1.0, 1.0), plans=tiny_plans, dataset=tiny_dataset
+    )
+    assert preprocessed.grid.region_of((slice(2, 5), slice(3, 9), slice(4, 8))) is None
+
+
+def test_a_box_in_what_was_cropped_away_needs_nothing(tiny_plans, tiny_dataset):
+    array = np.ones((3, 9, 24, 30), np.float32)
+    array[:, :, :10] = 0
+    preprocessed = preprocess(array, (3.0, 1.0, 1.0), plans=tiny_plans, dataset=tiny_dataset)
+    region = preprocessed.grid.region_of((slice(0, 9), slice(2, 8), slice(0, 30)))
+    assert region is not None
+    assert region[1] == slice(0, 0)

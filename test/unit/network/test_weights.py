@@ -106,8 +106,10 @@ def test_a_pickle_is_not_loaded(tmp_path: Path) -> None:
 )
 def test_aliases_that_are_no_names_are_refused(tmp_path: Path, aliases: str, found: str) -> None:
     (tmp_path / "w.safetensors").write_bytes(save({"a": torch.zeros(2)}, metadata={"aliases": aliases}))
-    with pytest.raises(OncoduetError, match=f"expected safetensors weights, found: .*{found}"):
+    with pytest.raises(OncoduetError) as caught:
         load_weights(tmp_path / "w.safetensors")
+    assert caught.value.expected == "safetensors weights"
+    assert found in caught.value.found
 
 
 def test_a_hundred_thousand_names_of_one_tensor_are_hashed_as_quickly_as_one() -> None:

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from algorithm.outputs.candidates import Rule, case_likelihood, detection_map, extract_candidates
+from algorithm.outputs.candidates import Rule, card_likelihood, extract_candidates, paint_candidates
 from contract.cards import load_card
 
 RULES: list[Rule] = ["dynamic", "dynamic-fast", "dynamic-v2", 0.1, 0.5]
@@ -39,7 +39,7 @@ def test_only_the_searches_stop_at_the_maximum(rule: Rule, count: int) -> None:
 def test_an_empty_map_has_no_candidate(rule: Rule) -> None:
     found = extract_candidates(np.full((4, 5, 6), -0.01, np.float32), rule=rule, voxel_volume_ml=1.0)
     assert found.candidates == ()
-    assert not detection_map(found).any()
+    assert not paint_candidates(found).any()
 
 
 def test_the_likelihood_is_the_maximum_of_the_detection_map() -> None:
@@ -47,12 +47,12 @@ def test_the_likelihood_is_the_maximum_of_the_detection_map() -> None:
     detections = np.zeros_like(probability)
     detections[1:3] = 0.15
     for name in ("cspca-picai", "cspca-rsna2022"):
-        assert case_likelihood(load_card(name), detections, probability) == pytest.approx(0.15)
+        assert card_likelihood(load_card(name), detections, probability) == pytest.approx(0.15)
 
 
 def test_without_a_candidate_the_card_says_zero_or_the_probability() -> None:
     probability = np.full((4, 5, 6), 0.002, np.float32)
     nothing = np.zeros_like(probability)
-    assert case_likelihood(load_card("cspca-rsna2022"), nothing, probability) == 0
-    assert case_likelihood(load_card("cspca-picai"), nothing, probability) == pytest.approx(0.002)
-    assert case_likelihood(load_card("cspca-picai"), nothing, -probability) == 0
+    assert card_likelihood(load_card("cspca-rsna2022"), nothing, probability) == 0
+    assert card_likelihood(load_card("cspca-picai"), nothing, probability) == pytest.approx(0.002)
+    assert card_likelihood(load_card("cspca-picai"), nothing, -probability) == 0

@@ -9,7 +9,7 @@ import pytest
 from report_guided_annotation import extract_lesion_candidates
 from scipy import ndimage
 
-from algorithm.outputs.candidates import Candidate, Rule, detection_map, extract_candidates
+from algorithm.outputs.candidates import Candidate, Rule, extract_candidates, paint_candidates
 from contract.volume import read_volume
 
 RULES: list[Rule] = ["dynamic", "dynamic-fast", "dynamic-v2", 0.1, 0.5]
@@ -26,7 +26,7 @@ def assert_equal_to_reference(probability: np.ndarray, rule: Rule) -> list[tuple
     assert candidates == [(label, float(confidence)) for label, confidence in expected_confidences]
     for each in found.candidates:
         assert each.volume_ml == np.count_nonzero(expected_components == each.label) * 0.00075
-    painted = detection_map(found)
+    painted = paint_candidates(found)
     assert painted.dtype == np.float32
     np.testing.assert_array_equal(painted, expected_map.astype(np.float32))
     return candidates
@@ -165,7 +165,7 @@ def lesion_and_spike() -> np.ndarray:
 def test_the_defect_of_dynamic_loses_a_lesion_beside_a_small_spike() -> None:
     found = extract_candidates(lesion_and_spike(), rule="dynamic", voxel_volume_ml=0.001)
     assert [(each.label, each.confidence) for each in found.candidates] == [(1, 0.0)]
-    assert detection_map(found).max() == 0
+    assert paint_candidates(found).max() == 0
     assert_equal_to_reference(lesion_and_spike(), "dynamic")
 
 

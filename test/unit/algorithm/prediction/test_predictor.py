@@ -10,14 +10,16 @@ import torch
 from dynamic_network_architectures.architectures.unet import PlainConvUNet
 
 from algorithm.prediction.bundle import read_bundle
+from algorithm.prediction.options import PredictionOptions
 from algorithm.prediction.predictor import StudyPrediction, load_predictor
 from algorithm.single import predict_single
 from contract.errors import OncoduetError
 from contract.volume import Grid, Volume, read_grid, write_volume
 from network.memory_plan import MemoryPlan, host_bytes
-from network.study import predicted_region
+from network.placement import Placement
 
 Maker = Callable[..., Path]
+PLAIN = PredictionOptions(mirroring=False)
 
 
 @pytest.fixture
@@ -27,7 +29,7 @@ def predict(
     def run(card_name: str = "cspca-picai", *, mirroring: bool | None = None) -> StudyPrediction:
         runs = [("ce", 0, 1), ("focal", 0, 1), ("ce-dice", 0, 1)]
         bundle = read_bundle(make_bundle(runs, card_name=card_name, folder=tmp_path / f"model-{card_name}"))
-        predictor = load_predictor(bundle, bundle.record.members, mirroring=mirroring)
+        predictor = load_predictor(bundle, bundle.record.members, PredictionOptions(mirroring=mirroring))
         return predictor.predict(make_channels(tmp_path / "study", "s"), name="s")
 
     return run
@@ -57,7 +59,7 @@ def test_an_ensemble_asked_for_alone_has_the_bits_of_one_among_many(
     members = many.bundle.record.members
     channels = {name: tmp_path / "study" / f"s_{name}.mha" for name in many.bundle.card.channel_names}
     for some in (members, members[1:]):
-        alone = load_predictor(many.bundle, members, mirroring=False, ensembles=[some]).predict(channels, name="s")
+        alone = load_predictor(many.bundle, members, PLAIN, ensembles=[some]).predict(channels, name="s")
         assert len(alone.by_names) == 1
         np.testing.assert_array_equal(alone.ensemble(some).array, many.ensemble(some).array)
         with pytest.raises(ValueError, match="kept no average of ce_fold0_restart1"):
@@ -76,7 +78,7 @@ def test_little_memory_gives_the_same_bits(predict: Callable[..., StudyPredictio
     plenty = predict(mirroring=False)
     members = plenty.bundle.record.members
     channels = {name: tmp_path / "study" / f"s_{name}.mha" for name in plenty.bundle.card.channel_names}
-    predictor = load_predictor(plenty.bundle, members, mirroring=False)
+    predictor = load_predictor(plenty.bundle, members, PLAIN)
     work = predictor.work(channels)
     need = [host_bytes(work, way) for way in (MemoryPlan(2, 3, False), MemoryPlan(2, 1, True))]
     assert need[1] < need[0]
@@ -95,7 +97,7 @@ def test_a_study_larger_than_the_memory_is_refused_before_it_is_read(
     channels = {name: tmp_path / "study" / f"s_{name}.mha" for name in bundle.card.channel_names}
     for path in channels.values():
         path.write_bytes(path.read_bytes()[:-20] + bytes(20))  # reading it would fail otherwise
-    predictor = load_predictor(bundle, bundle.record.members, memory_gb=0.01)
+    predictor = load_predictor(bundle, bundle.record.members, PredictionOptions(memory_gb=0.01))
     message = (
         r"study s: expected to need at most 0\.0 GB of memory \(--memory-gb\), "
         r"found that 30 × 24 × 9 voxels \(3 channels\) need \d+\.\d GB"
@@ -137,7 +139,7 @@ def test_where_memory_runs_out_the_next_way_gives_the_same_bits(
     plenty = predict(mirroring=False)
     members = plenty.bundle.record.members
     channels = {name: tmp_path / "study" / f"s_{name}.mha" for name in plenty.bundle.card.channel_names}
-    predictor = load_predictor(plenty.bundle, members, mirroring=False)
+    predictor = load_predictor(plenty.bundle, members, PLAIN)
     fail_first(2, error)
     with caplog.at_level(logging.WARNING, "algorithm.prediction.predictor"):
         found = predictor.predict(channels, name="s", way=MemoryPlan(2, 3, streamed=False)).ensemble(members)
@@ -154,9 +156,14 @@ def test_after_the_leanest_way_memory_that_runs_out_is_one_line(
 ) -> None:
     model, study = make_bundle([("ce", 0, 1), ("focal", 0, 1)]), make_input()
     fail_first(3, torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB."))
-    message = r"^study 0f3a-uuid: expected enough memory for it, found: CUDA out of memory. .*; fewer members"
+    message = r"^study 0f3a-uuid: expected enough memory for it, found CUDA out of memory. .*; fewer members"
     with pytest.raises(OncoduetError, match=message):
-        predict_single(input_folder=study, output_folder=tmp_path / "output", model=model, mirroring=False)
+        predict_single(
+            input_folder=study,
+            output_folder=tmp_path / "output",
+            model=model,
+            options=PLAIN,
+        )
     assert not list((tmp_path / "output").glob("*"))
 
 
@@ -173,7 +180,7 @@ def test_images_much_smaller_than_the_network_sees_are_remarked_on_by_name(
     channels = {name: tmp_path / f"s_{name}.mha" for name in bundle.card.channel_names}
     for path in channels.values():
         write_volume(path, Volume(np.indices(grid.shape_zyx).sum(axis=0).astype(np.float32) + 500, grid))
-    predictor = load_predictor(bundle, bundle.record.members, mirroring=False)
+    predictor = load_predictor(bundle, bundle.record.members, PLAIN)
     with caplog.at_level(logging.WARNING, "algorithm.prediction.predictor"):
         predictor.predict(channels, name="s")
     assert any("study s: its images fill " in record.message for record in caplog.records) is is_tiny
@@ -186,7 +193,7 @@ def test_bf16_is_close_to_fp32_and_its_error_is_logged(
     members = fp32.bundle.record.members
     channels = {name: tmp_path / "study" / f"s_{name}.mha" for name in fp32.bundle.card.channel_names}
     with caplog.at_level(logging.INFO, "algorithm.prediction.predictor"):
-        predictor = load_predictor(fp32.bundle, members, mirroring=False, precision="bf16")
+        predictor = load_predictor(fp32.bundle, members, PredictionOptions(mirroring=False, precision="bf16"))
         bf16 = predictor.predict(channels, name="s").ensemble(members).array
     (message,) = [record.message for record in caplog.records if "bf16" in record.message]
     found = re.fullmatch(r"study s: bf16 differs from fp32 by at most (\S+), on average (\S+), in .*", message)
@@ -210,7 +217,7 @@ def test_the_cards_box_spares_windows_and_changes_nothing_in_it(make_bundle: Mak
     everywhere = replace(bundle, card=open_card)
     passes, maps = [], []
     for each in (bundle, everywhere):
-        predictor = load_predictor(each, each.record.members, mirroring=False)
+        predictor = load_predictor(each, each.record.members, PLAIN)
         count = 0
 
         def counted(*_: object) -> None:
@@ -221,7 +228,7 @@ def test_the_cards_box_spares_windows_and_changes_nothing_in_it(make_bundle: Mak
         maps.append(predictor.predict(channels, name="s").ensemble(each.record.members).array)
         passes.append(count)
     assert 0 < passes[0] < 0.7 * passes[1]
-    kept = predicted_region(bundle.card, grid)
+    kept = Placement.of(bundle.card, grid).kept_region()
     np.testing.assert_array_equal(maps[0][kept], maps[1][kept])
     assert not maps[0][~kept].any()
     assert maps[1][~kept].all()
@@ -232,7 +239,7 @@ def test_the_lesion_class_of_the_card_is_the_one_predicted(
 ) -> None:
     prediction = predict(mirroring=False)
     member = prediction.bundle.record.members[0]
-    predictor = load_predictor(prediction.bundle, [member], mirroring=False)
+    predictor = load_predictor(prediction.bundle, [member], PLAIN)
     # Weights that always say "lesion": the last convolution's bias decides.
     for name, parameter in predictor.networks[0].named_parameters():
         if "seg_layers" in name:
@@ -248,7 +255,7 @@ def test_mirroring_is_as_the_card_says_unless_asked_otherwise(predict: Callable[
     bundle = predict(mirroring=False).bundle
     assert bundle.card.test_time_mirroring
     assert load_predictor(bundle, bundle.record.members[:1]).mirroring
-    assert not load_predictor(bundle, bundle.record.members[:1], mirroring=False).mirroring
+    assert not load_predictor(bundle, bundle.record.members[:1], PLAIN).mirroring
     plain = bundle.card.model_copy(update={"test_time_mirroring": False})
     other = type(bundle)(bundle.folder, bundle.record, plain, bundle.plans, bundle.dataset, bundle.sha256)
     assert not load_predictor(other, bundle.record.members[:1]).mirroring

@@ -12,6 +12,7 @@ from places import TINY_PLANS
 
 from algorithm.__main__ import main
 from algorithm.prediction.bundle import read_bundle
+from algorithm.prediction.options import PredictionOptions
 from algorithm.prediction.predictor import Predictor, load_predictor
 from contract.cards import CARDS, Card, load_card
 from contract.files import write_json
@@ -113,7 +114,7 @@ def make_ct_bundle(tmp_path: Path, seal: Callable[[Path], None]) -> Callable[...
 
 def predictor(folder: Path) -> Predictor:
     bundle = read_bundle(folder)
-    return load_predictor(bundle, bundle.record.members, mirroring=False)
+    return load_predictor(bundle, bundle.record.members, PredictionOptions(mirroring=False))
 
 
 @pytest.fixture
@@ -122,7 +123,7 @@ def somewhere(make_ct_bundle, tmp_path) -> Path:
     path = write_ct(tmp_path / "look.mha", ct_grid(1, 1, 1))
     for organ in (-3.0, -2.0, -1.5, -1.0, -0.5, 0.0, 0.5):
         folder = make_ct_bundle(organ=organ, pancreas=2.0)
-        if np.prod(predictor(folder).predict({"ct": path}, name="s").study.grid.size_xyz) < np.prod(SIZE_XYZ):
+        if np.prod(predictor(folder).predict({"ct": path}, name="s").placement.grid.size_xyz) < np.prod(SIZE_XYZ):
             return folder
     raise AssertionError("no bias makes the untrained network see a part of the scan")
 
@@ -144,9 +145,9 @@ def test_the_detection_map_turns_with_the_scan_and_nothing_else_changes(somewher
 def test_stage_2_sees_the_region_around_the_organ_alone(somewhere, tmp_path):
     loaded = predictor(somewhere)
     prediction = loaded.predict({"ct": write_ct(tmp_path / "ct.mha", ct_grid(1, 1, 1))}, name="s")
-    assert np.prod(prediction.study.grid.size_xyz) < np.prod(SIZE_XYZ)
+    assert np.prod(prediction.placement.grid.size_xyz) < np.prod(SIZE_XYZ)
     whole = prediction.ensemble(loaded.members)
-    assert np.count_nonzero(whole.array) <= np.prod(prediction.study.grid.shape_zyx)
+    assert np.count_nonzero(whole.array) <= np.prod(prediction.placement.grid.shape_zyx)
 
 
 @pytest.mark.parametrize(("card_name", "searched"), [("pdac-panorama", True), ("pdac-rsna2022", False)])
