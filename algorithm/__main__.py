@@ -74,7 +74,7 @@ def _batch(options: argparse.Namespace) -> None:
 
     for option, words in (("--fill", options.fill), ("--case-score", options.case_score)):
         if words is not None and len(set(words)) != len(words):
-            raise UsageError(option, expected="each word once", found=" ".join(words))
+            raise UsageError(option, f"duplicate word in {' '.join(words)}")
     predict_batch(
         archive=options.archive,
         output=options.output,
@@ -91,7 +91,7 @@ def _batch(options: argparse.Namespace) -> None:
 
 
 def _prediction_options(options: argparse.Namespace) -> PredictionOptions:
-    """Use the threads that were asked for, choose the device, which is logged before anything else, and the rest."""
+    """What was asked for; sets the threads, and chooses the device, which is logged before anything else."""
     use_threads(options.threads)
     device = choose_device(options.device)
     logging.getLogger("algorithm").info("%s", device)
@@ -159,7 +159,7 @@ def _parser() -> argparse.ArgumentParser:
         help="predict every study of an archive",
         description="Predict every study of an archive. Each ensemble gets a folder that the evaluation can read as "
         "its /input: all, or a single NAME, in the output folder itself, every other in a folder of its name below. "
-        "The same command again goes on where it was stopped. A study that cannot be predicted stops no other; "
+        "The same command resumes where it was stopped. A study that cannot be predicted stops no other; "
         "failures.json says why, the exit code is 3, and the same command tries it again.",
     )
     batch.add_argument(

@@ -1,12 +1,12 @@
 """Many studies in one pass: every member predicts a study once, for all the ensembles that were asked for.
 
 Each ensemble gets a folder that the evaluation reads as its ``/input``: ``<case_id>/output/…`` per study as soon as it
-is predicted, and at the end ``predictions.json``, ``source.json`` and ``card.toml``. The same command again goes on
-where it was stopped (see ``algorithm.outputs.batch_folder``).
+is predicted, and at the end ``predictions.json``, ``source.json`` and ``card.toml``. The same command resumes where it
+was stopped (see ``algorithm.outputs.batch_folder``).
 
-A study that cannot be predicted stops no other: it is missing from ``predictions.json``, stands in ``failures.json``
-with its reason, and makes the whole command fail in the end. The same command tries it again. Where no study at all
-can be predicted, there is nothing but ``batch.json`` and ``failures.json``.
+A study that cannot be predicted stops no other: it is missing from ``predictions.json``, is listed in ``failures.json``
+with its reason, and makes the command fail in the end. The same command tries it again. Where no study can be
+predicted, only ``batch.json`` and ``failures.json`` are written.
 """
 
 import itertools
@@ -41,12 +41,12 @@ class _StudyError(Exception):
 
 @dataclass
 class _Ended:
-    """How the studies ended that were to be predicted."""
+    """Outcome of the studies that were to be predicted."""
 
     failures: dict[str, str]
     """The reasons of those that failed, by case id."""
     unforeseen: Exception | None = None
-    """The first that is a bug; it is raised once the others are done."""
+    """The first exception that is a bug; raised once the other studies are done."""
 
 
 def predict_batch(
@@ -59,14 +59,14 @@ def predict_batch(
     choices: Sequence[BoxChoice] = (AS_IN_RULES,),
     options: PredictionOptions = DEFAULTS,
 ) -> None:
-    """Predict every study of an archive with every ensemble, but those that are finished already.
+    """Predict every study of an archive that is not finished yet, with every ensemble.
 
     Parameters
     ----------
     members
         Words of ``--members``, see ``algorithm.prediction.ensembles``.
     choices
-        How boxes become maps and likelihoods: each ensemble that has any gets a folder for each of several choices.
+        How boxes become maps and likelihoods: an ensemble with boxes gets a folder for each of several choices.
 
     Raises
     ------
@@ -98,16 +98,16 @@ def predict_batch(
     if done == set(everything) and folder.is_listed(everything) and not folder.failures.exists():
         logger.info("%s: all %d studies are finished already", output, len(done))
         return
-    anew = [*listing.faults, *(study.case_id for study in waiting)]
-    folder.require_replaceable(anew)
+    to_predict = [*listing.faults, *(study.case_id for study in waiting)]
+    folder.require_replaceable(to_predict)
     predictor = unforeseen = None
     if waiting:
         predictor = _load(bundle, ensembles, choices, options)
     with folder.begun(record):
-        folder.require_replaceable(anew)  # which may have changed while the networks were loaded
+        folder.require_replaceable(to_predict)  # which may have changed while the networks were loaded
         folder.unlist()
         failures = dict(listing.faults)
-        for case_id in anew:
+        for case_id in to_predict:
             folder.discard(case_id)
         for case_id, reason in failures.items():
             logger.error("study %s failed: %s", case_id, reason)
@@ -141,7 +141,7 @@ def _require_none(failures: Mapping[str, str], folder: BatchFolder, *, studies: 
 def _trained_on(
     bundle: Bundle, ensembles: Sequence[Ensemble], contents: Mapping[str, str]
 ) -> Iterator[tuple[Ensemble, tuple[str, ...] | None]]:
-    """Each ensemble with the studies that its networks were trained on, which is also said; None: not known."""
+    """Each ensemble with the studies that its networks were trained on, which are also logged; None: not known."""
     unknown = []
     for ensemble in ensembles:
         known = KnownStudies.of(bundle, ensemble.members)
@@ -180,7 +180,7 @@ def _predict_all(
     track: Track,
     done: int,
 ) -> _Ended:
-    """Predict studies one after the other; what nobody foresaw ends one study and not the others."""
+    """Predict studies one after the other; an unforeseen exception ends one study and not the others."""
     logger.info(
         "%d studies to predict, %d finished before; %d members, %d predictions of each study",
         *(len(studies), done, len(predictor.members), len(ensembles)),
@@ -237,7 +237,7 @@ def _settings(choices: Sequence[BoxChoice]) -> dict[str, str]:
 
 @contextmanager
 def _blamed_on(study: Study) -> Iterator[None]:
-    """Tell what is wrong with a study from what is wrong with the output folder or with the program."""
+    """Attribute an error to the study, not to the output folder or the program."""
     try:
         with memory_or_refuse(f"study {study.case_id}", remedy=LEANER):
             yield

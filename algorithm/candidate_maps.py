@@ -1,6 +1,6 @@
 """Detection maps from finished probability maps, of any tool: ``CASE.mha`` or ``CASE.nii.gz`` in, ``CASE.mha`` out.
 
-Beside each map goes its case likelihood, ``CASE.json``; without a card it is the detection map's maximum.
+Each map gets its case likelihood, ``CASE.json``; without a card it is the detection map's maximum.
 """
 
 from collections.abc import Sequence
@@ -87,10 +87,10 @@ def _find_maps(folder: Path) -> Sequence[Path]:
     if others:
         raise OncoduetError(folder, expected="probability maps CASE.mha or CASE.nii.gz", found=some(others))
     if not paths:
-        raise OncoduetError(folder, expected="probability maps CASE.mha or CASE.nii.gz", found="none")
+        raise OncoduetError(folder, "no probability maps CASE.mha or CASE.nii.gz")
     cases: dict[str, Path] = {}
     for path in paths:
         other = cases.setdefault(require_case_id(image_stem(path), path), path)
         if other is not path:
-            raise OncoduetError(path, expected="one map of the case", found=f"{other.name} too")
+            raise OncoduetError(path, f"duplicate case: {other.name} too")
     return paths

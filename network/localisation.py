@@ -3,7 +3,7 @@
 The region is a box along the reference image's axes: the organ's outer voxel edges (the last voxel included), widened
 by the card's margin and cut at the image's border. Training takes the organ from the label map, inference from the
 network that was trained on it; both come through here. Networks err by a voxel or two of their coarse grid, so training
-sees that much more on every side: what lies beyond the margin is then no strange land.
+sees that much more on every side, and inference shows the network nothing that training did not.
 
 Margins in mm: DIAGNijmegen/PANORAMA_baseline; in voxels: DIAGNijmegen/CE-CT_PDAC_AutomaticDetection_nnUnet.
 """
@@ -29,7 +29,7 @@ ORGAN_PROBABILITY = 0.5
 
 
 def true_region(card: Card, truth: Volume, path: Path) -> Box:
-    """Region to train on: around the organ of a label map that lies on the reference grid, and somewhat larger.
+    """Region to train on: around the organ of a label map on the reference grid, and somewhat larger.
 
     Raises
     ------

@@ -1,4 +1,4 @@
-"""Where a study lies: from the reference image's file to the grid on which networks see it, and back.
+"""Where a study is placed: from the reference image's file to the grid on which networks see it, and back.
 
 Images are read along the card's axes: exchanged and flipped, without a change to any voxel. The study grid then follows
 from the card, the reference channel and, for a card that first locates an organ, the region around it. Along each axis
@@ -198,7 +198,7 @@ def _placed(
     spacing_mm_zyx: Sequence[float],
     first_index_zyx: Sequence[float],
 ) -> Grid:
-    """A grid along the reference's axes whose first voxel lies at the given (fractional) index of the reference."""
+    """A grid along the reference's axes whose first voxel is at the given (fractional) index of the reference."""
     z, y, x = size_zyx
     spacing_z, spacing_y, spacing_x = spacing_mm_zyx
     if (x, y, z) == reference.size_xyz and not any(first_index_zyx):
@@ -227,7 +227,7 @@ def _central_box(geometry: Geometry, reference: Grid) -> Box | None:
 
 
 def _central_indices(count: int, spacing_mm: float, extent_mm: float) -> slice:
-    """Indices whose voxel centres lie within the extent around the middle of an axis."""
+    """Indices whose voxel centres are within the extent around the middle of an axis."""
     distance_mm = np.abs(np.arange(count) - (count - 1) / 2) * spacing_mm
     inside = np.flatnonzero(distance_mm <= extent_mm / 2 + 1e-6)
     return slice(int(inside[0]), int(inside[-1]) + 1) if inside.size else slice(0, 0)

@@ -30,7 +30,7 @@ LONGEST_VOXELS = 2**20
 
 @dataclass(frozen=True)
 class NetworkGrid:
-    """Where the network's grid lies on the study grid: axes transposed, cropped to non-zero, resampled to the plan."""
+    """How the network's grid follows from the study grid: transposed, cropped to non-zero, resampled to the plan."""
 
     plans: Mapping[str, Any]
     shape_zyx: tuple[int, int, int]

@@ -6,7 +6,7 @@ mirrored copies. Each member's logits become probabilities by softmax, and membe
 probabilities at the rim of the volume by up to 0.2.
 
 Windows are visited by rising z, so what no later window reaches is final. The accumulators therefore hold a slab of
-about one patch's depth, whatever the size of the study. Of the classes, only the sums that were asked for are kept, and
+about one patch's depth for studies of any size. Of the classes, only the sums that were asked for are kept, and
 of the members, only the ensembles.
 
 Every pass has the same number of windows, the last one too (by repetition): convolutions of one window and of several
@@ -203,7 +203,7 @@ def _starts(length: int, patch: int, step: float) -> list[int]:
 
 
 def _count(length: int, patch: int, step: float) -> int:
-    """How many windows lie along one axis."""
+    """Number of windows along one axis."""
     if not 0 < step <= 1:
         raise ValueError(f"step {step} is not in (0, 1]")
     return math.ceil((length - patch) / (patch * step)) + 1
@@ -216,7 +216,7 @@ class _Visit:
     padded: torch.Tensor
     """Shape (channel, z, y, x), at least as large as the patch."""
     inner: Region
-    """Where the study lies in it."""
+    """Where the study is in it."""
     passes: Sequence[Sequence[Region]]
     """Windows of each forward pass, by rising z."""
     batch: int
@@ -277,7 +277,7 @@ def _softmax(logits: torch.Tensor) -> torch.Tensor:
 
 
 def _move_down(slab: torch.Tensor, count: int) -> None:
-    """Forget the first slices of (class, z, y, x), move the others to their place and begin the last anew."""
+    """Drop the first slices of (class, z, y, x), move the others to their place and zero the last."""
     kept = max(0, slab.shape[1] - count)
     if kept:
         slab[:, :kept] = slab[:, count:].clone()
@@ -331,7 +331,7 @@ def _mirrored_mean(
 
 
 def _pad(data: torch.Tensor, patch_size: Sequence[int]) -> tuple[torch.Tensor, Region]:
-    """Pad with zeros around to at least the patch; also say where the study lies in the result."""
+    """Pad with zeros around to at least the patch; also return where the study is in the result."""
     missing = [max(0, patch - length) for patch, length in zip(patch_size, data.shape[1:], strict=True)]
     before = [each // 2 for each in missing]
     z, y, x = (slice(first, first + length) for first, length in zip(before, data.shape[1:], strict=True))

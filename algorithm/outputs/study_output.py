@@ -1,6 +1,6 @@
-"""What the algorithm hands over for a study: a detection map on the reference grid, and a case likelihood.
+"""The algorithm's outputs for a study: a detection map on the reference grid, and a case likelihood.
 
-Both are checked before the first byte is written, and a batch's folder looks to the evaluation like the platform's
+Both are checked before the first byte is written. To the evaluation, a batch's folder looks like the platform's
 ``/input``.
 """
 
@@ -25,7 +25,7 @@ PREDICTIONS, SOURCE, CARD = LISTING_FILES = ("predictions.json", "source.json", 
 
 @dataclass(frozen=True)
 class StudyOutput:
-    """A study's outputs; refuses what no evaluation may get."""
+    """A study's outputs; refuses values that are no probabilities."""
 
     detections: Volume
     """Each candidate painted with its confidence."""
@@ -43,14 +43,13 @@ class StudyOutput:
 def detect(card: Card, probability: Volume, rule: BoxPostprocessing | None = None) -> StudyOutput:
     """Cut candidates from a probability on the reference grid and score the case, by the card.
 
-    What rounding left outside [0, 1] is brought back there.
+    Values that rounding left outside [0, 1] are clipped.
 
     Parameters
     ----------
     rule
-        Of the members that find boxes: where its case score is not ``maximum``, the likelihood is made from the
-        confidences of all candidates; a case without any has what the card gives it as its only one. None: there
-        are no such members.
+        Rule of the members that find boxes; None: there are none. Where its case score is not ``maximum``, the
+        likelihood is made from the confidences of all candidates, or without any from what the card gives.
     """
     array = as_probabilities(np.asarray(probability.array, np.float32), source="the networks' average")
     extraction = card_candidates(card, Volume(array, probability.grid))

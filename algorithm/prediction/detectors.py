@@ -1,9 +1,9 @@
 """Members of a bundle that find boxes: what they find in a study, and the map that an ensemble of them gives.
 
-Every member sees the study once. An ensemble's boxes are those of its members clustered together, as if one more member
-were one more look, by the mean of their rules; they are brought to the reference image first and painted there, so that
-no interpolation blurs their edges or joins two of them. What is painted and how a case is scored cannot be averaged:
-there the members' rules have to agree, or somebody chooses.
+Every member sees the study once. An ensemble's boxes are those of its members, clustered together by the mean of their
+rules. They are brought to the reference image first and painted there, so that no interpolation blurs their edges or
+joins two of them. What is painted and how a case is scored cannot be averaged: there the members' rules have to agree,
+or the user chooses.
 """
 
 import math
@@ -27,7 +27,7 @@ from network.sliding_window import NotFiniteError
 
 @dataclass(frozen=True)
 class BoxChoice:
-    """How boxes become a map and a likelihood, where that is not left to the members' rules (None)."""
+    """How boxes become a map and a likelihood; None: as the members' rules say."""
 
     fill: BoxShape | None = None
     case_score: CaseScore | None = None
@@ -67,7 +67,7 @@ class BoxMembers:
         Raises
         ------
         OncoduetError
-            Weights are not those that the bundle names, or a member gives numbers that are none.
+            Weights are not those that the bundle names, or a member gives NaN.
         """
         plans = self.bundle.plans
         patch_size = patch_size_zyx(plans)
@@ -166,7 +166,7 @@ def load_box_members(
 def ensemble_rule(
     bundle: Bundle, members: Sequence[Member], rules: Mapping[str, BoxPostprocessing], choice: BoxChoice
 ) -> BoxPostprocessing:
-    """The rule of an ensemble: each number the mean over its members, what cannot be averaged theirs or as chosen.
+    """The rule of an ensemble: numbers are averaged over its members; the rest is as chosen, or as they agree on.
 
     Parameters
     ----------
@@ -176,7 +176,7 @@ def ensemble_rule(
     Raises
     ------
     OncoduetError
-        Fill, case score or its ``k`` differ between members, and nobody chose.
+        Fill, case score or its ``k`` differ between members, and none was chosen.
     """
     chosen = {name: each for name, each in [("fill", choice.fill), ("case_score", choice.case_score)] if each}
     own = {member.name: rules[member.name].model_copy(update=chosen) for member in members}

@@ -1,11 +1,10 @@
 """A study's lesion probability by the members of a bundle.
 
 The study is read and preprocessed once and every window is predicted by every member; members are averaged on the
-network's own grid, and only the average is brought to the reference image. A batch therefore asks for as many ensembles
-as it likes at the price of one pass. Members that find boxes (``algorithm.prediction.detectors``) give a map of their
-own; where an ensemble holds both kinds, the two maps are averaged, each counting as often as it has members. Before a
-study is read, its need of memory is estimated (``network.memory_plan``), and members take turns, or windows wait, where
-it has to be.
+network's own grid, and only the average is brought to the reference image. A batch can therefore ask for many ensembles
+at the price of one pass. Members that find boxes (``algorithm.prediction.detectors``) give a map of their own; where an
+ensemble holds both kinds, the two maps are averaged, weighted with their numbers of members. Before a study is read,
+its need of memory is estimated (``network.memory_plan``); where memory is short, members or windows take turns.
 
 For a card that first locates an organ the same is done twice: the networks of stage 1 see the whole scan coarsely and
 give the region that those of stage 2 see.
@@ -46,7 +45,7 @@ from network.study import Scan, read_scan, stack
 logger = logging.getLogger(__name__)
 
 LEANER = "fewer members (--members), or another device (--device cpu), take less"
-"""What helps where memory runs out on the leanest way."""
+"""What helps where memory runs out with the leanest plan."""
 Names = tuple[str, ...]
 
 
@@ -144,7 +143,7 @@ class Predictor:
         mirror_axes: Sequence[int],
         name: str,
     ) -> dict[Names, Float32Array]:
-        """Of the ensembles of members that segment, on the network's grid; a leaner way where memory runs out."""
+        """Probabilities of the ensembles that segment, on the network's grid; a leaner way where memory runs out."""
         if not self.ensembles:
             return {}
         leaner = leaner_way(way, members=len(self.members))
@@ -166,7 +165,7 @@ class Predictor:
         mirror_axes: Sequence[int],
         name: str,
     ) -> dict[Names, Float32Array]:
-        """The same on one way, which may need more memory than there is."""
+        """The same by one memory plan, which may need more memory than there is."""
         bundle = self.bundle
         networks = self.networks.streamed() if way.streamed else self.networks.resident()
         patch_size = patch_size_zyx(bundle.plans)
@@ -243,7 +242,7 @@ class Predictor:
         )
 
     def _way(self, headers: "_Headers", placement: Placement, *, is_read: bool = False) -> MemoryPlan:
-        """How to go through a study that is placed so, and whose images may have been read already."""
+        """Memory plan of a study with this placement, whose images may have been read already."""
         work = self._work(headers, placement, is_read=is_read)
         if any(length * _SMALL < patch for length, patch in zip(work.network, work.patch_size, strict=True)):
             logger.warning(
@@ -264,11 +263,11 @@ class Predictor:
 
 @dataclass(frozen=True)
 class _Headers:
-    """What the headers of a study's images say, before a voxel is read."""
+    """The headers of a study's images, before a voxel is read."""
 
     name: str
     sizes_zyx: Sequence[tuple[int, int, int]]
-    """Of the channels in the card's order."""
+    """Sizes of the channels in the card's order."""
     native: Grid
     """Grid of the reference channel."""
 
@@ -302,13 +301,13 @@ class StudyPrediction:
     """Shape (group, z, y, x), for the names of an ensemble's members; single members in the bundle's order. Groups are
     the lesion and, where the card asks for it, the classes near which a lesion is kept."""
     boxes: StudyBoxes | None
-    """What the members found that find boxes; None: there are none, or nothing was searched."""
+    """Findings of the members that find boxes; None: there are none, or nothing was searched."""
 
     def ensemble(self, members: Sequence[Member], choice: BoxChoice = AS_IN_RULES) -> Volume:
         """Some members together, on the reference grid.
 
-        Of those that segment the arithmetic mean of their lesion probabilities, of those that find boxes the map of
-        their clustered boxes; of both kinds the mean of the two, weighted with their numbers of members.
+        Members that segment give the arithmetic mean of their lesion probabilities, members that find boxes the map of
+        their clustered boxes; both kinds together the mean of the two, weighted with their numbers of members.
 
         Parameters
         ----------
@@ -418,7 +417,7 @@ def load_predictor(
 
 
 _SMALL = 4
-"""A study is remarked on that is so many times smaller than the network's window, along any axis."""
+"""A study is logged if it is so many times smaller than the network's window, along any axis."""
 _NOT_FOUND = {"whole": "the whole scan is searched", "zero": "the likelihood is 0"}
 
 

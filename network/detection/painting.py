@@ -38,7 +38,7 @@ def paint_boxes(
         Boxes in voxels of the map; of equal scores the first is painted first.
     fill
         ``cuboid``: all voxels from the box's rounded-down lower to its rounded-down upper corner. ``ellipsoid``: those
-        of them whose centres lie in the ellipsoid that fills them. ``segmentation``: the largest connected part of
+        of them whose centres are in the ellipsoid that fills them. ``segmentation``: the largest connected part of
         those of them that are segmented, so that one box is one candidate; where that is no larger than the minimum,
         the ellipsoid. Where the ellipsoid is no larger, the cuboid: no finding is lost to its shape.
     segmentation
@@ -98,7 +98,7 @@ def _voxels_of(box: Float64Array, shape_zyx: tuple[int, int, int]) -> tuple[slic
 
 
 def _ellipsoid(size_zyx: tuple[int, ...]) -> npt.NDArray[np.bool_]:
-    """Voxels of an array whose centres lie in the ellipsoid that fills the array; the middle always does."""
+    """Voxels of an array whose centres are in the ellipsoid that fills the array; the middle always is."""
     squares = [((np.arange(length) + 0.5 - length / 2) / (length / 2)) ** 2 for length in size_zyx]
     inside: npt.NDArray[np.bool_] = (
         squares[0][:, None, None] + squares[1][None, :, None] + squares[2][None, None, :]

@@ -2,21 +2,18 @@
 
 import copy
 import json
-from typing import Any
 
 import pytest
 from places import TINY_PLANS
 
-Json = dict[str, Any]
-
 
 @pytest.fixture
-def tiny_plans() -> Json:
+def tiny_plans():
     return json.loads(TINY_PLANS.read_text())
 
 
 @pytest.fixture
-def tiny_dataset() -> Json:
+def tiny_dataset():
     return {
         "channel_names": {"0": "t2w", "1": "adc", "2": "hbv"},
         "labels": {"background": 0, "lesion": 1},
@@ -26,7 +23,7 @@ def tiny_dataset() -> Json:
 
 
 @pytest.fixture
-def single_channel(tiny_plans: Json, tiny_dataset: Json) -> tuple[Json, Json]:
+def single_channel(tiny_plans, tiny_dataset):
     """Plans and dataset of a use case with one channel and three classes."""
     plans = copy.deepcopy(tiny_plans)
     plans["configurations"]["3d_fullres"]["normalization_schemes"] = ["CTNormalization"]

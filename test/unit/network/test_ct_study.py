@@ -1,13 +1,11 @@
 """CT studies: axes of any orientation, regions, and what is refused."""
 
-from pathlib import Path
-
 import numpy as np
 import pytest
 import SimpleITK as sitk
 from studies import read_study, read_study_label, with_geometry
 
-from contract.cards import Card, load_card
+from contract.cards import load_card
 from contract.errors import OncoduetError
 from contract.volume import Grid, Volume, axes_to_lps, read_volume, write_volume
 from network.placement import Placement
@@ -16,7 +14,7 @@ from network.study import read_scan, stack
 SIZE_XYZ, SPACING_MM_XYZ = (22, 18, 9), (1.5, 1.75, 4.0)
 
 
-def ct_grid(*signs: int, tilt_rad: float = 0.0) -> Grid:
+def ct_grid(*signs, tilt_rad=0.0):
     """A grid around the origin whose axes run as the signs say, tilted about the patient's long axis."""
     cos, sin = np.cos(tilt_rad), np.sin(tilt_rad)
     direction = np.array([[cos, -sin, 0], [sin, cos, 0], [0, 0, 1]]) @ np.diag(signs).astype(float)
@@ -24,7 +22,7 @@ def ct_grid(*signs: int, tilt_rad: float = 0.0) -> Grid:
     return Grid(SIZE_XYZ, SPACING_MM_XYZ, tuple(corner.tolist()), tuple(direction.ravel().tolist()))
 
 
-def hounsfield(grid: Grid) -> np.ndarray:
+def hounsfield(grid):
     """Air around a body that differs along all directions."""
     x, y, z = grid.centres_mm()
     body = 60 + x - 2 * y + 1.5 * z + 200 * (np.hypot(x - 4, y - 5) < 3)
@@ -32,13 +30,13 @@ def hounsfield(grid: Grid) -> np.ndarray:
 
 
 @pytest.fixture
-def panorama() -> Card:
+def panorama():
     return load_card("pdac-panorama")
 
 
 @pytest.fixture
-def write_ct(tmp_path: Path):
-    def write(grid: Grid, *, dtype: type = np.int16, name: str = "ct", array: np.ndarray | None = None) -> Path:
+def write_ct(tmp_path):
+    def write(grid, *, dtype=np.int16, name="ct", array=None):
         path = tmp_path / f"{name}.mha"
         write_volume(path, Volume((hounsfield(grid) if array is None else array).astype(dtype), grid))
         return path
@@ -48,9 +46,7 @@ def write_ct(tmp_path: Path):
 
 @pytest.mark.parametrize("tilt_rad", [0.0, 0.2])
 @pytest.mark.parametrize("signs", [(1, 1, 1), (-1, -1, 1), (1, -1, -1), (-1, 1, -1)])
-def test_every_orientation_gives_the_same_study_and_the_way_back_ends_in_the_file_s_own_axes(
-    panorama, write_ct, signs, tilt_rad
-):
+def test_every_orientation_gives_the_same_study_and_returns_to_its_axes(panorama, write_ct, signs, tilt_rad):
     plain = read_study(panorama, {"ct": write_ct(ct_grid(1, 1, 1, tilt_rad=tilt_rad))})
     grid = ct_grid(*signs, tilt_rad=tilt_rad)
     flipped = read_study(panorama, {"ct": write_ct(grid)})
@@ -71,7 +67,7 @@ def test_axes_in_another_order_are_exchanged(panorama, tmp_path, write_ct):
     assert np.array_equal(read_study(panorama, {"ct": tmp_path / "sagittal.mha"}).array, plain.array)
 
 
-def test_a_region_takes_its_voxels_as_they_are_and_comes_back_to_their_place(panorama, write_ct):
+def test_a_region_keeps_its_voxels_and_returns_to_its_place(panorama, write_ct):
     grid = ct_grid(-1, -1, 1)
     region = (slice(2, 7), slice(3, 15), slice(5, 20))
     scan = read_scan(panorama, {"ct": write_ct(grid)}, name="s")
@@ -167,7 +163,7 @@ def test_headers_that_differ_by_rounding_are_one_grid_and_others_are_not(tmp_pat
     grid = Grid((20, 18, 6), (0.5, 0.5, 3.0), (1.0, 2.0, 3.0), ct_grid(1, 1, 1).direction)
     noise = 1000 + np.random.default_rng(1).random((3, *grid.shape_zyx)).astype(np.float32)
 
-    def stacked(shift_mm: float) -> np.ndarray:
+    def stacked(shift_mm):
         paths = {}
         for channel, array in zip(card.channel_names, noise, strict=True):
             x, y, z = grid.origin_mm_xyz

@@ -1,4 +1,4 @@
-"""Members that find boxes: alone, together, and beside members that segment; what they paint, and how a case scores."""
+"""Members that find boxes: alone, together, and with members that segment; what they paint, and how a case scores."""
 
 from dataclasses import replace
 
@@ -62,7 +62,7 @@ def predicted(bundle, make_channels, tmp_path):
     )
 
 
-def test_an_ensemble_of_both_kinds_is_the_mean_in_which_each_counts_as_often_as_it_has_members(bundle, predicted):
+def test_an_ensemble_of_both_kinds_is_weighted_by_numbers_of_members(bundle, predicted):
     ce, focal, one, two = bundle.record.members
     segmented, painted = predicted.ensemble([ce, focal]), predicted.ensemble([one, two])
     both, three = predicted.ensemble(bundle.record.members), predicted.ensemble([ce, one, two])
@@ -72,9 +72,7 @@ def test_an_ensemble_of_both_kinds_is_the_mean_in_which_each_counts_as_often_as_
     assert both.grid == segmented.grid
 
 
-def test_what_a_detector_finds_depends_on_neither_its_companions_nor_the_ensembles_asked_for(
-    bundle, predicted, make_channels, tmp_path
-):
+def test_a_detectors_findings_do_not_depend_on_other_members(bundle, predicted, make_channels, tmp_path):
     one = bundle.record.members[2]
     alone = load_predictor(bundle, [one], PredictionOptions(mirroring=False), ensembles=[[one]])
     again = alone.predict(make_channels(tmp_path / "again", "p0_s0"), name="p0_s0")
@@ -143,7 +141,7 @@ def test_detectors_alone_cannot_be_paired(make_bundle):
 def test_a_bundle_without_the_anchors_that_it_names_is_refused(bundle, seal):
     (bundle.folder / "members/002.anchors.json").unlink()
     seal(bundle.folder)
-    with pytest.raises(OncoduetError, match=r"expected the file 'members/002\.anchors\.json', found none"):
+    with pytest.raises(OncoduetError, match=r"file 'members/002\.anchors\.json' not found"):
         read_bundle(bundle.folder)
 
 
@@ -214,9 +212,7 @@ def test_an_ensemble_of_both_kinds_is_the_weighted_mean_for_every_fill(filled, f
     np.testing.assert_array_equal(filled.ensemble([ce, focal], choice).array, filled.ensemble([ce, focal]).array)
 
 
-def test_the_rules_in_the_bundle_say_what_is_painted_and_how_a_case_is_scored(
-    with_rules, filled, make_channels, tmp_path
-):
+def test_the_bundles_rules_decide_what_is_painted_and_how_cases_score(with_rules, filled, make_channels, tmp_path):
     bundle = with_rules(*[BoxPostprocessing(fill="segmentation", case_score="top-k-mean", k=2)] * 2)
     members = bundle.record.members
     predictor = load_predictor(bundle, members, PredictionOptions(mirroring=False), ensembles=[members])
@@ -231,7 +227,7 @@ def test_the_rules_in_the_bundle_say_what_is_painted_and_how_a_case_is_scored(
 @pytest.mark.parametrize(
     ("what", "one", "other"), [("fill", "cuboid", "ellipsoid"), ("case_score", "maximum", "noisy-or"), ("k", 3, 2)]
 )
-def test_members_whose_rules_contradict_each_other_are_refused_before_a_study_is_read(with_rules, what, one, other):
+def test_contradicting_rules_are_refused_before_a_study_is_read(with_rules, what, one, other):
     bundle = with_rules(BoxPostprocessing(**{what: one}), BoxPostprocessing(**{what: other}))
     members = bundle.record.members
     message = (
@@ -241,7 +237,7 @@ def test_members_whose_rules_contradict_each_other_are_refused_before_a_study_is
     with pytest.raises(OncoduetError) as caught:
         load_predictor(bundle, members, ensembles=[members])
     assert str(caught.value) == message
-    load_predictor(bundle, members, ensembles=[[member] for member in members])  # nobody clusters them together
+    load_predictor(bundle, members, ensembles=[[member] for member in members])  # they are not clustered together
     if what != "k":
         chosen = BoxChoice(**{what: other})
         assert getattr(load_predictor(bundle, members, choices=[chosen]).box_rule(members, chosen), what) == other
@@ -273,7 +269,7 @@ def test_a_case_is_scored_by_the_candidates_of_its_map(rule, expected):
 
 
 @pytest.mark.parametrize(("case_score", "expected"), [("maximum", 0.6), ("noisy-or", 0.6), ("top-k-mean", 0.2)])
-def test_a_case_without_candidates_is_scored_as_if_what_the_card_gives_it_were_its_only_one(case_score, expected):
+def test_a_case_without_candidates_is_scored_from_the_cards_value(case_score, expected):
     """A box of too few voxels for the card: its peak is the likelihood, or 0 where the card says so."""
     volume = seven_boxes()
     lonely = np.zeros_like(volume.array)
@@ -304,11 +300,11 @@ def batch(bundle, make_archive, tmp_path, capfd):
 
 def outputs(folder, case_id="p1_s0"):
     card = load_card("cspca-picai")
-    image = folder / case_id / "output" / card.paint_boxes.relative_path / f"{case_id}.mha"
+    image = folder / case_id / "output" / card.detection_map.relative_path / f"{case_id}.mha"
     return read_volume(image).array, read_json(folder / case_id / "output" / card.likelihood.relative_path)
 
 
-def test_one_pass_gives_every_combination_that_was_asked_for_and_each_is_what_it_is_alone(batch, bundle, tmp_path):
+def test_one_pass_gives_every_combination_as_if_asked_for_alone(batch, bundle, tmp_path):
     fills, scores = ("cuboid", "ellipsoid", "segmentation"), ("maximum", "noisy-or", "top-k-mean")
     assert batch("--members", "all", "ce", "--fill", *fills, "--case-score", *scores) == (0, "")
     names = [f"{fill}_{score}" for fill in fills for score in scores]
@@ -350,7 +346,7 @@ def test_a_single_study_follows_the_rules_in_the_bundle(with_rules, make_input, 
     card = load_card("cspca-picai")
     folders = ["--input", make_input(), "--output", tmp_path / "output", "--model", bundle.folder]
     assert main([*map(str, folders), "--threads", "1", "--no-mirroring"]) == 0
-    (image,) = (tmp_path / "output" / card.paint_boxes.relative_path).glob("*.mha")
+    (image,) = (tmp_path / "output" / card.detection_map.relative_path).glob("*.mha")
     candidates = np.unique(read_volume(image).array)[1:].astype(float)
     likelihood = read_json(tmp_path / "output" / card.likelihood.relative_path)
     assert likelihood == pytest.approx(combine_scores(candidates, "top-k-mean"), abs=1e-6)
@@ -369,19 +365,17 @@ def test_a_batch_that_was_begun_with_another_choice_is_refused(batch):
 
 def test_a_choice_for_boxes_that_no_member_finds_is_refused(batch, bundle):
     code, message = batch("--members", "ce", "--fill", "ellipsoid")
-    assert (code, message) == (
-        3,
-        f"error: {bundle.folder}: expected members that find boxes for --fill and --case-score, found none in ce\n",
-    )
+    assert code == 3
+    assert message.startswith(f"error: {bundle.folder}: no member of ce finds boxes")
 
 
 @pytest.mark.parametrize(("option", "word"), [("--fill", "ellipsoid"), ("--case-score", "noisy-or")])
-def test_a_word_that_stands_twice_is_wrong_usage(batch, option, word):
+def test_a_duplicate_word_is_wrong_usage(batch, option, word):
     code, message = batch(option, word, word)
-    assert (code, message) == (2, f"error: {option}: expected each word once, found {word} {word}\n")
+    assert (code, message) == (2, f"error: {option}: duplicate word in {word} {word}\n")
 
 
-def test_rules_that_contradict_each_other_are_wrong_input_until_somebody_chooses(batch, with_rules):
+def test_contradicting_rules_are_wrong_input_unless_the_user_chooses(batch, with_rules):
     with_rules(BoxPostprocessing(fill="cuboid"), BoxPostprocessing(fill="ellipsoid"))
     code, message = batch("--members", "retina-unet")
     assert code == 3

@@ -1,8 +1,6 @@
 import logging
 import re
-from collections.abc import Callable, Iterator
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,22 +9,19 @@ from dynamic_network_architectures.architectures.unet import PlainConvUNet
 
 from algorithm.prediction.bundle import read_bundle
 from algorithm.prediction.options import PredictionOptions
-from algorithm.prediction.predictor import StudyPrediction, load_predictor
+from algorithm.prediction.predictor import load_predictor
 from algorithm.single import predict_single
 from contract.errors import OncoduetError
 from contract.volume import Grid, Volume, read_grid, write_volume
 from network.memory_plan import MemoryPlan, host_bytes
 from network.placement import Placement
 
-Maker = Callable[..., Path]
 PLAIN = PredictionOptions(mirroring=False)
 
 
 @pytest.fixture
-def predict(
-    make_bundle: Maker, make_channels: Callable[..., dict[str, Path]], tmp_path: Path
-) -> Callable[..., StudyPrediction]:
-    def run(card_name: str = "cspca-picai", *, mirroring: bool | None = None) -> StudyPrediction:
+def predict(make_bundle, make_channels, tmp_path):
+    def run(card_name="cspca-picai", *, mirroring=None):
         runs = [("ce", 0, 1), ("focal", 0, 1), ("ce-dice", 0, 1)]
         bundle = read_bundle(make_bundle(runs, card_name=card_name, folder=tmp_path / f"model-{card_name}"))
         predictor = load_predictor(bundle, bundle.record.members, PredictionOptions(mirroring=mirroring))
@@ -36,9 +31,7 @@ def predict(
 
 
 @pytest.mark.parametrize("card_name", ["cspca-picai", "cspca-rsna2022"])
-def test_an_ensemble_is_the_arithmetic_mean_of_its_members_probabilities(
-    predict: Callable[..., StudyPrediction], tmp_path: Path, card_name: str
-) -> None:
+def test_an_ensemble_is_the_arithmetic_mean_of_its_members_probabilities(predict, tmp_path, card_name):
     prediction = predict(card_name, mirroring=False)
     members = prediction.bundle.record.members
     singles = [np.asarray(prediction.ensemble([member]).array, np.float64) for member in members]
@@ -52,9 +45,7 @@ def test_an_ensemble_is_the_arithmetic_mean_of_its_members_probabilities(
     assert 0 <= ensemble.array.min() < ensemble.array.max() <= 1
 
 
-def test_an_ensemble_asked_for_alone_has_the_bits_of_one_among_many(
-    predict: Callable[..., StudyPrediction], tmp_path: Path
-) -> None:
+def test_an_ensemble_asked_for_alone_has_the_bits_of_one_among_many(predict, tmp_path):
     many = predict(mirroring=False)
     members = many.bundle.record.members
     channels = {name: tmp_path / "study" / f"s_{name}.mha" for name in many.bundle.card.channel_names}
@@ -66,7 +57,7 @@ def test_an_ensemble_asked_for_alone_has_the_bits_of_one_among_many(
             alone.ensemble(members[:1])
 
 
-def test_more_ensembles_than_members_are_made_from_the_members(predict: Callable[..., StudyPrediction]) -> None:
+def test_more_ensembles_than_members_are_made_from_the_members(predict):
     bundle = predict(mirroring=False).bundle
     a, b, c = bundle.record.members
     asked = [(a, b), (b, c), (a, c), (a, b, c)]
@@ -74,7 +65,7 @@ def test_more_ensembles_than_members_are_made_from_the_members(predict: Callable
     assert load_predictor(bundle, [a, b, c], ensembles=asked[2:]).ensembles == ((a, c), (a, b, c))
 
 
-def test_little_memory_gives_the_same_bits(predict: Callable[..., StudyPrediction], tmp_path: Path) -> None:
+def test_little_memory_gives_the_same_bits(predict, tmp_path):
     plenty = predict(mirroring=False)
     members = plenty.bundle.record.members
     channels = {name: tmp_path / "study" / f"s_{name}.mha" for name in plenty.bundle.card.channel_names}
@@ -90,9 +81,7 @@ def test_little_memory_gives_the_same_bits(predict: Callable[..., StudyPredictio
         np.testing.assert_array_equal(found.array, plenty.ensemble(members).array)
 
 
-def test_a_study_larger_than_the_memory_is_refused_before_it_is_read(
-    predict: Callable[..., StudyPrediction], tmp_path: Path
-) -> None:
+def test_a_study_larger_than_the_memory_is_refused_before_it_is_read(predict, tmp_path):
     bundle = predict(mirroring=False).bundle
     channels = {name: tmp_path / "study" / f"s_{name}.mha" for name in bundle.card.channel_names}
     for path in channels.values():
@@ -107,14 +96,14 @@ def test_a_study_larger_than_the_memory_is_refused_before_it_is_read(
 
 
 @pytest.fixture
-def fail_first(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[int, Exception], None]]:
+def fail_first(monkeypatch):
     """Let the first passes of networks end as torch ends where memory runs out."""
     hooks = []
 
-    def fail(count: int, error: Exception) -> None:
+    def fail(count, error):
         left = [error] * count
 
-        def hook(module: torch.nn.Module, _: object) -> None:
+        def hook(module, _):
             if isinstance(module, PlainConvUNet) and left:
                 raise left.pop()
 
@@ -129,13 +118,7 @@ def fail_first(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[int, Excep
     "error",
     [torch.OutOfMemoryError("CUDA out of memory."), RuntimeError("DefaultCPUAllocator: can't allocate"), MemoryError()],
 )
-def test_where_memory_runs_out_the_next_way_gives_the_same_bits(
-    predict: Callable[..., StudyPrediction],
-    tmp_path: Path,
-    caplog: pytest.LogCaptureFixture,
-    fail_first: Callable[[int, Exception], None],
-    error: Exception,
-) -> None:
+def test_where_memory_runs_out_the_next_way_gives_the_same_bits(predict, tmp_path, caplog, fail_first, error):
     plenty = predict(mirroring=False)
     members = plenty.bundle.record.members
     channels = {name: tmp_path / "study" / f"s_{name}.mha" for name in plenty.bundle.card.channel_names}
@@ -151,9 +134,7 @@ def test_where_memory_runs_out_the_next_way_gives_the_same_bits(
     np.testing.assert_array_equal(found.array, plenty.ensemble(members).array)
 
 
-def test_after_the_leanest_way_memory_that_runs_out_is_one_line(
-    make_bundle: Maker, make_input: Callable[[], Path], tmp_path: Path, fail_first: Callable[[int, Exception], None]
-) -> None:
+def test_after_the_leanest_way_memory_that_runs_out_is_one_line(make_bundle, make_input, tmp_path, fail_first):
     model, study = make_bundle([("ce", 0, 1), ("focal", 0, 1)]), make_input()
     fail_first(3, torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB."))
     message = r"^study 0f3a-uuid: expected enough memory for it, found CUDA out of memory. .*; fewer members"
@@ -169,12 +150,8 @@ def test_after_the_leanest_way_memory_that_runs_out_is_one_line(
 
 @pytest.mark.parametrize(("size_xyz", "is_tiny"), [((4, 5, 3), False), ((3, 5, 4), True), ((20, 18, 9), False)])
 def test_images_much_smaller_than_the_network_sees_are_remarked_on_by_name(
-    make_bundle: Maker,
-    tmp_path: Path,
-    caplog: pytest.LogCaptureFixture,
-    size_xyz: tuple[int, int, int],
-    is_tiny: bool,
-) -> None:
+    make_bundle, tmp_path, caplog, size_xyz, is_tiny
+):
     bundle = read_bundle(make_bundle())  # its network sees 8 × 16 × 16 voxels of 3 × 1 × 1 mm
     grid = Grid(size_xyz, (1.0, 1.0, 3.0), (0.0, 0.0, 0.0), (1.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0, 1.0))
     channels = {name: tmp_path / f"s_{name}.mha" for name in bundle.card.channel_names}
@@ -186,9 +163,7 @@ def test_images_much_smaller_than_the_network_sees_are_remarked_on_by_name(
     assert any("study s: its images fill " in record.message for record in caplog.records) is is_tiny
 
 
-def test_bf16_is_close_to_fp32_and_its_error_is_logged(
-    predict: Callable[..., StudyPrediction], tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_bf16_is_close_to_fp32_and_its_error_is_logged(predict, tmp_path, caplog):
     fp32 = predict(mirroring=False)
     members = fp32.bundle.record.members
     channels = {name: tmp_path / "study" / f"s_{name}.mha" for name in fp32.bundle.card.channel_names}
@@ -203,7 +178,7 @@ def test_bf16_is_close_to_fp32_and_its_error_is_logged(
     assert difference.max() < 3 * float(found[1]) < 0.3
 
 
-def test_the_cards_box_spares_windows_and_changes_nothing_in_it(make_bundle: Maker, tmp_path: Path) -> None:
+def test_the_cards_box_spares_windows_and_changes_nothing_in_it(make_bundle, tmp_path):
     """A field of view twice the card's 192 mm."""
     bundle = read_bundle(make_bundle([("ce", 0, 1)], spacing_mm_zyx=(3.0, 4.0, 4.0)))
     grid = Grid((96, 90, 9), (4.0, 4.2, 3.0), (3.0, -20.0, 11.0), (1.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0, 1.0))
@@ -220,7 +195,7 @@ def test_the_cards_box_spares_windows_and_changes_nothing_in_it(make_bundle: Mak
         predictor = load_predictor(each, each.record.members, PLAIN)
         count = 0
 
-        def counted(*_: object) -> None:
+        def counted(*_):
             nonlocal count
             count += 1
 
@@ -234,9 +209,7 @@ def test_the_cards_box_spares_windows_and_changes_nothing_in_it(make_bundle: Mak
     assert maps[1][~kept].all()
 
 
-def test_the_lesion_class_of_the_card_is_the_one_predicted(
-    predict: Callable[..., StudyPrediction], tmp_path: Path
-) -> None:
+def test_the_lesion_class_of_the_card_is_the_one_predicted(predict, tmp_path):
     prediction = predict(mirroring=False)
     member = prediction.bundle.record.members[0]
     predictor = load_predictor(prediction.bundle, [member], PLAIN)
@@ -251,7 +224,7 @@ def test_the_lesion_class_of_the_card_is_the_one_predicted(
     np.testing.assert_allclose(probability, 1.0, atol=1e-6)
 
 
-def test_mirroring_is_as_the_card_says_unless_asked_otherwise(predict: Callable[..., StudyPrediction]) -> None:
+def test_mirroring_is_as_the_card_says_unless_asked_otherwise(predict):
     bundle = predict(mirroring=False).bundle
     assert bundle.card.test_time_mirroring
     assert load_predictor(bundle, bundle.record.members[:1]).mirroring
@@ -261,7 +234,7 @@ def test_mirroring_is_as_the_card_says_unless_asked_otherwise(predict: Callable[
     assert not load_predictor(other, bundle.record.members[:1]).mirroring
 
 
-def test_networks_do_not_train_and_need_no_gradient(predict: Callable[..., StudyPrediction]) -> None:
+def test_networks_do_not_train_and_need_no_gradient(predict):
     bundle = predict(mirroring=False).bundle
     for network in load_predictor(bundle, bundle.record.members).networks:
         assert isinstance(network, torch.nn.Module)

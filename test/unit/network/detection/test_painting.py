@@ -109,7 +109,7 @@ def test_a_box_with_two_segmented_parts_paints_the_larger_one():
     assert (painted[:, 8:12] > 0).sum() == (painted > 0).sum() == 36
 
 
-def test_where_nothing_is_segmented_the_ellipsoid_stands_in():
+def test_where_nothing_is_segmented_the_ellipsoid_is_painted():
     box = scored([[3, 4, 5, 7, 12, 12]], [0.8])
     painted = paint_boxes(box, SHAPE, fill="segmentation", segmentation=np.zeros(SHAPE, np.float32))
     np.testing.assert_array_equal(painted, paint_boxes(box, SHAPE, fill="ellipsoid"))
@@ -141,7 +141,7 @@ def test_noisy_or_holds_at_the_ends_of_its_range():
 
 
 @pytest.mark.parametrize("rule", ["maximum", "noisy-or", "top-k-mean"])
-def test_a_case_without_boxes_has_likelihood_0_and_a_further_box_never_lowers_it(rule):
+def test_likelihood_is_0_without_boxes_and_never_falls_with_a_further_one(rule):
     random = np.random.default_rng(3)
     scores = np.empty(0)
     likelihoods = [combine_scores(scores, rule)]
