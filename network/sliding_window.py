@@ -24,10 +24,9 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+from contract.volume import Box
 from network.device import Precision
 from network.malloc import freed_memory_kept
-
-Region = tuple[slice, slice, slice]
 
 BATCH = 2
 """Windows per pass; more take more memory and no less time on a CPU."""
@@ -68,7 +67,7 @@ def ensemble_probabilities(
     mirror_axes: Sequence[int] = (),
     step: float = 0.5,
     batch: int = BATCH,
-    region: Region | None = None,
+    region: Box | None = None,
     at_once: int | None = None,
     precision: Precision = "fp32",
 ) -> torch.Tensor:
@@ -215,9 +214,9 @@ class _Visit:
 
     padded: torch.Tensor
     """Shape (channel, z, y, x), at least as large as the patch."""
-    inner: Region
+    inner: Box
     """Where the study is in it."""
-    passes: Sequence[Sequence[Region]]
+    passes: Sequence[Sequence[Box]]
     """Windows of each forward pass, by rising z."""
     batch: int
     weight: torch.Tensor
@@ -284,12 +283,12 @@ def _move_down(slab: torch.Tensor, count: int) -> None:
     slab[:, kept:] = 0
 
 
-def _depth(passes: Sequence[Sequence[Region]]) -> int:
+def _depth(passes: Sequence[Sequence[Box]]) -> int:
     """Slices from the lowest window of a pass to the end of its highest one, at most."""
     return max((some[-1][0].stop - some[0][0].start for some in passes), default=0)
 
 
-def _needed_windows(windows: Sequence[Region], inner: Region, region: Region | None) -> list[Region]:
+def _needed_windows(windows: Sequence[Box], inner: Box, region: Box | None) -> list[Box]:
     """Windows of the padded study that meet a region of the study itself."""
     if region is None:
         return list(windows)
@@ -310,7 +309,7 @@ def _network(networks: Networks, member: int) -> torch.nn.Module:
     return networks.load(member) if isinstance(networks, Streamed) else networks[member]
 
 
-def _cut(padded: torch.Tensor, windows: Sequence[Region], batch: int) -> torch.Tensor:
+def _cut(padded: torch.Tensor, windows: Sequence[Box], batch: int) -> torch.Tensor:
     """Cut windows out, shape (batch, channel, z, y, x); the last one is repeated until there are enough."""
     filled = [*windows, *[windows[-1]] * (batch - len(windows))]
     return torch.stack([padded[(slice(None), *window)] for window in filled])
@@ -330,7 +329,7 @@ def _mirrored_mean(
     return total
 
 
-def _pad(data: torch.Tensor, patch_size: Sequence[int]) -> tuple[torch.Tensor, Region]:
+def _pad(data: torch.Tensor, patch_size: Sequence[int]) -> tuple[torch.Tensor, Box]:
     """Pad with zeros around to at least the patch; also return where the study is in the result."""
     missing = [max(0, patch - length) for patch, length in zip(patch_size, data.shape[1:], strict=True)]
     before = [each // 2 for each in missing]
