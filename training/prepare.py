@@ -23,6 +23,7 @@ from contract.process.terminal import progress_on
 from contract.records import Stage, write_record
 from contract.volume import LabelArray, Volume
 from network.localisation import true_region
+from network.placement import Placement
 from network.preprocessing import Preprocessed
 from network.study import Scan, classes_on, read_scan, read_truth, stack
 from training.dataset import nnunet_planning
@@ -369,17 +370,18 @@ class _Stacked:
         """Keep one study: the region around its organ where the card locates one first, else the whole."""
         assert study.label is not None
         region = None if self.card.localisation is None else true_region(self.card, truth, study.label)
-        image = stack(self.card, scan, region=region)
-        label = classes_on(self.card, truth, image.grid)
+        placement = Placement.of(self.card, scan.native, region=region)
+        array = stack(self.card, scan, placement)
+        label = classes_on(self.card, truth, placement.grid)
         self.foreground_voxels[study.case_id] = int(np.count_nonzero(label))
-        self.spacing_mm_zyx[study.case_id] = image.spacing_mm_zyx
-        np.save(self.folder / f"{study.case_id}.npy", image.array)
+        self.spacing_mm_zyx[study.case_id] = placement.spacing_mm_zyx
+        np.save(self.folder / f"{study.case_id}.npy", array)
         np.save(self.folder / f"{study.case_id}_label.npy", label)
-        total = hashlib.sha256(str((image.array.shape, image.spacing_mm_zyx)).encode())
-        total.update(np.ascontiguousarray(image.array).tobytes())
+        total = hashlib.sha256(str((array.shape, placement.spacing_mm_zyx)).encode())
+        total.update(np.ascontiguousarray(array).tobytes())
         total.update(np.ascontiguousarray(label).tobytes())
         lesions = count_lesions(label, self.card)
-        self.lesions[study.case_id] = lesions_on(self.card, truth, image.grid) if self.stage == "detection" else []
+        self.lesions[study.case_id] = lesions_on(self.card, truth, placement.grid) if self.stage == "detection" else []
         self.hashes[study.case_id] = total.hexdigest()
         self.records.append(
             PreparedStudy(

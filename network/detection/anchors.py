@@ -1,4 +1,4 @@
-"""Anchors: the boxes that stand ready at every position of the detection levels, and that the heads move and stretch.
+"""Anchors: the boxes at every position of the detection levels, and that the heads move and stretch.
 
 Levels are counted from the finest, 0, whose positions are voxels; a level's stride says how many voxels one of its
 positions covers. An anchor is centred on the voxels that its position covers, so that mirroring a patch mirrors its

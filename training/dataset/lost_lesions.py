@@ -80,7 +80,7 @@ def _after(box: Box, preprocessed: Preprocessed, plans: Mapping[str, Any]) -> Bo
     """Bounds on the preprocessed study of what lies in a box of the study grid: cropped, transposed, resampled."""
     bounds = []
     for axis, study_axis in enumerate(plans["transpose_forward"]):
-        start, stop = preprocessed.properties["bbox_used_for_cropping"][axis]
+        start, stop = preprocessed.grid.properties["bbox_used_for_cropping"][axis]
         ratio = preprocessed.label.shape[1 + axis] / (stop - start)
         low, high = ((edge - start) * ratio for edge in (box[study_axis].start, box[study_axis].stop))
         bounds.append(slice(max(0, int(np.floor(low))), max(0, int(np.ceil(high)))))

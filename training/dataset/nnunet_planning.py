@@ -140,7 +140,7 @@ def preprocess_case(
     case = preprocess(array, spacing_mm_zyx, plans=plans, dataset=dataset, label=label)
     output.mkdir(parents=True, exist_ok=True)
     patch = tuple(plans["configurations"][CONFIGURATION]["patch_size"])
-    save(output / case_id, case.data, case.label, dict(case.properties), patch=patch)
+    save(output / case_id, case.data, case.label, dict(case.grid.properties), patch=patch)
     return case
 
 

@@ -33,12 +33,12 @@ from contract.records import (
 from contract.sockets import job_listing
 from contract.volume import Volume, write_volume
 from network.detection.clustering import ScoredBoxes
-from network.detection.painting import case_likelihood, detection_map
-from network.study import StudyImage, along_card, as_in_file, boxes_to_reference
+from network.detection.painting import combine_scores, paint_boxes
+from network.placement import Placement
 from training.nndetection import PARENT
 from training.nndetection.boxes_file import read_boxes
 from training.nndetection.commands import PREDICTION, Programs, find_programs
-from training.nndetection.dataset_layout import MODEL, Layout, write_dataset, write_study_to_predict
+from training.nndetection.dataset_layout import MODEL, Layout, StudyToPredict, write_dataset, write_study_to_predict
 from training.nndetection.model import NEEDED, model_files
 from training.run_folder.folder import RunFolder
 from training.run_folder.logs import log_to
@@ -84,42 +84,34 @@ def predict(folder: RunFolder, *, archive: Path, output: Path) -> int:
     with _alone(output), log_to(output / LOG), scratch(layout.root, COMMAND):
         logger.info(_BEGINNING)
         stamps = {study.case_id: _stamped(study) for study in studies}  # before the images are read
-        images = _lay_out(layout, folder, studies)
+        written = _lay_out(layout, folder, studies)
         programs = Programs(paths, layout, output / LOG)
         mirroring = [] if card.test_time_mirroring else ["--num_tta", "0"]
         begun = layout.root / "begun"
         begun.touch()  # a time of the clock that nnDetection's files are stamped by
         finished(programs.run("nndet_predict", layout.task, MODEL, "--fold", "-1", *mirroring))
-        found = _collect(layout, images, since_ns=begun.stat().st_mtime_ns)
+        found = _collect(layout, written, since_ns=begun.stat().st_mtime_ns)
         licences = {record.data_licence, archive_licence(archive)}
         with place.staged() as stage:
             for case_id, boxes in found.items():
-                _write_study(stage / case_id, card, images[case_id], boxes, case_id=case_id)
-                stamp = stamps[case_id].model_copy(update={"content_sha256": images[case_id].content_sha256})
+                _write_study(stage / case_id, card, written[case_id].placement, boxes, case_id=case_id)
+                stamp = stamps[case_id].model_copy(update={"content_sha256": written[case_id].content_sha256})
                 write_record(stage / case_id / "study.json", stamp)
             write_record(stage / "batch.json", batch)
             write_text(stage / "card.toml", folder.card.read_text(encoding="utf-8"))
-            trained_on = _trained_on(folder, record, {case_id: each.content_sha256 for case_id, each in images.items()})
+            trained_on = _trained_on(
+                folder, record, {case_id: each.content_sha256 for case_id, each in written.items()}
+            )
             source = _source(record, batch, licence=" AND ".join(sorted(licences)), trained_on=trained_on)
             write_record(stage / "source.json", source)
             write_json(stage / "predictions.json", [job_listing(case_id, card) for case_id in found])
     return len(studies)
 
 
-def paint(card: Card, found: ScoredBoxes, image: StudyImage) -> Volume:
-    """Detection map on the reference grid, as in the reference image's file.
-
-    Parameters
-    ----------
-    found
-        Boxes in voxels of the study grid.
-    image
-        The study's grids; its voxels are not looked at.
-    """
-    boxes = boxes_to_reference(card, found.boxes, image)
-    reference = along_card(card, image.reference)
-    painted = detection_map(ScoredBoxes(boxes, found.scores, found.weights), reference.shape_zyx)
-    return as_in_file(card, painted, image)
+def paint(found: ScoredBoxes, placement: Placement) -> Volume:
+    """Detection map, as in the reference image's file, of boxes in voxels of the study grid."""
+    boxes = ScoredBoxes(placement.boxes_to_reference(found.boxes), found.scores, found.weights)
+    return placement.as_in_file(paint_boxes(boxes, placement.reference.shape_zyx))
 
 
 def _finished(folder: RunFolder) -> RunRecord:
@@ -174,8 +166,8 @@ def _alone(output: Path) -> Iterator[None]:
         yield
 
 
-def _lay_out(layout: Layout, folder: RunFolder, studies: Sequence[Study]) -> dict[str, StudyImage]:
-    """Write what ``nndet_predict`` reads; returns the studies' grids by case id."""
+def _lay_out(layout: Layout, folder: RunFolder, studies: Sequence[Study]) -> dict[str, StudyToPredict]:
+    """Write what ``nndet_predict`` reads; returns the studies by case id."""
     layout.consolidated.mkdir(parents=True)
     for name in NEEDED:
         (layout.consolidated / name).symlink_to((folder.nndetection / name).resolve())
@@ -183,9 +175,9 @@ def _lay_out(layout: Layout, folder: RunFolder, studies: Sequence[Study]) -> dic
     return {study.case_id: write_study_to_predict(layout, study) for study in studies}
 
 
-def _collect(layout: Layout, images: dict[str, StudyImage], *, since_ns: int) -> dict[str, ScoredBoxes]:
+def _collect(layout: Layout, written: dict[str, StudyToPredict], *, since_ns: int) -> dict[str, ScoredBoxes]:
     """Boxes of just these studies, by case id."""
-    expected = {layout.boxes_file(case_id): case_id for case_id in images}
+    expected = {layout.boxes_file(case_id): case_id for case_id in written}
     foreign = sorted(set(layout.predictions.glob("*_boxes.pkl")) - set(expected))
     if foreign:
         raise OncoduetError(foreign[0], expected="boxes of the studies to predict alone", found="another's")
@@ -195,15 +187,15 @@ def _collect(layout: Layout, images: dict[str, StudyImage], *, since_ns: int) ->
             raise OncoduetError(path, expected="boxes of the study from nndet_predict", found="none")
         if path.stat().st_mtime_ns < since_ns:
             raise OncoduetError(path, expected="boxes from this call of nndet_predict", found="older ones")
-        found[case_id] = read_boxes(path, images[case_id].grid.shape_zyx)
+        found[case_id] = read_boxes(path, written[case_id].placement.grid.shape_zyx)
     return found
 
 
-def _write_study(folder: Path, card: Card, image: StudyImage, found: ScoredBoxes, *, case_id: str) -> None:
-    painted = paint(card, found, image)
+def _write_study(folder: Path, card: Card, placement: Placement, found: ScoredBoxes, *, case_id: str) -> None:
+    painted = paint(found, placement)
     likelihood = float(painted.array.max())
     if not likelihood and card.candidates.case_likelihood_without_candidate == "probability":
-        likelihood = case_likelihood(found.scores)
+        likelihood = combine_scores(found.scores)
     write_volume(folder / "output" / card.detection_map.relative_path / f"{case_id}.mha", painted)
     write_json(folder / "output" / card.likelihood.relative_path, likelihood)
     logger.info("study %s: %d boxes, likelihood %.3f", case_id, len(found), likelihood)

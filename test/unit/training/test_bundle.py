@@ -116,7 +116,7 @@ def test_a_bundle_that_another_process_put_there_meanwhile_stays(runs, tmp_path,
 
 def test_a_fold_without_weights_is_refused(runs, refused):
     (runs / "focal_fold1_restart1" / "weights.safetensors").unlink()
-    assert "focal_fold1_restart1/weights.safetensors: expected weights, found no file" in refused(runs)
+    assert "focal_fold1_restart1/weights.safetensors: weights not found" in refused(runs)
 
 
 def test_other_weights_than_the_record_names_are_refused(runs, refused):

@@ -12,13 +12,13 @@ import pytest
 import SimpleITK as sitk
 from nnunetv2.experiment_planning.dataset_fingerprint import fingerprint_extractor
 from places import PROJECT
+from studies import read_study, read_study_label
 
 from contract.archive import find_studies
 from contract.cards import load_card
 from contract.errors import OncoduetError
 from contract.files import read_json, sha256_file, write_json
 from contract.volume import Grid, Volume, read_volume, write_volume
-from network.study import read_study, read_study_label
 from training.__main__ import main
 from training.dataloading.resident_studies import read_label
 from training.dataset import nnunet_planning
@@ -128,7 +128,7 @@ def test_fingerprint_is_the_one_that_nnunet_takes_itself(archive, tmp_path, monk
     for study in find_studies(archive, card, labels_required=True):
         image = read_study(card, study.channels, name=study.case_id)
         label = read_study_label(card, study.label, image)
-        stacked[study.case_id] = (image.array, label, image.spacing_mm_zyx)
+        stacked[study.case_id] = (image.array, label, image.placement.spacing_mm_zyx)
         files = {f"{study.case_id}_{i:04d}.mha": channel for i, channel in enumerate(image.array)}
         files[f"{study.case_id}.mha"] = label
         for file, array in files.items():

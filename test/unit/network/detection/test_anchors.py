@@ -15,7 +15,7 @@ PATCH = (4, 8, 16)
 PLAN = AnchorPlan(levels=(1, 2), sizes_voxels_zyx=((2, 3, 4), (5.5, 6, 7)))
 
 
-def test_anchors_stand_around_the_voxels_of_their_position():
+def test_anchors_are_centred_on_the_voxels_of_their_position():
     levels = anchors_of_patch(PLAN, STRIDES, PATCH)
     for level, found in zip(PLAN.levels, levels, strict=True):
         expected = []

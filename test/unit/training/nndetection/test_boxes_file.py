@@ -10,7 +10,7 @@ from unit.training.nndetection.fake_nndet.fake import save_pickle
 
 from contract.errors import OncoduetError
 from network.detection.clustering import ScoredBoxes
-from network.detection.painting import MINIMUM_VOXELS, detection_map
+from network.detection.painting import MINIMUM_VOXELS, paint_boxes
 from training.nndetection.boxes_file import read_boxes
 
 SHAPE = (9, 20, 30)
@@ -79,7 +79,7 @@ def test_painted_boxes_are_those_of_the_challenges_own_rule(tmp_path):
             expected[place] = values["pred_scores"][index]
     found = read_boxes(tmp_path / "a", SHAPE)
     assert isinstance(found, ScoredBoxes)
-    np.testing.assert_array_equal(detection_map(found, SHAPE), expected)
+    np.testing.assert_array_equal(paint_boxes(found, SHAPE), expected)
     assert 3 < len(np.unique(expected)) < 40
 
 

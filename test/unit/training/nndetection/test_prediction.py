@@ -6,6 +6,7 @@ import shutil
 
 import numpy as np
 import pytest
+from studies import read_study
 
 from algorithm.__main__ import main as algorithm
 from contract.cards import load_card
@@ -15,7 +16,6 @@ from contract.records import BatchRecord, RunRecord, Source, StudyRecord, read_r
 from contract.volume import read_grid, read_label, read_volume
 from evaluation.__main__ import main as evaluation
 from network.detection.clustering import ScoredBoxes
-from network.study import read_study
 from training.dataset.prepared import load_prepared
 from training.nndetection.prediction import COMMAND, _write_study, paint
 
@@ -129,11 +129,11 @@ def test_boxes_are_painted_voxel_by_voxel_where_the_study_grid_is_the_references
     channels = {name: archive / "100" / f"100_1_{name}.mha" for name in card.channel_names}
     image = read_study(card, channels, name="100_1")
     boxes = np.array([[2.0, 5.0, 11.0, 4.9, 8.0, 15.5]])
-    painted = paint(card, ScoredBoxes(boxes, np.array([0.5]), np.ones(1)), image)
-    expected = np.zeros(image.reference.shape_zyx, np.float32)
+    painted = paint(ScoredBoxes(boxes, np.array([0.5]), np.ones(1)), image.placement)
+    expected = np.zeros(image.placement.native.shape_zyx, np.float32)
     expected[2:4, 5:8, 11:15] = 0.5
     np.testing.assert_array_equal(painted.array, expected)
-    assert painted.grid == image.reference
+    assert painted.grid == image.placement.native
 
 
 def test_a_small_box_gives_the_likelihood_that_the_card_asks_for(command, finished, fake_nndet, outcome, tmp_path):
@@ -145,7 +145,7 @@ def test_a_small_box_gives_the_likelihood_that_the_card_asks_for(command, finish
     for rule, likelihood in [("probability", 0.75), ("zero", 0.0)]:
         candidates = card.candidates.model_copy(update={"case_likelihood_without_candidate": rule})
         changed = card.model_copy(update={"candidates": candidates})
-        _write_study(tmp_path / rule / "100_1", changed, image, found, case_id="100_1")
+        _write_study(tmp_path / rule / "100_1", changed, image.placement, found, case_id="100_1")
         detections, written = predicted(tmp_path / rule, "100_1")
         assert not detections.array.any()
         assert written == likelihood

@@ -14,13 +14,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import SimpleITK as sitk
+from studies import read_study
 
 from contract.archive import find_studies
 from contract.errors import OncoduetError
 from contract.files import read_json, sha256_file
 from contract.records import RunRecord, read_record
 from contract.volume import read_label, read_volume
-from network.study import read_study
 from training.bundle import bundle
 from training.dataset.prepared import Fold, load_prepared
 from training.execution import execute
