@@ -181,7 +181,7 @@ def test_names_are_checked_in_a_card_made_in_memory_too(card_values: Values) -> 
 
 
 def test_a_whole_that_is_no_table_is_refused() -> None:
-    with pytest.raises(OncoduetError, match=r"^here: 1 fault: (document): Input should be an object$"):
+    with pytest.raises(OncoduetError, match=r"^here: 1 fault: \(document\): Input should be an object$"):
         parse([1], Card, "here")
 
 
