@@ -21,7 +21,7 @@ from contract.process.terminal import console, log_to_stdout
 from network.device import HELP, Device, Kind, choose_device
 
 if TYPE_CHECKING:
-    from training.campaign.estimate import Side
+    from training.campaign.estimate import Capacity
     from training.campaign.plan import Campaign
 
 
@@ -52,7 +52,7 @@ def _prepare(options: argparse.Namespace, console: Console) -> None:
 
 def _run(options: argparse.Namespace, console: Console) -> None:
     from training.dataset.prepared import load_prepared  # noqa: PLC0415
-    from training.execution import Wishes, show  # noqa: PLC0415
+    from training.execution import RunOptions, execute_with_progress  # noqa: PLC0415
     from training.run import plan_run  # noqa: PLC0415
 
     run = plan_run(
@@ -65,29 +65,29 @@ def _run(options: argparse.Namespace, console: Console) -> None:
     )
     device, line = run.engine.choose_device(options.device)
     console.print(line, soft_wrap=True, markup=False)
-    show(
+    execute_with_progress(
         run,
         options.output,
         device=device,
         resume=options.resume,
         wait=options.wait,
-        wishes=Wishes(options.tensorboard, options.archive, options.localisation),
+        options=RunOptions(options.tensorboard, options.archive, options.localisation),
         console=console,
     )
 
 
 def _verify(options: argparse.Namespace, console: Console) -> None:
-    from training.verify import require_sound, show, verify  # noqa: PLC0415
+    from training.verify import checks_table, require_sound, verify  # noqa: PLC0415
 
     checks = verify(options.runs, prepared=options.prepared, archive=options.archive)
-    console.print(show(checks))
+    console.print(checks_table(checks))
     require_sound(checks)
 
 
 def _campaign(options: argparse.Namespace, console: Console) -> None:
     from training.campaign import load_campaign  # noqa: PLC0415
-    from training.campaign.local_executor import local_side, make_locally  # noqa: PLC0415
-    from training.campaign.slurm_executor import job_device, make_on_slurm, slurm_side  # noqa: PLC0415
+    from training.campaign.local_executor import local_capacity, make_locally  # noqa: PLC0415
+    from training.campaign.slurm_executor import job_device, make_on_slurm, slurm_capacity  # noqa: PLC0415
 
     campaign = load_campaign(options.campaign, prepared=options.prepared, output=options.output)
     on_slurm = options.executor == "slurm"
@@ -97,7 +97,7 @@ def _campaign(options: argparse.Namespace, console: Console) -> None:
     else:
         device = _told(options, console, asleep=True)
     if options.dry_run:
-        _estimate(campaign, slurm_side(campaign) if on_slurm else local_side(campaign, device), console)
+        _estimate(campaign, slurm_capacity(campaign) if on_slurm else local_capacity(campaign, device), console)
         return
     make = make_on_slurm if on_slurm else make_locally
     try:
@@ -120,18 +120,18 @@ def _told(options: argparse.Namespace, console: Console, *, asleep: bool = False
     return device.kind
 
 
-def _estimate(campaign: "Campaign", side: "Side", console: Console) -> None:
+def _estimate(campaign: "Campaign", capacity: "Capacity", console: Console) -> None:
     """Show the runs and what the missing ones will cost; as the campaign itself, refuse what cannot be done."""
-    from training.campaign.estimate import bill, hours_line, paces  # noqa: PLC0415
-    from training.campaign.status import Watch, table  # noqa: PLC0415
+    from training.campaign.estimate import epoch_times, estimate_costs, hours_line  # noqa: PLC0415
+    from training.campaign.status import StatusMonitor, table  # noqa: PLC0415
 
-    snapshot = Watch(campaign).look()
-    console.print(table(snapshot))
-    costs = bill(campaign, snapshot, side)
+    status = StatusMonitor(campaign).look()
+    console.print(table(status))
+    costs = estimate_costs(campaign, status, capacity)
     for line in costs.lines():
         console.print(line, soft_wrap=True)
     costs.refuse_if_short(campaign)
-    console.print(hours_line(snapshot, side, paces(snapshot, side)), soft_wrap=True)
+    console.print(hours_line(status, capacity, epoch_times(status, capacity)), soft_wrap=True)
 
 
 def _status(options: argparse.Namespace, console: Console) -> None:
@@ -143,7 +143,7 @@ def _status(options: argparse.Namespace, console: Console) -> None:
 
 
 def _sweep(options: argparse.Namespace, console: Console) -> None:
-    from training.sweep import Whereabouts, show, sweep_maps, verdict  # noqa: PLC0415
+    from training.sweep import Whereabouts, sweep_maps, sweep_tables, verdict  # noqa: PLC0415
 
     device = _told(options, console, asleep=True)  # the GPU is for the programs that predict
     logging.getLogger("training.validation.predict_and_score").setLevel(
@@ -157,7 +157,7 @@ def _sweep(options: argparse.Namespace, console: Console) -> None:
         device=device,
         store=options.store,
     )
-    for table in show(record):
+    for table in sweep_tables(record):
         console.print(table)
     for line in verdict(record):
         console.print(line, soft_wrap=True)

@@ -33,8 +33,8 @@ from training.bundle import FinishedRun, finished_runs
 from training.dataset.archive_stamps import read_sources, unchanged_archive
 from training.dataset.prepared import Prepared, load_prepared
 from training.run_folder.folder import RunFolder
-from training.run_folder.lock import alone
-from training.validation.predict_and_score import find_localisation, link_studies, predict, score
+from training.run_folder.lock import exclusive_lock
+from training.validation.predict_and_score import find_localisation, link_studies, predict_studies, score
 
 Combination = tuple[BoxShape, CaseScore]
 
@@ -145,7 +145,7 @@ def sweep_maps(
     for run, prepared in zip(finished, datasets, strict=True):
         place = output / run.name
         validation[run.name] = prepared.fold(run.record.key.fold).validation
-        scored += _judge(run, prepared, place, whereabouts, mirroring=mirroring, device=device)
+        scored += _score_maps(run, prepared, place, whereabouts, mirroring=mirroring, device=device)
         mirrored |= bool(read_record(place / "predictions" / "batch.json", BatchRecord).settings["mirroring"])
     scored += means(scored)
     best = best_of(scored)
@@ -200,7 +200,7 @@ def store_in(folder: RunFolder, fill: BoxShape, case_score: CaseScore) -> None:
     OncoduetError
         Another process is at work on the run, or its folder cannot be written to.
     """
-    with alone(folder):
+    with exclusive_lock(folder.lock):
         rule = read_record(folder.box_rule, BoxPostprocessing) if folder.box_rule.is_file() else BoxPostprocessing()
         changed = rule.model_copy(update={"fill": fill, "case_score": case_score})
         if changed == rule and folder.box_rule.is_file():
@@ -211,7 +211,7 @@ def store_in(folder: RunFolder, fill: BoxShape, case_score: CaseScore) -> None:
         write_record(folder.record, record.model_copy(update={"parents": parents}))
 
 
-def show(record: MapSweepRecord) -> list[Table]:
+def sweep_tables(record: MapSweepRecord) -> list[Table]:
     """All combinations side by side: a table for each run and, of several, one for their mean."""
     runs = list(dict.fromkeys(each.run for each in record.maps))
     tables = []
@@ -278,7 +278,7 @@ def _dataset(run: FinishedRun, first: FinishedRun, folder: Path | None) -> Prepa
     return prepared
 
 
-def _judge(
+def _score_maps(
     run: FinishedRun,
     prepared: Prepared,
     place: Path,
@@ -307,12 +307,12 @@ def _judge(
         place.mkdir(parents=True, exist_ok=True)
     sweep(place)
     with held_folder(place) as work:
-        return _judge_in(
+        return _score_maps_in(
             work, run, prepared, place, archive=archive, partner=partner, mirroring=mirroring, device=device
         )
 
 
-def _judge_in(
+def _score_maps_in(
     work: Path,
     run: FinishedRun,
     prepared: Prepared,
@@ -331,7 +331,7 @@ def _judge_in(
     options += ["--no-mirroring"] if mirroring is False else []
     options += ["--fill", *get_args(BoxShape), "--case-score", *get_args(CaseScore)]
     logger.info("%s: %d validation studies", run.name, len(prepared.fold(key.fold).validation))
-    predict(
+    predict_studies(
         [run.folder.path, *([partner] if partner else [])],
         predictions,
         studies=studies,

@@ -78,7 +78,7 @@ def verify(runs: Sequence[Path], *, prepared: Path | None = None, archive: Path 
     return checks
 
 
-def show(checks: Sequence[Check]) -> Table:
+def checks_table(checks: Sequence[Check]) -> Table:
     """The checks as a table."""
     table = Table(box=None, pad_edge=False)
     for heading in ("run", "what", "found"):

@@ -35,7 +35,7 @@ from contract.files import read_json
 from contract.process.signals import children_that_end_with_us, leave_last_word_to_parent
 from training.campaign.devices import CudaDevice, see_only
 from training.campaign.plan import Campaign
-from training.campaign.status import Progress, Snapshot, clock, hours
+from training.campaign.status import CampaignStatus, Progress, clock, hours
 from training.engine import Run
 from training.execution import execute
 
@@ -91,7 +91,7 @@ class Needs:
 
 
 @dataclass(frozen=True)
-class Side:
+class Capacity:
     """How much of a campaign happens at the same time, and where."""
 
     processes: int
@@ -106,7 +106,7 @@ class Side:
 
 
 @dataclass(frozen=True)
-class Pace:
+class EpochTime:
     """How long an epoch takes."""
 
     epoch_s: float
@@ -115,7 +115,7 @@ class Pace:
 
 
 @dataclass(frozen=True)
-class Bill:
+class CostEstimate:
     """What the missing runs need on the disk and in memory, in bytes, and what there is."""
 
     missing: int
@@ -168,35 +168,35 @@ class Bill:
         ]
 
 
-def bill(campaign: Campaign, snapshot: Snapshot, side: Side) -> Bill:
+def estimate_costs(campaign: Campaign, status: CampaignStatus, capacity: Capacity) -> CostEstimate:
     """What the missing runs need beside what there is."""
     from network.memory_plan import held_bytes, memory_budget  # noqa: PLC0415
 
-    missing, uncounted = _missing(snapshot)
+    missing, uncounted = _missing(status)
     need = {kind: needs(run) for kind, run in _by_kind(missing).items()}
-    of = [need[_kind(progress.place.run)] for progress in missing]
-    at_once = min(len(missing), side.processes * side.packed)
+    of = [need[_kind(progress.planned.run)] for progress in missing]
+    at_once = min(len(missing), capacity.processes * capacity.packed)
     disk = sum(each.disk_when_finished for each in of) + at_once * max((each.disk_at_work for each in of), default=0)
-    on_cuda = bool(side.devices)
+    on_cuda = bool(capacity.devices)
     kinds = _by_kind(missing).values()
     resident = max((training_set_bytes(run, on_cuda=on_cuda) for run in kinds), default=0)
     numbers = max((numbers_bytes(run) for run in kinds), default=0)
-    packed, processes = min(side.packed, max(1, len(missing))), min(len(missing), side.processes)
+    packed, processes = min(capacity.packed, max(1, len(missing))), min(len(missing), capacity.processes)
     on_device = packed * max((each.on_cuda for each in of), default=0) + resident + numbers
     on_host = _PROCESS + numbers + packed * max((each.on_cpu for each in of), default=0)
-    if side.elsewhere:
-        memory, free, source = _IMPORTS + on_host + resident, side.memory_gb, "slurm.memory_gb"
+    if capacity.elsewhere:
+        memory, free, source = _IMPORTS + on_host + resident, capacity.memory_gb, "slurm.memory_gb"
         memory_free = None if free is None else round(free * GB)
         at_once = packed
-    elif side.devices:
-        memory, source = on_device, f"the GPU {side.devices[0].name}"
-        memory_free = min(device.free_bytes for device in side.devices)
+    elif capacity.devices:
+        memory, source = on_device, f"the GPU {capacity.devices[0].name}"
+        memory_free = min(device.free_bytes for device in capacity.devices)
         at_once = packed
     else:
         budget = memory_budget()
         memory = processes * on_host + resident  # read before the processes are forked
         memory_free, source = budget.total - held_bytes(), budget.source
-    return Bill(
+    return CostEstimate(
         missing=len(missing),
         finished_each=max((each.disk_when_finished for each in of), default=0),
         disk=disk,
@@ -205,7 +205,7 @@ def bill(campaign: Campaign, snapshot: Snapshot, side: Side) -> Bill:
         memory_free=memory_free,
         memory_source=source,
         at_once=at_once,
-        uncounted=tuple(progress.place.run.engine.title for progress in uncounted),
+        uncounted=tuple(progress.planned.run.engine.title for progress in uncounted),
     )
 
 
@@ -271,38 +271,38 @@ def _training_voxels(run: Run) -> float:
     return voxels
 
 
-def paces(snapshot: Snapshot, side: Side) -> dict[RunKind, Pace | None]:
+def epoch_times(status: CampaignStatus, capacity: Capacity) -> dict[RunKind, EpochTime | None]:
     """How long an epoch takes, for each kind of network that has runs to be made; None where a probe gave nothing.
 
     Runs of the campaign that have epochs behind them are the best witnesses; else steps are made and timed.
     """
-    missing, _ = _missing(snapshot)
-    found: dict[RunKind, Pace | None] = {}
+    missing, _ = _missing(status)
+    found: dict[RunKind, EpochTime | None] = {}
     for kind, run in _by_kind(missing).items():
         behind = [
             progress
-            for progress in snapshot.runs
-            if _kind(progress.place.run) == kind and progress.epochs and progress.wall_s > 0
+            for progress in status.runs
+            if _kind(progress.planned.run) == kind and progress.epochs and progress.wall_s > 0
         ]
-        found[kind] = _remembered(behind) if behind else probe(run, side.devices)
+        found[kind] = _remembered(behind) if behind else probe(run, capacity.devices)
     return found
 
 
-def hours_line(snapshot: Snapshot, side: Side, pace: dict[RunKind, Pace | None]) -> str:
+def hours_line(status: CampaignStatus, capacity: Capacity, epoch_times: dict[RunKind, EpochTime | None]) -> str:
     """One sentence about the hours that the missing runs will take."""
     total_s = 0.0
-    missing, uncounted = _missing(snapshot)
-    known = [each for each in pace.values() if each is not None]
+    missing, uncounted = _missing(status)
+    known = [each for each in epoch_times.values() if each is not None]
     if not missing:
         return "hours: not known" if uncounted else "hours: nothing to do"
-    if len(known) < len(pace):
-        return f"hours: not known: no training step ended within {PROBE_S:.0f} s on {_device_name(side.devices)}"
+    if len(known) < len(epoch_times):
+        return f"hours: not known: no training step ended within {PROBE_S:.0f} s on {_device_name(capacity.devices)}"
     for progress in missing:
-        each = pace[_kind(progress.place.run)]
+        each = epoch_times[_kind(progress.planned.run)]
         assert each is not None
-        total_s += each.epoch_s * (progress.place.run.profile.epochs - len(progress.epochs))
-    unit = "GPU-hours" if side.devices else "hours of computing"
-    at_once = min(len(missing), side.processes)
+        total_s += each.epoch_s * (progress.planned.run.profile.epochs - len(progress.epochs))
+    unit = "GPU-hours" if capacity.devices else "hours of computing"
+    at_once = min(len(missing), capacity.processes)
     rests_on = "; ".join(dict.fromkeys(each.rests_on for each in known))
     parallel = f"{at_once} process{'es' if at_once > 1 else ''} at a time"
     return (
@@ -311,7 +311,7 @@ def hours_line(snapshot: Snapshot, side: Side, pace: dict[RunKind, Pace | None])
     )
 
 
-def probe(run: Run, devices: Sequence[CudaDevice] = ()) -> Pace | None:
+def probe(run: Run, devices: Sequence[CudaDevice] = ()) -> EpochTime | None:
     """Time a few real training steps, in a process and a folder that are gone afterwards; None if none ended in time.
 
     The first step is longer than the others (it reads studies), so it counts only where it was the only one. Whatever
@@ -344,7 +344,7 @@ def probe(run: Run, devices: Sequence[CudaDevice] = ()) -> Pace | None:
         profile.iterations_per_epoch + VALIDATION_STEP * profile.validation_iterations_per_epoch
     )
     many = f"{len(counted)} training steps" if len(counted) > 1 else "a single training step"
-    return Pace(epoch_s, f"from {many} timed on {_device_name(devices)}")
+    return EpochTime(epoch_s, f"from {many} timed on {_device_name(devices)}")
 
 
 def _steps(run: Run, folder: Path, index: int | None, times: Connection) -> None:
@@ -367,19 +367,19 @@ def _steps(run: Run, folder: Path, index: int | None, times: Connection) -> None
         os._exit(0)
 
 
-def _remembered(behind: Sequence[Progress]) -> Pace:
+def _remembered(behind: Sequence[Progress]) -> EpochTime:
     epochs = sum(len(progress.epochs) for progress in behind)
-    return Pace(
+    return EpochTime(
         statistics.median(progress.wall_s / len(progress.epochs) for progress in behind),
         f"from {epochs} epochs of {_runs(len(behind))} in this folder",
     )
 
 
-def _missing(snapshot: Snapshot) -> tuple[list[Progress], list[Progress]]:
+def _missing(status: CampaignStatus) -> tuple[list[Progress], list[Progress]]:
     """The runs that are to be made: those whose epochs count, and the others, whose costs nobody knows."""
-    missing = [progress for progress in snapshot.runs if progress.state != "finished"]
-    counted = [progress for progress in missing if progress.place.run.engine.counts_epochs]
-    return counted, [progress for progress in missing if not progress.place.run.engine.counts_epochs]
+    missing = [progress for progress in status.runs if progress.state != "finished"]
+    counted = [progress for progress in missing if progress.planned.run.engine.counts_epochs]
+    return counted, [progress for progress in missing if not progress.planned.run.engine.counts_epochs]
 
 
 def _runs(count: int) -> str:
@@ -388,7 +388,7 @@ def _runs(count: int) -> str:
 
 def _by_kind(missing: Sequence[Progress]) -> dict[RunKind, Run]:
     """A run of each kind."""
-    return {_kind(progress.place.run): progress.place.run for progress in reversed(missing)}
+    return {_kind(progress.planned.run): progress.planned.run for progress in reversed(missing)}
 
 
 def _kind(run: Run) -> RunKind:

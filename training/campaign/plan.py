@@ -9,28 +9,25 @@ import hashlib
 import itertools
 import os
 import re
-import socket
-import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt
 
 from contract.cards import load_card
-from contract.errors import OncoduetError, one_line
+from contract.errors import OncoduetError
 from contract.files import read_regular, writable
-from contract.locks import try_lock
 from contract.outputs import require_apart, require_folder, require_unowned, subfolder
 from contract.schema import Frozen, parse_toml
 from training.dataset.prepared import Prepared, load_prepared
 from training.engine import Run, load_configuration
-from training.execution import Wishes
+from training.execution import RunOptions
 from training.run import existing_record, plan_run
 from training.run_folder.folder import RunFolder
+from training.run_folder.lock import exclusive_lock
 
 LOCK_PATIENCE_S = 2.0
 """The processes of a campaign that was killed keep its lock until their next step."""
@@ -135,7 +132,7 @@ class CampaignFile(Frozen):
 
 
 @dataclass(frozen=True)
-class Order:
+class RunSpec:
     """A run in the words of ``python -m training run``: what another process needs to make it. Paths are absolute."""
 
     prepared: Path
@@ -145,9 +142,9 @@ class Order:
     profile: str
     seed: int
     output: Path
-    wishes: Wishes
+    options: RunOptions
 
-    def place(self) -> "Place":
+    def planned(self) -> "PlannedRun":
         """Plan the run. Raises ``OncoduetError`` as :func:`training.run.plan_run` does."""
         run = plan_run(
             load_prepared(self.prepared),
@@ -157,16 +154,16 @@ class Order:
             profile=self.profile,
             base_seed=self.seed,
         )
-        return Place(run, RunFolder(self.output), self)
+        return PlannedRun(run, RunFolder(self.output), self)
 
 
 @dataclass(frozen=True)
-class Place:
+class PlannedRun:
     """One run of the campaign, its folder, and how to ask for it."""
 
     run: Run
     folder: RunFolder
-    order: Order
+    spec: RunSpec
 
     @property
     def name(self) -> str:
@@ -187,7 +184,7 @@ class Campaign:
     file: CampaignFile
     prepared: Prepared
     output: Path
-    places: tuple[Place, ...]
+    planned: tuple[PlannedRun, ...]
 
 
 def load_campaign(path: Path, *, prepared: Path | None = None, output: Path | None = None) -> Campaign:
@@ -223,8 +220,8 @@ def load_campaign(path: Path, *, prepared: Path | None = None, output: Path | No
             found=f"one of {dataset.record.card} ({dataset.record.card_sha256[:8]}) in {dataset.folder}",
         )
     archive = None if file.archive is None else (path.parent / file.archive).absolute()
-    wishes = Wishes(tensorboard=file.tensorboard, archive=archive)
-    places = []
+    options = RunOptions(tensorboard=file.tensorboard, archive=archive)
+    planned_runs = []
     profile = _relative(path, file.profile)
     wanted = list(itertools.product(file.restarts, [_relative(path, each) for each in file.configurations], file.folds))
     for restart, configuration, fold in [*_locating(dataset, wanted), *wanted]:
@@ -233,7 +230,7 @@ def load_campaign(path: Path, *, prepared: Path | None = None, output: Path | No
         )
         folder = RunFolder(subfolder(folders["output"], run.name))
         existing_record(run, folder)
-        order = Order(
+        spec = RunSpec(
             prepared=folders["prepared"].absolute(),
             configuration=_absolute(configuration),
             fold=fold,
@@ -241,14 +238,14 @@ def load_campaign(path: Path, *, prepared: Path | None = None, output: Path | No
             profile=_absolute(profile),
             seed=file.seed,
             output=folder.path.absolute(),
-            wishes=wishes,
+            options=options,
         )
-        places.append(Place(run, folder, order))
-    names = [place.name for place in places]
+        planned_runs.append(PlannedRun(run, folder, spec))
+    names = [planned.name for planned in planned_runs]
     doubled = sorted({name for name in names if names.count(name) > 1})
     if doubled:
         raise OncoduetError(path, expected="each run once", found=f"{doubled[0]} twice")
-    return Campaign(path, file, dataset, folders["output"], tuple(places))
+    return Campaign(path, file, dataset, folders["output"], tuple(planned_runs))
 
 
 def _require_ours(output: Path) -> None:
@@ -267,7 +264,7 @@ def _require_ours(output: Path) -> None:
 
 
 def _is_lock(path: Path) -> bool:
-    return re.match(r"$|process \d+ on ", read_regular(path).decode(errors="replace")) is not None
+    return re.match(r'$|process \d+ on |{"host": ', read_regular(path).decode(errors="replace")) is not None
 
 
 def sealed(page: str) -> str:
@@ -282,7 +279,7 @@ def is_sealed(path: Path) -> bool:
 
 
 @contextmanager
-def alone(output: Path) -> Iterator[None]:
+def campaign_lock(output: Path) -> Iterator[None]:
     """Keep a second campaign away from this output for as long as the block lasts.
 
     Raises
@@ -292,20 +289,7 @@ def alone(output: Path) -> Iterator[None]:
     """
     with writable(output):
         output.mkdir(parents=True, exist_ok=True)
-    path = output / LOCK
-    with path.open("a+", encoding="utf-8") as lock:
-        patience_s = time.monotonic() + LOCK_PATIENCE_S
-        while not try_lock(lock):
-            if time.monotonic() > patience_s:
-                lock.seek(0)
-                holder = one_line(lock.read()) or "a process that has not said its name yet"
-                raise OncoduetError(output, expected="no other campaign at work here", found=holder)
-            time.sleep(0.05)
-        lock.truncate(0)
-        lock.write(
-            f"process {os.getpid()} on {socket.gethostname()}, since {datetime.now(UTC):%Y-%m-%d %H:%M:%S} UTC\n"
-        )
-        lock.flush()
+    with exclusive_lock(output / LOCK, work="on this campaign", patience_s=LOCK_PATIENCE_S):
         yield
 
 

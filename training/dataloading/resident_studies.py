@@ -162,7 +162,7 @@ def resident_studies(
     return studies
 
 
-def read_label(folder: Path, case_id: str) -> LabelArray:
+def read_preprocessed_label(folder: Path, case_id: str) -> LabelArray:
     """Class indices of a study, -1 where nothing was imaged; shape (z, y, x).
 
     Raises

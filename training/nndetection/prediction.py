@@ -10,15 +10,13 @@ candidates, as upstream's users do; its likelihood is the highest score on the m
 """
 
 import logging
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 
 from contract.archive import Study, archive_licence, find_studies
 from contract.cards import Card, load_card
 from contract.errors import OncoduetError
 from contract.files import inside, sha256_file, sha256_json, writable, write_json, write_text
-from contract.locks import try_lock
 from contract.outputs import Output, require_apart, require_free, require_scratch, scratch, subfolder
 from contract.records import (
     BatchRecord,
@@ -41,8 +39,9 @@ from training.nndetection.commands import PREDICTION, Programs, find_programs
 from training.nndetection.dataset_layout import MODEL, Layout, write_dataset, write_study_to_predict
 from training.nndetection.model import NEEDED, model_files
 from training.run_folder.folder import RunFolder
+from training.run_folder.lock import exclusive_lock
 from training.run_folder.logs import log_to
-from training.trainers.interleaving import finished
+from training.trainers.interleaving import run_to_end
 
 COMMAND = "training predict"
 WORK = "nndetection"
@@ -81,7 +80,11 @@ def predict(folder: RunFolder, *, archive: Path, output: Path) -> int:
     _require_ours(output)
     with writable(output):
         output.mkdir(parents=True, exist_ok=True)
-    with _alone(output), log_to(output / LOG), scratch(layout.root, COMMAND):
+    with (
+        exclusive_lock(subfolder(output, ".lock"), work="in this folder"),
+        log_to(output / LOG),
+        scratch(layout.root, COMMAND),
+    ):
         logger.info(_BEGINNING)
         stamps = {study.case_id: _stamped(study) for study in studies}  # before the images are read
         images = _lay_out(layout, folder, studies)
@@ -89,7 +92,7 @@ def predict(folder: RunFolder, *, archive: Path, output: Path) -> int:
         mirroring = [] if card.test_time_mirroring else ["--num_tta", "0"]
         begun = layout.root / "begun"
         begun.touch()  # a time of the clock that nnDetection's files are stamped by
-        finished(programs.run("nndet_predict", layout.task, MODEL, "--fold", "-1", *mirroring))
+        run_to_end(programs.run("nndet_predict", layout.task, MODEL, "--fold", "-1", *mirroring))
         found = _collect(layout, images, since_ns=begun.stat().st_mtime_ns)
         licences = {record.data_licence, archive_licence(archive)}
         with place.staged() as stage:
@@ -165,15 +168,6 @@ def _require_ours(output: Path) -> None:
     if not log.is_file() or _BEGINNING not in log.read_text(encoding="utf-8", errors="replace").partition("\n")[0]:
         require_free(output, [LOG], COMMAND)
     require_scratch(output / WORK, COMMAND)
-
-
-@contextmanager
-def _alone(output: Path) -> Iterator[None]:
-    """Keep a second prediction away from this folder."""
-    with subfolder(output, ".lock").open("a") as lock:
-        if not try_lock(lock):
-            raise OncoduetError(output, expected="no other process to fill this folder", found="one")
-        yield
 
 
 def _lay_out(layout: Layout, folder: RunFolder, studies: Sequence[Study]) -> dict[str, StudyImage]:

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 
-class RetinaUNet(Engine):
+class RetinaUNetEngine(Engine):
     """What a network that finds boxes has of its own: anchors before it is trained, a rule for its boxes after."""
 
     title = "Retina U-Net"
@@ -126,4 +126,4 @@ def _convolved(network: "torch.nn.Module", shape: tuple[int, ...]) -> int:
     return elements
 
 
-ENGINE = RetinaUNet()
+ENGINE = RetinaUNetEngine()

@@ -66,9 +66,9 @@ class Checkpoints:
         OncoduetError
             The disk is full; the earlier checkpoints are still there.
         """
-        from training.run_folder.checkpoint_state import encode  # noqa: PLC0415 - takes seconds to import
+        from training.run_folder.checkpoint_state import encode_state  # noqa: PLC0415 - takes seconds to import
 
-        content = encode(checkpoint.state)
+        content = encode_state(checkpoint.state)
         claims = {
             "format": _FORMAT,
             "run": self.run_sha256,
@@ -99,7 +99,7 @@ class Checkpoints:
         OncoduetError
             A whole checkpoint belongs to another run, or was written by another version.
         """
-        from training.run_folder.checkpoint_state import decode  # noqa: PLC0415
+        from training.run_folder.checkpoint_state import decode_state  # noqa: PLC0415
 
         files = self.files()
         for path in files:
@@ -110,7 +110,7 @@ class Checkpoints:
                 path.unlink()
                 continue
             try:
-                state = decode(content, device=device)
+                state = decode_state(content, device=device)
             except ValueError as error:
                 raise OncoduetError(path, expected="the state of a training", found=one_line(str(error))) from None
             return Checkpoint(epoch=claims.epoch, seed=claims.seed, state=state)

@@ -11,7 +11,7 @@ from contract.process.terminal import CleanFormatter
 
 
 class Log:
-    """A log file that is open for long and takes what is logged, printed or warned of within ``turn``."""
+    """A log file that is open for long and takes what is logged, printed or warned of within ``context``."""
 
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream
@@ -19,7 +19,7 @@ class Log:
         self._handler.setFormatter(CleanFormatter("%(asctime)s %(message)s"))
 
     @contextmanager
-    def turn(self) -> Iterator[None]:
+    def context(self) -> Iterator[None]:
         """Send it here; the terminal stays with the progress display."""
         root = logging.getLogger()
         handlers, level = root.handlers[:], root.level
@@ -47,5 +47,5 @@ def open_log(path: Path) -> Iterator[Log]:
 @contextmanager
 def log_to(path: Path) -> Iterator[None]:
     """Append what is logged, printed or warned of in here to a file."""
-    with open_log(path) as log, log.turn():
+    with open_log(path) as log, log.context():
         yield

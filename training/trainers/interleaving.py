@@ -14,22 +14,22 @@ Steps = Generator[None, None, Result]
 """A training: yields after each step and returns its result."""
 
 
-def in_turns(steps: Steps[Result], turn: Callable[[], AbstractContextManager[None]]) -> Steps[Result]:
+def interleave(steps: Steps[Result], context: Callable[[], AbstractContextManager[None]]) -> Steps[Result]:
     """The same steps, each made within a context of its own; closing the generator closes them within one, too."""
     try:
         while True:
-            with turn():
+            with context():
                 try:
                     next(steps)
                 except StopIteration as end:
                     return cast(Result, end.value)
             yield
     finally:
-        with turn():
+        with context():
             steps.close()
 
 
-def finished(steps: Steps[Result]) -> Result:
+def run_to_end(steps: Steps[Result]) -> Result:
     """Go through all steps at once."""
     while True:
         try:

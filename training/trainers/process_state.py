@@ -31,7 +31,7 @@ class ProcessState:
         self.generators = self._generators()
 
     @contextmanager
-    def turn(self) -> Iterator[None]:
+    def context(self) -> Iterator[None]:
         """Go on where the last turn ended; afterwards the process is what it was."""
         generators, threads = self._generators(), torch.get_num_threads()
         self._set(self.generators)

@@ -19,7 +19,7 @@ from network.device import Kind
 from training.dataset.archive_stamps import reachable_archive, read_sources
 from training.engine import Run
 from training.run_folder.folder import RunFolder
-from training.validation.predict_and_score import find_localisation, link_studies, predict, read_score, score
+from training.validation.predict_and_score import find_localisation, link_studies, predict_studies, read_score, score
 
 OPTIMISM = (
     "The checkpoint was chosen by its score on these validation studies, so that the score on them is too good: the "
@@ -68,7 +68,7 @@ def select(run: Run, folder: RunFolder, *, device: Kind, archive: Path | None, l
         sha256 = _candidate(run, folder, weights, place / "run")
         if not (scores / "metrics.json").is_file():
             shutil.rmtree(predictions, ignore_errors=True)  # of an interrupted choice
-            predict(
+            predict_studies(
                 [place / "run", *([partner] if partner else [])],
                 predictions,
                 studies=validation,

@@ -74,7 +74,7 @@ def link_studies(sources: SourcesRecord, archive: Path, case_ids: Sequence[str],
         (studies / licence.name).symlink_to(licence.resolve())
 
 
-def predict(
+def predict_studies(
     runs: Sequence[Path],
     output: Path,
     *,

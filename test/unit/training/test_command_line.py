@@ -12,7 +12,7 @@ from training.__main__ import main
 from training.campaign import load_campaign
 from training.campaign.local_executor import make_locally
 from training.dataset.prepared import load_prepared
-from training.execution import show
+from training.execution import execute_with_progress
 from training.run import plan_run
 
 
@@ -93,7 +93,7 @@ def test_a_process_of_its_own_keeps_stderr_empty_too(arguments):
 
 def test_a_terminal_shows_a_bar_that_ends_full(prepared_folder, profile, tmp_path, terminal):
     run = plan_run(load_prepared(prepared_folder), configuration="ce", fold=0, restart=1, profile=str(profile))
-    show(run, tmp_path / "run", device="cpu", resume=False, console=terminal)
+    execute_with_progress(run, tmp_path / "run", device="cpu", resume=False, console=terminal)
     shown = terminal.file.getvalue()
     assert "ce_fold0_restart1" in shown
     assert "100%" in shown

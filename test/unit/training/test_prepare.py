@@ -20,7 +20,7 @@ from contract.files import read_json, sha256_file, write_json
 from contract.volume import Grid, Volume, read_volume, write_volume
 from network.study import read_study, read_study_label
 from training.__main__ import main
-from training.dataloading.resident_studies import read_label
+from training.dataloading.resident_studies import read_preprocessed_label
 from training.dataset import nnunet_planning
 from training.dataset.lesion_instances import number_lesions
 from training.dataset.nnunet_folders import nnunet_folders
@@ -383,7 +383,7 @@ def test_a_lesion_smaller_than_a_voxel_of_the_plan_is_named_and_not_lost_in_sile
     assert expected in (tmp_path / "out" / "prepare.log").read_text()
     prepared = load_prepared(tmp_path / "out")
     assert {study.case_id: study.lesions for study in prepared.record.studies}["200_1"] == 2
-    label = read_label(tmp_path / "out", "200_1").astype(np.int32)
+    label = read_preprocessed_label(tmp_path / "out", "200_1").astype(np.int32)
     assert number_lesions(label, 1).lesions == 1
 
 

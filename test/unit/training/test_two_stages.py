@@ -19,7 +19,7 @@ from contract.volume import Grid, Volume, write_volume
 from network.detection.anchors import AnchorPlan
 from training.campaign import load_campaign
 from training.dataset.prepared import load_prepared
-from training.execution import Wishes, execute
+from training.execution import RunOptions, execute
 from training.profile import PROFILES
 from training.run import plan_run
 
@@ -196,8 +196,8 @@ def test_detection_chooses_with_a_localisation_of_the_same_fold(prepared_ct, ct_
     with pytest.raises(
         OncoduetError, match=r"localisation_fold0_restart1: expected a finished localisation run of fold 1"
     ):
-        execute(other, tmp_path / "other", device="cpu", wishes=Wishes(localisation=localisation))
-    record = execute(run, alone, device="cpu", wishes=Wishes(localisation=localisation))
+        execute(other, tmp_path / "other", device="cpu", options=RunOptions(localisation=localisation))
+    record = execute(run, alone, device="cpu", options=RunOptions(localisation=localisation))
     shutil.copytree(localisation, tmp_path / "beside" / localisation.name)
     beside = execute(run, tmp_path / "beside" / run.name, device="cpu")  # found without being named
     assert record.weights_sha256 == beside.weights_sha256

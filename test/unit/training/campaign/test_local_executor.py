@@ -102,9 +102,9 @@ def test_failed_runs_are_named_and_the_others_made(campaign_file, profile, tmp_p
 
 def _break_the_first_run(path: Path) -> None:
     """A planned run whose log cannot be opened: nothing that the program foresees."""
-    place = load_campaign(path).places[0]
-    place.folder.log.mkdir(parents=True)
-    write_record(place.folder.record, place.run.record(state="planned"))
+    planned = load_campaign(path).planned[0]
+    planned.folder.log.mkdir(parents=True)
+    write_record(planned.folder.record, planned.run.record(state="planned"))
 
 
 def test_a_bug_in_a_run_is_a_bug_of_the_campaign(campaign_file, tmp_path, capsys):
@@ -183,7 +183,9 @@ def test_a_second_campaign_on_the_folder_is_refused_and_told_who_is_there(campai
     with alone(tmp_path / "runs"):
         code, message = outcome("campaign", path, "--device", "cpu")
     assert code == 3
-    assert re.search(r"runs: expected no other campaign at work here, found process \d+ on \S+, since 20", message)
+    assert re.search(
+        r"runs: expected no other process at work on this campaign, found process \d+ on \S+, since 20", message
+    )
     assert not list((tmp_path / "runs").glob("*/run.json"))
 
 

@@ -14,30 +14,32 @@ CAMPAIGNS = PROJECT / "training" / "campaigns"
 
 def test_a_campaign_is_every_configuration_fold_and_restart_each_with_a_seed_of_its_own(campaign_file, tmp_path):
     campaign = load_campaign(campaign_file(restarts=[1, 4]))
-    assert [place.name for place in campaign.places] == [
+    assert [planned.name for planned in campaign.planned] == [
         f"{configuration}_fold{fold}_restart{restart}"
         for restart in (1, 4)
         for configuration in ("ce", "focal")
         for fold in (0, 2)
     ]
-    assert len({place.run.key.seed for place in campaign.places}) == 8
-    assert {place.folder.path.parent for place in campaign.places} == {tmp_path / "runs"}
+    assert len({planned.run.key.seed for planned in campaign.planned}) == 8
+    assert {planned.folder.path.parent for planned in campaign.planned} == {tmp_path / "runs"}
     other = load_campaign(campaign_file(restarts=[1, 4], seed=1))
-    assert not {place.run.key.seed for place in campaign.places} & {place.run.key.seed for place in other.places}
+    assert not {planned.run.key.seed for planned in campaign.planned} & {
+        planned.run.key.seed for planned in other.planned
+    }
 
 
 def test_an_order_plans_the_same_run_in_another_process(campaign_file):
-    for place in load_campaign(campaign_file()).places:
-        again = place.order.place()
-        assert again.run.key == place.run.key
-        assert again.run.parents == place.run.parents
-        assert again.folder.path == place.folder.path.absolute()
+    for planned in load_campaign(campaign_file()).planned:
+        again = planned.spec.planned()
+        assert again.run.key == planned.run.key
+        assert again.run.parents == planned.run.parents
+        assert again.folder.path == planned.folder.path.absolute()
 
 
 def test_the_dataset_may_be_asked_for_by_its_card(campaign_file, tmp_path):
     assert load_campaign(campaign_file(card="cspca-picai")).file.card == "cspca-picai"
     (tmp_path / "mine.toml").write_text(card_path("cspca-picai").read_text())
-    assert load_campaign(campaign_file(card="mine.toml")).places
+    assert load_campaign(campaign_file(card="mine.toml")).planned
 
 
 @pytest.mark.parametrize(

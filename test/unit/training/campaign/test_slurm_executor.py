@@ -18,8 +18,8 @@ from contract.records import read_record, write_record
 from training.campaign import load_campaign
 from training.campaign.plan import SlurmOptions
 from training.campaign.slurm_executor import Work, job_device
-from training.campaign.slurm_queue import JobBook, JobsRecord, Queued, look_at_queue, queue_remarks, remarks_of
-from training.campaign.status import Watch
+from training.campaign.slurm_queue import JobBook, JobsRecord, Queued, look_at_queue, messages_of, queue_messages
+from training.campaign.status import StatusMonitor
 
 FAST = {"poll_seconds": 0.05, "max_attempts": 2}
 
@@ -82,7 +82,7 @@ def test_a_failed_run_is_reported_and_not_submitted_again(campaign_file, command
     path = campaign_file(configurations=["ce"], folds=[0], slurm=FAST)
     commands(sbatch='echo "Submitted batch job 7"', squeue='echo "7|FAILED|None|x"', srun="true")
     leave_result(tmp_path, "7", "success", [("ce_fold0_restart1", "expected a finite loss, found nan", False)])
-    write_run(load_campaign(path).places[0], "failed", epochs=1)
+    write_run(load_campaign(path).planned[0], "failed", epochs=1)
     code, message = outcome("campaign", path, "--executor", "slurm")
     assert code == 3
     assert "1 of 1 runs failed: ce_fold0_restart1: expected a finite loss, found nan" in message
@@ -104,7 +104,7 @@ def test_a_job_s_result_is_read_without_unpickling(campaign_file, commands, tmp_
     path = campaign_file(configurations=["ce"], folds=[0], slurm=FAST)
     commands(sbatch='echo "Submitted batch job 7"', squeue='echo "7|FAILED|None|x"', srun="true")
     leave_result(tmp_path, "7", "success", make(tmp_path / "mark"))
-    write_run(load_campaign(path).places[0], "failed", epochs=1)
+    write_run(load_campaign(path).planned[0], "failed", epochs=1)
     code, message = outcome("campaign", path, "--executor", "slurm")
     assert code == 3
     assert "7_0_result.pkl: expected " in message
@@ -143,18 +143,18 @@ def test_a_job_in_the_queue_is_watched_again_and_not_submitted_twice(
     campaign_file, commands, tmp_path, outcome, write_run
 ):
     path = campaign_file(configurations=["ce"], folds=[0], slurm=FAST)
-    place = load_campaign(path).places[0]
+    planned = load_campaign(path).planned[0]
     book = JobBook(tmp_path / "runs")
-    book.announce("aaa", [[place.name]])
+    book.announce("aaa", [[planned.name]])
     book.number("aaa", ["7"])
-    write_run(place, "finished", epochs=3)
-    record = place.folder.record.read_bytes()
-    write_run(place, "running", epochs=1)
+    write_run(planned, "finished", epochs=3)
+    record = planned.folder.record.read_bytes()
+    write_run(planned, "running", epochs=1)
     (tmp_path / "done.json").write_bytes(record)
     asked = tmp_path / "asked"  # the run ends while the campaign watches
     commands(
         sbatch='echo "must not be called" >&2; exit 1',
-        squeue=f'echo x >> {asked}; [ "$(wc -l < {asked})" -lt 4 ] || cp {tmp_path}/done.json {place.folder.record}\n'
+        squeue=f'echo x >> {asked}; [ "$(wc -l < {asked})" -lt 4 ] || cp {tmp_path}/done.json {planned.folder.record}\n'
         'echo "7|RUNNING|None|x"',
         srun="true",
     )
@@ -167,12 +167,12 @@ def test_jobs_whose_numbers_nobody_could_note_are_found_by_their_name(
     campaign_file, commands, tmp_path, outcome, is_there, write_run
 ):
     path = campaign_file(configurations=["ce"], slurm=FAST)
-    places = load_campaign(path).places
-    JobBook(tmp_path / "runs").announce("aaa", [[place.name] for place in places])
+    planned_runs = load_campaign(path).planned
+    JobBook(tmp_path / "runs").announce("aaa", [[planned.name] for planned in planned_runs])
     queue = 'echo "12_1|PENDING|None|oncoduet-aaa"; echo "12_0|RUNNING|None|oncoduet-aaa"' if is_there else "true"
     commands(sbatch="exit 1", squeue=queue, srun="true")
-    for place in places:
-        write_run(place, "finished", epochs=3)
+    for planned in planned_runs:
+        write_run(planned, "finished", epochs=3)
     assert outcome("campaign", path, "--executor", "slurm") == (0, "")
     assert [job.id for job in jobs_of(tmp_path)] == (["12_0", "12_1"] if is_there else [])
 
@@ -181,20 +181,20 @@ def test_jobs_whose_runs_are_finished_are_closed_in_one_writing(
     campaign_file, commands, tmp_path, outcome, write_run, monkeypatch
 ):
     path = campaign_file(configurations=["ce"], slurm=FAST)
-    places = load_campaign(path).places
+    planned_runs = load_campaign(path).planned
     book = JobBook(tmp_path / "runs")
-    book.announce("aaa", [[place.name] for place in places])
-    book.number("aaa", [str(number) for number in range(len(places))])
+    book.announce("aaa", [[planned.name] for planned in planned_runs])
+    book.number("aaa", [str(number) for number in range(len(planned_runs))])
     commands(sbatch="exit 1", squeue="true", srun="true")
-    for place in places:
-        write_run(place, "finished", epochs=3)
+    for planned in planned_runs:
+        write_run(planned, "finished", epochs=3)
     written = []
     monkeypatch.setattr(
         JobBook, "_write", lambda self, jobs, write=JobBook._write: (written.append(1), write(self, jobs))
     )
     assert outcome("campaign", path, "--executor", "slurm") == (0, "")
-    assert [job.over for job in jobs_of(tmp_path)] == ["finished"] * len(places)
-    assert (len(places) > 1, len(written)) == (True, 1)
+    assert [job.over for job in jobs_of(tmp_path)] == ["finished"] * len(planned_runs)
+    assert (len(planned_runs) > 1, len(written)) == (True, 1)
 
 
 def test_unnumbered_jobs_need_an_answer_from_the_queue(campaign_file, commands, tmp_path, outcome):
@@ -212,7 +212,7 @@ def test_an_unanswered_question_about_finished_runs_is_not_asked_again(
     path = campaign_file(configurations=["ce"], folds=[0], slurm=FAST)
     JobBook(tmp_path / "runs").announce("aaa", [["ce_fold0_restart1"]])
     commands(sbatch="exit 1", squeue="exit 1", srun="true")
-    write_run(load_campaign(path).places[0], "finished", epochs=3)
+    write_run(load_campaign(path).planned[0], "finished", epochs=3)
     assert outcome("campaign", path, "--executor", "slurm") == (0, "")
 
 
@@ -223,19 +223,19 @@ def test_a_squeue_that_does_not_answer_keeps_no_campaign_whose_runs_have_ended(
 ):
     monkeypatch.setattr("training.campaign.slurm_queue.ANSWER_LIMIT_S", 0.2)
     path = campaign_file(configurations=["ce"], folds=[0], slurm=FAST)
-    place = load_campaign(path).places[0]
-    write_run(place, state, epochs=3)
-    record = place.folder.record.read_bytes()
+    planned = load_campaign(path).planned[0]
+    write_run(planned, state, epochs=3)
+    record = planned.folder.record.read_bytes()
     (tmp_path / "later.json").write_bytes(record)
     asked = tmp_path / "asked"
     if state == "finished":
-        write_run(place, "running", epochs=1)
+        write_run(planned, "running", epochs=1)
     if state == "failed":
-        leave_result(tmp_path, "7", "success", [(place.name, "expected a finite loss, found nan", False)])
+        leave_result(tmp_path, "7", "success", [(planned.name, "expected a finite loss, found nan", False)])
     commands(
         sbatch='echo "Submitted batch job 7"',
-        squeue=f'echo x >> {asked}; [ "$(wc -l < {asked})" -lt 3 ] || cp {tmp_path}/later.json {place.folder.record}\n'
-        f"exec {squeue}",
+        squeue=f'echo x >> {asked}\n[ "$(wc -l < {asked})" -lt 3 ] || '
+        f"cp {tmp_path}/later.json {planned.folder.record}\nexec {squeue}",
         srun="true",
     )
     code, message = outcome("campaign", path, "--executor", "slurm")
@@ -265,10 +265,10 @@ def test_arrays_are_as_large_as_the_cluster_and_the_campaign_allow(
     campaign_file, commands, tmp_path, outcome, write_run, scontrol, asked, arrays
 ):
     path = campaign_file(slurm={**FAST, **asked})
-    places = load_campaign(path).places
-    for place in places:  # finished as soon as the last array is submitted
-        write_run(place, "finished", epochs=3)
-        place.folder.record.rename(place.folder.path / "later.json")
+    planned_runs = load_campaign(path).planned
+    for planned in planned_runs:  # finished as soon as the last array is submitted
+        write_run(planned, "finished", epochs=3)
+        planned.folder.record.rename(planned.folder.path / "later.json")
     seen = tmp_path / "arrays"
     last = len(arrays)
     commands(
@@ -308,9 +308,9 @@ def test_a_job_computes_on_the_gpu_that_was_asked_for_it(options, device, expect
 
 def test_a_job_whose_gpu_cannot_be_used_makes_nothing_on_the_cpu(campaign_file, tmp_path, monkeypatch):
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
-    orders = tuple(place.order for place in load_campaign(campaign_file(configurations=["ce"])).places)
+    specs = tuple(planned.spec for planned in load_campaign(campaign_file(configurations=["ce"])).planned)
     with pytest.raises(OncoduetError, match="--device cuda: expected "):
-        Work(orders, packed=2, device="cuda")()
+        Work(specs, packed=2, device="cuda")()
     assert not (tmp_path / "runs").exists()
 
 
@@ -326,8 +326,8 @@ def test_one_question_lists_all_jobs_and_silence_is_no_answer(commands):
 
 def test_the_table_says_what_waits_and_why(campaign_file, commands, tmp_path, write_run):
     campaign = load_campaign(campaign_file())
-    names = [place.name for place in campaign.places]
-    write_run(campaign.places[0], "running", epochs=1)
+    names = [planned.name for planned in campaign.planned]
+    write_run(campaign.planned[0], "running", epochs=1)
     book = JobBook(tmp_path / "runs")
     book.announce("aaa", [[name] for name in names])
     book.number("aaa", ["9_0", "9_1", "9_2", "9_3"])
@@ -335,16 +335,16 @@ def test_the_table_says_what_waits_and_why(campaign_file, commands, tmp_path, wr
         squeue='echo "9_0|RUNNING|None|x"; echo "9_1|PENDING|Priority|x"; echo "9_2|PENDING|QOSMaxJobs|x"\n'
         'echo "9_3|CANCELLED|None|x"'
     )
-    watch = Watch(campaign)
-    remarks = queue_remarks(watch.look())
-    runs = watch.look(remarks).runs
+    monitor = StatusMonitor(campaign)
+    messages = queue_messages(monitor.look())
+    runs = monitor.look(messages).runs
     assert [(run.state, run.message) for run in runs] == [
         ("running", ""),
         ("queued", ""),
         ("queued", "QOSMaxJobs"),
         ("planned", ""),
     ]
-    assert remarks_of(book.open, {}, {}) == {}
+    assert messages_of(book.open, {}, {}) == {}
 
 
 def test_memory_that_a_job_is_given_must_be_enough(campaign_file, commands, outcome):
@@ -357,8 +357,8 @@ def test_memory_that_a_job_is_given_must_be_enough(campaign_file, commands, outc
 def test_a_job_makes_its_runs_in_packs_and_would_do_the_same_after_a_time_limit(
     campaign_file, capsys, records, tmp_path
 ):
-    orders = tuple(place.order for place in load_campaign(campaign_file(configurations=["ce"])).places)
-    work = Work(orders, packed=2, device="cpu")
+    specs = tuple(planned.spec for planned in load_campaign(campaign_file(configurations=["ce"])).planned)
+    work = Work(specs, packed=2, device="cpu")
     assert work() == [("ce_fold0_restart1", "", False), ("ce_fold2_restart1", "", False)]
     assert {record.state for record in records(tmp_path / "runs").values()} == {"finished"}
     again = work.checkpoint()

@@ -16,7 +16,7 @@ from contract.records import RunRecord, read_record
 from training.dataset.prepared import load_prepared
 from training.execution import Item, execute, execute_together
 from training.run import plan_run
-from training.trainers.interleaving import Clock, finished, in_turns
+from training.trainers.interleaving import Clock, interleave, run_to_end
 from training.trainers.nnunet import Trainer
 from training.trainers.process_state import ProcessState
 
@@ -215,10 +215,10 @@ def test_each_step_is_made_within_a_turn_and_an_abandoned_training_is_closed_in_
             said.append("closed")
         return 7
 
-    assert finished(in_turns(training(), Turn)) == 7
+    assert run_to_end(interleave(training(), Turn)) == 7
     assert said == ["in", "step", "out", "in", "step", "out", "in", "closed", "out", "in", "out"]
     said.clear()
-    abandoned = in_turns(training(), Turn)
+    abandoned = interleave(training(), Turn)
     next(abandoned)
     abandoned.close()
     assert said == ["in", "step", "out", "in", "closed", "out"]

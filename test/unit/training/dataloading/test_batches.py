@@ -11,7 +11,7 @@ import torch
 from contract.errors import OncoduetError
 from network.memory_plan import Budget, held_bytes
 from training.dataloading.batches import ResidentBatches
-from training.dataloading.patch_sampling import BoxRule
+from training.dataloading.patch_sampling import PatchSampler
 from training.dataloading.resident_studies import ResidentStudies, resident_studies
 from training.dataset.prepared import load_prepared
 from training.execution import Item, execute, execute_together
@@ -41,9 +41,9 @@ def batches(trainer):
     """The trainer's training batches, with another size or share of foreground."""
     stock, _ = trainer().get_dataloaders()
 
-    def build(batch_size=4, foreground=0.5, rule=stock.rule, case_ids=stock.case_ids, studies=stock.studies):
+    def build(batch_size=4, foreground=0.5, sampler=stock.sampler, case_ids=stock.case_ids, studies=stock.studies):
         return ResidentBatches(
-            studies, case_ids, recipe=stock.recipe, rule=rule, batch_size=batch_size, foreground=foreground
+            studies, case_ids, recipe=stock.recipe, sampler=sampler, batch_size=batch_size, foreground=foreground
         )
 
     return build
@@ -109,7 +109,7 @@ def test_forced_patches_hold_foreground_and_studies_without_do_no_harm(batches):
 
 def test_a_patch_larger_than_the_study_is_filled(batches):
     size = (20, 48, 48)
-    loader = batches(rule=BoxRule(size, size))
+    loader = batches(sampler=PatchSampler(size, size))
     loader.recipe = replace(loader.recipe, spatial=None, steps=())
     batch = next(loader)
     assert batch["data"].shape[2:] == size
@@ -124,7 +124,7 @@ def test_a_patch_larger_than_the_study_is_filled(batches):
 def test_validation_is_cut_without_augmentation(trainer):
     _, validation = trainer().get_dataloaders()
     assert validation.recipe.spatial is None
-    assert validation.rule.box == validation.rule.patch
+    assert validation.sampler.box == validation.sampler.patch
     for _, batch in zip(range(10), validation, strict=False):
         for key, image in zip(batch["keys"], batch["data"], strict=True):
             values = validation.studies.by_id[key].image

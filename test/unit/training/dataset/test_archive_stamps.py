@@ -10,7 +10,7 @@ from contract.records import read_record
 from training.__main__ import main
 from training.dataset.archive_stamps import SourcesRecord, read_sources, unchanged_archive
 from training.dataset.prepared import load_prepared
-from training.execution import Wishes, execute
+from training.execution import RunOptions, execute
 from training.run import plan_run
 
 
@@ -87,7 +87,7 @@ def test_an_archive_out_of_reach_stops_no_run(dataset, archive, profile, tmp_pat
     assert unchanged_archive(dataset) is None
     assert execute(run, tmp_path / "run", device="cpu").state == "finished"
     with pytest.raises(OncoduetError, match=r"nowhere: expected the archive of .*prepared, found none of its files"):
-        execute(run, tmp_path / "other", device="cpu", wishes=Wishes(archive=tmp_path / "nowhere"))
+        execute(run, tmp_path / "other", device="cpu", options=RunOptions(archive=tmp_path / "nowhere"))
 
 
 def test_the_dataset_does_not_depend_on_the_order_or_the_folders_of_the_files(dataset, archive, tmp_path):

@@ -244,7 +244,7 @@ def test_two_predictions_do_not_fill_one_folder(command, fake_nndet, outcome):
         fcntl.flock(lock, fcntl.LOCK_EX)
         code, said = outcome(*words)
     assert code == 3
-    assert f"{output}: expected no other process to fill this folder, found one" in said
+    assert f"{output}: expected no other process at work in this folder, found one" in said
 
 
 @pytest.mark.parametrize("trap", ["its names", "a link", "our log"])

@@ -8,7 +8,7 @@ from network.detection.anchors import AnchorPlan, anchors_of_patch
 from network.detection.boxes import encode
 from network.detection.retina_unet import DetectorOutput
 from training.configuration import CrossEntropyTerm
-from training.retina_unet.atss import match
+from training.retina_unet.atss import match_anchors
 from training.retina_unet.loss import DetectionLoss, Sampling, sample
 from training.trainers.segmentation_losses import build_loss
 
@@ -53,7 +53,7 @@ def test_box_loss_is_the_mean_of_one_minus_giou_of_the_decoded_boxes_with_their_
     losses = DetectionLoss(sampling=ALL)(said, ANCHORS, LESIONS, LABEL, generator())
     terms = []
     for patch, boxes in enumerate(LESIONS):
-        for anchor, lesion in enumerate(match(ANCHORS, boxes).tolist()):
+        for anchor, lesion in enumerate(match_anchors(ANCHORS, boxes).tolist()):
             if lesion < 0:
                 continue
             a, d = FLAT[anchor].double().numpy(), said.deltas[patch, anchor].detach().double().numpy()
@@ -68,7 +68,7 @@ def test_classification_is_the_mean_cross_entropy_of_the_drawn_anchors():
     said = output()
     sampling = Sampling()
     losses = DetectionLoss(sampling=sampling)(said, ANCHORS, LESIONS, LABEL, generator())
-    matched = torch.stack([match(ANCHORS, boxes) for boxes in LESIONS])
+    matched = torch.stack([match_anchors(ANCHORS, boxes) for boxes in LESIONS])
     positive, negative = sample(matched, said.logits, sampling, generator())
     probability = 1 / (1 + np.exp(-said.logits.detach().double().numpy().ravel()))
     expected = -np.concatenate([np.log(probability[positive]), np.log(1 - probability[negative])]).mean()
@@ -101,7 +101,7 @@ def test_perfect_boxes_have_no_box_loss():
     said = output()
     with torch.no_grad():
         for patch, boxes in enumerate(LESIONS):
-            matched = match(ANCHORS, boxes)
+            matched = match_anchors(ANCHORS, boxes)
             own = matched >= 0
             said.deltas[patch, own] = encode(boxes[matched[own]], FLAT[own])
     losses = DetectionLoss(sampling=ALL)(said, ANCHORS, LESIONS, LABEL, generator())

@@ -14,7 +14,7 @@ from contract.files import sha256_file
 from contract.records import RunRecord, ScoredCheckpoint, SelectionRecord, read_record
 from network.weights import load_weights, tensors_sha256
 from training.dataset.prepared import load_prepared
-from training.execution import Wishes, execute
+from training.execution import RunOptions, execute
 from training.run import plan_run
 from training.run_folder.folder import RunFolder
 from training.validation.checkpoint_selection import OPTIMISM, best
@@ -158,8 +158,8 @@ def test_an_archive_that_was_moved_is_asked_for_before_training_begins(planned, 
     with pytest.raises(OncoduetError, match=message):
         execute(planned(prepared=prepared), tmp_path / "run", device="cpu")
     assert not (tmp_path / "run" / "run.json").exists()
-    wishes = Wishes(archive=tmp_path / "moved")
-    assert execute(planned(prepared=prepared), tmp_path / "run", device="cpu", wishes=wishes).state == "finished"
+    options = RunOptions(archive=tmp_path / "moved")
+    assert execute(planned(prepared=prepared), tmp_path / "run", device="cpu", options=options).state == "finished"
 
 
 def test_a_study_that_cannot_be_predicted_is_named(planned, prepared_folder, tmp_path):
