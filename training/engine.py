@@ -261,7 +261,7 @@ class Run:
     @cached_property
     def plans(self) -> dict[str, Any]:
         """nnU-Net's plans with the profile's edits."""
-        return edited_plans(dict(self.prepared.plans), self.profile)
+        return edited_plans(self.prepared.plans, self.profile)
 
     @property
     def key(self) -> RunKey:

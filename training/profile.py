@@ -4,6 +4,7 @@ It is a TOML file, in ``training/profiles`` or anywhere else.
 """
 
 import copy
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -14,6 +15,7 @@ from contract.errors import OncoduetError
 from contract.files import sha256_json
 from contract.records import CheckpointPolicy
 from contract.schema import Frozen, Name, named_toml, parse_toml
+from network.plans import edited_full_resolution
 
 PROFILES = Path(__file__).parent / "profiles"
 
@@ -107,17 +109,13 @@ def load_profile(name_or_path: str | Path) -> Profile:
     return parse_toml(named_toml(name_or_path, PROFILES, what="profile"), Profile)
 
 
-def edited_plans(plans: dict[str, Any], profile: Profile) -> dict[str, Any]:
+def edited_plans(plans: Mapping[str, Any], profile: Profile) -> dict[str, Any]:
     """A copy of nnU-Net's plans with the profile's edits; the preprocessed data stays usable, since spacing does."""
-    plans = copy.deepcopy(plans)
     edits = profile.plan
     if edits is None:
-        return plans
-    plans["plans_name"] = f"{plans['plans_name']}-{profile.name}"
-    fullres = plans["configurations"]["3d_fullres"]
-    fullres["batch_size"] = edits.batch_size
-    fullres["patch_size"] = list(edits.patch_size_zyx)
-    fullres["architecture"]["arch_kwargs"] |= {
+        return copy.deepcopy(dict(plans))
+    changes = {"batch_size": edits.batch_size, "patch_size": list(edits.patch_size_zyx)}
+    network = {
         "n_stages": len(edits.stages),
         "features_per_stage": [stage.features for stage in edits.stages],
         "kernel_sizes": [list(stage.kernel_size_zyx) for stage in edits.stages],
@@ -125,4 +123,5 @@ def edited_plans(plans: dict[str, Any], profile: Profile) -> dict[str, Any]:
         "n_conv_per_stage": [edits.convolutions_per_stage_encoder] * len(edits.stages),
         "n_conv_per_stage_decoder": [edits.convolutions_per_stage_decoder] * (len(edits.stages) - 1),
     }
-    return plans
+    name = f"{plans['plans_name']}-{profile.name}"
+    return edited_full_resolution(plans, name=name, changes=changes, network=network)

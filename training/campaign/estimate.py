@@ -33,6 +33,7 @@ from typing import Any
 from contract.errors import OncoduetError
 from contract.files import read_json
 from contract.process.signals import children_that_end_with_us, leave_last_word_to_parent
+from network.plans import full_resolution
 from training.campaign.devices import CudaDevice, see_only
 from training.campaign.plan import Campaign
 from training.campaign.status import CampaignStatus, Progress, clock, hours
@@ -219,12 +220,9 @@ def needs(run: Run) -> Needs:
     """
     import torch  # noqa: PLC0415
 
-    from network.plans import CONFIGURATION  # noqa: PLC0415
-
-    plan = run.plans["configurations"][CONFIGURATION]
     with torch.device("meta"):
         network, per_patch = run.engine.network(run)
-    elements = per_patch * plan["batch_size"]
+    elements = per_patch * full_resolution(run.plans).batch_size
     unique = {id(parameter): parameter.numel() for parameter in network.parameters()}
     parameters = sum(unique.values())
     copies = 3 if run.keep == "best" else 2  # weights, momentum, and the best weights so far
@@ -259,11 +257,9 @@ def numbers_bytes(run: Run) -> int:
 
 def _training_voxels(run: Run) -> float:
     """Voxels of all preprocessed studies, known from the fingerprint and the plan."""
-    from network.plans import CONFIGURATION  # noqa: PLC0415
-
     prepared = run.prepared
     fingerprint: dict[str, Any] = read_json(prepared.folder / "dataset_fingerprint.json")
-    target_mm = prepared.plans["configurations"][CONFIGURATION]["spacing"]
+    target_mm = full_resolution(prepared.plans).spacing
     voxels: float = sum(
         math.prod(shape) * math.prod(spacing) / math.prod(target_mm)
         for shape, spacing in zip(fingerprint["shapes_after_crop"], fingerprint["spacings"], strict=True)

@@ -21,7 +21,7 @@ from nnunetv2.training.dataloading.nnunet_dataset import comp_blosc2_params, nnU
 from contract.cards import Card
 from contract.files import read_json, write_json
 from contract.volume import Float32Array, LabelArray
-from network.plans import CONFIGURATION
+from network.plans import CONFIGURATION, full_resolution
 from network.preprocessing import Preprocessed, preprocess
 from training.dataset.nnunet_folders import nnunet_folders
 
@@ -139,7 +139,7 @@ def preprocess_case(
     array, label, spacing_mm_zyx = study
     case = preprocess(array, spacing_mm_zyx, plans=plans, dataset=dataset, label=label)
     output.mkdir(parents=True, exist_ok=True)
-    patch = tuple(plans["configurations"][CONFIGURATION]["patch_size"])
+    patch = full_resolution(plans).patch_size
     save(output / case_id, case.data, case.label, dict(case.properties), patch=patch)
     return case
 

@@ -17,7 +17,7 @@ from contract.records import write_record
 from training.__main__ import main
 from training.campaign import load_campaign
 from training.campaign.local_executor import make_locally
-from training.campaign.plan import alone
+from training.campaign.plan import campaign_lock
 from training.dataset.prepared import load_prepared
 from training.execution import execute
 from training.run import plan_run
@@ -180,7 +180,7 @@ def test_a_process_that_is_killed_fails_its_runs_and_no_others(
 
 def test_a_second_campaign_on_the_folder_is_refused_and_told_who_is_there(campaign_file, tmp_path, outcome):
     path = campaign_file()
-    with alone(tmp_path / "runs"):
+    with campaign_lock(tmp_path / "runs"):
         code, message = outcome("campaign", path, "--device", "cpu")
     assert code == 3
     assert re.search(
