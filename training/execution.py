@@ -1,4 +1,4 @@
-"""A run in the making: its lock, folder, log, steps and record; alone, or several runs in turn in one process."""
+"""A run in the making: its lock, folder, log, steps and record; one run, or several interleaved in one process."""
 
 import gc
 import logging
@@ -33,19 +33,19 @@ from training.validation.checkpoint_selection import NEED, select
 
 logger = logging.getLogger(__name__)
 
-_LEANER = "fewer runs beside it (resources.packed), or a smaller batch or patch in the profile's plan, take less"
+_LEANER = "fewer parallel runs (resources.packed), or a smaller batch or patch in the profile's plan, need less"
 
 
 @dataclass(frozen=True)
 class RunOptions:
-    """What may be asked for beside the run; none of it changes what is trained."""
+    """Options of a run that do not change what is trained."""
 
     tensorboard: bool = False
     """Write event files."""
     archive: Path | None = None
-    """Where the archive lies now, if not where it lay when the dataset was prepared."""
+    """Current folder of the archive, if it was moved since ``prepare``."""
     localisation: Path | None = None
-    """Finished run of stage 1 for the choice by detection; None: one of the same fold beside the run."""
+    """Finished run of stage 1 for the choice by detection; None: one of the same fold next to the run."""
 
 
 def execute(
@@ -66,11 +66,11 @@ def execute(
     output
         The run's own folder.
     resume
-        Insist on going on from a checkpoint.
+        Require a checkpoint to resume from.
     wait
-        Wait for another process that works on the run; else leave.
+        Wait for another process that works on the run, instead of raising.
     on_iteration, on_epoch
-        Told the number of steps done in all, and each epoch as it ends.
+        Called with the number of steps done in all, and with each epoch when it ends.
 
     Raises
     ------
@@ -85,30 +85,30 @@ def execute(
 
 @dataclass(frozen=True)
 class RunRequest:
-    """One of several runs that are made together, and whom to tell about it."""
+    """One of several runs that are made together, and its callbacks."""
 
     run: Run
     output: Path
     on_iteration: Callable[[int], None] = lambda _: None
-    """Told the number of steps done in all."""
+    """Called with the number of steps done in all."""
     on_epoch: Callable[[Epoch], None] = lambda _: None
-    """Told each epoch as it ends."""
+    """Called with each epoch when it ends."""
     on_end: Callable[[RunRecord | Exception], None] = lambda _: None
-    """Told the finished run's record, or why it failed, while the others still go on."""
+    """Called with the finished run's record, or with why it failed, while the others still train."""
 
 
 def execute_together(
     requests: Sequence[RunRequest], *, device: Device = "auto", resume: bool = False, options: RunOptions = RunOptions()
 ) -> list[RunRecord | Exception]:
-    """Make several runs in this process, a step of each in turn; each gives the bits that it gives alone.
+    """Make several runs in this process, a step of each in turn; each is bit-identical to a run by itself.
 
-    A run that fails does not stop the others: its record says ``failed``, its log why, and its exception stands in
-    its place of the answer. Wall seconds in a record are those of the run's own turns, so that they add up.
+    A run that fails does not stop the others: its record says ``failed``, its log why, and its exception is returned
+    in its place. Wall seconds in a record are those of the run's own steps, so that they add up.
 
     Parameters
     ----------
     resume
-        Insist on going on from checkpoints; a run without one fails.
+        Require checkpoints to resume from; a run without one fails.
 
     Returns
     -------
@@ -123,7 +123,7 @@ def execute_together(
     folders = [request.output.resolve() for request in requests]
     doubled = next((folder for folder in folders if folders.count(folder) > 1), None)
     if doubled is not None:
-        raise OncoduetError(doubled, expected="each run to have a folder of its own", found="two runs for it")
+        raise OncoduetError(doubled, "folder of two runs; each run needs its own")
     where = choose_device(device).kind
     going = {
         number: _steps(request, device=where, resume=resume, options=options) for number, request in enumerate(requests)
@@ -239,7 +239,7 @@ def _make(
     existing: RunRecord | None,
     options: RunOptions,
 ) -> Steps[RunRecord]:
-    """Train, choose the weights, and keep the record up to date; a failure is written down before it is told."""
+    """Train, choose the weights, and keep the record up to date; a failure is recorded before it is raised."""
     run = request.run
     progress: dict[str, Any] = {}
     if existing is not None:
@@ -301,10 +301,7 @@ def _make_model(
 
 
 def _without_what_it_held(error: Exception) -> Exception:
-    """An exception whose frames, and those of its causes, no longer hold the run's network, gradients and studies.
-
-    They stand in the run's log.
-    """
+    """An exception whose frames, and those of its causes, are cleared of network, gradients and studies."""
     chain: list[BaseException] = [error]
     for each in chain:
         traceback.clear_frames(each.__traceback__)

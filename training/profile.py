@@ -1,4 +1,4 @@
-"""A profile: how long and how hard a network is trained, whatever its configuration and card.
+"""A profile: how long and how hard a network is trained, for any configuration and card.
 
 It is a TOML file, in ``training/profiles`` or anywhere else.
 """
@@ -62,9 +62,9 @@ class Profile(Frozen):
     """Fraction of the patches in a batch that are centred on a foreground voxel, where the study has one."""
     foreground_focus: Literal["any", "lesion"] = "any"
     """The voxel's class: any of the study's classes by equal chance, as nnU-Net has it, or the lesion where there is
-    one. They differ for cards that know organs beside the lesion."""
+    one. They differ for cards with organs in addition to the lesion."""
     loader: Literal["resident", "nnunet"] = "resident"
-    """``resident``: studies lie in the device's memory, patches are cut and augmented there (``training.dataloading``).
+    """``resident``: studies are in the device's memory, patches are cut and augmented there (``training.dataloading``).
     ``nnunet``: nnU-Net's own loader, in this process. The distribution of patches is the same, single patches are not.
     """
     checkpoint: Literal["best", "final", "detection", "card"]
@@ -94,7 +94,7 @@ class Profile(Frozen):
         if self.checkpoint != "card":
             return self.checkpoint
         if card.checkpoint is None:
-            raise OncoduetError(f"card {card.name}", expected=f"checkpoint for the profile {self.name}", found="none")
+            raise OncoduetError(f"card {card.name}", f"no checkpoint for the profile {self.name}")
         return card.checkpoint
 
 

@@ -1,6 +1,6 @@
-"""What a campaign shows while it works: a live table on a terminal, else a line per run that ends; and the status page.
+"""What a campaign shows at work: a live table on a terminal, else a line per run that ends; and the status page.
 
-Looking costs a look at every run's folder, so it is done no more often than somebody could read.
+Each refresh reads every run's folder, so refreshes are no more frequent than a reader needs.
 """
 
 import time
@@ -27,7 +27,7 @@ def watch_from_outside(campaign: Campaign, console: Console, *, until_finished: 
     Parameters
     ----------
     until_finished
-        Look again and again until all runs are finished, or somebody has seen enough (Ctrl-C).
+        Refresh until all runs are finished, or until Ctrl-C.
     """
     monitor = StatusMonitor(campaign)
 

@@ -1,11 +1,11 @@
 """What a campaign will cost: hours, disk and memory, and whether the machine has them.
 
-Hours come from measurement alone: from epochs that runs of this plan have behind them, else from a few training steps
-made for the purpose. Disk and memory follow from the plan by the numbers below, so that asking costs next to nothing
-and a campaign that cannot end well is refused before its first iteration.
+Hours are measured: on the epochs that runs of this plan have done, else on a few training steps made for the purpose.
+Disk and memory follow from the plan by the numbers below, so that an estimate is cheap and a campaign that cannot
+succeed is refused before its first iteration.
 
-Runs of an engine without epochs are not counted: upstream nnDetection plans its own networks, and nobody here has
-measured them.
+Runs of an engine without epochs are not counted: upstream nnDetection plans its own networks, whose cost has not been
+measured.
 
 Memory on the CPU was calibrated on the resident set of training processes (``test/benchmark/campaign_memory.py``):
 seven plans of 4 to 32 features, patches of 8 × 16 × 16 to 24 × 128 × 128, batches of 1 to 4. None needed more than is
@@ -52,7 +52,7 @@ _CHECKPOINTS = 3
 _BYTES_PER_EPOCH = 1000
 """Of ``run.json`` and the log together."""
 _PROCESS = 75 * 10**6
-"""What a forked process comes to hold, whatever the plan: pages written to, and the libraries' own buffers."""
+"""What a forked process holds with any plan: pages written to, and the libraries' own buffers."""
 _IMPORTS = 600 * 10**6
 """What a process that was not forked holds after its imports."""
 _PARAMETER_COPIES = 4
@@ -87,7 +87,7 @@ class Needs:
 
     @property
     def disk_at_work(self) -> int:
-        """What its checkpoints take beside that."""
+        """What its checkpoints take in addition."""
         return _CHECKPOINTS * self.checkpoint + self.kept
 
 
@@ -97,7 +97,7 @@ class Capacity:
 
     processes: int
     packed: int
-    """Runs side by side in each process."""
+    """Runs in parallel in each process."""
     devices: tuple[CudaDevice, ...] = ()
     """One per process, or none on the CPU."""
     elsewhere: bool = False
@@ -111,7 +111,7 @@ class EpochTime:
     """How long an epoch takes."""
 
     epoch_s: float
-    rests_on: str
+    source: str
     """What the number was taken from."""
 
 
@@ -125,20 +125,14 @@ class CostEstimate:
     disk_free: int
     memory: int
     memory_free: int | None
-    """None where nobody knows."""
+    """None: not known."""
     memory_source: str
     at_once: int
     uncounted: tuple[str, ...] = ()
-    """Of each missing run whose costs nobody knows, what trains it."""
+    """The engine of each missing run whose costs are not known."""
 
     def refuse_if_short(self, campaign: Campaign) -> None:
-        """Say so where disk or memory cannot do.
-
-        Raises
-        ------
-        OncoduetError
-            Too little of either.
-        """
+        """Raise ``OncoduetError`` if disk or memory are too small."""
         if self.disk > self.disk_free:
             raise OncoduetError(
                 campaign.output,
@@ -156,7 +150,7 @@ class CostEstimate:
             )
 
     def lines(self) -> list[str]:
-        """Two sentences for people, and one about what they leave out."""
+        """For the console: disk, memory, and what was not counted."""
         free = "" if self.memory_free is None else f"; {_size(self.memory_free)} there ({self.memory_source})"
         return [
             f"disk: {_size(self.finished_each)} per finished run, at most {_size(self.disk)} on the way; "
@@ -170,7 +164,7 @@ class CostEstimate:
 
 
 def estimate_costs(campaign: Campaign, status: CampaignStatus, capacity: Capacity) -> CostEstimate:
-    """What the missing runs need beside what there is."""
+    """What the missing runs need, and what is available."""
     from network.memory_plan import held_bytes, memory_budget  # noqa: PLC0415
 
     missing, uncounted = _missing(status)
@@ -270,7 +264,7 @@ def _training_voxels(run: Run) -> float:
 def epoch_times(status: CampaignStatus, capacity: Capacity) -> dict[RunKind, EpochTime | None]:
     """How long an epoch takes, for each kind of network that has runs to be made; None where a probe gave nothing.
 
-    Runs of the campaign that have epochs behind them are the best witnesses; else steps are made and timed.
+    Taken from epochs that runs of the campaign have done; else steps are made and timed.
     """
     missing, _ = _missing(status)
     found: dict[RunKind, EpochTime | None] = {}
@@ -299,19 +293,19 @@ def hours_line(status: CampaignStatus, capacity: Capacity, epoch_times: dict[Run
         total_s += each.epoch_s * (progress.planned.run.profile.epochs - len(progress.epochs))
     unit = "GPU-hours" if capacity.devices else "hours of computing"
     at_once = min(len(missing), capacity.processes)
-    rests_on = "; ".join(dict.fromkeys(each.rests_on for each in known))
+    source = "; ".join(dict.fromkeys(each.source for each in known))
     parallel = f"{at_once} process{'es' if at_once > 1 else ''} at a time"
     return (
         f"hours: about {hours(total_s)} {unit} for {len(missing)} runs, "
-        f"{clock(total_s / at_once)} by the clock with {parallel} ({rests_on})"
+        f"{clock(total_s / at_once)} by the clock with {parallel} ({source})"
     )
 
 
 def probe(run: Run, devices: Sequence[CudaDevice] = ()) -> EpochTime | None:
     """Time a few real training steps, in a process and a folder that are gone afterwards; None if none ended in time.
 
-    The first step is longer than the others (it reads studies), so it counts only where it was the only one. Whatever
-    ends the child, an estimate is not worth an error: the run itself will tell.
+    The first step is longer than the others (it reads studies), so it counts only where it was the only one. A child
+    that fails raises nothing here: the run itself will.
     """
     context = multiprocessing.get_context("fork")
     ours, theirs = context.Pipe(duplex=False)
@@ -327,7 +321,7 @@ def probe(run: Run, devices: Sequence[CudaDevice] = ()) -> EpochTime | None:
             while len(times) <= PROBE_STEPS + 1 and ours.poll(max(0.0, until - time.monotonic())):
                 times.append(ours.recv())
         except EOFError:
-            pass  # it is through with a very short run
+            pass  # a very short run has ended
         finally:
             process.kill()
             process.join()
@@ -372,7 +366,7 @@ def _remembered(behind: Sequence[Progress]) -> EpochTime:
 
 
 def _missing(status: CampaignStatus) -> tuple[list[Progress], list[Progress]]:
-    """The runs that are to be made: those whose epochs count, and the others, whose costs nobody knows."""
+    """The unfinished runs: those with epochs, and those of engines whose costs are not known."""
     missing = [progress for progress in status.runs if progress.state != "finished"]
     counted = [progress for progress in missing if progress.planned.run.engine.counts_epochs]
     return counted, [progress for progress in missing if not progress.planned.run.engine.counts_epochs]

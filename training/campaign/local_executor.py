@@ -2,8 +2,8 @@
 
 Everything is imported, and the studies are read, once; then each process is made by ``fork``, which saves the seconds
 that this takes, and memory. The parent stays single-threaded and away from CUDA for that reason: forking a process with
-threads may lock up, and one that has used CUDA cannot lend it. What a run gives does not depend on how it was started
-or beside whom.
+threads may lock up, and one that has used CUDA cannot lend it. A run's result does not depend on how it was started
+or on what runs in parallel.
 """
 
 import multiprocessing
@@ -16,7 +16,6 @@ from multiprocessing.process import BaseProcess
 
 from rich.console import Console
 
-from contract.records import write_record
 from network.device import Device
 from training.campaign.console import Display
 from training.campaign.devices import chosen_devices, see_only
@@ -95,7 +94,7 @@ def _read_studies(runs: Sequence[Run]) -> list[object]:
 
 
 class _Workshop:
-    """The processes, and what they have told."""
+    """The processes, and what they have reported."""
 
     def __init__(self, campaign: Campaign, capacity: Capacity, monitor: StatusMonitor, display: Display) -> None:
         self.capacity, self.display = capacity, display
@@ -109,9 +108,7 @@ class _Workshop:
     def make(self) -> list[Ended]:
         """Make the waiting runs, as many at a time as there are places for."""
         for planned in self.waiting:
-            if not planned.folder.record.is_file():
-                planned.folder.path.mkdir(parents=True, exist_ok=True)
-                write_record(planned.folder.record, planned.run.record(state="planned"))
+            planned.announce()
         try:
             while self.waiting or self.workers:
                 while self.waiting and self.free:
@@ -173,7 +170,7 @@ def _pack(waiting: Sequence[PlannedRun], packed: int) -> tuple[PlannedRun, ...]:
 
 
 def _work(pack: Sequence[PlannedRun], device: int | None, events: Connection, others: Sequence[Connection]) -> None:
-    """The forked process: make a pack of runs and tell the parent how it goes."""
+    """The forked process: make a pack of runs and report progress to the parent."""
     for connection in others:
         connection.close()
     if device is not None:
@@ -183,7 +180,7 @@ def _work(pack: Sequence[PlannedRun], device: int | None, events: Connection, ot
         try:
             events.send(event)
         except BrokenPipeError:
-            os._exit(1)  # the parent is gone: stop, and leave the checkpoint to whoever goes on
+            os._exit(1)  # the parent is gone: stop; the checkpoint remains for the next campaign
 
     try:
         make_pack(pack, device="cpu" if device is None else "cuda", tell=tell)

@@ -3,8 +3,8 @@
 The truth about a run is its folder; Slurm is asked one question only, with one ``squeue`` per look: which of our jobs
 are still in the queue. So it works on clusters without accounting, where submitit's own watcher knows nothing and waits
 for a cancelled job forever. A job that has left the queue while its run is unfinished is lost, and the run submitted
-again. Which job is to make which run stands in ``slurm/jobs.json`` before ``sbatch`` is called and gets its number
-right after: a campaign that was killed in between finds the job by its name.
+again. ``slurm/jobs.json`` says which job makes which run before ``sbatch`` is called, and gets the job's number right
+after: a campaign that was killed in between finds the job by its name.
 
 Jobs are idempotent: the run's folder, lock and checkpoint decide what there is to do. Therefore Slurm may start one
 again whenever it likes, and a job that comes too late does nothing.
@@ -29,7 +29,6 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 
 from contract.errors import OncoduetError, one_line
-from contract.records import write_record
 from network.device import Device, choose_device
 from training.campaign.console import Display
 from training.campaign.estimate import Capacity, estimate_costs
@@ -94,11 +93,11 @@ def make_on_slurm(campaign: Campaign, *, console: Console, device: Device) -> No
     RuntimeError
         Runs failed, at least one by a bug.
     KeyboardInterrupt
-        Somebody would rather not stay; the jobs go on.
+        The user interrupts; the jobs continue.
     """
     missing = next((command for command in ("sbatch", "squeue", "srun") if shutil.which(command) is None), None)
     if missing is not None:
-        raise OncoduetError("--executor slurm", expected=f"the command {missing} on this machine", found="none")
+        raise OncoduetError("--executor slurm", f"command {missing} not found on this machine")
     monitor = StatusMonitor(campaign)
     estimate_costs(campaign, monitor.look(), slurm_capacity(campaign)).refuse_if_short(campaign)
     with campaign_lock(campaign.output), Display(monitor, console) as display:
@@ -126,7 +125,7 @@ def slurm_capacity(campaign: Campaign) -> Capacity:
 
 
 class _Dispatcher:
-    """Submits, watches, and submits again what was lost."""
+    """Submits, watches, and resubmits what was lost."""
 
     def __init__(self, campaign: Campaign, monitor: StatusMonitor, display: Display, device: Device) -> None:
         self.campaign, self.monitor, self.display, self.device = campaign, monitor, display, device
@@ -173,7 +172,7 @@ class _Dispatcher:
         """Say once that squeue is silent, and once that it answers again."""
         if (queue is None) is not self.is_silent:
             self.is_silent = queue is None
-            silence = "does not answer; until it does, the runs' folders alone tell how far they are"
+            silence = "does not answer; until it does, progress is read from the runs' folders only"
             logger.warning("squeue %s", silence if self.is_silent else "answers again")
 
     def _adopt(self) -> None:
@@ -186,7 +185,7 @@ class _Dispatcher:
             self._close_finished({run.planned.name: run for run in self.monitor.look().runs})
             if all(job.id is not None for job in self.book.open):
                 return
-            raise OncoduetError(self.book.path, expected="squeue to say what became of its jobs", found="no answer")
+            raise OncoduetError(self.book.path, "squeue does not answer, so the state of its jobs is unknown")
         for batch in batches:
             ids = sorted((id_ for id_, job in queue.items() if job.name == job_name(batch)), key=_array_index)
             if len(ids) == sum(job.batch == batch for job in self.book.jobs):
@@ -203,7 +202,7 @@ class _Dispatcher:
         ]
 
     def _close_finished(self, runs: Mapping[str, Progress]) -> None:
-        """Close jobs whose runs are finished, whatever the queue says."""
+        """Close jobs whose runs are finished, even if the queue still has them."""
         if done := [job for job in self.book.open if not _unfinished(job, runs)]:
             self.book.close(done, "finished")
 
@@ -212,7 +211,7 @@ class _Dispatcher:
         unfinished = _unfinished(job, runs)
         assert job.id is not None
         found = None if queue is None else queue.get(job.id)
-        told = _outcome(self.book.folder, job.id) if queue is None else {}
+        told = job_outcome(self.book.folder, job.id) if queue is None else {}
         if (found is not None and found.is_waited_for) or (queue is None and not told):
             self.looks_without[job.id] = 0
             return
@@ -221,7 +220,7 @@ class _Dispatcher:
             return  # files of other machines may show late
         gone = "ended" if queue is None else "left the queue"
         reason = gone if found is None else found.state.lower().replace("_", " ")
-        told = told or _outcome(self.book.folder, job.id)
+        told = told or job_outcome(self.book.folder, job.id)
         self.book.close([job], reason)
         for name in unfinished:
             self._end(name, told, runs[name], reason, job.id)
@@ -234,7 +233,7 @@ class _Dispatcher:
             self.ended[name] = Ended(name, message, what.is_bug)
         elif self.attempts[name] >= self.options.max_attempts:
             why = message or f"its job {job_id}: {reason}, see {self.book.folder / job_id}"
-            self.ended[name] = Ended(name, f"submitted {self.attempts[name]} times without an end; {why}")
+            self.ended[name] = Ended(name, f"submitted {self.attempts[name]} times and never finished; {why}")
 
     def _submit(self, packs: Sequence[Sequence[PlannedRun]]) -> None:
         """Hand one array of jobs to Slurm.
@@ -249,9 +248,7 @@ class _Dispatcher:
         packed = self.campaign.file.resources.packed
         works = [Work(tuple(planned.spec for planned in pack), packed, self.device) for pack in packs]
         for planned in itertools.chain(*packs):
-            if not planned.folder.record.is_file():
-                planned.folder.path.mkdir(parents=True, exist_ok=True)
-                write_record(planned.folder.record, planned.run.record(state="planned"))
+            planned.announce()
         self.book.announce(batch, [[planned.name for planned in pack] for pack in packs])
         try:
             with contextlib.redirect_stderr(io.StringIO()) as complaint:  # submitit prints what sbatch said
@@ -275,7 +272,9 @@ def _executor(folder: Path, options: Any, batch: str) -> Any:
     folder.mkdir(parents=True, exist_ok=True)
     found = folder.stat()
     if found.st_uid != os.geteuid():
-        raise OncoduetError(folder, expected="a folder of one's own (jobs run what lies there)", found="another's")
+        raise OncoduetError(
+            folder, expected="a folder of the same user (jobs execute its files)", found="another user's"
+        )
     folder.chmod(found.st_mode & ~(stat.S_IWGRP | stat.S_IWOTH))
     project = Path(__file__).resolve().parents[2]
     wanted = {
@@ -310,7 +309,7 @@ def _batches(waiting: Sequence[PlannedRun], *, runs_per_job: int, array_jobs: in
         yield packs[first : first + array_jobs]
 
 
-def _outcome(folder: Path, job_id: str) -> dict[str, Ended]:
+def job_outcome(folder: Path, job_id: str) -> dict[str, Ended]:
     """What a job left as its result, by run; under no name what ended the whole job.
 
     Raises
@@ -329,7 +328,7 @@ def _outcome(folder: Path, job_id: str) -> dict[str, Ended]:
         case ("error", str(result)) if result.strip():
             last = one_line(result.strip().splitlines()[-1])
         case _:
-            raise OncoduetError(path, expected="what became of a job's runs", found="something else")
+            raise OncoduetError(path, "not the result of a job")
     is_bug = not last.startswith("contract.errors.") and _TIME_LIMIT not in last
     return {"": Ended("", last.removeprefix("contract.errors.OncoduetError: "), is_bug)}
 

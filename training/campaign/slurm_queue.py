@@ -1,6 +1,6 @@
 """Which job makes which run, and what Slurm's queue says of it.
 
-``slurm/jobs.json`` in a campaign's output is read by whoever watches; the campaign at work alone writes it. Slurm is
+``slurm/jobs.json`` in a campaign's output is written by the campaign at work only, and read by ``status``. Slurm is
 asked with ``squeue``, which every cluster has, and never with ``sacct``, which many have without the accounting behind.
 """
 
@@ -33,7 +33,7 @@ IN_QUEUE = frozenset(
 )
 """States of a job that is at work or will be."""
 ORDINARY_REASONS = frozenset(["None", "Priority", "Resources", "JobArrayTaskLimit", "BeginTime", "Cleaning"])
-"""Why jobs wait without anybody having to do something about it."""
+"""Why jobs wait without a need to act."""
 
 
 logger = logging.getLogger(__name__)
@@ -46,7 +46,7 @@ class SlurmJob(Frozen):
     """Jobs submitted together; their name in the queue ends with it."""
     runs: tuple[str, ...]
     id: Annotated[str, Field(pattern=r"^\d{1,20}(_\d{1,20})?$")] | None = None
-    """Also the name of its folder below ``slurm/``."""
+    """Also names its folder below ``slurm/``."""
     submitted: str
     """UTC."""
     over: str | None = None
@@ -132,7 +132,7 @@ def look_at_queue() -> dict[str, Queued] | None:
 
 
 def largest_array() -> int | None:
-    """How many jobs an array may have in this Slurm (MaxArraySize); None where it does not tell."""
+    """How many jobs an array may have in this Slurm (MaxArraySize); None if it does not say."""
     found = re.search(r"^MaxArraySize\s*=\s*(\d+)\s*$", _asked("scontrol", "show", "config") or "", re.MULTILINE)
     return None if found is None else int(found[1])
 
@@ -166,5 +166,5 @@ def messages_of(
 
 
 def job_name(batch: str) -> str:
-    """Of all jobs of a batch, in the queue."""
+    """Name in the queue of all jobs of a batch."""
     return f"oncoduet-{batch}"

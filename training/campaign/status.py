@@ -1,9 +1,8 @@
-"""How far each run is, read from the run folders alone, and the table that shows it.
+"""Progress of each run, read from the run folders, and the table that shows it.
 
 A folder's ``run.json`` says what its process last wrote, and its lock whether that process is still there: a run that
-says ``running`` while nobody holds the lock was interrupted. So the answer is the same whoever asks, on whichever
-machine sees the folders, and needs no memory of who started what. What only an executor knows (steps within an epoch,
-a place in a queue) it adds as a :class:`ExecutorMessage`.
+says ``running`` without a held lock was interrupted. So every process on every machine that sees the folders gives the
+same answer. What only an executor knows (steps within an epoch, a place in a queue) is an :class:`ExecutorMessage`.
 """
 
 import time
@@ -26,7 +25,7 @@ State = Literal["planned", "queued", "running", "interrupted", "finished", "fail
 STATES: tuple[State, ...] = ("planned", "queued", "running", "interrupted", "failed", "finished")
 
 RECENT_EPOCHS = 10
-"""The pace of a run is that of its last epochs."""
+"""The time per epoch is the mean of so many last ones."""
 _SETTLED_S = 5.0
 _COLOURS: Mapping[State, str] = {
     "planned": "dim",
@@ -51,7 +50,7 @@ class ExecutorMessage:
 
 @dataclass(frozen=True)
 class Progress:
-    """How far one run is."""
+    """Progress of one run."""
 
     planned: PlannedRun
     state: State
@@ -67,15 +66,32 @@ class Progress:
     """Why it failed, or why it waits."""
 
     @property
-    def last(self) -> Epoch | None:
-        """The last epoch."""
-        return self.epochs[-1] if self.epochs else None
+    def done(self) -> float:
+        """Fraction of the training steps."""
+        return self.iterations / self.planned.iterations
 
     @property
     def epochs_done(self) -> str:
-        """Of how many; nothing where the engine counts none."""
+        """For the tables: epochs done, and of how many; empty where the engine counts none."""
         run = self.planned.run
         return f"{len(self.epochs)}/{run.profile.epochs}" if run.engine.counts_epochs else ""
+
+    @property
+    def losses(self) -> tuple[str, str]:
+        """For the tables: the last epoch's loss in training and validation; empty before the first has ended."""
+        if not self.epochs:
+            return "", ""
+        last = self.epochs[-1]
+        return f"{last.train_loss:.4f}", f"{last.validation_loss:.4f}"
+
+    def time(self, now_s: float) -> str:
+        """For the tables: how long it took, how long it still takes, or why it waits."""
+        if self.state == "finished":
+            return clock(self.wall_s)
+        if self.state == "queued":
+            return self.message
+        remaining_s = self.remaining_s(now_s)
+        return "" if remaining_s is None else f"{clock(remaining_s)} to go"
 
     @property
     def epoch_s(self) -> float | None:
@@ -93,7 +109,7 @@ class Progress:
 
 @dataclass(frozen=True)
 class CampaignStatus:
-    """How far a campaign is at one moment."""
+    """Progress of a campaign at one moment."""
 
     campaign: Campaign
     runs: tuple[Progress, ...]
@@ -125,14 +141,14 @@ class CampaignStatus:
 
 
 class StatusMonitor:
-    """Looks at a campaign again and again, reading only the records that have changed."""
+    """Looks at a campaign repeatedly, reading only the records that have changed."""
 
     def __init__(self, campaign: Campaign) -> None:
         self.campaign = campaign
         self._seen: dict[Path, tuple[tuple[int, int], RunRecord]] = {}
 
     def look(self, messages: Mapping[str, ExecutorMessage] | None = None) -> CampaignStatus:
-        """How far the runs are now.
+        """Progress of the runs now.
 
         Parameters
         ----------
@@ -230,15 +246,13 @@ def table(status: CampaignStatus, *, at_most: int | None = None) -> Group:
     for heading in ("epoch", "loss", "validation", "time"):
         rows.add_column(heading, justify="right", no_wrap=True)
     for run in shown:
-        total = run.planned.iterations
         rows.add_row(
             run.planned.name,
             Text(run.state, style=_COLOURS[run.state]),
-            ProgressBar(total=total, completed=run.iterations, width=8),
+            ProgressBar(total=1.0, completed=run.done, width=8),
             run.epochs_done,
-            f"{run.last.train_loss:.4f}" if run.last else "",
-            f"{run.last.validation_loss:.4f}" if run.last else "",
-            _time(run, status.at_s),
+            *run.losses,
+            run.time(status.at_s),
         )
     more = [] if len(shown) == len(status.runs) else [Text(f"… and {len(status.runs) - len(shown)} more")]
     return Group(rows, *more, Text(status.summary))
@@ -265,12 +279,3 @@ def clock(seconds: float) -> str:
     if minutes < 48 * 60:
         return f"{minutes // 60} h {minutes % 60} min"
     return f"{minutes // (24 * 60)} d {minutes % (24 * 60) // 60} h"
-
-
-def _time(run: Progress, now_s: float) -> str:
-    if run.state == "finished":
-        return clock(run.wall_s)
-    if run.state == "queued":
-        return run.message
-    remaining_s = run.remaining_s(now_s)
-    return "" if remaining_s is None else f"{clock(remaining_s)} to go"

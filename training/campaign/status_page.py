@@ -1,7 +1,7 @@
 """``status.html``: a campaign on one page, for people who do not sit at its terminal.
 
-The page needs nothing but itself: style and curves stand in it, so that it can be mailed or served from anywhere. Every
-run is a thin line and a small square; what is drawn stays readable with hundreds of them.
+The page is self-contained (style and curves are inline), so that it can be mailed or served from anywhere. Every run is
+a thin line and a small square; the drawing stays readable with hundreds of them.
 """
 
 import logging
@@ -24,9 +24,9 @@ logger = logging.getLogger(__name__)
 
 RELOAD_S = 30
 POINTS = 120
-"""Of one line at most; longer runs are averaged over neighbouring epochs."""
+"""Points of a line at most; longer runs are averaged over neighbouring epochs."""
 OPEN_RUNS = 60
-"""Up to so many runs the table stands open."""
+"""Up to so many runs the table is unfolded."""
 
 WIDTH, HEIGHT = 460, 240
 _LEFT, _RIGHT, _TOP, _BOTTOM = 46, 8, 10, 26
@@ -47,7 +47,7 @@ class Line:
     """``train`` or ``validation``."""
     is_mean: bool
     points: str
-    """As SVG takes them."""
+    """In SVG's notation."""
 
 
 @dataclass(frozen=True)
@@ -72,47 +72,25 @@ class Panel:
 
 
 @dataclass(frozen=True)
-class Row:
-    """One line of the table of runs."""
-
-    name: str
-    fold: int
-    restart: int
-    state: State
-    epochs: str
-    done: float
-    """Percent of the steps."""
-    train: str
-    validation: str
-    time: str
-    """That it took, or to go, or why it waits."""
-    message: str
-    """Why it failed."""
-
-
-@dataclass(frozen=True)
 class Group:
     """The runs of one configuration."""
 
     configuration: str
-    rows: tuple[Row, ...]
+    runs: tuple[Progress, ...]
 
     @property
     def finished(self) -> int:
-        """How many are."""
-        return sum(row.state == "finished" for row in self.rows)
+        """How many of the runs are finished."""
+        return sum(run.state == "finished" for run in self.runs)
 
-    @property
-    def folds(self) -> dict[int, list[Row]]:
-        """Runs by fold, in the order of folds and restarts."""
-        return {
-            fold: sorted((row for row in self.rows if row.fold == fold), key=lambda row: row.restart)
-            for fold in sorted({row.fold for row in self.rows})
-        }
+    def of_fold(self, fold: int) -> list[Progress]:
+        """The runs of a fold, in the order of their restarts."""
+        runs = [run for run in self.runs if run.planned.run.fold_number == fold]
+        return sorted(runs, key=lambda run: run.planned.run.restart)
 
 
 def write_status_page(status: CampaignStatus) -> Path:
-    """Write the page into the campaign's output folder, unless somebody has edited the last one."""
+    """Write the page into the campaign's output folder, unless the last one was edited."""
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent / "templates"),
         autoescape=True,
@@ -130,9 +108,9 @@ def write_status_page(status: CampaignStatus) -> Path:
         status=status,
         states=[(state, status.counts[state]) for state in _DONE_FIRST if state in status.counts],
         all_states=STATES,
-        done=100 * sum(_done(run) for run in status.runs) / len(status.runs),
+        done=100 * sum(run.done for run in status.runs) / len(status.runs),
         to_go=time_to_go(status),
-        failed=[row for group in groups for row in group.rows if row.state == "failed"],
+        failed=[run for group in groups for run in group.runs if run.state == "failed"],
         groups=groups,
         folds=sorted({run.planned.run.fold_number for run in status.runs}),
         panels=panels(status),
@@ -145,14 +123,14 @@ def write_status_page(status: CampaignStatus) -> Path:
     )
     path = campaign.output / PAGE
     if os.path.lexists(path) and not (path.is_file() and is_sealed(path)):
-        logger.warning("%s: changed by somebody else, and left as it is", path)
+        logger.warning("%s: edited by hand, left unchanged", path)
     else:
         write_text(path, sealed(page))
     return path
 
 
 def time_to_go(status: CampaignStatus) -> str | None:
-    """How long the rest takes, if as many runs stay at work as there are now; None while nobody can say."""
+    """How long the rest takes, if as many runs stay at work as there are now; None while unknown."""
     at_work = [run for run in status.runs if run.state == "running"]
     epoch_times = [run.epoch_s for run in at_work if run.epoch_s is not None]
     if not epoch_times:
@@ -245,36 +223,10 @@ def _mean(points: Sequence[Point]) -> Point:
 
 def _groups(status: CampaignStatus) -> list[Group]:
     return [
-        Group(
-            configuration,
-            tuple(_row(run, status.at_s) for run in status.runs if run.planned.run.configuration.name == configuration),
-        )
-        for configuration in _configurations(status)
+        Group(name, tuple(run for run in status.runs if run.planned.run.configuration.name == name))
+        for name in _configurations(status)
     ]
 
 
 def _configurations(status: CampaignStatus) -> list[str]:
     return list(dict.fromkeys(run.planned.run.configuration.name for run in status.runs))
-
-
-def _row(run: Progress, now_s: float) -> Row:
-    remaining_s = run.remaining_s(now_s)
-    time = f"{clock(remaining_s)} to go" if remaining_s else ""
-    if run.state in ("finished", "queued"):
-        time = clock(run.wall_s) if run.state == "finished" else run.message
-    return Row(
-        name=run.planned.name,
-        fold=run.planned.run.fold_number,
-        restart=run.planned.run.restart,
-        state=run.state,
-        epochs=run.epochs_done,
-        done=100 * _done(run),
-        train=f"{run.last.train_loss:.4f}" if run.last else "",
-        validation=f"{run.last.validation_loss:.4f}" if run.last else "",
-        time=time,
-        message=run.message if run.state == "failed" else "",
-    )
-
-
-def _done(run: Progress) -> float:
-    return run.iterations / run.planned.iterations

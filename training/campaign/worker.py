@@ -1,6 +1,6 @@
 """A pack: runs made side by side in one process. Every executor makes its runs here, a single one being a pack of one.
 
-What ends one run ends none of the others, and is told in words, since whoever wants to know sits in another process.
+A failing run ends none of the others; its error is passed on as text, since the executor is another process.
 """
 
 from collections.abc import Callable, Sequence
@@ -42,7 +42,7 @@ def make_pack(pack: Sequence[PlannedRun], *, device: Device, tell: Callable[[Ste
     Parameters
     ----------
     tell
-        Told a :class:`Stepped` after each step, and an :class:`Ended` as a run ends.
+        Receives a :class:`Stepped` after each step, and an :class:`Ended` when a run ends.
     """
     ended: dict[str, Ended] = {}
 

@@ -22,7 +22,7 @@ class Cut:
 
     study: ResidentStudy
     corner: Size
-    """Lowest voxel; may lie before the study."""
+    """Lowest voxel; may be outside the study."""
 
     def moved(self, by: Sequence[int]) -> "Cut":
         """The place further on."""
@@ -136,7 +136,7 @@ class ResidentBatches:
         """Rotate and scale some of the patches."""
         spatial = self.recipe.spatial
         assert spatial is not None
-        # Without foreground, and where nobody asks for what lies outside, all of a label becomes background in the end.
+        # Without foreground, and where the outside is not asked for, all of a label becomes background in the end.
         asked = self.recipe.needs_outside
         holding = [asked or cut.may_hold_foreground(self.sampler.box) for cut in cuts]
         for held in (True, False):

@@ -53,8 +53,7 @@ def find_programs(names: Sequence[str]) -> dict[str, Path]:
     if missing:
         raise OncoduetError(
             missing[0],
-            expected="nnDetection's program on PATH",
-            found="none; docs/nndetection.md says how to install nnDetection",
+            "program of nnDetection not found on PATH; docs/nndetection.md says how to install it",
         )
     return {name: Path(str(path)).absolute() for name, path in found.items()}
 

@@ -113,10 +113,10 @@ class Layout:
     def require_names(self, case_ids: Sequence[str]) -> None:
         """Raise ``OncoduetError`` for a dot where nnDetection, which cuts names at them, allows none."""
         if "." in str(self.root):
-            raise OncoduetError(self.root, expected="a path without a dot, which nnDetection refuses", found="one")
+            raise OncoduetError(self.root, "path has a dot, which nnDetection refuses")
         dotted = [case_id for case_id in case_ids if "." in case_id]
         if dotted:
-            raise OncoduetError(f"study {dotted[0]}", expected="a name without a dot, at which nnDetection cuts names")
+            raise OncoduetError(f"study {dotted[0]}", "name has a dot, at which nnDetection cuts names")
 
 
 def write_dataset(layout: Layout) -> None:

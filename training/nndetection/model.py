@@ -1,7 +1,7 @@
 """What nnDetection trained, as a run keeps it: its files as they are, and a record that says where they come from.
 
-The files are checkpoints and pickles that only nnDetection's own programs load. Their hashes stand in
-``nndetection.json``, whose hash stands in ``run.json``.
+The files are checkpoints and pickles that only nnDetection's own programs load. Their hashes are in
+``nndetection.json``, whose hash is in ``run.json``.
 """
 
 import shutil
@@ -18,7 +18,7 @@ from training.run_folder.folder import RunFolder
 NEEDED = (f"model_fold{FOLD}.ckpt", "plan_inference.pkl", "config.yaml")
 """What ``nndet_predict`` reads of a consolidated model."""
 _REPORTS = ("meta.json", "requirements.txt")
-"""What nnDetection writes about itself beside the trained fold."""
+"""What nnDetection writes about itself next to the trained fold."""
 
 
 class UpstreamRecord(Record):
@@ -53,7 +53,7 @@ def keep_model(layout: Layout, folder: RunFolder, *, key: RunKey, programs: Mapp
     for path in sources:
         with atomic_file(folder.nndetection / path.name) as partial:
             shutil.copyfile(path, partial)
-    reported = _reported(layout.trained / "meta.json")
+    reported = reported_versions(layout.trained / "meta.json")
     git = reported.get("git")
     record = UpstreamRecord(
         key=key,
@@ -82,10 +82,10 @@ def model_files(folder: RunFolder) -> Iterator[tuple[Path, str]]:
 def require(path: Path, *, program: str) -> None:
     """Raise ``OncoduetError`` unless a program left what it is run for."""
     if not path.exists():
-        raise OncoduetError(path, expected=f"after {program}, which said that it had succeeded", found="none")
+        raise OncoduetError(path, f"not found, although {program} reported success")
 
 
-def _reported(path: Path) -> dict[str, Any]:
+def reported_versions(path: Path) -> dict[str, Any]:
     """What nnDetection says of itself; it writes this for people, so nothing depends on it."""
     try:
         values = read_json(path)

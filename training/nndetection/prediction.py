@@ -1,7 +1,7 @@
 """``python -m training predict``: a finished run of nnDetection predicts an archive, in ``algorithm batch``'s layout.
 
 nnDetection's models are pickles that enter no bundle, so that the program that predicts is nnDetection's own.
-``nndet_predict`` takes neither an input nor an output folder and predicts again whatever an earlier call left
+``nndet_predict`` takes neither an input nor an output folder and predicts again all that an earlier call left
 preprocessed: so each prediction gets a dataset folder of its own, and the boxes that are read are those of just these
 studies, written after the program was started.
 
@@ -97,7 +97,7 @@ def predict(folder: RunFolder, *, archive: Path, output: Path) -> int:
         licences = {record.data_licence, archive_licence(archive)}
         with place.staged() as stage:
             for case_id, boxes in found.items():
-                _write_study(stage / case_id, card, images[case_id], boxes, case_id=case_id)
+                write_study_outputs(stage / case_id, card, images[case_id], boxes, case_id=case_id)
                 stamp = stamps[case_id].model_copy(update={"content_sha256": images[case_id].content_sha256})
                 write_record(stage / case_id / "study.json", stamp)
             write_record(stage / "batch.json", batch)
@@ -188,14 +188,15 @@ def _collect(layout: Layout, images: dict[str, StudyImage], *, since_ns: int) ->
     found = {}
     for path, case_id in expected.items():
         if not path.is_file():
-            raise OncoduetError(path, expected="boxes of the study from nndet_predict", found="none")
+            raise OncoduetError(path, "boxes of the study not found after nndet_predict")
         if path.stat().st_mtime_ns < since_ns:
             raise OncoduetError(path, expected="boxes from this call of nndet_predict", found="older ones")
         found[case_id] = read_boxes(path, images[case_id].grid.shape_zyx)
     return found
 
 
-def _write_study(folder: Path, card: Card, image: StudyImage, found: ScoredBoxes, *, case_id: str) -> None:
+def write_study_outputs(folder: Path, card: Card, image: StudyImage, found: ScoredBoxes, *, case_id: str) -> None:
+    """Write a study's detection map and case likelihood, named and placed as the card says."""
     painted = paint(card, found, image)
     likelihood = float(painted.array.max())
     if not likelihood and card.candidates.case_likelihood_without_candidate == "probability":

@@ -90,10 +90,10 @@ def mean_average_precision(
     found, lesions
         For each study; of its lesions the boxes, shape (lesions, 6). One lesion at least in all.
     """
-    return float(_mean_average_precisions(found, lesions, np.ones((1, len(found))), thresholds)[0])
+    return float(mean_average_precisions(found, lesions, np.ones((1, len(found))), thresholds)[0])
 
 
-def _mean_average_precisions(
+def mean_average_precisions(
     found: Sequence[ScoredBoxes],
     lesions: Sequence[Float64Array],
     times: Float64Array,
@@ -126,7 +126,7 @@ def _resamples(searched: Sequence[SearchedStudy]) -> Float64Array:
 
 def _maps_of(rule: BoxPostprocessing, searched: Sequence[SearchedStudy], times: Float64Array) -> Float64Array:
     found = [study.found.clustered(rule) for study in searched]
-    return _mean_average_precisions(found, [study.lesions for study in searched], times)
+    return mean_average_precisions(found, [study.lesions for study in searched], times)
 
 
 def _hits(found: ScoredBoxes, lesions: Float64Array, threshold: float) -> np.ndarray[tuple[int], np.dtype[np.bool_]]:

@@ -218,7 +218,7 @@ class DetectorTrainer(Trainer):
         return super().final_weights() if self.average is None else self.average
 
     def state(self) -> dict[str, Any]:
-        """As nnU-Net's, with the average."""
+        """nnU-Net's state with the averaged weights."""
         return {**super().state(), "average": self.average, "averaged": self.averaged}
 
     def resume(self, checkpoint: Checkpoint) -> None:

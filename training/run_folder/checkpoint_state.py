@@ -1,7 +1,7 @@
 """The state of a training as bytes, without pickle: tensors as safetensors, and one text that says what they are in.
 
-Containers, numbers and text come back as they were, tuples and keys that are numbers too; a tensor that stood in
-several places stands in all of them again. Nothing else has a form here, so that nothing that is read can run.
+Containers, numbers and text come back as they were, tuples and keys that are numbers too; a tensor that was in
+several places is in all of them again. Nothing else has a form here, so that nothing that is read can run.
 """
 
 import json

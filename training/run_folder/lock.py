@@ -1,6 +1,6 @@
 """One process at a time works in a folder: a lock on a file in it, which says who holds it.
 
-The kernel gives the lock back when its holder ends, however that happens, so that a killed process blocks nobody.
+The kernel gives the lock back when its holder ends, however that happens, so that a killed process blocks no other.
 """
 
 import json

@@ -1,4 +1,4 @@
-"""Where the remarks of libraries go: into a log file beside what is made, not into the user's way."""
+"""The output of libraries goes into a log file next to what is made, not to the user's terminal."""
 
 import contextlib
 import logging
@@ -40,7 +40,7 @@ def open_log(path: Path) -> Iterator[Log]:
     try:
         yield Log(stream)
     finally:
-        with contextlib.suppress(OSError):  # a full disk, of which whatever was written before has told
+        with contextlib.suppress(OSError):  # a full disk, which an earlier write has reported
             stream.close()
 
 

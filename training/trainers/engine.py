@@ -34,7 +34,7 @@ class NnUNetEngine(Engine):
 
 
 def common_of_tasks(run: Run, folder: RunFolder, device: Kind) -> dict[str, Any]:
-    """What each task of nnU-Net's trainer says, whatever the network and the loss."""
+    """What each task of nnU-Net's trainer says, for any network and loss."""
     return {
         "name": str(folder.path),
         "prepared": run.prepared.folder,

@@ -2,8 +2,8 @@
 
 What is changed on purpose: every random number comes from the run's seed (nnU-Net seeds nothing); batches are made in
 this process; checkpoints are complete or absent; neither the final validation (the evaluation scores the runs) nor a
-progress picture is made. The generators are reseeded at each epoch's start, so that an interrupted run that goes on
-from a checkpoint gives the same bits as one that was never interrupted.
+progress picture is made. The generators are reseeded at each epoch's start, so that a run that resumes from a
+checkpoint is bit-identical to an uninterrupted one.
 """
 
 import logging
@@ -173,7 +173,7 @@ class Trainer(nnUNetTrainer):  # type: ignore[misc]
         self.oversample_foreground_percent = profile.foreground_oversampling
 
     def steps(self) -> Steps[None]:
-        """All epochs that are left, as nnU-Net goes through them; yields after each batch."""
+        """All remaining epochs, as in nnU-Net; yields after each batch."""
         while self.current_epoch < self.num_epochs:
             self.on_epoch_start()
             self.on_train_epoch_start()
@@ -419,7 +419,7 @@ class Trainer(nnUNetTrainer):  # type: ignore[misc]
         ]
 
     def seconds(self) -> tuple[float, float]:
-        """Wall and CPU seconds of its own turns so far."""
+        """Wall and CPU seconds of its own steps so far."""
         wall_s, cpu_s = self.clock.seconds()
         return self.earlier_wall_s + wall_s, self.earlier_cpu_s + cpu_s
 

@@ -1,4 +1,4 @@
-"""What boxes paint and how cases are scored, judged for real detectors by our own programs."""
+"""Box shapes and case scores of real detectors, evaluated by our own programs."""
 
 import csv
 import re
@@ -14,10 +14,8 @@ from network.detection.clustering import BoxPostprocessing
 from training.__main__ import main
 from training.bundle import bundle
 from training.dataset.prepared import load_prepared
-from training.execution import execute
-from training.run import plan_run
 from training.run_folder.folder import RunFolder
-from training.run_folder.lock import alone
+from training.run_folder.lock import exclusive_lock
 from training.sweep import (
     COMBINATIONS,
     MEAN,
@@ -36,14 +34,9 @@ NAME = "retina-unet_fold0_restart1"
 
 
 @pytest.fixture(scope="module")
-def trained(prepared_folder, profile, tmp_path_factory):
+def trained(make_runs):
     """Detectors of two folds, and a segmentation."""
-    folder = tmp_path_factory.mktemp("trained")
-    prepared = load_prepared(prepared_folder)
-    for configuration, fold in [("retina-unet", 0), ("retina-unet", 1), ("ce", 0)]:
-        run = plan_run(prepared, configuration=configuration, fold=fold, restart=1, profile=str(profile))
-        execute(run, folder / run.name, device="cpu")
-    return folder
+    return make_runs(("retina-unet", 0), ("retina-unet", 1), ("ce", 0))
 
 
 @pytest.fixture
@@ -70,7 +63,7 @@ def record_of(scored, **more):
 # By hand
 
 
-def test_the_first_combination_is_that_of_nndetection_and_is_left_only_for_a_better_one():
+def test_nndetections_combination_is_kept_unless_another_is_better():
     assert COMBINATIONS[0] == ("cuboid", "maximum") and len(set(COMBINATIONS)) == 9
     equal = maps(lambda fill, case_score: 0.75)
     best = best_of([*equal, *means(equal)])
@@ -93,7 +86,7 @@ def test_the_mean_over_the_runs_decides():
     assert best_of(scored).case_score == "top-k-mean"
 
 
-def test_it_is_said_which_combinations_differ():
+def test_the_verdict_names_the_combinations_that_differ():
     own = maps(
         lambda fill, case_score: 0.625 if case_score == "noisy-or" else 0.5,
         ap_of=lambda fill, case_score: 0.25 if fill == "segmentation" else 0.5,
@@ -126,7 +119,7 @@ def test_runs_that_differ_against_each_other_are_not_called_the_same():
 
 @pytest.fixture(scope="module")
 def swept(trained):
-    """Both detectors, judged; and what their folders held before."""
+    """Both detectors, evaluated; and what their folders held before."""
     before = {path: path.read_bytes() for path in trained.rglob("*") if path.is_file()}
     detectors, output = [trained / NAME, trained / NAME.replace("fold0", "fold1")], trained / "sweep"
     words = ["sweep", "--runs", *detectors, "--output", output, "--no-mirroring"]
@@ -134,7 +127,7 @@ def swept(trained):
     return detectors, output, before
 
 
-def test_two_runs_are_judged_in_every_combination_each_on_its_own_validation_studies(swept, prepared_folder):
+def test_every_combination_is_scored_on_each_runs_own_validation_studies(swept, prepared_folder):
     detectors, output, before = swept
     record = read_record(output / "map_sweep.json", MapSweepRecord)
     prepared = load_prepared(prepared_folder)
@@ -160,7 +153,7 @@ def test_two_runs_are_judged_in_every_combination_each_on_its_own_validation_stu
     assert not list(output.glob("*/model*")) and not list(output.glob("*/archive"))
 
 
-def test_a_sweep_goes_on_with_what_was_predicted_and_prints_and_stores_the_best(swept, runs, tmp_path, capsys):
+def test_a_sweep_resumes_and_stores_the_best_combination(swept, runs, tmp_path, capsys):
     _, before, _ = swept
     run, output = RunFolder(runs / NAME), tmp_path / "sweep"
     shutil.copytree(before / NAME / "predictions", output / NAME / "predictions")
@@ -198,10 +191,13 @@ def test_a_run_that_was_given_a_combination_stays_sound(runs, tmp_path):
     assert run.record.stat().st_mtime_ns == written
 
 
-def test_a_run_that_another_process_is_at_work_on_is_left_alone(runs):
+def test_a_run_that_another_process_holds_is_not_changed(runs):
     run = RunFolder(runs / NAME)
     before = run.box_rule.read_bytes()
-    with alone(run), pytest.raises(OncoduetError, match="expected no other process at work on this run, found process"):
+    with (
+        exclusive_lock(run.lock),
+        pytest.raises(OncoduetError, match="expected no other process at work on this run, found process"),
+    ):
         store_in(run, "ellipsoid", "top-k-mean")
     assert run.box_rule.read_bytes() == before
 
@@ -226,7 +222,7 @@ def test_a_run_that_finds_no_boxes_is_refused(runs, tmp_path, outcome):
 def test_a_run_that_is_not_finished_is_refused(runs, tmp_path, outcome):
     path = runs / NAME / "run.json"
     write_record(path, read_record(path, RunRecord).model_copy(update={"state": "running"}))
-    assert f"{path}: expected a finished run, found it running" in refusal(outcome, tmp_path, "--runs", runs / NAME)
+    assert f"{path}: expected a finished run, found state running" in refusal(outcome, tmp_path, "--runs", runs / NAME)
 
 
 def test_a_run_of_another_card_is_refused(runs, tmp_path, outcome):
@@ -280,12 +276,12 @@ def test_studies_without_both_kinds_of_cases_cannot_be_ranked(runs, prepared_fol
     parents = {**record.parents, "prepared": load_prepared(prepared).sha256}
     write_record(path, record.model_copy(update={"parents": parents}))
     message = refusal(outcome, tmp_path, "--runs", runs / NAME, "--prepared", prepared)
-    assert "metrics.json: expected a ranking score, found none (" in message
+    assert "metrics.json: no ranking score (" in message
 
 
-def test_an_output_of_another_network_is_refused_by_the_algorithm_in_one_line(runs, tmp_path, outcome):
+def test_an_output_of_another_network_is_refused_by_the_algorithm(runs, tmp_path, outcome):
     predictions = tmp_path / "sweep" / NAME / "predictions"
     write_record(predictions / "batch.json", BatchRecord(parents={"bundle": "0"}, members=("all",), settings={}))
     message = refusal(outcome, tmp_path, "--runs", runs / NAME)
-    assert "python -m algorithm batch, called to compare what boxes paint: expected it to succeed, found:" in message
+    assert "python -m algorithm batch, called to compare box shapes, failed:" in message
     assert "expected a folder that was begun with the same bundle" in message

@@ -129,7 +129,7 @@ def test_blur_is_nnunets(patches, random, sigma):
     ))  # fmt: skip
 
 
-def test_kernels_of_different_length_stand_together():
+def test_kernels_of_different_length_are_combined():
     kernels = gaussian(np.array([0.4, 1.0]))  # 0.4 * 6 + 0.5 = 2.9: 3 taps; 6.5: 6, next odd number above 7
     assert kernels.shape == (2, 7)
     assert kernels[0, [0, 1, 5, 6]].tolist() == [0, 0, 0, 0]
@@ -313,7 +313,7 @@ def test_boxes_lie_where_nnunets_lie(random, box, patch, shape):
         assert list(found) == expected
 
 
-def test_every_class_of_a_study_has_the_same_chance_and_every_voxel_of_a_class():
+def test_classes_and_their_voxels_are_drawn_uniformly():
     voxels = {1: np.array([[20, 20, 20]] * 1), 3: np.array([[30, 30, 30], [40, 40, 40]])}
     rule = PatchSampler((4, 4, 4), (4, 4, 4))
     random = np.random.default_rng(0)

@@ -65,7 +65,7 @@ def test_numbered_lesions_take_two_bytes_per_voxel_in_each_process(campaign_file
     assert two == 2 * one - training_set_bytes(runs["ce"])  # images are read before processes fork, numbers made after
 
 
-def test_heads_for_boxes_count_beside_the_u_net(campaign_file, tmp_path):
+def test_box_heads_count_in_addition_to_the_u_net(campaign_file, tmp_path):
     planned_runs = load_campaign(campaign_file(configurations=["retina-unet", "ce"], folds=[0])).planned
     need = {planned.run.configuration.name: needs(planned.run) for planned in planned_runs}
     detector = next(planned.run for planned in planned_runs if planned.run.configuration.name == "retina-unet")
@@ -83,7 +83,7 @@ def test_heads_for_boxes_count_beside_the_u_net(campaign_file, tmp_path):
 
 
 @pytest.mark.slow
-def test_a_detectors_training_takes_the_memory_that_was_expected_within_a_factor(prepared_folder):
+def test_a_detectors_memory_is_within_a_factor_of_the_estimate(prepared_folder):
     """Measured in a forked process, as the estimate was calibrated: test/benchmark/campaign_memory.py."""
     ended = subprocess.run(
         [sys.executable, PROJECT / "test" / "benchmark" / "campaign_memory.py", prepared_folder,
@@ -161,31 +161,26 @@ def test_checkpoints_on_the_way_count_for_as_many_runs_as_go_at_a_time(campaign_
     assert two == 2 * one - training_set_bytes(campaign.planned[0].run)  # which the processes share
 
 
-def test_too_little_disk_is_said_before_the_first_iteration(campaign_file, profile, tmp_path, outcome):
+def test_too_little_disk_is_refused_before_the_first_iteration(campaign_file, profile, tmp_path, refusal):
     path = campaign_file(profile=widened(profile, tmp_path, features="1000000"))
     for option in ([], ["--dry-run"]):
-        code, message = outcome("campaign", path, "--device", "cpu", *option)
-        assert code == 3
+        message = refusal("campaign", path, "--device", "cpu", *option)
         assert re.search(r"runs: expected [\d,.]+ GB of free disk for 4 runs, found [\d,.]+ [GM]B", message)
         assert not (tmp_path / "runs").exists()
 
 
-def test_too_little_memory_is_said_before_the_first_iteration(campaign_file, profile, tmp_path, outcome):
+def test_too_little_memory_is_refused_before_the_first_iteration(campaign_file, profile, tmp_path, refusal):
     path = campaign_file(profile=widened(profile, tmp_path, patch="[4096, 4096, 4096]"), workers=2)
-    code, message = outcome("campaign", path, "--device", "cpu")
-    assert code == 3
+    message = refusal("campaign", path, "--device", "cpu")
     assert re.search(
         r"campaign.toml: expected [\d,.]+ GB of memory for 2 runs at a time, found [\d,.]+ [GM]B \(.*\); fewer", message
     )
     assert not (tmp_path / "runs").exists()
 
 
-def test_a_detectors_patch_that_does_not_fit_its_strides_is_said_before_the_first_iteration(
-    campaign_file, profile, tmp_path, outcome
-):
+def test_a_patch_that_does_not_fit_the_detectors_strides_is_refused(campaign_file, profile, tmp_path, refusal):
     path = campaign_file(profile=widened(profile, tmp_path, patch="[8, 18, 16]"), configurations=["retina-unet"])
-    code, message = outcome("campaign", path, "--device", "cpu", "--dry-run")
-    assert code == 3
+    message = refusal("campaign", path, "--device", "cpu", "--dry-run")
     assert "patch size: expected a multiple of [2, 4, 4], the stride of level 2, found [8, 18, 16]" in message
 
 

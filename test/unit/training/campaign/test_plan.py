@@ -12,7 +12,7 @@ from training.campaign.plan import Resources, SlurmOptions
 CAMPAIGNS = PROJECT / "training" / "campaigns"
 
 
-def test_a_campaign_is_every_configuration_fold_and_restart_each_with_a_seed_of_its_own(campaign_file, tmp_path):
+def test_a_campaign_is_configurations_times_folds_times_restarts(campaign_file, tmp_path):
     campaign = load_campaign(campaign_file(restarts=[1, 4]))
     assert [planned.name for planned in campaign.planned] == [
         f"{configuration}_fold{fold}_restart{restart}"
@@ -49,11 +49,11 @@ def test_the_dataset_may_be_asked_for_by_its_card(campaign_file, tmp_path):
         ({"resources": {"packd": 2}, "slurm": {"gpus_per_run": 2}}, "campaign.toml: 2 faults: resources.packd: Extra"),
         ({"slurm": {"gpus_per_run": 2}}, "gpus_per_run: expected 0 or 1, found 2"),
         ({"slurm": {"time_limit_minutes": 0, "setup": "exit"}}, "campaign.toml: 2 faults"),
-        ({"resources": {"devices": [0, 0]}}, "devices: a device stands twice"),
+        ({"resources": {"devices": [0, 0]}}, "devices: duplicate device"),
         ({"resources": {"workers": 3}, "workers": 2}, "workers: 2 here and 3 in resources"),
-        ({"output": None}, "campaign.toml: expected output, there or as --output, found neither"),
-        ({"prepared": None}, "campaign.toml: expected prepared, there or as --prepared, found neither"),
-        ({"configurations": ["ce", "ce"]}, "campaign.toml: expected each run once, found ce_fold0_restart1 twice"),
+        ({"output": None}, "campaign.toml: output is neither given here nor as --output"),
+        ({"prepared": None}, "campaign.toml: prepared is neither given here nor as --prepared"),
+        ({"configurations": ["ce", "ce"]}, "campaign.toml: duplicate run ce_fold0_restart1"),
         ({"configurations": ["nonsense"]}, "configuration 'nonsense': expected one of"),
         ({"profile": "nonsense"}, "profile 'nonsense': expected one of"),
         ({"folds": [0, 3]}, "expected a fold from 0 to 2, found 3"),
@@ -61,9 +61,8 @@ def test_the_dataset_may_be_asked_for_by_its_card(campaign_file, tmp_path):
         ({"card": "pdac-panorama"}, "campaign.toml: expected a dataset of card pdac-panorama ("),
     ],
 )
-def test_faults_of_a_campaign_file_are_refused(campaign_file, changes, expected, outcome, tmp_path):
-    code, message = outcome("campaign", campaign_file(**changes))
-    assert code == 3
+def test_faults_of_a_campaign_file_are_refused(campaign_file, changes, expected, tmp_path, refusal):
+    message = refusal("campaign", campaign_file(**changes))
     assert expected in message
     assert not (tmp_path / "runs").exists()
 

@@ -9,9 +9,7 @@ from training.__main__ import main
 from training.campaign import load_campaign
 from training.campaign.status import ExecutorMessage, StatusMonitor, clock, hours
 from training.campaign.status_page import write_status_page
-from training.dataset.prepared import load_prepared
 from training.execution import execute
-from training.run import plan_run
 
 
 @pytest.fixture
@@ -32,10 +30,8 @@ def test_a_dry_run_and_the_status_train_nothing(campaign_file, tmp_path, outcome
     assert [run.state for run in StatusMonitor(load_campaign(path)).look().runs] == ["planned"] * 4
 
 
-def test_the_status_tells_how_far_each_run_is_and_writes_the_page(
-    campaign_file, prepared_folder, profile, tmp_path, capsys
-):
-    run = plan_run(load_prepared(prepared_folder), configuration="ce", fold=0, restart=1, profile=str(profile))
+def test_status_prints_the_progress_and_writes_the_page(campaign_file, tmp_path, capsys, planned):
+    run = planned()
     execute(run, tmp_path / "runs" / run.name, device="cpu")
     assert main(["status", str(campaign_file())]) == 0
     shown = capsys.readouterr().out
@@ -46,7 +42,7 @@ def test_the_status_tells_how_far_each_run_is_and_writes_the_page(
     assert (tmp_path / "runs" / "status.html").is_file()
 
 
-def test_a_page_that_was_edited_is_refused_and_left_by_who_is_at_work(campaign_file, write_run, outcome, capsys):
+def test_an_edited_page_is_refused_and_kept(campaign_file, write_run, outcome, capsys, refusal):
     path = campaign_file(configurations=["ce"], folds=[0])
     campaign = load_campaign(path)
     write_run(campaign.planned[0], "finished", epochs=3)
@@ -54,11 +50,10 @@ def test_a_page_that_was_edited_is_refused_and_left_by_who_is_at_work(campaign_f
     assert [outcome("status", path), outcome("status", path)] == [(0, "")] * 2
     mine = page.read_text().replace("</main>", "my notes</main>")
     page.write_text(mine)
-    code, said = outcome("status", path)
-    assert (code, said.count("\n")) == (3, 1)
+    said = refusal("status", path)
     assert f"{page}: expected nothing or a campaign's own file, found one of other origin or changed since" in said
     write_status_page(StatusMonitor(campaign).look())
-    assert f"{page}: changed by somebody else, and left as it is" in capsys.readouterr().out
+    assert f"{page}: edited by hand, left unchanged" in capsys.readouterr().out
     assert page.read_text() == mine
 
 
@@ -99,7 +94,7 @@ def test_a_failed_run_says_why_by_its_logs_last_line(campaign, write_run):
     assert (run.state, run.message) == ("failed", "x: expected a, found b")
 
 
-def test_an_executors_remark_never_hides_that_a_run_is_finished(campaign, write_run):
+def test_an_executors_message_never_hides_a_finished_run(campaign, write_run):
     finished, planned = campaign.planned[:2]
     write_run(finished, "finished", epochs=3)
     messages = {planned.name: ExecutorMessage("queued") for planned in (finished, planned)}

@@ -48,7 +48,7 @@ def page_of(campaign, messages=None):
     return write_status_page(StatusMonitor(campaign).look(messages)).read_text()
 
 
-def test_the_page_is_whole_needs_nothing_from_elsewhere_and_its_links_lead_somewhere(campaign):
+def test_the_page_is_whole_and_self_contained_and_its_links_resolve(campaign):
     page = page_of(campaign)
     parser = Balanced()
     parser.feed(page)

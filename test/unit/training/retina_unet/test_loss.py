@@ -48,7 +48,7 @@ def giou(a, b):
     return shared / union - (around - union) / around
 
 
-def test_box_loss_is_the_mean_of_one_minus_giou_of_the_decoded_boxes_with_their_own_lesions():
+def test_box_loss_is_the_mean_of_one_minus_giou():
     said = output()
     losses = DetectionLoss(sampling=ALL)(said, ANCHORS, LESIONS, LABEL, generator())
     terms = []
@@ -75,7 +75,7 @@ def test_classification_is_the_mean_cross_entropy_of_the_drawn_anchors():
     assert losses.classification.item() == pytest.approx(expected, rel=1e-5)
 
 
-def test_segmentation_is_half_cross_entropy_and_half_soft_dice_over_the_batch():
+def test_segmentation_is_half_cross_entropy_half_soft_dice():
     said, label = output(), LABEL.clone()
     label[0, 0, 1:3, 2:5, 3:9] = 1
     losses = DetectionLoss()(said, ANCHORS, LESIONS, label, generator())
@@ -90,7 +90,7 @@ def test_segmentation_is_half_cross_entropy_and_half_soft_dice_over_the_batch():
     )
 
 
-def test_another_segmentation_loss_can_stand_in():
+def test_another_segmentation_loss_can_replace_it():
     said = output()
     own = build_loss([CrossEntropyTerm(term="cross-entropy")], batch_dice=False)
     losses = DetectionLoss(segmentation=own)(said, ANCHORS, LESIONS, LABEL, generator())
@@ -117,7 +117,7 @@ def test_a_batch_without_lesions_teaches_scores_but_no_boxes():
     assert (said.logits.grad != 0).sum() == 2  # two negatives for none positive
 
 
-def test_a_third_of_what_is_drawn_is_positive_and_negatives_come_from_the_hardest():
+def test_a_third_of_the_sample_is_positive_and_negatives_are_hard():
     matched = torch.full((2, 5000), -1)
     matched[0, :300] = 0
     logits = torch.randn(2, 5000, generator=generator())
