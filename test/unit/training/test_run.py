@@ -217,7 +217,7 @@ def test_data_that_changed_under_a_half_finished_run_are_refused(planned, tmp_pa
 def test_a_configuration_that_changed_under_its_name_is_refused(planned, profile, tmp_path):
     execute(planned(), tmp_path / "run", device="cpu")
     changed = changed_profile(profile, tmp_path, old="momentum = 0.9", new="momentum = 0.8")
-    with pytest.raises(OncoduetError, match="expected the profile that this run was begun with, found another"):
+    with pytest.raises(OncoduetError, match="expected the profile that this run was begun with, found a changed one"):
         execute(planned(profile=changed), tmp_path / "run", device="cpu")
 
 

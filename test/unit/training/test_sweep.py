@@ -205,27 +205,30 @@ def test_a_run_that_another_process_holds_is_not_changed(runs):
 # Wrong input
 
 
-def refusal(outcome, tmp_path, *words):
-    code, message = outcome("sweep", "--output", tmp_path / "sweep", "--no-mirroring", *words)
-    assert code == 3
-    assert not (tmp_path / "sweep" / "map_sweep.json").exists()
-    return message
+@pytest.fixture
+def refusal(refusal, tmp_path):
+    def run(*words):
+        message = refusal("sweep", "--output", tmp_path / "sweep", "--no-mirroring", *words)
+        assert not (tmp_path / "sweep" / "map_sweep.json").exists()
+        return message
+
+    return run
 
 
-def test_a_run_that_finds_no_boxes_is_refused(runs, tmp_path, outcome):
-    message = refusal(outcome, tmp_path, "--runs", runs)
+def test_a_run_that_finds_no_boxes_is_refused(runs, refusal):
+    message = refusal("--runs", runs)
     assert message == (
         f"error: {runs / 'ce_fold0_restart1'}: expected a run that finds boxes, found one of the configuration ce\n"
     )
 
 
-def test_a_run_that_is_not_finished_is_refused(runs, tmp_path, outcome):
+def test_a_run_that_is_not_finished_is_refused(runs, refusal):
     path = runs / NAME / "run.json"
     write_record(path, read_record(path, RunRecord).model_copy(update={"state": "running"}))
-    assert f"{path}: expected a finished run, found state running" in refusal(outcome, tmp_path, "--runs", runs / NAME)
+    assert f"{path}: expected a finished run, found state running" in refusal("--runs", runs / NAME)
 
 
-def test_a_run_of_another_card_is_refused(runs, tmp_path, outcome):
+def test_a_run_of_another_card_is_refused(runs, refusal):
     folder = RunFolder(runs / NAME.replace("fold0", "fold1"))
     folder.card.write_text(folder.card.read_text().replace('rule = "dynamic-v2"', 'rule = "dynamic"'))
     from contract.cards import load_card  # noqa: PLC0415
@@ -233,55 +236,51 @@ def test_a_run_of_another_card_is_refused(runs, tmp_path, outcome):
     record = read_record(folder.record, RunRecord)
     key = record.key.model_copy(update={"card_sha256": load_card(folder.card).sha256})
     write_record(folder.record, record.model_copy(update={"key": key}))
-    message = refusal(outcome, tmp_path, "--runs", runs / NAME, folder.path)
+    message = refusal("--runs", runs / NAME, folder.path)
     assert f"{folder.path}: expected the card of {runs / NAME}, found another" in message
 
 
-def test_a_dataset_that_is_gone_or_another_is_refused(runs, prepared_folder, tmp_path, outcome, sealed):
+def test_a_dataset_that_is_gone_or_another_is_refused(runs, prepared_folder, tmp_path, sealed, refusal):
     path = runs / NAME / "run.json"
     gone = read_record(path, RunRecord).model_copy(update={"prepared_folder": str(tmp_path / "gone")})
     write_record(path, gone)
-    message = refusal(outcome, tmp_path, "--runs", runs / NAME)
-    assert (
-        f"{tmp_path / 'gone'}: expected the prepared dataset that {runs / NAME} was trained on, found none" in message
-    )
+    message = refusal("--runs", runs / NAME)
+    assert f"{tmp_path / 'gone'}: the prepared dataset of {runs / NAME} not found" in message
     other = Path(shutil.copytree(prepared_folder, tmp_path / "other"))
     plans = read_json(other / "plans.json")
     (other / "plans.json").write_text((other / "plans.json").read_text().replace(plans["dataset_name"], "Another"))
     sealed(other)
-    message = refusal(outcome, tmp_path, "--runs", runs / NAME, "--prepared", other)
+    message = refusal("--runs", runs / NAME, "--prepared", other)
     assert f"{other}: expected the prepared dataset that {runs / NAME} was trained on, found another" in message
 
 
-def test_an_archive_that_was_moved_is_asked_for(runs, prepared_folder, tmp_path, outcome):
-    prepared = Path(shutil.copytree(prepared_folder, tmp_path / "prepared"))
-    sources = prepared / "sources.json"
+def test_an_archive_that_was_moved_is_asked_for(runs, prepared_folder, tmp_path, refusal, own_prepared):
+    sources = own_prepared / "sources.json"
     sources.write_text(sources.read_text().replace(str(prepared_folder.parent / "archive"), str(tmp_path / "moved")))
-    message = refusal(outcome, tmp_path, "--runs", runs / NAME, "--prepared", prepared)
-    assert f"{tmp_path / 'moved'}: expected the archive that {prepared} was prepared from, found none; --a" in message
+    message = refusal("--runs", runs / NAME, "--prepared", own_prepared)
+    assert f"{tmp_path / 'moved'}: the archive of {own_prepared} not found; --archive" in message
 
 
-def test_studies_without_both_kinds_of_cases_cannot_be_ranked(runs, prepared_folder, tmp_path, outcome, sealed):
+def test_studies_without_both_kinds_of_cases_cannot_be_ranked(runs, sealed, refusal, own_prepared):
     """The evaluation gives no AUROC for them, and that is passed on."""
-    prepared = Path(shutil.copytree(prepared_folder, tmp_path / "prepared"))
-    positive = {study.case_id for study in load_prepared(prepared).record.studies if study.lesions}
-    splits = read_json(prepared / "splits.json")
+    positive = {study.case_id for study in load_prepared(own_prepared).record.studies if study.lesions}
+    splits = read_json(own_prepared / "splits.json")
     fold = splits["folds"][0]
     fold["train"] += [case_id for case_id in fold["validation"] if case_id not in positive]
     fold["validation"] = [case_id for case_id in fold["validation"] if case_id in positive]
-    write_json(prepared / "splits.json", splits)
-    sealed(prepared)
+    write_json(own_prepared / "splits.json", splits)
+    sealed(own_prepared)
     path = runs / NAME / "run.json"
     record = read_record(path, RunRecord)
-    parents = {**record.parents, "prepared": load_prepared(prepared).sha256}
+    parents = {**record.parents, "prepared": load_prepared(own_prepared).sha256}
     write_record(path, record.model_copy(update={"parents": parents}))
-    message = refusal(outcome, tmp_path, "--runs", runs / NAME, "--prepared", prepared)
+    message = refusal("--runs", runs / NAME, "--prepared", own_prepared)
     assert "metrics.json: no ranking score (" in message
 
 
-def test_an_output_of_another_network_is_refused_by_the_algorithm(runs, tmp_path, outcome):
+def test_an_output_of_another_network_is_refused_by_the_algorithm(runs, tmp_path, refusal):
     predictions = tmp_path / "sweep" / NAME / "predictions"
     write_record(predictions / "batch.json", BatchRecord(parents={"bundle": "0"}, members=("all",), settings={}))
-    message = refusal(outcome, tmp_path, "--runs", runs / NAME)
+    message = refusal("--runs", runs / NAME)
     assert "python -m algorithm batch, called to compare box shapes, failed:" in message
     assert "expected a folder that was begun with the same bundle" in message

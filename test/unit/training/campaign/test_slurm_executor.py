@@ -58,8 +58,8 @@ def test_without_slurm_the_executor_is_refused(campaign_file, commands, tmp_path
 
 
 def test_a_refusal_by_sbatch_is_one_line_and_nothing_is_noted(campaign_file, commands, tmp_path, refusal):
-    refusal = 'echo "sbatch: error: Batch job submission failed: Invalid account" >&2; exit 1'
-    commands(sbatch=refusal, squeue="true", srun="true")
+    rejection = 'echo "sbatch: error: Batch job submission failed: Invalid account" >&2; exit 1'
+    commands(sbatch=rejection, squeue="true", srun="true")
     message = refusal("campaign", campaign_file(), "--executor", "slurm")
     assert "campaign.toml: expected sbatch to take 4 jobs, found sbatch: error: " in message
     assert "Invalid account" in message
@@ -277,8 +277,8 @@ def test_arrays_are_as_large_as_the_cluster_and_the_campaign_allow(
 
 
 def test_an_array_that_is_too_large_is_answered_with_the_option_that_helps(campaign_file, commands, outcome):
-    refusal = 'echo "sbatch: error: Batch job submission failed: Invalid job array specification" >&2; exit 1'
-    commands(sbatch=refusal, squeue="true", srun="true", scontrol="exit 1")
+    rejection = 'echo "sbatch: error: Batch job submission failed: Invalid job array specification" >&2; exit 1'
+    commands(sbatch=rejection, squeue="true", srun="true", scontrol="exit 1")
     _, message = outcome("campaign", campaign_file(), "--executor", "slurm")
     assert "Invalid job array specification" in message
     assert "; smaller slurm.array_jobs or larger slurm.runs_per_job may help" in message

@@ -195,7 +195,7 @@ def test_an_archive_that_cannot_be_reached_is_refused(planned, tmp_path, fake_nn
     (sources / "sources.json").write_text(text.replace(str(prepared_folder.parent), str(tmp_path / "gone")))
     moved = replace(run, prepared=load_prepared(sources))
     with pytest.raises(
-        OncoduetError, match=r"gone/archive: expected the archive .* from which nnDetection gets its im"
+        OncoduetError, match=r"gone/archive: archive of .*, from which nnDetection gets its images, not found"
     ):
         execute(moved, tmp_path / "run", device="cpu")
 
