@@ -187,10 +187,7 @@ def finished_runs(folders: Sequence[Path]) -> list[FinishedRun]:
 def find_runs(folders: Sequence[Path]) -> list[RunFolder]:
     """Run folders among the given ones or right below them.
 
-    Raises
-    ------
-    OncoduetError
-        One of the given folders neither is a run folder nor holds any.
+    Raises ``OncoduetError``: one of the given folders neither is a run folder nor holds any.
     """
     found: list[RunFolder] = []
     for folder in folders:

@@ -57,10 +57,7 @@ def engine_of(record: RunRecord) -> "Engine":
 def load_configuration(name_or_path: str | Path) -> Configuration:
     """Read a configuration by its name in ``training/configurations`` or by the path of a TOML file.
 
-    Raises
-    ------
-    OncoduetError
-        No such configuration, or faults in it: all of them, in one line.
+    Raises ``OncoduetError``: no such configuration, or faults in it: all of them, in one line.
     """
     kinds = tuple(engine_named(name).configuration for name in ENGINES)
     either: Any = Annotated[Union[kinds], Field(discriminator="engine")]  # noqa: UP007 - of a tuple
@@ -123,13 +120,7 @@ class Engine(Protocol):
     """Why ``bundle`` refuses its runs, for the message. None: they are packed."""
 
     def choose_device(self, wanted: Device) -> tuple[Kind, str]:
-        """Where ``run`` computes, and the line that says so.
-
-        Raises
-        ------
-        OncoduetError
-            There is no such device.
-        """
+        """Where ``run`` computes, and the line that says so. Raises ``OncoduetError``: there is no such device."""
         device = choose_device(wanted)
         return device.kind, str(device)
 
@@ -157,10 +148,7 @@ class Engine(Protocol):
     def steps(self, run: "Run", place: Workplace) -> Generator[None, None, Trained]:
         """Train or resume, in steps that may be interleaved with those of other runs; asked by ``run``.
 
-        Raises
-        ------
-        OncoduetError
-            The training diverges, or an input is wrong.
+        Raises ``OncoduetError``: the training diverges, or an input is wrong.
         """
 
     def finish(self, run: "Run", place: Workplace, weights: "dict[str, torch.Tensor] | None") -> Mapping[str, str]:
@@ -197,10 +185,7 @@ class Engine(Protocol):
     def model_files(self, folder: RunFolder, record: RunRecord) -> Iterator[HashedFile]:
         """The files of a finished run's model; asked by ``verify``.
 
-        Raises
-        ------
-        OncoduetError
-            What names them is missing or malformed.
+        Raises ``OncoduetError``: what names them is missing or malformed.
         """
         from network.weights import load_weights, tensors_sha256  # noqa: PLC0415 - takes seconds to import
 

@@ -86,10 +86,7 @@ class Profile(Frozen):
     def checkpoint_for(self, card: Card) -> CheckpointPolicy:
         """Which weights a run keeps.
 
-        Raises
-        ------
-        OncoduetError
-            The profile leaves it to the card, and the card does not say.
+        Raises ``OncoduetError``: the profile leaves it to the card, and the card does not say.
         """
         if self.checkpoint != "card":
             return self.checkpoint
@@ -101,10 +98,7 @@ class Profile(Frozen):
 def load_profile(name_or_path: str | Path) -> Profile:
     """Read a profile by its name in ``training/profiles`` or by the path of a TOML file.
 
-    Raises
-    ------
-    OncoduetError
-        No such profile, or faults in it: all of them, in one line.
+    Raises ``OncoduetError``: no such profile, or faults in it: all of them, in one line.
     """
     return parse_toml(named_toml(name_or_path, PROFILES, what="profile"), Profile)
 

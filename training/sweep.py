@@ -195,10 +195,7 @@ def best_of(scored: Sequence[ScoredMaps]) -> ScoredMaps:
 def store_in(folder: RunFolder, fill: BoxShape, case_score: CaseScore) -> None:
     """Give a combination to a finished run's box rule, and the rule's hash to its record.
 
-    Raises
-    ------
-    OncoduetError
-        Another process is at work on the run, or its folder cannot be written to.
+    Raises ``OncoduetError``: another process is at work on the run, or its folder cannot be written to.
     """
     with exclusive_lock(folder.lock):
         rule = read_record(folder.box_rule, BoxPostprocessing) if folder.box_rule.is_file() else BoxPostprocessing()

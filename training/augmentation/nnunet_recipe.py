@@ -89,10 +89,7 @@ class Recipe:
 def read_recipe(composed: ComposeTransforms) -> Recipe:
     """Read what nnU-Net composed for training or validation.
 
-    Raises
-    ------
-    OncoduetError
-        A transform or a setting that is not known here.
+    Raises ``OncoduetError``: a transform or a setting that is not known here.
     """
     spatial, downsample, in_plane = None, None, False
     steps: list[Step] = []

@@ -32,10 +32,7 @@ class CudaDevice:
 def visible_devices(device: Device = "auto") -> tuple[CudaDevice, ...]:
     """The CUDA devices that a new process would see.
 
-    Raises
-    ------
-    OncoduetError
-        As :func:`network.device.choose_device`.
+    Raises ``OncoduetError``: as :func:`network.device.choose_device`.
     """
     return in_a_child(partial(_ask, device))
 

@@ -207,10 +207,7 @@ def estimate_costs(campaign: Campaign, status: CampaignStatus, capacity: Capacit
 def needs(run: Run) -> Needs:
     """What a run of this plan takes. The network is built without memory for its weights.
 
-    Raises
-    ------
-    OncoduetError
-        A network that finds boxes has a patch that is no multiple of its strides.
+    Raises ``OncoduetError``: a network that finds boxes has a patch that is no multiple of its strides.
     """
     import torch  # noqa: PLC0415
 

@@ -40,10 +40,7 @@ class Worker:
 def local_capacity(campaign: Campaign, device: Device) -> Capacity:
     """How much of a campaign this machine makes at a time.
 
-    Raises
-    ------
-    OncoduetError
-        A device that the campaign names is not there.
+    Raises ``OncoduetError``: a device that the campaign names is not there.
     """
     resources = campaign.file.resources
     devices = chosen_devices(resources.devices, device=device)

@@ -27,7 +27,7 @@ from training.dataset.prepared import Prepared, load_prepared
 from training.engine import Run, load_configuration
 from training.execution import RunOptions
 from training.run import existing_record, plan_run
-from training.run_folder.folder import RunFolder
+from training.run_folder.folder import RunFolder, is_lock
 from training.run_folder.lock import exclusive_lock
 
 LOCK_PATIENCE_S = 2.0
@@ -271,7 +271,8 @@ def _require_ours(output: Path) -> None:
 
 
 def _is_lock(path: Path) -> bool:
-    return re.match(r'$|process \d+ on |{"host": ', read_regular(path).decode(errors="replace")) is not None
+    """A lock, also as an older version wrote it, in words."""
+    return is_lock(path) or re.match(r"process \d+ on ", read_regular(path).decode(errors="replace")) is not None
 
 
 def sealed(page: str) -> str:
@@ -289,10 +290,7 @@ def is_sealed(path: Path) -> bool:
 def campaign_lock(output: Path) -> Iterator[None]:
     """Keep a second campaign away from this output for as long as the block lasts.
 
-    Raises
-    ------
-    OncoduetError
-        There is one already; the message says where and since when.
+    Raises ``OncoduetError``: there is one already; the message says where and since when.
     """
     with writable(output):
         output.mkdir(parents=True, exist_ok=True)

@@ -236,13 +236,7 @@ class _Dispatcher:
             self.ended[name] = Ended(name, f"submitted {self.attempts[name]} times and never finished; {why}")
 
     def _submit(self, packs: Sequence[Sequence[PlannedRun]]) -> None:
-        """Hand one array of jobs to Slurm.
-
-        Raises
-        ------
-        OncoduetError
-            Slurm does not take it.
-        """
+        """Hand one array of jobs to Slurm. Raises ``OncoduetError``: Slurm does not take it."""
         batch = uuid.uuid4().hex[:12]
         executor = _executor(self.book.folder, self.options, batch)
         packed = self.campaign.file.resources.packed
@@ -312,10 +306,7 @@ def _batches(waiting: Sequence[PlannedRun], *, runs_per_job: int, array_jobs: in
 def job_outcome(folder: Path, job_id: str) -> dict[str, Ended]:
     """What a job left as its result, by run; under no name what ended the whole job.
 
-    Raises
-    ------
-    OncoduetError
-        It is no such result.
+    Raises ``OncoduetError``: it is no such result.
     """
     from submitit.core.utils import JobPaths  # noqa: PLC0415
 

@@ -64,11 +64,8 @@ def numbered_studies(
     if need > room:
         raise OncoduetError(
             studies.folder,
-            expected=(
-                f"the lesions' numbers to take at most {room / GB:.3g} GB of memory ({SHARE:.0%} of what "
-                f"{source} leaves)"
-            ),
-            found=f"that those of {len(missing)} studies need {need / GB:.3g} GB",
+            expected=f"at most {room / GB:.3g} GB of memory for lesion numbers ({SHARE:.0%} of what {source} leaves)",
+            found=f"{need / GB:.3g} GB for {len(missing)} studies",
         )
     for case_id in missing:
         known[case_id, lesion_class] = _number(studies.by_id[case_id], lesion_class)

@@ -98,10 +98,7 @@ class Prepared:
     def for_stage(self, stage: Stage) -> "Prepared":
         """The dataset that networks of a stage are trained on.
 
-        Raises
-        ------
-        OncoduetError
-            The card does not locate an organ, or that dataset is damaged or has other folds.
+        Raises ``OncoduetError``: the card does not locate an organ, or that dataset is damaged or has other folds.
         """
         if stage == self.record.stage:
             return self

@@ -141,10 +141,7 @@ def write_dataset(layout: Layout) -> None:
 def write_training_study(layout: Layout, study: Study) -> int:
     """Write a study's channels and numbered lesions; returns how many lesions it has.
 
-    Raises
-    ------
-    OncoduetError
-        An image or the label map is not what the card asks for (``network.study``).
+    Raises ``OncoduetError``: an image or the label map is not what the card asks for (``network.study``).
     """
     assert study.label is not None
     card = layout.card

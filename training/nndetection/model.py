@@ -41,10 +41,7 @@ class UpstreamRecord(Record):
 def keep_model(layout: Layout, folder: RunFolder, *, key: RunKey, programs: Mapping[str, Path]) -> UpstreamRecord:
     """Copy what predictions need, and what nnDetection says of itself, into the run's folder.
 
-    Raises
-    ------
-    OncoduetError
-        A file is missing, although the programs said that they succeeded.
+    Raises ``OncoduetError``: a file is missing, although the programs said that they succeeded.
     """
     sources = [layout.consolidated / name for name in NEEDED]
     for path in sources:
@@ -70,10 +67,7 @@ def keep_model(layout: Layout, folder: RunFolder, *, key: RunKey, programs: Mapp
 def model_files(folder: RunFolder) -> Iterator[tuple[Path, str]]:
     """Each file of a run's model, and the hash that it has to have.
 
-    Raises
-    ------
-    OncoduetError
-        ``nndetection.json`` is missing or malformed.
+    Raises ``OncoduetError``: ``nndetection.json`` is missing or malformed.
     """
     for name, sha256 in sorted(read_record(folder.nndetection_record, UpstreamRecord).files.items()):
         yield folder.nndetection / name, sha256

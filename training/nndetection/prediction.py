@@ -38,7 +38,7 @@ from training.nndetection.boxes_file import read_boxes
 from training.nndetection.commands import PREDICTION, Programs, find_programs
 from training.nndetection.dataset_layout import MODEL, Layout, write_dataset, write_study_to_predict
 from training.nndetection.model import NEEDED, model_files
-from training.run_folder.folder import RunFolder
+from training.run_folder.folder import RunFolder, is_lock
 from training.run_folder.lock import exclusive_lock
 from training.run_folder.logs import log_to
 from training.trainers.interleaving import run_to_end
@@ -47,6 +47,7 @@ COMMAND = "training predict"
 WORK = "nndetection"
 """nnDetection's data and a copy of the model, in the output folder until the prediction has ended."""
 LOG = "prediction.log"
+LOCK = ".lock"
 _BEGINNING = "nnDetection predicts for oncoduet"
 
 logger = logging.getLogger(__name__)
@@ -81,7 +82,7 @@ def predict(folder: RunFolder, *, archive: Path, output: Path) -> int:
     with writable(output):
         output.mkdir(parents=True, exist_ok=True)
     with (
-        exclusive_lock(subfolder(output, ".lock"), work="in this folder"),
+        exclusive_lock(subfolder(output, LOCK), work="in this folder"),
         log_to(output / LOG),
         scratch(layout.root, COMMAND),
     ):
@@ -163,10 +164,13 @@ def _place(output: Path, card: Card, batch: BatchRecord, case_ids: Sequence[str]
 
 
 def _require_ours(output: Path) -> None:
-    """The log and the working folder are what an earlier call left, or nothing."""
+    """The log, the lock and the working folder are what an earlier call left, or nothing."""
     log = subfolder(output, LOG)
     if not log.is_file() or _BEGINNING not in log.read_text(encoding="utf-8", errors="replace").partition("\n")[0]:
         require_free(output, [LOG], COMMAND)
+    lock = subfolder(output, LOCK)
+    if lock.exists() and not is_lock(lock):
+        require_free(output, [LOCK], COMMAND)
     require_scratch(output / WORK, COMMAND)
 
 

@@ -85,10 +85,7 @@ class RetinaUNetEngine(Engine):
     def plan_anchors(self, run: Run, folder: RunFolder) -> None:
         """Plan the anchors, where that was not done yet.
 
-        Raises
-        ------
-        OncoduetError
-            No training lesion is left after preprocessing, or a study is damaged.
+        Raises ``OncoduetError``: no training lesion is left after preprocessing, or a study is damaged.
         """
         from network.detection.anchors import level_strides  # noqa: PLC0415
         from training.retina_unet.anchor_planning import plan_anchors  # noqa: PLC0415

@@ -61,10 +61,7 @@ class Checkpoints:
     def write(self, checkpoint: Checkpoint) -> Path:
         """Write a checkpoint, then remove all but the newest two.
 
-        Raises
-        ------
-        OncoduetError
-            The disk is full; the earlier checkpoints are still there.
+        Raises ``OncoduetError``: the disk is full; the earlier checkpoints are still there.
         """
         from training.run_folder.checkpoint_state import encode_state  # noqa: PLC0415 - takes seconds to import
 

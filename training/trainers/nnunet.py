@@ -367,13 +367,7 @@ class Trainer(nnUNetTrainer):  # type: ignore[misc]
         }
 
     def resume(self, checkpoint: Checkpoint) -> None:
-        """Go on where a checkpoint was written.
-
-        Raises
-        ------
-        OncoduetError
-            It was written on another kind of device.
-        """
+        """Resume from a checkpoint. Raises ``OncoduetError``: it was written on another kind of device."""
         state = checkpoint.state
         begun = state.get("device", "cpu" if state["grad_scaler"] is None else "cuda")
         require_same_device(self.task.name, begun=begun, now=self.device.type)

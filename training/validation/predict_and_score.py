@@ -133,10 +133,7 @@ def score(predictions: Path, output: Path, *, studies: Path, card: Path, purpose
 def read_score(scores: Path) -> Metrics:
     """The strict answer in a folder of scores, which has AUROC, AP and ranking score.
 
-    Raises
-    ------
-    OncoduetError
-        It has not.
+    Raises ``OncoduetError``: there is no ranking score.
     """
     metrics = scores / "metrics.json"
     strict = read_record(metrics, MetricsRecord).strict

@@ -241,3 +241,19 @@ def profile(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("profile") / "tiny.toml"
     path.write_text(PROFILE)
     return path
+
+
+@pytest.fixture
+def edited_profile(profile, tmp_path):
+    """The profile with parts of its text replaced."""
+
+    def edit(*changes: tuple[str, str], name: str = "edited.toml") -> Path:
+        text = profile.read_text()
+        for old, new in changes:
+            assert old in text
+            text = text.replace(old, new, 1)
+        path = tmp_path / name
+        path.write_text(text)
+        return path
+
+    return edit

@@ -2,7 +2,6 @@ import json
 import math
 import sys
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 import torch
@@ -15,14 +14,6 @@ from network.weights import load_weights, tensors_sha256
 from training.engine import derived_seed
 from training.execution import execute
 from training.run_folder.folder import RunFolder
-
-
-def changed_profile(profile: Path, folder: Path, *, old: str, new: str) -> Path:
-    text = profile.read_text()
-    assert old in text
-    path = folder / "changed.toml"
-    path.write_text(text.replace(old, new))
-    return path
 
 
 class PowerCutError(Exception):
@@ -74,8 +65,8 @@ def test_same_seed_gives_the_same_bits_and_another_restart_others(planned, tmp_p
 
 
 @pytest.mark.parametrize("keep", ["final", "best"])
-def test_a_killed_run_resumes_to_the_same_bits(planned, profile, tmp_path, keep, kill_after):
-    profile = changed_profile(profile, tmp_path, old='checkpoint = "final"', new=f'checkpoint = "{keep}"')
+def test_a_killed_run_resumes_to_the_same_bits(planned, tmp_path, keep, kill_after, edited_profile):
+    profile = edited_profile(('checkpoint = "final"', f'checkpoint = "{keep}"'))
     run = planned("focal", profile=profile)
     whole = execute(run, tmp_path / "whole", device="cpu")
     kill_after(2, run, tmp_path / "killed")
@@ -89,8 +80,8 @@ def test_a_killed_run_resumes_to_the_same_bits(planned, profile, tmp_path, keep,
     assert [epoch.train_loss for epoch in resumed.epochs] == [epoch.train_loss for epoch in whole.epochs]
 
 
-def test_a_run_killed_before_its_first_checkpoint_restarts(planned, profile, tmp_path, kill_after):
-    profile = changed_profile(profile, tmp_path, old="checkpoint_every_epochs = 1", new="checkpoint_every_epochs = 2")
+def test_a_run_killed_before_its_first_checkpoint_restarts(planned, tmp_path, kill_after, edited_profile):
+    profile = edited_profile(("checkpoint_every_epochs = 1", "checkpoint_every_epochs = 2"))
     run = planned(profile=profile)
     kill_after(1, run, tmp_path / "killed")
     steps = []
@@ -98,8 +89,8 @@ def test_a_run_killed_before_its_first_checkpoint_restarts(planned, profile, tmp
     assert steps == [1, 2, 3, 4, 5, 6]
 
 
-def test_best_weights_are_those_of_the_epoch_with_the_best_pseudo_dice(planned, profile, tmp_path, kill_after):
-    profile = changed_profile(profile, tmp_path, old='checkpoint = "final"', new='checkpoint = "best"')
+def test_best_weights_are_those_of_the_epoch_with_the_best_pseudo_dice(planned, tmp_path, kill_after, edited_profile):
+    profile = edited_profile(('checkpoint = "final"', 'checkpoint = "best"'))
     for restart in range(1, 9):  # until one tells best from final
         run, place = planned(profile=profile, restart=restart), tmp_path / f"best{restart}"
         best = execute(run, place, device="cpu")
@@ -144,8 +135,8 @@ def test_a_failed_run_is_recorded_and_can_resume(planned, tmp_path, interrupt_af
     assert resumed.weights_sha256 == execute(run, tmp_path / "whole", device="cpu").weights_sha256
 
 
-def test_a_diverging_training_is_refused(planned, profile, tmp_path):
-    profile = changed_profile(profile, tmp_path, old="learning_rate = 0.01", new="learning_rate = 1e30")
+def test_a_diverging_training_is_refused(planned, tmp_path, edited_profile):
+    profile = edited_profile(("learning_rate = 0.01", "learning_rate = 1e30"))
     with pytest.raises(OncoduetError, match=r"run: expected a finite loss, found .* is the learning rate too high"):
         execute(planned(profile=profile), tmp_path / "run", device="cpu")
     assert read_record(tmp_path / "run" / "run.json", RunRecord).state == "failed"
@@ -214,9 +205,9 @@ def test_data_that_changed_under_a_half_finished_run_are_refused(planned, tmp_pa
         execute(planned(prepared=own_prepared), tmp_path / "run", device="cpu")
 
 
-def test_a_configuration_that_changed_under_its_name_is_refused(planned, profile, tmp_path):
+def test_a_configuration_that_changed_under_its_name_is_refused(planned, profile, tmp_path, edited_profile):
     execute(planned(), tmp_path / "run", device="cpu")
-    changed = changed_profile(profile, tmp_path, old="momentum = 0.9", new="momentum = 0.8")
+    changed = edited_profile(("momentum = 0.9", "momentum = 0.8"))
     with pytest.raises(OncoduetError, match="expected the profile that this run was begun with, found a changed one"):
         execute(planned(profile=changed), tmp_path / "run", device="cpu")
 

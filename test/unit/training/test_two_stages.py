@@ -174,9 +174,10 @@ def test_a_study_without_the_organ_is_refused(ct_archive, tmp_path, refusal):
     assert not (tmp_path / "prepared").exists()
 
 
-def test_detection_chooses_with_a_localisation_of_the_same_fold(planned, prepared_ct, ct_runs, profile, tmp_path):
-    path = tmp_path / "detection.toml"
-    path.write_text(profile.read_text().replace('checkpoint = "final"', 'checkpoint = "detection"'))
+def test_detection_chooses_with_a_localisation_of_the_same_fold(
+    planned, prepared_ct, ct_runs, tmp_path, edited_profile
+):
+    path = edited_profile(('checkpoint = "final"', 'checkpoint = "detection"'), name="detection.toml")
     options = {"prepared": prepared_ct, "profile": path}
     run = planned(**options)
     alone = tmp_path / "alone" / run.name

@@ -24,7 +24,7 @@ LEVEL = 0.001
 
 
 @pytest.fixture(scope="module")
-def loaders(profile, tmp_path_factory, planned):
+def loaders(tmp_path_factory, planned):
     """Training batches of both loaders; nnU-Net's studies may be replaced."""
     work = tmp_path_factory.mktemp("distribution")
 
@@ -158,7 +158,7 @@ def intensities(loaders):
     def ours(change):
         loader = loaders("resident")
         in_one_place(loader, theirs, image)
-        loader.rule = replace(loader.rule, box=loader.rule.patch)
+        loader.sampler = replace(loader.sampler, box=loader.sampler.patch)
         loader.recipe = change(replace(loader.recipe, spatial=None))
         return unlabelled(statistics(*patches(loader)))
 

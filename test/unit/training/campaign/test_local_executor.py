@@ -62,9 +62,8 @@ def test_a_campaign_makes_only_what_is_missing(campaign_file, tmp_path, outcome,
     assert {record.state for record in records(tmp_path / "runs").values()} == {"finished"}
 
 
-def test_a_killed_campaign_resumes(campaign_file, profile, tmp_path, outcome, records, planned):
-    longer = tmp_path / "longer.toml"
-    longer.write_text(profile.read_text().replace("epochs = 3", "epochs = 20"))
+def test_a_killed_campaign_resumes(campaign_file, tmp_path, outcome, records, planned, edited_profile):
+    longer = edited_profile(("epochs = 3", "epochs = 20"), name="longer.toml")
     path = campaign_file(profile="longer.toml", configurations=["ce"], workers=2)
 
     def work() -> None:
@@ -88,9 +87,8 @@ def test_a_killed_campaign_resumes(campaign_file, profile, tmp_path, outcome, re
     assert records(tmp_path / "runs")[run.name].weights_sha256 == whole.weights_sha256
 
 
-def test_failed_runs_are_named_and_the_others_made(campaign_file, profile, tmp_path, records, refusal):
-    path = tmp_path / "steep.toml"
-    path.write_text(profile.read_text().replace("learning_rate = 0.01", "learning_rate = 1e30"))
+def test_failed_runs_are_named_and_the_others_made(campaign_file, tmp_path, records, refusal, edited_profile):
+    edited_profile(("learning_rate = 0.01", "learning_rate = 1e30"), name="steep.toml")
     campaign = campaign_file(profile="steep.toml", configurations=["ce"])
     message = refusal("campaign", campaign, "--device", "cpu")
     assert "2 of 2 runs failed: ce_fold0_restart1:" in message
@@ -154,10 +152,9 @@ def test_a_failing_run_of_a_pack_does_not_stop_the_others(campaign_file, tmp_pat
 
 
 def test_a_process_that_is_killed_fails_its_runs_and_no_others(
-    campaign_file, profile, tmp_path, records, monkeypatch, capsys
+    campaign_file, tmp_path, records, monkeypatch, capsys, edited_profile
 ):
-    longer = tmp_path / "longer.toml"
-    longer.write_text(profile.read_text().replace("epochs = 3", "epochs = 30"))
+    edited_profile(("epochs = 3", "epochs = 30"), name="longer.toml")
     path = campaign_file(profile="longer.toml", configurations=["ce"], workers=1)
 
     def work() -> None:
@@ -193,9 +190,8 @@ def test_the_status_page_is_there_at_the_end(campaign_file, tmp_path, outcome):
     assert "1 of 1" in re.sub(r"<[^>]+>", "", (tmp_path / "runs" / "status.html").read_text())
 
 
-def test_ctrl_c_ends_quietly_and_the_campaign_can_resume(campaign_file, profile, tmp_path, records, outcome):
-    longer = tmp_path / "longer.toml"
-    longer.write_text(profile.read_text().replace("epochs = 3", "epochs = 30"))
+def test_ctrl_c_ends_quietly_and_the_campaign_can_resume(campaign_file, tmp_path, records, outcome, edited_profile):
+    edited_profile(("epochs = 3", "epochs = 30"), name="longer.toml")
     path = campaign_file(profile="longer.toml", configurations=["ce"], folds=[0])
     command = [sys.executable, "-m", "training", "campaign", str(path), "--device", "cpu"]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)

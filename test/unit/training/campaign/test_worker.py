@@ -162,11 +162,11 @@ def test_random_numbers_of_training_and_process_are_independent():
     undisturbed = [draw() for _ in range(4)]
     state = ProcessState(torch.device("cpu"), threads=1)
     seed(1)
-    with state.turn():
+    with state.context():
         seed(1)
         inside = [draw(), draw()]
     outside = [draw(), draw()]
-    with state.turn():
+    with state.context():
         inside += [draw(), draw()]
     assert inside == undisturbed
     assert outside == undisturbed[:2]
@@ -174,7 +174,7 @@ def test_random_numbers_of_training_and_process_are_independent():
 
 def test_threads_are_a_trainings_own():
     before = torch.get_num_threads()
-    with ProcessState(torch.device("cpu"), threads=before + 1).turn():
+    with ProcessState(torch.device("cpu"), threads=before + 1).context():
         assert torch.get_num_threads() == before + 1
     assert torch.get_num_threads() == before
 

@@ -253,6 +253,14 @@ def test_a_working_folder_of_the_users_is_refused(command, fake_nndet, tmp_path,
     assert (work / "mine.txt").read_text() == "mine"
 
 
+def test_a_file_of_the_users_with_the_locks_name_is_refused(command, fake_nndet, refusal):
+    output, words = command
+    output.mkdir()
+    (output / ".lock").write_text("mine")
+    assert f"{output / '.lock'}: " in refusal(*words)
+    assert (output / ".lock").read_text() == "mine"
+
+
 def test_what_a_killed_prediction_left_at_work_is_taken_away(command, fake_nndet, outcome):
     output, words = command
     output.mkdir()

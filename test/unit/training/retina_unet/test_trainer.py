@@ -41,11 +41,9 @@ def planned(planned):
 
 
 @pytest.fixture
-def long_profile(profile, tmp_path):
+def long_profile(edited_profile):
     """Six epochs, of which the last two are averaged by the configuration's share of a third."""
-    path = tmp_path / "long.toml"
-    path.write_text(profile.read_text().replace("epochs = 3", "epochs = 6", 1))
-    return path
+    return edited_profile(("epochs = 3", "epochs = 6"))
 
 
 @pytest.fixture
@@ -181,10 +179,9 @@ def test_batches_carry_numbers_from_which_boxes_and_classes_follow(trainer):
     assert seen
 
 
-def test_last_layers_learn_no_faster_than_the_configuration_allows(planned, profile, tmp_path):
+def test_last_layers_learn_no_faster_than_the_configuration_allows(planned, profile, tmp_path, edited_profile):
     """A profile at ten times the rate of the tests' own: 0.1 for all but the heads' last convolutions."""
-    path = tmp_path / "fast.toml"
-    path.write_text(profile.read_text().replace("learning_rate = 0.01", "learning_rate = 0.1"))
+    path = edited_profile(("learning_rate = 0.01", "learning_rate = 0.1"), name="fast.toml")
     run, folder = planned(profile=path), RunFolder(tmp_path / "run")
     run.engine.plan_anchors(run, folder)
     trainer = build_trainer(run.engine.task(run, folder, "cpu"), DetectorTrainer)
@@ -198,9 +195,8 @@ def test_last_layers_learn_no_faster_than_the_configuration_allows(planned, prof
         assert by_parameter[id(parameter)] == pytest.approx(first * (SHAPE.last_layer_learning_rate if last else 0.1))
 
 
-def test_a_profile_may_ask_for_fewer_anchors(planned, profile, tmp_path):
-    path = tmp_path / "fewer.toml"
-    path.write_text(profile.read_text().replace("[plan]", "[plan]\nanchor_sizes_per_axis = 2"))
+def test_a_profile_may_ask_for_fewer_anchors(planned, tmp_path, edited_profile):
+    path = edited_profile(("[plan]", "[plan]\nanchor_sizes_per_axis = 2"), name="fewer.toml")
     run, folder = planned(profile=path), RunFolder(tmp_path / "run")
     run.engine.plan_anchors(run, folder)
     assert len(read_record(folder.anchors, AnchorPlan).sizes_voxels_zyx) == 2**3
@@ -233,15 +229,14 @@ def test_numbers_that_do_not_fit_are_refused_before_any_study_is_numbered(prepar
     studies = ResidentStudies(prepared_folder, torch.device("cpu"), torch.float32)
     studies.load(ids)
     voxels = sum(math.prod(studies.by_id[case_id].shape) for case_id in ids)
-    with pytest.raises(OncoduetError, match=r"expected the lesions' numbers .* that those of 2 studies need"):
+    with pytest.raises(OncoduetError, match=r"GB of memory for lesion numbers .*, found .* GB for 2 studies"):
         numbered_studies(studies, ids, lesion_class=1, budget=Budget(held_bytes() + 2 * voxels, "--memory-gb"))
     numbered = numbered_studies(studies, ids, lesion_class=1, budget=Budget(held_bytes() + 10**8, "--memory-gb"))
     assert sum(study.label.nbytes for study in numbered.by_id.values()) == 2 * voxels
 
 
-def test_nnunets_loader_is_refused(planned, profile, tmp_path):
-    path = tmp_path / "stock.toml"
-    path.write_text(profile.read_text().replace("threads = 1", 'threads = 1\nloader = "nnunet"'))
+def test_nnunets_loader_is_refused(planned, profile, tmp_path, edited_profile):
+    path = edited_profile(("threads = 1", 'threads = 1\nloader = "nnunet"'), name="stock.toml")
     with pytest.raises(OncoduetError, match=r'expected the resident loader .* found loader = "nnunet" in the profile'):
         execute(planned(profile=path), tmp_path / "run", device="cpu")
 

@@ -21,7 +21,7 @@ from training.trainers.nnunet import EpochLog, FocusedCases, build_trainer, seed
 @pytest.fixture
 def trainer(tmp_path, planned):
     def build(configuration="ce", profile="demo", loader="resident"):
-        run = planned(configuration)
+        run = planned(configuration, profile=profile)
         task = run.engine.task(run, RunFolder(tmp_path / "run"), "cpu")
         return build_trainer(replace(task, profile=task.profile.model_copy(update={"loader": loader})))
 
