@@ -6,6 +6,7 @@ chooses code stands in one of these tables, every number is small enough that no
 unnoticed, and what is not listed is refused. Only the configuration ``3d_fullres`` is read, and there is no other.
 """
 
+import copy
 import math
 from collections.abc import Mapping
 from pathlib import Path
@@ -335,6 +336,22 @@ def require_plans(plans: Mapping[str, Any], source: object = "plans") -> Plans:
         A name that is in no table, a number out of bounds, something missing, unknown or of another type.
     """
     return parse(plans, Plans, source)
+
+
+def full_resolution(plans: Mapping[str, Any]) -> FullResolution:
+    """The one configuration of plans, typed and checked as by :func:`require_plans`."""
+    return require_plans(plans).configurations.full_resolution
+
+
+def edited_full_resolution(
+    plans: Mapping[str, Any], *, name: str, changes: Mapping[str, Any], network: Mapping[str, Any]
+) -> dict[str, Any]:
+    """A copy of plans under another name, with other values in the configuration and in its ``arch_kwargs``."""
+    plans = copy.deepcopy(dict(plans)) | {"plans_name": name}
+    own = plans["configurations"][CONFIGURATION]
+    own |= changes
+    own["architecture"]["arch_kwargs"] |= network
+    return plans
 
 
 def require_dataset(dataset: Mapping[str, Any], source: object = "dataset") -> Dataset:

@@ -21,7 +21,7 @@ import numpy.typing as npt
 
 from contract.errors import OncoduetError
 from contract.volume import Box, Float32Array, LabelArray
-from network.plans import CONFIGURATION, require_plans
+from network.plans import CONFIGURATION, full_resolution, require_plans
 from network.resampling import resample_by_slabs
 
 LONGEST_VOXELS = 2**20
@@ -163,8 +163,7 @@ def preprocess(
 
 def patch_size_zyx(plans: Mapping[str, Any]) -> tuple[int, int, int]:
     """Size of the network's input in the plan's axis order."""
-    z, y, x = (int(size) for size in plans["configurations"][CONFIGURATION]["patch_size"])
-    return z, y, x
+    return full_resolution(plans).patch_size
 
 
 def network_size(
@@ -177,10 +176,13 @@ def network_size(
     OncoduetError
         It is longer than anything that could be gone through.
     """
-    order = plans["transpose_forward"]
-    target = plans["configurations"][CONFIGURATION]["spacing"]
+    typed = require_plans(plans)
+    target_mm = typed.configurations.full_resolution.spacing
     z, y, x = _some_voxels(
-        [round(size_zyx[axis] * spacing_mm_zyx[axis] / mm) for axis, mm in zip(order, target, strict=True)]
+        [
+            round(size_zyx[axis] * spacing_mm_zyx[axis] / mm)
+            for axis, mm in zip(typed.transpose_forward, target_mm, strict=True)
+        ]
     )
     if max(z, y, x) > LONGEST_VOXELS:
         raise OncoduetError(
@@ -193,9 +195,9 @@ def network_size(
 
 def most_features(plans: Mapping[str, Any]) -> int:
     """Features per voxel of the patch in the stage that has the most, which in nnU-Net's own plans is the first."""
-    arguments = plans["configurations"][CONFIGURATION]["architecture"]["arch_kwargs"]
-    voxels = itertools.accumulate((math.prod(step) for step in arguments["strides"]), operator.mul)
-    per_voxel: list[float] = [count / each for count, each in zip(arguments["features_per_stage"], voxels, strict=True)]
+    network = full_resolution(plans).architecture.arch_kwargs
+    voxels = itertools.accumulate((math.prod(step) for step in network.strides), operator.mul)
+    per_voxel: list[float] = [count / each for count, each in zip(network.features_per_stage, voxels, strict=True)]
     return math.ceil(max(per_voxel))
 
 

@@ -146,7 +146,7 @@ def prepare(
             dataset.keep(kept)
         _require_patients(archive, {study.case_id: patient_of[study.case_id] for study in kept}, folds)
         if not any(study.lesions for study in stacked["detection"].records):
-            raise OncoduetError(archive / "labels", expected="at least one study with a lesion", found="none")
+            raise OncoduetError(archive / "labels", "no study with a lesion")
         lesions = stacked["detection"].records
         splits = SplitsRecord(seed=seed, folds=split_patients(lesions, folds=folds, seed=seed))
         write_record(stage / SOURCES, SourcesRecord(archive=str(archive.resolve()), studies=stamps))
@@ -251,7 +251,7 @@ class _BadStudies:
 
     @contextmanager
     def noting(self, case_id: str) -> Iterator[None]:
-        """Keep what goes wrong with a study meanwhile; a full disk is nobody's fault here."""
+        """Collect errors of a study; a full disk is not one of them."""
         try:
             yield
         except OncoduetError as error:
@@ -259,13 +259,12 @@ class _BadStudies:
         except OSError as error:
             if error.errno in (None, errno.ENOSPC, errno.EDQUOT):
                 raise
-            self.note(case_id, f"study {case_id} in {self.archive}: expected readable files, found: {error}")
+            self.note(case_id, f"study {case_id} in {self.archive}: files cannot be read: {error}")
         except (MemoryError, ArithmeticError, ValueError, IndexError) as error:  # sizes that no array can have
             logger.debug("study %s", case_id, exc_info=True)
             self.note(
                 case_id,
-                f"study {case_id} in {self.archive}: expected images that can be prepared, "
-                f"found: {type(error).__name__}: {error}",
+                f"study {case_id} in {self.archive}: images cannot be prepared: {type(error).__name__}: {error}",
             )
 
     def stop(self) -> None:

@@ -15,7 +15,7 @@ from scipy import ndimage
 
 from contract.cards import Card
 from contract.volume import Box, Grid, Volume, resample
-from network.plans import CONFIGURATION
+from network.plans import full_resolution
 from network.preprocessing import Preprocessed
 
 
@@ -70,7 +70,7 @@ def lost_lesions(
         if lesion.box is None:
             lines.append(f"{lesion.described} has no voxel on the study grid")
         elif not (preprocessed.label[0][_after(lesion.box, preprocessed, plans)] == card.lesion_index).any():
-            spacing = plans["configurations"][CONFIGURATION]["spacing"]
+            spacing = full_resolution(plans).spacing
             voxel = " × ".join(f"{each:.3g}" for each in spacing)
             lines.append(f"{lesion.described} has no voxel left at the plan's spacing of {voxel} mm")
     return lines

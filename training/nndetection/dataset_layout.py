@@ -114,10 +114,10 @@ class Layout:
     def require_names(self, case_ids: Sequence[str]) -> None:
         """Raise ``OncoduetError`` for a dot where nnDetection, which cuts names at them, allows none."""
         if "." in str(self.root):
-            raise OncoduetError(self.root, expected="a path without a dot, which nnDetection refuses", found="one")
+            raise OncoduetError(self.root, "path has a dot, which nnDetection refuses")
         dotted = [case_id for case_id in case_ids if "." in case_id]
         if dotted:
-            raise OncoduetError(f"study {dotted[0]}", expected="a name without a dot, at which nnDetection cuts names")
+            raise OncoduetError(f"study {dotted[0]}", "name has a dot, at which nnDetection cuts names")
 
 
 @dataclass(frozen=True)
@@ -151,10 +151,7 @@ def write_dataset(layout: Layout) -> None:
 def write_training_study(layout: Layout, study: Study) -> int:
     """Write a study's channels and numbered lesions; returns how many lesions it has.
 
-    Raises
-    ------
-    OncoduetError
-        An image or the label map is not what the card asks for (``network.study``).
+    Raises ``OncoduetError``: an image or the label map is not what the card asks for (``network.study``).
     """
     assert study.label is not None
     card = layout.card

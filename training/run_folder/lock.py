@@ -1,49 +1,51 @@
-"""One process at a time works on a run: a lock on a file in its folder, which says who holds it.
+"""One process at a time works in a folder: a lock on a file in it, which says who holds it.
 
-The kernel gives the lock back when its holder ends, however that happens, so that a killed process blocks nobody.
+The kernel gives the lock back when its holder ends, however that happens, so that a killed process blocks no other.
 """
 
 import json
 import logging
 import os
 import socket
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from datetime import UTC, datetime
+from pathlib import Path
 
+from contract.errors import one_line
 from contract.locks import exclusive_lock
-from training.run_folder.folder import RunFolder
 
 PATIENCE_S = 0.2
-"""``training.campaign.status`` takes the lock for a moment, to see whether a process works on the run."""
+"""A look at whether a process works on a run (``training.campaign.status``) takes the lock, too."""
 
 logger = logging.getLogger(__name__)
 
 
-@contextmanager
-def alone(folder: RunFolder, *, wait: bool = False) -> Iterator[None]:
-    """Hold a run's lock.
+def work_lock(
+    path: Path, *, work: str = "on this run", wait: bool = False, patience_s: float = PATIENCE_S
+) -> AbstractContextManager[None]:
+    """Hold the lock of the folder that ``path`` is in.
 
     Parameters
     ----------
+    work
+        What the holder does, for the message: "no other process at work …".
     wait
-        Wait for another process that holds it; else leave.
+        Wait for another process that holds it, however long; else for ``patience_s`` seconds.
 
     Raises
     ------
     OncoduetError
-        Another process holds it, and ``wait`` is false.
+        Another process holds it, and ``wait`` is false; the message says which, where and since when.
     """
-    with exclusive_lock(
-        folder.lock,
-        folder.path,
-        "other process at work on this run",
-        patience_s=PATIENCE_S,
+    return exclusive_lock(
+        path,
+        path.parent,
+        f"other process at work {work}",
+        patience_s=patience_s,
         holder=json.dumps(_ourselves()),
         describe=_described,
-        on_wait=(lambda holder: logger.info("%s: waiting for %s", folder.path, holder)) if wait else None,
-    ):
-        yield
+        on_wait=(lambda holder: logger.info("%s: waiting for %s", path.parent, holder)) if wait else None,
+    )
 
 
 def _ourselves() -> dict[str, str | int]:
@@ -54,10 +56,10 @@ def _ourselves() -> dict[str, str | int]:
 
 
 def _described(text: str) -> str:
-    """The holder in words, if its text is complete."""
+    """In words, as far as the holder got to writing it down."""
     try:
         holder = json.loads(text)
         job = f", Slurm job {holder['slurm_job']}" if "slurm_job" in holder else ""
         return f"process {holder['pid']} on {holder['host']}{job}, since {holder['since']}"
     except (ValueError, KeyError, TypeError):
-        return ""
+        return one_line(text)

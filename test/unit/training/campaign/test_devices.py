@@ -29,7 +29,7 @@ def test_a_gpu_that_torch_cannot_use_is_refused_in_the_process_that_asked(useles
 
 
 @pytest.mark.gpu
-def test_a_visible_device_tells_its_free_memory():
+def test_a_visible_device_reports_its_free_memory():
     first = chosen_devices([0], device="cuda")[0]
     assert first.index == 0
     assert first.free_bytes > 10**9

@@ -35,7 +35,7 @@ from contract.errors import OncoduetError
 from network.architecture import OPERATORS, build_network, network_classes
 from network.plans import read_plans
 from network.preprocessing import patch_size_zyx, preprocess
-from training.campaign.slurm_executor import _outcome
+from training.campaign.slurm_executor import job_outcome
 from training.dataloading.resident_studies import ResidentStudies
 from training.dataset.prepared import case_files, load_prepared
 from training.nndetection.boxes_file import read_boxes
@@ -541,7 +541,7 @@ class Attempt:
         path = self.material / "slurm" / "7" / "7_0_result.pkl"
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(self.pickled(("success", [("a", "", False)])))
-        return lambda: _outcome(self.material / "slurm", "7")
+        return lambda: job_outcome(self.material / "slurm", "7")
 
     def checkpoint(self):
         """A checkpoint whose first line and hash are right, or a sound one of which they are not."""

@@ -64,7 +64,7 @@ def plan(prepared_folder, profile, tmp_path):
     return planned
 
 
-def test_a_disk_that_fills_up_with_checkpoints_leaves_the_earlier_ones_whole(train_on_small_disk, plan, tmp_path):
+def test_a_disk_full_of_checkpoints_keeps_the_earlier_ones(train_on_small_disk, plan, tmp_path):
     path, run = plan(epochs="5")
     whole = execute(run, tmp_path / "whole", device="cpu").weights_sha256
     checkpoint_bytes = _checkpoint_bytes(run, tmp_path / "sized")
@@ -84,7 +84,7 @@ def test_a_disk_that_fills_up_with_checkpoints_leaves_the_earlier_ones_whole(tra
     assert steps == list(range(5, 11))  # two epochs of two steps were not lost
 
 
-def test_a_disk_without_room_for_the_weights_costs_no_epoch_that_has_a_checkpoint(train_on_small_disk, plan, tmp_path):
+def test_a_disk_without_room_for_the_weights_costs_no_checkpoint(train_on_small_disk, plan, tmp_path):
     path, run = plan(epochs="3", checkpoint_every_epochs="9")
     whole = execute(run, tmp_path / "whole", device="cpu")
     weights_bytes = (tmp_path / "whole" / "weights.safetensors").stat().st_size
@@ -102,9 +102,7 @@ def test_a_disk_without_room_for_the_weights_costs_no_epoch_that_has_a_checkpoin
 @pytest.mark.parametrize(
     "size_bytes", [400_000, 1_000_000], ids=["for the stacked studies", "for the preprocessed ones"]
 )
-def test_a_disk_without_room_for_a_dataset_is_named_and_nothing_is_left_there(
-    on_small_disk, archive, tmp_path, size_bytes
-):
+def test_a_disk_without_room_for_a_dataset_is_refused(on_small_disk, archive, tmp_path, size_bytes):
     code, message = on_small_disk("prepare", size_bytes, card="cspca-picai", archive=archive, folds=3)
     assert code == 3, message
     assert message.count("\n") == 1
