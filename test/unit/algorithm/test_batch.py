@@ -328,7 +328,7 @@ def test_two_batches_do_not_fill_one_folder(make_batch):
         del done
         found = subprocess.run(batch.command(), cwd=PROJECT, capture_output=True, text=True, check=False)
         assert found.returncode == 3
-        assert found.stderr == f"error: {batch.output}: another process is writing here\n"
+        assert found.stderr == f"error: {batch.output}: expected no other process at work here, found one\n"
         yield from studies
 
     predict_batch(

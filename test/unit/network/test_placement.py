@@ -183,7 +183,7 @@ def test_boxes_of_a_grid_cut_from_the_reference_keep_whole_voxels():
 
 @pytest.mark.parametrize(
     ("spacing", "target", "transpose"),
-    product([None, (3.0, 1.3, 1.1)], [(3.0, 1.0, 1.0), (2.2, 0.8, 1.7), (6.5, 2.5, 0.6)], [(0, 1, 2), (1, 2, 0)]),
+    list(product([None, (3.0, 1.3, 1.1)], [(3.0, 1.0, 1.0), (2.2, 0.8, 1.7), (6.5, 2.5, 0.6)], [(0, 1, 2), (1, 2, 0)])),
 )
 def test_what_is_outside_the_region_cannot_be_seen_in_the_box(
     tmp_path, tiny_plans, tiny_dataset, spacing, target, transpose

@@ -116,7 +116,7 @@ def test_a_run_of_another_engine_is_recorded_and_verified_like_any_other(finishe
     assert outcome("verify", finished) == (0, "")
     (finished / "weights.safetensors").unlink()
     said = refusal("verify", finished)
-    assert "weights.safetensors: expected the hash" in said
+    assert "weights.safetensors: file with the hash " in said
 
 
 def test_its_network_is_bundled_and_predicts_a_phantom(finished, outcome, tmp_path):

@@ -213,7 +213,7 @@ def moved_away(archive):
 @pytest.mark.parametrize(
     ("spoil", "said"),
     [
-        (lambda archive: shutil.rmtree(archive) or archive.mkdir(), "expected studies named"),
+        (lambda archive: shutil.rmtree(archive) or archive.mkdir(), "no studies named"),
         (lambda archive: shutil.copytree(archive / "101", archive / "copy"), "study 101_1 in"),
         (lambda archive: (archive / "103" / "103_1_adc.mha").unlink(), "103_1_adc.mha"),
         (lambda archive: (archive / "labels" / "103_1.nii.gz").unlink(), "study 103_1: "),

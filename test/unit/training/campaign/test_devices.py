@@ -18,7 +18,7 @@ def test_on_the_cpu_no_device_is_chosen():
 
 
 def test_devices_that_are_not_there_are_refused():
-    with pytest.raises(OncoduetError, match=r"resources.devices: expected CUDA device 99, found (none|\d+ \(0 to)"):
+    with pytest.raises(OncoduetError, match=r"expected CUDA device 99, found (no CUDA device|\d+ \(0 to)"):
         chosen_devices([99], device="auto")
 
 

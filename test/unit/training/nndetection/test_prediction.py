@@ -249,7 +249,7 @@ def test_a_working_folder_of_the_users_is_refused(command, fake_nndet, tmp_path,
     if trap == "our log":
         (output / "prediction.log").write_text("2026 nnDetection predicts for oncoduet\n")
     said = refusal(*words)
-    assert f"{output / 'nndetection'}: expected n" in said
+    assert f"{output / 'nndetection'}: {'is a link' if trap == 'a link' else 'expected n'}" in said
     assert (work / "mine.txt").read_text() == "mine"
 
 

@@ -130,7 +130,7 @@ def test_kept_weights_survive_a_kill_and_the_choice_resumes(chosen, planned, tmp
     ]
     with monkeypatch.context() as broken:
         broken.setenv("PYTHONHOME", str(tmp_path))  # no Python starts with that
-        with pytest.raises(RuntimeError, match="python -m algorithm batch, called to choose a checkpoint: expected it"):
+        with pytest.raises(RuntimeError, match="python -m algorithm batch, called to choose a checkpoint, failed: "):
             execute(run, folder.path, device="cpu")
     assert read_record(folder.record, RunRecord).state == "failed"
     steps = []
@@ -182,7 +182,7 @@ def test_a_refusal_of_the_programs_is_passed_on_in_one_line(planned, tmp_path, c
     prepared, archive = copied
     (archive / "archive.json").write_text('{"data_licence": 7}')
     with pytest.raises(
-        OncoduetError, match=r"called to choose a checkpoint: .*archive\.json: expected the text data_l"
+        OncoduetError, match=r"called to choose a checkpoint, failed: .*archive\.json: expected the text data_l"
     ):
         execute(planned(prepared=prepared), tmp_path / "run", device="cpu")
     assert read_record(tmp_path / "run" / "run.json", RunRecord).state == "failed"
