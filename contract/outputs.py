@@ -279,6 +279,14 @@ def _require_access(folder: Path, nearest: Path) -> None:
         raise OncoduetError(folder, f"cannot be written to: {why}")
 
 
+def require_unedited(folder: Path, names: Iterable[str]) -> None:
+    """Raise ``OncoduetError`` if a file is not as its command wrote it; a copy without the list of files passes."""
+    for written in _manifest(folder).commands.values():
+        for name in names:
+            if name in written.files and sha256_file(folder / name) not in written.files[name]:
+                raise OncoduetError(folder / name, "edited since it was written")
+
+
 def _manifest(folder: Path) -> Manifest:
     path = folder / MANIFEST
     if not path.exists() and not path.is_symlink():

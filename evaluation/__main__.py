@@ -216,7 +216,7 @@ def _table(scores: Sequence[Score]) -> Table:
 
 
 def _numbers(metrics: Metrics) -> list[str]:
-    values = ["–" if value is None else f"{value:.4f}" for value in (metrics.auroc, metrics.ap, metrics.score)]
+    values = ["–" if value is None else f"{value + 0:.4f}" for value in (metrics.auroc, metrics.ap, metrics.score)]
     return values + [str(n) for n in (metrics.cases, metrics.positive_cases, metrics.lesions, metrics.missing)]
 
 

@@ -166,6 +166,9 @@ def score_run(
         by_picai.append(ScoredCase(case_id, positive, maximum, picai.match(case, rule), missing))
         if not picai_only:
             by_strict.append(ScoredCase(case_id, positive, case.likelihood, strict.match(case, rule), missing))
+    findings = [finding for case in by_strict for finding in case.findings]
+    if findings and all(finding.kind == "tp" and finding.overlap == 1 for finding in findings):
+        _log.warning("%s: equals the truth in every voxel: are these the label maps themselves?", run.folder)
     parents = {"predictions": run.sha256(), "truth": truth_sha256, "scoring_rule": rule.sha256}
     if run.card is not None:
         parents["scoring_card"] = run.card.sha256

@@ -93,7 +93,9 @@ def _campaign(options: argparse.Namespace, console: Console) -> None:
     from training.campaign.local_executor import local_capacity, make_locally  # noqa: PLC0415
     from training.campaign.slurm_executor import job_device, make_on_slurm, slurm_capacity  # noqa: PLC0415
 
-    campaign = load_campaign(options.campaign, prepared=options.prepared, output=options.output)
+    campaign = load_campaign(
+        options.campaign, prepared=options.prepared, output=options.output, runs_are_made=not options.dry_run
+    )
     on_slurm = options.executor == "slurm"
     if on_slurm:
         device, why = job_device(campaign.file.slurm, options.device)
@@ -142,7 +144,7 @@ def _status(options: argparse.Namespace, console: Console) -> None:
     from training.campaign import load_campaign  # noqa: PLC0415
     from training.campaign.console import watch_from_outside  # noqa: PLC0415
 
-    campaign = load_campaign(options.campaign, prepared=options.prepared, output=options.output)
+    campaign = load_campaign(options.campaign, prepared=options.prepared, output=options.output, runs_are_made=False)
     watch_from_outside(campaign, console, until_finished=options.watch)
 
 

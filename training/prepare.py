@@ -16,12 +16,13 @@ from scipy import ndimage
 
 from contract.archive import Study, all_of, archive_licence, archive_patients, list_studies
 from contract.cards import Card, card_path, load_card
-from contract.errors import OncoduetError, UsageError, one_line, some
+from contract.errors import SHOWN, OncoduetError, UsageError, one_line, some
 from contract.files import sha256_file, sha256_json, write_json, write_text
 from contract.outputs import Output, require_apart, require_folder
 from contract.process.terminal import progress_on
 from contract.records import Stage, write_record
 from contract.volume import LabelArray, Volume
+from network import plausibility
 from network.localisation import true_region
 from network.placement import Placement
 from network.preprocessing import Preprocessed
@@ -130,12 +131,13 @@ def prepare(
         progress_on(console, redirect_stdout=False, redirect_stderr=False) as progress,
     ):
         stacked = {each: _Stacked(Path(work) / each, card, each) for each in stages}
-        stamps = {}
+        stamps, doubts = {}, _Doubts()
         for study in progress.track(studies, description="read studies"):
             assert study.label is not None
             with bad.noting(study.case_id):
                 stamp = stamp_study(archive, study)  # before it is read: a change meanwhile is noticed
-                scan = read_scan(card, study.channels, name=study.case_id)
+                with doubts.noted():
+                    scan = read_scan(card, study.channels, name=study.case_id)
                 truth = read_truth(card, study.label, scan.native)
                 for dataset in stacked.values():
                     dataset.add(study, patient_of[study.case_id], scan, truth)
@@ -158,16 +160,11 @@ def prepare(
             write_record(folder / SPLITS, splits)
             changes = {"left_out": tuple(sorted(bad.faults)), "parts": parts(folder)}
             write_record(folder / RECORD, record.model_copy(update=changes))
-        bad.say()  # in prepare.log, and below to the user
         lost = stacked["detection"].lost
-        _warn_of(lost)  # in prepare.log, and below to the user
-    bad.say()
-    _warn_of(lost)
-    positive = sum(study.lesions > 0 for study in lesions)
-    named = {study.patient_id for study in lesions}
-    logger.info(
-        "%s: %d studies of %d patients, %d with lesions, %d folds", output, len(lesions), len(named), positive, folds
-    )
+        _say(bad, lost)  # in prepare.log, and below to the user
+    doubts.say()
+    _say(bad, lost)
+    _summarise(output, lesions, folds)
     return load_prepared(output).record
 
 
@@ -234,6 +231,35 @@ def _files(stages: Sequence[Stage], case_ids: Sequence[str]) -> list[str]:
     below = ["" if stage == "detection" else f"{LOCALISATION}/" for stage in stages]
     cases = [str(path) for case_id in case_ids for path in case_files(Path(), case_id)]
     return [SOURCES, "prepare.log", *(f"{each}{name}" for each in below for name in [RECORD, SPLITS, *PARTS, *cases])]
+
+
+class _Doubts(logging.Handler):
+    """Warnings about images, which go into prepare.log at once and to the user in the end."""
+
+    def __init__(self) -> None:
+        super().__init__(logging.WARNING)
+        self._said: list[str] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Keep one."""
+        self._said.append(record.getMessage())
+
+    @contextmanager
+    def noted(self) -> Iterator[None]:
+        """Keep what is warned of in here."""
+        source = logging.getLogger(plausibility.__name__)
+        source.addHandler(self)
+        try:
+            yield
+        finally:
+            source.removeHandler(self)
+
+    def say(self) -> None:
+        """Repeat the first ones."""
+        for line in self._said[:SHOWN]:
+            logger.warning("%s", line)
+        if len(self._said) > SHOWN:
+            logger.warning("%d more such warnings in prepare.log", len(self._said) - SHOWN)
 
 
 class _BadStudies:
@@ -327,9 +353,19 @@ def _preprocess(
     )
 
 
-def _warn_of(lost: Sequence[str]) -> None:
+def _say(bad: _BadStudies, lost: Sequence[str]) -> None:
+    """What is left out, and which lesions no network will see."""
+    bad.say()
     for line in lost:
         logger.warning("%s: networks are trained as if it were not there", line)
+
+
+def _summarise(output: Path, studies: Sequence[PreparedStudy], folds: int) -> None:
+    patients = len({study.patient_id for study in studies})
+    positive = sum(study.lesions > 0 for study in studies)
+    logger.info(
+        "%s: %d studies of %d patients, %d with lesions, %d folds", output, len(studies), patients, positive, folds
+    )
 
 
 def split_patients(studies: Sequence[PreparedStudy], *, folds: int, seed: int) -> tuple[Fold, ...]:

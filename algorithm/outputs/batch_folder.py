@@ -144,7 +144,9 @@ class BatchFolder:
         ]:
             if before != now:
                 raise OncoduetError(
-                    path, expected=f"a folder that was begun with the same {what} ({now})", found=before
+                    path,
+                    expected=f"a folder that was begun with the same {what} ({now})",
+                    found=f"{before}; give another output",
                 )
         if found.written_by != record.written_by:
             logger.warning("%s was begun by another revision of this program (%s)", path, found.written_by.git_revision)

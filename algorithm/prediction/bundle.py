@@ -47,7 +47,10 @@ def read_bundle(folder: Path) -> Bundle:
         networks of stage 1 are missing.
     """
     if not (folder / "bundle.json").is_file():
-        raise OncoduetError(folder, expected="an extracted model bundle", found="no bundle.json")
+        found = (
+            "no folder" if not folder.exists() else "no bundle.json" if folder.is_dir() else "a file: extract it first"
+        )
+        raise OncoduetError(folder, expected="an extracted model bundle", found=found)
     listed = _verify_sums(folder)
     record = read_record(folder / "bundle.json", BundleRecord)
     if not record.members:

@@ -20,6 +20,7 @@ import numpy as np
 
 from contract.errors import OncoduetError
 from contract.files import read_regular, sha256_file
+from contract.outputs import require_unedited
 from contract.patients import FILE as PATIENTS
 from contract.patients import patients_by_case, read_patients, said_patients
 from contract.records import Metrics, MetricsRecord, Source, read_record
@@ -142,6 +143,7 @@ def _read(folder: Path) -> ScoredRun:
         raise OncoduetError(folder, "source.json not found: it names the configuration, fold and runs that were scored")
     source = read_record(folder / "source.json", Source)
     record = read_record(folder / "metrics.json", MetricsRecord)
+    require_unedited(folder, ("source.json", "metrics.json", "cases.csv", "lesions.csv"))
     if record.strict is None:
         raise OncoduetError(folder / "metrics.json", f"no strict answer to compare ({record.strict_reason})")
     for name in ("predictions", *_PARENTS):

@@ -3,6 +3,7 @@
 Each refresh reads every run's folder, so refreshes are no more frequent than a reader needs.
 """
 
+import os
 import time
 from collections.abc import Mapping
 from types import TracebackType
@@ -30,10 +31,11 @@ def watch_from_outside(campaign: Campaign, console: Console, *, until_finished: 
         Refresh until all runs are finished, or until Ctrl-C.
     """
     monitor = StatusMonitor(campaign)
+    writes_page = campaign.output.is_dir() and os.access(campaign.output, os.W_OK)
 
     def look() -> CampaignStatus:
         status = monitor.look(queue_messages(monitor.look()))
-        if campaign.output.is_dir():
+        if writes_page:
             write_status_page(status)
         return status
 
@@ -46,6 +48,8 @@ def watch_from_outside(campaign: Campaign, console: Console, *, until_finished: 
                 time.sleep(OUTSIDE_EVERY_S)
                 status = look()
     console.print(table(status))
+    if campaign.output.is_dir() and not writes_page:
+        console.print(f"{campaign.output} cannot be written to: no status page", soft_wrap=True, markup=False)
 
 
 class Display:

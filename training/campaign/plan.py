@@ -194,13 +194,17 @@ class Campaign:
     planned: tuple[PlannedRun, ...]
 
 
-def load_campaign(path: Path, *, prepared: Path | None = None, output: Path | None = None) -> Campaign:
+def load_campaign(
+    path: Path, *, prepared: Path | None = None, output: Path | None = None, runs_are_made: bool = True
+) -> Campaign:
     """Read a campaign file and compare the folders that there are with its runs.
 
     Parameters
     ----------
     prepared, output
         Take the place of the file's own.
+    runs_are_made
+        False to look only: the output may then be somebody else's.
 
     Raises
     ------
@@ -214,7 +218,8 @@ def load_campaign(path: Path, *, prepared: Path | None = None, output: Path | No
         if given is None and own is None:
             raise OncoduetError(path, f"{name} is neither given here nor as --{name}")
         folders[name] = given if given is not None else path.parent / str(own)
-    require_folder(folders["output"])
+    if runs_are_made:
+        require_folder(folders["output"])
     require_unowned(folders["output"], "training campaign")
     require_apart(folders["output"], prepared=folders["prepared"])
     _require_ours(folders["output"])

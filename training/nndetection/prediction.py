@@ -135,7 +135,11 @@ def _require_same_batch(output: Path, batch: BatchRecord, case_ids: Sequence[str
     """The folder is new, or holds an earlier prediction by the same run of these studies."""
     path = output / "batch.json"
     if path.is_file() and read_record(path, BatchRecord).parents != batch.parents:
-        raise OncoduetError(path, expected="a folder that was begun with the same run", found="another's predictions")
+        raise OncoduetError(
+            path,
+            expected="a folder that was begun with the same run",
+            found="another's predictions; give another output",
+        )
     for case in inside(output) if output.is_dir() else ():
         if case.name not in case_ids and (case / "study.json").is_file():
             raise OncoduetError(

@@ -292,7 +292,8 @@ def test_a_folder_that_was_begun_otherwise_is_refused(make_batch, first, then, m
     batch(*first)
     before = times(batch.output)
     error = batch(*then, code=3)
-    assert error == f"error: {batch.output}/batch.json: expected a folder that was begun with the same {message}\n"
+    expected = f"expected a folder that was begun with the same {message}; give another output"
+    assert error == f"error: {batch.output}/batch.json: {expected}\n"
     assert times(batch.output) == before
 
 

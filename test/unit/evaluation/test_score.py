@@ -154,6 +154,18 @@ def test_picai_only_leaves_strict_null_and_accepts_what_picai_eval_does(workshop
     assert result.cases[0].likelihood == 1.5
 
 
+def test_the_truth_itself_is_not_scored_in_silence(workshop, likelihoods, truth, tmp_path, caplog):
+    lesion = workshop.image({1: workshop.box})
+    copies = workshop.batch({"a": lesion, "b": workshop.image(), "c": lesion}, likelihoods)
+    score(predictions=copies, truth=truth, output=tmp_path / "out")
+    assert f"{copies}: equals the truth in every voxel: are these the label maps themselves?" in caplog.text
+
+
+def test_no_warning_for_maps_that_differ_from_the_truth(workshop, maps, likelihoods, truth, tmp_path, caplog):
+    score(predictions=workshop.batch(maps, likelihoods), truth=truth, output=tmp_path / "out")
+    assert "label maps themselves" not in caplog.text
+
+
 def test_the_output_may_be_neither_predictions_nor_truth(workshop, maps, truth, tmp_path):
     folder = workshop.plain(maps)
     before = everything(tmp_path)

@@ -266,6 +266,17 @@ def test_bad_voxels_are_named_in_one_call_too(archive, tmp_path, capsys):
     assert "105_1_adc.mha: expected intensities of 'adc', with a median" in message
 
 
+def test_unusual_images_are_named_on_the_terminal_too(archive, tmp_path, capsys):
+    for path in archive.glob("*/*_adc.mha"):
+        edit_volume(path, lambda array: (array * 2.2).astype(np.float32))
+    assert run_prepare(archive, tmp_path / "out") == 0
+    printed = capsys.readouterr().out
+    logged = (tmp_path / "out" / "prepare.log").read_text()
+    for case_id in ("101_1", "103_1"):
+        assert f"{case_id}_adc.mha: a median of " in printed
+        assert f"{case_id}_adc.mha: a median of " in logged
+
+
 def test_bad_studies_are_left_out_on_request_and_named(archive, tmp_path, capsys):
     spoil_voxels(archive)
     (archive / "102" / "102_1_hbv.mha").rename(archive / "102" / "102_1_hbv.MHA")

@@ -102,10 +102,16 @@ def test_the_file_of_a_flipped_byte_is_named(make_bundle):
     assert caught.value.expected.startswith("the SHA-256 ")
 
 
-def test_no_bundle_is_an_error(tmp_path):
+@pytest.mark.parametrize(
+    ("name", "found"),
+    [("nowhere", "no folder"), ("empty", "no bundle.json"), ("model.tar.gz", "a file: extract it first")],
+)
+def test_no_bundle_is_an_error(tmp_path, name, found):
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "model.tar.gz").touch()
     with pytest.raises(OncoduetError) as caught:
-        read_bundle(tmp_path / "nowhere")
-    assert (caught.value.expected, caught.value.found) == ("an extracted model bundle", "no bundle.json")
+        read_bundle(tmp_path / name)
+    assert (caught.value.expected, caught.value.found) == ("an extracted model bundle", found)
 
 
 @pytest.mark.parametrize(

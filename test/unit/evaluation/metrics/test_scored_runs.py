@@ -6,6 +6,7 @@ import pytest
 from contract.errors import OncoduetError
 from contract.files import read_json, write_json
 from evaluation.metrics.scored_runs import read_scored_runs
+from evaluation.score import score
 
 
 def refuse(paths, message):
@@ -86,6 +87,21 @@ def test_nothing_to_compare_is_refused(scores, tmp_path):
     refuse([tmp_path], r"no scored run \(metrics.json\)")
     refuse([scores.run("a", "ce", with_source=False)], "a: source.json not found")
     refuse([scores.run("b", "ce", picai_only=True)], r"metrics.json: no strict answer .*\(not computed: --picai-only")
+
+
+def test_a_file_that_was_edited_since_it_was_scored_is_refused(workshop, tmp_path):
+    truth = workshop.truth({"1_1": workshop.image({1: workshop.box}), "2_1": workshop.image()})
+    maps = workshop.batch(
+        {"1_1": workshop.image({0.5: workshop.box}), "2_1": workshop.image()}, {"1_1": 0.5, "2_1": 0.1}
+    )
+    workshop.source(maps)
+    score(predictions=maps, truth=truth, output=tmp_path / "scores")
+    read_scored_runs([tmp_path / "scores"])
+    table = tmp_path / "scores" / "cases.csv"
+    table.write_text(table.read_text().replace("0.5", "0.9"))  # gives the same AUROC
+    with pytest.raises(OncoduetError) as caught:
+        read_scored_runs([tmp_path / "scores"])
+    assert (caught.value.where, caught.value.problem) == (str(table), "edited since it was written")
 
 
 def test_record_with_faults_is_refused_with_all_of_them(scores):

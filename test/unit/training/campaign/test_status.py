@@ -42,6 +42,20 @@ def test_status_prints_the_progress_and_writes_the_page(campaign_file, tmp_path,
     assert (tmp_path / "runs" / "status.html").is_file()
 
 
+def test_the_status_of_somebody_elses_runs_writes_nothing(campaign_file, write_run, outcome, capsys, monkeypatch):
+    path = campaign_file(configurations=["ce"], folds=[0])
+    campaign = load_campaign(path)
+    write_run(campaign.planned[0], "finished", epochs=3)
+    access = os.access
+    monkeypatch.setattr(os, "access", lambda path, mode: not mode & os.W_OK and access(path, mode))
+    assert outcome("campaign", path, "--dry-run", "--device", "cpu") == (0, "")
+    assert main(["status", str(path)]) == 0
+    shown = capsys.readouterr().out
+    assert "1 finished" in shown
+    assert f"{campaign.output} cannot be written to: no status page" in shown
+    assert not (campaign.output / "status.html").exists()
+
+
 def test_an_edited_page_is_refused_and_kept(campaign_file, write_run, outcome, capsys, refusal):
     path = campaign_file(configurations=["ce"], folds=[0])
     campaign = load_campaign(path)
