@@ -1,26 +1,26 @@
 #!/bin/bash
-# Build the images oncoduet-algorithm, oncoduet-evaluation and oncoduet-train, or those that are named.
+# Build the images oncoduet-algorithm, oncoduet-evaluation and oncoduet-train, or only the given ones.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")"
 
 usage() {
   cat <<'END'
 usage: ./build.sh [algorithm|evaluation|train|nndet] [--api exec|invoke] [--cpu]
-       ./build.sh --engine     name the container engine that answers, or fail
+       ./build.sh --engine     print the available container engine, or fail
 
-  --api exec     how the platform starts the algorithm and the evaluation: exec, once per case (the default), is the
-                 image oncoduet-NAME and oncoduet-NAME-exec; invoke, a server for several cases, oncoduet-NAME-invoke
-  nndet          training with upstream nnDetection, on NNDET_IMAGE, an image that you have built from its repository
-  --cpu          fetch torch's CPU build into wheels/, where it goes before any other
+  --api          how the platform starts the algorithm and the evaluation: exec, once per case (the default), makes the
+                 images oncoduet-NAME and oncoduet-NAME-exec; invoke, a server for several cases, oncoduet-NAME-invoke
+  nndet          training with upstream nnDetection, based on NNDET_IMAGE, which you have built from its repository
+  --cpu          download torch's CPU build to wheels/, which is searched first
 
-From the environment: BASE_IMAGE (default python:3.11-slim-bookworm), NNDET_IMAGE (for nndet), TORCH_REQUIREMENT (default: what torch.txt
-accepts), DOCKER (default docker, then podman), PYTHON (default python3.11; its pip fetches torch).
+Environment: BASE_IMAGE (default python:3.11-slim-bookworm), NNDET_IMAGE (for nndet), TORCH_REQUIREMENT (default: the
+version in torch.txt), DOCKER (default docker, then podman), PYTHON (default python3.11; its pip downloads torch).
 END
 }
 fail() { echo "build.sh: $1" >&2; exit "${2:-3}"; }
 
-# The engine that answers. Docker's client builds with BuildKit only where it has the plugin buildx; Debian's, in
-# /usr/bin, has BuildKit built in.
+# The available engine. Docker's client builds with BuildKit only if it has the plugin buildx; Debian's, in /usr/bin, has
+# BuildKit built in.
 engine() {
   local name
   for name in "${DOCKER:-docker}" podman; do
@@ -60,7 +60,7 @@ for image in "${images[@]}"; do
       fail "--api invoke: expected algorithm or evaluation, found $image, which no platform starts" 2 ;;
     nndet-exec)
       [ -n "${NNDET_IMAGE:-}" ] ||
-        fail "nndet: expected NNDET_IMAGE, an image built from upstream nnDetection's repository, found none" ;;
+        fail "nndet: NNDET_IMAGE is not set; it names an image built from upstream nnDetection's repository" ;;
   esac
 done
 

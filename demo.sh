@@ -1,8 +1,8 @@
 #!/bin/bash
 # The whole chain on procedural phantoms: archive → training → bundle → algorithm → evaluation → comparison.
 #
-# Needs Python 3.11 and, for the first start, a package index; no GPU, no container engine. Every step below is a
-# command that you can call on your own data.
+# Needs Python 3.11 and, the first time, a package index; no GPU, no container engine. Every step below is a command that
+# you can run on your own data.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")"
 
@@ -10,12 +10,12 @@ usage() {
   cat <<'END'
 usage: ./demo.sh [--card CARD] [--seed SEED] [--device auto|cpu|cuda] [--install-only]
 
-  --card          which use case to play (default cspca-picai)
-  --seed          of the phantoms to train on (default 1); those to test on have the next one
-  --device        where networks compute (default auto: on the GPU if the machine has one, else on the CPU)
-  --install-only  make .venv and stop
+  --card          the use case (default cspca-picai)
+  --seed          seed of the training phantoms (default 1); the test phantoms have the next seed
+  --device        device of the networks (default auto: the GPU if the machine has one, otherwise the CPU)
+  --install-only  create .venv and stop
 
-From the environment: PYTHON (default python3.11) makes .venv; requirements/install.sh tells how to choose torch's build.
+Environment: PYTHON (default python3.11) creates .venv; for another build of torch see requirements/install.sh.
 END
 }
 fail() { echo "demo.sh: $1" >&2; exit "${2:-3}"; }
@@ -33,7 +33,10 @@ while [ $# -gt 0 ]; do
   shift
 done
 
-step() {  # step WHAT COMMAND…: run the command, say what it is for and how long it took
+cards=$(cd contract/cards && echo *.toml)
+[ -f "$card" ] || [ -f "contract/cards/$card.toml" ] || fail "--card: expected a path or one of ${cards//.toml/}, found $card" 2
+
+step() {  # step WHAT COMMAND…: run the command, print its purpose and its duration
   local what=$1 start=$SECONDS
   shift
   printf '\n── %s\n' "$what"
@@ -43,12 +46,12 @@ step() {  # step WHAT COMMAND…: run the command, say what it is for and how lo
 
 case ${card##*/} in pdac-*) campaign=training/campaigns/demo-ct.toml ;; esac  # CT takes longer to learn
 
-# .venv is made anew when the lock, torch's hashes, its libraries' or the wanted build of torch have changed; one of the
-# user's, which lacks .venv/installed, is left alone
+# .venv is recreated if the lock, the hashes of torch or its libraries, or the requested build of torch have changed; one
+# that the user made, without .venv/installed, is not touched
 install() {
   local python=${PYTHON:-python3.11}
   command -v "$python" >/dev/null || fail "expected Python 3.11, found no $python; PYTHON names another"
-  mkdir -p build && exec 8>build/.install.lock && lock "$python" 8 LOCK_EX  # another installation ends first
+  mkdir -p build && exec 8>build/.install.lock && lock "$python" 8 LOCK_EX  # wait for another installation
   [ ! -e .venv ] || [ -f .venv/installed ] || fail ".venv: expected nothing or what this script made, found another; move it away"
   is_installed ||
     { "$python" -m venv --clear .venv &&
@@ -57,7 +60,7 @@ install() {
       echo "$stamp" >.venv/installed; }
 }
 is_installed() { [ "$(cat .venv/installed 2>/dev/null)" = "$stamp" ]; }
-lock() {  # lock PYTHON DESCRIPTOR FLAGS: a lock that ends with this process; none where the file system has none
+lock() {  # lock PYTHON DESCRIPTOR FLAGS: a lock until this process ends; none if the file system has no locks
   "$1" - "$2" "$3" <<'PYTHON'
 import fcntl, sys
 try:
@@ -75,40 +78,40 @@ fi
 exec 8>&-
 [ -z "$install_only" ] || exit 0
 
-# one thread per process where two networks are trained at a time; and let malloc keep what it has, which saves a third
-# of a training step on small volumes
+# one thread per process, since two networks are trained at a time; and let malloc keep its memory, which saves a third of
+# a training step on small volumes
 export OMP_NUM_THREADS=1 MALLOC_MMAP_THRESHOLD_=4294967295 MALLOC_TRIM_THRESHOLD_=17179869184 MALLOC_TOP_PAD_=67108864
 python=.venv/bin/python
 demo=build/demo
 start=$SECONDS
-mkdir -p build || fail "build: expected a folder that can be written to"
+mkdir -p build || fail "build: cannot create this folder"
 exec 9>build/.demo.lock
-lock $python 9 LOCK_EX,LOCK_NB ||  # it would take the other's folder away
-  fail "$demo: expected no other demo at work there, found one; wait for it, or play this one in another clone"
-if [ -e "$demo" ] || [ -L "$demo" ]; then  # nothing is deleted: it may be somebody's work by now
+lock $python 9 LOCK_EX,LOCK_NB ||  # or it would move the folder of the other demo
+  fail "$demo: expected no other demo at work there, found one; wait for it, or run this one in another clone"
+if [ -e "$demo" ] || [ -L "$demo" ]; then  # nothing is deleted: the user may have files there
   earlier=$demo-$(date +%Y%m%d-%H%M%S)
-  [ ! -e "$earlier" ] && mv "$demo" "$earlier" || fail "$earlier: expected room for the earlier demo there"
+  [ ! -e "$earlier" ] && mv "$demo" "$earlier" || fail "$earlier: cannot move the earlier demo there"
   echo "The earlier demo lies in $earlier now."
 fi
 mkdir -p "$demo/model"
 
-step "an archive to train on" \
+step "generate the training archive" \
   $python -m phantom --card "$card" --cases 40 --positive-fraction 0.5 --seed "$seed" --output "$demo/archive"
-step "an archive to test on, of another population" \
+step "generate the test archive, from another population" \
   $python -m phantom --card "$card" --cases 60 --positive-fraction 0.4 --seed $((seed + 1)) --population external \
   --output "$demo/external"
 step "prepare: fingerprint, plan, preprocessing" \
   $python -m training prepare --card "$card" --archive "$demo/archive" --output "$demo/prepared"
-step "train four losses and a network that finds boxes, two restarts each" \
+step "train four losses and a network that detects boxes, two restarts each" \
   $python -m training campaign "$campaign" --prepared "$demo/prepared" --output "$demo/runs" --device "$device"
 step "bundle the runs" \
   $python -m training bundle --runs "$demo/runs" --output "$demo/model.tar.gz"
 step "unpack the bundle" \
   tar -xzf "$demo/model.tar.gz" -C "$demo/model"
-step "predict: each network alone, and the ensembles of four" \
+step "predict: each network separately, and the ensembles of four" \
   $python -m algorithm batch --archive "$demo/external" --model "$demo/model" --members each four --no-mirroring --threads 2 \
   --device "$device" --output "$demo/predictions"
-step "predict: voxel-wise baselines, without learning" \
+step "predict: voxel-wise baselines" \
   $python -m algorithm baseline --card "$card" --archive "$demo/external" --output "$demo/predictions"
 step "score" \
   $python -m evaluation score --predictions "$demo/predictions" --truth "$demo/external" --card "$card" \
@@ -118,6 +121,6 @@ step "compare" \
 
 cp "$demo/scores/ensemble-four_fold0_restart1/metrics.json" "$demo/comparison/verdict.json" \
   "$demo/comparison/report.html" "$demo/"
-printf '\n%s s in all. The phantoms show how the parts work together, not what the losses are worth on patients.\n' \
+printf '\n%s s in total. Phantoms show that the parts work together, not how well a loss works on patients.\n' \
   $((SECONDS - start))
-echo "Look at $demo/report.html; the figures stand in $demo/metrics.json and $demo/verdict.json."
+echo "See $demo/report.html; the numbers are in $demo/metrics.json and $demo/verdict.json."

@@ -1,10 +1,11 @@
 #!/bin/bash
-# Make the files to upload to a platform: the algorithm and evaluation images with the lists of their packages, a model,
-# a truth, their SHA256SUMS, and a sheet with what the platform's forms ask for. Then load the images from what was
-# written and check that they conform.
+# Make the files to upload to a platform: the algorithm and evaluation images with their package lists, a model, a truth,
+# their SHA256SUMS, and a sheet with the values for the platform's forms. Then load the images from these archives and
+# check that they conform.
 #
-# Every archive is written under a temporary name and read to its end before it gets its own, so that what has a name
-# is whole. A file that has one of these names already is replaced only where an earlier export wrote it. The same images, model and truth give the same bytes.
+# Every archive is written under a temporary name and read completely before it gets its final name, so that a file with
+# a final name is complete. An existing file is replaced only if an earlier export wrote it. The same images, model and
+# truth give the same bytes.
 set -euo pipefail
 
 usage() {
@@ -13,14 +14,14 @@ usage: ./export.sh [algorithm|evaluation]… [--api exec|invoke] [--model MODEL.
                    [--output FOLDER] [--no-conformance] [--accept-non-commercial] [--allow-standin]
 
   algorithm, evaluation    which images (default: both)
-  --api                    which of their two protocols (default: exec)
-  --model                  a bundle, as `python -m training bundle` writes it
-  --truth                  a folder of label maps, with card.toml and settings.json where wanted
-  --card                   of the sheet and the check (default: the model's, or the truth's card.toml)
+  --api                    the protocol of the images, exec or invoke (default: exec)
+  --model                  a bundle written by `python -m training bundle`
+  --truth                  a folder of label maps, optionally with card.toml and settings.json
+  --card                   for the sheet and the check (default: the model's, or the truth's card.toml)
   --output                 default build/export
-  --no-conformance         do not check the images; the sheet then leaves memory and time open
-  --accept-non-commercial  export a model although its data are for non-commercial use, or of unknown licence
-  --allow-standin          export images on a stand-in base: to test the export; never upload them
+  --no-conformance         do not check the images; the sheet then has no memory and time
+  --accept-non-commercial  export a model even if its data are for non-commercial use, or of unknown licence
+  --allow-standin          export images on a stand-in base, to test the export; never upload them
 END
 }
 fail() { echo "export.sh: $1" >&2; exit "${2:-3}"; }
@@ -57,9 +58,9 @@ esac
 
 cd "$(dirname "${BASH_SOURCE[0]}")"
 output=${output:-$PWD/build/export}
-[ -x .venv/bin/python ] || fail "expected .venv, found none; ./demo.sh --install-only makes it"
-[ -z "$model" ] || [ -f "$model" ] || fail "$model: expected a model bundle, found no file"
-[ -z "$truth" ] || [ -d "$truth" ] || fail "$truth: expected a folder of label maps, found none"
+[ -x .venv/bin/python ] || fail ".venv not found; ./demo.sh --install-only makes it"
+[ -z "$model" ] || [ -f "$model" ] || fail "$model: model bundle not found"
+[ -z "$truth" ] || [ -d "$truth" ] || fail "$truth: folder of label maps not found"
 compress=(gzip --no-name -1)
 ! command -v pigz >/dev/null || compress=(pigz --no-name -1)
 names=(${model:+model.tar.gz} ${truth:+ground_truth.tar.gz} SHA256SUMS UPLOAD.md)
@@ -70,7 +71,7 @@ for image in "${images[@]}"; do
 done
 .venv/bin/python -m contract.outputs check "$output" "${names[@]}" ${truth:+--input "$truth"}
 mkdir -p "$output"
-# By its name and its lock contract.files knows what a killed export left, and what a living one works on.
+# By its name and its lock, contract.files distinguishes the remains of a killed export from a running one.
 stage=$output/.partial-$(tr -d - </proc/sys/kernel/random/uuid)
 mkdir "$stage"
 exec {hold}<"$stage"
@@ -97,7 +98,7 @@ if [ ${#images[@]} -gt 0 ]; then
   for image in "${images[@]}"; do
     name=oncoduet-$image
     [ "$api" = exec ] || name+=-$api
-    # The archive is asked too, below; this spares the minute that it takes to save an image for nothing.
+    # The archive is checked again below; checking here first saves the minute that it takes to save the image.
     [ ${#allow[@]} -gt 0 ] ||
       [ "$("$engine" image inspect --format '{{index .Config.Labels "oncoduet.standin-base"}}' "$name")" != true ] ||
       fail "$name: expected an image on a public base, found one on a stand-in (label oncoduet.standin-base), which must not be published; --allow-standin is for tests of the export"
@@ -117,7 +118,7 @@ fi
   xargs -r sha256sum) >"$stage/SHA256SUMS"
 keep SHA256SUMS
 
-# The card that model or truth bring; without any there is neither sheet nor check.
+# The card of the model or truth; without a card there is neither sheet nor check.
 if [ -z "$card" ] && [ -n "$model" ]; then
   tar --extract --gzip --to-stdout --file "$output/model.tar.gz" card.toml >"$stage/card.toml" && card=$stage/card.toml
 elif [ -z "$card" ] && [ -f "$truth/card.toml" ]; then
@@ -141,10 +142,10 @@ if [ -n "$card" ]; then
     elif [ -n "$model" ]; then
       conforms algorithm "$name" --model "$output/model.tar.gz"
     else
-      echo "$name was not checked: that takes a model (--model)"
+      echo "$name was not checked: this requires a model (--model)"
     fi
   done
   .venv/bin/python -m conformance.upload_sheet "$output" --card "$card" --report "${reports[@]}"
 elif [ ${#images[@]} -gt 0 ]; then
-  echo "neither sheet nor check: that takes a card (--card, a model, or card.toml beside the truth)"
+  echo "neither sheet nor check: these require a card (--card, a model, or card.toml in the truth's folder)"
 fi

@@ -1,6 +1,6 @@
 #!/bin/bash
-# Check everything: style, types, directions of import, tests, and the chain in containers where an engine answers.
-# The exit status is the verdict.
+# Check everything: style, types, import directions, tests, and the chain in containers if an engine is available. The
+# exit status is the verdict.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")"
 
@@ -9,17 +9,17 @@ usage() {
 usage: ./test.sh [--require-container] [--require-data]
        ./test.sh conformance IMAGE --kind algorithm|evaluation --card CARD [--model MODEL] [--truth TRUTH] …
 
-  --require-container  fail where no container engine answers
-  --require-data       fail where the real data (ONCODUET_DATA, default ../shared/data) are missing, or a test is skipped
-  conformance          is IMAGE, ours or anybody's, fit for the platform? ./test.sh conformance --help says more
+  --require-container  fail if no container engine is available
+  --require-data       fail if the real data (ONCODUET_DATA, default ../shared/data) are missing, or a test is skipped
+  conformance          check any IMAGE against the platform's requirements; see ./test.sh conformance --help
 
-From the environment: BASE_IMAGE, TORCH_REQUIREMENT and DOCKER, as ./build.sh takes them.
+Environment: BASE_IMAGE, TORCH_REQUIREMENT and DOCKER, as for ./build.sh.
 END
 }
 
 if [ "${1:-}" = conformance ]; then
   shift
-  [ -x .venv/bin/python ] || { echo "test.sh: expected .venv, found none; ./demo.sh --install-only makes it" >&2; exit 3; }
+  [ -x .venv/bin/python ] || { echo "test.sh: .venv not found; ./demo.sh --install-only makes it" >&2; exit 3; }
   case " $* " in
     *" --help "* | *" -h "*) engine=docker ;;
     *) engine=$(./build.sh --engine) || exit ;;
@@ -54,10 +54,10 @@ ruff check
 ruff format --check
 say "types"
 mypy
-say "directions of import"
+say "import directions"
 lint-imports
 say "tests"
-# In their order: sorted by their number of tests, the files with few and long ones would come last, on one process.
+# In file order: sorted by the number of tests, files with few but long tests would come last, in one process.
 pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder --ignore test/end_to_end/images --ignore test/conformance \
   --ignore test/tryout "${pytest[@]}"
 
@@ -67,9 +67,9 @@ if [ -n "$engine" ]; then
   ./build.sh algorithm evaluation --api invoke
   say "the chain in containers"
   ONCODUET_ENGINE=$engine pytest test/end_to_end --numprocesses 2 --dist loadfile \
-    --ignore test/end_to_end/control --ignore test/end_to_end/slurm "${pytest[@]}"  # neither asks for a container
-  say "conformance, and that it can fail"
+    --ignore test/end_to_end/control --ignore test/end_to_end/slurm "${pytest[@]}"  # neither needs a container
+  say "conformance, of our images and of broken ones"
   ONCODUET_ENGINE=$engine pytest test/conformance --numprocesses 2 --dist worksteal "${pytest[@]}"
 else
-  say "passed, but this was NOT A CONTAINER TEST: no engine answered, the images were neither built nor run"
+  say "passed, but this was NOT A CONTAINER TEST: no engine is available, the images were neither built nor run"
 fi

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import get_args
 
 from algorithm.outputs.progress import stdout_bar
+from algorithm.prediction.options import PredictionOptions
 from algorithm.prediction.threads import usable_cores, use_threads
 from contract.cards import CandidateRule, load_card
 from contract.errors import UsageError
@@ -27,7 +28,7 @@ from contract.process.command import Parser, run_command
 from contract.process.invoke_server import PORT, Case, end_process, serve
 from contract.process.terminal import log_to_stdout
 from network.detection.clustering import BoxShape, CaseScore
-from network.device import HELP, Device, Kind, choose_device, free_device_memory
+from network.device import HELP, Device, Precision, choose_device, free_device_memory
 
 MODEL = Path("/opt/ml/model")
 INPUT = Path("/input")
@@ -40,34 +41,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _single(options: argparse.Namespace) -> None:
-    use_threads(options.threads)
-    device = _told(options)
+    chosen = _prediction_options(options)
     from algorithm.single import predict_single  # noqa: PLC0415
 
-    predict_single(
-        input_folder=options.input,
-        output_folder=options.output,
-        model=options.model,
-        mirroring=False if options.no_mirroring else None,
-        precision=options.precision,
-        memory_gb=options.memory_gb,
-        device=device,
-    )
+    predict_single(input_folder=options.input, output_folder=options.output, model=options.model, options=chosen)
 
 
 def _serve(options: argparse.Namespace) -> None:
     def load() -> Case:
-        use_threads(options.threads)
-        device = _told(options)
+        chosen = _prediction_options(options)
         from algorithm.single import load_model, predict_study  # noqa: PLC0415
 
-        predictor = load_model(
-            options.model,
-            mirroring=False if options.no_mirroring else None,
-            precision=options.precision,
-            memory_gb=options.memory_gb,
-            device=device,
-        )
+        predictor = load_model(options.model, chosen)
 
         def case() -> None:
             use_threads(options.threads)  # PyTorch counts threads per thread, and every case has one of its own
@@ -83,37 +68,39 @@ def _serve(options: argparse.Namespace) -> None:
 
 
 def _batch(options: argparse.Namespace) -> None:
-    use_threads(options.threads)
-    device = _told(options)
+    chosen = _prediction_options(options)
     from algorithm.batch import predict_batch  # noqa: PLC0415
     from algorithm.prediction.detectors import BoxChoice  # noqa: PLC0415
 
     for option, words in (("--fill", options.fill), ("--case-score", options.case_score)):
         if words is not None and len(set(words)) != len(words):
-            raise UsageError(option, expected="each word once", found=" ".join(words))
+            raise UsageError(option, f"duplicate word in {' '.join(words)}")
     predict_batch(
         archive=options.archive,
         output=options.output,
         model=options.model,
         members=options.members,
-        mirroring=False if options.no_mirroring else None,
         track=stdout_bar("predicting"),
         choices=[
             BoxChoice(fill, case_score)
             for fill in options.fill or [None]
             for case_score in options.case_score or [None]
         ],
-        precision=options.precision,
-        memory_gb=options.memory_gb,
-        device=device,
+        options=chosen,
     )
 
 
-def _told(options: argparse.Namespace) -> Kind:
-    """The device to compute on, told in one line before anything else."""
+def _prediction_options(options: argparse.Namespace) -> PredictionOptions:
+    """What was asked for; sets the threads, and chooses the device, which is logged before anything else."""
+    use_threads(options.threads)
     device = choose_device(options.device)
     logging.getLogger("algorithm").info("%s", device)
-    return device.kind
+    return PredictionOptions(
+        mirroring=False if options.no_mirroring else None,
+        precision=options.precision,
+        memory_gb=options.memory_gb,
+        device=device.kind,
+    )
 
 
 def _candidates(options: argparse.Namespace) -> None:
@@ -172,7 +159,7 @@ def _parser() -> argparse.ArgumentParser:
         help="predict every study of an archive",
         description="Predict every study of an archive. Each ensemble gets a folder that the evaluation can read as "
         "its /input: all, or a single NAME, in the output folder itself, every other in a folder of its name below. "
-        "The same command again goes on where it was stopped. A study that cannot be predicted stops no other; "
+        "The same command resumes where it was stopped. A study that cannot be predicted stops no other; "
         "failures.json says why, the exit code is 3, and the same command tries it again.",
     )
     batch.add_argument(
@@ -261,9 +248,9 @@ def _add_prediction(parser: argparse.ArgumentParser, *, suppress: bool) -> None:
     )
     parser.add_argument(
         "--precision",
-        choices=("fp32", "bf16"),
+        choices=get_args(Precision),
         default=argparse.SUPPRESS if suppress else "fp32",
-        help="of the networks' arithmetic; with bf16 the log says how far it is from fp32. Default: fp32",
+        help="numeric precision of the networks; with bf16 the log says how far it is from fp32. Default: fp32",
     )
     parser.add_argument(
         "--device", choices=get_args(Device), default=argparse.SUPPRESS if suppress else "auto", help=HELP

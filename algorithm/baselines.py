@@ -20,7 +20,7 @@ from contract.files import sha256_json
 from contract.outputs import Output, require_apart, require_folder, require_unowned, subfolder
 from contract.records import Source
 from contract.volume import Float32Array, Volume, read_grid, read_volume, resample
-from network.study import predicted_region
+from network.placement import Placement
 
 COMMAND = "algorithm baseline"
 
@@ -39,7 +39,7 @@ def predict_baselines(*, archive: Path, card_name: str, output: Path, track: Tra
     require_unowned(output, COMMAND)
     card = load_card(card_name)
     if not card.baselines:
-        raise OncoduetError(f"card {card.name!r}", expected="at least one baseline", found="none")
+        raise OncoduetError(f"card {card.name!r}", "names no baseline")
     studies = find_studies(archive, card, labels_required=False)
     licence = archive_licence(archive)
     card_text = card_path(card_name).read_text(encoding="utf-8")
@@ -69,12 +69,12 @@ def predict_baselines(*, archive: Path, card_name: str, output: Path, track: Tra
 
 
 def baseline_probability(card: Card, baseline: Baseline, study: Study) -> Volume:
-    """Suspicion of every voxel by one channel alone, on the reference grid."""
+    """Suspicion of every voxel by one channel, on the reference grid."""
     reference = read_grid(study.channels[card.geometry.reference])
     channel = read_volume(study.channels[baseline.channel])
     suspicion = Volume(_suspicion(baseline, np.asarray(channel.array, np.float32)), channel.grid)
     on_reference = resample(suspicion, reference, interpolation="linear", outside=0.0)
-    kept = np.where(predicted_region(card, reference), on_reference.array, 0.0)
+    kept = np.where(Placement.of(card, reference).kept_region(), on_reference.array, 0.0)
     return Volume(kept.astype(np.float32), reference)
 
 

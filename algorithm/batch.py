@@ -1,12 +1,12 @@
 """Many studies in one pass: every member predicts a study once, for all the ensembles that were asked for.
 
 Each ensemble gets a folder that the evaluation reads as its ``/input``: ``<case_id>/output/…`` per study as soon as it
-is predicted, and at the end ``predictions.json``, ``source.json`` and ``card.toml``. The same command again goes on
-where it was stopped (see ``algorithm.outputs.batch_folder``).
+is predicted, and at the end ``predictions.json``, ``source.json`` and ``card.toml``. The same command resumes where it
+was stopped (see ``algorithm.outputs.batch_folder``).
 
-A study that cannot be predicted stops no other: it is missing from ``predictions.json``, stands in ``failures.json``
-with its reason, and makes the whole command fail in the end. The same command tries it again. Where no study at all
-can be predicted, there is nothing but ``batch.json`` and ``failures.json``.
+A study that cannot be predicted stops no other: it is missing from ``predictions.json``, is listed in ``failures.json``
+with its reason, and makes the command fail in the end. The same command tries it again. Where no study can be
+predicted, only ``batch.json`` and ``failures.json`` are written.
 """
 
 import itertools
@@ -23,14 +23,14 @@ from algorithm.outputs.study_output import detect
 from algorithm.prediction.bundle import Bundle, read_bundle
 from algorithm.prediction.detectors import AS_IN_RULES, BoxChoice
 from algorithm.prediction.ensembles import Ensemble, choose_ensembles, ensemble_source
+from algorithm.prediction.options import DEFAULTS, PredictionOptions
 from algorithm.prediction.predictor import LEANER, Predictor, load_predictor
 from algorithm.prediction.trained_on import KnownStudies
 from contract.archive import Study, archive_licence, list_studies
 from contract.errors import OncoduetError, one_line
 from contract.outputs import require_apart
 from contract.records import BatchRecord, Failure, FailuresRecord
-from network.device import Kind, free_device_memory, memory_or_refuse
-from network.sliding_window import Precision
+from network.device import free_device_memory, memory_or_refuse
 
 logger = logging.getLogger(__name__)
 
@@ -41,12 +41,12 @@ class _StudyError(Exception):
 
 @dataclass
 class _Ended:
-    """How the studies ended that were to be predicted."""
+    """Outcome of the studies that were to be predicted."""
 
     failures: dict[str, str]
     """The reasons of those that failed, by case id."""
     unforeseen: Exception | None = None
-    """The first that is a bug; it is raised once the others are done."""
+    """The first exception that is a bug; raised once the other studies are done."""
 
 
 def predict_batch(
@@ -55,29 +55,18 @@ def predict_batch(
     output: Path,
     model: Path,
     members: Sequence[str],
-    mirroring: bool | None,
     track: Track,
     choices: Sequence[BoxChoice] = (AS_IN_RULES,),
-    precision: Precision = "fp32",
-    memory_gb: float | None = None,
-    device: Kind = "cpu",
+    options: PredictionOptions = DEFAULTS,
 ) -> None:
-    """Predict every study of an archive with every ensemble, but those that are finished already.
+    """Predict every study of an archive that is not finished yet, with every ensemble.
 
     Parameters
     ----------
     members
         Words of ``--members``, see ``algorithm.prediction.ensembles``.
-    mirroring
-        None: as the card says.
     choices
-        How boxes become maps and likelihoods: each ensemble that has any gets a folder for each of several choices.
-    precision
-        Of the networks' arithmetic.
-    memory_gb
-        What the process may take, in GB; None: what its container, its limits and the machine leave to it.
-    device
-        Where the networks compute.
+        How boxes become maps and likelihoods: an ensemble with boxes gets a folder for each of several choices.
 
     Raises
     ------
@@ -94,8 +83,8 @@ def predict_batch(
         parents={"bundle": bundle.sha256},
         members=tuple(sorted(members)),
         settings={
-            "mirroring": bundle.card.test_time_mirroring if mirroring is None else mirroring,
-            "precision": precision,
+            "mirroring": options.mirrors(bundle.card),
+            "precision": options.precision,
             **_settings(choices),
         },
     )
@@ -109,24 +98,16 @@ def predict_batch(
     if done == set(everything) and folder.is_listed(everything) and not folder.failures.exists():
         logger.info("%s: all %d studies are finished already", output, len(done))
         return
-    anew = [*listing.faults, *(study.case_id for study in waiting)]
-    folder.require_replaceable(anew)
+    to_predict = [*listing.faults, *(study.case_id for study in waiting)]
+    folder.require_replaceable(to_predict)
     predictor = unforeseen = None
     if waiting:
-        predictor = _load(
-            bundle,
-            ensembles,
-            choices,
-            mirroring=mirroring,
-            precision=precision,
-            memory_gb=memory_gb,
-            device=device,
-        )
+        predictor = _load(bundle, ensembles, choices, options)
     with folder.begun(record):
-        folder.require_replaceable(anew)  # which may have changed while the networks were loaded
+        folder.require_replaceable(to_predict)  # which may have changed while the networks were loaded
         folder.unlist()
         failures = dict(listing.faults)
-        for case_id in anew:
+        for case_id in to_predict:
             folder.discard(case_id)
         for case_id, reason in failures.items():
             logger.error("study %s failed: %s", case_id, reason)
@@ -160,7 +141,7 @@ def _require_none(failures: Mapping[str, str], folder: BatchFolder, *, studies: 
 def _trained_on(
     bundle: Bundle, ensembles: Sequence[Ensemble], contents: Mapping[str, str]
 ) -> Iterator[tuple[Ensemble, tuple[str, ...] | None]]:
-    """Each ensemble with the studies that its networks were trained on, which is also said; None: not known."""
+    """Each ensemble with the studies that its networks were trained on, which are also logged; None: not known."""
     unknown = []
     for ensemble in ensembles:
         known = KnownStudies.of(bundle, ensemble.members)
@@ -177,26 +158,16 @@ def _trained_on(
 
 
 def _load(
-    bundle: Bundle,
-    ensembles: Sequence[Ensemble],
-    choices: Sequence[BoxChoice],
-    *,
-    mirroring: bool | None,
-    precision: Precision,
-    memory_gb: float | None,
-    device: Kind,
+    bundle: Bundle, ensembles: Sequence[Ensemble], choices: Sequence[BoxChoice], options: PredictionOptions
 ) -> Predictor:
     """Load the members that any ensemble needs, each once."""
     needed = {member.name for ensemble in ensembles for member in ensemble.members}
     return load_predictor(
         bundle,
         [member for member in bundle.record.members if member.name in needed],
-        mirroring=mirroring,
+        options,
         ensembles=list(dict.fromkeys(ensemble.members for ensemble in ensembles)),
         choices=choices,
-        precision=precision,
-        memory_gb=memory_gb,
-        device=device,
     )
 
 
@@ -209,7 +180,7 @@ def _predict_all(
     track: Track,
     done: int,
 ) -> _Ended:
-    """Predict studies one after the other; what nobody foresaw ends one study and not the others."""
+    """Predict studies one after the other; an unforeseen exception ends one study and not the others."""
     logger.info(
         "%d studies to predict, %d finished before; %d members, %d predictions of each study",
         *(len(studies), done, len(predictor.members), len(ensembles)),
@@ -249,7 +220,7 @@ def _predict_one(predictor: Predictor, ensembles: Sequence[Ensemble], study: Stu
                 if probability is None:
                     probability = prediction.ensemble(members, ensemble.choice)
                 found = detect(predictor.bundle.card, probability, predictor.box_rule(members, ensemble.choice))
-            folder.write(ensemble.folder, found, record, content_sha256=prediction.study.content_sha256)
+            folder.write(ensemble.folder, found, record, content_sha256=prediction.content_sha256)
     logger.info(
         "study %s: one pass of %d members, %.1f s", study.case_id, len(predictor.members), time.monotonic() - begun
     )
@@ -266,7 +237,7 @@ def _settings(choices: Sequence[BoxChoice]) -> dict[str, str]:
 
 @contextmanager
 def _blamed_on(study: Study) -> Iterator[None]:
-    """Tell what is wrong with a study from what is wrong with the output folder or with the program."""
+    """Attribute an error to the study, not to the output folder or the program."""
     try:
         with memory_or_refuse(f"study {study.case_id}", remedy=LEANER):
             yield

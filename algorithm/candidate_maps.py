@@ -1,6 +1,6 @@
 """Detection maps from finished probability maps, of any tool: ``CASE.mha`` or ``CASE.nii.gz`` in, ``CASE.mha`` out.
 
-Beside each map goes its case likelihood, ``CASE.json``; without a card it is the detection map's maximum.
+Each map gets its case likelihood, ``CASE.json``; without a card it is the detection map's maximum.
 """
 
 from collections.abc import Sequence
@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from algorithm.outputs.candidates import Rule, case_likelihood, detection_map, extract_candidates
+from algorithm.outputs.candidates import Rule, card_likelihood, extract_candidates, paint_candidates
 from algorithm.outputs.progress import Track
 from contract.archive_files import seeming_stem
 from contract.cards import Card
@@ -66,8 +66,8 @@ def detect_in_maps(*, probability: Path, output: Path, rule: Rule | None, card: 
             if np.issubdtype(header.type, np.integer) and not header.is_scaled:
                 raise OncoduetError(path, expected="probabilities between 0 and 1", found="whole numbers, as of labels")
             extraction = extract_candidates(array, rule=rule, voxel_volume_ml=volume.grid.voxel_volume_ml, **limits)
-            painted = detection_map(extraction)
-            likelihood = case_likelihood(card, painted, array) if card else float(painted.max())
+            painted = paint_candidates(extraction)
+            likelihood = card_likelihood(card, painted, array) if card else float(painted.max())
             write_volume(stage / f"{image_stem(path)}.mha", Volume(painted, volume.grid))
             write_json(stage / f"{image_stem(path)}.json", likelihood)
         if source is not None:
@@ -87,10 +87,10 @@ def _find_maps(folder: Path) -> Sequence[Path]:
     if others:
         raise OncoduetError(folder, expected="probability maps CASE.mha or CASE.nii.gz", found=some(others))
     if not paths:
-        raise OncoduetError(folder, expected="probability maps CASE.mha or CASE.nii.gz", found="none")
+        raise OncoduetError(folder, "no probability maps CASE.mha or CASE.nii.gz")
     cases: dict[str, Path] = {}
     for path in paths:
         other = cases.setdefault(require_case_id(image_stem(path), path), path)
         if other is not path:
-            raise OncoduetError(path, expected="one map of the case", found=f"{other.name} too")
+            raise OncoduetError(path, f"duplicate case: {other.name} too")
     return paths

@@ -5,12 +5,12 @@ from pathlib import Path
 
 from algorithm.outputs.study_output import StudyOutput, detect, study_files, write_study
 from algorithm.prediction.bundle import read_bundle
+from algorithm.prediction.options import DEFAULTS, PredictionOptions
 from algorithm.prediction.predictor import LEANER, Predictor, load_predictor
 from contract.outputs import Output, require_apart
 from contract.sockets import find_channels
 from contract.volume import image_stem
-from network.device import Kind, memory_or_refuse
-from network.sliding_window import Precision
+from network.device import memory_or_refuse
 
 logger = logging.getLogger(__name__)
 
@@ -20,23 +20,9 @@ def predict_single(
     input_folder: Path,
     output_folder: Path,
     model: Path,
-    mirroring: bool | None = None,
-    precision: Precision = "fp32",
-    memory_gb: float | None = None,
-    device: Kind = "cpu",
+    options: PredictionOptions = DEFAULTS,
 ) -> StudyOutput:
     """Predict the study in ``/input`` with all members and write its outputs.
-
-    Parameters
-    ----------
-    mirroring
-        None: as the card says.
-    precision
-        Of the networks' arithmetic.
-    memory_gb
-        What the process may take, in GB; None: what its container, its limits and the machine leave to it.
-    device
-        Where the networks compute.
 
     Raises
     ------
@@ -44,19 +30,12 @@ def predict_single(
         The bundle or the study is wrong, or files of other origin bear an output's name; nothing was written.
     """
     require_apart(output_folder, input=input_folder, model=model)
-    predictor = load_model(model, mirroring=mirroring, precision=precision, memory_gb=memory_gb, device=device)
+    predictor = load_model(model, options)
     return predict_study(predictor, input_folder=input_folder, output_folder=output_folder)
 
 
-def load_model(
-    model: Path,
-    *,
-    mirroring: bool | None = None,
-    precision: Precision = "fp32",
-    memory_gb: float | None = None,
-    device: Kind = "cpu",
-) -> Predictor:
-    """Verify a bundle and load all its members, which predict as one ensemble; parameters as above.
+def load_model(model: Path, options: PredictionOptions = DEFAULTS) -> Predictor:
+    """Verify a bundle and load all its members, which predict as one ensemble.
 
     Raises
     ------
@@ -65,15 +44,7 @@ def load_model(
     """
     bundle = read_bundle(model)
     logger.info("bundle %s: card %s, %d members", model, bundle.card.name, len(bundle.record.members))
-    return load_predictor(
-        bundle,
-        bundle.record.members,
-        mirroring=mirroring,
-        ensembles=[bundle.record.members],
-        precision=precision,
-        memory_gb=memory_gb,
-        device=device,
-    )
+    return load_predictor(bundle, bundle.record.members, options, ensembles=[bundle.record.members])
 
 
 def predict_study(predictor: Predictor, *, input_folder: Path, output_folder: Path) -> StudyOutput:

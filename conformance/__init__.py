@@ -1,1 +1,1 @@
-"""Would this image pass on the platform? An engine runs it; checks judge what it does."""
+"""Would this image pass on the platform? An engine runs it; checks decide about the outputs."""

@@ -1,8 +1,8 @@
-"""Is this image fit for the platform? Runs it under the platform's conditions and says what is not as it has to be.
+"""Is this image fit for the platform? Runs it under the platform's conditions and reports every deviation.
 
 ``./test.sh conformance IMAGE --kind algorithm --card CARD --model MODEL`` calls this. IMAGE is a name that the engine
-knows or an archive to upload, ours or anybody's. Exit codes: 0 fit, 1 at least one error, 2 wrong usage, 3 the input is
-wrong (one line on stderr). Nothing of the engine's is left behind, after Ctrl-C neither.
+knows or an archive to upload, from any source. Exit codes: 0 fit, 1 at least one error, 2 wrong usage, 3 wrong input
+(one line on stderr). Nothing is left in the engine, not even after Ctrl-C.
 """
 
 from contract.process.signals import heed_signals
@@ -90,7 +90,7 @@ def _conform(options: argparse.Namespace, console: Console) -> list[Verdict]:
             bench.tarball, place.truth = _mounted(options.truth)
             truth = read_truth(_unpacked(place.truth, work)) if options.truth else made_truth(card)
             if not truth:
-                raise OncoduetError(options.truth, expected="label maps (CASE.nii.gz or CASE.mha)", found="none")
+                raise OncoduetError(options.truth, "no label maps (CASE.nii.gz or CASE.mha)")
             if options.truth:
                 require_cases(truth, list(given), options.truth)
             else:
@@ -130,7 +130,7 @@ def _mounted(given: Path | None) -> tuple[Path | None, Files]:
     if given.is_dir():
         return None, folder_files(given)
     if not given.is_file():
-        raise OncoduetError(given, expected="a folder or a .tar.gz", found="none")
+        raise OncoduetError(given, "folder or .tar.gz not found")
     try:
         return given, tarball_files(given)
     except Broken:
@@ -159,18 +159,14 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--kind", choices=("algorithm", "evaluation"), required=True)
     parser.add_argument("--card", required=True, help="name or path of the card whose sockets the image serves")
     parser.add_argument("--model", type=Path, help="tarball or folder of the model (algorithm)")
-    parser.add_argument("--truth", type=Path, help="tarball or folder of the truth (evaluation); default: by formula")
-    parser.add_argument(
-        "--study", type=Path, help="an archive of studies to try too (algorithm), or that the truth is of"
-    )
-    parser.add_argument(
-        "--planted", action="store_true", help="the model finds lesions such as the suite plants: require it"
-    )
+    parser.add_argument("--truth", type=Path, help="tarball or folder of the truth (evaluation); default: synthetic")
+    parser.add_argument("--study", type=Path, help="archive of further studies (algorithm), or of the truth's studies")
+    parser.add_argument("--planted", action="store_true", help="require that the planted lesions are found")
     parser.add_argument(
         "--spelling",
         choices=tuple(SPELLINGS),
         default="both",
-        help="what inputs.json calls a socket where no check tries another (default: %(default)s)",
+        help="key of a socket in inputs.json, except in checks of the other (default: %(default)s)",
     )
     parser.add_argument("--legacy", action="store_true", help="the older contract: fixed paths, no inputs.json")
     parser.add_argument(
@@ -182,12 +178,12 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--ranking", default="strict.score", help="path of the number that ranks (default: %(default)s)"
     )
-    parser.add_argument("--only", nargs="+", default=[], metavar="ID", help="make these checks alone")
+    parser.add_argument("--only", nargs="+", default=[], metavar="ID", help="run only these checks")
     parser.add_argument("--output", type=Path, help="folder for the reports (default: build/conformance/IMAGE)")
-    parser.add_argument("--verbose", action="store_true", help="print each verdict as soon as it is there")
+    parser.add_argument("--verbose", action="store_true", help="print each verdict as soon as it is known")
     parser.add_argument("--engine", default="docker", help="command of the container engine (default: %(default)s)")
     parser.add_argument(
-        "--session", help="name of what is made with the engine, label oncoduet.conformance=NAME (default: a new one)"
+        "--session", help="label of everything made in the engine: oncoduet.conformance=NAME (default: a new one)"
     )
     return parser
 

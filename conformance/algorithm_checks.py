@@ -1,9 +1,9 @@
-"""What is asked of an algorithm: outputs of studies by formula, the same again, others between, and faulty ones."""
+"""Checks of an algorithm: synthetic studies, repeated, interleaved with others, and faulty ones."""
 
 import time
 from collections.abc import Callable
 
-from conformance.checks import ENDING, IMAGE, Bench, Checks, Scenario, Skipped
+from conformance.checks import ENDING, IMAGE, Bench, Checks, Level, Scenario, Skipped
 from conformance.conditions import Case
 from conformance.engine import last_line
 from conformance.outputs import (
@@ -100,7 +100,7 @@ def map_is_a_detection_map(bench: Bench) -> str:
 
 @OWN.add("O5-max", "warning", "the likelihood is the map's maximum where there is a candidate")
 def likelihood_is_the_maximum(bench: Bench) -> str:
-    """picai-eval takes the maximum, whatever the likelihood says."""
+    """picai-eval takes the maximum, not the likelihood."""
     _readable(bench)
     largest = float(read_map(bench.good().output, bench.card).array.max())
     try:
@@ -114,7 +114,7 @@ def likelihood_is_the_maximum(bench: Bench) -> str:
     return f"likelihood {likelihood:g}, maximum {largest:g}"
 
 
-@OWN.add("L1", "error", "the planted lesion is found where it lies in the patient")
+@OWN.add("L1", "error", "the planted lesion is found at its place in the patient")
 def planted_lesion_is_found(bench: Bench) -> str:
     """An array that is flipped under a correct header passes every other check."""
     if not bench.planted:
@@ -153,31 +153,22 @@ def nothing_leaks(bench: Bench) -> str:
     return said
 
 
-@OWN.add("D3", "error", "other UUIDs in another order: the same answer")
-def names_mean_nothing(bench: Bench) -> str:
-    """Files are named by UUIDs, new ones each time."""
-    return _same(bench, "renamed")
+def _same_answer(id: str, level: Level, expected: str, name: str, *, listed: bool = False) -> None:
+    """A check that a scenario gives the first one's answer; ``listed``: it is about ``inputs.json``."""
+
+    @OWN.add(id, level, expected)
+    def answer_is_the_same(bench: Bench) -> str:
+        if listed:
+            _needs_listing(bench)
+        return _same(bench, name)
 
 
-@OWN.add("D4-optional", "warning", "optional inputs with null values: the same answer")
-def optional_inputs_change_nothing(bench: Bench) -> str:
-    """Absent in the first case, present here; the platform sends them to an algorithm that declares them."""
-    _needs_listing(bench)
-    return _same(bench, "optional")
-
-
-@OWN.add("D4-socket", "warning", "sockets under the newer key socket alone: the same answer")
-def newer_key_changes_nothing(bench: Bench) -> str:
-    """The platform has written either, and both."""
-    _needs_listing(bench)
-    return _same(bench, "socket")
-
-
-@OWN.add("D4-interface", "warning", "sockets under the older key interface alone: the same answer")
-def older_key_changes_nothing(bench: Bench) -> str:
-    """The platform has written either, and both."""
-    _needs_listing(bench)
-    return _same(bench, "interface")
+_same_answer("D3", "error", "other UUIDs in another order: the same answer", "renamed")
+_same_answer("D4-optional", "warning", "optional inputs with null values: the same answer", "optional", listed=True)
+_same_answer("D4-socket", "warning", "sockets under only the newer key socket: the same answer", "socket", listed=True)
+_same_answer(
+    "D4-interface", "warning", "sockets under only the older key interface: the same answer", "interface", listed=True
+)
 
 
 @OWN.add("D4-unknown", "warning", "unknown sockets: a failure with its cause in stderr's last line, and no output")
@@ -189,7 +180,7 @@ def unknown_sockets_are_refused(bench: Bench) -> str:
 
 @OWN.add("O6", "error", "a study without any lesion: correct outputs, and less likely than the one with")
 def nothing_to_find_is_no_error(bench: Bench) -> str:
-    """An empty map is an answer. Less likely is a doubt alone where nobody says that such lesions are found."""
+    """An empty map is an answer. Less likely is only a doubt unless the model is said to find such lesions."""
     _readable(bench)
     said = _all_rules(bench, "blank")
     empty = require_likelihood(bench.good("blank").output, bench.card)
@@ -207,7 +198,7 @@ def corrupt_images_are_refused(bench: Bench) -> str:
 
 @OWN.add("N2", "error", "the next study after one that failed is answered as before")
 def failures_leave_nothing(bench: Bench) -> str:
-    """A server goes on."""
+    """A server continues."""
     if not bench.invoke:
         raise Skipped("an image of the exec protocol has a process per study")
     if not bench.good() or bench.case("corrupt").succeeded:
@@ -264,16 +255,8 @@ def one_case_at_a_time(bench: Bench) -> str:
     return f"HTTP status {second}"
 
 
-@OWN.add("R7", "warning", "works with a read-only root")
-def root_may_be_read_only(bench: Bench) -> str:
-    """The platform's is writable where the image's user may write; nothing should need it."""
-    return _same(bench, "read-only")
-
-
-@OWN.add("R8", "warning", "works as any user (12345:0)")
-def user_may_be_another(bench: Bench) -> str:
-    """Other engines and clusters choose it."""
-    return _same(bench, "other user")
+_same_answer("R7", "warning", "works with a read-only root", "read-only")
+_same_answer("R8", "warning", "works as any user (12345:0)", "other user")
 
 
 def own_study_check(name: str) -> Checks:

@@ -59,11 +59,11 @@ class Saved:
 
 
 class Reading:
-    """An image that is read beside other work; what went wrong with it comes with the question for the result."""
+    """An image that is read in the background; an error is raised when the result is asked for."""
 
     def __init__(self, read: Callable[[], Saved]) -> None:
         self._found: Future[Saved] = Future()
-        # A daemon: after Ctrl-C nobody waits for the rest of an image, and the engine's client ends with its pipe.
+        # A daemon: after Ctrl-C the rest of an image is not waited for, and the engine's client ends with its pipe.
         Thread(target=self._read, args=[read], daemon=True).start()
 
     def result(self) -> Saved:

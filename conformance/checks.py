@@ -1,6 +1,6 @@
-"""A check: an id, a level, what is expected, and how to see what is the case. And the checks that any image gets.
+"""A check: an id, a level, what is expected, and a function that looks. And the checks of every image.
 
-A check asks the bench for the runs that it needs; each run is made once, when the first check asks for it. So a part of
+A check asks the bench for the runs that it needs; each run is made once, when the first check asks for it, so a part of
 the checks costs only its part of the time. Ids are those of the table in ``docs/platform.md``.
 """
 
@@ -107,7 +107,7 @@ class Scenario:
     study: Callable[[], Study]
     variant: Variant = "plain"
     alone: bool = False
-    """In a container of its own, where a server would take it beside others."""
+    """In a container of its own, where a server would take it among others."""
     truth: Files | None = None
     """Instead of the bench's."""
 
@@ -180,7 +180,7 @@ class Bench:
 
     @cached_property
     def reading(self) -> Reading:
-        """The image as it would be uploaded: saved and read from the first question on, beside everything else."""
+        """The image as it would be uploaded: saved and read in the background from the first question on."""
         return Reading(
             lambda: read_archive(self.archive) if self.archive else read_saved(self.place.engine, self.place.image)
         )
@@ -250,7 +250,7 @@ IMAGE = Checks()
 def user_is_not_root(bench: Bench) -> str:
     """Docker runs an image without a user as root; the platform refuses it."""
     try:
-        bench.place.uid  # noqa: B018 - it is told, and is not 0
+        bench.place.uid  # noqa: B018 - it is known, and is not 0
     except NotRunError as reason:
         raise Broken(str(reason)) from None
     return f"user {bench.place.config['User']}"
@@ -296,7 +296,7 @@ def archive_fits(bench: Bench) -> str:
 
 @IMAGE.add("A5", "warning", "nothing in the image at /tmp, /input, /output or /opt/ml, where it disappears")
 def nothing_lies_where_it_vanishes(bench: Bench) -> str:
-    """What lies there works everywhere but on the platform."""
+    """What is there works everywhere but on the platform."""
     files: list[str] = []
     for place in ("/tmp", "/input", "/output", "/opt/ml"):
         with bench.place.engine.reading(bench.place.still, place) as entries:

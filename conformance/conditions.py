@@ -1,14 +1,14 @@
 """The platform's own conditions, around any image: folders, user, rights, limits, variables, and how it is started.
 
 ``/input`` is a symbolic link to a folder below ``/opt/ml/input/data`` that only root may write to; ``/output`` is
-empty and open to all; ``/tmp`` is empty and in memory; model and truth lie below ``/opt/ml``. There is no network, no
+empty and open to all; ``/tmp`` is empty and in memory; model and truth are below ``/opt/ml``. There is no network, no
 capability and no way to gain one. Memory is limited twice, as the platform does it: by the container, and 1 GB lower
 for the data segment of each process, so that Python sees a ``MemoryError`` before the kernel kills.
 
-Nothing of an image's runs as root here, nor with a network: the platform's folders are laid over it without a program,
+Nothing of an image runs as root here, nor with a network: the platform's folders are laid over it without a program,
 outputs come as the tar that the engine makes, and an image whose user is root is not run. Between cases a keeper, the
-image's own ``/bin/sh`` as a user of no rights, empties the volumes. A server is asked by the image's own ``python3``,
-since nothing reaches it from outside; what that says is anybody's word, and read as such.
+image's own ``/bin/sh`` as a user without rights, empties the volumes. A server is asked by the image's own ``python3``,
+since nothing reaches it from outside; its answers are untrusted, and parsed as such.
 """
 
 import io
@@ -104,7 +104,7 @@ class Case:
 
 
 class NotRunError(OncoduetError):
-    """The image is not run: its user is root, or cannot be told."""
+    """The image is not run: its user is root or unknown."""
 
 
 class Conditions(BaseModel):
@@ -186,7 +186,7 @@ class Place:
         Raises
         ------
         NotRunError
-            It is root, or cannot be told.
+            It is root or unknown.
         """
         user = str(self.config.get("User") or "")
         name, _ = user_and_group(user)
@@ -350,7 +350,7 @@ class Place:
     def ended(
         self, status: int | None, success: int, stdout: bytes, stderr: bytes, *, seconds: float, note: str
     ) -> Case:
-        """The case, with what it left in ``/output``; too much there is no success, whatever the status."""
+        """The case, with what it left in ``/output``; too much there is a failure at any status."""
         try:
             return Case(status, success, stdout, stderr, seconds, self.take(), note)
         except OncoduetError as error:
@@ -366,8 +366,7 @@ class Place:
         """
         self.lay_out({"inputs.json": b"[]"})
         status, stdout, stderr = self.engine.ask(
-            *["run", "--rm", *self.engine.closed, *self.flags()],
-            *["--entrypoint", "python3", self.derived, "-c", code],
+            *["run", "--rm", *self.engine.closed, *self.flags()], *["--entrypoint", "python3", self.derived, "-c", code]
         )
         if status != 0:
             raise OncoduetError(self.image, expected="python3 in the image, to look around", found=last_line(stderr))
@@ -508,7 +507,7 @@ def start_server(
             if health.last == 200 or (isinstance(health.last, int) and 300 <= health.last < 400):
                 break
         elif b"python3" in stdout + stderr and b"not found" in stdout + stderr:
-            raise OncoduetError(place.image, expected="python3 in the image, to call its server", found="none")
+            raise OncoduetError(place.image, "no python3 in the image, to call its server")
         else:
             time.sleep(0.1)
     ready = health.last == 200

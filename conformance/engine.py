@@ -1,8 +1,8 @@
-"""The container engine, by its command line; whatever is made here bears one label, by which it is removed at the end.
+"""The container engine, by its command line; everything made here bears one label, by which it is removed at the end.
 
 Docker, or podman under the same commands. Only ``engine.py`` starts the engine's client. Its processes get a session of
-their own, so that Ctrl-C reaches us alone and what was made can still be removed. What a client hands over may be
-anybody's words: of each stream a bounded part is kept, and an image's files are taken as the tar that the engine makes.
+their own, so that Ctrl-C reaches us only and what was made can still be removed. A client's output is untrusted: a
+bounded part of each stream is kept, and an image's files are taken as the tar that the engine makes.
 """
 
 import io
@@ -22,7 +22,7 @@ from subprocess import CompletedProcess
 from threading import Thread
 from typing import IO, Any
 
-from contract.errors import OncoduetError, one_line
+from contract.errors import OncoduetError, one_line, problem_of
 
 LABEL = "oncoduet.conformance"
 _ANSWER_S = 1800
@@ -36,7 +36,7 @@ _REFERENCE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._/:@-]*")
 
 
 class Kept:
-    """What a stream says: its first bytes, up to a limit; the rest is read and dropped, so that the writer goes on."""
+    """The first bytes of a stream, up to a limit; the rest is read and dropped, so that the writer is not blocked."""
 
     def __init__(self, stream: IO[bytes], *, flooded: Callable[[], None] = lambda: None) -> None:
         self.too_much = False
@@ -108,14 +108,12 @@ class Engine:
                 Thread(target=_feed, args=[process.stdin, given], daemon=True).start()
             process.wait(seconds)
         except subprocess.TimeoutExpired:
-            raise OncoduetError(
-                f"{self.command} {arguments[0]}", expected=f"an end within {seconds:g} s", found="none"
-            ) from None
+            raise OncoduetError(f"{self.command} {arguments[0]}", f"no end within {seconds:g} s") from None
         finally:
             _end(process)
             process.wait()
         if stdout.too_much or stderr.too_much:
-            raise OncoduetError(f"{self.command} {arguments[0]}", expected=f"at most {MOST_BYTES} bytes", found="more")
+            raise OncoduetError(f"{self.command} {arguments[0]}", f"more than {MOST_BYTES} bytes of output")
         return CompletedProcess(command, process.returncode, stdout.whole(), stderr.whole())
 
     def _begin(self, command: Sequence[str], *, stdin: int = subprocess.DEVNULL) -> subprocess.Popen[bytes]:
@@ -123,9 +121,7 @@ class Engine:
         try:
             return subprocess.Popen(command, stdin=stdin, stdout=pipe, stderr=pipe, start_new_session=True)
         except OSError as error:
-            raise OncoduetError(
-                self.command, expected="the command of a container engine", found=error.strerror
-            ) from None
+            raise OncoduetError(self.command, f"cannot run the container engine: {problem_of(error)}") from None
 
     def start(self, *arguments: str) -> subprocess.Popen[bytes]:
         """Begin a command and do not wait for it; its stdout and stderr are pipes."""
@@ -143,7 +139,7 @@ class Engine:
 
     @contextmanager
     def reading(self, container: str, path: str) -> Iterator[Iterator[tuple[tarfile.TarInfo, IO[bytes] | None]]]:
-        """What lies at a path in a container, entry by entry as the engine packs it; none where there is no such path.
+        """What a path in a container holds, entry by entry as the engine packs it; none where there is no such path.
 
         Nothing runs in the container for it, and a link comes as a link.
         """
@@ -198,7 +194,7 @@ class Engine:
         """
         status, stdout, _ = self.ask("image", "inspect", name)
         if status != 0:
-            raise OncoduetError(name, expected="an image that the engine holds or an archive of one", found="none")
+            raise OncoduetError(name, "neither an image of the engine nor an archive of one")
         found: dict[str, Any] = json.loads(stdout)[0]
         return found
 
@@ -273,7 +269,7 @@ def session(command: str, name: str | None = None) -> Iterator[Engine]:
 
 
 def pack(files: Mapping[str, bytes], *, owner: int = 0) -> bytes:
-    """A tar of files, and of the folders that they lie in, which everyone may read.
+    """A tar of files and their folders, which everyone may read.
 
     Parameters
     ----------
@@ -318,11 +314,11 @@ def _entries(stream: IO[bytes]) -> Iterator[tuple[tarfile.TarInfo, IO[bytes] | N
                 yield member, tar.extractfile(member) if member.isfile() else None
     except tarfile.TarError as error:
         if begun:  # else there is no such path
-            raise OncoduetError(f"expected a whole tar from the engine, found: {error}") from None
+            raise OncoduetError(f"the engine's tar is not whole: {error}") from None
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:
-    """End a client, and whatever it started, which would go on writing."""
+    """End a client and all processes that it started, which would continue to write."""
     with suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGKILL)
 

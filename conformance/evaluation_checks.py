@@ -1,9 +1,9 @@
-"""What is asked of an evaluation: metrics that a ranking can read in whatever order, a defined end for bad jobs."""
+"""Checks of an evaluation: metrics that a ranking can read, in any order of jobs, and a defined end for bad jobs."""
 
 from collections.abc import Callable
 from pathlib import Path
 
-from conformance.checks import ENDING, IMAGE, Bench, Checks, Scenario, Skipped
+from conformance.checks import ENDING, IMAGE, Bench, Checks, Level, Scenario, Skipped
 from conformance.conditions import Files
 from conformance.engine import last_line
 from conformance.outputs import Broken, require_metrics, written_files, written_json
@@ -77,22 +77,17 @@ def metrics_can_be_ranked(bench: Bench) -> str:
     return require_metrics(bench.good().output, bench.ranking)
 
 
-@OWN.add("E2-order", "error", "other job names in another order: the same metrics")
-def order_means_nothing(bench: Bench) -> str:
-    """The platform lists jobs in any order."""
-    return _same(bench, "shuffled")
+def _same_metrics(id: str, level: Level, expected: str, name: str) -> None:
+    """A check that a scenario gives the first one's metrics, to the last digit."""
+
+    @OWN.add(id, level, expected)
+    def metrics_are_the_same(bench: Bench) -> str:
+        return _same(bench, name)
 
 
-@OWN.add("E2-cores", "error", "on one core: the same metrics")
-def cores_mean_nothing(bench: Bench) -> str:
-    """Workers must not change sums."""
-    return _same(bench, "one core")
-
-
-@OWN.add("D1", "error", "the same submission in a new container: the same metrics")
-def same_submission_same_metrics(bench: Bench) -> str:
-    """To the last digit."""
-    return _same(bench, "again")
+_same_metrics("E2-order", "error", "other job names in another order: the same metrics", "shuffled")
+_same_metrics("E2-cores", "error", "on one core: the same metrics", "one core")
+_same_metrics("D1", "error", "the same submission in a new container: the same metrics", "again")
 
 
 def _spoilt_check(name: str, what: str) -> None:
@@ -111,7 +106,7 @@ for _name, (_, _what) in SPOILT.items():
 
 @OWN.add("N2", "error", "the next submission after one that failed is scored as before")
 def failures_leave_nothing(bench: Bench) -> str:
-    """A server goes on."""
+    """A server continues."""
     if not bench.invoke:
         raise Skipped("an image of the exec protocol has a process per submission")
     _ranked(bench)
@@ -120,16 +115,8 @@ def failures_leave_nothing(bench: Bench) -> str:
     return _same(bench, "after")
 
 
-@OWN.add("R7", "warning", "works with a read-only root")
-def root_may_be_read_only(bench: Bench) -> str:
-    """As for algorithms."""
-    return _same(bench, "read-only")
-
-
-@OWN.add("R8", "warning", "works as any user (12345:0)")
-def user_may_be_another(bench: Bench) -> str:
-    """As for algorithms."""
-    return _same(bench, "other user")
+_same_metrics("R7", "warning", "works with a read-only root", "read-only")
+_same_metrics("R8", "warning", "works as any user (12345:0)", "other user")
 
 
 def _extreme_check(name: str, what: str) -> None:
@@ -146,7 +133,7 @@ def _extreme_check(name: str, what: str) -> None:
 
 
 _extreme_check("no-positives", "no positive case")
-_extreme_check("all-positive", "positive cases alone")
+_extreme_check("all-positive", "only positive cases")
 
 EVALUATION = [*IMAGE, *OWN, *ENDING]
 """All checks of an evaluation, in their order."""

@@ -1,10 +1,10 @@
-"""A model that finds the lesions of ``studies.py``, without any training: a threshold by hand, for any card.
+"""A model that finds the lesions of ``studies.py`` without training: a threshold set by hand, for any card.
 
-The networks are nnU-Net's with all weights at zero but a few: a channel passes the first convolution and the skip
+The networks are nnU-Net's with nearly all weights at zero: a channel passes the first convolution and the skip
 connection, and the last layer turns it into the lesion's logit. In MR the lesion is what is bright on the image that
 the card's baselines take the maximum of: six deviations above its mean, which noise does not reach. In CT it is what
-is as dense as a lesion for some voxels around, which the border of the body is not; and the organ that the card
-locates first is the body. To the algorithm it is a bundle like any other; in patients it finds nothing.
+has a lesion's density over several voxels, which the border of the body has not; and the organ that the card locates
+first is the body. To the algorithm it is a bundle like any other; in patients it finds nothing.
 
 ``python -m conformance.lesion_model MODEL.tar.gz [CARD]`` writes it.
 """

@@ -33,7 +33,7 @@ class Broken(Exception):  # noqa: N818 - a verdict, not an error of ours
 
 
 class Doubtful(Broken):
-    """What is broken is no rule of the platform's; a warning, whatever the level of the check."""
+    """The broken rule is not the platform's; a warning at every level of the check."""
 
 
 @dataclass(frozen=True)
@@ -62,7 +62,7 @@ def require_declared(output: Path, card: Card) -> str:
 
 
 def require_nothing_else(output: Path, card: Card) -> str:
-    """No file beside the declared ones."""
+    """No file but the declared ones."""
     surplus = [
         path
         for path in written_files(output)
@@ -123,7 +123,7 @@ def written_json(path: Path) -> Any:
     try:
         return read_json(path)
     except OncoduetError as error:
-        raise Broken(str(error).partition("found")[2].strip(": ") or "no JSON") from None
+        raise Broken(error.problem or str(error.found)) from None
 
 
 def require_geometry(found: Map, reference: Grid) -> str:
@@ -159,7 +159,7 @@ def require_detection_map(found: Map) -> str:
 
 
 def require_lesion_found(found: Map, lesion: Point) -> str:
-    """The most suspicious component lies on a lesion that was planted there, both as places in the patient."""
+    """The most suspicious component covers the planted lesion, both as places in the patient."""
     array = np.nan_to_num(np.asarray(found.array))
     if not array.size or array.max() <= 0:
         raise Broken("an empty map")

@@ -34,7 +34,7 @@ def show(verdicts: Sequence[Verdict], console: Console) -> None:
     counts = {word: sum(each.verdict == word for each in verdicts) for word in _COLOURS}
     errors = sum(each.verdict == "fail" and each.level == "error" for each in verdicts)
     console.print(
-        f"{counts['pass']} passed, {counts['skipped']} skipped, {errors} errors, {counts['fail'] - errors} warnings",
+        f"{counts['pass']} passed, {counts['skipped']} skipped, {errors} errors, {counts['fail'] - errors} warnings"
     )
 
 

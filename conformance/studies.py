@@ -1,9 +1,9 @@
-"""Studies by formula, laid out as the platform does: tilted, anisotropic, with a lesion at a known place.
+"""Synthetic studies, laid out as the platform does: tilted, anisotropic, with a lesion at a known place.
 
 Every channel has a grid of its own; the reference is tilted about two axes, its three sizes and spacings differ, and
-the lesion lies off the middle in all three, so that no exchanged or flipped axis goes unseen. How it looks comes from
-the card's voxel-wise baselines (bright where one takes the maximum, dark where it takes the minimum; in CT darker than
-the body around it). It is as plain as a lesion can be, and nothing to judge a network by.
+the lesion is off the middle in all three, so that an exchanged or flipped axis shows. Its contrast comes from the
+card's voxel-wise baselines (bright where one takes the maximum, dark where it takes the minimum; in CT darker than the
+body around it). It is as obvious as a lesion can be: no measure of a network's quality.
 """
 
 import json
@@ -32,7 +32,7 @@ CT_TISSUE_HU, CT_LESION_HU = 100.0, 20.0
 
 @dataclass(frozen=True)
 class Shape:
-    """Where a study lies in the patient."""
+    """Placement of a study in the patient."""
 
     size_xyz: tuple[int, int, int]
     spacing_mm_xyz: Point

@@ -1,7 +1,7 @@
-"""What the platform lays out for an evaluation: ``predictions.json`` and a folder per job, in no order.
+"""What the platform lays out for an evaluation: ``predictions.json`` and a folder per job, in random order.
 
-The cases are those of a truth folder, or four by formula. The lesions of positive cases are found at 0.9 and 0.2 in
-turn, and one negative case has a false alarm at 0.3: perfect figures are wrong ones.
+The cases are those of a truth folder, or four synthetic ones. The lesions of positive cases are found with 0.9 and 0.2
+in turn, and one negative case has a false positive with 0.3: perfect metrics would be wrong.
 """
 
 import json

@@ -45,13 +45,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if not token:
             raise OncoduetError(
                 TOKEN,
-                expected="a token of the platform (your profile there, API tokens)",
-                found=("none; without one nothing is uploaded, and ./test.sh conformance says what can be said here"),
+                "not set: a token of the platform (your profile there, API tokens) is needed to upload; "
+                "./test.sh conformance checks what needs none",
             )
         card = load_card(options.card)
         study = _only_study(options.study, card)
         if not options.local.is_dir():
-            raise OncoduetError(options.local, expected="the outputs of the local run", found="no folder")
+            raise OncoduetError(options.local, "folder not found")
         with tempfile.TemporaryDirectory() as folder:
             client = _client(token, options.url)
             _fetch(client, options.algorithm, card, study, Path(folder), poll_s=options.poll_s, limit_s=options.limit_s)
@@ -59,7 +59,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 print(f"the same: {require_same(options.local, Path(folder), card, tolerance=TOLERANCE)}")
             except Broken as found:
                 differ = True
-                print(f"error: expected the outputs of {options.local}, found: {one_line(str(found))}", file=sys.stderr)
+                print(f"error: {options.local}: the platform's outputs differ: {one_line(str(found))}", file=sys.stderr)
 
     return exit_status(command) or int(differ)
 
@@ -76,14 +76,12 @@ def _client(token: str, url: str) -> Any:
         import gcapi  # noqa: PLC0415
     except ImportError:
         raise OncoduetError(
-            "gcapi",
-            expected="the package in this environment",
-            found="none; requirements/tryout.lock has it, in an environment of its own",
+            "gcapi", "not installed; requirements/tryout.lock has it, in an environment of its own"
         ) from None
     try:
         return gcapi.Client(token=token, base_url=url)
     except Exception as error:
-        raise OncoduetError(url, expected="the platform's API", found=one_line(str(error))) from None
+        raise OncoduetError(url, f"platform's API does not answer: {one_line(str(error))}") from None
 
 
 def _fetch(
@@ -127,10 +125,10 @@ def _fetch(
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m conformance.tryout", description=__doc__.partition("\n")[0])
-    parser.add_argument("--algorithm", required=True, metavar="SLUG", help="of the algorithm on the platform")
-    parser.add_argument("--card", required=True, help="name or path")
+    parser.add_argument("--algorithm", required=True, metavar="SLUG", help="slug of the algorithm on the platform")
+    parser.add_argument("--card", required=True, help="name or path of the card")
     parser.add_argument("--study", type=Path, required=True, help="an archive with one study")
-    parser.add_argument("--local", type=Path, required=True, help="the outputs that the study got here")
+    parser.add_argument("--local", type=Path, required=True, help="outputs of a local run of the study")
     parser.add_argument("--url", default=PLATFORM, help="default: %(default)s")
     parser.add_argument("--poll-s", type=float, default=10.0, help="seconds between two questions (default: 10)")
     parser.add_argument("--limit-s", type=float, default=3600.0, help="how long to wait (default: 3600)")

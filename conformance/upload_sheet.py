@@ -1,8 +1,8 @@
-"""What to type into the platform's forms beside the files: ``UPLOAD.md`` in the folder that ``export.sh`` writes.
+"""What to type into the platform's forms: ``UPLOAD.md`` in the folder that ``export.sh`` writes.
 
 ``python -m conformance.upload_sheet FOLDER --card CARD [--report conformance.json …]``. Names, sizes and hashes come
-from the files, sockets from the card. Memory, time and GPU are those under which the conformance has run; where it has
-not, the sheet says so and leaves them open.
+from the files, sockets from the card. Memory, time and GPU are those of the conformance run; without one the sheet
+says so and leaves them open.
 """
 
 import json
@@ -22,10 +22,7 @@ from contract.text import one_line
 
 SHEET = "UPLOAD.md"
 
-_WHERE = {
-    "model.tar.gz": "the algorithm's model",
-    "ground_truth.tar.gz": "the phase's ground truth",
-}
+_WHERE = {"model.tar.gz": "the algorithm's model", "ground_truth.tar.gz": "the phase's ground truth"}
 
 
 _COLUMNS = (("AUROC", "strict.auroc"), ("AP", "strict.ap"))
@@ -42,10 +39,7 @@ _PHASE = [
         "extra results columns",
         "`" + json.dumps([{"title": title, "path": path, "order": "desc"} for title, path in _COLUMNS]) + "`",
     ),
-    (
-        "display all metrics",
-        "no: participants would see all of `metrics.json`, the picai answer and the baselines too",
-    ),
+    ("display all metrics", "no: participants would see all of `metrics.json`, the picai answer and the baselines too"),
     (
         "a baseline's column",
         "of a truth with `baselines/NAME/`, where wanted: path `baselines.NAME.auroc.difference`, `….ap.difference`",
@@ -69,15 +63,12 @@ def write_sheet(folder: Path, card: Card, reports: Sequence[Path]) -> Path:
     """
     files = inside(folder, "*.tar.gz") if folder.is_dir() else []
     if not files:
-        raise OncoduetError(folder, expected="archives to upload", found="none")
+        raise OncoduetError(folder, "no archives to upload")
     sections = [
         f"# Upload: {card.title}",
         f"Card `{card.name}`, sha256 {card.sha256}.",
         "## Files",
-        _table(
-            ("file", "is", "MB", "sha256"),
-            [_file(path) for path in files],
-        ),
+        _table(("file", "is", "MB", "sha256"), [_file(path) for path in files]),
         "## Sockets of the algorithm",
         _table(("direction", "slug", "relative path", "kind"), _sockets(card)),
         "The evaluation reads the outputs of the algorithm's jobs and has one output of its own, `metrics.json`. "
@@ -118,10 +109,7 @@ def _algorithm_form(card: Card) -> list[tuple[str, ...]]:
     images = ", ".join(channel.socket.slug for channel in card.channels)
     return [
         ("inputs and outputs", "exactly the sockets above; optional ones only if they are to be sent"),
-        (
-            "modalities, structures",
-            f"those of the images ({images}) and of the organ, in the platform's words",
-        ),
+        ("modalities, structures", f"those of the images ({images}) and of the organ, in the platform's words"),
         ("contact e-mail", "yours; the platform requires one before others may use the algorithm"),
         ("display editors, hanging protocol", "as you like: they change what readers see, and no result"),
         ("memory, GPU, time limit", "see the settings below"),
@@ -161,8 +149,8 @@ def _table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 def _main(arguments: Sequence[str] | None = None) -> int:
     parser = Parser(prog="python -m conformance.upload_sheet", description="Write the sheet of an upload.")
-    parser.add_argument("folder", type=Path, help="with the archives")
-    parser.add_argument("--card", required=True, help="name or path")
+    parser.add_argument("folder", type=Path, help="folder with the archives")
+    parser.add_argument("--card", required=True, help="name or path of the card")
     parser.add_argument("--report", type=Path, nargs="*", default=[], help="conformance.json of the images")
     return run_command(
         lambda: parser.parse_args(arguments),

@@ -1,11 +1,11 @@
 """An archive: one folder per patient with ``<patient>_<study>_<channel>.mha``, and ``labels/<patient>_<study>.nii.gz``.
 
-Images may be NIfTI, too (``.nii.gz``). Channels that the card does not name, and any other file, are ignored.
-``marksheet.csv`` and ``patients.csv`` are optional; ``archive.json``, where there is one, names the data's licence.
+Images may also be NIfTI (``.nii.gz``). Channels that the card does not name, and any other file, are ignored.
+``marksheet.csv`` and ``patients.csv`` are optional; ``archive.json``, if present, names the data's licence.
 
-A study that the archive names anywhere is never left out in silence. What is wrong with it is a *fault*: whoever lists
-the archive refuses it or says it by name. What only goes beyond the studies that are there is *remarked*: rows of the
-marksheet and, for whoever needs no label, label maps without a study.
+No study that the archive names anywhere is left out silently. What is wrong with it is a *fault*: the caller refuses
+the archive or reports the fault. Entries without a study here (rows of the marksheet and, where no labels are needed,
+label maps) are *remarks*.
 """
 
 import logging
@@ -44,7 +44,7 @@ class Study:
     """One examination of one patient."""
 
     case_id: str  # <patient>_<study>, the name used everywhere
-    folder: str  # name of the folder that the reference channel lies in
+    folder: str  # name of the reference channel's folder
     channels: Mapping[str, Path]  # by channel name, in the card's order
     label: Path | None
 
@@ -78,7 +78,7 @@ def find_studies(archive: Path, card: Card, *, labels_required: bool) -> list[St
 
 
 def list_studies(archive: Path, card: Card, *, labels_required: bool) -> Listing:
-    """List the archive's studies as :func:`find_studies`, with what is wrong with single ones beside them.
+    """List the archive's studies as :func:`find_studies`, with the faults of single ones.
 
     Raises
     ------
@@ -90,7 +90,7 @@ def list_studies(archive: Path, card: Card, *, labels_required: bool) -> Listing
         raise OncoduetError(_nothing(archive, card, files))
     studies: list[Study] = []
     faults = {
-        name: f"{archive / name}: expected a folder or file that can be looked into, found: {why}"
+        name: f"{archive / name}: cannot be read: {why}"
         for name, why in files.unknown.items()
         if labels_required or Path(name).parts[0] != LABELS
     }
@@ -102,11 +102,11 @@ def list_studies(archive: Path, card: Card, *, labels_required: bool) -> Listing
         except OncoduetError as error:
             faults[case_id] = one_line(str(error))
         except OSError as error:
-            faults[case_id] = one_line(f"study {case_id} in {archive}: expected readable images, found: {error}")
+            faults[case_id] = one_line(f"study {case_id} in {archive}: unreadable: {error}")
     known = {same_name(case_id) for case_id in (*files.images, *files.strays)}
     alone = sorted(set(files.labels) - known)
     if labels_required:
-        faults |= {case_id: f"{files.labels[case_id]}: expected a study of this name, found none" for case_id in alone}
+        faults |= {case_id: f"{files.labels[case_id]}: no study of this name" for case_id in alone}
         alone = []
     labelled = {each.case_id for each in studies if each.label is not None}
     unread = [str(path.relative_to(archive)) for path in files.unread_labels if not _names_one_of(path, labelled)]
@@ -193,7 +193,7 @@ def archive_licence(archive: Path) -> str:
 
 
 def read_grids(name: str, channels: Mapping[str, Path], geometry: Geometry) -> dict[str, Grid]:
-    """Read where every channel's voxels lie; ``OncoduetError`` where the card finds a spacing or extent implausible."""
+    """Read every channel's grid; ``OncoduetError`` where the card finds a spacing or extent implausible."""
     grids = {channel: read_grid(path) for channel, path in channels.items()}
     for channel, grid in grids.items():
         require_plausible_extent(channels[channel], grid, geometry, study=name)
@@ -232,9 +232,7 @@ def _study(archive: Path, card: Card, case_id: str, files: ArchiveFiles, labels_
     if not found:
         if any(same_name(case_id) == same_name(each) for each in files.images):
             return None
-        raise OncoduetError(
-            f"study {case_id} in {archive}", expected=f"images named {_pattern(card)}", found=f"none{other}"
-        )
+        raise OncoduetError(f"study {case_id} in {archive}", f"no images named {_pattern(card)}{other}")
     for channel in card.channel_names:
         paths = found.get(channel, [])
         if not paths:
@@ -246,9 +244,9 @@ def _study(archive: Path, card: Card, case_id: str, files: ArchiveFiles, labels_
         if len(paths) > 1:
             folders = dict.fromkeys(str(path.parent) for path in paths)
             where = ", ".join(folders) if len(folders) > 1 else ", ".join(path.name for path in paths)
-            raise OncoduetError(f"study {case_id} in {archive}", expected="once", found=f"in {where}")
+            raise OncoduetError(f"study {case_id} in {archive}", f"duplicate: {where}")
         if not paths[0].exists():
-            raise OncoduetError(f"study {case_id} in {archive}", expected=paths[0], found="a link that leads nowhere")
+            raise OncoduetError(f"study {case_id} in {archive}", f"dangling link {paths[0]}")
     channels = {channel: found[channel][0] for channel in card.channel_names}
     check_geometry(case_id, channels, card.geometry)
     label = files.labels.get(same_name(case_id))
@@ -262,15 +260,15 @@ def _study(archive: Path, card: Card, case_id: str, files: ArchiveFiles, labels_
     elif labels_required:
         expected = archive / LABELS / f"{case_id}{LABEL_ENDING}"
         unread = [str(path.relative_to(archive)) for path in files.unread_labels if _names_one_of(path, {case_id})]
-        found_instead = f"{some(unread)}" if unread else "none" if label is None else "no file"
-        raise OncoduetError(f"study {case_id}", expected=f"the label map {expected}", found=found_instead)
+        instead = f", found {some(unread)}" if unread else ""
+        raise OncoduetError(f"study {case_id}", f"label map {expected} not found{instead}")
     else:
         label = None
     return Study(case_id, channels[card.geometry.reference].parent.name, channels, label)
 
 
 def _names_one_of(path: Path, case_ids: Container[str]) -> bool:
-    """Whether a file's name, or what stands in it before a last ``_``, is one of these cases."""
+    """Whether a file's name, or its part before the last ``_``, is one of these cases."""
     stem = path.name.partition(".")[0]
     return stem in case_ids or stem.rpartition("_")[0] in case_ids
 
@@ -280,12 +278,12 @@ def _pattern(card: Card) -> str:
 
 
 def _nothing(archive: Path, card: Card, files: ArchiveFiles) -> str:
-    """What is said of an archive without any study: what lies there instead."""
+    """The message for an archive without any study: what it holds instead."""
     paths = [path for found in (*files.strays.values(), *files.others.values()) for path in found]
-    message = f"{archive}: expected studies named {_pattern(card)} (or .nii.gz), found none"
+    message = f"{archive}: no studies named {_pattern(card)} (or .nii.gz)"
     if files.unknown:
         name, why = next(iter(files.unknown.items()))
-        message += f"; {len(files.unknown)} folders cannot be looked into, such as {name}: {why}"
+        message += f"; {len(files.unknown)} folders cannot be read, such as {name}: {why}"
     if not paths:
         return message
     relative = [path.relative_to(archive) for path in paths]
@@ -298,7 +296,7 @@ def _nothing(archive: Path, card: Card, files: ArchiveFiles) -> str:
         return f"{message}: each patient needs a folder"
     deeper = [path for path in relative if len(path.parts) > 2]
     if len(deeper) == len(relative):
-        return f"{message}: they lie deeper; --archive {archive / deeper[0].parts[0]}?"
+        return f"{message}: one folder too deep; --archive {archive / deeper[0].parts[0]}?"
     if any(re.search(r"_\d{4}\.", path.name) for path in paths):
         return f"{message}: nnU-Net numbers channels, an archive names them ({', '.join(card.channel_names)})"
     return message
@@ -311,6 +309,6 @@ def _marksheet_cases(archive: Path) -> set[str]:
         return set()
     try:
         rows = read_table(path, ("patient_id", "study_id")).rows
-    except OncoduetError:  # whoever needs the marksheet says what is wrong with it
+    except OncoduetError:  # reported where the marksheet is needed
         return set()
     return {same_name(f"{row['patient_id']}_{row['study_id']}") for row in rows}

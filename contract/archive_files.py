@@ -1,8 +1,8 @@
-"""The files of an archive as they lie: images that are read, and everything that looks like one and is not.
+"""The files of an archive: the images that are read, and everything that looks like one and is not.
 
-An image is read where it is called ``<patient>/<patient>_<study>_<channel>`` with one of our endings, to the letter. A
-study whose files have another ending, another spelling or another place would otherwise be left out in silence, as
-would a folder that may not be listed (``Path.glob`` says nothing of it) and a link that leads nowhere.
+An image is read if its path is exactly ``<patient>/<patient>_<study>_<channel>`` with one of our endings. A study whose
+files have another ending, spelling or place would otherwise be left out silently, as would a folder that cannot be
+listed (``Path.glob`` ignores it) and a dangling link.
 """
 
 import os
@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from contract.errors import OncoduetError
+from contract.errors import OncoduetError, problem_of
 
 ENDINGS = (".mha", ".nii.gz", ".nii")
 """Of the images that are read."""
@@ -28,7 +28,7 @@ _NNUNET = re.compile(r"(.+)_(\d{4})")
 
 @dataclass
 class ArchiveFiles:
-    """What lies in an archive, by the case ids that the names say."""
+    """Files of an archive by the case ids in their names."""
 
     images: dict[str, dict[str, list[Path]]] = field(default_factory=dict)
     """By case id and channel; more than one where a channel is there twice."""
@@ -64,7 +64,7 @@ def look(archive: Path, channels: Sequence[str]) -> ArchiveFiles:
         There is no folder, or it cannot be listed.
     """
     if not archive.is_dir():
-        raise OncoduetError(archive, expected="an archive", found="no folder")
+        raise OncoduetError(archive, "archive not found")
     files = ArchiveFiles()
     others: dict[Path, list[Path]] = {}
     for path in _walk(archive, archive, files.unknown):
@@ -85,7 +85,7 @@ def look(archive: Path, channels: Sequence[str]) -> ArchiveFiles:
     holding = {path.parent for channels_of in files.images.values() for paths in channels_of.values() for path in paths}
     files.others = {folder: paths for folder, paths in others.items() if folder not in holding}
     if str(archive) in files.unknown:
-        raise OncoduetError(archive, expected="a folder that can be listed", found=files.unknown[str(archive)])
+        raise OncoduetError(archive, f"cannot be listed: {files.unknown[str(archive)]}")
     return files
 
 
@@ -95,22 +95,22 @@ def _walk(archive: Path, folder: Path, unknown: dict[str, str]) -> Iterator[Path
         with os.scandir(folder) as entries:
             inside = sorted(entries, key=lambda entry: entry.name)
     except OSError as error:
-        unknown[str(folder if folder == archive else folder.relative_to(archive))] = error.strerror or str(error)
+        unknown[str(folder if folder == archive else folder.relative_to(archive))] = problem_of(error)
         return
     for entry in inside:
         path = folder / entry.name
-        if entry.name.startswith(".") or entry.name == _NOBODY_S:  # as what macOS leaves beside each file
+        if entry.name.startswith(".") or entry.name == _NOBODY_S:  # macOS leaves such files
             continue
         try:
             is_folder = entry.is_dir()
             leads_nowhere = entry.is_symlink() and not path.exists()
         except OSError as error:
-            unknown[str(path.relative_to(archive))] = error.strerror or str(error)
+            unknown[str(path.relative_to(archive))] = problem_of(error)
             continue
         if is_folder and len(path.relative_to(archive).parts) <= DEEPEST:
             yield from _walk(archive, path, unknown)
         elif leads_nowhere and not _IMAGE.fullmatch(entry.name):
-            unknown[str(path.relative_to(archive))] = "a link that leads nowhere"
+            unknown[str(path.relative_to(archive))] = "dangling link"
         elif not is_folder:
             yield path
 

@@ -1,7 +1,7 @@
 """The card of a use case: channels, sockets, geometry, labels, candidate and matching rules.
 
-A card is a TOML file, in ``contract/cards`` or anywhere else; it holds everything that is about one organ, so that no
-code is. Unknown keys are refused and all faults are reported together.
+A card is a TOML file, in ``contract/cards`` or anywhere else; it holds everything about one organ, so that the code
+holds nothing about it. Unknown keys are refused and all faults are reported together.
 """
 
 from collections import Counter
@@ -9,9 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import (
-    Field,
-)
+from pydantic import Field
 
 from contract.errors import OncoduetError
 from contract.files import sha256_json
@@ -23,7 +21,7 @@ CandidateRule = Literal["dynamic", "dynamic-fast", "dynamic-v2"]
 Millimetres = Annotated[float, Field(ge=1e-3, le=1e5)]
 MarginMillimetres = Annotated[float, Field(ge=0, le=1e5)]
 Voxels = Annotated[int, Field(ge=1, le=10_000)]
-"""Along an axis. Cards come in bundles that somebody may have sent: no number of theirs makes a study endless."""
+"""Along an axis. Bundles with their cards may come from anywhere: no number in one may make a study endless."""
 MarginVoxels = Annotated[int, Field(ge=0, le=10_000)]
 GrownVoxels = Annotated[int, Field(ge=0, le=100)]
 """Time grows with it."""
@@ -86,7 +84,7 @@ class Geometry(Frozen):
     """``LPS``: axes are exchanged and flipped, never interpolated, until x runs to the left, y to the back and z to the
     head as far as the image's own axes allow; the detection map is flipped back. ``native``: as the file has them."""
     tolerance_mm: Annotated[float, Field(gt=0, le=10)] = 1e-3
-    """Channels whose corners lie no further apart are on one grid, and not resampled: headers are rounded."""
+    """Channels whose corners are no further apart are on one grid, and not resampled: headers are rounded."""
     spacing_mm_zyx: tuple[Millimetres, Millimetres, Millimetres] | None = None
     """Spacing of the study grid; absent: the reference channel's own."""
     at_most_columns: Voxels | None = None
@@ -94,13 +92,13 @@ class Geometry(Frozen):
     crop_size_zyx: tuple[Voxels, Voxels, Voxels] | None = None
     """Central crop of the study grid, in its voxels; absent: the whole reference image."""
     native_slices_between_mm: tuple[Millimetres, Millimetres] | None = None
-    """Keep the reference's slices (no resampling along z) when their spacing lies strictly between these."""
+    """Keep the reference's slices (no resampling along z) when their spacing is strictly between these."""
     keep_central_mm_zyx: tuple[Millimetres, Millimetres, Millimetres] | None = None
     """Predictions outside this central box of the reference image are set to zero; absent: nothing is."""
     plausible_spacing_mm: tuple[Millimetres, Millimetres] = later((0.05, 25.0))
-    """Between which all spacings of all channels lie; others are an error of units. Refuses, and changes no result."""
+    """Bounds of all spacings of all channels; others are an error of units. Refuses, and changes no result."""
     plausible_extent_mm: tuple[Millimetres, Millimetres] = later((1.0, 2500.0))
-    """Between which the longest side of every channel lies; likewise."""
+    """Bounds of the longest side of every channel; likewise."""
 
 
 class TissueClass(Frozen):
@@ -194,7 +192,7 @@ class Card(Frozen):
 
     @classmethod
     def faults_between(cls, values: Mapping[str, Any]) -> list[str]:
-        """Names that stand twice or refer to nothing; where there are no names at all, that is fault enough."""
+        """Duplicate names and names that refer to nothing; where names are missing, pydantic says so."""
         channels, classes, baselines = (_tables(values.get(key)) for key in ("channels", "classes", "baselines"))
         names: dict[str, list[Any]] = {
             "channel": [each.get("name") for each in channels],
@@ -203,7 +201,7 @@ class Card(Frozen):
             "baseline": [each.get("name") for each in baselines],
         }
         faults = [
-            f"{what} {each!r} stands twice"
+            f"duplicate {what} {each!r}"
             for what, found in names.items()
             for each, count in Counter(map(str, found)).items()
             if count > 1
@@ -275,7 +273,7 @@ class Card(Frozen):
         """
         stage = self.localisation
         if stage is None:
-            raise OncoduetError(f"card {self.name}", expected="a localisation", found="none")
+            raise OncoduetError(f"card {self.name}", "has no localisation")
         geometry = Geometry(
             reference=self.geometry.reference,
             orientation=self.geometry.orientation,
@@ -307,7 +305,7 @@ def load_card(name_or_path: str | Path) -> Card:
 
 
 def card_path(name_or_path: str | Path) -> Path:
-    """Where a card lies that is given by its name or by its path.
+    """Path of a card that is given by its name or by its path.
 
     Raises
     ------

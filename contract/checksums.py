@@ -20,16 +20,16 @@ def parse_sums(text: str, where: object) -> dict[str, str]:
     Raises
     ------
     OncoduetError
-        A line is none of a hash, two spaces and a name, or the last one does not end; a name stands twice.
+        A line is not a hash, two spaces and a name; the last one has no newline; a name is listed twice.
     """
     if not text.endswith("\n"):
-        raise OncoduetError(where, expected="a last line that ends", found="none")
+        raise OncoduetError(where, "last line has no newline")
     sha256: dict[str, str] = {}
     for line in text.removesuffix("\n").split("\n"):
         match = _LINE.fullmatch(line)
         if match is None:
             raise OncoduetError(where, expected="lines of a hash, two spaces and a name", found=f"{line[:80]!r}")
         if match[2] in sha256:
-            raise OncoduetError(where, expected="each file once", found=f"{match[2]!r} twice")
+            raise OncoduetError(where, f"duplicate file {match[2]!r}")
         sha256[match[2]] = match[1]
     return sha256

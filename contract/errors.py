@@ -1,7 +1,7 @@
 """Errors meant for users: one readable line that says which file, what was expected and what was found.
 
-Everything else is a bug and keeps its traceback. ``ending`` is the only place that turns an exception into an exit
-code: 0 done, 1 a bug, 2 wrong usage, 3 the input is wrong, or the machine that it lies on.
+Everything else is a bug and keeps its traceback. Only ``ending`` turns an exception into an exit code: 0 done, 1 a bug,
+2 wrong usage, 3 wrong input or a fault of the machine.
 """
 
 import errno
@@ -13,57 +13,57 @@ from typing import NamedTuple
 
 from contract.text import one_line, printable_lines
 
-__all__ = ["Ending", "OncoduetError", "UsageError", "ending", "exit_status", "one_line", "some"]
+__all__ = ["Ending", "OncoduetError", "UsageError", "ending", "exit_status", "one_line", "problem_of", "some"]
 
 SHOWN = 10
 """How many of many things a message names."""
 
 _MACHINE: Mapping[int, str] = {
-    errno.ENOENT: "expected it to be there",
-    errno.EACCES: "expected to be allowed to use it",
-    errno.EPERM: "expected to be allowed to use it",
-    errno.ENOSPC: "expected space on the disk",
-    errno.EDQUOT: "expected space on the disk",
-    errno.EFBIG: "expected a disk that takes large files",
-    errno.EROFS: "expected a disk that can be written to",
-    errno.ENOTDIR: "expected folders alone above it",
-    errno.EISDIR: "expected a file",
-    errno.EEXIST: "expected nothing of this name",
-    errno.ENOTEMPTY: "expected an empty folder",
-    errno.ENAMETOOLONG: "expected a shorter name",
-    errno.ELOOP: "expected links that lead somewhere",
-    errno.EIO: "expected a disk that works",
-    errno.ENXIO: "expected a file",
-    errno.ENODEV: "expected a file",
-    errno.ESTALE: "expected a network disk that is still there",
-    errno.ETIMEDOUT: "expected a network disk that answers",
-    errno.ENOTCONN: "expected a network disk that answers",
-    errno.ENOSYS: "expected a disk that can do this",
-    errno.EOPNOTSUPP: "expected a disk that can do this",
-    errno.ENOLCK: "expected a disk with locks",
-    errno.EXDEV: "expected one disk",
-    errno.EBUSY: "expected that nobody else uses it",
-    errno.ETXTBSY: "expected that nobody runs it",
-    errno.EMFILE: "expected to be allowed more open files",
-    errno.ENFILE: "expected to be allowed more open files",
-    errno.EMLINK: "expected a disk that takes more links",
-    errno.ENOMEM: "expected more memory",
-    errno.EAGAIN: "expected to be allowed more processes or threads",
+    errno.ENOENT: "file not found",
+    errno.EACCES: "permission denied",
+    errno.EPERM: "permission denied",
+    errno.ENOSPC: "no space left on device",
+    errno.EDQUOT: "disk quota exceeded",
+    errno.EFBIG: "file is too large for this file system",
+    errno.EROFS: "read-only file system",
+    errno.ENOTDIR: "not a directory",
+    errno.EISDIR: "is a directory",
+    errno.EEXIST: "already exists",
+    errno.ENOTEMPTY: "directory is not empty",
+    errno.ENAMETOOLONG: "file name is too long",
+    errno.ELOOP: "too many levels of symbolic links",
+    errno.EIO: "input/output error of the device",
+    errno.ENXIO: "not a regular file",
+    errno.ENODEV: "not a regular file",
+    errno.ESTALE: "stale handle of a network file system",
+    errno.ETIMEDOUT: "network file system does not answer",
+    errno.ENOTCONN: "network file system does not answer",
+    errno.ENOSYS: "not supported by this file system",
+    errno.EOPNOTSUPP: "not supported by this file system",
+    errno.ENOLCK: "file system without locks",
+    errno.EXDEV: "on another file system",
+    errno.EBUSY: "in use by another process",
+    errno.ETXTBSY: "a running program",
+    errno.EMFILE: "too many open files",
+    errno.ENFILE: "too many open files",
+    errno.EMLINK: "too many links",
+    errno.ENOMEM: "not enough memory",
+    errno.EAGAIN: "too many processes or threads",
 }
-"""What was expected of the machine and of the files on it where the system says no, by its number of the error."""
+"""Error numbers of the system that are a fault of the machine or of a file on it, and the problem as users read it."""
 
 
 class OncoduetError(Exception):
-    """The input is wrong; the message is one line for the person who gave it.
+    """The input is wrong; the message is one line for the user.
 
-    Two things are compared (``expected``, ``found``), or one sentence says what is the matter (``problem``).
+    Either two things are compared (``expected``, ``found``), or one phrase names the ``problem``.
 
     Parameters
     ----------
     where
         The file, folder, option or key that is wrong; the whole message if nothing else is given.
     problem
-        What is the matter with it.
+        What is wrong with it.
     expected
         What was expected there.
     found
@@ -80,13 +80,13 @@ class OncoduetError(Exception):
         self.expected = None if expected is None else str(expected)
         self.found = None if found is None else str(found)
         compared = (("expected", self.expected), ("found", self.found))
-        told = [self.problem, *(f"{word} {value}" for word, value in compared if value is not None)]
-        line = ", ".join(part for part in told if part is not None)
+        parts = [self.problem, *(f"{word} {value}" for word, value in compared if value is not None)]
+        line = ", ".join(part for part in parts if part is not None)
         super().__init__(f"{self.where}: {line}" if line else self.where)
 
 
 class UsageError(OncoduetError):
-    """The command line asks for something that does not exist (argparse's own complaints aside)."""
+    """The command line is wrong (beyond what argparse checks)."""
 
     exit_code = 2
 
@@ -110,40 +110,43 @@ def ending(command: Callable[[], object]) -> Ending:
     """Run a command and say how it ended."""
     try:
         command()
-    except OncoduetError as error:
-        return Ending(error.exit_code, f"error: {one_line(str(error))}")
     except Exception as error:
-        found = _not_our_fault(error)
-        if found is None:
+        wrong = error if isinstance(error, OncoduetError) else _as_wrong_input(error)
+        if wrong is None:
             return Ending(1, printable_lines(traceback.format_exc().rstrip()))
-        return Ending(OncoduetError.exit_code, f"error: {one_line(found)}")
+        return Ending(wrong.exit_code, f"error: {one_line(str(wrong))}")
     return Ending(0, "")
 
 
 def exit_status(command: Callable[[], object]) -> int:
-    """Run a command, tell stderr how it ended, and return that as an exit code for ``sys.exit``."""
+    """Run a command, report its error on stderr, and return the exit code for ``sys.exit``."""
     code, said = ending(command)
     if said:
         print(said, file=sys.stderr, flush=True)
     return code
 
 
-def _not_our_fault(error: Exception) -> str | None:
-    """What to tell the user where the machine or the input's encoding is at fault; None for a bug."""
+def problem_of(error: OSError) -> str:
+    """What the system says of a file, as the problem of an :class:`OncoduetError`."""
+    if error.errno is None:
+        return str(error)
+    text = os.strerror(error.errno)
+    return _MACHINE.get(error.errno, text[:1].lower() + text[1:])
+
+
+def _as_wrong_input(error: Exception) -> OncoduetError | None:
+    """The error as the user reads it where the machine or the input's encoding is at fault; None for a bug."""
     match error:
         case OSError(errno=int(number)) if number in _MACHINE or error.filename is not None:
-            file = "a file" if error.filename is None else error.filename
-            if isinstance(file, bytes):
-                file = os.fsdecode(file)
-            found = "found none" if number in (errno.ENOSPC, errno.EDQUOT) else f"found: {os.strerror(number)}"
-            return f"{file}: {_MACHINE.get(number, 'expected to use it')}, {found}"
+            file = os.fsdecode(error.filename) if isinstance(error.filename, bytes) else error.filename
+            return OncoduetError("a file" if file is None else file, problem_of(error))
         case RuntimeError() if str(error).startswith("Symlink loop from "):  # pathlib's, before Python 3.13
-            return f"{str(error).removeprefix('Symlink loop from ')}: expected links that lead somewhere, found a loop"
+            return OncoduetError(str(error).removeprefix("Symlink loop from "), _MACHINE[errno.ELOOP])
         case UnicodeEncodeError() if any("\ud800" <= each <= "\udfff" for each in error.object):
-            return f"{error.object!r}: expected a name in UTF-8, found other bytes"
+            return OncoduetError(f"{error.object!r}", "name is not valid UTF-8")
         case UnicodeDecodeError():
             rest = error.object[error.start : error.start + 20]
-            return f"expected text in {error.encoding}, found {rest!r} after {error.start} bytes"
+            return OncoduetError(f"text is not valid {error.encoding}: {rest!r} after {error.start} bytes")
         case MemoryError():
-            return f"expected more memory, found too little {f'({error})' if str(error) else ''}"
+            return OncoduetError("not enough memory" + (f" ({error})" if str(error) else ""))
     return None

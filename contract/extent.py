@@ -1,7 +1,7 @@
-"""Whether an image can be as large as its header says: spacings and extent beside what the card finds plausible.
+"""Whether an image can be as large as its header says: spacings and extent against what the card finds plausible.
 
-Asked before anything is reckoned from them. A spacing in micrometres or metres makes a study of a few kilobytes one of
-kilometres, or a study of nothing; a factor of ten passes unseen through every network.
+Checked before anything is computed from them. A spacing in micrometres or metres turns a study of a few kilobytes into
+one of kilometres, or of nothing; an error by a factor of ten goes unnoticed through every network.
 """
 
 from pathlib import Path
@@ -16,7 +16,7 @@ _UNITS |= {10.0: "centimetres", 25.4: "inches", 1000.0: "metres"}
 
 
 def require_plausible_extent(path: Path, grid: Grid, geometry: Geometry, *, study: str) -> None:
-    """Raise ``OncoduetError`` unless an image's spacings and its longest side lie between the card's bounds.
+    """Raise ``OncoduetError`` unless an image's spacings and its longest side are within the card's bounds.
 
     Parameters
     ----------

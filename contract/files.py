@@ -1,10 +1,9 @@
-"""Files that are either complete or not there: written beside, synced, renamed.
+"""Files that are either complete or absent: written under a temporary name, synced, renamed.
 
 JSON is strict in both directions: no NaN or infinity, no duplicate keys. Hashes are SHA-256, in hexadecimal.
 """
 
 import errno
-import fcntl
 import fnmatch
 import hashlib
 import io
@@ -16,11 +15,12 @@ import stat
 import uuid
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from contract.errors import OncoduetError
+from contract.errors import OncoduetError, problem_of
+from contract.locks import lock_if_possible
 
 MOST_TEXT_BYTES = 2**26
 """Of a text file that is read whole: 64 MiB, a hundred times what the largest study lists take."""
@@ -76,7 +76,7 @@ def atomic_file(path: Path, *, size_bytes: int | None = None) -> Iterator[Path]:
 
 @contextmanager
 def held_folder(parent: Path) -> Iterator[Path]:
-    """Give a new folder inside ``parent`` that is gone afterwards; :func:`sweep` knows that somebody works in it.
+    """Give a new folder inside ``parent`` that is gone afterwards; :func:`sweep` spares it while it is in use.
 
     Raises
     ------
@@ -93,10 +93,9 @@ def held_folder(parent: Path) -> Iterator[Path]:
 
 
 def sweep(folder: Path) -> None:
-    """Remove what killed processes left half written in a folder; what a living one works on stays.
+    """Remove what killed processes left half-written in a folder; what a living one is writing stays.
 
-    It is known by a name that nobody else gives. Where the file system has no locks nobody can tell, and nothing is
-    removed.
+    It is known by its name. Where the file system has no locks the two cannot be told apart, and nothing is removed.
     """
     for path in folder.glob(".partial-*"):
         if not _PARTIAL.fullmatch(path.name) or path.is_symlink():
@@ -106,28 +105,16 @@ def sweep(folder: Path) -> None:
         except OSError:
             continue
         try:
-            fcntl.flock(hold, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink(missing_ok=True)
+            if lock_if_possible(hold):
+                shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink(missing_ok=True)
         except OSError:
             pass
         finally:
             os.close(hold)
 
 
-@contextmanager
-def locked(folder: Path) -> Iterator[None]:
-    """Hold a folder against other processes for a moment, where the file system has locks."""
-    hold = os.open(folder, os.O_RDONLY)
-    try:
-        with suppress(OSError):
-            fcntl.flock(hold, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(hold)
-
-
 def inside(folder: Path, pattern: str = "*") -> list[Path]:
-    """What lies in a folder by names of a pattern, in order. Raises ``OSError`` where it cannot be listed.
+    """A folder's entries whose names match a pattern, sorted. Raises ``OSError`` where it cannot be listed.
 
     ``Path.glob`` and ``rglob`` take such a folder for an empty one; so they are for folders of ours alone.
     """
@@ -135,7 +122,7 @@ def inside(folder: Path, pattern: str = "*") -> list[Path]:
 
 
 def below(folder: Path) -> Iterator[Path]:
-    """All that lies in a folder and its folders, into which no link is followed. Raises as :func:`inside`."""
+    """All entries below a folder; links are not followed. Raises as :func:`inside`."""
     waiting = [folder]
     while waiting:
         for path in inside(waiting.pop()):
@@ -162,7 +149,7 @@ def read_text(path: Path, *, most_bytes: int = MOST_TEXT_BYTES) -> str:
 
 
 def kind_of(found: os.stat_result) -> str:
-    """What stands there, in a word."""
+    """The kind of a file, in words."""
     return _KINDS.get(stat.S_IFMT(found.st_mode), "something else")
 
 
@@ -179,7 +166,7 @@ def read_json(path: Path, *, most_bytes: int = MOST_TEXT_BYTES) -> Any:
         values = dict(pairs)
         if len(values) < len(pairs):
             doubled = min(key for key, count in Counter(key for key, _ in pairs).items() if count > 1)
-            raise ValueError(f"key {doubled[:LONGEST_QUOTE]!r} stands twice")
+            raise ValueError(f"duplicate key {doubled[:LONGEST_QUOTE]!r}")
         return values
 
     def refuse(constant: str) -> float:
@@ -188,10 +175,10 @@ def read_json(path: Path, *, most_bytes: int = MOST_TEXT_BYTES) -> Any:
     try:
         text = read_text(path, most_bytes=most_bytes)
         return json.loads(text, object_pairs_hook=unique, parse_constant=refuse)
-    except FileNotFoundError:
-        raise OncoduetError(path, expected="a JSON file", found="none") from None
-    except (ValueError, RecursionError, OSError) as error:
-        raise OncoduetError(path, expected="valid JSON", found=error) from None
+    except OSError as error:
+        raise OncoduetError(path, problem_of(error)) from None
+    except (ValueError, RecursionError) as error:
+        raise OncoduetError(path, f"not valid JSON: {error}") from None
 
 
 @contextmanager
@@ -217,7 +204,7 @@ def read_regular(path: Path, *, most_bytes: int = MOST_TEXT_BYTES) -> bytes:
         size = os.fstat(stream.fileno()).st_size
         content = stream.read(min(size, most_bytes) + 1)  # which takes as much memory as it asks for
     if len(content) > most_bytes:
-        raise OncoduetError(path, expected=f"at most {most_bytes} bytes", found="more")
+        raise OncoduetError(path, f"larger than {most_bytes} bytes")
     return content
 
 
@@ -259,11 +246,11 @@ def nearest_folder(path: Path) -> Path:
 
 @contextmanager
 def writable(folder: Path) -> Iterator[None]:
-    """Say in one line that a folder cannot be written to, whatever is the cause."""
+    """Report in one line that a folder cannot be written to."""
     try:
         yield
     except OSError as error:
-        raise OncoduetError(folder, expected="a folder that can be written to", found=error.strerror) from None
+        raise OncoduetError(folder, f"cannot be written to: {problem_of(error)}") from None
 
 
 def _held(parent: Path, suffix: str, make: Callable[[Path], None]) -> tuple[Path, int]:
@@ -272,13 +259,7 @@ def _held(parent: Path, suffix: str, make: Callable[[Path], None]) -> tuple[Path
         path = parent / f".partial-{uuid.uuid4().hex}{suffix}"
         make(path)
         hold = os.open(path, os.O_RDONLY)
-        try:
-            fcntl.flock(hold, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:  # somebody sweeps, and took it for left over
-            os.close(hold)
-            continue
-        except OSError:  # no locks here
-            return path, hold
-        if path.exists():
+        locked = lock_if_possible(hold)
+        if locked is None or (locked and path.exists()):  # else another process is sweeping, and took it for a leftover
             return path, hold
         os.close(hold)

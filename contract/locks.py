@@ -1,4 +1,4 @@
-"""Locks on files, which the kernel gives back when their holder ends, however that happens.
+"""Locks on files, which the kernel releases when their holder ends, even if it is killed.
 
 They need ``flock``. Lustre has it if mounted with ``-o flock``, NFS if its lock daemon runs; where it is missing there
 is no substitute that survives a killed holder, so what needs a lock is refused there.
@@ -7,11 +7,78 @@ is no substitute that survives a killed holder, so what needs a lock is refused 
 import errno
 import fcntl
 import os
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
 from typing import IO
 
-from contract.errors import OncoduetError
+from contract.errors import OncoduetError, one_line, problem_of
 
 _NO_LOCKS = (errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTSUP, errno.ENOLCK)
+_RETRY_S = 0.01
+
+
+@contextmanager
+def exclusive_lock(
+    path: Path,
+    where: object,
+    others: str,
+    *,
+    patience_s: float = 0.0,
+    holder: str = "",
+    describe: Callable[[str], str] = one_line,
+    on_wait: Callable[[str], None] | None = None,
+) -> Iterator[None]:
+    """Hold a lock file, for this process only.
+
+    Parameters
+    ----------
+    path
+        The lock file; it is made if needed, and stays.
+    where, others
+        What the lock protects and whom it keeps away ("other process at work here"), for the message.
+    patience_s
+        How long to try while another process has the lock.
+    holder
+        Content of the file as long as the lock is held: who holds it.
+    describe
+        The content in words; an empty text where it says nothing.
+    on_wait
+        Wait for the other process, after this call with its description; None: raise.
+
+    Raises
+    ------
+    OncoduetError
+        Another process holds the lock; the file cannot be written to; the file system has no locks.
+    """
+    try:
+        lock = path.open("a+", encoding="utf-8")  # not "w", which would erase the holder's name
+    except OSError as error:
+        raise OncoduetError(path, f"cannot be written to: {problem_of(error)}") from None
+    with lock:
+        until = time.monotonic() + patience_s
+        while not try_lock(lock):
+            if time.monotonic() < until:
+                time.sleep(_RETRY_S)
+                continue
+            lock.seek(0)
+            found = describe(lock.read()) or "one"
+            if on_wait is None:
+                raise OncoduetError(where, expected=f"no {others}", found=found)
+            on_wait(found)
+            try_lock(lock, wait=True)
+            break
+        if not holder:
+            yield
+            return
+        lock.truncate(0)
+        lock.write(holder)
+        lock.flush()
+        try:
+            yield
+        finally:
+            lock.truncate(0)
 
 
 def try_lock(file: IO[str], *, shared: bool = False, wait: bool = False) -> bool:
@@ -20,26 +87,47 @@ def try_lock(file: IO[str], *, shared: bool = False, wait: bool = False) -> bool
     Parameters
     ----------
     shared
-        Others may have it as well, if they share it too.
+        Other processes may share the lock.
     wait
-        Wait for whoever holds it.
+        Wait until the holder releases it.
 
     Raises
     ------
     OncoduetError
-        The file lies where there are no locks.
+        The file is on a file system without locks.
     """
-    how = fcntl.LOCK_SH if shared else fcntl.LOCK_EX
     try:
-        fcntl.flock(file, how if wait else how | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
+        return _flock(file.fileno(), shared=shared, wait=wait)
     except OSError as error:
         if error.errno not in _NO_LOCKS:
             raise
         raise OncoduetError(
-            file.name,
-            expected="a file system with locks (flock; Lustre: mounted with -o flock)",
-            found=os.strerror(error.errno),
+            file.name, f"file system without locks (flock; Lustre: mount with -o flock): {problem_of(error)}"
         ) from None
+
+
+def lock_if_possible(descriptor: int, *, wait: bool = False) -> bool | None:
+    """As :func:`try_lock` for a file or folder that is open under a descriptor; None where there are no locks."""
+    try:
+        return _flock(descriptor, wait=wait)
+    except OSError:
+        return None
+
+
+@contextmanager
+def folder_lock(folder: Path) -> Iterator[None]:
+    """Keep other processes away from a folder for a moment, where the file system has locks."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        lock_if_possible(descriptor, wait=True)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def _flock(descriptor: int, *, shared: bool = False, wait: bool = False) -> bool:
+    try:
+        fcntl.flock(descriptor, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | (0 if wait else fcntl.LOCK_NB))
+    except BlockingIOError:
+        return False
     return True

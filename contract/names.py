@@ -1,7 +1,7 @@
 """Names that come from files and end in tables, pages and terminals: which are accepted, and how others are shown.
 
-A case's name is an identifier: it has to come back from every table as it went in, so one that a spreadsheet would
-calculate, or a terminal obey, is refused where it is read. Titles are shown, and marked in tables where need be.
+A case's name is an identifier and must survive every table unchanged, so a name that a spreadsheet would calculate or
+a terminal would obey is refused when it is read. Titles are shown, and marked in tables where necessary.
 """
 
 from pathlib import Path

@@ -1,23 +1,21 @@
-"""Where a command may write: nothing of the user's is replaced, and what stands in the way is said before work.
+"""Where a command may write: nothing of the user's is replaced, and obstacles are reported before work begins.
 
-An output folder remembers in ``.oncoduet`` what each command wrote into it: the files with their sha256, and of what
-they tell (the identity). By that a file is known as ours. It is replaced only by the same command, with results of the
-same identity, and only while it is as it was written: a file that was edited is the user's. Everything else in the
-folder stays, file by file. Three rules hold beside that:
+An output folder records in ``.oncoduet`` what each command wrote into it: the files with their sha256, and what they
+are results of (the identity). A file of ours is replaced only by the same command, with results of the same identity,
+and only while it is unchanged: a file that was edited is the user's. Everything else in the folder stays. Also:
 
-* output and inputs lie apart: neither is the other, nor inside the other, however the paths are spelt;
+* output and inputs are separate: neither is the other, nor inside the other, however the paths are spelt;
 * a link inside the output folder is never written through; the folder itself may be one;
-* on the platform, where a folder may hold the declared outputs alone, there is no ``.oncoduet``: the process itself
-  knows what it wrote, so that a server's answer takes the place of its last one. For later processes the same stands in
-  an extended attribute of each file; where a file system has none, they replace nothing.
+* on the platform, where a folder may hold only the declared outputs, there is no ``.oncoduet``: the process itself
+  knows what it wrote, so that a server's answer replaces its last one. Later processes find the same in an extended
+  attribute of each file; without such attributes they replace nothing.
 
-``python -m contract.outputs {check,keep} FOLDER …`` holds ``export.sh`` to the same.
+``python -m contract.outputs {check,keep} FOLDER …`` holds ``export.sh`` to the same rules.
 
-What is written appears in one go: beside, synced, moved file by file, the record that speaks for the others last.
+Outputs appear together: written in a temporary folder, synced, moved file by file, the record of the others last.
 """
 
 import argparse
-import errno
 import os
 import shutil
 import sys
@@ -34,7 +32,6 @@ from contract.errors import OncoduetError
 from contract.files import (
     explain_full_disk,
     held_folder,
-    locked,
     nearest_folder,
     read_json,
     sha256_file,
@@ -43,6 +40,7 @@ from contract.files import (
     writable,
     write_json,
 )
+from contract.locks import folder_lock
 from contract.process.command import Parser, run_command
 from contract.process.terminal import log_to_stdout
 from contract.provenance import Writer, writer
@@ -63,7 +61,7 @@ _OWNERS = {
 """Records that say whose a folder is: no other command writes into it."""
 
 _made: dict[tuple[Path, str], Mapping[str, tuple[str, ...]]] = {}
-"""What this process wrote where nothing may be remembered beside it, by folder and command."""
+"""What this process wrote on the platform, where there is no ``.oncoduet``, by folder and command."""
 
 
 class Written(Frozen):
@@ -98,7 +96,7 @@ class Output:
     record: str | None = None
     """The file that is taken away first and put last, as it says that the others are whole."""
     on_platform: bool = False
-    """Nothing but the declared outputs may lie there."""
+    """The folder may hold only the declared outputs."""
 
     def check(self) -> None:
         """Raise ``OncoduetError`` if the folder cannot be written to, or something that is not ours is in the way."""
@@ -147,13 +145,13 @@ class Output:
         new = {path.relative_to(stage).as_posix(): sha256_file(path) for path in paths}
         unclaimed = sorted(set(new) - set(self.files))
         if unclaimed:
-            raise ValueError(f"{self.command}: {unclaimed[0]} was written, which nobody had asked for")
+            raise ValueError(f"{self.command}: {unclaimed[0]} was written, but not declared")
         for path in paths:
             if self.on_platform:
                 with suppress(OSError):
                     os.setxattr(path, _ATTRIBUTE, f"{self.command} {sha256_file(path)}".encode())
             sync(path)
-        with locked(self.folder):
+        with folder_lock(self.folder):
             self.check()  # another process may have written here since
             old = self._known().files
             self._remember({name: (*old.get(name, ()), *([new[name]] if name in new else [])) for name in {*old, *new}})
@@ -197,7 +195,7 @@ class Output:
 def subfolder(output: Path, name: str) -> Path:
     """A folder inside an output. Raises ``OncoduetError`` where that is a link, perhaps to the user's files."""
     if name and (output / name).is_symlink():
-        raise OncoduetError(output / name, expected="no link in an output folder", found="one; give another output")
+        raise OncoduetError(output / name, "is a link; give another output")
     return output / name
 
 
@@ -207,7 +205,7 @@ def file_output(path: Path, command: str) -> Output:
 
 
 def require_apart(output: Path, **inputs: Path | Sequence[Path] | None) -> None:
-    """Raise ``OncoduetError`` if the output is one of the inputs, or lies inside one or around it.
+    """Raise ``OncoduetError`` if the output is one of the inputs, or is inside one or around it.
 
     Links, ``..`` and the case of letters, where the file system does not mind it, hide nothing.
     """
@@ -270,15 +268,23 @@ def require_folder(folder: Path) -> None:
     nearest = nearest_folder(folder)
     with writable(nearest):
         if not nearest.is_dir():
-            raise OncoduetError(folder, expected="a folder that can be written to", found=f"{nearest} is no folder")
+            raise OncoduetError(folder, f"cannot be written to: {nearest} is not a folder")
         _require_access(folder, nearest)
 
 
 def _require_access(folder: Path, nearest: Path) -> None:
     if not os.access(nearest, os.R_OK | os.W_OK | os.X_OK):  # what cannot be listed is neither swept nor synced
         read_only = os.statvfs(nearest).f_flag & os.ST_RDONLY
-        why = os.strerror(errno.EROFS if read_only else errno.EACCES)
-        raise OncoduetError(folder, expected="a folder that can be written to", found=why)
+        why = "read-only file system" if read_only else "permission denied"
+        raise OncoduetError(folder, f"cannot be written to: {why}")
+
+
+def require_unedited(folder: Path, names: Iterable[str]) -> None:
+    """Raise ``OncoduetError`` if a file is not as its command wrote it; a copy without the list of files passes."""
+    for written in _manifest(folder).commands.values():
+        for name in names:
+            if name in written.files and sha256_file(folder / name) not in written.files[name]:
+                raise OncoduetError(folder / name, "edited since it was written")
 
 
 def _manifest(folder: Path) -> Manifest:
@@ -286,7 +292,7 @@ def _manifest(folder: Path) -> Manifest:
     if not path.exists() and not path.is_symlink():
         return Manifest()
     if path.is_symlink() or not path.is_file():
-        raise OncoduetError(path, expected="the list of what was written here", found="no plain file")
+        raise OncoduetError(path, "not a plain file")
     return parse(read_json(path), Manifest, path)
 
 
@@ -345,13 +351,13 @@ def _described(identity: Mapping[str, Any]) -> str:
 def _main(arguments: Sequence[str] | None = None) -> int:
     parser = Parser(prog="python -m contract.outputs", description="Put what export.sh made in place.")
     commands = parser.add_subparsers(required=True, metavar="{check,keep}")
-    check = commands.add_parser("check", help="refuse what stands in the way of files")
-    check.add_argument("folder", type=Path, help="of the export")
-    check.add_argument("names", nargs="+", metavar="NAME", help="that files are going to have")
-    check.add_argument("--input", type=Path, nargs="*", default=[], help="folders that the output lies apart from")
+    check = commands.add_parser("check", help="refuse files that would have to be replaced")
+    check.add_argument("folder", type=Path, help="folder of the export")
+    check.add_argument("names", nargs="+", metavar="NAME", help="names of the files to come")
+    check.add_argument("--input", type=Path, nargs="*", default=[], help="folders that the output must be apart from")
     check.set_defaults(command=_check)
     keep = commands.add_parser("keep", help="move a finished file into the folder")
-    keep.add_argument("folder", type=Path, help="of the export")
+    keep.add_argument("folder", type=Path, help="folder of the export")
     keep.add_argument("file", type=Path, help="on the same disk")
     keep.set_defaults(command=_keep)
     return run_command(

@@ -1,14 +1,14 @@
-"""Who the patient of a case is: one answer for splits, resampling, misses and baselines.
+"""Who the patient of a case is: one answer for splits, resampling, missed lesions and baselines.
 
-Patients are what folds keep apart and what resampling draws, so two studies of one patient must be known as such, and
-two patients must never become one. In an archive the patient's folder says it. From ids alone it can be told where
+Folds keep patients apart and resampling draws patients, so two studies of one patient must be known as such, and two
+patients must never become one. In an archive the patient's folder names the patient. Ids alone suffice where
 
-* a case has no other with the same text before its first ``_`` (or has no ``_``): a patient of its own;
+* no other case has the same text before its first ``_`` (or there is no ``_``): a patient of its own;
 * ids are ``<digits>_<digits>``, as PI-CAI's and PANORAMA's: the first number is the patient, unless it has more
   studies than a patient has (``2020_0001`` to ``2020_0400``), or all have more on average than patients have.
 
-Ids such as ``pancreas_001`` and ``pancreas_002`` leave it open, and so do ``001-1`` and ``001-2``; there the user says
-it, by ``patients.csv`` or by one of two rules.
+Ids such as ``pancreas_001`` and ``pancreas_002`` are ambiguous, and so are ``001-1`` and ``001-2``; there the user
+decides, by ``patients.csv`` or by one of two rules.
 """
 
 import logging
@@ -29,10 +29,10 @@ PatientRule = Literal["by-case", "by-prefix"]
 """``by-case``: every case is a patient of its own; ``by-prefix``: the patient is the text before the first ``_``."""
 
 FEWEST_PATIENTS = 20
-"""Below this, drawing patients anew says little about other patients, and is refused unless it was asked for."""
+"""Below this, resampling patients says little about other patients, and is refused unless requested."""
 
 MOST_STUDIES = 12
-"""More studies than this under one name are those of a centre or a collection, unless somebody says otherwise."""
+"""More studies than this under one name are those of a centre or a collection, unless the user says otherwise."""
 
 MOST_ON_AVERAGE = 3
 """More studies than this per name, on average, likewise; PI-CAI and PANORAMA have less than 1.2."""
@@ -61,8 +61,8 @@ def patients_by_case(
     Raises
     ------
     OncoduetError
-        Ids leave open whether their cases are of one patient, and nobody said it; or patients are named of other cases
-        and not of some of these, as by another spelling.
+        Ids leave open whether their cases are of one patient, and the user did not say; or patients are named for other
+        cases and not for some of these, as by another spelling.
     """
     named = dict(given or {})
     cases = sorted(set(case_ids))

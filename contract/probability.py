@@ -1,9 +1,9 @@
-"""What counts as a probability: one rule, for maps and likelihoods, wherever they are read or made.
+"""What counts as a probability: one rule for maps and likelihoods, wherever they are read or made.
 
-Averages and interpolation in float32 end a few last bits beside 0 and 1. What lies so near is taken for 0 or 1, and
-the log says so; so it does of the small negative values that cubic resampling leaves beside a lesion, in probability
-maps alone. Everything else outside [0, 1] is another scale (percent, 0 to 255, logits), whose candidates and
-likelihoods would mean nothing: it is refused, with its extremes in all digits.
+Averages and interpolation in float32 may miss 0 and 1 by rounding errors. Such values count as 0 or 1, with a warning
+in the log; so do, in probability maps only, the small negative values that cubic resampling leaves around a lesion.
+Everything else outside [0, 1] is another scale (percent, 0 to 255, logits), whose candidates and likelihoods would mean
+nothing: it is refused, with its extremes in all digits.
 """
 
 import logging
@@ -18,7 +18,7 @@ ROUNDING = 1e-6
 """So far outside a number still counts as 0 or 1; float32 has eight steps of that size above 1."""
 
 UNDERSHOOT = 0.2
-"""So far below 0 a cubic spline through probabilities may swing: beside a corner of a step from 0 to 1 it is 0.13."""
+"""How far a cubic spline through probabilities may undershoot 0: 0.13 at a corner of a step from 0 to 1."""
 
 Values = TypeVar("Values", bound=npt.NDArray[np.floating[Any]])
 

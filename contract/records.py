@@ -83,7 +83,7 @@ class RunRecord(Record):
     versions: Mapping[str, str]
     hardware: Mapping[str, str | int]
     torch: Mapping[str, str | int | bool] = {}
-    """What decides the last bits beside the hardware: torch's build and libraries, its threads, its switches."""
+    """What decides the last bits, apart from the hardware: torch's build and libraries, its threads, its switches."""
     container: str | None = None
     """Name of the image, or null outside of one."""
     command_line: tuple[str, ...] = ()
@@ -152,7 +152,7 @@ class Member(Frozen):
 
 
 class StageRecord(Frozen):
-    """Networks that share one plan, and where it lies in the bundle."""
+    """Networks that share one plan, and its path in the bundle."""
 
     plans_file: str
     dataset_file: str
@@ -173,7 +173,7 @@ class BundleRecord(Record):
 
 
 class Source(Record):
-    """``source.json`` beside predictions and scores: which runs they come from."""
+    """``source.json`` in a folder of predictions or scores: the runs they come from."""
 
     card: str
     card_sha256: str
@@ -211,7 +211,7 @@ class ImageStamp(Frozen):
 
 
 class StudyRecord(Record):
-    """``study.json`` beside a study's predictions: the images that they were made from."""
+    """``study.json`` with a study's predictions: the images that they were made from."""
 
     case_id: str
     images: tuple[ImageStamp, ...]
@@ -256,12 +256,12 @@ class Metrics(Frozen):
 
 
 class AgainstBaseline(Frozen):
-    """One metric of a submission beside a frozen baseline's: both models as they are, over cases."""
+    """One metric of a submission against a frozen baseline's: both models as they are, over cases."""
 
     difference: float
     """Submission minus baseline."""
     interval: tuple[float, float] | None
-    """95 %, patients drawn anew."""
+    """95 %, patients resampled."""
     p: float
     """Two-sided, patients' outputs swapped."""
 

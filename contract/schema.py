@@ -9,7 +9,7 @@ from typing import Annotated, Any, Self, TypeVar
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 from pydantic_core import ErrorDetails, PydanticCustomError
 
-from contract.errors import OncoduetError
+from contract.errors import OncoduetError, problem_of
 from contract.files import LONGEST_QUOTE, read_text
 
 MOST_TOML_BYTES = 2**20
@@ -90,8 +90,10 @@ def parse_toml(path: Path, model: type[Model]) -> Model:
     """Read a TOML file into a pydantic model; every fault is named, in one ``OncoduetError``."""
     try:
         values = tomllib.loads(read_text(path, most_bytes=MOST_TOML_BYTES).removeprefix("\ufeff"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise OncoduetError(path, expected="a TOML file", found=error) from None
+    except OSError as error:
+        raise OncoduetError(path, problem_of(error)) from None
+    except (ValueError, RecursionError) as error:
+        raise OncoduetError(path, f"not valid TOML: {error}") from None
     return parse(values, model, path)
 
 
@@ -103,11 +105,11 @@ def parse(values: object, model: type[Model], source: object) -> Model:
     """
     for text in _texts(values):
         if not text.replace("\n", "").replace("\t", "").isprintable():
-            raise OncoduetError(source, expected="printable text", found=f"{text!r}")
+            raise OncoduetError(source, f"text is not printable: {text!r}")
     try:
         as_json = json.dumps(values, default=str)
     except (ValueError, RecursionError) as error:
-        raise OncoduetError(source, expected="values that JSON can hold", found=error) from None
+        raise OncoduetError(source, f"values that JSON cannot hold: {error}") from None
     try:
         return model.model_validate_json(as_json, strict=True)
     except ValidationError as error:
@@ -127,12 +129,12 @@ def parse(values: object, model: type[Model], source: object) -> Model:
 
 
 def _place(fault: ErrorDetails) -> str:
-    """Where a fault lies: keys, of which a foreign one may be long."""
-    return ".".join(str(each)[:LONGEST_QUOTE] for each in fault["loc"]) or "the whole"
+    """Place of a fault: keys, of which an unknown one may be long."""
+    return ".".join(str(each)[:LONGEST_QUOTE] for each in fault["loc"]) or "(document)"
 
 
 def _is_echo(fault: ErrorDetails, faults: Sequence[ErrorDetails]) -> bool:
-    """Whether a fault only repeats others: a list too short because its items are wrong, or what is asked anew."""
+    """Whether a fault only repeats others: a list too short because its items are wrong, or what is asked again."""
     place = fault["loc"]
     items_wrong = any(other["loc"][: len(place)] == place != other["loc"] for other in faults)
     return (fault["type"] == "too_short" and items_wrong) or (fault["type"] == "fields_disagree" and not place)

@@ -123,7 +123,7 @@ def read_jobs(predictions: Path) -> list[Job]:
     pks = [job.pk for job in jobs]
     doubled = sorted({pk for pk in pks if pks.count(pk) > 1})
     if doubled:
-        raise OncoduetError(predictions, expected="each job once", found=f"{doubled[0]} twice")
+        raise OncoduetError(predictions, f"duplicate job {doubled[0]}")
     return jobs
 
 

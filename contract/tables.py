@@ -1,9 +1,8 @@
 """Tables that people keep in spreadsheets: marksheets, patient lists, indices of archives, as CSV.
 
 A byte order mark, semicolons or tabs in place of commas, a decimal comma and spaces around names are what spreadsheets
-write in half of Europe; they are read as they are meant. Whatever leaves the meaning open is refused, with the line.
-Cells are text, stripped; a cell that says that nothing is known (``NA``, ``N/A``, ``nan``, ``null``, ``-``, ``?``)
-is empty.
+write in half of Europe; they are read as intended. Ambiguous tables are refused, with the line. Cells are stripped
+text; a cell that means unknown (``NA``, ``N/A``, ``nan``, ``null``, ``-``, ``?``) is empty.
 """
 
 import csv
@@ -34,7 +33,7 @@ class Table:
     delimiter: str
 
     def by_key(self, key: Sequence[str], columns: Sequence[str]) -> dict[tuple[str, ...], Mapping[str, str]]:
-        """The rows by the values of ``key``; a row that stands twice counts once.
+        """The rows by the values of ``key``; duplicate rows count once.
 
         Raises
         ------
@@ -74,7 +73,7 @@ def read_table(path: Path, columns: Sequence[str]) -> Table:
     Raises
     ------
     OncoduetError
-        The file is missing, larger than ``LARGEST_BYTES``, no UTF-8 or no CSV; a column is missing or stands twice; a
+        The file is missing, larger than ``LARGEST_BYTES``, no UTF-8 or no CSV; a column is missing or duplicated; a
         line has another number of values than there are columns; there is no row.
     """
     lines, delimiter = _lines(path, columns)
@@ -82,7 +81,7 @@ def read_table(path: Path, columns: Sequence[str]) -> Table:
     names = [name.strip() for name in names]
     for column, count in Counter(names).items():
         if column and count > 1:
-            raise OncoduetError(path, expected="each column once", found=f"{column!r} {count} times")
+            raise OncoduetError(path, f"duplicate column {column!r}")
     missing = [column for column in columns if column not in names]
     if missing:
         raise OncoduetError(path, expected=f"the column {missing[0]}", found=", ".join(names) or "an empty line")
@@ -91,7 +90,7 @@ def read_table(path: Path, columns: Sequence[str]) -> Table:
         if len(line) != len(names):
             raise OncoduetError(f"{path}: line {number}", expected=f"{len(names)} values", found=len(line))
     if not rows:
-        raise OncoduetError(path, expected="rows below the names of the columns", found="none")
+        raise OncoduetError(path, "no rows below the header")
     return Table(
         path=path,
         rows=tuple({name: known(cell) for name, cell in zip(names, line, strict=True)} for _, line in rows),
@@ -104,9 +103,9 @@ def _lines(path: Path, columns: Sequence[str]) -> tuple[list[tuple[int, list[str
     """Every line with its number, parted by the delimiter that gives most of the columns."""
     try:
         if not path.is_file():
-            raise OncoduetError(path, expected=f"a table with the columns {', '.join(columns)}", found="no file")
+            raise OncoduetError(path, f"table not found (columns {', '.join(columns)})")
         if path.stat().st_size > LARGEST_BYTES:
-            raise OncoduetError(path, expected=f"a table of at most {LARGEST_BYTES} bytes", found="more")
+            raise OncoduetError(path, f"larger than {LARGEST_BYTES} bytes")
         text = path.read_text(encoding="utf-8-sig")
         first, _, _ = text.partition("\n")
         delimiter = max(
@@ -115,9 +114,9 @@ def _lines(path: Path, columns: Sequence[str]) -> tuple[list[tuple[int, list[str
         reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, skipinitialspace=True, strict=True)
         lines = [(reader.line_num, line) for line in reader]
     except (OSError, ValueError, csv.Error) as error:
-        raise OncoduetError(path, expected="a table as CSV in UTF-8", found=error) from None
+        raise OncoduetError(path, f"not a CSV table in UTF-8: {error}") from None
     if not lines:
-        raise OncoduetError(path, expected=f"a table with the columns {', '.join(columns)}", found="an empty file")
+        raise OncoduetError(path, f"empty file instead of a table (columns {', '.join(columns)})")
     return lines, delimiter
 
 

@@ -1,7 +1,7 @@
-"""Tar archives of strangers, read once from front to back in bounded memory.
+"""Untrusted tar archives, read once from front to back in bounded memory.
 
 Python's ``tarfile`` does the parsing, as on the platform. It takes a header of any length into memory, fills sparse
-files up with zeros without end, and takes a damaged header for the archive's end; here each of these is an error.
+files with zeros without end, and takes a damaged header for the archive's end; here each of these is an error.
 """
 
 import io
@@ -68,7 +68,7 @@ class _Header(tarfile.TarInfo):
 
 
 class _Source:
-    """Where tarfile reads from: beside contents, so many bytes for each member."""
+    """What tarfile reads from: contents, and so many further bytes for each member."""
 
     def __init__(self, stream: Readable) -> None:
         self.stream = stream

@@ -1,4 +1,4 @@
-r"""Foreign text, made fit to be shown: names and headers come from anybody, and a terminal obeys what it is sent.
+r"""Untrusted text made safe to show: a terminal obeys escape sequences in names and headers.
 
 Escape sequences, control characters, line breaks, marks that turn the direction of writing, halves of surrogate pairs:
 what ``str.isprintable`` does not call printable is shown as Python would write it, such as ``\x1b``.

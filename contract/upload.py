@@ -34,7 +34,7 @@ from contract.schema import parse
 from contract.tarballs import members
 
 STANDIN_LABEL = "oncoduet.standin-base"
-"""Borne by images that were built on a local stand-in for the public base; such are for tests alone."""
+"""Label of images that were built on a local stand-in for the public base; they are for tests only."""
 
 RECORD = "bundle.json"
 """Of a model."""
@@ -97,7 +97,7 @@ def check_image(archive: Path, *, allow_standin: bool = False) -> None:
     if not user_and_group(user)[0]:
         raise OncoduetError(archive, expected="an image whose user is not root", found=f"{user!r}")
     if not (settings.get("Entrypoint") or settings.get("Cmd")):
-        raise OncoduetError(archive, expected="an image with an entry point", found="none")
+        raise OncoduetError(archive, "image has no entry point")
     labels = _object(settings.get("Labels"))
     if labels.get(STANDIN_LABEL) == "true" and not allow_standin:
         raise OncoduetError(
@@ -166,7 +166,7 @@ def check_truth(archive: Path) -> None:
     """
     contents = _read(archive, keep=())
     if not any(name.endswith((".nii.gz", ".mha")) for name in contents.sha256):
-        raise OncoduetError(archive, expected="label maps (CASE.nii.gz or CASE.mha)", found="none")
+        raise OncoduetError(archive, "no label maps (CASE.nii.gz or CASE.mha)")
 
 
 def _read(archive: Path, *, keep: Collection[str] | None) -> Contents:
@@ -178,7 +178,7 @@ def _read(archive: Path, *, keep: Collection[str] | None) -> Contents:
             try:
                 tarfile.data_filter(member, "/nowhere")
             except tarfile.FilterError as error:
-                raise OncoduetError(archive, expected="plain files below one folder", found=error) from None
+                raise OncoduetError(archive, f"not plain files below one folder: {error}") from None
             name = member.name.removeprefix("./")
             contents.names.append(name)
             if not member.isfile():
@@ -186,9 +186,7 @@ def _read(archive: Path, *, keep: Collection[str] | None) -> Contents:
             if (keep is None or name in keep) and member.size <= _LARGEST_JSON_BYTES:
                 kept_bytes += member.size
                 if kept_bytes > _MOST_JSON_BYTES:
-                    raise OncoduetError(
-                        archive, expected=f"at most {_MOST_JSON_BYTES} bytes in small files", found="more"
-                    )
+                    raise OncoduetError(archive, f"more than {_MOST_JSON_BYTES} bytes in small files")
                 contents.json_bytes[name] = content.read()
                 contents.sha256[name] = hashlib.sha256(contents.json_bytes[name]).hexdigest()
                 continue
@@ -208,9 +206,9 @@ def _whole_stream(archive: Path) -> Iterator[gzip.GzipFile]:
             while stream.read(_CHUNK_BYTES):
                 pass
     except FileNotFoundError:
-        raise OncoduetError(archive, expected="an archive", found="none") from None
+        raise OncoduetError(archive, "archive not found") from None
     except (OSError, EOFError, zlib.error, tarfile.TarError) as error:
-        raise OncoduetError(archive, expected="a whole .tar.gz", found=f"a damaged one ({error})") from None
+        raise OncoduetError(archive, f"not a whole .tar.gz: {error}") from None
 
 
 def _json(archive: Path, contents: Contents, name: str) -> Any:
@@ -219,7 +217,7 @@ def _json(archive: Path, contents: Contents, name: str) -> Any:
     try:
         return json.loads(contents.json_bytes[name])
     except (ValueError, RecursionError) as error:
-        raise OncoduetError(archive, expected=f"JSON in {name}", found=error) from None
+        raise OncoduetError(archive, f"{name} is not valid JSON: {error}") from None
 
 
 def _object(value: Any) -> dict[str, Any]:
@@ -228,7 +226,7 @@ def _object(value: Any) -> dict[str, Any]:
 
 def _require_sums(archive: Path, contents: Contents) -> None:
     if SUMS not in contents.json_bytes:
-        raise OncoduetError(archive, expected=f"a bundle with {SUMS}", found="none")
+        raise OncoduetError(archive, f"bundle has no {SUMS}")
     stated = parse_sums(contents.json_bytes[SUMS].decode(errors="replace"), f"{archive}: {SUMS}")
     found = {file: digest for file, digest in contents.sha256.items() if file != SUMS}
     for file in sorted(stated.keys() | found.keys()):

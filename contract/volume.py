@@ -52,7 +52,7 @@ _itk_log.SetAsGlobalITKLogger()
 
 @dataclass(frozen=True)
 class Grid:
-    """Where the voxels of an image lie in the patient (LPS, mm)."""
+    """Placement of an image's voxels in the patient (LPS, mm)."""
 
     size_xyz: tuple[int, int, int]
     spacing_mm_xyz: tuple[float, float, float]
@@ -90,7 +90,7 @@ class Grid:
         return np.asarray((np.array(self.origin_mm_xyz)[:, None] + matrix @ index).T)
 
     def centres_mm(self) -> npt.NDArray[np.float64]:
-        """Where each voxel's centre lies in the patient, shape (3, z, y, x); the components are x, y, z."""
+        """Each voxel's centre in the patient, shape (3, z, y, x); the components are x, y, z."""
         z, y, x = np.indices(self.shape_zyx, dtype=np.float64)
         matrix = np.array(self.direction).reshape(3, 3) @ np.diag(self.spacing_mm_xyz)
         offset = np.array(self.origin_mm_xyz)[:, None, None, None]
@@ -172,7 +172,7 @@ def along_axes(grid: Grid, axes: Axes) -> Grid:
 
 
 def part_of(grid: Grid, whole: Grid) -> Box | None:
-    """Where a grid lies in another whose voxels it shares; None where it has other voxels, or some beyond the other."""
+    """Offset of a grid in another whose voxels it shares; None where it has other voxels, or some beyond the other."""
     same_axes = np.allclose(grid.direction, whole.direction, atol=1e-6)
     if not same_axes or not np.allclose(grid.spacing_mm_xyz, whole.spacing_mm_xyz, rtol=1e-6):
         return None
@@ -198,7 +198,7 @@ def read_grid(path: Path) -> Grid:
 
 
 def grid_of(header: ImageHeader) -> Grid:
-    """Where a header says that the voxels lie."""
+    """The grid that a header gives."""
     return Grid(header.size_xyz, header.spacing_mm_xyz, header.origin_mm_xyz, header.direction)
 
 
@@ -339,7 +339,7 @@ def resample(
 
 
 def same_grid(a: Grid, b: Grid, *, tolerance_mm: float = 1e-3) -> bool:
-    """Whether two grids have the same size and no corner lies further apart than the tolerance."""
+    """Whether two grids have the same size and no corner is further apart than the tolerance."""
     if a.size_xyz != b.size_xyz:
         return False
     return bool(np.abs(a.corners_mm() - b.corners_mm()).max() <= tolerance_mm)
@@ -349,7 +349,7 @@ def require_same_grid(found: Grid, expected: Grid, *, found_name: str, expected_
     """Raise ``OncoduetError`` naming both sides unless the grids agree to a tenth of a millimetre.
 
     That much because tools round directions: PI-CAI's own label map of ProstateX-0000 has lost its third decimal there
-    and lies 0.056 mm off its T2W at the corners.
+    and is 0.056 mm off its T2W at the corners.
     """
     if not same_grid(found, expected, tolerance_mm=0.1):
         raise OncoduetError(
@@ -395,7 +395,7 @@ def _require_utf8(path: Path) -> None:
     try:
         str(path).encode()
     except UnicodeEncodeError:
-        raise OncoduetError(path, expected="a name in UTF-8", found="other bytes") from None
+        raise OncoduetError(path, "name is not valid UTF-8") from None
 
 
 def _three(values: Iterable[float]) -> tuple[float, float, float]:

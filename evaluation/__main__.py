@@ -1,7 +1,7 @@
 """Score detection maps against truth, on the platform or off it, and compare scored runs.
 
-Without a command: the platform's evaluation (``/input/predictions.json`` → ``/output/metrics.json``); ``serve`` does
-the same whenever the platform asks over HTTP.
+Without a command: the platform's evaluation (/input/predictions.json → /output/metrics.json); serve does the same on
+request over HTTP.
 """
 
 from contract.process.signals import heed_signals
@@ -60,9 +60,9 @@ def _with_question(words: list[str]) -> list[str]:
 
 def _serve(options: argparse.Namespace) -> None:
     def load() -> Case:
-        truth = find_truth(options.truth)  # what is wrong with it shows before the first submission
+        truth = find_truth(options.truth)  # a faulty truth fails before the first submission
         if (truth.folder / BASELINES).is_dir():
-            from evaluation.frozen_baselines import read_baselines  # noqa: PLC0415  (brings SciPy, which scoring needs not)
+            from evaluation.frozen_baselines import read_baselines  # noqa: PLC0415  (imports SciPy, which scoring does not need)
 
             read_baselines(truth, truth.card)
         return lambda: _evaluate(options)
@@ -74,16 +74,14 @@ def _serve(options: argparse.Namespace) -> None:
 def _evaluate(options: argparse.Namespace) -> None:
     console = make_console()
     scored = evaluate(input_folder=options.input, truth=options.truth, output=options.output, track=_Bar(console))
-    _show([scored], console)
+    _print_scores([scored], console)
 
 
 def _score(options: argparse.Namespace) -> None:
     console = make_console()
     truth = find_truth(options.truth)
     if options.explain is not None and options.explain not in truth.label_maps:
-        raise OncoduetError(
-            f"--explain {options.explain}", expected=f"a case of {truth.folder}", found="no label map of it"
-        )
+        raise OncoduetError(f"--explain {options.explain}", f"{truth.folder} has no label map of this case")
     scores = score(
         predictions=options.predictions,
         truth=options.truth,
@@ -96,7 +94,7 @@ def _score(options: argparse.Namespace) -> None:
         named=_named(options),
         track=_Bar(console),
     )
-    _show(scores, console)
+    _print_scores(scores, console)
     if options.explain is not None:
         for each in scores:
             _explain(each, truth, options.explain, console)
@@ -104,7 +102,8 @@ def _score(options: argparse.Namespace) -> None:
     if unnamed:
         _say(
             console,
-            f"No source.json in {', '.join(unnamed)}: none was written, and compare needs one; --configuration names the run.",
+            f"No source.json in {', '.join(unnamed)}: none was written, and compare needs one; "
+            "--configuration names the run.",
         )
     if any(each.run.card is None for each in scores):
         _say(console, "No card: every non-zero label counts as lesion, and IoU ≥ 0.1 as a hit.")
@@ -131,14 +130,14 @@ def _index(options: argparse.Namespace) -> None:
     path = truth.write_index()
     _say(console, f"{path}: {len(truth.label_maps)} label maps")
     if options.baseline:
-        from evaluation.frozen_baselines import freeze_baselines  # noqa: PLC0415  (brings SciPy, which scoring needs not)
+        from evaluation.frozen_baselines import freeze_baselines  # noqa: PLC0415  (imports SciPy, which scoring does not need)
 
         for folder in freeze_baselines(truth, options.baseline):
             _say(console, f"{folder}: every submission will be compared with it")
 
 
 def _compare(options: argparse.Namespace) -> None:
-    from evaluation.compare import compare, compare_table  # noqa: PLC0415  (brings matplotlib, which scoring does not need)
+    from evaluation.compare import compare, compare_table  # noqa: PLC0415  (imports matplotlib, which scoring does not need)
 
     if (options.archive is None) != (options.predictions is None):
         raise UsageError("compare", expected="--archive and --predictions together, or neither")
@@ -168,12 +167,12 @@ def _plan(options: argparse.Namespace) -> None:
 
     console = make_console()
     table = answer(options)
-    shown = Table(title=table.title, title_justify="left", box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
+    printed = Table(title=table.title, title_justify="left", box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
     for heading in table.header:
-        shown.add_column(heading, justify="left" if heading == table.header[0] else "right", overflow="fold")
+        printed.add_column(heading, justify="left" if heading == table.header[0] else "right", overflow="fold")
     for row in table.rows:
-        shown.add_row(*map(Text, row))
-    console.print(shown)
+        printed.add_row(*map(Text, row))
+    console.print(printed)
     _say(console, table.note)
     if table.answer:
         _say(console, table.answer)
@@ -190,7 +189,7 @@ class _Bar:
             yield from progress.track(case_ids, description=f"Scoring {name}".strip())
 
 
-def _show(scores: Sequence[Score], console: Console) -> None:
+def _print_scores(scores: Sequence[Score], console: Console) -> None:
     console.print(_table(scores))
     for each in scores:
         strict, picai = each.metrics.strict, each.metrics.picai
@@ -203,13 +202,14 @@ def _show(scores: Sequence[Score], console: Console) -> None:
         missing = [case.case_id for case in each.cases if case.missing]
         if missing:
             _say(
-                console, f"{each.run.title}: no prediction, hence likelihood 0 without candidates: {', '.join(missing)}"
+                console,
+                f"{each.run.title}: no prediction, counted as likelihood 0 without candidates: {', '.join(missing)}",
             )
         if each.metrics.trained_on:
             _say(
                 console,
-                f"{each.run.title}: {each.metrics.trained_on} of {len(each.cases)} studies are ones that its networks "
-                "were trained on: these figures say nothing about others.",
+                f"{each.run.title}: {each.metrics.trained_on} of {len(each.cases)} studies were used for training: "
+                "these figures say nothing about other patients.",
             )
 
 
@@ -258,106 +258,90 @@ def _table(scores: Sequence[Score]) -> Table:
 
 
 def _numbers(metrics: Metrics) -> list[str]:
-    values = ["–" if value is None else f"{value:.4f}" for value in (metrics.auroc, metrics.ap, metrics.score)]
+    values = ["–" if value is None else f"{value + 0:.4f}" for value in (metrics.auroc, metrics.ap, metrics.score)]
     return values + [str(n) for n in (metrics.cases, metrics.positive_cases, metrics.lesions, metrics.missing)]
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = Parser(prog="python -m evaluation", description=__doc__)
     parser.set_defaults(command=_evaluate)
-    parser.add_argument(
-        "--input", type=Path, default=Path("/input"), help="predictions.json and job folders (%(default)s)"
-    )
-    parser.add_argument(
-        "--truth",
-        type=Path,
-        default=Path("/opt/ml/input/data/ground_truth"),
-        help="label maps, optionally card.toml and settings.json (%(default)s)",
-    )
-    parser.add_argument("--output", type=Path, default=Path("/output"), help="gets metrics.json (%(default)s)")
     commands = parser.add_subparsers(title="commands", metavar="{serve,score,index,compare,plan}")
-
     serving = commands.add_parser(
         "serve",
         help="answer GET /health and POST /invoke",
-        description="Score the submission in the input folder whenever POST /invoke asks for it: 201 done, 500 failed "
-        "(the last line of stderr says why), 409 another is under way. SIGTERM ends it.",
+        description="Score the submission in the input folder on each POST /invoke: 201 done, 500 failed "
+        "(the last line of stderr says why), 409 another is running. SIGTERM ends it.",
     )
     serving.set_defaults(command=_serve)
-    serving.add_argument(
-        "--input", type=Path, default=argparse.SUPPRESS, help="predictions.json and job folders (/input)"
-    )
-    serving.add_argument("--truth", type=Path, default=argparse.SUPPRESS, help="as without a command")
-    serving.add_argument("--output", type=Path, default=argparse.SUPPRESS, help="gets metrics.json (/output)")
+    for name, default, text in (
+        ("--input", "/input", "predictions.json and job folders"),
+        ("--truth", "/opt/ml/input/data/ground_truth", "label maps, optionally card.toml and settings.json"),
+        ("--output", "/output", "gets metrics.json"),
+    ):
+        parser.add_argument(name, type=Path, default=Path(default), help=f"{text} ({default})")
+        serving.add_argument(name, type=Path, default=argparse.SUPPRESS, help=f"{text} ({default})")
     serving.add_argument("--port", type=int, default=PORT, help="default: %(default)s; 0: a free one")
 
     scoring = commands.add_parser("score", help="score the predictions of one run or of many")
     scoring.set_defaults(command=_score)
-    scoring.add_argument(
+    add = scoring.add_argument
+    add(
         "--predictions",
         type=Path,
         required=True,
         help="a batch output, plain CASE.mha maps, or a folder of batch outputs",
     )
-    scoring.add_argument("--truth", type=Path, required=True, help="label maps of the same ids")
-    scoring.add_argument(
-        "--output", type=Path, required=True, help="gets metrics.json, cases.csv, lesions.csv, source.json"
-    )
-    scoring.add_argument(
+    add("--truth", type=Path, required=True, help="label maps with the same case ids")
+    add("--output", type=Path, required=True, help="gets metrics.json, cases.csv, lesions.csv, source.json")
+    add(
         "--on-missing",
         choices=("error", "worst"),
         default="error",
         help="a case without prediction: refuse, or count as likelihood 0 without candidates (%(default)s)",
     )
-    scoring.add_argument(
-        "--picai-only", action="store_true", help="leave the strict answer out, and accept what picai-eval accepts"
-    )
-    scoring.add_argument(
-        "--explain", metavar="CASE", help="also show why each lesion and candidate of a case counts as it does"
-    )
-    scoring.add_argument(
-        "--configuration", metavar="NAME", help="what to call predictions of another program, which lack source.json"
-    )
-    scoring.add_argument("--fold", type=_count, help="that they were trained without, with --configuration")
-    scoring.add_argument("--restart", type=_count, help="which training of this fold, with --configuration")
-    scoring.add_argument("--card", help="name or path of the card that scores (the truth's; predictions choose none)")
+    add("--picai-only", action="store_true", help="skip the strict answer, and accept what picai-eval accepts")
+    add("--explain", metavar="CASE", help="also show how each lesion and candidate of a case was matched, and why")
+    add("--configuration", metavar="NAME", help="name for predictions of another program, which lack source.json")
+    add("--fold", type=_count, help="fold that they were trained on, with --configuration")
+    add("--restart", type=_count, help="number of the training on this fold, with --configuration")
+    add("--card", help="name or path of the card that scores (default: the truth's; never that of the predictions)")
     _add_patients(scoring)
-    scoring.add_argument(
-        "--training-studies-too", action="store_true", help="score also studies that a network was trained on"
-    )
+    add("--training-studies-too", action="store_true", help="also score studies that a network was trained on")
 
-    indexing = commands.add_parser("index", help="make the truth's index anew, to ship it with the truth")
+    indexing = commands.add_parser("index", help="rebuild the truth index, to ship it with the truth")
     indexing.set_defaults(command=_index)
-    indexing.add_argument("--truth", type=Path, required=True, help="label maps; gets truth-index.zip, and baselines/")
-    indexing.add_argument(
+    add = indexing.add_argument
+    add("--truth", type=Path, required=True, help="label maps; gets truth-index.zip, and baselines/")
+    add(
         "--baseline",
         type=Path,
         nargs="+",
-        help="scored runs to ship with the truth too: the platform compares every submission with them",
+        help="scored runs to ship with the truth: the platform compares every submission with them",
     )
 
     comparing = commands.add_parser("compare", help="compare scored runs: verdict, report, figures")
     comparing.set_defaults(command=_compare)
     compared = comparing.add_mutually_exclusive_group(required=True)
-    compared.add_argument("--scores", type=Path, nargs="+", help="folders that score wrote, or that hold such")
+    compared.add_argument("--scores", type=Path, nargs="+", help="folders that score wrote, or parents of such folders")
     compared.add_argument(
         "--runs",
         type=Path,
         metavar="CSV",
-        help="a table of runs without cases (configuration, fold, restart, auroc, ap), as a paper gives it",
+        help="table of runs without cases (configuration, fold, restart, auroc, ap), as in a paper",
     )
-    comparing.add_argument("--output", type=Path, required=True, help="gets verdict.json, report.html, figures, tables")
-    comparing.add_argument("--analysis", type=Path, help="what was declared before scoring; without it: exploratory")
-    comparing.add_argument("--marksheet", type=Path, help="CSV with the columns of the declared subgroups")
-    comparing.add_argument("--archive", type=Path, help="images and label maps: the report then shows the worst misses")
-    comparing.add_argument("--predictions", type=Path, nargs="+", help="what was scored, for --archive")
+    add = comparing.add_argument
+    add("--output", type=Path, required=True, help="gets verdict.json, report.html, figures, tables")
+    add("--analysis", type=Path, help="analysis file, declared before scoring; without it: exploratory")
+    add("--marksheet", type=Path, help="CSV with the columns of the declared subgroups")
+    add("--archive", type=Path, help="images and label maps, for pictures of the worst misses in the report")
+    add("--predictions", type=Path, nargs="+", help="predictions that were scored, for --archive")
     _add_patients(comparing)
-    comparing.add_argument(
-        "--few-patients", action="store_true", help=f"draw anew from fewer than {FEWEST_PATIENTS} patients all the same"
-    )
-    comparing.add_argument("--workers", type=_workers, default=1, help="processes; they change no result (%(default)s)")
+    add("--few-patients", action="store_true", help=f"allow fewer than {FEWEST_PATIENTS} patients to be resampled")
+    add("--workers", type=_workers, default=1, help="processes; the result does not depend on them (%(default)s)")
 
-    planning = commands.add_parser("plan", help="runs and cases that a question needs; may a campaign stop?")
+    planning = commands.add_parser(
+        "plan", help="number of runs and cases for a comparison; interim analysis: can the campaign stop early?"
+    )
     _add_questions(planning)
     return parser
 
@@ -378,8 +362,8 @@ def _add_patients(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "--patients",
         metavar="FILE|by-case|by-prefix",
-        help="who the patient of a case is, where ids leave it open: a CSV file with case_id and patient_id, each case "
-        "one of its own, or the text before the first _ (what truth or scores record, else the ids)",
+        help="patient of each case, where the ids are ambiguous: a CSV file with case_id and patient_id, one patient "
+        "per case, or the text before the first _ (default: as recorded with truth or scores, else from the ids)",
     )
 
 
@@ -404,8 +388,8 @@ def _add_questions(planning: argparse.ArgumentParser) -> None:
         default=0.01,
         help="to be shown; 0: ask how often --margin shows on par (%(default)s)",
     )
-    power.add_argument("--power", type=float, default=0.8, help="wanted (%(default)s)")
-    power.add_argument("--margin", type=float, help="also show how often two are on par within ± this")
+    power.add_argument("--power", type=float, default=0.8, help="target power (%(default)s)")
+    power.add_argument("--margin", type=float, help="also show the power for “on par” within ± this margin")
     _add_simulation(power, runs=[5, 10, 20], cases=[300, 1000, 3000], comparisons=1)
 
     errors = question(
@@ -418,15 +402,21 @@ def _add_questions(planning: argparse.ArgumentParser) -> None:
     )
     _add_simulation(errors, runs=[10], cases=[300], comparisons=5)
 
-    looks = question("looks", "What looking at a running campaign costs and saves", "looks --looks 5 10 20")
+    looks = question("looks", "What interim analyses of a running campaign cost and save", "looks --looks 5 10 20")
     looks.add_argument(
-        "--looks", type=int, nargs="+", default=[5, 10, 15, 20], help="runs per configuration (%(default)s)"
+        "--looks",
+        type=int,
+        nargs="+",
+        default=[5, 10, 15, 20],
+        help="runs per configuration at each look (%(default)s)",
     )
     looks.add_argument("--difference", type=float, default=0.01, help="of the methods (%(default)s)")
     _add_chance(looks)
 
     stop = question(
-        "stop", "May the campaign of these scored runs stop", "stop --scores scores --analysis analysis.toml"
+        "stop",
+        "Interim analysis: can the campaign of these scored runs stop early",
+        "stop --scores scores --analysis analysis.toml",
     )
     stop.add_argument("--scores", type=Path, nargs="+", required=True, help="scored runs of the running campaign")
     stop.add_argument("--analysis", type=Path, required=True, help="declares comparisons, alpha and looks")
@@ -436,24 +426,24 @@ def _add_questions(planning: argparse.ArgumentParser) -> None:
 def _add_simulation(question: argparse.ArgumentParser, *, runs: list[int], cases: list[int], comparisons: int) -> None:
     """Options of the questions that draw studies."""
     add = question.add_argument
-    add("--metric", choices=("auroc", "ap", "score"), default="auroc", help="in which (%(default)s)")
-    add("--runs", type=int, nargs="+", default=runs, help="per configuration (%(default)s)")
-    add("--cases", type=int, nargs="+", default=cases, help="of the test set (%(default)s)")
-    add("--pilot", type=Path, nargs="+", help="scored runs whose metric, prevalence and spreads are taken")
-    add("--comparisons", type=int, default=comparisons, help="in the family (%(default)s)")
-    add("--auroc", type=float, default=0.88, help="of the first configuration (%(default)s)")
-    add("--prevalence", type=float, default=0.3, help="of positive cases (%(default)s)")
+    add("--metric", choices=("auroc", "ap", "score"), default="auroc", help="metric of the difference (%(default)s)")
+    add("--runs", type=int, nargs="+", default=runs, help="runs per configuration (%(default)s)")
+    add("--cases", type=int, nargs="+", default=cases, help="cases of the test set (%(default)s)")
+    add("--pilot", type=Path, nargs="+", help="scored runs that supply metric, prevalence and variances")
+    add("--comparisons", type=int, default=comparisons, help="number of comparisons in the family (%(default)s)")
+    add("--auroc", type=float, default=0.88, help="AUROC of the first configuration (%(default)s)")
+    add("--prevalence", type=float, default=0.3, help="share of positive cases (%(default)s)")
     add("--output", type=Path, help="gets plan.json")
-    add("--workers", type=_workers, default=1, help="processes; they change no result (%(default)s)")
+    add("--workers", type=_workers, default=1, help="processes; the result does not depend on them (%(default)s)")
     _add_chance(question)
 
 
 def _add_chance(question: argparse.ArgumentParser) -> None:
     add = question.add_argument
-    add("--alpha", type=float, default=0.05, help="two-sided (%(default)s)")
-    add("--run-sd", type=float, default=0.01, help="spread of the metric between runs (%(default)s)")
-    add("--studies", type=int, default=400, help="simulated per row (%(default)s)")
-    add("--seed", type=int, default=0, help="of the simulation (%(default)s)")
+    add("--alpha", type=float, default=0.05, help="two-sided type-I error (%(default)s)")
+    add("--run-sd", type=float, default=0.01, help="standard deviation of the metric between runs (%(default)s)")
+    add("--studies", type=int, default=400, help="simulated studies per row (%(default)s)")
+    add("--seed", type=int, default=0, help="random seed (%(default)s)")
 
 
 if __name__ == "__main__":

@@ -1,11 +1,11 @@
 """The platform's exec mode: ``predictions.json`` and job folders in ``/input``, truth mounted, ``metrics.json`` out.
 
 Input images are not mounted there, so cases are recognised by the names that their images were uploaded under. Jobs
-come in any order and per-case rows are written only where the truth's ``settings.json`` asks for them: they would tell
-participants the truth. So would exact figures (:mod:`evaluation.metrics.disclosure`). Where frozen baselines ship with
-the truth, the submission is compared with each.
+come in any order and per-case rows are written only where the truth's ``settings.json`` asks for them: they would
+reveal the truth. So would exact figures (:mod:`evaluation.metrics.disclosure`). Where frozen baselines ship with the
+truth, the submission is compared with each.
 
-The sockets of a job's outputs are the phase's, not the participant's, so that they may tell the card.
+The sockets of a job's outputs are the phase's, not the participant's, and so may identify the card.
 """
 
 import logging
@@ -53,13 +53,13 @@ def evaluate(*, input_folder: Path, truth: Path, output: Path, track: Tracker = 
     run = PredictionSet(input_folder, "", predictions, None, card)
     scored = score_run(run, truth_folder, truth_sha256=truth_folder.sha256(), track=track)
     if (truth_folder.folder / BASELINES).is_dir():
-        from evaluation.frozen_baselines import compare_with_baselines  # noqa: PLC0415  (brings SciPy, which scoring needs not)
+        from evaluation.frozen_baselines import compare_with_baselines  # noqa: PLC0415  (imports SciPy, which scoring does not need)
 
         against = compare_with_baselines(scored.cases, truth_folder, card)
         scored = replace(scored, metrics=scored.metrics.model_copy(update={"baselines": against}))
     if not (settings.exact or settings.per_case):
         if scored.metrics.strict is not None and grid_of(scored.metrics.strict) is None:
-            _log.warning("%s: too few cases to hide: metrics.json tells their labels", truth_folder.folder)
+            _log.warning("%s: too few cases to hide: metrics.json reveals their labels", truth_folder.folder)
         scored = replace(scored, metrics=disclosed(scored.metrics))
     with answer.staged() as stage:
         write_record(stage / METRICS, scored.metrics)

@@ -18,9 +18,9 @@ from evaluation.metrics.scored_runs import group_by_configuration, read_scored_r
 from evaluation.report.missed_lesions import find_misses
 from evaluation.report.page import REPORT_FILES, write_report
 from evaluation.statistics.analysis_file import EXPLORATORY, Analysis, read_analysis
-from evaluation.statistics.comparison import arms_of, judge, judge_table
+from evaluation.statistics.comparison import arms_of, compare_configurations, compare_table_of_runs
 from evaluation.statistics.runs_table import read_runs_table
-from evaluation.statistics.subgroups import Groups, judge_subgroups, read_groups
+from evaluation.statistics.subgroups import Groups, compare_subgroups, read_groups
 
 MOST_CONFIGURATIONS = 12
 MOST_RUNS = 20
@@ -85,9 +85,9 @@ def compare(
             _log.warning("%s: %d of %d studies were trained on", run.name, run.trained_on, run.strict.cases)
     misses = [] if archive is None else find_misses(runs, archive, predictions)
     named = sha256_file(analysis) if analysis else "exploratory"
-    verdict = judge(runs, plan, declared, analysis=named, workers=workers)
+    verdict = compare_configurations(runs, plan, declared, analysis=named, workers=workers)
     if groups:
-        judged, left_out = judge_subgroups(groups, arms_of(runs), declared, plan, few_patients=few_patients)
+        judged, left_out = compare_subgroups(groups, arms_of(runs), declared, plan, few_patients=few_patients)
         for each in left_out:
             _log.warning("subgroup not judged: %s", each)
         verdict = verdict.model_copy(update={"subgroups": judged, "subgroups_left_out": left_out})
@@ -120,7 +120,7 @@ def compare_table(table: Path, output: Path, *, analysis: Path | None) -> None:
         raise OncoduetError(
             analysis, expected="no subgroups, since a table of runs holds no cases", found=plan.subgroups[0]
         )
-    verdict = judge_table(
+    verdict = compare_table_of_runs(
         runs,
         plan,
         plan.pairs(list(by_configuration), analysis),

@@ -1,9 +1,9 @@
-"""Frozen baselines: scored runs that ship beside the truth, with which the platform compares every submission.
+"""Frozen baselines: scored runs that ship with the truth, with which the platform compares every submission.
 
-``python -m evaluation index --truth DIR --baseline SCORES…`` checks them and lays a copy of each into
+``python -m evaluation index --truth DIR --baseline SCORES…`` checks them and copies each into
 ``DIR/baselines/NAME/``. The platform's run then tests the submission against each by the case level's swaps, both
 models as they are, and adds differences, intervals and p-values to ``metrics.json``. The copies hold a row per case and
-stay with the truth; what is written are aggregates alone.
+stay with the truth; only aggregates are written.
 
 A baseline counts only where it was scored against these very label maps by this very card and rule.
 """
@@ -24,7 +24,7 @@ from contract.records import AgainstBaseline, MetricsRecord, read_record
 from evaluation.inputs.truth import BASELINES, TruthFolder
 from evaluation.matching.cases import MatchingRule, ScoredCase
 from evaluation.metrics.outcomes import Outcome, TestSet, require_patients
-from evaluation.metrics.scored_runs import ScoredRun, read_scored_runs
+from evaluation.metrics.scored_runs import ScoredRun, find_scored_runs, read_scored_runs
 from evaluation.statistics.analysis_file import METRICS
 from evaluation.statistics.influence import by_patient
 from evaluation.statistics.runs_and_cases import nested
@@ -36,7 +36,7 @@ _FILES = ("metrics.json", "cases.csv", "lesions.csv", "source.json")
 
 
 def freeze_baselines(truth: TruthFolder, scores: Sequence[Path]) -> list[Path]:
-    """Lay scored runs beside the truth, in place of those that are there, and say where.
+    """Copy scored runs to the truth folder, replacing those that are there, and return their folders.
 
     Raises
     ------
@@ -44,7 +44,7 @@ def freeze_baselines(truth: TruthFolder, scores: Sequence[Path]) -> list[Path]:
         As :func:`read_baselines`; the folder cannot be written to, or files of other origin are in the way. Nothing is
         changed then.
     """
-    folders = [folder for path in scores for folder in _scored_folders(path)]
+    folders = [folder for path in scores for folder in find_scored_runs(path)]
     _require_few(folders, ", ".join(map(str, scores)))
     place = subfolder(truth.folder, BASELINES)
     require_apart(place, baseline=folders)
@@ -52,7 +52,7 @@ def freeze_baselines(truth: TruthFolder, scores: Sequence[Path]) -> list[Path]:
     for folder in folders:
         name = _name(folder)
         if name in by_name:
-            raise OncoduetError(folder, expected="a name of its own for each baseline", found=f"{name} twice")
+            raise OncoduetError(folder, f"duplicate baseline name {name}")
         _truth_of(truth, _read(folder, truth, truth.card).truth)
         by_name[name] = folder
     files = [f"{name}/{file}" for name in by_name for file in _FILES]
@@ -65,7 +65,7 @@ def freeze_baselines(truth: TruthFolder, scores: Sequence[Path]) -> list[Path]:
 
 
 def read_baselines(truth: TruthFolder, card: Card | None) -> dict[str, ScoredRun]:
-    """Read the baselines beside a truth, by name; none where there is no such folder.
+    """Read the baselines of a truth folder, by name; none without ``baselines/``.
 
     Parameters
     ----------
@@ -76,7 +76,7 @@ def read_baselines(truth: TruthFolder, card: Card | None) -> dict[str, ScoredRun
     ------
     OncoduetError
         There are none in the folder, or more than five; one is no scored run, contradicts itself, or was scored by
-        another card, by another rule or against other label maps; who the patients are is open, or they are too few.
+        another card, by another rule or against other label maps; its patients are ambiguous or too few.
     """
     folder = truth.folder / BASELINES
     if not folder.is_dir():
@@ -111,9 +111,7 @@ def compare_with_baselines(
     for name, baseline in baselines.items():
         if (baseline.truth.positive != truth.positive).any() or (baseline.truth.lesions != truth.lesions).any():
             raise OncoduetError(
-                truth_folder.folder / BASELINES / name,
-                expected="tables with the labels and lesions of the label maps",
-                found="others",
+                truth_folder.folder / BASELINES / name, "its tables have other labels or lesions than the label maps"
             )
         found[name] = compared(truth, outcome, baseline.outcome)
     return found
@@ -137,7 +135,7 @@ def compared(truth: TestSet, submission: Outcome, baseline: Outcome) -> dict[str
 
 
 def outcome_of(cases: Sequence[ScoredCase]) -> tuple[TestSet, Outcome]:
-    """What one model made of the test set, as ``cases.csv`` and ``lesions.csv`` would give it again."""
+    """One model's outcome, as reading its ``cases.csv`` and ``lesions.csv`` would give it."""
     ordered = sorted(cases, key=lambda case: case.case_id)
     truth = TestSet(
         case_ids=tuple(case.case_id for case in ordered),
@@ -146,38 +144,22 @@ def outcome_of(cases: Sequence[ScoredCase]) -> tuple[TestSet, Outcome]:
             [sum(each.kind in ("tp", "fn") for each in case.findings) for case in ordered], dtype=np.int64
         ),
     )
-    candidates = sorted(
-        (-each.confidence, number, each.kind == "tp")
+    candidates = [
+        (finding.confidence, number, finding.kind == "tp")
         for number, case in enumerate(ordered)
-        for each in case.findings
-        if each.kind in ("tp", "fp") and each.confidence > 0
-    )
-    outcome = Outcome(
-        likelihood=np.array([case.likelihood for case in ordered]),
-        candidate_case=np.array([case for _, case, _ in candidates], dtype=np.int64),
-        confidence=np.array([-negative for negative, _, _ in candidates], dtype=np.float64),
-        hit=np.array([hit for _, _, hit in candidates], dtype=np.bool_),
-    )
-    return truth, outcome
+        for finding in case.findings
+        if finding.kind in ("tp", "fp")
+    ]
+    return truth, Outcome.of(np.array([case.likelihood for case in ordered]), candidates)
 
 
 def _truth_of(folder: TruthFolder, truth: TestSet) -> TestSet:
-    """The same truth with the patients that its folder names; refused where they are open or too few."""
+    """The same truth with the patients that its folder names; ambiguous or too few patients are refused."""
     patients = folder.patients()
     known = replace(truth, patient_names=tuple(patients[case_id] for case_id in truth.case_ids))
     way_out = '"few_patients": true in settings.json'
     require_patients(known, folder.folder, few=folder.settings.few_patients, way_out=way_out)
     return known
-
-
-def _scored_folders(path: Path) -> list[Path]:
-    if (path / "metrics.json").is_file():
-        return [path]
-    inner = sorted(path.iterdir()) if path.is_dir() else []
-    found = [folder for folder in inner if (folder / "metrics.json").is_file()]
-    if not found:
-        raise OncoduetError(path, expected="a scored run (metrics.json) or a folder of such", found="none")
-    return found
 
 
 def _name(folder: Path) -> str:
@@ -206,7 +188,7 @@ def _read(folder: Path, truth: TruthFolder, card: Card | None) -> ScoredRun:
             )
     if run.truth.case_ids != tuple(sorted(truth.label_maps)):
         raise OncoduetError(
-            folder / "cases.csv", expected=f"the {len(truth.label_maps)} cases of {truth.folder}", found="others"
+            folder / "cases.csv", expected=f"the {len(truth.label_maps)} cases of {truth.folder}", found="other cases"
         )
     return run
 

@@ -13,9 +13,9 @@ from evaluation.planning.power import (
     Table,
     pilot_settings,
     plan_errors,
-    plan_looks,
-    plan_looks_by_simulation,
+    plan_interim_analysis,
     plan_power,
+    simulate_interim_analyses,
 )
 from evaluation.planning.simulation import SimulationSettings
 from evaluation.statistics.verdict import METRIC_NAMES
@@ -38,9 +38,9 @@ def answer(options: argparse.Namespace) -> Table:
         _place(options, record_name).check()
     record: BaseModel
     if options.question == "stop":
-        record, table = plan_looks(options.scores, options.analysis)
+        record, table = plan_interim_analysis(options.scores, options.analysis)
     elif options.question == "looks":
-        return plan_looks_by_simulation(
+        return simulate_interim_analyses(
             options.looks,
             alpha=options.alpha,
             studies=options.studies,

@@ -1,7 +1,7 @@
 """``python -m evaluation score``: predictions and truth in, metrics and per-case rows out, for one run or many.
 
-Both answers are computed from the same reading of the same files: strict first, picai beside it. Everything is read,
-checked and computed before anything is written.
+Both answers, strict and picai, are computed from one reading of the same files. Everything is read, checked and
+computed before anything is written.
 """
 
 import csv
@@ -46,7 +46,7 @@ PICAI_ONLY = "not computed: --picai-only"
 _log = logging.getLogger(__name__)
 
 Tracker = Callable[[Sequence[str], str], Iterable[str]]
-"""Hands out the case ids of one run (its name comes second) while it shows how far they are."""
+"""Yields the case ids of one run (its name comes second) and shows progress."""
 
 
 @dataclass(frozen=True)
@@ -59,7 +59,7 @@ class Score:
     """By strict matching, or picai's where that is the only answer."""
     source: Source | None
     patients: Mapping[str, str] | None = None
-    """By case id; None where the ids tell them, or nothing does."""
+    """By case id; None where they follow from the ids, or are unknown."""
 
 
 @dataclass(frozen=True)
@@ -99,15 +99,15 @@ def score(
         A folder as :mod:`evaluation.inputs.truth` describes.
     output
         Gets ``metrics.json``, ``cases.csv``, ``lesions.csv`` and, where the predictions have one, ``source.json``, and
-        where ids alone do not tell the patients, ``patients.csv``; for several runs a folder with these each.
+        where the ids are ambiguous, ``patients.csv``; for several runs a folder each.
     card
         Scores instead of the truth's.
     on_missing
         ``worst`` counts a case without prediction as likelihood 0 without candidates.
     picai_only
-        Leave strict null, and ask of predictions no more than picai-eval does.
+        Leave strict null, and accept predictions that picai-eval accepts.
     patients
-        What ``--patients`` says: ``by-case``, ``by-prefix`` or the path of a table.
+        Value of ``--patients``: ``by-case``, ``by-prefix`` or the path of a table.
     training_studies_too
         Score also what a network was trained on.
     named
@@ -149,7 +149,7 @@ def score(
 
 
 def _place(output: Path, run: PredictionSet, truth_sha256: str) -> Output:
-    """Where a run's scores go. Other predictions of the same run take their place, those of another run do not."""
+    """Output of a run's scores; it may replace scores of the same run, not those of another."""
     source = run.source
     whose = {"predictions": run.sha256()} if source is None else {"run": _key(source)}
     return Output(
@@ -201,6 +201,9 @@ def score_run(
         by_picai.append(ScoredCase(case_id, positive, maximum, picai.match(case, rule), missing))
         if not picai_only:
             by_strict.append(ScoredCase(case_id, positive, case.likelihood, strict.match(case, rule), missing))
+    findings = [finding for case in by_strict for finding in case.findings]
+    if findings and all(finding.kind == "tp" and finding.overlap == 1 for finding in findings):
+        _log.warning("%s: equals the truth in every voxel: are these the label maps themselves?", run.folder)
     parents = {"predictions": run.sha256(), "truth": truth_sha256, "scoring_rule": rule.sha256}
     if run.card is not None:
         parents["scoring_card"] = run.card.sha256
@@ -254,7 +257,7 @@ def write_rows(cases: Sequence[ScoredCase], folder: Path) -> None:
 
 
 def _patients(truth: TruthFolder, words: str | None) -> dict[str, str] | None:
-    """Patients that are to be recorded: those that ids alone do not tell."""
+    """Patients to be recorded: where the ids are ambiguous."""
     said = ({}, None) if words is None else said_patients(words)
     if said[1] is None:
         require_named(truth.label_maps, {**truth.named_patients, **said[0]}, source=truth.folder)
@@ -280,10 +283,9 @@ def _require_unseen(run: PredictionSet, truth: TruthFolder, *, training_studies_
     if seen and not training_studies_too:
         raise OncoduetError(
             run.folder,
-            expected="studies that none of its networks was trained on",
-            found=(
-                f"{len(seen)} of {len(truth.label_maps)} that one was: {listed(seen)}; "
-                "--training-studies-too scores them all the same"
+            (
+                f"its networks were trained on {len(seen)} of {len(truth.label_maps)} studies: {listed(seen)}; "
+                "--training-studies-too scores them"
             ),
         )
 

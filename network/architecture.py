@@ -1,7 +1,7 @@
 """Networks built from nnU-Net's plans: the classes themselves, chosen by exact names, without any trainer.
 
-Plans come from files that somebody may have sent. nnU-Net's own builder imports whatever they name; here a name has to
-stand in the tables of :mod:`network.plans`, and the network is counted before it takes any memory. On the device
+Plans come from files of unknown origin. nnU-Net's own builder imports every name in them; here a name has to be in the
+tables of :mod:`network.plans`, and the network's parameters are counted before it takes any memory. On the device
 ``meta``, where drawing weights means nothing and takes torch ten seconds, none are drawn.
 """
 
@@ -108,7 +108,7 @@ def normalise_by_groups(network: torch.nn.Module) -> torch.nn.Module:
     """
     quick: dict[torch.nn.Module, torch.nn.GroupNorm] = {}
     for parent in list(network.modules()):
-        for name, child in list(parent._modules.items()):  # named_children leaves out what stands twice
+        for name, child in list(parent._modules.items()):  # named_children leaves out modules that occur twice
             if not isinstance(child, torch.nn.InstanceNorm3d) or child.track_running_stats:
                 continue
             if child not in quick:

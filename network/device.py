@@ -3,7 +3,7 @@
 Who has a GPU expects it to be used. So ``auto`` is the GPU where the machine has one, and the CPU only where there is
 none or where ``CUDA_VISIBLE_DEVICES`` hides it on purpose. A GPU that torch cannot use (an older driver than its build
 asks for, a build without CUDA, a container that was not lent it) is an error that says what helps: on the CPU a
-training of hours takes weeks, and nobody reads the warning that torch leaves of it.
+training of hours takes weeks, and torch's warning is easily missed.
 """
 
 import gc
@@ -20,8 +20,10 @@ from typing import Literal
 from contract.errors import OncoduetError, one_line
 
 Device = Literal["auto", "cpu", "cuda"]
-"""As it is asked for."""
+"""As on the command line."""
 Kind = Literal["cpu", "cuda"]
+Precision = Literal["fp32", "bf16"]
+"""Numeric precision of the networks."""
 
 HELP = "where networks compute; auto: on the GPU if the machine has one, else on the CPU. Default: auto"
 """Of the option ``--device``."""
@@ -153,7 +155,7 @@ def memory_or_refuse(what: str, *, remedy: str) -> Iterator[None]:
 
 
 def require_same_device(what: str, *, begun: str, now: str) -> None:
-    """Raise ``OncoduetError`` where a training would go on on another kind of device than it was begun on.
+    """Raise ``OncoduetError`` where a training would resume on another kind of device than it was begun on.
 
     Its state differs (gradients are scaled on CUDA alone), and so do its bits.
     """
@@ -249,7 +251,7 @@ def _nvidia_smi() -> tuple[str | None, str]:
 
 
 def _value(path: Path, name: str) -> str:
-    """What stands behind a name in a file of lines ``name: value``; nothing where there is no such line."""
+    """The value of a name in a file of lines ``name: value``; empty where there is no such line."""
     for line in _read(path).splitlines():
         if line.startswith(name.removesuffix(":")):
             return one_line(line.partition(":")[2])

@@ -3,7 +3,7 @@
 The region is a box along the reference image's axes: the organ's outer voxel edges (the last voxel included), widened
 by the card's margin and cut at the image's border. Training takes the organ from the label map, inference from the
 network that was trained on it; both come through here. Networks err by a voxel or two of their coarse grid, so training
-sees that much more on every side: what lies beyond the margin is then no strange land.
+sees that much more on every side, and inference shows the network nothing that training did not.
 
 Margins in mm: DIAGNijmegen/PANORAMA_baseline; in voxels: DIAGNijmegen/CE-CT_PDAC_AutomaticDetection_nnUnet.
 """
@@ -18,7 +18,7 @@ from scipy import ndimage
 from contract.cards import Card, KeepNear, Localisation
 from contract.errors import OncoduetError
 from contract.volume import Box, Float32Array, Grid, Volume
-from network.study import target_spacing_mm_zyx
+from network.placement import Placement, target_spacing_mm_zyx
 
 TRAINING_SLACK_VOXELS = 2
 """Voxels of stage 1's grid by which the region for training is larger on every side."""
@@ -29,15 +29,16 @@ ORGAN_PROBABILITY = 0.5
 
 
 def true_region(card: Card, truth: Volume, path: Path) -> Box:
-    """Region to train on: around the organ of a label map that lies on the reference grid, and somewhat larger.
+    """Region to train on: around the organ of a label map on the reference grid, and somewhat larger.
 
     Raises
     ------
     OncoduetError
         The map holds nothing of the organ; ``path`` is named.
     """
-    stage = _stage(card)
-    coarse_mm = target_spacing_mm_zyx(card.localising(), truth.grid)
+    stage = card.localisation
+    assert stage is not None
+    coarse_mm = target_spacing_mm_zyx(card.localising().geometry, truth.grid)
     z, y, x = (TRAINING_SLACK_VOXELS * each_mm for each_mm in coarse_mm)
     organ = np.isin(truth.array, stage.values)
     region = region_around(stage, organ, truth.grid, truth.grid, slack_mm_zyx=(z, y, x))
@@ -47,20 +48,20 @@ def true_region(card: Card, truth: Volume, path: Path) -> Box:
     return region
 
 
-def predicted_region(card: Card, probability: Float32Array, coarse: Grid, reference: Grid) -> Box | None:
-    """Region around the organ that stage 1 found, or None where it found nothing.
+def organ_region(stage: Localisation, probability: Float32Array, placement: Placement) -> Box | None:
+    """Region of the reference image around the organ that stage 1 found, or None where it found nothing.
 
     Parameters
     ----------
     probability
-        Of the organ, shape (z, y, x), on ``coarse``. The largest connected component counts, so that a few stray voxels
-        do not widen the region.
+        Probability of the organ, shape (z, y, x), on the study grid of ``placement``. The largest connected component
+        counts, so that a few stray voxels do not widen the region.
     """
     labelled, count = ndimage.label(probability >= ORGAN_PROBABILITY, structure=_TOUCHING)
     if not count:
         return None
     largest = 1 + int(np.argmax(np.bincount(labelled.ravel())[1:]))
-    return region_around(_stage(card), labelled == largest, coarse, reference)
+    return region_around(stage, labelled == largest, placement.grid, placement.reference)
 
 
 def region_around(
@@ -120,8 +121,3 @@ def _margin_voxels(stage: Localisation, axis: int, spacing_mm: float) -> float:
         return stage.margin_mm_zyx[axis] / spacing_mm
     assert stage.margin_voxels_zyx is not None
     return float(stage.margin_voxels_zyx[axis])
-
-
-def _stage(card: Card) -> Localisation:
-    assert card.localisation is not None
-    return card.localisation

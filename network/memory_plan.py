@@ -149,7 +149,7 @@ def host_bytes(work: StudySize, way: MemoryPlan, *, on_gpu: bool = False) -> int
     stack = len(work.channels) * study * _FLOAT
     data = len(work.channels) * network * _FLOAT
     outputs = (work.outputs + work.segmentations) * network * _FLOAT
-    # An image as SimpleITK read it, as an array, as float32, its finite voxels; one beside the stack at a time. Splines
+    # An image as SimpleITK read it, as an array, as float32, its finite voxels; one at a time with the stack. Splines
     # on another grid take float64 coefficients.
     reading = 2 * stack
     if not work.is_read:
@@ -167,7 +167,7 @@ def host_bytes(work: StudySize, way: MemoryPlan, *, on_gpu: bool = False) -> int
 
 
 def window_bytes(work: StudySize, way: MemoryPlan) -> int:
-    """What lies on the device of the networks: data, weights, accumulators and a pass of windows."""
+    """Memory on the networks' device: data, weights, accumulators and a pass of windows."""
     padded = [max(length, patch) for length, patch in zip(work.network, work.patch_size, strict=True)]
     slab = slab_depth(work.network, work.patch_size, batch=way.batch) * padded[1] * padded[2] * _FLOAT
     accumulators = way.at_once * work.classes * slab + slab
@@ -186,7 +186,7 @@ def memory_budget(limit_gb: float | None = None, *, root: Path = ROOT) -> Budget
     Parameters
     ----------
     limit_gb
-        What somebody decided instead, in GB (10^9 bytes).
+        The user's limit instead, in GB (10^9 bytes).
     root
         Where the control groups are looked for.
     """
@@ -235,7 +235,7 @@ def _weights(work: StudySize, way: MemoryPlan) -> int:
 
 
 def _resampling(source: Sequence[int], target: Sequence[int]) -> int:
-    """What resampling needs beside its input and output."""
+    """What resampling needs besides its input and output."""
     if tuple(source) == tuple(target):
         return 0
     slices = min(source[0], math.ceil(_SLAB_SLICES * max(1.0, source[0] / target[0])))

@@ -1,11 +1,12 @@
 """nnU-Net's plans and description of a data set, as far as anything reads them: exact names, bounded numbers.
 
-Both come in bundles and prepared datasets, which somebody may have sent, and nnU-Net looks up classes and functions by
+Both come in bundles and prepared datasets of unknown origin, and nnU-Net looks up classes and functions by
 the names in them. So no plan reaches nnU-Net, or our own builder, before it has passed through here: every name that
 chooses code stands in one of these tables, every number is small enough that no network of such numbers fills a machine
 unnoticed, and what is not listed is refused. Only the configuration ``3d_fullres`` is read, and there is no other.
 """
 
+import copy
 import math
 from collections.abc import Mapping
 from pathlib import Path
@@ -165,7 +166,7 @@ class Architecture(Frozen):
 
     @classmethod
     def faults_between(cls, values: Mapping[str, Any]) -> list[str]:
-        """A plain network is told its convolutions, a residual one its blocks."""
+        """A plain network has a number of convolutions, a residual one of blocks."""
         own, other = "n_conv_per_stage", "n_blocks_per_stage"
         if ARCHITECTURES[values["network_class_name"]] != "PlainConvUNet":
             own, other = other, own
@@ -284,7 +285,7 @@ class Plans(Frozen):
     transpose_forward: tuple[Axis, Axis, Axis]
     transpose_backward: tuple[Axis, Axis, Axis]
     experiment_planner_used: Word
-    """Looked up by nobody: whoever wrote a planner of his own may name it."""
+    """Never looked up: a planner of the user's own may have any name."""
     label_manager: Literal["LabelManager"] = "LabelManager"
     foreground_intensity_properties_per_channel: Annotated[Mapping[str, IntensityProperties], Channels]
     configurations: Configurations
@@ -337,6 +338,22 @@ def require_plans(plans: Mapping[str, Any], source: object = "plans") -> Plans:
     return parse(plans, Plans, source)
 
 
+def full_resolution(plans: Mapping[str, Any]) -> FullResolution:
+    """The one configuration of plans, typed and checked as by :func:`require_plans`."""
+    return require_plans(plans).configurations.full_resolution
+
+
+def edited_full_resolution(
+    plans: Mapping[str, Any], *, name: str, changes: Mapping[str, Any], network: Mapping[str, Any]
+) -> dict[str, Any]:
+    """A copy of plans under another name, with other values in the configuration and in its ``arch_kwargs``."""
+    plans = copy.deepcopy(dict(plans)) | {"plans_name": name}
+    own = plans["configurations"][CONFIGURATION]
+    own |= changes
+    own["architecture"]["arch_kwargs"] |= network
+    return plans
+
+
 def require_dataset(dataset: Mapping[str, Any], source: object = "dataset") -> Dataset:
     """Check a description of a data set, likewise."""
     return parse(dataset, Dataset, source)
@@ -352,7 +369,7 @@ def read_plans(plans_path: Path, dataset_path: Path, card: Card) -> tuple[dict[s
 
     Returns
     -------
-    Both as they stand in the files, checked.
+    Both as in the files, checked.
 
     Raises
     ------

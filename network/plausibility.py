@@ -1,6 +1,6 @@
 """Whether a study's intensities can be those of its channels: the physical sense that a header does not have.
 
-An image without contrast is refused whatever its channel. For the rest the card says what its channels hold: what no
+An image without contrast is refused in every channel. For the rest the card says what its channels hold: what no
 image of the channel can be (ADC in 1e-3 mm²/s, a CT without its offset) is refused; what hardly any is (an HBV in the
 place of the ADC) is warned of by name, since a rare scanner must not be shut out.
 """
@@ -75,9 +75,9 @@ def require_plausible(channel: Channel, volume: Volume, path: Path) -> None:
 
 
 def warn_of_exchanged(card: Card, volumes: Mapping[str, Volume], paths: Mapping[str, Path]) -> None:
-    """Warn of one image that stands for two channels, and of channels that seem to have changed places.
+    """Warn of one image given for two channels, and of channels that seem to be exchanged.
 
-    Those lie on the grid of a third channel and not on that of the one with which they were scanned.
+    Such channels are on the grid of a third and not on that of the one with which they were scanned.
     """
     for name, other in itertools.combinations(volumes, 2):
         if np.array_equal(volumes[name].array, volumes[other].array):
@@ -92,7 +92,7 @@ def warn_of_exchanged(card: Card, volumes: Mapping[str, Volume], paths: Mapping[
             )
             if third is not None:
                 logger.warning(
-                    "%s: lies on the grid of %r and not of %r, with which it was scanned: are %r and %r exchanged?",
+                    "%s: is on the grid of %r and not of %r, with which it was scanned: are %r and %r exchanged?",
                     *(paths[name], third, other, third, other),
                 )
                 break

@@ -20,26 +20,106 @@ import numpy as np
 import numpy.typing as npt
 
 from contract.errors import OncoduetError
-from contract.volume import Float32Array, LabelArray
-from network.plans import CONFIGURATION, require_plans
+from contract.volume import Box, Float32Array, LabelArray
+from network.plans import CONFIGURATION, full_resolution, require_plans
 from network.resampling import resample_by_slabs
-
-Region = tuple[slice, slice, slice]
 
 LONGEST_VOXELS = 2**20
 """Of the network's grid along an axis; 2.5 m in the plans' finest voxels have a quarter of it."""
 
 
 @dataclass(frozen=True)
+class NetworkGrid:
+    """How the network's grid follows from the study grid: transposed, cropped to non-zero, resampled to the plan."""
+
+    plans: Mapping[str, Any]
+    shape_zyx: tuple[int, int, int]
+    """Of the preprocessed study, in the plan's axis order."""
+    properties: Mapping[str, Any]
+    """nnU-Net's record of the case: the crop, sizes and spacing, and ``class_locations`` if a label was given."""
+
+    def to_study_grid(self, probability: Float32Array) -> Float32Array:
+        """Undo resampling, crop and transposition.
+
+        Parameters
+        ----------
+        probability
+            Shape (class, z, y, x) on the network's grid; any selection of the foreground classes.
+
+        Returns
+        -------
+        Shape (class, z, y, x) on the study grid; 0 where the study was cropped away.
+        """
+        manager = _manager(self.plans)
+        configuration = manager.get_configuration(CONFIGURATION)
+        resampled = _resample(
+            configuration,
+            "resampling_fn_probabilities",
+            np.asarray(probability, dtype=np.float32),
+            self.properties["shape_after_cropping_and_before_resampling"],
+            (configuration.spacing, [self.properties["spacing"][axis] for axis in manager.transpose_forward]),
+        )
+        whole = np.zeros((len(probability), *self.properties["shape_before_cropping"]), dtype=np.float32)
+        crop = tuple(slice(start, end) for start, end in self.properties["bbox_used_for_cropping"])
+        whole[(slice(None), *crop)] = np.asarray(resampled)
+        return np.ascontiguousarray(whole.transpose([0, *(axis + 1 for axis in manager.transpose_backward)]))
+
+    def boxes_to_study_grid(self, boxes: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+        """Bring boxes to the study grid: the way back of :meth:`to_study_grid` for edges.
+
+        Parameters
+        ----------
+        boxes
+            Shape (count, 6), in voxels of the network's grid; see :mod:`network.detection.boxes`.
+
+        Returns
+        -------
+        Shape (count, 6), in voxels of the study grid, not rounded.
+        """
+        on_study = np.empty_like(boxes)
+        for axis, study_axis in enumerate(self.plans["transpose_forward"]):
+            start, stop = self.properties["bbox_used_for_cropping"][axis]
+            ratio = (stop - start) / self.shape_zyx[axis]
+            for side in (0, 3):
+                on_study[:, side + study_axis] = start + boxes[:, side + axis] * ratio
+        return on_study
+
+    def region_of(self, box: Box) -> Box | None:
+        """Voxels of the network's grid whose probability matters to a box of the study grid.
+
+        Returns
+        -------
+        Slices in the plan's axis order, rather two voxels too large than one too small; empty where all of the box was
+        cropped away. None: everything, since the plans resample probabilities by splines of higher order, to which
+        every voxel contributes.
+        """
+        manager = _manager(self.plans)
+        settings = manager.get_configuration(CONFIGURATION).configuration["resampling_fn_probabilities_kwargs"]
+        if settings.get("order") not in (0, 1):
+            return None
+        region: list[slice] = []
+        for axis, study_axis in enumerate(manager.transpose_forward):
+            start, stop = self.properties["bbox_used_for_cropping"][axis]
+            low, high = max(box[study_axis].start, start) - start, min(box[study_axis].stop, stop) - start
+            length = self.shape_zyx[axis]
+            ratio = length / (stop - start)
+            if low >= high:
+                region.append(slice(0, 0))
+            else:
+                region.append(slice(max(0, math.floor(low * ratio) - 2), min(length, math.ceil(high * ratio) + 2)))
+        z, y, x = region
+        return z, y, x
+
+
+@dataclass(frozen=True)
 class Preprocessed:
-    """A study as the network sees it: axes transposed, cropped to non-zero, normalised, resampled to the plan."""
+    """A study as the network sees it, normalised."""
 
     data: Float32Array
     """Shape (channel, z, y, x) in the plan's axis order."""
     label: npt.NDArray[np.int16]
     """Shape (1, z, y, x): class index, or -1 where all channels are zero; 0 everywhere if no label was given."""
-    properties: Mapping[str, Any]
-    """nnU-Net's record of the case: what the way back needs, and ``class_locations`` if a label was given."""
+    grid: NetworkGrid
 
 
 def preprocess(
@@ -57,7 +137,7 @@ def preprocess(
     array
         Shape (channel, z, y, x), intensities as in the files.
     spacing_mm_zyx
-        ``StudyImage.spacing_mm_zyx``.
+        ``Placement.spacing_mm_zyx``.
     plans, dataset
         ``plans.json`` and ``dataset.json`` of the prepared dataset or bundle.
     label
@@ -73,101 +153,17 @@ def preprocess(
             _Configuration(manager.get_configuration(CONFIGURATION), has_label=label is not None),
             dict(dataset),
         )
+    z, y, x = data.shape[1:]
     return Preprocessed(
         data=np.ascontiguousarray(data, dtype=np.float32),
-        label=_no_label(data.shape[1:]) if label is None else np.ascontiguousarray(segmentation, dtype=np.int16),
-        properties=properties,
+        label=_no_label((z, y, x)) if label is None else np.ascontiguousarray(segmentation, dtype=np.int16),
+        grid=NetworkGrid(plans, (z, y, x), properties),
     )
-
-
-def to_study_grid(probability: Float32Array, preprocessed: Preprocessed, *, plans: Mapping[str, Any]) -> Float32Array:
-    """Undo resampling, crop and transposition.
-
-    Parameters
-    ----------
-    probability
-        Shape (class, z, y, x) on the grid of ``preprocessed.data``; any selection of the foreground classes.
-
-    Returns
-    -------
-    Shape (class, z, y, x) on the study grid; 0 where the study was cropped away.
-    """
-    manager = _manager(plans)
-    configuration = manager.get_configuration(CONFIGURATION)
-    properties = preprocessed.properties
-    resampled = _resample(
-        configuration,
-        "resampling_fn_probabilities",
-        np.asarray(probability, dtype=np.float32),
-        properties["shape_after_cropping_and_before_resampling"],
-        (configuration.spacing, [properties["spacing"][axis] for axis in manager.transpose_forward]),
-    )
-    whole = np.zeros((len(probability), *properties["shape_before_cropping"]), dtype=np.float32)
-    crop = tuple(slice(start, end) for start, end in properties["bbox_used_for_cropping"])
-    whole[(slice(None), *crop)] = np.asarray(resampled)
-    return np.ascontiguousarray(whole.transpose([0, *(axis + 1 for axis in manager.transpose_backward)]))
-
-
-def boxes_to_study_grid(
-    boxes: npt.NDArray[np.float64], preprocessed: Preprocessed, *, plans: Mapping[str, Any]
-) -> npt.NDArray[np.float64]:
-    """Bring boxes from the network's grid to the study grid: the way back of :func:`to_study_grid` for edges.
-
-    Parameters
-    ----------
-    boxes
-        Shape (count, 6), in voxels of the preprocessed study; see :mod:`network.detection.boxes`.
-
-    Returns
-    -------
-    Shape (count, 6), in voxels of the study grid, not rounded.
-    """
-    on_study = np.empty_like(boxes)
-    for axis, study_axis in enumerate(plans["transpose_forward"]):
-        start, stop = preprocessed.properties["bbox_used_for_cropping"][axis]
-        ratio = (stop - start) / preprocessed.label.shape[1 + axis]
-        for side in (0, 3):
-            on_study[:, side + study_axis] = start + boxes[:, side + axis] * ratio
-    return on_study
-
-
-def region_on_network_grid(box: Region, preprocessed: Preprocessed, *, plans: Mapping[str, Any]) -> Region | None:
-    """Voxels of ``preprocessed.data`` whose probability matters to a box of the study grid.
-
-    Parameters
-    ----------
-    box
-        Slices (z, y, x) of the study grid.
-
-    Returns
-    -------
-    Slices in the plan's axis order, rather two voxels too large than one too small; empty where all of the box was
-    cropped away. None: everything, since the plans resample probabilities by splines of higher order, to which every
-    voxel contributes.
-    """
-    manager = _manager(plans)
-    settings = manager.get_configuration(CONFIGURATION).configuration["resampling_fn_probabilities_kwargs"]
-    if settings.get("order") not in (0, 1):
-        return None
-    properties = preprocessed.properties
-    region: list[slice] = []
-    for axis, study_axis in enumerate(manager.transpose_forward):
-        start, stop = properties["bbox_used_for_cropping"][axis]
-        low, high = max(box[study_axis].start, start) - start, min(box[study_axis].stop, stop) - start
-        length = preprocessed.data.shape[1 + axis]
-        ratio = length / (stop - start)
-        if low >= high:
-            region.append(slice(0, 0))
-        else:
-            region.append(slice(max(0, math.floor(low * ratio) - 2), min(length, math.ceil(high * ratio) + 2)))
-    z, y, x = region
-    return z, y, x
 
 
 def patch_size_zyx(plans: Mapping[str, Any]) -> tuple[int, int, int]:
     """Size of the network's input in the plan's axis order."""
-    z, y, x = (int(size) for size in plans["configurations"][CONFIGURATION]["patch_size"])
-    return z, y, x
+    return full_resolution(plans).patch_size
 
 
 def network_size(
@@ -180,10 +176,13 @@ def network_size(
     OncoduetError
         It is longer than anything that could be gone through.
     """
-    order = plans["transpose_forward"]
-    target = plans["configurations"][CONFIGURATION]["spacing"]
+    typed = require_plans(plans)
+    target_mm = typed.configurations.full_resolution.spacing
     z, y, x = _some_voxels(
-        [round(size_zyx[axis] * spacing_mm_zyx[axis] / mm) for axis, mm in zip(order, target, strict=True)]
+        [
+            round(size_zyx[axis] * spacing_mm_zyx[axis] / mm)
+            for axis, mm in zip(typed.transpose_forward, target_mm, strict=True)
+        ]
     )
     if max(z, y, x) > LONGEST_VOXELS:
         raise OncoduetError(
@@ -196,9 +195,9 @@ def network_size(
 
 def most_features(plans: Mapping[str, Any]) -> int:
     """Features per voxel of the patch in the stage that has the most, which in nnU-Net's own plans is the first."""
-    arguments = plans["configurations"][CONFIGURATION]["architecture"]["arch_kwargs"]
-    voxels = itertools.accumulate((math.prod(step) for step in arguments["strides"]), operator.mul)
-    per_voxel: list[float] = [count / each for count, each in zip(arguments["features_per_stage"], voxels, strict=True)]
+    network = full_resolution(plans).architecture.arch_kwargs
+    voxels = itertools.accumulate((math.prod(step) for step in network.strides), operator.mul)
+    per_voxel: list[float] = [count / each for count, each in zip(network.features_per_stage, voxels, strict=True)]
     return math.ceil(max(per_voxel))
 
 

@@ -68,7 +68,7 @@ def _resample_channel(source: Float32Array, target: Float32Array, *, order: Orde
     halo = _HALO if order > 1 else 1
     for first in range(0, len(target), _SLICES):
         last = min(first + _SLICES, len(target))
-        # Voxel centres: output index i lies at input index (i + 0.5) * ratio - 0.5.
+        # Voxel centres: output index i is at input index (i + 0.5) * ratio - 0.5.
         low = max(0, math.floor((first + 0.5) * ratio[0] - 0.5) - halo)
         high = min(len(source), math.ceil((last - 0.5) * ratio[0] - 0.5) + halo + 1)
         offset = 0.5 * ratio - 0.5

@@ -6,7 +6,7 @@ mirrored copies. Each member's logits become probabilities by softmax, and membe
 probabilities at the rim of the volume by up to 0.2.
 
 Windows are visited by rising z, so what no later window reaches is final. The accumulators therefore hold a slab of
-about one patch's depth, whatever the size of the study. Of the classes, only the sums that were asked for are kept, and
+about one patch's depth for studies of any size. Of the classes, only the sums that were asked for are kept, and
 of the members, only the ensembles.
 
 Every pass has the same number of windows, the last one too (by repetition): convolutions of one window and of several
@@ -20,15 +20,13 @@ import itertools
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 import torch
 
+from contract.volume import Box
+from network.device import Precision
 from network.malloc import freed_memory_kept
-
-Precision = Literal["fp32", "bf16"]
-Region = tuple[slice, slice, slice]
 
 BATCH = 2
 """Windows per pass; more take more memory and no less time on a CPU."""
@@ -69,7 +67,7 @@ def ensemble_probabilities(
     mirror_axes: Sequence[int] = (),
     step: float = 0.5,
     batch: int = BATCH,
-    region: Region | None = None,
+    region: Box | None = None,
     at_once: int | None = None,
     precision: Precision = "fp32",
 ) -> torch.Tensor:
@@ -204,7 +202,7 @@ def _starts(length: int, patch: int, step: float) -> list[int]:
 
 
 def _count(length: int, patch: int, step: float) -> int:
-    """How many windows lie along one axis."""
+    """Number of windows along one axis."""
     if not 0 < step <= 1:
         raise ValueError(f"step {step} is not in (0, 1]")
     return math.ceil((length - patch) / (patch * step)) + 1
@@ -216,9 +214,9 @@ class _Visit:
 
     padded: torch.Tensor
     """Shape (channel, z, y, x), at least as large as the patch."""
-    inner: Region
-    """Where the study lies in it."""
-    passes: Sequence[Sequence[Region]]
+    inner: Box
+    """Where the study is in it."""
+    passes: Sequence[Sequence[Box]]
     """Windows of each forward pass, by rising z."""
     batch: int
     weight: torch.Tensor
@@ -278,19 +276,19 @@ def _softmax(logits: torch.Tensor) -> torch.Tensor:
 
 
 def _move_down(slab: torch.Tensor, count: int) -> None:
-    """Forget the first slices of (class, z, y, x), move the others to their place and begin the last anew."""
+    """Drop the first slices of (class, z, y, x), move the others to their place and zero the last."""
     kept = max(0, slab.shape[1] - count)
     if kept:
         slab[:, :kept] = slab[:, count:].clone()
     slab[:, kept:] = 0
 
 
-def _depth(passes: Sequence[Sequence[Region]]) -> int:
+def _depth(passes: Sequence[Sequence[Box]]) -> int:
     """Slices from the lowest window of a pass to the end of its highest one, at most."""
     return max((some[-1][0].stop - some[0][0].start for some in passes), default=0)
 
 
-def _needed_windows(windows: Sequence[Region], inner: Region, region: Region | None) -> list[Region]:
+def _needed_windows(windows: Sequence[Box], inner: Box, region: Box | None) -> list[Box]:
     """Windows of the padded study that meet a region of the study itself."""
     if region is None:
         return list(windows)
@@ -311,7 +309,7 @@ def _network(networks: Networks, member: int) -> torch.nn.Module:
     return networks.load(member) if isinstance(networks, Streamed) else networks[member]
 
 
-def _cut(padded: torch.Tensor, windows: Sequence[Region], batch: int) -> torch.Tensor:
+def _cut(padded: torch.Tensor, windows: Sequence[Box], batch: int) -> torch.Tensor:
     """Cut windows out, shape (batch, channel, z, y, x); the last one is repeated until there are enough."""
     filled = [*windows, *[windows[-1]] * (batch - len(windows))]
     return torch.stack([padded[(slice(None), *window)] for window in filled])
@@ -331,8 +329,8 @@ def _mirrored_mean(
     return total
 
 
-def _pad(data: torch.Tensor, patch_size: Sequence[int]) -> tuple[torch.Tensor, Region]:
-    """Pad with zeros around to at least the patch; also say where the study lies in the result."""
+def _pad(data: torch.Tensor, patch_size: Sequence[int]) -> tuple[torch.Tensor, Box]:
+    """Pad with zeros around to at least the patch; also return where the study is in the result."""
     missing = [max(0, patch - length) for patch, length in zip(patch_size, data.shape[1:], strict=True)]
     before = [each // 2 for each in missing]
     z, y, x = (slice(first, first + length) for first, length in zip(before, data.shape[1:], strict=True))

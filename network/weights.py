@@ -31,7 +31,7 @@ def save_weights(path: Path, state_dict: Mapping[str, torch.Tensor]) -> None:
             stored[name] = tensor.clone()
         else:
             aliases[name] = owner
-    # Not save_file: it puts a file in place that nobody but its owner may read, while containers run as others.
+    # Not save_file: only its owner may read the file that it makes, while containers run as others.
     content = save(stored, metadata={_ALIASES: json.dumps(aliases, sort_keys=True)})
     with atomic_file(path, size_bytes=len(content)) as partial:
         partial.write_bytes(content)
@@ -48,7 +48,7 @@ def load_weights(path: Path) -> dict[str, torch.Tensor]:
     from safetensors import SafetensorError, safe_open  # noqa: PLC0415
 
     if not path.is_file():
-        raise OncoduetError(path, expected="weights", found="no file")
+        raise OncoduetError(path, "weights not found")
     try:
         with safe_open(str(path), framework="pt") as file:
             aliases = _aliases(file.metadata() or {})

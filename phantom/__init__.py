@@ -1,1 +1,1 @@
-"""Procedural studies with known truth: the embedded data set of the demo and the tests. Knows ``contract`` alone."""
+"""Procedural studies with known truth: the data set of the demo and the tests. Imports ``contract`` only."""

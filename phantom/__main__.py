@@ -51,7 +51,7 @@ def _archive_parser() -> argparse.ArgumentParser:
         help="external: other patients at the same seed, and a scanner with other intensity statistics",
     )
     parser.add_argument(
-        "--shuffle-labels", action="store_true", help="give every study another study's lesions, elsewhere: a control"
+        "--shuffle-labels", action="store_true", help="control: every study gets another study's lesions, elsewhere"
     )
     return parser
 

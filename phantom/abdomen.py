@@ -3,7 +3,7 @@
 The patient's origin is the middle of the trunk, in front of the spine, at the height of the pancreas. Nothing here
 knows a scanner: a tissue is its Hounsfield units without contrast agent and what the portal-venous phase adds. Anatomy
 and distractors are drawn from the same distribution with and without a lesion, so that only the lesion, and the duct
-that it dams up, tell a positive case.
+that it dilates, tell a positive case.
 """
 
 from collections.abc import Iterable, Sequence
@@ -11,23 +11,23 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
-from scipy import ndimage
 
 from contract.volume import Float32Array, Grid
+from phantom import painting
 from phantom.cohort import CasePlan, LesionVolumes
+from phantom.painting import BoolArray, grow, sphere_radius_mm
 from phantom.shapes import Ellipsoid, RandomField, Shape, Tube, Vector, Within
 from phantom.study import LabelValues
 
-BoolArray = npt.NDArray[np.bool_]
 LabelMap = npt.NDArray[np.uint8]
 
 LESION_VOLUMES = LesionVolumes(median_ml=12.0, log_sd=0.6, range_ml=(3.0, 40.0))
 ZONES = {"head": (0.0, 0.44), "body": (0.44, 0.74), "tail": (0.74, 1.0)}
 """Parts of the pancreas: places on its centre line, from the uncinate process (0) to the tail (1)."""
 ZONE_SHARES = (0.65, 0.2, 0.15)
-DAMMED_PROBABILITY = 0.4
-"""How often a visible lesion widens the duct upstream."""
-DAMMED_RADIUS_MM = (2.5, 4.5)
+DILATED_PROBABILITY = 0.4
+"""How often a visible lesion dilates the duct upstream."""
+DILATED_RADIUS_MM = (2.5, 4.5)
 TUMOUR_GROWTH = 0.5
 """How far a lesion may reach beyond the pancreas, as a share of its radius."""
 LABELLED_RADIUS_MM = 2.2
@@ -46,25 +46,9 @@ class Tissue:
     """What contrast agent adds in an average portal-venous phase."""
 
 
-@dataclass(frozen=True)
-class Layer:
-    """One tissue in one shape; an opacity below 1 mixes it with what lies beneath."""
-
-    shape: Shape
-    tissue: Tissue
-    opacity: float = 1.0
-    texture: RandomField | None = None
-    texture_hu: float = 0.0
-    """Standard deviation of the tissue's inhomogeneity."""
-
-
-@dataclass(frozen=True)
-class Distractor:
-    """Something benign in or beside the pancreas."""
-
-    kind: str
-    centre_mm: Vector
-    layer: Layer
+Layer = painting.Layer[Tissue]
+Distractor = painting.Distractor[Tissue]
+DrawnLesion = painting.DrawnLesion[Tissue]
 
 
 @dataclass(frozen=True)
@@ -73,7 +57,7 @@ class Anatomy:
 
     body: Ellipsoid
     around: tuple[Layer, ...]
-    """Painted before the pancreas: everything that it lies upon, and distractors beside it."""
+    """Painted before the pancreas: everything behind it, and distractors next to it."""
     gland: Layer
     """The pancreas."""
     inside: tuple[Layer, ...]
@@ -82,7 +66,7 @@ class Anatomy:
     """Painted after a lesion too: vessels and the common bile duct."""
     pancreas: Tube
     duct: Tube
-    widened_duct: Tube | None
+    dilated_duct: Tube | None
     """The part behind a benign stricture."""
     bile_duct: Tube
     veins: tuple[Tube, ...]
@@ -90,16 +74,6 @@ class Anatomy:
     arteries: tuple[Tube, ...]
     distractors: tuple[Distractor, ...]
     pancreas_volume_ml: float
-
-
-@dataclass(frozen=True)
-class DrawnLesion:
-    """One lesion: what is painted for it, its voxels in the label map, and the duct behind it where that is widened."""
-
-    layers: tuple[Layer, ...]
-    voxels: BoolArray
-    zone: str
-    widened_duct: Tube | None
 
 
 AIR = Tissue(-1000)
@@ -146,14 +120,14 @@ def draw_anatomy(rng: np.random.Generator) -> Anatomy:
     veins, arteries, bile_duct, caval = _draw_vessels(pancreas_rng, frame)
     distractors = _draw_distractors(distractor_rng, pancreas, duct, gland)
     stricture = next((each for each in distractors if each.kind == "stricture"), None)
-    beside = [each.layer for each in distractors if each.kind in ("lymph node", "bowel loop", "accessory spleen")]
-    within = [each.layer for each in distractors if each.layer not in beside]
+    adjacent = [each.layer for each in distractors if each.kind in ("lymph node", "bowel loop", "accessory spleen")]
+    within = [each.layer for each in distractors if each.layer not in adjacent]
     around = [
         *_draw_trunk(trunk_rng, frame),
         *_draw_organs(organ_rng, frame),
         *_draw_bowel(bowel_rng, frame),
         Layer(caval, CAVAL_BLOOD),
-        *beside,
+        *adjacent,
     ]
     return Anatomy(
         body=frame.body,
@@ -167,7 +141,7 @@ def draw_anatomy(rng: np.random.Generator) -> Anatomy:
         ),
         pancreas=pancreas,
         duct=duct,
-        widened_duct=_tube_of(stricture),
+        dilated_duct=_tube_of(stricture),
         bile_duct=bile_duct,
         veins=veins,
         arteries=arteries,
@@ -176,7 +150,7 @@ def draw_anatomy(rng: np.random.Generator) -> Anatomy:
     )
 
 
-def see(anatomy: Anatomy, lesions: Iterable[Layer], grid: Grid, *, enhancement: float) -> Float32Array:
+def render(anatomy: Anatomy, lesions: Iterable[Layer], grid: Grid, *, enhancement: float) -> Float32Array:
     """Hounsfield units of every voxel without noise, shape (z, y, x).
 
     Parameters
@@ -200,7 +174,7 @@ def see(anatomy: Anatomy, lesions: Iterable[Layer], grid: Grid, *, enhancement: 
             layer.tissue.native_hu + enhancement * layer.tissue.enhancement_hu
         )
         if layer.texture is not None:
-            colour = colour + np.float32(layer.texture_hu) * layer.texture.at(here)
+            colour = colour + np.float32(layer.texture_sd) * layer.texture.at(here)
         weight = np.float32(layer.opacity) * layer.shape.fill(here, edge_mm=edge_mm)
         values[window] += weight * (colour - values[window])
     return values
@@ -211,7 +185,7 @@ def label_organs(
 ) -> tuple[LabelMap, LabelMap]:
     """The label map with lesions, and the same without them; shape (z, y, x) each.
 
-    Without its lesion a place is what it would be then, but a duct that the lesion has widened stays wide.
+    Without its lesion a place is what it would be then, but a duct that the lesion has dilated stays dilated.
     """
     raster = _Raster.of(grid)
     organs = np.zeros(grid.shape_zyx, dtype=np.uint8)
@@ -219,7 +193,7 @@ def label_organs(
     for distractor in anatomy.distractors:
         if distractor.kind == "cyst":
             organs[raster.inside(distractor.layer.shape)] = values.of_first("cyst", "pancreas")
-    ducts = [anatomy.duct, anatomy.widened_duct, *(lesion.widened_duct for lesion in lesions)]
+    ducts = [anatomy.duct, anatomy.dilated_duct, *(lesion.dilated_duct for lesion in lesions)]
     parts: list[tuple[str, Sequence[Tube | None]]] = [
         ("pancreatic-duct", ducts),
         ("common-bile-duct", [anatomy.bile_duct]),
@@ -245,30 +219,29 @@ def draw_lesions(rng: np.random.Generator, anatomy: Anatomy, plan: CasePlan, gri
     if not plan.positive:
         return []
     zone = list(ZONES)[int(rng.choice(len(ZONES), p=ZONE_SHARES))]
-    choice, dammed = rng.random(), rng.random() < DAMMED_PROBABILITY
+    choice, dilated = rng.random(), rng.random() < DILATED_PROBABILITY
     tumour = Tissue(22, float(rng.uniform(4, 16)))
-    width_mm = float(rng.uniform(*DAMMED_RADIUS_MM))
+    width_mm = float(rng.uniform(*DILATED_RADIUS_MM))
     raster = _Raster.of(grid)
     vessels = [*anatomy.veins, *anatomy.arteries, anatomy.bile_duct]
     passable = ~np.any([raster.inside(tube.at_least(LABELLED_RADIUS_MM)) for tube in vessels], axis=0)
     centre, place = _draw_centre(choice, anatomy.pancreas, ZONES[zone], raster, passable)
-    growth_mm = TUMOUR_GROWTH * _radius_mm(plan.volume_ml) if plan.conspicuity > 0 else 0.0
+    growth_mm = TUMOUR_GROWTH * sphere_radius_mm(plan.volume_ml) if plan.conspicuity > 0 else 0.0
     room = anatomy.pancreas.grown(growth_mm)
     free = raster.inside(room) & passable
     shape = _lump(rng, raster.points_mm[:, centre[0], centre[1], centre[2]], plan.volume_ml)
     reach = np.full(grid.shape_zyx, np.inf, dtype=np.float32)
     reach[free] = shape.radius(raster.at(free))
     voxels = min(round(plan.volume_ml / grid.voxel_volume_ml), int(np.count_nonzero(free)))
-    level = float(np.partition(reach[free], voxels - 1)[voxels - 1])
-    pieces, _ = ndimage.label(reach <= level, np.ones((3, 3, 3)))
+    level, mask = grow(reach, centre, voxels)
     mass = Within(shape.scaled(level), room)
     layers: list[Layer] = []
-    behind = _dammed(anatomy.duct, place, width_mm) if dammed and plan.conspicuity > 0 else None
+    behind = _dilated(anatomy.duct, place, width_mm) if dilated and plan.conspicuity > 0 else None
     if behind is not None:
         layers.append(Layer(behind, PANCREATIC_JUICE))
-    if plan.conspicuity > 0:  # the mass displaces what is there; its tissue lies between that of pancreas and of tumour
+    if plan.conspicuity > 0:  # the mass displaces what is there; its tissue is between pancreas and tumour
         layers += [replace(anatomy.gland, shape=mass), Layer(mass, tumour, opacity=plan.conspicuity)]
-    return [DrawnLesion(tuple(layers), pieces == pieces[centre], zone, behind)]
+    return [DrawnLesion(tuple(layers), mask, zone, behind)]
 
 
 def _draw_centre(
@@ -309,7 +282,7 @@ class _Raster:
         return self.points_mm[:, z, y, x]
 
     def inside(self, shape: Shape) -> BoolArray:
-        """The voxels whose centre lies in a shape."""
+        """The voxels whose centre is in a shape."""
         found = np.zeros(self.points_mm.shape[1:], dtype=np.bool_)
         window = self.window(shape, edge_mm=1e-3)
         here = self.part(window)
@@ -367,7 +340,7 @@ class _Frame:
 
     @property
     def cavity(self) -> Ellipsoid:
-        """What lies inside the muscles of the wall."""
+        """The space inside the muscles of the wall."""
         return self.shrunk(self.fat_mm + 9)
 
 
@@ -414,7 +387,7 @@ def _draw_organs(rng: np.random.Generator, frame: _Frame) -> list[Layer]:
     liver = replace(LIVER, native_hu=float(np.clip(rng.normal(54, 9), 15, 68)))
     texture = RandomField.draw(rng, length_mm=12.0, waves=12)
     lobes = [frame.ellipsoid((-66, -4, 32), (62, 70, 62), 0.2), frame.ellipsoid((-8, -58, 40), (58, 27, 32), 0.1)]
-    layers = [Layer(Within(lobe, frame.cavity), liver, texture=texture, texture_hu=5.0) for lobe in lobes]
+    layers = [Layer(Within(lobe, frame.cavity), liver, texture=texture, texture_sd=5.0) for lobe in lobes]
     size = float(rng.uniform(0.6, 1.2))
     gallbladder = frame.ellipsoid((-46, -42, -6), (12 * size, 17 * size, 20 * size))
     layers += [Layer(gallbladder, WALL), Layer(gallbladder.scaled(0.85), BILE)]
@@ -494,7 +467,7 @@ def _draw_pancreas(rng: np.random.Generator, frame: _Frame) -> tuple[Tube, Tube,
     fat = float(0.08 * rng.beta(1.3, 3.5))
     tissue = Tissue(44 - 140 * fat, 70 * (1 - fat))
     texture = RandomField.draw(rng, length_mm=6.0, waves=12)
-    return pancreas, duct, Layer(pancreas, tissue, texture=texture, texture_hu=3 + 25 * fat)
+    return pancreas, duct, Layer(pancreas, tissue, texture=texture, texture_sd=3 + 25 * fat)
 
 
 def _draw_vessels(rng: np.random.Generator, frame: _Frame) -> tuple[tuple[Tube, ...], tuple[Tube, ...], Tube, Tube]:
@@ -541,7 +514,7 @@ def _draw_distractor(rng: np.random.Generator, pancreas: Tube, duct: Tube, gland
     direction /= np.linalg.norm(direction)
     if kind == "stricture":
         place = corner / (len(pancreas.line_mm) - 1)
-        behind = _dammed(duct, min(place, 0.75), float(rng.uniform(*DAMMED_RADIUS_MM)))
+        behind = _dilated(duct, min(place, 0.75), float(rng.uniform(*DILATED_RADIUS_MM)))
         return Distractor(kind, behind.line_mm[0], Layer(behind, PANCREATIC_JUICE))
     if kind in ("cyst", "focal fat", "pancreatitis"):
         x, y, z = (centre + direction * radius_mm * rng.uniform(0, 0.6)).tolist()
@@ -565,7 +538,7 @@ def _draw_distractor(rng: np.random.Generator, pancreas: Tube, duct: Tube, gland
     return Distractor(kind, (x, y, z), Layer(_round((x, y, z), size), tissue))
 
 
-def _dammed(duct: Tube, place: float, width_mm: float) -> Tube:
+def _dilated(duct: Tube, place: float, width_mm: float) -> Tube:
     """The duct from an obstacle to the tail: widest at the obstacle.
 
     Parameters
@@ -598,13 +571,8 @@ def _round(centre_mm: Vector, radius_mm: float) -> Ellipsoid:
 
 def _lump(rng: np.random.Generator, centre_mm: npt.ArrayLike, volume_ml: float) -> Ellipsoid:
     """An irregular ellipsoid of about this volume."""
-    radius_mm = _radius_mm(volume_ml)
+    radius_mm = sphere_radius_mm(volume_ml)
     x, y, z = (float(value) for value in np.asarray(centre_mm))
     a, b, c = (float(value) for value in radius_mm * rng.uniform(0.8, 1.25, 3))
     bumps = RandomField.draw(rng, length_mm=max(6.0, radius_mm), waves=12)
     return Ellipsoid((x, y, z), (a, b, c), float(rng.uniform(0, np.pi)), bumps, 0.1)
-
-
-def _radius_mm(volume_ml: float) -> float:
-    """Radius of the sphere of this volume."""
-    return float((3 * 1000 * volume_ml / (4 * np.pi)) ** (1 / 3))

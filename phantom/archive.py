@@ -1,4 +1,4 @@
-"""Write a phantom archive: studies, label maps, a marksheet with the truth behind them, and where all of it came from.
+"""Write a phantom archive: studies, label maps, a marksheet with the truth, and the record of its origin.
 
 One generator per case, spawned from seed, population and index: a case is the same in an archive of any length. With
 shuffled labels every study carries another study's lesions, elsewhere, so that nothing can be learned: the control.
@@ -138,16 +138,13 @@ def draw_studies(order: Order) -> Iterator[tuple[CasePlan, PhantomStudy]]:
         yield (
             plan,
             generator.draw(
-                plan=plan,
-                population=order.population,
-                values=LabelValues.of(order.card),
-                rng=_rng(order, _CASE, index),
+                plan=plan, population=order.population, values=LabelValues.of(order.card), rng=case_rng(order, index)
             ),
         )
 
 
 def derangement(count: int, rng: np.random.Generator) -> Sequence[int]:
-    """A random cyclic permutation: nobody keeps their own (Sattolo, 1986)."""
+    """A random cyclic permutation: none keeps its own (Sattolo, 1986)."""
     order = list(range(count))
     for last in range(count - 1, 0, -1):
         other = int(rng.integers(last))
@@ -161,7 +158,7 @@ def with_lesions_elsewhere(
     """Paint another study's lesions into a label map, moved by a random distance along each axis.
 
     What leaves the map comes back on the other side. Exchanging lesions is not enough for a control. Those of all
-    patients lie in the same zones, so a network that sees patches takes lesion-like tissue for a sign of the place
+    patients are in the same zones, so a network that sees patches takes lesion-like tissue for a sign of the place
     where maps have lesions, and ranks patients well. After the move every place is as likely as any other, inside an
     organ or not. Organs stay with their patient: they are no secret, and a chain that looks for one first still has to
     find it.
@@ -179,6 +176,11 @@ def with_lesions_elsewhere(
     wrapped = tuple((place + step) % length for place, step, length in zip(places, shift, organs.shape, strict=True))
     moved[wrapped] = lesions[places]
     return moved
+
+
+def case_rng(order: Order, index: int) -> np.random.Generator:
+    """The generator of one case, the same in an archive of any length."""
+    return _rng(order, _CASE, index)
 
 
 def _rng(order: Order, *stream: int) -> np.random.Generator:
@@ -219,7 +221,7 @@ def _label_file(case_id: str) -> str:
 
 
 def _require_no_strangers(output: Path, patients: set[str]) -> None:
-    """Patients of an earlier archive would stay beside the new ones."""
+    """Patients of an earlier archive would stay among the new ones."""
     if not output.is_dir():
         return
     folders = {entry.name for entry in output.iterdir() if entry.is_dir() and not entry.name.startswith(".")}

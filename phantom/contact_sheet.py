@@ -1,9 +1,9 @@
 """The sample sheet: what a phantom archive looks like, one study per row, one channel per column.
 
 Rows: a negative study with a distractor, then one positive study of each visibility; every row is the slice that shows
-most of it. All channels are seen on the reference channel's grid, the lesion as an outline on the reference, with a
-thin one of the organ that the card looks for first. Whatever the files' orientation, the patient's right is on the left
-and the front above.
+most of it. All channels are resampled to the reference channel's grid, with the lesion's outline on the reference and a
+thin one of the organ that the card locates first. The patient's right is on the left and the front above, for any
+orientation of the files.
 """
 
 import csv
@@ -52,7 +52,7 @@ def draw_sheet(card: Card, archive: Path, output: Path) -> None:
     ------
     OncoduetError
         No generator makes the card's channels; there is no marksheet of a phantom archive; labels were shuffled; a kind
-        of study is missing; the output is a file of other origin or lies in the archive.
+        of study is missing; the output is a file of other origin or in the archive.
     """
     generator = generator_for(card)
     place = file_output(output, "phantom sheet")
@@ -84,14 +84,14 @@ def _draw_row(card: Card, study: Study, row: Row, kind: _Kind, axes: Sequence[Ax
     generator = generator_for(card)
     reference = read_volume(study.channels[card.geometry.reference])
     values = np.zeros(reference.array.shape) if study.label is None else read_label(study.label).array
-    label = _upright(Volume(values, reference.grid))
+    label = upright(Volume(values, reference.grid))
     truth = np.isin(label, card.lesion_values)
     organ = np.isin(label, card.localisation.values if card.localisation is not None else ())
     z = _slice_to_show(row, truth, generator)
     _, spacing_y, spacing_x = reference.grid.spacing_mm_zyx
     for axis, channel in zip(axes, [*card.channels, None], strict=True):
         shown = channel or next(each for each in card.channels if each.name == card.geometry.reference)
-        image = _upright(_on_grid(read_volume(study.channels[shown.name]), reference)).astype(np.float32)
+        image = upright(_on_grid(read_volume(study.channels[shown.name]), reference)).astype(np.float32)
         low, high = _window(shown, image, generator)
         axis.imshow(image[z], cmap="gray", vmin=low, vmax=high, aspect=spacing_y / spacing_x, interpolation="bicubic")
         for region, colour, width in ((organ, _ORGAN, 0.8), (truth, _OUTLINE, 1.6)):
@@ -109,7 +109,7 @@ def _best(kind: _Kind, rows: Sequence[Row], archive: Path, generator: Generator)
     found = [row for row in rows if kind.wanted(row)]
     if not found:
         title = kind.title.replace("\n", " ")
-        raise OncoduetError(archive / "marksheet.csv", expected=f"a study of the kind '{title}'", found="none")
+        raise OncoduetError(archive / "marksheet.csv", f"no study of the kind '{title}'")
     return min(
         found,
         key=lambda row: (
@@ -140,7 +140,7 @@ def _on_grid(volume: Volume, reference: Volume) -> Volume:
     return resample(volume, reference.grid, interpolation="linear", outside=0.0)
 
 
-def _upright(volume: Volume) -> npt.NDArray[np.generic]:
+def upright(volume: Volume) -> npt.NDArray[np.generic]:
     """The array with the axes flipped that run to the right, to the front or to the feet; phantoms exchange none."""
     axes = np.diag(np.array(volume.grid.direction).reshape(3, 3))
     return np.flip(volume.array, tuple(2 - axis for axis in range(3) if axes[axis] < 0))
@@ -159,12 +159,12 @@ def _read_marksheet(archive: Path) -> list[Row]:
     path = archive / "marksheet.csv"
     needed = {"visibility", "distractors", "distractor_slices", "lesion_volumes_ml", "label_from"}
     if not path.is_file():
-        raise OncoduetError(path, expected="the marksheet of a phantom archive", found="no file")
+        raise OncoduetError(path, "marksheet of a phantom archive not found")
     with path.open(encoding="utf-8", newline="") as stream:
         rows: list[Row] = list(csv.DictReader(stream))
     missing = sorted(needed - set(rows[0] if rows else ()))
     if missing:
-        raise OncoduetError(path, expected="the columns of a phantom archive", found=f"no {', '.join(missing)}")
+        raise OncoduetError(path, f"columns of a phantom archive are missing: {', '.join(missing)}")
     if any(row["label_from"] != _case_id(row) for row in rows):
         raise OncoduetError(path, expected="each study's own truth", found="shuffled labels")
     return rows

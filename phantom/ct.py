@@ -10,13 +10,11 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
-from scipy import ndimage
 
-from contract.volume import Float32Array, Grid, Volume
-from phantom.abdomen import Anatomy, Layer, draw_anatomy, draw_lesions, label_organs, see
+from contract.volume import Grid, Volume
+from phantom.abdomen import Anatomy, Layer, draw_anatomy, draw_lesions, label_organs, render
 from phantom.cohort import CasePlan, Population
-from phantom.shapes import Vector
-from phantom.study import LabelValues, PhantomLesion, PhantomStudy
+from phantom.study import LabelValues, PhantomStudy, blurred, centred_grid, distractor_facts, lesions_of
 
 Signs = tuple[int, int, int]
 
@@ -82,16 +80,10 @@ def draw_study(
         channels={"ct": stored(image, session)},
         label=stored(label, session),
         organs=stored(organs, session).array.astype(np.uint8),
-        lesions=tuple(
-            PhantomLesion(int(np.count_nonzero(lesion.voxels)) * session.grid.voxel_volume_ml, lesion.zone)
-            for lesion in lesions
-        ),
+        lesions=lesions_of(lesions, session.grid),
         facts={
             "pancreas_volume": round(anatomy.pancreas_volume_ml, 1),
-            "distractors": ";".join(distractor.kind for distractor in anatomy.distractors),
-            "distractor_slices": ";".join(
-                str(_slice_of(session.grid, distractor.centre_mm)) for distractor in anatomy.distractors
-            ),
+            **distractor_facts(anatomy.distractors, session.grid),
             "orientation": session.orientation,
         },
     )
@@ -106,9 +98,8 @@ def draw_session(rng: np.random.Generator, anatomy: Anatomy) -> Session:
     size = (int(np.ceil(2 * (width + margin) / in_plane)), int(np.ceil(2 * (depth + margin) / in_plane)), slices)
     spacing = (round(in_plane, 3), round(in_plane, 3), round(slice_mm, 2))
     centre = rng.uniform(-1, 1, 3) * (2, 2, 5)
-    x, y, z = (centre - (np.array(size) - 1) / 2 * np.array(spacing)).tolist()
     return Session(
-        grid=Grid(size, spacing, (x, y, z), tuple(np.eye(3).ravel().tolist())),
+        grid=centred_grid(centre, np.eye(3), size, spacing),
         orientation=list(ORIENTATIONS)[int(rng.integers(len(ORIENTATIONS)))],
         table_mm=rng.uniform(-150, 150, 3),
     )
@@ -120,8 +111,8 @@ def scan(
     """Acquire the image on an LPS grid, in Hounsfield units, shape (z, y, x)."""
     enhancement = scanner.enhancement * float(np.exp(PHASE_LOG_SD * rng.standard_normal()))
     stoutness = anatomy.body.semi_axes_mm[0] / AVERAGE_HALF_WIDTH_MM
-    image = _smoothed(see(anatomy, lesions, grid, enhancement=enhancement), grid, scanner.blur_mm)
-    noise = _smoothed(rng.standard_normal(grid.shape_zyx, dtype=np.float32), grid, scanner.noise_length_mm)
+    image = blurred(render(anatomy, lesions, grid, enhancement=enhancement), grid, scanner.blur_mm)
+    noise = blurred(rng.standard_normal(grid.shape_zyx, dtype=np.float32), grid, scanner.noise_length_mm)
     image = image + np.float32(scanner.noise_hu * stoutness**3 / noise.std()) * noise
     return np.clip(np.rint(image), LOWEST_HU, HIGHEST_HU).astype(np.int16)
 
@@ -134,17 +125,3 @@ def stored(array: npt.NDArray[np.generic], session: Session) -> Volume:
     flipped = np.flip(array, tuple(2 - axis for axis in range(3) if signs[axis] < 0))
     direction = tuple(np.diag(signs.astype(float)).ravel().tolist())
     return Volume(np.ascontiguousarray(flipped), replace(grid, origin_mm_xyz=(x, y, z), direction=direction))
-
-
-def _smoothed(image: Float32Array, grid: Grid, length_mm: float) -> Float32Array:
-    if length_mm == 0:
-        return image
-    _, y, x = grid.spacing_mm_zyx
-    smooth: Float32Array = ndimage.gaussian_filter(image, (0, length_mm / y, length_mm / x))
-    return smooth
-
-
-def _slice_of(grid: Grid, point_mm: Vector) -> int:
-    """Index of the slice, counted from 0 at the feet whatever the file's order, that is nearest to a point."""
-    offset = (point_mm[2] - grid.origin_mm_xyz[2]) / grid.spacing_mm_xyz[2]
-    return int(np.clip(np.rint(offset), 0, grid.size_xyz[2] - 1))

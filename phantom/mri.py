@@ -9,13 +9,12 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
-from scipy import ndimage
 
 from contract.volume import Float32Array, Grid, Volume
 from phantom.cohort import CasePlan, Population
-from phantom.prostate import Anatomy, Layer, TissueMaps, draw_anatomy, draw_lesions, see
-from phantom.shapes import RandomField, Vector
-from phantom.study import LabelValues, PhantomLesion, PhantomStudy
+from phantom.prostate import Anatomy, Layer, TissueMaps, draw_anatomy, draw_lesions, render
+from phantom.shapes import RandomField
+from phantom.study import LabelValues, PhantomStudy, blurred, centred_grid, distractor_facts, lesions_of
 
 T2W_SIZE_XYZ = (48, 48, 12)
 T2W_SPACING_MM_XYZ = (1.5, 1.5, 3.0)
@@ -98,7 +97,9 @@ def draw_study(
     anatomy = draw_anatomy(anatomy_rng)
     session = draw_session(session_rng)
     lesions = draw_lesions(lesion_rng, anatomy, plan, session.t2w)
-    channels = scan(scan_rng, anatomy, [lesion.layer for lesion in lesions], session, SCANNERS[population])
+    channels = scan(
+        scan_rng, anatomy, [layer for lesion in lesions for layer in lesion.layers], session, SCANNERS[population]
+    )
     label = np.zeros(session.t2w.shape_zyx, dtype=np.uint8)
     for lesion in lesions:
         label[lesion.voxels] = values.lesion
@@ -106,16 +107,10 @@ def draw_study(
         channels=channels,
         label=Volume(label, channels["t2w"].grid),
         organs=np.zeros_like(label),
-        lesions=tuple(
-            PhantomLesion(np.count_nonzero(lesion.voxels) * session.t2w.voxel_volume_ml, lesion.zone)
-            for lesion in lesions
-        ),
+        lesions=lesions_of(lesions, session.t2w),
         facts={
             "prostate_volume": round(anatomy.gland_volume_ml, 1),
-            "distractors": ";".join(distractor.kind for distractor in anatomy.distractors),
-            "distractor_slices": ";".join(
-                str(_slice_of(session.t2w, distractor.centre_mm)) for distractor in anatomy.distractors
-            ),
+            **distractor_facts(anatomy.distractors, session.t2w),
             "rectal_gas": "YES" if anatomy.rectal_gas else "NO",
             "motion_mm": round(float(np.linalg.norm(session.motion_mm)), 2),
         },
@@ -132,8 +127,8 @@ def draw_session(rng: np.random.Generator) -> Session:
     diffusion_centre = centre + direction @ (rng.uniform(-3, 3, 3) * (1, 1, 0.4))
     step = rng.standard_normal(3)
     return Session(
-        t2w=_centred_grid(centre, direction, T2W_SIZE_XYZ, T2W_SPACING_MM_XYZ),
-        diffusion=_centred_grid(diffusion_centre, direction, size, spacing),
+        t2w=centred_grid(centre, direction, T2W_SIZE_XYZ, T2W_SPACING_MM_XYZ),
+        diffusion=centred_grid(diffusion_centre, direction, size, spacing),
         motion_mm=step / np.linalg.norm(step) * rng.uniform(*MOTION_MM),
         table_mm=rng.uniform(-25, 25, 3),
     )
@@ -146,8 +141,8 @@ def scan(
     t2w_rng, diffusion_rng = rng.spawn(2)
     t2w_points = session.t2w.centres_mm().astype(np.float32)
     diffusion_points = (session.diffusion.centres_mm() - session.motion_mm[:, None, None, None]).astype(np.float32)
-    t2w = _scan_t2w(t2w_rng, see(anatomy, lesions, t2w_points, edge_mm=1.5), session.t2w, scanner)
-    maps = see(anatomy, lesions, diffusion_points, edge_mm=2.5)
+    t2w = _scan_t2w(t2w_rng, render(anatomy, lesions, t2w_points, edge_mm=1.5), session.t2w, scanner)
+    maps = render(anatomy, lesions, diffusion_points, edge_mm=2.5)
     adc, hbv = _scan_diffusion(diffusion_rng, maps, session.diffusion, scanner)
     t2w_grid, diffusion_grid = (_on_table(grid, session.table_mm) for grid in (session.t2w, session.diffusion))
     return {
@@ -158,8 +153,8 @@ def scan(
 
 
 def _scan_t2w(rng: np.random.Generator, maps: TissueMaps, grid: Grid, scanner: Scanner) -> Float32Array:
-    signal = np.maximum(maps.t2w, 0) ** np.float32(scanner.t2w_exponent) * _bias(rng, grid, scanner)
-    measured = _rician(rng, _blurred(signal, grid, scanner.blur_mm), scanner.t2w_noise)
+    signal = np.maximum(maps.t2w, 0) ** np.float32(scanner.t2w_exponent) * receive_field(rng, grid, scanner)
+    measured = rician(rng, blurred(signal, grid, scanner.blur_mm), scanner.t2w_noise)
     return measured * np.float32(_T2W_UNIT * _scale(rng))
 
 
@@ -167,36 +162,29 @@ def _scan_diffusion(
     rng: np.random.Generator, maps: TissueMaps, grid: Grid, scanner: Scanner
 ) -> tuple[Float32Array, Float32Array]:
     """ADC in 1e-6 mm²/s, from 0 to 4095, and HBV."""
-    received = maps.b0 * _bias(rng, grid, scanner)
+    received = maps.b0 * receive_field(rng, grid, scanner)
 
     def measure(b_value: float) -> Float32Array:
         signal = received * np.exp(-b_value * scanner.adc_scale * maps.adc * np.float32(1e-6))
-        return _rician(rng, _blurred(signal, grid, 1.5 * scanner.blur_mm), scanner.diffusion_noise)
+        return rician(rng, blurred(signal, grid, 1.5 * scanner.blur_mm), scanner.diffusion_noise)
 
     low, high, hbv = (measure(b_value) for b_value in (*ADC_B_VALUES, scanner.high_b_value))
     adc = np.log(np.maximum(low, 1e-6) / np.maximum(high, 1e-6)) / (ADC_B_VALUES[1] - ADC_B_VALUES[0]) * 1e6
     return np.clip(adc, 0, 4095), hbv * np.float32(_HBV_UNIT * _scale(rng))
 
 
-def _bias(rng: np.random.Generator, grid: Grid, scanner: Scanner) -> Float32Array:
+def receive_field(rng: np.random.Generator, grid: Grid, scanner: Scanner) -> Float32Array:
     """The receive field, around 1; the field's mean is taken out, since it varies little over so small a volume."""
     field = RandomField.draw(rng, length_mm=BIAS_LENGTH_MM, waves=16).at(grid.centres_mm().astype(np.float32))
     bias: Float32Array = np.exp(np.float32(scanner.bias) * (field - field.mean()))
     return bias
 
 
-def _rician(rng: np.random.Generator, signal: Float32Array, noise: float) -> Float32Array:
+def rician(rng: np.random.Generator, signal: Float32Array, noise: float) -> Float32Array:
+    """The magnitude of a signal with Gaussian noise of this standard deviation in both of its parts."""
     real, imaginary = rng.standard_normal((2, *signal.shape), dtype=np.float32) * np.float32(noise)
     measured: Float32Array = np.hypot(signal + real, imaginary)
     return measured
-
-
-def _blurred(signal: Float32Array, grid: Grid, blur_mm: float) -> Float32Array:
-    if blur_mm == 0:
-        return signal
-    _, y, x = grid.spacing_mm_zyx
-    blurred: Float32Array = ndimage.gaussian_filter(signal, (0, blur_mm / y, blur_mm / x))
-    return blurred
 
 
 def _scale(rng: np.random.Generator) -> float:
@@ -212,24 +200,6 @@ def _rotation(tilt_rad: float, turn_rad: float) -> npt.NDArray[np.float64]:
     (c, s), (d, t) = ((np.cos(angle), np.sin(angle)) for angle in (tilt_rad, turn_rad))
     turned = np.array([[d, -t, 0], [t, d, 0], [0, 0, 1]])
     return np.asarray(turned @ np.array([[1, 0, 0], [0, c, -s], [0, s, c]]))
-
-
-def _centred_grid(
-    centre_mm: npt.NDArray[np.float64],
-    direction: npt.NDArray[np.float64],
-    size_xyz: tuple[int, int, int],
-    spacing_mm_xyz: tuple[float, float, float],
-) -> Grid:
-    half_mm = (np.array(size_xyz) - 1) / 2 * np.array(spacing_mm_xyz)
-    x, y, z = (centre_mm - direction @ half_mm).tolist()
-    return Grid(size_xyz, spacing_mm_xyz, (x, y, z), tuple(direction.ravel().tolist()))
-
-
-def _slice_of(grid: Grid, point_mm: Vector) -> int:
-    """Index of the slice, counted from 0 at the feet, that is nearest to a point of the patient."""
-    across = np.array(grid.direction).reshape(3, 3)[:, 2]
-    offset_mm = (np.array(point_mm) - np.array(grid.origin_mm_xyz)) @ across
-    return int(np.clip(np.rint(offset_mm / grid.spacing_mm_xyz[2]), 0, grid.size_xyz[2] - 1))
 
 
 def _on_table(grid: Grid, table_mm: npt.NDArray[np.float64]) -> Grid:

@@ -13,10 +13,10 @@ import numpy.typing as npt
 from scipy import ndimage
 
 from contract.volume import Float32Array, Grid
+from phantom import painting
 from phantom.cohort import CasePlan, LesionVolumes
-from phantom.shapes import Between, Ellipsoid, RandomField, Shape, Vector, Within
-
-BoolArray = npt.NDArray[np.bool_]
+from phantom.painting import BoolArray, grow, sphere_radius_mm
+from phantom.shapes import Between, Ellipsoid, RandomField, Shape, Within
 
 LESION_VOLUMES = LesionVolumes(median_ml=1.1, log_sd=0.75, range_ml=(0.25, 6.0))
 SECOND_LESION_PROBABILITY = 0.15
@@ -39,13 +39,9 @@ class Tissue:
     """Signal of the diffusion sequence without diffusion weighting, relative to fluid."""
 
 
-@dataclass(frozen=True)
-class Layer:
-    """One tissue in one shape; an opacity below 1 mixes it with what lies beneath."""
-
-    shape: Shape
-    tissue: Tissue
-    opacity: float = 1.0
+Layer = painting.Layer[Tissue]
+Distractor = painting.Distractor[Tissue]
+DrawnLesion = painting.DrawnLesion[Tissue]
 
 
 @dataclass(frozen=True)
@@ -67,26 +63,8 @@ class Anatomy:
     t2w_texture: RandomField
     adc_texture: RandomField
     gland_volume_ml: float
-    distractors: tuple["Distractor", ...]
+    distractors: tuple[Distractor, ...]
     rectal_gas: bool
-
-
-@dataclass(frozen=True)
-class Distractor:
-    """Something benign that one channel or another takes for a lesion."""
-
-    kind: str
-    centre_mm: Vector
-    layer: Layer
-
-
-@dataclass(frozen=True)
-class DrawnLesion:
-    """One lesion: its shape, its tissue, and its voxels in the label map."""
-
-    layer: Layer
-    voxels: BoolArray
-    zone: str
 
 
 FAT = Tissue(t2w=0.56, adc=1100, b0=0.26)  # with vessels and connective tissue; fat suppression is never complete
@@ -146,7 +124,7 @@ def draw_anatomy(rng: np.random.Generator) -> Anatomy:
     )
 
 
-def see(anatomy: Anatomy, lesions: Sequence[Layer], points_mm: Float32Array, *, edge_mm: float) -> TissueMaps:
+def render(anatomy: Anatomy, lesions: Sequence[Layer], points_mm: Float32Array, *, edge_mm: float) -> TissueMaps:
     """The tissue in every voxel of a grid.
 
     Parameters
@@ -193,7 +171,7 @@ def draw_lesions(rng: np.random.Generator, anatomy: Anatomy, plan: CasePlan, gri
 
 @dataclass(frozen=True)
 class _Room:
-    """Where a lesion may lie."""
+    """Where a lesion may be placed."""
 
     points_mm: Float32Array
     """Voxel centres, shape (3, z, y, x)."""
@@ -202,7 +180,7 @@ class _Room:
     voxel_volume_ml: float
 
     def inside(self, shape: Shape) -> BoolArray:
-        """The voxels whose centre lies in a shape."""
+        """The voxels whose centre is in a shape."""
         return shape.fill(self.points_mm, edge_mm=1e-3) > 0.5
 
 
@@ -215,7 +193,7 @@ def _draw_lesion(
     tissue = Tissue(t2w=0.27, adc=float(rng.uniform(740, 960)), b0=0.70)
     free = room.inside(anatomy.gland) & (room.to_other_lesion_mm > LESION_GAP_MM)
     in_zone = room.inside(anatomy.transition_zone) != peripheral
-    distant = room.to_other_lesion_mm > LESION_GAP_MM + _radius_mm(volume_ml)
+    distant = room.to_other_lesion_mm > LESION_GAP_MM + sphere_radius_mm(volume_ml)
     centres = np.argwhere(free & in_zone & distant & room.inside(anatomy.gland.scaled(0.9)))
     voxels = round(volume_ml / room.voxel_volume_ml)
     if len(centres) == 0 or np.count_nonzero(free) < voxels:
@@ -223,15 +201,14 @@ def _draw_lesion(
     centre = tuple(centres[int(choice * len(centres))])
     shape = _lump(rng, room.points_mm[(slice(None), *centre)], volume_ml)
     radius = np.where(free, shape.radius(room.points_mm), np.inf)
-    level = float(np.partition(radius, voxels - 1, axis=None)[voxels - 1])
-    pieces, _ = ndimage.label(radius <= level, np.ones((3, 3, 3)))
+    level, mask = grow(radius, centre, voxels)
     layer = Layer(Within(shape.scaled(level), anatomy.gland), tissue, opacity=plan.conspicuity)
-    return DrawnLesion(layer, pieces == pieces[centre], "peripheral" if peripheral else "transition")
+    return DrawnLesion((layer,), mask, "peripheral" if peripheral else "transition")
 
 
 def _lump(rng: np.random.Generator, centre_mm: npt.ArrayLike, volume_ml: float) -> Ellipsoid:
     """An irregular ellipsoid of about this volume."""
-    radius_mm = _radius_mm(volume_ml)
+    radius_mm = sphere_radius_mm(volume_ml)
     x, y, z = (float(value) for value in np.asarray(centre_mm))
     a, b, c = (float(value) for value in radius_mm * rng.uniform(0.8, 1.25, 3))
     return Ellipsoid(
@@ -298,7 +275,7 @@ def _draw_rectum(rng: np.random.Generator, gland: Ellipsoid) -> tuple[list[Layer
 def _draw_vessels_and_nodes(rng: np.random.Generator, gland: Ellipsoid) -> list[Layer]:
     """Bright structures around the gland: slow blood, whose long T2 shines through at high b-values, and rarely a node.
 
-    Vessels of the pelvic wall run through all slices, the bulb of the penis lies below the gland; both are bright in
+    Vessels of the pelvic wall run through all slices, the bulb of the penis is below the gland; both are bright in
     T2W and not low in ADC. A normal lymph node has the diffusion of a tumour.
     """
     width, _, height = gland.semi_axes_mm
@@ -353,7 +330,7 @@ def _draw_nodules(rng: np.random.Generator, transition: Ellipsoid) -> list[Layer
 
 
 def _draw_distractor(rng: np.random.Generator, gland: Ellipsoid) -> Distractor:
-    """A distractor in the peripheral zone, behind or beside."""
+    """A distractor in the peripheral zone, behind or at the side."""
     kind = list(DISTRACTORS)[int(rng.choice(len(DISTRACTORS), p=DISTRACTOR_SHARES))]
     angle, depth = rng.uniform(-0.25 * np.pi, 1.25 * np.pi), rng.uniform(0.7, 0.9)
     a, b, c = gland.semi_axes_mm
@@ -361,11 +338,6 @@ def _draw_distractor(rng: np.random.Generator, gland: Ellipsoid) -> Distractor:
     lump = _lump(rng, centre, float(rng.uniform(0.3, 2.0)))
     layer = Layer(Within(lump, gland), DISTRACTORS[kind], opacity=float(rng.uniform(0.3, 0.85)))
     return Distractor(kind, lump.centre_mm, layer)
-
-
-def _radius_mm(volume_ml: float) -> float:
-    """Radius of the sphere of this volume."""
-    return float((3 * 1000 * volume_ml / (4 * np.pi)) ** (1 / 3))
 
 
 def _column(tissue: Tissue) -> Float32Array:

@@ -1,9 +1,9 @@
-"""Soft shapes in patient space, so that one anatomy can be seen by scans of any grid.
+"""Soft shapes in patient space, so that one anatomy can be imaged on any grid.
 
 Positions are patient coordinates in mm, components x (to the left), y (to the back), z (to the head); arrays of points
-have shape (3, z, y, x). A shape answers with the fraction of a voxel that it fills, in [0, 1]: its edge is a linear
-ramp as wide as the voxel, which is what a scanner's partial volume does. It also tells a box that holds it, so that a
-large image need not be asked everywhere.
+have shape (3, z, y, x). A shape gives the fraction of a voxel that it fills, in [0, 1]: its edge is a linear ramp as
+wide as the voxel, which is what a scanner's partial volume does. It also gives its bounding box, so that a large image
+need not be evaluated everywhere.
 """
 
 from collections.abc import Sequence
@@ -133,7 +133,7 @@ class Tube:
     def nearest(self, points_mm: Float32Array) -> tuple[Float32Array, Float32Array, Float32Array]:
         """For each point: distance to the centre line, radius there, and the place on it from 0 to 1.
 
-        Where pieces of different radii compete, the one in which the point lies deepest counts. Each shape (z, y, x).
+        Where pieces of different radii compete, the one in which the point is deepest counts. Each shape (z, y, x).
         """
         shape = points_mm.shape[1:]
         distance, radius, place = (np.full(shape, value, dtype=np.float32) for value in (np.inf, 0, 0))
@@ -168,7 +168,7 @@ class Tube:
 
 @dataclass(frozen=True)
 class Between:
-    """What lies inside one shape and outside another."""
+    """The part of a shape outside another."""
 
     outer: Shape
     inner: Shape
@@ -185,7 +185,7 @@ class Between:
 
 @dataclass(frozen=True)
 class Within:
-    """The part of a shape that lies inside another."""
+    """The part of a shape inside another."""
 
     shape: Shape
     container: Shape

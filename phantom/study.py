@@ -1,14 +1,17 @@
-"""One phantom study in memory: its images, its truth, and what a radiologist could not know but a test wants to."""
+"""One phantom study in memory: its images, its truth and the facts behind them; and what all its scans share."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Self
+from typing import Any, Self
 
 import numpy as np
 import numpy.typing as npt
+from scipy import ndimage
 
 from contract.cards import Card
-from contract.volume import Volume
+from contract.volume import Float32Array, Grid, Volume
+from phantom.painting import Distractor, DrawnLesion
+from phantom.shapes import Vector
 
 
 @dataclass(frozen=True)
@@ -49,3 +52,46 @@ class PhantomStudy:
     lesions: tuple[PhantomLesion, ...]
     facts: Mapping[str, str | int | float]
     """Further columns of the marksheet, about the anatomy and not about the lesions."""
+
+
+def lesions_of(drawn: Iterable[DrawnLesion[Any]], grid: Grid) -> tuple[PhantomLesion, ...]:
+    """The truth of lesions that were drawn on a grid."""
+    return tuple(
+        PhantomLesion(int(np.count_nonzero(lesion.voxels)) * grid.voxel_volume_ml, lesion.zone) for lesion in drawn
+    )
+
+
+def distractor_facts(distractors: Sequence[Distractor[Any]], grid: Grid) -> dict[str, str]:
+    """Columns of the marksheet: kinds of the distractors, and the slices of a grid nearest to their centres."""
+    return {
+        "distractors": ";".join(distractor.kind for distractor in distractors),
+        "distractor_slices": ";".join(str(_slice_of(grid, distractor.centre_mm)) for distractor in distractors),
+    }
+
+
+def centred_grid(
+    centre_mm: npt.NDArray[np.float64],
+    direction: npt.NDArray[np.float64],
+    size_xyz: tuple[int, int, int],
+    spacing_mm_xyz: tuple[float, float, float],
+) -> Grid:
+    """A grid around a point; the columns of ``direction`` are its axes."""
+    half_mm = (np.array(size_xyz) - 1) / 2 * np.array(spacing_mm_xyz)
+    x, y, z = (centre_mm - direction @ half_mm).tolist()
+    return Grid(size_xyz, spacing_mm_xyz, (x, y, z), tuple(direction.ravel().tolist()))
+
+
+def blurred(image: Float32Array, grid: Grid, sd_mm: float) -> Float32Array:
+    """The image blurred in its plane by a Gaussian of this standard deviation."""
+    if sd_mm == 0:
+        return image
+    _, y, x = grid.spacing_mm_zyx
+    smooth: Float32Array = ndimage.gaussian_filter(image, (0, sd_mm / y, sd_mm / x))
+    return smooth
+
+
+def _slice_of(grid: Grid, point_mm: Vector) -> int:
+    """Index of the slice, counted from 0 at the feet in any order of the file, that is nearest to a point."""
+    across = np.array(grid.direction).reshape(3, 3)[:, 2]
+    offset_mm = (np.array(point_mm) - np.array(grid.origin_mm_xyz)) @ across
+    return int(np.clip(np.rint(offset_mm / grid.spacing_mm_xyz[2]), 0, grid.size_xyz[2] - 1))

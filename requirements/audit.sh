@@ -1,8 +1,8 @@
 #!/bin/bash
-# Are known vulnerabilities among the pins of the locks? audit.sh [--advisories FOLDER]
+# Check the pins of the locks for known vulnerabilities: audit.sh [--advisories FOLDER]
 #
-# pip-audit asks the service that PyPI keeps. Where nobody answers, one line says so, and the exit status is 0; it is 1
-# only where a vulnerability is known. --advisories reads a copy of the PyPA advisory database instead (its folder vulns).
+# pip-audit queries PyPI's service. If it does not answer, one line says so, and the exit status is 0; it is 1 only for a
+# known vulnerability. --advisories reads a copy of the PyPA advisory database instead (its folder vulns).
 set -euo pipefail
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 folder=$(mktemp -d)

@@ -3,10 +3,10 @@
 #
 #     requirements/install.sh .venv/bin/python torch.txt dev.lock
 #
-# Wheels in wheels/ beside this folder are found first, without a network. TORCH_REQUIREMENT names another build of
-# torch, with its hash where torch.txt does not accept it: "torch==2.13.0+cu126 --hash=sha256:…"; PIP_EXTRA_INDEX_URL
-# or PIP_FIND_LINKS say where else pip may find it. The libraries that a CUDA build requires stand in torch-cuda.lock, of
-# another build in a lock with its name: torch-cu126.lock, which lock.sh makes.
+# Wheels in ../wheels are found first, without a network. TORCH_REQUIREMENT names another build of torch, with its hash if
+# it is not in torch.txt: "torch==2.13.0+cu126 --hash=sha256:…"; PIP_EXTRA_INDEX_URL or PIP_FIND_LINKS tell pip where to
+# find it. The libraries that a CUDA build requires are in torch-cuda.lock, for another build in a lock with its name:
+# torch-cu126.lock, which lock.sh makes.
 set -euo pipefail
 fail() { echo "install.sh: $1" >&2; exit "${2:-3}"; }
 [ $# = 2 ] || { [ $# = 3 ] && [ "$2" = torch.txt ]; } || fail "usage: install.sh PYTHON [torch.txt] LOCK" 2
@@ -20,7 +20,7 @@ version=$("$python" -c 'import sys; print("%d.%d" % sys.version_info[:2])')
 
 export PIP_ROOT_USER_ACTION=ignore PIP_DISABLE_PIP_VERSION_CHECK=1
 
-# Bytecode that holds its source's hash, where pip's holds the time: the same packages give the same bytes in every image.
+# Bytecode with its source's hash instead of pip's time: the same packages give the same bytes in every image.
 compile() {
   PYTHONHASHSEED=0 "$python" -W ignore - <<'END'
 import sysconfig
@@ -33,8 +33,8 @@ for source in sorted(Path(sysconfig.get_path("purelib")).rglob("*.py")):
         compile(source, quiet=2, invalidation_mode=PycInvalidationMode.CHECKED_HASH)
 END
 }
-# Wheels alone, each with a sha256 that is written here: nothing that an index or a folder serves runs before it is known.
-# One package is published as source alone. It is built with the lock's own setuptools: pip would fetch another, of any hash.
+# Only wheels, each with a sha256 in the lock: no downloaded code runs before it is checked. One package is published only
+# as source; it is built with the lock's own setuptools, since pip would fetch an unhashed version.
 source_only=acvl-utils
 install() { "$python" -m pip install --no-compile --find-links ../wheels --only-binary :all: --require-hashes "$@"; }
 folder=$(mktemp -d)
@@ -57,9 +57,9 @@ echo "$wheel --hash=sha256:$hash" >"$folder/torch.txt"
 build=cuda
 [[ $wheel != *+* ]] || { build=${wheel##*+} build=${build%%-*}; }
 if [ "$build" = cpu ]; then
-  install --no-deps --requirement "$folder/torch.txt"  # what it needs stands in the lock
+  install --no-deps --requirement "$folder/torch.txt"  # its dependencies are in the lock
 else
-  # pip itself refuses whatever the wheel requires that is neither installed nor hashed
+  # pip refuses any requirement of the wheel that is neither installed nor hashed
   libraries=torch-$build.lock
   install --requirement "$folder/torch.txt" $([ ! -f "$libraries" ] || echo --requirement "$libraries") ||
     fail "${wheel##*/}: expected a sha256 in requirements/$libraries of each package that it requires, found another or none (see above)"

@@ -1,8 +1,8 @@
 #!/bin/bash
 # List a Python's packages with versions and licences, and Debian's below them, as CycloneDX JSON: sbom.sh PYTHON FILE
 #
-# The lister gets an environment of its own, which is gone afterwards. The same packages give the same bytes: of a file
-# that was installed from a folder (torch's wheel) only the name and hash are kept.
+# The tool runs in a temporary environment. The same packages give the same bytes: of a package that was installed from a
+# folder (torch's wheel) only the name and hash are kept.
 set -euo pipefail
 [ $# = 2 ] || { echo "usage: sbom.sh PYTHON FILE" >&2; exit 2; }
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)

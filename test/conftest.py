@@ -7,15 +7,17 @@ any skip. Tests that need a GPU, a Slurm or Chromium are deselected where there 
 """
 
 import errno
+import logging
 import os
 import shutil
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from places import DATA
+from places import DATA, MOUNT
 
 # Before torch is imported: asked in the ordinary way, CUDA could no longer be used by processes that tests fork.
 os.environ.setdefault("PYTORCH_NVML_BASED_CUDA_CHECK", "1")
@@ -90,6 +92,16 @@ def _no_gpu_but_for_tests_that_need_one(request: pytest.FixtureRequest, monkeypa
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
 
 
+@pytest.fixture(autouse=True)
+def _logging_as_before() -> Iterator[None]:
+    """``main`` sets up logging for a process of its own, on the stdout of its time."""
+    handlers, level = logging.root.handlers[:], logging.root.level
+    yield
+    logging.captureWarnings(False)
+    logging.root.handlers[:] = handlers
+    logging.root.setLevel(level)
+
+
 @pytest.fixture(scope="session")
 def real_data(request: pytest.FixtureRequest) -> Path:
     """The folder of small real data."""
@@ -99,6 +111,22 @@ def real_data(request: pytest.FixtureRequest) -> Path:
             pytest.fail(f"no real data in {folder} (ONCODUET_DATA)")
         pytest.skip(f"no real data in {folder} (ONCODUET_DATA)")
     return folder
+
+
+@pytest.fixture(scope="session")
+def namespace(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+    """A command that runs another one where it may mount."""
+    found = ""
+    for command in (["unshare", "--mount"], ["unshare", "--user", "--map-root-user", "--mount"]):
+        try:
+            trial = [*command, "sh", "-c", MOUNT, "sh", "4k", str(tmp_path_factory.mktemp("trial"))]
+            ended = subprocess.run(trial, capture_output=True, text=True, check=False)
+        except FileNotFoundError:
+            pytest.skip("there is no unshare here, with which to mount a small file system")
+        if ended.returncode == 0:
+            return command
+        found = ended.stderr
+    return pytest.skip(f"no mount namespace can be made here, with which to mount a small file system: {found.strip()}")
 
 
 @pytest.fixture

@@ -6,5 +6,7 @@ from pathlib import Path
 PROJECT = Path(__file__).resolve().parent.parent
 DATA = Path(os.environ.get("ONCODUET_DATA", PROJECT.parent / "shared" / "data"))
 """The small real data; it may be missing."""
+MOUNT = 'mount -t tmpfs -o size="$1" none "$2"'
+"""Shell line that mounts a file system of a size in a folder."""
 TINY_PLANS = PROJECT / "test" / "unit" / "network" / "tiny_plans.json"
 """nnU-Net's plans for a network of a few thousand weights."""

@@ -9,7 +9,7 @@ import argparse
 import logging
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, get_args
@@ -18,11 +18,15 @@ from rich.console import Console
 
 from contract.process.command import Parser, run_command
 from contract.process.terminal import console, log_to_stdout
-from network.device import HELP, Device, Kind, choose_device
+from network.device import HELP, Device, Kind
 
 if TYPE_CHECKING:
-    from training.campaign.estimate import Side
+    from training.campaign.estimate import Capacity
     from training.campaign.plan import Campaign
+
+
+_RUNS = "run folders, or folders of run folders"
+_MOVED = {"--archive": "current folder of the archive", "--prepared": "current folder of the prepared dataset"}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -52,7 +56,7 @@ def _prepare(options: argparse.Namespace, console: Console) -> None:
 
 def _run(options: argparse.Namespace, console: Console) -> None:
     from training.dataset.prepared import load_prepared  # noqa: PLC0415
-    from training.execution import Wishes, show  # noqa: PLC0415
+    from training.execution import RunOptions, execute_with_progress  # noqa: PLC0415
     from training.run import plan_run  # noqa: PLC0415
 
     run = plan_run(
@@ -65,90 +69,90 @@ def _run(options: argparse.Namespace, console: Console) -> None:
     )
     device, line = run.engine.choose_device(options.device)
     console.print(line, soft_wrap=True, markup=False)
-    show(
+    execute_with_progress(
         run,
         options.output,
         device=device,
         resume=options.resume,
         wait=options.wait,
-        wishes=Wishes(options.tensorboard, options.archive, options.localisation),
+        options=RunOptions(options.tensorboard, options.archive, options.localisation),
         console=console,
     )
 
 
 def _verify(options: argparse.Namespace, console: Console) -> None:
-    from training.verify import require_sound, show, verify  # noqa: PLC0415
+    from training.verify import checks_table, require_sound, verify  # noqa: PLC0415
 
     checks = verify(options.runs, prepared=options.prepared, archive=options.archive)
-    console.print(show(checks))
+    console.print(checks_table(checks))
     require_sound(checks)
 
 
 def _campaign(options: argparse.Namespace, console: Console) -> None:
     from training.campaign import load_campaign  # noqa: PLC0415
-    from training.campaign.local_executor import local_side, make_locally  # noqa: PLC0415
-    from training.campaign.slurm_executor import job_device, make_on_slurm, slurm_side  # noqa: PLC0415
+    from training.campaign.local_executor import local_capacity, make_locally  # noqa: PLC0415
+    from training.campaign.slurm_executor import job_device, make_on_slurm, slurm_capacity  # noqa: PLC0415
 
-    campaign = load_campaign(options.campaign, prepared=options.prepared, output=options.output)
+    campaign = load_campaign(
+        options.campaign, prepared=options.prepared, output=options.output, runs_are_made=not options.dry_run
+    )
     on_slurm = options.executor == "slurm"
     if on_slurm:
         device, why = job_device(campaign.file.slurm, options.device)
         console.print(f"device: {device}, in each job ({why})", soft_wrap=True, markup=False)
     else:
-        device = _told(options, console, asleep=True)
+        device = _chosen_device(options, console)
     if options.dry_run:
-        _estimate(campaign, slurm_side(campaign) if on_slurm else local_side(campaign, device), console)
+        _estimate(campaign, slurm_capacity(campaign) if on_slurm else local_capacity(campaign, device), console)
         return
     make = make_on_slurm if on_slurm else make_locally
     try:
         make(campaign, console=console, device=device)
     except KeyboardInterrupt:
         console.print(
-            "interrupted; jobs in the queue go on, and the same command watches them again"
+            "interrupted; queued jobs continue, and the same command watches them again"
             if on_slurm
-            else "interrupted; the same command goes on from the last checkpoints"
+            else "interrupted; the same command resumes from the last checkpoints"
         )
         raise SystemExit(exit_code(signal.SIGINT)) from None
 
 
-def _told(options: argparse.Namespace, console: Console, *, asleep: bool = False) -> Kind:
-    """The device to compute on, told in one line before anything else; CUDA may stay asleep in this process."""
+def _chosen_device(options: argparse.Namespace, console: Console) -> Kind:
+    """The device to compute on, printed in one line first; CUDA is not initialised in this process."""
     from training.campaign.devices import chosen_in_a_child  # noqa: PLC0415
 
-    device = (chosen_in_a_child if asleep else choose_device)(options.device)
+    device = chosen_in_a_child(options.device)
     console.print(str(device), soft_wrap=True, markup=False)
     return device.kind
 
 
-def _estimate(campaign: "Campaign", side: "Side", console: Console) -> None:
-    """Show the runs and what the missing ones will cost; as the campaign itself, refuse what cannot be done."""
-    from training.campaign.estimate import bill, hours_line, paces  # noqa: PLC0415
-    from training.campaign.status import Watch, table  # noqa: PLC0415
+def _estimate(campaign: "Campaign", capacity: "Capacity", console: Console) -> None:
+    """Show the runs and what the missing ones will cost; refuse what the campaign itself would refuse."""
+    from training.campaign.estimate import epoch_times, estimate_costs, hours_line  # noqa: PLC0415
+    from training.campaign.status import StatusMonitor, table  # noqa: PLC0415
 
-    snapshot = Watch(campaign).look()
-    console.print(table(snapshot))
-    costs = bill(campaign, snapshot, side)
+    status = StatusMonitor(campaign).look()
+    console.print(table(status))
+    costs = estimate_costs(campaign, status, capacity)
     for line in costs.lines():
         console.print(line, soft_wrap=True)
     costs.refuse_if_short(campaign)
-    console.print(hours_line(snapshot, side, paces(snapshot, side)), soft_wrap=True)
+    console.print(hours_line(status, capacity, epoch_times(status, capacity)), soft_wrap=True)
 
 
 def _status(options: argparse.Namespace, console: Console) -> None:
     from training.campaign import load_campaign  # noqa: PLC0415
     from training.campaign.console import watch_from_outside  # noqa: PLC0415
 
-    campaign = load_campaign(options.campaign, prepared=options.prepared, output=options.output)
+    campaign = load_campaign(options.campaign, prepared=options.prepared, output=options.output, runs_are_made=False)
     watch_from_outside(campaign, console, until_finished=options.watch)
 
 
 def _sweep(options: argparse.Namespace, console: Console) -> None:
-    from training.sweep import Whereabouts, show, sweep_maps, verdict  # noqa: PLC0415
+    from training.sweep import Whereabouts, sweep_maps, sweep_tables, verdict  # noqa: PLC0415
 
-    device = _told(options, console, asleep=True)  # the GPU is for the programs that predict
-    logging.getLogger("training.validation.predict_and_score").setLevel(
-        logging.WARNING
-    )  # nine tables of the evaluation; here is one
+    device = _chosen_device(options, console)  # the GPU is for the programs that predict
+    logging.getLogger("training.validation.predict_and_score").setLevel(logging.WARNING)  # one table, not nine
     record = sweep_maps(
         options.runs,
         options.output,
@@ -157,7 +161,7 @@ def _sweep(options: argparse.Namespace, console: Console) -> None:
         device=device,
         store=options.store,
     )
-    for table in show(record):
+    for table in sweep_tables(record):
         console.print(table)
     for line in verdict(record):
         console.print(line, soft_wrap=True)
@@ -188,121 +192,120 @@ def _parser() -> argparse.ArgumentParser:
     parser = Parser(prog="python -m training", description=__doc__)
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
-    prepare = commands.add_parser("prepare", help="archive → prepared dataset with patient-disjoint folds")
-    _add_prepare(prepare)
+    def command(
+        name: str, function: Callable[..., None], help_: str, description: str | None = None
+    ) -> Callable[..., argparse.Action]:
+        """Add a command; returns the function that adds its options."""
+        added = commands.add_parser(name, help=help_, description=description)
+        added.set_defaults(command=function)
+        return added.add_argument
 
-    run = commands.add_parser("run", help="train one network; goes on where it was interrupted")
-    run.set_defaults(command=_run)
-    run.add_argument("--prepared", type=Path, required=True, help="prepared dataset")
-    run.add_argument("--configuration", required=True, help="such as ce, retina-unet, nndet; or path of a .toml file")
-    run.add_argument("--fold", type=int, required=True, help="fold to set apart, from 0")
-    run.add_argument("--restart", type=int, required=True, help="number of the repetition; another one, another seed")
-    run.add_argument("--profile", required=True, help="rsna2022, modern, demo, or path of a .toml file")
-    run.add_argument("--output", type=Path, required=True, help="folder of this run")
-    run.add_argument("--resume", action="store_true", help="fail unless there is a checkpoint to go on from")
-    run.add_argument("--wait", action="store_true", help="wait for another process at work on this run; else leave")
-    run.add_argument("--tensorboard", action="store_true", help="write event files into the run's folder tensorboard")
-    run.add_argument("--archive", type=Path, help="where the archive lies now, if it was moved since prepare")
-    run.add_argument(
-        "--localisation",
-        type=Path,
-        help="finished run of stage 1 by which a checkpoint is chosen; default: one of the same fold beside --output",
-    )
-    run.add_argument("--seed", type=int, default=0, help="base of the run's seed (default 0)")
-    _add_device(run)
+    add = command("prepare", _prepare, "archive → prepared dataset with patient-disjoint folds")
+    _add_prepare(add)
 
-    campaign = commands.add_parser("campaign", help="train all missing runs of a campaign file")
-    campaign.set_defaults(command=_campaign)
-    _add_campaign(campaign)
-    campaign.add_argument(
+    add = command("run", _run, "train one network; resumes if interrupted")
+    add("--prepared", type=Path, required=True, help="prepared dataset")
+    add("--configuration", required=True, help="such as ce, retina-unet, nndet; or path of a .toml file")
+    add("--fold", type=int, required=True, help="validation fold, from 0")
+    add("--restart", type=int, required=True, help="number of the repetition; each has its own seed")
+    add("--profile", required=True, help="rsna2022, modern, demo, or path of a .toml file")
+    add("--output", type=Path, required=True, help="folder of this run")
+    add("--resume", action="store_true", help="fail unless there is a checkpoint to resume from")
+    add("--wait", action="store_true", help="wait for another process that trains this run, instead of stopping")
+    add("--tensorboard", action="store_true", help="write event files into the run's folder tensorboard")
+    _add_moved(add, "--archive")
+    _add_localisation(add, "--output")
+    add("--seed", type=int, default=0, help="base of the run's seed (default 0)")
+    _add_device(add)
+
+    add = command("campaign", _campaign, "train all missing runs of a campaign file")
+    _add_campaign(add)
+    add(
         "--executor",
         choices=["local", "slurm"],
         default="local",
-        help="where runs are made: on this machine, or through Slurm",
+        help="where runs are trained: on this machine, or through Slurm",
     )
-    campaign.add_argument(
-        "--dry-run", action="store_true", help="show the runs, their state and what they will cost; train none"
-    )
-    _add_device(campaign)
+    add("--dry-run", action="store_true", help="show the runs, their state and their estimated cost; train none")
+    _add_device(add)
 
-    status = commands.add_parser("status", help="how far the runs of a campaign file are; writes status.html")
-    status.set_defaults(command=_status)
-    _add_campaign(status)
-    status.add_argument("--watch", action="store_true", help="stay, and look again until all runs are finished")
+    add = command("status", _status, "progress of a campaign's runs; writes status.html")
+    _add_campaign(add)
+    add("--watch", action="store_true", help="refresh until all runs are finished")
 
-    verify = commands.add_parser("verify", help="take every hash of runs again, back to dataset and archive")
-    verify.set_defaults(command=_verify)
-    verify.add_argument("runs", type=Path, nargs="+", metavar="RUN", help="run folders, or folders of run folders")
-    verify.add_argument("--prepared", type=Path, help="where the prepared dataset lies now")
-    verify.add_argument("--archive", type=Path, help="where the archive lies now")
+    add = command("verify", _verify, "recompute and check every hash of runs, dataset and archive")
+    add("runs", nargs="+", metavar="RUN", type=Path, help=_RUNS)
+    _add_moved(add, "--prepared")
+    _add_moved(add, "--archive")
 
-    sweep = commands.add_parser(
+    add = command(
         "sweep",
-        help="judge what a detector's boxes paint and how it scores cases",
-        description="Predict the validation studies of runs that find boxes once, paint the boxes in every way, score "
-        "the cases in every way, and judge each combination by python -m evaluation score: AUROC and AP side by side, "
-        "as a table, map_sweep.csv and map_sweep.json. Scores on the studies that chose are flattered.",
+        _sweep,
+        "compare box shapes and case scores on the validation folds",
+        "Predict the validation studies of detector runs once, paint the boxes in every shape, score the cases in "
+        "every way, and evaluate each combination by python -m evaluation score: AUROC and AP side by side, as a "
+        "table, map_sweep.csv and map_sweep.json. Scores on the studies that chose the combination are optimistic.",
     )
-    _add_sweep(sweep)
+    add("--runs", nargs="+", required=True, type=Path, help=_RUNS)
+    add("--output", type=Path, required=True, help="folder for maps, scores and tables")
+    _add_moved(add, "--archive")
+    _add_moved(add, "--prepared")
+    _add_localisation(add, "each run")
+    add("--no-mirroring", action="store_true", help="predict without the card's mirrored copies")
+    add("--store", action="store_true", help="write the best combination into the runs' box rules")
+    _add_device(add)
 
-    bundle = commands.add_parser("bundle", help="finished runs → model bundle")
-    bundle.set_defaults(command=_bundle)
-    bundle.add_argument("--runs", type=Path, nargs="+", required=True, help="run folders, or folders of run folders")
-    bundle.add_argument("--output", type=Path, required=True, help="MODEL.tar.gz")
+    add = command("bundle", _bundle, "finished runs → model bundle")
+    add("--runs", nargs="+", required=True, type=Path, help=_RUNS)
+    add("--output", type=Path, required=True, help="MODEL.tar.gz")
 
-    predict = commands.add_parser("predict", help="a run of upstream nnDetection predicts an archive; others: bundle")
-    predict.set_defaults(command=_predict)
-    predict.add_argument("--run", type=Path, required=True, help="finished run of the configuration nndet")
-    predict.add_argument("--archive", type=Path, required=True, help="folder of studies")
-    predict.add_argument("--output", type=Path, required=True, help="folder for the predictions, as algorithm batch")
+    add = command("predict", _predict, "predict an archive with a run of upstream nnDetection; for others: bundle")
+    add("--run", type=Path, required=True, help="finished run of the configuration nndet")
+    add("--archive", type=Path, required=True, help="folder of studies")
+    add("--output", type=Path, required=True, help="folder for the predictions, as algorithm batch")
     return parser
 
 
-def _add_prepare(prepare: argparse.ArgumentParser) -> None:
-    prepare.set_defaults(command=_prepare)
-    prepare.add_argument("--card", required=True, help="name in contract/cards, or path of a .toml file")
-    prepare.add_argument("--archive", type=Path, required=True, help="folder of studies with labels/")
-    prepare.add_argument("--output", type=Path, required=True, help="folder for the prepared dataset")
-    prepare.add_argument("--folds", type=int, default=5, help="number of folds (default 5)")
-    prepare.add_argument("--seed", type=int, default=0, help="seed of the folds (default 0)")
-    prepare.add_argument(
-        "--replace", action="store_true", help="replace a dataset of other studies, folds or card that is there"
-    )
-    prepare.add_argument(
+def _add_prepare(add: Callable[..., argparse.Action]) -> None:
+    add("--card", required=True, help="name in contract/cards, or path of a .toml file")
+    add("--archive", type=Path, required=True, help="folder of studies with labels/")
+    add("--output", type=Path, required=True, help="folder for the prepared dataset")
+    add("--folds", type=int, default=5, help="number of folds (default 5)")
+    add("--seed", type=int, default=0, help="seed of the folds (default 0)")
+    add("--replace", action="store_true", help="replace an existing dataset of other studies, folds or card")
+    add(
         "--patients",
         metavar="FILE|by-case|by-prefix",
         help="who the patient of a case is: a CSV (case_id,patient_id), the case itself, or what is before its first _",
     )
-    prepare.add_argument(
+    add(
         "--on-bad-study",
         choices=["stop", "skip"],
         default="stop",
-        help="name all studies that are wrong and stop (default), or leave them out and say which",
+        help="name all faulty studies and stop (default), or leave them out and list them",
     )
 
 
-def _add_sweep(sweep: argparse.ArgumentParser) -> None:
-    sweep.set_defaults(command=_sweep)
-    sweep.add_argument("--runs", type=Path, nargs="+", required=True, help="run folders, or folders of run folders")
-    sweep.add_argument("--output", type=Path, required=True, help="folder for maps, scores and tables")
-    sweep.add_argument("--archive", type=Path, help="where the archive lies now, if it was moved since prepare")
-    sweep.add_argument("--prepared", type=Path, help="where the prepared dataset lies now")
-    sweep.add_argument(
-        "--localisation", type=Path, help="finished run of stage 1; default: one of the same fold beside each run"
+def _add_campaign(add: Callable[..., argparse.Action]) -> None:
+    add("campaign", type=Path, help="CAMPAIGN.toml")
+    add("--prepared", type=Path, help="prepared dataset, instead of the file's")
+    add("--output", type=Path, help="folder of the run folders, instead of the file's")
+
+
+def _add_moved(add: Callable[..., argparse.Action], option: str) -> None:
+    add(option, type=Path, help=f"{_MOVED[option]}, if it was moved since")
+
+
+def _add_localisation(add: Callable[..., argparse.Action], run: str) -> None:
+    add(
+        "--localisation",
+        type=Path,
+        help=f"finished run of stage 1 for predictions of stage 2; default: one of the same fold next to {run}",
     )
-    sweep.add_argument("--no-mirroring", action="store_true", help="predict without the card's mirrored copies")
-    sweep.add_argument("--store", action="store_true", help="give the best combination to the runs' box rules")
-    _add_device(sweep)
 
 
-def _add_campaign(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("campaign", type=Path, help="CAMPAIGN.toml")
-    parser.add_argument("--prepared", type=Path, help="prepared dataset, in place of the file's")
-    parser.add_argument("--output", type=Path, help="folder of the run folders, in place of the file's")
-
-
-def _add_device(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--device", choices=get_args(Device), default="auto", help=HELP)
+def _add_device(add: Callable[..., argparse.Action]) -> None:
+    add("--device", choices=get_args(Device), default="auto", help=HELP)
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 """Pack finished runs for inference: one ``.tar.gz`` with plain files, safetensors and no pickle.
 
 It holds ``bundle.json``, ``card.toml``, ``plans.json``, ``dataset.json``, ``members/NNN.safetensors`` and, over all of
-them, ``SHA256SUMS``; beside a network that finds boxes its ``NNN.anchors.json`` and, where it has one,
+them, ``SHA256SUMS``; for a network that finds boxes its ``NNN.anchors.json`` and, where it has one,
 ``NNN.box_rule.json``; once for members that share it ``training_studies/NNN.json``, by which studies are known again
 that a member was trained on; for a card that first locates an organ also ``localisation/`` with the plans, dataset and
 networks of stage 1. The same runs give the same bytes.
@@ -40,12 +40,12 @@ class FinishedRun:
 
     @property
     def name(self) -> str:
-        """The key's."""
+        """The run's name."""
         return self.record.key.name
 
     @property
     def beside(self) -> dict[str, Path]:
-        """Files that its network needs beside the weights, by what the record calls them among its parents."""
+        """Files that its network needs in addition to the weights, by their names among the record's parents."""
         files = engine_of(self.record).files(self.folder)
         return {what: path for what, path in files.items() if what in self.record.parents}
 
@@ -70,12 +70,12 @@ def bundle(*, runs: Sequence[Path], output: Path) -> BundleRecord:
     OncoduetError
         The output's name does not end in .tar.gz; a folder holds no run; a run is not finished, or of an engine whose
         models no bundle takes, or its weights, anchors or box rule are missing or not those that its record names; a
-        run stands twice; runs differ in card, plans, dataset or licence; no run detects lesions, or none locates the
+        run is listed twice; runs differ in card, plans, dataset or licence; no run detects lesions, or none locates the
         organ that the card needs first; what has the output's name is no bundle, or one with members that this one
         lacks.
     """
     if not output.name.endswith(".tar.gz"):
-        raise OncoduetError(output, expected="a name that ends in .tar.gz")
+        raise OncoduetError(output, "name does not end in .tar.gz")
     require_folder(output.parent)
     require_unowned(output.parent, "training bundle")
     before = _members_of(output)
@@ -86,14 +86,10 @@ def bundle(*, runs: Sequence[Path], output: Path) -> BundleRecord:
     locating = _pack([run for run in finished if run.record.key.stage == "localisation"], below="localisation/")
     first = finished[0]
     if not detecting.record.members:
-        raise OncoduetError(output, expected="at least one run that detects lesions", found=f"{first.name} alone")
+        raise OncoduetError(output, expected="at least one run that detects lesions", found=f"only {first.name}")
     if load_card(first.folder.card).localisation is not None and not locating.record.members:
         raise OncoduetError(
-            output,
-            expected=(
-                f"a run of stage localisation beside the others, since the card {first.record.key.card} "
-                "first locates an organ; found none"
-            ),
+            output, f"no run of stage localisation, by which the card {first.record.key.card} first locates an organ"
         )
     record = BundleRecord(
         card=first.record.key.card,
@@ -114,11 +110,9 @@ def bundle(*, runs: Sequence[Path], output: Path) -> BundleRecord:
     files["bundle.json"] = (record.model_dump_json(indent=2) + "\n").encode()
     files[SUMS] = format_sums({name: _sha256(content) for name, content in files.items()}).encode()
     with atomic_file(output) as partial:
-        _write_archive(partial, files)
+        write_archive(partial, files)
         if _members_of(output) != before:  # which takes as long as another process needs to put one there
-            raise OncoduetError(
-                output, expected="the file as it was when the runs were packed", found="it changed since"
-            )
+            raise OncoduetError(output, expected="the file as it was when the runs were packed", found="a changed one")
     return record
 
 
@@ -181,22 +175,19 @@ def finished_runs(folders: Sequence[Path]) -> list[FinishedRun]:
     ------
     OncoduetError
         A folder holds no run; a run is not finished, or its weights, anchors or box rule are missing or not those that
-        its record names; a run stands twice.
+        its record names; a run is listed twice.
     """
     finished = sorted((_finished(folder) for folder in find_runs(folders)), key=lambda run: run.name)
     for before, run in itertools.pairwise(finished):
         if before.name == run.name:
-            raise OncoduetError(run.folder.path, expected=f"{run.name} once", found=f"it in {before.folder.path} too")
+            raise OncoduetError(run.folder.path, f"{run.name} is in {before.folder.path}, too")
     return finished
 
 
 def find_runs(folders: Sequence[Path]) -> list[RunFolder]:
     """Run folders among the given ones or right below them.
 
-    Raises
-    ------
-    OncoduetError
-        One of the given folders neither is a run folder nor holds any.
+    Raises ``OncoduetError``: one of the given folders neither is a run folder nor holds any.
     """
     found: list[RunFolder] = []
     for folder in folders:
@@ -204,7 +195,7 @@ def find_runs(folders: Sequence[Path]) -> list[RunFolder]:
         candidates = [RunFolder(path) for path in (folder, *subfolders)]
         held = [run for run in candidates if run.record.is_file()]
         if not held:
-            raise OncoduetError(folder, expected="a run folder or a folder of them", found="no run.json")
+            raise OncoduetError(folder, "neither a run folder nor a folder of run folders: run.json not found")
         found += [run for run in held if run not in found]
     return found
 
@@ -215,7 +206,7 @@ def _finished(folder: RunFolder) -> FinishedRun:
         raise OncoduetError(folder.record, refusal)
     for path in (folder.card, folder.plans, folder.dataset):
         if not path.is_file():
-            raise OncoduetError(path, expected="in a run folder", found="no file")
+            raise OncoduetError(path, "file not found in a run folder")
     if load_card(folder.card).sha256 != record.key.card_sha256:
         raise OncoduetError(folder.card, expected="the card that run.json names", found="another")
     sha256 = tensors_sha256(load_weights(folder.weights))
@@ -229,7 +220,7 @@ def _finished(folder: RunFolder) -> FinishedRun:
     known = {"training_studies": run.training_studies} if run.training_studies is not None else {}
     for what, path in (run.beside | known).items():
         if not path.is_file():
-            raise OncoduetError(path, expected="in a run folder", found="no file")
+            raise OncoduetError(path, "file not found in a run folder")
         if sha256_file(path) != record.parents[what]:
             raise OncoduetError(path, expected=f"the {what} that run.json names", found="another")
     return run
@@ -258,7 +249,7 @@ def _sha256(content: Path | bytes) -> str:
     return sha256_file(content) if isinstance(content, Path) else hashlib.sha256(content).hexdigest()
 
 
-def _write_archive(path: Path, files: dict[str, Path | bytes]) -> None:
+def write_archive(path: Path, files: dict[str, Path | bytes]) -> None:
     """A tar without anything of this machine or moment: sorted, owner 0, time 0, mode 644; gzip without a name."""
     with (
         path.open("wb") as stream,

@@ -58,7 +58,7 @@ LossTerm = Annotated[CrossEntropyTerm | FocalTerm | SoftDiceTerm, Field(discrimi
 
 
 class Configuration(Frozen):
-    """What every configuration says, whatever its engine."""
+    """What every configuration says, of any engine."""
 
     schema_version: Literal[1]
     name: Name
@@ -84,7 +84,7 @@ class SegmentationConfiguration(Configuration):
 class DetectorConfiguration(Configuration):
     """How a network is trained that finds boxes: the shape of its learning rate; its height is the profile's.
 
-    The rate rises in a straight line, then falls to zero as (1 - progress)^0.9. In the epochs at the end it falls anew
+    The rate rises in a straight line, then falls to zero as (1 - progress)^0.9. In the last epochs it falls again
     in each epoch, from a tenth of its height to a thousandth, and the weights are averaged over these epochs' ends.
     """
 

@@ -1,6 +1,6 @@
 """A run, and the engine that makes it: what each asks of the other.
 
-An engine is a way to train. A configuration names it; :data:`ENGINES` says in which module it lies. That module holds
+An engine is a way to train. A configuration names it; :data:`ENGINES` says in which module it is. That module holds
 one object, ``ENGINE``, of a class that is derived from :class:`Engine` and overrides what differs from a network whose
 weights the algorithm loads. A further engine is a folder and a line of the table; its configurations have a schema of
 its own.
@@ -57,10 +57,7 @@ def engine_of(record: RunRecord) -> "Engine":
 def load_configuration(name_or_path: str | Path) -> Configuration:
     """Read a configuration by its name in ``training/configurations`` or by the path of a TOML file.
 
-    Raises
-    ------
-    OncoduetError
-        No such configuration, or faults in it: all of them, in one line.
+    Raises ``OncoduetError``: no such configuration, or faults in it: all of them, in one line.
     """
     kinds = tuple(engine_named(name).configuration for name in ENGINES)
     either: Any = Annotated[Union[kinds], Field(discriminator="engine")]  # noqa: UP007 - of a tuple
@@ -73,28 +70,28 @@ class Trained:
     """What a training gives; the seconds count interrupted parts as far as they were kept."""
 
     weights: "dict[str, torch.Tensor] | None"
-    """None where the model is none of ours, and lies in the run's folder already."""
+    """None where the model is none of ours, and is in the run's folder already."""
     epochs: tuple[Epoch, ...]
     wall_s: float
     cpu_s: float
     versions: Mapping[str, str] = field(default_factory=dict)
-    """Of what trained it, beside those of our packages."""
+    """Versions of what trained it, in addition to those of our packages."""
 
 
 @dataclass(frozen=True)
 class Workplace:
-    """Where a run is made, and who is told about it."""
+    """Where a run is made, and its callbacks."""
 
     folder: RunFolder
     device: Kind
     archive: Path | None = None
-    """Where the archive lies now, if not where it lay when the dataset was prepared."""
+    """Current folder of the archive, if it was moved since ``prepare``."""
     earlier_s: tuple[float, float] = (0.0, 0.0)
     """Wall and CPU seconds of interrupted parts, by the run's record."""
     on_iteration: Callable[[int], None] = lambda _: None
-    """Told after each step how many have been done in all."""
+    """Called after each step with the number done in all."""
     on_progress: Callable[[Sequence[Epoch], float, float], None] = lambda *_: None
-    """Told now and then, and after each epoch, all epochs so far and the wall and CPU seconds in all."""
+    """Called now and then, and after each epoch, with all epochs so far and the wall and CPU seconds in all."""
 
 
 HashedFile = tuple[Path, str | None, Callable[[], str]]
@@ -116,20 +113,14 @@ class Engine(Protocol):
     """Why ``run`` needs the archive, for messages. None: its training reads the preprocessed studies alone; ``run``
     checks them before, and a campaign holds them in memory for all processes."""
     own_bytes_per_voxel: int = 0
-    """Memory that each process of a campaign takes per voxel of the preprocessed studies, beside what all share."""
+    """Memory that each process of a campaign takes per voxel of the preprocessed studies, besides what all share."""
     model: str = "weights"
     """What ``verify`` calls :meth:`model_files`."""
     no_bundle: str | None = None
     """Why ``bundle`` refuses its runs, for the message. None: they are packed."""
 
     def choose_device(self, wanted: Device) -> tuple[Kind, str]:
-        """Where ``run`` computes, and the line that tells.
-
-        Raises
-        ------
-        OncoduetError
-            There is no such device.
-        """
+        """Where ``run`` computes, and the line that says so. Raises ``OncoduetError``: there is no such device."""
         device = choose_device(wanted)
         return device.kind, str(device)
 
@@ -151,16 +142,13 @@ class Engine(Protocol):
         return run.keep != "final"
 
     def require_step(self, run: "Run", folder: RunFolder) -> None:
-        """Raise ``OncoduetError`` unless an interrupted run can go on; asked by ``run --resume``."""
+        """Raise ``OncoduetError`` unless an interrupted run can resume; asked by ``run --resume``."""
         run.checkpoints(folder).require()
 
     def steps(self, run: "Run", place: Workplace) -> Generator[None, None, Trained]:
-        """Train, or go on with it, in steps between which other runs may have their turn; asked by ``run``.
+        """Train or resume, in steps that may be interleaved with those of other runs; asked by ``run``.
 
-        Raises
-        ------
-        OncoduetError
-            The training diverges, or an input is wrong.
+        Raises ``OncoduetError``: the training diverges, or an input is wrong.
         """
 
     def finish(self, run: "Run", place: Workplace, weights: "dict[str, torch.Tensor] | None") -> Mapping[str, str]:
@@ -188,7 +176,7 @@ class Engine(Protocol):
         return network, int(network.compute_conv_feature_map_size(patch_size_zyx(run.plans)))
 
     def files(self, folder: RunFolder) -> Mapping[str, Path]:
-        """What may lie beside the weights; asked by ``bundle`` and ``verify`` of finished runs.
+        """Files that may accompany the weights; asked by ``bundle`` and ``verify`` of finished runs.
 
         Its name is that among the record's parents; ``bundle.json`` has a field ``<name>_file`` of it.
         """
@@ -197,10 +185,7 @@ class Engine(Protocol):
     def model_files(self, folder: RunFolder, record: RunRecord) -> Iterator[HashedFile]:
         """The files of a finished run's model; asked by ``verify``.
 
-        Raises
-        ------
-        OncoduetError
-            What names them is missing or malformed.
+        Raises ``OncoduetError``: what names them is missing or malformed.
         """
         from network.weights import load_weights, tensors_sha256  # noqa: PLC0415 - takes seconds to import
 
@@ -261,7 +246,7 @@ class Run:
     @cached_property
     def plans(self) -> dict[str, Any]:
         """nnU-Net's plans with the profile's edits."""
-        return edited_plans(dict(self.prepared.plans), self.profile)
+        return edited_plans(self.prepared.plans, self.profile)
 
     @property
     def key(self) -> RunKey:

@@ -1,4 +1,4 @@
-"""A run in the making: its lock, folder, log, steps and record; alone, or several runs in turn in one process."""
+"""A run in the making: its lock, folder, log, steps and record; one run, or several interleaved in one process."""
 
 import gc
 import logging
@@ -26,26 +26,26 @@ from training.dataset.archive_stamps import reachable_archive, unchanged_archive
 from training.engine import Run, Workplace
 from training.run import existing_record
 from training.run_folder.folder import RunFolder
-from training.run_folder.lock import alone
+from training.run_folder.lock import work_lock
 from training.run_folder.logs import open_log
-from training.trainers.interleaving import Steps, finished, in_turns
+from training.trainers.interleaving import Steps, interleave, run_to_end
 from training.validation.checkpoint_selection import NEED, select
 
 logger = logging.getLogger(__name__)
 
-_LEANER = "fewer runs beside it (resources.packed), or a smaller batch or patch in the profile's plan, take less"
+_LEANER = "fewer parallel runs (resources.packed), or a smaller batch or patch in the profile's plan, need less"
 
 
 @dataclass(frozen=True)
-class Wishes:
-    """What may be asked for beside the run; none of it changes what is trained."""
+class RunOptions:
+    """Options of a run that do not change what is trained."""
 
     tensorboard: bool = False
     """Write event files."""
     archive: Path | None = None
-    """Where the archive lies now, if not where it lay when the dataset was prepared."""
+    """Current folder of the archive, if it was moved since ``prepare``."""
     localisation: Path | None = None
-    """Finished run of stage 1 for the choice by detection; None: one of the same fold beside the run."""
+    """Finished run of stage 1 for the choice by detection; None: one of the same fold next to the run."""
 
 
 def execute(
@@ -55,7 +55,7 @@ def execute(
     device: Device = "auto",
     resume: bool = False,
     wait: bool = False,
-    wishes: Wishes = Wishes(),
+    options: RunOptions = RunOptions(),
     on_iteration: Callable[[int], None] = lambda _: None,
     on_epoch: Callable[[Epoch], None] = lambda _: None,
 ) -> RunRecord:
@@ -66,11 +66,11 @@ def execute(
     output
         The run's own folder.
     resume
-        Insist on going on from a checkpoint.
+        Require a checkpoint to resume from.
     wait
-        Wait for another process that works on the run; else leave.
+        Wait for another process that works on the run, instead of raising.
     on_iteration, on_epoch
-        Told the number of steps done in all, and each epoch as it ends.
+        Called with the number of steps done in all, and with each epoch when it ends.
 
     Raises
     ------
@@ -79,36 +79,36 @@ def execute(
         process works on it; ``resume`` without a checkpoint; the disk is full; the training diverges; the checkpoint
         cannot be chosen by detection.
     """
-    item = Item(run, output, on_iteration=on_iteration, on_epoch=on_epoch)
-    return finished(_steps(item, device=choose_device(device).kind, resume=resume, wait=wait, wishes=wishes))
+    request = RunRequest(run, output, on_iteration=on_iteration, on_epoch=on_epoch)
+    return run_to_end(_steps(request, device=choose_device(device).kind, resume=resume, wait=wait, options=options))
 
 
 @dataclass(frozen=True)
-class Item:
-    """One of several runs that are made together, and whom to tell about it."""
+class RunRequest:
+    """One of several runs that are made together, and its callbacks."""
 
     run: Run
     output: Path
     on_iteration: Callable[[int], None] = lambda _: None
-    """Told the number of steps done in all."""
+    """Called with the number of steps done in all."""
     on_epoch: Callable[[Epoch], None] = lambda _: None
-    """Told each epoch as it ends."""
+    """Called with each epoch when it ends."""
     on_end: Callable[[RunRecord | Exception], None] = lambda _: None
-    """Told the finished run's record, or why it failed, while the others still go on."""
+    """Called with the finished run's record, or with why it failed, while the others still train."""
 
 
 def execute_together(
-    items: Sequence[Item], *, device: Device = "auto", resume: bool = False, wishes: Wishes = Wishes()
+    requests: Sequence[RunRequest], *, device: Device = "auto", resume: bool = False, options: RunOptions = RunOptions()
 ) -> list[RunRecord | Exception]:
-    """Make several runs in this process, a step of each in turn; each gives the bits that it gives alone.
+    """Make several runs in this process, a step of each in turn; each is bit-identical to a run by itself.
 
-    A run that fails does not stop the others: its record says ``failed``, its log why, and its exception stands in
-    its place of the answer. Wall seconds in a record are those of the run's own turns, so that they add up.
+    A run that fails does not stop the others: its record says ``failed``, its log why, and its exception is returned
+    in its place. Wall seconds in a record are those of the run's own steps, so that they add up.
 
     Parameters
     ----------
     resume
-        Insist on going on from checkpoints; a run without one fails.
+        Require checkpoints to resume from; a run without one fails.
 
     Returns
     -------
@@ -120,12 +120,14 @@ def execute_together(
     OncoduetError
         Two items have the same folder, or there is no such device.
     """
-    folders = [item.output.resolve() for item in items]
+    folders = [request.output.resolve() for request in requests]
     doubled = next((folder for folder in folders if folders.count(folder) > 1), None)
     if doubled is not None:
-        raise OncoduetError(doubled, expected="each run to have a folder of its own", found="two runs for it")
+        raise OncoduetError(doubled, "folder of two runs; each run needs its own")
     where = choose_device(device).kind
-    going = {number: _steps(item, device=where, resume=resume, wishes=wishes) for number, item in enumerate(items)}
+    going = {
+        number: _steps(request, device=where, resume=resume, options=options) for number, request in enumerate(requests)
+    }
     ended: dict[int, RunRecord | Exception] = {}
     try:
         while going:
@@ -140,14 +142,14 @@ def execute_together(
                     del going[number]
                     gc.collect()  # what the run held is the others' now
                     free_device_memory()
-                    items[number].on_end(ended[number])
+                    requests[number].on_end(ended[number])
     finally:
         for steps in going.values():  # after an interruption: locks are let go, records say how far it was
             steps.close()
-    return [ended[number] for number in range(len(items))]
+    return [ended[number] for number in range(len(requests))]
 
 
-def show(
+def execute_with_progress(
     run: Run,
     output: Path,
     *,
@@ -155,7 +157,7 @@ def show(
     resume: bool,
     console: Console,
     wait: bool = False,
-    wishes: Wishes = Wishes(),
+    options: RunOptions = RunOptions(),
 ) -> RunRecord:
     """Make a run as :func:`execute` does, with a progress bar, or a line per epoch where there is no terminal."""
     profile = run.profile
@@ -180,23 +182,25 @@ def show(
             device=device,
             resume=resume,
             wait=wait,
-            wishes=wishes,
+            options=options,
             on_iteration=lambda done: progress.update(bar, completed=done),
             on_epoch=on_epoch,
         )
 
 
-def _steps(item: Item, *, device: Kind, resume: bool, wait: bool = False, wishes: Wishes) -> Steps[RunRecord]:
+def _steps(
+    request: RunRequest, *, device: Kind, resume: bool, wait: bool = False, options: RunOptions
+) -> Steps[RunRecord]:
     """Make a run in steps, with its lock, folder and log."""
-    run, folder = item.run, RunFolder(item.output)
-    require_apart(folder.path, prepared=run.prepared.folder, archive=wishes.archive)
+    run, folder = request.run, RunFolder(request.output)
+    require_apart(folder.path, prepared=run.prepared.folder, archive=options.archive)
     existing = existing_record(run, folder, resume=resume and not wait)
     if existing is not None and existing.state == "finished" and not folder.work.exists():
         logger.info("%s: finished already, nothing to do", folder.path)
         return existing
     with writable(folder.path):
         folder.path.mkdir(parents=True, exist_ok=True)
-    with alone(folder, wait=wait):
+    with work_lock(folder.lock, wait=wait):
         existing = existing_record(run, folder, resume=resume)
         if existing is not None and existing.state == "finished":
             folder.clear_work()
@@ -205,9 +209,9 @@ def _steps(item: Item, *, device: Kind, resume: bool, wait: bool = False, wishes
         if existing is not None and run.checkpoints(folder).files():
             require_same_device(str(folder.path), begun=str(existing.hardware.get("device", device)), now=device)
         if need := run.engine.archive_need or (NEED if run.keep == "detection" else None):
-            reachable_archive(run.prepared, wishes.archive, purpose=need)  # known now, not after a thousand epochs
+            reachable_archive(run.prepared, options.archive, purpose=need)  # known now, not after a thousand epochs
         else:
-            unchanged_archive(run.prepared, archive=wishes.archive)
+            unchanged_archive(run.prepared, archive=options.archive)
         if run.engine.archive_need is None:
             run.prepared.require_recorded([*run.fold.train, *run.fold.validation])
         folder.sweep()
@@ -221,29 +225,29 @@ def _steps(item: Item, *, device: Kind, resume: bool, wait: bool = False, wishes
         if (known := run.training_studies) is not None:
             write_record(folder.training_studies, known)
         with open_log(folder.log) as log:
-            making = _make(item, folder, device=device, existing=existing, wishes=wishes)
-            record = yield from in_turns(making, log.turn)
+            making = _make(request, folder, device=device, existing=existing, options=options)
+            record = yield from interleave(making, log.context)
         folder.clear_work()
         return record
 
 
 def _make(
-    item: Item,
+    request: RunRequest,
     folder: RunFolder,
     *,
     device: Kind,
     existing: RunRecord | None,
-    wishes: Wishes,
+    options: RunOptions,
 ) -> Steps[RunRecord]:
-    """Train, choose the weights, and keep the record up to date; a failure is written down before it is told."""
-    run = item.run
+    """Train, choose the weights, and keep the record up to date; a failure is recorded before it is raised."""
+    run = request.run
     progress: dict[str, Any] = {}
     if existing is not None:
         progress.update(epochs=existing.epochs, wall_s=existing.wall_s, cpu_s=existing.cpu_s)
     try:
         write_record(folder.record, run.record(state="running", device=device, **progress))
         with memory_or_refuse(f"{folder.path}: on {device}", remedy=_LEANER):
-            record = yield from _make_model(item, folder, device=device, progress=progress, wishes=wishes)
+            record = yield from _make_model(request, folder, device=device, progress=progress, options=options)
         write_record(folder.record, record)
     except Exception:
         logger.exception("failed")
@@ -254,31 +258,31 @@ def _make(
 
 
 def _make_model(
-    item: Item, folder: RunFolder, *, device: Kind, progress: dict[str, Any], wishes: Wishes
+    request: RunRequest, folder: RunFolder, *, device: Kind, progress: dict[str, Any], options: RunOptions
 ) -> Steps[RunRecord]:
     """Have the engine train, and choose the weights; ``progress`` is kept up to date."""
     from network.weights import load_weights, save_weights, tensors_sha256  # noqa: PLC0415
     from training.run_folder.tensorboard import Curves  # noqa: PLC0415
 
-    run = item.run
+    run = request.run
     curves = Curves(folder.tensorboard)
 
     def note(epochs: Sequence[Epoch], wall_s: float, cpu_s: float) -> None:
         progress.update(epochs=epochs, wall_s=wall_s, cpu_s=cpu_s)
         write_record(folder.record, run.record(state="running", device=device, **progress))
-        if epochs and wishes.tensorboard:
+        if epochs and options.tensorboard:
             curves.add(epochs)
         if epochs:
-            item.on_epoch(epochs[-1])
+            request.on_epoch(epochs[-1])
 
     earlier_s = progress.get("wall_s", 0.0), progress.get("cpu_s", 0.0)
-    place = Workplace(folder, device, wishes.archive, earlier_s, item.on_iteration, note)
+    place = Workplace(folder, device, options.archive, earlier_s, request.on_iteration, note)
     with closing(curves):
         trained = yield from run.engine.steps(run, place)
     weights = trained.weights
     more_parents = folder.hashes_beside()
     if run.keep == "detection":
-        chosen = select(run, folder, device=device, archive=wishes.archive, localisation=wishes.localisation)
+        chosen = select(run, folder, device=device, archive=options.archive, localisation=options.localisation)
         weights = load_weights(chosen)
         more_parents["selection"] = sha256_file(folder.selection)
     more_parents |= run.engine.finish(run, place, weights)
@@ -297,10 +301,7 @@ def _make_model(
 
 
 def _without_what_it_held(error: Exception) -> Exception:
-    """An exception whose frames, and those of its causes, no longer hold the run's network, gradients and studies.
-
-    They stand in the run's log.
-    """
+    """An exception whose frames, and those of its causes, are cleared of network, gradients and studies."""
     chain: list[BaseException] = [error]
     for each in chain:
         traceback.clear_frames(each.__traceback__)

@@ -16,13 +16,15 @@ from scipy import ndimage
 
 from contract.archive import Study, all_of, archive_licence, archive_patients, list_studies
 from contract.cards import Card, card_path, load_card
-from contract.errors import OncoduetError, UsageError, one_line, some
+from contract.errors import SHOWN, OncoduetError, UsageError, one_line, some
 from contract.files import sha256_file, sha256_json, write_json, write_text
 from contract.outputs import Output, require_apart, require_folder
 from contract.process.terminal import progress_on
 from contract.records import Stage, write_record
 from contract.volume import LabelArray, Volume
+from network import plausibility
 from network.localisation import true_region
+from network.placement import Placement
 from network.preprocessing import Preprocessed
 from network.study import Scan, classes_on, read_scan, read_truth, stack
 from training.dataset import nnunet_planning
@@ -129,12 +131,13 @@ def prepare(
         progress_on(console, redirect_stdout=False, redirect_stderr=False) as progress,
     ):
         stacked = {each: _Stacked(Path(work) / each, card, each) for each in stages}
-        stamps = {}
+        stamps, doubts = {}, _Doubts()
         for study in progress.track(studies, description="read studies"):
             assert study.label is not None
             with bad.noting(study.case_id):
                 stamp = stamp_study(archive, study)  # before it is read: a change meanwhile is noticed
-                scan = read_scan(card, study.channels, name=study.case_id)
+                with doubts.noted():
+                    scan = read_scan(card, study.channels, name=study.case_id)
                 truth = read_truth(card, study.label, scan.native)
                 for dataset in stacked.values():
                     dataset.add(study, patient_of[study.case_id], scan, truth)
@@ -145,7 +148,7 @@ def prepare(
             dataset.keep(kept)
         _require_patients(archive, {study.case_id: patient_of[study.case_id] for study in kept}, folds)
         if not any(study.lesions for study in stacked["detection"].records):
-            raise OncoduetError(archive / "labels", expected="at least one study with a lesion", found="none")
+            raise OncoduetError(archive / "labels", "no study with a lesion")
         lesions = stacked["detection"].records
         splits = SplitsRecord(seed=seed, folds=split_patients(lesions, folds=folds, seed=seed))
         write_record(stage / SOURCES, SourcesRecord(archive=str(archive.resolve()), studies=stamps))
@@ -157,16 +160,11 @@ def prepare(
             write_record(folder / SPLITS, splits)
             changes = {"left_out": tuple(sorted(bad.faults)), "parts": parts(folder)}
             write_record(folder / RECORD, record.model_copy(update=changes))
-        bad.say()  # in prepare.log, and below to the user
         lost = stacked["detection"].lost
-        _warn_of(lost)  # in prepare.log, and below to the user
-    bad.say()
-    _warn_of(lost)
-    positive = sum(study.lesions > 0 for study in lesions)
-    named = {study.patient_id for study in lesions}
-    logger.info(
-        "%s: %d studies of %d patients, %d with lesions, %d folds", output, len(lesions), len(named), positive, folds
-    )
+        _say(bad, lost)  # in prepare.log, and below to the user
+    doubts.say()
+    _say(bad, lost)
+    _summarise(output, lesions, folds)
     return load_prepared(output).record
 
 
@@ -235,6 +233,35 @@ def _files(stages: Sequence[Stage], case_ids: Sequence[str]) -> list[str]:
     return [SOURCES, "prepare.log", *(f"{each}{name}" for each in below for name in [RECORD, SPLITS, *PARTS, *cases])]
 
 
+class _Doubts(logging.Handler):
+    """Warnings about images, which go into prepare.log at once and to the user in the end."""
+
+    def __init__(self) -> None:
+        super().__init__(logging.WARNING)
+        self._said: list[str] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Keep one."""
+        self._said.append(record.getMessage())
+
+    @contextmanager
+    def noted(self) -> Iterator[None]:
+        """Keep what is warned of in here."""
+        source = logging.getLogger(plausibility.__name__)
+        source.addHandler(self)
+        try:
+            yield
+        finally:
+            source.removeHandler(self)
+
+    def say(self) -> None:
+        """Repeat the first ones."""
+        for line in self._said[:SHOWN]:
+            logger.warning("%s", line)
+        if len(self._said) > SHOWN:
+            logger.warning("%d more such warnings in prepare.log", len(self._said) - SHOWN)
+
+
 class _BadStudies:
     """Studies that are wrong, as far as they are known; with ``stop`` all of them are named together."""
 
@@ -250,7 +277,7 @@ class _BadStudies:
 
     @contextmanager
     def noting(self, case_id: str) -> Iterator[None]:
-        """Keep what goes wrong with a study meanwhile; a full disk is nobody's fault here."""
+        """Collect errors of a study; a full disk is not one of them."""
         try:
             yield
         except OncoduetError as error:
@@ -258,13 +285,12 @@ class _BadStudies:
         except OSError as error:
             if error.errno in (None, errno.ENOSPC, errno.EDQUOT):
                 raise
-            self.note(case_id, f"study {case_id} in {self.archive}: expected readable files, found: {error}")
+            self.note(case_id, f"study {case_id} in {self.archive}: files cannot be read: {error}")
         except (MemoryError, ArithmeticError, ValueError, IndexError) as error:  # sizes that no array can have
             logger.debug("study %s", case_id, exc_info=True)
             self.note(
                 case_id,
-                f"study {case_id} in {self.archive}: expected images that can be prepared, "
-                f"found: {type(error).__name__}: {error}",
+                f"study {case_id} in {self.archive}: images cannot be prepared: {type(error).__name__}: {error}",
             )
 
     def stop(self) -> None:
@@ -327,9 +353,19 @@ def _preprocess(
     )
 
 
-def _warn_of(lost: Sequence[str]) -> None:
+def _say(bad: _BadStudies, lost: Sequence[str]) -> None:
+    """What is left out, and which lesions no network will see."""
+    bad.say()
     for line in lost:
         logger.warning("%s: networks are trained as if it were not there", line)
+
+
+def _summarise(output: Path, studies: Sequence[PreparedStudy], folds: int) -> None:
+    patients = len({study.patient_id for study in studies})
+    positive = sum(study.lesions > 0 for study in studies)
+    logger.info(
+        "%s: %d studies of %d patients, %d with lesions, %d folds", output, len(studies), patients, positive, folds
+    )
 
 
 def split_patients(studies: Sequence[PreparedStudy], *, folds: int, seed: int) -> tuple[Fold, ...]:
@@ -369,17 +405,18 @@ class _Stacked:
         """Keep one study: the region around its organ where the card locates one first, else the whole."""
         assert study.label is not None
         region = None if self.card.localisation is None else true_region(self.card, truth, study.label)
-        image = stack(self.card, scan, region=region)
-        label = classes_on(self.card, truth, image.grid)
+        placement = Placement.of(self.card, scan.native, region=region)
+        array = stack(self.card, scan, placement)
+        label = classes_on(self.card, truth, placement.grid)
         self.foreground_voxels[study.case_id] = int(np.count_nonzero(label))
-        self.spacing_mm_zyx[study.case_id] = image.spacing_mm_zyx
-        np.save(self.folder / f"{study.case_id}.npy", image.array)
+        self.spacing_mm_zyx[study.case_id] = placement.spacing_mm_zyx
+        np.save(self.folder / f"{study.case_id}.npy", array)
         np.save(self.folder / f"{study.case_id}_label.npy", label)
-        total = hashlib.sha256(str((image.array.shape, image.spacing_mm_zyx)).encode())
-        total.update(np.ascontiguousarray(image.array).tobytes())
+        total = hashlib.sha256(str((array.shape, placement.spacing_mm_zyx)).encode())
+        total.update(np.ascontiguousarray(array).tobytes())
         total.update(np.ascontiguousarray(label).tobytes())
         lesions = count_lesions(label, self.card)
-        self.lesions[study.case_id] = lesions_on(self.card, truth, image.grid) if self.stage == "detection" else []
+        self.lesions[study.case_id] = lesions_on(self.card, truth, placement.grid) if self.stage == "detection" else []
         self.hashes[study.case_id] = total.hexdigest()
         self.records.append(
             PreparedStudy(

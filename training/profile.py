@@ -1,9 +1,10 @@
-"""A profile: how long and how hard a network is trained, whatever its configuration and card.
+"""A profile: how long and how hard a network is trained, for any configuration and card.
 
 It is a TOML file, in ``training/profiles`` or anywhere else.
 """
 
 import copy
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -14,6 +15,7 @@ from contract.errors import OncoduetError
 from contract.files import sha256_json
 from contract.records import CheckpointPolicy
 from contract.schema import Frozen, Name, named_toml, parse_toml
+from network.plans import edited_full_resolution
 
 PROFILES = Path(__file__).parent / "profiles"
 
@@ -60,9 +62,9 @@ class Profile(Frozen):
     """Fraction of the patches in a batch that are centred on a foreground voxel, where the study has one."""
     foreground_focus: Literal["any", "lesion"] = "any"
     """The voxel's class: any of the study's classes by equal chance, as nnU-Net has it, or the lesion where there is
-    one. They differ for cards that know organs beside the lesion."""
+    one. They differ for cards with organs in addition to the lesion."""
     loader: Literal["resident", "nnunet"] = "resident"
-    """``resident``: studies lie in the device's memory, patches are cut and augmented there (``training.dataloading``).
+    """``resident``: studies are in the device's memory, patches are cut and augmented there (``training.dataloading``).
     ``nnunet``: nnU-Net's own loader, in this process. The distribution of patches is the same, single patches are not.
     """
     checkpoint: Literal["best", "final", "detection", "card"]
@@ -84,40 +86,30 @@ class Profile(Frozen):
     def checkpoint_for(self, card: Card) -> CheckpointPolicy:
         """Which weights a run keeps.
 
-        Raises
-        ------
-        OncoduetError
-            The profile leaves it to the card, and the card does not say.
+        Raises ``OncoduetError``: the profile leaves it to the card, and the card does not say.
         """
         if self.checkpoint != "card":
             return self.checkpoint
         if card.checkpoint is None:
-            raise OncoduetError(f"card {card.name}", expected=f"checkpoint for the profile {self.name}", found="none")
+            raise OncoduetError(f"card {card.name}", f"no checkpoint for the profile {self.name}")
         return card.checkpoint
 
 
 def load_profile(name_or_path: str | Path) -> Profile:
     """Read a profile by its name in ``training/profiles`` or by the path of a TOML file.
 
-    Raises
-    ------
-    OncoduetError
-        No such profile, or faults in it: all of them, in one line.
+    Raises ``OncoduetError``: no such profile, or faults in it: all of them, in one line.
     """
     return parse_toml(named_toml(name_or_path, PROFILES, what="profile"), Profile)
 
 
-def edited_plans(plans: dict[str, Any], profile: Profile) -> dict[str, Any]:
+def edited_plans(plans: Mapping[str, Any], profile: Profile) -> dict[str, Any]:
     """A copy of nnU-Net's plans with the profile's edits; the preprocessed data stays usable, since spacing does."""
-    plans = copy.deepcopy(plans)
     edits = profile.plan
     if edits is None:
-        return plans
-    plans["plans_name"] = f"{plans['plans_name']}-{profile.name}"
-    fullres = plans["configurations"]["3d_fullres"]
-    fullres["batch_size"] = edits.batch_size
-    fullres["patch_size"] = list(edits.patch_size_zyx)
-    fullres["architecture"]["arch_kwargs"] |= {
+        return copy.deepcopy(dict(plans))
+    changes = {"batch_size": edits.batch_size, "patch_size": list(edits.patch_size_zyx)}
+    network = {
         "n_stages": len(edits.stages),
         "features_per_stage": [stage.features for stage in edits.stages],
         "kernel_sizes": [list(stage.kernel_size_zyx) for stage in edits.stages],
@@ -125,4 +117,5 @@ def edited_plans(plans: dict[str, Any], profile: Profile) -> dict[str, Any]:
         "n_conv_per_stage": [edits.convolutions_per_stage_encoder] * len(edits.stages),
         "n_conv_per_stage_decoder": [edits.convolutions_per_stage_decoder] * (len(edits.stages) - 1),
     }
-    return plans
+    name = f"{plans['plans_name']}-{profile.name}"
+    return edited_full_resolution(plans, name=name, changes=changes, network=network)

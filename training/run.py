@@ -1,7 +1,7 @@
 """One training run: card × profile × configuration × fold × restart, with the seed that follows from those.
 
 A run has a folder of its own. ``run.json`` says what it is and how far it got; ``weights.safetensors`` is there once
-it is finished. Running the same command again goes on from the last checkpoint, or, when finished, does nothing; a
+it is finished. Running the same command again resumes from the last checkpoint, or, when finished, does nothing; a
 folder that holds another run is refused. One process at a time works on a run.
 """
 
@@ -34,7 +34,7 @@ def plan_run(
     lesions = {study.case_id: study.lesions for study in prepared.record.studies}
     if not any(lesions[case_id] for case_id in run.fold.train):
         wanted = prepared.card.lesion_class
-        raise OncoduetError(prepared.folder, expected=f"a {wanted} in the training part of fold {fold}", found="none")
+        raise OncoduetError(prepared.folder, f"no {wanted} in the training part of fold {fold}")
     if run.keep == "detection":
         positive = sum(lesions[case_id] > 0 for case_id in run.fold.validation)
         negative = len(run.fold.validation) - positive
@@ -74,7 +74,7 @@ def existing_record(run: Run, folder: RunFolder, *, resume: bool = False) -> Run
             raise OncoduetError(
                 path,
                 expected=f"the {' and '.join(changed)} that this run was begun with",
-                found=f"another since (state {existing.state}); give another --output",
+                found=f"a changed one (state {existing.state}); give another --output",
             )
     finished = existing is not None and existing.state == "finished"
     if resume and not finished:

@@ -1,4 +1,4 @@
-"""What boxes should paint and how a case should be scored: every fill with every case score, judged by the evaluation.
+"""Box shapes and case scores of a detector: every combination, evaluated on the validation folds.
 
 A finished detector predicts the validation studies of its fold: one search for boxes, a map and a likelihood for each
 combination, as the algorithm makes them; and ``python -m evaluation score`` scores each
@@ -6,7 +6,7 @@ combination, as the algorithm makes them; and ``python -m evaluation score`` sco
 and AP of the lesions. (The rule by which predictions become boxes is chosen before, by the boxes alone:
 ``training.retina_unet.box_rule_sweep``.)
 
-Several runs are judged each on its own fold, and their mean decides: members of an ensemble need one answer. A
+Several runs are evaluated each on its own fold, and their mean decides: members of an ensemble need one answer. A
 combination is better only by a greater ranking score; of equal ones the first counts, and the first of all is
 nnDetection's own, the cuboid and the maximum.
 """
@@ -33,15 +33,15 @@ from training.bundle import FinishedRun, finished_runs
 from training.dataset.archive_stamps import read_sources, unchanged_archive
 from training.dataset.prepared import Prepared, load_prepared
 from training.run_folder.folder import RunFolder
-from training.run_folder.lock import alone
-from training.validation.predict_and_score import find_localisation, link_studies, predict, score
+from training.run_folder.lock import work_lock
+from training.validation.predict_and_score import find_localisation, link_studies, predict_studies, score
 
 Combination = tuple[BoxShape, CaseScore]
 
 COMBINATIONS: tuple[Combination, ...] = tuple(
     (fill, case_score) for fill in get_args(BoxShape) for case_score in get_args(CaseScore)
 )
-PURPOSE = "to compare what boxes paint"
+PURPOSE = "to compare box shapes"
 MEAN = "mean"
 SAME = "the same"
 OPTIMISM = (
@@ -76,9 +76,9 @@ class MapSweepRecord(Record):
     maps: tuple[ScoredMaps, ...]
     """Run by run, and the mean, in the order in which equal combinations are preferred."""
     fill: BoxShape
-    """Of the best combination."""
+    """Box shape of the best combination."""
     case_score: CaseScore
-    """Of the best combination."""
+    """Case score of the best combination."""
     stored: bool
     """Whether the runs' box rules have it now."""
     optimism: str
@@ -87,12 +87,12 @@ class MapSweepRecord(Record):
 
 @dataclass(frozen=True)
 class Whereabouts:
-    """Where things lie now, if not where the runs know them."""
+    """Current folders, if something was moved since."""
 
     prepared: Path | None = None
     archive: Path | None = None
     localisation: Path | None = None
-    """Finished run of stage 1; None: one of the same fold beside each run. Not looked at for cards of one stage."""
+    """Finished run of stage 1; None: one of the same fold next to each run. Ignored for cards of one stage."""
 
 
 def sweep_maps(
@@ -104,14 +104,14 @@ def sweep_maps(
     device: Device = "auto",
     store: bool = False,
 ) -> MapSweepRecord:
-    """Judge every combination for some detectors, and write ``map_sweep.json`` and ``map_sweep.csv``.
+    """Evaluate every combination for some detectors, and write ``map_sweep.json`` and ``map_sweep.csv``.
 
     Parameters
     ----------
     runs
         Run folders, or folders of run folders.
     output
-        Gets a folder for each run, with maps and scores, beside the two files.
+        Gets a folder for each run, with maps and scores, next to the two files.
     mirroring
         None: as the card says.
     device
@@ -145,7 +145,7 @@ def sweep_maps(
     for run, prepared in zip(finished, datasets, strict=True):
         place = output / run.name
         validation[run.name] = prepared.fold(run.record.key.fold).validation
-        scored += _judge(run, prepared, place, whereabouts, mirroring=mirroring, device=device)
+        scored += _score_maps(run, prepared, place, whereabouts, mirroring=mirroring, device=device)
         mirrored |= bool(read_record(place / "predictions" / "batch.json", BatchRecord).settings["mirroring"])
     scored += means(scored)
     best = best_of(scored)
@@ -195,12 +195,9 @@ def best_of(scored: Sequence[ScoredMaps]) -> ScoredMaps:
 def store_in(folder: RunFolder, fill: BoxShape, case_score: CaseScore) -> None:
     """Give a combination to a finished run's box rule, and the rule's hash to its record.
 
-    Raises
-    ------
-    OncoduetError
-        Another process is at work on the run, or its folder cannot be written to.
+    Raises ``OncoduetError``: another process is at work on the run, or its folder cannot be written to.
     """
-    with alone(folder):
+    with work_lock(folder.lock):
         rule = read_record(folder.box_rule, BoxPostprocessing) if folder.box_rule.is_file() else BoxPostprocessing()
         changed = rule.model_copy(update={"fill": fill, "case_score": case_score})
         if changed == rule and folder.box_rule.is_file():
@@ -211,7 +208,7 @@ def store_in(folder: RunFolder, fill: BoxShape, case_score: CaseScore) -> None:
         write_record(folder.record, record.model_copy(update={"parents": parents}))
 
 
-def show(record: MapSweepRecord) -> list[Table]:
+def sweep_tables(record: MapSweepRecord) -> list[Table]:
     """All combinations side by side: a table for each run and, of several, one for their mean."""
     runs = list(dict.fromkeys(each.run for each in record.maps))
     tables = []
@@ -267,18 +264,14 @@ def _dataset(run: FinishedRun, first: FinishedRun, folder: Path | None) -> Prepa
         raise OncoduetError(path, expected=f"the card of {first.folder.path}", found="another")
     where = folder or Path(run.record.prepared_folder or "")
     if not (where / "prepared.json").is_file():
-        raise OncoduetError(
-            where,
-            expected=f"the prepared dataset that {path} was trained on",
-            found="none; --prepared says where it lies now",
-        )
+        raise OncoduetError(where, f"the prepared dataset of {path} not found; --prepared names its current folder")
     prepared = load_prepared(where)
     if prepared.sha256 != run.record.parents.get("prepared"):
         raise OncoduetError(where, expected=f"the prepared dataset that {path} was trained on", found="another")
     return prepared
 
 
-def _judge(
+def _score_maps(
     run: FinishedRun,
     prepared: Prepared,
     place: Path,
@@ -293,8 +286,7 @@ def _judge(
     if archive is None:
         raise OncoduetError(
             read_sources(prepared).archive,
-            expected=f"the archive that {prepared.folder} was prepared from",
-            found="none; --archive says where it lies now",
+            f"the archive of {prepared.folder} not found; --archive names its current folder",
         )
     partner = find_localisation(
         prepared.card,
@@ -306,49 +298,32 @@ def _judge(
     with writable(place):
         place.mkdir(parents=True, exist_ok=True)
     sweep(place)
-    with held_folder(place) as work:
-        return _judge_in(
-            work, run, prepared, place, archive=archive, partner=partner, mirroring=mirroring, device=device
-        )
-
-
-def _judge_in(
-    work: Path,
-    run: FinishedRun,
-    prepared: Prepared,
-    place: Path,
-    *,
-    archive: Path,
-    partner: Path | None,
-    mirroring: bool | None,
-    device: Device,
-) -> list[ScoredMaps]:
-    """The same with a folder for what is needed meanwhile: links to the studies, and the bundle."""
-    key = run.record.key
-    studies, predictions = work / "archive", place / "predictions"
-    link_studies(read_sources(prepared), archive, prepared.fold(key.fold).validation, studies)
     options = ["--threads", str(run.record.hardware.get("threads", 1))]
     options += ["--no-mirroring"] if mirroring is False else []
     options += ["--fill", *get_args(BoxShape), "--case-score", *get_args(CaseScore)]
-    logger.info("%s: %d validation studies", run.name, len(prepared.fold(key.fold).validation))
-    predict(
-        [run.folder.path, *([partner] if partner else [])],
-        predictions,
-        studies=studies,
-        model=work / "model",
-        options=options,
-        device=device,
-        purpose=PURPOSE,
-    )
+    validation, predictions = prepared.fold(key.fold).validation, place / "predictions"
+    logger.info("%s: %d validation studies", run.name, len(validation))
     scored = []
-    for fill, case_score in COMBINATIONS:
-        name = f"{fill}_{case_score}"
-        strict = score(
-            predictions / name, place / "scores" / name, studies=studies, card=run.folder.card, purpose=PURPOSE
+    with held_folder(place) as work:
+        studies = work / "archive"
+        link_studies(read_sources(prepared), archive, validation, studies)
+        predict_studies(
+            [run.folder.path, *([partner] if partner else [])],
+            predictions,
+            studies=studies,
+            model=work / "model",
+            options=options,
+            device=device,
+            purpose=PURPOSE,
         )
-        assert strict.auroc is not None and strict.ap is not None and strict.score is not None
-        values = {"auroc": strict.auroc, "ap": strict.ap, "score": strict.score}
-        scored.append(ScoredMaps(run=run.name, fill=fill, case_score=case_score, **values))
+        for fill, case_score in COMBINATIONS:
+            name = f"{fill}_{case_score}"
+            strict = score(
+                predictions / name, place / "scores" / name, studies=studies, card=run.folder.card, purpose=PURPOSE
+            )
+            assert strict.auroc is not None and strict.ap is not None and strict.score is not None
+            values = {"auroc": strict.auroc, "ap": strict.ap, "score": strict.score}
+            scored.append(ScoredMaps(run=run.name, fill=fill, case_score=case_score, **values))
     return scored
 
 

@@ -44,7 +44,7 @@ class _Shared:
     archives: dict[Path, str | None] = field(default_factory=dict)
 
     def dataset(self, record: RunRecord) -> Path | None:
-        """Where the run's dataset lies now, as far as is known."""
+        """Current folder of the run's dataset, if known."""
         if self.prepared is not None:
             return self.prepared / LOCALISATION if record.key.stage == "localisation" else self.prepared
         return Path(record.prepared_folder) if record.prepared_folder else None
@@ -62,7 +62,7 @@ def verify(runs: Sequence[Path], *, prepared: Path | None = None, archive: Path 
     runs
         Run folders, or folders of them.
     prepared, archive
-        Where the dataset and its archive lie now; None: where they lay.
+        Current folders of the dataset and its archive; None: where they were.
 
     Raises
     ------
@@ -78,7 +78,7 @@ def verify(runs: Sequence[Path], *, prepared: Path | None = None, archive: Path 
     return checks
 
 
-def show(checks: Sequence[Check]) -> Table:
+def checks_table(checks: Sequence[Check]) -> Table:
     """The checks as a table."""
     table = Table(box=None, pad_edge=False)
     for heading in ("run", "what", "found"):
@@ -169,7 +169,7 @@ def _archive(folder: Path | None, archive: Path | None, done: dict[Path, str | N
 
 
 def _once(folder: Path, look: Callable[[], None], done: dict[Path, str | None]) -> None:
-    """Look once at what several runs share, and tell all of them what was found."""
+    """Check once what several runs share, and report it for each of them."""
     if folder not in done:
         done[folder] = None
         try:
@@ -183,7 +183,7 @@ def _once(folder: Path, look: Callable[[], None], done: dict[Path, str | None]) 
 
 def _load(folder: Path | None) -> Prepared:
     if folder is None or not folder.is_dir():
-        raise _UncheckedError("the prepared dataset cannot be reached; --prepared says where it lies now")
+        raise _UncheckedError("the prepared dataset cannot be reached; --prepared names its current folder")
     return load_prepared(folder)
 
 
@@ -191,10 +191,10 @@ def _same(path: Path, expected: str | None, found: Callable[[], str]) -> None:
     if expected is None:
         raise _UncheckedError("run.json does not name its hash")
     if not path.exists():
-        raise OncoduetError(path, expected=f"the one with the hash {expected[:12]}…", found="none")
+        raise OncoduetError(path, f"file with the hash {expected[:12]}… not found")
     sha256 = found()
     if sha256 != expected:
-        raise OncoduetError(path, expected=f"the one with the hash {expected[:12]}…", found=f"{sha256[:12]}…")
+        raise OncoduetError(path, expected=f"the hash {expected[:12]}…", found=f"{sha256[:12]}…")
 
 
 def _sha256_json_file(path: Path) -> str:

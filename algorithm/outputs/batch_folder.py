@@ -1,11 +1,11 @@
-"""A batch's output folder: what it is being filled with, which studies are finished there, and who may go on.
+"""A batch's output folder: which batch fills it, and which studies are finished there.
 
-``batch.json`` says for which bundle, members and settings the folder was begun; any other batch is refused. A study's
-folder ``<ensemble>/<case_id>`` appears by one rename, with ``study.json`` beside its outputs: the sizes, times and
-hashes of the images that it was made from. What has no such record is not ours: it is in nobody's way, or refused
-before work begins. A study is finished when it has that folder in every ensemble and its images
-are still those. Equal size and time are believed, since hashing a large archive takes as long as reading it; otherwise
-the hash decides, so that a copied archive counts as the same and a repaired image is predicted again.
+``batch.json`` names the bundle, members and settings for which the folder was begun; any other batch is refused. A
+study's folder ``<ensemble>/<case_id>`` appears by one rename, with its outputs and ``study.json``: the sizes, times and
+hashes of the images that it was made from. A folder without such a record is not ours: it is left alone, or refused
+before work begins. A study is finished when it has its folder in every ensemble and its images are unchanged. Equal
+size and time are trusted, since hashing a large archive takes as long as reading it; otherwise the hash decides, so
+that a copied archive counts as the same and a repaired image is predicted again.
 
 The number of threads and the device may differ from one call to the next: they change the last bits, not the method.
 """
@@ -29,7 +29,7 @@ from contract.archive import Study
 from contract.cards import Card
 from contract.errors import OncoduetError
 from contract.files import below, held_folder, inside, sha256_file, sweep, sync, writable
-from contract.locks import try_lock
+from contract.locks import exclusive_lock
 from contract.outputs import Output, file_output, require_folder, require_free, require_unowned, subfolder
 from contract.records import (
     BatchRecord,
@@ -91,17 +91,17 @@ class BatchFolder:
             if case.name not in known and (case / STUDY).is_file():
                 raise OncoduetError(
                     case,
-                    expected=f"predictions of studies in {archive} alone",
+                    expected=f"only predictions of studies in {archive}",
                     found=f"{case.name}, which is not there",
                 )
 
     def require_replaceable(self, case_ids: Iterable[str]) -> None:
-        """Raise ``OncoduetError`` if what will be made anew is not as it was written, or other files lie among it.
+        """Raise ``OncoduetError`` if what will be replaced was changed since, or holds other files.
 
         Parameters
         ----------
         case_ids
-            Of the studies to predict; the listings and the list of failures are made anew whenever there are any.
+            Studies to predict; where there are any, the listings and the list of failures are replaced too.
         """
         self._failures.check()
         for folder in self._folders():
@@ -119,7 +119,7 @@ class BatchFolder:
         if foreign:
             raise OncoduetError(
                 min(foreign),
-                expected="predictions alone in a study's folder that has to be made anew",
+                expected="only predictions in a study's folder that is to be replaced",
                 found="a file of other origin; move it away",
             )
         written = read_record(case / STUDY, StudyRecord).outputs if (case / STUDY).is_file() else {}
@@ -127,7 +127,7 @@ class BatchFolder:
             if (case / name).is_file() and sha256_file(case / name) != sha256:
                 raise OncoduetError(
                     case / name,
-                    expected=f"the file as {COMMAND} wrote it in a study's folder that has to be made anew",
+                    expected=f"the file as {COMMAND} wrote it, in a study's folder that is to be replaced",
                     found="it changed since; move it away",
                 )
 
@@ -144,14 +144,16 @@ class BatchFolder:
         ]:
             if before != now:
                 raise OncoduetError(
-                    path, expected=f"a folder that was begun with the same {what} ({now})", found=before
+                    path,
+                    expected=f"a folder that was begun with the same {what} ({now})",
+                    found=f"{before}; give another output",
                 )
         if found.written_by != record.written_by:
             logger.warning("%s was begun by another revision of this program (%s)", path, found.written_by.git_revision)
 
     @contextmanager
     def begun(self, record: BatchRecord) -> Iterator[None]:
-        """Hold the folder for this process alone, and clear away what a killed one left half-written.
+        """Lock the folder for this process, and remove what a killed one left half-written.
 
         Raises
         ------
@@ -160,7 +162,7 @@ class BatchFolder:
         """
         with writable(self.path):
             self.path.mkdir(parents=True, exist_ok=True)
-        with self._locked():
+        with exclusive_lock(subfolder(self.path, LOCK), self.path, "other process at work here"):
             if (self.path / RECORD).is_file():
                 self._require_same(record)
             else:
@@ -171,7 +173,7 @@ class BatchFolder:
             yield
 
     def finished(self, studies: Sequence[Study]) -> set[str]:
-        """Case ids of the studies that have predictions of today's images in every ensemble."""
+        """Case ids of the studies that have predictions of the present images in every ensemble."""
         found = set()
         for study in studies:
             try:
@@ -186,14 +188,14 @@ class BatchFolder:
         return all(listed_case_ids(folder) == case_ids for folder in self._folders())
 
     def unlist(self) -> None:
-        """Take back the listings and the failures: from here on the batch is no longer whole."""
+        """Remove the listings and the failures: from here on the batch is incomplete."""
         for folder in self._folders():
             for name in LISTING_FILES:
                 (folder / name).unlink(missing_ok=True)
         self.failures.unlink(missing_ok=True)
 
     def discard(self, case_id: str) -> None:
-        """Remove what there is of a study in any ensemble, its record last: what has none is not ours."""
+        """Remove a study from every ensemble, its record last: a folder without one is not ours."""
         for folder in self._folders():
             if (folder / case_id / STUDY).is_file():
                 files = self._study_files(folder / case_id)
@@ -205,7 +207,7 @@ class BatchFolder:
                         parent.rmdir()
 
     def write(self, ensemble: str, output: StudyOutput, study: StudyRecord, *, content_sha256: str) -> None:
-        """Add a study's outputs to an ensemble, all at once; the hash is that of the voxels that were read."""
+        """Add a study's outputs to an ensemble by one rename; the hash is that of the voxels that were read."""
         study = study.model_copy(update={"content_sha256": content_sha256})
         folder = self.path / ensemble
         with writable(folder):
@@ -220,7 +222,7 @@ class BatchFolder:
             sync(folder)
 
     def contents(self, case_ids: Sequence[str], studies: Sequence[Study]) -> dict[str, str]:
-        """Hash of each predicted study's reference channel, by case id; read anew where an older program predicted."""
+        """Hash of each predicted study's reference channel, by case id; read again where an older program predicted."""
         images = {study.case_id: study.channels[self.card.geometry.reference] for study in studies}
         found = {}
         for case_id in case_ids:
@@ -266,18 +268,6 @@ class BatchFolder:
                 logger.warning("study %s: its images have changed since it was predicted", study.case_id)
                 return False
         return True
-
-    @contextmanager
-    def _locked(self) -> Iterator[None]:
-        path = subfolder(self.path, LOCK)
-        try:
-            lock = path.open("a")
-        except OSError as error:
-            raise OncoduetError(path, expected="a file that can be written to", found=error.strerror) from None
-        with lock:
-            if not try_lock(lock):
-                raise OncoduetError(self.path, expected="no other process at work here", found="one")
-            yield
 
 
 def study_record(study: Study) -> StudyRecord:

@@ -15,10 +15,10 @@ dynamic-v2     the same without the defect below
 
 Defect of ``dynamic``, kept since published results have it: when all components at the threshold are too small, the
 search ends, and if that happens first, the answer is one candidate of confidence 0 that fills the image. A lesion of
-144 voxels at 0.30 beside a single voxel at 0.90 is lost. ``dynamic-v2`` removes the small ones and goes on.
+144 voxels at 0.30 is lost where a single voxel has 0.90. ``dynamic-v2`` removes the small ones and continues.
 
-Thresholds are computed in the map's own precision, as the reference does: float32 maps stay float32. The cost is that
-of the few voxels that matter, not of the image: each step looks at the bounding box of the voxels above its threshold.
+Thresholds are computed in the map's own precision, as the reference does: float32 maps stay float32. Each step looks
+only at the bounding box of the voxels above its threshold, so the cost does not grow with the image.
 """
 
 from dataclasses import dataclass
@@ -92,14 +92,14 @@ def extract_candidates(
     )
 
 
-def detection_map(extraction: Extraction) -> Float32Array:
+def paint_candidates(extraction: Extraction) -> Float32Array:
     """Paint each candidate with its confidence; 0 elsewhere."""
     confidence_of = np.zeros(int(extraction.components.max(initial=0)) + 1, dtype=np.float32)
     for candidate in extraction.candidates:
         confidence_of[candidate.label] = candidate.confidence
     painted = np.zeros(extraction.components.shape, dtype=np.float32)
     labels = extraction.components.ravel()
-    inside = np.flatnonzero(labels != 0)  # few: to look up every voxel would cost more than to find the candidates
+    inside = np.flatnonzero(labels != 0)  # few: looking up every voxel would cost more than finding the candidates
     painted.ravel()[inside] = confidence_of[labels[inside]]
     return painted
 
@@ -115,7 +115,7 @@ def card_candidates(card: Card, probability: Volume) -> Extraction:
     )
 
 
-def case_likelihood(card: Card, detections: Float32Array, probability: Float32Array) -> float:
+def card_likelihood(card: Card, detections: Float32Array, probability: Float32Array) -> float:
     """Likelihood that the study shows a lesion: the detection map's maximum.
 
     Without any candidate (or with the empty one of ``dynamic``) the card decides: 0, or the probability's maximum, so

@@ -1,6 +1,6 @@
-"""What the algorithm hands over for a study: a detection map on the reference grid, and a case likelihood.
+"""The algorithm's outputs for a study: a detection map on the reference grid, and a case likelihood.
 
-Both are checked before the first byte is written, and a batch's folder looks to the evaluation like the platform's
+Both are checked before the first byte is written. To the evaluation, a batch's folder looks like the platform's
 ``/input``.
 """
 
@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from algorithm.outputs.candidates import card_candidates, case_likelihood, detection_map
+from algorithm.outputs.candidates import card_candidates, card_likelihood, paint_candidates
 from contract.cards import Card
 from contract.files import write_json, write_text
 from contract.probability import as_probabilities
@@ -18,14 +18,14 @@ from contract.records import Source, write_record
 from contract.sockets import job_listing, read_jobs
 from contract.volume import Volume, write_volume
 from network.detection.clustering import BoxPostprocessing
-from network.detection.painting import case_likelihood as combined
+from network.detection.painting import combine_scores
 
 PREDICTIONS, SOURCE, CARD = LISTING_FILES = ("predictions.json", "source.json", "card.toml")
 
 
 @dataclass(frozen=True)
 class StudyOutput:
-    """A study's outputs; refuses what no evaluation may get."""
+    """A study's outputs; refuses values that are no probabilities."""
 
     detections: Volume
     """Each candidate painted with its confidence."""
@@ -43,22 +43,21 @@ class StudyOutput:
 def detect(card: Card, probability: Volume, rule: BoxPostprocessing | None = None) -> StudyOutput:
     """Cut candidates from a probability on the reference grid and score the case, by the card.
 
-    What rounding left outside [0, 1] is brought back there.
+    Values that rounding left outside [0, 1] are clipped.
 
     Parameters
     ----------
     rule
-        Of the members that find boxes: where its case score is not ``maximum``, the likelihood is made from the
-        confidences of all candidates; a case without any has what the card gives it as its only one. None: there
-        are no such members.
+        Rule of the members that find boxes; None: there are none. Where its case score is not ``maximum``, the
+        likelihood is made from the confidences of all candidates, or without any from what the card gives.
     """
     array = as_probabilities(np.asarray(probability.array, np.float32), source="the networks' average")
     extraction = card_candidates(card, Volume(array, probability.grid))
-    painted = detection_map(extraction)
-    likelihood = case_likelihood(card, painted, array)
+    painted = paint_candidates(extraction)
+    likelihood = card_likelihood(card, painted, array)
     confidences = [candidate.confidence for candidate in extraction.candidates if candidate.confidence > 0]
     if rule is not None and rule.case_score != "maximum":
-        likelihood = combined(np.array(confidences or [likelihood]), rule.case_score, k=rule.k)
+        likelihood = combine_scores(np.array(confidences or [likelihood]), rule.case_score, k=rule.k)
     return StudyOutput(Volume(painted, probability.grid), likelihood, len(confidences))
 
 

@@ -1,4 +1,4 @@
-"""A model bundle: finished runs packed for inference, believed only after every byte of it was checked.
+"""A model bundle: finished runs packed for inference, used only after every byte of it was checked.
 
 ``SHA256SUMS`` names every other file, so one flipped byte anywhere (in the sums too) is noticed; the card's and the
 weights' own hashes then have to agree with ``bundle.json``. Weights are safetensors; a pickle is never loaded.
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Bundle:
-    """What a bundle holds, but for the weights."""
+    """A bundle without the weights."""
 
     folder: Path
     record: BundleRecord
@@ -43,15 +43,18 @@ def read_bundle(folder: Path) -> Bundle:
     Raises
     ------
     OncoduetError
-        There is no bundle, a file is missing, unlisted or changed, the bundle has no member, its parts disagree, or the
+        There is no bundle; a file is missing, unlisted or changed, the bundle has no member, its parts disagree, or the
         networks of stage 1 are missing.
     """
     if not (folder / "bundle.json").is_file():
-        raise OncoduetError(folder, expected="an extracted model bundle", found="no bundle.json")
+        found = (
+            "no folder" if not folder.exists() else "no bundle.json" if folder.is_dir() else "a file: extract it first"
+        )
+        raise OncoduetError(folder, expected="an extracted model bundle", found=found)
     listed = _verify_sums(folder)
     record = read_record(folder / "bundle.json", BundleRecord)
     if not record.members:
-        raise OncoduetError(folder / "bundle.json", expected="at least one member", found="none")
+        raise OncoduetError(folder / "bundle.json", "names no member")
     stages: list[BundleRecord | StageRecord] = [record, *([record.localisation] if record.localisation else [])]
     members = [member for stage in stages for member in stage.members]
     files = [file for stage in stages for file in (stage.plans_file, stage.dataset_file)]
@@ -63,10 +66,11 @@ def read_bundle(folder: Path) -> Bundle:
     ]
     for file in ("card.toml", *files):
         if file not in listed:
-            raise OncoduetError(folder, expected=f"the file {file!r}", found="none")
+            raise OncoduetError(folder, f"file {file!r} not found")
     names = [member.name for member in members]
     if len(set(names)) != len(names):
-        raise OncoduetError(folder / "bundle.json", expected="each member once", found=", ".join(sorted(names)))
+        twice = sorted({name for name in names if names.count(name) > 1})
+        raise OncoduetError(folder / "bundle.json", f"duplicate member {', '.join(twice)}")
     card = load_card(folder / "card.toml")
     for what, found in [("bundle.json", record.card_sha256), *((each.name, each.key.card_sha256) for each in members)]:
         if found != card.sha256:
@@ -91,7 +95,7 @@ def _stage(folder: Path, record: BundleRecord, stage: BundleRecord | StageRecord
 
 
 class MemberNetworks:
-    """The members' networks, loaded on first use; kept, or loaded anew for each turn where memory is short."""
+    """The members' networks, loaded on first use; kept, or loaded again for each turn where memory is short."""
 
     def __init__(self, bundle: Bundle, members: Sequence[Member], device: "torch.device") -> None:
         self._bundle = bundle
@@ -116,7 +120,7 @@ class MemberNetworks:
 
     @property
     def kept_bytes(self) -> int:
-        """What the weights that are kept take."""
+        """Size of the weights that are kept."""
         return len(self._kept) * self.member_bytes
 
     def resident(self) -> "list[torch.nn.Module]":
@@ -187,18 +191,18 @@ def _verify_sums(folder: Path) -> set[str]:
     sums = folder / SUMS
     present = _files_below(folder) - {SUMS}
     if not sums.is_file():
-        raise OncoduetError(folder, expected=f"the file {SUMS}", found="none")
+        raise OncoduetError(folder, f"file {SUMS} not found")
     try:
         text = read_text(sums)
     except UnicodeDecodeError:
-        raise OncoduetError(sums, expected="text", found="other bytes") from None
+        raise OncoduetError(sums, "not valid UTF-8") from None
     except (OSError, ValueError) as error:
         raise OncoduetError(sums, expected="a hash for each file", found=error) from None
     expected = parse_sums(text, sums)
     for name in sorted(set(expected) - present):
-        raise OncoduetError(folder, expected=f"the file {name!r} that {SUMS} names", found="none")
+        raise OncoduetError(folder, f"file {name!r} not found, which {SUMS} names")
     for name in sorted(present - set(expected)):
-        raise OncoduetError(folder, expected=f"only files that {SUMS} names", found=f"{name!r}")
+        raise OncoduetError(folder, f"file {name!r} is not named by {SUMS}")
     for name in sorted(expected):
         found = sha256_file(folder / name)
         if found != expected[name]:
@@ -207,7 +211,7 @@ def _verify_sums(folder: Path) -> set[str]:
 
 
 def _files_below(folder: Path) -> set[str]:
-    """Names of all files, of which none is a link, nor a pipe that would never end."""
+    """Names of all files; links, pipes and the like are refused."""
     files = set()
     for path in below(folder):
         found = path.lstat()
@@ -215,6 +219,6 @@ def _files_below(folder: Path) -> set[str]:
             continue
         name = path.relative_to(folder).as_posix()
         if not stat.S_ISREG(found.st_mode):
-            raise OncoduetError(folder, expected="files and folders alone", found=f"{name!r}, {kind_of(found)}")
+            raise OncoduetError(folder, expected="files and folders only", found=f"{name!r}, {kind_of(found)}")
         files.add(name)
     return files

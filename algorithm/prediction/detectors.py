@@ -1,14 +1,14 @@
 """Members of a bundle that find boxes: what they find in a study, and the map that an ensemble of them gives.
 
-Every member sees the study once. An ensemble's boxes are those of its members clustered together, as if one more member
-were one more look, by the mean of their rules; they are brought to the reference image first and painted there, so that
-no interpolation blurs their edges or joins two of them. What is painted and how a case is scored cannot be averaged:
-there the members' rules have to agree, or somebody chooses.
+Every member sees the study once. An ensemble's boxes are those of its members, clustered together by the mean of their
+rules. They are brought to the reference image first and painted there, so that no interpolation blurs their edges or
+joins two of them. What is painted and how a case is scored cannot be averaged: there the members' rules have to agree,
+or the user chooses.
 """
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 
@@ -19,15 +19,15 @@ from contract.volume import Float32Array, Volume
 from network.detection.anchors import AnchorPlan, anchors_of_patch, level_strides, require_levels
 from network.detection.clustering import BoxPostprocessing, BoxShape, CaseScore, ScoredBoxes
 from network.detection.inference import Detector, RawDetections, find_boxes
-from network.detection.painting import detection_map
-from network.preprocessing import Preprocessed, boxes_to_study_grid, patch_size_zyx, to_study_grid
+from network.detection.painting import paint_boxes
+from network.placement import Placement
+from network.preprocessing import NetworkGrid, patch_size_zyx
 from network.sliding_window import NotFiniteError
-from network.study import StudyImage, along_card, along_reference, as_in_file, boxes_to_reference
 
 
 @dataclass(frozen=True)
 class BoxChoice:
-    """How boxes become a map and a likelihood, where that is not left to the members' rules (None)."""
+    """How boxes become a map and a likelihood; None: as the members' rules say."""
 
     fill: BoxShape | None = None
     case_score: CaseScore | None = None
@@ -52,22 +52,22 @@ class BoxMembers:
     segmentation: bool = False
     """Whether a study's segmentations are averaged too, for boxes that are painted with them."""
 
-    def find(
-        self, data: torch.Tensor, preprocessed: Preprocessed, *, mirror_axes: Sequence[int], name: str
-    ) -> "StudyBoxes":
+    def find(self, data: torch.Tensor, grid: NetworkGrid, *, mirror_axes: Sequence[int], name: str) -> "StudyBoxes":
         """Search a study.
 
         Parameters
         ----------
-        data, preprocessed
-            The preprocessed study, on the device and with all that the way back needs.
+        data
+            The preprocessed study, on the device.
+        grid
+            Where it is on the study grid.
         name
             The study's, for errors.
 
         Raises
         ------
         OncoduetError
-            Weights are not those that the bundle names, or a member gives numbers that are none.
+            Weights are not those that the bundle names, or a member gives NaN.
         """
         plans = self.bundle.plans
         patch_size = patch_size_zyx(plans)
@@ -87,8 +87,7 @@ class BoxMembers:
         except NotFiniteError as error:
             file = self.bundle.folder / self.members[error.member].file
             raise OncoduetError(file, expected=f"finite boxes for study {name}", found="NaN") from None
-        without_voxels = replace(preprocessed, data=preprocessed.data[:, :0, :0, :0].copy())
-        return StudyBoxes(self.bundle, tuple(each.name for each in self.members), self.rules, found, without_voxels)
+        return StudyBoxes(self.bundle, tuple(each.name for each in self.members), self.rules, found, grid)
 
     @property
     def most_features(self) -> int:
@@ -115,35 +114,31 @@ class StudyBoxes:
     rules: Mapping[str, BoxPostprocessing]
     """By the members' names."""
     found: RawDetections
-    preprocessed: Preprocessed
-    """Without voxels."""
+    grid: NetworkGrid
 
     def on_study_grid(self, members: Sequence[Member]) -> ScoredBoxes:
         """Boxes of some members together, by falling score, in voxels of the study grid."""
         chosen = [self.names.index(member.name) for member in members]
         clustered = self.found.clustered(mean_rule([self.rules[member.name] for member in members]), chosen)
-        boxes = boxes_to_study_grid(clustered.boxes, self.preprocessed, plans=self.bundle.plans)
+        boxes = self.grid.boxes_to_study_grid(clustered.boxes)
         return ScoredBoxes(boxes, clustered.scores, clustered.weights)
 
-    def painted(self, members: Sequence[Member], study: StudyImage, choice: BoxChoice = AS_IN_RULES) -> Volume:
+    def painted(self, members: Sequence[Member], placement: Placement, choice: BoxChoice = AS_IN_RULES) -> Volume:
         """Detection map of some members together on the reference grid; see :mod:`network.detection.painting`."""
-        card = self.bundle.card
         fill = ensemble_rule(self.bundle, members, self.rules, choice).fill
         found = self.on_study_grid(members)
-        boxes = boxes_to_reference(card, found.boxes, study)
-        painted = detection_map(
-            ScoredBoxes(boxes, found.scores, found.weights),
-            along_card(card, study.reference).shape_zyx,
+        painted = paint_boxes(
+            ScoredBoxes(placement.boxes_to_reference(found.boxes), found.scores, found.weights),
+            placement.reference.shape_zyx,
             fill=fill,
-            segmentation=self._segmented(members, study) if fill == "segmentation" else None,
+            segmentation=self._segmented(members, placement) if fill == "segmentation" else None,
         )
-        return as_in_file(card, painted, study)
+        return placement.as_in_file(painted)
 
-    def _segmented(self, members: Sequence[Member], study: StudyImage) -> Float32Array:
+    def _segmented(self, members: Sequence[Member], placement: Placement) -> Float32Array:
         """Mean lesion probability by the segmentation heads, on the reference image along the card's axes."""
         mean = self.found.segmented([self.names.index(member.name) for member in members])
-        on_study = to_study_grid(mean[None], self.preprocessed, plans=self.bundle.plans)[0]
-        return along_reference(self.bundle.card, on_study, study)
+        return placement.to_reference(self.grid.to_study_grid(mean[None])[0])
 
 
 def load_box_members(
@@ -171,7 +166,7 @@ def load_box_members(
 def ensemble_rule(
     bundle: Bundle, members: Sequence[Member], rules: Mapping[str, BoxPostprocessing], choice: BoxChoice
 ) -> BoxPostprocessing:
-    """The rule of an ensemble: each number the mean over its members, what cannot be averaged theirs or as chosen.
+    """The rule of an ensemble: numbers are averaged over its members; the rest is as chosen, or as they agree on.
 
     Parameters
     ----------
@@ -181,7 +176,7 @@ def ensemble_rule(
     Raises
     ------
     OncoduetError
-        Fill, case score or its ``k`` differ between members, and nobody chose.
+        Fill, case score or its ``k`` differ between members, and none was chosen.
     """
     chosen = {name: each for name, each in [("fill", choice.fill), ("case_score", choice.case_score)] if each}
     own = {member.name: rules[member.name].model_copy(update=chosen) for member in members}

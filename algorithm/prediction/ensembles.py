@@ -4,7 +4,7 @@
 ``all``                one ensemble of all members
 ``four``               one ensemble per (fold, restart), of one network per configuration that segments
 ``control``            per such configuration and fold, four runs of that configuration: as many as ``four`` has where
-                       there are four configurations, so that its gain can be told from that of mere number
+                       there are four configurations, so that its gain can be told apart from that of mere number
 ``each``               every member for itself
 a member's name        that member
 a configuration        one ensemble of all its members
@@ -18,7 +18,7 @@ control, of the fold's four lowest restarts. The runs of all other folds are tak
 by fold: the first four give one more, where there are four. So no two controls share a run. A configuration with fewer
 than four runs in all is refused.
 
-An ensemble with networks that find boxes is there once for each choice of what boxes paint and how a case is scored,
+An ensemble with networks that find boxes is predicted for each choice of what boxes paint and how a case is scored,
 where several are asked for; each in a folder of its name, such as ``ellipsoid_noisy-or``, below the ensemble's own.
 """
 
@@ -63,26 +63,24 @@ def choose_ensembles(
     Raises
     ------
     UsageError
-        A word is neither a choice nor a member nor a configuration, or stands twice.
+        A word is neither a choice nor a member nor a configuration, or is given twice.
     OncoduetError
         ``four`` cannot pair the members, ``control`` finds too few of a configuration, an ensemble would mix
-        profiles, or somebody chose for boxes that no member finds.
+        profiles, or a choice is given for boxes that no member finds.
     """
     if len(set(words)) != len(words):
-        raise UsageError("--members", expected="each word once", found=" ".join(words))
+        raise UsageError("--members", f"duplicate word in {' '.join(words)}")
     chosen = [ensemble for word in words for ensemble in _chosen(bundle, word, alone=len(words) == 1)]
     folders = [ensemble.folder for ensemble in chosen]
     if len(set(folders)) != len(folders):
-        raise UsageError("--members", expected="different predictions", found=f"the same twice in {' '.join(words)}")
+        raise UsageError("--members", f"the same prediction twice in {' '.join(words)}")
     for ensemble in chosen:
         profiles = sorted({member.key.profile for member in ensemble.members})
         if len(profiles) > 1:
             raise OncoduetError(ensemble.name, expected="members of one profile", found=", ".join(profiles))
     if not any(map(_finds_boxes, chosen)) and tuple(choices) != (AS_IN_RULES,):
         raise OncoduetError(
-            bundle.folder,
-            expected="members that find boxes for --fill and --case-score",
-            found=f"none in {' '.join(words)}",
+            bundle.folder, f"no member of {' '.join(words)} finds boxes, which --fill and --case-score need"
         )
     return [each for ensemble in chosen for each in _with_choices(ensemble, choices)]
 
@@ -158,11 +156,7 @@ def _fours(bundle: Bundle) -> list[Ensemble]:
     for (fold, restart), by_configuration in sorted(paired.items()):
         missing = [each for each in configurations if each not in by_configuration]
         if missing:
-            raise OncoduetError(
-                bundle.folder,
-                expected=f"every configuration for fold {fold}, restart {restart}",
-                found=f"no {', '.join(missing)}",
-            )
+            raise OncoduetError(bundle.folder, f"no {', '.join(missing)} for fold {fold}, restart {restart}")
         name = f"ensemble-four_fold{fold}_restart{restart}"
         ensembles.append(
             Ensemble(name, "ensemble-four", tuple(by_configuration[each] for each in configurations), name)

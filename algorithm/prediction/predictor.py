@@ -1,11 +1,10 @@
 """A study's lesion probability by the members of a bundle.
 
 The study is read and preprocessed once and every window is predicted by every member; members are averaged on the
-network's own grid, and only the average is brought to the reference image. A batch therefore asks for as many ensembles
-as it likes at the price of one pass. Members that find boxes (``algorithm.prediction.detectors``) give a map of their
-own; where an ensemble holds both kinds, the two maps are averaged, each counting as often as it has members. Before a
-study is read, its need of memory is estimated (``network.memory_plan``), and members take turns, or windows wait, where
-it has to be.
+network's own grid, and only the average is brought to the reference image. A batch can therefore ask for many ensembles
+at the price of one pass. Members that find boxes (``algorithm.prediction.detectors``) give a map of their own; where an
+ensemble holds both kinds, the two maps are averaged, weighted with their numbers of members. Before a study is read,
+its need of memory is estimated (``network.memory_plan``); where memory is short, members or windows take turns.
 
 For a card that first locates an organ the same is done twice: the networks of stage 1 see the whole scan coarsely and
 give the region that those of stage 2 see.
@@ -13,7 +12,7 @@ give the region that those of stage 2 see.
 
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -28,42 +27,25 @@ from algorithm.prediction.detectors import (
     ensemble_rule,
     load_box_members,
 )
+from algorithm.prediction.options import DEFAULTS, PredictionOptions
 from contract.archive import read_grids
-from contract.cards import Card
+from contract.cards import Card, Localisation
 from contract.errors import OncoduetError, one_line
 from contract.records import Member
 from contract.volume import Box, Float32Array, Grid, Volume
 from network.detection.clustering import BoxPostprocessing
-from network.device import Kind, free_device_memory, memory_or_refuse, out_of_memory
-from network.localisation import keep_near, predicted_region
+from network.device import free_device_memory, memory_or_refuse, out_of_memory
+from network.localisation import keep_near, organ_region
 from network.memory_plan import MemoryPlan, StudySize, held_bytes, leaner_way, memory_budget, plan_memory
-from network.preprocessing import (
-    Preprocessed,
-    most_features,
-    network_size,
-    patch_size_zyx,
-    preprocess,
-    region_on_network_grid,
-    to_study_grid,
-)
-from network.sliding_window import NotFiniteError, Precision, ensemble_probabilities, precision_error
-from network.study import (
-    Scan,
-    StudyImage,
-    along_card,
-    kept_box,
-    network_spacing_mm_zyx,
-    part,
-    read_scan,
-    stack,
-    study_grid,
-    to_reference,
-)
+from network.placement import Placement
+from network.preprocessing import NetworkGrid, Preprocessed, most_features, network_size, patch_size_zyx, preprocess
+from network.sliding_window import NotFiniteError, ensemble_probabilities, precision_error
+from network.study import Scan, read_scan, stack
 
 logger = logging.getLogger(__name__)
 
 LEANER = "fewer members (--members), or another device (--device cpu), take less"
-"""What helps where memory runs out on the leanest way."""
+"""What helps where memory runs out with the leanest plan."""
 Names = tuple[str, ...]
 
 
@@ -74,21 +56,21 @@ class Predictor:
     bundle: Bundle
     members: tuple[Member, ...]
     segmenting: tuple[Member, ...]
-    """Those of them that segment."""
+    """Members that segment."""
     networks: MemberNetworks
-    """Of those that segment."""
+    """Networks of the members that segment."""
     box_members: BoxMembers
-    """The others, which find boxes."""
-    device: torch.device
-    mirroring: bool
+    """Members that find boxes."""
+    options: PredictionOptions
     ensembles: tuple[tuple[Member, ...], ...]
-    """What is kept of a study: these members' averages. Of those that find boxes everything is kept."""
-    precision: Precision = "fp32"
-    memory_gb: float | None = None
-    """What the process may take; None: what its container, its limits and the machine leave to it."""
-
+    """What is kept of a study: these members' averages. Of members that find boxes everything is kept."""
     locator: "Predictor | None" = None
     """Stage 1, where the card first locates an organ."""
+
+    @property
+    def mirroring(self) -> bool:
+        """Whether a study is predicted with mirrored copies."""
+        return self.options.mirrors(self.bundle.card)
 
     def predict(self, channels: Mapping[str, Path], *, name: str, way: MemoryPlan | None = None) -> "StudyPrediction":
         """Predict one study with every member.
@@ -106,91 +88,88 @@ class Predictor:
         """
         card = self.bundle.card
         headers = _Headers.read(card, channels, name=name)
-        first = self.locator or self
-        first_way = way or first._way(headers, study_grid(first.bundle.card, headers.reference))
+        placement = Placement.of(card, headers.native)
         if self.locator is None:
-            return self._predict(*self._prepare(read_scan(card, channels, name=name)), first_way, name=name)
+            way = way or self._way(headers, placement)
+            return self._predict(self._prepare(read_scan(card, channels, name=name), placement), way)
+        coarse = Placement.of(self.locator.bundle.card, headers.native)
+        coarse_way = way or self.locator._way(headers, coarse)
         scan = read_scan(card, channels, name=name)
-        region = self.locator._locate(card, scan, first_way)
+        stage = card.localisation
+        assert stage is not None
+        region = self.locator._locate(stage, scan, coarse, coarse_way)
         if region is None:
-            stage = card.localisation
-            assert stage is not None
             logger.warning("study %s: no %s found; %s", name, stage.organ, _NOT_FOUND[stage.not_found])
             if stage.not_found == "zero":
-                return StudyPrediction(self.bundle, _without_voxels(stack(card, scan)), None, {}, None)
-        around = headers.reference if region is None else part(headers.reference, region)
-        way = way or self._way(headers, study_grid(card, around), is_read=True)
-        study, preprocessed = self._prepare(scan, region)
+                return StudyPrediction(self.bundle, placement, scan.content_sha256, None, {}, None)
+        else:
+            placement = Placement.of(card, headers.native, region=region)
+        way = way or self._way(headers, placement, is_read=True)
+        prepared = self._prepare(scan, placement)
         del scan
-        return self._predict(study, preprocessed, way, name=name)
+        return self._predict(prepared, way)
 
-    def _locate(self, card: Card, scan: Scan, way: MemoryPlan) -> Box | None:
-        """The region around the organ that these networks see in a scan, by the card of the whole; None without any."""
-        study, preprocessed = self._prepare(scan)
-        organ = self._predict(study, preprocessed, way, name=scan.name).on_study_grid(self.members)[0]
-        return predicted_region(card, organ, study.grid, scan.reference)
+    def _locate(self, stage: Localisation, scan: Scan, placement: Placement, way: MemoryPlan) -> Box | None:
+        """The region around the organ that these networks see in a scan; None where they see none."""
+        prediction = self._predict(self._prepare(scan, placement), way)
+        return organ_region(stage, prediction.on_study_grid(self.members)[0], placement)
 
-    def _prepare(self, scan: Scan, region: Box | None = None) -> tuple[StudyImage, Preprocessed]:
-        """Stack and preprocess a scan, or a region of it; of the stack, only the grids are kept."""
-        study = stack(self.bundle.card, scan, region=region)
+    def _prepare(self, scan: Scan, placement: Placement) -> "_Prepared":
+        """Stack and preprocess a scan where it is placed."""
+        array = stack(self.bundle.card, scan, placement)
+        name, content = scan.name, scan.content_sha256
         del scan
-        preprocessed = preprocess(
-            study.array, study.spacing_mm_zyx, plans=self.bundle.plans, dataset=self.bundle.dataset
-        )
-        return _without_voxels(study), preprocessed
+        preprocessed = preprocess(array, placement.spacing_mm_zyx, plans=self.bundle.plans, dataset=self.bundle.dataset)
+        return _Prepared(name, content, placement, preprocessed)
 
-    def _predict(
-        self, study: StudyImage, preprocessed: Preprocessed, way: MemoryPlan, *, name: str
-    ) -> "StudyPrediction":
-        bundle = self.bundle
-        box = kept_box(bundle.card, study)
-        data = torch.from_numpy(preprocessed.data).to(self.device)
+    def _predict(self, prepared: "_Prepared", way: MemoryPlan) -> "StudyPrediction":
+        name, grid = prepared.name, prepared.preprocessed.grid
+        data = torch.from_numpy(prepared.preprocessed.data).to(self.options.device)
         mirror_axes = (0, 1, 2) if self.mirroring else ()
         boxes = None
         if self.box_members.members:
-            boxes = self.box_members.find(data, preprocessed, mirror_axes=mirror_axes, name=name)
-        by_names = self._probabilities(data, preprocessed, way, box=box, mirror_axes=mirror_axes, name=name)
-        without_voxels = replace(preprocessed, data=preprocessed.data[:, :0, :0, :0].copy())
-        return StudyPrediction(bundle, study, without_voxels, by_names, boxes)
+            boxes = self.box_members.find(data, grid, mirror_axes=mirror_axes, name=name)
+        kept = prepared.placement.kept_box()
+        region = None if kept is None else grid.region_of(kept)
+        by_names = self._probabilities(data, way, region=region, mirror_axes=mirror_axes, name=name)
+        return StudyPrediction(self.bundle, prepared.placement, prepared.content_sha256, grid, by_names, boxes)
 
     def _probabilities(
         self,
         data: torch.Tensor,
-        preprocessed: Preprocessed,
         way: MemoryPlan,
         *,
-        box: Box | None,
+        region: Box | None,
         mirror_axes: Sequence[int],
         name: str,
     ) -> dict[Names, Float32Array]:
-        """Of the ensembles of members that segment, on the network's grid; a leaner way where memory runs out."""
+        """Probabilities of the ensembles that segment, on the network's grid; a leaner way where memory runs out."""
         if not self.ensembles:
             return {}
         leaner = leaner_way(way, members=len(self.members))
         try:
-            return self._by(way, data, preprocessed, box=box, mirror_axes=mirror_axes, name=name)
+            return self._by(way, data, region=region, mirror_axes=mirror_axes, name=name)
         except (MemoryError, RuntimeError) as error:
             if leaner is None or not out_of_memory(error):
                 raise
             logger.warning("study %s: memory ran out (%s); the next way: %s", name, one_line(str(error)), leaner)
         free_device_memory()  # out here, where the error no longer holds it
-        return self._probabilities(data, preprocessed, leaner, box=box, mirror_axes=mirror_axes, name=name)
+        return self._probabilities(data, leaner, region=region, mirror_axes=mirror_axes, name=name)
 
     def _by(
         self,
         way: MemoryPlan,
         data: torch.Tensor,
-        preprocessed: Preprocessed,
         *,
-        box: Box | None,
+        region: Box | None,
         mirror_axes: Sequence[int],
         name: str,
     ) -> dict[Names, Float32Array]:
-        """The same on one way, which may need more memory than there is."""
+        """The same by one memory plan, which may need more memory than there is."""
         bundle = self.bundle
         networks = self.networks.streamed() if way.streamed else self.networks.resident()
         patch_size = patch_size_zyx(bundle.plans)
-        if self.precision == "bf16":
+        if self.options.precision == "bf16":
             largest, mean = precision_error(
                 networks, data, members=range(len(self.segmenting)), patch_size=patch_size, mirror_axes=mirror_axes
             )
@@ -211,8 +190,8 @@ class Predictor:
                 mirror_axes=mirror_axes,
                 batch=way.batch,
                 at_once=way.at_once,
-                region=None if box is None else region_on_network_grid(box, preprocessed, plans=bundle.plans),
-                precision=self.precision,
+                region=region,
+                precision=self.options.precision,
             )
         except NotFiniteError as error:
             file = bundle.folder / self.segmenting[error.member].file
@@ -243,28 +222,28 @@ class Predictor:
         """
         card = self.bundle.card
         headers = _Headers.read(card, channels, name=channels[card.geometry.reference].name)
-        return self._work(headers, study_grid(self.bundle.card, headers.reference))
+        return self._work(headers, Placement.of(card, headers.native))
 
-    def _work(self, headers: "_Headers", grid: Grid, *, is_read: bool = False) -> StudySize:
-        bundle, card = self.bundle, self.bundle.card
+    def _work(self, headers: "_Headers", placement: Placement, *, is_read: bool = False) -> StudySize:
+        bundle = self.bundle
         return StudySize(
             channels=headers.sizes_zyx,
-            reference=headers.reference.shape_zyx,
-            study=grid.shape_zyx,
-            network=network_size(grid.shape_zyx, network_spacing_mm_zyx(card, grid), plans=bundle.plans),
+            reference=placement.reference.shape_zyx,
+            study=placement.grid.shape_zyx,
+            network=network_size(placement.grid.shape_zyx, placement.spacing_mm_zyx, plans=bundle.plans),
             patch_size=patch_size_zyx(bundle.plans),
-            classes=len(card.classes) + 1,
+            classes=len(bundle.card.classes) + 1,
             features=max(most_features(bundle.plans), self.box_members.most_features),
             members=len(self.members),
             member_bytes=max(self.networks.member_bytes, self.box_members.networks.member_bytes),
-            outputs=len(self.ensembles) * len(_groups(card)),
+            outputs=len(self.ensembles) * len(_groups(bundle.card)),
             segmentations=len(self.box_members.members) if self.box_members.segmentation else 0,
             is_read=is_read,
         )
 
-    def _way(self, headers: "_Headers", grid: Grid, *, is_read: bool = False) -> MemoryPlan:
-        """How to go through a study that is stacked on a grid, and whose images may have been read already."""
-        work = self._work(headers, grid, is_read=is_read)
+    def _way(self, headers: "_Headers", placement: Placement, *, is_read: bool = False) -> MemoryPlan:
+        """Memory plan of a study with this placement, whose images may have been read already."""
+        work = self._work(headers, placement, is_read=is_read)
         if any(length * _SMALL < patch for length, patch in zip(work.network, work.patch_size, strict=True)):
             logger.warning(
                 "study %s: its images fill %s of the %s voxels (z, y, x) that the network sees at once; of so small a "
@@ -274,29 +253,38 @@ class Predictor:
             )
         return plan_memory(
             work,
-            memory_budget(self.memory_gb),
+            memory_budget(self.options.memory_gb),
             held=held_bytes(),
             kept=self.networks.kept_bytes + self.box_members.networks.kept_bytes,
             name=headers.name,
-            device=self.device,
+            device=torch.device(self.options.device),
         )
 
 
 @dataclass(frozen=True)
 class _Headers:
-    """What the headers of a study's images say, before a voxel is read."""
+    """The headers of a study's images, before a voxel is read."""
 
     name: str
     sizes_zyx: Sequence[tuple[int, int, int]]
-    """Of the channels in the card's order."""
-    reference: Grid
-    """Along the card's axes."""
+    """Sizes of the channels in the card's order."""
+    native: Grid
+    """Grid of the reference channel."""
 
     @classmethod
     def read(cls, card: Card, channels: Mapping[str, Path], *, name: str) -> "_Headers":
         grids = read_grids(name, {channel: channels[channel] for channel in card.channel_names}, card.geometry)
-        reference = along_card(card, grids[card.geometry.reference])
-        return cls(name, [grid.shape_zyx for grid in grids.values()], reference)
+        return cls(name, [grid.shape_zyx for grid in grids.values()], grids[card.geometry.reference])
+
+
+@dataclass(frozen=True)
+class _Prepared:
+    """A study as the networks of one stage see it."""
+
+    name: str
+    content_sha256: str
+    placement: Placement
+    preprocessed: Preprocessed
 
 
 @dataclass(frozen=True)
@@ -304,21 +292,22 @@ class StudyPrediction:
     """Lesion probability of one study, per ensemble, on the network's grid."""
 
     bundle: Bundle
-    study: StudyImage
-    """Without voxels."""
-    preprocessed: Preprocessed | None
-    """Without voxels; None: no organ was found, and nothing was searched."""
+    placement: Placement
+    content_sha256: str
+    """Hash of the reference channel's voxels; see :func:`network.study.content_sha256`."""
+    grid: NetworkGrid | None
+    """The network's grid; None: no organ was found, and nothing was searched."""
     by_names: Mapping[Names, Float32Array]
     """Shape (group, z, y, x), for the names of an ensemble's members; single members in the bundle's order. Groups are
     the lesion and, where the card asks for it, the classes near which a lesion is kept."""
     boxes: StudyBoxes | None
-    """What the members found that find boxes; None: there are none, or nothing was searched."""
+    """Findings of the members that find boxes; None: there are none, or nothing was searched."""
 
     def ensemble(self, members: Sequence[Member], choice: BoxChoice = AS_IN_RULES) -> Volume:
         """Some members together, on the reference grid.
 
-        Of those that segment the arithmetic mean of their lesion probabilities, of those that find boxes the map of
-        their clustered boxes; of both kinds the mean of the two, weighted with their numbers of members.
+        Members that segment give the arithmetic mean of their lesion probabilities, members that find boxes the map of
+        their clustered boxes; both kinds together the mean of the two, weighted with their numbers of members.
 
         Parameters
         ----------
@@ -330,15 +319,14 @@ class StudyPrediction:
         OncoduetError
             The rules of members that find boxes contradict each other.
         """
-        card = self.bundle.card
-        if self.preprocessed is None:
-            return to_reference(card, np.zeros(self.study.grid.shape_zyx, np.float32), self.study)
+        if self.grid is None:
+            return self.placement.to_file(np.zeros(self.placement.grid.shape_zyx, np.float32))
         segmenting = [member for member in members if member.anchors_file is None]
         finding = [member for member in members if member.anchors_file is not None]
         if not finding:
             return self._segmented(segmenting)
         assert self.boxes is not None
-        painted = self.boxes.painted(finding, self.study, choice)
+        painted = self.boxes.painted(finding, self.placement, choice)
         if not segmenting:
             return painted
         segmented = self._segmented(segmenting)
@@ -347,15 +335,15 @@ class StudyPrediction:
         return Volume(weighted / np.float32(len(members)), segmented.grid)
 
     def _segmented(self, members: Sequence[Member]) -> Volume:
-        card = self.bundle.card
+        rule = self.bundle.card.keep_near
         lesion, *nearby = self.on_study_grid(members)
-        if card.keep_near is not None:
-            lesion = keep_near(card.keep_near, lesion, nearby[0])
-        return to_reference(card, lesion, self.study)
+        if rule is not None:
+            lesion = keep_near(rule, lesion, nearby[0])
+        return self.placement.to_file(lesion)
 
     def on_study_grid(self, members: Sequence[Member]) -> Float32Array:
         """Arithmetic mean of some members' probabilities, shape (group, z, y, x)."""
-        assert self.preprocessed is not None
+        assert self.grid is not None
         names = tuple(member.name for member in members)
         mean = self.by_names.get(names)
         if mean is None:
@@ -367,36 +355,25 @@ class StudyPrediction:
             for each in chosen[1:]:
                 mean += each
             mean /= np.float32(len(chosen))
-        return to_study_grid(mean, self.preprocessed, plans=self.bundle.plans)
+        return self.grid.to_study_grid(mean)
 
 
 def load_predictor(
     bundle: Bundle,
     members: Sequence[Member],
+    options: PredictionOptions = DEFAULTS,
     *,
-    mirroring: bool | None = None,
     ensembles: Sequence[Sequence[Member]] | None = None,
     choices: Sequence[BoxChoice] = (AS_IN_RULES,),
-    precision: Precision = "fp32",
-    memory_gb: float | None = None,
-    device: Kind = "cpu",
 ) -> Predictor:
     """Load members, and the networks of stage 1.
 
     Parameters
     ----------
-    mirroring
-        Whether to average over mirrored copies; None: as the card says.
     ensembles
         The only ensembles that will be asked for; None: any, for which every member's own probability is kept.
     choices
         The only ways that will be asked for in which boxes become maps.
-    precision
-        Of the networks' arithmetic.
-    memory_gb
-        What the process may take, in GB; None: what its container, its limits and the machine leave to it.
-    device
-        Where the networks compute; see ``network.device``.
 
     Raises
     ------
@@ -407,14 +384,14 @@ def load_predictor(
     torch.backends.cudnn.benchmark = False
     torch.backends.cudnn.deterministic = True
     torch.backends.cudnn.allow_tf32 = False  # fp32 means fp32: TF32 has the ten digits of fp16
-    place = torch.device(device)
+    device = torch.device(options.device)
     segmenting = _segmenting(members)
     singles = tuple((member,) for member in segmenting)
     asked = singles if ensembles is None else [_segmenting(ensemble) for ensemble in ensembles]
     wanted = tuple(dict.fromkeys(ensemble for ensemble in asked if ensemble))
-    networks = MemberNetworks(bundle, segmenting, place)
-    box_members = load_box_members(bundle, [each for each in members if each not in segmenting], place, choices)
-    budget = memory_budget(memory_gb)
+    networks = MemberNetworks(bundle, segmenting, device)
+    box_members = load_box_members(bundle, [each for each in members if each not in segmenting], device, choices)
+    budget = memory_budget(options.memory_gb)
     for each in (networks, box_members.networks):
         if held_bytes() + 2 * len(each) * each.member_bytes < budget.total:
             with memory_or_refuse(f"{bundle.folder}: {len(each)} members on {device}", remedy=LEANER):
@@ -422,26 +399,15 @@ def load_predictor(
     locator = None
     if bundle.localisation is not None:
         locating = bundle.localisation.record.members
-        locator = load_predictor(
-            bundle.localisation,
-            locating,
-            mirroring=mirroring,
-            ensembles=[locating],
-            precision=precision,
-            memory_gb=memory_gb,
-            device=device,
-        )
+        locator = load_predictor(bundle.localisation, locating, options, ensembles=[locating])
     predictor = Predictor(
         bundle=bundle,
         members=tuple(members),
         segmenting=segmenting,
         networks=networks,
         box_members=box_members,
-        device=place,
-        mirroring=bundle.card.test_time_mirroring if mirroring is None else mirroring,
+        options=options,
         ensembles=singles if len(wanted) > len(singles) else wanted,
-        precision=precision,
-        memory_gb=memory_gb,
         locator=locator,
     )
     for ensemble in ensembles or ():
@@ -451,7 +417,7 @@ def load_predictor(
 
 
 _SMALL = 4
-"""A study is remarked on that is so many times smaller than the network's window, along any axis."""
+"""A study is logged if it is so many times smaller than the network's window, along any axis."""
 _NOT_FOUND = {"whole": "the whole scan is searched", "zero": "the likelihood is 0"}
 
 
@@ -465,8 +431,3 @@ def _groups(card: Card) -> list[tuple[int, ...]]:
 
 def _segmenting(members: Sequence[Member]) -> tuple[Member, ...]:
     return tuple(member for member in members if member.anchors_file is None)
-
-
-def _without_voxels(study: StudyImage) -> StudyImage:
-    """The way back needs the grids alone."""
-    return replace(study, array=study.array[:, :0, :0, :0].copy())

@@ -1,8 +1,8 @@
-"""Which studies of a batch the networks know already: scores on those are no scores.
+"""Which studies of a batch the networks were trained on: scores on those say nothing.
 
-A bundle lists hashes of the voxels of its networks' training studies, and no name. A study is known again by its
-reference channel, whatever it is called now and however it is stored; resampled or rescaled voxels are others. Stage 1
-counts, since it chose what the networks saw.
+A bundle lists hashes of the voxels of its networks' training studies, and no name. A study is recognised by its
+reference channel, under any name and in any format; resampled or rescaled voxels are others. Stage 1 counts, since it
+chose what the networks saw.
 """
 
 import logging
@@ -44,7 +44,7 @@ class KnownStudies:
         return tuple(sorted(case_id for case_id, content in contents.items() if content in self.trained_on))
 
     def say(self, name: str, contents: Mapping[str, str]) -> None:
-        """Say how many of a batch's studies are known, if any."""
+        """Warn of how many of a batch's studies are known, if any."""
         trained = len(self.among(contents))
         chosen = sum(content in self.chosen_by for content in contents.values())
         if trained:

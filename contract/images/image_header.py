@@ -1,7 +1,7 @@
-"""What the header of an image file says, and what any header has to say, whichever the format.
+"""What the header of an image file says, and what every header must say, whatever the format.
 
-Formats have a module each (``meta_image``, ``nifti``), which is the only parser of its headers: ITK writes images here
-and resamples them, but reads no file. So what is checked and what is read cannot differ.
+Formats have a module each (``meta_image``, ``nifti``), the only parser of its headers: ITK writes images here and
+resamples them, but reads no file. So what is checked and what is read cannot differ.
 """
 
 import math
@@ -32,11 +32,11 @@ class ImageHeader:
     direction: tuple[float, ...]
     """3×3, row by row, columns are the axes x, y, z."""
     type: np.dtype[Any]
-    """Of a voxel, as it lies in the file."""
+    """Of a voxel, as stored in the file."""
     begin: int
     """Byte at which the voxels begin; in a gzip file, of what it inflates to."""
     stream_bytes: int | None = None
-    """Length of the compressed stream that begins there; None where voxels lie as they are, or the whole is a gzip."""
+    """Length of the compressed stream that begins there; None if not compressed, or the whole file is a gzip."""
     slope: float = 1.0
     """A stored value times ``slope`` plus ``intercept`` is the voxel."""
     intercept: float = 0.0
@@ -54,7 +54,7 @@ class ImageHeader:
 
     @property
     def voxel_bytes(self) -> int:
-        """Length of the voxels as they lie in the file, inflated."""
+        """Length of the voxels as stored in the file, inflated."""
         return math.prod(self.size_xyz) * self.type.itemsize
 
 

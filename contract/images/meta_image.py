@@ -1,9 +1,9 @@
 """The header of a ``.mha``: one strict grammar, in which nothing can mean two things.
 
 A header is lines ``Key = value`` of printable characters, each key once, the last of them ``ElementDataFile = LOCAL``.
-Keys that decide anything have one meaning and one way to be written; those with which the format places voxels
-elsewhere or twice (``HeaderSize``, ``ElementOrigin``, …) are refused; all others are somebody's notes (ITK's, DICOM's)
-and mean nothing. What a header leaves out is never assumed: no spacing of 1 mm, no origin at 0.
+Keys with an effect have one meaning and one spelling; those with which the format places voxels elsewhere or twice
+(``HeaderSize``, ``ElementOrigin``, …) are refused; all others are notes of other tools (ITK, DICOM) and are ignored.
+Missing values are never assumed: no spacing of 1 mm, no origin at 0.
 
 Source: the MetaIO documentation (https://itk.org/Wiki/ITK/MetaIO/Documentation); ITK 5.4, ``metaObject.cxx`` and
 ``metaImage.cxx``, for the synonyms and for what overrides what.
@@ -23,7 +23,7 @@ _LONGEST_HEADER_BYTES = 1 << 20
 _LONGEST_LINE_BYTES = 1 << 15  # ITK takes what is behind for another line
 
 _LINE = re.compile(rb"([A-Za-z0-9_](?:[!-9;<>-~ ]*[!-9;<>-~])?) =(?: ([^\x00-\x08\n-\x1f\x7f]*))?\n")
-"""A key is printable ASCII without ``:`` and ``=``, which end one for the format; a tab may stand in a value."""
+"""A key is printable ASCII without ``:`` and ``=``, which end one for the format; a value may hold a tab."""
 _NUMBER = re.compile(r"[-+]?[0-9]+(\.[0-9]*)?([eE][-+]?[0-9]{1,3})?")
 _WHOLE = re.compile(r"[0-9]{1,18}")
 
@@ -52,7 +52,7 @@ _LENGTHS = {"DimSize": 3, "ElementSpacing": 3, "Offset": 3, "TransformMatrix": 9
 """What has to be there, with how many numbers."""
 _NOTES = {"CenterOfRotation": 3, "SequenceID": 3, "ElementSize": 3, "Color": 4, "ElementNBits": 1, "ElementMin": 1}
 _NOTES |= {"ElementMax": 1, "ID": 1, "ParentID": 1}
-"""What decides nothing but has so many numbers; with fewer, ITK goes on in the next line."""
+"""Keys without effect that have so many numbers; with fewer, ITK reads on in the next line."""
 _ONLY = {
     "ObjectType": ("Image", "an image"),
     "NDims": ("3", "a 3D image"),
@@ -73,7 +73,7 @@ _KNOWN_LOWER = {key.lower(): key for key in _KNOWN}
 
 
 def read_meta_header(path: Path, stream: IO[bytes], file_bytes: int) -> ImageHeader:
-    """Read and check a header; the stream stands at the file's first byte.
+    """Read and check a header; the stream is at the file's first byte.
 
     Parameters
     ----------
@@ -138,18 +138,18 @@ def _lines(path: Path, stream: IO[bytes]) -> tuple[dict[str, str], int]:
                 found="a longer one",
             )
         if not line.endswith(b"\n"):
-            raise OncoduetError(path, expected="a MetaImage header that ends with ElementDataFile", found="none")
+            raise OncoduetError(path, "MetaImage header has no ElementDataFile")
         match = _LINE.fullmatch(line)
         if match is None:
             raise OncoduetError(path, expected="lines 'Key = value' in the MetaImage header", found=_shown(line))
         key, value = match[1].decode("ascii"), (match[2] or b"").decode("latin-1").strip(" ")
         if key in lines:
-            raise OncoduetError(path, expected=f"{key} once in the MetaImage header", found="it twice")
+            raise OncoduetError(path, f"duplicate {key} in the MetaImage header")
         known = _KNOWN_LOWER.get(key.lower(), key)
         if known != key:
             raise OncoduetError(path, expected=f"{known} in the MetaImage header", found=key)
         if _SYNONYMS.get(key, key) in _PER_AXIS and "NDims" not in lines:
-            raise OncoduetError(path, expected=f"NDims before {key} in the MetaImage header", found="none")
+            raise OncoduetError(path, f"MetaImage header has no NDims before {key}")
         lines[key] = value
     return lines, begin
 
@@ -166,7 +166,7 @@ def _without_synonyms(path: Path, lines: Mapping[str, str]) -> dict[str, str]:
 
 def _numbers(path: Path, header: Mapping[str, str], key: str, length: int) -> list[str]:
     if key not in header:
-        raise OncoduetError(path, expected=f"{key} in the MetaImage header", found="none")
+        raise OncoduetError(path, f"MetaImage header has no {key}")
     words = [word for word in header[key].split(" ") if word]
     if len(words) != length or not all(map(_NUMBER.fullmatch, words)):
         raise OncoduetError(path, expected=f"{length} numbers as {key}", found=f"{header[key]!r}")
@@ -183,18 +183,18 @@ def _truth(path: Path, header: Mapping[str, str], key: str) -> bool:
 def _stream_bytes(path: Path, header: Mapping[str, str], present: int) -> int | None:
     """How long the compressed stream is; ITK would read noise where a header does not say, or says too little."""
     compressed = _truth(path, header, "CompressedData")
-    told = header.get("CompressedDataSize", "none" if compressed else "0")
-    if not _WHOLE.fullmatch(told) or (compressed and int(told) == 0):
-        raise OncoduetError(path, expected="the length of the compressed voxels as CompressedDataSize", found=told)
+    stated = header.get("CompressedDataSize", "none" if compressed else "0")
+    if not _WHOLE.fullmatch(stated) or (compressed and int(stated) == 0):
+        raise OncoduetError(path, expected="the length of the compressed voxels as CompressedDataSize", found=stated)
     if not compressed:
         return None
-    if int(told) > present:
+    if int(stated) > present:
         raise OncoduetError(
-            path, expected=f"{told} bytes of compressed voxels (CompressedDataSize)", found=f"{present}: truncated"
+            path, expected=f"{stated} bytes of compressed voxels (CompressedDataSize)", found=f"{present}: truncated"
         )
-    if int(told) < present:
-        raise OncoduetError(path, expected=f"{told} bytes of compressed voxels (CompressedDataSize)", found=present)
-    return int(told)
+    if int(stated) < present:
+        raise OncoduetError(path, expected=f"{stated} bytes of compressed voxels (CompressedDataSize)", found=present)
+    return int(stated)
 
 
 def _shown(line: bytes) -> str:

@@ -27,7 +27,7 @@ _MM = {0: 1.0, 1: 1e3, 2: 1.0, 3: 1e-3}  # per unit: unknown (as ITK takes it), 
 _SAME_PLACE_MM = 0.5  # tools round directions: real label maps of PI-CAI reach 0.13 mm
 _SKEWED = 1e-4
 _OTHERS = {b"n+2": "NIfTI-2", b"ni2": "NIfTI-2", b"ni1": "half of a NIfTI-1 whose voxels are in another file"}
-"""Headers of other kinds by their first letters, which stand after the size in NIfTI-2, and at the end in NIfTI-1."""
+"""Headers of other kinds by their first letters, which follow the size in NIfTI-2 and end the header in NIfTI-1."""
 _UNIT_QUATERNION = 1e-4
 _NO_ROTATION_PART = 1e-7  # below, ``nifti1.h`` takes the quaternion's first number for 0
 
@@ -166,7 +166,7 @@ def _agreed(path: Path, placements: _Placements, spacing: list[float], corners: 
             raise OncoduetError(
                 path,
                 expected="a placement in the patient (qform or sform) in the NIfTI header",
-                found="neither: convert the image again with a tool that keeps where it lies",
+                found="neither: convert the image again with a tool that keeps its placement",
             )
         return qform
     axes = sform.matrix / np.linalg.norm(sform.matrix, axis=0)

@@ -1,9 +1,9 @@
-"""An image file, read by our own hands: its header by one grammar, and its voxels, whole and no more than they are.
+"""An image file, read without ITK: its header by one grammar, and exactly the voxels that the header announces.
 
 ITK reads a truncated NIfTI as if nothing were missing, takes a compressed MetaImage with a damaged or cut stream for an
-image of noise, and follows a header to other files. So it reads none: a header is parsed once, here (``meta_image``,
-``nifti``), compressed streams are inflated once, piece by piece, to the length that the header says, their checksums
-compared, and whatever lies behind the voxels is refused.
+image of noise, and follows a header to other files. Here a header is parsed once (``meta_image``, ``nifti``),
+compressed streams are inflated once, piece by piece, to the length in the header, their checksums compared, and bytes
+after the voxels are refused.
 """
 
 from collections.abc import Iterator
@@ -28,7 +28,7 @@ PIECE_BYTES = (1 << 17) - 1024
 
 _COMPRESSED_PIECE_BYTES = 1 << 12
 _BEST_COMPRESSION = 1032
-"""No byte of a deflate stream stands for more bytes than this."""
+"""No byte of a deflate stream inflates to more bytes than this."""
 
 
 def read_header(path: Path) -> ImageHeader:
@@ -41,7 +41,7 @@ def read_header(path: Path) -> ImageHeader:
         image with one real number per voxel, whose voxels the file is long enough to hold.
     """
     if not path.is_file():
-        raise OncoduetError(path, expected="an image", found="no file")
+        raise OncoduetError(path, "not a regular file" if path.exists() else "image not found")
     file_bytes = path.stat().st_size
     with path.open("rb") as stream:
         if path.name.endswith(".mha"):
@@ -140,10 +140,10 @@ def _first_inflated(path: Path, stream: IO[bytes]) -> bytes:
         while len(found) < HEADER_BYTES and not inflate.eof:
             chunk = inflate.unconsumed_tail or stream.read(_COMPRESSED_PIECE_BYTES)
             if not chunk:
-                raise OncoduetError(path, expected="a whole compressed stream", found="its end missing: truncated")
+                raise OncoduetError(path, "file is truncated")
             found += inflate.decompress(chunk, HEADER_BYTES - len(found))
     except zlib.error as error:  # type: ignore[misc,unused-ignore]
-        raise OncoduetError(path, expected="a whole compressed stream", found=f"a damaged one ({error})") from None
+        raise OncoduetError(path, f"compressed stream is damaged: {error}") from None
     return found
 
 
@@ -178,17 +178,17 @@ def _inflated(path: Path, stream: Iterator[bytes], length: int, *, before: int, 
                 if piece:
                     yield piece
                 elif not compressed:
-                    raise OncoduetError(path, expected="a whole compressed stream", found="its end missing: truncated")
+                    raise OncoduetError(path, "file is truncated")
                 compressed = inflate.unconsumed_tail or (b"" if inflate.eof else next(stream, b""))
         except zlib.error as error:  # type: ignore[misc,unused-ignore]
-            raise OncoduetError(path, expected="a whole compressed stream", found=f"a damaged one ({error})") from None
+            raise OncoduetError(path, f"compressed stream is damaged: {error}") from None
         compressed = inflate.unused_data or next(stream, b"")
         if not is_file:
             break
     if found < length:
         raise OncoduetError(path, expected=f"{length} bytes of voxels", found=f"{max(found, 0)}: truncated")
     if compressed:
-        raise OncoduetError(path, expected="the end of the file behind the compressed voxels", found="more bytes")
+        raise OncoduetError(path, "more bytes after the compressed voxels")
 
 
 def _stored(path: Path, stream: IO[bytes], length: int) -> Iterator[bytes]:

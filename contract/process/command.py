@@ -1,7 +1,7 @@
-"""The edge of every command line of ours: streams, signals and the log before the work, an exit code after it.
+"""What every command line does: streams, signals and the log before the work, an exit code after it.
 
-Whatever a command does, it ends with 0 done, 1 a bug (traceback), 2 wrong usage, 3 wrong input (one line on stderr);
-130, 143 or 129 after Ctrl-C, SIGTERM or SIGHUP (one line); or 141 where nobody reads its output any more.
+A command ends with 0 done, 1 a bug (traceback), 2 wrong usage, 3 wrong input (one line on stderr); 130, 143 or 129
+after Ctrl-C, SIGTERM or SIGHUP (one line); or 141 if its output is no longer read.
 """
 
 import argparse
@@ -23,7 +23,7 @@ Options = TypeVar("Options")
 
 
 class Parser(argparse.ArgumentParser):
-    """Complains in one printable line, whatever it was given."""
+    """Reports wrong usage in one printable line, for any input."""
 
     def __init__(self, **options: Any) -> None:
         super().__init__(**options)
@@ -35,13 +35,13 @@ class Parser(argparse.ArgumentParser):
 
 
 def _path(text: str) -> Path:
-    if not text:  # Path("") is the current folder, which nobody means by a variable that was never set
+    if not text:  # Path("") is the current folder, which is not meant by an unset variable
         raise argparse.ArgumentTypeError("expected a path, found an empty text")
     return Path(text)
 
 
 class _UnreadError(BaseException):
-    """Nobody reads stdout any more; no ``Exception``, so that nobody takes it for a failure."""
+    """stdout is no longer read; no ``Exception``, so that it is not handled as a failure."""
 
 
 def run_command(parse: Callable[[], Options], work: Callable[[Options], object], *, log: Callable[[], None]) -> int:
@@ -78,7 +78,7 @@ def run_command(parse: Callable[[], Options], work: Callable[[Options], object],
 
 
 def _told_to_a_reader(command: Callable[[], object]) -> Ending:
-    """Run a command, which ends in silence when whoever reads its output has left."""
+    """Run a command, which ends silently when its output is no longer read."""
 
     def run() -> None:
         try:

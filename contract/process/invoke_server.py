@@ -1,19 +1,18 @@
-"""The platform's second protocol: a server that is started once and asked for several cases, one at a time.
+"""The platform's second protocol: a server that is started once and processes several cases, one at a time.
 
-``GET /health`` is 200 as soon as cases can be taken, and 503 before. ``POST /invoke`` works on what lies in ``/input``
-at that moment and is 201 when the outputs are written; 500 means that the case failed, with the reason as stderr's last
-line, and the next case is taken all the same. While a case is worked on, another gets 409 at once: the two would write
-into one ``/output``. SIGTERM ends the server, within seconds and whatever it does; the answer of a case that has ended
-goes out first.
+``GET /health`` is 200 once cases can be taken, and 503 before. ``POST /invoke`` processes ``/input`` as it is at that
+moment and answers 201 when the outputs are written; 500 means that the case failed, with the reason as stderr's last
+line, and the next case is taken. During a case another one gets 409 at once: both would write into one ``/output``.
+SIGTERM ends the server within seconds; the answer of a case that has ended goes out first.
 
-Nothing of a case is kept here, and no case is begun before it was asked for. Source: the platform's own client
+Nothing of a case is kept here, and no case is begun before it is requested. Source: the platform's own client
 (DIAGNijmegen/rse-sagemaker-shim), which takes exactly 201 for success and follows no redirect. It gives up at the first
-500 and adds a line of its own to our stderr, of which people are shown the last: so the reason stands there once more
-when the server ends.
+500 and adds a line of its own to our stderr, of which users see the last: so the reason is repeated when the server
+ends.
 
 A caller has ``PATIENCE_S`` to ask and to take the answer, and may send ``LONGEST_HEADER`` and ``LONGEST_BODY`` bytes.
-Of more than ``MOST_CALLERS`` at once, whoever came first and still has no answer is let go, so that descriptors and
-threads remain for the case.
+Beyond ``MOST_CALLERS`` at once, the oldest caller without an answer is dropped, so that descriptors and threads remain
+for the case.
 """
 
 import contextlib
@@ -31,7 +30,7 @@ from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from contract.errors import OncoduetError, UsageError, ending
+from contract.errors import OncoduetError, UsageError, ending, problem_of
 from contract.process.signals import Terminated, deaf, signals_as_exceptions
 
 if TYPE_CHECKING:
@@ -53,7 +52,7 @@ LONGEST_BODY = 2**16
 """Bytes; nothing in a body means anything here."""
 
 MOST_CALLERS = 128
-"""At once, beside the one whose case is worked on."""
+"""At once, in addition to the one whose case is being processed."""
 
 LINGER_S = 1.0
 """How long the rest of a question that was refused is taken and thrown away, so that its answer is read."""
@@ -91,7 +90,7 @@ def serve(load: Callable[[], Case], *, host: str = "0.0.0.0", port: int = PORT) 
     try:
         server = _Server((host, port), _Handler)
     except OSError as error:
-        raise OncoduetError(f"port {port}", expected="to listen on it", found=error.strerror) from None
+        raise OncoduetError(f"cannot listen on port {port}", problem_of(error)) from None
     answering = threading.Thread(target=server.serve_forever, daemon=True)
     try:
         with signals_as_exceptions():
@@ -116,7 +115,7 @@ def serve(load: Callable[[], Case], *, host: str = "0.0.0.0", port: int = PORT) 
 def end_process(status: int) -> NoReturn:
     """End the process without waiting for a case that ``serve`` abandoned: a network cannot be stopped half-way."""
     for stream in (sys.stdout, sys.stderr):
-        with contextlib.suppress(OSError):  # nobody reads it any more
+        with contextlib.suppress(OSError):  # the caller has left
             stream.flush()
     os._exit(status)
 
@@ -264,7 +263,7 @@ class _Handler(BaseHTTPRequestHandler):
                 if said:
                     print(said, file=sys.stderr, flush=True)
             finally:
-                self.server.busy.release()  # before the answer: whoever has it may ask for the next case
+                self.server.busy.release()  # before the answer, after which the caller may ask for the next case
             if code == 0:
                 self._answer(201, "done")
             else:

@@ -1,8 +1,8 @@
 """Ctrl-C, SIGTERM and SIGHUP end every command with one line on stderr and the exit code that shells have for them.
 
 While a program imports its modules there is nothing to tidy up, and it ends at once (:func:`heed_signals`). While it
-works, a signal is an exception (:func:`signals_as_exceptions`), so that half-written files go. As PID 1 of a container
-a process ignores whatever it has no handler for: hence SIGTERM has one from the first moment.
+works, a signal is an exception (:func:`signals_as_exceptions`), so that half-written files are removed. As PID 1 of a
+container a process ignores every signal without a handler: hence SIGTERM has one from the first moment.
 
 What a parent had ignored stays ignored: SIGINT in the background of a shell without job control, SIGHUP under nohup.
 """
@@ -11,9 +11,11 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from types import FrameType
+
+Handler = Callable[[int, FrameType | None], object] | signal.Handlers
 
 WORDS = {
     signal.SIGINT: "error: stopped by Ctrl-C",
@@ -27,7 +29,7 @@ QUIET_S = 1.0
 
 
 class Terminated(BaseException):
-    """SIGTERM or SIGHUP arrived; no ``Exception``, so that nobody takes it for a failure."""
+    """SIGTERM or SIGHUP arrived; no ``Exception``, so that it is not handled as a failure."""
 
     def __init__(self, number: int) -> None:
         super().__init__()
@@ -45,32 +47,28 @@ def heed_signals() -> None:
         signal.signal(number, _end)
 
 
-@contextmanager
-def signals_as_exceptions() -> Iterator[None]:
+def signals_as_exceptions() -> AbstractContextManager[None]:
     """Raise ``KeyboardInterrupt`` or ``Terminated`` in the main thread; in another thread nothing changes."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = {number: signal.signal(number, _raise) for number in _heard()}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, signal.SIG_DFL if handler is None else handler)
+    return _handled(_heard(), _raise)
+
+
+def deaf() -> AbstractContextManager[None]:
+    """Let no signal disturb the last seconds of what ends already."""
+    return _handled(WORDS, signal.SIG_IGN)
 
 
 @contextmanager
-def deaf() -> Iterator[None]:
-    """Let no signal disturb the last seconds of what ends already."""
+def _handled(numbers: Iterable[signal.Signals], handler: Handler) -> Iterator[None]:
+    """Handle signals in the main thread for a while."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    before = {number: signal.signal(number, signal.SIG_IGN) for number in WORDS}
+    before = {number: signal.signal(number, handler) for number in numbers}
     try:
         yield
     finally:
-        for number, handler in before.items():
-            signal.signal(number, signal.SIG_DFL if handler is None else handler)
+        for number, old in before.items():
+            signal.signal(number, signal.SIG_DFL if old is None else old)
 
 
 @contextmanager
@@ -95,7 +93,7 @@ def leave_last_word_to_parent() -> None:
 
 
 def _heard() -> list[signal.Signals]:
-    """The signals that are heard here: SIGTERM always, the others unless whoever started us had them ignored."""
+    """The signals that are handled: SIGTERM always, the others unless the parent process ignored them."""
     return [each for each in WORDS if each is signal.SIGTERM or signal.getsignal(each) is not signal.SIG_IGN]
 
 

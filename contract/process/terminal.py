@@ -1,7 +1,7 @@
-"""What a person sees: the log and rich's output on stdout, clean whatever names and headers hold.
+"""What users see: the log and rich's output on stdout, safe for any content of names and headers.
 
 Every log, console and progress bar of the packages comes from here. Markup in data is data (``[old] runs`` is shown as
-it is), what is not printable is shown as an escape, and a sign that the locale's encoding lacks becomes one too.
+it is), unprintable characters are shown as escapes, and so are those that the locale's encoding lacks.
 """
 
 import codecs
@@ -69,7 +69,7 @@ def log_to_stdout(form: str, *, level: int = logging.INFO, ours: str | None = No
 
 
 class _Log(logging.StreamHandler[TextIO]):
-    """Loses what nobody can read any more: a closed pipe or a full disk ends no training and no answer of a server."""
+    """Drops output that cannot be written: a closed pipe or a full disk ends no training and no answer of a server."""
 
     def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 - logging's name
         if not isinstance(sys.exc_info()[1], OSError):

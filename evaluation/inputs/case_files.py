@@ -1,8 +1,8 @@
 """Which files of a folder belong to which case, for truth and predictions alike.
 
-Nothing that looks as if it belonged to a case is left out in silence: an image with another ending, a name without the
+Nothing that looks like part of a case is skipped silently: an image with another ending, a name without the
 ending that the others have, a file one folder deeper, a likelihood without its map. Each is refused by name. Files that
-begin with ``.`` (macOS writes ``._CASE.mha``) are nobody's. Case ids are compared in Unicode's form NFC, since macOS
+begin with ``.`` (macOS writes ``._CASE.mha``) are ignored. Case ids are compared in Unicode's form NFC, since macOS
 and Linux write ``ü`` differently.
 """
 
@@ -35,7 +35,7 @@ def images_by_case(folder: Path, ending: str, *, neighbour: str) -> dict[str, Pa
     Parameters
     ----------
     neighbour
-        Ending of images that may lie beside those and are not meant (picai-eval keeps maps and labels in one folder).
+        Ending of other images that the folder may hold (picai-eval keeps maps and labels in one folder).
 
     Raises
     ------
@@ -83,7 +83,7 @@ def likelihoods_by_case(folder: Path, maps: Mapping[str, Path]) -> dict[str, Pat
             strays.append(path)
     lost = [path.name for path in strays if _case_of(case_name(path.stem), maps) or _is_number(path)]
     if lost:
-        raise OncoduetError(folder, expected="likelihoods as CASE.json beside their maps", found=f"also {listed(lost)}")
+        raise OncoduetError(folder, expected="likelihoods as CASE.json with their maps", found=f"also {listed(lost)}")
     lacking = [case_id for case_id in maps if case_id not in found]
     if found and lacking:
         raise OncoduetError(
@@ -97,7 +97,7 @@ def likelihoods_by_case(folder: Path, maps: Mapping[str, Path]) -> dict[str, Pat
 
 
 def require_none_below(folder: Path, known: Collection[str], *, asked: Collection[str] | None, skip: str = "") -> None:
-    """Raise ``OncoduetError`` where an image of a case that is not ``known`` lies in a sub-folder.
+    """Raise ``OncoduetError`` where a sub-folder has an image of a case that is not ``known``.
 
     Parameters
     ----------
@@ -111,9 +111,7 @@ def require_none_below(folder: Path, known: Collection[str], *, asked: Collectio
     for path in _images_below(folder, skip):
         stem = case_name(_LOOKS_LIKE_IMAGE.sub("", path.name))
         if _case_of(stem, known) is None and (asked is None or _case_of(stem, asked) is not None):
-            raise OncoduetError(
-                path, expected=f"the images of all cases directly in {folder}", found="one in a sub-folder"
-            )
+            raise OncoduetError(path, f"image in a sub-folder; expected the images of all cases directly in {folder}")
 
 
 def folders_of_patients(archive: Path, case_ids: Collection[str]) -> dict[str, str]:
@@ -130,7 +128,7 @@ def folders_of_patients(archive: Path, case_ids: Collection[str]) -> dict[str, s
 
 
 def listed(names: Iterable[str]) -> str:
-    """The first of some names, and how many more there are."""
+    """The first name, and the number of others."""
     first, *others = names
     return f"{first} and {len(others)} more" if others else first
 

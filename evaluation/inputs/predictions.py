@@ -1,12 +1,12 @@
-"""Finding predictions, in any of the layouts that they come in.
+"""Find predictions, in any of their layouts.
 
 A folder is one run's predictions when it holds ``predictions.json`` with a folder per job (the platform's layout, and
 what ``algorithm batch`` writes) or plain detection maps ``CASE.mha`` with likelihoods ``CASE.json`` of all of them or
 of none. Otherwise each of its sub-folders with a ``predictions.json`` or a ``source.json`` is a run of its own.
 
-Predictions never say by which rule they are scored. A card that they bring or name tells where a job's outputs lie, and
-where it would score this truth by another rule than the one that counts without a card, scoring is refused until truth
-or command line say which is meant.
+Predictions never say by which rule they are scored. A card that they bring or name locates a job's outputs; where it
+would score this truth by another rule than no card does, scoring is refused until the truth or the command line names a
+card.
 """
 
 import logging
@@ -44,11 +44,11 @@ class PredictionSet:
     card: Card | None
     """The card that scores it; None: every non-zero label is lesion."""
     claimed: Card | None = None
-    """The card that the predictions bring or name: it tells what images they were made from, and scores nothing."""
+    """The card that the predictions bring or name: it describes their input images, and does not score."""
 
     @property
     def title(self) -> str:
-        """What to call it when talking to people."""
+        """Name for messages."""
         return self.name or self.folder.resolve().name
 
     def sha256(self) -> str:
@@ -76,7 +76,7 @@ def find_prediction_sets(
         truth would be scored otherwise, and no card decides.
     """
     if not folder.is_dir():
-        raise OncoduetError(folder, expected="a folder of predictions", found="none")
+        raise OncoduetError(folder, "folder of predictions not found")
     entries = [path for path in sorted(folder.iterdir()) if not path.name.startswith(".")]
     inner = [path for path in entries if path.is_dir() and any((path / name).is_file() for name in (LISTING, SOURCE))]
     plain = any(is_image(path) for path in entries)
@@ -88,12 +88,12 @@ def find_prediction_sets(
         )
     others = [path.name for path in entries if path.is_dir() and path not in inner]
     if others:
-        _log.warning("%s: not scored, having neither %s nor %s: %s", folder, LISTING, SOURCE, ", ".join(others))
+        _log.warning("%s: not scored, without %s or %s: %s", folder, LISTING, SOURCE, ", ".join(others))
     return [_run(path, path.name, truth, card=card, on_missing=on_missing) for path in inner]
 
 
 def predictions_of_jobs(folder: Path, card: Card, case_ids: Collection[str]) -> dict[str, Prediction]:
-    """Read ``predictions.json`` and find what each job that succeeded has written, by case id, whatever their order.
+    """Read ``predictions.json`` and find what each job that succeeded has written, by case id.
 
     Raises
     ------
@@ -129,7 +129,7 @@ def case_of_job(job: Job, card: Card, case_ids: Collection[str], listing: Path) 
         if entry.slug == slug and entry.image_name is not None
     ]
     if not names:
-        raise OncoduetError(f"{listing}: job {job.pk}", expected="an input image with a name", found="none")
+        raise OncoduetError(f"{listing}: job {job.pk}", "no input image with a name")
     channels = "|".join(re.escape(name) for name in card.channel_names)
     name = case_name(names[0])
     while name not in case_ids:
@@ -156,11 +156,11 @@ def card_of_outputs(listing: Path) -> Card:
     }
     if len(meanings) != 1:
         names = ", ".join(card.name for card in fitting or cards)
-        what = "outputs that tell the card" if fitting else "the outputs of one of the cards"
+        what = "outputs that identify the card" if fitting else "the outputs of one of the cards"
         raise OncoduetError(
             listing,
             expected=f"{what} ({names})",
-            found=f"{', '.join(sorted(slugs)) or 'none'}; a card.toml beside the truth would decide",
+            found=f"{', '.join(sorted(slugs)) or 'none'}; a card.toml in the truth folder would decide",
         )
     return fitting[0]
 
@@ -197,16 +197,16 @@ def check_complete(
     for case_id, prediction in predictions.items():
         for path in (prediction.detection_map, prediction.likelihood):
             if path is not None and not path.resolve().is_relative_to(inside):
-                raise OncoduetError(path, expected=f"a file of {folder} itself", found="a link that leads out of it")
+                raise OncoduetError(path, f"a link out of {folder}")
         if prediction.detection_map.samefile(truth.label_maps[case_id]):
-            raise OncoduetError(prediction.detection_map, expected="a prediction", found="the truth itself")
+            raise OncoduetError(prediction.detection_map, "this is the truth, not a prediction")
 
 
 def _plain_predictions(folder: Path, truth: TruthFolder) -> dict[str, Prediction]:
     maps = images_by_case(folder, "_detection_map", neighbour="_label")
     require_none_below(folder, maps, asked=truth.label_maps)
     if not maps:
-        raise OncoduetError(folder, expected=f"predictions ({LISTING}, or CASE.mha or CASE.nii.gz)", found="none")
+        raise OncoduetError(folder, f"no predictions ({LISTING}, or CASE.mha or CASE.nii.gz)")
     likelihoods = likelihoods_by_case(folder, maps)
     return {case_id: Prediction(path, likelihoods.get(case_id)) for case_id, path in maps.items()}
 
@@ -223,9 +223,6 @@ def _require_no_other_rule(folder: Path, claimed: Card, truth: TruthFolder) -> N
     if not MatchingRule.of(claimed).reads_alike(MatchingRule(), truth.label_values()):
         raise OncoduetError(
             folder,
-            expected=(
-                f"--card, or a card.toml beside the truth, since the card of the predictions ({claimed.name}) "
-                "scores these label maps by another rule than no card does, and predictions choose none; "
-                "found neither"
-            ),
+            f"their card {claimed.name} would score these label maps differently than no card, and predictions do not "
+            "choose the rule; give --card, or a card.toml in the truth folder",
         )

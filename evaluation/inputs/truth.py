@@ -3,11 +3,10 @@
 Label maps are ``CASE.nii.gz`` or ``CASE.mha``, directly in the folder or in ``labels/`` (an archive). Where names end
 in ``_label`` (picai-eval's convention), that is no part of the case id. The ids found here are the full list: a case
 without a prediction is missing, a prediction without a case is a mistake, and each study that a ``marksheet.csv`` here
-names has a label map. What the label maps hold is kept in an index beside them (:mod:`evaluation.inputs.truth_index`),
-made on first use.
+names has a label map. Their contents are kept in an index (:mod:`evaluation.inputs.truth_index`), built on first use.
 
-The truth alone, or who calls, says which card scores: ``card.toml``, the card that ``settings.json`` names, or the one
-of ours that an archive's ``archive.json`` was made for.
+Only the truth, or the caller, decides which card scores: ``card.toml``, the card that ``settings.json`` names, or the
+one of ours that an archive's ``archive.json`` was made for.
 """
 
 import logging
@@ -31,7 +30,7 @@ from evaluation.masks.sparse_image import read_label_map
 from evaluation.matching.cases import LesionTruth, MatchingRule, truth_of
 
 BASELINES = "baselines"
-"""Folder of frozen baselines beside the label maps (:mod:`evaluation.frozen_baselines`)."""
+"""Folder of frozen baselines in the truth folder (:mod:`evaluation.frozen_baselines`)."""
 
 MARKSHEET = "marksheet.csv"
 
@@ -41,20 +40,20 @@ _log = logging.getLogger(__name__)
 
 
 class Settings(Frozen):
-    """``settings.json`` in the truth folder: what an evaluation on the platform cannot be told on its command line."""
+    """``settings.json`` in the truth folder: options of an evaluation on the platform, which has no command line."""
 
     card: str | None = None
     """Name of a card that comes with the project."""
     per_case: bool = False
-    """Whether the platform's run writes per-case rows, which tell what the truth is."""
+    """Whether the platform's run writes per-case rows, which reveal the truth."""
     on_missing: OnMissing = "error"
     """What the platform's run does about a case without a prediction."""
     exact: bool = False
-    """Whether the platform's run shows figures as they are, picai's too; hidden labels can be solved for from them."""
+    """Whether the platform's run shows exact figures, picai's too; hidden labels can be inferred from them."""
     patients: PatientRule | None = None
-    """Who the patient of a case is, where ids leave it open and there is no ``patients.csv``."""
+    """Patient of each case, where the ids are ambiguous and there is no ``patients.csv``."""
     few_patients: bool = False
-    """Whether submissions are compared with baselines over fewer patients than say something about others."""
+    """Whether baselines are compared over fewer patients than are otherwise required."""
 
 
 @dataclass(frozen=True)
@@ -86,7 +85,7 @@ class TruthFolder:
         Raises
         ------
         OncoduetError
-            The ids leave it open, and nobody said it.
+            The ids are ambiguous, and no patients are given.
         """
         given, rule = said
         named = {} if rule else {**self.named_patients, **given}
@@ -102,7 +101,7 @@ class TruthFolder:
         return sha256_json(dict(self._sha256))
 
     def write_index(self) -> Path:
-        """Make the index anew, whatever there is, and say where it is.
+        """Rebuild the index and return its path.
 
         Raises
         ------
@@ -131,35 +130,35 @@ def find_truth(folder: Path) -> TruthFolder:
     Raises
     ------
     OncoduetError
-        There is no folder or no label map in it; label maps lie both in the folder and in ``labels/``, or below;
+        There is no folder or no label map in it; label maps are both in the folder and in ``labels/``, or below;
         a case has two, or one whose name or ending is not as the others'; the marksheet names a case without; the
         card, the settings, the marksheet or the patients are faulty.
     """
     if not folder.is_dir():
-        raise OncoduetError(folder, expected="a folder of label maps", found="none")
+        raise OncoduetError(folder, "folder of label maps not found")
     inner = folder / "labels"
     places = [place for place in (folder, inner) if place.is_dir() and any(is_image(path) for path in place.iterdir())]
     if len(places) > 1:
         raise OncoduetError(folder, expected="label maps directly in it or in labels/", found="both")
     if not places:
-        raise OncoduetError(folder, expected="label maps (CASE.nii.gz or CASE.mha)", found="none")
-    beside = {
+        raise OncoduetError(folder, "no label maps (CASE.nii.gz or CASE.mha)")
+    files = {
         name: next((place / name for place in (places[0], folder) if (place / name).is_file()), None)
         for name in ("settings.json", "card.toml", "archive.json", MARKSHEET, PATIENTS)
     }
     label_maps = images_by_case(places[0], "_label", neighbour="_detection_map")
     require_none_below(places[0], label_maps, asked=None, skip=BASELINES)
-    settings = beside["settings.json"]
+    settings = files["settings.json"]
     given = parse(read_json(settings), Settings, settings) if settings else Settings()
     return TruthFolder(
         folder=folder,
         label_maps=label_maps,
-        card=_card(beside["card.toml"], given, beside["archive.json"]),
+        card=_card(files["card.toml"], given, files["archive.json"]),
         settings=given,
         named_patients={
             **(folders_of_patients(folder, label_maps) if places[0] == inner else {}),
-            **_patients_of_marksheet(beside[MARKSHEET], label_maps),
-            **_patients_named(beside[PATIENTS]),
+            **_patients_of_marksheet(files[MARKSHEET], label_maps),
+            **_patients_named(files[PATIENTS]),
         },
     )
 

@@ -1,9 +1,10 @@
 """The index of a truth: what its label maps hold, so that they need not be inflated for every scoring.
 
-``truth-index.zip`` lies beside the label maps. It has one entry per label map, named by the SHA-256 of that file's
-bytes: the grid, and the voxels that are not zero as runs of one value. An entry is therefore never out of date; a label
-map without one is read and its entry added. Whatever is wrong with an index costs its use, and never the answer: it is
-taken only when one label map, read anew, equals its entry, and an entry that is damaged or impossible is passed over.
+``truth-index.zip`` is in the folder of the label maps. It has one entry per label map, named by the SHA-256 of that
+file's bytes: the grid, and the voxels that are not zero as runs of one value. An entry is therefore never out of date;
+a label map without one is read and its entry added. Whatever is wrong with an index costs its use, and never the
+answer: it is used only when one label map, read again, equals its entry, and an entry that is damaged or impossible is
+passed over.
 
 Where the folder cannot be written to, the index lives as long as the process, in memory and then in a temporary file.
 """
@@ -71,7 +72,7 @@ def open_index(folder: Path, label_maps: Mapping[str, Path]) -> TruthIndex:
     Parameters
     ----------
     folder
-        Where the index lies.
+        Folder of the index.
     label_maps
         By the SHA-256 of their bytes.
 
@@ -100,7 +101,7 @@ def write_index(folder: Path, label_maps: Mapping[str, Path], *, known: TruthInd
     """
     require_folder(folder)
     if not _is_index_or_nothing(folder / INDEX):
-        raise OncoduetError(folder / INDEX, expected="an index or nothing", found="something else; move it away")
+        raise OncoduetError(folder / INDEX, "not an index; remove it")
     with atomic_file(folder / INDEX) as partial:
         _write(partial, label_maps, known)
     return TruthIndex(folder / INDEX)
@@ -126,14 +127,14 @@ def _trusted(path: Path, label_maps: Mapping[str, Path]) -> TruthIndex | None:
         found = TruthIndex(path)
     except (OSError, zipfile.BadZipFile, ValueError, NotImplementedError):
         ours = _is_index_or_nothing(path)
-        _log.warning("%s: not an index; %s", path, "made anew" if ours else "it stays, and another is made in memory")
+        _log.warning("%s: not an index; %s", path, "rebuilt" if ours else "it is kept, and another is built in memory")
         return None
     shared = sorted(found.known.intersection(label_maps))
     if found.format != _FORMAT or not shared:
-        _log.warning("%s: an index of other label maps, or of another version; made anew", path)
+        _log.warning("%s: an index of other label maps, or of another version; rebuilt", path)
         return None
     if found.entry(shared[0]) != encoded(read_label_map(label_maps[shared[0]])):
-        _log.warning("%s: does not say what %s holds; made anew", path, label_maps[shared[0]])
+        _log.warning("%s: differs from %s; rebuilt", path, label_maps[shared[0]])
         return None
     return found
 
@@ -152,7 +153,7 @@ def _is_index_or_nothing(path: Path) -> bool:
 
 
 def _may_write(folder: Path) -> bool:
-    """Whether a file may be added; a folder that is closed to everybody stays as it is, even where root runs us."""
+    """Whether a file may be added; a folder that is read-only for all is left as it is, even when run as root."""
     return bool(folder.stat().st_mode & 0o222) and os.access(folder, os.W_OK)
 
 

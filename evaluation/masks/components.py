@@ -1,7 +1,7 @@
 """Connected components of an image, kept as a list of voxels instead of a volume.
 
 Lesions and candidates alike are 26-connected. Almost every voxel of a label or detection map is zero, so what is kept
-is where the others lie: all intersections of lesions with candidates then come from one merge of two sorted lists.
+is the sorted list of the others: all intersections of lesions with candidates then come from one merge of two lists.
 """
 
 from dataclasses import dataclass, replace
@@ -18,7 +18,7 @@ MOST_COMPONENTS = 1 << 11
 
 
 class ScatteredError(ValueError):
-    """An image's voxels lie apart in so many pieces that finding or matching them would take memory and time."""
+    """An image has so many separate pieces that finding or matching them would take too much memory and time."""
 
 
 @dataclass(frozen=True)
@@ -94,7 +94,7 @@ def _number(runs: int, one: Int64Array, other: Int64Array) -> Int64Array:
     """Number of the component of each run, where ``one[i]`` and ``other[i]`` belong together.
 
     Every run points at a run before it in its component, or at itself. Each round lets the first runs of two components
-    that touch point at the earlier one, and then everybody at the first run of theirs.
+    that touch point at the earlier one, and then every run at the first of its component.
     """
     root = np.arange(runs)
     while True:
@@ -128,9 +128,9 @@ def without_narrow_links(components: Components, narrowest: int) -> tuple[Compon
 
 
 def without_threads(components: Components, narrowest: int) -> Components:
-    """Take from components of lines, combs and nets the voxels that lie in no square (y, x) of ``narrowest``.
+    """Take from components of lines, combs and nets the voxels that are in no square (y, x) of ``narrowest``.
 
-    They are components of at least 8 such squares' voxels of which less than three quarters lie in such squares.
+    They are components of at least 8 such squares' voxels of which less than three quarters are in such squares.
     Numbers and sizes stay: threads count against an overlap, and reach no lesion.
     """
     large = components.sizes >= 8 * narrowest**2
@@ -171,7 +171,7 @@ def _origin(parts: Components, whose: Int64Array) -> Int64Array:
 
 
 def _opened(voxels: Int64Array, shape_zyx: tuple[int, int, int], side: int, slices: int) -> Int64Array:
-    """Those of the voxels that lie in a box of ``slices`` squares (y, x) of ``side``, all of which is among them.
+    """The voxels inside a box of ``slices`` squares (y, x) of ``side`` that consists of such voxels only.
 
     The box is taken one axis after the other: where it begins, then what it covers.
     """

@@ -1,8 +1,8 @@
-"""An image that is zero almost everywhere, read as the voxels that are not, without ever building the volume.
+"""The non-zero voxels of an image that is zero almost everywhere, read without building the volume.
 
-Detection maps and label maps are files of a few kilobytes that stand for tens of megabytes of zeros. They are inflated
-piece by piece; a piece of zeros is recognised by one comparison of memory and forgotten. So time goes into inflating
-alone, and memory does not depend on how large an image claims to be.
+Detection maps and label maps are files of a few kilobytes that inflate to tens of megabytes of zeros. They are inflated
+piece by piece; a piece of zeros is recognised by one comparison of memory and dropped. So inflating takes almost all of
+the time, and memory does not depend on the size in the header.
 
 Headers and voxels come from ``contract.images.whole_image``, which every other reader uses too. A NIfTI whose voxels
 are scaled by its header is read as a volume, for what it stores as zeros may be no zeros.
@@ -79,13 +79,13 @@ class ImageFile:
 
     @property
     def grid(self) -> Grid:
-        """Where its voxels lie."""
+        """Its grid."""
         return grid_of(self.header)
 
 
 @dataclass(frozen=True)
 class LabelMap:
-    """A label map: where it lies, and what is not background."""
+    """A label map: its grid, and the voxels that are not background."""
 
     grid: Grid
     labels: Foreground
@@ -176,11 +176,7 @@ def _nonzero(path: Path, pieces: Iterator[bytes], voxel_type: np.dtype[Any]) -> 
         kept = values != 0
         count += near.size
         if count > _MOST_FOREGROUND:
-            raise OncoduetError(
-                path,
-                expected=f"at most {_MOST_FOREGROUND} voxels that are not zero",
-                found="more: a detection map or a label map is zero almost everywhere",
-            )
+            raise OncoduetError(path, expected=f"at most {_MOST_FOREGROUND} voxels that are not zero", found="more")
         yield near[kept] + words * voxels_per_word, values[kept]
         words += filled
 

@@ -1,7 +1,7 @@
-"""Which lesion goes with which candidate where several could, so that the total gain is largest.
+"""Assignment of candidates to lesions with the largest total gain.
 
-Nearly always nothing is disputed: each takes what it gains most from, and no two want the same. SciPy, which costs half
-a second to import, is asked about the rest alone.
+Nearly always each column's best row is free, and the assignment follows. Only the other cases need SciPy, which takes
+half a second to import.
 """
 
 import numpy as np

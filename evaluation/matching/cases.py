@@ -1,7 +1,7 @@
-"""A case: one study's detection map beside its truth, checked, and the findings that matching makes of it.
+"""A case: one study's detection map and truth, checked, and the findings after matching.
 
-The strict reading refuses whatever would make a score meaningless: another grid, values outside [0, 1], a softmax map
-in place of a detection map. The lenient reading refuses only what picai-eval 1.4.13 cannot score either.
+The strict reading refuses everything that would make a score meaningless: another grid, values outside [0, 1], a
+softmax map in place of a detection map. The lenient reading refuses only what picai-eval 1.4.13 cannot score either.
 """
 
 from collections.abc import Collection
@@ -38,7 +38,7 @@ class MatchingRule:
     most_candidates: int = 2_000
     """Of one case; strict refuses more."""
     narrowest_link: int = 3
-    """In voxels; strict cuts what hangs together by less."""
+    """In voxels; strict cuts candidates at narrower links."""
 
     @staticmethod
     def of(card: Card | None) -> "MatchingRule":
@@ -79,7 +79,7 @@ class LesionTruth:
 
 @dataclass(frozen=True)
 class Prediction:
-    """Where one study's prediction lies."""
+    """The files of one study's prediction."""
 
     detection_map: Path
     likelihood: Path | None

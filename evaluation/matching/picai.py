@@ -1,8 +1,8 @@
 """Matching exactly as picai-eval 1.4.13 does it: the same rows, in the same order, to the last bit.
 
 Differences from ``evaluation.matching.strict`` are its properties and are kept: overlaps carry an epsilon, the
-assignment maximises the sum of (1 + overlap) whatever the confidences, and overlaps make a detour through 1 + overlap -
-1. Reference: ``picai_eval/eval.py`` and ``analysis_utils.py`` of DIAGNijmegen/picai_eval 1.4.13.
+assignment maximises the sum of (1 + overlap) regardless of confidences, and overlaps make a detour through 1 + overlap
+- 1. Reference: ``picai_eval/eval.py`` and ``analysis_utils.py`` of DIAGNijmegen/picai_eval 1.4.13.
 """
 
 from collections.abc import Collection

@@ -86,7 +86,8 @@ def strict_froc(cases: Sequence[ScoredCase], weights: Sequence[float] | None = N
             for case, weight in zip(cases, weights, strict=True)
             for finding in case.findings
             if finding.kind != "ignored"
-        ]
+        ],
+        dtype=np.float64,
     )
     order = np.argsort(-confidence, kind="stable")
     hit, confidence, weight = is_lesion[order] == 1, confidence[order], weight[order]

@@ -1,17 +1,17 @@
-"""What the platform may tell participants of a hidden truth: figures on a grid so coarse that one case hides in it.
+"""What the platform may disclose of a hidden truth: figures on a grid too coarse to reveal a single case.
 
-Each submission asks the truth a question, and exact figures answer it: three cases ranked above all others give three
+Each submission queries the truth, and exact figures would answer: three cases ranked above all others give three
 labels by one AUROC. So the platform's ``metrics.json`` holds AUROC and AP rounded to the first of ``STEPS`` that
 is above 1 / min(positive, negative cases), the most by which one case can move the AUROC. The score is the mean of the
 rounded two, and the picai answer and the sensitivities are left out (second answers to the same question).
 
-Who hands a known baseline in again with a few cases moved sees these cases alone: to which side of 0 the interval of
-the difference reaches is then a label, and p says whether labels are alike. So intervals are symmetric about the
+Submitting a known baseline with a few cases moved would isolate these cases: the side of 0 to which the interval of the
+difference reaches is then a label, and p says whether labels are alike. So intervals are symmetric about the
 rounded difference, wide enough to hold the exact one and never narrower than ``NARROWEST`` steps to a side, and p,
-upwards, is told only where the interval does not hold 0. What remains is counted in ``docs/statistics.md``.
+upwards, is given only where the interval excludes 0. What remains is quantified in ``docs/statistics.md``.
 
-With fewer than ``FEWEST`` positive or negative cases no grid hides anything: figures have four decimals, and the log
-says that they tell labels.
+With fewer than ``FEWEST`` positive or negative cases no grid hides a label: figures have four decimals, and the log
+warns of it.
 """
 
 import math
@@ -25,7 +25,7 @@ FEWEST = 5
 NARROWEST = 2
 _P = (0.01, 0.05)
 
-HIDDEN = "not shown on the platform, where it would help to tell hidden labels (settings.json: exact)"
+HIDDEN = "not shown on the platform, where it would help to infer hidden labels (settings.json: exact)"
 
 
 class Grid(NamedTuple):
@@ -102,8 +102,8 @@ def _against(strict: Metrics, by_metric: Mapping[str, AgainstBaseline], grid: Gr
         difference = getattr(submission, metric) - getattr(baseline, metric)
         step = getattr(grid, metric, max(grid))  # the score's is the coarser of its two
         interval = each.interval and _about(difference, each.interval, step)
-        is_told = interval is not None and not interval[0] <= 0 <= interval[1]
-        p = next((p for p in _P if each.p <= p), 1.0) if is_told else 1.0
+        is_shown = interval is not None and not interval[0] <= 0 <= interval[1]
+        p = next((p for p in _P if each.p <= p), 1.0) if is_shown else 1.0
         found[metric] = AgainstBaseline(difference=difference, interval=interval, p=p)
     return found
 

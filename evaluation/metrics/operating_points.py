@@ -1,8 +1,7 @@
-"""What a reader asks of a configuration beside its areas: operating points, calibration, and cases that flip.
+"""Descriptive figures of a configuration: operating points, calibration, and cases whose answer depends on the run.
 
-All of it is descriptive, over the runs on this test set; tests are made of AUROC, AP and score alone. A threshold is a
-likelihood of a run itself: specificity 0.90 is the lowest threshold at which at least 90 % of the negative cases lie
-below it.
+All of it is descriptive, over the runs on this test set; only AUROC, AP and score are tested. Each run has its own
+threshold: that of specificity 0.90 is the lowest likelihood which at least 90 % of its negative cases do not exceed.
 """
 
 from collections.abc import Sequence
@@ -31,7 +30,7 @@ class Spread:
 
 @dataclass(frozen=True)
 class OperatingPoints:
-    """Of one configuration; None where a class or all lesions are missing."""
+    """Operating points of one configuration; None where a class is missing or there is no lesion."""
 
     lesion_sensitivity: dict[float, Spread | None]  # by false positives per case
     sensitivity_at_specificity: Spread | None
@@ -53,12 +52,12 @@ class Calibration:
 
 @dataclass(frozen=True)
 class DiscordantCase:
-    """A case whose answer depends on the run: above the threshold in some runs of a configuration, below in others."""
+    """A case above the threshold in some runs of a configuration and below it in others."""
 
     configuration: str
     case_id: str
     positive: bool
-    right: int  # runs that answer rightly
+    right: int  # runs that answer correctly
     runs: int
     likelihoods: tuple[float, float]  # lowest and highest
 
@@ -91,7 +90,7 @@ def sensitivity_at(run: ScoredRun, specificity: float) -> float:
 
 
 def specificity_at(run: ScoredRun, sensitivity: float) -> float:
-    """Largest share of negative cases that lie below a threshold which at least so many positive cases reach."""
+    """Largest share of negative cases below a threshold that at least so many positive cases reach."""
     positives = np.sort(run.outcome.likelihood[run.truth.positive])[::-1]
     threshold = positives[int(np.ceil(sensitivity * positives.size - 1e-9)) - 1]
     return float((run.outcome.likelihood[~run.truth.positive] < threshold).mean())

@@ -4,6 +4,7 @@ The weights are how often a resample draws each case: one row of weights per rep
 unit weights these are the reported metrics themselves. Cases are ordered by their id.
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -20,12 +21,12 @@ BoolArray = npt.NDArray[np.bool_]
 
 @dataclass(frozen=True)
 class TestSet:
-    """What is true of the test set; shape (cases,) everywhere."""
+    """Truth of the test set; arrays have the shape (cases,)."""
 
     case_ids: tuple[str, ...]
     positive: BoolArray
     lesions: IntArray  # lesions per case
-    patient_names: tuple[str, ...] | None = None  # None: the ids tell them
+    patient_names: tuple[str, ...] | None = None  # None: derived from the ids
 
     @cached_property
     def patients(self) -> IntArray:
@@ -34,7 +35,7 @@ class TestSet:
         Raises
         ------
         OncoduetError
-            No patients were given, and the ids leave open who they are.
+            No patients were given, and the ids are ambiguous.
         """
         names = self.patient_names
         if names is None:
@@ -64,18 +65,18 @@ class TestSet:
 
 
 def require_patients(truth: TestSet, where: object, *, few: bool, way_out: str) -> None:
-    """Raise ``OncoduetError`` where too few patients would be drawn anew, unless that was asked for (``few``)."""
+    """Raise ``OncoduetError`` where there are too few patients to resample, unless ``few`` allows it."""
     if not few and truth.patient_count < FEWEST_PATIENTS:
         raise OncoduetError(
             where,
-            expected=f"at least {FEWEST_PATIENTS} patients to say something about others",
-            found=f"{truth.patient_count}; {way_out} goes on all the same",
+            expected=f"at least {FEWEST_PATIENTS} patients to resample",
+            found=f"{truth.patient_count}; {way_out} allows it",
         )
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What one run made of the test set.
+    """Predictions of one run on the test set.
 
     Candidates that only touch a lesion which another candidate hit ("ignored") are neither true nor false positive
     and are not among these.
@@ -85,6 +86,17 @@ class Outcome:
     candidate_case: IntArray  # (candidates,), index of the case
     confidence: FloatArray  # (candidates,)
     hit: BoolArray  # (candidates,), whether it is a true positive
+
+    @staticmethod
+    def of(likelihood: FloatArray, candidates: Iterable[tuple[float, int, bool]]) -> "Outcome":
+        """From candidates (confidence, index of the case, hit) in any order; those of confidence 0 are dropped."""
+        ordered = sorted((-confidence, case, hit) for confidence, case, hit in candidates if confidence > 0)
+        return Outcome(
+            likelihood=likelihood,
+            candidate_case=np.array([case for _, case, _ in ordered], dtype=np.int64),
+            confidence=np.array([-negative for negative, _, _ in ordered], dtype=np.float64),
+            hit=np.array([hit for _, _, hit in ordered], dtype=np.bool_),
+        )
 
 
 def weighted_auroc(truth: TestSet, likelihood: FloatArray, weights: FloatArray) -> FloatArray:

@@ -1,9 +1,9 @@
 """Read scored runs: folders with ``metrics.json``, ``cases.csv``, ``lesions.csv`` and ``source.json``.
 
-``patients.csv`` beside them says who the patients are where ids alone do not.
+``patients.csv`` names the patients where the ids are ambiguous.
 
-The strict answer is what is compared; the tables must give it again, so that figures, intervals and tests speak of the
-same numbers as ``metrics.json``. Runs are ordered by what they are, never by where they lie.
+The strict answer is compared; the tables must reproduce it, so that figures, intervals and tests use the same numbers
+as ``metrics.json``. The order of runs does not depend on where their folders are.
 """
 
 import csv
@@ -20,6 +20,7 @@ import numpy as np
 
 from contract.errors import OncoduetError
 from contract.files import read_regular, sha256_file
+from contract.outputs import require_unedited
 from contract.patients import FILE as PATIENTS
 from contract.patients import patients_by_case, read_patients, said_patients
 from contract.records import Metrics, MetricsRecord, Source, read_record
@@ -73,20 +74,20 @@ def read_scored_runs(scores: Sequence[Path], *, patients: str | None = None) -> 
     Parameters
     ----------
     patients
-        What ``--patients`` says, in place of what is recorded beside the scores.
+        Value of ``--patients``; overrides what is recorded with the scores.
 
     Raises
     ------
     OncoduetError
         A folder holds no scored run, or one without ``source.json``; a file breaks its schema or contradicts another;
-        a run stands twice; cards, case lists, truth, patients, or what scored them differ.
+        a run is listed twice; cards, case lists, truth, patients, or what scored them differ.
     """
-    folders = [folder for path in scores for folder in _find(path)]
+    folders = [folder for path in scores for folder in find_scored_runs(path)]
     if not folders:
-        raise OncoduetError("expected scored runs to compare, found none given")
+        raise OncoduetError("--scores", "no scored runs given")
     for folder, count in Counter(folder.resolve() for folder in folders).items():
         if count > 1:
-            raise OncoduetError(folder, expected="each scored run once", found=f"it given {count} times")
+            raise OncoduetError(folder, f"scored run given {count} times")
     read = [(folder, _read(folder)) for folder in folders]
     read.sort(key=lambda pair: _order(pair[1]))
     if patients is not None:
@@ -114,7 +115,8 @@ def group_by_configuration(runs: Sequence[ScoredRun]) -> dict[str, list[ScoredRu
     return groups
 
 
-def _find(path: Path) -> list[Path]:
+def find_scored_runs(path: Path) -> list[Path]:
+    """Folders of scored runs, whole or not, at or below a path. Raises ``OncoduetError`` where there are none."""
     if (path / "metrics.json").is_file() or (path / "source.json").is_file():
         return [path]
 
@@ -123,7 +125,7 @@ def _find(path: Path) -> list[Path]:
 
     found, seen = [], set()
     for place, inner, names in os.walk(path, onerror=refuse, followlinks=True) if path.is_dir() else ():
-        if (real := Path(place).resolve()) in seen:  # behind a link, which may lead round in a circle
+        if (real := Path(place).resolve()) in seen:  # a link, perhaps a circular one
             inner.clear()
             continue
         seen.add(real)
@@ -132,21 +134,18 @@ def _find(path: Path) -> list[Path]:
             [Path(place)] if {"metrics.json", "cases.csv", "lesions.csv"} & {*names} else []
         )  # half a run is refused, not left out
     if not found:
-        raise OncoduetError(path, expected="a scored run (metrics.json) or a folder of such", found="none")
+        raise OncoduetError(path, "no scored run (metrics.json) here or in a sub-folder")
     return found
 
 
 def _read(folder: Path) -> ScoredRun:
     if not (folder / "source.json").is_file():
-        raise OncoduetError(
-            folder, expected="source.json, which says what configuration, fold and runs were scored", found="none"
-        )
+        raise OncoduetError(folder, "source.json not found: it names the configuration, fold and runs that were scored")
     source = read_record(folder / "source.json", Source)
     record = read_record(folder / "metrics.json", MetricsRecord)
+    require_unedited(folder, ("source.json", "metrics.json", "cases.csv", "lesions.csv"))
     if record.strict is None:
-        raise OncoduetError(
-            folder / "metrics.json", expected="a strict answer to compare", found=f"none ({record.strict_reason})"
-        )
+        raise OncoduetError(folder / "metrics.json", f"no strict answer to compare ({record.strict_reason})")
     for name in ("predictions", *_PARENTS):
         if record.parents.get(name) != source.parents.get(name):
             raise OncoduetError(
@@ -188,10 +187,10 @@ def _hash(sha256: str | None) -> str:
 def _read_cases(path: Path) -> tuple[TestSet, FloatArray]:
     rows = sorted(_table(path, _CASE_COLUMNS), key=lambda row: row["case_id"])
     if not rows:
-        raise OncoduetError(path, expected="cases", found="none")
+        raise OncoduetError(path, "no cases")
     doubled = [case_id for case_id, count in Counter(row["case_id"] for row in rows).items() if count > 1]
     if doubled:
-        raise OncoduetError(path, expected="each case once", found=f"{doubled[0]} twice")
+        raise OncoduetError(path, f"duplicate case {doubled[0]}")
     for row in rows:
         if row["label"] not in ("0", "1"):
             raise OncoduetError(
@@ -212,7 +211,7 @@ def _read_lesions(path: Path, truth: TestSet, likelihood: FloatArray) -> tuple[T
     candidates = []
     for row in _table(path, _LESION_COLUMNS):
         if row["case_id"] not in index:
-            raise OncoduetError(path, expected="the cases of cases.csv", found=f"{row['case_id']!r} beside them")
+            raise OncoduetError(path, f"{row['case_id']!r} is not in cases.csv")
         if row["kind"] not in _KINDS:
             raise OncoduetError(
                 f"{path}: case {row['case_id']}", expected=f"the kind {', '.join(_KINDS)}", found=f"{row['kind']!r}"
@@ -222,25 +221,18 @@ def _read_lesions(path: Path, truth: TestSet, likelihood: FloatArray) -> tuple[T
             lesions[case] += 1
         if kind != "fn":
             with_candidate.add(case)
-        if kind in ("tp", "fp") and confidence > 0:
-            candidates.append((-confidence, case, kind == "tp"))
-    candidates.sort()
-    outcome = Outcome(
-        likelihood=likelihood,
-        candidate_case=np.array([case for _, case, _ in candidates], dtype=np.int64),
-        confidence=np.array([-negative for negative, _, _ in candidates], dtype=np.float64),
-        hit=np.array([hit for _, _, hit in candidates], dtype=np.bool_),
-    )
-    return replace(truth, lesions=lesions), outcome, len(index) - len(with_candidate)
+        if kind in ("tp", "fp"):
+            candidates.append((confidence, case, kind == "tp"))
+    return replace(truth, lesions=lesions), Outcome.of(likelihood, candidates), len(index) - len(with_candidate)
 
 
 def _table(path: Path, columns: Sequence[str]) -> list[Mapping[str, str]]:
     try:
         lines = list(csv.reader(io.StringIO(read_regular(path).decode("utf-8-sig"), newline=""), strict=True))
     except FileNotFoundError:
-        raise OncoduetError(path, expected=f"the table {','.join(columns)}", found="no file") from None
+        raise OncoduetError(path, "table not found") from None
     except (OSError, ValueError, csv.Error) as error:
-        raise OncoduetError(path, expected="a readable table", found=error) from None
+        raise OncoduetError(path, f"not a readable table: {error}") from None
     if not lines or lines[0] != list(columns):
         found = ",".join(lines[0]) if lines else "an empty file"
         raise OncoduetError(path, expected=f"the columns {','.join(columns)}", found=found)
@@ -265,7 +257,7 @@ def _number(path: Path, row: Mapping[str, str], column: str) -> float:
 
 
 def _require_agreement(folder: Path, strict: Metrics, truth: TestSet, outcome: Outcome) -> None:
-    """The tables must give ``metrics.json``'s strict answer again."""
+    """The tables must reproduce the strict answer of ``metrics.json``."""
     unit = np.ones((1, len(truth.case_ids)))
     expected: dict[str, float | None] = {
         "cases": len(truth.case_ids),
@@ -298,7 +290,7 @@ def _require_one_test(read: Sequence[tuple[Path, ScoredRun]]) -> None:
                 folder,
                 expected=f"the {len(first.truth.case_ids)} cases of {first_folder}",
                 found=(
-                    f"{len(run.truth.case_ids)}; {len(differing)} stand in one of the two alone, such as {differing[0]}"
+                    f"{len(run.truth.case_ids)}; {len(differing)} are in only one of the two, such as {differing[0]}"
                 ),
             )
         for what, ours, theirs in [
@@ -319,16 +311,16 @@ def _require_one_test(read: Sequence[tuple[Path, ScoredRun]]) -> None:
                 raise OncoduetError(
                     folder / "metrics.json",
                     expected=f"the {what} of {first_folder} ({_hash(expected)})",
-                    found=f"another ({_hash(found)}); score both anew, by one card and against one truth",
+                    found=f"another ({_hash(found)}); score both again, by one card and against one truth",
                 )
         if run.truth.patient_names != first.truth.patient_names:
             raise OncoduetError(
-                folder / PATIENTS, expected=f"the patients of {first_folder}", found="others; --patients decides"
+                folder / PATIENTS, expected=f"the patients of {first_folder}", found="others; use --patients"
             )
 
 
 def _require_distinct(read: Sequence[tuple[Path, ScoredRun]]) -> None:
-    """Within a configuration no run may stand twice, and all must have been trained alike."""
+    """Within a configuration each run occurs once, and all were trained alike."""
     by_configuration: dict[str, list[tuple[Path, ScoredRun]]] = {}
     for folder, run in read:
         by_configuration.setdefault(run.source.configuration, []).append((folder, run))
@@ -348,7 +340,7 @@ def _require_distinct(read: Sequence[tuple[Path, ScoredRun]]) -> None:
                 marks.append(frozenset(source.runs))
             for mark in marks:
                 if mark in seen:
-                    raise OncoduetError(folder, expected="each run once", found=f"{run.name} also in {seen[mark]}")
+                    raise OncoduetError(folder, f"duplicate run {run.name}, also in {seen[mark]}")
                 seen[mark] = folder
 
 
@@ -370,7 +362,7 @@ def _name(source: Source) -> str:
 
 
 def _longer_name(run: ScoredRun) -> str:
-    """For runs whose fold and restart do not tell them apart: with a hash of what they hold."""
+    """For runs that share fold and restart: with a hash of their contents."""
     what = ",".join([run.source.configuration, *sorted(run.source.runs)])
     return f"{run.name}_{hashlib.sha256(what.encode()).hexdigest()[:8]}"
 

@@ -1,8 +1,8 @@
 """AUROC, average precision, FROC and ranking score over scored cases.
 
 * AUROC: case-level, over likelihoods. AP: over lesions and candidates pooled from all cases, without interpolation; a
-  missed lesion counts in recall's denominator alone. Both go through the same lines for either answer, so that the two
-  can differ by what was matched and by nothing else. The sums are taken in the order of the scikit-learn calls of
+  missed lesion counts only in recall's denominator. Both answers use the same code, so that they
+  differ only by what was matched. The sums are taken in the order of the scikit-learn calls of
   picai-eval 1.4.13 and give the same bits; scikit-learn itself would take longer to import than 100 cases to score.
 * FROC: :mod:`evaluation.metrics.curves`.
 * What the cases leave undefined is null with a reason. Only picai's AP without any lesion is picai-eval's -0.0.
@@ -29,38 +29,24 @@ from evaluation.metrics.curves import (
 
 def strict_metrics(cases: Sequence[ScoredCase]) -> Metrics:
     """The answer that ranks. Undefined: AUROC without both kinds of case; AP, sensitivities without a lesion."""
-    reasons = []
-    positive = [case.positive for case in cases]
-    area = precision = None
-    if any(positive) and not all(positive):
-        area = auroc(positive, np.array([case.likelihood for case in cases], dtype=np.float64))
-    else:
-        reasons.append(_one_kind_of_case(positive))
-    curve = None
+    precision = curve = reason = None
     if count_lesions(cases):
         precision = average_precision(cases) + 0.0  # -0.0 where nothing was hit
         curve = strict_froc(cases)
     else:
-        reasons.append("AP and lesion sensitivity are undefined: there is no lesion")
-    return _metrics(cases, area, precision, curve, reasons)
+        reason = "AP and lesion sensitivity are undefined: there is no lesion"
+    return _metrics(cases, np.float64, precision, curve, reason)
 
 
 def picai_metrics(cases: Sequence[ScoredCase]) -> Metrics:
     """What picai-eval 1.4.13 computes, AP of -0.0 without lesions included; where it gives NaN or raises: null."""
     cases = sorted(cases, key=lambda case: case.case_id)
-    reasons = []
-    positive = [case.positive for case in cases]
-    area = precision = None
-    if any(positive) and not all(positive):
-        area = auroc(positive, np.array([case.likelihood for case in cases], dtype=np.float32))
-    else:
-        reasons.append(_one_kind_of_case(positive))
+    precision = reason = None
     if lesions_and_candidates(cases)[0].size:
         precision = average_precision(cases)
     else:
-        reasons.append("AP is undefined: there is neither lesion nor candidate")
-    curve = picai_froc(cases) if count_lesions(cases) else None
-    return _metrics(cases, area, precision, curve, reasons)
+        reason = "AP is undefined: there is neither lesion nor candidate"
+    return _metrics(cases, np.float32, precision, picai_froc(cases) if count_lesions(cases) else None, reason)
 
 
 def auroc(positive: Sequence[bool], likelihood: npt.NDArray[np.floating]) -> float:
@@ -75,7 +61,7 @@ def auroc(positive: Sequence[bool], likelihood: npt.NDArray[np.floating]) -> flo
     """
     false, hits, _ = counts_by_threshold(np.array(positive, dtype=np.int64), likelihood)
     corner = np.ones(hits.size, dtype=np.bool_)
-    corner[1:-1] = (np.diff(false, 2) != 0) | (np.diff(hits, 2) != 0)  # others lie on a line; left out, bits agree
+    corner[1:-1] = (np.diff(false, 2) != 0) | (np.diff(hits, 2) != 0)  # points on a line drop out: same bits
     false, hits = np.append(0.0, false[corner]), np.append(0.0, hits[corner])
     return float(np.trapezoid(hits / hits[-1], false / false[-1]))
 
@@ -91,23 +77,30 @@ def average_precision(cases: Sequence[ScoredCase]) -> float:
 
 
 def _metrics(
-    cases: Sequence[ScoredCase], area: float | None, precision: float | None, curve: Froc | None, reasons: list[str]
+    cases: Sequence[ScoredCase],
+    precision_of_likelihoods: type[np.floating],
+    ap: float | None,
+    curve: Froc | None,
+    reason: str | None,
 ) -> Metrics:
+    positive = [case.positive for case in cases]
+    area, reasons = None, [reason]
+    if any(positive) and not all(positive):
+        area = auroc(positive, np.array([case.likelihood for case in cases], dtype=precision_of_likelihoods))
+    else:
+        kind = "positive" if any(positive) else "negative"
+        reasons.insert(0, f"AUROC is undefined: all {len(positive)} cases are {kind}")
     return Metrics(
         auroc=area,
-        ap=precision,
-        score=None if area is None or precision is None else (area + precision) / 2,
+        ap=ap,
+        score=None if area is None or ap is None else (area + ap) / 2,
         cases=len(cases),
-        positive_cases=sum(case.positive for case in cases),
+        positive_cases=sum(positive),
         lesions=count_lesions(cases),
         missing=sum(case.missing for case in cases),
         lesion_sensitivity_at_fp={
             sensitivity_key(rate): None if curve is None else curve.sensitivity_at(rate)
             for rate in FALSE_POSITIVES_PER_CASE
         },
-        reason="; ".join(reasons) or None,
+        reason="; ".join(filter(None, reasons)) or None,
     )
-
-
-def _one_kind_of_case(positive: Sequence[bool]) -> str:
-    return f"AUROC is undefined: all {len(positive)} cases are {'positive' if any(positive) else 'negative'}"

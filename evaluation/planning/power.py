@@ -262,7 +262,7 @@ def _answer(designs: Sequence[Design], asked: str, goal: str, target: float) -> 
     )
 
 
-def plan_looks(scores: Sequence[Path], analysis: Path) -> tuple[InterimResult, Table]:
+def plan_interim_analysis(scores: Sequence[Path], analysis: Path) -> tuple[InterimResult, Table]:
     """Decide whether the campaign that these scored runs belong to may stop.
 
     Raises
@@ -293,7 +293,7 @@ def plan_looks(scores: Sequence[Path], analysis: Path) -> tuple[InterimResult, T
     return found, Table("Looks at a running campaign", header, rows, note, found.sentence)
 
 
-def plan_looks_by_simulation(
+def simulate_interim_analyses(
     looks: Sequence[int], *, alpha: float, studies: int, seed: int, difference: float, run_sd: float
 ) -> Table:
     """Show what looking at a campaign does to the type-I error, and how many runs it spares."""

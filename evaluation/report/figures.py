@@ -3,7 +3,7 @@
 Every configuration has one colour, dash and marker in all figures (palette of Okabe and Ito, distinguishable under
 colour vision deficiency); the first ensemble is drawn in the ink colour, baselines in grey. In the page's SVG these
 colours are CSS variables. Thin lines are runs, bold ones the mean over runs, bands the middle 95 % of that mean when
-patients are drawn anew; both are left out where there are many configurations.
+patients are resampled; both are left out where there are many configurations.
 """
 
 import io
@@ -96,6 +96,7 @@ _MOST_WITH_THREE_DECIMALS = 6  # configurations in the matrix of p-values
 _BOLD_EM = 0.66  # width of a bold digit, in sizes of the font
 _MARKERS_PER_CURVE = 6
 _FEW = 4
+_DIAGONAL: Mapping[str, Any] = {"color": MUTED, "linewidth": 0.8, "dashes": (2, 3), "zorder": 1}
 _STAGGER = (0.0, 0.15, -0.15)  # of a row, so that many runs do not hide one another
 
 
@@ -143,45 +144,37 @@ def styles(configurations: Sequence[ConfigurationSummary]) -> dict[str, Style]:
 def draw_figures(verdict: Verdict, groups: Mapping[str, Sequence[ScoredRun]]) -> dict[str, Drawing]:
     """Draw everything the report shows, by name: ``roc pr froc calibration runs-<metric> p-<metric>``."""
     with matplotlib.rc_context({**_STYLE, "svg.hashsalt": "oncoduet"}):
-        dressed = styles(verdict.configurations)
+        style_of = styles(verdict.configurations)
         drawings = [
-            _curves("roc", verdict, groups, dressed),
-            _curves("pr", verdict, groups, dressed),
-            _curves("froc", verdict, groups, dressed),
-            _calibration(verdict, groups, dressed),
+            _curves("roc", verdict, groups, style_of),
+            _curves("pr", verdict, groups, style_of),
+            _curves("froc", verdict, groups, style_of),
+            _calibration(verdict, groups, style_of),
         ]
         metrics = list(dict.fromkeys(pair.metric for pair in verdict.pairs))
-        drawings += [_dots(metric, verdict, dressed) for metric in metrics or METRICS]
+        drawings += [_dots(metric, verdict, style_of) for metric in metrics or METRICS]
         drawings += [_p_matrix(metric, verdict) for metric in metrics]
     return {drawing.name: drawing for drawing in drawings}
 
 
 def _curves(
-    kind: str, verdict: Verdict, groups: Mapping[str, Sequence[ScoredRun]], dressed: Mapping[str, Style]
+    kind: str, verdict: Verdict, groups: Mapping[str, Sequence[ScoredRun]], style_of: Mapping[str, Style]
 ) -> Drawing:
     plot = _CURVES[kind]
-    figure, axes = _with_legend_below(len(verdict.configurations))
-    axes.set_title(plot.title, pad=9)
-    axes.set_xlabel(plot.x)
-    axes.set_ylabel(plot.y)
-    axes.grid(True)
-    axes.set_axisbelow(True)
-    axes.set_ylim(-0.012, 1.012)
+    figure, axes = _unit_square(plot.title, plot.x, plot.y, legend_entries=len(verdict.configurations))
     if kind == "froc":
         axes.set_xscale("log")
         axes.set_xlim(plot.at[0], plot.at[-1])
         axes.xaxis.set_major_locator(FixedLocator(FALSE_POSITIVES_PER_CASE_IN_REPORT))
         axes.xaxis.set_minor_locator(NullLocator())
         axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-    else:
-        axes.set_xlim(-0.012, 1.012)
     if kind == "roc":
-        axes.plot([0, 1], [0, 1], color=MUTED, linewidth=0.8, dashes=(2, 3), zorder=1)
+        axes.plot([0, 1], [0, 1], **_DIAGONAL)
     values = []
     from_origin = kind == "roc"
     x = np.append(0.0, plot.at) if from_origin else plot.at
     for number, summary in enumerate(verdict.configurations):
-        look = dressed[summary.name]
+        style = style_of[summary.name]
         curves = np.stack([plot.curve(run.truth, run.outcome, plot.at) for run in groups[summary.name]])
         if from_origin:
             curves = np.column_stack([np.zeros(len(curves)), curves])
@@ -192,25 +185,22 @@ def _curves(
         if summary.kind != "baseline" and not crowded:
             at = plot.at[:: len(plot.at) // _BAND_POINTS]
             low, high = _band(kind, groups[summary.name], at, replicates=verdict.replicates, seed=verdict.seed)
-            axes.fill_between(at, low, high, color=look.colour, alpha=0.07, linewidth=0, zorder=1.5)
+            axes.fill_between(at, low, high, color=style.colour, alpha=0.07, linewidth=0, zorder=1.5)
         if len(curves) > 1 and not crowded:
-            axes.plot(x, curves.T, color=look.colour, linewidth=0.7, alpha=0.4, zorder=2)
+            axes.plot(x, curves.T, color=style.colour, linewidth=0.7, alpha=0.4, zorder=2)
         axes.plot(
             x,
             mean,
-            color=look.colour,
-            linestyle=look.dash,
+            color=style.colour,
+            linestyle=style.dash,
             linewidth=1.5 if summary.kind == "baseline" else 2.1,
-            marker=look.marker,
+            marker=style.marker,
             markersize=4.2,
             markevery=_marked(number, x.size),
             zorder=3 if summary.kind == "baseline" else 4,
             label=values[-1],
         )
-    handles, labels = axes.get_legend_handles_labels()
-    figure.legend(
-        handles, labels, loc="lower left", ncols=2, bbox_to_anchor=(0.02, 0.01), handlelength=2.4, columnspacing=1.2
-    )
+    _legend_below(figure, axes)
     alt = f"{plot.title}, one curve per configuration: {'; '.join(values)}."
     return _render(kind, alt, figure)
 
@@ -234,35 +224,27 @@ def _band(
     return low, high
 
 
-def _calibration(verdict: Verdict, groups: Mapping[str, Sequence[ScoredRun]], dressed: Mapping[str, Style]) -> Drawing:
-    figure, axes = _with_legend_below(len(verdict.configurations))
-    axes.set_title("Calibration", pad=9)
-    axes.set_xlabel("Likelihood (cases, mean of bin)")
-    axes.set_ylabel("Fraction of positive cases")
-    axes.grid(True)
-    axes.set_axisbelow(True)
-    axes.set_xlim(-0.012, 1.012)
-    axes.set_ylim(-0.012, 1.012)
-    axes.plot([0, 1], [0, 1], color=MUTED, linewidth=0.8, dashes=(2, 3), zorder=1)
+def _calibration(verdict: Verdict, groups: Mapping[str, Sequence[ScoredRun]], style_of: Mapping[str, Style]) -> Drawing:
+    entries = len(verdict.configurations)
+    labels = "Calibration", "Likelihood (cases, mean of bin)", "Fraction of positive cases"
+    figure, axes = _unit_square(*labels, legend_entries=entries)
+    axes.plot([0, 1], [0, 1], **_DIAGONAL)
     values = []
     for summary in verdict.configurations:
-        look, found = dressed[summary.name], calibration(groups[summary.name])
+        style, found = style_of[summary.name], calibration(groups[summary.name])
         values.append(f"{summary.name}  ECE {found.error:.3f}")
         axes.plot(
             found.likelihood,
             found.positive,
-            color=look.colour,
-            linestyle=look.dash,
+            color=style.colour,
+            linestyle=style.dash,
             linewidth=1.5,
-            marker=look.marker,
+            marker=style.marker,
             markersize=4,
             zorder=3,
             label=values[-1],
         )
-    handles, labels = axes.get_legend_handles_labels()
-    figure.legend(
-        handles, labels, loc="lower left", ncols=2, bbox_to_anchor=(0.02, 0.01), handlelength=2.4, columnspacing=1.2
-    )
+    _legend_below(figure, axes)
     alt = f"Calibration, one curve per configuration, with the expected calibration error: {'; '.join(values)}."
     return _render("calibration", alt, figure)
 
@@ -321,7 +303,7 @@ _CURVES = {
 }
 
 
-def _dots(metric: Metric, verdict: Verdict, dressed: Mapping[str, Style]) -> Drawing:
+def _dots(metric: Metric, verdict: Verdict, style_of: Mapping[str, Style]) -> Drawing:
     name = METRIC_NAMES[metric]
     count = len(verdict.configurations)
     height = 0.95 + 0.42 * count
@@ -339,27 +321,27 @@ def _dots(metric: Metric, verdict: Verdict, dressed: Mapping[str, Style]) -> Dra
     axes.spines["left"].set_visible(False)
     axes.set_xlabel(f"{name} ({verdict.configurations[0].cases} cases)", fontsize=8.5, loc="right")
     for row, summary in enumerate(verdict.configurations):
-        look, values = dressed[summary.name], summary.metrics[metric]
+        style, values = style_of[summary.name], summary.metrics[metric]
         if values.interval is not None:
             axes.plot(
                 [values.interval.low, values.interval.high],
                 [row, row],
-                color=look.colour,
+                color=style.colour,
                 linewidth=5,
                 alpha=0.22,
                 solid_capstyle="round",
                 zorder=2,
             )
         if values.mean is not None:
-            axes.plot([values.mean, values.mean], [row - 0.27, row + 0.27], color=look.colour, linewidth=2.2, zorder=4)
+            axes.plot([values.mean, values.mean], [row - 0.27, row + 0.27], color=style.colour, linewidth=2.2, zorder=4)
         runs = sorted(value for value in values.runs.values() if value is not None)
         axes.plot(
             runs,
             [row + (_STAGGER[k % len(_STAGGER)] if len(runs) > _FEW else 0.0) for k in range(len(runs))],
             linestyle="none",
-            marker=look.marker,
+            marker=style.marker,
             markersize=5.5 if len(runs) <= _FEW else 4.2,
-            markerfacecolor=look.colour,
+            markerfacecolor=style.colour,
             markeredgecolor=PAPER,
             markeredgewidth=0.8,
             zorder=5,
@@ -438,7 +420,7 @@ def _p_matrix(metric: Metric, verdict: Verdict) -> Drawing:
     )
     decimals = 2 if count > _MOST_WITH_THREE_DECIMALS else 3
     size = min(8.5, 0.9 * side * _WIDTH * 72 / count / (_BOLD_EM * (decimals + 2)))
-    told = []
+    p_by_pair = []
     for pair in verdict.pairs:
         if pair.metric != metric:
             continue
@@ -468,8 +450,8 @@ def _p_matrix(metric: Metric, verdict: Verdict) -> Drawing:
                 fontweight="bold" if significant else "normal",
                 color=INK if p is not None else MUTED,
             )
-        told.append(f"{pair.a} and {pair.b} {p_text(pair.run_level.p)}, {p_text(pair.p)}")
-    alt = f"p-values by {METRIC_NAMES[metric]}, on this test set and for new runs and cases: {'; '.join(told)}."
+        p_by_pair.append(f"{pair.a} and {pair.b} {p_text(pair.run_level.p)}, {p_text(pair.p)}")
+    alt = f"p-values by {METRIC_NAMES[metric]}, on this test set and for new runs and cases: {'; '.join(p_by_pair)}."
     return _render(f"p-{metric}", alt, figure)
 
 
@@ -493,13 +475,28 @@ def _shade(p: float) -> float:
     return 0.04 + 0.46 * min(1.0, -float(np.log10(max(p, 1e-3))) / 3)
 
 
-def _with_legend_below(entries: int) -> tuple[Figure, Axes]:
-    """A square plot with room for so many legend entries in two columns below."""
-    legend = 0.12 + 0.2 * ((entries + 1) // 2)
+def _unit_square(title: str, x: str, y: str, *, legend_entries: int) -> tuple[Figure, Axes]:
+    """A square plot from 0 to 1 with room for so many legend entries in two columns below."""
+    legend = 0.12 + 0.2 * ((legend_entries + 1) // 2)
     side = _WIDTH * 0.835
     height = 0.4 + side + 0.55 + legend
     figure = Figure(figsize=(_WIDTH, height))
-    return figure, figure.add_axes((0.135, (0.55 + legend) / height, 0.835, side / height))
+    axes = figure.add_axes((0.135, (0.55 + legend) / height, 0.835, side / height))
+    axes.set_title(title, pad=9)
+    axes.set_xlabel(x)
+    axes.set_ylabel(y)
+    axes.grid(True)
+    axes.set_axisbelow(True)
+    axes.set_xlim(-0.012, 1.012)
+    axes.set_ylim(-0.012, 1.012)
+    return figure, axes
+
+
+def _legend_below(figure: Figure, axes: Axes) -> None:
+    handles, labels = axes.get_legend_handles_labels()
+    figure.legend(
+        handles, labels, loc="lower left", ncols=2, bbox_to_anchor=(0.02, 0.01), handlelength=2.4, columnspacing=1.2
+    )
 
 
 def _number(value: float | None) -> str:

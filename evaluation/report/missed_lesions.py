@@ -1,11 +1,10 @@
-"""The worst misses, as pictures: lesions that the fewest runs found, in the image that they were missed in.
+"""The worst misses, as pictures: lesions that the fewest runs found, on the image.
 
 For the developer who has the images: ``compare --archive DIR --predictions DIR…`` adds them to the report. A picture is
 the reference channel in the slice where the lesion is largest, with the outline of the truth and the mean detection map
 over the runs. It names the case and nothing else.
 
-The lesions that most runs missed come first; of equally many misses those of the case that the runs called healthy most
-surely (the lowest mean likelihood).
+The lesions that most runs missed come first; ties are ordered by the mean likelihood of the case, the lowest first.
 """
 
 import io
@@ -89,7 +88,7 @@ def find_misses(runs: Sequence[ScoredRun], archive: Path, predictions: Sequence[
     found = _predictions_of(runs, truth, predictions)
     card = found[0].card or found[0].claimed
     if card is None:
-        raise OncoduetError(found[0].folder, expected="predictions that name a card", found="none")
+        raise OncoduetError(found[0].folder, "the predictions name no card")
     known = runs[0].truth
     if set(known.case_ids) != set(truth.label_maps):
         raise OncoduetError(
@@ -133,7 +132,7 @@ def draw_misses(misses: Sequence[Miss]) -> bytes:
 
 
 def describe_misses(misses: Sequence[Miss]) -> str:
-    """Say what the pictures show, for those who do not see them."""
+    """Alternative text of the pictures."""
     said = [f"{each.case_id} lesion {each.lesion}, missed by {each.missed} of {each.runs} runs" for each in misses]
     return f"Lesions that the fewest runs found: {'; '.join(said)}."
 
@@ -149,26 +148,26 @@ def _predictions_of(runs: Sequence[ScoredRun], truth: TruthFolder, predictions: 
                 found[name] = run
     if not found:
         where = ", ".join(map(str, predictions))
-        raise OncoduetError(where, expected="predictions of the scored runs (by source.json)", found="none of them")
+        raise OncoduetError(where, "no predictions of the scored runs (by source.json)")
     if others := sorted({*scored.values()} - {*found}):
         _log.warning("misses are those of %d of %d scored runs, without %s", len(found), len(scored), some(others))
     return [found[name] for name in sorted(found)]
 
 
 def _scoring_card(run: ScoredRun, truth: TruthFolder, predictions: Sequence[Path]) -> Card | None:
-    """The card that scored, known by its hash: the truth's, one of ours, or one that lies beside predictions."""
+    """The card that scored, by its hash: the truth's, one of ours, or one that came with predictions."""
     sha256 = run.parents.get("scoring_card")
     if sha256 is None:
         return None
-    beside = [
+    cards = [
         path
         for folder in predictions
         for path in (folder / "card.toml", *(each / "card.toml" for each in inside(folder)))
     ]
-    known = [truth.card, *map(load_card, card_names()), *(load_card(path) for path in beside if path.is_file())]
+    known = [truth.card, *map(load_card, card_names()), *(load_card(path) for path in cards if path.is_file())]
     card = next((each for each in known if each is not None and each.sha256 == sha256), None)
     if card is None:
-        raise OncoduetError(truth.folder, expected=f"the card that scored ({sha256[:12]}) as card.toml", found="none")
+        raise OncoduetError(truth.folder, f"card.toml of the card that scored ({sha256[:12]}) not found")
     return card
 
 
@@ -206,7 +205,7 @@ def _image(archive: Path, case_id: str, channel: str, truth: LesionTruth) -> Ima
     places = (folder / name for folder in inside(archive) for name in names)
     path = next((path for path in places if path.is_file()), None)
     if path is None:
-        raise OncoduetError(archive / "*" / names[0], expected="the image of a missed lesion", found="none")
+        raise OncoduetError(archive / "*" / names[0], "image not found")
     volume = read_volume(path)
     require_same_grid(volume.grid, truth.grid, found_name=str(path), expected_name=str(truth.path))
     return volume.array.astype(np.float32)

@@ -23,7 +23,7 @@ from evaluation.metrics.operating_points import (
     discordant_cases,
     operating_points,
 )
-from evaluation.metrics.scored_runs import ScoredRun
+from evaluation.metrics.scored_runs import ScoredRun, group_by_configuration
 from evaluation.report.figures import DARK_PALETTE, FIGURES, MANY, PALETTE, SUFFIXES, draw_figures, p_text, styles
 from evaluation.report.missed_lesions import Miss, describe_misses, draw_misses
 from evaluation.report.tables import TABLES, write_tables
@@ -43,7 +43,7 @@ REPORT_FILES = (
     *(f"tables/{name}" for name in TABLES),
 )
 """All that a report may consist of."""
-_MOST_FLIPS = 25
+_MOST_DISCORDANT = 25
 _PACKAGES = ("numpy", "scipy", "matplotlib")
 
 
@@ -55,9 +55,7 @@ def write_report(folder: Path, verdict: Verdict, runs: Sequence[ScoredRun], miss
     misses
         The worst misses, where images were given; they also go to ``figures/misses.png``.
     """
-    groups: dict[str, list[ScoredRun]] = {}
-    for run in runs:
-        groups.setdefault(run.source.configuration, []).append(run)
+    groups = group_by_configuration(runs)
     first = verdict.configurations[0]
     drawings = draw_figures(verdict, groups)
     (folder / "figures").mkdir()
@@ -67,8 +65,8 @@ def write_report(folder: Path, verdict: Verdict, runs: Sequence[ScoredRun], miss
     pictures = draw_misses(misses) if misses else b""
     if misses:
         (folder / "figures" / "misses.png").write_bytes(pictures)
-    divided = [flip for name, members in groups.items() for flip in discordant_cases(name, members)]
-    write_tables(folder / "tables", verdict, divided)
+    discordant = [case for name, members in groups.items() for case in discordant_cases(name, members)]
+    write_tables(folder / "tables", verdict, discordant)
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent / "templates"),
         autoescape=True,
@@ -87,9 +85,9 @@ def write_report(folder: Path, verdict: Verdict, runs: Sequence[ScoredRun], miss
         compared=list(dict.fromkeys(pair.metric for pair in verdict.pairs)),
         code_names=CODE_NAMES,
         operating_points=[f"{rate:g}" for rate in FALSE_POSITIVES_PER_CASE_IN_REPORT],
-        readings={name: _readings(operating_points(members)) for name, members in groups.items()},
-        flips=_flips_by_case(divided)[:_MOST_FLIPS],
-        divided_cases=len({flip.case_id for flip in divided}),
+        operating_point_rows={name: _row(operating_points(members)) for name, members in groups.items()},
+        discordant=_rows_by_case(discordant)[:_MOST_DISCORDANT],
+        discordant_count=len({case.case_id for case in discordant}),
         misses=describe_misses(misses) if misses else "",
         pictures=base64.b64encode(pictures).decode(),
         level=f"{100 * (1 - verdict.alpha):g}",
@@ -97,7 +95,7 @@ def write_report(folder: Path, verdict: Verdict, runs: Sequence[ScoredRun], miss
         prevalence=f"{100 * (first.positive_cases or 0) / (first.cases or 1):.0f}",
         crowded=len(verdict.configurations) > MANY,
         trained=[each.name for each in verdict.configurations if each.runs > 1],
-        colours={name: look.css for name, look in styles(verdict.configurations).items()},
+        colours={name: style.css for name, style in styles(verdict.configurations).items()},
         palette=PALETTE,
         dark_palette=DARK_PALETTE,
         drawings={name: {"alt": each.alt, "svg": Markup(each.svg)} for name, each in drawings.items()},
@@ -108,7 +106,7 @@ def write_report(folder: Path, verdict: Verdict, runs: Sequence[ScoredRun], miss
 
 
 def summary(verdict: Verdict) -> str:
-    """The verdict in words, in one paragraph: by score, or by the last metric that was compared."""
+    """The verdict in one paragraph: by score, or by the last metric that was compared."""
     first = verdict.configurations[0]
     said = [
         f"{_count(verdict.configurations, 'configuration')} with {_count(verdict.parents, 'scored run')} on "
@@ -121,7 +119,7 @@ def summary(verdict: Verdict) -> str:
     defined = {name: mean for name, mean in means.items() if mean is not None}
     if len(defined) > 1:
         best = max(defined, key=lambda name: defined[name])
-        said.append(f"The highest mean {METRIC_NAMES[metric]}, {number(defined[best])}, is that of {best}.")
+        said.append(f"{best} has the highest mean {METRIC_NAMES[metric]}, {number(defined[best])}.")
     pairs = [pair for pair in verdict.pairs if pair.metric == metric]
     trained = {each.name for each in verdict.configurations if each.kind == "configuration"}
     among = [pair for pair in pairs if {pair.a, pair.b} <= trained]
@@ -139,7 +137,7 @@ def summary(verdict: Verdict) -> str:
 
 
 def notes(verdict: Verdict) -> list[str]:
-    """What a reader must know before believing a word: each note one sentence or two."""
+    """Limitations that a reader must know, in one or two sentences each."""
     found = _notes_on_training_studies(verdict)
     if "demo" in verdict.profiles:
         found.append(
@@ -156,7 +154,7 @@ def notes(verdict: Verdict) -> list[str]:
     found += _notes_on_runs(verdict)
     found += _notes_on_comparisons(verdict)
     if verdict.subgroups_left_out:
-        found.append(f"Not judged of the declared subgroups: {'; '.join(verdict.subgroups_left_out)}.")
+        found.append(f"Declared subgroups that were not tested: {'; '.join(verdict.subgroups_left_out)}.")
     missing = sum(each.missing or 0 for each in verdict.configurations)
     if missing:
         found.append(f"{missing} missing {_plural('prediction', missing)} counted as likelihood 0 without candidates.")
@@ -188,13 +186,13 @@ def _notes_on_training_studies(verdict: Verdict) -> list[str]:
     found = []
     if seen:
         found.append(
-            f"SCORED ON TRAINING STUDIES. Of the {cases} studies, networks were trained on some: {_list(seen, 'and')}. "
+            f"SCORED ON TRAINING STUDIES. Networks were trained on some of the {cases} studies: {_list(seen, 'and')}. "
             "Their figures say nothing about other patients."
         )
     unknown = [name for name, count in by_run.items() if count is None]
     if unknown:
         which = f"{len(unknown)} of {_count(by_run, 'run')}" if len(unknown) > 3 else _list(unknown, "and")
-        found.append(f"Whether studies scored here were trained on is not known of {which}.")
+        found.append(f"Whether networks were trained on these studies is not known for {which}.")
     return found
 
 
@@ -236,7 +234,7 @@ def _notes_on_runs(verdict: Verdict) -> list[str]:
     if claims and not any(pair.controls for pair in claims):
         found.append(
             f"No size-matched control of {_list(sorted({str(pair.ensemble) for pair in claims}), 'and')} was scored: "
-            "its gain may be what any average of as many runs gains."
+            "its gain may be that of averaging as many runs of any configuration."
         )
     if verdict.looks:
         due = any(pair.alpha for pair in verdict.pairs)
@@ -278,7 +276,7 @@ def _undecided(comparisons: int, metric: Metric, which: str) -> str:
     return f"By {METRIC_NAMES[metric]}, {subject} undecided."
 
 
-def _readings(points: OperatingPoints) -> list[Spread | None]:
+def _row(points: OperatingPoints) -> list[Spread | None]:
     """A row of the table of operating points."""
     return [
         *points.lesion_sensitivity.values(),
@@ -287,11 +285,11 @@ def _readings(points: OperatingPoints) -> list[Spread | None]:
     ]
 
 
-def _flips_by_case(divided: Sequence[DiscordantCase]) -> list[dict[str, Any]]:
-    """One row per case that flips in any configuration, the one that flips in most configurations first."""
+def _rows_by_case(discordant: Sequence[DiscordantCase]) -> list[dict[str, Any]]:
+    """One row per discordant case, the one that is discordant in most configurations first."""
     by_case: dict[str, dict[str, DiscordantCase]] = {}
-    for flip in divided:
-        by_case.setdefault(flip.case_id, {})[flip.configuration] = flip
+    for case in discordant:
+        by_case.setdefault(case.case_id, {})[case.configuration] = case
     rows = [
         {"case_id": case_id, "positive": next(iter(found.values())).positive, "found": found}
         for case_id, found in by_case.items()

@@ -11,12 +11,8 @@ from evaluation.statistics.analysis_file import METRICS
 from evaluation.statistics.verdict import METRIC_NAMES, Verdict
 
 TABLES = (
-    "configurations.csv",
-    "comparisons.csv",
-    "flips.csv",
-    "subgroups.csv",
-    "configurations.tex",
-    "comparisons.tex",
+    *(f"{name}.csv" for name in ("configurations", "comparisons", "flips", "subgroups")),
+    *(f"{name}.tex" for name in ("configurations", "comparisons")),
 )
 
 _ESCAPES = str.maketrans(

@@ -53,19 +53,19 @@ class Analysis(Frozen):
     comparisons: Literal["all"] | Annotated[tuple[tuple[str, str], ...], Field(min_length=1)] = "all"
     """Pairs of configurations; ``all`` of them, or those listed. With the metric they are Holm's family."""
     margin: Mapping[Metric, Annotated[float, Field(gt=0, lt=1)]] = {}
-    """By metric: two configurations are on par if their difference lies within ± this."""
+    """By metric: two configurations are on par if their difference is within ± this."""
     alpha: Annotated[float, Field(gt=0, lt=0.5)] = 0.05
     seed: NonNegativeInt = 0
     replicates: Annotated[int, Field(ge=100)] = 200
     """Of the bootstrap that draws the bands of curves."""
     swaps: Annotated[int, Field(ge=100)] = 10_000
-    """Drawn for a case-level test that is not counted exactly."""
+    """Number of swaps drawn for a case-level test that is not exact."""
     looks: tuple[Annotated[int, Field(ge=2)], ...] = ()
-    """Runs per configuration at which a running campaign is looked at, the last one being the planned number; without
-    any it is looked at once, when it is finished (:mod:`evaluation.planning.group_sequential`)."""
+    """Interim analyses: runs per configuration at each, the last one being the planned number; without any the campaign
+    is analysed once, when it is finished (:mod:`evaluation.planning.group_sequential`)."""
 
     subgroups: tuple[str, ...] = ()
-    """Columns of the marksheet whose values part the cases into groups (:mod:`evaluation.statistics.subgroups`)."""
+    """Columns of the marksheet whose values define groups of cases (:mod:`evaluation.statistics.subgroups`)."""
 
     readers: ReadersPlan = ReadersPlan()
     """For ``--readers``."""
@@ -74,7 +74,7 @@ class Analysis(Frozen):
     def _consistent(self) -> Self:
         faults = []
         if len(set(self.metrics)) < len(self.metrics):
-            faults.append("a metric stands twice")
+            faults.append("duplicate metric")
         faults += [
             f"margin for {metric}, which is not compared" for metric in self.margin if metric not in self.metrics
         ]
@@ -84,7 +84,7 @@ class Analysis(Frozen):
             faults += [f"{a} is compared with itself" for a, b in self.comparisons if a == b]
             pairs = [frozenset(pair) for pair in self.comparisons]
             doubled = sorted({" and ".join(sorted(pair)) for pair in pairs if pairs.count(pair) > 1})
-            faults += [f"{pair} are compared twice" for pair in doubled]
+            faults += [f"duplicate comparison of {pair}" for pair in doubled]
         if faults:
             raise ValueError("; ".join(faults))
         return self

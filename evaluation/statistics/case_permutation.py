@@ -53,10 +53,10 @@ def case_swap_tests(
     """Test the differences of two configurations' mean AUROC, AP and score by swapping patients.
 
     The k-th run of ``a`` is swapped with the k-th of ``b``, and the differences are averaged; where the numbers of runs
-    differ, over as few pairs as let each run count alike. The statistic after a swap is then that of two configurations
-    that could have been observed, which an average over all pairs of runs is not; and its weights stay small enough to
-    be counted. AUROC is exact where counting costs at most :data:`COUNTING_LIMIT`, and everything is where all swaps
-    number at most ``draws``.
+    differ, over the fewest pairs in which each run counts alike. The statistic after a swap is then that of two
+    configurations that could have been observed, which an average over all pairs of runs is not; and its weights stay
+    small enough to be counted. AUROC is exact where counting costs at most :data:`COUNTING_LIMIT`, and everything is
+    where all swaps number at most ``draws``.
 
     Parameters
     ----------
@@ -312,18 +312,12 @@ def _signed_sums(block: Packed, tables: Sequence[IntArray]) -> IntArray:
 
 
 def _paired(a: Sequence[Outcome], b: Sequence[Outcome]) -> list[tuple[Outcome, Outcome]]:
-    """As few pairs as let each run of ``a`` and each of ``b`` stand in equally many."""
+    """The fewest pairs in which all runs of ``a`` occur equally often, and all of ``b``."""
     return [(a[k % len(a)], b[k % len(b)]) for k in range(math.lcm(len(a), len(b)))]
 
 
 def _result(
-    observed: float,
-    drawn: npt.NDArray[Any],
-    unit: float,
-    exact: bool,
-    alternative: Alternative,
-    *,
-    tolerance: float,
+    observed: float, drawn: npt.NDArray[Any], unit: float, exact: bool, alternative: Alternative, *, tolerance: float
 ) -> PermutationResult:
     extreme = drawn >= observed - tolerance if alternative == "greater" else np.abs(drawn) >= abs(observed) - tolerance
     return counted(observed * unit, int(extreme.sum()), exact=exact, arrangements=drawn.size)

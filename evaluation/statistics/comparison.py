@@ -96,7 +96,7 @@ class Compared(NamedTuple):
     reason: str | None
 
 
-def judge(
+def compare_configurations(
     runs: Sequence[ScoredRun], plan: Analysis, declared: Sequence[tuple[str, str]], *, analysis: str, workers: int = 1
 ) -> Verdict:
     """Estimate and test every declared pair of configurations by every metric.
@@ -117,7 +117,7 @@ def judge(
     study = Study(plan, arms, truth.positive_patients, dict(zip(networks, swapped, strict=True)))
     pairs: list[PairVerdict] = []
     for metric in plan.metrics:
-        judged = _judge_metric(study, metric, declared)
+        judged = _compare_metric(study, metric, declared)
         pairs += [pair.model_copy(update={"controls": _controls(study, pair, judged)}) for pair in judged]
     return Verdict(
         parents={run.name: run.metrics_sha256 for run in runs},
@@ -139,7 +139,7 @@ def judge(
     )
 
 
-def judge_table(
+def compare_table_of_runs(
     table: Mapping[Metric, Mapping[str, RunValues]],
     plan: Analysis,
     declared: Sequence[tuple[str, str]],
@@ -280,7 +280,7 @@ def _swaps(
     return case_swap_tests(truth, a, b, draws=plan.swaps, seed=plan.seed)
 
 
-def _judge_metric(study: Study, metric: Metric, declared: Sequence[tuple[str, str]]) -> list[PairVerdict]:
+def _compare_metric(study: Study, metric: Metric, declared: Sequence[tuple[str, str]]) -> list[PairVerdict]:
     plan, arms, positive = study.plan, study.arms, study.positive
     designs = [pairing(arms[a].runs, arms[b].runs) for a, b in declared]
     found = [

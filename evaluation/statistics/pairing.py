@@ -13,7 +13,7 @@ from evaluation.metrics.scored_runs import ScoredRun
 from evaluation.statistics.runs_and_cases import Pairs
 from evaluation.statistics.verdict import Design
 
-NO_COMMON_FOLD = "they share no fold, so that fold and configuration cannot be told apart"
+NO_COMMON_FOLD = "they share no fold, so that fold and configuration are confounded"
 NOTHING_DRAWN_TWICE = "all their runs hang together by common networks, so that none was drawn independently"
 
 
@@ -49,8 +49,10 @@ def pairing(a: Sequence[ScoredRun], b: Sequence[ScoredRun]) -> Pairing:
         return Pairing("nested", range(len(a)), range(len(b)))
     folds = [known_folds(arm) for arm in (a, b)]
     if not folds[0] or not folds[1]:
-        names = {run.source.configuration: None for run in (*a, *b) if run.source.fold is None}
-        note = f"the folds of {' and '.join(names)} are not all known: a difference may be one of folds"
+        names = {run.source.configuration: None for run in (*a, *b) if run.source.fold is None and not run.is_ensemble}
+        note = (
+            f"the folds of {' and '.join(names)} are not all known: a difference may be one of folds" if names else None
+        )
         return Pairing("nested", range(len(a)), range(len(b)), note=note)
     common = sorted(set(folds[0]) & set(folds[1]))
     if not common:

@@ -47,11 +47,9 @@ def each_of(work: Callable[[Piece], Result], pieces: Iterable[Piece], *, workers
             results = pool.map(work, pieces)  # starts the processes
         yield from results
     except BrokenProcessPool:
-        raise OncoduetError(
-            f"--workers {workers}", expected="processes that end their work", found="one killed; fewer take less memory"
-        ) from None
+        raise OncoduetError(f"--workers {workers}", "a process was killed; fewer workers need less memory") from None
     except BaseException:
-        for process in active_children():  # they would go on to the last piece
+        for process in active_children():  # they would continue to the last piece
             process.terminate()
         raise
     finally:
@@ -63,7 +61,7 @@ def _pool(workers: int) -> ProcessPoolExecutor | None:
     try:
         return ProcessPoolExecutor(workers, mp_context=get_context("spawn"), initializer=_end_with_parent)
     except (OSError, ImportError) as error:
-        logger.warning("--workers %d: no processes can be had here (%s); one does all the work", workers, error)
+        logger.warning("--workers %d: cannot start processes here (%s); continuing in one", workers, error)
         return None
 
 

@@ -109,10 +109,10 @@ def no_exchange(a: Sequence[ScoredRun], b: Sequence[ScoredRun]) -> str | None:
     if any(run.is_baseline for run in (*a, *b)):
         return "a baseline is a fixed rule without runs"
     if any(run.is_ensemble and not run.source.runs for run in (*a, *b)):
-        return "the ensemble does not say which runs it contains"
+        return "the runs of the ensemble are not known"
     of_a, of_b = ({member for run in arm for member in run.source.runs} for arm in (a, b))
     if of_a & of_b:
-        return "both hold the same runs: an ensemble is not exchangeable with its members"
+        return "both contain the same runs: an ensemble is not exchangeable with its members"
     for arm, members in ((a, of_a), (b, of_b)):
         if sum(len(set(run.source.runs)) for run in arm) > len(members):
             return f"the ensembles of {arm[0].source.configuration} share runs with one another"

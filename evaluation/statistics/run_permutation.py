@@ -2,7 +2,7 @@
 
 Labels are shuffled over runs, within fold where folds are known, since runs of one fold share their training data.
 Both tests are exact: the order of the runs by counting, the difference of means by meeting in the middle, up to twenty
-runs against twenty whatever their folds. (The case level, which asks about new cases, is
+runs against twenty, with or without folds. (The case level, which asks about new cases, is
 :mod:`evaluation.statistics.case_permutation`.)
 
 Two-sided tests count ``|T − centre| ≥ |observed − centre|``, ties included. An exact p counts all arrangements; a Monte
@@ -55,7 +55,7 @@ def order_test(
 
     The statistic is P(a > b) + ½ P(a = b) over pairs of runs. Without folds this is the exact Mann–Whitney test, ties
     included, and one-sided the test of the study (picai_eval's ``perform_permutation_test``). With folds, pairs are
-    compared and labels shuffled within fold alone, and the folds' distributions are convolved.
+    compared and labels permuted only within fold, and the folds' distributions are convolved.
 
     Parameters
     ----------
@@ -122,7 +122,7 @@ def mean_difference_test(
 
 
 def smallest_order_p(a_runs: int, b_runs: int, *, folds: tuple[Sequence[int], Sequence[int]] | None = None) -> float:
-    """Smallest two-sided p that :func:`order_test` can give for so many runs, whatever their values."""
+    """Smallest two-sided p that :func:`order_test` can give for so many runs, over all values."""
     blocks = _blocks([0.0] * a_runs, [0.0] * b_runs, folds)
     return min(1.0, 2 / math.prod(math.comb(len(of_a) + len(of_b), len(of_a)) for of_a, of_b in blocks))
 

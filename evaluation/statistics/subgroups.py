@@ -7,7 +7,7 @@ Of several words each counts once: two peripheral lesions are *peripheral*. A ce
 unknown. Whether ``1,99`` is one number or two must be clear from the table, or it is refused.
 
 Comparisons are those for new runs and cases (of single networks for new cases), adjusted by Holm over all groups and
-comparisons: subgroups are looked at, not looked for.
+comparisons: subgroups are declared, not searched for.
 """
 
 import re
@@ -67,7 +67,7 @@ def read_groups(path: Path, columns: Sequence[str], truth: TestSet) -> Groups:
     }
 
 
-def judge_subgroups(
+def compare_subgroups(
     groups: Groups,
     arms: Mapping[str, Arm],
     declared: Sequence[tuple[str, str]],
@@ -81,8 +81,7 @@ def judge_subgroups(
 
     Returns
     -------
-    The groups; and, in words, those that were declared and are too small to be shown, or to be judged, and how many
-    cases have no value.
+    The groups; and a note on each declared group that is too small to be shown or tested, and on cases without a value.
     """
     found: list[tuple[Subgroup, list[tuple[str, str, DifferenceTest]]]] = []
     left_out = []
@@ -94,8 +93,8 @@ def judge_subgroups(
         for value, member in values.items():
             patients = np.unique(truth.patients[member]).size
             positive, negative = int((member & truth.positive).sum()), int((member & ~truth.positive).sum())
-            is_judged = few_patients or patients >= FEWEST_PATIENTS
-            if not is_judged or min(positive, negative) < FEWEST:
+            is_tested = few_patients or patients >= FEWEST_PATIENTS
+            if not is_tested or min(positive, negative) < FEWEST:
                 left_out.append(
                     f"{column}: {value} ({positive} positive and {negative} negative cases of {patients} patients)"
                 )
@@ -114,14 +113,14 @@ def judge_subgroups(
                         interval=interval_of_mean(
                             arm.metrics["auroc"], part.positive_patients, fixed=arm.is_single, level=1 - plan.alpha
                         )
-                        if is_judged
+                        if is_tested
                         else None,
                     )
                     for name, arm in restricted.items()
                 ),
                 pairs=(),
             )
-            tests = [(a, b, _tested(restricted[a], restricted[b], part)) for a, b in (declared if is_judged else [])]
+            tests = [(a, b, _tested(restricted[a], restricted[b], part)) for a, b in (declared if is_tested else [])]
             found.append((group, [(a, b, test) for a, b, test in tests if test is not None]))
     adjusted = iter(holm([test.p for _, tests in found for *_, test in tests]))
     judged = tuple(
@@ -192,7 +191,7 @@ def _groups(
 
 
 def _words(text: str) -> str:
-    """Each of several words once, in order: what stands between ``;`` or ``|``."""
+    """Each of several words once, in order; they are separated by ``;`` or ``|``."""
     return " and ".join(sorted({part.strip() for part in re.split(r"[;|]", text)} - {""}))
 
 

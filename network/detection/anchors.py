@@ -1,4 +1,4 @@
-"""Anchors: the boxes that stand ready at every position of the detection levels, and that the heads move and stretch.
+"""Anchors: the boxes at every position of the detection levels, and that the heads move and stretch.
 
 Levels are counted from the finest, 0, whose positions are voxels; a level's stride says how many voxels one of its
 positions covers. An anchor is centred on the voxels that its position covers, so that mirroring a patch mirrors its
@@ -6,6 +6,7 @@ anchors (nnDetection centres them on the lower corner). Every position of every 
 sizes are planned for the finest detection level and grow with the stride, each axis by its own.
 """
 
+import itertools
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any
 
@@ -15,7 +16,7 @@ from torch import Tensor
 
 from contract.errors import OncoduetError
 from contract.schema import Frozen
-from network.plans import CONFIGURATION, MOST_STAGES
+from network.plans import MOST_STAGES, full_resolution
 
 Triple = tuple[int, int, int]
 Voxels = Annotated[float, Field(gt=0, le=10_000)]
@@ -36,13 +37,11 @@ class AnchorPlan(Frozen):
 
 def level_strides(plans: Mapping[str, Any]) -> tuple[Triple, ...]:
     """Stride of every level of the plan's network along (z, y, x), in voxels."""
-    stride = (1, 1, 1)
-    strides = []
-    for step in plans["configurations"][CONFIGURATION]["architecture"]["arch_kwargs"]["strides"]:
-        z, y, x = (step,) * 3 if isinstance(step, int) else step
-        stride = (stride[0] * z, stride[1] * y, stride[2] * x)
-        strides.append(stride)
-    return tuple(strides)
+
+    def times(stride: Triple, step: Triple) -> Triple:
+        return stride[0] * step[0], stride[1] * step[1], stride[2] * step[2]
+
+    return tuple(itertools.accumulate(full_resolution(plans).architecture.arch_kwargs.strides, times))
 
 
 def detection_levels(count: int) -> tuple[int, ...]:

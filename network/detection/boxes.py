@@ -102,7 +102,7 @@ def large_enough(boxes: Tensor, minimum_voxels: float) -> Tensor:
 
 
 def mirror(boxes: Tensor, shape_zyx: Sequence[int], axes: Sequence[int]) -> Tensor:
-    """Boxes (..., 6) as they lie once an array of this shape is mirrored along some of the axes 0 (z), 1 (y), 2 (x)."""
+    """Boxes (..., 6) as they are once an array of this shape is mirrored along some of the axes 0 (z), 1 (y), 2 (x)."""
     mirrored = boxes.clone()
     for axis in axes:
         mirrored[..., axis] = shape_zyx[axis] - boxes[..., axis + 3]

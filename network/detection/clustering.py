@@ -1,7 +1,7 @@
 """Boxes of many tiles, mirrored copies and members become one set: weighted box clustering.
 
 Every prediction that overlaps the strongest one joins its cluster, and a cluster becomes one box. Members of a cluster
-count with their overlap with the strongest and with a weight (where in its tile a box lies, which member found it). The
+count with their overlap with the strongest and with a weight (where in its tile a box is, which member found it). The
 cluster's score is the weighted mean, in which predictions that were to be expected and are missing count as 0: what one
 tile of many saw is no finding. Boxes are those of :mod:`network.detection.boxes`, in numpy, double precision.
 

@@ -170,7 +170,7 @@ def find_boxes(
 
 
 def _inside(found: ScoredBoxes, shape_zyx: Sequence[int]) -> ScoredBoxes:
-    """Boxes cut at the study's edges, without those that lie beyond."""
+    """Boxes cut at the study's edges, without those beyond."""
     boxes = np.clip(found.boxes, 0, np.tile(shape_zyx, 2))
     left = np.flatnonzero((boxes[:, 3:] > boxes[:, :3]).all(axis=1))
     return ScoredBoxes(boxes, found.scores, found.weights).only(left)

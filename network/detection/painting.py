@@ -22,7 +22,7 @@ LESION_PROBABILITY = 0.5
 """From here on a voxel belongs to the segmented lesion."""
 
 
-def detection_map(
+def paint_boxes(
     found: ScoredBoxes,
     shape_zyx: tuple[int, int, int],
     *,
@@ -38,7 +38,7 @@ def detection_map(
         Boxes in voxels of the map; of equal scores the first is painted first.
     fill
         ``cuboid``: all voxels from the box's rounded-down lower to its rounded-down upper corner. ``ellipsoid``: those
-        of them whose centres lie in the ellipsoid that fills them. ``segmentation``: the largest connected part of
+        of them whose centres are in the ellipsoid that fills them. ``segmentation``: the largest connected part of
         those of them that are segmented, so that one box is one candidate; where that is no larger than the minimum,
         the ellipsoid. Where the ellipsoid is no larger, the cuboid: no finding is lost to its shape.
     segmentation
@@ -69,7 +69,7 @@ def detection_map(
     return painted
 
 
-def case_likelihood(scores: Float64Array, rule: CaseScore = "maximum", *, k: int = 3) -> float:
+def combine_scores(scores: Float64Array, rule: CaseScore = "maximum", *, k: int = 3) -> float:
     """One number in [0, 1] from the scores of a case's findings; without any 0.
 
     Parameters
@@ -98,7 +98,7 @@ def _voxels_of(box: Float64Array, shape_zyx: tuple[int, int, int]) -> tuple[slic
 
 
 def _ellipsoid(size_zyx: tuple[int, ...]) -> npt.NDArray[np.bool_]:
-    """Voxels of an array whose centres lie in the ellipsoid that fills the array; the middle always does."""
+    """Voxels of an array whose centres are in the ellipsoid that fills the array; the middle always is."""
     squares = [((np.arange(length) + 0.5 - length / 2) / (length / 2)) ** 2 for length in size_zyx]
     inside: npt.NDArray[np.bool_] = (
         squares[0][:, None, None] + squares[1][None, :, None] + squares[2][None, None, :]

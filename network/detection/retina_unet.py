@@ -7,7 +7,7 @@ nnDetection's (V001): two convolutions of 3 x 3 x 3 with group norm, and one to 
 multiplied by a number that each level learns.
 
 What is different there: the levels come from a feature pyramid instead of the U-Net's decoder, which has a further
-convolution after the projection; the segmentation has two classes whatever the data set; all convolutions of the heads
+convolution after the projection; the segmentation has two classes for every dataset; all convolutions of the heads
 begin with a deviation of 0.01. Here only the last ones do: what comes before a norm has the same result at any scale,
 but the smaller its weights, the further a step of the same length turns them, and thousands of warm-up steps pass
 until they have grown.

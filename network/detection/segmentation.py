@@ -2,7 +2,7 @@
 
 As in :mod:`network.sliding_window`: a tile's logits count with a Gaussian weight around its centre and are averaged
 over mirrored copies; only then do they become probabilities. Accumulators are float32 and as large as the study, since
-boxes that are painted with a segmentation may lie anywhere.
+boxes that are painted with a segmentation may be anywhere.
 """
 
 from collections.abc import Sequence

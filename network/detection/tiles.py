@@ -1,7 +1,7 @@
 """The boxes of tiles, from what the network says of a batch of them.
 
 Of each tile the strongest anchors are decoded, mirrored back where the tile was mirrored, cut at the tile's edges and
-thinned: of boxes that overlap each other the strongest stays. Then they move to where the tile lies in the study.
+thinned: of boxes that overlap each other the strongest stays. Then they move to where the tile is in the study.
 
 Numbers are nnDetection's (``BoxEnsembler``).
 """

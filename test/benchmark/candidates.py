@@ -25,7 +25,7 @@ import measure
 import numpy as np
 from scipy import ndimage
 
-from algorithm.outputs.candidates import Rule, detection_map, extract_candidates
+from algorithm.outputs.candidates import Rule, extract_candidates, paint_candidates
 from contract.volume import read_volume
 
 RULES: tuple[Rule, ...] = ("dynamic", "dynamic-v2", "dynamic-fast", 0.1)
@@ -98,7 +98,7 @@ def ours() -> Callable[[np.ndarray, Rule], Result]:
 
     def extraction(probability: np.ndarray, rule: Rule) -> Result:
         found = extract_candidates(probability, rule=rule, voxel_volume_ml=1.0)
-        return detection_map(found), [(each.label, each.confidence) for each in found.candidates], found.components
+        return paint_candidates(found), [(each.label, each.confidence) for each in found.candidates], found.components
 
     return extraction
 

@@ -54,7 +54,7 @@ from network.sliding_window import BATCH, window_slices
 from network.weights import load_weights
 from training.dataset.prepared import Prepared, load_prepared
 from training.profile import PROFILES
-from training.retina_unet.atss import NEAREST_POSITIONS, match
+from training.retina_unet.atss import NEAREST_POSITIONS, match_anchors
 from training.retina_unet.box_rule_sweep import mean_average_precision
 from training.retina_unet.loss import DetectionLoss, Sampling
 from training.run_folder.folder import RunFolder
@@ -326,7 +326,7 @@ def our_training(model: Model) -> Training:
     def loss_of(images: Tensor, labels: Tensor, boxes: list[Tensor]) -> Tensor:
         return losses(model.network(images), model.anchors, boxes, labels, chance).total
 
-    return model.network, loss_of, lambda boxes: torch.stack([match(model.anchors, each) for each in boxes])
+    return model.network, loss_of, lambda boxes: torch.stack([match_anchors(model.anchors, each) for each in boxes])
 
 
 def peer_training(side: str) -> Callable[[Model], Training]:

@@ -149,11 +149,13 @@ class Bench:
     def difference(self, members: int) -> tuple[float, float, float]:
         """Between the averages of some members: the largest, the largest without the rim, and the mean."""
         from algorithm.prediction.bundle import read_bundle  # noqa: PLC0415
+        from algorithm.prediction.options import PredictionOptions  # noqa: PLC0415
         from algorithm.prediction.predictor import load_predictor  # noqa: PLC0415
 
         bundle = read_bundle(self.folder / "model")
         some = bundle.record.members[:members]
-        predictor = load_predictor(bundle, some, ensembles=[some], mirroring=self.mirroring, device=self.device)
+        options = PredictionOptions(mirroring=self.mirroring, device=self.device)
+        predictor = load_predictor(bundle, some, options, ensembles=[some])
         images = {
             channel.name: self.folder / "input" / channel.socket.relative_path / "case.mha"
             for channel in bundle.card.channels

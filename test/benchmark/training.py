@@ -270,12 +270,12 @@ class Bench:
 
 def pack(number: int, prepared: Path, profile: Path, output: Path, device: str) -> None:
     """The child that trains several restarts side by side."""
-    from training.execution import Item, execute_together  # noqa: PLC0415
+    from training.execution import RunRequest, execute_together  # noqa: PLC0415
     from training.run import plan_run  # noqa: PLC0415
 
     dataset = load_prepared(prepared)
     items = [
-        Item(
+        RunRequest(
             plan_run(dataset, configuration=CONFIGURATION, fold=0, restart=restart, profile=str(profile)),
             output / str(restart),
         )

@@ -71,7 +71,7 @@ def refuse(engine, leftovers, name, tmp_path):
 
 def test_an_image_that_does_not_exist(refuse):
     assert refuse("no-such-image:1", "--kind", "algorithm") == (
-        "error: no-such-image:1: expected an image that the engine holds or an archive of one, found none"
+        "error: no-such-image:1: neither an image of the engine nor an archive of one"
     )
 
 
@@ -83,7 +83,7 @@ def test_an_archive_that_is_none(refuse, tmp_path):
 
 def test_a_model_that_does_not_exist(refuse):
     line = refuse("oncoduet-algorithm", "--kind", "algorithm", "--model", "/no/model.tar.gz")
-    assert line == "error: /no/model.tar.gz: expected a folder or a .tar.gz, found none"
+    assert line == "error: /no/model.tar.gz: folder or .tar.gz not found"
 
 
 @pytest.fixture
@@ -115,7 +115,7 @@ def test_a_truth_folder_that_misses_a_study(refuse, archive, tmp_path):
 def test_a_truth_folder_without_label_maps(refuse, tmp_path):
     (tmp_path / "truth").mkdir()
     line = refuse("oncoduet-evaluation", "--kind", "evaluation", "--truth", tmp_path / "truth")
-    assert line == f"error: {tmp_path / 'truth'}: expected label maps (CASE.nii.gz or CASE.mha), found none"
+    assert line == f"error: {tmp_path / 'truth'}: no label maps (CASE.nii.gz or CASE.mha)"
 
 
 def test_a_check_that_does_not_exist_is_wrong_usage(engine, leftovers, name):
@@ -154,7 +154,7 @@ def test_after_ctrl_c_nothing_is_left(engine, leftovers, name, number, code, wor
     assert leftovers() == []
 
 
-def test_an_image_that_was_loaded_is_gone_afterwards_and_its_name_means_what_it_did(engine, tmp_path):
+def test_a_loaded_image_is_removed_and_its_name_is_restored(engine, tmp_path):
     def ask(*arguments: str, given: bytes | None = None) -> bytes:
         return subprocess.run([engine, *arguments], input=given, capture_output=True, check=True).stdout
 

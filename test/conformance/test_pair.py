@@ -58,9 +58,7 @@ def write(files, folder: Path) -> Path:
     return folder
 
 
-def test_images_in_the_platforms_layout_give_the_metrics_of_batch_and_score_to_four_decimals(
-    engine, truth, studies, tmp_path
-):
+def test_images_give_the_metrics_of_batch_and_score_to_four_decimals(engine, truth, studies, tmp_path):
     model = make_model(tmp_path / "model")
     with session(engine) as used, workplace() as work:
         algorithm = Place(used, "oncoduet-algorithm-exec", work, model=folder_files(model))

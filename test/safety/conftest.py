@@ -1,5 +1,5 @@
-"""The world of these tests, and logging as it was."""
+"""The world of these tests."""
 
-from safety.world import _logging_as_before, world
+from safety.world import world
 
-__all__ = ["_logging_as_before", "world"]
+__all__ = ["world"]

@@ -2,13 +2,13 @@
 
 import hashlib
 import json
-import logging
 import tarfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
+from tiny import tiny_profile
 
 import algorithm.__main__
 import evaluation.__main__
@@ -26,33 +26,6 @@ MAINS = {
     "training": training.__main__.main,
 }
 CARD = "cspca-picai"
-
-PROFILE = """
-schema_version = 1
-name = "tiny"
-title = "For tests"
-epochs = 1
-iterations_per_epoch = 1
-validation_iterations_per_epoch = 1
-learning_rate = 0.01
-momentum = 0.9
-weight_decay = 3e-5
-foreground_oversampling = 0.5
-checkpoint = "final"
-checkpoint_every_epochs = 1
-threads = 1
-
-[plan]
-batch_size = 2
-patch_size_zyx = [8, 16, 16]
-convolutions_per_stage_encoder = 1
-convolutions_per_stage_decoder = 1
-stages = [
-  { features = 4, kernel_size_zyx = [1, 3, 3], stride_zyx = [1, 1, 1] },
-  { features = 8, kernel_size_zyx = [3, 3, 3], stride_zyx = [1, 2, 2] },
-  { features = 8, kernel_size_zyx = [3, 3, 3], stride_zyx = [2, 2, 2] },
-]
-"""
 
 Run = Callable[..., int]
 
@@ -74,17 +47,6 @@ def everything(folder: Path) -> dict[str, str]:
     return found
 
 
-@pytest.fixture(autouse=True)
-def _logging_as_before() -> Iterator[None]:
-    """``main`` sets up logging for a process of its own."""
-    root = logging.getLogger()
-    handlers, level = root.handlers[:], root.level
-    yield
-    logging.captureWarnings(False)
-    root.handlers[:] = handlers
-    root.setLevel(level)
-
-
 @pytest.fixture(scope="session")
 def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Everything that a command may be given, made once; no test changes it."""
@@ -93,7 +55,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
     programs.mkdir()
     (programs / "nndet_predict").write_text("#!/bin/sh\nexit 1\n")
     (programs / "nndet_predict").chmod(0o755)
-    (world / "tiny.toml").write_text(PROFILE)
+    (world / "tiny.toml").write_text(tiny_profile())
     (world / "archive").mkdir()
     cohort = ("--card", CARD, "--cases", 4, "--positive-fraction", 0.5, "--seed", 1)
     made = [run("phantom", *cohort, "--output", world / "archive")]

@@ -222,7 +222,7 @@ def test_other_outputs_end_with_1(platform, local, capsys):
     platform.likelihood = 0.5
     assert tryout(local, platform) == 1
     (line,) = capsys.readouterr().err.splitlines()
-    assert line.endswith("found: maps differ by 0, likelihoods are 0.75 and 0.5")
+    assert line.endswith("outputs differ: maps differ by 0, likelihoods are 0.75 and 0.5")
 
 
 def test_a_job_that_fails_is_named_with_the_page_that_says_more(platform, local, capsys):
@@ -240,26 +240,26 @@ def test_a_job_that_does_not_end_is_left(platform, local, capsys):
 
 def test_an_algorithm_that_the_platform_does_not_know_is_named(platform, local, capsys):
     assert tryout(local, platform, algorithm="nothing") == 3
-    assert "error: nothing: expected the platform to run it, found: " in capsys.readouterr().err
+    assert "error: nothing: expected the platform to run it, found " in capsys.readouterr().err
 
 
 def test_without_a_token_it_explains_itself_and_asks_nobody(local, monkeypatch, capsys):
     monkeypatch.delenv(TOKEN, raising=False)
     assert tryout(local) == 3
     (line,) = capsys.readouterr().err.splitlines()
-    assert line.startswith(f"error: {TOKEN}: expected a token of the platform")
+    assert line.startswith(f"error: {TOKEN}: not set: a token of the platform")
 
 
 def test_a_platform_out_of_reach_is_named(local, monkeypatch, capsys):
     monkeypatch.setenv(TOKEN, "secret")
     assert tryout(local) == 3
-    assert "error: https://localhost:1/api/v1/: expected the platform's API, found: " in capsys.readouterr().err
+    assert "error: https://localhost:1/api/v1/: platform's API does not answer: " in capsys.readouterr().err
 
 
 def test_two_studies_or_no_local_outputs_are_refused(platform, local, capsys):
     shutil.rmtree(local / "output")
     assert tryout(local, platform) == 3
-    assert "expected the outputs of the local run, found no folder" in capsys.readouterr().err
+    assert "folder not found" in capsys.readouterr().err
     for path in list((local / "archive" / "7").iterdir()):
         shutil.copy(path, path.with_name(path.name.replace("7_8", "7_9")))
     assert tryout(local, platform) == 3

@@ -22,13 +22,22 @@ TRUNCATE = 6.0
 
 
 @dataclass(frozen=True)
-class Noise:
-    """Gaussian noise; the value is its standard deviation."""
+class ChannelStep:
+    """A change of channels that are drawn, by values that are drawn."""
 
     chance: PerChannel
 
     def columns(self, channels: int) -> int:
         """How many uniform numbers a patch takes."""
+        return self.chance.columns(channels)
+
+
+@dataclass(frozen=True)
+class Noise(ChannelStep):
+    """Gaussian noise; the value is its standard deviation."""
+
+    def columns(self, channels: int) -> int:
+        """Those of the chance, and one for the noise's seed."""
         return self.chance.columns(channels) + 1
 
     def apply(self, patches: Patches, uniform: Uniform) -> None:
@@ -43,14 +52,8 @@ class Noise:
 
 
 @dataclass(frozen=True)
-class Brightness:
+class Brightness(ChannelStep):
     """Multiplies by the value."""
-
-    chance: PerChannel
-
-    def columns(self, channels: int) -> int:
-        """How many uniform numbers a patch takes."""
-        return self.chance.columns(channels)
 
     def apply(self, patches: Patches, uniform: Uniform) -> None:
         """Multiply."""
@@ -59,16 +62,11 @@ class Brightness:
 
 
 @dataclass(frozen=True)
-class Contrast:
+class Contrast(ChannelStep):
     """Stretches about the mean by the value."""
 
-    chance: PerChannel
     preserve_range: bool
     """Whether what leaves the range before is clipped to it."""
-
-    def columns(self, channels: int) -> int:
-        """How many uniform numbers a patch takes."""
-        return self.chance.columns(channels)
 
     def apply(self, patches: Patches, uniform: Uniform) -> None:
         """Stretch, and clip where asked to."""
@@ -85,17 +83,16 @@ class Contrast:
 
 
 @dataclass(frozen=True)
-class Gamma:
+class Gamma(ChannelStep):
     """Raises intensities, scaled to their range, to the power of the value."""
 
-    chance: PerChannel
     invert: float
     """Probability that a channel is inverted before, and back afterwards."""
     retain: float
     """Probability that mean and standard deviation are restored."""
 
     def columns(self, channels: int) -> int:
-        """How many uniform numbers a patch takes."""
+        """Those of the chance, and two per channel for inversion and restoration."""
         return self.chance.columns(channels) + 2 * channels
 
     def apply(self, patches: Patches, uniform: Uniform) -> None:
@@ -124,14 +121,8 @@ class Gamma:
 
 
 @dataclass(frozen=True)
-class Blur:
+class Blur(ChannelStep):
     """Convolves with a Gaussian; the values are its standard deviations along z, y, x in voxels."""
-
-    chance: PerChannel
-
-    def columns(self, channels: int) -> int:
-        """How many uniform numbers a patch takes."""
-        return self.chance.columns(channels)
 
     def apply(self, patches: Patches, uniform: Uniform) -> None:
         """Blur along each axis; beyond the border the image is mirrored."""
@@ -148,16 +139,11 @@ class Blur:
 
 
 @dataclass(frozen=True)
-class LowResolution:
+class LowResolution(ChannelStep):
     """Goes to a grid coarser by the value, the nearest voxel counting, and back by linear interpolation."""
 
-    chance: PerChannel
     ignored_axes: tuple[int, ...]
     """Axes that keep their resolution."""
-
-    def columns(self, channels: int) -> int:
-        """How many uniform numbers a patch takes."""
-        return self.chance.columns(channels)
 
     def apply(self, patches: Patches, uniform: Uniform) -> None:
         """Lower the resolution along each axis."""

@@ -73,7 +73,7 @@ class Recipe:
     spatial: Spatial | None
     steps: tuple[Step, ...]
     downsample: DownsampleSegForDSTransform | None
-    """nnU-Net's own: it knows no chance and works wherever the label lies."""
+    """nnU-Net's own: deterministic, and independent of the label's position."""
 
     @property
     def needs_outside(self) -> bool:
@@ -89,10 +89,7 @@ class Recipe:
 def read_recipe(composed: ComposeTransforms) -> Recipe:
     """Read what nnU-Net composed for training or validation.
 
-    Raises
-    ------
-    OncoduetError
-        A transform or a setting that is not known here.
+    Raises ``OncoduetError``: a transform or a setting that is not known here.
     """
     spatial, downsample, in_plane = None, None, False
     steps: list[Step] = []

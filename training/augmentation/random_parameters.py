@@ -1,7 +1,7 @@
 """Random parameters: each patch has a row of uniform numbers, and every step reads its own columns of it.
 
-A row is always equally long, whatever comes of it. Hence patch number n of an epoch is the same however large the
-batches are, whatever the other patches meet with, and whoever shares the process.
+A row is always equally long. Hence patch number n of an epoch does not depend on the batch size, on the other patches,
+or on trainings that share the process.
 """
 
 from collections.abc import Callable
@@ -72,9 +72,9 @@ class PerChannel:
     """Whether a patch is changed, which of its channels, and by which values."""
 
     probability: float
-    """That the patch is changed at all."""
+    """Probability that the patch is changed."""
     channel_probability: float
-    """That a channel of such a patch is."""
+    """Probability that a channel of such a patch is changed."""
     values: Range
     synchronised: bool
     """Whether all channels of a patch get the same values."""

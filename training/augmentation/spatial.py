@@ -32,7 +32,7 @@ class Spatial:
     scaling_probability: float
     scaling: Range
     same_scale_probability: float
-    """That all axes have the same scale."""
+    """Probability that all axes have the same scale."""
     in_plane: bool
     """Whether slices are changed one by one."""
 

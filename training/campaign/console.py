@@ -1,8 +1,9 @@
-"""What a campaign shows while it works: a live table on a terminal, else a line per run that ends; and the status page.
+"""What a campaign shows at work: a live table on a terminal, else a line per run that ends; and the status page.
 
-Looking costs a look at every run's folder, so it is done no more often than somebody could read.
+Each refresh reads every run's folder, so refreshes are no more frequent than a reader needs.
 """
 
+import os
 import time
 from collections.abc import Mapping
 from types import TracebackType
@@ -12,8 +13,8 @@ from rich.console import Console
 from rich.live import Live
 
 from training.campaign.plan import Campaign
-from training.campaign.slurm_queue import queue_remarks
-from training.campaign.status import Remark, Snapshot, Watch, rows_for, table
+from training.campaign.slurm_queue import queue_messages
+from training.campaign.status import CampaignStatus, ExecutorMessage, StatusMonitor, rows_for, table
 from training.campaign.status_page import write_status_page
 
 LOOK_EVERY_S = 1.0
@@ -27,34 +28,37 @@ def watch_from_outside(campaign: Campaign, console: Console, *, until_finished: 
     Parameters
     ----------
     until_finished
-        Look again and again until all runs are finished, or somebody has seen enough (Ctrl-C).
+        Refresh until all runs are finished, or until Ctrl-C.
     """
-    watch = Watch(campaign)
+    monitor = StatusMonitor(campaign)
+    writes_page = campaign.output.is_dir() and os.access(campaign.output, os.W_OK)
 
-    def look() -> Snapshot:
-        snapshot = watch.look(queue_remarks(watch.look()))
-        if campaign.output.is_dir():
-            write_status_page(snapshot)
-        return snapshot
+    def look() -> CampaignStatus:
+        status = monitor.look(queue_messages(monitor.look()))
+        if writes_page:
+            write_status_page(status)
+        return status
 
-    snapshot = look()
-    if until_finished and not snapshot.is_finished:
+    status = look()
+    if until_finished and not status.is_finished:
         with Live(console=console, auto_refresh=False, transient=True, redirect_stdout=False) as live:
-            while not snapshot.is_finished:
+            while not status.is_finished:
                 if console.is_terminal:
-                    live.update(table(snapshot, at_most=rows_for(console)), refresh=True)
+                    live.update(table(status, at_most=rows_for(console)), refresh=True)
                 time.sleep(OUTSIDE_EVERY_S)
-                snapshot = look()
-    console.print(table(snapshot))
+                status = look()
+    console.print(table(status))
+    if campaign.output.is_dir() and not writes_page:
+        console.print(f"{campaign.output} cannot be written to: no status page", soft_wrap=True, markup=False)
 
 
 class Display:
     """The table, lines and page of one campaign, shown for as long as the ``with`` block lasts."""
 
-    def __init__(self, watch: Watch, console: Console) -> None:
-        self.watch, self.console = watch, console
+    def __init__(self, monitor: StatusMonitor, console: Console) -> None:
+        self.monitor, self.console = monitor, console
         self._live = Live(console=console, auto_refresh=False, redirect_stdout=False, redirect_stderr=False)
-        self._told = {run.place.name for run in watch.look().runs if run.state == "finished"}
+        self._told = {run.planned.name for run in monitor.look().runs if run.state == "finished"}
         self._looked_s = self._written_s = float("-inf")
 
     def __enter__(self) -> Self:
@@ -68,7 +72,7 @@ class Display:
         if not self.console.is_terminal:
             self.console.print()  # Live leaves out the last line's end
 
-    def show(self, remarks: Mapping[str, Remark], *, is_last: bool = False) -> Snapshot | None:
+    def show(self, messages: Mapping[str, ExecutorMessage], *, is_last: bool = False) -> CampaignStatus | None:
         """Look, if the last look is not from just now, and show what there is.
 
         Parameters
@@ -80,24 +84,24 @@ class Display:
         if now_s < self._looked_s + LOOK_EVERY_S and not is_last:
             return None
         self._looked_s = now_s
-        snapshot = self.watch.look(remarks)
+        status = self.monitor.look(messages)
         if is_last or now_s > self._written_s + PAGE_EVERY_S:
             self._written_s = now_s
-            write_status_page(snapshot)
+            write_status_page(status)
         if is_last:
-            self._live.update(table(snapshot), refresh=True)
+            self._live.update(table(status), refresh=True)
         elif self.console.is_terminal:
-            self._live.update(table(snapshot, at_most=rows_for(self.console)), refresh=True)
-        self._tell(snapshot)
-        return snapshot
+            self._live.update(table(status, at_most=rows_for(self.console)), refresh=True)
+        self._tell(status)
+        return status
 
-    def _tell(self, snapshot: Snapshot) -> None:
+    def _tell(self, status: CampaignStatus) -> None:
         """One line per run that ended, where no live display can be shown."""
         if self.console.is_terminal:
             return
-        finished = sum(run.state == "finished" for run in snapshot.runs)
-        for run in snapshot.runs:
-            if run.state in ("finished", "failed") and run.place.name not in self._told:
-                self._told.add(run.place.name)
+        finished = sum(run.state == "finished" for run in status.runs)
+        for run in status.runs:
+            if run.state in ("finished", "failed") and run.planned.name not in self._told:
+                self._told.add(run.planned.name)
                 said = f"{run.state} {run.message}".strip()
-                self.console.print(f"{run.place.name}: {said} ({finished} of {len(snapshot.runs)})", soft_wrap=True)
+                self.console.print(f"{run.planned.name}: {said} ({finished} of {len(status.runs)})", soft_wrap=True)

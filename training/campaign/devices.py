@@ -1,6 +1,6 @@
-"""Which CUDA devices this machine lends, asked without waking CUDA in this process.
+"""Which CUDA devices this machine has, without initialising CUDA in this process.
 
-A process that has used CUDA can no longer fork ones that use it. So a forked child asks, tells and ends.
+A process that has used CUDA can no longer fork ones that use it, so a forked child looks and reports.
 """
 
 import multiprocessing
@@ -32,16 +32,13 @@ class CudaDevice:
 def visible_devices(device: Device = "auto") -> tuple[CudaDevice, ...]:
     """The CUDA devices that a new process would see.
 
-    Raises
-    ------
-    OncoduetError
-        As :func:`network.device.choose_device`.
+    Raises ``OncoduetError``: as :func:`network.device.choose_device`.
     """
     return in_a_child(partial(_ask, device))
 
 
 def chosen_in_a_child(device: Device) -> ComputeDevice:
-    """As :func:`network.device.choose_device`, without waking CUDA in this process."""
+    """As :func:`network.device.choose_device`, without initialising CUDA in this process."""
     import torch  # noqa: F401, PLC0415 - takes seconds, which each forked process is spared
 
     return in_a_child(partial(choose_device, device))
@@ -67,13 +64,13 @@ def chosen_devices(wanted: Sequence[int] | None, *, device: Device) -> tuple[Cud
     there = {each.index: each for each in visible_devices(device)}
     missing = [index for index in wanted or () if index not in there]
     if missing and (there or wanted):
-        found = f"{len(there)} (0 to {len(there) - 1})" if there else "none"
+        found = f"{len(there)} (0 to {len(there) - 1})" if there else "no CUDA device"
         raise OncoduetError("resources.devices", expected=f"CUDA device {missing[0]}", found=found)
     return tuple(there[index] for index in (there if wanted is None else wanted))
 
 
 def see_only(index: int) -> None:
-    """Let this process, which has not woken CUDA yet, see one of the visible devices only; it becomes number 0."""
+    """Hide all but one visible device from this process, before CUDA is initialised; it becomes number 0."""
     visible = os.environ.get(_VISIBLE)
     os.environ[_VISIBLE] = visible.split(",")[index] if visible else str(index)
 

@@ -1,11 +1,11 @@
 """What a campaign will cost: hours, disk and memory, and whether the machine has them.
 
-Hours come from measurement alone: from epochs that runs of this plan have behind them, else from a few training steps
-made for the purpose. Disk and memory follow from the plan by the numbers below, so that asking costs next to nothing
-and a campaign that cannot end well is refused before its first iteration.
+Hours are measured: on the epochs that runs of this plan have done, else on a few training steps made for the purpose.
+Disk and memory follow from the plan by the numbers below, so that an estimate is cheap and a campaign that cannot
+succeed is refused before its first iteration.
 
-Runs of an engine without epochs are not counted: upstream nnDetection plans its own networks, and nobody here has
-measured them.
+Runs of an engine without epochs are not counted: upstream nnDetection plans its own networks, whose cost has not been
+measured.
 
 Memory on the CPU was calibrated on the resident set of training processes (``test/benchmark/campaign_memory.py``):
 seven plans of 4 to 32 features, patches of 8 × 16 × 16 to 24 × 128 × 128, batches of 1 to 4. None needed more than is
@@ -33,9 +33,10 @@ from typing import Any
 from contract.errors import OncoduetError
 from contract.files import read_json
 from contract.process.signals import children_that_end_with_us, leave_last_word_to_parent
+from network.plans import full_resolution
 from training.campaign.devices import CudaDevice, see_only
 from training.campaign.plan import Campaign
-from training.campaign.status import Progress, Snapshot, clock, hours
+from training.campaign.status import CampaignStatus, Progress, clock, hours
 from training.engine import Run
 from training.execution import execute
 
@@ -51,7 +52,7 @@ _CHECKPOINTS = 3
 _BYTES_PER_EPOCH = 1000
 """Of ``run.json`` and the log together."""
 _PROCESS = 75 * 10**6
-"""What a forked process comes to hold, whatever the plan: pages written to, and the libraries' own buffers."""
+"""What a forked process holds with any plan: pages written to, and the libraries' own buffers."""
 _IMPORTS = 600 * 10**6
 """What a process that was not forked holds after its imports."""
 _PARAMETER_COPIES = 4
@@ -86,17 +87,17 @@ class Needs:
 
     @property
     def disk_at_work(self) -> int:
-        """What its checkpoints take beside that."""
+        """What its checkpoints take in addition."""
         return _CHECKPOINTS * self.checkpoint + self.kept
 
 
 @dataclass(frozen=True)
-class Side:
+class Capacity:
     """How much of a campaign happens at the same time, and where."""
 
     processes: int
     packed: int
-    """Runs side by side in each process."""
+    """Runs in parallel in each process."""
     devices: tuple[CudaDevice, ...] = ()
     """One per process, or none on the CPU."""
     elsewhere: bool = False
@@ -106,16 +107,16 @@ class Side:
 
 
 @dataclass(frozen=True)
-class Pace:
+class EpochTime:
     """How long an epoch takes."""
 
     epoch_s: float
-    rests_on: str
+    source: str
     """What the number was taken from."""
 
 
 @dataclass(frozen=True)
-class Bill:
+class CostEstimate:
     """What the missing runs need on the disk and in memory, in bytes, and what there is."""
 
     missing: int
@@ -124,20 +125,14 @@ class Bill:
     disk_free: int
     memory: int
     memory_free: int | None
-    """None where nobody knows."""
+    """None: not known."""
     memory_source: str
     at_once: int
     uncounted: tuple[str, ...] = ()
-    """Of each missing run whose costs nobody knows, what trains it."""
+    """The engine of each missing run whose costs are not known."""
 
     def refuse_if_short(self, campaign: Campaign) -> None:
-        """Say so where disk or memory cannot do.
-
-        Raises
-        ------
-        OncoduetError
-            Too little of either.
-        """
+        """Raise ``OncoduetError`` if disk or memory are too small."""
         if self.disk > self.disk_free:
             raise OncoduetError(
                 campaign.output,
@@ -155,7 +150,7 @@ class Bill:
             )
 
     def lines(self) -> list[str]:
-        """Two sentences for people, and one about what they leave out."""
+        """For the console: disk, memory, and what was not counted."""
         free = "" if self.memory_free is None else f"; {_size(self.memory_free)} there ({self.memory_source})"
         return [
             f"disk: {_size(self.finished_each)} per finished run, at most {_size(self.disk)} on the way; "
@@ -168,35 +163,35 @@ class Bill:
         ]
 
 
-def bill(campaign: Campaign, snapshot: Snapshot, side: Side) -> Bill:
-    """What the missing runs need beside what there is."""
+def estimate_costs(campaign: Campaign, status: CampaignStatus, capacity: Capacity) -> CostEstimate:
+    """What the missing runs need, and what is available."""
     from network.memory_plan import held_bytes, memory_budget  # noqa: PLC0415
 
-    missing, uncounted = _missing(snapshot)
+    missing, uncounted = _missing(status)
     need = {kind: needs(run) for kind, run in _by_kind(missing).items()}
-    of = [need[_kind(progress.place.run)] for progress in missing]
-    at_once = min(len(missing), side.processes * side.packed)
+    of = [need[_kind(progress.planned.run)] for progress in missing]
+    at_once = min(len(missing), capacity.processes * capacity.packed)
     disk = sum(each.disk_when_finished for each in of) + at_once * max((each.disk_at_work for each in of), default=0)
-    on_cuda = bool(side.devices)
+    on_cuda = bool(capacity.devices)
     kinds = _by_kind(missing).values()
     resident = max((training_set_bytes(run, on_cuda=on_cuda) for run in kinds), default=0)
     numbers = max((numbers_bytes(run) for run in kinds), default=0)
-    packed, processes = min(side.packed, max(1, len(missing))), min(len(missing), side.processes)
+    packed, processes = min(capacity.packed, max(1, len(missing))), min(len(missing), capacity.processes)
     on_device = packed * max((each.on_cuda for each in of), default=0) + resident + numbers
     on_host = _PROCESS + numbers + packed * max((each.on_cpu for each in of), default=0)
-    if side.elsewhere:
-        memory, free, source = _IMPORTS + on_host + resident, side.memory_gb, "slurm.memory_gb"
+    if capacity.elsewhere:
+        memory, free, source = _IMPORTS + on_host + resident, capacity.memory_gb, "slurm.memory_gb"
         memory_free = None if free is None else round(free * GB)
         at_once = packed
-    elif side.devices:
-        memory, source = on_device, f"the GPU {side.devices[0].name}"
-        memory_free = min(device.free_bytes for device in side.devices)
+    elif capacity.devices:
+        memory, source = on_device, f"the GPU {capacity.devices[0].name}"
+        memory_free = min(device.free_bytes for device in capacity.devices)
         at_once = packed
     else:
         budget = memory_budget()
         memory = processes * on_host + resident  # read before the processes are forked
         memory_free, source = budget.total - held_bytes(), budget.source
-    return Bill(
+    return CostEstimate(
         missing=len(missing),
         finished_each=max((each.disk_when_finished for each in of), default=0),
         disk=disk,
@@ -205,26 +200,20 @@ def bill(campaign: Campaign, snapshot: Snapshot, side: Side) -> Bill:
         memory_free=memory_free,
         memory_source=source,
         at_once=at_once,
-        uncounted=tuple(progress.place.run.engine.title for progress in uncounted),
+        uncounted=tuple(progress.planned.run.engine.title for progress in uncounted),
     )
 
 
 def needs(run: Run) -> Needs:
     """What a run of this plan takes. The network is built without memory for its weights.
 
-    Raises
-    ------
-    OncoduetError
-        A network that finds boxes has a patch that is no multiple of its strides.
+    Raises ``OncoduetError``: a network that finds boxes has a patch that is no multiple of its strides.
     """
     import torch  # noqa: PLC0415
 
-    from network.plans import CONFIGURATION  # noqa: PLC0415
-
-    plan = run.plans["configurations"][CONFIGURATION]
     with torch.device("meta"):
         network, per_patch = run.engine.network(run)
-    elements = per_patch * plan["batch_size"]
+    elements = per_patch * full_resolution(run.plans).batch_size
     unique = {id(parameter): parameter.numel() for parameter in network.parameters()}
     parameters = sum(unique.values())
     copies = 3 if run.keep == "best" else 2  # weights, momentum, and the best weights so far
@@ -259,11 +248,9 @@ def numbers_bytes(run: Run) -> int:
 
 def _training_voxels(run: Run) -> float:
     """Voxels of all preprocessed studies, known from the fingerprint and the plan."""
-    from network.plans import CONFIGURATION  # noqa: PLC0415
-
     prepared = run.prepared
     fingerprint: dict[str, Any] = read_json(prepared.folder / "dataset_fingerprint.json")
-    target_mm = prepared.plans["configurations"][CONFIGURATION]["spacing"]
+    target_mm = full_resolution(prepared.plans).spacing
     voxels: float = sum(
         math.prod(shape) * math.prod(spacing) / math.prod(target_mm)
         for shape, spacing in zip(fingerprint["shapes_after_crop"], fingerprint["spacings"], strict=True)
@@ -271,51 +258,51 @@ def _training_voxels(run: Run) -> float:
     return voxels
 
 
-def paces(snapshot: Snapshot, side: Side) -> dict[RunKind, Pace | None]:
+def epoch_times(status: CampaignStatus, capacity: Capacity) -> dict[RunKind, EpochTime | None]:
     """How long an epoch takes, for each kind of network that has runs to be made; None where a probe gave nothing.
 
-    Runs of the campaign that have epochs behind them are the best witnesses; else steps are made and timed.
+    Taken from epochs that runs of the campaign have done; else steps are made and timed.
     """
-    missing, _ = _missing(snapshot)
-    found: dict[RunKind, Pace | None] = {}
+    missing, _ = _missing(status)
+    found: dict[RunKind, EpochTime | None] = {}
     for kind, run in _by_kind(missing).items():
         behind = [
             progress
-            for progress in snapshot.runs
-            if _kind(progress.place.run) == kind and progress.epochs and progress.wall_s > 0
+            for progress in status.runs
+            if _kind(progress.planned.run) == kind and progress.epochs and progress.wall_s > 0
         ]
-        found[kind] = _remembered(behind) if behind else probe(run, side.devices)
+        found[kind] = _remembered(behind) if behind else probe(run, capacity.devices)
     return found
 
 
-def hours_line(snapshot: Snapshot, side: Side, pace: dict[RunKind, Pace | None]) -> str:
+def hours_line(status: CampaignStatus, capacity: Capacity, epoch_times: dict[RunKind, EpochTime | None]) -> str:
     """One sentence about the hours that the missing runs will take."""
     total_s = 0.0
-    missing, uncounted = _missing(snapshot)
-    known = [each for each in pace.values() if each is not None]
+    missing, uncounted = _missing(status)
+    known = [each for each in epoch_times.values() if each is not None]
     if not missing:
         return "hours: not known" if uncounted else "hours: nothing to do"
-    if len(known) < len(pace):
-        return f"hours: not known: no training step ended within {PROBE_S:.0f} s on {_device_name(side.devices)}"
+    if len(known) < len(epoch_times):
+        return f"hours: not known: no training step ended within {PROBE_S:.0f} s on {_device_name(capacity.devices)}"
     for progress in missing:
-        each = pace[_kind(progress.place.run)]
+        each = epoch_times[_kind(progress.planned.run)]
         assert each is not None
-        total_s += each.epoch_s * (progress.place.run.profile.epochs - len(progress.epochs))
-    unit = "GPU-hours" if side.devices else "hours of computing"
-    at_once = min(len(missing), side.processes)
-    rests_on = "; ".join(dict.fromkeys(each.rests_on for each in known))
+        total_s += each.epoch_s * (progress.planned.run.profile.epochs - len(progress.epochs))
+    unit = "GPU-hours" if capacity.devices else "hours of computing"
+    at_once = min(len(missing), capacity.processes)
+    source = "; ".join(dict.fromkeys(each.source for each in known))
     parallel = f"{at_once} process{'es' if at_once > 1 else ''} at a time"
     return (
         f"hours: about {hours(total_s)} {unit} for {len(missing)} runs, "
-        f"{clock(total_s / at_once)} by the clock with {parallel} ({rests_on})"
+        f"{clock(total_s / at_once)} by the clock with {parallel} ({source})"
     )
 
 
-def probe(run: Run, devices: Sequence[CudaDevice] = ()) -> Pace | None:
+def probe(run: Run, devices: Sequence[CudaDevice] = ()) -> EpochTime | None:
     """Time a few real training steps, in a process and a folder that are gone afterwards; None if none ended in time.
 
-    The first step is longer than the others (it reads studies), so it counts only where it was the only one. Whatever
-    ends the child, an estimate is not worth an error: the run itself will tell.
+    The first step is longer than the others (it reads studies), so it counts only where it was the only one. A child
+    that fails raises nothing here: the run itself will.
     """
     context = multiprocessing.get_context("fork")
     ours, theirs = context.Pipe(duplex=False)
@@ -331,7 +318,7 @@ def probe(run: Run, devices: Sequence[CudaDevice] = ()) -> Pace | None:
             while len(times) <= PROBE_STEPS + 1 and ours.poll(max(0.0, until - time.monotonic())):
                 times.append(ours.recv())
         except EOFError:
-            pass  # it is through with a very short run
+            pass  # a very short run has ended
         finally:
             process.kill()
             process.join()
@@ -344,7 +331,7 @@ def probe(run: Run, devices: Sequence[CudaDevice] = ()) -> Pace | None:
         profile.iterations_per_epoch + VALIDATION_STEP * profile.validation_iterations_per_epoch
     )
     many = f"{len(counted)} training steps" if len(counted) > 1 else "a single training step"
-    return Pace(epoch_s, f"from {many} timed on {_device_name(devices)}")
+    return EpochTime(epoch_s, f"from {many} timed on {_device_name(devices)}")
 
 
 def _steps(run: Run, folder: Path, index: int | None, times: Connection) -> None:
@@ -367,19 +354,19 @@ def _steps(run: Run, folder: Path, index: int | None, times: Connection) -> None
         os._exit(0)
 
 
-def _remembered(behind: Sequence[Progress]) -> Pace:
+def _remembered(behind: Sequence[Progress]) -> EpochTime:
     epochs = sum(len(progress.epochs) for progress in behind)
-    return Pace(
+    return EpochTime(
         statistics.median(progress.wall_s / len(progress.epochs) for progress in behind),
         f"from {epochs} epochs of {_runs(len(behind))} in this folder",
     )
 
 
-def _missing(snapshot: Snapshot) -> tuple[list[Progress], list[Progress]]:
-    """The runs that are to be made: those whose epochs count, and the others, whose costs nobody knows."""
-    missing = [progress for progress in snapshot.runs if progress.state != "finished"]
-    counted = [progress for progress in missing if progress.place.run.engine.counts_epochs]
-    return counted, [progress for progress in missing if not progress.place.run.engine.counts_epochs]
+def _missing(status: CampaignStatus) -> tuple[list[Progress], list[Progress]]:
+    """The unfinished runs: those with epochs, and those of engines whose costs are not known."""
+    missing = [progress for progress in status.runs if progress.state != "finished"]
+    counted = [progress for progress in missing if progress.planned.run.engine.counts_epochs]
+    return counted, [progress for progress in missing if not progress.planned.run.engine.counts_epochs]
 
 
 def _runs(count: int) -> str:
@@ -388,7 +375,7 @@ def _runs(count: int) -> str:
 
 def _by_kind(missing: Sequence[Progress]) -> dict[RunKind, Run]:
     """A run of each kind."""
-    return {_kind(progress.place.run): progress.place.run for progress in reversed(missing)}
+    return {_kind(progress.planned.run): progress.planned.run for progress in reversed(missing)}
 
 
 def _kind(run: Run) -> RunKind:

@@ -2,8 +2,8 @@
 
 Everything is imported, and the studies are read, once; then each process is made by ``fork``, which saves the seconds
 that this takes, and memory. The parent stays single-threaded and away from CUDA for that reason: forking a process with
-threads may lock up, and one that has used CUDA cannot lend it. What a run gives does not depend on how it was started
-or beside whom.
+threads may lock up, and one that has used CUDA cannot lend it. A run's result does not depend on how it was started
+or on what runs in parallel.
 """
 
 import multiprocessing
@@ -16,13 +16,12 @@ from multiprocessing.process import BaseProcess
 
 from rich.console import Console
 
-from contract.records import write_record
 from network.device import Device
 from training.campaign.console import Display
 from training.campaign.devices import chosen_devices, see_only
-from training.campaign.estimate import Side, bill
-from training.campaign.plan import Campaign, Place, alone
-from training.campaign.status import Remark, Watch
+from training.campaign.estimate import Capacity, estimate_costs
+from training.campaign.plan import Campaign, PlannedRun, campaign_lock
+from training.campaign.status import ExecutorMessage, StatusMonitor
 from training.campaign.worker import Ended, Stepped, make_pack, raise_for
 from training.engine import Run
 
@@ -33,22 +32,19 @@ REFRESH_S = 0.25
 class Worker:
     """A process at work on a pack of runs."""
 
-    pack: tuple[Place, ...]
+    pack: tuple[PlannedRun, ...]
     process: BaseProcess
     device: int | None
 
 
-def local_side(campaign: Campaign, device: Device) -> Side:
+def local_capacity(campaign: Campaign, device: Device) -> Capacity:
     """How much of a campaign this machine makes at a time.
 
-    Raises
-    ------
-    OncoduetError
-        A device that the campaign names is not there.
+    Raises ``OncoduetError``: a device that the campaign names is not there.
     """
     resources = campaign.file.resources
     devices = chosen_devices(resources.devices, device=device)
-    return Side(len(devices) or campaign.file.processes, resources.packed, devices)
+    return Capacity(len(devices) or campaign.file.processes, resources.packed, devices)
 
 
 def make_locally(campaign: Campaign, *, console: Console, device: Device) -> None:
@@ -67,15 +63,15 @@ def make_locally(campaign: Campaign, *, console: Console, device: Device) -> Non
     import training.trainers.nnunet  # noqa: F401, PLC0415
 
     torch.set_num_threads(1)
-    side = local_side(campaign, device)
-    watch = Watch(campaign)
-    snapshot = watch.look()
-    bill(campaign, snapshot, side).refuse_if_short(campaign)
-    with alone(campaign.output):
-        missing = [run.place.run for run in snapshot.runs if run.state != "finished"]
-        held = [] if side.devices else _read_studies(missing)
-        with Display(watch, console) as display:
-            ended = _Workshop(campaign, side, watch, display).make()
+    capacity = local_capacity(campaign, device)
+    monitor = StatusMonitor(campaign)
+    status = monitor.look()
+    estimate_costs(campaign, status, capacity).refuse_if_short(campaign)
+    with campaign_lock(campaign.output):
+        missing = [run.planned.run for run in status.runs if run.state != "finished"]
+        held = [] if capacity.devices else _read_studies(missing)
+        with Display(monitor, console) as display:
+            ended = _Workshop(campaign, capacity, monitor, display).make()
         del held
     raise_for(campaign, ended)
 
@@ -95,45 +91,43 @@ def _read_studies(runs: Sequence[Run]) -> list[object]:
 
 
 class _Workshop:
-    """The processes, and what they have told."""
+    """The processes, and what they have reported."""
 
-    def __init__(self, campaign: Campaign, side: Side, watch: Watch, display: Display) -> None:
-        self.side, self.display = side, display
-        self.free: list[int | None] = [each.index for each in side.devices] or [None] * side.processes
-        runs = watch.look().runs
-        self.waiting = [run.place for run in runs if run.state != "finished"]
+    def __init__(self, campaign: Campaign, capacity: Capacity, monitor: StatusMonitor, display: Display) -> None:
+        self.capacity, self.display = capacity, display
+        self.free: list[int | None] = [each.index for each in capacity.devices] or [None] * capacity.processes
+        runs = monitor.look().runs
+        self.waiting = [run.planned for run in runs if run.state != "finished"]
         self.workers: dict[Connection, Worker] = {}
-        self.remarks: dict[str, Remark] = {}
+        self.messages: dict[str, ExecutorMessage] = {}
         self.ended: dict[str, Ended] = {}
 
     def make(self) -> list[Ended]:
         """Make the waiting runs, as many at a time as there are places for."""
-        for place in self.waiting:
-            if not place.folder.record.is_file():
-                place.folder.path.mkdir(parents=True, exist_ok=True)
-                write_record(place.folder.record, place.run.record(state="planned"))
+        for planned in self.waiting:
+            planned.announce()
         try:
             while self.waiting or self.workers:
                 while self.waiting and self.free:
                     self._start(self.free.pop(0))
-                self.display.show(self.remarks)
+                self.display.show(self.messages)
                 self._listen(timeout_s=REFRESH_S)
         finally:
             for worker in self.workers.values():
                 worker.process.terminate()
-        self.display.show(self.remarks, is_last=True)
+        self.display.show(self.messages, is_last=True)
         return list(self.ended.values())
 
     def _start(self, device: int | None) -> None:
-        pack = _pack(self.waiting, self.side.packed)
-        self.waiting = [place for place in self.waiting if place not in pack]
+        pack = _pack(self.waiting, self.capacity.packed)
+        self.waiting = [planned for planned in self.waiting if planned not in pack]
         context = multiprocessing.get_context("fork")
         ours, theirs = context.Pipe()
         process = context.Process(target=_work, args=(pack, device, theirs, [ours, *self.workers]))
         process.start()
         theirs.close()
         self.workers[ours] = Worker(pack, process, device)
-        self.remarks |= {place.name: Remark("running") for place in pack}
+        self.messages |= {planned.name: ExecutorMessage("running") for planned in pack}
 
     def _listen(self, *, timeout_s: float) -> None:
         until = time.monotonic() + timeout_s
@@ -150,30 +144,30 @@ class _Workshop:
     def _take(self, event: object) -> None:
         match event:
             case Stepped(name, iterations):
-                self.remarks[name] = Remark("running", iterations)
+                self.messages[name] = ExecutorMessage("running", iterations)
             case Ended(name):
                 self.ended[name] = event
-                self.remarks[name] = event.remark
+                self.messages[name] = event.executor_message
 
     def _lose(self, end: Connection) -> None:
         worker = self.workers.pop(end)
         worker.process.join()
         end.close()
         self.free.append(worker.device)
-        for place in worker.pack:
-            if place.name not in self.ended:
+        for planned in worker.pack:
+            if planned.name not in self.ended:
                 code = worker.process.exitcode
-                self._take(Ended(place.name, f"its process ended with code {code}", is_bug=True))
+                self._take(Ended(planned.name, f"its process ended with code {code}", is_bug=True))
 
 
-def _pack(waiting: Sequence[Place], packed: int) -> tuple[Place, ...]:
+def _pack(waiting: Sequence[PlannedRun], packed: int) -> tuple[PlannedRun, ...]:
     """The next runs that are made side by side: of one stage, since they read the same studies."""
     stage = waiting[0].run.configuration.stage
-    return tuple([place for place in waiting if place.run.configuration.stage == stage][:packed])
+    return tuple([planned for planned in waiting if planned.run.configuration.stage == stage][:packed])
 
 
-def _work(pack: Sequence[Place], device: int | None, events: Connection, others: Sequence[Connection]) -> None:
-    """The forked process: make a pack of runs and tell the parent how it goes."""
+def _work(pack: Sequence[PlannedRun], device: int | None, events: Connection, others: Sequence[Connection]) -> None:
+    """The forked process: make a pack of runs and report progress to the parent."""
     for connection in others:
         connection.close()
     if device is not None:
@@ -183,7 +177,7 @@ def _work(pack: Sequence[Place], device: int | None, events: Connection, others:
         try:
             events.send(event)
         except BrokenPipeError:
-            os._exit(1)  # the parent is gone: stop, and leave the checkpoint to whoever goes on
+            os._exit(1)  # the parent is gone: stop; the checkpoint remains for the next campaign
 
     try:
         make_pack(pack, device="cpu" if device is None else "cuda", tell=tell)

@@ -1,4 +1,4 @@
-"""The plan: a campaign file, and the runs and folders that it stands for.
+"""The plan: a campaign file, and its runs and their folders.
 
 A campaign is configurations × folds × restarts under one profile. Each run has a folder of its own in the campaign's
 output and a seed that follows from what it is, so that the plan alone says what is to be made: what was made already,
@@ -9,34 +9,32 @@ import hashlib
 import itertools
 import os
 import re
-import socket
-import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt
 
 from contract.cards import load_card
-from contract.errors import OncoduetError, one_line
+from contract.errors import OncoduetError
 from contract.files import read_regular, writable
-from contract.locks import try_lock
 from contract.outputs import require_apart, require_folder, require_unowned, subfolder
+from contract.records import write_record
 from contract.schema import Frozen, parse_toml
 from training.dataset.prepared import Prepared, load_prepared
 from training.engine import Run, load_configuration
-from training.execution import Wishes
+from training.execution import RunOptions
 from training.run import existing_record, plan_run
-from training.run_folder.folder import RunFolder
+from training.run_folder.folder import RunFolder, is_lock
+from training.run_folder.lock import work_lock
 
 LOCK_PATIENCE_S = 2.0
 """The processes of a campaign that was killed keep its lock until their next step."""
 
 LOCK, PAGE, SLURM = ".campaign.lock", "status.html", "slurm"
-"""A campaign's own files and folder beside the runs."""
+"""A campaign's own files and folder next to the runs' folders."""
 
 _SEAL = "<!-- sha256 of all above: "
 
@@ -56,7 +54,7 @@ class Resources(Frozen):
         """A device named twice would get two processes."""
         devices = values.get("devices")
         if isinstance(devices, list | tuple) and len(set(map(str, devices))) < len(devices):
-            return ["devices: a device stands twice"]
+            return ["devices: duplicate device"]
         return []
 
 
@@ -66,14 +64,14 @@ class SlurmOptions(Frozen):
     partition: str | None = None
     account: str | None = None
     time_limit_minutes: PositiveInt = 24 * 60
-    """Of one job. 90 s before it ends, the job puts itself into the queue again and goes on from its checkpoint."""
+    """Time limit of one job. 90 s before it ends, the job requeues itself and resumes from its checkpoint."""
     cpus_per_run: PositiveInt = 1
     memory_gb: PositiveFloat | None = None
-    """Of one job; Slurm's own default if absent."""
+    """Memory of one job; Slurm's default if absent."""
     gpus_per_run: NonNegativeInt = 0
     """1: a job gets one GPU, which the runs of a pack share. No run uses more than one."""
     runs_per_job: PositiveInt = 1
-    """Made one after another, or ``resources.packed`` at a time."""
+    """Runs of a job, made one after another, or ``resources.packed`` at a time."""
     array_jobs: PositiveInt = 500
     """Jobs that are submitted as one array; fewer where the cluster's MaxArraySize is smaller."""
     jobs_at_once: PositiveInt = 256
@@ -83,7 +81,7 @@ class SlurmOptions(Frozen):
     max_time_limits: PositiveInt = 20
     """How often a job may reach its time limit and queue again."""
     poll_seconds: PositiveFloat = 10.0
-    """Between two looks at the queue."""
+    """Interval between two queries of the queue."""
     setup: tuple[str, ...] = ()
     """Lines of shell before the command, such as ``module load cuda``."""
     additional: Mapping[str, str | int | bool] = {}
@@ -91,7 +89,7 @@ class SlurmOptions(Frozen):
 
     @classmethod
     def faults_between(cls, values: Mapping[str, Any]) -> list[str]:
-        """More than one GPU would lie idle."""
+        """More than one GPU would be idle."""
         gpus = values.get("gpus_per_run")
         return [f"gpus_per_run: expected 0 or 1, found {gpus}"] if isinstance(gpus, int) and gpus > 1 else []
 
@@ -115,13 +113,13 @@ class CampaignFile(Frozen):
     tensorboard: bool = False
     """Each run writes event files into its folder ``tensorboard``."""
     archive: Path | None = None
-    """For checkpoints that are chosen by detection: where the archive lies, if not where it was prepared from."""
+    """For checkpoints that are chosen by detection: current folder of the archive, if it was moved since."""
     resources: Resources = Resources()
     slurm: SlurmOptions = SlurmOptions()
 
     @classmethod
     def faults_between(cls, values: Mapping[str, Any]) -> list[str]:
-        """The number of workers may stand in one place only."""
+        """The number of workers is given once."""
         resources = values.get("resources")
         inner = resources.get("workers", 1) if isinstance(resources, Mapping) else 1
         if values.get("workers") is not None and inner not in (1, values["workers"]):
@@ -135,7 +133,7 @@ class CampaignFile(Frozen):
 
 
 @dataclass(frozen=True)
-class Order:
+class RunSpec:
     """A run in the words of ``python -m training run``: what another process needs to make it. Paths are absolute."""
 
     prepared: Path
@@ -145,9 +143,9 @@ class Order:
     profile: str
     seed: int
     output: Path
-    wishes: Wishes
+    options: RunOptions
 
-    def place(self) -> "Place":
+    def planned(self) -> "PlannedRun":
         """Plan the run. Raises ``OncoduetError`` as :func:`training.run.plan_run` does."""
         run = plan_run(
             load_prepared(self.prepared),
@@ -157,16 +155,16 @@ class Order:
             profile=self.profile,
             base_seed=self.seed,
         )
-        return Place(run, RunFolder(self.output), self)
+        return PlannedRun(run, RunFolder(self.output), self)
 
 
 @dataclass(frozen=True)
-class Place:
+class PlannedRun:
     """One run of the campaign, its folder, and how to ask for it."""
 
     run: Run
     folder: RunFolder
-    order: Order
+    spec: RunSpec
 
     @property
     def name(self) -> str:
@@ -178,6 +176,12 @@ class Place:
         """Training steps of the whole run."""
         return self.run.profile.epochs * self.run.profile.iterations_per_epoch
 
+    def announce(self) -> None:
+        """Write the run's record as planned, unless there is one."""
+        if not self.folder.record.is_file():
+            self.folder.path.mkdir(parents=True, exist_ok=True)
+            write_record(self.folder.record, self.run.record(state="planned"))
+
 
 @dataclass(frozen=True)
 class Campaign:
@@ -187,16 +191,20 @@ class Campaign:
     file: CampaignFile
     prepared: Prepared
     output: Path
-    places: tuple[Place, ...]
+    planned: tuple[PlannedRun, ...]
 
 
-def load_campaign(path: Path, *, prepared: Path | None = None, output: Path | None = None) -> Campaign:
+def load_campaign(
+    path: Path, *, prepared: Path | None = None, output: Path | None = None, runs_are_made: bool = True
+) -> Campaign:
     """Read a campaign file and compare the folders that there are with its runs.
 
     Parameters
     ----------
     prepared, output
         Take the place of the file's own.
+    runs_are_made
+        False to look only: the output may then be somebody else's.
 
     Raises
     ------
@@ -208,9 +216,10 @@ def load_campaign(path: Path, *, prepared: Path | None = None, output: Path | No
     folders = {}
     for name, given, own in [("prepared", prepared, file.prepared), ("output", output, file.output)]:
         if given is None and own is None:
-            raise OncoduetError(path, expected=f"{name}, there or as --{name}", found="neither")
+            raise OncoduetError(path, f"{name} is neither given here nor as --{name}")
         folders[name] = given if given is not None else path.parent / str(own)
-    require_folder(folders["output"])
+    if runs_are_made:
+        require_folder(folders["output"])
     require_unowned(folders["output"], "training campaign")
     require_apart(folders["output"], prepared=folders["prepared"])
     _require_ours(folders["output"])
@@ -223,8 +232,8 @@ def load_campaign(path: Path, *, prepared: Path | None = None, output: Path | No
             found=f"one of {dataset.record.card} ({dataset.record.card_sha256[:8]}) in {dataset.folder}",
         )
     archive = None if file.archive is None else (path.parent / file.archive).absolute()
-    wishes = Wishes(tensorboard=file.tensorboard, archive=archive)
-    places = []
+    options = RunOptions(tensorboard=file.tensorboard, archive=archive)
+    planned_runs = []
     profile = _relative(path, file.profile)
     wanted = list(itertools.product(file.restarts, [_relative(path, each) for each in file.configurations], file.folds))
     for restart, configuration, fold in [*_locating(dataset, wanted), *wanted]:
@@ -233,7 +242,7 @@ def load_campaign(path: Path, *, prepared: Path | None = None, output: Path | No
         )
         folder = RunFolder(subfolder(folders["output"], run.name))
         existing_record(run, folder)
-        order = Order(
+        spec = RunSpec(
             prepared=folders["prepared"].absolute(),
             configuration=_absolute(configuration),
             fold=fold,
@@ -241,18 +250,18 @@ def load_campaign(path: Path, *, prepared: Path | None = None, output: Path | No
             profile=_absolute(profile),
             seed=file.seed,
             output=folder.path.absolute(),
-            wishes=wishes,
+            options=options,
         )
-        places.append(Place(run, folder, order))
-    names = [place.name for place in places]
+        planned_runs.append(PlannedRun(run, folder, spec))
+    names = [planned.name for planned in planned_runs]
     doubled = sorted({name for name in names if names.count(name) > 1})
     if doubled:
-        raise OncoduetError(path, expected="each run once", found=f"{doubled[0]} twice")
-    return Campaign(path, file, dataset, folders["output"], tuple(places))
+        raise OncoduetError(path, f"duplicate run {doubled[0]}")
+    return Campaign(path, file, dataset, folders["output"], tuple(planned_runs))
 
 
 def _require_ours(output: Path) -> None:
-    """What bears the name of one of the campaign's own files is such a file as it was written, or nothing."""
+    """Raise ``OncoduetError`` unless files under the campaign's own names are unedited files of a campaign."""
     for name, is_own in [(LOCK, _is_lock), (PAGE, is_sealed)]:
         path = output / name
         if os.path.lexists(path) and (path.is_symlink() or not path.is_file() or not is_own(path)):
@@ -267,7 +276,8 @@ def _require_ours(output: Path) -> None:
 
 
 def _is_lock(path: Path) -> bool:
-    return re.match(r"$|process \d+ on ", read_regular(path).decode(errors="replace")) is not None
+    """A lock, also as an older version wrote it, in words."""
+    return is_lock(path) or re.match(r"process \d+ on ", read_regular(path).decode(errors="replace")) is not None
 
 
 def sealed(page: str) -> str:
@@ -282,30 +292,14 @@ def is_sealed(path: Path) -> bool:
 
 
 @contextmanager
-def alone(output: Path) -> Iterator[None]:
+def campaign_lock(output: Path) -> Iterator[None]:
     """Keep a second campaign away from this output for as long as the block lasts.
 
-    Raises
-    ------
-    OncoduetError
-        There is one already; the message says where and since when.
+    Raises ``OncoduetError``: there is one already; the message says where and since when.
     """
     with writable(output):
         output.mkdir(parents=True, exist_ok=True)
-    path = output / LOCK
-    with path.open("a+", encoding="utf-8") as lock:
-        patience_s = time.monotonic() + LOCK_PATIENCE_S
-        while not try_lock(lock):
-            if time.monotonic() > patience_s:
-                lock.seek(0)
-                holder = one_line(lock.read()) or "a process that has not said its name yet"
-                raise OncoduetError(output, expected="no other campaign at work here", found=holder)
-            time.sleep(0.05)
-        lock.truncate(0)
-        lock.write(
-            f"process {os.getpid()} on {socket.gethostname()}, since {datetime.now(UTC):%Y-%m-%d %H:%M:%S} UTC\n"
-        )
-        lock.flush()
+    with work_lock(output / LOCK, work="on this campaign", patience_s=LOCK_PATIENCE_S):
         yield
 
 

@@ -3,8 +3,8 @@
 The truth about a run is its folder; Slurm is asked one question only, with one ``squeue`` per look: which of our jobs
 are still in the queue. So it works on clusters without accounting, where submitit's own watcher knows nothing and waits
 for a cancelled job forever. A job that has left the queue while its run is unfinished is lost, and the run submitted
-again. Which job is to make which run stands in ``slurm/jobs.json`` before ``sbatch`` is called and gets its number
-right after: a campaign that was killed in between finds the job by its name.
+again. ``slurm/jobs.json`` says which job makes which run before ``sbatch`` is called, and gets the job's number right
+after: a campaign that was killed in between finds the job by its name.
 
 Jobs are idempotent: the run's folder, lock and checkpoint decide what there is to do. Therefore Slurm may start one
 again whenever it likes, and a job that comes too late does nothing.
@@ -29,13 +29,12 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 
 from contract.errors import OncoduetError, one_line
-from contract.records import write_record
 from network.device import Device, choose_device
 from training.campaign.console import Display
-from training.campaign.estimate import Side, bill
-from training.campaign.plan import Campaign, Order, Place, SlurmOptions, alone
-from training.campaign.slurm_queue import Job, JobBook, Queued, job_name, largest_array, look_at_queue, remarks_of
-from training.campaign.status import Progress, Remark, Watch, is_held
+from training.campaign.estimate import Capacity, estimate_costs
+from training.campaign.plan import Campaign, PlannedRun, RunSpec, SlurmOptions, campaign_lock
+from training.campaign.slurm_queue import JobBook, Queued, SlurmJob, job_name, largest_array, look_at_queue, messages_of
+from training.campaign.status import ExecutorMessage, Progress, StatusMonitor, is_held
 from training.campaign.worker import Ended, Stepped, make_pack, raise_for
 from training.dataset.plain_pickle import read_plain_pickle
 
@@ -56,7 +55,7 @@ _TIME_LIMIT = "UncompletedJobError"
 class Work:
     """What a job does: some runs, in packs. submitit pickles it, and calls ``checkpoint`` before a time limit."""
 
-    orders: tuple[Order, ...]
+    specs: tuple[RunSpec, ...]
     packed: int
     device: Device
 
@@ -65,15 +64,15 @@ class Work:
         logging.getLogger("training").setLevel(logging.INFO)
         device = choose_device(self.device)
         print(device, flush=True)
-        places = [order.place() for order in self.orders]
+        planned_runs = [spec.planned() for spec in self.specs]
 
         def say(event: Stepped | Ended) -> None:
             if isinstance(event, Ended):
                 print(f"{event.name}: {event.message or 'finished'}", flush=True)
 
         ended = []
-        for first in range(0, len(places), self.packed):
-            ended += make_pack(places[first : first + self.packed], device=device.kind, tell=say)
+        for first in range(0, len(planned_runs), self.packed):
+            ended += make_pack(planned_runs[first : first + self.packed], device=device.kind, tell=say)
         return [(each.name, each.message, each.is_bug) for each in ended]
 
     def checkpoint(self) -> "DelayedSubmission":
@@ -94,15 +93,15 @@ def make_on_slurm(campaign: Campaign, *, console: Console, device: Device) -> No
     RuntimeError
         Runs failed, at least one by a bug.
     KeyboardInterrupt
-        Somebody would rather not stay; the jobs go on.
+        The user interrupts; the jobs continue.
     """
     missing = next((command for command in ("sbatch", "squeue", "srun") if shutil.which(command) is None), None)
     if missing is not None:
-        raise OncoduetError("--executor slurm", expected=f"the command {missing} on this machine", found="none")
-    watch = Watch(campaign)
-    bill(campaign, watch.look(), slurm_side(campaign)).refuse_if_short(campaign)
-    with alone(campaign.output), Display(watch, console) as display:
-        ended = _Dispatcher(campaign, watch, display, device).make()
+        raise OncoduetError("--executor slurm", f"command {missing} not found on this machine")
+    monitor = StatusMonitor(campaign)
+    estimate_costs(campaign, monitor.look(), slurm_capacity(campaign)).refuse_if_short(campaign)
+    with campaign_lock(campaign.output), Display(monitor, console) as display:
+        ended = _Dispatcher(campaign, monitor, display, device).make()
     raise_for(campaign, ended)
 
 
@@ -119,20 +118,20 @@ def job_device(options: SlurmOptions, device: Device) -> tuple[Device, str]:
     return ("auto", f"slurm.additional has {asking}") if asking else ("cpu", "slurm.gpus_per_run is 0")
 
 
-def slurm_side(campaign: Campaign) -> Side:
+def slurm_capacity(campaign: Campaign) -> Capacity:
     """How much of a campaign Slurm may make at a time."""
     options = campaign.file.slurm
-    return Side(options.jobs_at_once, campaign.file.resources.packed, elsewhere=True, memory_gb=options.memory_gb)
+    return Capacity(options.jobs_at_once, campaign.file.resources.packed, elsewhere=True, memory_gb=options.memory_gb)
 
 
 class _Dispatcher:
-    """Submits, watches, and submits again what was lost."""
+    """Submits, watches, and resubmits what was lost."""
 
-    def __init__(self, campaign: Campaign, watch: Watch, display: Display, device: Device) -> None:
-        self.campaign, self.watch, self.display, self.device = campaign, watch, display, device
+    def __init__(self, campaign: Campaign, monitor: StatusMonitor, display: Display, device: Device) -> None:
+        self.campaign, self.monitor, self.display, self.device = campaign, monitor, display, device
         self.options = campaign.file.slurm
         self.book = JobBook(campaign.output)
-        self.places = {place.name: place for place in campaign.places}
+        self.planned = {planned.name: planned for planned in campaign.planned}
         self.attempts: Counter[str] = Counter()
         self.looks_without: Counter[str] = Counter()
         self.ended: dict[str, Ended] = {}
@@ -142,10 +141,10 @@ class _Dispatcher:
         """Stay until every run has ended."""
         self._adopt()
         self.attempts.update(name for job in self.book.open for name in job.runs)
-        remarks: dict[str, Remark] = {}
+        messages: dict[str, ExecutorMessage] = {}
         array_jobs = self._array_jobs()
         while True:
-            runs = {run.place.name: run for run in self.watch.look().runs}
+            runs = {run.planned.name: run for run in self.monitor.look().runs}
             self._close_finished(runs)
             queue = look_at_queue() if self.book.open else {}
             self._mind(queue)
@@ -153,15 +152,15 @@ class _Dispatcher:
                 self._settle(job, queue, runs)
             for each in _batches(self._waiting(runs), runs_per_job=self.options.runs_per_job, array_jobs=array_jobs):
                 self._submit(each)
-            remarks = remarks_of(self.book.open, queue or {}, runs)
-            remarks |= {name: ended.remark for name, ended in self.ended.items()}
+            messages = messages_of(self.book.open, queue or {}, runs)
+            messages |= {name: ended.executor_message for name, ended in self.ended.items()}
             if not self.book.open:
                 break
             until = time.monotonic() + self.options.poll_seconds
             while time.monotonic() < until:
-                self.display.show(remarks)
+                self.display.show(messages)
                 time.sleep(min(TICK_S, self.options.poll_seconds))
-        self.display.show(remarks, is_last=True)
+        self.display.show(messages, is_last=True)
         return list(self.ended.values())
 
     def _array_jobs(self) -> int:
@@ -173,7 +172,7 @@ class _Dispatcher:
         """Say once that squeue is silent, and once that it answers again."""
         if (queue is None) is not self.is_silent:
             self.is_silent = queue is None
-            silence = "does not answer; until it does, the runs' folders alone tell how far they are"
+            silence = "does not answer; until it does, progress is read from the runs' folders only"
             logger.warning("squeue %s", silence if self.is_silent else "answers again")
 
     def _adopt(self) -> None:
@@ -183,10 +182,10 @@ class _Dispatcher:
             return
         queue = look_at_queue()
         if queue is None:
-            self._close_finished({run.place.name: run for run in self.watch.look().runs})
+            self._close_finished({run.planned.name: run for run in self.monitor.look().runs})
             if all(job.id is not None for job in self.book.open):
                 return
-            raise OncoduetError(self.book.path, expected="squeue to say what became of its jobs", found="no answer")
+            raise OncoduetError(self.book.path, "squeue does not answer, so the state of its jobs is unknown")
         for batch in batches:
             ids = sorted((id_ for id_, job in queue.items() if job.name == job_name(batch)), key=_array_index)
             if len(ids) == sum(job.batch == batch for job in self.book.jobs):
@@ -194,34 +193,34 @@ class _Dispatcher:
             else:
                 self.book.withdraw(batch)
 
-    def _waiting(self, runs: Mapping[str, Progress]) -> list[Place]:
+    def _waiting(self, runs: Mapping[str, Progress]) -> list[PlannedRun]:
         taken = {name for job in self.book.open for name in job.runs}
         return [
-            self.places[name]
+            self.planned[name]
             for name, run in runs.items()
             if run.state != "finished" and name not in taken and name not in self.ended
         ]
 
     def _close_finished(self, runs: Mapping[str, Progress]) -> None:
-        """Close jobs whose runs are finished, whatever the queue says."""
+        """Close jobs whose runs are finished, even if the queue still has them."""
         if done := [job for job in self.book.open if not _unfinished(job, runs)]:
             self.book.close(done, "finished")
 
-    def _settle(self, job: Job, queue: Mapping[str, Queued] | None, runs: Mapping[str, Progress]) -> None:
+    def _settle(self, job: SlurmJob, queue: Mapping[str, Queued] | None, runs: Mapping[str, Progress]) -> None:
         """Close a job that has left the queue or, where that is silent, one that has left its result."""
         unfinished = _unfinished(job, runs)
         assert job.id is not None
         found = None if queue is None else queue.get(job.id)
-        told = _outcome(self.book.folder, job.id) if queue is None else {}
+        told = job_outcome(self.book.folder, job.id) if queue is None else {}
         if (found is not None and found.is_waited_for) or (queue is None and not told):
             self.looks_without[job.id] = 0
             return
         self.looks_without[job.id] += 1
-        if self.looks_without[job.id] < 2 or any(is_held(self.places[name].folder.lock) for name in unfinished):
+        if self.looks_without[job.id] < 2 or any(is_held(self.planned[name].folder.lock) for name in unfinished):
             return  # files of other machines may show late
         gone = "ended" if queue is None else "left the queue"
         reason = gone if found is None else found.state.lower().replace("_", " ")
-        told = told or _outcome(self.book.folder, job.id)
+        told = told or job_outcome(self.book.folder, job.id)
         self.book.close([job], reason)
         for name in unfinished:
             self._end(name, told, runs[name], reason, job.id)
@@ -234,25 +233,17 @@ class _Dispatcher:
             self.ended[name] = Ended(name, message, what.is_bug)
         elif self.attempts[name] >= self.options.max_attempts:
             why = message or f"its job {job_id}: {reason}, see {self.book.folder / job_id}"
-            self.ended[name] = Ended(name, f"submitted {self.attempts[name]} times without an end; {why}")
+            self.ended[name] = Ended(name, f"submitted {self.attempts[name]} times and never finished; {why}")
 
-    def _submit(self, packs: Sequence[Sequence[Place]]) -> None:
-        """Hand one array of jobs to Slurm.
-
-        Raises
-        ------
-        OncoduetError
-            Slurm does not take it.
-        """
+    def _submit(self, packs: Sequence[Sequence[PlannedRun]]) -> None:
+        """Hand one array of jobs to Slurm. Raises ``OncoduetError``: Slurm does not take it."""
         batch = uuid.uuid4().hex[:12]
         executor = _executor(self.book.folder, self.options, batch)
         packed = self.campaign.file.resources.packed
-        works = [Work(tuple(place.order for place in pack), packed, self.device) for pack in packs]
-        for place in itertools.chain(*packs):
-            if not place.folder.record.is_file():
-                place.folder.path.mkdir(parents=True, exist_ok=True)
-                write_record(place.folder.record, place.run.record(state="planned"))
-        self.book.announce(batch, [[place.name for place in pack] for pack in packs])
+        works = [Work(tuple(planned.spec for planned in pack), packed, self.device) for pack in packs]
+        for planned in itertools.chain(*packs):
+            planned.announce()
+        self.book.announce(batch, [[planned.name for planned in pack] for pack in packs])
         try:
             with contextlib.redirect_stderr(io.StringIO()) as complaint:  # submitit prints what sbatch said
                 jobs = executor.submit_array(works)
@@ -264,7 +255,7 @@ class _Dispatcher:
                 self.campaign.path, expected=f"sbatch to take {len(packs)} jobs", found=f"{said}{hint}"
             ) from error
         self.book.number(batch, [job.job_id for job in jobs])
-        self.attempts.update(place.name for pack in packs for place in pack)
+        self.attempts.update(planned.name for pack in packs for planned in pack)
 
 
 def _executor(folder: Path, options: Any, batch: str) -> Any:
@@ -275,7 +266,9 @@ def _executor(folder: Path, options: Any, batch: str) -> Any:
     folder.mkdir(parents=True, exist_ok=True)
     found = folder.stat()
     if found.st_uid != os.geteuid():
-        raise OncoduetError(folder, expected="a folder of one's own (jobs run what lies there)", found="another's")
+        raise OncoduetError(
+            folder, expected="a folder of the same user (jobs execute its files)", found="another user's"
+        )
     folder.chmod(found.st_mode & ~(stat.S_IWGRP | stat.S_IWOTH))
     project = Path(__file__).resolve().parents[2]
     wanted = {
@@ -296,27 +289,24 @@ def _executor(folder: Path, options: Any, batch: str) -> Any:
     return executor
 
 
-def _unfinished(job: Job, runs: Mapping[str, Progress]) -> list[str]:
+def _unfinished(job: SlurmJob, runs: Mapping[str, Progress]) -> list[str]:
     return [name for name in job.runs if name in runs and runs[name].state != "finished"]
 
 
-def _batches(waiting: Sequence[Place], *, runs_per_job: int, array_jobs: int) -> Iterator[list[list[Place]]]:
+def _batches(waiting: Sequence[PlannedRun], *, runs_per_job: int, array_jobs: int) -> Iterator[list[list[PlannedRun]]]:
     """Arrays of jobs; the runs of a job are of one stage, since they may be made side by side."""
     packs = []
-    for _, group in itertools.groupby(waiting, key=lambda place: place.run.configuration.stage):
-        places = list(group)
-        packs += [places[first : first + runs_per_job] for first in range(0, len(places), runs_per_job)]
+    for _, group in itertools.groupby(waiting, key=lambda planned: planned.run.configuration.stage):
+        planned_runs = list(group)
+        packs += [planned_runs[first : first + runs_per_job] for first in range(0, len(planned_runs), runs_per_job)]
     for first in range(0, len(packs), array_jobs):
         yield packs[first : first + array_jobs]
 
 
-def _outcome(folder: Path, job_id: str) -> dict[str, Ended]:
+def job_outcome(folder: Path, job_id: str) -> dict[str, Ended]:
     """What a job left as its result, by run; under no name what ended the whole job.
 
-    Raises
-    ------
-    OncoduetError
-        It is no such result.
+    Raises ``OncoduetError``: it is no such result.
     """
     from submitit.core.utils import JobPaths  # noqa: PLC0415
 
@@ -329,7 +319,7 @@ def _outcome(folder: Path, job_id: str) -> dict[str, Ended]:
         case ("error", str(result)) if result.strip():
             last = one_line(result.strip().splitlines()[-1])
         case _:
-            raise OncoduetError(path, expected="what became of a job's runs", found="something else")
+            raise OncoduetError(path, "not the result of a job")
     is_bug = not last.startswith("contract.errors.") and _TIME_LIMIT not in last
     return {"": Ended("", last.removeprefix("contract.errors.OncoduetError: "), is_bug)}
 

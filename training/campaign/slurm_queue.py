@@ -1,6 +1,6 @@
 """Which job makes which run, and what Slurm's queue says of it.
 
-``slurm/jobs.json`` in a campaign's output is read by whoever watches; the campaign at work alone writes it. Slurm is
+``slurm/jobs.json`` in a campaign's output is written by the campaign at work only, and read by ``status``. Slurm is
 asked with ``squeue``, which every cluster has, and never with ``sacct``, which many have without the accounting behind.
 """
 
@@ -20,7 +20,7 @@ from pydantic import Field
 from contract.records import Record, read_record, write_record
 from contract.schema import Frozen
 from training.campaign.plan import SLURM
-from training.campaign.status import Progress, Remark, Snapshot
+from training.campaign.status import CampaignStatus, ExecutorMessage, Progress
 
 ANSWER_LIMIT_S = 20.0
 """A controller that is overloaded or down may keep its commands waiting for ever."""
@@ -33,20 +33,20 @@ IN_QUEUE = frozenset(
 )
 """States of a job that is at work or will be."""
 ORDINARY_REASONS = frozenset(["None", "Priority", "Resources", "JobArrayTaskLimit", "BeginTime", "Cleaning"])
-"""Why jobs wait without anybody having to do something about it."""
+"""Why jobs wait without a need to act."""
 
 
 logger = logging.getLogger(__name__)
 
 
-class Job(Frozen):
+class SlurmJob(Frozen):
     """One job: which runs it makes, and its number once Slurm has given it one."""
 
     batch: str
     """Jobs submitted together; their name in the queue ends with it."""
     runs: tuple[str, ...]
     id: Annotated[str, Field(pattern=r"^\d{1,20}(_\d{1,20})?$")] | None = None
-    """Also the name of its folder below ``slurm/``."""
+    """Also names its folder below ``slurm/``."""
     submitted: str
     """UTC."""
     over: str | None = None
@@ -56,7 +56,7 @@ class Job(Frozen):
 class JobsRecord(Record):
     """``slurm/jobs.json``: every job that the campaign has submitted."""
 
-    jobs: tuple[Job, ...] = ()
+    jobs: tuple[SlurmJob, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -79,17 +79,17 @@ class JobBook:
     def __init__(self, output: Path) -> None:
         self.folder = output / SLURM
         self.path = self.folder / "jobs.json"
-        self.jobs: list[Job] = list(read_record(self.path, JobsRecord).jobs) if self.path.is_file() else []
+        self.jobs: list[SlurmJob] = list(read_record(self.path, JobsRecord).jobs) if self.path.is_file() else []
 
     @property
-    def open(self) -> list[Job]:
+    def open(self) -> list[SlurmJob]:
         """Jobs that are waited for."""
         return [job for job in self.jobs if job.over is None]
 
     def announce(self, batch: str, packs: Sequence[Sequence[str]]) -> None:
         """Note what is about to be submitted."""
         now = f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ}"
-        self._write([*self.jobs, *(Job(batch=batch, runs=tuple(pack), submitted=now) for pack in packs)])
+        self._write([*self.jobs, *(SlurmJob(batch=batch, runs=tuple(pack), submitted=now) for pack in packs)])
 
     def number(self, batch: str, ids: Sequence[str]) -> None:
         """Note the numbers that Slurm gave to a batch, in its order."""
@@ -100,22 +100,22 @@ class JobBook:
         """Strike out a batch that Slurm never took."""
         self._write([job for job in self.jobs if job.batch != batch])
 
-    def close(self, done: Sequence[Job], reason: str) -> None:
+    def close(self, done: Sequence[SlurmJob], reason: str) -> None:
         """Wait for some jobs no longer."""
         over = set(map(id, done))
         self._write([job.model_copy(update={"over": reason}) if id(job) in over else job for job in self.jobs])
 
-    def _write(self, jobs: list[Job]) -> None:
+    def _write(self, jobs: list[SlurmJob]) -> None:
         self.jobs = jobs
         write_record(self.path, JobsRecord(jobs=tuple(jobs)))
 
 
-def queue_remarks(snapshot: Snapshot) -> dict[str, Remark]:
+def queue_messages(status: CampaignStatus) -> dict[str, ExecutorMessage]:
     """What the queue adds to a campaign that was submitted; nothing where there is no queue or it does not answer."""
-    book = JobBook(snapshot.campaign.output)
+    book = JobBook(status.campaign.output)
     if not book.open or shutil.which("squeue") is None:
         return {}
-    return remarks_of(book.open, look_at_queue() or {}, {run.place.name: run for run in snapshot.runs})
+    return messages_of(book.open, look_at_queue() or {}, {run.planned.name: run for run in status.runs})
 
 
 def look_at_queue() -> dict[str, Queued] | None:
@@ -132,7 +132,7 @@ def look_at_queue() -> dict[str, Queued] | None:
 
 
 def largest_array() -> int | None:
-    """How many jobs an array may have in this Slurm (MaxArraySize); None where it does not tell."""
+    """How many jobs an array may have in this Slurm (MaxArraySize); None if it does not say."""
     found = re.search(r"^MaxArraySize\s*=\s*(\d+)\s*$", _asked("scontrol", "show", "config") or "", re.MULTILINE)
     return None if found is None else int(found[1])
 
@@ -149,9 +149,11 @@ def _asked(*command: str) -> str | None:
     return answer.stdout
 
 
-def remarks_of(jobs: Sequence[Job], queue: Mapping[str, Queued], runs: Mapping[str, Progress]) -> dict[str, Remark]:
+def messages_of(
+    jobs: Sequence[SlurmJob], queue: Mapping[str, Queued], runs: Mapping[str, Progress]
+) -> dict[str, ExecutorMessage]:
     """What the table says of runs whose jobs are in the queue."""
-    remarks = {}
+    messages = {}
     for job in jobs:
         found = queue.get(job.id or "")
         if found is None or not found.is_waited_for:
@@ -159,10 +161,10 @@ def remarks_of(jobs: Sequence[Job], queue: Mapping[str, Queued], runs: Mapping[s
         for name in job.runs:
             at_work = found.state == "RUNNING" and name in runs and runs[name].state in ("running", "interrupted")
             reason = "" if found.state == "RUNNING" or found.reason in ORDINARY_REASONS else found.reason
-            remarks[name] = Remark("running") if at_work else Remark("queued", message=reason)
-    return remarks
+            messages[name] = ExecutorMessage("running") if at_work else ExecutorMessage("queued", message=reason)
+    return messages
 
 
 def job_name(batch: str) -> str:
-    """Of all jobs of a batch, in the queue."""
+    """Name in the queue of all jobs of a batch."""
     return f"oncoduet-{batch}"

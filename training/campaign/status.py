@@ -1,9 +1,8 @@
-"""How far each run is, read from the run folders alone, and the table that shows it.
+"""Progress of each run, read from the run folders, and the table that shows it.
 
 A folder's ``run.json`` says what its process last wrote, and its lock whether that process is still there: a run that
-says ``running`` while nobody holds the lock was interrupted. So the answer is the same whoever asks, on whichever
-machine sees the folders, and needs no memory of who started what. What only an executor knows (steps within an epoch,
-a place in a queue) it adds as a :class:`Remark`.
+says ``running`` without a held lock was interrupted. So every process on every machine that sees the folders gives the
+same answer. What only an executor knows (steps within an epoch, a place in a queue) is an :class:`ExecutorMessage`.
 """
 
 import time
@@ -20,13 +19,13 @@ from rich.text import Text
 from contract.errors import one_line
 from contract.locks import try_lock
 from contract.records import Epoch, RunRecord, read_record
-from training.campaign.plan import Campaign, Place
+from training.campaign.plan import Campaign, PlannedRun
 
 State = Literal["planned", "queued", "running", "interrupted", "finished", "failed"]
 STATES: tuple[State, ...] = ("planned", "queued", "running", "interrupted", "failed", "finished")
 
 RECENT_EPOCHS = 10
-"""The pace of a run is that of its last epochs."""
+"""The time per epoch is the mean of so many last ones."""
 _SETTLED_S = 5.0
 _COLOURS: Mapping[State, str] = {
     "planned": "dim",
@@ -39,7 +38,7 @@ _COLOURS: Mapping[State, str] = {
 
 
 @dataclass(frozen=True)
-class Remark:
+class ExecutorMessage:
     """What an executor knows of a run beyond its folder."""
 
     state: State | None = None
@@ -51,9 +50,9 @@ class Remark:
 
 @dataclass(frozen=True)
 class Progress:
-    """How far one run is."""
+    """Progress of one run."""
 
-    place: Place
+    planned: PlannedRun
     state: State
     epochs: tuple[Epoch, ...] = ()
     iterations: int = 0
@@ -67,15 +66,32 @@ class Progress:
     """Why it failed, or why it waits."""
 
     @property
-    def last(self) -> Epoch | None:
-        """The last epoch."""
-        return self.epochs[-1] if self.epochs else None
+    def done(self) -> float:
+        """Fraction of the training steps."""
+        return self.iterations / self.planned.iterations
 
     @property
     def epochs_done(self) -> str:
-        """Of how many; nothing where the engine counts none."""
-        run = self.place.run
+        """For the tables: epochs done, and of how many; empty where the engine counts none."""
+        run = self.planned.run
         return f"{len(self.epochs)}/{run.profile.epochs}" if run.engine.counts_epochs else ""
+
+    @property
+    def losses(self) -> tuple[str, str]:
+        """For the tables: the last epoch's loss in training and validation; empty before the first has ended."""
+        if not self.epochs:
+            return "", ""
+        last = self.epochs[-1]
+        return f"{last.train_loss:.4f}", f"{last.validation_loss:.4f}"
+
+    def time(self, now_s: float) -> str:
+        """For the tables: how long it took, how long it still takes, or why it waits."""
+        if self.state == "finished":
+            return clock(self.wall_s)
+        if self.state == "queued":
+            return self.message
+        remaining_s = self.remaining_s(now_s)
+        return "" if remaining_s is None else f"{clock(remaining_s)} to go"
 
     @property
     def epoch_s(self) -> float | None:
@@ -87,13 +103,13 @@ class Progress:
         """Seconds to go at this moment, for a run at work; None before its first epoch has ended."""
         if self.state != "running" or self.epoch_s is None or self.written_s is None:
             return None
-        to_go = self.place.run.profile.epochs - len(self.epochs)
+        to_go = self.planned.run.profile.epochs - len(self.epochs)
         return max(0.0, to_go * self.epoch_s - (now_s - self.written_s))
 
 
 @dataclass(frozen=True)
-class Snapshot:
-    """How far a campaign is at one moment."""
+class CampaignStatus:
+    """Progress of a campaign at one moment."""
 
     campaign: Campaign
     runs: tuple[Progress, ...]
@@ -124,15 +140,15 @@ class Snapshot:
         return f"{counts}; {self.spent} spent"
 
 
-class Watch:
-    """Looks at a campaign again and again, reading only the records that have changed."""
+class StatusMonitor:
+    """Looks at a campaign repeatedly, reading only the records that have changed."""
 
     def __init__(self, campaign: Campaign) -> None:
         self.campaign = campaign
         self._seen: dict[Path, tuple[tuple[int, int], RunRecord]] = {}
 
-    def look(self, remarks: Mapping[str, Remark] | None = None) -> Snapshot:
-        """How far the runs are now.
+    def look(self, messages: Mapping[str, ExecutorMessage] | None = None) -> CampaignStatus:
+        """Progress of the runs now.
 
         Parameters
         ----------
@@ -144,36 +160,38 @@ class Watch:
         OncoduetError
             A ``run.json`` is malformed.
         """
-        remarks = remarks or {}
-        runs = tuple(self._progress(place, remarks.get(place.name, Remark())) for place in self.campaign.places)
-        return Snapshot(self.campaign, runs, time.time())
+        messages = messages or {}
+        runs = tuple(
+            self._progress(planned, messages.get(planned.name, ExecutorMessage())) for planned in self.campaign.planned
+        )
+        return CampaignStatus(self.campaign, runs, time.time())
 
-    def _progress(self, place: Place, remark: Remark) -> Progress:
-        found = self._record(place.folder.record)
+    def _progress(self, planned: PlannedRun, executor: ExecutorMessage) -> Progress:
+        found = self._record(planned.folder.record)
         if found is None:
-            return Progress(place, remark.state or "planned", message=remark.message)
+            return Progress(planned, executor.state or "planned", message=executor.message)
         record, written_s = found
         state: State = record.state
-        if state != "finished" and remark.state is not None:
-            state = remark.state
-        elif state == "running" and time.time() - written_s > _SETTLED_S and not is_held(place.folder.lock):
+        if state != "finished" and executor.state is not None:
+            state = executor.state
+        elif state == "running" and time.time() - written_s > _SETTLED_S and not is_held(planned.folder.lock):
             state = "interrupted"
         progress = Progress(
-            place,
+            planned,
             state,
             epochs=record.epochs,
-            iterations=len(record.epochs) * place.run.profile.iterations_per_epoch,
+            iterations=len(record.epochs) * planned.run.profile.iterations_per_epoch,
             wall_s=record.wall_s,
             cpu_s=record.cpu_s,
             gpu_s=record.gpu_s,
             written_s=written_s,
         )
         if state == "failed":
-            progress = replace(progress, message=remark.message or last_words(place.folder.log))
+            progress = replace(progress, message=executor.message or last_words(planned.folder.log))
         if state == "queued":
-            progress = replace(progress, message=remark.message)
-        if state == "running" and remark.iterations is not None:
-            progress = replace(progress, iterations=max(remark.iterations, progress.iterations))
+            progress = replace(progress, message=executor.message)
+        if state == "running" and executor.iterations is not None:
+            progress = replace(progress, iterations=max(executor.iterations, progress.iterations))
         return progress
 
     def _record(self, path: Path) -> tuple[RunRecord, float] | None:
@@ -208,7 +226,7 @@ def last_words(log: Path) -> str:
     return one_line(spoken[-1]).removeprefix("contract.errors.OncoduetError: ") if spoken else ""
 
 
-def table(snapshot: Snapshot, *, at_most: int | None = None) -> Group:
+def table(status: CampaignStatus, *, at_most: int | None = None) -> Group:
     """State, epoch, loss and time to go of every run.
 
     Parameters
@@ -216,11 +234,11 @@ def table(snapshot: Snapshot, *, at_most: int | None = None) -> Group:
     at_most
         Rows that there is room for; then runs at work and failed ones are shown first, and the others counted.
     """
-    shown = snapshot.runs
+    shown = status.runs
     if at_most is not None and len(shown) > at_most:
         urgent: Sequence[State] = ("failed", "running", "interrupted", "queued", "planned", "finished")
         first = sorted(shown, key=lambda run: urgent.index(run.state))[: max(1, at_most - 1)]
-        shown = tuple(run for run in snapshot.runs if run in first)
+        shown = tuple(run for run in status.runs if run in first)
     rows = Table(box=None, pad_edge=False)
     rows.add_column("run", no_wrap=True)
     rows.add_column("state", no_wrap=True)
@@ -228,18 +246,16 @@ def table(snapshot: Snapshot, *, at_most: int | None = None) -> Group:
     for heading in ("epoch", "loss", "validation", "time"):
         rows.add_column(heading, justify="right", no_wrap=True)
     for run in shown:
-        total = run.place.iterations
         rows.add_row(
-            run.place.name,
+            run.planned.name,
             Text(run.state, style=_COLOURS[run.state]),
-            ProgressBar(total=total, completed=run.iterations, width=8),
+            ProgressBar(total=1.0, completed=run.done, width=8),
             run.epochs_done,
-            f"{run.last.train_loss:.4f}" if run.last else "",
-            f"{run.last.validation_loss:.4f}" if run.last else "",
-            _time(run, snapshot.at_s),
+            *run.losses,
+            run.time(status.at_s),
         )
-    more = [] if len(shown) == len(snapshot.runs) else [Text(f"… and {len(snapshot.runs) - len(shown)} more")]
-    return Group(rows, *more, Text(snapshot.summary))
+    more = [] if len(shown) == len(status.runs) else [Text(f"… and {len(status.runs) - len(shown)} more")]
+    return Group(rows, *more, Text(status.summary))
 
 
 def rows_for(console: Console) -> int | None:
@@ -263,12 +279,3 @@ def clock(seconds: float) -> str:
     if minutes < 48 * 60:
         return f"{minutes // 60} h {minutes % 60} min"
     return f"{minutes // (24 * 60)} d {minutes % (24 * 60) // 60} h"
-
-
-def _time(run: Progress, now_s: float) -> str:
-    if run.state == "finished":
-        return clock(run.wall_s)
-    if run.state == "queued":
-        return run.message
-    remaining_s = run.remaining_s(now_s)
-    return "" if remaining_s is None else f"{clock(remaining_s)} to go"

@@ -1,7 +1,7 @@
 """``status.html``: a campaign on one page, for people who do not sit at its terminal.
 
-The page needs nothing but itself: style and curves stand in it, so that it can be mailed or served from anywhere. Every
-run is a thin line and a small square; what is drawn stays readable with hundreds of them.
+The page is self-contained (style and curves are inline), so that it can be mailed or served from anywhere. Every run is
+a thin line and a small square; the drawing stays readable with hundreds of them.
 """
 
 import logging
@@ -18,15 +18,15 @@ from contract.files import write_text
 from contract.provenance import VERSION
 from contract.records import Epoch
 from training.campaign.plan import PAGE, is_sealed, sealed
-from training.campaign.status import STATES, Progress, Snapshot, State, clock
+from training.campaign.status import STATES, CampaignStatus, Progress, State, clock
 
 logger = logging.getLogger(__name__)
 
 RELOAD_S = 30
 POINTS = 120
-"""Of one line at most; longer runs are averaged over neighbouring epochs."""
+"""Points of a line at most; longer runs are averaged over neighbouring epochs."""
 OPEN_RUNS = 60
-"""Up to so many runs the table stands open."""
+"""Up to so many runs the table is unfolded."""
 
 WIDTH, HEIGHT = 460, 240
 _LEFT, _RIGHT, _TOP, _BOTTOM = 46, 8, 10, 26
@@ -47,7 +47,7 @@ class Line:
     """``train`` or ``validation``."""
     is_mean: bool
     points: str
-    """As SVG takes them."""
+    """In SVG's notation."""
 
 
 @dataclass(frozen=True)
@@ -72,47 +72,25 @@ class Panel:
 
 
 @dataclass(frozen=True)
-class Row:
-    """One line of the table of runs."""
-
-    name: str
-    fold: int
-    restart: int
-    state: State
-    epochs: str
-    done: float
-    """Percent of the steps."""
-    train: str
-    validation: str
-    time: str
-    """That it took, or to go, or why it waits."""
-    message: str
-    """Why it failed."""
-
-
-@dataclass(frozen=True)
 class Group:
     """The runs of one configuration."""
 
     configuration: str
-    rows: tuple[Row, ...]
+    runs: tuple[Progress, ...]
 
     @property
     def finished(self) -> int:
-        """How many are."""
-        return sum(row.state == "finished" for row in self.rows)
+        """How many of the runs are finished."""
+        return sum(run.state == "finished" for run in self.runs)
 
-    @property
-    def folds(self) -> dict[int, list[Row]]:
-        """Runs by fold, in the order of folds and restarts."""
-        return {
-            fold: sorted((row for row in self.rows if row.fold == fold), key=lambda row: row.restart)
-            for fold in sorted({row.fold for row in self.rows})
-        }
+    def of_fold(self, fold: int) -> list[Progress]:
+        """The runs of a fold, in the order of their restarts."""
+        runs = [run for run in self.runs if run.planned.run.fold_number == fold]
+        return sorted(runs, key=lambda run: run.planned.run.restart)
 
 
-def write_status_page(snapshot: Snapshot) -> Path:
-    """Write the page into the campaign's output folder, unless somebody has edited the last one."""
+def write_status_page(status: CampaignStatus) -> Path:
+    """Write the page into the campaign's output folder, unless the last one was edited."""
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent / "templates"),
         autoescape=True,
@@ -120,53 +98,53 @@ def write_status_page(snapshot: Snapshot) -> Path:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    campaign = snapshot.campaign
-    groups = _groups(snapshot)
+    campaign = status.campaign
+    groups = _groups(status)
     page = environment.get_template("status.html.j2").render(
         version=VERSION,
         title=campaign.path.stem,
         campaign=campaign,
-        profile=campaign.places[0].run.profile,
-        snapshot=snapshot,
-        states=[(state, snapshot.counts[state]) for state in _DONE_FIRST if state in snapshot.counts],
+        profile=campaign.planned[0].run.profile,
+        status=status,
+        states=[(state, status.counts[state]) for state in _DONE_FIRST if state in status.counts],
         all_states=STATES,
-        done=100 * sum(_done(run) for run in snapshot.runs) / len(snapshot.runs),
-        to_go=time_to_go(snapshot),
-        failed=[row for group in groups for row in group.rows if row.state == "failed"],
+        done=100 * sum(run.done for run in status.runs) / len(status.runs),
+        to_go=time_to_go(status),
+        failed=[run for group in groups for run in group.runs if run.state == "failed"],
         groups=groups,
-        folds=sorted({run.place.run.fold_number for run in snapshot.runs}),
-        panels=panels(snapshot),
+        folds=sorted({run.planned.run.fold_number for run in status.runs}),
+        panels=panels(status),
         width=WIDTH,
         height=HEIGHT,
         plot={"left": _LEFT, "right": WIDTH - _RIGHT, "top": _TOP, "bottom": HEIGHT - _BOTTOM},
-        is_open=len(snapshot.runs) <= OPEN_RUNS,
-        reload_s=None if snapshot.is_finished else RELOAD_S,
-        written=f"{datetime.fromtimestamp(snapshot.at_s, UTC):%Y-%m-%d %H:%M:%S} UTC",
+        is_open=len(status.runs) <= OPEN_RUNS,
+        reload_s=None if status.is_finished else RELOAD_S,
+        written=f"{datetime.fromtimestamp(status.at_s, UTC):%Y-%m-%d %H:%M:%S} UTC",
     )
     path = campaign.output / PAGE
     if os.path.lexists(path) and not (path.is_file() and is_sealed(path)):
-        logger.warning("%s: changed by somebody else, and left as it is", path)
+        logger.warning("%s: edited by hand, left unchanged", path)
     else:
         write_text(path, sealed(page))
     return path
 
 
-def time_to_go(snapshot: Snapshot) -> str | None:
-    """How long the rest takes, if as many runs stay at work as there are now; None while nobody can say."""
-    at_work = [run for run in snapshot.runs if run.state == "running"]
-    paces = [run.epoch_s for run in at_work if run.epoch_s is not None]
-    if not paces:
+def time_to_go(status: CampaignStatus) -> str | None:
+    """How long the rest takes, if as many runs stay at work as there are now; None while unknown."""
+    at_work = [run for run in status.runs if run.state == "running"]
+    epoch_times = [run.epoch_s for run in at_work if run.epoch_s is not None]
+    if not epoch_times:
         return None
-    missing = [run for run in snapshot.runs if run.state != "finished" and run.place.run.engine.counts_epochs]
-    epochs = sum(run.place.run.profile.epochs - len(run.epochs) for run in missing)
-    return clock(epochs * sum(paces) / len(paces) / len(at_work))
+    missing = [run for run in status.runs if run.state != "finished" and run.planned.run.engine.counts_epochs]
+    epochs = sum(run.planned.run.profile.epochs - len(run.epochs) for run in missing)
+    return clock(epochs * sum(epoch_times) / len(epoch_times) / len(at_work))
 
 
-def panels(snapshot: Snapshot) -> list[Panel]:
+def panels(status: CampaignStatus) -> list[Panel]:
     """The loss curves, configuration by configuration; those without an epoch are left out."""
     found = []
-    for configuration in _configurations(snapshot):
-        runs = [run for run in snapshot.runs if run.place.run.configuration.name == configuration]
+    for configuration in _configurations(status):
+        runs = [run for run in status.runs if run.planned.run.configuration.name == configuration]
         begun = [run for run in runs if run.epochs]
         if begun:
             found.append(_panel(configuration, runs, begun))
@@ -198,14 +176,14 @@ def _panel(configuration: str, runs: Sequence[Progress], begun: Sequence[Progres
     series: list[tuple[str, str, bool, list[Point]]] = []
     for kind, loss in kinds.items():
         curves = [[(epoch.epoch + 1.0, loss(epoch)) for epoch in run.epochs] for run in begun]
-        series += [(run.place.name, kind, False, thinned(curve)) for run, curve in zip(begun, curves, strict=True)]
+        series += [(run.planned.name, kind, False, thinned(curve)) for run, curve in zip(begun, curves, strict=True)]
         if len(curves) > 1:
             series.append(("mean", kind, True, thinned(_means(curves))))
     losses = [loss for *_, points in series for _, loss in points]
     low, high = min(losses), max(losses)
     margin = 0.05 * (high - low) or max(0.05, 0.05 * abs(high))
     low, high = low - margin, high + margin
-    last = max(2, *(run.place.run.profile.epochs for run in runs))
+    last = max(2, *(run.planned.run.profile.epochs for run in runs))
 
     def x(epoch: float) -> float:
         return _LEFT + (epoch - 1) / (last - 1) * (WIDTH - _LEFT - _RIGHT)
@@ -220,7 +198,7 @@ def _panel(configuration: str, runs: Sequence[Progress], begun: Sequence[Progres
     across = [epoch for epoch in ticks(1, last, at_most=6) if epoch == int(epoch) and x(epoch) > _LEFT + _LABEL]
     return Panel(
         configuration=configuration,
-        title=begun[0].place.run.configuration.title,
+        title=begun[0].planned.run.configuration.title,
         runs=len(runs),
         with_epochs=len(begun),
         lines=tuple(lines),
@@ -243,40 +221,12 @@ def _mean(points: Sequence[Point]) -> Point:
     return sum(epoch for epoch, _ in points) / len(points), sum(loss for _, loss in points) / len(points)
 
 
-def _groups(snapshot: Snapshot) -> list[Group]:
+def _groups(status: CampaignStatus) -> list[Group]:
     return [
-        Group(
-            configuration,
-            tuple(
-                _row(run, snapshot.at_s) for run in snapshot.runs if run.place.run.configuration.name == configuration
-            ),
-        )
-        for configuration in _configurations(snapshot)
+        Group(name, tuple(run for run in status.runs if run.planned.run.configuration.name == name))
+        for name in _configurations(status)
     ]
 
 
-def _configurations(snapshot: Snapshot) -> list[str]:
-    return list(dict.fromkeys(run.place.run.configuration.name for run in snapshot.runs))
-
-
-def _row(run: Progress, now_s: float) -> Row:
-    remaining_s = run.remaining_s(now_s)
-    time = f"{clock(remaining_s)} to go" if remaining_s else ""
-    if run.state in ("finished", "queued"):
-        time = clock(run.wall_s) if run.state == "finished" else run.message
-    return Row(
-        name=run.place.name,
-        fold=run.place.run.fold_number,
-        restart=run.place.run.restart,
-        state=run.state,
-        epochs=run.epochs_done,
-        done=100 * _done(run),
-        train=f"{run.last.train_loss:.4f}" if run.last else "",
-        validation=f"{run.last.validation_loss:.4f}" if run.last else "",
-        time=time,
-        message=run.message if run.state == "failed" else "",
-    )
-
-
-def _done(run: Progress) -> float:
-    return run.iterations / run.place.iterations
+def _configurations(status: CampaignStatus) -> list[str]:
+    return list(dict.fromkeys(run.planned.run.configuration.name for run in status.runs))

@@ -1,6 +1,6 @@
 """A pack: runs made side by side in one process. Every executor makes its runs here, a single one being a pack of one.
 
-What ends one run ends none of the others, and is told in words, since whoever wants to know sits in another process.
+A failing run ends none of the others; its error is passed on as text, since the executor is another process.
 """
 
 from collections.abc import Callable, Sequence
@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from contract.errors import OncoduetError, one_line
 from contract.records import RunRecord
 from network.device import Device
-from training.campaign.plan import Campaign, Place
-from training.campaign.status import Remark
-from training.execution import Item, execute_together
+from training.campaign.plan import Campaign, PlannedRun
+from training.campaign.status import ExecutorMessage
+from training.execution import RunRequest, execute_together
 
 
 @dataclass(frozen=True)
@@ -31,35 +31,35 @@ class Ended:
     is_bug: bool = False
 
     @property
-    def remark(self) -> Remark:
+    def executor_message(self) -> ExecutorMessage:
         """What the table shows beyond the run's folder."""
-        return Remark("failed", message=self.message) if self.message else Remark()
+        return ExecutorMessage("failed", message=self.message) if self.message else ExecutorMessage()
 
 
-def make_pack(pack: Sequence[Place], *, device: Device, tell: Callable[[Stepped | Ended], None]) -> list[Ended]:
+def make_pack(pack: Sequence[PlannedRun], *, device: Device, tell: Callable[[Stepped | Ended], None]) -> list[Ended]:
     """Make some runs of a campaign in this process, or the rest of them, or nothing where they are finished.
 
     Parameters
     ----------
     tell
-        Told a :class:`Stepped` after each step, and an :class:`Ended` as a run ends.
+        Receives a :class:`Stepped` after each step, and an :class:`Ended` when a run ends.
     """
     ended: dict[str, Ended] = {}
 
-    def item(place: Place) -> Item:
+    def request(planned: PlannedRun) -> RunRequest:
         def on_end(outcome: RunRecord | Exception) -> None:
-            ended[place.name] = _ended(place.name, outcome)
-            tell(ended[place.name])
+            ended[planned.name] = _ended(planned.name, outcome)
+            tell(ended[planned.name])
 
-        return Item(
-            place.run,
-            place.folder.path,
-            on_iteration=lambda iterations: tell(Stepped(place.name, iterations)),
+        return RunRequest(
+            planned.run,
+            planned.folder.path,
+            on_iteration=lambda iterations: tell(Stepped(planned.name, iterations)),
             on_end=on_end,
         )
 
-    execute_together([item(place) for place in pack], device=device, wishes=pack[0].order.wishes)
-    return [ended[place.name] for place in pack]
+    execute_together([request(planned) for planned in pack], device=device, options=pack[0].spec.options)
+    return [ended[planned.name] for planned in pack]
 
 
 def raise_for(campaign: Campaign, ended: Sequence[Ended]) -> None:
@@ -74,9 +74,9 @@ def raise_for(campaign: Campaign, ended: Sequence[Ended]) -> None:
     """
     failed = [each for each in ended if each.message]
     if failed:
-        log = {place.name: place.folder.log for place in campaign.places}
+        log = {planned.name: planned.folder.log for planned in campaign.planned}
         what = "; ".join(f"{each.name}: {each.message} ({log[each.name]})" for each in failed)
-        message = f"{len(failed)} of {len(campaign.places)} runs failed: {what}"
+        message = f"{len(failed)} of {len(campaign.planned)} runs failed: {what}"
         raise RuntimeError(message) if any(each.is_bug for each in failed) else OncoduetError(message)
 
 

@@ -11,8 +11,8 @@ from training.augmentation.nnunet_recipe import Recipe
 from training.augmentation.patches import Patches, Size
 from training.augmentation.random_parameters import Uniform
 from training.augmentation.spatial import OUTSIDE
-from training.dataloading.instance_studies import NumberedStudies
-from training.dataloading.patch_sampling import COLUMNS, BoxRule
+from training.dataloading.instance_studies import InstanceStudies
+from training.dataloading.patch_sampling import COLUMNS, PatchSampler
 from training.dataloading.resident_studies import ResidentStudies, ResidentStudy
 
 
@@ -22,7 +22,7 @@ class Cut:
 
     study: ResidentStudy
     corner: Size
-    """Lowest voxel; may lie before the study."""
+    """Lowest voxel; may be outside the study."""
 
     def moved(self, by: Sequence[int]) -> "Cut":
         """The place further on."""
@@ -65,7 +65,7 @@ class ResidentBatches:
         Where these have numbered lesions, a patch's label holds the numbers.
     case_ids
         The studies that patches come from, each with the same chance.
-    rule
+    sampler
         Where patches are cut.
     foreground
         Fraction of a batch's patches, its last ones, that are centred on foreground.
@@ -73,16 +73,16 @@ class ResidentBatches:
 
     def __init__(
         self,
-        studies: ResidentStudies | NumberedStudies,
+        studies: ResidentStudies | InstanceStudies,
         case_ids: Sequence[str],
         *,
         recipe: Recipe,
-        rule: BoxRule,
+        sampler: PatchSampler,
         batch_size: int,
         foreground: float,
     ) -> None:
         self.studies, self.case_ids = studies, list(case_ids)
-        self.recipe, self.rule = recipe, rule
+        self.recipe, self.sampler = recipe, sampler
         self.batch_size = batch_size
         self.unforced = round(batch_size * (1 - foreground))
         self.channels = len(studies.by_id[self.case_ids[0]].image)
@@ -117,12 +117,14 @@ class ResidentBatches:
         for number, (key, numbers) in enumerate(zip(keys, placing, strict=True)):
             study = self.studies.by_id[key]
             forced = number >= self.unforced
-            cuts.append(Cut(study, self.rule.lower_corner(study.shape, study.voxels, forced=forced, uniform=numbers)))
-        patches = self._empty(self.batch_size, self.rule.patch)
+            cuts.append(
+                Cut(study, self.sampler.lower_corner(study.shape, study.voxels, forced=forced, uniform=numbers))
+            )
+        patches = self._empty(self.batch_size, self.sampler.patch)
         rows, matrices = self.recipe.spatial.draw(spatial) if self.recipe.spatial else (np.empty(0, int), None)
         turned = set(rows.tolist())
         # What is neither rotated nor scaled is cut from the middle of the box.
-        margin = [box // 2 - patch // 2 for box, patch in zip(self.rule.box, self.rule.patch, strict=True)]
+        margin = [box // 2 - patch // 2 for box, patch in zip(self.sampler.box, self.sampler.patch, strict=True)]
         for number, cut in enumerate(cuts):
             if number not in turned:
                 cut.moved(margin).into(patches.image[number], patches.label[number])
@@ -134,19 +136,19 @@ class ResidentBatches:
         """Rotate and scale some of the patches."""
         spatial = self.recipe.spatial
         assert spatial is not None
-        # Without foreground, and where nobody asks for what lies outside, all of a label becomes background in the end.
+        # Without foreground, and where the outside is not asked for, all of a label becomes background in the end.
         asked = self.recipe.needs_outside
-        holding = [asked or cut.may_hold_foreground(self.rule.box) for cut in cuts]
+        holding = [asked or cut.may_hold_foreground(self.sampler.box) for cut in cuts]
         for held in (True, False):
             chosen = [number for number, each in enumerate(holding) if each == held]
             if not chosen:
                 continue
-            boxes = self._empty(len(chosen), self.rule.box)
+            boxes = self._empty(len(chosen), self.sampler.box)
             for place, number in enumerate(chosen):
                 cuts[number].into(boxes.image[place], boxes.label[place])
-            grid = spatial.grid(matrices[chosen], source=self.rule.box, patch=self.rule.patch, like=patches.image)
+            grid = spatial.grid(matrices[chosen], source=self.sampler.box, patch=self.sampler.patch, like=patches.image)
             if held:
-                if isinstance(self.studies, NumberedStudies):
+                if isinstance(self.studies, InstanceStudies):
                     images, labels = spatial.sample_nearest(boxes.image, boxes.label, grid)
                 else:
                     classes = sorted({value for number in chosen for value in cuts[number].study.classes})

@@ -21,7 +21,7 @@ _NUMBER_BYTES = 2
 
 
 @dataclass(frozen=True)
-class NumberedStudies:
+class InstanceStudies:
     """Studies of one prepared dataset on one device."""
 
     by_id: Mapping[str, ResidentStudy]
@@ -41,7 +41,7 @@ _of_studies: WeakKeyDictionary[ResidentStudies, dict[tuple[str, int], _Numbered]
 
 def numbered_studies(
     studies: ResidentStudies, case_ids: Iterable[str], *, lesion_class: int, budget: Budget | None = None
-) -> NumberedStudies:
+) -> InstanceStudies:
     """Number the lesions of some resident studies, or take what another run of this process has numbered.
 
     Parameters
@@ -64,16 +64,13 @@ def numbered_studies(
     if need > room:
         raise OncoduetError(
             studies.folder,
-            expected=(
-                f"the lesions' numbers to take at most {room / GB:.3g} GB of memory ({SHARE:.0%} of what "
-                f"{source} leaves)"
-            ),
-            found=f"that those of {len(missing)} studies need {need / GB:.3g} GB",
+            expected=f"at most {room / GB:.3g} GB of memory for lesion numbers ({SHARE:.0%} of what {source} leaves)",
+            found=f"{need / GB:.3g} GB for {len(missing)} studies",
         )
     for case_id in missing:
         known[case_id, lesion_class] = _number(studies.by_id[case_id], lesion_class)
     each = {case_id: known[case_id, lesion_class] for case_id in chosen}
-    return NumberedStudies(
+    return InstanceStudies(
         {case_id: one.study for case_id, one in each.items()},
         {case_id: one.instances for case_id, one in each.items()},
         studies.device,

@@ -17,7 +17,7 @@ Voxels = Mapping[int, npt.NDArray[np.integer]]
 
 
 @dataclass(frozen=True)
-class BoxRule:
+class PatchSampler:
     """How boxes are placed. Sizes are (z, y, x) in voxels."""
 
     box: Size

@@ -82,13 +82,8 @@ class ResidentStudies:
         if need > share:
             raise OncoduetError(
                 self.folder,
-                expected=(
-                    f"the studies to take at most {share / GB:.3g} GB of memory ({SHARE:.0%} of what {source} leaves)"
-                ),
-                found=(
-                    f'that {len(missing)} need {need / GB:.3g} GB; loader = "nnunet" in the profile reads '
-                    "them from disk instead"
-                ),
+                expected=f"at most {share / GB:.3g} GB of memory for the studies ({SHARE:.0%} of what {source} leaves)",
+                found=f'{need / GB:.3g} GB for {len(missing)}; loader = "nnunet" in the profile reads them from disk',
             )
         for case_id in missing:
             self.by_id[case_id] = self._read(case_id)
@@ -162,13 +157,10 @@ def resident_studies(
     return studies
 
 
-def read_label(folder: Path, case_id: str) -> LabelArray:
+def read_preprocessed_label(folder: Path, case_id: str) -> LabelArray:
     """Class indices of a study, -1 where nothing was imaged; shape (z, y, x).
 
-    Raises
-    ------
-    OncoduetError
-        The file is damaged.
+    Raises ``OncoduetError``: the file is damaged.
     """
     label: LabelArray = read_voxels(case_files(folder, case_id)[1], LABEL)[0]
     return label

@@ -1,7 +1,7 @@
 """``sources.json`` of a prepared dataset: the archive that it was made from, and which bytes each of its files had.
 
 A run notices by it that the archive has changed since, and finds the images on which detection chooses a checkpoint.
-Where an archive lies and when its files were written is no part of what a dataset is: nothing here enters its hash.
+An archive's folder and the times of its files are no part of a dataset: nothing here enters its hash.
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -32,7 +32,7 @@ class SourcesRecord(Record):
     """``sources.json``."""
 
     archive: str
-    """Where it lay."""
+    """Its folder at that time."""
     studies: Mapping[str, tuple[FileStamp, ...]]
     """Images and label map of each study, by case id."""
 
@@ -49,7 +49,7 @@ def glance(archive: Path, studies: Sequence[Study]) -> str:
 
 
 def same_studies(sources: SourcesRecord, archive: Path, studies: Sequence[Study]) -> bool:
-    """Whether an archive has just the studies that a dataset was made from, with the same bytes, wherever it lies."""
+    """Whether an archive has just the studies that a dataset was made from, with the same bytes, in any folder."""
     now = {study.case_id: tuple(str(path.relative_to(archive)) for path in _files(study)) for study in studies}
     then = {case_id: tuple(stamp.path for stamp in stamps) for case_id, stamps in sources.studies.items()}
     stamps = [stamp for stamps in sources.studies.values() for stamp in stamps]
@@ -57,7 +57,7 @@ def same_studies(sources: SourcesRecord, archive: Path, studies: Sequence[Study]
 
 
 def read_sources(prepared: Prepared) -> SourcesRecord:
-    """Where a dataset comes from; that of stage 1 lies inside the other's folder."""
+    """Where a dataset comes from; that of stage 1 is inside the other's folder."""
     folder = prepared.folder if prepared.record.stage == "detection" else prepared.folder.parent
     return read_record(folder / FILE, SourcesRecord)
 
@@ -68,7 +68,7 @@ def unchanged_archive(prepared: Prepared, *, archive: Path | None = None, hash_a
     Parameters
     ----------
     archive
-        Where it lies now, in place of where it lay.
+        Its current folder, if it was moved.
     hash_all
         Believe no size and time.
 
@@ -83,14 +83,14 @@ def unchanged_archive(prepared: Prepared, *, archive: Path | None = None, hash_a
     stamps = [stamp for stamps in sources.studies.values() for stamp in stamps]
     if not any((folder / stamp.path).is_file() for stamp in stamps):
         if archive is not None:
-            raise OncoduetError(archive, expected=f"the archive of {prepared.folder}", found="none of its files")
+            raise OncoduetError(archive, f"none of the files that {prepared.folder} was prepared from")
         return None
     changed = next(_changed(folder, stamps, hash_all=hash_all), None)
     if changed is not None:
         raise OncoduetError(
             changed[0],
             expected=f"the file that {prepared.folder} was prepared from",
-            found=f"{changed[1]}; prepare the archive anew, or move it away",
+            found=f"{changed[1]}; run `prepare` again with another --output, or remove the folder",
         )
     return folder
 
@@ -112,8 +112,7 @@ def reachable_archive(prepared: Prepared, archive: Path | None, *, purpose: str)
     if found is None:
         raise OncoduetError(
             read_sources(prepared).archive,
-            expected=f"the archive that {prepared.folder} was prepared from, from which {purpose}",
-            found="none; --archive says where it lies now",
+            f"archive of {prepared.folder}, from which {purpose}, not found; --archive names its current folder",
         )
     return found
 

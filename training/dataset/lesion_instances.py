@@ -1,4 +1,4 @@
-"""Lesions as instances: numbered once in the whole study, and still told apart in a patch after augmentation.
+"""Lesions as instances: numbered once in the whole study, and still distinct in a patch after augmentation.
 
 Connected components are taken from the study's label map as it is. In a patch they would come out otherwise: turned and
 resampled neighbours merge, and a lesion that the patch's edge cuts falls into pieces. So the numbers take the place of

@@ -15,7 +15,7 @@ from scipy import ndimage
 
 from contract.cards import Card
 from contract.volume import Box, Grid, Volume, resample
-from network.plans import CONFIGURATION
+from network.plans import full_resolution
 from network.preprocessing import Preprocessed
 
 
@@ -70,7 +70,7 @@ def lost_lesions(
         if lesion.box is None:
             lines.append(f"{lesion.described} has no voxel on the study grid")
         elif not (preprocessed.label[0][_after(lesion.box, preprocessed, plans)] == card.lesion_index).any():
-            spacing = plans["configurations"][CONFIGURATION]["spacing"]
+            spacing = full_resolution(plans).spacing
             voxel = " × ".join(f"{each:.3g}" for each in spacing)
             lines.append(f"{lesion.described} has no voxel left at the plan's spacing of {voxel} mm")
     return lines
@@ -80,7 +80,7 @@ def _after(box: Box, preprocessed: Preprocessed, plans: Mapping[str, Any]) -> Bo
     """Bounds on the preprocessed study of what lies in a box of the study grid: cropped, transposed, resampled."""
     bounds = []
     for axis, study_axis in enumerate(plans["transpose_forward"]):
-        start, stop = preprocessed.properties["bbox_used_for_cropping"][axis]
+        start, stop = preprocessed.grid.properties["bbox_used_for_cropping"][axis]
         ratio = preprocessed.label.shape[1 + axis] / (stop - start)
         low, high = ((edge - start) * ratio for edge in (box[study_axis].start, box[study_axis].stop))
         bounds.append(slice(max(0, int(np.floor(low))), max(0, int(np.ceil(high)))))

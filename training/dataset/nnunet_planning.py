@@ -21,7 +21,7 @@ from nnunetv2.training.dataloading.nnunet_dataset import comp_blosc2_params, nnU
 from contract.cards import Card
 from contract.files import read_json, write_json
 from contract.volume import Float32Array, LabelArray
-from network.plans import CONFIGURATION
+from network.plans import CONFIGURATION, full_resolution
 from network.preprocessing import Preprocessed, preprocess
 from training.dataset.nnunet_folders import nnunet_folders
 
@@ -36,7 +36,7 @@ _SCHEMES = {"z-score": "zscore", "dataset": "CT"}
 _PERCENTILES = {"percentile_00_5": 0.5, "median": 50.0, "percentile_99_5": 99.5}
 
 StackedStudy = tuple[Float32Array, LabelArray, tuple[float, float, float]]
-"""Channels (c, z, y, x), class indices (z, y, x), the spacing that the network is told in mm (z, y, x)."""
+"""Channels (c, z, y, x), class indices (z, y, x), the spacing for the network in mm (z, y, x)."""
 ReadStudy = Callable[[str], StackedStudy]
 
 
@@ -44,7 +44,7 @@ def dataset_json(card: Card, *, studies: int) -> dict[str, Any]:
     """nnU-Net's description of the data set.
 
     nnU-Net chooses a channel's normalisation by the channel's name, so the names here are those of the schemes that the
-    card asks for; a quantitative channel (``dataset``) gets nnU-Net's scheme for CT, whatever its modality.
+    card asks for; a quantitative channel (``dataset``) gets nnU-Net's scheme for CT, for any modality.
     """
     return {
         "channel_names": {str(i): _SCHEMES[channel.normalisation] for i, channel in enumerate(card.channels)},
@@ -139,8 +139,8 @@ def preprocess_case(
     array, label, spacing_mm_zyx = study
     case = preprocess(array, spacing_mm_zyx, plans=plans, dataset=dataset, label=label)
     output.mkdir(parents=True, exist_ok=True)
-    patch = tuple(plans["configurations"][CONFIGURATION]["patch_size"])
-    save(output / case_id, case.data, case.label, dict(case.properties), patch=patch)
+    patch = full_resolution(plans).patch_size
+    save(output / case_id, case.data, case.label, dict(case.grid.properties), patch=patch)
     return case
 
 
@@ -170,9 +170,9 @@ def save(
 
 @contextmanager
 def _one_thread_of_blosc() -> Iterator[None]:
-    """Have Blosc compress with one thread, whatever it is told: several put blocks where they end, in another order.
+    """Have Blosc compress with one thread: several write blocks in the order in which they end.
 
-    nnU-Net tells it four. Blosc's own variable counts for more; the library reads it anew for each array.
+    nnU-Net asks for four. Blosc's own variable takes precedence; the library reads it for each array.
     """
     before = os.environ.get(_BLOSC_THREADS)
     os.environ[_BLOSC_THREADS] = "1"

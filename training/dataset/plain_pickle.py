@@ -63,8 +63,8 @@ def read_plain_pickle(path: Path, *, what: str) -> Any:
 
     Returns
     -------
-    Numbers, text, bytes, None, lists, tuples, dictionaries and arrays of numbers. One object may stand in several
-    places, and a container in itself: whoever goes through all of it has to know how deep.
+    Numbers, text, bytes, None, lists, tuples, dictionaries and arrays of numbers. One object may be in several
+    places, and a container in itself: a walk through all of it needs a limit of depth.
 
     Raises
     ------
@@ -77,10 +77,10 @@ def read_plain_pickle(path: Path, *, what: str) -> Any:
             raise ValueError(kind_of(found) + f" of {found.st_size} bytes")
         return _Steps().follow(path.read_bytes())
     except FileNotFoundError:
-        raise OncoduetError(path, expected=what, found="no file") from None
+        raise OncoduetError(path, f"{what} not found") from None
     except (OSError, ValueError, LookupError, TypeError, AttributeError, OverflowError, AssertionError) as error:
         found_there = one_line(str(error))[:200] or type(error).__name__
-        raise OncoduetError(path, expected="a pickle of arrays and numbers alone", found=found_there) from None
+        raise OncoduetError(path, expected="a pickle of arrays and numbers only", found=found_there) from None
 
 
 class _Steps:
@@ -90,7 +90,7 @@ class _Steps:
         self.stack: list[Any] = []
         self.memo: dict[int, Any] = {}
         self.bytes_left = 0
-        """Of arrays; all of them together are no larger than the pickle."""
+        """Bytes of arrays; all of them together are no larger than the pickle."""
 
     def follow(self, content: bytes) -> Any:
         """The one value that is left at the end."""

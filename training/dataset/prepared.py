@@ -29,10 +29,10 @@ LOCALISATION = "localisation"
 RECORD = "prepared.json"
 
 PARTS = ("card.toml", "dataset.json", "dataset_fingerprint.json", "plans.json")
-"""Files of every dataset beside ``prepared.json``, ``cases`` and ``splits.json``, which may be edited."""
+"""Files of every dataset in addition to ``prepared.json``, ``cases`` and ``splits.json``, which may be edited."""
 
 MORE_PARTS = (f"{LOCALISATION}/prepared.json",)
-"""That of a dataset with two stages. ``sources.json`` is none: where an archive lies is no part of a dataset."""
+"""That of a dataset with two stages. ``sources.json`` is none: an archive's folder is no part of a dataset."""
 
 
 class PreparedStudy(Frozen):
@@ -68,7 +68,7 @@ class PreparedRecord(Record):
 
 
 class Fold(Frozen):
-    """Case ids of one fold; no patient stands on both sides."""
+    """Case ids of one fold; no patient is on both sides."""
 
     train: tuple[str, ...]
     validation: tuple[str, ...]
@@ -88,27 +88,24 @@ class Prepared:
     folder: Path
     record: PreparedRecord
     card: Card
-    """Of this stage; ``record`` names the whole card."""
+    """Card of this stage; ``record`` names the whole card."""
     plans: Mapping[str, Any]
     dataset: Mapping[str, Any]
     folds: tuple[Fold, ...]
     splits_seed: int
-    """Of the shuffle that dealt patients to the folds."""
+    """Seed of the shuffle that dealt patients to the folds."""
 
     def for_stage(self, stage: Stage) -> "Prepared":
         """The dataset that networks of a stage are trained on.
 
-        Raises
-        ------
-        OncoduetError
-            The card does not locate an organ, or that dataset is damaged or has other folds.
+        Raises ``OncoduetError``: the card does not locate an organ, or that dataset is damaged or has other folds.
         """
         if stage == self.record.stage:
             return self
         if stage == "detection":
             raise OncoduetError(self.folder, expected="a dataset of lesions", found="one for localisation")
         if self.card.localisation is None:
-            raise OncoduetError(f"card {self.card.name}", expected="a localisation to train for", found="none")
+            raise OncoduetError(f"card {self.card.name}", "no localisation to train for")
         located = load_prepared(self.folder / LOCALISATION)
         if located.folds != self.folds:
             raise OncoduetError(
@@ -182,7 +179,7 @@ def load_prepared(folder: Path) -> Prepared:
     for study in record.studies:
         for path in case_files(folder, study.case_id):
             if not path.is_file():
-                raise OncoduetError(path, expected="a preprocessed study", found="none")
+                raise OncoduetError(path, "preprocessed study not found")
     require_cases_alone(folder)
     splits = read_record(folder / SPLITS, SplitsRecord)
     require_folds(folder / SPLITS, splits.folds, record.studies)
@@ -198,33 +195,33 @@ def load_prepared(folder: Path) -> Prepared:
 
 
 def parts(folder: Path) -> dict[str, str]:
-    """sha256 of each part of a dataset beside its record, its splits and the preprocessed studies, by name."""
+    """sha256 of each part of a dataset except its record, splits and preprocessed studies, by name."""
     names = [name for name in (*PARTS, *MORE_PARTS) if (folder / name).is_file()]
     return {name: sha256_file(folder / name) for name in names}
 
 
 def require_cases_alone(*folders: Path) -> None:
-    """Raise ``OncoduetError`` if files lie among preprocessed studies by which nnU-Net would choose its reader."""
+    """Raise ``OncoduetError`` if ``cases`` holds files by which nnU-Net would choose its reader."""
     for cases in [folder / "cases" for folder in folders]:
         others = sorted(
             path.name for path in (inside(cases) if cases.is_dir() else ()) if path.suffix not in {".b2nd", ".pkl"}
         )
         if others:
-            raise OncoduetError(cases, expected="preprocessed studies alone", found=f"{others[0]!r}")
+            raise OncoduetError(cases, expected="only preprocessed studies", found=f"{others[0]!r}")
 
 
 def _require_parts(folder: Path, record: PreparedRecord) -> None:
-    """What stands in the record is compared, so that files of two datasets are never taken for one."""
+    """Compare each part with the record, so that files of two datasets are never taken for one."""
     if not record.parts:
         raise OncoduetError(
             folder / RECORD,
-            expected="the sha256 of the dataset's other files",
-            found="none: an older version wrote it; prepare the archive anew, into another folder",
+            "no sha256 of the dataset's other files (written by an older version); "
+            "run `prepare` again with another --output",
         )
     for name in (*PARTS, *record.parts):
         path = folder / name
         if not path.is_file():
-            raise OncoduetError(path, expected="a part of the dataset", found="none")
+            raise OncoduetError(path, "part of the dataset not found")
         if sha256_file(path) != record.parts.get(name):
             raise OncoduetError(path, expected="the file that prepared.json names by its sha256", found="another")
 
@@ -239,24 +236,24 @@ def require_folds(path: Path, folds: Sequence[Fold], studies: Sequence[PreparedS
         names it twice, has a patient on both sides, or a study on neither.
     """
     if not folds:
-        raise OncoduetError(path, expected="at least one fold", found="none")
+        raise OncoduetError(path, "no folds")
     patient_of = {study.case_id: study.patient_id for study in studies}
     for number, fold in enumerate(folds):
         where = f"{path}: fold {number}"
         for side, cases in (("train", fold.train), ("validation", fold.validation)):
             if not cases:
-                raise OncoduetError(where, expected=f"studies in {side}", found="none")
+                raise OncoduetError(where, f"no studies in {side}")
             unknown = sorted(set(cases) - set(patient_of))
             if unknown:
                 raise OncoduetError(where, expected=f"studies of {path.parent} in {side}", found=some(unknown))
             doubled = sorted(case_id for case_id, count in Counter(cases).items() if count > 1)
             if doubled:
-                raise OncoduetError(where, expected=f"each study once in {side}", found=f"{some(doubled)} more often")
+                raise OncoduetError(where, f"duplicate in {side}: {some(doubled)}")
         train, validation = ({patient_of[case_id] for case_id in cases} for cases in (fold.train, fold.validation))
         if both := sorted(train & validation):
-            raise OncoduetError(where, expected="each patient on one side", found=f"{some(both)} on both")
+            raise OncoduetError(where, f"patient on both sides: {some(both)}")
         if missing := sorted(set(patient_of) - {*fold.train, *fold.validation}):
-            raise OncoduetError(where, expected="every study in train or validation", found=f"{some(missing)} in none")
+            raise OncoduetError(where, f"study neither in train nor in validation: {some(missing)}")
 
 
 def case_files(folder: Path, case_id: str) -> tuple[Path, Path, Path]:

@@ -1,7 +1,7 @@
 """The files of a preprocessed study, opened as what preparation writes and as nothing else.
 
 Blosc's format also knows stored expressions and functions, references to other files, and elements that are addresses
-in memory; the record beside it is a pickle. A prepared dataset may have been sent by somebody: an array is looked at
+in memory; the record beside it is a pickle. A prepared dataset may come from a stranger: an array is looked at
 before a voxel of it is read, and the record is read without unpickling.
 """
 
@@ -62,9 +62,9 @@ def open_array(path: Path, kinds: tuple[np.dtype[Any], ...], **how: Any) -> Any:
         if array.schunk.nchunks != chunks:
             raise ValueError(f"{array.schunk.nchunks} chunks in place of {chunks}")
     except FileNotFoundError:
-        raise OncoduetError(path, expected="a preprocessed study", found="none") from None
+        raise OncoduetError(path, "preprocessed study not found") from None
     except _DAMAGED as error:
-        raise OncoduetError(path, expected="a preprocessed study", found=f"a damaged file ({_said(error)})") from error
+        raise OncoduetError(path, f"file is damaged ({_said(error)})") from error
     if array.ndim != 4 or math.prod(array.shape) == 0 or array.dtype not in kinds:
         expected = " or ".join(map(str, kinds))
         raise OncoduetError(
@@ -81,7 +81,7 @@ def read_voxels(path: Path, kinds: tuple[np.dtype[Any], ...]) -> npt.NDArray[Any
     try:
         voxels: npt.NDArray[Any] = array[:]
     except _DAMAGED as error:
-        raise OncoduetError(path, expected="a preprocessed study", found=f"a damaged file ({_said(error)})") from error
+        raise OncoduetError(path, f"file is damaged ({_said(error)})") from error
     return voxels
 
 
@@ -109,10 +109,10 @@ def require_study(image: Path, label: Path, *, channels: int, classes: int) -> N
         slabs = (labelled[:, z : z + depth] for z in range(0, size[0], depth))
         lowest, highest = zip(*((int(slab.min()), int(slab.max())) for slab in slabs), strict=True)
     except _DAMAGED as error:
-        raise OncoduetError(label, expected="a preprocessed study", found=f"a damaged file ({_said(error)})") from error
+        raise OncoduetError(label, f"file is damaged ({_said(error)})") from error
     if min(lowest) < -1 or max(highest) >= classes:
         raise OncoduetError(
-            label, expected=f"classes from -1 to {classes - 1}", found=f"some from {min(lowest)} to {max(highest)}"
+            label, expected=f"classes from -1 to {classes - 1}", found=f"{min(lowest)} to {max(highest)}"
         )
 
 
@@ -135,12 +135,12 @@ def class_voxels(path: Path, shape: tuple[int, ...]) -> Mapping[int, npt.NDArray
     Raises
     ------
     OncoduetError
-        There is no such record, or it says something else, or a place lies outside the study.
+        There is no such record, or it says something else, or a place is outside the study.
     """
     record = read_plain_pickle(path, what="nnU-Net's record of a study")
     by_class = record.get("class_locations") if isinstance(record, dict) else None
     if not isinstance(by_class, dict) or not all(type(value) is int for value in by_class):
-        raise OncoduetError(path, expected="voxels by class (class_locations)", found="none")
+        raise OncoduetError(path, "no voxels by class (class_locations)")
     places: dict[int, npt.NDArray[np.integer[Any]]] = {}
     for value, found in by_class.items():
         empty = isinstance(found, list | tuple) and not found

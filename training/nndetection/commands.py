@@ -41,20 +41,13 @@ logger = logging.getLogger(__name__)
 
 
 def find_programs(names: Sequence[str]) -> dict[str, Path]:
-    """Where nnDetection's programs are.
-
-    Raises
-    ------
-    OncoduetError
-        One is not on PATH.
-    """
+    """Where nnDetection's programs are. Raises ``OncoduetError``: one is not on PATH."""
     found = {name: shutil.which(name) for name in names}
     missing = [name for name, path in found.items() if path is None]
     if missing:
         raise OncoduetError(
             missing[0],
-            expected="nnDetection's program on PATH",
-            found="none; docs/nndetection.md says how to install nnDetection",
+            "program of nnDetection not found on PATH; docs/nndetection.md says how to install it",
         )
     return {name: Path(str(path)).absolute() for name, path in found.items()}
 
@@ -62,10 +55,7 @@ def find_programs(names: Sequence[str]) -> dict[str, Path]:
 def loaders() -> int:
     """How many processes nnDetection may use: as its own variable says, else by the machine.
 
-    Raises
-    ------
-    OncoduetError
-        The variable says no number above 0.
+    Raises ``OncoduetError``: the variable says no number above 0.
     """
     wanted = os.environ.get(LOADERS_VARIABLE, str(min(LOADERS, os.cpu_count() or 1)))
     if not wanted.isdecimal() or not int(wanted):

@@ -12,7 +12,7 @@ Source: MIC-DKFZ/nnDetection 97a58f3.
 
 import pickle
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -21,8 +21,9 @@ from contract.archive import Study
 from contract.cards import Card
 from contract.errors import OncoduetError
 from contract.files import atomic_file, write_json
-from contract.volume import Volume, write_volume
-from network.study import StudyImage, classes_on, read_scan, read_truth, stack
+from contract.volume import Float32Array, Volume, write_volume
+from network.placement import Placement
+from network.study import classes_on, read_scan, read_truth, stack
 from training.dataset.lesion_instances import number_lesions
 from training.dataset.prepared import Fold
 
@@ -113,10 +114,19 @@ class Layout:
     def require_names(self, case_ids: Sequence[str]) -> None:
         """Raise ``OncoduetError`` for a dot where nnDetection, which cuts names at them, allows none."""
         if "." in str(self.root):
-            raise OncoduetError(self.root, expected="a path without a dot, which nnDetection refuses", found="one")
+            raise OncoduetError(self.root, "path has a dot, which nnDetection refuses")
         dotted = [case_id for case_id in case_ids if "." in case_id]
         if dotted:
-            raise OncoduetError(f"study {dotted[0]}", expected="a name without a dot, at which nnDetection cuts names")
+            raise OncoduetError(f"study {dotted[0]}", "name has a dot, at which nnDetection cuts names")
+
+
+@dataclass(frozen=True)
+class StudyToPredict:
+    """A study that was written for nnDetection to predict."""
+
+    placement: Placement
+    content_sha256: str
+    """Of its reference channel's voxels; see :func:`network.study.content_sha256`."""
 
 
 def write_dataset(layout: Layout) -> None:
@@ -141,37 +151,29 @@ def write_dataset(layout: Layout) -> None:
 def write_training_study(layout: Layout, study: Study) -> int:
     """Write a study's channels and numbered lesions; returns how many lesions it has.
 
-    Raises
-    ------
-    OncoduetError
-        An image or the label map is not what the card asks for (``network.study``).
+    Raises ``OncoduetError``: an image or the label map is not what the card asks for (``network.study``).
     """
     assert study.label is not None
     card = layout.card
     scan = read_scan(card, study.channels, name=study.case_id)
-    image = stack(card, scan)
-    label = classes_on(card, read_truth(card, study.label, scan.native), image.grid)
+    placement = Placement.of(card, scan.native)
+    label = classes_on(card, read_truth(card, study.label, scan.native), placement.grid)
     instances = number_lesions(label, card.lesion_index)
     lesions = np.where(instances.array <= instances.lesions, instances.array, 0).clip(min=0)
-    _write_channels(image, layout.raw / "imagesTr", study.case_id)
+    _write_channels(stack(card, scan, placement), placement, layout.raw / "imagesTr", study.case_id)
     labels = layout.raw / "labelsTr"
-    write_volume(labels / f"{study.case_id}.nii.gz", Volume(lesions.astype(np.int32), image.grid))
+    write_volume(labels / f"{study.case_id}.nii.gz", Volume(lesions.astype(np.int32), placement.grid))
     classes = {str(number): 0 for number in range(1, instances.lesions + 1)}
     write_json(labels / f"{study.case_id}.json", {"instances": classes})
     return instances.lesions
 
 
-def write_study_to_predict(layout: Layout, study: Study) -> StudyImage:
-    """Write a study's channels where nnDetection looks for studies to predict; raises as :func:`write_training_study`.
-
-    Returns
-    -------
-    StudyImage
-        With its grids, which lead back to the reference image, and without voxels.
-    """
-    image = stack(layout.card, read_scan(layout.card, study.channels, name=study.case_id))
-    _write_channels(image, layout.raw / "imagesTs", study.case_id)
-    return replace(image, array=image.array[:, :0, :0, :0].copy())
+def write_study_to_predict(layout: Layout, study: Study) -> StudyToPredict:
+    """Write a study's channels where nnDetection looks for studies to predict; raises as for training."""
+    scan = read_scan(layout.card, study.channels, name=study.case_id)
+    placement = Placement.of(layout.card, scan.native)
+    _write_channels(stack(layout.card, scan, placement), placement, layout.raw / "imagesTs", study.case_id)
+    return StudyToPredict(placement, scan.content_sha256)
 
 
 def write_splits(layout: Layout, fold: Fold) -> None:
@@ -184,6 +186,6 @@ def write_splits(layout: Layout, fold: Fold) -> None:
         partial.write_bytes(pickle.dumps(splits, protocol=_PICKLE_PROTOCOL))
 
 
-def _write_channels(image: StudyImage, folder: Path, case_id: str) -> None:
-    for number, array in enumerate(image.array):
-        write_volume(folder / f"{case_id}_{number:04d}.nii.gz", Volume(array, image.grid))
+def _write_channels(channels: Float32Array, placement: Placement, folder: Path, case_id: str) -> None:
+    for number, array in enumerate(channels):
+        write_volume(folder / f"{case_id}_{number:04d}.nii.gz", Volume(array, placement.grid))

@@ -50,9 +50,9 @@ class NnDetection(Engine):
         return "final"
 
     def require_step(self, run: Run, folder: RunFolder) -> None:
-        """Raise ``OncoduetError`` unless its training has a step to go on from."""
+        """Raise ``OncoduetError`` unless its training has a step to resume from."""
         if not folder.upstream_steps.is_file():
-            raise OncoduetError(folder.upstream_steps, expected="a step of nnDetection to go on from", found="none")
+            raise OncoduetError(folder.upstream_steps, "no step of nnDetection to resume from")
 
     def steps(self, run: Run, place: Workplace) -> Generator[None, None, Trained]:
         """Have its programs train; see :func:`training.nndetection.training.steps`."""

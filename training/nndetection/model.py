@@ -1,7 +1,7 @@
 """What nnDetection trained, as a run keeps it: its files as they are, and a record that says where they come from.
 
-The files are checkpoints and pickles that only nnDetection's own programs load. Their hashes stand in
-``nndetection.json``, whose hash stands in ``run.json``.
+The files are checkpoints and pickles that only nnDetection's own programs load. Their hashes are in
+``nndetection.json``, whose hash is in ``run.json``.
 """
 
 import shutil
@@ -18,7 +18,7 @@ from training.run_folder.folder import RunFolder
 NEEDED = (f"model_fold{FOLD}.ckpt", "plan_inference.pkl", "config.yaml")
 """What ``nndet_predict`` reads of a consolidated model."""
 _REPORTS = ("meta.json", "requirements.txt")
-"""What nnDetection writes about itself beside the trained fold."""
+"""What nnDetection writes about itself next to the trained fold."""
 
 
 class UpstreamRecord(Record):
@@ -41,10 +41,7 @@ class UpstreamRecord(Record):
 def keep_model(layout: Layout, folder: RunFolder, *, key: RunKey, programs: Mapping[str, Path]) -> UpstreamRecord:
     """Copy what predictions need, and what nnDetection says of itself, into the run's folder.
 
-    Raises
-    ------
-    OncoduetError
-        A file is missing, although the programs said that they succeeded.
+    Raises ``OncoduetError``: a file is missing, although the programs said that they succeeded.
     """
     sources = [layout.consolidated / name for name in NEEDED]
     for path in sources:
@@ -53,7 +50,7 @@ def keep_model(layout: Layout, folder: RunFolder, *, key: RunKey, programs: Mapp
     for path in sources:
         with atomic_file(folder.nndetection / path.name) as partial:
             shutil.copyfile(path, partial)
-    reported = _reported(layout.trained / "meta.json")
+    reported = reported_versions(layout.trained / "meta.json")
     git = reported.get("git")
     record = UpstreamRecord(
         key=key,
@@ -70,10 +67,7 @@ def keep_model(layout: Layout, folder: RunFolder, *, key: RunKey, programs: Mapp
 def model_files(folder: RunFolder) -> Iterator[tuple[Path, str]]:
     """Each file of a run's model, and the hash that it has to have.
 
-    Raises
-    ------
-    OncoduetError
-        ``nndetection.json`` is missing or malformed.
+    Raises ``OncoduetError``: ``nndetection.json`` is missing or malformed.
     """
     for name, sha256 in sorted(read_record(folder.nndetection_record, UpstreamRecord).files.items()):
         yield folder.nndetection / name, sha256
@@ -82,10 +76,10 @@ def model_files(folder: RunFolder) -> Iterator[tuple[Path, str]]:
 def require(path: Path, *, program: str) -> None:
     """Raise ``OncoduetError`` unless a program left what it is run for."""
     if not path.exists():
-        raise OncoduetError(path, expected=f"after {program}, which said that it had succeeded", found="none")
+        raise OncoduetError(path, f"not found, although {program} reported success")
 
 
-def _reported(path: Path) -> dict[str, Any]:
+def reported_versions(path: Path) -> dict[str, Any]:
     """What nnDetection says of itself; it writes this for people, so nothing depends on it."""
     try:
         values = read_json(path)

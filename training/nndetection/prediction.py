@@ -1,7 +1,7 @@
 """``python -m training predict``: a finished run of nnDetection predicts an archive, in ``algorithm batch``'s layout.
 
 nnDetection's models are pickles that enter no bundle, so that the program that predicts is nnDetection's own.
-``nndet_predict`` takes neither an input nor an output folder and predicts again whatever an earlier call left
+``nndet_predict`` takes neither an input nor an output folder and predicts again all that an earlier call left
 preprocessed: so each prediction gets a dataset folder of its own, and the boxes that are read are those of just these
 studies, written after the program was started.
 
@@ -10,15 +10,13 @@ candidates, as upstream's users do; its likelihood is the highest score on the m
 """
 
 import logging
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 
 from contract.archive import Study, archive_licence, find_studies
 from contract.cards import Card, load_card
 from contract.errors import OncoduetError
 from contract.files import inside, sha256_file, sha256_json, writable, write_json, write_text
-from contract.locks import try_lock
 from contract.outputs import Output, require_apart, require_free, require_scratch, scratch, subfolder
 from contract.records import (
     BatchRecord,
@@ -33,21 +31,23 @@ from contract.records import (
 from contract.sockets import job_listing
 from contract.volume import Volume, write_volume
 from network.detection.clustering import ScoredBoxes
-from network.detection.painting import case_likelihood, detection_map
-from network.study import StudyImage, along_card, as_in_file, boxes_to_reference
+from network.detection.painting import combine_scores, paint_boxes
+from network.placement import Placement
 from training.nndetection import PARENT
 from training.nndetection.boxes_file import read_boxes
 from training.nndetection.commands import PREDICTION, Programs, find_programs
-from training.nndetection.dataset_layout import MODEL, Layout, write_dataset, write_study_to_predict
+from training.nndetection.dataset_layout import MODEL, Layout, StudyToPredict, write_dataset, write_study_to_predict
 from training.nndetection.model import NEEDED, model_files
-from training.run_folder.folder import RunFolder
+from training.run_folder.folder import RunFolder, is_lock
+from training.run_folder.lock import work_lock
 from training.run_folder.logs import log_to
-from training.trainers.interleaving import finished
+from training.trainers.interleaving import run_to_end
 
 COMMAND = "training predict"
 WORK = "nndetection"
 """nnDetection's data and a copy of the model, in the output folder until the prediction has ended."""
 LOG = "prediction.log"
+LOCK = ".lock"
 _BEGINNING = "nnDetection predicts for oncoduet"
 
 logger = logging.getLogger(__name__)
@@ -81,45 +81,41 @@ def predict(folder: RunFolder, *, archive: Path, output: Path) -> int:
     _require_ours(output)
     with writable(output):
         output.mkdir(parents=True, exist_ok=True)
-    with _alone(output), log_to(output / LOG), scratch(layout.root, COMMAND):
+    with (
+        work_lock(subfolder(output, LOCK), work="in this folder"),
+        log_to(output / LOG),
+        scratch(layout.root, COMMAND),
+    ):
         logger.info(_BEGINNING)
         stamps = {study.case_id: _stamped(study) for study in studies}  # before the images are read
-        images = _lay_out(layout, folder, studies)
+        written = _lay_out(layout, folder, studies)
         programs = Programs(paths, layout, output / LOG)
         mirroring = [] if card.test_time_mirroring else ["--num_tta", "0"]
         begun = layout.root / "begun"
         begun.touch()  # a time of the clock that nnDetection's files are stamped by
-        finished(programs.run("nndet_predict", layout.task, MODEL, "--fold", "-1", *mirroring))
-        found = _collect(layout, images, since_ns=begun.stat().st_mtime_ns)
+        run_to_end(programs.run("nndet_predict", layout.task, MODEL, "--fold", "-1", *mirroring))
+        found = _collect(layout, written, since_ns=begun.stat().st_mtime_ns)
         licences = {record.data_licence, archive_licence(archive)}
         with place.staged() as stage:
             for case_id, boxes in found.items():
-                _write_study(stage / case_id, card, images[case_id], boxes, case_id=case_id)
-                stamp = stamps[case_id].model_copy(update={"content_sha256": images[case_id].content_sha256})
+                write_study_outputs(stage / case_id, card, written[case_id].placement, boxes, case_id=case_id)
+                stamp = stamps[case_id].model_copy(update={"content_sha256": written[case_id].content_sha256})
                 write_record(stage / case_id / "study.json", stamp)
             write_record(stage / "batch.json", batch)
             write_text(stage / "card.toml", folder.card.read_text(encoding="utf-8"))
-            trained_on = _trained_on(folder, record, {case_id: each.content_sha256 for case_id, each in images.items()})
+            trained_on = _trained_on(
+                folder, record, {case_id: each.content_sha256 for case_id, each in written.items()}
+            )
             source = _source(record, batch, licence=" AND ".join(sorted(licences)), trained_on=trained_on)
             write_record(stage / "source.json", source)
             write_json(stage / "predictions.json", [job_listing(case_id, card) for case_id in found])
     return len(studies)
 
 
-def paint(card: Card, found: ScoredBoxes, image: StudyImage) -> Volume:
-    """Detection map on the reference grid, as in the reference image's file.
-
-    Parameters
-    ----------
-    found
-        Boxes in voxels of the study grid.
-    image
-        The study's grids; its voxels are not looked at.
-    """
-    boxes = boxes_to_reference(card, found.boxes, image)
-    reference = along_card(card, image.reference)
-    painted = detection_map(ScoredBoxes(boxes, found.scores, found.weights), reference.shape_zyx)
-    return as_in_file(card, painted, image)
+def paint(found: ScoredBoxes, placement: Placement) -> Volume:
+    """Detection map, as in the reference image's file, of boxes in voxels of the study grid."""
+    boxes = ScoredBoxes(placement.boxes_to_reference(found.boxes), found.scores, found.weights)
+    return placement.as_in_file(paint_boxes(boxes, placement.reference.shape_zyx))
 
 
 def _finished(folder: RunFolder) -> RunRecord:
@@ -139,7 +135,11 @@ def _require_same_batch(output: Path, batch: BatchRecord, case_ids: Sequence[str
     """The folder is new, or holds an earlier prediction by the same run of these studies."""
     path = output / "batch.json"
     if path.is_file() and read_record(path, BatchRecord).parents != batch.parents:
-        raise OncoduetError(path, expected="a folder that was begun with the same run", found="another's predictions")
+        raise OncoduetError(
+            path,
+            expected="a folder that was begun with the same run",
+            found="another's predictions; give another output",
+        )
     for case in inside(output) if output.is_dir() else ():
         if case.name not in case_ids and (case / "study.json").is_file():
             raise OncoduetError(
@@ -160,23 +160,17 @@ def _place(output: Path, card: Card, batch: BatchRecord, case_ids: Sequence[str]
 
 
 def _require_ours(output: Path) -> None:
-    """The log and the working folder are what an earlier call left, or nothing."""
+    """The log, the lock and the working folder are what an earlier call left, or nothing."""
     log = subfolder(output, LOG)
     if not log.is_file() or _BEGINNING not in log.read_text(encoding="utf-8", errors="replace").partition("\n")[0]:
         require_free(output, [LOG], COMMAND)
+    lock = subfolder(output, LOCK)
+    if lock.exists() and not is_lock(lock):
+        require_free(output, [LOCK], COMMAND)
     require_scratch(output / WORK, COMMAND)
 
 
-@contextmanager
-def _alone(output: Path) -> Iterator[None]:
-    """Keep a second prediction away from this folder."""
-    with subfolder(output, ".lock").open("a") as lock:
-        if not try_lock(lock):
-            raise OncoduetError(output, expected="no other process to fill this folder", found="one")
-        yield
-
-
-def _lay_out(layout: Layout, folder: RunFolder, studies: Sequence[Study]) -> dict[str, StudyImage]:
+def _lay_out(layout: Layout, folder: RunFolder, studies: Sequence[Study]) -> dict[str, StudyToPredict]:
     """Write what ``nndet_predict`` reads; returns the studies' grids by case id."""
     layout.consolidated.mkdir(parents=True)
     for name in NEEDED:
@@ -185,27 +179,28 @@ def _lay_out(layout: Layout, folder: RunFolder, studies: Sequence[Study]) -> dic
     return {study.case_id: write_study_to_predict(layout, study) for study in studies}
 
 
-def _collect(layout: Layout, images: dict[str, StudyImage], *, since_ns: int) -> dict[str, ScoredBoxes]:
+def _collect(layout: Layout, written: dict[str, StudyToPredict], *, since_ns: int) -> dict[str, ScoredBoxes]:
     """Boxes of just these studies, by case id."""
-    expected = {layout.boxes_file(case_id): case_id for case_id in images}
+    expected = {layout.boxes_file(case_id): case_id for case_id in written}
     foreign = sorted(set(layout.predictions.glob("*_boxes.pkl")) - set(expected))
     if foreign:
         raise OncoduetError(foreign[0], expected="boxes of the studies to predict alone", found="another's")
     found = {}
     for path, case_id in expected.items():
         if not path.is_file():
-            raise OncoduetError(path, expected="boxes of the study from nndet_predict", found="none")
+            raise OncoduetError(path, "boxes of the study not found after nndet_predict")
         if path.stat().st_mtime_ns < since_ns:
             raise OncoduetError(path, expected="boxes from this call of nndet_predict", found="older ones")
-        found[case_id] = read_boxes(path, images[case_id].grid.shape_zyx)
+        found[case_id] = read_boxes(path, written[case_id].placement.grid.shape_zyx)
     return found
 
 
-def _write_study(folder: Path, card: Card, image: StudyImage, found: ScoredBoxes, *, case_id: str) -> None:
-    painted = paint(card, found, image)
+def write_study_outputs(folder: Path, card: Card, placement: Placement, found: ScoredBoxes, *, case_id: str) -> None:
+    """Write a study's detection map and case likelihood, named and placed as the card says."""
+    painted = paint(found, placement)
     likelihood = float(painted.array.max())
     if not likelihood and card.candidates.case_likelihood_without_candidate == "probability":
-        likelihood = case_likelihood(found.scores)
+        likelihood = combine_scores(found.scores)
     write_volume(folder / "output" / card.detection_map.relative_path / f"{case_id}.mha", painted)
     write_json(folder / "output" / card.likelihood.relative_path, likelihood)
     logger.info("study %s: %d boxes, likelihood %.3f", case_id, len(found), likelihood)

@@ -1,9 +1,9 @@
 """Runs one program, which ends with all that it started as soon as the process that asked for it is gone.
 
-nnDetection's programs work for days and start others. A process that is killed cannot end them, and they would go on,
-in nobody's name, with the files and the GPU of the run that is started next. So between the two stands this script: it
-leads their process group, and holds one end of a pipe whose other end closes with the asking process, however that
-ends.
+nnDetection's programs work for days and start others. A process that is killed cannot end them, and they would
+continue, without a parent, on the files and the GPU of the run that is started next. So this script is between the
+two: it leads their process group, and holds one end of a pipe whose other end closes with the asking process, however
+that ends.
 
 It knows nothing but the standard library, so that it starts at once: ``python -I keeper.py PIPE PROGRAM …``. Its exit
 code is the program's, or 128 and the number of the signal that ended it.
@@ -18,7 +18,7 @@ from collections.abc import Sequence
 
 
 def keep(pipe: int, command: Sequence[str]) -> int:
-    """Run a command in this process's group; end the group once nobody holds the pipe's other end."""
+    """Run a command in this process's group; end the group once the pipe's other end is closed."""
 
     def watch() -> None:
         os.read(pipe, 1)

@@ -1,6 +1,6 @@
 """One training of nnDetection: the steps from a prepared dataset to a model, each once, also when interrupted.
 
-The order is nnDetection's own: prepare, unpack, train, sweep, consolidate. Data and models lie in the run's folder
+The order is nnDetection's own: prepare, unpack, train, sweep, consolidate. Data and models are in the run's folder
 while it is trained, fresh for each run, so that nothing of another dataset or fold is met there. Which steps are done
 stands in ``steps.json``; an interrupted step is cleared and made again, but a training goes on from nnDetection's last
 checkpoint.
@@ -46,7 +46,7 @@ class UpstreamTask:
 
 
 def steps(run: Run, place: Workplace, *, archive: Path) -> Steps[Trained]:
-    """Train, or go on with it; yields while a program works. Of epochs there is no record.
+    """Train or resume; yields while a program works. There is no record of epochs.
 
     Raises
     ------
@@ -82,7 +82,7 @@ def steps(run: Run, place: Workplace, *, archive: Path) -> Steps[Trained]:
 
 
 def _done(path: Path, layout: Layout) -> list[str]:
-    """The steps that an earlier start finished; without the first one, everything begins anew."""
+    """The steps that an earlier start finished; without the first one, everything restarts."""
     if path.is_file():
         return list(read_json(path))
     shutil.rmtree(layout.root, ignore_errors=True)
@@ -99,7 +99,7 @@ def _write(task: UpstreamTask, layout: Layout, programs: Programs) -> Steps[floa
     for case_id in sorted({*task.run.fold.train, *task.run.fold.validation}):
         before_s = time.process_time()
         if case_id not in studies:  # what was added to the archive since may be in its way
-            raise OncoduetError(listing.faults.get(case_id, f"study {case_id}: expected in {task.archive}, found none"))
+            raise OncoduetError(listing.faults.get(case_id, f"study {case_id}: not found in {task.archive}"))
         write_training_study(layout, studies[case_id])
         cpu_s += time.process_time() - before_s
         yield
@@ -130,7 +130,7 @@ def _train(task: UpstreamTask, layout: Layout, programs: Programs) -> Steps[floa
     overwrites = cast(UpstreamConfiguration, task.run.configuration).overwrites
     settings = [f"exp.fold={FOLD}", *(f"{name}={value}" for name, value in overwrites.items())]
     if last.is_file():
-        logger.info("goes on from %s", last)
+        logger.info("resumes from %s", last)
         settings.append("train.mode=resume")
     else:
         shutil.rmtree(layout.trained, ignore_errors=True)

@@ -65,7 +65,7 @@ def plan_anchors(
         There is no lesion, or the network has not these levels.
     """
     if not len(sizes_voxels_zyx):
-        raise OncoduetError(source, expected="at least one training lesion to plan anchors from", found="none")
+        raise OncoduetError(source, "no training lesion to plan anchors from")
     chosen = tuple(levels) if levels is not None else detection_levels(len(strides))
     require_levels(AnchorPlan(levels=chosen, sizes_voxels_zyx=((1, 1, 1),)), strides)
     scale = np.array([strides[level] for level in chosen], np.float64)

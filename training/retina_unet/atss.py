@@ -21,7 +21,7 @@ NOTHING = -1
 """Stands for no lesion."""
 
 
-def match(anchors: Sequence[Tensor], boxes: Tensor, *, nearest: int = NEAREST_POSITIONS) -> Tensor:
+def match_anchors(anchors: Sequence[Tensor], boxes: Tensor, *, nearest: int = NEAREST_POSITIONS) -> Tensor:
     """Give each anchor of a patch a lesion, or none.
 
     Parameters

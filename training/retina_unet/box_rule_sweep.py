@@ -22,7 +22,7 @@ import torch
 from network.detection.boxes import iou
 from network.detection.clustering import BoxPostprocessing, Float64Array, ScoredBoxes
 from network.detection.inference import Detector, RawDetections, find_boxes
-from training.dataloading.instance_studies import NumberedStudies
+from training.dataloading.instance_studies import InstanceStudies
 from training.dataset.lesion_instances import lesion_boxes
 
 IOU_THRESHOLDS = (0.1, 0.2, 0.3, 0.4, 0.5)
@@ -47,7 +47,7 @@ class SearchedStudy:
 
 
 def search(
-    detector: Detector, studies: NumberedStudies, case_ids: Sequence[str], *, patch_size: tuple[int, int, int]
+    detector: Detector, studies: InstanceStudies, case_ids: Sequence[str], *, patch_size: tuple[int, int, int]
 ) -> list[SearchedStudy]:
     """Search studies, each once."""
     searched = []
@@ -59,7 +59,7 @@ def search(
     return searched
 
 
-def sweep(searched: Sequence[SearchedStudy]) -> BoxPostprocessing:
+def best_postprocessing(searched: Sequence[SearchedStudy]) -> BoxPostprocessing:
     """The best rule; the default one where there is no lesion by which rules could be compared."""
     best = BoxPostprocessing()
     if not any(len(study.lesions) for study in searched):
@@ -90,10 +90,10 @@ def mean_average_precision(
     found, lesions
         For each study; of its lesions the boxes, shape (lesions, 6). One lesion at least in all.
     """
-    return float(_mean_average_precisions(found, lesions, np.ones((1, len(found))), thresholds)[0])
+    return float(mean_average_precisions(found, lesions, np.ones((1, len(found))), thresholds)[0])
 
 
-def _mean_average_precisions(
+def mean_average_precisions(
     found: Sequence[ScoredBoxes],
     lesions: Sequence[Float64Array],
     times: Float64Array,
@@ -126,7 +126,7 @@ def _resamples(searched: Sequence[SearchedStudy]) -> Float64Array:
 
 def _maps_of(rule: BoxPostprocessing, searched: Sequence[SearchedStudy], times: Float64Array) -> Float64Array:
     found = [study.found.clustered(rule) for study in searched]
-    return _mean_average_precisions(found, [study.lesions for study in searched], times)
+    return mean_average_precisions(found, [study.lesions for study in searched], times)
 
 
 def _hits(found: ScoredBoxes, lesions: Float64Array, threshold: float) -> np.ndarray[tuple[int], np.dtype[np.bool_]]:

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 
-class RetinaUNet(Engine):
+class RetinaUNetEngine(Engine):
     """What a network that finds boxes has of its own: anchors before it is trained, a rule for its boxes after."""
 
     title = "Retina U-Net"
@@ -85,10 +85,7 @@ class RetinaUNet(Engine):
     def plan_anchors(self, run: Run, folder: RunFolder) -> None:
         """Plan the anchors, where that was not done yet.
 
-        Raises
-        ------
-        OncoduetError
-            No training lesion is left after preprocessing, or a study is damaged.
+        Raises ``OncoduetError``: no training lesion is left after preprocessing, or a study is damaged.
         """
         from network.detection.anchors import level_strides  # noqa: PLC0415
         from training.retina_unet.anchor_planning import plan_anchors  # noqa: PLC0415
@@ -126,4 +123,4 @@ def _convolved(network: "torch.nn.Module", shape: tuple[int, ...]) -> int:
     return elements
 
 
-ENGINE = RetinaUNet()
+ENGINE = RetinaUNetEngine()

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from network.detection.boxes import decode, giou
 from network.detection.retina_unet import DetectorOutput
 from training.configuration import CrossEntropyTerm, SoftDiceTerm
-from training.retina_unet.atss import NOTHING, match
+from training.retina_unet.atss import NOTHING, match_anchors
 from training.trainers.segmentation_losses import build_loss
 
 SEGMENTATION_TERMS = (
@@ -79,7 +79,7 @@ class DetectionLoss(nn.Module):
         generator
             Draws the anchors; on the CPU the same are drawn whatever the device of the rest.
         """
-        matched = torch.stack([match(anchors, boxes) for boxes in lesions])
+        matched = torch.stack([match_anchors(anchors, boxes) for boxes in lesions])
         positive, negative = sample(matched, output.logits.detach(), self.sampling, generator)
         logits = output.logits.flatten().float()
         drawn = torch.cat([logits[positive], logits[negative]])

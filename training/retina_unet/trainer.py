@@ -22,11 +22,11 @@ from network.detection.inference import Detector
 from network.detection.retina_unet import DetectorOutput, build_retina_unet
 from network.preprocessing import patch_size_zyx
 from training.configuration import DetectorConfiguration
-from training.dataloading.instance_studies import NumberedStudies, numbered_studies
+from training.dataloading.instance_studies import InstanceStudies, numbered_studies
 from training.dataloading.resident_studies import ResidentStudies, resident_studies
 from training.dataset.lesion_instances import labels_of, lesion_boxes
 from training.engine import Trained
-from training.retina_unet.box_rule_sweep import search, sweep
+from training.retina_unet.box_rule_sweep import best_postprocessing, search
 from training.retina_unet.loss import DetectionLoss
 from training.run_folder.checkpoints import Checkpoint
 from training.trainers import nnunet
@@ -68,7 +68,7 @@ def sweep_box_rule(task: DetectorTask, weights: Weights) -> BoxPostprocessing:
     detector = Detector(network.eval().to(device), anchors)
     resident = resident_studies(task.prepared, task.validation, device=device)
     studies = numbered_studies(resident, task.validation, lesion_class=task.lesion_index)
-    return sweep(search(detector, studies, task.validation, patch_size=patch_size))
+    return best_postprocessing(search(detector, studies, task.validation, patch_size=patch_size))
 
 
 def averaged_epochs(shape: DetectorConfiguration, epochs: int) -> int:
@@ -134,7 +134,7 @@ class DetectorTrainer(Trainer):
     def _build_loss(self) -> torch.nn.Module:
         return DetectionLoss()
 
-    def studies(self) -> NumberedStudies:
+    def studies(self) -> InstanceStudies:
         """The fold's studies with numbered lesions."""
         studies = super().studies()
         assert isinstance(studies, ResidentStudies)
@@ -218,7 +218,7 @@ class DetectorTrainer(Trainer):
         return super().final_weights() if self.average is None else self.average
 
     def state(self) -> dict[str, Any]:
-        """As nnU-Net's, with the average."""
+        """nnU-Net's state with the averaged weights."""
         return {**super().state(), "average": self.average, "averaged": self.averaged}
 
     def resume(self, checkpoint: Checkpoint) -> None:

@@ -1,7 +1,7 @@
 """The state of a training as bytes, without pickle: tensors as safetensors, and one text that says what they are in.
 
-Containers, numbers and text come back as they were, tuples and keys that are numbers too; a tensor that stood in
-several places stands in all of them again. Nothing else has a form here, so that nothing that is read can run.
+Containers, numbers and text come back as they were, tuples and keys that are numbers too; a tensor that was in
+several places is in all of them again. Nothing else has a form here, so that nothing that is read can run.
 """
 
 import json
@@ -15,7 +15,7 @@ _LENGTH_BYTES = 8
 """With which safetensors begins."""
 
 
-def encode(state: Mapping[str, Any]) -> bytes:
+def encode_state(state: Mapping[str, Any]) -> bytes:
     """Write a state. Raises ``TypeError`` for anything but containers, tensors, numbers and text (a bug)."""
     from safetensors.torch import save  # noqa: PLC0415
 
@@ -45,7 +45,7 @@ def encode(state: Mapping[str, Any]) -> bytes:
     return bytes(save(tensors, metadata={_STATE: text}))
 
 
-def decode(content: bytes, *, device: str) -> dict[str, Any]:
+def decode_state(content: bytes, *, device: str) -> dict[str, Any]:
     """Read a state, with its tensors on a device.
 
     Raises

@@ -1,12 +1,12 @@
-"""Checkpoints: where an interrupted run goes on. Two are kept, the newest and the one before.
+"""Checkpoints: where an interrupted run resumes. Two are kept, the newest and the one before.
 
-A checkpoint is the whole state of a training between two epochs. It is written beside, synced and renamed. Its first
-line holds a hash over all of it: a file that was cut, or in which a bit flipped, is noticed before anything is taken
-from it, and the one before counts. It also names the run that it belongs to (a hash over the run's key and parents), so
-that a file copied from another run is refused. No pickle is written or read
+A checkpoint is the whole state of a training between two epochs. It is written to a temporary file, synced and renamed.
+Its first line holds a hash over all of it: a file that was cut, or in which a bit flipped, is noticed before anything
+is taken from it, and the one before counts. It also names the run that it belongs to (a hash over the run's key and
+parents), so that a file copied from another run is refused. No pickle is written or read
 (:mod:`training.run_folder.checkpoint_state`).
 
-No state of a random generator is in it. All of them are seeded anew at the start of every epoch, from the run's seed
+No state of a random generator is in it. All of them are reseeded at the start of every epoch, from the run's seed
 and the epoch's number (``training.trainers.nnunet.seed_generators``), and checkpoints are written between epochs: seed
 and epoch number, which are in it, are the state.
 """
@@ -61,14 +61,11 @@ class Checkpoints:
     def write(self, checkpoint: Checkpoint) -> Path:
         """Write a checkpoint, then remove all but the newest two.
 
-        Raises
-        ------
-        OncoduetError
-            The disk is full; the earlier checkpoints are still there.
+        Raises ``OncoduetError``: the disk is full; the earlier checkpoints are still there.
         """
-        from training.run_folder.checkpoint_state import encode  # noqa: PLC0415 - takes seconds to import
+        from training.run_folder.checkpoint_state import encode_state  # noqa: PLC0415 - takes seconds to import
 
-        content = encode(checkpoint.state)
+        content = encode_state(checkpoint.state)
         claims = {
             "format": _FORMAT,
             "run": self.run_sha256,
@@ -92,14 +89,14 @@ class Checkpoints:
     def newest(self, *, device: str = "cpu") -> Checkpoint | None:
         """The newest whole checkpoint, or None where there is none.
 
-        A damaged one is removed and told of in the log: left there, it would count as one of the two that are kept.
+        A damaged one is removed and logged: left there, it would count as one of the two that are kept.
 
         Raises
         ------
         OncoduetError
             A whole checkpoint belongs to another run, or was written by another version.
         """
-        from training.run_folder.checkpoint_state import decode  # noqa: PLC0415
+        from training.run_folder.checkpoint_state import decode_state  # noqa: PLC0415
 
         files = self.files()
         for path in files:
@@ -110,12 +107,12 @@ class Checkpoints:
                 path.unlink()
                 continue
             try:
-                state = decode(content, device=device)
+                state = decode_state(content, device=device)
             except ValueError as error:
                 raise OncoduetError(path, expected="the state of a training", found=one_line(str(error))) from None
             return Checkpoint(epoch=claims.epoch, seed=claims.seed, state=state)
         if files:
-            logger.warning("%s: no checkpoint is whole; the training begins anew, at epoch 0", self.folder)
+            logger.warning("%s: no checkpoint is whole; the training restarts at epoch 0", self.folder)
         return None
 
     def require(self) -> None:
@@ -151,7 +148,7 @@ class Checkpoints:
                 expected=f"the format {_FORMAT}",
                 found=(
                     f"{claims.format[:40]}; the version that began the run can finish it, or remove this "
-                    "folder and it begins anew"
+                    "folder and it restarts"
                 ),
             )
         if claims.run != self.run_sha256:

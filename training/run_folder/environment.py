@@ -1,4 +1,4 @@
-"""Where and with what a run is made: all that decides its last bits beside what the run itself is."""
+"""Where and with what a run is made: all that decides its last bits in addition to what the run is."""
 
 import os
 import platform
@@ -14,7 +14,7 @@ from contract.provenance import VERSION
 
 @cache
 def versions() -> Mapping[str, str]:
-    """Of the packages that a run's result depends on."""
+    """Versions of the packages that a run's result depends on."""
     packages = {name: version(name) for name in ("torch", "nnunetv2", "batchgeneratorsv2", "numpy", "scipy", "blosc2")}
     return {"oncoduet": VERSION, "python": platform.python_version(), **packages}
 
@@ -62,7 +62,7 @@ def container() -> str | None:
 
 
 def command_line() -> tuple[str, ...]:
-    """Of this process."""
+    """Command line of this process."""
     return tuple(sys.orig_argv)
 
 

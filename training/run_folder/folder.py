@@ -1,4 +1,4 @@
-"""The folder of one run: what lies where."""
+"""The folder of one run: one property per file."""
 
 import json
 import shutil
@@ -36,7 +36,7 @@ class RunFolder:
         """Raise ``OncoduetError`` if a link bears the name of something that the run is going to write."""
         for name in self._names:
             if (self.path / name).is_symlink():
-                raise OncoduetError(self.path / name, expected="no link in a run's folder", found="one")
+                raise OncoduetError(self.path / name, "links are not allowed in a run's folder")
 
     @property
     def _names(self) -> list[str]:
@@ -53,7 +53,7 @@ class RunFolder:
         return [path.name for path in paths]
 
     def clear_work(self) -> None:
-        """Remove what the training needed, and nothing that somebody else put there."""
+        """Remove what the training needed, and no other file."""
         subfolder(self.path, self.work.name)
         for place in (self.checkpoints, self.kept, self.selecting, self.upstream, self.engine):
             shutil.rmtree(place, ignore_errors=True)
@@ -64,11 +64,11 @@ class RunFolder:
         """The record of a finished run. Raises ``OncoduetError`` where there is none, or the run is not finished."""
         record = read_record(self.record, RunRecord)
         if record.state != "finished":
-            raise OncoduetError(self.record, expected="a finished run", found=f"it {record.state}")
+            raise OncoduetError(self.record, expected="a finished run", found=f"state {record.state}")
         return record
 
     def hashes_beside(self) -> dict[str, str]:
-        """Of files that lie here before the weights do, by what the run's record calls them among its parents."""
+        """Hashes of files that are here before the weights, by their names among the parents in the run's record."""
         files = {"anchors": self.anchors, "training_studies": self.training_studies}
         return {what: sha256_file(path) for what, path in files.items() if path.is_file()}
 
@@ -152,7 +152,7 @@ class RunFolder:
 
     @property
     def checkpoints(self) -> Path:
-        """Where an interrupted run goes on (``training.run_folder.checkpoints``)."""
+        """Where an interrupted run resumes (``training.run_folder.checkpoints``)."""
         return self.work / "checkpoints"
 
     @property

@@ -1,64 +1,51 @@
-"""One process at a time works on a run: a lock on a file in its folder, which says who holds it.
+"""One process at a time works in a folder: a lock on a file in it, which says who holds it.
 
-The kernel gives the lock back when its holder ends, however that happens, so that a killed process blocks nobody.
+The kernel gives the lock back when its holder ends, however that happens, so that a killed process blocks no other.
 """
 
 import json
 import logging
 import os
 import socket
-import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from datetime import UTC, datetime
-from typing import IO
+from pathlib import Path
 
-from contract.errors import OncoduetError
-from contract.locks import try_lock
-from training.run_folder.folder import RunFolder
+from contract.errors import one_line
+from contract.locks import exclusive_lock
 
 PATIENCE_S = 0.2
+"""A look at whether a process works on a run (``training.campaign.status``) takes the lock, too."""
 
 logger = logging.getLogger(__name__)
 
 
-@contextmanager
-def alone(folder: RunFolder, *, wait: bool = False) -> Iterator[None]:
-    """Hold a run's lock.
+def work_lock(
+    path: Path, *, work: str = "on this run", wait: bool = False, patience_s: float = PATIENCE_S
+) -> AbstractContextManager[None]:
+    """Hold the lock of the folder that ``path`` is in.
 
     Parameters
     ----------
+    work
+        What the holder does, for the message: "no other process at work …".
     wait
-        Wait for another process that holds it; else leave.
+        Wait for another process that holds it, however long; else for ``patience_s`` seconds.
 
     Raises
     ------
     OncoduetError
-        Another process holds it, and ``wait`` is false.
+        Another process holds it, and ``wait`` is false; the message says which, where and since when.
     """
-    with folder.lock.open("a+", encoding="utf-8") as lock:  # not "w", which would wipe out the holder's name
-        if not _locked(lock):
-            if not wait:
-                raise OncoduetError(folder.path, expected="no other process at work on this run", found=_holder(lock))
-            logger.info("%s: waiting for %s", folder.path, _holder(lock))
-            try_lock(lock, wait=True)
-        lock.truncate(0)
-        json.dump(_ourselves(), lock)
-        lock.flush()
-        try:
-            yield
-        finally:
-            lock.truncate(0)
-
-
-def _locked(lock: IO[str]) -> bool:
-    """Try for a moment: a look at whether somebody is at work (``training.campaign.status``) takes the lock, too."""
-    patience_s = time.monotonic() + PATIENCE_S
-    while not try_lock(lock):
-        if time.monotonic() > patience_s:
-            return False
-        time.sleep(0.01)
-    return True
+    return exclusive_lock(
+        path,
+        path.parent,
+        f"other process at work {work}",
+        patience_s=patience_s,
+        holder=json.dumps(_ourselves()),
+        describe=_described,
+        on_wait=(lambda holder: logger.info("%s: waiting for %s", path.parent, holder)) if wait else None,
+    )
 
 
 def _ourselves() -> dict[str, str | int]:
@@ -68,12 +55,11 @@ def _ourselves() -> dict[str, str | int]:
     return holder | ({"slurm_job": job} if job else {})
 
 
-def _holder(lock: IO[str]) -> str:
+def _described(text: str) -> str:
     """In words, as far as the holder got to writing it down."""
-    lock.seek(0)
     try:
-        holder = json.load(lock)
+        holder = json.loads(text)
         job = f", Slurm job {holder['slurm_job']}" if "slurm_job" in holder else ""
         return f"process {holder['pid']} on {holder['host']}{job}, since {holder['since']}"
     except (ValueError, KeyError, TypeError):
-        return "one"
+        return one_line(text)

@@ -1,4 +1,4 @@
-"""Where the remarks of libraries go: into a log file beside what is made, not into the user's way."""
+"""The output of libraries goes into a log file next to what is made, not to the user's terminal."""
 
 import contextlib
 import logging
@@ -11,7 +11,7 @@ from contract.process.terminal import CleanFormatter
 
 
 class Log:
-    """A log file that is open for long and takes what is logged, printed or warned of within ``turn``."""
+    """A log file that is open for long and takes what is logged, printed or warned of within ``context``."""
 
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream
@@ -19,7 +19,7 @@ class Log:
         self._handler.setFormatter(CleanFormatter("%(asctime)s %(message)s"))
 
     @contextmanager
-    def turn(self) -> Iterator[None]:
+    def context(self) -> Iterator[None]:
         """Send it here; the terminal stays with the progress display."""
         root = logging.getLogger()
         handlers, level = root.handlers[:], root.level
@@ -40,12 +40,12 @@ def open_log(path: Path) -> Iterator[Log]:
     try:
         yield Log(stream)
     finally:
-        with contextlib.suppress(OSError):  # a full disk, of which whatever was written before has told
+        with contextlib.suppress(OSError):  # a full disk, which an earlier write has reported
             stream.close()
 
 
 @contextmanager
 def log_to(path: Path) -> Iterator[None]:
     """Append what is logged, printed or warned of in here to a file."""
-    with open_log(path) as log, log.turn():
+    with open_log(path) as log, log.context():
         yield

@@ -1,6 +1,6 @@
 """Curves for TensorBoard: losses, learning rate, pseudo Dice and seconds of every epoch, in one event file per run.
 
-A run that goes on begins its file anew and writes the earlier epochs first: they are in its checkpoint, and an event
+A resumed run starts a new file and writes the earlier epochs first: they are in its checkpoint, and an event
 file to which two processes have added would show epochs twice. Each epoch is on disk when it has ended.
 """
 

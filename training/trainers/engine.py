@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from training.trainers import nnunet
 
 
-class NnUNet(Engine):
+class NnUNetEngine(Engine):
     """What a network that segments has of its own."""
 
     title = "nnU-Net"
@@ -34,7 +34,7 @@ class NnUNet(Engine):
 
 
 def common_of_tasks(run: Run, folder: RunFolder, device: Kind) -> dict[str, Any]:
-    """What each task of nnU-Net's trainer says, whatever the network and the loss."""
+    """What each task of nnU-Net's trainer says, for any network and loss."""
     return {
         "name": str(folder.path),
         "prepared": run.prepared.folder,
@@ -53,4 +53,4 @@ def common_of_tasks(run: Run, folder: RunFolder, device: Kind) -> dict[str, Any]
     }
 
 
-ENGINE = NnUNet()
+ENGINE = NnUNetEngine()

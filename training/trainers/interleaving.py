@@ -1,7 +1,7 @@
-"""Several trainings in one process take turns: each is a generator that yields after every step.
+"""Several trainings interleaved in one process: each is a generator that yields after every step.
 
 What a training needs of the process while it works (its log, its random numbers, its stream on the GPU) is a context
-that is entered for each of its turns and left before the next training's, so that none disturbs another.
+that is entered for each of its steps and left before another training's step.
 """
 
 import time
@@ -14,23 +14,23 @@ Steps = Generator[None, None, Result]
 """A training: yields after each step and returns its result."""
 
 
-def in_turns(steps: Steps[Result], turn: Callable[[], AbstractContextManager[None]]) -> Steps[Result]:
-    """The same steps, each made within a context of its own; closing the generator closes them within one, too."""
+def interleave(steps: Steps[Result], context: Callable[[], AbstractContextManager[None]]) -> Steps[Result]:
+    """The same steps, each within a new context; closing the generator closes them within one, too."""
     try:
         while True:
-            with turn():
+            with context():
                 try:
                     next(steps)
                 except StopIteration as end:
                     return cast(Result, end.value)
             yield
     finally:
-        with turn():
+        with context():
             steps.close()
 
 
-def finished(steps: Steps[Result]) -> Result:
-    """Go through all steps at once."""
+def run_to_end(steps: Steps[Result]) -> Result:
+    """Run all steps; returns the result."""
     while True:
         try:
             next(steps)
@@ -39,7 +39,7 @@ def finished(steps: Steps[Result]) -> Result:
 
 
 class Clock:
-    """Wall and CPU seconds of one training's own turns."""
+    """Wall and CPU seconds of one training's own steps."""
 
     def __init__(self) -> None:
         self._wall_s, self._cpu_s = 0.0, 0.0
@@ -56,7 +56,7 @@ class Clock:
             self._since = None
 
     def seconds(self) -> tuple[float, float]:
-        """Wall and CPU seconds so far, the turn at hand included."""
+        """Wall and CPU seconds so far, the current step included."""
         if self._since is None:
             return self._wall_s, self._cpu_s
         wall_s, cpu_s = self._since

@@ -2,8 +2,8 @@
 
 What is changed on purpose: every random number comes from the run's seed (nnU-Net seeds nothing); batches are made in
 this process; checkpoints are complete or absent; neither the final validation (the evaluation scores the runs) nor a
-progress picture is made. The generators are reseeded at each epoch's start, so that an interrupted run that goes on
-from a checkpoint gives the same bits as one that was never interrupted.
+progress picture is made. The generators are reseeded at each epoch's start, so that a run that resumes from a
+checkpoint is bit-identical to an uninterrupted one.
 """
 
 import logging
@@ -35,8 +35,8 @@ from training.augmentation.nnunet_recipe import read_recipe
 from training.augmentation.patches import Size
 from training.configuration import LossTerm
 from training.dataloading.batches import ResidentBatches
-from training.dataloading.instance_studies import NumberedStudies
-from training.dataloading.patch_sampling import BoxRule
+from training.dataloading.instance_studies import InstanceStudies
+from training.dataloading.patch_sampling import PatchSampler
 from training.dataloading.resident_studies import ResidentStudies, resident_studies
 from training.dataset.nnunet_folders import batches_on_one_thread, nnunet_folders
 from training.dataset.prepared import case_files
@@ -45,7 +45,7 @@ from training.engine import Trained
 from training.profile import Profile
 from training.run_folder.checkpoints import Checkpoint, Checkpoints
 from training.run_folder.folder import kept_weights_file
-from training.trainers.interleaving import Clock, Steps, in_turns
+from training.trainers.interleaving import Clock, Steps, interleave
 from training.trainers.process_state import ProcessState
 from training.trainers.segmentation_losses import build_loss
 
@@ -102,8 +102,8 @@ def steps(
     clock, state = Clock(), ProcessState(torch.device(task.device), threads=task.profile.threads)
 
     @contextmanager
-    def turn() -> Iterator[None]:
-        with clock.running(), state.turn(), batches_on_one_thread():
+    def context() -> Iterator[None]:
+        with clock.running(), state.context(), batches_on_one_thread():
             yield
 
     def own_steps() -> Steps[Trained]:
@@ -120,7 +120,7 @@ def steps(
             trainer.dataloader_train = trainer.dataloader_val = None  # or else cyclic references keep the studies
         return Trained(trainer.kept_weights(), tuple(trainer.epochs()), *trainer.seconds())
 
-    return in_turns(own_steps(), turn)
+    return interleave(own_steps(), context)
 
 
 def build_trainer(task: Task, kind: "type[Trainer] | None" = None) -> "Trainer":
@@ -173,7 +173,7 @@ class Trainer(nnUNetTrainer):  # type: ignore[misc]
         self.oversample_foreground_percent = profile.foreground_oversampling
 
     def steps(self) -> Steps[None]:
-        """All epochs that are left, as nnU-Net goes through them; yields after each batch."""
+        """All remaining epochs, as in nnU-Net; yields after each batch."""
         while self.current_epoch < self.num_epochs:
             self.on_epoch_start()
             self.on_train_epoch_start()
@@ -261,14 +261,14 @@ class Trainer(nnUNetTrainer):  # type: ignore[misc]
                 studies,
                 case_ids,
                 recipe=read_recipe(transforms),
-                rule=BoxRule(_size(box), patch, focus=focus),
+                sampler=PatchSampler(_size(box), patch, focus=focus),
                 batch_size=self.batch_size,
                 foreground=self.oversample_foreground_percent,
             )
 
         return batches(self.task.train, training, initial), batches(self.task.validation, validation, patch)
 
-    def studies(self) -> ResidentStudies | NumberedStudies:
+    def studies(self) -> ResidentStudies | InstanceStudies:
         """The fold's studies in the device's memory."""
         task = self.task
         return resident_studies(task.prepared, [*task.train, *task.validation], device=torch.device(task.device))
@@ -367,13 +367,7 @@ class Trainer(nnUNetTrainer):  # type: ignore[misc]
         }
 
     def resume(self, checkpoint: Checkpoint) -> None:
-        """Go on where a checkpoint was written.
-
-        Raises
-        ------
-        OncoduetError
-            It was written on another kind of device.
-        """
+        """Resume from a checkpoint. Raises ``OncoduetError``: it was written on another kind of device."""
         state = checkpoint.state
         begun = state.get("device", "cpu" if state["grad_scaler"] is None else "cuda")
         require_same_device(self.task.name, begun=begun, now=self.device.type)
@@ -419,7 +413,7 @@ class Trainer(nnUNetTrainer):  # type: ignore[misc]
         ]
 
     def seconds(self) -> tuple[float, float]:
-        """Wall and CPU seconds of its own turns so far."""
+        """Wall and CPU seconds of its own steps so far."""
         wall_s, cpu_s = self.clock.seconds()
         return self.earlier_wall_s + wall_s, self.earlier_cpu_s + cpu_s
 

@@ -1,4 +1,4 @@
-"""What trainings that share a process would change for each other: random numbers, threads, and the GPU's stream."""
+"""Process state that interleaved trainings must not share: random numbers, threads, and the GPU's stream."""
 
 import contextlib
 import random
@@ -11,7 +11,7 @@ import torch
 
 
 class ProcessState:
-    """One training's own generators, threads and stream, in force during its turns alone.
+    """One training's own generators, threads and stream, in force during its own steps only.
 
     Parameters
     ----------
@@ -31,8 +31,8 @@ class ProcessState:
         self.generators = self._generators()
 
     @contextmanager
-    def turn(self) -> Iterator[None]:
-        """Go on where the last turn ended; afterwards the process is what it was."""
+    def context(self) -> Iterator[None]:
+        """Restore the state after the last step; on leaving, the process's own."""
         generators, threads = self._generators(), torch.get_num_threads()
         self._set(self.generators)
         torch.set_num_threads(self.threads)

@@ -5,9 +5,9 @@ Each kept epoch, the last included, predicts the validation studies and is score
 Mirrored copies, which would cost eight times as much, are not predicted.
 
 For a card that first locates an organ, the networks need one of stage 1 in their bundle: the finished run of the same
-fold beside this one, or the one that is named.
+fold next to this one, or the one that is named.
 
-What was predicted and scored stays until the choice is made, so that an interrupted choice goes on.
+What was predicted and scored stays until the choice is made, so that an interrupted choice resumes.
 """
 
 import shutil
@@ -19,7 +19,7 @@ from network.device import Kind
 from training.dataset.archive_stamps import reachable_archive, read_sources
 from training.engine import Run
 from training.run_folder.folder import RunFolder
-from training.validation.predict_and_score import find_localisation, link_studies, predict, read_score, score
+from training.validation.predict_and_score import find_localisation, link_studies, predict_studies, read_score, score
 
 OPTIMISM = (
     "The checkpoint was chosen by its score on these validation studies, so that the score on them is too good: the "
@@ -37,9 +37,9 @@ def select(run: Run, folder: RunFolder, *, device: Kind, archive: Path | None, l
     Parameters
     ----------
     archive
-        Where the archive lies now; None: where it lay when the dataset was prepared.
+        Current folder of the archive; None: that of ``prepare``.
     localisation
-        Finished run of stage 1; None: one of the same fold beside this run. Not looked at for cards of one stage.
+        Finished run of stage 1; None: one of the same fold next to this run. Ignored for cards of one stage.
 
     Returns
     -------
@@ -68,7 +68,7 @@ def select(run: Run, folder: RunFolder, *, device: Kind, archive: Path | None, l
         sha256 = _candidate(run, folder, weights, place / "run")
         if not (scores / "metrics.json").is_file():
             shutil.rmtree(predictions, ignore_errors=True)  # of an interrupted choice
-            predict(
+            predict_studies(
                 [place / "run", *([partner] if partner else [])],
                 predictions,
                 studies=validation,

@@ -37,7 +37,7 @@ def find_localisation(
     folder
         The network's run.
     localisation
-        The run of stage 1, where it was named; None: one of the same fold and card beside ``folder``.
+        The run of stage 1, where it was named; None: one of the same fold and card next to ``folder``.
     purpose
         What cannot be done without it, for the message.
 
@@ -57,7 +57,7 @@ def find_localisation(
     raise OncoduetError(
         where,
         expected=(f"a finished localisation run of fold {key.fold} and the same card, without which {purpose}"),
-        found="none; --localisation names one",
+        found="no such run; --localisation names one",
     )
 
 
@@ -74,7 +74,7 @@ def link_studies(sources: SourcesRecord, archive: Path, case_ids: Sequence[str],
         (studies / licence.name).symlink_to(licence.resolve())
 
 
-def predict(
+def predict_studies(
     runs: Sequence[Path],
     output: Path,
     *,
@@ -133,15 +133,12 @@ def score(predictions: Path, output: Path, *, studies: Path, card: Path, purpose
 def read_score(scores: Path) -> Metrics:
     """The strict answer in a folder of scores, which has AUROC, AP and ranking score.
 
-    Raises
-    ------
-    OncoduetError
-        It has not.
+    Raises ``OncoduetError``: there is no ranking score.
     """
     metrics = scores / "metrics.json"
     strict = read_record(metrics, MetricsRecord).strict
     if strict is None or strict.score is None or strict.auroc is None or strict.ap is None:
-        raise OncoduetError(metrics, expected="a ranking score", found=f"none ({strict and strict.reason})")
+        raise OncoduetError(metrics, f"no ranking score ({strict and strict.reason})")
     return strict
 
 
@@ -160,7 +157,7 @@ def call(*words: str, folders: Mapping[str, Path], purpose: str) -> None:
     OncoduetError
         It refused its input, with its reason.
     RuntimeError
-        It ended in another way.
+        It failed otherwise.
     """
     options = [word for name, folder in folders.items() for word in (f"--{name}", str(folder.resolve()))]
     path = os.pathsep.join([str(_HOME), *filter(None, [os.environ.get("PYTHONPATH")])])
@@ -172,7 +169,7 @@ def call(*words: str, folders: Mapping[str, Path], purpose: str) -> None:
         logger.info("%s: %s", words[0], said)
     if ended.returncode:
         found = one_line(ended.stderr).removeprefix("error: ") or f"exit code {ended.returncode}"
-        message = f"python -m {' '.join(words[:2])}, called {purpose}: expected it to succeed, found: {found}"
+        message = f"python -m {' '.join(words[:2])}, called {purpose}, failed: {found}"
         raise (OncoduetError if ended.returncode == OncoduetError.exit_code else RuntimeError)(message)
 
 

@@ -31,9 +31,7 @@ def read(slug: str) -> sitk.Image:
     return sitk.ReadImage(str(file))
 
 
-HANDLERS = {
-    ("transverse-adc-prostate-mri", "transverse-hbv-prostate-mri", "transverse-t2-prostate-mri"): handle_bpmri,
-}
+HANDLERS = {("transverse-adc-prostate-mri", "transverse-hbv-prostate-mri", "transverse-t2-prostate-mri"): handle_bpmri}
 
 
 if __name__ == "__main__":

@@ -154,7 +154,7 @@ def test_a_run_whose_jobs_die_at_once_is_given_up_with_the_reason(place) -> None
     ended = run("training", "campaign", place / "dying.toml", "--executor", "slurm", "--output", place / "dying")
     assert ended.returncode == 3
     assert ended.stderr.count("\n") == 1
-    assert "2 of 2 runs failed: ce_fold0_restart1: submitted 2 times without an end; its job" in ended.stderr
+    assert "2 of 2 runs failed: ce_fold0_restart1: submitted 2 times and never finished; its job" in ended.stderr
     assert ": failed, see" in ended.stderr
 
 

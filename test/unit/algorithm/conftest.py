@@ -2,19 +2,17 @@
 
 import hashlib
 import json
-import logging
-from collections.abc import Callable, Iterator, Sequence
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from places import TINY_PLANS
+from studies import tilted_grid
 
 from contract.cards import CARDS, load_card
 from contract.files import write_json
 from contract.records import BundleRecord, Member, RunKey, write_record
-from contract.volume import Float32Array, Grid, Volume, write_volume
+from contract.volume import Volume, write_volume
 from network.architecture import build_network
 from network.detection.anchors import AnchorPlan
 from network.detection.retina_unet import build_retina_unet
@@ -22,11 +20,8 @@ from network.weights import save_weights, tensors_sha256
 
 ANCHORS = AnchorPlan(levels=(1,), sizes_voxels_zyx=((2, 6, 6), (3, 9, 9)))
 
-BundleMaker = Callable[..., Path]
-StudyMaker = Callable[..., dict[str, Path]]
 
-
-def seal(folder: Path) -> None:
+def seal(folder):
     """Write SHA256SUMS over every other file, as ``sha256sum`` does."""
     files = sorted(path for path in folder.rglob("*") if path.is_file() and path.name != "SHA256SUMS")
     lines = [
@@ -35,36 +30,25 @@ def seal(folder: Path) -> None:
     (folder / "SHA256SUMS").write_text("".join(lines))
 
 
-@pytest.fixture(autouse=True)
-def _logging_as_before() -> Iterator[None]:
-    """Commands log to the stdout of their time; a later test has another one."""
-    root = logging.getLogger()
-    handlers, level = root.handlers[:], root.level
-    yield
-    root.handlers[:] = handlers
-    root.setLevel(level)
-    logging.captureWarnings(False)
-
-
 @pytest.fixture(name="seal")
-def seal_fixture() -> Callable[[Path], None]:
+def seal_fixture():
     return seal
 
 
 @pytest.fixture
-def make_bundle(tmp_path: Path) -> BundleMaker:
+def make_bundle(tmp_path):
     """Write a bundle of untrained networks; ``runs`` are (configuration, fold, restart), ``retina-unet`` has boxes."""
 
     def make(
-        runs: Sequence[tuple[str, int, int]] = (("ce", 0, 1),),
+        runs=(("ce", 0, 1),),
         *,
-        card_name: str = "cspca-picai",
-        folder: Path = tmp_path / "model",
-        profile: str = "demo",
-        spacing_mm_zyx: tuple[float, float, float] = (3.0, 1.0, 1.0),
-        patch_size: tuple[int, int, int] = (8, 16, 16),
-        spoil: Callable[[torch.nn.Module], None] = lambda network: None,
-    ) -> Path:
+        card_name="cspca-picai",
+        folder=tmp_path / "model",
+        profile="demo",
+        spacing_mm_zyx=(3.0, 1.0, 1.0),
+        patch_size=(8, 16, 16),
+        spoil=lambda network: None,
+    ):
         plans = json.loads(TINY_PLANS.read_text())
         plans["configurations"]["3d_fullres"] |= {"spacing": list(spacing_mm_zyx), "patch_size": list(patch_size)}
         card = load_card(card_name)
@@ -123,17 +107,6 @@ def make_bundle(tmp_path: Path) -> BundleMaker:
     return make
 
 
-def tilted_grid(size_xyz: tuple[int, int, int], spacing_mm_xyz: tuple[float, float, float]) -> Grid:
-    """A grid around (3, -20, 11) mm whose axes are tilted about two of the patient's."""
-    a, b = 0.3, 0.2
-    about_x = np.array([[1, 0, 0], [0, np.cos(a), -np.sin(a)], [0, np.sin(a), np.cos(a)]])
-    about_z = np.array([[np.cos(b), -np.sin(b), 0], [np.sin(b), np.cos(b), 0], [0, 0, 1]])
-    direction = about_x @ about_z
-    half = direction @ ((np.array(size_xyz) - 1) / 2 * np.array(spacing_mm_xyz))
-    x, y, z = (np.array([3.0, -20.0, 11.0]) - half).tolist()
-    return Grid(size_xyz, spacing_mm_xyz, (x, y, z), tuple(direction.ravel().tolist()))
-
-
 CHANNEL_GRIDS = {
     "t2w": tilted_grid((30, 24, 9), (0.8, 0.9, 3.0)),
     "adc": tilted_grid((16, 14, 8), (1.61, 1.72, 3.6)),
@@ -141,19 +114,17 @@ CHANNEL_GRIDS = {
 }
 
 
-def blob(
-    grid: Grid, *, centre_mm: tuple[float, float, float] = (5.0, -18.0, 12.0), width_mm: float = 4.0
-) -> Float32Array:
+def blob(grid, *, centre_mm=(5.0, -18.0, 12.0), width_mm=4.0):
     """A bell around a point of the patient, 1 at its top."""
     distance = grid.centres_mm() - np.array(centre_mm)[:, None, None, None]
     return np.exp(-0.5 * (distance**2).sum(axis=0) / width_mm**2).astype(np.float32)
 
 
 @pytest.fixture
-def make_channels() -> StudyMaker:
+def make_channels():
     """Write the three channels of a study with one bright lesion."""
 
-    def make(folder: Path, name: str, *, seed: int = 0) -> dict[str, Path]:
+    def make(folder, name, *, seed=0):
         paths = {}
         rng = np.random.default_rng(seed)
         for channel, grid in CHANNEL_GRIDS.items():
@@ -168,10 +139,10 @@ def make_channels() -> StudyMaker:
 
 
 @pytest.fixture
-def make_archive(tmp_path: Path, make_channels: StudyMaker) -> Callable[..., Path]:
+def make_archive(tmp_path, make_channels):
     """Write an archive with one study per patient."""
 
-    def make(patients: int = 2, *, folder: Path = tmp_path / "archive") -> Path:
+    def make(patients=2, *, folder=tmp_path / "archive"):
         for patient in range(patients):
             make_channels(folder / f"p{patient}", f"p{patient}_s0", seed=patient)
         return folder
@@ -180,10 +151,10 @@ def make_archive(tmp_path: Path, make_channels: StudyMaker) -> Callable[..., Pat
 
 
 @pytest.fixture
-def make_input(tmp_path: Path, make_channels: StudyMaker) -> Callable[..., Path]:
+def make_input(tmp_path, make_channels):
     """Write a study as the platform mounts it: one image with a random name per socket, no ``inputs.json``."""
 
-    def make(folder: Path = tmp_path / "input") -> Path:
+    def make(folder=tmp_path / "input"):
         card = load_card("cspca-picai")
         paths = make_channels(tmp_path / "loose", "x")
         for number, channel in enumerate(card.channels):

@@ -1,6 +1,3 @@
-from collections.abc import Callable
-from pathlib import Path
-
 import numpy as np
 import pytest
 
@@ -11,7 +8,7 @@ from contract.volume import Volume, read_grid, read_volume, write_volume
 
 
 @pytest.fixture
-def study(make_channels: Callable[..., dict[str, Path]], tmp_path: Path) -> Study:
+def study(make_channels, tmp_path):
     channels = make_channels(tmp_path, "p_s")
     reference = read_grid(channels["t2w"])
     # Channels on the reference's own grid, so that the formula can be compared voxel by voxel.
@@ -24,9 +21,7 @@ def study(make_channels: Callable[..., dict[str, Path]], tmp_path: Path) -> Stud
 @pytest.mark.parametrize(
     ("extreme", "formula"), [("maximum", lambda v: v / (v + 700)), ("minimum", lambda v: 700 / (v + 700))]
 )
-def test_an_intensity_becomes_a_share_and_nothing_measured_becomes_zero(
-    study: Study, extreme: str, formula: Callable[[np.ndarray], np.ndarray]
-) -> None:
+def test_an_intensity_becomes_a_share_and_nothing_measured_becomes_zero(study, extreme, formula):
     baseline = Baseline(name="b", channel="adc", extreme=extreme, scale=700.0)
     found = baseline_probability(load_card("cspca-picai"), baseline, study)
     value = np.asarray(read_volume(study.channels["adc"]).array, np.float64)
@@ -35,7 +30,7 @@ def test_an_intensity_becomes_a_share_and_nothing_measured_becomes_zero(
     assert not found.array[value <= 0].any()
 
 
-def test_a_baseline_is_zero_where_a_network_predicts_nothing(study: Study) -> None:
+def test_a_baseline_is_zero_where_a_network_predicts_nothing(study):
     card = load_card("cspca-picai")
     card = card.model_copy(
         update={"geometry": card.geometry.model_copy(update={"keep_central_mm_zyx": (9.0, 9.0, 8.0)})}

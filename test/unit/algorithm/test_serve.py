@@ -5,8 +5,6 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
-from pathlib import Path
 
 import pytest
 from places import PROJECT
@@ -16,11 +14,11 @@ from contract.cards import load_card
 CARD = load_card("cspca-picai")
 
 
-def outputs(folder: Path) -> dict[str, bytes]:
+def outputs(folder):
     return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
-def ask(port: int, method: str, path: str) -> int:
+def ask(port, method, path):
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=120)
     try:
         connection.request(method, path)
@@ -30,7 +28,7 @@ def ask(port: int, method: str, path: str) -> int:
 
 
 @pytest.fixture
-def studies(make_channels: Callable[..., dict[str, Path]], tmp_path: Path) -> list[Path]:
+def studies(make_channels, tmp_path):
     """Two studies as the platform lays them out."""
     folders = []
     for number in range(2):
@@ -44,11 +42,11 @@ def studies(make_channels: Callable[..., dict[str, Path]], tmp_path: Path) -> li
 
 
 @pytest.fixture
-def start() -> Iterator[Callable[..., tuple[subprocess.Popen[str], int]]]:
+def start():
     """Start the server on a free port and wait until it is ready."""
     processes: list[subprocess.Popen[str]] = []
 
-    def start(*arguments: object) -> tuple[subprocess.Popen[str], int]:
+    def start(*arguments):
         process = subprocess.Popen(
             [sys.executable, "-m", "algorithm", "serve", "--port", "0", "--threads", "1", *map(str, arguments)],
             cwd=PROJECT,

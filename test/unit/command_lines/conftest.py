@@ -1,13 +1,12 @@
 """One small world for all commands: an archive of phantoms, and what the commands themselves make of it."""
 
 import json
-import logging
 import shutil
 import tarfile
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from tiny import tiny_profile
 
 from algorithm.__main__ import main as algorithm
 from contract.cards import load_card
@@ -17,33 +16,6 @@ from phantom.__main__ import main as phantom
 from training.__main__ import main as training
 
 CARD = "cspca-picai"
-
-PROFILE = """
-schema_version = 1
-name = "tiny"
-title = "For tests"
-epochs = 1
-iterations_per_epoch = 1
-validation_iterations_per_epoch = 1
-learning_rate = 0.01
-momentum = 0.9
-weight_decay = 3e-5
-foreground_oversampling = 0.5
-checkpoint = "final"
-checkpoint_every_epochs = 1
-threads = 1
-
-[plan]
-batch_size = 2
-patch_size_zyx = [8, 16, 16]
-convolutions_per_stage_encoder = 1
-convolutions_per_stage_decoder = 1
-stages = [
-  { features = 4, kernel_size_zyx = [1, 3, 3], stride_zyx = [1, 1, 1] },
-  { features = 8, kernel_size_zyx = [3, 3, 3], stride_zyx = [1, 2, 2] },
-  { features = 8, kernel_size_zyx = [3, 3, 3], stride_zyx = [2, 2, 2] },
-]
-"""
 
 CAMPAIGN = """
 schema_version = 1
@@ -68,16 +40,6 @@ looks = [2]
 """
 
 
-@pytest.fixture(autouse=True)
-def logging_as_before() -> Iterator[None]:
-    """``main`` sets up logging for a process of its own."""
-    handlers, level = logging.root.handlers[:], logging.root.level
-    yield
-    logging.captureWarnings(False)
-    logging.root.handlers[:] = handlers
-    logging.root.setLevel(level)
-
-
 @pytest.fixture(scope="session")
 def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Folders and files by the names that the rows of commands use; nothing in it is ever changed."""
@@ -85,7 +47,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
     archive = root / "archive"
     made = ["--positive-fraction", "1/2", "--seed", "1", "--output", archive]
     _succeed(phantom, "--card", CARD, "--cases", 4, *made)
-    (root / "tiny.toml").write_text(PROFILE)
+    (root / "tiny.toml").write_text(tiny_profile())
     (root / "campaign.toml").write_text(CAMPAIGN)
     (root / "analysis.toml").write_text(ANALYSIS)
     shutil.copy(Path("contract/cards") / f"{CARD}.toml", root / "card.toml")

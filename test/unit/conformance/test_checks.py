@@ -35,7 +35,7 @@ def test_a_check_comes_to_one_of_three_verdicts(outcome, verdict):
     assert found == Verdict("A1", "error", verdict, "b", "a")
 
 
-def test_what_is_doubtful_is_a_warning_whatever_the_checks_level():
+def test_a_doubt_is_a_warning_at_every_level():
     found = Check("A1", "error", "b", see(Doubtful("a"))).decide(None)
     assert (found.verdict, found.level) == ("fail", "warning")
 
@@ -88,7 +88,7 @@ def test_every_id_means_one_check(checks):
     assert len(set(ids)) == len(ids)
 
 
-def test_every_check_stands_in_the_document(request):
+def test_every_check_is_documented(request):
     text = (request.config.rootpath / "docs" / "platform.md").read_text()
     for check in [*ALGORITHM, *EVALUATION]:
         level = {"error": "E", "warning": "W"}[check.level]

@@ -34,7 +34,7 @@ esac
 NOTE = "Note: the engine has no GPU to give; everything runs on the CPU."
 
 
-def test_a_profile_with_a_gpu_is_tried_on_the_cpu_where_there_is_none_and_says_so(conform, tmp_path):
+def test_a_gpu_profile_runs_on_the_cpu_with_a_note_if_there_is_no_gpu(conform, tmp_path):
     status, said = conform("--profile", "t4-16", runtimes=["runc"])
     assert (status, said.err) == (0, "")
     assert said.out.startswith(NOTE)

@@ -34,7 +34,7 @@ def predict(card, model, tmp_path):
 
 
 @pytest.mark.parametrize(("shape", "whole_numbers"), [(FIRST, False), (SECOND, True)], ids=["first", "second"])
-def test_a_planted_lesion_is_found_where_it_lies(predict, card, shape, whole_numbers):
+def test_a_planted_lesion_is_found_at_its_place(predict, card, shape, whole_numbers):
     study = make_study(card, shape=shape, whole_numbers=whole_numbers)
     output = predict(study)
     found = read_map(output, card)

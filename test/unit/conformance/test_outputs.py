@@ -70,7 +70,7 @@ def test_an_output_that_is_missing_is_named(output):
     assert broken(require_declared, output, CARD) == f"no {CARD.likelihood.relative_path} among {PATH}/map.mha"
 
 
-def test_files_that_nobody_declared_are_named(output):
+def test_undeclared_files_are_named(output):
     (output / "log.txt").write_text("")
     assert broken(require_nothing_else, output, CARD) == "log.txt"
 
@@ -78,7 +78,7 @@ def test_files_that_nobody_declared_are_named(output):
 @pytest.mark.parametrize(
     ("text", "found"),
     [
-        ("NaN", "NaN is not JSON"),
+        ("NaN", "not valid JSON: NaN is not JSON"),
         ('"0.5"', "str '0.5'"),
         ("true", "bool 'True'"),
         ("null", "NoneType 'None'"),
@@ -86,7 +86,7 @@ def test_files_that_nobody_declared_are_named(output):
         ("-0.1", "-0.1"),
         ("1e400", "inf"),
         ("1" + "0" * 400, "1" + "0" * 39),
-        ("{", "Expecting property name enclosed in double quotes: line 1 column 2 (char 1)"),
+        ("{", "not valid JSON: Expecting property name enclosed in double quotes: line 1 column 2 (char 1)"),
     ],
 )
 def test_a_likelihood_that_is_no_number_in_0_to_1_is_refused(output, text, found):
@@ -156,7 +156,7 @@ def test_components_that_touch_at_a_corner_are_one(output):
 
 
 @pytest.mark.parametrize("axis", [0, 1, 2])
-def test_an_array_that_is_flipped_under_a_correct_header_does_not_find_the_lesion(axis):
+def test_an_array_flipped_under_a_correct_header_misses_the_lesion(axis):
     flipped = np.flip(planted(), axis)
     assert "mm from the lesion" in broken(require_lesion_found, Map(flipped, GRID, "float"), FIRST.lesion())
 
@@ -166,7 +166,7 @@ def test_an_empty_map_finds_no_lesion():
     assert broken(require_lesion_found, Map(empty, GRID, "float"), FIRST.lesion()) == "an empty map"
 
 
-def test_answers_that_differ_are_told_apart(output, tmp_path):
+def test_different_answers_are_distinguished(output, tmp_path):
     other = tmp_path / "other"
     (other / PATH).mkdir(parents=True)
     (other / PATH / "map.mha").write_bytes(image_bytes(planted() * np.float32(0.5), GRID))
@@ -216,6 +216,6 @@ def test_metrics_may_be_deep_or_large_and_are_read_to_a_bound(tmp_path):
 def test_metrics_that_are_missing_or_no_strict_json_are_refused(tmp_path):
     assert broken(require_metrics, tmp_path, "a") == "no metrics.json among nothing"
     (tmp_path / "metrics.json").write_text('{"a": NaN}')
-    assert broken(require_metrics, tmp_path, "a") == "NaN is not JSON"
+    assert broken(require_metrics, tmp_path, "a") == "not valid JSON: NaN is not JSON"
     (tmp_path / "metrics.json").write_text('{"a": {"b": 0.5}}')
     assert require_metrics(tmp_path, "a.b") == "a.b = 0.5"

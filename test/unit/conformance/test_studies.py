@@ -37,7 +37,7 @@ def test_our_own_reader_finds_every_channel_of_every_card(tmp_path, name, keys):
 
 
 @pytest.mark.parametrize("shape", [FIRST, SECOND])
-def test_no_axis_of_a_study_is_like_another_and_the_lesion_lies_off_the_middle(shape):
+def test_no_two_axes_are_alike_and_the_lesion_is_off_the_middle(shape):
     grid = shape.grid()
     assert len(set(grid.size_xyz)) == len(set(grid.spacing_mm_xyz)) == 3
     matrix = np.abs(np.array(grid.direction).reshape(3, 3))

@@ -8,7 +8,7 @@ from conformance.tryout import TOKEN, main
 from contract.cards import load_card
 
 
-def test_an_environment_without_gcapi_is_told_where_it_is_listed(tmp_path, monkeypatch, capsys):
+def test_without_gcapi_the_message_names_its_lock(tmp_path, monkeypatch, capsys):
     card = load_card("cspca-picai")
     (tmp_path / "archive" / "7").mkdir(parents=True)
     for channel in card.channels:
@@ -18,6 +18,5 @@ def test_an_environment_without_gcapi_is_told_where_it_is_listed(tmp_path, monke
     words = ["--algorithm", "a", "--card", card.name, "--study", tmp_path / "archive", "--local", tmp_path]
     assert main([str(word) for word in words]) == 3
     assert capsys.readouterr().err == (
-        "error: gcapi: expected the package in this environment, found none; requirements/tryout.lock has it, in an "
-        "environment of its own\n"
+        "error: gcapi: not installed; requirements/tryout.lock has it, in an environment of its own\n"
     )

@@ -34,7 +34,7 @@ def folder(tmp_path):
     return tmp_path
 
 
-def test_files_sockets_and_settings_stand_in_it(folder, tmp_path):
+def test_the_sheet_has_files_sockets_and_settings(folder, tmp_path):
     (tmp_path / "conformance.json").write_text(json.dumps(REPORT))
     text = write_sheet(folder, CARD, [tmp_path / "conformance.json"]).read_text()
     sha256 = hashlib.sha256(b"model").hexdigest()
@@ -49,7 +49,7 @@ def test_files_sockets_and_settings_stand_in_it(folder, tmp_path):
     assert "| GPU | NVIDIA T4 (CUDA 12.6) |" in text
 
 
-def test_what_the_forms_of_the_phase_and_the_algorithm_ask_for_stands_in_it(folder):
+def test_the_sheet_has_the_fields_of_both_forms(folder):
     text = write_sheet(folder, CARD, []).read_text()
     rows = dict(line.strip("| ").split(" | ", 1) for line in text.splitlines() if line.count("|") == 3)
     assert rows["score JSON path"] == "`strict.score`"
@@ -73,7 +73,7 @@ def test_without_a_report_settings_are_open(folder, capsys):
 
 
 def test_a_folder_without_archives_is_refused(tmp_path):
-    with pytest.raises(OncoduetError, match="expected archives to upload, found none"):
+    with pytest.raises(OncoduetError, match="no archives to upload"):
         write_sheet(tmp_path, CARD, [])
 
 

@@ -31,9 +31,7 @@ def patients_of(archive: Path, card: Card, said: str | None = None) -> dict[str,
     return archive_patients(archive, find_studies(archive, card, labels_required=True), said)
 
 
-def test_studies_come_in_the_order_of_their_ids_with_channels_in_the_card_s_order(
-    write_archive: WriteArchive, card: Card
-) -> None:
+def test_studies_are_sorted_by_id_and_channels_as_in_the_card(write_archive: WriteArchive, card: Card) -> None:
     archive = write_archive("20_2", "10_3", "10_1")
     studies = find_studies(archive, card, labels_required=True)
     assert [study.case_id for study in studies] == ["10_1", "10_3", "20_2"]
@@ -43,9 +41,7 @@ def test_studies_come_in_the_order_of_their_ids_with_channels_in_the_card_s_orde
     assert studies[0].label == archive / "labels" / "10_1.nii.gz"
 
 
-def test_other_channels_and_files_beside_them_are_ignored(
-    write_archive: WriteArchive, card: Card, tilted_grid: Grid
-) -> None:
+def test_other_channels_and_files_are_ignored(write_archive: WriteArchive, card: Card, tilted_grid: Grid) -> None:
     archive = write_archive("10_1")
     an_image(archive / "10" / "10_1_sag.mha", tilted_grid)
     (archive / "10" / "notes.txt").write_text("no image")
@@ -59,7 +55,7 @@ def test_a_patient_whose_id_holds_an_underscore_is_named_by_the_folder(write_arc
     assert set(patients_of(archive, card).values()) == {"site_7"}
 
 
-def test_in_a_folder_per_study_the_patient_is_what_is_before_the_first_underscore(
+def test_in_a_folder_per_study_the_patient_is_the_part_before_underscore(
     write_archive: WriteArchive, card: Card
 ) -> None:
     archive = write_archive("11373_1001396", patient="11373_1001396")
@@ -72,72 +68,62 @@ def test_a_study_without_label_map_is_fine_where_none_is_required(write_archive:
     assert find_studies(archive, card, labels_required=False)[0].label is None
 
 
-def test_no_folder_is_refused(tmp_path: Path, card: Card) -> None:
-    with pytest.raises(OncoduetError, match=r"nowhere: expected an archive, found no folder$"):
-        find_studies(tmp_path / "nowhere", card, labels_required=False)
+def no_channel(archive: Path, grid: Grid) -> None:
+    (archive / "10" / "10_1_adc.mha").unlink()
 
 
-def test_an_empty_archive_is_refused(tmp_path: Path, card: Card) -> None:
-    with pytest.raises(OncoduetError, match=r"expected studies named .*_t2w.mha \(or .nii.gz\), found none$"):
-        find_studies(tmp_path, card, labels_required=False)
+def twice(archive: Path, grid: Grid) -> None:
+    an_image(archive / "other" / "10_1_t2w.mha", grid)
 
 
-def test_a_missing_channel_is_refused(write_archive: WriteArchive, card: Card) -> None:
-    archive = write_archive("10_1", "20_2")
-    (archive / "20" / "20_2_adc.mha").unlink()
-    with pytest.raises(OncoduetError, match=r"^study 20_2 in .*: expected .* t2w, adc, hbv, found no 20_2_adc.mha$"):
-        find_studies(archive, card, labels_required=False)
+def two_formats(archive: Path, grid: Grid) -> None:
+    path = archive / "10" / "10_1_adc.mha"
+    sitk.WriteImage(sitk.ReadImage(str(path)), str(path.with_suffix(".nii.gz")))
 
 
-def test_a_study_twice_is_refused_and_both_folders_are_named(
-    write_archive: WriteArchive, card: Card, tilted_grid: Grid
-) -> None:
-    archive = write_archive("10_1")
-    an_image(archive / "other" / "10_1_t2w.mha", tilted_grid)
-    with pytest.raises(OncoduetError, match=r"^study 10_1 .*: expected once, found in .*/10, .*/other$"):
-        find_studies(archive, card, labels_required=False)
+def far_away(archive: Path, grid: Grid) -> None:
+    x, y, z = grid.origin_mm_xyz
+    an_image(archive / "10" / "10_1_hbv.mha", replace(grid, origin_mm_xyz=(x, y, z + 500)))
 
 
-def test_channels_with_disjoint_fields_of_view_are_refused(
-    write_archive: WriteArchive, card: Card, tilted_grid: Grid
-) -> None:
-    archive = write_archive("10_1")
-    x, y, z = tilted_grid.origin_mm_xyz
-    far = replace(tilted_grid, origin_mm_xyz=(x, y, z + 500))
-    an_image(archive / "10" / "10_1_hbv.mha", far)
-    with pytest.raises(
-        OncoduetError, match=r"10_1_hbv.mha to share a field of view with 't2w' .*, found size .* 511\."
-    ):
-        find_studies(archive, card, labels_required=False)
-
-
-def test_a_missing_label_map_is_refused_where_one_is_required(write_archive: WriteArchive, card: Card) -> None:
-    archive = write_archive("10_1")
-    (archive / "labels" / "10_1.nii.gz").unlink()
-    with pytest.raises(OncoduetError, match=r"^study 10_1: expected the label map .*/labels/10_1.nii.gz, found none$"):
-        find_studies(archive, card, labels_required=True)
-
-
-def test_a_label_map_on_another_grid_than_the_reference_is_refused(
-    write_archive: WriteArchive, card: Card, tilted_grid: Grid
-) -> None:
-    archive = write_archive("10_1")
-    x, y, z = tilted_grid.spacing_mm_xyz
-    an_image(archive / "labels" / "10_1.nii.gz", replace(tilted_grid, spacing_mm_xyz=(x, y, z * 1.1)))
-    with pytest.raises(
-        OncoduetError, match=r"labels/10_1.nii.gz: expected the grid of 10_1_t2w.mha \(size .*, found size"
-    ):
-        find_studies(archive, card, labels_required=False)
-
-
-def test_a_channel_that_is_no_image_is_refused(write_archive: WriteArchive, card: Card) -> None:
-    archive = write_archive("10_1")
+def no_image(archive: Path, grid: Grid) -> None:
     (archive / "10" / "10_1_adc.mha").write_bytes(b"no image at all")
-    with pytest.raises(OncoduetError, match=r"10_1_adc.mha: expected a MetaImage header"):
-        find_studies(archive, card, labels_required=False)
 
 
-def test_bad_studies_are_listed_one_by_one_beside_the_sound_ones(
+def other_label_grid(archive: Path, grid: Grid) -> None:
+    x, y, z = grid.spacing_mm_xyz
+    an_image(archive / "labels" / "10_1.nii.gz", replace(grid, spacing_mm_xyz=(x, y, z * 1.1)))
+
+
+def no_label(archive: Path, grid: Grid) -> None:
+    (archive / "labels" / "10_1.nii.gz").unlink()
+
+
+@pytest.mark.parametrize(
+    ("spoil", "said"),
+    [
+        (no_channel, r"^study 10_1 in .*: expected .* t2w, adc, hbv, found no 10_1_adc.mha$"),
+        (twice, r"^study 10_1 .*: duplicate: .*/10, .*/other$"),
+        (two_formats, r"^study 10_1 .*: duplicate: 10_1_adc.mha, 10_1_adc.nii.gz$"),
+        (far_away, r"10_1_hbv.mha to share a field of view with 't2w' .*, found size .* 511\."),
+        (no_image, r"10_1_adc.mha: MetaImage header has no ElementDataFile"),
+        (other_label_grid, r"labels/10_1.nii.gz: expected the grid of 10_1_t2w.mha \(size .*, found size"),
+        (no_label, r"^study 10_1: label map .*/labels/10_1.nii.gz not found$"),
+    ],
+)
+def test_a_faulty_study_is_refused(
+    write_archive: WriteArchive, card: Card, tilted_grid: Grid, spoil: Callable[[Path, Grid], None], said: str
+) -> None:
+    archive = write_archive("10_1", "20_2")
+    spoil(archive, tilted_grid)
+    with pytest.raises(OncoduetError, match=said):
+        find_studies(archive, card, labels_required=True)
+    if spoil is not no_label:
+        with pytest.raises(OncoduetError, match=said):
+            find_studies(archive, card, labels_required=False)
+
+
+def test_faults_are_listed_study_by_study_with_the_sound_studies(
     write_archive: WriteArchive, card: Card, tilted_grid: Grid
 ) -> None:
     archive = write_archive("10_1", "20_2", "30_3", "40_4", "50_5")
@@ -150,8 +136,8 @@ def test_bad_studies_are_listed_one_by_one_beside_the_sound_ones(
     assert listing.studies[1].channels["adc"] == archive / "50" / "50_5_adc.mha"
     assert list(listing.faults) == ["20_2", "30_3", "40_4"]
     assert listing.faults["20_2"].endswith("found no 20_2_adc.mha")
-    assert "expected once, found in" in listing.faults["30_3"]
-    assert listing.faults["40_4"].startswith(f"study 40_4 in {archive}: expected readable images, found: [Errno 5]")
+    assert "duplicate:" in listing.faults["30_3"]
+    assert listing.faults["40_4"].startswith(f"study 40_4 in {archive}: unreadable: ")
 
 
 def renamed(folder: Path, change: Callable[[Path], Path]) -> None:
@@ -189,7 +175,7 @@ def test_a_study_whose_files_are_called_or_placed_otherwise_is_named(
     listing = list_studies(archive, card, labels_required=labels_required)
     assert [study.case_id for study in listing.studies] == ["10_1", "30_3"]
     assert list(listing.faults) == ["20_2"]
-    assert listing.faults["20_2"].startswith(f"study 20_2 in {archive}: expected ")
+    assert listing.faults["20_2"].startswith(f"study 20_2 in {archive}: ")
     assert ", but " in listing.faults["20_2"]  # what is there instead
     with pytest.raises(OncoduetError, match=r"^study 20_2 in "):
         find_studies(archive, card, labels_required=labels_required)
@@ -206,14 +192,6 @@ def test_images_may_be_nifti(write_archive: WriteArchive, card: Card, ending: st
     assert studies[1].channels["adc"] == archive / "20" / f"20_2_adc{ending}"
 
 
-def test_a_channel_in_two_formats_is_refused(write_archive: WriteArchive, card: Card) -> None:
-    archive = write_archive("10_1")
-    path = archive / "10" / "10_1_adc.mha"
-    sitk.WriteImage(sitk.ReadImage(str(path)), str(path.with_suffix(".nii.gz")))
-    with pytest.raises(OncoduetError, match=r"expected once, found in 10_1_adc.mha, 10_1_adc.nii.gz$"):
-        find_studies(archive, card, labels_required=False)
-
-
 def test_copies_elsewhere_of_a_study_that_is_there_are_no_fault(write_archive: WriteArchive, card: Card) -> None:
     archive = write_archive("10_1", "20_2")
     shutil.copytree(archive / "20", archive / "20" / "original")
@@ -221,15 +199,11 @@ def test_copies_elsewhere_of_a_study_that_is_there_are_no_fault(write_archive: W
     assert len(find_studies(archive, card, labels_required=True)) == 2
 
 
-def test_a_label_map_without_study_is_refused_where_labels_count_and_said_elsewhere(
-    write_archive: WriteArchive, card: Card
-) -> None:
+def test_a_label_map_without_study_is_a_fault_or_a_remark(write_archive: WriteArchive, card: Card) -> None:
     archive = write_archive("10_1", "20_2", "30_3")
     shutil.rmtree(archive / "20")
     shutil.rmtree(archive / "30")
-    with pytest.raises(
-        OncoduetError, match=r"found 2 faults in 3: .*/20_2.nii.gz: expected a study .*; .*/30_3.nii.gz"
-    ):
+    with pytest.raises(OncoduetError, match=r"found 2 faults in 3: .*/20_2.nii.gz: no study .*; .*/30_3.nii.gz"):
         find_studies(archive, card, labels_required=True)
     listing = list_studies(archive, card, labels_required=False)
     assert not listing.faults
@@ -263,8 +237,8 @@ def test_links_that_lead_nowhere_are_named(write_archive: WriteArchive, card: Ca
     (archive / "30").symlink_to("/nowhere/30")
     listing = list_studies(archive, card, labels_required=False)
     assert list(listing.faults) == ["20_2", "30"]
-    assert listing.faults["20_2"].endswith("20_2_adc.mha, found a link that leads nowhere")
-    assert listing.faults["30"].endswith("found: a link that leads nowhere")
+    assert listing.faults["20_2"].endswith("20_2_adc.mha")
+    assert listing.faults["30"].endswith("cannot be read: dangling link")
 
 
 def test_folders_that_are_links_are_read(write_archive: WriteArchive, card: Card, tmp_path: Path) -> None:
@@ -286,9 +260,7 @@ def test_a_folder_that_may_not_be_listed_is_named(write_archive: WriteArchive, c
         )
     finally:
         (archive / "20").chmod(0o755)
-    assert (
-        f"{{'20': '{archive / '20'}: expected a folder or file that can be looked into, found: Permission den" in said
-    )
+    assert f"{{'20': '{archive / '20'}: cannot be read: permission den" in said
 
 
 def without_root(program: str, readable: Path) -> str:
@@ -302,7 +274,7 @@ def without_root(program: str, readable: Path) -> str:
     return subprocess.run(command, cwd=PROJECT, capture_output=True, text=True, check=True).stdout
 
 
-def test_what_a_file_system_keeps_for_itself_is_nobody_s(write_archive: WriteArchive, card: Card) -> None:
+def test_lost_and_found_is_ignored(write_archive: WriteArchive, card: Card) -> None:
     archive = write_archive("10_1")
     (archive / "lost+found").mkdir()
     (archive / "lost+found" / "20_2_t2w.nrrd").write_bytes(b"")
@@ -332,19 +304,19 @@ def test_all_faults_are_named_together_and_the_first_ten_in_full(write_archive: 
 @pytest.mark.parametrize(
     ("names", "said"),
     [
-        (["images/10/10_1_t2w.mha", "images/2/2_2_t2w.mha"], r"2 files end in .mha, .*: they lie deeper; .*images"),
+        (["images/10/10_1_t2w.mha", "images/2/2_2_t2w.mha"], r"2 files end in .mha, .*: one folder too deep; .*images"),
         (["10_1_t2w.mha"], r"1 files end in .mha, such as 10_1_t2w.mha: each patient needs a folder"),
         (["imagesTr/10_1_0000.nii.gz"], r"1 files end in .nii.gz, .*: nnU-Net numbers channels, an archive names them"),
         (["10/scan.nrrd", "10/scan.dcm"], r"2 files end in .dcm, .nrrd, such as 10/scan.dcm$"),
     ],
 )
-def test_an_archive_without_studies_is_told_what_lies_there(
+def test_an_archive_without_studies_is_refused_with_what_it_holds(
     tmp_path: Path, card: Card, names: list[str], said: str
 ) -> None:
     for name in names:
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_bytes(b"")
-    with pytest.raises(OncoduetError, match=rf"\(or .nii.gz\), found none; {said}"):
+    with pytest.raises(OncoduetError, match=rf"\(or .nii.gz\); {said}"):
         list_studies(tmp_path, card, labels_required=False)
 
 
@@ -410,13 +382,13 @@ def test_rows_of_patients_that_are_of_no_study_are_said(tmp_path: Path, caplog: 
 
 
 def test_a_listing_of_nothing_is_refused(tmp_path: Path, card: Card) -> None:
-    with pytest.raises(OncoduetError, match=r"nowhere: expected an archive, found no folder$"):
+    with pytest.raises(OncoduetError, match=r"nowhere: archive not found$"):
         list_studies(tmp_path / "nowhere", card, labels_required=False)
-    with pytest.raises(OncoduetError, match=r"expected studies named .*, found none$"):
+    with pytest.raises(OncoduetError, match=r"no studies named "):
         list_studies(tmp_path, card, labels_required=False)
 
 
-def test_geometry_of_one_study_may_be_checked_alone(tmp_path: Path, tilted_grid: Grid) -> None:
+def test_the_geometry_of_one_study_can_be_checked(tmp_path: Path, tilted_grid: Grid) -> None:
     tilted_grid = replace(tilted_grid, size_xyz=(11, 9, 5))
     t2w = an_image(tmp_path / "t2w.mha", tilted_grid)
     finer = replace(tilted_grid, spacing_mm_xyz=(0.11, 0.12, 1.3))
@@ -424,7 +396,7 @@ def test_geometry_of_one_study_may_be_checked_alone(tmp_path: Path, tilted_grid:
     check_geometry("10_1", {"t2w": t2w, "adc": an_image(tmp_path / "adc.mha", finer)}, geometry)
 
 
-def test_the_licence_of_the_data_stands_in_archive_json(tmp_path: Path) -> None:
+def test_the_licence_of_the_data_comes_from_archive_json(tmp_path: Path) -> None:
     assert archive_licence(tmp_path) == "unknown"
     (tmp_path / "archive.json").write_text('{"data_licence": "CC0-1.0"}')
     assert archive_licence(tmp_path) == "CC0-1.0"

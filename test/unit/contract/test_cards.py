@@ -16,11 +16,11 @@ Values = dict[str, Any]
 
 
 @pytest.mark.parametrize("name", card_names())
-def test_every_card_that_comes_with_the_project_is_valid_and_named_as_its_file(name: str) -> None:
+def test_every_card_of_the_project_is_valid_and_named_as_its_file(name: str) -> None:
     assert load_card(name).name == name
 
 
-def test_the_two_prostate_cards_differ_where_the_study_and_the_challenge_differ() -> None:
+def test_the_prostate_cards_differ_where_study_and_challenge_differ() -> None:
     study, challenge = load_card("cspca-rsna2022"), load_card("cspca-picai")
     assert study.geometry.crop_size_zyx == (20, 160, 160)
     assert challenge.geometry.crop_size_zyx is None
@@ -61,14 +61,14 @@ def test_an_unknown_name_is_refused_and_the_known_ones_are_listed() -> None:
 
 
 def test_a_missing_card_file_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(OncoduetError, match=r"mine.toml: expected a TOML file, found: .*No such file"):
+    with pytest.raises(OncoduetError, match=r"mine.toml: file not found"):
         load_card(tmp_path / "mine.toml")
 
 
 @pytest.mark.parametrize("text", [b"name = ", b"\xff\xfe", b"a = 1\na = 2\n"])
 def test_what_is_no_toml_is_refused(tmp_path: Path, text: bytes) -> None:
     (tmp_path / "mine.toml").write_bytes(text)
-    with pytest.raises(OncoduetError, match=r"mine.toml: expected a TOML file, found: "):
+    with pytest.raises(OncoduetError, match=r"mine.toml: not valid TOML: "):
         load_card(tmp_path / "mine.toml")
 
 
@@ -131,10 +131,7 @@ SPOILT = {
         "keep_near.dilation_voxels_zyx.0: Input should be less than or equal to 100",
     ),
     "a name that no disk takes": ({"name": "a" * 300}, "name: String should have at most 100 characters"),
-    "a reference that is no channel": (
-        {"geometry": {"reference": "ct"}},
-        "geometry.reference 'ct' is no channel",
-    ),
+    "a reference that is no channel": ({"geometry": {"reference": "ct"}}, "geometry.reference 'ct' is no channel"),
     "a lesion that is no class": ({"lesion_class": "tumour"}, "lesion_class 'tumour' is no class"),
     "background as a class": (
         {"classes": [{"name": "lesion", "values": [0]}]},
@@ -142,11 +139,11 @@ SPOILT = {
     ),
     "a class twice": (
         {"classes": [{"name": "lesion", "values": [1]}, {"name": "lesion", "values": [2]}]},
-        "class 'lesion' stands twice",
+        "duplicate class 'lesion'",
     ),
     "a label value in two classes": (
         {"classes": [{"name": "lesion", "values": [1]}, {"name": "organ", "values": [2, 1]}]},
-        "label value '1' stands twice",
+        "duplicate label value '1'",
     ),
     "a baseline of no channel": (
         {"baselines": [{"name": "b", "channel": "ct", "extreme": "maximum", "scale": 1.0}]},
@@ -154,7 +151,7 @@ SPOILT = {
     ),
     "a baseline twice": (
         {"baselines": [{"name": "b", "channel": "adc", "extreme": "maximum", "scale": 1.0}] * 2},
-        "baseline 'b' stands twice",
+        "duplicate baseline 'b'",
     ),
     "an output outside its folder": (
         {"detection_map": {"slug": "map", "relative_path": "../map"}},
@@ -174,7 +171,7 @@ def test_a_card_is_refused_with(card_values: Values, change: Values, fault: str)
 
 def test_a_channel_twice_is_refused(card_values: Values) -> None:
     card_values["channels"].append(card_values["channels"][1])
-    with pytest.raises(OncoduetError, match=r"^mine.toml: 1 fault: channel 'adc' stands twice$"):
+    with pytest.raises(OncoduetError, match=r"^mine.toml: 1 fault: duplicate channel 'adc'$"):
         parse(card_values, Card, "mine.toml")
 
 
@@ -184,7 +181,7 @@ def test_names_are_checked_in_a_card_made_in_memory_too(card_values: Values) -> 
 
 
 def test_a_whole_that_is_no_table_is_refused() -> None:
-    with pytest.raises(OncoduetError, match=r"^here: 1 fault: the whole: Input should be an object$"):
+    with pytest.raises(OncoduetError, match=r"^here: 1 fault: \(document\): Input should be an object$"):
         parse([1], Card, "here")
 
 
@@ -231,17 +228,17 @@ def test_a_card_that_locates_an_organ_is_refused_with(
         parse(ct_values | {section: ct_values[section] | change}, Card, "card.toml")
 
 
-def test_the_card_of_stage_1_has_the_organ_as_its_only_class_and_the_same_channels() -> None:
+def test_the_card_of_stage_1_has_one_class_and_the_same_channels() -> None:
     card = load_card("pdac-panorama")
     coarse = card.localising()
     assert [(each.name, each.values) for each in coarse.classes] == [("pancreas", (1, 4, 5))]
     assert coarse.geometry.spacing_mm_zyx == (9.0, 4.5, 4.5)
     assert coarse.channels == card.channels
-    with pytest.raises(OncoduetError, match="card cspca-picai: expected a localisation, found none"):
+    with pytest.raises(OncoduetError, match="card cspca-picai: has no localisation"):
         load_card("cspca-picai").localising()
 
 
-def test_the_two_pancreas_cards_differ_where_the_study_and_the_challenge_differ() -> None:
+def test_the_pancreas_cards_differ_where_study_and_challenge_differ() -> None:
     study, challenge = load_card("pdac-rsna2022"), load_card("pdac-panorama")
     assert study.localisation is not None
     assert challenge.localisation is not None
@@ -271,17 +268,17 @@ def test_values_in_too_many_levels_are_refused() -> None:
     deep: list[object] = []
     for _ in range(100_000):
         deep = [deep]
-    with pytest.raises(OncoduetError, match=r"card\.toml: expected values that JSON can hold, found: "):
+    with pytest.raises(OncoduetError, match=r"card\.toml: values that JSON cannot hold: "):
         parse({"name": deep}, Card, "card.toml")
 
 
 def test_a_toml_file_larger_than_any_card_is_not_read(tmp_path: Path) -> None:
     (tmp_path / "card.toml").write_text("#" * MOST_TOML_BYTES + "\n")
-    with pytest.raises(OncoduetError, match=r"card\.toml: expected at most \d+ bytes, found more"):
+    with pytest.raises(OncoduetError, match=r"card\.toml: larger than \d+ bytes"):
         load_card(tmp_path / "card.toml")
 
 
-def test_keys_that_came_later_count_in_the_hash_only_where_they_say_something_else():
+def test_newer_keys_change_the_hash_only_if_not_at_their_default():
     text = (CARDS / "cspca-picai.toml").read_text()
     values = tomllib.loads(text)
     card = parse(values, Card, "card.toml")

@@ -22,11 +22,11 @@ def test_the_text_is_that_of_sha256sum(tmp_path):
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("", "expected a last line that ends, found none"),
-        (f"{'0' * 64}  a", "expected a last line that ends, found none"),
+        ("", "last line has no newline"),
+        (f"{'0' * 64}  a", "last line has no newline"),
         (f"{'0' * 64} *a\n", "expected lines of a hash, two spaces and a name, found "),
         (f"{'0' * 63}  a\n", "expected lines of a hash, two spaces and a name, found "),
-        (f"{'0' * 64}  a\n{'1' * 64}  a\n", "expected each file once, found 'a' twice"),
+        (f"{'0' * 64}  a\n{'1' * 64}  a\n", "duplicate file 'a'"),
     ],
 )
 def test_other_lines_are_refused(text, said):

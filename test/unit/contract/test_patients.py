@@ -66,7 +66,7 @@ def test_a_case_of_two_patients_or_of_none_is_refused(tmp_path):
         read_patients(path)
 
 
-def test_a_patient_of_no_case_beside_a_case_without_patient_is_refused():
+def test_a_patient_without_case_and_a_case_without_patient_are_refused():
     given = {"case1": "a", "case2": "a", "case3": "b"}
     assert patients_by_case(["case1", "case2"], given=given, source="truth") == {"case1": "a", "case2": "a"}
     assert patients_by_case(["case1", "other"], given={"case1": "a"}, source="truth") == {

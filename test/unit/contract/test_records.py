@@ -134,7 +134,7 @@ def test_a_run_s_state_is_one_of_four(tmp_path: Path) -> None:
         read_record(tmp_path / "run.json", RunRecord)
 
 
-def test_the_revision_is_that_of_the_checkout_and_says_where_it_was_changed(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_revision_is_the_checkouts_with_a_mark_if_changed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("ONCODUET_REVISION", raising=False)
     command = ["git", "-C", str(Path(__file__).parent), "rev-parse", "HEAD"]
     head = subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip()

@@ -35,7 +35,7 @@ def test_a_table_is_read_as_it_is_meant(tmp_path, text):
 
 
 @pytest.mark.parametrize("cell", ["", "NA", "n/a", "nan", "NULL", "?", " - "])
-def test_what_nobody_knows_is_empty(tmp_path, cell):
+def test_cells_that_mean_unknown_are_empty(tmp_path, cell):
     table = read_table(written(tmp_path, f"patient_id,study_id,psa\n10,1,{cell}\n"), COLUMNS)
 
     assert table.rows[0]["psa"] == ""
@@ -51,12 +51,12 @@ def test_what_is_no_number_is_none(tmp_path, cell):
     ("text", "message"),
     [
         ("patient_id,psa\n10,1\n", "expected the column study_id, found patient_id, psa"),
-        ("patient_id,study_id,psa,psa\n10,1,2,3\n", "expected each column once, found 'psa' 2 times"),
+        ("patient_id,study_id,psa,psa\n10,1,2,3\n", "duplicate column 'psa'"),
         ("patient_id,study_id,psa\n10,1\n", "line 2: expected 3 values, found 2"),
-        ("patient_id,study_id,psa\n", "expected rows below the names of the columns, found none"),
-        ("", "found an empty file"),
-        ("patient_id,study_id,psa\n".encode("utf-16"), "expected a table as CSV in UTF-8"),
-        ('patient_id,study_id,psa\n"10,1,2\n', "expected a table as CSV in UTF-8"),
+        ("patient_id,study_id,psa\n", "no rows below the header"),
+        ("", "empty file instead of a table (columns "),
+        ("patient_id,study_id,psa\n".encode("utf-16"), "not a CSV table in UTF-8"),
+        ('patient_id,study_id,psa\n"10,1,2\n', "not a CSV table in UTF-8"),
     ],
 )
 def test_what_leaves_the_meaning_open_is_refused(tmp_path, text, message):
@@ -67,9 +67,7 @@ def test_what_leaves_the_meaning_open_is_refused(tmp_path, text, message):
 
 
 def test_a_missing_table_is_named(tmp_path):
-    with pytest.raises(
-        OncoduetError, match="expected a table with the columns patient_id, study_id, psa, found no file"
-    ):
+    with pytest.raises(OncoduetError, match="table not found"):
         read_table(tmp_path / "marksheet.csv", COLUMNS)
 
 

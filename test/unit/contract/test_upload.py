@@ -80,68 +80,90 @@ def test_a_layer_that_occurs_twice_may_be_a_link(archive):
     check_image(image(archive, links={"layer-b/layer.tar": "../layer-a/layer.tar"}))
 
 
-@pytest.mark.parametrize("user", ["", "0", "0:0", "root", "root:1000", "00", "0000:7", ":1000", "0x0"])
-def test_an_image_that_runs_as_root_is_refused(archive, user):
-    with pytest.raises(OncoduetError, match=f"whose user is not root, found '{user}'"):
-        check_image(image(archive, User=user))
+def standin(path: Path) -> Path:
+    return image(path, Labels={"oncoduet.standin-base": "true"})
 
 
-def test_an_image_for_another_processor_is_refused(archive):
-    with pytest.raises(OncoduetError, match="expected an image for linux/amd64, found linux/arm64"):
-        check_image(image(archive, architecture="arm64"))
+def cut(path: Path, kept: float) -> Path:
+    content = image(path).read_bytes()
+    path.write_bytes(content[: int(len(content) * kept) if kept >= 0 else -1])
+    return path
 
 
-def test_an_image_that_starts_nothing_is_refused(archive):
-    with pytest.raises(OncoduetError, match="expected an image with an entry point, found none"):
-        check_image(image(archive, Entrypoint=None))
-
-
-@pytest.mark.parametrize(("manifest", "found"), [([], "0"), ([{}, {}], "2"), ({}, "dict")])
-def test_an_archive_of_no_or_several_images_is_refused(archive, manifest, found):
-    with pytest.raises(OncoduetError, match=f"expected one image in manifest.json, found {found}"):
-        check_image(image(archive, manifest=manifest))
-
-
-def test_an_image_that_lacks_a_layer_is_refused(archive):
-    with pytest.raises(OncoduetError, match=r"expected all layers of the image, found no layer-b/layer\.tar"):
-        check_image(image(archive, links={"other": "layer-a/layer.tar"}))
-
-
-def test_an_image_whose_configuration_was_changed_is_refused(archive):
-    with pytest.raises(OncoduetError, match=r"expected the sha256 of 0{64}\.json in its name, found [0-9a-f]{64}"):
-        check_image(image(archive, config_name="0" * 64 + ".json"))
-
-
-def test_an_image_on_a_stand_in_base_is_refused_unless_the_export_is_only_tried(archive):
-    built = image(archive, Labels={"oncoduet.standin-base": "true"})
-    with pytest.raises(OncoduetError, match=r"stand-in \(label oncoduet.standin-base\).*--allow-standin"):
-        check_image(built)
-    check_image(built, allow_standin=True)
-
-
-def test_an_archive_that_is_no_image_is_refused(archive):
-    with pytest.raises(OncoduetError, match=r"expected manifest\.json, found other\.txt"):
-        check_image(pack(archive, {"other.txt": b"x"}))
-
-
-def test_a_manifest_that_is_no_json_is_refused(archive):
-    with pytest.raises(OncoduetError, match=r"expected JSON in manifest\.json, found: "):
-        check_image(pack(archive, {"manifest.json": b"[,"}))
-
-
-@pytest.mark.parametrize("kept", [0.0, 0.3, 0.9, -1])
-def test_a_truncated_archive_is_refused_wherever_it_ends(archive, kept):
-    content = image(archive).read_bytes()
-    archive.write_bytes(content[: int(len(content) * kept) if kept >= 0 else -1])
-    with pytest.raises(OncoduetError, match=r"expected a whole \.tar\.gz, found a damaged one"):
-        check_image(archive)
-
-
-def test_an_archive_of_a_failed_save_is_refused(archive):
+def failed_save(path: Path) -> Path:
     """What ``docker save MISSING | gzip`` leaves without pipefail: 20 bytes, valid gzip of nothing."""
-    archive.write_bytes(gzip.compress(b""))
-    with pytest.raises(OncoduetError, match=r"expected a whole \.tar\.gz, found a damaged one"):
-        check_image(archive)
+    path.write_bytes(gzip.compress(b""))
+    return path
+
+
+def other_record(path: Path) -> Path:
+    content = b'{"schema_version": 1}'
+    sums = f"{hashlib.sha256(content).hexdigest()}  bundle.json\n".encode()
+    return pack(path, {"bundle.json": content, "SHA256SUMS": sums})
+
+
+ROOT = ["", "0", "0:0", "root", "root:1000", "00", "0000:7", ":1000", "0x0"]
+MANIFESTS = [[{}], [{"Config": 3, "Layers": 4}], [{"Config": {}, "Layers": None}], [3], {"a": 1}, None, [[]]]
+IMAGES = [
+    *[(lambda path, user=user: image(path, User=user), f"whose user is not root, found '{user}'") for user in ROOT],
+    *[(lambda path, user=user: image(path, User=user), "expected an image") for user in (["0"], {}, 0)],
+    (lambda path: image(path, architecture="arm64"), "expected an image for linux/amd64, found linux/arm64"),
+    *[(lambda path, start=start: image(path, Entrypoint=start), "no entry point") for start in (None, {}, "")],
+    (lambda path: image(path, manifest=[]), "expected one image in manifest.json, found 0"),
+    (lambda path: image(path, manifest=[{}, {}]), "expected one image in manifest.json, found 2"),
+    (lambda path: image(path, manifest={}), "expected one image in manifest.json, found dict"),
+    *[(lambda path, manifest=manifest: image(path, manifest=manifest), "expected ") for manifest in MANIFESTS],
+    (lambda path: image(path, links={"other": "layer-a/layer.tar"}), r"all layers of the image, found no layer-b/lay"),
+    (
+        lambda path: image(path, config_name="0" * 64 + ".json"),
+        r"the sha256 of 0{64}\.json in its name, found [0-9a-f]",
+    ),
+    (standin, r"stand-in \(label oncoduet.standin-base\).*--allow-standin"),
+    (lambda path: pack(path, {"other.txt": b"x"}), r"expected manifest\.json, found other\.txt"),
+    (lambda path: pack(path, {"manifest.json": b"[,"}), r"manifest\.json is not valid JSON: "),
+    *[(lambda path, kept=kept: cut(path, kept), r"not a whole \.tar\.gz: ") for kept in (0.0, 0.3, 0.9, -1)],
+    (failed_save, r"not a whole \.tar\.gz: "),
+]
+NON_COMMERCIAL = ["CC-BY-NC-4.0", "CC0-1.0 AND CC-BY-NC-SA-4.0", "LicenseRef-noncommercial"]
+MODELS = [
+    *[
+        (lambda path, name=name: model(path, licence=name), f"data for any use, found {name}; --accept-non-commercial")
+        for name in NON_COMMERCIAL
+    ],
+    (lambda path: model(path, licence="unknown"), "known licence, found 'unknown'; --accept-non-commercial"),
+    (lambda path: model(path, bundle__json=b"{}"), r"bundle\.json: expected the sha256 in SHA256SUMS \([0-9a-f]{64}\)"),
+    (lambda path: model(path, without="members/000.safetensors"), r"members/000\.safetensors: .*found no such file"),
+    (lambda path: model(path, extra__txt=b"x"), r"extra\.txt: expected the sha256 in SHA256SUMS \(none\)"),
+    (lambda path: model(path, without="SHA256SUMS"), "bundle has no SHA256SUMS"),
+    (other_record, r"archive\.tar\.gz: bundle\.json: \d+ faults"),
+    (lambda path: pack(path, {}, {"weights": "/etc/passwd"}), "not plain files below one folder: "),
+    (lambda path: pack(path, {}, {"a/weights": "../../outside"}), "not plain files below one folder: "),
+    (lambda path: path, r"archive\.tar\.gz: archive not found$"),
+]
+TRUTHS = [(lambda path: pack(path, {"./card.toml": b""}), r"no label maps \(CASE\.nii\.gz or CASE\.mha\)")]
+
+
+@pytest.mark.parametrize(
+    ("check", "make", "said"),
+    [(check_image, *row) for row in IMAGES]
+    + [(check_model, *row) for row in MODELS]
+    + [(check_truth, *row) for row in TRUTHS],
+)
+def test_what_may_not_be_uploaded_is_refused(archive, check, make, said):
+    with pytest.raises(OncoduetError, match=said):
+        check(make(archive))
+
+
+def test_what_the_user_accepts_passes(archive):
+    check_image(standin(archive), allow_standin=True)
+    for licence in [*NON_COMMERCIAL, "unknown"]:
+        check_model(model(archive, licence=licence), accept_non_commercial=True)
+    check_truth(pack(archive, {"./a.nii.gz": b"x", "./card.toml": b""}))
+
+
+@pytest.mark.parametrize("licence", ["CC0-1.0", "Apache-2.0", "LicenseRef-INCA", "CC-BY-4.0"])
+def test_a_model_of_free_data_passes(archive, licence):
+    check_model(model(archive, licence=licence))
 
 
 @pytest.mark.parametrize("check", [check_image, check_model, check_truth])
@@ -151,119 +173,35 @@ def test_a_pipe_is_refused_and_not_waited_for(archive, check):
         check(archive)
 
 
-def test_a_missing_archive_is_named(archive):
-    with pytest.raises(OncoduetError, match=r"archive\.tar\.gz: expected an archive, found none"):
-        check_model(archive)
-
-
-def test_a_model_of_free_data_passes(archive):
-    check_model(model(archive))
-
-
-@pytest.mark.parametrize("licence", ["CC-BY-NC-4.0", "CC0-1.0 AND CC-BY-NC-SA-4.0", "LicenseRef-noncommercial"])
-def test_a_model_of_non_commercial_data_is_refused_unless_accepted(archive, licence):
-    packed = model(archive, licence=licence)
-    with pytest.raises(OncoduetError, match=f"data for any use, found {licence}; --accept-non-commercial"):
-        check_model(packed)
-    check_model(packed, accept_non_commercial=True)
-
-
-@pytest.mark.parametrize("licence", ["Apache-2.0", "LicenseRef-INCA", "CC-BY-4.0"])
-def test_letters_inside_a_word_do_not_make_a_licence_non_commercial(archive, licence):
-    check_model(model(archive, licence=licence))
-
-
-def test_a_model_of_data_of_unknown_licence_is_refused_unless_accepted(archive):
-    packed = model(archive, licence="unknown")
-    with pytest.raises(OncoduetError, match="data of known licence, found 'unknown'; --accept-non-commercial"):
-        check_model(packed)
-    check_model(packed, accept_non_commercial=True)
-
-
-def test_a_model_with_another_files_bytes_is_refused(archive):
-    with pytest.raises(OncoduetError, match=r"bundle\.json: expected the sha256 in SHA256SUMS \([0-9a-f]{64}\), found"):
-        check_model(model(archive, bundle__json=b"{}"))
-
-
-def test_a_model_that_lacks_a_member_is_refused(archive):
-    with pytest.raises(OncoduetError, match=r"members/000\.safetensors: .*found no such file"):
-        check_model(model(archive, without="members/000.safetensors"))
-
-
-def test_a_model_with_a_file_beyond_its_sums_is_refused(archive):
-    with pytest.raises(OncoduetError, match=r"extra\.txt: expected the sha256 in SHA256SUMS \(none\)"):
-        check_model(model(archive, extra__txt=b"x"))
-
-
-def test_a_model_without_sums_is_refused(archive):
-    with pytest.raises(OncoduetError, match="expected a bundle with SHA256SUMS, found none"):
-        check_model(model(archive, without="SHA256SUMS"))
-
-
-def test_a_model_whose_record_is_faulty_is_refused(archive):
-    content = b'{"schema_version": 1}'
-    sums = f"{hashlib.sha256(content).hexdigest()}  bundle.json\n".encode()
-    with pytest.raises(OncoduetError, match=r"archive\.tar\.gz: bundle\.json: \d+ faults"):
-        check_model(pack(archive, {"bundle.json": content, "SHA256SUMS": sums}))
-
-
-@pytest.mark.parametrize(("name", "target"), [("weights", "/etc/passwd"), ("a/weights", "../../outside")])
-def test_links_out_of_the_archive_are_refused(archive, name, target):
-    with pytest.raises(OncoduetError, match="expected plain files below one folder, found: "):
-        check_model(pack(archive, {}, {name: target}))
-
-
-def test_a_truth_with_label_maps_passes_and_one_without_is_refused(archive):
-    check_truth(pack(archive, {"./a.nii.gz": b"x", "./card.toml": b""}))
-    with pytest.raises(OncoduetError, match=r"expected label maps \(CASE\.nii\.gz or CASE\.mha\), found none"):
-        check_truth(pack(archive, {"./card.toml": b""}))
-
-
 @pytest.mark.parametrize(
     ("kind", "option", "make"),
     [
-        ("image", "--allow-standin", lambda path: image(path, Labels={"oncoduet.standin-base": "true"})),
+        ("image", "--allow-standin", standin),
         ("model", "--accept-non-commercial", lambda path: model(path, licence="CC-BY-NC-4.0")),
         ("truth", None, lambda path: pack(path, {"notes.txt": b""})),
     ],
 )
-def test_the_command_line_ends_with_3_and_one_line_unless_told_otherwise(archive, kind, option, make):
+def test_the_command_line_refuses_with_3_and_one_line_by_default(archive, kind, option, make):
     make(archive)
     command = [sys.executable, "-m", "contract.upload", kind, str(archive)]
     refused = subprocess.run(command, cwd=PROJECT, capture_output=True, text=True, check=False)
     assert (refused.returncode, refused.stdout) == (3, "")
     (line,) = refused.stderr.splitlines()
-    assert line.startswith(f"error: {archive}: expected")
+    assert line.startswith(f"error: {archive}: ")
     if option:
         accepted = subprocess.run([*command, option], cwd=PROJECT, capture_output=True, text=True, check=False)
         assert (accepted.returncode, accepted.stderr) == (0, "")
 
 
-@pytest.mark.parametrize(
-    "manifest", [[{}], [{"Config": 3, "Layers": 4}], [{"Config": {}, "Layers": None}], [3], {"a": 1}, None, [[]]]
-)
-def test_a_manifest_of_another_kind_is_refused(archive, manifest):
-    with pytest.raises(OncoduetError, match="expected"):
-        check_image(image(archive, manifest=manifest))
-
-
-@pytest.mark.parametrize(
-    "changes", [{"User": ["0"]}, {"User": {}}, {"User": 0}, {"Entrypoint": {}}, {"Entrypoint": ""}]
-)
-def test_settings_of_another_kind_are_refused(archive, changes):
-    with pytest.raises(OncoduetError, match="expected an image"):
-        check_image(image(archive, **changes))
-
-
-def test_small_files_that_nobody_asked_for_take_no_memory(archive, monkeypatch):
+def test_unneeded_small_files_take_no_memory(archive, monkeypatch):
     monkeypatch.setattr("contract.upload._MOST_JSON_BYTES", 3000)
     check_truth(pack(archive, {"a.mha": bytes(2000), "b.mha": bytes(2000)}))
-    with pytest.raises(OncoduetError, match="expected at most 3000 bytes in small files, found more"):
+    with pytest.raises(OncoduetError, match="more than 3000 bytes in small files"):
         check_image(pack(archive, {"a.json": bytes(2000), "b.json": bytes(2000)}))
 
 
 def test_a_truth_whose_tar_was_cut_before_it_was_compressed_is_refused(archive):
     whole = gzip.decompress(pack(archive, {"a.mha": bytes(512), "b.mha": bytes(512)}).read_bytes())
     archive.write_bytes(gzip.compress(whole[:1024]))
-    with pytest.raises(OncoduetError, match=r"expected a whole \.tar\.gz, found a damaged one \(empty header\)"):
+    with pytest.raises(OncoduetError, match=r"not a whole \.tar\.gz: empty header"):
         check_truth(archive)

@@ -173,6 +173,14 @@ class Scores:
             write_record(folder / "source.json", Source.model_validate(values))
         return folder
 
+    def arms(
+        self, a: float = 1.0, b: float = 1.0, *, runs: int = 2, seeds: tuple[int, int] = (0, 5), **common: object
+    ) -> None:
+        """Two configurations, ce and focal, of some runs each, by their qualities."""
+        for restart in range(runs):
+            for name, quality, seed in zip(("ce", "focal"), (a, b), seeds, strict=True):
+                self.run(f"{name}{restart}", name, restart=restart, quality=quality, seed=seed + restart, **common)
+
     def metrics(self, lesions: np.ndarray, likelihood: np.ndarray, rows: list) -> Metrics:
         positive = lesions > 0
         both = positive.any() and not positive.all()

@@ -1,4 +1,4 @@
-"""The platform's exec mode, as a participant and an organiser meet it."""
+"""The platform's exec mode, from the side of a participant and of an organiser."""
 
 import json
 
@@ -44,7 +44,7 @@ def refuse_dots(values):
             refuse_dots(value)
 
 
-def test_it_writes_metrics_alone_in_strict_json_without_dots_in_keys(workshop, run, capsys):
+def test_only_metrics_are_written_as_strict_json_without_dots_in_keys(workshop, run, capsys):
     assert run() == 0
     assert capsys.readouterr().err == ""
     assert [path.name for path in (workshop.root / "output").iterdir()] == ["metrics.json"]
@@ -82,7 +82,7 @@ def test_uuids_as_job_names_and_shuffled_jobs_give_identical_metrics(workshop, r
     assert first == second
 
 
-def test_a_listing_with_sockets_or_interfaces_alone_is_read(workshop, run, submission):
+def test_a_listing_with_only_sockets_or_interfaces_is_read(workshop, run, submission):
     assert run("first") == 0
     for key in ("socket", "interface"):
         other = {"socket": "interface", "interface": "socket"}[key]
@@ -107,7 +107,7 @@ def test_a_listing_with_sockets_or_interfaces_alone_is_read(workshop, run, submi
         ).read_bytes()
 
 
-def test_the_card_beside_the_truth_decides_how_lesions_are_matched(workshop, run, truth, submission):
+def test_card_in_the_truth_folder_decides_the_matching(workshop, run, truth, submission):
     shifted = workshop.image()
     shifted[1:4, 2:5, 5:9] = 0.75  # 18 voxels shared of 36 and 36: IoU 1/3
     workshop.write(submission / "a" / "output" / "images" / "cspca-detection-map" / "a.mha", shifted)
@@ -120,9 +120,7 @@ def test_the_card_beside_the_truth_decides_how_lesions_are_matched(workshop, run
 
 
 @pytest.mark.parametrize("status", ["Failed", "Cancelled"])
-def test_a_failed_job_is_missing_and_refused_unless_the_settings_allow_it(
-    workshop, run, submission, truth, capsys, status
-):
+def test_a_failed_job_is_refused_unless_the_settings_allow_it(workshop, run, submission, truth, capsys, status):
     rewrite(submission / "predictions.json", lambda jobs: [{**jobs[0], "status": status, "outputs": []}, *jobs[1:]])
     assert run() == 3
     assert capsys.readouterr().err == (
@@ -131,10 +129,6 @@ def test_a_failed_job_is_missing_and_refused_unless_the_settings_allow_it(
     (truth / "settings.json").write_text('{"on_missing": "worst"}')
     assert run() == 0
     assert json.loads((workshop.root / "output" / "metrics.json").read_text())["strict"]["missing"] == 1
-
-
-def break_nothing_there(submission, truth, workshop):
-    (submission / "predictions.json").unlink()
 
 
 def break_likelihood(text):
@@ -161,7 +155,7 @@ def break_map(name):
 
 
 def break_folder(submission, truth, workshop):
-    """The second job's folder lies elsewhere, behind a link."""
+    """The second job's folder is a link to elsewhere."""
     (submission / "b").rename(workshop.root / "elsewhere")
     (submission / "b").symlink_to(workshop.root / "elsewhere")
 
@@ -171,20 +165,12 @@ def break_truth(submission, truth, workshop):
         path.unlink()
 
 
-def break_settings(submission, truth, workshop):
-    (truth / "settings.json").write_text('{"percase": true}')
-
-
-def break_label(submission, truth, workshop):
-    workshop.write(truth / "a.nii.gz", workshop.image({7: workshop.box}))
-
-
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (break_nothing_there, "predictions.json: expected a JSON file, found none"),
+        (lambda submission, *_: (submission / "predictions.json").unlink(), "predictions.json: "),
         (break_likelihood("1.5"), "cspca-case-level-likelihood.json: expected a likelihood, a number in [0, 1]"),
-        (break_likelihood("NaN"), "cspca-case-level-likelihood.json: expected valid JSON"),
+        (break_likelihood("NaN"), "cspca-case-level-likelihood.json: not valid JSON"),
         (break_likelihood('"0.5"'), "cspca-case-level-likelihood.json: expected a likelihood"),
         (break_likelihood("true"), "cspca-case-level-likelihood.json: expected a likelihood"),
         (break_map("two"), "'cspca-detection-map' has 2 images, expected 1 (b.mha, c.mha)"),
@@ -193,13 +179,19 @@ def break_label(submission, truth, workshop):
         (break_map("negative"), "b.mha: expected confidences in [0, 1], found -0.5 to 0"),
         (break_map("large"), "b.mha: expected confidences in [0, 1], found 0 to 2"),
         (break_map("nan"), "b.mha: expected finite voxels, found 36 NaN or infinite"),
-        (break_folder, "b.mha: expected a file of "),
-        (break_truth, "expected label maps (CASE.nii.gz or CASE.mha), found none"),
-        (break_settings, "settings.json: 1 fault: percase"),
-        (break_label, "a.nii.gz: expected label values [0, 1, 2, 3, 4, 5], found [7]"),
+        (break_folder, "b.mha: a link out of "),
+        (break_truth, "no label maps (CASE.nii.gz or CASE.mha)"),
+        (
+            lambda _, truth, __: (truth / "settings.json").write_text('{"percase": true}'),
+            "settings.json: 1 fault: percase",
+        ),
+        (
+            lambda _, truth, shop: shop.write(truth / "a.nii.gz", shop.image({7: shop.box})),
+            "a.nii.gz: expected label values [0, 1, 2, 3, 4, 5], found [7]",
+        ),
     ],
 )
-def test_wrong_input_ends_with_exit_code_3_one_line_and_nothing_written(
+def test_wrong_input_is_refused_in_one_line_and_nothing_written(
     workshop, run, submission, truth, capsys, change, message
 ):
     change(submission, truth, workshop)

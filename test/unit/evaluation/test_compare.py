@@ -13,10 +13,10 @@ from contract.errors import OncoduetError
 from contract.files import read_json, sha256_file
 from contract.records import read_record
 from evaluation.__main__ import main
-from evaluation.compare import compare, group_by_configuration, holm, judge
+from evaluation.compare import compare, compare_configurations, group_by_configuration, holm
 from evaluation.metrics.scored_runs import read_scored_runs
 from evaluation.report.page import notes
-from evaluation.statistics.analysis_file import read_analysis
+from evaluation.statistics.analysis_file import METRICS, read_analysis
 from evaluation.statistics.verdict import Verdict
 
 QUICK = "replicates = 200\nswaps = 300\n"
@@ -28,10 +28,10 @@ def analysis_file(folder, text):
     return path
 
 
-def judged(scores, tmp_path, text=QUICK):
+def compared(scores, tmp_path, text=QUICK):
     """The verdict, without its report."""
     plan, runs = read_analysis(analysis_file(tmp_path, text)), read_scored_runs([scores.root])
-    return judge(runs, plan, plan.pairs(list(group_by_configuration(runs)), "file"), analysis="f" * 64)
+    return compare_configurations(runs, plan, plan.pairs(list(group_by_configuration(runs)), "file"), analysis="f" * 64)
 
 
 def pair_of(verdict, a, b, metric="auroc"):
@@ -52,28 +52,15 @@ def test_demo_gives_verdict_report_and_figures(scores, tmp_path):
     compare([scores.demo()], tmp_path / "out", analysis=None)
     verdict = read_record(tmp_path / "out" / "verdict.json", Verdict)
     assert verdict.analysis == "exploratory"
-    assert [each.name for each in verdict.configurations] == [
-        "ce",
-        "ce-dice",
-        "ce-focal",
-        "focal",
-        "ensemble-four",
-        "baseline-maximum-hbv",
-        "baseline-minimum-adc",
-    ]
-    assert [each.runs for each in verdict.configurations] == [2, 2, 2, 2, 2, 1, 1]
+    assert {each.name: each.runs for each in verdict.configurations} == {
+        "ce": 2, "ce-dice": 2, "ce-focal": 2, "focal": 2, "ensemble-four": 2,
+        "baseline-maximum-hbv": 1, "baseline-minimum-adc": 1,
+    }  # fmt: skip
     assert len(verdict.pairs) == 3 * 21
-    assert sorted(path.name for path in (tmp_path / "out" / "figures").iterdir()) == sorted(
-        f"{name}.{suffix}"
-        for suffix in ("png", "svg", "pdf")
-        for name in [
-            "roc",
-            "pr",
-            "froc",
-            "calibration",
-            *(f"{kind}-{m}" for kind in ("runs", "p") for m in ("auroc", "ap", "score")),
-        ]
-    )
+    figures = ["roc", "pr", "froc", "calibration", *(f"{kind}-{m}" for kind in ("runs", "p") for m in METRICS)]
+    assert {path.name for path in (tmp_path / "out" / "figures").iterdir()} == {
+        f"{name}.{suffix}" for suffix in ("png", "svg", "pdf") for name in figures
+    }
     assert (tmp_path / "out" / "report.html").stat().st_size < 2_000_000
     assert not any("." in key for key in keys_of(read_json(tmp_path / "out" / "verdict.json")))
 
@@ -100,7 +87,7 @@ def test_number_of_workers_changes_no_byte(scores, tmp_path):
 
 def test_estimates_summaries_and_parents_are_those_of_the_runs(scores, tmp_path):
     root = scores.demo()
-    verdict = judged(scores, tmp_path)
+    verdict = compared(scores, tmp_path)
     values = [read_json(root / f"ce_{restart}" / "metrics.json")["strict"] for restart in (0, 1)]
     summary = verdict.configurations[0]
     for metric in ("auroc", "ap", "score"):
@@ -116,7 +103,7 @@ def test_estimates_summaries_and_parents_are_those_of_the_runs(scores, tmp_path)
 
 def test_run_level_of_two_against_two_says_what_it_can_reach(scores, tmp_path):
     scores.demo()
-    pair = pair_of(judged(scores, tmp_path), "ce", "focal")
+    pair = pair_of(compared(scores, tmp_path), "ce", "focal")
     assert pair.run_level.smallest_attainable_p == pytest.approx(1 / 3)
     assert pair.run_level.p is not None
     assert pair.run_level.p >= 1 / 3 - 1e-12
@@ -125,13 +112,13 @@ def test_run_level_of_two_against_two_says_what_it_can_reach(scores, tmp_path):
 
 def test_ensemble_is_not_exchanged_with_its_members(scores, tmp_path):
     scores.demo()
-    pair = pair_of(judged(scores, tmp_path), "ce", "ensemble-four")
+    pair = pair_of(compared(scores, tmp_path), "ce", "ensemble-four")
     assert pair.run_level_p is None
-    assert pair.run_level.reason == "both hold the same runs: an ensemble is not exchangeable with its members"
+    assert pair.run_level.reason == "both contain the same runs: an ensemble is not exchangeable with its members"
     assert pair.case_level_p is not None
 
 
-def test_control_is_an_ensemble_and_is_exchanged_with_none_that_shares_its_runs(scores, tmp_path):
+def test_control_is_not_exchangeable_with_what_shares_its_runs(scores, tmp_path):
     for fold in (0, 1):
         for restart in (1, 2, 3, 4):
             four = (f"ce{fold}{restart}", f"focal{fold}{restart}")
@@ -140,7 +127,7 @@ def test_control_is_an_ensemble_and_is_exchanged_with_none_that_shares_its_runs(
             own = tuple(f"{name}{fold}{restart}" for restart in (1, 2, 3, 4))
             scores.run(f"{name}{fold}", f"control-{name}", fold=fold, restart=None, runs=own)
         scores.run(f"single{fold}", "ce", fold=fold, restart=1, runs=(f"ce{fold}1",))
-    verdict = judged(scores, tmp_path)
+    verdict = compared(scores, tmp_path)
     assert {each.name: each.kind for each in verdict.configurations} == {
         "ce": "configuration",
         "control-ce": "ensemble",
@@ -148,7 +135,7 @@ def test_control_is_an_ensemble_and_is_exchanged_with_none_that_shares_its_runs(
         "ensemble-four": "ensemble",
     }
     reasons = {(pair.a, pair.b): pair.run_level.reason for pair in verdict.pairs if pair.metric == "auroc"}
-    shared = "both hold the same runs: an ensemble is not exchangeable with its members"
+    shared = "both contain the same runs: an ensemble is not exchangeable with its members"
     assert reasons == {
         ("ce", "control-ce"): shared,
         ("ce", "control-focal"): None,
@@ -158,20 +145,20 @@ def test_control_is_an_ensemble_and_is_exchanged_with_none_that_shares_its_runs(
         ("control-focal", "ensemble-four"): shared,
     }
     assert all(pair.case_level_p is not None for pair in verdict.pairs)
-    beside = pair_of(verdict, "ce", "ensemble-four")
-    assert beside.ensemble == "ensemble-four"
+    pair = pair_of(verdict, "ce", "ensemble-four")
+    assert pair.ensemble == "ensemble-four"
     # the ensembles of this test hold two runs and the controls four: none is size-matched
-    assert beside.controls == ()
+    assert pair.controls == ()
     assert pair_of(verdict, "control-ce", "ensemble-four").ensemble is None
 
 
-def test_control_of_the_same_size_stands_beside_a_claim_with_its_own_verdict(scores, tmp_path):
+def test_size_matched_control_of_a_claim_has_its_own_verdict(scores, tmp_path):
     for restart in (0, 1):
         scores.run(f"four{restart}", "ensemble-four", restart=restart, runs=(f"a{restart}", f"b{restart}"), quality=2.0)
         scores.run(f"own{restart}", "control-ce", restart=restart, runs=(f"c{restart}", f"d{restart}"), seed=restart)
         scores.run(f"big{restart}", "control-focal", restart=restart, runs=tuple(f"{k}{restart}" for k in "wxyz"))
         scores.run(f"ce{restart}", "ce", restart=restart, seed=9 + restart, runs=(f"e{restart}",))
-    verdict = judged(scores, tmp_path)
+    verdict = compared(scores, tmp_path)
     (control,) = pair_of(verdict, "ce", "ensemble-four").controls
     between = pair_of(verdict, "control-ce", "ensemble-four")
     turned = {"better": "worse", "worse": "better"}
@@ -181,29 +168,25 @@ def test_control_of_the_same_size_stands_beside_a_claim_with_its_own_verdict(sco
         (-between.interval.high, -between.interval.low)
     )
     assert control.code == turned.get(between.code, between.code)
-    only = judged(scores, tmp_path, f"comparisons = [['ce', 'ensemble-four']]\n{QUICK}")
+    only = compared(scores, tmp_path, f"comparisons = [['ce', 'ensemble-four']]\n{QUICK}")
     assert pair_of(only, "ce", "ensemble-four").controls[0].code is None
     assert pair_of(only, "ce", "ensemble-four").controls[0].estimate == pytest.approx(control.estimate)
 
 
 def test_non_inferiority_is_one_side_of_the_interval_of_equivalence(scores, tmp_path):
-    for restart in (0, 1):
-        scores.run(f"a{restart}", "ce", restart=restart, seed=restart, quality=2.0)
-        scores.run(f"b{restart}", "focal", restart=restart, seed=5 + restart, quality=-0.5)
-    pair = pair_of(judged(scores, tmp_path, f"{QUICK}[margin]\nauroc = 0.05"), "ce", "focal")
+    scores.arms(2.0, -0.5)
+    pair = pair_of(compared(scores, tmp_path, f"{QUICK}[margin]\nauroc = 0.05"), "ce", "focal")
     found, interval = pair.non_inferiority, pair.equivalence.interval
     assert (found.lower_bound_of_a, found.lower_bound_of_b) == (interval[0], -interval[1])
     assert found.level == pytest.approx(0.95)
     assert (found.a_not_inferior, found.b_not_inferior) == (True, False)
-    assert pair_of(judged(scores, tmp_path), "ce", "focal").non_inferiority is None
+    assert pair_of(compared(scores, tmp_path), "ce", "focal").non_inferiority is None
 
 
-def test_run_level_is_held_against_what_a_look_may_spend(scores, tmp_path):
-    for restart in range(4):
-        scores.run(f"a{restart}", "ce", restart=restart, quality=5.0, seed=restart)
-        scores.run(f"b{restart}", "focal", restart=restart, quality=-1.0, seed=20 + restart)
-    whole = pair_of(judged(scores, tmp_path), "ce", "focal")
-    early = pair_of(judged(scores, tmp_path, f"looks = [4, 8]\n{QUICK}"), "ce", "focal")
+def test_run_level_is_tested_at_the_alpha_of_the_interim_analysis(scores, tmp_path):
+    scores.arms(5.0, -1.0, runs=4, seeds=(0, 20))
+    whole = pair_of(compared(scores, tmp_path), "ce", "focal")
+    early = pair_of(compared(scores, tmp_path, f"looks = [4, 8]\n{QUICK}"), "ce", "focal")
     assert whole.run_level.p == early.run_level.p == pytest.approx(2 / 70)
     assert (whole.run_level.alpha, whole.code) == (0.05, "better")
     assert early.run_level.alpha == pytest.approx(0.00557, abs=1e-5)
@@ -236,70 +219,59 @@ def test_tables_for_a_paper_hold_the_verdicts_numbers(scores, tmp_path):
     assert r"ce\_1 -- focal & AUROC & $" in (tables / "comparisons.tex").read_text()
 
 
-def test_baseline_has_no_run_level_and_the_case_level_decides(scores, tmp_path):
+def test_case_level_decides_where_a_baseline_has_no_run_level(scores, tmp_path):
     scores.cases = 60
     scores.demo()
-    pair = pair_of(
-        judged(scores, tmp_path, "comparisons = [['ensemble-four', 'baseline-minimum-adc']]"),
-        *(
-            "ensemble-four",
-            "baseline-minimum-adc",
-        ),
-    )
+    names = "ensemble-four", "baseline-minimum-adc"
+    pair = pair_of(compared(scores, tmp_path, f"comparisons = [{list(names)}]"), *names)
     assert pair.run_level.reason == "a baseline is a fixed rule without runs"
     assert pair.code == "better"
     assert pair.sentence.endswith("is better than baseline-minimum-adc, beyond the chance of cases.")
 
 
-def test_one_run_per_configuration_leaves_nothing_to_shuffle_and_decides_nothing(scores, tmp_path):
+def test_one_run_per_configuration_decides_nothing(scores, tmp_path):
     scores.cases = 60
     scores.run("a", "ce", quality=4.0)
     scores.run("b", "focal", quality=-1.0)
-    pair = pair_of(judged(scores, tmp_path, f"{QUICK}[margin]\nauroc = 0.99"), "ce", "focal")
-    assert pair.run_level.reason == "one run per configuration leaves nothing to shuffle"
+    pair = pair_of(compared(scores, tmp_path, f"{QUICK}[margin]\nauroc = 0.99"), "ce", "focal")
+    assert pair.run_level.reason == "with one run per configuration there is nothing to permute"
     assert pair.case_level_p is not None
     assert pair.case_level_p < 0.05
     assert pair.code == "undecided"
 
 
-def test_ensembles_that_share_runs_or_hide_them_are_not_shuffled(scores, tmp_path):
+def test_ensembles_with_shared_or_unknown_runs_are_not_exchangeable(scores, tmp_path):
     for restart in (0, 1):
         scores.run(f"a{restart}", "ensemble-a", restart=restart, runs=(f"a{restart}", "common"))
         scores.run(f"b{restart}", "ensemble-b", restart=restart, runs=(f"b{restart}", f"other{restart}"))
         scores.run(f"c{restart}", "ensemble-c", restart=restart, runs=())
-    verdict = judged(scores, tmp_path)
+    verdict = compared(scores, tmp_path)
     assert pair_of(verdict, "ensemble-a", "ensemble-b").run_level.reason == (
         "the ensembles of ensemble-a share runs with one another"
     )
-    assert pair_of(verdict, "ensemble-b", "ensemble-c").run_level.reason == (
-        "the ensemble does not say which runs it contains"
-    )
+    assert pair_of(verdict, "ensemble-b", "ensemble-c").run_level.reason == ("the runs of the ensemble are not known")
 
 
-def test_runs_with_known_folds_are_shuffled_within_fold(scores, tmp_path):
+def test_runs_with_known_folds_are_permuted_within_fold(scores, tmp_path):
     for fold in range(3):
         for restart in range(2):
             seed = 10 * fold + restart
             scores.run(f"a{fold}{restart}", "ce", fold=fold, restart=restart, seed=seed)
             scores.run(f"b{fold}{restart}", "focal", fold=fold, restart=restart, seed=100 + seed)
-    pair = pair_of(judged(scores, tmp_path), "ce", "focal")
+    pair = pair_of(compared(scores, tmp_path), "ce", "focal")
     assert pair.run_level.blocked_by_fold
     assert pair.run_level.smallest_attainable_p == pytest.approx(2 / 6**3)
 
 
 def test_identical_configurations_differ_by_nothing(scores, tmp_path):
-    for restart in (0, 1):
-        scores.run(f"a{restart}", "ce", restart=restart, seed=restart)
-        scores.run(f"b{restart}", "focal", restart=restart, seed=restart)
-    for pair in judged(scores, tmp_path).pairs:
+    scores.arms(seeds=(0, 0))
+    for pair in compared(scores, tmp_path).pairs:
         assert (pair.estimate, pair.run_level_p, pair.case_level_p, pair.code) == (0, 1, 1, "undecided")
 
 
 def test_equivalence_within_the_declared_margin_is_on_par(scores, tmp_path):
-    for restart in (0, 1):
-        scores.run(f"a{restart}", "ce", restart=restart, seed=restart)
-        scores.run(f"b{restart}", "focal", restart=restart, seed=restart)
-    verdict = judged(scores, tmp_path, f"{QUICK}[margin]\nauroc = 0.5\nap = 0.0001")
+    scores.arms(seeds=(0, 0))
+    verdict = compared(scores, tmp_path, f"{QUICK}[margin]\nauroc = 0.5\nap = 0.0001")
     wide, narrow = pair_of(verdict, "ce", "focal"), pair_of(verdict, "ce", "focal", "ap")
     assert wide.equivalence is not None
     assert (wide.equivalence.shown, wide.code, wide.equivalence.level) == (True, "on-par", pytest.approx(0.9))
@@ -308,9 +280,9 @@ def test_equivalence_within_the_declared_margin_is_on_par(scores, tmp_path):
     assert pair_of(verdict, "ce", "focal", "score").equivalence is None
 
 
-def test_holm_adjusts_over_the_declared_family_alone(scores, tmp_path):
+def test_holm_adjusts_over_the_declared_family(scores, tmp_path):
     scores.demo()
-    verdict = judged(scores, tmp_path, f"comparisons = [['ce', 'focal'], ['ce-dice', 'ce']]\n{QUICK}")
+    verdict = compared(scores, tmp_path, f"comparisons = [['ce', 'focal'], ['ce-dice', 'ce']]\n{QUICK}")
     assert verdict.family == 2
     assert [(pair.a, pair.b) for pair in verdict.pairs][:2] == [("ce", "focal"), ("ce-dice", "ce")]
     for metric in ("auroc", "ap", "score"):
@@ -340,7 +312,7 @@ def test_holm_is_statsmodels(count):
         (2, 21, "scores: expected at most 20 runs of loss-0, found 21"),
     ],
 )
-def test_too_few_or_too_many_configurations_or_runs_are_refused_in_one_line(
+def test_too_few_or_too_many_configurations_or_runs_are_refused(
     scores, tmp_path, capsys, configurations, runs, message
 ):
     campaign(scores, configurations, runs)
@@ -353,7 +325,7 @@ def test_too_few_or_too_many_configurations_or_runs_are_refused_in_one_line(
 
 
 @pytest.mark.parametrize(("configurations", "runs"), [(2, 1), (12, 1), (2, 20)])
-def test_as_many_as_are_allowed_are_compared(scores, tmp_path, configurations, runs):
+def test_the_largest_allowed_comparison_is_made(scores, tmp_path, configurations, runs):
     campaign(scores, configurations, runs)
     plan = analysis_file(tmp_path, f"metrics = ['auroc']\n{QUICK.replace('200', '100').replace('300', '100')}")
     compare([scores.root], tmp_path / "out", analysis=plan)
@@ -370,11 +342,8 @@ def campaign(scores, configurations, runs):
 
 def test_undefined_metric_stays_undefined_with_its_reason(scores, tmp_path):
     ids, _ = scores.truth()
-    everything = (ids, np.ones(30, dtype=int))
-    for restart in (0, 1):
-        scores.run(f"a{restart}", "ce", restart=restart, seed=restart, truth=everything)
-        scores.run(f"b{restart}", "focal", restart=restart, seed=2 + restart, truth=everything)
-    verdict = judged(scores, tmp_path)
+    scores.arms(truth=(ids, np.ones(30, dtype=int)))
+    verdict = compared(scores, tmp_path)
     pair = pair_of(verdict, "ce", "focal")
     assert (pair.estimate, pair.interval, pair.run_level_p, pair.case_level_p) == (None, None, None, None)
     assert pair.run_level.reason == "auroc is undefined on this test set"
@@ -387,13 +356,6 @@ def test_analysis_file_is_named_by_its_hash(scores, tmp_path):
     plan = analysis_file(tmp_path, QUICK)
     compare([scores.root], tmp_path / "out", analysis=plan)
     assert read_record(tmp_path / "out" / "verdict.json", Verdict).analysis == sha256_file(plan)
-
-
-def test_wrong_input_leaves_nothing_behind(scores, tmp_path):
-    scores.run("a", "ce", with_source=False)
-    with pytest.raises(OncoduetError, match=r"expected source\.json"):
-        compare([scores.root], tmp_path / "out", analysis=None)
-    assert not (tmp_path / "out").exists()
 
 
 def test_declared_configuration_that_was_not_scored_is_refused(scores, tmp_path):
@@ -412,7 +374,7 @@ def run_command(scores, output, **environment):
     )
 
 
-def test_command_says_nothing_on_stderr_even_where_the_home_is_read_only(scores, tmp_path):
+def test_command_leaves_stderr_empty_with_a_read_only_home(scores, tmp_path):
     scores.run("a", "ce")
     scores.run("b", "focal")
     unset = dict.fromkeys(("HOME", "XDG_CONFIG_HOME", "XDG_CACHE_HOME"), "/proc/nowhere")
@@ -426,7 +388,8 @@ def test_command_refuses_wrong_input_with_3_and_one_line(scores, tmp_path):
     done = run_command(scores, tmp_path / "out")
     assert done.returncode == 3
     assert done.stderr.count("\n") == 1
-    assert "expected source.json" in done.stderr
+    assert "source.json not found" in done.stderr
+    assert not (tmp_path / "out").exists()
 
 
 def test_comparison_never_imports_torch():
@@ -444,14 +407,14 @@ def test_comparing_the_demo_costs_under_15_cpu_seconds(demo_scores, tmp_path):
     assert spent < 15, f"{spent:.1f} CPU seconds"
 
 
-def test_one_collapsed_run_turns_no_verdict_round(scores, tmp_path):
+def test_one_collapsed_run_does_not_reverse_the_verdict(scores, tmp_path):
     """Nine of ten runs of alpha are above those of beta, one is at chance: the means favour beta."""
     scores.cases = 60
     for restart in range(10):
         quality = -4.0 if restart == 4 else 2.8
         scores.run(f"a{restart}", "alpha", restart=restart, quality=quality, seed=restart)
         scores.run(f"b{restart}", "beta", restart=restart, quality=1.9, seed=restart + 20)
-    verdict = judged(scores, tmp_path, f"metrics = ['score']\n{QUICK}")
+    verdict = compared(scores, tmp_path, f"metrics = ['score']\n{QUICK}")
     (pair,) = verdict.pairs
     assert pair.run_level.p_holm <= 0.05
     assert pair.run_level.probability_above > 0.5 > 0 > pair.estimate
@@ -467,23 +430,22 @@ def test_arms_that_share_no_fold_are_not_tested(scores, tmp_path):
     for restart in range(5):
         scores.run(f"a{restart}", "alpha", fold=0, restart=restart, quality=3.0, seed=restart)
         scores.run(f"b{restart}", "beta", fold=1, restart=restart, quality=0.0, seed=restart)
-    verdict = judged(scores, tmp_path, f"metrics = ['auroc']\n{QUICK}[margin]\nauroc = 0.9\n")
+    verdict = compared(scores, tmp_path, f"metrics = ['auroc']\n{QUICK}[margin]\nauroc = 0.9\n")
     (pair,) = verdict.pairs
     assert (pair.run_level.p, pair.case_level.p, pair.equivalence, pair.non_inferiority) == (None,) * 4
     assert (pair.code, pair.case_level.reason) == ("undecided", pair.run_level.reason)
     assert pair.sentence == (
-        "By AUROC, alpha and beta are not compared: they share no fold, so that fold and configuration cannot be told "
-        "apart."
+        "By AUROC, alpha and beta are not compared: they share no fold, so that fold and configuration are confounded."
     )
     assert any(note.startswith("alpha and beta: they share no fold") for note in notes(verdict))
 
 
-def test_folds_that_differ_are_said(scores, tmp_path):
+def test_folds_that_differ_are_noted(scores, tmp_path):
     for restart in range(2):
         for fold in (0, 1):
             scores.run(f"a{fold}{restart}", "alpha", fold=fold, restart=restart, seed=restart + fold)
         scores.run(f"b{restart}", "beta", fold=0, restart=restart, seed=restart + 5)
-    verdict = judged(scores, tmp_path, f"metrics = ['auroc']\n{QUICK}")
+    verdict = compared(scores, tmp_path, f"metrics = ['auroc']\n{QUICK}")
     assert verdict.pairs[0].run_level.p is not None
     assert any("the folds are not the same on both sides" in note for note in notes(verdict))
 
@@ -505,32 +467,32 @@ def test_a_comparison_of_other_cases_is_not_replaced(scores, tmp_path):
     assert (tmp_path / "out" / "verdict.json").read_bytes() != before
 
 
-def test_folds_that_nobody_knows_are_said(scores, tmp_path):
+def test_unknown_folds_are_noted(scores, tmp_path):
     for restart in range(2):
         scores.run(f"a{restart}", "alpha", fold=0, restart=restart, seed=restart)
         scores.run(f"b{restart}", "beta", fold=1 if restart else None, restart=restart, seed=restart + 5)
     scores.run("c", "baseline-x", fold=None, restart=None, runs=())
     scores.run("d", "ensemble-all", fold=None, restart=None, runs=("1" * 64, "2" * 64))
-    verdict = judged(scores, tmp_path, f"metrics = ['auroc']\n{QUICK}")
+    verdict = compared(scores, tmp_path, f"metrics = ['auroc']\n{QUICK}")
     (said,) = [note for note in notes(verdict) if "folds" in note]
     assert said.endswith(": the folds of beta are not all known: a difference may be one of folds.")
     assert "alpha and beta" in said
 
 
-def test_studies_that_were_trained_on_come_first_among_the_notes(scores, tmp_path):
+def test_training_studies_come_first_among_the_notes(scores, tmp_path):
     scores.run("a", "alpha", trained_on=10)
     scores.run("b", "beta", trained_on=None)
     scores.run("c", "baseline-x", fold=None, restart=None, runs=(), trained_on=None)
-    verdict = judged(scores, tmp_path, f"metrics = ['auroc']\n{QUICK}")
+    verdict = compared(scores, tmp_path, f"metrics = ['auroc']\n{QUICK}")
     assert [dict(each.trained_on) for each in verdict.configurations] == [
         {"alpha_fold0_restart0": 10},
         {"beta_fold0_restart0": None},
         {"baseline-x": 0},
     ]
     assert notes(verdict)[:2] == [
-        "SCORED ON TRAINING STUDIES. Of the 30 studies, networks were trained on some: alpha_fold0_restart0 on 10. "
+        "SCORED ON TRAINING STUDIES. Networks were trained on some of the 30 studies: alpha_fold0_restart0 on 10. "
         "Their figures say nothing about other patients.",
-        "Whether studies scored here were trained on is not known of beta_fold0_restart0.",
+        "Whether networks were trained on these studies is not known for beta_fold0_restart0.",
     ]
 
 
@@ -545,7 +507,7 @@ def renamed(scores, name, pattern):
     return scores.root / name
 
 
-def test_ids_that_leave_patients_open_are_refused_and_patients_can_be_given(scores, tmp_path):
+def test_ambiguous_patients_are_refused_and_can_be_given(scores, tmp_path):
     table = tmp_path / "p.csv"
     table.write_text("case_id,patient_id\n" + "".join(f"case_{k:03d},{k // 2}\n" for k in range(60)))
     scores.cases = 60
@@ -558,7 +520,7 @@ def test_ids_that_leave_patients_open_are_refused_and_patients_can_be_given(scor
 
     with pytest.raises(OncoduetError, match=r"found case_000, case_001 \(60 cases begin with case_\): one patient or"):
         compare([root], tmp_path / "out", analysis=plan)
-    with pytest.raises(OncoduetError, match=r"expected at least 20 patients .*, found 1; --few-patients goes on"):
+    with pytest.raises(OncoduetError, match=r"expected at least 20 patients .*, found 1; --few-patients allows it"):
         compare([root], tmp_path / "out", analysis=plan, patients="by-prefix")
     assert patients("--patients", "by-case") == 60
     assert patients("--patients", str(table)) == 30
@@ -567,10 +529,10 @@ def test_ids_that_leave_patients_open_are_refused_and_patients_can_be_given(scor
     assert patients() == 30
 
 
-def test_fewer_than_20_patients_are_refused_unless_told(scores, tmp_path):
+def test_fewer_than_20_patients_are_refused_unless_allowed(scores, tmp_path):
     scores.cases = 19
     root, plan = renamed(scores, "few", "{0}_{0}"), analysis_file(tmp_path, f"metrics = ['auroc']\n{QUICK}")
-    with pytest.raises(OncoduetError, match=r"expected at least 20 patients .*, found 19; --few-patients goes on"):
+    with pytest.raises(OncoduetError, match=r"expected at least 20 patients .*, found 19; --few-patients allows it"):
         compare([root], tmp_path / "out", analysis=plan)
     words = ["--scores", str(root), "--output", str(tmp_path / "out"), "--analysis", str(plan), "--few-patients"]
     assert main(["compare", *words]) == 0

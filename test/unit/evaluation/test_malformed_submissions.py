@@ -1,9 +1,8 @@
 """Malformed submissions: each is refused with a line that names the case, or counts as documented.
 
-A submission of three cases is right but for one, which one of the ways below has spoilt, with chance in every detail.
-``ONCODUET_FUZZ`` says how many submissions are made (500), the way and the details follow from their number, so a
-failure is repeated by its number alone. In the same process; a share goes through the command line. Memory is traced
-while each way comes for the first time.
+One of three cases is spoilt in one of the ways below, with random details. ``ONCODUET_FUZZ`` is the number of
+submissions (500); way and details follow from a submission's number, which therefore reproduces a failure. They run in
+this process, some of them through the command line. Memory is traced when a way occurs for the first time.
 """
 
 import gzip
@@ -197,22 +196,12 @@ class Spoiler:
 
     def meta_header(self):
         key, value = [
-            ("NDims", "2"),
-            ("NDims", "4"),
-            ("DimSize", "13 11"),
-            ("DimSize", "13 11 -7"),
-            ("DimSize", "thirteen 11 7"),
-            ("ElementType", "MET_STRING"),
-            ("ElementType", "MET_DOUBLE"),
-            ("ElementSpacing", "nan 1 1"),
-            ("ElementSpacing", "0 1 1"),
-            ("Offset", "1e999 0 0"),
-            ("TransformMatrix", "0 0 0 0 0 0 0 0 0"),
-            ("ElementDataFile", "other.raw"),
-            ("ElementNumberOfChannels", "2"),
-            ("CompressedDataSize", "0"),
-            ("CompressedDataSize", "999999"),
-        ][int(self.random.integers(15))]
+            ("NDims", "2"), ("NDims", "4"), ("DimSize", "13 11"), ("DimSize", "13 11 -7"),
+            ("DimSize", "thirteen 11 7"), ("ElementType", "MET_STRING"), ("ElementType", "MET_DOUBLE"),
+            ("ElementSpacing", "nan 1 1"), ("ElementSpacing", "0 1 1"), ("Offset", "1e999 0 0"),
+            ("TransformMatrix", "0 0 0 0 0 0 0 0 0"), ("ElementDataFile", "other.raw"),
+            ("ElementNumberOfChannels", "2"), ("CompressedDataSize", "0"), ("CompressedDataSize", "999999"),
+        ][int(self.random.integers(15))]  # fmt: skip
         self.header(**{key: value})
 
     def nifti_header(self):
@@ -220,19 +209,9 @@ class Spoiler:
         self.write(self.array, path=path)
         data = bytearray(gzip.decompress(path.read_bytes()))
         place, kind, value = [
-            (0, "i", 540),
-            (40, "h", 0),
-            (42, "h", -5),
-            (44, "h", 32767),
-            (70, "h", 128),
-            (70, "h", 32),
-            (80, "f", np.nan),
-            (84, "f", -1.0),
-            (108, "f", 1.0),
-            (268, "f", 1e9),
-            (280, "f", np.nan),
-            (344, "i", 0),
-        ][int(self.random.integers(12))]
+            (0, "i", 540), (40, "h", 0), (42, "h", -5), (44, "h", 32767), (70, "h", 128), (70, "h", 32),
+            (80, "f", np.nan), (84, "f", -1.0), (108, "f", 1.0), (268, "f", 1e9), (280, "f", np.nan), (344, "i", 0),
+        ][int(self.random.integers(12))]  # fmt: skip
         struct.pack_into(f"<{kind}", data, place, value)
         if place == 84:
             struct.pack_into("<f", data, 80, -2.0)
@@ -343,7 +322,7 @@ def spoil(submission, number):
     return folder, way
 
 
-def test_every_malformed_submission_is_refused_with_a_line_that_names_the_case_and_takes_little_memory(submission):
+def test_malformed_submissions_are_refused_by_case_in_little_memory(submission):
     workshop, truth, _ = submission
     refused = Counter()
     for number in range(SUBMISSIONS):
@@ -373,7 +352,7 @@ def traced(number):
             tracemalloc.stop()
 
 
-def test_through_the_command_line_they_end_with_exit_code_3_and_one_line(submission, capfd):
+def test_malformed_submissions_end_with_exit_code_3_and_one_line(submission, capfd):
     workshop, truth, _ = submission
     for number in range(THROUGH_THE_COMMAND_LINE):
         folder, way = spoil(submission, number)
@@ -385,7 +364,7 @@ def test_through_the_command_line_they_end_with_exit_code_3_and_one_line(submiss
         assert not out.exists()
 
 
-def test_a_process_of_its_own_ends_with_exit_code_3_too(submission):
+def test_the_process_ends_with_exit_code_3(submission):
     workshop, truth, _ = submission
     folder, _ = spoil(submission, WAYS.index("bomb"))
     command = [sys.executable, "-m", "evaluation", "score", "--predictions", folder, "--truth", truth]
@@ -396,7 +375,7 @@ def test_a_process_of_its_own_ends_with_exit_code_3_too(submission):
     assert VICTIM in ended.stderr.splitlines()[-1]
 
 
-def test_picai_only_refuses_or_scores_them_and_never_ends_as_a_bug(submission):
+def test_picai_only_refuses_or_scores_malformed_submissions(submission):
     workshop, truth, _ = submission
     outcomes = Counter()
     for number in range(min(SUBMISSIONS, 2 * len(WAYS))):
@@ -414,7 +393,7 @@ def test_picai_only_refuses_or_scores_them_and_never_ends_as_a_bug(submission):
 
 
 @pytest.mark.parametrize("dtype", [np.uint8, np.int16, np.float64])
-def test_another_voxel_type_with_values_in_0_to_1_scores_as_float32_does(submission, dtype):
+def test_another_voxel_type_scores_as_float32_does(submission, dtype):
     workshop, truth, right = submission
     path = right / f"{VICTIM}.mha"
     array = (sitk.GetArrayFromImage(sitk.ReadImage(str(path))) > 0.3).astype(np.float32)

@@ -9,6 +9,7 @@ from evaluation.planning.group_sequential import InterimResult
 from evaluation.planning.power import PlanRecord, pilot_settings
 from evaluation.planning.simulation import SimulationSettings
 
+AIM = "--difference: expected {} plus difference within 0 and 1"
 QUICK = ["--studies", "40", "--runs", "2", "4", "--cases", "60", "120"]
 
 
@@ -54,17 +55,15 @@ def test_simulation_reports_every_null_by_every_test(tmp_path, capsys):
     assert "bootstrapping single runs in" in shown
 
 
-def test_looks_are_simulated(capsys):
+def test_interim_analyses_are_simulated(capsys):
     assert main(["plan", "--sequential", "--simulate", "--studies", "100", "--looks", "4", "8"]) == 0
     shown = capsys.readouterr().out
     assert "100 campaigns, looks at 4, 8 runs per configuration" in shown
     assert "of 8" in shown
 
 
-def test_running_campaign_is_looked_at(scores, tmp_path, capsys):
-    for restart in range(4):
-        scores.run(f"a{restart}", "ce", restart=restart, quality=-1.0, seed=restart)
-        scores.run(f"b{restart}", "focal", restart=restart, quality=5.0, seed=20 + restart)
+def test_interim_analysis_of_a_running_campaign(scores, tmp_path, capsys):
+    scores.arms(-1.0, 5.0, runs=4, seeds=(0, 20))
     (tmp_path / "analysis.toml").write_text('name = "x"\nlooks = [4, 5]\nmetrics = ["auroc"]\nalpha = 0.1\n')
     files = ["--scores", str(scores.root), "--analysis", str(tmp_path / "analysis.toml")]
     assert main(["plan", "--sequential", *files, "--output", str(tmp_path / "out")]) == 0
@@ -94,23 +93,23 @@ def test_pilot_gives_auroc_prevalence_and_spreads_back(scores):
             rows = [(row[0], row[1], float(row[2]), float(row[3])) for row in rows]
             values["strict"] = scores.metrics(lesions, likelihood, rows).model_dump()
             write_json(folder / "metrics.json", values)
-    world, pilot = pilot_settings([scores.root], SimulationSettings(runs=2, cases=100))
-    assert world.auroc == pytest.approx(0.855, abs=0.02)  # Φ(1.5/√2)
-    assert world.prevalence == pytest.approx(0.4)
-    assert world.case_share == pytest.approx(0.4, abs=0.04)
-    assert world.method_share == pytest.approx(0.3, abs=0.04)
+    settings, pilot = pilot_settings([scores.root], SimulationSettings(runs=2, cases=100))
+    assert settings.auroc == pytest.approx(0.855, abs=0.02)  # Φ(1.5/√2)
+    assert settings.prevalence == pytest.approx(0.4)
+    assert settings.case_share == pytest.approx(0.4, abs=0.04)
+    assert settings.method_share == pytest.approx(0.3, abs=0.04)
     # dAUROC/dd = φ(d/√2)/√2 = 0.161 at d = 1.5, times the spread 0.15 of d
-    assert world.run_sd == pytest.approx(0.161 * 0.15, rel=0.5)
+    assert settings.run_sd == pytest.approx(0.161 * 0.15, rel=0.5)
     assert pilot["runs"] == 12
 
 
 def test_pilot_gives_the_ap_that_was_scored(scores, tmp_path):
     scores.demo()
-    world, pilot = pilot_settings([scores.root], SimulationSettings(runs=2, cases=100, metric="ap"))
+    settings, pilot = pilot_settings([scores.root], SimulationSettings(runs=2, cases=100, metric="ap"))
     names = [f"{loss}_{restart}" for loss in ("ce", "focal", "ce-focal", "ce-dice") for restart in (0, 1)]
     expected = np.mean([read_json(scores.root / name / "metrics.json")["strict"]["ap"] for name in names])
     assert pilot["ap"] == pytest.approx(expected)
-    assert world.value == pytest.approx(expected, abs=1e-3)
+    assert settings.value == pytest.approx(expected, abs=1e-3)
 
 
 def test_pilot_is_read_by_the_command(scores, tmp_path):
@@ -122,14 +121,14 @@ def test_pilot_is_read_by_the_command(scores, tmp_path):
     assert record.assumptions["prevalence"] == pytest.approx(0.4)
 
 
-def test_pilot_without_two_runs_of_a_configuration_or_with_one_kind_of_case_is_refused(scores):
+def test_pilot_without_two_runs_or_both_classes_is_refused(scores):
     scores.run("a", "ce")
-    with pytest.raises(OncoduetError, match="expected a pilot with two runs of a configuration, found none"):
+    with pytest.raises(OncoduetError, match="a pilot needs two runs of a configuration"):
         pilot_settings([scores.root], SimulationSettings(runs=2, cases=100))
     ids, lesions = scores.truth()
     for restart in (0, 1):
         scores.run(f"all{restart}", "focal", restart=restart, truth=(ids, lesions * 0 + 1))
-    with pytest.raises(OncoduetError, match="expected positive and negative cases in the pilot, found one kind"):
+    with pytest.raises(OncoduetError, match="a pilot needs two positive and two negative cases"):
         pilot_settings([scores.root / "all0", scores.root / "all1"], SimulationSettings(runs=2, cases=100))
 
 
@@ -139,16 +138,12 @@ def test_pilot_without_two_runs_of_a_configuration_or_with_one_kind_of_case_is_r
         (["--runs", "1"], 3, "--runs: expected 2 to 100, found 1"),
         (["--auroc", "0.3"], 3, "--auroc: expected 0.5 to 0.9999, found 0.3"),
         (["--alpha", "0.7"], 3, "--alpha: expected 1e-06 to 0.499, found 0.7"),
-        (["--auroc", "0.95", "--difference", "0.1"], 3, "expected AUROC plus difference within 0 and 1, found 1.05"),
-        (
-            ["--metric", "ap", "--difference", "0.6"],
-            3,
-            "expected AP plus difference within 0 and 1, found 1.37723",
-        ),
+        (["--auroc", "0.95", "--difference", "0.1"], 3, f"{AIM.format('AUROC')}, found 1.05"),
+        (["--metric", "ap", "--difference", "0.6"], 3, f"{AIM.format('AP')}, found 1.37723"),
         (["--looks", "10", "5"], 3, "--looks: expected rising numbers of runs, found 10 5"),
         (["--sequential"], 2, "plan --sequential: expected --scores and --analysis, or --simulate"),
         *(
-            ([*words, name, "x"], 2, f"plan: expected options that the question asked has a use for, found {name}")
+            ([*words, name, "x"], 2, f"plan: {name} has no use for this question")
             for words, name in [
                 ([], "--scores"),
                 (["--simulate"], "--analysis"),
@@ -163,7 +158,7 @@ def test_wrong_options_are_refused_in_one_line(words, status, message, capsys):
     assert capsys.readouterr().err == f"error: {message}\n"
 
 
-def test_an_answer_takes_the_place_of_one_to_the_same_question_alone(tmp_path, capsys):
+def test_an_answer_replaces_only_one_to_the_same_question(tmp_path, capsys):
     words = ["plan", "--difference", "0.1", *QUICK, "--output", str(tmp_path)]
     assert main(words) == 0
     first = (tmp_path / "plan.json").read_bytes()

@@ -84,4 +84,4 @@ def test_a_truth_that_is_none_ends_the_server_with_one_line(tmp_path):
         check=False,
     )
     assert ended.returncode == 3
-    assert ended.stderr == f"error: {tmp_path / 'none'}: expected a folder of label maps, found none\n"
+    assert ended.stderr == f"error: {tmp_path / 'none'}: folder of label maps not found\n"

@@ -6,9 +6,7 @@ predictor is away, and how far its average of logits, is printed (``pytest -s``)
 """
 
 import copy
-from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,12 +16,12 @@ from nnunetv2.inference.export_prediction import convert_predicted_logits_to_seg
 from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 from nnunetv2.inference.sliding_window_prediction import compute_gaussian
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
+from studies import read_study
 
 from contract.cards import load_card
 from network.architecture import build_network, normalise_by_groups
-from network.preprocessing import Preprocessed, preprocess, to_study_grid
+from network.preprocessing import Preprocessed, preprocess
 from network.sliding_window import ensemble_probabilities
-from network.study import read_study
 
 Json = dict[str, Any]
 
@@ -31,9 +29,7 @@ Json = dict[str, Any]
 class Float32Predictor(nnUNetPredictor):
     """nnU-Net's predictor, but that its sums and its Gaussian are float32."""
 
-    def _internal_predict_sliding_window_return_logits(
-        self, data: torch.Tensor, slicers: Sequence[tuple[slice, ...]], do_on_device: bool = True
-    ) -> torch.Tensor:
+    def _internal_predict_sliding_window_return_logits(self, data, slicers, do_on_device=True):
         weight = compute_gaussian(
             tuple(self.configuration_manager.patch_size), dtype=torch.float32, value_scaling_factor=10,
             device=torch.device("cpu"),
@@ -56,7 +52,7 @@ class Bench:
     preprocessed: Preprocessed
     mirror_axes: tuple[int, ...]
 
-    def ours(self) -> np.ndarray:
+    def ours(self):
         """Lesion probability on the study grid, shape (z, y, x)."""
         mean = ensemble_probabilities(
             [normalise_by_groups(copy.deepcopy(network)) for network in self.networks],
@@ -66,17 +62,17 @@ class Bench:
             patch_size=tuple(self.plans["configurations"]["3d_fullres"]["patch_size"]),
             mirror_axes=self.mirror_axes,
         )
-        return to_study_grid(mean[0].numpy(), self.preprocessed, plans=self.plans)[0]
+        return self.preprocessed.grid.to_study_grid(mean[0].numpy())[0]
 
-    def theirs(self, predictor_class: type[nnUNetPredictor]) -> np.ndarray:
+    def theirs(self, predictor_class):
         """The same by nnU-Net: each member's probability on the study grid, averaged as ``nnUNetv2_ensemble`` does."""
         return np.mean([self._exported(predictor_class, [network]) for network in self.networks], axis=0)
 
-    def as_folds(self, predictor_class: type[nnUNetPredictor]) -> np.ndarray:
+    def as_folds(self, predictor_class):
         """The same by nnU-Net with the members as its folds, whose logits it averages."""
         return self._exported(predictor_class, self.networks)
 
-    def logits(self, predictor_class: type[nnUNetPredictor], networks: list[torch.nn.Module]) -> torch.Tensor:
+    def logits(self, predictor_class, networks):
         """Logits of nnU-Net on the network's grid, shape (class, z, y, x), averaged over its folds."""
         plans = PlansManager(self.plans)
         predictor = predictor_class(device=torch.device("cpu"), allow_tqdm=False, use_mirroring=bool(self.mirror_axes))
@@ -92,24 +88,24 @@ class Bench:
         data = torch.from_numpy(self.preprocessed.data)
         return predictor.predict_logits_from_preprocessed_data(data).float()
 
-    def _exported(self, predictor_class: type[nnUNetPredictor], networks: list[torch.nn.Module]) -> np.ndarray:
+    def _exported(self, predictor_class, networks):
         plans = PlansManager(self.plans)
         _, probabilities = convert_predicted_logits_to_segmentation_with_correct_shape(
             self.logits(predictor_class, networks),
             plans,
             plans.get_configuration("3d_fullres"),
             plans.get_label_manager(self.dataset),
-            dict(self.preprocessed.properties),
+            dict(self.preprocessed.grid.properties),
             return_probabilities=True,
         )
         return probabilities[1]
 
 
 @pytest.fixture
-def make_networks(tiny_dataset: Json) -> Callable[[Json, int], list[torch.nn.Module]]:
+def make_networks(tiny_dataset):
     """Seeded networks whose logits are as large as trained ones'."""
 
-    def make(plans: Json, count: int) -> list[torch.nn.Module]:
+    def make(plans, count):
         networks = []
         for seed in range(count):
             torch.manual_seed(seed)
@@ -123,7 +119,7 @@ def make_networks(tiny_dataset: Json) -> Callable[[Json, int], list[torch.nn.Mod
     return make
 
 
-def phantom(size: tuple[int, int, int]) -> np.ndarray:
+def phantom(size):
     """Three channels with slow waves, a bright lesion and noise, shape (channel, z, y, x)."""
     rng = np.random.default_rng(1)
     z, y, x = np.meshgrid(*(np.linspace(-1, 1, length) for length in size), indexing="ij")
@@ -132,7 +128,7 @@ def phantom(size: tuple[int, int, int]) -> np.ndarray:
     return np.stack([400 + 150 * wave + rng.normal(scale=30, size=size) for wave in waves]).astype(np.float32)
 
 
-def report_gap(bench: Bench, ours: np.ndarray) -> None:
+def report_gap(bench, ours):
     stock, folds = np.abs(ours - bench.theirs(nnUNetPredictor)), np.abs(ours - bench.as_folds(nnUNetPredictor))
     print(
         f"\n{len(bench.networks)} members, mirroring {bool(bench.mirror_axes)}: "
@@ -147,13 +143,8 @@ def report_gap(bench: Bench, ours: np.ndarray) -> None:
 @pytest.mark.parametrize("members", [1, 4])
 @pytest.mark.parametrize("mirror_axes", [(), (0, 1, 2)])
 def test_a_phantoms_probability_is_nnunets_with_float32_accumulators(
-    make_networks: Callable[[Json, int], list[torch.nn.Module]],
-    tiny_plans: Json,
-    tiny_dataset: Json,
-    size: tuple[int, int, int],
-    members: int,
-    mirror_axes: tuple[int, ...],
-) -> None:
+    make_networks, tiny_plans, tiny_dataset, size, members, mirror_axes
+):
     preprocessed = preprocess(phantom(size), (3.0, 1.0, 1.0), plans=tiny_plans, dataset=tiny_dataset)
     assert preprocessed.data.shape[1:] == size  # the plans' spacing: nothing is resampled
     bench = Bench(tiny_plans, tiny_dataset, make_networks(tiny_plans, members), preprocessed, mirror_axes)
@@ -167,8 +158,8 @@ def test_a_phantoms_probability_is_nnunets_with_float32_accumulators(
 
 @pytest.mark.parametrize("members", [1, 4])
 def test_the_way_back_is_nnunets_resampling_of_its_own_mean_probability(
-    make_networks: Callable[[Json, int], list[torch.nn.Module]], tiny_plans: Json, tiny_dataset: Json, members: int
-) -> None:
+    make_networks, tiny_plans, tiny_dataset, members
+):
     size, spacing_mm_zyx = (20, 33, 41), (3.0, 0.8, 0.8)
     preprocessed = preprocess(phantom(size), spacing_mm_zyx, plans=tiny_plans, dataset=tiny_dataset)
     assert preprocessed.data.shape[1:] != size
@@ -188,21 +179,16 @@ def test_the_way_back_is_nnunets_resampling_of_its_own_mean_probability(
 @pytest.mark.slow
 @pytest.mark.parametrize(("members", "mirror_axes"), [(1, ()), (1, (0, 1, 2)), (4, ())])  # both: on phantoms, above
 def test_a_real_studys_probability_is_nnunets_with_float32_accumulators(
-    make_networks: Callable[[Json, int], list[torch.nn.Module]],
-    tiny_plans: Json,
-    tiny_dataset: Json,
-    real_data: Path,
-    members: int,
-    mirror_axes: tuple[int, ...],
-) -> None:
+    make_networks, tiny_plans, tiny_dataset, real_data, members, mirror_axes
+):
     card = load_card("cspca-rsna2022")  # 160 × 160 pixels around the prostate
     folder = real_data / "prostatex" / "mha" / "11373_1001396"
     study = read_study(card, {name: folder / f"11373_1001396_{name}.mha" for name in card.channel_names}, name="0000")
     tiny_plans["configurations"]["3d_fullres"] |= {
-        "spacing": list(study.spacing_mm_zyx),
+        "spacing": list(study.placement.spacing_mm_zyx),
         "patch_size": [16, 160, 112],
     }
-    preprocessed = preprocess(study.array, study.spacing_mm_zyx, plans=tiny_plans, dataset=tiny_dataset)
+    preprocessed = preprocess(study.array, study.placement.spacing_mm_zyx, plans=tiny_plans, dataset=tiny_dataset)
     bench = Bench(tiny_plans, tiny_dataset, make_networks(tiny_plans, members), preprocessed, mirror_axes)
     ours = bench.ours()
     assert ours.shape == study.grid.shape_zyx

@@ -11,17 +11,17 @@ from network.architecture import build_network, normalise_by_groups
 Json = dict[str, Any]
 
 
-def architecture(plans: Json) -> Json:
+def architecture(plans):
     found: Json = plans["configurations"]["3d_fullres"]["architecture"]
     return found
 
 
-def test_channels_and_classes_are_those_of_the_dataset(single_channel: tuple[Json, Json]) -> None:
+def test_channels_and_classes_are_those_of_the_dataset(single_channel):
     network = build_network(*single_channel, deep_supervision=False)
     assert network(torch.zeros(2, 1, 8, 16, 16)).shape == (2, 4, 8, 16, 16)
 
 
-def test_deep_supervision_returns_the_coarser_outputs_too(tiny_plans: Json, tiny_dataset: Json) -> None:
+def test_deep_supervision_returns_the_coarser_outputs_too(tiny_plans, tiny_dataset):
     architecture(tiny_plans)["arch_kwargs"] |= {
         "n_stages": 3,
         "features_per_stage": [4, 8, 8],
@@ -34,7 +34,7 @@ def test_deep_supervision_returns_the_coarser_outputs_too(tiny_plans: Json, tiny
     assert [tuple(each.shape) for each in outputs] == [(1, 2, 8, 16, 16), (1, 2, 8, 8, 8)]
 
 
-def test_a_network_class_from_elsewhere_is_refused(tiny_plans: Json, tiny_dataset: Json) -> None:
+def test_a_network_class_from_elsewhere_is_refused(tiny_plans, tiny_dataset):
     architecture(tiny_plans)["network_class_name"] = "subprocess.Popen"
     with pytest.raises(
         OncoduetError, match=r"network_class_name: expected one of dynamic_network_.*, found 'subprocess\.Popen'$"
@@ -42,7 +42,7 @@ def test_a_network_class_from_elsewhere_is_refused(tiny_plans: Json, tiny_datase
         build_network(tiny_plans, tiny_dataset, deep_supervision=False)
 
 
-def test_an_operator_from_elsewhere_is_refused(tiny_plans: Json, tiny_dataset: Json) -> None:
+def test_an_operator_from_elsewhere_is_refused(tiny_plans, tiny_dataset):
     architecture(tiny_plans)["arch_kwargs"]["norm_op"] = "os.system"
     with pytest.raises(
         OncoduetError, match=r"norm_op: expected one of torch\.nn\.InstanceNorm3d, .*, found 'os\.system'"
@@ -50,7 +50,7 @@ def test_an_operator_from_elsewhere_is_refused(tiny_plans: Json, tiny_dataset: J
         build_network(tiny_plans, tiny_dataset, deep_supervision=False)
 
 
-def test_inference_imports_no_trainer_and_nothing_that_writes_caches() -> None:
+def test_inference_imports_no_trainer_and_nothing_that_writes_caches():
     program = """
 import sys, json, pathlib, numpy, torch
 import network.study, network.sliding_window, network.weights
@@ -66,7 +66,7 @@ print([m for m in sys.modules if m in ("matplotlib", "numba", "torchvision", "ti
     assert (result.stdout.strip(), result.stderr) == ("[]", "")
 
 
-def test_group_norms_give_what_instance_norms_give(tiny_plans: Json, tiny_dataset: Json) -> None:
+def test_group_norms_give_what_instance_norms_give(tiny_plans, tiny_dataset):
     torch.manual_seed(0)
     network = build_network(tiny_plans, tiny_dataset).eval()
     for name, parameter in network.named_parameters():

@@ -1,8 +1,5 @@
 """Limits of control groups, by trees of files as kernels show them to processes in containers, jobs and services."""
 
-from collections.abc import Mapping
-from pathlib import Path
-
 import pytest
 
 from network.cgroups import cores_left, memory_left
@@ -10,7 +7,7 @@ from network.cgroups import cores_left, memory_left
 MB = 10**6
 
 
-def tree(root: Path, own: str, files: Mapping[str, object]) -> Path:
+def tree(root, own, files):
     """A root with ``/proc/self/cgroup`` and files below ``/sys/fs/cgroup``."""
     (root / "proc/self").mkdir(parents=True)
     (root / "proc/self/cgroup").write_text(own)
@@ -21,7 +18,7 @@ def tree(root: Path, own: str, files: Mapping[str, object]) -> Path:
     return root
 
 
-def limited(folder: str, most: object, used: int, *, droppable: int = 0) -> dict[str, object]:
+def limited(folder, most, used, *, droppable=0):
     """Files of a group of version 2."""
     stat = f"anon 1\ninactive_file {droppable}\nactive_file 7"
     return {f"{folder}memory.max": most, f"{folder}memory.current": used, f"{folder}memory.stat": stat}
@@ -45,9 +42,7 @@ def limited(folder: str, most: object, used: int, *, droppable: int = 0) -> dict
         ("0::/a\n", {"a/memory.max": 5 * MB}, None),
     ],
 )
-def test_the_tightest_group_says_how_much_memory_is_left(
-    tmp_path: Path, own: str, files: Mapping[str, object], left: int | None
-) -> None:
+def test_the_tightest_group_says_how_much_memory_is_left(tmp_path, own, files, left):
     assert memory_left(tree(tmp_path, own, files)) == left
 
 
@@ -55,7 +50,7 @@ def test_the_tightest_group_says_how_much_memory_is_left(
     ("path", "most", "left"),
     [("", 50 * MB, 25 * MB), ("slurm/uid_1/job_7/", 50 * MB, 25 * MB), ("slurm/", 50 * MB, 25 * MB), ("", 2**63, None)],
 )
-def test_the_older_files_are_read_too(tmp_path: Path, path: str, most: int, left: int | None) -> None:
+def test_the_older_files_are_read_too(tmp_path, path, most, left):
     files = {
         "memory/slurm/uid_1/job_7/memory.limit_in_bytes": 2**63 - 4096,
         "memory/slurm/uid_1/job_7/memory.usage_in_bytes": MB,
@@ -89,12 +84,10 @@ def test_the_older_files_are_read_too(tmp_path: Path, path: str, most: int, left
         ("1:cpu:/\n0::/x\n", {"unified/x/cpu.max": "200000 100000"}, 2),
     ],
 )
-def test_the_tightest_group_says_how_many_cores_are_left(
-    tmp_path: Path, own: str, files: Mapping[str, object], cores: float | None
-) -> None:
+def test_the_tightest_group_says_how_many_cores_are_left(tmp_path, own, files, cores):
     assert cores_left(tree(tmp_path, own, files)) == cores
 
 
-def test_without_control_groups_there_is_no_limit(tmp_path: Path) -> None:
+def test_without_control_groups_there_is_no_limit(tmp_path):
     assert memory_left(tmp_path) is None
     assert cores_left(tmp_path) is None

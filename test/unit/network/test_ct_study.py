@@ -1,28 +1,20 @@
 """CT studies: axes of any orientation, regions, and what is refused."""
 
-from pathlib import Path
-
 import numpy as np
 import pytest
 import SimpleITK as sitk
+from studies import read_study, read_study_label, with_geometry
 
-from contract.cards import Card, load_card
+from contract.cards import load_card
 from contract.errors import OncoduetError
 from contract.volume import Grid, Volume, axes_to_lps, read_volume, write_volume
-from network.study import (
-    network_spacing_mm_zyx,
-    read_scan,
-    read_study,
-    read_study_label,
-    stack,
-    study_grid,
-    to_reference,
-)
+from network.placement import Placement
+from network.study import read_scan, stack
 
 SIZE_XYZ, SPACING_MM_XYZ = (22, 18, 9), (1.5, 1.75, 4.0)
 
 
-def ct_grid(*signs: int, tilt_rad: float = 0.0) -> Grid:
+def ct_grid(*signs, tilt_rad=0.0):
     """A grid around the origin whose axes run as the signs say, tilted about the patient's long axis."""
     cos, sin = np.cos(tilt_rad), np.sin(tilt_rad)
     direction = np.array([[cos, -sin, 0], [sin, cos, 0], [0, 0, 1]]) @ np.diag(signs).astype(float)
@@ -30,7 +22,7 @@ def ct_grid(*signs: int, tilt_rad: float = 0.0) -> Grid:
     return Grid(SIZE_XYZ, SPACING_MM_XYZ, tuple(corner.tolist()), tuple(direction.ravel().tolist()))
 
 
-def hounsfield(grid: Grid) -> np.ndarray:
+def hounsfield(grid):
     """Air around a body that differs along all directions."""
     x, y, z = grid.centres_mm()
     body = 60 + x - 2 * y + 1.5 * z + 200 * (np.hypot(x - 4, y - 5) < 3)
@@ -38,18 +30,13 @@ def hounsfield(grid: Grid) -> np.ndarray:
 
 
 @pytest.fixture
-def panorama() -> Card:
+def panorama():
     return load_card("pdac-panorama")
 
 
 @pytest.fixture
-def rsna() -> Card:
-    return load_card("pdac-rsna2022")
-
-
-@pytest.fixture
-def write_ct(tmp_path: Path):
-    def write(grid: Grid, *, dtype: type = np.int16, name: str = "ct", array: np.ndarray | None = None) -> Path:
+def write_ct(tmp_path):
+    def write(grid, *, dtype=np.int16, name="ct", array=None):
         path = tmp_path / f"{name}.mha"
         write_volume(path, Volume((hounsfield(grid) if array is None else array).astype(dtype), grid))
         return path
@@ -59,16 +46,14 @@ def write_ct(tmp_path: Path):
 
 @pytest.mark.parametrize("tilt_rad", [0.0, 0.2])
 @pytest.mark.parametrize("signs", [(1, 1, 1), (-1, -1, 1), (1, -1, -1), (-1, 1, -1)])
-def test_every_orientation_gives_the_same_study_and_the_way_back_ends_in_the_file_s_own_axes(
-    panorama, write_ct, signs, tilt_rad
-):
-    plain = read_study(panorama, {"ct": write_ct(ct_grid(1, 1, 1, tilt_rad=tilt_rad))}, name="s")
+def test_every_orientation_gives_the_same_study_and_returns_to_its_axes(panorama, write_ct, signs, tilt_rad):
+    plain = read_study(panorama, {"ct": write_ct(ct_grid(1, 1, 1, tilt_rad=tilt_rad))})
     grid = ct_grid(*signs, tilt_rad=tilt_rad)
-    flipped = read_study(panorama, {"ct": write_ct(grid)}, name="s")
+    flipped = read_study(panorama, {"ct": write_ct(grid)})
     assert np.array_equal(flipped.array, plain.array)
-    assert flipped.reference == grid
+    assert flipped.placement.native == grid
     probability = (flipped.array[0] + 1000) / 2000
-    back = to_reference(panorama, probability, flipped)
+    back = flipped.placement.to_file(probability)
     assert back.grid == grid
     expected = np.clip((hounsfield(grid).astype(np.int16).astype(np.float32) + 1000) / 2000, 0, 1)
     assert np.array_equal(back.array, expected)
@@ -76,21 +61,22 @@ def test_every_orientation_gives_the_same_study_and_the_way_back_ends_in_the_fil
 
 def test_axes_in_another_order_are_exchanged(panorama, tmp_path, write_ct):
     """A sagittal acquisition: slices run from right to left."""
-    plain = read_study(panorama, {"ct": write_ct(ct_grid(1, 1, 1))}, name="s")
+    plain = read_study(panorama, {"ct": write_ct(ct_grid(1, 1, 1))})
     sagittal = sitk.PermuteAxes(sitk.ReadImage(str(tmp_path / "ct.mha")), [1, 2, 0])
     sitk.WriteImage(sagittal, str(tmp_path / "sagittal.mha"))
-    assert np.array_equal(read_study(panorama, {"ct": tmp_path / "sagittal.mha"}, name="s").array, plain.array)
+    assert np.array_equal(read_study(panorama, {"ct": tmp_path / "sagittal.mha"}).array, plain.array)
 
 
-def test_a_region_takes_its_voxels_as_they_are_and_comes_back_to_their_place(panorama, write_ct):
+def test_a_region_keeps_its_voxels_and_returns_to_its_place(panorama, write_ct):
     grid = ct_grid(-1, -1, 1)
     region = (slice(2, 7), slice(3, 15), slice(5, 20))
     scan = read_scan(panorama, {"ct": write_ct(grid)}, name="s")
-    study = stack(panorama, scan, region=region)
+    placement = Placement.of(panorama, grid, region=region)
+    array = stack(panorama, scan, placement)
     axes = axes_to_lps(grid)
     whole = axes.apply(hounsfield(grid).astype(np.int16).astype(np.float32))
-    assert np.array_equal(study.array[0], whole[region])
-    back = to_reference(panorama, np.full(study.array.shape[1:], 0.5, np.float32), study)
+    assert np.array_equal(array[0], whole[region])
+    back = placement.to_file(np.full(array.shape[1:], 0.5, np.float32))
     expected = np.zeros(grid.shape_zyx, np.float32)
     axes.apply(expected)[region] = 0.5
     assert np.array_equal(back.array, expected)
@@ -104,32 +90,22 @@ def test_label_maps_turn_with_the_image(panorama, write_ct, tmp_path):
         x, y, z = grid.centres_mm()
         label = np.where((np.abs(x - 3) < 4) & (np.abs(y + 2) < 3) & (np.abs(z - 4) < 5), 4, 0)
         write_volume(tmp_path / "label.nii.gz", Volume(label.astype(np.uint8), grid))
-        study = read_study(panorama, {"ct": write_ct(grid)}, name="s")
+        study = read_study(panorama, {"ct": write_ct(grid)})
         found.append(read_study_label(panorama, tmp_path / "label.nii.gz", study))
     assert np.array_equal(*found)
     assert set(np.unique(found[0])) == {0, 4}
 
 
-def test_stage_1_sees_the_whole_scan_on_the_cards_coarse_grid(panorama, rsna, write_ct):
-    scan = read_scan(panorama, {"ct": write_ct(ct_grid(1, 1, 1))}, name="s")
-    coarse = stack(panorama.localising(), scan)
-    assert coarse.spacing_mm_zyx == (9.0, 4.5, 4.5)
+def test_stage_1_sees_the_whole_scan_on_the_cards_coarse_grid(panorama, write_ct):
+    coarse = read_study(panorama.localising(), {"ct": write_ct(ct_grid(1, 1, 1))})
+    assert coarse.placement.spacing_mm_zyx == (9.0, 4.5, 4.5)
     assert coarse.array.shape == (1, 4, 7, 7)  # 36, 31.5 and 33 mm
-    # 512 columns of 0.75 mm become 256; the same factor holds along y and z. 200 columns stay.
-    reference = Grid((512, 400, 300), (0.75, 0.75, 1.0), (0.0, 0.0, 0.0), ct_grid(1, 1, 1).direction)
-    grid = study_grid(rsna.localising(), reference)
-    assert (grid.size_xyz, grid.spacing_mm_xyz) == ((256, 200, 150), (1.5, 1.5, 2.0))
-    assert network_spacing_mm_zyx(rsna.localising(), grid) == (2.0, 1.5, 1.5)
-    small = Grid((200, 200, 20), (2.0, 2.0, 5.0), (0.0, 0.0, 0.0), ct_grid(1, 1, 1).direction)
-    assert study_grid(rsna.localising(), small) == small
 
 
 def test_a_resampled_ct_is_padded_with_air(panorama, write_ct):
     scan = read_scan(panorama, {"ct": write_ct(ct_grid(1, 1, 1))}, name="s")
-    cropping = panorama.model_copy(
-        update={"geometry": panorama.geometry.model_copy(update={"crop_size_zyx": (9, 18, 40)})}
-    )
-    array = stack(cropping, scan).array
+    cropping = with_geometry(panorama, crop_size_zyx=(9, 18, 40))
+    array = stack(cropping, scan, Placement.of(cropping, scan.native))
     assert array.shape == (1, 9, 18, 40)
     assert (array[..., :9] == -1024).all()
     assert (array[..., -9:] == -1024).all()
@@ -138,7 +114,7 @@ def test_a_resampled_ct_is_padded_with_air(panorama, write_ct):
 @pytest.mark.parametrize("dtype", [np.int16, np.int32, np.float32, np.float64])
 def test_a_ct_may_be_stored_as_any_number(panorama, write_ct, dtype):
     grid = ct_grid(1, 1, 1)
-    stored = read_study(panorama, {"ct": write_ct(grid, dtype=dtype, array=np.round(hounsfield(grid)))}, name="s")
+    stored = read_study(panorama, {"ct": write_ct(grid, dtype=dtype, array=np.round(hounsfield(grid)))})
     assert stored.array.dtype == np.float32
     assert np.array_equal(stored.array[0], np.round(hounsfield(grid)).astype(np.float32))
 
@@ -151,7 +127,7 @@ def test_an_mr_may_be_stored_as_any_number(tmp_path, dtype):
     paths = {name: tmp_path / f"{name}.mha" for name in card.channel_names}
     for path, each in zip(paths.values(), array, strict=True):
         write_volume(path, Volume(each.astype(dtype), grid))
-    assert np.array_equal(read_study(card, paths, name="s").array, array.astype(np.float32))
+    assert np.array_equal(read_study(card, paths).array, array.astype(np.float32))
 
 
 @pytest.mark.parametrize(
@@ -162,14 +138,14 @@ def test_intensities_that_no_ct_has_are_refused(panorama, write_ct, values, foun
     array = np.linspace(*values, num=int(np.prod(grid.shape_zyx))).reshape(grid.shape_zyx)
     path = write_ct(grid, dtype=np.float32, array=array)
     with pytest.raises(OncoduetError, match=rf"ct\.mha: expected intensities of 'ct', .*, found {found}"):
-        read_study(panorama, {"ct": path}, name="s")
+        read_study(panorama, {"ct": path})
 
 
 def test_a_single_slice_is_refused(panorama, tmp_path):
     grid = Grid((22, 18, 1), SPACING_MM_XYZ, (0.0, 0.0, 0.0), ct_grid(1, 1, 1).direction)
     write_volume(tmp_path / "ct.mha", Volume(np.zeros((1, 18, 22), np.int16), grid))
     with pytest.raises(OncoduetError, match=r"study s: expected .*ct\.mha to have several slices.*found 22 × 18 × 1"):
-        read_study(panorama, {"ct": tmp_path / "ct.mha"}, name="s")
+        read_study(panorama, {"ct": tmp_path / "ct.mha"})
 
 
 @pytest.mark.parametrize("spacing", ["0 1.75 4", "-1.5 1.75 4"])
@@ -179,7 +155,7 @@ def test_a_spacing_of_zero_or_less_is_refused(panorama, write_ct, spacing):
     assert b"ElementSpacing = 1.5 1.75 4" in content
     path.write_bytes(content.replace(b"ElementSpacing = 1.5 1.75 4", f"ElementSpacing = {spacing}".encode()))
     with pytest.raises(OncoduetError, match=r"ct\.mha: expected"):
-        read_study(panorama, {"ct": path}, name="s")
+        read_study(panorama, {"ct": path})
 
 
 def test_headers_that_differ_by_rounding_are_one_grid_and_others_are_not(tmp_path):
@@ -187,14 +163,14 @@ def test_headers_that_differ_by_rounding_are_one_grid_and_others_are_not(tmp_pat
     grid = Grid((20, 18, 6), (0.5, 0.5, 3.0), (1.0, 2.0, 3.0), ct_grid(1, 1, 1).direction)
     noise = 1000 + np.random.default_rng(1).random((3, *grid.shape_zyx)).astype(np.float32)
 
-    def stacked(shift_mm: float) -> np.ndarray:
+    def stacked(shift_mm):
         paths = {}
         for channel, array in zip(card.channel_names, noise, strict=True):
             x, y, z = grid.origin_mm_xyz
             moved = Grid(grid.size_xyz, grid.spacing_mm_xyz, (x + shift_mm * (channel == "adc"), y, z), grid.direction)
             paths[channel] = tmp_path / f"{channel}.mha"
             write_volume(paths[channel], Volume(array, moved))
-        return read_study(card, paths, name="s").array
+        return read_study(card, paths).array
 
     assert np.array_equal(stacked(1e-6), noise)
     assert not np.array_equal(stacked(0.25)[1], noise[1])

@@ -4,22 +4,21 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from studies import IDENTITY
 
-from contract.cards import Card, KeepNear, Localisation, load_card
+from contract.cards import KeepNear, Localisation, load_card
 from contract.errors import OncoduetError
 from contract.volume import Grid, Volume
-from network.localisation import keep_near, predicted_region, region_around, true_region
-from network.study import part
-
-IDENTITY = (1.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0, 1.0)
+from network.localisation import keep_near, organ_region, region_around, true_region
+from network.placement import Placement, part
 
 
-def stage(**margin: tuple[float, float, float]) -> Localisation:
+def stage(**margin):
     return Localisation(organ="organ", values=(1,), spacing_mm_zyx=(9.0, 4.5, 4.5), not_found="whole", **margin)
 
 
 @pytest.fixture
-def card() -> Card:
+def card():
     return load_card("pdac-panorama")
 
 
@@ -52,14 +51,16 @@ def test_the_last_voxel_belongs_to_the_region():
     assert part(reference, region).size_xyz == (1, 1, 1)
 
 
-def test_stray_voxels_do_not_widen_the_predicted_region(card):
+def test_stray_voxels_do_not_widen_the_organs_region(card):
     reference = Grid((40, 40, 20), (4.5, 4.5, 9.0), (0.0, 0.0, 0.0), IDENTITY)
     probability = np.zeros(reference.shape_zyx, np.float32)
     probability[9:12, 18:23, 18:23] = 0.9
-    alone = predicted_region(card, probability, reference, reference)
+    placement = Placement.of(card, reference)
+    alone = organ_region(card.localisation, probability, placement)
+    assert alone is not None
     probability[0, 0, 0] = 1.0
-    assert predicted_region(card, probability, reference, reference) == alone
-    assert predicted_region(card, np.full_like(probability, 0.4), reference, reference) is None
+    assert organ_region(card.localisation, probability, placement) == alone
+    assert organ_region(card.localisation, np.full_like(probability, 0.4), placement) is None
 
 
 def test_the_region_for_training_is_two_coarse_voxels_larger_on_every_side(card):
@@ -74,8 +75,10 @@ def test_the_region_for_training_is_two_coarse_voxels_larger_on_every_side(card)
 def test_a_label_map_without_the_organ_is_refused(card, tmp_path):
     grid = Grid((4, 4, 4), (1.0, 1.0, 1.0), (0.0, 0.0, 0.0), IDENTITY)
     truth = Volume(np.full((4, 4, 4), 2, np.int32), grid)
-    with pytest.raises(OncoduetError, match=r"case.nii.gz: expected the pancreas \(label values 1, 4, 5\), found none"):
+    with pytest.raises(OncoduetError) as caught:
         true_region(card, truth, tmp_path / "case.nii.gz")
+    assert caught.value.where == str(tmp_path / "case.nii.gz")
+    assert caught.value.expected == "the pancreas (label values 1, 4, 5)"
 
 
 def test_a_lesion_is_kept_within_the_dilated_classes_alone():

@@ -19,7 +19,7 @@ with freed_memory_kept():
 """
 
 
-def test_large_arrays_reuse_what_was_freed() -> None:
+def test_large_arrays_reuse_what_was_freed():
     environment = os.environ | {"PYTHONPATH": str(PROJECT), "OMP_NUM_THREADS": "1"}
     result = subprocess.run(
         [sys.executable, "-c", _FAULTS], env=environment, capture_output=True, text=True, check=True
@@ -41,7 +41,7 @@ print(within - before, held_bytes() - before)
 """
 
 
-def test_what_is_kept_is_given_back_at_the_end() -> None:
+def test_what_is_kept_is_given_back_at_the_end():
     """In a process of its own: one that has kept memory from before does not grow."""
     environment = os.environ | {"PYTHONPATH": str(PROJECT), "OMP_NUM_THREADS": "1"}
     result = subprocess.run(

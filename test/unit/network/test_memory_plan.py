@@ -6,7 +6,6 @@ import resource
 import subprocess
 import sys
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 import torch
@@ -52,15 +51,15 @@ CT = StudySize(
 )
 
 
-def budget(gigabytes: float) -> Budget:
+def budget(gigabytes):
     return Budget(round(gigabytes * GB), "a test")
 
 
-def test_the_quickest_way_is_taken_where_it_fits() -> None:
+def test_the_quickest_way_is_taken_where_it_fits():
     assert plan_memory(BPMRI, budget(1000), held=0, name="s") == MemoryPlan(2, 20, streamed=False)
 
 
-def test_less_memory_means_turns_then_streamed_weights() -> None:
+def test_less_memory_means_turns_then_streamed_weights():
     found = []
     for tenths in range(200, 1, -1):
         try:
@@ -77,7 +76,7 @@ def test_less_memory_means_turns_then_streamed_weights() -> None:
     assert needs == sorted(needs, reverse=True)
 
 
-def test_segmentations_that_are_as_large_as_the_study_are_counted() -> None:
+def test_segmentations_that_are_as_large_as_the_study_are_counted():
     """By hand: sums of two members and two more of one at work, of seven classes, and the weights; then two outputs."""
     way, voxels = MemoryPlan(2, 4, streamed=False), 400 * 512 * 512
     both = replace(CT, segmentations=2)
@@ -87,7 +86,7 @@ def test_segmentations_that_are_as_large_as_the_study_are_counted() -> None:
     assert host_bytes(both, way, on_gpu=True) - host_bytes(CT, way, on_gpu=True) >= 2 * 4 * voxels
 
 
-def test_the_log_says_in_one_line_what_was_chosen_and_why(caplog: pytest.LogCaptureFixture) -> None:
+def test_the_log_says_in_one_line_what_was_chosen_and_why(caplog):
     with caplog.at_level(logging.INFO, "network.memory_plan"):
         plan_memory(BPMRI, budget(3), held=GB // 2, name="10032_1000032")
     (record,) = caplog.records
@@ -98,7 +97,7 @@ def test_the_log_says_in_one_line_what_was_chosen_and_why(caplog: pytest.LogCapt
     )
 
 
-def test_a_scan_larger_than_the_memory_is_refused_with_the_need_and_the_budget() -> None:
+def test_a_scan_larger_than_the_memory_is_refused_with_need_and_budget():
     huge = replace(CT, reference=(6000, 512, 512), study=(6000, 512, 512), channels=[(6000, 512, 512)])
     with pytest.raises(OncoduetError) as error:
         plan_memory(huge, budget(8), held=GB // 2, name="ct1")
@@ -109,14 +108,14 @@ def test_a_scan_larger_than_the_memory_is_refused_with_the_need_and_the_budget()
     )
 
 
-def test_the_issues_sizes_fit_into_its_budgets() -> None:
+def test_the_issues_sizes_fit_into_its_budgets():
     """Under 4 GB for bpMRI with 20 large members, under 8 GB for a CT of 512 × 512 × 600 with four."""
     held = 400 * 10**6  # Python, torch and nnU-Net
     assert plan_memory(BPMRI, budget(4), held=held, name="bpmri")
     assert plan_memory(CT, budget(8), held=held, name="ct")
 
 
-def test_windows_on_a_gpu_do_not_count_in_the_main_memory() -> None:
+def test_windows_on_a_gpu_do_not_count_in_the_main_memory():
     way = MemoryPlan(2, 20, streamed=False)
     assert host_bytes(BPMRI, way, on_gpu=True) < host_bytes(BPMRI, way) - 20 * BPMRI.member_bytes
     assert window_bytes(BPMRI, way) > 20 * BPMRI.member_bytes
@@ -127,13 +126,13 @@ class T4:
 
     TOTAL = 15_000_000_000
 
-    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+    def __init__(self, monkeypatch):
         self.allocated = self.reserved = 0
         monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (self.TOTAL - self.reserved, self.TOTAL))
         monkeypatch.setattr(torch.cuda, "memory_reserved", lambda device: self.reserved)
         monkeypatch.setattr(torch.cuda, "memory_allocated", lambda device: self.allocated)
 
-    def predict(self, work: StudySize, *, kept: int) -> MemoryPlan:
+    def predict(self, work, *, kept):
         """As a study is predicted: the way, and its need for a while."""
         way = plan_memory(work, budget(1000), held=0, kept=kept, name="s", device=torch.device("cuda"))
         self.reserved = max(self.reserved, window_bytes(work, way))
@@ -148,9 +147,7 @@ class T4:
     ],
     ids=["pdac-4-members", "cspca-20-members"],
 )
-def test_equal_studies_take_the_same_way_however_much_torch_keeps_for_later(
-    monkeypatch: pytest.MonkeyPatch, work: StudySize, way: MemoryPlan
-) -> None:
+def test_equal_studies_take_the_same_way_however_much_torch_keeps_for_later(monkeypatch, work, way):
     """On a T4 the second study was once refused, or streamed, for the cache that the first had left."""
     gpu = T4(monkeypatch)
     assert gpu.predict(work, kept=0) == way  # weights are loaded at the first study, or before
@@ -158,7 +155,7 @@ def test_equal_studies_take_the_same_way_however_much_torch_keeps_for_later(
     assert [gpu.predict(work, kept=kept) for _ in range(3)] == [way] * 3
 
 
-def test_what_others_hold_of_the_gpu_counts(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_others_hold_of_the_gpu_counts(monkeypatch):
     gpu = T4(monkeypatch)
     least = window_bytes(CT, MemoryPlan(2, 1, streamed=True))
     gpu.TOTAL = least
@@ -173,7 +170,7 @@ def test_what_others_hold_of_the_gpu_counts(monkeypatch: pytest.MonkeyPatch) -> 
         gpu.predict(CT, kept=0)
 
 
-def test_each_way_is_leaner_than_the_one_before() -> None:
+def test_each_way_is_leaner_than_the_one_before():
     way: MemoryPlan | None = MemoryPlan(2, 5, streamed=False)
     found = []
     while way is not None:
@@ -182,16 +179,16 @@ def test_each_way_is_leaner_than_the_one_before() -> None:
     assert found == [(5, False), (3, False), (2, False), (1, False), (1, True)]
 
 
-def test_without_any_limit_the_machines_free_memory_counts() -> None:
+def test_without_any_limit_the_machines_free_memory_counts():
     found = memory_budget()
     assert held_bytes() < found.total < 10**15
 
 
-def test_a_given_limit_counts_alone() -> None:
+def test_a_given_limit_counts_alone():
     assert memory_budget(2.5) == Budget(2_500_000_000, "--memory-gb")
 
 
-def test_the_limit_of_a_nested_control_group_is_known(tmp_path: Path) -> None:
+def test_the_limit_of_a_nested_control_group_is_known(tmp_path):
     (tmp_path / "proc/self").mkdir(parents=True)
     (tmp_path / "proc/self/cgroup").write_text("0::/slurm/job_7/step_0\n")
     job = tmp_path / "sys/fs/cgroup/slurm/job_7"
@@ -205,7 +202,7 @@ def test_the_limit_of_a_nested_control_group_is_known(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("which", "name"), [(resource.RLIMIT_AS, "RLIMIT_AS"), (resource.RLIMIT_DATA, "RLIMIT_DATA")])
-def test_a_limit_of_the_process_is_known(which: int, name: str) -> None:
+def test_a_limit_of_the_process_is_known(which, name):
     """In a process of its own, since a limit cannot be taken back."""
     code = (
         "from network.memory_plan import memory_budget, held_bytes, _field, _STATUS\n"
@@ -246,7 +243,7 @@ print(peak, window_bytes(work, MemoryPlan(batch, members, False)))
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("features", "batch", "members"), [(32, 2, 1), (32, 4, 1), (16, 2, 8)])
-def test_the_estimate_of_the_windows_is_what_a_process_takes(features: int, batch: int, members: int) -> None:
+def test_the_estimate_of_the_windows_is_what_a_process_takes(features, batch, members):
     environment = os.environ | {"PYTHONPATH": str(PROJECT), "OMP_NUM_THREADS": "1"}
     plans = TINY_PLANS
     command = [sys.executable, "-c", _MEASURE, str(plans), *map(str, (features, batch, members))]
@@ -255,7 +252,7 @@ def test_the_estimate_of_the_windows_is_what_a_process_takes(features: int, batc
     assert 0.5 * estimate < peak < 1.1 * estimate, (peak, estimate)
 
 
-def test_the_slab_of_a_long_scan_does_not_count_its_slices() -> None:
+def test_the_slab_of_a_long_scan_does_not_count_its_slices():
     longer = replace(CT, network=(4000, 512, 512))
     data = (math.prod(longer.network) - math.prod(CT.network)) * 4
     way = MemoryPlan(2, 4, streamed=False)

@@ -2,7 +2,6 @@
 
 import logging
 import re
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,14 +13,12 @@ from contract.errors import OncoduetError
 from contract.volume import Grid, Volume, read_volume
 from network.plausibility import require_plausible, warn_of_exchanged
 
-Change = Callable[[np.ndarray], np.ndarray]
-
 T2W = Grid((24, 20, 8), (0.5, 0.6, 3.0), (-10.0, 20.5, 33.25), (1, 0, 0, 0, 1, 0, 0, 0, 1))
 DIFFUSION = replace(T2W, size_xyz=(12, 10, 7), spacing_mm_xyz=(1.1, 1.3, 3.3))
 CT = replace(T2W, size_xyz=(20, 22, 9), spacing_mm_xyz=(0.8, 0.9, 2.5))
 
 
-def textured(grid: Grid, *, median: float, air: float) -> Volume:
+def textured(grid, *, median, air):
     """Tissue whose median is given, with a quarter of it around, and air at one side."""
     z, y, x = np.indices(grid.shape_zyx)
     array = median * (1 + 0.25 * np.sin(0.7 * x + 1.3 * y + 0.4 * z))
@@ -29,7 +26,7 @@ def textured(grid: Grid, *, median: float, air: float) -> Volume:
     return Volume(array.astype(np.float32), grid)
 
 
-def mr() -> dict[str, Volume]:
+def mr():
     return {
         "t2w": textured(T2W, median=300, air=3),
         "adc": textured(DIFFUSION, median=1250, air=0),
@@ -37,13 +34,13 @@ def mr() -> dict[str, Volume]:
     }
 
 
-def ct() -> dict[str, Volume]:
+def ct():
     array = textured(CT, median=50, air=-1000).array.copy()
     array[:, -3:] = 400
     return {"ct": Volume(array, CT)}
 
 
-def check(card_name: str, volumes: dict[str, Volume], caplog: pytest.LogCaptureFixture) -> str:
+def check(card_name, volumes, caplog):
     """What is said: an error's message, or all warnings."""
     card = load_card(card_name)
     paths = {name: Path(f"{name}.mha") for name in volumes}
@@ -57,7 +54,7 @@ def check(card_name: str, volumes: dict[str, Volume], caplog: pytest.LogCaptureF
     return "; ".join(caplog.messages)
 
 
-def changed(volumes: dict[str, Volume], channel: str, change: Change) -> dict[str, Volume]:
+def changed(volumes, channel, change):
     volume = volumes[channel]
     return volumes | {channel: Volume(change(np.asarray(volume.array)).astype(np.float32), volume.grid)}
 
@@ -81,7 +78,7 @@ def changed(volumes: dict[str, Volume], channel: str, change: Change) -> dict[st
         ("t2w", lambda x: x * (np.indices(x.shape)[0] < 1), r"^t2w.mha: .* found 0 in every voxel in its middle$"),
     ],
 )
-def test_what_no_channel_of_an_mr_holds_is_refused_or_warned_of(card_name, channel, change, said, caplog) -> None:
+def test_what_no_channel_of_an_mr_holds_is_refused_or_warned_of(card_name, channel, change, said, caplog):
     found = check(card_name, changed(mr(), channel, change), caplog)
     assert re.search(said, found), found
 
@@ -99,7 +96,7 @@ def test_what_no_channel_of_an_mr_holds_is_refused_or_warned_of(card_name, chann
     ],
     ids=["no offset", "offset twice", "windowed", "divided", "unsigned", "clipped"],
 )
-def test_a_ct_in_another_unit_is_refused_by_name(card_name, change, caplog) -> None:
+def test_a_ct_in_another_unit_is_refused_by_name(card_name, change, caplog):
     assert check(card_name, changed(ct(), "ct", change), caplog).startswith("ct.mha: expected intensities of 'ct', ")
 
 
@@ -111,24 +108,24 @@ def test_a_ct_in_another_unit_is_refused_by_name(card_name, change, caplog) -> N
         ("hbv", "t2w", "are 't2w' and 'hbv' exchanged?"),
     ],
 )
-def test_exchanged_channels_are_refused_or_warned_of(one, other, said, caplog) -> None:
+def test_exchanged_channels_are_refused_or_warned_of(one, other, said, caplog):
     right = mr()
     found = check("cspca-picai", right | {one: right[other], other: right[one]}, caplog)
     assert said in found
 
 
-def test_one_image_for_two_channels_is_warned_of(caplog) -> None:
+def test_one_image_for_two_channels_is_warned_of(caplog):
     right = mr()
     assert "hbv.mha: holds the same voxels as adc.mha" in check("cspca-picai", right | {"hbv": right["adc"]}, caplog)
 
 
 @pytest.mark.parametrize(("card_name", "make"), [("cspca-picai", mr), ("pdac-panorama", ct)])
-def test_nothing_is_said_of_right_images(card_name, make, caplog) -> None:
+def test_nothing_is_said_of_right_images(card_name, make, caplog):
     assert check(card_name, make(), caplog) == ""
 
 
 @pytest.mark.data
-def test_nothing_is_said_of_real_images(real_data, caplog) -> None:
+def test_nothing_is_said_of_real_images(real_data, caplog):
     for folder in sorted((real_data / "prostatex" / "mha").iterdir()):
         images = {name: read_volume(folder / f"{folder.name}_{name}.mha") for name in ("t2w", "adc", "hbv")}
         assert check("cspca-picai", images, caplog) == ""

@@ -7,7 +7,7 @@ from nnunetv2.preprocessing.resampling.default_resampling import resample_data_o
 from network.resampling import resample_by_slabs
 
 
-def noise(*shape: int) -> np.ndarray:
+def noise(*shape):
     return np.random.default_rng(0).normal(scale=100, size=shape).astype(np.float32)
 
 
@@ -22,9 +22,7 @@ def noise(*shape: int) -> np.ndarray:
         ((1, 20, 20), (1, 13, 29)),
     ],
 )
-def test_three_axes_together_are_resampled_as_nnunet_does(
-    order: int, size: tuple[int, int, int], target: tuple[int, int, int]
-) -> None:
+def test_three_axes_together_are_resampled_as_nnunet_does(order, size, target):
     data = noise(2, *size)
     found = resample_by_slabs(data, target, order=order, thick_axis=None)
     assert found.dtype == np.float32
@@ -35,7 +33,7 @@ def test_three_axes_together_are_resampled_as_nnunet_does(
 @pytest.mark.parametrize("order", [1, 3])
 @pytest.mark.parametrize("axis", [0, 1, 2])
 @pytest.mark.parametrize(("thick", "target"), [(9, 14), (14, 9), (11, 11), (10, 20), (20, 10), (1, 3)])
-def test_thick_slices_are_resampled_as_nnunet_does(order: int, axis: int, thick: int, target: int) -> None:
+def test_thick_slices_are_resampled_as_nnunet_does(order, axis, thick, target):
     size, new = [30, 24, 17], [21, 33, 20]
     size[axis], new[axis] = thick, target
     data = noise(2, *size)
@@ -44,14 +42,14 @@ def test_thick_slices_are_resampled_as_nnunet_does(order: int, axis: int, thick:
     np.testing.assert_array_equal(found, expected)
 
 
-def test_an_image_of_the_right_size_is_left_as_it_is() -> None:
+def test_an_image_of_the_right_size_is_left_as_it_is():
     data = noise(1, 5, 6, 7)
     assert resample_by_slabs(data, (5, 6, 7), order=3, thick_axis=None) is data
 
 
 @pytest.mark.parametrize("thick_axis", [None, 0])
-def test_memory_does_not_grow_with_the_number_of_slices(thick_axis: int | None) -> None:
-    def peak(slices: int) -> int:
+def test_memory_does_not_grow_with_the_number_of_slices(thick_axis):
+    def peak(slices):
         data = noise(1, slices, 30, 30)
         tracemalloc.start()
         result = resample_by_slabs(data, (slices * 2 // 3, 33, 33), order=3, thick_axis=thick_axis)

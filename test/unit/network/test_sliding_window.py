@@ -1,6 +1,3 @@
-from collections.abc import Callable
-from typing import Any
-
 import numpy as np
 import pytest
 import torch
@@ -17,7 +14,6 @@ from network.sliding_window import (
     window_slices,
 )
 
-Json = dict[str, Any]
 PATCH = (8, 16, 16)
 CLASSES = [(0,), (1,)]
 
@@ -25,41 +21,41 @@ CLASSES = [(0,), (1,)]
 class Pointwise(torch.nn.Module):
     """Logits that depend on the voxel alone, so that no window can matter."""
 
-    def __init__(self, scale: float) -> None:
+    def __init__(self, scale):
         super().__init__()
         self.scale = scale
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
+    def forward(self, x):
         return torch.cat([-self.scale * x[:, :1], self.scale * x[:, :1]], dim=1)
 
 
 class Counting(torch.nn.Module):
     """Counts the forward passes of a network."""
 
-    def __init__(self, network: torch.nn.Module) -> None:
+    def __init__(self, network):
         super().__init__()
         self.network = network
         self.passes = 0
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
+    def forward(self, x):
         self.passes += 1
         return self.network(x)
 
 
 @pytest.fixture
-def make_network(tiny_plans: Json, tiny_dataset: Json) -> Callable[[int], torch.nn.Module]:
-    def make(seed: int) -> torch.nn.Module:
+def make_network(tiny_plans, tiny_dataset):
+    def make(seed):
         torch.manual_seed(seed)
         return build_network(tiny_plans, tiny_dataset, deep_supervision=False).eval()
 
     return make
 
 
-def noise(*shape: int, seed: int = 0) -> torch.Tensor:
+def noise(*shape, seed=0):
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
 
 
-def mean_of(networks: list[Any], data: torch.Tensor, **options: Any) -> torch.Tensor:
+def mean_of(networks, data, **options):
     """Both classes of the ensemble of all networks, shape (class, z, y, x)."""
     return ensemble_probabilities(
         networks, data, ensembles=[range(len(networks))], groups=CLASSES, patch_size=PATCH, **options
@@ -67,7 +63,7 @@ def mean_of(networks: list[Any], data: torch.Tensor, **options: Any) -> torch.Te
 
 
 @torch.inference_mode()
-def with_whole_accumulators(network: torch.nn.Module, data: torch.Tensor, *, batch: int = 2) -> torch.Tensor:
+def with_whole_accumulators(network, data, *, batch=2):
     """The same windows in the same passes, but accumulators as large as the (large enough) study."""
     windows = window_slices(data.shape[1:], PATCH)
     sums, total = torch.zeros(2, *data.shape[1:]), torch.zeros(data.shape[1:])
@@ -82,14 +78,14 @@ def with_whole_accumulators(network: torch.nn.Module, data: torch.Tensor, *, bat
 
 
 @pytest.mark.parametrize("size", [(8, 16, 16), (9, 24, 30), (5, 40, 17), (3, 4, 5)])
-def test_windows_do_not_matter_to_a_network_that_sees_single_voxels(size: tuple[int, int, int]) -> None:
+def test_windows_do_not_matter_to_a_network_that_sees_single_voxels(size):
     data = noise(1, *size)
     probability = mean_of([Pointwise(0.7)], data, mirror_axes=(0, 1, 2), batch=3)
     assert probability.shape == (2, *size)
     torch.testing.assert_close(probability[1], torch.sigmoid(1.4 * data[0]), rtol=0, atol=1e-6)
 
 
-def test_members_are_averaged_as_probabilities() -> None:
+def test_members_are_averaged_as_probabilities():
     data = noise(1, 9, 20, 20)
     probability = mean_of([Pointwise(0.5), Pointwise(3.0)], data)[1]
     expected = (torch.sigmoid(1.0 * data[0]) + torch.sigmoid(6.0 * data[0])) / 2
@@ -99,22 +95,20 @@ def test_members_are_averaged_as_probabilities() -> None:
 
 @pytest.mark.parametrize("size", [(8, 16, 16), (9, 24, 30), (30, 20, 41), (21, 16, 50)])
 @pytest.mark.parametrize("batch", [1, 2, 5, 64])
-def test_a_slab_of_accumulators_gives_the_bits_of_whole_accumulators(
-    make_network: Callable[[int], torch.nn.Module], size: tuple[int, int, int], batch: int
-) -> None:
+def test_a_slab_of_accumulators_gives_the_bits_of_whole_accumulators(make_network, size, batch):
     data, network = noise(3, *size), make_network(1)
     expected = with_whole_accumulators(network, data, batch=batch)
     torch.testing.assert_close(mean_of([network], data, batch=batch), expected, rtol=0, atol=0)
 
 
-def test_the_slab_is_a_patch_deep_or_as_deep_as_one_pass() -> None:
+def test_the_slab_is_a_patch_deep_or_as_deep_as_one_pass():
     assert slab_depth((400, 64, 64), (8, 16, 16), batch=2) == 12  # the last window of one row, the first of the next
     assert slab_depth((400, 16, 64), (8, 16, 16), batch=7) == 8  # seven windows along x: passes end with the row
     assert slab_depth((400, 16, 16), (8, 16, 16), batch=3) == 16  # three windows on top of each other
     assert slab_depth((5, 30, 30), (8, 16, 16)) == 8
 
 
-def test_the_slab_of_any_study_is_that_of_its_windows_listed_one_by_one() -> None:
+def test_the_slab_of_any_study_is_that_of_its_windows_listed_one_by_one():
     random = np.random.default_rng(4)
     for _ in range(300):
         size, patch = random.integers(1, 40, 3).tolist(), random.integers(1, 12, 3).tolist()
@@ -126,11 +120,11 @@ def test_the_slab_of_any_study_is_that_of_its_windows_listed_one_by_one() -> Non
         assert slab_depth(size, patch, step=step, batch=batch) == deepest
 
 
-def test_the_slab_of_a_study_of_kilometres_is_reckoned_without_listing_its_windows() -> None:
+def test_the_slab_of_a_huge_study_is_computed_without_listing_windows():
     assert slab_depth((19_000, 10**9, 10**9), (20, 320, 320)) == 30  # one pass ends a layer and begins the next
 
 
-def test_ensembles_and_sums_of_classes_come_from_one_pass(make_network: Callable[[int], torch.nn.Module]) -> None:
+def test_ensembles_and_sums_of_classes_come_from_one_pass(make_network):
     data, networks = noise(3, 9, 24, 30), [Counting(make_network(seed)) for seed in (1, 2, 3, 4)]
     found = ensemble_probabilities(
         networks, data, ensembles=[(0,), (2,), (2, 0)], groups=[(1,), (0,), (0, 1)], patch_size=PATCH
@@ -146,14 +140,12 @@ def test_ensembles_and_sums_of_classes_come_from_one_pass(make_network: Callable
 
 
 @pytest.mark.parametrize("at_once", [None, 1, 2, 3])
-def test_members_in_turns_and_streamed_members_give_the_same_bits(
-    make_network: Callable[[int], torch.nn.Module], at_once: int | None
-) -> None:
+def test_members_in_turns_and_streamed_members_give_the_same_bits(make_network, at_once):
     data, networks = noise(3, 19, 24, 30), [make_network(seed) for seed in (1, 2, 3)]
     expected = mean_of(networks, data, mirror_axes=(1,))
     loads: list[int] = []
 
-    def load(member: int) -> torch.nn.Module:
+    def load(member):
         loads.append(member)
         return networks[member]
 
@@ -167,9 +159,7 @@ def test_members_in_turns_and_streamed_members_give_the_same_bits(
 
 
 @pytest.mark.parametrize("size", [(9, 40, 50), (30, 33, 41), (5, 60, 12)])
-def test_inside_a_region_no_bit_changes_and_fewer_windows_are_run(
-    make_network: Callable[[int], torch.nn.Module], size: tuple[int, int, int]
-) -> None:
+def test_inside_a_region_no_bit_changes_and_fewer_windows_are_run(make_network, size):
     data, everywhere, some = noise(3, *size), Counting(make_network(1)), Counting(make_network(1))
     region = (slice(2, min(7, size[0])), slice(3, 14), slice(0, 6))
     expected, found = mean_of([everywhere], data), mean_of([some], data, region=region)
@@ -181,20 +171,20 @@ def test_inside_a_region_no_bit_changes_and_fewer_windows_are_run(
     torch.testing.assert_close(covered[covered != 0], torch.ones_like(covered[covered != 0]))
 
 
-def test_an_empty_region_needs_no_window(make_network: Callable[[int], torch.nn.Module]) -> None:
+def test_an_empty_region_needs_no_window(make_network):
     network = Counting(make_network(1))
     found = mean_of([network], noise(3, 9, 24, 30), region=(slice(0, 9), slice(5, 5), slice(0, 30)))
     assert network.passes == 0
     assert not found.any()
 
 
-def test_the_number_of_windows_per_pass_does_not_matter(make_network: Callable[[int], torch.nn.Module]) -> None:
+def test_the_number_of_windows_per_pass_does_not_matter(make_network):
     data, network = noise(3, 9, 24, 30), make_network(1)
     one, five = (mean_of([network], data, batch=batch) for batch in (1, 5))
     torch.testing.assert_close(one, five, rtol=0, atol=1e-5)
 
 
-def test_mirroring_averages_all_combinations_of_the_axes(make_network: Callable[[int], torch.nn.Module]) -> None:
+def test_mirroring_averages_all_combinations_of_the_axes(make_network):
     data, network = noise(3, *PATCH), make_network(1)
     found = mean_of([network], data, mirror_axes=(0, 2))
     with torch.inference_mode():
@@ -204,7 +194,7 @@ def test_mirroring_averages_all_combinations_of_the_axes(make_network: Callable[
     assert (found - mean_of([network], data)).abs().max() > 1e-3
 
 
-def test_bf16_differs_by_about_the_error_that_is_reported(make_network: Callable[[int], torch.nn.Module]) -> None:
+def test_bf16_differs_by_about_the_error_that_is_reported(make_network):
     data, networks = noise(3, 9, 24, 30), [make_network(seed) for seed in (1, 2)]
     fp32, bf16 = (mean_of(networks, data, precision=precision) for precision in ("fp32", "bf16"))
     difference = (fp32 - bf16).abs()
@@ -215,7 +205,7 @@ def test_bf16_differs_by_about_the_error_that_is_reported(make_network: Callable
     assert float(difference.max()) < 3 * largest
 
 
-def test_a_member_without_finite_logits_is_named(make_network: Callable[[int], torch.nn.Module]) -> None:
+def test_a_member_without_finite_logits_is_named(make_network):
     good, bad = make_network(1), make_network(2)
     for parameter in bad.parameters():
         parameter.data.fill_(float("nan"))
@@ -227,7 +217,7 @@ def test_a_member_without_finite_logits_is_named(make_network: Callable[[int], t
 @pytest.mark.parametrize(
     ("size", "step"), [((8, 16, 16), 0.5), ((20, 33, 50), 0.5), ((9, 17, 31), 1.0), ((30, 40, 41), 0.3)]
 )
-def test_windows_cover_the_volume_and_lie_as_close_as_asked(size: tuple[int, int, int], step: float) -> None:
+def test_windows_cover_the_volume_as_densely_as_asked(size, step):
     covered = np.zeros(size, int)
     windows = window_slices(size, PATCH, step)
     for window in windows:
@@ -240,18 +230,18 @@ def test_windows_cover_the_volume_and_lie_as_close_as_asked(size: tuple[int, int
 
 
 @pytest.mark.parametrize("step", [0.0, 1.5, -0.5])
-def test_a_step_outside_of_0_to_1_is_a_bug(step: float) -> None:
+def test_a_step_outside_of_0_to_1_is_a_bug(step):
     with pytest.raises(ValueError, match=r"not in \(0, 1\]"):
         window_slices((9, 20, 20), PATCH, step)
 
 
 @pytest.mark.parametrize("ensembles", [[], [()], [(0,), ()]])
-def test_no_network_is_a_bug(ensembles: list[tuple[int, ...]]) -> None:
+def test_no_network_is_a_bug(ensembles):
     with pytest.raises(ValueError, match="no networks"):
         ensemble_probabilities([], noise(1, 8, 16, 16), ensembles=ensembles, groups=CLASSES, patch_size=PATCH)
 
 
 @pytest.mark.parametrize("patch", [(8, 16, 16), (7, 20, 33), (1, 4, 160)])
-def test_the_weight_is_nnunets_gaussian(patch: tuple[int, int, int]) -> None:
+def test_the_weight_is_nnunets_gaussian(patch):
     expected = compute_gaussian(patch, dtype=torch.float32, device=torch.device("cpu"))
     torch.testing.assert_close(gaussian_weight(patch), expected, rtol=1e-5, atol=1e-9)

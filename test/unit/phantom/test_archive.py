@@ -87,7 +87,7 @@ def test_another_seed_or_population_gives_other_patients(archive, write, change)
     assert volumes.isdisjoint(row["prostate_volume"] for row in marksheet(archive)[:6])
 
 
-def test_labels_lie_on_the_reference_grid_and_hold_the_lesion_value_alone(archive, card):
+def test_labels_are_on_the_reference_grid_with_only_the_lesion_value(archive, card):
     for study, row in zip(find_studies(archive, card, labels_required=True), marksheet(archive), strict=True):
         label = read_label(study.label, card.label_values)
         assert same_grid(label.grid, read_grid(study.channels["t2w"]))
@@ -139,7 +139,7 @@ def test_shuffled_labels_are_another_studys_and_never_ones_own(archive, shuffled
     assert json.loads((shuffled_archive / "archive.json").read_text())["shuffled_labels"] is True
 
 
-def test_shuffled_ct_keeps_its_own_organs_and_gets_another_patients_lesions(ct_archive, write, ct_order):
+def test_shuffled_ct_keeps_its_organs_and_gets_other_lesions(ct_archive, write, ct_order):
     shuffled = write(card=ct_order.card, shuffle_labels=True)
     rows, own = marksheet(shuffled), {case_id(row): row for row in marksheet(ct_archive)}
     kept = []
@@ -164,7 +164,7 @@ def test_shuffled_ct_keeps_its_own_organs_and_gets_another_patients_lesions(ct_a
     assert len(find_studies(shuffled, ct_order.card, labels_required=True)) == 20
 
 
-def test_a_moved_lesion_lies_anywhere_with_equal_chance():
+def test_a_moved_lesion_is_anywhere_with_equal_probability():
     organs, lesions = np.zeros((3, 4, 5), dtype=np.uint8), np.zeros((3, 4, 5), dtype=np.uint8)
     lesions[1, 2, 3] = 1
     rng = np.random.default_rng(7)
@@ -182,7 +182,7 @@ def test_moving_lesions_on_an_empty_map_is_rolling_it():
     assert np.array_equal(moved, np.roll(lesions, steps, axis=(0, 1, 2)))
 
 
-def test_moved_lesions_cover_organs_and_may_come_from_a_map_of_another_shape():
+def test_moved_lesions_cover_organs_and_may_come_from_another_shape():
     organs = np.full((2, 3, 4), 4, dtype=np.uint8)
     lesions = np.zeros((5, 7, 6), dtype=np.uint8)
     lesions[3:5, 5, 2:4] = 1
@@ -219,7 +219,7 @@ def test_one_case_cannot_be_shuffled(order, tmp_path):
     assert not output.exists()
 
 
-def test_a_folder_with_other_patients_is_left_alone(order, tmp_path):
+def test_a_folder_with_other_patients_is_refused_unchanged(order, tmp_path):
     (tmp_path / "99999").mkdir()
     with pytest.raises(OncoduetError, match=r"expected no other patients in it, found 1 \(99999 …\)"):
         write_archive(replace(order, cases=2), tmp_path)
@@ -235,7 +235,7 @@ def test_an_archive_is_written_again_over_itself(order, tmp_path):
         write_archive(replace(order, cases=2, seed=7), tmp_path / "archive")
 
 
-def test_progress_is_told_once_per_case(order, tmp_path):
+def test_progress_is_reported_once_per_case(order, tmp_path):
     told = []
     write_archive(replace(order, cases=3), tmp_path / "archive", on_case=lambda: told.append(1))
     assert len(told) == 3

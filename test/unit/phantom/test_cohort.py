@@ -5,14 +5,7 @@ from fractions import Fraction
 import numpy as np
 import pytest
 
-from phantom.cohort import (
-    CONSPICUITY_RANGE,
-    LesionVolumes,
-    draw_phases,
-    plan_case,
-    positives_before,
-    van_der_corput,
-)
+from phantom.cohort import CONSPICUITY_RANGE, LesionVolumes, draw_phases, plan_case, positives_before, van_der_corput
 
 PHASES = (0.3, 0.8)
 VOLUMES = LesionVolumes(median_ml=1.1, log_sd=0.75, range_ml=(0.25, 6.0))
@@ -27,7 +20,7 @@ def test_the_positives_of_every_length_are_the_fractions_share(fraction):
         assert abs(sum(flags[:length]) - length * share) <= Fraction(1, 2)
 
 
-def test_ten_positives_are_seven_obvious_two_of_low_contrast_and_one_invisible():
+def test_ten_positives_are_7_obvious_2_of_low_contrast_and_1_invisible():
     plans = [plan_case(index, positive_fraction=Fraction(1), phases=PHASES, volumes=VOLUMES) for index in range(30)]
     for start in (0, 10, 20):
         kinds = [plan.visibility for plan in plans[start : start + 10]]

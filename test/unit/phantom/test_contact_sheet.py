@@ -9,7 +9,7 @@ from contract.cards import load_card
 from contract.errors import OncoduetError
 from contract.volume import Grid, Volume
 from phantom.__main__ import main
-from phantom.contact_sheet import _upright, draw_sheet
+from phantom.contact_sheet import draw_sheet, upright
 
 
 def test_the_command_draws_a_png_of_the_archive(archive, tmp_path):
@@ -37,12 +37,12 @@ def test_ct_is_shown_in_two_columns(ct_archive, ct_order, tmp_path):
 
 
 @pytest.mark.parametrize("signs", [(1, 1, 1), (-1, -1, 1), (1, -1, -1)])
-def test_images_of_every_orientation_stand_upright(signs):
+def test_images_of_every_orientation_are_shownupright(signs):
     array = np.arange(24).reshape(2, 3, 4)
     flipped = np.flip(array, tuple(2 - axis for axis in range(3) if signs[axis] < 0))
     direction = tuple(np.diag(signs).astype(float).ravel().tolist())
     grid = Grid((4, 3, 2), (1.0, 2.0, 3.0), (0.0, 0.0, 0.0), direction)
-    assert np.array_equal(_upright(Volume(flipped, grid)), array)
+    assert np.array_equal(upright(Volume(flipped, grid)), array)
 
 
 def test_a_card_without_generator_has_no_sheet(archive, card_without_generator, tmp_path):
@@ -52,13 +52,13 @@ def test_a_card_without_generator_has_no_sheet(archive, card_without_generator, 
 
 def test_an_archive_without_marksheet_is_refused(archive_copy, card, tmp_path):
     (archive_copy / "marksheet.csv").unlink()
-    with pytest.raises(OncoduetError, match="expected the marksheet of a phantom archive, found no file"):
+    with pytest.raises(OncoduetError, match="marksheet of a phantom archive not found"):
         draw_sheet(card, archive_copy, tmp_path / "sheet.png")
 
 
 def test_a_marksheet_of_real_studies_is_refused(archive_copy, card, tmp_path):
     (archive_copy / "marksheet.csv").write_text("patient_id,study_id\n10000,1000000\n")
-    with pytest.raises(OncoduetError, match="expected the columns of a phantom archive, found no distractor_slices"):
+    with pytest.raises(OncoduetError, match="columns of a phantom archive are missing: distractor_slices"):
         draw_sheet(card, archive_copy, tmp_path / "sheet.png")
     assert not (tmp_path / "sheet.png").exists()
 
@@ -69,5 +69,5 @@ def test_shuffled_labels_are_not_shown_as_truth(shuffled_archive, card, tmp_path
 
 
 def test_an_archive_without_invisible_lesion_is_refused(write, card, tmp_path):
-    with pytest.raises(OncoduetError, match="expected a study of the kind 'positive, invisible', found none"):
+    with pytest.raises(OncoduetError, match="no study of the kind 'positive, invisible'"):
         draw_sheet(card, write(cases=18), tmp_path / "sheet.png")

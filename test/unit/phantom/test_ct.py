@@ -10,7 +10,7 @@ from scipy import ndimage
 
 from contract.cards import load_card
 from contract.volume import resample
-from phantom.abdomen import draw_anatomy, draw_lesions, label_organs, see
+from phantom.abdomen import draw_anatomy, draw_lesions, label_organs, render
 from phantom.archive import draw_studies
 from phantom.cohort import CasePlan
 from phantom.ct import ORIENTATIONS, SCANNERS, draw_session, draw_study, scan, stored
@@ -49,7 +49,7 @@ def hounsfield(drawn) -> np.ndarray:
 
 
 @pytest.mark.parametrize("seed", range(4))
-def test_an_invisible_lesion_leaves_no_trace_in_the_image_nor_in_the_organs(seed):
+def test_an_invisible_lesion_changes_neither_image_nor_organs(seed):
     invisible, negative = study(plan(0.0), seed=seed), study(NEGATIVE, seed=seed)
     assert np.array_equal(invisible.channels["ct"].array, negative.channels["ct"].array)
     lesion = invisible.label.array == LESION
@@ -69,7 +69,7 @@ def test_a_visible_lesion_is_darker_than_the_pancreas_that_it_replaces(seed):
     assert np.array_equal(negative.organs, negative.label.array)
 
 
-def test_a_lesion_changes_nothing_far_from_it_and_from_the_duct_that_it_dams():
+def test_a_lesion_changes_nothing_far_from_it_and_its_dilated_duct():
     for seed in range(6):
         visible, negative = study(plan(1.0), seed=seed), study(NEGATIVE, seed=seed)
         near = np.isin(visible.label.array, (LESION, DUCT))
@@ -150,7 +150,7 @@ def test_a_cyst_has_its_own_value_only_where_the_card_knows_one():
     assert found >= 2
 
 
-def test_a_card_of_lesions_alone_gets_label_maps_of_lesions_alone():
+def test_a_card_with_only_lesions_gets_label_maps_with_only_lesions():
     drawn = study(plan(1.0), values=LabelValues(3, {"tumour": 3}))
     assert set(np.unique(drawn.label.array).tolist()) == {0, 3}
     assert not drawn.organs.any()
@@ -166,7 +166,7 @@ def test_a_lesion_has_the_planned_volume(volume_ml):
         assert lesion.volume_ml == pytest.approx(volume_ml, rel=0.05, abs=voxel_ml)
 
 
-def test_lesions_lie_at_the_pancreas_in_one_piece_and_spare_the_vessels():
+def test_lesions_are_at_the_pancreas_in_one_piece_and_spare_vessels():
     zones = Counter()
     for seed in range(30):
         drawn = study(plan(0.8), seed=seed)
@@ -195,19 +195,19 @@ def test_zones_run_from_the_patients_right_to_the_left():
 
 
 def test_only_a_visible_lesion_dams_the_duct_and_not_each_one_does():
-    dammed = 0
+    dilated = 0
     for seed in range(40):
         anatomy, session, lesion_rng = patient(seed)
         (lesion,) = draw_lesions(lesion_rng, anatomy, plan(0.5), session.grid)
-        dammed += lesion.widened_duct is not None
+        dilated += lesion.dilated_duct is not None
         _, _, lesion_rng = patient(seed)
         (unseen,) = draw_lesions(lesion_rng, anatomy, plan(0.0), session.grid)
-        assert unseen.widened_duct is None
+        assert unseen.dilated_duct is None
         assert unseen.layers == ()
-    assert 8 <= dammed <= 24  # 40 % of 40 are 16
+    assert 8 <= dilated <= 24  # 40 % of 40 are 16
 
 
-def test_a_benign_stricture_is_rare_and_widens_the_duct_in_the_label_map_too():
+def test_a_benign_stricture_is_rare_and_dilates_the_labelled_duct():
     kinds = Counter(kind for seed in range(300) for kind in {each.kind for each in draw_anatomy(rng(seed)).distractors})
     assert 8 <= kinds["stricture"] <= 45  # 300 patients, 0.65 distractors each, 8 % of them: 16
     assert set(kinds) == {
@@ -216,8 +216,8 @@ def test_a_benign_stricture_is_rare_and_widens_the_duct_in_the_label_map_too():
     voxels = []
     for seed in range(100):
         anatomy, session, _ = patient(seed)
-        if anatomy.widened_duct is not None:
-            pair = (anatomy, replace(anatomy, widened_duct=None))
+        if anatomy.dilated_duct is not None:
+            pair = (anatomy, replace(anatomy, dilated_duct=None))
             voxels.append(
                 [np.count_nonzero(label_organs(each, [], session.grid, PANORAMA)[0] == DUCT) for each in pair]
             )
@@ -261,7 +261,7 @@ def test_the_external_population_has_other_intensity_statistics():
         ours, theirs = (study(NEGATIVE, population=population, seed=seed) for population in ("training", "external"))
         aorta = ndimage.binary_erosion(ours.label.array == ARTERIES, np.ones((1, 3, 3)))
         blood.append(np.median(hounsfield(theirs)[aorta]) - np.median(hounsfield(ours)[aorta]))
-        flat = see(anatomy, [], session.grid, enhancement=1.0) == -1000
+        flat = render(anatomy, [], session.grid, enhancement=1.0) == -1000
         flat = stored(flat.astype(np.uint8), session).array.astype(bool)
         noise.append(np.std(hounsfield(theirs)[flat]) / np.std(hounsfield(ours)[flat]))
     assert -10 < np.mean(blood) < -3  # a twentieth of 126 HU

@@ -8,7 +8,7 @@ import pytest
 from scipy import ndimage
 
 from contract.volume import Grid, Volume, resample
-from phantom.archive import _CASE, Order, _rng, draw_studies
+from phantom.archive import Order, case_rng, draw_studies
 from phantom.mri import draw_session
 from phantom.prostate import draw_anatomy
 
@@ -23,7 +23,7 @@ def auroc(positive: list[bool], score: list[float]) -> float:
 
 
 @pytest.mark.slow
-def test_neither_voxel_baseline_ranks_the_external_cases_without_knowing_the_gland(order):
+def test_no_voxel_baseline_ranks_external_cases_without_the_gland(order):
     """docs/phantoms.md quotes these figures (pytest -s shows them)."""
     found: dict[str, list[float]] = {"maximum of HBV": [], "minimum of ADC": [], "HBV in the true gland": []}
     for seed in EXTERNAL_SEEDS:
@@ -48,7 +48,7 @@ def test_neither_voxel_baseline_ranks_the_external_cases_without_knowing_the_gla
 
 
 @pytest.mark.slow
-def test_no_extreme_of_a_ct_ranks_the_external_cases_without_knowing_the_pancreas(ct_order):
+def test_no_ct_extreme_ranks_external_cases_without_the_pancreas(ct_order):
     """docs/phantoms.md quotes these figures (pytest -s shows them)."""
     names = ("maximum of CT", "minimum of CT", "mean in the true pancreas", "dark patch in the true pancreas")
     found: dict[str, list[float]] = {name: [] for name in names}
@@ -93,7 +93,7 @@ def on_reference(volume: Volume, reference: Volume) -> np.ndarray:
 
 def true_gland(order: Order, index: int) -> np.ndarray:
     """The gland, but for its outermost layer, on the T2W grid: nobody outside these tests is told."""
-    anatomy_rng, session_rng, _, _ = _rng(order, _CASE, index).spawn(4)
+    anatomy_rng, session_rng, _, _ = case_rng(order, index).spawn(4)
     points_mm = draw_session(session_rng).t2w.centres_mm().astype(np.float32)
     return draw_anatomy(anatomy_rng).gland.scaled(0.95).fill(points_mm, edge_mm=1e-3) > 0.5
 

@@ -16,7 +16,7 @@ def words(output: Path, **changes: str) -> list[str]:
     return [word for name, value in values.items() for word in (f"--{name}", value)]
 
 
-def test_the_command_writes_an_archive_and_speaks_on_stdout_alone(tmp_path):
+def test_the_command_writes_an_archive_and_nothing_to_stderr(tmp_path):
     command = [sys.executable, "-m", "phantom", *words(tmp_path / "archive")]
     result = subprocess.run(command, cwd=PROJECT, capture_output=True, text=True, check=False)
     assert (result.returncode, result.stderr) == (0, "")

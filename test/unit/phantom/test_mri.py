@@ -8,10 +8,9 @@ import pytest
 from scipy import ndimage
 
 from contract.volume import Volume, resample
-from phantom import mri
 from phantom.archive import draw_studies
 from phantom.cohort import CasePlan
-from phantom.mri import SCANNERS, draw_session, draw_study, scan
+from phantom.mri import SCANNERS, draw_session, draw_study, receive_field, rician, scan
 from phantom.prostate import Anatomy, draw_anatomy
 from phantom.study import LabelValues
 
@@ -86,7 +85,7 @@ def test_the_first_lesion_has_the_planned_volume(volume_ml):
         assert drawn.lesions[0].volume_ml == pytest.approx(volume_ml, abs=voxel_ml)
 
 
-def test_lesions_lie_in_the_gland_and_apart():
+def test_lesions_are_in_the_gland_and_apart():
     twice = 0
     for seed in range(40):
         drawn = study(plan(1.0, 0.8), seed=seed)
@@ -136,7 +135,7 @@ def test_diffusion_is_coarser_smaller_and_elsewhere_than_t2w(order):
     assert 3 <= tilted <= 14  # 40 % of 20 are 8
 
 
-def test_the_t2w_field_of_view_lies_inside_that_of_diffusion(order):
+def test_the_t2w_field_of_view_is_inside_that_of_diffusion(order):
     for _, drawn in draw_studies(replace(order, cases=10)):
         diffusion = drawn.channels["adc"]
         ones = Volume(np.ones(diffusion.array.shape, dtype=np.float32), diffusion.grid)
@@ -192,14 +191,14 @@ def test_the_external_scanner_has_other_intensity_statistics():
 
 def test_rician_noise_has_its_known_moments():
     # no signal: Rayleigh, mean sigma sqrt(pi/2); strong signal: Gaussian with the same sigma
-    silence = mri._rician(rng(), np.zeros((40, 50, 60), dtype=np.float32), 0.1)
+    silence = rician(rng(), np.zeros((40, 50, 60), dtype=np.float32), 0.1)
     assert silence.mean() == pytest.approx(0.1 * np.sqrt(np.pi / 2), rel=0.01)
-    strong = mri._rician(rng(), np.full((40, 50, 60), 5.0, dtype=np.float32), 0.1)
+    strong = rician(rng(), np.full((40, 50, 60), 5.0, dtype=np.float32), 0.1)
     assert strong.std() == pytest.approx(0.1, rel=0.02)
 
 
 def test_the_receive_field_keeps_the_images_level():
     session = draw_session(rng())
-    field = np.log(mri._bias(rng(), session.t2w, SCANNERS["external"]))
+    field = np.log(receive_field(rng(), session.t2w, SCANNERS["external"]))
     assert field.mean() == pytest.approx(0, abs=1e-5)
     assert 0.01 < field.std() < 0.4

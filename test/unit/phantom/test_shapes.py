@@ -65,7 +65,7 @@ def test_bumps_change_the_surface_and_not_where_the_shape_is():
     assert 0.8 < (a & b).sum() / (a | b).sum() < 0.99
 
 
-def test_random_fields_have_mean_0_variance_1_and_the_correlation_asked_for():
+def test_random_fields_have_mean_0_variance_1_and_their_correlation():
     near, far, apart_mm = [], [], 4.0
     for seed in range(400):
         field = RandomField.draw(np.random.default_rng(seed), length_mm=apart_mm)

@@ -60,7 +60,7 @@ def test_every_wrong_import_is_caught(copy: Path) -> None:
     assert missed == []
 
 
-def test_evaluation_and_phantom_run_without_torch_and_without_the_oracles_of_the_tests(project: Path) -> None:
+def test_evaluation_and_phantom_run_without_torch_and_test_oracles(project: Path) -> None:
     """Not by our imports alone: nothing that they import may import torch either."""
     code = (
         "import importlib, pkgutil, sys\n"

@@ -39,12 +39,12 @@ def test_no_lock_names_torch_or_what_would_bring_another_torch(project: Path, na
     assert found == []
 
 
-def test_torch_alone_stands_in_its_file_pinned_and_hashed(project: Path) -> None:
+def test_torch_has_a_lock_of_its_own_pinned_and_hashed(project: Path) -> None:
     (line,) = entries(project / "requirements" / "torch.txt")
     assert re.fullmatch(r"torch==\d+\.\d+\.\d+( +--hash=sha256:[0-9a-f]{64}){2}", line)
 
 
-def test_the_libraries_of_a_cuda_build_are_torchs_own_and_none_that_a_lock_holds(project: Path) -> None:
+def test_the_libraries_of_a_cuda_build_are_in_no_other_lock(project: Path) -> None:
     requirements = project / "requirements"
     libraries = pins(requirements / "torch-cuda.lock")
     assert [name for name in libraries if not re.fullmatch(r"triton|nvidia-.*|cuda-.*", name)] == []

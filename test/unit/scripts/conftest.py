@@ -49,10 +49,11 @@ def run() -> Callable[..., Ended]:
 
 @pytest.fixture
 def bare(tmp_path: Path) -> Path:
-    """The scripts and requirements alone, as in a clone where nothing has been installed or downloaded."""
+    """The scripts, requirements and cards alone, as in a clone where nothing has been installed or downloaded."""
     copy = tmp_path / "oncoduet"
     (copy / "wheels").mkdir(parents=True)
-    shutil.copytree(PROJECT / "requirements", copy / "requirements")
+    for folder in ("requirements", "contract/cards"):
+        shutil.copytree(PROJECT / folder, copy / folder)
     for name in ("build.sh", "demo.sh", "export.sh", "test.sh"):
         shutil.copy(PROJECT / name, copy)
     return copy

@@ -25,7 +25,7 @@ def stages(project, name: str) -> dict[str, list[str]]:
 
 
 @pytest.mark.parametrize("name", DOCKERFILES)
-def test_the_builder_of_docker_20_10_understands_it(project, name):
+def test_docker_20_10_can_build_it(project, name):
     text = (project / name).read_text()
     assert not re.match(r"#\s*syntax\s*=", text)  # would fetch a frontend image from a registry
     assert "<<" not in text
@@ -35,7 +35,7 @@ def test_the_builder_of_docker_20_10_understands_it(project, name):
 @pytest.mark.parametrize(
     ("name", "stage"), [*((name, "program") for name in DOCKERFILES), ("Dockerfile.train", "nndet")]
 )
-def test_it_ends_as_an_unprivileged_user_and_bakes_in_neither_model_nor_truth(project, name, stage):
+def test_it_ends_as_an_unprivileged_user_without_model_or_truth(project, name, stage):
     lines = stages(project, name)[stage]
     assert [line for line in lines if line.startswith("USER")] == ["USER 1000:1000"]
     assert not any(line.startswith(("RUN", "COPY")) for line in lines[lines.index("USER 1000:1000") :])

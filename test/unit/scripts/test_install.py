@@ -60,7 +60,7 @@ def test_a_lock_is_installed_from_the_folder_of_wheels(run, python, requirements
     assert installed(python) == {"lesion": "1.0"}
 
 
-def test_a_second_installation_gives_the_same_files_with_bytecode_that_holds_no_time(run, python, requirements):
+def test_a_second_installation_gives_the_same_files_and_bytecode(run, python, requirements):
     contents = []
     for _ in range(2):
         ended = run(requirements / "install.sh", python, "small.lock", environment=OFFLINE)
@@ -84,7 +84,7 @@ def test_a_package_with_another_hash_than_the_locks_is_not_installed(run, python
     assert installed(python) == {}
 
 
-def test_the_cpu_build_of_torch_goes_before_another_and_brings_nothing_along(run, python, requirements, make_wheel):
+def test_the_cpu_build_of_torch_is_preferred_and_has_no_dependencies(run, python, requirements, make_wheel):
     wheels = requirements.parent / "wheels"
     make_wheel(wheels, "torch", "2.13.0", requires="libcuda==13.0")
     accept(requirements, make_wheel(wheels, "torch", "2.13.0+cpu", requires="libcuda==13.0"))
@@ -153,7 +153,7 @@ def test_source_that_an_index_offers_in_place_of_a_wheel_never_runs(run, python,
     assert not mark.exists()
 
 
-def test_a_torch_that_nobody_accepted_is_not_installed(run, python, requirements, make_wheel):
+def test_a_torch_that_was_not_accepted_is_not_installed(run, python, requirements, make_wheel):
     sha256 = make_wheel(requirements.parent / "wheels", "torch", "2.13.0+cpu")
     ended = run(requirements / "install.sh", python, "torch.txt", "small.lock", environment=OFFLINE)
     assert ended.status == 3
@@ -201,7 +201,7 @@ def test_another_python_than_the_locks_were_made_for_is_refused(run, requirement
     assert (ended.status, ended.stderr) == (3, f"install.sh: {other}: expected Python 3.11, found 3.14\n")
 
 
-def test_an_unknown_lock_is_named_beside_those_that_exist(run, requirements):
+def test_an_unknown_lock_is_named_with_those_that_exist(run, requirements):
     ended = run(requirements / "install.sh", sys.executable, "nightly.lock")
     assert ended.status == 3
     assert "expected one of algorithm.lock dev.lock evaluation.lock" in ended.stderr

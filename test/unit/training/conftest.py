@@ -1,17 +1,24 @@
 """Archives made by formula: three channels, three image sizes and spacings, a tilted direction."""
 
 import json
-import logging
+import multiprocessing
 import os
+import shutil
+import signal
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
+from tiny import tiny_profile
 
 from contract.files import read_json, write_json
 from contract.volume import Grid, Volume, write_volume
 from training.__main__ import main
-from training.dataset.prepared import parts
+from training.dataset.prepared import load_prepared, parts
+from training.engine import Run
+from training.execution import execute
+from training.run import plan_run
 
 SIZES_XYZ = [(30, 26, 10), (28, 32, 9), (34, 24, 11)]
 SPACINGS_MM_XYZ = [(1.5, 1.4, 3.0), (1.6, 1.5, 3.3), (1.4, 1.7, 2.8)]
@@ -19,32 +26,7 @@ ANGLE = 0.2
 COS, SIN = float(np.cos(ANGLE)), float(np.sin(ANGLE))
 DIRECTION = (1.0, 0.0, 0.0, 0.0, COS, -SIN, 0.0, SIN, COS)
 
-PROFILE = """
-schema_version = 1
-name = "tiny"
-title = "For tests"
-epochs = 3
-iterations_per_epoch = 2
-validation_iterations_per_epoch = 1
-learning_rate = 0.01
-momentum = 0.9
-weight_decay = 3e-5
-foreground_oversampling = 0.5
-checkpoint = "final"
-checkpoint_every_epochs = 1
-threads = 1
-
-[plan]
-batch_size = 2
-patch_size_zyx = [8, 16, 16]
-convolutions_per_stage_encoder = 1
-convolutions_per_stage_decoder = 1
-stages = [
-  { features = 4, kernel_size_zyx = [1, 3, 3], stride_zyx = [1, 1, 1] },
-  { features = 8, kernel_size_zyx = [3, 3, 3], stride_zyx = [1, 2, 2] },
-  { features = 8, kernel_size_zyx = [3, 3, 3], stride_zyx = [2, 2, 2] },
-]
-"""
+PROFILE = tiny_profile(epochs=3, iterations=2)
 
 
 def _write_study(
@@ -85,16 +67,6 @@ def _write_archive(archive: Path, *, patients: int = 6) -> Path:
     return archive
 
 
-@pytest.fixture(autouse=True)
-def logging_as_before():
-    """``main`` sets up logging for a process of its own."""
-    handlers, level = logging.root.handlers[:], logging.root.level
-    yield
-    logging.captureWarnings(False)
-    logging.root.handlers[:] = handlers
-    logging.root.setLevel(level)
-
-
 @pytest.fixture
 def write_study():
     return _write_study
@@ -113,6 +85,70 @@ def prepared_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     arguments = ["prepare", "--card", "cspca-picai", "--archive", str(archive), "--output", str(folder / "prepared")]
     assert main([*arguments, "--folds", "3"]) == 0
     return folder / "prepared"
+
+
+@pytest.fixture
+def own_prepared(prepared_folder, tmp_path) -> Path:
+    """A copy of the prepared dataset that a test may change."""
+    return Path(shutil.copytree(prepared_folder, tmp_path / "prepared"))
+
+
+@pytest.fixture(scope="session")
+def planned(prepared_folder, profile):
+    """Plan a run."""
+
+    def plan(configuration="ce", restart=1, fold=0, profile=profile, prepared=prepared_folder, **more) -> Run:
+        how = {"configuration": str(configuration), "fold": fold, "restart": restart, "profile": str(profile)}
+        return plan_run(load_prepared(prepared), **how, **more)
+
+    return plan
+
+
+@pytest.fixture(scope="session")
+def make_runs(planned, tmp_path_factory):
+    """Make finished runs of configurations and folds in a new folder."""
+
+    def make(*runs: tuple[str, int], **more) -> Path:
+        folder = tmp_path_factory.mktemp("runs")
+        for configuration, fold in runs:
+            run = planned(configuration, fold=fold, **more)
+            execute(run, folder / run.name, device="cpu")
+        return folder
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def kill_after():
+    """Make a run in another process, which is killed without warning once it has noted so many epochs."""
+
+    def kill(epochs: int, run: Run, output: Path) -> None:
+        def on_epoch(epoch) -> None:
+            if epoch.epoch + 1 == epochs:
+                os.kill(os.getpid(), signal.SIGKILL)
+
+        work = partial(execute, run, output, device="cpu", on_epoch=on_epoch)
+        process = multiprocessing.get_context("fork").Process(target=work)
+        process.start()
+        process.join()
+        assert process.exitcode == -signal.SIGKILL
+
+    return kill
+
+
+@pytest.fixture(scope="session")
+def interrupt_after():
+    """Make a run and raise an exception when so many epochs have ended."""
+
+    def interrupt(epochs: int, run: Run, output: Path, error: type[BaseException] = KeyboardInterrupt, **more) -> None:
+        def on_epoch(epoch) -> None:
+            if epoch.epoch + 1 == epochs:
+                raise error
+
+        with pytest.raises(error):
+            execute(run, output, on_epoch=on_epoch, **({"device": "cpu"} | more))
+
+    return interrupt
 
 
 @pytest.fixture
@@ -141,6 +177,18 @@ def outcome(capsys: pytest.CaptureFixture[str]):
 
 
 @pytest.fixture
+def refusal(outcome):
+    """Run a command whose input is wrong (exit code 3): the one line on stderr."""
+
+    def run(*arguments: object) -> str:
+        code, message = outcome(*arguments)
+        assert code == 3
+        return message
+
+    return run
+
+
+@pytest.fixture
 def useless_gpu(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
     """A machine whose driver is older than torch's build asks for, by stand-ins at its border."""
     program = tmp_path_factory.mktemp("bin") / "nvidia-smi"
@@ -158,3 +206,19 @@ def profile(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("profile") / "tiny.toml"
     path.write_text(PROFILE)
     return path
+
+
+@pytest.fixture
+def edited_profile(profile, tmp_path):
+    """The profile with parts of its text replaced."""
+
+    def edit(*changes: tuple[str, str], name: str = "edited.toml") -> Path:
+        text = profile.read_text()
+        for old, new in changes:
+            assert old in text
+            text = text.replace(old, new, 1)
+        path = tmp_path / name
+        path.write_text(text)
+        return path
+
+    return edit

@@ -15,22 +15,16 @@ from contract.records import BundleRecord, TrainingStudiesRecord, read_record, w
 from contract.volume import read_volume
 from network.study import content_sha256
 from network.weights import load_weights, save_weights, tensors_sha256
-from training.bundle import _write_archive
+from training.bundle import write_archive
 from training.dataset.archive_stamps import read_sources
 from training.dataset.prepared import load_prepared
 from training.execution import execute
-from training.run import plan_run
 
 
 @pytest.fixture(scope="session")
-def finished_runs(prepared_folder, profile, tmp_path_factory) -> Path:
+def finished_runs(make_runs) -> Path:
     """Two runs of different configurations and folds."""
-    folder = tmp_path_factory.mktemp("runs")
-    prepared = load_prepared(prepared_folder)
-    for configuration, fold in [("ce", 0), ("focal", 1)]:
-        run = plan_run(prepared, configuration=configuration, fold=fold, restart=1, profile=str(profile))
-        execute(run, folder / run.name, device="cpu")
-    return folder
+    return make_runs(("ce", 0), ("focal", 1))
 
 
 @pytest.fixture
@@ -40,12 +34,11 @@ def runs(finished_runs, tmp_path) -> Path:
 
 
 @pytest.fixture
-def refused(outcome, tmp_path):
+def refused(tmp_path, refusal):
     """The line with which runs are refused; nothing may have been written."""
 
     def refuse(*runs: Path) -> str:
-        code, message = outcome("bundle", "--runs", *runs, "--output", tmp_path / "model.tar.gz")
-        assert code == 3
+        message = refusal("bundle", "--runs", *runs, "--output", tmp_path / "model.tar.gz")
         assert not (tmp_path / "model.tar.gz").exists()
         return message
 
@@ -98,96 +91,92 @@ def test_the_same_runs_give_the_same_bytes_without_time_or_owner(runs, tmp_path,
     assert {(e.mtime, e.uid, e.gid, e.uname, e.gname, e.mode) for e in entries} == {(0, 0, 0, "", "", 0o644)}
 
 
-def test_a_bundle_that_another_process_put_there_meanwhile_stays(runs, tmp_path, outcome, monkeypatch):
+def test_a_bundle_that_another_process_put_there_meanwhile_stays(runs, tmp_path, outcome, monkeypatch, refusal):
     output = tmp_path / "model.tar.gz"
     assert outcome("bundle", "--runs", runs / "focal_fold1_restart1", "--output", tmp_path / "other.tar.gz") == (0, "")
 
     def write(partial, files):
-        _write_archive(partial, files)
+        write_archive(partial, files)
         (tmp_path / "other.tar.gz").rename(output)
         output.with_suffix(".sum").write_text(sha256_file(output))
 
-    monkeypatch.setattr("training.bundle._write_archive", write)
-    code, said = outcome("bundle", "--runs", runs / "ce_fold0_restart1", "--output", output)
-    assert (code, said.count("\n")) == (3, 1)
-    assert f"{output}: expected the file as it was when the runs were packed, found it changed since" in said
+    monkeypatch.setattr("training.bundle.write_archive", write)
+    said = refusal("bundle", "--runs", runs / "ce_fold0_restart1", "--output", output)
+    assert f"{output}: expected the file as it was when the runs were packed, found a changed one" in said
     assert sha256_file(output) == output.with_suffix(".sum").read_text()
 
 
-def test_a_fold_without_weights_is_refused(runs, refused):
-    (runs / "focal_fold1_restart1" / "weights.safetensors").unlink()
-    assert "focal_fold1_restart1/weights.safetensors: expected weights, found no file" in refused(runs)
+CE, FOCAL = "ce_fold0_restart1", "focal_fold1_restart1"
 
 
-def test_other_weights_than_the_record_names_are_refused(runs, refused):
-    path = runs / "ce_fold0_restart1" / "weights.safetensors"
-    weights = load_weights(path)
-    changed = {name: tensor.clone() for name, tensor in weights.items()}
+def lacking(name):
+    return lambda runs: (runs / CE / name).unlink()
+
+
+def edited(run, name, **values):
+    return lambda runs: edit(runs / run / name, **values)
+
+
+def with_other_weights(runs):
+    path = runs / CE / "weights.safetensors"
+    changed = {name: tensor.clone() for name, tensor in load_weights(path).items()}
     next(iter(changed.values())).view(-1)[0] += 1e-3
     save_weights(path, changed)
-    assert "weights.safetensors: expected the weights that run.json names" in refused(runs)
 
 
-def test_truncated_weights_are_refused(runs, refused):
-    path = runs / "ce_fold0_restart1" / "weights.safetensors"
+def with_truncated_weights(runs):
+    path = runs / CE / "weights.safetensors"
     path.write_bytes(path.read_bytes()[:-100])
-    assert "weights.safetensors: expected safetensors weights" in refused(runs)
 
 
-@pytest.mark.parametrize("state", ["planned", "running", "failed"])
-def test_an_unfinished_run_is_refused(runs, refused, state):
-    edit(runs / "ce_fold0_restart1" / "run.json", state=state)
-    assert f"ce_fold0_restart1/run.json: expected a finished run, found it {state}" in refused(runs)
+def with_other_card(runs):
+    card = runs / FOCAL / "card.toml"
+    card.write_text(card.read_text().replace("minimum_overlap = 0.1", "minimum_overlap = 0.2"))
 
 
-@pytest.mark.parametrize("name", ["card.toml", "plans.json", "dataset.json"])
-def test_a_run_folder_that_lacks_a_file_is_refused(runs, refused, name):
-    (runs / "ce_fold0_restart1" / name).unlink()
-    assert f"ce_fold0_restart1/{name}: expected in a run folder, found no file" in refused(runs)
+def trained_with_other_card(runs):
+    with_other_card(runs)
+    key = read_json(runs / FOCAL / "run.json")["key"] | {"card_sha256": load_card(runs / FOCAL / "card.toml").sha256}
+    edit(runs / FOCAL / "run.json", key=key)
 
 
 @pytest.mark.parametrize(
-    ("name", "change"), [("plans.json", {"dataset_name": "Dataset002_other"}), ("dataset.json", {"numTraining": 8})]
+    ("spoil", "said"),
+    [
+        (lacking("weights.safetensors"), f"{CE}/weights.safetensors: "),
+        *((lacking(name), f"{CE}/{name}: file not found") for name in ("card.toml", "plans.json", "dataset.json")),
+        (with_other_weights, "weights.safetensors: expected the weights that run.json names"),
+        (with_truncated_weights, "weights.safetensors: "),
+        *(
+            (edited(CE, "run.json", state=state), f"{CE}/run.json: expected a finished run, found state {state}")
+            for state in ("planned", "running", "failed")
+        ),
+        (edited(FOCAL, "plans.json", dataset_name="Dataset002_other"), f"{FOCAL}: expected the plans.json of"),
+        (edited(FOCAL, "dataset.json", numTraining=8), f"{FOCAL}: expected the dataset.json of"),
+        (edited(FOCAL, "run.json", data_licence="CC-BY-NC-4.0"), f"{FOCAL}: expected the data licence of"),
+        (with_other_card, "card.toml: expected the card that run.json names, found another"),
+        (trained_with_other_card, f"{FOCAL}: expected the card of"),
+        (lambda runs: shutil.copytree(runs / CE, runs / "copy"), f": {CE} is in"),
+    ],
 )
-def test_runs_of_different_plans_or_datasets_are_refused(runs, refused, name, change):
-    edit(runs / "focal_fold1_restart1" / name, **change)
-    assert f"focal_fold1_restart1: expected the {name} of" in refused(runs)
-
-
-def test_runs_of_different_licences_are_refused(runs, refused):
-    edit(runs / "focal_fold1_restart1" / "run.json", data_licence="CC-BY-NC-4.0")
-    assert "focal_fold1_restart1: expected the data licence of" in refused(runs)
-
-
-def test_runs_of_different_cards_are_refused(runs, refused):
-    folder = runs / "focal_fold1_restart1"
-    card = folder / "card.toml"
-    card.write_text(card.read_text().replace("minimum_overlap = 0.1", "minimum_overlap = 0.2"))
-    assert "card.toml: expected the card that run.json names, found another" in refused(runs)
-    key = read_json(folder / "run.json")["key"] | {"card_sha256": load_card(card).sha256}
-    edit(folder / "run.json", key=key)
-    assert "focal_fold1_restart1: expected the card of" in refused(runs)
-
-
-def test_a_run_that_stands_twice_is_refused(runs, refused):
-    shutil.copytree(runs / "ce_fold0_restart1", runs / "copy")
-    assert "expected ce_fold0_restart1 once, found it in" in refused(runs)
+def test_runs_that_do_not_make_a_bundle_are_refused(runs, refused, spoil, said):
+    spoil(runs)
+    assert said in refused(runs)
 
 
 def test_a_folder_without_runs_is_refused(tmp_path, refused):
     (tmp_path / "empty").mkdir()
-    assert "empty: expected a run folder or a folder of them, found no run.json" in refused(tmp_path / "empty")
+    assert "empty: neither a run folder nor a folder of run folders: run.json not found" in refused(tmp_path / "empty")
 
 
-def test_a_folder_of_runs_that_cannot_be_listed_is_not_taken_for_an_empty_one(runs, refused, unlistable):
+def test_a_folder_of_runs_that_cannot_be_listed_is_refused(runs, refused, unlistable):
     unlistable(runs)
-    assert f"{runs}: expected to be allowed to use it, found: Permission denied" in refused(runs)
+    assert f"{runs}: permission denied" in refused(runs)
 
 
-def test_an_output_that_is_no_tar_gz_is_refused(runs, tmp_path, outcome):
-    code, message = outcome("bundle", "--runs", runs, "--output", tmp_path / "model.zip")
-    assert code == 3
-    assert "model.zip: expected a name that ends in .tar.gz" in message
+def test_an_output_that_is_no_tar_gz_is_refused(runs, tmp_path, refusal):
+    message = refusal("bundle", "--runs", runs, "--output", tmp_path / "model.zip")
+    assert "model.zip: name does not end in .tar.gz" in message
     assert not (tmp_path / "model.zip").exists()
 
 
@@ -205,7 +194,7 @@ def unpacked(model: Path, folder: Path) -> BundleRecord:
     return BundleRecord.model_validate(read_json(folder / "bundle.json"))
 
 
-def test_a_bundle_tells_by_hashes_which_studies_its_networks_were_trained_on(runs, tmp_path, outcome, prepared_folder):
+def test_a_bundle_holds_hashes_of_the_training_studies(runs, tmp_path, outcome, prepared_folder):
     assert outcome("bundle", "--runs", runs, "--output", tmp_path / "model.tar.gz") == (0, "")
     record = unpacked(tmp_path / "model.tar.gz", tmp_path / "model")
     prepared = load_prepared(prepared_folder)
@@ -222,8 +211,8 @@ def test_a_bundle_tells_by_hashes_which_studies_its_networks_were_trained_on(run
         assert known.chosen_by == ()  # the last weights were kept
 
 
-def test_runs_of_one_fold_share_their_list(runs, tmp_path, outcome, prepared_folder, profile):
-    run = plan_run(load_prepared(prepared_folder), configuration="ce", fold=0, restart=2, profile=str(profile))
+def test_runs_of_one_fold_share_their_list(runs, tmp_path, outcome, planned):
+    run = planned(restart=2)
     execute(run, runs / run.name, device="cpu")
     assert outcome("bundle", "--runs", runs, "--output", tmp_path / "model.tar.gz") == (0, "")
     members = unpacked(tmp_path / "model.tar.gz", tmp_path / "model").members

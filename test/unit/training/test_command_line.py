@@ -11,9 +11,7 @@ from rich.console import Console
 from training.__main__ import main
 from training.campaign import load_campaign
 from training.campaign.local_executor import make_locally
-from training.dataset.prepared import load_prepared
-from training.execution import show
-from training.run import plan_run
+from training.execution import execute_with_progress
 
 
 @pytest.fixture
@@ -32,7 +30,7 @@ def arguments(prepared_folder, profile, tmp_path):
     return run
 
 
-def test_a_run_tells_its_device_and_its_epochs_on_stdout_and_nothing_on_stderr(arguments, capsys):
+def test_a_run_prints_device_and_epochs_on_stdout_only(arguments, capsys):
     assert main(arguments()) == 0
     said = capsys.readouterr()
     assert said.err == ""
@@ -91,9 +89,9 @@ def test_a_process_of_its_own_keeps_stderr_empty_too(arguments):
     assert (ended.returncode, ended.stderr) == (0, "")
 
 
-def test_a_terminal_shows_a_bar_that_ends_full(prepared_folder, profile, tmp_path, terminal):
-    run = plan_run(load_prepared(prepared_folder), configuration="ce", fold=0, restart=1, profile=str(profile))
-    show(run, tmp_path / "run", device="cpu", resume=False, console=terminal)
+def test_a_terminal_shows_a_bar_that_ends_full(tmp_path, terminal, planned):
+    run = planned()
+    execute_with_progress(run, tmp_path / "run", device="cpu", resume=False, console=terminal)
     shown = terminal.file.getvalue()
     assert "ce_fold0_restart1" in shown
     assert "100%" in shown

@@ -7,7 +7,7 @@ from training.engine import load_configuration
 from training.profile import PROFILES, edited_plans, load_profile
 
 
-def test_the_configurations_of_the_study_the_one_of_stage_1_and_the_detectors_are_there():
+def test_all_configurations_are_there():
     names = sorted(path.stem for path in CONFIGURATIONS.glob("*.toml"))
     assert names == ["ce", "ce-dice", "ce-focal", "focal", "localisation", "nndet", "retina-unet"]
     assert [load_configuration(name).name for name in names] == names
@@ -40,9 +40,9 @@ def test_full_schedules_are_nnunets():
         assert profile.plan is None
 
 
-def test_a_card_without_checkpoint_is_refused_where_the_profile_asks_the_card():
+def test_a_card_without_checkpoint_is_refused_if_the_profile_asks_it():
     card = load_card("cspca-picai").model_copy(update={"checkpoint": None})
-    with pytest.raises(OncoduetError, match="card cspca-picai: expected checkpoint for the profile rsna2022"):
+    with pytest.raises(OncoduetError, match="card cspca-picai: no checkpoint for the profile rsna2022"):
         load_profile("rsna2022").checkpoint_for(card)
 
 

@@ -12,15 +12,15 @@ import pytest
 import SimpleITK as sitk
 from nnunetv2.experiment_planning.dataset_fingerprint import fingerprint_extractor
 from places import PROJECT
+from studies import read_study, read_study_label
 
 from contract.archive import find_studies
 from contract.cards import load_card
 from contract.errors import OncoduetError
 from contract.files import read_json, sha256_file, write_json
 from contract.volume import Grid, Volume, read_volume, write_volume
-from network.study import read_study, read_study_label
 from training.__main__ import main
-from training.dataloading.resident_studies import read_label
+from training.dataloading.resident_studies import read_preprocessed_label
 from training.dataset import nnunet_planning
 from training.dataset.lesion_instances import number_lesions
 from training.dataset.nnunet_folders import nnunet_folders
@@ -28,9 +28,9 @@ from training.dataset.prepared import PreparedStudy, load_prepared
 from training.prepare import split_patients
 
 
-def run_prepare(archive: Path, output: Path, *, card: str = "cspca-picai", folds: int = 3, seed: int = 0) -> int:
-    arguments = ["prepare", "--card", str(card), "--archive", str(archive), "--output", str(output)]
-    return main([*arguments, "--folds", str(folds), "--seed", str(seed)])
+def run_prepare(archive, output, *more, card="cspca-picai", folds=3, seed=0) -> int:
+    arguments = ["prepare", "--card", card, "--archive", archive, "--output", output, "--folds", folds, "--seed", seed]
+    return main([str(argument) for argument in (*arguments, *more)])
 
 
 def refused(archive: Path, output: Path, capsys: pytest.CaptureFixture, *, folds: int = 3, code: int = 3) -> str:
@@ -86,11 +86,13 @@ def test_preparing_twice_gives_the_same_dataset(archive, tmp_path):
 @pytest.mark.parametrize("what", ["voxel", "label"])
 def test_the_datasets_fingerprint_notices_one_voxel(archive, tmp_path, what):
     assert run_prepare(archive, tmp_path / "a") == 0
-    path = archive / ("101/101_1_hbv.mha" if what == "voxel" else "labels/101_1.nii.gz")
-    volume = read_volume(path)
-    array = volume.array.copy()
-    array[4, 7, 9] += 1
-    write_volume(path, Volume(array if what == "voxel" else array.astype(np.uint8), volume.grid))
+
+    def one_more(array):
+        array = array.copy()
+        array[4, 7, 9] += 1
+        return array if what == "voxel" else array.astype(np.uint8)
+
+    edit_volume(archive / ("101/101_1_hbv.mha" if what == "voxel" else "labels/101_1.nii.gz"), one_more)
     assert run_prepare(archive, tmp_path / "b") == 0
     before, after = (load_prepared(tmp_path / name).record.dataset_fingerprint for name in "ab")
     assert before != after
@@ -118,7 +120,7 @@ def test_channel_names_for_nnunet_are_normalisation_schemes():
     assert dataset["labels"] == {"background": 0, "lesion": 1}
 
 
-def test_fingerprint_is_the_one_that_nnunet_takes_itself(archive, tmp_path, monkeypatch):
+def test_the_fingerprint_equals_nnunets_own(archive, tmp_path, monkeypatch):
     card = load_card("cspca-picai")
     stacked = {}
     name = "Dataset001_stock"
@@ -128,7 +130,7 @@ def test_fingerprint_is_the_one_that_nnunet_takes_itself(archive, tmp_path, monk
     for study in find_studies(archive, card, labels_required=True):
         image = read_study(card, study.channels, name=study.case_id)
         label = read_study_label(card, study.label, image)
-        stacked[study.case_id] = (image.array, label, image.spacing_mm_zyx)
+        stacked[study.case_id] = (image.array, label, image.placement.spacing_mm_zyx)
         files = {f"{study.case_id}_{i:04d}.mha": channel for i, channel in enumerate(image.array)}
         files[f"{study.case_id}.mha"] = label
         for file, array in files.items():
@@ -158,7 +160,7 @@ def test_fingerprint_is_the_one_that_nnunet_takes_itself(archive, tmp_path, monk
     ("studies", "largest", "expected"),
     [(40, 900, 9_000), (1000, 50_000, 100_000), (10, 2_000_000, 10_000_000)],  # the last two: nnU-Net's own number
 )
-def test_no_more_foreground_voxels_are_drawn_than_say_something(studies, largest, expected):
+def test_foreground_samples_are_limited_by_the_foreground(studies, largest, expected):
     assert nnunet_planning.samples_per_case(studies=studies, largest_foreground_voxels=largest) == expected
 
 
@@ -170,7 +172,7 @@ def studies_of(patients: dict[str, list[int]]) -> list[PreparedStudy]:
     ]
 
 
-def test_no_patient_stands_on_both_sides_of_a_fold():
+def test_no_patient_is_on_both_sides_of_a_fold():
     studies = studies_of({f"p{n}": [n % 3 == 0, 0, 0][: 1 + n % 3] for n in range(23)})
     folds = split_patients(studies, folds=5, seed=3)
     assert sorted(case_id for fold in folds for case_id in fold.validation) == sorted(s.case_id for s in studies)
@@ -185,57 +187,53 @@ def test_folds_follow_from_the_seed():
     studies = studies_of({f"p{n}": [n % 2] for n in range(20)})
     assert split_patients(studies, folds=5, seed=1) == split_patients(studies, folds=5, seed=1)
     assert split_patients(studies, folds=5, seed=1) != split_patients(studies, folds=5, seed=2)
-    assert split_patients(studies, folds=5, seed=1) == split_patients(studies, folds=5, seed=1)
 
 
-def test_an_empty_archive_is_refused(tmp_path, capsys):
-    (tmp_path / "archive").mkdir()
-    assert "expected studies named" in refused(tmp_path / "archive", tmp_path / "out", capsys)
-
-
-def test_a_study_that_stands_twice_is_refused(archive, tmp_path, capsys):
-    shutil.copytree(archive / "101", archive / "copy")
-    assert "study 101_1 in" in refused(archive, tmp_path / "out", capsys)
-
-
-def test_a_missing_channel_is_refused(archive, tmp_path, capsys):
-    (archive / "103" / "103_1_adc.mha").unlink()
-    assert "found no 103_1_adc.mha" in refused(archive, tmp_path / "out", capsys)
-
-
-def test_a_missing_label_is_refused(archive, tmp_path, capsys):
-    (archive / "labels" / "103_1.nii.gz").unlink()
-    assert "study 103_1: expected the label map" in refused(archive, tmp_path / "out", capsys)
-
-
-def test_a_label_on_another_grid_is_refused(archive, tmp_path, capsys):
-    shutil.copy(archive / "labels" / "101_1.nii.gz", archive / "labels" / "103_1.nii.gz")
-    assert "103_1.nii.gz: expected the grid of 103_1_t2w.mha" in refused(archive, tmp_path / "out", capsys)
-
-
-def test_unknown_label_values_are_refused(archive, tmp_path, capsys, write_study):
-    write_study(archive, "102_1", kind=2, lesion=True, label_value=9)
-    assert "102_1.nii.gz: expected label values [0, 1, 2, 3, 4, 5], found [9]" in refused(
-        archive, tmp_path / "out", capsys
-    )
-
-
-@pytest.mark.parametrize("value", [np.nan, np.inf])
-def test_voxels_that_are_no_numbers_are_refused(archive, tmp_path, capsys, value):
-    path = archive / "104" / "104_1_t2w.mha"
+def edit_volume(path, change):
     volume = read_volume(path)
-    array = volume.array.copy()
-    array[3, 4, 5] = value
-    write_volume(path, Volume(array, volume.grid))
-    assert "104_1_t2w.mha: expected finite voxels, found 1" in refused(archive, tmp_path / "out", capsys)
+    write_volume(path, Volume(change(volume.array), volume.grid))
 
 
-def test_disjoint_fields_of_view_are_refused(archive, tmp_path, capsys):
+def with_voxel(value):
+    def change(array):
+        array = array.copy()
+        array[3, 4, 5] = value
+        return array
+
+    return lambda archive: edit_volume(archive / "104" / "104_1_t2w.mha", change)
+
+
+def moved_away(archive):
     path = archive / "104" / "104_1_adc.mha"
     image = sitk.ReadImage(str(path))
     image.SetOrigin((5000.0, 0.0, 0.0))
     sitk.WriteImage(image, str(path))
-    assert "to share a field of view" in refused(archive, tmp_path / "out", capsys)
+
+
+@pytest.mark.parametrize(
+    ("spoil", "said"),
+    [
+        (lambda archive: shutil.rmtree(archive) or archive.mkdir(), "no studies named"),
+        (lambda archive: shutil.copytree(archive / "101", archive / "copy"), "study 101_1 in"),
+        (lambda archive: (archive / "103" / "103_1_adc.mha").unlink(), "103_1_adc.mha"),
+        (lambda archive: (archive / "labels" / "103_1.nii.gz").unlink(), "study 103_1: "),
+        (
+            lambda archive: shutil.copy(archive / "labels" / "101_1.nii.gz", archive / "labels" / "103_1.nii.gz"),
+            "103_1.nii.gz: expected the grid of 103_1_t2w.mha",
+        ),
+        (
+            lambda archive: edit_volume(archive / "labels" / "102_1.nii.gz", lambda array: array * np.uint8(9)),
+            "102_1.nii.gz: expected label values [0, 1, 2, 3, 4, 5], found [9]",
+        ),
+        (with_voxel(np.nan), "104_1_t2w.mha: expected finite voxels, found 1"),
+        (with_voxel(np.inf), "104_1_t2w.mha: expected finite voxels, found 1"),
+        (moved_away, "to share a field of view"),
+    ],
+    ids=["empty", "study twice", "no channel", "no label", "grid", "label values", "nan", "inf", "field of view"],
+)
+def test_a_faulty_archive_is_refused(archive, tmp_path, capsys, spoil, said):
+    spoil(archive)
+    assert said in refused(archive, tmp_path / "out", capsys)
 
 
 def test_all_bad_studies_are_named_in_one_call(archive, tmp_path, capsys, write_study):
@@ -244,8 +242,8 @@ def test_all_bad_studies_are_named_in_one_call(archive, tmp_path, capsys, write_
     shutil.rmtree(archive / "105")
     message = refused(archive, tmp_path / "out", capsys)
     assert "expected sound studies, found 3 faults in 7: study 103_1 in" in message
-    assert "study 104_1: expected the label map" in message
-    assert "105_1.nii.gz: expected a study of this name, found none (--on-bad-study skip leaves them out)" in message
+    assert "study 104_1: label map" in message
+    assert "105_1.nii.gz: no study of this name (--on-bad-study skip leaves them out)" in message
 
 
 def spoil_voxels(archive):
@@ -255,11 +253,8 @@ def spoil_voxels(archive):
         ("105_1", "adc", lambda array: array / 1000),
     ]:
         path = archive / case_id[:3] / f"{case_id}_{channel}.mha"
-        volume = read_volume(path)
-        write_volume(path, Volume(change(volume.array).astype(np.float32), volume.grid))
-    path = archive / "labels" / "104_1.nii.gz"
-    volume = read_volume(path)
-    write_volume(path, Volume(np.where(volume.array > 0, 9, 0).astype(np.uint8), volume.grid))
+        edit_volume(path, lambda array, change=change: change(array).astype(np.float32))
+    edit_volume(archive / "labels" / "104_1.nii.gz", lambda array: array * np.uint8(9))
 
 
 def test_bad_voxels_are_named_in_one_call_too(archive, tmp_path, capsys):
@@ -271,11 +266,21 @@ def test_bad_voxels_are_named_in_one_call_too(archive, tmp_path, capsys):
     assert "105_1_adc.mha: expected intensities of 'adc', with a median" in message
 
 
+def test_unusual_images_are_named_on_the_terminal_too(archive, tmp_path, capsys):
+    for path in archive.glob("*/*_adc.mha"):
+        edit_volume(path, lambda array: (array * 2.2).astype(np.float32))
+    assert run_prepare(archive, tmp_path / "out") == 0
+    printed = capsys.readouterr().out
+    logged = (tmp_path / "out" / "prepare.log").read_text()
+    for case_id in ("101_1", "103_1"):
+        assert f"{case_id}_adc.mha: a median of " in printed
+        assert f"{case_id}_adc.mha: a median of " in logged
+
+
 def test_bad_studies_are_left_out_on_request_and_named(archive, tmp_path, capsys):
     spoil_voxels(archive)
     (archive / "102" / "102_1_hbv.mha").rename(archive / "102" / "102_1_hbv.MHA")
-    arguments = ["prepare", "--card", "cspca-picai", "--archive", str(archive), "--output", str(tmp_path / "out")]
-    assert main([*arguments, "--folds", "2", "--on-bad-study", "skip"]) == 0
+    assert run_prepare(archive, tmp_path / "out", "--on-bad-study", "skip", folds=2) == 0
     printed = capsys.readouterr().out
     assert "4 of 7 studies are left out: 102_1, 103_1, 104_1, 105_1" in printed
     assert "left out: study 102_1 in" in printed
@@ -292,12 +297,11 @@ def test_bad_studies_are_left_out_on_request_and_named(archive, tmp_path, capsys
 
 def test_too_few_patients_left_are_refused(archive, tmp_path, capsys):
     spoil_voxels(archive)
-    arguments = ["prepare", "--card", "cspca-picai", "--archive", str(archive), "--output", str(tmp_path / "out")]
-    assert main([*arguments, "--folds", "5", "--on-bad-study", "skip"]) == 3
+    assert run_prepare(archive, tmp_path / "out", "--on-bad-study", "skip", folds=5) == 3
     assert "expected at least 5 patients for 5 folds, found 3" in capsys.readouterr().err
 
 
-def test_rows_of_the_marksheet_without_study_are_said(archive, tmp_path, capsys):
+def test_rows_of_the_marksheet_without_study_are_reported(archive, tmp_path, capsys):
     (archive / "marksheet.csv").write_text("patient_id,study_id\n100,1\n777,1\n")
     assert run_prepare(archive, tmp_path / "out") == 0
     assert "marksheet.csv: 1 rows belong to no study here: 777_1" in capsys.readouterr().out
@@ -308,13 +312,12 @@ def test_a_seed_below_0_is_wrong_usage(archive, tmp_path, capsys):
     assert "--seed: expected at least 0, found -1" in capsys.readouterr().err
 
 
-def test_a_folder_of_many_patients_is_asked_about_and_the_answer_counts(tmp_path, capsys, write_study):
+def test_a_folder_of_many_patients_needs_the_option_patients(tmp_path, capsys, write_study):
     for number in range(14):
         write_study(tmp_path / "archive", f"pancreas_{number:03d}", kind=0, lesion=number % 2 == 0)
     message = refused(tmp_path / "archive", tmp_path / "out", capsys, folds=1 + 1)
     assert "expected a folder per patient, found pancreas_000, pancreas_001 (14 cases): one patient or" in message
-    arguments = ["prepare", "--card", "cspca-picai", "--archive", str(tmp_path / "archive"), "--folds", "2"]
-    assert main([*arguments, "--output", str(tmp_path / "out"), "--patients", "by-case"]) == 0
+    assert run_prepare(tmp_path / "archive", tmp_path / "out", "--patients", "by-case", folds=2) == 0
     assert len({study.patient_id for study in load_prepared(tmp_path / "out").record.studies}) == 14
 
 
@@ -329,7 +332,7 @@ nnunet_planning.save(Path(sys.argv[1]), data, (data[:1] > 1.5).astype(np.int16),
 """
 
 
-def test_files_of_several_blocks_have_the_same_bytes_whatever_the_threads(tmp_path):
+def test_files_of_several_blocks_do_not_depend_on_the_threads(tmp_path):
     """Blosc writes blocks in the order in which threads end; studies of a few voxels have one block alone."""
     found = set()
     for number, threads in enumerate([{}, {"OMP_NUM_THREADS": "1"}, {"BLOSC_NTHREADS": "8"}, {}]):
@@ -352,9 +355,7 @@ def test_fewer_patients_than_folds_are_refused(archive, tmp_path, capsys):
 def test_an_archive_without_any_lesion_is_refused(tmp_path, capsys, write_study):
     for number in range(3):
         write_study(tmp_path / "archive", f"{number}_1", kind=number, lesion=False)
-    assert "expected at least one study with a lesion, found none" in refused(
-        tmp_path / "archive", tmp_path / "out", capsys
-    )
+    assert "no study with a lesion" in refused(tmp_path / "archive", tmp_path / "out", capsys)
 
 
 def write_fine_study(archive, case_id):
@@ -370,7 +371,7 @@ def write_fine_study(archive, case_id):
     write_volume(archive / "labels" / f"{case_id}.nii.gz", Volume(label, grid))
 
 
-def test_a_lesion_smaller_than_a_voxel_of_the_plan_is_named_and_not_lost_in_silence(archive, tmp_path, capsys):
+def test_a_lesion_smaller_than_a_voxel_of_the_plan_is_reported(archive, tmp_path, capsys):
     write_fine_study(archive, "200_1")
     assert run_prepare(archive, tmp_path / "out") == 0
     printed = capsys.readouterr()
@@ -383,11 +384,11 @@ def test_a_lesion_smaller_than_a_voxel_of_the_plan_is_named_and_not_lost_in_sile
     assert expected in (tmp_path / "out" / "prepare.log").read_text()
     prepared = load_prepared(tmp_path / "out")
     assert {study.case_id: study.lesions for study in prepared.record.studies}["200_1"] == 2
-    label = read_label(tmp_path / "out", "200_1").astype(np.int32)
+    label = read_preprocessed_label(tmp_path / "out", "200_1").astype(np.int32)
     assert number_lesions(label, 1).lesions == 1
 
 
-def test_a_lesion_that_no_voxel_of_the_study_grid_meets_is_named_too(archive, tmp_path, capsys):
+def test_a_lesion_between_the_voxels_of_the_study_grid_is_reported(archive, tmp_path, capsys):
     card = tmp_path / "coarse.toml"
     text = (Path(load_card.__globals__["CARDS"]) / "cspca-rsna2022.toml").read_text()
     text = text.replace("values = [1, 2, 3, 4, 5]", "values = [1]")
@@ -404,7 +405,7 @@ def test_one_fold_is_wrong_usage(archive, tmp_path, capsys):
     assert "--folds: expected at least 2, found 1" in refused(archive, tmp_path / "out", capsys, folds=1, code=2)
 
 
-def test_a_failed_preparation_leaves_an_earlier_one_alone(archive, tmp_path, capsys):
+def test_a_failed_preparation_keeps_an_earlier_one(archive, tmp_path, capsys):
     assert run_prepare(archive, tmp_path / "out") == 0
     before = sorted((path, path.stat().st_mtime_ns) for path in (tmp_path / "out").rglob("*"))
     (archive / "103" / "103_1_adc.mha").unlink()
@@ -412,41 +413,29 @@ def test_a_failed_preparation_leaves_an_earlier_one_alone(archive, tmp_path, cap
     assert sorted((path, path.stat().st_mtime_ns) for path in (tmp_path / "out").rglob("*")) == before
 
 
-def test_a_prepared_dataset_with_another_card_is_refused(prepared_folder, tmp_path):
-    shutil.copytree(prepared_folder, tmp_path / "prepared")
-    card = tmp_path / "prepared" / "card.toml"
-    card.write_text(card.read_text().replace("0.1", "0.2"))
-    with pytest.raises(OncoduetError, match=r"card\.toml: expected the card that the dataset was made with"):
-        load_prepared(tmp_path / "prepared")
-
-
-def test_a_prepared_dataset_that_lacks_a_study_is_refused(prepared_folder, tmp_path):
-    shutil.copytree(prepared_folder, tmp_path / "prepared")
-    (tmp_path / "prepared" / "cases" / "102_1_seg.b2nd").unlink()
-    with pytest.raises(OncoduetError, match=r"102_1_seg\.b2nd: expected a preprocessed study, found none"):
-        load_prepared(tmp_path / "prepared")
-
-
 @pytest.mark.parametrize(
     ("file", "text", "message"),
     [
         ("plans.json", "{}", r"plans\.json: \d+ faults: .*configurations: Field required"),
         ("dataset.json", "[]", r"dataset\.json: 1 fault: "),
-        ("cases/x.npz", "", r"cases: expected preprocessed studies alone, found 'x\.npz'"),
+        ("cases/x.npz", "", r"cases: expected only preprocessed studies, found 'x\.npz'"),
+        ("cases/102_1_seg.b2nd", None, r"102_1_seg\.b2nd: preprocessed study not found"),
+        ("card.toml", ("0.1", "0.2"), r"card\.toml: expected the card that the dataset was made with"),
     ],
 )
-def test_a_prepared_dataset_of_which_nnunet_would_read_something_else_is_refused(
-    prepared_folder, tmp_path, sealed, file, text, message
-):
-    shutil.copytree(prepared_folder, tmp_path / "prepared")
-    (tmp_path / "prepared" / file).write_text(text)
-    sealed(tmp_path / "prepared")
+def test_a_prepared_dataset_with_other_files_is_refused(sealed, file, text, message, own_prepared):
+    path = own_prepared / file
+    if text is None:
+        path.unlink()
+    else:
+        path.write_text(text if isinstance(text, str) else path.read_text().replace(*text))
+    sealed(own_prepared)
     with pytest.raises(OncoduetError, match=message):
-        load_prepared(tmp_path / "prepared")
+        load_prepared(own_prepared)
 
 
 def test_a_folder_that_is_no_prepared_dataset_is_refused(tmp_path):
-    with pytest.raises(OncoduetError, match=r"prepared\.json: expected a JSON file, found none"):
+    with pytest.raises(OncoduetError, match=r"prepared\.json: file not found"):
         load_prepared(tmp_path)
 
 

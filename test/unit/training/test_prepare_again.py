@@ -16,16 +16,10 @@ from training.dataset.prepared import load_prepared
 
 
 @pytest.fixture
-def dataset(prepared_folder, tmp_path) -> Path:
-    """A copy of a prepared dataset; its archive lies where it lay."""
-    return Path(shutil.copytree(prepared_folder, tmp_path / "prepared"))
-
-
-@pytest.fixture
-def prepare(outcome, prepared_folder, dataset):
+def prepare(outcome, prepared_folder, own_prepared):
     def call(*more: object, archive: Path | None = None, folds: int = 3) -> tuple[int, str]:
         archive = archive or prepared_folder.parent / "archive"
-        words = ("--card", "cspca-picai", "--archive", archive, "--output", dataset, "--folds", folds)
+        words = ("--card", "cspca-picai", "--archive", archive, "--output", own_prepared, "--folds", folds)
         return outcome("prepare", *words, *more)
 
     return call
@@ -35,33 +29,31 @@ def state(folder: Path) -> dict[str, tuple[bytes, int]]:
     return {str(path): (path.read_bytes(), path.stat().st_mtime_ns) for path in folder.rglob("*") if path.is_file()}
 
 
-def test_the_same_again_changes_nothing(prepare, dataset):
-    before = state(dataset)
+def test_the_same_again_changes_nothing(prepare, own_prepared):
+    before = state(own_prepared)
     assert prepare() == (0, "")
-    assert state(dataset) == before
+    assert state(own_prepared) == before
 
 
-def test_what_makes_a_dataset_unreadable_is_refused_before_work(prepare, dataset):
-    shutil.rmtree(dataset)
-    (dataset / "cases").mkdir(parents=True)
-    (dataset / "cases" / "notes.txt").write_text("mine")
-    before = state(dataset)
+def test_what_makes_a_dataset_unreadable_is_refused_before_work(prepare, own_prepared):
+    shutil.rmtree(own_prepared)
+    (own_prepared / "cases").mkdir(parents=True)
+    (own_prepared / "cases" / "notes.txt").write_text("mine")
+    before = state(own_prepared)
     code, said = prepare()
     assert (code, said.count("\n")) == (3, 1)
-    assert "cases: expected preprocessed studies alone, found 'notes.txt'" in said
-    assert state(dataset) == before
+    assert "cases: expected only preprocessed studies, found 'notes.txt'" in said
+    assert state(own_prepared) == before
 
 
-def test_a_copied_archive_is_the_same(prepare, dataset, prepared_folder, tmp_path):
-    before = state(dataset)
+def test_a_copied_archive_is_the_same(prepare, own_prepared, prepared_folder, tmp_path):
+    before = state(own_prepared)
     assert prepare(archive=shutil.copytree(prepared_folder.parent / "archive", tmp_path / "copy")) == (0, "")
-    assert state(dataset) == before
+    assert state(own_prepared) == before
 
 
 @pytest.mark.parametrize("what", ["number of folds", "seed", "data licence", "studies"])
-def test_another_dataset_is_refused_before_work_unless_the_user_says_replace(
-    prepare, dataset, prepared_folder, tmp_path, what
-):
+def test_another_dataset_is_refused_without_replace(prepare, own_prepared, prepared_folder, tmp_path, what):
     archive = Path(shutil.copytree(prepared_folder.parent / "archive", tmp_path / "copy"))
     if what == "data licence":
         (archive / "archive.json").write_text(json.dumps({"data_licence": "CC-BY-4.0"}))
@@ -70,34 +62,34 @@ def test_another_dataset_is_refused_before_work_unless_the_user_says_replace(
         (archive / "labels" / "105_1.nii.gz").unlink()
     options = {"archive": archive, "folds": 2 if what == "number of folds" else 3}
     more = ("--seed", 1) if what == "seed" else ()
-    before = state(dataset)
+    before = state(own_prepared)
     code, message = prepare(*more, **options)
     assert code == 3
     named = "patients" if what == "studies" else what  # of a study that is gone, the patient is missing first
     assert f"expected no dataset or one with the same {named}, found another" in message
-    assert state(dataset) == before
+    assert state(own_prepared) == before
     assert prepare("--replace", *more, **options) == (0, "")
-    load_prepared(dataset)
-    changed = dataset / ("splits.json" if what in ("number of folds", "seed") else "prepared.json")
+    load_prepared(own_prepared)
+    changed = own_prepared / ("splits.json" if what in ("number of folds", "seed") else "prepared.json")
     assert changed.read_bytes() != before[str(changed)][0]
-    left = {path.name.split("_")[0] for path in (dataset / "cases").iterdir()}
+    left = {path.name.split("_")[0] for path in (own_prepared / "cases").iterdir()}
     assert ("105" in left) == (what != "studies")
 
 
 @pytest.mark.parametrize("name", ["plans.json", "dataset.json"])
-def test_a_part_that_is_not_the_dataset_s_is_refused_at_load(dataset, name):
-    write_json(dataset / name, read_json(dataset / name) | {"more": 1})
+def test_a_part_that_is_not_the_dataset_s_is_refused_at_load(own_prepared, name):
+    write_json(own_prepared / name, read_json(own_prepared / name) | {"more": 1})
     with pytest.raises(OncoduetError, match=f"{name}: expected the file that prepared.json names by its sha256, found"):
-        load_prepared(dataset)
-    (dataset / name).unlink()
-    with pytest.raises(OncoduetError, match=f"{name}: expected a part of the dataset, found none"):
-        load_prepared(dataset)
+        load_prepared(own_prepared)
+    (own_prepared / name).unlink()
+    with pytest.raises(OncoduetError, match=f"{name}: part of the dataset not found"):
+        load_prepared(own_prepared)
 
 
-def test_a_dataset_of_an_older_version_is_refused_with_what_to_do(dataset):
-    write_json(dataset / "prepared.json", read_json(dataset / "prepared.json") | {"parts": {}})
-    with pytest.raises(OncoduetError, match="an older version wrote it; prepare the archive anew, into another folder"):
-        load_prepared(dataset)
+def test_a_dataset_of_an_older_version_is_refused_with_what_to_do(own_prepared):
+    write_json(own_prepared / "prepared.json", read_json(own_prepared / "prepared.json") | {"parts": {}})
+    with pytest.raises(OncoduetError, match="written by an older version"):
+        load_prepared(own_prepared)
 
 
 KILLED = """
@@ -116,16 +108,14 @@ sys.exit(main(sys.argv[2:]))
 
 
 @pytest.mark.parametrize("name", ["cases/100_1.b2nd", "splits.json"])
-def test_a_killed_replacement_leaves_no_mixture_and_the_next_call_goes_on(
-    prepare, dataset, prepared_folder, tmp_path, name
-):
+def test_a_killed_replacement_leaves_no_mixture(prepare, own_prepared, prepared_folder, tmp_path, name):
     archive = str(prepared_folder.parent / "archive")
-    words = ["prepare", "--card", "cspca-picai", "--archive", archive, "--output", str(dataset), "--folds", "2"]
-    command = [sys.executable, "-c", KILLED, str(dataset / name), *words, "--replace"]
+    words = ["prepare", "--card", "cspca-picai", "--archive", archive, "--output", str(own_prepared), "--folds", "2"]
+    command = [sys.executable, "-c", KILLED, str(own_prepared / name), *words, "--replace"]
     assert subprocess.run(command, cwd=PROJECT, capture_output=True, check=False).returncode == -signal.SIGKILL
-    assert len(list(dataset.glob(".partial-*"))) == 1
-    with pytest.raises(OncoduetError, match=r"prepared.json: expected a JSON file, found none"):
-        load_prepared(dataset)
+    assert len(list(own_prepared.glob(".partial-*"))) == 1
+    with pytest.raises(OncoduetError, match=r"prepared.json: file not found"):
+        load_prepared(own_prepared)
     assert prepare(folds=2) == (0, "")
-    assert len(load_prepared(dataset).folds) == 2
-    assert not list(dataset.glob(".partial-*"))
+    assert len(load_prepared(own_prepared).folds) == 2
+    assert not list(own_prepared.glob(".partial-*"))

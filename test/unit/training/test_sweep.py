@@ -1,4 +1,4 @@
-"""What boxes paint and how cases are scored, judged for real detectors by our own programs."""
+"""Box shapes and case scores of real detectors, evaluated by our own programs."""
 
 import csv
 import re
@@ -14,10 +14,8 @@ from network.detection.clustering import BoxPostprocessing
 from training.__main__ import main
 from training.bundle import bundle
 from training.dataset.prepared import load_prepared
-from training.execution import execute
-from training.run import plan_run
 from training.run_folder.folder import RunFolder
-from training.run_folder.lock import alone
+from training.run_folder.lock import work_lock
 from training.sweep import (
     COMBINATIONS,
     MEAN,
@@ -36,14 +34,9 @@ NAME = "retina-unet_fold0_restart1"
 
 
 @pytest.fixture(scope="module")
-def trained(prepared_folder, profile, tmp_path_factory):
+def trained(make_runs):
     """Detectors of two folds, and a segmentation."""
-    folder = tmp_path_factory.mktemp("trained")
-    prepared = load_prepared(prepared_folder)
-    for configuration, fold in [("retina-unet", 0), ("retina-unet", 1), ("ce", 0)]:
-        run = plan_run(prepared, configuration=configuration, fold=fold, restart=1, profile=str(profile))
-        execute(run, folder / run.name, device="cpu")
-    return folder
+    return make_runs(("retina-unet", 0), ("retina-unet", 1), ("ce", 0))
 
 
 @pytest.fixture
@@ -70,7 +63,7 @@ def record_of(scored, **more):
 # By hand
 
 
-def test_the_first_combination_is_that_of_nndetection_and_is_left_only_for_a_better_one():
+def test_nndetections_combination_is_kept_unless_another_is_better():
     assert COMBINATIONS[0] == ("cuboid", "maximum") and len(set(COMBINATIONS)) == 9
     equal = maps(lambda fill, case_score: 0.75)
     best = best_of([*equal, *means(equal)])
@@ -93,7 +86,7 @@ def test_the_mean_over_the_runs_decides():
     assert best_of(scored).case_score == "top-k-mean"
 
 
-def test_it_is_said_which_combinations_differ():
+def test_the_verdict_names_the_combinations_that_differ():
     own = maps(
         lambda fill, case_score: 0.625 if case_score == "noisy-or" else 0.5,
         ap_of=lambda fill, case_score: 0.25 if fill == "segmentation" else 0.5,
@@ -126,7 +119,7 @@ def test_runs_that_differ_against_each_other_are_not_called_the_same():
 
 @pytest.fixture(scope="module")
 def swept(trained):
-    """Both detectors, judged; and what their folders held before."""
+    """Both detectors, evaluated; and what their folders held before."""
     before = {path: path.read_bytes() for path in trained.rglob("*") if path.is_file()}
     detectors, output = [trained / NAME, trained / NAME.replace("fold0", "fold1")], trained / "sweep"
     words = ["sweep", "--runs", *detectors, "--output", output, "--no-mirroring"]
@@ -134,7 +127,7 @@ def swept(trained):
     return detectors, output, before
 
 
-def test_two_runs_are_judged_in_every_combination_each_on_its_own_validation_studies(swept, prepared_folder):
+def test_every_combination_is_scored_on_each_runs_own_validation_studies(swept, prepared_folder):
     detectors, output, before = swept
     record = read_record(output / "map_sweep.json", MapSweepRecord)
     prepared = load_prepared(prepared_folder)
@@ -160,7 +153,7 @@ def test_two_runs_are_judged_in_every_combination_each_on_its_own_validation_stu
     assert not list(output.glob("*/model*")) and not list(output.glob("*/archive"))
 
 
-def test_a_sweep_goes_on_with_what_was_predicted_and_prints_and_stores_the_best(swept, runs, tmp_path, capsys):
+def test_a_sweep_resumes_and_stores_the_best_combination(swept, runs, tmp_path, capsys):
     _, before, _ = swept
     run, output = RunFolder(runs / NAME), tmp_path / "sweep"
     shutil.copytree(before / NAME / "predictions", output / NAME / "predictions")
@@ -198,10 +191,13 @@ def test_a_run_that_was_given_a_combination_stays_sound(runs, tmp_path):
     assert run.record.stat().st_mtime_ns == written
 
 
-def test_a_run_that_another_process_is_at_work_on_is_left_alone(runs):
+def test_a_run_that_another_process_holds_is_not_changed(runs):
     run = RunFolder(runs / NAME)
     before = run.box_rule.read_bytes()
-    with alone(run), pytest.raises(OncoduetError, match="expected no other process at work on this run, found process"):
+    with (
+        work_lock(run.lock),
+        pytest.raises(OncoduetError, match="expected no other process at work on this run, found process"),
+    ):
         store_in(run, "ellipsoid", "top-k-mean")
     assert run.box_rule.read_bytes() == before
 
@@ -209,27 +205,30 @@ def test_a_run_that_another_process_is_at_work_on_is_left_alone(runs):
 # Wrong input
 
 
-def refusal(outcome, tmp_path, *words):
-    code, message = outcome("sweep", "--output", tmp_path / "sweep", "--no-mirroring", *words)
-    assert code == 3
-    assert not (tmp_path / "sweep" / "map_sweep.json").exists()
-    return message
+@pytest.fixture
+def refusal(refusal, tmp_path):
+    def run(*words):
+        message = refusal("sweep", "--output", tmp_path / "sweep", "--no-mirroring", *words)
+        assert not (tmp_path / "sweep" / "map_sweep.json").exists()
+        return message
+
+    return run
 
 
-def test_a_run_that_finds_no_boxes_is_refused(runs, tmp_path, outcome):
-    message = refusal(outcome, tmp_path, "--runs", runs)
+def test_a_run_that_finds_no_boxes_is_refused(runs, refusal):
+    message = refusal("--runs", runs)
     assert message == (
         f"error: {runs / 'ce_fold0_restart1'}: expected a run that finds boxes, found one of the configuration ce\n"
     )
 
 
-def test_a_run_that_is_not_finished_is_refused(runs, tmp_path, outcome):
+def test_a_run_that_is_not_finished_is_refused(runs, refusal):
     path = runs / NAME / "run.json"
     write_record(path, read_record(path, RunRecord).model_copy(update={"state": "running"}))
-    assert f"{path}: expected a finished run, found it running" in refusal(outcome, tmp_path, "--runs", runs / NAME)
+    assert f"{path}: expected a finished run, found state running" in refusal("--runs", runs / NAME)
 
 
-def test_a_run_of_another_card_is_refused(runs, tmp_path, outcome):
+def test_a_run_of_another_card_is_refused(runs, refusal):
     folder = RunFolder(runs / NAME.replace("fold0", "fold1"))
     folder.card.write_text(folder.card.read_text().replace('rule = "dynamic-v2"', 'rule = "dynamic"'))
     from contract.cards import load_card  # noqa: PLC0415
@@ -237,55 +236,51 @@ def test_a_run_of_another_card_is_refused(runs, tmp_path, outcome):
     record = read_record(folder.record, RunRecord)
     key = record.key.model_copy(update={"card_sha256": load_card(folder.card).sha256})
     write_record(folder.record, record.model_copy(update={"key": key}))
-    message = refusal(outcome, tmp_path, "--runs", runs / NAME, folder.path)
+    message = refusal("--runs", runs / NAME, folder.path)
     assert f"{folder.path}: expected the card of {runs / NAME}, found another" in message
 
 
-def test_a_dataset_that_is_gone_or_another_is_refused(runs, prepared_folder, tmp_path, outcome, sealed):
+def test_a_dataset_that_is_gone_or_another_is_refused(runs, prepared_folder, tmp_path, sealed, refusal):
     path = runs / NAME / "run.json"
     gone = read_record(path, RunRecord).model_copy(update={"prepared_folder": str(tmp_path / "gone")})
     write_record(path, gone)
-    message = refusal(outcome, tmp_path, "--runs", runs / NAME)
-    assert (
-        f"{tmp_path / 'gone'}: expected the prepared dataset that {runs / NAME} was trained on, found none" in message
-    )
+    message = refusal("--runs", runs / NAME)
+    assert f"{tmp_path / 'gone'}: the prepared dataset of {runs / NAME} not found" in message
     other = Path(shutil.copytree(prepared_folder, tmp_path / "other"))
     plans = read_json(other / "plans.json")
     (other / "plans.json").write_text((other / "plans.json").read_text().replace(plans["dataset_name"], "Another"))
     sealed(other)
-    message = refusal(outcome, tmp_path, "--runs", runs / NAME, "--prepared", other)
+    message = refusal("--runs", runs / NAME, "--prepared", other)
     assert f"{other}: expected the prepared dataset that {runs / NAME} was trained on, found another" in message
 
 
-def test_an_archive_that_was_moved_is_asked_for(runs, prepared_folder, tmp_path, outcome):
-    prepared = Path(shutil.copytree(prepared_folder, tmp_path / "prepared"))
-    sources = prepared / "sources.json"
+def test_an_archive_that_was_moved_is_asked_for(runs, prepared_folder, tmp_path, refusal, own_prepared):
+    sources = own_prepared / "sources.json"
     sources.write_text(sources.read_text().replace(str(prepared_folder.parent / "archive"), str(tmp_path / "moved")))
-    message = refusal(outcome, tmp_path, "--runs", runs / NAME, "--prepared", prepared)
-    assert f"{tmp_path / 'moved'}: expected the archive that {prepared} was prepared from, found none; --a" in message
+    message = refusal("--runs", runs / NAME, "--prepared", own_prepared)
+    assert f"{tmp_path / 'moved'}: the archive of {own_prepared} not found; --archive" in message
 
 
-def test_studies_without_both_kinds_of_cases_cannot_be_ranked(runs, prepared_folder, tmp_path, outcome, sealed):
+def test_studies_without_both_kinds_of_cases_cannot_be_ranked(runs, sealed, refusal, own_prepared):
     """The evaluation gives no AUROC for them, and that is passed on."""
-    prepared = Path(shutil.copytree(prepared_folder, tmp_path / "prepared"))
-    positive = {study.case_id for study in load_prepared(prepared).record.studies if study.lesions}
-    splits = read_json(prepared / "splits.json")
+    positive = {study.case_id for study in load_prepared(own_prepared).record.studies if study.lesions}
+    splits = read_json(own_prepared / "splits.json")
     fold = splits["folds"][0]
     fold["train"] += [case_id for case_id in fold["validation"] if case_id not in positive]
     fold["validation"] = [case_id for case_id in fold["validation"] if case_id in positive]
-    write_json(prepared / "splits.json", splits)
-    sealed(prepared)
+    write_json(own_prepared / "splits.json", splits)
+    sealed(own_prepared)
     path = runs / NAME / "run.json"
     record = read_record(path, RunRecord)
-    parents = {**record.parents, "prepared": load_prepared(prepared).sha256}
+    parents = {**record.parents, "prepared": load_prepared(own_prepared).sha256}
     write_record(path, record.model_copy(update={"parents": parents}))
-    message = refusal(outcome, tmp_path, "--runs", runs / NAME, "--prepared", prepared)
-    assert "metrics.json: expected a ranking score, found none (" in message
+    message = refusal("--runs", runs / NAME, "--prepared", own_prepared)
+    assert "metrics.json: no ranking score (" in message
 
 
-def test_an_output_of_another_network_is_refused_by_the_algorithm_in_one_line(runs, tmp_path, outcome):
+def test_an_output_of_another_network_is_refused_by_the_algorithm(runs, tmp_path, refusal):
     predictions = tmp_path / "sweep" / NAME / "predictions"
     write_record(predictions / "batch.json", BatchRecord(parents={"bundle": "0"}, members=("all",), settings={}))
-    message = refusal(outcome, tmp_path, "--runs", runs / NAME)
-    assert "python -m algorithm batch, called to compare what boxes paint: expected it to succeed, found:" in message
+    message = refusal("--runs", runs / NAME)
+    assert "python -m algorithm batch, called to compare box shapes, failed:" in message
     assert "expected a folder that was begun with the same bundle" in message

@@ -19,9 +19,8 @@ from contract.volume import Grid, Volume, write_volume
 from network.detection.anchors import AnchorPlan
 from training.campaign import load_campaign
 from training.dataset.prepared import load_prepared
-from training.execution import Wishes, execute
+from training.execution import RunOptions, execute
 from training.profile import PROFILES
-from training.run import plan_run
 
 ORIENTATIONS = [(1, 1), (-1, -1), (1, -1)]  # of x and y, as the PANORAMA collection mixes them (z follows)
 SPACING_MM_XYZ = (4.0, 4.5, 6.0)
@@ -68,13 +67,8 @@ def prepared_ct(ct_archive, tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def ct_runs(prepared_ct, profile, tmp_path_factory) -> Path:
-    folder = tmp_path_factory.mktemp("runs-ct")
-    prepared = load_prepared(prepared_ct)
-    for configuration in ("localisation", "ce"):
-        run = plan_run(prepared, configuration=configuration, fold=0, restart=1, profile=str(profile))
-        execute(run, folder / run.name, device="cpu")
-    return folder
+def ct_runs(prepared_ct, make_runs) -> Path:
+    return make_runs(("localisation", 0), ("ce", 0), prepared=prepared_ct)
 
 
 def test_one_archive_gives_a_dataset_for_each_stage_with_the_same_folds(prepared_ct):
@@ -89,7 +83,7 @@ def test_one_archive_gives_a_dataset_for_each_stage_with_the_same_folds(prepared
     assert localisation.record.card_sha256 == load_card("pdac-panorama").sha256
 
 
-def test_stage_1_sees_the_whole_scan_coarsely_and_stage_2_the_region_at_full_resolution(prepared_ct):
+def test_stage_1_is_coarse_and_stage_2_at_full_resolution(prepared_ct):
     fingerprint = read_json(prepared_ct / "dataset_fingerprint.json")
     coarse = read_json(prepared_ct / "localisation" / "dataset_fingerprint.json")
     assert fingerprint["spacings"] == [[6.0, 4.5, 4.0]] * 6
@@ -104,10 +98,8 @@ def test_the_three_orientations_give_one_and_the_same_dataset(ct_archive, tmp_pa
     archive = tmp_path / "archive"
     for number, orientation in enumerate(ORIENTATIONS):
         write_ct(archive, f"{300 + number}_1", orientation=orientation, lesion=True)
-    code, message = outcome(
-        *["prepare", "--card", "pdac-panorama", "--archive", archive, "--output", tmp_path / "prepared", "--folds", "3"]
-    )
-    assert (code, message) == (0, "")
+    words = ["--card", "pdac-panorama", "--archive", archive, "--output", tmp_path / "prepared", "--folds", "3"]
+    assert outcome("prepare", *words) == (0, "")
     from nnunetv2.training.dataloading.nnunet_dataset import nnUNetDatasetBlosc2  # noqa: PLC0415
 
     for folder in (tmp_path / "prepared" / "cases", tmp_path / "prepared" / "localisation" / "cases"):
@@ -137,13 +129,15 @@ def test_a_bundle_holds_the_networks_of_both_stages(ct_runs, tmp_path, outcome):
 @pytest.mark.parametrize(
     ("run", "message"),
     [
-        ("ce_fold0_restart1", "expected a run of stage localisation beside the others"),
-        ("localisation_fold0_restart1", "expected at least one run that detects lesions, found localisation_fold0"),
+        ("ce_fold0_restart1", "no run of stage localisation, by which the card"),
+        (
+            "localisation_fold0_restart1",
+            "expected at least one run that detects lesions, found only localisation_fold0",
+        ),
     ],
 )
-def test_a_bundle_of_one_stage_alone_is_refused(ct_runs, tmp_path, outcome, run, message):
-    code, found = outcome("bundle", "--runs", ct_runs / run, "--output", tmp_path / "model.tar.gz")
-    assert code == 3
+def test_a_bundle_of_one_of_two_stages_is_refused(ct_runs, tmp_path, run, message, refusal):
+    found = refusal("bundle", "--runs", ct_runs / run, "--output", tmp_path / "model.tar.gz")
     assert message in found
     assert list(tmp_path.iterdir()) == []
 
@@ -152,56 +146,54 @@ def test_a_campaign_adds_one_run_of_stage_1_per_fold(prepared_ct, tmp_path):
     campaign = tmp_path / "campaign.toml"
     text = 'schema_version = 1\nprofile = "demo"\nconfigurations = {}\nfolds = [0, 2]\nrestarts = [1, 2]\n'
     campaign.write_text(text.format('["ce"]'))
-    names = [place.run.name for place in load_campaign(campaign, prepared=prepared_ct, output=tmp_path).places]
+    names = [planned.name for planned in load_campaign(campaign, prepared=prepared_ct, output=tmp_path).planned]
     assert names[:2] == ["localisation_fold0_restart1", "localisation_fold2_restart1"]
     assert len(names) == 6
     campaign.write_text(text.format('["localisation", "ce"]'))
-    names = [place.run.name for place in load_campaign(campaign, prepared=prepared_ct, output=tmp_path).places]
+    names = [planned.name for planned in load_campaign(campaign, prepared=prepared_ct, output=tmp_path).planned]
     assert len(names) == len(set(names)) == 8
 
 
-def test_a_card_without_localisation_has_no_stage_1(prepared_folder, profile):
-    with pytest.raises(OncoduetError, match="card cspca-picai: expected a localisation to train for, found none"):
-        plan_run(load_prepared(prepared_folder), configuration="localisation", fold=0, restart=1, profile=str(profile))
+def test_a_card_without_localisation_has_no_stage_1(planned):
+    with pytest.raises(OncoduetError, match="card cspca-picai: no localisation to train for"):
+        planned("localisation")
 
 
-def test_the_dataset_of_stage_1_trains_no_lesions(prepared_ct, profile):
-    coarse = load_prepared(prepared_ct / "localisation")
+def test_the_dataset_of_stage_1_trains_no_lesions(planned, prepared_ct):
     with pytest.raises(OncoduetError, match="expected a dataset of lesions, found one for localisation"):
-        plan_run(coarse, configuration="ce", fold=0, restart=1, profile=str(profile))
+        planned(prepared=prepared_ct / "localisation")
 
 
-def test_a_study_without_the_organ_is_refused(ct_archive, tmp_path, outcome):
+def test_a_study_without_the_organ_is_refused(ct_archive, tmp_path, refusal):
     archive = tmp_path / "archive"
     for number in range(3):
         write_ct(archive, f"{400 + number}_1", orientation=(1, 1), lesion=False, organ=number != 1)
-    code, message = outcome(
-        *["prepare", "--card", "pdac-panorama", "--archive", archive, "--output", tmp_path / "prepared", "--folds", "3"]
-    )
-    assert code == 3
+    words = ["--card", "pdac-panorama", "--archive", archive, "--output", tmp_path / "prepared", "--folds", "3"]
+    message = refusal("prepare", *words)
     assert "401_1.nii.gz: expected the pancreas (label values 1, 4, 5), found none of it" in message
     assert not (tmp_path / "prepared").exists()
 
 
-def test_detection_chooses_with_a_localisation_of_the_same_fold(prepared_ct, ct_runs, profile, tmp_path):
-    path = tmp_path / "detection.toml"
-    path.write_text(profile.read_text().replace('checkpoint = "final"', 'checkpoint = "detection"'))
-    prepared = load_prepared(prepared_ct)
-    run = plan_run(prepared, configuration="ce", fold=0, restart=1, profile=str(path))
+def test_detection_chooses_with_a_localisation_of_the_same_fold(
+    planned, prepared_ct, ct_runs, tmp_path, edited_profile
+):
+    path = edited_profile(('checkpoint = "final"', 'checkpoint = "detection"'), name="detection.toml")
+    options = {"prepared": prepared_ct, "profile": path}
+    run = planned(**options)
     alone = tmp_path / "alone" / run.name
     with pytest.raises(OncoduetError, match=r"alone: expected a finished localisation run of fold 0 and the same card"):
         execute(run, alone, device="cpu")
     localisation = ct_runs / "localisation_fold0_restart1"
-    other = plan_run(prepared, configuration="ce", fold=1, restart=1, profile=str(path))
+    other = planned(fold=1, **options)
     with pytest.raises(
         OncoduetError, match=r"localisation_fold0_restart1: expected a finished localisation run of fold 1"
     ):
-        execute(other, tmp_path / "other", device="cpu", wishes=Wishes(localisation=localisation))
-    record = execute(run, alone, device="cpu", wishes=Wishes(localisation=localisation))
+        execute(other, tmp_path / "other", device="cpu", options=RunOptions(localisation=localisation))
+    record = execute(run, alone, device="cpu", options=RunOptions(localisation=localisation))
     shutil.copytree(localisation, tmp_path / "beside" / localisation.name)
     beside = execute(run, tmp_path / "beside" / run.name, device="cpu")  # found without being named
     assert record.weights_sha256 == beside.weights_sha256
-    locating = plan_run(prepared, configuration="localisation", fold=0, restart=1, profile=str(path))
+    locating = planned("localisation", **options)
     assert (run.keep, locating.keep) == ("detection", "final")
 
 
@@ -217,13 +209,11 @@ def short_demo_ct(tmp_path):
 
 
 @pytest.mark.slow
-def test_a_detector_sees_stage_2_of_ct_and_is_bundled_and_used_like_any_other_network(
-    prepared_ct, ct_runs, ct_archive, short_demo_ct, tmp_path, outcome
+def test_a_detector_of_stage_2_is_trained_bundled_and_used(
+    planned, prepared_ct, ct_runs, ct_archive, short_demo_ct, tmp_path, outcome
 ):
     runs = tmp_path / "runs"
-    run = plan_run(
-        load_prepared(prepared_ct), configuration="retina-unet", fold=0, restart=1, profile=str(short_demo_ct)
-    )
+    run = planned("retina-unet", prepared=prepared_ct, profile=short_demo_ct)
     record = execute(run, runs / run.name, device="cpu")
     assert record.state == "finished"
     anchors = read_record(runs / run.name / "anchors.json", AnchorPlan)

@@ -9,20 +9,16 @@ import pytest
 from contract.files import read_json, write_json
 from network.weights import load_weights, save_weights
 from training.__main__ import main
-from training.dataset.prepared import load_prepared
 from training.execution import execute
-from training.run import plan_run
 
 
 @pytest.fixture(scope="module")
-def original(prepared_folder, profile, tmp_path_factory):
+def original(planned, prepared_folder, tmp_path_factory):
     """Archive, dataset and two runs, in one folder."""
     folder = tmp_path_factory.mktemp("verify")
     shutil.copytree(prepared_folder, folder / "prepared")
     for restart in (1, 2):
-        run = plan_run(
-            load_prepared(folder / "prepared"), configuration="ce", fold=0, restart=restart, profile=str(profile)
-        )
+        run = planned(restart=restart, prepared=folder / "prepared")
         execute(run, folder / "runs" / run.name, device="cpu")
     return folder
 
@@ -94,7 +90,7 @@ def without_weights(folder):
     (folder / "runs" / "ce_fold0_restart1" / "weights.safetensors").unlink()
 
 
-def test_what_is_as_recorded_passes_and_stands_in_a_table(verify, folder, capsys):
+def test_unchanged_files_pass_and_are_listed(verify, folder, capsys):
     options = ["--prepared", str(folder / "prepared"), "--archive", str(folder / "archive")]
     assert main(["verify", str(folder / "runs"), *options]) == 0
     said = capsys.readouterr()
@@ -110,35 +106,35 @@ def test_what_is_as_recorded_passes_and_stands_in_a_table(verify, folder, capsys
     [
         (
             other_weights,
-            r"ce_fold0_restart1/weights\.safetensors: expected the one with the hash \w{12}…, found \w{12}…",
+            r"ce_fold0_restart1/weights\.safetensors: expected the hash \w{12}…, found \w{12}…",
         ),
         (
             without_weights,
-            r"ce_fold0_restart1/weights\.safetensors: expected the one with the hash \w{12}…, found none",
+            r"ce_fold0_restart1/weights\.safetensors: file with the hash \w{12}… not found",
         ),
-        (other_card, r"ce_fold0_restart1/card\.toml: expected the one with the hash"),
-        (other_plans, r"ce_fold0_restart1/plans\.json: expected the one with the hash"),
-        (other_dataset, r"ce_fold0_restart1/dataset\.json: expected the one with the hash"),
-        (other_splits, r"prepared: expected the one with the hash .* \(and 1 more\)$"),
-        (other_case, r"cases/102_1\.b2nd: expected the one with the hash .* \(and 1 more\)$"),
+        (other_card, r"ce_fold0_restart1/card\.toml: expected the hash"),
+        (other_plans, r"ce_fold0_restart1/plans\.json: expected the hash"),
+        (other_dataset, r"ce_fold0_restart1/dataset\.json: expected the hash"),
+        (other_splits, r"prepared: expected the hash .* \(and 1 more\)$"),
+        (other_case, r"cases/102_1\.b2nd: expected the hash .* \(and 1 more\)$"),
         (other_image, r"102_1_t2w\.mha: expected the file that .* was prepared from, found another.* \(and 1 more\)$"),
     ],
     ids=lambda value: getattr(value, "__name__", ""),
 )
-def test_whatever_was_changed_is_found(verify, folder, tamper, message):
+def test_every_change_is_found(verify, folder, tamper, message):
     tamper(folder)
     code, found = verify()
     assert code == 3
     assert re.search(message, found)
 
 
-def test_what_cannot_be_reached_is_said_to_be_unchecked(folder, capsys):
+def test_what_cannot_be_reached_is_reported_as_unchecked(folder, capsys):
     for name in ("prepared", "archive"):
         (folder / name).rename(folder / f"{name}-moved")
     assert main(["verify", str(folder / "runs" / "ce_fold0_restart1"), "--prepared", str(folder / "prepared")]) == 0
     table = capsys.readouterr().out
     assert table.count("unchecked:") == 3
-    assert "the prepared dataset cannot be reached; --prepared says where it lies now" in " ".join(table.split())
+    assert "the prepared dataset cannot be reached; --prepared names its current folder" in " ".join(table.split())
 
 
 def test_the_dataset_is_found_where_it_lay(original, capsys):
@@ -153,7 +149,6 @@ def test_an_unfinished_run_has_no_weights_to_check(folder, capsys):
     assert "unchecked: the run is running" in capsys.readouterr().out
 
 
-def test_a_folder_without_runs_is_refused(tmp_path, outcome):
-    code, message = outcome("verify", tmp_path)
-    assert code == 3
-    assert "expected a run folder or a folder of them, found no run.json" in message
+def test_a_folder_without_runs_is_refused(tmp_path, refusal):
+    message = refusal("verify", tmp_path)
+    assert "neither a run folder nor a folder of run folders: run.json not found" in message

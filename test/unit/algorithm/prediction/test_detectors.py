@@ -1,4 +1,4 @@
-"""Members that find boxes: alone, together, and beside members that segment; what they paint, and how a case scores."""
+"""Members that find boxes: alone, together, and with members that segment; what they paint, and how a case scores."""
 
 from dataclasses import replace
 
@@ -11,16 +11,15 @@ from algorithm.outputs.study_output import detect
 from algorithm.prediction.bundle import read_bundle
 from algorithm.prediction.detectors import BoxChoice, load_box_members, mean_rule
 from algorithm.prediction.ensembles import choose_ensembles
+from algorithm.prediction.options import PredictionOptions
 from algorithm.prediction.predictor import load_predictor
 from contract.cards import load_card
 from contract.errors import OncoduetError
 from contract.files import read_json, sha256_file, write_json
 from contract.records import BatchRecord, read_record, write_record
-from contract.volume import Grid, Volume, along_axes, axes_to_lps, read_grid, read_volume
+from contract.volume import Grid, Volume, read_grid, read_volume
 from network.detection.clustering import BoxPostprocessing, ScoredBoxes
-from network.detection.painting import case_likelihood, detection_map
-from network.preprocessing import to_study_grid
-from network.study import boxes_to_reference, read_study, to_reference
+from network.detection.painting import combine_scores, paint_boxes
 
 FAMILIES = [("ce", 0, 1), ("focal", 0, 1), ("retina-unet", 0, 1), ("retina-unet", 0, 2)]
 
@@ -58,10 +57,12 @@ def with_rules(bundle, seal):
 @pytest.fixture
 def predicted(bundle, make_channels, tmp_path):
     channels = make_channels(tmp_path, "p0_s0")
-    return load_predictor(bundle, bundle.record.members, mirroring=False).predict(channels, name="p0_s0")
+    return load_predictor(bundle, bundle.record.members, PredictionOptions(mirroring=False)).predict(
+        channels, name="p0_s0"
+    )
 
 
-def test_an_ensemble_of_both_kinds_is_the_mean_in_which_each_counts_as_often_as_it_has_members(bundle, predicted):
+def test_an_ensemble_of_both_kinds_is_weighted_by_numbers_of_members(bundle, predicted):
     ce, focal, one, two = bundle.record.members
     segmented, painted = predicted.ensemble([ce, focal]), predicted.ensemble([one, two])
     both, three = predicted.ensemble(bundle.record.members), predicted.ensemble([ce, one, two])
@@ -71,11 +72,9 @@ def test_an_ensemble_of_both_kinds_is_the_mean_in_which_each_counts_as_often_as_
     assert both.grid == segmented.grid
 
 
-def test_what_a_detector_finds_depends_on_neither_its_companions_nor_the_ensembles_asked_for(
-    bundle, predicted, make_channels, tmp_path
-):
+def test_a_detectors_findings_do_not_depend_on_other_members(bundle, predicted, make_channels, tmp_path):
     one = bundle.record.members[2]
-    alone = load_predictor(bundle, [one], mirroring=False, ensembles=[[one]])
+    alone = load_predictor(bundle, [one], PredictionOptions(mirroring=False), ensembles=[[one]])
     again = alone.predict(make_channels(tmp_path / "again", "p0_s0"), name="p0_s0")
     np.testing.assert_array_equal(again.ensemble([one]).array, predicted.ensemble([one]).array)
 
@@ -108,7 +107,7 @@ def test_a_members_own_rule_is_followed(predicted, with_rules, make_channels, tm
     threshold = float(np.median(predicted.boxes.found.by_member[0].scores))
     changed = with_rules(BoxPostprocessing(score_threshold=threshold), BoxPostprocessing(score_threshold=threshold))
     one = changed.record.members[2]
-    predictor = load_predictor(changed, changed.record.members, mirroring=False)
+    predictor = load_predictor(changed, changed.record.members, PredictionOptions(mirroring=False))
     fewer = predictor.predict(make_channels(tmp_path / "again", "p0_s0"), name="p0_s0")
     assert 0 < len(fewer.boxes.on_study_grid([one])) < len(predicted.boxes.on_study_grid([one]))
 
@@ -117,7 +116,7 @@ def test_the_cards_candidate_rule_finds_each_painted_box_with_its_score():
     """By hand: seven boxes, of which the card keeps the five strongest."""
     card, scores = load_card("cspca-picai"), np.array([0.93, 0.5, 0.31, 0.05, 0.04, 0.03, 0.02])
     boxes = np.array([[2, 2 + 9 * number, 3, 5, 8 + 9 * number, 9] for number in range(7)], np.float64)
-    painted = detection_map(ScoredBoxes(boxes, scores, scores), (12, 70, 20))
+    painted = paint_boxes(ScoredBoxes(boxes, scores, scores), (12, 70, 20))
     grid = Grid((20, 70, 12), (0.5, 0.5, 3.0), (0.0, 0.0, 0.0), (1.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0, 1.0))
     found = detect(card, Volume(painted, grid))
     np.testing.assert_array_equal(found.detections.array, np.where(painted < 0.035, 0, painted))
@@ -142,7 +141,7 @@ def test_detectors_alone_cannot_be_paired(make_bundle):
 def test_a_bundle_without_the_anchors_that_it_names_is_refused(bundle, seal):
     (bundle.folder / "members/002.anchors.json").unlink()
     seal(bundle.folder)
-    with pytest.raises(OncoduetError, match=r"expected the file 'members/002\.anchors\.json', found none"):
+    with pytest.raises(OncoduetError, match=r"file 'members/002\.anchors\.json' not found"):
         read_bundle(bundle.folder)
 
 
@@ -165,41 +164,6 @@ def test_a_detector_that_gives_no_numbers_is_named(make_bundle, make_channels, t
         predictor.predict(make_channels(tmp_path, "p0_s0"), name="p0_s0")
 
 
-@pytest.mark.parametrize("card_name", ["cspca-picai", "cspca-rsna2022", "pdac-panorama"])
-def test_boxes_lie_where_the_voxels_that_they_hold_lie_in_the_patient(make_channels, tmp_path, card_name):
-    """By the grids' own way from voxels to the patient: corners of the box on both grids are the same places."""
-    card = load_card(card_name)
-    if card_name == "pdac-panorama":
-        card = load_card("cspca-picai").model_copy(
-            update={"geometry": load_card("cspca-picai").geometry.model_copy(update={"orientation": "lps"})}
-        )
-    study = read_study(card, make_channels(tmp_path, "p0_s0"), name="p0_s0")
-    box = np.array([[1.0, 2.0, 3.5, 4.0, 9.0, 8.25]])
-    on_reference = boxes_to_reference(card, box, study)
-    reference = study.reference
-    if card.geometry.orientation != "native":
-        reference = along_axes(reference, axes_to_lps(reference))
-
-    def places(grid, corners_zyx):
-        index = (np.array(corners_zyx) - 0.5)[:, ::-1]
-        direction = np.array(grid.direction).reshape(3, 3)
-        return np.array(grid.origin_mm_xyz) + (index * grid.spacing_mm_xyz) @ direction.T
-
-    np.testing.assert_allclose(
-        places(reference, on_reference.reshape(2, 3)), places(study.grid, box.reshape(2, 3)), atol=1e-4
-    )
-
-
-def test_boxes_of_a_grid_that_is_cut_from_the_reference_keep_whole_voxels(make_channels, tmp_path):
-    card = load_card("cspca-picai")
-    geometry = card.geometry.model_copy(update={"spacing_mm_zyx": None, "crop_size_zyx": (7, 20, 24)})
-    study = read_study(card.model_copy(update={"geometry": geometry}), make_channels(tmp_path, "p0_s0"), name="p0_s0")
-    boxes = boxes_to_reference(
-        card.model_copy(update={"geometry": geometry}), np.array([[0.0, 0, 0, 7, 20, 24]]), study
-    )
-    np.testing.assert_array_equal(boxes, [[1, 2, 3, 8, 22, 27]])  # (9 - 7) / 2, (24 - 20) / 2, (30 - 24) / 2
-
-
 # What a box paints, and how a case is scored
 
 EVERY_FILL = [BoxChoice(fill) for fill in ("cuboid", "ellipsoid", "segmentation")]
@@ -208,26 +172,26 @@ EVERY_FILL = [BoxChoice(fill) for fill in ("cuboid", "ellipsoid", "segmentation"
 @pytest.fixture
 def filled(bundle, make_channels, tmp_path):
     """A study for which every fill may be asked."""
-    predictor = load_predictor(bundle, bundle.record.members, mirroring=False, choices=EVERY_FILL)
+    predictor = load_predictor(bundle, bundle.record.members, PredictionOptions(mirroring=False), choices=EVERY_FILL)
     return predictor.predict(make_channels(tmp_path / "filled", "p0_s0"), name="p0_s0")
 
 
 @pytest.mark.parametrize("fill", ["cuboid", "ellipsoid", "segmentation"])
 def test_boxes_paint_what_was_chosen_on_the_reference_grid(filled, fill):
     """By the painting itself, on boxes and a segmentation that are brought to the reference image one by one."""
-    card, members = load_card("cspca-picai"), filled.bundle.record.members[2:]
+    members = filled.bundle.record.members[2:]
     found = filled.boxes.on_study_grid(members)
     segmentation = np.mean(filled.boxes.found.segmentations, axis=0)[None]
-    on_study = to_study_grid(segmentation, filled.preprocessed, plans=filled.bundle.plans)[0]
-    expected = detection_map(
-        ScoredBoxes(boxes_to_reference(card, found.boxes, filled.study), found.scores, found.weights),
-        filled.study.reference.shape_zyx,
+    placement = filled.placement
+    expected = paint_boxes(
+        ScoredBoxes(placement.boxes_to_reference(found.boxes), found.scores, found.weights),
+        placement.native.shape_zyx,
         fill=fill,
-        segmentation=to_reference(card, on_study, filled.study).array,
+        segmentation=placement.to_file(filled.grid.to_study_grid(segmentation)[0]).array,
     )
     painted = filled.ensemble(members, BoxChoice(fill))
     np.testing.assert_array_equal(painted.array, expected)
-    assert painted.grid == filled.study.reference
+    assert painted.grid == placement.native
 
 
 def test_the_three_fills_differ_and_the_default_is_the_cuboid(filled, predicted):
@@ -248,12 +212,10 @@ def test_an_ensemble_of_both_kinds_is_the_weighted_mean_for_every_fill(filled, f
     np.testing.assert_array_equal(filled.ensemble([ce, focal], choice).array, filled.ensemble([ce, focal]).array)
 
 
-def test_the_rules_in_the_bundle_say_what_is_painted_and_how_a_case_is_scored(
-    with_rules, filled, make_channels, tmp_path
-):
+def test_the_bundles_rules_decide_what_is_painted_and_how_cases_score(with_rules, filled, make_channels, tmp_path):
     bundle = with_rules(*[BoxPostprocessing(fill="segmentation", case_score="top-k-mean", k=2)] * 2)
     members = bundle.record.members
-    predictor = load_predictor(bundle, members, mirroring=False, ensembles=[members])
+    predictor = load_predictor(bundle, members, PredictionOptions(mirroring=False), ensembles=[members])
     painted = predictor.predict(make_channels(tmp_path, "p0_s0"), name="p0_s0").ensemble(members)
     np.testing.assert_array_equal(painted.array, filled.ensemble(members, BoxChoice("segmentation")).array)
     rule = predictor.box_rule(members)
@@ -265,7 +227,7 @@ def test_the_rules_in_the_bundle_say_what_is_painted_and_how_a_case_is_scored(
 @pytest.mark.parametrize(
     ("what", "one", "other"), [("fill", "cuboid", "ellipsoid"), ("case_score", "maximum", "noisy-or"), ("k", 3, 2)]
 )
-def test_members_whose_rules_contradict_each_other_are_refused_before_a_study_is_read(with_rules, what, one, other):
+def test_contradicting_rules_are_refused_before_a_study_is_read(with_rules, what, one, other):
     bundle = with_rules(BoxPostprocessing(**{what: one}), BoxPostprocessing(**{what: other}))
     members = bundle.record.members
     message = (
@@ -275,7 +237,7 @@ def test_members_whose_rules_contradict_each_other_are_refused_before_a_study_is
     with pytest.raises(OncoduetError) as caught:
         load_predictor(bundle, members, ensembles=[members])
     assert str(caught.value) == message
-    load_predictor(bundle, members, ensembles=[[member] for member in members])  # nobody clusters them together
+    load_predictor(bundle, members, ensembles=[[member] for member in members])  # they are not clustered together
     if what != "k":
         chosen = BoxChoice(**{what: other})
         assert getattr(load_predictor(bundle, members, choices=[chosen]).box_rule(members, chosen), what) == other
@@ -286,7 +248,7 @@ def seven_boxes():
     scores = np.array([0.93, 0.5, 0.31, 0.05, 0.04, 0.03, 0.02])
     boxes = np.array([[2, 2 + 9 * number, 3, 5, 8 + 9 * number, 9] for number in range(7)], np.float64)
     grid = Grid((20, 70, 12), (0.5, 0.5, 3.0), (0.0, 0.0, 0.0), (1.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0, 1.0))
-    return Volume(detection_map(ScoredBoxes(boxes, scores, scores), (12, 70, 20)), grid)
+    return Volume(paint_boxes(ScoredBoxes(boxes, scores, scores), (12, 70, 20)), grid)
 
 
 @pytest.mark.parametrize(
@@ -307,7 +269,7 @@ def test_a_case_is_scored_by_the_candidates_of_its_map(rule, expected):
 
 
 @pytest.mark.parametrize(("case_score", "expected"), [("maximum", 0.6), ("noisy-or", 0.6), ("top-k-mean", 0.2)])
-def test_a_case_without_candidates_is_scored_as_if_what_the_card_gives_it_were_its_only_one(case_score, expected):
+def test_a_case_without_candidates_is_scored_from_the_cards_value(case_score, expected):
     """A box of too few voxels for the card: its peak is the likelihood, or 0 where the card says so."""
     volume = seven_boxes()
     lonely = np.zeros_like(volume.array)
@@ -342,7 +304,7 @@ def outputs(folder, case_id="p1_s0"):
     return read_volume(image).array, read_json(folder / case_id / "output" / card.likelihood.relative_path)
 
 
-def test_one_pass_gives_every_combination_that_was_asked_for_and_each_is_what_it_is_alone(batch, bundle, tmp_path):
+def test_one_pass_gives_every_combination_as_if_asked_for_alone(batch, bundle, tmp_path):
     fills, scores = ("cuboid", "ellipsoid", "segmentation"), ("maximum", "noisy-or", "top-k-mean")
     assert batch("--members", "all", "ce", "--fill", *fills, "--case-score", *scores) == (0, "")
     names = [f"{fill}_{score}" for fill in fills for score in scores]
@@ -375,7 +337,7 @@ def test_the_likelihoods_of_one_map_are_those_of_its_candidates(batch):
     assert len(candidates) > 1
     for score, (painted, likelihood) in found.items():
         np.testing.assert_array_equal(painted, found["maximum"][0])
-        assert likelihood == pytest.approx(case_likelihood(candidates, score), abs=1e-6)
+        assert likelihood == pytest.approx(combine_scores(candidates, score), abs=1e-6)
     assert len({likelihood for _, likelihood in found.values()}) == 3
 
 
@@ -387,7 +349,7 @@ def test_a_single_study_follows_the_rules_in_the_bundle(with_rules, make_input, 
     (image,) = (tmp_path / "output" / card.detection_map.relative_path).glob("*.mha")
     candidates = np.unique(read_volume(image).array)[1:].astype(float)
     likelihood = read_json(tmp_path / "output" / card.likelihood.relative_path)
-    assert likelihood == pytest.approx(case_likelihood(candidates, "top-k-mean"), abs=1e-6)
+    assert likelihood == pytest.approx(combine_scores(candidates, "top-k-mean"), abs=1e-6)
     assert likelihood != pytest.approx(candidates.max(), abs=1e-3)
 
 
@@ -403,19 +365,17 @@ def test_a_batch_that_was_begun_with_another_choice_is_refused(batch):
 
 def test_a_choice_for_boxes_that_no_member_finds_is_refused(batch, bundle):
     code, message = batch("--members", "ce", "--fill", "ellipsoid")
-    assert (code, message) == (
-        3,
-        f"error: {bundle.folder}: expected members that find boxes for --fill and --case-score, found none in ce\n",
-    )
+    assert code == 3
+    assert message.startswith(f"error: {bundle.folder}: no member of ce finds boxes")
 
 
 @pytest.mark.parametrize(("option", "word"), [("--fill", "ellipsoid"), ("--case-score", "noisy-or")])
-def test_a_word_that_stands_twice_is_wrong_usage(batch, option, word):
+def test_a_duplicate_word_is_wrong_usage(batch, option, word):
     code, message = batch(option, word, word)
-    assert (code, message) == (2, f"error: {option}: expected each word once, found {word} {word}\n")
+    assert (code, message) == (2, f"error: {option}: duplicate word in {word} {word}\n")
 
 
-def test_rules_that_contradict_each_other_are_wrong_input_until_somebody_chooses(batch, with_rules):
+def test_contradicting_rules_are_wrong_input_unless_the_user_chooses(batch, with_rules):
     with_rules(BoxPostprocessing(fill="cuboid"), BoxPostprocessing(fill="ellipsoid"))
     code, message = batch("--members", "retina-unet")
     assert code == 3

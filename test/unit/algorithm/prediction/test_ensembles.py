@@ -1,6 +1,3 @@
-from collections.abc import Callable, Sequence
-from pathlib import Path
-
 import pytest
 
 from algorithm.prediction.bundle import Bundle, read_bundle
@@ -12,43 +9,43 @@ GRID: list[Run] = [(name, fold, 1) for fold in (0, 1) for name in ("ce", "focal"
 
 
 @pytest.fixture
-def open_bundle(make_bundle: Callable[..., Path]) -> Callable[..., Bundle]:
+def open_bundle(make_bundle):
     return lambda runs, **more: read_bundle(make_bundle(runs, **more))
 
 
-def described(bundle: Bundle, words: Sequence[str]) -> list[tuple[str, str, list[str]]]:
+def described(bundle, words):
     return [
         (each.folder, each.configuration, [member.name for member in each.members])
         for each in choose_ensembles(bundle, words)
     ]
 
 
-def test_all_is_one_ensemble_in_the_output_itself(open_bundle: Callable[..., Bundle]) -> None:
+def test_all_is_one_ensemble_in_the_output_itself(open_bundle):
     names = ["ce_fold0_restart1", "focal_fold0_restart1", "ce_fold1_restart1", "focal_fold1_restart1"]
     assert described(open_bundle(GRID), ["all"]) == [(".", "ensemble-all", names)]
 
 
-def test_each_is_a_folder_per_run(open_bundle: Callable[..., Bundle]) -> None:
+def test_each_is_a_folder_per_run(open_bundle):
     assert described(open_bundle(GRID[:2]), ["each"]) == [
         ("ce_fold0_restart1", "ce", ["ce_fold0_restart1"]),
         ("focal_fold0_restart1", "focal", ["focal_fold0_restart1"]),
     ]
 
 
-def test_four_pairs_the_configurations_by_fold_and_restart(open_bundle: Callable[..., Bundle]) -> None:
+def test_four_pairs_the_configurations_by_fold_and_restart(open_bundle):
     assert described(open_bundle(GRID), ["four"]) == [
         ("ensemble-four_fold0_restart1", "ensemble-four", ["ce_fold0_restart1", "focal_fold0_restart1"]),
         ("ensemble-four_fold1_restart1", "ensemble-four", ["ce_fold1_restart1", "focal_fold1_restart1"]),
     ]
 
 
-def test_a_member_or_a_configuration_alone_goes_to_the_output_itself(open_bundle: Callable[..., Bundle]) -> None:
+def test_a_member_or_a_configuration_alone_goes_to_the_output_itself(open_bundle):
     bundle = open_bundle(GRID)
     assert described(bundle, ["focal_fold1_restart1"]) == [(".", "focal", ["focal_fold1_restart1"])]
     assert described(bundle, ["ce"]) == [(".", "ensemble-ce", ["ce_fold0_restart1", "ce_fold1_restart1"])]
 
 
-def test_several_words_give_several_predictions(open_bundle: Callable[..., Bundle]) -> None:
+def test_several_words_give_several_predictions(open_bundle):
     folders = [folder for folder, _, _ in described(open_bundle(GRID), ["all", "four", "each", "ce"])]
     assert folders == [
         ".",
@@ -62,34 +59,37 @@ def test_several_words_give_several_predictions(open_bundle: Callable[..., Bundl
     ]
 
 
-def test_an_unknown_word_is_wrong_usage(open_bundle: Callable[..., Bundle]) -> None:
-    with pytest.raises(
-        UsageError, match=r"--members dice: expected one of all, four, each, control, ce, focal, ce_fold0_restart1"
-    ):
-        choose_ensembles(open_bundle(GRID[:2]), ["dice"])
+@pytest.mark.parametrize(
+    ("runs", "words", "problem"),
+    [
+        (GRID[:2], ["dice"], "expected one of all, four, each, control, ce, focal, ce_fold0_restart1"),
+        (GRID, ["all", "all"], "duplicate word in all all"),
+        (GRID, ["each", "ce_fold0_restart1"], "the same prediction twice in each ce_fold0_restart1"),
+    ],
+)
+def test_unknown_or_duplicate_words_are_wrong_usage(open_bundle, runs, words, problem):
+    with pytest.raises(UsageError, match=problem):
+        choose_ensembles(open_bundle(runs), words)
 
 
-def test_the_same_word_twice_is_wrong_usage(open_bundle: Callable[..., Bundle]) -> None:
-    with pytest.raises(UsageError, match="expected each word once, found all all"):
-        choose_ensembles(open_bundle(GRID), ["all", "all"])
+@pytest.mark.parametrize(
+    ("runs", "word", "problem"),
+    [
+        (GRID[:3], "four", "no focal for fold 1, restart 1"),
+        ([("ce", 0, 1), ("ce", 1, 1)], "four", "expected several configurations to pair, found ce alone"),
+        (
+            [*(("ce", 0, restart) for restart in (1, 2, 3, 4)), *(("focal", fold, 1) for fold in (0, 1, 2))],
+            "control",
+            "expected at least 4 runs of the configuration focal for its control, found 3",
+        ),
+    ],
+)
+def test_runs_that_four_or_control_cannot_group_are_refused(open_bundle, runs, word, problem):
+    with pytest.raises(OncoduetError, match=f"{problem}$"):
+        choose_ensembles(open_bundle(runs), [word])
 
 
-def test_the_same_member_by_two_words_is_wrong_usage(open_bundle: Callable[..., Bundle]) -> None:
-    with pytest.raises(UsageError, match="found the same twice in each ce_fold0_restart1"):
-        choose_ensembles(open_bundle(GRID), ["each", "ce_fold0_restart1"])
-
-
-def test_four_needs_every_configuration_for_every_fold_and_restart(open_bundle: Callable[..., Bundle]) -> None:
-    with pytest.raises(OncoduetError, match="for fold 1, restart 1, found no focal"):
-        choose_ensembles(open_bundle(GRID[:3]), ["four"])
-
-
-def test_four_needs_several_configurations(open_bundle: Callable[..., Bundle]) -> None:
-    with pytest.raises(OncoduetError, match="expected several configurations to pair, found ce alone"):
-        choose_ensembles(open_bundle([("ce", 0, 1), ("ce", 1, 1)]), ["four"])
-
-
-def test_a_control_is_the_four_lowest_restarts_of_a_fold_per_configuration(open_bundle: Callable[..., Bundle]) -> None:
+def test_a_control_is_the_four_lowest_restarts_of_a_fold_per_configuration(open_bundle):
     runs = [(name, fold, restart) for restart in (5, 4, 3, 2, 1) for fold in (1, 0) for name in ("focal", "ce")]
     assert described(open_bundle(runs), ["control"]) == [
         (
@@ -102,17 +102,13 @@ def test_a_control_is_the_four_lowest_restarts_of_a_fold_per_configuration(open_
     ]
 
 
-def test_where_no_fold_has_four_restarts_a_control_is_the_first_four_by_restart_and_fold(
-    open_bundle: Callable[..., Bundle],
-) -> None:
+def test_without_four_restarts_a_control_is_the_first_four_runs(open_bundle):
     runs = [("ce", fold, restart) for fold in (0, 1, 2) for restart in (1, 2)]
     names = ["ce_fold0_restart1", "ce_fold1_restart1", "ce_fold2_restart1", "ce_fold0_restart2"]
     assert described(open_bundle(runs), ["control"]) == [("control-ce", "control-ce", names)]
 
 
-def test_controls_share_no_run_where_some_folds_have_four_restarts_and_others_not(
-    open_bundle: Callable[..., Bundle],
-) -> None:
+def test_controls_of_folds_with_and_without_four_restarts_share_no_run(open_bundle):
     rich = [("ce", 0, restart) for restart in (1, 2, 3, 4)]
     poor = [("ce", fold, restart) for fold in (1, 2) for restart in (1, 2)]
     assert described(open_bundle(rich + poor), ["control"]) == [
@@ -126,13 +122,7 @@ def test_controls_share_no_run_where_some_folds_have_four_restarts_and_others_no
     assert len(choose_ensembles(open_bundle(rich + poor[:3]), ["control"])) == 1
 
 
-def test_a_control_needs_four_runs_of_every_configuration(open_bundle: Callable[..., Bundle]) -> None:
-    runs = [("ce", 0, restart) for restart in (1, 2, 3, 4)] + [("focal", fold, 1) for fold in (0, 1, 2)]
-    with pytest.raises(OncoduetError, match=r"at least 4 runs of the configuration focal for its control, found 3$"):
-        choose_ensembles(open_bundle(runs), ["control"])
-
-
-def test_the_source_of_a_control_names_its_four_runs_and_their_fold(open_bundle: Callable[..., Bundle]) -> None:
+def test_the_source_of_a_control_names_its_four_runs_and_their_fold(open_bundle):
     bundle = open_bundle([("ce", 2, restart) for restart in (1, 2, 3, 4)])
     (control,) = choose_ensembles(bundle, ["control"])
     source = ensemble_source(bundle, control, archive_licence="Apache-2.0", trained_on=None)
@@ -140,7 +130,7 @@ def test_the_source_of_a_control_names_its_four_runs_and_their_fold(open_bundle:
     assert source.runs == tuple(f"{number:064x}" for number in range(4))
 
 
-def test_an_ensemble_does_not_mix_profiles(open_bundle: Callable[..., Bundle]) -> None:
+def test_an_ensemble_does_not_mix_profiles(open_bundle):
     bundle = open_bundle(GRID[:2])
     first, second = bundle.record.members
     other = second.model_copy(update={"key": second.key.model_copy(update={"profile": "modern"})})
@@ -156,7 +146,7 @@ def test_an_ensemble_does_not_mix_profiles(open_bundle: Callable[..., Bundle]) -
         choose_ensembles(mixed, ["all"])
 
 
-def test_the_source_of_one_run_says_which(open_bundle: Callable[..., Bundle]) -> None:
+def test_the_source_of_one_run_says_which(open_bundle):
     bundle = open_bundle(GRID)
     (ensemble,) = choose_ensembles(bundle, ["focal_fold1_restart1"])
     source = ensemble_source(bundle, ensemble, archive_licence="Apache-2.0", trained_on=None)
@@ -166,9 +156,7 @@ def test_the_source_of_one_run_says_which(open_bundle: Callable[..., Bundle]) ->
     assert source.data_licence == "Apache-2.0"
 
 
-def test_the_source_of_an_ensemble_has_a_fold_only_where_all_members_share_it(
-    open_bundle: Callable[..., Bundle],
-) -> None:
+def test_the_source_of_an_ensemble_has_a_fold_if_its_members_share_it(open_bundle):
     bundle = open_bundle(GRID)
     (whole,) = choose_ensembles(bundle, ["all"])
     source = ensemble_source(bundle, whole, archive_licence="CC-BY-NC-4.0", trained_on=())

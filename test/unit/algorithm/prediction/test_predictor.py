@@ -1,8 +1,6 @@
 import logging
 import re
-from collections.abc import Callable, Iterator
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,33 +8,30 @@ import torch
 from dynamic_network_architectures.architectures.unet import PlainConvUNet
 
 from algorithm.prediction.bundle import read_bundle
-from algorithm.prediction.predictor import StudyPrediction, load_predictor
+from algorithm.prediction.options import PredictionOptions
+from algorithm.prediction.predictor import load_predictor
 from algorithm.single import predict_single
 from contract.errors import OncoduetError
 from contract.volume import Grid, Volume, read_grid, write_volume
 from network.memory_plan import MemoryPlan, host_bytes
-from network.study import predicted_region
+from network.placement import Placement
 
-Maker = Callable[..., Path]
+PLAIN = PredictionOptions(mirroring=False)
 
 
 @pytest.fixture
-def predict(
-    make_bundle: Maker, make_channels: Callable[..., dict[str, Path]], tmp_path: Path
-) -> Callable[..., StudyPrediction]:
-    def run(card_name: str = "cspca-picai", *, mirroring: bool | None = None) -> StudyPrediction:
+def predict(make_bundle, make_channels, tmp_path):
+    def run(card_name="cspca-picai", *, mirroring=None):
         runs = [("ce", 0, 1), ("focal", 0, 1), ("ce-dice", 0, 1)]
         bundle = read_bundle(make_bundle(runs, card_name=card_name, folder=tmp_path / f"model-{card_name}"))
-        predictor = load_predictor(bundle, bundle.record.members, mirroring=mirroring)
+        predictor = load_predictor(bundle, bundle.record.members, PredictionOptions(mirroring=mirroring))
         return predictor.predict(make_channels(tmp_path / "study", "s"), name="s")
 
     return run
 
 
 @pytest.mark.parametrize("card_name", ["cspca-picai", "cspca-rsna2022"])
-def test_an_ensemble_is_the_arithmetic_mean_of_its_members_probabilities(
-    predict: Callable[..., StudyPrediction], tmp_path: Path, card_name: str
-) -> None:
+def test_an_ensemble_is_the_arithmetic_mean_of_its_members_probabilities(predict, tmp_path, card_name):
     prediction = predict(card_name, mirroring=False)
     members = prediction.bundle.record.members
     singles = [np.asarray(prediction.ensemble([member]).array, np.float64) for member in members]
@@ -50,21 +45,19 @@ def test_an_ensemble_is_the_arithmetic_mean_of_its_members_probabilities(
     assert 0 <= ensemble.array.min() < ensemble.array.max() <= 1
 
 
-def test_an_ensemble_asked_for_alone_has_the_bits_of_one_among_many(
-    predict: Callable[..., StudyPrediction], tmp_path: Path
-) -> None:
+def test_an_ensemble_asked_for_alone_has_the_bits_of_one_among_many(predict, tmp_path):
     many = predict(mirroring=False)
     members = many.bundle.record.members
     channels = {name: tmp_path / "study" / f"s_{name}.mha" for name in many.bundle.card.channel_names}
     for some in (members, members[1:]):
-        alone = load_predictor(many.bundle, members, mirroring=False, ensembles=[some]).predict(channels, name="s")
+        alone = load_predictor(many.bundle, members, PLAIN, ensembles=[some]).predict(channels, name="s")
         assert len(alone.by_names) == 1
         np.testing.assert_array_equal(alone.ensemble(some).array, many.ensemble(some).array)
         with pytest.raises(ValueError, match="kept no average of ce_fold0_restart1"):
             alone.ensemble(members[:1])
 
 
-def test_more_ensembles_than_members_are_made_from_the_members(predict: Callable[..., StudyPrediction]) -> None:
+def test_more_ensembles_than_members_are_made_from_the_members(predict):
     bundle = predict(mirroring=False).bundle
     a, b, c = bundle.record.members
     asked = [(a, b), (b, c), (a, c), (a, b, c)]
@@ -72,11 +65,11 @@ def test_more_ensembles_than_members_are_made_from_the_members(predict: Callable
     assert load_predictor(bundle, [a, b, c], ensembles=asked[2:]).ensembles == ((a, c), (a, b, c))
 
 
-def test_little_memory_gives_the_same_bits(predict: Callable[..., StudyPrediction], tmp_path: Path) -> None:
+def test_little_memory_gives_the_same_bits(predict, tmp_path):
     plenty = predict(mirroring=False)
     members = plenty.bundle.record.members
     channels = {name: tmp_path / "study" / f"s_{name}.mha" for name in plenty.bundle.card.channel_names}
-    predictor = load_predictor(plenty.bundle, members, mirroring=False)
+    predictor = load_predictor(plenty.bundle, members, PLAIN)
     work = predictor.work(channels)
     need = [host_bytes(work, way) for way in (MemoryPlan(2, 3, False), MemoryPlan(2, 1, True))]
     assert need[1] < need[0]
@@ -88,14 +81,12 @@ def test_little_memory_gives_the_same_bits(predict: Callable[..., StudyPredictio
         np.testing.assert_array_equal(found.array, plenty.ensemble(members).array)
 
 
-def test_a_study_larger_than_the_memory_is_refused_before_it_is_read(
-    predict: Callable[..., StudyPrediction], tmp_path: Path
-) -> None:
+def test_a_study_larger_than_the_memory_is_refused_before_it_is_read(predict, tmp_path):
     bundle = predict(mirroring=False).bundle
     channels = {name: tmp_path / "study" / f"s_{name}.mha" for name in bundle.card.channel_names}
     for path in channels.values():
         path.write_bytes(path.read_bytes()[:-20] + bytes(20))  # reading it would fail otherwise
-    predictor = load_predictor(bundle, bundle.record.members, memory_gb=0.01)
+    predictor = load_predictor(bundle, bundle.record.members, PredictionOptions(memory_gb=0.01))
     message = (
         r"study s: expected to need at most 0\.0 GB of memory \(--memory-gb\), "
         r"found that 30 × 24 × 9 voxels \(3 channels\) need \d+\.\d GB"
@@ -105,14 +96,14 @@ def test_a_study_larger_than_the_memory_is_refused_before_it_is_read(
 
 
 @pytest.fixture
-def fail_first(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[int, Exception], None]]:
+def fail_first(monkeypatch):
     """Let the first passes of networks end as torch ends where memory runs out."""
     hooks = []
 
-    def fail(count: int, error: Exception) -> None:
+    def fail(count, error):
         left = [error] * count
 
-        def hook(module: torch.nn.Module, _: object) -> None:
+        def hook(module, _):
             if isinstance(module, PlainConvUNet) and left:
                 raise left.pop()
 
@@ -127,17 +118,11 @@ def fail_first(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[int, Excep
     "error",
     [torch.OutOfMemoryError("CUDA out of memory."), RuntimeError("DefaultCPUAllocator: can't allocate"), MemoryError()],
 )
-def test_where_memory_runs_out_the_next_way_gives_the_same_bits(
-    predict: Callable[..., StudyPrediction],
-    tmp_path: Path,
-    caplog: pytest.LogCaptureFixture,
-    fail_first: Callable[[int, Exception], None],
-    error: Exception,
-) -> None:
+def test_where_memory_runs_out_the_next_way_gives_the_same_bits(predict, tmp_path, caplog, fail_first, error):
     plenty = predict(mirroring=False)
     members = plenty.bundle.record.members
     channels = {name: tmp_path / "study" / f"s_{name}.mha" for name in plenty.bundle.card.channel_names}
-    predictor = load_predictor(plenty.bundle, members, mirroring=False)
+    predictor = load_predictor(plenty.bundle, members, PLAIN)
     fail_first(2, error)
     with caplog.at_level(logging.WARNING, "algorithm.prediction.predictor"):
         found = predictor.predict(channels, name="s", way=MemoryPlan(2, 3, streamed=False)).ensemble(members)
@@ -149,44 +134,41 @@ def test_where_memory_runs_out_the_next_way_gives_the_same_bits(
     np.testing.assert_array_equal(found.array, plenty.ensemble(members).array)
 
 
-def test_after_the_leanest_way_memory_that_runs_out_is_one_line(
-    make_bundle: Maker, make_input: Callable[[], Path], tmp_path: Path, fail_first: Callable[[int, Exception], None]
-) -> None:
+def test_after_the_leanest_way_memory_that_runs_out_is_one_line(make_bundle, make_input, tmp_path, fail_first):
     model, study = make_bundle([("ce", 0, 1), ("focal", 0, 1)]), make_input()
     fail_first(3, torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB."))
-    message = r"^study 0f3a-uuid: expected enough memory for it, found: CUDA out of memory. .*; fewer members"
+    message = r"^study 0f3a-uuid: expected enough memory for it, found CUDA out of memory. .*; fewer members"
     with pytest.raises(OncoduetError, match=message):
-        predict_single(input_folder=study, output_folder=tmp_path / "output", model=model, mirroring=False)
+        predict_single(
+            input_folder=study,
+            output_folder=tmp_path / "output",
+            model=model,
+            options=PLAIN,
+        )
     assert not list((tmp_path / "output").glob("*"))
 
 
 @pytest.mark.parametrize(("size_xyz", "is_tiny"), [((4, 5, 3), False), ((3, 5, 4), True), ((20, 18, 9), False)])
 def test_images_much_smaller_than_the_network_sees_are_remarked_on_by_name(
-    make_bundle: Maker,
-    tmp_path: Path,
-    caplog: pytest.LogCaptureFixture,
-    size_xyz: tuple[int, int, int],
-    is_tiny: bool,
-) -> None:
+    make_bundle, tmp_path, caplog, size_xyz, is_tiny
+):
     bundle = read_bundle(make_bundle())  # its network sees 8 × 16 × 16 voxels of 3 × 1 × 1 mm
     grid = Grid(size_xyz, (1.0, 1.0, 3.0), (0.0, 0.0, 0.0), (1.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0, 1.0))
     channels = {name: tmp_path / f"s_{name}.mha" for name in bundle.card.channel_names}
     for path in channels.values():
         write_volume(path, Volume(np.indices(grid.shape_zyx).sum(axis=0).astype(np.float32) + 500, grid))
-    predictor = load_predictor(bundle, bundle.record.members, mirroring=False)
+    predictor = load_predictor(bundle, bundle.record.members, PLAIN)
     with caplog.at_level(logging.WARNING, "algorithm.prediction.predictor"):
         predictor.predict(channels, name="s")
     assert any("study s: its images fill " in record.message for record in caplog.records) is is_tiny
 
 
-def test_bf16_is_close_to_fp32_and_its_error_is_logged(
-    predict: Callable[..., StudyPrediction], tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_bf16_is_close_to_fp32_and_its_error_is_logged(predict, tmp_path, caplog):
     fp32 = predict(mirroring=False)
     members = fp32.bundle.record.members
     channels = {name: tmp_path / "study" / f"s_{name}.mha" for name in fp32.bundle.card.channel_names}
     with caplog.at_level(logging.INFO, "algorithm.prediction.predictor"):
-        predictor = load_predictor(fp32.bundle, members, mirroring=False, precision="bf16")
+        predictor = load_predictor(fp32.bundle, members, PredictionOptions(mirroring=False, precision="bf16"))
         bf16 = predictor.predict(channels, name="s").ensemble(members).array
     (message,) = [record.message for record in caplog.records if "bf16" in record.message]
     found = re.fullmatch(r"study s: bf16 differs from fp32 by at most (\S+), on average (\S+), in .*", message)
@@ -196,7 +178,7 @@ def test_bf16_is_close_to_fp32_and_its_error_is_logged(
     assert difference.max() < 3 * float(found[1]) < 0.3
 
 
-def test_the_cards_box_spares_windows_and_changes_nothing_in_it(make_bundle: Maker, tmp_path: Path) -> None:
+def test_the_cards_box_spares_windows_and_changes_nothing_in_it(make_bundle, tmp_path):
     """A field of view twice the card's 192 mm."""
     bundle = read_bundle(make_bundle([("ce", 0, 1)], spacing_mm_zyx=(3.0, 4.0, 4.0)))
     grid = Grid((96, 90, 9), (4.0, 4.2, 3.0), (3.0, -20.0, 11.0), (1.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0, 1.0))
@@ -210,10 +192,10 @@ def test_the_cards_box_spares_windows_and_changes_nothing_in_it(make_bundle: Mak
     everywhere = replace(bundle, card=open_card)
     passes, maps = [], []
     for each in (bundle, everywhere):
-        predictor = load_predictor(each, each.record.members, mirroring=False)
+        predictor = load_predictor(each, each.record.members, PLAIN)
         count = 0
 
-        def counted(*_: object) -> None:
+        def counted(*_):
             nonlocal count
             count += 1
 
@@ -221,18 +203,16 @@ def test_the_cards_box_spares_windows_and_changes_nothing_in_it(make_bundle: Mak
         maps.append(predictor.predict(channels, name="s").ensemble(each.record.members).array)
         passes.append(count)
     assert 0 < passes[0] < 0.7 * passes[1]
-    kept = predicted_region(bundle.card, grid)
+    kept = Placement.of(bundle.card, grid).kept_region()
     np.testing.assert_array_equal(maps[0][kept], maps[1][kept])
     assert not maps[0][~kept].any()
     assert maps[1][~kept].all()
 
 
-def test_the_lesion_class_of_the_card_is_the_one_predicted(
-    predict: Callable[..., StudyPrediction], tmp_path: Path
-) -> None:
+def test_the_lesion_class_of_the_card_is_the_one_predicted(predict, tmp_path):
     prediction = predict(mirroring=False)
     member = prediction.bundle.record.members[0]
-    predictor = load_predictor(prediction.bundle, [member], mirroring=False)
+    predictor = load_predictor(prediction.bundle, [member], PLAIN)
     # Weights that always say "lesion": the last convolution's bias decides.
     for name, parameter in predictor.networks[0].named_parameters():
         if "seg_layers" in name:
@@ -244,17 +224,17 @@ def test_the_lesion_class_of_the_card_is_the_one_predicted(
     np.testing.assert_allclose(probability, 1.0, atol=1e-6)
 
 
-def test_mirroring_is_as_the_card_says_unless_asked_otherwise(predict: Callable[..., StudyPrediction]) -> None:
+def test_mirroring_is_as_the_card_says_unless_asked_otherwise(predict):
     bundle = predict(mirroring=False).bundle
     assert bundle.card.test_time_mirroring
     assert load_predictor(bundle, bundle.record.members[:1]).mirroring
-    assert not load_predictor(bundle, bundle.record.members[:1], mirroring=False).mirroring
+    assert not load_predictor(bundle, bundle.record.members[:1], PLAIN).mirroring
     plain = bundle.card.model_copy(update={"test_time_mirroring": False})
     other = type(bundle)(bundle.folder, bundle.record, plain, bundle.plans, bundle.dataset, bundle.sha256)
     assert not load_predictor(other, bundle.record.members[:1]).mirroring
 
 
-def test_networks_do_not_train_and_need_no_gradient(predict: Callable[..., StudyPrediction]) -> None:
+def test_networks_do_not_train_and_need_no_gradient(predict):
     bundle = predict(mirroring=False).bundle
     for network in load_predictor(bundle, bundle.record.members).networks:
         assert isinstance(network, torch.nn.Module)

@@ -2,8 +2,6 @@
 
 import json
 import shutil
-from collections.abc import Callable, Sequence
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -15,20 +13,19 @@ from contract.records import Source, StudyRecord, TrainingStudiesRecord, read_re
 from contract.volume import Volume, read_volume, write_volume
 from network.study import content_sha256
 
-Maker = Callable[..., Path]
 RUNS = (("ce", 0, 1), ("ce", 1, 1), ("focal", 0, 1))
 REFERENCE = load_card("cspca-picai").geometry.reference
 
 
-def image(archive: Path, patient: int, channel: str = REFERENCE) -> Path:
+def image(archive, patient, channel=REFERENCE):
     return archive / f"p{patient}" / f"p{patient}_s0_{channel}.mha"
 
 
 @pytest.fixture
-def knowing(make_bundle: Maker, seal: Callable[[Path], None]) -> Callable[..., Path]:
+def knowing(make_bundle, seal):
     """A bundle whose members were trained on the studies of these patients; None: an older program's."""
 
-    def make(archive: Path, known: Sequence[Sequence[int] | None], *, chosen_by: Sequence[int] = ()) -> Path:
+    def make(archive, known, *, chosen_by=()):
         model = make_bundle(RUNS[: len(known)])
         record = json.loads((model / "bundle.json").read_text())
         for number, patients in enumerate(known):
@@ -48,18 +45,16 @@ def knowing(make_bundle: Maker, seal: Callable[[Path], None]) -> Callable[..., P
     return make
 
 
-def predict(archive: Path, model: Path, output: Path, *members: str) -> None:
+def predict(archive, model, output, *members):
     paths = [str(each) for each in ("--archive", archive, "--model", model, "--output", output)]
     assert main(["batch", *paths, "--threads", "1", "--no-mirroring", "--members", *(members or ["all"])]) == 0
 
 
-def trained_on(folder: Path) -> tuple[str, ...] | None:
+def trained_on(folder):
     return read_record(folder / "source.json", Source).trained_on
 
 
-def test_an_ensemble_was_trained_on_what_any_of_its_members_was(
-    make_archive: Maker, knowing: Callable[..., Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_an_ensemble_was_trained_on_what_any_of_its_members_was(make_archive, knowing, tmp_path, capsys):
     archive = make_archive(4)
     model = knowing(archive, [[0, 1], [1, 3], []], chosen_by=[2])
     predict(archive, model, tmp_path / "out", "all", "each")
@@ -73,9 +68,7 @@ def test_an_ensemble_was_trained_on_what_any_of_its_members_was(
     assert "focal_fold0_restart1: 0 of 4" not in said
 
 
-def test_a_study_is_known_again_under_another_name_in_another_format_and_compression(
-    make_archive: Maker, knowing: Callable[..., Path], tmp_path: Path
-) -> None:
+def test_a_study_is_recognised_by_any_name_format_and_compression(make_archive, knowing, tmp_path):
     archive = make_archive(3)
     model = knowing(archive, [[0, 1]])
     for channel in ("t2w", "adc", "hbv"):
@@ -90,7 +83,7 @@ def test_a_study_is_known_again_under_another_name_in_another_format_and_compres
     assert trained_on(tmp_path / "out") == ("p0_s0", "p9_new")
 
 
-def test_one_voxel_makes_another_study(make_archive: Maker, knowing: Callable[..., Path], tmp_path: Path) -> None:
+def test_one_voxel_makes_another_study(make_archive, knowing, tmp_path):
     archive = make_archive(2)
     model = knowing(archive, [[0, 1]])
     volume = read_volume(image(archive, 0))
@@ -101,9 +94,7 @@ def test_one_voxel_makes_another_study(make_archive: Maker, knowing: Callable[..
     assert trained_on(tmp_path / "out") == ("p1_s0",)
 
 
-def test_what_is_not_known_is_null_and_said_once(
-    make_archive: Maker, knowing: Callable[..., Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_what_is_not_known_is_null_and_said_once(make_archive, knowing, tmp_path, capsys):
     archive = make_archive(2)
     model = knowing(archive, [[0], None])
     predict(archive, model, tmp_path / "out", "all", "each")
@@ -113,9 +104,7 @@ def test_what_is_not_known_is_null_and_said_once(
     assert capsys.readouterr().out.count("it is not known which studies 2 of 3 predictions were trained on") == 1
 
 
-def test_a_batch_that_goes_on_knows_the_studies_that_were_finished_before(
-    make_archive: Maker, knowing: Callable[..., Path], tmp_path: Path
-) -> None:
+def test_a_resumed_batch_knows_the_studies_finished_before(make_archive, knowing, tmp_path):
     archive, output = make_archive(3), tmp_path / "out"
     model = knowing(archive, [[0, 1, 2]])
     predict(archive, model, output)
@@ -128,7 +117,7 @@ def test_a_batch_that_goes_on_knows_the_studies_that_were_finished_before(
     assert trained_on(output) == ("p0_s0", "p1_s0", "p2_s0")
 
 
-def test_a_list_holds_hashes_and_no_name(make_archive: Maker, knowing: Callable[..., Path]) -> None:
+def test_a_list_holds_hashes_and_no_name(make_archive, knowing):
     archive = make_archive(2)
     text = (knowing(archive, [[0, 1]]) / "training_studies" / "000.json").read_text()
     assert "p0" not in text

@@ -2,8 +2,6 @@
 
 import json
 import logging
-from collections.abc import Callable
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,8 +10,9 @@ from places import TINY_PLANS
 
 from algorithm.__main__ import main
 from algorithm.prediction.bundle import read_bundle
-from algorithm.prediction.predictor import Predictor, load_predictor
-from contract.cards import CARDS, Card, load_card
+from algorithm.prediction.options import PredictionOptions
+from algorithm.prediction.predictor import load_predictor
+from contract.cards import CARDS, load_card
 from contract.files import write_json
 from contract.records import BundleRecord, Member, RunKey, StageRecord, write_record
 from contract.volume import Grid, Volume, read_volume, write_volume
@@ -23,13 +22,13 @@ from network.weights import save_weights, tensors_sha256
 SIZE_XYZ, SPACING_MM_XYZ = (34, 27, 14), (4.0, 4.5, 6.0)
 
 
-def ct_grid(*signs: int) -> Grid:
+def ct_grid(*signs):
     direction = np.diag(signs).astype(float)
     corner = -direction @ ((np.array(SIZE_XYZ) - 1) / 2 * np.array(SPACING_MM_XYZ))
     return Grid(SIZE_XYZ, SPACING_MM_XYZ, tuple(corner.tolist()), tuple(direction.ravel().tolist()))
 
 
-def write_ct(path: Path, grid: Grid) -> Path:
+def write_ct(path, grid):
     """A body with structures that differ along every axis, in air."""
     x, y, z = grid.centres_mm()
     body = 60 + 40 * np.sin(x / 9 + 1) + 30 * np.cos(y / 13) + 25 * np.sin(z / 11 - x / 17)
@@ -39,10 +38,10 @@ def write_ct(path: Path, grid: Grid) -> Path:
 
 
 @pytest.fixture
-def make_ct_bundle(tmp_path: Path, seal: Callable[[Path], None]) -> Callable[..., Path]:
+def make_ct_bundle(tmp_path, seal):
     """A bundle of untrained networks; biases raise the organ's logit in stage 1 and the pancreas's in stage 2."""
 
-    def make(card_name: str = "pdac-panorama", *, organ: float = 0.0, pancreas: float = 0.0) -> Path:
+    def make(card_name="pdac-panorama", *, organ=0.0, pancreas=0.0):
         folder = tmp_path / f"model-{card_name}-{organ:g}-{pancreas:g}"
         card = load_card(card_name)
         detecting = stage(folder, card, card, below="", configurations=("ce", "focal"), raised={4: pancreas})
@@ -61,9 +60,7 @@ def make_ct_bundle(tmp_path: Path, seal: Callable[[Path], None]) -> Callable[...
         seal(folder)
         return folder
 
-    def stage(
-        folder: Path, card: Card, of_stage: Card, *, below: str, configurations: tuple[str, ...], raised: dict
-    ) -> StageRecord:
+    def stage(folder, card, of_stage, *, below, configurations, raised):
         plans = json.loads(TINY_PLANS.read_text())
         spacing = [6.0, 4.5, 4.0] if not below else [9.0, 4.5, 4.5]
         plans["configurations"]["3d_fullres"] |= {
@@ -111,18 +108,18 @@ def make_ct_bundle(tmp_path: Path, seal: Callable[[Path], None]) -> Callable[...
     return make
 
 
-def predictor(folder: Path) -> Predictor:
+def predictor(folder):
     bundle = read_bundle(folder)
-    return load_predictor(bundle, bundle.record.members, mirroring=False)
+    return load_predictor(bundle, bundle.record.members, PredictionOptions(mirroring=False))
 
 
 @pytest.fixture
-def somewhere(make_ct_bundle, tmp_path) -> Path:
+def somewhere(make_ct_bundle, tmp_path):
     """A bundle whose stage 1 sees an organ in a part of the scan: the bias for which it does is looked for."""
     path = write_ct(tmp_path / "look.mha", ct_grid(1, 1, 1))
     for organ in (-3.0, -2.0, -1.5, -1.0, -0.5, 0.0, 0.5):
         folder = make_ct_bundle(organ=organ, pancreas=2.0)
-        if np.prod(predictor(folder).predict({"ct": path}, name="s").study.grid.size_xyz) < np.prod(SIZE_XYZ):
+        if np.prod(predictor(folder).predict({"ct": path}, name="s").placement.grid.size_xyz) < np.prod(SIZE_XYZ):
             return folder
     raise AssertionError("no bias makes the untrained network see a part of the scan")
 
@@ -144,9 +141,9 @@ def test_the_detection_map_turns_with_the_scan_and_nothing_else_changes(somewher
 def test_stage_2_sees_the_region_around_the_organ_alone(somewhere, tmp_path):
     loaded = predictor(somewhere)
     prediction = loaded.predict({"ct": write_ct(tmp_path / "ct.mha", ct_grid(1, 1, 1))}, name="s")
-    assert np.prod(prediction.study.grid.size_xyz) < np.prod(SIZE_XYZ)
+    assert np.prod(prediction.placement.grid.size_xyz) < np.prod(SIZE_XYZ)
     whole = prediction.ensemble(loaded.members)
-    assert np.count_nonzero(whole.array) <= np.prod(prediction.study.grid.shape_zyx)
+    assert np.count_nonzero(whole.array) <= np.prod(prediction.placement.grid.shape_zyx)
 
 
 @pytest.mark.parametrize(("card_name", "searched"), [("pdac-panorama", True), ("pdac-rsna2022", False)])

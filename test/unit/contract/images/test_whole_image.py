@@ -75,13 +75,13 @@ def test_a_whole_file_is_accepted_and_nothing_is_said(
 
 @pytest.mark.parametrize("kept", [0, 0.0005, 0.3, 0.5, 0.9, -100, -9, -1])
 @pytest.mark.parametrize(("suffix", "compressed"), FORMATS)
-def test_a_truncated_file_is_refused_wherever_it_was_cut_and_itk_says_nothing(
+def test_a_truncated_file_is_refused_at_every_length_without_itk_output(
     saved: Saved, suffix: str, compressed: bool, kept: float, capfd: pytest.CaptureFixture[str]
 ) -> None:
     path = saved(suffix, compressed)
     whole = path.read_bytes()
     path.write_bytes(whole[: kept if kept < 0 else round(kept * len(whole))])  # type: ignore[misc]
-    with pytest.raises(OncoduetError, match=r"truncated$|found none$"):
+    with pytest.raises(OncoduetError, match=r"truncated$|header has no ElementDataFile$|NIfTI-1, found none$"):
         read_volume(path)
     assert capfd.readouterr().err == ""
 
@@ -109,13 +109,13 @@ def test_a_flipped_byte_in_compressed_voxels_is_refused(
     for place in (len(spoilt) // 2, len(spoilt) - 3):
         spoilt[place] ^= 0x40
         path.write_bytes(spoilt)
-        with pytest.raises(OncoduetError, match=r"expected a whole compressed stream, found a damaged one \("):
+        with pytest.raises(OncoduetError, match=r"compressed stream is damaged: "):
             read_volume(path)
         spoilt[place] ^= 0x40
     assert capfd.readouterr().err == ""
 
 
-def test_itk_alone_reads_what_is_refused_here(saved: Saved, noise: Volume) -> None:
+def test_itk_reads_what_is_refused_here(saved: Saved, noise: Volume) -> None:
     """The reason for the module; once this fails, ITK has become stricter and the module may shrink."""
     path = saved(".nii.gz", True)
     path.write_bytes(path.read_bytes()[:-100_000])
@@ -124,14 +124,14 @@ def test_itk_alone_reads_what_is_refused_here(saved: Saved, noise: Volume) -> No
         require_whole(path)
 
 
-def test_a_header_alone_may_be_asked_for(saved: Saved, noise: Volume) -> None:
+def test_a_header_can_be_read_without_voxels(saved: Saved, noise: Volume) -> None:
     path = saved(".nii.gz", True)
     path.write_bytes(path.read_bytes()[:-100_000])
     require_whole(path, voxels=False)
     assert read_grid(path).size_xyz == noise.grid.size_xyz
 
 
-def test_a_stream_that_holds_fewer_voxels_than_the_header_promises_is_refused(saved: Saved) -> None:
+def test_a_stream_with_fewer_voxels_than_the_header_says_is_refused(saved: Saved) -> None:
     path = saved(".mha", True)
     path.write_bytes(path.read_bytes().replace(b"DimSize = 61 52 43", b"DimSize = 61 52 44"))
     with pytest.raises(OncoduetError, match=r"expected 558272 bytes of voxels, found 545584: truncated$"):
@@ -145,12 +145,12 @@ def test_the_hand_written_image_is_right(tmp_path: Path) -> None:
 
 
 BAD_HEADERS = {
-    "no size": ({"without": "DimSize"}, "expected DimSize in the MetaImage header, found none"),
-    "no number of axes": ({"without": "NDims"}, "expected NDims before TransformMatrix in the MetaImage header"),
+    "no size": ({"without": "DimSize"}, "MetaImage header has no DimSize"),
+    "no number of axes": ({"without": "NDims"}, "MetaImage header has no NDims before TransformMatrix"),
     "no type": ({"without": "ElementType"}, "expected an ElementType among MET_CHAR"),
-    "no spacing": ({"without": "ElementSpacing"}, "expected ElementSpacing in the MetaImage header, found none"),
-    "no origin": ({"without": "Offset"}, "expected Offset in the MetaImage header, found none"),
-    "no direction": ({"without": "TransformMatrix"}, "expected TransformMatrix in the MetaImage header, found none"),
+    "no spacing": ({"without": "ElementSpacing"}, "MetaImage header has no ElementSpacing"),
+    "no origin": ({"without": "Offset"}, "MetaImage header has no Offset"),
+    "no direction": ({"without": "TransformMatrix"}, "MetaImage header has no TransformMatrix"),
     "no kind of object": ({"without": "ObjectType"}, "expected an image (ObjectType = Image), found 'none'"),
     "four axes": ({"NDims": "4", "DimSize": "3 4 5 1"}, "expected a 3D image (NDims = 3), found '4'"),
     "axes enough to overflow ITK": (
@@ -240,9 +240,12 @@ def test_a_header_is_refused_for(
 
 @pytest.mark.parametrize("name", ["a.mha", "a.nii", "a.nii.gz"])
 @pytest.mark.parametrize("content", [b"", b"\n" * 400, b"no image at all" * 40, bytes(400)])
-def test_what_is_no_image_is_refused_whatever_its_name(tmp_path: Path, name: str, content: bytes) -> None:
+def test_a_file_that_is_no_image_is_refused_under_every_name(tmp_path: Path, name: str, content: bytes) -> None:
     (tmp_path / name).write_bytes(content)
-    with pytest.raises(OncoduetError, match=rf"{name}: expected "):
+    with pytest.raises(
+        OncoduetError,
+        match=rf"{name}: (expected |file is truncated|compressed stream is damaged|MetaImage header has no )",
+    ):
         read_grid(tmp_path / name)
 
 
@@ -277,10 +280,10 @@ def test_a_line_that_is_not_key_sign_value_is_refused(tmp_path: Path, line: byte
 
 
 @pytest.mark.parametrize("line", ["DimSize = 3 4 5", "Comment = a", "0008|0060 = MR"])
-def test_a_key_that_stands_twice_is_refused(tmp_path: Path, line: str) -> None:
+def test_a_duplicate_key_is_refused(tmp_path: Path, line: str) -> None:
     path = meta_image(tmp_path / "a.mha")
     path.write_bytes(path.read_bytes().replace(b"DimSize", f"{line}\n{line}\nDimSize".encode()))
-    with pytest.raises(OncoduetError, match=r"in the MetaImage header, found it twice$"):
+    with pytest.raises(OncoduetError, match=r"duplicate \S+ in the MetaImage header$"):
         read_grid(path)
 
 
@@ -297,9 +300,7 @@ def test_the_notes_of_other_tools_mean_nothing(tmp_path: Path) -> None:
     assert np.array_equal(read_volume(tmp_path / "a.mha").array, sitk.GetArrayFromImage(image))
 
 
-def test_a_meta_image_made_from_a_nifti_has_that_header_as_notes_and_is_read(
-    saved: Saved, noise: Volume, tmp_path: Path
-) -> None:
+def test_a_meta_image_with_a_nifti_header_as_notes_is_read(saved: Saved, noise: Volume, tmp_path: Path) -> None:
     sitk.WriteImage(sitk.ReadImage(str(saved(".nii.gz", True))), str(tmp_path / "a.mha"))
     assert b"\ndim[0] = 3\n" in (tmp_path / "a.mha").read_bytes()
     assert np.array_equal(read_volume(tmp_path / "a.mha").array, noise.array)
@@ -331,7 +332,7 @@ def test_synonyms_of_the_format_are_understood_as_by_itk(tmp_path: Path, key: st
 def test_bytes_behind_the_voxels_are_refused(saved: Saved, suffix: str, compressed: bool) -> None:
     path = saved(suffix, compressed)
     path.write_bytes(path.read_bytes() + b"more")
-    with pytest.raises(OncoduetError, match=r"found (\d+|more bytes|a damaged one .*)$"):
+    with pytest.raises(OncoduetError, match=r"(found \d+|after the compressed voxels|stream is damaged: .*)$"):
         read_volume(path)
 
 
@@ -347,14 +348,12 @@ def test_a_stream_that_ends_before_its_length_is_refused(tmp_path: Path) -> None
     length = str(len(stream) + 8)
     path = meta_image(tmp_path / "a.mha", CompressedData="True", CompressedDataSize=length)
     path.write_bytes(path.read_bytes()[:-240] + stream + bytes(8))
-    with pytest.raises(OncoduetError, match="expected the end of the file behind the compressed voxels"):
+    with pytest.raises(OncoduetError, match="more bytes after the compressed voxels"):
         read_volume(path)
 
 
 @pytest.mark.parametrize("name", ["a.mha", "a.nii", "a.nii.gz"])
-def test_a_file_too_short_for_its_voxels_however_compressed_is_refused_before_they_are_reckoned(
-    tmp_path: Path, name: str
-) -> None:
+def test_a_file_too_short_even_if_compressed_is_refused_by_its_header(tmp_path: Path, name: str) -> None:
     path = meta_image(tmp_path / "a.mha", CompressedData="True", CompressedDataSize="240", DimSize="1000 1000 1000")
     if name != "a.mha":
         whole = nifti_header("<", (1000, 1000, 1000)) + bytes(240)
@@ -374,7 +373,7 @@ def test_voxels_that_no_memory_holds_are_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", ["a.mha", "a.nii", "a.nii.gz"])
 def test_only_regular_files_are_opened(tmp_path: Path, name: str) -> None:
     os.mkfifo(tmp_path / name)
-    with pytest.raises(OncoduetError, match=rf"{name}: expected an image, found no file$"):
+    with pytest.raises(OncoduetError, match=rf"{name}: not a regular file$"):
         read_grid(tmp_path / name)
 
 
@@ -424,9 +423,7 @@ def test_voxels_that_begin_inside_the_header_or_nowhere_are_refused(tmp_path: Pa
 
 @pytest.mark.parametrize("order", ["<", ">"])
 @pytest.mark.parametrize("value", [np.nan, np.inf])
-def test_what_is_no_number_in_a_nifti_is_refused_though_itk_puts_zeros_there(
-    tmp_path: Path, order: str, value: float
-) -> None:
+def test_nan_in_a_nifti_is_refused_although_itk_reads_zeros(tmp_path: Path, order: str, value: float) -> None:
     voxels = np.ones(60, dtype=f"{order}f4")
     voxels[[7, 59]] = value
     path = tmp_path / "a.nii.gz"

@@ -104,7 +104,7 @@ def start(tmp_path):
         service.process.stderr.close()
 
 
-def test_health_says_503_until_everything_is_loaded_and_cases_are_refused_as_long(start):
+def test_health_is_503_and_cases_are_refused_until_all_is_loaded(start):
     service = start(seconds_to_load=1.5)
     service.until(503)
     assert service.ask("POST", "/invoke") == 503
@@ -112,7 +112,7 @@ def test_health_says_503_until_everything_is_loaded_and_cases_are_refused_as_lon
     assert service.invoke("0") == 201
 
 
-def test_a_case_that_fails_gets_500_its_reason_as_the_last_line_and_the_next_is_taken(start):
+def test_a_failed_case_gets_500_and_its_reason_and_the_next_is_taken(start):
     service = start()
     service.until(200)
     assert [service.invoke(wish) for wish in ("0", "wrong", "0")] == [201, 500, 201]
@@ -129,7 +129,7 @@ def test_a_bug_gets_500_with_its_traceback_and_the_next_case_is_taken(start):
     assert stderr.splitlines()[-1] == "KeyError: 'adc'"
 
 
-def test_a_second_case_is_refused_while_one_is_under_way_and_health_stays_200(start):
+def test_a_concurrent_case_is_refused_and_health_stays_200(start):
     service = start()
     service.until(200)
     service.wish.write_text("1.5")
@@ -141,7 +141,7 @@ def test_a_second_case_is_refused_while_one_is_under_way_and_health_stays_200(st
     assert service.invoke("0") == 201
 
 
-def test_after_a_failed_case_its_reason_is_the_last_line_once_more_since_the_client_adds_one_between(start):
+def test_the_reason_of_a_failed_case_is_repeated_as_the_last_line(start):
     service = start()
     service.until(200)
     assert service.invoke("wrong") == 500
@@ -225,7 +225,7 @@ def test_a_port_that_is_taken_is_named(start):
         check=False,
     )
     assert second.returncode == 3
-    assert second.stderr == f"error: port {first.port}: expected to listen on it, found: Address already in use\n"
+    assert second.stderr == f"error: cannot listen on port {first.port}: address already in use\n"
 
 
 @pytest.mark.parametrize(("method", "path"), [("GET", "/"), ("GET", "/health/"), ("POST", "/"), ("POST", "/health")])
@@ -253,7 +253,7 @@ ASKED = {
 }
 
 
-def test_what_is_asked_wrongly_is_refused_without_being_kept_and_the_next_case_is_taken(start):
+def test_a_malformed_request_is_refused_and_the_next_case_is_taken(start):
     service = start()
     service.until(200)
     service.wish.write_text("0")
@@ -287,7 +287,7 @@ def test_a_body_of_a_gigabyte_is_not_taken_into_memory(start):
     assert service.health() == 200
 
 
-def test_callers_who_never_finish_a_question_keep_nobody_from_an_answer(start):
+def test_callers_with_unfinished_requests_block_no_answer(start):
     service = start()
     service.until(200)
     begun = time.monotonic()
@@ -320,7 +320,7 @@ def test_a_question_that_ends_early_begins_no_case(start, tmp_path):
     assert (tmp_path / "begun").exists()
 
 
-def test_a_thousand_callers_who_ask_nothing_take_no_descriptors_from_the_case(start):
+def test_a_thousand_idle_callers_take_no_descriptors_from_the_case(start):
     service = start()
     service.until(200)
     service.wish.write_text("2")

@@ -67,7 +67,7 @@ def until(process: subprocess.Popen[str], line: str) -> None:
 
 @pytest.mark.parametrize(("number", "code", "word"), ENDS)
 @pytest.mark.parametrize("moment", ["imports", "work"])
-def test_a_signal_ends_a_command_with_one_line_and_nothing_half_written_is_left(tmp_path, number, code, word, moment):
+def test_a_signal_ends_a_command_with_one_line_and_no_partial_file(tmp_path, number, code, word, moment):
     process = begin(sys.executable, "-c", PROGRAM, tmp_path, moment)
     until(process, moment)
     status, err = end(process, number)
@@ -161,4 +161,4 @@ def test_a_full_disk_below_stdout_is_one_line():
     program += "sys.exit(run_command(lambda: 0, lambda _: print('x'), log=lambda: None))"
     with Path("/dev/full").open("w") as full:
         asked = subprocess.run([sys.executable, "-c", program], cwd=PROJECT, stdout=full, stderr=-1, check=False)
-    assert (asked.returncode, asked.stderr) == (3, b"error: a file: expected space on the disk, found none\n")
+    assert (asked.returncode, asked.stderr) == (3, b"error: a file: no space left on device\n")

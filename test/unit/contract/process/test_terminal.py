@@ -25,15 +25,6 @@ HOSTILE = "[old] [/b] a\x1b[31m\r\nerror: forged\u202e\x9b2J\ud800:smile:"
 SHOWN = r"[old] [/b] a\x1b[31m\r\nerror: forged\u202e\x9b2J\ud800:smile:"
 
 
-@pytest.fixture(autouse=True)
-def logging_as_before():
-    handlers, level = logging.root.handlers[:], logging.root.level
-    yield
-    logging.captureWarnings(False)
-    logging.root.handlers[:] = handlers
-    logging.root.setLevel(level)
-
-
 def _printed(renderable: object, capsys: pytest.CaptureFixture[str]) -> str:
     console().print(renderable, soft_wrap=True)
     return capsys.readouterr().out
@@ -46,11 +37,7 @@ def _table(content: object) -> Table:
     return table
 
 
-@pytest.mark.parametrize(
-    "made",
-    [str, _table, lambda text: Group(Text("ours"), text)],
-    ids=["text", "cell", "group"],
-)
+@pytest.mark.parametrize("made", [str, _table, lambda text: Group(Text("ours"), text)], ids=["text", "cell", "group"])
 def test_a_name_is_shown_as_it_is_and_nothing_in_it_is_obeyed(made, capsys) -> None:
     lines = _printed(made(HOSTILE), capsys).splitlines()
     assert SHOWN in [line.strip() for line in lines]
@@ -75,7 +62,7 @@ def test_what_a_progress_bar_says_is_shown_as_it_is(capsys) -> None:
     assert "\x1b" not in shown
 
 
-def test_a_message_of_the_log_is_one_printable_line_and_a_traceback_keeps_its_own(capsys) -> None:
+def test_a_log_message_is_one_printable_line_and_a_traceback_several(capsys) -> None:
     log_to_stdout("%(levelname)s %(message)s")
     logging.getLogger("any").info("study %s", "a\x1b[31m\nerror: forged")
     try:
@@ -88,7 +75,7 @@ def test_a_message_of_the_log_is_one_printable_line_and_a_traceback_keeps_its_ow
     assert all(line.isprintable() for line in out.splitlines())
 
 
-def test_a_log_that_nobody_reads_ends_nothing(monkeypatch) -> None:
+def test_a_log_whose_reader_has_left_ends_nothing(monkeypatch) -> None:
     with contextlib.suppress(OSError), Path("/dev/full").open("w", buffering=1) as full:  # its end complains
         monkeypatch.setattr(sys, "stdout", full)
         log_to_stdout("%(message)s")
@@ -172,7 +159,7 @@ def test_other_names_of_cases_are(name) -> None:
     assert require_case_id(name, Path("x")) == name
 
 
-def test_a_title_in_a_table_is_text_for_a_spreadsheet_and_numbers_are_numbers() -> None:
+def test_titles_are_text_and_numbers_numbers_for_a_spreadsheet() -> None:
     values = ["=HYPERLINK(1)", "+1", "-1", "@x", "ce", "a\x1b\n", -1, -0.5, None]
     shown = ["'=HYPERLINK(1)", "'+1", "'-1", "'@x", "ce", r"a\x1b\n", -1, -0.5, None]
     assert [cell(each) for each in values] == shown
@@ -186,7 +173,7 @@ def test_a_file_system_without_locks_is_named_in_one_line(number, tmp_path, monk
     monkeypatch.setattr("fcntl.flock", flock)
     with (
         (tmp_path / ".lock").open("w") as lock,
-        pytest.raises(OncoduetError, match=r"\.lock: expected a file system with locks \(flock; Lustre: mounted with"),
+        pytest.raises(OncoduetError, match=r"\.lock: file system without locks \(flock; Lustre: mount with"),
     ):
         try_lock(lock)
 

@@ -5,7 +5,7 @@ from scipy import ndimage
 from evaluation.masks.components import find_components, intersections, without_narrow_links
 
 
-def test_voxels_that_meet_in_a_corner_are_one_component_and_a_gap_of_one_separates():
+def test_voxels_that_meet_in_a_corner_are_one_component():
     image = np.zeros((4, 5, 6), dtype=bool)
     image[0, 0, 0] = image[1, 1, 1] = True  # share a corner
     image[3, 3, 3] = True

@@ -153,7 +153,7 @@ def test_the_real_softmax_maps_cut_into_candidates_score_as_in_picai_eval(real_d
 
 @pytest.mark.data
 @pytest.mark.slow
-def test_the_sixty_real_label_maps_with_made_detection_maps_score_as_in_picai_eval(real_data, tmp_path):
+def test_sixty_real_label_maps_score_as_in_picai_eval(real_data, tmp_path):
     folder = real_data / "picai_labels" / "csPCa_lesion_delineations" / "human_expert"
     cases, results, likelihoods = [], {}, {}
     for number, path in enumerate(sorted(folder.rglob("*.nii.gz"), key=lambda path: path.name)):

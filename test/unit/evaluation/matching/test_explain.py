@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from evaluation_makers import scene
 
 from contract.errors import OncoduetError
 from contract.volume import read_grid
@@ -11,26 +12,16 @@ from evaluation.matching.cases import Case, MatchingRule
 from evaluation.matching.explain import explain
 from evaluation.score import score
 
-ROW = (3, 4, 100)  # scenes along x, in the middle of a small image
-
 
 def case_of(lesions, candidates):
-    """Lesions and candidates as stretches [start, end) along x, one voxel thick; candidates with confidences."""
-    label, detection_map = np.zeros(ROW, dtype=np.int32), np.zeros(ROW, dtype=np.float32)
-    for start, end in lesions:
-        label[1, 2, start:end] = 1
-    for start, end, confidence in candidates:
-        detection_map[1, 2, start:end] = confidence
-    found = find_components(detection_map)
-    confidences = np.array([confidence for _, _, confidence in sorted(candidates)], dtype=np.float64)
-    return Case(find_components(label), found, confidences, detection_map.max(), 0.5)
+    return scene(lesions, candidates)[0]
 
 
-def told(case, answer, rule=MatchingRule()):  # noqa: B008 - frozen
+def reasons(case, answer, rule=MatchingRule()):  # noqa: B008 - frozen
     return {each.name: (each.kind, each.why) for each in explain(case, rule, voxel_volume_ml=0.5, answer=answer)}
 
 
-def test_every_lesion_and_candidate_is_listed_with_its_volume_confidence_overlaps_and_partner():
+def test_every_lesion_and_candidate_is_listed_with_its_facts():
     case = case_of([(10, 20), (40, 50)], [(15, 20, 0.75), (70, 74, 0.25)])
     first, second, hit, false = explain(case, MatchingRule(), voxel_volume_ml=0.5, answer="strict")
     assert (first.name, first.kind, first.confidence, first.volume_ml) == ("L1", "tp", None, 5.0)
@@ -41,9 +32,9 @@ def test_every_lesion_and_candidate_is_listed_with_its_volume_confidence_overlap
 
 
 @pytest.mark.parametrize("answer", ["strict", "picai"])
-def test_hits_misses_and_false_positives_say_by_whom_and_by_how_much(answer):
+def test_hits_misses_and_false_positives_have_reasons(answer):
     case = case_of([(10, 20), (40, 60), (80, 85)], [(15, 20, 0.75), (58, 70, 0.25), (90, 92, 0.5)])
-    assert told(case, answer) == {
+    assert reasons(case, answer) == {
         "L1": ("tp", "hit by C1: IoU 0.500"),
         "L2": ("fn", "the nearest candidate is C2: IoU 0.067, less than 0.1"),
         "L3": ("fn", "shares no voxel with a candidate"),
@@ -53,14 +44,14 @@ def test_hits_misses_and_false_positives_say_by_whom_and_by_how_much(answer):
     }
 
 
-def test_an_ignored_candidate_names_the_one_that_has_its_lesion_and_why_that_was_chosen():
+def test_an_ignored_candidate_names_the_one_that_has_its_lesion():
     case = case_of([(10, 30)], [(8, 18, 0.75), (19, 31, 0.25)])  # IoU 8/22 and 11/21
-    assert told(case, "strict") == {
+    assert reasons(case, "strict") == {
         "L1": ("tp", "hit by C1: IoU 0.364"),
         "C1": ("tp", "hits L1: IoU 0.364"),
         "C2": ("ignored", "reaches L1 (IoU 0.524), but that is hit by C1 (0.75), which is at least as confident"),
     }
-    assert told(case, "picai") == {
+    assert reasons(case, "picai") == {
         "L1": ("tp", "hit by C2: IoU 0.524"),
         "C1": (
             "ignored",
@@ -73,13 +64,13 @@ def test_an_ignored_candidate_names_the_one_that_has_its_lesion_and_why_that_was
 
 def test_a_lesion_whose_candidate_hits_another_one_says_which():
     case = case_of([(10, 20), (22, 32)], [(14, 26, 0.5)])  # IoU 6/16 and 4/18
-    assert told(case, "strict")["L2"] == ("fn", "C1 reaches it (IoU 0.222), but hits L1")
+    assert reasons(case, "strict")["L2"] == ("fn", "C1 reaches it (IoU 0.222), but hits L1")
 
 
 def test_the_cards_measure_and_minimum_are_named():
     case = case_of([(10, 20)], [(19, 25, 0.5)])
     rule = MatchingRule(overlap="dice", minimum_overlap=0.2)
-    assert told(case, "strict", rule)["C1"] == ("fp", "the nearest lesion is L1: Dice 0.125, less than 0.2")
+    assert reasons(case, "strict", rule)["C1"] == ("fp", "the nearest lesion is L1: Dice 0.125, less than 0.2")
 
 
 def test_kinds_are_those_of_the_matching_on_random_scenes():
@@ -132,7 +123,7 @@ def test_the_command_explains_a_missing_prediction_and_picai_alone(folders, caps
 
 def test_an_unknown_case_is_refused_before_anything_is_scored(folders, capsys):
     assert main([*arguments(folders), "--explain", "z"]) == 3
-    assert f"--explain z: expected a case of {folders[1]}, found no label map of it" in capsys.readouterr().err
+    assert f"--explain z: {folders[1]} has no label map of this case" in capsys.readouterr().err
     assert not folders[2].exists()
 
 

@@ -5,25 +5,19 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from evaluation_makers import case_of
 from picai_eval import evaluate as oracle
 from picai_eval.metrics import Metrics as OracleMetrics
 
 from contract.volume import read_label, read_volume
 from evaluation.masks.components import find_components
 from evaluation.matching import picai
-from evaluation.matching.cases import Case, Finding, MatchingRule, ScoredCase
+from evaluation.matching.cases import Finding, MatchingRule, ScoredCase
 from evaluation.metrics.curves import FALSE_POSITIVES_PER_CASE, picai_froc
 from evaluation.metrics.summary import picai_metrics
 from evaluation.score import score
 
 SHAPE = (6, 17, 19)
-
-
-def case_of(detection_map, label):
-    candidates = find_components(detection_map)
-    members = [candidates.voxels[candidates.owners == number] for number in range(len(candidates))]
-    confidences = np.array([detection_map.ravel()[voxels].max() for voxels in members], dtype=np.float64)
-    return Case(find_components(label != 0), candidates, confidences, detection_map.max(), float(detection_map.max()))
 
 
 def scored(detection_maps, labels, rule):

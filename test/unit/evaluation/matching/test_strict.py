@@ -1,31 +1,15 @@
-"""Strict matching against brute force, and beside picai-eval where the two differ."""
+"""Strict matching against brute force, and against picai-eval where the two differ."""
 
 from dataclasses import replace
 from itertools import permutations
 
 import numpy as np
 import pytest
+from evaluation_makers import case_of, scene
 from picai_eval import evaluate as oracle
 
-from evaluation.masks.components import find_components
 from evaluation.matching import picai, strict
-from evaluation.matching.cases import Case, MatchingRule
-
-ROW = (3, 4, 100)  # scenes along x, in the middle of a small image
-
-
-def scene(lesions, candidates):
-    """Lesions and candidates as stretches [start, end) along x, one voxel thick; candidates with confidences."""
-    label, detection_map = np.zeros(ROW, dtype=np.int32), np.zeros(ROW, dtype=np.float32)
-    for start, end in lesions:
-        label[1, 2, start:end] = 1
-    for start, end, confidence in candidates:
-        detection_map[1, 2, start:end] = confidence
-    found = find_components(detection_map)
-    first = [found.voxels[found.owners == number][0] for number in range(len(found))]
-    confidences = detection_map.ravel()[first].astype(np.float64)
-    case = Case(find_components(label != 0), found, confidences, detection_map.max(), float(detection_map.max()))
-    return case, detection_map, label
+from evaluation.matching.cases import MatchingRule
 
 
 def of_kind(findings, kind):
@@ -53,7 +37,7 @@ def best_total(overlap, reachable):
     )
 
 
-def test_at_every_threshold_the_accepted_candidates_are_a_largest_matching_of_those_above_it():
+def test_accepted_candidates_are_a_largest_matching_at_every_threshold():
     random = np.random.default_rng(11)
     rejected = 0
     for _ in range(400):
@@ -120,7 +104,7 @@ def test_overlaps_are_raw_in_strict_and_carry_an_epsilon_in_picai():
     assert 0 < hit.overlap - 0.5 < 1e-8
 
 
-def test_an_overlap_of_exactly_the_minimum_is_a_hit_and_one_voxel_less_is_not():
+def test_an_overlap_of_exactly_the_minimum_is_a_hit():
     rule = MatchingRule(minimum_overlap=0.2)
     case, _, _ = scene([(10, 20)], [(18, 20, 0.5)])
     assert [each.kind for each in strict.match(case, rule)] == ["tp"]
@@ -136,7 +120,7 @@ def test_the_card_may_ask_for_dice_instead_of_iou():
     assert strict.match(case, MatchingRule(overlap="iou"))[0].overlap == 5 / 15
 
 
-def test_a_case_without_lesions_has_false_positives_alone_and_an_empty_map_missed_lesions_alone():
+def test_cases_without_lesions_or_without_candidates():
     case, _, _ = scene([], [(10, 12, 0.5), (20, 30, 0.25)])
     assert of_kind(strict.match(case, MatchingRule()), "fp") == [0.5, 0.25]
     case, _, _ = scene([(10, 12), (20, 30)], [])
@@ -158,12 +142,11 @@ def guesses(joined, thickness=1, slices=1):
         linked = map_[5 : 5 + slices]
         linked[:, 8 : 8 + thickness, 6:46] = linked[:, 6:46, 8 : 8 + thickness] = 0.5
         linked[:, 42 : 42 + thickness, 6:46] = linked[:, 26 : 26 + thickness, 6:30] = 0.5
-    found = find_components(map_)
-    return Case(find_components(label), found, np.full(len(found), 0.5), np.float32(0.5), 0.5)
+    return case_of(map_, label)
 
 
 @pytest.mark.parametrize(("thickness", "slices"), [(1, 1), (2, 1), (3, 1), (6, 1), (2, 2), (1, 3)])
-def test_guesses_joined_by_thin_lines_or_sheets_count_as_the_guesses_that_they_are(thickness, slices):
+def test_guesses_joined_by_thin_lines_or_sheets_count_separately(thickness, slices):
     apart, joined = guesses(joined=False), guesses(joined=True, thickness=thickness, slices=slices)
     assert (len(apart.candidates), len(joined.candidates)) == (5, 1)
     assert strict.match(joined, MatchingRule()) == strict.match(apart, MatchingRule())
@@ -177,9 +160,8 @@ def test_small_guesses_joined_by_lines_are_cut_too():
         joined[1:4, y : y + 2, x : x + 2] = 0.5  # 12 voxels each, no square of three fits
     label[1:4, 4:6, 2:4] = 1
     joined[2, 4, 2:11] = joined[2, 12, 2:11] = joined[2, 4:13, 2] = 0.5
-    found = find_components(joined)
-    case = Case(find_components(label), found, np.array([0.5]), np.float32(0.5), 0.5)
-    assert len(found) == 1
+    case = case_of(joined, label)
+    assert len(case.candidates) == 1
     assert [each.kind for each in strict.match(case, MatchingRule())] == ["tp", "fp", "fp", "fp"]
 
 
@@ -216,13 +198,12 @@ def test_guesses_of_combs_hit_nothing_for_free_but_where_one_is_solid(width, gap
     y, x = PLACES[-1]
     if solid:
         combs[4:8, y : y + 10, x : x + 10] = 0.5
-    found = find_components(combs)
-    assert len(found) == 1
     free = []  # where it hits without a false positive
     for place in PLACES:
         label[:] = 0
         label[4:8, place[0] : place[0] + 10, place[1] : place[1] + 10] = 1
-        case = Case(find_components(label), found, np.array([0.5]), np.float32(0.5), 0.5)
+        case = case_of(combs, label)
+        assert len(case.candidates) == 1
         kinds = [each.kind for each in strict.match(case, MatchingRule())]
         assert "tp" in kinds or not (solid and place == PLACES[-1])
         free += [place] if "tp" in kinds and "fp" not in kinds else []

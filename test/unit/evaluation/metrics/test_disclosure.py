@@ -41,7 +41,7 @@ def test_the_label_of_the_first_candidate_moves_ap_by_less_than_a_step(lesions):
     assert 1 / lesions < moved < step
 
 
-def test_values_stand_on_the_grid_and_second_answers_are_left_out():
+def test_values_are_on_the_grid_and_second_answers_are_left_out():
     shown = disclosed(record(0.8374, positive=24, negative=36, ap=0.5249))
     assert (shown.strict.auroc, shown.strict.ap, shown.strict.score) == (0.85, 0.6, 0.725)
     assert (shown.strict.cases, shown.strict.positive_cases, shown.strict.lesions) == (60, 24, 24)
@@ -50,7 +50,7 @@ def test_values_stand_on_the_grid_and_second_answers_are_left_out():
     assert (shown.picai.cases, shown.picai.reason) == (60, HIDDEN)
 
 
-def test_differences_from_a_baseline_say_no_more_than_the_rounded_figures():
+def test_differences_from_a_baseline_are_those_of_rounded_figures():
     exact = AgainstBaseline(difference=0.0374, interval=(-0.011, 0.0851), p=0.0312)
     shown = disclosed(record(0.8374, positive=24, negative=36, baselines={"ours": {"auroc": exact}}))
     found = shown.baselines["ours"]["auroc"]
@@ -64,7 +64,7 @@ def test_a_clear_difference_keeps_its_p_upwards():
     assert (found["auroc"].interval, found["auroc"].p) == (pytest.approx((0.1, 0.4)), 0.01)
 
 
-def test_a_known_baseline_with_one_case_raised_tells_neither_its_label_nor_whether_two_are_alike():
+def test_raising_one_case_of_a_known_baseline_reveals_no_label():
     """The difference is the raised cases' alone: above 0 where they are positive, below where not, p 1 where unlike."""
     shown = set()
     for difference, interval, p in [(0.01, (0.0, 0.03), 1.0), (-0.01, (-0.03, 0.0), 1.0), (0.02, (0.0, 0.05), 0.5)]:
@@ -104,7 +104,7 @@ def told(hidden, *, asked, show):
 
 
 @pytest.mark.parametrize("asked", [1, 3])
-def test_labels_that_exact_figures_give_away_one_by_one_stay_hidden_on_the_grid(asked):
+def test_rounded_figures_hide_labels_that_exact_ones_reveal(asked):
     right, blind = [], []
     for seed in range(3):
         hidden = np.random.default_rng(seed).random(60) < 0.4

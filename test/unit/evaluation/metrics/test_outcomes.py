@@ -1,22 +1,15 @@
 import numpy as np
 import pytest
+from evaluation_makers import NO_CANDIDATES, random_outcome, random_truth
 from sklearn.metrics import average_precision_score, roc_auc_score
 
 from contract.errors import OncoduetError
 from evaluation.metrics.outcomes import Outcome, TestSet, require_patients, weighted_ap, weighted_auroc
 
 
-def a_test_set(seed, cases=31, decimals=1):
-    """A truth and an outcome with ties, missed lesions, several lesions and candidates per case."""
-    rng = np.random.default_rng(seed)
-    lesions = rng.choice([0, 0, 1, 2], cases)
-    truth = TestSet(tuple(f"{i // 2}_{i}" for i in range(cases)), lesions > 0, lesions)
-    found = np.repeat(np.arange(cases), rng.binomial(lesions, 0.7))
-    false = rng.integers(0, cases, 40)
-    case = np.concatenate([found, false])
-    confidence = np.round(rng.uniform(0.1, 1, case.size), decimals)
-    hit = np.arange(case.size) < found.size
-    return truth, Outcome(np.round(rng.uniform(0, 1, cases), decimals), case, confidence, hit)
+def a_test_set(seed):
+    truth = random_truth(31, patients=16)
+    return truth, random_outcome(truth, seed)
 
 
 def resamples(cases, seed, replicates=25):
@@ -65,11 +58,11 @@ def test_metrics_without_a_class_or_a_lesion_are_undefined():
 
 def test_ap_of_a_run_without_candidates_is_zero():
     truth, outcome = a_test_set(0)
-    nothing = Outcome(outcome.likelihood, np.zeros(0, dtype=np.int64), np.zeros(0), np.zeros(0, dtype=bool))
+    nothing = Outcome(outcome.likelihood, *NO_CANDIDATES)
     assert weighted_ap(truth, nothing, np.ones((1, 31)))[0] == 0
 
 
-def test_patients_are_told_by_numbers_or_given_and_never_guessed():
+def test_patients_come_from_ids_or_are_given_and_never_guessed():
     facts = np.array([True, False, True]), np.array([1, 0, 1])
     told = TestSet(("7_1", "7_2", "70_1"), *facts)
     assert (told.patients.tolist(), told.patient_count) == ([0, 0, 1], 2)
@@ -79,11 +72,11 @@ def test_patients_are_told_by_numbers_or_given_and_never_guessed():
         _ = TestSet(given.case_ids, *facts).patients
 
 
-def test_fewer_than_20_patients_are_refused_unless_told():
+def test_fewer_than_20_patients_are_refused_unless_allowed():
     def of(cases):
         return TestSet(tuple(f"{k}_{k}" for k in range(cases)), np.arange(cases) % 2 == 0, np.ones(cases, dtype=int))
 
-    with pytest.raises(OncoduetError, match=r"here: expected at least 20 patients .*, found 19; --few goes on"):
+    with pytest.raises(OncoduetError, match=r"here: expected at least 20 patients .*, found 19; --few allows it"):
         require_patients(of(19), "here", few=False, way_out="--few")
     require_patients(of(19), "here", few=True, way_out="--few")
     require_patients(of(20), "here", few=False, way_out="--few")

@@ -6,18 +6,13 @@ import pytest
 from contract.errors import OncoduetError
 from contract.files import read_json, write_json
 from evaluation.metrics.scored_runs import read_scored_runs
+from evaluation.score import score
 
 
 def refuse(paths, message):
     with pytest.raises(OncoduetError, match=message) as error:
         read_scored_runs(paths)
     assert "\n" not in str(error.value)
-
-
-def replace_line(path, number, line):
-    lines = path.read_text().splitlines()
-    lines[number] = line
-    path.write_text("\n".join(lines) + "\n")
 
 
 def test_runs_are_read_with_truth_candidates_and_lesions(scores):
@@ -32,7 +27,7 @@ def test_runs_are_read_with_truth_candidates_and_lesions(scores):
     assert run.candidate_free_cases == len(ids) - len({row[0] for row in rows if row[1] != "fn"})
 
 
-def test_ignored_candidates_are_neither_hits_nor_false_positives_but_candidates(scores):
+def test_ignored_candidates_are_neither_hits_nor_false_positives(scores):
     ids, _ = scores.truth()
     folder = scores.run("a", "ce")
     (before,) = read_scored_runs([folder])
@@ -67,25 +62,19 @@ def test_what_is_left_of_a_run_is_refused(scores, left):
     for path in scores.run("b", "focal").iterdir():
         if path.name != left:
             path.unlink()
-    with pytest.raises(OncoduetError, match=r"b: expected source\.json, .*, found none"):
-        read_scored_runs([scores.root])
+    refuse([scores.root], "b: source.json not found")
 
 
-def test_runs_are_ordered_by_what_they_are_not_by_where_they_lie(scores):
+def test_order_of_runs_does_not_depend_on_their_folders(scores):
     a = scores.run("z", "ce", restart=1)
     b = scores.run("y", "ce", restart=0)
     c = scores.run("a", "ensemble-four", runs=("x", "y"))
     d = scores.run("b", "baseline-maximum-hbv", fold=None, restart=None, runs=())
     names = [run.name for run in read_scored_runs([d, c, a, b])]
-    assert names == [
-        "ce_fold0_restart0",
-        "ce_fold0_restart1",
-        "ensemble-four_fold0_restart0",
-        "baseline-maximum-hbv",
-    ]
+    assert names == ["ce_fold0_restart0", "ce_fold0_restart1", "ensemble-four_fold0_restart0", "baseline-maximum-hbv"]
 
 
-def test_ensembles_without_fold_and_restart_are_told_apart_by_their_runs(scores):
+def test_ensembles_without_fold_and_restart_are_named_by_their_runs(scores):
     for name in ("a", "b"):
         scores.run(name, "ensemble-four", fold=None, restart=None, runs=(name, "shared"))
     names = [run.name for run in read_scored_runs([scores.root])]
@@ -93,28 +82,26 @@ def test_ensembles_without_fold_and_restart_are_told_apart_by_their_runs(scores)
     assert all(re.fullmatch("ensemble-four_[0-9a-f]{8}", name) for name in names)
 
 
-def test_nothing_given_is_refused():
-    refuse([], "expected scored runs to compare, found none given")
+def test_nothing_to_compare_is_refused(scores, tmp_path):
+    refuse([], "--scores: no scored runs given")
+    refuse([tmp_path], r"no scored run \(metrics.json\)")
+    refuse([scores.run("a", "ce", with_source=False)], "a: source.json not found")
+    refuse([scores.run("b", "ce", picai_only=True)], r"metrics.json: no strict answer .*\(not computed: --picai-only")
 
 
-def test_folder_without_scored_runs_is_refused(scores, tmp_path):
-    refuse([tmp_path], r"expected a scored run \(metrics.json\) or a folder of such, found none")
-
-
-def test_run_without_source_is_refused(scores):
-    refuse([scores.run("a", "ce", with_source=False)], "expected source.json, .* found none")
-
-
-def test_run_without_metrics_is_refused(scores):
-    folder = scores.run("a", "ce")
-    (folder / "metrics.json").unlink()
-    refuse([folder], "metrics.json: expected a JSON file, found none")
-
-
-def test_run_without_strict_answer_is_refused_with_its_reason(scores):
-    refuse(
-        [scores.run("a", "ce", picai_only=True)], r"expected a strict answer .* found none \(not computed: --picai-only"
+def test_a_file_that_was_edited_since_it_was_scored_is_refused(workshop, tmp_path):
+    truth = workshop.truth({"1_1": workshop.image({1: workshop.box}), "2_1": workshop.image()})
+    maps = workshop.batch(
+        {"1_1": workshop.image({0.5: workshop.box}), "2_1": workshop.image()}, {"1_1": 0.5, "2_1": 0.1}
     )
+    workshop.source(maps)
+    score(predictions=maps, truth=truth, output=tmp_path / "scores")
+    read_scored_runs([tmp_path / "scores"])
+    table = tmp_path / "scores" / "cases.csv"
+    table.write_text(table.read_text().replace("0.5", "0.9"))  # gives the same AUROC
+    with pytest.raises(OncoduetError) as caught:
+        read_scored_runs([tmp_path / "scores"])
+    assert (caught.value.where, caught.value.problem) == (str(table), "edited since it was written")
 
 
 def test_record_with_faults_is_refused_with_all_of_them(scores):
@@ -124,67 +111,57 @@ def test_record_with_faults_is_refused_with_all_of_them(scores):
     refuse([folder], "source.json: 2 faults: .*fold.*colour|source.json: 2 faults: .*colour.*fold")
 
 
-@pytest.mark.parametrize("name", ["cases.csv", "lesions.csv"])
-def test_missing_table_is_refused(scores, name):
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("metrics.json", "metrics.json: "),
+        ("cases.csv", "cases.csv: table not found"),
+        ("lesions.csv", "lesions.csv: table not found"),
+    ],
+)
+def test_missing_file_of_a_run_is_refused(scores, name, message):
+    scores.run("a", "ce")
+    (scores.run("b", "focal") / name).unlink()
+    refuse([scores.root], f"b/{message}")
+
+
+CASES = "case_id,label,likelihood\n"
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (f"{CASES}\udcff\udcfe,1,0.5\n", "cases.csv: not a readable table: 'utf-8' codec"),
+        ("id,label\n", "cases.csv: expected the columns case_id,label,likelihood, found id,label"),
+        ("", "cases.csv: expected the columns case_id,label,likelihood, found an empty file"),
+        (f"{CASES}100_0,0,0.5\n104_4,0\n", "cases.csv: line 3: expected 3 values, found 2"),
+        (CASES, "cases.csv: no cases"),
+        (f"{CASES}100_0,0,0.5\n100_0,0,0.5\n", "cases.csv: duplicate case 100_0"),
+        (f"{CASES}100_0,2,0.5\n", "cases.csv: case 100_0: expected the label 0 or 1, found '2'"),
+        *(
+            (f"{CASES}100_0,0,{value}\n", f"case 100_0: expected a likelihood that is .* not negative, found '{value}'")
+            for value in ("nan", "inf", "-0.1", "high")
+        ),
+    ],
+)
+def test_faulty_table_of_cases_is_refused(scores, text, message):
     folder = scores.run("a", "ce")
-    (folder / name).unlink()
-    refuse([folder], f"{name}: expected the table case_id,.*, found no file")
+    (folder / "cases.csv").write_bytes(text.encode(errors="surrogateescape"))
+    refuse([folder], message)
 
 
-def test_table_that_is_no_text_is_refused(scores):
+@pytest.mark.parametrize(
+    ("row", "message"),
+    [
+        ("999_9,fp,0.5,0.0", "lesions.csv: '999_9' is not in cases.csv"),
+        ("100_0,maybe,0.5,0.0", "lesions.csv: case 100_0: expected the kind tp, fp, fn, ignored, found 'maybe'"),
+    ],
+)
+def test_faulty_row_of_lesions_is_refused(scores, row, message):
     folder = scores.run("a", "ce")
-    (folder / "cases.csv").write_bytes(b"case_id,label,likelihood\n\xff\xfe,1,0.5\n")
-    refuse([folder], "cases.csv: expected a readable table, found: ")
-
-
-@pytest.mark.parametrize(("text", "found"), [("id,label\n", "id,label"), ("", "an empty file")])
-def test_other_columns_are_refused(scores, text, found):
-    folder = scores.run("a", "ce")
-    (folder / "cases.csv").write_text(text)
-    refuse([folder], f"cases.csv: expected the columns case_id,label,likelihood, found {found}")
-
-
-def test_short_line_is_refused(scores):
-    folder = scores.run("a", "ce")
-    replace_line(folder / "cases.csv", 4, "104_4,0")
-    refuse([folder], "cases.csv: line 5: expected 3 values, found 2")
-
-
-def test_table_without_cases_is_refused(scores):
-    folder = scores.run("a", "ce")
-    (folder / "cases.csv").write_text("case_id,label,likelihood\n")
-    refuse([folder], "cases.csv: expected cases, found none")
-
-
-def test_case_twice_is_refused(scores):
-    folder = scores.run("a", "ce")
-    replace_line(folder / "cases.csv", 4, "100_0,0,0.5")
-    refuse([folder], "cases.csv: expected each case once, found 100_0 twice")
-
-
-def test_label_other_than_0_or_1_is_refused(scores):
-    folder = scores.run("a", "ce")
-    replace_line(folder / "cases.csv", 1, "100_0,2,0.5")
-    refuse([folder], "cases.csv: case 100_0: expected the label 0 or 1, found '2'")
-
-
-@pytest.mark.parametrize("value", ["nan", "inf", "-0.1", "high"])
-def test_likelihood_that_is_no_number_is_refused(scores, value):
-    folder = scores.run("a", "ce")
-    replace_line(folder / "cases.csv", 1, f"100_0,0,{value}")
-    refuse([folder], f"case 100_0: expected a likelihood that is a number and not negative, found '{value}'")
-
-
-def test_lesion_of_an_unknown_case_is_refused(scores):
-    folder = scores.run("a", "ce")
-    replace_line(folder / "lesions.csv", 1, "999_9,fp,0.5,0.0")
-    refuse([folder], "lesions.csv: expected the cases of cases.csv, found '999_9' beside them")
-
-
-def test_unknown_kind_is_refused(scores):
-    folder = scores.run("a", "ce")
-    replace_line(folder / "lesions.csv", 1, "100_0,maybe,0.5,0.0")
-    refuse([folder], "lesions.csv: case 100_0: expected the kind tp, fp, fn, ignored, found 'maybe'")
+    lines = (folder / "lesions.csv").read_text().splitlines()
+    (folder / "lesions.csv").write_text("\n".join([lines[0], row, *lines[2:]]) + "\n")
+    refuse([folder], message)
 
 
 @pytest.mark.parametrize("key", ["auroc", "ap", "cases", "positive_cases", "lesions"])
@@ -214,50 +191,41 @@ def test_another_case_list_is_refused(scores):
     ids, lesions = scores.truth()
     scores.run("a", "ce")
     scores.run("b", "focal", truth=(ids[:-1], lesions[:-1]))
-    refuse([scores.root], "b: expected the 30 cases of .*a, found 29; 1 stand in one of the two alone, such as 129_29")
+    refuse([scores.root], "b: expected the 30 cases of .*a, found 29; 1 are in only one of the two, such as 129_29")
 
 
-def test_another_label_is_refused(scores):
+@pytest.mark.parametrize(("lesions_before", "what"), [(0, "label"), (1, "number of lesions")])
+def test_another_truth_is_refused(scores, lesions_before, what):
     ids, lesions = scores.truth()
     other = lesions.copy()
-    case = int(np.flatnonzero(lesions == 0)[0])
-    other[case] = 1
+    case = int(np.flatnonzero(lesions == lesions_before)[0])
+    other[case] += 1
     scores.run("a", "ce")
     scores.run("b", "focal", truth=(ids, other))
-    refuse([scores.root], f"b: case {ids[case]}: expected the label 0 as in .*a, found 1")
-
-
-def test_another_number_of_lesions_is_refused(scores):
-    ids, lesions = scores.truth()
-    other = lesions.copy()
-    case = int(np.flatnonzero(lesions == 1)[0])
-    other[case] = 2
-    scores.run("a", "ce")
-    scores.run("b", "focal", truth=(ids, other))
-    refuse([scores.root], f"b: case {ids[case]}: expected the number of lesions 1 as in .*a, found 2")
+    expected, found = lesions_before, lesions_before + 1
+    refuse([scores.root], f"b: case {ids[case]}: expected the {what} {expected} as in .*a, found {found}")
 
 
 def test_folder_given_twice_is_refused(scores):
     folder = scores.run("a", "ce")
-    refuse([folder, scores.root], "a: expected each scored run once, found it given 2 times")
+    refuse([folder, scores.root], "a: scored run given 2 times")
 
 
-def test_fold_and_restart_twice_is_refused(scores):
-    scores.run("a", "ce", runs=("one",))
-    scores.run("b", "ce", runs=("two",))
-    refuse([scores.root], "expected each run once, found ce_fold0_restart0 also in ")
+NO_RUN = {"fold": None, "restart": None, "runs": ()}
 
 
-def test_run_hash_twice_is_refused(scores):
-    scores.run("a", "ce", restart=0, runs=("one",))
-    scores.run("b", "ce", restart=1, runs=("one",))
-    refuse([scores.root], "b: expected each run once, found ce_fold0_restart1 also in .*a")
-
-
-def test_baseline_twice_is_refused(scores):
-    for name in ("a", "b"):
-        scores.run(name, "baseline-maximum-hbv", fold=None, restart=None, runs=())
-    refuse([scores.root], "expected each run once, found baseline-maximum-hbv also in ")
+@pytest.mark.parametrize(
+    ("configuration", "first", "second", "name"),
+    [
+        ("ce", {"runs": ("one",)}, {"runs": ("two",)}, "ce_fold0_restart0"),
+        ("ce", {"restart": 0, "runs": ("one",)}, {"restart": 1, "runs": ("one",)}, "ce_fold0_restart1"),
+        ("baseline-maximum-hbv", NO_RUN, NO_RUN, "baseline-maximum-hbv"),
+    ],
+)
+def test_run_twice_is_refused(scores, configuration, first, second, name):
+    scores.run("a", configuration, **first)
+    scores.run("b", configuration, **second)
+    refuse([scores.root], f"b: duplicate run {name}, also in .*a")
 
 
 def test_two_profiles_in_one_configuration_are_refused(scores):
@@ -274,22 +242,18 @@ def test_runs_scored_against_other_truth_or_by_another_card_are_refused(scores, 
     scores.run("b", "focal", parents={parent: "2" * 64})
     scores.run("c", "focal", parents={}, restart=1)
     for other, found in (("b", "222222222222"), ("c", "none")):
-        with pytest.raises(
-            OncoduetError,
-            match=rf"{other}/metrics\.json: expected the {what} of .*a \(111111111111\), found another \({found}\)",
-        ):
-            read_scored_runs([scores.root / "a", scores.root / other])
+        refuse(
+            [scores.root / "a", scores.root / other],
+            rf"{other}/metrics\.json: expected the {what} of .*a \(111111111111\), found another \({found}\)",
+        )
 
 
 @pytest.mark.parametrize("parent", ["predictions", "truth", "scoring_card", "scoring_rule"])
-def test_metrics_beside_the_source_of_another_scoring_are_refused(scores, parent):
+def test_metrics_with_the_source_of_another_scoring_are_refused(scores, parent):
     folder = scores.run("a", "ce", parents={parent: "1" * 64})
     text = (folder / "source.json").read_text()
     (folder / "source.json").write_text(text.replace("1" * 64, "2" * 64))
-    with pytest.raises(
-        OncoduetError, match=r"source\.json: expected the .* of metrics\.json \(111111111111\), found 2222"
-    ):
-        read_scored_runs([folder])
+    refuse([folder], r"source\.json: expected the .* of metrics\.json \(111111111111\), found 2222")
 
 
 def test_runs_with_other_patients_are_refused(scores):
@@ -298,8 +262,7 @@ def test_runs_with_other_patients_are_refused(scores):
         folder = scores.run(name, name)
         rows = "".join(f"{case_id},{patient}\n" for case_id, patient in zip(ids, patients, strict=True))
         (folder / "patients.csv").write_text("case_id,patient_id\n" + rows)
-    with pytest.raises(OncoduetError, match=r"b/patients\.csv: expected the patients of .*a, found others"):
-        read_scored_runs([scores.root])
+    refuse([scores.root], r"b/patients\.csv: expected the patients of .*a, found others")
     assert read_scored_runs([scores.root], patients="by-case")[0].truth.patient_count == 30
 
 
@@ -308,10 +271,3 @@ def test_tables_with_a_byte_order_mark_are_read(scores):
     table = folder / "cases.csv"
     table.write_bytes(b"\xef\xbb\xbf" + table.read_bytes())
     assert len(read_scored_runs([folder])[0].truth.case_ids) == 30
-
-
-def test_a_run_whose_metrics_are_gone_is_refused_and_not_left_out(scores):
-    scores.run("a", "ce")
-    (scores.run("b", "focal") / "metrics.json").unlink()
-    with pytest.raises(OncoduetError, match=r"b/metrics\.json: expected a JSON file, found none"):
-        read_scored_runs([scores.root])

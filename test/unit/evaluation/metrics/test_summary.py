@@ -27,7 +27,7 @@ def package(cases):
     )
 
 
-def test_average_precision_counts_a_missed_lesion_in_the_denominator_alone():
+def test_average_precision_counts_a_missed_lesion_in_the_denominator():
     # precision at the three hits 1, 2/3, 3/5; four lesions
     assert average_precision(toy(missed=1)) == pytest.approx((1 + 2 / 3 + 3 / 5) / 4, abs=1e-15)
     # scikit-learn's own function takes the missed lesion for a detection at 0: precision 4/6 there
@@ -111,14 +111,14 @@ def test_quirk_5_froc_keeps_its_last_point_in_strict_and_loses_it_in_picai():
     assert np.array_equal(cut.sensitivity, reference.lesion_TPR)
 
 
-def test_quirk_5_a_single_threshold_detects_all_in_strict_and_nothing_in_picai():
+def test_quirk_5_a_single_threshold_detects_nothing_in_picai():
     cases = [ScoredCase("a", True, 0.5, (Finding("tp", 0.5, 0.4),)), ScoredCase("b", False, 0.0, ())]
     assert strict_metrics(cases).lesion_sensitivity_at_fp["fp_0_125"] == 1.0
     assert picai_metrics(cases).lesion_sensitivity_at_fp["fp_0_125"] == 0.0
     assert package(cases).lesion_TPR_at_FPR(0.125) == 0
 
 
-def test_quirk_14_without_lesions_strict_is_undefined_where_picai_eval_gives_minus_zero_and_nan():
+def test_quirk_14_without_lesions_picai_eval_gives_minus_zero_and_nan():
     cases = [ScoredCase("a", False, 0.5, (Finding("fp", 0.5, 0.0),)), ScoredCase("b", False, 0.0, ())]
     metrics, compatible = strict_metrics(cases), picai_metrics(cases)
     assert (metrics.auroc, metrics.ap, metrics.score) == (None, None, None)
@@ -134,7 +134,7 @@ def test_quirk_14_without_lesions_strict_is_undefined_where_picai_eval_gives_min
     assert compatible.reason == "AUROC is undefined: all 2 cases are negative"
 
 
-def test_quirk_14_without_any_row_picai_eval_raises_and_both_answers_are_undefined():
+def test_quirk_14_without_any_row_picai_eval_raises():
     cases = [ScoredCase("a", False, 0.0, ()), ScoredCase("b", False, 0.0, ())]
     with pytest.raises(ValueError, match="broadcast"):
         _ = package(cases).AP
@@ -143,7 +143,7 @@ def test_quirk_14_without_any_row_picai_eval_raises_and_both_answers_are_undefin
     assert "AP is undefined: there is neither lesion nor candidate" in (picai_metrics(cases).reason or "")
 
 
-def test_quirk_14_with_positive_cases_alone_auroc_is_undefined_and_ap_is_not():
+def test_quirk_14_without_negative_cases_only_auroc_is_undefined():
     cases = [ScoredCase("a", True, 0.5, (Finding("tp", 0.5, 0.4),)), ScoredCase("b", True, 0.0, (Finding("fn", 0, 0),))]
     with pytest.warns(UserWarning):
         assert np.isnan(package(cases).auroc)
@@ -166,7 +166,7 @@ def test_missing_cases_are_counted_in_both_answers():
 @pytest.mark.parametrize("kind", [np.float32, np.float64])
 @pytest.mark.parametrize("decimals", [0, 1, 3, 16])
 @pytest.mark.filterwarnings("ignore:No positive class found")
-def test_auroc_and_ap_have_the_bits_of_the_scikit_learn_calls_of_picai_eval(kind, decimals):
+def test_auroc_and_ap_are_bit_identical_to_scikit_learn(kind, decimals):
     random = np.random.default_rng(decimals)
     for size in (2, 3, 10, 200, 3000):
         for attempt in range(10):

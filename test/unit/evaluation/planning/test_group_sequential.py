@@ -63,10 +63,12 @@ def test_plain_difference_stops_the_campaign_at_a_look(scores):
     assert found.sentence.startswith("Stop at 8 runs per configuration: a difference is shown between a and b by AUROC")
 
 
-def test_open_comparison_goes_on(scores):
+def test_open_comparison_continues(scores):
     found = looked(scores, {"a": 4, "b": 4}, (4, 20))
     assert (found.stop, found.comparisons[0].state) == (False, "open")
-    assert found.sentence == ("Go on: at 4 runs per configuration no difference is shown; 1 of 1 comparisons are open.")
+    assert found.sentence == (
+        "Continue: at 4 runs per configuration no difference is shown; 1 of 1 comparisons are open."
+    )
 
 
 def test_comparison_that_no_run_to_come_could_decide_is_out_of_reach(scores):
@@ -100,13 +102,13 @@ def test_between_looks_nothing_is_decided(scores):
     assert found.sentence == "No look is due (a 5, b 4); the next one is at 8 runs per configuration."
 
 
-def test_last_look_stops_whatever_it_finds(scores):
+def test_last_look_always_stops(scores):
     found = looked(scores, {"a": 4, "b": 4}, (2, 4))
     assert (found.stop, found.next_look) == (True, None)
-    assert found.sentence.startswith("Stop: all 4 planned runs are there; ")
+    assert found.sentence.startswith("Stop: all 4 planned runs are done; ")
 
 
-def test_folds_are_kept_apart_and_go_on_in_turn(scores):
+def test_folds_are_kept_apart_and_continue_in_turn(scores):
     for fold in (0, 1):
         for restart in (0, 1):
             for number, name in enumerate("ab"):

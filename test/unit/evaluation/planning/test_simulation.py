@@ -3,6 +3,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from evaluation_makers import NO_CANDIDATES
 from scipy.stats import kstest
 
 from evaluation.metrics.outcomes import Outcome, TestSet, weighted_auroc
@@ -27,11 +28,10 @@ SMALL = SimulationSettings(runs=4, cases=150, run_sd=0.03)
 
 def as_outcomes(positive, arm):
     truth = TestSet(tuple(f"{k:05d}" for k in range(positive.size)), positive, np.zeros(positive.size, dtype=int))
-    nothing = (np.zeros(0, dtype=int), np.zeros(0), np.zeros(0, dtype=bool))
-    return truth, [Outcome(row, *nothing) for row in arm]
+    return truth, [Outcome(row, *NO_CANDIDATES) for row in arm]
 
 
-def test_studies_have_the_auroc_the_difference_and_the_spread_of_runs_that_are_asked_for():
+def test_simulated_studies_have_the_requested_auroc_and_variances():
     settings = SimulationSettings(runs=60, cases=20_000, auroc=0.85, difference=0.04, run_sd=0.02, prevalence=0.4)
     positive, first, second = draw(settings, np.random.default_rng(0))
     study = run_variances(positive, first, second)
@@ -42,7 +42,7 @@ def test_studies_have_the_auroc_the_difference_and_the_spread_of_runs_that_are_a
 
 
 @pytest.mark.parametrize(("same", "expected"), [(True, 0.7), (False, 0.4)])
-def test_outputs_of_two_configurations_share_the_case_and_of_one_method_more(same, expected):
+def test_outputs_are_correlated_by_case_and_method(same, expected):
     settings = SimulationSettings(runs=2, cases=50_000, case_share=0.4, method_share=0.3, same_method=same)
     positive, first, second = draw(settings, np.random.default_rng(0))
     of_negatives = [arm[0][~positive] for arm in (first, second)]
@@ -50,7 +50,7 @@ def test_outputs_of_two_configurations_share_the_case_and_of_one_method_more(sam
     assert np.corrcoef(first[0][~positive], first[1][~positive])[0, 1] == pytest.approx(0.7, abs=0.02)
 
 
-def test_spread_in_closed_form_is_that_of_delong_and_of_the_two_level_bootstrap():
+def test_closed_form_variance_equals_delongs_and_the_bootstraps():
     positive, first, second = draw(SimulationSettings(runs=6, cases=400, run_sd=0.02), np.random.default_rng(3))
     truth, a = as_outcomes(positive, first)
     _, b = as_outcomes(positive, second)
@@ -66,14 +66,14 @@ def test_spread_in_closed_form_is_that_of_delong_and_of_the_two_level_bootstrap(
 
 
 @pytest.mark.parametrize("metric", ["auroc", "ap", "score"])
-def test_a_metric_and_the_separation_behind_it_are_one_another_s_inverse(metric):
+def test_metric_and_separation_are_inverse(metric):
     separations = np.array([0.3, 1.0, 1.7, 2.5])
     values = metric_of(metric, separations, 0.2)
     assert (np.diff(values) > 0).all()
     assert separation_of(metric, values, 0.2) == pytest.approx(separations, abs=2e-3)
 
 
-def test_population_ap_is_that_of_a_large_study_and_the_prevalence_where_nothing_separates():
+def test_population_ap_is_that_of_a_large_study():
     settings = SimulationSettings(runs=2, cases=100_000, prevalence=0.15, metric="ap", run_sd=0.0, difference=0.05)
     study = run_variances(*draw(settings, np.random.default_rng(0)), "ap")
     assert study.runs[0].mean() == pytest.approx(settings.value, abs=0.01)
@@ -104,7 +104,7 @@ def test_delong_decides_as_the_exact_test_of_swaps_does():
     assert near > 3  # it was not easy
 
 
-def test_verdict_keeps_its_level_when_a_method_is_trained_again_and_single_runs_do_not():
+def test_verdict_keeps_its_level_when_a_method_is_retrained():
     # 100 studies: the bounds are three standard errors of the simulation
     rates = false_positives(null_settings(SMALL, NULLS[0]), studies=100, alpha=0.05, seed=1, replicates=150)
     allowed = 0.05 + 3 * math.sqrt(0.05 * 0.95 / 100)
@@ -126,7 +126,7 @@ def test_case_level_alone_is_uniform_when_runs_are_equally_good():
     assert kstest(p_values, "uniform").pvalue > 1e-3
 
 
-def test_run_level_finds_that_other_methods_differ_on_this_test_set_and_the_verdict_does_not_generalise_it():
+def test_verdict_does_not_generalise_a_difference_on_this_test_set():
     settings = replace(SMALL, run_sd=0.003, method_share=0.5, case_share=0.35, runs=6)
     rates = false_positives(null_settings(settings, NULLS[2]), studies=60, alpha=0.05, seed=3, replicates=100)
     assert rates["run level"].interval[0] > 0.2

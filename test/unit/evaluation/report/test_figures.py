@@ -22,7 +22,7 @@ def a_summary(name, kind):
     )
 
 
-def test_every_configuration_looks_different_and_kinds_are_told_apart():
+def test_every_configuration_has_its_own_style():
     kinds = [("configuration", 9), ("ensemble", 2), ("baseline", 3)]
     summaries = [a_summary(f"{kind}-{k}", kind) for kind, count in kinds for k in range(count)]
     found = styles(summaries)

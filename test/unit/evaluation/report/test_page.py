@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from matplotlib.image import imread
 
-from evaluation.compare import group_by_configuration, judge
+from evaluation.compare import compare_configurations, group_by_configuration
 from evaluation.metrics.scored_runs import read_scored_runs
 from evaluation.report.figures import PALETTE
 from evaluation.report.page import notes, number, signed, summary, write_report
@@ -37,24 +37,25 @@ class Page(HTMLParser):
             self.faults.append(tag)
 
 
-def judged(scores, **changes):
+def compared(scores, **changes):
     runs = read_scored_runs([scores.root])
     plan = EXPLORATORY.model_copy(update={"replicates": 150, "swaps": 200, **changes})
     declared = plan.pairs(list(group_by_configuration(runs)), "file")
-    return judge(runs, plan, declared, analysis="exploratory" if plan.name == "exploratory" else "f" * 64), runs
+    analysis = "exploratory" if plan.name == "exploratory" else "f" * 64
+    return compare_configurations(runs, plan, declared, analysis=analysis), runs
 
 
 @pytest.fixture(scope="module")
 def demo(demo_scores, tmp_path_factory):
     """Verdict and page of the demo's scores."""
-    verdict, runs = judged(demo_scores)
+    verdict, runs = compared(demo_scores)
     folder = tmp_path_factory.mktemp("report")
     write_report(folder, verdict, runs)
     return verdict, (folder / "report.html").read_text()
 
 
 def page_of(scores, tmp_path, **changes):
-    verdict, runs = judged(scores, **changes)
+    verdict, runs = compared(scores, **changes)
     write_report(tmp_path, verdict, runs)
     return (tmp_path / "report.html").read_text()
 
@@ -110,12 +111,12 @@ def test_table_holds_strict_and_picai_with_intervals(demo):
     assert f"{found.picai_mean:.3f}" in text
 
 
-def test_every_sentence_of_the_verdict_stands_in_the_page(demo):
+def test_page_has_every_sentence_of_the_verdict(demo):
     verdict, text = demo
     assert all(pair.sentence in text for pair in verdict.pairs)
 
 
-def test_summary_of_the_demo_tells_what_is_and_is_not_decided(demo):
+def test_summary_of_the_demo_counts_what_is_decided(demo):
     verdict, _ = demo
     said = summary(verdict)
     assert said.startswith("7 configurations with 12 scored runs on 60 cases of 60 patients, 24 of them positive")
@@ -141,12 +142,12 @@ def test_summary_of_the_demo_tells_what_is_and_is_not_decided(demo):
 def test_summary_words_each_code(scores, code, estimate, clause):
     scores.run("a", "ce")
     scores.run("b", "focal")
-    verdict, _ = judged(scores, metrics=("score",))
+    verdict, _ = compared(scores, metrics=("score",))
     pairs = tuple(pair.model_copy(update={"code": code, "estimate": estimate}) for pair in verdict.pairs)
     assert clause in summary(verdict.model_copy(update={"pairs": pairs}))
 
 
-def test_notes_of_the_demo_are_honest(demo):
+def test_notes_of_the_demo_state_its_limits(demo):
     verdict, _ = demo
     said = " ".join(notes(verdict))
     assert "profile “demo”" in said
@@ -156,13 +157,13 @@ def test_notes_of_the_demo_are_honest(demo):
         "With 2 runs per configuration the run-level test cannot reach p ≤ 0.05: the smallest attainable p is 0.333"
         in said
     )
-    assert "An ensemble contains the runs" in said
+    assert "An ensemble is not exchangeable with its members" in said
 
 
 def test_notes_name_missing_predictions_single_runs_and_missing_margins(scores):
     scores.run("a", "ce", profile="modern")
     scores.run("b", "focal", profile="modern")
-    verdict, _ = judged(scores, name="declared")
+    verdict, _ = compared(scores, name="declared")
     first = verdict.configurations[0].model_copy(update={"missing": 2})
     said = " ".join(notes(verdict.model_copy(update={"configurations": (first, *verdict.configurations[1:])})))
     assert "2 missing predictions counted as likelihood 0 without candidates." in said
@@ -175,18 +176,16 @@ def test_notes_count_undefined_replicates_and_name_undefined_metrics(scores):
     ids, lesions = scores.truth()
     scores.cases = 6
     scores.run("a", "ce", truth=(ids[:6], lesions[:6] * 0))
-    said = " ".join(notes(judged(scores)[0]))
+    said = " ".join(notes(compared(scores)[0]))
     assert "Undefined on this test set: AUROC (" in said
     other = type(scores)(scores.root.parent / "other", cases=4)
     other.run("a", "ce", truth=(ids[:4], lesions[:4] * 0 + [1, 0, 0, 0]))
-    said = " ".join(notes(judged(other)[0]))
+    said = " ".join(notes(compared(other)[0]))
     assert re.search(r"\d+ of 150 bootstrap replicates lacked a class or a lesion and were left out", said)
 
 
 def test_declared_analysis_gives_the_title_and_the_margin(scores, tmp_path):
-    for restart in (0, 1):
-        scores.run(f"a{restart}", "ce", restart=restart)
-        scores.run(f"b{restart}", "focal", restart=restart, seed=1)
+    scores.arms()
     plan = Analysis(name="Losses, declared", margin={"auroc": 0.05})
     text = page_of(scores, tmp_path, name=plan.name, margin=plan.margin)
     assert "<h1>Losses, declared</h1>" in text
@@ -194,16 +193,11 @@ def test_declared_analysis_gives_the_title_and_the_margin(scores, tmp_path):
 
 
 def test_numbers_are_written_with_sign_and_dash():
-    assert (number(None), number(0.12345), signed(-0.05), signed(0.05), signed(None)) == (
-        "–",
-        "0.123",
-        "−0.050",
-        "+0.050",
-        "–",
-    )
+    assert (number(None), number(0.12345)) == ("–", "0.123")
+    assert (signed(-0.05), signed(0.05), signed(None)) == ("−0.050", "+0.050", "–")
 
 
-def test_control_stands_beside_what_is_said_of_an_ensemble(scores, tmp_path):
+def test_size_matched_control_is_shown_with_its_ensemble(scores, tmp_path):
     for restart in (0, 1):
         scores.run(f"four{restart}", "ensemble-four", restart=restart, runs=(f"a{restart}", f"b{restart}"), quality=3.0)
         scores.run(f"own{restart}", "control-ce", restart=restart, runs=(f"c{restart}", f"d{restart}"), seed=restart)
@@ -219,7 +213,7 @@ def test_claim_about_an_ensemble_without_control_is_noted(demo):
     assert any("No size-matched control of ensemble-four was scored" in note for note in notes(verdict))
 
 
-def test_twelve_configurations_are_drawn_as_means_alone_with_short_p(scores, tmp_path):
+def test_twelve_configurations_are_drawn_as_means_with_short_p(scores, tmp_path):
     for loss in range(12):
         for restart in (0, 1):
             scores.run(f"{loss}_{restart}", f"loss-{loss}", restart=restart, seed=10 * loss + restart)
@@ -231,21 +225,19 @@ def test_twelve_configurations_are_drawn_as_means_alone_with_short_p(scores, tmp
     assert not re.search(r">\.\d{3}<", shown)
 
 
-def test_cases_that_flip_are_listed_with_the_runs_that_are_right(demo, demo_scores):
+def test_discordant_cases_are_listed_with_the_correct_runs(demo, demo_scores):
     _, text = demo
     assert "Cases whose answer depends on the run" in text
-    assert re.search(r"\d+ of\s+60 cases flip", text)
+    assert re.search(r"\d+ of\s+60 cases are discordant", text)
     case = re.search(r'<th scope="row" class="name">(\d+_\d+)</th><td>(positive|negative)</td>', text)
     assert case is not None
     ids, lesions = demo_scores.truth()
     assert (lesions[ids.index(case[1])] > 0) == (case[2] == "positive")
 
 
-def test_brackets_join_the_configurations_that_the_run_level_tells_apart(scores, tmp_path):
-    for restart in range(4):
-        scores.run(f"a{restart}", "ce", restart=restart, quality=5.0, seed=restart)
-        scores.run(f"b{restart}", "focal", restart=restart, quality=-1.0, seed=20 + restart)
-    verdict, runs = judged(scores, metrics=("auroc",))
+def test_brackets_join_configurations_that_the_run_level_separates(scores, tmp_path):
+    scores.arms(5.0, -1.0, runs=4, seeds=(0, 20))
+    verdict, runs = compared(scores, metrics=("auroc",))
     write_report(tmp_path, verdict, runs)
     assert verdict.pairs[0].run_level.p_holm == pytest.approx(2 / 70)
     assert "0.029" in (tmp_path / "figures" / "runs-auroc.svg").read_text()
@@ -265,7 +257,7 @@ def in_browser(*words):
 
 @pytest.mark.browser
 @pytest.mark.slow
-def test_a_browser_shows_figures_and_tables_within_the_page_and_prints_them(demo, tmp_path):
+def test_a_browser_shows_and_prints_figures_and_tables(demo, tmp_path):
     _, text = demo
     page = tmp_path / "report.html"
     page.write_text(text, encoding="utf-8")

@@ -52,16 +52,16 @@ def test_unknown_configuration_is_refused(tmp_path):
     [
         ('name = "x"\ncolour = "red"', "1 fault: colour: Extra inputs are not permitted"),
         ('name = "x"\nalpha = 2.0\nseed = -1', "2 faults: alpha: .*seed: "),
-        ('name = "x"\nmetrics = ["auroc", "auroc"]', "a metric stands twice"),
+        ('name = "x"\nmetrics = ["auroc", "auroc"]', "duplicate metric"),
         ('name = "x"\nmetrics = ["dice"]', "metrics.0: Input should be 'auroc', 'ap' or 'score'"),
         ('name = "x"\nmetrics = ["ap"]\n[margin]\nauroc = 0.1', "margin for auroc, which is not compared"),
         ('name = "x"\ncomparisons = [["a", "a"]]', "a is compared with itself"),
-        ('name = "x"\ncomparisons = [["a", "b"], ["b", "a"]]', "a and b are compared twice"),
+        ('name = "x"\ncomparisons = [["a", "b"], ["b", "a"]]', "duplicate comparison of a and b"),
         ('name = "x"\ncomparisons = []', "comparisons"),
         ('name = "x"\nswaps = 50', "swaps: Input should be greater than or equal to 100"),
         ('name = "x"\nlooks = [5, 5, 10]', "looks do not rise: 5, 5, 10"),
         ('name = "x"\nlooks = [1, 5]', "looks.0: Input should be greater than or equal to 2"),
-        ("name = ", "expected a TOML file, found: "),
+        ("name = ", "TOML"),
     ],
 )
 def test_faults_in_the_file_are_refused(tmp_path, text, fault):
@@ -70,5 +70,5 @@ def test_faults_in_the_file_are_refused(tmp_path, text, fault):
 
 
 def test_missing_file_is_refused(tmp_path):
-    with pytest.raises(OncoduetError, match=r"none\.toml: expected a TOML file, found: "):
+    with pytest.raises(OncoduetError, match=r"none\.toml: "):
         read_analysis(tmp_path / "none.toml")

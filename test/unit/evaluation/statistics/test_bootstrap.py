@@ -1,38 +1,23 @@
 import numpy as np
 import pytest
+from evaluation_makers import NO_CANDIDATES, random_outcome, random_truth
 from scipy.stats import norm
 
 from evaluation.metrics.outcomes import Outcome, TestSet, weighted_ap, weighted_auroc
 from evaluation.statistics.bootstrap import delong_interval, percentile_interval, two_level_bootstrap
 
 
-def a_truth(cases=40, patients=None):
-    lesions = np.array([(0, 1, 0, 2)[i % 4] for i in range(cases)])
-    names = tuple(f"{i if patients is None else i % patients:03d}_{i:03d}" for i in range(cases))
-    return TestSet(names, lesions > 0, lesions, tuple(name.partition("_")[0] for name in names))
-
-
-def an_outcome(truth, seed, shift=1.0):
-    rng = np.random.default_rng(seed)
-    cases = len(truth.case_ids)
-    likelihood = np.round(rng.normal(0, 1, cases) + shift * truth.positive, 1)
-    found = np.repeat(np.arange(cases), rng.binomial(truth.lesions, 0.8))
-    case = np.concatenate([found, rng.integers(0, cases, cases)])
-    hit = np.arange(case.size) < found.size
-    return Outcome(likelihood, case, rng.uniform(0.1, 1, case.size) + 0.3 * hit, hit)
-
-
 def test_identical_configurations_differ_by_nothing_but_the_runs_drawn():
-    truth = a_truth()
-    outcome = an_outcome(truth, 0)
+    truth = random_truth()
+    outcome = random_outcome(truth, 0)
     draws = two_level_bootstrap(truth, {"a": [outcome], "b": [outcome]}, replicates=300, seed=1)
     for metric in ("auroc", "ap", "score"):
         assert np.array_equal(draws["a"][metric], draws["b"][metric])
 
 
 def test_draws_of_one_run_have_the_spread_of_resampled_cases():
-    truth = a_truth(200)
-    outcome = an_outcome(truth, 0)
+    truth = random_truth(200)
+    outcome = random_outcome(truth, 0)
     draws = two_level_bootstrap(truth, {"a": [outcome]}, replicates=2000, seed=1)["a"]
     rng = np.random.default_rng(9)
     plain = []
@@ -47,34 +32,34 @@ def test_draws_of_one_run_have_the_spread_of_resampled_cases():
 
 
 def test_spread_of_runs_widens_the_interval():
-    truth = a_truth()
-    good, poor = an_outcome(truth, 0, 3.0), an_outcome(truth, 0, 0.0)
+    truth = random_truth()
+    good, poor = random_outcome(truth, 0, 3.0), random_outcome(truth, 0, 0.0)
     draws = two_level_bootstrap(truth, {"alike": [good, good], "apart": [good, poor]}, replicates=500, seed=1)
     assert draws["apart"]["auroc"].std() > 2 * draws["alike"]["auroc"].std()
 
 
 def test_patients_are_drawn_with_all_their_cases():
     # 40 cases of 4 patients, each either all right or all wrong: few patients, wide interval
-    truth = a_truth(40, patients=4)
-    single = a_truth(40)
+    truth = random_truth(40, patients=4)
+    single = random_truth(40)
     right = np.where(np.arange(40) % 4 < 2, 1.0, -1.0)
-    outcome = Outcome(right * truth.positive, np.zeros(0, dtype=int), np.zeros(0), np.zeros(0, dtype=bool))
+    outcome = Outcome(right * truth.positive, *NO_CANDIDATES)
     few = two_level_bootstrap(truth, {"a": [outcome]}, replicates=400, seed=0)["a"]["auroc"]
     many = two_level_bootstrap(single, {"a": [outcome]}, replicates=400, seed=0)["a"]["auroc"]
     assert np.nanstd(few) > 1.5 * np.nanstd(many)
 
 
-def test_draws_of_a_configuration_do_not_depend_on_what_stands_beside_it():
-    truth = a_truth()
-    a, b, c = ([an_outcome(truth, 2 * k), an_outcome(truth, 2 * k + 1)] for k in range(3))
+def test_draws_of_a_configuration_do_not_depend_on_the_others():
+    truth = random_truth()
+    a, b, c = ([random_outcome(truth, 2 * k), random_outcome(truth, 2 * k + 1)] for k in range(3))
     alone = two_level_bootstrap(truth, {"a": a}, replicates=200, seed=4)
     among = two_level_bootstrap(truth, {"c": c, "a": a, "b": b}, replicates=200, seed=4)
     assert np.array_equal(alone["a"]["score"], among["a"]["score"])
 
 
 def test_another_seed_gives_other_draws():
-    truth = a_truth()
-    runs = {"a": [an_outcome(truth, 0)]}
+    truth = random_truth()
+    runs = {"a": [random_outcome(truth, 0)]}
     first, second = (two_level_bootstrap(truth, runs, replicates=50, seed=s)["a"]["ap"] for s in (0, 1))
     assert not np.array_equal(first, second)
 
@@ -117,8 +102,8 @@ def brute_force_delong(truth, first, second):
 
 
 def test_delong_equals_its_components_written_out():
-    truth = a_truth()
-    a, b = an_outcome(truth, 0), an_outcome(truth, 1, 0.3)
+    truth = random_truth()
+    a, b = random_outcome(truth, 0), random_outcome(truth, 1, 0.3)
     single, pair = brute_force_delong(truth, a, b)
     z = norm.ppf(0.975)
     assert delong_interval(truth, [a], level=0.95) == pytest.approx(
@@ -130,8 +115,8 @@ def test_delong_equals_its_components_written_out():
 
 
 def test_delong_is_withheld_where_its_assumptions_fail():
-    repeated = a_truth(40, patients=20)
-    assert delong_interval(repeated, [an_outcome(repeated, 0)], level=0.95) is None
+    repeated = random_truth(40, patients=20)
+    assert delong_interval(repeated, [random_outcome(repeated, 0)], level=0.95) is None
     one_positive = TestSet(("1_1", "2_2", "3_3"), np.array([True, False, False]), np.array([1, 0, 0]))
-    outcome = Outcome(np.arange(3.0), np.zeros(0, dtype=int), np.zeros(0), np.zeros(0, dtype=bool))
+    outcome = Outcome(np.arange(3.0), *NO_CANDIDATES)
     assert delong_interval(one_positive, [outcome], level=0.95) is None

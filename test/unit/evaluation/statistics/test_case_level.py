@@ -3,6 +3,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from evaluation_makers import NO_CANDIDATES, random_outcome, random_truth
 from scipy.stats import t as student
 
 from evaluation.metrics.outcomes import Outcome, TestSet, weighted_ap, weighted_auroc
@@ -28,27 +29,10 @@ from evaluation.statistics.case_permutation import case_swap_tests
 FREE = (False, False)
 
 
-def a_truth(cases=60, patients=None):
-    lesions = np.array([(0, 1, 0, 2)[i % 4] for i in range(cases)])
-    names = tuple(f"{i if patients is None else i % patients:03d}_{i:03d}" for i in range(cases))
-    return TestSet(names, lesions > 0, lesions, tuple(name.partition("_")[0] for name in names))
-
-
-def an_outcome(truth, seed, shift=1.0):
-    """With ties in the likelihoods and in the confidences."""
-    rng = np.random.default_rng(seed)
-    cases = len(truth.case_ids)
-    likelihood = np.round(rng.normal(0, 1, cases) + shift * truth.positive, 1)
-    found = np.repeat(np.arange(cases), rng.binomial(truth.lesions, 0.8))
-    case = np.concatenate([found, rng.integers(0, cases, cases)])
-    hit = np.arange(case.size) < found.size
-    return Outcome(likelihood, case, np.round(rng.uniform(0.1, 1, case.size) + 0.3 * hit, 1), hit)
-
-
 @pytest.mark.parametrize("patients", [None, 17])
 def test_influence_is_the_derivative_by_the_weight_of_a_patient(patients):
-    truth = a_truth(60, patients)
-    outcome = an_outcome(truth, 0)
+    truth = random_truth(60, patients)
+    outcome = random_outcome(truth, 0)
     step = 1e-6
     moved = 1 + step * (truth.patients[None, :] == np.arange(truth.patient_count)[:, None])
     one = np.ones((1, 60))
@@ -62,18 +46,18 @@ def test_influence_is_the_derivative_by_the_weight_of_a_patient(patients):
     assert auroc_influence(truth, outcome.likelihood) == pytest.approx(slopes[0] * math.sqrt(30 / 29), abs=1e-6)
 
 
-def test_influence_sums_to_nothing_and_is_zero_for_a_model_without_candidates():
-    truth = a_truth()
-    outcome = an_outcome(truth, 0)
+def test_influence_sums_to_zero():
+    truth = random_truth(60)
+    outcome = random_outcome(truth, 0)
     assert auroc_influence(truth, outcome.likelihood).sum() == pytest.approx(0, abs=1e-12)
     assert ap_influence(truth, outcome).sum() == pytest.approx(0, abs=1e-12)
-    nothing = Outcome(outcome.likelihood, np.zeros(0, dtype=int), np.zeros(0), np.zeros(0, dtype=bool))
+    nothing = Outcome(outcome.likelihood, *NO_CANDIDATES)
     assert not ap_influence(truth, nothing).any()
 
 
 def test_variance_by_cases_is_delongs_for_auroc_and_the_bootstraps_for_all():
-    truth = a_truth(400)
-    outcomes = [an_outcome(truth, seed) for seed in (0, 1)]
+    truth = random_truth(400)
+    outcomes = [random_outcome(truth, seed) for seed in (0, 1)]
     low, high = delong_interval(truth, outcomes, level=0.95)
     found = {
         metric: math.sqrt((each.influence.mean(axis=0) ** 2).sum())
@@ -98,7 +82,7 @@ def test_two_runs_against_two_worked_by_hand():
     assert runs_and_cases_test(b, a).p == found.p
 
 
-def test_what_each_run_sees_in_its_own_way_counts_once():
+def test_independent_influences_of_runs_count_once():
     # independent influences: the spread of runs holds their variance already, so nothing is left for the cases
     own = np.random.default_rng(0).normal(0, 0.01, (4, 100))
     a = MetricByPatient(np.array([0.7, 0.8, 0.9, 0.8]), own)
@@ -107,8 +91,12 @@ def test_what_each_run_sees_in_its_own_way_counts_once():
 
 
 def test_a_single_run_has_no_known_spread_and_a_fixed_rule_needs_none():
-    truth = a_truth(200)
-    one, two, rule = [an_outcome(truth, 0)], [an_outcome(truth, 1), an_outcome(truth, 2)], [an_outcome(truth, 3, 0.0)]
+    truth = random_truth(200)
+    one, two, rule = (
+        [random_outcome(truth, 0)],
+        [random_outcome(truth, 1), random_outcome(truth, 2)],
+        [random_outcome(truth, 3, 0.0)],
+    )
     alone = case_level_tests(truth, one, two, fixed=FREE, draws=200, seed=0)["ap"]
     assert alone.runs_and_cases is None
     assert alone.p == alone.swaps.p
@@ -120,8 +108,8 @@ def test_a_single_run_has_no_known_spread_and_a_fixed_rule_needs_none():
 
 
 def test_the_larger_p_counts_and_identical_outputs_differ_by_nothing():
-    truth = a_truth(200)
-    a, b = [an_outcome(truth, k) for k in range(3)], [an_outcome(truth, 10 + k, 1.4) for k in range(3)]
+    truth = random_truth(200)
+    a, b = [random_outcome(truth, k) for k in range(3)], [random_outcome(truth, 10 + k, 1.4) for k in range(3)]
     swaps = case_swap_tests(truth, a, b, draws=300, seed=0)
     for metric, test in case_level_tests(truth, a, b, fixed=FREE, draws=300, seed=0).items():
         assert test.swaps == swaps[metric]
@@ -131,15 +119,14 @@ def test_the_larger_p_counts_and_identical_outputs_differ_by_nothing():
     assert same["auroc"].runs_and_cases is None  # nothing varies
 
 
-def test_luck_of_runs_is_not_taken_for_the_method():
+def test_luck_of_runs_is_not_attributed_to_the_method():
     # one trained method, each configuration's runs alike but one configuration's better: swaps see a difference
-    truth = a_truth(400)
-    base = an_outcome(truth, 0)
-    nothing = (np.zeros(0, dtype=int), np.zeros(0), np.zeros(0, dtype=bool))
+    truth = random_truth(400)
+    base = random_outcome(truth, 0)
     rng = np.random.default_rng(1)
 
     def runs(shifts):
-        return [Outcome(base.likelihood + s * truth.positive + rng.normal(0, 0.3, 400), *nothing) for s in shifts]
+        return [Outcome(base.likelihood + s * truth.positive + rng.normal(0, 0.3, 400), *NO_CANDIDATES) for s in shifts]
 
     test = case_level_tests(truth, runs((0.9, -0.1)), runs((0.1, -0.5)), fixed=FREE, draws=300, seed=0)["auroc"]
     assert test.swaps.p < 0.001
@@ -157,23 +144,21 @@ def test_arms_of_simulated_studies_have_the_influence_of_their_outcomes():
 
 
 @pytest.mark.parametrize("runs", [2, 5])
-def test_level_is_kept_however_few_runs_there_are(runs):
+def test_level_is_kept_with_few_runs(runs):
     # closed form, so many studies are cheap: 3 standard errors of 1,500
-    world, generator = (
-        null_settings(SimulationSettings(runs=runs, cases=150, run_sd=0.03), NULLS[0]),
-        np.random.default_rng(runs),
-    )
+    settings = null_settings(SimulationSettings(runs=runs, cases=150, run_sd=0.03), NULLS[0])
+    generator = np.random.default_rng(runs)
     false = 0
     for _ in range(1500):
-        study = run_variances(*draw(world, generator))
+        study = run_variances(*draw(settings, generator))
         false += runs_and_cases_test(study.second, study.first).p <= 0.05
     assert false / 1500 <= 0.05 + 3 * math.sqrt(0.05 * 0.95 / 1500)
 
 
 @pytest.mark.slow
 def test_case_level_keeps_its_level_by_ap_where_swaps_alone_do_not():
-    world = replace(null_settings(SimulationSettings(runs=4, cases=150, run_sd=0.05), NULLS[0]), metric="ap")
-    rates = false_positives(world, studies=100, alpha=0.05, seed=1, replicates=100)
+    settings = replace(null_settings(SimulationSettings(runs=4, cases=150, run_sd=0.05), NULLS[0]), metric="ap")
+    rates = false_positives(settings, studies=100, alpha=0.05, seed=1, replicates=100)
     allowed = 0.05 + 3 * math.sqrt(0.05 * 0.95 / 100)
     assert rates["case level"].value <= allowed
     assert rates["swaps alone"].value > allowed

@@ -24,9 +24,9 @@ def test_without_semaphores_one_process_does_all_the_work_and_says_so(monkeypatc
     with caplog.at_level(logging.WARNING, "evaluation.statistics.parallel"):
         assert list(each_of(math.factorial, range(5), workers=2)) == [1, 1, 2, 6, 24]
     (message,) = [record.message for record in caplog.records]
-    assert message.startswith("--workers 2: no processes can be had here (")
+    assert message.startswith("--workers 2: cannot start processes here (")
 
 
-def test_a_process_that_is_killed_is_said_in_one_line():
-    with pytest.raises(OncoduetError, match=r"^--workers 2: expected processes that end their work, found one killed"):
+def test_a_killed_process_is_reported_in_one_line():
+    with pytest.raises(OncoduetError, match=r"^--workers 2: a process was killed"):
         list(each_of(signal.raise_signal, [signal.SIGKILL], workers=2))

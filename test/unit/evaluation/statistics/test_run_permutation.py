@@ -152,8 +152,7 @@ def enumerated_p(a, b, folds=None):
 
 @pytest.mark.parametrize("whole_fold", [1, 100, 10**6])
 @pytest.mark.parametrize(
-    "folds",
-    [None, ([0] * 5 + [1] * 4, [0] * 3 + [1] * 5), ([0, 0, 0, 1, 1, 1, 2, 2, 3], [0, 1, 1, 1, 2, 2, 2, 0])],
+    "folds", [None, ([0] * 5 + [1] * 4, [0] * 3 + [1] * 5), ([0, 0, 0, 1, 1, 1, 2, 2, 3], [0, 1, 1, 1, 2, 2, 2, 0])]
 )
 def test_halves_that_meet_count_what_enumeration_counts(monkeypatch, whole_fold, folds):
     rng = np.random.default_rng(4)

@@ -19,7 +19,7 @@ import torch
 from network.detection import boxes as own
 from network.detection.anchors import AnchorPlan, anchors_of_patch
 from network.detection.clustering import ScoredBoxes, suppress
-from training.retina_unet.atss import match
+from training.retina_unet.atss import match_anchors
 
 
 class Blocked(MetaPathFinder):
@@ -71,7 +71,7 @@ def main():
     matcher = atss.ATSSMatcher(num_candidates=4, center_in_gt=False)
     positions = [len(level) for level in anchors]
     (_, matched), their_s = cpu_s(lambda: matcher.compute_matches(lesions, flat, positions, len(sizes)))
-    ours, our_s = cpu_s(lambda: match(anchors, lesions))
+    ours, our_s = cpu_s(lambda: match_anchors(anchors, lesions))
     assert torch.equal(torch.where(matched >= 0, matched, -1), ours)
     print(
         f"matching: the same {int((ours >= 0).sum())} of {len(flat)} anchors; "

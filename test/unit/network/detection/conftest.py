@@ -10,7 +10,7 @@ Json = dict[str, Any]
 
 
 @pytest.fixture
-def three_levels() -> tuple[Json, Json]:
+def three_levels():
     """Plans and dataset of a network with three levels whose coarsest stride is (2, 4, 4)."""
     plans: Json = json.loads(TINY_PLANS.read_text())
     plans["configurations"]["3d_fullres"]["architecture"]["arch_kwargs"] |= {

@@ -9,13 +9,14 @@ from contract.errors import OncoduetError
 from contract.schema import parse
 from network.detection.anchors import AnchorPlan, anchor_sizes, anchors_of_patch, detection_levels, level_strides
 from network.detection.boxes import mirror
+from network.plans import edited_full_resolution
 
 STRIDES = ((1, 1, 1), (1, 2, 2), (2, 4, 8))
 PATCH = (4, 8, 16)
 PLAN = AnchorPlan(levels=(1, 2), sizes_voxels_zyx=((2, 3, 4), (5.5, 6, 7)))
 
 
-def test_anchors_stand_around_the_voxels_of_their_position():
+def test_anchors_are_centred_on_the_voxels_of_their_position():
     levels = anchors_of_patch(PLAN, STRIDES, PATCH)
     for level, found in zip(PLAN.levels, levels, strict=True):
         expected = []
@@ -45,9 +46,11 @@ def test_a_mirrored_patch_has_mirrored_anchors():
 
 
 def test_strides_of_a_plan_multiply_from_level_to_level(tiny_plans):
-    kwargs = tiny_plans["configurations"]["3d_fullres"]["architecture"]["arch_kwargs"]
-    kwargs["strides"] = [[1, 1, 1], [1, 2, 2], 2]
-    assert level_strides(tiny_plans) == ((1, 1, 1), (1, 2, 2), (2, 4, 4))
+    three = {"features_per_stage": [4, 8, 8], "n_stages": 3, "kernel_sizes": [[3, 3, 3]] * 3}
+    three |= {"n_conv_per_stage": [1, 1, 1], "n_conv_per_stage_decoder": [1, 1]}
+    three |= {"strides": [[1, 1, 1], [1, 2, 2], [2, 2, 2]]}
+    plans = edited_full_resolution(tiny_plans, name="three", changes={}, network=three)
+    assert level_strides(plans) == ((1, 1, 1), (1, 2, 2), (2, 4, 4))
 
 
 def test_levels_follow_nndetections_rule():

@@ -114,5 +114,5 @@ def test_mirrored_boxes_hold_the_mirrored_voxels(axes):
         np.testing.assert_array_equal(painted(mirror(box, SHAPE, axes)), np.flip(painted(box), axes))
 
 
-def test_centres_lie_between_the_corners():
+def test_centres_are_between_the_corners():
     assert centres(torch.tensor([1.0, 2, 3, 2, 6, 12])).tolist() == [1.5, 4, 7.5]

@@ -121,7 +121,7 @@ def test_suppression_keeps_the_strongest_of_overlapping_boxes():
     assert suppress(scored(boxes, [0.5, 0.6, 0.7]), 0.5).scores.tolist() == [0.7, 0.5]
 
 
-def test_expected_predictions_are_the_mean_number_of_tiles_over_the_boxes_voxels():
+def test_expected_predictions_are_the_mean_number_of_tiles_per_voxel():
     tiles = [
         (slice(z, z + 6), slice(y, y + 8), slice(x, x + 10)) for z in (0, 3, 5) for y in (0, 4, 9) for x in (0, 5, 10)
     ]

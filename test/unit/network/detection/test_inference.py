@@ -46,7 +46,7 @@ def study(shape=SHAPE, lesion=LESION):
 
 
 def seen(tiles):
-    """In how many tiles the lesion lies whole and inside, and how many cover each of its voxels on the mean."""
+    """In how many tiles the lesion is whole, and how many cover each of its voxels on the mean."""
     whole = sum(
         all(tile[axis].start < LESION[axis] and LESION[axis + 3] < tile[axis].stop for axis in range(3))
         for tile in tiles
@@ -60,7 +60,7 @@ def seen(tiles):
 
 @pytest.mark.parametrize("mirror_axes", [(), (1,), (0, 1, 2)])
 @pytest.mark.parametrize("step", [0.5, 0.25])
-def test_a_lesion_seen_by_several_tiles_becomes_one_box_whose_score_counts_the_tiles_that_missed_it(mirror_axes, step):
+def test_a_lesion_in_several_tiles_is_one_box_scored_over_all_of_them(mirror_axes, step):
     """All predictions agree, so by the formula the score is theirs times found over expected, at most theirs."""
     found = predict_boxes(
         [Detector(BrightBox(0.8), ANCHORS)], study(), patch_size=PATCH, rule=RULE, mirror_axes=mirror_axes, step=step
@@ -90,7 +90,7 @@ def test_the_number_of_tiles_per_pass_does_not_matter(batch):
     np.testing.assert_array_equal(other.scores, one.scores)
 
 
-def test_a_study_smaller_than_the_patch_is_padded_and_its_boxes_lie_in_the_study():
+def test_a_study_smaller_than_the_patch_is_padded_for_boxes():
     found = predict_boxes(
         [Detector(BrightBox(0.8), ANCHORS)],
         study((3, 10, 20), [1, 3, 10, 3, 8, 18]),
@@ -167,7 +167,7 @@ class Segmenting(BrightBox):
 
 
 @pytest.mark.parametrize("mirror_axes", [(), (0, 1, 2)])
-def test_heads_are_averaged_over_tiles_and_mirrored_copies_as_networks_that_segment_are(three_levels, mirror_axes):
+def test_heads_are_averaged_over_tiles_and_mirrored_copies(three_levels, mirror_axes):
     """By the sliding window, which sees the heads as networks of their own."""
     torch.manual_seed(0)
     plan = AnchorPlan(levels=(1, 2), sizes_voxels_zyx=((2, 4, 4), (3, 6, 6)))
@@ -199,13 +199,13 @@ def test_heads_are_averaged_over_tiles_and_mirrored_copies_as_networks_that_segm
         np.testing.assert_array_equal(one.boxes, other.boxes)
 
 
-def test_the_segmentation_of_a_study_smaller_than_the_patch_has_the_studys_size():
+def test_the_segmentation_of_a_small_study_has_the_studys_size():
     data = study((3, 10, 20), [1, 3, 10, 3, 8, 18])
     found = find_boxes([Detector(Segmenting(1.5), ANCHORS)], data, patch_size=PATCH, lesion_class=1)
     np.testing.assert_allclose(found.segmentations, np.full((1, 3, 10, 20), 1 / (1 + np.exp(-1.5))), rtol=1e-6)
 
 
-def test_segmentations_that_nobody_asked_for_are_not_made():
+def test_segmentations_are_made_only_where_asked_for():
     found = find_boxes([Detector(BrightBox(0.8), ANCHORS)], study(), patch_size=PATCH)  # its segmentation is empty
     assert found.segmentations == ()
     with pytest.raises(ValueError, match="the segmentations were not asked for"):

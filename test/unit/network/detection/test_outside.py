@@ -16,7 +16,7 @@ FLAT = ANCHORS[0].flatten(0, 1)
 
 
 class Saying(torch.nn.Module):
-    """Finds the same box in every tile, whatever is there."""
+    """Finds the same box in every tile."""
 
     def __init__(self, *box):
         super().__init__()

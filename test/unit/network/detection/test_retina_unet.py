@@ -32,7 +32,7 @@ def test_every_anchor_has_a_logit_and_six_deltas(network, three_levels):
     assert output.segmentation.shape == (2, 2, *PATCH)
 
 
-def test_the_segmentation_is_that_of_the_plans_own_network_with_the_same_weights(network, three_levels):
+def test_the_segmentation_is_that_of_the_plans_network_of_equal_weights(network, three_levels):
     own = build_network(*three_levels)
     own.load_state_dict(network.unet.state_dict())
     patches = torch.randn(2, 3, *PATCH)
@@ -46,7 +46,7 @@ def test_untrained_scores_are_the_prior_and_boxes_the_anchors(network):
     assert output.deltas.std() < 0.2
 
 
-def test_results_stand_in_the_order_of_the_anchors(network):
+def test_results_are_in_the_order_of_the_anchors(network):
     """A head that answers with its place: position x fastest, then z; for each position its anchors."""
 
     class Places(torch.nn.Module):
@@ -62,7 +62,7 @@ def test_results_stand_in_the_order_of_the_anchors(network):
     assert logits[fine:].view(-1, 3).tolist() == [[10 * place + anchor for anchor in range(3)] for place in range(48)]
 
 
-def test_deltas_of_one_anchor_stand_together(network):
+def test_deltas_of_one_anchor_are_contiguous(network):
     class Values(torch.nn.Module):
         def forward(self, features):
             values = torch.arange(18, dtype=torch.float32).view(1, 18, 1, 1, 1)

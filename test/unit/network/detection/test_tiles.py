@@ -1,4 +1,4 @@
-"""Boxes of tiles: where they come to lie, also of mirrored copies, and how they are thinned."""
+"""Boxes of tiles: where they are in the study, also of mirrored copies, and how they are thinned."""
 
 import numpy as np
 import pytest

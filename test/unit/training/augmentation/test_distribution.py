@@ -16,8 +16,6 @@ from training.augmentation.intensity import Blur, Brightness, Contrast, Gamma, L
 from training.augmentation.random_parameters import Range
 from training.augmentation.spatial import Mirror
 from training.dataset.nnunet_folders import batches_on_one_thread, nnunet_folders
-from training.dataset.prepared import load_prepared
-from training.run import plan_run
 from training.run_folder.folder import RunFolder
 from training.trainers.nnunet import build_trainer, seed_generators
 
@@ -26,12 +24,12 @@ LEVEL = 0.001
 
 
 @pytest.fixture(scope="module")
-def loaders(prepared_folder, profile, tmp_path_factory):
+def loaders(tmp_path_factory, planned):
     """Training batches of both loaders; nnU-Net's studies may be replaced."""
     work = tmp_path_factory.mktemp("distribution")
 
     def build(loader, patch=(8, 16, 16)):
-        run = plan_run(load_prepared(prepared_folder), configuration="ce", fold=0, restart=1, profile=str(profile))
+        run = planned()
         task = run.engine.task(run, RunFolder(work / "run"), "cpu")
         task.plans["configurations"]["3d_fullres"]["patch_size"] = list(patch)
         built = build_trainer(replace(task, profile=task.profile.model_copy(update={"loader": loader})))
@@ -160,7 +158,7 @@ def intensities(loaders):
     def ours(change):
         loader = loaders("resident")
         in_one_place(loader, theirs, image)
-        loader.rule = replace(loader.rule, box=loader.rule.patch)
+        loader.sampler = replace(loader.sampler, box=loader.sampler.patch)
         loader.recipe = change(replace(loader.recipe, spatial=None))
         return unlabelled(statistics(*patches(loader)))
 

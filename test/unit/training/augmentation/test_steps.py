@@ -34,7 +34,7 @@ from training.augmentation.patches import Patches
 from training.augmentation.random_parameters import PerChannel, Range, range_of
 from training.augmentation.spatial import Mirror, Spatial
 from training.dataloading.batches import Cut
-from training.dataloading.patch_sampling import BoxRule
+from training.dataloading.patch_sampling import PatchSampler
 from training.dataloading.resident_studies import ResidentStudy
 
 PATCHES, CHANNELS, SIZE = 3, 2, (7, 12, 11)
@@ -129,7 +129,7 @@ def test_blur_is_nnunets(patches, random, sigma):
     ))  # fmt: skip
 
 
-def test_kernels_of_different_length_stand_together():
+def test_kernels_of_different_length_are_combined():
     kernels = gaussian(np.array([0.4, 1.0]))  # 0.4 * 6 + 0.5 = 2.9: 3 taps; 6.5: 6, next odd number above 7
     assert kernels.shape == (2, 7)
     assert kernels[0, [0, 1, 5, 6]].tolist() == [0, 0, 0, 0]
@@ -295,7 +295,7 @@ class Stock(nnUNetDataLoader):
     ],
 )
 def test_boxes_lie_where_nnunets_lie(random, box, patch, shape):
-    rule, stock = BoxRule(box, patch), Stock(box, patch)
+    rule, stock = PatchSampler(box, patch), Stock(box, patch)
     np.random.seed(3)  # noqa: NPY002 - nnU-Net draws from the global generator
     theirs = np.array([stock.get_bbox(np.array(shape), False, None)[0] for _ in range(2000)])
     ours = np.array([
@@ -313,9 +313,9 @@ def test_boxes_lie_where_nnunets_lie(random, box, patch, shape):
         assert list(found) == expected
 
 
-def test_every_class_of_a_study_has_the_same_chance_and_every_voxel_of_a_class():
+def test_classes_and_their_voxels_are_drawn_uniformly():
     voxels = {1: np.array([[20, 20, 20]] * 1), 3: np.array([[30, 30, 30], [40, 40, 40]])}
-    rule = BoxRule((4, 4, 4), (4, 4, 4))
+    rule = PatchSampler((4, 4, 4), (4, 4, 4))
     random = np.random.default_rng(0)
     corners = [rule.lower_corner((60, 60, 60), voxels, forced=True, uniform=random.random(5))[0] for _ in range(4000)]
     values, counts = np.unique(corners, return_counts=True)
@@ -328,7 +328,7 @@ def test_the_focus_is_the_only_class_where_the_study_has_it():
     random = np.random.default_rng(0)
 
     def corners(focus):
-        rule = BoxRule((4, 4, 4), (4, 4, 4), focus=focus)
+        rule = PatchSampler((4, 4, 4), (4, 4, 4), focus=focus)
         return {rule.lower_corner((60, 60, 60), voxels, forced=True, uniform=random.random(5))[0] for _ in range(50)}
 
     assert (corners(3), corners(2)) == ({28}, {18, 28})

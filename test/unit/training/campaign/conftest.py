@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 
 from contract.records import Epoch, RunRecord, read_record, write_record
-from training.campaign import Place
+from training.campaign import PlannedRun
 
 
 @pytest.fixture
@@ -46,7 +46,7 @@ def records():
 def write_run():
     """Write a run's record as its process would have left it."""
 
-    def write(place: Place, state: str, *, epochs: int = 0, epoch_s: float = 10.0, device: str = "cpu") -> None:
+    def write(planned: PlannedRun, state: str, *, epochs: int = 0, epoch_s: float = 10.0, device: str = "cpu") -> None:
         done = [
             Epoch(
                 epoch=number,
@@ -57,10 +57,10 @@ def write_run():
             )
             for number in range(epochs)
         ]
-        place.folder.path.mkdir(parents=True, exist_ok=True)
-        record = place.run.record(state=state, epochs=done, wall_s=epochs * epoch_s, cpu_s=epochs * epoch_s)
+        planned.folder.path.mkdir(parents=True, exist_ok=True)
+        record = planned.run.record(state=state, epochs=done, wall_s=epochs * epoch_s, cpu_s=epochs * epoch_s)
         if device == "cuda":
             record = record.model_copy(update={"gpu_s": record.wall_s})
-        write_record(place.folder.record, record)
+        write_record(planned.folder.record, record)
 
     return write

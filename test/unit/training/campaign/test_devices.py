@@ -18,7 +18,7 @@ def test_on_the_cpu_no_device_is_chosen():
 
 
 def test_devices_that_are_not_there_are_refused():
-    with pytest.raises(OncoduetError, match=r"resources.devices: expected CUDA device 99, found (none|\d+ \(0 to)"):
+    with pytest.raises(OncoduetError, match=r"expected CUDA device 99, found (no CUDA device|\d+ \(0 to)"):
         chosen_devices([99], device="auto")
 
 
@@ -29,7 +29,7 @@ def test_a_gpu_that_torch_cannot_use_is_refused_in_the_process_that_asked(useles
 
 
 @pytest.mark.gpu
-def test_a_visible_device_tells_its_free_memory():
+def test_a_visible_device_reports_its_free_memory():
     first = chosen_devices([0], device="cuda")[0]
     assert first.index == 0
     assert first.free_bytes > 10**9

@@ -10,11 +10,20 @@ from places import PROJECT
 
 from training.__main__ import main
 from training.campaign import load_campaign
-from training.campaign.estimate import Side, bill, hours_line, needs, numbers_bytes, paces, probe, training_set_bytes
-from training.campaign.status import Watch
+from training.campaign.estimate import (
+    Capacity,
+    epoch_times,
+    estimate_costs,
+    hours_line,
+    needs,
+    numbers_bytes,
+    probe,
+    training_set_bytes,
+)
+from training.campaign.status import StatusMonitor
 from training.execution import execute
 
-CPU = Side(processes=2, packed=1)
+CPU = Capacity(processes=2, packed=1)
 
 
 def widened(profile, tmp_path, features="4", patch="[8, 16, 16]", name="wide.toml"):
@@ -25,7 +34,7 @@ def widened(profile, tmp_path, features="4", patch="[8, 16, 16]", name="wide.tom
 
 
 def test_the_weights_take_what_was_expected(campaign_file, tmp_path):
-    run = load_campaign(campaign_file()).places[0].run
+    run = load_campaign(campaign_file()).planned[0].run
     execute(run, tmp_path / "run", device="cpu")
     size = (tmp_path / "run" / "weights.safetensors").stat().st_size
     assert 0 < size - needs(run).weights < 20_000  # the names, and where their tensors lie
@@ -35,12 +44,12 @@ def test_the_weights_take_what_was_expected(campaign_file, tmp_path):
 def test_a_training_set_takes_its_voxels(campaign_file, prepared_folder, profile, tmp_path):
     shapes = [blosc2.open(str(path)).shape for path in prepared_folder.glob("cases/*.b2nd") if "_seg" not in path.name]
     voxels = sum(math.prod(shape[1:]) for shape in shapes)
-    run = load_campaign(campaign_file()).places[0].run
+    run = load_campaign(campaign_file()).planned[0].run
     assert run.profile.loader == "resident"
     assert training_set_bytes(run) == pytest.approx(voxels * (3 * 4 + 2), rel=0.1)  # float32, three channels
     assert training_set_bytes(run, on_cuda=True) == pytest.approx(voxels * (3 * 2 + 2), rel=0.1)
     (tmp_path / "stock.toml").write_text(profile.read_text().replace("threads = 1", 'threads = 1\nloader = "nnunet"'))
-    stock = load_campaign(campaign_file(profile="stock.toml")).places[0].run
+    stock = load_campaign(campaign_file(profile="stock.toml")).planned[0].run
     assert training_set_bytes(stock) == 0  # reads patches from files
 
 
@@ -48,18 +57,18 @@ def test_numbered_lesions_take_two_bytes_per_voxel_in_each_process(campaign_file
     shapes = [blosc2.open(str(path)).shape for path in prepared_folder.glob("cases/*_seg.b2nd")]
     voxels = sum(math.prod(shape) for shape in shapes)
     campaign = load_campaign(campaign_file(configurations=["retina-unet", "ce"]))
-    runs = {place.run.configuration.name: place.run for place in campaign.places}
+    runs = {planned.run.configuration.name: planned.run for planned in campaign.planned}
     assert numbers_bytes(runs["retina-unet"]) == pytest.approx(2 * voxels, rel=0.1)
     assert numbers_bytes(runs["ce"]) == 0
-    snapshot = Watch(campaign).look()
-    one, two = bill(campaign, snapshot, Side(1, 1)).memory, bill(campaign, snapshot, CPU).memory
+    status = StatusMonitor(campaign).look()
+    one, two = estimate_costs(campaign, status, Capacity(1, 1)).memory, estimate_costs(campaign, status, CPU).memory
     assert two == 2 * one - training_set_bytes(runs["ce"])  # images are read before processes fork, numbers made after
 
 
-def test_heads_for_boxes_count_beside_the_u_net(campaign_file, tmp_path):
-    places = load_campaign(campaign_file(configurations=["retina-unet", "ce"], folds=[0])).places
-    need = {place.run.configuration.name: needs(place.run) for place in places}
-    detector = next(place.run for place in places if place.run.configuration.name == "retina-unet")
+def test_box_heads_count_in_addition_to_the_u_net(campaign_file, tmp_path):
+    planned_runs = load_campaign(campaign_file(configurations=["retina-unet", "ce"], folds=[0])).planned
+    need = {planned.run.configuration.name: needs(planned.run) for planned in planned_runs}
+    detector = next(planned.run for planned in planned_runs if planned.run.configuration.name == "retina-unet")
     execute(detector, tmp_path / "run", device="cpu")
     size = (tmp_path / "run" / "weights.safetensors").stat().st_size
     assert 0 < size - need["retina-unet"].weights < 20_000  # the names, and where their tensors lie
@@ -74,7 +83,7 @@ def test_heads_for_boxes_count_beside_the_u_net(campaign_file, tmp_path):
 
 
 @pytest.mark.slow
-def test_a_detectors_training_takes_the_memory_that_was_expected_within_a_factor(prepared_folder):
+def test_a_detectors_memory_is_within_a_factor_of_the_estimate(prepared_folder):
     """Measured in a forked process, as the estimate was calibrated: test/benchmark/campaign_memory.py."""
     ended = subprocess.run(
         [sys.executable, PROJECT / "test" / "benchmark" / "campaign_memory.py", prepared_folder,
@@ -86,25 +95,25 @@ def test_a_detectors_training_takes_the_memory_that_was_expected_within_a_factor
 
 def test_hours_are_timed_for_each_kind_of_network(campaign_file, write_run):
     campaign = load_campaign(campaign_file(configurations=["retina-unet", "ce"]))
-    for place in campaign.places:
-        slow = place.run.configuration.name == "retina-unet"
-        write_run(place, "running", epochs=1, epoch_s=3600 if slow else 1800)
-    snapshot = Watch(campaign).look()
-    pace = paces(snapshot, CPU)
-    assert {kind: each and each.epoch_s for kind, each in pace.items()} == {
+    for planned in campaign.planned:
+        slow = planned.run.configuration.name == "retina-unet"
+        write_run(planned, "running", epochs=1, epoch_s=3600 if slow else 1800)
+    status = StatusMonitor(campaign).look()
+    times = epoch_times(status, CPU)
+    assert {kind: each and each.epoch_s for kind, each in times.items()} == {
         ("retina-unet", "detection"): 3600,
         ("nnunet", "detection"): 1800,
     }
     # of three epochs two are missing in each of 2 + 2 runs: 4 x 1 h + 4 x 0.5 h
-    assert hours_line(snapshot, CPU, pace).startswith("hours: about 6.0")
+    assert hours_line(status, CPU, times).startswith("hours: about 6.0")
 
 
 def test_epochs_of_the_campaigns_own_runs_are_the_estimates_best_witness(campaign_file, write_run):
     campaign = load_campaign(campaign_file())
-    write_run(campaign.places[0], "finished", epochs=3, epoch_s=1200)
-    write_run(campaign.places[1], "running", epochs=1, epoch_s=1800)
-    snapshot = Watch(campaign).look()
-    line = hours_line(snapshot, CPU, paces(snapshot, CPU))
+    write_run(campaign.planned[0], "finished", epochs=3, epoch_s=1200)
+    write_run(campaign.planned[1], "running", epochs=1, epoch_s=1800)
+    status = StatusMonitor(campaign).look()
+    line = hours_line(status, CPU, epoch_times(status, CPU))
     # median of 1200 and 1800 s; 2 + 3 + 3 epochs are missing: 8 × 1500 s = 3.33 h
     assert line == (
         "hours: about 3.33 hours of computing for 3 runs, 1 h 40 min by the clock with 2 processes at a time "
@@ -112,14 +121,13 @@ def test_epochs_of_the_campaigns_own_runs_are_the_estimates_best_witness(campaig
     )
 
 
-def test_without_witnesses_a_few_steps_are_timed(campaign_file, tmp_path, capsys, profile):
-    longer = tmp_path / "longer.toml"
-    longer.write_text(profile.read_text().replace("iterations_per_epoch = 2", "iterations_per_epoch = 200", 1))
-    run = load_campaign(campaign_file(profile="longer.toml")).places[0].run
-    pace = probe(run)
-    assert pace is not None
-    assert re.fullmatch(r"from [2-5] training steps timed on this machine's CPU \(\w+\)", pace.rests_on)
-    assert 0.1 < pace.epoch_s < 200
+def test_without_witnesses_a_few_steps_are_timed(campaign_file, capsys, edited_profile):
+    edited_profile(("iterations_per_epoch = 2", "iterations_per_epoch = 200"), name="longer.toml")
+    run = load_campaign(campaign_file(profile="longer.toml")).planned[0].run
+    epoch_times = probe(run)
+    assert epoch_times is not None
+    assert re.fullmatch(r"from [2-5] training steps timed on this machine's CPU \(\w+\)", epoch_times.source)
+    assert 0.1 < epoch_times.epoch_s < 200
 
 
 def test_a_dry_run_says_hours_disk_and_memory_and_what_they_rest_on(campaign_file, capsys):
@@ -132,61 +140,58 @@ def test_a_dry_run_says_hours_disk_and_memory_and_what_they_rest_on(campaign_fil
 
 def test_nothing_missing_costs_nothing(campaign_file, write_run, tmp_path):
     campaign = load_campaign(campaign_file())
-    for place in campaign.places:
-        write_run(place, "finished", epochs=3)
-    snapshot = Watch(campaign).look()
-    costs = bill(campaign, snapshot, CPU)
+    for planned in campaign.planned:
+        write_run(planned, "finished", epochs=3)
+    status = StatusMonitor(campaign).look()
+    costs = estimate_costs(campaign, status, CPU)
     assert (costs.missing, costs.disk, costs.memory) == (0, 0, 0)
-    assert hours_line(snapshot, CPU, paces(snapshot, CPU)) == "hours: nothing to do"
+    assert hours_line(status, CPU, epoch_times(status, CPU)) == "hours: nothing to do"
 
 
 def test_checkpoints_on_the_way_count_for_as_many_runs_as_go_at_a_time(campaign_file):
     campaign = load_campaign(campaign_file())
-    snapshot = Watch(campaign).look()
-    need = needs(campaign.places[0].run)
-    for side, at_once in [(CPU, 2), (Side(1, 3), 3), (Side(256, 1, elsewhere=True), 4)]:
-        assert bill(campaign, snapshot, side).disk == 4 * need.disk_when_finished + at_once * need.disk_at_work
-    one, two = bill(campaign, snapshot, Side(1, 1)).memory, bill(campaign, snapshot, CPU).memory
-    assert two == 2 * one - training_set_bytes(campaign.places[0].run)  # which the processes share
+    status = StatusMonitor(campaign).look()
+    need = needs(campaign.planned[0].run)
+    for capacity, at_once in [(CPU, 2), (Capacity(1, 3), 3), (Capacity(256, 1, elsewhere=True), 4)]:
+        assert (
+            estimate_costs(campaign, status, capacity).disk == 4 * need.disk_when_finished + at_once * need.disk_at_work
+        )
+    one, two = estimate_costs(campaign, status, Capacity(1, 1)).memory, estimate_costs(campaign, status, CPU).memory
+    assert two == 2 * one - training_set_bytes(campaign.planned[0].run)  # which the processes share
 
 
-def test_too_little_disk_is_said_before_the_first_iteration(campaign_file, profile, tmp_path, outcome):
+def test_too_little_disk_is_refused_before_the_first_iteration(campaign_file, profile, tmp_path, refusal):
     path = campaign_file(profile=widened(profile, tmp_path, features="1000000"))
     for option in ([], ["--dry-run"]):
-        code, message = outcome("campaign", path, "--device", "cpu", *option)
-        assert code == 3
+        message = refusal("campaign", path, "--device", "cpu", *option)
         assert re.search(r"runs: expected [\d,.]+ GB of free disk for 4 runs, found [\d,.]+ [GM]B", message)
         assert not (tmp_path / "runs").exists()
 
 
-def test_too_little_memory_is_said_before_the_first_iteration(campaign_file, profile, tmp_path, outcome):
+def test_too_little_memory_is_refused_before_the_first_iteration(campaign_file, profile, tmp_path, refusal):
     path = campaign_file(profile=widened(profile, tmp_path, patch="[4096, 4096, 4096]"), workers=2)
-    code, message = outcome("campaign", path, "--device", "cpu")
-    assert code == 3
+    message = refusal("campaign", path, "--device", "cpu")
     assert re.search(
         r"campaign.toml: expected [\d,.]+ GB of memory for 2 runs at a time, found [\d,.]+ [GM]B \(.*\); fewer", message
     )
     assert not (tmp_path / "runs").exists()
 
 
-def test_a_detectors_patch_that_does_not_fit_its_strides_is_said_before_the_first_iteration(
-    campaign_file, profile, tmp_path, outcome
-):
+def test_a_patch_that_does_not_fit_the_detectors_strides_is_refused(campaign_file, profile, tmp_path, refusal):
     path = campaign_file(profile=widened(profile, tmp_path, patch="[8, 18, 16]"), configurations=["retina-unet"])
-    code, message = outcome("campaign", path, "--device", "cpu", "--dry-run")
-    assert code == 3
-    assert "patch size: expected a multiple of [2, 4, 4], the stride of level 2, found [8, 18, 16]" in message
+    message = refusal("campaign", path, "--device", "cpu", "--dry-run")
+    assert "patch_size: expected a multiple of 4 along y, found 18" in message
 
 
 def test_a_probe_that_is_too_slow_leaves_the_hours_open(campaign_file):
-    snapshot = Watch(load_campaign(campaign_file())).look()
-    line = hours_line(snapshot, CPU, {("nnunet", "detection"): None})
+    status = StatusMonitor(load_campaign(campaign_file())).look()
+    line = hours_line(status, CPU, {("nnunet", "detection"): None})
     assert line.startswith("hours: not known: no training step ended within 15 s on this machine's CPU")
 
 
 def test_runs_of_nndetection_are_planned_shown_and_not_counted(campaign_file, write_run, capsys):
     path = campaign_file(configurations=["ce", "nndet"], folds=[0])
-    ours, upstream = load_campaign(path).places
+    ours, upstream = load_campaign(path).planned
     assert upstream.name == "nndet_fold0_restart1"
     assert main(["campaign", str(path), "--dry-run", "--device", "cpu"]) == 0
     lines = capsys.readouterr().out.splitlines()
@@ -196,11 +201,11 @@ def test_runs_of_nndetection_are_planned_shown_and_not_counted(campaign_file, wr
     assert uncounted == "not counted: 1 run of nnDetection, whose costs are unknown"
     assert "for 1 runs" in hours
     write_run(ours, "finished", epochs=3)
-    snapshot = Watch(load_campaign(path)).look()
-    assert hours_line(snapshot, CPU, paces(snapshot, CPU)) == "hours: not known"
+    status = StatusMonitor(load_campaign(path)).look()
+    assert hours_line(status, CPU, epoch_times(status, CPU)) == "hours: not known"
     write_run(upstream, "finished")
-    snapshot = Watch(load_campaign(path)).look()
-    assert hours_line(snapshot, CPU, paces(snapshot, CPU)) == "hours: nothing to do"
-    assert not any("not counted" in line for line in bill(load_campaign(path), snapshot, CPU).lines())
+    status = StatusMonitor(load_campaign(path)).look()
+    assert hours_line(status, CPU, epoch_times(status, CPU)) == "hours: nothing to do"
+    assert not any("not counted" in line for line in estimate_costs(load_campaign(path), status, CPU).lines())
     assert main(["status", str(path)]) == 0
     assert "2 finished" in capsys.readouterr().out

@@ -17,7 +17,7 @@ from contract.records import write_record
 from training.__main__ import main
 from training.campaign import load_campaign
 from training.campaign.local_executor import make_locally
-from training.campaign.plan import alone
+from training.campaign.plan import campaign_lock
 from training.dataset.prepared import load_prepared
 from training.execution import execute
 from training.run import plan_run
@@ -25,15 +25,14 @@ from training.run_folder.folder import RunFolder
 
 
 @pytest.mark.parametrize("executor", ["local", "slurm"])
-def test_a_campaign_first_tells_where_it_computes(campaign_file, capsys, executor):
+def test_a_campaign_first_prints_its_device(campaign_file, capsys, executor):
     path = campaign_file(configurations=["ce"], folds=[0])
     assert main(["campaign", str(path), "--executor", executor, "--device", "cpu", "--dry-run"]) == 0
     assert capsys.readouterr().out.startswith("device: cpu, ")
 
 
-def test_a_campaign_is_not_made_on_the_cpu_where_the_gpu_cannot_be_used(campaign_file, outcome, tmp_path, useless_gpu):
-    code, message = outcome("campaign", campaign_file(configurations=["ce"], folds=[0]))
-    assert code == 3
+def test_a_campaign_does_not_fall_back_to_the_cpu(campaign_file, tmp_path, useless_gpu, refusal):
+    message = refusal("campaign", campaign_file(configurations=["ce"], folds=[0]))
     assert message.startswith("error: --device auto: expected to use the machine's GPU (Tesla T4), found ")
     assert not (tmp_path / "runs").exists()
 
@@ -53,9 +52,9 @@ def test_a_campaign_gives_the_same_bits_as_single_runs(
     assert len({record.weights_sha256 for record in made.values()}) == 4
 
 
-def test_a_campaign_makes_only_what_is_missing(campaign_file, prepared_folder, profile, tmp_path, outcome, records):
+def test_a_campaign_makes_only_what_is_missing(campaign_file, tmp_path, outcome, records, planned):
     path = campaign_file(configurations=["ce"])
-    run = plan_run(load_prepared(prepared_folder), configuration="ce", fold=0, restart=1, profile=str(profile))
+    run = planned()
     execute(run, tmp_path / "runs" / run.name, device="cpu")
     before = (tmp_path / "runs" / run.name / "run.json").stat().st_mtime_ns
     assert outcome("campaign", path, "--device", "cpu") == (0, "")
@@ -63,9 +62,8 @@ def test_a_campaign_makes_only_what_is_missing(campaign_file, prepared_folder, p
     assert {record.state for record in records(tmp_path / "runs").values()} == {"finished"}
 
 
-def test_a_campaign_killed_without_warning_goes_on(campaign_file, prepared_folder, profile, tmp_path, outcome, records):
-    longer = tmp_path / "longer.toml"
-    longer.write_text(profile.read_text().replace("epochs = 3", "epochs = 20"))
+def test_a_killed_campaign_resumes(campaign_file, tmp_path, outcome, records, planned, edited_profile):
+    longer = edited_profile(("epochs = 3", "epochs = 20"), name="longer.toml")
     path = campaign_file(profile="longer.toml", configurations=["ce"], workers=2)
 
     def work() -> None:
@@ -84,17 +82,15 @@ def test_a_campaign_killed_without_warning_goes_on(campaign_file, prepared_folde
     assert {record.state for record in records(tmp_path / "runs").values()} == {"running"}
     assert all(any(folder.checkpoints.iterdir()) for folder in folders)
     assert outcome("campaign", path, "--device", "cpu") == (0, "")
-    run = plan_run(load_prepared(prepared_folder), configuration="ce", fold=2, restart=1, profile=str(longer))
+    run = planned(fold=2, profile=longer)
     whole = execute(run, tmp_path / "whole", device="cpu")
     assert records(tmp_path / "runs")[run.name].weights_sha256 == whole.weights_sha256
 
 
-def test_failed_runs_are_named_and_the_others_made(campaign_file, profile, tmp_path, outcome, records):
-    path = tmp_path / "steep.toml"
-    path.write_text(profile.read_text().replace("learning_rate = 0.01", "learning_rate = 1e30"))
+def test_failed_runs_are_named_and_the_others_made(campaign_file, tmp_path, records, refusal, edited_profile):
+    edited_profile(("learning_rate = 0.01", "learning_rate = 1e30"), name="steep.toml")
     campaign = campaign_file(profile="steep.toml", configurations=["ce"])
-    code, message = outcome("campaign", campaign, "--device", "cpu")
-    assert code == 3
+    message = refusal("campaign", campaign, "--device", "cpu")
     assert "2 of 2 runs failed: ce_fold0_restart1:" in message
     assert "expected a finite loss" in message
     assert {record.state for record in records(tmp_path / "runs").values()} == {"failed"}
@@ -102,9 +98,9 @@ def test_failed_runs_are_named_and_the_others_made(campaign_file, profile, tmp_p
 
 def _break_the_first_run(path: Path) -> None:
     """A planned run whose log cannot be opened: nothing that the program foresees."""
-    place = load_campaign(path).places[0]
-    place.folder.log.mkdir(parents=True)
-    write_record(place.folder.record, place.run.record(state="planned"))
+    planned = load_campaign(path).planned[0]
+    planned.folder.log.mkdir(parents=True)
+    write_record(planned.folder.record, planned.run.record(state="planned"))
 
 
 def test_a_bug_in_a_run_is_a_bug_of_the_campaign(campaign_file, tmp_path, capsys):
@@ -114,11 +110,12 @@ def test_a_bug_in_a_run_is_a_bug_of_the_campaign(campaign_file, tmp_path, capsys
     assert "RuntimeError: 1 of 1 runs failed: ce_fold0_restart1: IsADirectoryError" in capsys.readouterr().err
 
 
-def test_a_folder_with_another_run_is_refused_before_anything_is_trained(campaign_file, tmp_path, outcome, records):
+def test_a_folder_with_another_run_is_refused_before_anything_is_trained(
+    campaign_file, tmp_path, outcome, records, refusal
+):
     path = campaign_file(configurations=["ce"], folds=[0])
     assert outcome("campaign", path, "--device", "cpu") == (0, "")
-    code, message = outcome("campaign", campaign_file(configurations=["focal", "ce"], folds=[0], seed=5))
-    assert code == 3
+    message = refusal("campaign", campaign_file(configurations=["focal", "ce"], folds=[0], seed=5))
     assert "ce_fold0_restart1/run.json: expected the run ce" in message
     assert list(records(tmp_path / "runs")) == ["ce_fold0_restart1"]
 
@@ -137,16 +134,16 @@ def test_an_executor_that_does_not_exist_is_wrong_usage(campaign_file):
     assert ended.value.code == 2
 
 
-def test_packed_runs_give_the_same_bits(campaign_file, prepared_folder, profile, tmp_path, outcome, records):
+def test_packed_runs_give_the_same_bits(campaign_file, tmp_path, outcome, records, planned):
     path = campaign_file(resources={"workers": 1, "packed": 3})
     assert outcome("campaign", path, "--device", "cpu") == (0, "")
     made = records(tmp_path / "runs")
     assert len(made) == 4
-    run = plan_run(load_prepared(prepared_folder), configuration="focal", fold=0, restart=1, profile=str(profile))
+    run = planned("focal")
     assert execute(run, tmp_path / "single", device="cpu").weights_sha256 == made[run.name].weights_sha256
 
 
-def test_one_failing_run_of_a_pack_leaves_the_others_alone(campaign_file, tmp_path, capsys, records):
+def test_a_failing_run_of_a_pack_does_not_stop_the_others(campaign_file, tmp_path, capsys, records):
     path = campaign_file(configurations=["ce"], resources={"packed": 2})
     _break_the_first_run(path)
     assert main(["campaign", str(path), "--device", "cpu"]) == 1
@@ -155,10 +152,9 @@ def test_one_failing_run_of_a_pack_leaves_the_others_alone(campaign_file, tmp_pa
 
 
 def test_a_process_that_is_killed_fails_its_runs_and_no_others(
-    campaign_file, profile, tmp_path, records, monkeypatch, capsys
+    campaign_file, tmp_path, records, monkeypatch, capsys, edited_profile
 ):
-    longer = tmp_path / "longer.toml"
-    longer.write_text(profile.read_text().replace("epochs = 3", "epochs = 30"))
+    edited_profile(("epochs = 3", "epochs = 30"), name="longer.toml")
     path = campaign_file(profile="longer.toml", configurations=["ce"], workers=1)
 
     def work() -> None:
@@ -178,12 +174,14 @@ def test_a_process_that_is_killed_fails_its_runs_and_no_others(
     }
 
 
-def test_a_second_campaign_on_the_folder_is_refused_and_told_who_is_there(campaign_file, tmp_path, outcome):
+def test_a_second_campaign_on_the_folder_is_refused(campaign_file, tmp_path, outcome):
     path = campaign_file()
-    with alone(tmp_path / "runs"):
+    with campaign_lock(tmp_path / "runs"):
         code, message = outcome("campaign", path, "--device", "cpu")
     assert code == 3
-    assert re.search(r"runs: expected no other campaign at work here, found process \d+ on \S+, since 20", message)
+    assert re.search(
+        r"runs: expected no other process at work on this campaign, found process \d+ on \S+, since 20", message
+    )
     assert not list((tmp_path / "runs").glob("*/run.json"))
 
 
@@ -192,9 +190,8 @@ def test_the_status_page_is_there_at_the_end(campaign_file, tmp_path, outcome):
     assert "1 of 1" in re.sub(r"<[^>]+>", "", (tmp_path / "runs" / "status.html").read_text())
 
 
-def test_ctrl_c_ends_quietly_and_the_campaign_goes_on_later(campaign_file, profile, tmp_path, records, outcome):
-    longer = tmp_path / "longer.toml"
-    longer.write_text(profile.read_text().replace("epochs = 3", "epochs = 30"))
+def test_ctrl_c_ends_quietly_and_the_campaign_can_resume(campaign_file, tmp_path, records, outcome, edited_profile):
+    edited_profile(("epochs = 3", "epochs = 30"), name="longer.toml")
     path = campaign_file(profile="longer.toml", configurations=["ce"], folds=[0])
     command = [sys.executable, "-m", "training", "campaign", str(path), "--device", "cpu"]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
@@ -203,7 +200,7 @@ def test_ctrl_c_ends_quietly_and_the_campaign_goes_on_later(campaign_file, profi
     process.send_signal(signal.SIGINT)
     said, complained = process.communicate(timeout=60)
     assert (process.returncode, complained) == (130, "")
-    assert said.splitlines()[-1] == "interrupted; the same command goes on from the last checkpoints"
+    assert said.splitlines()[-1] == "interrupted; the same command resumes from the last checkpoints"
     assert outcome("campaign", path, "--device", "cpu") == (0, "")
 
 

@@ -12,32 +12,34 @@ from training.campaign.plan import Resources, SlurmOptions
 CAMPAIGNS = PROJECT / "training" / "campaigns"
 
 
-def test_a_campaign_is_every_configuration_fold_and_restart_each_with_a_seed_of_its_own(campaign_file, tmp_path):
+def test_a_campaign_is_configurations_times_folds_times_restarts(campaign_file, tmp_path):
     campaign = load_campaign(campaign_file(restarts=[1, 4]))
-    assert [place.name for place in campaign.places] == [
+    assert [planned.name for planned in campaign.planned] == [
         f"{configuration}_fold{fold}_restart{restart}"
         for restart in (1, 4)
         for configuration in ("ce", "focal")
         for fold in (0, 2)
     ]
-    assert len({place.run.key.seed for place in campaign.places}) == 8
-    assert {place.folder.path.parent for place in campaign.places} == {tmp_path / "runs"}
+    assert len({planned.run.key.seed for planned in campaign.planned}) == 8
+    assert {planned.folder.path.parent for planned in campaign.planned} == {tmp_path / "runs"}
     other = load_campaign(campaign_file(restarts=[1, 4], seed=1))
-    assert not {place.run.key.seed for place in campaign.places} & {place.run.key.seed for place in other.places}
+    assert not {planned.run.key.seed for planned in campaign.planned} & {
+        planned.run.key.seed for planned in other.planned
+    }
 
 
 def test_an_order_plans_the_same_run_in_another_process(campaign_file):
-    for place in load_campaign(campaign_file()).places:
-        again = place.order.place()
-        assert again.run.key == place.run.key
-        assert again.run.parents == place.run.parents
-        assert again.folder.path == place.folder.path.absolute()
+    for planned in load_campaign(campaign_file()).planned:
+        again = planned.spec.planned()
+        assert again.run.key == planned.run.key
+        assert again.run.parents == planned.run.parents
+        assert again.folder.path == planned.folder.path.absolute()
 
 
 def test_the_dataset_may_be_asked_for_by_its_card(campaign_file, tmp_path):
     assert load_campaign(campaign_file(card="cspca-picai")).file.card == "cspca-picai"
     (tmp_path / "mine.toml").write_text(card_path("cspca-picai").read_text())
-    assert load_campaign(campaign_file(card="mine.toml")).places
+    assert load_campaign(campaign_file(card="mine.toml")).planned
 
 
 @pytest.mark.parametrize(
@@ -47,11 +49,11 @@ def test_the_dataset_may_be_asked_for_by_its_card(campaign_file, tmp_path):
         ({"resources": {"packd": 2}, "slurm": {"gpus_per_run": 2}}, "campaign.toml: 2 faults: resources.packd: Extra"),
         ({"slurm": {"gpus_per_run": 2}}, "gpus_per_run: expected 0 or 1, found 2"),
         ({"slurm": {"time_limit_minutes": 0, "setup": "exit"}}, "campaign.toml: 2 faults"),
-        ({"resources": {"devices": [0, 0]}}, "devices: a device stands twice"),
+        ({"resources": {"devices": [0, 0]}}, "devices: duplicate device"),
         ({"resources": {"workers": 3}, "workers": 2}, "workers: 2 here and 3 in resources"),
-        ({"output": None}, "campaign.toml: expected output, there or as --output, found neither"),
-        ({"prepared": None}, "campaign.toml: expected prepared, there or as --prepared, found neither"),
-        ({"configurations": ["ce", "ce"]}, "campaign.toml: expected each run once, found ce_fold0_restart1 twice"),
+        ({"output": None}, "campaign.toml: output is neither given here nor as --output"),
+        ({"prepared": None}, "campaign.toml: prepared is neither given here nor as --prepared"),
+        ({"configurations": ["ce", "ce"]}, "campaign.toml: duplicate run ce_fold0_restart1"),
         ({"configurations": ["nonsense"]}, "configuration 'nonsense': expected one of"),
         ({"profile": "nonsense"}, "profile 'nonsense': expected one of"),
         ({"folds": [0, 3]}, "expected a fold from 0 to 2, found 3"),
@@ -59,9 +61,8 @@ def test_the_dataset_may_be_asked_for_by_its_card(campaign_file, tmp_path):
         ({"card": "pdac-panorama"}, "campaign.toml: expected a dataset of card pdac-panorama ("),
     ],
 )
-def test_faults_of_a_campaign_file_are_refused(campaign_file, changes, expected, outcome, tmp_path):
-    code, message = outcome("campaign", campaign_file(**changes))
-    assert code == 3
+def test_faults_of_a_campaign_file_are_refused(campaign_file, changes, expected, tmp_path, refusal):
+    message = refusal("campaign", campaign_file(**changes))
     assert expected in message
     assert not (tmp_path / "runs").exists()
 

@@ -7,11 +7,9 @@ import pytest
 from contract.errors import OncoduetError
 from training.__main__ import main
 from training.campaign import load_campaign
-from training.campaign.status import Remark, Watch, clock, hours
+from training.campaign.status import ExecutorMessage, StatusMonitor, clock, hours
 from training.campaign.status_page import write_status_page
-from training.dataset.prepared import load_prepared
 from training.execution import execute
-from training.run import plan_run
 
 
 @pytest.fixture
@@ -19,9 +17,9 @@ def campaign(campaign_file):
     return load_campaign(campaign_file())
 
 
-def quiet_for(place, seconds):
+def quiet_for(planned, seconds):
     then = time.time() - seconds
-    os.utime(place.folder.record, (then, then))
+    os.utime(planned.folder.record, (then, then))
 
 
 def test_a_dry_run_and_the_status_train_nothing(campaign_file, tmp_path, outcome):
@@ -29,13 +27,11 @@ def test_a_dry_run_and_the_status_train_nothing(campaign_file, tmp_path, outcome
     for command in (["campaign", path, "--dry-run", "--device", "cpu"], ["status", path]):
         assert outcome(*command) == (0, "")
         assert not (tmp_path / "runs").exists()
-    assert [run.state for run in Watch(load_campaign(path)).look().runs] == ["planned"] * 4
+    assert [run.state for run in StatusMonitor(load_campaign(path)).look().runs] == ["planned"] * 4
 
 
-def test_the_status_tells_how_far_each_run_is_and_writes_the_page(
-    campaign_file, prepared_folder, profile, tmp_path, capsys
-):
-    run = plan_run(load_prepared(prepared_folder), configuration="ce", fold=0, restart=1, profile=str(profile))
+def test_status_prints_the_progress_and_writes_the_page(campaign_file, tmp_path, capsys, planned):
+    run = planned()
     execute(run, tmp_path / "runs" / run.name, device="cpu")
     assert main(["status", str(campaign_file())]) == 0
     shown = capsys.readouterr().out
@@ -46,84 +42,102 @@ def test_the_status_tells_how_far_each_run_is_and_writes_the_page(
     assert (tmp_path / "runs" / "status.html").is_file()
 
 
-def test_a_page_that_was_edited_is_refused_and_left_by_who_is_at_work(campaign_file, write_run, outcome, capsys):
+def test_the_status_of_somebody_elses_runs_writes_nothing(campaign_file, write_run, outcome, capsys, monkeypatch):
     path = campaign_file(configurations=["ce"], folds=[0])
     campaign = load_campaign(path)
-    write_run(campaign.places[0], "finished", epochs=3)
+    write_run(campaign.planned[0], "finished", epochs=3)
+    access = os.access
+    monkeypatch.setattr(os, "access", lambda path, mode: not mode & os.W_OK and access(path, mode))
+    assert outcome("campaign", path, "--dry-run", "--device", "cpu") == (0, "")
+    assert main(["status", str(path)]) == 0
+    shown = capsys.readouterr().out
+    assert "1 finished" in shown
+    assert f"{campaign.output} cannot be written to: no status page" in shown
+    assert not (campaign.output / "status.html").exists()
+
+
+def test_an_edited_page_is_refused_and_kept(campaign_file, write_run, outcome, capsys, refusal):
+    path = campaign_file(configurations=["ce"], folds=[0])
+    campaign = load_campaign(path)
+    write_run(campaign.planned[0], "finished", epochs=3)
     page = campaign.output / "status.html"
     assert [outcome("status", path), outcome("status", path)] == [(0, "")] * 2
     mine = page.read_text().replace("</main>", "my notes</main>")
     page.write_text(mine)
-    code, said = outcome("status", path)
-    assert (code, said.count("\n")) == (3, 1)
+    said = refusal("status", path)
     assert f"{page}: expected nothing or a campaign's own file, found one of other origin or changed since" in said
-    write_status_page(Watch(campaign).look())
-    assert f"{page}: changed by somebody else, and left as it is" in capsys.readouterr().out
+    write_status_page(StatusMonitor(campaign).look())
+    assert f"{page}: edited by hand, left unchanged" in capsys.readouterr().out
     assert page.read_text() == mine
 
 
 def test_watching_ends_when_all_runs_are_finished(campaign_file, write_run, capsys):
     path = campaign_file(configurations=["ce"], folds=[0])
-    write_run(load_campaign(path).places[0], "finished", epochs=3)
+    write_run(load_campaign(path).planned[0], "finished", epochs=3)
     assert main(["status", str(path), "--watch"]) == 0
     assert capsys.readouterr().out.splitlines()[-1] == "1 finished; 0.01 CPU-hours spent"
 
 
 def test_a_run_whose_process_is_gone_is_interrupted(campaign, write_run):
-    place = campaign.places[0]
-    write_run(place, "running", epochs=1)
-    quiet_for(place, 60)
-    assert Watch(campaign).look().runs[0].state == "interrupted"
-    with place.folder.lock.open("w") as lock:
+    planned = campaign.planned[0]
+    write_run(planned, "running", epochs=1)
+    quiet_for(planned, 60)
+    assert StatusMonitor(campaign).look().runs[0].state == "interrupted"
+    with planned.folder.lock.open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        assert Watch(campaign).look().runs[0].state == "running"
-    assert Watch(campaign).look().runs[0].state == "interrupted"
+        assert StatusMonitor(campaign).look().runs[0].state == "running"
+    assert StatusMonitor(campaign).look().runs[0].state == "interrupted"
 
 
 def test_the_time_to_go_comes_from_the_last_epochs_and_runs_down(campaign, write_run):
-    place = campaign.places[0]
-    write_run(place, "running", epochs=1, epoch_s=100.0)  # of 3
-    with place.folder.lock.open("w") as lock:
+    planned = campaign.planned[0]
+    write_run(planned, "running", epochs=1, epoch_s=100.0)  # of 3
+    with planned.folder.lock.open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        quiet_for(place, 60)
-        snapshot = Watch(campaign).look()
-    assert snapshot.runs[0].remaining_s(snapshot.at_s) == pytest.approx(2 * 100 - 60, abs=2)
-    assert snapshot.runs[1].remaining_s(snapshot.at_s) is None
+        quiet_for(planned, 60)
+        status = StatusMonitor(campaign).look()
+    assert status.runs[0].remaining_s(status.at_s) == pytest.approx(2 * 100 - 60, abs=2)
+    assert status.runs[1].remaining_s(status.at_s) is None
 
 
 def test_a_failed_run_says_why_by_its_logs_last_line(campaign, write_run):
-    place = campaign.places[0]
-    write_run(place, "failed", epochs=1)
-    place.folder.log.write_text("Traceback\n  some frame\ncontract.errors.OncoduetError: x: expected a, found b\n\n")
-    run = Watch(campaign).look().runs[0]
+    planned = campaign.planned[0]
+    write_run(planned, "failed", epochs=1)
+    planned.folder.log.write_text("Traceback\n  some frame\ncontract.errors.OncoduetError: x: expected a, found b\n\n")
+    run = StatusMonitor(campaign).look().runs[0]
     assert (run.state, run.message) == ("failed", "x: expected a, found b")
 
 
-def test_an_executors_remark_never_hides_that_a_run_is_finished(campaign, write_run):
-    finished, planned = campaign.places[:2]
+def test_an_executors_message_never_hides_a_finished_run(campaign, write_run):
+    finished, planned = campaign.planned[:2]
     write_run(finished, "finished", epochs=3)
-    remarks = {place.name: Remark("queued") for place in (finished, planned)}
-    assert [run.state for run in Watch(campaign).look(remarks).runs] == ["finished", "queued", "planned", "planned"]
+    messages = {planned.name: ExecutorMessage("queued") for planned in (finished, planned)}
+    assert [run.state for run in StatusMonitor(campaign).look(messages).runs] == [
+        "finished",
+        "queued",
+        "planned",
+        "planned",
+    ]
 
 
 def test_only_records_that_changed_are_read_again(campaign, write_run):
-    place = campaign.places[0]
-    write_run(place, "running", epochs=1)
-    watch = Watch(campaign)
-    assert len(watch.look().runs[0].epochs) == 1
-    before = place.folder.record.stat()
+    planned = campaign.planned[0]
+    write_run(planned, "running", epochs=1)
+    monitor = StatusMonitor(campaign)
+    assert len(monitor.look().runs[0].epochs) == 1
+    before = planned.folder.record.stat()
     size = before.st_size
-    place.folder.record.write_bytes(b"x" * size)  # would not parse
-    os.utime(place.folder.record, ns=(before.st_mtime_ns, before.st_mtime_ns))
-    assert len(watch.look().runs[0].epochs) == 1
-    os.utime(place.folder.record)
-    with pytest.raises(OncoduetError, match=r"run\.json: expected valid JSON"):
-        watch.look()
+    planned.folder.record.write_bytes(b"x" * size)  # would not parse
+    os.utime(planned.folder.record, ns=(before.st_mtime_ns, before.st_mtime_ns))
+    assert len(monitor.look().runs[0].epochs) == 1
+    os.utime(planned.folder.record)
+    with pytest.raises(OncoduetError, match=r"run\.json: not valid JSON"):
+        monitor.look()
 
 
 def test_gpu_hours_are_counted_where_there_was_a_gpu(campaign, write_run):
-    write_run(campaign.places[0], "finished", epochs=3, epoch_s=3600, device="cuda")
-    assert Watch(campaign).look().spent == "3.00 GPU-hours"
+    write_run(campaign.planned[0], "finished", epochs=3, epoch_s=3600, device="cuda")
+    assert StatusMonitor(campaign).look().spent == "3.00 GPU-hours"
 
 
 @pytest.mark.parametrize(

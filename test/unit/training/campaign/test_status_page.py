@@ -5,7 +5,7 @@ from html.parser import HTMLParser
 import pytest
 
 from training.campaign import load_campaign
-from training.campaign.status import Remark, Watch
+from training.campaign.status import ExecutorMessage, StatusMonitor
 from training.campaign.status_page import POINTS, panels, thinned, ticks, time_to_go, write_status_page
 
 VOID = {"meta", "col", "link"}
@@ -38,32 +38,32 @@ class Balanced(HTMLParser):
 def campaign(campaign_file, write_run):
     """Two runs finished, one failed, one of the last two queued."""
     campaign = load_campaign(campaign_file(restarts=[1, 2], folds=[0]))
-    for place, state, epochs in zip(campaign.places, ["finished", "failed", "finished"], [3, 1, 3], strict=False):
-        write_run(place, state, epochs=epochs)
-    campaign.places[1].folder.log.write_text("expected <a finite loss>, found nan\n")
+    for planned, state, epochs in zip(campaign.planned, ["finished", "failed", "finished"], [3, 1, 3], strict=False):
+        write_run(planned, state, epochs=epochs)
+    campaign.planned[1].folder.log.write_text("expected <a finite loss>, found nan\n")
     return campaign
 
 
-def page_of(campaign, remarks=None):
-    return write_status_page(Watch(campaign).look(remarks)).read_text()
+def page_of(campaign, messages=None):
+    return write_status_page(StatusMonitor(campaign).look(messages)).read_text()
 
 
-def test_the_page_is_whole_needs_nothing_from_elsewhere_and_its_links_lead_somewhere(campaign):
+def test_the_page_is_whole_and_self_contained_and_its_links_resolve(campaign):
     page = page_of(campaign)
     parser = Balanced()
     parser.feed(page)
     assert (parser.open, parser.fetched) == ([], [])
     assert not re.search(r"https?://|@import|url\(", page)
     assert "prefers-color-scheme: dark" in page
-    assert {place.name for place in campaign.places} == parser.targets
+    assert {planned.name for planned in campaign.planned} == parser.targets
     assert parser.targets <= parser.ids
 
 
 def test_every_run_and_why_one_failed_is_on_the_page(campaign):
-    remarks = {campaign.places[3].name: Remark("queued", message="QOSMaxJobs")}
-    page = page_of(campaign, remarks)
-    for place in campaign.places:
-        assert page.count(f'id="{place.name}"') == 1
+    messages = {campaign.planned[3].name: ExecutorMessage("queued", message="QOSMaxJobs")}
+    page = page_of(campaign, messages)
+    for planned in campaign.planned:
+        assert page.count(f'id="{planned.name}"') == 1
     assert "expected &lt;a finite loss&gt;, found nan" in page
     assert "QOSMaxJobs" in page
     assert 'aria-label="1 queued, 1 failed, 2 finished; 0.02 CPU-hours spent"' in page
@@ -71,8 +71,8 @@ def test_every_run_and_why_one_failed_is_on_the_page(campaign):
 
 def test_the_page_reloads_until_all_is_finished(campaign, write_run):
     assert 'http-equiv="refresh"' in page_of(campaign)
-    for place in campaign.places:
-        write_run(place, "finished", epochs=3)
+    for planned in campaign.planned:
+        write_run(planned, "finished", epochs=3)
     assert 'http-equiv="refresh"' not in page_of(campaign)
 
 
@@ -85,7 +85,7 @@ def test_a_campaign_without_an_epoch_has_a_page_too(campaign_file, tmp_path):
 
 
 def test_each_run_is_a_thin_line_and_their_mean_a_bold_one(campaign):
-    by_name = {panel.configuration: panel for panel in panels(Watch(campaign).look())}
+    by_name = {panel.configuration: panel for panel in panels(StatusMonitor(campaign).look())}
     ce, focal = by_name["ce"], by_name["focal"]
     assert (ce.runs, ce.with_epochs, focal.runs, focal.with_epochs) == (2, 2, 2, 1)
     assert len([line for line in ce.lines if not line.is_mean]) == 4  # two runs, training and validation
@@ -119,8 +119,8 @@ def test_ticks_are_round_numbers_within(low, high, expected):
 
 def test_the_time_to_go_shares_the_rest_among_the_runs_at_work(campaign_file, write_run):
     campaign = load_campaign(campaign_file())
-    assert time_to_go(Watch(campaign).look()) is None
-    for place in campaign.places[:2]:
-        write_run(place, "running", epochs=1, epoch_s=600)
+    assert time_to_go(StatusMonitor(campaign).look()) is None
+    for planned in campaign.planned[:2]:
+        write_run(planned, "running", epochs=1, epoch_s=600)
     # just written, so both count as at work: 2 + 2 + 3 + 3 epochs of 600 s, two at a time
-    assert time_to_go(Watch(campaign).look()) == "50 min"
+    assert time_to_go(StatusMonitor(campaign).look()) == "50 min"

@@ -13,23 +13,12 @@ from dynamic_network_architectures.architectures.unet import PlainConvUNet
 
 from contract.errors import OncoduetError
 from contract.records import RunRecord, read_record
-from training.dataset.prepared import load_prepared
-from training.execution import Item, execute, execute_together
-from training.run import plan_run
-from training.trainers.interleaving import Clock, finished, in_turns
+from training.execution import RunRequest, execute, execute_together
+from training.trainers.interleaving import Clock, interleave, run_to_end
 from training.trainers.nnunet import Trainer
 from training.trainers.process_state import ProcessState
 
 LOSSES = [("ce", 1), ("ce", 2), ("focal", 1), ("ce-dice", 1)]
-
-
-@pytest.fixture
-def planned(prepared_folder, profile):
-    def plan(configuration="ce", restart=1, profile=profile):
-        prepared = load_prepared(prepared_folder)
-        return plan_run(prepared, configuration=configuration, fold=0, restart=restart, profile=str(profile))
-
-    return plan
 
 
 @pytest.fixture
@@ -45,12 +34,12 @@ def alone(planned, tmp_path):
     return hashes
 
 
-def items(planned, folder, runs, **more):
-    return [Item(planned(*run, **more), folder / f"packed{number}") for number, run in enumerate(runs)]
+def requests(planned, folder, runs, **more):
+    return [RunRequest(planned(*run, **more), folder / f"packed{number}") for number, run in enumerate(runs)]
 
 
-def test_packed_runs_give_the_bits_that_each_gives_alone(planned, alone, tmp_path):
-    records = execute_together(items(planned, tmp_path, LOSSES), device="cpu")
+def test_packed_runs_are_bit_identical_to_single_runs(planned, alone, tmp_path):
+    records = execute_together(requests(planned, tmp_path, LOSSES), device="cpu")
     packed = [record.weights_sha256 for record in records]
     assert packed == alone(LOSSES)
     assert len(set(packed)) == len(LOSSES)
@@ -60,7 +49,7 @@ def test_packed_runs_give_the_bits_that_each_gives_alone(planned, alone, tmp_pat
 def test_packed_runs_take_turns(planned, tmp_path):
     heard = []
     told = [
-        Item(
+        RunRequest(
             planned(*run), tmp_path / str(number), on_iteration=lambda done, number=number: heard.append((number, done))
         )
         for number, run in enumerate(LOSSES[:2])
@@ -69,24 +58,24 @@ def test_packed_runs_take_turns(planned, tmp_path):
     assert heard[:4] == [(0, 1), (1, 1), (0, 2), (1, 2)]
 
 
-def test_a_killed_pack_goes_on_to_the_same_bits(planned, alone, tmp_path):
+def test_a_killed_pack_resumes_to_the_same_bits(planned, alone, tmp_path):
     def work() -> None:
         def on_epoch(epoch) -> None:
             if epoch.epoch == 1:
                 os.kill(os.getpid(), signal.SIGKILL)
 
-        first, second = items(planned, tmp_path, LOSSES[:2])
-        execute_together([first, Item(second.run, second.output, on_epoch=on_epoch)], device="cpu")
+        first, second = requests(planned, tmp_path, LOSSES[:2])
+        execute_together([first, RunRequest(second.run, second.output, on_epoch=on_epoch)], device="cpu")
 
     process = multiprocessing.get_context("fork").Process(target=work)
     process.start()
     process.join()
     assert process.exitcode == -signal.SIGKILL
-    resumed = execute_together(items(planned, tmp_path, LOSSES[:2]), device="cpu", resume=True)
+    resumed = execute_together(requests(planned, tmp_path, LOSSES[:2]), device="cpu", resume=True)
     assert [record.weights_sha256 for record in resumed] == alone(LOSSES[:2])
 
 
-def test_a_failing_run_leaves_the_others_alone_and_is_told_at_once(planned, alone, tmp_path):
+def test_a_failing_run_is_reported_at_once_and_the_others_continue(planned, alone, tmp_path):
     class PowerCutError(Exception):
         pass
 
@@ -94,9 +83,11 @@ def test_a_failing_run_leaves_the_others_alone_and_is_told_at_once(planned, alon
         raise PowerCutError
 
     ended = []
-    first, second = items(planned, tmp_path, LOSSES[:2])
-    failing = Item(first.run, first.output, on_epoch=fail, on_end=ended.append)
-    error, record = execute_together([failing, Item(second.run, second.output, on_end=ended.append)], device="cpu")
+    first, second = requests(planned, tmp_path, LOSSES[:2])
+    failing = RunRequest(first.run, first.output, on_epoch=fail, on_end=ended.append)
+    error, record = execute_together(
+        [failing, RunRequest(second.run, second.output, on_end=ended.append)], device="cpu"
+    )
     assert isinstance(error, PowerCutError)
     assert ended == [error, record]
     assert read_record(first.output / "run.json", RunRecord).state == "failed"
@@ -105,7 +96,7 @@ def test_a_failing_run_leaves_the_others_alone_and_is_told_at_once(planned, alon
     assert [record.weights_sha256] == alone(LOSSES[1:2])
 
 
-def test_a_failed_run_gives_its_memory_back_while_the_others_go_on(planned, alone, tmp_path):
+def test_a_failed_run_frees_its_memory_while_the_others_continue(planned, alone, tmp_path):
     """By the networks and trainers that are alive in later steps of the other run."""
     alive = []
 
@@ -119,21 +110,21 @@ def test_a_failed_run_gives_its_memory_back_while_the_others_go_on(planned, alon
     def networks_and_trainers() -> list[object]:
         return [each for each in gc.get_objects() if isinstance(each, Trainer | PlainConvUNet)]
 
-    first, second = items(planned, tmp_path, LOSSES[:2])
+    first, second = requests(planned, tmp_path, LOSSES[:2])
     gc.collect()
     earlier = networks_and_trainers()  # of other tests
-    failing = Item(first.run, first.output, on_iteration=fail)
-    error, record = execute_together([failing, Item(second.run, second.output, on_iteration=count)], device="cpu")
+    failing = RunRequest(first.run, first.output, on_iteration=fail)
+    error, record = execute_together([failing, RunRequest(second.run, second.output, on_iteration=count)], device="cpu")
     assert alive == [2] * 5  # one trainer and its network
     assert isinstance(error, OncoduetError)
-    assert str(error).startswith(f"{first.output}: on cpu: expected enough memory for it, found: CUDA out of memory.")
+    assert str(error).startswith(f"{first.output}: on cpu: expected enough memory for it, found CUDA out of memory.")
     assert "resources.packed" in str(error)
     assert "torch.OutOfMemoryError" in (first.output / "training.log").read_text()
     assert [record.weights_sha256] == alone(LOSSES[1:2])
 
 
 def test_each_packed_run_has_its_own_log(planned, tmp_path):
-    execute_together(items(planned, tmp_path, LOSSES[:2]), device="cpu")
+    execute_together(requests(planned, tmp_path, LOSSES[:2]), device="cpu")
     for number in range(2):
         log = (tmp_path / f"packed{number}" / "training.log").read_text()
         assert log.count("Current learning rate") == 3  # one per epoch
@@ -144,19 +135,21 @@ def test_an_interrupted_pack_lets_its_locks_go(planned, tmp_path):
     def interrupt(done) -> None:
         raise KeyboardInterrupt
 
-    first, second = items(planned, tmp_path, LOSSES[:2])
+    first, second = requests(planned, tmp_path, LOSSES[:2])
     with pytest.raises(KeyboardInterrupt):
-        execute_together([first, Item(second.run, second.output, on_iteration=interrupt)], device="cpu")
+        execute_together([first, RunRequest(second.run, second.output, on_iteration=interrupt)], device="cpu")
     assert read_record(first.output / "run.json", RunRecord).state == "running"
     assert [record.state for record in execute_together([first, second], device="cpu")] == ["finished"] * 2
 
 
 def test_two_runs_for_one_folder_are_refused(planned, tmp_path):
-    with pytest.raises(OncoduetError, match=r"run: expected each run to have a folder of its own, found two runs"):
-        execute_together([Item(planned(), tmp_path / "run"), Item(planned("focal"), tmp_path / "run")], device="cpu")
+    with pytest.raises(OncoduetError, match=r"run: folder of two runs"):
+        execute_together(
+            [RunRequest(planned(), tmp_path / "run"), RunRequest(planned("focal"), tmp_path / "run")], device="cpu"
+        )
 
 
-def test_random_numbers_of_a_training_and_of_the_process_do_not_disturb_each_other():
+def test_random_numbers_of_training_and_process_are_independent():
     def draw():
         return random.random(), float(np.random.rand()), float(torch.rand(1))  # noqa: NPY002
 
@@ -169,11 +162,11 @@ def test_random_numbers_of_a_training_and_of_the_process_do_not_disturb_each_oth
     undisturbed = [draw() for _ in range(4)]
     state = ProcessState(torch.device("cpu"), threads=1)
     seed(1)
-    with state.turn():
+    with state.context():
         seed(1)
         inside = [draw(), draw()]
     outside = [draw(), draw()]
-    with state.turn():
+    with state.context():
         inside += [draw(), draw()]
     assert inside == undisturbed
     assert outside == undisturbed[:2]
@@ -181,12 +174,12 @@ def test_random_numbers_of_a_training_and_of_the_process_do_not_disturb_each_oth
 
 def test_threads_are_a_trainings_own():
     before = torch.get_num_threads()
-    with ProcessState(torch.device("cpu"), threads=before + 1).turn():
+    with ProcessState(torch.device("cpu"), threads=before + 1).context():
         assert torch.get_num_threads() == before + 1
     assert torch.get_num_threads() == before
 
 
-def test_a_clock_counts_its_turns_alone():
+def test_a_clock_counts_its_own_steps_only():
     clock = Clock()
     with clock.running():
         sum(range(300_000))
@@ -197,7 +190,7 @@ def test_a_clock_counts_its_turns_alone():
     assert counted[0] >= during[0] > 0
 
 
-def test_each_step_is_made_within_a_turn_and_an_abandoned_training_is_closed_in_one():
+def test_each_step_and_the_closing_is_within_a_context():
     said = []
 
     class Turn:
@@ -215,10 +208,10 @@ def test_each_step_is_made_within_a_turn_and_an_abandoned_training_is_closed_in_
             said.append("closed")
         return 7
 
-    assert finished(in_turns(training(), Turn)) == 7
+    assert run_to_end(interleave(training(), Turn)) == 7
     assert said == ["in", "step", "out", "in", "step", "out", "in", "closed", "out", "in", "out"]
     said.clear()
-    abandoned = in_turns(training(), Turn)
+    abandoned = interleave(training(), Turn)
     next(abandoned)
     abandoned.close()
     assert said == ["in", "step", "out", "in", "closed", "out"]

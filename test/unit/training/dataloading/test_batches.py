@@ -1,7 +1,6 @@
 """The resident studies and the batches cut from them."""
 
 import gc
-import shutil
 from dataclasses import replace
 
 import numpy as np
@@ -11,11 +10,9 @@ import torch
 from contract.errors import OncoduetError
 from network.memory_plan import Budget, held_bytes
 from training.dataloading.batches import ResidentBatches
-from training.dataloading.patch_sampling import BoxRule
+from training.dataloading.patch_sampling import PatchSampler
 from training.dataloading.resident_studies import ResidentStudies, resident_studies
-from training.dataset.prepared import load_prepared
-from training.execution import Item, execute, execute_together
-from training.run import plan_run
+from training.execution import RunRequest, execute, execute_together
 from training.run_folder.folder import RunFolder
 from training.trainers.nnunet import build_trainer
 
@@ -25,9 +22,9 @@ MEBIBYTE = 2**20
 
 
 @pytest.fixture
-def trainer(prepared_folder, profile, tmp_path):
+def trainer(tmp_path, planned):
     def build(**settings):
-        run = plan_run(load_prepared(prepared_folder), configuration="ce", fold=0, restart=1, profile=str(profile))
+        run = planned()
         task = run.engine.task(run, RunFolder(tmp_path / "run"), "cpu")
         built = build_trainer(replace(task, profile=task.profile.model_copy(update=settings)))
         built.initialize()
@@ -41,9 +38,9 @@ def batches(trainer):
     """The trainer's training batches, with another size or share of foreground."""
     stock, _ = trainer().get_dataloaders()
 
-    def build(batch_size=4, foreground=0.5, rule=stock.rule, case_ids=stock.case_ids, studies=stock.studies):
+    def build(batch_size=4, foreground=0.5, sampler=stock.sampler, case_ids=stock.case_ids, studies=stock.studies):
         return ResidentBatches(
-            studies, case_ids, recipe=stock.recipe, rule=rule, batch_size=batch_size, foreground=foreground
+            studies, case_ids, recipe=stock.recipe, sampler=sampler, batch_size=batch_size, foreground=foreground
         )
 
     return build
@@ -57,7 +54,7 @@ def equal(first, second):
     return all(torch.equal(*pair) for pair in zip(tensors(first), tensors(second), strict=True))
 
 
-def test_the_same_seed_gives_the_same_batches_whatever_else_draws(batches):
+def test_batches_depend_on_the_seed_only(batches):
     first, second, other = batches(), batches(), batches()
     for loader, seed in [(first, 1), (second, 1), (other, 2)]:
         loader.seed([seed])
@@ -71,7 +68,7 @@ def test_the_same_seed_gives_the_same_batches_whatever_else_draws(batches):
     assert differing == 10
 
 
-def test_the_global_generators_are_left_alone(batches):
+def test_the_global_generators_do_not_change(batches):
     state, numpy = torch.get_rng_state(), np.random.get_state()[1]  # noqa: NPY002
     for _, batch in zip(range(10), batches(), strict=False):
         assert torch.isfinite(batch["data"]).all()
@@ -109,7 +106,7 @@ def test_forced_patches_hold_foreground_and_studies_without_do_no_harm(batches):
 
 def test_a_patch_larger_than_the_study_is_filled(batches):
     size = (20, 48, 48)
-    loader = batches(rule=BoxRule(size, size))
+    loader = batches(sampler=PatchSampler(size, size))
     loader.recipe = replace(loader.recipe, spatial=None, steps=())
     batch = next(loader)
     assert batch["data"].shape[2:] == size
@@ -124,7 +121,7 @@ def test_a_patch_larger_than_the_study_is_filled(batches):
 def test_validation_is_cut_without_augmentation(trainer):
     _, validation = trainer().get_dataloaders()
     assert validation.recipe.spatial is None
-    assert validation.rule.box == validation.rule.patch
+    assert validation.sampler.box == validation.sampler.patch
     for _, batch in zip(range(10), validation, strict=False):
         for key, image in zip(batch["keys"], batch["data"], strict=True):
             values = validation.studies.by_id[key].image
@@ -164,9 +161,9 @@ def test_studies_that_do_not_fit_are_refused_before_any_is_read(prepared_folder)
         studies.load(IDS, budget=Budget(held_bytes() + 50_000, "--memory-gb"))
     assert not studies.by_id
     # 10 x 26 x 30 voxels and 9 x 32 x 28, twice and once, of 3 channels of 4 bytes and a label of 2: 0.3 MB.
-    assert str(error.value).startswith(f"{prepared_folder}: expected the studies to take at most 4.")
-    assert "found that 3 need 0.000" in str(error.value)
-    assert 'loader = "nnunet" in the profile reads them from disk instead' in str(error.value)
+    assert str(error.value).startswith(f"{prepared_folder}: expected at most 4.")
+    assert "found 0.000" in str(error.value)
+    assert 'loader = "nnunet" in the profile reads them from disk' in str(error.value)
     studies.load(IDS, budget=Budget(held_bytes() + 100 * MEBIBYTE, "--memory-gb"))
     taken = sum(study.image.nbytes + study.label.nbytes for study in studies.by_id.values())
     assert taken <= studies._bytes(IDS) < 1.3 * taken
@@ -174,22 +171,21 @@ def test_studies_that_do_not_fit_are_refused_before_any_is_read(prepared_folder)
 
 @pytest.mark.parametrize("name", ["100_1.b2nd", "100_1_seg.b2nd"])
 @pytest.mark.parametrize("share", [0.01, 0.5])
-def test_a_damaged_study_is_refused(prepared_folder, tmp_path, name, share):
-    shutil.copytree(prepared_folder, tmp_path / "prepared")
-    path = tmp_path / "prepared" / "cases" / name
+def test_a_damaged_study_is_refused(name, share, own_prepared):
+    path = own_prepared / "cases" / name
     path.write_bytes(path.read_bytes()[: int(share * path.stat().st_size)])
-    with pytest.raises(OncoduetError, match=rf"{name}: expected a preprocessed study, found a damaged file"):
-        resident_studies(tmp_path / "prepared", IDS, device=CPU)
+    with pytest.raises(OncoduetError, match=rf"{name}: file is damaged"):
+        resident_studies(own_prepared, IDS, device=CPU)
 
 
-def test_runs_of_either_loader_finish_and_differ(prepared_folder, profile, tmp_path):
+def test_runs_of_either_loader_finish_and_differ(profile, tmp_path, planned):
     hashes = []
     for loader in ("resident", "nnunet"):
         path = tmp_path / f"{loader}.toml"
         path.write_text(f'loader = "{loader}"\n' + profile.read_text())
-        run = plan_run(load_prepared(prepared_folder), configuration="ce", fold=0, restart=1, profile=str(path))
+        run = planned(profile=path)
         hashes.append(execute(run, tmp_path / loader, device="cpu").weights_sha256)
-        together = execute_together([Item(run, tmp_path / f"{loader}-again")], device="cpu")
+        together = execute_together([RunRequest(run, tmp_path / f"{loader}-again")], device="cpu")
         assert [record.weights_sha256 for record in together] == hashes[-1:]
     assert hashes[0] != hashes[1]
 

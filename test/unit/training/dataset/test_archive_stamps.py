@@ -10,7 +10,7 @@ from contract.records import read_record
 from training.__main__ import main
 from training.dataset.archive_stamps import SourcesRecord, read_sources, unchanged_archive
 from training.dataset.prepared import load_prepared
-from training.execution import Wishes, execute
+from training.execution import RunOptions, execute
 from training.run import plan_run
 
 
@@ -51,7 +51,7 @@ def test_the_archives_place_and_times_are_no_part_of_the_dataset(dataset, archiv
     assert read_sources(load_prepared(tmp_path / "again")) != read_sources(dataset)
 
 
-def test_a_copy_counts_as_the_same_archive_whatever_its_times(dataset, archive, tmp_path):
+def test_a_copy_with_other_times_counts_as_the_same_archive(dataset, archive, tmp_path):
     shutil.copytree(archive, tmp_path / "copy", copy_function=shutil.copy)
     assert unchanged_archive(dataset) == archive
     assert unchanged_archive(dataset, archive=tmp_path / "copy") == tmp_path / "copy"
@@ -63,7 +63,7 @@ def test_a_run_notices_that_its_archive_changed(dataset, archive, profile, tmp_p
     run = plan_run(dataset, configuration="ce", fold=0, restart=1, profile=str(profile))
     content = (archive / name).read_bytes()
     (archive / name).write_bytes(content + b"\0")
-    message = rf"{name}: expected the file that .*prepared was prepared from, found another; prepare the archive anew"
+    message = rf"{name}: expected the file that .*prepared was prepared from, found another; run `prepare` again"
     with pytest.raises(OncoduetError, match=message):
         execute(run, tmp_path / "run", device="cpu")
     assert not (tmp_path / "run" / "run.json").exists()
@@ -86,11 +86,11 @@ def test_an_archive_out_of_reach_stops_no_run(dataset, archive, profile, tmp_pat
     run = plan_run(dataset, configuration="ce", fold=0, restart=1, profile=str(profile))
     assert unchanged_archive(dataset) is None
     assert execute(run, tmp_path / "run", device="cpu").state == "finished"
-    with pytest.raises(OncoduetError, match=r"nowhere: expected the archive of .*prepared, found none of its files"):
-        execute(run, tmp_path / "other", device="cpu", wishes=Wishes(archive=tmp_path / "nowhere"))
+    with pytest.raises(OncoduetError, match=r"nowhere: none of the files that .*prepared was prepared from"):
+        execute(run, tmp_path / "other", device="cpu", options=RunOptions(archive=tmp_path / "nowhere"))
 
 
-def test_the_dataset_does_not_depend_on_the_order_or_the_folders_of_the_files(dataset, archive, tmp_path):
+def test_the_dataset_does_not_depend_on_order_or_folders(dataset, archive, tmp_path):
     """Copied in the opposite order, into folders that sort otherwise."""
     other = tmp_path / "other"
     for path in sorted(archive.rglob("*"), reverse=True):

@@ -59,7 +59,7 @@ def test_numpy_1_names_of_its_modules_are_known_too(tmp_path):
     assert same(read(tmp_path, older), DATA["float32"])
 
 
-def test_an_object_that_stands_in_two_places_is_one_object(tmp_path):
+def test_an_object_in_two_places_is_one_object(tmp_path):
     shared = [1]
     first, second = read(tmp_path, pickle.dumps([shared, shared]))
     assert first is second
@@ -99,7 +99,7 @@ EMPTY = word("numpy._core.multiarray", "_reconstruct") + word("numpy", "ndarray"
 )
 def test_what_is_no_data_is_refused_in_one_line(tmp_path, steps, found):
     with pytest.raises(
-        OncoduetError, match=rf"a\.pkl: expected a pickle of arrays and numbers alone, found .*({found})"
+        OncoduetError, match=rf"a\.pkl: expected a pickle of arrays and numbers only, found .*({found})"
     ):
         read(tmp_path, b"\x80\x04" + steps + b".")
 
@@ -123,7 +123,7 @@ def doubled(depth):
 )
 def test_few_bytes_cost_little_time(tmp_path, steps):
     began = time.process_time()
-    with pytest.raises(OncoduetError, match="expected a pickle of arrays and numbers alone"):
+    with pytest.raises(OncoduetError, match="expected a pickle of arrays and numbers only"):
         read(tmp_path, b"\x80\x04" + steps + b".")
     assert time.process_time() - began < 10
 
@@ -137,8 +137,8 @@ def test_arrays_together_are_no_larger_than_their_pickle(tmp_path):
         read(tmp_path, kept + once + once + b"\x87.")
 
 
-def test_what_is_no_file_is_told(tmp_path):
-    with pytest.raises(OncoduetError, match=r"a\.pkl: expected a record, found no file"):
+def test_a_missing_file_is_refused(tmp_path):
+    with pytest.raises(OncoduetError, match=r"a\.pkl: a record not found"):
         read_plain_pickle(tmp_path / "a.pkl", what="a record")
     with pytest.raises(OncoduetError, match="found a folder of"):
         read_plain_pickle(tmp_path, what="a record")

@@ -34,8 +34,8 @@ from algorithm.prediction.bundle import load_network, read_bundle
 from contract.errors import OncoduetError
 from network.architecture import OPERATORS, build_network, network_classes
 from network.plans import read_plans
-from network.preprocessing import patch_size_zyx, preprocess, to_study_grid
-from training.campaign.slurm_executor import _outcome
+from network.preprocessing import patch_size_zyx, preprocess
+from training.campaign.slurm_executor import job_outcome
 from training.dataloading.resident_studies import ResidentStudies
 from training.dataset.prepared import case_files, load_prepared
 from training.nndetection.boxes_file import read_boxes
@@ -375,7 +375,7 @@ class Attempt:
             spacing = plans["configurations"][CONFIGURATION]["spacing"]
             spacing = [spacing[axis] for axis in plans["transpose_backward"]]
             found = preprocess(array, tuple(spacing), plans=plans, dataset=dataset)
-            back = to_study_grid(found.data[:1], found, plans=plans)
+            back = found.grid.to_study_grid(found.data[:1])
             assert back.shape == (1, 5, 7, 8)
 
         return read
@@ -541,7 +541,7 @@ class Attempt:
         path = self.material / "slurm" / "7" / "7_0_result.pkl"
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(self.pickled(("success", [("a", "", False)])))
-        return lambda: _outcome(self.material / "slurm", "7")
+        return lambda: job_outcome(self.material / "slurm", "7")
 
     def checkpoint(self):
         """A checkpoint whose first line and hash are right, or a sound one of which they are not."""
@@ -632,7 +632,7 @@ def preprocess_once(material):
     """Have what nnU-Net imports on first use be imported before memory is counted."""
     plans, dataset = (json.loads((material / "model" / f"{name}.json").read_text()) for name in ("plans", "dataset"))
     found = preprocess(np.ones((3, 8, 16, 16), np.float32), (3.0, 1.5, 1.5), plans=plans, dataset=dataset)
-    to_study_grid(found.data[:1], found, plans=plans)
+    found.grid.to_study_grid(found.data[:1])
     build_network(plans, dataset)(torch.zeros(1, 3, *patch_size_zyx(plans)))
 
 

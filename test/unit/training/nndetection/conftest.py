@@ -8,9 +8,7 @@ from pathlib import Path
 import pytest
 
 from contract.records import RunRecord
-from training.dataset.prepared import load_prepared
 from training.execution import execute
-from training.run import plan_run
 
 FAKE = Path(__file__).parent / "fake_nndet"
 NAMES = ("nndet_prep", "nndet_unpack", "nndet_train", "nndet_sweep", "nndet_consolidate", "nndet_predict")
@@ -40,20 +38,16 @@ def fake_nndet(fake_programs, tmp_path, monkeypatch):
     return lambda trouble: monkeypatch.setenv("FAKE_NNDET", trouble)
 
 
-@pytest.fixture
-def planned(prepared_folder, profile):
-    def plan(configuration="nndet", fold=0, restart=1, **more):
-        prepared = load_prepared(prepared_folder)
-        return plan_run(prepared, configuration=configuration, fold=fold, restart=restart, profile=str(profile), **more)
-
-    return plan
+@pytest.fixture(scope="session")
+def planned(planned):
+    return lambda configuration="nndet", **more: planned(configuration, **more)
 
 
 @pytest.fixture(scope="session")
-def trained(prepared_folder, profile, fake_programs, tmp_path_factory) -> Path:
+def trained(planned, fake_programs, tmp_path_factory) -> Path:
     """A finished run of fold 1."""
     folder = tmp_path_factory.mktemp("trained") / "run"
-    run = plan_run(load_prepared(prepared_folder), configuration="nndet", fold=1, restart=1, profile=str(profile))
+    run = planned(fold=1)
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PATH", f"{fake_programs}{os.pathsep}{os.environ['PATH']}")
         patch.setenv("det_num_threads", "1")

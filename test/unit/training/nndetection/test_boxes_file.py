@@ -10,7 +10,7 @@ from unit.training.nndetection.fake_nndet.fake import save_pickle
 
 from contract.errors import OncoduetError
 from network.detection.clustering import ScoredBoxes
-from network.detection.painting import MINIMUM_VOXELS, detection_map
+from network.detection.painting import MINIMUM_VOXELS, paint_boxes
 from training.nndetection.boxes_file import read_boxes
 
 SHAPE = (9, 20, 30)
@@ -33,7 +33,7 @@ def contents(boxes, scores=None, **changes):
 
 
 @pytest.mark.parametrize("write", NUMPY_1_AND_2)
-def test_x_y_and_z_of_a_file_are_our_z_y_and_x_and_boxes_begin_a_voxel_later(tmp_path, write):
+def test_axes_are_reversed_and_boxes_begin_a_voxel_later(tmp_path, write):
     path = tmp_path / "a_boxes.pkl"
     write(contents([[1, 4, 3, 8, 10, 15.5]], [0.25]), path)
     found = read_boxes(path, SHAPE)
@@ -43,7 +43,7 @@ def test_x_y_and_z_of_a_file_are_our_z_y_and_x_and_boxes_begin_a_voxel_later(tmp
     assert found.weights.tolist() == [1]
 
 
-def test_the_stand_in_writes_what_numpy_1_writes(tmp_path):
+def test_the_fake_writes_what_numpy_1_writes(tmp_path):
     save_pickle(contents([]), tmp_path / "a")
     assert b"numpy.core.multiarray" in (tmp_path / "a").read_bytes()
     assert b"numpy._core" not in (tmp_path / "a").read_bytes()
@@ -79,7 +79,7 @@ def test_painted_boxes_are_those_of_the_challenges_own_rule(tmp_path):
             expected[place] = values["pred_scores"][index]
     found = read_boxes(tmp_path / "a", SHAPE)
     assert isinstance(found, ScoredBoxes)
-    np.testing.assert_array_equal(detection_map(found, SHAPE), expected)
+    np.testing.assert_array_equal(paint_boxes(found, SHAPE), expected)
     assert 3 < len(np.unique(expected)) < 40
 
 
@@ -110,7 +110,7 @@ def test_a_pickle_with_a_call_in_it_is_refused_and_nothing_is_called(tmp_path, f
     path.write_bytes(pickle.dumps(value, protocol=protocol))
     with pytest.raises(OncoduetError) as raised:
         read_boxes(path, SHAPE)
-    said = f"{path}: expected a pickle of arrays and numbers alone, found a reference to "
+    said = f"{path}: expected a pickle of arrays and numbers only, found a reference to "
     assert str(raised.value).startswith(said)
     assert protocol < 3 or str(raised.value) == said + name  # older ones have other names for the same
     assert not victim.exists()
@@ -124,16 +124,16 @@ def test_the_same_pickle_would_do_it_if_it_were_trusted(tmp_path):
 
 def test_a_persistent_object_is_refused(tmp_path):
     (tmp_path / "a").write_bytes(b"Pname\n.")
-    with pytest.raises(OncoduetError, match="expected a pickle of arrays and numbers alone, found a persistent object"):
+    with pytest.raises(OncoduetError, match="expected a pickle of arrays and numbers only, found a persistent object"):
         read_boxes(tmp_path / "a", SHAPE)
 
 
-def test_a_file_that_is_missing_or_cut_short_is_told(tmp_path):
-    with pytest.raises(OncoduetError, match=r"a_boxes\.pkl: expected boxes of nnDetection, found no file"):
+def test_a_missing_or_truncated_file_is_refused(tmp_path):
+    with pytest.raises(OncoduetError, match=r"a_boxes\.pkl: boxes of nnDetection not found"):
         read_boxes(tmp_path / "a_boxes.pkl", SHAPE)
     save_pickle(contents([[0, 0, 4, 4, 0, 4]]), tmp_path / "a")
     (tmp_path / "a").write_bytes((tmp_path / "a").read_bytes()[:-20])
-    with pytest.raises(OncoduetError, match="a: expected a pickle of arrays and numbers alone, found"):
+    with pytest.raises(OncoduetError, match="a: expected a pickle of arrays and numbers only, found"):
         read_boxes(tmp_path / "a", SHAPE)
 
 
@@ -155,7 +155,7 @@ def test_a_file_that_is_missing_or_cut_short_is_told(tmp_path):
         (contents([], pred_labels="none"), "expected an array of numbers as pred_labels, found str"),
         (
             contents([], pred_labels=np.array([None])),
-            "expected a pickle of arrays and numbers alone, found a type that is no number",
+            "expected a pickle of arrays and numbers only, found a type that is no number",
         ),
         (
             contents([[0, 0, 4, 4, 0, 4]], [0.5, 0.4]),
@@ -183,7 +183,7 @@ def test_a_file_that_is_missing_or_cut_short_is_told(tmp_path):
         (contents([[0, 0, 4, 4, -5, 0]]), r"expected boxes that meet the image of 9 × 20 × 30 voxels, found"),
     ],
 )
-def test_what_makes_no_sense_is_told_in_one_line(tmp_path, value, message):
+def test_inconsistent_boxes_are_refused_in_one_line(tmp_path, value, message):
     save_pickle(value, tmp_path / "a_boxes.pkl")
     with pytest.raises(OncoduetError, match=f"a_boxes.pkl: {message}"):
         read_boxes(tmp_path / "a_boxes.pkl", SHAPE)

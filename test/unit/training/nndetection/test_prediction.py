@@ -6,6 +6,7 @@ import shutil
 
 import numpy as np
 import pytest
+from studies import read_study
 
 from algorithm.__main__ import main as algorithm
 from contract.cards import load_card
@@ -15,9 +16,8 @@ from contract.records import BatchRecord, RunRecord, Source, StudyRecord, read_r
 from contract.volume import read_grid, read_label, read_volume
 from evaluation.__main__ import main as evaluation
 from network.detection.clustering import ScoredBoxes
-from network.study import read_study
 from training.dataset.prepared import load_prepared
-from training.nndetection.prediction import COMMAND, _write_study, paint
+from training.nndetection.prediction import COMMAND, paint, write_study_outputs
 
 CASES = ["100_1", "100_2", "101_1", "102_1", "103_1", "104_1", "105_1"]
 
@@ -99,12 +99,11 @@ def test_score_and_compare_read_them(command, fake_nndet, outcome, prepared_fold
     assert "nndet" in (tmp_path / "compared" / "verdict.json").read_text()
 
 
-def test_a_card_without_mirroring_predicts_no_mirrored_copies(finished, command, fake_nndet, outcome, prepared_folder):
+def test_a_card_without_mirroring_predicts_no_mirrored_copies(finished, command, fake_nndet, outcome, refusal):
     _, words = command
     path = finished / "card.toml"
     path.write_text(path.read_text().replace("schema_version = 1", "schema_version = 1\ntest_time_mirroring = false"))
-    code, said = outcome(*words)
-    assert code == 3
+    said = refusal(*words)
     assert "card.toml: expected the card that run.json names, found another" in said
     record = read_json(finished / "run.json")
     record["key"]["card_sha256"] = load_card(path).sha256
@@ -113,7 +112,7 @@ def test_a_card_without_mirroring_predicts_no_mirrored_copies(finished, command,
     assert "'--num_tta', '0'" in (command[0] / "prediction.log").read_text()
 
 
-def test_the_same_command_again_predicts_anew_and_meets_nothing_of_before(command, fake_nndet, outcome):
+def test_the_same_command_again_predicts_from_scratch(command, fake_nndet, outcome):
     output, words = command
     assert outcome(*words) == (0, "")
     before = predicted(output, "100_1")[0].array
@@ -123,17 +122,17 @@ def test_the_same_command_again_predicts_anew_and_meets_nothing_of_before(comman
     np.testing.assert_array_equal(predicted(output, "100_1")[0].array, before)
 
 
-def test_boxes_are_painted_voxel_by_voxel_where_the_study_grid_is_the_references(prepared_folder):
+def test_boxes_are_painted_exactly_on_the_reference_grid(prepared_folder):
     card = load_card("cspca-picai")
     archive = prepared_folder.parent / "archive"
     channels = {name: archive / "100" / f"100_1_{name}.mha" for name in card.channel_names}
     image = read_study(card, channels, name="100_1")
     boxes = np.array([[2.0, 5.0, 11.0, 4.9, 8.0, 15.5]])
-    painted = paint(card, ScoredBoxes(boxes, np.array([0.5]), np.ones(1)), image)
-    expected = np.zeros(image.reference.shape_zyx, np.float32)
+    painted = paint(ScoredBoxes(boxes, np.array([0.5]), np.ones(1)), image.placement)
+    expected = np.zeros(image.placement.native.shape_zyx, np.float32)
     expected[2:4, 5:8, 11:15] = 0.5
     np.testing.assert_array_equal(painted.array, expected)
-    assert painted.grid == image.reference
+    assert painted.grid == image.placement.native
 
 
 def test_a_small_box_gives_the_likelihood_that_the_card_asks_for(command, finished, fake_nndet, outcome, tmp_path):
@@ -145,7 +144,7 @@ def test_a_small_box_gives_the_likelihood_that_the_card_asks_for(command, finish
     for rule, likelihood in [("probability", 0.75), ("zero", 0.0)]:
         candidates = card.candidates.model_copy(update={"case_likelihood_without_candidate": rule})
         changed = card.model_copy(update={"candidates": candidates})
-        _write_study(tmp_path / rule / "100_1", changed, image, found, case_id="100_1")
+        write_study_outputs(tmp_path / rule / "100_1", changed, image.placement, found, case_id="100_1")
         detections, written = predicted(tmp_path / rule, "100_1")
         assert not detections.array.any()
         assert written == likelihood
@@ -155,9 +154,9 @@ def test_a_small_box_gives_the_likelihood_that_the_card_asks_for(command, finish
     ("trouble", "message"),
     [
         ("stale", "100_1_boxes.pkl: expected boxes from this call of nndet_predict, found older ones"),
-        ("missing", "100_1_boxes.pkl: expected boxes of the study from nndet_predict, found none"),
+        ("missing", "100_1_boxes.pkl: boxes of the study not found after nndet_predict"),
         ("foreign", "of_another_boxes.pkl: expected boxes of the studies to predict alone, found another's"),
-        ("nothing:nndet_predict", "100_1_boxes.pkl: expected boxes of the study from nndet_predict, found none"),
+        ("nothing:nndet_predict", "100_1_boxes.pkl: boxes of the study not found after nndet_predict"),
         (
             "fail:nndet_predict",
             "nndet_predict: expected nnDetection's program to succeed, found exit code 1: "
@@ -165,75 +164,66 @@ def test_a_small_box_gives_the_likelihood_that_the_card_asks_for(command, finish
         ),
     ],
 )
-def test_what_goes_wrong_is_told_and_leaves_no_prediction(command, fake_nndet, outcome, trouble, message):
+def test_a_failure_is_reported_and_leaves_no_prediction(command, fake_nndet, trouble, message, refusal):
     output, words = command
     fake_nndet(trouble)
-    code, said = outcome(*words)
-    assert code == 3
+    said = refusal(*words)
     assert message in said
     assert [path.name for path in output.iterdir() if not path.name.startswith(".")] == ["prediction.log"]
 
 
-def test_a_call_in_a_boxes_file_is_refused_and_not_made(command, fake_nndet, outcome, tmp_path):
+def test_a_call_in_a_boxes_file_is_refused_and_not_made(command, fake_nndet, tmp_path, refusal):
     _, words = command
     fake_nndet("evil")
-    code, said = outcome(*words)
-    assert code == 3
-    assert "100_1_boxes.pkl: expected a pickle of arrays and numbers alone, found a reference to posix.system" in said
+    said = refusal(*words)
+    assert "100_1_boxes.pkl: expected a pickle of arrays and numbers only, found a reference to posix.system" in said
     assert not (tmp_path / "victim").exists()
 
 
-def test_a_missing_program_is_told(command, outcome, monkeypatch, tmp_path):
+def test_a_missing_program_is_refused(command, monkeypatch, tmp_path, refusal):
     monkeypatch.setenv("PATH", str(tmp_path))
-    code, said = outcome(*command[1])
-    assert code == 3
-    assert "nndet_predict: expected nnDetection's program on PATH, found none" in said
+    said = refusal(*command[1])
+    assert "nndet_predict: program of nnDetection not found on PATH" in said
     assert not command[0].exists()
 
 
-def test_a_run_of_another_engine_is_sent_to_bundle_and_batch(finished, command, outcome):
+def test_a_run_of_another_engine_is_sent_to_bundle_and_batch(finished, command, refusal):
     record = read_json(finished / "run.json")
     record["key"]["configuration"] = "ce"
     del record["parents"]["nndetection"]
     write_json(finished / "run.json", record)
-    code, said = outcome(*command[1])
-    assert code == 3
+    said = refusal(*command[1])
     assert said.endswith(
         "run.json: expected a run of nnDetection, found one of ce; python -m training bundle and python -m algorithm "
         "batch predict with it\n"
     )
 
 
-def test_a_run_that_is_not_finished_or_whose_model_was_changed_is_refused(finished, command, fake_nndet, outcome):
+def test_a_run_that_is_not_finished_or_whose_model_was_changed_is_refused(finished, command, fake_nndet, refusal):
     model = finished / "nndetection" / "plan_inference.pkl"
     model.write_bytes(b"another")
-    code, said = outcome(*command[1])
-    assert code == 3
+    said = refusal(*command[1])
     assert "plan_inference.pkl: expected the file that the run was recorded with, found another" in said
     record = read_record(finished / "run.json", RunRecord).model_copy(update={"state": "failed"})
     write_json(finished / "run.json", record.model_dump(mode="json"))
-    code, said = outcome(*command[1])
-    assert code == 3
-    assert "run.json: expected a finished run, found it failed" in said
+    said = refusal(*command[1])
+    assert "run.json: expected a finished run, found state failed" in said
 
 
-def test_an_output_that_is_something_else_is_refused(finished, command, fake_nndet, outcome):
+def test_an_output_that_is_something_else_is_refused(finished, command, fake_nndet, outcome, refusal):
     output, words = command
     archive = words[4]
     for other, what in [(archive, "archive"), (finished, "run")]:
-        code, said = outcome(*words[:-1], other)
-        assert code == 3
+        said = refusal(*words[:-1], other)
         assert f"{other}: expected an output folder of its own, found the {what}" in said
     assert outcome(*words) == (0, "")
     shutil.copytree(output / "100_1", output / "900_1")
-    code, said = outcome(*words)
-    assert code == 3
+    said = refusal(*words)
     assert f"expected predictions of studies in {archive} alone, found 900_1, which is not there" in said
     shutil.rmtree(output / "900_1")
     batch = read_json(output / "batch.json")
     (output / "batch.json").write_text(json.dumps(batch | {"parents": {"run": "0"}}))
-    code, said = outcome(*words)
-    assert code == 3
+    said = refusal(*words)
     assert "batch.json: expected a folder that was begun with the same run, found another's predictions" in said
 
 
@@ -244,11 +234,11 @@ def test_two_predictions_do_not_fill_one_folder(command, fake_nndet, outcome):
         fcntl.flock(lock, fcntl.LOCK_EX)
         code, said = outcome(*words)
     assert code == 3
-    assert f"{output}: expected no other process to fill this folder, found one" in said
+    assert f"{output}: expected no other process at work in this folder, found one" in said
 
 
 @pytest.mark.parametrize("trap", ["its names", "a link", "our log"])
-def test_a_working_folder_of_the_users_is_refused_whatever_it_holds(command, fake_nndet, outcome, tmp_path, trap):
+def test_a_working_folder_of_the_users_is_refused(command, fake_nndet, tmp_path, trap, refusal):
     output, words = command
     work = (tmp_path / "elsewhere" if trap == "a link" else output / "nndetection") / "det_data"
     work.mkdir(parents=True)
@@ -258,10 +248,17 @@ def test_a_working_folder_of_the_users_is_refused_whatever_it_holds(command, fak
         (output / "nndetection").symlink_to(work.parent)
     if trap == "our log":
         (output / "prediction.log").write_text("2026 nnDetection predicts for oncoduet\n")
-    code, said = outcome(*words)
-    assert (code, said.count("\n")) == (3, 1)
-    assert f"{output / 'nndetection'}: expected n" in said
+    said = refusal(*words)
+    assert f"{output / 'nndetection'}: {'is a link' if trap == 'a link' else 'expected n'}" in said
     assert (work / "mine.txt").read_text() == "mine"
+
+
+def test_a_file_of_the_users_with_the_locks_name_is_refused(command, fake_nndet, refusal):
+    output, words = command
+    output.mkdir()
+    (output / ".lock").write_text("mine")
+    assert f"{output / '.lock'}: " in refusal(*words)
+    assert (output / ".lock").read_text() == "mine"
 
 
 def test_what_a_killed_prediction_left_at_work_is_taken_away(command, fake_nndet, outcome):
@@ -275,13 +272,12 @@ def test_what_a_killed_prediction_left_at_work_is_taken_away(command, fake_nndet
     assert not (output / "nndetection").exists()
 
 
-def test_a_log_that_is_a_link_is_refused(command, fake_nndet, outcome, tmp_path):
+def test_a_log_that_is_a_link_is_refused(command, fake_nndet, tmp_path, refusal):
     output, words = command
     output.mkdir()
     theirs = tmp_path / "theirs.log"
     theirs.write_text("2026 nnDetection predicts for oncoduet\n")
     (output / "prediction.log").symlink_to(theirs)
-    code, said = outcome(*words)
-    assert code == 3
-    assert f"{output / 'prediction.log'}: expected no link in an output folder, found one" in said
+    said = refusal(*words)
+    assert f"{output / 'prediction.log'}: is a link" in said
     assert theirs.read_text().count("\n") == 1

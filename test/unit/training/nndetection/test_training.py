@@ -14,21 +14,21 @@ from pathlib import Path
 import numpy as np
 import pytest
 import SimpleITK as sitk
+from studies import read_study
 
 from contract.archive import find_studies
 from contract.errors import OncoduetError
 from contract.files import read_json, sha256_file
 from contract.records import RunRecord, read_record
 from contract.volume import read_label, read_volume
-from network.study import read_study
 from training.bundle import bundle
 from training.dataset.prepared import Fold, load_prepared
 from training.execution import execute
 from training.nndetection.commands import Programs, find_programs
 from training.nndetection.dataset_layout import Layout, write_splits, write_training_study
-from training.nndetection.model import UpstreamRecord, _reported
+from training.nndetection.model import UpstreamRecord, reported_versions
 from training.run_folder.folder import RunFolder
-from training.trainers.interleaving import finished as finished_steps
+from training.trainers.interleaving import run_to_end
 from training.verify import require_sound, verify
 
 RUNS = ("ce_fold0_restart1", "nndet_fold0_restart1")
@@ -40,7 +40,7 @@ def calls(folder):
     return [line for line in log.read_text().splitlines() if " says " in line] if log.is_file() else []
 
 
-def test_a_run_calls_the_programs_in_their_order_with_the_runs_fold_alone(trained):
+def test_a_run_calls_the_programs_in_order_with_its_fold(trained):
     said = [line.split(" says ") for line in calls(trained)]
     assert [program for program, _ in said] == [
         "nndet_prep",
@@ -126,7 +126,7 @@ def test_channels_and_numbered_lesions_lie_on_the_study_grid(tmp_path, prepared_
         np.testing.assert_array_equal(read_volume(layout.raw / "imagesTr" / f"7_1_{number:04d}.nii.gz").array, array)
 
 
-def test_the_folds_hold_no_array_since_numpy_1_cannot_read_those_of_numpy_2(tmp_path, prepared_folder):
+def test_the_folds_hold_no_array_of_numpy_2(tmp_path, prepared_folder):
     layout = Layout(tmp_path, load_prepared(prepared_folder).card)
     write_splits(layout, Fold(train=("b", "a"), validation=("c",)))
     data = layout.splits.read_bytes()
@@ -137,12 +137,12 @@ def test_the_folds_hold_no_array_since_numpy_1_cannot_read_those_of_numpy_2(tmp_
 
 def test_a_missing_program_is_named_before_anything_is_written(planned, tmp_path, monkeypatch):
     monkeypatch.setenv("PATH", str(tmp_path))
-    with pytest.raises(OncoduetError, match=r"nndet_prep: expected nnDetection's program on PATH, found none; docs/nn"):
+    with pytest.raises(OncoduetError, match=r"nndet_prep: program of nnDetection not found on PATH; docs/nn"):
         execute(planned(), tmp_path / "run", device="cpu")
     assert not (tmp_path / "run" / "work" / "nndetection").exists()
 
 
-def test_a_failing_program_is_told_with_its_last_words_and_the_log(planned, tmp_path, fake_nndet):
+def test_a_failing_program_is_reported_with_its_last_line_and_the_log(planned, tmp_path, fake_nndet):
     fake_nndet("fail:nndet_sweep")
     log = tmp_path / "run" / "training.log"
     with pytest.raises(OncoduetError) as raised:
@@ -164,30 +164,30 @@ def test_a_failing_program_is_told_with_its_last_words_and_the_log(planned, tmp_
         ("nndet_consolidate", r"model_fold0\.ckpt"),
     ],
 )
-def test_a_program_that_succeeds_and_leaves_nothing_is_told(planned, tmp_path, fake_nndet, program, what):
+def test_a_program_that_succeeds_without_output_is_refused(planned, tmp_path, fake_nndet, program, what):
     fake_nndet(f"nothing:{program}")
-    with pytest.raises(OncoduetError, match=f"{what}: expected after {program}, which said that it had succeeded, fou"):
+    with pytest.raises(OncoduetError, match=f"{what}: not found, although {program} reported success"):
         execute(planned(), tmp_path / "run", device="cpu")
 
 
-def test_a_number_of_loaders_that_is_none_is_told(planned, tmp_path, fake_nndet, monkeypatch):
+def test_an_invalid_number_of_loaders_is_refused(planned, tmp_path, fake_nndet, monkeypatch):
     monkeypatch.setenv("det_num_threads", "many")
     with pytest.raises(OncoduetError, match="det_num_threads: expected a number of processes above 0, found 'many'"):
         execute(planned(), tmp_path / "run", device="cpu")
 
 
 def test_a_path_with_a_dot_is_refused_since_nndetection_refuses_it(planned, tmp_path, fake_nndet):
-    with pytest.raises(OncoduetError, match=r"runs\.1/run/work/nndetection: expected a path without a dot"):
+    with pytest.raises(OncoduetError, match=r"runs\.1/run/work/nndetection: path has a dot"):
         execute(planned(), tmp_path / "runs.1" / "run", device="cpu")
 
 
 def test_a_study_with_a_dot_is_refused(prepared_folder, tmp_path):
     layout = Layout(tmp_path, load_prepared(prepared_folder).card)
-    with pytest.raises(OncoduetError, match=r"study 1\.2_1: expected a name without a dot, at which nnDetection cuts"):
+    with pytest.raises(OncoduetError, match=r"study 1\.2_1: name has a dot, at which nnDetection cuts"):
         layout.require_names(["1_1", "1.2_1"])
 
 
-def test_an_archive_that_cannot_be_reached_is_told(planned, tmp_path, fake_nndet, prepared_folder):
+def test_an_archive_that_cannot_be_reached_is_refused(planned, tmp_path, fake_nndet, prepared_folder):
     run = planned()
     sources = tmp_path / "prepared"
     shutil.copytree(prepared_folder, sources)
@@ -195,13 +195,13 @@ def test_an_archive_that_cannot_be_reached_is_told(planned, tmp_path, fake_nndet
     (sources / "sources.json").write_text(text.replace(str(prepared_folder.parent), str(tmp_path / "gone")))
     moved = replace(run, prepared=load_prepared(sources))
     with pytest.raises(
-        OncoduetError, match=r"gone/archive: expected the archive .* from which nnDetection gets its im"
+        OncoduetError, match=r"gone/archive: archive of .*, from which nnDetection gets its images, not found"
     ):
         execute(moved, tmp_path / "run", device="cpu")
 
 
 def test_resume_without_a_step_is_refused(planned, tmp_path, fake_nndet):
-    with pytest.raises(OncoduetError, match=r"steps\.json: expected a step of nnDetection to go on from, found none"):
+    with pytest.raises(OncoduetError, match=r"steps\.json: no step of nnDetection to resume from"):
         execute(planned(), tmp_path / "run", device="cpu", resume=True)
 
 
@@ -234,9 +234,7 @@ def is_at_work(pid):
     return state not in "ZX"
 
 
-def test_a_killed_training_takes_its_programs_along_and_goes_on_from_nndetections_checkpoint(
-    planned, tmp_path, fake_nndet
-):
+def test_a_killed_training_ends_its_programs_and_resumes(planned, tmp_path, fake_nndet):
     fake_nndet("hang:nndet_train")
     run, output = planned(), tmp_path / "run"
     processes = killed_while_it_hangs(run, output)
@@ -270,13 +268,12 @@ def test_verify_takes_the_models_hashes_again(finished):
     assert what["nndetection"] == "as recorded"
     assert "weights" not in what
     (finished / "nndetection" / "model_fold0.ckpt").write_text("another")
-    with pytest.raises(OncoduetError, match=r"model_fold0\.ckpt: expected the one with the hash"):
+    with pytest.raises(OncoduetError, match=r"model_fold0\.ckpt: expected the hash"):
         require_sound(verify([finished]))
 
 
-def test_no_bundle_takes_nndetections_pickles(finished, tmp_path, outcome):
-    code, message = outcome("bundle", "--runs", finished, "--output", tmp_path / "model.tar.gz")
-    assert code == 3
+def test_no_bundle_takes_nndetections_pickles(finished, tmp_path, refusal):
+    message = refusal("bundle", "--runs", finished, "--output", tmp_path / "model.tar.gz")
     assert "run.json: expected a run with weights for a bundle, found one of nnDetection, whose models are" in message
     assert not (tmp_path / "model.tar.gz").exists()
     with pytest.raises(OncoduetError, match="python -m training predict predicts with it"):
@@ -296,7 +293,7 @@ def test_a_step_that_is_given_up_ends_its_program(planned, tmp_path, fake_nndet,
     wait_until(lambda: not any(map(is_at_work, processes)))
 
 
-def test_a_program_that_a_signal_ends_is_told_so(planned, tmp_path, fake_nndet, prepared_folder):
+def test_a_program_ended_by_a_signal_is_reported(planned, tmp_path, fake_nndet, prepared_folder):
     fake_nndet("hang:nndet_prep")
     layout = Layout(tmp_path / "root", load_prepared(prepared_folder).card)
     layout.root.mkdir()
@@ -306,17 +303,17 @@ def test_a_program_that_a_signal_ends_is_told_so(planned, tmp_path, fake_nndet, 
     os.kill(program, signal.SIGKILL)
     os.kill(other, signal.SIGKILL)
     with pytest.raises(OncoduetError, match="nndet_prep: expected nnDetection's program to succeed, found signal 9"):
-        finished_steps(step)
+        run_to_end(step)
 
 
 def test_reports_of_nndetection_that_are_none_are_no_reason_to_fail(tmp_path):
     path = tmp_path / "meta.json"
-    assert _reported(path) == {}
+    assert reported_versions(path) == {}
     path.write_text(json.dumps([1]))
-    assert _reported(path) == {}
+    assert reported_versions(path) == {}
 
 
-def test_a_campaign_makes_it_beside_other_runs(tmp_path, fake_nndet, prepared_folder, profile, outcome):
+def test_a_campaign_makes_it_with_other_runs(tmp_path, fake_nndet, prepared_folder, profile, outcome):
     path = tmp_path / "campaign.toml"
     path.write_text(
         f'schema_version = 1\nprepared = "{prepared_folder}"\noutput = "runs"\nprofile = "{profile}"\n'

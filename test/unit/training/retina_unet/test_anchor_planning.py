@@ -108,7 +108,7 @@ def test_lesions_all_of_one_size_are_no_outliers():
 
 
 def test_no_lesions_are_refused():
-    with pytest.raises(OncoduetError, match=r"prepared: expected at least one training lesion to plan anchors from"):
+    with pytest.raises(OncoduetError, match=r"prepared: no training lesion to plan anchors from"):
         plan_anchors(np.empty((0, 3)), STRIDES, source=SOURCE)
 
 

@@ -8,7 +8,7 @@ import torch
 
 from network.detection.anchors import AnchorPlan, anchors_of_patch
 from network.detection.boxes import centres, iou
-from training.retina_unet.atss import match
+from training.retina_unet.atss import match_anchors
 
 STRIDES = ((1, 1, 1), (1, 2, 2), (2, 4, 4))
 PATCH = (8, 16, 24)
@@ -47,38 +47,38 @@ def lesions(count, *, seed):
 @pytest.mark.parametrize("seed", range(5))
 def test_anchors_are_matched_as_in_plain_loops(seed):
     boxes = lesions(3, seed=seed)
-    found = match(ANCHORS, boxes).tolist()
+    found = match_anchors(ANCHORS, boxes).tolist()
     assert found == in_plain_loops(ANCHORS, boxes)
     assert set(found) > {-1}
 
 
 def test_every_lesion_in_the_patch_finds_anchors_however_small():
     boxes = torch.tensor([[3.2, 7.1, 7.2, 3.4, 7.3, 7.4], [0.0, 0, 0, 8, 16, 24]])
-    assert set(match(ANCHORS, boxes).tolist()) == {-1, 0, 1}
+    assert set(match_anchors(ANCHORS, boxes).tolist()) == {-1, 0, 1}
 
 
 def test_an_anchor_that_two_lesions_want_goes_to_the_larger_overlap():
     # one position with one anchor 4 x 4 x 4, which both lesions are nearest to; IoU 48/64 and 16/64
     anchors = [torch.tensor([[[0.0, 0, 0, 4, 4, 4]]])]
     boxes = torch.tensor([[0.0, 0, 0, 4, 4, 1], [0.0, 0, 0, 4, 4, 3]])
-    assert match(anchors, boxes).tolist() == [1]
-    assert match(anchors, boxes[[1, 0]]).tolist() == [0]
-    assert match(anchors, boxes[[1, 1]]).tolist() == [0]
+    assert match_anchors(anchors, boxes).tolist() == [1]
+    assert match_anchors(anchors, boxes[[1, 0]]).tolist() == [0]
+    assert match_anchors(anchors, boxes[[1, 1]]).tolist() == [0]
 
 
 def test_the_threshold_by_hand():
     # anchors 2, 4 and 8 voxels long at one position, lesion 4 long: IoU 1/2, 1, 1/2; mean 2/3, deviation 0.289
     anchors = [torch.tensor([[[0.0, 0, 4 - half, 1, 1, 4 + half] for half in (1, 2, 4)]])]
-    assert match(anchors, torch.tensor([[0.0, 0, 2, 1, 1, 6]])).tolist() == [-1, 0, -1]
+    assert match_anchors(anchors, torch.tensor([[0.0, 0, 2, 1, 1, 6]])).tolist() == [-1, 0, -1]
 
 
 def test_anchors_that_do_not_overlap_a_lesion_are_never_positive():
     # all candidates have IoU 0, so mean and deviation are 0 and every candidate reaches the threshold
     anchors = [torch.tensor([[[0.0, 0, 0, 1, 1, 1]], [[0.0, 0, 1, 1, 1, 2]]])]
-    assert match(anchors, torch.tensor([[5.0, 5, 5, 6, 6, 6]])).tolist() == [-1, -1]
+    assert match_anchors(anchors, torch.tensor([[5.0, 5, 5, 6, 6, 6]])).tolist() == [-1, -1]
 
 
 def test_without_lesions_all_anchors_are_negative():
-    found = match(ANCHORS, torch.empty(0, 6))
+    found = match_anchors(ANCHORS, torch.empty(0, 6))
     assert found.shape == (3 * (8 * 8 * 12 + 4 * 4 * 6),)
     assert (found == -1).all()

@@ -8,7 +8,7 @@ from network.detection.anchors import AnchorPlan, anchors_of_patch
 from network.detection.boxes import encode
 from network.detection.retina_unet import DetectorOutput
 from training.configuration import CrossEntropyTerm
-from training.retina_unet.atss import match
+from training.retina_unet.atss import match_anchors
 from training.retina_unet.loss import DetectionLoss, Sampling, sample
 from training.trainers.segmentation_losses import build_loss
 
@@ -48,12 +48,12 @@ def giou(a, b):
     return shared / union - (around - union) / around
 
 
-def test_box_loss_is_the_mean_of_one_minus_giou_of_the_decoded_boxes_with_their_own_lesions():
+def test_box_loss_is_the_mean_of_one_minus_giou():
     said = output()
     losses = DetectionLoss(sampling=ALL)(said, ANCHORS, LESIONS, LABEL, generator())
     terms = []
     for patch, boxes in enumerate(LESIONS):
-        for anchor, lesion in enumerate(match(ANCHORS, boxes).tolist()):
+        for anchor, lesion in enumerate(match_anchors(ANCHORS, boxes).tolist()):
             if lesion < 0:
                 continue
             a, d = FLAT[anchor].double().numpy(), said.deltas[patch, anchor].detach().double().numpy()
@@ -68,14 +68,14 @@ def test_classification_is_the_mean_cross_entropy_of_the_drawn_anchors():
     said = output()
     sampling = Sampling()
     losses = DetectionLoss(sampling=sampling)(said, ANCHORS, LESIONS, LABEL, generator())
-    matched = torch.stack([match(ANCHORS, boxes) for boxes in LESIONS])
+    matched = torch.stack([match_anchors(ANCHORS, boxes) for boxes in LESIONS])
     positive, negative = sample(matched, said.logits, sampling, generator())
     probability = 1 / (1 + np.exp(-said.logits.detach().double().numpy().ravel()))
     expected = -np.concatenate([np.log(probability[positive]), np.log(1 - probability[negative])]).mean()
     assert losses.classification.item() == pytest.approx(expected, rel=1e-5)
 
 
-def test_segmentation_is_half_cross_entropy_and_half_soft_dice_over_the_batch():
+def test_segmentation_is_half_cross_entropy_half_soft_dice():
     said, label = output(), LABEL.clone()
     label[0, 0, 1:3, 2:5, 3:9] = 1
     losses = DetectionLoss()(said, ANCHORS, LESIONS, label, generator())
@@ -90,7 +90,7 @@ def test_segmentation_is_half_cross_entropy_and_half_soft_dice_over_the_batch():
     )
 
 
-def test_another_segmentation_loss_can_stand_in():
+def test_another_segmentation_loss_can_replace_it():
     said = output()
     own = build_loss([CrossEntropyTerm(term="cross-entropy")], batch_dice=False)
     losses = DetectionLoss(segmentation=own)(said, ANCHORS, LESIONS, LABEL, generator())
@@ -101,7 +101,7 @@ def test_perfect_boxes_have_no_box_loss():
     said = output()
     with torch.no_grad():
         for patch, boxes in enumerate(LESIONS):
-            matched = match(ANCHORS, boxes)
+            matched = match_anchors(ANCHORS, boxes)
             own = matched >= 0
             said.deltas[patch, own] = encode(boxes[matched[own]], FLAT[own])
     losses = DetectionLoss(sampling=ALL)(said, ANCHORS, LESIONS, LABEL, generator())
@@ -117,7 +117,7 @@ def test_a_batch_without_lesions_teaches_scores_but_no_boxes():
     assert (said.logits.grad != 0).sum() == 2  # two negatives for none positive
 
 
-def test_a_third_of_what_is_drawn_is_positive_and_negatives_come_from_the_hardest():
+def test_a_third_of_the_sample_is_positive_and_negatives_are_hard():
     matched = torch.full((2, 5000), -1)
     matched[0, :300] = 0
     logits = torch.randn(2, 5000, generator=generator())

@@ -7,7 +7,7 @@ from scipy import ndimage
 
 from contract.volume import read_volume
 from network.detection.clustering import ScoredBoxes
-from network.detection.painting import detection_map
+from network.detection.painting import paint_boxes
 from training.dataset.lesion_instances import lesion_boxes, number_lesions
 
 HIT_IOU = 0.1  # of a candidate with a lesion, in PI-CAI
@@ -18,7 +18,7 @@ def overlap_with_its_own_box(instances, fill):
     boxes = lesion_boxes(torch.from_numpy(instances.array), instances).double().numpy()
     for number, box in enumerate(boxes, start=1):
         found = ScoredBoxes(box[None], np.ones(1), np.ones(1))
-        painted = detection_map(found, instances.array.shape, fill=fill) > 0
+        painted = paint_boxes(found, instances.array.shape, fill=fill) > 0
         lesion = instances.array == number
         yield (painted & lesion).sum() / (painted | lesion).sum()
 

@@ -1,10 +1,7 @@
 """The configuration ``retina-unet`` as a run like any other."""
 
 import math
-import multiprocessing
-import os
 import shutil
-import signal
 
 import numpy as np
 import pytest
@@ -27,12 +24,11 @@ from training.dataloading.resident_studies import ResidentStudies, resident_stud
 from training.dataset.lesion_instances import lesion_boxes
 from training.dataset.prepared import load_prepared
 from training.engine import load_configuration
-from training.execution import Item, execute, execute_together
+from training.execution import RunRequest, execute, execute_together
 from training.retina_unet.anchor_planning import plan_anchors
 from training.retina_unet.box_rule_sweep import search
 from training.retina_unet.lesion_sizes import lesion_sizes
 from training.retina_unet.trainer import DetectorTrainer, averaged_epochs, learning_rate
-from training.run import plan_run
 from training.run_folder.folder import RunFolder
 from training.trainers.nnunet import build_trainer
 
@@ -40,21 +36,14 @@ SHAPE = load_configuration("retina-unet")
 
 
 @pytest.fixture
-def planned(prepared_folder, profile):
-    def plan(configuration="retina-unet", restart=1, profile=profile, prepared=prepared_folder):
-        return plan_run(
-            load_prepared(prepared), configuration=configuration, fold=0, restart=restart, profile=str(profile)
-        )
-
-    return plan
+def planned(planned):
+    return lambda configuration="retina-unet", restart=1, **more: planned(configuration, restart, **more)
 
 
 @pytest.fixture
-def long_profile(profile, tmp_path):
+def long_profile(edited_profile):
     """Six epochs, of which the last two are averaged by the configuration's share of a third."""
-    path = tmp_path / "long.toml"
-    path.write_text(profile.read_text().replace("epochs = 3", "epochs = 6", 1))
-    return path
+    return edited_profile(("epochs = 3", "epochs = 6"))
 
 
 @pytest.fixture
@@ -75,21 +64,7 @@ def trainer(planned, tmp_path):
     return built
 
 
-def kill_after(epochs, run, output):
-    def work():
-        def on_epoch(epoch):
-            if epoch.epoch + 1 == epochs:
-                os.kill(os.getpid(), signal.SIGKILL)
-
-        execute(run, output, device="cpu", on_epoch=on_epoch)
-
-    process = multiprocessing.get_context("fork").Process(target=work)
-    process.start()
-    process.join()
-    assert process.exitcode == -signal.SIGKILL
-
-
-def test_a_finished_run_is_complete_and_its_weights_fit_the_network_of_its_anchors(planned, tmp_path):
+def test_a_finished_run_is_complete_and_its_weights_fit_its_anchors(planned, tmp_path):
     record = execute(planned(), tmp_path / "run", device="cpu")
     folder = RunFolder(tmp_path / "run")
     assert record.state == "finished"
@@ -100,7 +75,7 @@ def test_a_finished_run_is_complete_and_its_weights_fit_the_network_of_its_ancho
     network.load_state_dict(load_weights(folder.weights))
 
 
-def test_anchors_are_planned_from_the_folds_training_lesions_alone(planned, prepared_folder, tmp_path):
+def test_anchors_are_planned_from_the_training_lesions_only(planned, prepared_folder, tmp_path):
     run, folder = planned(), RunFolder(tmp_path / "run")
     run.engine.plan_anchors(run, folder)
     sizes = lesion_sizes(prepared_folder, run.fold.train, lesion_class=1)
@@ -116,13 +91,11 @@ def test_studies_that_lose_every_lesion_are_refused(planned, tmp_path, monkeypat
     monkeypatch.setattr(
         type(run), "fold", property(lambda self: self.prepared.folds[0].model_copy(update={"train": tuple(without)}))
     )
-    with pytest.raises(OncoduetError, match="expected at least one training lesion to plan anchors from, found none"):
+    with pytest.raises(OncoduetError, match="no training lesion to plan anchors from"):
         run.engine.plan_anchors(run, RunFolder(tmp_path / "run"))
 
 
-def test_a_fold_that_trains_on_no_lesion_is_refused_in_one_line_and_nothing_is_written(
-    write_study, profile, tmp_path, outcome
-):
+def test_a_fold_without_training_lesion_is_refused(write_study, profile, tmp_path, outcome, refusal):
     archive, prepared = tmp_path / "archive", tmp_path / "prepared"
     for number in range(3):
         write_study(archive, f"{number}_1", kind=number, lesion=number == 1)
@@ -131,15 +104,14 @@ def test_a_fold_that_trains_on_no_lesion_is_refused_in_one_line_and_nothing_is_w
     folds = load_prepared(prepared).folds
     (without,) = (number for number, fold in enumerate(folds) if "1_1" in fold.validation)
     arguments = ["run", "--prepared", prepared, "--configuration", "retina-unet", "--restart", 1, "--profile", profile]
-    code, message = outcome(*arguments, "--fold", without, "--output", tmp_path / "run")
-    assert code == 3
-    assert f"{prepared}: expected a lesion in the training part of fold {without}, found none" in message
+    message = refusal(*arguments, "--fold", without, "--output", tmp_path / "run")
+    assert f"{prepared}: no lesion in the training part of fold {without}" in message
     assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.parametrize("epochs", [2, 5])
-def test_a_killed_run_goes_on_to_the_same_bits_before_and_within_the_averaged_epochs(
-    planned, long_profile, averaging, tmp_path, epochs
+def test_a_killed_run_resumes_to_the_same_bits_in_the_averaged_epochs_too(
+    planned, long_profile, averaging, tmp_path, epochs, kill_after
 ):
     run = planned(averaging, profile=long_profile)
     whole = execute(run, tmp_path / "whole", device="cpu")
@@ -149,11 +121,11 @@ def test_a_killed_run_goes_on_to_the_same_bits_before_and_within_the_averaged_ep
     assert [each.train_loss for each in resumed.epochs] == [each.train_loss for each in whole.epochs]
 
 
-def test_packed_with_a_segmentation_each_gives_the_bits_that_it_gives_alone(planned, tmp_path):
+def test_packed_with_a_segmentation_run_the_bits_are_the_same(planned, tmp_path):
     runs = [("retina-unet", 1), ("ce", 1), ("retina-unet", 2)]
     alone = [execute(planned(*run), tmp_path / f"alone{n}", device="cpu").weights_sha256 for n, run in enumerate(runs)]
-    items = [Item(planned(*run), tmp_path / f"packed{n}") for n, run in enumerate(runs)]
-    packed = [record.weights_sha256 for record in execute_together(items, device="cpu")]
+    requests = [RunRequest(planned(*run), tmp_path / f"packed{n}") for n, run in enumerate(runs)]
+    packed = [record.weights_sha256 for record in execute_together(requests, device="cpu")]
     assert packed == alone
     assert len(set(packed)) == 3
 
@@ -207,10 +179,9 @@ def test_batches_carry_numbers_from_which_boxes_and_classes_follow(trainer):
     assert seen
 
 
-def test_last_layers_learn_no_faster_than_the_configuration_allows(planned, profile, tmp_path):
+def test_last_layers_learn_no_faster_than_the_configuration_allows(planned, profile, tmp_path, edited_profile):
     """A profile at ten times the rate of the tests' own: 0.1 for all but the heads' last convolutions."""
-    path = tmp_path / "fast.toml"
-    path.write_text(profile.read_text().replace("learning_rate = 0.01", "learning_rate = 0.1"))
+    path = edited_profile(("learning_rate = 0.01", "learning_rate = 0.1"), name="fast.toml")
     run, folder = planned(profile=path), RunFolder(tmp_path / "run")
     run.engine.plan_anchors(run, folder)
     trainer = build_trainer(run.engine.task(run, folder, "cpu"), DetectorTrainer)
@@ -224,9 +195,8 @@ def test_last_layers_learn_no_faster_than_the_configuration_allows(planned, prof
         assert by_parameter[id(parameter)] == pytest.approx(first * (SHAPE.last_layer_learning_rate if last else 0.1))
 
 
-def test_a_profile_may_ask_for_fewer_anchors(planned, profile, tmp_path):
-    path = tmp_path / "fewer.toml"
-    path.write_text(profile.read_text().replace("[plan]", "[plan]\nanchor_sizes_per_axis = 2"))
+def test_a_profile_may_ask_for_fewer_anchors(planned, tmp_path, edited_profile):
+    path = edited_profile(("[plan]", "[plan]\nanchor_sizes_per_axis = 2"), name="fewer.toml")
     run, folder = planned(profile=path), RunFolder(tmp_path / "run")
     run.engine.plan_anchors(run, folder)
     assert len(read_record(folder.anchors, AnchorPlan).sizes_voxels_zyx) == 2**3
@@ -259,15 +229,14 @@ def test_numbers_that_do_not_fit_are_refused_before_any_study_is_numbered(prepar
     studies = ResidentStudies(prepared_folder, torch.device("cpu"), torch.float32)
     studies.load(ids)
     voxels = sum(math.prod(studies.by_id[case_id].shape) for case_id in ids)
-    with pytest.raises(OncoduetError, match=r"expected the lesions' numbers .* that those of 2 studies need"):
+    with pytest.raises(OncoduetError, match=r"GB of memory for lesion numbers .*, found .* GB for 2 studies"):
         numbered_studies(studies, ids, lesion_class=1, budget=Budget(held_bytes() + 2 * voxels, "--memory-gb"))
     numbered = numbered_studies(studies, ids, lesion_class=1, budget=Budget(held_bytes() + 10**8, "--memory-gb"))
     assert sum(study.label.nbytes for study in numbered.by_id.values()) == 2 * voxels
 
 
-def test_nnunets_loader_is_refused(planned, profile, tmp_path):
-    path = tmp_path / "stock.toml"
-    path.write_text(profile.read_text().replace("threads = 1", 'threads = 1\nloader = "nnunet"'))
+def test_nnunets_loader_is_refused(planned, profile, tmp_path, edited_profile):
+    path = edited_profile(("threads = 1", 'threads = 1\nloader = "nnunet"'), name="stock.toml")
     with pytest.raises(OncoduetError, match=r'expected the resident loader .* found loader = "nnunet" in the profile'):
         execute(planned(profile=path), tmp_path / "run", device="cpu")
 

@@ -11,9 +11,7 @@ import torch
 
 from contract.errors import OncoduetError
 from contract.records import RunRecord, read_record, write_record
-from training.dataset.prepared import load_prepared
 from training.execution import execute
-from training.run import plan_run
 from training.run_folder.checkpoints import Checkpoint, Checkpoints
 from training.run_folder.folder import RunFolder
 
@@ -29,9 +27,9 @@ def three(tmp_path):
 
 
 @pytest.fixture
-def interrupted(prepared_folder, profile, tmp_path):
+def interrupted(tmp_path, planned):
     """A run that ended in its third epoch, with checkpoints of the first two; and its whole twin's hash."""
-    run = plan_run(load_prepared(prepared_folder), configuration="ce", fold=0, restart=1, profile=str(profile))
+    run = planned()
     whole = execute(run, tmp_path / "whole", device="cpu").weights_sha256
 
     def fail(done) -> None:
@@ -109,7 +107,7 @@ def test_a_checkpoint_can_hold_no_object_that_runs_code(tmp_path):
         checkpoints.write(Checkpoint(epoch=1, seed=1, state={"path": tmp_path}))
 
 
-def test_a_state_comes_back_with_its_types_and_what_stood_in_two_places_is_one_tensor(tmp_path):
+def test_a_state_is_restored_with_its_types_and_shared_tensors(tmp_path):
     checkpoints = Checkpoints(tmp_path, "a" * 64)
     twice = torch.arange(6, dtype=torch.float16).reshape(2, 3)
     state = {"network": {"a": twice, "b": twice}, "optimizer": {0: (0.1, [math.nan, None]), "t": twice.T, "empty": {}}}
@@ -135,7 +133,7 @@ def test_a_checkpoint_of_an_older_version_is_refused_and_stays(three):
     assert path.is_file()
 
 
-def test_a_run_whose_newest_checkpoint_is_damaged_goes_on_from_the_one_before(interrupted):
+def test_a_damaged_newest_checkpoint_resumes_from_the_one_before(interrupted):
     run, folder, whole = interrupted
     flip(run.checkpoints(folder).files()[0])
     steps = []
@@ -145,7 +143,7 @@ def test_a_run_whose_newest_checkpoint_is_damaged_goes_on_from_the_one_before(in
     assert "epoch_000002.pt: expected a whole checkpoint, found another hash" in folder.log.read_text()
 
 
-def test_a_run_whose_checkpoints_are_both_damaged_begins_anew(interrupted):
+def test_two_damaged_checkpoints_restart_the_run(interrupted):
     run, folder, whole = interrupted
     for path in run.checkpoints(folder).files():
         cut(path)
@@ -155,12 +153,12 @@ def test_a_run_whose_checkpoints_are_both_damaged_begins_anew(interrupted):
     resumed = execute(run, folder.path, device="cpu", on_iteration=steps.append)
     assert steps == [1, 2, 3, 4, 5, 6]
     assert resumed.weights_sha256 == whole
-    assert "no checkpoint is whole; the training begins anew, at epoch 0" in folder.log.read_text()
+    assert "no checkpoint is whole; the training restarts at epoch 0" in folder.log.read_text()
 
 
-def test_a_checkpoint_that_was_copied_from_another_run_is_refused(interrupted, prepared_folder, profile, tmp_path):
+def test_a_checkpoint_that_was_copied_from_another_run_is_refused(interrupted, tmp_path, planned):
     _, folder, _ = interrupted
-    other = plan_run(load_prepared(prepared_folder), configuration="ce", fold=0, restart=2, profile=str(profile))
+    other = planned(restart=2)
     place = RunFolder(tmp_path / "other")
     shutil.copytree(folder.checkpoints, place.checkpoints)
     write_record(place.record, other.record(state="planned"))

@@ -10,31 +10,13 @@ import sys
 from pathlib import Path
 
 import pytest
-from places import PROJECT
+from places import MOUNT, PROJECT
 
 from contract.records import RunRecord, read_record
 from training.dataset.prepared import load_prepared
 from training.execution import execute
 from training.run import plan_run
 from training.run_folder.folder import RunFolder
-
-MOUNT = 'mount -t tmpfs -o size="$1" none "$2"'
-
-
-@pytest.fixture(scope="session")
-def namespace(tmp_path_factory) -> list[str]:
-    """A command that runs another one where it may mount."""
-    found = ""
-    for command in (["unshare", "--mount"], ["unshare", "--user", "--map-root-user", "--mount"]):
-        try:
-            trial = [*command, "sh", "-c", MOUNT, "sh", "4k", str(tmp_path_factory.mktemp("trial"))]
-            ended = subprocess.run(trial, capture_output=True, text=True, check=False)
-        except FileNotFoundError:
-            pytest.skip("there is no unshare here, with which to mount a small file system")
-        if ended.returncode == 0:
-            return command
-        found = ended.stderr
-    return pytest.skip(f"no mount namespace can be made here, with which to mount a small file system: {found.strip()}")
 
 
 @pytest.fixture
@@ -82,7 +64,7 @@ def plan(prepared_folder, profile, tmp_path):
     return planned
 
 
-def test_a_disk_that_fills_up_with_checkpoints_leaves_the_earlier_ones_whole(train_on_small_disk, plan, tmp_path):
+def test_a_disk_full_of_checkpoints_keeps_the_earlier_ones(train_on_small_disk, plan, tmp_path):
     path, run = plan(epochs="5")
     whole = execute(run, tmp_path / "whole", device="cpu").weights_sha256
     checkpoint_bytes = _checkpoint_bytes(run, tmp_path / "sized")
@@ -102,7 +84,7 @@ def test_a_disk_that_fills_up_with_checkpoints_leaves_the_earlier_ones_whole(tra
     assert steps == list(range(5, 11))  # two epochs of two steps were not lost
 
 
-def test_a_disk_without_room_for_the_weights_costs_no_epoch_that_has_a_checkpoint(train_on_small_disk, plan, tmp_path):
+def test_a_disk_without_room_for_the_weights_costs_no_checkpoint(train_on_small_disk, plan, tmp_path):
     path, run = plan(epochs="3", checkpoint_every_epochs="9")
     whole = execute(run, tmp_path / "whole", device="cpu")
     weights_bytes = (tmp_path / "whole" / "weights.safetensors").stat().st_size
@@ -120,9 +102,7 @@ def test_a_disk_without_room_for_the_weights_costs_no_epoch_that_has_a_checkpoin
 @pytest.mark.parametrize(
     "size_bytes", [400_000, 1_000_000], ids=["for the stacked studies", "for the preprocessed ones"]
 )
-def test_a_disk_without_room_for_a_dataset_is_named_and_nothing_is_left_there(
-    on_small_disk, archive, tmp_path, size_bytes
-):
+def test_a_disk_without_room_for_a_dataset_is_refused(on_small_disk, archive, tmp_path, size_bytes):
     code, message = on_small_disk("prepare", size_bytes, card="cspca-picai", archive=archive, folds=3)
     assert code == 3, message
     assert message.count("\n") == 1

@@ -14,7 +14,7 @@ from places import PROJECT
 
 from contract.errors import OncoduetError
 from training.run_folder.folder import RunFolder
-from training.run_folder.lock import alone
+from training.run_folder.lock import work_lock
 
 
 @pytest.fixture
@@ -25,9 +25,9 @@ def folder(tmp_path):
 def test_the_message_names_the_holder(folder, monkeypatch):
     monkeypatch.setenv("SLURM_JOB_ID", "4711")
     with (
-        alone(folder),
+        work_lock(folder.lock),
         pytest.raises(OncoduetError, match="expected no other process at work on this run, found process") as error,
-        alone(folder),
+        work_lock(folder.lock),
     ):
         pass
     place = rf"process {os.getpid()} on {re.escape(socket.gethostname())}, Slurm job 4711, since 20\d\d-"
@@ -35,25 +35,25 @@ def test_the_message_names_the_holder(folder, monkeypatch):
 
 
 def test_a_lock_without_a_name_is_still_a_lock(folder):
-    with alone(folder):
+    with work_lock(folder.lock):
         folder.lock.write_text("")  # its holder has not come to writing its name
-        with pytest.raises(OncoduetError, match=r"at work on this run, found one$"), alone(folder):
+        with pytest.raises(OncoduetError, match=r"at work on this run, found one$"), work_lock(folder.lock):
             pass
 
 
 def test_a_lock_is_free_again_after_its_holder_was_killed(folder):
     command = "import sys, time; from pathlib import Path\n"
-    command += "from training.run_folder.lock import alone; from training.run_folder.folder import RunFolder\n"
-    command += "with alone(RunFolder(Path(sys.argv[1]))):\n    print('held', flush=True); time.sleep(60)\n"
+    command += "from training.run_folder.lock import work_lock; from training.run_folder.folder import RunFolder\n"
+    command += "with work_lock(Path(sys.argv[1])):\n    print('held', flush=True); time.sleep(60)\n"
     holder = subprocess.Popen(
-        [sys.executable, "-c", command, str(folder.path)], cwd=PROJECT, stdout=subprocess.PIPE, text=True
+        [sys.executable, "-c", command, str(folder.lock)], cwd=PROJECT, stdout=subprocess.PIPE, text=True
     )
     assert holder.stdout.readline() == "held\n"
-    with pytest.raises(OncoduetError, match=f"found process {holder.pid} on"), alone(folder):
+    with pytest.raises(OncoduetError, match=f"found process {holder.pid} on"), work_lock(folder.lock):
         pass
     holder.send_signal(signal.SIGKILL)
     holder.wait()
-    with alone(folder):
+    with work_lock(folder.lock):
         assert json.loads(folder.lock.read_text())["pid"] == os.getpid()
 
 

@@ -6,17 +6,15 @@ from pathlib import Path
 import pytest
 from tensorboardX.proto.event_pb2 import Event
 
-from training.dataset.prepared import load_prepared
-from training.execution import Item, Wishes, execute, execute_together
-from training.run import plan_run
+from training.execution import RunOptions, RunRequest, execute, execute_together
 from training.run_folder.folder import RunFolder
 
 NAMES = ["learning_rate", "loss/training", "loss/validation", "pseudo_dice", "seconds"]
 
 
 @pytest.fixture
-def run(prepared_folder, profile):
-    return plan_run(load_prepared(prepared_folder), configuration="ce", fold=0, restart=1, profile=str(profile))
+def run(planned):
+    return planned()
 
 
 def scalars(folder: Path) -> dict[tuple[str, int], float]:
@@ -37,7 +35,7 @@ def scalars(folder: Path) -> dict[tuple[str, int], float]:
 
 
 def test_every_epoch_has_its_scalars_once(run, tmp_path):
-    record = execute(run, tmp_path / "run", device="cpu", wishes=Wishes(tensorboard=True))
+    record = execute(run, tmp_path / "run", device="cpu", options=RunOptions(tensorboard=True))
     found = scalars(tmp_path / "run")
     assert sorted({name for name, _ in found}) == NAMES
     for epoch in record.epochs:
@@ -51,34 +49,29 @@ def test_every_epoch_has_its_scalars_once(run, tmp_path):
     assert {step for name, step in found if name == "seconds"} == {1, 2, 3}
 
 
-def test_a_run_that_went_on_shows_no_epoch_twice(run, tmp_path):
-    def fail(epoch) -> None:
-        if epoch.epoch == 1:
-            raise KeyboardInterrupt
-
-    wishes = Wishes(tensorboard=True)
-    with pytest.raises(KeyboardInterrupt):
-        execute(run, tmp_path / "run", device="cpu", wishes=wishes, on_epoch=fail)
+def test_a_run_that_went_on_shows_no_epoch_twice(run, tmp_path, interrupt_after):
+    options = RunOptions(tensorboard=True)
+    interrupt_after(2, run, tmp_path / "run", options=options)
     assert {step for _, step in scalars(tmp_path / "run")} == {1, 2}
     newest, _ = run.checkpoints(RunFolder(tmp_path / "run")).files()
     newest.unlink()  # as if it had been killed before: the second epoch is trained and written again
-    record = execute(run, tmp_path / "run", device="cpu", wishes=wishes)
+    record = execute(run, tmp_path / "run", device="cpu", options=options)
     found = scalars(tmp_path / "run")
     assert [found["loss/training", step] for step in (1, 2, 3)] == pytest.approx(
         [epoch.train_loss for epoch in record.epochs]
     )
 
 
-def test_without_being_asked_for_none_are_written_and_the_weights_are_the_same(run, tmp_path):
+def test_event_files_are_optional_and_do_not_change_the_weights(run, tmp_path):
     plain = execute(run, tmp_path / "plain", device="cpu")
-    shown = execute(run, tmp_path / "shown", device="cpu", wishes=Wishes(tensorboard=True))
+    shown = execute(run, tmp_path / "shown", device="cpu", options=RunOptions(tensorboard=True))
     assert not (tmp_path / "plain" / "tensorboard").exists()
     assert plain.weights_sha256 == shown.weights_sha256
 
 
-def test_packed_runs_have_a_file_each(run, prepared_folder, profile, tmp_path):
-    other = plan_run(load_prepared(prepared_folder), configuration="ce", fold=0, restart=2, profile=str(profile))
-    items = [Item(run, tmp_path / "first"), Item(other, tmp_path / "second")]
-    execute_together(items, device="cpu", wishes=Wishes(tensorboard=True))
+def test_packed_runs_have_a_file_each(run, tmp_path, planned):
+    other = planned(restart=2)
+    requests = [RunRequest(run, tmp_path / "first"), RunRequest(other, tmp_path / "second")]
+    execute_together(requests, device="cpu", options=RunOptions(tensorboard=True))
     first, second = scalars(tmp_path / "first"), scalars(tmp_path / "second")
     assert first["loss/training", 1] != second["loss/training", 1]

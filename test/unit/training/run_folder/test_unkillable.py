@@ -48,7 +48,7 @@ def start(work) -> multiprocessing.process.BaseProcess:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("keep", ["final", "best"])
-def test_a_run_killed_at_random_moments_ends_with_the_bits_of_one_never_killed(planned, tmp_path, request, keep):
+def test_a_run_killed_at_random_moments_ends_with_the_same_bits(planned, tmp_path, request, keep):
     run, kills = planned(keep), request.config.getoption("--kills")
     began = time.monotonic()
     process = start(lambda: execute(run, tmp_path / "whole", device="cpu"))

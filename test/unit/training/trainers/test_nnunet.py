@@ -14,15 +14,14 @@ from nnunetv2.training.dataloading import data_loader
 from contract.errors import OncoduetError
 from training.dataset.nnunet_folders import batches_on_one_thread, nnunet_folders
 from training.dataset.prepared import load_prepared
-from training.run import plan_run
 from training.run_folder.folder import RunFolder
 from training.trainers.nnunet import EpochLog, FocusedCases, build_trainer, seed_generators
 
 
 @pytest.fixture
-def trainer(prepared_folder, tmp_path):
+def trainer(tmp_path, planned):
     def build(configuration="ce", profile="demo", loader="resident"):
-        run = plan_run(load_prepared(prepared_folder), configuration=configuration, fold=0, restart=1, profile=profile)
+        run = planned(configuration, profile=profile)
         task = run.engine.task(run, RunFolder(tmp_path / "run"), "cpu")
         return build_trainer(replace(task, profile=task.profile.model_copy(update={"loader": loader})))
 
@@ -39,7 +38,7 @@ def test_the_profiles_numbers_replace_nnunets(trainer):
     assert built.network.encoder.output_channels == [8, 16, 32, 64]
 
 
-def test_our_loss_stands_inside_nnunets_deep_supervision(trainer):
+def test_our_loss_is_inside_nnunets_deep_supervision(trainer):
     # Three resolutions: nnU-Net's weights 1, 1/2 and 0, divided by their sum.
     for configuration, at_half in [("ce", math.log(2)), ("focal", (0.129956 + 0.043319) / 2)]:
         built = trainer(configuration)
@@ -53,7 +52,7 @@ def test_our_loss_stands_inside_nnunets_deep_supervision(trainer):
         assert built.loss([certain, *even[1:]], label).item() == pytest.approx(at_half / 3, abs=2e-6)
 
 
-def test_nnunets_loader_makes_batches_in_this_process_with_its_augmentation(trainer, tmp_path):
+def test_nnunets_loader_runs_in_this_process_with_its_augmentation(trainer, tmp_path):
     built = trainer(loader="nnunet")
     with nnunet_folders(raw=tmp_path, preprocessed=tmp_path, results=tmp_path, loader_processes=0):
         built.initialize()
@@ -126,7 +125,7 @@ def test_equal_seeds_and_moments_give_equal_numbers():
     assert len({value for pair in drawn for value in pair}) == 8
 
 
-def test_an_undefined_pseudo_dice_leaves_the_moving_average_alone(tmp_path):
+def test_an_undefined_pseudo_dice_does_not_change_the_moving_average(tmp_path):
     log = EpochLog(str(tmp_path), False)
     for step, dice in enumerate([math.nan, 0.5, math.nan, 0.7]):
         log.log("mean_fg_dice", dice, step)

@@ -117,7 +117,7 @@ def test_focal_loss_stays_bounded_where_the_true_class_has_no_probability(classe
     assert torch.isfinite(logits.grad).all()
 
 
-def test_cross_entropy_keeps_its_gradient_where_the_true_class_has_no_probability():
+def test_cross_entropy_keeps_its_gradient_at_probability_0():
     logits = torch.tensor([300.0, -300.0]).view(1, 2, 1, 1, 1).requires_grad_()
     loss = loss_of("ce")(logits, torch.ones(1, 1, 1, 1, 1))
     loss.backward()
@@ -125,7 +125,7 @@ def test_cross_entropy_keeps_its_gradient_where_the_true_class_has_no_probabilit
     assert logits.grad.flatten().tolist() == [1.0, -1.0]
 
 
-def test_focal_term_of_ce_focal_is_not_the_focal_loss_alone():
+def test_the_focal_term_of_ce_focal_differs_from_the_focal_loss():
     logits, label = (torch.tensor(each) for each in example(2, scale=1.0))
     term = 2 * loss_of("ce-focal")(logits, label) - loss_of("ce")(logits, label)
     alone = loss_of("focal")(logits, label)

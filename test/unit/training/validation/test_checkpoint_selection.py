@@ -14,7 +14,7 @@ from contract.files import sha256_file
 from contract.records import RunRecord, ScoredCheckpoint, SelectionRecord, read_record
 from network.weights import load_weights, tensors_sha256
 from training.dataset.prepared import load_prepared
-from training.execution import Wishes, execute
+from training.execution import RunOptions, execute
 from training.run import plan_run
 from training.run_folder.folder import RunFolder
 from training.validation.checkpoint_selection import OPTIMISM, best
@@ -109,7 +109,7 @@ def test_the_scores_are_those_that_the_programs_give_a_user(chosen, prepared_fol
     assert (strict["auroc"], strict["ap"], strict["score"]) == (expected.auroc, expected.ap, expected.score)
 
 
-def test_kept_weights_survive_a_kill_and_an_interrupted_choice_goes_on(chosen, planned, tmp_path, monkeypatch):
+def test_kept_weights_survive_a_kill_and_the_choice_resumes(chosen, planned, tmp_path, monkeypatch):
     _, whole = chosen
     run, folder = planned(), RunFolder(tmp_path / "run")
 
@@ -130,7 +130,7 @@ def test_kept_weights_survive_a_kill_and_an_interrupted_choice_goes_on(chosen, p
     ]
     with monkeypatch.context() as broken:
         broken.setenv("PYTHONHOME", str(tmp_path))  # no Python starts with that
-        with pytest.raises(RuntimeError, match="python -m algorithm batch, called to choose a checkpoint: expected it"):
+        with pytest.raises(RuntimeError, match="python -m algorithm batch, called to choose a checkpoint, failed: "):
             execute(run, folder.path, device="cpu")
     assert read_record(folder.record, RunRecord).state == "failed"
     steps = []
@@ -141,29 +141,29 @@ def test_kept_weights_survive_a_kill_and_an_interrupted_choice_goes_on(chosen, p
     assert first.checkpoints == second.checkpoints
 
 
-def copied(prepared_folder, tmp_path) -> tuple[Path, Path]:
+@pytest.fixture
+def copied(prepared_folder, tmp_path, own_prepared) -> tuple[Path, Path]:
     """A dataset and its archive of one's own."""
     archive = tmp_path / "archive"
     shutil.copytree(prepared_folder.parent / "archive", archive)
-    shutil.copytree(prepared_folder, tmp_path / "prepared")
-    sources = tmp_path / "prepared" / "sources.json"
+    sources = own_prepared / "sources.json"
     sources.write_text(sources.read_text().replace(str(prepared_folder.parent / "archive"), str(archive)))
-    return tmp_path / "prepared", archive
+    return own_prepared, archive
 
 
-def test_an_archive_that_was_moved_is_asked_for_before_training_begins(planned, prepared_folder, tmp_path):
-    prepared, archive = copied(prepared_folder, tmp_path)
+def test_an_archive_that_was_moved_is_asked_for_before_training_begins(planned, tmp_path, copied):
+    prepared, archive = copied
     archive.rename(tmp_path / "moved")
-    message = r"archive: expected the archive that .*prepared was prepared from, .* found none; --archive says where"
+    message = r"archive: archive of .*prepared, from which .*, not found; --archive names its"
     with pytest.raises(OncoduetError, match=message):
         execute(planned(prepared=prepared), tmp_path / "run", device="cpu")
     assert not (tmp_path / "run" / "run.json").exists()
-    wishes = Wishes(archive=tmp_path / "moved")
-    assert execute(planned(prepared=prepared), tmp_path / "run", device="cpu", wishes=wishes).state == "finished"
+    options = RunOptions(archive=tmp_path / "moved")
+    assert execute(planned(prepared=prepared), tmp_path / "run", device="cpu", options=options).state == "finished"
 
 
-def test_a_study_that_cannot_be_predicted_is_named(planned, prepared_folder, tmp_path):
-    prepared, archive = copied(prepared_folder, tmp_path)
+def test_a_study_that_cannot_be_predicted_is_named(planned, tmp_path, copied):
+    prepared, archive = copied
     run = planned(prepared=prepared)
     spoilt = archive / "labels" / f"{run.fold.validation[0]}.nii.gz"
 
@@ -177,19 +177,19 @@ def test_a_study_that_cannot_be_predicted_is_named(planned, prepared_folder, tmp
         execute(run, tmp_path / "run", device="cpu", on_epoch=spoil)
 
 
-def test_a_refusal_of_the_programs_is_passed_on_in_one_line(planned, prepared_folder, tmp_path):
+def test_a_refusal_of_the_programs_is_passed_on_in_one_line(planned, tmp_path, copied):
     """The archive's licence is no study's file: nobody has stamped it, but the algorithm reads it."""
-    prepared, archive = copied(prepared_folder, tmp_path)
+    prepared, archive = copied
     (archive / "archive.json").write_text('{"data_licence": 7}')
     with pytest.raises(
-        OncoduetError, match=r"called to choose a checkpoint: .*archive\.json: expected the text data_l"
+        OncoduetError, match=r"called to choose a checkpoint, failed: .*archive\.json: expected the text data_l"
     ):
         execute(planned(prepared=prepared), tmp_path / "run", device="cpu")
     assert read_record(tmp_path / "run" / "run.json", RunRecord).state == "failed"
 
 
-def test_a_fold_without_both_kinds_of_validation_studies_is_refused(planned, prepared_folder, tmp_path):
-    prepared, _ = copied(prepared_folder, tmp_path)
+def test_a_fold_without_both_kinds_of_validation_studies_is_refused(planned, copied):
+    prepared, _ = copied
     record = json.loads((prepared / "prepared.json").read_text())
     validation = json.loads((prepared / "splits.json").read_text())["folds"][0]["validation"]
     for study in record["studies"]:

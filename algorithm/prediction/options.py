@@ -1,0 +1,27 @@
+"""How the networks of a bundle are run: the options that ``single``, ``serve`` and ``batch`` share."""
+
+from dataclasses import dataclass
+
+from contract.cards import Card
+from network.device import Kind, Precision
+
+
+@dataclass(frozen=True)
+class PredictionOptions:
+    """Options of every command that predicts."""
+
+    mirroring: bool | None = None
+    """Whether to average over mirrored copies of a study; None: as the card says."""
+    precision: Precision = "fp32"
+    """Numeric precision of the networks."""
+    memory_gb: float | None = None
+    """Memory that the process may use, in GB; None: what its container, its limits and the machine leave to it."""
+    device: Kind = "cpu"
+    """Where the networks compute; see :mod:`network.device`."""
+
+    def mirrors(self, card: Card) -> bool:
+        """Whether a study is predicted with mirrored copies."""
+        return card.test_time_mirroring if self.mirroring is None else self.mirroring
+
+
+DEFAULTS = PredictionOptions()

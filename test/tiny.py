@@ -1,0 +1,33 @@
+"""A profile whose network has a few hundred weights and whose runs end within a second."""
+
+_PROFILE = """
+schema_version = 1
+name = "tiny"
+title = "For tests"
+epochs = {epochs}
+iterations_per_epoch = {iterations}
+validation_iterations_per_epoch = 1
+learning_rate = 0.01
+momentum = 0.9
+weight_decay = 3e-5
+foreground_oversampling = 0.5
+checkpoint = "final"
+checkpoint_every_epochs = 1
+threads = 1
+
+[plan]
+batch_size = 2
+patch_size_zyx = [8, 16, 16]
+convolutions_per_stage_encoder = 1
+convolutions_per_stage_decoder = 1
+stages = [
+  {{ features = 4, kernel_size_zyx = [1, 3, 3], stride_zyx = [1, 1, 1] }},
+  {{ features = 8, kernel_size_zyx = [3, 3, 3], stride_zyx = [1, 2, 2] }},
+  {{ features = 8, kernel_size_zyx = [3, 3, 3], stride_zyx = [2, 2, 2] }},
+]
+"""
+
+
+def tiny_profile(*, epochs: int = 1, iterations: int = 1) -> str:
+    """The profile as TOML."""
+    return _PROFILE.format(epochs=epochs, iterations=iterations)
