@@ -142,7 +142,7 @@ def _compare(options: argparse.Namespace) -> None:
     if (options.archive is None) != (options.predictions is None):
         raise UsageError("compare", expected="--archive and --predictions together, or neither")
     if options.runs is not None:
-        needs_cases = ("marksheet", "patients", "few_patients", "archive", "predictions")
+        needs_cases = ("marksheet", "patients", "few_patients", "archive", "predictions", "readers")
         unused = [name for name in needs_cases if getattr(options, name)]
         if unused:
             option = f"--{unused[0].replace('_', '-')}"
@@ -158,6 +158,7 @@ def _compare(options: argparse.Namespace) -> None:
         few_patients=options.few_patients,
         archive=options.archive,
         predictions=options.predictions or (),
+        readers=options.readers,
         workers=options.workers,
     )
 
@@ -335,6 +336,12 @@ def _parser() -> argparse.ArgumentParser:
     add("--marksheet", type=Path, help="CSV with the columns of the declared subgroups")
     add("--archive", type=Path, help="images and label maps, for pictures of the worst misses in the report")
     add("--predictions", type=Path, nargs="+", help="predictions that were scored, for --archive")
+    add(
+        "--readers",
+        type=Path,
+        metavar="CSV",
+        help="human readers to compare with: a table with reader, case_id, score and, for AP, hit",
+    )
     _add_patients(comparing)
     add("--few-patients", action="store_true", help=f"allow fewer than {FEWEST_PATIENTS} patients to be resampled")
     add("--workers", type=_workers, default=1, help="processes; the result does not depend on them (%(default)s)")

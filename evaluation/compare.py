@@ -19,6 +19,8 @@ from evaluation.report.missed_lesions import find_misses
 from evaluation.report.page import REPORT_FILES, write_report
 from evaluation.statistics.analysis_file import EXPLORATORY, Analysis, read_analysis
 from evaluation.statistics.comparison import arms_of, compare_configurations, compare_table_of_runs
+from evaluation.statistics.readers import compare_with_readers
+from evaluation.statistics.readers_table import read_readers_table
 from evaluation.statistics.runs_table import read_runs_table
 from evaluation.statistics.subgroups import Groups, compare_subgroups, read_groups
 
@@ -39,6 +41,7 @@ def compare(
     predictions: Sequence[Path] = (),
     patients: str | None = None,
     few_patients: bool = False,
+    readers: Path | None = None,
     workers: int = 1,
 ) -> None:
     """Compare scored runs and write ``verdict.json``, ``report.html``, ``figures/`` and ``tables/`` into ``output``.
@@ -55,20 +58,22 @@ def compare(
         Images and label maps, and what was scored: for pictures of the worst misses
         (:mod:`evaluation.report.missed_lesions`).
     patients
-        What ``--patients`` says, in place of what is recorded beside the scores.
+        Value of ``--patients``; overrides what is recorded with the scores.
     few_patients
-        Draw anew from fewer than 20 patients too.
+        Allow fewer than 20 patients to be resampled.
+    readers
+        A table of human readers (:mod:`evaluation.statistics.readers_table`), to compare configurations with.
     workers
-        Processes; they change no result.
+        Processes; the result does not depend on them.
 
     Raises
     ------
     OncoduetError
         As :func:`evaluation.metrics.scored_runs.read_scored_runs`; also for faults in the analysis file, for another
-        number of configurations than 2 to 12, for more than 20 runs of one, where the ids leave patients open or these
-        are few, and for an output that holds files of other origin under the same names. Nothing is written.
+        number of configurations than 2 to 12, for more than 20 runs of one, for ambiguous or too few patients, and for
+        an output that holds files of other origin under the same names. Nothing is written.
     """
-    require_apart(output, scores=scores, archive=archive, predictions=predictions)
+    require_apart(output, scores=scores, archive=archive, predictions=predictions, readers=readers)
     plan = read_analysis(analysis) if analysis else EXPLORATORY
     runs = read_scored_runs(scores, patients=patients)
     place = _place(output, runs[0].truth)
@@ -83,13 +88,17 @@ def compare(
     for run in runs:
         if run.trained_on:
             _log.warning("%s: %d of %d studies were trained on", run.name, run.trained_on, run.strict.cases)
+    read = [] if readers is None else read_readers_table(readers, runs[0].truth)
     misses = [] if archive is None else find_misses(runs, archive, predictions)
     named = sha256_file(analysis) if analysis else "exploratory"
     verdict = compare_configurations(runs, plan, declared, analysis=named, workers=workers)
+    if read:
+        study = compare_with_readers(read, arms_of(runs), runs[0].truth, plan)
+        verdict = verdict.model_copy(update={"readers": study})
     if groups:
         judged, left_out = compare_subgroups(groups, arms_of(runs), declared, plan, few_patients=few_patients)
         for each in left_out:
-            _log.warning("subgroup not judged: %s", each)
+            _log.warning("subgroup not tested: %s", each)
         verdict = verdict.model_copy(update={"subgroups": judged, "subgroups_left_out": left_out})
     with place.staged() as stage:
         write_record(stage / "verdict.json", verdict)
@@ -134,7 +143,7 @@ def compare_table(table: Path, output: Path, *, analysis: Path | None) -> None:
 
 
 def _place(output: Path, truth: TestSet) -> Output:
-    """Of one test set: more runs, or another analysis, take the place of the last comparison."""
+    """Output for one test set: more runs, or another analysis, replace the last comparison."""
     cases = sha256_json(dict(zip(truth.case_ids, truth.lesions.tolist(), strict=True)))
     files = ["verdict.json", *REPORT_FILES]
     return Output(output, "evaluation compare", files, identity={"cases": cases}, record="verdict.json")
@@ -157,5 +166,5 @@ def _subgroups(plan: Analysis, marksheet: Path | None, truth: TestSet, where: ob
     if marksheet is None and plan.subgroups:
         raise OncoduetError(where, expected=f"--marksheet for the subgroups {', '.join(plan.subgroups)}", found="none")
     if marksheet is not None and not plan.subgroups:
-        raise OncoduetError(marksheet, expected="an analysis file that declares subgroups", found="none declared")
+        raise OncoduetError(marksheet, "the analysis file declares no subgroups")
     return {} if marksheet is None else read_groups(marksheet, plan.subgroups, truth)

@@ -24,7 +24,7 @@ _NO_PART_OF_THE_QUESTION = {"output", "workers", "command", "input", "truth"}
 
 
 def answer(options: argparse.Namespace) -> Table:
-    """Answer the question that the options ask, and write its record into ``--output``.
+    """Answer what the options ask, and write the record into ``--output``.
 
     Raises
     ------
@@ -115,6 +115,6 @@ def _check(options: argparse.Namespace) -> None:
 
 
 def _place(options: argparse.Namespace, name: str) -> Output:
-    """Where the answer goes, which takes the place of one to the same question alone."""
+    """Output of the answer; it replaces only an answer to the same question."""
     asked = {key: str(value) for key, value in vars(options).items() if key not in _NO_PART_OF_THE_QUESTION}
     return Output(options.output, f"evaluation plan {name}", [name], identity={"question": sha256_json(asked)[:12]})

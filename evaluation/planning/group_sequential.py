@@ -1,4 +1,4 @@
-"""Whether a running campaign may stop: looks at its runs before it is finished, without more false positives.
+"""Interim analyses of a running campaign: whether it can stop early, without more false positives.
 
 The analysis file declares the looks, as runs per configuration. At each look the run-level p after Holm is compared
 with the level of that look (:mod:`evaluation.statistics.boundaries`): early ones are strict and cost little, and nearly
@@ -21,8 +21,9 @@ from evaluation.metrics.scored_runs import ScoredRun, group_by_configuration
 from evaluation.statistics.adjustment import holm
 from evaluation.statistics.analysis_file import Analysis, Metric
 from evaluation.statistics.boundaries import nominal_levels
+from evaluation.statistics.pairing import known_folds
 from evaluation.statistics.resampling import stream
-from evaluation.statistics.run_level import no_exchange, run_level, values_of
+from evaluation.statistics.run_level import common_folds, no_exchange, run_level, values_of
 from evaluation.statistics.run_permutation import order_test, smallest_order_p
 from evaluation.statistics.verdict import METRIC_NAMES
 
@@ -67,7 +68,7 @@ class InterimResult(Record):
 def interim_analysis(
     runs: Sequence[ScoredRun], plan: Analysis, declared: Sequence[tuple[str, str]], *, analysis: str
 ) -> InterimResult:
-    """Decide whether the campaign that these runs belong to may stop.
+    """Decide whether the campaign of these runs can stop.
 
     Raises
     ------
@@ -116,7 +117,7 @@ def looks_that_cannot_stop(looks: Sequence[int], alpha: float) -> tuple[int, ...
 
 @dataclass(frozen=True)
 class Simulated:
-    """What looking does, over simulated campaigns."""
+    """Error and size of simulated campaigns with interim analyses."""
 
     shown: float  # share with a difference shown at some look
     shown_without_spending: float  # the same if every look used the whole alpha
@@ -126,7 +127,7 @@ class Simulated:
 def simulate_looks(
     looks: Sequence[int], *, alpha: float, studies: int, seed: int, difference: float = 0.0, run_sd: float = 0.01
 ) -> Simulated:
-    """Run campaigns of two configurations and look at them; without a difference ``shown`` is the type-I error."""
+    """Simulate campaigns of two configurations; without a difference ``shown`` is the type-I error."""
     generator = stream(seed, "looks")
     levels = nominal_levels(tuple(looks), alpha)
     shown = naive = total = 0
@@ -180,28 +181,24 @@ def _compare(
 
 
 def _best_p(a: Sequence[ScoredRun], b: Sequence[ScoredRun], values: Sequence[Sequence[float]], planned: int) -> float:
-    """Run-level p at the last look if all runs to come favoured one arm; their folds go on in turn."""
-    folds = [[run.source.fold for run in arm] for arm in (a, b)]
-    blocked = _all_known(folds[0]) and _all_known(folds[1])
+    """Run-level p at the last look if all runs to come favoured one arm; their folds continue in turn."""
+    folds = [known_folds(arm) for arm in (a, b)]
+    planned_folds = None
+    if all(folds):
+        turns = [sorted(set(arm)) for arm in folds]
+        planned_folds = common_folds(
+            *(
+                arm + [turn[k % len(turn)] for k in range(planned - len(arm))]
+                for arm, turn in zip(folds, turns, strict=True)
+            )
+        )
     best = 1.0
     for above, below in ((0, 1), (1, 0)):
         arms = [list(arm) for arm in values]
         arms[above] += [max(map(max, values)) + 1.0] * (planned - len(arms[above]))
         arms[below] += [min(map(min, values)) - 1.0] * (planned - len(arms[below]))
-        of = None
-        if blocked:
-            turns = [sorted({fold for fold in arm if fold is not None}) for arm in folds]
-            of_a, of_b = (
-                [fold for fold in arm if fold is not None] + [turn[k % len(turn)] for k in range(planned - len(arm))]
-                for arm, turn in zip(folds, turns, strict=True)
-            )
-            of = (of_a, of_b) if len({*of_a, *of_b}) > 1 and set(of_a) & set(of_b) else None
-        best = min(best, order_test(arms[0], arms[1], folds=of).p)
+        best = min(best, order_test(arms[0], arms[1], folds=planned_folds).p)
     return best
-
-
-def _all_known(folds: Sequence[int | None]) -> bool:
-    return all(fold is not None for fold in folds)
 
 
 def _sentence(
@@ -213,8 +210,8 @@ def _sentence(
     shown = [f"{each.a} and {each.b} by {METRIC_NAMES[each.metric]}" for each in found if each.state == "shown"]
     what = f"a difference is shown between {'; '.join(shown)}" if shown else "no difference is shown"
     if following is None:
-        return f"Stop: all {due} planned runs are there; {what}."
+        return f"Stop: all {due} planned runs are done; {what}."
     if stop:
         return f"Stop at {due} runs per configuration: {what}, and nothing else can be shown by the planned end."
     still = sum(each.state == "open" for each in found)
-    return f"Go on: at {due} runs per configuration {what}; {still} of {len(found)} comparisons are open."
+    return f"Continue: at {due} runs per configuration {what}; {still} of {len(found)} comparisons are open."

@@ -1,7 +1,7 @@
-"""Planning: how many runs and cases a question needs, whether the tests keep their level, may a campaign stop.
+"""Planning: runs and cases for a comparison, the level of the tests, interim analyses.
 
-Answers are tables of text beside the record that ``--output`` writes. A pilot, some scored runs, replaces the assumed
-metric, prevalence and spreads by its own.
+Answers are tables of text, and the record that ``--output`` writes. A pilot (some scored runs) replaces the assumed
+metric, prevalence and variances by its own.
 """
 
 import logging
@@ -55,7 +55,7 @@ class Table:
 
 
 class Share(Frozen):
-    """A share of simulated studies, with its 95 % interval by the chance of simulation."""
+    """A share of simulated studies, with its 95 % interval."""
 
     share: float
     interval: tuple[float, float]
@@ -112,7 +112,7 @@ def plan_power(
         What is assumed; its numbers of runs and cases are replaced by those of the grid. Without a difference the
         question is how often ``margin`` shows that the two are on par.
     target
-        Wanted power.
+        Target power.
     comparisons
         Of the family: each is tested at alpha over this number, which is Holm's first step and so on the safe side.
 
@@ -263,7 +263,7 @@ def _answer(designs: Sequence[Design], asked: str, goal: str, target: float) -> 
 
 
 def plan_interim_analysis(scores: Sequence[Path], analysis: Path) -> tuple[InterimResult, Table]:
-    """Decide whether the campaign that these scored runs belong to may stop.
+    """Decide whether the campaign of these scored runs can stop.
 
     Raises
     ------
@@ -290,13 +290,13 @@ def plan_interim_analysis(scores: Sequence[Path], analysis: Path) -> tuple[Inter
         f"{found.alpha_here:.4g}, of the last one {found.alpha_at_the_end:.4g}.{_cannot_stop(found.cannot_stop)}"
     )
     header = ["comparison", "metric", "runs", "difference", "p", "Holm", "best p at the end", "state"]
-    return found, Table("Looks at a running campaign", header, rows, note, found.sentence)
+    return found, Table("Interim analysis", header, rows, note, found.sentence)
 
 
 def simulate_interim_analyses(
     looks: Sequence[int], *, alpha: float, studies: int, seed: int, difference: float, run_sd: float
 ) -> Table:
-    """Show what looking at a campaign does to the type-I error, and how many runs it spares."""
+    """Show what interim analyses do to the type-I error, and how many runs they save."""
     rows = []
     for name, size in (("no difference", 0.0), (f"difference {difference:g}", difference)):
         found = simulate_looks(looks, alpha=alpha, studies=studies, seed=seed, difference=size, run_sd=run_sd)
@@ -310,9 +310,9 @@ def simulate_interim_analyses(
         )
     note = (
         f"{studies} campaigns, looks at {', '.join(map(str, looks))} runs per configuration, spread of runs "
-        f"{run_sd:g}. Without spending: every look uses all of α.{_cannot_stop(looks_that_cannot_stop(looks, alpha))}"
+        f"{run_sd:g}. Without spending: each look uses all of α.{_cannot_stop(looks_that_cannot_stop(looks, alpha))}"
     )
-    return Table("Looking", ["", "shown", "without spending", "mean runs"], rows, note)
+    return Table("Interim analyses", ["", "shown", "without spending", "mean runs"], rows, note)
 
 
 def _cannot_stop(looks: Sequence[int]) -> str:
@@ -325,7 +325,7 @@ def pilot_settings(scores: Sequence[Path], settings: SimulationSettings) -> tupl
     """Take the metric, prevalence and spreads from scored runs: of each configuration at least two runs.
 
     Likelihoods become normal scores within run and class. Their mean correlation between runs of one configuration is
-    the share of case and method together, that between runs of two configurations the share of the case alone. The
+    the share of case and method together, that between runs of two configurations the share of the case. The
     spread of the metric between runs is the observed one without what the sampling of cases adds to it. Under a metric
     other than AUROC ``auroc`` becomes the AUROC that goes with its value.
 
@@ -338,10 +338,10 @@ def pilot_settings(scores: Sequence[Path], settings: SimulationSettings) -> tupl
     groups = [members for members in group_by_configuration(runs).values() if len(members) > 1]
     where = ", ".join(map(str, scores))
     if not groups:
-        raise OncoduetError(where, expected="a pilot with two runs of a configuration", found="none")
+        raise OncoduetError(where, "a pilot needs two runs of a configuration")
     truth = groups[0][0].truth
     if not 1 < truth.positive_count < len(truth.case_ids) - 1:
-        raise OncoduetError(where, expected="positive and negative cases in the pilot", found="one kind")
+        raise OncoduetError(where, "a pilot needs two positive and two negative cases")
     scored = [np.stack([_normal_scores(run) for run in members]) for members in groups]
     within = float(np.mean([_mean_correlation(each, each) for each in scored]))
     across = [_mean_correlation(a, b) for k, a in enumerate(scored) for b in scored[:k]]
@@ -377,7 +377,7 @@ def _normal_scores(run: ScoredRun) -> FloatArray:
 
 
 def _mean_correlation(a: FloatArray, b: FloatArray) -> float:
-    """Of the rows of one with those of the other; of one with itself: of its different rows."""
+    """Mean correlation of the rows of ``a`` with those of ``b``, or of the different rows of ``a`` with each other."""
     products = a @ b.T / a.shape[1]
     return float(products[~np.eye(len(a), dtype=bool)].mean() if a is b else products.mean())
 

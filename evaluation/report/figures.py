@@ -142,15 +142,14 @@ def styles(configurations: Sequence[ConfigurationSummary]) -> dict[str, Style]:
 
 
 def draw_figures(verdict: Verdict, groups: Mapping[str, Sequence[ScoredRun]]) -> dict[str, Drawing]:
-    """Draw everything the report shows, by name: ``roc pr froc calibration runs-<metric> p-<metric>``."""
+    """Draw everything the report shows, by name: ``roc pr froc calibration runs-<metric> p-<metric>``.
+
+    Without runs, as where a table of them was compared, there are no curves.
+    """
     with matplotlib.rc_context({**_STYLE, "svg.hashsalt": "oncoduet"}):
         style_of = styles(verdict.configurations)
-        drawings = [
-            _curves("roc", verdict, groups, style_of),
-            _curves("pr", verdict, groups, style_of),
-            _curves("froc", verdict, groups, style_of),
-            _calibration(verdict, groups, style_of),
-        ]
+        drawings = [_curves(kind, verdict, groups, style_of) for kind in (_CURVES if groups else ())]
+        drawings += [_calibration(verdict, groups, style_of)] if groups else []
         metrics = list(dict.fromkeys(pair.metric for pair in verdict.pairs))
         drawings += [_dots(metric, verdict, style_of) for metric in metrics or METRICS]
         drawings += [_p_matrix(metric, verdict) for metric in metrics]
@@ -319,7 +318,8 @@ def _dots(metric: Metric, verdict: Verdict, style_of: Mapping[str, Style]) -> Dr
     axes.set_yticks(range(count), [each.name for each in verdict.configurations])
     axes.tick_params(axis="y", length=0)
     axes.spines["left"].set_visible(False)
-    axes.set_xlabel(f"{name} ({verdict.configurations[0].cases} cases)", fontsize=8.5, loc="right")
+    cases = verdict.configurations[0].cases
+    axes.set_xlabel(name if cases is None else f"{name} ({cases} cases)", fontsize=8.5, loc="right")
     for row, summary in enumerate(verdict.configurations):
         style, values = style_of[summary.name], summary.metrics[metric]
         if values.interval is not None:

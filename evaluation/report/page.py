@@ -106,33 +106,37 @@ def write_report(folder: Path, verdict: Verdict, runs: Sequence[ScoredRun], miss
 
 
 def summary(verdict: Verdict) -> str:
-    """The verdict in one paragraph: by score, or by the last metric that was compared."""
+    """The verdict in one paragraph, the answer first: by score, or by the last metric that was compared."""
     first = verdict.configurations[0]
-    said = [
-        f"{_count(verdict.configurations, 'configuration')} with {_count(verdict.parents, 'scored run')} on "
-        f"{first.cases} cases of {verdict.patients} patients, {first.positive_cases} of them positive, with "
-        f"{first.lesions} lesions."
-    ]
     compared = [metric for metric in METRICS if any(pair.metric == metric for pair in verdict.pairs)]
     metric = compared[-1] if compared else METRICS[-1]
-    means = {each.name: each.metrics[metric].mean for each in verdict.configurations}
-    defined = {name: mean for name, mean in means.items() if mean is not None}
-    if len(defined) > 1:
-        best = max(defined, key=lambda name: defined[name])
-        said.append(f"{best} has the highest mean {METRIC_NAMES[metric]}, {number(defined[best])}.")
     pairs = [pair for pair in verdict.pairs if pair.metric == metric]
+    said = _decisions(pairs, metric)
     trained = {each.name for each in verdict.configurations if each.kind == "configuration"}
     among = [pair for pair in pairs if {pair.a, pair.b} <= trained]
     if among and all(pair.code == "undecided" for pair in among):
         said.append(_undecided(len(among), metric, " between trained configurations"))
-    elif all(pair.code == "undecided" for pair in pairs):
+    elif pairs and all(pair.code == "undecided" for pair in pairs):
         said.append(_undecided(len(pairs), metric, ""))
-    said += _decisions(pairs, metric)
+    means = {each.name: each.metrics[metric].mean for each in verdict.configurations}
+    defined = {name: mean for name, mean in means.items() if mean is not None}
+    if len(defined) > 1:
+        best = max(defined, key=lambda name: defined[name])
+        said.append(f"The highest mean {METRIC_NAMES[metric]}, {number(defined[best])}, is that of {best}.")
     decided = [
         f"{sum(pair.code != 'undecided' for pair in verdict.pairs if pair.metric == each)} by {METRIC_NAMES[each]}"
         for each in reversed(compared)
     ]
     said.append(f"Decided, of {_count(pairs, 'comparison')}: {_list(decided, 'and')}.")
+    runs = sum(each.runs for each in verdict.configurations)
+    said.append(f"Compared were {_count(verdict.configurations, 'configuration')} with {runs} {_plural('run', runs)}")
+    if first.cases is None:
+        said[-1] += " of a table without cases."
+    else:
+        said[-1] += (
+            f" on {first.cases} cases of {verdict.patients} patients, {first.positive_cases} of them positive, with "
+            f"{first.lesions} lesions."
+        )
     return " ".join(said)
 
 

@@ -13,11 +13,9 @@ and its sensitivity is compared with theirs, over resampled patients, runs and r
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 
-from contract.schema import Frozen
 from evaluation.metrics.outcomes import BoolArray, FloatArray, TestSet, last_of_ties
 from evaluation.statistics.adjustment import holm
 from evaluation.statistics.analysis_file import Analysis, Metric
@@ -26,11 +24,16 @@ from evaluation.statistics.influence import MetricByPatient, by_patient
 from evaluation.statistics.readers_table import Reader
 from evaluation.statistics.resampling import stream
 from evaluation.statistics.runs_and_cases import DifferenceTest, nested
-from evaluation.statistics.verdict import METRIC_NAMES, Interval
+from evaluation.statistics.verdict import (
+    METRIC_NAMES,
+    AgainstReaders,
+    AtReadersSpecificity,
+    ReaderCode,
+    ReaderStudy,
+    ReaderSummary,
+)
 
 _REPLICATES = 1_000
-
-ReaderCode = Literal["superior", "not inferior", "inferior", "undecided"]
 
 SENTENCES: Mapping[ReaderCode, str] = {
     "superior": "By {metric}, {a} is superior to the readers for new runs, new readers and new cases.",
@@ -40,70 +43,9 @@ SENTENCES: Mapping[ReaderCode, str] = {
 }
 
 
-class ReaderSummary(Frozen):
-    """One reader."""
-
-    name: str
-    cases: int
-    auroc: float
-    ap: float | None
-    """Null where the table does not say what marks hit."""
-    sensitivity: float | None
-    """At the declared threshold; null without one, as ``specificity``."""
-    specificity: float | None
-
-
-class AgainstReaders(Frozen):
-    """One configuration against the readers, by one metric."""
-
-    configuration: str
-    metric: Metric
-    mean: float
-    readers_mean: float
-    difference: float
-    interval: Interval
-    p: float
-    """Two-sided."""
-    p_holm: float
-    variance_of_runs: float
-    variance_of_readers: float
-    variance_of_cases: float
-    degrees_of_freedom: float
-    margin: float | None
-    p_inferior: float | None
-    """One-sided: of a disadvantage of at least the margin."""
-    p_inferior_holm: float | None
-    code: ReaderCode
-    sentence: str
-
-
-class AtReadersSpecificity(Frozen):
-    """One configuration's sensitivity where its runs have the readers' mean specificity."""
-
-    configuration: str
-    specificity: float
-    sensitivity: float
-    readers_sensitivity: float
-    difference: float
-    interval: tuple[float, float]
-    """95 %, percentiles over patients, runs and readers."""
-
-
-class ReaderStudy(Frozen):
-    """What ``--readers`` adds to the verdict."""
-
-    readers: tuple[ReaderSummary, ...]
-    design: Literal["fully crossed", "split-plot"]
-    readers_mean: Mapping[Metric, float]
-    readers_interval: Mapping[Metric, Interval | None]
-    """For new readers and cases."""
-    comparisons: tuple[AgainstReaders, ...]
-    threshold: float | None
-    """Of the readers' scores: at least so much is positive."""
-    operating_points: tuple[AtReadersSpecificity, ...]
-
-
-def judge_readers(readers: Sequence[Reader], arms: Mapping[str, Arm], truth: TestSet, plan: Analysis) -> ReaderStudy:
+def compare_with_readers(
+    readers: Sequence[Reader], arms: Mapping[str, Arm], truth: TestSet, plan: Analysis
+) -> ReaderStudy:
     """Compare every trained configuration with the readers."""
     metrics: list[Metric] = ["auroc", "ap"] if readers[0].has_marks and truth.lesion_count else ["auroc"]
     of_readers = {metric: readers_by_patient(readers, truth, metric) for metric in metrics}
@@ -113,8 +55,8 @@ def judge_readers(readers: Sequence[Reader], arms: Mapping[str, Arm], truth: Tes
     return ReaderStudy(
         readers=tuple(_summary(reader, number, of_readers, truth, threshold) for number, reader in enumerate(readers)),
         design="fully crossed" if all(reader.read.all() for reader in readers) else "split-plot",
-        readers_mean={metric: float(arm.values.mean()) for metric, arm in of_readers.items()},
-        readers_interval={
+        means={metric: float(arm.values.mean()) for metric, arm in of_readers.items()},
+        intervals={
             metric: interval_of_mean(arm, truth.positive_patients, fixed=False, level=1 - plan.alpha)
             for metric, arm in of_readers.items()
         },

@@ -58,11 +58,10 @@ def run_level(metric: Metric, a: RunValues, b: RunValues, plan: Analysis, *, rea
         reason = NO_COMMON_FOLD
     if reason is None and any(len(arm.defined) < len(arm.values) for arm in (a, b)):
         reason = f"{METRIC_NAMES[metric]} is undefined on this test set"
-    several = bool(a.folds) and bool(b.folds) and len({*a.folds, *b.folds}) > 1
-    folds = (a.folds, b.folds) if reason is None and several else None
+    folds = common_folds(a.folds, b.folds)
     smallest = smallest_order_p(len(a.runs), len(b.runs), folds=folds) if reason is None else None
     if smallest == 1:
-        reason = "one run per configuration leaves nothing to shuffle"
+        reason = "with one run per configuration there is nothing to permute"
     if reason is not None:
         return RunLevel(
             p=None,
@@ -89,6 +88,11 @@ def run_level(metric: Metric, a: RunValues, b: RunValues, plan: Analysis, *, rea
         blocked_by_fold=folds is not None,
         reason=None,
     )
+
+
+def common_folds(a: Sequence[int], b: Sequence[int]) -> tuple[Sequence[int], Sequence[int]] | None:
+    """Each run's fold, where all are known, there are several, and the arms have one in common."""
+    return (a, b) if len({*a, *b}) > 1 and set(a) & set(b) else None
 
 
 def describe(level: RunLevel, a: RunValues, b: RunValues) -> str | None:

@@ -19,6 +19,7 @@ from evaluation.statistics.analysis_file import Metric
 
 Code = Literal["better", "worse", "on-par", "undecided"]
 Kind = Literal["configuration", "ensemble", "baseline"]
+ReaderCode = Literal["superior", "not inferior", "inferior", "undecided"]
 Design = Literal["nested", "paired by fold", "paired by network"]
 
 METRIC_NAMES: Mapping[str, str] = {"auroc": "AUROC", "ap": "AP", "score": "score"}
@@ -213,6 +214,70 @@ class Subgroup(Frozen):
     pairs: tuple[SubgroupPair, ...]
 
 
+class ReaderSummary(Frozen):
+    """One human reader."""
+
+    name: str
+    cases: int
+    auroc: float
+    ap: float | None
+    """Null where the table does not tell what marks hit."""
+    sensitivity: float | None
+    """At the declared threshold; null without one, as ``specificity``."""
+    specificity: float | None
+
+
+class AgainstReaders(Frozen):
+    """One configuration against the readers, by one metric."""
+
+    configuration: str
+    metric: Metric
+    mean: float
+    readers_mean: float
+    difference: float
+    """Mean over runs minus mean over readers."""
+    interval: Interval
+    p: float
+    """Two-sided, for new runs, new readers and new cases."""
+    p_holm: float
+    variance_of_runs: float
+    variance_of_readers: float
+    variance_of_cases: float
+    degrees_of_freedom: float
+    margin: float | None
+    p_inferior: float | None
+    """One-sided: of a disadvantage of at least the margin."""
+    p_inferior_holm: float | None
+    code: ReaderCode
+    sentence: str
+
+
+class AtReadersSpecificity(Frozen):
+    """One configuration's sensitivity where its runs have the readers' mean specificity."""
+
+    configuration: str
+    specificity: float
+    sensitivity: float
+    readers_sensitivity: float
+    difference: float
+    interval: tuple[float, float]
+    """95 %, percentiles over resampled patients, runs and readers."""
+
+
+class ReaderStudy(Frozen):
+    """The comparison with human readers."""
+
+    readers: tuple[ReaderSummary, ...]
+    design: Literal["fully crossed", "split-plot"]
+    means: Mapping[Metric, float]
+    intervals: Mapping[Metric, Interval | None]
+    """Of the mean over readers, for new readers and cases."""
+    comparisons: tuple[AgainstReaders, ...]
+    threshold: float | None
+    """Of the readers' scores: at least so much is positive."""
+    operating_points: tuple[AtReadersSpecificity, ...]
+
+
 class PairVerdict(Frozen):
     """One comparison by one metric."""
 
@@ -269,6 +334,8 @@ class Verdict(Record):
     patients: int | None
     configurations: tuple[ConfigurationSummary, ...]
     pairs: tuple[PairVerdict, ...]
+    readers: ReaderStudy | None = None
+    """Null without ``--readers``."""
     subgroups: tuple[Subgroup, ...] = ()
     """Empty where the analysis file declares none."""
     subgroups_left_out: tuple[str, ...] = ()

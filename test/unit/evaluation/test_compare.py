@@ -3,20 +3,24 @@ import os
 import subprocess
 import sys
 from dataclasses import replace
+from itertools import combinations
 
 import numpy as np
 import pytest
 from places import PROJECT
+from scipy.stats import rankdata
 from statsmodels.stats.multitest import multipletests
 
 from contract.errors import OncoduetError
 from contract.files import read_json, sha256_file
 from contract.records import read_record
 from evaluation.__main__ import main
-from evaluation.compare import compare, compare_configurations, group_by_configuration, holm
-from evaluation.metrics.scored_runs import read_scored_runs
+from evaluation.compare import compare
+from evaluation.metrics.scored_runs import group_by_configuration, read_scored_runs
 from evaluation.report.page import notes
+from evaluation.statistics.adjustment import holm
 from evaluation.statistics.analysis_file import METRICS, read_analysis
+from evaluation.statistics.comparison import compare_configurations
 from evaluation.statistics.verdict import Verdict
 
 QUICK = "replicates = 200\nswaps = 300\n"
@@ -110,23 +114,27 @@ def test_run_level_of_two_against_two_says_what_it_can_reach(scores, tmp_path):
     assert not pair.run_level.blocked_by_fold
 
 
-def test_ensemble_is_not_exchanged_with_its_members(scores, tmp_path):
+def test_an_ensemble_is_paired_with_its_members_and_not_exchanged_with_them(scores, tmp_path):
     scores.demo()
     pair = pair_of(compared(scores, tmp_path), "ce", "ensemble-four")
-    assert pair.run_level_p is None
+    assert pair.run_level.p is None
     assert pair.run_level.reason == "both contain the same runs: an ensemble is not exchangeable with its members"
-    assert pair.case_level_p is not None
+    assert (pair.runs_and_cases.design, pair.runs_and_cases.runs) == ("paired by network", (2, 2))
+    assert pair.p is not None
 
 
 def test_control_is_not_exchangeable_with_what_shares_its_runs(scores, tmp_path):
     for fold in (0, 1):
         for restart in (1, 2, 3, 4):
             four = (f"ce{fold}{restart}", f"focal{fold}{restart}")
-            scores.run(f"four{fold}{restart}", "ensemble-four", fold=fold, restart=restart, runs=four)
+            seed = 10 * fold + restart
+            scores.run(f"four{fold}{restart}", "ensemble-four", fold=fold, restart=restart, runs=four, seed=seed)
         for name in ("ce", "focal"):
             own = tuple(f"{name}{fold}{restart}" for restart in (1, 2, 3, 4))
-            scores.run(f"{name}{fold}", f"control-{name}", fold=fold, restart=None, runs=own)
-        scores.run(f"single{fold}", "ce", fold=fold, restart=1, runs=(f"ce{fold}1",))
+            scores.run(
+                f"{name}{fold}", f"control-{name}", fold=fold, restart=None, runs=own, seed=30 + 7 * len(name) + fold
+            )
+        scores.run(f"single{fold}", "ce", fold=fold, restart=1, runs=(f"ce{fold}1",), seed=40 + fold)
     verdict = compared(scores, tmp_path)
     assert {each.name: each.kind for each in verdict.configurations} == {
         "ce": "configuration",
@@ -144,7 +152,13 @@ def test_control_is_not_exchangeable_with_what_shares_its_runs(scores, tmp_path)
         ("control-ce", "ensemble-four"): shared,
         ("control-focal", "ensemble-four"): shared,
     }
-    assert all(pair.case_level_p is not None for pair in verdict.pairs)
+    designs = {
+        (pair.a, pair.b): pair.runs_and_cases and pair.runs_and_cases.design
+        for pair in verdict.pairs
+        if pair.metric == "auroc"
+    }
+    assert designs["ce", "control-ce"] == designs["control-focal", "ensemble-four"] == "paired by network"
+    assert designs["ce", "control-focal"] == designs["control-ce", "control-focal"] == "paired by fold"
     pair = pair_of(verdict, "ce", "ensemble-four")
     assert pair.ensemble == "ensemble-four"
     # the ensembles of this test hold two runs and the controls four: none is size-matched
@@ -174,29 +188,36 @@ def test_size_matched_control_of_a_claim_has_its_own_verdict(scores, tmp_path):
 
 
 def test_non_inferiority_is_one_side_of_the_interval_of_equivalence(scores, tmp_path):
-    scores.arms(2.0, -0.5)
+    scores.arms(2.0, -0.5, runs=6)
     pair = pair_of(compared(scores, tmp_path, f"{QUICK}[margin]\nauroc = 0.05"), "ce", "focal")
     found, interval = pair.non_inferiority, pair.equivalence.interval
-    assert (found.lower_bound_of_a, found.lower_bound_of_b) == (interval[0], -interval[1])
-    assert found.level == pytest.approx(0.95)
-    assert (found.a_not_inferior, found.b_not_inferior) == (True, False)
+    assert found.interval == interval
+    assert interval.level == pytest.approx(0.9)
+    assert (
+        (found.a_not_inferior, found.b_not_inferior) == (interval.low > -0.05, -interval.high > -0.05) == (True, False)
+    )
     assert pair_of(compared(scores, tmp_path), "ce", "focal").non_inferiority is None
 
 
-def test_run_level_is_tested_at_the_alpha_of_the_interim_analysis(scores, tmp_path):
+def test_p_is_compared_with_the_level_of_the_interim_analysis(scores, tmp_path):
     scores.arms(5.0, -1.0, runs=4, seeds=(0, 20))
     whole = pair_of(compared(scores, tmp_path), "ce", "focal")
     early = pair_of(compared(scores, tmp_path, f"looks = [4, 8]\n{QUICK}"), "ce", "focal")
     assert whole.run_level.p == early.run_level.p == pytest.approx(2 / 70)
     assert (whole.run_level.alpha, whole.code) == (0.05, "better")
-    assert early.run_level.alpha == pytest.approx(0.00557, abs=1e-5)
-    assert early.code == "undecided"
+    assert early.alpha == early.run_level.alpha == pytest.approx(0.00557, abs=1e-5)
+    assert early.code == ("better" if early.p <= early.alpha else "undecided")
+    assert early.run_level.sentence == "On this test set the ranking of the runs shows no difference."
+    between = compared(scores, tmp_path, f"looks = [3, 8]\n{QUICK}")
+    assert {(pair.alpha, pair.code) for pair in between.pairs} == {(0.0, "undecided")}
+    assert any("None is due with the runs scored so far" in note for note in notes(between))
 
 
 def test_tables_for_a_paper_hold_the_verdicts_numbers(scores, tmp_path):
     scores.run("a", "ce_1", restart=0)
     scores.run("b", "ce_1", restart=1, seed=1)
     scores.run("c", "focal", restart=0, seed=2)
+    scores.run("d", "focal", restart=1, seed=3)
     plan = analysis_file(tmp_path, f"metrics = ['auroc']\n{QUICK}[margin]\nauroc = 0.1")
     compare([scores.root], tmp_path / "out", analysis=plan)
     verdict = read_record(tmp_path / "out" / "verdict.json", Verdict)
@@ -219,25 +240,40 @@ def test_tables_for_a_paper_hold_the_verdicts_numbers(scores, tmp_path):
     assert r"ce\_1 -- focal & AUROC & $" in (tables / "comparisons.tex").read_text()
 
 
-def test_case_level_decides_where_a_baseline_has_no_run_level(scores, tmp_path):
+def test_a_baseline_has_no_run_level_and_is_compared_all_the_same(scores, tmp_path):
     scores.cases = 60
     scores.demo()
     names = "ensemble-four", "baseline-minimum-adc"
     pair = pair_of(compared(scores, tmp_path, f"comparisons = [{list(names)}]"), *names)
     assert pair.run_level.reason == "a baseline is a fixed rule without runs"
     assert pair.code == "better"
-    assert pair.sentence.endswith("is better than baseline-minimum-adc, beyond the chance of cases.")
+    assert pair.sentence.endswith("is better than baseline-minimum-adc for new runs and new cases.")
 
 
-def test_one_run_per_configuration_decides_nothing(scores, tmp_path):
+def test_single_networks_are_compared_as_such_and_decide_nothing(scores, tmp_path):
     scores.cases = 60
     scores.run("a", "ce", quality=4.0)
     scores.run("b", "focal", quality=-1.0)
     pair = pair_of(compared(scores, tmp_path, f"{QUICK}[margin]\nauroc = 0.99"), "ce", "focal")
     assert pair.run_level.reason == "with one run per configuration there is nothing to permute"
-    assert pair.case_level_p is not None
-    assert pair.case_level_p < 0.05
-    assert pair.code == "undecided"
+    assert (pair.p, pair.interval, pair.equivalence, pair.code) == (None, None, None, "undecided")
+    assert pair.reason == "of ce a single run was scored: how much runs vary is not known"
+    assert max(pair.networks.p, pair.networks.p_of_swaps) < 0.05
+    assert pair.networks.interval.low > 0
+    assert pair.sentence == (
+        "By AUROC, of ce and focal single networks were scored, which decide nothing about new runs; these two differ "
+        "on new cases."
+    )
+
+
+def test_a_single_network_is_not_compared_with_many_runs(scores, tmp_path):
+    scores.cases = 60
+    scores.run("a", "ce", quality=4.0)
+    for restart in range(4):
+        scores.run(f"b{restart}", "focal", restart=restart, quality=-1.0, seed=restart)
+    pair = pair_of(compared(scores, tmp_path), "ce", "focal")
+    assert (pair.p, pair.networks, pair.code) == (None, None, "undecided")
+    assert pair.sentence.endswith("not compared: of ce a single run was scored: how much runs vary is not known.")
 
 
 def test_ensembles_with_shared_or_unknown_runs_are_not_exchangeable(scores, tmp_path):
@@ -266,7 +302,8 @@ def test_runs_with_known_folds_are_permuted_within_fold(scores, tmp_path):
 def test_identical_configurations_differ_by_nothing(scores, tmp_path):
     scores.arms(seeds=(0, 0))
     for pair in compared(scores, tmp_path).pairs:
-        assert (pair.estimate, pair.run_level_p, pair.case_level_p, pair.code) == (0, 1, 1, "undecided")
+        assert (pair.estimate, pair.run_level.p, pair.code) == (0, 1, "undecided")
+        assert pair.p == pytest.approx(1)
 
 
 def test_equivalence_within_the_declared_margin_is_on_par(scores, tmp_path):
@@ -274,7 +311,8 @@ def test_equivalence_within_the_declared_margin_is_on_par(scores, tmp_path):
     verdict = compared(scores, tmp_path, f"{QUICK}[margin]\nauroc = 0.5\nap = 0.0001")
     wide, narrow = pair_of(verdict, "ce", "focal"), pair_of(verdict, "ce", "focal", "ap")
     assert wide.equivalence is not None
-    assert (wide.equivalence.shown, wide.code, wide.equivalence.level) == (True, "on-par", pytest.approx(0.9))
+    assert (wide.equivalence.shown, wide.code) == (True, "on-par")
+    assert wide.equivalence.interval.level == pytest.approx(0.9)
     assert narrow.equivalence is not None
     assert (narrow.equivalence.shown, narrow.code) == (False, "undecided")
     assert pair_of(verdict, "ce", "focal", "score").equivalence is None
@@ -287,10 +325,8 @@ def test_holm_adjusts_over_the_declared_family(scores, tmp_path):
     assert [(pair.a, pair.b) for pair in verdict.pairs][:2] == [("ce", "focal"), ("ce-dice", "ce")]
     for metric in ("auroc", "ap", "score"):
         pairs = [pair for pair in verdict.pairs if pair.metric == metric]
-        for level in ("run_level", "case_level"):
-            raw = [getattr(pair, level).p for pair in pairs]
-            adjusted = [getattr(pair, level).p_holm for pair in pairs]
-            assert adjusted == pytest.approx(multipletests(raw, method="holm")[1])
+        for raw in (pairs, [pair.run_level for pair in pairs]):
+            assert [each.p_holm for each in raw] == pytest.approx(multipletests([e.p for e in raw], method="holm")[1])
 
 
 def test_holm_of_the_notes_table_with_a_gap():
@@ -345,10 +381,10 @@ def test_undefined_metric_stays_undefined_with_its_reason(scores, tmp_path):
     scores.arms(truth=(ids, np.ones(30, dtype=int)))
     verdict = compared(scores, tmp_path)
     pair = pair_of(verdict, "ce", "focal")
-    assert (pair.estimate, pair.interval, pair.run_level_p, pair.case_level_p) == (None, None, None, None)
-    assert pair.run_level.reason == "auroc is undefined on this test set"
+    assert (pair.estimate, pair.interval, pair.run_level.p, pair.p) == (None, None, None, None)
+    assert pair.run_level.reason == pair.reason == "AUROC is undefined on this test set"
     assert verdict.configurations[0].metrics["auroc"].reason == "AUROC is undefined: all cases are of one kind"
-    assert pair_of(verdict, "ce", "focal", "ap").case_level_p is not None
+    assert pair_of(verdict, "ce", "focal", "ap").estimate is not None
 
 
 def test_analysis_file_is_named_by_its_hash(scores, tmp_path):
@@ -419,10 +455,11 @@ def test_one_collapsed_run_does_not_reverse_the_verdict(scores, tmp_path):
     assert pair.run_level.p_holm <= 0.05
     assert pair.run_level.probability_above > 0.5 > 0 > pair.estimate
     assert pair.code == "undecided"
-    assert pair.sentence == (
-        "By score, the order of the runs favours alpha and their means beta: alpha_fold0_restart4 decides the mean, "
-        "and nothing is decided between alpha and beta."
+    assert pair.run_level.sentence == (
+        "On this test set the runs of alpha rank above those of beta, while their mean is lower: alpha_fold0_restart4 "
+        "decides the mean."
     )
+    assert pair.run_level.p_one_sided["alpha"] < 0.01 < 0.99 < pair.run_level.p_one_sided["beta"]
 
 
 def test_arms_that_share_no_fold_are_not_tested(scores, tmp_path):
@@ -432,22 +469,24 @@ def test_arms_that_share_no_fold_are_not_tested(scores, tmp_path):
         scores.run(f"b{restart}", "beta", fold=1, restart=restart, quality=0.0, seed=restart)
     verdict = compared(scores, tmp_path, f"metrics = ['auroc']\n{QUICK}[margin]\nauroc = 0.9\n")
     (pair,) = verdict.pairs
-    assert (pair.run_level.p, pair.case_level.p, pair.equivalence, pair.non_inferiority) == (None,) * 4
-    assert (pair.code, pair.case_level.reason) == ("undecided", pair.run_level.reason)
+    assert (pair.run_level.p, pair.p, pair.equivalence, pair.non_inferiority) == (None,) * 4
+    assert (pair.code, pair.reason) == ("undecided", pair.run_level.reason)
     assert pair.sentence == (
         "By AUROC, alpha and beta are not compared: they share no fold, so that fold and configuration are confounded."
     )
     assert any(note.startswith("alpha and beta: they share no fold") for note in notes(verdict))
 
 
-def test_folds_that_differ_are_noted(scores, tmp_path):
+def test_runs_of_other_folds_are_left_out_and_noted(scores, tmp_path):
     for restart in range(2):
         for fold in (0, 1):
             scores.run(f"a{fold}{restart}", "alpha", fold=fold, restart=restart, seed=restart + fold)
         scores.run(f"b{restart}", "beta", fold=0, restart=restart, seed=restart + 5)
     verdict = compared(scores, tmp_path, f"metrics = ['auroc']\n{QUICK}")
     assert verdict.pairs[0].run_level.p is not None
-    assert any("the folds are not the same on both sides" in note for note in notes(verdict))
+    assert (verdict.pairs[0].runs_and_cases.design, verdict.pairs[0].runs_and_cases.runs) == ("nested", (2, 2))
+    left_out = "alpha and beta: 2 of 4 runs of alpha have no partner in the other arm and are left out."
+    assert left_out in notes(verdict)
 
 
 def test_a_comparison_of_other_cases_is_not_replaced(scores, tmp_path):
@@ -536,3 +575,140 @@ def test_fewer_than_20_patients_are_refused_unless_allowed(scores, tmp_path):
         compare([root], tmp_path / "out", analysis=plan)
     words = ["--scores", str(root), "--output", str(tmp_path / "out"), "--analysis", str(plan), "--few-patients"]
     assert main(["compare", *words]) == 0
+
+
+def table_of_runs(tmp_path, rows, header="configuration,fold,restart,auroc,ap"):
+    path = tmp_path / "runs.csv"
+    path.write_text("\n".join([header, *rows]) + "\n")
+    return path
+
+
+def compare_table(path, output, *words):
+    return main(["compare", "--runs", str(path), "--output", str(output), *map(str, words)])
+
+
+def test_a_table_of_runs_is_compared_on_its_test_set(tmp_path):
+    better, worse = [0.90, 0.91, 0.92, 0.93, 0.94], [0.80, 0.81, 0.82, 0.83, 0.905]
+    rows = [
+        f"{name},0,{k},{value},{value / 2}"
+        for name, arm in (("a", better), ("b", worse))
+        for k, value in enumerate(arm)
+    ]
+    assert compare_table(table_of_runs(tmp_path, rows), tmp_path / "out") == 0
+    verdict = read_record(tmp_path / "out" / "verdict.json", Verdict)
+    assert [each.name for each in verdict.configurations] == ["a", "b"]
+    assert {(pair.metric, pair.code) for pair in verdict.pairs} == {(metric, "undecided") for metric in METRICS}
+    pair = pair_of(verdict, "a", "b")
+    found = picai_permutation_test(better, worse)
+    assert pair.run_level.p_one_sided["a"] == pytest.approx(found)
+    assert pair.run_level.p == pytest.approx(2 * found)
+    assert pair.run_level.sentence == "On this test set the runs of a rank above those of b."
+    assert pair.sentence.endswith("a table of runs holds no cases, so new cases cannot be asked about.")
+    page = (tmp_path / "out" / "report.html").read_text()
+    assert "One-sided p, as in Bosma 2022" in page
+    assert "ROC" not in page
+    assert sorted(path.name for path in (tmp_path / "out" / "figures").glob("*.png")) == [
+        f"{kind}-{metric}.png" for kind in ("p", "runs") for metric in ("ap", "auroc", "score")
+    ]
+
+
+def picai_permutation_test(alternative, base):
+    """One-sided, by all arrangements: how often are the alternative's runs ranked as high or higher?"""
+    ranks = rankdata([*alternative, *base])
+    sums = [sum(chosen) for chosen in combinations(ranks, len(alternative))]
+    return np.mean(np.array(sums) >= ranks[: len(alternative)].sum() - 1e-9)
+
+
+@pytest.mark.parametrize(
+    ("rows", "message"),
+    [
+        (["a,0,0,0.9,0.5", "a,0,0,0.8,0.5", "b,0,0,0.7,0.5"], "line 3: duplicate run of line 2"),
+        (["a,0,0,90,0.5", "a,0,1,0.8,0.5"], "line 2: expected auroc from 0 to 1, found '90'"),
+        (["a,0,0,0.9,0.5", "a,0,1,,0.5"], "line 3: expected a value of auroc, as in other rows, found an empty cell"),
+        (["a,0,0,0.9,0.5", "b,0,0,0.9,0.5"], "expected at least 2 runs of a, found 1"),
+        (["a,x,0,0.9,0.5", "a,0,1,0.8,0.5"], "line 2: expected the number of a fold, found 'x'"),
+        ([",0,0,0.9,0.5", "a,0,1,0.8,0.5"], "line 2: expected the name of a configuration, found an empty cell"),
+        (["a,0,0,0.9,0.5", "a,0,1,0.8,0.5"], "expected 2 to 12 configurations to compare, found 1 (a)"),
+    ],
+)
+def test_a_faulty_table_of_runs_is_refused(tmp_path, capsys, rows, message):
+    path = table_of_runs(tmp_path, rows)
+    assert compare_table(path, tmp_path / "out") == 3
+    assert f"{path}: {message}" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_table_of_runs_without_a_column_or_with_options_of_cases_is_refused(tmp_path, capsys):
+    path = table_of_runs(tmp_path, ["a,0,0,0.9"], header="configuration,fold,restart,auroc")
+    assert compare_table(path, tmp_path / "out") == 3
+    assert "expected the column ap" in capsys.readouterr().err
+    assert compare_table(path, tmp_path / "out", "--marksheet", path) == 2
+    assert "--marksheet" in capsys.readouterr().err
+
+
+def test_readers_are_compared_with_every_trained_configuration(scores, tmp_path):
+    scores.cases = 60
+    scores.arms(4.0, 0.0, runs=4)
+    scores.run("base", "baseline-x", fold=None, restart=None, runs=())
+    ids, lesions = scores.truth()
+    rng = np.random.default_rng(0)
+    lines = ["reader,case_id,score"]
+    for reader in ("ann", "bob", "eve"):
+        lines += [
+            f"{reader},{case},{3 * (lesion > 0) + rng.normal():.2f}" for case, lesion in zip(ids, lesions, strict=True)
+        ]
+    (tmp_path / "readers.csv").write_text("\n".join(lines))
+    plan = analysis_file(tmp_path, f"{QUICK}[readers]\nthreshold = 1.5\nmargin = 0.1\n")
+    words = ["--scores", scores.root, "--readers", tmp_path / "readers.csv", "--analysis", plan]
+    assert main(["compare", "--output", str(tmp_path / "out"), *map(str, words)]) == 0
+    study = read_record(tmp_path / "out" / "verdict.json", Verdict).readers
+    assert [each.configuration for each in study.comparisons] == ["ce", "focal"]
+    assert [each.name for each in study.readers] == ["ann", "bob", "eve"]
+    assert len(study.operating_points) == 2
+    page = (tmp_path / "out" / "report.html").read_text()
+    assert all(each.sentence in page for each in study.comparisons)
+    assert "3 readers, fully crossed" in page
+
+
+def test_predictions_of_another_program_are_named_and_compared(workshop, tmp_path, capsys):
+    ids = [f"{k}_1" for k in range(24)]
+    truth = workshop.truth({case: workshop.image({1: workshop.box} if k % 2 else None) for k, case in enumerate(ids)})
+    for configuration in ("theirs", "ours"):
+        for restart in (0, 1):
+            maps = {
+                case: workshop.image({0.3 + ((7 * k + restart) % 24) / 50: workshop.box} if k % 3 else None)
+                for k, case in enumerate(ids)
+            }
+            folder = workshop.batch(maps, dict.fromkeys(ids, 0.5), name=f"{configuration}{restart}")
+            words = ["--configuration", configuration, "--fold", "0", "--restart", str(restart)]
+            output = tmp_path / "scores" / f"{configuration}{restart}"
+            assert (
+                main(["score", "--predictions", str(folder), "--truth", str(truth), "--output", str(output), *words])
+                == 0
+            )
+    assert main(["compare", "--scores", str(tmp_path / "scores"), "--output", str(tmp_path / "out")]) == 0
+    assert {each.name for each in read_record(tmp_path / "out" / "verdict.json", Verdict).configurations} == {
+        "theirs",
+        "ours",
+    }
+
+
+@pytest.mark.parametrize(
+    ("words", "status", "message"),
+    [
+        (["--configuration", "ensemble-x"], 2, "--configuration: expected a name of letters"),
+        (["--configuration", "../x"], 2, "--configuration: expected a name of letters"),
+        (["--fold", "1"], 2, "expected --configuration with --fold"),
+        (["--configuration", "x"], 3, "expected one run without source.json, for --configuration, found source.json"),
+    ],
+)
+def test_a_name_for_predictions_is_refused_where_it_is_none_or_not_asked_for(
+    workshop, tmp_path, capsys, words, status, message
+):
+    truth = workshop.truth({"1_1": workshop.image()})
+    folder = workshop.batch({"1_1": workshop.image()}, {"1_1": 0.5})
+    workshop.source(folder)
+    score = ["score", "--predictions", str(folder), "--truth", str(truth), "--output", str(tmp_path / "out")]
+    assert main([*score, *words]) == status
+    assert message in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()

@@ -1,6 +1,7 @@
 """Frozen baselines in the truth folder, from the side of the organiser and of a participant."""
 
 import json
+import math
 import shutil
 import subprocess
 import sys
@@ -8,13 +9,14 @@ import sys
 import numpy as np
 import pytest
 from places import PROJECT
+from scipy.stats import t as student
 
 from contract.cards import CARDS
 from evaluation.__main__ import main
 from evaluation.frozen_baselines import MOST, outcome_of
 from evaluation.metrics.scored_runs import read_scored_runs
 from evaluation.score import score
-from evaluation.statistics.case_permutation import case_swap_tests
+from evaluation.statistics.influence import by_patient
 
 
 def make(workshop, cases=8):
@@ -49,7 +51,7 @@ def platform(workshop):
     return run, submission, truth, frozen
 
 
-def test_submission_is_compared_by_the_swaps_of_the_case_level(platform, workshop):
+def test_submission_is_compared_by_delongs_test_with_welchs_degrees_of_freedom(platform, workshop):
     run, submission, truth, frozen = platform
     status, metrics = run()
     assert status == 0
@@ -57,11 +59,16 @@ def test_submission_is_compared_by_the_swaps_of_the_case_level(platform, worksho
     assert list(found) == ["auroc", "ap", "score"]
     [own] = score(predictions=submission, truth=truth, output=workshop.root / "own")
     (baseline,) = read_scored_runs([frozen])
-    tests = case_swap_tests(baseline.truth, [outcome_of(own.cases)[1]], [baseline.outcome], draws=10_000, seed=0)
+    ours, theirs = (by_patient(baseline.truth, [each]) for each in (outcome_of(own.cases)[1], baseline.outcome))
     for metric, values in found.items():
         difference = metrics["strict"][metric] - getattr(baseline.strict, metric)
         assert values["difference"] == pytest.approx(difference)
-        assert values["p"] == tests[metric].p
+        influence = ours[metric].influence[0] - theirs[metric].influence[0]
+        positive = baseline.truth.positive_patients
+        parts = [(influence[kind] ** 2).sum() for kind in (positive, ~positive)]
+        counts = (positive.sum(), (~positive).sum())
+        freedom = sum(parts) ** 2 / sum(part**2 / (n - 1) for part, n in zip(parts, counts, strict=True))
+        assert values["p"] == pytest.approx(2 * student.sf(abs(difference) / math.sqrt(sum(parts)), freedom))
         assert values["interval"][0] <= difference <= values["interval"][1]
     assert found["auroc"]["difference"] > 0
 

@@ -7,7 +7,7 @@ from contract.records import read_record
 from evaluation.__main__ import main
 from evaluation.planning.group_sequential import InterimResult
 from evaluation.planning.power import PlanRecord, pilot_settings
-from evaluation.planning.simulation import SimulationSettings
+from evaluation.planning.simulation import RATES, SCENARIOS, SimulationSettings
 
 AIM = "--difference: expected {} plus difference within 0 and 1"
 QUICK = ["--studies", "40", "--runs", "2", "4", "--cases", "60", "120"]
@@ -18,13 +18,24 @@ def test_plan_names_the_smallest_design_that_reaches_the_power(tmp_path, capsys)
     assert main(words) == 0
     record = read_record(tmp_path / "plan.json", PlanRecord)
     assert [(each.runs, each.cases) for each in record.designs] == [(2, 60), (2, 120), (4, 60), (4, 120)]
-    assert set(record.designs[0].shown) == {"run level", "case level", "better", "on par"}
-    # 2 against 2 runs cannot reach 5 %, so the answer has 4; 60 cases or 120, whichever sufficed
+    assert set(record.designs[0].shown) == {"this test set", "better", "on par"}
     enough = [each for each in record.designs if each.shown["better"].share >= 0.1]
     best = min(enough, key=lambda each: each.runs * each.cases)
-    assert best.runs == 4
-    assert record.sentence.startswith(f"4 runs per configuration on {best.cases} cases show a difference of 0.1 with ")
-    assert "4 runs per configuration on" in capsys.readouterr().out
+    said = f"{best.runs} runs per configuration on {best.cases} cases show a difference of 0.1 with "
+    assert record.sentence.startswith(said)
+    assert said in " ".join(capsys.readouterr().out.split())
+
+
+def test_without_a_difference_the_question_is_on_par(tmp_path, capsys):
+    words = ["plan", "power", "--difference", "0", "--margin", "0.2", *QUICK, "--output", str(tmp_path)]
+    assert main(words) == 0
+    record = read_record(tmp_path / "plan.json", PlanRecord)
+    assert record.question == "power to show that two are on par within ±0.2 in AUROC"
+    assert "show that two are on par within ±0.2 with" in record.sentence
+    shown = capsys.readouterr().out
+    assert "on par" in shown and "better" not in shown
+    assert main(["plan", "power", "--difference", "0"]) == 3
+    assert "--difference: expected a difference, or --margin" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(("metric", "name"), [("ap", "AP"), ("score", "score")])
@@ -32,9 +43,9 @@ def test_plan_answers_for_the_metric_that_is_asked_about(tmp_path, capsys, metri
     words = ["plan", "--difference", "0.05", "--metric", metric, *QUICK, "--output", str(tmp_path)]
     assert main(words) == 0
     record = read_record(tmp_path / "plan.json", PlanRecord)
-    assert (record.metric, record.question) == (metric, f"power for a difference of 0.05 in {name}")
+    assert (record.metric, record.question) == (metric, f"power to show a difference of 0.05 in {name}")
     shown = " ".join(capsys.readouterr().out.split())
-    assert f"Power for +0.05 {name}" in shown
+    assert f"Power to show a difference of 0.05 in {name}" in shown
     assert f"Assumed: AUROC 0.880 and so {name} 0.7" in shown or f"Assumed: AUROC 0.880 and so {name} 0.8" in shown
     assert "One candidate per case, one lesion per positive case." in shown
 
@@ -44,21 +55,26 @@ def test_plan_says_when_no_design_reaches_the_power(capsys):
     assert "None of these designs shows a difference of 0.001 with 80 % power" in capsys.readouterr().out
 
 
-def test_simulation_reports_every_null_by_every_test(tmp_path, capsys):
-    words = ["plan", "--simulate", "--studies", "20", "--runs", "2", "--cases", "40", "--output", str(tmp_path)]
-    assert main(words) == 0
+@pytest.mark.parametrize("question", ["errors", "--simulate"])
+def test_errors_of_every_scenario_are_reported_for_every_design(tmp_path, capsys, question):
+    words = ["plan", question, "--studies", "20", "--runs", "2", "3", "--cases", "40", "--margin", "0.1"]
+    assert main([*words, "--output", str(tmp_path)]) == 0
     record = read_record(tmp_path / "plan.json", PlanRecord)
-    assert len(record.false_positives) == 3
-    assert all(len(rates) == 5 for rates in record.false_positives.values())
+    assert [(each.runs, each.cases) for each in record.designs] == [(2, 40), (3, 40)]
+    assert all(set(design.errors) == set(SCENARIOS) for design in record.designs)
+    assert all(set(rates) == set(RATES) for design in record.designs for rates in design.errors.values())
+    assert record.any_false_on_par is not None
     shown = capsys.readouterr().out
-    assert "20 studies per column, 2 runs per configuration, 40 cases" in shown
-    assert "bootstrapping single runs in" in shown
+    assert "3 runs, 40 cases" in shown
+    assert "any is declared on par in" in " ".join(shown.split())
+    assert max(map(len, shown.split("20 studies each")[0].splitlines())) <= 80
 
 
 def test_interim_analyses_are_simulated(capsys):
     assert main(["plan", "--sequential", "--simulate", "--studies", "100", "--looks", "4", "8"]) == 0
     shown = capsys.readouterr().out
     assert "100 campaigns, looks at 4, 8 runs per configuration" in shown
+    assert "At 4 runs no campaign can stop: p cannot get below the level of that look." in " ".join(shown.split())
     assert "of 8" in shown
 
 
@@ -140,22 +156,29 @@ def test_pilot_without_two_runs_or_both_classes_is_refused(scores):
         (["--alpha", "0.7"], 3, "--alpha: expected 1e-06 to 0.499, found 0.7"),
         (["--auroc", "0.95", "--difference", "0.1"], 3, f"{AIM.format('AUROC')}, found 1.05"),
         (["--metric", "ap", "--difference", "0.6"], 3, f"{AIM.format('AP')}, found 1.37723"),
-        (["--looks", "10", "5"], 3, "--looks: expected rising numbers of runs, found 10 5"),
-        (["--sequential"], 2, "plan --sequential: expected --scores and --analysis, or --simulate"),
-        *(
-            ([*words, name, "x"], 2, f"plan: {name} has no use for this question")
-            for words, name in [
-                ([], "--scores"),
-                (["--simulate"], "--analysis"),
-                (["--sequential", "--simulate"], "--pilot"),
-                (["--sequential", "--simulate"], "--output"),
-            ]
-        ),
+        (["looks", "--looks", "10", "5"], 3, "--looks: expected rising numbers of runs, found 10 5"),
     ],
 )
 def test_wrong_options_are_refused_in_one_line(words, status, message, capsys):
     assert main(["plan", *words]) == status
     assert capsys.readouterr().err == f"error: {message}\n"
+
+
+@pytest.mark.parametrize(
+    ("words", "option"),
+    [
+        (["stop", "--scores", "x"], "--analysis"),
+        (["power", "--scores", "x"], "--scores"),
+        (["errors", "--power", "0.8"], "--power"),
+        (["looks", "--pilot", "x"], "--pilot"),
+        ([], "power,errors,looks,stop"),
+    ],
+)
+def test_options_of_another_question_are_wrong_usage(words, option, capsys):
+    with pytest.raises(SystemExit) as ended:
+        main(["plan", *words])
+    assert ended.value.code == 2
+    assert option in capsys.readouterr().err
 
 
 def test_an_answer_replaces_only_one_to_the_same_question(tmp_path, capsys):

@@ -4,7 +4,7 @@ import pytest
 
 from contract.errors import OncoduetError
 from evaluation.metrics.scored_runs import read_scored_runs
-from evaluation.planning.group_sequential import interim_analysis, simulate_looks
+from evaluation.planning.group_sequential import interim_analysis, looks_that_cannot_stop, simulate_looks
 from evaluation.statistics.analysis_file import Analysis
 from evaluation.statistics.run_permutation import order_test
 
@@ -13,12 +13,18 @@ LOOKS = (5, 10, 20)
 
 def test_looks_spend_alpha_and_no_more():
     plan = Analysis(name="x", looks=LOOKS)
-    spent = [plan.alpha_at(runs) for runs in LOOKS]
-    assert sum(spent) == pytest.approx(0.05)
-    # 2 − 2 Φ(1.959964/√(1/4)) and 2 − 2 Φ(1.959964/√(1/2)), from tables of the normal distribution
-    assert spent[:2] == pytest.approx([8.86e-5, 0.00557 - 8.86e-5], abs=1e-5)
-    assert (plan.alpha_at(4), plan.alpha_at(7)) == (0, spent[0])
-    assert Analysis(name="x").alpha_at(3) == 0.05
+    levels = [plan.level_at([runs, runs]) for runs in LOOKS]
+    # 2 − 2 Φ(1.959964/√(1/4)), from tables of the normal distribution
+    assert levels[0] == pytest.approx(8.86e-5, abs=1e-7)
+    assert levels == sorted(levels)
+    assert 0.045 < levels[-1] < 0.05
+    assert plan.level_at([7, 7]) == plan.level_at([5, 10]) == plan.level_at([20, 21]) == 0  # between looks
+    assert Analysis(name="x").level_at([3, 5]) == 0.05
+
+
+def test_a_look_at_which_no_runs_suffice_is_named():
+    assert looks_that_cannot_stop((5, 10, 15, 20), 0.05) == (5,)  # 5 v 5: 2/252 against 0.00009
+    assert looks_that_cannot_stop((10, 20), 0.05) == ()
 
 
 def test_looking_keeps_the_level_where_testing_again_and_again_does_not():

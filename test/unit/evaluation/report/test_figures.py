@@ -7,7 +7,7 @@ from evaluation.statistics.verdict import ConfigurationSummary, MetricSummary
 
 
 def a_summary(name, kind):
-    empty = MetricSummary(mean=None, sd=None, interval=None, delong_interval=None, runs={}, picai_mean=None)
+    empty = MetricSummary(mean=None, sd=None, interval=None, runs={}, picai_mean=None)
     return ConfigurationSummary(
         name=name,
         kind=kind,

@@ -13,6 +13,7 @@ def runs(configuration, folds_and_restarts, networks=None):
     return [
         SimpleNamespace(
             is_baseline=configuration.startswith("baseline-"),
+            is_ensemble=configuration.startswith("ensemble-"),
             source=SimpleNamespace(configuration=configuration, fold=fold, restart=restart, runs=held),
         )
         for (fold, restart), held in zip(folds_and_restarts, networks or own, strict=True)

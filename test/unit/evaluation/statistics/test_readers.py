@@ -12,7 +12,7 @@ from evaluation.metrics.outcomes import Outcome, TestSet
 from evaluation.statistics.analysis_file import Analysis
 from evaluation.statistics.comparison import Arm
 from evaluation.statistics.influence import by_patient
-from evaluation.statistics.readers import judge_readers, readers_by_patient
+from evaluation.statistics.readers import compare_with_readers, readers_by_patient
 from evaluation.statistics.readers_table import read_readers_table
 
 CASES = 120
@@ -82,7 +82,7 @@ def test_readers_who_read_all_cases_are_an_arm_like_runs(truth, table):
 )
 def test_non_inferiority_is_asked_before_superiority(truth, table, shift, margin, code):
     plan = Analysis(name="x", readers={"margin": margin})
-    study = judge_readers(read_readers_table(table(), truth), {"ce": an_arm(truth, shift=shift)}, truth, plan)
+    study = compare_with_readers(read_readers_table(table(), truth), {"ce": an_arm(truth, shift=shift)}, truth, plan)
     (found,) = study.comparisons
     assert found.code == code
     assert (found.interval.low > 0 or found.interval.high < 0) == (found.p < 0.05)
@@ -93,13 +93,15 @@ def test_non_inferiority_is_asked_before_superiority(truth, table, shift, margin
 def test_not_inferior_without_being_superior(truth, table):
     readers = read_readers_table(table(shift=2.0, readers=8), truth)
     arm = an_arm(truth, shift=2.0, runs=8)
-    (found,) = judge_readers(readers, {"ce": arm}, truth, Analysis(name="x", readers={"margin": 0.15})).comparisons
+    (found,) = compare_with_readers(
+        readers, {"ce": arm}, truth, Analysis(name="x", readers={"margin": 0.15})
+    ).comparisons
     assert found.code == "not inferior"
     assert found.difference - found.interval.low < 0.15
 
 
 def test_three_sources_of_variance_add_up(truth, table):
-    (found,) = judge_readers(
+    (found,) = compare_with_readers(
         read_readers_table(table(), truth), {"ce": an_arm(truth)}, truth, Analysis(name="x")
     ).comparisons
     variance = found.variance_of_runs + found.variance_of_readers + found.variance_of_cases
@@ -110,7 +112,7 @@ def test_sensitivity_is_compared_where_runs_have_the_readers_specificity(truth, 
     readers = read_readers_table(table(), truth)
     plan = Analysis(name="x", readers={"threshold": 4})
     arm = an_arm(truth)
-    study = judge_readers(readers, {"ce": arm}, truth, plan)
+    study = compare_with_readers(readers, {"ce": arm}, truth, plan)
     (found,) = study.operating_points
     called = np.stack([reader.outcome.likelihood >= 4 for reader in readers])
     assert found.specificity == pytest.approx((~called[:, ~truth.positive]).mean())
