@@ -290,7 +290,7 @@ def _parser() -> argparse.ArgumentParser:
         "--predictions",
         type=Path,
         required=True,
-        help="a batch output, plain CASE.mha maps, or a folder of batch outputs",
+        help="a batch output, plain CASE.mha maps, a folder of batch outputs, or a table with case_id and likelihood",
     )
     add("--truth", type=Path, required=True, help="label maps with the same case ids")
     add("--output", type=Path, required=True, help="gets metrics.json, cases.csv, lesions.csv, source.json")

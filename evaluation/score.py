@@ -21,7 +21,7 @@ from contract.outputs import Output, require_apart, require_folder, require_unow
 from contract.patients import FILE as PATIENTS
 from contract.patients import patients_by_case, require_named, said_patients
 from contract.provenance import writer
-from contract.records import MetricsRecord, Source, write_record
+from contract.records import Metrics, MetricsRecord, Source, write_record
 from evaluation.inputs.case_files import case_name, listed
 from evaluation.inputs.predictions import SOURCE, PredictionSet, find_prediction_sets
 from evaluation.inputs.truth import OnMissing, TruthFolder, find_truth
@@ -42,6 +42,8 @@ COMMAND = "evaluation score"
 METRICS = "metrics.json"
 ROWS = ("cases.csv", "lesions.csv")
 PICAI_ONLY = "not computed: --picai-only"
+
+NO_MAPS = "AP and lesion sensitivity are undefined: the predictions have no detection maps"
 
 _log = logging.getLogger(__name__)
 
@@ -196,7 +198,8 @@ def score_run(
     by_picai: list[ScoredCase] = []
     for case_id in track(list(truth.label_maps), run.name):
         case, known = read_one(run, truth, case_id, picai_only=picai_only)
-        positive, missing = len(known.lesions) > 0, case_id not in run.predictions
+        positive = len(known.lesions) > 0
+        missing = case_id not in (run.predictions if run.likelihoods is None else run.likelihoods)
         maximum = float(case.map_maximum)
         by_picai.append(ScoredCase(case_id, positive, maximum, picai.match(case, rule), missing))
         if not picai_only:
@@ -209,9 +212,9 @@ def score_run(
         parents["scoring_card"] = run.card.sha256
     metrics = MetricsRecord(
         parents=parents,
-        strict=None if picai_only else strict_metrics(by_strict),
+        strict=None if picai_only else _of_cases(run, strict_metrics(by_strict)),
         strict_reason=PICAI_ONLY if picai_only else None,
-        picai=picai_metrics(by_picai),
+        picai=_of_cases(run, picai_metrics(by_picai)),
         trained_on=None if (seen := _seen(run, truth)) is None else len(seen),
     )
     source = run.source and run.source.model_copy(
@@ -228,6 +231,8 @@ def read_one(
 ) -> tuple[Case, LesionTruth]:
     """One case of a run as it is scored, and its truth. Raises ``OncoduetError`` as :func:`score_run` does."""
     known = truth.case(case_id, MatchingRule.of(run.card))
+    if run.likelihoods is not None:
+        return _case_of_likelihood(run.likelihoods.get(case_id, 0.0), known), known
     strictly = partial(read_case, most_candidates=MatchingRule.of(run.card).most_candidates)
     return _case(run.predictions.get(case_id), known, read_case_as_picai_eval if picai_only else strictly), known
 
@@ -293,8 +298,22 @@ def _require_unseen(run: PredictionSet, truth: TruthFolder, *, training_studies_
 def _case(prediction: Prediction | None, truth: LesionTruth, read: Callable[[Prediction, LesionTruth], Case]) -> Case:
     if prediction is not None:
         return read(prediction, truth)
+    return _case_of_likelihood(0.0, truth)
+
+
+def _case_of_likelihood(likelihood: float, truth: LesionTruth) -> Case:
+    """A case without candidates."""
     nothing = connect(np.zeros(0, dtype=np.int64), truth.grid.shape_zyx)
-    return Case(truth.lesions, nothing, np.zeros(0), np.float32(0), 0.0)
+    return Case(truth.lesions, nothing, np.zeros(0), np.float32(likelihood), likelihood)
+
+
+def _of_cases(run: PredictionSet, metrics: Metrics) -> Metrics:
+    """The metrics without those of lesions, where the predictions hold no detection maps."""
+    if run.likelihoods is None:
+        return metrics
+    nothing: dict[str, object] = {"ap": None, "score": None, "lesion_sensitivity_at_fp": {}}
+    reason = "; ".join(filter(None, [metrics.reason, NO_MAPS]))
+    return metrics.model_copy(update={**nothing, "reason": reason})
 
 
 def _write_csv(path: Path, header: Sequence[str], rows: Iterable[Sequence[str | int | float]]) -> None:

@@ -2,7 +2,8 @@
 
 A folder is one run's predictions when it holds ``predictions.json`` with a folder per job (the platform's layout, and
 what ``algorithm batch`` writes) or plain detection maps ``CASE.mha`` with likelihoods ``CASE.json`` of all of them or
-of none. Otherwise each of its sub-folders with a ``predictions.json`` or a ``source.json`` is a run of its own.
+of none. A file ``predictions.csv`` (case_id, likelihood) is a model without detection maps. Otherwise each of a
+folder's sub-folders with a ``predictions.json`` or a ``source.json`` is a run of its own.
 
 Predictions never say by which rule they are scored. A card that they bring or name locates a job's outputs; where it
 would score this truth by another rule than no card does, scoring is refused until the truth or the command line names a
@@ -20,6 +21,7 @@ from contract.errors import OncoduetError
 from contract.files import sha256_file, sha256_json
 from contract.records import Source, read_record
 from contract.sockets import Job, read_jobs, single_image
+from contract.tables import read_table
 from contract.volume import is_image
 from evaluation.inputs.case_files import case_name, images_by_case, likelihoods_by_case, listed, require_none_below
 from evaluation.inputs.truth import OnMissing, TruthFolder
@@ -43,6 +45,8 @@ class PredictionSet:
     source: Source | None
     card: Card | None
     """The card that scores it; None: every non-zero label is lesion."""
+    likelihoods: Mapping[str, float] | None = None
+    """By case id, of a model without detection maps; None: see ``predictions``."""
     claimed: Card | None = None
     """The card that the predictions bring or name: it describes their input images, and does not score."""
 
@@ -52,7 +56,9 @@ class PredictionSet:
         return self.name or self.folder.resolve().name
 
     def sha256(self) -> str:
-        """Hash of all predictions' bytes, by case id."""
+        """Hash of all predictions' bytes, or of the likelihoods of a table, by case id."""
+        if self.likelihoods is not None:
+            return sha256_json(dict(sorted(self.likelihoods.items())))
         return sha256_json(
             {
                 case_id: [sha256_file(path) for path in (each.detection_map, each.likelihood) if path is not None]
@@ -75,6 +81,8 @@ def find_prediction_sets(
         truth, or (unless ``on_missing`` is ``worst``) a case has no prediction; predictions claim a card by which this
         truth would be scored otherwise, and no card decides.
     """
+    if folder.is_file():
+        return [_table(folder, truth, card=card or truth.card, on_missing=on_missing)]
     if not folder.is_dir():
         raise OncoduetError(folder, "folder of predictions not found")
     entries = [path for path in sorted(folder.iterdir()) if not path.name.startswith(".")]
@@ -176,13 +184,43 @@ def _run(folder: Path, name: str, truth: TruthFolder, *, card: Card | None, on_m
     check_complete(folder, predictions, truth, on_missing)
     if card is None and own is not None:
         _require_no_other_rule(folder, own, truth)
-    return PredictionSet(folder, name, predictions, source, card, own)
+    return PredictionSet(folder, name, predictions, source, card, claimed=own)
+
+
+def _table(path: Path, truth: TruthFolder, *, card: Card | None, on_missing: OnMissing) -> PredictionSet:
+    """A table with case_id and likelihood, a number in [0, 1] for each case."""
+    table = read_table(path, ("case_id", "likelihood"))
+    likelihoods: dict[str, float] = {}
+    for line, row in zip(table.lines, table.rows, strict=True):
+        value = table.number(row["likelihood"])
+        if value is None or not 0 <= value <= 1:
+            raise OncoduetError(
+                f"{path}: line {line}", expected="a likelihood, a number in [0, 1]", found=repr(row["likelihood"])
+            )
+        if row["case_id"] in likelihoods:
+            raise OncoduetError(f"{path}: line {line}", f"duplicate case {row['case_id']}")
+        likelihoods[row["case_id"]] = value
+    _require_same_cases(path, likelihoods, truth, on_missing)
+    return PredictionSet(path, "", {}, None, card, likelihoods)
 
 
 def check_complete(
     folder: Path, predictions: Mapping[str, Prediction], truth: TruthFolder, on_missing: OnMissing
 ) -> None:
     """Raise ``OncoduetError`` unless cases and predictions are the same ids, or fewer predictions are allowed."""
+    _require_same_cases(folder, predictions, truth, on_missing)
+    inside = folder.resolve()
+    for case_id, prediction in predictions.items():
+        for path in (prediction.detection_map, prediction.likelihood):
+            if path is not None and not path.resolve().is_relative_to(inside):
+                raise OncoduetError(path, f"a link out of {folder}")
+        if prediction.detection_map.samefile(truth.label_maps[case_id]):
+            raise OncoduetError(prediction.detection_map, "this is the truth, not a prediction")
+
+
+def _require_same_cases(
+    folder: Path, predictions: Mapping[str, object], truth: TruthFolder, on_missing: OnMissing
+) -> None:
     missing = [case_id for case_id in truth.label_maps if case_id not in predictions]
     surplus = [case_id for case_id in predictions if case_id not in truth.label_maps]
     if surplus:
@@ -193,13 +231,6 @@ def check_complete(
             expected=f"predictions of all {len(truth.label_maps)} cases in {truth.folder}",
             found=f"none of {listed(missing)}",
         )
-    inside = folder.resolve()
-    for case_id, prediction in predictions.items():
-        for path in (prediction.detection_map, prediction.likelihood):
-            if path is not None and not path.resolve().is_relative_to(inside):
-                raise OncoduetError(path, f"a link out of {folder}")
-        if prediction.detection_map.samefile(truth.label_maps[case_id]):
-            raise OncoduetError(prediction.detection_map, "this is the truth, not a prediction")
 
 
 def _plain_predictions(folder: Path, truth: TruthFolder) -> dict[str, Prediction]:

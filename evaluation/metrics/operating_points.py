@@ -66,9 +66,10 @@ def operating_points(runs: Sequence[ScoredRun]) -> OperatingPoints:
     """Mean and standard deviation over runs of each operating point."""
     truth = runs[0].truth
     both = 0 < truth.positive_count < len(truth.case_ids)
+    has_lesions = truth.lesion_count > 0 and runs[0].strict.ap is not None
     return OperatingPoints(
         lesion_sensitivity={
-            rate: _spread([lesion_sensitivity(run, rate) for run in runs]) if truth.lesion_count else None
+            rate: _spread([lesion_sensitivity(run, rate) for run in runs]) if has_lesions else None
             for rate in FALSE_POSITIVES_PER_CASE_IN_REPORT
         },
         sensitivity_at_specificity=_spread([sensitivity_at(run, SPECIFICITY) for run in runs]) if both else None,

@@ -173,6 +173,8 @@ def _curves(
     from_origin = kind == "roc"
     x = np.append(0.0, plot.at) if from_origin else plot.at
     for number, summary in enumerate(verdict.configurations):
+        if kind != "roc" and summary.metrics["ap"].mean is None:  # without lesions, or without detection maps
+            continue
         style = style_of[summary.name]
         curves = np.stack([plot.curve(run.truth, run.outcome, plot.at) for run in groups[summary.name]])
         if from_origin:

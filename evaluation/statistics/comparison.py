@@ -224,9 +224,17 @@ def _table_summary(name: str, table: Mapping[Metric, Mapping[str, RunValues]]) -
 def arms_of(runs: Sequence[ScoredRun]) -> dict[str, Arm]:
     """Configurations by name, in the order of the runs."""
     return {
-        name: Arm(members, by_patient(members[0].truth, [run.outcome for run in members]))
+        name: Arm(members, {metric: _undefined(members, metric, found) for metric, found in metrics.items()})
         for name, members in group_by_configuration(runs).items()
+        for metrics in [by_patient(members[0].truth, [run.outcome for run in members])]
     }
+
+
+def _undefined(runs: Sequence[ScoredRun], metric: Metric, found: MetricByPatient) -> MetricByPatient:
+    """A metric as it is, or NaN where a run does not have it, such as AP where there are no detection maps."""
+    if None not in values_of(runs, metric).values:
+        return found
+    return MetricByPatient(np.full_like(found.values, np.nan), np.full_like(found.influence, np.nan))
 
 
 def compared(a: Arm, b: Arm, metric: Metric, design: Pairing, positive: BoolArray) -> Compared:

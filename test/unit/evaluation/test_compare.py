@@ -12,7 +12,7 @@ from scipy.stats import rankdata
 from statsmodels.stats.multitest import multipletests
 
 from contract.errors import OncoduetError
-from contract.files import read_json, sha256_file
+from contract.files import read_json, sha256_file, write_json
 from contract.records import read_record
 from evaluation.__main__ import main
 from evaluation.compare import compare
@@ -606,7 +606,7 @@ def test_a_table_of_runs_is_compared_on_its_test_set(tmp_path):
     assert pair.sentence.endswith("a table of runs holds no cases, so new cases cannot be asked about.")
     page = (tmp_path / "out" / "report.html").read_text()
     assert "One-sided p, as in Bosma 2022" in page
-    assert "ROC" not in page
+    assert "Precision–recall" not in page
     assert sorted(path.name for path in (tmp_path / "out" / "figures").glob("*.png")) == [
         f"{kind}-{metric}.png" for kind in ("p", "runs") for metric in ("ap", "auroc", "score")
     ]
@@ -712,3 +712,25 @@ def test_a_name_for_predictions_is_refused_where_it_is_none_or_not_asked_for(
     assert main([*score, *words]) == status
     assert message in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
+
+
+def test_a_model_without_detection_maps_is_compared_by_auroc_alone(scores, tmp_path):
+    scores.arms(runs=2)
+    for restart in (0, 1):
+        folder = scores.run(f"cases{restart}", "case-level", restart=restart, seed=50 + restart)
+        (folder / "lesions.csv").write_text("case_id,kind,confidence,overlap\n" + fn_rows(scores))
+        values = read_json(folder / "metrics.json")
+        values["strict"] |= {"ap": None, "score": None, "lesion_sensitivity_at_fp": {}, "reason": "no detection maps"}
+        write_json(folder / "metrics.json", values)
+    compare([scores.root], tmp_path / "out", analysis=None)
+    verdict = read_record(tmp_path / "out" / "verdict.json", Verdict)
+    assert pair_of(verdict, "case-level", "ce").p is not None
+    pair = pair_of(verdict, "case-level", "ce", "ap")
+    assert (pair.estimate, pair.p, pair.code) == (None, None, "undecided")
+    assert pair.sentence.endswith("not compared: AP is undefined on this test set.")
+    assert pair_of(verdict, "ce", "focal", "ap").p is not None
+
+
+def fn_rows(scores):
+    ids, lesions = scores.truth()
+    return "".join(f"{case},fn,0.0,0.0\n" * count for case, count in zip(ids, lesions, strict=True))

@@ -18,7 +18,8 @@ from contract.volume import from_image, write_volume
 from evaluation.__main__ import main
 from evaluation.inputs import truth_index
 from evaluation.matching.cases import MatchingRule
-from evaluation.score import score
+from evaluation.metrics.scored_runs import read_scored_runs
+from evaluation.score import RunName, score
 
 
 @pytest.fixture
@@ -152,6 +153,40 @@ def test_picai_only_leaves_strict_null_and_accepts_what_picai_eval_does(workshop
     assert table(tmp_path / "out" / "cases.csv")[1] == ["a", "1", "1.5"]
     assert table(tmp_path / "out" / "lesions.csv")[1] == ["a", "tp", "1.5", "1.0"]
     assert result.cases[0].likelihood == 1.5
+
+
+def table_of(tmp_path, lines):
+    path = tmp_path / "predictions.csv"
+    path.write_text("\n".join(["case_id,likelihood", *lines]) + "\n")
+    return path
+
+
+def test_a_table_of_likelihoods_has_a_case_level_alone(workshop, truth, tmp_path):
+    predictions = table_of(tmp_path, ["a,0.9", "b,0.2", "c,0.1"])
+    score(predictions=predictions, truth=truth, output=tmp_path / "out", named=RunName("readers", None, None))
+    metrics = read_record(tmp_path / "out" / "metrics.json", MetricsRecord)
+    assert metrics.strict.auroc == metrics.picai.auroc == 0.5
+    assert (metrics.strict.ap, metrics.strict.score, metrics.strict.lesion_sensitivity_at_fp) == (None, None, {})
+    assert metrics.strict.reason == "AP and lesion sensitivity are undefined: the predictions have no detection maps"
+    assert table(tmp_path / "out" / "cases.csv")[1:] == [["a", "1", "0.9"], ["b", "0", "0.2"], ["c", "1", "0.1"]]
+    (again,) = read_scored_runs([tmp_path / "out"])
+    assert (again.source.configuration, again.source.profile) == ("readers", "external")
+
+
+@pytest.mark.parametrize(
+    ("lines", "message"),
+    [
+        (["a,0.9", "b,2", "c,0.1"], "line 3: expected a likelihood, a number in [0, 1], found '2'"),
+        (["a,0.9", "a,0.2", "b,0.1"], "line 3: duplicate case a"),
+        (["a,0.9", "b,0.2"], "expected predictions of all 3 cases"),
+        (["a,0.9", "b,0.2", "c,0.1", "d,0.1"], "found also d"),
+    ],
+)
+def test_a_faulty_table_of_likelihoods_is_refused(truth, tmp_path, lines, message):
+    with pytest.raises(OncoduetError) as caught:
+        score(predictions=table_of(tmp_path, lines), truth=truth, output=tmp_path / "out")
+    assert message in str(caught.value)
+    assert not (tmp_path / "out").exists()
 
 
 def test_the_truth_itself_is_not_scored_in_silence(workshop, likelihoods, truth, tmp_path, caplog):

@@ -1,3 +1,5 @@
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 
@@ -23,6 +25,7 @@ class Run:
         )
         case = np.zeros(len(confidence), dtype=int)
         self.outcome = Outcome(np.array(likelihood), case, np.array(confidence), np.array(hit, dtype=bool))
+        self.strict = SimpleNamespace(ap=0.5)
 
 
 def test_operating_points_of_a_table_worked_by_hand():
