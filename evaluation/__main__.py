@@ -439,6 +439,12 @@ def _add_simulation(question: argparse.ArgumentParser, *, runs: list[int], cases
     add("--pilot", type=Path, nargs="+", help="scored runs that supply metric, prevalence and variances")
     add("--comparisons", type=int, default=comparisons, help="number of comparisons in the family (%(default)s)")
     add("--auroc", type=float, default=0.88, help="AUROC of the first configuration (%(default)s)")
+    add(
+        "--method-share",
+        type=float,
+        default=0.3,
+        help="share of method × case in the variance of likelihoods; 0.05 for losses of one network (%(default)s)",
+    )
     add("--prevalence", type=float, default=0.3, help="share of positive cases (%(default)s)")
     add("--output", type=Path, help="gets plan.json")
     add("--workers", type=_workers, default=1, help="processes; the result does not depend on them (%(default)s)")

@@ -64,6 +64,8 @@ def _simulated(options: argparse.Namespace) -> tuple[BaseModel, Table]:
         difference=options.difference if options.question == "power" else 0.0,
         prevalence=options.prevalence,
         run_sd=options.run_sd,
+        method_share=options.method_share,
+        case_share=0.7 - options.method_share,
         metric=options.metric,
     )
     pilot: dict[str, float] = {}
@@ -93,6 +95,7 @@ LIMITS: dict[str, tuple[float, float]] = {
     "alpha": (1e-6, 0.499),
     "comparisons": (1, 1000),
     "auroc": (0.5, 0.9999),
+    "method_share": (0.0, 0.7),
     "prevalence": (0.001, 0.999),
     "run_sd": (0.0, 0.2),
     "studies": (20, 1_000_000),
