@@ -357,7 +357,7 @@ def test_a_batch_that_was_begun_with_another_choice_is_refused(batch):
     assert batch("--members", "retina-unet", "--fill", "ellipsoid") == (0, "")
     code, message = batch("--members", "retina-unet", "--fill", "cuboid")
     assert code == 3
-    assert message.endswith("expected a folder that was begun with the same --fill (cuboid), found ellipsoid; give another output\n")
+    assert message.endswith("begun with the same --fill (cuboid), found ellipsoid; give another output\n")
     before = sha256_file(batch.output / "batch.json")
     assert batch("--members", "retina-unet", "--fill", "ellipsoid") == (0, "")
     assert sha256_file(batch.output / "batch.json") == before
