@@ -142,7 +142,7 @@ def _compare(options: argparse.Namespace) -> None:
     if (options.archive is None) != (options.predictions is None):
         raise UsageError("compare", expected="--archive and --predictions together, or neither")
     if options.runs is not None:
-        needs_cases = ("marksheet", "patients", "few_patients", "archive", "predictions", "readers")
+        needs_cases = ("marksheet", "patients", "few_patients", "archive", "predictions", "readers", "validation")
         unused = [name for name in needs_cases if getattr(options, name)]
         if unused:
             option = f"--{unused[0].replace('_', '-')}"
@@ -159,6 +159,7 @@ def _compare(options: argparse.Namespace) -> None:
         archive=options.archive,
         predictions=options.predictions or (),
         readers=options.readers,
+        validation=options.validation or (),
         workers=options.workers,
     )
 
@@ -336,6 +337,13 @@ def _parser() -> argparse.ArgumentParser:
     add("--marksheet", type=Path, help="CSV with the columns of the declared subgroups")
     add("--archive", type=Path, help="images and label maps, for pictures of the worst misses in the report")
     add("--predictions", type=Path, nargs="+", help="predictions that were scored, for --archive")
+    add(
+        "--validation",
+        type=Path,
+        nargs="+",
+        metavar="DIR",
+        help="the same runs scored on validation cases: thresholds are chosen there, not on the test set",
+    )
     add(
         "--readers",
         type=Path,

@@ -18,11 +18,13 @@ from evaluation.metrics.scored_runs import group_by_configuration, read_scored_r
 from evaluation.report.missed_lesions import find_misses
 from evaluation.report.page import REPORT_FILES, write_report
 from evaluation.statistics.analysis_file import EXPLORATORY, Analysis, read_analysis
+from evaluation.statistics.clinical import describe_clinically
 from evaluation.statistics.comparison import arms_of, compare_configurations, compare_table_of_runs
 from evaluation.statistics.readers import compare_with_readers
 from evaluation.statistics.readers_table import read_readers_table
 from evaluation.statistics.runs_table import read_runs_table
 from evaluation.statistics.subgroups import Groups, compare_subgroups, read_groups
+from evaluation.statistics.thresholds import read_validation
 
 MOST_CONFIGURATIONS = 12
 MOST_RUNS = 20
@@ -42,6 +44,7 @@ def compare(
     patients: str | None = None,
     few_patients: bool = False,
     readers: Path | None = None,
+    validation: Sequence[Path] = (),
     workers: int = 1,
 ) -> None:
     """Compare scored runs and write ``verdict.json``, ``report.html``, ``figures/`` and ``tables/`` into ``output``.
@@ -63,6 +66,8 @@ def compare(
         Allow fewer than 20 patients to be resampled.
     readers
         A table of human readers (:mod:`evaluation.statistics.readers_table`), to compare configurations with.
+    validation
+        The same runs scored on validation cases, or folders of such: thresholds are chosen there.
     workers
         Processes; the result does not depend on them.
 
@@ -73,7 +78,9 @@ def compare(
         number of configurations than 2 to 12, for more than 20 runs of one, for ambiguous or too few patients, and for
         an output that holds files of other origin under the same names. Nothing is written.
     """
-    require_apart(output, scores=scores, archive=archive, predictions=predictions, readers=readers)
+    require_apart(
+        output, scores=scores, archive=archive, predictions=predictions, readers=readers, validation=validation
+    )
     plan = read_analysis(analysis) if analysis else EXPLORATORY
     runs = read_scored_runs(scores, patients=patients)
     place = _place(output, runs[0].truth)
@@ -89,9 +96,12 @@ def compare(
         if run.trained_on:
             _log.warning("%s: %d of %d studies were trained on", run.name, run.trained_on, run.strict.cases)
     read = [] if readers is None else read_readers_table(readers, runs[0].truth)
+    chosen_on = read_validation(validation, runs) if validation else {}
     misses = [] if archive is None else find_misses(runs, archive, predictions)
     named = sha256_file(analysis) if analysis else "exploratory"
     verdict = compare_configurations(runs, plan, declared, analysis=named, workers=workers)
+    clinical = describe_clinically(arms_of(runs), runs[0].truth, plan, chosen_on)
+    verdict = verdict.model_copy(update={"clinical": clinical})
     if read:
         study = compare_with_readers(read, arms_of(runs), runs[0].truth, plan)
         verdict = verdict.model_copy(update={"readers": study})

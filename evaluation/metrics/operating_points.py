@@ -1,4 +1,4 @@
-"""Descriptive figures of a configuration: operating points, calibration, and cases whose answer depends on the run.
+"""Descriptive figures of a configuration: operating points, and cases whose answer depends on the run.
 
 All of it is descriptive, over the runs on this test set; only AUROC, AP and score are tested. Each run has its own
 threshold: that of specificity 0.90 is the lowest likelihood which at least 90 % of its negative cases do not exceed.
@@ -16,8 +16,6 @@ from evaluation.metrics.scored_runs import ScoredRun
 
 SPECIFICITY = 0.90
 SENSITIVITIES = (0.90, 0.95)
-BINS = 10
-_CASES_PER_BIN = 20
 
 
 @dataclass(frozen=True)
@@ -35,19 +33,6 @@ class OperatingPoints:
     lesion_sensitivity: dict[float, Spread | None]  # by false positives per case
     sensitivity_at_specificity: Spread | None
     specificity_at_sensitivity: dict[float, Spread | None]
-
-
-@dataclass(frozen=True)
-class Calibration:
-    """Likelihood against the share of positive cases, the cases of all runs in bins of equal numbers.
-
-    There are ten bins, or fewer where they would hold fewer than twenty cases of the test set.
-    """
-
-    likelihood: FloatArray  # mean of each bin
-    positive: FloatArray  # share of each bin
-    error: float  # mean distance of the two, weighted by cases
-    brier: float  # mean squared distance of likelihood and truth
 
 
 @dataclass(frozen=True)
@@ -92,34 +77,26 @@ def sensitivity_at(run: ScoredRun, specificity: float) -> float:
 
 def specificity_at(run: ScoredRun, sensitivity: float) -> float:
     """Largest share of negative cases below a threshold that at least so many positive cases reach."""
-    positives = np.sort(run.outcome.likelihood[run.truth.positive])[::-1]
-    threshold = positives[int(np.ceil(sensitivity * positives.size - 1e-9)) - 1]
+    threshold = threshold_of_sensitivity(run.truth.positive, run.outcome.likelihood, sensitivity)
     return float((run.outcome.likelihood[~run.truth.positive] < threshold).mean())
 
 
 def called(run: ScoredRun, specificity: float) -> BoolArray:
     """Which cases a run calls positive where it has at least that specificity, shape (cases,)."""
-    negatives = np.sort(run.outcome.likelihood[~run.truth.positive])
+    return run.outcome.likelihood >= threshold_of_specificity(run.truth.positive, run.outcome.likelihood, specificity)
+
+
+def threshold_of_specificity(positive: BoolArray, likelihood: FloatArray, specificity: float) -> float:
+    """The lowest threshold that at least such a share of negative cases does not reach."""
+    negatives = np.sort(likelihood[~positive])
     highest = negatives[int(np.ceil(specificity * negatives.size - 1e-9)) - 1]
-    return np.asarray(run.outcome.likelihood > highest)
+    return float(np.nextafter(highest, np.inf))
 
 
-def calibration(runs: Sequence[ScoredRun]) -> Calibration:
-    """Reliability of the likelihoods as probabilities, pooled over runs."""
-    likelihood = np.concatenate([run.outcome.likelihood for run in runs])
-    positive = np.concatenate([run.truth.positive for run in runs]).astype(np.float64)
-    order = np.argsort(likelihood, kind="stable")
-    number = max(1, min(BINS, len(runs[0].truth.case_ids) // _CASES_PER_BIN))
-    bins = [part for part in np.array_split(order, number) if part.size]
-    means = np.array([likelihood[part].mean() for part in bins])
-    shares = np.array([positive[part].mean() for part in bins])
-    sizes = np.array([part.size for part in bins])
-    return Calibration(
-        likelihood=means,
-        positive=shares,
-        error=float((np.abs(means - shares) * sizes).sum() / sizes.sum()),
-        brier=float(((likelihood - positive) ** 2).mean()),
-    )
+def threshold_of_sensitivity(positive: BoolArray, likelihood: FloatArray, sensitivity: float) -> float:
+    """The highest threshold that at least such a share of positive cases reaches."""
+    positives = np.sort(likelihood[positive])[::-1]
+    return float(positives[int(np.ceil(sensitivity * positives.size - 1e-9)) - 1])
 
 
 def discordant_cases(configuration: str, runs: Sequence[ScoredRun]) -> list[DiscordantCase]:

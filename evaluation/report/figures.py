@@ -24,7 +24,6 @@ from evaluation.metrics.curves import (
     resampled_roc_at,
     roc_at,
 )
-from evaluation.metrics.operating_points import calibration
 from evaluation.metrics.outcomes import FloatArray, Outcome, TestSet
 from evaluation.metrics.scored_runs import ScoredRun
 from evaluation.statistics.analysis_file import METRICS, Metric
@@ -53,7 +52,7 @@ _GREYS = ("#767d8c", "#9aa0ac")
 _DASHES = ("-", (0, (4, 1.6)), (0, (1.2, 1.4)), (0, (5, 1.5, 1.2, 1.5)))
 _MARKERS = "osD^vPX<>"
 
-_STYLE: dict[Any, Any] = {
+STYLE: dict[Any, Any] = {
     "font.family": "DejaVu Sans",
     "font.size": 9,
     "axes.edgecolor": MUTED,
@@ -80,15 +79,15 @@ _STYLE: dict[Any, Any] = {
     "text.parse_math": False,  # a $ in a name is a $
 }
 
-FIGURES = ("roc", "pr", "froc", "calibration", *(f"{what}-{metric}" for what in ("runs", "p") for metric in METRICS))
-"""Names of all figures that there may be."""
+FIGURES = ("roc", "pr", "froc", *(f"{what}-{metric}" for what in ("runs", "p") for metric in METRICS))
+"""Names of all figures that there may be, but for those of :mod:`evaluation.report.clinical_figures`."""
 
 SUFFIXES = ("png", "svg", "pdf")
 
 MANY = 8
 """Configurations; with more, runs and bands would hide one another."""
 
-_WIDTH = 4.4  # inches
+WIDTH = 4.4  # inches
 _BAND_POINTS = 80
 _MOST_BRACKETS = 6
 _BRACKET = 0.042  # of the figure's width
@@ -96,7 +95,7 @@ _MOST_WITH_THREE_DECIMALS = 6  # configurations in the matrix of p-values
 _BOLD_EM = 0.66  # width of a bold digit, in sizes of the font
 _MARKERS_PER_CURVE = 6
 _FEW = 4
-_DIAGONAL: Mapping[str, Any] = {"color": MUTED, "linewidth": 0.8, "dashes": (2, 3), "zorder": 1}
+DIAGONAL: Mapping[str, Any] = {"color": MUTED, "linewidth": 0.8, "dashes": (2, 3), "zorder": 1}
 _STAGGER = (0.0, 0.15, -0.15)  # of a row, so that many runs do not hide one another
 
 
@@ -142,14 +141,13 @@ def styles(configurations: Sequence[ConfigurationSummary]) -> dict[str, Style]:
 
 
 def draw_figures(verdict: Verdict, groups: Mapping[str, Sequence[ScoredRun]]) -> dict[str, Drawing]:
-    """Draw everything the report shows, by name: ``roc pr froc calibration runs-<metric> p-<metric>``.
+    """Draw everything the report shows, by name: ``roc pr froc runs-<metric> p-<metric>``.
 
     Without runs, as where a table of them was compared, there are no curves.
     """
-    with matplotlib.rc_context({**_STYLE, "svg.hashsalt": "oncoduet"}):
+    with matplotlib.rc_context({**STYLE, "svg.hashsalt": "oncoduet"}):
         style_of = styles(verdict.configurations)
         drawings = [_curves(kind, verdict, groups, style_of) for kind in (_CURVES if groups else ())]
-        drawings += [_calibration(verdict, groups, style_of)] if groups else []
         metrics = list(dict.fromkeys(pair.metric for pair in verdict.pairs))
         drawings += [_dots(metric, verdict, style_of) for metric in metrics or METRICS]
         drawings += [_p_matrix(metric, verdict) for metric in metrics]
@@ -160,7 +158,7 @@ def _curves(
     kind: str, verdict: Verdict, groups: Mapping[str, Sequence[ScoredRun]], style_of: Mapping[str, Style]
 ) -> Drawing:
     plot = _CURVES[kind]
-    figure, axes = _unit_square(plot.title, plot.x, plot.y, legend_entries=len(verdict.configurations))
+    figure, axes = unit_square(plot.title, plot.x, plot.y, legend_entries=len(verdict.configurations))
     if kind == "froc":
         axes.set_xscale("log")
         axes.set_xlim(plot.at[0], plot.at[-1])
@@ -168,7 +166,7 @@ def _curves(
         axes.xaxis.set_minor_locator(NullLocator())
         axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     if kind == "roc":
-        axes.plot([0, 1], [0, 1], **_DIAGONAL)
+        axes.plot([0, 1], [0, 1], **DIAGONAL)
     values = []
     from_origin = kind == "roc"
     x = np.append(0.0, plot.at) if from_origin else plot.at
@@ -197,16 +195,16 @@ def _curves(
             linewidth=1.5 if summary.kind == "baseline" else 2.1,
             marker=style.marker,
             markersize=4.2,
-            markevery=_marked(number, x.size),
+            markevery=marked(number, x.size),
             zorder=3 if summary.kind == "baseline" else 4,
             label=values[-1],
         )
-    _legend_below(figure, axes)
+    legend_below(figure, axes)
     alt = f"{plot.title}, one curve per configuration: {'; '.join(values)}."
-    return _render(kind, alt, figure)
+    return render(kind, alt, figure)
 
 
-def _marked(number: int, points: int) -> tuple[int, int]:
+def marked(number: int, points: int) -> tuple[int, int]:
     """Where a curve bears its marker: first place and step, other places for each configuration."""
     step = points // _MARKERS_PER_CURVE
     return step * (1 + number % 5) // 6, step
@@ -223,31 +221,6 @@ def _band(
         total += _CURVES[kind].resampled(run.truth, run.outcome, weights, at)
     low, high = np.percentile(total / len(runs), [2.5, 97.5], axis=0)
     return low, high
-
-
-def _calibration(verdict: Verdict, groups: Mapping[str, Sequence[ScoredRun]], style_of: Mapping[str, Style]) -> Drawing:
-    entries = len(verdict.configurations)
-    labels = "Calibration", "Likelihood (cases, mean of bin)", "Fraction of positive cases"
-    figure, axes = _unit_square(*labels, legend_entries=entries)
-    axes.plot([0, 1], [0, 1], **_DIAGONAL)
-    values = []
-    for summary in verdict.configurations:
-        style, found = style_of[summary.name], calibration(groups[summary.name])
-        values.append(f"{summary.name}  ECE {found.error:.3f}")
-        axes.plot(
-            found.likelihood,
-            found.positive,
-            color=style.colour,
-            linestyle=style.dash,
-            linewidth=1.5,
-            marker=style.marker,
-            markersize=4,
-            zorder=3,
-            label=values[-1],
-        )
-    _legend_below(figure, axes)
-    alt = f"Calibration, one curve per configuration, with the expected calibration error: {'; '.join(values)}."
-    return _render("calibration", alt, figure)
 
 
 def _mean_sensitivity(summary: ConfigurationSummary) -> float | None:
@@ -308,7 +281,7 @@ def _dots(metric: Metric, verdict: Verdict, style_of: Mapping[str, Style]) -> Dr
     name = METRIC_NAMES[metric]
     count = len(verdict.configurations)
     height = 0.95 + 0.42 * count
-    figure = Figure(figsize=(_WIDTH, height))
+    figure = Figure(figsize=(WIDTH, height))
     decided = _decided(metric, verdict)
     left = _room_for_names(verdict)
     width = 0.97 - left - _BRACKET * len(decided)
@@ -353,13 +326,13 @@ def _dots(metric: Metric, verdict: Verdict, style_of: Mapping[str, Style]) -> Dr
     if all(each.metrics[metric].mean is None for each in verdict.configurations):
         axes.set_xlim(0, 1)
     means = "; ".join(f"{each.name} {_number(each.metrics[metric].mean)}" for each in verdict.configurations)
-    return _render(f"runs-{metric}", f"{name} of each run. Means: {means}.", figure)
+    return render(f"runs-{metric}", f"{name} of each run. Means: {means}.", figure)
 
 
 def _room_for_names(verdict: Verdict) -> float:
     """What the longest name of a configuration needs at the left, as a share of the figure's width."""
     longest = max(len(each.name) for each in verdict.configurations)
-    return min(0.42, (0.25 + 0.072 * longest) / _WIDTH)
+    return min(0.42, (0.25 + 0.072 * longest) / WIDTH)
 
 
 def _decided(metric: Metric, verdict: Verdict) -> list[tuple[float, int, int]]:
@@ -402,9 +375,9 @@ def _p_matrix(metric: Metric, verdict: Verdict) -> Drawing:
     count = len(names)
     left = _room_for_names(verdict) + 0.05  # and for a number
     side = 0.98 - left
-    height = side * _WIDTH + 1.05
-    figure = Figure(figsize=(_WIDTH, height))
-    axes = figure.add_axes((left, 0.5 / height, side, side * _WIDTH / height))
+    height = side * WIDTH + 1.05
+    figure = Figure(figsize=(WIDTH, height))
+    axes = figure.add_axes((left, 0.5 / height, side, side * WIDTH / height))
     axes.set_xlim(0, count)
     axes.set_ylim(count, 0)
     for spine in axes.spines.values():
@@ -421,7 +394,7 @@ def _p_matrix(metric: Metric, verdict: Verdict) -> Drawing:
         loc="right",
     )
     decimals = 2 if count > _MOST_WITH_THREE_DECIMALS else 3
-    size = min(8.5, 0.9 * side * _WIDTH * 72 / count / (_BOLD_EM * (decimals + 2)))
+    size = min(8.5, 0.9 * side * WIDTH * 72 / count / (_BOLD_EM * (decimals + 2)))
     p_by_pair = []
     for pair in verdict.pairs:
         if pair.metric != metric:
@@ -454,7 +427,7 @@ def _p_matrix(metric: Metric, verdict: Verdict) -> Drawing:
             )
         p_by_pair.append(f"{pair.a} and {pair.b} {p_text(pair.run_level.p)}, {p_text(pair.p)}")
     alt = f"p-values by {METRIC_NAMES[metric]}, on this test set and for new runs and cases: {'; '.join(p_by_pair)}."
-    return _render(f"p-{metric}", alt, figure)
+    return render(f"p-{metric}", alt, figure)
 
 
 def p_text(p: float | None) -> str:
@@ -477,12 +450,12 @@ def _shade(p: float) -> float:
     return 0.04 + 0.46 * min(1.0, -float(np.log10(max(p, 1e-3))) / 3)
 
 
-def _unit_square(title: str, x: str, y: str, *, legend_entries: int) -> tuple[Figure, Axes]:
-    """A square plot from 0 to 1 with room for so many legend entries in two columns below."""
-    legend = 0.12 + 0.2 * ((legend_entries + 1) // 2)
-    side = _WIDTH * 0.835
+def unit_square(title: str, x: str, y: str, *, legend_entries: int, below: float = 0.0) -> tuple[Figure, Axes]:
+    """A square plot from 0 to 1 with room for so many legend entries in two columns below, and so many inches."""
+    legend = below + legend_height(legend_entries)
+    side = WIDTH * 0.835
     height = 0.4 + side + 0.55 + legend
-    figure = Figure(figsize=(_WIDTH, height))
+    figure = Figure(figsize=(WIDTH, height))
     axes = figure.add_axes((0.135, (0.55 + legend) / height, 0.835, side / height))
     axes.set_title(title, pad=9)
     axes.set_xlabel(x)
@@ -494,7 +467,13 @@ def _unit_square(title: str, x: str, y: str, *, legend_entries: int) -> tuple[Fi
     return figure, axes
 
 
-def _legend_below(figure: Figure, axes: Axes) -> None:
+def legend_height(entries: int) -> float:
+    """What :func:`legend_below` needs, in inches."""
+    return 0.12 + 0.2 * ((entries + 1) // 2)
+
+
+def legend_below(figure: Figure, axes: Axes) -> None:
+    """The legend in two columns at the bottom of the figure."""
     handles, labels = axes.get_legend_handles_labels()
     figure.legend(
         handles, labels, loc="lower left", ncols=2, bbox_to_anchor=(0.02, 0.01), handlelength=2.4, columnspacing=1.2
@@ -505,7 +484,8 @@ def _number(value: float | None) -> str:
     return "–" if value is None else f"{value:.3f}"
 
 
-def _render(name: str, alt: str, figure: Figure) -> Drawing:
+def render(name: str, alt: str, figure: Figure) -> Drawing:
+    """A figure in all its forms."""
     # no dates and no programs in the files: the same scores give the same bytes
     metadata: Mapping[str, dict[str, Any]] = {
         "svg": {"Date": None, "Creator": None, "Format": None, "Type": None},

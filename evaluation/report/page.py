@@ -24,6 +24,8 @@ from evaluation.metrics.operating_points import (
     operating_points,
 )
 from evaluation.metrics.scored_runs import ScoredRun, group_by_configuration
+from evaluation.report.clinical_figures import CLINICAL_FIGURES, draw_clinical_figures
+from evaluation.report.clinical_tables import CLINICAL_TABLES
 from evaluation.report.figures import DARK_PALETTE, FIGURES, MANY, PALETTE, SUFFIXES, draw_figures, p_text, styles
 from evaluation.report.missed_lesions import Miss, describe_misses, draw_misses
 from evaluation.report.tables import TABLES, write_tables
@@ -38,9 +40,9 @@ CODE_NAMES: Mapping[Code, str] = {
 }
 REPORT_FILES = (
     "report.html",
-    *(f"figures/{name}.{suffix}" for name in FIGURES for suffix in SUFFIXES),
+    *(f"figures/{name}.{suffix}" for name in (*FIGURES, *CLINICAL_FIGURES) for suffix in SUFFIXES),
     "figures/misses.png",
-    *(f"tables/{name}" for name in TABLES),
+    *(f"tables/{name}" for name in (*TABLES, *CLINICAL_TABLES)),
 )
 """All that a report may consist of."""
 _MOST_DISCORDANT = 25
@@ -57,7 +59,7 @@ def write_report(folder: Path, verdict: Verdict, runs: Sequence[ScoredRun], miss
     """
     groups = group_by_configuration(runs)
     first = verdict.configurations[0]
-    drawings = draw_figures(verdict, groups)
+    drawings = draw_figures(verdict, groups) | (draw_clinical_figures(verdict, groups) if groups else {})
     (folder / "figures").mkdir()
     for drawing in drawings.values():
         for suffix, content in drawing.files.items():
@@ -77,6 +79,8 @@ def write_report(folder: Path, verdict: Verdict, runs: Sequence[ScoredRun], miss
     environment.filters.update(number=number, signed=signed, p=p_text)
     page = environment.get_template("report.html.j2").render(
         verdict=verdict,
+        clinical=verdict.clinical,
+        ap={each.name: each.metrics["ap"].mean for each in verdict.configurations},
         title=verdict.analysis_name if verdict.analysis != "exploratory" else "Comparison of configurations",
         summary=summary(verdict),
         notes=notes(verdict),

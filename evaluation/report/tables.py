@@ -7,6 +7,7 @@ from pathlib import Path
 from contract.names import cell
 from contract.text import printable
 from evaluation.metrics.operating_points import DiscordantCase
+from evaluation.report.clinical_tables import clinical_tables
 from evaluation.statistics.analysis_file import METRICS
 from evaluation.statistics.verdict import METRIC_NAMES, Verdict
 
@@ -22,7 +23,7 @@ _ESCAPES = str.maketrans(
 
 
 def write_tables(folder: Path, verdict: Verdict, flips: Sequence[DiscordantCase]) -> None:
-    """Write ``configurations``, ``comparisons`` (both also as ``.tex``), ``flips`` and ``subgroups`` as CSV."""
+    """Write all tables as CSV, ``configurations`` and ``comparisons`` also as ``.tex``."""
     folder.mkdir()
     _csv(folder / "configurations.csv", *_configurations(verdict))
     _csv(folder / "comparisons.csv", *_comparisons(verdict))
@@ -42,6 +43,9 @@ def write_tables(folder: Path, verdict: Verdict, flips: Sequence[DiscordantCase]
                 for each in group.configurations
             ],
         )  # fmt: skip
+    if verdict.clinical:
+        for name, (header, rows) in clinical_tables(verdict.clinical).items():
+            _csv(folder / name, header, rows)
     (folder / "configurations.tex").write_text(_configurations_tex(verdict), encoding="utf-8")
     (folder / "comparisons.tex").write_text(_comparisons_tex(verdict), encoding="utf-8")
 

@@ -12,6 +12,12 @@
     subgroups = ["center"]       # columns of the marksheet
     looks = [5, 10, 20]          # runs per configuration at which a running campaign may be stopped
 
+    prevalence = 0.033           # for which PPV, NPV and AP are shown too
+
+    [partial_auroc]
+    of = "specificity"           # or "sensitivity": the area where it is at least this
+    at_least = 0.8
+
     [readers]                    # for --readers
     threshold = 3                # of their scores
     margin = 0.05                # of non-inferiority
@@ -44,6 +50,13 @@ class ReadersPlan(Frozen):
     """By which a configuration that is not inferior may be worse."""
 
 
+class PartialAuroc(Frozen):
+    """Which part of the ROC curve is shown."""
+
+    of: Literal["specificity", "sensitivity"] = "specificity"
+    at_least: Annotated[float, Field(gt=0, lt=1)] = 0.8
+
+
 class Analysis(Frozen):
     """What is compared, and how."""
 
@@ -66,6 +79,11 @@ class Analysis(Frozen):
 
     subgroups: tuple[str, ...] = ()
     """Columns of the marksheet whose values define groups of cases (:mod:`evaluation.statistics.subgroups`)."""
+
+    prevalence: Annotated[float, Field(gt=0, lt=1)] | None = None
+    """For which PPV, NPV and AP are shown beside those of the test set."""
+
+    partial_auroc: PartialAuroc = PartialAuroc()
 
     readers: ReadersPlan = ReadersPlan()
     """For ``--readers``."""

@@ -48,24 +48,32 @@ def auroc_influence(truth: TestSet, likelihood: FloatArray) -> FloatArray:
     area = placement[positive].mean()
     count = np.where(positive, ones, zeros)
     of_cases = (placement - area) / count * np.sqrt(count / np.maximum(1, count - 1))
-    return _by_patient(truth, of_cases)
+    return sum_by_patient(truth, of_cases)
 
 
 def ap_influence(truth: TestSet, outcome: Outcome) -> FloatArray:
-    """Derivative of AP by each patient's weight, shape (patients,), times √(n/(n − 1)) for n patients with a lesion.
+    """Derivative of AP by each patient's weight, shape (patients,), times √(n/(n − 1)) for n patients with a lesion."""
+    if not truth.lesion_count:
+        return np.full(truth.patient_count, np.nan)
+    of_cases = ap_derivative(truth, outcome, np.ones(len(truth.case_ids)))
+    ill = np.unique(truth.patients[truth.lesions > 0]).size
+    return sum_by_patient(truth, of_cases) * math.sqrt(ill / max(1, ill - 1))
+
+
+def ap_derivative(truth: TestSet, outcome: Outcome, weights: FloatArray) -> FloatArray:
+    """Derivative of AP by each case's weight, shape (cases,), where cases have these weights; there are lesions.
 
     With AP = (1/L) Σ ΔTP(t) · TP(t)/N(t) a candidate at the confidence t adds ``[hit] · precision(t)`` and, at every
     confidence u ≤ t, ``ΔTP(u) ([hit] − precision(u)) / N(u)``; a lesion takes AP/L.
     """
-    lesions = truth.lesion_count
-    if not lesions:
-        return np.full(truth.patient_count, np.nan)
-    of_cases = -weighted_ap(truth, outcome, np.ones((1, len(truth.case_ids))))[0] * truth.lesions / lesions
+    lesions = weights @ truth.lesions
+    of_cases = -weighted_ap(truth, outcome, weights[None])[0] * truth.lesions / lesions
     if outcome.confidence.size:
         order = np.argsort(-outcome.confidence, kind="stable")
         confidence, hit = outcome.confidence[order], outcome.hit[order]
+        counted = weights[outcome.candidate_case[order]]
         last = last_of_ties(confidence)
-        hits, candidates = np.cumsum(hit)[last], last + 1
+        hits, candidates = np.cumsum(counted * hit)[last], np.cumsum(counted)[last]
         gained = np.diff(hits, prepend=0)
         precision = hits / candidates
         of_hits = np.cumsum((gained / candidates)[::-1])[::-1]
@@ -73,8 +81,7 @@ def ap_influence(truth: TestSet, outcome: Outcome) -> FloatArray:
         group = np.repeat(np.arange(last.size), np.diff(last, prepend=-1))
         added = hit * (precision[group] + of_hits[group]) - of_all[group]
         of_cases += np.bincount(outcome.candidate_case[order], added, minlength=of_cases.size) / lesions
-    ill = np.unique(truth.patients[truth.lesions > 0]).size
-    return _by_patient(truth, of_cases) * math.sqrt(ill / max(1, ill - 1))
+    return np.asarray(of_cases)
 
 
 def own_variance_by_cases(influence: FloatArray) -> float:
@@ -85,5 +92,6 @@ def own_variance_by_cases(influence: FloatArray) -> float:
     return float(((influence - influence.mean(axis=0)) ** 2).sum()) / (runs - 1)
 
 
-def _by_patient(truth: TestSet, of_cases: FloatArray) -> FloatArray:
+def sum_by_patient(truth: TestSet, of_cases: FloatArray) -> FloatArray:
+    """Sum over each patient's cases, shape (patients,)."""
     return np.asarray(np.bincount(truth.patients, of_cases, minlength=truth.patient_count), dtype=np.float64)

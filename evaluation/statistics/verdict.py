@@ -16,6 +16,7 @@ from typing import Literal
 from contract.records import Record
 from contract.schema import Frozen
 from evaluation.statistics.analysis_file import Metric
+from evaluation.statistics.clinical_records import Clinical
 
 Code = Literal["better", "worse", "on-par", "undecided"]
 Kind = Literal["configuration", "ensemble", "baseline"]
@@ -336,6 +337,8 @@ class Verdict(Record):
     pairs: tuple[PairVerdict, ...]
     readers: ReaderStudy | None = None
     """Null without ``--readers``."""
+    clinical: Clinical | None = None
+    """Null for a table of runs, and where the test set has one class only."""
     subgroups: tuple[Subgroup, ...] = ()
     """Empty where the analysis file declares none."""
     subgroups_left_out: tuple[str, ...] = ()

@@ -4,7 +4,6 @@ import numpy as np
 import pytest
 
 from evaluation.metrics.operating_points import (
-    calibration,
     called,
     discordant_cases,
     lesion_sensitivity,
@@ -54,21 +53,6 @@ def test_points_are_averaged_over_runs_and_absent_where_undefined():
     assert operating_points(runs[:1]).sensitivity_at_specificity.sd is None
     nothing = operating_points([Run(np.zeros(13), lesions=np.zeros(13, dtype=int))])
     assert set(nothing.lesion_sensitivity.values()) == {None}
-
-
-def test_calibrated_likelihoods_are_on_the_diagonal():
-    rng = np.random.default_rng(0)
-    likelihood = rng.uniform(0, 1, 20_000)
-    positive = rng.uniform(0, 1, 20_000) < likelihood
-    run = Run(np.zeros(13))
-    run.truth = TestSet(tuple(map(str, range(20_000))), positive, positive * 1)
-    run.outcome = Outcome(likelihood, *(np.zeros(0, dtype=int),) * 3)
-    found = calibration([run])
-    assert found.error < 0.02
-    assert found.brier == pytest.approx(1 / 6, abs=0.01)  # E[p (1 − p)] of a uniform p
-    assert len(found.likelihood) == 10
-    run.outcome = Outcome(likelihood**3, *(np.zeros(0, dtype=int),) * 3)
-    assert calibration([run]).error > 0.15
 
 
 def test_discordant_cases_are_correct_in_some_runs_only():
