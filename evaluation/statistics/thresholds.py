@@ -136,8 +136,8 @@ def _predictive_values(
     sensitivity: Sequence[Ratio], specificity: Sequence[Ratio], prevalence: float, estimator: Estimator
 ) -> list[Estimate | None]:
     """PPV and NPV at a prevalence by Bayes' rule, their influences by the delta method."""
-    ppv = [_by_bayes(yes, no, prevalence) for yes, no in zip(sensitivity, specificity, strict=True)]
-    npv = [_by_bayes(no, yes, 1 - prevalence) for yes, no in zip(sensitivity, specificity, strict=True)]
+    ppv = [by_bayes(yes, no, prevalence) for yes, no in zip(sensitivity, specificity, strict=True)]
+    npv = [by_bayes(no, yes, 1 - prevalence) for yes, no in zip(sensitivity, specificity, strict=True)]
     found: list[Estimate | None] = []
     for pairs in (ppv, npv):
         defined = [each for each in pairs if each is not None]
@@ -146,7 +146,7 @@ def _predictive_values(
     return found
 
 
-def _by_bayes(right: Ratio, other: Ratio, share: float) -> tuple[float, FloatArray] | None:
+def by_bayes(right: Ratio, other: Ratio, share: float) -> tuple[float, FloatArray] | None:
     """``right·share / (right·share + (1 − other)(1 − share))`` with its influence."""
     true, false = right.value * share, (1 - other.value) * (1 - share)
     if not true + false:

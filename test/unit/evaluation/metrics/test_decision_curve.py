@@ -11,7 +11,7 @@ LIKELIHOOD = np.round(np.random.default_rng(1).random(150) * 0.6 + 0.3 * POSITIV
 def test_net_benefit_is_vickers_formula_on_the_confusion_matrix():
     expected = []
     for t in THRESHOLDS:
-        _, fp, _, tp = confusion_matrix(POSITIVE, LIKELIHOOD >= t).ravel()
+        _, fp, _, tp = confusion_matrix(POSITIVE, t <= LIKELIHOOD).ravel()
         expected.append(tp / 150 - fp / 150 * t / (1 - t))
     assert net_benefit(POSITIVE, LIKELIHOOD, THRESHOLDS) == pytest.approx(expected)
 

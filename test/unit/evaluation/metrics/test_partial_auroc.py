@@ -22,7 +22,7 @@ def test_partial_auroc_is_that_of_scikit_learn(decimals, specificity):
 @pytest.mark.parametrize("decimals", [0, 1, 9])
 def test_derivative_is_that_of_scikit_learn_by_the_cases_weight(decimals):
     s = scores(decimals)
-    found, derivative = partial_auroc(POSITIVE, s, 0.83)
+    _, derivative = partial_auroc(POSITIVE, s, 0.83)
 
     def weighted(weights):
         return roc_auc_score(POSITIVE, s, max_fpr=0.17, sample_weight=weights)
