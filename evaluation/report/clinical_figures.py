@@ -112,6 +112,7 @@ def _decision_curve(
     entries = len(shown) + 2
     title, x, y = "Decision curve", "Threshold probability", "Net benefit (per case)"
     figure, axes = unit_square(title, x, y, legend_entries=entries)
+    axes.yaxis.labelpad = 0
     share = clinical.test_prevalence
     axes.set_xlim(0, float(THRESHOLDS[-1]))
     axes.set_ylim(-_LOWEST * share, 1.05 * share)

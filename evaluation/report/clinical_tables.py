@@ -52,7 +52,9 @@ def _estimates(each: ClinicalConfiguration) -> list[Estimate | None]:
 
 
 def _benefit(clinical: Clinical) -> Table:
-    rows: list[list[object]] = [["treat all", *pair, "", ""] for pair in clinical.treat_all.items()]
+    rows: list[list[object]] = [
+        ["treat all", f"{each.threshold:g}", each.net_benefit, "", ""] for each in clinical.treat_all
+    ]
     rows += [
         [each.name, f"{point.threshold:g}", *_cells([point.net_benefit])]
         for each in clinical.configurations

@@ -94,6 +94,7 @@ _BRACKET = 0.042  # of the figure's width
 _MOST_WITH_THREE_DECIMALS = 6  # configurations in the matrix of p-values
 _BOLD_EM = 0.66  # width of a bold digit, in sizes of the font
 _MARKERS_PER_CURVE = 6
+_LEGEND_CHARACTERS = 25  # that fit into a column at full size
 _FEW = 4
 DIAGONAL: Mapping[str, Any] = {"color": MUTED, "linewidth": 0.8, "dashes": (2, 3), "zorder": 1}
 _STAGGER = (0.0, 0.15, -0.15)  # of a row, so that many runs do not hide one another
@@ -475,8 +476,16 @@ def legend_height(entries: int) -> float:
 def legend_below(figure: Figure, axes: Axes) -> None:
     """The legend in two columns at the bottom of the figure."""
     handles, labels = axes.get_legend_handles_labels()
+    longest = max(map(len, labels), default=0)
     figure.legend(
-        handles, labels, loc="lower left", ncols=2, bbox_to_anchor=(0.02, 0.01), handlelength=2.4, columnspacing=1.2
+        handles,
+        labels,
+        loc="lower left",
+        ncols=2,
+        bbox_to_anchor=(0.02, 0.01),
+        handlelength=2.4,
+        columnspacing=1.2,
+        fontsize=min(8.5, 8.5 * _LEGEND_CHARACTERS / max(1, longest)),
     )
 
 

@@ -23,6 +23,7 @@ from evaluation.statistics.clinical_records import (
     ClinicalConfiguration,
     Estimate,
     NetBenefit,
+    TreatAll,
 )
 from evaluation.statistics.comparison import Arm
 from evaluation.statistics.estimates import Estimator, ratio, scaled
@@ -63,7 +64,10 @@ def describe_clinically(
         prevalence=plan.prevalence,
         partial_of=partial.of,
         partial_at_least=partial.at_least,
-        treat_all={f"{each:g}": float(value) for each, value in zip(THRESHOLDS_OF_TABLE, benefit, strict=True)},
+        treat_all=tuple(
+            TreatAll(threshold=float(each), net_benefit=float(value))
+            for each, value in zip(THRESHOLDS_OF_TABLE, benefit, strict=True)
+        ),
         configurations=tuple(_describe(arm, truth, plan, validation) for arm in arms.values()),
     )
 

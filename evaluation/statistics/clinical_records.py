@@ -61,6 +61,13 @@ class NetBenefit(Frozen):
     net_benefit: Estimate
 
 
+class TreatAll(Frozen):
+    """Net benefit at one threshold probability where all cases are called positive."""
+
+    threshold: float
+    net_benefit: float
+
+
 class ClinicalConfiguration(Frozen):
     """One configuration."""
 
@@ -89,6 +96,5 @@ class Clinical(Frozen):
     partial_of: Aim
     """Partial AUROC is the area where this is at least ``partial_at_least``."""
     partial_at_least: float
-    treat_all: Mapping[str, float]
-    """Net benefit by threshold where all cases are called positive."""
+    treat_all: tuple[TreatAll, ...]
     configurations: tuple[ClinicalConfiguration, ...]

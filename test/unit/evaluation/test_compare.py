@@ -61,7 +61,8 @@ def test_demo_gives_verdict_report_and_figures(scores, tmp_path):
         "baseline-maximum-hbv": 1, "baseline-minimum-adc": 1,
     }  # fmt: skip
     assert len(verdict.pairs) == 3 * 21
-    figures = ["roc", "pr", "froc", "calibration", *(f"{kind}-{m}" for kind in ("runs", "p") for m in METRICS)]
+    figures = ["roc", "pr", "froc", "calibration", "decision-curve"]
+    figures += [f"{kind}-{m}" for kind in ("runs", "p") for m in METRICS]
     assert {path.name for path in (tmp_path / "out" / "figures").iterdir()} == {
         f"{name}.{suffix}" for suffix in ("png", "svg", "pdf") for name in figures
     }
@@ -223,11 +224,14 @@ def test_tables_for_a_paper_hold_the_verdicts_numbers(scores, tmp_path):
     verdict = read_record(tmp_path / "out" / "verdict.json", Verdict)
     tables = tmp_path / "out" / "tables"
     assert sorted(path.name for path in tables.iterdir()) == [
+        "calibration.csv",
         "comparisons.csv",
         "comparisons.tex",
         "configurations.csv",
         "configurations.tex",
         "flips.csv",
+        "net_benefit.csv",
+        "operating_points.csv",
     ]
     with (tables / "comparisons.csv").open() as stream:
         (row,) = csv.DictReader(stream)
