@@ -142,7 +142,7 @@ def _compare(options: argparse.Namespace) -> None:
     if (options.archive is None) != (options.predictions is None):
         raise UsageError("compare", expected="--archive and --predictions together, or neither")
     if options.runs is not None:
-        needs_cases = ("marksheet", "patients", "few_patients", "archive", "predictions", "readers")
+        needs_cases = ("marksheet", "patients", "few_patients", "archive", "predictions", "readers", "plan")
         unused = [name for name in needs_cases if getattr(options, name)]
         if unused:
             option = f"--{unused[0].replace('_', '-')}"
@@ -159,6 +159,7 @@ def _compare(options: argparse.Namespace) -> None:
         archive=options.archive,
         predictions=options.predictions or (),
         readers=options.readers,
+        plan_record=options.plan,
         workers=options.workers,
     )
 
@@ -342,6 +343,7 @@ def _parser() -> argparse.ArgumentParser:
         metavar="CSV",
         help="human readers to compare with: a table with reader, case_id, score and, for AP, hit",
     )
+    add("--plan", type=Path, metavar="JSON", help="plan.json of plan power: its sample size goes into the report")
     _add_patients(comparing)
     add("--few-patients", action="store_true", help=f"allow fewer than {FEWEST_PATIENTS} patients to be resampled")
     add("--workers", type=_workers, default=1, help="processes; the result does not depend on them (%(default)s)")

@@ -10,6 +10,7 @@ import io
 import logging
 import re
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,8 +18,10 @@ import numpy as np
 
 from evaluation.metrics.curves import (
     FALSE_POSITIVES_PER_CASE_IN_REPORT,
+    afroc_at,
     lesion_sensitivity_at,
     precision_at,
+    resampled_afroc_at,
     resampled_lesion_sensitivity_at,
     resampled_precision_at,
     resampled_roc_at,
@@ -80,7 +83,15 @@ _STYLE: dict[Any, Any] = {
     "text.parse_math": False,  # a $ in a name is a $
 }
 
-FIGURES = ("roc", "pr", "froc", "calibration", *(f"{what}-{metric}" for what in ("runs", "p") for metric in METRICS))
+FIGURES = (
+    "roc",
+    "pr",
+    "froc",
+    "afroc",
+    "calibration",
+    "forest",
+    *(f"{what}-{metric}" for what in ("runs", "p") for metric in METRICS),
+)
 """Names of all figures that there may be."""
 
 SUFFIXES = ("png", "svg", "pdf")
@@ -142,11 +153,11 @@ def styles(configurations: Sequence[ConfigurationSummary]) -> dict[str, Style]:
 
 
 def draw_figures(verdict: Verdict, groups: Mapping[str, Sequence[ScoredRun]]) -> dict[str, Drawing]:
-    """Draw everything the report shows, by name: ``roc pr froc calibration runs-<metric> p-<metric>``.
+    """Draw everything the report shows, by name: ``roc pr froc afroc calibration runs-<metric> p-<metric>``.
 
     Without runs, as where a table of them was compared, there are no curves.
     """
-    with matplotlib.rc_context({**_STYLE, "svg.hashsalt": "oncoduet"}):
+    with house_style():
         style_of = styles(verdict.configurations)
         drawings = [_curves(kind, verdict, groups, style_of) for kind in (_CURVES if groups else ())]
         drawings += [_calibration(verdict, groups, style_of)] if groups else []
@@ -154,6 +165,11 @@ def draw_figures(verdict: Verdict, groups: Mapping[str, Sequence[ScoredRun]]) ->
         drawings += [_dots(metric, verdict, style_of) for metric in metrics or METRICS]
         drawings += [_p_matrix(metric, verdict) for metric in metrics]
     return {drawing.name: drawing for drawing in drawings}
+
+
+def house_style() -> AbstractContextManager[None]:
+    """Within it figures look as all of the report's; the same figure gives the same bytes."""
+    return matplotlib.rc_context({**_STYLE, "svg.hashsalt": "oncoduet"})
 
 
 def _curves(
@@ -170,7 +186,7 @@ def _curves(
     if kind == "roc":
         axes.plot([0, 1], [0, 1], **_DIAGONAL)
     values = []
-    from_origin = kind == "roc"
+    from_origin = kind in ("roc", "afroc")
     x = np.append(0.0, plot.at) if from_origin else plot.at
     for number, summary in enumerate(verdict.configurations):
         if kind != "roc" and summary.metrics["ap"].mean is None:  # without lesions, or without detection maps
@@ -203,7 +219,7 @@ def _curves(
         )
     _legend_below(figure, axes)
     alt = f"{plot.title}, one curve per configuration: {'; '.join(values)}."
-    return _render(kind, alt, figure)
+    return render(kind, alt, figure)
 
 
 def _marked(number: int, points: int) -> tuple[int, int]:
@@ -247,7 +263,7 @@ def _calibration(verdict: Verdict, groups: Mapping[str, Sequence[ScoredRun]], st
         )
     _legend_below(figure, axes)
     alt = f"Calibration, one curve per configuration, with the expected calibration error: {'; '.join(values)}."
-    return _render("calibration", alt, figure)
+    return render("calibration", alt, figure)
 
 
 def _mean_sensitivity(summary: ConfigurationSummary) -> float | None:
@@ -280,6 +296,16 @@ _CURVES = {
         resampled_roc_at,
         "AUROC",
         lambda summary: summary.metrics["auroc"].mean,
+    ),
+    "afroc": _Curve(
+        "AFROC",
+        "Negative cases with a false positive",
+        "Sensitivity (lesions)",
+        np.linspace(0, 1, 401),
+        afroc_at,
+        resampled_afroc_at,
+        "area",
+        lambda summary: None if summary.afroc is None else summary.afroc.mean,
     ),
     "pr": _Curve(
         "Precision–recall",
@@ -353,7 +379,7 @@ def _dots(metric: Metric, verdict: Verdict, style_of: Mapping[str, Style]) -> Dr
     if all(each.metrics[metric].mean is None for each in verdict.configurations):
         axes.set_xlim(0, 1)
     means = "; ".join(f"{each.name} {_number(each.metrics[metric].mean)}" for each in verdict.configurations)
-    return _render(f"runs-{metric}", f"{name} of each run. Means: {means}.", figure)
+    return render(f"runs-{metric}", f"{name} of each run. Means: {means}.", figure)
 
 
 def _room_for_names(verdict: Verdict) -> float:
@@ -454,7 +480,7 @@ def _p_matrix(metric: Metric, verdict: Verdict) -> Drawing:
             )
         p_by_pair.append(f"{pair.a} and {pair.b} {p_text(pair.run_level.p)}, {p_text(pair.p)}")
     alt = f"p-values by {METRIC_NAMES[metric]}, on this test set and for new runs and cases: {'; '.join(p_by_pair)}."
-    return _render(f"p-{metric}", alt, figure)
+    return render(f"p-{metric}", alt, figure)
 
 
 def p_text(p: float | None) -> str:
@@ -505,7 +531,8 @@ def _number(value: float | None) -> str:
     return "–" if value is None else f"{value:.3f}"
 
 
-def _render(name: str, alt: str, figure: Figure) -> Drawing:
+def render(name: str, alt: str, figure: Figure) -> Drawing:
+    """A figure in all its forms."""
     # no dates and no programs in the files: the same scores give the same bytes
     metadata: Mapping[str, dict[str, Any]] = {
         "svg": {"Date": None, "Creator": None, "Format": None, "Type": None},
