@@ -82,6 +82,8 @@ def _score(options: argparse.Namespace) -> None:
     truth = find_truth(options.truth)
     if options.explain is not None and options.explain not in truth.label_maps:
         raise OncoduetError(f"--explain {options.explain}", f"{truth.folder} has no label map of this case")
+    if options.sweep_hits and options.picai_only:
+        raise UsageError("score", expected="--sweep-hits or --picai-only, not both")
     scores = score(
         predictions=options.predictions,
         truth=options.truth,
@@ -92,6 +94,7 @@ def _score(options: argparse.Namespace) -> None:
         patients=options.patients,
         training_studies_too=options.training_studies_too,
         named=_named(options),
+        sweep_hits=options.sweep_hits,
         track=_Bar(console),
     )
     _print_scores(scores, console)
@@ -302,6 +305,7 @@ def _parser() -> argparse.ArgumentParser:
         help="a case without prediction: refuse, or count as likelihood 0 without candidates (%(default)s)",
     )
     add("--picai-only", action="store_true", help="skip the strict answer, and accept what picai-eval accepts")
+    add("--sweep-hits", action="store_true", help="also write hits.csv: AP by other hit criteria (IoU, Dice, centre)")
     add("--explain", metavar="CASE", help="also show how each lesion and candidate of a case was matched, and why")
     add("--configuration", metavar="NAME", help="name for predictions of another program, which lack source.json")
     add("--fold", type=_count, help="fold that they were trained on, with --configuration")
