@@ -82,6 +82,8 @@ def _score(options: argparse.Namespace) -> None:
     truth = find_truth(options.truth)
     if options.explain is not None and options.explain not in truth.label_maps:
         raise OncoduetError(f"--explain {options.explain}", f"{truth.folder} has no label map of this case")
+    if options.sweep_hits and options.picai_only:
+        raise UsageError("score", expected="--sweep-hits or --picai-only, not both")
     scores = score(
         predictions=options.predictions,
         truth=options.truth,
@@ -92,6 +94,7 @@ def _score(options: argparse.Namespace) -> None:
         patients=options.patients,
         training_studies_too=options.training_studies_too,
         named=_named(options),
+        sweep_hits=options.sweep_hits,
         track=_Bar(console),
     )
     _print_scores(scores, console)
@@ -142,7 +145,9 @@ def _compare(options: argparse.Namespace) -> None:
     if (options.archive is None) != (options.predictions is None):
         raise UsageError("compare", expected="--archive and --predictions together, or neither")
     if options.runs is not None:
-        needs_cases = ("marksheet", "patients", "few_patients", "archive", "predictions", "readers", "validation")
+        needs_cases = (
+            "marksheet", "patients", "few_patients", "archive", "predictions", "readers", "validation", "plan"
+        )  # fmt: skip
         unused = [name for name in needs_cases if getattr(options, name)]
         if unused:
             option = f"--{unused[0].replace('_', '-')}"
@@ -160,6 +165,7 @@ def _compare(options: argparse.Namespace) -> None:
         predictions=options.predictions or (),
         readers=options.readers,
         validation=options.validation or (),
+        plan_record=options.plan,
         workers=options.workers,
     )
 
@@ -302,6 +308,7 @@ def _parser() -> argparse.ArgumentParser:
         help="a case without prediction: refuse, or count as likelihood 0 without candidates (%(default)s)",
     )
     add("--picai-only", action="store_true", help="skip the strict answer, and accept what picai-eval accepts")
+    add("--sweep-hits", action="store_true", help="also write hits.csv: AP by other hit criteria (IoU, Dice, centre)")
     add("--explain", metavar="CASE", help="also show how each lesion and candidate of a case was matched, and why")
     add("--configuration", metavar="NAME", help="name for predictions of another program, which lack source.json")
     add("--fold", type=_count, help="fold that they were trained on, with --configuration")
@@ -350,6 +357,7 @@ def _parser() -> argparse.ArgumentParser:
         metavar="CSV",
         help="human readers to compare with: a table with reader, case_id, score and, for AP, hit",
     )
+    add("--plan", type=Path, metavar="JSON", help="plan.json of plan power: its sample size goes into the report")
     _add_patients(comparing)
     add("--few-patients", action="store_true", help=f"allow fewer than {FEWEST_PATIENTS} patients to be resampled")
     add("--workers", type=_workers, default=1, help="processes; the result does not depend on them (%(default)s)")

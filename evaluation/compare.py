@@ -15,6 +15,7 @@ from contract.outputs import Output, require_apart
 from contract.records import write_record
 from evaluation.metrics.outcomes import TestSet, require_patients
 from evaluation.metrics.scored_runs import group_by_configuration, read_scored_runs
+from evaluation.planning.power import read_plan, sample_size
 from evaluation.report.missed_lesions import find_misses
 from evaluation.report.page import REPORT_FILES, write_report
 from evaluation.statistics.analysis_file import EXPLORATORY, Analysis, read_analysis
@@ -23,7 +24,7 @@ from evaluation.statistics.comparison import arms_of, compare_configurations, co
 from evaluation.statistics.readers import compare_with_readers
 from evaluation.statistics.readers_table import read_readers_table
 from evaluation.statistics.runs_table import read_runs_table
-from evaluation.statistics.subgroups import Groups, compare_subgroups, read_groups
+from evaluation.statistics.subgroups import Groups, compare_between_groups, compare_subgroups, read_groups
 from evaluation.statistics.thresholds import read_validation
 
 MOST_CONFIGURATIONS = 12
@@ -45,6 +46,7 @@ def compare(
     few_patients: bool = False,
     readers: Path | None = None,
     validation: Sequence[Path] = (),
+    plan_record: Path | None = None,
     workers: int = 1,
 ) -> None:
     """Compare scored runs and write ``verdict.json``, ``report.html``, ``figures/`` and ``tables/`` into ``output``.
@@ -68,6 +70,8 @@ def compare(
         A table of human readers (:mod:`evaluation.statistics.readers_table`), to compare configurations with.
     validation
         The same runs scored on validation cases, or folders of such: thresholds are chosen there.
+    plan_record
+        ``plan.json`` of ``plan power``, for the sentence on the sample size.
     workers
         Processes; the result does not depend on them.
 
@@ -79,7 +83,13 @@ def compare(
         an output that holds files of other origin under the same names. Nothing is written.
     """
     require_apart(
-        output, scores=scores, archive=archive, predictions=predictions, readers=readers, validation=validation
+        output,
+        scores=scores,
+        archive=archive,
+        predictions=predictions,
+        readers=readers,
+        validation=validation,
+        plan=plan_record,
     )
     plan = read_analysis(analysis) if analysis else EXPLORATORY
     runs = read_scored_runs(scores, patients=patients)
@@ -97,6 +107,7 @@ def compare(
             _log.warning("%s: %d of %d studies were trained on", run.name, run.trained_on, run.strict.cases)
     read = [] if readers is None else read_readers_table(readers, runs[0].truth)
     chosen_on = read_validation(validation, runs) if validation else {}
+    planned = None if plan_record is None else read_plan(plan_record, plan.metrics)
     misses = [] if archive is None else find_misses(runs, archive, predictions)
     named = sha256_file(analysis) if analysis else "exploratory"
     verdict = compare_configurations(runs, plan, declared, analysis=named, workers=workers)
@@ -106,10 +117,19 @@ def compare(
         study = compare_with_readers(read, arms_of(runs), runs[0].truth, plan)
         verdict = verdict.model_copy(update={"readers": study})
     if groups:
-        judged, left_out = compare_subgroups(groups, arms_of(runs), declared, plan, few_patients=few_patients)
+        arms = arms_of(runs)
+        judged, left_out = compare_subgroups(groups, arms, declared, plan, few_patients=few_patients)
+        between = compare_between_groups(groups, arms, declared, judged, plan)
         for each in left_out:
             _log.warning("subgroup not tested: %s", each)
-        verdict = verdict.model_copy(update={"subgroups": judged, "subgroups_left_out": left_out})
+        verdict = verdict.model_copy(
+            update={"subgroups": judged, "interactions": between, "subgroups_left_out": left_out}
+        )
+    if planned is not None and plan_record is not None:
+        counts = [len(each) for each in by_configuration.values() if not each[0].is_baseline]
+        said = sample_size(planned, runs=min(counts, default=1), cases=len(runs[0].truth.case_ids))
+        parents = {**verdict.parents, "plan": sha256_file(plan_record)}
+        verdict = verdict.model_copy(update={"sample_size": said, "parents": parents})
     with place.staged() as stage:
         write_record(stage / "verdict.json", verdict)
         write_report(stage, verdict, runs, misses)

@@ -8,7 +8,7 @@ import csv
 import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 
@@ -36,11 +36,14 @@ from evaluation.matching.cases import (
     read_case,
     read_case_as_picai_eval,
 )
+from evaluation.matching.sweep import HIT_CRITERIA, HitCriterion, match_with
+from evaluation.metrics.curves import FALSE_POSITIVES_PER_CASE, sensitivity_key
 from evaluation.metrics.summary import picai_metrics, strict_metrics
 
 COMMAND = "evaluation score"
 METRICS = "metrics.json"
 ROWS = ("cases.csv", "lesions.csv")
+HITS = "hits.csv"
 PICAI_ONLY = "not computed: --picai-only"
 
 NO_MAPS = "AP and lesion sensitivity are undefined: the predictions have no detection maps"
@@ -62,6 +65,8 @@ class Score:
     source: Source | None
     patients: Mapping[str, str] | None = None
     """By case id; None where they follow from the ids, or are unknown."""
+    by_criterion: Mapping[HitCriterion, Metrics] = field(default_factory=dict)
+    """What other hit criteria would give; empty unless asked for."""
 
 
 @dataclass(frozen=True)
@@ -89,6 +94,7 @@ def score(
     patients: str | None = None,
     training_studies_too: bool = False,
     named: RunName | None = None,
+    sweep_hits: bool = False,
     track: Tracker = untracked,
 ) -> list[Score]:
     """Score the run in ``predictions``, or each of the runs in its sub-folders, into ``output``.
@@ -114,6 +120,8 @@ def score(
         Score also what a network was trained on.
     named
         What to call predictions of another program, which bring no ``source.json``.
+    sweep_hits
+        Also write ``hits.csv``: AP and lesion sensitivity by other hit criteria.
     track
         Shows progress.
 
@@ -132,6 +140,8 @@ def score(
     if named is not None:
         runs = [_with_source(runs, named, predictions)]
     for run in runs:
+        if sweep_hits and run.likelihoods is not None:
+            raise OncoduetError(run.folder, "no detection maps, so --sweep-hits has nothing to match")
         _require_unseen(run, truth_folder, training_studies_too=training_studies_too)
     truth_sha256 = truth_folder.sha256()
     places = [_place(output, run, truth_sha256) for run in runs]
@@ -139,7 +149,9 @@ def score(
         place.check()
     scores = [
         replace(
-            score_run(run, truth_folder, truth_sha256=truth_sha256, picai_only=picai_only, track=track),
+            score_run(
+                run, truth_folder, truth_sha256=truth_sha256, picai_only=picai_only, sweep_hits=sweep_hits, track=track
+            ),
             patients=decided,
         )
         for run in runs
@@ -157,7 +169,7 @@ def _place(output: Path, run: PredictionSet, truth_sha256: str) -> Output:
     return Output(
         subfolder(output, run.name),
         COMMAND,
-        [METRICS, *ROWS, PATIENTS, SOURCE],
+        [METRICS, *ROWS, HITS, PATIENTS, SOURCE],
         identity={**whose, "truth": truth_sha256},
         record=METRICS,
     )
@@ -190,12 +202,19 @@ def _key(source: Source) -> str:
 
 
 def score_run(
-    run: PredictionSet, truth: TruthFolder, *, truth_sha256: str, picai_only: bool = False, track: Tracker = untracked
+    run: PredictionSet,
+    truth: TruthFolder,
+    *,
+    truth_sha256: str,
+    picai_only: bool = False,
+    sweep_hits: bool = False,
+    track: Tracker = untracked,
 ) -> Score:
     """Read, match and score every case of a run, by case id."""
     rule = MatchingRule.of(run.card)
     by_strict: list[ScoredCase] = []
     by_picai: list[ScoredCase] = []
+    by_criterion: dict[HitCriterion, list[ScoredCase]] = {each: [] for each in HIT_CRITERIA if sweep_hits}
     for case_id in track(list(truth.label_maps), run.name):
         case, known = read_one(run, truth, case_id, picai_only=picai_only)
         positive = len(known.lesions) > 0
@@ -204,8 +223,11 @@ def score_run(
         by_picai.append(ScoredCase(case_id, positive, maximum, picai.match(case, rule), missing))
         if not picai_only:
             by_strict.append(ScoredCase(case_id, positive, case.likelihood, strict.match(case, rule), missing))
-    findings = [finding for case in by_strict for finding in case.findings]
-    if findings and all(finding.kind == "tp" and finding.overlap == 1 for finding in findings):
+        for criterion, scored in by_criterion.items():
+            findings = match_with(case, rule, criterion)
+            scored.append(ScoredCase(case_id, positive, case.likelihood, findings, missing))
+    every = [finding for case in by_strict for finding in case.findings]
+    if every and all(finding.kind == "tp" and finding.overlap == 1 for finding in every):
         _log.warning("%s: equals the truth in every voxel: are these the label maps themselves?", run.folder)
     parents = {"predictions": run.sha256(), "truth": truth_sha256, "scoring_rule": rule.sha256}
     if run.card is not None:
@@ -223,7 +245,8 @@ def score_run(
             "parents": {name: of for name, of in run.source.parents.items() if name != "scoring_card"} | parents,
         }
     )
-    return Score(run, metrics, tuple(by_picai if picai_only else by_strict), source)
+    swept = {criterion: strict_metrics(scored) for criterion, scored in by_criterion.items()}
+    return Score(run, metrics, tuple(by_picai if picai_only else by_strict), source, by_criterion=swept)
 
 
 def read_one(
@@ -241,6 +264,12 @@ def write_score(score: Score, folder: Path) -> None:
     """Write a scored run's files."""
     write_record(folder / METRICS, score.metrics)
     write_rows(score.cases, folder)
+    if score.by_criterion:
+        _write_csv(
+            folder / HITS,
+            ("criterion", "minimum", "ap", *(sensitivity_key(rate) for rate in FALSE_POSITIVES_PER_CASE)),
+            (_hits_row(criterion, metrics) for criterion, metrics in score.by_criterion.items()),
+        )
     if score.source is not None:
         write_record(folder / SOURCE, score.source)
     if score.patients is not None:
@@ -314,6 +343,12 @@ def _of_cases(run: PredictionSet, metrics: Metrics) -> Metrics:
     nothing: dict[str, object] = {"ap": None, "score": None, "lesion_sensitivity_at_fp": {}}
     reason = "; ".join(filter(None, [metrics.reason, NO_MAPS]))
     return metrics.model_copy(update={**nothing, "reason": reason})
+
+
+def _hits_row(criterion: HitCriterion, metrics: Metrics) -> list[str | float]:
+    values = [metrics.ap, *metrics.lesion_sensitivity_at_fp.values()]
+    minimum: str | float = "" if criterion.minimum is None else criterion.minimum
+    return [criterion.name, minimum, *("" if value is None else value for value in values)]
 
 
 def _write_csv(path: Path, header: Sequence[str], rows: Iterable[Sequence[str | int | float]]) -> None:

@@ -27,8 +27,12 @@ def match(case: Case, rule: MatchingRule) -> tuple[Finding, ...]:
     numbers are those of :func:`cut`.
     """
     case = cut(case, rule)
-    overlap = overlaps(case, rule)
-    reachable: npt.NDArray[np.bool_] = overlap >= rule.minimum_overlap
+    return match_by(case, overlaps(case, rule), rule.minimum_overlap)
+
+
+def match_by(case: Case, overlap: Float64Array, minimum: float) -> tuple[Finding, ...]:
+    """Match the candidates of a case that was cut already, by overlaps of the shape (lesions, candidates)."""
+    reachable: npt.NDArray[np.bool_] = overlap >= minimum
     best = overlap.max(axis=0, initial=0.0)
     accepted = accept(reachable, case.confidences, best)
     pairs = pair(overlap, reachable, accepted)

@@ -1,4 +1,4 @@
-"""ROC, precision–recall and FROC curves: one point per distinct score, descending, from the counts that reach it.
+"""ROC, precision–recall, FROC and AFROC curves: a point per distinct score, descending, from the counts that reach it.
 
 * FROC: lesion sensitivity against false positives per case. Strict: one point per confidence, from (0, 0), whole.
   picai: as picai-eval draws it, that is without its last point.
@@ -8,6 +8,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -58,6 +59,43 @@ def roc_curve(truth: TestSet, outcome: Outcome) -> tuple[FloatArray, FloatArray]
     """False positive rate and sensitivity of the cases, from (0, 0) to (1, 1)."""
     false, hits, _ = counts_by_threshold(truth.positive, outcome.likelihood)
     return np.append(0.0, false / max(1, false[-1])), np.append(0.0, hits / max(1, hits[-1]))
+
+
+class AfrocScores(NamedTuple):
+    """What an AFROC curve ranks: every lesion, and the most confident false positive of every negative case."""
+
+    lesion_case: IntArray  # (lesions,), index of the case
+    lesion: FloatArray  # (lesions,), confidence; 0 where missed
+    negative_case: IntArray  # (negative cases,), index of the case
+    negative: FloatArray  # (negative cases,), highest confidence; 0 without a false positive
+
+
+def afroc_scores(truth: TestSet, outcome: Outcome) -> AfrocScores:
+    """Scores of all lesions and of all negative cases; false positives of positive cases do not count."""
+    case, confidence, hit = outcome.candidate_case, outcome.confidence, outcome.hit
+    missed = np.maximum(0, truth.lesions - np.bincount(case[hit], minlength=truth.lesions.size))
+    highest = np.zeros(truth.lesions.size)
+    np.maximum.at(highest, case[~hit], confidence[~hit])
+    return AfrocScores(
+        np.concatenate([case[hit], np.repeat(np.arange(missed.size), missed)]),
+        np.append(confidence[hit], np.zeros(missed.sum())),
+        np.flatnonzero(~truth.positive),
+        highest[~truth.positive],
+    )
+
+
+def afroc_curve(truth: TestSet, outcome: Outcome) -> tuple[FloatArray, FloatArray]:
+    """Share of negative cases with a false positive at least as confident, and lesion sensitivity.
+
+    From (0, 0) to (1, 1): the last point that candidates reach is joined to (1, 1), as in Chakraborty and Winter
+    (Radiology 1990), so that the area is the probability that a lesion outranks a negative case.
+    """
+    found = afroc_scores(truth, outcome)
+    score = np.concatenate([found.lesion, found.negative])
+    is_lesion = np.arange(score.size) < found.lesion.size
+    false, hits, _ = counts_by_threshold(is_lesion[score > 0], score[score > 0])
+    share = false / max(1, found.negative.size)
+    return np.concatenate([[0.0], share, [1.0]]), np.concatenate([[0.0], hits / max(1, found.lesion.size), [1.0]])
 
 
 def detection_curve(truth: TestSet, outcome: Outcome) -> tuple[Froc, FloatArray]:
@@ -123,12 +161,12 @@ def count_lesions(cases: Sequence[ScoredCase]) -> int:
 
 def roc_at(truth: TestSet, outcome: Outcome, false_positive_rate: FloatArray) -> FloatArray:
     """Sensitivity at false positive rates, linear between the points of the ROC curve."""
-    rate, sensitivity = roc_curve(truth, outcome)
-    before = np.searchsorted(rate, false_positive_rate, "right") - 1
-    after = np.minimum(before + 1, rate.size - 1)
-    width = rate[after] - rate[before]
-    part = np.divide(false_positive_rate - rate[before], width, out=np.zeros_like(false_positive_rate), where=width > 0)
-    return np.asarray(sensitivity[before] + part * (sensitivity[after] - sensitivity[before]))
+    return _linear(*roc_curve(truth, outcome), false_positive_rate)
+
+
+def afroc_at(truth: TestSet, outcome: Outcome, false_positive_rate: FloatArray) -> FloatArray:
+    """Lesion sensitivity at shares of negative cases with a false positive, linear between the AFROC curve's points."""
+    return _linear(*afroc_curve(truth, outcome), false_positive_rate)
 
 
 def precision_at(truth: TestSet, outcome: Outcome, recall: FloatArray) -> FloatArray:
@@ -156,6 +194,25 @@ def resampled_roc_at(truth: TestSet, outcome: Outcome, weights: FloatArray, at: 
     return np.stack(rows)
 
 
+def resampled_afroc_at(truth: TestSet, outcome: Outcome, weights: FloatArray, at: FloatArray) -> FloatArray:
+    """As :func:`afroc_at` for each row of case weights."""
+    found = afroc_scores(truth, outcome)
+    case = np.concatenate([found.lesion_case, found.negative_case])
+    score = np.concatenate([found.lesion, found.negative])
+    is_lesion = np.arange(case.size) < found.lesion_case.size
+    order = np.argsort(-score, kind="stable")
+    order = order[score[order] > 0]
+    last = last_of_ties(score[order])
+    drawn, hit = weights[:, case[order]], is_lesion[order]
+    hits, false = np.cumsum(drawn * hit, axis=1)[:, last], np.cumsum(drawn * ~hit, axis=1)[:, last]
+    lesions, negatives = weights @ truth.lesions, weights @ ~truth.positive
+    rows = [
+        np.interp(at, [0.0, *(x / max(1.0, of_x)), 1.0], [0.0, *(y / max(1.0, of_y)), 1.0])
+        for x, y, of_x, of_y in zip(false, hits, negatives, lesions, strict=True)
+    ]
+    return np.stack(rows)
+
+
 def resampled_precision_at(truth: TestSet, outcome: Outcome, weights: FloatArray, at: FloatArray) -> FloatArray:
     """As :func:`precision_at` for each row of case weights, 0 where no point reaches the recall."""
     hits, false = _resampled_counts(outcome, weights)
@@ -179,6 +236,15 @@ def resampled_lesion_sensitivity_at(
         place = _last_within(wrong / case_count, at)
         rows.append(np.where(place >= 0, np.append(found, 0.0)[place], 0.0) / lesion_count)
     return np.stack(rows)
+
+
+def _linear(x: FloatArray, y: FloatArray, at: FloatArray) -> FloatArray:
+    """Ordinates of a rising curve, linear between its points; of a vertical stretch its upper end."""
+    before = np.searchsorted(x, at, "right") - 1
+    after = np.minimum(before + 1, x.size - 1)
+    width = x[after] - x[before]
+    part = np.divide(at - x[before], width, out=np.zeros_like(at), where=width > 0)
+    return np.asarray(y[before] + part * (y[after] - y[before]))
 
 
 def _detection_curve(

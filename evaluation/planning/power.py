@@ -16,7 +16,7 @@ from scipy.stats import norm, rankdata
 
 from contract.errors import OncoduetError
 from contract.files import sha256_file
-from contract.records import Record
+from contract.records import Record, read_record
 from contract.schema import Frozen
 from evaluation.metrics.outcomes import FloatArray
 from evaluation.metrics.scored_runs import ScoredRun, group_by_configuration, read_scored_runs
@@ -38,6 +38,9 @@ from evaluation.statistics.verdict import METRIC_NAMES
 
 _HEADINGS = ("test set", "new data", "covered", "one run")
 """Of :data:`evaluation.planning.simulation.RATES`."""
+
+_ASSUMED = {"auroc", "prevalence", "run_sd"}
+"""What the sentence on the sample size needs of a plan's assumptions."""
 
 _log = logging.getLogger(__name__)
 
@@ -88,6 +91,61 @@ class PlanRecord(Record):
     any_false_on_par: Share | None = None
     """Of a family that differs from its reference by the margin; null where that was not asked."""
     sentence: str
+
+
+def read_plan(path: Path, metrics: Sequence[Metric]) -> PlanRecord:
+    """Read the record of ``plan power``.
+
+    Parameters
+    ----------
+    metrics
+        Those that are compared; the plan's must be one of them.
+
+    Raises
+    ------
+    OncoduetError
+        The file is no such record, or plans another metric.
+    """
+    record = read_record(path, PlanRecord)
+    if (
+        not record.designs
+        or not all(each.shown for each in record.designs)
+        or not record.assumptions.keys() >= _ASSUMED
+    ):
+        raise OncoduetError(path, expected="a plan of power", found=record.question)
+    if record.metric not in metrics:
+        compared = ", ".join(METRIC_NAMES[metric] for metric in metrics)
+        raise OncoduetError(path, expected=f"a plan for {compared}", found=METRIC_NAMES[record.metric])
+    return record
+
+
+def sample_size(record: PlanRecord, *, runs: int, cases: int) -> str:
+    """How the sample size was planned, for a paper: with the power of the scored design where it was planned.
+
+    Parameters
+    ----------
+    runs, cases
+        Scored: the fewest runs of a trained configuration, and the cases.
+    """
+    asked = "better" if record.assumptions.get("difference") else "on par"
+    assumed = record.assumptions
+    origin = "taken from a pilot" if record.pilot else "assumed"
+    said = (
+        f"The sample size was planned by simulation of {record.studies} studies per design ({record.question}; "
+        f"two-sided α = {record.alpha:g}, {record.comparisons} comparison{'s' if record.comparisons > 1 else ''}; "
+        f"AUROC {assumed['auroc']:.3f}, prevalence {assumed['prevalence']:.2f} and a standard deviation between runs "
+        f"of {assumed['run_sd']:.4f} {origin})."
+    )
+    for design in record.designs:
+        if (design.runs, design.cases) == (runs, cases) and asked in design.shown:
+            found = design.shown[asked]
+            low, high = (100 * bound for bound in found.interval)
+            return (
+                f"{said} With {runs} runs per configuration and {cases} cases, as scored, the power was "
+                f"{100 * found.share:.0f} % (95 % CI {low:.0f} to {high:.0f} %)."
+            )
+    scored = f"Scored were {runs} runs per configuration on {cases} cases, which was none of the planned designs."
+    return f"{said} {record.sentence} {scored}"
 
 
 def plan_power(

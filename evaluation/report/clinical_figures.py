@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping, Sequence
 
-import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.ticker import NullLocator
@@ -14,9 +13,9 @@ from evaluation.report.figures import (
     DIAGONAL,
     INK,
     MUTED,
-    STYLE,
     Drawing,
     Style,
+    house_style,
     legend_below,
     legend_height,
     marked,
@@ -38,7 +37,7 @@ _LOWEST = 0.25  # net benefit that is shown below 0, as a share of the prevalenc
 def draw_clinical_figures(verdict: Verdict, groups: Mapping[str, Sequence[ScoredRun]]) -> dict[str, Drawing]:
     """Draw :data:`CLINICAL_FIGURES`; the second only where the verdict has net benefits."""
     style_of = styles(verdict.configurations)
-    with matplotlib.rc_context({**STYLE, "svg.hashsalt": "oncoduet"}):
+    with house_style():
         found = {"calibration": _calibration(verdict, groups, style_of)}
         if verdict.clinical and any(each.net_benefit for each in verdict.clinical.configurations):
             found["decision-curve"] = _decision_curve(verdict.clinical, groups, style_of)

@@ -10,6 +10,7 @@ import io
 import logging
 import re
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,8 +18,10 @@ import numpy as np
 
 from evaluation.metrics.curves import (
     FALSE_POSITIVES_PER_CASE_IN_REPORT,
+    afroc_at,
     lesion_sensitivity_at,
     precision_at,
+    resampled_afroc_at,
     resampled_lesion_sensitivity_at,
     resampled_precision_at,
     resampled_roc_at,
@@ -79,7 +82,14 @@ STYLE: dict[Any, Any] = {
     "text.parse_math": False,  # a $ in a name is a $
 }
 
-FIGURES = ("roc", "pr", "froc", *(f"{what}-{metric}" for what in ("runs", "p") for metric in METRICS))
+FIGURES = (
+    "roc",
+    "pr",
+    "froc",
+    "afroc",
+    "forest",
+    *(f"{what}-{metric}" for what in ("runs", "p") for metric in METRICS),
+)
 """Names of all figures that there may be, but for those of :mod:`evaluation.report.clinical_figures`."""
 
 SUFFIXES = ("png", "svg", "pdf")
@@ -142,17 +152,22 @@ def styles(configurations: Sequence[ConfigurationSummary]) -> dict[str, Style]:
 
 
 def draw_figures(verdict: Verdict, groups: Mapping[str, Sequence[ScoredRun]]) -> dict[str, Drawing]:
-    """Draw everything the report shows, by name: ``roc pr froc runs-<metric> p-<metric>``.
+    """Draw what the report shows of all runs, by name: ``roc pr froc afroc runs-<metric> p-<metric>``.
 
     Without runs, as where a table of them was compared, there are no curves.
     """
-    with matplotlib.rc_context({**STYLE, "svg.hashsalt": "oncoduet"}):
+    with house_style():
         style_of = styles(verdict.configurations)
         drawings = [_curves(kind, verdict, groups, style_of) for kind in (_CURVES if groups else ())]
         metrics = list(dict.fromkeys(pair.metric for pair in verdict.pairs))
         drawings += [_dots(metric, verdict, style_of) for metric in metrics or METRICS]
         drawings += [_p_matrix(metric, verdict) for metric in metrics]
     return {drawing.name: drawing for drawing in drawings}
+
+
+def house_style() -> AbstractContextManager[None]:
+    """Within it figures look as all of the report's; the same figure gives the same bytes."""
+    return matplotlib.rc_context({**STYLE, "svg.hashsalt": "oncoduet"})
 
 
 def _curves(
@@ -169,7 +184,7 @@ def _curves(
     if kind == "roc":
         axes.plot([0, 1], [0, 1], **DIAGONAL)
     values = []
-    from_origin = kind == "roc"
+    from_origin = kind in ("roc", "afroc")
     x = np.append(0.0, plot.at) if from_origin else plot.at
     for number, summary in enumerate(verdict.configurations):
         if kind != "roc" and summary.metrics["ap"].mean is None:  # without lesions, or without detection maps
@@ -254,6 +269,16 @@ _CURVES = {
         resampled_roc_at,
         "AUROC",
         lambda summary: summary.metrics["auroc"].mean,
+    ),
+    "afroc": _Curve(
+        "AFROC",
+        "Negative cases with a false positive",
+        "Sensitivity (lesions)",
+        np.linspace(0, 1, 401),
+        afroc_at,
+        resampled_afroc_at,
+        "area",
+        lambda summary: None if summary.afroc is None else summary.afroc.mean,
     ),
     "pr": _Curve(
         "Precision–recall",

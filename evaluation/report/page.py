@@ -27,8 +27,10 @@ from evaluation.metrics.scored_runs import ScoredRun, group_by_configuration
 from evaluation.report.clinical_figures import CLINICAL_FIGURES, draw_clinical_figures
 from evaluation.report.clinical_tables import CLINICAL_TABLES
 from evaluation.report.figures import DARK_PALETTE, FIGURES, MANY, PALETTE, SUFFIXES, draw_figures, p_text, styles
+from evaluation.report.forest import draw_forest
 from evaluation.report.missed_lesions import Miss, describe_misses, draw_misses
-from evaluation.report.tables import TABLES, write_tables
+from evaluation.report.paper import paper_text, primary_of
+from evaluation.report.tables import TABLES, flow, write_paper, write_tables
 from evaluation.statistics.analysis_file import METRICS, Metric
 from evaluation.statistics.verdict import METRIC_NAMES, Code, PairVerdict, Verdict
 
@@ -60,6 +62,8 @@ def write_report(folder: Path, verdict: Verdict, runs: Sequence[ScoredRun], miss
     groups = group_by_configuration(runs)
     first = verdict.configurations[0]
     drawings = draw_figures(verdict, groups) | (draw_clinical_figures(verdict, groups) if groups else {})
+    if forest := draw_forest(verdict):
+        drawings["forest"] = forest
     (folder / "figures").mkdir()
     for drawing in drawings.values():
         for suffix, content in drawing.files.items():
@@ -69,6 +73,9 @@ def write_report(folder: Path, verdict: Verdict, runs: Sequence[ScoredRun], miss
         (folder / "figures" / "misses.png").write_bytes(pictures)
     discordant = [case for name, members in groups.items() for case in discordant_cases(name, members)]
     write_tables(folder / "tables", verdict, discordant)
+    versions = {"Python": platform.python_version(), **{name: version(name) for name in _PACKAGES}}
+    paper = paper_text(verdict, versions)
+    write_paper(folder / "tables", verdict, paper)
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent / "templates"),
         autoescape=True,
@@ -104,16 +111,18 @@ def write_report(folder: Path, verdict: Verdict, runs: Sequence[ScoredRun], miss
         dark_palette=DARK_PALETTE,
         drawings={name: {"alt": each.alt, "svg": Markup(each.svg)} for name, each in drawings.items()},
         runs=[_provenance(run) for run in runs],
-        versions={"Python": platform.python_version(), **{name: version(name) for name in _PACKAGES}},
+        versions=versions,
+        paper=paper,
+        flow=flow(verdict),
     )
     write_text(folder / "report.html", page)
 
 
 def summary(verdict: Verdict) -> str:
-    """The verdict in one paragraph, the answer first: by score, or by the last metric that was compared."""
+    """The verdict in one paragraph, the answer first: by the primary metric, or the last that was compared."""
     first = verdict.configurations[0]
     compared = [metric for metric in METRICS if any(pair.metric == metric for pair in verdict.pairs)]
-    metric = compared[-1] if compared else METRICS[-1]
+    metric = primary_of(verdict)
     pairs = [pair for pair in verdict.pairs if pair.metric == metric]
     said = _decisions(pairs, metric)
     trained = {each.name for each in verdict.configurations if each.kind == "configuration"}

@@ -3,15 +3,25 @@
 import csv
 from collections.abc import Sequence
 from pathlib import Path
+from typing import NamedTuple
 
+from contract.files import write_text
 from contract.names import cell
 from contract.text import printable
 from evaluation.metrics.operating_points import DiscordantCase
+from evaluation.report.checklists import SOURCES, checklists
+from evaluation.report.checklists import as_markdown as checklist_as_markdown
 from evaluation.report.clinical_tables import clinical_tables
+from evaluation.report.paper import Section, as_markdown
 from evaluation.statistics.analysis_file import METRICS
 from evaluation.statistics.verdict import METRIC_NAMES, Verdict
 
+_CHECKLISTS = tuple(f"{name}.{suffix}" for name in SOURCES for suffix in ("csv", "md"))
+
 TABLES = (
+    *(f"{name}.csv" for name in ("flow", "subgroup-differences", "interactions")),
+    *_CHECKLISTS,
+    "methods.md",
     *(f"{name}.csv" for name in ("configurations", "comparisons", "flips", "subgroups")),
     *(f"{name}.tex" for name in ("configurations", "comparisons")),
 )
@@ -20,6 +30,57 @@ _ESCAPES = str.maketrans(
     {"_": r"\_", "&": r"\&", "%": r"\%", "#": r"\#", "$": r"\$", "{": r"\{", "}": r"\}", "~": r"\textasciitilde{}",
      "^": r"\textasciicircum{}", "\\": r"\textbackslash{}"}
 )  # fmt: skip
+
+
+def write_paper(folder: Path, verdict: Verdict, sections: Sequence[Section]) -> None:
+    """Write ``methods.md``, the flow of cases and both checklists into a folder of tables."""
+    write_text(folder / "methods.md", as_markdown(sections))
+    if flow(verdict):
+        _csv(folder / "flow.csv", list(Flow._fields), flow(verdict))
+    for name, rows in checklists(verdict).items():
+        _csv(folder / f"{name}.csv", ["item", "topic", "answer", "place"], rows)
+        write_text(folder / f"{name}.md", checklist_as_markdown(name, rows))
+
+
+class Flow(NamedTuple):
+    """What became of the cases in one configuration, over all of its runs."""
+
+    configuration: str
+    runs: int
+    cases: int
+    """Of the test set."""
+    read: int
+    """Predictions that were there."""
+    missing: int
+    """Counted as worst: likelihood 0 without candidates."""
+    scored: int
+    candidate_free: int
+    trained_on: int | None
+    """Most cases that a network of one run was trained on; None: not known."""
+
+
+def flow(verdict: Verdict) -> list[Flow]:
+    """The flow of cases; nothing where a table of runs was compared."""
+    found = []
+    for each in verdict.configurations:
+        if each.cases is None:
+            continue
+        scored, missing = each.cases * each.runs, each.missing or 0
+        seen = list(each.trained_on.values())
+        known = [count for count in seen if count is not None]
+        found.append(
+            Flow(
+                configuration=each.name,
+                runs=each.runs,
+                cases=each.cases,
+                read=scored - missing,
+                missing=missing,
+                scored=scored,
+                candidate_free=each.candidate_free_cases or 0,
+                trained_on=max(known) if known and len(known) == len(seen) else None,
+            )
+        )
+    return found
 
 
 def write_tables(folder: Path, verdict: Verdict, flips: Sequence[DiscordantCase]) -> None:
@@ -43,6 +104,27 @@ def write_tables(folder: Path, verdict: Verdict, flips: Sequence[DiscordantCase]
                 for each in group.configurations
             ],
         )  # fmt: skip
+    differences = [(group, pair) for group in verdict.subgroups for pair in group.pairs]
+    if differences:
+        _csv(
+            folder / "subgroup-differences.csv",
+            ["column", "value", "a", "b", "difference", "low", "high", "p", "p_holm"],
+            [
+                [group.column, group.value, pair.a, pair.b, pair.difference, pair.interval.low, pair.interval.high,
+                 pair.p, pair.p_holm]
+                for group, pair in differences
+            ],
+        )  # fmt: skip
+    if verdict.interactions:
+        _csv(
+            folder / "interactions.csv",
+            ["column", "value", "against", "a", "b", "difference", "low", "high", "p", "p_holm"],
+            [
+                [each.column, each.value, each.against, each.a, each.b, each.difference, each.interval.low,
+                 each.interval.high, each.p, each.p_holm]
+                for each in verdict.interactions
+            ],
+        )  # fmt: skip
     if verdict.clinical:
         for name, (header, rows) in clinical_tables(verdict.clinical).items():
             _csv(folder / name, header, rows)
@@ -58,6 +140,9 @@ def _configurations(verdict: Verdict) -> tuple[list[str], list[list[object]]]:
             found = each.metrics[metric]
             bounds = (found.interval.low, found.interval.high) if found.interval else (None, None)
             rows.append([each.name, each.kind, each.runs, metric, found.mean, found.sd, *bounds, found.picai_mean])
+        if each.afroc is not None:
+            bounds = (each.afroc.interval.low, each.afroc.interval.high) if each.afroc.interval else (None, None)
+            rows.append([each.name, each.kind, each.runs, "afroc", each.afroc.mean, each.afroc.sd, *bounds, None])
     return header, rows
 
 

@@ -4,6 +4,7 @@
 
     name = "losses for csPCa"
     metrics = ["auroc", "ap", "score"]
+    primary = "auroc"            # which of them the paper's conclusion rests on
     comparisons = [["ce", "focal"], ["ce", "ce-focal"]]   # or "all"
     alpha = 0.05
     seed = 0
@@ -63,6 +64,8 @@ class Analysis(Frozen):
     schema_version: Literal[1] = 1
     name: str
     metrics: Annotated[tuple[Metric, ...], Field(min_length=1)] = METRICS
+    primary: Metric | None = None
+    """The metric that the conclusion rests on; the summary leads with it."""
     comparisons: Literal["all"] | Annotated[tuple[tuple[str, str], ...], Field(min_length=1)] = "all"
     """Pairs of configurations; ``all`` of them, or those listed. With the metric they are Holm's family."""
     margin: Mapping[Metric, Annotated[float, Field(gt=0, lt=1)]] = {}
@@ -96,6 +99,8 @@ class Analysis(Frozen):
         faults += [
             f"margin for {metric}, which is not compared" for metric in self.margin if metric not in self.metrics
         ]
+        if self.primary is not None and self.primary not in self.metrics:
+            faults.append(f"primary metric {self.primary}, which is not compared")
         if list(self.looks) != sorted(set(self.looks)):
             faults.append(f"looks do not rise: {', '.join(map(str, self.looks))}")
         if self.comparisons != "all":

@@ -17,7 +17,7 @@ from evaluation.metrics.scored_runs import ScoredRun, group_by_configuration
 from evaluation.statistics.adjustment import holm
 from evaluation.statistics.analysis_file import METRICS, Analysis, Metric
 from evaluation.statistics.case_permutation import case_swap_tests
-from evaluation.statistics.influence import MetricByPatient, by_patient
+from evaluation.statistics.influence import MetricByPatient, afroc_by_patient, by_patient
 from evaluation.statistics.pairing import Pairing, pairing
 from evaluation.statistics.parallel import each_of
 from evaluation.statistics.run_level import RunValues, describe, no_exchange, run_level, values_of
@@ -123,6 +123,7 @@ def compare_configurations(
         parents={run.name: run.metrics_sha256 for run in runs},
         analysis=analysis,
         analysis_name=plan.name,
+        primary=plan.primary,
         card=source.card,
         card_sha256=source.card_sha256,
         alpha=plan.alpha,
@@ -180,6 +181,7 @@ def compare_table_of_runs(
         parents=parents,
         analysis=analysis,
         analysis_name=plan.name,
+        primary=plan.primary,
         card=None,
         card_sha256=None,
         alpha=plan.alpha,
@@ -485,6 +487,22 @@ def _summary(arm: Arm, positive: BoolArray, plan: Analysis) -> ConfigurationSumm
         lesion_sensitivity_at_fp={
             key: _mean([run.strict.lesion_sensitivity_at_fp.get(key) for run in arm.runs]) for key in keys
         },
+        afroc=_afroc_summary(arm, positive, plan),
+    )
+
+
+def _afroc_summary(arm: Arm, positive: BoolArray, plan: Analysis) -> MetricSummary | None:
+    if any(run.strict.ap is None for run in arm.runs):
+        return None
+    found = afroc_by_patient(arm.runs[0].truth, [run.outcome for run in arm.runs])
+    if not np.isfinite(found.values).all():
+        return None
+    return MetricSummary(
+        mean=float(found.values.mean()),
+        sd=float(found.values.std(ddof=1)) if len(arm.runs) > 1 else None,
+        interval=interval_of_mean(found, positive, fixed=arm.is_single, level=1 - plan.alpha),
+        runs={run.name: float(value) for run, value in zip(arm.runs, found.values, strict=True)},
+        picai_mean=None,
     )
 
 

@@ -10,8 +10,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from evaluation.metrics.curves import afroc_scores
 from evaluation.metrics.outcomes import FloatArray, Outcome, TestSet, last_of_ties, weighted_ap, weighted_auroc
-from evaluation.metrics.placements import placements
+from evaluation.metrics.placements import count_below, placements
 from evaluation.statistics.analysis_file import Metric
 
 
@@ -82,6 +83,31 @@ def ap_derivative(truth: TestSet, outcome: Outcome, weights: FloatArray) -> Floa
         added = hit * (precision[group] + of_hits[group]) - of_all[group]
         of_cases += np.bincount(outcome.candidate_case[order], added, minlength=of_cases.size) / lesions
     return np.asarray(of_cases)
+
+
+def afroc_by_patient(truth: TestSet, outcomes: Sequence[Outcome]) -> MetricByPatient:
+    """Area under the AFROC curve of some runs, with the patients' influence; NaN without lesions or negative cases.
+
+    The area is the share of pairs of a lesion and a negative case that are ranked rightly, ties counted half. Factors
+    of n/(n − 1) as for AUROC and AP.
+    """
+    found = [_afroc(truth, outcome) for outcome in outcomes]
+    return MetricByPatient(np.array([area for area, _ in found]), np.stack([influence for _, influence in found]))
+
+
+def _afroc(truth: TestSet, outcome: Outcome) -> tuple[float, FloatArray]:
+    scores = afroc_scores(truth, outcome)
+    lesions, negatives = scores.lesion.size, scores.negative.size
+    if not lesions or not negatives:
+        return math.nan, np.full(truth.patient_count, np.nan)
+    of_lesions = count_below(scores.lesion, scores.negative) / negatives
+    of_negatives = 1 - count_below(scores.negative, scores.lesion) / lesions
+    area = float(of_lesions.mean())
+    of_cases = np.bincount(scores.lesion_case, of_lesions - area, minlength=truth.positive.size) / lesions
+    ill = np.unique(truth.patients[truth.lesions > 0]).size
+    of_cases *= math.sqrt(ill / max(1, ill - 1))
+    of_cases[scores.negative_case] += (of_negatives - area) / negatives * math.sqrt(negatives / max(1, negatives - 1))
+    return area, sum_by_patient(truth, of_cases)
 
 
 def own_variance_by_cases(influence: FloatArray) -> float:

@@ -7,7 +7,8 @@ Of several words each counts once: two peripheral lesions are *peripheral*. A ce
 unknown. Whether ``1,99`` is one number or two must be clear from the table, or it is refused.
 
 Comparisons are those for new runs and cases (of single networks for new cases), adjusted by Holm over all groups and
-comparisons: subgroups are declared, not searched for.
+comparisons: subgroups are declared, not searched for. Whether a difference differs between groups is a test of its own
+(:func:`compare_between_groups`): a difference in one group and none in another is no evidence of that.
 """
 
 import re
@@ -24,10 +25,10 @@ from evaluation.metrics.outcomes import BoolArray, Outcome, TestSet
 from evaluation.statistics.adjustment import holm
 from evaluation.statistics.analysis_file import Analysis
 from evaluation.statistics.comparison import Arm, chosen, interval_of, interval_of_mean
-from evaluation.statistics.influence import by_patient
+from evaluation.statistics.influence import MetricByPatient, by_patient
 from evaluation.statistics.pairing import pairing
 from evaluation.statistics.runs_and_cases import DifferenceTest, nested, paired
-from evaluation.statistics.verdict import Subgroup, SubgroupPair, SubgroupValue
+from evaluation.statistics.verdict import Interaction, Subgroup, SubgroupPair, SubgroupValue
 
 FEWEST = 3
 """Positive, and negative, cases that a group needs to be shown."""
@@ -142,6 +143,87 @@ def compare_subgroups(
         for group, tests in found
     )
     return judged, tuple(left_out)
+
+
+def compare_between_groups(
+    groups: Groups,
+    arms: Mapping[str, Arm],
+    declared: Sequence[tuple[str, str]],
+    judged: Sequence[Subgroup],
+    plan: Analysis,
+) -> tuple[Interaction, ...]:
+    """Test whether each declared difference in AUROC differs between the groups of a column.
+
+    Two groups are compared with each other; of more, each with all others together. The difference of differences is
+    that of the runs' AUROC in one group minus that in the other, and so are the patients' influences, so that patients
+    in both (negative cases of groups of lesions) cancel out as they should.
+
+    Parameters
+    ----------
+    judged
+        The groups that are large enough to be shown; those without comparisons are left out.
+    """
+    truth = next(iter(arms.values())).runs[0].truth
+    tested: list[tuple[str, str, str, str, str, DifferenceTest]] = []
+    for column, values in groups.items():
+        large = {group.value for group in judged if group.column == column and group.pairs}
+        names = [value for value in values if value in large]
+        for number, name in enumerate(names[: 1 if len(names) == 2 else None]):
+            others = names[:number] + names[number + 1 :]
+            if not others:
+                continue
+            rest = np.logical_or.reduce([values[other] for other in others])
+            contrasts = _contrasts(truth, arms, values[name], rest)
+            tested += [
+                (column, name, others[0] if len(others) == 1 else "others", a, b, test)
+                for a, b in declared
+                if (test := _tested(contrasts[a], contrasts[b], truth)) is not None
+            ]
+    adjusted = holm([test.p for *_, test in tested])
+    return tuple(
+        Interaction(
+            column=column,
+            value=value,
+            against=against,
+            a=a,
+            b=b,
+            difference=test.estimate,
+            interval=interval_of(test, 1 - plan.alpha),
+            p=test.p,
+            p_holm=test.p if p_holm is None else p_holm,
+        )
+        for (column, value, against, a, b, test), p_holm in zip(tested, adjusted, strict=True)
+    )
+
+
+def _contrasts(truth: TestSet, arms: Mapping[str, Arm], member: BoolArray, rest: BoolArray) -> dict[str, Arm]:
+    """The arms with AUROC in one group minus that in another as their metric, on the patients of the whole test set."""
+    of_group, of_rest = (_spread_out(truth, arms, each) for each in (member, rest))
+    return {
+        name: Arm(
+            arm.runs,
+            {
+                "auroc": MetricByPatient(
+                    of_group[name].values - of_rest[name].values, of_group[name].influence - of_rest[name].influence
+                )
+            },
+        )
+        for name, arm in arms.items()
+    }
+
+
+def _spread_out(truth: TestSet, arms: Mapping[str, Arm], member: BoolArray) -> dict[str, MetricByPatient]:
+    """AUROC in a group, with the influence of all patients: 0 of those outside it."""
+    part, restricted = _restricted(truth, arms, member)
+    place = np.zeros(part.patient_count, dtype=np.int64)
+    place[part.patients] = truth.patients[member]
+    found = {}
+    for name, arm in restricted.items():
+        metric = arm.metrics["auroc"]
+        influence = np.zeros((len(metric.values), truth.patient_count))
+        influence[:, place] = metric.influence
+        found[name] = MetricByPatient(metric.values, influence)
+    return found
 
 
 def _tested(a: Arm, b: Arm, part: TestSet) -> DifferenceTest | None:

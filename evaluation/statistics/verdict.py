@@ -89,6 +89,8 @@ class ConfigurationSummary(Frozen):
     metrics: Mapping[Metric, MetricSummary]
     lesion_sensitivity_at_fp: Mapping[str, float | None]
     """Mean over runs, by false positives per case; keys as in ``metrics.json``."""
+    afroc: MetricSummary | None = None
+    """Area under the AFROC curve; null without detection maps, lesions or negative cases."""
 
 
 class RunsAndCases(Frozen):
@@ -215,6 +217,24 @@ class Subgroup(Frozen):
     pairs: tuple[SubgroupPair, ...]
 
 
+class Interaction(Frozen):
+    """Whether a comparison's difference in AUROC is another one in a group than in the column's other groups."""
+
+    column: str
+    value: str
+    against: str
+    """The other value, or ``others`` for all other groups together."""
+    a: str
+    b: str
+    difference: float
+    """Difference a − b in the group minus that in the others."""
+    interval: Interval
+    p: float
+    """Two-sided, for new runs and cases; of single networks for new cases."""
+    p_holm: float
+    """Over all interactions."""
+
+
 class ReaderSummary(Frozen):
     """One human reader."""
 
@@ -313,7 +333,11 @@ class PairVerdict(Frozen):
 
 
 class Verdict(Record):
-    """``verdict.json``. ``parents``: sha256 of each scored run's ``metrics.json``, by run, or of the table of runs."""
+    """``verdict.json``.
+
+    ``parents``: sha256 of each scored run's ``metrics.json``, by run, or of the table of runs; with ``--plan`` also of
+    that record, as ``plan``.
+    """
 
     analysis: str
     """sha256 of the analysis file, or ``exploratory``."""
@@ -341,6 +365,11 @@ class Verdict(Record):
     """Null for a table of runs, and where the test set has one class only."""
     subgroups: tuple[Subgroup, ...] = ()
     """Empty where the analysis file declares none."""
+    interactions: tuple[Interaction, ...] = ()
+    primary: Metric | None = None
+    """The metric that was declared to be the primary one."""
+    sample_size: str | None = None
+    """How the numbers of runs and cases were planned, in a sentence; null without ``--plan``."""
     subgroups_left_out: tuple[str, ...] = ()
     """Groups of the declared columns that are too small to be judged, each with what it holds; of these, ``subgroups``
     holds those that are large enough to be shown, without intervals and pairs."""

@@ -17,6 +17,7 @@ from contract.records import read_record
 from evaluation.__main__ import main
 from evaluation.compare import compare
 from evaluation.metrics.scored_runs import group_by_configuration, read_scored_runs
+from evaluation.planning.power import read_plan, sample_size
 from evaluation.report.page import notes
 from evaluation.statistics.adjustment import holm
 from evaluation.statistics.analysis_file import METRICS, read_analysis
@@ -61,7 +62,7 @@ def test_demo_gives_verdict_report_and_figures(scores, tmp_path):
         "baseline-maximum-hbv": 1, "baseline-minimum-adc": 1,
     }  # fmt: skip
     assert len(verdict.pairs) == 3 * 21
-    figures = ["roc", "pr", "froc", "calibration", "decision-curve"]
+    figures = ["roc", "pr", "froc", "afroc", "calibration", "decision-curve"]
     figures += [f"{kind}-{m}" for kind in ("runs", "p") for m in METRICS]
     assert {path.name for path in (tmp_path / "out" / "figures").iterdir()} == {
         f"{name}.{suffix}" for suffix in ("png", "svg", "pdf") for name in figures
@@ -225,13 +226,19 @@ def test_tables_for_a_paper_hold_the_verdicts_numbers(scores, tmp_path):
     tables = tmp_path / "out" / "tables"
     assert sorted(path.name for path in tables.iterdir()) == [
         "calibration.csv",
+        "claim.csv",
+        "claim.md",
         "comparisons.csv",
         "comparisons.tex",
         "configurations.csv",
         "configurations.tex",
         "flips.csv",
+        "flow.csv",
+        "methods.md",
         "net_benefit.csv",
         "operating_points.csv",
+        "stard-ai.csv",
+        "stard-ai.md",
     ]
     with (tables / "comparisons.csv").open() as stream:
         (row,) = csv.DictReader(stream)
@@ -579,6 +586,61 @@ def test_fewer_than_20_patients_are_refused_unless_allowed(scores, tmp_path):
         compare([root], tmp_path / "out", analysis=plan)
     words = ["--scores", str(root), "--output", str(tmp_path / "out"), "--analysis", str(plan), "--few-patients"]
     assert main(["compare", *words]) == 0
+
+
+PLAN = ["plan", "power", "--runs", "2", "--cases", "30", "--studies", "20", "--difference", "0.1"]
+
+
+def test_sample_size_of_a_plan_is_reported_with_its_hash(scores, tmp_path):
+    scores.arms()
+    assert main([*PLAN, "--output", str(tmp_path / "plan")]) == 0
+    record = tmp_path / "plan" / "plan.json"
+    command = ["compare", "--scores", str(scores.root), "--output", str(tmp_path / "out"), "--plan", str(record)]
+    assert main(command) == 0
+    verdict = read_record(tmp_path / "out" / "verdict.json", Verdict)
+    assert verdict.parents["plan"] == sha256_file(record)
+    share = read_json(record)["designs"][0]["shown"]["better"]["share"]
+    assert f"With 2 runs per configuration and 30 cases, as scored, the power was {100 * share:.0f} %" in (
+        verdict.sample_size
+    )
+    assert verdict.sample_size in (tmp_path / "out" / "tables" / "methods.md").read_text()
+    page = (tmp_path / "out" / "report.html").read_text()
+    assert "4 scored runs" in page
+    assert sha256_file(record)[:12] in page
+
+
+def test_a_scored_design_that_was_not_planned_is_named(scores, tmp_path):
+    assert main([*PLAN, "--output", str(tmp_path)]) == 0
+    said = sample_size(read_plan(tmp_path / "plan.json", METRICS), runs=3, cases=30)
+    assert said.endswith("Scored were 3 runs per configuration on 30 cases, which was none of the planned designs.")
+
+
+@pytest.mark.parametrize(
+    ("command", "change", "found"),
+    [
+        (PLAN, {"metric": "ap"}, "AP"),
+        (["plan", "errors", "--runs", "2", "--cases", "30", "--studies", "20"], {}, "errors by AUROC"),
+        (PLAN, {"assumptions": {}}, "power to show a difference of 0.1 in AUROC"),
+        (PLAN, {"designs": "many"}, None),
+    ],
+)
+def test_a_wrong_plan_is_refused(tmp_path, command, change, found):
+    path = tmp_path / "plan.json"
+    assert main([*command, "--output", str(tmp_path)]) == 0
+    write_json(path, read_json(path) | change)
+    with pytest.raises(OncoduetError) as caught:
+        read_plan(path, ["auroc"])
+    assert str(path) in caught.value.where
+    assert found is None or caught.value.found == found
+
+
+def test_command_refuses_a_wrong_plan_with_3_and_one_line(scores, tmp_path, capsys):
+    scores.arms()
+    (tmp_path / "plan.json").write_text("{}")
+    words = ["--output", str(tmp_path / "out"), "--plan", str(tmp_path / "plan.json")]
+    assert main(["compare", "--scores", str(scores.root), *words]) == 3
+    assert "plan.json" in capsys.readouterr().err.splitlines()[-1]
+    assert not (tmp_path / "out").exists()
 
 
 def table_of_runs(tmp_path, rows, header="configuration,fold,restart,auroc,ap"):

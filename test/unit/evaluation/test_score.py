@@ -249,7 +249,7 @@ def test_command_prints_scores_and_what_was_left_out(workshop, maps, truth, tmp_
     rows = [line.split() for line in printed.out.splitlines()]
     assert ["predictions", "strict", "1.0000", "0.5000", "0.7500", "3", "2", "2", "0"] in rows
     assert ["picai", "1.0000", "0.5000", "0.7500", "3", "2", "2", "0"] in rows
-    assert f"No source.json in {folder}: none was written, and compare needs one." in printed.out
+    assert f"No source.json in {folder}: none was written, and compare needs one" in printed.out
     assert "No card: every non-zero label counts as lesion, and IoU ≥ 0.1 as a hit." in printed.out
 
 
@@ -351,3 +351,32 @@ def test_missing_predictions_are_named(workshop, maps, truth, tmp_path, capsys):
     assert "no prediction, counted as likelihood 0 without candidates: b, c" in " ".join(
         capsys.readouterr().out.split()
     )
+
+
+def test_sweep_of_hit_criteria_changes_no_other_file(workshop, maps, likelihoods, truth, tmp_path):
+    batch = workshop.batch(maps, likelihoods)
+    score(predictions=batch, truth=truth, output=tmp_path / "plain")
+    (scored,) = score(predictions=batch, truth=truth, output=tmp_path / "swept", sweep_hits=True)
+    for name in ("cases.csv", "lesions.csv"):
+        assert (tmp_path / "plain" / name).read_bytes() == (tmp_path / "swept" / name).read_bytes()
+    plain, swept = (read_record(tmp_path / name / "metrics.json", MetricsRecord) for name in ("plain", "swept"))
+    assert (plain.strict, plain.picai, plain.parents) == (swept.strict, swept.picai, swept.parents)
+    header, *rows = table(tmp_path / "swept" / "hits.csv")
+    assert header == ["criterion", "minimum", "ap", "fp_0_125", "fp_0_25", "fp_0_5", "fp_1", "fp_2"]
+    assert [row[:2] for row in rows] == [
+        ["iou", "0.05"], ["iou", "0.1"], ["iou", "0.2"], ["iou", "0.5"],
+        ["dice", "0.1"], ["dice", "0.2"], ["dice", "0.5"], ["centre", ""],
+    ]  # fmt: skip
+    strict = scored.metrics.strict
+    assert [float(value) for value in rows[1][2:]] == [strict.ap, *strict.lesion_sensitivity_at_fp.values()]
+    score(predictions=batch, truth=truth, output=tmp_path / "swept")
+    assert not (tmp_path / "swept" / "hits.csv").exists()
+
+
+def test_sweep_needs_detection_maps_and_strict_matching(workshop, maps, truth, tmp_path, capsys):
+    (tmp_path / "p.csv").write_text("case_id,likelihood\na,0.1\nb,0.2\nc,0.3\n")
+    words = ["--truth", str(truth), "--output", str(tmp_path / "out"), "--sweep-hits"]
+    assert main(["score", "--predictions", str(tmp_path / "p.csv"), *words]) == 3
+    assert "no detection maps" in capsys.readouterr().err
+    assert main(["score", "--predictions", str(workshop.plain(maps)), *words, "--picai-only"]) == 2
+    assert not (tmp_path / "out").exists()

@@ -55,6 +55,7 @@ def test_unknown_configuration_is_refused(tmp_path):
         ('name = "x"\nmetrics = ["auroc", "auroc"]', "duplicate metric"),
         ('name = "x"\nmetrics = ["dice"]', "metrics.0: Input should be 'auroc', 'ap' or 'score'"),
         ('name = "x"\nmetrics = ["ap"]\n[margin]\nauroc = 0.1', "margin for auroc, which is not compared"),
+        ('name = "x"\nmetrics = ["ap"]\nprimary = "auroc"', "primary metric auroc, which is not compared"),
         ('name = "x"\ncomparisons = [["a", "a"]]', "a is compared with itself"),
         ('name = "x"\ncomparisons = [["a", "b"], ["b", "a"]]', "duplicate comparison of a and b"),
         ('name = "x"\ncomparisons = []', "comparisons"),

@@ -1,6 +1,7 @@
 """What each patient's weight changes in a metric."""
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -9,7 +10,7 @@ from evaluation_makers import NO_CANDIDATES, random_outcome, random_truth
 from evaluation.metrics.outcomes import Outcome, TestSet, weighted_ap, weighted_auroc
 from evaluation.planning.simulation import SimulatedStudy, SimulationSettings, draw
 from evaluation.planning.simulation import by_patient as simulated_by_patient
-from evaluation.statistics.influence import ap_influence, auroc_influence, by_patient
+from evaluation.statistics.influence import afroc_by_patient, ap_influence, auroc_influence, by_patient
 
 
 @pytest.mark.parametrize("patients", [None, 17])
@@ -27,6 +28,43 @@ def test_influence_is_the_derivative_by_the_weight_of_a_patient(patients):
     assert ap_influence(truth, outcome) == pytest.approx(slopes[1] * math.sqrt(ill / (ill - 1)), abs=1e-6)
     # 30 cases of each class
     assert auroc_influence(truth, outcome.likelihood) == pytest.approx(slopes[0] * math.sqrt(30 / 29), abs=1e-6)
+
+
+@pytest.mark.parametrize("patients", [None, 17])
+def test_influence_on_afroc_is_the_derivative_by_the_weight_of_a_case(patients):
+    """Of the weighted share of pairs of a lesion and a negative case, written out pair by pair."""
+    truth = random_truth(60, patients)
+    outcome = random_outcome(truth, 0)
+    rows = list(zip(outcome.candidate_case, outcome.confidence, outcome.hit, strict=True))
+    lesions = [(case, confidence) for case, confidence, hit in rows if hit]
+    for case, count in enumerate(truth.lesions):
+        lesions += [(case, 0.0)] * (count - sum(of == case for of, _ in lesions))
+    negatives = [
+        (case, max((c for of, c, hit in rows if of == case and not hit), default=0.0))
+        for case in np.flatnonzero(~truth.positive)
+    ]
+
+    def area(weights):
+        pairs = [(weights[i] * weights[j], (a > b) + 0.5 * (a == b)) for i, a in lesions for j, b in negatives]
+        return sum(w * right for w, right in pairs) / sum(w for w, _ in pairs)
+
+    step = 1e-6
+    one = np.ones(60)
+    slopes = np.array([(area(one + step * (np.arange(60) == case)) - area(one)) / step for case in range(60)])
+    ill = np.unique(truth.patients[truth.positive]).size
+    slopes *= np.where(truth.positive, math.sqrt(ill / (ill - 1)), math.sqrt(30 / 29))
+    found = afroc_by_patient(truth, [outcome])
+    assert found.values == pytest.approx([area(one)])
+    assert found.influence[0] == pytest.approx(np.bincount(truth.patients, slopes), abs=1e-6)
+
+
+def test_afroc_is_undefined_without_lesions_or_without_negative_cases():
+    truth = random_truth(20)
+    nothing = Outcome(np.zeros(20), *NO_CANDIDATES)
+    for positive in (np.zeros(20, dtype=bool), np.ones(20, dtype=bool)):
+        found = afroc_by_patient(replace(truth, positive=positive, lesions=positive * 1), [nothing])
+        assert np.isnan(found.values).all()
+        assert np.isnan(found.influence).all()
 
 
 def test_influence_sums_to_zero():

@@ -2,6 +2,7 @@ import csv
 
 import numpy as np
 import pytest
+from scipy.stats import t as student
 from sklearn.metrics import roc_auc_score
 from statsmodels.stats.multitest import multipletests
 
@@ -10,7 +11,9 @@ from contract.records import read_record
 from evaluation.compare import compare
 from evaluation.metrics.outcomes import TestSet
 from evaluation.metrics.scored_runs import read_scored_runs
-from evaluation.statistics.subgroups import _groups, read_groups
+from evaluation.statistics.analysis_file import Analysis
+from evaluation.statistics.comparison import arms_of
+from evaluation.statistics.subgroups import _groups, compare_between_groups, compare_subgroups, read_groups
 from evaluation.statistics.verdict import Verdict
 
 DECLARED = 'name = "x"\nmetrics = ["auroc"]\nreplicates = 100\nswaps = 100\nsubgroups = ["center", "isup", "volume"]\n'
@@ -242,3 +245,84 @@ def test_configurations_without_a_common_fold_have_no_subgroup_tests(scores, tmp
     assert verdict.subgroups
     assert [group.pairs for group in verdict.subgroups] == [()] * len(verdict.subgroups)
     assert [len(group.configurations) for group in verdict.subgroups] == [2] * len(verdict.subgroups)
+
+
+def difference_of_differences(truth, a, b, first, second, weights=None):
+    """AUROC of a minus b in the first group minus that in the second, by scikit-learn."""
+    weights = np.ones(len(truth.case_ids)) if weights is None else weights
+
+    def area(run, member):
+        outcome = run.outcome.likelihood[member]
+        return roc_auc_score(truth.positive[member], outcome, sample_weight=weights[member])
+
+    return sum(
+        sign * (np.mean([area(run, member) for run in a]) - np.mean([area(run, member) for run in b]))
+        for sign, member in ((1, first), (-1, second))
+    )
+
+
+def test_interactions_are_adjusted_differences_of_differences(scores, tmp_path):
+    two_configurations(scores)
+    path, rows = marksheet(scores, tmp_path)
+    (tmp_path / "a.toml").write_text(DECLARED)
+    compare([scores.root], tmp_path / "out", analysis=tmp_path / "a.toml", marksheet=path)
+    found = read_record(tmp_path / "out" / "verdict.json", Verdict).interactions
+    assert [(each.column, each.value, each.against) for each in found if each.column != "volume"] == [
+        ("center", "north", "south"), ("isup", "2", "others"), ("isup", "3", "others"), ("isup", "4", "others"),
+    ]  # fmt: skip
+    runs = read_scored_runs([scores.root])
+    a, b = ([run for run in runs if run.source.configuration == name] for name in ("ce", "focal"))
+    truth = runs[0].truth
+    by_case = {f"{row['patient_id']}_{row['study_id']}": row for row in rows}
+    north = np.array([by_case[case_id]["center"] == "north" for case_id in truth.case_ids])
+    three = np.array([by_case[case_id]["isup"] == "3" for case_id in truth.case_ids])
+    assert found[0].difference == pytest.approx(difference_of_differences(truth, a, b, north, ~north))
+    expected = difference_of_differences(truth, a, b, three | ~truth.positive, ~three)
+    assert found[2].difference == pytest.approx(expected)
+    for each in found:
+        assert each.interval.low < each.difference < each.interval.high
+        assert (each.p < 0.05) == (not each.interval.low < 0 < each.interval.high)
+    raw, adjusted = [each.p for each in found], [each.p_holm for each in found]
+    assert adjusted == pytest.approx(multipletests(raw, method="holm")[1])
+    with (tmp_path / "out" / "tables" / "interactions.csv").open() as stream:
+        assert [float(row["difference"]) for row in csv.DictReader(stream)] == [each.difference for each in found]
+    assert {file.name for file in (tmp_path / "out" / "figures").glob("forest.*")} == {
+        "forest.png", "forest.svg", "forest.pdf",
+    }  # fmt: skip
+
+
+def test_variance_of_an_interaction_is_that_over_left_out_patients(scores, tmp_path):
+    """Of single networks, for new cases: the jackknife, also where groups of lesions share their negative cases."""
+    scores.cases = 120
+    scores.arms(2.0, 0.5, runs=1)
+    path, _ = marksheet(scores, tmp_path)
+    plan = Analysis(name="x", subgroups=("center", "isup"))
+    runs = read_scored_runs([scores.root])
+    truth, arms = runs[0].truth, arms_of(runs)
+    groups = read_groups(path, plan.subgroups, truth)
+    judged, _ = compare_subgroups(groups, arms, [("ce", "focal")], plan)
+    found = compare_between_groups(groups, arms, [("ce", "focal")], judged, plan)
+    masks = [
+        (groups["center"]["north"], groups["center"]["south"]),
+        *((groups["isup"][own], groups["isup"][x] | groups["isup"][y]) for own, x, y in ("234", "324", "423")),
+    ]
+    assert len(found) == len(masks)
+    for each, (member, rest) in zip(found, masks, strict=True):
+        left_out = [
+            difference_of_differences(truth, runs[:1], runs[1:], member, rest, 1.0 - (np.arange(120) == case))
+            for case in range(120)
+        ]
+        deviation = np.sqrt(119 / 120 * np.sum((np.array(left_out) - np.mean(left_out)) ** 2))
+        standard_error = (each.interval.high - each.difference) / student.ppf(0.975, 60)
+        assert standard_error == pytest.approx(deviation, rel=0.1)
+
+
+def test_one_group_has_no_interaction(scores, tmp_path):
+    two_configurations(scores)
+    path, _ = marksheet(scores, tmp_path)
+    plan = Analysis(name="x", subgroups=("isup",))
+    runs = read_scored_runs([scores.root])
+    groups = {"isup": {"2": read_groups(path, plan.subgroups, runs[0].truth)["isup"]["2"]}}
+    judged, _ = compare_subgroups(groups, arms_of(runs), [("ce", "focal")], plan)
+    assert judged[0].pairs
+    assert compare_between_groups(groups, arms_of(runs), [("ce", "focal")], judged, plan) == ()

@@ -1,0 +1,119 @@
+"""The text for a paper, the checklists and the flow of cases: every number is the verdict's."""
+
+import csv
+
+import pytest
+
+from contract.records import read_record
+from evaluation.compare import compare, compare_table
+from evaluation.metrics.scored_runs import group_by_configuration, read_scored_runs
+from evaluation.report.checklists import AUTHORS, checklists
+from evaluation.report.page import summary
+from evaluation.report.paper import paper_text
+from evaluation.report.tables import TABLES, flow
+from evaluation.statistics.analysis_file import EXPLORATORY, Analysis
+from evaluation.statistics.comparison import compare_configurations
+from evaluation.statistics.verdict import Verdict
+
+VERSIONS = {"numpy": "0.0"}
+
+
+def judged(scores, plan=EXPLORATORY, analysis="f" * 64):
+    runs = read_scored_runs([scores.root])
+    declared = plan.pairs(list(group_by_configuration(runs)), "file")
+    return compare_configurations(runs, plan, declared, analysis=analysis)
+
+
+def text_of(verdict):
+    return [" ".join(section.paragraphs) for section in paper_text(verdict, VERSIONS)]
+
+
+def test_methods_and_results_hold_the_numbers_of_the_verdict(scores):
+    scores.arms(2.0, 0.5, runs=3)
+    plan = Analysis(name="x", primary="auroc", margin={"auroc": 0.04}, alpha=0.1)
+    verdict = judged(scores, plan)
+    methods, results = text_of(verdict)
+    first, pair = verdict.configurations[0], verdict.pairs[0]
+    assert f"{first.cases} cases of {verdict.patients} patients; {first.positive_cases} (40 %) were positive" in methods
+    assert "AUROC was the primary metric" in methods
+    assert "runs were nested in configurations" in methods
+    assert "over 1 comparison per metric; α = 0.1. Intervals are 90 % confidence intervals" in methods
+    assert "±0.04 (AUROC)" in methods
+    assert f"{verdict.written_by.program} {verdict.written_by.version}" in methods
+    assert "numpy 0.0" in methods
+    found = first.metrics["auroc"]
+    assert (
+        f"{found.mean:.3f} ± {found.sd:.3f} [90 % CI {found.interval.low:.3f} to {found.interval.high:.3f}]" in results
+    )
+    numbers = f"difference {pair.estimate:+.3f} [90 % CI {pair.interval.low:+.3f} to {pair.interval.high:+.3f}]"
+    assert numbers.replace("-", "−") in results
+    assert pair.sentence[:-1] in results
+    assert "None" not in methods + results
+
+
+@pytest.mark.parametrize("primary", ["auroc", "ap"])
+def test_summary_and_results_lead_with_the_primary_metric(scores, primary):
+    scores.arms(3.0, -1.0, runs=4)
+    verdict = judged(scores, Analysis(name="x", primary=primary))
+    name = {"auroc": "AUROC", "ap": "AP"}[primary]
+    assert summary(verdict).startswith(f"By {name}, ce is better than focal.")
+    assert text_of(verdict)[1].startswith(f"{name} was ")
+
+
+def test_single_networks_and_missing_predictions_are_worded(scores):
+    scores.arms(runs=1, trained_on=None)
+    verdict = judged(scores, analysis="exploratory")
+    first = verdict.configurations[0].model_copy(update={"missing": 1})
+    verdict = verdict.model_copy(update={"configurations": (first, *verdict.configurations[1:])})
+    methods, results = text_of(verdict)
+    assert "exploratory" in methods
+    assert "1 missing prediction counted as likelihood 0" in methods
+    assert "DeLong’s test" in methods
+    assert "trained on a test case" not in methods  # not known
+    assert "unadjusted p" in results
+    (row, _) = flow(verdict)
+    assert (row.cases, row.read, row.missing, row.scored, row.trained_on) == (30, 29, 1, 30, None)
+
+
+def test_training_studies_are_named_in_text_and_flow(scores):
+    scores.arms(trained_on=7)
+    verdict = judged(scores)
+    assert "had been used for training" in text_of(verdict)[0]
+    assert [row.trained_on for row in flow(verdict)] == [7, 7]
+    answer = next(row.answer for row in checklists(verdict)["claim"] if row.item == "20")
+    assert answer.startswith("test cases that a network was trained on: 7")
+
+
+def test_checklists_have_every_item_and_name_files_that_exist(scores, tmp_path):
+    scores.arms()
+    compare([scores.root], tmp_path / "out", analysis=None)
+    verdict = read_record(tmp_path / "out" / "verdict.json", Verdict)
+    found = checklists(verdict)
+    assert [row.item for row in found["claim"]] == [str(number) for number in range(1, 45)]
+    split = {15: "abcd", 16: "abc", 17: "ab", 26: "ab", 40: "ab"}
+    assert [row.item for row in found["stard-ai"]] == [
+        f"{number}{letter}" for number in range(1, 41) for letter in split.get(number, [""])
+    ]
+    for name, rows in found.items():
+        with (tmp_path / "out" / "tables" / f"{name}.csv").open() as stream:
+            assert [tuple(row.values()) for row in csv.DictReader(stream)] == [tuple(row) for row in rows]
+        for row in rows:
+            assert (row.answer == AUTHORS) == (not row.place)
+            for place in filter(None, row.place.split("; ")):
+                if place in TABLES:
+                    assert (tmp_path / "out" / "tables" / place).is_file()
+                else:
+                    assert place.startswith(("report.html", "figures ", "verdict.json", "cases.csv "))
+        text = (tmp_path / "out" / "tables" / f"{name}.md").read_text()
+        assert text.count("\n| ") == len(rows) + 1
+
+
+def test_a_table_of_runs_has_text_and_no_flow(tmp_path):
+    rows = [f"{name},0,{restart},0.{8 + place}{restart}," for place, name in enumerate("ab") for restart in range(4)]
+    (tmp_path / "runs.csv").write_text("\n".join(["configuration,fold,restart,auroc,ap", *rows]))
+    compare_table(tmp_path / "runs.csv", tmp_path / "out", analysis=None)
+    text = (tmp_path / "out" / "tables" / "methods.md").read_text()
+    assert "cases were not available" in text
+    assert "None" not in text
+    assert not (tmp_path / "out" / "tables" / "flow.csv").exists()
+    assert "Flow of cases" not in (tmp_path / "out" / "report.html").read_text()
