@@ -74,7 +74,7 @@ def test_page_is_well_formed_and_loads_nothing(demo):
 def test_every_figure_has_a_description(demo):
     page = Page()
     page.feed(demo[1])
-    assert len(page.images) == 12
+    assert len(page.images) == 11
     assert all(description and "ce" in description for description in page.images)
 
 
