@@ -50,11 +50,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _with_question(words: list[str]) -> list[str]:
-    """``plan`` with the question that it names, or that its first flags stood for: power unless another is asked."""
+    """``plan`` with the question that it names, or that its flags stand for: power unless another is asked."""
     if words[:1] != ["plan"] or not words[1:2] or not words[1].startswith("--") or words[1] == "--help":
         return words
     flags = {"--simulate", "--sequential"} & set(words)
-    asked = {frozenset(): "power", frozenset({"--simulate"}): "errors", frozenset({"--sequential"}): "stop"}
+    plain = "readers" if "--readers" in words else "power"
+    asked = {frozenset(): plain, frozenset({"--simulate"}): "errors", frozenset({"--sequential"}): "stop"}
     return ["plan", asked.get(frozenset(flags), "looks"), *(word for word in words[1:] if word not in flags)]
 
 
@@ -391,7 +392,7 @@ def _add_patients(command: argparse.ArgumentParser) -> None:
 
 
 def _add_questions(planning: argparse.ArgumentParser) -> None:
-    questions = planning.add_subparsers(title="questions", metavar="{power,errors,looks,stop}", required=True)
+    questions = planning.add_subparsers(title="questions", metavar="{power,errors,readers,looks,stop}", required=True)
 
     def question(name: str, what: str, example: str) -> argparse.ArgumentParser:
         each = questions.add_parser(
@@ -425,6 +426,14 @@ def _add_questions(planning: argparse.ArgumentParser) -> None:
     )
     _add_simulation(errors, runs=[10], cases=[300], comparisons=5)
 
+    _add_readers(
+        question(
+            "readers",
+            "How many human readers and cases show that a configuration is not inferior, or superior, to them",
+            "readers --difference 0.03 --margin 0.05 --readers 5 10 20 --cases 200 400",
+        )
+    )
+
     looks = question("looks", "What interim analyses of a running campaign cost and save", "looks --looks 5 10 20")
     looks.add_argument(
         "--looks",
@@ -444,6 +453,35 @@ def _add_questions(planning: argparse.ArgumentParser) -> None:
     stop.add_argument("--scores", type=Path, nargs="+", required=True, help="scored runs of the running campaign")
     stop.add_argument("--analysis", type=Path, required=True, help="declares comparisons, alpha and looks")
     stop.add_argument("--output", type=Path, help="gets sequential.json")
+
+
+def _add_readers(question: argparse.ArgumentParser) -> None:
+    add = question.add_argument
+    add("--difference", type=float, default=0.05, help="true one in AUROC, runs minus readers (%(default)s)")
+    add("--margin", type=float, help="of non-inferiority, which is then asked first")
+    add("--power", type=float, default=0.8, help="target power (%(default)s)")
+    add("--readers", type=int, nargs="+", default=[5, 10, 20], help="human readers (%(default)s)")
+    add("--runs", type=int, nargs="+", default=[10], help="runs of the configuration (%(default)s)")
+    add("--cases", type=int, nargs="+", default=[200, 400, 800], help="cases of the test set (%(default)s)")
+    add(
+        "--blocks",
+        type=int,
+        default=1,
+        help="split plot: readers and cases are dealt into so many blocks, and a reader reads the cases of one "
+        "(%(default)s: fully crossed)",
+    )
+    add("--pilot", type=Path, nargs="+", help="scored runs that supply the variances, with --pilot-readers")
+    add("--pilot-readers", type=Path, metavar="CSV", help="readers of the pilot's cases, as for compare --readers")
+    add("--auroc", type=float, help="mean of the readers (0.85)")
+    add("--reader-sd", type=float, help="standard deviation of AUROC between readers (0.042)")
+    add("--run-sd", type=float, help="and between runs (0.01)")
+    add("--reader-correlation", type=float, help="of two readers' AUROCs by the cases (0.43)")
+    add("--run-correlation", type=float, help="of two runs' (0.7)")
+    add("--cross-correlation", type=float, help="of a run's and a reader's (0.3)")
+    add("--prevalence", type=float, help="share of positive cases (that of the pilot, or 0.3)")
+    add("--alpha", type=float, default=0.05, help="two-sided type-I error (%(default)s)")
+    add("--comparisons", type=int, default=1, help="configurations compared with the readers (%(default)s)")
+    add("--output", type=Path, help="gets plan-readers.json")
 
 
 def _add_simulation(question: argparse.ArgumentParser, *, runs: list[int], cases: list[int], comparisons: int) -> None:

@@ -17,9 +17,11 @@ from evaluation.planning.power import (
     plan_power,
     simulate_interim_analyses,
 )
+from evaluation.planning.readers import TYPICAL, Components, pilot_components, plan_readers
 from evaluation.planning.simulation import SimulationSettings
 from evaluation.statistics.verdict import METRIC_NAMES
 
+_RECORD_NAMES = {"stop": "sequential.json", "readers": "plan-readers.json"}
 _NO_PART_OF_THE_QUESTION = {"output", "workers", "command", "input", "truth"}
 
 
@@ -32,9 +34,10 @@ def answer(options: argparse.Namespace) -> Table:
         A number is out of range, a file is wrong, or the output holds one of other origin under the record's name.
     """
     _check(options)
-    record_name = "sequential.json" if options.question == "stop" else "plan.json"
+    record_name = _RECORD_NAMES.get(options.question, "plan.json")
     if options.output is not None:
-        require_apart(options.output, scores=getattr(options, "scores", None), pilot=getattr(options, "pilot", None))
+        inputs = {name: getattr(options, name, None) for name in ("scores", "pilot", "pilot_readers")}
+        require_apart(options.output, **inputs)
         _place(options, record_name).check()
     record: BaseModel
     if options.question == "stop":
@@ -48,6 +51,8 @@ def answer(options: argparse.Namespace) -> Table:
             difference=options.difference,
             run_sd=options.run_sd,
         )
+    elif options.question == "readers":
+        record, table = _against_readers(options)
     else:
         record, table = _simulated(options)
     if options.output is not None:
@@ -85,6 +90,45 @@ def _simulated(options: argparse.Namespace) -> tuple[BaseModel, Table]:
     return plan_errors(settings, pilot=pilot, **shared)
 
 
+def _against_readers(options: argparse.Namespace) -> tuple[BaseModel, Table]:
+    given = {name: getattr(options, name) for name in TYPICAL if getattr(options, name) is not None}
+    prevalence = options.prevalence
+    pilot: dict[str, float] = {}
+    parents: dict[str, str] = {}
+    if (options.pilot is None) != (options.pilot_readers is None):
+        raise OncoduetError("--pilot", expected="--pilot and --pilot-readers together", found="one of them")
+    if options.pilot is not None:
+        if given:
+            option = f"--{next(iter(given)).replace('_', '-')}"
+            raise OncoduetError("--pilot", expected="no assumptions, which the pilot supplies", found=option)
+        components, pilot, parents = pilot_components(options.pilot, options.pilot_readers)
+        prevalence = pilot["prevalence"] if prevalence is None else prevalence
+    else:
+        assumed = {**TYPICAL, **given}
+        aim = assumed["auroc"] + options.difference
+        if not 0.5 <= aim < 1:
+            raise OncoduetError("--difference", expected="AUROC plus difference from 0.5 to 1", found=f"{aim:g}")
+        most = (assumed["run_correlation"] * assumed["reader_correlation"]) ** 0.5
+        if assumed["cross_correlation"] > most:
+            raise OncoduetError(
+                "--cross-correlation",
+                expected=f"at most {most:.3g}, √(run correlation × reader correlation)",
+                found=f"{assumed['cross_correlation']:g}",
+            )
+        components = Components.assumed(**assumed, difference=options.difference)
+    return plan_readers(
+        components,
+        prevalence=0.3 if prevalence is None else prevalence,
+        target=options.power,
+        pilot=pilot,
+        parents=parents,
+        **{
+            name: getattr(options, name)
+            for name in ("runs", "readers", "cases", "difference", "margin", "blocks", "alpha", "comparisons")
+        },
+    )
+
+
 LIMITS: dict[str, tuple[float, float]] = {
     "difference": (-1.0, 1.0),
     "runs": (2, 100),
@@ -98,6 +142,12 @@ LIMITS: dict[str, tuple[float, float]] = {
     "method_share": (0.0, 0.7),
     "prevalence": (0.001, 0.999),
     "run_sd": (0.0, 0.2),
+    "readers": (2, 1000),
+    "blocks": (1, 500),
+    "reader_sd": (0.0, 0.3),
+    "run_correlation": (0.0, 1.0),
+    "reader_correlation": (0.0, 1.0),
+    "cross_correlation": (0.0, 1.0),
     "studies": (20, 1_000_000),
     "seed": (0, 2**63),
     "workers": (1, 1024),
