@@ -26,6 +26,7 @@ from evaluation.statistics.readers_table import read_readers_table
 from evaluation.statistics.runs_table import read_runs_table
 from evaluation.statistics.subgroups import Groups, compare_between_groups, compare_subgroups, read_groups
 from evaluation.statistics.thresholds import read_validation
+from evaluation.statistics.verdict import METRIC_NAMES
 
 MOST_CONFIGURATIONS = 12
 MOST_RUNS = 20
@@ -159,6 +160,8 @@ def compare_table(table: Path, output: Path, *, analysis: Path | None) -> None:
         raise OncoduetError(
             analysis, expected="no subgroups, since a table of runs holds no cases", found=plan.subgroups[0]
         )
+    if plan.primary is not None and not all(arm.defined for arm in runs[plan.primary].values()):
+        raise OncoduetError(table, expected=f"{METRIC_NAMES[plan.primary]}, the primary metric", found="none")
     verdict = compare_table_of_runs(
         runs,
         plan,

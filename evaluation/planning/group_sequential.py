@@ -5,7 +5,7 @@ with the level of that look (:mod:`evaluation.statistics.boundaries`): early one
 all of alpha is left for the last. Between looks nothing is tested, so nothing is spent twice.
 
 A comparison is *shown* (stop), *out of reach* (stop: even if every run still to come favoured one side, the last look
-could not show it), or *open* (continue).
+could not show it), or *open* (continue). Where a primary metric is declared, its comparisons alone decide.
 """
 
 from collections.abc import Mapping, Sequence
@@ -91,7 +91,8 @@ def interim_analysis(
         each for metric in plan.metrics for each in _compare(metric, groups, declared, plan, here=here, last=last)
     ]
     following = next((each for each in plan.looks if each > fewest), None)
-    settled = all(each.state != "open" for each in comparisons)
+    decisive = [each for each in comparisons if plan.primary in (None, each.metric)]
+    settled = all(each.state != "open" for each in decisive)
     stop = due is not None and (settled or following is None)
     return InterimResult(
         parents={run.name: run.metrics_sha256 for run in runs},
@@ -105,7 +106,7 @@ def interim_analysis(
         cannot_stop=looks_that_cannot_stop(plan.looks, plan.alpha),
         comparisons=tuple(comparisons),
         stop=stop,
-        sentence=_sentence(due, counts, following, comparisons, stop=stop),
+        sentence=_sentence(due, counts, following, decisive, stop=stop),
     )
 
 

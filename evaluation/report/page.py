@@ -93,7 +93,7 @@ def write_report(folder: Path, verdict: Verdict, runs: Sequence[ScoredRun], miss
         notes=notes(verdict),
         metric_names=METRIC_NAMES,
         metrics=METRICS,
-        compared=list(dict.fromkeys(pair.metric for pair in verdict.pairs)),
+        compared=sorted(dict.fromkeys(pair.metric for pair in verdict.pairs), key=lambda each: each != verdict.primary),
         code_names=CODE_NAMES,
         operating_points=[f"{rate:g}" for rate in FALSE_POSITIVES_PER_CASE_IN_REPORT],
         operating_point_rows={name: _row(operating_points(members)) for name, members in groups.items()},
@@ -137,8 +137,9 @@ def summary(verdict: Verdict) -> str:
         best = max(defined, key=lambda name: defined[name])
         said.append(f"The highest mean {METRIC_NAMES[metric]}, {number(defined[best])}, is that of {best}.")
     decided = [
-        f"{sum(pair.code != 'undecided' for pair in verdict.pairs if pair.metric == each)} by {METRIC_NAMES[each]}"
-        for each in reversed(compared)
+        f"{sum(pair.code != 'undecided' for pair in verdict.pairs if pair.metric == each)} by "
+        f"{METRIC_NAMES[each]}{' (exploratory)' if verdict.primary not in (None, each) else ''}"
+        for each in (metric, *(other for other in reversed(compared) if other != metric))
     ]
     said.append(f"Decided, of {_count(pairs, 'comparison')}: {_list(decided, 'and')}.")
     runs = sum(each.runs for each in verdict.configurations)
@@ -168,6 +169,7 @@ def notes(verdict: Verdict) -> list[str]:
         )
     elif verdict.pairs and not any(pair.equivalence for pair in verdict.pairs):
         found.append("The analysis file declares no margin, so nothing can be shown to be on par.")
+    found += _notes_on_endpoints(verdict)
     found += _notes_on_runs(verdict)
     found += _notes_on_comparisons(verdict)
     if verdict.subgroups_left_out:
@@ -211,6 +213,23 @@ def _notes_on_training_studies(verdict: Verdict) -> list[str]:
         which = f"{len(unknown)} of {_count(by_run, 'run')}" if len(unknown) > 3 else _list(unknown, "and")
         found.append(f"Whether networks were trained on these studies is not known for {which}.")
     return found
+
+
+def _notes_on_endpoints(verdict: Verdict) -> list[str]:
+    """What the metrics are to each other; of one metric, or without a declaration at all, nothing."""
+    compared = list(dict.fromkeys(METRIC_NAMES[pair.metric] for pair in verdict.pairs))
+    if len(compared) < 2 or verdict.analysis == "exploratory":
+        return []
+    if verdict.primary is None:
+        return [
+            f"No primary metric was declared: {_list(compared, 'and')} are {len(compared)} families of comparisons, "
+            f"each with α = {verdict.alpha:g}."
+        ]
+    others = [name for name in compared if name != METRIC_NAMES[verdict.primary]]
+    return [
+        f"The conclusion rests on {METRIC_NAMES[verdict.primary]}, the primary metric: α = {verdict.alpha:g} holds for "
+        f"its comparisons. Those by {_list(others, 'and')} are exploratory."
+    ]
 
 
 def _notes_on_comparisons(verdict: Verdict) -> list[str]:

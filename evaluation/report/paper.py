@@ -102,6 +102,9 @@ def _analysis(verdict: Verdict) -> str:
             f"{METRIC_NAMES[verdict.primary]} was the primary metric; it, the comparisons and the margins were "
             f"declared in an {declared}."
         )
+        others = [METRIC_NAMES[metric] for metric in metrics if metric != verdict.primary]
+        if others:
+            said.append(f"Comparisons by {_list(others)} are exploratory.")
     else:
         said.append(f"Comparisons and margins were declared in an {declared}; a primary metric was not.")
     tested = [pair for pair in verdict.pairs if pair.runs_and_cases]

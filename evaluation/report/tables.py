@@ -147,7 +147,19 @@ def _configurations(verdict: Verdict) -> tuple[list[str], list[list[object]]]:
 
 
 def _comparisons(verdict: Verdict) -> tuple[list[str], list[list[object]]]:
-    header = ["a", "b", "metric", "difference", "low", "high", "p", "p_holm", "design", "degrees_of_freedom"]
+    header = [
+        "a",
+        "b",
+        "metric",
+        "endpoint",
+        "difference",
+        "low",
+        "high",
+        "p",
+        "p_holm",
+        "design",
+        "degrees_of_freedom",
+    ]
     header += ["margin", "p_equivalence_holm", "on_par", "a_not_inferior", "b_not_inferior", "code"]
     header += ["this_test_set_p", "this_test_set_p_holm", "one_sided_p_of_a", "one_sided_p_of_b"]
     header += ["two_networks_p", "two_networks_swaps_p"]
@@ -157,8 +169,9 @@ def _comparisons(verdict: Verdict) -> tuple[list[str], list[list[object]]]:
         test, equal, inferior = pair.runs_and_cases, pair.equivalence, pair.non_inferiority
         level, networks = pair.run_level, pair.networks
         rows.append(
-            [pair.a, pair.b, pair.metric, pair.estimate, *bounds, pair.p, pair.p_holm, test and test.design,
-             test and test.degrees_of_freedom, equal and equal.margin, equal and equal.p_holm, equal and equal.shown,
+            [pair.a, pair.b, pair.metric, pair.endpoint, pair.estimate, *bounds, pair.p, pair.p_holm,
+             test and test.design, test and test.degrees_of_freedom, equal and equal.margin, equal and equal.p_holm,
+             equal and equal.shown,
              inferior and inferior.a_not_inferior, inferior and inferior.b_not_inferior, pair.code, level.p,
              level.p_holm, level.p_one_sided.get(pair.a), level.p_one_sided.get(pair.b), networks and networks.p,
              networks and networks.p_of_swaps]

@@ -4,7 +4,7 @@
 
     name = "losses for csPCa"
     metrics = ["auroc", "ap", "score"]
-    primary = "auroc"            # which of them the paper's conclusion rests on
+    primary = "auroc"            # which of them the paper's conclusion rests on; the others are exploratory then
     comparisons = [["ce", "focal"], ["ce", "ce-focal"]]   # or "all"
     alpha = 0.05
     seed = 0
@@ -39,6 +39,7 @@ from contract.schema import Frozen, parse_toml
 from evaluation.statistics.boundaries import nominal_levels
 
 Metric = Literal["auroc", "ap", "score"]
+Endpoint = Literal["primary", "exploratory"]
 METRICS: tuple[Metric, ...] = ("auroc", "ap", "score")
 
 
@@ -65,7 +66,8 @@ class Analysis(Frozen):
     name: str
     metrics: Annotated[tuple[Metric, ...], Field(min_length=1)] = METRICS
     primary: Metric | None = None
-    """The metric that the conclusion rests on; the summary leads with it."""
+    """The metric that the conclusion rests on; the summary leads with it, and all others are exploratory. Without one
+    each metric is a family of its own."""
     comparisons: Literal["all"] | Annotated[tuple[tuple[str, str], ...], Field(min_length=1)] = "all"
     """Pairs of configurations; ``all`` of them, or those listed. With the metric they are Holm's family."""
     margin: Mapping[Metric, Annotated[float, Field(gt=0, lt=1)]] = {}
@@ -111,6 +113,12 @@ class Analysis(Frozen):
         if faults:
             raise ValueError("; ".join(faults))
         return self
+
+    def endpoint(self, metric: Metric) -> Endpoint | None:
+        """What a metric is declared to be; None where no primary one is."""
+        if self.primary is None:
+            return None
+        return "primary" if metric == self.primary else "exploratory"
 
     def level_at(self, runs: Sequence[int]) -> float:
         """Level of the tests with so many runs per configuration: alpha, or that of the look that is due.

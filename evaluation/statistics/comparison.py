@@ -42,6 +42,7 @@ from evaluation.statistics.verdict import (
     Verdict,
     decide,
     sentence,
+    spoken,
 )
 
 NO_CASES = "a table of runs holds no cases, so new cases cannot be asked about"
@@ -160,6 +161,7 @@ def compare_table_of_runs(
                     a=a,
                     b=b,
                     metric=metric,
+                    endpoint=plan.endpoint(metric),
                     estimate=None if means[0] is None or means[1] is None else means[0] - means[1],
                     interval=None,
                     p=None,
@@ -174,7 +176,7 @@ def compare_table_of_runs(
                     ensemble=None,
                     controls=(),
                     code="undecided",
-                    sentence=NOT_TESTED.format(metric=METRIC_NAMES[metric], a=a, b=b, reason=NO_CASES),
+                    sentence=NOT_TESTED.format(metric=spoken(metric, plan.endpoint(metric)), a=a, b=b, reason=NO_CASES),
                 )
             )
     return Verdict(
@@ -309,9 +311,10 @@ def _compare_metric(study: Study, metric: Metric, declared: Sequence[tuple[str, 
         [no_exchange(arms[a].runs, arms[b].runs) for a, b in declared],
     )
     verdicts = []
+    name = spoken(metric, plan.endpoint(metric))
     for number, (a, b) in enumerate(declared):
         estimate, test, reason = found[number]
-        alpha = plan.level_at([len(arms[name].runs) for name in (a, b) if not arms[name].is_fixed])
+        alpha = plan.level_at([len(arms[arm].runs) for arm in (a, b) if not arms[arm].is_fixed])
         equivalence = equivalent[number]
         shown = equivalence is not None and equivalence.shown
         code = decide(estimate=estimate, p_holm=p_holm[number], alpha=alpha, equivalent=shown)
@@ -321,6 +324,7 @@ def _compare_metric(study: Study, metric: Metric, declared: Sequence[tuple[str, 
                 a=a,
                 b=b,
                 metric=metric,
+                endpoint=plan.endpoint(metric),
                 estimate=estimate,
                 interval=interval_of(test, 1 - plan.alpha) if test else None,
                 p=test.p if test else None,
@@ -335,23 +339,25 @@ def _compare_metric(study: Study, metric: Metric, declared: Sequence[tuple[str, 
                 ensemble=_claimed_ensemble(arms[a], arms[b]),
                 controls=(),
                 code=code,
-                sentence=_not_compared(a, b, metric, reason=reason, networks=networks, alpha=plan.alpha)
-                or sentence(code, a=a, b=b, metric=metric, margin=margin, equivalent=shown),
+                sentence=_not_compared(a, b, name, reason=reason, networks=networks, alpha=plan.alpha)
+                or sentence(
+                    code, a=a, b=b, metric=metric, margin=margin, equivalent=shown, endpoint=plan.endpoint(metric)
+                ),
             )
         )
     return verdicts
 
 
 def _not_compared(
-    a: str, b: str, metric: Metric, *, reason: str | None, networks: Networks | None, alpha: float
+    a: str, b: str, metric: str, *, reason: str | None, networks: Networks | None, alpha: float
 ) -> str | None:
     """The sentence where new runs are not asked about."""
     if reason is None:
         return None
     if networks is None:
-        return NOT_TESTED.format(metric=METRIC_NAMES[metric], a=a, b=b, reason=reason)
+        return NOT_TESTED.format(metric=metric, a=a, b=b, reason=reason)
     differ = "differ on new cases" if networks.p <= alpha else "are not shown to differ on new cases"
-    return TWO_NETWORKS.format(metric=METRIC_NAMES[metric], a=a, b=b, differ=differ)
+    return TWO_NETWORKS.format(metric=metric, a=a, b=b, differ=differ)
 
 
 def run_levels(

@@ -25,12 +25,13 @@ from evaluation.statistics.readers_table import Reader
 from evaluation.statistics.resampling import stream
 from evaluation.statistics.runs_and_cases import DifferenceTest, nested
 from evaluation.statistics.verdict import (
-    METRIC_NAMES,
     AgainstReaders,
     AtReadersSpecificity,
+    Interval,
     ReaderCode,
     ReaderStudy,
     ReaderSummary,
+    spoken,
 )
 
 _REPLICATES = 1_000
@@ -122,8 +123,11 @@ def _compare(
                 margin=margin,
                 p_inferior=inferior[number],
                 p_inferior_holm=inferior_holm[number],
+                endpoint=plan.endpoint(metric),
                 code=code,
-                sentence=SENTENCES[code].format(metric=METRIC_NAMES[metric], a=name, margin=margin or 0.0),
+                sentence=SENTENCES[code].format(
+                    metric=spoken(metric, plan.endpoint(metric)), a=name, margin=margin or 0.0
+                ),
             )
         )
     return found
@@ -203,14 +207,14 @@ def _at_specificity(arm: Arm, readings: _Readings, truth: TestSet, plan: Analysi
         runs, readers = (generator.multinomial(max(1, n - 1), np.full(n, 1 / n)) for n in counts[1:])
         _, a, b = readings.rates(*(counted.astype(np.float64) for counted in (cases, runs, readers)))
         drawn.append(a - b)
-    low, high = np.nanpercentile(drawn, [2.5, 97.5])
+    low, high = np.nanpercentile(drawn, [50 * plan.alpha, 100 - 50 * plan.alpha])
     return AtReadersSpecificity(
         configuration=arm.name,
         specificity=specificity,
         sensitivity=ours,
         readers_sensitivity=theirs,
         difference=ours - theirs,
-        interval=(float(low), float(high)),
+        interval=Interval(low=float(low), high=float(high), level=1 - plan.alpha),
     )
 
 

@@ -15,7 +15,7 @@ from typing import Literal
 
 from contract.records import Record
 from contract.schema import Frozen
-from evaluation.statistics.analysis_file import Metric
+from evaluation.statistics.analysis_file import Endpoint, Metric
 from evaluation.statistics.clinical_records import Clinical
 
 Code = Literal["better", "worse", "on-par", "undecided"]
@@ -24,6 +24,9 @@ ReaderCode = Literal["superior", "not inferior", "inferior", "undecided"]
 Design = Literal["nested", "paired by fold", "paired by network"]
 
 METRIC_NAMES: Mapping[str, str] = {"auroc": "AUROC", "ap": "AP", "score": "score"}
+
+EXPLORATORY = "{metric} (exploratory)"
+"""How a metric is named in the answers by it, where another was declared to be the primary one."""
 
 SENTENCES: Mapping[Code, str] = {
     "better": "By {metric}, {a} is better than {b} for new runs and new cases{within}.",
@@ -269,6 +272,8 @@ class AgainstReaders(Frozen):
     p_inferior: float | None
     """One-sided: of a disadvantage of at least the margin."""
     p_inferior_holm: float | None
+    endpoint: Endpoint | None = None
+    """As that of a comparison."""
     code: ReaderCode
     sentence: str
 
@@ -281,8 +286,8 @@ class AtReadersSpecificity(Frozen):
     sensitivity: float
     readers_sensitivity: float
     difference: float
-    interval: tuple[float, float]
-    """95 %, percentiles over resampled patients, runs and readers."""
+    interval: Interval
+    """Percentiles over resampled patients, runs and readers."""
 
 
 class ReaderStudy(Frozen):
@@ -305,6 +310,8 @@ class PairVerdict(Frozen):
     a: str
     b: str
     metric: Metric
+    endpoint: Endpoint | None = None
+    """What the analysis file declares the metric to be; null where it declares no primary one."""
     estimate: float | None
     """Mean of a minus mean of b, over the runs that are compared."""
     interval: Interval | None
@@ -392,12 +399,27 @@ def decide(*, estimate: float | None, p_holm: float | None, alpha: float, equiva
     return "on-par" if equivalent else "undecided"
 
 
-def sentence(code: Code, *, a: str, b: str, metric: Metric, margin: float | None, equivalent: bool) -> str:
+def spoken(metric: Metric, endpoint: Endpoint | None) -> str:
+    """The metric's name in a sentence, marked where it is exploratory."""
+    name = METRIC_NAMES[metric]
+    return EXPLORATORY.format(metric=name) if endpoint == "exploratory" else name
+
+
+def sentence(
+    code: Code,
+    *,
+    a: str,
+    b: str,
+    metric: Metric,
+    margin: float | None,
+    equivalent: bool,
+    endpoint: Endpoint | None = None,
+) -> str:
     """The fixed sentence of a code."""
     return SENTENCES[code].format(
         a=a,
         b=b,
-        metric=METRIC_NAMES[metric],
+        metric=spoken(metric, endpoint),
         margin=margin,
         within=WITHIN.format(margin=margin) if equivalent else "",
         nor="" if margin is None else NOR.format(margin=margin),

@@ -712,6 +712,13 @@ def test_a_table_of_runs_without_a_column_or_with_options_of_cases_is_refused(tm
     assert "--marksheet" in capsys.readouterr().err
 
 
+def test_a_table_of_runs_without_the_primary_metric_is_refused(tmp_path, capsys):
+    path = table_of_runs(tmp_path, [f"{name},0,{k},0.{9 - k}," for name in "ab" for k in range(3)])
+    plan = analysis_file(tmp_path, 'primary = "ap"\n')
+    assert compare_table(path, tmp_path / "out", "--analysis", plan) == 3
+    assert f"{path}: expected AP, the primary metric, found none" in capsys.readouterr().err
+
+
 def test_readers_are_compared_with_every_trained_configuration(scores, tmp_path):
     scores.cases = 60
     scores.arms(4.0, 0.0, runs=4)

@@ -56,8 +56,8 @@ def campaign(scores, counts, apart=None):
     return read_scored_runs([scores.root])
 
 
-def looked(scores, counts, looks, apart=None, metrics=("auroc",), pairs=(("a", "b"),)):
-    plan = Analysis(name="declared", looks=looks, metrics=metrics, comparisons=pairs)
+def looked(scores, counts, looks, apart=None, metrics=("auroc",), pairs=(("a", "b"),), primary=None):
+    plan = Analysis(name="declared", looks=looks, metrics=metrics, comparisons=pairs, primary=primary)
     return interim_analysis(campaign(scores, counts, apart), plan, list(pairs), analysis="f" * 64)
 
 
@@ -75,6 +75,12 @@ def test_open_comparison_continues(scores):
     assert found.sentence == (
         "Continue: at 4 runs per configuration no difference is shown; 1 of 1 comparisons are open."
     )
+
+
+def test_comparisons_by_the_primary_metric_alone_keep_a_campaign_going(scores):
+    found = looked(scores, {"a": 4, "b": 4}, (4, 20), metrics=("auroc", "ap"), primary="auroc")
+    assert [each.metric for each in found.comparisons] == ["auroc", "ap"]
+    assert found.sentence.endswith("; 1 of 1 comparisons are open.")
 
 
 def test_comparison_that_no_run_to_come_could_decide_is_out_of_reach(scores):

@@ -8,7 +8,7 @@ from contract.records import read_record
 from evaluation.compare import compare, compare_table
 from evaluation.metrics.scored_runs import group_by_configuration, read_scored_runs
 from evaluation.report.checklists import AUTHORS, checklists
-from evaluation.report.page import summary
+from evaluation.report.page import notes, summary
 from evaluation.report.paper import paper_text
 from evaluation.report.tables import TABLES, flow
 from evaluation.statistics.analysis_file import EXPLORATORY, Analysis
@@ -58,6 +58,20 @@ def test_summary_and_results_lead_with_the_primary_metric(scores, primary):
     name = {"auroc": "AUROC", "ap": "AP"}[primary]
     assert summary(verdict).startswith(f"By {name}, ce is better than focal.")
     assert text_of(verdict)[1].startswith(f"{name} was ")
+
+
+def test_where_a_metric_is_primary_answers_by_the_others_are_called_exploratory(scores):
+    scores.arms(3.0, -1.0, runs=4)
+    verdict = judged(scores, Analysis(name="x", metrics=["ap", "auroc"], primary="auroc"))
+    assert {pair.metric: pair.endpoint for pair in verdict.pairs} == {"auroc": "primary", "ap": "exploratory"}
+    words = {pair.metric: pair.sentence.split(",")[0] for pair in verdict.pairs}
+    assert words == {"auroc": "By AUROC", "ap": "By AP (exploratory)"}
+    assert "Decided, of 1 comparison: 1 by AUROC and 1 by AP (exploratory)." in summary(verdict)
+    assert "Comparisons by AP are exploratory." in text_of(verdict)[0]
+    assert any("its comparisons. Those by AP are exploratory." in note for note in notes(verdict))
+    undeclared = judged(scores, Analysis(name="x", metrics=["ap", "auroc"]))
+    assert {pair.endpoint for pair in undeclared.pairs} == {None}
+    assert any("AP and AUROC are 2 families" in note for note in notes(undeclared))
 
 
 def test_single_networks_and_missing_predictions_are_worded(scores):

@@ -122,7 +122,14 @@ def test_sensitivity_is_compared_where_runs_have_the_readers_specificity(truth, 
         likelihood = run.outcome.likelihood
         threshold = np.quantile(likelihood[~truth.positive], found.specificity)
         assert (likelihood[truth.positive] > threshold).mean() == pytest.approx(found.sensitivity, abs=0.15)
-    assert found.interval[0] < found.difference < found.interval[1]
+    assert found.interval.low < found.difference < found.interval.high
+    rough = Analysis(name="x", alpha=0.4, readers={"threshold": 4})
+    (wide, narrow) = (
+        found.interval,
+        compare_with_readers(readers, {"ce": arm}, truth, rough).operating_points[0].interval,
+    )
+    assert (wide.level, narrow.level) == (0.95, 0.6)
+    assert wide.low < narrow.low < narrow.high < wide.high
 
 
 def test_marks_give_ap(truth, tmp_path):
