@@ -26,6 +26,7 @@ from evaluation.inputs.case_files import case_name, listed
 from evaluation.inputs.predictions import SOURCE, PredictionSet, find_prediction_sets
 from evaluation.inputs.truth import OnMissing, TruthFolder, find_truth
 from evaluation.masks.components import connect
+from evaluation.masks.sizes import sizes_of
 from evaluation.matching import picai, strict
 from evaluation.matching.cases import (
     Case,
@@ -44,6 +45,8 @@ COMMAND = "evaluation score"
 METRICS = "metrics.json"
 ROWS = ("cases.csv", "lesions.csv")
 HITS = "hits.csv"
+SIZES = "sizes.csv"
+SIZE_COLUMNS = ("case_id", "lesion", "confidence", "volume_ml", "diameter_mm")
 PICAI_ONLY = "not computed: --picai-only"
 
 NO_MAPS = "AP and lesion sensitivity are undefined: the predictions have no detection maps"
@@ -106,8 +109,9 @@ def score(
     truth
         A folder as :mod:`evaluation.inputs.truth` describes.
     output
-        Gets ``metrics.json``, ``cases.csv``, ``lesions.csv`` and, where the predictions have one, ``source.json``, and
-        where the ids are ambiguous, ``patients.csv``; for several runs a folder each.
+        Gets ``metrics.json``, ``cases.csv``, ``lesions.csv`` and, where there are lesions and detection maps,
+        ``sizes.csv``; where the predictions have one, ``source.json``, and where the ids are ambiguous,
+        ``patients.csv``; for several runs a folder each.
     card
         Scores instead of the truth's.
     on_missing
@@ -169,7 +173,7 @@ def _place(output: Path, run: PredictionSet, truth_sha256: str) -> Output:
     return Output(
         subfolder(output, run.name),
         COMMAND,
-        [METRICS, *ROWS, HITS, PATIENTS, SOURCE],
+        [METRICS, *ROWS, SIZES, HITS, PATIENTS, SOURCE],
         identity={**whose, "truth": truth_sha256},
         record=METRICS,
     )
@@ -222,7 +226,8 @@ def score_run(
         maximum = float(case.map_maximum)
         by_picai.append(ScoredCase(case_id, positive, maximum, picai.match(case, rule), missing))
         if not picai_only:
-            by_strict.append(ScoredCase(case_id, positive, case.likelihood, strict.match(case, rule), missing))
+            sizes = sizes_of(known.lesions, known.grid)
+            by_strict.append(ScoredCase(case_id, positive, case.likelihood, strict.match(case, rule), missing, sizes))
         for criterion, scored in by_criterion.items():
             findings = match_with(case, rule, criterion)
             scored.append(ScoredCase(case_id, positive, case.likelihood, findings, missing))
@@ -264,6 +269,9 @@ def write_score(score: Score, folder: Path) -> None:
     """Write a scored run's files."""
     write_record(folder / METRICS, score.metrics)
     write_rows(score.cases, folder)
+    rows = [row for case in score.cases for row in _sizes_of(case)]
+    if rows and score.run.likelihoods is None:
+        _write_csv(folder / SIZES, SIZE_COLUMNS, rows)
     if score.by_criterion:
         _write_csv(
             folder / HITS,
@@ -343,6 +351,15 @@ def _of_cases(run: PredictionSet, metrics: Metrics) -> Metrics:
     nothing: dict[str, object] = {"ap": None, "score": None, "lesion_sensitivity_at_fp": {}}
     reason = "; ".join(filter(None, [metrics.reason, NO_MAPS]))
     return metrics.model_copy(update={**nothing, "reason": reason})
+
+
+def _sizes_of(case: ScoredCase) -> list[tuple[str | int | float, ...]]:
+    """A row for each lesion: its number from 1, the confidence of the candidate that hit it or 0, and its size."""
+    confidence = {each.lesion: each.confidence for each in case.findings if each.kind == "tp"}
+    return [
+        (case.case_id, number + 1, confidence.get(number, 0.0), size.volume_ml, size.diameter_mm)
+        for number, size in enumerate(case.sizes)
+    ]
 
 
 def _hits_row(criterion: HitCriterion, metrics: Metrics) -> list[str | float]:

@@ -18,6 +18,7 @@ from contract.files import read_json, sha256_json
 from contract.probability import ROUNDING, as_probabilities
 from contract.volume import Grid, require_same_grid
 from evaluation.masks.components import Components, ScatteredError, connect
+from evaluation.masks.sizes import Size
 from evaluation.masks.sparse_image import Foreground, LabelMap, open_image, read_confidences, read_label_map
 
 Float64Array = npt.NDArray[np.float64]
@@ -125,6 +126,8 @@ class ScoredCase:
     likelihood: float
     findings: tuple[Finding, ...]
     missing: bool = False
+    sizes: tuple[Size, ...] = ()
+    """Of its lesions, by their number; nothing where they are not asked for."""
 
 
 def read_lesions(path: Path, rule: MatchingRule) -> LesionTruth:

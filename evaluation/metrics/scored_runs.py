@@ -1,5 +1,7 @@
 """Read scored runs: folders with ``metrics.json``, ``cases.csv``, ``lesions.csv`` and ``source.json``.
 
+``sizes.csv`` says how large each lesion is; scores of older versions lack it.
+
 ``patients.csv`` names the patients where the ids are ambiguous.
 
 The strict answer is compared; the tables must reproduce it, so that figures, intervals and tests use the same numbers
@@ -28,11 +30,24 @@ from evaluation.inputs.case_files import case_name
 from evaluation.metrics.outcomes import FloatArray, Outcome, TestSet, weighted_ap, weighted_auroc
 
 _CASE_COLUMNS = ["case_id", "label", "likelihood"]
+_SIZES = "sizes.csv"
+_SIZE_COLUMNS = ["case_id", "lesion", "confidence", "volume_ml", "diameter_mm"]
 _LESION_COLUMNS = ["case_id", "kind", "confidence", "overlap"]
 _KINDS = ("tp", "fp", "fn", "ignored")
 _TOLERANCE = 1e-6
 _PARENTS = {"truth": "truth", "scoring_card": "scoring card", "scoring_rule": "scoring rule"}
 """Parents of ``metrics.json`` that runs share which are compared."""
+
+
+@dataclass(frozen=True)
+class Lesion:
+    """A lesion of the truth, and what a run made of it."""
+
+    case_id: str
+    number: int  # in its case, from 1
+    confidence: float  # of the candidate that hit it; 0 where it was missed
+    volume_ml: float
+    diameter_mm: float  # largest, in 3-D
 
 
 @dataclass(frozen=True)
@@ -51,6 +66,8 @@ class ScoredRun:
     truth: TestSet
     outcome: Outcome
     candidate_free_cases: int
+    lesions: tuple["Lesion", ...] | None = None
+    """Every lesion of the truth, by case and number; None where their sizes are not recorded."""
 
     @property
     def is_baseline(self) -> bool:
@@ -144,6 +161,9 @@ def _read(folder: Path) -> ScoredRun:
     source = read_record(folder / "source.json", Source)
     record = read_record(folder / "metrics.json", MetricsRecord)
     require_unedited(folder, ("source.json", "metrics.json", "cases.csv", "lesions.csv"))
+    has_sizes = (folder / _SIZES).is_file()
+    if has_sizes:
+        require_unedited(folder, (_SIZES,))
     if record.strict is None:
         raise OncoduetError(folder / "metrics.json", f"no strict answer to compare ({record.strict_reason})")
     for name in ("predictions", *_PARENTS):
@@ -169,6 +189,7 @@ def _read(folder: Path) -> ScoredRun:
         truth=truth,
         outcome=outcome,
         candidate_free_cases=candidate_free_cases,
+        lesions=_read_sizes(folder / _SIZES, truth, outcome) if has_sizes else None,
     )
 
 
@@ -224,6 +245,27 @@ def _read_lesions(path: Path, truth: TestSet, likelihood: FloatArray) -> tuple[T
         if kind in ("tp", "fp"):
             candidates.append((confidence, case, kind == "tp"))
     return replace(truth, lesions=lesions), Outcome.of(likelihood, candidates), len(index) - len(with_candidate)
+
+
+def _read_sizes(path: Path, truth: TestSet, outcome: Outcome) -> tuple[Lesion, ...]:
+    """Every lesion; those of each case, and the confidences that hit them, must be those of ``lesions.csv``."""
+    found: dict[str, list[Lesion]] = {}
+    for row in _table(path, _SIZE_COLUMNS):
+        number, *values = (_number(path, row, column) for column in _SIZE_COLUMNS[1:])
+        found.setdefault(row["case_id"], []).append(Lesion(row["case_id"], int(number), *values))
+    hits: dict[str, list[float]] = {}
+    for case, confidence in zip(outcome.candidate_case[outcome.hit], outcome.confidence[outcome.hit], strict=True):
+        hits.setdefault(truth.case_ids[case], []).append(float(confidence))
+    counts = dict(zip(truth.case_ids, truth.lesions.tolist(), strict=True))
+    for case_id in sorted(counts.keys() | found.keys()):
+        here = sorted(found.get(case_id, []), key=lambda each: each.number)
+        hit = sorted(each.confidence for each in here if each.confidence)
+        numbers = list(range(1, counts.get(case_id, 0) + 1))
+        if [each.number for each in here] != numbers or hit != sorted(hits.get(case_id, [])):
+            raise OncoduetError(
+                f"{path}: case {case_id}", expected=f"{len(numbers)} lesions, hit as in lesions.csv", found=len(here)
+            )
+    return tuple(lesion for case_id in sorted(found) for lesion in sorted(found[case_id], key=lambda each: each.number))
 
 
 def _table(path: Path, columns: Sequence[str]) -> list[Mapping[str, str]]:

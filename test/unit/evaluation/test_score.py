@@ -75,6 +75,13 @@ def test_batch_output_gives_both_answers_rows_and_a_source(workshop, maps, likel
         ["c", "fn", "0.0", "0.0"],
         ["c", "fp", "0.5", "0.0"],
     ]
+    header, *rows = table(tmp_path / "out" / "sizes.csv")
+    assert header == ["case_id", "lesion", "confidence", "volume_ml", "diameter_mm"]
+    assert [row[:3] for row in rows] == [["a", "1", "0.75"], ["c", "1", "0.0"]]
+    # 3 × 3 × 4 voxels of 3 × 0.75 × 0.5 mm: from the middle of one corner voxel to that of the opposite, less one axis
+    assert [float(value) for value in rows[0][3:]] == pytest.approx(
+        [0.0405, np.linalg.norm([3 * 3, 2 * 0.75, 3 * 0.5])]
+    )
     source = read_record(tmp_path / "out" / "source.json", Source)
     assert source.parents == {
         "bundle": "b" * 64,
@@ -84,7 +91,7 @@ def test_batch_output_gives_both_answers_rows_and_a_source(workshop, maps, likel
     }
     assert source.model_copy(update={"parents": given.parents, "written_by": given.written_by}) == given
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [
-        ".oncoduet", "cases.csv", "lesions.csv", "metrics.json", "source.json",
+        ".oncoduet", "cases.csv", "lesions.csv", "metrics.json", "sizes.csv", "source.json",
     ]  # fmt: skip
 
 
