@@ -147,7 +147,8 @@ def _compare(options: argparse.Namespace) -> None:
         raise UsageError("compare", expected="--archive and --predictions together, or neither")
     if options.runs is not None:
         needs_cases = (
-            "marksheet", "patients", "few_patients", "archive", "predictions", "readers", "validation", "plan"
+            "marksheet", "patients", "few_patients", "archive", "predictions", "readers", "lesions", "validation",
+            "plan",
         )  # fmt: skip
         unused = [name for name in needs_cases if getattr(options, name)]
         if unused:
@@ -165,6 +166,7 @@ def _compare(options: argparse.Namespace) -> None:
         archive=options.archive,
         predictions=options.predictions or (),
         readers=options.readers,
+        lesions=options.lesions,
         validation=options.validation or (),
         plan_record=options.plan,
         workers=options.workers,
@@ -357,6 +359,12 @@ def _parser() -> argparse.ArgumentParser:
         type=Path,
         metavar="CSV",
         help="human readers to compare with: a table with reader, case_id, score and, for AP, hit",
+    )
+    add(
+        "--lesions",
+        type=Path,
+        metavar="CSV",
+        help="table of lesions (case_id, lesion as in sizes.csv) with the columns of the declared strata",
     )
     add("--plan", type=Path, metavar="JSON", help="plan.json of plan power: its sample size goes into the report")
     _add_patients(comparing)

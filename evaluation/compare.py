@@ -21,6 +21,7 @@ from evaluation.report.page import REPORT_FILES, write_report
 from evaluation.statistics.analysis_file import EXPLORATORY, Analysis, read_analysis
 from evaluation.statistics.clinical import describe_clinically
 from evaluation.statistics.comparison import arms_of, compare_configurations, compare_table_of_runs
+from evaluation.statistics.lesion_strata import compare_strata, read_strata
 from evaluation.statistics.readers import compare_with_readers
 from evaluation.statistics.readers_table import read_readers_table
 from evaluation.statistics.runs_table import read_runs_table
@@ -46,6 +47,7 @@ def compare(
     patients: str | None = None,
     few_patients: bool = False,
     readers: Path | None = None,
+    lesions: Path | None = None,
     validation: Sequence[Path] = (),
     plan_record: Path | None = None,
     workers: int = 1,
@@ -69,6 +71,9 @@ def compare(
         Allow fewer than 20 patients to be resampled.
     readers
         A table of human readers (:mod:`evaluation.statistics.readers_table`), to compare configurations with.
+    lesions
+        A table of lesions with the columns that the analysis file declares as strata
+        (:mod:`evaluation.statistics.lesion_strata`).
     validation
         The same runs scored on validation cases, or folders of such: thresholds are chosen there.
     plan_record
@@ -89,6 +94,7 @@ def compare(
         archive=archive,
         predictions=predictions,
         readers=readers,
+        lesions=lesions,
         validation=validation,
         plan=plan_record,
     )
@@ -102,6 +108,7 @@ def compare(
     _require_legible(scores, by_configuration)
     declared = plan.pairs(list(by_configuration), analysis)
     groups = _subgroups(plan, marksheet, runs[0].truth, analysis)
+    strata = read_strata(runs, plan.lesions, lesions, analysis)
     _log.info("comparing %d scored runs in %d pairs", len(runs), len(declared))
     for run in runs:
         if run.trained_on:
@@ -117,6 +124,9 @@ def compare(
     if read:
         study = compare_with_readers(read, arms_of(runs), runs[0].truth, plan)
         verdict = verdict.model_copy(update={"readers": study})
+    if strata:
+        by_stratum = compare_strata(strata, arms_of(runs), declared, plan, chosen_on)
+        verdict = verdict.model_copy(update={"lesion_strata": by_stratum})
     if groups:
         arms = arms_of(runs)
         judged, left_out = compare_subgroups(groups, arms, declared, plan, few_patients=few_patients)
@@ -156,9 +166,11 @@ def compare_table(table: Path, output: Path, *, analysis: Path | None) -> None:
     )
     place.check()
     _require_legible([table], by_configuration)
-    if plan.subgroups:
+    if plan.subgroups or plan.lesions:
         raise OncoduetError(
-            analysis, expected="no subgroups, since a table of runs holds no cases", found=plan.subgroups[0]
+            analysis,
+            expected="no subgroups and no strata of lesions, since a table of runs holds no cases",
+            found=[*plan.subgroups, *(plan.lesions.strata if plan.lesions else ())][0],
         )
     if plan.primary is not None and not all(arm.defined for arm in runs[plan.primary].values()):
         raise OncoduetError(table, expected=f"{METRIC_NAMES[plan.primary]}, the primary metric", found="none")

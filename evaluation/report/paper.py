@@ -145,6 +145,15 @@ def _analysis(verdict: Verdict) -> str:
             f"Subgroups by {columns} were declared; differences within groups and their interaction with the group "
             "(difference of differences) were each adjusted by Holm’s method over all of their tests."
         )
+    if verdict.lesion_strata:
+        columns = _list(list(dict.fromkeys(each.column for each in verdict.lesion_strata.strata)))
+        rate, threshold = verdict.lesion_strata.false_positives_per_case, verdict.lesion_strata.threshold
+        point = f"a confidence of {threshold:g}" if rate is None else f"{rate:g} false positives per case"
+        said.append(
+            f"Lesion sensitivity at {point} was estimated in strata by {columns}, with the lesions of a patient as one "
+            "cluster; differences within strata and their interaction with the stratum were each adjusted by Holm’s "
+            "method over all of their tests."
+        )
     if verdict.readers:
         said.append(
             f"{_count(len(verdict.readers.readers), 'human reader')} ({verdict.readers.design}) were compared with the "

@@ -14,12 +14,13 @@ from evaluation.report.checklists import as_markdown as checklist_as_markdown
 from evaluation.report.clinical_tables import clinical_tables
 from evaluation.report.paper import Section, as_markdown
 from evaluation.statistics.analysis_file import METRICS
-from evaluation.statistics.verdict import METRIC_NAMES, Verdict
+from evaluation.statistics.verdict import METRIC_NAMES, Interaction, LesionStrata, SubgroupPair, Verdict
 
 _CHECKLISTS = tuple(f"{name}.{suffix}" for name in SOURCES for suffix in ("csv", "md"))
 
+LESION_TABLES = ("lesion-strata", "lesion-strata-differences")
 TABLES = (
-    *(f"{name}.csv" for name in ("flow", "subgroup-differences", "interactions")),
+    *(f"{name}.csv" for name in ("flow", "subgroup-differences", "interactions", *LESION_TABLES)),
     *_CHECKLISTS,
     "methods.md",
     *(f"{name}.csv" for name in ("configurations", "comparisons", "flips", "subgroups")),
@@ -125,11 +126,36 @@ def write_tables(folder: Path, verdict: Verdict, flips: Sequence[DiscordantCase]
                 for each in verdict.interactions
             ],
         )  # fmt: skip
+    if verdict.lesion_strata:
+        for name, (header, rows) in zip(LESION_TABLES, _lesion_strata(verdict.lesion_strata), strict=True):
+            _csv(folder / f"{name}.csv", header, rows)
     if verdict.clinical:
         for name, (header, rows) in clinical_tables(verdict.clinical).items():
             _csv(folder / name, header, rows)
     (folder / "configurations.tex").write_text(_configurations_tex(verdict), encoding="utf-8")
     (folder / "comparisons.tex").write_text(_comparisons_tex(verdict), encoding="utf-8")
+
+
+def _lesion_strata(found: LesionStrata) -> list[tuple[list[str], list[list[object]]]]:
+    """Sensitivities; and differences within strata (against nothing) and between them, those of the interactions."""
+    header = ["column", "value", "lesions", "patients", "configuration", "sensitivity", "low", "high"]
+    rows: list[list[object]] = [
+        [each.column, each.value, each.lesions, each.patients, one.configuration, one.sensitivity,
+         *(one.interval or (None, None))]
+        for each in found.strata
+        for one in each.configurations
+    ]  # fmt: skip
+    differences: list[tuple[str, str, str | None, SubgroupPair | Interaction]] = [
+        (each.column, each.value, None, pair) for each in found.strata for pair in each.pairs
+    ]
+    differences += [(each.column, each.value, each.against, each) for each in found.interactions]
+    tested: list[list[object]] = [
+        [column, value, against, each.a, each.b, each.difference, each.interval.low, each.interval.high, each.p,
+         each.p_holm]
+        for column, value, against, each in differences
+    ]  # fmt: skip
+    names = ["column", "value", "against", "a", "b", "difference", "low", "high", "p", "p_holm"]
+    return [(header, rows), (names, tested)]
 
 
 def _configurations(verdict: Verdict) -> tuple[list[str], list[list[object]]]:

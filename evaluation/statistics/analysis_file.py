@@ -23,6 +23,11 @@
     threshold = 3                # of their scores
     margin = 0.05                # of non-inferiority
 
+    [lesions]                    # strata in which lesion sensitivity is shown; default: the two sizes
+    strata = ["volume_ml", "diameter_mm", "zone"]   # other names are columns of --lesions
+    false_positives_per_case = 1 # each run's threshold; or threshold = 0.4 of confidence
+    cuts.volume_ml = [0.5, 1.5]  # default: the median
+
     [margin]                     # absolute difference that counts as none; without it nothing is shown to be on par
     auroc = 0.03
 """
@@ -59,6 +64,40 @@ class PartialAuroc(Frozen):
     at_least: Annotated[float, Field(gt=0, lt=1)] = 0.8
 
 
+SIZES = ("volume_ml", "diameter_mm")
+"""What ``score`` records of every lesion."""
+
+
+class LesionPlan(Frozen):
+    """Strata of lesions, and the operating point at which they are found."""
+
+    strata: Annotated[tuple[str, ...], Field(min_length=1)] = SIZES
+    """Sizes, or columns of the table of lesions."""
+    cuts: Mapping[str, Annotated[tuple[float, ...], Field(min_length=1)]] = {}
+    """By stratum of numbers, where it is cut; without any at the median."""
+    threshold: Annotated[float, Field(gt=0)] | None = None
+    """Of confidence; without one each run's threshold is that of ``false_positives_per_case``."""
+    false_positives_per_case: Annotated[float, Field(gt=0)] | None = None
+
+    @property
+    def rate(self) -> float | None:
+        """False positives per case that choose the threshold; None where it is declared."""
+        return None if self.threshold is not None else self.false_positives_per_case or 1.0
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        faults = []
+        if len(set(self.strata)) < len(self.strata):
+            faults.append("duplicate stratum")
+        faults += [f"cuts of {name}, which is no stratum" for name in self.cuts if name not in self.strata]
+        faults += [f"cuts of {name} do not rise" for name, cuts in self.cuts.items() if list(cuts) != sorted(set(cuts))]
+        if self.threshold is not None and self.false_positives_per_case is not None:
+            faults.append("both a threshold and false_positives_per_case")
+        if faults:
+            raise ValueError("; ".join(faults))
+        return self
+
+
 class Analysis(Frozen):
     """What is compared, and how."""
 
@@ -84,6 +123,9 @@ class Analysis(Frozen):
 
     subgroups: tuple[str, ...] = ()
     """Columns of the marksheet whose values define groups of cases (:mod:`evaluation.statistics.subgroups`)."""
+
+    lesions: LesionPlan | None = None
+    """Strata of lesions; without any those of size, where sizes are recorded."""
 
     prevalence: Annotated[float, Field(gt=0, lt=1)] | None = None
     """For which PPV, NPV and AP are shown beside those of the test set."""

@@ -265,6 +265,28 @@ def compared(a: Arm, b: Arm, metric: Metric, design: Pairing, positive: BoolArra
     return Compared(estimate, test, None if test else "nothing varies between runs or between cases")
 
 
+def tested_difference(
+    a: Arm, b: Arm, of_a: MetricByPatient, of_b: MetricByPatient, positive: BoolArray
+) -> DifferenceTest | None:
+    """Test any metric of two arms as the verdict tests theirs; of single networks for new cases alone.
+
+    Parameters
+    ----------
+    of_a, of_b
+        The metric of each arm's runs.
+    positive
+        Patients by the class that the degrees of freedom count, shape (patients,).
+    """
+    design = pairing(a.runs, b.runs)
+    if design.reason is not None:
+        return None
+    if a.is_single and b.is_single:
+        return nested(of_a, of_b, positive, fixed=(True, True))
+    if design.pairs:
+        return paired(of_a, of_b, positive, design.pairs)
+    return nested(chosen(of_a, design.a), chosen(of_b, design.b), positive, fixed=(a.is_fixed, b.is_fixed))
+
+
 def chosen(arm: MetricByPatient, runs: Sequence[int]) -> MetricByPatient:
     """Some of an arm's runs, by index."""
     return MetricByPatient(arm.values[list(runs)], arm.influence[list(runs)])

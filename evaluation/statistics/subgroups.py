@@ -24,10 +24,9 @@ from evaluation.inputs.marksheet import read_marksheet
 from evaluation.metrics.outcomes import BoolArray, Outcome, TestSet
 from evaluation.statistics.adjustment import holm
 from evaluation.statistics.analysis_file import Analysis
-from evaluation.statistics.comparison import Arm, chosen, interval_of, interval_of_mean
+from evaluation.statistics.comparison import Arm, interval_of, interval_of_mean, tested_difference
 from evaluation.statistics.influence import MetricByPatient, by_patient
-from evaluation.statistics.pairing import pairing
-from evaluation.statistics.runs_and_cases import DifferenceTest, nested, paired
+from evaluation.statistics.runs_and_cases import DifferenceTest
 from evaluation.statistics.verdict import Interaction, Subgroup, SubgroupPair, SubgroupValue
 
 FEWEST = 3
@@ -227,17 +226,7 @@ def _spread_out(truth: TestSet, arms: Mapping[str, Arm], member: BoolArray) -> d
 
 
 def _tested(a: Arm, b: Arm, part: TestSet) -> DifferenceTest | None:
-    """As in the whole test set; of single networks for new cases alone."""
-    design = pairing(a.runs, b.runs)
-    of_a, of_b = a.metrics["auroc"], b.metrics["auroc"]
-    if design.reason is not None:
-        return None
-    if a.is_single and b.is_single:
-        return nested(of_a, of_b, part.positive_patients, fixed=(True, True))
-    if design.pairs:
-        return paired(of_a, of_b, part.positive_patients, design.pairs)
-    chosen_runs = chosen(of_a, design.a), chosen(of_b, design.b)
-    return nested(*chosen_runs, part.positive_patients, fixed=(a.is_fixed, b.is_fixed))
+    return tested_difference(a, b, a.metrics["auroc"], b.metrics["auroc"], part.positive_patients)
 
 
 def _restricted(truth: TestSet, arms: Mapping[str, Arm], member: BoolArray) -> tuple[TestSet, dict[str, Arm]]:

@@ -221,7 +221,10 @@ class Subgroup(Frozen):
 
 
 class Interaction(Frozen):
-    """Whether a comparison's difference in AUROC is another one in a group than in the column's other groups."""
+    """Whether a comparison's difference is another one in a group than in the column's other groups.
+
+    Of subgroups the difference in AUROC, of strata of lesions that in sensitivity.
+    """
 
     column: str
     value: str
@@ -236,6 +239,44 @@ class Interaction(Frozen):
     """Two-sided, for new runs and cases; of single networks for new cases."""
     p_holm: float
     """Over all interactions."""
+
+
+class StratumSensitivity(Frozen):
+    """One configuration in one stratum of lesions."""
+
+    configuration: str
+    sensitivity: float
+    """Share of the stratum's lesions that are found, mean over runs."""
+    interval: tuple[float, float] | None
+    """For new runs and cases, of level 1 − alpha, with the lesions of a patient as one cluster."""
+
+
+class LesionStratum(Frozen):
+    """Lesions with one value in one column."""
+
+    column: str
+    """``volume_ml``, ``diameter_mm`` or a column of the table of lesions."""
+    value: str
+    lesions: int
+    patients: int
+    """With such a lesion; where they are few there are neither intervals nor pairs."""
+    configurations: tuple[StratumSensitivity, ...]
+    pairs: tuple[SubgroupPair, ...]
+    """Differences in sensitivity; Holm over all strata and comparisons."""
+
+
+class LesionStrata(Frozen):
+    """Sensitivity by strata of lesions, at one threshold of each run."""
+
+    threshold: float | None
+    """The declared one of confidence, for all runs."""
+    false_positives_per_case: float | None
+    """Or what chose each run's."""
+    thresholds_from: Literal["declared", "validation", "test set"]
+    thresholds: Mapping[str, float]
+    """By run."""
+    strata: tuple[LesionStratum, ...]
+    interactions: tuple[Interaction, ...]
 
 
 class ReaderSummary(Frozen):
@@ -373,6 +414,8 @@ class Verdict(Record):
     subgroups: tuple[Subgroup, ...] = ()
     """Empty where the analysis file declares none."""
     interactions: tuple[Interaction, ...] = ()
+    lesion_strata: LesionStrata | None = None
+    """Null where sizes of lesions are not recorded."""
     primary: Metric | None = None
     """The metric that was declared to be the primary one."""
     sample_size: str | None = None

@@ -3,7 +3,7 @@
 import csv
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -172,6 +172,18 @@ class Scores:
             }
             write_record(folder / "source.json", Source.model_validate(values))
         return folder
+
+    def sizes(self, folder: Path, volume: Callable[[str, int], float] = lambda case_id, number: 1.0) -> list[str]:
+        """Record sizes of the lesions of a run, as score does: volumes as given, and ten times as large diameters."""
+        rows, numbers = ["case_id,lesion,confidence,volume_ml,diameter_mm"], dict[str, int]()
+        for line in (folder / "lesions.csv").read_text().splitlines()[1:]:
+            case_id, kind, confidence, _ = line.split(",")
+            if kind in ("tp", "fn"):
+                numbers[case_id] = number = numbers.get(case_id, 0) + 1
+                size = volume(case_id, number)
+                rows.append(f"{case_id},{number},{confidence},{size},{10 * size}")
+        (folder / "sizes.csv").write_text("\n".join(rows) + "\n")
+        return rows
 
     def arms(
         self, a: float = 1.0, b: float = 1.0, *, runs: int = 2, seeds: tuple[int, int] = (0, 5), **common: object

@@ -40,25 +40,10 @@ def test_ignored_candidates_are_neither_hits_nor_false_positives(scores):
     assert after.candidate_free_cases == before.candidate_free_cases - 1
 
 
-SIZE_HEADER = "case_id,lesion,confidence,volume_ml,diameter_mm"
-
-
-def with_sizes(scores, folder, volume=lambda case, number: 1.0):
-    """Record sizes of the lesions of a run, as score does."""
-    rows, numbers = [SIZE_HEADER], {}
-    for line in (folder / "lesions.csv").read_text().splitlines()[1:]:
-        case_id, kind, confidence, _ = line.split(",")
-        if kind in ("tp", "fn"):
-            numbers[case_id] = number = numbers.get(case_id, 0) + 1
-            rows.append(f"{case_id},{number},{confidence},{volume(case_id, number)},10.0")
-    (folder / "sizes.csv").write_text("\n".join(rows) + "\n")
-    return rows
-
-
 def test_sizes_of_lesions_are_read_where_they_are_recorded(scores):
     folder = scores.run("a", "ce")
     assert read_scored_runs([folder])[0].lesions is None
-    rows = with_sizes(scores, folder)
+    rows = scores.sizes(folder)
     (run,) = read_scored_runs([folder])
     assert len(run.lesions) == len(rows) - 1 == run.truth.lesion_count
     assert sorted(each.confidence for each in run.lesions if each.confidence) == sorted(
@@ -77,7 +62,7 @@ def test_sizes_of_lesions_are_read_where_they_are_recorded(scores):
 )
 def test_sizes_that_contradict_the_lesions_are_refused(scores, change):
     folder = scores.run("a", "ce")
-    rows = with_sizes(scores, folder)
+    rows = scores.sizes(folder)
     (folder / "sizes.csv").write_text("\n".join(change(rows)) + "\n")
     refuse([folder], r"sizes.csv: case .*: expected \d lesions, hit as in lesions.csv, found \d")
 
