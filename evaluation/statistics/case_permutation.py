@@ -1,12 +1,12 @@
-"""Case-level permutation, which asks whether a difference between two configurations would hold on new cases.
+"""Swaps of two single networks' outputs, which ask whether their difference would hold on new cases.
 
-In each patient the two models' outputs are swapped or not; under the null hypothesis both are equally likely. Ranks are
-taken within each run before, so that no common scale is assumed and any monotone map of one model's outputs leaves p
-unchanged. A lesion's candidates go with their patient.
+In each patient the two networks' outputs are swapped or not; under the null hypothesis both are equally likely. Ranks
+are taken within each network before, so that no common scale is assumed and any monotone map of one network's outputs
+leaves p unchanged. A lesion's candidates go with their patient. All p are two-sided.
 
 The difference of AUROCs is linear in the swaps with whole weights, so its distribution is counted exactly, one patient
 after the other. AP is not: its swaps are drawn, some thousands at a time as rows of small integers, and one pass over
-the pooled candidates gives both models' AP in every draw (docs/decisions/swaps-without-numba.md). Draws come from one
+the pooled candidates gives both networks' AP in every draw (docs/decisions/swaps-without-numba.md). Draws come from one
 random stream per block of fixed size: the result does not depend on how the work is divided.
 """
 
@@ -23,7 +23,7 @@ from scipy.stats import rankdata
 from evaluation.metrics.outcomes import BoolArray, FloatArray, IntArray, Outcome, TestSet
 from evaluation.metrics.placements import count_below
 from evaluation.statistics.analysis_file import Metric
-from evaluation.statistics.run_permutation import Alternative, PermutationResult, counted
+from evaluation.statistics.run_permutation import PermutationResult, counted
 
 Packed = npt.NDArray[np.uint8]
 """Swaps, shape (⌈patients / 8⌉, draws): bit j of row g says whether patient 8 g + j is swapped."""
@@ -42,72 +42,55 @@ _SMALLEST = 2.0**-900
 
 
 def case_swap_tests(
-    truth: TestSet,
-    a: Sequence[Outcome],
-    b: Sequence[Outcome],
-    *,
-    draws: int,
-    seed: int,
-    alternative: Alternative = "two-sided",
+    truth: TestSet, a: Outcome, b: Outcome, *, draws: int, seed: int
 ) -> dict[Metric, PermutationResult]:
-    """Test the differences of two configurations' mean AUROC, AP and score by swapping patients.
+    """Test the differences of two networks' AUROC, AP and score by swapping patients.
 
-    The k-th run of ``a`` is swapped with the k-th of ``b``, and the differences are averaged; where the numbers of runs
-    differ, over the fewest pairs in which each run counts alike. The statistic after a swap is then that of two
-    configurations that could have been observed, which an average over all pairs of runs is not; and its weights stay
-    small enough to be counted. AUROC is exact where counting costs at most :data:`COUNTING_LIMIT`, and everything is
-    where all swaps number at most ``draws``.
+    AUROC is exact where counting costs at most :data:`COUNTING_LIMIT`, and everything is where all swaps number at most
+    ``draws``.
 
     Parameters
     ----------
-    a, b
-        One outcome per run; one each for single models or ensembles.
     draws
         Monte Carlo draws where not exact, the same for all metrics.
-    alternative
-        ``greater``: ``a`` is better.
 
     Returns
     -------
     By metric; a metric that the truth leaves undefined is absent.
     """
     with_auroc = 0 < truth.positive_count < len(truth.case_ids)
-    with_ap = truth.lesion_count > 0
+    pooled = _PooledCandidates.of(truth, a, b) if truth.lesion_count else None
     weights, unit = _whole_weights(truth, a, b)
-    found = _counted_p(weights, alternative) if with_auroc else None
+    found = _counted_p(weights) if with_auroc else None
     everything = 2**truth.patient_count <= draws
     results: dict[Metric, PermutationResult] = {}
     auroc, ap = [], []
     tables = _tables(weights)
-    pairs = [_PooledCandidates.of(truth, first, second) for first, second in _paired(a, b)] if with_ap else []
-    wanted = 0 if found is not None and not with_ap else draws
+    wanted = 0 if found is not None and pooled is None else draws
     for block in _all_swaps(truth.patient_count) if everything else _drawn_swaps(truth.patient_count, wanted, seed):
         if with_auroc:
             auroc.append(_signed_sums(block, tables))
-        if with_ap:
-            ap.append(_mean_ap_difference(pairs, block, truth.patient_count))
-    nothing = np.zeros((_groups(truth.patient_count), 1), dtype=np.uint8)
+        if pooled is not None:
+            ap.append(pooled.ap_difference(_signs(block, truth.patient_count, pooled.candidates)))
     if with_auroc:
         observed = int(weights.sum())
         if found is not None:
             results["auroc"] = PermutationResult(observed * unit, found, (found, found), True, 2**truth.patient_count)
         else:
-            sums = np.concatenate(auroc)
-            results["auroc"] = _result(observed, sums, unit, everything, alternative, tolerance=0)
-    if with_ap:
-        observed_ap = float(_mean_ap_difference(pairs, nothing, truth.patient_count)[0])
-        results["ap"] = _result(observed_ap, np.concatenate(ap), 1, everything, alternative, tolerance=_TOLERANCE)
-    if with_auroc and with_ap:
+            results["auroc"] = _result(observed, np.concatenate(auroc), unit, everything, tolerance=0)
+    if pooled is not None:
+        nothing = np.zeros((_groups(truth.patient_count), 1), dtype=np.uint8)
+        observed_ap = float(pooled.ap_difference(_signs(nothing, truth.patient_count, pooled.candidates))[0])
+        results["ap"] = _result(observed_ap, np.concatenate(ap), 1, everything, tolerance=_TOLERANCE)
+    if with_auroc and pooled is not None:
         drawn = (np.concatenate(auroc) * unit + np.concatenate(ap)) / 2
         observed_score = (results["auroc"].statistic + results["ap"].statistic) / 2
-        results["score"] = _result(observed_score, drawn, 1, everything, alternative, tolerance=_TOLERANCE)
+        results["score"] = _result(observed_score, drawn, 1, everything, tolerance=_TOLERANCE)
     return results
 
 
-def swap_differences(
-    truth: TestSet, a: Sequence[Outcome], b: Sequence[Outcome], swapped: BoolArray
-) -> dict[str, FloatArray]:
-    """Differences of mean AUROC and mean AP (first minus second, both of ranks) after given swaps.
+def swap_differences(truth: TestSet, a: Outcome, b: Outcome, swapped: BoolArray) -> dict[str, FloatArray]:
+    """Differences of AUROC and AP (first minus second, both of ranks) after given swaps.
 
     Parameters
     ----------
@@ -120,58 +103,45 @@ def swap_differences(
     """
     block = np.packbits(swapped, axis=1, bitorder="little").T
     weights, unit = _whole_weights(truth, a, b)
-    pairs = [_PooledCandidates.of(truth, first, second) for first, second in _paired(a, b)]
+    pooled = _PooledCandidates.of(truth, a, b)
     ap = [
-        _mean_ap_difference(pairs, block[:, first : first + _BLOCK], truth.patient_count)
+        pooled.ap_difference(_signs(block[:, first : first + _BLOCK], truth.patient_count, pooled.candidates))
         for first in range(0, len(swapped), _BLOCK)
     ]
     auroc = np.asarray(_signed_sums(block, _tables(weights)) * unit, dtype=np.float64)
     return {"auroc": auroc, "ap": np.concatenate(ap)}
 
 
-def auroc_swap_weights(truth: TestSet, a: Sequence[Outcome], b: Sequence[Outcome]) -> FloatArray:
-    """Weight of each patient's swap in the difference of mean AUROCs, shape (patients,).
+def _whole_weights(truth: TestSet, a: Outcome, b: Outcome) -> tuple[IntArray, float]:
+    """Weight of each patient's swap as whole numbers without a common divisor, and the unit that makes them AUROC.
 
     With σ = ±1 for "as it is" and "swapped", the difference of the two AUROCs is ``Σ σᵢ weightᵢ``: for a positive i
     and a negative j, ``ψ(a'ᵢ, a'ⱼ) − ψ(b'ᵢ, b'ⱼ) = ½ [σᵢ (P + Q) + σⱼ (P − Q)]``, where P = ψ_aa − ψ_bb and
-    Q = ψ_ab − ψ_ba are the same comparison before the swap, within the models and across them.
+    Q = ψ_ab − ψ_ba are the same comparison before the swap, within the networks and across them.
     """
-    weights, unit = _whole_weights(truth, a, b)
-    return np.asarray(weights * unit, dtype=np.float64)
-
-
-def _whole_weights(truth: TestSet, a: Sequence[Outcome], b: Sequence[Outcome]) -> tuple[IntArray, float]:
-    """The weights as whole numbers without a common divisor, and the unit that makes them AUROC."""
     positive = truth.positive
     ones = truth.positive_count
     zeros = len(truth.case_ids) - ones
     if not ones or not zeros:
         return np.zeros(truth.patient_count, dtype=np.int64), 1.0
     weights = np.zeros(len(truth.case_ids))
-    pairs = _paired(a, b)
-    for first, second in pairs:
-        x, y = rankdata(first.likelihood), rankdata(second.likelihood)
-        weights[positive] += count_below(x[positive], x[~positive]) - count_below(y[positive], y[~positive])
-        weights[positive] += count_below(x[positive], y[~positive]) - count_below(y[positive], x[~positive])
-        weights[~positive] += count_below(y[~positive], y[positive]) - count_below(x[~positive], x[positive])
-        weights[~positive] += count_below(y[~positive], x[positive]) - count_below(x[~positive], y[positive])
+    x, y = rankdata(a.likelihood), rankdata(b.likelihood)
+    weights[positive] += count_below(x[positive], x[~positive]) - count_below(y[positive], y[~positive])
+    weights[positive] += count_below(x[positive], y[~positive]) - count_below(y[positive], x[~positive])
+    weights[~positive] += count_below(y[~positive], y[positive]) - count_below(x[~positive], x[positive])
+    weights[~positive] += count_below(y[~positive], x[positive]) - count_below(x[~positive], y[positive])
     doubled = np.rint(2 * np.bincount(truth.patients, weights)).astype(np.int64)  # ties count halves
     divisor = max(1, int(np.gcd.reduce(doubled)))
-    return doubled // divisor, divisor / (4 * ones * zeros * len(pairs))
+    return doubled // divisor, divisor / (4 * ones * zeros)
 
 
-def _counted_p(weights: IntArray, alternative: Alternative) -> float | None:
+def _counted_p(weights: IntArray) -> float | None:
     """Share of all swaps whose signed sum of whole weights is as extreme as the observed one; None if too costly."""
     observed = int(weights.sum())
-    if alternative == "two-sided":
-        if observed == 0:
-            return 1.0
-        tail = _share_at_least(weights, abs(observed))
-        return None if tail is None else 2 * tail
-    if observed > 0:
-        return _share_at_least(weights, observed)
-    tail = _share_at_least(weights, 1 - observed)  # of those below the observed one, by symmetry
-    return None if tail is None else 1 - tail
+    if observed == 0:
+        return 1.0
+    tail = _share_at_least(weights, abs(observed))
+    return None if tail is None else 2 * tail
 
 
 def _share_at_least(weights: IntArray, sum_: int) -> float | None:
@@ -206,10 +176,10 @@ def _share_at_least(weights: IntArray, sum_: int) -> float | None:
 
 @dataclass(frozen=True)
 class _PooledCandidates:
-    """The candidates of a run of each model in one order, the most confident first, as groups of ties."""
+    """The candidates of both networks in one order, the most confident first, as groups of ties."""
 
     groups: tuple[tuple[tuple[tuple[int, bool], ...], tuple[tuple[int, bool], ...]], ...]
-    """Each: all its candidates, and its hits, as (patient, whether it is the first model's)."""
+    """Each: all its candidates, and its hits, as (patient, whether it is the first network's)."""
     candidates: int
     lesions: int
 
@@ -230,10 +200,10 @@ class _PooledCandidates:
         return cls(groups=tuple(groups[:last]), candidates=rank.size, lesions=truth.lesion_count)
 
     def ap_difference(self, signs: Signs) -> FloatArray:
-        """AP of the first model minus AP of the second after the swaps, shape (draws,).
+        """AP of the first network minus AP of the second after the swaps, shape (draws,).
 
-        With s = ±1 for the model that a hit belongs to after the swap, E the same summed over all candidates so far
-        and H over the hits so far, that model has (n + s E)/2 candidates and (h + s H)/2 hits, and the hit adds
+        With s = ±1 for the network that a hit belongs to after the swap, E the same summed over all candidates so far
+        and H over the hits so far, that network has (n + s E)/2 candidates and (h + s H)/2 hits, and the hit adds
         ``s (h + s H)/(n + s E) = (s h + H)/(n + s E)`` to the difference times the number of lesions.
         """
         draws = signs.shape[1]
@@ -260,12 +230,6 @@ class _PooledCandidates:
         return difference / self.lesions
 
 
-def _mean_ap_difference(pairs: Sequence[_PooledCandidates], block: Packed, patients: int) -> FloatArray:
-    fits = max(pair.candidates for pair in pairs) <= _LARGEST
-    signs = _signs(block, patients, np.int16 if fits else np.int32)
-    return np.asarray(sum(pair.ap_difference(signs) for pair in pairs) / len(pairs))
-
-
 def _groups(patients: int) -> int:
     return -(-patients // 8)
 
@@ -282,7 +246,9 @@ def _drawn_swaps(patients: int, draws: int, seed: int) -> Iterator[Packed]:
         yield bits.reshape(-1, _BLOCK)[:, : draws - first]
 
 
-def _signs(block: Packed, patients: int, kind: type[np.signedinteger[Any]]) -> Signs:
+def _signs(block: Packed, patients: int, candidates: int) -> Signs:
+    """Of each patient in each draw, in as few bits as counts of so many candidates need."""
+    kind = np.int16 if candidates <= _LARGEST else np.int32
     signs = np.empty((patients, block.shape[1]), dtype=kind)
     for patient in range(patients):
         np.right_shift(block[patient // 8], patient % 8, out=signs[patient], casting="unsafe")
@@ -311,13 +277,8 @@ def _signed_sums(block: Packed, tables: Sequence[IntArray]) -> IntArray:
     return sums
 
 
-def _paired(a: Sequence[Outcome], b: Sequence[Outcome]) -> list[tuple[Outcome, Outcome]]:
-    """The fewest pairs in which all runs of ``a`` occur equally often, and all of ``b``."""
-    return [(a[k % len(a)], b[k % len(b)]) for k in range(math.lcm(len(a), len(b)))]
-
-
 def _result(
-    observed: float, drawn: npt.NDArray[Any], unit: float, exact: bool, alternative: Alternative, *, tolerance: float
+    observed: float, drawn: npt.NDArray[Any], unit: float, exact: bool, *, tolerance: float
 ) -> PermutationResult:
-    extreme = drawn >= observed - tolerance if alternative == "greater" else np.abs(drawn) >= abs(observed) - tolerance
-    return counted(observed * unit, int(extreme.sum()), exact=exact, arrangements=drawn.size)
+    extreme = int((np.abs(drawn) >= abs(observed) - tolerance).sum())
+    return counted(observed * unit, extreme, exact=exact, arrangements=drawn.size)

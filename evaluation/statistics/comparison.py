@@ -310,8 +310,8 @@ def interval_of_mean(arm: MetricByPatient, positive: BoolArray, *, fixed: bool, 
 def _swaps(
     truth: TestSet, plan: Analysis, arms: tuple[Sequence[ScoredRun], Sequence[ScoredRun]]
 ) -> dict[Metric, PermutationResult]:
-    a, b = ([run.outcome for run in arm] for arm in arms)
-    return case_swap_tests(truth, a, b, draws=plan.swaps, seed=plan.seed)
+    (a,), (b,) = arms
+    return case_swap_tests(truth, a.outcome, b.outcome, draws=plan.swaps, seed=plan.seed)
 
 
 def _compare_metric(study: Study, metric: Metric, declared: Sequence[tuple[str, str]]) -> list[PairVerdict]:

@@ -90,12 +90,12 @@ def our_part(metric: str, options: argparse.Namespace) -> dict[str, Any]:
     else:
         truth = TestSet(truth.case_ids, truth.positive, np.zeros(len(truth.case_ids), dtype=np.int64))
     with measure.clocked() as clock:
-        found = case_swap_tests(truth, [a], [b], draws=options.swaps, seed=SEED)[metric]
+        found = case_swap_tests(truth, a, b, draws=options.swaps, seed=SEED)[metric]
     values = {"cpu_s": clock.cpu_s, "wall_s": clock.wall_s, "p": found.p}
     truth, a, b = a_test_set(options.cases)
-    values["differences"] = swap_differences(truth, [a], [b], swaps_of(truth, options.done))[metric].tolist()
+    values["differences"] = swap_differences(truth, a, b, swaps_of(truth, options.done))[metric].tolist()
     if metric == "auroc":
-        drawn = swap_differences(truth, [a], [b], swaps_of(truth, 20_000))["auroc"]
+        drawn = swap_differences(truth, a, b, swaps_of(truth, 20_000))["auroc"]
         extreme = int((np.abs(drawn) >= abs(found.statistic) - 1e-12).sum())
         low, high = beta.ppf([0.0005, 0.9995], [extreme, extreme + 1], [drawn.size - extreme + 1, drawn.size - extreme])
         values["plausible"] = bool(low <= found.p <= high)
