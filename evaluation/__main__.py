@@ -202,6 +202,11 @@ class _Bar:
 
 def _print_scores(scores: Sequence[Score], console: Console) -> None:
     console.print(_table(scores))
+    test_sets = dict.fromkeys(
+        f"{of.cases} cases, {of.positive_cases} positive, {of.lesions} lesions"
+        for of in (each.metrics.picai for each in scores)
+    )
+    _say(console, f"Test set: {'; '.join(test_sets)}.")
     for each in scores:
         strict, picai = each.metrics.strict, each.metrics.picai
         for answer, note in (
@@ -257,7 +262,7 @@ def _table(scores: Sequence[Score]) -> Table:
     table = Table(box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
     table.add_column("run", overflow="fold")
     table.add_column("answer", no_wrap=True)
-    for heading in ("AUROC", "AP", "score", "cases", "positive", "lesions", "missing"):
+    for heading in ("AUROC", "AP", "score", "missing"):
         table.add_column(heading, justify="right", no_wrap=True)
     for each in scores:
         name = Text(each.run.title)
@@ -270,7 +275,7 @@ def _table(scores: Sequence[Score]) -> Table:
 
 def _numbers(metrics: Metrics) -> list[str]:
     values = ["–" if value is None else f"{value + 0:.4f}" for value in (metrics.auroc, metrics.ap, metrics.score)]
-    return values + [str(n) for n in (metrics.cases, metrics.positive_cases, metrics.lesions, metrics.missing)]
+    return [*values, str(metrics.missing)]
 
 
 def _parser() -> argparse.ArgumentParser:

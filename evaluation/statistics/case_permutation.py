@@ -227,7 +227,7 @@ class _PooledCandidates:
                 below += candidates
                 np.divide(above, below, out=precision, dtype=np.float64)
                 difference += precision
-        return difference / self.lesions
+        return difference / max(1, self.lesions)
 
 
 def _groups(patients: int) -> int:

@@ -254,8 +254,8 @@ def test_command_prints_scores_and_what_was_left_out(workshop, maps, truth, tmp_
     printed = capsys.readouterr()
     assert printed.err == ""
     rows = [line.split() for line in printed.out.splitlines()]
-    assert ["predictions", "strict", "1.0000", "0.5000", "0.7500", "3", "2", "2", "0"] in rows
-    assert ["picai", "1.0000", "0.5000", "0.7500", "3", "2", "2", "0"] in rows
+    assert ["predictions", "strict", "1.0000", "0.5000", "0.7500", "0"] in rows
+    assert ["picai", "1.0000", "0.5000", "0.7500", "0"] in rows
     assert f"No source.json in {folder}: none was written, and compare needs one" in printed.out
     assert "No card: every non-zero label counts as lesion, and IoU ≥ 0.1 as a hit." in printed.out
 
@@ -358,6 +358,22 @@ def test_missing_predictions_are_named(workshop, maps, truth, tmp_path, capsys):
     assert "no prediction, counted as likelihood 0 without candidates: b, c" in " ".join(
         capsys.readouterr().out.split()
     )
+
+
+def test_the_table_fits_80_columns_and_breaks_no_usual_name(
+    workshop, maps, likelihoods, truth, tmp_path, capsys, monkeypatch
+):
+    monkeypatch.setenv("COLUMNS", "80")
+    names = ("ce-focal_fold4_restart19", "ensemble-four_fold0_restart1_0123abcd")
+    for name in names:
+        workshop.batch(maps, likelihoods, name=f"all/{name}")
+    words = ["--predictions", tmp_path / "all", "--truth", truth, "--output", tmp_path / "out"]
+    assert main(["score", *map(str, words)]) == 0
+    shown = capsys.readouterr().out
+    table_lines = shown.split("Test set:")[0].splitlines()
+    assert max(map(len, table_lines)) <= 80
+    assert all(any(name in line and "strict" in line for line in table_lines) for name in names)
+    assert "Test set: 3 cases, 2 positive, 2 lesions." in shown
 
 
 def test_sweep_of_hit_criteria_changes_no_other_file(workshop, maps, likelihoods, truth, tmp_path):
