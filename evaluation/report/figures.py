@@ -2,8 +2,8 @@
 
 Every configuration has one colour, dash and marker in all figures (palette of Okabe and Ito, distinguishable under
 colour vision deficiency); the first ensemble is drawn in the ink colour, baselines in grey. In the page's SVG these
-colours are CSS variables. Thin lines are runs, bold ones the mean over runs, bands the middle 95 % of that mean when
-patients are resampled; both are left out where there are many configurations.
+colours are CSS variables. Thin lines are runs, bold ones the mean over runs, bands the middle 1 − alpha of that mean
+when patients are resampled; both are left out where there are many configurations.
 """
 
 import io
@@ -199,7 +199,7 @@ def _curves(
         crowded = len(verdict.configurations) > MANY
         if summary.kind != "baseline" and not crowded:
             at = plot.at[:: len(plot.at) // _BAND_POINTS]
-            low, high = _band(kind, groups[summary.name], at, replicates=verdict.replicates, seed=verdict.seed)
+            low, high = _band(kind, groups[summary.name], at, verdict)
             axes.fill_between(at, low, high, color=style.colour, alpha=0.07, linewidth=0, zorder=1.5)
         if len(curves) > 1 and not crowded:
             axes.plot(x, curves.T, color=style.colour, linewidth=0.7, alpha=0.4, zorder=2)
@@ -226,16 +226,13 @@ def marked(number: int, points: int) -> tuple[int, int]:
     return step * (1 + number % 5) // 6, step
 
 
-def _band(
-    kind: str, runs: Sequence[ScoredRun], at: FloatArray, *, replicates: int, seed: int
-) -> tuple[FloatArray, FloatArray]:
-    """Pointwise: the middle 95 % of the mean curve over these runs when patients are resampled."""
-    truth = runs[0].truth
-    weights = case_weights(truth, replicates, seed)
-    total = np.zeros((replicates, at.size))
+def _band(kind: str, runs: Sequence[ScoredRun], at: FloatArray, verdict: Verdict) -> tuple[FloatArray, FloatArray]:
+    """Pointwise: the middle 1 − alpha of the mean curve over these runs when patients are resampled."""
+    weights = case_weights(runs[0].truth, verdict.replicates, verdict.seed)
+    total = np.zeros((verdict.replicates, at.size))
     for run in runs:
         total += _CURVES[kind].resampled(run.truth, run.outcome, weights, at)
-    low, high = np.percentile(total / len(runs), [2.5, 97.5], axis=0)
+    low, high = np.percentile(total / len(runs), [50 * verdict.alpha, 100 - 50 * verdict.alpha], axis=0)
     return low, high
 
 

@@ -1,8 +1,11 @@
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 from matplotlib.colors import to_rgb
 
-from evaluation.report.figures import DARK_PALETTE, PALETTE, _short_p, p_text, styles
+from evaluation.metrics.scored_runs import read_scored_runs
+from evaluation.report.figures import DARK_PALETTE, PALETTE, _band, _short_p, p_text, styles
 from evaluation.statistics.verdict import ConfigurationSummary, MetricSummary
 
 
@@ -29,6 +32,17 @@ def test_every_configuration_has_its_own_style():
     assert len({(look.colour, look.dash) for look in found.values()}) == len(summaries)
     assert found["ensemble-0"].css == "currentColor"
     assert all(found[f"baseline-{k}"].css.startswith("var(--grey") for k in range(3))
+
+
+def test_bands_are_as_wide_as_the_analysis_s_alpha_says(scores):
+    scores.arms()
+    runs = read_scored_runs([scores.root])[:2]
+    at = np.linspace(0, 1, 11)
+    strict, loose = (
+        _band("roc", runs, at, SimpleNamespace(alpha=alpha, replicates=200, seed=0)) for alpha in (0.05, 0.4)
+    )
+    assert (strict[0] <= loose[0]).all() and (loose[1] <= strict[1]).all()
+    assert (strict[1] - strict[0]).sum() > 1.5 * (loose[1] - loose[0]).sum()
 
 
 def contrast(first, second):
