@@ -148,7 +148,11 @@ def _analysis(verdict: Verdict) -> str:
     if verdict.lesion_strata:
         columns = _list(list(dict.fromkeys(each.column for each in verdict.lesion_strata.strata)))
         rate, threshold = verdict.lesion_strata.false_positives_per_case, verdict.lesion_strata.threshold
-        point = f"a confidence of {threshold:g}" if rate is None else f"{rate:g} false positives per case"
+        point = (
+            f"a confidence of {threshold:g}"
+            if rate is None
+            else f"{rate:g} false positive{'' if rate == 1 else 's'} per case"
+        )
         said.append(
             f"Lesion sensitivity at {point} was estimated in strata by {columns}, with the lesions of a patient as one "
             "cluster; differences within strata and their interaction with the stratum were each adjusted by Holm’s "

@@ -5,9 +5,10 @@ A lesion is found where the candidate that hit it is as confident as the run's t
 lowest at which the run has at most so many false positives per case, on its validation cases where these are given.
 Like other thresholds these are taken as they are.
 
-Sensitivity is a ratio of sums over patients, so its influence by patient counts lesions of one patient as one cluster;
-tests and intervals are those of the verdict. Whether a difference differs between strata is a test of its own. Holm
-adjusts over all strata and comparisons, and over all interactions.
+Sensitivity is a ratio of sums over patients, so its influence by patient counts lesions of one patient as one cluster.
+Tests and intervals are those of the verdict, but never more certain than new cases alone leave these runs: few runs
+often find just as many of few lesions, which is no proof that runs do not vary. Whether a difference differs between
+strata is a test of its own. Holm adjusts over all strata and comparisons, and over all interactions.
 """
 
 from collections.abc import Mapping, Sequence
@@ -26,7 +27,7 @@ from evaluation.statistics.analysis_file import SIZES, Analysis, LesionPlan
 from evaluation.statistics.comparison import Arm, interval_of, tested_difference
 from evaluation.statistics.estimates import Estimator, Ratio, ratio
 from evaluation.statistics.influence import MetricByPatient
-from evaluation.statistics.runs_and_cases import DifferenceTest
+from evaluation.statistics.runs_and_cases import DifferenceTest, nested
 from evaluation.statistics.verdict import Interaction, LesionStrata, LesionStratum, StratumSensitivity, SubgroupPair
 
 FEWEST_PATIENTS = 10
@@ -239,10 +240,12 @@ def _with_lesion(truth: TestSet, patients: FloatArray) -> BoolArray:
 def _estimate(
     arm: Arm, ratios: Sequence[Ratio], ill: BoolArray, plan: Analysis, *, with_interval: bool
 ) -> StratumSensitivity:
-    estimate = Estimator(ill, arm.is_single, plan.alpha).of_ratios(ratios)
-    assert estimate is not None
+    estimates = [Estimator(ill, fixed, plan.alpha).of_ratios(ratios) for fixed in (arm.is_single, True)]
+    intervals = [each.interval for each in estimates if each is not None and each.interval is not None]
     return StratumSensitivity(
-        configuration=arm.name, sensitivity=estimate.mean, interval=estimate.interval if with_interval else None
+        configuration=arm.name,
+        sensitivity=float(np.mean([each.value for each in ratios])),
+        interval=max(intervals, key=lambda ends: ends[1] - ends[0], default=None) if with_interval else None,
     )
 
 
@@ -252,8 +255,13 @@ def _tested(
     metrics: Mapping[str, MetricByPatient],
     ill: BoolArray,
 ) -> list[tuple[str, str, DifferenceTest]]:
-    tests = [(a, b, tested_difference(arms[a], arms[b], metrics[a], metrics[b], ill)) for a, b in declared]
-    return [(a, b, test) for a, b, test in tests if test is not None]
+    found = []
+    for a, b in declared:
+        test = tested_difference(arms[a], arms[b], metrics[a], metrics[b], ill)
+        of_cases = nested(metrics[a], metrics[b], ill, fixed=(True, True))
+        if test is not None and of_cases is not None:
+            found.append((a, b, max(test, of_cases, key=lambda each: each.standard_error)))
+    return found
 
 
 def _size(lesion: Lesion) -> tuple[object, ...]:

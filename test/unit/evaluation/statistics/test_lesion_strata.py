@@ -148,6 +148,23 @@ def test_a_difference_in_small_lesions_alone_is_an_interaction(scores):
     assert found.strata[1].pairs[0].p_holm > 0.05
 
 
+def test_two_runs_that_find_as_many_lesions_are_no_proof_that_nothing_varies(scores):
+    scores.cases = 100
+    scores.arms(1.5, 1.0, runs=2)
+    for folder in scores.root.iterdir():
+        scores.sizes(folder, volume)
+    runs = read_scored_runs([scores.root])
+    found = judged(runs, LesionPlan(strata=["volume_ml"], cuts={"volume_ml": [1.0]}, threshold=0.6))
+    for stratum, member in zip(found.strata, (is_small, lambda lesion: not is_small(lesion)), strict=True):
+        for each in stratum.configurations:
+            arm = [run for run in runs if run.source.configuration == each.configuration]
+            hits, lesions = np.mean([found_by_case(run, 0.6, member) for run in arm], axis=0)
+            share = hits.sum() / lesions.sum()
+            error = math.sqrt((((hits - share * lesions) / lesions.sum()) ** 2).sum()) / (share * (1 - share))
+            low, high = expit(logit(share) + 1.96 * error * np.array([-1, 1]))
+            assert each.interval[0] <= low < high <= each.interval[1]
+
+
 def _lose(folder, lesions):
     """Turn the hits of these lesions into misses."""
     lost = {(case, confidence) for case, _, confidence in lesions}
