@@ -22,6 +22,7 @@ from scipy.stats import nct
 from scipy.stats import t as student
 
 from contract.errors import OncoduetError
+from contract.files import sha256_file
 from contract.records import Record
 from contract.schema import Frozen
 from evaluation.metrics.outcomes import BoolArray, FloatArray
@@ -335,7 +336,7 @@ def pilot_components(scores: Sequence[Path], table: Path) -> tuple[Components, d
         "auroc_of_readers": float(of_readers.values.mean()),
         "prevalence": float(positive.mean()),
     }
-    return mean, held, {run.name: run.metrics_sha256 for run in scored}
+    return mean, held, {**{run.name: run.metrics_sha256 for run in scored}, "readers": sha256_file(table)}
 
 
 def _by_class(auroc: float) -> FloatArray:

@@ -157,7 +157,7 @@ def test_a_pilot_supplies_the_components(scores, tmp_path, capsys):
     table = tmp_path / "readers.csv"
     table.write_text("\n".join(lines) + "\n")
     found, held, parents = pilot_components([scores.root], table)
-    assert (held["configurations"], held["readers"], held["cases"], len(parents)) == (2, 4, 60, 6)
+    assert (held["configurations"], held["readers"], held["cases"], len(parents)) == (2, 4, 60, 7)
     assert found.var_of_readers.sum() > found.cov_of_readers.sum() > 0
     words = ["plan", "readers", "--pilot", str(scores.root), "--pilot-readers", str(table), "--readers", "10"]
     assert main([*words, "--output", str(tmp_path / "out")]) == 0

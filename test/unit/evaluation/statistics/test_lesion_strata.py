@@ -10,6 +10,7 @@ from statsmodels.stats.multitest import multipletests
 
 from contract.errors import OncoduetError
 from contract.records import read_record
+from evaluation.__main__ import main
 from evaluation.compare import compare
 from evaluation.metrics.scored_runs import read_scored_runs
 from evaluation.statistics.analysis_file import Analysis, LesionPlan
@@ -245,6 +246,16 @@ def test_compare_shows_sizes_without_being_asked_and_not_where_they_are_unknown(
     compare([scores.root], tmp_path / "without", analysis=None)
     assert read_record(tmp_path / "without" / "verdict.json", Verdict).lesion_strata is None
     assert len(runs) == 4
+
+
+def test_the_command_takes_a_table_of_lesions(sized, scores, tmp_path):
+    table = a_table(sized(runs=2, cases=60), tmp_path / "lesions.csv", zone=lambda k: ("PZ", "TZ")[k % 2])
+    (tmp_path / "a.toml").write_text('name = "x"\nmetrics = ["auroc"]\n[lesions]\nstrata = ["zone"]\n')
+    words = ["--scores", scores.root, "--analysis", tmp_path / "a.toml", "--output", tmp_path / "out"]
+    assert main(["compare", *map(str, words)]) == 3
+    assert main(["compare", *map(str, words), "--lesions", str(table)]) == 0
+    strata = read_record(tmp_path / "out" / "verdict.json", Verdict).lesion_strata.strata
+    assert [each.value for each in strata] == ["PZ", "TZ"]
 
 
 @pytest.mark.parametrize(
