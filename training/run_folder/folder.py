@@ -184,7 +184,14 @@ class RunFolder:
 def is_lock(path: Path) -> bool:
     """Whether a file is a run's lock, which is empty or says who holds it."""
     try:
-        text = path.read_text(encoding="utf-8") if path.is_file() else "no file"
+        return path.is_file() and is_lock_text(path.read_text(encoding="utf-8"))
+    except ValueError:
+        return False
+
+
+def is_lock_text(text: str) -> bool:
+    """Whether a lock file's content is that of a run: nothing, or who holds it."""
+    try:
         return not text or set(json.loads(text)) >= {"host", "pid", "since"}
     except (ValueError, TypeError):
         return False
