@@ -70,8 +70,7 @@ def existing_record(run: Run, folder: RunFolder, *, resume: bool = False, is_mad
         folder.require_free(is_planned=existing is not None)
     if existing is None or existing.state != "finished":
         folder.require_no_links()
-        if is_made:
-            require_folder(folder.path)
+        require_folder(folder.path, is_written=is_made)
     if existing is not None:
         if existing.key != run.key:
             raise OncoduetError(path, expected=_describe(run.key), found=_describe(existing.key))
