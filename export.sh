@@ -114,8 +114,14 @@ if [ ${#images[@]} -gt 0 ]; then
     container=''
   done
 fi
-(cd "$output" && find . -maxdepth 1 -type f ! -name SHA256SUMS ! -name UPLOAD.md ! -name '.*' -printf '%P\n' | LC_ALL=C sort |
-  xargs -r sha256sum) >"$stage/SHA256SUMS"
+(
+  cd "$output"
+  for each in ground_truth model oncoduet-{algorithm,evaluation}{,-invoke}; do  # only what exports write
+    for name in "$each.cdx.json" "$each.tar.gz"; do
+      [ ! -f "$name" ] || sha256sum "$name"
+    done
+  done
+) >"$stage/SHA256SUMS"
 keep SHA256SUMS
 
 # The card of the model or truth; without a card there is neither sheet nor check.

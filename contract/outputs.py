@@ -263,13 +263,17 @@ def scratch(folder: Path, command: str) -> Iterator[None]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def require_folder(folder: Path) -> None:
-    """Raise ``OncoduetError`` unless a path is a folder that can be written to, or one could be made there."""
+def require_folder(folder: Path, *, is_written: bool = True) -> None:
+    """Raise ``OncoduetError`` unless a path is a folder that can be written to, or one could be made there.
+
+    ``is_written`` is False for a command that only looks: the folder may be somebody else's.
+    """
     nearest = nearest_folder(folder)
     with writable(nearest):
         if not nearest.is_dir():
             raise OncoduetError(folder, f"cannot be written to: {nearest} is not a folder")
-        _require_access(folder, nearest)
+        if is_written:
+            _require_access(folder, nearest)
 
 
 def _require_access(folder: Path, nearest: Path) -> None:

@@ -131,7 +131,7 @@ def prepare(
         progress_on(console, redirect_stdout=False, redirect_stderr=False) as progress,
     ):
         stacked = {each: _Stacked(Path(work) / each, card, each) for each in stages}
-        stamps, doubts = {}, _Doubts()
+        stamps, doubts, known = {}, _Doubts(), dict[str, str]()
         for study in progress.track(studies, description="read studies"):
             assert study.label is not None
             with bad.noting(study.case_id):
@@ -139,6 +139,7 @@ def prepare(
                 with doubts.noted():
                     scan = read_scan(card, study.channels, name=study.case_id)
                 truth = read_truth(card, study.label, scan.native)
+                _require_one_patient(known, scan.content_sha256, study.case_id, patient_of)
                 for dataset in stacked.values():
                     dataset.add(study, patient_of[study.case_id], scan, truth)
                 stamps[study.case_id] = stamp
@@ -351,6 +352,15 @@ def _preprocess(
         files={path.name: sha256_file(path) for path in files},
         parents={"archive": stacked.fingerprint, "card": card.sha256},
     )
+
+
+def _require_one_patient(
+    known: dict[str, str], content_sha256: str, case_id: str, patient_of: Mapping[str, str]
+) -> None:
+    """Refuse an earlier study's images under another patient: a fold could train on them and validate with them."""
+    other = known.setdefault(content_sha256, case_id)
+    if patient_of[other] != patient_of[case_id]:
+        raise OncoduetError(f"study {case_id}", f"has the images of {other}, which is of another patient")
 
 
 def _say(bad: _BadStudies, lost: Sequence[str]) -> None:

@@ -143,7 +143,7 @@ def _read(folder: Path) -> ScoredRun:
         raise OncoduetError(folder, "source.json not found: it names the configuration, fold and runs that were scored")
     source = read_record(folder / "source.json", Source)
     record = read_record(folder / "metrics.json", MetricsRecord)
-    require_unedited(folder, ("source.json", "metrics.json", "cases.csv", "lesions.csv"))
+    require_unedited(folder, ("source.json", "metrics.json", "cases.csv", "lesions.csv", PATIENTS))
     if record.strict is None:
         raise OncoduetError(folder / "metrics.json", f"no strict answer to compare ({record.strict_reason})")
     for name in ("predictions", *_PARENTS):
@@ -333,10 +333,11 @@ def _require_distinct(read: Sequence[tuple[Path, ScoredRun]]) -> None:
         seen: dict[object, Path] = {}
         for folder, run in members:
             source = run.source
-            marks: list[object] = []
+            predictions = run.parents.get("predictions")
+            marks: list[object] = [] if predictions is None else [predictions]
             if source.fold is not None and source.restart is not None:
                 marks.append((source.fold, source.restart))
-            if source.runs or not marks:
+            if source.runs or source.fold is None or source.restart is None:
                 marks.append(frozenset(source.runs))
             for mark in marks:
                 if mark in seen:

@@ -241,7 +241,7 @@ def load_campaign(
             dataset, configuration=configuration, fold=fold, restart=restart, profile=profile, base_seed=file.seed
         )
         folder = RunFolder(subfolder(folders["output"], run.name))
-        existing_record(run, folder)
+        existing_record(run, folder, is_made=runs_are_made)
         spec = RunSpec(
             prepared=folders["prepared"].absolute(),
             configuration=_absolute(configuration),

@@ -207,6 +207,8 @@ class StatusMonitor:
 
 def is_held(lock: Path) -> bool:
     """Whether a process works on the run whose lock this is. Asking takes the lock for a moment, shared."""
+    if not lock.is_file():  # a pipe would be waited for
+        return False
     try:
         with lock.open() as stream:
             return not try_lock(stream, shared=True)

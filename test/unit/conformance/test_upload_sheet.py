@@ -79,5 +79,5 @@ def test_a_folder_without_archives_is_refused(tmp_path):
 
 def test_a_file_that_is_no_report_is_refused(folder, tmp_path):
     (tmp_path / "other.json").write_text("{}")
-    with pytest.raises(OncoduetError, match=r"other\.json: expected a conformance\.json with api"):
+    with pytest.raises(OncoduetError, match=r"other\.json: 8 faults: image: Field required"):
         write_sheet(folder, CARD, [tmp_path / "other.json"])

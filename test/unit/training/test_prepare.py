@@ -101,7 +101,7 @@ def test_the_datasets_fingerprint_notices_one_voxel(archive, tmp_path, what):
 def test_quantitative_channels_keep_their_scale_between_patients(tmp_path, write_study):
     """The normalisation trap: ADC is a measurement, so a factor between patients must survive; T2W has no unit."""
     for number in range(4):
-        factor = 1.15 if number == 2 else 1.0
+        factor = (1.0, 1.05, 1.15, 1.1)[number]
         write_study(tmp_path / "archive", f"{number}_1", kind=0, lesion=True, adc_factor=factor, t2w_factor=factor)
     assert run_prepare(tmp_path / "archive", tmp_path / "out", folds=2) == 0
     properties = load_prepared(tmp_path / "out").plans["foreground_intensity_properties_per_channel"]["1"]
@@ -314,11 +314,20 @@ def test_a_seed_below_0_is_wrong_usage(archive, tmp_path, capsys):
 
 def test_a_folder_of_many_patients_needs_the_option_patients(tmp_path, capsys, write_study):
     for number in range(14):
-        write_study(tmp_path / "archive", f"pancreas_{number:03d}", kind=0, lesion=number % 2 == 0)
+        write_study(tmp_path / "archive", f"pancreas_{number:03d}", kind=number, lesion=number % 2 == 0)
     message = refused(tmp_path / "archive", tmp_path / "out", capsys, folds=1 + 1)
     assert "expected a folder per patient, found pancreas_000, pancreas_001 (14 cases): one patient or" in message
     assert run_prepare(tmp_path / "archive", tmp_path / "out", "--patients", "by-case", folds=2) == 0
     assert len({study.patient_id for study in load_prepared(tmp_path / "out").record.studies}) == 14
+
+
+def test_images_of_one_patient_under_another_are_refused(archive, tmp_path, capsys):
+    shutil.copytree(archive / "101", archive / "900")
+    for image in (archive / "900").iterdir():
+        image.rename(image.with_name(image.name.replace("101_", "900_")))
+    shutil.copyfile(archive / "labels" / "101_1.nii.gz", archive / "labels" / "900_1.nii.gz")
+    message = refused(archive, tmp_path / "out", capsys, folds=2)
+    assert "study 900_1: has the images of 101_1, which is of another patient" in message
 
 
 LARGE = """
