@@ -25,8 +25,8 @@ from contract.patients import (
     MOST_ON_AVERAGE,
     MOST_STUDIES,
     TELLING,
+    ambiguous,
     patients_by_case,
-    question,
     read_patients,
     said_patients,
 )
@@ -87,7 +87,7 @@ def list_studies(archive: Path, card: Card, *, labels_required: bool) -> Listing
     """
     files = look(archive, card.channel_names)
     if not files.images:
-        raise OncoduetError(_nothing(archive, card, files))
+        raise OncoduetError(archive, _nothing(archive, card, files))
     studies: list[Study] = []
     faults = {
         name: f"{archive / name}: cannot be read: {why}"
@@ -169,13 +169,13 @@ def archive_patients(archive: Path, studies: Iterable[Study], said: str | None =
             open_ids = [case_id for case_id in members if case_id not in given]
             named = [case_id for case_id in open_ids if case_id.startswith(f"{folder}_")]
             if len(named) > MOST_STUDIES:
-                raise OncoduetError(question(archive / folder, "a folder per patient", named))
+                raise ambiguous(archive / folder, "a folder per patient", named)
             others = [case_id for case_id in open_ids if case_id not in named and not TELLING.fullmatch(case_id)]
             if len(by_folder) > 1 and len(others) > 1:
-                raise OncoduetError(question(archive / folder, "a folder that bears the patient's name", others))
+                raise ambiguous(archive / folder, "a folder that bears the patient's name", others)
             bearing |= dict.fromkeys(named, folder)
         if len(bearing) > MOST_ON_AVERAGE * len(set(bearing.values())):
-            raise OncoduetError(question(archive, "a folder per patient", list(bearing), " in few folders"))
+            raise ambiguous(archive, "a folder per patient", list(bearing), " in few folders")
         given |= bearing
     return patients_by_case(cases, given=given, rule=rule, source=archive)
 
@@ -278,9 +278,9 @@ def _pattern(card: Card) -> str:
 
 
 def _nothing(archive: Path, card: Card, files: ArchiveFiles) -> str:
-    """The message for an archive without any study: what it holds instead."""
+    """The problem of an archive without any study: what it holds instead."""
     paths = [path for found in (*files.strays.values(), *files.others.values()) for path in found]
-    message = f"{archive}: no studies named {_pattern(card)} (or .nii.gz)"
+    message = f"no studies named {_pattern(card)} (or .nii.gz)"
     if files.unknown:
         name, why = next(iter(files.unknown.items()))
         message += f"; {len(files.unknown)} folders cannot be read, such as {name}: {why}"
