@@ -191,8 +191,8 @@ def require_monai() -> None:
     except OncoduetError:
         raise OncoduetError(
             "monai",
-            "not in PYTHONPATH; requirements/monai.lock has it, and the first lines of test/benchmark/detection.py say how "
-            "to install it",
+            "not in PYTHONPATH; requirements/monai.lock has it, and the first lines of test/benchmark/detection.py say "
+            "how to install it",
         ) from None
 
 
