@@ -107,7 +107,7 @@ def compare_channels(card: Card, volumes: Mapping[str, Volume], paths: Mapping[s
 
 
 def require_plausible_truth(card: Card, truth: Volume, path: Path) -> None:
-    """Refuse a label map that is mostly lesion, and warn of one whose lesions are larger than they hardly ever are.
+    """Refuse a label map that is mostly lesion, and warn of one with lesions that are hardly ever so large.
 
     Raises
     ------

@@ -149,7 +149,7 @@ def read_lesions(path: Path, rule: MatchingRule) -> LesionTruth:
 def truth_of(path: Path, label_map: LabelMap, rule: MatchingRule) -> LesionTruth:
     """Find the lesions of a label map: 26-connected components of the card's lesion values.
 
-    Lesions larger than they hardly ever are are warned of.
+    A map with lesions that are hardly ever so large is warned of.
 
     Raises
     ------

@@ -10,7 +10,7 @@ import pytest
 
 from contract.cards import load_card
 from contract.errors import OncoduetError
-from contract.volume import Grid, Volume, read_volume
+from contract.volume import Grid, Volume, covered_share, read_grid, read_label, read_volume
 from network.plausibility import compare_channels, require_plausible, require_plausible_truth
 
 T2W = Grid((48, 40, 8), (0.5, 0.6, 3.0), (-10.0, 20.5, 33.25), (1, 0, 0, 0, 1, 0, 0, 0, 1))
@@ -234,5 +234,32 @@ def test_nothing_is_said_of_real_images(real_data, caplog):
     for folder in sorted((real_data / "prostatex" / "mha").iterdir()):
         images = {name: read_volume(folder / f"{folder.name}_{name}.mha") for name in ("t2w", "adc", "hbv")}
         assert check("cspca-picai", images, caplog) == ""
-    for name in ("example_ct.nii.gz", "example_ct_contrast_512x512x20.mha"):
+    for name in ("example_ct.nii.gz", "example_ct_sm.nii.gz", "example_ct_contrast_512x512x20.mha"):
         assert check("pdac-panorama", {"ct": read_volume(real_data / "ct" / name)}, caplog) == ""
+
+
+@pytest.mark.data
+def test_the_channels_of_real_studies_cover_the_reference(real_data):
+    for folder in (real_data / "prostatex" / "mha").iterdir():
+        t2w, adc, hbv = (read_grid(folder / f"{folder.name}_{name}.mha") for name in ("t2w", "adc", "hbv"))
+        assert [covered_share(t2w, t2w), covered_share(adc, t2w), covered_share(hbv, t2w)] == [1.0, 1.0, 1.0]
+
+
+@pytest.mark.data
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("card_name", "pattern", "maps"),
+    [
+        ("cspca-picai", "picai_labels/csPCa_lesion_delineations/human_expert/*/*.nii.gz", 60),
+        ("cspca-picai", "anatomy/picai/csPCa_lesion_delineations/human_expert/*/*.nii.gz", 340),
+        ("pdac-panorama", "panorama_labels/*_labels/*.nii.gz", 12),
+        ("pdac-panorama", "anatomy/panorama/*_labels/*.nii.gz", 24),
+    ],
+)
+def test_nothing_is_said_of_real_label_maps(real_data, caplog, card_name, pattern, maps):
+    card = load_card(card_name)
+    found = sorted(real_data.glob(pattern))
+    assert len(found) == maps
+    for path in found:
+        require_plausible_truth(card, read_label(path, card.label_values), path)
+    assert caplog.messages == []
