@@ -31,7 +31,7 @@ from contract.patients import (
     said_patients,
 )
 from contract.tables import read_table
-from contract.volume import Grid, fields_of_view_meet, read_grid, require_same_grid
+from contract.volume import Grid, covered_share, fields_of_view_meet, read_grid, require_same_grid
 
 logger = logging.getLogger(__name__)
 
@@ -201,7 +201,8 @@ def read_grids(name: str, channels: Mapping[str, Path], geometry: Geometry) -> d
 
 
 def check_geometry(name: str, channels: Mapping[str, Path], geometry: Geometry) -> None:
-    """Raise ``OncoduetError`` unless every channel is a 3D image whose field of view meets the reference's.
+    """Raise ``OncoduetError`` unless every channel is a 3D image whose field of view meets the reference's,
+    and covers enough of its middle.
 
     As :func:`read_grids` does, too.
     """
@@ -221,6 +222,13 @@ def check_geometry(name: str, channels: Mapping[str, Path], geometry: Geometry) 
                     f"{channels[channel]} to share a field of view with {reference!r} ({grids[reference].describe()})"
                 ),
                 found=grid.describe(),
+            )
+        covered, least = covered_share(grid, grids[reference]), geometry.covered_at_least
+        if covered < least:
+            raise OncoduetError(
+                f"study {name}",
+                expected=f"{channels[channel]} to cover at least {least:.0%} of the middle of {reference!r}",
+                found=f"{covered:.0%}: was it moved, or is it of another patient or place?",
             )
 
 

@@ -138,7 +138,7 @@ def prepare(
                 stamp = stamp_study(archive, study)  # before it is read: a change meanwhile is noticed
                 with doubts.noted():
                     scan = read_scan(card, study.channels, name=study.case_id)
-                truth = read_truth(card, study.label, scan.native)
+                    truth = read_truth(card, study.label, scan.native)
                 _require_one_patient(known, scan.content_sha256, study.case_id, patient_of)
                 for dataset in stacked.values():
                     dataset.add(study, patient_of[study.case_id], scan, truth)
@@ -235,7 +235,7 @@ def _files(stages: Sequence[Stage], case_ids: Sequence[str]) -> list[str]:
 
 
 class _Doubts(logging.Handler):
-    """Warnings about images, which go into prepare.log at once and to the user in the end."""
+    """Warnings about images and label maps, which go into prepare.log at once and to the user in the end."""
 
     def __init__(self) -> None:
         super().__init__(logging.WARNING)

@@ -392,8 +392,24 @@ def test_the_geometry_of_one_study_can_be_checked(tmp_path: Path, tilted_grid: G
     tilted_grid = replace(tilted_grid, size_xyz=(11, 9, 5))
     t2w = an_image(tmp_path / "t2w.mha", tilted_grid)
     finer = replace(tilted_grid, spacing_mm_xyz=(0.11, 0.12, 1.3))
-    geometry = Geometry(reference="t2w")
+    geometry = Geometry(reference="t2w", covered_at_least=0.0)
     check_geometry("10_1", {"t2w": t2w, "adc": an_image(tmp_path / "adc.mha", finer)}, geometry)
+
+
+@pytest.mark.parametrize(("moved_voxels", "covered"), [(2, None), (6, "41%"), (9, "0%")])
+def test_a_channel_has_to_cover_the_middle_of_the_reference(tmp_path, tilted_grid, moved_voxels, covered) -> None:
+    grid = replace(tilted_grid, size_xyz=(11, 9, 5))
+    first, step = np.array(grid.origin_mm_xyz), np.array(grid.direction).reshape(3, 3)[:, 0] * grid.spacing_mm_xyz[0]
+    moved = replace(grid, origin_mm_xyz=tuple((first + moved_voxels * step).tolist()))
+    channels = {"t2w": an_image(tmp_path / "t2w.mha", grid), "adc": an_image(tmp_path / "adc.mha", moved)}
+    check_geometry("10_1", channels, Geometry(reference="t2w", covered_at_least=0.0))
+    if covered is None:
+        check_geometry("10_1", channels, Geometry(reference="t2w"))
+        return
+    with pytest.raises(OncoduetError) as caught:
+        check_geometry("10_1", channels, Geometry(reference="t2w"))
+    assert caught.value.expected == f"{channels['adc']} to cover at least 50% of the middle of 't2w'"
+    assert caught.value.found.startswith(f"{covered}: was it moved")
 
 
 def test_the_licence_of_the_data_comes_from_archive_json(tmp_path: Path) -> None:

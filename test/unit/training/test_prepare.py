@@ -228,8 +228,12 @@ def moved_away(archive):
         (with_voxel(np.nan), "104_1_t2w.mha: expected finite voxels, found 1"),
         (with_voxel(np.inf), "104_1_t2w.mha: expected finite voxels, found 1"),
         (moved_away, "to share a field of view"),
+        (
+            lambda archive: edit_volume(archive / "labels" / "102_1.nii.gz", lambda array: array * 0 + np.uint8(1)),
+            "102_1.nii.gz: expected lesions in at most half of",
+        ),
     ],
-    ids=["empty", "study twice", "no channel", "no label", "grid", "label values", "nan", "inf", "field of view"],
+    ids=["empty", "study twice", "no channel", "no label", "grid", "values", "nan", "inf", "field of view", "full"],
 )
 def test_a_faulty_archive_is_refused(archive, tmp_path, capsys, spoil, said):
     spoil(archive)
@@ -275,6 +279,19 @@ def test_unusual_images_are_named_on_the_terminal_too(archive, tmp_path, capsys)
     for case_id in ("101_1", "103_1"):
         assert f"{case_id}_adc.mha: a median of " in printed
         assert f"{case_id}_adc.mha: a median of " in logged
+
+
+def test_doubtful_label_maps_are_named_on_the_terminal_too(archive, tmp_path, capsys):
+    def with_a_large_lesion(array):
+        changed = array.copy()
+        changed[: array.shape[0] // 3 + 1] = 1
+        return changed
+
+    edit_volume(archive / "labels" / "102_1.nii.gz", with_a_large_lesion)
+    assert run_prepare(archive, tmp_path / "out") == 0
+    said = "102_1.nii.gz: 38% of the image is lesion"
+    assert said in capsys.readouterr().out
+    assert said in (tmp_path / "out" / "prepare.log").read_text()
 
 
 def test_bad_studies_are_left_out_on_request_and_named(archive, tmp_path, capsys):

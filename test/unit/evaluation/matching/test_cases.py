@@ -1,10 +1,13 @@
 """What a detection map, a likelihood and a label map may be, and what picai-eval makes of the ones that we refuse."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from picai_eval import evaluate_folder
 from picai_eval.eval import evaluate_case
 
+from contract.cards import load_card
 from contract.errors import OncoduetError
 from contract.volume import Grid
 from evaluation.matching.cases import (
@@ -87,6 +90,24 @@ def test_lesions_are_the_components_of_the_cards_lesion_values(workshop):
     path = workshop.write(workshop.root / "organs.nii.gz", label)
     assert read_lesions(path, rule).lesions.sizes.tolist() == [36, 18]
     assert len(read_lesions(path, MatchingRule()).lesions) == 3  # without a card value 1 is a lesion too
+
+
+@pytest.mark.parametrize(
+    ("values", "said"),
+    [({1: (slice(0, 7), slice(0, 11), slice(0, 13))}, "100% of the image"), ({1: "box", 4: "elsewhere"}, "organ's 18")],
+)
+def test_a_doubtful_truth_is_named_and_scored(workshop, caplog, values, said):
+    boxes = {value: getattr(workshop, box) if isinstance(box, str) else box for value, box in values.items()}
+    path = workshop.write(workshop.root / "doubtful.nii.gz", workshop.image(boxes, np.uint8))
+    assert len(read_lesions(path, MatchingRule.of(load_card("pdac-panorama"))).lesions) == 1
+    assert [f"{path}: " in message and said in message for message in caplog.messages] == [True]
+
+
+def test_what_only_tells_a_doubtful_truth_is_no_part_of_the_rule():
+    rule = MatchingRule.of(load_card("pdac-panorama"))
+    without = replace(rule, organ_values=())
+    assert rule.organ_values == (4, 5)
+    assert (rule, rule.sha256) == (without, without.sha256)
 
 
 def test_a_label_map_stored_as_float_is_read_when_its_values_are_whole(workshop):
