@@ -215,8 +215,8 @@ def _steps(
         if run.engine.archive_need is None:
             run.prepared.require_recorded([*run.fold.train, *run.fold.validation])
         folder.sweep()
-        if existing is None:
-            write_record(folder.record, run.record(state="planned"))  # from here on the folder is known as this run's
+        if existing is None or existing.state == "planned":  # from here on the folder is known as this run's
+            write_record(folder.record, run.record(state="running", device=device))
         shutil.rmtree(folder.engine, ignore_errors=True)
         folder.engine.mkdir(parents=True)
         write_text(folder.card, (run.prepared.folder / "card.toml").read_text(encoding="utf-8"))

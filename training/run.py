@@ -66,8 +66,8 @@ def existing_record(run: Run, folder: RunFolder, *, resume: bool = False, is_mad
     """
     path = folder.record
     existing = read_record(path, RunRecord) if path.is_file() else None
-    if existing is None or existing.state == "planned":  # nothing of a planned run is there but its record
-        folder.require_free()
+    if existing is None or existing.state == "planned":
+        folder.require_free(is_planned=existing is not None)
     if existing is None or existing.state != "finished":
         folder.require_no_links()
         if is_made:

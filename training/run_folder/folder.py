@@ -26,10 +26,14 @@ class RunFolder:
             if folder.is_dir():
                 sweep(folder)
 
-    def require_free(self) -> None:
-        """Raise ``OncoduetError`` unless a run may begin here: nothing has a name that it is going to give."""
+    def require_free(self, *, is_planned: bool = False) -> None:
+        """Raise ``OncoduetError`` unless a run may begin here: nothing has a name that it is going to give.
+
+        The record of a planned run is its own.
+        """
         require_unowned(self.path, COMMAND)
-        require_free(self.path, [name for name in self._names if name != self.lock.name], COMMAND)
+        own = {self.lock.name} | ({self.record.name} if is_planned else set())
+        require_free(self.path, [name for name in self._names if name not in own], COMMAND)
         if self.lock.exists() and not is_lock(self.lock):
             raise OncoduetError(self.lock, expected="the lock of a run or nothing", found="a file of other origin")
 

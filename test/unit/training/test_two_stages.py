@@ -35,7 +35,7 @@ def write_ct(archive: Path, case_id: str, *, orientation: tuple[int, int], lesio
     grid = Grid(SIZE_XYZ, SPACING_MM_XYZ, tuple(corner.tolist()), tuple(direction.ravel().tolist()))
     x, y, z = grid.centres_mm()
     ct = np.where((x / 110) ** 2 + (y / 85) ** 2 <= 1, 40.0, -1000.0)
-    ct += 5 * np.sin(x / 9) + 5 * np.cos(y / 7 + z / 11)
+    ct += 5 * np.sin(x / 9 + int(case_id.partition("_")[0])) + 5 * np.cos(y / 7 + z / 11)  # no two patients alike
     label = np.zeros(grid.shape_zyx, np.uint8)
     if organ:
         label[((x + 20) / 34) ** 2 + (y / 14) ** 2 + (z / 20) ** 2 <= 1] = 4
@@ -97,14 +97,16 @@ def test_stage_1_is_coarse_and_stage_2_at_full_resolution(prepared_ct):
 def test_the_three_orientations_give_one_and_the_same_dataset(ct_archive, tmp_path, outcome):
     archive = tmp_path / "archive"
     for number, orientation in enumerate(ORIENTATIONS):
-        write_ct(archive, f"{300 + number}_1", orientation=orientation, lesion=True)
+        write_ct(archive, f"300_{number}", orientation=orientation, lesion=True)
+    for patient in (301, 302):
+        write_ct(archive, f"{patient}_0", orientation=ORIENTATIONS[0], lesion=True)
     words = ["--card", "pdac-panorama", "--archive", archive, "--output", tmp_path / "prepared", "--folds", "3"]
     assert outcome("prepare", *words) == (0, "")
     from nnunetv2.training.dataloading.nnunet_dataset import nnUNetDatasetBlosc2  # noqa: PLC0415
 
     for folder in (tmp_path / "prepared" / "cases", tmp_path / "prepared" / "localisation" / "cases"):
         cases = nnUNetDatasetBlosc2(str(folder))
-        first, second, third = (cases.load_case(f"{300 + number}_1") for number in range(3))
+        first, second, third = (cases.load_case(f"300_{number}") for number in range(3))
         for other in (second, third):
             assert np.allclose(first[0][:], other[0][:], atol=1e-5)
             assert np.array_equal(first[1][:], other[1][:])
