@@ -22,7 +22,7 @@ from contract.records import (
     write_record,
 )
 from network.device import Device, Kind, choose_device, free_device_memory, memory_or_refuse, require_same_device
-from training.dataset.archive_stamps import reachable_archive, unchanged_archive
+from training.dataset.archive_stamps import reachable_archive, recorded_archive, unchanged_archive
 from training.engine import Run, Workplace
 from training.run import existing_record
 from training.run_folder.folder import RunFolder
@@ -193,7 +193,7 @@ def _steps(
 ) -> Steps[RunRecord]:
     """Make a run in steps, with its lock, folder and log."""
     run, folder = request.run, RunFolder(request.output)
-    require_apart(folder.path, prepared=run.prepared.folder, archive=options.archive)
+    require_apart(folder.path, prepared=run.prepared.folder, archive=options.archive or recorded_archive(run.prepared))
     existing = existing_record(run, folder, resume=resume and not wait)
     if existing is not None and existing.state == "finished" and not folder.work.exists():
         logger.info("%s: finished already, nothing to do", folder.path)

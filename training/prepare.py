@@ -14,10 +14,11 @@ from rich.console import Console
 from rich.progress import Progress
 from scipy import ndimage
 
-from contract.archive import Study, all_of, archive_licence, archive_patients, list_studies
+from contract.archive import MARKSHEET, Study, all_of, archive_licence, archive_patients, list_studies
 from contract.cards import Card, card_path, load_card
 from contract.errors import SHOWN, OncoduetError, UsageError, one_line, some
 from contract.files import sha256_file, sha256_json, write_json, write_text
+from contract.marksheet import contradictions
 from contract.outputs import Output, require_apart, require_folder
 from contract.process.terminal import progress_on
 from contract.records import Stage, write_record
@@ -162,9 +163,10 @@ def prepare(
             changes = {"left_out": tuple(sorted(bad.faults)), "parts": parts(folder)}
             write_record(folder / RECORD, record.model_copy(update=changes))
         lost = stacked["detection"].lost
-        _say(bad, lost)  # in prepare.log, and below to the user
+        contradicted = _contradictions(archive, lesions)
+        _say(bad, lost, contradicted)  # in prepare.log, and below to the user
     doubts.say()
-    _say(bad, lost)
+    _say(bad, lost, contradicted)
     _summarise(output, lesions, folds)
     return load_prepared(output).record
 
@@ -363,9 +365,21 @@ def _require_one_patient(
         raise OncoduetError(f"study {case_id}", f"has the images of {other}, which is of another patient")
 
 
-def _say(bad: _BadStudies, lost: Sequence[str]) -> None:
-    """What is left out, and which lesions no network will see."""
+def _contradictions(archive: Path, studies: Sequence[PreparedStudy]) -> list[str]:
+    """Where the archive's marksheet, if there is one, and the label maps disagree on which studies have a lesion."""
+    if not (archive / MARKSHEET).is_file():
+        return []
+    try:
+        return contradictions(archive / MARKSHEET, {study.case_id: study.lesions > 0 for study in studies})
+    except OncoduetError as error:
+        return [f"{error}; not compared with the label maps"]
+
+
+def _say(bad: _BadStudies, lost: Sequence[str], contradicted: Sequence[str]) -> None:
+    """What is left out, which lesions no network will see, and of which the archive says two things."""
     bad.say()
+    for line in contradicted:
+        logger.warning("%s", line)
     for line in lost:
         logger.warning("%s: networks are trained as if it were not there", line)
 

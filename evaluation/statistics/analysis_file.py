@@ -44,9 +44,9 @@ class Analysis(Frozen):
     """By metric: two configurations are on par if their difference is within ± this."""
     alpha: Annotated[float, Field(gt=0, lt=0.5)] = 0.05
     seed: NonNegativeInt = 0
-    replicates: Annotated[int, Field(ge=100)] = 2_000
+    replicates: Annotated[int, Field(ge=100, le=100_000)] = 2_000
     """Number of bootstrap replicates."""
-    swaps: Annotated[int, Field(ge=100)] = 10_000
+    swaps: Annotated[int, Field(ge=100, le=10_000_000)] = 10_000
     """Number of swaps drawn for a case-level test that is not exact."""
     looks: tuple[Annotated[int, Field(ge=2)], ...] = ()
     """Interim analyses: runs per configuration at each, the last one being the planned number; without any the campaign

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -183,6 +184,17 @@ class RunFolder:
     def engine(self) -> Path:
         """For the engine's own files."""
         return self.work / "engine"
+
+
+def require_distinct(runs: Iterable[tuple[RunFolder, RunRecord]]) -> None:
+    """Raise ``OncoduetError`` if two runs have the same weights: no two trainings end alike, so one is a copy."""
+    seen: dict[str, RunFolder] = {}
+    for folder, record in runs:
+        if record.weights_sha256 is None:
+            continue
+        other = seen.setdefault(record.weights_sha256, folder)
+        if other.path != folder.path:
+            raise OncoduetError(folder.path, expected="a training of its own", found=f"the weights of {other.path}")
 
 
 def is_lock(path: Path) -> bool:

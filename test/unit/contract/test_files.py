@@ -222,3 +222,9 @@ def test_a_folder_that_cannot_be_listed_is_an_error_and_not_an_empty_one(tmp_pat
             list(look(tmp_path / "a"))
     with pytest.raises(PermissionError):
         list(below(tmp_path))
+
+
+@pytest.mark.timeout(30)
+def test_a_pipe_under_a_temporary_name_holds_up_no_sweep(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / f".partial-{'0' * 32}")
+    sweep(tmp_path)

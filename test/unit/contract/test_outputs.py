@@ -14,7 +14,8 @@ from places import PROJECT
 
 from contract import outputs
 from contract.errors import OncoduetError
-from contract.outputs import MANIFEST, Output, require_apart, require_folder
+from contract.files import write_json
+from contract.outputs import MANIFEST, Output, claim_scratch, require_apart, require_folder, require_unowned
 
 FILES = ("record.json", "figures/roc.svg", "figures/pr.svg")
 
@@ -180,6 +181,17 @@ def test_on_the_platform_only_outputs_are_written_and_replaced(tmp_path: Path) -
         fill(place, {"record.json": "4"})
 
 
+@pytest.mark.parametrize("make", [lambda path: path.write_text("mine"), lambda path: path.mkdir()])
+def test_beside_an_output_of_the_platform_s_nothing_else_may_lie(tmp_path: Path, make) -> None:
+    (tmp_path / "figures").mkdir()
+    make(tmp_path / "figures" / "other.svg")
+    (tmp_path / "notes.txt").write_text("mine")  # in no output's folder
+    with pytest.raises(OncoduetError) as caught:
+        output(tmp_path, on_platform=True).check()
+    assert caught.value.where == str(tmp_path / "figures" / "other.svg")
+    output(tmp_path).check()
+
+
 def test_a_later_process_knows_an_answer_by_its_attribute(tmp_path: Path, monkeypatch) -> None:
     place = output(tmp_path, on_platform=True)
     fill(place, {"record.json": "1", "figures/roc.svg": "1"})
@@ -262,3 +274,42 @@ def test_a_folder_that_cannot_be_made_is_refused_even_to_root(tmp_path: Path) ->
             Output(folder, "draw", FILES).check()
         assert "\n" not in str(refused.value)
     require_folder(tmp_path / "new" / "deep")
+
+
+OURS = {"written_by": {"program": "oncoduet", "version": "1", "git_revision": "x"}}
+
+
+@pytest.mark.parametrize(
+    ("name", "owner"),
+    [
+        ("run.json", "training run"),
+        ("batch.json", "algorithm baseline"),
+        ("verdict.json", "evaluation compare"),
+        ("metrics.json", "evaluation score"),
+        (".campaign.lock", "training run"),
+        (".campaign.lock", "training bundle"),
+    ],
+)
+@pytest.mark.parametrize("below", ["", "new/results"])
+def test_what_holds_something_else_takes_no_results_at_any_depth(tmp_path: Path, name: str, owner: str, below) -> None:
+    write_json(tmp_path / name, OURS)
+    require_unowned(tmp_path / below, owner)
+    with pytest.raises(OncoduetError) as caught:
+        require_unowned(tmp_path / below, "another command")
+    where = f"in {tmp_path}" if below else "in it"
+    assert caught.value.found == f"{name} {where}, which says that it holds something else; give another output"
+
+
+def test_another_program_s_files_say_nothing_of_a_folder(tmp_path: Path) -> None:
+    write_json(tmp_path / "metrics.json", {"accuracy": 1})
+    require_unowned(tmp_path, "algorithm batch")
+    (tmp_path / "run.json").write_text("no JSON")
+    (tmp_path / "archive.json").mkdir()
+    (tmp_path / ".oncoduet").write_text("no JSON")
+    require_unowned(tmp_path / "results", "algorithm batch")
+
+
+def test_where_a_command_works_it_may_have_others_write(tmp_path: Path) -> None:
+    write_json(tmp_path / "run.json", OURS)
+    claim_scratch(tmp_path / "work", "training run")
+    require_unowned(tmp_path / "work" / "scores", "evaluation score")

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 from places import PROJECT
 
+from contract.cards import load_card
 from contract.errors import OncoduetError
 from contract.records import BundleRecord
 from contract.upload import check_image, check_model, check_truth
@@ -135,6 +136,10 @@ MODELS = [
     (lambda path: model(path, without="members/000.safetensors"), r"members/000\.safetensors: .*found no such file"),
     (lambda path: model(path, extra__txt=b"x"), r"extra\.txt: expected the sha256 in SHA256SUMS \(none\)"),
     (lambda path: model(path, without="SHA256SUMS"), "bundle has no SHA256SUMS"),
+    (
+        lambda path: pack(path, {"card.toml": b"a", "./card.toml": b"b"}),
+        r"archive\.tar\.gz: duplicate file 'card\.toml'$",
+    ),
     (other_record, r"archive\.tar\.gz: bundle\.json: \d+ faults"),
     (lambda path: pack(path, {}, {"weights": "/etc/passwd"}), "not plain files below one folder: "),
     (lambda path: pack(path, {}, {"a/weights": "../../outside"}), "not plain files below one folder: "),
@@ -191,6 +196,12 @@ def test_the_command_line_refuses_with_3_and_one_line_by_default(archive, kind, 
     if option:
         accepted = subprocess.run([*command, option], cwd=PROJECT, capture_output=True, text=True, check=False)
         assert (accepted.returncode, accepted.stderr) == (0, "")
+
+
+def test_a_model_of_another_card_is_refused(archive):
+    with pytest.raises(OncoduetError) as caught:
+        check_model(model(archive), card=load_card("cspca-rsna2022"))
+    assert caught.value.found == f"one of cspca-picai ({'0' * 12})"
 
 
 def test_unneeded_small_files_take_no_memory(archive, monkeypatch):

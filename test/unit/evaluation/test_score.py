@@ -50,6 +50,14 @@ def everything(folder):
     return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
+def test_a_marksheet_that_denies_a_lesion_is_named(workshop, tmp_path, caplog):
+    truth = workshop.truth({"p1_1": workshop.image({1: workshop.box}), "p2_1": workshop.image()}, name="said")
+    (truth / "marksheet.csv").write_text("patient_id,study_id,case_csPCa\np1,1,NO\np2,1,NO\n")
+    maps = workshop.plain({case_id: workshop.image({0.5: workshop.box}) for case_id in ("p1_1", "p2_1")}, name="maps")
+    score(predictions=maps, truth=truth, output=tmp_path / "out")
+    assert "by case_csPCa 1 cases have no lesion, and a label map with one: p1_1" in caplog.text
+
+
 def test_batch_output_gives_both_answers_rows_and_a_source(workshop, maps, likelihoods, truth, tmp_path):
     folder = workshop.batch(maps, likelihoods)
     given = workshop.source(folder)

@@ -318,6 +318,17 @@ def test_too_few_patients_left_are_refused(archive, tmp_path, capsys):
     assert "expected at least 5 patients for 5 folds, found 3" in capsys.readouterr().err
 
 
+def test_a_marksheet_that_denies_a_lesion_is_named(archive, tmp_path, capsys):
+    cases = sorted(path.name.removesuffix(".nii.gz") for path in (archive / "labels").glob("*.nii.gz"))
+    rows = "".join(f"{case_id.replace('_', ',')},NO\n" for case_id in cases)
+    (archive / "marksheet.csv").write_text(f"patient_id,study_id,case_csPCa\n{rows}")
+    assert run_prepare(archive, tmp_path / "prepared") == 0
+    said = " ".join(capsys.readouterr().out.split())
+    assert "marksheet.csv: by case_csPCa " in said
+    assert "cases have no lesion, and a label map with one: " in said
+    assert "by case_csPCa" in (tmp_path / "prepared" / "prepare.log").read_text()
+
+
 def test_rows_of_the_marksheet_without_study_are_reported(archive, tmp_path, capsys):
     (archive / "marksheet.csv").write_text("patient_id,study_id\n100,1\n777,1\n")
     assert run_prepare(archive, tmp_path / "out") == 0

@@ -298,3 +298,11 @@ def test_a_preprocessed_file_that_is_not_as_recorded_is_not_trained_on(planned, 
     ):
         execute(run, tmp_path / "run", device="cpu")
     assert not (tmp_path / "run" / "run.json").exists()
+
+
+def test_a_run_in_the_archive_that_its_dataset_was_made_from_is_refused(planned, prepared_folder):
+    archive = prepared_folder.parent / "archive"
+    with pytest.raises(OncoduetError) as caught:
+        execute(planned(), archive / "run", device="cpu")
+    assert caught.value.found == f"inside the archive {archive}"
+    assert not (archive / "run").exists()

@@ -8,6 +8,9 @@ from picai_eval import evaluate_folder
 
 from contract.cards import CARDS, load_card
 from contract.errors import OncoduetError
+from contract.files import below, sha256_file
+from contract.outputs import Manifest, Written
+from contract.records import StudyRecord, write_record
 from contract.sockets import Entry, Job
 from contract.volume import Volume, to_image
 from evaluation.inputs.predictions import card_of_outputs, case_of_job, find_prediction_sets, predictions_of_jobs
@@ -71,6 +74,42 @@ def test_a_batch_output_is_found_with_its_source_and_card(workshop, maps, likeli
     assert run.predictions["p1_s1"].likelihood == output / "cspca-case-level-likelihood.json"
     assert run.source == source
     assert run.card is None
+
+
+JOB = "p1_s1/output/cspca-case-level-likelihood.json"
+
+
+@pytest.mark.parametrize("kept_in", ["study.json", ".oncoduet"])
+@pytest.mark.parametrize("name", [JOB, "p1_s1/output/images/cspca-detection-map/p1_s1.mha", "predictions.json"])
+def test_predictions_that_were_edited_are_refused(workshop, maps, likelihoods, truth, name, kept_in):
+    folder = workshop.batch(maps, likelihoods)
+    files = {path.relative_to(folder).as_posix(): sha256_file(path) for path in below(folder) if path.is_file()}
+    if kept_in == "study.json":
+        outputs = {each.removeprefix("p1_s1/"): of for each, of in files.items() if each.startswith("p1_s1/output")}
+        write_record(folder / "p1_s1" / kept_in, StudyRecord(case_id="p1_s1", images=(), outputs=outputs))
+    else:
+        written = Written(identity={}, files={each: (of,) for each, of in files.items()})
+        write_record(folder / kept_in, Manifest(commands={"algorithm baseline": written}))
+    assert len(runs(folder, truth)) == 1
+    if kept_in == "study.json" and name == "predictions.json":
+        return
+    (folder / name).write_bytes((folder / name).read_bytes() + b" ")
+    with pytest.raises(OncoduetError) as caught:
+        runs(folder, truth)
+    assert (caught.value.where, caught.value.problem) == (str(folder / name), "edited since it was written")
+
+
+@pytest.mark.parametrize(
+    ("change", "found"),
+    [({"case_id": "p2_s1"}, "p2_s1"), ({"outputs": {"output/other.mha": "0" * 64}}, "another file")],
+)
+def test_predictions_of_which_the_record_does_not_tell_are_refused(workshop, maps, likelihoods, truth, change, found):
+    folder = workshop.batch(maps, likelihoods)
+    record = StudyRecord(**{"case_id": "p1_s1", "images": (), **change})
+    write_record(folder / "p1_s1" / "study.json", record)
+    with pytest.raises(OncoduetError) as caught:
+        runs(folder, truth)
+    assert caught.value.found == found
 
 
 def test_sub_folders_with_a_listing_or_a_source_are_runs_of_their_own(workshop, maps, likelihoods, truth):
