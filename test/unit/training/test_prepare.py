@@ -12,6 +12,7 @@ import pytest
 import SimpleITK as sitk
 from nnunetv2.experiment_planning.dataset_fingerprint import fingerprint_extractor
 from places import PROJECT
+from refusals import refused_with
 from studies import read_study, read_study_label
 
 from contract.archive import find_studies
@@ -472,7 +473,7 @@ def test_a_prepared_dataset_with_other_files_is_refused(sealed, file, text, mess
 
 
 def test_a_folder_that_is_no_prepared_dataset_is_refused(tmp_path):
-    with pytest.raises(OncoduetError, match=r"prepared\.json: file not found"):
+    with refused_with(r"prepared\.json", "file not found"):
         load_prepared(tmp_path)
 
 

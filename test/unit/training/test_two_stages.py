@@ -10,9 +10,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 from places import PROJECT
+from refusals import refused_with
 
 from contract.cards import load_card
-from contract.errors import OncoduetError
 from contract.files import read_json
 from contract.records import BundleRecord, read_record
 from contract.volume import Grid, Volume, write_volume
@@ -157,12 +157,12 @@ def test_a_campaign_adds_one_run_of_stage_1_per_fold(prepared_ct, tmp_path):
 
 
 def test_a_card_without_localisation_has_no_stage_1(planned):
-    with pytest.raises(OncoduetError, match="card cspca-picai: no localisation to train for"):
+    with refused_with("card cspca-picai", "no localisation to train for"):
         planned("localisation")
 
 
 def test_the_dataset_of_stage_1_trains_no_lesions(planned, prepared_ct):
-    with pytest.raises(OncoduetError, match="expected a dataset of lesions, found one for localisation"):
+    with refused_with(expected="a dataset of lesions", found="one for localisation"):
         planned(prepared=prepared_ct / "localisation")
 
 
@@ -183,13 +183,11 @@ def test_detection_chooses_with_a_localisation_of_the_same_fold(
     options = {"prepared": prepared_ct, "profile": path}
     run = planned(**options)
     alone = tmp_path / "alone" / run.name
-    with pytest.raises(OncoduetError, match=r"alone: expected a finished localisation run of fold 0 and the same card"):
+    with refused_with("alone", expected="a finished localisation run of fold 0 and the same card"):
         execute(run, alone, device="cpu")
     localisation = ct_runs / "localisation_fold0_restart1"
     other = planned(fold=1, **options)
-    with pytest.raises(
-        OncoduetError, match=r"localisation_fold0_restart1: expected a finished localisation run of fold 1"
-    ):
+    with refused_with("localisation_fold0_restart1", expected="a finished localisation run of fold 1"):
         execute(other, tmp_path / "other", device="cpu", options=RunOptions(localisation=localisation))
     record = execute(run, alone, device="cpu", options=RunOptions(localisation=localisation))
     shutil.copytree(localisation, tmp_path / "beside" / localisation.name)

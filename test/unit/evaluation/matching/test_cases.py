@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from picai_eval import evaluate_folder
 from picai_eval.eval import evaluate_case
+from refusals import refused_with
 
 from contract.cards import load_card
 from contract.errors import OncoduetError
@@ -132,7 +133,7 @@ def test_quirk_8_picai_eval_takes_a_component_with_two_values(workshop, truth):
     uneven = workshop.image({0.5: workshop.box, 0.25: workshop.elsewhere})
     uneven[1, 2, 3] = 0.25  # two components, two values: enough for picai-eval's guard
     found = prediction(workshop, uneven)
-    with pytest.raises(OncoduetError, match=r"1 of 2 candidates with several, such as 0\.25 and 0\.5"):
+    with refused_with(found=r"1 of 2 candidates with several, such as 0\.25 and 0\.5"):
         read_case(found, truth)
     assert read_case_as_picai_eval(found, truth).confidences.tolist() == [0.5, 0.25]
     rows, *_ = evaluate_case(uneven, workshop.image({1: workshop.box}, np.int32))
@@ -144,7 +145,7 @@ def test_a_softmax_map_is_refused_in_both_readings(workshop, truth):
     found = prediction(workshop, softmax)
     with pytest.raises(OncoduetError, match=r"map\.mha: expected a detection map .* softmax"):
         read_case(found, truth)
-    with pytest.raises(OncoduetError, match=r"found a softmax map: 1 components with 1001 values"):
+    with refused_with(found="a softmax map: 1 components with 1001 values"):
         read_case_as_picai_eval(found, truth)
     with pytest.raises(ValueError, match="softmax"):
         evaluate_case(softmax, workshop.image({1: workshop.box}, np.int32))
@@ -155,7 +156,7 @@ def test_quirk_9_picai_eval_makes_rows_of_nan_and_infinity(workshop, truth, valu
     broken = workshop.image({value: workshop.box})
     found = prediction(workshop, broken)
     for read in (read_case, read_case_as_picai_eval):
-        with pytest.raises(OncoduetError, match=r"map\.mha: expected finite voxels, found 36 NaN or infinite"):
+        with refused_with(r"map\.mha", expected="finite voxels", found="36 NaN or infinite"):
             read(found, truth)
     [row], score, *_ = evaluate_case(broken, workshop.image({1: workshop.box}, np.int32))
     assert not np.isfinite(row[1])
@@ -164,7 +165,7 @@ def test_quirk_9_picai_eval_makes_rows_of_nan_and_infinity(workshop, truth, valu
 
 def test_quirk_9_a_confidence_above_1_counts_in_picai(workshop, truth):
     found = prediction(workshop, workshop.image({1.5: workshop.box}))
-    with pytest.raises(OncoduetError, match=r"map\.mha: expected confidences in \[0, 1\], found 0 to 1\.5"):
+    with refused_with(r"map\.mha", expected=r"confidences in \[0, 1\]", found=r"0 to 1\.5"):
         read_case(found, truth)
     assert read_case_as_picai_eval(found, truth).likelihood == 1.5
     [row], score, *_ = evaluate_case(workshop.image({1.5: workshop.box}), workshop.image({1: workshop.box}, np.int32))
@@ -173,9 +174,9 @@ def test_quirk_9_a_confidence_above_1_counts_in_picai(workshop, truth):
 
 def test_a_negative_confidence_is_refused_by_all(workshop, truth):
     found = prediction(workshop, workshop.image({-0.1: workshop.box}))
-    with pytest.raises(OncoduetError, match=r"expected confidences in \[0, 1\], found -0\.1 to 0"):
+    with refused_with(expected=r"confidences in \[0, 1\]", found=r"-0\.1 to 0"):
         read_case(found, truth)
-    with pytest.raises(OncoduetError, match=r"expected no negative confidence, found -0\.1"):
+    with refused_with(expected="no negative confidence", found=r"-0\.1"):
         read_case_as_picai_eval(found, truth)
     with pytest.raises(ValueError, match="positive"):
         evaluate_case(workshop.image({-0.1: workshop.box}), workshop.image(dtype=np.int32))
@@ -197,7 +198,7 @@ def test_quirk_11_picai_eval_ignores_the_grid(workshop, truth, change):
         "direction": workshop.grid.direction,
     }
     found = prediction(workshop, workshop.image({0.5: workshop.box}), Grid(**{**values, **change}))
-    with pytest.raises(OncoduetError, match=r"map\.mha: expected the grid of .*truth\.nii\.gz .*, found size"):
+    with refused_with(r"map\.mha", expected=r"the grid of .*truth\.nii\.gz", found="size"):
         read_case(found, truth)
     assert read_case_as_picai_eval(found, truth).confidences.tolist() == [0.5]
     workshop.write(
@@ -219,7 +220,7 @@ def smaller(workshop, slices=4):
 def test_quirk_11_missing_slices_are_refused_in_strict_and_padded_in_picai(workshop, truth):
     array, grid = smaller(workshop)
     found = prediction(workshop, array, grid)
-    with pytest.raises(OncoduetError, match="expected the grid of"):
+    with refused_with(expected="the grid of"):
         read_case(found, truth)
     case = read_case_as_picai_eval(found, truth)
     rows, *_ = evaluate_case(array, workshop.image({1: workshop.box}, np.int32))
@@ -234,12 +235,10 @@ def test_quirk_11_a_larger_map_passes_on_a_benign_case_alone(workshop, truth, be
     array, grid = smaller(workshop, slices=9)
     found = prediction(workshop, array, grid)
     for known in (truth, benign):
-        with pytest.raises(OncoduetError, match="expected the grid of"):
+        with refused_with(expected="the grid of"):
             read_case(found, known)
     assert read_case_as_picai_eval(found, benign).confidences.tolist() == [0.5, 0.25]
-    with pytest.raises(
-        OncoduetError, match=r"expected the shape of .*, \(7, 11, 13\) \(z, y, x\), found \(9, 11, 13\)"
-    ):
+    with refused_with(expected=r"the shape of .*, \(7, 11, 13\) \(z, y, x\)", found=r"\(9, 11, 13\)"):
         read_case_as_picai_eval(found, truth)
     rows, *_ = evaluate_case(array, workshop.image(dtype=np.int32))
     assert [row[1] for row in rows] == [0.5, 0.25]
@@ -262,8 +261,6 @@ def test_more_candidates_than_the_card_allows_are_refused(workshop):
     flood = workshop.image()
     flood[::2, ::2, ::2] = 0.5  # 4 · 6 · 7 voxels, none beside another
     found = prediction(workshop, flood)
-    with pytest.raises(
-        OncoduetError, match=r"expected at most 100 candidates \(the card's most_candidates\), found 168$"
-    ):
+    with refused_with(expected=r"at most 100 candidates \(the card's most_candidates\)", found="168"):
         read_case(found, truth, most_candidates=100)
     assert len(read_case(found, truth).candidates) == 168
