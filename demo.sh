@@ -52,6 +52,7 @@ install() {
   local python=${PYTHON:-python3.11}
   command -v "$python" >/dev/null || fail "expected Python 3.11, found no $python; PYTHON names another"
   mkdir -p build && exec 8>build/.install.lock && lock "$python" 8 LOCK_EX  # wait for another installation
+  [ ! -L .venv ] || fail ".venv: is a link, perhaps to another clone's environment; move it away"
   [ ! -e .venv ] || [ -f .venv/installed ] || fail ".venv: expected nothing or what this script made, found another; move it away"
   is_installed ||
     { "$python" -m venv --clear .venv &&
@@ -98,7 +99,7 @@ mkdir -p "$demo/model"
 step "generate the training archive" \
   $python -m phantom --card "$card" --cases 40 --positive-fraction 0.5 --seed "$seed" --output "$demo/archive"
 step "generate the test archive, from another population" \
-  $python -m phantom --card "$card" --cases 60 --positive-fraction 0.4 --seed $((seed + 1)) --population external \
+  $python -m phantom --card "$card" --cases 60 --positive-fraction 0.4 --seed $((10#$seed + 1)) --population external \
   --output "$demo/external"
 step "prepare: fingerprint, plan, preprocessing" \
   $python -m training prepare --card "$card" --archive "$demo/archive" --output "$demo/prepared"

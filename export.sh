@@ -69,7 +69,14 @@ for image in "${images[@]}"; do
   [ "$api" = exec ] || name+=-$api
   names+=("$name.tar.gz" "$name.cdx.json")
 done
+check() { .venv/bin/python -m contract.upload "$@"; }
 .venv/bin/python -m contract.outputs check "$output" "${names[@]}" ${truth:+--input "$truth"}
+if [ -n "$card" ]; then
+  check card "$card"
+elif [ -z "$model" ] && [ -f "$truth/card.toml" ]; then
+  card=$truth/card.toml
+  check card "$card"
+fi
 mkdir -p "$output"
 # By its name and its lock, contract.files distinguishes the remains of a killed export from a running one.
 stage=$output/.partial-$(tr -d - </proc/sys/kernel/random/uuid)
@@ -79,11 +86,18 @@ flock "$hold" || true
 container=''
 trap 'rm -rf "$stage"; [ -z "$container" ] || "$engine" rm --force "$container" >/dev/null' EXIT
 
-check() { .venv/bin/python -m contract.upload "$@"; }
 keep() { .venv/bin/python -m contract.outputs keep "$output" "$stage/$1"; du -h "$output/$1"; }
 
 if [ -n "$model" ]; then
-  check model "$model" "${accept[@]}"
+  check model "$model" "${accept[@]}" ${card:+--card "$card"}
+  if [ -z "$card" ]; then
+    card=$stage/card.toml
+    for name in card.toml ./card.toml; do  # as tar calls it in a folder that was packed whole
+      ! tar --extract --gzip --to-stdout --file "$model" "$name" >"$card" 2>/dev/null || break
+    done
+    [ -s "$card" ] || fail "$model: expected a card.toml in it, found none"
+    check card "$card"
+  fi
   cp "$model" "$stage/model.tar.gz"
   keep model.tar.gz
 fi
@@ -114,16 +128,17 @@ if [ ${#images[@]} -gt 0 ]; then
     container=''
   done
 fi
-(cd "$output" && find . -maxdepth 1 -type f ! -name SHA256SUMS ! -name UPLOAD.md ! -name '.*' -printf '%P\n' | LC_ALL=C sort |
-  xargs -r sha256sum) >"$stage/SHA256SUMS"
+(
+  cd "$output"
+  for each in ground_truth model oncoduet-{algorithm,evaluation}{,-invoke}; do  # only what exports write
+    for name in "$each.cdx.json" "$each.tar.gz"; do
+      [ ! -f "$name" ] || sha256sum "$name"
+    done
+  done
+) >"$stage/SHA256SUMS"
 keep SHA256SUMS
 
-# The card of the model or truth; without a card there is neither sheet nor check.
-if [ -z "$card" ] && [ -n "$model" ]; then
-  tar --extract --gzip --to-stdout --file "$output/model.tar.gz" card.toml >"$stage/card.toml" && card=$stage/card.toml
-elif [ -z "$card" ] && [ -f "$truth/card.toml" ]; then
-  card=$truth/card.toml
-fi
+# Without a card there is neither sheet nor check.
 reports=()
 conforms() {  # conforms KIND NAME OPTION…: check the image in its archive
   echo "checking $2.tar.gz"

@@ -95,11 +95,11 @@ def predict_batch(
     folder.check(record, archive=archive, case_ids=everything)
     done = folder.finished(listing.studies)
     waiting = [study for study in listing.studies if study.case_id not in done]
+    to_predict = [*listing.faults, *(study.case_id for study in waiting)]
+    folder.require_replaceable(to_predict)
     if done == set(everything) and folder.is_listed(everything) and not folder.failures.exists():
         logger.info("%s: all %d studies are finished already", output, len(done))
         return
-    to_predict = [*listing.faults, *(study.case_id for study in waiting)]
-    folder.require_replaceable(to_predict)
     predictor = unforeseen = None
     if waiting:
         predictor = _load(bundle, ensembles, choices, options)

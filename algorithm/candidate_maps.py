@@ -12,6 +12,7 @@ from algorithm.outputs.candidates import Rule, card_likelihood, extract_candidat
 from algorithm.outputs.progress import Track
 from contract.archive_files import seeming_stem
 from contract.cards import Card
+from contract.case_folders import case_name, require_none_below
 from contract.errors import OncoduetError, some
 from contract.files import inside, sha256_file, sha256_json, write_json
 from contract.images.whole_image import read_header
@@ -39,8 +40,9 @@ def detect_in_maps(*, probability: Path, output: Path, rule: Rule | None, card: 
     Raises
     ------
     OncoduetError
-        There is no map, two maps of one case, one that is unreadable, or one whose values are labels or otherwise no
-        probabilities; the output is the input, or holds files of other origin or of other cases. Nothing was written.
+        There is no map, two maps of one case, one in a sub-folder, one that is unreadable, or one whose values are
+        labels or otherwise no probabilities; the output is the input, or holds files of other origin or of other cases.
+        Nothing was written.
     """
     require_apart(output, probability=probability)
     if rule is None:
@@ -84,6 +86,8 @@ def _find_maps(folder: Path) -> Sequence[Path]:
         for path in (inside(folder) if folder.is_dir() else ())
         if seeming_stem(path.name) not in {None, *stems}
     ]
+    if folder.is_dir():
+        require_none_below(folder, {case_name(stem) for stem in stems}, asked=None)
     if others:
         raise OncoduetError(folder, expected="probability maps CASE.mha or CASE.nii.gz", found=some(others))
     if not paths:

@@ -25,7 +25,7 @@ from conformance.engine import Engine, Kept
 from conformance.outputs import Broken
 from contract.checksums import SUMS, parse_sums
 from contract.errors import OncoduetError, one_line
-from contract.files import below
+from contract.files import below, open_regular
 from contract.tarballs import members
 from contract.upload import check_image
 
@@ -98,7 +98,7 @@ def read_archive(archive: Path) -> Saved:
             check_image(archive, allow_standin=True)
         except OncoduetError as error:
             return Saved(faults=[str(error).removeprefix(f"{archive}: ")])
-    with archive.open("rb") as stream:
+    with open_regular(archive) as stream:
         begins = stream.read(6)
     unpack = next((unpack for magic, unpack in _PACKED.items() if begins.startswith(magic)), open)
     try:
@@ -121,7 +121,7 @@ def tarball_files(tarball: Path) -> Files:
     files: dict[str, bytes] = {}
     size_bytes = 0
     try:
-        with gzip.open(tarball) as stream:
+        with open_regular(tarball) as packed, gzip.open(packed) as stream:
             for member, content in members(stream):
                 tarfile.data_filter(member, "/nowhere")
                 size_bytes += member.size

@@ -269,6 +269,7 @@ def require_cases(truth: Mapping[str, object], cases: Sequence[str], where: Path
     missing = [case for case in cases if case not in truth]
     if missing:
         raise OncoduetError(
-            f"{where}: expected a label map of every study, found none of {missing[0]}"
-            + (f" and {len(missing) - 1} more" if len(missing) > 1 else "")
+            where,
+            expected="a label map of every study",
+            found=f"none of {missing[0]}" + (f" and {len(missing) - 1} more" if len(missing) > 1 else ""),
         )

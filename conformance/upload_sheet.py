@@ -7,10 +7,11 @@ says so and leaves them open.
 
 import json
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
+
+from pydantic import BaseModel
 
 from contract.cards import Card, Socket, load_card
 from contract.errors import OncoduetError
@@ -18,7 +19,8 @@ from contract.files import inside, read_json, sha256_file, write_text
 from contract.outputs import EXPORT, file_output
 from contract.process.command import Parser, run_command
 from contract.process.terminal import log_to_stdout
-from contract.text import one_line
+from contract.schema import parse
+from contract.text import one_line, printable
 
 SHEET = "UPLOAD.md"
 
@@ -80,7 +82,7 @@ def write_sheet(folder: Path, card: Card, reports: Sequence[Path]) -> Path:
         "## Settings",
     ]
     for report in reports:
-        sections.append(_settings(report, _report(report)))
+        sections.append(_settings(parse(read_json(report), _Report, report)))
     if not reports:
         sections.append("The conformance has not run on these files: memory, time and GPU are open.")
     path = folder / SHEET
@@ -116,25 +118,37 @@ def _algorithm_form(card: Card) -> list[tuple[str, ...]]:
     ]
 
 
-def _report(path: Path) -> Mapping[str, Any]:
-    values = read_json(path)
-    wanted = {"image", "kind", "api", "profile", "memory_gb", "limit_s", "errors", "checks"}
-    if not isinstance(values, dict) or not wanted <= values.keys():
-        raise OncoduetError(path, expected=f"a conformance.json with {', '.join(sorted(wanted))}", found="another file")
-    return values
+class _Check(BaseModel):
+    id: str
+    found: str
+    verdict: str
 
 
-def _settings(path: Path, report: Mapping[str, Any]) -> str:
-    found = {check["id"]: check["found"] for check in report["checks"] if check["verdict"] == "pass"}
+class _Report(BaseModel):
+    """What the sheet takes from ``conformance.json``."""
+
+    image: str
+    kind: str
+    api: str
+    profile: str
+    memory_gb: float
+    limit_s: float
+    errors: int
+    checks: tuple[_Check, ...]
+
+
+def _settings(report: _Report) -> str:
+    found = {check.id: check.found for check in report.checks if check.verdict == "pass"}
     cuda = found.get("A8", "unknown")
     rows = [
-        ("protocol", report["api"]),
-        ("memory", f"{report['memory_gb']} GB"),
-        ("time limit", f"{report['limit_s'] / 60:g} min ({found.get('R6', 'not measured')} where it was checked)"),
+        ("protocol", report.api),
+        ("memory", f"{report.memory_gb:g} GB"),
+        ("time limit", f"{report.limit_s / 60:g} min ({found.get('R6', 'not measured')} where it was checked)"),
         ("GPU", "none" if cuda == "no CUDA" else f"NVIDIA T4 ({cuda})"),
-        ("conformance", f"{report['errors']} errors, profile {report['profile']}"),
+        ("conformance", f"{report.errors} errors, profile {report.profile}"),
     ]
-    return f"### {report['kind'].capitalize()}: {Path(report['image']).name}\n\n" + _table(("setting", "value"), rows)
+    title = printable(f"{report.kind.capitalize()}: {Path(report.image).name}")
+    return f"### {title}\n\n" + _table(("setting", "value"), rows)
 
 
 def _file(path: Path) -> tuple[str, ...]:
@@ -144,7 +158,8 @@ def _file(path: Path) -> tuple[str, ...]:
 
 def _table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     lines = [headings, ["---"] * len(headings), *rows]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+    cells = [[printable(cell).replace("|", r"\|") for cell in line] for line in lines]
+    return "\n".join(f"| {' | '.join(line)} |" for line in cells)
 
 
 def _main(arguments: Sequence[str] | None = None) -> int:

@@ -25,13 +25,13 @@ from contract.patients import (
     MOST_ON_AVERAGE,
     MOST_STUDIES,
     TELLING,
+    ambiguous,
     patients_by_case,
-    question,
     read_patients,
     said_patients,
 )
 from contract.tables import read_table
-from contract.volume import Grid, fields_of_view_meet, read_grid, require_same_grid
+from contract.volume import Grid, covered_share, fields_of_view_meet, read_grid, require_same_grid
 
 logger = logging.getLogger(__name__)
 
@@ -87,7 +87,7 @@ def list_studies(archive: Path, card: Card, *, labels_required: bool) -> Listing
     """
     files = look(archive, card.channel_names)
     if not files.images:
-        raise OncoduetError(_nothing(archive, card, files))
+        raise OncoduetError(archive, _nothing(archive, card, files))
     studies: list[Study] = []
     faults = {
         name: f"{archive / name}: cannot be read: {why}"
@@ -169,13 +169,13 @@ def archive_patients(archive: Path, studies: Iterable[Study], said: str | None =
             open_ids = [case_id for case_id in members if case_id not in given]
             named = [case_id for case_id in open_ids if case_id.startswith(f"{folder}_")]
             if len(named) > MOST_STUDIES:
-                raise OncoduetError(question(archive / folder, "a folder per patient", named))
+                raise ambiguous(archive / folder, "a folder per patient", named)
             others = [case_id for case_id in open_ids if case_id not in named and not TELLING.fullmatch(case_id)]
             if len(by_folder) > 1 and len(others) > 1:
-                raise OncoduetError(question(archive / folder, "a folder that bears the patient's name", others))
+                raise ambiguous(archive / folder, "a folder that bears the patient's name", others)
             bearing |= dict.fromkeys(named, folder)
         if len(bearing) > MOST_ON_AVERAGE * len(set(bearing.values())):
-            raise OncoduetError(question(archive, "a folder per patient", list(bearing), " in few folders"))
+            raise ambiguous(archive, "a folder per patient", list(bearing), " in few folders")
         given |= bearing
     return patients_by_case(cases, given=given, rule=rule, source=archive)
 
@@ -201,7 +201,8 @@ def read_grids(name: str, channels: Mapping[str, Path], geometry: Geometry) -> d
 
 
 def check_geometry(name: str, channels: Mapping[str, Path], geometry: Geometry) -> None:
-    """Raise ``OncoduetError`` unless every channel is a 3D image whose field of view meets the reference's.
+    """Raise ``OncoduetError`` unless every channel is a 3D image whose field of view meets the reference's,
+    and covers enough of its middle.
 
     As :func:`read_grids` does, too.
     """
@@ -221,6 +222,13 @@ def check_geometry(name: str, channels: Mapping[str, Path], geometry: Geometry) 
                     f"{channels[channel]} to share a field of view with {reference!r} ({grids[reference].describe()})"
                 ),
                 found=grid.describe(),
+            )
+        covered, least = covered_share(grid, grids[reference]), geometry.covered_at_least
+        if covered < least:
+            raise OncoduetError(
+                f"study {name}",
+                expected=f"{channels[channel]} to cover at least {least:.0%} of the middle of {reference!r}",
+                found=f"{covered:.0%}: was it moved, or is it of another patient or place?",
             )
 
 
@@ -278,9 +286,9 @@ def _pattern(card: Card) -> str:
 
 
 def _nothing(archive: Path, card: Card, files: ArchiveFiles) -> str:
-    """The message for an archive without any study: what it holds instead."""
+    """The problem of an archive without any study: what it holds instead."""
     paths = [path for found in (*files.strays.values(), *files.others.values()) for path in found]
-    message = f"{archive}: no studies named {_pattern(card)} (or .nii.gz)"
+    message = f"no studies named {_pattern(card)} (or .nii.gz)"
     if files.unknown:
         name, why = next(iter(files.unknown.items()))
         message += f"; {len(files.unknown)} folders cannot be read, such as {name}: {why}"

@@ -42,9 +42,12 @@ class Plausible(Frozen):
 
     minimum_at_most: Intensity | None = later(None)
     maximum_at_least: Intensity | None = later(None)
-    """Bounds on the image's extremes."""
+    """Bounds on the image's extremes: its percentiles 0.5 and 99.5, so that a few voxels decide nothing."""
+    percentile_5_at_least: Intensity | None = later(None)
+    percentile_95_at_most: Intensity | None = later(None)
+    """Bounds on where nine in ten voxels lie."""
     median_between: tuple[Intensity, Intensity] | None = later(None)
-    """Bounds on the median of the image's middle half along each axis, its lowest value (a mask, padding) left out."""
+    """Bounds on the median of the foreground (no mask, padding or air) in the image's middle half along each axis."""
     median_mostly_between: tuple[Intensity, Intensity] | None = later(None)
     """The same; an image that is beyond is only warned of."""
 
@@ -99,6 +102,8 @@ class Geometry(Frozen):
     """Bounds of all spacings of all channels; others are an error of units. Refuses, and changes no result."""
     plausible_extent_mm: tuple[Millimetres, Millimetres] = later((1.0, 2500.0))
     """Bounds of the longest side of every channel; likewise."""
+    covered_at_least: Annotated[float, Field(ge=0, le=1)] = later(0.5)
+    """Share of the reference's middle half (along each axis) that every channel has to cover; likewise."""
 
 
 class TissueClass(Frozen):
@@ -263,6 +268,12 @@ class Card(Frozen):
         """Values of a label map that mean lesion."""
         return self.classes[self.lesion_index - 1].values
 
+    @property
+    def organ_values(self) -> tuple[int, ...]:
+        """Values of a label map that mean the organ, as far as it is no lesion; none where the card locates none."""
+        located = () if self.localisation is None else self.localisation.values
+        return tuple(value for value in located if value not in self.lesion_values)
+
     def localising(self) -> "Card":
         """The card of stage 1: the same study on the coarse grid, with the organ as its only class.
 
@@ -282,6 +293,7 @@ class Card(Frozen):
             at_most_columns=stage.at_most_columns,
             plausible_spacing_mm=self.geometry.plausible_spacing_mm,
             plausible_extent_mm=self.geometry.plausible_extent_mm,
+            covered_at_least=self.geometry.covered_at_least,
         )
         organ = (TissueClass(name=stage.organ, values=stage.values),)
         changes = {"geometry": geometry, "classes": organ, "lesion_class": stage.organ, "baselines": ()}

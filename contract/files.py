@@ -101,7 +101,7 @@ def sweep(folder: Path) -> None:
         if not _PARTIAL.fullmatch(path.name) or path.is_symlink():
             continue
         try:
-            hold = os.open(path, os.O_RDONLY | os.O_NOFOLLOW)
+            hold = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
         except OSError:
             continue
         try:
@@ -192,10 +192,18 @@ def open_regular(path: Path) -> Iterator[io.BufferedReader]:
     OSError
         It cannot be opened.
     """
-    with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as stream:  # noqa: PTH123
-        if not stat.S_ISREG(os.fstat(stream.fileno()).st_mode):
-            raise OncoduetError(path, expected="a regular file", found=kind_of(os.fstat(stream.fileno())))
+    with open(path, "rb", opener=regular_only) as stream:
         yield stream
+
+
+def regular_only(path: str, flags: int) -> int:
+    """``opener`` for a file that may be the user's, to read or to append. Raises as :func:`open_regular`."""
+    descriptor = os.open(path, flags | os.O_NONBLOCK | os.O_CLOEXEC, 0o666)
+    found = os.fstat(descriptor)
+    if not stat.S_ISREG(found.st_mode) and not stat.S_ISDIR(found.st_mode):  # which open refuses
+        os.close(descriptor)
+        raise OncoduetError(path, expected="a regular file", found=kind_of(found))
+    return descriptor
 
 
 def read_regular(path: Path, *, most_bytes: int = MOST_TEXT_BYTES) -> bytes:

@@ -7,6 +7,7 @@ is no substitute that survives a killed holder, so what needs a lock is refused 
 import errno
 import fcntl
 import os
+import stat
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -17,6 +18,7 @@ from contract.errors import OncoduetError, one_line, problem_of
 
 _NO_LOCKS = (errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTSUP, errno.ENOLCK)
 _RETRY_S = 0.01
+_LONGEST = 1 << 16
 
 
 @contextmanager
@@ -28,6 +30,7 @@ def exclusive_lock(
     patience_s: float = 0.0,
     holder: str = "",
     describe: Callable[[str], str] = one_line,
+    is_own: Callable[[str], bool] = lambda text: not text,
     on_wait: Callable[[str], None] | None = None,
 ) -> Iterator[None]:
     """Hold a lock file, for this process only.
@@ -44,19 +47,18 @@ def exclusive_lock(
         Content of the file as long as the lock is held: who holds it.
     describe
         The content in words; an empty text where it says nothing.
+    is_own
+        Whether the file has the content of such a lock. Anything else is a file of the user's, and stays.
     on_wait
         Wait for the other process, after this call with its description; None: raise.
 
     Raises
     ------
     OncoduetError
-        Another process holds the lock; the file cannot be written to; the file system has no locks.
+        Another process holds the lock; the file is a link, of other origin or cannot be written to; the file system has
+        no locks.
     """
-    try:
-        lock = path.open("a+", encoding="utf-8")  # not "w", which would erase the holder's name
-    except OSError as error:
-        raise OncoduetError(path, f"cannot be written to: {problem_of(error)}") from None
-    with lock:
+    with _open(path) as lock:
         until = time.monotonic() + patience_s
         while not try_lock(lock):
             if time.monotonic() < until:
@@ -69,6 +71,9 @@ def exclusive_lock(
             on_wait(found)
             try_lock(lock, wait=True)
             break
+        lock.seek(0)
+        if not is_own(lock.read(_LONGEST)):
+            raise OncoduetError(path, "a file of other origin; move it away")
         if not holder:
             yield
             return
@@ -79,6 +84,19 @@ def exclusive_lock(
             yield
         finally:
             lock.truncate(0)
+
+
+def _open(path: Path) -> IO[str]:
+    """A lock file, made if needed; neither a link is followed nor a holder's name erased."""
+    try:
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_NONBLOCK, 0o666)
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            os.close(descriptor)
+            raise OncoduetError(path, "not a plain file")
+    except OSError as error:
+        problem = "is a link" if path.is_symlink() else f"cannot be written to: {problem_of(error)}"
+        raise OncoduetError(path, problem) from None
+    return os.fdopen(descriptor, "a+", encoding="utf-8", errors="replace")
 
 
 def try_lock(file: IO[str], *, shared: bool = False, wait: bool = False) -> bool:

@@ -5,6 +5,7 @@ are results of (the identity). A file of ours is replaced only by the same comma
 and only while it is unchanged: a file that was edited is the user's. Everything else in the folder stays. Also:
 
 * output and inputs are separate: neither is the other, nor inside the other, however the paths are spelt;
+* nor is an output in a folder that is known as another command's, or anywhere below one;
 * a link inside the output folder is never written through; the folder itself may be one;
 * on the platform, where a folder may hold only the declared outputs, there is no ``.oncoduet``: the process itself
   knows what it wrote, so that a server's answer replaces its last one. Later processes find the same in an extended
@@ -32,6 +33,7 @@ from contract.errors import OncoduetError
 from contract.files import (
     explain_full_disk,
     held_folder,
+    inside,
     nearest_folder,
     read_json,
     sha256_file,
@@ -57,8 +59,13 @@ _OWNERS = {
     "archive.json": ("phantom",),
     "batch.json": ("algorithm batch", "algorithm baseline", "training predict"),
     "verdict.json": ("evaluation compare",),
+    "metrics.json": ("evaluation",),
+    ".campaign.lock": ("training campaign", "training run", "training bundle"),
 }
-"""Records that say whose a folder is: no other command writes into it."""
+"""Files that say whose a folder is: no other command writes into it."""
+_COMMON = "metrics.json"
+"""A name that other programs' files have, too."""
+_AT_WORK = ", at work"
 
 _made: dict[tuple[Path, str], Mapping[str, tuple[str, ...]]] = {}
 """What this process wrote on the platform, where there is no ``.oncoduet``, by folder and command."""
@@ -109,7 +116,7 @@ class Output:
                 expected=f"results of {_described(self.identity)} or none",
                 found=f"some of {_described(known.identity)}; give another output or move them away",
             )
-        for name in self.files:
+        for name in dict.fromkeys([*self.files, *(self._in_sockets() if self.on_platform else ())]):
             _require_ours(self.folder, name, known.files.get(name, ()), self.command)
 
     @contextmanager
@@ -184,6 +191,12 @@ class Output:
                         found[path.relative_to(self.folder).as_posix()] = (sha256,)
         return found
 
+    def _in_sockets(self) -> list[str]:
+        """What lies in the folders of the declared outputs: of a second image there the platform imports none."""
+        places = {(self.folder / name).parent for name in self.files} - {self.folder}
+        found = [path for place in sorted(places) if place.is_dir() for path in inside(place, "[!.]*")]
+        return [path.relative_to(self.folder).as_posix() for path in found]
+
     def _remember(self, files: Mapping[str, tuple[str, ...]]) -> None:
         if self.on_platform:
             _made[self.folder.resolve(), self.command] = files
@@ -219,14 +232,24 @@ def require_apart(output: Path, **inputs: Path | Sequence[Path] | None) -> None:
 
 
 def require_unowned(folder: Path, command: str) -> None:
-    """Raise ``OncoduetError`` if a folder is known as another command's, by the record that it holds."""
-    for name, owners in _OWNERS.items():
-        if not any(command.startswith(owner) for owner in owners) and (folder / name).is_file():
-            raise OncoduetError(
-                folder,
-                expected=f"a folder for the results of {command}",
-                found=f"{name} in it, which says that it holds something else; give another output",
-            )
+    """Raise ``OncoduetError`` if a folder, or one around it, is known as another command's by what it holds.
+
+    Where a command works (:func:`claim_scratch`), it may have other commands write.
+    """
+    own = folder.resolve()
+    for place in (own, *own.parents):
+        if _is_workplace(place):
+            return
+        for name, owners in _OWNERS.items():
+            if any(command.startswith(owner) for owner in owners):
+                continue
+            if _is_ours(place / name, by_name=place == own and name != _COMMON):
+                where = "in it" if place == own else f"in {place}"
+                raise OncoduetError(
+                    folder,
+                    expected=f"a folder for the results of {command}",
+                    found=f"{name} {where}, which says that it holds something else; give another output",
+                )
 
 
 def require_free(folder: Path, names: Iterable[str], command: str) -> None:
@@ -238,7 +261,7 @@ def require_free(folder: Path, names: Iterable[str], command: str) -> None:
 def require_scratch(folder: Path, command: str) -> None:
     """Raise ``OncoduetError`` unless a folder is one that a command worked in (:func:`scratch`), or empty, or none."""
     subfolder(folder.parent, folder.name)
-    if f"{command}, at work" in _manifest(folder).commands:
+    if f"{command}{_AT_WORK}" in _manifest(folder).commands:
         return
     if not folder.is_dir() or any(folder.iterdir()):
         require_free(folder.parent, [folder.name], command)
@@ -257,19 +280,28 @@ def scratch(folder: Path, command: str) -> Iterator[None]:
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir()
     try:
-        _write_manifest(folder, {f"{command}, at work": Written(identity={}, files={})})
+        claim_scratch(folder, command)
         yield
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def require_folder(folder: Path) -> None:
-    """Raise ``OncoduetError`` unless a path is a folder that can be written to, or one could be made there."""
+def claim_scratch(folder: Path, command: str) -> None:
+    """Write into a folder that a command works there."""
+    _write_manifest(folder, {f"{command}{_AT_WORK}": Written(identity={}, files={})})
+
+
+def require_folder(folder: Path, *, is_written: bool = True) -> None:
+    """Raise ``OncoduetError`` unless a path is a folder that can be written to, or one could be made there.
+
+    ``is_written`` is False for a command that only looks: the folder may be somebody else's.
+    """
     nearest = nearest_folder(folder)
     with writable(nearest):
         if not nearest.is_dir():
             raise OncoduetError(folder, f"cannot be written to: {nearest} is not a folder")
-        _require_access(folder, nearest)
+        if is_written:
+            _require_access(folder, nearest)
 
 
 def _require_access(folder: Path, nearest: Path) -> None:
@@ -280,11 +312,22 @@ def _require_access(folder: Path, nearest: Path) -> None:
 
 
 def require_unedited(folder: Path, names: Iterable[str]) -> None:
-    """Raise ``OncoduetError`` if a file is not as its command wrote it; a copy without the list of files passes."""
+    """Raise ``OncoduetError`` if a file is not as its command wrote it; a copy without the list of files passes.
+
+    Parameters
+    ----------
+    names
+        Files that are going to be read, relative to the folder; of some there may be none.
+    """
     for written in _manifest(folder).commands.values():
-        for name in names:
-            if name in written.files and sha256_file(folder / name) not in written.files[name]:
-                raise OncoduetError(folder / name, "edited since it was written")
+        require_as_written(folder, {name: written.files[name] for name in names if name in written.files})
+
+
+def require_as_written(folder: Path, files: Mapping[str, Sequence[str]]) -> None:
+    """Raise ``OncoduetError`` if a file that is there has none of the sha256 that were recorded for it."""
+    for name, sha256 in files.items():
+        if (folder / name).exists() and sha256_file(folder / name) not in sha256:
+            raise OncoduetError(folder / name, "edited since it was written")
 
 
 def _manifest(folder: Path) -> Manifest:
@@ -298,6 +341,25 @@ def _manifest(folder: Path) -> Manifest:
 
 def _write_manifest(folder: Path, commands: Mapping[str, Written]) -> None:
     write_json(folder / MANIFEST, Manifest(commands=commands).model_dump(mode="json"))
+
+
+def _is_workplace(folder: Path) -> bool:
+    try:
+        return any(name.endswith(_AT_WORK) for name in _manifest(folder).commands)
+    except OncoduetError:  # a folder around ours, which is no business of ours
+        return False
+
+
+def _is_ours(path: Path, *, by_name: bool) -> bool:
+    """Whether there is a record, and one of our programs wrote it, unless its name alone is to decide."""
+    if by_name or path.suffix != ".json" or not path.is_file():
+        return path.is_file()
+    try:
+        record = read_json(path)
+    except OncoduetError:
+        return False
+    program = isinstance(record, dict) and record.get("written_by")
+    return isinstance(program, dict) and program.get("program") == writer().program
 
 
 def _require_ours(folder: Path, name: str, sha256: Sequence[str], command: str) -> None:

@@ -76,13 +76,13 @@ def patients_by_case(
     patients = {case_id: named[case_id] for case_id in cases if case_id in named}
     telling = [case_id for members in by_prefix.values() for case_id in members if TELLING.fullmatch(case_id)]
     if rule is None and len(telling) > MOST_ON_AVERAGE * len({case_id.partition("_")[0] for case_id in telling}):
-        raise OncoduetError(question(source, "ids that tell the patient", telling, " with few first numbers"))
+        raise ambiguous(source, "ids that tell the patient", telling, " with few first numbers")
     if rule is None:
         _require_unparted(by_prefix, source)
     for prefix, members in by_prefix.items():
         open_ids = [case_id for case_id in members if not TELLING.fullmatch(case_id)]
         if rule is None and len(members) > 1 and (open_ids or len(members) > MOST_STUDIES):
-            raise OncoduetError(question(source, "ids that tell the patient", members, f" begin with {prefix}_"))
+            raise ambiguous(source, "ids that tell the patient", members, f" begin with {prefix}_")
         patients |= {case_id: case_id if rule == "by-case" else prefix for case_id in members}
     return dict(sorted(patients.items()))
 
@@ -119,11 +119,15 @@ def _require_unparted(case_ids: Iterable[str], source: object) -> None:
             )
 
 
-def question(source: object, expected: str, case_ids: Sequence[str], what: str = "") -> str:
-    """What a user is asked where it is open whose cases these are; there are at least two."""
-    return (
-        f"{source}: expected {expected}, found {case_ids[0]}, {case_ids[1]} ({len(case_ids)} cases{what}): "
-        f"one patient or several? Say it by {FILE} (case_id,patient_id), or --patients by-case or by-prefix"
+def ambiguous(source: object, expected: str, case_ids: Sequence[str], what: str = "") -> OncoduetError:
+    """The error that asks the user whose cases these are, at least two."""
+    return OncoduetError(
+        source,
+        expected=expected,
+        found=(
+            f"{case_ids[0]}, {case_ids[1]} ({len(case_ids)} cases{what}): one patient or several? "
+            f"Say it by {FILE} (case_id,patient_id), or --patients by-case or by-prefix"
+        ),
     )
 
 

@@ -1,8 +1,8 @@
 """What may be uploaded to the platform: an image, a model and a truth, each a ``.tar.gz``.
 
 ``export.sh`` makes these archives and calls this before it gives them their names:
-``python -m contract.upload {image,model,truth} ARCHIVE``. An archive is read to its last byte, so that a truncated one
-is never taken for whole.
+``python -m contract.upload {image,model,truth} ARCHIVE``, and before all else ``… card CARD``. An archive is read to
+its last byte, so that a truncated one is never taken for whole.
 
 Sources: the platform's own checks of an upload (comic/grand-challenge.org): one image for amd64 with a user that is not
 root; model and truth are unpacked with Python's tar filter ``data``.
@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from contract.archive import UNKNOWN_LICENCE
+from contract.cards import Card, load_card
 from contract.checksums import SUMS, parse_sums
 from contract.errors import OncoduetError
 from contract.files import open_regular
@@ -121,7 +122,7 @@ def user_and_group(user: str) -> tuple[str, str]:
     return match[1], match[2] or ""
 
 
-def check_model(archive: Path, *, accept_non_commercial: bool = False) -> None:
+def check_model(archive: Path, *, accept_non_commercial: bool = False, card: Card | None = None) -> None:
     """Check a model bundle, as ``training bundle`` writes it.
 
     Parameters
@@ -130,16 +131,25 @@ def check_model(archive: Path, *, accept_non_commercial: bool = False) -> None:
         The bundle's ``.tar.gz``.
     accept_non_commercial
         Accept a model whose data do not allow commercial use, or of which that is unknown.
+    card
+        By which it has to have been trained; None: any.
 
     Raises
     ------
     OncoduetError
-        The archive is damaged, truncated or could not be unpacked safely; a file is not the one that SHA256SUMS names;
-        there is no valid bundle.json; the licence of its data is non-commercial or unknown.
+        The archive is damaged, truncated or could not be unpacked safely; a file is there twice, or not the one that
+        SHA256SUMS names; there is no valid bundle.json; it was trained by another card; the licence of its data is
+        non-commercial or unknown.
     """
     contents = _read(archive, keep=(SUMS, RECORD))
     _require_sums(archive, contents)
     record = parse(_json(archive, contents, RECORD), BundleRecord, f"{archive}: {RECORD}")
+    if card is not None and record.card_sha256 != card.sha256:
+        raise OncoduetError(
+            archive,
+            expected=f"a model of the card {card.name} ({card.sha256[:12]})",
+            found=f"one of {record.card} ({record.card_sha256[:12]})",
+        )
     if accept_non_commercial:
         return
     if record.data_licence == UNKNOWN_LICENCE:
@@ -183,6 +193,8 @@ def _read(archive: Path, *, keep: Collection[str] | None) -> Contents:
             contents.names.append(name)
             if not member.isfile():
                 continue
+            if keep is not None and name in contents.sha256:
+                raise OncoduetError(archive, f"duplicate file {name!r}")
             if (keep is None or name in keep) and member.size <= _LARGEST_JSON_BYTES:
                 kept_bytes += member.size
                 if kept_bytes > _MOST_JSON_BYTES:
@@ -240,8 +252,9 @@ def _require_sums(archive: Path, contents: Contents) -> None:
 
 def _main(arguments: Sequence[str] | None = None) -> int:
     parser = Parser(prog="python -m contract.upload", description="Check what will be uploaded.")
-    parser.add_argument("kind", choices=["image", "model", "truth"])
-    parser.add_argument("archive", type=Path)
+    parser.add_argument("kind", choices=["image", "model", "truth", "card"])
+    parser.add_argument("archive", type=Path, help="of a card: its name or path")
+    parser.add_argument("--card", help="by which a model has to have been trained")
     parser.add_argument("--allow-standin", action="store_true", help="accept an image on a stand-in base, for tests")
     parser.add_argument("--accept-non-commercial", action="store_true", help="accept a model of non-commercial data")
 
@@ -249,7 +262,10 @@ def _main(arguments: Sequence[str] | None = None) -> int:
         if options.kind == "image":
             check_image(options.archive, allow_standin=options.allow_standin)
         elif options.kind == "model":
-            check_model(options.archive, accept_non_commercial=options.accept_non_commercial)
+            card = None if options.card is None else load_card(options.card)
+            check_model(options.archive, accept_non_commercial=options.accept_non_commercial, card=card)
+        elif options.kind == "card":
+            load_card(options.archive)
         else:
             check_truth(options.archive)
 

@@ -372,6 +372,18 @@ def fields_of_view_meet(a: Grid, b: Grid) -> bool:
     return bool(np.all(low < high))
 
 
+def covered_share(grid: Grid, reference: Grid) -> float:
+    """Share of the reference's middle half, along each axis of it, that lies in an image's field of view."""
+    steps = 0.25 + (np.arange(32) + 0.5) / 64
+    along = np.stack(np.meshgrid(steps, steps, steps)).reshape(3, -1)
+    millimetres, millimetres_there = (
+        np.array(each.direction).reshape(3, 3) @ np.diag(each.extent_mm_zyx[::-1]) for each in (reference, grid)
+    )
+    first, first_there = (each.corners_mm()[0][:, None] for each in (reference, grid))
+    there = np.linalg.solve(millimetres_there, first + millimetres @ along - first_there)
+    return float(np.mean(((there >= 0) & (there <= 1)).all(axis=0)))
+
+
 def image_stem(path: Path) -> str:
     """The file name without an image's ending; ``.nii.gz`` counts as one ending."""
     for suffix in _SUFFIXES:

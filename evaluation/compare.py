@@ -11,6 +11,7 @@ from pathlib import Path
 
 from contract.errors import OncoduetError
 from contract.files import sha256_file, sha256_json
+from contract.marksheet import contradictions
 from contract.outputs import Output, require_apart
 from contract.records import write_record
 from evaluation.metrics.outcomes import TestSet, require_patients
@@ -212,4 +213,7 @@ def _subgroups(plan: Analysis, marksheet: Path | None, truth: TestSet, where: ob
         raise OncoduetError(where, expected=f"--marksheet for the subgroups {', '.join(plan.subgroups)}", found="none")
     if marksheet is not None and not plan.subgroups:
         raise OncoduetError(marksheet, "the analysis file declares no subgroups")
+    if marksheet is not None:
+        for line in contradictions(marksheet, dict(zip(truth.case_ids, truth.positive.tolist(), strict=True))):
+            _log.warning("%s", line)
     return {} if marksheet is None else read_groups(marksheet, plan.subgroups, truth)

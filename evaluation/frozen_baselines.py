@@ -19,7 +19,7 @@ import numpy as np
 
 from contract.cards import Card
 from contract.errors import OncoduetError
-from contract.outputs import Output, require_apart, subfolder
+from contract.outputs import Output, require_apart, require_unedited, subfolder
 from contract.records import AgainstBaseline, MetricsRecord, read_record
 from evaluation.inputs.truth import BASELINES, TruthFolder
 from evaluation.matching.cases import MatchingRule, ScoredCase
@@ -174,6 +174,8 @@ def _require_few(folders: Sequence[Path], where: object) -> None:
 
 def _read(folder: Path, truth: TruthFolder, card: Card | None) -> ScoredRun:
     """Read one. Messages say nothing that is true of a case: on the platform participants see them."""
+    if folder.parent.name == BASELINES:
+        require_unedited(folder.parent, [f"{folder.name}/{file}" for file in _FILES])
     (run,) = read_scored_runs([folder])
     parents = read_record(folder / "metrics.json", MetricsRecord).parents
     ours = {"truth": truth.sha256()}

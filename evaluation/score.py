@@ -15,14 +15,16 @@ from pathlib import Path
 import numpy as np
 
 from contract.cards import Card
+from contract.case_folders import case_name
 from contract.errors import OncoduetError
 from contract.files import atomic_file, sha256_json
+from contract.marksheet import contradictions
 from contract.outputs import Output, require_apart, require_folder, require_unowned, subfolder
 from contract.patients import FILE as PATIENTS
 from contract.patients import patients_by_case, require_named, said_patients
 from contract.provenance import writer
 from contract.records import Metrics, MetricsRecord, Source, write_record
-from evaluation.inputs.case_files import case_name, listed
+from evaluation.inputs.case_files import listed
 from evaluation.inputs.predictions import SOURCE, PredictionSet, find_prediction_sets
 from evaluation.inputs.truth import OnMissing, TruthFolder, find_truth
 from evaluation.masks.components import connect
@@ -160,6 +162,9 @@ def score(
         )
         for run in runs
     ]
+    if truth_folder.marksheet is not None:
+        for line in contradictions(truth_folder.marksheet, {case.case_id: case.positive for case in scores[0].cases}):
+            _log.warning("%s", line)
     with ExitStack() as stages:
         for place, each in zip(places, scores, strict=True):
             write_score(each, stages.enter_context(place.staged()))

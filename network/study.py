@@ -26,7 +26,7 @@ from contract.volume import (
     resample,
 )
 from network.placement import Placement, card_axes
-from network.plausibility import require_plausible, warn_of_exchanged
+from network.plausibility import compare_channels, require_plausible, require_plausible_truth
 
 
 @dataclass(frozen=True)
@@ -55,8 +55,8 @@ def read_scan(card: Card, channels: Mapping[str, Path], *, name: str) -> Scan:
     Raises
     ------
     OncoduetError
-        An image is unreadable, not 3D, has a single slice, has NaN or infinite voxels, or no contrast; its intensities
-        are those of another modality or unit; the fields of view are disjoint.
+        An image is unreadable, not 3D, has a single slice, NaN or infinite voxels, no contrast, or many empty slices;
+        its intensities are those of another modality or unit; it covers too little of the reference channel.
     """
     check_geometry(name, channels, card.geometry)
     native = read_grid(channels[card.geometry.reference])
@@ -68,7 +68,7 @@ def read_scan(card: Card, channels: Mapping[str, Path], *, name: str) -> Scan:
             content = content_sha256(volume)
         axes = card_axes(card, volume.grid)
         volumes[channel.name] = Volume(axes.apply(volume.array), along_axes(volume.grid, axes))
-    warn_of_exchanged(card, volumes, channels)
+    compare_channels(card, volumes, channels)
     return Scan(name, volumes, native, content)
 
 
@@ -108,10 +108,12 @@ def read_truth(card: Card, path: Path, native: Grid) -> Volume:
     Raises
     ------
     OncoduetError
-        The map is unreadable, on another grid than the reference image, or holds a value that no class names.
+        The map is unreadable, on another grid than the reference image, holds a value that no class names, or is
+        mostly lesion.
     """
     label = read_label(path, card.label_values)
     require_same_grid(label.grid, native, found_name=str(path), expected_name="the reference channel")
+    require_plausible_truth(card, label, path)
     # The map is on the reference grid within tolerance; taking that grid itself makes image and label move together.
     axes = card_axes(card, native)
     return Volume(axes.apply(label.array), along_axes(native, axes))

@@ -15,7 +15,7 @@ from pathlib import Path
 from contract.cards import load_card
 from contract.process.command import Parser, run_command
 from contract.process.terminal import console, log_to_stdout, progress_on
-from phantom.archive import Order, write_archive
+from phantom.archive import MOST_CASES, Order, write_archive
 from phantom.cohort import POPULATIONS
 
 
@@ -38,7 +38,9 @@ def _archive_parser() -> argparse.ArgumentParser:
         "'python -m phantom sheet --help' explains the sample sheet.",
     )
     parser.add_argument("--card", required=True, help="a card's name in contract/cards, or the path of one")
-    parser.add_argument("--cases", required=True, type=_count, help="number of studies, one per patient")
+    parser.add_argument(
+        "--cases", required=True, type=int, help=f"number of studies, one per patient, 1 to {MOST_CASES}"
+    )
     parser.add_argument(
         "--positive-fraction", required=True, type=_fraction, help="share of studies with a lesion, from 0 to 1"
     )
@@ -89,17 +91,9 @@ def _draw_sheet(options: argparse.Namespace) -> None:
     draw_sheet(load_card(options.card), options.archive, options.output)
 
 
-def _count(text: str) -> int:
-    return _whole_number(text, at_least=1)
-
-
 def _seed(text: str) -> int:
-    return _whole_number(text, at_least=0)
-
-
-def _whole_number(text: str, *, at_least: int) -> int:
-    if not text.isdecimal() or int(text) < at_least:
-        raise argparse.ArgumentTypeError(f"expected a whole number from {at_least}, found {text!r}")
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"expected a whole number from 0, found {text!r}")
     return int(text)
 
 

@@ -28,6 +28,8 @@ DATA_LICENCE = "CC0-1.0"
 _MARKSHEET, _RECORD = "marksheet.csv", "archive.json"
 _FIRST_PATIENT: Mapping[Population, int] = {"training": 10000, "external": 50000}
 _FIRST_STUDY = 1000000
+MOST_CASES = _FIRST_PATIENT["external"] - _FIRST_PATIENT["training"]
+"""Of one archive: more training patients would have the numbers of external ones."""
 _COHORT, _CASE, _SHUFFLE = range(3)  # streams of one seed
 
 
@@ -92,10 +94,12 @@ def write_archive(order: Order, output: Path, *, on_case: Callable[[], None] = l
     Raises
     ------
     OncoduetError
-        No generator makes the card's channels; the folder already holds other patients, another archive, or files of
-        other origin; there is nothing to shuffle.
+        No generator makes the card's channels; there are no cases or too many; the folder already holds other patients,
+        another archive, or files of other origin; there is nothing to shuffle.
     """
     generator = generator_for(order.card)
+    if not 1 <= order.cases <= MOST_CASES:
+        raise OncoduetError("--cases", expected=f"1 to {MOST_CASES}", found=order.cases)
     if order.shuffle_labels and order.cases < 2:
         raise OncoduetError("shuffled labels", expected="at least 2 cases to exchange", found=order.cases)
     record = _record(order)

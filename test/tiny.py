@@ -1,5 +1,7 @@
 """A profile whose network has a few hundred weights and whose runs end within a second."""
 
+from collections.abc import Sequence
+
 _PROFILE = """
 schema_version = 1
 name = "tiny"
@@ -17,17 +19,30 @@ threads = 1
 
 [plan]
 batch_size = 2
-patch_size_zyx = [8, 16, 16]
-convolutions_per_stage_encoder = 1
+patch_size_zyx = {patch_size_zyx}
+convolutions_per_stage_encoder = {convolutions}
 convolutions_per_stage_decoder = 1
 stages = [
-  {{ features = 4, kernel_size_zyx = [1, 3, 3], stride_zyx = [1, 1, 1] }},
-  {{ features = 8, kernel_size_zyx = [3, 3, 3], stride_zyx = [1, 2, 2] }},
-  {{ features = 8, kernel_size_zyx = [3, 3, 3], stride_zyx = [2, 2, 2] }},
+  {{ features = {features[0]}, kernel_size_zyx = [1, 3, 3], stride_zyx = [1, 1, 1] }},
+  {{ features = {features[1]}, kernel_size_zyx = [3, 3, 3], stride_zyx = [1, 2, 2] }},
+  {{ features = {features[2]}, kernel_size_zyx = [3, 3, 3], stride_zyx = [2, 2, 2] }},
 ]
 """
 
 
-def tiny_profile(*, epochs: int = 1, iterations: int = 1) -> str:
-    """The profile as TOML."""
-    return _PROFILE.format(epochs=epochs, iterations=iterations)
+def tiny_profile(
+    *,
+    epochs: int = 1,
+    iterations: int = 1,
+    patch_size_zyx: Sequence[int] = (8, 16, 16),
+    features: Sequence[int] = (4, 8, 8),
+    convolutions: int = 1,
+) -> str:
+    """The profile as TOML; ``convolutions`` are those of a stage of the encoder."""
+    return _PROFILE.format(
+        epochs=epochs,
+        iterations=iterations,
+        patch_size_zyx=list(patch_size_zyx),
+        features=features,
+        convolutions=convolutions,
+    )

@@ -28,7 +28,7 @@ from contract.schema import parse
 from contract.upload import check_model
 from network.weights import load_weights, tensors_sha256
 from training.engine import engine_of
-from training.run_folder.folder import RunFolder
+from training.run_folder.folder import RunFolder, require_distinct
 
 
 @dataclass(frozen=True)
@@ -70,9 +70,9 @@ def bundle(*, runs: Sequence[Path], output: Path) -> BundleRecord:
     OncoduetError
         The output's name does not end in .tar.gz; a folder holds no run; a run is not finished, or of an engine whose
         models no bundle takes, or its weights, anchors or box rule are missing or not those that its record names; a
-        run is listed twice; runs differ in card, plans, dataset or licence; no run detects lesions, or none locates the
-        organ that the card needs first; what has the output's name is no bundle, or one with members that this one
-        lacks.
+        run is listed twice, or a copy of another; runs differ in card, plans, dataset or licence; no run detects
+        lesions, or none locates the organ that the card needs first; what has the output's name is no bundle, or one
+        with members that this one lacks.
     """
     if not output.name.endswith(".tar.gz"):
         raise OncoduetError(output, "name does not end in .tar.gz")
@@ -175,12 +175,13 @@ def finished_runs(folders: Sequence[Path]) -> list[FinishedRun]:
     ------
     OncoduetError
         A folder holds no run; a run is not finished, or its weights, anchors or box rule are missing or not those that
-        its record names; a run is listed twice.
+        its record names; a run is listed twice, or a copy of another.
     """
     finished = sorted((_finished(folder) for folder in find_runs(folders)), key=lambda run: run.name)
     for before, run in itertools.pairwise(finished):
         if before.name == run.name:
             raise OncoduetError(run.folder.path, f"{run.name} is in {before.folder.path}, too")
+    require_distinct((run.folder, run.record) for run in finished)
     return finished
 
 

@@ -22,7 +22,7 @@ from contract.records import (
     write_record,
 )
 from network.device import Device, Kind, choose_device, free_device_memory, memory_or_refuse, require_same_device
-from training.dataset.archive_stamps import reachable_archive, unchanged_archive
+from training.dataset.archive_stamps import reachable_archive, recorded_archive, unchanged_archive
 from training.engine import Run, Workplace
 from training.run import existing_record
 from training.run_folder.folder import RunFolder
@@ -193,7 +193,7 @@ def _steps(
 ) -> Steps[RunRecord]:
     """Make a run in steps, with its lock, folder and log."""
     run, folder = request.run, RunFolder(request.output)
-    require_apart(folder.path, prepared=run.prepared.folder, archive=options.archive)
+    require_apart(folder.path, prepared=run.prepared.folder, archive=options.archive or recorded_archive(run.prepared))
     existing = existing_record(run, folder, resume=resume and not wait)
     if existing is not None and existing.state == "finished" and not folder.work.exists():
         logger.info("%s: finished already, nothing to do", folder.path)
@@ -215,8 +215,8 @@ def _steps(
         if run.engine.archive_need is None:
             run.prepared.require_recorded([*run.fold.train, *run.fold.validation])
         folder.sweep()
-        if existing is None:
-            write_record(folder.record, run.record(state="planned"))  # from here on the folder is known as this run's
+        if existing is None or existing.state == "planned":  # from here on the folder is known as this run's
+            write_record(folder.record, run.record(state="running", device=device))
         shutil.rmtree(folder.engine, ignore_errors=True)
         folder.engine.mkdir(parents=True)
         write_text(folder.card, (run.prepared.folder / "card.toml").read_text(encoding="utf-8"))

@@ -14,10 +14,11 @@ from rich.console import Console
 from rich.progress import Progress
 from scipy import ndimage
 
-from contract.archive import Study, all_of, archive_licence, archive_patients, list_studies
+from contract.archive import MARKSHEET, Study, all_of, archive_licence, archive_patients, list_studies
 from contract.cards import Card, card_path, load_card
 from contract.errors import SHOWN, OncoduetError, UsageError, one_line, some
 from contract.files import sha256_file, sha256_json, write_json, write_text
+from contract.marksheet import contradictions
 from contract.outputs import Output, require_apart, require_folder
 from contract.process.terminal import progress_on
 from contract.records import Stage, write_record
@@ -131,14 +132,15 @@ def prepare(
         progress_on(console, redirect_stdout=False, redirect_stderr=False) as progress,
     ):
         stacked = {each: _Stacked(Path(work) / each, card, each) for each in stages}
-        stamps, doubts = {}, _Doubts()
+        stamps, doubts, known = {}, _Doubts(), dict[str, str]()
         for study in progress.track(studies, description="read studies"):
             assert study.label is not None
             with bad.noting(study.case_id):
                 stamp = stamp_study(archive, study)  # before it is read: a change meanwhile is noticed
                 with doubts.noted():
                     scan = read_scan(card, study.channels, name=study.case_id)
-                truth = read_truth(card, study.label, scan.native)
+                    truth = read_truth(card, study.label, scan.native)
+                _require_one_patient(known, scan.content_sha256, study.case_id, patient_of)
                 for dataset in stacked.values():
                     dataset.add(study, patient_of[study.case_id], scan, truth)
                 stamps[study.case_id] = stamp
@@ -161,9 +163,10 @@ def prepare(
             changes = {"left_out": tuple(sorted(bad.faults)), "parts": parts(folder)}
             write_record(folder / RECORD, record.model_copy(update=changes))
         lost = stacked["detection"].lost
-        _say(bad, lost)  # in prepare.log, and below to the user
+        contradicted = _contradictions(archive, lesions)
+        _say(bad, lost, contradicted)  # in prepare.log, and below to the user
     doubts.say()
-    _say(bad, lost)
+    _say(bad, lost, contradicted)
     _summarise(output, lesions, folds)
     return load_prepared(output).record
 
@@ -234,7 +237,7 @@ def _files(stages: Sequence[Stage], case_ids: Sequence[str]) -> list[str]:
 
 
 class _Doubts(logging.Handler):
-    """Warnings about images, which go into prepare.log at once and to the user in the end."""
+    """Warnings about images and label maps, which go into prepare.log at once and to the user in the end."""
 
     def __init__(self) -> None:
         super().__init__(logging.WARNING)
@@ -353,9 +356,30 @@ def _preprocess(
     )
 
 
-def _say(bad: _BadStudies, lost: Sequence[str]) -> None:
-    """What is left out, and which lesions no network will see."""
+def _require_one_patient(
+    known: dict[str, str], content_sha256: str, case_id: str, patient_of: Mapping[str, str]
+) -> None:
+    """Refuse an earlier study's images under another patient: a fold could train on them and validate with them."""
+    other = known.setdefault(content_sha256, case_id)
+    if patient_of[other] != patient_of[case_id]:
+        raise OncoduetError(f"study {case_id}", f"has the images of {other}, which is of another patient")
+
+
+def _contradictions(archive: Path, studies: Sequence[PreparedStudy]) -> list[str]:
+    """Where the archive's marksheet, if there is one, and the label maps disagree on which studies have a lesion."""
+    if not (archive / MARKSHEET).is_file():
+        return []
+    try:
+        return contradictions(archive / MARKSHEET, {study.case_id: study.lesions > 0 for study in studies})
+    except OncoduetError as error:
+        return [f"{error}; not compared with the label maps"]
+
+
+def _say(bad: _BadStudies, lost: Sequence[str], contradicted: Sequence[str]) -> None:
+    """What is left out, which lesions no network will see, and of which the archive says two things."""
     bad.say()
+    for line in contradicted:
+        logger.warning("%s", line)
     for line in lost:
         logger.warning("%s: networks are trained as if it were not there", line)
 

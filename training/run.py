@@ -50,8 +50,13 @@ def plan_run(
     return run
 
 
-def existing_record(run: Run, folder: RunFolder, *, resume: bool = False) -> RunRecord | None:
+def existing_record(run: Run, folder: RunFolder, *, resume: bool = False, is_made: bool = True) -> RunRecord | None:
     """What the folder says of this run, or None where it says nothing.
+
+    Parameters
+    ----------
+    is_made
+        False to look only: the folder may then be somebody else's.
 
     Raises
     ------
@@ -61,11 +66,11 @@ def existing_record(run: Run, folder: RunFolder, *, resume: bool = False) -> Run
     """
     path = folder.record
     existing = read_record(path, RunRecord) if path.is_file() else None
-    if existing is None:
-        folder.require_free()
+    if existing is None or existing.state == "planned":
+        folder.require_free(is_planned=existing is not None)
     if existing is None or existing.state != "finished":
         folder.require_no_links()
-        require_folder(folder.path)
+        require_folder(folder.path, is_written=is_made)
     if existing is not None:
         if existing.key != run.key:
             raise OncoduetError(path, expected=_describe(run.key), found=_describe(existing.key))

@@ -30,7 +30,7 @@ from contract.schema import Frozen
 from network.detection.clustering import BoxPostprocessing, BoxShape, CaseScore
 from network.device import Device
 from training.bundle import FinishedRun, finished_runs
-from training.dataset.archive_stamps import read_sources, unchanged_archive
+from training.dataset.archive_stamps import read_sources, recorded_archive, unchanged_archive
 from training.dataset.prepared import Prepared, load_prepared
 from training.run_folder.folder import RunFolder
 from training.run_folder.lock import work_lock
@@ -139,6 +139,7 @@ def sweep_maps(
     for run in finished:
         _require_ours(output, run.name)
     datasets = [_dataset(run, finished[0], whereabouts.prepared) for run in finished]
+    require_apart(output, archive=[found for each in datasets if (found := recorded_archive(each))])
     scored: list[ScoredMaps] = []
     validation: dict[str, tuple[str, ...]] = {}
     mirrored = False

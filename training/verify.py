@@ -11,13 +11,15 @@ from pathlib import Path
 
 from rich.table import Table
 
+from contract.archive import archive_licence
 from contract.cards import load_card
 from contract.errors import OncoduetError
 from contract.files import read_json, sha256_file, sha256_json
 from contract.records import RunRecord, SelectionRecord, read_record
 from training.bundle import find_runs
-from training.dataset.archive_stamps import unchanged_archive
+from training.dataset.archive_stamps import recorded_archive, unchanged_archive
 from training.dataset.prepared import LOCALISATION, Prepared, load_prepared
+from training.dataset.prepared import RECORD as PREPARED
 from training.engine import Engine, engine_of
 from training.run_folder.folder import RunFolder
 
@@ -121,6 +123,7 @@ def _looks(folder: RunFolder, record: RunRecord, shared: "_Shared") -> Iterator[
         yield "selection", partial(_selection, folder, record)
     dataset = shared.dataset(record)
     yield "prepared", partial(_prepared, dataset, record)
+    yield "data licence", partial(_licence, dataset, shared.archive, folder, record)
     yield "preprocessed files", partial(_files, dataset, shared.files)
     yield "archive", partial(_archive, dataset, shared.archive, shared.archives)
 
@@ -145,6 +148,17 @@ def _prepared(folder: Path | None, record: RunRecord) -> None:
     dataset = _load(folder)
     _same(dataset.folder, record.parents.get("prepared"), lambda: dataset.sha256)
     _same(dataset.folder, record.dataset_fingerprint, lambda: dataset.record.dataset_fingerprint)
+
+
+def _licence(dataset: Path | None, archive: Path | None, run: RunFolder, record: RunRecord) -> None:
+    """The run, its dataset and, where it is there, the archive name one licence: no hash covers it."""
+    prepared = _load(dataset)
+    known = archive or recorded_archive(prepared)
+    licences = {run.record: record.data_licence, prepared.folder / PREPARED: prepared.record.data_licence}
+    expected = record.data_licence if known is None else archive_licence(known)
+    for path, found in licences.items():
+        if found != expected:
+            raise OncoduetError(path, expected=f"the data licence {expected}", found=found)
 
 
 def _files(folder: Path | None, done: dict[Path, str | None]) -> None:

@@ -3,9 +3,11 @@
 ``batch.json`` names the bundle, members and settings for which the folder was begun; any other batch is refused. A
 study's folder ``<ensemble>/<case_id>`` appears by one rename, with its outputs and ``study.json``: the sizes, times and
 hashes of the images that it was made from. A folder without such a record is not ours: it is left alone, or refused
-before work begins. A study is finished when it has its folder in every ensemble and its images are unchanged. Equal
-size and time are trusted, since hashing a large archive takes as long as reading it; otherwise the hash decides, so
-that a copied archive counts as the same and a repaired image is predicted again.
+before work begins. A study is finished when it has its folder in every ensemble, its images are unchanged, and its
+outputs are those that ``study.json`` lists by their hashes. An edited output is refused, since it may be the user's
+work; a missing one is predicted again. Of images, equal size and time are trusted, since hashing a large archive takes
+as long as reading it; otherwise the hash decides, so that a copied archive counts as the same and a repaired image is
+predicted again.
 
 The number of threads and the device may differ from one call to the next: they change the last bits, not the method.
 """
@@ -124,11 +126,11 @@ class BatchFolder:
             )
         written = read_record(case / STUDY, StudyRecord).outputs if (case / STUDY).is_file() else {}
         for name, sha256 in written.items():
-            if (case / name).is_file() and sha256_file(case / name) != sha256:
+            if (case / name).exists() and sha256_file(case / name) != sha256:
                 raise OncoduetError(
                     case / name,
-                    expected=f"the file as {COMMAND} wrote it, in a study's folder that is to be replaced",
-                    found="it changed since; move it away",
+                    expected=f"the file as {COMMAND} wrote it",
+                    found="it changed since; move it away, and the study is predicted again",
                 )
 
     def _require_same(self, record: BatchRecord) -> None:
@@ -261,11 +263,13 @@ class BatchFolder:
         hashes: dict[Path, str] = {}
         for folder in self._folders():
             case = folder / study.case_id
-            outputs = [self.card.detection_map.relative_path, self.card.likelihood.relative_path]
-            if not (case / STUDY).is_file() or not all((case / "output" / each).exists() for each in outputs):
+            if not all(path.is_file() for path in self._study_files(case)):
                 return False
-            if not _same_images(read_record(case / STUDY, StudyRecord), study.channels, hashes):
+            record = read_record(case / STUDY, StudyRecord)
+            if not _same_images(record, study.channels, hashes):
                 logger.warning("study %s: its images have changed since it was predicted", study.case_id)
+                return False
+            if any(sha256_file(case / name) != sha256 for name, sha256 in record.outputs.items()):
                 return False
         return True
 

@@ -7,26 +7,18 @@ and Linux write ``ü`` differently.
 """
 
 import logging
-import os
-import re
-import unicodedata
 from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 
+from contract.case_folders import LOOKS_LIKE_IMAGE, case_name, case_of, visible
 from contract.errors import OncoduetError
 from contract.files import read_json
 from contract.names import require_case_id
 from contract.volume import image_stem, is_image
 
-_LOOKS_LIKE_IMAGE = re.compile(r"\.(mha|mhd|nii|nii\.gz|nrrd|nhdr|hdr|img)$", re.IGNORECASE)
 _RECORDS = {"predictions.json", "source.json", "batch.json", "failures.json", "settings.json", "archive.json"}
 
 _log = logging.getLogger(__name__)
-
-
-def case_name(text: str) -> str:
-    """A case id as it is compared: in NFC."""
-    return unicodedata.normalize("NFC", text)
 
 
 def images_by_case(folder: Path, ending: str, *, neighbour: str) -> dict[str, Path]:
@@ -43,9 +35,9 @@ def images_by_case(folder: Path, ending: str, *, neighbour: str) -> dict[str, Pa
         Two images have the same case id; one has an ending that we do not read; some names end in ``ending`` and others
         in neither.
     """
-    entries = _visible(folder)
+    entries = visible(folder)
     images = [(case_name(image_stem(path)), path) for path in entries if is_image(path)]
-    unread = [path.name for path in entries if _LOOKS_LIKE_IMAGE.search(path.name) and not is_image(path)]
+    unread = [path.name for path in entries if LOOKS_LIKE_IMAGE.search(path.name) and not is_image(path)]
     if unread:
         raise OncoduetError(folder, expected="images as CASE.nii.gz or CASE.mha", found=f"also {listed(unread)}")
     if any(stem.endswith(ending) for stem, _ in images):
@@ -73,7 +65,7 @@ def likelihoods_by_case(folder: Path, maps: Mapping[str, Path]) -> dict[str, Pat
         its name, or a bare number in JSON) belongs to no map.
     """
     found, strays = {}, []
-    for path in _visible(folder):
+    for path in visible(folder):
         stem, suffix = case_name(path.stem), path.suffix
         if suffix.lower() != ".json" or path.name in _RECORDS or not path.is_file():
             continue
@@ -81,7 +73,7 @@ def likelihoods_by_case(folder: Path, maps: Mapping[str, Path]) -> dict[str, Pat
             found[stem] = path
         else:
             strays.append(path)
-    lost = [path.name for path in strays if _case_of(case_name(path.stem), maps) or _is_number(path)]
+    lost = [path.name for path in strays if case_of(case_name(path.stem), maps) or _is_number(path)]
     if lost:
         raise OncoduetError(folder, expected="likelihoods as CASE.json with their maps", found=f"also {listed(lost)}")
     lacking = [case_id for case_id in maps if case_id not in found]
@@ -96,32 +88,14 @@ def likelihoods_by_case(folder: Path, maps: Mapping[str, Path]) -> dict[str, Pat
     return found
 
 
-def require_none_below(folder: Path, known: Collection[str], *, asked: Collection[str] | None, skip: str = "") -> None:
-    """Raise ``OncoduetError`` where a sub-folder has an image of a case that is not ``known``.
-
-    Parameters
-    ----------
-    known
-        Cases that were found directly in the folder.
-    asked
-        Cases that are looked for; None: any.
-    skip
-        A sub-folder that is something else.
-    """
-    for path in _images_below(folder, skip):
-        stem = case_name(_LOOKS_LIKE_IMAGE.sub("", path.name))
-        if _case_of(stem, known) is None and (asked is None or _case_of(stem, asked) is not None):
-            raise OncoduetError(path, f"image in a sub-folder; expected the images of all cases directly in {folder}")
-
-
 def folders_of_patients(archive: Path, case_ids: Collection[str]) -> dict[str, str]:
     """The patient of each case that has images in a patient's folder of an archive, whose name they begin with."""
     found = {}
-    for folder in _visible(archive):
+    for folder in visible(archive):
         if not folder.is_dir() or folder.name == "labels":
             continue
-        for path in _visible(folder):
-            case_id = _case_of(case_name(image_stem(path)), case_ids)
+        for path in visible(folder):
+            case_id = case_of(case_name(image_stem(path)), case_ids)
             if case_id is not None and is_image(path) and path.name.startswith(f"{folder.name}_"):
                 found[case_id] = case_name(folder.name)
     return found
@@ -131,32 +105,6 @@ def listed(names: Iterable[str]) -> str:
     """The first name, and the number of others."""
     first, *others = names
     return f"{first} and {len(others)} more" if others else first
-
-
-def _visible(folder: Path) -> list[Path]:
-    return [path for path in sorted(folder.iterdir()) if not path.name.startswith(".")]
-
-
-def _case_of(stem: str, case_ids: Collection[str]) -> str | None:
-    """The case whose id a name begins with, up to its end or a ``_``."""
-    while stem not in case_ids:
-        stem, parted, _ = stem.rpartition("_")
-        if not parted:
-            return None
-    return stem
-
-
-def _images_below(folder: Path, skip: str) -> Iterable[Path]:
-    def refuse(error: OSError) -> None:
-        raise error
-
-    for top in _visible(folder):
-        if top.is_dir() and top.name != skip:
-            for place, inner, names in os.walk(top, onerror=refuse):
-                inner[:] = sorted(name for name in inner if not name.startswith("."))
-                for name in sorted(names):
-                    if _LOOKS_LIKE_IMAGE.search(name) and not name.startswith("."):
-                        yield Path(place, name)
 
 
 def _is_number(path: Path) -> bool:

@@ -10,6 +10,7 @@ would score this truth by another rule than no card does, scoring is refused unt
 card.
 """
 
+import itertools
 import logging
 import re
 from collections.abc import Collection, Mapping
@@ -17,18 +18,21 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from contract.cards import Card, card_names, load_card
+from contract.case_folders import case_name, require_none_below
 from contract.errors import OncoduetError
 from contract.files import sha256_file, sha256_json
-from contract.records import Source, read_record
+from contract.outputs import require_as_written, require_unedited
+from contract.records import Source, StudyRecord, read_record
 from contract.sockets import Job, read_jobs, single_image
 from contract.tables import read_table
 from contract.volume import is_image
-from evaluation.inputs.case_files import case_name, images_by_case, likelihoods_by_case, listed, require_none_below
+from evaluation.inputs.case_files import images_by_case, likelihoods_by_case, listed
 from evaluation.inputs.truth import OnMissing, TruthFolder
 from evaluation.matching.cases import MatchingRule, Prediction
 
 LISTING = "predictions.json"
 SOURCE = "source.json"
+STUDY = "study.json"
 
 _log = logging.getLogger(__name__)
 
@@ -182,6 +186,7 @@ def _run(folder: Path, name: str, truth: TruthFolder, *, card: Card | None, on_m
     else:
         predictions = _plain_predictions(folder, truth)
     check_complete(folder, predictions, truth, on_missing)
+    _require_unedited(folder, predictions)
     if card is None and own is not None:
         _require_no_other_rule(folder, own, truth)
     return PredictionSet(folder, name, predictions, source, card, claimed=own)
@@ -231,6 +236,29 @@ def _require_same_cases(
             expected=f"predictions of all {len(truth.label_maps)} cases in {truth.folder}",
             found=f"none of {listed(missing)}",
         )
+
+
+def _require_unedited(folder: Path, predictions: Mapping[str, Prediction]) -> None:
+    """Raise ``OncoduetError`` if predictions of ours are not as they were written.
+
+    ``study.json`` beside a job's outputs, or the folder's list of files, says so; other predictions have neither.
+    """
+    read = {
+        case_id: [path.relative_to(folder).as_posix() for path in (each.detection_map, each.likelihood) if path]
+        for case_id, each in predictions.items()
+    }
+    require_unedited(folder, [LISTING, SOURCE, "card.toml", *itertools.chain(*read.values())])
+    for names in read.values():
+        job = folder / names[0].split("/")[0]
+        if not (job / STUDY).is_file():
+            continue
+        record = read_record(job / STUDY, StudyRecord)
+        if record.case_id != job.name:
+            raise OncoduetError(job / STUDY, expected=f"the record of {job.name}", found=record.case_id)
+        require_as_written(job, {name: (sha256,) for name, sha256 in record.outputs.items()})
+        unknown = [name for name in names if name.removeprefix(f"{job.name}/") not in record.outputs]
+        if record.outputs and unknown:
+            raise OncoduetError(folder / unknown[0], expected=f"the outputs that {STUDY} lists", found="another file")
 
 
 def _plain_predictions(folder: Path, truth: TruthFolder) -> dict[str, Prediction]:

@@ -17,14 +17,15 @@ from pathlib import Path
 from typing import Literal
 
 from contract.cards import Card, card_names, load_card
+from contract.case_folders import case_name, require_none_below
 from contract.errors import OncoduetError
 from contract.files import read_json, sha256_file, sha256_json
+from contract.marksheet import read_marksheet
 from contract.patients import FILE as PATIENTS
 from contract.patients import PatientRule, patients_by_case, read_patients
 from contract.schema import Frozen, parse
 from contract.volume import is_image
-from evaluation.inputs.case_files import case_name, folders_of_patients, images_by_case, listed, require_none_below
-from evaluation.inputs.marksheet import read_marksheet
+from evaluation.inputs.case_files import folders_of_patients, images_by_case, listed
 from evaluation.inputs.truth_index import INDEX, TruthIndex, open_index, write_index
 from evaluation.masks.sparse_image import read_label_map
 from evaluation.matching.cases import LesionTruth, MatchingRule, truth_of
@@ -67,6 +68,7 @@ class TruthFolder:
     settings: Settings
     named_patients: Mapping[str, str]
     """By case id, as far as ``patients.csv``, the marksheet or the folders of an archive say it."""
+    marksheet: Path | None = None
 
     def case(self, case_id: str, rule: MatchingRule) -> LesionTruth:
         """One case's truth, from the index; nothing of it is kept."""
@@ -160,6 +162,7 @@ def find_truth(folder: Path) -> TruthFolder:
             **_patients_of_marksheet(files[MARKSHEET], label_maps),
             **_patients_named(files[PATIENTS]),
         },
+        marksheet=files[MARKSHEET],
     )
 
 

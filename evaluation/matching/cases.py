@@ -4,8 +4,10 @@ The strict reading refuses everything that would make a score meaningless: anoth
 softmax map in place of a detection map. The lenient reading refuses only what picai-eval 1.4.13 cannot score either.
 """
 
+import logging
+import math
 from collections.abc import Collection
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -14,6 +16,7 @@ import numpy.typing as npt
 
 from contract.cards import Card
 from contract.errors import OncoduetError
+from contract.extent import doubt_of_lesions
 from contract.files import read_json, sha256_json
 from contract.probability import ROUNDING, as_probabilities
 from contract.volume import Grid, require_same_grid
@@ -24,6 +27,8 @@ from evaluation.masks.sparse_image import Foreground, LabelMap, open_image, read
 Float64Array = npt.NDArray[np.float64]
 Int64Array = npt.NDArray[np.int64]
 Kind = Literal["tp", "fp", "fn", "ignored"]
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -40,6 +45,8 @@ class MatchingRule:
     """Of one case; strict refuses more."""
     narrowest_link: int = 3
     """In voxels; strict cuts candidates at narrower links."""
+    organ_values: tuple[int, ...] = field(default=(), compare=False)
+    """Values that mean the organ around the lesions; a doubtful truth is told by them, and no score depends on them."""
 
     @staticmethod
     def of(card: Card | None) -> "MatchingRule":
@@ -53,12 +60,13 @@ class MatchingRule:
             minimum_overlap=card.matching.minimum_overlap,
             most_candidates=card.matching.most_candidates,
             narrowest_link=card.matching.narrowest_link_voxels,
+            organ_values=card.organ_values,
         )
 
     @property
     def sha256(self) -> str:
         """Hash of the rule, for scores to name what they were made by."""
-        return sha256_json(asdict(self))
+        return sha256_json({name: value for name, value in asdict(self).items() if name != "organ_values"})
 
     def reads_alike(self, other: "MatchingRule", label_values: Collection[int]) -> bool:
         """Whether a truth with these label values is scored the same by both rules."""
@@ -144,6 +152,8 @@ def read_lesions(path: Path, rule: MatchingRule) -> LesionTruth:
 def truth_of(path: Path, label_map: LabelMap, rule: MatchingRule) -> LesionTruth:
     """Find the lesions of a label map: 26-connected components of the card's lesion values.
 
+    A map with lesions that are hardly ever so large is warned of.
+
     Raises
     ------
     OncoduetError
@@ -158,6 +168,10 @@ def truth_of(path: Path, label_map: LabelMap, rule: MatchingRule) -> LesionTruth
     voxels = labels.voxels
     if rule.lesion_values is not None:
         voxels = voxels[np.isin(labels.values, rule.lesion_values)]
+    organ = int(np.isin(labels.values, rule.organ_values).sum())
+    doubt = doubt_of_lesions(lesion=voxels.size, organ=organ, image=math.prod(labels.shape_zyx))
+    if doubt is not None:
+        _log.warning("%s: %s", path, doubt)
     return LesionTruth(path, label_map.grid, _connected(path, voxels, labels.shape_zyx))
 
 

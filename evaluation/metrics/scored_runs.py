@@ -20,13 +20,13 @@ from pathlib import Path
 
 import numpy as np
 
+from contract.case_folders import case_name
 from contract.errors import OncoduetError
 from contract.files import read_regular, sha256_file
 from contract.outputs import require_unedited
 from contract.patients import FILE as PATIENTS
 from contract.patients import patients_by_case, read_patients, said_patients
 from contract.records import Metrics, MetricsRecord, Source, read_record
-from evaluation.inputs.case_files import case_name
 from evaluation.metrics.outcomes import FloatArray, Outcome, TestSet, weighted_ap, weighted_auroc
 
 _CASE_COLUMNS = ["case_id", "label", "likelihood"]
@@ -97,7 +97,7 @@ def read_scored_runs(scores: Sequence[Path], *, patients: str | None = None) -> 
     ------
     OncoduetError
         A folder holds no scored run, or one without ``source.json``; a file breaks its schema or contradicts another;
-        a run is listed twice; cards, case lists, truth, patients, or what scored them differ.
+        a run is listed twice, or a copy of another; cards, case lists, truth, patients, or what scored them differ.
     """
     folders = [folder for path in scores for folder in find_scored_runs(path)]
     if not folders:
@@ -120,6 +120,7 @@ def read_scored_runs(scores: Sequence[Path], *, patients: str | None = None) -> 
         ]
     _require_one_test(read)
     _require_distinct(read)
+    _require_own_runs(read)
     names = Counter(run.name for _, run in read)
     return [run if names[run.name] == 1 else replace(run, name=_longer_name(run)) for _, run in read]
 
@@ -160,7 +161,7 @@ def _read(folder: Path) -> ScoredRun:
         raise OncoduetError(folder, "source.json not found: it names the configuration, fold and runs that were scored")
     source = read_record(folder / "source.json", Source)
     record = read_record(folder / "metrics.json", MetricsRecord)
-    require_unedited(folder, ("source.json", "metrics.json", "cases.csv", "lesions.csv"))
+    require_unedited(folder, ("source.json", "metrics.json", "cases.csv", "lesions.csv", PATIENTS))
     has_sizes = (folder / _SIZES).is_file()
     if has_sizes:
         require_unedited(folder, (_SIZES,))
@@ -377,15 +378,29 @@ def _require_distinct(read: Sequence[tuple[Path, ScoredRun]]) -> None:
         seen: dict[object, Path] = {}
         for folder, run in members:
             source = run.source
-            marks: list[object] = []
+            predictions = run.parents.get("predictions")
+            marks: list[object] = [] if predictions is None else [predictions]
             if source.fold is not None and source.restart is not None:
                 marks.append((source.fold, source.restart))
-            if source.runs or not marks:
+            if source.runs or source.fold is None or source.restart is None:
                 marks.append(frozenset(source.runs))
             for mark in marks:
                 if mark in seen:
                     raise OncoduetError(folder, f"duplicate run {run.name}, also in {seen[mark]}")
                 seen[mark] = folder
+
+
+def _require_own_runs(read: Sequence[tuple[Path, ScoredRun]]) -> None:
+    """No trained run occurs again under another configuration's name; where it finds nothing, networks may agree."""
+    seen: dict[str, Path] = {}
+    for folder, run in read:
+        predictions = run.parents.get("predictions")
+        says_nothing = run.candidate_free_cases == len(run.truth.case_ids)
+        if predictions is None or says_nothing or not run.source.runs or run.is_ensemble:
+            continue
+        other = seen.setdefault(predictions, folder)
+        if other != folder:
+            raise OncoduetError(folder, expected="a run of its own", found=f"the predictions of {other}")
 
 
 def _order(run: ScoredRun) -> tuple[int | str, ...]:

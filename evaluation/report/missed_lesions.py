@@ -23,6 +23,7 @@ from contract.archive_files import ENDINGS
 from contract.cards import Card, card_names, load_card
 from contract.errors import OncoduetError, some
 from contract.files import inside
+from contract.records import Source
 from contract.volume import read_volume, require_same_grid
 from evaluation.inputs.predictions import PredictionSet, find_prediction_sets
 from evaluation.inputs.truth import TruthFolder, find_truth
@@ -81,14 +82,11 @@ def find_misses(runs: Sequence[ScoredRun], archive: Path, predictions: Sequence[
     Raises
     ------
     OncoduetError
-        As :func:`evaluation.inputs.predictions.find_prediction_sets`; no predictions are those of a scored run, they
-        know no card, or an image is missing, unreadable or on another grid than its label map.
+        As :func:`evaluation.inputs.predictions.find_prediction_sets`; no predictions are those of a scored run, or they
+        changed since they were scored; they know no card, or an image is missing, unreadable or on another grid than
+        its label map.
     """
     truth = find_truth(archive)
-    found = _predictions_of(runs, truth, predictions)
-    card = found[0].card or found[0].claimed
-    if card is None:
-        raise OncoduetError(found[0].folder, "the predictions name no card")
     known = runs[0].truth
     if set(known.case_ids) != set(truth.label_maps):
         raise OncoduetError(
@@ -96,6 +94,11 @@ def find_misses(runs: Sequence[ScoredRun], archive: Path, predictions: Sequence[
             expected=f"label maps of the {len(known.case_ids)} scored cases",
             found=f"{len(truth.label_maps)}, or others",
         )
+    found = _predictions_of(runs, truth, predictions)
+    card = found[0].card or found[0].claimed
+    if card is None:
+        raise OncoduetError(found[0].folder, "the predictions name no card")
+    _require_scored(found, runs)
     worst = [
         (-missed, place, case_id, lesion)
         for place, case_id in enumerate(_worst_cases(runs))
@@ -138,12 +141,12 @@ def describe_misses(misses: Sequence[Miss]) -> str:
 
 
 def _predictions_of(runs: Sequence[ScoredRun], truth: TruthFolder, predictions: Sequence[Path]) -> list[PredictionSet]:
-    scored = {_mark(run): run.name for run in runs}
+    scored = {_mark(run.source): run.name for run in runs}
     found: dict[str, PredictionSet] = {}
     card = _scoring_card(runs[0], truth, predictions)
     for folder in predictions:
         for run in find_prediction_sets(folder, truth, card=card, on_missing="worst"):
-            name = None if run.source is None else scored.get((run.source.configuration, *run.source.runs))
+            name = None if run.source is None else scored.get(_mark(run.source))
             if name is not None:
                 found[name] = run
     if not found:
@@ -152,6 +155,18 @@ def _predictions_of(runs: Sequence[ScoredRun], truth: TruthFolder, predictions: 
     if others := sorted({*scored.values()} - {*found}):
         _log.warning("misses are those of %d of %d scored runs, without %s", len(found), len(scored), some(others))
     return [found[name] for name in sorted(found)]
+
+
+def _require_scored(given: Sequence[PredictionSet], runs: Sequence[ScoredRun]) -> None:
+    """Raise ``OncoduetError`` unless predictions are those that were scored, to the byte."""
+    scored = {_mark(run.source): run.parents.get("predictions") for run in runs}
+    for each in given:
+        expected = None if each.source is None else scored[_mark(each.source)]
+        found = each.sha256()
+        if expected is not None and found != expected:
+            raise OncoduetError(
+                each.folder, expected=f"the predictions that were scored ({expected[:12]})", found=found[:12]
+            )
 
 
 def _scoring_card(run: ScoredRun, truth: TruthFolder, predictions: Sequence[Path]) -> Card | None:
@@ -171,8 +186,8 @@ def _scoring_card(run: ScoredRun, truth: TruthFolder, predictions: Sequence[Path
     return card
 
 
-def _mark(run: ScoredRun) -> tuple[str, ...]:
-    return run.source.configuration, *run.source.runs
+def _mark(source: Source) -> tuple[str, ...]:
+    return source.configuration, *source.runs
 
 
 def _worst_cases(runs: Sequence[ScoredRun]) -> list[str]:

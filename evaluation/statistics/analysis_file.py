@@ -113,9 +113,9 @@ class Analysis(Frozen):
     """By metric: two configurations are on par if their difference is within ± this."""
     alpha: Annotated[float, Field(gt=0, lt=0.5)] = 0.05
     seed: NonNegativeInt = 0
-    replicates: Annotated[int, Field(ge=100)] = 200
+    replicates: Annotated[int, Field(ge=100, le=100_000)] = 200
     """Of the bootstrap that draws the bands of curves."""
-    swaps: Annotated[int, Field(ge=100)] = 10_000
+    swaps: Annotated[int, Field(ge=100, le=10_000_000)] = 10_000
     """Number of swaps drawn for a case-level test that is not exact."""
     looks: tuple[Annotated[int, Field(ge=2)], ...] = ()
     """Interim analyses: runs per configuration at each, the last one being the planned number; without any the campaign

@@ -17,9 +17,9 @@ from pathlib import Path
 
 import numpy as np
 
+from contract.case_folders import case_name
 from contract.errors import OncoduetError
 from contract.tables import read_table
-from evaluation.inputs.case_files import case_name
 from evaluation.metrics.outcomes import BoolArray, FloatArray, TestSet
 from evaluation.metrics.scored_runs import Lesion, ScoredRun
 from evaluation.statistics.adjustment import holm

@@ -18,9 +18,9 @@ from pathlib import Path
 import numpy as np
 
 from contract.errors import OncoduetError
+from contract.marksheet import read_marksheet
 from contract.patients import FEWEST_PATIENTS
 from contract.tables import Table, known
-from evaluation.inputs.marksheet import read_marksheet
 from evaluation.metrics.outcomes import BoolArray, Outcome, TestSet
 from evaluation.statistics.adjustment import holm
 from evaluation.statistics.analysis_file import Analysis

@@ -190,8 +190,9 @@ def require_monai() -> None:
         measure.machine("monai")
     except OncoduetError:
         raise OncoduetError(
-            "monai: expected the peer of this benchmark in PYTHONPATH, from requirements/monai.lock, found none; "
-            "the first lines of test/benchmark/detection.py say how to install it"
+            "monai",
+            "not in PYTHONPATH; requirements/monai.lock has it, and the first lines of test/benchmark/detection.py say "
+            "how to install it",
         ) from None
 
 

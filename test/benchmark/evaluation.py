@@ -181,7 +181,7 @@ def _label_maps() -> list[Path]:
     folder = data / "picai_labels" / "csPCa_lesion_delineations" / "human_expert"
     found = sorted(folder.rglob("*.nii.gz"), key=lambda path: path.name)
     if not found:
-        raise OncoduetError(f"{folder}: expected PI-CAI's label maps (ONCODUET_DATA says where), found none")
+        raise OncoduetError(folder, "no label maps of PI-CAI; ONCODUET_DATA names the folder of the data")
     return found
 
 

@@ -115,7 +115,7 @@ def run(
         try:
             answer, _ = launcher.communicate(timeout=limit_s)
         except subprocess.TimeoutExpired:
-            raise OncoduetError(f"{' '.join(words)}: expected to end within {limit_s:g} s, found it running") from None
+            raise OncoduetError(" ".join(words), f"not ended after {limit_s:g} s") from None
         finally:
             if launcher.poll() is None:  # out of time, or interrupted
                 os.killpg(launcher.pid, signal.SIGKILL)
@@ -124,7 +124,7 @@ def run(
         if status != 0:
             printed.seek(0)
             last = printed.read().decode(errors="replace").strip()[-2000:]
-            raise OncoduetError(f"{' '.join(words)}: expected exit status 0, found {status}: {last}")
+            raise OncoduetError(" ".join(words), expected="exit status 0", found=f"{status}: {last}")
     return Measured(cpu_s, wall_s, peak_mb)
 
 
@@ -223,7 +223,7 @@ def report(
     }
     print(json.dumps(line, allow_nan=False), flush=True)
     if not identical:
-        raise OncoduetError(f"benchmark {benchmark}: expected {US} and {peer_name} to give the same, found differences")
+        raise OncoduetError(f"benchmark {benchmark}", f"{US} and {peer_name} give different results")
 
 
 def main(benchmark: Callable[[argparse.Namespace], None], *, parser: argparse.ArgumentParser) -> int:
@@ -252,7 +252,7 @@ def _version(package: str) -> str:
     try:
         return importlib.metadata.version(package)
     except importlib.metadata.PackageNotFoundError:
-        raise OncoduetError(f"{package}: expected it to be installed, from requirements/dev.lock, found none") from None
+        raise OncoduetError(package, "not installed; requirements/dev.lock has it") from None
 
 
 def _cpu_model() -> str:

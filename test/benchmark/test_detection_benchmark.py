@@ -92,4 +92,4 @@ def test_without_the_peer_one_line_says_where_it_comes_from() -> None:
     )
     assert ended.returncode == 3
     assert ended.stderr.count("\n") == 1
-    assert "expected the peer of this benchmark in PYTHONPATH, from requirements/monai.lock, found none" in ended.stderr
+    assert "monai: not in PYTHONPATH; requirements/monai.lock has it" in ended.stderr

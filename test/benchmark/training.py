@@ -312,7 +312,7 @@ def _asked(quantity: str) -> float:
     try:
         return float(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
     except (OSError, subprocess.CalledProcessError, ValueError) as error:
-        raise OncoduetError(f"nvidia-smi: expected the GPU's {quantity}, found {error}") from error
+        raise OncoduetError("nvidia-smi", f"does not give the GPU's {quantity}: {error}") from error
 
 
 def _mean(values: list[float]) -> float:

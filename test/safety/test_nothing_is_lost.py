@@ -65,11 +65,13 @@ ROWS: dict[tuple[str, str], Row] = {
         ("splits.json", "card.toml", "sources.json", "prepare.log", "cases/10000_1000000.pkl"),
     ),
     ("training", "run"): Row(
-        lambda world: ("training", "run", "--prepared", world / "prepared", *of_run(world)), ("prepared",), RUN
+        lambda world: ("training", "run", "--prepared", world / "prepared", *of_run(world)),
+        ("prepared", "archive"),
+        RUN,
     ),
     ("training", "campaign"): Row(
         lambda world: ("training", "campaign", world / "campaign.toml"),
-        ("prepared",),
+        ("prepared", "archive"),
         (
             *("status.html", ".campaign.lock", "slurm", "slurm/", "ce_fold0_restart1/"),
             *(f"ce_fold0_restart1/{name}" for name in RUN),
@@ -80,7 +82,7 @@ ROWS: dict[tuple[str, str], Row] = {
     ),
     ("training", "sweep"): Row(
         lambda world: ("training", "sweep", "--runs", world / "runs" / "retina-unet", "--device", "cpu"),
-        ("runs/retina-unet",),
+        ("runs/retina-unet", "archive"),
         (
             "map_sweep.csv",
             "map_sweep.json",
@@ -171,7 +173,7 @@ def cases() -> Iterator[object]:
                 yield pytest.param(row, what, name, id=f"{' '.join(command).strip()}-{what}-{name or 'itself'}")
         around = ["around"] if row.inputs else []
         around += ["read-only"] if command != ("training", "status") else []  # which shows what is planned there
-        for what in ("below a file", "nowhere", *around, "behind a link", "another's"):
+        for what in ("below a file", "nowhere", *around, "behind a link", "another's", "below another's"):
             yield pytest.param(row, what, "", id=f"{' '.join(command).strip()}-{what}")
         for name in row.inputs:
             for what in ("input", "in input", "dots"):
@@ -215,10 +217,11 @@ def test_what_is_the_user_s_is_refused_in_one_line_and_stays(
         (tmp_path / "user" / "link").symlink_to(tmp_path / "user" / "mine")
         output = tmp_path / "user" / "link" / (f"x{row.suffix}" if row.suffix else "")
         in_the_way("file", output / row.names[0] if row.names else output)
-    elif what == "another's":
+    elif what in ("another's", "below another's"):
         made = "archive" if row.names[:1] != ("archive.json",) else "prepared"
         shutil.copytree(world / made, tmp_path / "user" / "other")
-        output = tmp_path / "user" / "other" / f"{'x' if row.suffix else ''}{row.suffix}"
+        output = tmp_path / "user" / "other" / ("new" if what.startswith("below") else "")
+        output /= f"x{row.suffix}" if row.suffix else ""
     elif what == "around":
         output = (world / row.inputs[0]).parent if not row.suffix else world / row.inputs[0] / f"x{row.suffix}"
     elif what == "input":

@@ -21,13 +21,14 @@ from contract.cards import load_card
 from contract.errors import OncoduetError
 from contract.files import read_regular, writable
 from contract.outputs import require_apart, require_folder, require_unowned, subfolder
-from contract.records import write_record
+from contract.records import RunRecord, write_record
 from contract.schema import Frozen, parse_toml
+from training.dataset.archive_stamps import recorded_archive
 from training.dataset.prepared import Prepared, load_prepared
 from training.engine import Run, load_configuration
 from training.execution import RunOptions
 from training.run import existing_record, plan_run
-from training.run_folder.folder import RunFolder, is_lock
+from training.run_folder.folder import RunFolder, is_lock, require_distinct
 from training.run_folder.lock import work_lock
 
 LOCK_PATIENCE_S = 2.0
@@ -210,7 +211,7 @@ def load_campaign(
     ------
     OncoduetError
         Faults in the file, an unknown card, configuration, profile or fold, a dataset of another card, or a folder that
-        holds another run.
+        holds another run or a copy of one.
     """
     file = parse_toml(path, CampaignFile)
     folders = {}
@@ -218,8 +219,7 @@ def load_campaign(
         if given is None and own is None:
             raise OncoduetError(path, f"{name} is neither given here nor as --{name}")
         folders[name] = given if given is not None else path.parent / str(own)
-    if runs_are_made:
-        require_folder(folders["output"])
+    require_folder(folders["output"], is_written=runs_are_made)
     require_unowned(folders["output"], "training campaign")
     require_apart(folders["output"], prepared=folders["prepared"])
     _require_ours(folders["output"])
@@ -232,8 +232,10 @@ def load_campaign(
             found=f"one of {dataset.record.card} ({dataset.record.card_sha256[:8]}) in {dataset.folder}",
         )
     archive = None if file.archive is None else (path.parent / file.archive).absolute()
+    require_apart(folders["output"], archive=archive or recorded_archive(dataset))
     options = RunOptions(tensorboard=file.tensorboard, archive=archive)
-    planned_runs = []
+    planned_runs: list[PlannedRun] = []
+    existing: list[tuple[RunFolder, RunRecord]] = []
     profile = _relative(path, file.profile)
     wanted = list(itertools.product(file.restarts, [_relative(path, each) for each in file.configurations], file.folds))
     for restart, configuration, fold in [*_locating(dataset, wanted), *wanted]:
@@ -241,7 +243,8 @@ def load_campaign(
             dataset, configuration=configuration, fold=fold, restart=restart, profile=profile, base_seed=file.seed
         )
         folder = RunFolder(subfolder(folders["output"], run.name))
-        existing_record(run, folder)
+        record = existing_record(run, folder, is_made=runs_are_made)
+        existing += [(folder, record)] if record else []
         spec = RunSpec(
             prepared=folders["prepared"].absolute(),
             configuration=_absolute(configuration),
@@ -257,6 +260,7 @@ def load_campaign(
     doubled = sorted({name for name in names if names.count(name) > 1})
     if doubled:
         raise OncoduetError(path, f"duplicate run {doubled[0]}")
+    require_distinct(existing)
     return Campaign(path, file, dataset, folders["output"], tuple(planned_runs))
 
 

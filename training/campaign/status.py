@@ -16,7 +16,8 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from contract.errors import one_line
+from contract.errors import OncoduetError, one_line
+from contract.files import open_regular
 from contract.locks import try_lock
 from contract.records import Epoch, RunRecord, read_record
 from training.campaign.plan import Campaign, PlannedRun
@@ -207,6 +208,8 @@ class StatusMonitor:
 
 def is_held(lock: Path) -> bool:
     """Whether a process works on the run whose lock this is. Asking takes the lock for a moment, shared."""
+    if not lock.is_file():  # a pipe would be waited for
+        return False
     try:
         with lock.open() as stream:
             return not try_lock(stream, shared=True)
@@ -215,13 +218,15 @@ def is_held(lock: Path) -> bool:
 
 
 def last_words(log: Path) -> str:
-    """The last line of a run's log: after a failure, the exception."""
+    """The last line of a run's log, after a failure the exception; or why there is none."""
     try:
-        with log.open("rb") as stream:
+        with open_regular(log) as stream:
             stream.seek(max(0, log.stat().st_size - 4096))
             lines = stream.read().decode(errors="replace").splitlines()
     except FileNotFoundError:
         return ""
+    except (OncoduetError, IsADirectoryError) as error:
+        return one_line(str(error))
     spoken = [line for line in lines if line.strip()]
     return one_line(spoken[-1]).removeprefix("contract.errors.OncoduetError: ") if spoken else ""
 

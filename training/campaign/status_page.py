@@ -17,6 +17,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from contract.files import write_text
 from contract.provenance import VERSION
 from contract.records import Epoch
+from contract.text import printable
 from training.campaign.plan import PAGE, is_sealed, sealed
 from training.campaign.status import STATES, CampaignStatus, Progress, State, clock
 
@@ -102,7 +103,7 @@ def write_status_page(status: CampaignStatus) -> Path:
     groups = _groups(status)
     page = environment.get_template("status.html.j2").render(
         version=VERSION,
-        title=campaign.path.stem,
+        title=printable(campaign.path.stem),
         campaign=campaign,
         profile=campaign.planned[0].run.profile,
         status=status,

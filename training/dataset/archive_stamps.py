@@ -62,6 +62,12 @@ def read_sources(prepared: Prepared) -> SourcesRecord:
     return read_record(folder / FILE, SourcesRecord)
 
 
+def recorded_archive(prepared: Prepared) -> Path | None:
+    """The folder that a dataset was made from, if there is one of that name here."""
+    archive = Path(read_sources(prepared).archive)
+    return archive if archive.is_dir() else None
+
+
 def unchanged_archive(prepared: Prepared, *, archive: Path | None = None, hash_all: bool = False) -> Path | None:
     """The archive that a dataset was made from, or None where it cannot be reached.
 

@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import IO
 
 from contract.errors import OncoduetError, one_line
+from contract.files import regular_only
 from training.nndetection.dataset_layout import Layout
 from training.trainers.interleaving import Steps
 
@@ -89,7 +90,7 @@ class Programs:
         logger.info("%s", shlex.join(command))
         before_s = _children_cpu_s()
         theirs, ours = os.pipe()
-        with self.log.open("ab", buffering=0) as log, os.fdopen(ours):
+        with open(self.log, "ab", buffering=0, opener=regular_only) as log, os.fdopen(ours):
             process = subprocess.Popen(
                 [sys.executable, "-I", str(_KEEPER), str(theirs), *command],
                 cwd=self.layout.root,

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,10 +26,14 @@ class RunFolder:
             if folder.is_dir():
                 sweep(folder)
 
-    def require_free(self) -> None:
-        """Raise ``OncoduetError`` unless a run may begin here: nothing has a name that it is going to give."""
+    def require_free(self, *, is_planned: bool = False) -> None:
+        """Raise ``OncoduetError`` unless a run may begin here: nothing has a name that it is going to give.
+
+        The record of a planned run is its own.
+        """
         require_unowned(self.path, COMMAND)
-        require_free(self.path, [name for name in self._names if name != self.lock.name], COMMAND)
+        own = {self.lock.name} | ({self.record.name} if is_planned else set())
+        require_free(self.path, [name for name in self._names if name not in own], COMMAND)
         if self.lock.exists() and not is_lock(self.lock):
             raise OncoduetError(self.lock, expected="the lock of a run or nothing", found="a file of other origin")
 
@@ -181,10 +186,28 @@ class RunFolder:
         return self.work / "engine"
 
 
+def require_distinct(runs: Iterable[tuple[RunFolder, RunRecord]]) -> None:
+    """Raise ``OncoduetError`` if two runs have the same weights: no two trainings end alike, so one is a copy."""
+    seen: dict[str, RunFolder] = {}
+    for folder, record in runs:
+        if record.weights_sha256 is None:
+            continue
+        other = seen.setdefault(record.weights_sha256, folder)
+        if other.path != folder.path:
+            raise OncoduetError(folder.path, expected="a training of its own", found=f"the weights of {other.path}")
+
+
 def is_lock(path: Path) -> bool:
     """Whether a file is a run's lock, which is empty or says who holds it."""
     try:
-        text = path.read_text(encoding="utf-8") if path.is_file() else "no file"
+        return path.is_file() and is_lock_text(path.read_text(encoding="utf-8"))
+    except ValueError:
+        return False
+
+
+def is_lock_text(text: str) -> bool:
+    """Whether a lock file's content is that of a run: nothing, or who holds it."""
+    try:
         return not text or set(json.loads(text)) >= {"host", "pid", "since"}
     except (ValueError, TypeError):
         return False

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from contract.errors import one_line
 from contract.locks import exclusive_lock
+from training.run_folder.folder import is_lock_text
 
 PATIENCE_S = 0.2
 """A look at whether a process works on a run (``training.campaign.status``) takes the lock, too."""
@@ -44,6 +45,7 @@ def work_lock(
         patience_s=patience_s,
         holder=json.dumps(_ourselves()),
         describe=_described,
+        is_own=is_lock_text,
         on_wait=(lambda holder: logger.info("%s: waiting for %s", path.parent, holder)) if wait else None,
     )
 

@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TextIO
 
+from contract.files import regular_only
 from contract.process.terminal import CleanFormatter
 
 
@@ -35,8 +36,8 @@ class Log:
 
 @contextmanager
 def open_log(path: Path) -> Iterator[Log]:
-    """Open a log file to append to."""
-    stream = path.open("a", encoding="utf-8", buffering=1)
+    """Open a log file to append to. Raises ``OncoduetError`` where something else has its name."""
+    stream = open(path, "a", encoding="utf-8", buffering=1, opener=regular_only)  # noqa: SIM115
     try:
         yield Log(stream)
     finally:

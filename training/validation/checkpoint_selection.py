@@ -14,11 +14,12 @@ import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
+from contract.outputs import claim_scratch
 from contract.records import BatchRecord, ScoredCheckpoint, SelectionRecord, read_record, write_record
 from network.device import Kind
 from training.dataset.archive_stamps import reachable_archive, read_sources
 from training.engine import Run
-from training.run_folder.folder import RunFolder
+from training.run_folder.folder import COMMAND, RunFolder
 from training.validation.predict_and_score import find_localisation, link_studies, predict_studies, read_score, score
 
 OPTIMISM = (
@@ -57,6 +58,7 @@ def select(run: Run, folder: RunFolder, *, device: Kind, archive: Path | None, l
     partner = find_localisation(run.prepared.card, run.key, folder, localisation, purpose=purpose)
     case_ids = run.fold.validation
     work = folder.selecting
+    claim_scratch(work, COMMAND)
     validation = work / "archive"
     link_studies(read_sources(run.prepared), source, case_ids, validation)
     kept = {int(path.stem.removeprefix("epoch_")): path for path in sorted(folder.kept.glob("epoch_*.safetensors"))}

@@ -13,6 +13,7 @@ from typing import TypeVar
 
 import pytest
 from places import PROJECT
+from tiny import tiny_profile
 
 from contract.records import RunRecord, read_record
 from training.campaign.slurm_queue import JobsRecord
@@ -21,32 +22,9 @@ T = TypeVar("T")
 pytestmark = [pytest.mark.slurm, pytest.mark.slow, pytest.mark.timeout(420)]
 
 EPOCHS = 80
-PROFILE = f"""
-schema_version = 1
-name = "slow-tiny"
-title = "Tiny steps, but enough epochs to be interrupted in"
-epochs = {EPOCHS}
-iterations_per_epoch = 6
-validation_iterations_per_epoch = 1
-learning_rate = 0.01
-momentum = 0.9
-weight_decay = 3e-5
-foreground_oversampling = 0.5
-checkpoint = "final"
-checkpoint_every_epochs = 1
-threads = 1
-
-[plan]
-batch_size = 2
-patch_size_zyx = [8, 32, 32]
-convolutions_per_stage_encoder = 2
-convolutions_per_stage_decoder = 1
-stages = [
-  {{ features = 8, kernel_size_zyx = [1, 3, 3], stride_zyx = [1, 1, 1] }},
-  {{ features = 16, kernel_size_zyx = [3, 3, 3], stride_zyx = [1, 2, 2] }},
-  {{ features = 16, kernel_size_zyx = [3, 3, 3], stride_zyx = [2, 2, 2] }},
-]
-"""
+PROFILE = tiny_profile(
+    epochs=EPOCHS, iterations=6, patch_size_zyx=(8, 32, 32), features=(8, 16, 16), convolutions=2
+)  # tiny steps, but enough epochs to be interrupted in
 CAMPAIGN = """
 schema_version = 1
 prepared = "prepared"

@@ -20,6 +20,7 @@ from places import PROJECT
 
 from algorithm.__main__ import main
 from algorithm.batch import predict_batch
+from algorithm.outputs.study_output import study_files
 from algorithm.prediction.options import PredictionOptions
 from algorithm.prediction.predictor import Predictor, StudyPrediction, load_predictor
 from contract.cards import load_card
@@ -192,23 +193,35 @@ def test_a_study_whose_image_changed_is_predicted_again(make_batch):
     assert all(new[name] != old[name] for name in old)
 
 
-@pytest.mark.parametrize("edited", ["study", "listing", "card"])
-def test_an_edited_file_is_never_replaced(make_batch, edited):
+MAP, LIKELIHOOD = (f"p0_s0/output/{name}" for name in study_files(CARD, "p0_s0"))
+
+
+@pytest.mark.parametrize(
+    ("name", "edit"),
+    [
+        (MAP, lambda path: b"mine"),
+        (MAP, lambda path: path.read_bytes()[:-2]),
+        (MAP, lambda path: Path(str(path).replace("p0_s0", "p1_s0")).read_bytes()),
+        (LIKELIHOOD, lambda path: b"0.5"),
+        ("source.json", lambda path: b"mine"),
+        ("card.toml", lambda path: b"mine"),
+    ],
+    ids=["map", "truncated map", "another study's map", "likelihood", "listing", "card"],
+)
+def test_an_edited_file_is_neither_finished_nor_replaced(make_batch, name, edit):
     batch = make_batch(2)
     batch()
-    where = {
-        "study": "p0_s0/output/images/cspca-detection-map/p0_s0.mha",
-        "listing": "source.json",
-        "card": "card.toml",
-    }
-    path = batch.output / where[edited]
-    path.write_text("mine")
-    batch()  # nothing is predicted again
+    path = batch.output / name
+    path.write_bytes(edit(path))
+    before = content(batch.output)
+    assert f"{path}: expected the file as algorithm batch wrote it, found it changed since" in batch(code=3)
     image = batch.image(0, "adc")
     image.write_bytes(image.read_bytes().replace(b"NDims", b"Comment = repaired\nNDims", 1))
-    before = content(batch.output)
     assert "found it changed since" in batch(code=3)
     assert content(batch.output) == before
+    (path if path.parent == batch.output else batch.output / "p0_s0").rename(batch.output.parent / "moved away")
+    batch()
+    assert batch.predicted == ["p0_s0"]
 
 
 def test_what_the_user_edits_while_the_networks_are_loaded_stays(make_batch, monkeypatch):
@@ -596,13 +609,16 @@ def test_a_control_is_the_mean_of_its_four_members(make_batch, make_bundle, tmp_
 
 def test_the_probabilities_of_one_study_are_gone_before_the_next(make_batch, tmp_path):
     batch = make_batch(3)
-    alive = []
+    known, alive = [], []
+
+    def find_alive():
+        return [each for each in gc.get_objects() if type(each) is StudyPrediction]
 
     def watch(studies, /, *, done=0):
         del done
         for study in studies:
             yield study
-            alive.append(sum(type(each) is StudyPrediction for each in gc.get_objects()))
+            alive.append(len(find_alive()) - len(known))
 
     def predict(output):
         predict_batch(
@@ -617,6 +633,7 @@ def test_the_probabilities_of_one_study_are_gone_before_the_next(make_batch, tmp
     predict(tmp_path / "warm_up")  # the first prediction of a process imports, and an import leaves cycles of frames
     alive.clear()
     gc.collect()
+    known.extend(find_alive())  # of tests before this one, in the same process
     gc.disable()
     try:
         predict(batch.output)

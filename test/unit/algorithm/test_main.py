@@ -530,6 +530,16 @@ def test_a_folder_without_maps_is_refused(run, tmp_path):
     assert "none: no probability maps CASE.mha or CASE.nii.gz" in message
 
 
+@pytest.mark.parametrize("name", ["c.mha", "deeper/c.nii.gz", "c.nrrd"])
+def test_a_map_in_a_sub_folder_is_not_left_out(run, maps, tmp_path, name):
+    path = maps / "more" / name
+    path.parent.mkdir(parents=True)
+    path.write_bytes((maps / "a.mha").read_bytes())
+    message = run.fails("candidates", "--probability", maps, "--output", tmp_path / "o")
+    assert f"{path}: image in a sub-folder" in message
+    assert not (tmp_path / "o").exists()
+
+
 def test_two_maps_of_one_case_are_refused(run, maps, tmp_path):
     (maps / "a.nii.gz").write_bytes((maps / "b.nii.gz").read_bytes())
     message = run.fails("candidates", "--probability", maps, "--output", tmp_path / "o")

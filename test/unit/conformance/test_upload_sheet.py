@@ -4,10 +4,10 @@ import hashlib
 import json
 
 import pytest
+from refusals import refused_with
 
 from conformance.upload_sheet import _main, write_sheet
 from contract.cards import load_card
-from contract.errors import OncoduetError
 from contract.records import Metrics, MetricsRecord
 
 CARD = load_card("cspca-picai")
@@ -73,11 +73,11 @@ def test_without_a_report_settings_are_open(folder, capsys):
 
 
 def test_a_folder_without_archives_is_refused(tmp_path):
-    with pytest.raises(OncoduetError, match="no archives to upload"):
+    with refused_with(problem="no archives to upload"):
         write_sheet(tmp_path, CARD, [])
 
 
 def test_a_file_that_is_no_report_is_refused(folder, tmp_path):
     (tmp_path / "other.json").write_text("{}")
-    with pytest.raises(OncoduetError, match=r"other\.json: expected a conformance\.json with api"):
+    with refused_with(r"other\.json", "8 faults: image: Field required"):
         write_sheet(folder, CARD, [tmp_path / "other.json"])

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 from places import PROJECT
+from refusals import refused_with
 
 from contract.archive import Study, archive_licence, archive_patients, check_geometry, find_studies, list_studies
 from contract.cards import Card, Geometry
@@ -177,7 +178,7 @@ def test_a_study_whose_files_are_called_or_placed_otherwise_is_named(
     assert list(listing.faults) == ["20_2"]
     assert listing.faults["20_2"].startswith(f"study 20_2 in {archive}: ")
     assert ", but " in listing.faults["20_2"]  # what is there instead
-    with pytest.raises(OncoduetError, match=r"^study 20_2 in "):
+    with refused_with("study 20_2 in "):
         find_studies(archive, card, labels_required=labels_required)
 
 
@@ -203,7 +204,7 @@ def test_a_label_map_without_study_is_a_fault_or_a_remark(write_archive: WriteAr
     archive = write_archive("10_1", "20_2", "30_3")
     shutil.rmtree(archive / "20")
     shutil.rmtree(archive / "30")
-    with pytest.raises(OncoduetError, match=r"found 2 faults in 3: .*/20_2.nii.gz: no study .*; .*/30_3.nii.gz"):
+    with refused_with("found 2 faults in 3: .*/20_2.nii.gz: no study .*; .*/30_3.nii.gz"):
         find_studies(archive, card, labels_required=True)
     listing = list_studies(archive, card, labels_required=False)
     assert not listing.faults
@@ -224,7 +225,7 @@ def test_a_label_map_under_another_name_is_pointed_at(write_archive: WriteArchiv
     nested = archive / "labels" / "human_expert"
     nested.mkdir()
     (archive / "labels" / "10_1.nii.gz").rename(nested / "10_1.nii.gz")
-    with pytest.raises(OncoduetError, match=r"label map .*, found labels/human_expert/10_1.nii.gz$"):
+    with refused_with("label map .*, found labels/human_expert/10_1.nii.gz"):
         find_studies(archive, card, labels_required=True)
     (remark,) = list_studies(archive, card, labels_required=False).remarks
     assert remark.endswith("and not read: labels/human_expert/10_1.nii.gz")
@@ -316,7 +317,7 @@ def test_an_archive_without_studies_is_refused_with_what_it_holds(
     for name in names:
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_bytes(b"")
-    with pytest.raises(OncoduetError, match=rf"\(or .nii.gz\); {said}"):
+    with refused_with(problem=rf"\(or .nii.gz\); {said}"):
         list_studies(tmp_path, card, labels_required=False)
 
 
@@ -356,9 +357,7 @@ def test_who_the_patient_is_follows_from_folders_and_ids(
 )
 def test_where_it_is_open_who_the_patient_is_the_user_is_asked(tmp_path: Path, folders: dict[str, list[str]]) -> None:
     studies = studies_in(folders)
-    with pytest.raises(
-        OncoduetError, match=r"one patient or several\? Say it by patients.csv .*, or --patients by-case"
-    ):
+    with refused_with(found=r"one patient or several\? Say it by patients.csv .*, or --patients by-case"):
         archive_patients(tmp_path, studies)
     assert len(set(archive_patients(tmp_path, studies, "by-case").values())) == len(studies)
     rows = "".join(f"{study.case_id},one\n" for study in studies)
@@ -382,9 +381,9 @@ def test_rows_of_patients_that_are_of_no_study_are_said(tmp_path: Path, caplog: 
 
 
 def test_a_listing_of_nothing_is_refused(tmp_path: Path, card: Card) -> None:
-    with pytest.raises(OncoduetError, match=r"nowhere: archive not found$"):
+    with refused_with("nowhere", "archive not found"):
         list_studies(tmp_path / "nowhere", card, labels_required=False)
-    with pytest.raises(OncoduetError, match=r"no studies named "):
+    with refused_with(problem="no studies named "):
         list_studies(tmp_path, card, labels_required=False)
 
 
@@ -392,8 +391,24 @@ def test_the_geometry_of_one_study_can_be_checked(tmp_path: Path, tilted_grid: G
     tilted_grid = replace(tilted_grid, size_xyz=(11, 9, 5))
     t2w = an_image(tmp_path / "t2w.mha", tilted_grid)
     finer = replace(tilted_grid, spacing_mm_xyz=(0.11, 0.12, 1.3))
-    geometry = Geometry(reference="t2w")
+    geometry = Geometry(reference="t2w", covered_at_least=0.0)
     check_geometry("10_1", {"t2w": t2w, "adc": an_image(tmp_path / "adc.mha", finer)}, geometry)
+
+
+@pytest.mark.parametrize(("moved_voxels", "covered"), [(2, None), (6, "41%"), (9, "0%")])
+def test_a_channel_has_to_cover_the_middle_of_the_reference(tmp_path, tilted_grid, moved_voxels, covered) -> None:
+    grid = replace(tilted_grid, size_xyz=(11, 9, 5))
+    first, step = np.array(grid.origin_mm_xyz), np.array(grid.direction).reshape(3, 3)[:, 0] * grid.spacing_mm_xyz[0]
+    moved = replace(grid, origin_mm_xyz=tuple((first + moved_voxels * step).tolist()))
+    channels = {"t2w": an_image(tmp_path / "t2w.mha", grid), "adc": an_image(tmp_path / "adc.mha", moved)}
+    check_geometry("10_1", channels, Geometry(reference="t2w", covered_at_least=0.0))
+    if covered is None:
+        check_geometry("10_1", channels, Geometry(reference="t2w"))
+        return
+    with pytest.raises(OncoduetError) as caught:
+        check_geometry("10_1", channels, Geometry(reference="t2w"))
+    assert caught.value.expected == f"{channels['adc']} to cover at least 50% of the middle of 't2w'"
+    assert caught.value.found.startswith(f"{covered}: was it moved")
 
 
 def test_the_licence_of_the_data_comes_from_archive_json(tmp_path: Path) -> None:
@@ -405,5 +420,5 @@ def test_the_licence_of_the_data_comes_from_archive_json(tmp_path: Path) -> None
 @pytest.mark.parametrize("text", ['{"data_licence": 4}', "{}", "[]", '"CC0-1.0"'])
 def test_an_archive_json_without_licence_is_refused(tmp_path: Path, text: str) -> None:
     (tmp_path / "archive.json").write_text(text)
-    with pytest.raises(OncoduetError, match=r"archive.json: expected the text data_licence, found (4|None)$"):
+    with refused_with("archive.json", expected="the text data_licence", found="(4|None)"):
         archive_licence(tmp_path)

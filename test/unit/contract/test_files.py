@@ -12,8 +12,8 @@ from typing import Any
 
 import pytest
 from places import PROJECT
+from refusals import refused_with
 
-from contract.errors import OncoduetError
 from contract.files import (
     atomic_file,
     below,
@@ -85,13 +85,13 @@ def test_files_get_the_permissions_that_the_umask_allows(tmp_path: Path) -> None
 
 def test_a_file_below_a_file_is_refused(tmp_path: Path) -> None:
     (tmp_path / "a").write_text("a file")
-    with pytest.raises(OncoduetError, match=r"a: cannot be written to: already exists$"):
+    with refused_with("a", "cannot be written to: already exists"):
         write_text(tmp_path / "a" / "b.txt", "x")
 
 
 def test_a_folder_is_no_place_for_a_file(tmp_path: Path) -> None:
     (tmp_path / "a.json").mkdir()
-    with pytest.raises(OncoduetError, match=r"a.json: expected a file or nothing, found a folder$"):
+    with refused_with("a.json", expected="a file or nothing", found="a folder"):
         write_text(tmp_path / "a.json", "x")
 
 
@@ -154,18 +154,18 @@ def test_nan_and_infinity_are_never_written(tmp_path: Path, value: float) -> Non
 )
 def test_json_that_is_not_strict_is_refused(tmp_path: Path, text: bytes, found: str) -> None:
     (tmp_path / "a.json").write_bytes(text)
-    with pytest.raises(OncoduetError, match=r"a.json: not valid JSON: ") as refused:
+    with refused_with("a.json", "not valid JSON: ") as refused:
         read_json(tmp_path / "a.json")
     assert found in str(refused.value)
 
 
 def test_a_missing_json_file_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(OncoduetError, match=r"a.json: file not found$"):
+    with refused_with("a.json", "file not found"):
         read_json(tmp_path / "a.json")
 
 
 def test_a_folder_is_no_json_file(tmp_path: Path) -> None:
-    with pytest.raises(OncoduetError, match=r"is a directory"):
+    with refused_with(problem="is a directory"):
         read_json(tmp_path)
 
 
@@ -176,14 +176,14 @@ def test_what_has_no_end_is_not_read(tmp_path: Path, what: str, kind: str) -> No
     if what == "pipe":
         path = tmp_path / "a.json"
         os.mkfifo(path)
-    with pytest.raises(OncoduetError, match=f"expected a regular file, found {kind}$"):
+    with refused_with(expected="a regular file", found=kind):
         read_json(path)
 
 
 def test_a_file_larger_than_any_of_its_kind_is_not_read(tmp_path: Path) -> None:
     (tmp_path / "a.json").write_text("[1, 2, 3]")
     assert read_json(tmp_path / "a.json", most_bytes=9) == [1, 2, 3]
-    with pytest.raises(OncoduetError, match="larger than 8 bytes"):
+    with refused_with(problem="larger than 8 bytes"):
         read_json(tmp_path / "a.json", most_bytes=8)
 
 
@@ -222,3 +222,9 @@ def test_a_folder_that_cannot_be_listed_is_an_error_and_not_an_empty_one(tmp_pat
             list(look(tmp_path / "a"))
     with pytest.raises(PermissionError):
         list(below(tmp_path))
+
+
+@pytest.mark.timeout(30)
+def test_a_pipe_under_a_temporary_name_holds_up_no_sweep(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / f".partial-{'0' * 32}")
+    sweep(tmp_path)

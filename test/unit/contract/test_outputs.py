@@ -11,10 +11,12 @@ from pathlib import Path
 
 import pytest
 from places import PROJECT
+from refusals import refused_with
 
 from contract import outputs
 from contract.errors import OncoduetError
-from contract.outputs import MANIFEST, Output, require_apart, require_folder
+from contract.files import write_json
+from contract.outputs import MANIFEST, Output, claim_scratch, require_apart, require_folder, require_unowned
 
 FILES = ("record.json", "figures/roc.svg", "figures/pr.svg")
 
@@ -108,14 +110,14 @@ def test_obstacles_are_refused_before_work(tmp_path: Path, name, make, message: 
 
 def test_a_folder_that_cannot_be_listed_is_refused_before_work(tmp_path: Path, monkeypatch) -> None:
     monkeypatch.setattr(os, "access", lambda _, mode: not mode & os.R_OK)  # root may read everything
-    with pytest.raises(OncoduetError, match="cannot be written to: permission denied"), output(tmp_path).staged():
+    with refused_with(problem="cannot be written to: permission denied"), output(tmp_path).staged():
         pytest.fail("work began")
 
 
 def test_a_file_of_ours_that_was_edited_is_the_user_s(tmp_path: Path) -> None:
     fill(output(tmp_path), {"record.json": "1", "figures/roc.svg": "ours"})
     (tmp_path / "figures" / "roc.svg").write_text("prettier")
-    with pytest.raises(OncoduetError, match=r"roc.svg: expected the file as draw wrote it, found it changed since"):
+    with refused_with("roc.svg", expected="the file as draw wrote it", found="it changed since"):
         fill(output(tmp_path), {"record.json": "2", "figures/roc.svg": "ours"})
     assert found(tmp_path) == {"record.json": "1", "figures/roc.svg": "prettier"}
 
@@ -131,7 +133,7 @@ def test_a_list_that_names_files_outside_its_folder_is_refused(tmp_path: Path, n
     files = listed["commands"]["draw"]["files"]
     files[name.format(tmp_path=tmp_path)] = files["record.json"]
     (place.folder / MANIFEST).write_text(json.dumps(listed))
-    with pytest.raises(OncoduetError, match="expected a relative path"):
+    with refused_with(problem="expected a relative path"):
         fill(place, {"record.json": "new"})
     assert found(tmp_path) == {"mine/notes.txt": "old", "out/record.json": "old"}
 
@@ -146,10 +148,10 @@ def test_obsolete_files_behind_a_link_stay(tmp_path: Path) -> None:
 
 def test_results_of_something_else_are_not_replaced(tmp_path: Path) -> None:
     fill(output(tmp_path, identity={"run": "ce"}), {"record.json": "1"})
-    with pytest.raises(OncoduetError, match=r"expected results of run focal or none, found some of run ce;"):
+    with refused_with(expected="results of run focal or none", found="some of run ce;"):
         output(tmp_path, identity={"run": "focal"}).check()
     output(tmp_path, identity={"run": "ce"}).check()
-    with pytest.raises(OncoduetError, match=r"record.json: expected nothing or what paint wrote there"):
+    with refused_with("record.json", expected="nothing or what paint wrote there"):
         output(tmp_path, command="paint").check()
 
 
@@ -160,7 +162,7 @@ def test_an_undeclared_file_is_a_bug(tmp_path: Path) -> None:
 
 
 def test_a_file_that_appears_during_the_work_is_not_replaced(tmp_path: Path) -> None:
-    with pytest.raises(OncoduetError, match=r"pr.svg: expected nothing"), output(tmp_path).staged() as stage:
+    with refused_with("pr.svg", expected="nothing"), output(tmp_path).staged() as stage:
         (stage / "record.json").write_text("1")
         (tmp_path / "figures").mkdir()
         (tmp_path / "figures" / "pr.svg").write_text("mine")
@@ -176,8 +178,19 @@ def test_on_the_platform_only_outputs_are_written_and_replaced(tmp_path: Path) -
         path.unlink()
     fill(place, {"record.json": "3"})
     (tmp_path / "record.json").write_text("mine")
-    with pytest.raises(OncoduetError, match="found it changed since"):
+    with refused_with(found="it changed since"):
         fill(place, {"record.json": "4"})
+
+
+@pytest.mark.parametrize("make", [lambda path: path.write_text("mine"), lambda path: path.mkdir()])
+def test_beside_an_output_of_the_platform_s_nothing_else_may_lie(tmp_path: Path, make) -> None:
+    (tmp_path / "figures").mkdir()
+    make(tmp_path / "figures" / "other.svg")
+    (tmp_path / "notes.txt").write_text("mine")  # in no output's folder
+    with pytest.raises(OncoduetError) as caught:
+        output(tmp_path, on_platform=True).check()
+    assert caught.value.where == str(tmp_path / "figures" / "other.svg")
+    output(tmp_path).check()
 
 
 def test_a_later_process_knows_an_answer_by_its_attribute(tmp_path: Path, monkeypatch) -> None:
@@ -187,7 +200,7 @@ def test_a_later_process_knows_an_answer_by_its_attribute(tmp_path: Path, monkey
     try:
         os.setxattr(tmp_path, "user.oncoduet", b"")
     except OSError:  # no attributes on this file system: then nothing is replaced
-        with pytest.raises(OncoduetError, match="expected nothing or what draw wrote there"):
+        with refused_with(expected="nothing or what draw wrote there"):
             place.check()
         return
     fill(place, {"record.json": "2"})
@@ -196,7 +209,7 @@ def test_a_later_process_knows_an_answer_by_its_attribute(tmp_path: Path, monkey
     shutil.copyfile(tmp_path / "record.json", copy)
     copy.replace(tmp_path / "record.json")
     monkeypatch.setattr(outputs, "_made", {})
-    with pytest.raises(OncoduetError, match="expected nothing or what draw wrote there"):
+    with refused_with(expected="nothing or what draw wrote there"):
         place.check()
 
 
@@ -247,9 +260,7 @@ def test_an_output_that_is_an_input_or_inside_one_or_around_it_is_refused(tmp_pa
         "dots": archive / "p0" / ".." / "new",
         "hard": tmp_path / "elsewhere" / ".." / "archive",
     }[how]
-    with pytest.raises(
-        OncoduetError, match=r"expected an output folder of its own, found (inside |around )?the archive"
-    ):
+    with refused_with(expected="an output folder of its own", found="(inside |around )?the archive"):
         require_apart(spelt, archive=archive, model=None)
     require_apart(tmp_path / "archive2", archive=archive)
 
@@ -258,7 +269,46 @@ def test_a_folder_that_cannot_be_made_is_refused_even_to_root(tmp_path: Path) ->
     (tmp_path / "file").write_text("x")
     (tmp_path / "dangling").symlink_to(tmp_path / "gone")
     for folder in (tmp_path / "file", tmp_path / "file" / "x", tmp_path / "dangling", Path("/proc/1/x")):
-        with pytest.raises(OncoduetError, match=r"cannot be written to: ") as refused:
+        with refused_with(problem="cannot be written to: ") as refused:
             Output(folder, "draw", FILES).check()
         assert "\n" not in str(refused.value)
     require_folder(tmp_path / "new" / "deep")
+
+
+OURS = {"written_by": {"program": "oncoduet", "version": "1", "git_revision": "x"}}
+
+
+@pytest.mark.parametrize(
+    ("name", "owner"),
+    [
+        ("run.json", "training run"),
+        ("batch.json", "algorithm baseline"),
+        ("verdict.json", "evaluation compare"),
+        ("metrics.json", "evaluation score"),
+        (".campaign.lock", "training run"),
+        (".campaign.lock", "training bundle"),
+    ],
+)
+@pytest.mark.parametrize("below", ["", "new/results"])
+def test_what_holds_something_else_takes_no_results_at_any_depth(tmp_path: Path, name: str, owner: str, below) -> None:
+    write_json(tmp_path / name, OURS)
+    require_unowned(tmp_path / below, owner)
+    with pytest.raises(OncoduetError) as caught:
+        require_unowned(tmp_path / below, "another command")
+    where = f"in {tmp_path}" if below else "in it"
+    assert caught.value.found == f"{name} {where}, which says that it holds something else; give another output"
+
+
+def test_another_program_s_files_say_nothing_of_a_folder(tmp_path: Path) -> None:
+    write_json(tmp_path / "metrics.json", {"accuracy": 1})
+    require_unowned(tmp_path, "algorithm batch")
+    (tmp_path / "run.json").write_text("no JSON")
+    (tmp_path / "archive.json").mkdir()
+    (tmp_path / ".oncoduet").write_text("no JSON")
+    require_unowned(tmp_path / "results", "algorithm batch")
+
+
+def test_where_a_command_works_it_may_have_others_write(tmp_path: Path) -> None:
+    write_json(tmp_path / "run.json", OURS)
+    claim_scratch(tmp_path / "work", "training run")
+    require_unowned(tmp_path / "work" / "scores", "evaluation score")

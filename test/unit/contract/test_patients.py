@@ -1,8 +1,8 @@
 """Who the patient of a case is."""
 
 import pytest
+from refusals import refused_with
 
-from contract.errors import OncoduetError
 from contract.patients import patients_by_case, read_patients, said_patients
 
 
@@ -35,7 +35,7 @@ def test_ids_that_tell_the_patient(case_ids, patients):
     ],
 )
 def test_ids_that_leave_it_open_are_asked_about(case_ids):
-    with pytest.raises(OncoduetError, match=r"truth: expected ids that tell the patient, found .*--patients by-case"):
+    with refused_with("truth", expected="ids that tell the patient", found=".*--patients by-case"):
         patients_by_case(case_ids, source="truth")
 
 
@@ -59,10 +59,10 @@ def test_patients_come_from_a_table_or_a_rule(tmp_path):
 def test_a_case_of_two_patients_or_of_none_is_refused(tmp_path):
     path = tmp_path / "patients.csv"
     path.write_text("case_id,patient_id\nx_1,a\nx_1,b\n")
-    with pytest.raises(OncoduetError, match=r"patients.csv: line 3: expected the patient_id of x_1 as on line 2"):
+    with refused_with("patients.csv: line 3", expected="the patient_id of x_1 as on line 2"):
         read_patients(path)
     path.write_text("case_id,patient_id\nx_1,\n")
-    with pytest.raises(OncoduetError, match=r"expected a case and its patient on every line, found 'x_1', ''"):
+    with refused_with(expected="a case and its patient on every line", found="'x_1', ''"):
         read_patients(path)
 
 
@@ -73,7 +73,5 @@ def test_a_patient_without_case_and_a_case_without_patient_are_refused():
         "case1": "a",
         "other": "other",
     }
-    with pytest.raises(
-        OncoduetError, match=r"truth: .* found that of case2 \(2 such\), .* not that of case02 \(1 such\)"
-    ):
+    with refused_with("truth", found=r"that of case2 \(2 such\), .* not that of case02 \(1 such\)"):
         patients_by_case(["case1", "case02"], given=given, source="truth")

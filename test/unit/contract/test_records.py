@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 from pydantic import ValidationError
+from refusals import refused_with
 
 from contract import provenance
 from contract.errors import OncoduetError
@@ -84,19 +85,19 @@ def test_a_missing_key_is_not_the_same_as_null(tmp_path: Path, record: MetricsRe
     values = record.model_dump(mode="json")
     del values["picai"]["auroc"]
     (tmp_path / "m.json").write_text(json.dumps(values))
-    with pytest.raises(OncoduetError, match=r"m.json: 1 fault: picai.auroc: Field required$"):
+    with refused_with("m.json", "1 fault: picai.auroc: Field required"):
         read_record(tmp_path / "m.json", MetricsRecord)
 
 
 def test_a_newer_schema_is_refused(tmp_path: Path, record: MetricsRecord) -> None:
     (tmp_path / "m.json").write_text(json.dumps(record.model_dump(mode="json") | {"schema_version": 2}))
-    with pytest.raises(OncoduetError, match=r"m.json: 1 fault: schema_version: Input should be 1$"):
+    with refused_with("m.json", "1 fault: schema_version: Input should be 1"):
         read_record(tmp_path / "m.json", MetricsRecord)
 
 
 def test_another_file_s_schema_is_refused(tmp_path: Path, record: MetricsRecord) -> None:
     write_record(tmp_path / "m.json", record)
-    with pytest.raises(OncoduetError, match=r"m.json: \d+ faults: .*configuration: Field required"):
+    with refused_with("m.json", r"\d+ faults: .*configuration: Field required"):
         read_record(tmp_path / "m.json", Source)
 
 
@@ -130,7 +131,7 @@ def test_a_run_s_state_is_one_of_four(tmp_path: Path) -> None:
     assert read_record(tmp_path / "run.json", RunRecord) == run
     values = run.model_dump(mode="json") | {"state": "done"}
     (tmp_path / "run.json").write_text(json.dumps(values))
-    with pytest.raises(OncoduetError, match=r"state: Input should be 'planned', 'running', 'finished' or 'failed'$"):
+    with refused_with("state", "Input should be 'planned', 'running', 'finished' or 'failed'"):
         read_record(tmp_path / "run.json", RunRecord)
 
 

@@ -12,7 +12,9 @@ from pathlib import Path
 
 import pytest
 from places import PROJECT
+from refusals import refused_with
 
+from contract.cards import load_card
 from contract.errors import OncoduetError
 from contract.records import BundleRecord
 from contract.upload import check_image, check_model, check_truth
@@ -135,6 +137,10 @@ MODELS = [
     (lambda path: model(path, without="members/000.safetensors"), r"members/000\.safetensors: .*found no such file"),
     (lambda path: model(path, extra__txt=b"x"), r"extra\.txt: expected the sha256 in SHA256SUMS \(none\)"),
     (lambda path: model(path, without="SHA256SUMS"), "bundle has no SHA256SUMS"),
+    (
+        lambda path: pack(path, {"card.toml": b"a", "./card.toml": b"b"}),
+        r"archive\.tar\.gz: duplicate file 'card\.toml'$",
+    ),
     (other_record, r"archive\.tar\.gz: bundle\.json: \d+ faults"),
     (lambda path: pack(path, {}, {"weights": "/etc/passwd"}), "not plain files below one folder: "),
     (lambda path: pack(path, {}, {"a/weights": "../../outside"}), "not plain files below one folder: "),
@@ -169,7 +175,7 @@ def test_a_model_of_free_data_passes(archive, licence):
 @pytest.mark.parametrize("check", [check_image, check_model, check_truth])
 def test_a_pipe_is_refused_and_not_waited_for(archive, check):
     os.mkfifo(archive)
-    with pytest.raises(OncoduetError, match=r"archive\.tar\.gz: expected a regular file, found a pipe"):
+    with refused_with(r"archive\.tar\.gz", expected="a regular file", found="a pipe"):
         check(archive)
 
 
@@ -193,15 +199,21 @@ def test_the_command_line_refuses_with_3_and_one_line_by_default(archive, kind, 
         assert (accepted.returncode, accepted.stderr) == (0, "")
 
 
+def test_a_model_of_another_card_is_refused(archive):
+    with pytest.raises(OncoduetError) as caught:
+        check_model(model(archive), card=load_card("cspca-rsna2022"))
+    assert caught.value.found == f"one of cspca-picai ({'0' * 12})"
+
+
 def test_unneeded_small_files_take_no_memory(archive, monkeypatch):
     monkeypatch.setattr("contract.upload._MOST_JSON_BYTES", 3000)
     check_truth(pack(archive, {"a.mha": bytes(2000), "b.mha": bytes(2000)}))
-    with pytest.raises(OncoduetError, match="more than 3000 bytes in small files"):
+    with refused_with(problem="more than 3000 bytes in small files"):
         check_image(pack(archive, {"a.json": bytes(2000), "b.json": bytes(2000)}))
 
 
 def test_a_truth_whose_tar_was_cut_before_it_was_compressed_is_refused(archive):
     whole = gzip.decompress(pack(archive, {"a.mha": bytes(512), "b.mha": bytes(512)}).read_bytes())
     archive.write_bytes(gzip.compress(whole[:1024]))
-    with pytest.raises(OncoduetError, match=r"not a whole \.tar\.gz: empty header"):
+    with refused_with(problem=r"not a whole \.tar\.gz: empty header"):
         check_truth(archive)

@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import SimpleITK as sitk
+from refusals import refused_with
 
 from contract.errors import OncoduetError
 from contract.volume import (
@@ -129,9 +130,9 @@ def test_an_image_of_another_ending_is_not_written(tmp_path: Path, noise: Volume
 
 
 def test_a_missing_image_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(OncoduetError, match=r"a.mha: image not found$"):
+    with refused_with("a.mha", "image not found"):
         read_volume(tmp_path / "a.mha")
-    with pytest.raises(OncoduetError, match=r"not a regular file$"):
+    with refused_with(problem="not a regular file"):
         read_grid(tmp_path)
 
 
@@ -139,21 +140,19 @@ def test_a_missing_image_is_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize("suffix", [".mha", ".nii.gz"])
 def test_an_image_that_is_not_3d_is_refused(tmp_path: Path, suffix: str, shape: tuple[int, ...], found: str) -> None:
     path = save(tmp_path / f"a{suffix}", np.zeros(shape, np.float32))
-    with pytest.raises(OncoduetError, match=rf"a{suffix}: expected a 3D image.*, found '?{found}'?D?$"):
+    with refused_with(f"a{suffix}", expected="a 3D image", found=f"'?{found}'?D?"):
         read_volume(path)
 
 
 def test_an_image_with_vectors_as_voxels_is_refused(tmp_path: Path) -> None:
     path = save(tmp_path / "a.mha", np.zeros((3, 4, 5, 2), np.float32), vector=True)
-    with pytest.raises(
-        OncoduetError, match=r"expected one value per voxel \(ElementNumberOfChannels = 1\), found '2'$"
-    ):
+    with refused_with(expected=r"one value per voxel \(ElementNumberOfChannels = 1\)", found="'2'"):
         read_volume(path)
 
 
 def test_an_image_of_complex_numbers_is_refused(tmp_path: Path) -> None:
     path = save(tmp_path / "a.nii.gz", np.zeros((3, 4, 5), np.complex64))
-    with pytest.raises(OncoduetError, match=r"a.nii.gz: expected real numbers as voxels, found the NIfTI datatype 32$"):
+    with refused_with("a.nii.gz", expected="real numbers as voxels", found="the NIfTI datatype 32"):
         read_volume(path)
 
 
@@ -162,14 +161,14 @@ def test_voxels_that_are_no_numbers_are_refused_and_counted(tmp_path: Path, nois
     noise.array[1, 2, 3] = value
     noise.array[4, 6, 10] = value
     write_volume(tmp_path / "a.mha", noise)
-    with pytest.raises(OncoduetError, match=r"a.mha: expected finite voxels, found 2 NaN or infinite$"):
+    with refused_with("a.mha", expected="finite voxels", found="2 NaN or infinite"):
         read_volume(tmp_path / "a.mha")
 
 
 @pytest.mark.filterwarnings("error")
 def test_voxels_beyond_single_precision_are_refused(tmp_path: Path, tilted_grid: Grid) -> None:
     write_volume(tmp_path / "a.mha", Volume(np.full(tilted_grid.shape_zyx, 1e300), tilted_grid))
-    with pytest.raises(OncoduetError, match=r"expected finite voxels, found 385 NaN or infinite$"):
+    with refused_with(expected="finite voxels", found="385 NaN or infinite"):
         read_volume(tmp_path / "a.mha")
 
 
@@ -179,7 +178,7 @@ def test_voxels_that_no_scanner_measures_are_refused_by_the_images_name(
 ) -> None:
     noise.array[1, 2, 3] = value
     write_volume(tmp_path / "a.mha", noise)
-    with pytest.raises(OncoduetError, match=r"a.mha: expected voxels between -1e\+12 and 1e\+12, found "):
+    with refused_with("a.mha", expected=r"voxels between -1e\+12 and 1e\+12"):
         read_volume(tmp_path / "a.mha")
 
 
@@ -187,7 +186,7 @@ def test_a_label_map_with_negative_numbers_is_refused(tmp_path: Path, tilted_gri
     array = np.zeros(tilted_grid.shape_zyx, np.int16)
     array[2, 3, 4] = -1
     write_volume(tmp_path / "a.mha", Volume(array, tilted_grid))
-    with pytest.raises(OncoduetError, match=r"a.mha: expected no negative numbers in a label map, found -1$"):
+    with refused_with("a.mha", expected="no negative numbers in a label map", found="-1"):
         read_label(tmp_path / "a.mha")
 
 
@@ -197,7 +196,7 @@ def test_a_label_map_with_other_than_whole_numbers_is_refused(tmp_path: Path, ti
     array = np.zeros(tilted_grid.shape_zyx)
     array[2, 3, 4] = value
     write_volume(tmp_path / "a.mha", Volume(array, tilted_grid))
-    with pytest.raises(OncoduetError, match=r"expected whole numbers in a label map, found fractional or non-finite"):
+    with refused_with(expected="whole numbers in a label map", found="fractional or non-finite"):
         read_label(tmp_path / "a.mha")
 
 
@@ -205,7 +204,7 @@ def test_a_label_map_with_unknown_values_is_refused_and_they_are_named(tmp_path:
     array = (np.arange(5 * 7 * 11).reshape(5, 7, 11) % 9).astype(np.uint8)
     write_volume(tmp_path / "a.nii.gz", Volume(array, tilted_grid))
     assert read_label(tmp_path / "a.nii.gz").array.max() == 8
-    with pytest.raises(OncoduetError, match=r"expected label values \[0, 1, 2, 3, 4, 5\], found \[6, 7, 8\]$"):
+    with refused_with(expected=r"label values \[0, 1, 2, 3, 4, 5\]", found=r"\[6, 7, 8\]"):
         read_label(tmp_path / "a.nii.gz", [0, 1, 2, 3, 4, 5])
 
 
@@ -287,7 +286,7 @@ def test_another_grid_is_refused_and_both_are_described(tilted_grid: Grid) -> No
 
 def test_mirrored_and_turned_images_are_on_another_grid(tilted_grid: Grid) -> None:
     mirrored = tuple(-value if number % 3 == 2 else value for number, value in enumerate(tilted_grid.direction))
-    with pytest.raises(OncoduetError, match="expected the grid of"):
+    with refused_with(expected="the grid of"):
         require_same_grid(replace(tilted_grid, direction=mirrored), tilted_grid, found_name="map", expected_name="t2w")
 
 

@@ -12,6 +12,7 @@ from places import PROJECT
 from scipy.stats import t as student
 
 from contract.cards import CARDS
+from contract.outputs import MANIFEST
 from evaluation.__main__ import main
 from evaluation.frozen_baselines import MOST, outcome_of
 from evaluation.metrics.scored_runs import read_scored_runs
@@ -235,12 +236,22 @@ def too_many(folder, truth, workshop):
 def test_malformed_baseline_is_refused_and_nothing_written(platform, workshop, capsys, change, message):
     run, _, truth, _ = platform
     change(truth / "baselines" / "frozen", truth, workshop)
+    (truth / "baselines" / MANIFEST).unlink()  # as in a copy made by hand
     capsys.readouterr()
     assert run() == (3, None)
     error = capsys.readouterr().err
     assert error.startswith("error: ")
     assert error.count("\n") == 1
     assert message in error
+
+
+def test_edited_baseline_is_refused(platform, capsys):
+    run, _, truth, _ = platform
+    table = truth / "baselines" / "frozen" / "cases.csv"
+    table.write_text(table.read_text() + "\n")
+    capsys.readouterr()
+    assert run() == (3, None)
+    assert capsys.readouterr().err.endswith("frozen/cases.csv: edited since it was written\n")
 
 
 @pytest.mark.parametrize("change", [other_truth, not_json, no_source])
@@ -277,4 +288,4 @@ def test_server_refuses_a_malformed_baseline_at_its_start(platform, workshop):
         timeout=60,
     )
     assert ended.returncode == 3
-    assert "frozen/metrics.json: not valid JSON" in ended.stderr.splitlines()[-1]
+    assert "frozen/metrics.json: edited since it was written" in ended.stderr.splitlines()[-1]

@@ -22,6 +22,7 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 from places import PROJECT
+from refusals import refused_with
 
 from contract.errors import OncoduetError
 from contract.volume import Grid, Volume, to_image
@@ -411,5 +412,5 @@ def test_a_case_of_the_platform_is_named_by_its_job(submission, workshop):
     folder = workshop.batch(maps, dict.fromkeys(maps, 0.5))
     listing = json.loads((folder / "predictions.json").read_text())
     assert len(listing) == 3
-    with pytest.raises(OncoduetError, match=rf"{VICTIM}\.mha: expected confidences in \[0, 1\]"):
+    with refused_with(rf"{VICTIM}\.mha", expected=r"confidences in \[0, 1\]"):
         score(predictions=folder, truth=truth, output=workshop.root / "out")

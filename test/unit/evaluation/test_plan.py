@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
+from refusals import refused_with
 
-from contract.errors import OncoduetError
 from contract.files import read_json, write_json
 from contract.records import read_record
 from evaluation.__main__ import main
@@ -139,12 +139,12 @@ def test_pilot_is_read_by_the_command(scores, tmp_path):
 
 def test_pilot_without_two_runs_or_both_classes_is_refused(scores):
     scores.run("a", "ce")
-    with pytest.raises(OncoduetError, match="a pilot needs two runs of a configuration"):
+    with refused_with(problem="a pilot needs two runs of a configuration"):
         pilot_settings([scores.root], SimulationSettings(runs=2, cases=100))
     ids, lesions = scores.truth()
     for restart in (0, 1):
         scores.run(f"all{restart}", "focal", restart=restart, truth=(ids, lesions * 0 + 1))
-    with pytest.raises(OncoduetError, match="a pilot needs two positive and two negative cases"):
+    with refused_with(problem="a pilot needs two positive and two negative cases"):
         pilot_settings([scores.root / "all0", scores.root / "all1"], SimulationSettings(runs=2, cases=100))
 
 

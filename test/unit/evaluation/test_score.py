@@ -10,6 +10,7 @@ import pytest
 import SimpleITK as sitk
 from picai_eval import evaluate_folder
 from places import PROJECT
+from refusals import refused_with
 from report_guided_annotation import extract_lesion_candidates
 
 from contract.errors import OncoduetError
@@ -49,6 +50,14 @@ def table(path):
 
 def everything(folder):
     return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_a_marksheet_that_denies_a_lesion_is_named(workshop, tmp_path, caplog):
+    truth = workshop.truth({"p1_1": workshop.image({1: workshop.box}), "p2_1": workshop.image()}, name="said")
+    (truth / "marksheet.csv").write_text("patient_id,study_id,case_csPCa\np1,1,NO\np2,1,NO\n")
+    maps = workshop.plain({case_id: workshop.image({0.5: workshop.box}) for case_id in ("p1_1", "p2_1")}, name="maps")
+    score(predictions=maps, truth=truth, output=tmp_path / "out")
+    assert "by case_csPCa 1 cases have no lesion, and a label map with one: p1_1" in caplog.text
 
 
 def test_batch_output_gives_both_answers_rows_and_a_source(workshop, maps, likelihoods, truth, tmp_path):
@@ -109,7 +118,7 @@ def test_several_runs_are_scored_into_folders_of_their_names(workshop, maps, lik
 def test_a_faulty_run_among_several_leaves_nothing_written(workshop, maps, likelihoods, truth, tmp_path):
     workshop.batch(maps, likelihoods, name="all/a")
     workshop.batch({**maps, "c": workshop.image({1.5: workshop.box})}, likelihoods, name="all/b")
-    with pytest.raises(OncoduetError, match=r"c\.mha: expected confidences in \[0, 1\]"):
+    with refused_with(r"c\.mha", expected=r"confidences in \[0, 1\]"):
         score(predictions=tmp_path / "all", truth=truth, output=tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
@@ -119,7 +128,7 @@ def test_a_source_of_other_origin_is_not_replaced(workshop, maps, truth, tmp_pat
     assert result.source is None
     assert not (tmp_path / "out" / "source.json").exists()
     workshop.source(tmp_path / "mine")
-    with pytest.raises(OncoduetError, match=r"source.json: expected nothing or what evaluation score wrote there"):
+    with refused_with("source.json", expected="nothing or what evaluation score wrote there"):
         score(predictions=workshop.plain(maps), truth=truth, output=tmp_path / "mine")
 
 
@@ -130,9 +139,7 @@ def test_scores_of_another_run_are_not_replaced(workshop, maps, truth, tmp_path)
     before = (tmp_path / "out" / "metrics.json").read_bytes()
     score(predictions=folder, truth=truth, output=tmp_path / "out")
     workshop.source(folder, configuration="focal")
-    with pytest.raises(
-        OncoduetError, match=r"expected results of run focal fold 1 .* or none, found some of run ce fold"
-    ):
+    with refused_with(expected="results of run focal fold 1 .* or none", found="some of run ce fold"):
         score(predictions=folder, truth=truth, output=tmp_path / "out")
     assert (tmp_path / "out" / "metrics.json").read_bytes() == before
 
@@ -150,7 +157,7 @@ def test_a_missing_prediction_may_count_as_worst(workshop, maps, truth, tmp_path
 def test_picai_only_leaves_strict_null_and_accepts_what_picai_eval_does(workshop, maps, truth, tmp_path):
     maps["a"] *= 2  # 1.5
     folder = workshop.plain(maps)
-    with pytest.raises(OncoduetError, match=r"a\.mha: expected confidences in \[0, 1\], found 0 to 1\.5"):
+    with refused_with(r"a\.mha", expected=r"confidences in \[0, 1\]", found=r"0 to 1\.5"):
         score(predictions=folder, truth=truth, output=tmp_path / "strict")
     [result] = score(predictions=folder, truth=truth, output=tmp_path / "out", picai_only=True)
     reference = evaluate_folder(folder, truth, verbose=0, num_parallel_calls=1)
@@ -212,7 +219,7 @@ def test_the_output_may_be_neither_predictions_nor_truth(workshop, maps, truth, 
     folder = workshop.plain(maps)
     before = everything(tmp_path)
     for output, name in ((folder / ".." / "predictions", "predictions"), (truth, "truth")):
-        with pytest.raises(OncoduetError, match=f"expected an output folder of its own, found the {name}"):
+        with refused_with(expected="an output folder of its own", found=f"the {name}"):
             score(predictions=folder, truth=truth, output=output)
     assert everything(tmp_path) == before
 

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import SimpleITK as sitk
+from refusals import refused_with
 from studies import read_study, read_study_label, with_geometry
 
 from contract.cards import load_card
@@ -137,14 +138,14 @@ def test_intensities_that_no_ct_has_are_refused(panorama, write_ct, values, foun
     grid = ct_grid(1, 1, 1)
     array = np.linspace(*values, num=int(np.prod(grid.shape_zyx))).reshape(grid.shape_zyx)
     path = write_ct(grid, dtype=np.float32, array=array)
-    with pytest.raises(OncoduetError, match=rf"ct\.mha: expected intensities of 'ct', .*, found {found}"):
+    with refused_with(r"ct\.mha", expected="intensities of 'ct'", found=found):
         read_study(panorama, {"ct": path})
 
 
 def test_a_single_slice_is_refused(panorama, tmp_path):
     grid = Grid((22, 18, 1), SPACING_MM_XYZ, (0.0, 0.0, 0.0), ct_grid(1, 1, 1).direction)
     write_volume(tmp_path / "ct.mha", Volume(np.zeros((1, 18, 22), np.int16), grid))
-    with pytest.raises(OncoduetError, match=r"study s: expected .*ct\.mha to have several slices.*found 22 × 18 × 1"):
+    with refused_with("study s", expected=r"ct\.mha to have several slices.", found="22 × 18 × 1"):
         read_study(panorama, {"ct": tmp_path / "ct.mha"})
 
 
@@ -174,14 +175,14 @@ def test_headers_that_differ_by_rounding_are_one_grid_and_others_are_not(tmp_pat
 
     assert np.array_equal(stacked(1e-6), noise)
     assert not np.array_equal(stacked(0.25)[1], noise[1])
-    with pytest.raises(OncoduetError, match=r"study s: expected .*adc\.mha to share a field of view with 't2w'"):
+    with refused_with("study s", expected=r"adc\.mha to share a field of view with 't2w'"):
         stacked(40.0)
 
 
 @pytest.mark.data
 def test_a_real_mr_is_no_ct_and_a_real_ct_is_one(panorama, real_data, tmp_path):
     mr = real_data / "ct" / "example_mr_sm.nii.gz"
-    with pytest.raises(OncoduetError, match=r"example_mr_sm\.nii\.gz: expected intensities of 'ct'"):
+    with refused_with(r"example_mr_sm\.nii\.gz", expected="intensities of 'ct'"):
         read_study(panorama, {"ct": mr}, name="mr")
     native = real_data / "ct" / "example_ct.nii.gz"  # direction (-1, -1, 1)
     study = read_study(panorama, {"ct": native}, name="ct")

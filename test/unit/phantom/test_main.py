@@ -32,8 +32,7 @@ def test_the_external_population_is_a_choice(tmp_path):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"cases": "0"}, "expected a whole number from 1, found '0'"),
-        ({"cases": "many"}, "expected a whole number from 1, found 'many'"),
+        ({"cases": "many"}, "invalid int value: 'many'"),
         ({"positive_fraction": "1.5"}, "expected a number from 0 to 1, found '1.5'"),
         ({"positive_fraction": "-0.1"}, "expected a number from 0 to 1, found '-0.1'"),
         ({"positive_fraction": "1/0"}, "expected a number from 0 to 1, found '1/0'"),
@@ -47,6 +46,13 @@ def test_bad_numbers_are_wrong_usage_and_leave_no_file(tmp_path, capsys, change,
         main(words(tmp_path / "archive", **change))
     assert stopped.value.code == 2
     assert message in capsys.readouterr().err
+    assert not (tmp_path / "archive").exists()
+
+
+@pytest.mark.parametrize("cases", ["0", "-3", "40001", "9" * 30])
+def test_a_number_of_cases_out_of_bounds_is_refused_in_one_line(tmp_path, capsys, cases):
+    assert main(words(tmp_path / "archive", cases=cases)) == 3
+    assert capsys.readouterr().err == f"error: --cases: expected 1 to 40000, found {cases}\n"
     assert not (tmp_path / "archive").exists()
 
 

@@ -8,10 +8,14 @@ import subprocess
 import sys
 import tarfile
 import time
+from io import BytesIO
 
 import pytest
 
+from contract.cards import CARDS, load_card
+from contract.checksums import format_sums
 from contract.files import sweep
+from contract.records import BundleRecord
 
 SCRIPTS = ["build.sh", "demo.sh", "export.sh", "test.sh"]
 
@@ -190,6 +194,49 @@ def test_export_refuses_a_truth_without_label_maps_and_leaves_nothing(run, proje
     (line,) = ended.stderr.splitlines()
     assert "no label maps" in line
     assert not any((tmp_path / "export").iterdir())
+
+
+def bundled(path, prefix):
+    """A model bundle whose files are called with a prefix, as a folder that was packed whole has it."""
+    card = (CARDS / "cspca-picai.toml").read_bytes()
+    record = BundleRecord(
+        card="cspca-picai",
+        card_sha256=load_card("cspca-picai").sha256,
+        data_licence="CC0-1.0",
+        plans_file="plans.json",
+        dataset_file="dataset.json",
+        members=(),
+    )
+    files = {"card.toml": card, "bundle.json": record.model_dump_json().encode()}
+    sums = {name: hashlib.sha256(content).hexdigest() for name, content in files.items()}
+    files["SHA256SUMS"] = format_sums(sums).encode()
+    with tarfile.open(path, "w:gz") as tar:
+        for name, content in files.items():
+            member = tarfile.TarInfo(f"{prefix}{name}")
+            member.size = len(content)
+            tar.addfile(member, BytesIO(content))
+    return path
+
+
+@pytest.mark.parametrize("prefix", ["", "./"])
+def test_the_models_card_makes_the_sheet(run, project, tmp_path, prefix):
+    model = bundled(tmp_path / "model.tar.gz", prefix)
+    ended = run(project / "export.sh", "--model", model, "--output", tmp_path / "export")
+    assert (ended.status, ended.stderr) == (0, "")
+    assert "Card `cspca-picai`" in (tmp_path / "export" / "UPLOAD.md").read_text()
+
+
+@pytest.mark.parametrize(
+    ("card", "said"),
+    [("no-such-card", "card 'no-such-card': expected"), ("cspca-rsna2022", "found one of cspca-picai")],
+)
+def test_a_wrong_card_is_found_before_anything_is_exported(run, project, tmp_path, card, said):
+    model = bundled(tmp_path / "model.tar.gz", "")
+    ended = run(project / "export.sh", "--model", model, "--card", card, "--output", tmp_path / "export")
+    assert ended.status == 3
+    assert said in ended.stderr
+    assert ended.stderr.count("\n") == 1
+    assert not (tmp_path / "export").exists() or not any((tmp_path / "export").iterdir())
 
 
 def test_a_second_export_sweeps_what_a_killed_one_left_and_nothing_else(run, project, tmp_path):

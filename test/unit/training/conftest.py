@@ -62,7 +62,7 @@ def _write_archive(archive: Path, *, patients: int = 6) -> Path:
     """Studies of some patients, every other with a lesion; the first patient has two studies."""
     for number in range(patients):
         _write_study(archive, f"{100 + number}_1", kind=number, lesion=number % 2 == 0)
-    _write_study(archive, "100_2", kind=1, lesion=False)
+    _write_study(archive, "100_2", kind=7, lesion=False)
     (archive / "archive.json").write_text(json.dumps({"data_licence": "CC0-1.0"}))
     return archive
 

@@ -164,6 +164,13 @@ def test_runs_that_do_not_make_a_bundle_are_refused(runs, refused, spoil, said):
     assert said in refused(runs)
 
 
+def test_a_run_that_was_copied_under_another_name_is_refused(runs, refused):
+    copy = Path(shutil.copytree(runs / CE, runs / "ce_fold0_restart2"))
+    edit(copy / "run.json", key=read_json(copy / "run.json")["key"] | {"restart": 2})
+    said = f"{copy}: expected a training of its own, found the weights of {runs / CE}"
+    assert said in refused(runs)
+
+
 def test_a_folder_without_runs_is_refused(tmp_path, refused):
     (tmp_path / "empty").mkdir()
     assert "empty: neither a run folder nor a folder of run folders: run.json not found" in refused(tmp_path / "empty")

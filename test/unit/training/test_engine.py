@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 import torch
 from pydantic import PositiveFloat
+from refusals import refused_with
 
 from algorithm.__main__ import main as algorithm
-from contract.errors import OncoduetError
 from contract.files import read_json
 from contract.records import BundleRecord, Epoch, RunRecord, read_record
 from contract.volume import read_grid, read_volume
@@ -157,14 +157,14 @@ def test_a_campaign_reckons_with_its_network(toy, planned):
 def test_it_brings_the_schema_of_its_configurations(toy, tmp_path):
     assert load_configuration(toy).learning_rate == 0.05
     toy.write_text(CONFIGURATION + "averaged = 0.1\n")
-    with pytest.raises(OncoduetError, match=r"toy\.averaged: Extra inputs are not permitted"):
+    with refused_with(problem=r"toy\.averaged: Extra inputs are not permitted"):
         load_configuration(toy)
 
 
 def test_without_its_line_in_the_table_its_configurations_are_refused(tmp_path):
     path = tmp_path / "by-hand.toml"
     path.write_text(CONFIGURATION)
-    with pytest.raises(OncoduetError, match="'toy' found using 'engine' does not match any of the expected tags"):
+    with refused_with(problem="'toy' found using 'engine' does not match any of the expected tags"):
         load_configuration(path)
 
 

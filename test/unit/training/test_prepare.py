@@ -12,6 +12,7 @@ import pytest
 import SimpleITK as sitk
 from nnunetv2.experiment_planning.dataset_fingerprint import fingerprint_extractor
 from places import PROJECT
+from refusals import refused_with
 from studies import read_study, read_study_label
 
 from contract.archive import find_studies
@@ -101,7 +102,7 @@ def test_the_datasets_fingerprint_notices_one_voxel(archive, tmp_path, what):
 def test_quantitative_channels_keep_their_scale_between_patients(tmp_path, write_study):
     """The normalisation trap: ADC is a measurement, so a factor between patients must survive; T2W has no unit."""
     for number in range(4):
-        factor = 1.15 if number == 2 else 1.0
+        factor = (1.0, 1.05, 1.15, 1.1)[number]
         write_study(tmp_path / "archive", f"{number}_1", kind=0, lesion=True, adc_factor=factor, t2w_factor=factor)
     assert run_prepare(tmp_path / "archive", tmp_path / "out", folds=2) == 0
     properties = load_prepared(tmp_path / "out").plans["foreground_intensity_properties_per_channel"]["1"]
@@ -228,8 +229,12 @@ def moved_away(archive):
         (with_voxel(np.nan), "104_1_t2w.mha: expected finite voxels, found 1"),
         (with_voxel(np.inf), "104_1_t2w.mha: expected finite voxels, found 1"),
         (moved_away, "to share a field of view"),
+        (
+            lambda archive: edit_volume(archive / "labels" / "102_1.nii.gz", lambda array: array * 0 + np.uint8(1)),
+            "102_1.nii.gz: expected lesions in at most half of",
+        ),
     ],
-    ids=["empty", "study twice", "no channel", "no label", "grid", "label values", "nan", "inf", "field of view"],
+    ids=["empty", "study twice", "no channel", "no label", "grid", "values", "nan", "inf", "field of view", "full"],
 )
 def test_a_faulty_archive_is_refused(archive, tmp_path, capsys, spoil, said):
     spoil(archive)
@@ -277,6 +282,19 @@ def test_unusual_images_are_named_on_the_terminal_too(archive, tmp_path, capsys)
         assert f"{case_id}_adc.mha: a median of " in logged
 
 
+def test_doubtful_label_maps_are_named_on_the_terminal_too(archive, tmp_path, capsys):
+    def with_a_large_lesion(array):
+        changed = array.copy()
+        changed[: array.shape[0] // 3 + 1] = 1
+        return changed
+
+    edit_volume(archive / "labels" / "102_1.nii.gz", with_a_large_lesion)
+    assert run_prepare(archive, tmp_path / "out") == 0
+    said = "102_1.nii.gz: 38% of the image is lesion"
+    assert said in capsys.readouterr().out
+    assert said in (tmp_path / "out" / "prepare.log").read_text()
+
+
 def test_bad_studies_are_left_out_on_request_and_named(archive, tmp_path, capsys):
     spoil_voxels(archive)
     (archive / "102" / "102_1_hbv.mha").rename(archive / "102" / "102_1_hbv.MHA")
@@ -301,6 +319,17 @@ def test_too_few_patients_left_are_refused(archive, tmp_path, capsys):
     assert "expected at least 5 patients for 5 folds, found 3" in capsys.readouterr().err
 
 
+def test_a_marksheet_that_denies_a_lesion_is_named(archive, tmp_path, capsys):
+    cases = sorted(path.name.removesuffix(".nii.gz") for path in (archive / "labels").glob("*.nii.gz"))
+    rows = "".join(f"{case_id.replace('_', ',')},NO\n" for case_id in cases)
+    (archive / "marksheet.csv").write_text(f"patient_id,study_id,case_csPCa\n{rows}")
+    assert run_prepare(archive, tmp_path / "prepared") == 0
+    said = " ".join(capsys.readouterr().out.split())
+    assert "marksheet.csv: by case_csPCa " in said
+    assert "cases have no lesion, and a label map with one: " in said
+    assert "by case_csPCa" in (tmp_path / "prepared" / "prepare.log").read_text()
+
+
 def test_rows_of_the_marksheet_without_study_are_reported(archive, tmp_path, capsys):
     (archive / "marksheet.csv").write_text("patient_id,study_id\n100,1\n777,1\n")
     assert run_prepare(archive, tmp_path / "out") == 0
@@ -314,11 +343,20 @@ def test_a_seed_below_0_is_wrong_usage(archive, tmp_path, capsys):
 
 def test_a_folder_of_many_patients_needs_the_option_patients(tmp_path, capsys, write_study):
     for number in range(14):
-        write_study(tmp_path / "archive", f"pancreas_{number:03d}", kind=0, lesion=number % 2 == 0)
+        write_study(tmp_path / "archive", f"pancreas_{number:03d}", kind=number, lesion=number % 2 == 0)
     message = refused(tmp_path / "archive", tmp_path / "out", capsys, folds=1 + 1)
     assert "expected a folder per patient, found pancreas_000, pancreas_001 (14 cases): one patient or" in message
     assert run_prepare(tmp_path / "archive", tmp_path / "out", "--patients", "by-case", folds=2) == 0
     assert len({study.patient_id for study in load_prepared(tmp_path / "out").record.studies}) == 14
+
+
+def test_images_of_one_patient_under_another_are_refused(archive, tmp_path, capsys):
+    shutil.copytree(archive / "101", archive / "900")
+    for image in (archive / "900").iterdir():
+        image.rename(image.with_name(image.name.replace("101_", "900_")))
+    shutil.copyfile(archive / "labels" / "101_1.nii.gz", archive / "labels" / "900_1.nii.gz")
+    message = refused(archive, tmp_path / "out", capsys, folds=2)
+    assert "study 900_1: has the images of 101_1, which is of another patient" in message
 
 
 LARGE = """
@@ -435,7 +473,7 @@ def test_a_prepared_dataset_with_other_files_is_refused(sealed, file, text, mess
 
 
 def test_a_folder_that_is_no_prepared_dataset_is_refused(tmp_path):
-    with pytest.raises(OncoduetError, match=r"prepared\.json: file not found"):
+    with refused_with(r"prepared\.json", "file not found"):
         load_prepared(tmp_path)
 
 

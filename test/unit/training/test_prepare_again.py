@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 from places import PROJECT
+from refusals import refused_with
 
 from contract.errors import OncoduetError
 from contract.files import read_json, write_json
@@ -82,13 +83,13 @@ def test_a_part_that_is_not_the_dataset_s_is_refused_at_load(own_prepared, name)
     with pytest.raises(OncoduetError, match=f"{name}: expected the file that prepared.json names by its sha256, found"):
         load_prepared(own_prepared)
     (own_prepared / name).unlink()
-    with pytest.raises(OncoduetError, match=f"{name}: part of the dataset not found"):
+    with refused_with(name, "part of the dataset not found"):
         load_prepared(own_prepared)
 
 
 def test_a_dataset_of_an_older_version_is_refused_with_what_to_do(own_prepared):
     write_json(own_prepared / "prepared.json", read_json(own_prepared / "prepared.json") | {"parts": {}})
-    with pytest.raises(OncoduetError, match="written by an older version"):
+    with refused_with(problem="written by an older version"):
         load_prepared(own_prepared)
 
 
@@ -114,7 +115,7 @@ def test_a_killed_replacement_leaves_no_mixture(prepare, own_prepared, prepared_
     command = [sys.executable, "-c", KILLED, str(own_prepared / name), *words, "--replace"]
     assert subprocess.run(command, cwd=PROJECT, capture_output=True, check=False).returncode == -signal.SIGKILL
     assert len(list(own_prepared.glob(".partial-*"))) == 1
-    with pytest.raises(OncoduetError, match=r"prepared.json: file not found"):
+    with refused_with("prepared.json", "file not found"):
         load_prepared(own_prepared)
     assert prepare(folds=2) == (0, "")
     assert len(load_prepared(own_prepared).folds) == 2

@@ -5,6 +5,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from refusals import refused_with
 
 from contract.errors import OncoduetError
 from contract.files import read_json, sha256_file, sha256_json, write_json
@@ -120,7 +121,7 @@ def test_a_finished_run_is_not_made_again(planned, tmp_path, caplog):
     }
     (tmp_path / "mine" / "checkpoints").mkdir(parents=True)
     (tmp_path / "run" / "work").symlink_to(tmp_path / "mine")
-    with pytest.raises(OncoduetError, match=r"work: is a link"):
+    with refused_with("work", "is a link"):
         execute(run, tmp_path / "run", device="cpu")
     assert (tmp_path / "mine" / "checkpoints").is_dir()
 
@@ -137,7 +138,7 @@ def test_a_failed_run_is_recorded_and_can_resume(planned, tmp_path, interrupt_af
 
 def test_a_diverging_training_is_refused(planned, tmp_path, edited_profile):
     profile = edited_profile(("learning_rate = 0.01", "learning_rate = 1e30"))
-    with pytest.raises(OncoduetError, match=r"run: expected a finite loss, found .* is the learning rate too high"):
+    with refused_with("run", expected="a finite loss", found=".* is the learning rate too high"):
         execute(planned(profile=profile), tmp_path / "run", device="cpu")
     assert read_record(tmp_path / "run" / "run.json", RunRecord).state == "failed"
 
@@ -152,19 +153,19 @@ def test_the_seed_follows_from_everything_that_names_a_run(planned):
 
 @pytest.mark.parametrize("fold", [3, -1])
 def test_an_unknown_fold_is_refused(planned, fold):
-    with pytest.raises(OncoduetError, match=rf"splits\.json: expected a fold from 0 to 2, found {fold}"):
+    with refused_with(r"splits\.json", expected="a fold from 0 to 2", found=fold):
         planned(fold=fold)
 
 
 def test_unknown_names_are_refused(planned):
-    with pytest.raises(OncoduetError, match="configuration 'dice-only': expected one of"):
+    with refused_with("configuration 'dice-only'", expected="one of"):
         planned("dice-only")
-    with pytest.raises(OncoduetError, match="profile 'fast': expected one of"):
+    with refused_with("profile 'fast'", expected="one of"):
         planned(profile="fast")
 
 
 def test_a_negative_restart_is_wrong_usage(planned):
-    with pytest.raises(OncoduetError, match="restart and seed: expected at least 0, found -1 and 0") as error:
+    with refused_with("restart and seed", expected="at least 0", found="-1 and 0") as error:
         planned(restart=-1)
     assert error.value.exit_code == 2
 
@@ -176,12 +177,12 @@ def test_a_fold_that_trains_on_no_lesion_is_refused(planned, own_prepared):
     for study in values["studies"]:
         study["lesions"] = int(study["case_id"] in validation)
     write_json(path, values)
-    with pytest.raises(OncoduetError, match="no lesion in the training part of fold 1"):
+    with refused_with(problem="no lesion in the training part of fold 1"):
         planned(fold=1, prepared=own_prepared)
 
 
 def test_resume_without_a_checkpoint_is_refused(planned, tmp_path):
-    with pytest.raises(OncoduetError, match=r"checkpoints: expected a checkpoint to resume from, found none"):
+    with refused_with("checkpoints", expected="a checkpoint to resume from", found="none"):
         execute(planned(), tmp_path / "run", device="cpu", resume=True)
     assert not (tmp_path / "run").exists()
 
@@ -189,7 +190,7 @@ def test_resume_without_a_checkpoint_is_refused(planned, tmp_path):
 def test_a_folder_with_another_run_is_refused(planned, tmp_path):
     execute(planned(), tmp_path / "run", device="cpu")
     before = (tmp_path / "run" / "run.json").read_bytes()
-    with pytest.raises(OncoduetError, match=r"expected the run ce, fold 0, restart 2.*found the run ce, fold 0, r"):
+    with refused_with(expected="the run ce, fold 0, restart 2.", found="the run ce, fold 0, r"):
         execute(planned(restart=2), tmp_path / "run", device="cpu")
     assert (tmp_path / "run" / "run.json").read_bytes() == before
 
@@ -201,20 +202,20 @@ def test_data_that_changed_under_a_half_finished_run_are_refused(planned, tmp_pa
     values["folds"] = [values["folds"][1], values["folds"][0], values["folds"][2]]
     path.write_text(json.dumps(values))
     sealed(own_prepared)
-    with pytest.raises(OncoduetError, match=r"run\.json: expected the prepared that this run was begun with"):
+    with refused_with(r"run\.json", expected="the prepared that this run was begun with"):
         execute(planned(prepared=own_prepared), tmp_path / "run", device="cpu")
 
 
 def test_a_configuration_that_changed_under_its_name_is_refused(planned, profile, tmp_path, edited_profile):
     execute(planned(), tmp_path / "run", device="cpu")
     changed = edited_profile(("momentum = 0.9", "momentum = 0.8"))
-    with pytest.raises(OncoduetError, match="expected the profile that this run was begun with, found a changed one"):
+    with refused_with(expected="the profile that this run was begun with", found="a changed one"):
         execute(planned(profile=changed), tmp_path / "run", device="cpu")
 
 
 def test_a_gpu_that_is_asked_for_and_not_there_is_refused(planned, tmp_path, monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    with pytest.raises(OncoduetError, match=r"--device cuda: expected .* found .* go on knowingly with --device cpu"):
+    with refused_with("--device cuda", found=".* go on knowingly with --device cpu"):
         execute(planned(), tmp_path / "run", device="cuda")
     assert not (tmp_path / "run").exists()
 
@@ -234,7 +235,7 @@ def test_a_run_does_not_resume_on_another_kind_of_device(planned, tmp_path, by, 
     else:
         checkpoints.write(replace(written, state={**written.state, "device": "cuda"}))
     write_record(folder.record, record.model_copy(update={"hardware": hardware}))
-    with pytest.raises(OncoduetError, match="expected to go on on cuda, where its checkpoint was written, found cpu; "):
+    with refused_with(expected="to go on on cuda, where its checkpoint was written", found="cpu; "):
         execute(run, folder.path, device="cpu")
     assert checkpoints.newest().epoch == written.epoch
 
@@ -293,8 +294,14 @@ def test_a_preprocessed_file_that_is_not_as_recorded_is_not_trained_on(planned, 
     content = bytearray(path.read_bytes())
     content[len(content) // 2] ^= 1
     path.write_bytes(content)
-    with pytest.raises(
-        OncoduetError, match=rf"{path.name}: expected the file that prepared\.json names by its sha256, found another"
-    ):
+    with refused_with(f"{path.name}", expected=r"the file that prepared\.json names by its sha256", found="another"):
         execute(run, tmp_path / "run", device="cpu")
     assert not (tmp_path / "run" / "run.json").exists()
+
+
+def test_a_run_in_the_archive_that_its_dataset_was_made_from_is_refused(planned, prepared_folder):
+    archive = prepared_folder.parent / "archive"
+    with pytest.raises(OncoduetError) as caught:
+        execute(planned(), archive / "run", device="cpu")
+    assert caught.value.found == f"inside the archive {archive}"
+    assert not (archive / "run").exists()

@@ -6,8 +6,8 @@ import shutil
 from pathlib import Path
 
 import pytest
+from refusals import refused_with
 
-from contract.errors import OncoduetError
 from contract.files import read_json, sha256_file, write_json
 from contract.records import BatchRecord, MetricsRecord, RunRecord, read_record, write_record
 from network.detection.clustering import BoxPostprocessing
@@ -196,7 +196,7 @@ def test_a_run_that_another_process_holds_is_not_changed(runs):
     before = run.box_rule.read_bytes()
     with (
         work_lock(run.lock),
-        pytest.raises(OncoduetError, match="expected no other process at work on this run, found process"),
+        refused_with(expected="no other process at work on this run", found="process"),
     ):
         store_in(run, "ellipsoid", "top-k-mean")
     assert run.box_rule.read_bytes() == before

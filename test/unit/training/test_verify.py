@@ -86,6 +86,21 @@ def other_image(folder):
     path.write_bytes(content)
 
 
+def other_licence_of_a_run(folder):
+    path = folder / "runs" / "ce_fold0_restart1" / "run.json"
+    write_json(path, read_json(path) | {"data_licence": "MIT"})
+
+
+def other_licence_of_the_dataset(folder):
+    path = folder / "prepared" / "prepared.json"
+    write_json(path, read_json(path) | {"data_licence": "MIT"})
+
+
+def other_licence_of_the_archive(folder):
+    path = folder / "archive" / "archive.json"
+    write_json(path, read_json(path) | {"data_licence": "CC-BY-NC-4.0"})
+
+
 def without_weights(folder):
     (folder / "runs" / "ce_fold0_restart1" / "weights.safetensors").unlink()
 
@@ -96,7 +111,8 @@ def test_unchanged_files_pass_and_are_listed(verify, folder, capsys):
     said = capsys.readouterr()
     assert said.err == ""
     rows = [line.split(maxsplit=1) for line in said.out.splitlines()]
-    looked = ["weights", "card", "plans", "dataset", "training_studies", "prepared", "preprocessed files", "archive"]
+    looked = ["weights", "card", "plans", "dataset", "training_studies", "prepared"]
+    looked += ["data licence", "preprocessed files", "archive"]
     expected = [(f"ce_fold0_restart{restart}", what) for restart in (1, 2) for what in looked]
     assert [(name, rest.removesuffix("as recorded").strip()) for name, rest in rows[1:]] == expected
 
@@ -115,6 +131,12 @@ def test_unchanged_files_pass_and_are_listed(verify, folder, capsys):
         (other_card, r"ce_fold0_restart1/card\.toml: expected the hash"),
         (other_plans, r"ce_fold0_restart1/plans\.json: expected the hash"),
         (other_dataset, r"ce_fold0_restart1/dataset\.json: expected the hash"),
+        (other_licence_of_a_run, r"restart1/run\.json: expected the data licence CC0-1\.0, found MIT$"),
+        (
+            other_licence_of_the_dataset,
+            r"prepared\.json: expected the data licence CC0-1\.0, found MIT \(and 1 more\)$",
+        ),
+        (other_licence_of_the_archive, r"run\.json: expected the data licence CC-BY-NC-4\.0, found CC0-1\.0 \(and"),
         (other_splits, r"prepared: expected the hash .* \(and 1 more\)$"),
         (other_case, r"cases/102_1\.b2nd: expected the hash .* \(and 1 more\)$"),
         (other_image, r"102_1_t2w\.mha: expected the file that .* was prepared from, found another.* \(and 1 more\)$"),
@@ -133,7 +155,7 @@ def test_what_cannot_be_reached_is_reported_as_unchecked(folder, capsys):
         (folder / name).rename(folder / f"{name}-moved")
     assert main(["verify", str(folder / "runs" / "ce_fold0_restart1"), "--prepared", str(folder / "prepared")]) == 0
     table = capsys.readouterr().out
-    assert table.count("unchecked:") == 3
+    assert table.count("unchecked:") == 4
     assert "the prepared dataset cannot be reached; --prepared names its current folder" in " ".join(table.split())
 
 

@@ -5,6 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from refusals import refused_with
 
 from algorithm.__main__ import main
 from algorithm.outputs.study_output import detect
@@ -134,14 +135,14 @@ def test_four_and_control_leave_detectors_out_and_all_holds_them(bundle):
 
 def test_detectors_alone_cannot_be_paired(make_bundle):
     bundle = read_bundle(make_bundle([("retina-unet", 0, 1), ("retina-unet", 0, 2)]))
-    with pytest.raises(OncoduetError, match="expected several configurations to pair, found none that segment"):
+    with refused_with(expected="several configurations to pair", found="none that segment"):
         choose_ensembles(bundle, ["four"])
 
 
 def test_a_bundle_without_the_anchors_that_it_names_is_refused(bundle, seal):
     (bundle.folder / "members/002.anchors.json").unlink()
     seal(bundle.folder)
-    with pytest.raises(OncoduetError, match=r"file 'members/002\.anchors\.json' not found"):
+    with refused_with(problem=r"file 'members/002\.anchors\.json' not found"):
         read_bundle(bundle.folder)
 
 
@@ -160,7 +161,7 @@ def test_a_detector_that_gives_no_numbers_is_named(make_bundle, make_channels, t
 
     bundle = read_bundle(make_bundle([("retina-unet", 0, 1)], spoil=spoil))
     predictor = load_predictor(bundle, bundle.record.members)
-    with pytest.raises(OncoduetError, match=r"000\.safetensors: expected finite boxes for study p0_s0, found NaN"):
+    with refused_with(r"000\.safetensors", expected="finite boxes for study p0_s0", found="NaN"):
         predictor.predict(make_channels(tmp_path, "p0_s0"), name="p0_s0")
 
 

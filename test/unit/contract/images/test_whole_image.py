@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import SimpleITK as sitk
+from refusals import refused_with
 
 from contract.errors import OncoduetError
 from contract.images.whole_image import read_header, read_voxels, require_whole
@@ -96,7 +97,7 @@ def test_a_truncated_file_is_refused_at_every_length_without_itk_output(
 )
 def test_another_kind_of_nifti_is_refused_by_its_name(tmp_path: Path, header: bytes, found: str) -> None:
     (tmp_path / "a.nii").write_bytes(header)
-    with pytest.raises(OncoduetError, match=rf"a.nii: expected the header of a single-file NIfTI-1, found {found}$"):
+    with refused_with("a.nii", expected="the header of a single-file NIfTI-1", found=found):
         read_volume(tmp_path / "a.nii")
 
 
@@ -109,7 +110,7 @@ def test_a_flipped_byte_in_compressed_voxels_is_refused(
     for place in (len(spoilt) // 2, len(spoilt) - 3):
         spoilt[place] ^= 0x40
         path.write_bytes(spoilt)
-        with pytest.raises(OncoduetError, match=r"compressed stream is damaged: "):
+        with refused_with(problem="compressed stream is damaged: "):
             read_volume(path)
         spoilt[place] ^= 0x40
     assert capfd.readouterr().err == ""
@@ -120,7 +121,7 @@ def test_itk_reads_what_is_refused_here(saved: Saved, noise: Volume) -> None:
     path = saved(".nii.gz", True)
     path.write_bytes(path.read_bytes()[:-100_000])
     assert not np.array_equal(sitk.GetArrayFromImage(sitk.ReadImage(str(path))), noise.array)
-    with pytest.raises(OncoduetError, match="truncated"):
+    with refused_with(problem="truncated"):
         require_whole(path)
 
 
@@ -134,7 +135,7 @@ def test_a_header_can_be_read_without_voxels(saved: Saved, noise: Volume) -> Non
 def test_a_stream_with_fewer_voxels_than_the_header_says_is_refused(saved: Saved) -> None:
     path = saved(".mha", True)
     path.write_bytes(path.read_bytes().replace(b"DimSize = 61 52 43", b"DimSize = 61 52 44"))
-    with pytest.raises(OncoduetError, match=r"expected 558272 bytes of voxels, found 545584: truncated$"):
+    with refused_with(expected="558272 bytes of voxels", found="545584: truncated"):
         read_volume(path)
 
 
@@ -251,7 +252,7 @@ def test_a_file_that_is_no_image_is_refused_under_every_name(tmp_path: Path, nam
 
 def test_another_ending_is_refused(tmp_path: Path) -> None:
     (tmp_path / "a.nrrd").write_bytes(b"NRRD0004\n")
-    with pytest.raises(OncoduetError, match=r"expected an image that ends in .mha, .nii.gz or .nii, found '.nrrd'$"):
+    with refused_with(expected="an image that ends in .mha, .nii.gz or .nii", found="'.nrrd'"):
         require_whole(tmp_path / "a.nrrd")
 
 
@@ -283,7 +284,7 @@ def test_a_line_that_is_not_key_sign_value_is_refused(tmp_path: Path, line: byte
 def test_a_duplicate_key_is_refused(tmp_path: Path, line: str) -> None:
     path = meta_image(tmp_path / "a.mha")
     path.write_bytes(path.read_bytes().replace(b"DimSize", f"{line}\n{line}\nDimSize".encode()))
-    with pytest.raises(OncoduetError, match=r"duplicate \S+ in the MetaImage header$"):
+    with refused_with(problem=r"duplicate \S+ in the MetaImage header"):
         read_grid(path)
 
 
@@ -310,7 +311,7 @@ def test_a_header_without_end_is_not_read_to_its_end(tmp_path: Path) -> None:
     path = tmp_path / "a.mha"
     for text in (b"Comment = " + b"x" * (1 << 22), b"".join(b"a%d = b\n" % number for number in range(200_000))):
         path.write_bytes(text)
-        with pytest.raises(OncoduetError, match="expected a MetaImage header of lines below 32768 bytes and at most"):
+        with refused_with(expected="a MetaImage header of lines below 32768 bytes and at most"):
             read_grid(path)
 
 
@@ -339,7 +340,7 @@ def test_bytes_behind_the_voxels_are_refused(saved: Saved, suffix: str, compress
 def test_a_tail_of_zeros_is_refused_where_it_begins(tmp_path: Path) -> None:
     path = tmp_path / "a.nii.gz"
     path.write_bytes(gzip.compress(nifti_header("<", (3, 4, 5)) + bytes(240 + (1 << 24))))
-    with pytest.raises(OncoduetError, match=r"expected 240 bytes of voxels, found more$"):
+    with refused_with(expected="240 bytes of voxels", found="more"):
         read_volume(path)
 
 
@@ -348,7 +349,7 @@ def test_a_stream_that_ends_before_its_length_is_refused(tmp_path: Path) -> None
     length = str(len(stream) + 8)
     path = meta_image(tmp_path / "a.mha", CompressedData="True", CompressedDataSize=length)
     path.write_bytes(path.read_bytes()[:-240] + stream + bytes(8))
-    with pytest.raises(OncoduetError, match="more bytes after the compressed voxels"):
+    with refused_with(problem="more bytes after the compressed voxels"):
         read_volume(path)
 
 
@@ -359,21 +360,21 @@ def test_a_file_too_short_even_if_compressed_is_refused_by_its_header(tmp_path: 
         whole = nifti_header("<", (1000, 1000, 1000)) + bytes(240)
         path = tmp_path / name
         path.write_bytes(gzip.compress(whole) if name.endswith("gz") else whole)
-    with pytest.raises(OncoduetError, match=r"expected 4000000000 bytes of voxels, found (at most )?\d+: truncated$"):
+    with refused_with(expected="4000000000 bytes of voxels", found=r"(at most )?\d+: truncated"):
         read_grid(path)
 
 
 def test_voxels_that_no_memory_holds_are_refused(tmp_path: Path) -> None:
     path = meta_image(tmp_path / "a.mha")
     header = replace(read_header(path), size_xyz=(1 << 20, 1 << 20, 1 << 18))
-    with pytest.raises(OncoduetError, match=rf"a.mha: expected voxels that fit into memory, found {1 << 60} bytes$"):
+    with refused_with("a.mha", expected="voxels that fit into memory", found=f"{1 << 60} bytes"):
         read_voxels(path, header)
 
 
 @pytest.mark.parametrize("name", ["a.mha", "a.nii", "a.nii.gz"])
 def test_only_regular_files_are_opened(tmp_path: Path, name: str) -> None:
     os.mkfifo(tmp_path / name)
-    with pytest.raises(OncoduetError, match=rf"{name}: not a regular file$"):
+    with refused_with(name, "not a regular file"):
         read_grid(tmp_path / name)
 
 
@@ -396,7 +397,7 @@ def test_nifti_in_either_byte_order_is_measured(tmp_path: Path, order: str) -> N
     path.write_bytes(gzip.compress(nifti_header(order, (3, 4, 5)) + voxels))
     assert np.array_equal(read_volume(path).array, np.arange(60, dtype=np.float32).reshape(5, 4, 3))
     path.write_bytes(gzip.compress(nifti_header(order, (3, 4, 6)) + voxels))
-    with pytest.raises(OncoduetError, match=r"expected 288 bytes of voxels, found 240: truncated$"):
+    with refused_with(expected="288 bytes of voxels", found="240: truncated"):
         read_volume(path)
 
 
@@ -406,7 +407,7 @@ def test_nifti_in_either_byte_order_is_measured(tmp_path: Path, order: str) -> N
 def test_a_nifti_header_without_positive_sizes_is_refused(tmp_path: Path, sizes: tuple[int, ...], found: str) -> None:
     path = tmp_path / "a.nii"
     path.write_bytes(nifti_header("<", sizes) + bytes(240))
-    with pytest.raises(OncoduetError, match=rf"expected positive sizes in the NIfTI header, found {found}$"):
+    with refused_with(expected="positive sizes in the NIfTI header", found=found):
         read_volume(path)
 
 
@@ -429,9 +430,9 @@ def test_nan_in_a_nifti_is_refused_although_itk_reads_zeros(tmp_path: Path, orde
     path = tmp_path / "a.nii.gz"
     path.write_bytes(gzip.compress(nifti_header(order, (3, 4, 5)) + voxels.tobytes()))
     assert sitk.GetArrayFromImage(sitk.ReadImage(str(path))).sum() == 58
-    with pytest.raises(OncoduetError, match=r"a.nii.gz: expected finite voxels, found 2 NaN or infinite$"):
+    with refused_with("a.nii.gz", expected="finite voxels", found="2 NaN or infinite"):
         read_volume(path)
-    with pytest.raises(OncoduetError, match=r"a.nii.gz: expected whole numbers in a label map"):
+    with refused_with("a.nii.gz", expected="whole numbers in a label map"):
         read_label(path)
 
 

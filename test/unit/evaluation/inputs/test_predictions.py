@@ -5,9 +5,13 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 from picai_eval import evaluate_folder
+from refusals import refused_with
 
 from contract.cards import CARDS, load_card
 from contract.errors import OncoduetError
+from contract.files import below, sha256_file
+from contract.outputs import Manifest, Written
+from contract.records import StudyRecord, write_record
 from contract.sockets import Entry, Job
 from contract.volume import Volume, to_image
 from evaluation.inputs.predictions import card_of_outputs, case_of_job, find_prediction_sets, predictions_of_jobs
@@ -73,6 +77,42 @@ def test_a_batch_output_is_found_with_its_source_and_card(workshop, maps, likeli
     assert run.card is None
 
 
+JOB = "p1_s1/output/cspca-case-level-likelihood.json"
+
+
+@pytest.mark.parametrize("kept_in", ["study.json", ".oncoduet"])
+@pytest.mark.parametrize("name", [JOB, "p1_s1/output/images/cspca-detection-map/p1_s1.mha", "predictions.json"])
+def test_predictions_that_were_edited_are_refused(workshop, maps, likelihoods, truth, name, kept_in):
+    folder = workshop.batch(maps, likelihoods)
+    files = {path.relative_to(folder).as_posix(): sha256_file(path) for path in below(folder) if path.is_file()}
+    if kept_in == "study.json":
+        outputs = {each.removeprefix("p1_s1/"): of for each, of in files.items() if each.startswith("p1_s1/output")}
+        write_record(folder / "p1_s1" / kept_in, StudyRecord(case_id="p1_s1", images=(), outputs=outputs))
+    else:
+        written = Written(identity={}, files={each: (of,) for each, of in files.items()})
+        write_record(folder / kept_in, Manifest(commands={"algorithm baseline": written}))
+    assert len(runs(folder, truth)) == 1
+    if kept_in == "study.json" and name == "predictions.json":
+        return
+    (folder / name).write_bytes((folder / name).read_bytes() + b" ")
+    with pytest.raises(OncoduetError) as caught:
+        runs(folder, truth)
+    assert (caught.value.where, caught.value.problem) == (str(folder / name), "edited since it was written")
+
+
+@pytest.mark.parametrize(
+    ("change", "found"),
+    [({"case_id": "p2_s1"}, "p2_s1"), ({"outputs": {"output/other.mha": "0" * 64}}, "another file")],
+)
+def test_predictions_of_which_the_record_does_not_tell_are_refused(workshop, maps, likelihoods, truth, change, found):
+    folder = workshop.batch(maps, likelihoods)
+    record = StudyRecord(**{"case_id": "p1_s1", "images": (), **change})
+    write_record(folder / "p1_s1" / "study.json", record)
+    with pytest.raises(OncoduetError) as caught:
+        runs(folder, truth)
+    assert caught.value.found == found
+
+
 def test_sub_folders_with_a_listing_or_a_source_are_runs_of_their_own(workshop, maps, likelihoods, truth):
     workshop.source(workshop.batch(maps, likelihoods, name="all/ce_fold0_restart1"))
     workshop.source(workshop.plain(maps, name="all/baseline-maximum-hbv"), "baseline-maximum-hbv")
@@ -84,7 +124,7 @@ def test_sub_folders_with_a_listing_or_a_source_are_runs_of_their_own(workshop, 
 def test_maps_mixed_with_runs_are_refused(workshop, maps, likelihoods, truth):
     workshop.batch(maps, likelihoods, name="all/ce_fold0_restart1")
     folder = workshop.plain(maps, name="all")
-    with pytest.raises(OncoduetError, match="expected detection maps or folders of them, found both"):
+    with refused_with(expected="detection maps or folders of them", found="both"):
         runs(folder, truth)
 
 
@@ -128,7 +168,7 @@ def test_a_card_of_the_predictions_locates_outputs_and_scores_nothing(workshop, 
 def test_predictions_with_a_card_of_another_rule_need_a_decision(workshop, maps, likelihoods, truth, change):
     workshop.source(folder := workshop.batch(maps, likelihoods))
     own_card(folder, change)
-    with pytest.raises(OncoduetError, match="batch: their card hospital would score these"):
+    with refused_with("batch", "their card hospital would score these"):
         runs(folder, truth)
     assert runs(folder, truth, card=workshop.card)[0].card == workshop.card
     (truth / "card.toml").write_text((CARDS / "cspca-picai.toml").read_text())
@@ -142,7 +182,7 @@ def test_a_source_that_names_a_card_of_ours_chooses_no_lesion_values(workshop, m
     assert runs(folder, truth)[0].card is None  # 1 and 4 are lesions with cspca-picai as without a card
     text = (folder / "source.json").read_text()
     (folder / "source.json").write_text(text.replace('"cspca-picai"', '"pdac-panorama"'))  # 4 is the pancreas there
-    with pytest.raises(OncoduetError, match="predictions: their card pdac-panorama would score these"):
+    with refused_with("predictions", "their card pdac-panorama would score these"):
         runs(folder, truth)
 
 
@@ -177,7 +217,7 @@ def test_a_map_with_another_ending_is_refused_by_name(workshop, maps, truth, nam
     folder = workshop.plain(maps)
     (folder / "p2_s1.mha").rename(folder / name)
     for on_missing in ("error", "worst"):
-        with pytest.raises(OncoduetError, match=rf"expected images as CASE\.nii\.gz or CASE\.mha, found also {name}"):
+        with refused_with(expected=r"images as CASE\.nii\.gz or CASE\.mha", found=f"also {name}"):
             runs(folder, truth, on_missing=on_missing)
 
 
@@ -185,7 +225,7 @@ def test_a_map_one_folder_deeper_is_refused_by_name(workshop, maps, truth):
     folder = workshop.plain(maps)
     (folder / "more").mkdir()
     (folder / "p2_s1.mha").rename(folder / "more" / "p2_s1_detection_map.mha")
-    with pytest.raises(OncoduetError, match=r"more/p2_s1_detection_map\.mha: image in a sub-folder"):
+    with refused_with(r"more/p2_s1_detection_map\.mha", "image in a sub-folder"):
         runs(folder, truth, on_missing="worst")
     (folder / "more" / "p2_s1_detection_map.mha").rename(folder / "more" / "p1_s1.mha")  # of a case that is there
     assert list(runs(folder, truth, on_missing="worst")[0].predictions) == ["p1_s1"]
@@ -245,20 +285,20 @@ def test_missing_predictions_are_named_by_the_first_and_their_number(workshop, t
 def test_predictions_without_truth_are_always_refused(workshop, maps, truth):
     folder = workshop.plain({**maps, "p8_s1": workshop.image(), "p9_s1": workshop.image()})
     for on_missing in ("error", "worst"):
-        with pytest.raises(OncoduetError, match=r"expected predictions of cases in .*, found also p8_s1 and 1 more"):
+        with refused_with(expected="predictions of cases in", found="also p8_s1 and 1 more"):
             runs(folder, truth, on_missing=on_missing)
 
 
 def test_label_maps_given_as_predictions_are_refused(truth):
-    with pytest.raises(OncoduetError, match=r"p1_s1\.nii\.gz: this is the truth"):
+    with refused_with(r"p1_s1\.nii\.gz", "this is the truth"):
         runs(truth, truth)
 
 
 def test_a_folder_that_is_absent_or_holds_no_predictions_is_refused(tmp_path, truth):
-    with pytest.raises(OncoduetError, match="folder of predictions not found"):
+    with refused_with(problem="folder of predictions not found"):
         runs(tmp_path / "none", truth)
     (tmp_path / "empty").mkdir()
-    with pytest.raises(OncoduetError, match=r"empty: no predictions \(predictions\.json, or CASE\.mha"):
+    with refused_with("empty", r"no predictions \(predictions\.json, or CASE\.mha"):
         runs(tmp_path / "empty", truth)
 
 
@@ -296,9 +336,7 @@ def test_a_job_without_one_of_the_outputs_is_refused(workshop, maps, likelihoods
     folder = relist(
         workshop.batch(maps, likelihoods), lambda jobs: [{**job, "outputs": job["outputs"][:1]} for job in jobs]
     )
-    with pytest.raises(
-        OncoduetError, match="job p1_s1: expected the output 'prostate-cancer-likelihood', found cspca-det"
-    ):
+    with refused_with("job p1_s1", expected="the output 'prostate-cancer-likelihood'", found="cspca-det"):
         predictions_of_jobs(folder, workshop.card, maps)
 
 
@@ -306,7 +344,7 @@ def test_two_maps_in_an_output_folder_are_refused(workshop, maps, likelihoods):
     folder = workshop.batch(maps, likelihoods)
     images = folder / "p1_s1" / "output" / "images" / "cspca-detection-map"
     workshop.write(images / "second.mha", workshop.image())
-    with pytest.raises(OncoduetError, match=r"has 2 images, expected 1 \(p1_s1\.mha, second\.mha\)"):
+    with refused_with(problem=r"has 2 images, expected 1 \(p1_s1\.mha, second\.mha\)"):
         predictions_of_jobs(folder, workshop.card, maps)
 
 
@@ -318,7 +356,7 @@ def test_two_jobs_about_one_case_are_refused(workshop, maps, likelihoods):
     (folder / "p1_s1").rename(folder / "second")
     workshop.batch({"p1_s1": maps["p1_s1"]}, likelihoods, name="again")
     (workshop.root / "again" / "p1_s1").rename(folder / "p1_s1")
-    with pytest.raises(OncoduetError, match=r"predictions\.json: expected one job for p1_s1, found p1_s1 and second"):
+    with refused_with(r"predictions\.json", expected="one job for p1_s1", found="p1_s1 and second"):
         predictions_of_jobs(folder, workshop.card, maps)
 
 
@@ -327,7 +365,7 @@ def test_a_job_that_failed_counts_as_missing(workshop, maps, likelihoods, truth)
         return [{**jobs[0], "status": "Failed", "outputs": []}, {**jobs[1], "status": None}]
 
     folder = relist(workshop.batch(maps, likelihoods), fail)
-    with pytest.raises(OncoduetError, match=r"found none of p1_s1$"):
+    with refused_with(found="none of p1_s1"):
         runs(folder, truth)
     assert list(runs(folder, truth, on_missing="worst")[0].predictions) == ["p2_s1"]
 
@@ -372,7 +410,7 @@ def test_outputs_identify_the_card_and_unknown_ones_are_refused(workshop, maps, 
     found = card_of_outputs(folder / "predictions.json")
     assert (found.detection_map, found.matching) == (workshop.card.detection_map, workshop.card.matching)
     relist(folder, lambda jobs: [{**job, "outputs": job["inputs"]} for job in jobs])
-    with pytest.raises(OncoduetError, match=r"expected the outputs of one of the cards .*, found transverse-adc"):
+    with refused_with(expected="the outputs of one of the cards", found="transverse-adc"):
         card_of_outputs(folder / "predictions.json")
 
 
@@ -383,7 +421,7 @@ def test_outputs_that_fit_cards_which_score_differently_are_refused(workshop, ma
         (workshop.root / f"{name}.toml").write_text(changed)
     monkeypatch.setattr("contract.cards.CARDS", workshop.root)
     folder = workshop.batch(maps, likelihoods)
-    with pytest.raises(OncoduetError, match=r"outputs that identify the card \(cspca-picai, cspca-rsna2022\)"):
+    with refused_with(expected=r"outputs that identify the card \(cspca-picai, cspca-rsna2022\)"):
         card_of_outputs(folder / "predictions.json")
 
 

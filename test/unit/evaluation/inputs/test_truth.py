@@ -1,5 +1,6 @@
 import numpy as np
 import pytest
+from refusals import refused_with
 
 from contract.cards import CARDS
 from contract.errors import OncoduetError
@@ -75,10 +76,10 @@ def test_faulty_truth_folder_is_refused(workshop, folder, change, message):
 
 
 def test_a_truth_folder_that_is_absent_or_empty_is_refused(tmp_path):
-    with pytest.raises(OncoduetError, match="folder of label maps not found"):
+    with refused_with(problem="folder of label maps not found"):
         find_truth(tmp_path / "none")
     (tmp_path / "notes.txt").write_text("no image")
-    with pytest.raises(OncoduetError, match=r"no label maps \(CASE\.nii\.gz or CASE\.mha\)"):
+    with refused_with(problem=r"no label maps \(CASE\.nii\.gz or CASE\.mha\)"):
         find_truth(tmp_path)
 
 
@@ -90,9 +91,7 @@ def test_files_of_macos_are_ignored(folder):
 def test_patients_come_from_folders_marksheet_or_table(workshop):
     labels = {case_id: workshop.image() for case_id in ("scan_1", "scan_2", "scan_3")}
     truth = workshop.truth(labels, name="archive/labels").parent
-    with pytest.raises(
-        OncoduetError, match=r"archive: expected ids that tell the patient, found scan_1, scan_2 \(3 cases"
-    ):
+    with refused_with("archive", expected="ids that tell the patient", found=r"scan_1, scan_2 \(3 cases"):
         find_truth(truth).patients()
     assert set(find_truth(truth).patients(({}, "by-prefix")).values()) == {"scan"}
     for patient, case_id in (("scan_1", "scan_1"), ("scan", "scan_2"), ("scan", "scan_3")):

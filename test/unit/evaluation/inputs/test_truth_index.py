@@ -6,8 +6,8 @@ import zipfile
 
 import numpy as np
 import pytest
+from refusals import refused_with
 
-from contract.errors import OncoduetError
 from contract.files import sha256_file
 from evaluation.__main__ import main
 from evaluation.inputs import truth_index
@@ -253,5 +253,5 @@ def test_the_command_names_the_label_map_that_it_cannot_read(folder, capsys):
 
 def test_a_folder_that_cannot_hold_an_index_is_refused_by_the_command(folder, monkeypatch):
     monkeypatch.setattr(truth_index, "INDEX", "a.nii.gz/truth-index.zip")
-    with pytest.raises(OncoduetError, match="cannot be written to: "):
+    with refused_with(problem="cannot be written to: "):
         find_truth(folder).write_index()

@@ -1,9 +1,9 @@
 import numpy as np
 import pytest
 from evaluation_makers import NO_CANDIDATES, random_outcome, random_truth
+from refusals import refused_with
 from sklearn.metrics import average_precision_score, roc_auc_score
 
-from contract.errors import OncoduetError
 from evaluation.metrics.outcomes import Outcome, TestSet, require_patients, weighted_ap, weighted_auroc
 
 
@@ -68,7 +68,7 @@ def test_patients_come_from_ids_or_are_given_and_never_guessed():
     assert (told.patients.tolist(), told.patient_count) == ([0, 0, 1], 2)
     given = TestSet(("pancreas_1", "pancreas_2", "pancreas_3"), *facts, patient_names=("b", "a", "b"))
     assert given.patients.tolist() == [1, 0, 1]
-    with pytest.raises(OncoduetError, match=r"found pancreas_1, pancreas_2 \(3 cases begin with pancreas_\)"):
+    with refused_with(found=r"pancreas_1, pancreas_2 \(3 cases begin with pancreas_\)"):
         _ = TestSet(given.case_ids, *facts).patients
 
 
@@ -76,7 +76,7 @@ def test_fewer_than_20_patients_are_refused_unless_allowed():
     def of(cases):
         return TestSet(tuple(f"{k}_{k}" for k in range(cases)), np.arange(cases) % 2 == 0, np.ones(cases, dtype=int))
 
-    with pytest.raises(OncoduetError, match=r"here: expected at least 20 patients .*, found 19; --few allows it"):
+    with refused_with("here", expected="at least 20 patients", found="19; --few allows it"):
         require_patients(of(19), "here", few=False, way_out="--few")
     require_patients(of(19), "here", few=True, way_out="--few")
     require_patients(of(20), "here", few=False, way_out="--few")

@@ -255,6 +255,20 @@ def test_run_twice_is_refused(scores, configuration, first, second, name):
     refuse([scores.root], f"b: duplicate run {name}, also in .*a")
 
 
+def test_a_run_under_two_configurations_names_is_refused(scores):
+    first = scores.run("a", "ce", parents={"predictions": "same"})
+    second = scores.run("b", "focal", parents={"predictions": "same"})
+    with pytest.raises(OncoduetError) as caught:
+        read_scored_runs([scores.root])
+    assert (caught.value.where, caught.value.found) == (str(second), f"the predictions of {first}")
+
+
+def test_an_ensemble_of_one_run_may_stand_beside_it(scores):
+    scores.run("a", "ce", runs=("one",), parents={"predictions": "same"})
+    scores.run("b", "ensemble-ce", fold=None, restart=None, runs=("one",), parents={"predictions": "same"})
+    assert len(read_scored_runs([scores.root])) == 2
+
+
 def test_two_profiles_in_one_configuration_are_refused(scores):
     scores.run("a", "ce", restart=0)
     scores.run("b", "ce", restart=1, profile="modern")

@@ -73,6 +73,16 @@ def test_images_of_an_archive_may_be_nifti(campaign):
     assert [(each.case_id, each.lesion) for each in found] == [(each.case_id, each.lesion) for each in expected]
 
 
+def test_predictions_that_changed_since_they_were_scored_are_refused(campaign):
+    archive, predictions, runs = campaign
+    path = predictions / "ce0" / "p1_1" / "output" / "cspca-case-level-likelihood.json"
+    path.write_text("0.5")
+    with pytest.raises(OncoduetError) as caught:
+        find_misses(runs, archive, [predictions])
+    assert caught.value.where == str(predictions / "ce0")
+    assert caught.value.expected.startswith("the predictions that were scored")
+
+
 def test_runs_without_predictions_are_named(campaign, caplog):
     archive, predictions, runs = campaign
     assert {each.runs for each in find_misses(runs, archive, [predictions / "ce0"])} == {1}

@@ -1,4 +1,5 @@
 import pytest
+from refusals import refused_with
 
 from contract.errors import OncoduetError
 from evaluation.statistics.analysis_file import EXPLORATORY, read_analysis
@@ -41,9 +42,7 @@ def test_without_a_file_all_pairs_are_compared_and_no_margin_is_set():
 
 def test_unknown_configuration_is_refused(tmp_path):
     found = read_analysis(analysis_file(tmp_path, FULL))
-    with pytest.raises(
-        OncoduetError, match="file: expected comparisons of the scored configurations ce, found ce-focal, focal"
-    ):
+    with refused_with("file", expected="comparisons of the scored configurations ce", found="ce-focal, focal"):
         found.pairs(["ce"], "file")
 
 
@@ -60,6 +59,10 @@ def test_unknown_configuration_is_refused(tmp_path):
         ('name = "x"\ncomparisons = [["a", "b"], ["b", "a"]]', "duplicate comparison of a and b"),
         ('name = "x"\ncomparisons = []', "comparisons"),
         ('name = "x"\nswaps = 50', "swaps: Input should be greater than or equal to 100"),
+        ('name = "x"\nreplicates = 0', "replicates: Input should be greater than or equal to 100"),
+        ('name = "x"\nreplicates = -5', "replicates: Input should be greater than or equal to 100"),
+        ('name = "x"\nreplicates = 100001', "replicates: Input should be less than or equal to 100000"),
+        ('name = "x"\nswaps = 1000000000000', "swaps: Input should be less than or equal to 10000000"),
         ('name = "x"\nlooks = [5, 5, 10]', "looks do not rise: 5, 5, 10"),
         ('name = "x"\nlooks = [1, 5]', "looks.0: Input should be greater than or equal to 2"),
         ("name = ", "TOML"),
@@ -71,5 +74,5 @@ def test_faults_in_the_file_are_refused(tmp_path, text, fault):
 
 
 def test_missing_file_is_refused(tmp_path):
-    with pytest.raises(OncoduetError, match=r"none\.toml: "):
+    with refused_with(r"none\.toml"):
         read_analysis(tmp_path / "none.toml")

@@ -3,8 +3,8 @@ import math
 import signal
 
 import pytest
+from refusals import refused_with
 
-from contract.errors import OncoduetError
 from evaluation.statistics.parallel import each_of
 
 
@@ -28,5 +28,5 @@ def test_without_semaphores_one_process_does_all_the_work_and_says_so(monkeypatc
 
 
 def test_a_killed_process_is_reported_in_one_line():
-    with pytest.raises(OncoduetError, match=r"^--workers 2: a process was killed"):
+    with refused_with("--workers 2", "a process was killed"):
         list(each_of(signal.raise_signal, [signal.SIGKILL], workers=2))

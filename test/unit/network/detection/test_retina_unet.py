@@ -5,8 +5,8 @@ import sys
 
 import pytest
 import torch
+from refusals import refused_with
 
-from contract.errors import OncoduetError
 from network.architecture import build_network
 from network.detection.anchors import AnchorPlan, anchors_of_patch, level_strides
 from network.detection.retina_unet import PRIOR, RetinaUNet, build_retina_unet
@@ -103,12 +103,12 @@ def test_a_network_without_a_decoder_is_refused(three_levels):
     plans, dataset = three_levels
     architecture = plans["configurations"]["3d_fullres"]["architecture"]
     architecture["network_class_name"] = "dynamic_network_architectures.architectures.vgg.VGG"
-    with pytest.raises(OncoduetError, match=r"network_class_name: expected one of dynamic_.*UNet, found '.*VGG'"):
+    with refused_with(problem="network_class_name: expected one of dynamic_.*UNet, found '.*VGG'"):
         build_retina_unet(plans, dataset, PLAN)
 
 
 def test_anchors_of_another_network_are_refused(three_levels):
-    with pytest.raises(OncoduetError, match=r"anchors: levels: expected rising levels among 0 to 2, found \[2, 3\]"):
+    with refused_with("anchors: levels", expected="rising levels among 0 to 2", found=r"\[2, 3\]"):
         build_retina_unet(*three_levels, AnchorPlan(levels=(2, 3), sizes_voxels_zyx=((2, 2, 2),)))
 
 

@@ -2,6 +2,7 @@ import os
 
 import pytest
 import torch
+from refusals import refused_with
 
 from contract.errors import OncoduetError
 from training.campaign.devices import chosen_devices, in_a_child, see_only, visible_devices
@@ -18,7 +19,7 @@ def test_on_the_cpu_no_device_is_chosen():
 
 
 def test_devices_that_are_not_there_are_refused():
-    with pytest.raises(OncoduetError, match=r"expected CUDA device 99, found (no CUDA device|\d+ \(0 to)"):
+    with refused_with(expected="CUDA device 99", found=r"(no CUDA device|\d+ \(0 to)"):
         chosen_devices([99], device="auto")
 
 

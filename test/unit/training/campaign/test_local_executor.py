@@ -97,10 +97,10 @@ def test_failed_runs_are_named_and_the_others_made(campaign_file, tmp_path, reco
 
 
 def _break_the_first_run(path: Path) -> None:
-    """A planned run whose log cannot be opened: nothing that the program foresees."""
+    """A run, begun earlier, whose log cannot be opened: nothing that the program foresees."""
     planned = load_campaign(path).planned[0]
     planned.folder.log.mkdir(parents=True)
-    write_record(planned.folder.record, planned.run.record(state="planned"))
+    write_record(planned.folder.record, planned.run.record(state="running", device="cpu"))
 
 
 def test_a_bug_in_a_run_is_a_bug_of_the_campaign(campaign_file, tmp_path, capsys):

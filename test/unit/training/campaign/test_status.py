@@ -3,8 +3,10 @@ import os
 import time
 
 import pytest
+from refusals import refused_with
 
 from contract.errors import OncoduetError
+from contract.records import write_record
 from training.__main__ import main
 from training.campaign import load_campaign
 from training.campaign.status import ExecutorMessage, StatusMonitor, clock, hours
@@ -54,6 +56,21 @@ def test_the_status_of_somebody_elses_runs_writes_nothing(campaign_file, write_r
     assert "1 finished" in shown
     assert f"{campaign.output} cannot be written to: no status page" in shown
     assert not (campaign.output / "status.html").exists()
+
+
+def test_a_campaign_counts_no_run_twice(campaign_file):
+    path = campaign_file()
+    first, second, *_ = load_campaign(path).planned
+    for planned in (first, second):
+        record = planned.run.record(state="finished").model_copy(update={"weights_sha256": "0" * 64})
+        planned.folder.path.mkdir(parents=True)
+        write_record(planned.folder.record, record)
+    with pytest.raises(OncoduetError) as caught:
+        load_campaign(path)
+    assert (caught.value.where, caught.value.found) == (
+        str(second.folder.path),
+        f"the weights of {first.folder.path}",
+    )
 
 
 def test_an_edited_page_is_refused_and_kept(campaign_file, write_run, outcome, capsys, refusal):
@@ -131,7 +148,7 @@ def test_only_records_that_changed_are_read_again(campaign, write_run):
     os.utime(planned.folder.record, ns=(before.st_mtime_ns, before.st_mtime_ns))
     assert len(monitor.look().runs[0].epochs) == 1
     os.utime(planned.folder.record)
-    with pytest.raises(OncoduetError, match=r"run\.json: not valid JSON"):
+    with refused_with(r"run\.json", "not valid JSON"):
         monitor.look()
 
 

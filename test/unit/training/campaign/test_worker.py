@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from dynamic_network_architectures.architectures.unet import PlainConvUNet
+from refusals import refused_with
 
 from contract.errors import OncoduetError
 from contract.records import RunRecord, read_record
@@ -143,7 +144,7 @@ def test_an_interrupted_pack_lets_its_locks_go(planned, tmp_path):
 
 
 def test_two_runs_for_one_folder_are_refused(planned, tmp_path):
-    with pytest.raises(OncoduetError, match=r"run: folder of two runs"):
+    with refused_with("run", "folder of two runs"):
         execute_together(
             [RunRequest(planned(), tmp_path / "run"), RunRequest(planned("focal"), tmp_path / "run")], device="cpu"
         )

@@ -6,6 +6,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from refusals import refused_with
 
 from contract.errors import OncoduetError
 from network.memory_plan import Budget, held_bytes
@@ -174,7 +175,7 @@ def test_studies_that_do_not_fit_are_refused_before_any_is_read(prepared_folder)
 def test_a_damaged_study_is_refused(name, share, own_prepared):
     path = own_prepared / "cases" / name
     path.write_bytes(path.read_bytes()[: int(share * path.stat().st_size)])
-    with pytest.raises(OncoduetError, match=rf"{name}: file is damaged"):
+    with refused_with(name, "file is damaged"):
         resident_studies(own_prepared, IDS, device=CPU)
 
 

@@ -4,6 +4,7 @@ import os
 import shutil
 
 import pytest
+from refusals import refused_with
 
 from contract.errors import OncoduetError
 from contract.records import read_record
@@ -68,7 +69,7 @@ def test_a_run_notices_that_its_archive_changed(dataset, archive, profile, tmp_p
         execute(run, tmp_path / "run", device="cpu")
     assert not (tmp_path / "run" / "run.json").exists()
     (archive / name).unlink()
-    with pytest.raises(OncoduetError, match=rf"{name}: expected the file that .* was prepared from, found none"):
+    with refused_with(name, expected="the file that .* was prepared from", found="none"):
         execute(run, tmp_path / "run", device="cpu")
     (archive / name).write_bytes(content)
     assert execute(run, tmp_path / "run", device="cpu").state == "finished"
@@ -77,7 +78,7 @@ def test_a_run_notices_that_its_archive_changed(dataset, archive, profile, tmp_p
 def test_equal_size_and_time_are_believed_unless_every_hash_is_asked_for(dataset, archive):
     flip(archive / "103" / "103_1_adc.mha")
     assert unchanged_archive(dataset) == archive
-    with pytest.raises(OncoduetError, match=r"103_1_adc\.mha: expected the file that"):
+    with refused_with(r"103_1_adc\.mha", expected="the file that"):
         unchanged_archive(dataset, hash_all=True)
 
 
@@ -86,7 +87,7 @@ def test_an_archive_out_of_reach_stops_no_run(dataset, archive, profile, tmp_pat
     run = plan_run(dataset, configuration="ce", fold=0, restart=1, profile=str(profile))
     assert unchanged_archive(dataset) is None
     assert execute(run, tmp_path / "run", device="cpu").state == "finished"
-    with pytest.raises(OncoduetError, match=r"nowhere: none of the files that .*prepared was prepared from"):
+    with refused_with("nowhere", "none of the files that .*prepared was prepared from"):
         execute(run, tmp_path / "other", device="cpu", options=RunOptions(archive=tmp_path / "nowhere"))
 
 

@@ -6,8 +6,8 @@ import time
 
 import numpy as np
 import pytest
+from refusals import refused_with
 
-from contract.errors import OncoduetError
 from training.dataset.plain_pickle import MOST_STEPS, read_plain_pickle
 
 DATA = {
@@ -98,9 +98,7 @@ EMPTY = word("numpy._core.multiarray", "_reconstruct") + word("numpy", "ndarray"
     ],
 )
 def test_what_is_no_data_is_refused_in_one_line(tmp_path, steps, found):
-    with pytest.raises(
-        OncoduetError, match=rf"a\.pkl: expected a pickle of arrays and numbers only, found .*({found})"
-    ):
+    with refused_with(r"a\.pkl", expected="a pickle of arrays and numbers only", found=f".*({found})"):
         read(tmp_path, b"\x80\x04" + steps + b".")
 
 
@@ -123,7 +121,7 @@ def doubled(depth):
 )
 def test_few_bytes_cost_little_time(tmp_path, steps):
     began = time.process_time()
-    with pytest.raises(OncoduetError, match="expected a pickle of arrays and numbers only"):
+    with refused_with(expected="a pickle of arrays and numbers only"):
         read(tmp_path, b"\x80\x04" + steps + b".")
     assert time.process_time() - began < 10
 
@@ -133,12 +131,12 @@ def test_arrays_together_are_no_larger_than_their_pickle(tmp_path):
     once = EMPTY + b"(K\x01" + inner((10**6,)) + inner(np.dtype("f8")) + b"\x89j" + place + b"tb"
     kept = b"\x80\x04B" + struct.pack("<I", raw.nbytes) + raw.tobytes() + b"r" + place
     np.testing.assert_array_equal(read(tmp_path, kept + once + b"\x86.")[1], raw)
-    with pytest.raises(OncoduetError, match="8000000 bytes for an array of 1000000 times 8"):
+    with refused_with(found="8000000 bytes for an array of 1000000 times 8"):
         read(tmp_path, kept + once + once + b"\x87.")
 
 
 def test_a_missing_file_is_refused(tmp_path):
-    with pytest.raises(OncoduetError, match=r"a\.pkl: a record not found"):
+    with refused_with(r"a\.pkl", "a record not found"):
         read_plain_pickle(tmp_path / "a.pkl", what="a record")
-    with pytest.raises(OncoduetError, match="found a folder of"):
+    with refused_with(found="a folder of"):
         read_plain_pickle(tmp_path, what="a record")

@@ -6,6 +6,7 @@ import shutil
 import numpy as np
 import pytest
 import torch
+from refusals import refused_with
 
 from contract.errors import OncoduetError
 from contract.files import read_json, sha256_file
@@ -91,7 +92,7 @@ def test_studies_that_lose_every_lesion_are_refused(planned, tmp_path, monkeypat
     monkeypatch.setattr(
         type(run), "fold", property(lambda self: self.prepared.folds[0].model_copy(update={"train": tuple(without)}))
     )
-    with pytest.raises(OncoduetError, match="no training lesion to plan anchors from"):
+    with refused_with(problem="no training lesion to plan anchors from"):
         run.engine.plan_anchors(run, RunFolder(tmp_path / "run"))
 
 

@@ -71,8 +71,8 @@ def test_a_disk_full_of_checkpoints_keeps_the_earlier_ones(train_on_small_disk, 
     code, message = train_on_small_disk(path, int(2.6 * checkpoint_bytes) + 100_000)  # two fit, and some small files
     assert code == 3, message
     assert message.count("\n") == 1
-    assert "epoch_000003.pt: expected " in message
-    assert f"{checkpoint_bytes} bytes for it on the disk, found" in message
+    expected = re.search(r"epoch_000003\.pt: expected (\d+) bytes for it on the disk, found", message)
+    assert expected and abs(int(expected[1]) - checkpoint_bytes) < 1000  # times have more or fewer digits
     folder = RunFolder(tmp_path / "copy" / "output")
     assert [each.name for each in run.checkpoints(folder).files()] == ["epoch_000002.pt", "epoch_000001.pt"]
     run.checkpoints(folder).require()

@@ -11,6 +11,7 @@ import time
 
 import pytest
 from places import PROJECT
+from refusals import refused_with
 
 from contract.errors import OncoduetError
 from training.run_folder.folder import RunFolder
@@ -26,7 +27,7 @@ def test_the_message_names_the_holder(folder, monkeypatch):
     monkeypatch.setenv("SLURM_JOB_ID", "4711")
     with (
         work_lock(folder.lock),
-        pytest.raises(OncoduetError, match="expected no other process at work on this run, found process") as error,
+        refused_with(expected="no other process at work on this run", found="process") as error,
         work_lock(folder.lock),
     ):
         pass
@@ -49,7 +50,7 @@ def test_a_lock_is_free_again_after_its_holder_was_killed(folder):
         [sys.executable, "-c", command, str(folder.lock)], cwd=PROJECT, stdout=subprocess.PIPE, text=True
     )
     assert holder.stdout.readline() == "held\n"
-    with pytest.raises(OncoduetError, match=f"found process {holder.pid} on"), work_lock(folder.lock):
+    with refused_with(found=f"process {holder.pid} on"), work_lock(folder.lock):
         pass
     holder.send_signal(signal.SIGKILL)
     holder.wait()

@@ -8,6 +8,7 @@ import signal
 from pathlib import Path
 
 import pytest
+from refusals import refused_with
 
 from contract.errors import OncoduetError
 from contract.files import sha256_file
@@ -171,9 +172,7 @@ def test_a_study_that_cannot_be_predicted_is_named(planned, tmp_path, copied):
         if epoch.epoch == 2:
             spoilt.write_bytes(spoilt.read_bytes()[:50])
 
-    with pytest.raises(
-        OncoduetError, match=rf"{spoilt.name}: expected the file that .* was prepared from, found anoth"
-    ):
+    with refused_with(f"{spoilt.name}", expected="the file that .* was prepared from", found="anoth"):
         execute(run, tmp_path / "run", device="cpu", on_epoch=spoil)
 
 
@@ -181,9 +180,7 @@ def test_a_refusal_of_the_programs_is_passed_on_in_one_line(planned, tmp_path, c
     """The archive's licence is no study's file: nobody has stamped it, but the algorithm reads it."""
     prepared, archive = copied
     (archive / "archive.json").write_text('{"data_licence": 7}')
-    with pytest.raises(
-        OncoduetError, match=r"called to choose a checkpoint, failed: .*archive\.json: expected the text data_l"
-    ):
+    with refused_with(r"called to choose a checkpoint, failed: .*archive\.json: expected the text data_l"):
         execute(planned(prepared=prepared), tmp_path / "run", device="cpu")
     assert read_record(tmp_path / "run" / "run.json", RunRecord).state == "failed"
 

@@ -1,6 +1,7 @@
 """The parts of judging a network by our own programs; what they find together is in the tests of those who ask."""
 
 import pytest
+from refusals import refused_with
 
 from contract.cards import load_card
 from contract.errors import OncoduetError
@@ -34,7 +35,7 @@ def test_a_card_of_two_stages_asks_for_the_localisation_of_the_same_fold(tmp_pat
 
 def test_a_programs_refusal_is_an_input_error_anything_else_a_bug(tmp_path):
     folders = {"predictions": tmp_path / "none", "truth": tmp_path, "output": tmp_path / "scores"}
-    with pytest.raises(OncoduetError, match="python -m evaluation score, called to test, failed: "):
+    with refused_with("python -m evaluation score, called to test, failed"):
         call("evaluation", "score", folders=folders, purpose="to test")
     with pytest.raises(RuntimeError, match="python -m evaluation score, called to test, failed: "):
         call("evaluation", "score", folders={"no-such-option": tmp_path}, purpose="to test")

@@ -1,0 +1,22 @@
+"""What a test expects of an error: its fields, so that the wording of the line may change."""
+
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import pytest
+
+from contract.errors import OncoduetError
+
+
+@contextmanager
+def refused_with(
+    where: str = "", problem: str = "", *, expected: str = "", found: str = ""
+) -> Iterator[pytest.ExceptionInfo[OncoduetError]]:
+    """Expect an :class:`OncoduetError` whose fields match these regular expressions."""
+    with pytest.raises(OncoduetError) as caught:
+        yield caught
+    patterns = {"where": where, "problem": problem, "expected": expected, "found": found}
+    for field, pattern in patterns.items():
+        value = getattr(caught.value, field)
+        assert not pattern or (value is not None and re.search(pattern, value)), f"{field}: {caught.value}"
