@@ -23,7 +23,7 @@ def test_looks_spend_alpha_and_no_more():
 
 
 def test_a_look_at_which_no_runs_suffice_is_named():
-    assert looks_that_cannot_stop((5, 10, 15, 20), 0.05) == (5,)  # 5 v 5: 2/252 against 0.00009
+    assert looks_that_cannot_stop((5, 10, 15, 20), 0.05) == (5,)  # 5 v 5: 2/252 against 0.00001
     assert looks_that_cannot_stop((10, 20), 0.05) == ()
 
 
