@@ -32,7 +32,7 @@ from evaluation.report.missed_lesions import Miss, describe_misses, draw_misses
 from evaluation.report.paper import holm_over, paper_text, primary_of
 from evaluation.report.tables import TABLES, flow, write_paper, write_tables
 from evaluation.statistics.analysis_file import METRICS, Metric
-from evaluation.statistics.verdict import METRIC_NAMES, Code, PairVerdict, Verdict
+from evaluation.statistics.verdict import METRIC_NAMES, Code, PairVerdict, Verdict, level_of
 
 CODE_NAMES: Mapping[Code, str] = {
     "better": "better",
@@ -114,6 +114,7 @@ def write_report(folder: Path, verdict: Verdict, runs: Sequence[ScoredRun], miss
         versions=versions,
         paper=paper,
         holm_over=holm_over(verdict),
+        level_of_groups=level_of(verdict),
         flow=flow(verdict),
     )
     write_text(folder / "report.html", page)

@@ -17,6 +17,7 @@ from evaluation.statistics.verdict import (
     PairVerdict,
     Verdict,
     is_shown,
+    level_of,
 )
 
 MOST_PAIRS = 12
@@ -196,9 +197,7 @@ def _answers(verdict: Verdict) -> list[str]:
     said = [_answer(pair, verdict) for pair in pairs[:MOST_PAIRS]]
     if len(pairs) > MOST_PAIRS:
         said.append(f"The other {len(pairs) - MOST_PAIRS} comparisons are in the tables.")
-    # at a look, or between looks, what the analysis file declares for the campaign's end is not answered yet
-    alpha = min((pair.alpha for pair in verdict.pairs), default=verdict.alpha) if verdict.looks else verdict.alpha
-    significant = [each for each in verdict.interactions if is_shown(each.p_holm, alpha)]
+    significant = [each for each in verdict.interactions if is_shown(each.p_holm, level_of(verdict))]
     if verdict.interactions and not significant:
         smallest = min(each.p_holm for each in verdict.interactions)
         said.append(f"No difference in AUROC was shown to differ between subgroups (smallest p {_p(smallest)}).")

@@ -259,7 +259,7 @@ def compared(a: Arm, b: Arm, metric: Metric, design: Pairing, positive: BoolArra
         return Compared(float(of_a.values.mean() - of_b.values.mean()), None, design.reason)
     estimate = float(of_a.values[list(design.a)].mean() - of_b.values[list(design.b)].mean())
     if few := too_few(positive):
-        return Compared(estimate, None, few)
+        return Compared(estimate, None, f"there {'is' if few.startswith('1 ') else 'are'} {few}")
     if a.is_single and b.is_single and _same_predictions(a, b):
         return Compared(estimate, None, SAME)
     for arm in (a, b):

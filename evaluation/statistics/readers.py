@@ -82,11 +82,15 @@ def compare_with_readers(
     threshold = plan.readers.threshold
     _require_within(threshold, readers, plan)
     leading = plan.primary if plan.primary in asked else asked[0]
+    few = next(
+        (f"{each.name} read {why}" for each in readers if (why := too_few(_read_by(each, truth).positive_patients))),
+        None,
+    )
     comparisons = []
     left_out = []
     for metric in asked:
         margin = plan.readers.margin if metric == leading else None
-        found, without = _compare(metric, of_readers[metric], arms, truth, plan, margin=margin)
+        found, without = _compare(metric, of_readers[metric], arms, truth, plan, margin=margin, few=few)
         comparisons += found
         left_out += without
     return ReaderStudy(
@@ -124,18 +128,23 @@ def readers_by_patient(readers: Sequence[Reader], truth: TestSet, metric: Metric
     values, influence = [], []
     for reader in readers:
         names = np.unique(truth.patients, return_inverse=True)[1]
-        part = TestSet(
-            tuple(np.array(truth.case_ids)[reader.read].tolist()),
-            truth.positive[reader.read],
-            truth.lesions[reader.read],
-            tuple(f"{patient:08d}" for patient in names[reader.read]),
-        )
+        part = _read_by(reader, truth)
         found = by_patient(part, [reader.outcome])[metric]
         whole = np.zeros(truth.patient_count)
         whole[np.unique(names[reader.read])] = found.influence[0]
         values.append(found.values[0])
         influence.append(whole)
     return MetricByPatient(np.array(values), np.stack(influence))
+
+
+def _read_by(reader: Reader, truth: TestSet) -> TestSet:
+    names = np.unique(truth.patients, return_inverse=True)[1]
+    return TestSet(
+        tuple(np.array(truth.case_ids)[reader.read].tolist()),
+        truth.positive[reader.read],
+        truth.lesions[reader.read],
+        tuple(f"{patient:08d}" for patient in names[reader.read]),
+    )
 
 
 def _compare(
@@ -146,6 +155,7 @@ def _compare(
     plan: Analysis,
     *,
     margin: float | None,
+    few: str | None,
 ) -> tuple[list[AgainstReaders], list[str]]:
     """The comparisons by one metric; and who is not compared, with the reason."""
     tests: dict[str, DifferenceTest] = {}
@@ -153,7 +163,7 @@ def _compare(
     positive = truth.positive_patients
     for name, arm in arms.items():
         of_arm = arm.metrics[metric]
-        reason = too_few(positive)
+        reason = few
         if not np.isfinite([*of_arm.values, *readers.values]).all():
             reason = f"{METRIC_NAMES[metric]} is undefined"
         test = None if reason else nested(of_arm, readers, positive, fixed=(arm.is_single, False))

@@ -192,7 +192,7 @@ def too_few(positive: BoolArray) -> str | None:
     for name, members in (("positive", positive), ("negative", ~positive)):
         count = int(members.sum())
         if 0 < count < FEWEST:
-            return f"{count} {name} {'patient is' if count == 1 else 'patients are'} too few to tell how cases vary"
+            return f"{count} {name} {'patient' if count == 1 else 'patients'}, too few to tell how cases vary"
     return None
 
 

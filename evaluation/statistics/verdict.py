@@ -416,6 +416,11 @@ def is_shown(p_holm: float | None, alpha: float) -> bool:
     return p_holm is not None and p_holm <= alpha and alpha > 0
 
 
+def level_of(verdict: Verdict) -> float:
+    """What p of subgroups and interactions is compared with: alpha, or the level of the look, 0 where none is due."""
+    return min((pair.alpha for pair in verdict.pairs), default=verdict.alpha) if verdict.looks else verdict.alpha
+
+
 def sentence(code: Code, *, a: str, b: str, metric: Metric, margin: float | None, equivalent: bool) -> str:
     """The fixed sentence of a code."""
     return SENTENCES[code].format(

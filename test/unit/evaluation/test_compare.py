@@ -748,6 +748,17 @@ def test_single_networks_are_adjusted_over_all_of_them(scores, tmp_path):
         assert ("these two differ on new cases" in pair.sentence) == (pair.networks.p_holm <= 0.05)
 
 
+def test_one_positive_patient_decides_nothing(scores, tmp_path):
+    ids, lesions = scores.truth()
+    lesions = np.where(np.arange(lesions.size) == np.flatnonzero(lesions)[0], 1, 0)
+    for restart in range(3):
+        for name, quality in (("ce", 4.0), ("focal", -1.0)):
+            scores.run(f"{name}{restart}", name, restart=restart, quality=quality, seed=restart, truth=(ids, lesions))
+    for pair in compared(scores, tmp_path).pairs:
+        assert (pair.p, pair.interval, pair.code) == (None, None, "undecided")
+        assert pair.reason == "there is 1 positive patient, too few to tell how cases vary"
+
+
 @pytest.mark.parametrize("runs", [1, 3])
 def test_one_configuration_under_two_names_is_noticed(scores, tmp_path, runs):
     scores.arms(runs=runs, seeds=(0, 0))

@@ -1,3 +1,5 @@
+import shutil
+
 import numpy as np
 import pytest
 
@@ -144,7 +146,7 @@ def test_a_pilot_that_answers_all_cases_alike_is_refused(scores):
 
 def test_the_sample_size_counts_runs_of_configurations_and_not_of_ensembles(scores, tmp_path):
     scores.demo()
-    (scores.root / "four_1" / "metrics.json").unlink()
+    shutil.rmtree(scores.root / "four_1")
     plan = ["plan", "power", "--difference", "0.02", *QUICK, "--output", str(tmp_path / "plan")]
     assert main(plan) == 0
     words = ["--scores", str(scores.root), "--plan", str(tmp_path / "plan" / "plan.json")]

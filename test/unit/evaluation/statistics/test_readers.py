@@ -159,6 +159,18 @@ def test_questions_without_an_answer_are_refused(truth, table, metrics, readers)
     assert caught.value.found in ("score", "99")
 
 
+def test_a_reader_of_one_or_two_positive_patients_leaves_nothing_to_compare(truth, tmp_path):
+    rng = np.random.default_rng(0)
+    positives = np.flatnonzero(truth.positive)
+    read = {"a": range(CASES), "b": [case for case in range(CASES) if case not in positives[2:]]}
+    lines = [f"{name},{truth.case_ids[case]},{rng.normal():.2f}" for name, cases in read.items() for case in cases]
+    (tmp_path / "readers.csv").write_text("\n".join(["reader,case_id,score", *lines]))
+    readers = read_readers_table(tmp_path / "readers.csv", truth)
+    study = compare_with_readers(readers, {"ce": an_arm(truth)}, truth, Analysis(name="x"))
+    assert study.comparisons == ()
+    assert study.left_out == ("ce by AUROC: b read 2 positive patients, too few to tell how cases vary",)
+
+
 @pytest.mark.parametrize(("runs", "readers"), [(2, 4), (5, 2)])
 def test_two_runs_or_readers_make_p_approximate(truth, table, runs, readers):
     (found,) = compare_with_readers(
