@@ -108,6 +108,7 @@ def compare(
     by_configuration = group_by_configuration(runs)
     _require_legible(scores, by_configuration)
     declared = plan.pairs(list(by_configuration), analysis)
+    _require_planned(plan, {name: len(each) for name, each in by_configuration.items()}, declared)
     groups = _subgroups(plan, marksheet, runs[0].truth, analysis)
     strata = read_strata(runs, plan.lesions, lesions, analysis)
     _log.info("comparing %d scored runs in %d pairs", len(runs), len(declared))
@@ -123,7 +124,12 @@ def compare(
     clinical = describe_clinically(arms_of(runs), runs[0].truth, plan, chosen_on)
     verdict = verdict.model_copy(update={"clinical": clinical})
     if read:
-        study = compare_with_readers(read, arms_of(runs), runs[0].truth, plan)
+        asked = {name: arm for name, arm in arms_of(runs).items() if any(name in pair for pair in declared)}
+        study = compare_with_readers(read, asked, runs[0].truth, plan)
+        unnamed = [
+            f"{name}: in none of the analysis file's comparisons" for name in by_configuration if name not in asked
+        ]
+        study = study.model_copy(update={"left_out": (*study.left_out, *unnamed)})
         verdict = verdict.model_copy(update={"readers": study})
     if strata:
         by_stratum = compare_strata(strata, arms_of(runs), declared, plan, chosen_on)
@@ -138,7 +144,8 @@ def compare(
             update={"subgroups": judged, "interactions": between, "subgroups_left_out": left_out}
         )
     if planned is not None and plan_record is not None:
-        counts = [len(each) for each in by_configuration.values() if not each[0].is_baseline]
+        scored = [each for each in by_configuration.values() if not each[0].is_baseline]
+        counts = [len(each) for each in scored if not each[0].is_ensemble] or [len(each) for each in scored]
         said = sample_size(planned, runs=min(counts, default=1), cases=len(runs[0].truth.case_ids))
         parents = {**verdict.parents, "plan": sha256_file(plan_record)}
         verdict = verdict.model_copy(update={"sample_size": said, "parents": parents})
@@ -175,10 +182,12 @@ def compare_table(table: Path, output: Path, *, analysis: Path | None) -> None:
         )
     if plan.primary is not None and not all(arm.defined for arm in runs[plan.primary].values()):
         raise OncoduetError(table, expected=f"{METRIC_NAMES[plan.primary]}, the primary metric", found="none")
+    declared = plan.pairs(list(by_configuration), analysis)
+    _require_planned(plan, {name: len(each) for name, each in by_configuration.items()}, declared)
     verdict = compare_table_of_runs(
         runs,
         plan,
-        plan.pairs(list(by_configuration), analysis),
+        declared,
         analysis=sha256_file(analysis) if analysis else "exploratory",
         parents={"runs": sha256_file(table)},
     )
@@ -206,6 +215,10 @@ def _require_legible(scores: Sequence[Path], groups: Mapping[str, Sequence[objec
     for name, members in groups.items():
         if len(members) > MOST_RUNS:
             raise OncoduetError(where, expected=f"at most {MOST_RUNS} runs of {name}", found=len(members))
+
+
+def _require_planned(plan: Analysis, runs: Mapping[str, int], declared: Sequence[tuple[str, str]]) -> None:
+    plan.require_planned({name: count for name, count in runs.items() if any(name in pair for pair in declared)})
 
 
 def _subgroups(plan: Analysis, marksheet: Path | None, truth: TestSet, where: object) -> Groups:

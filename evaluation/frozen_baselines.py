@@ -27,7 +27,7 @@ from evaluation.metrics.outcomes import Outcome, TestSet, require_patients
 from evaluation.metrics.scored_runs import ScoredRun, find_scored_runs, read_scored_runs
 from evaluation.statistics.analysis_file import METRICS
 from evaluation.statistics.influence import by_patient
-from evaluation.statistics.runs_and_cases import nested
+from evaluation.statistics.runs_and_cases import nested, too_few
 
 MOST = 5
 """Baselines: every submission is tested against each."""
@@ -118,12 +118,12 @@ def compare_with_baselines(
 
 
 def compared(truth: TestSet, submission: Outcome, baseline: Outcome) -> dict[str, AgainstBaseline]:
-    """One model against another, by metric; a metric that the truth leaves undefined is absent."""
+    """One model against another, by metric; absent where the truth leaves it undefined, or cannot tell its variance."""
     ours, theirs = (by_patient(truth, [outcome]) for outcome in (submission, baseline))
     found: dict[str, AgainstBaseline] = {}
     for metric in METRICS:
         difference = float(ours[metric].values[0] - theirs[metric].values[0])
-        if not math.isfinite(difference):
+        if not math.isfinite(difference) or too_few(truth.positive_patients):
             continue
         test = nested(ours[metric], theirs[metric], truth.positive_patients, fixed=(True, True))
         found[metric] = AgainstBaseline(

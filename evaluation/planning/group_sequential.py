@@ -5,7 +5,9 @@ with the level of that look (:mod:`evaluation.statistics.boundaries`): early one
 all of alpha is left for the last. Between looks nothing is tested, so nothing is spent twice.
 
 A comparison is *shown* (stop), *out of reach* (stop: even if every run still to come favoured one side, the last look
-could not show it), or *open* (continue). Where a primary metric is declared, its comparisons alone decide.
+could not show it), or *open* (continue). Where a primary metric is declared, its comparisons alone decide. All of it
+concerns the ranking of the runs on this test set, of which one can tell what runs to come may still do. What holds for
+new runs and new cases is ``compare``'s question; it uses the same looks and levels, and may answer differently.
 """
 
 from collections.abc import Mapping, Sequence
@@ -81,9 +83,7 @@ def interim_analysis(
     names = list(dict.fromkeys(name for pair in declared for name in pair))
     counts = {name: len(groups[name]) for name in names}
     fewest, most = min(counts.values()), max(counts.values())
-    if most > plan.looks[-1]:
-        many = next(name for name, count in counts.items() if count == most)
-        raise OncoduetError(plan.name, expected=f"at most {plan.looks[-1]} runs of {many} (looks)", found=most)
+    plan.require_planned(counts)
     due = fewest if fewest in plan.looks and fewest == most else None
     here = plan.level_at([due]) if due else 0.0
     last = plan.level_at([plan.looks[-1]])
@@ -209,10 +209,11 @@ def _sentence(
         least = ", ".join(f"{name} {count}" for name, count in counts.items())
         return f"No look is due ({least}); the next one is at {following} runs per configuration."
     shown = [f"{each.a} and {each.b} by {METRIC_NAMES[each.metric]}" for each in found if each.state == "shown"]
-    what = f"a difference is shown between {'; '.join(shown)}" if shown else "no difference is shown"
+    what = f"the ranking of the runs on this test set shows {'a difference between ' if shown else 'no difference'}"
+    what += "; ".join(shown)
     if following is None:
         return f"Stop: all {due} planned runs are done; {what}."
     if stop:
-        return f"Stop at {due} runs per configuration: {what}, and nothing else can be shown by the planned end."
+        return f"Stop at {due} runs per configuration: {what}, and can show nothing else by the planned end."
     still = sum(each.state == "open" for each in found)
     return f"Continue: at {due} runs per configuration {what}; {still} of {len(found)} comparisons are open."

@@ -390,7 +390,8 @@ def pilot_settings(scores: Sequence[Path], settings: SimulationSettings) -> tupl
     Raises
     ------
     OncoduetError
-        No configuration has two runs, or the test set lacks positive or negative cases.
+        No configuration has two runs, the test set lacks positive or negative cases, or a run answers all cases of a
+        class alike.
     """
     runs = [run for run in read_scored_runs(scores) if not run.is_baseline and not run.is_ensemble]
     groups = [members for members in group_by_configuration(runs).values() if len(members) > 1]
@@ -430,6 +431,11 @@ def _normal_scores(run: ScoredRun) -> FloatArray:
     scores = np.empty(run.outcome.likelihood.size)
     for kind in (run.truth.positive, ~run.truth.positive):
         values = norm.ppf((rankdata(run.outcome.likelihood[kind]) - 0.5) / kind.sum())
+        if values.std() == 0:
+            name = "positive" if run.truth.positive[kind].all() else "negative"
+            raise OncoduetError(
+                run.name, expected=f"a pilot whose {name} cases differ in likelihood", found="one value"
+            )
         scores[kind] = values / max(1e-12, values.std())
     return scores
 

@@ -137,8 +137,8 @@ class Precision:
     degrees_of_freedom: float
 
     def power(self, distance: float, alpha: float) -> float:
-        """Of a one-sided test at alpha/2, at so large a true distance from its bound: of 0, or of minus the margin."""
-        least = student.isf(alpha / 2, self.degrees_of_freedom)
+        """Of a one-sided test at alpha, at so large a true distance from its bound: of 0, or of minus the margin."""
+        least = student.isf(alpha, self.degrees_of_freedom)
         return float(nct.sf(least, self.degrees_of_freedom, distance / self.standard_error))
 
 
@@ -250,7 +250,7 @@ def plan_readers(
                     )
                 found = precision(components, ReaderDesign(r, h, positives, n - positives, blocks))
                 level = alpha / comparisons
-                shown = {"superior": found.power(difference, level)} if difference > 0 else {}
+                shown = {"superior": found.power(difference, level / 2)} if difference > 0 else {}
                 if margin is not None:
                     shown["not inferior"] = found.power(difference + margin, level)
                 designs.append(
@@ -371,8 +371,8 @@ def _note(record: ReaderPlanRecord) -> str:
     if record.margin is not None:
         asked += f"Not inferior: by {record.margin:g}, at a true difference of {record.difference:g}. "
     return (
-        f"{asked}Two-sided α = {record.alpha:g} over {record.comparisons} "
-        f"comparison{'s' if record.comparisons > 1 else ''}. {origin}: standard deviation of readers "
+        f"{asked}α = {record.alpha:g} over {record.comparisons} comparison{'s' if record.comparisons > 1 else ''}, "
+        f"superiority two-sided, non-inferiority one-sided. {origin}: standard deviation of readers "
         f"{assumed['reader_sd']:.3f}, of runs {assumed['run_sd']:.4f}; correlation by cases of two readers "
         f"{assumed['reader_correlation']:.2f}, of two runs {assumed['run_correlation']:.2f}, of a run and a reader "
         f"{assumed['cross_correlation']:.2f}. Prevalence {record.prevalence:.2f}."

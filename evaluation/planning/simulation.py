@@ -82,6 +82,17 @@ SCENARIOS: Mapping[str, Mapping[str, object]] = {
     "other method, equally good": {},
     "other method, run sd 0.003 v 0.03": {"run_sd": 0.003, "other_run_sd": 0.03},
     "same method, 3 v 20 runs": {"same_method": True, "runs": 3, "other_runs": 20, "run_sd": 0.02},
+    "same method, 2 v 10 runs": {"same_method": True, "runs": 2, "other_runs": 10, "run_sd": 0.02},
+    "same method, 2 v 6 runs, sd 0.03 v 0.01": {
+        "same_method": True,
+        "runs": 2,
+        "other_runs": 6,
+        "run_sd": 0.03,
+        "other_run_sd": 0.01,
+    },
+    "same method, 2 v 2 runs, sd 0.003 v 0.03": {"same_method": True, "runs": 2, "run_sd": 0.003, "other_run_sd": 0.03},
+    "same method, 2 folds shared (2 pairs)": {"same_method": True, "runs": 2, "folds": 2, "run_sd": 0.02},
+    "other method, 2 v 3 (runs v readers)": {"runs": 2, "other_runs": 3, "other_run_sd": 0.03},
     "other method, 10 positives": {"positives": 10},
     "other method, 60 % of cases tied": {"tied": 0.6},
     "other method, 2 studies per patient": {"studies_per_patient": 2},
@@ -153,7 +164,7 @@ def power(
     margin: float | None = None,
     workers: int = 1,
 ) -> dict[str, ErrorRate]:
-    """How often a study shows the second configuration to be better.
+    """How often a study shows the second configuration to be better, or worse where the difference is negative.
 
     Parameters
     ----------
@@ -347,11 +358,11 @@ def _power(
         study = draw(settings, generator)
         metrics = by_patient(study, settings.metric)
         (tested,) = compared(study, settings, metrics)
-        is_above = tested is not None and tested.estimate > 0
+        is_found = tested is not None and tested.estimate * (settings.difference or 1.0) > 0
         found.append(
             [
-                is_above and _on_this_test_set(settings, metrics) <= alpha,
-                is_above and tested is not None and tested.p <= alpha,
+                is_found and _on_this_test_set(settings, metrics) <= alpha,
+                is_found and tested is not None and tested.p <= alpha,
                 margin is not None and tested is not None and tested.p_not_equivalent(margin) <= alpha,
             ]
         )

@@ -12,7 +12,7 @@ program knows in part says what the authors have to add.
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
-from evaluation.report.paper import primary_of
+from evaluation.report.paper import holm_over, primary_of
 from evaluation.statistics.verdict import METRIC_NAMES, Verdict
 
 AUTHORS = "to be filled by the authors"
@@ -98,7 +98,7 @@ _STARD_AI: Sequence[tuple[str, str, str]] = (
     ("14", "Acquisition and preprocessing", ""),
     ("15a", "Index test", ""),
     ("15b", "How the index test was developed", ""),
-    ("15c", "Index test: cut-offs", ""),
+    ("15c", "Index test: cut-offs", "cut-offs"),
     ("15d", "Index test: intended user", ""),
     ("16a", "Reference standard", ""),
     ("16b", "Reference standard: why this one", ""),
@@ -168,14 +168,7 @@ def _known(verdict: Verdict) -> dict[str, tuple[str, str]]:
             "methods.md; report.html, Provenance",
         ),
         "metrics": (f"{metrics}; {leading}", "methods.md; report.html, Methods"),
-        "tests": (
-            f"p and intervals for new runs and cases, Holm over {verdict.family} per metric, α = {verdict.alpha:g}",
-            "methods.md; report.html, Methods",
-        ),
-        "estimates": (
-            "test set: every configuration and comparison with its interval; other sets: " + AUTHORS,
-            "configurations.csv; comparisons.csv; report.html, Tables 1 and 3",
-        ),
+        "tests": (_tests(verdict), "methods.md; report.html, Methods"),
         "limits": (f"statistical ones; all others: {AUTHORS}", "report.html, Verdict"),
     }
     if declared:
@@ -193,6 +186,10 @@ def _known(verdict: Verdict) -> dict[str, tuple[str, str]]:
             "configurations.csv" + ("; subgroups.csv; interactions.csv; figure forest" if groups else ""),
         )
     if first.cases is None:
+        found["estimates"] = (
+            f"test set: mean and spread over runs, without intervals, since there were no cases; all else: {AUTHORS}",
+            "configurations.csv; comparisons.csv; report.html, Tables 1 and 3",
+        )
         return found
     positive = first.positive_cases or 0
     missing = sum(each.missing or 0 for each in verdict.configurations)
@@ -203,23 +200,58 @@ def _known(verdict: Verdict) -> dict[str, tuple[str, str]]:
             f"standard: {AUTHORS}",
             "flow.csv",
         ),
-        "indeterminate": (f"index test: every case has a likelihood; reference standard: {AUTHORS}", "flow.csv"),
+        "estimates": (
+            "test set: every configuration and comparison with its interval; other sets: " + AUTHORS,
+            "configurations.csv; comparisons.csv; report.html, Tables 1 and 3",
+        ),
+        "indeterminate": (
+            f"index test: {'every prediction that was read' if missing else 'every case'} has a likelihood"
+            f"{', the missing ones 0' if missing else ''}; reference standard: {AUTHORS}",
+            "flow.csv",
+        ),
         "flow": (
             f"{first.cases} cases of {verdict.patients} patients scored; before scoring: {AUTHORS}",
             "flow.csv; report.html, Flow of cases",
         ),
         "prevalence": (f"{positive} of {first.cases} cases positive; intended population: {AUTHORS}", "methods.md"),
         "failures": (f"cases that depend on the run; reasons and fairness: {AUTHORS}", "flips.csv"),
-        "curves": ("ROC, FROC and AFROC curves, calibration", "figures roc, froc, afroc, calibration"),
+        "curves": (
+            "counts of true and false positives and negatives; curves and calibration"
+            if verdict.clinical
+            else "ROC, FROC and AFROC curves, calibration",
+            f"{'operating_points.csv; ' if verdict.clinical else ''}figures roc, froc, afroc, calibration",
+        ),
         "audit": ("scores per case and lesion, with hashes of all inputs", "cases.csv and lesions.csv of every run"),
         "licences": (
             f"licence of the training data: {', '.join(verdict.data_licences) or 'unknown'}; all else: {AUTHORS}",
             "report.html, Provenance",
         ),
     }
+    if verdict.clinical:
+        aims = dict.fromkeys(
+            f"{point.aim} {point.at_least:g}"
+            for each in verdict.clinical.configurations
+            for point in each.operating_points
+        )
+        found["cut-offs"] = (
+            f"for each run the threshold of {' and of '.join(aims)}, chosen on "
+            f"{'validation cases' if verdict.clinical.thresholds_from == 'validation' else 'the test set itself'}",
+            "operating_points.csv; verdict.json",
+        )
     if seen and not any(count is None for count in seen):
         found["disjoint"] = (
             f"test cases that a network was trained on: {max(count or 0 for count in seen)}; level: {AUTHORS}",
             "flow.csv",
         )
     return found
+
+
+def _tests(verdict: Verdict) -> str:
+    questions = {
+        "p and intervals for new runs and cases": any(pair.p is not None for pair in verdict.pairs),
+        "p and intervals of single networks for new cases": any(pair.networks for pair in verdict.pairs),
+        "p of the ranking of the runs on this test set": any(pair.run_level.p is not None for pair in verdict.pairs),
+    }
+    asked = [question for question, is_asked in questions.items() if is_asked] or ["nothing could be tested"]
+    over = holm_over(verdict)
+    return f"{'; '.join(asked)}{f'; Holm over {over}' if over else ''}; α = {verdict.alpha:g}"

@@ -31,7 +31,7 @@ from evaluation.metrics.outcomes import FloatArray, Outcome, TestSet
 from evaluation.metrics.scored_runs import ScoredRun
 from evaluation.statistics.analysis_file import METRICS, Metric
 from evaluation.statistics.resampling import case_weights
-from evaluation.statistics.verdict import METRIC_NAMES, ConfigurationSummary, Verdict
+from evaluation.statistics.verdict import METRIC_NAMES, ConfigurationSummary, Verdict, is_shown, level_of
 
 # Where the home is read-only matplotlib falls back on a temporary folder by itself; it need not say so on stderr.
 logging.getLogger("matplotlib").setLevel(logging.ERROR)
@@ -411,7 +411,7 @@ def _p_matrix(metric: Metric, verdict: Verdict) -> Drawing:
     axes.set_xticks(np.arange(count) + 0.5, [str(place) for place in range(1, count + 1)])
     axes.set_title(f"p by {METRIC_NAMES[metric]}", pad=9)
     axes.set_xlabel(
-        f"above: this test set, below: new runs and cases; bold: Holm ≤ {verdict.alpha:g}",
+        f"above: this test set, below: new runs and cases; bold: Holm ≤ {level_of(verdict):.2g}",
         fontsize=8.5,
         labelpad=8,
         loc="right",
@@ -423,9 +423,9 @@ def _p_matrix(metric: Metric, verdict: Verdict) -> Drawing:
         if pair.metric != metric:
             continue
         first, second = sorted((names.index(pair.a), names.index(pair.b)))
-        for row, column, p, adjusted in (
-            (first, second, pair.run_level.p, pair.run_level.p_holm),
-            (second, first, pair.p, pair.p_holm),
+        for row, column, p, significant in (
+            (first, second, pair.run_level.p, is_shown(pair.run_level.p_holm, pair.run_level.alpha)),
+            (second, first, pair.p, is_shown(pair.p_holm, pair.alpha)),
         ):
             axes.add_patch(
                 Rectangle(
@@ -437,7 +437,6 @@ def _p_matrix(metric: Metric, verdict: Verdict) -> Drawing:
                     linewidth=0,
                 )
             )
-            significant = adjusted is not None and adjusted <= verdict.alpha
             axes.text(
                 column + 0.5,
                 row + 0.52,

@@ -29,10 +29,10 @@ from evaluation.report.clinical_tables import CLINICAL_TABLES
 from evaluation.report.figures import DARK_PALETTE, FIGURES, MANY, PALETTE, SUFFIXES, draw_figures, p_text, styles
 from evaluation.report.forest import draw_forest
 from evaluation.report.missed_lesions import Miss, describe_misses, draw_misses
-from evaluation.report.paper import paper_text, primary_of
+from evaluation.report.paper import holm_over, paper_text, primary_of
 from evaluation.report.tables import TABLES, flow, write_paper, write_tables
 from evaluation.statistics.analysis_file import METRICS, Metric
-from evaluation.statistics.verdict import METRIC_NAMES, Code, PairVerdict, Verdict
+from evaluation.statistics.verdict import METRIC_NAMES, Code, PairVerdict, Verdict, level_of
 
 CODE_NAMES: Mapping[Code, str] = {
     "better": "better",
@@ -113,6 +113,8 @@ def write_report(folder: Path, verdict: Verdict, runs: Sequence[ScoredRun], miss
         runs=[_provenance(run) for run in runs],
         versions=versions,
         paper=paper,
+        holm_over=holm_over(verdict),
+        level_of_groups=level_of(verdict),
         flow=flow(verdict),
     )
     write_text(folder / "report.html", page)
@@ -127,7 +129,15 @@ def summary(verdict: Verdict) -> str:
     said = _decisions(pairs, metric)
     trained = {each.name for each in verdict.configurations if each.kind == "configuration"}
     among = [pair for pair in pairs if {pair.a, pair.b} <= trained]
-    if among and all(pair.code == "undecided" for pair in among):
+    if pairs and not any(pair.alpha for pair in pairs):
+        said.append(f"By {METRIC_NAMES[metric]}, nothing is decided: no look is due.")
+    elif first.cases is None:
+        said += [
+            f"By {METRIC_NAMES[metric]}, {pair.a} against {pair.b}: {pair.run_level.sentence}"
+            for pair in pairs
+            if pair.run_level.sentence
+        ]
+    elif among and all(pair.code == "undecided" for pair in among):
         said.append(_undecided(len(among), metric, " between trained configurations"))
     elif pairs and all(pair.code == "undecided" for pair in pairs):
         said.append(_undecided(len(pairs), metric, ""))
@@ -141,7 +151,8 @@ def summary(verdict: Verdict) -> str:
         f"{METRIC_NAMES[each]}{' (exploratory)' if verdict.primary not in (None, each) else ''}"
         for each in (metric, *(other for other in reversed(compared) if other != metric))
     ]
-    said.append(f"Decided, of {_count(pairs, 'comparison')}: {_list(decided, 'and')}.")
+    if first.cases is not None:
+        said.append(f"Decided, of {_count(pairs, 'comparison')}: {_list(decided, 'and')}.")
     runs = sum(each.runs for each in verdict.configurations)
     said.append(f"Compared were {_count(verdict.configurations, 'configuration')} with {runs} {_plural('run', runs)}")
     if first.cases is None:
@@ -257,15 +268,7 @@ def _notes_on_runs(verdict: Verdict) -> list[str]:
             "“New runs” are further trainings on the same training cases: what other training cases would give is not "
             "estimated."
         )
-    smallest = sorted({p for pair in verdict.pairs if (p := pair.run_level.smallest_attainable_p) is not None})
-    out_of_reach = [p for p in smallest if p * verdict.family > verdict.alpha]
-    if out_of_reach:
-        counts = sorted({each.runs for each in trained})
-        found.append(
-            f"On this test set, {_list([str(count) for count in counts], 'or')} {_plural('run', max(counts))} per "
-            f"configuration cannot show a difference after Holm over {verdict.family}: the smallest attainable p is "
-            f"{_list([p_text(p) for p in out_of_reach], 'or')}."
-        )
+    found += _notes_on_smallest_p(verdict)
     claims = [pair for pair in verdict.pairs if pair.ensemble and pair.code != "undecided"]
     if claims and not any(pair.controls for pair in claims):
         found.append(
@@ -283,6 +286,24 @@ def _notes_on_runs(verdict: Verdict) -> list[str]:
             )
         )
     return found
+
+
+def _notes_on_smallest_p(verdict: Verdict) -> list[str]:
+    """Which comparisons the ranking of the runs cannot decide after Holm, however plain it is."""
+    by_p: dict[tuple[float, int], list[str]] = {}
+    for pair in verdict.pairs:
+        tested = sum(each.run_level.p is not None for each in verdict.pairs if each.metric == pair.metric)
+        smallest = pair.run_level.smallest_attainable_p
+        if pair.run_level.p is not None and smallest is not None and smallest * tested > verdict.alpha:
+            names = by_p.setdefault((smallest, tested), [])
+            if f"{pair.a} and {pair.b}" not in names:
+                names.append(f"{pair.a} and {pair.b}")
+    return [
+        f"On this test set the ranking of so few runs cannot show a difference after Holm over {tested}, its smallest "
+        f"attainable p being {p_text(smallest)}: {_list(names[:6], 'and')}"
+        f"{f' and {len(names) - 6} more' if names[6:] else ''}."
+        for (smallest, tested), names in sorted(by_p.items())
+    ]
 
 
 def _decisions(pairs: Sequence[PairVerdict], metric: Metric) -> list[str]:

@@ -9,7 +9,16 @@ from dataclasses import dataclass
 
 from evaluation.report.figures import p_text
 from evaluation.statistics.analysis_file import METRICS, Metric
-from evaluation.statistics.verdict import METRIC_NAMES, ConfigurationSummary, Interval, PairVerdict, Verdict
+from evaluation.statistics.verdict import (
+    METRIC_NAMES,
+    AgainstReaders,
+    ConfigurationSummary,
+    Interval,
+    PairVerdict,
+    Verdict,
+    is_shown,
+    level_of,
+)
 
 MOST_PAIRS = 12
 """Comparisons whose answers are written out; the tables hold all."""
@@ -90,23 +99,25 @@ def _material(verdict: Verdict) -> str:
     return " ".join(said)
 
 
+def _declared(verdict: Verdict, metrics: Sequence[Metric]) -> str:
+    """What was declared in advance."""
+    if verdict.analysis == "exploratory":
+        return "The analysis was exploratory: no comparisons were declared in advance."
+    declared = f"analysis file (SHA-256 {verdict.analysis[:12]})"
+    if verdict.primary is None or verdict.primary not in metrics:
+        return f"Comparisons and margins were declared in an {declared}; a primary metric was not."
+    others = [METRIC_NAMES[metric] for metric in metrics if metric != verdict.primary]
+    return (
+        f"{METRIC_NAMES[verdict.primary]} was the primary metric; it, the comparisons and the margins were declared in "
+        f"an {declared}." + (f" Comparisons by {_list(others)} are exploratory." if others else "")
+    )
+
+
 def _analysis(verdict: Verdict) -> str:
     metrics = [metric for metric in METRICS if any(pair.metric == metric for pair in verdict.pairs)]
     alpha, level = f"{verdict.alpha:g}", f"{100 * (1 - verdict.alpha):g} %"
-    declared = f"analysis file (SHA-256 {verdict.analysis[:12]})"
     said = [f"Detection performance was measured by {_list([_LONG_NAMES[metric] for metric in metrics])}."]
-    if verdict.analysis == "exploratory":
-        said.append("The analysis was exploratory: no comparisons were declared in advance.")
-    elif verdict.primary:
-        said.append(
-            f"{METRIC_NAMES[verdict.primary]} was the primary metric; it, the comparisons and the margins were "
-            f"declared in an {declared}."
-        )
-        others = [METRIC_NAMES[metric] for metric in metrics if metric != verdict.primary]
-        if others:
-            said.append(f"Comparisons by {_list(others)} are exploratory.")
-    else:
-        said.append(f"Comparisons and margins were declared in an {declared}; a primary metric was not.")
+    said.append(_declared(verdict, metrics))
     tested = [pair for pair in verdict.pairs if pair.runs_and_cases]
     if tested:
         designs = {pair.runs_and_cases.design for pair in tested if pair.runs_and_cases}
@@ -128,15 +139,13 @@ def _analysis(verdict: Verdict) -> str:
         )
     if any(pair.run_level.p is not None for pair in verdict.pairs):
         said.append("Whether runs rank differently on this test set was tested by an exact permutation test.")
-    said.append(
-        f"p-values are two-sided and, unless said otherwise, adjusted by Holm’s method over "
-        f"{_count(verdict.family, 'comparison')} per metric; α = {alpha}. Intervals are {level} confidence "
-        "intervals and are not adjusted."
-    )
+    tests = f"adjusted by Holm’s method over {over}" if (over := holm_over(verdict)) else "not adjusted"
+    intervals = f" Intervals are {level} confidence intervals and are not adjusted." if _has_intervals(verdict) else ""
+    said.append(f"p-values are two-sided and, unless said otherwise, {tests}; α = {alpha}.{intervals}")
     margins = {pair.metric: pair.equivalence.margin for pair in verdict.pairs if pair.equivalence}
     if margins:
         within = _list([f"±{margin:g} ({METRIC_NAMES[metric]})" for metric, margin in margins.items()])
-        said.append(f"Equivalence within {within} was tested by two one-sided tests, adjusted likewise.")
+        said.append(f"Equivalence within {within} was tested by two one-sided tests at α, adjusted likewise.")
     if verdict.looks:
         said.append(f"Interim analyses were planned at {_list([str(look) for look in verdict.looks])} runs.")
     if verdict.subgroups:
@@ -163,6 +172,13 @@ def _analysis(verdict: Verdict) -> str:
             f"{_count(len(verdict.readers.readers), 'human reader')} ({verdict.readers.design}) were compared with the "
             "configurations, with runs, readers and cases as sources of variance."
         )
+        margin = next((each.margin for each in verdict.readers.comparisons if each.margin), None)
+        if margin:
+            said.append(
+                f"Non-inferiority by {margin:g} (one-sided, α = {alpha}) was asked before superiority (two-sided)."
+            )
+        if any(each.single for each in verdict.readers.comparisons):
+            said.append("A configuration of which a single network was scored was compared as that network.")
     return " ".join(said)
 
 
@@ -184,9 +200,13 @@ def _means(verdict: Verdict) -> str:
     if not parts:
         return f"{METRIC_NAMES[metric]} is undefined on this test set."
     several = any(each.runs > 1 for each in verdict.configurations)
-    what = (
-        " (mean ± standard deviation over runs, with the confidence interval for new runs and cases)" if several else ""
-    )
+    single = any(each.runs == 1 for each in verdict.configurations)
+    what = " (mean ± standard deviation over runs" if several else " ("
+    if _has_intervals(verdict):
+        of_one = "for new cases"
+        several_too = "for new runs and cases" + (f", of a single run {of_one}" if single else "")
+        what += f"{', ' if several else ''}with the confidence interval {several_too if several else of_one}"
+    what = "" if what == " (" else f"{what})"
     return f"{METRIC_NAMES[metric]} was {_list(parts)}{what}."
 
 
@@ -195,7 +215,7 @@ def _answers(verdict: Verdict) -> list[str]:
     said = [_answer(pair, verdict) for pair in pairs[:MOST_PAIRS]]
     if len(pairs) > MOST_PAIRS:
         said.append(f"The other {len(pairs) - MOST_PAIRS} comparisons are in the tables.")
-    significant = [each for each in verdict.interactions if each.p_holm <= verdict.alpha]
+    significant = [each for each in verdict.interactions if is_shown(each.p_holm, level_of(verdict))]
     if verdict.interactions and not significant:
         smallest = min(each.p_holm for each in verdict.interactions)
         said.append(f"No difference in AUROC was shown to differ between subgroups (smallest p {_p(smallest)}).")
@@ -204,15 +224,53 @@ def _answers(verdict: Verdict) -> list[str]:
         f"{each.against} by {_signed(each.difference)}{_interval(each.interval, verdict)}, p {_p(each.p_holm)}."
         for each in significant
     ]
-    return [" ".join(said)] if said else []
+    paragraphs = [" ".join(said)] if said else []
+    if verdict.readers and verdict.readers.comparisons:
+        paragraphs.append(" ".join(_against_readers(each, verdict) for each in verdict.readers.comparisons))
+    return paragraphs
+
+
+def _against_readers(each: AgainstReaders, verdict: Verdict) -> str:
+    margin = "" if each.p_inferior_holm is None else f", p of inferiority {_p(each.p_inferior_holm)}"
+    note = f"; p is approximate, since {each.approximate}" if each.approximate else ""
+    return (
+        f"{each.sentence[:-1]} ({each.mean:.3f} against {each.readers_mean:.3f}, difference "
+        f"{_signed(each.difference)}{_interval(each.interval, verdict)}, p {_p(each.p_holm)}{margin}{note})."
+    )
+
+
+def holm_over(verdict: Verdict) -> str:
+    """How many comparisons Holm adjusted for, by question: those of the declared ones that could be tested."""
+    asked = {
+        "for new runs and cases": [pair.metric for pair in verdict.pairs if pair.p is not None],
+        "between single networks": [pair.metric for pair in verdict.pairs if pair.networks],
+        "on this test set": [pair.metric for pair in verdict.pairs if pair.run_level.p is not None],
+    }
+    parts = []
+    for question, metrics in asked.items():
+        counts = {metric: metrics.count(metric) for metric in METRICS if metric in metrics}
+        if len(set(counts.values())) == 1:
+            parts.append(f"{_count(next(iter(counts.values())), 'comparison')} per metric {question}")
+        elif counts:
+            by_metric = _list([f"{count} ({METRIC_NAMES[metric]})" for metric, count in counts.items()])
+            parts.append(f"{by_metric} comparisons {question}")
+    return _list(parts)
+
+
+def _has_intervals(verdict: Verdict) -> bool:
+    return any(each.metrics[metric].interval for each in verdict.configurations for metric in METRICS)
 
 
 def _answer(pair: PairVerdict, verdict: Verdict) -> str:
+    if verdict.card is None and pair.estimate is not None and pair.run_level.p_holm is not None:
+        numbers = f"difference of means {_signed(pair.estimate)}, p {_p(pair.run_level.p_holm)}"
+        said = (pair.run_level.sentence or pair.sentence)[:-1]
+        return f"By {METRIC_NAMES[pair.metric]}, {pair.a} against {pair.b}: {said[:1].lower()}{said[1:]} ({numbers})."
     if pair.estimate is None or pair.p is None or pair.p_holm is None:
         if pair.networks is None or pair.estimate is None:
             return pair.sentence
         numbers = f"{_signed(pair.estimate)}{_interval(pair.networks.interval, verdict)}"
-        return f"{pair.sentence} Difference {numbers}; unadjusted p {_p(pair.networks.p)}."
+        return f"{pair.sentence} Difference {numbers}; p {_p(pair.networks.p_holm)}."
     approximate = pair.runs_and_cases and pair.runs_and_cases.approximate
     numbers = f"{_signed(pair.estimate)}{_interval(pair.interval, verdict)}, p {_p(pair.p_holm)}"
     note = f"; p is approximate, since {approximate}" if approximate else ""

@@ -23,7 +23,7 @@ TABLES = (
     *(f"{name}.csv" for name in ("flow", "subgroup-differences", "interactions", *LESION_TABLES)),
     *_CHECKLISTS,
     "methods.md",
-    *(f"{name}.csv" for name in ("configurations", "comparisons", "flips", "subgroups")),
+    *(f"{name}.csv" for name in ("configurations", "comparisons", "flips", "subgroups", "readers")),
     *(f"{name}.tex" for name in ("configurations", "comparisons")),
 )
 
@@ -109,26 +109,38 @@ def write_tables(folder: Path, verdict: Verdict, flips: Sequence[DiscordantCase]
     if differences:
         _csv(
             folder / "subgroup-differences.csv",
-            ["column", "value", "a", "b", "difference", "low", "high", "p", "p_holm"],
+            ["column", "value", "a", "b", "difference", "low", "high", "p", "p_holm", "approximate"],
             [
                 [group.column, group.value, pair.a, pair.b, pair.difference, pair.interval.low, pair.interval.high,
-                 pair.p, pair.p_holm]
+                 pair.p, pair.p_holm, pair.approximate]
                 for group, pair in differences
             ],
         )  # fmt: skip
     if verdict.interactions:
         _csv(
             folder / "interactions.csv",
-            ["column", "value", "against", "a", "b", "difference", "low", "high", "p", "p_holm"],
+            ["column", "value", "against", "a", "b", "difference", "low", "high", "p", "p_holm", "approximate"],
             [
                 [each.column, each.value, each.against, each.a, each.b, each.difference, each.interval.low,
-                 each.interval.high, each.p, each.p_holm]
+                 each.interval.high, each.p, each.p_holm, each.approximate]
                 for each in verdict.interactions
             ],
         )  # fmt: skip
     if verdict.lesion_strata:
         for name, (header, rows) in zip(LESION_TABLES, _lesion_strata(verdict.lesion_strata), strict=True):
             _csv(folder / f"{name}.csv", header, rows)
+    if verdict.readers:
+        _csv(
+            folder / "readers.csv",
+            ["configuration", "metric", "mean", "readers_mean", "difference", "low", "high", "p", "p_holm", "margin",
+             "p_inferior_holm", "code", "approximate"],
+            [
+                [each.configuration, each.metric, each.mean, each.readers_mean, each.difference, each.interval.low,
+                 each.interval.high, each.p, each.p_holm, each.margin, each.p_inferior_holm, each.code,
+                 each.approximate]
+                for each in verdict.readers.comparisons
+            ],
+        )  # fmt: skip
     if verdict.clinical:
         for name, (header, rows) in clinical_tables(verdict.clinical).items():
             _csv(folder / name, header, rows)
@@ -188,18 +200,21 @@ def _comparisons(verdict: Verdict) -> tuple[list[str], list[list[object]]]:
     ]
     header += ["margin", "p_equivalence_holm", "on_par", "a_not_inferior", "b_not_inferior", "code"]
     header += ["this_test_set_p", "this_test_set_p_holm", "one_sided_p_of_a", "one_sided_p_of_b"]
-    header += ["two_networks_p", "two_networks_swaps_p"]
+    header += ["within_folds_one_sided_p_of_a", "within_folds_one_sided_p_of_b"]
+    header += ["two_networks_p", "two_networks_p_holm", "two_networks_swaps_p"]
     rows: list[list[object]] = []
     for pair in verdict.pairs:
         bounds = (pair.interval.low, pair.interval.high) if pair.interval else (None, None)
         test, equal, inferior = pair.runs_and_cases, pair.equivalence, pair.non_inferiority
         level, networks = pair.run_level, pair.networks
+        within = level.p_one_sided_within_folds
         rows.append(
             [pair.a, pair.b, pair.metric, pair.endpoint, pair.estimate, *bounds, pair.p, pair.p_holm,
              test and test.design, test and test.degrees_of_freedom, equal and equal.margin, equal and equal.p_holm,
              equal and equal.shown,
              inferior and inferior.a_not_inferior, inferior and inferior.b_not_inferior, pair.code, level.p,
-             level.p_holm, level.p_one_sided.get(pair.a), level.p_one_sided.get(pair.b), networks and networks.p,
+             level.p_holm, level.p_one_sided.get(pair.a), level.p_one_sided.get(pair.b), within.get(pair.a),
+             within.get(pair.b), networks and networks.p, networks and networks.p_holm,
              networks and networks.p_of_swaps]
         )  # fmt: skip
     return header, rows

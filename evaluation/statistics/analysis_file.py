@@ -54,7 +54,8 @@ class ReadersPlan(Frozen):
     threshold: float | None = None
     """Of the readers' scores, at least so much being positive: their operating point."""
     margin: Annotated[float, Field(gt=0, lt=1)] | None = None
-    """By which a configuration that is not inferior may be worse."""
+    """By which a configuration that is not inferior may be worse: by the primary metric if readers have it, else by
+    AUROC, or by AP where that alone is compared."""
 
 
 class PartialAuroc(Frozen):
@@ -174,6 +175,20 @@ class Analysis(Frozen):
 
     def _is_look(self, counts: set[int]) -> bool:
         return len(counts) == 1 and counts <= set(self.looks)
+
+    def not_due(self, runs: Sequence[int]) -> str | None:
+        """Why nothing is decided with so many runs per configuration; None where something is."""
+        if not self.looks or self.level_at(runs):
+            return None
+        return "this look is too early to decide anything" if self._is_look(set(runs)) else "no look is due"
+
+    def require_planned(self, runs: Mapping[str, int]) -> None:
+        """Refuse more runs of a configuration than the looks plan: what was planned has been spent by then."""
+        most = max(runs, key=lambda name: runs[name], default=None)
+        if self.looks and most is not None and runs[most] > self.looks[-1]:
+            raise OncoduetError(
+                self.name, expected=f"at most {self.looks[-1]} runs of {most} (looks)", found=runs[most]
+            )
 
     def pairs(self, configurations: Sequence[str], where: object) -> list[tuple[str, str]]:
         """The pairs to compare among the configurations that were scored.

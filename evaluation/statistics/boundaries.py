@@ -1,9 +1,10 @@
 """Levels at which a running campaign is tested at its looks (Lan and DeMets, Biometrika 1983).
 
-By the share t of the planned runs at most ``α(t) = 2 − 2 Φ(z(α/2)/√t)`` of the type-I error may have been spent, after
-O'Brien and Fleming's boundaries. The level of each look is the one at which, with the looks before it, just that is
-spent: the looks' statistics are a Brownian motion at the times t, whose density between the boundaries is carried from
-look to look by numerical integration (Armitage, McPherson and Rowe, JRSS A 1969).
+By the share t of the planned runs at most ``α(t) = 4 − 4 Φ(z(α/4)/√t)`` of the type-I error may have been spent, after
+O'Brien and Fleming's boundaries: for each direction α/2, by Lan and DeMets' one-sided function. The level of each look
+is the one at which, with the looks before it, just that is spent: the looks' statistics are a Brownian motion at the
+times t, whose density between the boundaries is carried from look to look by numerical integration (Armitage, McPherson
+and Rowe, JRSS A 1969). A look that may spend next to nothing has the level 0 and leaves that to the next.
 """
 
 import math
@@ -24,12 +25,15 @@ _FARTHEST = 8.0
 
 def spent_by(share: float, alpha: float) -> float:
     """α(t), two-sided, by the share t of the planned runs."""
-    return 2 * float(norm.sf(norm.isf(alpha / 2) / math.sqrt(share)))
+    return 4 * float(norm.sf(norm.isf(alpha / 4) / math.sqrt(share)))
 
 
 @lru_cache
 def nominal_levels(looks: tuple[int, ...], alpha: float) -> tuple[float, ...]:
-    """The two-sided level of each look, given as rising numbers of runs of which the last one is planned."""
+    """The two-sided level of each look, given as rising numbers of runs of which the last one is planned.
+
+    0 for a look that cannot stop a campaign.
+    """
     times = [look / looks[-1] for look in looks]
     levels: list[float] = []
     grid, weights, before, spent = np.zeros(1), np.ones(1), 0.0, 0.0
@@ -37,8 +41,13 @@ def nominal_levels(looks: tuple[int, ...], alpha: float) -> tuple[float, ...]:
         sd = math.sqrt(time - before)
         wanted = spent_by(time, alpha) - spent
         excess = partial(_excess, grid=grid, weights=weights, sd=sd, wanted=wanted)
-        bound = float(brentq(excess, 0, _FARTHEST * math.sqrt(time), xtol=1e-12))
-        levels.append(2 * float(norm.sf(bound / math.sqrt(time))))
+        bound = _FARTHEST * math.sqrt(time)
+        if excess(bound) < 0:
+            bound = float(brentq(excess, 0, bound, xtol=1e-12))
+            levels.append(2 * float(norm.sf(bound / math.sqrt(time))))
+        else:
+            levels.append(0.0)
+            wanted = 0.0
         inside = np.linspace(-bound, bound, _POINTS)
         weights = _simpson(inside) * (norm.pdf(inside[:, None] - grid[None, :], scale=sd) @ weights)
         grid, before, spent = inside, time, spent + wanted

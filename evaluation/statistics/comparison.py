@@ -20,12 +20,21 @@ from evaluation.statistics.case_permutation import case_swap_tests
 from evaluation.statistics.influence import MetricByPatient, afroc_by_patient, by_patient
 from evaluation.statistics.pairing import Pairing, pairing
 from evaluation.statistics.parallel import each_of
-from evaluation.statistics.run_level import RunValues, describe, no_exchange, run_level, values_of
+from evaluation.statistics.run_level import (
+    RunValues,
+    describe,
+    no_exchange,
+    on_common_folds,
+    run_level,
+    values_of,
+)
 from evaluation.statistics.run_permutation import PermutationResult
-from evaluation.statistics.runs_and_cases import DifferenceTest, mean_of, nested, paired
+from evaluation.statistics.runs_and_cases import DifferenceTest, approximation, mean_of, nested, paired, too_few
 from evaluation.statistics.verdict import (
     METRIC_NAMES,
+    NOT_ASKED,
     NOT_TESTED,
+    ORDER_NOT_TESTED,
     TWO_NETWORKS,
     Code,
     ConfigurationSummary,
@@ -41,17 +50,13 @@ from evaluation.statistics.verdict import (
     RunsAndCases,
     Verdict,
     decide,
+    is_shown,
     sentence,
     spoken,
 )
 
-NO_CASES = "a table of runs holds no cases, so new cases cannot be asked about"
-
-FEW_CASES = 20
-"""Positive or negative patients below which p is called approximate."""
-FEW_RUNS = 5
-UNEQUAL = 3
-"""Fewer than so many runs against more than so many times as many: p is called approximate."""
+SAME = "their predictions are the same"
+NO_CASES = "a table of runs holds no cases"
 
 _log = logging.getLogger(__name__)
 
@@ -155,7 +160,7 @@ def compare_table_of_runs(
     for metric in given:
         levels = run_levels(metric, plan, declared, table[metric], [None] * len(declared))
         for (a, b), level in zip(declared, levels, strict=True):
-            means = [_mean(table[metric][name].values) for name in (a, b)]
+            means = [_mean(arm.values) for arm in on_common_folds(table[metric][a], table[metric][b])]
             pairs.append(
                 PairVerdict(
                     a=a,
@@ -176,7 +181,7 @@ def compare_table_of_runs(
                     ensemble=None,
                     controls=(),
                     code="undecided",
-                    sentence=NOT_TESTED.format(metric=spoken(metric, plan.endpoint(metric)), a=a, b=b, reason=NO_CASES),
+                    sentence=NOT_ASKED.format(metric=spoken(metric, plan.endpoint(metric)), a=a, b=b, reason=NO_CASES),
                 )
             )
     return Verdict(
@@ -255,6 +260,10 @@ def compared(a: Arm, b: Arm, metric: Metric, design: Pairing, positive: BoolArra
     if design.reason is not None:
         return Compared(float(of_a.values.mean() - of_b.values.mean()), None, design.reason)
     estimate = float(of_a.values[list(design.a)].mean() - of_b.values[list(design.b)].mean())
+    if few := too_few(positive):
+        return Compared(estimate, None, f"there {'is' if few.startswith('1 ') else 'are'} {few}")
+    if a.is_single and b.is_single and _same_predictions(a, b):
+        return Compared(estimate, None, SAME)
     for arm in (a, b):
         if arm.is_single and not arm.is_fixed:
             return Compared(estimate, None, f"of {arm.name} a single run was scored: how much runs vary is not known")
@@ -262,7 +271,24 @@ def compared(a: Arm, b: Arm, metric: Metric, design: Pairing, positive: BoolArra
         test = paired(of_a, of_b, positive, design.pairs)
     else:
         test = nested(chosen(of_a, design.a), chosen(of_b, design.b), positive, fixed=(a.is_fixed, b.is_fixed))
-    return Compared(estimate, test, None if test else "nothing varies between runs or between cases")
+    return Compared(estimate, test, None if test else _why_not(a, b, design))
+
+
+def _why_not(a: Arm, b: Arm, design: Pairing) -> str:
+    """Why there is no test although there are runs and cases enough."""
+    if len(design.pairs) == 1:
+        return "a single pair of runs has common folds or networks: how much runs vary is not known"
+    for arm, runs in ((a, design.a), (b, design.b)):
+        if len(runs) == 1 and not arm.is_fixed:
+            return f"of {arm.name} a single run is of a common fold: how much runs vary is not known"
+    return SAME if _same_predictions(a, b) else "nothing varies between runs or between cases"
+
+
+def _same_predictions(a: Arm, b: Arm) -> bool:
+    """Whether every run of each arm answers all cases as one of the other's does."""
+    parts = ("likelihood", "candidate_case", "confidence", "hit")
+    of_a, of_b = ({tuple(getattr(run.outcome, part).tobytes() for part in parts) for run in arm.runs} for arm in (a, b))
+    return of_a == of_b
 
 
 def tested_difference(
@@ -292,10 +318,10 @@ def chosen(arm: MetricByPatient, runs: Sequence[int]) -> MetricByPatient:
     return MetricByPatient(arm.values[list(runs)], arm.influence[list(runs)])
 
 
-def interval_of(test: DifferenceTest, level: float) -> Interval:
-    """The interval of a difference as a record."""
+def interval_of(test: DifferenceTest, level: float, *, farthest: float = 1.0) -> Interval:
+    """The interval of a difference as a record, cut to what it can be: ± ``farthest``."""
     low, high = test.interval(level)
-    return Interval(low=low, high=high, level=level)
+    return Interval(low=max(-farthest, low), high=min(farthest, high), level=level)
 
 
 def interval_of_mean(arm: MetricByPatient, positive: BoolArray, *, fixed: bool, level: float) -> Interval | None:
@@ -323,8 +349,11 @@ def _compare_metric(study: Study, metric: Metric, declared: Sequence[tuple[str, 
     margin = plan.margin.get(metric)
     tests = [each.test for each in found]
     p_holm = holm([test.p if test else None for test in tests])
-    equivalent = _equivalence(tests, margin, plan)
-    inferior = _non_inferiority(tests, margin, plan)
+    counts = [[len(arms[name].runs) for name in pair if not arms[name].is_fixed] for pair in declared]
+    alphas = [plan.level_at(each) for each in counts]
+    equivalent = _equivalence(tests, margin, plan, alphas)
+    inferior = _non_inferiority(tests, margin, plan, alphas)
+    of_networks = _networks(study, declared, designs, metric)
     levels = run_levels(
         metric,
         plan,
@@ -336,11 +365,10 @@ def _compare_metric(study: Study, metric: Metric, declared: Sequence[tuple[str, 
     name = spoken(metric, plan.endpoint(metric))
     for number, (a, b) in enumerate(declared):
         estimate, test, reason = found[number]
-        alpha = plan.level_at([len(arms[arm].runs) for arm in (a, b) if not arms[arm].is_fixed])
+        alpha, networks = alphas[number], of_networks[number]
         equivalence = equivalent[number]
         shown = equivalence is not None and equivalence.shown
         code = decide(estimate=estimate, p_holm=p_holm[number], alpha=alpha, equivalent=shown)
-        networks = _networks(study, a, b, metric) if designs[number].reason is None else None
         verdicts.append(
             PairVerdict(
                 a=a,
@@ -361,7 +389,9 @@ def _compare_metric(study: Study, metric: Metric, declared: Sequence[tuple[str, 
                 ensemble=_claimed_ensemble(arms[a], arms[b]),
                 controls=(),
                 code=code,
-                sentence=_not_compared(a, b, name, reason=reason, networks=networks, alpha=plan.alpha)
+                sentence=_not_compared(
+                    a, b, name, reason=reason or plan.not_due(counts[number]), networks=networks, alpha=plan.alpha
+                )
                 or sentence(
                     code, a=a, b=b, metric=metric, margin=margin, equivalent=shown, endpoint=plan.endpoint(metric)
                 ),
@@ -378,7 +408,7 @@ def _not_compared(
         return None
     if networks is None:
         return NOT_TESTED.format(metric=metric, a=a, b=b, reason=reason)
-    differ = "differ on new cases" if networks.p <= alpha else "are not shown to differ on new cases"
+    differ = "differ on new cases" if networks.p_holm <= alpha else "are not shown to differ on new cases"
     return TWO_NETWORKS.format(metric=metric, a=a, b=b, differ=differ)
 
 
@@ -406,50 +436,75 @@ def run_levels(
     found = []
     for (a, b), level, p_holm in zip(declared, levels, adjusted, strict=True):
         whole = level.model_copy(update={"p_holm": p_holm})
-        found.append(whole.model_copy(update={"sentence": describe(whole, values[a], values[b])}))
+        not_due = plan.not_due([len(values[name].runs) for name in (a, b)])
+        said = describe(whole, values[a], values[b])
+        if said is not None and not_due is not None:
+            said = ORDER_NOT_TESTED.format(reason=not_due)
+        found.append(whole.model_copy(update={"sentence": said}))
     return found
 
 
 def _described(test: DifferenceTest, a: Arm, b: Arm, design: Pairing, positive: BoolArray) -> RunsAndCases:
     runs = (len(design.a), len(design.b))
-    kinds = (int(positive.sum()), int((~positive).sum()))
-    approximate = None
-    if min(kinds) < FEW_CASES:
-        kind = "positive" if kinds[0] < kinds[1] else "negative"
-        approximate = f"there are fewer than {FEW_CASES} {kind} patients"
-    elif not design.pairs and not a.is_fixed and not b.is_fixed:
-        fewest, most = sorted(runs)
-        if fewest < FEW_RUNS and most > UNEQUAL * fewest:
-            approximate = f"{fewest} runs are compared with {most}"
     return RunsAndCases(
         design=design.design,
         runs=runs,
         variance_of_runs=test.variance_of_runs,
         variance_of_cases=test.variance_of_cases,
         degrees_of_freedom=test.degrees_of_freedom,
-        note=design.note,
-        approximate=approximate,
+        note="; ".join(filter(None, (design.note, SAME if _same_predictions(a, b) else None))) or None,
+        approximate=approximation(positive, drawn(a, b, design)),
     )
 
 
-def _networks(study: Study, a: str, b: str, metric: Metric) -> Networks | None:
-    swapped = study.swaps.get((a, b), {}).get(metric)
-    of_a, of_b = (study.arms[name].metrics[metric] for name in (a, b))
-    test = nested(of_a, of_b, study.positive, fixed=(True, True)) if swapped else None
-    if test is None or swapped is None:
-        return None
-    return Networks(
-        p=test.p,
-        interval=interval_of(test, 1 - study.plan.alpha),
-        p_of_swaps=swapped.p,
-        p_interval=swapped.p_interval,
-        exact=swapped.exact,
-        swaps=None if swapped.exact else swapped.arrangements,
-    )
+def drawn(a: Arm, b: Arm, design: Pairing) -> list[tuple[int, str]]:
+    """What varies between trainings, for :func:`approximation`."""
+    if design.pairs:
+        return [(len(design.pairs), "pairs of runs")]
+    return [
+        (len(runs), "runs")
+        for arm, runs in ((a, design.a), (b, design.b))
+        if not arm.is_fixed and not (a.is_single and b.is_single)
+    ]
+
+
+def approximate(a: Arm, b: Arm, *groups: BoolArray) -> str | None:
+    """Why p is approximate in one of several groups of patients, given by their class; None where it is not."""
+    varying = drawn(a, b, pairing(a.runs, b.runs))
+    return next((why for positive in groups if (why := approximation(positive, varying))), None)
+
+
+def _networks(
+    study: Study, declared: Sequence[tuple[str, str]], designs: Sequence[Pairing], metric: Metric
+) -> list[Networks | None]:
+    """The comparisons of two single networks, adjusted by Holm; None for all others."""
+    tests: list[DifferenceTest | None] = []
+    for pair, design in zip(declared, designs, strict=True):
+        is_asked = metric in study.swaps.get(pair, {}) and design.reason is None
+        of_a, of_b = (study.arms[name].metrics[metric] for name in pair)
+        tests.append(nested(of_a, of_b, study.positive, fixed=(True, True)) if is_asked else None)
+    found: list[Networks | None] = []
+    for pair, test, p_holm in zip(declared, tests, holm([test.p if test else None for test in tests]), strict=True):
+        if test is None or p_holm is None:
+            found.append(None)
+            continue
+        swapped = study.swaps[pair][metric]
+        found.append(
+            Networks(
+                p=test.p,
+                p_holm=p_holm,
+                interval=interval_of(test, 1 - study.plan.alpha),
+                p_of_swaps=swapped.p,
+                p_interval=swapped.p_interval,
+                exact=swapped.exact,
+                swaps=None if swapped.exact else swapped.arrangements,
+            )
+        )
+    return found
 
 
 def _equivalence(
-    tests: Sequence[DifferenceTest | None], margin: float | None, plan: Analysis
+    tests: Sequence[DifferenceTest | None], margin: float | None, plan: Analysis, alphas: Sequence[float]
 ) -> list[Equivalence | None]:
     if margin is None:
         return [None] * len(tests)
@@ -460,16 +515,16 @@ def _equivalence(
             interval=interval_of(test, 1 - 2 * plan.alpha),
             p=p,
             p_holm=p_holm,
-            shown=p_holm is not None and p_holm <= plan.alpha,
+            shown=is_shown(p_holm, alpha),
         )
         if test is not None and p is not None
         else None
-        for test, p, p_holm in zip(tests, p_values, holm(p_values), strict=True)
+        for test, p, p_holm, alpha in zip(tests, p_values, holm(p_values), alphas, strict=True)
     ]
 
 
 def _non_inferiority(
-    tests: Sequence[DifferenceTest | None], margin: float | None, plan: Analysis
+    tests: Sequence[DifferenceTest | None], margin: float | None, plan: Analysis, alphas: Sequence[float]
 ) -> list[NonInferiority | None]:
     if margin is None:
         return [None] * len(tests)
@@ -490,8 +545,8 @@ def _non_inferiority(
                 p_of_b=p_of_b,
                 p_holm_of_a=p_holm_of_a,
                 p_holm_of_b=p_holm_of_b,
-                a_not_inferior=p_holm_of_a is not None and p_holm_of_a <= plan.alpha,
-                b_not_inferior=p_holm_of_b is not None and p_holm_of_b <= plan.alpha,
+                a_not_inferior=is_shown(p_holm_of_a, alphas[number]),
+                b_not_inferior=is_shown(p_holm_of_b, alphas[number]),
             )
         )
     return found

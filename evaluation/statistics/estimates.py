@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from scipy.stats import beta
@@ -10,7 +10,7 @@ from scipy.stats import beta
 from evaluation.metrics.outcomes import BoolArray, FloatArray, TestSet
 from evaluation.statistics.clinical_records import Estimate
 from evaluation.statistics.influence import MetricByPatient, sum_by_patient
-from evaluation.statistics.runs_and_cases import mean_of
+from evaluation.statistics.runs_and_cases import FEWEST, DifferenceTest, mean_of
 
 
 @dataclass(frozen=True)
@@ -52,6 +52,15 @@ class Estimator:
     positive: BoolArray  # whether a patient has a positive case, (patients,)
     fixed: bool  # a single run, or a rule
     alpha: float
+    own_is_seen: bool = True  # as of :func:`evaluation.statistics.runs_and_cases.nested`
+
+    def brought_to_one_value(self) -> "Estimator":
+        """For what depends on a value that all runs were brought to on these cases, such as a specificity."""
+        return replace(self, own_is_seen=False)
+
+    def _mean(self, values: Sequence[float], influence: Sequence[FloatArray]) -> DifferenceTest | None:
+        measured = MetricByPatient(np.array(values), np.stack(influence))
+        return mean_of(measured, self.positive, fixed=self.fixed, own_is_seen=self.own_is_seen)
 
     def of(
         self,
@@ -62,7 +71,7 @@ class Estimator:
         high: float = math.inf,
     ) -> Estimate:
         """The mean with its t-interval, cut to the quantity's range."""
-        found = mean_of(MetricByPatient(np.array(values), np.stack(influence)), self.positive, fixed=self.fixed)
+        found = self._mean(values, influence)
         if found is None:
             return Estimate(mean=float(np.mean(values)), interval=None)
         ends = found.interval(1 - self.alpha)
@@ -78,7 +87,7 @@ class Estimator:
         mean = float(np.mean(values))
         if not 0 < mean < 1:
             return Estimate(mean=mean, interval=_exact(mean, patients, self.alpha) if patients else None)
-        found = mean_of(MetricByPatient(np.array(values), np.stack(influence)), self.positive, fixed=self.fixed)
+        found = self._mean(values, influence)
         return Estimate(mean=mean, interval=found and found.logit_interval(1 - self.alpha))
 
     def of_ratios(self, ratios: Sequence[Ratio | None], *, share: bool = True) -> Estimate | None:
@@ -87,8 +96,11 @@ class Estimator:
         if len(defined) < len(ratios):
             return None
         values, influence = [each.value for each in defined], [each.influence for each in defined]
+        patients = min(each.patients for each in defined)
+        if patients < FEWEST and 0 < sum(values) < len(values):
+            return Estimate(mean=float(np.mean(values)), interval=None)
         if share:
-            return self.of_share(values, influence, patients=min(each.patients for each in defined))
+            return self.of_share(values, influence, patients=patients)
         return self.of(values, influence, low=0.0)
 
 

@@ -24,10 +24,11 @@ from evaluation.metrics.outcomes import BoolArray, FloatArray, TestSet
 from evaluation.metrics.scored_runs import Lesion, ScoredRun
 from evaluation.statistics.adjustment import holm
 from evaluation.statistics.analysis_file import SIZES, Analysis, LesionPlan
-from evaluation.statistics.comparison import Arm, interval_of, tested_difference
+from evaluation.statistics.comparison import Arm, drawn, interval_of, tested_difference
 from evaluation.statistics.estimates import Estimator, Ratio, ratio
 from evaluation.statistics.influence import MetricByPatient
-from evaluation.statistics.runs_and_cases import DifferenceTest, nested
+from evaluation.statistics.pairing import pairing
+from evaluation.statistics.runs_and_cases import FEW_CASES, DifferenceTest, approximation_by_runs, nested
 from evaluation.statistics.verdict import Interaction, LesionStrata, LesionStratum, StratumSensitivity, SubgroupPair
 
 FEWEST_PATIENTS = 10
@@ -116,7 +117,7 @@ def compare_strata(
     patients = np.array([patient[lesion.case_id] for lesion in lesions])
     found: list[LesionStratum] = []
     tests: list[list[tuple[str, str, DifferenceTest]]] = []
-    between: list[tuple[str, str, str, str, str, DifferenceTest]] = []
+    between: list[tuple[str, str, str, str, str, int, DifferenceTest]] = []
     for column, values in strata.items():
         within = {value: _with_lesion(truth, patients[member]) for value, member in values.items()}
         large = [value for value, ill in within.items() if ill.sum() >= FEWEST_PATIENTS]
@@ -155,7 +156,8 @@ def compare_strata(
             }
             against = others[0] if len(others) == 1 else "others"
             between += [
-                (column, value, against, a, b, test) for a, b, test in _tested(declared, arms, contrasts, within[value])
+                (column, value, against, a, b, int(within[value].sum()), test)
+                for a, b, test in _tested(declared, arms, contrasts, within[value])
             ]
     adjusted = iter(holm([test.p for each in tests for *_, test in each]))
     return LesionStrata(
@@ -173,7 +175,8 @@ def compare_strata(
                             difference=test.estimate,
                             interval=interval_of(test, 1 - plan.alpha),
                             p=test.p,
-                            p_holm=next(adjusted) or test.p,
+                            p_holm=_defined(next(adjusted)),
+                            approximate=_approximate(arms[a], arms[b], stratum.patients),
                         )
                         for a, b, test in each
                     )
@@ -191,9 +194,10 @@ def compare_strata(
                 difference=test.estimate,
                 interval=interval_of(test, 1 - plan.alpha),
                 p=test.p,
-                p_holm=p_holm or test.p,
+                p_holm=_defined(p_holm),
+                approximate=_approximate(arms[a], arms[b], patients_with),
             )
-            for (column, value, against, a, b, test), p_holm in zip(
+            for (column, value, against, a, b, patients_with, test), p_holm in zip(
                 between, holm([test.p for *_, test in between]), strict=True
             )
         ),
@@ -262,6 +266,18 @@ def _tested(
         if test is not None and of_cases is not None:
             found.append((a, b, max(test, of_cases, key=lambda each: each.standard_error)))
     return found
+
+
+def _approximate(a: Arm, b: Arm, patients: int) -> str | None:
+    """Why p is approximate, for strata of so many patients."""
+    if patients < FEW_CASES:
+        return f"fewer than {FEW_CASES} patients have such a lesion"
+    return approximation_by_runs(drawn(a, b, pairing(a.runs, b.runs)))
+
+
+def _defined(p_holm: float | None) -> float:
+    assert p_holm is not None
+    return p_holm
 
 
 def _size(lesion: Lesion) -> tuple[object, ...]:

@@ -97,6 +97,12 @@ def _by_network(a: Sequence[ScoredRun], b: Sequence[ScoredRun]) -> Pairing:
                     apart.append(group)
             groups = [*apart, joined]
     pairs = sorted((sorted(group.a), sorted(group.b)) for group in groups if group.a and group.b)
+    for arm, other in ((a, b), (b, a)):
+        if len(arm) == 1 < len(other):
+            name = arm[0].source.configuration
+            return Pairing(
+                "paired by network", reason=f"of {name} a single run was scored: how much runs vary is not known"
+            )
     if len(pairs) < 2 <= max(len(a), len(b)):
         return Pairing("paired by network", reason=NOTHING_DRAWN_TWICE)
     return _of_pairs("paired by network", a, b, pairs)

@@ -4,8 +4,12 @@ A configuration's runs and the readers are two arms whose members were drawn ind
 nested design of Obuchowski and Rockette (:mod:`evaluation.statistics.runs_and_cases`). Where readers read parts of the
 test set (split-plot), a reader's metric and influence are those of the cases that were read.
 
+A configuration of which one network was scored, or a fixed rule, is compared as that network: its variance is that of
+readers and cases, and the answer is one about this network.
+
 Questions are asked in a fixed sequence: is the configuration not inferior to the readers, by the declared margin; if
-so, is it superior? Holm adjusts each over the configurations.
+so, is it superior? Holm adjusts each over the configurations that the analysis file compares. Non-inferiority is
+one-sided at alpha, as between configurations; the others are two-sided.
 
 At the readers' operating point each run is given the threshold that has the readers' mean specificity on this test set,
 and its sensitivity is compared with theirs, over resampled patients, runs and readers.
@@ -16,6 +20,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from contract.errors import OncoduetError
 from evaluation.metrics.outcomes import BoolArray, FloatArray, TestSet, last_of_ties
 from evaluation.statistics.adjustment import holm
 from evaluation.statistics.analysis_file import Analysis, Metric
@@ -23,36 +28,73 @@ from evaluation.statistics.comparison import Arm, interval_of, interval_of_mean
 from evaluation.statistics.influence import MetricByPatient, by_patient
 from evaluation.statistics.readers_table import Reader
 from evaluation.statistics.resampling import stream
-from evaluation.statistics.runs_and_cases import DifferenceTest, nested
+from evaluation.statistics.runs_and_cases import DifferenceTest, approximation, nested, too_few
 from evaluation.statistics.verdict import (
+    METRIC_NAMES,
     AgainstReaders,
     AtReadersSpecificity,
     Interval,
     ReaderCode,
     ReaderStudy,
     ReaderSummary,
+    is_shown,
     spoken,
 )
 
 _REPLICATES = 1_000
 
 SENTENCES: Mapping[ReaderCode, str] = {
-    "superior": "By {metric}, {a} is superior to the readers for new runs, new readers and new cases.",
-    "not inferior": "By {metric}, {a} is not inferior to the readers by {margin:g}; superiority is not shown.",
-    "inferior": "By {metric}, {a} is inferior to the readers for new runs, new readers and new cases.",
+    "superior": "By {metric}, {a} is superior to the readers for {new}.",
+    "not inferior": "By {metric}, {a} is not inferior to the readers by {margin:g} for {new}; {beyond}.",
+    "inferior": "By {metric}, {a} is inferior to the readers for {new}.",
     "undecided": "By {metric}, neither superiority nor non-inferiority of {a} to the readers is shown.",
 }
+WITHOUT_MARGIN = "By {metric}, no difference between {a} and the readers is shown."
+NOT_DUE = "By {metric}, {a} is not compared with the readers: {reason}."
+NOT_SUPERIOR = "superiority is not shown"
+WORSE = "it is worse, but by less than the margin"
+NEW = "new runs, new readers and new cases"
+NEW_BUT_RUNS = "new readers and new cases"
 
 
 def compare_with_readers(
     readers: Sequence[Reader], arms: Mapping[str, Arm], truth: TestSet, plan: Analysis
 ) -> ReaderStudy:
-    """Compare every trained configuration with the readers."""
+    """Compare configurations with the readers, by those of the analysis file's metrics that readers have.
+
+    Parameters
+    ----------
+    arms
+        What is compared: those that the analysis file names.
+
+    Raises
+    ------
+    OncoduetError
+        The readers have none of the analysis file's metrics.
+    """
     metrics: list[Metric] = ["auroc", "ap"] if readers[0].has_marks and truth.lesion_count else ["auroc"]
     of_readers = {metric: readers_by_patient(readers, truth, metric) for metric in metrics}
-    trained = {name: arm for name, arm in arms.items() if not arm.is_fixed and not arm.is_single}
-    comparisons = [each for metric in metrics for each in _compare(metric, of_readers[metric], trained, truth, plan)]
+    asked = [metric for metric in metrics if metric in plan.metrics]
+    if not asked:
+        raise OncoduetError(
+            plan.name,
+            expected=f"a metric that readers have: {' or '.join(METRIC_NAMES[metric] for metric in metrics)}",
+            found=", ".join(plan.metrics),
+        )
     threshold = plan.readers.threshold
+    _require_within(threshold, readers, plan)
+    leading = plan.primary if plan.primary in asked else asked[0]
+    few = next(
+        (f"{each.name} read {why}" for each in readers if (why := too_few(_read_by(each, truth).positive_patients))),
+        None,
+    )
+    comparisons = []
+    left_out = []
+    for metric in asked:
+        margin = plan.readers.margin if metric == leading else None
+        found, without = _compare(metric, of_readers[metric], arms, truth, plan, margin=margin, few=few)
+        comparisons += found
+        left_out += without
     return ReaderStudy(
         readers=tuple(_summary(reader, number, of_readers, truth, threshold) for number, reader in enumerate(readers)),
         design="fully crossed" if all(reader.read.all() for reader in readers) else "split-plot",
@@ -66,9 +108,21 @@ def compare_with_readers(
         operating_points=()
         if threshold is None
         else tuple(
-            _at_specificity(arm, _Readings.of(arm, readers, truth, threshold), truth, plan) for arm in trained.values()
+            _at_specificity(arm, _Readings.of(arm, readers, truth, threshold), truth, plan) for arm in arms.values()
         ),
+        left_out=tuple(left_out),
     )
+
+
+def _require_within(threshold: float | None, readers: Sequence[Reader], plan: Analysis) -> None:
+    lowest = min(float(reader.outcome.likelihood.min()) for reader in readers)
+    highest = max(float(reader.outcome.likelihood.max()) for reader in readers)
+    if threshold is not None and not lowest < threshold <= highest:
+        raise OncoduetError(
+            f"{plan.name}: threshold of [readers]",
+            expected=f"above {lowest:g}, up to {highest:g}, the readers' scores",
+            found=f"{threshold:g}",
+        )
 
 
 def readers_by_patient(readers: Sequence[Reader], truth: TestSet, metric: Metric) -> MetricByPatient:
@@ -76,12 +130,7 @@ def readers_by_patient(readers: Sequence[Reader], truth: TestSet, metric: Metric
     values, influence = [], []
     for reader in readers:
         names = np.unique(truth.patients, return_inverse=True)[1]
-        part = TestSet(
-            tuple(np.array(truth.case_ids)[reader.read].tolist()),
-            truth.positive[reader.read],
-            truth.lesions[reader.read],
-            tuple(f"{patient:08d}" for patient in names[reader.read]),
-        )
+        part = _read_by(reader, truth)
         found = by_patient(part, [reader.outcome])[metric]
         whole = np.zeros(truth.patient_count)
         whole[np.unique(names[reader.read])] = found.influence[0]
@@ -90,22 +139,52 @@ def readers_by_patient(readers: Sequence[Reader], truth: TestSet, metric: Metric
     return MetricByPatient(np.array(values), np.stack(influence))
 
 
+def _read_by(reader: Reader, truth: TestSet) -> TestSet:
+    names = np.unique(truth.patients, return_inverse=True)[1]
+    return TestSet(
+        tuple(np.array(truth.case_ids)[reader.read].tolist()),
+        truth.positive[reader.read],
+        truth.lesions[reader.read],
+        tuple(f"{patient:08d}" for patient in names[reader.read]),
+    )
+
+
 def _compare(
-    metric: Metric, readers: MetricByPatient, arms: Mapping[str, Arm], truth: TestSet, plan: Analysis
-) -> list[AgainstReaders]:
+    metric: Metric,
+    readers: MetricByPatient,
+    arms: Mapping[str, Arm],
+    truth: TestSet,
+    plan: Analysis,
+    *,
+    margin: float | None,
+    few: str | None,
+) -> tuple[list[AgainstReaders], list[str]]:
+    """The comparisons by one metric; and who is not compared, with the reason."""
     tests: dict[str, DifferenceTest] = {}
+    left_out = []
+    positive = truth.positive_patients
     for name, arm in arms.items():
-        test = nested(arm.metrics[metric], readers, truth.positive_patients)
-        if test is not None:
+        of_arm = arm.metrics[metric]
+        reason = few
+        if not np.isfinite([*of_arm.values, *readers.values]).all():
+            reason = f"{METRIC_NAMES[metric]} is undefined"
+        test = None if reason else nested(of_arm, readers, positive, fixed=(arm.is_single, False))
+        if test is None:
+            left_out.append(f"{name} by {METRIC_NAMES[metric]}: {reason or 'nothing varies'}")
+        else:
             tests[name] = test
-    margin = plan.readers.margin
     p_holm = holm([test.p for test in tests.values()])
     inferior = [None if margin is None else test.p_not_above(-margin) for test in tests.values()]
     inferior_holm = holm(inferior)
     found = []
     for number, (name, test) in enumerate(tests.items()):
-        code = _code(test, p_holm[number] or 1.0, inferior_holm[number], plan.alpha)
-        values = arms[name].metrics[metric].values
+        arm, adjusted = arms[name], p_holm[number]
+        assert adjusted is not None
+        counts = [] if arm.is_single else [len(arm.runs)]
+        alpha = plan.level_at(counts) if counts else plan.alpha
+        not_due = plan.not_due(counts) if counts else None
+        code = _code(test, adjusted, inferior_holm[number], alpha)
+        values = arm.metrics[metric].values
         found.append(
             AgainstReaders(
                 configuration=name,
@@ -115,33 +194,61 @@ def _compare(
                 difference=test.estimate,
                 interval=interval_of(test, 1 - plan.alpha),
                 p=test.p,
-                p_holm=p_holm[number] or test.p,
-                variance_of_runs=float(values.var(ddof=1)) / len(values),
+                p_holm=adjusted,
+                alpha=alpha,
+                single=arm.is_single,
+                variance_of_runs=0.0 if arm.is_single else float(values.var(ddof=1)) / len(values),
                 variance_of_readers=float(readers.values.var(ddof=1)) / len(readers.values),
                 variance_of_cases=test.variance_of_cases,
                 degrees_of_freedom=test.degrees_of_freedom,
                 margin=margin,
                 p_inferior=inferior[number],
                 p_inferior_holm=inferior_holm[number],
+                approximate=approximation(
+                    positive, [*((count, "runs") for count in counts), (len(readers.values), "readers")]
+                ),
                 endpoint=plan.endpoint(metric),
                 code=code,
-                sentence=SENTENCES[code].format(
-                    metric=spoken(metric, plan.endpoint(metric)), a=name, margin=margin or 0.0
+                sentence=_sentence(
+                    code,
+                    spoken(metric, plan.endpoint(metric)),
+                    arm,
+                    margin=margin,
+                    worse=adjusted <= alpha and test.estimate < 0,
+                    not_due=not_due,
                 ),
             )
         )
-    return found
+    return found, left_out
+
+
+def _sentence(
+    code: ReaderCode, metric: str, arm: Arm, *, margin: float | None, worse: bool, not_due: str | None
+) -> str:
+    a = f"the one scored network of {arm.name}" if arm.is_single and not arm.is_fixed else arm.name
+    if not_due is not None:
+        return NOT_DUE.format(metric=metric, a=a, reason=not_due)
+    text = WITHOUT_MARGIN if code == "undecided" and margin is None else SENTENCES[code]
+    return text.format(
+        metric=metric,
+        a=a,
+        new=NEW_BUT_RUNS if arm.is_single else NEW,
+        margin=margin or 0.0,
+        beyond=WORSE if worse else NOT_SUPERIOR,
+    )
 
 
 def _code(test: DifferenceTest, p_holm: float, inferior: float | None, alpha: float) -> ReaderCode:
-    """The fixed sequence: superiority is asked only where non-inferiority is shown, or no margin was declared."""
-    if p_holm <= alpha and test.estimate < 0:
+    """The fixed sequence: superiority is asked only where non-inferiority is shown, or no margin was declared.
+
+    What is not inferior is never called inferior, though it may be worse by less than the margin.
+    """
+    differs = is_shown(p_holm, alpha)
+    if inferior is not None and is_shown(inferior, alpha):
+        return "superior" if differs and test.estimate > 0 else "not inferior"
+    if differs and test.estimate < 0:
         return "inferior"
-    if inferior is not None and inferior > alpha / 2:
-        return "undecided"
-    if p_holm <= alpha:
-        return "superior"
-    return "undecided" if inferior is None else "not inferior"
+    return "superior" if differs and inferior is None else "undecided"
 
 
 def _summary(

@@ -1,12 +1,13 @@
 """The run level of a comparison: whether two configurations' runs rank differently on this test set.
 
-Runs are shuffled between the configurations, within folds where these are known. An ensemble that contains the runs it
+Runs are shuffled between the configurations, within folds where these are known; runs of folds that the other lacks are
+left out, as its cases' difficulty is that of the fold. An ensemble that contains the runs it
 is compared with, or that shares runs with a sibling, is not exchangeable with them; nor is a baseline, which has no
 runs. Such pairs have no run level, and the reason is kept.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -14,7 +15,7 @@ from evaluation.metrics.scored_runs import ScoredRun
 from evaluation.statistics.analysis_file import Analysis, Metric
 from evaluation.statistics.pairing import NO_COMMON_FOLD, known_folds
 from evaluation.statistics.run_permutation import mean_difference_test, order_test, smallest_order_p
-from evaluation.statistics.verdict import DISAGREE, METRIC_NAMES, NO_ORDER, ON_THIS_TEST_SET, RunLevel
+from evaluation.statistics.verdict import DISAGREE, METRIC_NAMES, NO_ORDER, ON_THIS_TEST_SET, RunLevel, is_shown
 
 
 @dataclass(frozen=True)
@@ -28,6 +29,16 @@ class RunValues:
     """None where the metric is undefined."""
     folds: Sequence[int]
     """Of each run; empty where not all are known."""
+
+    def of_folds(self, folds: set[int]) -> "RunValues":
+        """The runs of some folds alone."""
+        kept = [number for number, fold in enumerate(self.folds) if fold in folds]
+        return replace(
+            self,
+            runs=[self.runs[number] for number in kept],
+            values=[self.values[number] for number in kept],
+            folds=[self.folds[number] for number in kept],
+        )
 
     @property
     def defined(self) -> list[float]:
@@ -54,9 +65,11 @@ def run_level(metric: Metric, a: RunValues, b: RunValues, plan: Analysis, *, rea
         Why their design forbids it, if it does (:func:`no_exchange`).
     """
     alpha = plan.level_at([len(a.runs), len(b.runs)])
+    pooled = a, b
+    a, b = on_common_folds(a, b)
     if reason is None and a.folds and b.folds and not set(a.folds) & set(b.folds):
         reason = NO_COMMON_FOLD
-    if reason is None and any(len(arm.defined) < len(arm.values) for arm in (a, b)):
+    if reason is None and any(len(arm.defined) < len(arm.values) for arm in pooled):
         reason = f"{METRIC_NAMES[metric]} is undefined on this test set"
     folds = common_folds(a.folds, b.folds)
     smallest = smallest_order_p(len(a.runs), len(b.runs), folds=folds) if reason is None else None
@@ -73,14 +86,11 @@ def run_level(metric: Metric, a: RunValues, b: RunValues, plan: Analysis, *, rea
             reason=reason,
         )
     tested = order_test(a.defined, b.defined, folds=folds)
-    turned = folds and (folds[1], folds[0])
     return RunLevel(
         p=tested.p,
         p_holm=None,
-        p_one_sided={
-            a.configuration: order_test(a.defined, b.defined, folds=folds, alternative="greater").p,
-            b.configuration: order_test(b.defined, a.defined, folds=turned, alternative="greater").p,
-        },
+        p_one_sided=_one_sided(*pooled, None),
+        p_one_sided_within_folds=_one_sided(a, b, folds) if folds else {},
         probability_above=tested.statistic,
         smallest_attainable_p=smallest,
         alpha=alpha,
@@ -88,6 +98,20 @@ def run_level(metric: Metric, a: RunValues, b: RunValues, plan: Analysis, *, rea
         blocked_by_fold=folds is not None,
         reason=None,
     )
+
+
+def on_common_folds(a: RunValues, b: RunValues) -> tuple[RunValues, RunValues]:
+    """Both without the runs of folds that the other lacks; as they are where folds are not known, or none is common."""
+    common = set(a.folds) & set(b.folds)
+    return (a.of_folds(common), b.of_folds(common)) if common else (a, b)
+
+
+def _one_sided(a: RunValues, b: RunValues, folds: tuple[Sequence[int], Sequence[int]] | None) -> dict[str, float]:
+    turned = folds and (folds[1], folds[0])
+    return {
+        a.configuration: order_test(a.defined, b.defined, folds=folds, alternative="greater").p,
+        b.configuration: order_test(b.defined, a.defined, folds=turned, alternative="greater").p,
+    }
 
 
 def common_folds(a: Sequence[int], b: Sequence[int]) -> tuple[Sequence[int], Sequence[int]] | None:
@@ -99,7 +123,8 @@ def describe(level: RunLevel, a: RunValues, b: RunValues) -> str | None:
     """What the run level shows, in its own direction; where the means favour the other side, which run decides them."""
     if level.p_holm is None or level.probability_above is None:
         return None
-    if level.p_holm > level.alpha or level.probability_above == 0.5:
+    a, b = on_common_folds(a, b)
+    if not is_shown(level.p_holm, level.alpha) or level.probability_above == 0.5:
         return NO_ORDER
     favoured, other = (a, b) if level.probability_above > 0.5 else (b, a)
     names = {"favoured": favoured.configuration, "other": other.configuration}

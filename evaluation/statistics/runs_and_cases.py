@@ -36,6 +36,16 @@ from evaluation.statistics.influence import MetricByPatient, own_variance_by_cas
 Pairs = Sequence[tuple[Sequence[int], Sequence[int]]]
 """Runs of a and of b that share a fold or a network, by index: each pair gives one difference of means."""
 
+FEWEST = 3
+"""Patients that a class needs: of one there is no variance, and of two it is so uncertain that p is too small."""
+FEW_CASES = 20
+"""Positive or negative patients below which p is called approximate."""
+FEWEST_RUNS = 3
+FEW_RUNS = 5
+UNEQUAL = 3
+"""p is called approximate for fewer than three runs (or readers, or pairs), and for fewer than five against more than
+three times as many."""
+
 _ROUNDING = 1e-12
 """A smaller standard error is one of floating-point numbers."""
 
@@ -86,14 +96,21 @@ class DifferenceTest:
         return float(low), float(high)
 
 
-def mean_of(arm: MetricByPatient, positive: BoolArray, *, fixed: bool = False) -> DifferenceTest | None:
+def mean_of(
+    arm: MetricByPatient, positive: BoolArray, *, fixed: bool = False, own_is_seen: bool = True
+) -> DifferenceTest | None:
     """The mean of one arm over new runs and cases: its difference from 0; parameters as of :func:`nested`."""
     nothing = MetricByPatient(np.zeros(1), np.zeros((1, positive.size)))
-    return nested(arm, nothing, positive, fixed=(fixed, True))
+    return nested(arm, nothing, positive, fixed=(fixed, True), own_is_seen=own_is_seen)
 
 
 def nested(
-    a: MetricByPatient, b: MetricByPatient, positive: BoolArray, *, fixed: tuple[bool, bool] = (False, False)
+    a: MetricByPatient,
+    b: MetricByPatient,
+    positive: BoolArray,
+    *,
+    fixed: tuple[bool, bool] = (False, False),
+    own_is_seen: bool = True,
 ) -> DifferenceTest | None:
     """Compare two arms whose runs were trained independently.
 
@@ -103,10 +120,14 @@ def nested(
         Whether a patient has a positive case, shape (patients,).
     fixed
         Whether an arm is a fixed rule, or is to be taken as one: it has no variance over runs.
+    own_is_seen
+        Whether the spread between runs holds what each sees of the cases in its own way. It does not where runs were
+        brought to one value on these cases, such as a specificity: C is all of T then.
 
     Returns
     -------
-    None where an arm has a single run although it is not fixed, or where nothing varies.
+    None where an arm has a single run although it is not fixed, where a class has :func:`too_few` patients, or where
+    nothing varies.
     """
     arms = (a, b)
     if any(len(arm.values) < 2 and not is_fixed for arm, is_fixed in zip(arms, fixed, strict=True)):
@@ -115,7 +136,7 @@ def nested(
     own = sum(
         own_variance_by_cases(arm.influence) / len(arm.values)
         for arm, is_fixed in zip(arms, fixed, strict=True)
-        if not is_fixed
+        if not is_fixed and own_is_seen
     )
     return _test(
         float(a.values.mean() - b.values.mean()),
@@ -127,7 +148,7 @@ def nested(
 
 
 def paired(a: MetricByPatient, b: MetricByPatient, positive: BoolArray, pairs: Pairs) -> DifferenceTest | None:
-    """Compare two arms by the differences within ``pairs``; None for fewer than two, or where nothing varies."""
+    """Compare two arms by the differences within ``pairs``; None for fewer than two, and as :func:`nested`."""
     if len(pairs) < 2:
         return None
     values = np.array([a.values[list(of_a)].mean() - b.values[list(of_b)].mean() for of_a, of_b in pairs])
@@ -151,6 +172,8 @@ def _test(
     positive: BoolArray,
 ) -> DifferenceTest | None:
     """``of_runs``: each variance of a mean over runs, with its degrees of freedom."""
+    if too_few(positive):
+        return None
     squares = influence**2
     by_class = [(float(squares[kind].sum()), int(kind.sum()) - 1) for kind in (positive, ~positive)]
     together = sum(part for part, _ in by_class)
@@ -162,6 +185,42 @@ def _test(
     if of_cases:
         spread += (of_cases / together) ** 2 * sum(part**2 / max(1, freedom) for part, freedom in by_class)
     return DifferenceTest(estimate, variance - of_cases, of_cases, variance**2 / spread)
+
+
+def too_few(positive: BoolArray) -> str | None:
+    """Why cases cannot be asked about: a class holds one or two patients. None if not, or if it does not occur."""
+    for name, members in (("positive", positive), ("negative", ~positive)):
+        count = int(members.sum())
+        if 0 < count < FEWEST:
+            return f"{count} {name} {'patient' if count == 1 else 'patients'}, too few to tell how cases vary"
+    return None
+
+
+def approximation(positive: BoolArray, drawn: Sequence[tuple[int, str]]) -> str | None:
+    """Why p is approximate; None where simulations show it to be right.
+
+    Parameters
+    ----------
+    drawn
+        What varies, and how many there are of it, such as ``(3, "runs"), (20, "runs")`` of two nested arms, or
+        ``(5, "pairs of runs")``; nothing for what is fixed.
+    """
+    kinds = (int(positive.sum()), int((~positive).sum()))
+    if min(kinds) < FEW_CASES:
+        return f"there are fewer than {FEW_CASES} {'positive' if kinds[0] < kinds[1] else 'negative'} patients"
+    return approximation_by_runs(drawn)
+
+
+def approximation_by_runs(drawn: Sequence[tuple[int, str]]) -> str | None:
+    """As :func:`approximation`, however many patients there are."""
+    if not drawn:
+        return None
+    (fewest, few), (most, many) = min(drawn), max(drawn)
+    if fewest < FEWEST_RUNS:
+        return f"there are only {fewest} {few}"
+    if fewest < FEW_RUNS and most > UNEQUAL * fewest:
+        return f"{fewest} {few} are compared with {most}" + ("" if many == few else f" {many}")
+    return None
 
 
 def _variance_of_mean(values: FloatArray) -> float:

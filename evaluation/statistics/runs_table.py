@@ -31,7 +31,7 @@ def read_runs_table(path: Path) -> dict[Metric, dict[str, RunValues]]:
     rows: dict[tuple[str, str, str], int] = {}
     by_configuration: dict[str, list[int]] = {}
     for index, row in enumerate(table.rows):
-        key = (row["configuration"], row["fold"], row["restart"])
+        key = (row["configuration"], _plain(row["fold"]), _plain(row["restart"]))
         if not key[0]:
             raise _at(table, index, expected="the name of a configuration", found="an empty cell")
         if key in rows:
@@ -70,8 +70,13 @@ def _by_configuration(
 
 def _name(row: Mapping[str, str]) -> str:
     """As of scored runs."""
-    fold = f"_fold{row['fold']}" if row["fold"] else ""
-    return f"{row['configuration']}{fold}" + (f"_restart{row['restart']}" if row["restart"] else "")
+    fold = f"_fold{_plain(row['fold'])}" if row["fold"] else ""
+    return f"{row['configuration']}{fold}" + (f"_restart{_plain(row['restart'])}" if row["restart"] else "")
+
+
+def _plain(text: str) -> str:
+    """A number without leading zeros: 0 and 00 are one fold."""
+    return str(int(text)) if text.isdecimal() else text
 
 
 def _folds(table: Table, indices: Sequence[int]) -> tuple[int, ...]:

@@ -1,10 +1,11 @@
 """Subgroups of the test set by columns of its marksheet: AUROC of each configuration in each, and of each comparison.
 
 The analysis file declares the columns. A group holds the positive cases with a value. Its negative cases are those with
-the same value where every value of the column has some (a centre, a scanner), otherwise all of them (a grade, a size or
-a zone belongs to a lesion). Numbers with more than six values are cut at their median; of several the largest counts.
-Of several words each counts once: two peripheral lesions are *peripheral*. A cell without a value, ``NA`` or ``nan`` is
-unknown. Whether ``1,99`` is one number or two must be clear from the table, or it is refused.
+the same value where some value occurs in both classes (a centre, a scanner), otherwise all of them (a grade, a size or
+a zone belongs to a lesion). A centre without negative cases is left out, which is said. Numbers with more than six
+values are cut at their median; of several the largest counts. Of several words each counts once: two peripheral lesions
+are *peripheral*. A cell without a value, ``NA`` or ``nan`` is unknown. Whether ``1,99`` is one number or two must be
+clear from the table, or it is refused.
 
 Comparisons are those for new runs and cases (of single networks for new cases), adjusted by Holm over all groups and
 comparisons: subgroups are declared, not searched for. Whether a difference differs between groups is a test of its own
@@ -24,7 +25,7 @@ from contract.tables import Table, known
 from evaluation.metrics.outcomes import BoolArray, Outcome, TestSet
 from evaluation.statistics.adjustment import holm
 from evaluation.statistics.analysis_file import Analysis
-from evaluation.statistics.comparison import Arm, interval_of, interval_of_mean, tested_difference
+from evaluation.statistics.comparison import Arm, approximate, interval_of, interval_of_mean, tested_difference
 from evaluation.statistics.influence import MetricByPatient, by_patient
 from evaluation.statistics.runs_and_cases import DifferenceTest
 from evaluation.statistics.verdict import Interaction, Subgroup, SubgroupPair, SubgroupValue
@@ -133,7 +134,10 @@ def compare_subgroups(
                         difference=test.estimate,
                         interval=interval_of(test, 1 - plan.alpha),
                         p=test.p,
-                        p_holm=next(adjusted) or test.p,
+                        p_holm=_defined(next(adjusted)),
+                        approximate=approximate(
+                            arms[a], arms[b], _positive_patients(truth, groups[group.column][group.value])
+                        ),
                     )
                     for a, b, test in tests
                 )
@@ -163,7 +167,7 @@ def compare_between_groups(
         The groups that are large enough to be shown; those without comparisons are left out.
     """
     truth = next(iter(arms.values())).runs[0].truth
-    tested: list[tuple[str, str, str, str, str, DifferenceTest]] = []
+    tested: list[tuple[str, str, str, str, str, tuple[BoolArray, BoolArray], DifferenceTest]] = []
     for column, values in groups.items():
         large = {group.value for group in judged if group.column == column and group.pairs}
         names = [value for value in values if value in large]
@@ -174,7 +178,7 @@ def compare_between_groups(
             rest = np.logical_or.reduce([values[other] for other in others])
             contrasts = _contrasts(truth, arms, values[name], rest)
             tested += [
-                (column, name, others[0] if len(others) == 1 else "others", a, b, test)
+                (column, name, others[0] if len(others) == 1 else "others", a, b, (values[name], rest), test)
                 for a, b in declared
                 if (test := _tested(contrasts[a], contrasts[b], truth)) is not None
             ]
@@ -187,12 +191,23 @@ def compare_between_groups(
             a=a,
             b=b,
             difference=test.estimate,
-            interval=interval_of(test, 1 - plan.alpha),
+            interval=interval_of(test, 1 - plan.alpha, farthest=2.0),
             p=test.p,
-            p_holm=test.p if p_holm is None else p_holm,
+            p_holm=_defined(p_holm),
+            approximate=approximate(arms[a], arms[b], *(_positive_patients(truth, each) for each in parts)),
         )
-        for (column, value, against, a, b, test), p_holm in zip(tested, adjusted, strict=True)
+        for (column, value, against, a, b, parts, test), p_holm in zip(tested, adjusted, strict=True)
     )
+
+
+def _positive_patients(truth: TestSet, member: BoolArray) -> BoolArray:
+    """Of the patients of a group, who has a positive case."""
+    return np.isin(np.unique(truth.patients[member]), truth.patients[member & truth.positive])
+
+
+def _defined(p_holm: float | None) -> float:
+    assert p_holm is not None
+    return p_holm
 
 
 def _contrasts(truth: TestSet, arms: Mapping[str, Arm], member: BoolArray, rest: BoolArray) -> dict[str, Arm]:
@@ -257,7 +272,7 @@ def _groups(
         labels = [_words(text) for text in texts]
     names = sorted(set(labels) - {""})
     masks = {name: np.array([label == name for label in labels]) for name in names}
-    of_cases = all((mask & ~truth.positive).any() for mask in masks.values())
+    of_cases = any((mask & ~truth.positive).any() and (mask & truth.positive).any() for mask in masks.values())
     return {name: mask if of_cases else (mask & truth.positive) | ~truth.positive for name, mask in masks.items()}
 
 

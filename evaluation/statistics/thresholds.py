@@ -2,7 +2,8 @@
 
 A threshold is chosen for each run on its own validation cases, or on the test set where there are none, which favours
 it. Intervals take the thresholds as they are: how they vary from run to run is counted, how one would vary with other
-validation cases is not.
+validation cases is not. On the test set every run has the wanted specificity or sensitivity by construction: that they
+do not differ in it tells nothing of what each sees of the cases in its own way, which is then counted with the cases.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -99,7 +100,10 @@ def operating_point(
     positive = truth.positive
     sensitivity = [_share(ratio(truth, row & positive, positive)) for row in called]
     specificity = [_share(ratio(truth, ~row & ~positive, ~positive)) for row in called]
-    of_sensitivity, of_specificity = (_defined(estimator.of_ratios(each)) for each in (sensitivity, specificity))
+    fixed = estimator
+    if all(run is other for run, other in zip(runs, chosen_on, strict=True)):
+        fixed = estimator.brought_to_one_value()
+    by_aim = {name: fixed if name == aim else estimator for name in ("sensitivity", "specificity")}
     has_lesions = truth.lesion_count > 0 and runs[0].strict.ap is not None
     lesions, false = [], []
     for run, threshold in zip(runs, thresholds, strict=True):
@@ -112,23 +116,23 @@ def operating_point(
         false.append(ratio(truth, others, np.ones(positive.size)))
     values: list[Estimate | None] = [None, None]
     if prevalence is not None:
-        values = _predictive_values(sensitivity, specificity, prevalence, estimator)
+        values = _predictive_values(sensitivity, specificity, prevalence, fixed)
     return OperatingPoint(
         aim=aim,
         at_least=at_least,
         thresholds={run.name: each for run, each in zip(runs, thresholds, strict=True)},
-        sensitivity=of_sensitivity,
-        specificity=of_specificity,
+        sensitivity=_defined(by_aim["sensitivity"].of_ratios(sensitivity)),
+        specificity=_defined(by_aim["specificity"].of_ratios(specificity)),
         true_positives=_mean_count(called & positive),
         false_negatives=_mean_count(~called & positive),
         false_positives=_mean_count(called & ~positive),
         true_negatives=_mean_count(~called & ~positive),
-        ppv=estimator.of_ratios([ratio(truth, row & positive, row) for row in called]),
-        npv=estimator.of_ratios([ratio(truth, ~row & ~positive, ~row) for row in called]),
+        ppv=fixed.of_ratios([ratio(truth, row & positive, row) for row in called]),
+        npv=fixed.of_ratios([ratio(truth, ~row & ~positive, ~row) for row in called]),
         ppv_at_prevalence=values[0],
         npv_at_prevalence=values[1],
-        lesion_sensitivity=estimator.of_ratios(lesions) if has_lesions else None,
-        false_positives_per_case=estimator.of_ratios(false, share=False) if has_lesions else None,
+        lesion_sensitivity=by_aim["sensitivity"].of_ratios(lesions) if has_lesions else None,
+        false_positives_per_case=fixed.of_ratios(false, share=False) if has_lesions else None,
     )
 
 

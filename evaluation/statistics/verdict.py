@@ -37,6 +37,7 @@ SENTENCES: Mapping[Code, str] = {
 WITHIN = ", but by less than the margin of {margin:g}"
 NOR = ", nor that they differ by less than {margin:g}"
 NOT_TESTED = "By {metric}, {a} and {b} are not compared: {reason}."
+NOT_ASKED = "By {metric}, whether {a} and {b} differ for new runs and new cases is not asked: {reason}."
 TWO_NETWORKS = (
     "By {metric}, of {a} and {b} single networks were scored, which decide nothing about new runs; these two {differ}."
 )
@@ -47,6 +48,7 @@ DISAGREE = (
     "mean."
 )
 NO_ORDER = "On this test set the ranking of the runs shows no difference."
+ORDER_NOT_TESTED = "The ranking of the runs on this test set is not judged: {reason}."
 
 
 class Interval(Frozen):
@@ -119,7 +121,9 @@ class RunLevel(Frozen):
     p_holm: float | None
     p_one_sided: Mapping[str, float] = {}
     """By the configuration that is the alternative, the other being the base: as in Bosma et al. (RSNA 2022), by
-    picai_eval's permutation test."""
+    picai_eval's permutation test, which pools all runs of each, whatever their folds."""
+    p_one_sided_within_folds: Mapping[str, float] = {}
+    """The same with runs shuffled within folds, over common folds; empty where ``blocked_by_fold`` is not."""
     smallest_attainable_p: float | None
     """What so many runs could give at best."""
     alpha: float
@@ -139,6 +143,8 @@ class Networks(Frozen):
 
     p: float
     """Two-sided; DeLong's test, of AP by the patients' influence, with Welch's degrees of freedom."""
+    p_holm: float
+    """Over all comparisons of two single networks by this metric."""
     interval: Interval
     p_of_swaps: float
     """Patients' outputs swapped between the two."""
@@ -158,6 +164,7 @@ class Equivalence(Frozen):
     p: float
     p_holm: float | None
     shown: bool
+    """Whether p after Holm is at most the comparison's ``alpha``, that of the look included."""
 
 
 class NonInferiority(Frozen):
@@ -207,6 +214,8 @@ class SubgroupPair(Frozen):
     p: float
     p_holm: float
     """Over all groups and comparisons."""
+    approximate: str | None
+    """Why p is approximate."""
 
 
 class Subgroup(Frozen):
@@ -239,6 +248,8 @@ class Interaction(Frozen):
     """Two-sided, for new runs and cases; of single networks for new cases."""
     p_holm: float
     """Over all interactions."""
+    approximate: str | None
+    """Why p is approximate."""
 
 
 class StratumSensitivity(Frozen):
@@ -305,6 +316,10 @@ class AgainstReaders(Frozen):
     p: float
     """Two-sided, for new runs, new readers and new cases."""
     p_holm: float
+    alpha: float
+    """What p after Holm is compared with: two-sided of a difference, one-sided of non-inferiority."""
+    single: bool
+    """Whether it is one network or a fixed rule, compared as such: for new readers and new cases alone."""
     variance_of_runs: float
     variance_of_readers: float
     variance_of_cases: float
@@ -313,6 +328,8 @@ class AgainstReaders(Frozen):
     p_inferior: float | None
     """One-sided: of a disadvantage of at least the margin."""
     p_inferior_holm: float | None
+    approximate: str | None
+    """Why p is approximate."""
     endpoint: Endpoint | None = None
     """As that of a comparison."""
     code: ReaderCode
@@ -343,6 +360,8 @@ class ReaderStudy(Frozen):
     threshold: float | None
     """Of the readers' scores: at least so much is positive."""
     operating_points: tuple[AtReadersSpecificity, ...]
+    left_out: tuple[str, ...] = ()
+    """Who is not compared by which metric, and why."""
 
 
 class PairVerdict(Frozen):
@@ -401,7 +420,7 @@ class Verdict(Record):
     looks: tuple[int, ...]
     """Runs per configuration at which the running campaign was to be looked at; none if only at its end."""
     family: int
-    """Comparisons per metric that Holm adjusts for."""
+    """Declared comparisons per metric; Holm adjusts over those of them that could be tested."""
     data_licences: tuple[str, ...]
     profiles: tuple[str, ...]
     patients: int | None
@@ -437,9 +456,19 @@ def decide(*, estimate: float | None, p_holm: float | None, alpha: float, equiva
     equivalent
         Whether equivalence is shown.
     """
-    if estimate is not None and p_holm is not None and p_holm <= alpha:
+    if estimate is not None and is_shown(p_holm, alpha):
         return "better" if estimate > 0 else "worse"
     return "on-par" if equivalent else "undecided"
+
+
+def is_shown(p_holm: float | None, alpha: float) -> bool:
+    """Whether a test rejects; never at the level 0, where nothing is decided, though p may be too small to be told."""
+    return p_holm is not None and p_holm <= alpha and alpha > 0
+
+
+def level_of(verdict: Verdict) -> float:
+    """What p of subgroups and interactions is compared with: alpha, or the level of the look, 0 where none is due."""
+    return min((pair.alpha for pair in verdict.pairs), default=verdict.alpha) if verdict.looks else verdict.alpha
 
 
 def spoken(metric: Metric, endpoint: Endpoint | None) -> str:

@@ -208,7 +208,7 @@ def test_p_is_compared_with_the_level_of_the_interim_analysis(scores, tmp_path):
     early = pair_of(compared(scores, tmp_path, f"looks = [4, 8]\n{QUICK}"), "ce", "focal")
     assert whole.run_level.p == early.run_level.p == pytest.approx(2 / 70)
     assert (whole.run_level.alpha, whole.code) == (0.05, "better")
-    assert early.alpha == early.run_level.alpha == pytest.approx(0.00557, abs=1e-5)
+    assert early.alpha == early.run_level.alpha == pytest.approx(0.00305, abs=1e-5)
     assert early.code == ("better" if early.p <= early.alpha else "undecided")
     assert early.run_level.sentence == "On this test set the ranking of the runs shows no difference."
     between = compared(scores, tmp_path, f"looks = [3, 8]\n{QUICK}")
@@ -670,13 +670,119 @@ def test_a_table_of_runs_is_compared_on_its_test_set(tmp_path):
     assert pair.run_level.p_one_sided["a"] == pytest.approx(found)
     assert pair.run_level.p == pytest.approx(2 * found)
     assert pair.run_level.sentence == "On this test set the runs of a rank above those of b."
-    assert pair.sentence.endswith("a table of runs holds no cases, so new cases cannot be asked about.")
+    assert pair.sentence.endswith("is not asked: a table of runs holds no cases.")
     page = (tmp_path / "out" / "report.html").read_text()
-    assert "One-sided p, as in Bosma 2022" in page
+    assert "One-sided p, all runs pooled as in Bosma 2022" in page
     assert "Precision–recall" not in page
     assert sorted(path.name for path in (tmp_path / "out" / "figures").glob("*.png")) == [
         f"{kind}-{metric}.png" for kind in ("p", "runs") for metric in ("ap", "auroc", "score")
     ]
+
+
+def test_one_sided_p_pools_folds_as_picai_eval_and_is_also_given_within_them(tmp_path):
+    a, b = {0: [0.9, 0.8], 1: [0.7, 0.6]}, {0: [0.75, 0.73], 1: [0.55, 0.5]}
+    rows = [
+        f"{name},{fold},{k},{value},0.5"
+        for name, arm in (("a", a), ("b", b))
+        for fold, values in arm.items()
+        for k, value in enumerate(values)
+    ]
+    assert compare_table(table_of_runs(tmp_path, rows), tmp_path / "out") == 0
+    level = pair_of(read_record(tmp_path / "out" / "verdict.json", Verdict), "a", "b").run_level
+    assert level.p_one_sided["a"] == pytest.approx(picai_permutation_test(a[0] + a[1], b[0] + b[1]))
+    assert level.p_one_sided_within_folds["a"] == pytest.approx(1 / 36)  # first of 6 × 6 arrangements
+    assert level.p == pytest.approx(2 / 36)
+
+
+def test_runs_of_folds_that_the_other_lacks_are_left_out_on_this_test_set(tmp_path):
+    """Fold 1 is hard, and a alone has runs of it."""
+    shared = {"a": [0.90, 0.91, 0.92, 0.93], "b": [0.80, 0.81, 0.82, 0.83]}
+    rows = [f"{name},0,{k},{value},0.5" for name, arm in shared.items() for k, value in enumerate(arm)]
+    rows += [f"a,1,{k},0.{k}1,0.5" for k in range(1, 7)]
+    assert compare_table(table_of_runs(tmp_path, rows), tmp_path / "out") == 0
+    pair = pair_of(read_record(tmp_path / "out" / "verdict.json", Verdict), "a", "b")
+    assert pair.estimate == pytest.approx(0.1)
+    assert pair.run_level.p == pytest.approx(2 * picai_permutation_test(*shared.values()))
+    assert pair.run_level.probability_above == 1
+    assert pair.run_level.sentence == "On this test set the runs of a rank above those of b."
+
+
+def test_more_runs_than_looks_plan_are_refused(scores, tmp_path, capsys):
+    scores.arms(runs=4)
+    rows = [f"{name},0,{k},0.{8 + k},0.5" for name in "ab" for k in range(2)] + ["a,0,2,0.5,0.5"]
+    looked = analysis_file(tmp_path, "looks = [2]\n")
+    for words in (["--scores", scores.root], ["--runs", table_of_runs(tmp_path, rows)]):
+        output = tmp_path / "out"
+        assert main(["compare", *map(str, words), "--analysis", str(looked), "--output", str(output)]) == 3
+        assert "expected at most 2 runs of" in capsys.readouterr().err
+        assert not output.exists()
+
+
+@pytest.mark.parametrize(
+    ("looks", "margin", "code", "said"),
+    [
+        ((3, 8), 0.5, "undecided", "no look is due"),
+        ((4, 8), 0.5, "on-par", "are on par"),
+        ((4, 100), 0.5, "undecided", "this look is too early to decide anything"),
+    ],
+)
+def test_equivalence_has_the_level_of_the_look(scores, tmp_path, looks, margin, code, said):
+    scores.cases = 60
+    scores.arms(1.0, 1.0, runs=4)
+    text = f"looks = {list(looks)}\nmetrics = ['auroc']\n{QUICK}[margin]\nauroc = {margin}\n"
+    (pair,) = compared(scores, tmp_path, text).pairs
+    assert (pair.code, pair.equivalence.shown) == (code, code == "on-par")
+    assert pair.non_inferiority.a_not_inferior == (code == "on-par")
+    assert said in pair.sentence
+    if code == "undecided":
+        assert said in pair.run_level.sentence
+
+
+def test_single_networks_are_adjusted_over_all_of_them(scores, tmp_path):
+    for place in range(5):
+        scores.run(f"n{place}", f"net-{place}", quality=1.0 + 0.6 * (place == 0), seed=place)
+    verdict = compared(scores, tmp_path)
+    of_auroc = [pair for pair in verdict.pairs if pair.metric == "auroc"]
+    adjusted = multipletests([pair.networks.p for pair in of_auroc], method="holm")[1]
+    assert [pair.networks.p_holm for pair in of_auroc] == pytest.approx(adjusted)
+    for pair in of_auroc:
+        assert ("these two differ on new cases" in pair.sentence) == (pair.networks.p_holm <= 0.05)
+
+
+def test_one_positive_patient_decides_nothing(scores, tmp_path):
+    ids, lesions = scores.truth()
+    lesions = np.where(np.arange(lesions.size) == np.flatnonzero(lesions)[0], 1, 0)
+    for restart in range(3):
+        for name, quality in (("ce", 4.0), ("focal", -1.0)):
+            scores.run(f"{name}{restart}", name, restart=restart, quality=quality, seed=restart, truth=(ids, lesions))
+    for pair in compared(scores, tmp_path).pairs:
+        assert (pair.p, pair.interval, pair.code) == (None, None, "undecided")
+        assert pair.reason == "there is 1 positive patient, too few to tell how cases vary"
+
+
+@pytest.mark.parametrize("runs", [1, 3])
+def test_one_configuration_under_two_names_is_noticed(scores, tmp_path, runs):
+    scores.arms(runs=runs, seeds=(0, 0))
+    (pair, *_) = compared(scores, tmp_path).pairs
+    assert pair.estimate == 0
+    assert (pair.reason or pair.runs_and_cases.note) == "their predictions are the same"
+
+
+def test_a_single_run_of_a_common_fold_is_the_reason_that_is_given(scores, tmp_path):
+    for name, folds in (("ce", (0, 1)), ("focal", (1, 2))):
+        for fold in folds:
+            scores.run(f"{name}{fold}", name, fold=fold, seed=10 * fold + len(name))
+    (pair, *_) = compared(scores, tmp_path).pairs
+    assert pair.reason == "of ce a single run is of a common fold: how much runs vary is not known"
+
+
+def test_notes_name_the_comparisons_that_few_runs_cannot_decide(scores, tmp_path):
+    scores.arms(3.0, 0.0, runs=2)
+    for restart in range(6):
+        scores.run(f"c{restart}", "ce-dice", restart=restart, seed=20 + restart)
+    text = " ".join(notes(compared(scores, tmp_path, f"metrics = ['auroc']\n{QUICK}")))
+    assert "attainable p being 0.333: ce and focal." in text
+    assert "ce-dice" in text.split("ce and focal.")[0]  # 2 v 6: 1/14, after Holm over 3
 
 
 def picai_permutation_test(alternative, base):
@@ -690,6 +796,7 @@ def picai_permutation_test(alternative, base):
     ("rows", "message"),
     [
         (["a,0,0,0.9,0.5", "a,0,0,0.8,0.5", "b,0,0,0.7,0.5"], "line 3: duplicate run of line 2"),
+        (["a,0,1,0.9,0.5", "a,00,01,0.8,0.5", "b,0,0,0.7,0.5"], "line 3: duplicate run of line 2"),
         (["a,0,0,90,0.5", "a,0,1,0.8,0.5"], "line 2: expected auroc from 0 to 1, found '90'"),
         (["a,0,0,0.9,0.5", "a,0,1,,0.5"], "line 3: expected a value of auroc, as in other rows, found an empty cell"),
         (["a,0,0,0.9,0.5", "b,0,0,0.9,0.5"], "expected at least 2 runs of a, found 1"),
@@ -736,9 +843,10 @@ def test_readers_are_compared_with_every_trained_configuration(scores, tmp_path)
     words = ["--scores", scores.root, "--readers", tmp_path / "readers.csv", "--analysis", plan]
     assert main(["compare", "--output", str(tmp_path / "out"), *map(str, words)]) == 0
     study = read_record(tmp_path / "out" / "verdict.json", Verdict).readers
-    assert [each.configuration for each in study.comparisons] == ["ce", "focal"]
+    assert sorted(each.configuration for each in study.comparisons) == ["baseline-x", "ce", "focal"]
+    assert {each.configuration for each in study.comparisons if each.single} == {"baseline-x"}
     assert [each.name for each in study.readers] == ["ann", "bob", "eve"]
-    assert len(study.operating_points) == 2
+    assert len(study.operating_points) == 3
     page = (tmp_path / "out" / "report.html").read_text()
     assert all(each.sentence in page for each in study.comparisons)
     assert "3 readers, fully crossed" in page

@@ -8,13 +8,15 @@ import sys
 
 import numpy as np
 import pytest
+from evaluation_makers import random_outcome, random_truth
 from places import PROJECT
 from scipy.stats import t as student
 
 from contract.cards import CARDS
 from contract.outputs import MANIFEST
 from evaluation.__main__ import main
-from evaluation.frozen_baselines import MOST, outcome_of
+from evaluation.frozen_baselines import MOST, compared, outcome_of
+from evaluation.metrics.outcomes import TestSet
 from evaluation.metrics.scored_runs import read_scored_runs
 from evaluation.score import score
 from evaluation.statistics.influence import by_patient
@@ -289,3 +291,12 @@ def test_server_refuses_a_malformed_baseline_at_its_start(platform, workshop):
     )
     assert ended.returncode == 3
     assert "frozen/metrics.json: edited since it was written" in ended.stderr.splitlines()[-1]
+
+
+@pytest.mark.parametrize(("positives", "metrics"), [(2, set()), (3, {"auroc", "ap", "score"})])
+def test_a_class_of_one_or_two_patients_is_not_tested(positives, metrics):
+    truth = random_truth(40)
+    positive = np.arange(40) < positives
+    truth = TestSet(truth.case_ids, positive, positive.astype(int), truth.patient_names)
+    ours, theirs = (random_outcome(truth, seed) for seed in (0, 1))
+    assert set(compared(truth, ours, theirs)) == metrics

@@ -1,7 +1,10 @@
+import shutil
+
 import numpy as np
 import pytest
 from refusals import refused_with
 
+from contract.errors import OncoduetError
 from contract.files import read_json, write_json
 from contract.records import read_record
 from evaluation.__main__ import main
@@ -126,6 +129,30 @@ def test_pilot_gives_the_ap_that_was_scored(scores, tmp_path):
     expected = np.mean([read_json(scores.root / name / "metrics.json")["strict"]["ap"] for name in names])
     assert pilot["ap"] == pytest.approx(expected)
     assert settings.value == pytest.approx(expected, abs=1e-3)
+
+
+def test_a_pilot_that_answers_all_cases_alike_is_refused(scores):
+    scores.arms()
+    for name in ("ce0", "ce1"):
+        path = scores.root / name / "cases.csv"
+        rows = [line.split(",") for line in path.read_text().splitlines()]
+        path.write_text("\n".join(",".join([*row[:2], row[2] if row[0] == "case_id" else "0.5"]) for row in rows))
+        values = read_json(scores.root / name / "metrics.json")
+        values["strict"] |= {"auroc": 0.5, "score": (0.5 + values["strict"]["ap"]) / 2}
+        write_json(scores.root / name / "metrics.json", values)
+    with pytest.raises(OncoduetError) as caught:
+        pilot_settings([scores.root], SimulationSettings(runs=2, cases=100))
+    assert caught.value.found == "one value"
+
+
+def test_the_sample_size_counts_runs_of_configurations_and_not_of_ensembles(scores, tmp_path):
+    scores.demo()
+    shutil.rmtree(scores.root / "four_1")
+    plan = ["plan", "power", "--difference", "0.02", *QUICK, "--output", str(tmp_path / "plan")]
+    assert main(plan) == 0
+    words = ["--scores", str(scores.root), "--plan", str(tmp_path / "plan" / "plan.json")]
+    assert main(["compare", *words, "--output", str(tmp_path / "out")]) == 0
+    assert "2 runs per configuration" in read_json(tmp_path / "out" / "verdict.json")["sample_size"]
 
 
 def test_pilot_is_read_by_the_command(scores, tmp_path):

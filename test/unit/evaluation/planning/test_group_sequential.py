@@ -14,8 +14,8 @@ LOOKS = (5, 10, 20)
 def test_looks_spend_alpha_and_no_more():
     plan = Analysis(name="x", looks=LOOKS)
     levels = [plan.level_at([runs, runs]) for runs in LOOKS]
-    # 2 − 2 Φ(1.959964/√(1/4)), from tables of the normal distribution
-    assert levels[0] == pytest.approx(8.86e-5, abs=1e-7)
+    # 4 − 4 Φ(2.241403/√(1/4)), from tables of the normal distribution
+    assert levels[0] == pytest.approx(1.473e-5, abs=1e-8)
     assert levels == sorted(levels)
     assert 0.045 < levels[-1] < 0.05
     assert plan.level_at([7, 7]) == plan.level_at([5, 10]) == plan.level_at([20, 21]) == 0  # between looks
@@ -23,7 +23,7 @@ def test_looks_spend_alpha_and_no_more():
 
 
 def test_a_look_at_which_no_runs_suffice_is_named():
-    assert looks_that_cannot_stop((5, 10, 15, 20), 0.05) == (5,)  # 5 v 5: 2/252 against 0.00009
+    assert looks_that_cannot_stop((5, 10, 15, 20), 0.05) == (5,)  # 5 v 5: 2/252 against 0.00001
     assert looks_that_cannot_stop((10, 20), 0.05) == ()
 
 
@@ -66,14 +66,17 @@ def test_plain_difference_stops_the_campaign_at_a_look(scores):
     assert (found.look, found.next_look, found.stop) == (8, 10, True)
     assert found.comparisons[0].state == "shown"
     assert found.comparisons[0].p <= found.alpha_here < found.alpha
-    assert found.sentence.startswith("Stop at 8 runs per configuration: a difference is shown between a and b by AUROC")
+    assert found.sentence.startswith(
+        "Stop at 8 runs per configuration: the ranking of the runs on this test set shows a difference between a and b"
+    )
 
 
 def test_open_comparison_continues(scores):
     found = looked(scores, {"a": 4, "b": 4}, (4, 20))
     assert (found.stop, found.comparisons[0].state) == (False, "open")
     assert found.sentence == (
-        "Continue: at 4 runs per configuration no difference is shown; 1 of 1 comparisons are open."
+        "Continue: at 4 runs per configuration the ranking of the runs on this test set shows no difference; "
+        "1 of 1 comparisons are open."
     )
 
 

@@ -8,8 +8,9 @@ from contract.records import read_record
 from evaluation.compare import compare, compare_table
 from evaluation.metrics.scored_runs import group_by_configuration, read_scored_runs
 from evaluation.report.checklists import AUTHORS, checklists
+from evaluation.report.clinical_tables import CLINICAL_TABLES
 from evaluation.report.page import notes, summary
-from evaluation.report.paper import paper_text
+from evaluation.report.paper import holm_over, paper_text
 from evaluation.report.tables import TABLES, flow
 from evaluation.statistics.analysis_file import EXPLORATORY, Analysis
 from evaluation.statistics.comparison import compare_configurations
@@ -37,7 +38,7 @@ def test_methods_and_results_hold_the_numbers_of_the_verdict(scores):
     assert f"{first.cases} cases of {verdict.patients} patients; {first.positive_cases} (40 %) were positive" in methods
     assert "AUROC was the primary metric" in methods
     assert "runs were nested in configurations" in methods
-    assert "over 1 comparison per metric; α = 0.1. Intervals are 90 % confidence intervals" in methods
+    assert f"adjusted by Holm’s method over {holm_over(verdict)}; α = 0.1. Intervals are 90 % confidence" in methods
     assert "±0.04 (AUROC)" in methods
     assert f"{verdict.written_by.program} {verdict.written_by.version}" in methods
     assert "numpy 0.0" in methods
@@ -84,7 +85,7 @@ def test_single_networks_and_missing_predictions_are_worded(scores):
     assert "1 missing prediction counted as likelihood 0" in methods
     assert "DeLong’s test" in methods
     assert "trained on a test case" not in methods  # not known
-    assert "unadjusted p" in results
+    assert "; p = " in results
     (row, _) = flow(verdict)
     assert (row.cases, row.read, row.missing, row.scored, row.trained_on) == (30, 29, 1, 30, None)
 
@@ -114,7 +115,7 @@ def test_checklists_have_every_item_and_name_files_that_exist(scores, tmp_path):
         for row in rows:
             assert (row.answer == AUTHORS) == (not row.place)
             for place in filter(None, row.place.split("; ")):
-                if place in TABLES:
+                if place in (*TABLES, *CLINICAL_TABLES):
                     assert (tmp_path / "out" / "tables" / place).is_file()
                 else:
                     assert place.startswith(("report.html", "figures ", "verdict.json", "cases.csv "))
@@ -131,3 +132,24 @@ def test_a_table_of_runs_has_text_and_no_flow(tmp_path):
     assert "None" not in text
     assert not (tmp_path / "out" / "tables" / "flow.csv").exists()
     assert "Flow of cases" not in (tmp_path / "out" / "report.html").read_text()
+    assert "interval" not in text
+    assert "a against b: on this test set the runs of b rank above those of a" in text
+    assert "p-values are two-sided and, unless said otherwise, adjusted by Holm’s method over 1 comparison" in text
+    verdict = read_record(tmp_path / "out" / "verdict.json", Verdict)
+    rows = {row.item: row.answer for row in checklists(verdict)["claim"]}
+    assert rows["29"].startswith("p of the ranking of the runs on this test set; Holm over 1 comparison")
+    assert "without intervals" in rows["37"]
+    assert rows["37"] == rows["38"]
+    assert "On this test set the runs of b rank" in summary(verdict)
+
+
+def test_holm_is_said_to_cover_the_comparisons_that_were_tested(scores):
+    scores.arms(2.0, 0.5, runs=3)
+    for restart in range(2):
+        scores.run(f"other{restart}", "elsewhere", fold=4, restart=restart, seed=30 + restart)
+    verdict = judged(scores)
+    assert verdict.family == 3
+    expected = "1 comparison per metric for new runs and cases and 1 comparison per metric on this test set"
+    assert holm_over(verdict) == expected
+    assert expected in text_of(verdict)[0]
+    assert expected in {row.item: row.answer for row in checklists(verdict)["claim"]}["29"]

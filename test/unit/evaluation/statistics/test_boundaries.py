@@ -22,5 +22,20 @@ def test_the_looks_together_spend_what_the_spending_function_says(looks, alpha):
 def test_one_look_has_all_of_alpha_and_early_ones_nearly_none():
     assert nominal_levels((20,), 0.05) == pytest.approx((0.05,), abs=1e-9)
     first, *_, last = nominal_levels((5, 10, 15, 20), 0.05)
-    assert first == pytest.approx(2 * norm.sf(norm.isf(0.025) * 2))
+    assert first == pytest.approx(4 * norm.sf(norm.isf(0.0125) * 2))
     assert 0.04 < last < 0.05
+
+
+def test_bounds_are_those_of_ldbounds_and_gsdesign():
+    """O'Brien-Fleming spending by Lan and DeMets, five equal looks, two-sided 0.05 (ldBounds(t = 1:5/5), gsDesign)."""
+    bounds = norm.isf(np.array(nominal_levels((4, 8, 12, 16, 20), 0.05)) / 2)
+    assert bounds == pytest.approx([4.877, 3.357, 2.680, 2.290, 2.031], abs=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("looks", "alpha"), [((2, 100), 0.05), ((2, 36), 0.05), ((2, 20), 0.005), ((2, 20), 0.01), ((3, 20), 0.001)]
+)
+def test_a_look_that_may_spend_next_to_nothing_leaves_it_to_the_next(looks, alpha):
+    first, last = nominal_levels(looks, alpha)
+    assert first < 1e-12
+    assert last == pytest.approx(alpha, rel=1e-6)

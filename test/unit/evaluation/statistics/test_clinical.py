@@ -6,7 +6,9 @@ import math
 import numpy as np
 import pytest
 from evaluation_makers import random_outcome, random_truth
+from scipy.special import expit, logit
 from scipy.stats import binomtest
+from scipy.stats import t as student
 from sklearn.metrics import brier_score_loss, confusion_matrix, precision_score, recall_score, roc_auc_score
 
 from contract.errors import OncoduetError
@@ -14,7 +16,14 @@ from contract.records import read_record
 from evaluation.__main__ import main
 from evaluation.metrics.outcomes import weighted_ap
 from evaluation.metrics.scored_runs import read_scored_runs
-from evaluation.statistics.clinical import ap_at_prevalence, partial_auroc_of, prevalence_weights
+from evaluation.statistics.analysis_file import Analysis
+from evaluation.statistics.clinical import (
+    ap_at_prevalence,
+    describe_clinically,
+    partial_auroc_of,
+    prevalence_weights,
+)
+from evaluation.statistics.comparison import arms_of
 from evaluation.statistics.estimates import Estimator, ratio
 from evaluation.statistics.thresholds import by_bayes, read_validation
 from evaluation.statistics.verdict import Verdict
@@ -297,3 +306,31 @@ def test_runs_without_fold_and_restart_are_matched_by_their_networks(scores, tmp
     assert all(set(found[run.name].source.runs) == set(run.source.runs) for run in runs)
     with pytest.raises(OncoduetError, match="a scored run on validation cases"):
         read_validation([validation.root / "v0"], runs)
+
+
+@pytest.mark.parametrize("aim", ["specificity", "sensitivity"])
+def test_what_a_threshold_of_the_test_set_fixes_has_the_variance_of_its_cases(scores, aim):
+    """All runs have the same share, so their spread is none: ``Σ Ī²`` over patients, written out."""
+    scores.cases = 120
+    scores.arms(runs=4)
+    arms = arms_of(read_scored_runs([scores.root]))
+    truth = arms["ce"].runs[0].truth
+    clinical = describe_clinically(arms, truth, Analysis(name="x"), {})
+    point = next(each for each in clinical.configurations[0].operating_points if each.aim == aim)
+    found = getattr(point, aim)
+    kind = truth.positive if aim == "sensitivity" else ~truth.positive
+    right = np.stack(
+        [(run.outcome.likelihood >= point.thresholds[run.name]) == truth.positive for run in arms["ce"].runs]
+    )[:, kind]
+    assert np.ptp(right.mean(axis=1)) == 0
+    share, count = right.mean(), kind.sum()
+    error = math.sqrt(right.mean(axis=0).var(ddof=1) / count) / (share * (1 - share))
+    reach = student.isf(0.025, count - 1) * error
+    assert found.interval == pytest.approx(tuple(expit(logit(share) + np.array([-reach, reach]))))
+
+
+def test_a_ratio_of_one_or_two_patients_has_no_interval():
+    truth = random_truth(60)
+    called = np.zeros(60, dtype=bool)
+    called[[np.flatnonzero(truth.positive)[0], np.flatnonzero(~truth.positive)[0]]] = True
+    assert an_estimator(truth).of_ratios([ratio(truth, called & truth.positive, called)]).interval is None

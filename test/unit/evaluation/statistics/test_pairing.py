@@ -79,3 +79,8 @@ def test_ensembles_that_all_share_networks_are_not_compared():
     networks = [("ce01", "ce02"), ("ce02", "ce03")]
     found = pairing(runs("ensemble-a", [(0, 1), (0, 2)], networks), runs("ensemble-b", [(0, 1), (0, 2)], networks))
     assert found.reason == NOTHING_DRAWN_TWICE
+
+
+def test_the_reason_of_a_single_ensemble_is_that_it_is_single():
+    found = pairing(runs("ensemble-four", [(0, 1)], [("ce01", "ce02")]), runs("ce", [(0, 1), (0, 2), (0, 3)]))
+    assert found.reason == "of ensemble-four a single run was scored: how much runs vary is not known"

@@ -14,6 +14,7 @@ from evaluation.statistics.comparison import Arm
 from evaluation.statistics.influence import by_patient
 from evaluation.statistics.readers import compare_with_readers, readers_by_patient
 from evaluation.statistics.readers_table import read_readers_table
+from evaluation.statistics.runs_and_cases import nested
 
 CASES = 120
 NOTHING = (np.zeros(0, dtype=int), np.zeros(0), np.zeros(0, dtype=bool))
@@ -90,6 +91,103 @@ def test_non_inferiority_is_asked_before_superiority(truth, table, shift, margin
     assert "ce" in found.sentence and study.design == "fully crossed"
 
 
+def by_readers_and_cases(arm, readers, truth):
+    """Readers vary and one network does not: Var(readers)/r + Σ Ī² − own, written out."""
+    of_arm, of_readers = arm.metrics["auroc"], readers_by_patient(readers, truth, "auroc")
+    count = len(readers)
+    own = of_readers.influence.var(axis=0, ddof=1).sum() / count
+    together = ((of_arm.influence[0] - of_readers.influence.mean(axis=0)) ** 2).sum()
+    return of_readers.values.var(ddof=1) / count + together - own
+
+
+def test_one_network_is_compared_as_that_network(truth, table):
+    readers = read_readers_table(table(), truth)
+    arm = an_arm(truth, runs=1, shift=3.5)
+    (found,) = compare_with_readers(readers, {"ce": arm}, truth, Analysis(name="x")).comparisons
+    assert (found.single, found.variance_of_runs, found.code) == (True, 0.0, "superior")
+    assert found.variance_of_readers + found.variance_of_cases == pytest.approx(
+        by_readers_and_cases(arm, readers, truth)
+    )
+    assert "one scored network of ce" in found.sentence and "new runs" not in found.sentence
+
+
+@pytest.mark.parametrize(("margin", "code"), [(0.3, "not inferior"), (0.01, "inferior"), (None, "inferior")])
+def test_what_is_not_inferior_is_never_called_inferior(truth, table, margin, code):
+    readers = read_readers_table(table(shift=3.0), truth)
+    plan = Analysis(name="x", readers={"margin": margin})
+    (found,) = compare_with_readers(readers, {"ce": an_arm(truth, shift=1.5)}, truth, plan).comparisons
+    assert found.interval.high < 0
+    assert found.code == code
+    assert ("worse, but by less than the margin" in found.sentence) == (code == "not inferior")
+
+
+@pytest.mark.parametrize("alpha", [0.02, 0.05, 0.2])
+def test_non_inferiority_is_one_sided_at_alpha(truth, table, alpha):
+    """The lower end of the 1 − 2 alpha interval decides, as between configurations."""
+    readers, arm = read_readers_table(table(shift=2.0), truth), an_arm(truth, shift=1.6)
+    test = nested(arm.metrics["auroc"], readers_by_patient(readers, truth, "auroc"), truth.positive_patients)
+    bound = -test.interval(1 - 2 * alpha)[0]
+    for margin, is_shown in ((bound + 1e-6, True), (bound - 1e-6, False)):
+        plan = Analysis(name="x", alpha=alpha, readers={"margin": margin})
+        (found,) = compare_with_readers(readers, {"ce": arm}, truth, plan).comparisons
+        assert (found.code == "not inferior") == is_shown
+
+
+@pytest.mark.parametrize(
+    ("metrics", "primary", "by_metric"),
+    [
+        (("auroc",), None, {"auroc": 0.1}),
+        (("ap",), None, {"ap": 0.1}),
+        (("auroc", "ap", "score"), None, {"auroc": 0.1, "ap": None}),
+        (("auroc", "ap"), "ap", {"auroc": None, "ap": 0.1}),
+    ],
+)
+def test_readers_are_compared_by_declared_metrics_and_the_margin_is_of_one(truth, marked, metrics, primary, by_metric):
+    plan = Analysis(name="x", metrics=metrics, primary=primary, readers={"margin": 0.1})
+    found = compare_with_readers(marked, {"ce": an_arm(truth)}, truth, plan)
+    left_out = {"ap": None} if "ap" in by_metric else {}  # the arm has no candidates, and so AP 0 without variance
+    assert {each.metric: each.margin for each in found.comparisons} | left_out == by_metric | left_out
+
+
+@pytest.mark.parametrize(("metrics", "readers"), [(("score",), {}), (("auroc",), {"threshold": 99})])
+def test_questions_without_an_answer_are_refused(truth, table, metrics, readers):
+    with pytest.raises(OncoduetError) as caught:
+        compare_with_readers(
+            read_readers_table(table(), truth), {"ce": an_arm(truth)}, truth,
+            Analysis(name="x", metrics=metrics, readers=readers),
+        )  # fmt: skip
+    assert caught.value.found in ("score", "99")
+
+
+def test_a_reader_of_one_or_two_positive_patients_leaves_nothing_to_compare(truth, tmp_path):
+    rng = np.random.default_rng(0)
+    positives = np.flatnonzero(truth.positive)
+    read = {"a": range(CASES), "b": [case for case in range(CASES) if case not in positives[2:]]}
+    lines = [f"{name},{truth.case_ids[case]},{rng.normal():.2f}" for name, cases in read.items() for case in cases]
+    (tmp_path / "readers.csv").write_text("\n".join(["reader,case_id,score", *lines]))
+    readers = read_readers_table(tmp_path / "readers.csv", truth)
+    study = compare_with_readers(readers, {"ce": an_arm(truth)}, truth, Analysis(name="x"))
+    assert study.comparisons == ()
+    assert study.left_out == ("ce by AUROC: b read 2 positive patients, too few to tell how cases vary",)
+
+
+@pytest.mark.parametrize(("runs", "readers"), [(2, 4), (5, 2)])
+def test_two_runs_or_readers_make_p_approximate(truth, table, runs, readers):
+    (found,) = compare_with_readers(
+        read_readers_table(table(readers=readers), truth), {"ce": an_arm(truth, runs=runs)}, truth, Analysis(name="x")
+    ).comparisons
+    assert found.approximate == f"there are only 2 {'runs' if runs == 2 else 'readers'}"
+
+
+def test_between_looks_readers_are_not_compared(truth, table):
+    plan = Analysis(name="x", looks=(4, 10), readers={"margin": 0.05})
+    (found,) = compare_with_readers(
+        read_readers_table(table(), truth), {"ce": an_arm(truth, shift=3.5)}, truth, plan
+    ).comparisons
+    assert (found.code, found.alpha) == ("undecided", 0.0)
+    assert found.sentence.endswith("no look is due.")
+
+
 def test_not_inferior_without_being_superior(truth, table):
     readers = read_readers_table(table(shift=2.0, readers=8), truth)
     arm = an_arm(truth, shift=2.0, runs=8)
@@ -132,7 +230,9 @@ def test_sensitivity_is_compared_where_runs_have_the_readers_specificity(truth, 
     assert wide.low < narrow.low < narrow.high < wide.high
 
 
-def test_marks_give_ap(truth, tmp_path):
+@pytest.fixture
+def marked(truth, tmp_path):
+    """Two readers whose marks hit all lesions, with one false positive each."""
     lines = ["reader;case_id;score;hit"]
     for reader in ("a", "b"):
         lines += [
@@ -142,8 +242,11 @@ def test_marks_give_ap(truth, tmp_path):
         lines += [f"{reader};{truth.case_ids[0]};4;0"]
     path = tmp_path / "readers.csv"
     path.write_text("\n".join(lines))
-    readers = read_readers_table(path, truth)
-    assert readers_by_patient(readers, truth, "ap").values == pytest.approx([1, 1])
+    return read_readers_table(path, truth)
+
+
+def test_marks_give_ap(truth, marked):
+    assert readers_by_patient(marked, truth, "ap").values == pytest.approx([1, 1])
 
 
 @pytest.mark.parametrize(

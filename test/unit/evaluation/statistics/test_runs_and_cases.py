@@ -7,8 +7,9 @@ import pytest
 from scipy.stats import t as student
 from scipy.stats import ttest_ind, ttest_rel
 
+from evaluation.statistics.comparison import interval_of
 from evaluation.statistics.influence import MetricByPatient
-from evaluation.statistics.runs_and_cases import DifferenceTest, mean_of, nested, paired
+from evaluation.statistics.runs_and_cases import DifferenceTest, approximation, mean_of, nested, paired, too_few
 
 POSITIVE = np.array([True] * 12 + [False] * 20)
 NO_CASES = np.zeros((1, POSITIVE.size))
@@ -173,3 +174,54 @@ def test_a_fixed_rule_has_no_variance_over_runs():
     found = nested(arm, rule, POSITIVE, fixed=(False, True))
     assert found.variance_of_runs == pytest.approx(arm.values.var(ddof=1) / 6)
     assert isinstance(found, DifferenceTest)
+
+
+@pytest.mark.parametrize(("positives", "is_tested"), [(0, True), (1, False), (2, False), (3, True)])
+@pytest.mark.parametrize("turned", [False, True])
+def test_a_class_of_one_or_two_patients_has_no_test_and_no_interval(positives, is_tested, turned):
+    positive = (np.arange(POSITIVE.size) < positives) != turned
+    a, b = an_arm(1), an_arm(2)
+    tests = (nested(a, b, positive), paired(a, b, positive, [([k], [k]) for k in range(6)]), mean_of(a, positive))
+    assert [test is not None for test in tests] == [is_tested] * 3
+    assert (too_few(positive) is None) == is_tested
+
+
+MANY = np.arange(60) < 25
+
+
+@pytest.mark.parametrize(
+    ("positive", "drawn", "expected"),
+    [
+        (POSITIVE, [(10, "runs"), (10, "runs")], "there are fewer than 20 positive patients"),
+        (MANY, [(10, "runs"), (10, "runs")], None),
+        (MANY, [], None),
+        (MANY, [(2, "runs"), (2, "runs")], "there are only 2 runs"),
+        (MANY, [(6, "runs"), (2, "runs")], "there are only 2 runs"),
+        (MANY, [(2, "pairs of runs")], "there are only 2 pairs of runs"),
+        (MANY, [(2, "runs")], "there are only 2 runs"),
+        (MANY, [(3, "runs"), (2, "readers")], "there are only 2 readers"),
+        (MANY, [(3, "runs"), (9, "runs")], None),
+        (MANY, [(20, "runs"), (3, "runs")], "3 runs are compared with 20"),
+        (MANY, [(4, "readers"), (13, "runs")], "4 readers are compared with 13 runs"),
+    ],
+)
+def test_what_makes_p_approximate(positive, drawn, expected):
+    assert approximation(positive, drawn) == expected
+
+
+def test_runs_brought_to_one_value_have_the_whole_variance_by_cases():
+    """No spread between runs, so nothing of the cases' variance may be taken off for it."""
+    arm = an_arm(3, 5)
+    alike = MetricByPatient(np.full(5, 0.9), arm.influence)
+    found = mean_of(alike, POSITIVE, own_is_seen=False)
+    assert found.variance_of_runs == 0
+    assert found.variance_of_cases == pytest.approx((arm.influence.mean(axis=0) ** 2).sum())
+    assert found.variance_of_cases > mean_of(alike, POSITIVE).variance_of_cases
+
+
+@pytest.mark.parametrize(("farthest", "ends"), [(1.0, (-1.0, 0.7)), (2.0, (-1.7, 0.7))])
+def test_an_interval_ends_where_a_difference_must(farthest, ends):
+    """A mean of −0.5 with 2 degrees of freedom: t is 4.303."""
+    test = DifferenceTest(-0.5, (1.2 / 4.3026527) ** 2, 0.0, 2.0)
+    found = interval_of(test, 0.95, farthest=farthest)
+    assert (found.low, found.high) == pytest.approx(ends, abs=1e-6)

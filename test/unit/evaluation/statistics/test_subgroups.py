@@ -322,3 +322,35 @@ def test_one_group_has_no_interaction(scores, tmp_path):
     judged, _ = compare_subgroups(groups, arms_of(runs), [("ce", "focal")], plan)
     assert judged[0].pairs
     assert compare_between_groups(groups, arms_of(runs), [("ce", "focal")], judged, plan) == ()
+
+
+def test_a_centre_without_negative_cases_is_left_out_and_the_others_keep_theirs(scores, tmp_path):
+    two_configurations(scores)
+    path, rows = marksheet(scores, tmp_path)
+    ids, lesions = scores.truth()
+    for row, count in zip(rows, lesions, strict=True):
+        row["center"] = "east" if row["center"] == "north" and count else row["center"]
+    path, _ = marksheet(scores, tmp_path, rows=rows)
+    truth = TestSet(tuple(ids), lesions > 0, lesions)
+    groups = read_groups(path, ["center", "isup"], truth)
+    by_case = np.array([row["center"] for row in rows])
+    assert {name: member.tolist() for name, member in groups["center"].items()} == {
+        name: (by_case == name).tolist() for name in ("east", "north", "south")
+    }
+    assert all(member[~truth.positive].all() for member in groups["isup"].values())
+    arms = arms_of(read_scored_runs([scores.root]))
+    judged, left_out = compare_subgroups({"center": groups["center"]}, arms, [("ce", "focal")], Analysis(name="x"))
+    assert [group.value for group in judged] == ["south"]
+    assert [each.split(" (")[0] for each in left_out] == ["center: east", "center: north"]
+
+
+def test_p_in_a_group_of_few_positive_patients_is_approximate(scores, tmp_path):
+    two_configurations(scores)
+    path, _ = marksheet(scores, tmp_path)
+    ids, lesions = scores.truth()
+    groups = read_groups(path, ["center"], TestSet(tuple(ids), lesions > 0, lesions))
+    arms = arms_of(read_scored_runs([scores.root]))
+    judged, _ = compare_subgroups(groups, arms, [("ce", "focal")], Analysis(name="x"))
+    between = compare_between_groups(groups, arms, [("ce", "focal")], judged, Analysis(name="x"))
+    found = [pair.approximate for group in judged for pair in group.pairs] + [each.approximate for each in between]
+    assert found == ["there are fewer than 20 positive patients"] * 3
