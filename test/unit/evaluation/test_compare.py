@@ -855,10 +855,10 @@ def test_readers_are_compared_with_every_trained_configuration(scores, tmp_path)
 def test_predictions_of_another_program_are_named_and_compared(workshop, tmp_path, capsys):
     ids = [f"{k}_1" for k in range(24)]
     truth = workshop.truth({case: workshop.image({1: workshop.box} if k % 2 else None) for k, case in enumerate(ids)})
-    for configuration in ("theirs", "ours"):
+    for shift, configuration in ((0, "theirs"), (5, "ours")):
         for restart in (0, 1):
             maps = {
-                case: workshop.image({0.3 + ((7 * k + restart) % 24) / 50: workshop.box} if k % 3 else None)
+                case: workshop.image({0.3 + ((7 * k + restart + shift) % 24) / 50: workshop.box} if k % 3 else None)
                 for k, case in enumerate(ids)
             }
             folder = workshop.batch(maps, dict.fromkeys(ids, 0.5), name=f"{configuration}{restart}")
