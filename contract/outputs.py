@@ -138,7 +138,7 @@ class Output:
                 try:
                     yield stage
                 except OncoduetError as error:  # by the names that the files were going to have
-                    raise type(error)(str(error).replace(str(stage), str(self.folder))) from None
+                    raise error.moved(stage, self.folder) from None
                 self._put(stage)
         except OSError as error:
             explain_full_disk(error, self.folder, size_bytes=None)
