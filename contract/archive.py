@@ -71,7 +71,7 @@ def find_studies(archive: Path, card: Card, *, labels_required: bool) -> list[St
     """
     listing = list_studies(archive, card, labels_required=labels_required)
     if listing.faults:
-        raise OncoduetError(faults_in(archive, listing))
+        raise refusal_of(archive, listing.faults, studies=len(listing.studies) + len(listing.faults))
     for remark in listing.remarks:
         logger.warning("%s", remark)
     return list(listing.studies)
@@ -125,18 +125,13 @@ def list_studies(archive: Path, card: Card, *, labels_required: bool) -> Listing
     return Listing(tuple(studies), dict(sorted(faults.items())), tuple(remarks))
 
 
-def faults_in(archive: Path, listing: Listing) -> str:
-    """All faults of a listing in one line: how many, and the first ones in full."""
-    return all_of(archive, listing.faults, studies=len(listing.studies) + len(listing.faults))
-
-
-def all_of(archive: Path, faults: Mapping[str, str], *, studies: int) -> str:
-    """Several faults in one line; a single one is said as it is."""
+def refusal_of(archive: Path, faults: Mapping[str, str], *, studies: int, hint: str = "") -> OncoduetError:
+    """All faults of an archive in one line: how many, the first ones in full, then the hint; a single one as it is."""
     first = list(faults.values())[:SHOWN]
     if len(faults) == 1:
-        return first[0]
+        return OncoduetError(first[0])
     more = f"; and {len(faults) - SHOWN} more" if len(faults) > SHOWN else ""
-    return f"{archive}: expected sound studies, found {len(faults)} faults in {studies}: {'; '.join(first)}{more}"
+    return OncoduetError(archive, f"{len(faults)} faults in {studies} studies: {'; '.join(first)}{more}{hint}")
 
 
 def archive_patients(archive: Path, studies: Iterable[Study], said: str | None = None) -> dict[str, str]:

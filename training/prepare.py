@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.progress import Progress
 from scipy import ndimage
 
-from contract.archive import MARKSHEET, Study, all_of, archive_licence, archive_patients, list_studies
+from contract.archive import MARKSHEET, Study, archive_licence, archive_patients, list_studies, refusal_of
 from contract.cards import Card, card_path, load_card
 from contract.errors import SHOWN, OncoduetError, UsageError, one_line, some
 from contract.files import sha256_file, sha256_json, write_json, write_text
@@ -299,8 +299,8 @@ class _BadStudies:
     def stop(self) -> None:
         """Raise ``OncoduetError`` with all that is known, unless bad studies are left out."""
         if self.faults and self.on_bad_study == "stop":
-            hint = "" if len(self.faults) == 1 else " (--on-bad-study skip leaves them out)"
-            raise OncoduetError(all_of(self.archive, self.faults, studies=self.studies) + hint)
+            hint = " (--on-bad-study skip leaves them out)"
+            raise refusal_of(self.archive, self.faults, studies=self.studies, hint=hint)
 
     def say(self) -> None:
         """Name what is left out."""
@@ -465,7 +465,7 @@ class _Stacked:
         return sha256_json(self.hashes)
 
     def read(self, case_id: str) -> StackedStudy:
-        """One study as ``nnunet_data`` takes it."""
+        """Voxels, label and spacing of one study."""
         array = np.load(self.folder / f"{case_id}.npy")
         label = np.load(self.folder / f"{case_id}_label.npy")
         return array, label, self.spacing_mm_zyx[case_id]

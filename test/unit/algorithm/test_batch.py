@@ -493,7 +493,7 @@ def test_an_archive_without_a_sound_study_leaves_its_failures_alone(make_batch):
     ("options", "reason"),
     [
         ([], "study p1_s0: expected to need at most "),
-        (["--memory-gb", "50"], "study p1_s0: expected enough memory for it, found "),
+        (["--memory-gb", "50"], "study p1_s0: not enough memory: "),
     ],
     ids=["estimated", "hit"],
 )
@@ -526,7 +526,7 @@ def test_a_study_fails_for_which_memory_runs_out(make_batch, monkeypatch, alloca
     batch = make_batch(1)
     monkeypatch.setattr(Predictor, "predict", lambda *_, **__: allocate())
     batch(code=3)
-    assert re.match("study p0_s0: expected enough memory for it, found .*llocat", batch.failures()["p0_s0"])
+    assert re.match("study p0_s0: not enough memory: .*llocat", batch.failures()["p0_s0"])
 
 
 def test_a_bug_ends_its_study_and_shows_once_the_others_are_predicted(make_batch, monkeypatch):

@@ -246,7 +246,7 @@ def test_all_bad_studies_are_named_in_one_call(archive, tmp_path, capsys, write_
     (archive / "labels" / "104_1.nii.gz").unlink()
     shutil.rmtree(archive / "105")
     message = refused(archive, tmp_path / "out", capsys)
-    assert "expected sound studies, found 3 faults in 7: study 103_1 in" in message
+    assert "3 faults in 7 studies: study 103_1 in" in message
     assert "study 104_1: label map" in message
     assert "105_1.nii.gz: no study of this name (--on-bad-study skip leaves them out)" in message
 
@@ -265,7 +265,7 @@ def spoil_voxels(archive):
 def test_bad_voxels_are_named_in_one_call_too(archive, tmp_path, capsys):
     spoil_voxels(archive)
     message = refused(archive, tmp_path / "out", capsys)
-    assert "found 3 faults in 7: " in message
+    assert "3 faults in 7 studies: " in message
     assert "103_1_t2w.mha: expected finite voxels, found 1 NaN" in message
     assert "104_1.nii.gz: expected label values [0, 1, 2, 3, 4, 5], found [9]" in message
     assert "105_1_adc.mha: expected intensities of 'adc', with a median" in message
