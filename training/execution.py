@@ -1,4 +1,4 @@
-"""A run in the making: its lock, folder, log, steps and record; one run, or several interleaved in one process."""
+"""Makes a run (lock, folder, log, steps, record), or several interleaved in one process."""
 
 import gc
 import logging
@@ -280,7 +280,7 @@ def _make_model(
     with closing(curves):
         trained = yield from run.engine.steps(run, place)
     weights = trained.weights
-    more_parents = folder.hashes_beside()
+    more_parents = {what: sha256_file(path) for what, path in run.files_before_weights(folder).items()}
     if run.keep == "detection":
         chosen = select(run, folder, device=device, archive=options.archive, localisation=options.localisation)
         weights = load_weights(chosen)

@@ -67,9 +67,9 @@ def existing_record(run: Run, folder: RunFolder, *, resume: bool = False, is_mad
     path = folder.record
     existing = read_record(path, RunRecord) if path.is_file() else None
     if existing is None or existing.state == "planned":
-        folder.require_free(is_planned=existing is not None)
+        folder.require_free(run.engine.files(folder).values(), is_planned=existing is not None)
     if existing is None or existing.state != "finished":
-        folder.require_no_links()
+        folder.require_no_links(run.engine.files(folder).values())
         require_folder(folder.path, is_written=is_made)
     if existing is not None:
         if existing.key != run.key:

@@ -29,9 +29,10 @@ from contract.records import BatchRecord, Record, RunRecord, read_record, write_
 from contract.schema import Frozen
 from network.detection.clustering import BoxPostprocessing, BoxShape, CaseScore
 from network.device import Device
-from training.bundle import FinishedRun, finished_runs
 from training.dataset.archive_stamps import read_sources, recorded_archive, unchanged_archive
 from training.dataset.prepared import Prepared, load_prepared
+from training.engine import engine_of
+from training.finished_runs import FinishedRun, finished_runs
 from training.run_folder.folder import RunFolder
 from training.run_folder.lock import work_lock
 from training.validation.predict_and_score import find_localisation, link_studies, predict_studies, score
@@ -257,7 +258,7 @@ def _of_combination(scored: Sequence[ScoredMaps], combination: Combination) -> d
 def _dataset(run: FinishedRun, first: FinishedRun, folder: Path | None) -> Prepared:
     """The dataset that a run was trained on."""
     key, path = run.record.key, run.folder.path
-    if "anchors" not in run.record.parents:
+    if "box_rule" not in engine_of(run.record).files(run.folder):
         raise OncoduetError(
             path, expected="a run that finds boxes", found=f"one of the configuration {key.configuration}"
         )

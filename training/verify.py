@@ -16,11 +16,11 @@ from contract.cards import load_card
 from contract.errors import OncoduetError
 from contract.files import read_json, sha256_file, sha256_json
 from contract.records import RunRecord, SelectionRecord, read_record
-from training.bundle import find_runs
 from training.dataset.archive_stamps import recorded_archive, unchanged_archive
 from training.dataset.prepared import LOCALISATION, Prepared, load_prepared
 from training.dataset.prepared import RECORD as PREPARED
 from training.engine import Engine, engine_of
+from training.finished_runs import find_runs
 from training.run_folder.folder import RunFolder
 
 

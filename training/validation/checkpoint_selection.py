@@ -14,6 +14,7 @@ import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
+from contract.files import sha256_file
 from contract.outputs import claim_scratch
 from contract.records import BatchRecord, ScoredCheckpoint, SelectionRecord, read_record, write_record
 from network.device import Kind
@@ -105,7 +106,7 @@ def _candidate(run: Run, folder: RunFolder, weights: Path, place: Path) -> str:
     """A run folder as it would be if these weights were the run's own; returns their hash."""
     from network.weights import load_weights, tensors_sha256  # noqa: PLC0415 - takes seconds to import
 
-    candidate = RunFolder(place)
+    candidate, beside = RunFolder(place), run.files_before_weights(folder)
     shutil.rmtree(place, ignore_errors=True)
     place.mkdir(parents=True)
     for link, file in [
@@ -113,13 +114,12 @@ def _candidate(run: Run, folder: RunFolder, weights: Path, place: Path) -> str:
         (candidate.card, folder.card),
         (candidate.plans, folder.plans),
         (candidate.dataset, folder.dataset),
-        *([(candidate.anchors, folder.anchors)] if folder.anchors.is_file() else []),
-        *([(candidate.training_studies, folder.training_studies)] if folder.training_studies.is_file() else []),
+        *((place / path.name, path) for path in beside.values()),
     ]:
         link.symlink_to(file.resolve())
     sha256 = tensors_sha256(load_weights(weights))
-    beside = folder.hashes_beside()
-    write_record(candidate.record, run.record(state="finished", weights_sha256=sha256, more_parents=beside))
+    parents = {what: sha256_file(path) for what, path in beside.items()}
+    write_record(candidate.record, run.record(state="finished", weights_sha256=sha256, more_parents=parents))
     return sha256
 
 

@@ -145,7 +145,7 @@ def test_what_it_does_not_override_is_what_the_commands_answer(finished, toy, pr
     assert "expected a checkpoint to resume from, found none" in said
     words = ["predict", "--run", finished, "--archive", prepared_folder.parent / "archive", "--output", finished / "no"]
     said = refusal(*words)
-    assert "expected a run of nnDetection, found one of by-hand" in said
+    assert "run.json: a run of by-hand predicts from a bundle; " in said
 
 
 def test_a_campaign_reckons_with_its_network(toy, planned):
@@ -178,3 +178,11 @@ def test_planning_and_status_ask_every_engine_without_importing_torch():
     )
     ended = subprocess.run([sys.executable, "-c", code], cwd=PROJECT, capture_output=True, text=True, check=False)
     assert (ended.stdout, ended.stderr) == ("[]\n", "")
+
+
+def test_an_engine_that_cannot_train_is_not_made():
+    class Idle(Engine):
+        title = "idle"
+
+    with pytest.raises(TypeError, match=r"abstract method '?steps"):
+        Idle()
