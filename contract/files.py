@@ -93,9 +93,9 @@ def held_folder(parent: Path) -> Iterator[Path]:
 
 
 def sweep(folder: Path) -> None:
-    """Remove what killed processes left half-written in a folder; what a living one is writing stays.
+    """Remove partial files of killed processes, by their names; those of running processes stay.
 
-    It is known by its name. Where the file system has no locks the two cannot be told apart, and nothing is removed.
+    On a file system without locks the two look alike, and nothing is removed.
     """
     for path in folder.glob(".partial-*"):
         if not _PARTIAL.fullmatch(path.name) or path.is_symlink():

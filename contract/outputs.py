@@ -93,15 +93,15 @@ class Output:
 
     folder: Path
     command: str
-    """As it is called, such as ``evaluation score``; with a name behind it where one file is all there is."""
+    """Command name, e.g. ``evaluation score``; followed by the file name if it writes a single file."""
     files: Sequence[str]
     """All that may be written, relative to the folder, known before work begins."""
     identity: Mapping[str, Any] = field(default_factory=dict)
-    """Of what the results tell: others of the same command are not replaced, unless ``replaces``."""
+    """What the results describe; others are replaced only with ``replaces``."""
     replaces: bool = False
-    """The user has said that results of another identity may go."""
+    """The user allows results of another identity to be replaced."""
     record: str | None = None
-    """The file that is taken away first and put last, as it says that the others are whole."""
+    """The file that is removed first and written last, since it means that the others are complete."""
     on_platform: bool = False
     """The folder may hold only the declared outputs."""
 

@@ -38,7 +38,7 @@ STANDIN_LABEL = "oncoduet.standin-base"
 """Label of images that were built on a local stand-in for the public base; they are for tests only."""
 
 RECORD = "bundle.json"
-"""Of a model."""
+"""The file that marks an archive as a model."""
 
 _NAME = r"(0|[1-9][0-9]{0,9}|[A-Za-z_][A-Za-z0-9_.-]{0,31}\$?)"
 _USER = re.compile(rf"{_NAME}(?::{_NAME})?")
@@ -53,11 +53,11 @@ class Contents:
     """What an archive holds."""
 
     names: list[str]
-    """Of everything, links included: older engines save a layer that occurs twice as a link to itself."""
+    """All members, links included: older engines save a repeated layer as a link to itself."""
     sha256: dict[str, str]
-    """Of each regular file, by its name."""
+    """sha256 of each regular file, by name."""
     json_bytes: dict[str, bytes]
-    """Contents of the files that were asked for, of those of at most 1 MiB."""
+    """Contents of the requested files of at most 1 MiB."""
 
 
 def check_image(archive: Path, *, allow_standin: bool = False) -> None:

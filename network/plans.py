@@ -1,9 +1,9 @@
 """nnU-Net's plans and description of a data set, as far as anything reads them: exact names, bounded numbers.
 
-Both come in bundles and prepared datasets of unknown origin, and nnU-Net looks up classes and functions by
-the names in them. So no plan reaches nnU-Net, or our own builder, before it has passed through here: every name that
-chooses code stands in one of these tables, every number is small enough that no network of such numbers fills a machine
-unnoticed, and what is not listed is refused. Only the configuration ``3d_fullres`` is read, and there is no other.
+Both come in bundles and prepared datasets of unknown origin, and nnU-Net looks up classes and functions by the names in
+them. So no plan reaches nnU-Net, or our own builder, before it has passed through here: every name that chooses code is
+listed in one of these tables, every number is bounded, and what is not listed is refused. Only the configuration
+``3d_fullres`` is read, and there is no other.
 """
 
 import copy
@@ -75,7 +75,7 @@ Word = Annotated[str, Field(min_length=1, max_length=200, pattern=r"^[A-Za-z0-9]
 Text = Annotated[str, Field(max_length=200)]
 Count = Annotated[int, Field(ge=1, le=32)]
 Features = Annotated[int, Field(ge=1, le=2**20)]
-"""Far more than memory holds: of a plan of one's own it is told what it would take (``training.campaign.estimate``)."""
+"""Upper bound beyond any memory; ``campaign --dry-run`` estimates the real need."""
 Kernel = Literal[1, 3, 5, 7, 9, 11]
 Stride = Annotated[int, Field(ge=1, le=8)]
 Length = Annotated[int, Field(ge=1, le=8192)]

@@ -32,7 +32,7 @@ PARTS = ("card.toml", "dataset.json", "dataset_fingerprint.json", "plans.json")
 """Files of every dataset in addition to ``prepared.json``, ``cases`` and ``splits.json``, which may be edited."""
 
 MORE_PARTS = (f"{LOCALISATION}/prepared.json",)
-"""That of a dataset with two stages. ``sources.json`` is none: an archive's folder is no part of a dataset."""
+"""Further part of a two-stage dataset. ``sources.json`` is not hashed."""
 
 
 class PreparedStudy(Frozen):
