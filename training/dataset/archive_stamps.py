@@ -60,18 +60,15 @@ def recorded_archive(prepared: Prepared) -> Path | None:
 def unchanged_archive(prepared: Prepared, *, archive: Path | None = None, hash_all: bool = False) -> Path | None:
     """The archive that a dataset was made from, or None where it cannot be reached.
 
+    Raises ``OncoduetError``: a file of it is another than the dataset was made from, or is missing while others are
+    there; or the folder that was given is none or holds no file of it.
+
     Parameters
     ----------
     archive
         Its current folder, if it was moved.
     hash_all
         Believe no size and time.
-
-    Raises
-    ------
-    OncoduetError
-        A file of it is another than the dataset was made from, or is missing while others are there; or the folder
-        that was given is none or holds no file of it.
     """
     sources = read_sources(prepared)
     folder = archive or Path(sources.archive)
@@ -93,15 +90,12 @@ def unchanged_archive(prepared: Prepared, *, archive: Path | None = None, hash_a
 def reachable_archive(prepared: Prepared, archive: Path | None, *, purpose: str) -> Path:
     """The archive, where something needs its images: a prepared dataset holds none before preprocessing.
 
+    Raises ``OncoduetError``: it cannot be reached, or has changed since the dataset was prepared.
+
     Parameters
     ----------
     purpose
         What needs them, for the error.
-
-    Raises
-    ------
-    OncoduetError
-        It cannot be reached, or has changed since the dataset was prepared.
     """
     found = unchanged_archive(prepared, archive=archive)
     if found is None:

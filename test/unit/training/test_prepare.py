@@ -25,8 +25,7 @@ from training.dataloading.resident_studies import read_preprocessed_label
 from training.dataset import nnunet_planning
 from training.dataset.lesion_instances import number_lesions
 from training.dataset.nnunet_folders import nnunet_folders
-from training.dataset.prepared import PreparedStudy, load_prepared
-from training.prepare import split_patients
+from training.dataset.prepared import load_prepared
 
 
 def run_prepare(archive, output, *more, card="cspca-picai", folds=3, seed=0) -> int:
@@ -163,31 +162,6 @@ def test_the_fingerprint_equals_nnunets_own(archive, tmp_path, monkeypatch):
 )
 def test_foreground_samples_are_limited_by_the_foreground(studies, largest, expected):
     assert nnunet_planning.samples_per_case(studies=studies, largest_foreground_voxels=largest) == expected
-
-
-def studies_of(patients: dict[str, list[int]]) -> list[PreparedStudy]:
-    return [
-        PreparedStudy(case_id=f"{patient}_{number}", patient_id=patient, lesions=lesions)
-        for patient, counts in patients.items()
-        for number, lesions in enumerate(counts)
-    ]
-
-
-def test_no_patient_is_on_both_sides_of_a_fold():
-    studies = studies_of({f"p{n}": [n % 3 == 0, 0, 0][: 1 + n % 3] for n in range(23)})
-    folds = split_patients(studies, folds=5, seed=3)
-    assert sorted(case_id for fold in folds for case_id in fold.validation) == sorted(s.case_id for s in studies)
-    for fold in folds:
-        train, validation = ({case_id.split("_")[0] for case_id in part} for part in (fold.train, fold.validation))
-        assert not train & validation
-        assert len(fold.train) + len(fold.validation) == len(studies)
-        assert 1 <= sum(study.lesions > 0 and study.case_id in fold.validation for study in studies) <= 2
-
-
-def test_folds_follow_from_the_seed():
-    studies = studies_of({f"p{n}": [n % 2] for n in range(20)})
-    assert split_patients(studies, folds=5, seed=1) == split_patients(studies, folds=5, seed=1)
-    assert split_patients(studies, folds=5, seed=1) != split_patients(studies, folds=5, seed=2)
 
 
 def edit_volume(path, change):
