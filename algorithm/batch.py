@@ -61,18 +61,15 @@ def predict_batch(
 ) -> None:
     """Predict every study of an archive that is not finished yet, with every ensemble.
 
+    Raises ``OncoduetError``: the bundle is wrong, the archive is empty, or the output belongs to another batch: nothing
+    was changed. Or single studies are wrong: all others are predicted.
+
     Parameters
     ----------
     members
         Words of ``--members``, see ``algorithm.prediction.ensembles``.
     choices
         How boxes become maps and likelihoods: an ensemble with boxes gets a folder for each of several choices.
-
-    Raises
-    ------
-    OncoduetError
-        The bundle is wrong, the archive is empty, or the output belongs to another batch: nothing was changed. Or
-        single studies are wrong: all others are predicted.
     """
     require_apart(output, archive=archive, model_bundle=model)
     bundle = read_bundle(model)

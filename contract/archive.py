@@ -61,13 +61,10 @@ class Listing:
 def find_studies(archive: Path, card: Card, *, labels_required: bool) -> list[Study]:
     """List the archive's studies, ordered by case id, with their geometry checked.
 
-    Raises
-    ------
-    OncoduetError
-        The archive is empty; a study lacks a channel or has it twice, or its files are called or placed in another way;
-        an image is unreadable or not 3D; the channels' fields of view are disjoint; a required label map is missing, is
-        on another grid than the reference channel or belongs to no study; a folder cannot be listed. All of this is
-        named together.
+    Raises ``OncoduetError``: the archive is empty; a study lacks a channel or has it twice, or its files are called or
+    placed in another way; an image is unreadable or not 3D; the channels' fields of view are disjoint; a required label
+    map is missing, is on another grid than the reference channel or belongs to no study; a folder cannot be listed. All
+    of this is named together.
     """
     listing = list_studies(archive, card, labels_required=labels_required)
     if listing.faults:
@@ -80,10 +77,7 @@ def find_studies(archive: Path, card: Card, *, labels_required: bool) -> list[St
 def list_studies(archive: Path, card: Card, *, labels_required: bool) -> Listing:
     """List the archive's studies as :func:`find_studies`, with the faults of single ones.
 
-    Raises
-    ------
-    OncoduetError
-        There is no archive, it is empty, or it cannot be listed.
+    Raises ``OncoduetError``: there is no archive, it is empty, or it cannot be listed.
     """
     files = look(archive, card.channel_names)
     if not files.images:
@@ -140,17 +134,14 @@ def archive_patients(archive: Path, studies: Iterable[Study], said: str | None =
     What counts, in this order: a table that was named (``said``) or ``patients.csv`` in the archive; a rule that was
     named; the folder, where the file names begin with its name (it may hold underscores); the ids.
 
+    Raises ``OncoduetError`` as :func:`contract.patients.patients_by_case` and :func:`contract.patients.read_patients`;
+    a folder that would be a patient holds very many studies, or such folders hold more on average than patients have;
+    or a folder of another name holds several whose ids tell no patient.
+
     Parameters
     ----------
     said
         The words of ``--patients``: a rule, or the path of a table.
-
-    Raises
-    ------
-    OncoduetError
-        As :func:`contract.patients.patients_by_case` and :func:`contract.patients.read_patients`; a folder that would
-        be a patient holds very many studies, or such folders hold more on average than patients have; or a folder of
-        another name holds several whose ids tell no patient.
     """
     table, rule = said_patients(said) if said else ({}, None)
     given = (read_patients(archive / PATIENTS) if (archive / PATIENTS).is_file() else {}) | table

@@ -56,13 +56,7 @@ def seeming_stem(name: str) -> str | None:
 
 
 def look(archive: Path, channels: Sequence[str]) -> ArchiveFiles:
-    """Look into all folders of an archive.
-
-    Raises
-    ------
-    OncoduetError
-        There is no folder, or it cannot be listed.
-    """
+    """Look into all folders of an archive. Raises ``OncoduetError``: there is no folder, or it cannot be listed."""
     if not archive.is_dir():
         raise OncoduetError(archive, "archive not found")
     files = ArchiveFiles()

@@ -123,10 +123,7 @@ class Output:
     def staged(self) -> Iterator[Path]:
         """Give an empty folder; on success what it holds appears in the output folder, else that stays as it was.
 
-        Raises
-        ------
-        OncoduetError
-            As :meth:`check`, at the beginning and again at the end; or the disk is full.
+        Raises ``OncoduetError`` as :meth:`check`, at the beginning and again at the end; or the disk is full.
         """
         self.check()
         existed = self.folder.exists()
@@ -271,10 +268,7 @@ def require_scratch(folder: Path, command: str) -> None:
 def scratch(folder: Path, command: str) -> Iterator[None]:
     """Make a folder to work in that says whose it is, in place of what a killed process left; it is gone afterwards.
 
-    Raises
-    ------
-    OncoduetError
-        As :func:`require_scratch`.
+    Raises ``OncoduetError`` as :func:`require_scratch`.
     """
     require_scratch(folder, command)
     shutil.rmtree(folder, ignore_errors=True)

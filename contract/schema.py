@@ -62,15 +62,12 @@ class Frozen(BaseModel):
 def named_toml(name_or_path: str | Path, folder: Path, *, what: str) -> Path:
     """The TOML file that is given by its name in a folder, or by its path.
 
+    Raises ``OncoduetError``: there is none of this name.
+
     Parameters
     ----------
     what
         What the file is, for the message: ``card``, ``profile``.
-
-    Raises
-    ------
-    OncoduetError
-        There is none of this name.
     """
     path = Path(name_or_path)
     if path.suffix != ".toml":

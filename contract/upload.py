@@ -63,18 +63,15 @@ class Contents:
 def check_image(archive: Path, *, allow_standin: bool = False) -> None:
     """Check what ``docker save IMAGE | gzip`` wrote.
 
+    Raises ``OncoduetError``: the archive is damaged or truncated, or no saved image; it holds several images; the image
+    is for another platform than linux/amd64, runs as root, starts nothing, or was built on a stand-in base.
+
     Parameters
     ----------
     archive
         The image's ``.tar.gz``.
     allow_standin
         Accept an image that was built on a stand-in base, to try the export.
-
-    Raises
-    ------
-    OncoduetError
-        The archive is damaged or truncated, or no saved image; it holds several images; the image is for another
-        platform than linux/amd64, runs as root, starts nothing, or was built on a stand-in base.
     """
     contents = _read(archive, keep=None)
     manifest = _json(archive, contents, "manifest.json")
@@ -125,6 +122,10 @@ def user_and_group(user: str) -> tuple[str, str]:
 def check_model(archive: Path, *, accept_non_commercial: bool = False, card: Card | None = None) -> None:
     """Check a model bundle, as ``training bundle`` writes it.
 
+    Raises ``OncoduetError``: the archive is damaged, truncated or could not be unpacked safely; a file is there twice,
+    or not the one that SHA256SUMS names; there is no valid bundle.json; it was trained by another card; the licence of
+    its data is non-commercial or unknown.
+
     Parameters
     ----------
     archive
@@ -133,13 +134,6 @@ def check_model(archive: Path, *, accept_non_commercial: bool = False, card: Car
         Accept a model whose data do not allow commercial use, or of which that is unknown.
     card
         By which it has to have been trained; None: any.
-
-    Raises
-    ------
-    OncoduetError
-        The archive is damaged, truncated or could not be unpacked safely; a file is there twice, or not the one that
-        SHA256SUMS names; there is no valid bundle.json; it was trained by another card; the licence of its data is
-        non-commercial or unknown.
     """
     contents = _read(archive, keep=(SUMS, RECORD))
     _require_sums(archive, contents)
@@ -169,10 +163,7 @@ def check_model(archive: Path, *, accept_non_commercial: bool = False, card: Car
 def check_truth(archive: Path) -> None:
     """Check an archive of a truth folder.
 
-    Raises
-    ------
-    OncoduetError
-        The archive is damaged, truncated or could not be unpacked safely, or holds no label map.
+    Raises ``OncoduetError``: the archive is damaged, truncated or could not be unpacked safely, or holds no label map.
     """
     contents = _read(archive, keep=())
     if not any(name.endswith((".nii.gz", ".mha")) for name in contents.sha256):

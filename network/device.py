@@ -73,15 +73,12 @@ def choose_device(wanted: Device, *, root: Path = Path("/")) -> ComputeDevice:
 
     This wakes CUDA where it is going to be used: a process that forks others which use it asks in a child.
 
+    Raises ``OncoduetError``: ``cuda`` is wanted, or ``auto`` and the machine has a GPU, and torch cannot use any.
+
     Parameters
     ----------
     root
         Where the machine's ``/proc`` and ``/dev`` are.
-
-    Raises
-    ------
-    OncoduetError
-        ``cuda`` is wanted, or ``auto`` and the machine has a GPU, and torch cannot use any.
     """
     gpu = machine_gpu(root)
     if wanted == "cpu":

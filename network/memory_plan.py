@@ -96,6 +96,8 @@ def plan_memory(
 ) -> MemoryPlan:
     """The quickest way that fits, and one line in the log that says so.
 
+    Raises ``OncoduetError``: nothing fits.
+
     Parameters
     ----------
     held
@@ -106,11 +108,6 @@ def plan_memory(
         The study's name, for messages.
     device
         Where the networks run; a GPU's free memory has to hold windows, weights and accumulators too.
-
-    Raises
-    ------
-    OncoduetError
-        Nothing fits.
     """
     on_gpu = device is not None and device.type == "cuda"
     gpu_free = kept + gpu_bytes_left(device) if on_gpu else 0

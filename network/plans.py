@@ -330,10 +330,8 @@ class Dataset(Frozen):
 def require_plans(plans: Mapping[str, Any], source: object = "plans") -> Plans:
     """Check plans; what :mod:`network` does with plans begins here.
 
-    Raises
-    ------
-    OncoduetError
-        A name that is in no table, a number out of bounds, something missing, unknown or of another type.
+    Raises ``OncoduetError``: a name that is in no table, a number out of bounds, something missing, unknown or of
+    another type.
     """
     return parse(plans, Plans, source)
 
@@ -362,6 +360,9 @@ def require_dataset(dataset: Mapping[str, Any], source: object = "dataset") -> D
 def read_plans(plans_path: Path, dataset_path: Path, card: Card) -> tuple[dict[str, Any], dict[str, Any]]:
     """Read ``plans.json`` and ``dataset.json`` that belong together.
 
+    Raises ``OncoduetError``: a file is missing or malformed (:func:`require_plans`), or is about other channels or
+    classes.
+
     Parameters
     ----------
     card
@@ -370,11 +371,6 @@ def read_plans(plans_path: Path, dataset_path: Path, card: Card) -> tuple[dict[s
     Returns
     -------
     Both as in the files, checked.
-
-    Raises
-    ------
-    OncoduetError
-        A file is missing or malformed (:func:`require_plans`), or is about other channels or classes.
     """
     plans, dataset = (read_json(path, most_bytes=MOST_BYTES) for path in (plans_path, dataset_path))
     planned = len(require_plans(plans, plans_path).configurations.full_resolution.normalization_schemes)

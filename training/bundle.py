@@ -31,21 +31,18 @@ from training.finished_runs import FinishedRun, finished_runs
 def bundle(*, runs: Sequence[Path], output: Path) -> BundleRecord:
     """Pack runs into a bundle.
 
+    Raises ``OncoduetError``: the output's name does not end in .tar.gz; a folder holds no run; a run is not finished,
+    or of an engine whose models no bundle takes, or its weights, anchors or box rule are missing or not those that its
+    record names; a run is listed twice, or a copy of another; runs differ in card, plans, dataset or licence; no run
+    detects lesions, or none locates the organ that the card needs first; what has the output's name is no bundle, or
+    one with members that this one lacks.
+
     Parameters
     ----------
     runs
         Run folders, or folders of run folders.
     output
         Path of the archive, ``….tar.gz``.
-
-    Raises
-    ------
-    OncoduetError
-        The output's name does not end in .tar.gz; a folder holds no run; a run is not finished, or of an engine whose
-        models no bundle takes, or its weights, anchors or box rule are missing or not those that its record names; a
-        run is listed twice, or a copy of another; runs differ in card, plans, dataset or licence; no run detects
-        lesions, or none locates the organ that the card needs first; what has the output's name is no bundle, or one
-        with members that this one lacks.
     """
     if not output.name.endswith(".tar.gz"):
         raise OncoduetError(output, "name does not end in .tar.gz")

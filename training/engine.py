@@ -132,10 +132,7 @@ class Engine(ABC):
 
         A network that locates an organ detects no lesion by which one could choose.
 
-        Raises
-        ------
-        OncoduetError
-            The profile leaves it to the card, and the card does not say.
+        Raises ``OncoduetError``: the profile leaves it to the card, and the card does not say.
         """
         policy = run.profile.checkpoint_for(run.prepared.card)
         return "final" if policy == "detection" and run.configuration.stage != "detection" else policy
@@ -168,10 +165,7 @@ class Engine(ABC):
         Asked by ``campaign`` on torch's meta device, without memory for weights, where epochs are counted. Here: the
         plan's U-Net, and nnU-Net's own count.
 
-        Raises
-        ------
-        OncoduetError
-            The plan's patch does not suit the network.
+        Raises ``OncoduetError``: the plan's patch does not suit the network.
         """
         from network.architecture import build_network  # noqa: PLC0415 - takes seconds to import
         from network.preprocessing import patch_size_zyx  # noqa: PLC0415
@@ -201,10 +195,7 @@ class Engine(ABC):
 
         Asked by ``predict``.
 
-        Raises
-        ------
-        OncoduetError
-            A bundle takes it; or an input is wrong. No prediction was written then.
+        Raises ``OncoduetError``: a bundle takes it; or an input is wrong. No prediction was written then.
         """
         raise OncoduetError(
             folder.record,

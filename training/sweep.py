@@ -107,6 +107,11 @@ def sweep_maps(
 ) -> MapSweepRecord:
     """Evaluate every combination for some detectors, and write ``map_sweep.json`` and ``map_sweep.csv``.
 
+    Raises ``OncoduetError``: a run is not finished or sound, finds no boxes, or is of another card than the first; its
+    dataset or archive cannot be reached or has changed; there is no finished run of stage 1; ``output`` holds
+    predictions of another network or files of other origin; a study cannot be predicted or scored; a run's folder
+    cannot be written to.
+
     Parameters
     ----------
     runs
@@ -119,13 +124,6 @@ def sweep_maps(
         Where the studies are predicted.
     store
         Give the best combination to the runs' box rules; otherwise no run is touched.
-
-    Raises
-    ------
-    OncoduetError
-        A run is not finished or sound, finds no boxes, or is of another card than the first; its dataset or archive
-        cannot be reached or has changed; there is no finished run of stage 1; ``output`` holds predictions of another
-        network or files of other origin; a study cannot be predicted or scored; a run's folder cannot be written to.
     """
     finished = finished_runs(runs)
     require_apart(

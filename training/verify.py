@@ -59,17 +59,14 @@ class _UncheckedError(Exception):
 def verify(runs: Sequence[Path], *, prepared: Path | None = None, archive: Path | None = None) -> list[Check]:
     """Check finished runs and, once for all of them, each dataset that they were made from.
 
+    Raises ``OncoduetError``: a given folder holds no run, or a ``run.json`` is malformed.
+
     Parameters
     ----------
     runs
         Run folders, or folders of them.
     prepared, archive
         Current folders of the dataset and its archive; None: where they were.
-
-    Raises
-    ------
-    OncoduetError
-        A given folder holds no run, or a ``run.json`` is malformed.
     """
     checks: list[Check] = []
     shared = _Shared(prepared, archive)

@@ -158,10 +158,8 @@ class BatchFolder:
     def begun(self, record: BatchRecord) -> Iterator[None]:
         """Lock the folder for this process, and remove what a killed one left half-written.
 
-        Raises
-        ------
-        OncoduetError
-            The folder cannot be written to, or another process is filling it, or began another batch there meanwhile.
+        Raises ``OncoduetError``: the folder cannot be written to, or another process is filling it, or began another
+        batch there meanwhile.
         """
         with writable(self.path):
             self.path.mkdir(parents=True, exist_ok=True)

@@ -76,15 +76,12 @@ class Programs:
     def run(self, name: str, *words: str) -> Steps[float]:
         """Run one program to its end; yields while it works, and ends it when closed.
 
+        Raises ``OncoduetError``: it failed; with the last line of what it said on stderr.
+
         Returns
         -------
         float
             CPU seconds that it took.
-
-        Raises
-        ------
-        OncoduetError
-            It failed; with the last line of what it said on stderr.
         """
         command = [str(self.paths[name]), *words]
         logger.info("%s", shlex.join(command))

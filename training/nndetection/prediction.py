@@ -55,12 +55,9 @@ logger = logging.getLogger(__name__)
 def predict(folder: RunFolder, *, archive: Path, output: Path) -> int:
     """Predict every study of an archive with a run of nnDetection; returns how many there were.
 
-    Raises
-    ------
-    OncoduetError
-        The run is not finished, or not as it was recorded; the archive is empty or a study of it is
-        wrong; the output belongs to something else; the program is missing or fails; boxes are missing, stale, of other
-        studies, or wrong (:func:`training.nndetection.boxes_file.read_boxes`). No prediction was written then.
+    Raises ``OncoduetError``: the run is not finished, or not as it was recorded; the archive is empty or a study of it
+    is wrong; the output belongs to something else; the program is missing or fails; boxes are missing, stale, of other
+    studies, or wrong (:func:`training.nndetection.boxes_file.read_boxes`). No prediction was written then.
     """
     record = _finished(folder)
     card = load_card(folder.card)

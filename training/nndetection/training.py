@@ -47,11 +47,8 @@ class UpstreamTask:
 def steps(run: Run, place: Workplace, *, archive: Path) -> Steps[Trained]:
     """Train or resume; yields while a program works. There is no record of epochs.
 
-    Raises
-    ------
-    OncoduetError
-        A program is missing, fails, or leaves nothing; the studies are not those of the dataset; a path or a study has
-        a dot in its name.
+    Raises ``OncoduetError``: a program is missing, fails, or leaves nothing; the studies are not those of the dataset;
+    a path or a study has a dot in its name.
     """
     task = UpstreamTask(run, place.folder, archive)
     paths = find_programs(TRAINING)

@@ -36,6 +36,9 @@ NEED = "detection chooses the checkpoint"
 def select(run: Run, folder: RunFolder, *, device: Kind, archive: Path | None, localisation: Path | None) -> Path:
     """Choose among a run's kept weights and write ``selection.json``.
 
+    Raises ``OncoduetError``: the archive cannot be reached or has changed; there is no finished run of stage 1; a study
+    cannot be predicted or scored.
+
     Parameters
     ----------
     archive
@@ -47,12 +50,6 @@ def select(run: Run, folder: RunFolder, *, device: Kind, archive: Path | None, l
     -------
     Path
         The weights that were chosen.
-
-    Raises
-    ------
-    OncoduetError
-        The archive cannot be reached or has changed; there is no finished run of stage 1; a study cannot be predicted
-        or scored.
     """
     source = reachable_archive(run.prepared, archive, purpose=NEED)
     purpose = f"detection cannot choose the checkpoint of {folder.path}"
