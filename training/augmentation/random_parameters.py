@@ -46,7 +46,7 @@ class Range:
 def range_of(scalar: Any, *, what: str) -> Range:
     """What nnU-Net's transforms take for a random scalar: a number, a pair, or a ``BGContrast``.
 
-    Raises ``OncoduetError``: anything else.
+    Raises ``OncoduetError``: it is anything else.
 
     Parameters
     ----------

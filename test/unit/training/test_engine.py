@@ -13,7 +13,7 @@ from pydantic import PositiveFloat
 from refusals import refused_with
 
 from algorithm.__main__ import main as algorithm
-from contract.files import read_json
+from contract.files import read_json, sha256_file
 from contract.records import BundleRecord, Epoch, RunRecord, read_record
 from contract.volume import read_grid, read_volume
 from network.architecture import build_network
@@ -26,6 +26,7 @@ from training.configuration import Configuration
 from training.dataset.prepared import case_files
 from training.dataset.preprocessed import IMAGE, LABEL, read_voxels
 from training.engine import ENGINES, Engine, Trained, load_configuration
+from training.execution import execute
 
 PROJECT = Path(__file__).parents[3]
 CONFIGURATION = """
@@ -146,6 +147,31 @@ def test_what_it_does_not_override_is_what_the_commands_answer(finished, toy, pr
     words = ["predict", "--run", finished, "--archive", prepared_folder.parent / "archive", "--output", finished / "no"]
     said = refusal(*words)
     assert "run.json: a run of by-hand predicts from a bundle; " in said
+
+
+class Noting(Toy):
+    """A toy whose runs have a file of its own."""
+
+    def files(self, folder):
+        """The note."""
+        return {"note": folder.path / "note.json"}
+
+    def steps(self, run, place):
+        """Train, and write the note before the weights."""
+        trained = yield from super().steps(run, place)
+        self.files(place.folder)["note"].write_text("learned")
+        return trained
+
+
+def test_a_file_of_an_engine_is_recorded_and_replaces_none(toy, planned, tmp_path, monkeypatch):
+    monkeypatch.setitem(globals(), "ENGINE", Noting())
+    run, note = planned(str(toy), fold=1), tmp_path / "run" / "note.json"
+    note.parent.mkdir()
+    note.write_text("mine")
+    with refused_with("note.json", expected="nothing"):
+        execute(run, note.parent, device="cpu")
+    note.unlink()
+    assert execute(run, note.parent, device="cpu").parents["note"] == sha256_file(note)
 
 
 def test_a_campaign_reckons_with_its_network(toy, planned):
