@@ -153,7 +153,7 @@ def test_the_seed_follows_from_everything_that_names_a_run(planned):
 
 @pytest.mark.parametrize("fold", [3, -1])
 def test_an_unknown_fold_is_refused(planned, fold):
-    with refused_with(r"splits\.json", expected="a fold from 0 to 2", found=fold):
+    with refused_with(r"splits\.json", expected="a fold from 0 to 2", found=str(fold)):
         planned(fold=fold)
 
 
