@@ -500,10 +500,12 @@ def test_an_archive_without_a_sound_study_leaves_its_failures_alone(make_batch):
 def test_a_study_too_large_for_the_memory_stops_no_other(make_batch, options, reason):
     batch = make_batch(3)
     grid = replace(read_grid(batch.image(1, "t2w")), size_xyz=(700, 700, 200), spacing_mm_xyz=(0.5, 0.5, 3.0))
-    write_volume(
-        batch.image(1, "t2w"),
-        Volume(np.indices(grid.shape_zyx, np.float32, sparse=True)[2] + np.zeros(grid.shape_zyx, np.float32), grid),
-    )
+    z, y, x = np.indices(grid.shape_zyx, np.float32, sparse=True)
+    write_volume(batch.image(1, "t2w"), Volume(x + 3 * z + 0 * y, grid))
+    coarse = replace(grid, size_xyz=(70, 70, 70), spacing_mm_xyz=(5.0, 5.0, 8.5))
+    for channel in ("adc", "hbv"):
+        array = np.resize(read_volume(batch.image(1, channel)).array, coarse.shape_zyx)
+        write_volume(batch.image(1, channel), Volume(array, coarse))
     # This study takes about 3 GB (measured by raising the limit until it was predicted), the others less than 0.5 GB.
     limited = """
 import resource, sys, torch, algorithm.batch
