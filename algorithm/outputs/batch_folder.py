@@ -13,9 +13,10 @@ The number of threads and the device may differ from one call to the next: they 
 """
 
 import logging
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 from algorithm.outputs.study_output import (
@@ -30,13 +31,13 @@ from algorithm.outputs.study_output import (
 from contract.archive import Study
 from contract.cards import Card
 from contract.errors import OncoduetError
+from contract.file_stamps import is_unchanged
 from contract.files import below, held_folder, inside, sha256_file, sweep, sync, writable
 from contract.locks import exclusive_lock
 from contract.outputs import Output, file_output, require_folder, require_free, require_unowned, subfolder
 from contract.records import (
     BatchRecord,
     FailuresRecord,
-    ImageStamp,
     Source,
     StudyRecord,
     read_record,
@@ -157,10 +158,8 @@ class BatchFolder:
     def begun(self, record: BatchRecord) -> Iterator[None]:
         """Lock the folder for this process, and remove what a killed one left half-written.
 
-        Raises
-        ------
-        OncoduetError
-            The folder cannot be written to, or another process is filling it, or began another batch there meanwhile.
+        Raises ``OncoduetError``: the folder cannot be written to, or another process is filling it, or began another
+        batch there meanwhile.
         """
         with writable(self.path):
             self.path.mkdir(parents=True, exist_ok=True)
@@ -260,47 +259,18 @@ class BatchFolder:
         return [case / "output" / name for name in study_files(self.card, case.name)]
 
     def _is_finished(self, study: Study) -> bool:
-        hashes: dict[Path, str] = {}
+        hashed = cache(sha256_file)
         for folder in self._folders():
             case = folder / study.case_id
             if not all(path.is_file() for path in self._study_files(case)):
                 return False
             record = read_record(case / STUDY, StudyRecord)
-            if not _same_images(record, study.channels, hashes):
+            images = {stamp.channel: stamp for stamp in record.images}
+            if images.keys() != study.channels.keys() or not all(
+                is_unchanged(images[channel], path, hashed=hashed) for channel, path in study.channels.items()
+            ):
                 logger.warning("study %s: its images have changed since it was predicted", study.case_id)
                 return False
             if any(sha256_file(case / name) != sha256 for name, sha256 in record.outputs.items()):
                 return False
         return True
-
-
-def study_record(study: Study) -> StudyRecord:
-    """``study.json`` for the images as they are now; take it before they are read."""
-    stamps = []
-    for channel, path in study.channels.items():
-        size_bytes, modified_ns = _stat(path)
-        stamps.append(
-            ImageStamp(channel=channel, size_bytes=size_bytes, modified_ns=modified_ns, sha256=sha256_file(path))
-        )
-    parents = {stamp.channel: stamp.sha256 for stamp in stamps}
-    return StudyRecord(parents=parents, case_id=study.case_id, images=tuple(stamps))
-
-
-def _same_images(record: StudyRecord, channels: Mapping[str, Path], hashes: dict[Path, str]) -> bool:
-    """Whether the images are those of the record; ``hashes`` remembers what was read already."""
-    if {stamp.channel for stamp in record.images} != set(channels):
-        return False
-    for stamp in record.images:
-        path = channels[stamp.channel]
-        if _stat(path) == (stamp.size_bytes, stamp.modified_ns):
-            continue
-        if path not in hashes:
-            hashes[path] = sha256_file(path)
-        if hashes[path] != stamp.sha256:
-            return False
-    return True
-
-
-def _stat(path: Path) -> tuple[int, int]:
-    found = path.stat()
-    return found.st_size, found.st_mtime_ns

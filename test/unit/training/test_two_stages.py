@@ -41,7 +41,7 @@ def write_ct(archive: Path, case_id: str, *, orientation: tuple[int, int], lesio
         label[((x + 20) / 34) ** 2 + (y / 14) ** 2 + (z / 20) ** 2 <= 1] = 4
     if lesion:
         label[((x + 30) / 10) ** 2 + (y / 9) ** 2 + (z / 12) ** 2 <= 1] = 1
-    ct += 60.0 * (label == 4) + 20.0 * (label == 1) + 260 * (((x - 60) / 9) ** 2 + (y / 9) ** 2 <= 1)
+    ct += 60.0 * (label == 4) + 20.0 * (label == 1) + 260 * (((x - 60) / 13) ** 2 + (y / 13) ** 2 <= 1)
     patient = case_id.partition("_")[0]
     write_volume(archive / patient / f"{case_id}_ct.mha", Volume(ct.astype(np.int16), grid))
     write_volume(archive / "labels" / f"{case_id}.nii.gz", Volume(label, grid))
