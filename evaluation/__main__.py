@@ -30,10 +30,11 @@ from contract.process.terminal import console as make_console
 from contract.process.terminal import log_to_stdout, progress_on
 from contract.records import Metrics
 from evaluation.challenge import evaluate
+from evaluation.inputs.one_case import read_one
 from evaluation.inputs.truth import BASELINES, TruthFolder, find_truth
 from evaluation.matching.cases import MatchingRule
 from evaluation.matching.explain import Answer, explain
-from evaluation.score import RunName, Score, read_one, score
+from evaluation.score import RunName, Score, score
 
 MOST_WORKERS = 1024
 RESERVED = ("baseline-", "ensemble-", "control-")

@@ -9,10 +9,7 @@ import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
-from functools import partial
 from pathlib import Path
-
-import numpy as np
 
 from contract.cards import Card
 from contract.case_folders import case_name
@@ -25,19 +22,14 @@ from contract.patients import patients_by_case, require_named, said_patients
 from contract.provenance import writer
 from contract.records import Metrics, MetricsRecord, Source, write_record
 from evaluation.inputs.case_files import listed
+from evaluation.inputs.one_case import read_one
 from evaluation.inputs.predictions import SOURCE, PredictionSet, find_prediction_sets
 from evaluation.inputs.truth import OnMissing, TruthFolder, find_truth
-from evaluation.masks.components import connect
 from evaluation.masks.sizes import sizes_of
 from evaluation.matching import picai, strict
 from evaluation.matching.cases import (
-    Case,
-    LesionTruth,
     MatchingRule,
-    Prediction,
     ScoredCase,
-    read_case,
-    read_case_as_picai_eval,
 )
 from evaluation.matching.sweep import HIT_CRITERIA, HitCriterion, match_with
 from evaluation.metrics.curves import FALSE_POSITIVES_PER_CASE, sensitivity_key
@@ -259,17 +251,6 @@ def score_run(
     return Score(run, metrics, tuple(by_picai if picai_only else by_strict), source, by_criterion=swept)
 
 
-def read_one(
-    run: PredictionSet, truth: TruthFolder, case_id: str, *, picai_only: bool = False
-) -> tuple[Case, LesionTruth]:
-    """One case of a run as it is scored, and its truth. Raises ``OncoduetError`` as :func:`score_run` does."""
-    known = truth.case(case_id, MatchingRule.of(run.card))
-    if run.likelihoods is not None:
-        return _case_of_likelihood(run.likelihoods.get(case_id, 0.0), known), known
-    strictly = partial(read_case, most_candidates=MatchingRule.of(run.card).most_candidates)
-    return _case(run.predictions.get(case_id), known, read_case_as_picai_eval if picai_only else strictly), known
-
-
 def write_score(score: Score, folder: Path) -> None:
     """Write a scored run's files."""
     write_record(folder / METRICS, score.metrics)
@@ -335,18 +316,6 @@ def _require_unseen(run: PredictionSet, truth: TruthFolder, *, training_studies_
                 "--training-studies-too scores them"
             ),
         )
-
-
-def _case(prediction: Prediction | None, truth: LesionTruth, read: Callable[[Prediction, LesionTruth], Case]) -> Case:
-    if prediction is not None:
-        return read(prediction, truth)
-    return _case_of_likelihood(0.0, truth)
-
-
-def _case_of_likelihood(likelihood: float, truth: LesionTruth) -> Case:
-    """A case without candidates."""
-    nothing = connect(np.zeros(0, dtype=np.int64), truth.grid.shape_zyx)
-    return Case(truth.lesions, nothing, np.zeros(0), np.float32(likelihood), likelihood)
 
 
 def _of_cases(run: PredictionSet, metrics: Metrics) -> Metrics:

@@ -25,6 +25,7 @@ from contract.errors import OncoduetError, some
 from contract.files import inside
 from contract.records import Source
 from contract.volume import read_volume, require_same_grid
+from evaluation.inputs.one_case import read_one
 from evaluation.inputs.predictions import PredictionSet, find_prediction_sets
 from evaluation.inputs.truth import TruthFolder, find_truth
 from evaluation.masks.sparse_image import open_image, read_confidences
@@ -32,7 +33,6 @@ from evaluation.matching import strict
 from evaluation.matching.cases import LesionTruth, MatchingRule
 from evaluation.metrics.outcomes import FloatArray
 from evaluation.metrics.scored_runs import ScoredRun
-from evaluation.score import read_one
 
 Image = npt.NDArray[np.float32]
 Mask = npt.NDArray[np.bool_]
