@@ -27,7 +27,7 @@ from network import plausibility
 from network.localisation import true_region
 from network.placement import Placement
 from network.preprocessing import Preprocessed
-from network.study import Scan, classes_on, read_scan, read_truth, stack
+from network.study import Scan, classes_on, content_sha256, read_scan, read_truth, stack
 from training.dataset import nnunet_planning
 from training.dataset.archive_stamps import FILE as SOURCES
 from training.dataset.archive_stamps import SourcesRecord, glance, read_sources, same_studies, stamp_study
@@ -140,7 +140,7 @@ def prepare(
                 with doubts.noted():
                     scan = read_scan(card, study.channels, name=study.case_id)
                     truth = read_truth(card, study.label, scan.native)
-                _require_one_patient(known, scan.content_sha256, study.case_id, patient_of)
+                _require_one_patient(known, scan, truth, study.case_id, patient_of)
                 for dataset in stacked.values():
                     dataset.add(study, patient_of[study.case_id], scan, truth)
                 stamps[study.case_id] = stamp
@@ -357,12 +357,19 @@ def _preprocess(
 
 
 def _require_one_patient(
-    known: dict[str, str], content_sha256: str, case_id: str, patient_of: Mapping[str, str]
+    known: dict[str, str], scan: Scan, truth: Volume, case_id: str, patient_of: Mapping[str, str]
 ) -> None:
-    """Refuse an earlier study's images under another patient: a fold could train on them and validate with them."""
-    other = known.setdefault(content_sha256, case_id)
-    if patient_of[other] != patient_of[case_id]:
-        raise OncoduetError(f"study {case_id}", f"has the images of {other}, which is of another patient")
+    """Refuse an image or a label map, unless empty, that an earlier study of another patient has, too.
+
+    A fold could train on it and validate with it.
+    """
+    contents = {f"{name} image": sha256 for name, sha256 in scan.channel_sha256.items()}
+    if truth.array.any():
+        contents["label map"] = content_sha256(truth)
+    for what, sha256 in contents.items():
+        other = known.setdefault(sha256, case_id)
+        if patient_of[other] != patient_of[case_id]:
+            raise OncoduetError(f"study {case_id}", f"has the {what} of {other}, which is of another patient")
 
 
 def _contradictions(archive: Path, studies: Sequence[PreparedStudy]) -> list[str]:
