@@ -117,12 +117,22 @@ def predict_batch(
             folder.write_failures(_failures(bundle, len(everything), failures))
         if predicted:
             card_text = (bundle.folder / "card.toml").read_text(encoding="utf-8")
-            for ensemble, trained_on in _trained_on(bundle, ensembles, folder.contents(predicted, listing.studies)):
+            contents = folder.contents(predicted, listing.studies)
+            _say_alike(archive, contents)
+            for ensemble, trained_on in _trained_on(bundle, ensembles, contents):
                 source = ensemble_source(bundle, ensemble, archive_licence=licence, trained_on=trained_on)
                 folder.write_listing(ensemble.folder, card_text, predicted, source)
     if unforeseen is not None:
         raise unforeseen
     _require_none(failures, folder, studies=len(everything))
+
+
+def _say_alike(archive: Path, contents: Mapping[str, str]) -> None:
+    """Warn of studies with the same reference image: scores would count one study twice."""
+    first: dict[str, str] = {}
+    for case_id, content in contents.items():
+        if (other := first.setdefault(content, case_id)) != case_id:
+            logger.warning("%s: studies %s and %s are the same image", archive, other, case_id)
 
 
 def _require_none(failures: Mapping[str, str], folder: BatchFolder, *, studies: int) -> None:

@@ -14,8 +14,9 @@ from collections.abc import Container, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from contract.archive_files import LABEL_ENDING, LABELS, ArchiveFiles, look, same_name
+from contract.archive_files import LABEL_ENDING, LABELS, ArchiveFiles, look
 from contract.cards import Card, Geometry
+from contract.case_folders import case_name
 from contract.errors import SHOWN, OncoduetError, one_line, some
 from contract.extent import require_plausible_extent
 from contract.files import read_json
@@ -28,6 +29,8 @@ from contract.patients import (
     ambiguous,
     patients_by_case,
     read_patients,
+    require_folders_apart,
+    require_rows,
     said_patients,
 )
 from contract.tables import read_table
@@ -44,7 +47,7 @@ class Study:
     """One examination of one patient."""
 
     case_id: str  # <patient>_<study>, the name used everywhere
-    folder: str  # name of the reference channel's folder
+    folder: str  # name of the reference channel's folder, in NFC as the id
     channels: Mapping[str, Path]  # by channel name, in the card's order
     label: Path | None
 
@@ -90,14 +93,12 @@ def list_studies(archive: Path, card: Card, *, labels_required: bool) -> Listing
     }
     for case_id in sorted({*files.images, *files.strays}):
         try:
-            study = _study(archive, card, case_id, files, labels_required)
-            if study is not None:
-                studies.append(study)
+            studies.append(_study(archive, card, case_id, files, labels_required))
         except OncoduetError as error:
             faults[case_id] = one_line(str(error))
         except OSError as error:
             faults[case_id] = one_line(f"study {case_id} in {archive}: unreadable: {error}")
-    known = {same_name(case_id) for case_id in (*files.images, *files.strays)}
+    known = {*files.images, *files.strays}
     alone = sorted(set(files.labels) - known)
     if labels_required:
         faults |= {case_id: f"{files.labels[case_id]}: no study of this name" for case_id in alone}
@@ -135,8 +136,9 @@ def archive_patients(archive: Path, studies: Iterable[Study], said: str | None =
     named; the folder, where the file names begin with its name (it may hold underscores); the ids.
 
     Raises ``OncoduetError`` as :func:`contract.patients.patients_by_case` and :func:`contract.patients.read_patients`;
-    a folder that would be a patient holds very many studies, or such folders hold more on average than patients have;
-    or a folder of another name holds several whose ids tell no patient.
+    a folder that would be a patient holds very many studies, or such folders hold more on average than patients have,
+    or begin alike; a folder of another name holds several whose ids tell no patient; a table may spell a study
+    otherwise.
 
     Parameters
     ----------
@@ -149,6 +151,7 @@ def archive_patients(archive: Path, studies: Iterable[Study], said: str | None =
     for study in studies:
         by_folder.setdefault(study.folder, []).append(study.case_id)
     cases = [case_id for members in by_folder.values() for case_id in members]
+    require_rows(cases, given, source=archive)
     if rule is None:
         bearing: dict[str, str] = {}
         for folder, members in by_folder.items():
@@ -160,8 +163,10 @@ def archive_patients(archive: Path, studies: Iterable[Study], said: str | None =
             if len(by_folder) > 1 and len(others) > 1:
                 raise ambiguous(archive / folder, "a folder that bears the patient's name", others)
             bearing |= dict.fromkeys(named, folder)
-        if len(bearing) > MOST_ON_AVERAGE * len(set(bearing.values())):
+        folders = sorted(set(bearing.values()))
+        if len(bearing) > MOST_ON_AVERAGE * len(folders):
             raise ambiguous(archive, "a folder per patient", list(bearing), " in few folders")
+        require_folders_apart(folders, source=archive)
         given |= bearing
     return patients_by_case(cases, given=given, rule=rule, source=archive)
 
@@ -218,14 +223,12 @@ def check_geometry(name: str, channels: Mapping[str, Path], geometry: Geometry) 
             )
 
 
-def _study(archive: Path, card: Card, case_id: str, files: ArchiveFiles, labels_required: bool) -> Study | None:
-    """One study, checked; None for stray copies of a study that is there."""
+def _study(archive: Path, card: Card, case_id: str, files: ArchiveFiles, labels_required: bool) -> Study:
+    """One study, checked."""
     require_case_id(case_id, archive)
     found, strays = files.images.get(case_id, {}), files.strays.get(case_id, [])
     other = f", but {some([str(path.relative_to(archive)) for path in strays])}" if strays else ""
     if not found:
-        if any(same_name(case_id) == same_name(each) for each in files.images):
-            return None
         raise OncoduetError(f"study {case_id} in {archive}", f"no images named {_pattern(card)}{other}")
     for channel in card.channel_names:
         paths = found.get(channel, [])
@@ -243,7 +246,7 @@ def _study(archive: Path, card: Card, case_id: str, files: ArchiveFiles, labels_
             raise OncoduetError(f"study {case_id} in {archive}", f"dangling link {paths[0]}")
     channels = {channel: found[channel][0] for channel in card.channel_names}
     check_geometry(case_id, channels, card.geometry)
-    label = files.labels.get(same_name(case_id))
+    label = files.labels.get(case_id)
     if label is not None and label.is_file():
         require_same_grid(
             read_grid(label),
@@ -258,12 +261,12 @@ def _study(archive: Path, card: Card, case_id: str, files: ArchiveFiles, labels_
         raise OncoduetError(f"study {case_id}", f"label map {expected} not found{instead}")
     else:
         label = None
-    return Study(case_id, channels[card.geometry.reference].parent.name, channels, label)
+    return Study(case_id, case_name(channels[card.geometry.reference].parent.name), channels, label)
 
 
 def _names_one_of(path: Path, case_ids: Container[str]) -> bool:
     """Whether a file's name, or its part before the last ``_``, is one of these cases."""
-    stem = path.name.partition(".")[0]
+    stem = case_name(path.name.partition(".")[0])
     return stem in case_ids or stem.rpartition("_")[0] in case_ids
 
 
@@ -305,4 +308,4 @@ def _marksheet_cases(archive: Path) -> set[str]:
         rows = read_table(path, ("patient_id", "study_id")).rows
     except OncoduetError:  # reported where the marksheet is needed
         return set()
-    return {same_name(f"{row['patient_id']}_{row['study_id']}") for row in rows}
+    return {case_name(f"{row['patient_id']}_{row['study_id']}") for row in rows}

@@ -7,11 +7,11 @@ listed (``Path.glob`` ignores it) and a dangling link.
 
 import os
 import re
-import unicodedata
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from contract.case_folders import case_name
 from contract.errors import OncoduetError, problem_of
 
 ENDINGS = (".mha", ".nii.gz", ".nii")
@@ -28,7 +28,7 @@ _NNUNET = re.compile(r"(.+)_(\d{4})")
 
 @dataclass
 class ArchiveFiles:
-    """Files of an archive by the case ids in their names."""
+    """Files of an archive by the case ids in their names, as :func:`contract.case_folders.case_name` spells them."""
 
     images: dict[str, dict[str, list[Path]]] = field(default_factory=dict)
     """By case id and channel; more than one where a channel is there twice."""
@@ -37,16 +37,11 @@ class ArchiveFiles:
     others: dict[Path, list[Path]] = field(default_factory=dict)
     """Image-like files in folders without a study image, by folder."""
     labels: dict[str, Path] = field(default_factory=dict)
-    """Label maps by case id, as :func:`same_name` spells it."""
+    """Label maps by case id."""
     unread_labels: list[Path] = field(default_factory=list)
     """Images in the folder of label maps that are called or placed in another way."""
     unknown: dict[str, str] = field(default_factory=dict)
     """Why it is not known what a folder or link holds, by its path below the archive."""
-
-
-def same_name(name: str) -> str:
-    """One spelling for names that look the same: some systems write an accent as a letter of its own."""
-    return unicodedata.normalize("NFC", name)
 
 
 def seeming_stem(name: str) -> str | None:
@@ -65,15 +60,16 @@ def look(archive: Path, channels: Sequence[str]) -> ArchiveFiles:
         relative = path.relative_to(archive)
         if relative.parts[0] == LABELS:
             if len(relative.parts) == 2 and path.name.endswith(LABEL_ENDING):
-                files.labels[same_name(path.name.removesuffix(LABEL_ENDING))] = path
+                if files.labels.setdefault(case_name(path.name.removesuffix(LABEL_ENDING)), path) != path:
+                    files.unknown[str(relative)] = "another label map has this name, with its accents written otherwise"
             elif _IMAGE.fullmatch(path.name):
                 files.unread_labels.append(path)
             continue
-        case_id, channel = _named(path.name, channels)
+        case_id, channel = _named(case_name(path.name), channels)
         if channel and len(relative.parts) == 2:
             files.images.setdefault(case_id, {}).setdefault(channel, []).append(path)
         elif (seeming := _seeming_case(path, channels)) is not None:
-            files.strays.setdefault(seeming, []).append(path)
+            files.strays.setdefault(case_name(seeming), []).append(path)
         elif _IMAGE.fullmatch(path.name):
             others.setdefault(path.parent, []).append(path)
     holding = {path.parent for channels_of in files.images.values() for paths in channels_of.values() for path in paths}

@@ -11,6 +11,7 @@ from collections.abc import Collection, Iterable
 from pathlib import Path
 
 from contract.errors import OncoduetError
+from contract.files import inside
 
 LOOKS_LIKE_IMAGE = re.compile(r"\.(mha|mhd|nii|nii\.gz|nrrd|nhdr|hdr|img)$", re.IGNORECASE)
 """Ends as images do, those too that we do not read."""
@@ -40,8 +41,8 @@ def require_none_below(folder: Path, known: Collection[str], *, asked: Collectio
 
 
 def visible(folder: Path) -> list[Path]:
-    """A folder's entries but the hidden ones, sorted."""
-    return [path for path in sorted(folder.iterdir()) if not path.name.startswith(".")]
+    """A folder's entries but hidden ones and litter, sorted."""
+    return inside(folder, "[!.]*")
 
 
 def case_of(stem: str, case_ids: Collection[str]) -> str | None:

@@ -27,6 +27,9 @@ MOST_TEXT_BYTES = 2**26
 LONGEST_QUOTE = 80
 """Characters of a foreign name that a message repeats."""
 
+LITTER = re.compile(r"\.DS_Store|\._.*|Thumbs\.db|ehthumbs\.db|desktop\.ini|\.directory|\.nfs[0-9a-f]+", re.IGNORECASE)
+"""Names of files that macOS, Windows, KDE and NFS leave in any folder; they belong to nobody and are not looked at."""
+
 _PARTIAL = re.compile(r"\.partial-[0-9a-f]{32}(\.\w+)*")
 _KINDS = {
     stat.S_IFREG: "a file",
@@ -108,11 +111,16 @@ def sweep(folder: Path) -> None:
 
 
 def inside(folder: Path, pattern: str = "*") -> list[Path]:
-    """A folder's entries whose names match a pattern, sorted. Raises ``OSError`` where it cannot be listed.
+    """A folder's entries but litter whose names match a pattern, sorted. Raises ``OSError`` if it cannot be listed.
 
     ``Path.glob`` and ``rglob`` take such a folder for an empty one; so they are for folders of ours alone.
     """
-    return sorted(path for path in folder.iterdir() if fnmatch.fnmatchcase(path.name, pattern))
+    return sorted(path for path in folder.iterdir() if fnmatch.fnmatchcase(path.name, pattern) and not is_litter(path))
+
+
+def is_litter(path: Path) -> bool:
+    """Whether this is a file that the system left."""
+    return LITTER.fullmatch(path.name) is not None and path.is_file() and not path.is_symlink()
 
 
 def below(folder: Path) -> Iterator[Path]:

@@ -10,14 +10,20 @@ from contract.errors import OncoduetError
 from contract.text import printable
 
 _FORMULA = ("=", "+", "-", "@")
+_OURS = {
+    *("predictions.json", "source.json", "card.toml", "batch.json", "failures.json", "study.json", "metrics.json"),
+    *("predictions", "source"),  # whose likelihoods would be called as the first two
+}
 
 
 def require_case_id(case_id: str, where: Path) -> str:
     """Give the name back.
 
     Raises ``OncoduetError``: it is empty, begins as a spreadsheet's formula does, has characters that are not printable
-    (names of other bytes than UTF-8 among them), or spaces around it.
+    (names of other bytes than UTF-8 among them), or spaces around it; or our own files would be called as the case's.
     """
+    if case_id.casefold() in _OURS:
+        raise OncoduetError(where, expected="the name of a case", found=f"{case_id!r}, which is that of a file of ours")
     if not case_id or not case_id.isprintable() or case_id.startswith(_FORMULA) or case_id != case_id.strip():
         raise OncoduetError(
             where, expected="the name of a case: printable, without = + - @ or a space before it", found=f"{case_id!r}"

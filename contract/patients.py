@@ -8,15 +8,18 @@ patients must never become one. In an archive the patient's folder names the pat
   studies than a patient has (``2020_0001`` to ``2020_0400``), or all have more on average than patients have.
 
 Ids such as ``pancreas_001`` and ``pancreas_002`` are ambiguous, and so are ``001-1`` and ``001-2``; there the user
-decides, by ``patients.csv`` or by one of two rules.
+decides, by ``patients.csv`` or by one of two rules. So are patients that differ only in case, in zeros before a number
+or in the sign between the parts of their names. Accents are compared in Unicode's form NFC.
 """
 
 import logging
 import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Literal, get_args
 
+from contract.case_folders import case_name
 from contract.errors import OncoduetError, some
 from contract.tables import read_table
 
@@ -50,7 +53,8 @@ def patients_by_case(
     """The patient of every case.
 
     Raises ``OncoduetError``: ids leave open whether their cases are of one patient, and the user did not say; or
-    patients are named for other cases and not for some of these, as by another spelling.
+    patients are named for other cases and not for some of these, as by another spelling; or two patients may be two
+    spellings of one.
 
     Parameters
     ----------
@@ -81,7 +85,52 @@ def patients_by_case(
         if rule is None and len(members) > 1 and (open_ids or len(members) > MOST_STUDIES):
             raise ambiguous(source, "ids that tell the patient", members, f" begin with {prefix}_")
         patients |= {case_id: case_id if rule == "by-case" else prefix for case_id in members}
+    if rule != "by-case":
+        _require_one_spelling(patients.values(), source)
     return dict(sorted(patients.items()))
+
+
+def alike(name: str) -> str:
+    """The same for names that may be spellings of one: of other case, zeros before numbers or signs between parts."""
+    return re.sub(r"[-_. ]+", "_", re.sub(r"(?<!\d)0+(?=\d)", "", case_name(name).casefold()))
+
+
+def require_rows(case_ids: Collection[str], named: Collection[str], *, source: object) -> None:
+    """Raise ``OncoduetError`` where a case without a patient may be one that a table spells in another way."""
+    unnamed = {alike(case_id): case_id for case_id in {*case_ids} - {*named}}
+    for other in sorted({*named} - {*case_ids}):
+        if (case_id := unnamed.get(alike(other))) is not None:
+            raise OncoduetError(source, expected=f"the patient of {case_id}", found=f"that of {other}, which is none")
+
+
+def require_folders_apart(folders: Collection[str], *, source: object) -> None:
+    """Raise ``OncoduetError`` where folders such as ``10_2019`` and ``10_2021`` may be of one patient.
+
+    Many folders that begin alike are a centre's (``site_1``), and so are those that all begin with the same word.
+    """
+    by_prefix: dict[str, list[str]] = {}
+    for folder in folders:
+        by_prefix.setdefault(re.split("[-_.]", folder)[0], []).append(folder)
+    if len(folders) > MOST_ON_AVERAGE * len(by_prefix):
+        return
+    for prefix, members in by_prefix.items():
+        tells = len(by_prefix) > 1 or any(map(str.isdigit, prefix))
+        if tells and 1 < len(members) <= MOST_STUDIES:
+            raise ambiguous(source, "folders that tell the patient", members, f" begin with {prefix}", "folders")
+
+
+def _require_one_spelling(patients: Iterable[str], source: object) -> None:
+    known: dict[str, str] = {}
+    for patient in sorted(set(patients)):
+        if (other := known.setdefault(alike(patient), patient)) != patient:
+            raise OncoduetError(
+                source,
+                expected="one spelling of each patient",
+                found=(
+                    f"{other}, {patient}: one patient or several? Say it by {FILE} (case_id,patient_id; one name, or "
+                    "names that differ in more), or --patients by-case"
+                ),
+            )
 
 
 def require_named(case_ids: Collection[str], named: Collection[str], *, source: object) -> None:
@@ -116,25 +165,29 @@ def _require_unparted(case_ids: Iterable[str], source: object) -> None:
             )
 
 
-def ambiguous(source: object, expected: str, case_ids: Sequence[str], what: str = "") -> OncoduetError:
+def ambiguous(
+    source: object, expected: str, case_ids: Sequence[str], what: str = "", of_what: str = "cases"
+) -> OncoduetError:
     """The error that asks the user whose cases these are, at least two."""
     return OncoduetError(
         source,
         expected=expected,
         found=(
-            f"{case_ids[0]}, {case_ids[1]} ({len(case_ids)} cases{what}): one patient or several? "
+            f"{case_ids[0]}, {case_ids[1]} ({len(case_ids)} {of_what}{what}): one patient or several? "
             f"Say it by {FILE} (case_id,patient_id), or --patients by-case or by-prefix"
         ),
     )
 
 
 def read_patients(path: Path) -> dict[str, str]:
-    """Read ``patients.csv``: the patient by case id.
+    """Read ``patients.csv``: the patient by case id, both in NFC.
 
     Raises ``OncoduetError``: the table cannot be read, a patient is empty, or a case has two.
     """
     table = read_table(path, ("case_id", "patient_id"))
-    found = {key[0]: row["patient_id"] for key, row in table.by_key(("case_id",), ("patient_id",)).items()}
+    rows = tuple({name: case_name(text) for name, text in row.items()} for row in table.rows)
+    by_case = replace(table, rows=rows).by_key(("case_id",), ("patient_id",))
+    found = {case_id: row["patient_id"] for (case_id,), row in by_case.items()}
     for case_id, patient in found.items():
         if not case_id or not patient:
             raise OncoduetError(

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from contract.cards import Card, Socket
+from contract.case_folders import visible
 from contract.errors import OncoduetError, some
 from contract.files import read_json
 from contract.schema import is_relative
@@ -75,14 +76,14 @@ def single_image(folder: Path, socket: Socket) -> Path:
 
     Raises ``OncoduetError``: there is no folder, no image in it, or more than one.
     """
-    inside = sorted(path for path in folder.iterdir() if not path.name.startswith(".")) if folder.is_dir() else []
-    images = [path for path in inside if is_image(path)]
+    there = visible(folder) if folder.is_dir() else []
+    images = [path for path in there if is_image(path)]
     if len(images) == 1:
         return images[0]
     if images:
         names = f" ({some([path.name for path in images])})"
-    elif inside:
-        names = f" that ends in .mha or .nii.gz; there is {some([path.name for path in inside])}"
+    elif there:
+        names = f" that ends in .mha or .nii.gz; there is {some([path.name for path in there])}"
     else:
         names = ""
     raise OncoduetError(folder, f"{socket.slug!r} has {len(images)} images, expected 1{names}")

@@ -40,6 +40,8 @@ class Scan:
     """Grid of the reference channel as in its file."""
     content_sha256: str
     """Hash of the reference channel's voxels; see :func:`content_sha256`."""
+    channel_sha256: Mapping[str, str]
+    """The same of every channel."""
 
 
 def read_scan(card: Card, channels: Mapping[str, Path], *, name: str) -> Scan:
@@ -58,16 +60,15 @@ def read_scan(card: Card, channels: Mapping[str, Path], *, name: str) -> Scan:
     """
     check_geometry(name, channels, card.geometry)
     native = read_grid(channels[card.geometry.reference])
-    volumes = {}
+    volumes, contents = {}, {}
     for channel in card.channels:
         volume = read_volume(channels[channel.name])
         require_plausible(channel, volume, channels[channel.name])
-        if channel.name == card.geometry.reference:
-            content = content_sha256(volume)
+        contents[channel.name] = content_sha256(volume)
         axes = card_axes(card, volume.grid)
         volumes[channel.name] = Volume(axes.apply(volume.array), along_axes(volume.grid, axes))
     compare_channels(card, volumes, channels)
-    return Scan(name, volumes, native, content)
+    return Scan(name, volumes, native, contents[card.geometry.reference], contents)
 
 
 def content_sha256(volume: Volume) -> str:

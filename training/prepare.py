@@ -140,7 +140,7 @@ def prepare(
                 with doubts.noted():
                     scan = read_scan(card, study.channels, name=study.case_id)
                     truth = read_truth(card, study.label, scan.native)
-                require_one_patient(known, scan.content_sha256, study.case_id, patient_of)
+                require_one_patient(known, scan, truth, study.case_id, patient_of)
                 for dataset in stacked.values():
                     dataset.add(study, patient_of[study.case_id], scan, truth)
                 stamps[study.case_id] = stamp

@@ -74,7 +74,7 @@ class Profile(Frozen):
     """A run that is killed loses at most so many epochs."""
     keep_every_epochs: PositiveInt = 50
     """For ``detection``: the weights of every so many epochs are kept until the choice among them and the last."""
-    threads: PositiveInt
+    threads: Annotated[int, Field(ge=1, le=256)]
     """Threads of one operation on the CPU. Pinned, since another number gives other bits."""
     plan: PlanEdits | None = None
 

@@ -48,7 +48,7 @@ def plan_run(
 
 
 def existing_record(run: Run, folder: RunFolder, *, resume: bool = False, is_made: bool = True) -> RunRecord | None:
-    """What the folder says of this run, or None where it says nothing.
+    """What the folder says of this run, or None where it says nothing, or only that another was planned.
 
     Raises ``OncoduetError``: the folder holds another run, this one on other data, or files of other origin under a
     run's names; it cannot be written to; ``resume`` without a checkpoint.
@@ -62,6 +62,8 @@ def existing_record(run: Run, folder: RunFolder, *, resume: bool = False, is_mad
     existing = read_record(path, RunRecord) if path.is_file() else None
     if existing is None or existing.state == "planned":
         folder.require_free(run.engine.files(folder).values(), is_planned=existing is not None)
+        if existing is not None and existing.key != run.key:
+            existing = None  # a note of what was planned, alone in its folder, and replaced
     if existing is None or existing.state != "finished":
         folder.require_no_links(run.engine.files(folder).values())
         require_folder(folder.path, is_written=is_made)

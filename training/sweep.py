@@ -202,10 +202,26 @@ def store_in(folder: RunFolder, fill: BoxShape, case_score: CaseScore) -> None:
         changed = rule.model_copy(update={"fill": fill, "case_score": case_score})
         if changed == rule and folder.box_rule.is_file():
             return
-        write_record(folder.box_rule, changed)
-        record = read_record(folder.record, RunRecord)
-        parents = {**record.parents, "box_rule": sha256_file(folder.box_rule)}
-        write_record(folder.record, record.model_copy(update={"parents": parents}))
+        _write_rule(folder, changed)
+
+
+def _write_rule(folder: RunFolder, rule: BoxPostprocessing) -> None:
+    write_record(folder.box_rule, rule)
+    record = read_record(folder.record, RunRecord)
+    parents = {**record.parents, "box_rule": sha256_file(folder.box_rule)}
+    write_record(folder.record, record.model_copy(update={"parents": parents}))
+
+
+def _without_combination(folder: RunFolder, copy: Path) -> Path:
+    """A run, by links, whose box rule has the usual combination: what ``--store`` changed makes no other network."""
+    copy.mkdir()
+    for path in folder.path.iterdir():
+        if path.is_file() and path != folder.lock:
+            (copy / path.name).symlink_to(path.resolve())
+    rule = read_record(folder.box_rule, BoxPostprocessing) if folder.box_rule.is_file() else BoxPostprocessing()
+    fill, case_score = COMBINATIONS[0]
+    _write_rule(RunFolder(copy), rule.model_copy(update={"fill": fill, "case_score": case_score}))
+    return copy
 
 
 def sweep_tables(record: MapSweepRecord) -> list[Table]:
@@ -308,7 +324,7 @@ def _score_maps(
         studies = work / "archive"
         link_studies(read_sources(prepared), archive, validation, studies)
         predict_studies(
-            [run.folder.path, *([partner] if partner else [])],
+            [_without_combination(run.folder, work / "run"), *([partner] if partner else [])],
             predictions,
             studies=studies,
             model=work / "model",

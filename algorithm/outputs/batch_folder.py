@@ -13,6 +13,7 @@ The number of threads and the device may differ from one call to the next: they 
 """
 
 import logging
+import shutil
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -204,8 +205,8 @@ class BatchFolder:
                     path.unlink(missing_ok=True)
                 parents = {parent for path in files for parent in path.parents if folder in parent.parents}
                 for parent in sorted(parents, reverse=True):
-                    if parent.is_dir() and not any(parent.iterdir()):
-                        parent.rmdir()
+                    if parent.is_dir() and not inside(parent):
+                        shutil.rmtree(parent)  # with the system's litter
 
     def write(self, ensemble: str, output: StudyOutput, study: StudyRecord, *, content_sha256: str) -> None:
         """Add a study's outputs to an ensemble by one rename; the hash is that of the voxels that were read."""

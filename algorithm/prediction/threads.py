@@ -4,7 +4,11 @@ import math
 import os
 from pathlib import Path
 
+from contract.errors import UsageError
 from network.cgroups import ROOT, cores_left
+
+MOST_THREADS = 256
+"""So many are allowed with any number of cores: a run's number is repeated on other machines for the same bits."""
 
 
 def usable_cores(root: Path = ROOT) -> int:
@@ -15,7 +19,16 @@ def usable_cores(root: Path = ROOT) -> int:
 
 
 def use_threads(count: int) -> None:
-    """Give PyTorch and SimpleITK this many threads; results are reproducible for equal counts."""
+    """Give PyTorch and SimpleITK this many threads; results are reproducible for equal counts.
+
+    Raises
+    ------
+    UsageError
+        There are far more than cores, which libraries answer by a crash.
+    """
+    most = max(MOST_THREADS, 4 * (os.cpu_count() or 1))
+    if count > most:
+        raise UsageError("--threads", expected=f"at most {most}", found=count)
     os.environ["ITK_GLOBAL_DEFAULT_NUMBER_OF_THREADS"] = str(count)
     import torch  # noqa: PLC0415
 

@@ -96,7 +96,7 @@ def folders_of_patients(archive: Path, case_ids: Collection[str]) -> dict[str, s
             continue
         for path in visible(folder):
             case_id = case_of(case_name(image_stem(path)), case_ids)
-            if case_id is not None and is_image(path) and path.name.startswith(f"{folder.name}_"):
+            if case_id is not None and is_image(path) and case_name(path.name).startswith(f"{case_name(folder.name)}_"):
                 found[case_id] = case_name(folder.name)
     return found
 

@@ -187,6 +187,7 @@ def _run(folder: Path, name: str, truth: TruthFolder, *, card: Card | None, on_m
         predictions = _plain_predictions(folder, truth)
     check_complete(folder, predictions, truth, on_missing)
     _require_unedited(folder, predictions)
+    _say_alike(folder, predictions)
     if card is None and own is not None:
         _require_no_other_rule(folder, own, truth)
     return PredictionSet(folder, name, predictions, source, card, claimed=own)
@@ -259,6 +260,16 @@ def _require_unedited(folder: Path, predictions: Mapping[str, Prediction]) -> No
         unknown = [name for name in names if name.removeprefix(f"{job.name}/") not in record.outputs]
         if record.outputs and unknown:
             raise OncoduetError(folder / unknown[0], expected=f"the outputs that {STUDY} lists", found="another file")
+
+
+def _say_alike(folder: Path, predictions: Mapping[str, Prediction]) -> None:
+    """Warn of cases that our records know as the same image: scores count one study twice."""
+    first: dict[str, str] = {}
+    for case_id, each in predictions.items():
+        path = folder / each.detection_map.relative_to(folder).parts[0] / STUDY
+        content = read_record(path, StudyRecord).content_sha256 if path.is_file() else None
+        if content is not None and (other := first.setdefault(content, case_id)) != case_id:
+            _log.warning("%s: cases %s and %s are the same image", folder, other, case_id)
 
 
 def _plain_predictions(folder: Path, truth: TruthFolder) -> dict[str, Prediction]:

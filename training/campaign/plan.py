@@ -178,8 +178,8 @@ class PlannedRun:
         return self.run.profile.epochs * self.run.profile.iterations_per_epoch
 
     def announce(self) -> None:
-        """Write the run's record as planned, unless there is one."""
-        if not self.folder.record.is_file():
+        """Write the run's record as planned, unless it has one."""
+        if existing_record(self.run, self.folder) is None:
             self.folder.path.mkdir(parents=True, exist_ok=True)
             write_record(self.folder.record, self.run.record(state="planned"))
 

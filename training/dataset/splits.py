@@ -6,6 +6,8 @@ from pathlib import Path
 import numpy as np
 
 from contract.errors import OncoduetError
+from contract.volume import Volume
+from network.study import Scan, content_sha256
 from training.dataset.prepared import Fold, PreparedStudy
 
 
@@ -34,9 +36,16 @@ def require_patients(archive: Path, patient_of: Mapping[str, str], folds: int) -
 
 
 def require_one_patient(
-    known: dict[str, str], content_sha256: str, case_id: str, patient_of: Mapping[str, str]
+    known: dict[str, str], scan: Scan, truth: Volume, case_id: str, patient_of: Mapping[str, str]
 ) -> None:
-    """Refuse an earlier study's images under another patient: a fold could train on them and validate with them."""
-    other = known.setdefault(content_sha256, case_id)
-    if patient_of[other] != patient_of[case_id]:
-        raise OncoduetError(f"study {case_id}", f"has the images of {other}, which is of another patient")
+    """Refuse an image or a label map, unless empty, that an earlier study of another patient has, too.
+
+    A fold could train on it and validate with it.
+    """
+    contents = {f"{name} image": sha256 for name, sha256 in scan.channel_sha256.items()}
+    if truth.array.any():
+        contents["label map"] = content_sha256(truth)
+    for what, sha256 in contents.items():
+        other = known.setdefault(sha256, case_id)
+        if patient_of[other] != patient_of[case_id]:
+            raise OncoduetError(f"study {case_id}", f"has the {what} of {other}, which is of another patient")

@@ -23,6 +23,7 @@ from batchgeneratorsv2.transforms.utils.random import RandomTransform
 from nnunetv2.training.dataloading.nnunet_dataset import nnUNetDatasetBlosc2
 from nnunetv2.training.logging.nnunet_logger import MetaLogger
 from nnunetv2.training.lr_scheduler.polylr import PolyLRScheduler
+from nnunetv2.training.nnUNetTrainer import nnUNetTrainer as nnunet_trainer
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 
 from contract.errors import OncoduetError, one_line
@@ -56,6 +57,9 @@ Weights = dict[str, torch.Tensor]
 OnIteration = Callable[[int], None]
 OnEpoch = Callable[[Sequence[Epoch], float, float], None]
 logger = logging.getLogger(__name__)
+
+# nnU-Net infers the class from the endings of all files in the folder, the system's litter among them.
+nnunet_trainer.infer_dataset_class = lambda folder: nnUNetDatasetBlosc2
 
 
 @dataclass(frozen=True)

@@ -154,6 +154,13 @@ def test_studies_that_came_to_the_archive_are_added(make_batch, make_channels):
     assert batch.listed() == ["p0_s0", "p1_s0", "p2_s0"]
 
 
+def test_a_study_that_is_there_twice_is_named(make_batch, make_channels):
+    batch = make_batch(2)
+    make_channels(batch.archive / "p7", "p7_s0", seed=1)
+    batch()
+    assert "studies p1_s0 and p7_s0 are the same image" in " ".join(batch.stdout.split())
+
+
 def test_a_resumed_batch_removes_its_old_listing(make_batch, make_channels):
     batch = make_batch(2)
     batch("--members", "each")

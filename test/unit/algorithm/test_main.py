@@ -561,6 +561,12 @@ def test_no_threads_are_wrong_usage(capsys):
     assert "expected a positive number, found 0" in capsys.readouterr().err
 
 
+def test_more_threads_than_libraries_survive_are_wrong_usage(tmp_path, capsys):
+    paths = [str(word) for name in ("archive", "output", "model") for word in (f"--{name}", tmp_path / name)]
+    assert main(["batch", *paths, "--threads", "100000"]) == 2
+    assert "--threads: expected at most" in capsys.readouterr().err
+
+
 # Baselines
 
 

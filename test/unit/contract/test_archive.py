@@ -289,6 +289,22 @@ def test_accents_may_be_written_in_two_ways(write_archive: WriteArchive, card: C
     assert find_studies(archive, card, labels_required=True)[0].label is not None
 
 
+def test_a_patient_whose_accents_are_written_in_two_ways_is_one(write_archive: WriteArchive, card: Card) -> None:
+    archive = write_archive("Jürg_1", "Jürg_2")
+    other = archive / unicodedata.normalize("NFD", "Jürg")
+    other.mkdir()
+    for image in (archive / "Jürg").glob("Jürg_2_*"):
+        image.rename(other / unicodedata.normalize("NFD", image.name))
+    (archive / "patients.csv").write_text(unicodedata.normalize("NFD", "case_id,patient_id\nJürg_2,Jürg\n"))
+
+    assert patients_of(archive, card) == {"Jürg_1": "Jürg", "Jürg_2": "Jürg"}
+
+    shutil.copy(label := archive / "labels" / "Jürg_1.nii.gz", other)
+    (other / label.name).rename(label.with_name(unicodedata.normalize("NFD", label.name)))
+    with refused_with("another label map has this name"):
+        find_studies(archive, card, labels_required=True)
+
+
 def test_all_faults_are_named_together_and_the_first_ten_in_full(write_archive: WriteArchive, card: Card) -> None:
     cases = [f"{number}_1" for number in range(10, 23)]
     archive = write_archive(*cases)
@@ -331,6 +347,12 @@ def studies_in(folders: dict[str, list[str]]) -> list[Study]:
         ({"all": ["10_1", "10_2", "20_1"]}, {"10_1": "10", "10_2": "10", "20_1": "20"}),
         ({"all": ["anna", "berta"]}, {"anna": "anna", "berta": "berta"}),
         ({"fold0": ["10_1", "20_1"], "fold1": ["10_2"]}, {"10_1": "10", "10_2": "10", "20_1": "20"}),
+        ({f"{n}": [f"{n}_{n + 990000}"] for n in (10000, 10001)}, {"10000_1000000": "10000", "10001_1000001": "10001"}),
+        ({"TCGA-2A-A8VL": ["TCGA-2A-A8VL_1"], "TCGA-2A-A8VO": ["TCGA-2A-A8VO_1"]}, {"TCGA-2A-A8VL_1": "TCGA-2A-A8VL"}),
+        (
+            {f"{centre}_{n}": [f"{centre}_{n}_1"] for centre in "ab" for n in range(4)},
+            {"a_0_1": "a_0", "a_1_1": "a_1", "b_0_1": "b_0"},
+        ),
     ],
 )
 def test_who_the_patient_is_follows_from_folders_and_ids(
@@ -350,6 +372,10 @@ def test_who_the_patient_is_follows_from_folders_and_ids(
         {"all": ["pancreas_001", "pancreas_002"]},
         {"P1": ["before", "after"], "P2": ["before2"]},
         {"P1_a": ["P1_a"], "P1_b": ["P1_b"]},
+        {"10_2019": ["10_2019_1"], "10_2021": ["10_2021_1"], "11_2019": ["11_2019_1"]},
+        {"P1-before": ["P1-before_1"], "P1-after": ["P1-after_1"]},
+        {"P1": ["P1_1"], "p1": ["p1_2"], "P2": ["P2_1"]},
+        {"001": ["001_1"], "1": ["1_2"]},
     ],
 )
 def test_where_it_is_open_who_the_patient_is_the_user_is_asked(tmp_path: Path, folders: dict[str, list[str]]) -> None:
@@ -372,9 +398,17 @@ def test_a_table_counts_before_folders_and_a_rule_before_what_folders_say(tmp_pa
 
 def test_rows_of_patients_that_are_of_no_study_are_said(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     studies = studies_in({"10": ["10_1", "10_2"], "20": ["20_1"]})
-    (tmp_path / "patients.csv").write_text("case_id,patient_id\n10_1,10\n20-1,10\n30_1,30\n")
+    (tmp_path / "patients.csv").write_text("case_id,patient_id\n10_1,10\n20_2,10\n30_1,30\n")
     archive_patients(tmp_path, studies)
-    assert caplog.messages == [f"{tmp_path}: 2 cases whose patient is named are not here: 20-1, 30_1"]
+    assert caplog.messages == [f"{tmp_path}: 2 cases whose patient is named are not here: 20_2, 30_1"]
+
+
+@pytest.mark.parametrize("row", ["20-1", "20_01", "020_1"])
+def test_a_row_of_patients_that_may_mean_a_study_without_one_is_refused(tmp_path: Path, row: str) -> None:
+    studies = studies_in({"10": ["10_1", "10_2"], "20": ["20_1"]})
+    (tmp_path / "patients.csv").write_text(f"case_id,patient_id\n10_1,10\n{row},10\n")
+    with refused_with(expected="the patient of 20_1", found=f"that of {row}"):
+        archive_patients(tmp_path, studies)
 
 
 def test_a_listing_of_nothing_is_refused(tmp_path: Path, card: Card) -> None:

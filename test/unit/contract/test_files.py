@@ -210,6 +210,8 @@ def test_below_lists_subfolders_but_follows_no_links(tmp_path):
     (tmp_path / "a" / "b").mkdir(parents=True)
     (tmp_path / "a" / "b" / "c.txt").touch()
     (tmp_path / "link").symlink_to(tmp_path / "a")
+    for litter in (".DS_Store", "Thumbs.db", "._c.txt"):
+        (tmp_path / "a" / litter).touch()
     assert inside(tmp_path, "a*") == [tmp_path / "a"]
     assert [path.relative_to(tmp_path).as_posix() for path in below(tmp_path)] == ["a", "link", "a/b", "a/b/c.txt"]
 

@@ -66,6 +66,14 @@ def test_a_case_of_two_patients_or_of_none_is_refused(tmp_path):
         read_patients(path)
 
 
+@pytest.mark.parametrize(("one", "other"), [("P1", "p1"), ("001", "1"), ("Straße", "STRASSE"), ("A-1", "A_1")])
+def test_patients_that_may_be_two_spellings_of_one_are_asked_about(one, other):
+    given = {"s1": one, "s2": other, "s3": "P2"}
+    with refused_with("truth", expected="one spelling of each patient", found=f"{one}.*{other}|{other}.*{one}"):
+        patients_by_case(given, given=given, source="truth")
+    assert patients_by_case(given, given=given, rule="by-case", source="truth") == given
+
+
 def test_a_patient_without_case_and_a_case_without_patient_are_refused():
     given = {"case1": "a", "case2": "a", "case3": "b"}
     assert patients_by_case(["case1", "case2"], given=given, source="truth") == {"case1": "a", "case2": "a"}

@@ -43,14 +43,14 @@ def _write_study(
     grid = Grid(SIZES_XYZ[kind % 3], SPACINGS_MM_XYZ[kind % 3], (-20.0, 7.5, 3.25), DIRECTION)
     z, y, x = np.indices(grid.shape_zyx, dtype=np.float64)
     texture = np.sin(0.4 * x + kind) + np.cos(0.3 * y) + 0.2 * z
-    centre = np.array(grid.shape_zyx) / 2 + [0, 3, -4]
+    centre = np.array(grid.shape_zyx) / 2 + [0, 3 - kind // 6, -4]  # no two label maps are the same
     inside = ((z - centre[0]) / 2) ** 2 + ((y - centre[1]) / 4) ** 2 + ((x - centre[2]) / 4) ** 2 <= 1
     inside &= lesion
     patient = case_id.partition("_")[0]
     arrays = {
         "t2w": t2w_factor * (300 + 40 * texture - 80 * inside),
         "adc": adc_factor * (1400 + 100 * texture - 500 * inside),
-        "hbv": 100 + 10 * texture + 120 * inside,
+        "hbv": t2w_factor * (100 + 10 * texture + 120 * inside),
     }
     for name, array in arrays.items():
         write_volume(archive / patient / f"{case_id}_{name}.mha", Volume(array.astype(np.float32), grid))

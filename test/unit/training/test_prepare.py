@@ -19,7 +19,7 @@ from contract.archive import find_studies
 from contract.cards import load_card
 from contract.errors import OncoduetError
 from contract.files import read_json, sha256_file, write_json
-from contract.volume import Grid, Volume, read_volume, write_volume
+from contract.volume import Grid, Volume, read_label, read_volume, write_volume
 from training.__main__ import main
 from training.dataloading.resident_studies import read_preprocessed_label
 from training.dataset import nnunet_planning
@@ -103,6 +103,10 @@ def test_quantitative_channels_keep_their_scale_between_patients(tmp_path, write
     for number in range(4):
         factor = (1.0, 1.05, 1.15, 1.1)[number]
         write_study(tmp_path / "archive", f"{number}_1", kind=0, lesion=True, adc_factor=factor, t2w_factor=factor)
+        path = tmp_path / "archive" / "labels" / f"{number}_1.nii.gz"
+        label = read_label(path, {0, 1})
+        label.array[0, 0, number] = 1  # of several patients, and so no map is another's
+        write_volume(path, label)
     assert run_prepare(tmp_path / "archive", tmp_path / "out", folds=2) == 0
     properties = load_prepared(tmp_path / "out").plans["foreground_intensity_properties_per_channel"]["1"]
     plain, scaled = (blosc2.open(str(tmp_path / "out" / "cases" / f"{n}_1.b2nd"))[:] for n in (0, 2))
@@ -324,13 +328,17 @@ def test_a_folder_of_many_patients_needs_the_option_patients(tmp_path, capsys, w
     assert len({study.patient_id for study in load_prepared(tmp_path / "out").record.studies}) == 14
 
 
-def test_images_of_one_patient_under_another_are_refused(archive, tmp_path, capsys):
-    shutil.copytree(archive / "101", archive / "900")
-    for image in (archive / "900").iterdir():
-        image.rename(image.with_name(image.name.replace("101_", "900_")))
-    shutil.copyfile(archive / "labels" / "101_1.nii.gz", archive / "labels" / "900_1.nii.gz")
+@pytest.mark.parametrize(
+    ("copied", "what"),
+    [("102/102_1_t2w.mha", "t2w image"), ("102/102_1_adc.mha", "adc image"), ("labels/102_1.nii.gz", "label map")],
+)
+def test_an_image_or_label_map_of_one_patient_under_another_is_refused(
+    archive, tmp_path, capsys, write_study, copied, what
+):
+    write_study(archive, "900_1", kind=8, lesion=True)  # on the grid of 102_1
+    shutil.copyfile(archive / copied, archive / copied.replace("102", "900"))
     message = refused(archive, tmp_path / "out", capsys, folds=2)
-    assert "study 900_1: has the images of 101_1, which is of another patient" in message
+    assert f"study 900_1: has the {what} of 102_1, which is of another patient" in message
 
 
 LARGE = """

@@ -31,6 +31,7 @@ def state(folder: Path) -> dict[str, tuple[bytes, int]]:
 
 
 def test_the_same_again_changes_nothing(prepare, own_prepared):
+    (own_prepared / "cases" / ".DS_Store").touch()
     before = state(own_prepared)
     assert prepare() == (0, "")
     assert state(own_prepared) == before

@@ -168,6 +168,9 @@ def test_a_sweep_resumes_and_stores_the_best_combination(swept, runs, tmp_path, 
     assert record.stored
     stored = read_record(run.box_rule, BoxPostprocessing)
     assert stored == rule.model_copy(update={"fill": record.fill, "case_score": record.case_score})
+    assert main(["sweep", "--runs", str(run.path), "--output", str(output), "--no-mirroring", "--store"]) == 0
+    assert {path: path.stat().st_mtime_ns for path in output.rglob("*.mha")} == images
+    assert read_record(output / "map_sweep.json", MapSweepRecord).maps == record.maps
     for line in verdict(record):
         assert line in printed
     for each in record.maps[:9]:

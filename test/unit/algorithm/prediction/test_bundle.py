@@ -52,6 +52,13 @@ def test_a_bundle_is_read_and_its_networks_predict(make_bundle):
     assert not any(network.training for network in networks)
 
 
+def test_what_the_system_leaves_in_a_bundle_is_ignored(make_bundle):
+    folder = make_bundle()
+    (folder / "members" / "Thumbs.db").touch()
+    (folder / ".DS_Store").touch()
+    assert read_bundle(folder).sha256
+
+
 def test_streamed_networks_have_the_same_weights_and_are_not_kept(make_bundle):
     bundle = read_bundle(make_bundle([("ce", 0, 1), ("focal", 0, 1)]))
     networks = MemberNetworks(bundle, bundle.record.members, CPU)

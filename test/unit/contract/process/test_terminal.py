@@ -157,6 +157,12 @@ def test_what_a_spreadsheet_would_calculate_is_no_name_of_a_case(name) -> None:
         require_case_id(name, Path("x"))
 
 
+@pytest.mark.parametrize("name", ["predictions.json", "Source.json", "batch.json", "card.toml", "source"])
+def test_a_name_of_our_files_is_none_of_a_case(name) -> None:
+    with refused_with("x", expected="the name of a case", found=name):
+        require_case_id(name, Path("x"))
+
+
 @pytest.mark.parametrize("name", ["10032_1000032", "Jürgen_1", "a=b", "a-b", "$x$", "[a]", "a b"])
 def test_other_names_of_cases_are(name) -> None:
     assert require_case_id(name, Path("x")) == name

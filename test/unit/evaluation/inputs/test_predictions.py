@@ -100,6 +100,14 @@ def test_predictions_that_were_edited_are_refused(workshop, maps, likelihoods, t
     assert (caught.value.where, caught.value.problem) == (str(folder / name), "edited since it was written")
 
 
+def test_cases_of_one_image_are_named(workshop, maps, likelihoods, truth, caplog):
+    folder = workshop.batch(maps, likelihoods)
+    for case_id in maps:
+        write_record(folder / case_id / "study.json", StudyRecord(case_id=case_id, images=(), content_sha256="0" * 64))
+    runs(folder, truth)
+    assert caplog.messages == [f"{folder}: cases p1_s1 and p2_s1 are the same image"]
+
+
 @pytest.mark.parametrize(
     ("change", "found"),
     [({"case_id": "p2_s1"}, "p2_s1"), ({"outputs": {"output/other.mha": "0" * 64}}, "another file")],

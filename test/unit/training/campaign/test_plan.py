@@ -3,8 +3,10 @@ import tomllib
 
 import pytest
 from places import PROJECT
+from refusals import refused_with
 
 from contract.cards import card_path
+from contract.records import RunRecord, read_record
 from contract.schema import parse_toml
 from training.campaign import CampaignFile, load_campaign
 from training.campaign.plan import Resources, SlurmOptions
@@ -26,6 +28,18 @@ def test_a_campaign_is_configurations_times_folds_times_restarts(campaign_file, 
     assert not {planned.run.key.seed for planned in campaign.planned} & {
         planned.run.key.seed for planned in other.planned
     }
+
+
+def test_the_records_of_planned_runs_follow_a_corrected_campaign(campaign_file):
+    for planned in load_campaign(campaign_file()).planned:
+        planned.announce()
+    corrected = load_campaign(campaign_file(seed=1)).planned
+    for planned in corrected:
+        planned.announce()
+        assert read_record(planned.folder.record, RunRecord).key == planned.run.key
+    corrected[0].folder.card.write_text("of a run that began")
+    with refused_with(str(corrected[0].folder.card)):
+        load_campaign(campaign_file())
 
 
 def test_an_order_plans_the_same_run_in_another_process(campaign_file):
