@@ -39,7 +39,7 @@ _SEED = 0
 
 
 def freeze_baselines(truth: TruthFolder, scores: Sequence[Path]) -> list[Path]:
-    """Copy scored runs to the truth folder, which may scored anew replace those that are there; return their folders.
+    """Copy scored runs to the truth folder, replacing the same that are there, and return their folders.
 
     Raises
     ------
@@ -58,7 +58,7 @@ def freeze_baselines(truth: TruthFolder, scores: Sequence[Path]) -> list[Path]:
             raise OncoduetError(folder, f"duplicate baseline name {name}")
         _truth_of(truth, _read(folder, truth, truth.card).truth)
         by_name[name] = folder
-    for before in _places(place):
+    for before in [path for path in _places(place) if (path / "source.json").is_file()]:
         again = by_name.get(before.name)
         if again is None or _network(again) != _network(before):
             raise OncoduetError(
