@@ -22,7 +22,7 @@ from algorithm.outputs.progress import Track
 from algorithm.outputs.study_output import detect
 from algorithm.prediction.bundle import Bundle, read_bundle
 from algorithm.prediction.detectors import AS_IN_RULES, BoxChoice
-from algorithm.prediction.ensembles import Ensemble, choose_ensembles, ensemble_source
+from algorithm.prediction.ensembles import Ensemble, choose_ensembles, ensemble_source, method_sha256
 from algorithm.prediction.options import DEFAULTS, PredictionOptions
 from algorithm.prediction.predictor import LEANER, Predictor, load_predictor
 from algorithm.prediction.trained_on import KnownStudies
@@ -85,7 +85,8 @@ def predict_batch(
             **_settings(choices),
         },
     )
-    folder = BatchFolder(output, bundle.card, tuple(ensemble.folder for ensemble in ensembles))
+    methods = {ensemble.folder: method_sha256(bundle, ensemble, options) for ensemble in ensembles}
+    folder = BatchFolder(output, bundle.card, methods)
     for remark in listing.remarks:
         logger.warning("%s", remark)
     everything = sorted({*listing.faults, *(study.case_id for study in listing.studies)})
@@ -93,10 +94,11 @@ def predict_batch(
     done = folder.finished(listing.studies)
     waiting = [study for study in listing.studies if study.case_id not in done]
     to_predict = [*listing.faults, *(study.case_id for study in waiting)]
-    folder.require_replaceable(to_predict)
     if done == set(everything) and folder.is_listed(everything) and not folder.failures.exists():
+        folder.require_unedited()
         logger.info("%s: all %d studies are finished already", output, len(done))
         return
+    folder.require_replaceable(to_predict)
     predictor = unforeseen = None
     if waiting:
         predictor = _load(bundle, ensembles, choices, options)
@@ -120,7 +122,9 @@ def predict_batch(
             contents = folder.contents(predicted, listing.studies)
             _say_alike(archive, contents)
             for ensemble, trained_on in _trained_on(bundle, ensembles, contents):
-                source = ensemble_source(bundle, ensemble, archive_licence=licence, trained_on=trained_on)
+                source = ensemble_source(
+                    bundle, ensemble, archive_licence=licence, trained_on=trained_on, options=options
+                )
                 folder.write_listing(ensemble.folder, card_text, predicted, source)
     if unforeseen is not None:
         raise unforeseen

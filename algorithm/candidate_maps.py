@@ -55,7 +55,13 @@ def detect_in_maps(*, probability: Path, output: Path, rule: Rule | None, card: 
         output,
         "algorithm candidates",
         ["source.json", *(f"{case}{suffix}" for case in cases for suffix in (".mha", ".json"))],
-        identity={"cases": sha256_json(cases), "runs": sha256_json(source and sorted(source.runs))},
+        identity={
+            "cases": sha256_json(cases),
+            "runs": sha256_json(source and sorted(source.runs)),
+            "maps": None if source else sha256_json([sha256_file(path) for path in paths]),
+            "rule": rule,
+            "card": card and card.sha256,
+        },
     )
     with place.staged() as stage:
         for path in track(paths):
@@ -71,8 +77,9 @@ def detect_in_maps(*, probability: Path, output: Path, rule: Rule | None, card: 
             write_json(stage / f"{image_stem(path)}.json", likelihood)
         if source is not None:
             parents = {**source.parents, "probability": sha256_file(probability / "source.json")}
-            handed_on = source.model_dump(exclude={"schema_version", "written_by", "parents"})
-            write_record(stage / "source.json", Source(**handed_on, parents=parents))
+            handed_on = source.model_dump(exclude={"schema_version", "written_by", "parents", "settings"})
+            settings = {**source.settings, "candidate rule": rule}
+            write_record(stage / "source.json", Source(**handed_on, parents=parents, settings=settings))
 
 
 def _find_maps(folder: Path) -> Sequence[Path]:

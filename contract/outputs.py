@@ -97,7 +97,8 @@ class Output:
     files: Sequence[str]
     """All that may be written, relative to the folder, known before work begins."""
     identity: Mapping[str, Any] = field(default_factory=dict)
-    """What the results describe; others are replaced only with ``replaces``."""
+    """Every argument and input that changes the files, by name: results of others are replaced only with ``replaces``.
+    Names that older results lack are not compared."""
     replaces: bool = False
     """The user allows results of another identity to be replaced."""
     record: str | None = None
@@ -110,11 +111,15 @@ class Output:
         require_folder(self.folder)
         require_unowned(self.folder, self.command)
         known = self._known()
-        if known.files and dict(known.identity) != dict(self.identity) and not self.replaces:
+        ours, theirs = (
+            {name: value for name, value in one.items() if other.get(name) != value}
+            for one, other in ((self.identity, known.identity), (known.identity, self.identity))
+        )
+        if theirs and not self.replaces and any((self.folder / name).exists() for name in known.files):
             raise OncoduetError(
                 self.folder,
-                expected=f"results of {_described(self.identity)} or none",
-                found=f"some of {_described(known.identity)}; give another output or move them away",
+                expected=f"results of {_described(ours)} or none",
+                found=f"some of {_described(theirs)}; give another output or move them away",
             )
         for name in dict.fromkeys([*self.files, *(self._in_sockets() if self.on_platform else ())]):
             _require_ours(self.folder, name, known.files.get(name, ()), self.command)

@@ -143,6 +143,8 @@ class Member(Frozen):
     """Relative path of the rule by which its predictions become boxes; null: the rule's defaults, or none is needed."""
     training_studies_file: str | None = None
     """Relative path of the studies that it was trained on; null where an older program trained it: not known."""
+    prepared_sha256: str | None = None
+    """Hash of the dataset with its folds that it was trained on; null where an older program packed it."""
 
     @model_validator(mode="after")
     def _named_by_its_key(self) -> Self:
@@ -190,6 +192,12 @@ class Source(Record):
     data_licence: str
     trained_on: tuple[str, ...] | None = None
     """Case ids among these predictions on which a network of these runs was trained; null: not known."""
+    settings: Mapping[str, bool | str] = {}
+    """What else decided the predictions, such as mirroring, by name; what is not here is not known."""
+    prepared_sha256: str | None = None
+    """Hash of the dataset with its folds that the runs were trained on; null: not known, or there are several."""
+    method_sha256: str | None = None
+    """Of bundle, runs and settings, as in each ``study.json`` beside it; null where an older program predicted."""
 
 
 class BatchRecord(Record):
@@ -211,6 +219,8 @@ class StudyRecord(Record):
     outputs: Mapping[RelativePath, str] = {}
     """The sha256 of each file, relative to the study's folder, by which it is known as unchanged; none where an older
     program predicted."""
+    method_sha256: str | None = None
+    """Whose prediction it is, as in the ``source.json`` of its batch; null where an older program predicted."""
 
     @classmethod
     def of(cls, case_id: str, channels: Mapping[str, Path]) -> Self:

@@ -19,8 +19,9 @@ import numpy as np
 
 from contract.cards import Card
 from contract.errors import OncoduetError
+from contract.files import inside
 from contract.outputs import Output, require_apart, require_unedited, subfolder
-from contract.records import AgainstBaseline, MetricsRecord, read_record
+from contract.records import AgainstBaseline, MetricsRecord, Source, read_record
 from evaluation.inputs.truth import BASELINES, TruthFolder
 from evaluation.matching.cases import MatchingRule, ScoredCase
 from evaluation.metrics.outcomes import Outcome, TestSet, require_patients
@@ -36,13 +37,13 @@ _FILES = ("metrics.json", "cases.csv", "lesions.csv", "source.json")
 
 
 def freeze_baselines(truth: TruthFolder, scores: Sequence[Path]) -> list[Path]:
-    """Copy scored runs to the truth folder, replacing those that are there, and return their folders.
+    """Copy scored runs to the truth folder, replacing the same that are there, and return their folders.
 
     Raises
     ------
     OncoduetError
-        As :func:`read_baselines`; the folder cannot be written to, or files of other origin are in the way. Nothing is
-        changed then.
+        As :func:`read_baselines`; a baseline that is there is not given again; the folder cannot be written to, or
+        files of other origin are in the way. Nothing is changed then.
     """
     folders = [folder for path in scores for folder in find_scored_runs(path)]
     _require_few(folders, ", ".join(map(str, scores)))
@@ -55,6 +56,14 @@ def freeze_baselines(truth: TruthFolder, scores: Sequence[Path]) -> list[Path]:
             raise OncoduetError(folder, f"duplicate baseline name {name}")
         _truth_of(truth, _read(folder, truth, truth.card).truth)
         by_name[name] = folder
+    for before in [path for path in _places(place) if (path / "source.json").is_file()]:
+        again = by_name.get(before.name)
+        if again is None or _network(again) != _network(before):
+            raise OncoduetError(
+                before,
+                expected="every baseline that is there given again, perhaps scored anew",
+                found="another of its name" if again else "none of its name; move it away to leave it out",
+            )
     files = [f"{name}/{file}" for name in by_name for file in _FILES]
     with Output(place, "evaluation index", files).staged() as stage:
         for name, folder in by_name.items():
@@ -81,7 +90,7 @@ def read_baselines(truth: TruthFolder, card: Card | None) -> dict[str, ScoredRun
     folder = truth.folder / BASELINES
     if not folder.is_dir():
         return {}
-    places = sorted(path for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
+    places = _places(folder)
     _require_few(places, folder)
     for place in places:
         if _name(place) != place.name:
@@ -165,6 +174,16 @@ def _truth_of(folder: TruthFolder, truth: TestSet) -> TestSet:
 def _name(folder: Path) -> str:
     """A key of ``metrics.json``: without dots, which the platform splits its ranking path at."""
     return re.sub(r"[^A-Za-z0-9_-]+", "-", folder.resolve().name)
+
+
+def _places(folder: Path) -> list[Path]:
+    """Folders of the baselines that are there."""
+    return [path for path in inside(folder, "[!.]*") if path.is_dir()] if folder.is_dir() else []
+
+
+def _network(folder: Path) -> tuple[object, ...]:
+    source = read_record(folder / "source.json", Source)
+    return source.configuration, source.fold, source.restart, sorted(source.runs)
 
 
 def _require_few(folders: Sequence[Path], where: object) -> None:

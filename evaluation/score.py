@@ -142,7 +142,8 @@ def score(
             raise OncoduetError(run.folder, "no detection maps, so --sweep-hits has nothing to match")
         _require_unseen(run, truth_folder, training_studies_too=training_studies_too)
     truth_sha256 = truth_folder.sha256()
-    places = [_place(output, run, truth_sha256) for run in runs]
+    asked = {"on_missing": on_missing, "picai_only": picai_only}
+    places = [_place(output, run, truth_sha256, asked) for run in runs]
     for place in places:
         place.check()
     scores = [
@@ -163,15 +164,22 @@ def score(
     return scores
 
 
-def _place(output: Path, run: PredictionSet, truth_sha256: str) -> Output:
-    """Output of a run's scores; it may replace scores of the same run, not those of another."""
+def _place(output: Path, run: PredictionSet, truth_sha256: str, asked: Mapping[str, object]) -> Output:
+    """Output of a run's scores; they replace those of the same run, rule and options, whatever the patients."""
     source = run.source
     whose = {"predictions": run.sha256()} if source is None else {"run": _key(source)}
     return Output(
         subfolder(output, run.name),
         COMMAND,
         [METRICS, *ROWS, SIZES, HITS, PATIENTS, SOURCE],
-        identity={**whose, "truth": truth_sha256},
+        identity={
+            **whose,
+            "truth": truth_sha256,
+            "card": run.card and run.card.sha256,
+            "rule": MatchingRule.of(run.card).sha256,
+            "method": source and source.method_sha256,
+            **asked,
+        },
         record=METRICS,
     )
 

@@ -33,7 +33,7 @@ def bundle(*, runs: Sequence[Path], output: Path) -> BundleRecord:
 
     Raises ``OncoduetError``: the output's name does not end in .tar.gz; a folder holds no run; a run is not finished,
     or of an engine whose models no bundle takes, or its weights, anchors or box rule are missing or not those that its
-    record names; a run is listed twice, or a copy of another; runs differ in card, plans, dataset or licence; no run
+    record names; a run is listed twice, or a copy of another; runs differ in card, plans, licence or prepared dataset; no run
     detects lesions, or none locates the organ that the card needs first; what has the output's name is no bundle, or
     one with members that this one lacks.
 
@@ -122,6 +122,7 @@ def _pack(runs: Sequence[FinishedRun], *, below: str) -> _Packed:
             run_sha256=sha256_file(run.folder.record),
             key=run.record.key,
             training_studies_file=lists.get(run.record.parents.get("training_studies", "")),
+            prepared_sha256=run.record.parents.get("prepared"),
             **{f"{what}_file": f"{below}members/{number:03d}.{what}.json" for what in run.beside},
         )
         for number, run in enumerate(runs)
@@ -139,7 +140,7 @@ def _pack(runs: Sequence[FinishedRun], *, below: str) -> _Packed:
 
 
 def _require_agreement(runs: Sequence[FinishedRun]) -> None:
-    """All runs share one card and data licence, those of a stage one network architecture."""
+    """All runs share one card and data licence, those of a stage one network architecture, dataset and folds."""
     first_of_stage: dict[Stage, FinishedRun] = {}
     for run in runs:
         first = first_of_stage.setdefault(run.record.key.stage, run)
@@ -148,6 +149,7 @@ def _require_agreement(runs: Sequence[FinishedRun]) -> None:
             ("data licence", run.record.data_licence == runs[0].record.data_licence),
             ("plans.json", _same_json(run.folder.plans, first.folder.plans)),
             ("dataset.json", _same_json(run.folder.dataset, first.folder.dataset)),
+            ("studies and folds", run.record.parents.get("prepared") == first.record.parents.get("prepared")),
         ]:
             if not same:
                 raise OncoduetError(run.folder.path, expected=f"the {what} of {first.folder.path}", found="another")

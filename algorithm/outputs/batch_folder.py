@@ -2,19 +2,20 @@
 
 ``batch.json`` names the bundle, members and settings for which the folder was begun; any other batch is refused. A
 study's folder ``<ensemble>/<case_id>`` appears by one rename, with its outputs and ``study.json``: the sizes, times and
-hashes of the images that it was made from. A folder without such a record is not ours: it is left alone, or refused
-before work begins. A study is finished when it has its folder in every ensemble, its images are unchanged, and its
-outputs are those that ``study.json`` lists by their hashes. An edited output is refused, since it may be the user's
-work; a missing one is predicted again. Of images, equal size and time are trusted, since hashing a large archive takes
-as long as reading it; otherwise the hash decides, so that a copied archive counts as the same and a repaired image is
-predicted again.
+hashes of the images that it was made from, and by what. A folder without such a record is not ours: it is left alone,
+or refused before work begins; one by other networks or settings is refused, too. A study is finished when it has its
+folder in every ensemble, its images are unchanged, and its outputs are those that ``study.json`` lists by their hashes.
+An edited output is refused, since it may be the user's work; a missing one is predicted again, and so is a study of an
+older program, which did not record by what it was predicted. Of images, equal size and time are trusted, since hashing
+a large archive takes as long as reading it; otherwise the hash decides, so that a copied archive counts as the same and
+a repaired image is predicted again.
 
 The number of threads and the device may differ from one call to the next: they change the last bits, not the method.
 """
 
 import logging
 import shutil
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
@@ -35,7 +36,15 @@ from contract.errors import OncoduetError
 from contract.file_stamps import is_unchanged
 from contract.files import below, held_folder, inside, sha256_file, sweep, sync, writable
 from contract.locks import exclusive_lock
-from contract.outputs import Output, file_output, require_folder, require_free, require_unowned, subfolder
+from contract.outputs import (
+    Output,
+    file_output,
+    require_folder,
+    require_free,
+    require_unedited,
+    require_unowned,
+    subfolder,
+)
 from contract.records import (
     BatchRecord,
     FailuresRecord,
@@ -59,8 +68,8 @@ class BatchFolder:
 
     path: Path
     card: Card
-    ensembles: tuple[str, ...]
-    """Folder of each ensemble, relative to ``path``; ``.`` for ``path`` itself."""
+    methods: Mapping[str, str]
+    """By the folder of each ensemble, relative to ``path`` (``.`` for ``path`` itself): its ``method_sha256``."""
 
     @property
     def failures(self) -> Path:
@@ -100,7 +109,7 @@ class BatchFolder:
                 )
 
     def require_replaceable(self, case_ids: Iterable[str]) -> None:
-        """Raise ``OncoduetError`` if what will be replaced was changed since, or holds other files.
+        """Raise ``OncoduetError`` if what will be replaced was changed since, is another's, or holds other files.
 
         Parameters
         ----------
@@ -111,9 +120,15 @@ class BatchFolder:
         for folder in self._folders():
             self._listing(folder).check()
             for case_id in case_ids:
-                self._require_replaceable(folder / case_id)
+                self._require_replaceable(folder, case_id)
 
-    def _require_replaceable(self, case: Path) -> None:
+    def require_unedited(self) -> None:
+        """Raise ``OncoduetError`` if a listing is not as it was written."""
+        for folder in self._folders():
+            require_unedited(folder, LISTING_FILES)
+
+    def _require_replaceable(self, folder: Path, case_id: str) -> None:
+        case, record = folder / case_id, self._record(folder, case_id)
         ours = set(self._study_files(case))
         foreign = [
             path
@@ -126,8 +141,7 @@ class BatchFolder:
                 expected="only predictions in a study's folder that is to be replaced",
                 found="a file of other origin; move it away",
             )
-        written = read_record(case / STUDY, StudyRecord).outputs if (case / STUDY).is_file() else {}
-        for name, sha256 in written.items():
+        for name, sha256 in (record.outputs if record else {}).items():
             if (case / name).exists() and sha256_file(case / name) != sha256:
                 raise OncoduetError(
                     case / name,
@@ -175,7 +189,10 @@ class BatchFolder:
             yield
 
     def finished(self, studies: Sequence[Study]) -> set[str]:
-        """Case ids of the studies that have predictions of the present images in every ensemble."""
+        """Case ids of the studies that have predictions of the present images in every ensemble.
+
+        Raises ``OncoduetError``: one was predicted by other networks or settings.
+        """
         found = set()
         for study in studies:
             try:
@@ -210,7 +227,7 @@ class BatchFolder:
 
     def write(self, ensemble: str, output: StudyOutput, study: StudyRecord, *, content_sha256: str) -> None:
         """Add a study's outputs to an ensemble by one rename; the hash is that of the voxels that were read."""
-        study = study.model_copy(update={"content_sha256": content_sha256})
+        told = {"content_sha256": content_sha256, "method_sha256": self.methods[ensemble]}
         folder = self.path / ensemble
         with writable(folder):
             folder.mkdir(parents=True, exist_ok=True)
@@ -218,7 +235,7 @@ class BatchFolder:
             case = stage / study.case_id
             write_study(case / "output", self.card, output, name=study.case_id)
             written = {path.relative_to(case).as_posix(): sha256_file(path) for path in self._outputs(case)}
-            write_record(case / STUDY, study.model_copy(update={"outputs": written}))
+            write_record(case / STUDY, study.model_copy(update={**told, "outputs": written}))
             with writable(folder / study.case_id):
                 case.replace(folder / study.case_id)
             sync(folder)
@@ -250,7 +267,21 @@ class BatchFolder:
         return Output(folder, COMMAND, LISTING_FILES, record=PREDICTIONS)
 
     def _folders(self) -> list[Path]:
-        return [subfolder(self.path, ensemble) for ensemble in self.ensembles]
+        return [subfolder(self.path, ensemble) for ensemble in self.methods]
+
+    def _record(self, folder: Path, case_id: str) -> StudyRecord | None:
+        """``study.json``, if there is one; another ensemble's is refused."""
+        path = folder / case_id / STUDY
+        if not path.is_file():
+            return None
+        record = read_record(path, StudyRecord)
+        if record.method_sha256 not in (None, self.methods[folder.relative_to(self.path).as_posix()]):
+            raise OncoduetError(
+                path,
+                expected="a prediction by this bundle, ensemble and settings",
+                found="one by others; move it away, and the study is predicted again",
+            )
+        return record
 
     def _study_files(self, case: Path) -> list[Path]:
         """What we write into a study's folder, the record last."""
@@ -262,10 +293,12 @@ class BatchFolder:
     def _is_finished(self, study: Study) -> bool:
         hashed = cache(sha256_file)
         for folder in self._folders():
-            case = folder / study.case_id
-            if not all(path.is_file() for path in self._study_files(case)):
+            case, record = folder / study.case_id, self._record(folder, study.case_id)
+            if record is None or not all(path.is_file() for path in self._outputs(case)):
                 return False
-            record = read_record(case / STUDY, StudyRecord)
+            if record.method_sha256 is None:
+                logger.warning("study %s: an older program predicted it, it is not known by what", study.case_id)
+                return False
             images = {stamp.channel: stamp for stamp in record.images}
             if images.keys() != study.channels.keys() or not all(
                 is_unchanged(images[channel], path, hashed=hashed) for channel, path in study.channels.items()

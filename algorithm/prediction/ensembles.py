@@ -29,7 +29,9 @@ from pathlib import PurePosixPath
 
 from algorithm.prediction.bundle import Bundle
 from algorithm.prediction.detectors import AS_IN_RULES, BoxChoice
+from algorithm.prediction.options import DEFAULTS, PredictionOptions
 from contract.errors import OncoduetError, UsageError
+from contract.files import sha256_json
 from contract.records import Member, Source
 
 ALL, FOUR, EACH, CONTROL = "all", "four", "each", "control"
@@ -85,13 +87,36 @@ def choose_ensembles(
     return [each for ensemble in chosen for each in _with_choices(ensemble, choices)]
 
 
+def ensemble_settings(bundle: Bundle, ensemble: Ensemble, options: PredictionOptions) -> dict[str, bool | str]:
+    """What decides an ensemble's predictions apart from its networks; of boxes only what was chosen against rules."""
+    chosen = {"--fill": ensemble.choice.fill, "--case-score": ensemble.choice.case_score}
+    return {
+        "mirroring": options.mirrors(bundle.card),
+        "precision": options.precision,
+        "candidate rule": bundle.card.candidates.rule,
+        **{option: word for option, word in chosen.items() if word},
+    }
+
+
+def method_sha256(bundle: Bundle, ensemble: Ensemble, options: PredictionOptions = DEFAULTS) -> str:
+    """By what a study was predicted; equal for two ensembles of the same networks."""
+    runs = [member.run_sha256 for member in ensemble.members]
+    return sha256_json([bundle.sha256, runs, ensemble_settings(bundle, ensemble, options)])
+
+
 def ensemble_source(
-    bundle: Bundle, ensemble: Ensemble, *, archive_licence: str, trained_on: tuple[str, ...] | None
+    bundle: Bundle,
+    ensemble: Ensemble,
+    *,
+    archive_licence: str,
+    trained_on: tuple[str, ...] | None,
+    options: PredictionOptions = DEFAULTS,
 ) -> Source:
     """``source.json`` of an ensemble's predictions on an archive; ``trained_on`` as there."""
     folds = {member.key.fold for member in ensemble.members}
     restarts = {member.key.restart for member in ensemble.members}
     licences = {bundle.record.data_licence, archive_licence}
+    datasets = {member.prepared_sha256 for member in ensemble.members}
     return Source(
         parents={"bundle": bundle.sha256},
         card=bundle.record.card,
@@ -104,6 +129,9 @@ def ensemble_source(
         bundle_sha256=bundle.sha256,
         data_licence=" AND ".join(sorted(licences)),
         trained_on=trained_on,
+        settings=ensemble_settings(bundle, ensemble, options),
+        prepared_sha256=datasets.pop() if len(datasets) == 1 else None,
+        method_sha256=method_sha256(bundle, ensemble, options),
     )
 
 

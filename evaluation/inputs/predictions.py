@@ -186,7 +186,7 @@ def _run(folder: Path, name: str, truth: TruthFolder, *, card: Card | None, on_m
     else:
         predictions = _plain_predictions(folder, truth)
     check_complete(folder, predictions, truth, on_missing)
-    _require_unedited(folder, predictions)
+    _require_unedited(folder, predictions, source)
     _say_alike(folder, predictions)
     if card is None and own is not None:
         _require_no_other_rule(folder, own, truth)
@@ -239,8 +239,8 @@ def _require_same_cases(
         )
 
 
-def _require_unedited(folder: Path, predictions: Mapping[str, Prediction]) -> None:
-    """Raise ``OncoduetError`` if predictions of ours are not as they were written.
+def _require_unedited(folder: Path, predictions: Mapping[str, Prediction], source: Source | None) -> None:
+    """Raise ``OncoduetError`` if predictions of ours are not as they were written, or not all of one batch.
 
     ``study.json`` beside a job's outputs, or the folder's list of files, says so; other predictions have neither.
     """
@@ -249,6 +249,7 @@ def _require_unedited(folder: Path, predictions: Mapping[str, Prediction]) -> No
         for case_id, each in predictions.items()
     }
     require_unedited(folder, [LISTING, SOURCE, "card.toml", *itertools.chain(*read.values())])
+    methods = [] if source is None else [source.method_sha256]
     for names in read.values():
         job = folder / names[0].split("/")[0]
         if not (job / STUDY).is_file():
@@ -256,6 +257,12 @@ def _require_unedited(folder: Path, predictions: Mapping[str, Prediction]) -> No
         record = read_record(job / STUDY, StudyRecord)
         if record.case_id != job.name:
             raise OncoduetError(job / STUDY, expected=f"the record of {job.name}", found=record.case_id)
+        methods.append(record.method_sha256)
+        if methods[0] != record.method_sha256:
+            found = f"one by others ({(record.method_sha256 or 'not recorded')[:12]})"
+            raise OncoduetError(
+                job / STUDY, expected="a prediction by the networks and settings of this run", found=found
+            )
         require_as_written(job, {name: (sha256,) for name, sha256 in record.outputs.items()})
         unknown = [name for name in names if name.removeprefix(f"{job.name}/") not in record.outputs]
         if record.outputs and unknown:

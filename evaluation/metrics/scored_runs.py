@@ -11,6 +11,7 @@ as ``metrics.json``. The order of runs does not depend on where their folders ar
 import csv
 import hashlib
 import io
+import logging
 import math
 import os
 from collections import Counter
@@ -33,6 +34,8 @@ _CASE_COLUMNS = ["case_id", "label", "likelihood"]
 _SIZES = "sizes.csv"
 _SIZE_COLUMNS = ["case_id", "lesion", "confidence", "volume_ml", "diameter_mm"]
 _LESION_COLUMNS = ["case_id", "kind", "confidence", "overlap"]
+_log = logging.getLogger(__name__)
+
 _KINDS = ("tp", "fp", "fn", "ignored")
 _TOLERANCE = 1e-6
 _PARENTS = {"truth": "truth", "scoring_card": "scoring card", "scoring_rule": "scoring rule"}
@@ -119,8 +122,10 @@ def read_scored_runs(scores: Sequence[Path], *, patients: str | None = None) -> 
             (folder, replace(run, truth=_with_patients(run.truth, named[run.truth.case_ids]))) for folder, run in read
         ]
     _require_one_test(read)
+    _require_one_way(read)
     _require_distinct(read)
     _require_own_runs(read)
+    read = _with_common_folds(read)
     names = Counter(run.name for _, run in read)
     return [run if names[run.name] == 1 else replace(run, name=_longer_name(run)) for _, run in read]
 
@@ -364,17 +369,47 @@ def _require_one_test(read: Sequence[tuple[Path, ScoredRun]]) -> None:
             )
 
 
+def _require_one_way(read: Sequence[tuple[Path, ScoredRun]]) -> None:
+    """All were predicted with the same settings, as far as these are recorded."""
+    known: dict[str, tuple[Path, bool | str]] = {}
+    for folder, run in read:
+        for name, found in run.source.settings.items():
+            first, expected = known.setdefault(name, (folder, found))
+            if found != expected:
+                raise OncoduetError(
+                    folder / "source.json", expected=f"{name} {expected} as in {first}", found=f"{name} {found}"
+                )
+
+
+def _with_common_folds(read: Sequence[tuple[Path, ScoredRun]]) -> list[tuple[Path, ScoredRun]]:
+    """Runs of one dataset; folds of several are not the same, and so count as not known, which is said."""
+    datasets: dict[str, str] = {}
+    for _, run in read:
+        if run.source.prepared_sha256 is not None:
+            datasets.setdefault(run.source.prepared_sha256, run.name)
+    if len(datasets) < 2:
+        return list(read)
+    named = ", ".join(f"{name} on {sha256[:12]}" for sha256, name in datasets.items())
+    _log.warning("trained on different studies or folds: %s; so a fold of one is none of the others", named)
+    return [(folder, replace(run, source=run.source.model_copy(update={"fold": None}))) for folder, run in read]
+
+
 def _require_distinct(read: Sequence[tuple[Path, ScoredRun]]) -> None:
     """Within a configuration each run occurs once, and all were trained alike."""
     by_configuration: dict[str, list[tuple[Path, ScoredRun]]] = {}
     for folder, run in read:
         by_configuration.setdefault(run.source.configuration, []).append((folder, run))
     for configuration, members in by_configuration.items():
-        profiles = sorted({run.source.profile for _, run in members})
-        if len(profiles) > 1:
-            raise OncoduetError(
-                f"configuration {configuration}", expected="one profile for all its runs", found=", ".join(profiles)
-            )
+        for what, found in [
+            ("profile", {run.source.profile for _, run in members}),
+            ("dataset", {run.source.prepared_sha256 or "" for _, run in members} - {""}),
+        ]:
+            if len(found) > 1:
+                raise OncoduetError(
+                    f"configuration {configuration}",
+                    expected=f"one {what} for all its runs",
+                    found=", ".join(sorted(found)),
+                )
         seen: dict[object, Path] = {}
         for folder, run in members:
             source = run.source

@@ -96,7 +96,8 @@ def predict(folder: RunFolder, *, archive: Path, output: Path) -> int:
         with place.staged() as stage:
             for case_id, boxes in found.items():
                 write_study_outputs(stage / case_id, card, written[case_id].placement, boxes, case_id=case_id)
-                stamp = stamps[case_id].model_copy(update={"content_sha256": written[case_id].content_sha256})
+                told = {"content_sha256": written[case_id].content_sha256, "method_sha256": _method_sha256(batch)}
+                stamp = stamps[case_id].model_copy(update=told)
                 write_record(stage / case_id / "study.json", stamp)
             write_record(stage / "batch.json", batch)
             write_text(stage / "card.toml", folder.card.read_text(encoding="utf-8"))
@@ -229,4 +230,11 @@ def _source(record: RunRecord, batch: BatchRecord, *, licence: str, trained_on: 
         bundle_sha256=None,
         data_licence=licence,
         trained_on=trained_on,
+        settings=batch.settings,
+        prepared_sha256=record.parents.get("prepared"),
+        method_sha256=_method_sha256(batch),
     )
+
+
+def _method_sha256(batch: BatchRecord) -> str:
+    return sha256_json([dict(batch.parents), dict(batch.settings)])

@@ -484,6 +484,20 @@ def test_the_source_of_the_maps_is_handed_on(run, maps, make_bundle, make_archiv
     before, after = (read_record(folder / "source.json", Source) for folder in (maps, tmp_path / "o"))
     assert after.runs == before.runs
     assert set(after.parents) == {"bundle", "probability"}
+    assert after.settings == before.settings | {"candidate rule": "dynamic-v2"}
+
+
+@pytest.mark.parametrize("options", [["--rule", "dynamic"], ["--card", "cspca-picai"], []])
+def test_candidates_of_other_maps_or_by_another_rule_are_not_replaced(run, maps, tmp_path, options):
+    run.succeeds("candidates", "--probability", maps, "--output", tmp_path / "o")
+    run.succeeds("candidates", "--probability", maps, "--output", tmp_path / "o")
+    before = (tmp_path / "o" / "a.mha").read_bytes()
+    if not options:
+        volume = read_volume(maps / "a.mha")
+        write_volume(maps / "a.mha", Volume(volume.array / 2, volume.grid))
+    found = run.fails("candidates", "--probability", maps, "--output", tmp_path / "o", *options)
+    assert "expected results of " in found
+    assert (tmp_path / "o" / "a.mha").read_bytes() == before
 
 
 @pytest.mark.parametrize(

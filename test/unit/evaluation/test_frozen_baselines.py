@@ -10,12 +10,14 @@ import numpy as np
 import pytest
 from evaluation_makers import random_outcome, random_truth
 from places import PROJECT
+from refusals import refused_with
 from scipy.stats import t as student
 
 from contract.cards import CARDS
 from contract.outputs import MANIFEST
 from evaluation.__main__ import main
-from evaluation.frozen_baselines import MOST, compared, outcome_of
+from evaluation.frozen_baselines import MOST, compared, freeze_baselines, outcome_of
+from evaluation.inputs.truth import find_truth
 from evaluation.metrics.outcomes import TestSet
 from evaluation.metrics.scored_runs import read_scored_runs
 from evaluation.score import score
@@ -148,14 +150,26 @@ def test_without_a_baseline_scipy_is_not_imported(workshop):
     assert json.loads((workshop.root / "output" / "metrics.json").read_text())["baselines"] == {}
 
 
-def test_several_are_frozen_at_once_and_replaced(platform, workshop):
+def test_several_are_frozen_at_once_and_none_is_lost(platform, workshop):
     run, _, truth, frozen = platform
     shutil.copytree(frozen, workshop.root / "scores" / "v1.2 final")
     assert main(["index", "--truth", str(truth), "--baseline", str(workshop.root / "scores")]) == 0
     assert list(run()[1]["baselines"]) == ["frozen", "v1-2-final"]
     assert main(["index", "--truth", str(truth), "--baseline", str(truth / "baselines")]) == 3  # they would be lost
+    with refused_with("v1-2-final", expected="every baseline that is there given again", found="none of its name"):
+        freeze_baselines(find_truth(truth), [frozen])
+    assert list(run()[1]["baselines"]) == ["frozen", "v1-2-final"]
+    (truth / "baselines" / "v1-2-final").rename(workshop.root / "moved away")
     assert main(["index", "--truth", str(truth), "--baseline", str(frozen)]) == 0
     assert list(run()[1]["baselines"]) == ["frozen"]
+
+
+def test_a_baseline_gives_way_to_none_of_its_name_of_other_networks(platform, workshop):
+    truth = platform[2]
+    workshop.source(workshop.root / "other", configuration="baseline-other")
+    score(predictions=workshop.root / "other", truth=truth, output=workshop.root / "others" / "frozen")
+    with refused_with("baselines/frozen", expected="every baseline that is there", found="another of its name"):
+        freeze_baselines(find_truth(truth), [workshop.root / "others" / "frozen"])
 
 
 def rewrite(path, change):

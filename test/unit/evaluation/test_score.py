@@ -13,6 +13,7 @@ from places import PROJECT
 from refusals import refused_with
 from report_guided_annotation import extract_lesion_candidates
 
+from contract.cards import load_card
 from contract.errors import OncoduetError
 from contract.records import MetricsRecord, Source, read_record, write_record
 from contract.volume import from_image, write_volume
@@ -142,6 +143,32 @@ def test_scores_of_another_run_are_not_replaced(workshop, maps, truth, tmp_path)
     with refused_with(expected="results of run focal fold 1 .* or none", found="some of run ce fold"):
         score(predictions=folder, truth=truth, output=tmp_path / "out")
     assert (tmp_path / "out" / "metrics.json").read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{"picai_only": True}, {"card": load_card("cspca-rsna2022")}, {"card": None}, {"on_missing": "worst"}],
+    ids=["answer", "card", "no card", "missing"],
+)
+def test_scores_of_the_same_run_asked_otherwise_are_not_replaced(workshop, maps, truth, tmp_path, options):
+    usual = {"predictions": workshop.plain(maps), "truth": truth, "output": tmp_path / "out"}
+    usual["card"] = load_card("cspca-picai")
+    score(**usual)
+    before = (tmp_path / "out" / "metrics.json").read_bytes()
+    with refused_with(str(tmp_path / "out"), expected="results of ", found="some of "):
+        score(**usual | options)
+    assert (tmp_path / "out" / "metrics.json").read_bytes() == before
+
+
+def test_scores_of_an_older_program_are_replaced_by_those_of_the_same_run(workshop, maps, truth, tmp_path):
+    usual = {"predictions": workshop.plain(maps), "truth": truth, "output": tmp_path / "out"}
+    score(**usual)
+    manifest = tmp_path / "out" / ".oncoduet"
+    known = json.loads(manifest.read_text())
+    identity = known["commands"]["evaluation score"]["identity"]
+    known["commands"]["evaluation score"]["identity"] = {name: identity[name] for name in ("predictions", "truth")}
+    manifest.write_text(json.dumps(known))
+    score(**usual)
 
 
 def test_a_missing_prediction_may_count_as_worst(workshop, maps, truth, tmp_path):

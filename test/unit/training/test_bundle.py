@@ -109,6 +109,20 @@ def test_a_bundle_that_another_process_put_there_meanwhile_stays(runs, tmp_path,
 CE, FOCAL = "ce_fold0_restart1", "focal_fold1_restart1"
 
 
+def test_runs_of_other_studies_or_folds_are_refused(runs, refused):
+    record = read_json(runs / FOCAL / "run.json")
+    edit(runs / FOCAL / "run.json", parents=record["parents"] | {"prepared": "0" * 64})
+    assert f"{FOCAL}: expected the studies and folds of " in refused(runs)
+
+
+def test_a_member_names_the_dataset_that_it_was_trained_on(runs, tmp_path, outcome):
+    assert outcome("bundle", "--runs", runs, "--output", tmp_path / "model.tar.gz") == (0, "")
+    with tarfile.open(tmp_path / "model.tar.gz") as archive:
+        record = BundleRecord.model_validate(json.load(archive.extractfile("bundle.json")))
+    parents = read_json(runs / CE / "run.json")["parents"]
+    assert {member.prepared_sha256 for member in record.members} == {parents["prepared"]}
+
+
 def lacking(name):
     return lambda runs: (runs / CE / name).unlink()
 

@@ -1,8 +1,11 @@
+from dataclasses import replace
+
 import pytest
 from refusals import refused_with
 
 from algorithm.prediction.bundle import Bundle, read_bundle
 from algorithm.prediction.ensembles import choose_ensembles, ensemble_source
+from algorithm.prediction.options import PredictionOptions
 from contract.errors import OncoduetError, UsageError
 
 Run = tuple[str, int, int]
@@ -155,6 +158,28 @@ def test_the_source_of_one_run_says_which(open_bundle):
     assert source.runs == (f"{3:064x}",)
     assert source.bundle_sha256 == source.parents["bundle"] == bundle.sha256
     assert source.data_licence == "Apache-2.0"
+
+
+def test_the_source_says_how_and_from_which_data_it_was_predicted(open_bundle):
+    bundle = open_bundle(GRID)
+    (ensemble,) = choose_ensembles(bundle, ["focal_fold1_restart1"])
+    told = {"archive_licence": "Apache-2.0", "trained_on": None}
+    plain = ensemble_source(bundle, ensemble, **told, options=PredictionOptions(mirroring=False))
+    assert plain.settings == {
+        "mirroring": False,
+        "precision": "fp32",
+        "candidate rule": bundle.card.candidates.rule,
+    }
+    mirrored = ensemble_source(bundle, ensemble, **told, options=PredictionOptions(mirroring=True))
+    (other,) = choose_ensembles(bundle, ["focal_fold0_restart1"])
+    others = ensemble_source(bundle, other, **told, options=PredictionOptions(mirroring=False))
+    assert len({plain.method_sha256, mirrored.method_sha256, others.method_sha256}) == 3
+    members = [
+        each.model_copy(update={"prepared_sha256": sha256})
+        for each, sha256 in zip(bundle.record.members, "aab", strict=False)
+    ]
+    for chosen, dataset in ((members[:2], "a"), (members[1:], None)):
+        assert ensemble_source(bundle, replace(ensemble, members=tuple(chosen)), **told).prepared_sha256 == dataset
 
 
 def test_the_source_of_an_ensemble_has_a_fold_if_its_members_share_it(open_bundle):

@@ -121,6 +121,34 @@ def test_predictions_of_which_the_record_does_not_tell_are_refused(workshop, map
     assert caught.value.found == found
 
 
+@pytest.mark.parametrize("with_source", [True, False])
+@pytest.mark.parametrize("other", ["b" * 64, None])
+def test_a_study_of_another_batch_is_refused(workshop, maps, likelihoods, truth, other, with_source):
+    folder = workshop.batch(maps, likelihoods)
+    if with_source:
+        source = workshop.source(folder)
+        write_record(folder / "source.json", source.model_copy(update={"method_sha256": "a" * 64}))
+
+    def records(**methods):
+        for case_id, method in methods.items():
+            record = StudyRecord(case_id=case_id, images=(), method_sha256=method)
+            write_record(folder / case_id / "study.json", record)
+
+    records(**dict.fromkeys(maps, "a" * 64))
+    assert len(runs(folder, truth)) == 1
+    records(p2_s1=other)
+    with refused_with("p2_s1/study.json", expected="a prediction by the networks and settings of this run"):
+        runs(folder, truth)
+
+
+def test_studies_of_an_older_program_are_read(workshop, maps, likelihoods, truth):
+    folder = workshop.batch(maps, likelihoods)
+    workshop.source(folder)
+    for case_id in maps:
+        write_record(folder / case_id / "study.json", StudyRecord(case_id=case_id, images=()))
+    assert len(runs(folder, truth)) == 1
+
+
 def test_sub_folders_with_a_listing_or_a_source_are_runs_of_their_own(workshop, maps, likelihoods, truth):
     workshop.source(workshop.batch(maps, likelihoods, name="all/ce_fold0_restart1"))
     workshop.source(workshop.plain(maps, name="all/baseline-maximum-hbv"), "baseline-maximum-hbv")

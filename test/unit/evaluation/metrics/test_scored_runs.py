@@ -2,6 +2,7 @@ import re
 
 import numpy as np
 import pytest
+from refusals import refused_with
 
 from contract.errors import OncoduetError
 from contract.files import read_json, write_json
@@ -273,6 +274,38 @@ def test_two_profiles_in_one_configuration_are_refused(scores):
     scores.run("a", "ce", restart=0)
     scores.run("b", "ce", restart=1, profile="modern")
     refuse([scores.root], "configuration ce: expected one profile for all its runs, found demo, modern")
+
+
+def test_two_datasets_in_one_configuration_are_refused(scores):
+    scores.run("a", "ce", restart=0, prepared_sha256="1" * 64)
+    scores.run("b", "ce", restart=1)  # of an older program
+    assert len(read_scored_runs([scores.root])) == 2
+    scores.run("c", "ce", restart=2, prepared_sha256="2" * 64)
+    with refused_with("configuration ce", expected="one dataset for all its runs", found="1{64}, 2{64}"):
+        read_scored_runs([scores.root])
+
+
+def test_folds_of_two_datasets_are_not_the_same_which_is_said(scores, caplog):
+    scores.run("a", "ce", prepared_sha256="1" * 64)
+    scores.run("b", "focal", prepared_sha256="1" * 64)
+    assert [run.source.fold for run in read_scored_runs([scores.root])] == [0, 0]
+    assert not caplog.messages
+    scores.run("c", "ce-dice", prepared_sha256="2" * 64)
+    assert {run.source.fold for run in read_scored_runs([scores.root])} == {None}
+    (said,) = caplog.messages
+    assert "ce_fold0_restart0 on 111111111111, ce-dice_fold0_restart0 on 222222222222" in said
+
+
+@pytest.mark.parametrize("name", ["mirroring", "precision"])
+def test_runs_that_were_predicted_otherwise_are_refused(scores, name):
+    settings = {"mirroring": True, "precision": "fp32"}
+    scores.run("a", "ce", settings=settings)
+    scores.run("b", "baseline-x", fold=None, restart=None, runs=())
+    scores.run("c", "nndet", settings={"mirroring": True})
+    assert len(read_scored_runs([scores.root])) == 3
+    scores.run("d", "focal", settings=settings | {name: "another"})
+    with refused_with("d/source.json", expected=f"{name} {settings[name]} as in .*a", found=f"{name} another"):
+        read_scored_runs([scores.root])
 
 
 @pytest.mark.parametrize(

@@ -51,6 +51,7 @@ def test_predictions_have_the_layout_of_algorithm_batch(command, finished, fake_
     batch = read_record(output / "batch.json", BatchRecord)
     assert (batch.members, batch.parents) == (("nndet_fold1_restart1",), {"run": run})
     stamps = read_record(output / "100_2" / "study.json", StudyRecord)
+    assert stamps.method_sha256 == source.method_sha256 is not None
     image = prepared_folder.parent / "archive" / "100" / "100_2_t2w.mha"
     assert stamps.parents["t2w"] == sha256_file(image)
     assert (
