@@ -33,9 +33,9 @@ def bundle(*, runs: Sequence[Path], output: Path) -> BundleRecord:
 
     Raises ``OncoduetError``: the output's name does not end in .tar.gz; a folder holds no run; a run is not finished,
     or of an engine whose models no bundle takes, or its weights, anchors or box rule are missing or not those that its
-    record names; a run is listed twice, or a copy of another; runs differ in card, plans, licence or prepared dataset; no run
-    detects lesions, or none locates the organ that the card needs first; what has the output's name is no bundle, or
-    one with members that this one lacks.
+    record names; a run is listed twice, or a copy of another; runs differ in card, plans, licence or prepared dataset;
+    no run detects lesions, or none locates the organ that the card needs first; what has the output's name is no
+    bundle, or one with members that this one lacks.
 
     Parameters
     ----------
