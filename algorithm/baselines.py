@@ -28,11 +28,8 @@ COMMAND = "algorithm baseline"
 def predict_baselines(*, archive: Path, card_name: str, output: Path, track: Track) -> None:
     """Write a folder like a batch's for every baseline of a card.
 
-    Raises
-    ------
-    OncoduetError
-        The card names no baseline, the archive or one study is wrong, or the output holds files of other origin or of
-        other studies; nothing was written.
+    Raises ``OncoduetError``: the card names no baseline, the archive or one study is wrong, or the output holds files
+    of other origin or of other studies; nothing was written.
     """
     require_apart(output, archive=archive)
     require_folder(output)

@@ -17,7 +17,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from algorithm.outputs.batch_folder import BatchFolder, study_record
+from algorithm.outputs.batch_folder import BatchFolder
 from algorithm.outputs.progress import Track
 from algorithm.outputs.study_output import detect
 from algorithm.prediction.bundle import Bundle, read_bundle
@@ -29,7 +29,7 @@ from algorithm.prediction.trained_on import KnownStudies
 from contract.archive import Study, archive_licence, list_studies
 from contract.errors import OncoduetError, one_line
 from contract.outputs import require_apart
-from contract.records import BatchRecord, Failure, FailuresRecord
+from contract.records import BatchRecord, Failure, FailuresRecord, StudyRecord
 from network.device import free_device_memory, memory_or_refuse
 
 logger = logging.getLogger(__name__)
@@ -61,18 +61,15 @@ def predict_batch(
 ) -> None:
     """Predict every study of an archive that is not finished yet, with every ensemble.
 
+    Raises ``OncoduetError``: the bundle is wrong, the archive is empty, or the output belongs to another batch: nothing
+    was changed. Or single studies are wrong: all others are predicted.
+
     Parameters
     ----------
     members
         Words of ``--members``, see ``algorithm.prediction.ensembles``.
     choices
         How boxes become maps and likelihoods: an ensemble with boxes gets a folder for each of several choices.
-
-    Raises
-    ------
-    OncoduetError
-        The bundle is wrong, the archive is empty, or the output belongs to another batch: nothing was changed. Or
-        single studies are wrong: all others are predicted.
     """
     require_apart(output, archive=archive, model_bundle=model)
     bundle = read_bundle(model)
@@ -215,7 +212,7 @@ def _predict_one(predictor: Predictor, ensembles: Sequence[Ensemble], study: Stu
     """
     begun = time.monotonic()
     with _blamed_on(study):
-        record = study_record(study)
+        record = StudyRecord.of(study.case_id, study.channels)
         prediction = predictor.predict(study.channels, name=study.case_id)
     for (members, _), alike in itertools.groupby(ensembles, lambda each: (each.members, each.choice.fill)):
         probability = None  # one map for all case scores

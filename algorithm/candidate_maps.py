@@ -28,6 +28,10 @@ DEFAULT_RULE: Rule = "dynamic-v2"
 def detect_in_maps(*, probability: Path, output: Path, rule: Rule | None, card: Card | None, track: Track) -> None:
     """Cut candidates from every map of a folder.
 
+    Raises ``OncoduetError``: there is no map, two maps of one case, one in a sub-folder, one that is unreadable, or one
+    whose values are labels or otherwise no probabilities; the output is the input, or holds files of other origin or of
+    other cases. Nothing was written.
+
     Parameters
     ----------
     probability
@@ -36,13 +40,6 @@ def detect_in_maps(*, probability: Path, output: Path, rule: Rule | None, card: 
         None: the card's, or without a card ``dynamic-v2``.
     card
         Gives the limits of the search and the likelihood of a case without candidates.
-
-    Raises
-    ------
-    OncoduetError
-        There is no map, two maps of one case, one in a sub-folder, one that is unreadable, or one whose values are
-        labels or otherwise no probabilities; the output is the input, or holds files of other origin or of other cases.
-        Nothing was written.
     """
     require_apart(output, probability=probability)
     if rule is None:

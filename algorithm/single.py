@@ -24,10 +24,8 @@ def predict_single(
 ) -> StudyOutput:
     """Predict the study in ``/input`` with all members and write its outputs.
 
-    Raises
-    ------
-    OncoduetError
-        The bundle or the study is wrong, or files of other origin bear an output's name; nothing was written.
+    Raises ``OncoduetError``: the bundle or the study is wrong, or files of other origin bear an output's name; nothing
+    was written.
     """
     require_apart(output_folder, input=input_folder, model=model)
     predictor = load_model(model, options)
@@ -37,10 +35,7 @@ def predict_single(
 def load_model(model: Path, options: PredictionOptions = DEFAULTS) -> Predictor:
     """Verify a bundle and load all its members, which predict as one ensemble.
 
-    Raises
-    ------
-    OncoduetError
-        The bundle is wrong.
+    Raises ``OncoduetError``: the bundle is wrong.
     """
     bundle = read_bundle(model)
     logger.info("bundle %s: card %s, %d members", model, bundle.card.name, len(bundle.record.members))
@@ -50,11 +45,8 @@ def load_model(model: Path, options: PredictionOptions = DEFAULTS) -> Predictor:
 def predict_study(predictor: Predictor, *, input_folder: Path, output_folder: Path) -> StudyOutput:
     """Predict the study in ``/input`` with a loaded predictor and write its outputs.
 
-    Raises
-    ------
-    OncoduetError
-        The study is wrong, there is too little memory for it, or files of other origin bear an output's name; nothing
-        was written.
+    Raises ``OncoduetError``: the study is wrong, there is too little memory for it, or files of other origin bear an
+    output's name; nothing was written.
     """
     card = predictor.bundle.card
     require_apart(output_folder, input=input_folder, model=predictor.bundle.folder)

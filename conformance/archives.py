@@ -21,7 +21,7 @@ from threading import Thread
 from typing import IO, Any
 
 from conformance.conditions import Files
-from conformance.engine import Engine, Kept
+from conformance.engine import ContainerEngine, Kept
 from conformance.outputs import Broken
 from contract.checksums import SUMS, parse_sums
 from contract.errors import OncoduetError, one_line
@@ -77,7 +77,7 @@ class Reading:
             self._found.set_exception(error)
 
 
-def read_saved(engine: Engine, image: str) -> Saved:
+def read_saved(engine: ContainerEngine, image: str) -> Saved:
     """Save an image, as for an upload, and read it to its end without keeping it."""
     process = engine.start("save", image)
     assert process.stdout is not None and process.stderr is not None

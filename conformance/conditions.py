@@ -27,7 +27,7 @@ from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
-from conformance.engine import Engine, Kept, entry, last_line, pack
+from conformance.engine import ContainerEngine, Kept, entry, last_line, pack
 from contract.errors import OncoduetError
 from contract.process.invoke_server import PORT
 from contract.upload import user_and_group
@@ -49,7 +49,7 @@ _Answer = TypeVar("_Answer")
 
 
 @dataclass(frozen=True)
-class Profile:
+class Machine:
     """A machine of the platform."""
 
     memory_gb: int
@@ -58,10 +58,10 @@ class Profile:
 
 
 PROFILES = {
-    "cpu-8": Profile(8, 2, gpu=False),
-    "cpu-16": Profile(16, 2, gpu=False),
-    "t4-16": Profile(16, 4, gpu=True),
-    "t4-32": Profile(32, 8, gpu=True),
+    "cpu-8": Machine(8, 2, gpu=False),
+    "cpu-16": Machine(16, 2, gpu=False),
+    "t4-16": Machine(16, 4, gpu=True),
+    "t4-32": Machine(32, 8, gpu=True),
 }
 
 
@@ -158,10 +158,10 @@ _STATUS: TypeAdapter[int | None] = TypeAdapter(int | None)
 class Place:
     """One image under the platform's conditions."""
 
-    engine: Engine
+    engine: ContainerEngine
     image: str
     work: Path
-    profile: Profile = PROFILES["cpu-8"]
+    profile: Machine = PROFILES["cpu-8"]
     limits: Limits = Limits()
     model: Files = field(default_factory=dict)
     truth: Files = field(default_factory=dict)
@@ -305,10 +305,7 @@ class Place:
     def take(self) -> Path:
         """What ``/output`` holds now, copied: files and folders, never a link.
 
-        Raises
-        ------
-        OncoduetError
-            It is too much, or cannot be copied.
+        Raises ``OncoduetError``: it is too much, or cannot be copied.
         """
         folder = Path(tempfile.mkdtemp(dir=self.work))
         (folder / "output").mkdir()
@@ -359,10 +356,7 @@ class Place:
     def probe(self, code: str) -> Conditions:
         """Run a few lines of Python in the image, under the conditions of a case; they print JSON.
 
-        Raises
-        ------
-        OncoduetError
-            The image has no ``python3``, or one that says something else.
+        Raises ``OncoduetError``: the image has no ``python3``, or one that says something else.
         """
         self.lay_out({"inputs.json": b"[]"})
         status, stdout, stderr = self.engine.ask(
@@ -521,7 +515,7 @@ def start_server(
 class _Attached:
     """The streams of a container, byte for byte: the engine's own log would replace what is not UTF-8."""
 
-    def __init__(self, engine: Engine, container: str) -> None:
+    def __init__(self, engine: ContainerEngine, container: str) -> None:
         self.engine, self.container = engine, container
         self.process: subprocess.Popen[bytes] | None = None
 

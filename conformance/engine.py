@@ -65,7 +65,7 @@ class Kept:
 
 
 @dataclass(frozen=True)
-class Engine:
+class ContainerEngine:
     """An engine that answers, and everything that one check of an image makes with it."""
 
     command: str
@@ -80,17 +80,11 @@ class Engine:
         return f"{LABEL}={self.name}"
 
     def __call__(self, *arguments: str, given: bytes | None = None) -> bytes:
-        """Run one command of the client.
-
-        Raises
-        ------
-        OncoduetError
-            The engine refuses.
-        """
+        """Run one command of the client. Raises ``OncoduetError``: the engine refuses."""
         ended = self._run(arguments, given=given, seconds=_ANSWER_S)
         if ended.returncode != 0:
             said = one_line(ended.stderr.decode(errors="replace")) or f"exit code {ended.returncode}"
-            raise OncoduetError(f"{self.command} {arguments[0]}", expected="the engine to do it", found=said)
+            raise OncoduetError(f"{self.command} {arguments[0]}", said)
         return ended.stdout
 
     def ask(self, *arguments: str, seconds: float = _ANSWER_S) -> tuple[int, bytes, bytes]:
@@ -185,13 +179,7 @@ class Engine:
         self("build", "--quiet", "--network", "none", "--tag", tag, "-", given=pack(files))
 
     def image(self, name: str) -> dict[str, Any]:
-        """What the engine knows about an image.
-
-        Raises
-        ------
-        OncoduetError
-            There is no such image.
-        """
+        """What the engine knows about an image. Raises ``OncoduetError``: there is no such image."""
         status, stdout, _ = self.ask("image", "inspect", name)
         if status != 0:
             raise OncoduetError(name, "neither an image of the engine nor an archive of one")
@@ -259,9 +247,9 @@ class Engine:
 
 
 @contextmanager
-def session(command: str, name: str | None = None) -> Iterator[Engine]:
+def session(command: str, name: str | None = None) -> Iterator[ContainerEngine]:
     """Give an engine; in the end, however it comes, nothing is left of what was made with it."""
-    engine = Engine(command) if name is None else Engine(command, name)
+    engine = ContainerEngine(command) if name is None else ContainerEngine(command, name)
     try:
         yield engine
     finally:

@@ -9,7 +9,6 @@ first is the body. To the algorithm it is a bundle like any other; in patients i
 ``python -m conformance.lesion_model MODEL.tar.gz [CARD]`` writes it.
 """
 
-import hashlib
 import sys
 import tarfile
 import tempfile
@@ -21,7 +20,8 @@ import torch
 
 from conformance.studies import CT_LESION_HU, CT_TISSUE_HU
 from contract.cards import Card, card_path, load_card
-from contract.files import atomic_file, write_json
+from contract.checksums import SUMS, format_sums
+from contract.files import atomic_file, sha256_file, write_json
 from contract.records import BundleRecord, Member, RunKey, Stage, StageRecord, write_record
 from network.architecture import build_network
 from network.weights import save_weights, tensors_sha256
@@ -58,8 +58,8 @@ def make_model(folder: Path, card_name: str = CARD) -> Path:
     write_record(folder / "bundle.json", record)
     (folder / "card.toml").write_bytes(card_path(card_name).read_bytes())
     files = sorted(path for path in folder.rglob("*") if path.is_file())
-    lines = [f"{hashlib.sha256(path.read_bytes()).hexdigest()}  {path.relative_to(folder)}\n" for path in files]
-    (folder / "SHA256SUMS").write_text("".join(lines))
+    sums = format_sums({path.relative_to(folder).as_posix(): sha256_file(path) for path in files})
+    (folder / SUMS).write_text(sums)
     return folder
 
 

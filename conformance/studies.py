@@ -88,7 +88,6 @@ def make_study(
     keys: Keys = ("socket", "interface"),
     optional: bool = False,
     turned: bool = False,
-    listing: bool = True,
 ) -> Study:
     """Draw a study and lay it out.
 
@@ -104,8 +103,6 @@ def make_study(
         Also give the card's optional inputs: images, and JSON whose values are null.
     turned
         List and write the inputs in the opposite order.
-    listing
-        Write ``inputs.json``; without it the sockets' own paths count.
     """
     reference = _reference(card, shape)
     images: list[tuple[Socket, bytes]] = []
@@ -127,8 +124,7 @@ def make_study(
         describe_input(socket, name=name, keys=keys, image=socket.relative_path.startswith("images/"))
         for socket, _ in [*images, *values]
     ]
-    if listing:
-        laid_out["inputs.json"] = json.dumps(entries[::-1] if turned else entries).encode()
+    laid_out["inputs.json"] = json.dumps(entries[::-1] if turned else entries).encode()
     if turned:
         laid_out = dict(reversed(laid_out.items()))
     names = tuple(_uuid(name, socket) for socket, _ in images)
@@ -162,10 +158,7 @@ def corrupted(study: Study, card: Card) -> Study:
 def own_studies(archive: Path, card: Card, keys: Keys = ("socket", "interface")) -> dict[str, Study]:
     """Studies of an archive, laid out as the platform does, by case id.
 
-    Raises
-    ------
-    OncoduetError
-        The archive does not fit the card.
+    Raises ``OncoduetError``: the archive does not fit the card.
     """
     found = {}
     for study in find_studies(archive, card, labels_required=False):

@@ -182,8 +182,9 @@ def _output(socket: Socket, pk: str) -> dict[str, Any]:
     return {"socket": described, "interface": described, "value": None, "file": None, "image": None, "pk": number}
 
 
-def _ball(grid: Grid, centre: Point, radius_mm: float = 6.0) -> Any:
-    return ((grid.centres_mm() - np.array(centre)[:, None, None, None]) ** 2).sum(axis=0) <= radius_mm**2
+def _ball(grid: Grid, centre: Point) -> Any:
+    """Voxels within 6 mm."""
+    return ((grid.centres_mm() - np.array(centre)[:, None, None, None]) ** 2).sum(axis=0) <= 6.0**2
 
 
 def _centre(grid: Grid) -> Any:

@@ -89,10 +89,7 @@ def _fetch(
 ) -> None:
     """Start the job, wait for its end, and download its outputs.
 
-    Raises
-    ------
-    OncoduetError
-        The platform does not take the job, or the job does not succeed in time.
+    Raises ``OncoduetError``: the platform does not take the job, or the job does not succeed in time.
     """
     from gcapi import SocketValueSpec  # noqa: PLC0415
 

@@ -53,15 +53,12 @@ _PHASE = [
 def write_sheet(folder: Path, card: Card, reports: Sequence[Path]) -> Path:
     """Write the sheet beside the files that it is about.
 
+    Raises ``OncoduetError``: the folder holds no archive, or a report is none; a sheet of other origin is there.
+
     Parameters
     ----------
     reports
         ``conformance.json`` of the images in the folder.
-
-    Raises
-    ------
-    OncoduetError
-        The folder holds no archive, or a report is none; a sheet of other origin is there.
     """
     files = inside(folder, "*.tar.gz") if folder.is_dir() else []
     if not files:

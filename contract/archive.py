@@ -61,17 +61,14 @@ class Listing:
 def find_studies(archive: Path, card: Card, *, labels_required: bool) -> list[Study]:
     """List the archive's studies, ordered by case id, with their geometry checked.
 
-    Raises
-    ------
-    OncoduetError
-        The archive is empty; a study lacks a channel or has it twice, or its files are called or placed in another way;
-        an image is unreadable or not 3D; the channels' fields of view are disjoint; a required label map is missing, is
-        on another grid than the reference channel or belongs to no study; a folder cannot be listed. All of this is
-        named together.
+    Raises ``OncoduetError``: the archive is empty; a study lacks a channel or has it twice, or its files are called or
+    placed in another way; an image is unreadable or not 3D; the channels' fields of view are disjoint; a required label
+    map is missing, is on another grid than the reference channel or belongs to no study; a folder cannot be listed. All
+    of this is named together.
     """
     listing = list_studies(archive, card, labels_required=labels_required)
     if listing.faults:
-        raise OncoduetError(faults_in(archive, listing))
+        raise refusal_of(archive, listing.faults, studies=len(listing.studies) + len(listing.faults))
     for remark in listing.remarks:
         logger.warning("%s", remark)
     return list(listing.studies)
@@ -80,10 +77,7 @@ def find_studies(archive: Path, card: Card, *, labels_required: bool) -> list[St
 def list_studies(archive: Path, card: Card, *, labels_required: bool) -> Listing:
     """List the archive's studies as :func:`find_studies`, with the faults of single ones.
 
-    Raises
-    ------
-    OncoduetError
-        There is no archive, it is empty, or it cannot be listed.
+    Raises ``OncoduetError``: there is no archive, it is empty, or it cannot be listed.
     """
     files = look(archive, card.channel_names)
     if not files.images:
@@ -125,18 +119,13 @@ def list_studies(archive: Path, card: Card, *, labels_required: bool) -> Listing
     return Listing(tuple(studies), dict(sorted(faults.items())), tuple(remarks))
 
 
-def faults_in(archive: Path, listing: Listing) -> str:
-    """All faults of a listing in one line: how many, and the first ones in full."""
-    return all_of(archive, listing.faults, studies=len(listing.studies) + len(listing.faults))
-
-
-def all_of(archive: Path, faults: Mapping[str, str], *, studies: int) -> str:
-    """Several faults in one line; a single one is said as it is."""
+def refusal_of(archive: Path, faults: Mapping[str, str], *, studies: int, hint: str = "") -> OncoduetError:
+    """All faults of an archive in one line: how many, the first ones in full, then the hint; a single one as it is."""
     first = list(faults.values())[:SHOWN]
     if len(faults) == 1:
-        return first[0]
+        return OncoduetError(first[0])
     more = f"; and {len(faults) - SHOWN} more" if len(faults) > SHOWN else ""
-    return f"{archive}: expected sound studies, found {len(faults)} faults in {studies}: {'; '.join(first)}{more}"
+    return OncoduetError(archive, f"{len(faults)} faults in {studies} studies: {'; '.join(first)}{more}{hint}")
 
 
 def archive_patients(archive: Path, studies: Iterable[Study], said: str | None = None) -> dict[str, str]:
@@ -145,17 +134,14 @@ def archive_patients(archive: Path, studies: Iterable[Study], said: str | None =
     What counts, in this order: a table that was named (``said``) or ``patients.csv`` in the archive; a rule that was
     named; the folder, where the file names begin with its name (it may hold underscores); the ids.
 
+    Raises ``OncoduetError`` as :func:`contract.patients.patients_by_case` and :func:`contract.patients.read_patients`;
+    a folder that would be a patient holds very many studies, or such folders hold more on average than patients have;
+    or a folder of another name holds several whose ids tell no patient.
+
     Parameters
     ----------
     said
         The words of ``--patients``: a rule, or the path of a table.
-
-    Raises
-    ------
-    OncoduetError
-        As :func:`contract.patients.patients_by_case` and :func:`contract.patients.read_patients`; a folder that would
-        be a patient holds very many studies, or such folders hold more on average than patients have; or a folder of
-        another name holds several whose ids tell no patient.
     """
     table, rule = said_patients(said) if said else ({}, None)
     given = (read_patients(archive / PATIENTS) if (archive / PATIENTS).is_file() else {}) | table

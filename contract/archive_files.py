@@ -15,7 +15,7 @@ from pathlib import Path
 from contract.errors import OncoduetError, problem_of
 
 ENDINGS = (".mha", ".nii.gz", ".nii")
-"""Of the images that are read."""
+"""Endings that are read."""
 LABELS, LABEL_ENDING = "labels", ".nii.gz"
 DEEPEST = 5
 """How many folders below the archive are looked into."""
@@ -35,7 +35,7 @@ class ArchiveFiles:
     strays: dict[str, list[Path]] = field(default_factory=dict)
     """Images that seem to be a channel's, and are called or placed in another way."""
     others: dict[Path, list[Path]] = field(default_factory=dict)
-    """Files that end as images do, by the folder that holds them, of folders without an image of a study."""
+    """Image-like files in folders without a study image, by folder."""
     labels: dict[str, Path] = field(default_factory=dict)
     """Label maps by case id, as :func:`same_name` spells it."""
     unread_labels: list[Path] = field(default_factory=list)
@@ -56,13 +56,7 @@ def seeming_stem(name: str) -> str | None:
 
 
 def look(archive: Path, channels: Sequence[str]) -> ArchiveFiles:
-    """Look into all folders of an archive.
-
-    Raises
-    ------
-    OncoduetError
-        There is no folder, or it cannot be listed.
-    """
+    """Look into all folders of an archive. Raises ``OncoduetError``: there is no folder, or it cannot be listed."""
     if not archive.is_dir():
         raise OncoduetError(archive, "archive not found")
     files = ArchiveFiles()

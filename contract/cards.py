@@ -277,10 +277,7 @@ class Card(Frozen):
     def localising(self) -> "Card":
         """The card of stage 1: the same study on the coarse grid, with the organ as its only class.
 
-        Raises
-        ------
-        OncoduetError
-            The card has no localisation.
+        Raises ``OncoduetError``: the card has no localisation.
         """
         stage = self.localisation
         if stage is None:
@@ -308,22 +305,13 @@ class Card(Frozen):
 def load_card(name_or_path: str | Path) -> Card:
     """Read a card by its name in ``contract/cards`` or by the path of a TOML file.
 
-    Raises
-    ------
-    OncoduetError
-        No such card, or not TOML, or faults in it: all of them, in one line.
+    Raises ``OncoduetError``: no such card, or not TOML, or faults in it: all of them, in one line.
     """
     return parse_toml(card_path(name_or_path), Card)
 
 
 def card_path(name_or_path: str | Path) -> Path:
-    """Path of a card that is given by its name or by its path.
-
-    Raises
-    ------
-    OncoduetError
-        No card of this name.
-    """
+    """Path of a card that is given by its name or by its path. Raises ``OncoduetError``: no card of this name."""
     return named_toml(name_or_path, CARDS, what="card")
 
 

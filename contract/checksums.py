@@ -17,10 +17,8 @@ def format_sums(sha256: Mapping[str, str]) -> str:
 def parse_sums(text: str, where: object) -> dict[str, str]:
     """Hashes by name from the file's text.
 
-    Raises
-    ------
-    OncoduetError
-        A line is not a hash, two spaces and a name; the last one has no newline; a name is listed twice.
+    Raises ``OncoduetError``: a line is not a hash, two spaces and a name; the last one has no newline; a name is listed
+    twice.
     """
     if not text.endswith("\n"):
         raise OncoduetError(where, "last line has no newline")

@@ -9,7 +9,7 @@ import os
 import sys
 import traceback
 from collections.abc import Callable, Mapping, Sequence
-from typing import NamedTuple
+from typing import NamedTuple, Self
 
 from contract.text import one_line, printable_lines
 
@@ -83,6 +83,12 @@ class OncoduetError(Exception):
         parts = [self.problem, *(f"{word} {value}" for word, value in compared if value is not None)]
         line = ", ".join(part for part in parts if part is not None)
         super().__init__(f"{self.where}: {line}" if line else self.where)
+
+    def moved(self, old: object, new: object) -> Self:
+        """The same error, with one path replaced by another in every field."""
+        fields = (self.where, self.problem, self.expected, self.found)
+        where, problem, expected, found = (each and each.replace(str(old), str(new)) for each in fields)
+        return type(self)(where, problem, expected=expected, found=found)
 
 
 class UsageError(OncoduetError):

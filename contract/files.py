@@ -43,16 +43,13 @@ _KINDS = {
 def atomic_file(path: Path, *, size_bytes: int | None = None) -> Iterator[Path]:
     """Give a temporary path with the same suffix; on success sync it and rename it to ``path``, else remove it.
 
+    Raises ``OncoduetError``: the folder cannot be written to, a folder has the file's name, or the disk is full; a file
+    that was there before is still there.
+
     Parameters
     ----------
     size_bytes
         How large the file is going to be, for the message where the disk is too full for it; None: not known.
-
-    Raises
-    ------
-    OncoduetError
-        The folder cannot be written to, a folder has the file's name, or the disk is full; a file that was there before
-        is still there.
     """
     suffix = "".join(path.suffixes[-2:]) if path.name.endswith((".nii.gz", ".tar.gz")) else path.suffix
     if path.is_dir():
@@ -78,10 +75,7 @@ def atomic_file(path: Path, *, size_bytes: int | None = None) -> Iterator[Path]:
 def held_folder(parent: Path) -> Iterator[Path]:
     """Give a new folder inside ``parent`` that is gone afterwards; :func:`sweep` spares it while it is in use.
 
-    Raises
-    ------
-    OncoduetError
-        ``parent`` cannot be written to.
+    Raises ``OncoduetError``: ``parent`` cannot be written to.
     """
     with writable(parent):
         folder, hold = _held(parent, "", Path.mkdir)
@@ -93,9 +87,9 @@ def held_folder(parent: Path) -> Iterator[Path]:
 
 
 def sweep(folder: Path) -> None:
-    """Remove what killed processes left half-written in a folder; what a living one is writing stays.
+    """Remove partial files of killed processes, by their names; those of running processes stay.
 
-    It is known by its name. Where the file system has no locks the two cannot be told apart, and nothing is removed.
+    On a file system without locks the two look alike, and nothing is removed.
     """
     for path in folder.glob(".partial-*"):
         if not _PARTIAL.fullmatch(path.name) or path.is_symlink():
@@ -156,10 +150,8 @@ def kind_of(found: os.stat_result) -> str:
 def read_json(path: Path, *, most_bytes: int = MOST_TEXT_BYTES) -> Any:
     """Read strict JSON, in a time that grows with its size alone.
 
-    Raises
-    ------
-    OncoduetError
-        The file is missing, too large or no file, is not JSON, holds NaN or infinity, or names a key twice.
+    Raises ``OncoduetError``: the file is missing, too large or no file, is not JSON, holds NaN or infinity, or names a
+    key twice.
     """
 
     def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

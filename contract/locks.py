@@ -35,6 +35,9 @@ def exclusive_lock(
 ) -> Iterator[None]:
     """Hold a lock file, for this process only.
 
+    Raises ``OncoduetError``: another process holds the lock; the file is a link, of other origin or cannot be written
+    to; the file system has no locks.
+
     Parameters
     ----------
     path
@@ -51,12 +54,6 @@ def exclusive_lock(
         Whether the file has the content of such a lock. Anything else is a file of the user's, and stays.
     on_wait
         Wait for the other process, after this call with its description; None: raise.
-
-    Raises
-    ------
-    OncoduetError
-        Another process holds the lock; the file is a link, of other origin or cannot be written to; the file system has
-        no locks.
     """
     with _open(path) as lock:
         until = time.monotonic() + patience_s
@@ -102,17 +99,14 @@ def _open(path: Path) -> IO[str]:
 def try_lock(file: IO[str], *, shared: bool = False, wait: bool = False) -> bool:
     """Take the lock of an open file, until it is closed; False if another process holds it.
 
+    Raises ``OncoduetError``: the file is on a file system without locks.
+
     Parameters
     ----------
     shared
         Other processes may share the lock.
     wait
         Wait until the holder releases it.
-
-    Raises
-    ------
-    OncoduetError
-        The file is on a file system without locks.
     """
     try:
         return _flock(file.fileno(), shared=shared, wait=wait)

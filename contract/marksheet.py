@@ -17,10 +17,8 @@ _STATED = {"case_csPCa": _YES_OR_NO, "case_PDAC": _YES_OR_NO, "label": {**_YES_O
 def read_marksheet(path: Path, columns: Sequence[str]) -> tuple[Table, dict[str, Mapping[str, str]]]:
     """Read a marksheet: the table, and its rows by case id (``<patient>_<study>``), with the patient as ``patient_id``.
 
-    Raises
-    ------
-    OncoduetError
-        The table cannot be read or lacks a column; two rows of a study say different things in ``columns``.
+    Raises ``OncoduetError``: the table cannot be read or lacks a column; two rows of a study say different things in
+    ``columns``.
     """
     prefix = _PREFIX if _begins_with_prefix(path) else ""
     key = (f"{prefix}patient_id", f"{prefix}study_id")
@@ -33,15 +31,13 @@ def read_marksheet(path: Path, columns: Sequence[str]) -> tuple[Table, dict[str,
 def contradictions(path: Path, has_lesion: Mapping[str, bool]) -> list[str]:
     """In a line each, where a marksheet says of a case that it has a lesion or none, and its label map the opposite.
 
+    Raises ``OncoduetError`` as :func:`read_marksheet`; also where two rows of a study say different things of its
+    lesion.
+
     Parameters
     ----------
     has_lesion
         What the label maps say, by case id.
-
-    Raises
-    ------
-    OncoduetError
-        As :func:`read_marksheet`; also where two rows of a study say different things of its lesion.
     """
     table, _ = read_marksheet(path, ())
     columns = [column for column in _STATED if column in table.rows[0]]

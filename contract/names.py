@@ -15,11 +15,8 @@ _FORMULA = ("=", "+", "-", "@")
 def require_case_id(case_id: str, where: Path) -> str:
     """Give the name back.
 
-    Raises
-    ------
-    OncoduetError
-        It is empty, begins as a spreadsheet's formula does, has characters that are not printable (names of other
-        bytes than UTF-8 among them), or spaces around it.
+    Raises ``OncoduetError``: it is empty, begins as a spreadsheet's formula does, has characters that are not printable
+    (names of other bytes than UTF-8 among them), or spaces around it.
     """
     if not case_id or not case_id.isprintable() or case_id.startswith(_FORMULA) or case_id != case_id.strip():
         raise OncoduetError(

@@ -93,16 +93,16 @@ class Output:
 
     folder: Path
     command: str
-    """As it is called, such as ``evaluation score``; with a name behind it where one file is all there is."""
+    """Command name, e.g. ``evaluation score``; followed by the file name if it writes a single file."""
     files: Sequence[str]
     """All that may be written, relative to the folder, known before work begins."""
     identity: Mapping[str, Any] = field(default_factory=dict)
     """Every argument and input that changes the files, by name: what others gave is not replaced, unless
     ``replaces``. Names that older results lack are not compared."""
     replaces: bool = False
-    """The user has said that results of another identity may go."""
+    """The user allows results of another identity to be replaced."""
     record: str | None = None
-    """The file that is taken away first and put last, as it says that the others are whole."""
+    """The file that is removed first and written last, since it means that the others are complete."""
     on_platform: bool = False
     """The folder may hold only the declared outputs."""
 
@@ -128,10 +128,7 @@ class Output:
     def staged(self) -> Iterator[Path]:
         """Give an empty folder; on success what it holds appears in the output folder, else that stays as it was.
 
-        Raises
-        ------
-        OncoduetError
-            As :meth:`check`, at the beginning and again at the end; or the disk is full.
+        Raises ``OncoduetError`` as :meth:`check`, at the beginning and again at the end; or the disk is full.
         """
         self.check()
         existed = self.folder.exists()
@@ -143,7 +140,7 @@ class Output:
                 try:
                     yield stage
                 except OncoduetError as error:  # by the names that the files were going to have
-                    raise type(error)(str(error).replace(str(stage), str(self.folder))) from None
+                    raise error.moved(stage, self.folder) from None
                 self._put(stage)
         except OSError as error:
             explain_full_disk(error, self.folder, size_bytes=None)
@@ -276,10 +273,7 @@ def require_scratch(folder: Path, command: str) -> None:
 def scratch(folder: Path, command: str) -> Iterator[None]:
     """Make a folder to work in that says whose it is, in place of what a killed process left; it is gone afterwards.
 
-    Raises
-    ------
-    OncoduetError
-        As :func:`require_scratch`.
+    Raises ``OncoduetError`` as :func:`require_scratch`.
     """
     require_scratch(folder, command)
     shutil.rmtree(folder, ignore_errors=True)

@@ -49,6 +49,9 @@ def patients_by_case(
 ) -> dict[str, str]:
     """The patient of every case.
 
+    Raises ``OncoduetError``: ids leave open whether their cases are of one patient, and the user did not say; or
+    patients are named for other cases and not for some of these, as by another spelling.
+
     Parameters
     ----------
     given
@@ -57,12 +60,6 @@ def patients_by_case(
         What the user said about the other ids.
     source
         What the ids come from, for the message.
-
-    Raises
-    ------
-    OncoduetError
-        Ids leave open whether their cases are of one patient, and the user did not say; or patients are named for other
-        cases and not for some of these, as by another spelling.
     """
     named = dict(given or {})
     cases = sorted(set(case_ids))
@@ -134,10 +131,7 @@ def ambiguous(source: object, expected: str, case_ids: Sequence[str], what: str 
 def read_patients(path: Path) -> dict[str, str]:
     """Read ``patients.csv``: the patient by case id.
 
-    Raises
-    ------
-    OncoduetError
-        The table cannot be read, a patient is empty, or a case has two.
+    Raises ``OncoduetError``: the table cannot be read, a patient is empty, or a case has two.
     """
     table = read_table(path, ("case_id", "patient_id"))
     found = {key[0]: row["patient_id"] for key, row in table.by_key(("case_id",), ("patient_id",)).items()}
@@ -152,10 +146,7 @@ def read_patients(path: Path) -> dict[str, str]:
 def said_patients(words: str) -> tuple[dict[str, str], PatientRule | None]:
     """What ``--patients`` says: one of the two rules, or the path of a table as ``patients.csv``.
 
-    Raises
-    ------
-    OncoduetError
-        As :func:`read_patients`.
+    Raises ``OncoduetError`` as :func:`read_patients`.
     """
     for rule in get_args(PatientRule):
         if words == rule:

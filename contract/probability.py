@@ -28,6 +28,8 @@ logger = logging.getLogger(__name__)
 def as_probabilities(values: Values, *, source: object, what: str = "probabilities", below: float = ROUNDING) -> Values:
     """The same values, with what rounding left outside [0, 1] brought back to 0 or 1.
 
+    Raises ``OncoduetError``: one is farther outside, or is no number.
+
     Parameters
     ----------
     source
@@ -36,11 +38,6 @@ def as_probabilities(values: Values, *, source: object, what: str = "probabiliti
         What they are called there.
     below
         How far below 0 a number still counts as 0.
-
-    Raises
-    ------
-    OncoduetError
-        One is farther outside, or is no number.
     """
     if not values.size:
         return values

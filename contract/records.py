@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import BaseModel, Field, NonNegativeInt, model_validator
 from pydantic_core import PydanticCustomError
 
+from contract.file_stamps import ImageStamp, look_at
 from contract.files import read_json, write_json
 from contract.provenance import Writer, writer
 from contract.schema import Frozen, Model, Name, RelativePath, parse
@@ -208,16 +209,6 @@ class BatchRecord(Record):
     """Every option that changes the predictions, by name."""
 
 
-class ImageStamp(Frozen):
-    """Which bytes a channel's image had. Equal size and time are believed; where they differ, the hash decides."""
-
-    channel: str
-    size_bytes: int
-    modified_ns: int
-    """Time of the last change, in ns since 1970."""
-    sha256: str
-
-
 class StudyRecord(Record):
     """``study.json`` with a study's predictions: the images that they were made from."""
 
@@ -230,6 +221,12 @@ class StudyRecord(Record):
     program predicted."""
     method_sha256: str | None = None
     """Whose prediction it is, as in the ``source.json`` of its batch; null where an older program predicted."""
+
+    @classmethod
+    def of(cls, case_id: str, channels: Mapping[str, Path]) -> Self:
+        """For a study's images as they are now, by channel; to be called before they are read."""
+        images = tuple(ImageStamp(channel=channel, **look_at(path)) for channel, path in channels.items())
+        return cls(parents={each.channel: each.sha256 for each in images}, case_id=case_id, images=images)
 
 
 class Failure(Frozen):

@@ -13,12 +13,12 @@ from contract.errors import OncoduetError, problem_of
 from contract.files import LONGEST_QUOTE, read_text
 
 MOST_TOML_BYTES = 2**20
-"""Of a card, a profile or the like: 1 MiB; those that ship have 2 kB."""
+"""Size limit of a card, profile or configuration; ours have 2 kB."""
 MOST_FAULTS = 50
-"""That one message names."""
+"""Number of faults that one message names."""
 Model = TypeVar("Model", bound=BaseModel)
 Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]*$", max_length=100)]
-"""It may become a part of a path, and leads nowhere else."""
+"""Safe as a part of a path."""
 
 
 def later(default: Any) -> Any:
@@ -62,15 +62,12 @@ class Frozen(BaseModel):
 def named_toml(name_or_path: str | Path, folder: Path, *, what: str) -> Path:
     """The TOML file that is given by its name in a folder, or by its path.
 
+    Raises ``OncoduetError``: there is none of this name.
+
     Parameters
     ----------
     what
         What the file is, for the message: ``card``, ``profile``.
-
-    Raises
-    ------
-    OncoduetError
-        There is none of this name.
     """
     path = Path(name_or_path)
     if path.suffix != ".toml":

@@ -49,11 +49,8 @@ class Job:
 def find_channels(input_folder: Path, card: Card) -> dict[str, Path]:
     """Find the image of every channel in an algorithm's ``/input``.
 
-    Raises
-    ------
-    OncoduetError
-        ``inputs.json`` is malformed, lists a socket twice or lacks one of the card's; a channel is missing; a socket
-        holds two images.
+    Raises ``OncoduetError``: ``inputs.json`` is malformed, lists a socket twice or lacks one of the card's; a channel
+    is missing; a socket holds two images.
     """
     paths = {channel.socket.slug: channel.socket.relative_path for channel in card.channels}
     listing = input_folder / "inputs.json"
@@ -76,10 +73,7 @@ def find_channels(input_folder: Path, card: Card) -> dict[str, Path]:
 def single_image(folder: Path, socket: Socket) -> Path:
     """The one image in a socket's folder.
 
-    Raises
-    ------
-    OncoduetError
-        There is no folder, no image in it, or more than one.
+    Raises ``OncoduetError``: there is no folder, no image in it, or more than one.
     """
     inside = sorted(path for path in folder.iterdir() if not path.name.startswith(".")) if folder.is_dir() else []
     images = [path for path in inside if is_image(path)]
@@ -99,10 +93,7 @@ def read_jobs(predictions: Path) -> list[Job]:
 
     A job whose status is missing, null or "Succeeded" has succeeded; any other did not.
 
-    Raises
-    ------
-    OncoduetError
-        The file is malformed, lists no job, or lists one twice.
+    Raises ``OncoduetError``: the file is malformed, lists no job, or lists one twice.
     """
     values = read_json(predictions)
     if not isinstance(values, list) or not values:

@@ -35,10 +35,7 @@ class Table:
     def by_key(self, key: Sequence[str], columns: Sequence[str]) -> dict[tuple[str, ...], Mapping[str, str]]:
         """The rows by the values of ``key``; duplicate rows count once.
 
-        Raises
-        ------
-        OncoduetError
-            Two rows of one key say different things in ``columns``.
+        Raises ``OncoduetError``: two rows of one key say different things in ``columns``.
         """
         found: dict[tuple[str, ...], tuple[int, Mapping[str, str]]] = {}
         for line, row in zip(self.lines, self.rows, strict=True):
@@ -70,11 +67,8 @@ class Table:
 def read_table(path: Path, columns: Sequence[str]) -> Table:
     """Read a table that has at least these columns.
 
-    Raises
-    ------
-    OncoduetError
-        The file is missing, larger than ``LARGEST_BYTES``, no UTF-8 or no CSV; a column is missing or duplicated; a
-        line has another number of values than there are columns; there is no row.
+    Raises ``OncoduetError``: the file is missing, larger than ``LARGEST_BYTES``, no UTF-8 or no CSV; a column is
+    missing or duplicated; a line has another number of values than there are columns; there is no row.
     """
     lines, delimiter = _lines(path, columns)
     (_, names), *others = lines

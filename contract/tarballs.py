@@ -10,9 +10,9 @@ from collections.abc import Iterator
 from typing import IO, Any, Protocol
 
 MOST_MEMBERS = 100_000
-"""Of one archive."""
+"""Limit per archive."""
 LONGEST_HEADER_BYTES = 1 << 20
-"""Of one member, with all that extends its header."""
+"""Limit per member, including extended headers."""
 _CHUNK_BYTES = 1 << 20
 
 

@@ -38,7 +38,7 @@ STANDIN_LABEL = "oncoduet.standin-base"
 """Label of images that were built on a local stand-in for the public base; they are for tests only."""
 
 RECORD = "bundle.json"
-"""Of a model."""
+"""The file that marks an archive as a model."""
 
 _NAME = r"(0|[1-9][0-9]{0,9}|[A-Za-z_][A-Za-z0-9_.-]{0,31}\$?)"
 _USER = re.compile(rf"{_NAME}(?::{_NAME})?")
@@ -53,15 +53,18 @@ class Contents:
     """What an archive holds."""
 
     names: list[str]
-    """Of everything, links included: older engines save a layer that occurs twice as a link to itself."""
+    """All members, links included: older engines save a repeated layer as a link to itself."""
     sha256: dict[str, str]
-    """Of each regular file, by its name."""
+    """sha256 of each regular file, by name."""
     json_bytes: dict[str, bytes]
-    """Contents of the files that were asked for, of those of at most 1 MiB."""
+    """Contents of the requested files of at most 1 MiB."""
 
 
 def check_image(archive: Path, *, allow_standin: bool = False) -> None:
     """Check what ``docker save IMAGE | gzip`` wrote.
+
+    Raises ``OncoduetError``: the archive is damaged or truncated, or no saved image; it holds several images; the image
+    is for another platform than linux/amd64, runs as root, starts nothing, or was built on a stand-in base.
 
     Parameters
     ----------
@@ -69,12 +72,6 @@ def check_image(archive: Path, *, allow_standin: bool = False) -> None:
         The image's ``.tar.gz``.
     allow_standin
         Accept an image that was built on a stand-in base, to try the export.
-
-    Raises
-    ------
-    OncoduetError
-        The archive is damaged or truncated, or no saved image; it holds several images; the image is for another
-        platform than linux/amd64, runs as root, starts nothing, or was built on a stand-in base.
     """
     contents = _read(archive, keep=None)
     manifest = _json(archive, contents, "manifest.json")
@@ -125,6 +122,10 @@ def user_and_group(user: str) -> tuple[str, str]:
 def check_model(archive: Path, *, accept_non_commercial: bool = False, card: Card | None = None) -> None:
     """Check a model bundle, as ``training bundle`` writes it.
 
+    Raises ``OncoduetError``: the archive is damaged, truncated or could not be unpacked safely; a file is there twice,
+    or not the one that SHA256SUMS names; there is no valid bundle.json; it was trained by another card; the licence of
+    its data is non-commercial or unknown.
+
     Parameters
     ----------
     archive
@@ -133,13 +134,6 @@ def check_model(archive: Path, *, accept_non_commercial: bool = False, card: Car
         Accept a model whose data do not allow commercial use, or of which that is unknown.
     card
         By which it has to have been trained; None: any.
-
-    Raises
-    ------
-    OncoduetError
-        The archive is damaged, truncated or could not be unpacked safely; a file is there twice, or not the one that
-        SHA256SUMS names; there is no valid bundle.json; it was trained by another card; the licence of its data is
-        non-commercial or unknown.
     """
     contents = _read(archive, keep=(SUMS, RECORD))
     _require_sums(archive, contents)
@@ -169,10 +163,7 @@ def check_model(archive: Path, *, accept_non_commercial: bool = False, card: Car
 def check_truth(archive: Path) -> None:
     """Check an archive of a truth folder.
 
-    Raises
-    ------
-    OncoduetError
-        The archive is damaged, truncated or could not be unpacked safely, or holds no label map.
+    Raises ``OncoduetError``: the archive is damaged, truncated or could not be unpacked safely, or holds no label map.
     """
     contents = _read(archive, keep=())
     if not any(name.endswith((".nii.gz", ".mha")) for name in contents.sha256):

@@ -188,11 +188,8 @@ def part_of(grid: Grid, whole: Grid) -> Box | None:
 def read_grid(path: Path) -> Grid:
     """Read the geometry alone, without the voxels.
 
-    Raises
-    ------
-    OncoduetError
-        The file is missing or unreadable, the image is not 3D with one value per voxel, or its spacing, placement or
-        direction is missing or makes no sense.
+    Raises ``OncoduetError``: the file is missing or unreadable, the image is not 3D with one value per voxel, or its
+    spacing, placement or direction is missing or makes no sense.
     """
     return grid_of(read_header(path))
 
@@ -205,11 +202,8 @@ def grid_of(header: ImageHeader) -> Grid:
 def read_volume(path: Path) -> Volume:
     """Read a scan or a map as float32.
 
-    Raises
-    ------
-    OncoduetError
-        As :func:`read_grid`; also for a truncated or damaged file, for NaN or infinite voxels, and for voxels so large
-        that no scanner has measured them and float32 cannot hold their squares.
+    Raises ``OncoduetError`` as :func:`read_grid`; also for a truncated or damaged file, for NaN or infinite voxels,
+    and for voxels so large that no scanner has measured them and float32 cannot hold their squares.
     """
     volume = _read(path)
     with np.errstate(over="ignore"):  # beyond float32: counted as infinite
@@ -228,11 +222,8 @@ def read_volume(path: Path) -> Volume:
 def read_label(path: Path, known_values: Iterable[int] | None = None) -> Volume:
     """Read a label map as int32; float files are accepted when every value is whole (PI-CAI and PANORAMA have some).
 
-    Raises
-    ------
-    OncoduetError
-        As :func:`read_grid`; also for a truncated or damaged file, for fractional or negative values and for values
-        outside ``known_values``.
+    Raises ``OncoduetError`` as :func:`read_grid`; also for a truncated or damaged file, for fractional or negative
+    values and for values outside ``known_values``.
     """
     volume = _read(path)
     array = whole_labels(path, volume.array)
@@ -260,10 +251,7 @@ def write_volume(path: Path, volume: Volume) -> None:
 
     A ``.mha`` header carries the grid to the last bit; ``.nii.gz`` keeps sizes, and the rest to single precision.
 
-    Raises
-    ------
-    OncoduetError
-        The disk did not take the whole of it, which ITK does not always say.
+    Raises ``OncoduetError``: the disk did not take the whole of it, which ITK does not always say.
     """
     if not path.name.endswith((".mha", ".nii.gz")):
         raise ValueError(f"{path}: images are written as .mha or .nii.gz")

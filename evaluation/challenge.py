@@ -16,7 +16,7 @@ from contract.outputs import Output, require_apart
 from contract.records import write_record
 from evaluation.inputs.predictions import LISTING, PredictionSet, card_of_outputs, check_complete, predictions_of_jobs
 from evaluation.inputs.truth import BASELINES, find_truth
-from evaluation.metrics.disclosure import disclosed, grid_of
+from evaluation.metrics.disclosure import disclosed, rounding_for
 from evaluation.score import METRICS, ROWS, Score, Tracker, score_run, untracked, write_rows
 
 _log = logging.getLogger(__name__)
@@ -58,7 +58,7 @@ def evaluate(*, input_folder: Path, truth: Path, output: Path, track: Tracker = 
         against = compare_with_baselines(scored.cases, truth_folder, card)
         scored = replace(scored, metrics=scored.metrics.model_copy(update={"baselines": against}))
     if not (settings.exact or settings.per_case):
-        if scored.metrics.strict is not None and grid_of(scored.metrics.strict) is None:
+        if scored.metrics.strict is not None and rounding_for(scored.metrics.strict) is None:
             _log.warning("%s: too few cases to hide: metrics.json reveals their labels", truth_folder.folder)
         scored = replace(scored, metrics=disclosed(scored.metrics))
     with answer.staged() as stage:

@@ -41,17 +41,15 @@ def build_network(
 
     Where torch's default device is ``meta`` it has neither memory nor weights, and may be of any size.
 
+    Raises ``OncoduetError``: the plans or the data set's description are malformed (:mod:`network.plans`), or the
+    network is too large.
+
     Parameters
     ----------
     plans, dataset
         ``plans.json`` and ``dataset.json``: the latter gives the number of channels and classes.
     deep_supervision
         Whether the network returns its coarser outputs too: true in training, false for inference.
-
-    Raises
-    ------
-    OncoduetError
-        The plans or the data set's description are malformed (:mod:`network.plans`), or the network is too large.
     """
     architecture = require_plans(plans).configurations.full_resolution.architecture
     description = require_dataset(dataset)

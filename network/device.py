@@ -73,15 +73,12 @@ def choose_device(wanted: Device, *, root: Path = Path("/")) -> ComputeDevice:
 
     This wakes CUDA where it is going to be used: a process that forks others which use it asks in a child.
 
+    Raises ``OncoduetError``: ``cuda`` is wanted, or ``auto`` and the machine has a GPU, and torch cannot use any.
+
     Parameters
     ----------
     root
         Where the machine's ``/proc`` and ``/dev`` are.
-
-    Raises
-    ------
-    OncoduetError
-        ``cuda`` is wanted, or ``auto`` and the machine has a GPU, and torch cannot use any.
     """
     gpu = machine_gpu(root)
     if wanted == "cpu":
@@ -99,7 +96,7 @@ def choose_device(wanted: Device, *, root: Path = Path("/")) -> ComputeDevice:
     raise OncoduetError(
         f"--device {wanted}",
         expected=expected,
-        found=(f"{found}; here: {software(gpu)}; {hidden or _remedy(gpu)}, or go on knowingly with --device cpu"),
+        found=(f"{found}; here: {software(gpu)}; {hidden or _remedy(gpu)}, or accept the CPU with --device cpu"),
     )
 
 
@@ -138,20 +135,14 @@ def out_of_memory(error: BaseException) -> bool:
 
 @contextmanager
 def memory_or_refuse(what: str, *, remedy: str) -> Iterator[None]:
-    """Turn memory that runs out within into one line for the user.
-
-    Raises
-    ------
-    OncoduetError
-        Memory ran out.
-    """
+    """Raise ``OncoduetError`` with one line for the user where memory runs out within."""
     try:
         yield
     except (MemoryError, RuntimeError) as error:
         if not out_of_memory(error):
             raise
         found = one_line(str(error)).partition(" If reserved but unallocated")[0] or "too little"
-        raise OncoduetError(what, expected="enough memory for it", found=f"{found}; {remedy}") from error
+        raise OncoduetError(what, f"not enough memory: {found}; {remedy}") from error
 
 
 def require_same_device(what: str, *, begun: str, now: str) -> None:
@@ -162,8 +153,8 @@ def require_same_device(what: str, *, begun: str, now: str) -> None:
     if begun != now:
         raise OncoduetError(
             what,
-            expected=f"to go on on {begun}, where its checkpoint was written",
-            found=f"{now}; --device {begun} goes on, another --output begins anew on {now}",
+            f"the checkpoint was written on {begun}",
+            found=f"{now}; use --device {begun}, or a new --output to start over on {now}",
         )
 
 

@@ -31,10 +31,7 @@ ORGAN_PROBABILITY = 0.5
 def true_region(card: Card, truth: Volume, path: Path) -> Box:
     """Region to train on: around the organ of a label map on the reference grid, and somewhat larger.
 
-    Raises
-    ------
-    OncoduetError
-        The map holds nothing of the organ; ``path`` is named.
+    Raises ``OncoduetError``: the map holds nothing of the organ; ``path`` is named.
     """
     stage = card.localisation
     assert stage is not None

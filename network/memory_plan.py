@@ -1,10 +1,10 @@
 """What a study's prediction takes in memory, what there is, and the quickest way that fits.
 
 A container that outgrows its memory is killed without a word. So before a study's voxels are read, its need is
-estimated from the headers alone: reading, preprocessing, windows and the way back follow one another, and the dearest
-counts. Where the quickest way does not fit, fewer members hold accumulators at a time, then weights are streamed; where
-nothing fits, the study is refused with one line. Results are the same bits in all ways. Passes of one window are none
-of them: on one thread PyTorch then unfolds the patch for a convolution, which takes more memory than two windows.
+estimated from the headers: the largest of reading, preprocessing, windows and resampling back. Where the quickest way
+does not fit, fewer members hold accumulators at a time, then weights are streamed; where nothing fits, the study is
+refused with one line. All ways give the same bits. A pass of a single window saves nothing: on one thread PyTorch then
+unfolds the patch for a convolution, which takes more memory than two windows.
 
 The factors were measured: resident set of networks of 8 to 64 features, patches of 16 × 64 × 64 to 48 × 96 × 96, two
 and seven classes; CT of 512 × 512 × 600.
@@ -96,6 +96,8 @@ def plan_memory(
 ) -> MemoryPlan:
     """The quickest way that fits, and one line in the log that says so.
 
+    Raises ``OncoduetError``: nothing fits.
+
     Parameters
     ----------
     held
@@ -106,11 +108,6 @@ def plan_memory(
         The study's name, for messages.
     device
         Where the networks run; a GPU's free memory has to hold windows, weights and accumulators too.
-
-    Raises
-    ------
-    OncoduetError
-        Nothing fits.
     """
     on_gpu = device is not None and device.type == "cuda"
     gpu_free = kept + gpu_bytes_left(device) if on_gpu else 0

@@ -1,9 +1,9 @@
 """nnU-Net's plans and description of a data set, as far as anything reads them: exact names, bounded numbers.
 
-Both come in bundles and prepared datasets of unknown origin, and nnU-Net looks up classes and functions by
-the names in them. So no plan reaches nnU-Net, or our own builder, before it has passed through here: every name that
-chooses code stands in one of these tables, every number is small enough that no network of such numbers fills a machine
-unnoticed, and what is not listed is refused. Only the configuration ``3d_fullres`` is read, and there is no other.
+Both come in bundles and prepared datasets of unknown origin, and nnU-Net looks up classes and functions by the names in
+them. So no plan reaches nnU-Net, or our own builder, before it has passed through here: every name that chooses code is
+listed in one of these tables, every number is bounded, and what is not listed is refused. Only the configuration
+``3d_fullres`` is read, and there is no other.
 """
 
 import copy
@@ -75,7 +75,7 @@ Word = Annotated[str, Field(min_length=1, max_length=200, pattern=r"^[A-Za-z0-9]
 Text = Annotated[str, Field(max_length=200)]
 Count = Annotated[int, Field(ge=1, le=32)]
 Features = Annotated[int, Field(ge=1, le=2**20)]
-"""Far more than memory holds: of a plan of one's own it is told what it would take (``training.campaign.estimate``)."""
+"""Upper bound beyond any memory; ``campaign --dry-run`` estimates the real need."""
 Kernel = Literal[1, 3, 5, 7, 9, 11]
 Stride = Annotated[int, Field(ge=1, le=8)]
 Length = Annotated[int, Field(ge=1, le=8192)]
@@ -330,10 +330,8 @@ class Dataset(Frozen):
 def require_plans(plans: Mapping[str, Any], source: object = "plans") -> Plans:
     """Check plans; what :mod:`network` does with plans begins here.
 
-    Raises
-    ------
-    OncoduetError
-        A name that is in no table, a number out of bounds, something missing, unknown or of another type.
+    Raises ``OncoduetError``: a name that is in no table, a number out of bounds, something missing, unknown or of
+    another type.
     """
     return parse(plans, Plans, source)
 
@@ -362,6 +360,9 @@ def require_dataset(dataset: Mapping[str, Any], source: object = "dataset") -> D
 def read_plans(plans_path: Path, dataset_path: Path, card: Card) -> tuple[dict[str, Any], dict[str, Any]]:
     """Read ``plans.json`` and ``dataset.json`` that belong together.
 
+    Raises ``OncoduetError``: a file is missing or malformed (:func:`require_plans`), or is about other channels or
+    classes.
+
     Parameters
     ----------
     card
@@ -370,11 +371,6 @@ def read_plans(plans_path: Path, dataset_path: Path, card: Card) -> tuple[dict[s
     Returns
     -------
     Both as in the files, checked.
-
-    Raises
-    ------
-    OncoduetError
-        A file is missing or malformed (:func:`require_plans`), or is about other channels or classes.
     """
     plans, dataset = (read_json(path, most_bytes=MOST_BYTES) for path in (plans_path, dataset_path))
     planned = len(require_plans(plans, plans_path).configurations.full_resolution.normalization_schemes)

@@ -42,18 +42,15 @@ logger = logging.getLogger(__name__)
 def require_plausible(channel: Channel, volume: Volume, path: Path) -> None:
     """Refuse an image that cannot be this channel's, and warn of one that hardly is.
 
+    Raises ``OncoduetError``: nearly all its voxels, or nearly all in its middle, have one value; too many slices are
+    empty or copies; or its intensities are beyond the card's bounds.
+
     Parameters
     ----------
     volume
         The channel's image, float32, its slices as in the file.
     path
         Its file, for messages.
-
-    Raises
-    ------
-    OncoduetError
-        Nearly all its voxels, or nearly all in its middle, have one value; too many slices are empty or copies; or its
-        intensities are beyond the card's bounds.
     """
     array = _sampled(np.asarray(volume.array, np.float32))
     inner = middle(array)
@@ -109,10 +106,7 @@ def compare_channels(card: Card, volumes: Mapping[str, Volume], paths: Mapping[s
 def require_plausible_truth(card: Card, truth: Volume, path: Path) -> None:
     """Refuse a label map that is mostly lesion, and warn of one with lesions that are hardly ever so large.
 
-    Raises
-    ------
-    OncoduetError
-        More than half of the image is lesion.
+    Raises ``OncoduetError``: more than half of the image is lesion.
     """
     lesion = int(np.isin(truth.array, card.lesion_values).sum())
     if 2 * lesion > truth.array.size:

@@ -84,6 +84,17 @@ class NetworkGrid:
                 on_study[:, side + study_axis] = start + boxes[:, side + axis] * ratio
         return on_study
 
+    def bounds_of(self, box: Box) -> Box:
+        """Voxels of the network's grid that a box of the study grid touches, in the plan's axis order."""
+        bounds = []
+        for axis, study_axis in enumerate(self.plans["transpose_forward"]):
+            start, stop = self.properties["bbox_used_for_cropping"][axis]
+            ratio = self.shape_zyx[axis] / (stop - start)
+            low, high = ((edge - start) * ratio for edge in (box[study_axis].start, box[study_axis].stop))
+            bounds.append(slice(max(0, int(np.floor(low))), max(0, int(np.ceil(high)))))
+        z, y, x = bounds
+        return z, y, x
+
     def region_of(self, box: Box) -> Box | None:
         """Voxels of the network's grid whose probability matters to a box of the study grid.
 
@@ -171,10 +182,7 @@ def network_size(
 ) -> tuple[int, int, int]:
     """Size of the network's grid for an image of this size, in the plan's axis order, if nothing is cropped away.
 
-    Raises
-    ------
-    OncoduetError
-        It is longer than anything that could be gone through.
+    Raises ``OncoduetError``: it is longer than anything that could be gone through.
     """
     typed = require_plans(plans)
     target_mm = typed.configurations.full_resolution.spacing

@@ -45,18 +45,16 @@ class Scan:
 def read_scan(card: Card, channels: Mapping[str, Path], *, name: str) -> Scan:
     """Read all channels of a study.
 
+    Raises ``OncoduetError``: an image is unreadable, not 3D, has a single slice, NaN or infinite voxels, no contrast,
+    or many empty slices; its intensities are those of another modality or unit; it covers too little of the reference
+    channel.
+
     Parameters
     ----------
     channels
         Image of every channel of the card.
     name
         The study's name, for messages.
-
-    Raises
-    ------
-    OncoduetError
-        An image is unreadable, not 3D, has a single slice, NaN or infinite voxels, no contrast, or many empty slices;
-        its intensities are those of another modality or unit; it covers too little of the reference channel.
     """
     check_geometry(name, channels, card.geometry)
     native = read_grid(channels[card.geometry.reference])
@@ -105,11 +103,8 @@ def stack(card: Card, scan: Scan, placement: Placement) -> Float32Array:
 def read_truth(card: Card, path: Path, native: Grid) -> Volume:
     """Read a label map, with the archive's values, onto the reference image along the card's axes.
 
-    Raises
-    ------
-    OncoduetError
-        The map is unreadable, on another grid than the reference image, holds a value that no class names, or is
-        mostly lesion.
+    Raises ``OncoduetError``: the map is unreadable, on another grid than the reference image, holds a value that no
+    class names, or is mostly lesion.
     """
     label = read_label(path, card.label_values)
     require_same_grid(label.grid, native, found_name=str(path), expected_name="the reference channel")

@@ -40,10 +40,7 @@ def save_weights(path: Path, state_dict: Mapping[str, torch.Tensor]) -> None:
 def load_weights(path: Path) -> dict[str, torch.Tensor]:
     """Read weights by all their names; names of one stored tensor share memory.
 
-    Raises
-    ------
-    OncoduetError
-        The file is missing or is not a whole safetensors file.
+    Raises ``OncoduetError``: the file is missing or is not a whole safetensors file.
     """
     from safetensors import SafetensorError, safe_open  # noqa: PLC0415
 
@@ -69,15 +66,12 @@ def _aliases(metadata: Mapping[str, str]) -> dict[str, str]:
 def fill(network: torch.nn.Module, weights: Mapping[str, torch.Tensor], path: Path) -> None:
     """Give a network that was built without memory (on the device ``meta``) its memory, on the CPU, and its weights.
 
+    Raises ``OncoduetError``: they are not those of such a network, by name, shape or type; it has no memory then.
+
     Parameters
     ----------
     path
         Where the weights come from, for the message.
-
-    Raises
-    ------
-    OncoduetError
-        They are not those of such a network, by name, shape or type; it has no memory then.
     """
     expected = {name: _form(tensor) for name, tensor in network.state_dict().items()}
     found = {name: _form(tensor) for name, tensor in weights.items()}

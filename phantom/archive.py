@@ -86,16 +86,13 @@ class _Written:
 def write_archive(order: Order, output: Path, *, on_case: Callable[[], None] = lambda: None) -> None:
     """Write the ordered archive into a folder: all of it or nothing.
 
+    Raises ``OncoduetError``: no generator makes the card's channels; there are no cases or too many; the folder already
+    holds other patients, another archive, or files of other origin; there is nothing to shuffle.
+
     Parameters
     ----------
     on_case
         Called after each study, for a progress display.
-
-    Raises
-    ------
-    OncoduetError
-        No generator makes the card's channels; there are no cases or too many; the folder already holds other patients,
-        another archive, or files of other origin; there is nothing to shuffle.
     """
     generator = generator_for(order.card)
     if not 1 <= order.cases <= MOST_CASES:

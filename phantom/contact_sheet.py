@@ -48,11 +48,8 @@ _KINDS = (
 def draw_sheet(card: Card, archive: Path, output: Path) -> None:
     """Draw the sample sheet of a phantom archive as PNG.
 
-    Raises
-    ------
-    OncoduetError
-        No generator makes the card's channels; there is no marksheet of a phantom archive; labels were shuffled; a kind
-        of study is missing; the output is a file of other origin or in the archive.
+    Raises ``OncoduetError``: no generator makes the card's channels; there is no marksheet of a phantom archive; labels
+    were shuffled; a kind of study is missing; the output is a file of other origin or in the archive.
     """
     generator = generator_for(card)
     place = file_output(output, "phantom sheet")

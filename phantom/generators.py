@@ -60,13 +60,7 @@ GENERATORS: Mapping[frozenset[str], Generator] = {
 
 
 def generator_for(card: Card) -> Generator:
-    """The generator of a card's channels.
-
-    Raises
-    ------
-    OncoduetError
-        No generator makes these channels.
-    """
+    """The generator of a card's channels. Raises ``OncoduetError``: no generator makes these channels."""
     generator = GENERATORS.get(frozenset(card.channel_names))
     if generator is None:
         known = " or ".join(", ".join(sorted(channels)) for channels in GENERATORS)

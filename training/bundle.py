@@ -10,7 +10,6 @@ networks of stage 1. The same runs give the same bytes.
 import gzip
 import hashlib
 import io
-import itertools
 import json
 import os
 import tarfile
@@ -21,42 +20,22 @@ from pathlib import Path
 from contract.cards import load_card
 from contract.checksums import SUMS, format_sums
 from contract.errors import OncoduetError
-from contract.files import atomic_file, inside, read_json, sha256_file, sha256_json
+from contract.files import atomic_file, read_json, sha256_file, sha256_json
 from contract.outputs import require_apart, require_folder, require_unowned
-from contract.records import BundleRecord, Member, RunRecord, Stage, StageRecord
+from contract.records import BundleRecord, Member, Stage, StageRecord
 from contract.schema import parse
 from contract.upload import check_model
-from network.weights import load_weights, tensors_sha256
-from training.engine import engine_of
-from training.run_folder.folder import RunFolder, require_distinct
-
-
-@dataclass(frozen=True)
-class FinishedRun:
-    """A run folder whose record and weights have been checked against each other."""
-
-    folder: RunFolder
-    record: RunRecord
-
-    @property
-    def name(self) -> str:
-        """The run's name."""
-        return self.record.key.name
-
-    @property
-    def beside(self) -> dict[str, Path]:
-        """Files that its network needs in addition to the weights, by their names among the record's parents."""
-        files = engine_of(self.record).files(self.folder)
-        return {what: path for what, path in files.items() if what in self.record.parents}
-
-    @property
-    def training_studies(self) -> Path | None:
-        """The list of the studies that its network knows; None where an older program trained it."""
-        return self.folder.training_studies if "training_studies" in self.record.parents else None
+from training.finished_runs import FinishedRun, finished_runs
 
 
 def bundle(*, runs: Sequence[Path], output: Path) -> BundleRecord:
     """Pack runs into a bundle.
+
+    Raises ``OncoduetError``: the output's name does not end in .tar.gz; a folder holds no run; a run is not finished,
+    or of an engine whose models no bundle takes, or its weights, anchors or box rule are missing or not those that its
+    record names; a run is listed twice, or a copy of another; runs differ in card, plans, dataset or licence; no run
+    detects lesions, or none locates the organ that the card needs first; what has the output's name is no bundle, or
+    one with members that this one lacks.
 
     Parameters
     ----------
@@ -64,15 +43,6 @@ def bundle(*, runs: Sequence[Path], output: Path) -> BundleRecord:
         Run folders, or folders of run folders.
     output
         Path of the archive, ``….tar.gz``.
-
-    Raises
-    ------
-    OncoduetError
-        The output's name does not end in .tar.gz; a folder holds no run; a run is not finished, or of an engine whose
-        models no bundle takes, or its weights, anchors or box rule are missing or not those that its record names; a
-        run is listed twice, or a copy of another; runs differ in card, licence or prepared dataset; no run detects
-        lesions, or none locates the organ that the card needs first; what has the output's name is no bundle, or one
-        with members that this one lacks.
     """
     if not output.name.endswith(".tar.gz"):
         raise OncoduetError(output, "name does not end in .tar.gz")
@@ -167,65 +137,6 @@ def _pack(runs: Sequence[FinishedRun], *, below: str) -> _Packed:
         if member.training_studies_file is not None and run.training_studies is not None:
             files[member.training_studies_file] = run.training_studies
     return _Packed(record, files)
-
-
-def finished_runs(folders: Sequence[Path]) -> list[FinishedRun]:
-    """Runs among the given folders or right below them, each checked and there once, by name.
-
-    Raises
-    ------
-    OncoduetError
-        A folder holds no run; a run is not finished, or its weights, anchors or box rule are missing or not those that
-        its record names; a run is listed twice, or a copy of another.
-    """
-    finished = sorted((_finished(folder) for folder in find_runs(folders)), key=lambda run: run.name)
-    for before, run in itertools.pairwise(finished):
-        if before.name == run.name:
-            raise OncoduetError(run.folder.path, f"{run.name} is in {before.folder.path}, too")
-    require_distinct((run.folder, run.record) for run in finished)
-    return finished
-
-
-def find_runs(folders: Sequence[Path]) -> list[RunFolder]:
-    """Run folders among the given ones or right below them.
-
-    Raises ``OncoduetError``: one of the given folders neither is a run folder nor holds any.
-    """
-    found: list[RunFolder] = []
-    for folder in folders:
-        subfolders = [path for path in inside(folder) if path.is_dir()] if folder.is_dir() else []
-        candidates = [RunFolder(path) for path in (folder, *subfolders)]
-        held = [run for run in candidates if run.record.is_file()]
-        if not held:
-            raise OncoduetError(folder, "neither a run folder nor a folder of run folders: run.json not found")
-        found += [run for run in held if run not in found]
-    return found
-
-
-def _finished(folder: RunFolder) -> FinishedRun:
-    record = folder.finished_record()
-    if (refusal := engine_of(record).no_bundle) is not None:
-        raise OncoduetError(folder.record, refusal)
-    for path in (folder.card, folder.plans, folder.dataset):
-        if not path.is_file():
-            raise OncoduetError(path, "file not found in a run folder")
-    if load_card(folder.card).sha256 != record.key.card_sha256:
-        raise OncoduetError(folder.card, expected="the card that run.json names", found="another")
-    sha256 = tensors_sha256(load_weights(folder.weights))
-    if sha256 != record.weights_sha256:
-        raise OncoduetError(
-            folder.weights,
-            expected=f"the weights that run.json names ({str(record.weights_sha256)[:12]}…)",
-            found=f"others ({sha256[:12]}…)",
-        )
-    run = FinishedRun(folder, record)
-    known = {"training_studies": run.training_studies} if run.training_studies is not None else {}
-    for what, path in (run.beside | known).items():
-        if not path.is_file():
-            raise OncoduetError(path, "file not found in a run folder")
-        if sha256_file(path) != record.parents[what]:
-            raise OncoduetError(path, expected=f"the {what} that run.json names", found="another")
-    return run
 
 
 def _require_agreement(runs: Sequence[FinishedRun]) -> None:

@@ -1,21 +1,22 @@
-"""A run, and the engine that makes it: what each asks of the other.
+"""A run and the engine interface.
 
 An engine is a way to train. A configuration names it; :data:`ENGINES` says in which module it is. That module holds
 one object, ``ENGINE``, of a class that is derived from :class:`Engine` and overrides what differs from a network whose
 weights the algorithm loads. A further engine is a folder and a line of the table; its configurations have a schema of
-its own.
+its own. An engine whose bundle members need further files also adds them to ``contract.records.Member``.
 
 The modules of the table import nothing that takes seconds (torch, nnU-Net) before they train.
 """
 
 import hashlib
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from importlib import import_module
 from pathlib import Path
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Annotated, Any, Literal, Protocol, Union
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Union
 
 from pydantic import Field, RootModel
 
@@ -70,7 +71,7 @@ class Trained:
     """What a training gives; the seconds count interrupted parts as far as they were kept."""
 
     weights: "dict[str, torch.Tensor] | None"
-    """None where the model is none of ours, and is in the run's folder already."""
+    """None if the engine keeps its own model in the run folder."""
     epochs: tuple[Epoch, ...]
     wall_s: float
     cpu_s: float
@@ -98,7 +99,7 @@ HashedFile = tuple[Path, str | None, Callable[[], str]]
 """A file, the hash that the run recorded, and how that is taken again."""
 
 
-class Engine(Protocol):
+class Engine(ABC):
     """A way to train, as the commands ask for it. What is given here holds for networks that the algorithm loads."""
 
     title: str
@@ -114,6 +115,8 @@ class Engine(Protocol):
     checks them before, and a campaign holds them in memory for all processes."""
     own_bytes_per_voxel: int = 0
     """Memory that each process of a campaign takes per voxel of the preprocessed studies, besides what all share."""
+    chosen_files: tuple[str, ...] = ()
+    """Names of those of :meth:`files` that :meth:`finish` writes; the others are there before the weights."""
     model: str = "weights"
     """What ``verify`` calls :meth:`model_files`."""
     no_bundle: str | None = None
@@ -129,10 +132,7 @@ class Engine(Protocol):
 
         A network that locates an organ detects no lesion by which one could choose.
 
-        Raises
-        ------
-        OncoduetError
-            The profile leaves it to the card, and the card does not say.
+        Raises ``OncoduetError``: the profile leaves it to the card, and the card does not say.
         """
         policy = run.profile.checkpoint_for(run.prepared.card)
         return "final" if policy == "detection" and run.configuration.stage != "detection" else policy
@@ -145,6 +145,7 @@ class Engine(Protocol):
         """Raise ``OncoduetError`` unless an interrupted run can resume; asked by ``run --resume``."""
         run.checkpoints(folder).require()
 
+    @abstractmethod
     def steps(self, run: "Run", place: Workplace) -> Generator[None, None, Trained]:
         """Train or resume, in steps that may be interleaved with those of other runs; asked by ``run``.
 
@@ -164,10 +165,7 @@ class Engine(Protocol):
         Asked by ``campaign`` on torch's meta device, without memory for weights, where epochs are counted. Here: the
         plan's U-Net, and nnU-Net's own count.
 
-        Raises
-        ------
-        OncoduetError
-            The plan's patch does not suit the network.
+        Raises ``OncoduetError``: the plan's patch does not suit the network.
         """
         from network.architecture import build_network  # noqa: PLC0415 - takes seconds to import
         from network.preprocessing import patch_size_zyx  # noqa: PLC0415
@@ -176,9 +174,9 @@ class Engine(Protocol):
         return network, int(network.compute_conv_feature_map_size(patch_size_zyx(run.plans)))
 
     def files(self, folder: RunFolder) -> Mapping[str, Path]:
-        """Files that may accompany the weights; asked by ``bundle`` and ``verify`` of finished runs.
+        """Files in the run's folder that may accompany the weights, by their names among the record's parents.
 
-        Its name is that among the record's parents; ``bundle.json`` has a field ``<name>_file`` of it.
+        Asked wherever runs are made, checked and packed; ``bundle.json`` has a field ``<name>_file`` of each.
         """
         return {}
 
@@ -197,18 +195,12 @@ class Engine(Protocol):
 
         Asked by ``predict``.
 
-        Raises
-        ------
-        OncoduetError
-            A bundle takes it; or an input is wrong. No prediction was written then.
+        Raises ``OncoduetError``: a bundle takes it; or an input is wrong. No prediction was written then.
         """
         raise OncoduetError(
             folder.record,
-            expected="a run of nnDetection",
-            found=(
-                f"one of {folder.finished_record().key.configuration}; python -m training bundle and "
-                "python -m algorithm batch predict with it"
-            ),
+            f"a run of {folder.finished_record().key.configuration} predicts from a bundle; python -m training bundle "
+            "packs it, and python -m algorithm batch predicts",
         )
 
 
@@ -278,7 +270,7 @@ class Run:
 
     @property
     def training_studies(self) -> TrainingStudiesRecord | None:
-        """Which studies its network comes to know; None where an older program prepared them."""
+        """Hashes of the studies that the network was trained on or chosen by; None for datasets of older versions."""
         contents = {study.case_id: study.content_sha256 for study in self.prepared.record.studies}
         if None in contents.values():
             return None
@@ -287,6 +279,13 @@ class Run:
             for cases in (self.fold.train, self.fold.validation if self.engine.chooses(self) else ())
         )
         return TrainingStudiesRecord(trained_on=train, chosen_by=validation, parents={"prepared": self.prepared.sha256})
+
+    def files_before_weights(self, folder: RunFolder) -> dict[str, Path]:
+        """Files in its folder that are there before the weights, by their names among the record's parents."""
+        chosen = self.engine.chosen_files
+        files = {what: path for what, path in self.engine.files(folder).items() if what not in chosen}
+        files["training_studies"] = folder.training_studies
+        return {what: path for what, path in files.items() if path.is_file()}
 
     def checkpoints(self, folder: RunFolder) -> Checkpoints:
         """Its checkpoints, which name the run by what it is and by what it is made from."""

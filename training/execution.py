@@ -1,4 +1,4 @@
-"""A run in the making: its lock, folder, log, steps and record; one run, or several interleaved in one process."""
+"""Makes a run (lock, folder, log, steps, record), or several interleaved in one process."""
 
 import gc
 import logging
@@ -61,6 +61,10 @@ def execute(
 ) -> RunRecord:
     """Make a run, or the rest of it, or nothing when it is finished already.
 
+    Raises ``OncoduetError``: the folder holds another run, or this one on other data; the archive has changed since it
+    was prepared; another process works on it; ``resume`` without a checkpoint; the disk is full; the training diverges;
+    the checkpoint cannot be chosen by detection.
+
     Parameters
     ----------
     output
@@ -71,13 +75,6 @@ def execute(
         Wait for another process that works on the run, instead of raising.
     on_iteration, on_epoch
         Called with the number of steps done in all, and with each epoch when it ends.
-
-    Raises
-    ------
-    OncoduetError
-        The folder holds another run, or this one on other data; the archive has changed since it was prepared; another
-        process works on it; ``resume`` without a checkpoint; the disk is full; the training diverges; the checkpoint
-        cannot be chosen by detection.
     """
     request = RunRequest(run, output, on_iteration=on_iteration, on_epoch=on_epoch)
     return run_to_end(_steps(request, device=choose_device(device).kind, resume=resume, wait=wait, options=options))
@@ -105,6 +102,8 @@ def execute_together(
     A run that fails does not stop the others: its record says ``failed``, its log why, and its exception is returned
     in its place. Wall seconds in a record are those of the run's own steps, so that they add up.
 
+    Raises ``OncoduetError``: two items have the same folder, or there is no such device.
+
     Parameters
     ----------
     resume
@@ -114,11 +113,6 @@ def execute_together(
     -------
     list
         For each item, in their order, the record or the exception that ended it.
-
-    Raises
-    ------
-    OncoduetError
-        Two items have the same folder, or there is no such device.
     """
     folders = [request.output.resolve() for request in requests]
     doubled = next((folder for folder in folders if folders.count(folder) > 1), None)
@@ -280,7 +274,7 @@ def _make_model(
     with closing(curves):
         trained = yield from run.engine.steps(run, place)
     weights = trained.weights
-    more_parents = folder.hashes_beside()
+    more_parents = {what: sha256_file(path) for what, path in run.files_before_weights(folder).items()}
     if run.keep == "detection":
         chosen = select(run, folder, device=device, archive=options.archive, localisation=options.localisation)
         weights = load_weights(chosen)

@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.progress import Progress
 from scipy import ndimage
 
-from contract.archive import MARKSHEET, Study, all_of, archive_licence, archive_patients, list_studies
+from contract.archive import MARKSHEET, Study, archive_licence, archive_patients, list_studies, refusal_of
 from contract.cards import Card, card_path, load_card
 from contract.errors import SHOWN, OncoduetError, UsageError, one_line, some
 from contract.files import sha256_file, sha256_json, write_json, write_text
@@ -38,7 +38,6 @@ from training.dataset.prepared import (
     PARTS,
     RECORD,
     SPLITS,
-    Fold,
     Prepared,
     PreparedRecord,
     PreparedStudy,
@@ -48,6 +47,7 @@ from training.dataset.prepared import (
     parts,
     require_cases_alone,
 )
+from training.dataset.splits import require_one_patient, require_patients, split_patients
 from training.run_folder.logs import log_to
 
 OnBadStudy = Literal["stop", "skip"]
@@ -100,7 +100,7 @@ def prepare(
     licence = archive_licence(archive)
     studies, bad = _listed(archive, card, on_bad_study)
     patient_of = archive_patients(archive, studies, patients)
-    _require_patients(archive, patient_of, folds)
+    require_patients(archive, patient_of, folds)
     stages: list[Stage] = ["detection"] if card.localisation is None else ["detection", "localisation"]
     if (output / RECORD).is_file() and not replace:
         existing = load_prepared(output)
@@ -140,7 +140,7 @@ def prepare(
                 with doubts.noted():
                     scan = read_scan(card, study.channels, name=study.case_id)
                     truth = read_truth(card, study.label, scan.native)
-                _require_one_patient(known, scan.content_sha256, study.case_id, patient_of)
+                require_one_patient(known, scan.content_sha256, study.case_id, patient_of)
                 for dataset in stacked.values():
                     dataset.add(study, patient_of[study.case_id], scan, truth)
                 stamps[study.case_id] = stamp
@@ -148,7 +148,7 @@ def prepare(
         kept = [study for study in studies if study.case_id not in bad.faults]
         for dataset in stacked.values():
             dataset.keep(kept)
-        _require_patients(archive, {study.case_id: patient_of[study.case_id] for study in kept}, folds)
+        require_patients(archive, {study.case_id: patient_of[study.case_id] for study in kept}, folds)
         if not any(study.lesions for study in stacked["detection"].records):
             raise OncoduetError(archive / "labels", "no study with a lesion")
         lesions = stacked["detection"].records
@@ -299,8 +299,8 @@ class _BadStudies:
     def stop(self) -> None:
         """Raise ``OncoduetError`` with all that is known, unless bad studies are left out."""
         if self.faults and self.on_bad_study == "stop":
-            hint = "" if len(self.faults) == 1 else " (--on-bad-study skip leaves them out)"
-            raise OncoduetError(all_of(self.archive, self.faults, studies=self.studies) + hint)
+            hint = " (--on-bad-study skip leaves them out)"
+            raise refusal_of(self.archive, self.faults, studies=self.studies, hint=hint)
 
     def say(self) -> None:
         """Name what is left out."""
@@ -310,12 +310,6 @@ class _BadStudies:
             logger.warning(
                 "%d of %d studies are left out: %s", *(len(self.faults), self.studies, some(sorted(self.faults)))
             )
-
-
-def _require_patients(archive: Path, patient_of: Mapping[str, str], folds: int) -> None:
-    patients = set(patient_of.values())
-    if len(patients) < folds:
-        raise OncoduetError(archive, expected=f"at least {folds} patients for {folds} folds", found=len(patients))
 
 
 def _preprocess(
@@ -356,15 +350,6 @@ def _preprocess(
     )
 
 
-def _require_one_patient(
-    known: dict[str, str], content_sha256: str, case_id: str, patient_of: Mapping[str, str]
-) -> None:
-    """Refuse an earlier study's images under another patient: a fold could train on them and validate with them."""
-    other = known.setdefault(content_sha256, case_id)
-    if patient_of[other] != patient_of[case_id]:
-        raise OncoduetError(f"study {case_id}", f"has the images of {other}, which is of another patient")
-
-
 def _contradictions(archive: Path, studies: Sequence[PreparedStudy]) -> list[str]:
     """Where the archive's marksheet, if there is one, and the label maps disagree on which studies have a lesion."""
     if not (archive / MARKSHEET).is_file():
@@ -389,23 +374,6 @@ def _summarise(output: Path, studies: Sequence[PreparedStudy], folds: int) -> No
     positive = sum(study.lesions > 0 for study in studies)
     logger.info(
         "%s: %d studies of %d patients, %d with lesions, %d folds", output, len(studies), patients, positive, folds
-    )
-
-
-def split_patients(studies: Sequence[PreparedStudy], *, folds: int, seed: int) -> tuple[Fold, ...]:
-    """Deal patients to folds: shuffled, those with a lesion first, so that each fold gets its share of them."""
-    positive = {study.patient_id: False for study in studies}
-    for study in studies:
-        positive[study.patient_id] |= study.lesions > 0
-    shuffled = np.random.default_rng(seed).permutation(sorted(positive)).tolist()
-    dealt = sorted(shuffled, key=lambda patient: not positive[patient])  # stable: shuffled within both groups
-    fold_of = {patient: place % folds for place, patient in enumerate(dealt)}
-    return tuple(
-        Fold(
-            train=tuple(study.case_id for study in studies if fold_of[study.patient_id] != fold),
-            validation=tuple(study.case_id for study in studies if fold_of[study.patient_id] == fold),
-        )
-        for fold in range(folds)
     )
 
 
@@ -465,7 +433,7 @@ class _Stacked:
         return sha256_json(self.hashes)
 
     def read(self, case_id: str) -> StackedStudy:
-        """One study as ``nnunet_data`` takes it."""
+        """Voxels, label and spacing of one study."""
         array = np.load(self.folder / f"{case_id}.npy")
         label = np.load(self.folder / f"{case_id}_label.npy")
         return array, label, self.spacing_mm_zyx[case_id]

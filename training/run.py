@@ -19,12 +19,9 @@ def plan_run(
 ) -> Run:
     """Describe a run and check that it can be made.
 
-    Raises
-    ------
-    OncoduetError
-        No such configuration, profile or fold; the fold trains on no lesion (or organ, in stage 1); restart or seed
-        below 0; the configuration is for a stage that the card does not have; the checkpoint is to be chosen by
-        detection, and the fold's validation studies are not both with and without lesions.
+    Raises ``OncoduetError``: no such configuration, profile or fold; the fold trains on no lesion (or organ, in stage
+    1); restart or seed below 0; the configuration is for a stage that the card does not have; the checkpoint is to be
+    chosen by detection, and the fold's validation studies are not both with and without lesions.
     """
     how = load_configuration(configuration)
     prepared = prepared.for_stage(how.stage)
@@ -53,23 +50,20 @@ def plan_run(
 def existing_record(run: Run, folder: RunFolder, *, resume: bool = False, is_made: bool = True) -> RunRecord | None:
     """What the folder says of this run, or None where it says nothing.
 
+    Raises ``OncoduetError``: the folder holds another run, this one on other data, or files of other origin under a
+    run's names; it cannot be written to; ``resume`` without a checkpoint.
+
     Parameters
     ----------
     is_made
         False to look only: the folder may then be somebody else's.
-
-    Raises
-    ------
-    OncoduetError
-        The folder holds another run, this one on other data, or files of other origin under a run's names; it cannot be
-        written to; ``resume`` without a checkpoint.
     """
     path = folder.record
     existing = read_record(path, RunRecord) if path.is_file() else None
     if existing is None or existing.state == "planned":
-        folder.require_free(is_planned=existing is not None)
+        folder.require_free(run.engine.files(folder).values(), is_planned=existing is not None)
     if existing is None or existing.state != "finished":
-        folder.require_no_links()
+        folder.require_no_links(run.engine.files(folder).values())
         require_folder(folder.path, is_written=is_made)
     if existing is not None:
         if existing.key != run.key:

@@ -29,9 +29,10 @@ from contract.records import BatchRecord, Record, RunRecord, read_record, write_
 from contract.schema import Frozen
 from network.detection.clustering import BoxPostprocessing, BoxShape, CaseScore
 from network.device import Device
-from training.bundle import FinishedRun, finished_runs
 from training.dataset.archive_stamps import read_sources, recorded_archive, unchanged_archive
 from training.dataset.prepared import Prepared, load_prepared
+from training.engine import engine_of
+from training.finished_runs import FinishedRun, finished_runs
 from training.run_folder.folder import RunFolder
 from training.run_folder.lock import work_lock
 from training.validation.predict_and_score import find_localisation, link_studies, predict_studies, score
@@ -106,6 +107,11 @@ def sweep_maps(
 ) -> MapSweepRecord:
     """Evaluate every combination for some detectors, and write ``map_sweep.json`` and ``map_sweep.csv``.
 
+    Raises ``OncoduetError``: a run is not finished or sound, finds no boxes, or is of another card than the first; its
+    dataset or archive cannot be reached or has changed; there is no finished run of stage 1; ``output`` holds
+    predictions of another network or files of other origin; a study cannot be predicted or scored; a run's folder
+    cannot be written to.
+
     Parameters
     ----------
     runs
@@ -118,13 +124,6 @@ def sweep_maps(
         Where the studies are predicted.
     store
         Give the best combination to the runs' box rules; otherwise no run is touched.
-
-    Raises
-    ------
-    OncoduetError
-        A run is not finished or sound, finds no boxes, or is of another card than the first; its dataset or archive
-        cannot be reached or has changed; there is no finished run of stage 1; ``output`` holds predictions of another
-        network or files of other origin; a study cannot be predicted or scored; a run's folder cannot be written to.
     """
     finished = finished_runs(runs)
     require_apart(
@@ -257,7 +256,7 @@ def _of_combination(scored: Sequence[ScoredMaps], combination: Combination) -> d
 def _dataset(run: FinishedRun, first: FinishedRun, folder: Path | None) -> Prepared:
     """The dataset that a run was trained on."""
     key, path = run.record.key, run.folder.path
-    if "anchors" not in run.record.parents:
+    if "box_rule" not in engine_of(run.record).files(run.folder):
         raise OncoduetError(
             path, expected="a run that finds boxes", found=f"one of the configuration {key.configuration}"
         )

@@ -16,11 +16,11 @@ from contract.cards import load_card
 from contract.errors import OncoduetError
 from contract.files import read_json, sha256_file, sha256_json
 from contract.records import RunRecord, SelectionRecord, read_record
-from training.bundle import find_runs
 from training.dataset.archive_stamps import recorded_archive, unchanged_archive
 from training.dataset.prepared import LOCALISATION, Prepared, load_prepared
 from training.dataset.prepared import RECORD as PREPARED
 from training.engine import Engine, engine_of
+from training.finished_runs import find_runs
 from training.run_folder.folder import RunFolder
 
 
@@ -59,17 +59,14 @@ class _UncheckedError(Exception):
 def verify(runs: Sequence[Path], *, prepared: Path | None = None, archive: Path | None = None) -> list[Check]:
     """Check finished runs and, once for all of them, each dataset that they were made from.
 
+    Raises ``OncoduetError``: a given folder holds no run, or a ``run.json`` is malformed.
+
     Parameters
     ----------
     runs
         Run folders, or folders of them.
     prepared, archive
         Current folders of the dataset and its archive; None: where they were.
-
-    Raises
-    ------
-    OncoduetError
-        A given folder holds no run, or a ``run.json`` is malformed.
     """
     checks: list[Check] = []
     shared = _Shared(prepared, archive)

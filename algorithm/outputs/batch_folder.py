@@ -17,6 +17,7 @@ import logging
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 from algorithm.outputs.study_output import (
@@ -31,6 +32,7 @@ from algorithm.outputs.study_output import (
 from contract.archive import Study
 from contract.cards import Card
 from contract.errors import OncoduetError
+from contract.file_stamps import is_unchanged
 from contract.files import below, held_folder, inside, sha256_file, sweep, sync, writable
 from contract.locks import exclusive_lock
 from contract.outputs import (
@@ -45,7 +47,6 @@ from contract.outputs import (
 from contract.records import (
     BatchRecord,
     FailuresRecord,
-    ImageStamp,
     Source,
     StudyRecord,
     read_record,
@@ -171,10 +172,8 @@ class BatchFolder:
     def begun(self, record: BatchRecord) -> Iterator[None]:
         """Lock the folder for this process, and remove what a killed one left half-written.
 
-        Raises
-        ------
-        OncoduetError
-            The folder cannot be written to, or another process is filling it, or began another batch there meanwhile.
+        Raises ``OncoduetError``: the folder cannot be written to, or another process is filling it, or began another
+        batch there meanwhile.
         """
         with writable(self.path):
             self.path.mkdir(parents=True, exist_ok=True)
@@ -291,7 +290,7 @@ class BatchFolder:
         return [case / "output" / name for name in study_files(self.card, case.name)]
 
     def _is_finished(self, study: Study) -> bool:
-        hashes: dict[Path, str] = {}
+        hashed = cache(sha256_file)
         for folder in self._folders():
             case, record = folder / study.case_id, self._record(folder, study.case_id)
             if record is None or not all(path.is_file() for path in self._outputs(case)):
@@ -299,41 +298,12 @@ class BatchFolder:
             if record.method_sha256 is None:
                 logger.warning("study %s: an older program predicted it, it is not known by what", study.case_id)
                 return False
-            if not _same_images(record, study.channels, hashes):
+            images = {stamp.channel: stamp for stamp in record.images}
+            if images.keys() != study.channels.keys() or not all(
+                is_unchanged(images[channel], path, hashed=hashed) for channel, path in study.channels.items()
+            ):
                 logger.warning("study %s: its images have changed since it was predicted", study.case_id)
                 return False
             if any(sha256_file(case / name) != sha256 for name, sha256 in record.outputs.items()):
                 return False
         return True
-
-
-def study_record(study: Study) -> StudyRecord:
-    """``study.json`` for the images as they are now; take it before they are read."""
-    stamps = []
-    for channel, path in study.channels.items():
-        size_bytes, modified_ns = _stat(path)
-        stamps.append(
-            ImageStamp(channel=channel, size_bytes=size_bytes, modified_ns=modified_ns, sha256=sha256_file(path))
-        )
-    parents = {stamp.channel: stamp.sha256 for stamp in stamps}
-    return StudyRecord(parents=parents, case_id=study.case_id, images=tuple(stamps))
-
-
-def _same_images(record: StudyRecord, channels: Mapping[str, Path], hashes: dict[Path, str]) -> bool:
-    """Whether the images are those of the record; ``hashes`` remembers what was read already."""
-    if {stamp.channel for stamp in record.images} != set(channels):
-        return False
-    for stamp in record.images:
-        path = channels[stamp.channel]
-        if _stat(path) == (stamp.size_bytes, stamp.modified_ns):
-            continue
-        if path not in hashes:
-            hashes[path] = sha256_file(path)
-        if hashes[path] != stamp.sha256:
-            return False
-    return True
-
-
-def _stat(path: Path) -> tuple[int, int]:
-    found = path.stat()
-    return found.st_size, found.st_mtime_ns

@@ -40,11 +40,8 @@ class Bundle:
 def read_bundle(folder: Path) -> Bundle:
     """Read an extracted bundle and verify all of it.
 
-    Raises
-    ------
-    OncoduetError
-        There is no bundle; a file is missing, unlisted or changed, the bundle has no member, its parts disagree, or the
-        networks of stage 1 are missing.
+    Raises ``OncoduetError``: there is no bundle; a file is missing, unlisted or changed, the bundle has no member, its
+    parts disagree, or the networks of stage 1 are missing.
     """
     if not (folder / "bundle.json").is_file():
         found = (
@@ -124,13 +121,7 @@ class MemberNetworks:
         return len(self._kept) * self.member_bytes
 
     def resident(self) -> "list[torch.nn.Module]":
-        """All networks, which stay loaded.
-
-        Raises
-        ------
-        OncoduetError
-            As :func:`load_network`.
-        """
+        """All networks, which stay loaded. Raises ``OncoduetError`` as :func:`load_network`."""
         if not self._kept:
             self._kept = [self._load(index) for index in range(len(self._members))]
         return self._kept
@@ -152,15 +143,12 @@ class MemberNetworks:
 def load_network(bundle: Bundle, member: Member, device: "torch.device", *, verify: bool = True) -> "torch.nn.Module":
     """Build a member's network and load its weights, ready to predict.
 
+    Raises ``OncoduetError``: the weights are not those that the bundle names, or do not fit the plans' network.
+
     Parameters
     ----------
     verify
         Whether to compare the weights' hash with the bundle's.
-
-    Raises
-    ------
-    OncoduetError
-        The weights are not those that the bundle names, or do not fit the plans' network.
     """
     import torch  # noqa: PLC0415
 

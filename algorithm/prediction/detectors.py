@@ -55,6 +55,8 @@ class BoxMembers:
     def find(self, data: torch.Tensor, grid: NetworkGrid, *, mirror_axes: Sequence[int], name: str) -> "StudyBoxes":
         """Search a study.
 
+        Raises ``OncoduetError``: weights are not those that the bundle names, or a member gives NaN.
+
         Parameters
         ----------
         data
@@ -63,11 +65,6 @@ class BoxMembers:
             Where it is on the study grid.
         name
             The study's, for errors.
-
-        Raises
-        ------
-        OncoduetError
-            Weights are not those that the bundle names, or a member gives NaN.
         """
         plans = self.bundle.plans
         patch_size = patch_size_zyx(plans)
@@ -168,15 +165,12 @@ def ensemble_rule(
 ) -> BoxPostprocessing:
     """The rule of an ensemble: numbers are averaged over its members; the rest is as chosen, or as they agree on.
 
+    Raises ``OncoduetError``: fill, case score or its ``k`` differ between members, and none was chosen.
+
     Parameters
     ----------
     rules
         By the members' names.
-
-    Raises
-    ------
-    OncoduetError
-        Fill, case score or its ``k`` differ between members, and none was chosen.
     """
     chosen = {name: each for name, each in [("fill", choice.fill), ("case_score", choice.case_score)] if each}
     own = {member.name: rules[member.name].model_copy(update=chosen) for member in members}

@@ -75,16 +75,13 @@ class Predictor:
     def predict(self, channels: Mapping[str, Path], *, name: str, way: MemoryPlan | None = None) -> "StudyPrediction":
         """Predict one study with every member.
 
+        Raises ``OncoduetError``: the study needs more memory than there is, cannot be read (see
+        ``network.study.read_scan``), or a member gives no finite probability.
+
         Parameters
         ----------
         way
             How to go through the members and windows; None: the quickest that fits into memory.
-
-        Raises
-        ------
-        OncoduetError
-            The study needs more memory than there is, cannot be read (see ``network.study.read_scan``), or a member
-            gives no finite probability.
         """
         card = self.bundle.card
         headers = _Headers.read(card, channels, name=name)
@@ -204,10 +201,7 @@ class Predictor:
     def box_rule(self, members: Sequence[Member], choice: BoxChoice = AS_IN_RULES) -> BoxPostprocessing | None:
         """The rule of an ensemble's boxes, which also says how a case is scored; None where no member finds any.
 
-        Raises
-        ------
-        OncoduetError
-            The rules of members that find boxes contradict each other.
+        Raises ``OncoduetError``: the rules of members that find boxes contradict each other.
         """
         finding = [member for member in members if member.anchors_file is not None]
         return ensemble_rule(self.bundle, finding, self.box_members.rules, choice) if finding else None
@@ -215,10 +209,7 @@ class Predictor:
     def work(self, channels: Mapping[str, Path]) -> StudySize:
         """What the need of memory of a whole study depends on, from the headers of its images.
 
-        Raises
-        ------
-        OncoduetError
-            An image is missing or is none.
+        Raises ``OncoduetError``: an image is missing or is none.
         """
         card = self.bundle.card
         headers = _Headers.read(card, channels, name=channels[card.geometry.reference].name)
@@ -309,15 +300,12 @@ class StudyPrediction:
         Members that segment give the arithmetic mean of their lesion probabilities, members that find boxes the map of
         their clustered boxes; both kinds together the mean of the two, weighted with their numbers of members.
 
+        Raises ``OncoduetError``: the rules of members that find boxes contradict each other.
+
         Parameters
         ----------
         choice
             What boxes paint; one of those that the predictor was loaded for.
-
-        Raises
-        ------
-        OncoduetError
-            The rules of members that find boxes contradict each other.
         """
         if self.grid is None:
             return self.placement.to_file(np.zeros(self.placement.grid.shape_zyx, np.float32))
@@ -368,18 +356,15 @@ def load_predictor(
 ) -> Predictor:
     """Load members, and the networks of stage 1.
 
+    Raises ``OncoduetError``: the weights do not fit into memory, are not those that the bundle names, or do not fit the
+    plans' network; or the rules of members that find boxes together contradict each other.
+
     Parameters
     ----------
     ensembles
         The only ensembles that will be asked for; None: any, for which every member's own probability is kept.
     choices
         The only ways that will be asked for in which boxes become maps.
-
-    Raises
-    ------
-    OncoduetError
-        The weights do not fit into memory, are not those that the bundle names, or do not fit the plans' network; or
-        the rules of members that find boxes together contradict each other.
     """
     torch.backends.cudnn.benchmark = False
     torch.backends.cudnn.deterministic = True

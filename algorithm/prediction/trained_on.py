@@ -26,10 +26,7 @@ class KnownStudies:
     def of(cls, bundle: Bundle, members: Sequence[Member]) -> "KnownStudies | None":
         """What some members and the networks of stage 1 know; None where one of them does not say.
 
-        Raises
-        ------
-        OncoduetError
-            A list is malformed.
+        Raises ``OncoduetError``: a list is malformed.
         """
         stage_1 = bundle.localisation.record.members if bundle.localisation else ()
         files = {member.training_studies_file for member in (*members, *stage_1)}

@@ -75,15 +75,13 @@ _KNOWN_LOWER = {key.lower(): key for key in _KNOWN}
 def read_meta_header(path: Path, stream: IO[bytes], file_bytes: int) -> ImageHeader:
     """Read and check a header; the stream is at the file's first byte.
 
+    Raises ``OncoduetError``: the header does not follow the grammar, or describes anything but a 3D image with one
+    number per voxel.
+
     Parameters
     ----------
     file_bytes
         Length of the file.
-
-    Raises
-    ------
-    OncoduetError
-        The header does not follow the grammar, or describes anything but a 3D image with one number per voxel.
     """
     lines, begin = _lines(path, stream)
     for key in _REFUSED:

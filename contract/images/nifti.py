@@ -35,10 +35,8 @@ _NO_ROTATION_PART = 1e-7  # below, ``nifti1.h`` takes the quaternion's first num
 def parse_nifti_header(path: Path, header: bytes) -> ImageHeader:
     """Check the first 348 bytes of a file and say what they describe.
 
-    Raises
-    ------
-    OncoduetError
-        They are no such header, or describe anything but a 3D image with one real number per voxel, placed once.
+    Raises ``OncoduetError``: they are no such header, or describe anything but a 3D image with one real number per
+    voxel, placed once.
     """
     order = next((order for order in "<>" if header[:4] == struct.pack(f"{order}i", HEADER_BYTES)), None)
     if order is None or len(header) < HEADER_BYTES or header[344:348] != b"n+1\0":
@@ -149,16 +147,13 @@ class _Placements(NamedTuple):
 def _agreed(path: Path, placements: _Placements, spacing: list[float], corners: npt.NDArray[np.float64]) -> _Placement:
     """The placement that counts.
 
+    Raises ``OncoduetError``: there is none; the two put a corner of the image more than half a millimetre apart; the
+    affine's columns are not perpendicular, or have other lengths than the spacings.
+
     Parameters
     ----------
     corners
         Indices (x, y, z) of the image's corners, by row.
-
-    Raises
-    ------
-    OncoduetError
-        There is none; the two put a corner of the image more than half a millimetre apart; the affine's columns are
-        not perpendicular, or have other lengths than the spacings.
     """
     qform, sform, unit_mm = placements
     if sform is None:

@@ -34,11 +34,8 @@ _BEST_COMPRESSION = 1032
 def read_header(path: Path) -> ImageHeader:
     """Read and check the header of an image file (``.mha``, ``.nii.gz``, ``.nii``), without its voxels.
 
-    Raises
-    ------
-    OncoduetError
-        There is no such regular file; the header does not follow its format's grammar, or describes anything but a 3D
-        image with one real number per voxel, whose voxels the file is long enough to hold.
+    Raises ``OncoduetError``: there is no such regular file; the header does not follow its format's grammar, or
+    describes anything but a 3D image with one real number per voxel, whose voxels the file is long enough to hold.
     """
     if not path.is_file():
         raise OncoduetError(path, "not a regular file" if path.exists() else "image not found")
@@ -59,10 +56,8 @@ def read_header(path: Path) -> ImageHeader:
 def read_voxels(path: Path, header: ImageHeader) -> npt.NDArray[Any]:
     """The voxels as an array (z, y, x), scaled as the header says.
 
-    Raises
-    ------
-    OncoduetError
-        The voxels are truncated or damaged, more than the header says, or more than there is memory for.
+    Raises ``OncoduetError``: the voxels are truncated or damaged, more than the header says, or more than there is
+    memory for.
     """
     try:
         array = np.empty(header.shape_zyx, header.type)
@@ -82,10 +77,7 @@ def read_voxels(path: Path, header: ImageHeader) -> npt.NDArray[Any]:
 def voxel_pieces(path: Path, header: ImageHeader) -> Iterator[bytes]:
     """The bytes of the voxels as the file has them, inflated, ``PIECE_BYTES`` or less at a time.
 
-    Raises
-    ------
-    OncoduetError
-        The voxels are truncated or damaged, or more than the header says.
+    Raises ``OncoduetError``: the voxels are truncated or damaged, or more than the header says.
     """
     with path.open("rb") as stream:
         if path.name.endswith(".gz"):

@@ -71,6 +71,8 @@ def serve(load: Callable[[], Case], *, host: str = "0.0.0.0", port: int = PORT) 
     A case that does not end within ``GRACE_S`` after that is abandoned in its thread; ``end_process`` then ends the
     process without waiting for it.
 
+    Raises ``OncoduetError``: something else listens on the port, or it is none; or what ``load`` raises.
+
     Parameters
     ----------
     load
@@ -79,11 +81,6 @@ def serve(load: Callable[[], Case], *, host: str = "0.0.0.0", port: int = PORT) 
         Address to listen on; the platform's own test asks from another container.
     port
         0 takes a free one, which the log names.
-
-    Raises
-    ------
-    OncoduetError
-        Something else listens on the port, or it is none; or what ``load`` raises.
     """
     if not 0 <= port <= _LAST_PORT:
         raise UsageError("--port", expected=f"0 to {_LAST_PORT}", found=port)

@@ -22,10 +22,10 @@ WORDS = {
     signal.SIGTERM: "error: stopped by SIGTERM",
     signal.SIGHUP: "error: stopped by SIGHUP, its terminal is gone",
 }
-"""What is said of each signal that ends a command."""
+"""Error line for each signal that ends a command."""
 
 QUIET_S = 1.0
-"""Wrappers pass Ctrl-C on to a process that has it from the terminal already: what comes so soon after is the same."""
+"""Wrappers forward Ctrl-C to a process that the terminal has signalled too: a second signal this soon is ignored."""
 
 
 class Terminated(BaseException):

@@ -1,4 +1,4 @@
-"""What the platform may disclose of a hidden truth: figures on a grid too coarse to reveal a single case.
+"""What the platform may disclose of a hidden truth: figures rounded too coarsely to reveal a single case.
 
 Each submission queries the truth, and exact figures would answer: three cases ranked above all others give three
 labels by one AUROC. So the platform's ``metrics.json`` holds AUROC and AP rounded to the first of ``STEPS`` that
@@ -10,7 +10,7 @@ difference reaches is then a label, and p says whether labels are alike. So inte
 rounded difference, wide enough to hold the exact one and never narrower than ``NARROWEST`` steps to a side, and p,
 upwards, is given only where the interval excludes 0. What remains is quantified in ``docs/statistics.md``.
 
-With fewer than ``FEWEST`` positive or negative cases no grid hides a label: figures have four decimals, and the log
+With fewer than ``FEWEST`` positive or negative cases no rounding hides a label: figures have four decimals, and the log
 warns of it.
 """
 
@@ -28,24 +28,24 @@ _P = (0.01, 0.05)
 HIDDEN = "not shown on the platform, where it would help to infer hidden labels (settings.json: exact)"
 
 
-class Grid(NamedTuple):
+class Rounding(NamedTuple):
     """The steps that a metric is rounded to."""
 
     auroc: float
     ap: float
 
 
-_FOUR_DECIMALS = Grid(auroc=1e-4, ap=1e-4)
+_FOUR_DECIMALS = Rounding(auroc=1e-4, ap=1e-4)
 
 
-def grid_of(metrics: Metrics) -> Grid | None:
-    """The grid for a test set of so many cases and lesions; None where no grid would hide one."""
+def rounding_for(metrics: Metrics) -> Rounding | None:
+    """The rounding for a test set of so many cases and lesions; None where no rounding would hide one."""
     fewest = min(metrics.positive_cases, metrics.cases - metrics.positive_cases)
     if fewest < FEWEST:
         return None
     lesions = max(metrics.lesions, 1)
     one_candidate = sum(1 / k for k in range(1, lesions + 2)) / lesions
-    return Grid(auroc=_first_step_above(1 / fewest), ap=_first_step_above(one_candidate))
+    return Rounding(auroc=_first_step_above(1 / fewest), ap=_first_step_above(one_candidate))
 
 
 def _first_step_above(change: float) -> float:
@@ -56,8 +56,8 @@ def disclosed(record: MetricsRecord) -> MetricsRecord:
     """The record as participants may see it; its strict answer is there."""
     strict = record.strict
     assert strict is not None, "the platform always computes it"
-    grid = grid_of(strict)
-    if grid is None:
+    rounding = rounding_for(strict)
+    if rounding is None:
         return record.model_copy(
             update={"strict": _rounded(strict, _FOUR_DECIMALS), "picai": _rounded(record.picai, _FOUR_DECIMALS)}
         )
@@ -70,37 +70,39 @@ def disclosed(record: MetricsRecord) -> MetricsRecord:
     }
     return record.model_copy(
         update={
-            "strict": _rounded(strict, grid).model_copy(update={"lesion_sensitivity_at_fp": {}}),
+            "strict": _rounded(strict, rounding).model_copy(update={"lesion_sensitivity_at_fp": {}}),
             "picai": record.picai.model_copy(update=hidden),
-            "baselines": {name: _against(strict, by_metric, grid) for name, by_metric in record.baselines.items()},
+            "baselines": {name: _against(strict, by_metric, rounding) for name, by_metric in record.baselines.items()},
         }
     )
 
 
-def _rounded(metrics: Metrics, grid: Grid) -> Metrics:
-    auroc = None if metrics.auroc is None else _on_grid(metrics.auroc, grid.auroc)
-    ap = None if metrics.ap is None else _on_grid(metrics.ap, grid.ap)
+def _rounded(metrics: Metrics, rounding: Rounding) -> Metrics:
+    auroc = None if metrics.auroc is None else _on_grid(metrics.auroc, rounding.auroc)
+    ap = None if metrics.ap is None else _on_grid(metrics.ap, rounding.ap)
     return metrics.model_copy(
         update={
             "auroc": auroc,
             "ap": ap,
             "score": None if auroc is None or ap is None else (auroc + ap) / 2,
             "lesion_sensitivity_at_fp": {
-                rate: None if value is None else _on_grid(value, grid.auroc)
+                rate: None if value is None else _on_grid(value, rounding.auroc)
                 for rate, value in metrics.lesion_sensitivity_at_fp.items()
             },
         }
     )
 
 
-def _against(strict: Metrics, by_metric: Mapping[str, AgainstBaseline], grid: Grid) -> dict[str, AgainstBaseline]:
+def _against(
+    strict: Metrics, by_metric: Mapping[str, AgainstBaseline], rounding: Rounding
+) -> dict[str, AgainstBaseline]:
     exact = {metric: getattr(strict, metric) - each.difference for metric, each in by_metric.items()}
-    baseline = _rounded(strict.model_copy(update=exact), grid)
-    submission = _rounded(strict, grid)
+    baseline = _rounded(strict.model_copy(update=exact), rounding)
+    submission = _rounded(strict, rounding)
     found = {}
     for metric, each in by_metric.items():
         difference = getattr(submission, metric) - getattr(baseline, metric)
-        step = getattr(grid, metric, max(grid))  # the score's is the coarser of its two
+        step = getattr(rounding, metric, max(rounding))  # the score's is the coarser of its two
         interval = each.interval and _about(difference, each.interval, step)
         is_shown = interval is not None and not interval[0] <= 0 <= interval[1]
         p = next((p for p in _P if each.p <= p), 1.0) if is_shown else 1.0

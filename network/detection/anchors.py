@@ -53,10 +53,7 @@ def detection_levels(count: int) -> tuple[int, ...]:
 def require_levels(plan: AnchorPlan, strides: Sequence[Triple]) -> None:
     """Check that the levels are the network's, finest first.
 
-    Raises
-    ------
-    OncoduetError
-        A level that the network does not have, or levels out of order.
+    Raises ``OncoduetError``: a level that the network does not have, or levels out of order.
     """
     if list(plan.levels) != sorted(set(plan.levels)) or plan.levels[-1] >= len(strides):
         raise OncoduetError(
@@ -83,6 +80,8 @@ def anchors_of_patch(
 ) -> list[Tensor]:
     """All anchors of a patch.
 
+    Raises ``OncoduetError``: the patch is no multiple of the strides, or the plan's levels are not the network's.
+
     Parameters
     ----------
     strides
@@ -94,11 +93,6 @@ def anchors_of_patch(
     -------
     For each detection level the boxes, shape (positions, anchors per position, 6), float32. Positions run as in the
     level's feature map: x fastest.
-
-    Raises
-    ------
-    OncoduetError
-        The patch is no multiple of the strides, or the plan's levels are not the network's.
     """
     boxes = []
     for level, sizes in zip(plan.levels, anchor_sizes(plan, strides).to(device), strict=True):

@@ -21,9 +21,9 @@ from contract.volume import Box
 
 Float64Array = npt.NDArray[np.float64]
 BoxShape = Literal["cuboid", "ellipsoid", "segmentation"]
-"""What a box paints into the detection map; see :func:`network.detection.painting.detection_map`."""
+"""What a box paints into the detection map; see :func:`network.detection.painting.paint_boxes`."""
 CaseScore = Literal["maximum", "noisy-or", "top-k-mean"]
-"""How a case's findings become one likelihood; see :func:`network.detection.painting.case_likelihood`."""
+"""How a case's findings become one likelihood; see :func:`network.detection.painting.combine_scores`."""
 
 STRONGEST = 10_000
 """Predictions that are clustered at most; the others are weaker than all of these."""

@@ -62,54 +62,6 @@ class RawDetections:
         return mean
 
 
-def predict_boxes(
-    detectors: Sequence[Detector],
-    data: Tensor,
-    *,
-    patch_size: tuple[int, int, int],
-    rule: BoxPostprocessing,
-    mirror_axes: Sequence[int] = (),
-    step: float = 0.5,
-    batch: int = BATCH,
-) -> ScoredBoxes:
-    """Find the boxes of a study.
-
-    Parameters
-    ----------
-    data
-        Preprocessed study, shape (channel, z, y, x), float32.
-    patch_size
-        The networks' input (z, y, x); a smaller study is padded with zeros at its upper ends.
-    rule
-        Which predictions count and how they are clustered.
-    mirror_axes
-        Axes of (z, y, x) to mirror along, in all combinations.
-    step
-        Distance of tiles as a fraction of the patch, in (0, 1].
-    batch
-        Tiles per pass.
-
-    Returns
-    -------
-    By falling score, in voxels of ``data``, cut at its edges.
-
-    Raises
-    ------
-    NotFiniteError
-        A network gave NaN or infinite logits or deltas; its index is named.
-    """
-    found = find_boxes(
-        detectors,
-        data,
-        patch_size=patch_size,
-        score_threshold=rule.score_threshold,
-        mirror_axes=mirror_axes,
-        step=step,
-        batch=batch,
-    )
-    return found.clustered(rule)
-
-
 @torch.inference_mode()
 @freed_memory_kept()
 def find_boxes(
@@ -127,12 +79,25 @@ def find_boxes(
 
     Parameters
     ----------
+    data
+        Preprocessed study, shape (channel, z, y, x), float32.
+    patch_size
+        The networks' input (z, y, x); a smaller study is padded with zeros at its upper ends.
     score_threshold
         Boxes with a greater score are kept; no rule that is applied afterwards may ask for less.
+    mirror_axes
+        Axes of (z, y, x) to mirror along, in all combinations.
+    step
+        Distance of tiles as a fraction of the patch, in (0, 1].
+    batch
+        Tiles per pass.
     lesion_class
         Class of the segmentation heads whose probability is averaged too; None: they are not looked at.
 
-    Other parameters and errors are those of :func:`predict_boxes`; segmentations of NaN are refused as boxes are.
+    Raises
+    ------
+    NotFiniteError
+        A network gave NaN or infinite logits, deltas or segmentations; its index is named.
     """
     shape = data.shape[1:]
     missing = [max(0, patch - length) for patch, length in zip(patch_size, shape, strict=True)]

@@ -48,15 +48,12 @@ class DetectorOutput:
 def build_retina_unet(plans: Mapping[str, Any], dataset: Mapping[str, Any], anchors: AnchorPlan) -> "RetinaUNet":
     """Build the Retina U-Net of a plan, with freshly initialised weights, if it has memory (:func:`build_network`).
 
+    Raises ``OncoduetError``: the plan is malformed (:mod:`network.plans`), or its network has not the anchors' levels.
+
     Parameters
     ----------
     plans, dataset
         ``plans.json`` and ``dataset.json``: the latter gives the number of channels and of classes to segment.
-
-    Raises
-    ------
-    OncoduetError
-        The plan is malformed (:mod:`network.plans`), or its network has not the anchors' levels.
     """
     unet: Any = build_network(plans, dataset, deep_supervision=False)
     require_levels(anchors, level_strides(plans))

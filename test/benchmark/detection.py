@@ -55,7 +55,7 @@ from network.weights import load_weights
 from training.dataset.prepared import Prepared, load_prepared
 from training.profile import PROFILES
 from training.retina_unet.atss import NEAREST_POSITIONS, match_anchors
-from training.retina_unet.box_rule_sweep import mean_average_precision
+from training.retina_unet.box_rule_sweep import mean_average_precisions
 from training.retina_unet.loss import DetectionLoss, Sampling
 from training.run_folder.folder import RunFolder
 
@@ -483,7 +483,7 @@ def quality(found: Found, studies: Sequence[tuple[Tensor, Tensor]], patch: tuple
         cut += int(_on_edges(strongest, image.shape[1:], patch).sum())
         all_boxes += len(strongest)
     return Quality(
-        round(mean_average_precision(boxes, lesions), 4),
+        round(float(mean_average_precisions(boxes, lesions, np.ones((1, len(boxes))))[0]), 4),
         round(too_many / max(1, hit), 4),
         round(cut / max(1, all_boxes), 4),
     )

@@ -1,4 +1,3 @@
-import importlib.util
 from pathlib import Path
 from types import ModuleType
 
@@ -7,15 +6,7 @@ import pytest
 from contract.records import read_record
 from evaluation.statistics.verdict import Verdict
 
-
-@pytest.fixture
-def benchmark() -> ModuleType:
-    path = Path(__file__).with_name("campaign_report.py")
-    specification = importlib.util.spec_from_file_location("benchmark_of_a_campaigns_report", path)
-    assert specification is not None and specification.loader is not None
-    module = importlib.util.module_from_spec(specification)
-    specification.loader.exec_module(module)
-    return module
+BENCHMARK = "campaign_report"
 
 
 @pytest.mark.slow

@@ -1,22 +1,11 @@
 """The benchmark of candidates measures two sides that do work, and would notice if they differed."""
 
-import importlib.util
 from pathlib import Path
 from types import ModuleType
 
 import numpy as np
-import pytest
 
-
-@pytest.fixture
-def benchmark(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
-    folder = Path(__file__).parent
-    monkeypatch.syspath_prepend(folder)
-    specification = importlib.util.spec_from_file_location("benchmark_of_candidates", folder / "candidates.py")
-    assert specification is not None and specification.loader is not None
-    module = importlib.util.module_from_spec(specification)
-    specification.loader.exec_module(module)
-    return module
+BENCHMARK = "candidates"
 
 
 def test_both_sides_find_the_same_in_children_of_their_own(benchmark: ModuleType, tmp_path: Path) -> None:

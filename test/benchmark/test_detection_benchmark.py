@@ -1,6 +1,5 @@
 """The benchmark of detection: what its figures mean, and that the peer gets our features; without the peer itself."""
 
-import importlib.util
 import json
 import subprocess
 import sys
@@ -18,15 +17,7 @@ PATCH = (4, 8, 12)
 EMPTY = torch.empty(0, 6)
 
 
-@pytest.fixture
-def benchmark(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
-    monkeypatch.syspath_prepend(FOLDER)
-    specification = importlib.util.spec_from_file_location("benchmark_of_detection", FOLDER / "detection.py")
-    assert specification is not None and specification.loader is not None
-    module = importlib.util.module_from_spec(specification)
-    monkeypatch.setitem(sys.modules, specification.name, module)
-    specification.loader.exec_module(module)
-    return module
+BENCHMARK = "detection"
 
 
 def test_quality_by_hand(benchmark: ModuleType) -> None:

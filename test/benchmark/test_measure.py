@@ -58,19 +58,18 @@ def test_a_program_that_takes_too_long_is_killed_and_named(tmp_path: Path) -> No
     assert not late.exists()
 
 
-def test_a_program_that_fails_is_named_with_what_it_said() -> None:
-    with refused_with(expected="exit status 0", found="5: out of luck"):
-        measure.run(python("import sys; print('out of luck', flush=True); sys.exit(5)"))
-
-
-def test_a_program_killed_by_a_signal_is_named() -> None:
-    with refused_with(expected="exit status 0", found="-9"):
-        measure.run(python("import os; os.kill(os.getpid(), 9)"))
-
-
-def test_a_program_that_does_not_exist_is_named() -> None:
-    with refused_with(found="127: no-such-program: No such file"):
-        measure.run(["no-such-program"])
+@pytest.mark.parametrize(
+    ("command", "found"),
+    [
+        (python("import sys; print('out of luck', flush=True); sys.exit(5)"), "5: out of luck"),
+        (python("import os; os.kill(os.getpid(), 9)"), "-9"),
+        (["no-such-program"], "127: no-such-program: No such file"),
+    ],
+    ids=["exit status", "signal", "no such program"],
+)
+def test_a_program_that_fails_is_named_with_what_it_said(command: list[str], found: str) -> None:
+    with refused_with(expected="exit status 0", found=found):
+        measure.run(command)
 
 
 def test_a_part_of_this_process_is_measured_without_what_comes_before() -> None:

@@ -1,21 +1,10 @@
 import argparse
-import importlib.util
-from pathlib import Path
 from types import ModuleType
 
 import numpy as np
 import pytest
 
-
-@pytest.fixture
-def benchmark(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
-    folder = Path(__file__).parent
-    monkeypatch.syspath_prepend(folder)
-    specification = importlib.util.spec_from_file_location("benchmark_of_permutation", folder / "permutation.py")
-    assert specification is not None and specification.loader is not None
-    module = importlib.util.module_from_spec(specification)
-    specification.loader.exec_module(module)
-    return module
+BENCHMARK = "permutation"
 
 
 @pytest.mark.parametrize("metric", ["ap", "auroc"])

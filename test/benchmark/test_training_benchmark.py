@@ -1,6 +1,5 @@
 """The benchmark of training trains both sides on the same studies, and knows what its figures mean."""
 
-import importlib.util
 from pathlib import Path
 from types import ModuleType
 
@@ -10,16 +9,7 @@ from contract.files import read_json, write_json
 from training.dataset.prepared import load_prepared
 from training.profile import load_profile
 
-
-@pytest.fixture
-def benchmark(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
-    folder = Path(__file__).parent
-    monkeypatch.syspath_prepend(folder)
-    specification = importlib.util.spec_from_file_location("benchmark_of_training", folder / "training.py")
-    assert specification is not None and specification.loader is not None
-    module = importlib.util.module_from_spec(specification)
-    specification.loader.exec_module(module)
-    return module
+BENCHMARK = "training"
 
 
 @pytest.mark.slow

@@ -46,15 +46,12 @@ class Range:
 def range_of(scalar: Any, *, what: str) -> Range:
     """What nnU-Net's transforms take for a random scalar: a number, a pair, or a ``BGContrast``.
 
+    Raises ``OncoduetError``: it is anything else.
+
     Parameters
     ----------
     what
         The parameter's name, for the message.
-
-    Raises
-    ------
-    OncoduetError
-        Anything else.
     """
     owner = getattr(scalar, "__self__", scalar)  # of a bound method
     if isinstance(owner, BGContrast) and not isinstance(owner.contrast_range, Callable):  # type: ignore[arg-type]

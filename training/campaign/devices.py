@@ -32,7 +32,7 @@ class CudaDevice:
 def visible_devices(device: Device = "auto") -> tuple[CudaDevice, ...]:
     """The CUDA devices that a new process would see.
 
-    Raises ``OncoduetError``: as :func:`network.device.choose_device`.
+    Raises ``OncoduetError`` as :func:`network.device.choose_device`.
     """
     return in_a_child(partial(_ask, device))
 
@@ -47,17 +47,14 @@ def chosen_in_a_child(device: Device) -> ComputeDevice:
 def chosen_devices(wanted: Sequence[int] | None, *, device: Device) -> tuple[CudaDevice, ...]:
     """The devices that a campaign works on; none where it works on the CPU.
 
+    Raises ``OncoduetError``: a device that is wanted is not there, or torch cannot use the machine's GPU.
+
     Parameters
     ----------
     wanted
         Indices of the campaign file; all visible ones if None.
     device
         Of the command line.
-
-    Raises
-    ------
-    OncoduetError
-        A device that is wanted is not there, or torch cannot use the machine's GPU.
     """
     if device == "cpu":
         return ()

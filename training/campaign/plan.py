@@ -200,18 +200,15 @@ def load_campaign(
 ) -> Campaign:
     """Read a campaign file and compare the folders that there are with its runs.
 
+    Raises ``OncoduetError``: faults in the file, an unknown card, configuration, profile or fold, a dataset of another
+    card, or a folder that holds another run or a copy of one.
+
     Parameters
     ----------
     prepared, output
         Take the place of the file's own.
     runs_are_made
         False to look only: the output may then be somebody else's.
-
-    Raises
-    ------
-    OncoduetError
-        Faults in the file, an unknown card, configuration, profile or fold, a dataset of another card, or a folder that
-        holds another run or a copy of one.
     """
     file = parse_toml(path, CampaignFile)
     folders = {}

@@ -251,9 +251,7 @@ class _Dispatcher:
             self.book.withdraw(batch)
             said = one_line(complaint.getvalue() or str(error))
             hint = "; smaller slurm.array_jobs or larger slurm.runs_per_job may help" if "array" in said else ""
-            raise OncoduetError(
-                self.campaign.path, expected=f"sbatch to take {len(packs)} jobs", found=f"{said}{hint}"
-            ) from error
+            raise OncoduetError(self.campaign.path, f"sbatch rejected {len(packs)} jobs: {said}{hint}") from error
         self.book.number(batch, [job.job_id for job in jobs])
         self.attempts.update(planned.name for pack in packs for planned in pack)
 

@@ -151,15 +151,12 @@ class StatusMonitor:
     def look(self, messages: Mapping[str, ExecutorMessage] | None = None) -> CampaignStatus:
         """Progress of the runs now.
 
+        Raises ``OncoduetError``: a ``run.json`` is malformed.
+
         Parameters
         ----------
         remarks
             What the executor knows, by the run's name.
-
-        Raises
-        ------
-        OncoduetError
-            A ``run.json`` is malformed.
         """
         messages = messages or {}
         runs = tuple(

@@ -44,17 +44,14 @@ def numbered_studies(
 ) -> InstanceStudies:
     """Number the lesions of some resident studies, or take what another run of this process has numbered.
 
+    Raises ``OncoduetError``: the numbers do not fit.
+
     Parameters
     ----------
     lesion_class
         Index of the class that is a lesion.
     budget
         As in :meth:`training.dataloading.resident_studies.ResidentStudies.load`.
-
-    Raises
-    ------
-    OncoduetError
-        The numbers do not fit.
     """
     known = _of_studies.setdefault(studies, {})
     chosen = list(case_ids)

@@ -65,15 +65,12 @@ class ResidentStudies:
     def load(self, case_ids: Iterable[str], *, budget: Budget | None = None) -> None:
         """Load those of these studies that are not here yet.
 
+        Raises ``OncoduetError``: they do not fit, or a file is damaged.
+
         Parameters
         ----------
         budget
             How large the process may grow, in place of what it finds out itself; for a GPU, of the GPU's memory.
-
-        Raises
-        ------
-        OncoduetError
-            They do not fit, or a file is damaged.
         """
         missing = sorted(set(case_ids) - set(self.by_id))
         if not missing:
@@ -135,17 +132,14 @@ def resident_studies(
 ) -> ResidentStudies:
     """Studies of a prepared dataset on a device: the ones that another run of this process loaded, or fresh ones.
 
+    Raises ``OncoduetError``: they do not fit, or a file is damaged.
+
     Parameters
     ----------
     case_ids
         Those that have to be there.
     dtype
         Precision of the images; by default single on the CPU and half on a GPU.
-
-    Raises
-    ------
-    OncoduetError
-        They do not fit, or a file is damaged.
     """
     dtype = dtype or (torch.float16 if device.type == "cuda" else torch.float32)
     key = (folder.resolve(), device, dtype)

@@ -9,23 +9,12 @@ from pathlib import Path
 
 from contract.archive import Study
 from contract.errors import OncoduetError
-from contract.files import sha256_file, sha256_json
+from contract.file_stamps import FileStamp, is_unchanged, look_at
+from contract.files import sha256_json
 from contract.records import Record, read_record
-from contract.schema import Frozen
 from training.dataset.prepared import Prepared
 
 FILE = "sources.json"
-
-
-class FileStamp(Frozen):
-    """Which bytes a file had. Equal size and time are believed; where the time differs, the hash decides."""
-
-    path: str
-    """Relative to the archive."""
-    size_bytes: int
-    modified_ns: int
-    """Time of the last change, in ns since 1970."""
-    sha256: str
 
 
 class SourcesRecord(Record):
@@ -39,7 +28,7 @@ class SourcesRecord(Record):
 
 def stamp_study(archive: Path, study: Study) -> tuple[FileStamp, ...]:
     """Look at a study's images and label map."""
-    return tuple(_stamp(archive, path) for path in _files(study))
+    return tuple(FileStamp(path=str(path.relative_to(archive)), **look_at(path)) for path in _files(study))
 
 
 def glance(archive: Path, studies: Sequence[Study]) -> str:
@@ -71,18 +60,15 @@ def recorded_archive(prepared: Prepared) -> Path | None:
 def unchanged_archive(prepared: Prepared, *, archive: Path | None = None, hash_all: bool = False) -> Path | None:
     """The archive that a dataset was made from, or None where it cannot be reached.
 
+    Raises ``OncoduetError``: a file of it is another than the dataset was made from, or is missing while others are
+    there; or the folder that was given is none or holds no file of it.
+
     Parameters
     ----------
     archive
         Its current folder, if it was moved.
     hash_all
         Believe no size and time.
-
-    Raises
-    ------
-    OncoduetError
-        A file of it is another than the dataset was made from, or is missing while others are there; or the folder
-        that was given is none or holds no file of it.
     """
     sources = read_sources(prepared)
     folder = archive or Path(sources.archive)
@@ -104,15 +90,12 @@ def unchanged_archive(prepared: Prepared, *, archive: Path | None = None, hash_a
 def reachable_archive(prepared: Prepared, archive: Path | None, *, purpose: str) -> Path:
     """The archive, where something needs its images: a prepared dataset holds none before preprocessing.
 
+    Raises ``OncoduetError``: it cannot be reached, or has changed since the dataset was prepared.
+
     Parameters
     ----------
     purpose
         What needs them, for the error.
-
-    Raises
-    ------
-    OncoduetError
-        It cannot be reached, or has changed since the dataset was prepared.
     """
     found = unchanged_archive(prepared, archive=archive)
     if found is None:
@@ -132,19 +115,5 @@ def _changed(folder: Path, stamps: Iterable[FileStamp], *, hash_all: bool) -> It
         path = folder / stamp.path
         if not path.is_file():
             yield path, "none"
-            continue
-        status = path.stat()
-        if status.st_size == stamp.size_bytes and status.st_mtime_ns == stamp.modified_ns and not hash_all:
-            continue
-        if status.st_size != stamp.size_bytes or sha256_file(path) != stamp.sha256:
+        elif not is_unchanged(stamp, path, hash_all=hash_all):
             yield path, "another"
-
-
-def _stamp(archive: Path, path: Path) -> FileStamp:
-    status = path.stat()
-    return FileStamp(
-        path=str(path.relative_to(archive)),
-        size_bytes=status.st_size,
-        modified_ns=status.st_mtime_ns,
-        sha256=sha256_file(path),
-    )

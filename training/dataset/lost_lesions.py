@@ -69,23 +69,11 @@ def lost_lesions(
     for lesion in lesions:
         if lesion.box is None:
             lines.append(f"{lesion.described} has no voxel on the study grid")
-        elif not (preprocessed.label[0][_after(lesion.box, preprocessed, plans)] == card.lesion_index).any():
+        elif not (preprocessed.label[0][preprocessed.grid.bounds_of(lesion.box)] == card.lesion_index).any():
             spacing = full_resolution(plans).spacing
             voxel = " × ".join(f"{each:.3g}" for each in spacing)
             lines.append(f"{lesion.described} has no voxel left at the plan's spacing of {voxel} mm")
     return lines
-
-
-def _after(box: Box, preprocessed: Preprocessed, plans: Mapping[str, Any]) -> Box:
-    """Bounds on the preprocessed study of what lies in a box of the study grid: cropped, transposed, resampled."""
-    bounds = []
-    for axis, study_axis in enumerate(plans["transpose_forward"]):
-        start, stop = preprocessed.grid.properties["bbox_used_for_cropping"][axis]
-        ratio = preprocessed.label.shape[1 + axis] / (stop - start)
-        low, high = ((edge - start) * ratio for edge in (box[study_axis].start, box[study_axis].stop))
-        bounds.append(slice(max(0, int(np.floor(low))), max(0, int(np.ceil(high)))))
-    z, y, x = bounds
-    return z, y, x
 
 
 def _place_mm(grid: Grid, index_zyx: Sequence[float]) -> tuple[float, float, float]:

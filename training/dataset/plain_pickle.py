@@ -56,6 +56,8 @@ _MARK = object()
 def read_plain_pickle(path: Path, *, what: str) -> Any:
     """Read a pickle that holds data alone.
 
+    Raises ``OncoduetError``: there is no such file, or it is no whole pickle, or it holds anything else.
+
     Parameters
     ----------
     what
@@ -65,11 +67,6 @@ def read_plain_pickle(path: Path, *, what: str) -> Any:
     -------
     Numbers, text, bytes, None, lists, tuples, dictionaries and arrays of numbers. One object may be in several
     places, and a container in itself: a walk through all of it needs a limit of depth.
-
-    Raises
-    ------
-    OncoduetError
-        There is no such file, or it is no whole pickle, or it holds anything else.
     """
     try:
         found = path.stat()

@@ -32,7 +32,7 @@ PARTS = ("card.toml", "dataset.json", "dataset_fingerprint.json", "plans.json")
 """Files of every dataset in addition to ``prepared.json``, ``cases`` and ``splits.json``, which may be edited."""
 
 MORE_PARTS = (f"{LOCALISATION}/prepared.json",)
-"""That of a dataset with two stages. ``sources.json`` is none: an archive's folder is no part of a dataset."""
+"""Further part of a two-stage dataset. ``sources.json`` is not hashed."""
 
 
 class PreparedStudy(Frozen):
@@ -135,10 +135,7 @@ class Prepared:
 
         Within a process each study is read once, as long as sizes and times stay the same.
 
-        Raises
-        ------
-        OncoduetError
-            A file is another, or has other channels or classes than the dataset.
+        Raises ``OncoduetError``: a file is another, or has other channels or classes than the dataset.
         """
         from training.dataset.preprocessed import require_study  # noqa: PLC0415
 
@@ -162,11 +159,8 @@ _compared: dict[Path, tuple[int, int]] = {}
 def load_prepared(folder: Path) -> Prepared:
     """Read a prepared dataset.
 
-    Raises
-    ------
-    OncoduetError
-        A file is missing, malformed or another than the dataset was made with, the card is not the one that it was made
-        with, a preprocessed study is missing, or a fold is none: see :func:`require_folds`.
+    Raises ``OncoduetError``: a file is missing, malformed or another than the dataset was made with, the card is not
+    the one that it was made with, a preprocessed study is missing, or a fold is none: see :func:`require_folds`.
     """
     record = read_record(folder / RECORD, PreparedRecord)
     card = load_card(folder / "card.toml")
@@ -229,11 +223,8 @@ def _require_parts(folder: Path, record: PreparedRecord) -> None:
 def require_folds(path: Path, folds: Sequence[Fold], studies: Sequence[PreparedStudy]) -> None:
     """Refuse splits, edited by hand or not, that would train on what they set apart, or leave studies out.
 
-    Raises
-    ------
-    OncoduetError
-        There is no fold; or one trains on no study or sets none apart, names a study that the dataset does not have or
-        names it twice, has a patient on both sides, or a study on neither.
+    Raises ``OncoduetError``: there is no fold; or one trains on no study or sets none apart, names a study that the
+    dataset does not have or names it twice, has a patient on both sides, or a study on neither.
     """
     if not folds:
         raise OncoduetError(path, "no folds")

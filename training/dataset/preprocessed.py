@@ -34,6 +34,8 @@ def open_array(path: Path, kinds: tuple[np.dtype[Any], ...], **how: Any) -> Any:
     Blosc reads it with one thread: all its arrays share the others, and a process that is forked while one of them
     lives waits forever for theirs.
 
+    Raises ``OncoduetError``: there is no such file, or it is damaged, or no plain array of such voxels.
+
     Parameters
     ----------
     kinds
@@ -44,11 +46,6 @@ def open_array(path: Path, kinds: tuple[np.dtype[Any], ...], **how: Any) -> Any:
     Returns
     -------
     Blosc's array of shape (channel, z, y, x), which reads what is indexed.
-
-    Raises
-    ------
-    OncoduetError
-        There is no such file, or it is damaged, or no plain array of such voxels.
     """
     try:
         found = path.lstat()
@@ -88,15 +85,13 @@ def read_voxels(path: Path, kinds: tuple[np.dtype[Any], ...]) -> npt.NDArray[Any
 def require_study(image: Path, label: Path, *, channels: int, classes: int) -> None:
     """Look through a preprocessed study before anything is trained on it, a slab of the label at a time.
 
+    Raises ``OncoduetError`` as :func:`open_array`; also for other channels, a label of another size, or a class that
+    the network lacks.
+
     Parameters
     ----------
     channels, classes
         Of the network; background counts as a class.
-
-    Raises
-    ------
-    OncoduetError
-        As :func:`open_array`; also for other channels, a label of another size, or a class that the network lacks.
     """
     pictured, labelled = open_array(image, IMAGE), open_array(label, LABEL)
     size, depth = pictured.shape[1:], labelled.chunks[1]
@@ -123,6 +118,8 @@ def _said(error: Exception) -> str:
 def class_voxels(path: Path, shape: tuple[int, ...]) -> Mapping[int, npt.NDArray[np.integer[Any]]]:
     """Voxels of each class on which patches may be centred, from nnU-Net's record of a preprocessed study.
 
+    Raises ``OncoduetError``: there is no such record, or it says something else, or a place is outside the study.
+
     Parameters
     ----------
     shape
@@ -131,11 +128,6 @@ def class_voxels(path: Path, shape: tuple[int, ...]) -> Mapping[int, npt.NDArray
     Returns
     -------
     For each foreground class places of shape (count, 4), along the axes of the label.
-
-    Raises
-    ------
-    OncoduetError
-        There is no such record, or it says something else, or a place is outside the study.
     """
     record = read_plain_pickle(path, what="nnU-Net's record of a study")
     by_class = record.get("class_locations") if isinstance(record, dict) else None

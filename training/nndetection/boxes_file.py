@@ -24,6 +24,10 @@ LOWER, UPPER = [0, 1, 4], [2, 3, 5]
 def read_boxes(path: Path, shape_zyx: tuple[int, int, int]) -> ScoredBoxes:
     """Read a study's boxes.
 
+    Raises ``OncoduetError``: the file names anything but arrays and numbers, of which nothing is called; it is no such
+    file; it is about another image or not about the image as it was given; a number is none; a score is not in [0, 1];
+    a box is turned inside out or lies outside the image.
+
     Parameters
     ----------
     shape_zyx
@@ -34,13 +38,6 @@ def read_boxes(path: Path, shape_zyx: tuple[int, int, int]) -> ScoredBoxes:
     ScoredBoxes
         In voxels of that image, in our convention (:mod:`network.detection.boxes`), each with the weight 1. What
         reaches beyond the image is cut off.
-
-    Raises
-    ------
-    OncoduetError
-        The file names anything but arrays and numbers, of which nothing is called; it is no such file; it is about
-        another image or not about the image as it was given; a number is none; a score is not in [0, 1]; a box is
-        turned inside out or lies outside the image.
     """
     found = read_plain_pickle(path, what="boxes of nnDetection")
     if not isinstance(found, dict):

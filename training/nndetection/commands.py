@@ -1,7 +1,7 @@
 """nnDetection's programs: found on PATH, run one after the other, with all that they say in a log.
 
 A program may work for days. It ends, with all that it started, with the step that waits for it, and also when this
-process is killed (``keeper``).
+process is killed (``process_guard``).
 """
 
 import logging
@@ -76,15 +76,12 @@ class Programs:
     def run(self, name: str, *words: str) -> Steps[float]:
         """Run one program to its end; yields while it works, and ends it when closed.
 
+        Raises ``OncoduetError``: it failed; with the last line of what it said on stderr.
+
         Returns
         -------
         float
             CPU seconds that it took.
-
-        Raises
-        ------
-        OncoduetError
-            It failed; with the last line of what it said on stderr.
         """
         command = [str(self.paths[name]), *words]
         logger.info("%s", shlex.join(command))

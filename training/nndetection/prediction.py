@@ -20,7 +20,6 @@ from contract.files import inside, sha256_file, sha256_json, writable, write_jso
 from contract.outputs import Output, require_apart, require_free, require_scratch, scratch, subfolder
 from contract.records import (
     BatchRecord,
-    ImageStamp,
     RunRecord,
     Source,
     StudyRecord,
@@ -56,12 +55,9 @@ logger = logging.getLogger(__name__)
 def predict(folder: RunFolder, *, archive: Path, output: Path) -> int:
     """Predict every study of an archive with a run of nnDetection; returns how many there were.
 
-    Raises
-    ------
-    OncoduetError
-        The run is not finished, or not as it was recorded; the archive is empty or a study of it is
-        wrong; the output belongs to something else; the program is missing or fails; boxes are missing, stale, of other
-        studies, or wrong (:func:`training.nndetection.boxes_file.read_boxes`). No prediction was written then.
+    Raises ``OncoduetError``: the run is not finished, or not as it was recorded; the archive is empty or a study of it
+    is wrong; the output belongs to something else; the program is missing or fails; boxes are missing, stale, of other
+    studies, or wrong (:func:`training.nndetection.boxes_file.read_boxes`). No prediction was written then.
     """
     record = _finished(folder)
     card = load_card(folder.card)
@@ -87,7 +83,8 @@ def predict(folder: RunFolder, *, archive: Path, output: Path) -> int:
         scratch(layout.root, COMMAND),
     ):
         logger.info(_BEGINNING)
-        stamps = {study.case_id: _stamped(study) for study in studies}  # before the images are read
+        # before the images are read
+        stamps = {study.case_id: StudyRecord.of(study.case_id, study.channels) for study in studies}
         written = _lay_out(layout, folder, studies)
         programs = Programs(paths, layout, output / LOG)
         mirroring = [] if card.test_time_mirroring else ["--num_tta", "0"]
@@ -205,22 +202,6 @@ def write_study_outputs(folder: Path, card: Card, placement: Placement, found: S
     write_volume(folder / "output" / card.detection_map.relative_path / f"{case_id}.mha", painted)
     write_json(folder / "output" / card.likelihood.relative_path, likelihood)
     logger.info("study %s: %d boxes, likelihood %.3f", case_id, len(found), likelihood)
-
-
-def _stamped(study: Study) -> StudyRecord:
-    stamps = []
-    for channel, path in study.channels.items():
-        status = path.stat()
-        stamps.append(
-            ImageStamp(
-                channel=channel,
-                size_bytes=status.st_size,
-                modified_ns=status.st_mtime_ns,
-                sha256=sha256_file(path),
-            )
-        )
-    parents = {stamp.channel: stamp.sha256 for stamp in stamps}
-    return StudyRecord(parents=parents, case_id=study.case_id, images=tuple(stamps))
 
 
 def _trained_on(folder: RunFolder, record: RunRecord, contents: dict[str, str]) -> tuple[str, ...] | None:

@@ -5,8 +5,8 @@ continue, without a parent, on the files and the GPU of the run that is started 
 two: it leads their process group, and holds one end of a pipe whose other end closes with the asking process, however
 that ends.
 
-It knows nothing but the standard library, so that it starts at once: ``python -I keeper.py PIPE PROGRAM …``. Its exit
-code is the program's, or 128 and the number of the signal that ended it.
+It imports only the standard library, to start at once: ``python -I process_guard.py PIPE PROGRAM …``. Its exit code is
+the program's, or 128 plus the number of the signal that ended it.
 """
 
 import os

@@ -1,9 +1,8 @@
 """One training of nnDetection: the steps from a prepared dataset to a model, each once, also when interrupted.
 
 The order is nnDetection's own: prepare, unpack, train, sweep, consolidate. Data and models are in the run's folder
-while it is trained, fresh for each run, so that nothing of another dataset or fold is met there. Which steps are done
-stands in ``steps.json``; an interrupted step is cleared and made again, but a training goes on from nnDetection's last
-checkpoint.
+while it is trained, fresh for each run, so that nothing of another dataset or fold is met there. Finished steps are
+recorded in ``steps.json``; an interrupted step restarts, but training resumes from nnDetection's last checkpoint.
 
 nnDetection draws its random numbers unseeded: the run's seed names the run and reaches none of them.
 """
@@ -48,11 +47,8 @@ class UpstreamTask:
 def steps(run: Run, place: Workplace, *, archive: Path) -> Steps[Trained]:
     """Train or resume; yields while a program works. There is no record of epochs.
 
-    Raises
-    ------
-    OncoduetError
-        A program is missing, fails, or leaves nothing; the studies are not those of the dataset; a path or a study has
-        a dot in its name.
+    Raises ``OncoduetError``: a program is missing, fails, or leaves nothing; the studies are not those of the dataset;
+    a path or a study has a dot in its name.
     """
     task = UpstreamTask(run, place.folder, archive)
     paths = find_programs(TRAINING)

@@ -46,6 +46,8 @@ def plan_anchors(
 ) -> PlannedAnchors:
     """Plan the anchors of a network.
 
+    Raises ``OncoduetError``: there is no lesion, or the network has not these levels.
+
     Parameters
     ----------
     sizes_voxels_zyx
@@ -58,11 +60,6 @@ def plan_anchors(
         Detection levels, finest first; by default nnDetection's choice.
     sizes_per_axis
         With 3, every position has 27 anchors.
-
-    Raises
-    ------
-    OncoduetError
-        There is no lesion, or the network has not these levels.
     """
     if not len(sizes_voxels_zyx):
         raise OncoduetError(source, "no training lesion to plan anchors from")

@@ -77,10 +77,13 @@ def best_postprocessing(searched: Sequence[SearchedStudy]) -> BoxPostprocessing:
     return best
 
 
-def mean_average_precision(
-    found: Sequence[ScoredBoxes], lesions: Sequence[Float64Array], thresholds: Sequence[float] = IOU_THRESHOLDS
-) -> float:
-    """Mean over IoU thresholds of the area under the precision-recall steps of all studies' boxes together.
+def mean_average_precisions(
+    found: Sequence[ScoredBoxes],
+    lesions: Sequence[Float64Array],
+    times: Float64Array,
+    thresholds: Sequence[float] = IOU_THRESHOLDS,
+) -> Float64Array:
+    """For each resample the mean over IoU thresholds of the area under the precision-recall steps of all boxes.
 
     A box hits the lesion that it overlaps most, if by no less than the threshold and if no stronger box of the study
     hit it before; every other box is a false positive.
@@ -88,18 +91,10 @@ def mean_average_precision(
     Parameters
     ----------
     found, lesions
-        For each study; of its lesions the boxes, shape (lesions, 6). One lesion at least in all.
+        For each study; of its lesions the boxes, shape (lesions, 6).
+    times
+        How often each study counts, shape (resamples, studies); one lesion at least in each resample.
     """
-    return float(mean_average_precisions(found, lesions, np.ones((1, len(found))), thresholds)[0])
-
-
-def mean_average_precisions(
-    found: Sequence[ScoredBoxes],
-    lesions: Sequence[Float64Array],
-    times: Float64Array,
-    thresholds: Sequence[float] = IOU_THRESHOLDS,
-) -> Float64Array:
-    """The same for several resamples: how often each study counts, shape (resamples, studies), each with a lesion."""
     scores = np.concatenate([np.empty(0), *(each.scores for each in found)])
     order = np.argsort(-scores, kind="stable")
     study = np.repeat(np.arange(len(found)), [len(each) for each in found])[order]

@@ -29,6 +29,7 @@ class RetinaUNetEngine(Engine):
     mark = "anchors"
     own_bytes_per_voxel = 2
     """The lesions' numbers."""
+    chosen_files = ("box_rule",)
 
     def chooses(self, run: Run) -> bool:
         """They choose the rule of its boxes."""

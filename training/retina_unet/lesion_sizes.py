@@ -14,17 +14,14 @@ from training.retina_unet.anchor_planning import Float64Array
 def lesion_sizes(folder: Path, case_ids: Iterable[str], *, lesion_class: int) -> Float64Array:
     """Extents of all lesions' boxes in some studies, shape (lesions, 3), in voxels (z, y, x).
 
+    Raises ``OncoduetError``: a file is damaged.
+
     Parameters
     ----------
     folder
         A prepared dataset's.
     lesion_class
         Index of the class that is a lesion.
-
-    Raises
-    ------
-    OncoduetError
-        A file is damaged.
     """
     sizes = [np.empty((0, 3))]
     for case_id in case_ids:

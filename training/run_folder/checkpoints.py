@@ -91,10 +91,7 @@ class Checkpoints:
 
         A damaged one is removed and logged: left there, it would count as one of the two that are kept.
 
-        Raises
-        ------
-        OncoduetError
-            A whole checkpoint belongs to another run, or was written by another version.
+        Raises ``OncoduetError``: a whole checkpoint belongs to another run, or was written by another version.
         """
         from training.run_folder.checkpoint_state import decode_state  # noqa: PLC0415
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from contract.errors import OncoduetError
-from contract.files import sha256_file, sweep
+from contract.files import sweep
 from contract.outputs import require_free, require_unowned, subfolder
 from contract.records import RunRecord, read_record
 
@@ -26,36 +26,28 @@ class RunFolder:
             if folder.is_dir():
                 sweep(folder)
 
-    def require_free(self, *, is_planned: bool = False) -> None:
+    def require_free(self, engine_files: Iterable[Path], *, is_planned: bool = False) -> None:
         """Raise ``OncoduetError`` unless a run may begin here: nothing has a name that it is going to give.
 
         The record of a planned run is its own.
         """
         require_unowned(self.path, COMMAND)
         own = {self.lock.name} | ({self.record.name} if is_planned else set())
-        require_free(self.path, [name for name in self._names if name not in own], COMMAND)
+        require_free(self.path, [name for name in self._names(engine_files) if name not in own], COMMAND)
         if self.lock.exists() and not is_lock(self.lock):
             raise OncoduetError(self.lock, expected="the lock of a run or nothing", found="a file of other origin")
 
-    def require_no_links(self) -> None:
+    def require_no_links(self, engine_files: Iterable[Path]) -> None:
         """Raise ``OncoduetError`` if a link bears the name of something that the run is going to write."""
-        for name in self._names:
+        for name in self._names(engine_files):
             if (self.path / name).is_symlink():
                 raise OncoduetError(self.path / name, "links are not allowed in a run's folder")
 
-    @property
-    def _names(self) -> list[str]:
+    def _names(self, engine_files: Iterable[Path]) -> list[str]:
+        """What a run may write: names of any engine that has a property here, and of those that bring their own."""
         paths = [self.record, self.weights, self.card, self.plans, self.dataset, self.anchors, self.box_rule, self.log]
-        paths += [
-            self.nndetection,
-            self.nndetection_record,
-            self.selection,
-            self.training_studies,
-            self.tensorboard,
-            self.lock,
-            self.work,
-        ]
-        return [path.name for path in paths]
+        paths += [self.nndetection, self.nndetection_record, self.selection, self.training_studies, self.tensorboard]
+        return list(dict.fromkeys(path.name for path in [*paths, self.lock, self.work, *engine_files]))
 
     def clear_work(self) -> None:
         """Remove what the training needed, and no other file."""
@@ -71,11 +63,6 @@ class RunFolder:
         if record.state != "finished":
             raise OncoduetError(self.record, expected="a finished run", found=f"state {record.state}")
         return record
-
-    def hashes_beside(self) -> dict[str, str]:
-        """Hashes of files that are here before the weights, by their names among the parents in the run's record."""
-        files = {"anchors": self.anchors, "training_studies": self.training_studies}
-        return {what: sha256_file(path) for what, path in files.items() if path.is_file()}
 
     @property
     def record(self) -> Path:

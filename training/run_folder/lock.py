@@ -26,17 +26,15 @@ def work_lock(
 ) -> AbstractContextManager[None]:
     """Hold the lock of the folder that ``path`` is in.
 
+    Raises ``OncoduetError``: another process holds it, and ``wait`` is false; the message says which, where and since
+    when.
+
     Parameters
     ----------
     work
         What the holder does, for the message: "no other process at work …".
     wait
         Wait for another process that holds it, however long; else for ``patience_s`` seconds.
-
-    Raises
-    ------
-    OncoduetError
-        Another process holds it, and ``wait`` is false; the message says which, where and since when.
     """
     return exclusive_lock(
         path,

@@ -84,6 +84,8 @@ def steps(
 ) -> Steps[Trained]:
     """Train one network, from the task's checkpoint if there is one, in steps that may alternate with other tasks'.
 
+    Raises ``OncoduetError``: the loss is no longer a finite number.
+
     Parameters
     ----------
     on_iteration
@@ -92,11 +94,6 @@ def steps(
         Told after each epoch all epochs so far, wall and CPU seconds.
     kind
         The trainer; by default nnU-Net's.
-
-    Raises
-    ------
-    OncoduetError
-        The loss is no longer a finite number.
     """
     _settle(task)
     clock, state = Clock(), ProcessState(torch.device(task.device), threads=task.profile.threads)
@@ -126,10 +123,8 @@ def steps(
 def build_trainer(task: Task, kind: "type[Trainer] | None" = None) -> "Trainer":
     """nnU-Net's trainer for a task, or one that is derived from it, without a network yet.
 
-    Raises
-    ------
-    OncoduetError
-        The plans or the data set's description are malformed: nnU-Net looks up by name what they name.
+    Raises ``OncoduetError``: the plans or the data set's description are malformed: nnU-Net looks up by name what they
+    name.
     """
     require_plans(task.plans)
     require_dataset(task.dataset)

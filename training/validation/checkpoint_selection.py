@@ -14,6 +14,7 @@ import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
+from contract.files import sha256_file
 from contract.outputs import claim_scratch
 from contract.records import BatchRecord, ScoredCheckpoint, SelectionRecord, read_record, write_record
 from network.device import Kind
@@ -35,6 +36,9 @@ NEED = "detection chooses the checkpoint"
 def select(run: Run, folder: RunFolder, *, device: Kind, archive: Path | None, localisation: Path | None) -> Path:
     """Choose among a run's kept weights and write ``selection.json``.
 
+    Raises ``OncoduetError``: the archive cannot be reached or has changed; there is no finished run of stage 1; a study
+    cannot be predicted or scored.
+
     Parameters
     ----------
     archive
@@ -46,12 +50,6 @@ def select(run: Run, folder: RunFolder, *, device: Kind, archive: Path | None, l
     -------
     Path
         The weights that were chosen.
-
-    Raises
-    ------
-    OncoduetError
-        The archive cannot be reached or has changed; there is no finished run of stage 1; a study cannot be predicted
-        or scored.
     """
     source = reachable_archive(run.prepared, archive, purpose=NEED)
     purpose = f"detection cannot choose the checkpoint of {folder.path}"
@@ -105,7 +103,7 @@ def _candidate(run: Run, folder: RunFolder, weights: Path, place: Path) -> str:
     """A run folder as it would be if these weights were the run's own; returns their hash."""
     from network.weights import load_weights, tensors_sha256  # noqa: PLC0415 - takes seconds to import
 
-    candidate = RunFolder(place)
+    candidate, beside = RunFolder(place), run.files_before_weights(folder)
     shutil.rmtree(place, ignore_errors=True)
     place.mkdir(parents=True)
     for link, file in [
@@ -113,13 +111,12 @@ def _candidate(run: Run, folder: RunFolder, weights: Path, place: Path) -> str:
         (candidate.card, folder.card),
         (candidate.plans, folder.plans),
         (candidate.dataset, folder.dataset),
-        *([(candidate.anchors, folder.anchors)] if folder.anchors.is_file() else []),
-        *([(candidate.training_studies, folder.training_studies)] if folder.training_studies.is_file() else []),
+        *((place / path.name, path) for path in beside.values()),
     ]:
         link.symlink_to(file.resolve())
     sha256 = tensors_sha256(load_weights(weights))
-    beside = folder.hashes_beside()
-    write_record(candidate.record, run.record(state="finished", weights_sha256=sha256, more_parents=beside))
+    parents = {what: sha256_file(path) for what, path in beside.items()}
+    write_record(candidate.record, run.record(state="finished", weights_sha256=sha256, more_parents=parents))
     return sha256
 
 

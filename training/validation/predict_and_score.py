@@ -32,6 +32,8 @@ def find_localisation(
 ) -> Path | None:
     """The finished run of stage 1 that goes into a network's bundle; None for a card that needs none.
 
+    Raises ``OncoduetError``: there is no such run.
+
     Parameters
     ----------
     folder
@@ -40,11 +42,6 @@ def find_localisation(
         The run of stage 1, where it was named; None: one of the same fold and card next to ``folder``.
     purpose
         What cannot be done without it, for the message.
-
-    Raises
-    ------
-    OncoduetError
-        There is no such run.
     """
     if card.localisation is None:
         return None
@@ -86,6 +83,8 @@ def predict_studies(
 ) -> None:
     """Predict an archive with the bundle of some runs.
 
+    Raises ``OncoduetError``: the runs are not sound, or the algorithm refuses an input.
+
     Parameters
     ----------
     model
@@ -96,11 +95,6 @@ def predict_studies(
         Where it predicts.
     purpose
         What the program is called for, for messages.
-
-    Raises
-    ------
-    OncoduetError
-        The runs are not sound, or the algorithm refuses an input.
     """
     from training.bundle import bundle  # noqa: PLC0415 - imports torch
 
@@ -118,11 +112,8 @@ def predict_studies(
 def score(predictions: Path, output: Path, *, studies: Path, card: Path, purpose: str) -> Metrics:
     """Score an ensemble's predictions against the labels of an archive, by a card; the strict answer.
 
-    Raises
-    ------
-    OncoduetError
-        The evaluation refuses an input, or there is no ranking score: the studies are not both with and without
-        lesions.
+    Raises ``OncoduetError``: the evaluation refuses an input, or there is no ranking score: the studies are not both
+    with and without lesions.
     """
     folders = {"predictions": predictions, "truth": studies / "labels", "output": output, "card": card}
     # A fold sets its studies apart; one that is also there as another patient's is no reason to lose a training.

@@ -121,7 +121,7 @@ def test_a_job_that_slurm_rejects_is_one_line_and_nothing_is_noted(place) -> Non
     ended = run("training", "campaign", place / "rejected.toml", "--executor", "slurm", "--output", place / "rejected")
     assert ended.returncode == 3
     assert ended.stderr.count("\n") == 1
-    assert "rejected.toml: expected sbatch to take 4 jobs, found: " in ended.stderr
+    assert "rejected.toml: sbatch rejected 4 jobs: " in ended.stderr
     assert "invalid partition" in ended.stderr
     assert read_record(place / "rejected" / "slurm" / "jobs.json", JobsRecord).jobs == ()
 

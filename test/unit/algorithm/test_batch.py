@@ -544,17 +544,19 @@ def test_an_archive_without_a_sound_study_leaves_its_failures_alone(make_batch):
     ("options", "reason"),
     [
         ([], "study p1_s0: expected to need at most "),
-        (["--memory-gb", "50"], "study p1_s0: expected enough memory for it, found "),
+        (["--memory-gb", "50"], "study p1_s0: not enough memory: "),
     ],
     ids=["estimated", "hit"],
 )
 def test_a_study_too_large_for_the_memory_stops_no_other(make_batch, options, reason):
     batch = make_batch(3)
     grid = replace(read_grid(batch.image(1, "t2w")), size_xyz=(700, 700, 200), spacing_mm_xyz=(0.5, 0.5, 3.0))
-    write_volume(
-        batch.image(1, "t2w"),
-        Volume(np.indices(grid.shape_zyx, np.float32, sparse=True)[2] + np.zeros(grid.shape_zyx, np.float32), grid),
-    )
+    z, y, x = np.indices(grid.shape_zyx, np.float32, sparse=True)
+    write_volume(batch.image(1, "t2w"), Volume(x + 3 * z + 0 * y, grid))
+    coarse = replace(grid, size_xyz=(70, 70, 70), spacing_mm_xyz=(5.0, 5.0, 8.5))
+    for channel in ("adc", "hbv"):
+        array = np.resize(read_volume(batch.image(1, channel)).array, coarse.shape_zyx)
+        write_volume(batch.image(1, channel), Volume(array, coarse))
     # This study takes about 3 GB (measured by raising the limit until it was predicted), the others less than 0.5 GB.
     limited = """
 import resource, sys, torch, algorithm.batch
@@ -577,7 +579,7 @@ def test_a_study_fails_for_which_memory_runs_out(make_batch, monkeypatch, alloca
     batch = make_batch(1)
     monkeypatch.setattr(Predictor, "predict", lambda *_, **__: allocate())
     batch(code=3)
-    assert re.match("study p0_s0: expected enough memory for it, found .*llocat", batch.failures()["p0_s0"])
+    assert re.match("study p0_s0: not enough memory: .*llocat", batch.failures()["p0_s0"])
 
 
 def test_a_bug_ends_its_study_and_shows_once_the_others_are_predicted(make_batch, monkeypatch):

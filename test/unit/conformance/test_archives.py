@@ -9,7 +9,7 @@ import tarfile
 import pytest
 
 from conformance.archives import folder_files, read_archive, read_saved, tarball_files
-from conformance.engine import Engine
+from conformance.engine import ContainerEngine
 from conformance.outputs import Broken
 
 
@@ -116,7 +116,7 @@ def test_an_engine_that_saves_half_an_image_is_a_failure_in_words(tmp_path):
         client.write_text(f"#!/bin/sh\n{lines}\n")
         client.chmod(0o755)
         with pytest.raises(Broken, match=f"no archive from {client} save"):
-            read_saved(Engine(str(client)), "a:1")
+            read_saved(ContainerEngine(str(client)), "a:1")
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ from refusals import refused_with
 
 from conformance.__main__ import main
 from conformance.conditions import MOST_OUTPUT_BYTES, MOST_OUTPUT_FILES, NotRunError, Place
-from conformance.engine import MOST_BYTES, Engine, entry, last_line, pack
+from conformance.engine import MOST_BYTES, ContainerEngine, entry, last_line, pack
 from contract.errors import OncoduetError
 
 
@@ -19,11 +19,11 @@ from contract.errors import OncoduetError
 def client(tmp_path):
     """A client that runs these lines of shell, whatever it is asked."""
 
-    def client(lines: str) -> Engine:
+    def client(lines: str) -> ContainerEngine:
         path = tmp_path / "docker"
         path.write_text(f"#!/bin/sh\n{lines}\n")
         path.chmod(0o755)
-        return Engine(str(path))
+        return ContainerEngine(str(path))
 
     return client
 
@@ -51,25 +51,25 @@ def test_podman_names_the_machine_and_itself_in_another_place(client):
 
 
 def test_podman_gets_the_limits_that_it_may_set():
-    _, name, _, processes = Engine("/usr/bin/podman").own_limits
+    _, name, _, processes = ContainerEngine("/usr/bin/podman").own_limits
     soft, hard = name.removeprefix("nofile=").split(":")
     assert soft == hard and resource.getrlimit(resource.RLIMIT_NOFILE)[1] in (int(hard), resource.RLIM_INFINITY)
     assert processes == "nproc=4096:4096"
-    assert Engine("/usr/bin/docker").own_limits == []
+    assert ContainerEngine("/usr/bin/docker").own_limits == []
 
 
 def test_what_the_engine_refuses_is_said_in_one_line(client):
-    with refused_with("docker volume", expected="the engine to do it", found="no space left"):
+    with refused_with("docker volume", "no space left"):
         client("printf 'no space\\nleft\\n' >&2; exit 1").volume()
-    with refused_with(found="exit code 125"):
+    with refused_with("docker volume", "exit code 125"):
         client("exit 125").volume()
 
 
 def test_a_command_that_does_not_exist_is_named():
     with refused_with("/no/docker", "cannot run the container engine: file not found"):
-        Engine("/no/docker").require_amd64()
+        ContainerEngine("/no/docker").require_amd64()
     with refused_with("/no/docker", "cannot run the container engine"):
-        Engine("/no/docker").volume()
+        ContainerEngine("/no/docker").volume()
 
 
 def test_an_engine_that_does_not_answer_is_said_in_one_line(client, tmp_path, capsys):
@@ -77,7 +77,7 @@ def test_an_engine_that_does_not_answer_is_said_in_one_line(client, tmp_path, ca
     words = ["a:1", "--kind", "algorithm", "--card", "cspca-picai", "--output", str(tmp_path / "report")]
     assert main([*words, "--engine", engine]) == 3
     (line,) = capsys.readouterr().err.splitlines()
-    assert line.startswith(f"error: {engine} ") and line.endswith("found Cannot connect to the daemon. Is it running?")
+    assert line.startswith(f"error: {engine} ") and line.endswith(": Cannot connect to the daemon. Is it running?")
 
 
 def test_an_image_that_the_engine_does_not_hold_is_named(client):

@@ -40,6 +40,14 @@ def test_an_error_keeps_what_it_was_made_of() -> None:
     assert (error.where, error.problem, error.expected, error.found) == ("3", "b", "1", "2.5")
 
 
+def test_a_moved_error_names_the_new_path_in_every_field() -> None:
+    moved = UsageError("/old/a.mha", "in /old", expected="/old/b.mha", found="/old").moved("/old", "/new")
+    assert type(moved) is UsageError
+    assert (moved.where, moved.problem, moved.expected, moved.found) == ("/new/a.mha", "in /new", "/new/b.mha", "/new")
+    assert str(moved) == "/new/a.mha: in /new, expected /new/b.mha, found /new"
+    assert OncoduetError("a.mha").moved("/old", "/new").problem is None
+
+
 @pytest.mark.parametrize(
     ("number", "problem"),
     [

@@ -14,7 +14,7 @@ from places import PROJECT
 from refusals import refused_with
 
 from contract import outputs
-from contract.errors import OncoduetError
+from contract.errors import OncoduetError, UsageError
 from contract.files import write_json
 from contract.outputs import MANIFEST, Output, claim_scratch, require_apart, require_folder, require_unowned
 
@@ -57,6 +57,13 @@ def test_a_failure_leaves_everything_as_it_was(tmp_path: Path) -> None:
         (stage / "record.json").write_text("new")
         raise RuntimeError("midway")
     assert found(tmp_path) == {"record.json": "old"}
+
+
+def test_an_error_keeps_its_fields_and_names_the_output_folder(tmp_path: Path) -> None:
+    with pytest.raises(UsageError) as caught, output(tmp_path).staged() as stage:
+        raise UsageError(stage / "record.json", expected="1", found=stage)
+    error = caught.value
+    assert (error.where, error.expected, error.found) == (str(tmp_path / "record.json"), "1", str(tmp_path))
 
 
 def test_our_own_files_are_replaced_and_those_that_are_no_longer_made_go(tmp_path: Path) -> None:

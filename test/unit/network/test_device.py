@@ -84,7 +84,7 @@ def test_a_gpu_that_torch_cannot_use_is_refused_with_what_helps(machine, how, pa
         choose_device(wanted, root=root)
     message = str(refused.value)
     assert message.startswith(f"--device {wanted}: expected to use the machine's GPU (")
-    assert message.endswith(", or go on knowingly with --device cpu")
+    assert message.endswith(", or accept the CPU with --device cpu")
     for part in parts:
         assert part in message
     assert choose_device("cpu", root=root).kind == "cpu"
@@ -100,7 +100,7 @@ def test_a_gpu_that_is_hidden_on_purpose_is_not_used(machine, monkeypatch, visib
     root = machine(T4)
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
     assert choose_device("auto", root=root).why == f"CUDA_VISIBLE_DEVICES={visible!r} hides every GPU"
-    with refused_with(found="hides every GPU, or go on knowingly"):
+    with refused_with(found="hides every GPU, or accept the CPU"):
         choose_device("cuda", root=root)
 
 
@@ -169,10 +169,10 @@ def test_memory_that_runs_out_is_one_line_with_what_helps():
     with pytest.raises(OncoduetError) as refused, memory_or_refuse("study s", remedy="fewer members take less"):
         raise torch.OutOfMemoryError(said)
     assert refused.value.where == "study s"
-    assert refused.value.found == "CUDA out of memory. Tried 2 GiB.; fewer members take less"
+    assert refused.value.problem == "not enough memory: CUDA out of memory. Tried 2 GiB.; fewer members take less"
 
 
 def test_a_training_stays_on_its_kind_of_device():
     require_same_device("runs/a", begun="cuda", now="cuda")
-    with refused_with("runs/a", expected="to go on on cpu", found="cuda; --device cpu goes on"):
+    with refused_with("runs/a", problem="written on cpu", found="cuda; use --device cpu"):
         require_same_device("runs/a", begun="cpu", now="cuda")

@@ -39,46 +39,32 @@ def test_an_unknown_word_ends_with_2_and_the_usage(run, project, script):
 
 
 @pytest.mark.parametrize(
-    ("command", "status", "message"),
+    ("command", "status", "where", "found"),
     [
-        (["demo.sh", "--card"], 2, "demo.sh: --card: expected a card after it"),
-        (
-            ["demo.sh", "--card", "cspca"],
-            2,
-            "demo.sh: --card: expected a path or one of cspca-picai cspca-rsna2022 pdac-panorama pdac-rsna2022, "
-            "found cspca",
-        ),
-        (["demo.sh", "--seed", "one"], 2, "demo.sh: --seed: expected a whole number after it"),
-        (["demo.sh", "--device", "gpu"], 2, "demo.sh: --device: expected auto, cpu or cuda after it"),
-        (["build.sh", "--api"], 2, "build.sh: --api: expected exec or invoke, found ''"),
-        (["build.sh", "--api", "grpc"], 2, "build.sh: --api: expected exec or invoke, found 'grpc'"),
-        (
-            ["build.sh", "train", "--api", "invoke"],
-            2,
-            "build.sh: --api invoke: expected algorithm or evaluation, found train, which no platform starts",
-        ),
-        (
-            ["build.sh", "train", "nndet"],
-            3,
-            "build.sh: nndet: NNDET_IMAGE is not set; it names an image built from upstream nnDetection's repository",
-        ),
-        (["export.sh", "--model"], 2, "export.sh: --model: expected a path after it"),
-        (["export.sh", "--model", ""], 2, "export.sh: --model: expected a path after it"),
-        (["export.sh", "--card"], 2, "export.sh: --card: expected a word after it"),
-        (["export.sh", "--api", "grpc"], 2, "export.sh: --api: expected exec or invoke, found 'grpc'"),
-        (
-            ["export.sh", "--model", "/no/model.tar.gz"],
-            3,
-            "export.sh: /no/model.tar.gz: model bundle not found",
-        ),
-        (["export.sh", "--truth", "/no/truth"], 3, "export.sh: /no/truth: folder of label maps not found"),
+        (["demo.sh", "--card"], 2, "--card", ""),
+        (["demo.sh", "--card", "cspca"], 2, "--card", "found cspca"),
+        (["demo.sh", "--seed", "one"], 2, "--seed", ""),
+        (["demo.sh", "--device", "gpu"], 2, "--device", ""),
+        (["build.sh", "--api"], 2, "--api", "found ''"),
+        (["build.sh", "--api", "grpc"], 2, "--api", "found 'grpc'"),
+        (["build.sh", "train", "--api", "invoke"], 2, "--api invoke", "found train"),
+        (["build.sh", "train", "nndet"], 3, "nndet", "NNDET_IMAGE"),
+        (["export.sh", "--model"], 2, "--model", ""),
+        (["export.sh", "--model", ""], 2, "--model", ""),
+        (["export.sh", "--card"], 2, "--card", ""),
+        (["export.sh", "--api", "grpc"], 2, "--api", "found 'grpc'"),
+        (["export.sh", "--model", "/no/model.tar.gz"], 3, "/no/model.tar.gz", ""),
+        (["export.sh", "--truth", "/no/truth"], 3, "/no/truth", ""),
     ],
 )
-def test_what_cannot_be_done_is_said_in_one_line(run, bare, command, status, message):
+def test_what_cannot_be_done_is_said_in_one_line(run, bare, command, status, where, found):
     (bare / ".venv/bin").mkdir(parents=True)
     (bare / ".venv/bin/python").symlink_to("/bin/true")  # there is one; it is not reached
     ended = run(bare / command[0], *command[1:])
-    assert (ended.status, ended.stderr) == (status, message + "\n")
+    (line,) = ended.stderr.splitlines()
+    assert ended.status == status
+    assert line.startswith(f"{command[0]}: {where}: ")
+    assert found in line
 
 
 def test_export_needs_the_installed_packages(run, bare):

@@ -49,7 +49,7 @@ def test_a_run_is_not_made_on_the_cpu_where_the_gpu_cannot_be_used(arguments, ou
     assert code == 3
     assert "(Tesla T4), found that torch sees none; here: torch " in message
     assert "CUDA 13.0 asks for driver 580 or newer: update the driver, or install another build of torch" in message
-    assert message.endswith(", or go on knowingly with --device cpu\n")
+    assert message.endswith(", or accept the CPU with --device cpu\n")
     assert not (tmp_path / "run").exists()
 
 

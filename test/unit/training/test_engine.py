@@ -13,7 +13,7 @@ from pydantic import PositiveFloat
 from refusals import refused_with
 
 from algorithm.__main__ import main as algorithm
-from contract.files import read_json
+from contract.files import read_json, sha256_file
 from contract.records import BundleRecord, Epoch, RunRecord, read_record
 from contract.volume import read_grid, read_volume
 from network.architecture import build_network
@@ -26,6 +26,7 @@ from training.configuration import Configuration
 from training.dataset.prepared import case_files
 from training.dataset.preprocessed import IMAGE, LABEL, read_voxels
 from training.engine import ENGINES, Engine, Trained, load_configuration
+from training.execution import execute
 
 PROJECT = Path(__file__).parents[3]
 CONFIGURATION = """
@@ -145,7 +146,32 @@ def test_what_it_does_not_override_is_what_the_commands_answer(finished, toy, pr
     assert "expected a checkpoint to resume from, found none" in said
     words = ["predict", "--run", finished, "--archive", prepared_folder.parent / "archive", "--output", finished / "no"]
     said = refusal(*words)
-    assert "expected a run of nnDetection, found one of by-hand" in said
+    assert "run.json: a run of by-hand predicts from a bundle; " in said
+
+
+class Noting(Toy):
+    """A toy whose runs have a file of its own."""
+
+    def files(self, folder):
+        """The note."""
+        return {"note": folder.path / "note.json"}
+
+    def steps(self, run, place):
+        """Train, and write the note before the weights."""
+        trained = yield from super().steps(run, place)
+        self.files(place.folder)["note"].write_text("learned")
+        return trained
+
+
+def test_a_file_of_an_engine_is_recorded_and_replaces_none(toy, planned, tmp_path, monkeypatch):
+    monkeypatch.setitem(globals(), "ENGINE", Noting())
+    run, note = planned(str(toy), fold=1), tmp_path / "run" / "note.json"
+    note.parent.mkdir()
+    note.write_text("mine")
+    with refused_with("note.json", expected="nothing"):
+        execute(run, note.parent, device="cpu")
+    note.unlink()
+    assert execute(run, note.parent, device="cpu").parents["note"] == sha256_file(note)
 
 
 def test_a_campaign_reckons_with_its_network(toy, planned):
@@ -178,3 +204,11 @@ def test_planning_and_status_ask_every_engine_without_importing_torch():
     )
     ended = subprocess.run([sys.executable, "-c", code], cwd=PROJECT, capture_output=True, text=True, check=False)
     assert (ended.stdout, ended.stderr) == ("[]\n", "")
+
+
+def test_an_engine_that_cannot_train_is_not_made():
+    class Idle(Engine):
+        title = "idle"
+
+    with pytest.raises(TypeError, match=r"abstract method '?steps"):
+        Idle()

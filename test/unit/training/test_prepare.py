@@ -25,8 +25,7 @@ from training.dataloading.resident_studies import read_preprocessed_label
 from training.dataset import nnunet_planning
 from training.dataset.lesion_instances import number_lesions
 from training.dataset.nnunet_folders import nnunet_folders
-from training.dataset.prepared import PreparedStudy, load_prepared
-from training.prepare import split_patients
+from training.dataset.prepared import load_prepared
 
 
 def run_prepare(archive, output, *more, card="cspca-picai", folds=3, seed=0) -> int:
@@ -165,31 +164,6 @@ def test_foreground_samples_are_limited_by_the_foreground(studies, largest, expe
     assert nnunet_planning.samples_per_case(studies=studies, largest_foreground_voxels=largest) == expected
 
 
-def studies_of(patients: dict[str, list[int]]) -> list[PreparedStudy]:
-    return [
-        PreparedStudy(case_id=f"{patient}_{number}", patient_id=patient, lesions=lesions)
-        for patient, counts in patients.items()
-        for number, lesions in enumerate(counts)
-    ]
-
-
-def test_no_patient_is_on_both_sides_of_a_fold():
-    studies = studies_of({f"p{n}": [n % 3 == 0, 0, 0][: 1 + n % 3] for n in range(23)})
-    folds = split_patients(studies, folds=5, seed=3)
-    assert sorted(case_id for fold in folds for case_id in fold.validation) == sorted(s.case_id for s in studies)
-    for fold in folds:
-        train, validation = ({case_id.split("_")[0] for case_id in part} for part in (fold.train, fold.validation))
-        assert not train & validation
-        assert len(fold.train) + len(fold.validation) == len(studies)
-        assert 1 <= sum(study.lesions > 0 and study.case_id in fold.validation for study in studies) <= 2
-
-
-def test_folds_follow_from_the_seed():
-    studies = studies_of({f"p{n}": [n % 2] for n in range(20)})
-    assert split_patients(studies, folds=5, seed=1) == split_patients(studies, folds=5, seed=1)
-    assert split_patients(studies, folds=5, seed=1) != split_patients(studies, folds=5, seed=2)
-
-
 def edit_volume(path, change):
     volume = read_volume(path)
     write_volume(path, Volume(change(volume.array), volume.grid))
@@ -246,7 +220,7 @@ def test_all_bad_studies_are_named_in_one_call(archive, tmp_path, capsys, write_
     (archive / "labels" / "104_1.nii.gz").unlink()
     shutil.rmtree(archive / "105")
     message = refused(archive, tmp_path / "out", capsys)
-    assert "expected sound studies, found 3 faults in 7: study 103_1 in" in message
+    assert "3 faults in 7 studies: study 103_1 in" in message
     assert "study 104_1: label map" in message
     assert "105_1.nii.gz: no study of this name (--on-bad-study skip leaves them out)" in message
 
@@ -265,7 +239,7 @@ def spoil_voxels(archive):
 def test_bad_voxels_are_named_in_one_call_too(archive, tmp_path, capsys):
     spoil_voxels(archive)
     message = refused(archive, tmp_path / "out", capsys)
-    assert "found 3 faults in 7: " in message
+    assert "3 faults in 7 studies: " in message
     assert "103_1_t2w.mha: expected finite voxels, found 1 NaN" in message
     assert "104_1.nii.gz: expected label values [0, 1, 2, 3, 4, 5], found [9]" in message
     assert "105_1_adc.mha: expected intensities of 'adc', with a median" in message

@@ -153,7 +153,7 @@ def test_the_seed_follows_from_everything_that_names_a_run(planned):
 
 @pytest.mark.parametrize("fold", [3, -1])
 def test_an_unknown_fold_is_refused(planned, fold):
-    with refused_with(r"splits\.json", expected="a fold from 0 to 2", found=fold):
+    with refused_with(r"splits\.json", expected="a fold from 0 to 2", found=str(fold)):
         planned(fold=fold)
 
 
@@ -215,7 +215,7 @@ def test_a_configuration_that_changed_under_its_name_is_refused(planned, profile
 
 def test_a_gpu_that_is_asked_for_and_not_there_is_refused(planned, tmp_path, monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    with refused_with("--device cuda", found=".* go on knowingly with --device cpu"):
+    with refused_with("--device cuda", found=".* accept the CPU with --device cpu"):
         execute(planned(), tmp_path / "run", device="cuda")
     assert not (tmp_path / "run").exists()
 
@@ -235,7 +235,7 @@ def test_a_run_does_not_resume_on_another_kind_of_device(planned, tmp_path, by, 
     else:
         checkpoints.write(replace(written, state={**written.state, "device": "cuda"}))
     write_record(folder.record, record.model_copy(update={"hardware": hardware}))
-    with refused_with(expected="to go on on cuda, where its checkpoint was written", found="cpu; "):
+    with refused_with(problem="the checkpoint was written on cuda", found="cpu; "):
         execute(run, folder.path, device="cpu")
     assert checkpoints.newest().epoch == written.epoch
 

@@ -137,7 +137,7 @@ def test_where_memory_runs_out_the_next_way_gives_the_same_bits(predict, tmp_pat
 def test_after_the_leanest_way_memory_that_runs_out_is_one_line(make_bundle, make_input, tmp_path, fail_first):
     model, study = make_bundle([("ce", 0, 1), ("focal", 0, 1)]), make_input()
     fail_first(3, torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB."))
-    message = r"^study 0f3a-uuid: expected enough memory for it, found CUDA out of memory. .*; fewer members"
+    message = r"^study 0f3a-uuid: not enough memory: CUDA out of memory. .*; fewer members"
     with pytest.raises(OncoduetError, match=message):
         predict_single(
             input_folder=study,

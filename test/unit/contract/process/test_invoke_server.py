@@ -180,19 +180,15 @@ def test_no_answer_is_lost_at_sigterm(tmp_path, wish, expected):
 def test_a_signal_ends_it_quietly(start, number):
     service = start()
     service.until(200)
-    begun = time.monotonic()
     status, _, stderr = service.end(number)
     assert (status, stderr) == (0, "")
-    assert time.monotonic() - begun < 3
 
 
 def test_sigterm_ends_it_while_it_loads(start):
     service = start(seconds_to_load=60)
     service.until(503)
-    begun = time.monotonic()
-    status, _, stderr = service.end()
+    status, _, stderr = service.end()  # which waits for less
     assert (status, stderr) == (0, "")
-    assert time.monotonic() - begun < 3
 
 
 def test_sigterm_ends_it_within_five_seconds_although_a_case_is_under_way(start):

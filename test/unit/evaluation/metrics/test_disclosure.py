@@ -8,7 +8,7 @@ import pytest
 
 from contract.records import AgainstBaseline, Metrics, MetricsRecord
 from evaluation.__main__ import main
-from evaluation.metrics.disclosure import HIDDEN, disclosed, grid_of
+from evaluation.metrics.disclosure import HIDDEN, disclosed, rounding_for
 from evaluation.metrics.summary import auroc
 
 
@@ -24,14 +24,14 @@ def record(area, *, positive, negative, ap=0.5, **more):
      (60, 20, (0.1, 0.1)), (400, 600, (0.005, 0.02)), (5000, 5000, (0.001, 0.002))],
 )  # fmt: skip
 def test_the_grid_is_coarser_than_what_one_case_can_move(positive, negative, grid):
-    assert grid_of(record(0.5, positive=positive, negative=negative).strict) == grid
+    assert rounding_for(record(0.5, positive=positive, negative=negative).strict) == grid
 
 
 @pytest.mark.parametrize("lesions", [18, 20, 50, 80, 350])
 def test_the_label_of_the_first_candidate_moves_ap_by_less_than_a_step(lesions):
     """Of all others every hit is above every false alarm, where one candidate moves the AP most."""
     counts = {"positive": lesions, "negative": lesions}
-    step = grid_of(record(0.5, **counts).strict).ap
+    step = rounding_for(record(0.5, **counts).strict).ap
     others = [True] * (lesions - 1)
 
     def ap(candidates):

@@ -3,11 +3,12 @@
 import numpy as np
 import pytest
 import torch
+from clustered_boxes import predict_boxes
 
 from network.detection.anchors import AnchorPlan, anchors_of_patch, level_strides
 from network.detection.boxes import encode
 from network.detection.clustering import BoxPostprocessing
-from network.detection.inference import Detector, RawDetections, find_boxes, predict_boxes
+from network.detection.inference import Detector, RawDetections, find_boxes
 from network.detection.retina_unet import DetectorOutput, build_retina_unet
 from network.sliding_window import NotFiniteError, ensemble_probabilities, window_slices
 

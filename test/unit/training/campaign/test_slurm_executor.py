@@ -61,7 +61,7 @@ def test_a_refusal_by_sbatch_is_one_line_and_nothing_is_noted(campaign_file, com
     rejection = 'echo "sbatch: error: Batch job submission failed: Invalid account" >&2; exit 1'
     commands(sbatch=rejection, squeue="true", srun="true")
     message = refusal("campaign", campaign_file(), "--executor", "slurm")
-    assert "campaign.toml: expected sbatch to take 4 jobs, found sbatch: error: " in message
+    assert "campaign.toml: sbatch rejected 4 jobs: sbatch: error: " in message
     assert "Invalid account" in message
     assert jobs_of(tmp_path) == ()
 

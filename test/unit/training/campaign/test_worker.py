@@ -118,7 +118,7 @@ def test_a_failed_run_frees_its_memory_while_the_others_continue(planned, alone,
     error, record = execute_together([failing, RunRequest(second.run, second.output, on_iteration=count)], device="cpu")
     assert alive == [2] * 5  # one trainer and its network
     assert isinstance(error, OncoduetError)
-    assert str(error).startswith(f"{first.output}: on cpu: expected enough memory for it, found CUDA out of memory.")
+    assert str(error).startswith(f"{first.output}: on cpu: not enough memory: CUDA out of memory.")
     assert "resources.packed" in str(error)
     assert "torch.OutOfMemoryError" in (first.output / "training.log").read_text()
     assert [record.weights_sha256] == alone(LOSSES[1:2])

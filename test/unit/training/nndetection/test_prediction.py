@@ -193,11 +193,7 @@ def test_a_run_of_another_engine_is_sent_to_bundle_and_batch(finished, command, 
     record["key"]["configuration"] = "ce"
     del record["parents"]["nndetection"]
     write_json(finished / "run.json", record)
-    said = refusal(*command[1])
-    assert said.endswith(
-        "run.json: expected a run of nnDetection, found one of ce; python -m training bundle and python -m algorithm "
-        "batch predict with it\n"
-    )
+    assert "run.json: a run of ce predicts from a bundle; " in refusal(*command[1])
 
 
 def test_a_run_that_is_not_finished_or_whose_model_was_changed_is_refused(finished, command, fake_nndet, refusal):

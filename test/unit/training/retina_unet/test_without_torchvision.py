@@ -30,7 +30,7 @@ import torch
 from network.detection.anchors import AnchorPlan, anchors_of_patch, level_strides
 from network.detection.retina_unet import build_retina_unet
 from network.detection.clustering import BoxPostprocessing
-from network.detection.inference import Detector, predict_boxes
+from network.detection.inference import Detector, find_boxes
 from training.retina_unet.loss import DetectionLoss
 
 torch.manual_seed(0)
@@ -47,8 +47,8 @@ losses = DetectionLoss()(network(torch.randn(2, 1, *patch)), anchors, lesions, l
 losses.total.backward()
 optimizer.step()
 changed = sum(not torch.equal(one, other) for one, other in zip(before, network.parameters()))
-found = predict_boxes([Detector(network.eval(), anchors)], torch.randn(1, 9, 20, 24), patch_size=patch,
-rule=BoxPostprocessing())
+found = find_boxes([Detector(network.eval(), anchors)], torch.randn(1, 9, 20, 24), patch_size=patch,
+score_threshold=BoxPostprocessing().score_threshold).clustered(BoxPostprocessing())
 print(json.dumps({
     "loss": losses.total.item(), "changed": changed, "boxes": len(found), "asked": asked,
     "there": sorted(name for name in sys.modules if name.startswith(("torchvision", "monai"))),

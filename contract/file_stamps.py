@@ -1,0 +1,61 @@
+"""Which bytes a file had. Equal size and time are believed; otherwise the hash decides."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TypedDict
+
+from contract.files import sha256_file
+from contract.schema import Frozen
+
+
+class Look(TypedDict):
+    """What a stamp says of a file."""
+
+    size_bytes: int
+    modified_ns: int
+    sha256: str
+
+
+class FileStamp(Frozen):
+    """Stamp of a file of an archive."""
+
+    path: str
+    """Relative to the archive."""
+    size_bytes: int
+    modified_ns: int
+    """Time of the last change, in ns since 1970."""
+    sha256: str
+
+
+class ImageStamp(Frozen):
+    """Stamp of a channel's image."""
+
+    channel: str
+    size_bytes: int
+    modified_ns: int
+    """Time of the last change, in ns since 1970."""
+    sha256: str
+
+
+def look_at(path: Path) -> Look:
+    """What a stamp says of a file as it is now."""
+    status = path.stat()
+    return {"size_bytes": status.st_size, "modified_ns": status.st_mtime_ns, "sha256": sha256_file(path)}
+
+
+def is_unchanged(
+    stamp: FileStamp | ImageStamp, path: Path, *, hash_all: bool = False, hashed: Callable[[Path], str] = sha256_file
+) -> bool:
+    """Whether a file has the bytes of its stamp.
+
+    Parameters
+    ----------
+    hash_all
+        Believe no time.
+    hashed
+        Takes the sha256 of a file.
+    """
+    status = path.stat()
+    if status.st_size != stamp.size_bytes:
+        return False
+    return (status.st_mtime_ns == stamp.modified_ns and not hash_all) or hashed(path) == stamp.sha256
