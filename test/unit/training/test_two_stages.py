@@ -35,10 +35,12 @@ def write_ct(archive: Path, case_id: str, *, orientation: tuple[int, int], lesio
     grid = Grid(SIZE_XYZ, SPACING_MM_XYZ, tuple(corner.tolist()), tuple(direction.ravel().tolist()))
     x, y, z = grid.centres_mm()
     ct = np.where((x / 110) ** 2 + (y / 85) ** 2 <= 1, 40.0, -1000.0)
-    ct += 5 * np.sin(x / 9 + int(case_id.partition("_")[0])) + 5 * np.cos(y / 7 + z / 11)  # no two patients alike
+    number = int(case_id.partition("_")[0])
+    ct += 5 * np.sin(x / 9 + number) + 5 * np.cos(y / 7 + z / 11)  # no two patients alike
     label = np.zeros(grid.shape_zyx, np.uint8)
     if organ:
         label[((x + 20) / 34) ** 2 + (y / 14) ** 2 + (z / 20) ** 2 <= 1] = 4
+    label[(abs(x + 16 - 4 * (number % 6)) < 3) & (abs(y) < 3) & (abs(z) < 4)] = 0  # a cyst, elsewhere in each patient
     if lesion:
         label[((x + 30) / 10) ** 2 + (y / 9) ** 2 + (z / 12) ** 2 <= 1] = 1
     ct += 60.0 * (label == 4) + 20.0 * (label == 1) + 260 * (((x - 60) / 13) ** 2 + (y / 13) ** 2 <= 1)
