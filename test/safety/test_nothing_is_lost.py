@@ -136,9 +136,18 @@ ROWS: dict[tuple[str, str], Row] = {
         ("scores",),
         ("verdict.json", "report.html", "figures/roc.svg", "figures/", "tables/flips.csv"),
     ),
-    ("evaluation", "plan"): Row(lambda world: ("evaluation", "plan", *PLAN), (), ("plan.json",)),
+    ("evaluation", "plan power"): Row(lambda world: ("evaluation", "plan", "power", *PLAN), (), ("plan.json",)),
+    ("evaluation", "plan errors"): Row(lambda world: ("evaluation", "plan", "errors", *PLAN), (), ("plan.json",)),
+    ("evaluation", "plan readers"): Row(
+        lambda world: ("evaluation", "plan", "readers", "--cases", 100), (), ("plan-readers.json",)
+    ),
+    ("evaluation", "plan stop"): Row(
+        lambda world: ("evaluation", "plan", "stop", "--scores", world / "scores", "--analysis", world / "looks.toml"),
+        ("scores",),
+        ("sequential.json",),
+    ),
 }
-WITHOUT_OUTPUT = {("training", "verify")}
+WITHOUT_OUTPUT = {("training", "verify"), ("evaluation", "plan looks")}
 SERVED = {("algorithm", "serve"), ("evaluation", "serve")}
 """Write as the command without a name does, which test_serve shows."""
 IN_PLACE = {("evaluation", "index")}
@@ -155,8 +164,16 @@ def commands() -> Iterator[tuple[tuple[str, str], argparse.ArgumentParser]]:
     ):
         if parser.get_default("command") is not None:
             yield (package, ""), parser
-        (choices,) = [each.choices for each in parser._actions if isinstance(each, argparse._SubParsersAction)]
-        yield from (((package, name), each) for name, each in choices.items())
+        yield from (((package, name), each) for name, each in _commands(parser))
+
+
+def _commands(parser: argparse.ArgumentParser) -> Iterator[tuple[str, argparse.ArgumentParser]]:
+    (choices,) = [each.choices for each in parser._actions if isinstance(each, argparse._SubParsersAction)]
+    for name, each in choices.items():
+        if any(isinstance(action, argparse._SubParsersAction) for action in each._actions):
+            yield from ((f"{name} {command}", below) for command, below in _commands(each))
+        else:
+            yield name, each
 
 
 def test_every_command_has_a_row() -> None:
@@ -270,7 +287,7 @@ def test_frozen_baselines_keep_other_files_of_their_folder(world: Path, tmp_path
 
 
 AGAIN = [("phantom", ""), ("algorithm", "candidates"), ("algorithm", "baseline"), ("evaluation", "score")]
-AGAIN += [("evaluation", "compare"), ("evaluation", "plan"), ("phantom", "sheet"), ("training", "bundle")]
+AGAIN += [("evaluation", "compare"), ("evaluation", "plan power"), ("phantom", "sheet"), ("training", "bundle")]
 
 
 @pytest.mark.parametrize("command", AGAIN, ids=" ".join)

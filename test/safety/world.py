@@ -88,6 +88,8 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
     made.append(
         run("evaluation", "score", "--predictions", world / "maps", "--truth", truth, "--output", world / "scores")
     )
+    looks = 'schema_version = 1\nname = "looks"\ncomparisons = [["ce", "focal"]]\nlooks = [2]\n'
+    (world / "looks.toml").write_text(looks)
     (world / "campaign.toml").write_text(
         f'schema_version = 1\nprepared = "prepared"\noutput = "campaign"\nprofile = "{world}/tiny.toml"\n'
         'configurations = ["ce"]\nfolds = [0]\nrestarts = [1]\n'

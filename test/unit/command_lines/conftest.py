@@ -88,6 +88,24 @@ def _others(root: Path) -> None:
     (root / "marksheet.csv").write_text("\n".join(rows) + "\n")
     rows = ["case_id,patient_id", *(f"{case_id},{case_id.partition('_')[0]}" for case_id in case_ids)]
     (root / "patients.csv").write_text("\n".join(rows) + "\n")
+    values = [("ce", 1, 0.8), ("ce", 2, 0.82), ("fl", 1, 0.7), ("fl", 2, 0.72)]
+    rows = [
+        "configuration,fold,restart,auroc,ap",
+        *(f"{name},0,{restart},{auroc},0.5" for name, restart, auroc in values),
+    ]
+    (root / "runs.csv").write_text("\n".join(rows) + "\n")
+    readers = [
+        f"R{reader},{case_id},{(number + reader) % 5 + 1}"
+        for reader in (1, 2)
+        for number, case_id in enumerate(case_ids)
+    ]
+    (root / "readers.csv").write_text("\n".join(["reader,case_id,score", *readers]) + "\n")
+    sizes = next((root / "scores").rglob("sizes.csv")).read_text().splitlines()[1:]
+    rows = ["case_id,lesion,grade", *(",".join([*row.split(",")[:2], "2"]) for row in sizes)]
+    (root / "lesions.csv").write_text("\n".join(rows) + "\n")
+    plan = ["plan", "power", "--studies", 20, "--runs", 2, "--cases", 40, "--output", root / "planned"]
+    _succeed(evaluation, *plan)
+    shutil.copy(root / "planned" / "plan.json", root / "plan.json")
 
 
 def _lay_out_study(root: Path) -> None:

@@ -76,8 +76,15 @@ GOOD = {
     "evaluation compare": "--scores {scores} {scores-of-fl} --output {new} --analysis {analysis.toml} "
     "--marksheet {marksheet.csv} --archive {archive} --predictions {predictions} --patients {patients.csv} "
     "--few-patients",
-    "evaluation plan": "--sequential --scores {scores} {scores-of-fl} --analysis {analysis.toml} --output {new}",
-    "evaluation plan #pilot": "--pilot {scores} {scores-of-fl} --studies 20 --runs 2 --cases 40 --output {new}",
+    "evaluation compare #more": "--scores {scores} {scores-of-fl} --output {new} --analysis {analysis.toml} "
+    "--marksheet {marksheet.csv} --validation {scores} {scores-of-fl} --readers {readers.csv} --lesions {lesions.csv} "
+    "--plan {plan.json} --few-patients",
+    "evaluation compare #runs": "--runs {runs.csv} --output {new}",
+    "evaluation plan power": "--pilot {scores} {scores-of-fl} --studies 20 --runs 2 --cases 40 --output {new}",
+    "evaluation plan errors": "--pilot {scores} {scores-of-fl} --studies 20 --runs 2 --cases 40 --output {new}",
+    "evaluation plan readers": "--pilot {scores} --pilot-readers {readers.csv} --cases 40 --output {new}",
+    "evaluation plan looks": "--looks 2 4 --studies 20",
+    "evaluation plan stop": "--scores {scores} {scores-of-fl} --analysis {analysis.toml} --output {new}",
     "phantom": "--card {card.toml} --cases 1 --positive-fraction 1 --seed 1 --output {new}",
     "phantom sheet": "--card {card.toml} --archive {archive} --output {new}.png",
     "conformance": "oncoduet-none --kind algorithm --card {card.toml} --model {model} --truth {truth} "
@@ -100,11 +107,17 @@ def parsers() -> dict[str, argparse.ArgumentParser]:
     }
     found = {}
     for name, parser in tops.items():
-        if name != "training":  # which needs a command
-            found[name] = parser
-        for action in parser._actions:
-            if isinstance(action, argparse._SubParsersAction):
-                found |= {f"{name} {command}": each for command, each in action.choices.items()}
+        found |= _parsers(name, parser)
+    del found["training"], found["evaluation plan"]  # which need a command
+    return found
+
+
+def _parsers(name: str, parser: argparse.ArgumentParser) -> dict[str, argparse.ArgumentParser]:
+    found = {name: parser}
+    for action in parser._actions:
+        if isinstance(action, argparse._SubParsersAction):
+            for command, each in action.choices.items():
+                found |= _parsers(f"{name} {command}", each)
     return found
 
 
@@ -257,7 +270,7 @@ def test_a_file_that_was_spoiled_is_named_in_one_line(name, world, tmp_path) -> 
     chance = random.Random(f"{SEED} {name}")
     places = [place for place in _places(name) if place != "new"]
     found = []
-    for count in range(FUZZ):
+    for count in range(FUZZ if places else 0):
         place = chance.choice(places)
         copy = tmp_path / f"copy-{count}"
         target = copy / place

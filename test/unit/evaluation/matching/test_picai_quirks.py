@@ -119,7 +119,7 @@ def test_quirk_12_the_card_names_lesions_where_picai_eval_takes_any_value(worksh
     assert rows == [(1, 0.0, 0.0), (0, 0.75, 0.0)]
     truth = workshop.truth({"a": label, "b": workshop.image()})
     folder = workshop.plain({"a": found, "b": workshop.image()})
-    [with_card] = score(predictions=folder, truth=truth, output=workshop.root / "out", card=card)
+    [with_card] = score(predictions=folder, truth=truth, output=workshop.root / "by-card", card=card)
     assert [(each.kind, each.overlap) for each in with_card.cases[0].findings] == [("tp", 1.0)]
     [without] = score(predictions=folder, truth=truth, output=workshop.root / "out")
     assert [each.kind for each in without.cases[0].findings] == ["fn", "fp"]  # no card: as picai-eval
