@@ -161,7 +161,7 @@ def _check(options: argparse.Namespace) -> None:
         for value in given if isinstance(given, list) else [given]:
             if value is not None and not low <= value <= high:
                 option = f"--{name.replace('_', '-')}"
-                raise OncoduetError(option, expected=f"{low:g} to {high:g}", found=f"{value:g}")
+                raise OncoduetError(option, expected=f"{low:g} to {high:g}", found=value)
     looks = getattr(options, "looks", [])
     if list(looks) != sorted(set(looks)):
         raise OncoduetError("--looks", expected="rising numbers of runs", found=" ".join(map(str, looks)))
