@@ -88,6 +88,7 @@ def make_study(
     keys: Keys = ("socket", "interface"),
     optional: bool = False,
     turned: bool = False,
+    listing: bool = True,
 ) -> Study:
     """Draw a study and lay it out.
 
@@ -103,6 +104,8 @@ def make_study(
         Also give the card's optional inputs: images, and JSON whose values are null.
     turned
         List and write the inputs in the opposite order.
+    listing
+        Write ``inputs.json``; without it the sockets' own paths count.
     """
     reference = _reference(card, shape)
     images: list[tuple[Socket, bytes]] = []
@@ -124,7 +127,8 @@ def make_study(
         describe_input(socket, name=name, keys=keys, image=socket.relative_path.startswith("images/"))
         for socket, _ in [*images, *values]
     ]
-    laid_out["inputs.json"] = json.dumps(entries[::-1] if turned else entries).encode()
+    if listing:
+        laid_out["inputs.json"] = json.dumps(entries[::-1] if turned else entries).encode()
     if turned:
         laid_out = dict(reversed(laid_out.items()))
     names = tuple(_uuid(name, socket) for socket, _ in images)
