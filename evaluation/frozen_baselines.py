@@ -61,7 +61,7 @@ def freeze_baselines(truth: TruthFolder, scores: Sequence[Path]) -> list[Path]:
         if again is None or _network(again) != _network(before):
             raise OncoduetError(
                 before,
-                expected="every baseline that is there given again, perhaps scored anew",
+                expected="every baseline that is there given again, possibly scored again",
                 found="another of its name" if again else "none of its name; move it away to leave it out",
             )
     files = [f"{name}/{file}" for name in by_name for file in _FILES]

@@ -1,11 +1,20 @@
 """Holm's adjustment of a family of p-values (Scandinavian Journal of Statistics 1979)."""
 
 from collections.abc import Sequence
+from typing import overload
 
 import numpy as np
 
 
-def holm(p_values: Sequence[float | None], *, most_true: int | None = None) -> list[float | None]:
+@overload
+def holm(p_values: Sequence[float], *, most_true: int | None = None) -> list[float]: ...
+
+
+@overload
+def holm(p_values: Sequence[float | None], *, most_true: int | None = None) -> list[float | None]: ...
+
+
+def holm(p_values: Sequence[float | None], *, most_true: int | None = None) -> Sequence[float | None]:
     """Adjust p-values; those that do not exist stay None and do not count.
 
     Parameters

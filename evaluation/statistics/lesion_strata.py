@@ -22,14 +22,14 @@ from contract.errors import OncoduetError
 from contract.tables import read_table
 from evaluation.metrics.outcomes import BoolArray, FloatArray, TestSet
 from evaluation.metrics.scored_runs import Lesion, ScoredRun
-from evaluation.statistics.adjustment import holm
 from evaluation.statistics.analysis_file import SIZES, Analysis, LesionPlan
-from evaluation.statistics.comparison import Arm, drawn, interval_of, tested_difference
+from evaluation.statistics.comparison import Arm, drawn, tested_difference
 from evaluation.statistics.estimates import Estimator, Ratio, ratio
+from evaluation.statistics.group_differences import Contrast, Difference, interactions, opposites, pairs_by_group
 from evaluation.statistics.influence import MetricByPatient
 from evaluation.statistics.pairing import pairing
-from evaluation.statistics.runs_and_cases import FEW_CASES, DifferenceTest, approximation_by_runs, nested
-from evaluation.statistics.verdict import Interaction, LesionStrata, LesionStratum, StratumSensitivity, SubgroupPair
+from evaluation.statistics.runs_and_cases import FEW_CASES, approximation_by_runs, nested
+from evaluation.statistics.verdict import LesionStrata, LesionStratum, StratumSensitivity
 
 FEWEST_PATIENTS = 10
 """With a lesion of a stratum, for it to have intervals and tests."""
@@ -116,8 +116,8 @@ def compare_strata(
     patient = dict(zip(truth.case_ids, truth.patients.tolist(), strict=True))
     patients = np.array([patient[lesion.case_id] for lesion in lesions])
     found: list[LesionStratum] = []
-    tests: list[list[tuple[str, str, DifferenceTest]]] = []
-    between: list[tuple[str, str, str, str, str, int, DifferenceTest]] = []
+    differences: list[list[Difference]] = []
+    between: list[Contrast] = []
     for column, values in strata.items():
         within = {value: _with_lesion(truth, patients[member]) for value, member in values.items()}
         large = [value for value, ill in within.items() if ill.sum() >= FEWEST_PATIENTS]
@@ -137,15 +137,12 @@ def compare_strata(
                     pairs=(),
                 )
             )
-            tests.append(
+            differences.append(
                 _tested(declared, arms, {name: _metric(each[key]) for name, each in ratios.items()}, ill)
                 if value in large
                 else []
             )
-        for number, value in enumerate(large[: 1 if len(large) == 2 else None]):
-            others = large[:number] + large[number + 1 :]
-            if not others:
-                continue
+        for value, against, others in opposites(large):
             rest = np.logical_or.reduce([values[other] for other in others])
             contrasts = {
                 name: _contrast(
@@ -154,53 +151,17 @@ def compare_strata(
                 )
                 for name, arm in arms.items()
             }
-            against = others[0] if len(others) == 1 else "others"
             between += [
-                (column, value, against, a, b, int(within[value].sum()), test)
-                for a, b, test in _tested(declared, arms, contrasts, within[value])
+                Contrast(column, value, against, each) for each in _tested(declared, arms, contrasts, within[value])
             ]
-    adjusted = iter(holm([test.p for each in tests for *_, test in each]))
+    pairs = pairs_by_group(differences, 1 - plan.alpha)
     return LesionStrata(
         threshold=settings.threshold,
         false_positives_per_case=settings.rate,
         thresholds_from="declared" if settings.threshold is not None else "validation" if validation else "test set",
         thresholds=thresholds,
-        strata=tuple(
-            stratum.model_copy(
-                update={
-                    "pairs": tuple(
-                        SubgroupPair(
-                            a=a,
-                            b=b,
-                            difference=test.estimate,
-                            interval=interval_of(test, 1 - plan.alpha),
-                            p=test.p,
-                            p_holm=_defined(next(adjusted)),
-                            approximate=_approximate(arms[a], arms[b], stratum.patients),
-                        )
-                        for a, b, test in each
-                    )
-                }
-            )
-            for stratum, each in zip(found, tests, strict=True)
-        ),
-        interactions=tuple(
-            Interaction(
-                column=column,
-                value=value,
-                against=against,
-                a=a,
-                b=b,
-                difference=test.estimate,
-                interval=interval_of(test, 1 - plan.alpha),
-                p=test.p,
-                p_holm=_defined(p_holm),
-                approximate=_approximate(arms[a], arms[b], patients_with),
-            )
-            for (column, value, against, a, b, patients_with, test), p_holm in zip(
-                between, holm([test.p for *_, test in between]), strict=True
-            )
-        ),
+        strata=tuple(stratum.model_copy(update={"pairs": each}) for stratum, each in zip(found, pairs, strict=True)),
+        interactions=interactions(between, 1 - plan.alpha),
     )
 
 
@@ -258,13 +219,15 @@ def _tested(
     arms: Mapping[str, Arm],
     metrics: Mapping[str, MetricByPatient],
     ill: BoolArray,
-) -> list[tuple[str, str, DifferenceTest]]:
+) -> list[Difference]:
+    patients = int(ill.sum())
     found = []
     for a, b in declared:
         test = tested_difference(arms[a], arms[b], metrics[a], metrics[b], ill)
         of_cases = nested(metrics[a], metrics[b], ill, fixed=(True, True))
         if test is not None and of_cases is not None:
-            found.append((a, b, max(test, of_cases, key=lambda each: each.standard_error)))
+            wider = max(test, of_cases, key=lambda each: each.standard_error)
+            found.append(Difference(a, b, wider, _approximate(arms[a], arms[b], patients)))
     return found
 
 
@@ -273,11 +236,6 @@ def _approximate(a: Arm, b: Arm, patients: int) -> str | None:
     if patients < FEW_CASES:
         return f"fewer than {FEW_CASES} patients have such a lesion"
     return approximation_by_runs(drawn(a, b, pairing(a.runs, b.runs)))
-
-
-def _defined(p_holm: float | None) -> float:
-    assert p_holm is not None
-    return p_holm
 
 
 def _size(lesion: Lesion) -> tuple[object, ...]:

@@ -66,12 +66,6 @@ def pairing(a: Sequence[ScoredRun], b: Sequence[ScoredRun]) -> Pairing:
     return _of_pairs("paired by fold", a, b, pairs)
 
 
-def share_a_fold(a: Sequence[ScoredRun], b: Sequence[ScoredRun]) -> bool:
-    """Whether fold and configuration can be told apart; taken to be so where folds are not known."""
-    of_a, of_b = known_folds(a), known_folds(b)
-    return not of_a or not of_b or bool(set(of_a) & set(of_b))
-
-
 def known_folds(runs: Sequence[ScoredRun]) -> list[int]:
     """Each run's fold, or nothing where one is not known."""
     folds = [run.source.fold for run in runs if run.source.fold is not None]

@@ -23,12 +23,12 @@ from contract.marksheet import read_marksheet
 from contract.patients import FEWEST_PATIENTS
 from contract.tables import Table, known
 from evaluation.metrics.outcomes import BoolArray, Outcome, TestSet
-from evaluation.statistics.adjustment import holm
 from evaluation.statistics.analysis_file import Analysis
-from evaluation.statistics.comparison import Arm, approximate, interval_of, interval_of_mean, tested_difference
+from evaluation.statistics.comparison import Arm, approximate, interval_of_mean, tested_difference
+from evaluation.statistics.group_differences import Contrast, Difference, interactions, opposites, pairs_by_group
 from evaluation.statistics.influence import MetricByPatient, by_patient
 from evaluation.statistics.runs_and_cases import DifferenceTest
-from evaluation.statistics.verdict import Interaction, Subgroup, SubgroupPair, SubgroupValue
+from evaluation.statistics.verdict import Interaction, Subgroup, SubgroupValue
 
 FEWEST = 3
 """Positive, and negative, cases that a group needs to be shown."""
@@ -84,7 +84,8 @@ def compare_subgroups(
     -------
     The groups; and a note on each declared group that is too small to be shown or tested, and on cases without a value.
     """
-    found: list[tuple[Subgroup, list[tuple[str, str, DifferenceTest]]]] = []
+    found: list[Subgroup] = []
+    differences: list[list[Difference]] = []
     left_out = []
     truth = next(iter(arms.values())).runs[0].truth
     for column, values in groups.items():
@@ -121,30 +122,16 @@ def compare_subgroups(
                 ),
                 pairs=(),
             )
-            tests = [(a, b, _tested(restricted[a], restricted[b], part)) for a, b in (declared if is_tested else [])]
-            found.append((group, [(a, b, test) for a, b, test in tests if test is not None]))
-    adjusted = iter(holm([test.p for _, tests in found for *_, test in tests]))
-    judged = tuple(
-        group.model_copy(
-            update={
-                "pairs": tuple(
-                    SubgroupPair(
-                        a=a,
-                        b=b,
-                        difference=test.estimate,
-                        interval=interval_of(test, 1 - plan.alpha),
-                        p=test.p,
-                        p_holm=_defined(next(adjusted)),
-                        approximate=approximate(
-                            arms[a], arms[b], _positive_patients(truth, groups[group.column][group.value])
-                        ),
-                    )
-                    for a, b, test in tests
-                )
-            }
-        )
-        for group, tests in found
-    )
+            differences.append(
+                [
+                    Difference(a, b, test, approximate(arms[a], arms[b], _positive_patients(truth, member)))
+                    for a, b in (declared if is_tested else [])
+                    if (test := _tested(restricted[a], restricted[b], part)) is not None
+                ]
+            )
+            found.append(group)
+    pairs = pairs_by_group(differences, 1 - plan.alpha)
+    judged = tuple(group.model_copy(update={"pairs": each}) for group, each in zip(found, pairs, strict=True))
     return judged, tuple(left_out)
 
 
@@ -167,47 +154,25 @@ def compare_between_groups(
         The groups that are large enough to be shown; those without comparisons are left out.
     """
     truth = next(iter(arms.values())).runs[0].truth
-    tested: list[tuple[str, str, str, str, str, tuple[BoolArray, BoolArray], DifferenceTest]] = []
+    tested: list[Contrast] = []
     for column, values in groups.items():
         large = {group.value for group in judged if group.column == column and group.pairs}
         names = [value for value in values if value in large]
-        for number, name in enumerate(names[: 1 if len(names) == 2 else None]):
-            others = names[:number] + names[number + 1 :]
-            if not others:
-                continue
+        for name, against, others in opposites(names):
             rest = np.logical_or.reduce([values[other] for other in others])
             contrasts = _contrasts(truth, arms, values[name], rest)
+            parts = [_positive_patients(truth, each) for each in (values[name], rest)]
             tested += [
-                (column, name, others[0] if len(others) == 1 else "others", a, b, (values[name], rest), test)
+                Contrast(column, name, against, Difference(a, b, test, approximate(arms[a], arms[b], *parts)))
                 for a, b in declared
                 if (test := _tested(contrasts[a], contrasts[b], truth)) is not None
             ]
-    adjusted = holm([test.p for *_, test in tested])
-    return tuple(
-        Interaction(
-            column=column,
-            value=value,
-            against=against,
-            a=a,
-            b=b,
-            difference=test.estimate,
-            interval=interval_of(test, 1 - plan.alpha, farthest=2.0),
-            p=test.p,
-            p_holm=_defined(p_holm),
-            approximate=approximate(arms[a], arms[b], *(_positive_patients(truth, each) for each in parts)),
-        )
-        for (column, value, against, a, b, parts, test), p_holm in zip(tested, adjusted, strict=True)
-    )
+    return interactions(tested, 1 - plan.alpha)
 
 
 def _positive_patients(truth: TestSet, member: BoolArray) -> BoolArray:
     """Of the patients of a group, who has a positive case."""
     return np.isin(np.unique(truth.patients[member]), truth.patients[member & truth.positive])
-
-
-def _defined(p_holm: float | None) -> float:
-    assert p_holm is not None
-    return p_holm
 
 
 def _contrasts(truth: TestSet, arms: Mapping[str, Arm], member: BoolArray, rest: BoolArray) -> dict[str, Arm]:
