@@ -129,13 +129,25 @@ def test_what_no_channel_of_an_mr_holds_is_refused_or_warned_of(card_name, chann
         lambda x: x - 1024,
         lambda x: np.clip((x + 160) / 400 * 255, 0, 255),
         lambda x: x / 1000,
+        lambda x: 10 * x,
         lambda x: x + 32768,
         lambda x: x.astype(np.int16).astype(np.uint16).astype(np.float32),
         lambda x: np.clip(x, -100, 240),
         lambda x: -x,
         lambda x: textured(CT, median=300, air=3).array,
     ],
-    ids=["no offset", "offset twice", "windowed", "divided", "shifted", "unsigned", "clipped", "inverted", "an MR"],
+    ids=[
+        "no offset",
+        "offset twice",
+        "windowed",
+        "divided",
+        "times 10",
+        "shifted",
+        "unsigned",
+        "clipped",
+        "inverted",
+        "an MR",
+    ],
 )
 def test_a_ct_in_another_unit_is_refused_by_name(card_name, change, then, caplog):
     found = check(card_name, changed(ct(), "ct", lambda x: then(change(x))), caplog)
