@@ -1,9 +1,12 @@
 """What several tests of the evaluation make: random truths and outcomes, cases of arrays."""
 
+from pathlib import Path
+
 import numpy as np
 
-from evaluation.masks.components import find_components
-from evaluation.matching.cases import Case
+from evaluation.masks.components import Components, connect
+from evaluation.masks.sparse_image import read_label_map
+from evaluation.matching.cases import Case, LesionTruth, MatchingRule, truth_of
 from evaluation.metrics.outcomes import Outcome, TestSet
 
 NO_CANDIDATES = (np.zeros(0, dtype=np.int64), np.zeros(0), np.zeros(0, dtype=np.bool_))
@@ -26,6 +29,16 @@ def random_outcome(truth: TestSet, seed: int, shift: float = 1.0, decimals: int 
     case = np.concatenate([found, rng.integers(0, cases, cases)])
     hit = np.arange(case.size) < found.size
     return Outcome(likelihood, case, np.round(rng.uniform(0.1, 1, case.size) + 0.3 * shift * hit, decimals), hit)
+
+
+def find_components(image: np.ndarray) -> Components:
+    """The components of an array's (z, y, x) voxels that are not zero."""
+    return connect(np.flatnonzero(image), image.shape)
+
+
+def read_lesions(path: Path, rule: MatchingRule) -> LesionTruth:
+    """The lesions of a label map."""
+    return truth_of(path, read_label_map(path), rule)
 
 
 def case_of(detection_map: np.ndarray, label: np.ndarray) -> Case:

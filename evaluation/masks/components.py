@@ -37,12 +37,6 @@ class Components:
         return len(self.sizes)
 
 
-def find_components(image: npt.NDArray[np.bool_] | npt.NDArray[np.float32]) -> Components:
-    """Find the components of an image's non-zero voxels; ``image`` is an array (z, y, x)."""
-    z, y, x = image.shape
-    return connect(np.flatnonzero(image), (z, y, x))
-
-
 def connect(voxels: Int64Array, shape_zyx: tuple[int, int, int]) -> Components:
     """Find the components of a set of voxels; time and memory depend on their number, not on the image's.
 

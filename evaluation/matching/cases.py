@@ -22,7 +22,7 @@ from contract.probability import ROUNDING, as_probabilities
 from contract.volume import Grid, require_same_grid
 from evaluation.masks.components import Components, ScatteredError, connect
 from evaluation.masks.sizes import Size
-from evaluation.masks.sparse_image import Foreground, LabelMap, open_image, read_confidences, read_label_map
+from evaluation.masks.sparse_image import Foreground, LabelMap, open_image, read_confidences
 
 Float64Array = npt.NDArray[np.float64]
 Int64Array = npt.NDArray[np.int64]
@@ -136,17 +136,6 @@ class ScoredCase:
     missing: bool = False
     sizes: tuple[Size, ...] = ()
     """Of its lesions, by their number; nothing where they are not asked for."""
-
-
-def read_lesions(path: Path, rule: MatchingRule) -> LesionTruth:
-    """Read a label map and find its lesions.
-
-    Raises
-    ------
-    OncoduetError
-        The image is unreadable, not 3D, or holds fractional values or values that the card does not know.
-    """
-    return truth_of(path, read_label_map(path), rule)
 
 
 def truth_of(path: Path, label_map: LabelMap, rule: MatchingRule) -> LesionTruth:

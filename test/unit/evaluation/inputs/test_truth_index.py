@@ -6,6 +6,7 @@ import zipfile
 
 import numpy as np
 import pytest
+from evaluation_makers import read_lesions
 from refusals import refused_with
 
 from contract.files import sha256_file
@@ -13,7 +14,7 @@ from evaluation.__main__ import main
 from evaluation.inputs import truth_index
 from evaluation.inputs.truth import find_truth
 from evaluation.inputs.truth_index import INDEX, TruthIndex, encoded, open_index
-from evaluation.matching.cases import MatchingRule, read_lesions
+from evaluation.matching.cases import MatchingRule
 
 RULE = MatchingRule(lesion_values=(2, 3), label_values=(0, 1, 2, 3))
 

@@ -1,8 +1,9 @@
 import numpy as np
 import pytest
+from evaluation_makers import find_components
 from scipy import ndimage
 
-from evaluation.masks.components import find_components, intersections, without_narrow_links
+from evaluation.masks.components import intersections, without_narrow_links
 
 
 def test_voxels_that_meet_in_a_corner_are_one_component():

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from evaluation_makers import find_components
 from grand_challenge_metrics.roc import get_bootstrapped_roc_ci_curves
 from grand_challenge_metrics.stats import (
     calculate_confusion_matrix,
@@ -9,7 +10,6 @@ from grand_challenge_metrics.stats import (
     jaccard_from_confusion_matrix,
 )
 
-from evaluation.masks.components import find_components
 from evaluation.matching.cases import Case, MatchingRule
 from evaluation.matching.strict import overlaps
 from evaluation.metrics.outcomes import Outcome, TestSet

@@ -12,13 +12,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import SimpleITK as sitk
+from evaluation_makers import find_components, read_lesions
 from picai_eval.eval import evaluate_case
 from picai_eval.metrics import Metrics as OracleMetrics
 from report_guided_annotation import extract_lesion_candidates
 
-from evaluation.masks.components import find_components
 from evaluation.matching import picai
-from evaluation.matching.cases import MatchingRule, Prediction, ScoredCase, read_case_as_picai_eval, read_lesions
+from evaluation.matching.cases import MatchingRule, Prediction, ScoredCase, read_case_as_picai_eval
 from evaluation.metrics.curves import FALSE_POSITIVES_PER_CASE, picai_froc
 from evaluation.metrics.summary import picai_metrics
 

@@ -2,12 +2,11 @@
 
 import numpy as np
 import pytest
-from evaluation_makers import scene
+from evaluation_makers import find_components, scene
 
 from contract.errors import OncoduetError
 from contract.volume import read_grid
 from evaluation.__main__ import main
-from evaluation.masks.components import find_components
 from evaluation.matching.cases import Case, MatchingRule
 from evaluation.matching.explain import explain
 from evaluation.score import score

@@ -5,12 +5,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from evaluation_makers import case_of
+from evaluation_makers import case_of, find_components
 from picai_eval import evaluate as oracle
 from picai_eval.metrics import Metrics as OracleMetrics
 
 from contract.volume import read_label, read_volume
-from evaluation.masks.components import find_components
 from evaluation.matching import picai
 from evaluation.matching.cases import Finding, MatchingRule, ScoredCase
 from evaluation.metrics.curves import FALSE_POSITIVES_PER_CASE, picai_froc

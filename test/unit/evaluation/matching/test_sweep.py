@@ -2,10 +2,9 @@
 
 import numpy as np
 import pytest
-from evaluation_makers import scene
+from evaluation_makers import find_components, scene
 from scipy.ndimage import center_of_mass, label
 
-from evaluation.masks.components import find_components
 from evaluation.matching import strict
 from evaluation.matching.cases import MatchingRule
 from evaluation.matching.sweep import HIT_CRITERIA, HitCriterion, holds_centre, match_with
