@@ -120,6 +120,7 @@ def end_process(status: int) -> NoReturn:
 class _Server(ThreadingHTTPServer):
     daemon_threads = True
     block_on_close = False
+    request_queue_size = MOST_CALLERS  # of http.server's 5, a sixth caller would wait for a second
 
     case: Case | None = None
     """None until everything is loaded, and when it ends."""

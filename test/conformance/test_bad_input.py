@@ -11,6 +11,7 @@ import uuid
 
 import pytest
 from places import PROJECT
+from programs import run
 
 from conformance.engine import LABEL
 from conformance.studies import make_study
@@ -51,15 +52,8 @@ def leftovers(engine, name):
 @pytest.fixture
 def refuse(engine, leftovers, name, tmp_path):
     def refuse(*arguments: object) -> str:
-        ended = subprocess.run(
-            command(*arguments, "--engine", engine, "--session", name, "--output", tmp_path / "report"),
-            cwd=PROJECT,
-            env=environment(),
-            capture_output=True,
-            text=True,
-            timeout=300,
-            check=False,
-        )
+        words = (*arguments, "--engine", engine, "--session", name, "--output", tmp_path / "report")
+        ended = run(*command(*words))
         assert ended.returncode == 3, ended
         (line,) = ended.stderr.splitlines()
         assert not (tmp_path / "report").exists()
@@ -119,15 +113,8 @@ def test_a_truth_folder_without_label_maps(refuse, tmp_path):
 
 
 def test_a_check_that_does_not_exist_is_wrong_usage(engine, leftovers, name):
-    ended = subprocess.run(
-        command("oncoduet-evaluation", "--kind", "evaluation", "--engine", engine, "--session", name, "--only", "Z9"),
-        cwd=PROJECT,
-        env=environment(),
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=False,
-    )
+    words = ("oncoduet-evaluation", "--kind", "evaluation", "--engine", engine, "--session", name, "--only", "Z9")
+    ended = run(*command(*words))
     assert ended.returncode == 2
     assert ended.stderr.startswith("error: --only: expected ids of checks (A1, ") and "found Z9" in ended.stderr
     assert leftovers() == []
@@ -170,10 +157,8 @@ def test_a_loaded_image_is_removed_and_its_name_is_restored(engine, tmp_path):
                 (tmp_path / "image.tar").write_bytes(ask("save", name))
         ask("rmi", ids[0])
         options = ["--kind", "algorithm", "--engine", engine, "--only", "A1", "--output", tmp_path / "report"]
-        ended = subprocess.run(
-            command(tmp_path / "image.tar", *options), cwd=PROJECT, env=environment(), capture_output=True, check=False
-        )
-        assert (ended.returncode, ended.stderr) == (0, b""), ended  # it was the other user's that was checked
+        ended = run(*command(tmp_path / "image.tar", *options))
+        assert (ended.returncode, ended.stderr) == (0, ""), ended  # it was the other user's that was checked
         assert ask("image", "inspect", "--format", "{{.Id}}", name).decode().strip() == ids[1]
         assert ids[0] not in ask("images", "--all", "--no-trunc", "--format", "{{.ID}}").decode().split()
     finally:

@@ -5,12 +5,11 @@ namespaces.
 """
 
 import re
-import subprocess
 import sys
 from pathlib import Path
 
 import pytest
-from places import MOUNT, PROJECT
+from programs import run, run_on_small_disk
 from safety.world import CARD
 
 from contract.images.whole_image import require_whole
@@ -32,17 +31,7 @@ COMMANDS = {
 def test_a_full_disk_is_said_in_one_line_and_nothing_is_cut(
     namespace: list[str], world: Path, tmp_path: Path, command: str, size_kb: int
 ) -> None:
-    disk, copy = tmp_path / "disk", tmp_path / "copy"
-    disk.mkdir()
-    words = [sys.executable, "-m", *map(str, COMMANDS[command](world)), "--output", str(disk / "output")]
-    script = f'{MOUNT} || exit 99; disk=$2 copy=$3; shift 3; "$@"; code=$?; cp -a "$disk" "$copy"; exit $code'
-    ended = subprocess.run(
-        [*namespace, "sh", "-c", script, "sh", f"{size_kb}k", str(disk), str(copy), *words],
-        cwd=PROJECT,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    ended, copy = run_on_small_disk(namespace, f"{size_kb}k", tmp_path, "-m", *COMMANDS[command](world))
     assert (ended.returncode, ended.stderr.count("\n")) == (3, 1), ended.stderr
     assert re.search(r"on the disk, found|No space left", ended.stderr)
     assert not list(copy.rglob(".partial-*"))
@@ -58,8 +47,7 @@ def test_a_read_only_disk_is_refused_before_work(namespace: list[str], world: Pa
     train = ("training", "run", "--prepared", str(world / "prepared"), "--configuration", "ce", "--fold", "0")
     train += ("--restart", "1", "--profile", str(world / "tiny.toml"), "--device", "cpu")
     for words in (plan, train, ("training", "campaign", str(world / "campaign.toml"))):
-        call = [sys.executable, "-m", *words, "--output", str(disk / "output")]
-        command = [*namespace, "sh", "-c", script, "sh", str(disk), *call]
-        ended = subprocess.run(command, cwd=PROJECT, capture_output=True, text=True, check=False)
+        call = [sys.executable, "-m", *words, "--output", disk / "output"]
+        ended = run(*namespace, "sh", "-c", script, "sh", disk, *call)
         assert (ended.returncode, ended.stderr.count("\n")) == (3, 1), ended.stderr
         assert "cannot be written to: read-only file system" in ended.stderr

@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 import torch
 from places import PROJECT
+from programs import python, run
 
 from algorithm.__main__ import main
 from algorithm.batch import predict_batch
@@ -398,7 +399,7 @@ def test_two_batches_do_not_fill_one_folder(make_batch):
 
     def second(studies, /, *, done=0):
         del done
-        found = subprocess.run(batch.command(), cwd=PROJECT, capture_output=True, text=True, check=False)
+        found = run(*batch.command())
         assert found.returncode == 3
         assert found.stderr == f"error: {batch.output}: expected no other process at work here, found one\n"
         yield from studies
@@ -573,8 +574,7 @@ resource.setrlimit(resource.RLIMIT_AS, (taken + 900 * 2**20,) * 2)
 from algorithm.__main__ import main
 sys.exit(main())
 """
-    command = [sys.executable, "-B", "-c", limited, *batch.arguments(), *options]
-    found = subprocess.run(command, cwd=PROJECT, capture_output=True, text=True, check=False)
+    found = python("-B", "-c", limited, *batch.arguments(), *options)
     assert found.returncode == 3, found.stderr
     assert "1 of 3 studies failed" in found.stderr
     assert batch.failures()["p1_s0"].startswith(reason)
@@ -625,15 +625,15 @@ def test_the_evaluation_says_in_one_line_which_predictions_are_missing(make_batc
         write_volume(batch.archive / "labels" / f"p{patient}_s0.nii.gz", label)
     poison(batch)
     batch(code=3)
-    score = [sys.executable, "-B", "-m", "evaluation", "score", "--predictions", str(batch.output)]
-    score += ["--truth", str(batch.archive / "labels"), "--output", str(tmp_path / "scores")]
-    strict = subprocess.run(score, cwd=PROJECT, capture_output=True, text=True, check=False)
+    score = ["-B", "-m", "evaluation", "score", "--predictions", batch.output, "--truth", batch.archive / "labels"]
+    score += ["--output", tmp_path / "scores"]
+    strict = python(*score)
     assert strict.returncode == 3
     assert strict.stderr == (
         f"error: {batch.output}: expected predictions of all 2 cases in {batch.archive / 'labels'}, "
         "found none of p1_s0\n"
     )
-    worst = subprocess.run([*score, "--on-missing", "worst"], cwd=PROJECT, capture_output=True, text=True, check=False)
+    worst = python(*score, "--on-missing", "worst")
     assert (worst.returncode, worst.stderr) == (0, "")
     assert json.loads((tmp_path / "scores" / "metrics.json").read_text())["strict"]["missing"] == 1
 

@@ -2,13 +2,12 @@
 
 import json
 import os
-import subprocess
 import sys
 
 import numpy as np
 import pytest
 import SimpleITK as sitk
-from places import PROJECT
+from programs import run as run_program
 
 from algorithm.__main__ import main
 from contract.cards import CARDS, load_card
@@ -613,15 +612,8 @@ def test_a_card_without_baselines_is_refused(run, make_archive, tmp_path):
 
 def test_a_process_without_home_and_caches_writes_nothing_to_stderr(make_bundle, make_input, tmp_path):
     environment = {"PATH": os.environ["PATH"], "HOME": "/nonexistent", "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "-B", "-m", "algorithm", "--input", make_input(), "--output", tmp_path / "o"]
-    result = subprocess.run(
-        [*map(str, command), "--model", str(make_bundle())],
-        cwd=PROJECT,
-        env=environment,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    words = ("--input", make_input(), "--output", tmp_path / "o", "--model", make_bundle())
+    result = run_program(sys.executable, "-B", "-m", "algorithm", *words, env=environment)
     assert (result.returncode, result.stderr) == (0, "")
     assert "likelihood" in result.stdout
     assert (tmp_path / "o" / LIKELIHOOD).is_file()

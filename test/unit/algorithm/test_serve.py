@@ -1,6 +1,5 @@
 """``python -m algorithm serve``: the same bytes as a process per study, and nothing of one study in the next."""
 
-import http.client
 import shutil
 import subprocess
 import sys
@@ -8,6 +7,7 @@ import time
 
 import pytest
 from places import PROJECT
+from programs import ask, python
 
 from contract.cards import load_card
 
@@ -16,15 +16,6 @@ CARD = load_card("cspca-picai")
 
 def outputs(folder):
     return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
-
-
-def ask(port, method, path):
-    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=120)
-    try:
-        connection.request(method, path)
-        return connection.getresponse().status
-    finally:
-        connection.close()
 
 
 @pytest.fixture
@@ -72,8 +63,8 @@ def test_studies_in_turn_get_what_a_process_of_their_own_gives_them(make_bundle,
     alone = []
     for number, study in enumerate(studies):
         output = tmp_path / f"alone{number}"
-        command = ["--input", study, "--output", output, "--model", model, "--threads", 1]
-        subprocess.run([sys.executable, "-m", "algorithm", *map(str, command)], cwd=PROJECT, check=True)
+        words = ("--input", study, "--output", output, "--model", model, "--threads", 1)
+        assert python("-m", "algorithm", *words).returncode == 0
         alone.append(outputs(output))
     assert alone[0] != alone[1]
 
@@ -107,13 +98,6 @@ def test_studies_in_turn_get_what_a_process_of_their_own_gives_them(make_bundle,
 
 def test_a_model_that_is_none_ends_the_server_with_one_line(tmp_path):
     (tmp_path / "model").mkdir()
-    ended = subprocess.run(
-        [sys.executable, "-m", "algorithm", "serve", "--port", "0", "--model", str(tmp_path / "model")],
-        cwd=PROJECT,
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-    )
+    ended = python("-m", "algorithm", "serve", "--port", "0", "--model", tmp_path / "model")
     assert ended.returncode == 3
     assert ended.stderr == f"error: {tmp_path / 'model'}: expected an extracted model bundle, found no bundle.json\n"

@@ -2,8 +2,6 @@
 
 import os
 import shutil
-import subprocess
-import sys
 import unicodedata
 from collections.abc import Callable
 from dataclasses import replace
@@ -12,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import SimpleITK as sitk
-from places import PROJECT
+from programs import python
 from refusals import refused_with
 
 from contract.archive import Study, archive_licence, archive_patients, check_geometry, find_studies, list_studies
@@ -271,8 +269,7 @@ def without_root(program: str, readable: Path) -> str:
         for folder in (readable, *readable.parents[:-2]):
             folder.chmod(folder.stat().st_mode | 0o055)
         program = program.replace("\n", "\nimport os; os.setgroups([]); os.setgid(65534); os.setuid(65534)\n", 1)
-    command = [sys.executable, "-c", program]
-    return subprocess.run(command, cwd=PROJECT, capture_output=True, text=True, check=True).stdout
+    return python("-c", program).stdout
 
 
 def test_lost_and_found_is_ignored(write_archive: WriteArchive, card: Card) -> None:

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 from places import PROJECT
+from programs import python
 from refusals import refused_with
 
 from contract.files import (
@@ -66,8 +67,7 @@ def test_a_killed_process_leaves_no_file_under_the_name(tmp_path: Path) -> None:
         "with atomic_file(Path(sys.argv[1])) as partial:\n"
         "    partial.write_text('half'); os.kill(os.getpid(), signal.SIGKILL)\n"
     )
-    ended = subprocess.run([sys.executable, "-c", code, str(path)], cwd=PROJECT, check=False)
-    assert ended.returncode == -signal.SIGKILL
+    assert python("-c", code, path).returncode == -signal.SIGKILL
     assert not path.exists()
     assert all(name.startswith(".partial-") for name in names(tmp_path))
     write_text(path, "whole")

@@ -4,13 +4,11 @@ import json
 import os
 import shutil
 import signal
-import subprocess
-import sys
 from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
-from places import PROJECT
+from programs import python
 from refusals import refused_with
 
 from contract import outputs
@@ -245,8 +243,7 @@ with Output(Path(sys.argv[1]), "draw", sys.argv[3:], record="record.json").stage
 def test_a_kill_between_any_two_moves_leaves_no_mix_under_a_record(tmp_path: Path, moves: int) -> None:
     old, new = dict.fromkeys(FILES, "old"), dict.fromkeys(FILES, "new")
     fill(output(tmp_path), old)
-    words = [sys.executable, "-c", KILL, str(tmp_path), str(moves), *FILES]
-    assert subprocess.run(words, cwd=PROJECT, check=False).returncode == -signal.SIGKILL
+    assert python("-c", KILL, tmp_path, moves, *FILES).returncode == -signal.SIGKILL
     visible = {name: text for name, text in found(tmp_path).items() if not name.startswith(".partial-")}
     assert visible in (old, new) or "record.json" not in visible
     fill(output(tmp_path), new)  # and the next call knows all of it as ours

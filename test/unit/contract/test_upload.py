@@ -5,13 +5,11 @@ import hashlib
 import io
 import json
 import os
-import subprocess
-import sys
 import tarfile
 from pathlib import Path
 
 import pytest
-from places import PROJECT
+from programs import python
 from refusals import refused_with
 
 from contract.cards import load_card
@@ -189,13 +187,12 @@ def test_a_pipe_is_refused_and_not_waited_for(archive, check):
 )
 def test_the_command_line_refuses_with_3_and_one_line_by_default(archive, kind, option, make):
     make(archive)
-    command = [sys.executable, "-m", "contract.upload", kind, str(archive)]
-    refused = subprocess.run(command, cwd=PROJECT, capture_output=True, text=True, check=False)
+    refused = python("-m", "contract.upload", kind, archive)
     assert (refused.returncode, refused.stdout) == (3, "")
     (line,) = refused.stderr.splitlines()
     assert line.startswith(f"error: {archive}: ")
     if option:
-        accepted = subprocess.run([*command, option], cwd=PROJECT, capture_output=True, text=True, check=False)
+        accepted = python("-m", "contract.upload", kind, archive, option)
         assert (accepted.returncode, accepted.stderr) == (0, "")
 
 

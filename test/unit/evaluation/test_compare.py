@@ -1,13 +1,11 @@
 import csv
 import os
-import subprocess
-import sys
 from dataclasses import replace
 from itertools import combinations
 
 import numpy as np
 import pytest
-from places import PROJECT
+from programs import python
 from refusals import refused_with
 from scipy.stats import rankdata
 from statsmodels.stats.multitest import multipletests
@@ -416,10 +414,7 @@ def test_declared_configuration_that_was_not_scored_is_refused(scores, tmp_path)
 
 
 def run_command(scores, output, **environment):
-    arguments = [sys.executable, "-m", "evaluation", "compare", "--scores", scores.root, "--output", output]
-    return subprocess.run(
-        arguments, cwd=PROJECT, capture_output=True, text=True, check=False, env={**os.environ, **environment}
-    )
+    return python("-m", "evaluation", "compare", "--scores", scores.root, "--output", output, **environment)
 
 
 def test_command_leaves_stderr_empty_with_a_read_only_home(scores, tmp_path):
@@ -442,7 +437,7 @@ def test_command_refuses_wrong_input_with_3_and_one_line(scores, tmp_path):
 
 def test_comparison_never_imports_torch():
     code = "import sys, evaluation.compare; assert not {'torch', 'nnunetv2'} & set(sys.modules)"
-    subprocess.run([sys.executable, "-c", code], cwd=PROJECT, check=True)
+    assert python("-c", code).returncode == 0
 
 
 @pytest.mark.slow

@@ -3,13 +3,11 @@
 import json
 import math
 import shutil
-import subprocess
-import sys
 
 import numpy as np
 import pytest
 from evaluation_makers import random_outcome, random_truth
-from places import PROJECT
+from programs import python
 from refusals import refused_with
 from scipy.stats import t as student
 
@@ -146,7 +144,7 @@ def test_without_a_baseline_scipy_is_not_imported(workshop):
     code = "import sys; from evaluation.__main__ import main; status = main(sys.argv[1:]); "
     code += "assert not {'scipy.stats', 'matplotlib'} & set(sys.modules); sys.exit(status)"
     words = ["--input", submission, "--truth", truth, "--output", workshop.root / "output"]
-    subprocess.run([sys.executable, "-c", code, *words], cwd=PROJECT, check=True, capture_output=True)
+    assert python("-c", code, *words).returncode == 0
     assert json.loads((workshop.root / "output" / "metrics.json").read_text())["baselines"] == {}
 
 
@@ -295,14 +293,7 @@ def test_server_refuses_a_malformed_baseline_at_its_start(platform, workshop):
     _, submission, truth, _ = platform
     not_json(truth / "baselines" / "frozen", truth, workshop)
     words = ["serve", "--port", "0", "--input", submission, "--truth", truth, "--output", workshop.root / "output"]
-    ended = subprocess.run(
-        [sys.executable, "-m", "evaluation", *words],
-        cwd=PROJECT,
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=60,
-    )
+    ended = python("-m", "evaluation", *words)
     assert ended.returncode == 3
     assert "frozen/metrics.json: edited since it was written" in ended.stderr.splitlines()[-1]
 

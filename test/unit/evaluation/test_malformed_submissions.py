@@ -10,8 +10,6 @@ import json
 import os
 import shutil
 import struct
-import subprocess
-import sys
 import tracemalloc
 import zlib
 from collections import Counter
@@ -21,7 +19,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import SimpleITK as sitk
-from places import PROJECT
+from programs import python
 from refusals import refused_with
 
 from contract.errors import OncoduetError
@@ -368,10 +366,8 @@ def test_malformed_submissions_end_with_exit_code_3_and_one_line(submission, cap
 def test_the_process_ends_with_exit_code_3(submission):
     workshop, truth, _ = submission
     folder, _ = spoil(submission, WAYS.index("bomb"))
-    command = [sys.executable, "-m", "evaluation", "score", "--predictions", folder, "--truth", truth]
-    ended = subprocess.run(
-        [*command, "--output", workshop.root / "out"], cwd=PROJECT, capture_output=True, text=True, check=False
-    )
+    words = ("--predictions", folder, "--truth", truth, "--output", workshop.root / "out")
+    ended = python("-m", "evaluation", "score", *words)
     assert ended.returncode == 3
     assert VICTIM in ended.stderr.splitlines()[-1]
 

@@ -2,14 +2,12 @@
 
 import csv
 import json
-import subprocess
-import sys
 
 import numpy as np
 import pytest
 import SimpleITK as sitk
 from picai_eval import evaluate_folder
-from places import PROJECT
+from programs import python
 from refusals import refused_with
 from report_guided_annotation import extract_lesion_candidates
 
@@ -326,8 +324,7 @@ def test_scoring_imports_neither_torch_nor_picai_eval():
         f"import sys\nfor name in {modules}: __import__('evaluation.' + name)\n"
         "print([name for name in ('torch', 'picai_eval', 'nnunetv2', 'matplotlib') if name in sys.modules])"
     )
-    found = subprocess.run([sys.executable, "-c", code], cwd=PROJECT, capture_output=True, text=True, check=True)
-    assert found.stdout.strip() == "[]"
+    assert python("-c", code).stdout == "[]\n"
 
 
 def test_training_studies_are_refused_unless_allowed(workshop, maps, likelihoods, truth, tmp_path, capsys):

@@ -1,6 +1,5 @@
 """``python -m evaluation serve``: submissions in turn, each with the metrics of a process of its own."""
 
-import http.client
 import shutil
 import subprocess
 import sys
@@ -8,17 +7,9 @@ from pathlib import Path
 
 import pytest
 from places import PROJECT
+from programs import ask, python
 
 from evaluation.__main__ import main
-
-
-def ask(port: int, method: str, path: str) -> int:
-    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
-    try:
-        connection.request(method, path)
-        return connection.getresponse().status
-    finally:
-        connection.close()
 
 
 @pytest.fixture
@@ -75,13 +66,6 @@ def test_submissions_in_turn_get_the_metrics_of_a_process_of_their_own(workshop,
 
 
 def test_a_truth_that_is_none_ends_the_server_with_one_line(tmp_path):
-    ended = subprocess.run(
-        [sys.executable, "-m", "evaluation", "serve", "--port", "0", "--truth", str(tmp_path / "none")],
-        cwd=PROJECT,
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
+    ended = python("-m", "evaluation", "serve", "--port", "0", "--truth", tmp_path / "none")
     assert ended.returncode == 3
     assert ended.stderr == f"error: {tmp_path / 'none'}: folder of label maps not found\n"

@@ -1,8 +1,4 @@
-import os
-import subprocess
-import sys
-
-from places import PROJECT
+from programs import python
 
 _FAULTS = """
 import resource, torch
@@ -20,10 +16,7 @@ with freed_memory_kept():
 
 
 def test_large_arrays_reuse_what_was_freed():
-    environment = os.environ | {"PYTHONPATH": str(PROJECT), "OMP_NUM_THREADS": "1"}
-    result = subprocess.run(
-        [sys.executable, "-c", _FAULTS], env=environment, capture_output=True, text=True, check=True
-    )
+    result = python("-c", _FAULTS, OMP_NUM_THREADS="1")
     without, within = map(int, result.stdout.split())
     assert without > 1000
     assert within < without / 10
@@ -43,10 +36,7 @@ print(within - before, held_bytes() - before)
 
 def test_what_is_kept_is_given_back_at_the_end():
     """In a process of its own: one that has kept memory from before does not grow."""
-    environment = os.environ | {"PYTHONPATH": str(PROJECT), "OMP_NUM_THREADS": "1"}
-    result = subprocess.run(
-        [sys.executable, "-c", _GIVEN_BACK], env=environment, capture_output=True, text=True, check=True
-    )
+    result = python("-c", _GIVEN_BACK, OMP_NUM_THREADS="1")
     within, after = map(int, result.stdout.split())
     assert within > 150_000_000
     assert after < 50_000_000

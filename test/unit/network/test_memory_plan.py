@@ -1,15 +1,13 @@
 import logging
 import math
-import os
 import re
 import resource
-import subprocess
-import sys
 from dataclasses import replace
 
 import pytest
 import torch
-from places import PROJECT, TINY_PLANS
+from places import TINY_PLANS
+from programs import python
 
 from contract.errors import OncoduetError
 from network.memory_plan import (
@@ -212,9 +210,7 @@ def test_a_limit_of_the_process_is_known(which, name):
         "budget = memory_budget()\n"
         "print(budget.source, round((budget.total - held_bytes()) / 10**6))\n"
     )
-    environment = os.environ | {"PYTHONPATH": str(PROJECT)}
-    result = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
-    source, free = result.stdout.split()
+    source, free = python("-c", code).stdout.split()
     assert source == name
     assert 250 < int(free) <= 310
 
@@ -244,10 +240,7 @@ print(peak, window_bytes(work, MemoryPlan(batch, members, False)))
 @pytest.mark.slow
 @pytest.mark.parametrize(("features", "batch", "members"), [(32, 2, 1), (32, 4, 1), (16, 2, 8)])
 def test_the_estimate_of_the_windows_is_what_a_process_takes(features, batch, members):
-    environment = os.environ | {"PYTHONPATH": str(PROJECT), "OMP_NUM_THREADS": "1"}
-    plans = TINY_PLANS
-    command = [sys.executable, "-c", _MEASURE, str(plans), *map(str, (features, batch, members))]
-    result = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+    result = python("-c", _MEASURE, TINY_PLANS, features, batch, members, OMP_NUM_THREADS="1")
     peak, estimate = map(int, result.stdout.split())
     assert 0.5 * estimate < peak < 1.1 * estimate, (peak, estimate)
 

@@ -1,11 +1,9 @@
 """The command line: exit codes, nothing written where the order is wrong, and nothing on stderr where it is right."""
 
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
-from places import PROJECT
+from programs import python
 
 from phantom.__main__ import main
 
@@ -17,8 +15,7 @@ def words(output: Path, **changes: str) -> list[str]:
 
 
 def test_the_command_writes_an_archive_and_nothing_to_stderr(tmp_path):
-    command = [sys.executable, "-m", "phantom", *words(tmp_path / "archive")]
-    result = subprocess.run(command, cwd=PROJECT, capture_output=True, text=True, check=False)
+    result = python("-m", "phantom", *words(tmp_path / "archive"))
     assert (result.returncode, result.stderr) == (0, "")
     assert f"{tmp_path / 'archive'}: 2 studies" in result.stdout
     assert (tmp_path / "archive" / "10001" / "10001_1000001_t2w.mha").is_file()

@@ -2,12 +2,11 @@
 
 import re
 import shlex
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 from places import PROJECT
+from programs import python, run
 
 from contract.schema import parse_toml
 from training.campaign import CampaignFile
@@ -74,9 +73,7 @@ def test_the_documents_show_the_whole_chain() -> None:
 
 @pytest.mark.parametrize("command", sorted(called()), ids=" ".join)
 def test_a_documented_command_has_its_documented_options(project: Path, command: tuple[str, ...]) -> None:
-    result = subprocess.run(
-        [sys.executable, "-m", *command, "--help"], cwd=PROJECT, capture_output=True, text=True, check=False
-    )
+    result = python("-m", *command, "--help")
     assert (result.returncode, result.stderr) == (0, "")
     offered = set(re.findall(r"--[a-z][a-z-]*", result.stdout))
     assert called()[command] <= offered
@@ -90,7 +87,7 @@ def test_scripts_have_their_documented_options(project: Path) -> None:
                 asked.setdefault(words[0], set()).update(word for word in words if word.startswith("--"))
     assert {"./demo.sh", "./test.sh", "./build.sh", "./export.sh"} <= set(asked)
     for script, options in asked.items():
-        shown = subprocess.run([script, "--help"], cwd=PROJECT, capture_output=True, text=True, check=True).stdout
+        shown = run(script, "--help").stdout
         assert options <= set(re.findall(r"--[a-z][a-z-]*", shown)), script
 
 

@@ -5,6 +5,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from programs import python
 
 PACKAGES = ("contract", "network", "algorithm", "evaluation", "training", "phantom", "conformance")
 
@@ -77,7 +78,7 @@ def test_evaluation_and_phantom_run_without_torch_and_test_oracles(project: Path
         "unwanted = {'torch', 'nnunetv2', 'picai_eval', 'sklearn', 'mlxtend', 'torchvision', 'timm'}\n"
         "print(sorted(unwanted & set(sys.modules)))\n"
     )
-    result = subprocess.run([sys.executable, "-c", code], cwd=project, capture_output=True, text=True, check=False)
+    result = python("-c", code)
     assert (result.stdout, result.stderr) == ("[]\n", "")
 
 
@@ -92,5 +93,5 @@ def test_algorithm_and_training_import_neither_timm_nor_torchvision(project: Pat
         "        if not module.name.endswith('__main__'):\n"
         "            importlib.import_module(module.name)\n"
     )
-    result = subprocess.run([sys.executable, "-c", code], cwd=project, capture_output=True, text=True, check=False)
+    result = python("-c", code)
     assert result.returncode == 0, result.stderr

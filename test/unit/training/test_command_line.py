@@ -1,11 +1,8 @@
 import io
-import os
 import re
-import subprocess
-import sys
 
 import pytest
-from places import PROJECT
+from programs import python
 from rich.console import Console
 
 from training.__main__ import main
@@ -82,10 +79,7 @@ def test_every_command_explains_itself(command, capsys):
 
 def test_a_process_of_its_own_keeps_stderr_empty_too(arguments):
     """Warnings that libraries utter while they are imported count as well."""
-    command = [sys.executable, "-m", "training", *arguments()]
-    ended = subprocess.run(
-        command, cwd=PROJECT, env=os.environ | {"OMP_NUM_THREADS": "1"}, capture_output=True, text=True, check=False
-    )
+    ended = python("-m", "training", *arguments(), OMP_NUM_THREADS="1")
     assert (ended.returncode, ended.stderr) == (0, "")
 
 

@@ -1,7 +1,5 @@
 """A fourth engine is a module and a line of the table: this one is trained, verified, bundled and predicted with."""
 
-import subprocess
-import sys
 import tarfile
 from pathlib import Path
 from typing import Literal
@@ -9,6 +7,7 @@ from typing import Literal
 import numpy as np
 import pytest
 import torch
+from programs import python
 from pydantic import PositiveFloat
 from refusals import refused_with
 
@@ -202,7 +201,7 @@ def test_planning_and_status_ask_every_engine_without_importing_torch():
         "assert {load_configuration(path).engine for path in CONFIGURATIONS.glob('*.toml')} == set(ENGINES)\n"
         "print(sorted({'torch', 'nnunetv2', 'scipy'} & set(sys.modules)))\n"
     )
-    ended = subprocess.run([sys.executable, "-c", code], cwd=PROJECT, capture_output=True, text=True, check=False)
+    ended = python("-c", code)
     assert (ended.stdout, ended.stderr) == ("[]\n", "")
 
 

@@ -1,6 +1,5 @@
 import os
 import shutil
-import subprocess
 import sys
 from multiprocessing.pool import ThreadPool
 from pathlib import Path
@@ -11,7 +10,7 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 from nnunetv2.experiment_planning.dataset_fingerprint import fingerprint_extractor
-from places import PROJECT
+from programs import run
 from refusals import refused_with
 from studies import read_study, read_study_label
 
@@ -359,7 +358,7 @@ def test_files_of_several_blocks_do_not_depend_on_the_threads(tmp_path):
         path = tmp_path / f"{number}" / "case"
         path.parent.mkdir()
         environment = {name: value for name, value in os.environ.items() if "THREADS" not in name} | threads
-        subprocess.run([sys.executable, "-c", LARGE, str(path)], env=environment, cwd=PROJECT, check=True)
+        assert run(sys.executable, "-c", LARGE, path, env=environment).returncode == 0
         files = [path.with_name("case.b2nd"), path.with_name("case_seg.b2nd")]
         found.add(tuple(sha256_file(file) for file in files))
     assert len(found) == 1

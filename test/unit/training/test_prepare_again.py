@@ -3,12 +3,10 @@
 import json
 import shutil
 import signal
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
-from places import PROJECT
+from programs import python
 from refusals import refused_with
 
 from contract.errors import OncoduetError
@@ -113,8 +111,7 @@ sys.exit(main(sys.argv[2:]))
 def test_a_killed_replacement_leaves_no_mixture(prepare, own_prepared, prepared_folder, tmp_path, name):
     archive = str(prepared_folder.parent / "archive")
     words = ["prepare", "--card", "cspca-picai", "--archive", archive, "--output", str(own_prepared), "--folds", "2"]
-    command = [sys.executable, "-c", KILLED, str(own_prepared / name), *words, "--replace"]
-    assert subprocess.run(command, cwd=PROJECT, capture_output=True, check=False).returncode == -signal.SIGKILL
+    assert python("-c", KILLED, own_prepared / name, *words, "--replace").returncode == -signal.SIGKILL
     assert len(list(own_prepared.glob(".partial-*"))) == 1
     with refused_with("prepared.json", "file not found"):
         load_prepared(own_prepared)

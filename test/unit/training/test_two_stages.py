@@ -2,14 +2,12 @@
 
 import json
 import shutil
-import subprocess
-import sys
 import tarfile
 from pathlib import Path
 
 import numpy as np
 import pytest
-from places import PROJECT
+from programs import python
 from refusals import refused_with
 
 from contract.cards import load_card
@@ -227,10 +225,7 @@ def test_a_detector_of_stage_2_is_trained_bundled_and_used(
     assert outcome("bundle", "--runs", runs, "--output", tmp_path / "model.tar.gz") == (0, "")
     with tarfile.open(tmp_path / "model.tar.gz") as archive:
         archive.extractall(tmp_path / "model", filter="data")
-    used = subprocess.run(
-        [sys.executable, "-m", "algorithm", "batch", "--archive", ct_archive, "--model", tmp_path / "model",
-         "--output", tmp_path / "predictions", "--no-mirroring", "--threads", "1"],
-        cwd=PROJECT, capture_output=True, text=True, check=False,
-    )  # fmt: skip
+    words = ("--archive", ct_archive, "--model", tmp_path / "model", "--output", tmp_path / "predictions")
+    used = python("-m", "algorithm", "batch", *words, "--no-mirroring", "--threads", "1")
     assert used.returncode == 0, used.stderr
     assert len(list((tmp_path / "predictions").rglob("*.mha"))) == 6

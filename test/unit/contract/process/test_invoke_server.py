@@ -7,12 +7,12 @@ import signal
 import socket
 import subprocess
 import sys
-import textwrap
 import time
 from pathlib import Path
 
 import pytest
 from places import PROJECT
+from programs import python
 
 from contract.errors import UsageError
 from contract.process.invoke_server import MOST_CALLERS, serve
@@ -50,7 +50,7 @@ class Service:
             self.port = free.getsockname()[1]
         self.wish = wish
         self.process = subprocess.Popen(
-            [sys.executable, "-c", textwrap.dedent(PROGRAM), str(self.port), str(wish), *arguments],
+            [sys.executable, "-c", PROGRAM, str(self.port), str(wish), *arguments],
             cwd=PROJECT,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
@@ -212,14 +212,7 @@ def test_what_cannot_be_loaded_ends_the_server_with_one_line(start):
 def test_a_port_that_is_taken_is_named(start):
     first = start()
     first.until(200)
-    second = subprocess.run(
-        [sys.executable, "-c", textwrap.dedent(PROGRAM), str(first.port), "none", "0"],
-        cwd=PROJECT,
-        capture_output=True,
-        text=True,
-        timeout=30,
-        check=False,
-    )
+    second = python("-c", PROGRAM, first.port, "none", "0")
     assert second.returncode == 3
     assert second.stderr == f"error: cannot listen on port {first.port}: address already in use\n"
 

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 from places import PROJECT
+from programs import python
 
 ENDS = [(signal.SIGINT, 130, "Ctrl-C"), (signal.SIGTERM, 143, "SIGTERM"), (signal.SIGHUP, 129, "SIGHUP")]
 
@@ -105,8 +106,7 @@ def test_as_the_first_process_of_a_container_it_ends_on_sigterm(tmp_path, moment
         if subprocess.run([*unshare, "true"], capture_output=True, check=False).returncode != 0:
             handled = "import signal; from contract.process.signals import heed_signals; heed_signals()\n"
             handled += "print(all(callable(signal.getsignal(n)) for n in (signal.SIGTERM, signal.SIGHUP)))"
-            asked = subprocess.run([sys.executable, "-c", handled], cwd=PROJECT, capture_output=True, check=True)
-            assert asked.stdout == b"True\n"
+            assert python("-c", handled).stdout == "True\n"
             return
     process = begin(*unshare, sys.executable, "-c", PROGRAM, tmp_path, moment)
     until(process, moment)

@@ -1,10 +1,8 @@
 """Pairs by our shortcut beside SciPy's assignment, ties and disputes included; and scoring without SciPy."""
 
-import subprocess
-import sys
-
 import numpy as np
 import pytest
+from programs import python
 from scipy.optimize import linear_sum_assignment
 
 from evaluation.matching.assignment import _undisputed, assign
@@ -72,5 +70,4 @@ def test_one_lesion_with_several_candidates_is_not_disputed():
 
 def test_importing_the_command_brings_neither_scipy_nor_scikit_learn():
     script = "import sys, evaluation.__main__; print([n for n in ('scipy', 'sklearn', 'pandas') if n in sys.modules])"
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == "[]"
+    assert python("-c", script).stdout == "[]\n"

@@ -1,14 +1,12 @@
 """What one case may cost: whatever a file of a few megabytes holds, 2 GB and a minute, or it is refused."""
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 from places import PROJECT
+from programs import python
 
 from evaluation.masks import components
 from evaluation.masks.components import ScatteredError, connect
@@ -29,10 +27,7 @@ HOSTILE = {
 @pytest.mark.parametrize(("name", "said"), HOSTILE.items(), ids=HOSTILE.keys())
 def test_a_hostile_map_is_scored_or_refused_in_two_gigabytes_and_a_minute(tmp_path: Path, name: str, said: str) -> None:
     program = Path(__file__).parent / "hostile_map.py"
-    environment = {**os.environ, "PYTHONPATH": str(PROJECT)}
-    done = subprocess.run(
-        [sys.executable, program, tmp_path, name], capture_output=True, text=True, check=False, env=environment
-    )
+    done = python(program, tmp_path, name, PYTHONPATH=f"{PROJECT}")
     assert done.returncode == 0, done.stderr
     answer = json.loads(done.stdout)
     assert said in answer["said"]

@@ -1,10 +1,8 @@
 """The network's shapes, the order of its results, and its U-Net against the plan's own network."""
 
-import subprocess
-import sys
-
 import pytest
 import torch
+from programs import python
 from refusals import refused_with
 
 from network.architecture import build_network
@@ -131,5 +129,5 @@ dataset = {"channel_names": {"0": "a", "1": "b", "2": "c"}, "labels": {"backgrou
 network = build_retina_unet(plans, dataset, AnchorPlan(levels=(1,), sizes_voxels_zyx=((3, 3, 3),)))
 print(tuple(network(torch.zeros(1, 3, 4, 8, 8)).logits.shape))
 """
-    result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
-    assert (result.stdout.strip(), result.stderr) == ("(1, 64)", "")
+    result = python("-c", program)
+    assert (result.stdout, result.stderr) == ("(1, 64)\n", "")

@@ -1,12 +1,11 @@
 import json
 import math
 import re
-import subprocess
-import sys
 
 import blosc2
 import pytest
 from places import PROJECT
+from programs import python
 
 from training.__main__ import main
 from training.campaign import load_campaign
@@ -85,11 +84,8 @@ def test_box_heads_count_in_addition_to_the_u_net(campaign_file, tmp_path):
 @pytest.mark.slow
 def test_a_detectors_memory_is_within_a_factor_of_the_estimate(prepared_folder):
     """Measured in a forked process, as the estimate was calibrated: test/benchmark/campaign_memory.py."""
-    ended = subprocess.run(
-        [sys.executable, PROJECT / "test" / "benchmark" / "campaign_memory.py", prepared_folder,
-         "--configuration", "retina-unet", "--plans", "demo"],
-        cwd=PROJECT, capture_output=True, text=True, check=True,
-    )  # fmt: skip
+    program = PROJECT / "test" / "benchmark" / "campaign_memory.py"
+    ended = python(program, prepared_folder, "--configuration", "retina-unet", "--plans", "demo")
     assert 0.8 < json.loads(ended.stdout.splitlines()[-1])["least"] < 1.6
 
 

@@ -2,13 +2,11 @@
 
 import os
 import pickle
-import subprocess
-import sys
 
 import blosc2
 import numpy as np
 import pytest
-from places import PROJECT
+from programs import python
 
 from contract.errors import OncoduetError
 from training.dataset.preprocessed import IMAGE, LABEL, class_voxels, open_array, read_voxels, require_study
@@ -49,8 +47,7 @@ if os.fork() == 0:
     os._exit(0)
 sys.exit(os.waitstatus_to_exitcode(os.wait()[1]))
 """
-    command = [sys.executable, "-c", program, str(tmp_path / "a.b2nd")]
-    assert subprocess.run(command, cwd=PROJECT, timeout=120, check=False).returncode == 0
+    assert python("-c", program, tmp_path / "a.b2nd").returncode == 0
 
 
 @pytest.mark.timeout(60)

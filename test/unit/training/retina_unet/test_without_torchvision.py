@@ -1,10 +1,9 @@
 """Detection works where torchvision cannot be imported: a step of training and a prediction, in another process."""
 
 import json
-import subprocess
-import sys
 
 from places import PROJECT
+from programs import python
 
 PLANS = PROJECT / "test" / "unit" / "network" / "tiny_plans.json"
 
@@ -57,9 +56,7 @@ print(json.dumps({
 
 
 def test_a_step_and_a_prediction_need_no_torchvision_and_no_monai():
-    ended = subprocess.run(
-        [sys.executable, "-c", CODE, PLANS], cwd=PROJECT, capture_output=True, text=True, check=False
-    )
+    ended = python("-c", CODE, PLANS)
     assert ended.returncode == 0, ended.stderr
     told = json.loads(ended.stdout.splitlines()[-1])
     assert 0 < told["loss"] < 100

@@ -5,12 +5,10 @@ namespaces.
 """
 
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
-from places import MOUNT, PROJECT
+from programs import run_on_small_disk
 
 from contract.records import RunRecord, read_record
 from training.dataset.prepared import load_prepared
@@ -24,18 +22,8 @@ def on_small_disk(namespace, prepared_folder, tmp_path):
     """Run a command as a user does on a file system of this size: exit code and stderr; what it holds is copied out."""
 
     def run(command: str, size_bytes: int, **options: object) -> tuple[int, str]:
-        disk, copy = tmp_path / "disk", tmp_path / "copy"
-        disk.mkdir()
-        words = [sys.executable, "-m", "training", command, "--output", disk / "output"]
-        words += [word for name, value in options.items() for word in (f"--{name}", value)]
-        script = f'{MOUNT} || exit 99; disk=$2 copy=$3; shift 3; "$@"; code=$?; cp -a "$disk" "$copy"; exit $code'
-        ended = subprocess.run(
-            [*namespace, "sh", "-c", script, "sh", str(size_bytes), str(disk), str(copy), *map(str, words)],
-            cwd=PROJECT,
-            capture_output=True,
-            text=True,
-            check=False,
-        )
+        words = [word for name, value in options.items() for word in (f"--{name}", value)]
+        ended, _ = run_on_small_disk(namespace, str(size_bytes), tmp_path, "-m", "training", command, *words)
         return ended.returncode, ended.stderr
 
     return run
