@@ -1,6 +1,10 @@
-"""A profile whose network has a few hundred weights and whose runs end within a second."""
+"""A profile whose network has a few hundred weights and whose runs end within a second; and nnU-Net's plans for one."""
 
+import json
 from collections.abc import Sequence
+from typing import Any
+
+from places import TINY_PLANS
 
 _PROFILE = """
 schema_version = 1
@@ -46,3 +50,17 @@ def tiny_profile(
         features=features,
         convolutions=convolutions,
     )
+
+
+def three_level_plans(features: Sequence[int] = (4, 8, 8)) -> dict[str, Any]:
+    """Plans of a network with three levels whose coarsest stride is (2, 4, 4)."""
+    plans: dict[str, Any] = json.loads(TINY_PLANS.read_text())
+    plans["configurations"]["3d_fullres"]["architecture"]["arch_kwargs"] |= {
+        "n_stages": 3,
+        "features_per_stage": list(features),
+        "kernel_sizes": [[1, 3, 3], [3, 3, 3], [3, 3, 3]],
+        "strides": [[1, 1, 1], [1, 2, 2], [2, 2, 2]],
+        "n_conv_per_stage": [1, 1, 1],
+        "n_conv_per_stage_decoder": [1, 1],
+    }
+    return plans

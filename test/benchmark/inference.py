@@ -14,7 +14,6 @@ no digits left, and half a percent elsewhere: see ``docs/decisions/averaging-pro
 """
 
 import argparse
-import hashlib
 import json
 import sys
 import tempfile
@@ -25,9 +24,8 @@ from typing import Any
 import measure
 import numpy as np
 
-from contract.cards import CARDS, load_card
+from contract.cards import load_card
 from contract.files import write_json
-from contract.records import BundleRecord, Member, RunKey, write_record
 from contract.volume import Grid, Volume, write_volume
 
 CARD = "cspca-picai"
@@ -105,10 +103,11 @@ class Bench:
     def write(self) -> None:
         """Write networks and study for both."""
         import torch  # noqa: PLC0415
+        from bundles import dataset_of  # noqa: PLC0415
 
         from network.architecture import build_network  # noqa: PLC0415
 
-        plans, dataset = self._plans(), self._dataset()
+        plans, dataset = self._plans(), dataset_of(load_card(CARD))
         weights = []
         for seed in range(self.members):
             torch.manual_seed(seed)
@@ -187,15 +186,6 @@ class Bench:
         }
         return plans
 
-    @staticmethod
-    def _dataset() -> Json:
-        return {
-            "channel_names": {"0": "t2w", "1": "adc", "2": "hbv"},
-            "labels": {"background": 0, "lesion": 1},
-            "numTraining": 1,
-            "file_ending": ".mha",
-        }
-
     def _write_study(self) -> None:
         """Three channels of slow waves with little noise, so that few candidates come out of untrained networks."""
         rng = np.random.default_rng(0)
@@ -231,48 +221,14 @@ class Bench:
         write_json(model / "dataset.json", dataset)
 
     def _write_bundle(self, plans: Json, dataset: Json, weights: list[Json]) -> None:
-        from network.weights import save_weights, tensors_sha256  # noqa: PLC0415
+        from bundles import write_bundle, write_member  # noqa: PLC0415
 
-        folder, card, members = self.folder / "model", load_card(CARD), []
-        for number, each in enumerate(weights):
-            file = f"members/{number:03d}.safetensors"
-            save_weights(folder / file, each)
-            key = RunKey(
-                card=card.name,
-                card_sha256=card.sha256,
-                profile="demo",
-                configuration="benchmark",
-                fold=0,
-                restart=number + 1,
-                seed=number,
-            )
-            members.append(
-                Member(
-                    name=f"benchmark_fold0_restart{number + 1}",
-                    file=file,
-                    weights_sha256=tensors_sha256(each),
-                    run_sha256=f"{number:064x}",
-                    key=key,
-                )
-            )
-        record = BundleRecord(
-            card=card.name,
-            card_sha256=card.sha256,
-            data_licence="Apache-2.0",
-            plans_file="plans.json",
-            dataset_file="dataset.json",
-            members=tuple(members),
-        )
-        write_record(folder / "bundle.json", record)
-        (folder / "card.toml").write_text((CARDS / f"{CARD}.toml").read_text(encoding="utf-8"), encoding="utf-8")
-        write_json(folder / "plans.json", plans)
-        write_json(folder / "dataset.json", dataset)
-        files = sorted(path for path in folder.rglob("*") if path.is_file())
-        sums = [
-            f"{hashlib.sha256(path.read_bytes()).hexdigest()}  {path.relative_to(folder).as_posix()}\n"
-            for path in files
+        folder, card = self.folder / "model", load_card(CARD)
+        members = [
+            write_member(folder, card, each, number, configuration="benchmark", restart=number + 1)
+            for number, each in enumerate(weights)
         ]
-        (folder / "SHA256SUMS").write_text("".join(sums), encoding="utf-8")
+        write_bundle(folder, card, plans, dataset, members)
 
 
 def _parser() -> argparse.ArgumentParser:

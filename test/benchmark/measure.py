@@ -12,7 +12,7 @@ A child is started by a small launcher process, because Linux counts what the fo
 its child: a benchmark that has arrays in memory may measure all the same.
 
 Importing this module puts the project's root in front of the benchmarks' own folder, so that a benchmark named
-``evaluation.py`` can import the package ``evaluation``.
+``evaluation.py`` can import the package ``evaluation``; the tests' helpers come last.
 """
 
 import argparse
@@ -33,7 +33,7 @@ from pathlib import Path
 from typing import Any
 
 PROJECT = Path(__file__).resolve().parents[2]
-sys.path[:] = [str(PROJECT), *(each for each in sys.path if each != str(PROJECT))]
+sys.path[:] = [str(PROJECT), *(each for each in sys.path if each != str(PROJECT)), str(PROJECT / "test")]
 
 from contract.errors import OncoduetError, exit_status  # noqa: E402
 

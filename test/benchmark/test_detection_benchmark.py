@@ -1,6 +1,5 @@
 """The benchmark of detection: what its figures mean, and that the peer gets our features; without the peer itself."""
 
-import json
 import subprocess
 import sys
 from pathlib import Path
@@ -8,6 +7,7 @@ from types import ModuleType
 
 import pytest
 import torch
+from tiny import three_level_plans
 
 from network.detection.anchors import AnchorPlan
 from network.detection.retina_unet import build_retina_unet
@@ -49,18 +49,10 @@ def test_shared_boxes_are_counted_from_both_sides(benchmark: ModuleType) -> None
 
 
 def test_the_peer_gets_the_features_of_our_detection_levels(benchmark: ModuleType) -> None:
-    plans = json.loads((FOLDER.parent / "unit" / "network" / "tiny_plans.json").read_text())
-    plans["configurations"]["3d_fullres"]["architecture"]["arch_kwargs"] |= {
-        "n_stages": 3,
-        "features_per_stage": [4, 8, 8],
-        "kernel_sizes": [[1, 3, 3], [3, 3, 3], [3, 3, 3]],
-        "strides": [[1, 1, 1], [1, 2, 2], [2, 2, 2]],
-        "n_conv_per_stage": [1, 1, 1],
-        "n_conv_per_stage_decoder": [1, 1],
-    }
     torch.manual_seed(0)
     plan = AnchorPlan(levels=(1, 2), sizes_voxels_zyx=((2, 4, 4),))
-    network = build_retina_unet(plans, {"channel_names": {"0": "a"}, "labels": {"background": 0, "lesion": 1}}, plan)
+    dataset = {"channel_names": {"0": "a"}, "labels": {"background": 0, "lesion": 1}}
+    network = build_retina_unet(three_level_plans(), dataset, plan)
     seen: list[torch.Tensor] = []
     network.classifier.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
     patches = torch.randn(2, 1, *PATCH)

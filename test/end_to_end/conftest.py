@@ -81,7 +81,7 @@ class LocalProcesses:
             if mount in self.OPTIONS and not arguments:  # containers find their default folders by themselves
                 command += [self.OPTIONS[mount], str(folder)]
         if program == "algorithm":
-            command += ["--threads", "1"]  # other tests run beside this one
+            command += ["--threads", "1", "--no-mirroring"]  # other tests run beside this one; containers mirror
         return _run([sys.executable, "-m", program, *command], cwd=PROJECT)
 
 

@@ -1,37 +1,26 @@
 """Bundles of small untrained networks, and studies by formula: three channels on three tilted grids."""
 
-import hashlib
 import json
 
 import numpy as np
 import pytest
 import torch
+from bundles import dataset_of, seal, write_bundle, write_member
 from places import TINY_PLANS
 from studies import tilted_grid
 
-from contract.cards import CARDS, load_card
-from contract.files import write_json
-from contract.records import BundleRecord, Member, RunKey, write_record
+from contract.cards import load_card
+from contract.records import write_record
 from contract.volume import Volume, write_volume
 from network.architecture import build_network
 from network.detection.anchors import AnchorPlan
 from network.detection.retina_unet import build_retina_unet
-from network.weights import save_weights, tensors_sha256
 
 ANCHORS = AnchorPlan(levels=(1,), sizes_voxels_zyx=((2, 6, 6), (3, 9, 9)))
 
 
-def seal(folder):
-    """Write SHA256SUMS over every other file, as ``sha256sum`` does."""
-    files = sorted(path for path in folder.rglob("*") if path.is_file() and path.name != "SHA256SUMS")
-    lines = [
-        f"{hashlib.sha256(path.read_bytes()).hexdigest()}  {path.relative_to(folder).as_posix()}\n" for path in files
-    ]
-    (folder / "SHA256SUMS").write_text("".join(lines))
-
-
 @pytest.fixture(name="seal")
-def seal_fixture():
+def _seal():
     return seal
 
 
@@ -52,57 +41,21 @@ def make_bundle(tmp_path):
         plans = json.loads(TINY_PLANS.read_text())
         plans["configurations"]["3d_fullres"] |= {"spacing": list(spacing_mm_zyx), "patch_size": list(patch_size)}
         card = load_card(card_name)
-        dataset = {
-            "channel_names": {str(index): channel.name for index, channel in enumerate(card.channels)},
-            "labels": {"background": 0, **{each.name: index for index, each in enumerate(card.classes, start=1)}},
-            "numTraining": 1,
-            "file_ending": ".mha",
-        }
+        dataset = dataset_of(card)
         members = []
         for number, (configuration, fold, restart) in enumerate(runs):
             torch.manual_seed(number + 1)
-            beside = {}
+            more = {}
             if configuration == "retina-unet":
                 network = build_retina_unet(plans, dataset, ANCHORS)
-                beside = {"anchors_file": f"members/{number:03d}.anchors.json"}
-                write_record(folder / beside["anchors_file"], ANCHORS)
+                more = {"anchors_file": f"members/{number:03d}.anchors.json"}
+                write_record(folder / more["anchors_file"], ANCHORS)
             else:
                 network = build_network(plans, dataset, deep_supervision=False)
             spoil(network)
-            file = f"members/{number:03d}.safetensors"
-            save_weights(folder / file, network.state_dict())
-            members.append(
-                Member(
-                    name=f"{configuration}_fold{fold}_restart{restart}",
-                    file=file,
-                    weights_sha256=tensors_sha256(network.state_dict()),
-                    run_sha256=f"{number:064x}",
-                    key=RunKey(
-                        card=card.name,
-                        card_sha256=card.sha256,
-                        profile=profile,
-                        configuration=configuration,
-                        fold=fold,
-                        restart=restart,
-                        seed=number,
-                    ),
-                    **beside,
-                )
-            )
-        record = BundleRecord(
-            card=card.name,
-            card_sha256=card.sha256,
-            data_licence="Apache-2.0",
-            plans_file="plans.json",
-            dataset_file="dataset.json",
-            members=tuple(members),
-        )
-        write_record(folder / "bundle.json", record)
-        (folder / "card.toml").write_text((CARDS / f"{card_name}.toml").read_text())
-        write_json(folder / "plans.json", plans)
-        write_json(folder / "dataset.json", dataset)
-        seal(folder)
-        return folder
+            run = {"configuration": configuration, "fold": fold, "restart": restart, "profile": profile}
+            members.append(write_member(folder, card, network.state_dict(), number, **run, **more))
+        return write_bundle(folder, card, plans, dataset, members)
 
     return make
 

@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from bundles import seal
 
 import algorithm.__main__
 import algorithm.baselines
@@ -283,8 +284,8 @@ def test_a_file_that_was_spoiled_is_named_in_one_line(name, world, tmp_path) -> 
         texts = [path for path in files if path.suffix in (".json", ".toml", ".csv")]
         file = chance.choice(texts if texts and chance.random() < 0.7 else files)
         how = _spoil(file, chance)
-        if chance.random() < 0.7:
-            _seal_again(target)
+        if chance.random() < 0.7 and (target / "SHA256SUMS").is_file():
+            seal(target)
         number = _places(name).index(place)
         words = _words(name, _copy_if_written(name, world, tmp_path), tmp_path / f"new-{count}", {number: str(target)})
         told = f"{count}: {file.relative_to(copy)}: {how}"
@@ -434,17 +435,3 @@ def _renamed(file: Path, chance: random.Random) -> str:
     name = chance.choice([HOSTILE.replace("/", ""), "=1+1", "a\udcff", "[red]", "\u2028", ".x", "-", "x" * 200])
     file.rename(file.with_name(name + "".join(file.suffixes[-2:])))
     return f"named {name[:20]!r}"
-
-
-def _seal_again(folder: Path) -> None:
-    """Take the sums of a bundle anew, as whoever means it would."""
-    sums = folder / "SHA256SUMS"
-    if not sums.is_file():
-        return
-    import hashlib  # noqa: PLC0415
-
-    files = [path for path in sorted(folder.rglob("*")) if path.is_file() and not path.is_symlink() and path != sums]
-    lines = [
-        f"{hashlib.sha256(path.read_bytes()).hexdigest()}  {path.relative_to(folder).as_posix()}\n" for path in files
-    ]
-    sums.write_bytes(os.fsencode("".join(lines)))

@@ -61,15 +61,20 @@ def test_an_unknown_name_is_refused_and_the_known_ones_are_listed() -> None:
         load_card("cspca")
 
 
-def test_a_missing_card_file_is_refused(tmp_path: Path) -> None:
-    with refused_with("mine.toml", "file not found"):
-        load_card(tmp_path / "mine.toml")
+NO_TOML = {
+    "not there": (None, "file not found"),
+    "half a line": (b"name = ", "not valid TOML: "),
+    "not UTF-8": (b"\xff\xfe", "not valid TOML: "),
+    "a key twice": (b"a = 1\na = 2\n", "not valid TOML: "),
+    "larger than any card": (b"#" * MOST_TOML_BYTES + b"\n", r"larger than \d+ bytes"),
+}
 
 
-@pytest.mark.parametrize("text", [b"name = ", b"\xff\xfe", b"a = 1\na = 2\n"])
-def test_what_is_no_toml_is_refused(tmp_path: Path, text: bytes) -> None:
-    (tmp_path / "mine.toml").write_bytes(text)
-    with refused_with("mine.toml", "not valid TOML: "):
+@pytest.mark.parametrize(("content", "problem"), NO_TOML.values(), ids=NO_TOML)
+def test_a_file_that_is_no_toml_is_refused(tmp_path: Path, content: bytes | None, problem: str) -> None:
+    if content is not None:
+        (tmp_path / "mine.toml").write_bytes(content)
+    with refused_with("mine.toml", problem):
         load_card(tmp_path / "mine.toml")
 
 
@@ -91,6 +96,7 @@ def test_three_faults_of_three_kinds_are_all_reported_in_one_line(tmp_path: Path
     assert "\n" not in message
 
 
+CHANNELS = tomllib.loads((CARDS / "cspca-picai.toml").read_text())["channels"]
 SPOILT = {
     "an unknown key": ({"organ": "prostate"}, "organ: Extra inputs are not permitted"),
     "a missing key": ({"title": None}, "title: Field required"),
@@ -138,6 +144,7 @@ SPOILT = {
         {"classes": [{"name": "lesion", "values": [0]}]},
         "classes.0.values.0: Input should be greater than or equal to 1",
     ),
+    "a channel twice": ({"channels": [*CHANNELS, CHANNELS[1]]}, "duplicate channel 'adc'"),
     "a class twice": (
         {"classes": [{"name": "lesion", "values": [1]}, {"name": "lesion", "values": [2]}]},
         "duplicate class 'lesion'",
@@ -170,20 +177,9 @@ def test_a_card_is_refused_with(card_values: Values, change: Values, fault: str)
     assert fault in str(refused.value)
 
 
-def test_a_channel_twice_is_refused(card_values: Values) -> None:
-    card_values["channels"].append(card_values["channels"][1])
-    with refused_with("mine.toml", "1 fault: duplicate channel 'adc'"):
-        parse(card_values, Card, "mine.toml")
-
-
 def test_names_are_checked_in_a_card_made_in_memory_too(card_values: Values) -> None:
     with pytest.raises(ValidationError, match="lesion_class 'tumour' is no class"):
         Card(**card_values | {"lesion_class": "tumour"})
-
-
-def test_a_whole_that_is_no_table_is_refused() -> None:
-    with refused_with("here", r"1 fault: \(document\): Input should be an object"):
-        parse([1], Card, "here")
 
 
 def test_dates_of_toml_are_no_text_of_json_but_are_refused_readably(tmp_path: Path, card_values: Values) -> None:
@@ -265,18 +261,24 @@ def test_of_a_million_faults_some_are_named_and_all_are_counted() -> None:
     assert len(str(refused.value)) < 20_000
 
 
-def test_values_in_too_many_levels_are_refused() -> None:
+def in_many_levels() -> list[object]:
     deep: list[object] = []
     for _ in range(100_000):
         deep = [deep]
-    with refused_with(r"card\.toml", "values that JSON cannot hold: "):
-        parse({"name": deep}, Card, "card.toml")
+    return deep
 
 
-def test_a_toml_file_larger_than_any_card_is_not_read(tmp_path: Path) -> None:
-    (tmp_path / "card.toml").write_text("#" * MOST_TOML_BYTES + "\n")
-    with refused_with(r"card\.toml", r"larger than \d+ bytes"):
-        load_card(tmp_path / "card.toml")
+@pytest.mark.parametrize(
+    ("values", "problem"),
+    [
+        ([1], r"1 fault: \(document\): Input should be an object"),
+        ({"name": in_many_levels()}, "that JSON cannot hold: "),
+    ],
+    ids=["no table", "too many levels"],
+)
+def test_values_that_are_no_table_are_refused(values: object, problem: str) -> None:
+    with refused_with("here", problem):
+        parse(values, Card, "here")
 
 
 def test_newer_keys_change_the_hash_only_if_not_at_their_default():

@@ -154,19 +154,14 @@ def test_nan_and_infinity_are_never_written(tmp_path: Path, value: float) -> Non
 )
 def test_json_that_is_not_strict_is_refused(tmp_path: Path, text: bytes, found: str) -> None:
     (tmp_path / "a.json").write_bytes(text)
-    with refused_with("a.json", "not valid JSON: ") as refused:
-        read_json(tmp_path / "a.json")
-    assert found in str(refused.value)
-
-
-def test_a_missing_json_file_is_refused(tmp_path: Path) -> None:
-    with refused_with("a.json", "file not found"):
+    with refused_with("a.json", f"not valid JSON: .*{found}"):
         read_json(tmp_path / "a.json")
 
 
-def test_a_folder_is_no_json_file(tmp_path: Path) -> None:
-    with refused_with(problem="is a directory"):
-        read_json(tmp_path)
+@pytest.mark.parametrize(("name", "problem"), [("a.json", "file not found"), ("", "is a directory")])
+def test_what_is_no_json_file_is_refused(tmp_path: Path, name: str, problem: str) -> None:
+    with refused_with(name, problem):
+        read_json(tmp_path / name)
 
 
 @pytest.mark.timeout(30)

@@ -10,7 +10,6 @@ from pydantic import ValidationError
 from refusals import refused_with
 
 from contract import provenance
-from contract.errors import OncoduetError
 from contract.provenance import VERSION, Writer, writer
 from contract.records import Metrics, MetricsRecord, Record, RunKey, RunRecord, Source, read_record, write_record
 
@@ -27,13 +26,6 @@ def metrics() -> Metrics:
 @pytest.fixture
 def record(metrics: Metrics) -> MetricsRecord:
     return MetricsRecord(strict=None, strict_reason="--picai-only", picai=metrics, parents={"source": HASH})
-
-
-def spoilt(path: Path, record: MetricsRecord, change: dict[str, Any]) -> Path:
-    values = record.model_dump(mode="json")
-    write_json = json.dumps(values | {"picai": values["picai"] | change})
-    path.write_text(write_json)
-    return path
 
 
 def test_a_record_comes_back_as_it_went_with_writer_and_parents(tmp_path: Path, record: MetricsRecord) -> None:
@@ -70,28 +62,18 @@ def test_no_key_of_a_record_holds_a_dot_because_the_platform_splits_there(tmp_pa
         ({"cases": True}, "picai.cases: Input should be a valid integer"),
         ({"cases": None}, "picai.cases: Input should be a valid integer"),
         ({"lesion_sensitivity_at_fp": [0.5]}, "picai.lesion_sensitivity_at_fp: Input should be a"),
+        ({"auroc": ...}, "picai.auroc: Field required"),  # a missing key is not the same as null
+        ({"schema_version": 2}, "schema_version: Input should be 1"),
     ],
 )
 def test_what_does_not_fit_the_schema_is_refused(
     tmp_path: Path, record: MetricsRecord, change: dict[str, Any], fault: str
 ) -> None:
-    path = spoilt(tmp_path / "metrics.json", record, change)
-    with pytest.raises(OncoduetError) as refused:
-        read_record(path, MetricsRecord)
-    assert str(refused.value).startswith(f"{path}: 1 fault: {fault}")
-
-
-def test_a_missing_key_is_not_the_same_as_null(tmp_path: Path, record: MetricsRecord) -> None:
     values = record.model_dump(mode="json")
-    del values["picai"]["auroc"]
+    values.update(change) if "schema_version" in change else values["picai"].update(change)
+    values["picai"] = {key: value for key, value in values["picai"].items() if value is not ...}
     (tmp_path / "m.json").write_text(json.dumps(values))
-    with refused_with("m.json", "1 fault: picai.auroc: Field required"):
-        read_record(tmp_path / "m.json", MetricsRecord)
-
-
-def test_a_newer_schema_is_refused(tmp_path: Path, record: MetricsRecord) -> None:
-    (tmp_path / "m.json").write_text(json.dumps(record.model_dump(mode="json") | {"schema_version": 2}))
-    with refused_with("m.json", "1 fault: schema_version: Input should be 1"):
+    with refused_with("m.json", f"^1 fault: {fault}"):
         read_record(tmp_path / "m.json", MetricsRecord)
 
 
@@ -101,12 +83,9 @@ def test_another_file_s_schema_is_refused(tmp_path: Path, record: MetricsRecord)
         read_record(tmp_path / "m.json", Source)
 
 
-def test_metrics_cannot_hold_nan(metrics: Metrics) -> None:
+def test_a_record_can_neither_hold_nan_nor_be_changed(metrics: Metrics, record: MetricsRecord) -> None:
     with pytest.raises(ValidationError, match="finite number"):
         Metrics(**metrics.model_dump() | {"auroc": float("nan")})
-
-
-def test_a_record_cannot_be_changed(record: MetricsRecord) -> None:
     with pytest.raises(ValidationError, match="frozen"):
         record.strict = None  # type: ignore[misc]
 

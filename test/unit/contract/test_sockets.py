@@ -122,16 +122,14 @@ def test_a_missing_channel_is_refused(put_images: PutImages, card: Card) -> None
         find_channels(folder, card)
 
 
-def test_two_files_in_one_socket_are_refused_and_named(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("folder", "found"), [("", r"2 images, expected 1 \(a.nii.gz, b.mha\)"), ("nowhere", "0 images")]
+)
+def test_two_files_or_none_in_a_socket_are_refused(tmp_path: Path, folder: str, found: str) -> None:
     for name in ("b.mha", "a.nii.gz"):
         (tmp_path / name).write_bytes(b"")
-    with refused_with(problem=r"'adc' has 2 images, expected 1 \(a.nii.gz, b.mha\)"):
-        single_image(tmp_path, Socket(slug="adc", relative_path="images/adc"))
-
-
-def test_a_missing_folder_is_no_image(tmp_path: Path) -> None:
-    with pytest.raises(OncoduetError, match=r"nowhere: 'adc' has 0 images, expected 1$"):
-        single_image(tmp_path / "nowhere", Socket(slug="adc", relative_path="images/adc"))
+    with refused_with(folder, f"'adc' has {found}"):
+        single_image(tmp_path / folder, Socket(slug="adc", relative_path="images/adc"))
 
 
 def test_text_hidden_files_and_folders_are_no_images(tmp_path: Path) -> None:

@@ -1,18 +1,10 @@
-from typing import Any
-
 import pytest
 import torch
 from programs import python
+from tiny import three_level_plans
 
 from contract.errors import OncoduetError
 from network.architecture import build_network, normalise_by_groups
-
-Json = dict[str, Any]
-
-
-def architecture(plans):
-    found: Json = plans["configurations"]["3d_fullres"]["architecture"]
-    return found
 
 
 def test_channels_and_classes_are_those_of_the_dataset(single_channel):
@@ -20,32 +12,22 @@ def test_channels_and_classes_are_those_of_the_dataset(single_channel):
     assert network(torch.zeros(2, 1, 8, 16, 16)).shape == (2, 4, 8, 16, 16)
 
 
-def test_deep_supervision_returns_the_coarser_outputs_too(tiny_plans, tiny_dataset):
-    architecture(tiny_plans)["arch_kwargs"] |= {
-        "n_stages": 3,
-        "features_per_stage": [4, 8, 8],
-        "kernel_sizes": [[1, 3, 3], [3, 3, 3], [3, 3, 3]],
-        "strides": [[1, 1, 1], [1, 2, 2], [2, 2, 2]],
-        "n_conv_per_stage": [1, 1, 1],
-        "n_conv_per_stage_decoder": [1, 1],
-    }
-    outputs = build_network(tiny_plans, tiny_dataset, deep_supervision=True)(torch.zeros(1, 3, 8, 16, 16))
+def test_deep_supervision_returns_the_coarser_outputs_too(tiny_dataset):
+    outputs = build_network(three_level_plans(), tiny_dataset, deep_supervision=True)(torch.zeros(1, 3, 8, 16, 16))
     assert [tuple(each.shape) for each in outputs] == [(1, 2, 8, 16, 16), (1, 2, 8, 8, 8)]
 
 
-def test_a_network_class_from_elsewhere_is_refused(tiny_plans, tiny_dataset):
-    architecture(tiny_plans)["network_class_name"] = "subprocess.Popen"
-    with pytest.raises(
-        OncoduetError, match=r"network_class_name: expected one of dynamic_network_.*, found 'subprocess\.Popen'$"
-    ):
-        build_network(tiny_plans, tiny_dataset, deep_supervision=False)
-
-
-def test_an_operator_from_elsewhere_is_refused(tiny_plans, tiny_dataset):
-    architecture(tiny_plans)["arch_kwargs"]["norm_op"] = "os.system"
-    with pytest.raises(
-        OncoduetError, match=r"norm_op: expected one of torch\.nn\.InstanceNorm3d, .*, found 'os\.system'"
-    ):
+@pytest.mark.parametrize(
+    ("key", "name", "known"),
+    [
+        ("network_class_name", "subprocess.Popen", "dynamic_network_"),
+        ("norm_op", "os.system", "torch.nn.Inst"),
+    ],
+)
+def test_a_network_class_or_an_operator_from_elsewhere_is_refused(tiny_plans, tiny_dataset, key, name, known):
+    architecture = tiny_plans["configurations"]["3d_fullres"]["architecture"]
+    (architecture if key in architecture else architecture["arch_kwargs"])[key] = name
+    with pytest.raises(OncoduetError, match=f"{key}: expected one of {known}.*, found '{name}'$"):
         build_network(tiny_plans, tiny_dataset, deep_supervision=False)
 
 

@@ -6,18 +6,18 @@ import logging
 import numpy as np
 import pytest
 import torch
+from bundles import dataset_of, write_bundle, write_member
 from places import TINY_PLANS
 
 from algorithm.__main__ import main
 from algorithm.prediction.bundle import read_bundle
 from algorithm.prediction.options import PredictionOptions
 from algorithm.prediction.predictor import load_predictor
-from contract.cards import CARDS, load_card
+from contract.cards import load_card
 from contract.files import write_json
-from contract.records import BundleRecord, Member, RunKey, StageRecord, write_record
+from contract.records import StageRecord
 from contract.volume import Grid, Volume, read_volume, write_volume
 from network.architecture import build_network
-from network.weights import save_weights, tensors_sha256
 
 SIZE_XYZ, SPACING_MM_XYZ = (34, 27, 14), (4.0, 4.5, 6.0)
 
@@ -38,72 +38,44 @@ def write_ct(path, grid):
 
 
 @pytest.fixture
-def make_ct_bundle(tmp_path, seal):
+def make_ct_bundle(tmp_path):
     """A bundle of untrained networks; biases raise the organ's logit in stage 1 and the pancreas's in stage 2."""
 
     def make(card_name="pdac-panorama", *, organ=0.0, pancreas=0.0):
         folder = tmp_path / f"model-{card_name}-{organ:g}-{pancreas:g}"
         card = load_card(card_name)
-        detecting = stage(folder, card, card, below="", configurations=("ce", "focal"), raised={4: pancreas})
-        locating = stage(
-            folder, card, card.localising(), below="localisation/", configurations=("localisation",), raised={1: organ}
+        plans, dataset, members = write_stage(folder, card, "localisation", {"localisation": {1: organ}})
+        write_json(folder / "localisation/plans.json", plans)
+        write_json(folder / "localisation/dataset.json", dataset)
+        stage_1 = StageRecord(
+            plans_file="localisation/plans.json", dataset_file="localisation/dataset.json", members=members
         )
-        record = BundleRecord(
-            card=card.name,
-            card_sha256=card.sha256,
-            data_licence="CC0-1.0",
-            **detecting.model_dump(),
-            localisation=locating,
-        )
-        write_record(folder / "bundle.json", record)
-        (folder / "card.toml").write_text((CARDS / f"{card_name}.toml").read_text())
-        seal(folder)
-        return folder
+        raised = {"ce": {4: pancreas}, "focal": {4: pancreas}}
+        return write_bundle(folder, card, *write_stage(folder, card, "detection", raised), stage_1)
 
-    def stage(folder, card, of_stage, *, below, configurations, raised):
+    def write_stage(folder, card, stage, raised):
         plans = json.loads(TINY_PLANS.read_text())
-        spacing = [6.0, 4.5, 4.0] if not below else [9.0, 4.5, 4.5]
         plans["configurations"]["3d_fullres"] |= {
-            "spacing": spacing,
+            "spacing": [6.0, 4.5, 4.0] if stage == "detection" else [9.0, 4.5, 4.5],
             "normalization_schemes": ["CTNormalization"],
             "use_mask_for_norm": [False],
         }
         plans["foreground_intensity_properties_per_channel"] = {
             "0": {"mean": 80.0, "std": 50.0, "percentile_00_5": -60.0, "percentile_99_5": 220.0}
         }
-        dataset = {
-            "channel_names": {"0": "CT"},
-            "labels": {"background": 0} | {each.name: i for i, each in enumerate(of_stage.classes, start=1)},
-            "numTraining": 1,
-            "file_ending": ".mha",
-        }
-        write_json(folder / f"{below}plans.json", plans)
-        write_json(folder / f"{below}dataset.json", dataset)
+        dataset = dataset_of(card if stage == "detection" else card.localising())
         members = []
-        for number, configuration in enumerate(configurations):
+        for number, (configuration, biases) in enumerate(raised.items()):
             torch.manual_seed(number + 1)
             network = build_network(plans, dataset)
             head = network.decoder.seg_layers[-1]
             with torch.no_grad():
                 head.weight.mul_(3)
-                for index, by in raised.items():
+                for index, by in biases.items():
                     head.bias[index] += by
-            file = f"{below}members/{number:03d}.safetensors"
-            save_weights(folder / file, network.state_dict())
-            key = RunKey(
-                card=card.name,
-                card_sha256=card.sha256,
-                profile="demo",
-                configuration=configuration,
-                fold=0,
-                restart=1,
-                seed=number,
-                stage="localisation" if below else "detection",
-            )
-            sha256 = tensors_sha256(network.state_dict())
-            name = f"{configuration}_fold0_restart1"
-            members.append(Member(name=name, file=file, weights_sha256=sha256, run_sha256="0" * 64, key=key))
-        return StageRecord(plans_file=f"{below}plans.json", dataset_file=f"{below}dataset.json", members=tuple(members))
+            run = {"configuration": configuration, "stage": stage}
+            members.append(write_member(folder, card, network.state_dict(), number, **run))
+        return plans, dataset, tuple(members)
 
     return make
 

@@ -1,12 +1,11 @@
 """The pieces fit together: network, anchors, matching and losses learn to find the one lesion of one patch."""
 
-import json
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from places import TINY_PLANS
+from tiny import three_level_plans
 
 from network.detection.anchors import anchors_of_patch, level_strides
 from network.detection.boxes import iou
@@ -20,19 +19,6 @@ PATCH = (12, 32, 32)
 STEPS = 50
 
 
-def plans():
-    found = json.loads(TINY_PLANS.read_text())
-    found["configurations"]["3d_fullres"]["architecture"]["arch_kwargs"] |= {
-        "n_stages": 3,
-        "features_per_stage": [8, 16, 16],
-        "kernel_sizes": [[1, 3, 3], [3, 3, 3], [3, 3, 3]],
-        "strides": [[1, 1, 1], [1, 2, 2], [2, 2, 2]],
-        "n_conv_per_stage": [1, 1, 1],
-        "n_conv_per_stage_decoder": [1, 1],
-    }
-    return found
-
-
 @pytest.mark.slow
 def test_a_network_finds_the_lesion_of_the_patch_that_it_was_trained_on():
     """Two patches, for PyTorch takes its slow convolutions for a single one; the second has no lesion."""
@@ -43,9 +29,10 @@ def test_a_network_finds_the_lesion_of_the_patch_that_it_was_trained_on():
     patches = torch.from_numpy(instances.array).view(2, 1, *PATCH)
     lesions = [lesion_boxes(patch, instances) for patch in patches[:, 0]]
     images = torch.randn(2, 1, *PATCH) + 2 * (patches > 0)
-    strides = level_strides(plans())
+    plans = three_level_plans((8, 16, 16))
+    strides = level_strides(plans)
     plan = plan_anchors(np.array([[4, 8, 6]]), strides, source=Path("patch"), sizes_per_axis=1).plan
-    network = build_retina_unet(plans(), {"channel_names": {"0": "ct"}, "labels": {"background": 0, "lesion": 1}}, plan)
+    network = build_retina_unet(plans, {"channel_names": {"0": "ct"}, "labels": {"background": 0, "lesion": 1}}, plan)
     loss, anchors = DetectionLoss(), anchors_of_patch(plan, strides, PATCH)
     others = [each for name, each in network.named_parameters() if not name.startswith(("classifier.6", "regressor.6"))]
     groups = [{"params": others}, {"params": network.last_layers.parameters(), "lr": 0.005}]
