@@ -16,6 +16,7 @@ from contract.files import write_json
 from contract.records import Metrics, MetricsRecord, Source, write_record
 from contract.sockets import job_listing
 from contract.volume import Grid, Volume, write_volume
+from evaluation.__main__ import main
 
 COS, SIN = float(np.cos(0.3)), float(np.sin(0.3))
 TILTED = (COS, -SIN, 0.0, SIN, COS, 0.0, 0.0, 0.0, 1.0)
@@ -253,3 +254,18 @@ def demo_scores(tmp_path_factory: pytest.TempPathFactory) -> Scores:
     made = Scores(tmp_path_factory.mktemp("demo") / "scores", cases=60)
     made.demo()
     return made
+
+
+@pytest.fixture
+def refusal(capsys: pytest.CaptureFixture[str]) -> Callable[..., str]:
+    """Run a command whose input is wrong (exit code 3): the one line on stderr."""
+
+    def run(*words: object) -> str:
+        capsys.readouterr()
+        code = main([str(word) for word in words])
+        message = capsys.readouterr().err
+        assert (code, message.count("\n")) == (3, 1), message
+        assert message.startswith("error: ")
+        return message
+
+    return run

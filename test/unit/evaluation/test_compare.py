@@ -359,14 +359,10 @@ def test_holm_is_statsmodels(count):
     ],
 )
 def test_too_few_or_too_many_configurations_or_runs_are_refused(
-    scores, tmp_path, capsys, configurations, runs, message
+    scores, tmp_path, refusal, configurations, runs, message
 ):
     campaign(scores, configurations, runs)
-    words = ["compare", "--scores", str(scores.root), "--output", str(tmp_path / "out")]
-    assert main(words) == 3
-    error = capsys.readouterr().err
-    assert error.count("\n") == 1
-    assert message in error
+    assert message in refusal("compare", "--scores", scores.root, "--output", tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
 
@@ -630,12 +626,11 @@ def test_a_wrong_plan_is_refused(tmp_path, command, change, found):
     assert found is None or caught.value.found == found
 
 
-def test_command_refuses_a_wrong_plan_with_3_and_one_line(scores, tmp_path, capsys):
+def test_command_refuses_a_wrong_plan_with_3_and_one_line(scores, tmp_path, refusal):
     scores.arms()
     (tmp_path / "plan.json").write_text("{}")
-    words = ["--output", str(tmp_path / "out"), "--plan", str(tmp_path / "plan.json")]
-    assert main(["compare", "--scores", str(scores.root), *words]) == 3
-    assert "plan.json" in capsys.readouterr().err.splitlines()[-1]
+    words = ("--output", tmp_path / "out", "--plan", tmp_path / "plan.json")
+    assert "plan.json" in refusal("compare", "--scores", scores.root, *words)
     assert not (tmp_path / "out").exists()
 
 
@@ -645,8 +640,8 @@ def table_of_runs(tmp_path, rows, header="configuration,fold,restart,auroc,ap"):
     return path
 
 
-def compare_table(path, output, *words):
-    return main(["compare", "--runs", str(path), "--output", str(output), *map(str, words)])
+def words_of(path, output):
+    return ["compare", "--runs", str(path), "--output", str(output)]
 
 
 def test_a_table_of_runs_is_compared_on_its_test_set(tmp_path):
@@ -656,7 +651,7 @@ def test_a_table_of_runs_is_compared_on_its_test_set(tmp_path):
         for name, arm in (("a", better), ("b", worse))
         for k, value in enumerate(arm)
     ]
-    assert compare_table(table_of_runs(tmp_path, rows), tmp_path / "out") == 0
+    assert main(words_of(table_of_runs(tmp_path, rows), tmp_path / "out")) == 0
     verdict = read_record(tmp_path / "out" / "verdict.json", Verdict)
     assert [each.name for each in verdict.configurations] == ["a", "b"]
     assert {(pair.metric, pair.code) for pair in verdict.pairs} == {(metric, "undecided") for metric in METRICS}
@@ -682,7 +677,7 @@ def test_one_sided_p_pools_folds_as_picai_eval_and_is_also_given_within_them(tmp
         for fold, values in arm.items()
         for k, value in enumerate(values)
     ]
-    assert compare_table(table_of_runs(tmp_path, rows), tmp_path / "out") == 0
+    assert main(words_of(table_of_runs(tmp_path, rows), tmp_path / "out")) == 0
     level = pair_of(read_record(tmp_path / "out" / "verdict.json", Verdict), "a", "b").run_level
     assert level.p_one_sided["a"] == pytest.approx(picai_permutation_test(a[0] + a[1], b[0] + b[1]))
     assert level.p_one_sided_within_folds["a"] == pytest.approx(1 / 36)  # first of 6 × 6 arrangements
@@ -694,7 +689,7 @@ def test_runs_of_folds_that_the_other_lacks_are_left_out_on_this_test_set(tmp_pa
     shared = {"a": [0.90, 0.91, 0.92, 0.93], "b": [0.80, 0.81, 0.82, 0.83]}
     rows = [f"{name},0,{k},{value},0.5" for name, arm in shared.items() for k, value in enumerate(arm)]
     rows += [f"a,1,{k},0.{k}1,0.5" for k in range(1, 7)]
-    assert compare_table(table_of_runs(tmp_path, rows), tmp_path / "out") == 0
+    assert main(words_of(table_of_runs(tmp_path, rows), tmp_path / "out")) == 0
     pair = pair_of(read_record(tmp_path / "out" / "verdict.json", Verdict), "a", "b")
     assert pair.estimate == pytest.approx(0.1)
     assert pair.run_level.p == pytest.approx(2 * picai_permutation_test(*shared.values()))
@@ -702,14 +697,13 @@ def test_runs_of_folds_that_the_other_lacks_are_left_out_on_this_test_set(tmp_pa
     assert pair.run_level.sentence == "On this test set the runs of a rank above those of b."
 
 
-def test_more_runs_than_looks_plan_are_refused(scores, tmp_path, capsys):
+def test_more_runs_than_looks_plan_are_refused(scores, tmp_path, refusal):
     scores.arms(runs=4)
     rows = [f"{name},0,{k},0.{8 + k},0.5" for name in "ab" for k in range(2)] + ["a,0,2,0.5,0.5"]
     looked = analysis_file(tmp_path, "looks = [2]\n")
     for words in (["--scores", scores.root], ["--runs", table_of_runs(tmp_path, rows)]):
         output = tmp_path / "out"
-        assert main(["compare", *map(str, words), "--analysis", str(looked), "--output", str(output)]) == 3
-        assert "expected at most 2 runs of" in capsys.readouterr().err
+        assert "expected at most 2 runs of" in refusal("compare", *words, "--analysis", looked, "--output", output)
         assert not output.exists()
 
 
@@ -800,26 +794,23 @@ def picai_permutation_test(alternative, base):
         (["a,0,0,0.9,0.5", "a,0,1,0.8,0.5"], "expected 2 to 12 configurations to compare, found 1 (a)"),
     ],
 )
-def test_a_faulty_table_of_runs_is_refused(tmp_path, capsys, rows, message):
+def test_a_faulty_table_of_runs_is_refused(tmp_path, refusal, rows, message):
     path = table_of_runs(tmp_path, rows)
-    assert compare_table(path, tmp_path / "out") == 3
-    assert f"{path}: {message}" in capsys.readouterr().err
+    assert f"{path}: {message}" in refusal(*words_of(path, tmp_path / "out"))
     assert not (tmp_path / "out").exists()
 
 
-def test_a_table_of_runs_without_a_column_or_with_options_of_cases_is_refused(tmp_path, capsys):
+def test_a_table_of_runs_without_a_column_or_with_options_of_cases_is_refused(tmp_path, capsys, refusal):
     path = table_of_runs(tmp_path, ["a,0,0,0.9"], header="configuration,fold,restart,auroc")
-    assert compare_table(path, tmp_path / "out") == 3
-    assert "expected the column ap" in capsys.readouterr().err
-    assert compare_table(path, tmp_path / "out", "--marksheet", path) == 2
+    assert "expected the column ap" in refusal(*words_of(path, tmp_path / "out"))
+    assert main([*words_of(path, tmp_path / "out"), "--marksheet", str(path)]) == 2
     assert "--marksheet" in capsys.readouterr().err
 
 
-def test_a_table_of_runs_without_the_primary_metric_is_refused(tmp_path, capsys):
+def test_a_table_of_runs_without_the_primary_metric_is_refused(tmp_path, refusal):
     path = table_of_runs(tmp_path, [f"{name},0,{k},0.{9 - k}," for name in "ab" for k in range(3)])
-    plan = analysis_file(tmp_path, 'primary = "ap"\n')
-    assert compare_table(path, tmp_path / "out", "--analysis", plan) == 3
-    assert f"{path}: expected AP, the primary metric, found none" in capsys.readouterr().err
+    words = [*words_of(path, tmp_path / "out"), "--analysis", analysis_file(tmp_path, 'primary = "ap"\n')]
+    assert f"{path}: expected AP, the primary metric, found none" in refusal(*words)
 
 
 def test_readers_are_compared_with_every_trained_configuration(scores, tmp_path):

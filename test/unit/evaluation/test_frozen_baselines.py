@@ -269,15 +269,14 @@ def test_edited_baseline_is_refused(platform, capsys):
 
 
 @pytest.mark.parametrize("change", [other_truth, not_json, no_source])
-def test_index_freezes_nothing_malformed(workshop, capsys, change):
+def test_index_freezes_nothing_malformed(workshop, refusal, change):
     _, truth, frozen = make(workshop)
     change(frozen, truth, workshop)
-    assert main(["index", "--truth", str(truth), "--baseline", str(frozen)]) == 3
-    assert capsys.readouterr().err.count("\n") == 1
+    refusal("index", "--truth", truth, "--baseline", frozen)
     assert not (truth / "baselines").exists()
 
 
-def test_index_wants_scored_runs_with_names_of_their_own(workshop, capsys):
+def test_index_wants_scored_runs_with_names_of_their_own(workshop, refusal):
     _, truth, frozen = make(workshop)
     twin = shutil.copytree(frozen, workshop.root / "elsewhere" / "frozen")
     for given, message in (
@@ -285,8 +284,7 @@ def test_index_wants_scored_runs_with_names_of_their_own(workshop, capsys):
         ([truth], "truth: no scored run (metrics.json) here or in a sub-folder"),
         ([frozen] * (MOST + 1), "expected 1 to 5 scored runs as baselines, found 6"),
     ):
-        assert main(["index", "--truth", str(truth), "--baseline", *map(str, given)]) == 3
-        assert capsys.readouterr().err.rstrip().endswith(message)
+        assert refusal("index", "--truth", truth, "--baseline", *given).rstrip().endswith(message)
 
 
 def test_server_refuses_a_malformed_baseline_at_its_start(platform, workshop):

@@ -306,14 +306,12 @@ def test_command_takes_a_card_and_prints_why_a_value_is_undefined(workshop, maps
     assert (metrics["strict"]["auroc"], metrics["strict"]["ap"]) == (None, None)
 
 
-def test_a_missing_prediction_is_refused_and_nothing_written(workshop, maps, truth, tmp_path, capsys):
+def test_a_missing_prediction_is_refused_and_nothing_written(workshop, maps, truth, tmp_path, refusal):
     del maps["b"]
     folder = workshop.plain(maps)
     arguments = ["score", "--predictions", str(folder), "--truth", str(truth), "--output", str(tmp_path / "out")]
-    assert main(arguments) == 3
-    assert capsys.readouterr().err == (
-        f"error: {folder}: expected predictions of all 3 cases in {truth}, found none of b\n"
-    )
+    expected = f"error: {folder}: expected predictions of all 3 cases in {truth}, found none of b\n"
+    assert refusal(*arguments) == expected
     assert not (tmp_path / "out").exists()
     assert main([*arguments, "--on-missing", "worst"]) == 0
 
@@ -327,7 +325,7 @@ def test_scoring_imports_neither_torch_nor_picai_eval():
     assert python("-c", code).stdout == "[]\n"
 
 
-def test_training_studies_are_refused_unless_allowed(workshop, maps, likelihoods, truth, tmp_path, capsys):
+def test_training_studies_are_refused_unless_allowed(workshop, maps, likelihoods, truth, tmp_path, capsys, refusal):
     folder = workshop.batch(maps, likelihoods)
     words = ["score", "--predictions", str(folder), "--truth", str(truth), "--output", str(tmp_path / "out")]
     given = workshop.source(folder)
@@ -336,9 +334,7 @@ def test_training_studies_are_refused_unless_allowed(workshop, maps, likelihoods
         assert main(words) == 0
         assert read_record(tmp_path / "out" / "metrics.json", MetricsRecord).trained_on == count
     write_record(folder / "source.json", given.model_copy(update={"trained_on": ("c", "b", "elsewhere")}))
-    capsys.readouterr()
-    assert main(words) == 3
-    said = capsys.readouterr().err
+    said = refusal(*words)
     assert said.startswith(f"error: {folder}: its networks were trained on 2 of 3 studies: ")
     assert said.endswith(": b and 1 more; --training-studies-too scores them\n")
     assert main([*words, "--training-studies-too"]) == 0
@@ -347,15 +343,12 @@ def test_training_studies_are_refused_unless_allowed(workshop, maps, likelihoods
     assert read_record(tmp_path / "out" / "source.json", Source).trained_on == ("c", "b", "elsewhere")
 
 
-def test_patients_of_other_cases_are_refused(workshop, tmp_path, capsys):
+def test_patients_of_other_cases_are_refused(workshop, tmp_path, refusal):
     truth = workshop.truth({case_id: workshop.image() for case_id in ("7_1", "8_1")})
     folder = workshop.plain({case_id: workshop.image() for case_id in ("7_1", "8_1")})
     (truth / "patients.csv").write_text("case_id,patient_id\n7_01,7\n8_01,7\n")
     command = ["score", "--predictions", str(folder), "--truth", str(truth), "--output", str(tmp_path / "out")]
-    assert main(command) == 3
-    assert "expected the patients of its cases, found that of 7_01 (2 such)" in " ".join(
-        capsys.readouterr().err.split()
-    )
+    assert "expected the patients of its cases, found that of 7_01 (2 such)" in refusal(*command)
     assert main([*command, "--patients", "by-case"]) == 0
 
 
@@ -427,10 +420,9 @@ def test_sweep_of_hit_criteria_changes_no_other_file(workshop, maps, likelihoods
     assert not (tmp_path / "swept" / "hits.csv").exists()
 
 
-def test_sweep_needs_detection_maps_and_strict_matching(workshop, maps, truth, tmp_path, capsys):
+def test_sweep_needs_detection_maps_and_strict_matching(workshop, maps, truth, tmp_path, refusal):
     (tmp_path / "p.csv").write_text("case_id,likelihood\na,0.1\nb,0.2\nc,0.3\n")
     words = ["--truth", str(truth), "--output", str(tmp_path / "out"), "--sweep-hits"]
-    assert main(["score", "--predictions", str(tmp_path / "p.csv"), *words]) == 3
-    assert "no detection maps" in capsys.readouterr().err
+    assert "no detection maps" in refusal("score", "--predictions", tmp_path / "p.csv", *words)
     assert main(["score", "--predictions", str(workshop.plain(maps)), *words, "--picai-only"]) == 2
     assert not (tmp_path / "out").exists()

@@ -122,7 +122,7 @@ def test_an_empty_index_is_rebuilt(folder, content, caplog):
     assert len(TruthIndex(folder / INDEX).known) == 3
 
 
-def test_what_is_no_index_is_kept_and_changes_no_answer(folder, workshop, capsys):
+def test_what_is_no_index_is_kept_and_changes_no_answer(folder, workshop, refusal):
     expected = without_index(folder)
     archive = io.BytesIO()
     with zipfile.ZipFile(archive, "w") as files:
@@ -130,8 +130,7 @@ def test_what_is_no_index_is_kept_and_changes_no_answer(folder, workshop, capsys
     for content in (b"not a zip", archive.getvalue()):
         (folder / INDEX).write_bytes(content)
         assert lesions(folder) == expected
-        assert main(["index", "--truth", str(folder)]) == 3
-        assert "truth-index.zip: not an index" in capsys.readouterr().err
+        assert "truth-index.zip: not an index" in refusal("index", "--truth", folder)
         assert (folder / INDEX).read_bytes() == content
 
 
@@ -244,11 +243,10 @@ def test_the_command_rebuilds_the_index(folder, capsys):
     assert len(TruthIndex(folder / INDEX).known) == 3
 
 
-def test_the_command_names_the_label_map_that_it_cannot_read(folder, capsys):
+def test_the_command_names_the_label_map_that_it_cannot_read(folder, refusal):
     data = (folder / "c.nii.gz").read_bytes()
     (folder / "c.nii.gz").write_bytes(data[:-20])
-    assert main(["index", "--truth", str(folder)]) == 3
-    assert capsys.readouterr().err.startswith(f"error: {folder / 'c.nii.gz'}: file is truncated")
+    assert refusal("index", "--truth", folder).startswith(f"error: {folder / 'c.nii.gz'}: file is truncated")
     assert not (folder / INDEX).exists()
 
 

@@ -120,9 +120,8 @@ def test_the_command_explains_a_missing_prediction_and_picai_alone(folders, caps
     assert "a, strict" not in printed
 
 
-def test_an_unknown_case_is_refused_before_anything_is_scored(folders, capsys):
-    assert main([*arguments(folders), "--explain", "z"]) == 3
-    assert f"--explain z: {folders[1]} has no label map of this case" in capsys.readouterr().err
+def test_an_unknown_case_is_refused_before_anything_is_scored(folders, refusal):
+    assert f"--explain z: {folders[1]} has no label map of this case" in refusal(*arguments(folders), "--explain", "z")
     assert not folders[2].exists()
 
 

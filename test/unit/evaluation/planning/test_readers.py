@@ -126,7 +126,7 @@ def test_readers_who_do_not_differ_add_nothing_and_a_split_plot_costs_precision(
     assert crossed < split
 
 
-def test_the_fewest_readings_that_reach_the_power_are_named(tmp_path, capsys):
+def test_the_fewest_readings_that_reach_the_power_are_named(tmp_path, capsys, refusal):
     words = ["--difference", "0.05", "--margin", "0.05", "--cases", "200", "800", "--output", str(tmp_path)]
     assert main(["plan", "readers", *words]) == 0
     record = read_record(tmp_path / "plan-readers.json", ReaderPlanRecord)
@@ -138,11 +138,11 @@ def test_the_fewest_readings_that_reach_the_power_are_named(tmp_path, capsys):
     assert record.assumptions["reader_correlation"] == pytest.approx(0.43)
     shown = capsys.readouterr().out
     assert record.sentence in shown
-    assert main(["plan", "--readers", "5", "10", "--blocks", "2", "--margin", "0.1", "--difference", "0"]) == 3
-    assert "--readers: expected a multiple of 2 blocks, above 2, found 5" in capsys.readouterr().err
+    said = refusal("plan", "--readers", "5", "10", "--blocks", "2", "--margin", "0.1", "--difference", "0")
+    assert "--readers: expected a multiple of 2 blocks, above 2, found 5" in said
 
 
-def test_a_pilot_supplies_the_components(scores, tmp_path, capsys):
+def test_a_pilot_supplies_the_components(scores, tmp_path, refusal):
     scores.cases = 60
     scores.arms(1.0, 1.5, runs=3)
     ids, lesions = scores.truth()
@@ -164,8 +164,8 @@ def test_a_pilot_supplies_the_components(scores, tmp_path, capsys):
     record = read_record(tmp_path / "out" / "plan-readers.json", ReaderPlanRecord)
     assert record.prevalence == pytest.approx(0.4)
     assert record.parents == parents
-    assert main([*words, "--reader-sd", "0.1"]) == 3
-    assert "--pilot: expected no assumptions, which the pilot supplies, found --reader-sd" in capsys.readouterr().err
+    said = refusal(*words, "--reader-sd", "0.1")
+    assert "--pilot: expected no assumptions, which the pilot supplies, found --reader-sd" in said
     table.write_text("\n".join(lines[:-1]) + "\n")
     with pytest.raises(OncoduetError) as caught:
         pilot_components([scores.root], table)
@@ -190,9 +190,8 @@ def test_a_pilot_with_single_runs_is_refused(scores, tmp_path):
         (["--pilot", "x"], "--pilot: expected --pilot and --pilot-readers together, found one of them"),
     ],
 )
-def test_impossible_questions_are_refused_in_one_line(words, message, capsys):
-    assert main(["plan", "readers", *words]) == 3
-    assert capsys.readouterr().err.startswith(f"error: {message}")
+def test_impossible_questions_are_refused_in_one_line(words, message, refusal):
+    assert refusal("plan", "readers", *words).startswith(f"error: {message}")
 
 
 def test_where_nothing_varies_there_is_nothing_to_plan():

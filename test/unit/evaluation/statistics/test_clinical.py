@@ -261,7 +261,7 @@ def test_without_validation_the_page_says_that_thresholds_are_optimistic(scores,
         ("card", "the card of the test set"),
     ],
 )
-def test_faulty_validation_runs_are_refused_with_3(scores, tmp_path, capsys, fault, message):
+def test_faulty_validation_runs_are_refused_with_3(scores, tmp_path, refusal, fault, message):
     scores.arms(runs=1)
     test, validation = scores.root, type(scores)(tmp_path / "validation")
     ids = [f"{900 + i}_{i}" for i in range(30)]
@@ -273,9 +273,8 @@ def test_faulty_validation_runs_are_refused_with_3(scores, tmp_path, capsys, fau
     if fault != "missing":
         of_fault = {"same": None, "one class": none}.get(fault, cases)
         validation.run("ce", "ce", truth=of_fault, **({"card_sha256": "c" * 64} if fault == "card" else {}))
-    command = ["compare", "--scores", str(test), "--validation", str(validation.root), "--output", str(tmp_path / "o")]
-    assert main(command) == 3
-    assert message in capsys.readouterr().err
+    words = ("--scores", test, "--validation", validation.root, "--output", tmp_path / "o")
+    assert message in refusal("compare", *words)
     assert not (tmp_path / "o").exists()
 
 
