@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import sys
 
 import numpy as np
@@ -189,96 +190,81 @@ def test_real_studies_get_maps_with_the_header_of_their_t2w(run, make_bundle, re
 # One wrong study: exit code 3, one line, nothing written
 
 
-def test_a_missing_channel_is_refused(bench):
-    bench.image(ADC).unlink()
-    assert "'transverse-adc-prostate-mri' has 0 images, expected 1" in bench.fails()
+def rewritten(socket, change, *, compress=True):
+    return lambda bench: bench.rewrite(socket, change, compress=compress)
 
 
-def test_two_files_in_one_socket_are_refused(bench):
-    second = bench.study / HBV / "b.mha"
-    second.write_bytes(bench.image(HBV).read_bytes())
-    assert "'transverse-hbv-prostate-mri' has 2 images, expected 1" in bench.fails()
+def with_bytes(socket, change):
+    def spoil(bench):
+        path = bench.image(socket)
+        path.write_bytes(change(path.read_bytes()))
+
+    return spoil
 
 
-@pytest.mark.parametrize("compress", [True, False])
-@pytest.mark.parametrize("share", [0.2, 0.9, 0.999])
-def test_a_truncated_image_is_refused(bench, share, compress):
-    path = bench.rewrite(ADC, lambda image: image, compress=compress)
-    path.write_bytes(path.read_bytes()[: int(share * path.stat().st_size)])
-    assert path.name in bench.fails()
+def flipped(content):
+    return bytes(byte ^ 0xFF * (place == len(content) // 2) for place, byte in enumerate(content))
 
 
-def test_a_damaged_image_is_refused(bench):
-    path = bench.image(ADC)
-    content = bytearray(path.read_bytes())
-    content[len(content) // 2] ^= 0xFF
-    path.write_bytes(content)
-    assert path.name in bench.fails()
+def truncated(share, *, compress):
+    def spoil(bench):
+        bench.rewrite(ADC, lambda image: image, compress=compress)
+        with_bytes(ADC, lambda content: content[: int(share * len(content))])(bench)
+
+    return spoil
 
 
-@pytest.mark.parametrize("content", [b"", b"no image at all\n", bytes(range(256)) * 8])
-def test_an_unreadable_image_is_refused(bench, content):
-    path = bench.image(T2W)
-    path.write_bytes(content)
-    assert path.name in bench.fails()
-
-
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        (lambda image: image[:, :, 3], "expected a 3D image (NDims = 3), found '2'"),
-        (lambda image: sitk.JoinSeries([image, image]), "expected a 3D image (NDims = 3), found '4'"),
-        (lambda image: sitk.Compose([image, image]), "expected one value per voxel"),
-    ],
-    ids=["2D", "4D", "vectors"],
-)
-def test_an_image_other_than_3d_with_one_value_per_voxel_is_refused(bench, change, message):
-    bench.rewrite(ADC, change)
-    assert message in bench.fails()
-
-
-@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
-@pytest.mark.parametrize("socket", [T2W, ADC, HBV])
-def test_a_voxel_that_is_no_number_is_refused(bench, socket, value):
-    def spoil(image):
+def with_voxel(value):
+    def change(image):
         image[3, 4, 5] = value
         return image
 
-    bench.rewrite(socket, spoil)
-    assert "expected finite voxels, found 1 NaN or infinite" in bench.fails()
+    return change
 
 
-def test_channels_with_disjoint_fields_of_view_are_refused(bench):
-    def move(image):
-        image.SetOrigin((400.0, 0.0, 0.0))
-        return image
-
-    bench.rewrite(HBV, move)
-    assert "to share a field of view with 't2w'" in bench.fails()
+def elsewhere(image):
+    image.SetOrigin((400.0, 0.0, 0.0))
+    return image
 
 
-@pytest.mark.parametrize(
-    "content",
-    [
-        "",
-        "{",
-        "{}",
-        "[1]",
-        '[{"socket": {"slug": "a"}}]',
-        '[{"socket": {"slug": "a", "relative_path": "../secret"}}]',
-        '[{"value": NaN}]',
-        "[]",
-    ],
-)
-def test_a_malformed_listing_is_refused(bench, content):
-    (bench.study / "inputs.json").write_text(content)
-    assert "inputs.json" in bench.fails()
+def listing(content):
+    return lambda bench: (bench.study / "inputs.json").write_text(content)
 
 
-def test_an_unknown_set_of_sockets_is_refused(bench):
-    listing = [{"socket": {"slug": "venous-phase-ct-scan", "relative_path": "images/venous-ct"}}]
-    (bench.study / "inputs.json").write_text(json.dumps(listing))
-    assert "found venous-phase-ct-scan" in bench.fails()
+CT_SOCKET = '[{"socket": {"slug": "venous-phase-ct-scan", "relative_path": "images/venous-ct"}}]'
+OUTSIDE = '[{"socket": {"slug": "a", "relative_path": "../secret"}}]'
+MALFORMED = ["", "{", "{}", "[1]", '[{"socket": {"slug": "a"}}]', OUTSIDE, '[{"value": NaN}]', "[]"]
+T2W_FILE, ADC_FILE = "0f3a-uuid.mha", "1f3a-uuid.mha"
+NOT_FINITE = "expected finite voxels, found 1 NaN or infinite"
+WRONG_STUDY = {
+    "a channel missing": (lambda bench: bench.image(ADC).unlink(), "'transverse-adc-prostate-mri' has 0 images"),
+    "two files in a socket": (
+        lambda bench: shutil.copy(bench.image(HBV), bench.study / HBV / "b.mha"),
+        "'transverse-hbv-prostate-mri' has 2 images, expected 1",
+    ),
+    "truncated to a fifth": (truncated(0.2, compress=True), ADC_FILE),
+    "truncated by a thousandth": (truncated(0.999, compress=True), ADC_FILE),
+    "truncated voxels as they are": (truncated(0.9, compress=False), ADC_FILE),
+    "damaged": (with_bytes(ADC, flipped), ADC_FILE),
+    "empty": (with_bytes(T2W, lambda _: b""), T2W_FILE),
+    "a text": (with_bytes(T2W, lambda _: b"no image at all\n"), T2W_FILE),
+    "all bytes": (with_bytes(T2W, lambda _: bytes(range(256)) * 8), T2W_FILE),
+    "2D": (rewritten(ADC, lambda image: image[:, :, 3]), "expected a 3D image (NDims = 3), found '2'"),
+    "4D": (rewritten(ADC, lambda image: sitk.JoinSeries([image] * 2)), "expected a 3D image (NDims = 3), found '4'"),
+    "vectors": (rewritten(ADC, lambda image: sitk.Compose([image] * 2)), "expected one value per voxel"),
+    "NaN in T2W": (rewritten(T2W, with_voxel(np.nan)), NOT_FINITE),
+    "infinity in ADC": (rewritten(ADC, with_voxel(np.inf)), NOT_FINITE),
+    "minus infinity in HBV": (rewritten(HBV, with_voxel(-np.inf)), NOT_FINITE),
+    "disjoint fields of view": (rewritten(HBV, elsewhere), "to share a field of view with 't2w'"),
+    **{f"listing {content}": (listing(content), "inputs.json") for content in MALFORMED},
+    "unknown sockets": (listing(CT_SOCKET), "found venous-phase-ct-scan"),
+}
+
+
+@pytest.mark.parametrize(("spoil", "message"), WRONG_STUDY.values(), ids=WRONG_STUDY)
+def test_a_wrong_study_is_refused(bench, spoil, message):
+    spoil(bench)
+    assert message in bench.fails()
 
 
 @pytest.mark.parametrize(
@@ -499,25 +485,6 @@ def test_candidates_of_other_maps_or_by_another_rule_are_not_replaced(run, maps,
     assert (tmp_path / "o" / "a.mha").read_bytes() == before
 
 
-@pytest.mark.parametrize(
-    ("scale", "shift", "found"),
-    [
-        (8, 0, "-0.008 to 7.6"),
-        (255, 0, "-0.25500003 to 242.25"),
-        (100, 0, "-0.1 to 95"),
-        (10, -9, "-9.01 to 0.5"),
-        (1, -3, "-3.001 to -2.05"),
-    ],
-    ids=["above", "bytes", "percent", "logits", "low-logits"],
-)
-def test_values_of_another_scale_are_refused(run, maps, tmp_path, scale, shift, found):
-    volume = read_volume(maps / "a.mha")
-    write_volume(maps / "a.mha", Volume((volume.array * scale + shift).astype(np.float32), volume.grid))
-    message = run.fails("candidates", "--probability", maps, "--output", tmp_path / "o")
-    assert f"a.mha: expected probabilities in [0, 1], found {found}" in message
-    assert not (tmp_path / "o").exists()
-
-
 def test_what_rounding_left_above_one_counts_as_one(run, maps, tmp_path):
     volume = read_volume(maps / "a.mha")
     above = np.where(volume.array == volume.array.max(), np.float32(1.0000001), volume.array).astype(np.float32)
@@ -529,34 +496,48 @@ def test_what_rounding_left_above_one_counts_as_one(run, maps, tmp_path):
     assert read_volume(tmp_path / "o" / "a.mha").array.max() <= 1
 
 
-@pytest.mark.parametrize("dtype", [np.uint8, np.int16])
-def test_label_maps_are_no_probability_maps(run, maps, tmp_path, dtype):
-    volume = read_volume(maps / "a.mha")
-    write_volume(maps / "a.mha", Volume((volume.array > 0.1).astype(dtype), volume.grid))
-    message = run.fails("candidates", "--probability", maps, "--output", tmp_path / "o")
-    assert "a.mha: expected probabilities between 0 and 1, found whole numbers, as of labels" in message
-    assert not (tmp_path / "o").exists()
+def with_values(change):
+    def spoil(maps):
+        volume = read_volume(maps / "a.mha")
+        write_volume(maps / "a.mha", Volume(change(volume.array), volume.grid))
+
+    return spoil
 
 
-def test_a_folder_without_maps_is_refused(run, tmp_path):
-    message = run.fails("candidates", "--probability", tmp_path / "none", "--output", tmp_path / "o")
-    assert "none: no probability maps CASE.mha or CASE.nii.gz" in message
+def scaled(scale, shift):
+    return with_values(lambda array: (array * scale + shift).astype(np.float32))
 
 
-@pytest.mark.parametrize("name", ["c.mha", "deeper/c.nii.gz", "c.nrrd"])
-def test_a_map_in_a_sub_folder_is_not_left_out(run, maps, tmp_path, name):
-    path = maps / "more" / name
-    path.parent.mkdir(parents=True)
-    path.write_bytes((maps / "a.mha").read_bytes())
-    message = run.fails("candidates", "--probability", maps, "--output", tmp_path / "o")
-    assert f"{path}: image in a sub-folder" in message
-    assert not (tmp_path / "o").exists()
+def copied(name, to):
+    def spoil(maps):
+        (maps / to).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(maps / name, maps / to)
+
+    return spoil
 
 
-def test_two_maps_of_one_case_are_refused(run, maps, tmp_path):
-    (maps / "a.nii.gz").write_bytes((maps / "b.nii.gz").read_bytes())
-    message = run.fails("candidates", "--probability", maps, "--output", tmp_path / "o")
-    assert "a.nii.gz: duplicate case: a.mha too" in message
+RANGE = "a.mha: expected probabilities in [0, 1], found"
+LABELS = "a.mha: expected probabilities between 0 and 1, found whole numbers, as of labels"
+WRONG_MAPS = {
+    "above": (scaled(8, 0), f"{RANGE} -0.008 to 7.6"),
+    "bytes": (scaled(255, 0), f"{RANGE} -0.25500003 to 242.25"),
+    "percent": (scaled(100, 0), f"{RANGE} -0.1 to 95"),
+    "logits": (scaled(10, -9), f"{RANGE} -9.01 to 0.5"),
+    "low logits": (scaled(1, -3), f"{RANGE} -3.001 to -2.05"),
+    "labels of 8 bits": (with_values(lambda array: (array > 0.1).astype(np.uint8)), LABELS),
+    "labels of 16 bits": (with_values(lambda array: (array > 0.1).astype(np.int16)), LABELS),
+    "none": (shutil.rmtree, "maps: no probability maps CASE.mha or CASE.nii.gz"),
+    "a map in a sub-folder": (copied("a.mha", "more/c.mha"), "more/c.mha: image in a sub-folder"),
+    "a map deeper": (copied("b.nii.gz", "more/deeper/c.nii.gz"), "more/deeper/c.nii.gz: image in a sub-folder"),
+    "another format in a sub-folder": (copied("a.mha", "more/c.nrrd"), "more/c.nrrd: image in a sub-folder"),
+    "two maps of a case": (copied("b.nii.gz", "a.nii.gz"), "a.nii.gz: duplicate case: a.mha too"),
+}
+
+
+@pytest.mark.parametrize(("spoil", "message"), WRONG_MAPS.values(), ids=WRONG_MAPS)
+def test_wrong_probability_maps_are_refused(run, maps, tmp_path, spoil, message):
+    spoil(maps)
+    assert message in run.fails("candidates", "--probability", maps, "--output", tmp_path / "o")
     assert not (tmp_path / "o").exists()
 
 
