@@ -56,6 +56,13 @@ class Batch:
     def command(self, *more):
         return [sys.executable, "-B", "-m", "algorithm", *self.arguments(*more)]
 
+    def track(self, track, members="all", output=None):
+        """In this process, with a function through which the studies pass."""
+        options, output = PredictionOptions(mirroring=False), output or self.output
+        predict_batch(
+            archive=self.archive, output=output, model=self.model, members=[members], options=options, track=track
+        )
+
     @property
     def predicted(self):
         """The studies that the last call passed over, as the log says."""
@@ -173,14 +180,7 @@ def test_a_resumed_batch_removes_its_old_listing(make_batch, make_channels):
         yield
 
     with pytest.raises(KeyboardInterrupt):
-        predict_batch(
-            archive=batch.archive,
-            output=batch.output,
-            model=batch.model,
-            members=["each"],
-            options=PredictionOptions(mirroring=False),
-            track=stop,
-        )
+        batch.track(stop, "each")
     assert not list(batch.output.rglob("predictions.json"))
     batch("--members", "each")
     assert batch.predicted == ["p2_s0"]
@@ -404,14 +404,7 @@ def test_two_batches_do_not_fill_one_folder(make_batch):
         assert found.stderr == f"error: {batch.output}: expected no other process at work here, found one\n"
         yield from studies
 
-    predict_batch(
-        archive=batch.archive,
-        output=batch.output,
-        model=batch.model,
-        members=["all"],
-        options=PredictionOptions(mirroring=False),
-        track=second,
-    )
+    batch.track(second)
     assert batch.listed() == ["p0_s0", "p1_s0"]
 
 
@@ -680,23 +673,15 @@ def test_the_probabilities_of_one_study_are_gone_before_the_next(make_batch, tmp
             yield study
             alive.append(len(find_alive()) - len(known))
 
-    def predict(output):
-        predict_batch(
-            archive=batch.archive,
-            output=output,
-            model=batch.model,
-            members=["each"],
-            options=PredictionOptions(mirroring=False),
-            track=watch,
-        )
-
-    predict(tmp_path / "warm_up")  # the first prediction of a process imports, and an import leaves cycles of frames
+    batch.track(
+        watch, "each", tmp_path / "warm_up"
+    )  # the first prediction of a process imports, and an import leaves cycles of frames
     alive.clear()
     gc.collect()
     known.extend(find_alive())  # of tests before this one, in the same process
     gc.disable()
     try:
-        predict(batch.output)
+        batch.track(watch, "each")
     finally:
         gc.enable()
     assert alive == [0, 0, 0]
