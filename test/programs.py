@@ -1,9 +1,11 @@
 """Programs that tests start, each in a process of its own."""
 
 import http.client
+import multiprocessing
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 from places import MOUNT, PROJECT
@@ -23,6 +25,13 @@ def run(*words: object, env: dict[str, str] | None = None) -> Ended:
 def python(*words: object, **variables: str) -> Ended:
     """Run Python, with more variables in its environment."""
     return run(sys.executable, *words, env=os.environ | variables)
+
+
+def fork(work: Callable[[], object]) -> multiprocessing.process.BaseProcess:
+    """Begin work in a process that need not import anything: its whole life is the work's."""
+    process = multiprocessing.get_context("fork").Process(target=work)
+    process.start()
+    return process
 
 
 def run_on_small_disk(namespace: list[str], size: str, folder: Path, *words: object) -> tuple[Ended, Path]:

@@ -1,7 +1,6 @@
 """Archives made by formula: three channels, three image sizes and spacings, a tilted direction."""
 
 import json
-import multiprocessing
 import os
 import shutil
 import signal
@@ -10,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from programs import fork
 from tiny import tiny_profile
 
 from contract.files import read_json, write_json
@@ -127,9 +127,7 @@ def kill_after():
             if epoch.epoch + 1 == epochs:
                 os.kill(os.getpid(), signal.SIGKILL)
 
-        work = partial(execute, run, output, device="cpu", on_epoch=on_epoch)
-        process = multiprocessing.get_context("fork").Process(target=work)
-        process.start()
+        process = fork(partial(execute, run, output, device="cpu", on_epoch=on_epoch))
         process.join()
         assert process.exitcode == -signal.SIGKILL
 
@@ -149,6 +147,33 @@ def interrupt_after():
             execute(run, output, on_epoch=on_epoch, **({"device": "cpu"} | more))
 
     return interrupt
+
+
+@pytest.fixture
+def campaign_file(prepared_folder, profile, tmp_path):
+    """Write a campaign file; a value may be a whole table, None leaves a key out."""
+
+    def write(name: str = "campaign.toml", **changes) -> Path:
+        values = {
+            "schema_version": 1,
+            "prepared": str(prepared_folder),
+            "output": "runs",
+            "profile": str(profile),
+            "configurations": ["ce", "focal"],
+            "folds": [0, 2],
+            "restarts": [1],
+        } | changes
+        path = tmp_path / name
+        tables = {key: value for key, value in values.items() if isinstance(value, dict)}
+        lines = [
+            f"{key} = {json.dumps(value)}" for key, value in values.items() if value is not None and key not in tables
+        ]
+        for table, content in tables.items():
+            lines += [f"[{table}]", *(f"{key} = {json.dumps(value)}" for key, value in content.items())]
+        path.write_text("\n".join(lines) + "\n")
+        return path
+
+    return write
 
 
 @pytest.fixture

@@ -93,12 +93,8 @@ def test_a_terminal_shows_a_bar_that_ends_full(tmp_path, terminal, planned):
     assert "nnU-Net" in (tmp_path / "run" / "training.log").read_text()
 
 
-def test_a_terminal_shows_all_runs_of_a_campaign_at_once(prepared_folder, profile, tmp_path, terminal):
-    path = tmp_path / "campaign.toml"
-    path.write_text(
-        f'schema_version = 1\nprepared = "{prepared_folder}"\noutput = "runs"\nprofile = "{profile}"\n'
-        'configurations = ["ce", "ce-dice"]\nfolds = [1]\nrestarts = [1]\nworkers = 2\n'
-    )
+def test_a_terminal_shows_all_runs_of_a_campaign_at_once(campaign_file, terminal):
+    path = campaign_file(configurations=["ce", "ce-dice"], folds=[1], workers=2)
     make_locally(load_campaign(path), console=terminal, device="cpu")
     shown = terminal.file.getvalue()
     assert "running" in shown

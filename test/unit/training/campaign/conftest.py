@@ -1,37 +1,9 @@
-import json
 from pathlib import Path
 
 import pytest
 
 from contract.records import Epoch, RunRecord, read_record, write_record
 from training.campaign import PlannedRun
-
-
-@pytest.fixture
-def campaign_file(prepared_folder, profile, tmp_path):
-    """Write a campaign file; a value may be a whole table, None leaves a key out."""
-
-    def write(name: str = "campaign.toml", **changes) -> Path:
-        values = {
-            "schema_version": 1,
-            "prepared": str(prepared_folder),
-            "output": "runs",
-            "profile": str(profile),
-            "configurations": ["ce", "focal"],
-            "folds": [0, 2],
-            "restarts": [1],
-        } | changes
-        path = tmp_path / name
-        tables = {key: value for key, value in values.items() if isinstance(value, dict)}
-        lines = [
-            f"{key} = {json.dumps(value)}" for key, value in values.items() if value is not None and key not in tables
-        ]
-        for table, content in tables.items():
-            lines += [f"[{table}]", *(f"{key} = {json.dumps(value)}" for key, value in content.items())]
-        path.write_text("\n".join(lines) + "\n")
-        return path
-
-    return write
 
 
 @pytest.fixture

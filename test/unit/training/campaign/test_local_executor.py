@@ -1,6 +1,5 @@
 import fcntl
 import io
-import multiprocessing
 import os
 import re
 import signal
@@ -10,6 +9,7 @@ import time
 from pathlib import Path
 
 import pytest
+from programs import fork
 from rich.console import Console
 
 from contract.files import read_json
@@ -66,11 +66,7 @@ def test_a_killed_campaign_resumes(campaign_file, tmp_path, outcome, records, pl
     longer = edited_profile(("epochs = 3", "epochs = 20"), name="longer.toml")
     path = campaign_file(profile="longer.toml", configurations=["ce"], workers=2)
 
-    def work() -> None:
-        make_locally(load_campaign(path), console=Console(file=io.StringIO()), device="cpu")
-
-    process = multiprocessing.get_context("fork").Process(target=work)
-    process.start()
+    process = fork(lambda: make_locally(load_campaign(path), console=Console(file=io.StringIO()), device="cpu"))
     while sum(len(record.epochs) > 1 for record in records(tmp_path / "runs").values()) < 2:
         time.sleep(0.01)
     process.kill()
@@ -157,11 +153,7 @@ def test_a_process_that_is_killed_fails_its_runs_and_no_others(
     edited_profile(("epochs = 3", "epochs = 30"), name="longer.toml")
     path = campaign_file(profile="longer.toml", configurations=["ce"], workers=1)
 
-    def work() -> None:
-        os._exit(main(["campaign", str(path), "--device", "cpu"]))
-
-    process = multiprocessing.get_context("fork").Process(target=work)
-    process.start()
+    process = fork(lambda: os._exit(main(["campaign", str(path), "--device", "cpu"])))
     while not any(len(record.epochs) > 1 for record in records(tmp_path / "runs").values()):
         time.sleep(0.01)
     (child,) = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()

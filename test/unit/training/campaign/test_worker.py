@@ -1,7 +1,6 @@
 """Runs that share a process: each as if it were alone."""
 
 import gc
-import multiprocessing
 import os
 import random
 import signal
@@ -10,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from dynamic_network_architectures.architectures.unet import PlainConvUNet
+from programs import fork
 from refusals import refused_with
 
 from contract.errors import OncoduetError
@@ -68,8 +68,7 @@ def test_a_killed_pack_resumes_to_the_same_bits(planned, alone, tmp_path):
         first, second = requests(planned, tmp_path, LOSSES[:2])
         execute_together([first, RunRequest(second.run, second.output, on_epoch=on_epoch)], device="cpu")
 
-    process = multiprocessing.get_context("fork").Process(target=work)
-    process.start()
+    process = fork(work)
     process.join()
     assert process.exitcode == -signal.SIGKILL
     resumed = execute_together(requests(planned, tmp_path, LOSSES[:2]), device="cpu", resume=True)

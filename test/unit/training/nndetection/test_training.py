@@ -2,7 +2,6 @@
 
 import ast
 import json
-import multiprocessing
 import os
 import pickle
 import shutil
@@ -14,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import SimpleITK as sitk
+from programs import fork
 from refusals import refused_with
 from studies import read_study
 
@@ -206,8 +206,7 @@ def test_resume_without_a_step_is_refused(planned, tmp_path, fake_nndet):
 
 def killed_while_it_hangs(run, output):
     """Make the run in another process and kill that without warning while a program hangs; returns its processes."""
-    process = multiprocessing.get_context("fork").Process(target=lambda: execute(run, output, device="cpu"))
-    process.start()
+    process = fork(lambda: execute(run, output, device="cpu"))
     hanging = output / "work" / "nndetection" / "hanging"
     wait_until(hanging.is_file)
     processes = [int(pid) for pid in hanging.read_text().split()]
@@ -312,12 +311,8 @@ def test_reports_of_nndetection_that_are_none_are_no_reason_to_fail(tmp_path):
     assert reported_versions(path) == {}
 
 
-def test_a_campaign_makes_it_with_other_runs(tmp_path, fake_nndet, prepared_folder, profile, outcome):
-    path = tmp_path / "campaign.toml"
-    path.write_text(
-        f'schema_version = 1\nprepared = "{prepared_folder}"\noutput = "runs"\nprofile = "{profile}"\n'
-        'configurations = ["ce", "nndet"]\nfolds = [0]\nrestarts = [1]\n[resources]\npacked = 2\n'
-    )
+def test_a_campaign_makes_it_with_other_runs(tmp_path, fake_nndet, campaign_file, outcome):
+    path = campaign_file(configurations=["ce", "nndet"], folds=[0], resources={"packed": 2})
     assert outcome("campaign", path, "--device", "cpu") == (0, "")
     states = [read_record(tmp_path / "runs" / name / "run.json", RunRecord).state for name in RUNS]
     assert states == ["finished", "finished"]

@@ -3,7 +3,6 @@
 ``--kills N`` says how often. The moments are spread over the life of a process: one at random in each N-th part of it.
 """
 
-import multiprocessing
 import os
 import random
 import shutil
@@ -11,6 +10,7 @@ import signal
 import time
 
 import pytest
+from programs import fork
 
 from contract.files import read_json
 from contract.records import RunRecord, read_record
@@ -39,19 +39,12 @@ def planned(prepared_folder, profile, tmp_path):
     return plan
 
 
-def start(work) -> multiprocessing.process.BaseProcess:
-    """A process that need not import anything: its whole life is the run's."""
-    process = multiprocessing.get_context("fork").Process(target=work)
-    process.start()
-    return process
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize("keep", ["final", "best"])
 def test_a_run_killed_at_random_moments_ends_with_the_same_bits(planned, tmp_path, request, keep):
     run, kills = planned(keep), request.config.getoption("--kills")
     began = time.monotonic()
-    process = start(lambda: execute(run, tmp_path / "whole", device="cpu"))
+    process = fork(lambda: execute(run, tmp_path / "whole", device="cpu"))
     process.join()
     life_s = time.monotonic() - began
     whole = read_record(tmp_path / "whole" / "run.json", RunRecord)
@@ -61,7 +54,7 @@ def test_a_run_killed_at_random_moments_ends_with_the_same_bits(planned, tmp_pat
     report, killed, folder = [], 0, tmp_path / "killed"
     while killed < kills:
         moment_s = moments[killed]
-        process = start(lambda: execute(run, folder, device="cpu"))
+        process = fork(lambda: execute(run, folder, device="cpu"))
         process.join(moment_s)
         process.kill()
         process.join()
@@ -106,7 +99,7 @@ def test_a_run_killed_at_each_moment_of_writing_ends_with_the_same_bits(planned,
             os.fsync = kill_at
             execute(run, folder, device="cpu")
 
-        process = start(work)
+        process = fork(work)
         process.join()
         ended.append(process.exitcode)
         assert all(read_json(path) for path in folder.glob("*.json"))

@@ -1,10 +1,7 @@
 """The checkpoint that detects best on the fold's validation studies, found by our own programs."""
 
 import json
-import multiprocessing
-import os
 import shutil
-import signal
 from pathlib import Path
 
 import pytest
@@ -110,25 +107,12 @@ def test_the_scores_are_those_that_the_programs_give_a_user(chosen, prepared_fol
     assert (strict["auroc"], strict["ap"], strict["score"]) == (expected.auroc, expected.ap, expected.score)
 
 
-def test_kept_weights_survive_a_kill_and_the_choice_resumes(chosen, planned, tmp_path, monkeypatch):
+def test_kept_weights_survive_a_kill_and_the_choice_resumes(chosen, planned, tmp_path, monkeypatch, kill_after):
     _, whole = chosen
     run, folder = planned(), RunFolder(tmp_path / "run")
-
-    def work() -> None:
-        def on_epoch(epoch) -> None:
-            if epoch.epoch == 2:
-                os.kill(os.getpid(), signal.SIGKILL)
-
-        execute(run, folder.path, device="cpu", on_epoch=on_epoch)
-
-    process = multiprocessing.get_context("fork").Process(target=work)
-    process.start()
-    process.join()
-    assert process.exitcode == -signal.SIGKILL
-    assert sorted(path.name for path in folder.kept.iterdir()) == [
-        "epoch_000002.safetensors",
-        "epoch_000003.safetensors",
-    ]
+    kill_after(3, run, folder.path)
+    names = ["epoch_000002.safetensors", "epoch_000003.safetensors"]
+    assert sorted(path.name for path in folder.kept.iterdir()) == names
     with monkeypatch.context() as broken:
         broken.setenv("PYTHONHOME", str(tmp_path))  # no Python starts with that
         with pytest.raises(RuntimeError, match="python -m algorithm batch, called to choose a checkpoint, failed: "):
