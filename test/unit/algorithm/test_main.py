@@ -347,15 +347,8 @@ def test_a_batch_has_the_layout_that_the_evaluation_mounts(run, make_bundle, mak
     assert (source.configuration, source.fold, source.restart) == ("ensemble-all", 0, 1)
     assert load_card(output / "card.toml").sha256 == CARD.sha256 == source.card_sha256
     assert sorted(path.name for path in output.iterdir()) == [
-        ".lock",
-        ".oncoduet",
-        "batch.json",
-        "card.toml",
-        "p0_s0",
-        "p1_s0",
-        "predictions.json",
-        "source.json",
-    ]
+        ".lock", ".oncoduet", "batch.json", "card.toml", "p0_s0", "p1_s0", "predictions.json", "source.json",
+    ]  # fmt: skip
 
 
 def test_a_batch_of_all_equals_the_studies_one_by_one(run, make_bundle, make_archive, tmp_path):

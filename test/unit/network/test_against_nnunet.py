@@ -140,7 +140,7 @@ def report_gap(bench, ours):
 
 
 @pytest.mark.parametrize("size", [(20, 33, 41), (9, 24, 30), (5, 40, 12)])
-@pytest.mark.parametrize("members", [1, 4])
+@pytest.mark.parametrize("members", [1, 2])
 @pytest.mark.parametrize("mirror_axes", [(), (0, 1, 2)])
 def test_a_phantoms_probability_is_nnunets_with_float32_accumulators(
     make_networks, tiny_plans, tiny_dataset, size, members, mirror_axes

@@ -57,15 +57,9 @@ def test_a_bundle_holds_its_members_and_what_they_need(runs, tmp_path, outcome):
         archive.extractall(tmp_path / "model", filter="data")
     names = sorted(str(path.relative_to(tmp_path / "model")) for path in (tmp_path / "model").rglob("*.*"))
     assert names == [
-        "bundle.json",
-        "card.toml",
-        "dataset.json",
-        "members/000.safetensors",
-        "members/001.safetensors",
-        "plans.json",
-        "training_studies/000.json",
-        "training_studies/001.json",
-    ]
+        "bundle.json", "card.toml", "dataset.json", "members/000.safetensors", "members/001.safetensors",
+        "plans.json", "training_studies/000.json", "training_studies/001.json",
+    ]  # fmt: skip
     record = BundleRecord.model_validate(read_json(tmp_path / "model" / "bundle.json"))
     assert [member.name for member in record.members] == ["ce_fold0_restart1", "focal_fold1_restart1"]
     assert (record.card, record.data_licence) == ("cspca-picai", "CC0-1.0")

@@ -48,28 +48,15 @@ def test_a_prepared_dataset_says_what_it_was_made_from(prepared_folder):
     assert (record.card, record.card_sha256) == ("cspca-picai", load_card("cspca-picai").sha256)
     assert record.data_licence == "CC0-1.0"
     assert [(study.case_id, study.patient_id, study.lesions) for study in record.studies] == [
-        ("100_1", "100", 1),
-        ("100_2", "100", 0),
-        ("101_1", "101", 0),
-        ("102_1", "102", 1),
-        ("103_1", "103", 0),
-        ("104_1", "104", 1),
-        ("105_1", "105", 0),
-    ]
+        ("100_1", "100", 1), ("100_2", "100", 0), ("101_1", "101", 0), ("102_1", "102", 1), ("103_1", "103", 0),
+        ("104_1", "104", 1), ("105_1", "105", 0),
+    ]  # fmt: skip
     assert prepared.plans["experiment_planner_used"] == "ExperimentPlanner"
     assert list(prepared.plans["configurations"]) == ["3d_fullres"]
     assert sorted(path.name for path in prepared_folder.iterdir()) == [
-        ".oncoduet",
-        "card.toml",
-        "cases",
-        "dataset.json",
-        "dataset_fingerprint.json",
-        "plans.json",
-        "prepare.log",
-        "prepared.json",
-        "sources.json",
-        "splits.json",
-    ]
+        ".oncoduet", "card.toml", "cases", "dataset.json", "dataset_fingerprint.json", "plans.json", "prepare.log",
+        "prepared.json", "sources.json", "splits.json",
+    ]  # fmt: skip
 
 
 def test_preparing_twice_gives_the_same_dataset(archive, tmp_path):

@@ -52,15 +52,9 @@ def test_a_member_or_a_configuration_alone_goes_to_the_output_itself(open_bundle
 def test_several_words_give_several_predictions(open_bundle):
     folders = [folder for folder, _, _ in described(open_bundle(GRID), ["all", "four", "each", "ce"])]
     assert folders == [
-        ".",
-        "ensemble-four_fold0_restart1",
-        "ensemble-four_fold1_restart1",
-        "ce_fold0_restart1",
-        "focal_fold0_restart1",
-        "ce_fold1_restart1",
-        "focal_fold1_restart1",
-        "ensemble-ce",
-    ]
+        ".", "ensemble-four_fold0_restart1", "ensemble-four_fold1_restart1", "ce_fold0_restart1",
+        "focal_fold0_restart1", "ce_fold1_restart1", "focal_fold1_restart1", "ensemble-ce",
+    ]  # fmt: skip
 
 
 @pytest.mark.parametrize(

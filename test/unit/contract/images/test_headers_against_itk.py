@@ -36,51 +36,17 @@ TYPES += [sitk.sitkInt64, sitk.sitkUInt64, sitk.sitkFloat32, sitk.sitkFloat64]
 SUFFIXES = (".mha", ".nii", ".nii.gz")
 
 NUMBERS = [
-    "0",
-    "-0",
-    "1",
-    "-1",
-    "3",
-    "+2",
-    "0.5",
-    ".5",
-    "5.",
-    "1e1",
-    "1e-3",
-    "1E+2",
-    "1e400",
-    "nan",
-    "inf",
-    "-inf",
+    "0", "-0", "1", "-1", "3", "+2", "0.5", ".5", "5.", "1e1", "1e-3", "1E+2", "1e400", "nan", "inf", "-inf",
     "0x1",
-]
+]  # fmt: skip
 NUMBERS += [
-    "1e",
-    "e1",
-    "1,5",
-    "1_0",
-    "٣",
-    "007",
-    "4294967297",
-    "2147483648",
-    "9" * 30,
-    "1d3",
-    "--1",
-    "1e-400",
-    "",
-    "1 2",
-]
+    "1e", "e1", "1,5", "1_0", "٣", "007", "4294967297", "2147483648", "9" * 30, "1d3", "--1", "1e-400", "", "1 2",
+]  # fmt: skip
 KEYS = ["HeaderSize", "ElementDataFile", "CompressedData", "CompressedDataSize", "BinaryData", "ElementByteOrderMSB"]
 KEYS += [
-    "BinaryDataByteOrderMSB",
-    "Position",
-    "Origin",
-    "Offset",
-    "Rotation",
-    "Orientation",
-    "TransformMatrix",
+    "BinaryDataByteOrderMSB", "Position", "Origin", "Offset", "Rotation", "Orientation", "TransformMatrix",
     "NDims",
-]
+]  # fmt: skip
 KEYS += ["DimSize", "ElementSpacing", "ElementSize", "ElementNBits", "ElementNumberOfChannels", "ElementType", "Color"]
 KEYS += ["ElementMin", "ElementMax", "ElementToIntensityFunctionSlope", "ElementToIntensityFunctionOffset", "Comment"]
 KEYS += ["Name", "ID", "ParentID", "Modality", "SequenceID", "ImagePosition", "FileFormatVersion", "ElementOrigin"]
@@ -88,56 +54,20 @@ KEYS += ["ElementDirection", "DistanceUnits", "AnatomicalOrientation", "CenterOf
 KEYS += ["ITK_InputFilterName", "Anything-else", "AcquisitionDate", "CompressionLevel", "elementdatafile", "Dim Size"]
 VALUES = [*NUMBERS, "True", "False", "true", "T", "1 0 0 0 1 0 0 0 1", "1 2 3", "0.5 0.75 3", "7 5 3", "3 5 7", "LOCAL"]
 VALUES += [
-    "local",
-    "LIST",
-    "LIST 2",
-    "/etc/passwd",
-    "a.raw",
-    "%d.raw 1 3 1",
-    "MET_UCHAR",
-    "MET_FLOAT",
-    "MET_LONG",
-    "mm",
-]
+    "local", "LIST", "LIST 2", "/etc/passwd", "a.raw", "%d.raw 1 3 1", "MET_UCHAR", "MET_FLOAT", "MET_LONG", "mm",
+]  # fmt: skip
 VALUES += ["MET_SHORT", "MET_OTHER", "MET_UCHAR_ARRAY", "RAI", "?", "LPS", "x" * 300, "a = b", "a : b", "Image", "um"]
 SIGNS = [" = ", "=", " =", "= ", " : ", ":", "  =  ", " == ", " ", "\t=\t", " = \0", "\0 = ", " =\r"]
 ENDS = ["\n", "\n", "\n", "\r\n", "\r", "\0\n", "\n\n", " \n", "\t\n", "", "\x0b\n", "\x85\n"]
 NIFTI_FIELDS = ["0:i", "39:B", "40:h", "42:h", "44:h", "46:h", "48:h", "56:f", "60:f", "68:h", "70:h", "72:h", "74:h"]
 NIFTI_FIELDS += ["76:f", "80:f", "84:f", "88:f", "92:f", "108:f", "112:f", "116:f", "123:B", "252:h", "254:h", "256:f"]
 NIFTI_FIELDS += [
-    "260:f",
-    "264:f",
-    "268:f",
-    "272:f",
-    "276:f",
-    "280:f",
-    "284:f",
-    "296:f",
-    "300:f",
-    "308:f",
-    "320:f",
-    "324:f",
-]
+    "260:f", "264:f", "268:f", "272:f", "276:f", "280:f", "284:f", "296:f", "300:f", "308:f", "320:f", "324:f",
+]  # fmt: skip
 WHOLES = [0, 1, 2, 3, 4, 5, 7, 8, 16, 32, 64, 128, 256, 512, 768, 1001, 1002, 1007, 1024, 1280, 2304, -1, 32767, -32768]
 REALS = [
-    0.0,
-    -0.0,
-    1.0,
-    -1.0,
-    0.5,
-    2.0,
-    3.0,
-    352.0,
-    348.0,
-    356.0,
-    0.25,
-    1e-30,
-    1e30,
-    math.nan,
-    math.inf,
-    -math.inf,
-    1e-3,
-]
+    0.0, -0.0, 1.0, -1.0, 0.5, 2.0, 3.0, 352.0, 348.0, 356.0, 0.25, 1e-30, 1e30, math.nan, math.inf, -math.inf, 1e-3,
+]  # fmt: skip
 
 
 def images(folder: Path) -> Iterator[tuple[str, bytes]]:

@@ -19,17 +19,10 @@ from contract.images.whole_image import read_header, read_voxels, require_whole
 from contract.volume import Grid, Volume, read_grid, read_label, read_volume, to_image
 
 HEADER = {
-    "ObjectType": "Image",
-    "NDims": "3",
-    "BinaryData": "True",
-    "BinaryDataByteOrderMSB": "False",
-    "CompressedData": "False",
-    "TransformMatrix": "1 0 0 0 1 0 0 0 1",
-    "Offset": "0 0 0",
-    "ElementSpacing": "0.5 0.75 3",
-    "DimSize": "3 4 5",
-    "ElementType": "MET_FLOAT",
-}
+    "ObjectType": "Image", "NDims": "3", "BinaryData": "True", "BinaryDataByteOrderMSB": "False",
+    "CompressedData": "False", "TransformMatrix": "1 0 0 0 1 0 0 0 1", "Offset": "0 0 0",
+    "ElementSpacing": "0.5 0.75 3", "DimSize": "3 4 5", "ElementType": "MET_FLOAT",
+}  # fmt: skip
 Saved = Callable[[str, bool], Path]
 
 

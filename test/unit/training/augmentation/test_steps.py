@@ -360,16 +360,9 @@ def test_the_recipe_has_nnunets_steps_in_order_with_its_probabilities():
     ]
     # Source: nnUNetTrainer.get_training_transforms of nnU-Net 2.8.1.
     assert found == [
-        ("Noise", 0.1),
-        ("Blur", 0.2),
-        ("Brightness", 0.15),
-        ("Contrast", 0.15),
-        ("LowResolution", 0.25),
-        ("Gamma", 0.1),
-        ("Gamma", 0.3),
-        ("Mirror", None),
-        ("RemoveLabel", None),
-    ]
+        ("Noise", 0.1), ("Blur", 0.2), ("Brightness", 0.15), ("Contrast", 0.15), ("LowResolution", 0.25),
+        ("Gamma", 0.1), ("Gamma", 0.3), ("Mirror", None), ("RemoveLabel", None),
+    ]  # fmt: skip
     assert recipe.steps[1].chance == PerChannel(0.2, 0.5, Range(0.5, 1.0), synchronised=False, per_channel=3)
     assert (recipe.steps[5].invert, recipe.steps[6].invert, recipe.steps[6].retain) == (1, 0, 1)
     assert recipe.steps[6].chance.values == Range(0.7, 1.5, about_one=True)

@@ -103,35 +103,15 @@ def names(mark):
     ]
     nets = "dynamic_network_architectures.architectures"
     return [
-        f"{MODULE}.Network",
-        f"{MODULE}.function",
-        MODULE,
-        "torch.nn.functional.torch.os.system",
-        "torch.nn.modules.module.torch.os.mkdir",
-        "torch.nn.modules.module.warnings.sys.exit",
-        "torch.nn.functional.importlib.import_module",
-        f"{nets}.unet.torch.os.system",
-        f"{nets}.unet.np.savetxt",
-        f"{nets}.primus.Primus",
-        f"{nets}.unet.ResidualUNet",
-        f"{nets}.unet.PlainConvUNet.__init__",
-        f"torch.nn.{MODULE}",
-        "os.system",
-        "builtins.exec",
-        "nnunetv2.training.nnUNetTrainer.nnUNetTrainer",
-        "recursive_find_python_class",
-        "subprocess",
-        "join",
-        f"../../../..{mark}",
-        f"__import__('os').mkdir({str(mark)!r})",
-        f"$(touch {mark})",
-        "{{ ''.__class__.__mro__ }}",
-        "torch.nn.LeakyReLU\0",
-        " torch.nn.LeakyReLU",
-        "torch.nn.leakyrelu",
-        "",
-        *near,
-    ]
+        f"{MODULE}.Network", f"{MODULE}.function", MODULE, "torch.nn.functional.torch.os.system",
+        "torch.nn.modules.module.torch.os.mkdir", "torch.nn.modules.module.warnings.sys.exit",
+        "torch.nn.functional.importlib.import_module", f"{nets}.unet.torch.os.system", f"{nets}.unet.np.savetxt",
+        f"{nets}.primus.Primus", f"{nets}.unet.ResidualUNet", f"{nets}.unet.PlainConvUNet.__init__",
+        f"torch.nn.{MODULE}", "os.system", "builtins.exec", "nnunetv2.training.nnUNetTrainer.nnUNetTrainer",
+        "recursive_find_python_class", "subprocess", "join", f"../../../..{mark}",
+        f"__import__('os').mkdir({str(mark)!r})", f"$(touch {mark})", "{{ ''.__class__.__mro__ }}",
+        "torch.nn.LeakyReLU\0", " torch.nn.LeakyReLU", "torch.nn.leakyrelu", "", *near,
+    ]  # fmt: skip
 
 
 class Attempt:
@@ -269,17 +249,9 @@ class Attempt:
         words += [b"cnumpy._core.multiarray\nscalar\n", f"c{MODULE}\nfunction\n".encode(), b"cos\nsystem\n"]
         words += [b"cnumpy\nndarray.__class__\n", b"cnumpy._core.numeric\n_frombuffer\n", b"\x82\x01", b"Pid\n"]
         values = [
-            b"K\x03",
-            b"N",
-            b"\x88",
-            b"\x89",
-            b")",
-            b"}",
-            b"]",
-            b"X\x02\x00\x00\x00O8",
-            b"X\x02\x00\x00\x00f8",
+            b"K\x03", b"N", b"\x88", b"\x89", b")", b"}", b"]", b"X\x02\x00\x00\x00O8", b"X\x02\x00\x00\x00f8",
             b"C\x01b",
-        ]
+        ]  # fmt: skip
         values += [
             b"C\x20" + b"\x41" * 32,
             b"J\xff\xff\xff\xff",
@@ -288,24 +260,9 @@ class Attempt:
             b"X\x03\x00\x00\x00V16",
         ]
         acts = [
-            b"(",
-            b"t",
-            b"R",
-            b"b",
-            b"s",
-            b"u",
-            b"a",
-            b"e",
-            b"\x85",
-            b"\x86",
-            b"\x87",
-            b"\x93",
-            b"\x81",
-            b"0",
-            b"2",
-            b"h\x00",
-            b"\x94",
-        ]
+            b"(", b"t", b"R", b"b", b"s", b"u", b"a", b"e", b"\x85", b"\x86", b"\x87", b"\x93", b"\x81", b"0",
+            b"2", b"h\x00", b"\x94",
+        ]  # fmt: skip
         pool = [*words, *values * 2, *acts * 2]
         return b"\x80\x04" + b"".join(self.choice(pool) for _ in range(int(self.random.integers(2, 60)))) + b"."
 

@@ -44,12 +44,8 @@ def calls(folder):
 def test_a_run_calls_the_programs_in_order_with_its_fold(trained):
     said = [line.split(" says ") for line in calls(trained)]
     assert [program for program, _ in said] == [
-        "nndet_prep",
-        "nndet_unpack",
-        "nndet_train",
-        "nndet_sweep",
-        "nndet_consolidate",
-    ]
+        "nndet_prep", "nndet_unpack", "nndet_train", "nndet_sweep", "nndet_consolidate",
+    ]  # fmt: skip
     words = [ast.literal_eval(each) for _, each in said]
     assert words[0] == ["Task001_cspca_picai"]
     assert words[1][0].endswith("det_data/Task001_cspca_picai/preprocessed/D3V001_3d/imagesTr")
@@ -74,12 +70,8 @@ def test_a_finished_run_keeps_the_model_and_says_what_made_it(trained, fake_prog
     assert made.key == record.key
     assert made.programs["nndet_train"] == str(fake_programs / "nndet_train")
     assert sorted(made.files) == [
-        "config.yaml",
-        "meta.json",
-        "model_fold0.ckpt",
-        "plan_inference.pkl",
-        "requirements.txt",
-    ]
+        "config.yaml", "meta.json", "model_fold0.ckpt", "plan_inference.pkl", "requirements.txt",
+    ]  # fmt: skip
     assert not folder.work.exists()
 
 
