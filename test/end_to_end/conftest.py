@@ -210,9 +210,7 @@ def _train(place: Place, card: str, archive: Path, work: Path) -> Iterator[Model
         output="runs",
     )
     bundled = train(
-        *["bundle", "--runs", "/finished", "--output", "/runs/model.tar.gz"],
-        reads={"/finished": runs},
-        output="bundle",
+        *["bundle", "--runs", "/finished", "--output", "/runs/model.tar.gz"], reads={"/finished": runs}, output="bundle"
     )
     folder = work / "extracted"
     folder.mkdir()

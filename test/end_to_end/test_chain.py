@@ -82,9 +82,7 @@ def predict(
 ) -> Prediction:
     staged = stage(case_id, study, folder / "input", keys=keys, card=card)
     ended = place.run(
-        "algorithm",
-        reads={"/input": staged, "/opt/ml/model": model.folder},
-        writes={"/output": folder / "output"},
+        "algorithm", reads={"/input": staged, "/opt/ml/model": model.folder}, writes={"/output": folder / "output"}
     )
     return Prediction(card, case_id, staged, folder / "output", ended)
 
@@ -370,10 +368,7 @@ def test_the_ct_phantom_is_scored_by_the_lesion_alone_although_its_truth_has_org
     shutil.copy(CARDS / "pdac-panorama.toml", truth / "card.toml")
     ended = place.run(
         "evaluation",
-        reads={
-            "/input": platform_input([ct_prediction], tmp_path / "input"),
-            "/opt/ml/input/data/ground_truth": truth,
-        },
+        reads={"/input": platform_input([ct_prediction], tmp_path / "input"), "/opt/ml/input/data/ground_truth": truth},
         writes={"/output": tmp_path / "output"},
     )
     assert (ended.status, ended.stderr) == (0, ""), ended

@@ -543,10 +543,7 @@ def test_an_archive_without_a_sound_study_leaves_its_failures_alone(make_batch):
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("options", "reason"),
-    [
-        ([], "study p1_s0: expected to need at most "),
-        (["--memory-gb", "50"], "study p1_s0: not enough memory: "),
-    ],
+    [([], "study p1_s0: expected to need at most "), (["--memory-gb", "50"], "study p1_s0: not enough memory: ")],
     ids=["estimated", "hit"],
 )
 def test_a_study_too_large_for_the_memory_stops_no_other(make_batch, options, reason):

@@ -19,10 +19,7 @@ def test_deep_supervision_returns_the_coarser_outputs_too(tiny_dataset):
 
 @pytest.mark.parametrize(
     ("key", "name", "known"),
-    [
-        ("network_class_name", "subprocess.Popen", "dynamic_network_"),
-        ("norm_op", "os.system", "torch.nn.Inst"),
-    ],
+    [("network_class_name", "subprocess.Popen", "dynamic_network_"), ("norm_op", "os.system", "torch.nn.Inst")],
 )
 def test_a_network_class_or_an_operator_from_elsewhere_is_refused(tiny_plans, tiny_dataset, key, name, known):
     architecture = tiny_plans["configurations"]["3d_fullres"]["architecture"]

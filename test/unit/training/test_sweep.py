@@ -197,10 +197,7 @@ def test_a_run_that_was_given_a_combination_stays_sound(runs, tmp_path):
 def test_a_run_that_another_process_holds_is_not_changed(runs):
     run = RunFolder(runs / NAME)
     before = run.box_rule.read_bytes()
-    with (
-        work_lock(run.lock),
-        refused_with(expected="no other process at work on this run", found="process"),
-    ):
+    with work_lock(run.lock), refused_with(expected="no other process at work on this run", found="process"):
         store_in(run, "ellipsoid", "top-k-mean")
     assert run.box_rule.read_bytes() == before
 

@@ -120,14 +120,8 @@ def test_unchanged_files_pass_and_are_listed(verify, folder, capsys):
 @pytest.mark.parametrize(
     ("tamper", "message"),
     [
-        (
-            other_weights,
-            r"ce_fold0_restart1/weights\.safetensors: expected the hash \w{12}…, found \w{12}…",
-        ),
-        (
-            without_weights,
-            r"ce_fold0_restart1/weights\.safetensors: file with the hash \w{12}… not found",
-        ),
+        (other_weights, r"ce_fold0_restart1/weights\.safetensors: expected the hash \w{12}…, found \w{12}…"),
+        (without_weights, r"ce_fold0_restart1/weights\.safetensors: file with the hash \w{12}… not found"),
         (other_card, r"ce_fold0_restart1/card\.toml: expected the hash"),
         (other_plans, r"ce_fold0_restart1/plans\.json: expected the hash"),
         (other_dataset, r"ce_fold0_restart1/dataset\.json: expected the hash"),

@@ -159,11 +159,7 @@ def test_the_source_says_how_and_from_which_data_it_was_predicted(open_bundle):
     (ensemble,) = choose_ensembles(bundle, ["focal_fold1_restart1"])
     told = {"archive_licence": "Apache-2.0", "trained_on": None}
     plain = ensemble_source(bundle, ensemble, **told, options=PredictionOptions(mirroring=False))
-    assert plain.settings == {
-        "mirroring": False,
-        "precision": "fp32",
-        "candidate rule": bundle.card.candidates.rule,
-    }
+    assert plain.settings == {"mirroring": False, "precision": "fp32", "candidate rule": bundle.card.candidates.rule}
     mirrored = ensemble_source(bundle, ensemble, **told, options=PredictionOptions(mirroring=True))
     (other,) = choose_ensembles(bundle, ["focal_fold0_restart1"])
     others = ensemble_source(bundle, other, **told, options=PredictionOptions(mirroring=False))

@@ -139,12 +139,7 @@ def test_after_the_leanest_way_memory_that_runs_out_is_one_line(make_bundle, mak
     fail_first(3, torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB."))
     message = r"^study 0f3a-uuid: not enough memory: CUDA out of memory. .*; fewer members"
     with pytest.raises(OncoduetError, match=message):
-        predict_single(
-            input_folder=study,
-            output_folder=tmp_path / "output",
-            model=model,
-            options=PLAIN,
-        )
+        predict_single(input_folder=study, output_folder=tmp_path / "output", model=model, options=PLAIN)
     assert not list((tmp_path / "output").glob("*"))
 
 

@@ -354,10 +354,7 @@ def test_a_folder_that_is_absent_or_holds_no_predictions_is_refused(tmp_path, tr
             '[{"pk": "a", "inputs": [], "outputs": [{"socket": {"slug": "s", "relative_path": "../../x"}}]}]',
             r"job 0, outputs: expected a relative path, found '\.\./\.\./x'",
         ),
-        (
-            '[{"pk": "a", "inputs": [], "outputs": []}, {"pk": "a", "inputs": [], "outputs": []}]',
-            "duplicate job a",
-        ),
+        ('[{"pk": "a", "inputs": [], "outputs": []}, {"pk": "a", "inputs": [], "outputs": []}]', "duplicate job a"),
         ('[{"pk": "a", "inputs": [], "outputs": []}]', "job a: no input image with a name"),
     ],
 )

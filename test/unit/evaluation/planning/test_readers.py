@@ -9,14 +9,7 @@ from scipy.stats import f, ncf
 from contract.errors import OncoduetError
 from contract.records import read_record
 from evaluation.__main__ import main
-from evaluation.planning.readers import (
-    TYPICAL,
-    Components,
-    ReaderDesign,
-    ReaderPlanRecord,
-    pilot_components,
-    precision,
-)
+from evaluation.planning.readers import TYPICAL, Components, ReaderDesign, ReaderPlanRecord, pilot_components, precision
 from evaluation.planning.simulation import SimulatedStudy, by_patient
 from evaluation.statistics.runs_and_cases import nested
 

@@ -93,10 +93,7 @@ def test_the_number_of_tiles_per_pass_does_not_matter(batch):
 
 def test_a_study_smaller_than_the_patch_is_padded_for_boxes():
     found = predict_boxes(
-        [Detector(BrightBox(0.8), ANCHORS)],
-        study((3, 10, 20), [1, 3, 10, 3, 8, 18]),
-        patch_size=PATCH,
-        rule=RULE,
+        [Detector(BrightBox(0.8), ANCHORS)], study((3, 10, 20), [1, 3, 10, 3, 8, 18]), patch_size=PATCH, rule=RULE
     )
     np.testing.assert_allclose(found.boxes, [[1, 3, 10, 3, 8, 18]], atol=1e-4)
     assert found.weights[0] <= 1  # of the single tile, which fills a pass of two but counts once

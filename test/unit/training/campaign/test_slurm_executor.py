@@ -308,10 +308,7 @@ def test_a_job_whose_gpu_cannot_be_used_makes_nothing_on_the_cpu(campaign_file, 
 
 def test_one_question_lists_all_jobs_and_silence_is_no_answer(commands):
     commands(squeue='echo "5_0|RUNNING|None|a"; echo "6|PENDING|QOSMaxJobs|b|c"; echo "?"')
-    assert look_at_queue() == {
-        "5_0": Queued("RUNNING", "None", "a"),
-        "6": Queued("PENDING", "QOSMaxJobs", "b|c"),
-    }
+    assert look_at_queue() == {"5_0": Queued("RUNNING", "None", "a"), "6": Queued("PENDING", "QOSMaxJobs", "b|c")}
     commands(squeue="exit 1")
     assert look_at_queue() is None
 

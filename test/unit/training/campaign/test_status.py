@@ -67,10 +67,7 @@ def test_a_campaign_counts_no_run_twice(campaign_file):
         write_record(planned.folder.record, record)
     with pytest.raises(OncoduetError) as caught:
         load_campaign(path)
-    assert (caught.value.where, caught.value.found) == (
-        str(second.folder.path),
-        f"the weights of {first.folder.path}",
-    )
+    assert (caught.value.where, caught.value.found) == (str(second.folder.path), f"the weights of {first.folder.path}")
 
 
 def test_an_edited_page_is_refused_and_kept(campaign_file, write_run, outcome, capsys, refusal):

@@ -35,10 +35,7 @@ def fold(train: str, validation: str) -> Fold:
         ([fold("a_1 a_2 b_1 b_1", "c_1 d_1")], "fold 0: duplicate in train: b_1"),
         ([fold("a_1 a_2 b_1 c_1", "c_1 d_1")], "fold 0: patient on both sides: c"),
         ([fold("a_1 b_1", "a_2 c_1 d_1")], "fold 0: patient on both sides: a"),
-        (
-            [RIGHT, fold("b_1", "c_1 d_1")],
-            "fold 1: study neither in train nor in validation: a_1, a_2",
-        ),
+        ([RIGHT, fold("b_1", "c_1 d_1")], "fold 1: study neither in train nor in validation: a_1, a_2"),
     ],
 )
 def test_folds_that_are_none_are_refused(folds: list[Fold], said: str) -> None:

@@ -5,11 +5,7 @@ import pytest
 
 from network.detection.clustering import BoxPostprocessing, ScoredBoxes
 from network.detection.inference import RawDetections
-from training.retina_unet.box_rule_sweep import (
-    SearchedStudy,
-    best_postprocessing,
-    mean_average_precisions,
-)
+from training.retina_unet.box_rule_sweep import SearchedStudy, best_postprocessing, mean_average_precisions
 
 LESION = np.array([[2.0, 2, 2, 6, 8, 8]])
 NOTHING = np.empty((0, 6))
