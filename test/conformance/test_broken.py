@@ -22,7 +22,6 @@ from conformance.__main__ import main
 BROKEN = Path(__file__).parent / "broken"
 QUICK_EVALUATION = ["A1", "A2", "A3", "R9", "C1", "E1", "C2", "C2-lines"]
 QUICK = ["A1", "A2", "A3", "R9", "C1", "O1", "O2", "O3", "O4", "O5", "O5-max", "L1", "C2", "C2-lines"]
-IMAGE_ALONE = ["A1", "A2", "A3", "A6", "R9"]
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 from programs import run, run_on_small_disk
-from safety.world import CARD
+from small_world import CARD
 
 from contract.images.whole_image import require_whole
 from contract.volume import is_image

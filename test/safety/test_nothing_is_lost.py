@@ -15,7 +15,8 @@ from pathlib import Path
 
 import pytest
 from places import PROJECT
-from safety.world import CARD, everything, run
+from safety.world import everything
+from small_world import CARD, run
 
 import algorithm.__main__
 import evaluation.__main__
@@ -100,7 +101,7 @@ ROWS: dict[tuple[str, str], Row] = {
     ("algorithm", ""): Row(
         lambda world: ("algorithm", "--input", world / "study", "--model", world / "model", "--no-mirroring"),
         ("study", "model"),
-        (f"{MAP}/a.mha", "cspca-case-level-likelihood.json"),
+        (f"{MAP}/image.mha", "cspca-case-level-likelihood.json"),
     ),
     ("algorithm", "batch"): Row(
         lambda world: ("algorithm", "batch", "--archive", world / "archive", "--model", world / "model"),

@@ -2,37 +2,16 @@
 
 import hashlib
 import json
-import tarfile
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
-from tiny import tiny_profile
+from small_world import make_world, succeed
 
-import algorithm.__main__
-import evaluation.__main__
-import phantom.__main__
-import training.__main__
 from contract.files import sha256_file
 from contract.records import RunRecord, read_record, write_record
 from contract.volume import Volume, read_volume, write_volume
 from training.nndetection.model import NEEDED, UpstreamRecord
-
-MAINS = {
-    "algorithm": algorithm.__main__.main,
-    "evaluation": evaluation.__main__.main,
-    "phantom": phantom.__main__.main,
-    "training": training.__main__.main,
-}
-CARD = "cspca-picai"
-
-Run = Callable[..., int]
-
-
-def run(package: str, *words: object) -> int:
-    """One command in this process; its exit code."""
-    return MAINS[package]([str(word) for word in words])
 
 
 def everything(folder: Path) -> dict[str, str]:
@@ -55,56 +34,19 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
     programs.mkdir()
     (programs / "nndet_predict").write_text("#!/bin/sh\nexit 1\n")
     (programs / "nndet_predict").chmod(0o755)
-    (world / "tiny.toml").write_text(tiny_profile())
-    (world / "archive").mkdir()
-    cohort = ("--card", CARD, "--cases", 4, "--positive-fraction", 0.5, "--seed", 1)
-    made = [run("phantom", *cohort, "--output", world / "archive")]
-    made += [
-        run(
-            "training",
-            "prepare",
-            "--card",
-            CARD,
-            "--archive",
-            world / "archive",
-            "--output",
-            world / "prepared",
-            "--folds",
-            2,
-        )
-    ]
-    key = ("--prepared", world / "prepared", "--fold", 0, "--restart", 1, "--profile", world / "tiny.toml")
-    for name in ("ce", "retina-unet"):
-        words = ("--configuration", name, *key, "--device", "cpu", "--output", world / "runs" / name)
-        made.append(run("training", "run", *words))
-    made.append(run("training", "bundle", "--runs", world / "runs" / "ce", "--output", world / "model.tar.gz"))
-    with tarfile.open(world / "model.tar.gz") as archive:
-        archive.extractall(world / "model", filter="data")
+    make_world(world, {"ce": ("ce", 1), "retina-unet": ("retina-unet", 1)}, bundled="ce", study="study")
     _write_upstream_run(world / "runs" / "ce", world / "upstream")
-    _write_study(world / "archive", world / "study")
     truth = world / "archive" / "labels"
     for number, name in enumerate(("ce", "focal")):
         _write_maps(truth, world / "maps" / name, seed=number, configuration=name, runs=world / "runs")
-    made.append(
-        run("evaluation", "score", "--predictions", world / "maps", "--truth", truth, "--output", world / "scores")
-    )
+    succeed("evaluation", "score", "--predictions", world / "maps", "--truth", truth, "--output", world / "scores")
     looks = 'schema_version = 1\nname = "looks"\ncomparisons = [["ce", "focal"]]\nlooks = [2]\n'
     (world / "looks.toml").write_text(looks)
     (world / "campaign.toml").write_text(
         f'schema_version = 1\nprepared = "prepared"\noutput = "campaign"\nprofile = "{world}/tiny.toml"\n'
         'configurations = ["ce"]\nfolds = [0]\nrestarts = [1]\n'
     )
-    assert made == [0] * len(made)
     return world
-
-
-def _write_study(archive: Path, study: Path) -> None:
-    """One study as the platform mounts it."""
-    for channel, slug in (("t2w", "t2"), ("adc", "adc"), ("hbv", "hbv")):
-        folder = study / "images" / f"transverse-{slug}-prostate-mri"
-        folder.mkdir(parents=True)
-        (image,) = archive.glob(f"10000/*_{channel}.mha")
-        (folder / "a.mha").write_bytes(image.read_bytes())
 
 
 def _write_maps(truth: Path, folder: Path, *, seed: int, configuration: str, runs: Path) -> None:

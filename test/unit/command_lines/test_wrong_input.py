@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import small_world
 from bundles import seal
 
 import algorithm.__main__
@@ -142,13 +143,7 @@ def test_every_command_has_a_row_that_names_every_path_it_takes() -> None:
                 assert any(f"{option} {{" in calls for option in action.option_strings), (name, action.dest)
 
 
-MAINS: dict[str, Main] = {
-    "training": training.__main__.main,
-    "algorithm": algorithm.__main__.main,
-    "evaluation": evaluation.__main__.main,
-    "phantom": phantom.__main__.main,
-    "conformance": conformance.__main__.main,
-}
+MAINS: dict[str, Main] = {**small_world.MAINS, "conformance": conformance.__main__.main}
 
 
 def _call(name: str, words: list[str], folder: Path) -> tuple[int, str, str]:

@@ -248,7 +248,7 @@ def test_folders_that_are_links_are_read(write_archive: WriteArchive, card: Card
     assert len(find_studies(archive, card, labels_required=True)) == 1
 
 
-def test_a_folder_that_may_not_be_listed_is_named(write_archive: WriteArchive, card: Card) -> None:
+def test_a_folder_that_may_not_be_listed_is_named(write_archive: WriteArchive) -> None:
     archive = write_archive("10_1", "20_2")
     (archive / "20").chmod(0)
     try:

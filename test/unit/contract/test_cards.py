@@ -182,7 +182,7 @@ def test_names_are_checked_in_a_card_made_in_memory_too(card_values: Values) -> 
         Card(**card_values | {"lesion_class": "tumour"})
 
 
-def test_dates_of_toml_are_no_text_of_json_but_are_refused_readably(tmp_path: Path, card_values: Values) -> None:
+def test_dates_of_toml_are_no_text_of_json_but_are_refused_readably(tmp_path: Path) -> None:
     class Dated(Frozen):
         day: int
 

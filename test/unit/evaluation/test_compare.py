@@ -590,7 +590,7 @@ def test_sample_size_of_a_plan_is_reported_with_its_hash(scores, tmp_path):
     assert sha256_file(record)[:12] in page
 
 
-def test_a_scored_design_that_was_not_planned_is_named(scores, tmp_path):
+def test_a_scored_design_that_was_not_planned_is_named(tmp_path):
     assert main([*PLAN, "--output", str(tmp_path)]) == 0
     said = sample_size(read_plan(tmp_path / "plan.json", METRICS), runs=3, cases=30)
     assert said.endswith("Scored were 3 runs per configuration on 30 cases, which was none of the planned designs.")
@@ -827,7 +827,7 @@ def test_readers_are_compared_with_every_trained_configuration(scores, tmp_path)
     assert "3 readers, fully crossed" in page
 
 
-def test_predictions_of_another_program_are_named_and_compared(workshop, tmp_path, capsys):
+def test_predictions_of_another_program_are_named_and_compared(workshop, tmp_path):
     ids = [f"{k}_1" for k in range(24)]
     truth = workshop.truth({case: workshop.image({1: workshop.box} if k % 2 else None) for k, case in enumerate(ids)})
     for shift, configuration in ((0, "theirs"), (5, "ours")):

@@ -121,7 +121,7 @@ def test_pilot_gives_auroc_prevalence_and_spreads_back(scores):
     assert pilot["runs"] == 12
 
 
-def test_pilot_gives_the_ap_that_was_scored(scores, tmp_path):
+def test_pilot_gives_the_ap_that_was_scored(scores):
     scores.demo()
     settings, pilot = pilot_settings([scores.root], SimulationSettings(runs=2, cases=100, metric="ap"))
     names = [f"{loss}_{restart}" for loss in ("ce", "focal", "ce-focal", "ce-dice") for restart in (0, 1)]

@@ -200,7 +200,7 @@ def table_of(tmp_path, lines):
     return path
 
 
-def test_a_table_of_likelihoods_has_a_case_level_alone(workshop, truth, tmp_path):
+def test_a_table_of_likelihoods_has_a_case_level_alone(truth, tmp_path):
     predictions = table_of(tmp_path, ["a,0.9", "b,0.2", "c,0.1"])
     score(predictions=predictions, truth=truth, output=tmp_path / "out", named=RunName("readers", None, None))
     metrics = read_record(tmp_path / "out" / "metrics.json", MetricsRecord)

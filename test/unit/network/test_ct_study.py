@@ -180,7 +180,7 @@ def test_headers_that_differ_by_rounding_are_one_grid_and_others_are_not(tmp_pat
 
 
 @pytest.mark.data
-def test_a_real_mr_is_no_ct_and_a_real_ct_is_one(panorama, real_data, tmp_path):
+def test_a_real_mr_is_no_ct_and_a_real_ct_is_one(panorama, real_data):
     mr = real_data / "ct" / "example_mr_sm.nii.gz"
     with refused_with(r"example_mr_sm\.nii\.gz", expected="intensities of 'ct'"):
         read_study(panorama, {"ct": mr}, name="mr")

@@ -72,14 +72,14 @@ def test_the_documents_show_the_whole_chain() -> None:
 
 
 @pytest.mark.parametrize("command", sorted(called()), ids=" ".join)
-def test_a_documented_command_has_its_documented_options(project: Path, command: tuple[str, ...]) -> None:
+def test_a_documented_command_has_its_documented_options(command: tuple[str, ...]) -> None:
     result = python("-m", *command, "--help")
     assert (result.returncode, result.stderr) == (0, "")
     offered = set(re.findall(r"--[a-z][a-z-]*", result.stdout))
     assert called()[command] <= offered
 
 
-def test_scripts_have_their_documented_options(project: Path) -> None:
+def test_scripts_have_their_documented_options() -> None:
     asked: dict[str, set[str]] = {}
     for name in DOCUMENTS:
         for words in commands(PROJECT / name):
@@ -91,7 +91,7 @@ def test_scripts_have_their_documented_options(project: Path) -> None:
         assert options <= set(re.findall(r"--[a-z][a-z-]*", shown)), script
 
 
-def test_the_campaign_and_the_configuration_of_the_readme_are_valid(project: Path, tmp_path: Path) -> None:
+def test_the_campaign_and_the_configuration_of_the_readme_are_valid(tmp_path: Path) -> None:
     campaign, configuration = blocks(PROJECT / "README.md", "toml")
     (tmp_path / "campaign.toml").write_text(campaign)
     (tmp_path / "mine.toml").write_text(configuration)
@@ -99,7 +99,7 @@ def test_the_campaign_and_the_configuration_of_the_readme_are_valid(project: Pat
     assert [term.term for term in load_configuration(tmp_path / "mine.toml").loss] == ["cross-entropy", "soft-dice"]
 
 
-def test_the_configuration_of_nndetections_page_is_valid(project: Path, tmp_path: Path) -> None:
+def test_the_configuration_of_nndetections_page_is_valid(tmp_path: Path) -> None:
     (configuration,) = blocks(PROJECT / "docs/nndetection.md", "toml")
     (tmp_path / "mine.toml").write_text(configuration)
     assert load_configuration(tmp_path / "mine.toml").overwrites == {"trainer_cfg.max_num_epochs": 10}

@@ -66,7 +66,7 @@ def test_every_wrong_import_is_caught(copy: Path) -> None:
     assert missed == []
 
 
-def test_evaluation_and_phantom_run_without_torch_and_test_oracles(project: Path) -> None:
+def test_evaluation_and_phantom_run_without_torch_and_test_oracles() -> None:
     """Not by our imports alone: nothing that they import may import torch either."""
     code = (
         "import importlib, pkgutil, sys\n"
@@ -82,7 +82,7 @@ def test_evaluation_and_phantom_run_without_torch_and_test_oracles(project: Path
     assert (result.stdout, result.stderr) == ("[]\n", "")
 
 
-def test_algorithm_and_training_import_neither_timm_nor_torchvision(project: Path) -> None:
+def test_algorithm_and_training_import_neither_timm_nor_torchvision() -> None:
     """The images do not hold them (docs/decisions/own-training-entry.md)."""
     code = (
         "import importlib, pkgutil, sys\n"

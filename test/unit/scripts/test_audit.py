@@ -73,7 +73,7 @@ def test_what_was_judged_is_said_with_the_reason_and_ends_nothing(audit):
     assert "PYSEC-2023-163; numexpr.evaluate of foreign text" in ended.stdout
 
 
-def test_a_service_that_does_not_answer_is_said_so(run, audit, bare, tmp_path):
+def test_a_service_that_does_not_answer_is_said_so(run, audit, bare):
     """pip-audit is not installed here, which is as silent as a network without the service."""
     audit()
     ended = run(sys.executable, bare / "requirements" / "audit.py")

@@ -61,7 +61,7 @@ def test_wrong_input_is_one_line_and_exit_code_3(arguments, capsys):
     assert "expected the run ce, fold 0, restart 2" in capsys.readouterr().err
 
 
-def test_wrong_usage_is_exit_code_2(arguments, capsys):
+def test_wrong_usage_is_exit_code_2(arguments):
     assert main(arguments(restart=-1)) == 2
     for wrong in ([], ["paint"], ["run", "--fold", "first"]):
         with pytest.raises(SystemExit) as ended:

@@ -179,7 +179,7 @@ def test_a_campaign_reckons_with_its_network(toy, planned):
     assert needs(run).weights == 4 * parameters
 
 
-def test_it_brings_the_schema_of_its_configurations(toy, tmp_path):
+def test_it_brings_the_schema_of_its_configurations(toy):
     assert load_configuration(toy).learning_rate == 0.05
     toy.write_text(CONFIGURATION + "averaged = 0.1\n")
     with refused_with(problem=r"toy\.averaged: Extra inputs are not permitted"):

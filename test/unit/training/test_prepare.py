@@ -205,7 +205,7 @@ def test_a_faulty_archive_is_refused(archive, tmp_path, capsys, spoil, said):
     assert said in refused(archive, tmp_path / "out", capsys)
 
 
-def test_all_bad_studies_are_named_in_one_call(archive, tmp_path, capsys, write_study):
+def test_all_bad_studies_are_named_in_one_call(archive, tmp_path, capsys):
     (archive / "103" / "103_1_adc.mha").unlink()
     (archive / "labels" / "104_1.nii.gz").unlink()
     shutil.rmtree(archive / "105")
@@ -411,7 +411,7 @@ def test_one_fold_is_wrong_usage(archive, tmp_path, capsys):
     assert "--folds: expected at least 2, found 1" in refused(archive, tmp_path / "out", capsys, folds=1, code=2)
 
 
-def test_a_failed_preparation_keeps_an_earlier_one(archive, tmp_path, capsys):
+def test_a_failed_preparation_keeps_an_earlier_one(archive, tmp_path):
     assert run_prepare(archive, tmp_path / "out") == 0
     before = sorted((path, path.stat().st_mtime_ns) for path in (tmp_path / "out").rglob("*"))
     (archive / "103" / "103_1_adc.mha").unlink()

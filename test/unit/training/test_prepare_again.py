@@ -108,7 +108,7 @@ sys.exit(main(sys.argv[2:]))
 
 
 @pytest.mark.parametrize("name", ["cases/100_1.b2nd", "splits.json"])
-def test_a_killed_replacement_leaves_no_mixture(prepare, own_prepared, prepared_folder, tmp_path, name):
+def test_a_killed_replacement_leaves_no_mixture(prepare, own_prepared, prepared_folder, name):
     archive = str(prepared_folder.parent / "archive")
     words = ["prepare", "--card", "cspca-picai", "--archive", archive, "--output", str(own_prepared), "--folds", "2"]
     assert python("-c", KILLED, own_prepared / name, *words, "--replace").returncode == -signal.SIGKILL

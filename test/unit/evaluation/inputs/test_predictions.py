@@ -211,7 +211,7 @@ def test_predictions_with_a_card_of_another_rule_need_a_decision(workshop, maps,
     assert runs(folder, truth)[0].card == workshop.card
 
 
-def test_a_source_that_names_a_card_of_ours_chooses_no_lesion_values(workshop, maps, likelihoods):
+def test_a_source_that_names_a_card_of_ours_chooses_no_lesion_values(workshop, maps):
     truth = workshop.truth({"p1_s1": workshop.image({4: workshop.box}), "p2_s1": workshop.image({1: workshop.box})})
     folder = workshop.plain(maps)
     workshop.source(folder)

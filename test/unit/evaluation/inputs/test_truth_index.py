@@ -122,7 +122,7 @@ def test_an_empty_index_is_rebuilt(folder, content, caplog):
     assert len(TruthIndex(folder / INDEX).known) == 3
 
 
-def test_what_is_no_index_is_kept_and_changes_no_answer(folder, workshop, refusal):
+def test_what_is_no_index_is_kept_and_changes_no_answer(folder, refusal):
     expected = without_index(folder)
     archive = io.BytesIO()
     with zipfile.ZipFile(archive, "w") as files:

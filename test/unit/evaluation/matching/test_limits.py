@@ -1,4 +1,4 @@
-"""What one case may cost: whatever a file of a few megabytes holds, 2 GB and a minute, or it is refused."""
+"""What one case may cost, whatever a small file holds: 2 GB and a minute of a processor, or it is refused."""
 
 import json
 from pathlib import Path

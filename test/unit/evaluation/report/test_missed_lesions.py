@@ -103,7 +103,7 @@ def test_picture_shows_the_slice_of_the_lesion_with_truth_and_mean_map(campaign,
     assert found.image.ravel() == pytest.approx(np.arange(plane) + plane + 1)
 
 
-def test_picture_is_cut_around_the_lesion_and_stays_within_the_image(campaign, workshop, monkeypatch):
+def test_picture_is_cut_around_the_lesion_and_stays_within_the_image(campaign, monkeypatch):
     monkeypatch.setattr("evaluation.report.missed_lesions._SIDE_MM", 3.0)
     archive, predictions, runs = campaign
     found = find_misses(runs, archive, [predictions])[0]
@@ -112,7 +112,7 @@ def test_picture_is_cut_around_the_lesion_and_stays_within_the_image(campaign, w
     assert np.argwhere(found.truth).tolist() == [[y, x] for y in (3, 4, 5) for x in (2, 3, 4)]
 
 
-def test_report_holds_the_pictures_and_names_no_more_than_the_case(campaign, tmp_path, capsys):
+def test_report_holds_the_pictures_and_names_no_more_than_the_case(campaign, tmp_path):
     archive, predictions, _ = campaign
     (tmp_path / "a.toml").write_text(QUICK)
     files = ["--scores", str(archive.parent / "scores"), "--analysis", str(tmp_path / "a.toml")]

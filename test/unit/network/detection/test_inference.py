@@ -129,7 +129,7 @@ def test_a_real_network_predicts_a_study_the_same_way_mirrored(three_levels):
     np.testing.assert_allclose(mirrored[:3], one[:3], atol=1e-2)
 
 
-def test_a_member_that_gives_no_numbers_is_named(three_levels):
+def test_a_member_that_gives_no_numbers_is_named():
     class Broken(BrightBox):
         def forward(self, patches):
             output = super().forward(patches)

@@ -117,7 +117,7 @@ def test_epochs_of_the_campaigns_own_runs_are_the_estimates_best_witness(campaig
     )
 
 
-def test_without_witnesses_a_few_steps_are_timed(campaign_file, capsys, edited_profile):
+def test_without_witnesses_a_few_steps_are_timed(campaign_file, edited_profile):
     edited_profile(("iterations_per_epoch = 2", "iterations_per_epoch = 200"), name="longer.toml")
     run = load_campaign(campaign_file(profile="longer.toml")).planned[0].run
     epoch_times = probe(run)
@@ -134,7 +134,7 @@ def test_a_dry_run_says_hours_disk_and_memory_and_what_they_rest_on(campaign_fil
     assert re.match(r"hours: about .* for 4 runs, .* by the clock .* \(from .* timed on .*\)", hours)
 
 
-def test_nothing_missing_costs_nothing(campaign_file, write_run, tmp_path):
+def test_nothing_missing_costs_nothing(campaign_file, write_run):
     campaign = load_campaign(campaign_file())
     for planned in campaign.planned:
         write_run(planned, "finished", epochs=3)

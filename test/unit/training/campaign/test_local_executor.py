@@ -99,7 +99,7 @@ def _break_the_first_run(path: Path) -> None:
     write_record(planned.folder.record, planned.run.record(state="running", device="cpu"))
 
 
-def test_a_bug_in_a_run_is_a_bug_of_the_campaign(campaign_file, tmp_path, capsys):
+def test_a_bug_in_a_run_is_a_bug_of_the_campaign(campaign_file, capsys):
     path = campaign_file(configurations=["ce"], folds=[0])
     _break_the_first_run(path)
     assert main(["campaign", str(path), "--device", "cpu"]) == 1

@@ -342,7 +342,7 @@ def test_memory_that_a_job_is_given_must_be_enough(campaign_file, commands, refu
     assert "found 0.1 GB (slurm.memory_gb)" in message
 
 
-def test_a_job_makes_its_runs_in_packs_and_requeues_itself(campaign_file, capsys, records, tmp_path):
+def test_a_job_makes_its_runs_in_packs_and_requeues_itself(campaign_file, records, tmp_path):
     specs = tuple(planned.spec for planned in load_campaign(campaign_file(configurations=["ce"])).planned)
     work = Work(specs, packed=2, device="cpu")
     assert work() == [("ce_fold0_restart1", "", False), ("ce_fold2_restart1", "", False)]
@@ -353,7 +353,7 @@ def test_a_job_makes_its_runs_in_packs_and_requeues_itself(campaign_file, capsys
     assert work() == [("ce_fold0_restart1", "", False), ("ce_fold2_restart1", "", False)]
 
 
-def test_a_damaged_job_book_is_named(campaign_file, tmp_path):
+def test_a_damaged_job_book_is_named(tmp_path):
     (tmp_path / "runs" / "slurm").mkdir(parents=True)
     (tmp_path / "runs" / "slurm" / "jobs.json").write_text("{}x")
     with refused_with(r"jobs\.json", "not valid JSON"):

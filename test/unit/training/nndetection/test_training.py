@@ -55,7 +55,7 @@ def test_a_run_calls_the_programs_in_order_with_its_fold(trained):
     assert words[4] == ["Task001_cspca_picai", "RetinaUNetV001_D3V001_3d", "--num_folds", "1", "--sweep_boxes"]
 
 
-def test_a_finished_run_keeps_the_model_and_says_what_made_it(trained, fake_programs, prepared_folder):
+def test_a_finished_run_keeps_the_model_and_says_what_made_it(trained, fake_programs):
     folder = RunFolder(trained)
     record = read_record(folder.record, RunRecord)
     assert (record.state, record.key.configuration, record.key.fold) == ("finished", "nndet", 1)
@@ -75,7 +75,7 @@ def test_a_finished_run_keeps_the_model_and_says_what_made_it(trained, fake_prog
     assert not folder.work.exists()
 
 
-def test_the_same_run_again_does_nothing(planned, finished, fake_nndet, tmp_path):
+def test_the_same_run_again_does_nothing(planned, finished, fake_nndet):
     before = (finished / "run.json").read_bytes()
     fake_nndet("fail:nndet_prep")
     execute(planned(fold=1), finished, device="cpu")
@@ -270,7 +270,7 @@ def test_no_bundle_takes_nndetections_pickles(finished, tmp_path, refusal):
         bundle(runs=[finished], output=tmp_path / "model.tar.gz")
 
 
-def test_a_step_that_is_given_up_ends_its_program(planned, tmp_path, fake_nndet, prepared_folder):
+def test_a_step_that_is_given_up_ends_its_program(tmp_path, fake_nndet, prepared_folder):
     fake_nndet("hang:nndet_prep")
     layout = Layout(tmp_path / "root", load_prepared(prepared_folder).card)
     layout.root.mkdir()
@@ -283,7 +283,7 @@ def test_a_step_that_is_given_up_ends_its_program(planned, tmp_path, fake_nndet,
     wait_until(lambda: not any(map(is_at_work, processes)))
 
 
-def test_a_program_ended_by_a_signal_is_reported(planned, tmp_path, fake_nndet, prepared_folder):
+def test_a_program_ended_by_a_signal_is_reported(tmp_path, fake_nndet, prepared_folder):
     fake_nndet("hang:nndet_prep")
     layout = Layout(tmp_path / "root", load_prepared(prepared_folder).card)
     layout.root.mkdir()
