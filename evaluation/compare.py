@@ -19,16 +19,16 @@ from evaluation.metrics.scored_runs import group_by_configuration, read_scored_r
 from evaluation.planning.power import read_plan, sample_size
 from evaluation.report.missed_lesions import find_misses
 from evaluation.report.page import REPORT_FILES, write_report
-from evaluation.statistics.analysis_file import EXPLORATORY, Analysis, read_analysis
+from evaluation.statistics.analysis_file import EXPLORATORY, METRIC_NAMES, Analysis, read_analysis
+from evaluation.statistics.arms import arms_of
 from evaluation.statistics.clinical import describe_clinically
-from evaluation.statistics.comparison import arms_of, compare_configurations, compare_table_of_runs
+from evaluation.statistics.comparison import compare_configurations, compare_table_of_runs
 from evaluation.statistics.lesion_strata import compare_strata, read_strata
 from evaluation.statistics.readers import compare_with_readers
 from evaluation.statistics.readers_table import read_readers_table
 from evaluation.statistics.runs_table import read_runs_table
 from evaluation.statistics.subgroups import Groups, compare_between_groups, compare_subgroups, read_groups
 from evaluation.statistics.thresholds import read_validation
-from evaluation.statistics.verdict import METRIC_NAMES
 
 MOST_CONFIGURATIONS = 12
 MOST_RUNS = 20

@@ -32,9 +32,8 @@ from evaluation.planning.simulation import (
     scenario,
     separation_of,
 )
-from evaluation.statistics.analysis_file import Metric, read_analysis
+from evaluation.statistics.analysis_file import METRIC_NAMES, Metric, read_analysis
 from evaluation.statistics.influence import MetricByPatient, by_patient, own_variance_by_cases
-from evaluation.statistics.verdict import METRIC_NAMES
 
 _HEADINGS = ("test set", "new data", "covered", "one run")
 """Of :data:`evaluation.planning.simulation.RATES`."""

@@ -31,8 +31,9 @@ from evaluation.report.forest import draw_forest
 from evaluation.report.missed_lesions import Miss, describe_misses, draw_misses
 from evaluation.report.paper import holm_over, paper_text, primary_of
 from evaluation.report.tables import TABLES, flow, write_paper, write_tables
-from evaluation.statistics.analysis_file import METRICS, Metric
-from evaluation.statistics.verdict import METRIC_NAMES, Code, PairVerdict, Verdict, level_of
+from evaluation.statistics.analysis_file import METRIC_NAMES, METRICS, Metric
+from evaluation.statistics.conclusions import level_of
+from evaluation.statistics.verdict import Code, PairVerdict, Verdict
 
 CODE_NAMES: Mapping[Code, str] = {
     "better": "better",

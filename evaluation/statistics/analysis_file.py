@@ -46,6 +46,7 @@ from evaluation.statistics.boundaries import nominal_levels
 Metric = Literal["auroc", "ap", "score"]
 Endpoint = Literal["primary", "exploratory"]
 METRICS: tuple[Metric, ...] = ("auroc", "ap", "score")
+METRIC_NAMES: Mapping[str, str] = {"auroc": "AUROC", "ap": "AP", "score": "score"}
 
 
 class ReadersPlan(Frozen):
