@@ -54,6 +54,8 @@ class ConfigurationSummary(Frozen):
     """Cases without any candidate, over all runs."""
     trained_on: Mapping[str, int | None] = {}
     """By run, how many of the cases its networks were trained on; null: not known."""
+    prepared_sha256: str | None = None
+    """Hash of the dataset with its folds that its runs were trained on; null: not known, or there are several."""
     metrics: Mapping[Metric, MetricSummary]
     lesion_sensitivity_at_fp: Mapping[str, float | None]
     """Mean over runs, by false positives per case; keys as in ``metrics.json``."""
