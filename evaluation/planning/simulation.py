@@ -29,7 +29,7 @@ from evaluation.statistics.influence import MetricByPatient
 from evaluation.statistics.parallel import each_of
 from evaluation.statistics.resampling import stream
 from evaluation.statistics.run_permutation import order_test
-from evaluation.statistics.runs_and_cases import DifferenceTest, nested, paired
+from evaluation.statistics.runs_and_cases import DifferenceTest, approximation, nested, paired
 
 Tests = list[DifferenceTest | None]
 """Of each other configuration; None where nothing varies."""
@@ -202,6 +202,16 @@ def scenario(settings: SimulationSettings, name: str) -> SimulationSettings:
     if positives is not None:
         changes["prevalence"] = float(str(positives)) / settings.cases
     return replace(settings, difference=0.0, **changes)  # type: ignore[arg-type]
+
+
+def is_approximate(settings: SimulationSettings) -> bool:
+    """Whether ``compare`` would mark p of most such studies as approximate."""
+    patients = settings.cases // settings.studies_per_patient
+    positive = np.arange(patients) < round(settings.prevalence * patients)
+    if settings.is_paired:
+        return approximation(positive, [(settings.runs, "pairs of runs")]) is not None
+    others = settings.runs if settings.other_runs is None else settings.other_runs
+    return approximation(positive, [(settings.runs, "runs"), (others, "runs")]) is not None
 
 
 def draw(settings: SimulationSettings, generator: np.random.Generator, *, others: int = 1) -> SimulatedStudy:
