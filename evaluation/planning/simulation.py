@@ -83,14 +83,14 @@ SCENARIOS: Mapping[str, Mapping[str, object]] = {
     "other method, run sd 0.003 v 0.03": {"run_sd": 0.003, "other_run_sd": 0.03},
     "same method, 3 v 20 runs": {"same_method": True, "runs": 3, "other_runs": 20, "run_sd": 0.02},
     "same method, 2 v 10 runs": {"same_method": True, "runs": 2, "other_runs": 10, "run_sd": 0.02},
-    "same method, 2 v 6 runs, sd 0.03 v 0.01": {
+    "same method, 2 v 6, sd 0.03 v 0.01": {
         "same_method": True,
         "runs": 2,
         "other_runs": 6,
         "run_sd": 0.03,
         "other_run_sd": 0.01,
     },
-    "same method, 2 v 2 runs, sd 0.003 v 0.03": {"same_method": True, "runs": 2, "run_sd": 0.003, "other_run_sd": 0.03},
+    "same method, 2 v 2, sd 0.003 v 0.03": {"same_method": True, "runs": 2, "run_sd": 0.003, "other_run_sd": 0.03},
     "same method, 2 folds shared (2 pairs)": {"same_method": True, "runs": 2, "folds": 2, "run_sd": 0.02},
     "other method, 2 v 3 (runs v readers)": {"runs": 2, "other_runs": 3, "other_run_sd": 0.03},
     "other method, 10 positives": {"positives": 10},
