@@ -19,7 +19,7 @@ from evaluation.planning.power import (
 )
 from evaluation.planning.readers import TYPICAL, Components, pilot_components, plan_readers
 from evaluation.planning.simulation import SimulationSettings
-from evaluation.statistics.verdict import METRIC_NAMES
+from evaluation.statistics.analysis_file import METRIC_NAMES
 
 _RECORD_NAMES = {"stop": "sequential.json", "readers": "plan-readers.json"}
 _NO_PART_OF_THE_QUESTION = {"output", "workers", "command", "input", "truth"}

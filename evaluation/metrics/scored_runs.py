@@ -382,16 +382,19 @@ def _require_one_way(read: Sequence[tuple[Path, ScoredRun]]) -> None:
 
 
 def _with_common_folds(read: Sequence[tuple[Path, ScoredRun]]) -> list[tuple[Path, ScoredRun]]:
-    """Runs of one dataset; folds of several are not the same, and so count as not known, which is said."""
-    datasets: dict[str, str] = {}
-    for _, run in read:
-        if run.source.prepared_sha256 is not None:
-            datasets.setdefault(run.source.prepared_sha256, run.name)
+    """Folds of the dataset that most runs were trained on; those of other datasets count as not known."""
+    datasets = Counter(run.source.prepared_sha256 for _, run in read if run.source.prepared_sha256 is not None)
     if len(datasets) < 2:
         return list(read)
-    named = ", ".join(f"{name} on {sha256[:12]}" for sha256, name in datasets.items())
-    _log.warning("trained on different studies or folds: %s; so a fold of one is none of the others", named)
-    return [(folder, replace(run, source=run.source.model_copy(update={"fold": None}))) for folder, run in read]
+    named = ", ".join(f"{count} × {sha256[:12]}" for sha256, count in datasets.items())
+    _log.warning("trained on different datasets or splits: %s; so a fold of one is none of the others", named)
+    ((usual, _),) = datasets.most_common(1)
+    return [
+        (folder, run)
+        if run.source.prepared_sha256 in (usual, None)
+        else (folder, replace(run, source=run.source.model_copy(update={"fold": None})))
+        for folder, run in read
+    ]
 
 
 def _require_distinct(read: Sequence[tuple[Path, ScoredRun]]) -> None:

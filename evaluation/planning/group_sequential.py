@@ -21,13 +21,12 @@ from contract.records import Record
 from contract.schema import Frozen
 from evaluation.metrics.scored_runs import ScoredRun, group_by_configuration
 from evaluation.statistics.adjustment import holm
-from evaluation.statistics.analysis_file import Analysis, Metric
+from evaluation.statistics.analysis_file import METRIC_NAMES, Analysis, Metric
 from evaluation.statistics.boundaries import nominal_levels
 from evaluation.statistics.pairing import known_folds
 from evaluation.statistics.resampling import stream
 from evaluation.statistics.run_level import common_folds, no_exchange, run_level, values_of
 from evaluation.statistics.run_permutation import order_test, smallest_order_p
-from evaluation.statistics.verdict import METRIC_NAMES
 
 State = Literal["shown", "out of reach", "open"]
 
@@ -78,7 +77,7 @@ def interim_analysis(
         The analysis file declares no looks, or there are more runs than planned.
     """
     if not plan.looks:
-        raise OncoduetError(plan.name, expected="looks in the analysis file, such as looks = [5, 10]", found="none")
+        raise OncoduetError(plan.where, expected="looks in the analysis file, such as looks = [5, 10]", found="none")
     groups = group_by_configuration(runs)
     names = list(dict.fromkeys(name for pair in declared for name in pair))
     counts = {name: len(groups[name]) for name in names}

@@ -28,7 +28,7 @@ from contract.schema import Frozen
 from evaluation.metrics.outcomes import BoolArray, FloatArray
 from evaluation.metrics.scored_runs import read_scored_runs
 from evaluation.planning.power import Table
-from evaluation.statistics.comparison import arms_of
+from evaluation.statistics.arms import arms_of
 from evaluation.statistics.influence import MetricByPatient, own_variance_by_cases
 from evaluation.statistics.readers import readers_by_patient
 from evaluation.statistics.readers_table import read_readers_table

@@ -13,7 +13,8 @@ from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 from evaluation.report.paper import holm_over, primary_of
-from evaluation.statistics.verdict import METRIC_NAMES, Verdict
+from evaluation.statistics.analysis_file import METRIC_NAMES
+from evaluation.statistics.verdict import Verdict
 
 AUTHORS = "to be filled by the authors"
 

@@ -29,9 +29,10 @@ from evaluation.metrics.curves import (
 )
 from evaluation.metrics.outcomes import FloatArray, Outcome, TestSet
 from evaluation.metrics.scored_runs import ScoredRun
-from evaluation.statistics.analysis_file import METRICS, Metric
+from evaluation.statistics.analysis_file import METRIC_NAMES, METRICS, Metric
+from evaluation.statistics.conclusions import is_shown, level_of
 from evaluation.statistics.resampling import case_weights
-from evaluation.statistics.verdict import METRIC_NAMES, ConfigurationSummary, Verdict, is_shown, level_of
+from evaluation.statistics.verdict import ConfigurationSummary, Verdict
 
 # Where the home is read-only matplotlib falls back on a temporary folder by itself; it need not say so on stderr.
 logging.getLogger("matplotlib").setLevel(logging.ERROR)

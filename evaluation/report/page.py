@@ -31,8 +31,9 @@ from evaluation.report.forest import draw_forest
 from evaluation.report.missed_lesions import Miss, describe_misses, draw_misses
 from evaluation.report.paper import holm_over, paper_text, primary_of
 from evaluation.report.tables import TABLES, flow, write_paper, write_tables
-from evaluation.statistics.analysis_file import METRICS, Metric
-from evaluation.statistics.verdict import METRIC_NAMES, Code, PairVerdict, Verdict, level_of
+from evaluation.statistics.analysis_file import METRIC_NAMES, METRICS, Metric
+from evaluation.statistics.conclusions import level_of
+from evaluation.statistics.verdict import Code, PairVerdict, Verdict
 
 CODE_NAMES: Mapping[Code, str] = {
     "better": "better",
@@ -110,6 +111,7 @@ def write_report(folder: Path, verdict: Verdict, runs: Sequence[ScoredRun], miss
         palette=PALETTE,
         dark_palette=DARK_PALETTE,
         drawings={name: {"alt": each.alt, "svg": Markup(each.svg)} for name, each in drawings.items()},
+        datasets=_datasets(verdict),
         runs=[_provenance(run) for run in runs],
         versions=versions,
         paper=paper,
@@ -206,6 +208,15 @@ def number(value: float | None, digits: int = 3) -> str:
 def signed(value: float | None) -> str:
     """A difference with its sign, or a dash."""
     return "–" if value is None else f"{value:+.3f}".replace("-", "−")
+
+
+def _datasets(verdict: Verdict) -> dict[str, list[str]]:
+    """The configurations that were trained on each dataset, by the dataset's hash."""
+    found: dict[str, list[str]] = {}
+    for each in verdict.configurations:
+        if each.prepared_sha256 is not None:
+            found.setdefault(each.prepared_sha256, []).append(each.name)
+    return found
 
 
 def _notes_on_training_studies(verdict: Verdict) -> list[str]:

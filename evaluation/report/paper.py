@@ -8,17 +8,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from evaluation.report.figures import p_text
-from evaluation.statistics.analysis_file import METRICS, Metric
-from evaluation.statistics.verdict import (
-    METRIC_NAMES,
-    AgainstReaders,
-    ConfigurationSummary,
-    Interval,
-    PairVerdict,
-    Verdict,
-    is_shown,
-    level_of,
-)
+from evaluation.statistics.analysis_file import METRIC_NAMES, METRICS, Metric
+from evaluation.statistics.conclusions import is_shown, level_of
+from evaluation.statistics.verdict import AgainstReaders, ConfigurationSummary, Interval, PairVerdict, Verdict
 
 MOST_PAIRS = 12
 """Comparisons whose answers are written out; the tables hold all."""

@@ -13,8 +13,8 @@ from evaluation.report.checklists import SOURCES, checklists
 from evaluation.report.checklists import as_markdown as checklist_as_markdown
 from evaluation.report.clinical_tables import clinical_tables
 from evaluation.report.paper import Section, as_markdown
-from evaluation.statistics.analysis_file import METRICS
-from evaluation.statistics.verdict import METRIC_NAMES, Interaction, LesionStrata, SubgroupPair, Verdict
+from evaluation.statistics.analysis_file import METRIC_NAMES, METRICS
+from evaluation.statistics.verdict import Interaction, LesionStrata, SubgroupPair, Verdict
 
 _CHECKLISTS = tuple(f"{name}.{suffix}" for name in SOURCES for suffix in ("csv", "md"))
 

@@ -16,6 +16,7 @@ from evaluation.metrics.outcomes import FloatArray, Outcome, TestSet, weighted_a
 from evaluation.metrics.partial_auroc import partial_auroc
 from evaluation.metrics.scored_runs import ScoredRun
 from evaluation.statistics.analysis_file import Analysis
+from evaluation.statistics.arms import Arm
 from evaluation.statistics.clinical_records import (
     Aim,
     CalibrationSummary,
@@ -25,7 +26,6 @@ from evaluation.statistics.clinical_records import (
     NetBenefit,
     TreatAll,
 )
-from evaluation.statistics.comparison import Arm
 from evaluation.statistics.estimates import Estimator, ratio, scaled
 from evaluation.statistics.influence import ap_derivative, sum_by_patient
 from evaluation.statistics.thresholds import AIMS, notes_on_validation, operating_point

@@ -4,20 +4,34 @@ The result depends on what was scored and on the analysis file alone, not on the
 """
 
 import logging
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import NamedTuple
-
-import numpy as np
 
 from evaluation.metrics.outcomes import BoolArray, TestSet
-from evaluation.metrics.scored_runs import ScoredRun, group_by_configuration
+from evaluation.metrics.scored_runs import ScoredRun
 from evaluation.statistics.adjustment import holm
-from evaluation.statistics.analysis_file import METRICS, Analysis, Metric
+from evaluation.statistics.analysis_file import Analysis, Metric
+from evaluation.statistics.arms import (
+    SAME,
+    Arm,
+    arms_of,
+    compared,
+    drawn,
+    interval_of,
+    same_predictions,
+)
 from evaluation.statistics.case_permutation import case_swap_tests
-from evaluation.statistics.influence import MetricByPatient, afroc_by_patient, by_patient
+from evaluation.statistics.conclusions import (
+    NOT_ASKED,
+    NOT_TESTED,
+    ORDER_NOT_TESTED,
+    TWO_NETWORKS,
+    decide,
+    is_shown,
+    sentence,
+    spoken,
+)
 from evaluation.statistics.pairing import Pairing, pairing
 from evaluation.statistics.parallel import each_of
 from evaluation.statistics.run_level import (
@@ -29,59 +43,23 @@ from evaluation.statistics.run_level import (
     values_of,
 )
 from evaluation.statistics.run_permutation import PermutationResult
-from evaluation.statistics.runs_and_cases import DifferenceTest, approximation, mean_of, nested, paired, too_few
+from evaluation.statistics.runs_and_cases import DifferenceTest, approximation, nested
+from evaluation.statistics.summaries import mean_or_none, summarise, summarise_from_table
 from evaluation.statistics.verdict import (
-    METRIC_NAMES,
-    NOT_ASKED,
-    NOT_TESTED,
-    ORDER_NOT_TESTED,
-    TWO_NETWORKS,
     Code,
-    ConfigurationSummary,
     Control,
     Equivalence,
-    Interval,
-    Kind,
-    MetricSummary,
     Networks,
     NonInferiority,
     PairVerdict,
     RunLevel,
     RunsAndCases,
     Verdict,
-    decide,
-    is_shown,
-    sentence,
-    spoken,
 )
 
-SAME = "their predictions are the same"
 NO_CASES = "a table of runs holds no cases"
 
 _log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class Arm:
-    """One configuration's runs with the influence of each patient on their metrics."""
-
-    runs: Sequence[ScoredRun]
-    metrics: Mapping[Metric, MetricByPatient]
-
-    @property
-    def name(self) -> str:
-        """The configuration."""
-        return self.runs[0].source.configuration
-
-    @property
-    def is_fixed(self) -> bool:
-        """Whether it is a fixed rule, which has no variance over runs."""
-        return self.runs[0].is_baseline
-
-    @property
-    def is_single(self) -> bool:
-        """Whether it is one network or a fixed rule."""
-        return len(self.runs) == 1
 
 
 @dataclass(frozen=True)
@@ -92,14 +70,6 @@ class Study:
     arms: Mapping[str, Arm]
     positive: BoolArray  # whether a patient has a positive case, (patients,)
     swaps: Mapping[tuple[str, str], Mapping[Metric, PermutationResult]]  # of single networks
-
-
-class Compared(NamedTuple):
-    """One comparison by one metric, before Holm's adjustment."""
-
-    estimate: float | None
-    test: DifferenceTest | None
-    reason: str | None
 
 
 def compare_configurations(
@@ -141,7 +111,7 @@ def compare_configurations(
         data_licences=tuple(sorted({run.source.data_licence for run in runs})),
         profiles=tuple(sorted({run.source.profile for run in runs})),
         patients=truth.patient_count,
-        configurations=tuple(_summary(arm, truth.positive_patients, plan) for arm in arms.values()),
+        configurations=tuple(summarise(arm, truth.positive_patients, plan) for arm in arms.values()),
         pairs=tuple(pairs),
     )
 
@@ -160,7 +130,7 @@ def compare_table_of_runs(
     for metric in given:
         levels = run_levels(metric, plan, declared, table[metric], [None] * len(declared))
         for (a, b), level in zip(declared, levels, strict=True):
-            means = [_mean(arm.values) for arm in on_common_folds(table[metric][a], table[metric][b])]
+            means = [mean_or_none(arm.values) for arm in on_common_folds(table[metric][a], table[metric][b])]
             pairs.append(
                 PairVerdict(
                     a=a,
@@ -200,137 +170,9 @@ def compare_table_of_runs(
         data_licences=(),
         profiles=(),
         patients=None,
-        configurations=tuple(_table_summary(name, table) for name in table["auroc"]),
+        configurations=tuple(summarise_from_table(name, table) for name in table["auroc"]),
         pairs=tuple(pairs),
     )
-
-
-def _table_summary(name: str, table: Mapping[Metric, Mapping[str, RunValues]]) -> ConfigurationSummary:
-    return ConfigurationSummary(
-        name=name,
-        kind="configuration",
-        runs=len(table["auroc"][name].runs),
-        cases=None,
-        positive_cases=None,
-        lesions=None,
-        missing=None,
-        candidate_free_cases=None,
-        metrics={
-            metric: MetricSummary(
-                mean=_mean(arms[name].values),
-                sd=float(np.std(arms[name].defined, ddof=1)) if arms[name].defined else None,
-                interval=None,
-                runs=dict(zip(arms[name].runs, arms[name].values, strict=True)),
-                picai_mean=None,
-                reason=None if arms[name].defined else "not in the table",
-            )
-            for metric, arms in table.items()
-        },
-        lesion_sensitivity_at_fp={},
-    )
-
-
-def arms_of(runs: Sequence[ScoredRun]) -> dict[str, Arm]:
-    """Configurations by name, in the order of the runs."""
-    return {
-        name: Arm(members, {metric: _undefined(members, metric, found) for metric, found in metrics.items()})
-        for name, members in group_by_configuration(runs).items()
-        for metrics in [by_patient(members[0].truth, [run.outcome for run in members])]
-    }
-
-
-def _undefined(runs: Sequence[ScoredRun], metric: Metric, found: MetricByPatient) -> MetricByPatient:
-    """A metric as it is, or NaN where a run does not have it, such as AP where there are no detection maps."""
-    if None not in values_of(runs, metric).values:
-        return found
-    return MetricByPatient(np.full_like(found.values, np.nan), np.full_like(found.influence, np.nan))
-
-
-def compared(a: Arm, b: Arm, metric: Metric, design: Pairing, positive: BoolArray) -> Compared:
-    """Estimate and test a − b for new runs and cases.
-
-    Parameters
-    ----------
-    positive
-        Whether a patient has a positive case, shape (patients,).
-    """
-    of_a, of_b = a.metrics[metric], b.metrics[metric]
-    if not np.isfinite([*of_a.values, *of_b.values]).all():
-        return Compared(None, None, f"{METRIC_NAMES[metric]} is undefined on this test set")
-    if design.reason is not None:
-        return Compared(float(of_a.values.mean() - of_b.values.mean()), None, design.reason)
-    estimate = float(of_a.values[list(design.a)].mean() - of_b.values[list(design.b)].mean())
-    if few := too_few(positive):
-        return Compared(estimate, None, f"there {'is' if few.startswith('1 ') else 'are'} {few}")
-    if a.is_single and b.is_single and _same_predictions(a, b):
-        return Compared(estimate, None, SAME)
-    for arm in (a, b):
-        if arm.is_single and not arm.is_fixed:
-            return Compared(estimate, None, f"of {arm.name} a single run was scored: how much runs vary is not known")
-    if design.pairs:
-        test = paired(of_a, of_b, positive, design.pairs)
-    else:
-        test = nested(chosen(of_a, design.a), chosen(of_b, design.b), positive, fixed=(a.is_fixed, b.is_fixed))
-    return Compared(estimate, test, None if test else _why_not(a, b, design))
-
-
-def _why_not(a: Arm, b: Arm, design: Pairing) -> str:
-    """Why there is no test although there are runs and cases enough."""
-    if len(design.pairs) == 1:
-        return "a single pair of runs has common folds or networks: how much runs vary is not known"
-    for arm, runs in ((a, design.a), (b, design.b)):
-        if len(runs) == 1 and not arm.is_fixed:
-            return f"of {arm.name} a single run is of a common fold: how much runs vary is not known"
-    return SAME if _same_predictions(a, b) else "nothing varies between runs or between cases"
-
-
-def _same_predictions(a: Arm, b: Arm) -> bool:
-    """Whether every run of each arm answers all cases as one of the other's does."""
-    parts = ("likelihood", "candidate_case", "confidence", "hit")
-    of_a, of_b = ({tuple(getattr(run.outcome, part).tobytes() for part in parts) for run in arm.runs} for arm in (a, b))
-    return of_a == of_b
-
-
-def tested_difference(
-    a: Arm, b: Arm, of_a: MetricByPatient, of_b: MetricByPatient, positive: BoolArray
-) -> DifferenceTest | None:
-    """Test any metric of two arms as the verdict tests theirs; of single networks for new cases alone.
-
-    Parameters
-    ----------
-    of_a, of_b
-        The metric of each arm's runs.
-    positive
-        Patients by the class that the degrees of freedom count, shape (patients,).
-    """
-    design = pairing(a.runs, b.runs)
-    if design.reason is not None:
-        return None
-    if a.is_single and b.is_single:
-        return nested(of_a, of_b, positive, fixed=(True, True))
-    if design.pairs:
-        return paired(of_a, of_b, positive, design.pairs)
-    return nested(chosen(of_a, design.a), chosen(of_b, design.b), positive, fixed=(a.is_fixed, b.is_fixed))
-
-
-def chosen(arm: MetricByPatient, runs: Sequence[int]) -> MetricByPatient:
-    """Some of an arm's runs, by index."""
-    return MetricByPatient(arm.values[list(runs)], arm.influence[list(runs)])
-
-
-def interval_of(test: DifferenceTest, level: float, *, farthest: float = 1.0) -> Interval:
-    """The interval of a difference as a record, cut to what it can be: ± ``farthest``."""
-    low, high = test.interval(level)
-    return Interval(low=max(-farthest, low), high=min(farthest, high), level=level)
-
-
-def interval_of_mean(arm: MetricByPatient, positive: BoolArray, *, fixed: bool, level: float) -> Interval | None:
-    """The interval of one configuration's mean, on the logit scale, so that it stays within 0 and 1."""
-    found = mean_of(arm, positive, fixed=fixed) if np.isfinite(arm.values).all() else None
-    if found is None or not 0 < found.estimate < 1:
-        return None
-    low, high = found.logit_interval(level)
-    return Interval(low=low, high=high, level=level)
 
 
 def _swaps(
@@ -452,26 +294,9 @@ def _described(test: DifferenceTest, a: Arm, b: Arm, design: Pairing, positive: 
         variance_of_runs=test.variance_of_runs,
         variance_of_cases=test.variance_of_cases,
         degrees_of_freedom=test.degrees_of_freedom,
-        note="; ".join(filter(None, (design.note, SAME if _same_predictions(a, b) else None))) or None,
+        note="; ".join(filter(None, (design.note, SAME if same_predictions(a, b) else None))) or None,
         approximate=approximation(positive, drawn(a, b, design)),
     )
-
-
-def drawn(a: Arm, b: Arm, design: Pairing) -> list[tuple[int, str]]:
-    """What varies between trainings, for :func:`approximation`."""
-    if design.pairs:
-        return [(len(design.pairs), "pairs of runs")]
-    return [
-        (len(runs), "runs")
-        for arm, runs in ((a, design.a), (b, design.b))
-        if not arm.is_fixed and not (a.is_single and b.is_single)
-    ]
-
-
-def approximate(a: Arm, b: Arm, *groups: BoolArray) -> str | None:
-    """Why p is approximate in one of several groups of patients, given by their class; None where it is not."""
-    varying = drawn(a, b, pairing(a.runs, b.runs))
-    return next((why for positive in groups if (why := approximation(positive, varying))), None)
 
 
 def _networks(
@@ -552,57 +377,6 @@ def _non_inferiority(
     return found
 
 
-def _summary(arm: Arm, positive: BoolArray, plan: Analysis) -> ConfigurationSummary:
-    first = arm.runs[0]
-    kind: Kind = "baseline" if first.is_baseline else "ensemble" if first.is_ensemble else "configuration"
-    keys = first.strict.lesion_sensitivity_at_fp
-    return ConfigurationSummary(
-        name=arm.name,
-        kind=kind,
-        runs=len(arm.runs),
-        cases=first.strict.cases,
-        positive_cases=first.strict.positive_cases,
-        lesions=first.strict.lesions,
-        missing=sum(run.strict.missing for run in arm.runs),
-        candidate_free_cases=sum(run.candidate_free_cases for run in arm.runs),
-        trained_on={run.name: 0 if run.is_baseline else run.trained_on for run in arm.runs},
-        metrics={metric: _metric_summary(metric, arm, positive, plan) for metric in METRICS},
-        lesion_sensitivity_at_fp={
-            key: _mean([run.strict.lesion_sensitivity_at_fp.get(key) for run in arm.runs]) for key in keys
-        },
-        afroc=_afroc_summary(arm, positive, plan),
-    )
-
-
-def _afroc_summary(arm: Arm, positive: BoolArray, plan: Analysis) -> MetricSummary | None:
-    if any(run.strict.ap is None for run in arm.runs):
-        return None
-    found = afroc_by_patient(arm.runs[0].truth, [run.outcome for run in arm.runs])
-    if not np.isfinite(found.values).all():
-        return None
-    return MetricSummary(
-        mean=float(found.values.mean()),
-        sd=float(found.values.std(ddof=1)) if len(arm.runs) > 1 else None,
-        interval=interval_of_mean(found, positive, fixed=arm.is_single, level=1 - plan.alpha),
-        runs={run.name: float(value) for run, value in zip(arm.runs, found.values, strict=True)},
-        picai_mean=None,
-    )
-
-
-def _metric_summary(metric: Metric, arm: Arm, positive: BoolArray, plan: Analysis) -> MetricSummary:
-    values = values_of(arm.runs, metric).values
-    mean = _mean(values)
-    defined = [value for value in values if value is not None]
-    return MetricSummary(
-        mean=mean,
-        sd=float(np.std(defined, ddof=1)) if mean is not None and len(defined) > 1 else None,
-        interval=interval_of_mean(arm.metrics[metric], positive, fixed=arm.is_single, level=1 - plan.alpha),
-        runs={run.name: value for run, value in zip(arm.runs, values, strict=True)},
-        picai_mean=_mean([getattr(run.picai, metric) for run in arm.runs]),
-        reason=None if mean is not None else arm.runs[0].strict.reason,
-    )
-
-
 def _claimed_ensemble(a: Arm, b: Arm) -> str | None:
     """The ensemble that a comparison makes a claim about: the one side that mixes configurations."""
     if a.runs[0].is_control or b.runs[0].is_control:
@@ -642,8 +416,3 @@ def _code_of(judged: Sequence[PairVerdict], first: str, second: str) -> Code | N
         if (pair.a, pair.b) == (second, first):
             return turned.get(pair.code, pair.code)
     return None
-
-
-def _mean(values: Sequence[float | None]) -> float | None:
-    defined = [value for value in values if value is not None]
-    return math.fsum(defined) / len(defined) if defined and len(defined) == len(values) else None

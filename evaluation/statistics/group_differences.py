@@ -4,7 +4,7 @@ from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 from evaluation.statistics.adjustment import holm
-from evaluation.statistics.comparison import interval_of
+from evaluation.statistics.arms import interval_of
 from evaluation.statistics.runs_and_cases import DifferenceTest
 from evaluation.statistics.verdict import Interaction, SubgroupPair
 

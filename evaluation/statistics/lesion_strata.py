@@ -23,7 +23,7 @@ from contract.tables import read_table
 from evaluation.metrics.outcomes import BoolArray, FloatArray, TestSet
 from evaluation.metrics.scored_runs import Lesion, ScoredRun
 from evaluation.statistics.analysis_file import SIZES, Analysis, LesionPlan
-from evaluation.statistics.comparison import Arm, drawn, tested_difference
+from evaluation.statistics.arms import Arm, drawn, tested_difference
 from evaluation.statistics.estimates import Estimator, Ratio, ratio
 from evaluation.statistics.group_differences import Contrast, Difference, interactions, opposites, pairs_by_group
 from evaluation.statistics.influence import MetricByPatient

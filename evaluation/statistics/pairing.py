@@ -48,12 +48,8 @@ def pairing(a: Sequence[ScoredRun], b: Sequence[ScoredRun]) -> Pairing:
     if any(run.is_baseline for run in (*a, *b)):
         return Pairing("nested", range(len(a)), range(len(b)))
     folds = [known_folds(arm) for arm in (a, b)]
-    if not folds[0] or not folds[1]:
-        names = {run.source.configuration: None for run in (*a, *b) if run.source.fold is None and not run.is_ensemble}
-        note = (
-            f"the folds of {' and '.join(names)} are not all known: a difference may be one of folds" if names else None
-        )
-        return Pairing("nested", range(len(a)), range(len(b)), note=note)
+    if trained_on_others(a, b) or not folds[0] or not folds[1]:
+        return Pairing("nested", range(len(a)), range(len(b)), note=_why_without_folds(a, b))
     common = sorted(set(folds[0]) & set(folds[1]))
     if not common:
         return Pairing("nested", reason=NO_COMMON_FOLD)
@@ -66,10 +62,25 @@ def pairing(a: Sequence[ScoredRun], b: Sequence[ScoredRun]) -> Pairing:
     return _of_pairs("paired by fold", a, b, pairs)
 
 
+def _why_without_folds(a: Sequence[ScoredRun], b: Sequence[ScoredRun]) -> str | None:
+    if trained_on_others(a, b):
+        names = f"{a[0].source.configuration} and {b[0].source.configuration}"
+        return f"{names} were trained on different datasets or splits: a difference may be one of these"
+    unknown = {run.source.configuration: None for run in (*a, *b) if run.source.fold is None and not run.is_ensemble}
+    if not unknown:
+        return None
+    return f"the folds of {' and '.join(unknown)} are not all known: a difference may be one of folds"
+
+
 def known_folds(runs: Sequence[ScoredRun]) -> list[int]:
     """Each run's fold, or nothing where one is not known."""
     folds = [run.source.fold for run in runs if run.source.fold is not None]
     return folds if len(folds) == len(runs) else []
+
+
+def trained_on_others(a: Sequence[ScoredRun], b: Sequence[ScoredRun]) -> bool:
+    """Whether the two arms are known to have been trained on different datasets, so that they share no fold."""
+    return len({run.source.prepared_sha256 for run in (*a, *b)} - {None}) > 1
 
 
 def _in_fold(runs: Sequence[ScoredRun], fold: int) -> list[int]:

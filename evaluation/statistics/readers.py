@@ -23,22 +23,20 @@ import numpy as np
 from contract.errors import OncoduetError
 from evaluation.metrics.outcomes import BoolArray, FloatArray, TestSet, last_of_ties
 from evaluation.statistics.adjustment import holm
-from evaluation.statistics.analysis_file import Analysis, Metric
-from evaluation.statistics.comparison import Arm, interval_of, interval_of_mean
+from evaluation.statistics.analysis_file import METRIC_NAMES, Analysis, Metric
+from evaluation.statistics.arms import Arm, interval_of, interval_of_mean
+from evaluation.statistics.conclusions import is_shown, spoken
 from evaluation.statistics.influence import MetricByPatient, by_patient
 from evaluation.statistics.readers_table import Reader
 from evaluation.statistics.resampling import stream
 from evaluation.statistics.runs_and_cases import DifferenceTest, approximation, nested, too_few
 from evaluation.statistics.verdict import (
-    METRIC_NAMES,
     AgainstReaders,
     AtReadersSpecificity,
     Interval,
     ReaderCode,
     ReaderStudy,
     ReaderSummary,
-    is_shown,
-    spoken,
 )
 
 _REPLICATES = 1_000
@@ -77,7 +75,7 @@ def compare_with_readers(
     asked = [metric for metric in metrics if metric in plan.metrics]
     if not asked:
         raise OncoduetError(
-            plan.name,
+            plan.where,
             expected=f"a metric that readers have: {' or '.join(METRIC_NAMES[metric] for metric in metrics)}",
             found=", ".join(plan.metrics),
         )
@@ -119,7 +117,7 @@ def _require_within(threshold: float | None, readers: Sequence[Reader], plan: An
     highest = max(float(reader.outcome.likelihood.max()) for reader in readers)
     if threshold is not None and not lowest < threshold <= highest:
         raise OncoduetError(
-            f"{plan.name}: threshold of [readers]",
+            f"{plan.where}: threshold of [readers]",
             expected=f"above {lowest:g}, up to {highest:g}, the readers' scores",
             found=f"{threshold:g}",
         )

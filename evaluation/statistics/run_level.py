@@ -12,10 +12,11 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from evaluation.metrics.scored_runs import ScoredRun
-from evaluation.statistics.analysis_file import Analysis, Metric
+from evaluation.statistics.analysis_file import METRIC_NAMES, Analysis, Metric
+from evaluation.statistics.conclusions import DISAGREE, NO_ORDER, ON_THIS_TEST_SET, is_shown
 from evaluation.statistics.pairing import NO_COMMON_FOLD, known_folds
 from evaluation.statistics.run_permutation import mean_difference_test, order_test, smallest_order_p
-from evaluation.statistics.verdict import DISAGREE, METRIC_NAMES, NO_ORDER, ON_THIS_TEST_SET, RunLevel, is_shown
+from evaluation.statistics.verdict import RunLevel
 
 
 @dataclass(frozen=True)

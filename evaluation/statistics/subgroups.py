@@ -24,7 +24,7 @@ from contract.patients import FEWEST_PATIENTS
 from contract.tables import Table, known
 from evaluation.metrics.outcomes import BoolArray, Outcome, TestSet
 from evaluation.statistics.analysis_file import Analysis
-from evaluation.statistics.comparison import Arm, approximate, interval_of_mean, tested_difference
+from evaluation.statistics.arms import Arm, approximate, interval_of_mean, tested_difference
 from evaluation.statistics.group_differences import Contrast, Difference, interactions, opposites, pairs_by_group
 from evaluation.statistics.influence import MetricByPatient, by_patient
 from evaluation.statistics.runs_and_cases import DifferenceTest

@@ -291,9 +291,10 @@ def test_folds_of_two_datasets_are_not_the_same_which_is_said(scores, caplog):
     assert [run.source.fold for run in read_scored_runs([scores.root])] == [0, 0]
     assert not caplog.messages
     scores.run("c", "ce-dice", prepared_sha256="2" * 64)
-    assert {run.source.fold for run in read_scored_runs([scores.root])} == {None}
+    folds = {run.source.configuration: run.source.fold for run in read_scored_runs([scores.root])}
+    assert folds == {"ce": 0, "focal": 0, "ce-dice": None}
     (said,) = caplog.messages
-    assert "ce_fold0_restart0 on 111111111111, ce-dice_fold0_restart0 on 222222222222" in said
+    assert "2 × 111111111111, 1 × 222222222222" in said
 
 
 @pytest.mark.parametrize("name", ["mirroring", "precision"])

@@ -17,8 +17,8 @@ from evaluation.__main__ import main
 from evaluation.metrics.outcomes import weighted_ap
 from evaluation.metrics.scored_runs import read_scored_runs
 from evaluation.statistics.analysis_file import Analysis
+from evaluation.statistics.arms import arms_of
 from evaluation.statistics.clinical import ap_at_prevalence, describe_clinically, partial_auroc_of, prevalence_weights
-from evaluation.statistics.comparison import arms_of
 from evaluation.statistics.estimates import Estimator, ratio
 from evaluation.statistics.thresholds import by_bayes, read_validation
 from evaluation.statistics.verdict import Verdict

@@ -14,7 +14,7 @@ from evaluation.__main__ import main
 from evaluation.compare import compare
 from evaluation.metrics.scored_runs import read_scored_runs
 from evaluation.statistics.analysis_file import Analysis, LesionPlan
-from evaluation.statistics.comparison import arms_of
+from evaluation.statistics.arms import arms_of
 from evaluation.statistics.lesion_strata import compare_strata, read_strata, threshold_of_rate
 from evaluation.statistics.verdict import Verdict
 

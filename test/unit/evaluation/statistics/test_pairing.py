@@ -7,14 +7,16 @@ import pytest
 from evaluation.statistics.pairing import NO_COMMON_FOLD, NOTHING_DRAWN_TWICE, pairing
 
 
-def runs(configuration, folds_and_restarts, networks=None):
+def runs(configuration, folds_and_restarts, networks=None, dataset=None):
     """Scored runs that say what a pairing asks for; each holds its own network unless others are given."""
     own = [(f"{configuration}{fold}{restart}",) for fold, restart in folds_and_restarts]
     return [
         SimpleNamespace(
             is_baseline=configuration.startswith("baseline-"),
             is_ensemble=configuration.startswith("ensemble-"),
-            source=SimpleNamespace(configuration=configuration, fold=fold, restart=restart, runs=held),
+            source=SimpleNamespace(
+                configuration=configuration, fold=fold, restart=restart, runs=held, prepared_sha256=dataset
+            ),
         )
         for (fold, restart), held in zip(folds_and_restarts, networks or own, strict=True)
     ]
@@ -52,6 +54,16 @@ def test_folds_choose_the_design(a, b, design, kept, note):
 def test_within_a_fold_runs_are_paired_by_restart():
     found = pairing(runs("a", [(0, 2), (0, 1), (1, 1)]), runs("b", [(1, 5), (0, 1), (0, 2)]))
     assert found.pairs == [([1], [1]), ([0], [2]), ([2], [0])]
+
+
+@pytest.mark.parametrize(
+    ("other", "design"), [("1" * 64, "paired by fold"), (None, "paired by fold"), ("2" * 64, "nested")]
+)
+def test_arms_of_different_datasets_share_no_fold(other, design):
+    folds = [(0, 1), (1, 1)]
+    found = pairing(runs("a", folds, dataset="1" * 64), runs("b", folds, dataset=other))
+    assert found.design == design
+    assert ("a and b were trained on different datasets" in (found.note or "")) == (design == "nested")
 
 
 def test_without_a_common_fold_there_is_no_comparison():

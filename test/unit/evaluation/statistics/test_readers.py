@@ -10,7 +10,7 @@ from sklearn.metrics import roc_auc_score
 from contract.errors import OncoduetError
 from evaluation.metrics.outcomes import Outcome, TestSet
 from evaluation.statistics.analysis_file import Analysis
-from evaluation.statistics.comparison import Arm
+from evaluation.statistics.arms import Arm
 from evaluation.statistics.influence import by_patient
 from evaluation.statistics.readers import compare_with_readers, readers_by_patient
 from evaluation.statistics.readers_table import read_readers_table

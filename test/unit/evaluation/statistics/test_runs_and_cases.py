@@ -7,7 +7,7 @@ import pytest
 from scipy.stats import t as student
 from scipy.stats import ttest_ind, ttest_rel
 
-from evaluation.statistics.comparison import interval_of
+from evaluation.statistics.arms import interval_of
 from evaluation.statistics.influence import MetricByPatient
 from evaluation.statistics.runs_and_cases import DifferenceTest, approximation, mean_of, nested, paired, too_few
 

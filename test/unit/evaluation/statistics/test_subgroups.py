@@ -12,7 +12,7 @@ from evaluation.compare import compare
 from evaluation.metrics.outcomes import TestSet
 from evaluation.metrics.scored_runs import read_scored_runs
 from evaluation.statistics.analysis_file import Analysis
-from evaluation.statistics.comparison import arms_of
+from evaluation.statistics.arms import arms_of
 from evaluation.statistics.subgroups import _groups, compare_between_groups, compare_subgroups, read_groups
 from evaluation.statistics.verdict import Verdict
 

@@ -1,6 +1,6 @@
 import pytest
 
-from evaluation.statistics.verdict import SENTENCES, decide, sentence
+from evaluation.statistics.conclusions import SENTENCES, decide, sentence
 
 SURE = {"estimate": 0.05, "p_holm": 0.01, "alpha": 0.05, "equivalent": False}
 

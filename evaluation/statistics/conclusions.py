@@ -1,0 +1,96 @@
+"""The rule that turns a test and its interval into a code and a sentence.
+
+*Better* or *worse*: the difference for new runs and new cases is significant after Holm's adjustment
+(:mod:`evaluation.statistics.runs_and_cases`). *On par*: equivalence within the declared margin is shown, by two
+one-sided tests, adjusted likewise. Otherwise *undecided*: absence of evidence is no evidence of absence. A difference
+can be both shown and smaller than the margin; the sentence then says so.
+
+Whether the runs differ *on this test set* is another question. Its answer is an attribute of its own
+(``run_level`` of :class:`~evaluation.statistics.verdict.PairVerdict`), with its own direction and sentence, and no
+condition of the code. A single trained run decides nothing about its configuration: two networks are compared as such
+(``networks``).
+"""
+
+from collections.abc import Mapping
+
+from evaluation.statistics.analysis_file import METRIC_NAMES, Endpoint, Metric
+from evaluation.statistics.verdict import Code, Verdict
+
+EXPLORATORY = "{metric} (exploratory)"
+"""How a metric is named in the answers by it, where another was declared to be the primary one."""
+
+SENTENCES: Mapping[Code, str] = {
+    "better": "By {metric}, {a} is better than {b} for new runs and new cases{within}.",
+    "worse": "By {metric}, {a} is worse than {b} for new runs and new cases{within}.",
+    "on-par": "By {metric}, {a} and {b} are on par for new runs and new cases: they differ by less than {margin:g}.",
+    "undecided": "By {metric}, no difference between {a} and {b} is shown for new runs and new cases{nor}.",
+}
+WITHIN = ", but by less than the margin of {margin:g}"
+NOR = ", nor that they differ by less than {margin:g}"
+NOT_TESTED = "By {metric}, {a} and {b} are not compared: {reason}."
+NOT_ASKED = "By {metric}, whether {a} and {b} differ for new runs and new cases is not asked: {reason}."
+TWO_NETWORKS = (
+    "By {metric}, of {a} and {b} single networks were scored, which decide nothing about new runs; these two {differ}."
+)
+
+ON_THIS_TEST_SET = "On this test set the runs of {favoured} rank above those of {other}."
+DISAGREE = (
+    "On this test set the runs of {favoured} rank above those of {other}, while their mean is lower: {run} decides the "
+    "mean."
+)
+NO_ORDER = "On this test set the ranking of the runs shows no difference."
+ORDER_NOT_TESTED = "The ranking of the runs on this test set is not judged: {reason}."
+
+
+def decide(*, estimate: float | None, p_holm: float | None, alpha: float, equivalent: bool) -> Code:
+    """The code of one comparison.
+
+    Parameters
+    ----------
+    p_holm
+        Of the difference for new runs and cases; None where that is not tested.
+    alpha
+        What it is compared with.
+    equivalent
+        Whether equivalence is shown.
+    """
+    if estimate is not None and is_shown(p_holm, alpha):
+        return "better" if estimate > 0 else "worse"
+    return "on-par" if equivalent else "undecided"
+
+
+def is_shown(p_holm: float | None, alpha: float) -> bool:
+    """Whether a test rejects; never at the level 0, where nothing is decided, though p may be too small to be told."""
+    return p_holm is not None and p_holm <= alpha and alpha > 0
+
+
+def level_of(verdict: Verdict) -> float:
+    """What p of subgroups and interactions is compared with: alpha, or the level of the look, 0 where none is due."""
+    return min((pair.alpha for pair in verdict.pairs), default=verdict.alpha) if verdict.looks else verdict.alpha
+
+
+def spoken(metric: Metric, endpoint: Endpoint | None) -> str:
+    """The metric's name in a sentence, marked where it is exploratory."""
+    name = METRIC_NAMES[metric]
+    return EXPLORATORY.format(metric=name) if endpoint == "exploratory" else name
+
+
+def sentence(
+    code: Code,
+    *,
+    a: str,
+    b: str,
+    metric: Metric,
+    margin: float | None,
+    equivalent: bool,
+    endpoint: Endpoint | None = None,
+) -> str:
+    """The fixed sentence of a code."""
+    return SENTENCES[code].format(
+        a=a,
+        b=b,
+        metric=spoken(metric, endpoint),
+        margin=margin,
+        within=WITHIN.format(margin=margin) if equivalent else "",
+        nor="" if margin is None else NOR.format(margin=margin),
+    )
