@@ -254,9 +254,9 @@ def test_bounds_in_the_wrong_order_are_a_fault_of_the_card(card_values: dict[str
     assert "channel 'hbv' is the same scan as 'dwi', which is no channel" in str(raised.value)
 
 
-def test_of_a_million_faults_some_are_named_and_all_are_counted() -> None:
-    values = {"x" * 1000 + str(number): number for number in range(100_000)}
-    with refused_with(r"card\.toml", r"1000\d\d faults: .*; and \d+ more") as refused:
+def test_of_many_faults_some_are_named_and_all_are_counted() -> None:
+    values = {"x" * 1000 + str(number): number for number in range(20_000)}
+    with refused_with(r"card\.toml", r"200\d\d faults: .*; and \d+ more") as refused:
         parse(values, Card, "card.toml")
     assert len(str(refused.value)) < 20_000
 

@@ -120,35 +120,23 @@ def test_what_no_channel_of_an_mr_holds_is_refused_or_warned_of(card_name, chann
     assert re.search(said, found), found
 
 
+OTHER_UNITS = {
+    "no offset": lambda x: x + 1024,
+    "offset twice": lambda x: x - 1024,
+    "windowed": lambda x: np.clip((x + 160) / 400 * 255, 0, 255),
+    "divided": lambda x: x / 1000,
+    "times 10": lambda x: 10 * x,
+    "shifted": lambda x: x + 32768,
+    "unsigned": lambda x: x.astype(np.int16).astype(np.uint16).astype(np.float32),
+    "clipped": lambda x: np.clip(x, -100, 240),
+    "inverted": lambda x: -x,
+    "an MR": lambda x: textured(CT, median=300, air=3).array,
+}
+
+
 @pytest.mark.parametrize("then", [np.array, metal], ids=["clean", "metal"])
 @pytest.mark.parametrize("card_name", ["pdac-panorama", "pdac-rsna2022"])
-@pytest.mark.parametrize(
-    "change",
-    [
-        lambda x: x + 1024,
-        lambda x: x - 1024,
-        lambda x: np.clip((x + 160) / 400 * 255, 0, 255),
-        lambda x: x / 1000,
-        lambda x: 10 * x,
-        lambda x: x + 32768,
-        lambda x: x.astype(np.int16).astype(np.uint16).astype(np.float32),
-        lambda x: np.clip(x, -100, 240),
-        lambda x: -x,
-        lambda x: textured(CT, median=300, air=3).array,
-    ],
-    ids=[
-        "no offset",
-        "offset twice",
-        "windowed",
-        "divided",
-        "times 10",
-        "shifted",
-        "unsigned",
-        "clipped",
-        "inverted",
-        "an MR",
-    ],
-)
+@pytest.mark.parametrize("change", OTHER_UNITS.values(), ids=OTHER_UNITS)
 def test_a_ct_in_another_unit_is_refused_by_name(card_name, change, then, caplog):
     found = check(card_name, changed(ct(), "ct", lambda x: then(change(x))), caplog)
     assert found.startswith("ct.mha: expected intensities of 'ct', ")
