@@ -157,13 +157,13 @@ def _compared(verdict: Verdict) -> list[Metric]:
 
 
 def _has_content(name: str, verdict: Verdict) -> bool:
-    """Whether some configuration has the metric that a figure is about: no frame is shown empty."""
+    """Whether a figure's metric is defined for some configuration, or a matrix holds a p: none is shown empty."""
     curves: Mapping[str, Metric] = {"roc": "auroc", "pr": "ap", "froc": "ap", "afroc": "ap"}
     about = curves.get(name) or next((each for each in METRICS if name in (f"runs-{each}", f"p-{each}")), None)
     if about is None:
         return True
     if name.startswith("p-"):
-        return about in _compared(verdict)
+        return any(pair.metric == about and {pair.p, pair.run_level.p} != {None} for pair in verdict.pairs)
     return any(each.metrics[about].mean is not None for each in verdict.configurations)
 
 

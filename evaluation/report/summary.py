@@ -1,5 +1,6 @@
 """The verdict in one paragraph, the answer first: what the page begins with."""
 
+from collections import Counter
 from collections.abc import Sequence
 from typing import get_args
 
@@ -62,9 +63,11 @@ def _decided(pairs: Sequence[PairVerdict], *, several: bool) -> list[str]:
     if len(clauses) <= MOST_WITH_NUMBERS:
         return [f"{'; '.join(clauses)}."] if clauses else []
     on_par = sum(pair.code == "on-par" for pair in pairs)
+    wins = Counter(pair.b if pair.code == "worse" else pair.a for pair in pairs if pair.code != "on-par")
     found = [f"a difference is shown in {counted(len(pairs) - on_par, 'comparison')}"] if len(pairs) > on_par else []
     found += [f"{counted(on_par, 'pair')} of configurations {'is' if on_par == 1 else 'are'} on par"] if on_par else []
-    return [f"{listed(found)}; the tables name them."]
+    most = [f"{name} is better than {count} others" for name, count in wins.most_common(1) if count > 1]
+    return [f"{'; '.join([listed(found), *most])}."]
 
 
 def _winners(pairs: Sequence[PairVerdict]) -> list[str]:

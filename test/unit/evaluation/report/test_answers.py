@@ -83,8 +83,8 @@ def test_two_models_without_maps_are_told_apart_by_auroc(scores, tmp_path, prima
     assert "\nAUROC was 0." in text
     assert f"{p_in_words(pair.networks.p_holm, pair.networks.approximate)})" in text.split("## Results")[1]
     figures = {path.stem for path in (tmp_path / "out" / "figures").glob("*.png")}
-    assert not figures & {"pr", "froc", "afroc", "runs-ap", "runs-score", "p-ap", "p-score"}
-    assert {"roc", "runs-auroc", "p-auroc"} <= figures
+    assert not figures & {"pr", "froc", "afroc", "runs-ap", "runs-score", "p-auroc", "p-ap", "p-score"}
+    assert {"roc", "runs-auroc"} <= figures
     assert "Precision–recall" not in words
     assert "By score" not in words
     assert {each.candidate_free_cases for each in verdict.configurations} == {None}
@@ -157,8 +157,12 @@ def test_many_decided_comparisons_are_named_or_counted(scores):
     assert said.startswith("By AUROC, each of a0, a1, a2, a3 and a4 is better than b. ")
     many = [each.model_copy(update={"b": f"b{k}"}) for k, each in enumerate(few)]
     many.append(many[0].model_copy(update={"b": "c", "code": "on-par"}))
+    many.append(many[3].model_copy(update={"a": "d", "b": many[3].a, "code": "worse"}))
     said = summary(verdict.model_copy(update={"pairs": tuple(many)}))
-    assert said.startswith("By AUROC, a difference is shown in 5 comparisons and 1 pair of configurations is on par; ")
+    assert said.startswith(
+        "By AUROC, a difference is shown in 6 comparisons and 1 pair of configurations is on par; a3 is better than 2 "
+        "others."
+    )
 
 
 def readers_csv(scores, tmp_path):
