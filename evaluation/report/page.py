@@ -126,6 +126,7 @@ def write_report(folder: Path, verdict: Verdict, runs: Sequence[ScoredRun], miss
         holm_over=holm_over(verdict),
         level_of_groups=level,
         asked=_asked(verdict),
+        with_equivalence={pair.metric for pair in verdict.pairs if pair.equivalence},
         flow=flow(verdict),
     )
     write_text(folder / "report.html", page)
@@ -173,7 +174,6 @@ def _asked(verdict: Verdict) -> dict[str, bool]:
         "new": any(pair.p is not None for pair in verdict.pairs),
         "networks": any(pair.networks for pair in verdict.pairs),
         "order": any(pair.run_level.p is not None for pair in verdict.pairs),
-        "margins": any(pair.equivalence for pair in verdict.pairs),
     }
 
 

@@ -58,7 +58,7 @@ def _decided(pairs: Sequence[PairVerdict], *, several: bool) -> list[str]:
             turned = pair.code == "worse"
             first, second = (pair.b, pair.a) if turned else (pair.a, pair.b)
             clauses.append(f"{first} is {_relation(pair)} {second} ({numbers_of(pair, turned=turned)}){_within(pair)}")
-        return [f"{'; '.join([*clauses, *(['p after Holm'] if several else [])])}."]
+        return [f"{'; '.join([*clauses, *(['p is adjusted by Holm’s method'] if several else [])])}."]
     clauses = _winners(pairs)
     if len(clauses) <= MOST_WITH_NUMBERS:
         return [f"{'; '.join(clauses)}."] if clauses else []

@@ -1,5 +1,6 @@
 """How the report writes values, intervals, p and lists: the same on the page, in the tables and in the paper's text."""
 
+import math
 from collections.abc import Sequence
 from decimal import Decimal
 
@@ -7,8 +8,6 @@ from evaluation.report.figures import p_text
 from evaluation.statistics.verdict import Interval
 
 _SHORT = 0.001
-SMALLEST = 1e-9
-"""Smaller p are written as <0.001 in any case."""
 
 
 def number(value: float | None, digits: int = 3) -> str:
@@ -33,8 +32,14 @@ def marked_p(p: float | None, approximate: str | None, level: float = 1.0) -> st
     """
     if p is None:
         return p_text(p)
-    text = level_text(p) if SMALLEST < p < _SHORT and 0 < level < _SHORT else p_text(p)
+    text = _fine(p, level) if p < _SHORT and 0 < level < _SHORT else p_text(p)
     return f"≈ {text}" if approximate else text
+
+
+def _fine(p: float, level: float) -> str:
+    """In two digits, but not finer than the power of ten below the level."""
+    least = 10.0 ** math.floor(math.log10(level))
+    return f"<{level_text(least)}" if p < least else level_text(p)
 
 
 def p_in_words(p: float, approximate: str | None, level: float = 1.0) -> str:
