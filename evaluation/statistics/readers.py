@@ -76,7 +76,7 @@ def compare_with_readers(
     asked = [metric for metric in metrics if metric in plan.metrics]
     if not asked:
         raise OncoduetError(
-            plan.name,
+            plan.where,
             expected=f"a metric that readers have: {' or '.join(METRIC_NAMES[metric] for metric in metrics)}",
             found=", ".join(plan.metrics),
         )
@@ -118,7 +118,7 @@ def _require_within(threshold: float | None, readers: Sequence[Reader], plan: An
     highest = max(float(reader.outcome.likelihood.max()) for reader in readers)
     if threshold is not None and not lowest < threshold <= highest:
         raise OncoduetError(
-            f"{plan.name}: threshold of [readers]",
+            f"{plan.where}: threshold of [readers]",
             expected=f"above {lowest:g}, up to {highest:g}, the readers' scores",
             found=f"{threshold:g}",
         )

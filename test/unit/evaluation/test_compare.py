@@ -802,7 +802,7 @@ def picai_permutation_test(alternative, base):
         (["a,0,0,0.9,0.5", "a,0,0,0.8,0.5", "b,0,0,0.7,0.5"], "line 3: duplicate run of line 2"),
         (["a,0,1,0.9,0.5", "a,00,01,0.8,0.5", "b,0,0,0.7,0.5"], "line 3: duplicate run of line 2"),
         (["a,0,0,90,0.5", "a,0,1,0.8,0.5"], "line 2: expected auroc from 0 to 1, found '90'"),
-        (["a,0,0,0.9,0.5", "a,0,1,,0.5"], "line 3: expected a value of auroc, as in other rows, found an empty cell"),
+        (["a,0,0,0.9,0.5", "a,0,1,,0.5"], "line 3: expected a value of auroc, as in other rows, found a missing value"),
         (["a,0,0,0.9,0.5", "b,0,0,0.9,0.5"], "expected at least 2 runs of a, found 1"),
         (["a,x,0,0.9,0.5", "a,0,1,0.8,0.5"], "line 2: expected the number of a fold, found 'x'"),
         ([",0,0,0.9,0.5", "a,0,1,0.8,0.5"], "line 2: expected the name of a configuration, found an empty cell"),
@@ -854,6 +854,29 @@ def test_readers_are_compared_with_every_trained_configuration(scores, tmp_path)
     page = (tmp_path / "out" / "report.html").read_text()
     assert all(each.sentence in page for each in study.comparisons)
     assert "3 readers, fully crossed" in page
+
+
+def test_one_configuration_is_compared_with_readers(scores, tmp_path, capsys):
+    scores.cases = 60
+    for restart in range(4):
+        scores.run(f"r{restart}", "ce", restart=restart, quality=3.0, seed=restart)
+    ids, lesions = scores.truth()
+    rng = np.random.default_rng(0)
+    rows = [
+        f"{reader},{case},{3 * (lesion > 0) + rng.normal():.2f}"
+        for reader in ("ann", "bob", "eve")
+        for case, lesion in zip(ids, lesions, strict=True)
+    ]
+    (tmp_path / "readers.csv").write_text("\n".join(["reader,case_id,score", *rows]))
+    words = ["compare", "--scores", str(scores.root), "--output", str(tmp_path / "out")]
+    assert main(words) == 3
+    assert "expected 2 to 12 configurations to compare, found 1 (ce)" in capsys.readouterr().err
+    assert main([*words, "--readers", str(tmp_path / "readers.csv")]) == 0
+    verdict = read_record(tmp_path / "out" / "verdict.json", Verdict)
+    assert verdict.pairs == ()
+    (found,) = verdict.readers.comparisons
+    assert (found.configuration, found.single) == ("ce", False)
+    assert found.sentence in (tmp_path / "out" / "report.html").read_text()
 
 
 def test_predictions_of_another_program_are_named_and_compared(workshop, tmp_path, capsys):
