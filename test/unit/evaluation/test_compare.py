@@ -17,7 +17,7 @@ from evaluation.__main__ import main
 from evaluation.compare import compare
 from evaluation.metrics.scored_runs import group_by_configuration, read_scored_runs
 from evaluation.planning.power import read_plan, sample_size
-from evaluation.report.page import notes
+from evaluation.report.notes import notes
 from evaluation.statistics.adjustment import holm
 from evaluation.statistics.analysis_file import METRICS, read_analysis
 from evaluation.statistics.comparison import compare_configurations
@@ -208,7 +208,11 @@ def test_p_is_compared_with_the_level_of_the_interim_analysis(scores, tmp_path):
     assert (whole.run_level.alpha, whole.code) == (0.05, "better")
     assert early.alpha == early.run_level.alpha == pytest.approx(0.00305, abs=1e-5)
     assert early.code == ("better" if early.p <= early.alpha else "undecided")
-    assert early.run_level.sentence == "On this test set the ranking of the runs shows no difference."
+    assert early.run_level.smallest_attainable_p == pytest.approx(2 / 70)
+    assert (
+        early.run_level.sentence == "On this test set the ranking of so few runs cannot show a difference at this look."
+    )
+    assert whole.run_level.sentence == "On this test set the runs of ce rank above those of focal."
     between = compared(scores, tmp_path, f"looks = [3, 8]\n{QUICK}")
     assert {(pair.alpha, pair.code) for pair in between.pairs} == {(0.0, "undecided")}
     assert any("None is due with the runs scored so far" in note for note in notes(between))
