@@ -198,7 +198,7 @@ def test_text_describes_every_analysis_and_gives_its_answer(scores, tmp_path):
         "calibration (Brier score",
         "net benefit",
         "over 100 bootstrap samples of the patients",
-        "The p-values of superiority and of non-inferiority were each adjusted by Holm’s method over 2 configurations",
+        "non-inferiority, each on their own, were adjusted by Holm’s method over 2 configurations per metric",
         "sensitivity at the readers’ mean specificity",
         "over 1000 bootstrap samples of patients, runs and readers",
     ):
