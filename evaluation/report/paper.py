@@ -7,6 +7,7 @@ checklists (:mod:`evaluation.report.checklists`) say what the authors have to ad
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from contract.text import markdown
 from evaluation.report.figures import p_text
 from evaluation.statistics.analysis_file import METRIC_NAMES, METRICS, Metric
 from evaluation.statistics.conclusions import is_shown, level_of
@@ -55,7 +56,7 @@ def primary_of(verdict: Verdict) -> Metric:
 
 def as_markdown(sections: Sequence[Section]) -> str:
     """The text as a Markdown file."""
-    parts = [f"## {section.title}\n\n" + "\n\n".join(section.paragraphs) for section in sections]
+    parts = [f"## {section.title}\n\n" + "\n\n".join(map(markdown, section.paragraphs)) for section in sections]
     return "\n\n".join(["# Text for the paper", *parts]) + "\n"
 
 
