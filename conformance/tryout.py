@@ -25,6 +25,7 @@ from conformance.outputs import Broken, require_same
 from contract.archive import Study, find_studies
 from contract.cards import Card, load_card
 from contract.errors import OncoduetError, exit_status, one_line
+from contract.process.terminal import say
 
 TOKEN = "GRAND_CHALLENGE_TOKEN"
 PLATFORM = "https://grand-challenge.org/api/v1/"
@@ -59,7 +60,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 print(f"the same: {require_same(options.local, Path(folder), card, tolerance=TOLERANCE)}")
             except Broken as found:
                 differ = True
-                print(f"error: {options.local}: the platform's outputs differ: {one_line(str(found))}", file=sys.stderr)
+                say(f"error: {options.local}: the platform's outputs differ: {one_line(str(found))}")
 
     return exit_status(command) or int(differ)
 

@@ -4,6 +4,7 @@ Everything else is a bug and keeps its traceback. Only ``ending`` turns an excep
 2 wrong usage, 3 wrong input or a fault of the machine.
 """
 
+import contextlib
 import errno
 import os
 import sys
@@ -128,7 +129,8 @@ def exit_status(command: Callable[[], object]) -> int:
     """Run a command, report its error on stderr, and return the exit code for ``sys.exit``."""
     code, said = ending(command)
     if said:
-        print(said, file=sys.stderr, flush=True)
+        with contextlib.suppress(OSError):
+            print(said, file=sys.stderr, flush=True)
     return code
 
 
@@ -145,7 +147,8 @@ def _as_wrong_input(error: Exception) -> OncoduetError | None:
     match error:
         case OSError(errno=int(number)) if number in _MACHINE or error.filename is not None:
             file = os.fsdecode(error.filename) if isinstance(error.filename, bytes) else error.filename
-            return OncoduetError("a file" if file is None else file, problem_of(error))
+            nameless = "the current folder" if number == errno.ENOENT else "a file"  # of which os.getcwd says no name
+            return OncoduetError(nameless if file is None else file, problem_of(error))
         case RuntimeError() if str(error).startswith("Symlink loop from "):  # pathlib's, before Python 3.13
             return OncoduetError(str(error).removeprefix("Symlink loop from "), _MACHINE[errno.ELOOP])
         case UnicodeEncodeError() if any("\ud800" <= each <= "\udfff" for each in error.object):

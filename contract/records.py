@@ -10,7 +10,7 @@ from pydantic_core import PydanticCustomError
 from contract.file_stamps import ImageStamp, look_at
 from contract.files import read_json, write_json
 from contract.provenance import Writer, writer
-from contract.schema import Frozen, Model, Name, RelativePath, parse
+from contract.schema import Frozen, Model, Name, RelativePath, Shown, parse
 
 SCHEMA_VERSION: Literal[1] = 1
 
@@ -180,7 +180,7 @@ class Source(Record):
 
     card: str
     card_sha256: str
-    configuration: str
+    configuration: Shown
     """A training configuration, ``ensemble-…`` for several runs, ``control-…`` for runs of one configuration as many as
     an ensemble has, or ``baseline-…``."""
     fold: NonNegativeInt | None

@@ -1,6 +1,7 @@
 """What comes from a file as a model: frozen pydantic classes, TOML files, and every fault named in one line."""
 
 import json
+import math
 import tomllib
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path, PurePosixPath
@@ -11,6 +12,8 @@ from pydantic_core import ErrorDetails, PydanticCustomError
 
 from contract.errors import OncoduetError, problem_of
 from contract.files import LONGEST_QUOTE, read_text
+from contract.names import require_name
+from contract.tables import LARGEST_NUMBER
 
 MOST_TOML_BYTES = 2**20
 """Size limit of a card, profile or configuration; ours have 2 kB."""
@@ -19,6 +22,21 @@ MOST_FAULTS = 50
 Model = TypeVar("Model", bound=BaseModel)
 Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]*$", max_length=100)]
 """Safe as a part of a path."""
+
+
+def _shown(text: str) -> str:
+    try:
+        return require_name(text, "")
+    except OncoduetError as error:
+        raise ValueError(f"expected {error.expected}, found {error.found}") from None
+
+
+Shown = Annotated[str, AfterValidator(_shown)]
+"""A name that users choose freely: printable, of bounded length, in NFC."""
+Count = Annotated[int, Field(ge=1, le=1_000_000)]
+"""A number of things of which there is one at least."""
+Index = Annotated[int, Field(ge=0, le=1_000_000)]
+Factor = Annotated[float, Field(gt=0, le=1e6)]
 
 
 def later(default: Any) -> Any:
@@ -91,6 +109,9 @@ def parse_toml(path: Path, model: type[Model]) -> Model:
         raise OncoduetError(path, problem_of(error)) from None
     except (ValueError, RecursionError) as error:
         raise OncoduetError(path, f"not valid TOML: {error}") from None
+    for number in _leaves(values, (int, float)):
+        if LARGEST_NUMBER < abs(number) < math.inf:
+            raise OncoduetError(path, expected=f"numbers within ±{LARGEST_NUMBER:g}", found=str(number)[:LONGEST_QUOTE])
     return parse(values, model, path)
 
 
@@ -100,7 +121,7 @@ def parse(values: object, model: type[Model], source: object) -> Model:
     Nothing is converted: a number in quotes is no number. (The detour through JSON is pydantic's way to accept lists
     for tuples and nothing else.) Texts are printable: they go to terminals, tables and pages.
     """
-    for text in _texts(values):
+    for text in _leaves(values, (str,)):
         if not text.replace("\n", "").replace("\t", "").isprintable():
             raise OncoduetError(source, f"text is not printable: {text!r}")
     try:
@@ -137,14 +158,14 @@ def _is_echo(fault: ErrorDetails, faults: Sequence[ErrorDetails]) -> bool:
     return (fault["type"] == "too_short" and items_wrong) or (fault["type"] == "fields_disagree" and not place)
 
 
-def _texts(value: object) -> Iterator[str]:
-    """Every text in values from a file, names of fields too, however deep."""
+def _leaves(value: object, kinds: tuple[type, ...]) -> Iterator[Any]:
+    """Every text, or number, in values from a file, names of fields too, however deep."""
     waiting = [value]
     while waiting:
         match waiting.pop():
-            case str(text):
-                yield text
             case Mapping() as fields:
                 waiting += [*fields, *fields.values()]
             case list() | tuple() as items:
                 waiting += items
+            case leaf if isinstance(leaf, kinds):
+                yield leaf

@@ -2,21 +2,29 @@
 
 A byte order mark, semicolons or tabs in place of commas, a decimal comma and spaces around names are what spreadsheets
 write in half of Europe; they are read as intended. Ambiguous tables are refused, with the line. Cells are stripped
-text; a cell that means unknown (``NA``, ``N/A``, ``nan``, ``null``, ``-``, ``?``) is empty.
+text in NFC; a cell that means unknown (``NA``, ``N/A``, ``nan``, ``null``, ``-``, ``?``) is empty. Cells of columns
+that are asked for may become names anywhere, and are printable and short; others, such as a report's text, may have
+several lines, which become escapes.
 """
 
 import csv
 import io
-import math
+import logging
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from contract.errors import OncoduetError
+from contract.errors import OncoduetError, some
+from contract.names import name_of, require_name
+from contract.text import printable
+
+logger = logging.getLogger(__name__)
 
 LARGEST_BYTES = 1 << 28
+LARGEST_NUMBER = 1e15
+"""In a file that people write; what is larger is a slip, and overflows somewhere."""
 _DELIMITERS = ",;\t"
 _UNKNOWN = {"na", "n/a", "nan", "null", "-", "?"}
 _DECIMAL_COMMA = re.compile(r"[+-]?\d+,\d+")
@@ -50,8 +58,13 @@ class Table:
                     )
         return {name: row for name, (_, row) in found.items()}
 
+    def say_unused(self, names: Sequence[str], what: str) -> None:
+        """Warn of rows that name nothing that there is, such as ``what``: they change nothing."""
+        if names:
+            logger.warning("%s: %d rows name no %s and are not used: %s", self.path, len(names), what, some(names))
+
     def number(self, text: str) -> float | None:
-        """The number in a cell; None where it holds anything else, NaN and infinity included.
+        """The number in a cell; None where it holds anything else, NaN and more than ``LARGEST_NUMBER`` included.
 
         A decimal comma counts only where commas do not part the columns.
         """
@@ -61,18 +74,19 @@ class Table:
             value = float(text)
         except ValueError:
             return None
-        return value if math.isfinite(value) and "_" not in text else None
+        return value if abs(value) <= LARGEST_NUMBER and "_" not in text else None
 
 
 def read_table(path: Path, columns: Sequence[str]) -> Table:
     """Read a table that has at least these columns.
 
     Raises ``OncoduetError``: the file is missing, larger than ``LARGEST_BYTES``, no UTF-8 or no CSV; a column is
-    missing or duplicated; a line has another number of values than there are columns; there is no row.
+    missing or duplicated; a line has another number of values than there are columns; there is no row; a cell of one of
+    these columns is not printable, or longer than a name.
     """
     lines, delimiter = _lines(path, columns)
     (_, names), *others = lines
-    names = [name.strip() for name in names]
+    names = [printable(name_of(name)) for name in names]
     for column, count in Counter(names).items():
         if column and count > 1:
             raise OncoduetError(path, f"duplicate column {column!r}")
@@ -83,11 +97,16 @@ def read_table(path: Path, columns: Sequence[str]) -> Table:
     for number, line in rows:
         if len(line) != len(names):
             raise OncoduetError(f"{path}: line {number}", expected=f"{len(names)} values", found=len(line))
+        for name, cell in zip(names, line, strict=True):
+            if name in columns and cell.strip():
+                require_name(cell, f"{path}: line {number}", what=name)
     if not rows:
         raise OncoduetError(path, "no rows below the header")
     return Table(
         path=path,
-        rows=tuple({name: known(cell) for name, cell in zip(names, line, strict=True)} for _, line in rows),
+        rows=tuple(
+            {name: known(printable(name_of(cell))) for name, cell in zip(names, line, strict=True)} for _, line in rows
+        ),
         lines=tuple(number for number, _ in rows),
         delimiter=delimiter,
     )

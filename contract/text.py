@@ -4,6 +4,8 @@ Escape sequences, control characters, line breaks, marks that turn the direction
 what ``str.isprintable`` does not call printable is shown as Python would write it, such as ``\x1b``.
 """
 
+import re
+
 LONGEST = 4000
 """Characters of one line; the platform's reader of logs ends at lines of some 10,000 bytes."""
 
@@ -19,6 +21,15 @@ def one_line(message: str) -> str:
     """Fold any text into one printable line of bounded length; the platform shows only the last line of stderr."""
     line = printable(" ".join(str(message).split()))
     return line if len(line) <= LONGEST else f"{line[: LONGEST // 2]} … {line[3 - LONGEST // 2 :]}"
+
+
+_MARKUP = re.compile(r"[\\`*~|]|<(?=[A-Za-z/!?])|\](?=[(\[:])|&(?=#?\w+;)|(?<![^\W_])_|_(?![^\W_])")
+_MARK_OF_A_BLOCK = re.compile(r"^(\d{0,9})([.)](?=\s)|[#>+=-])")
+
+
+def markdown(text: str) -> str:
+    """A text as one paragraph or cell of Markdown that shows it and nothing else: no link, no HTML, no heading."""
+    return _MARK_OF_A_BLOCK.sub(r"\1\\\2", _MARKUP.sub(r"\\\g<0>", printable(" ".join(text.split()))))
 
 
 def printable_lines(text: str) -> str:

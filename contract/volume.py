@@ -9,7 +9,7 @@ import os
 import shutil
 import sys
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, TypeVar
@@ -272,7 +272,8 @@ def write_volume(path: Path, volume: Volume) -> None:
 @contextmanager
 def _quiet() -> Iterator[None]:
     """MetaIO and the NIfTI library write to stderr themselves where the disk is full; we say it in one line."""
-    sys.stderr.flush()
+    with suppress(OSError):  # full, as after a last line that did not fit
+        sys.stderr.flush()
     kept = os.dup(2)
     nowhere = os.open(os.devnull, os.O_WRONLY)
     try:

@@ -16,6 +16,7 @@ from contract.case_folders import case_name
 from contract.errors import OncoduetError
 from contract.files import atomic_file, sha256_json
 from contract.marksheet import contradictions
+from contract.names import require_name
 from contract.outputs import Output, require_apart, require_folder, require_unowned, subfolder
 from contract.patients import FILE as PATIENTS
 from contract.patients import patients_by_case, require_named, said_patients
@@ -193,7 +194,7 @@ def _with_source(runs: Sequence[PredictionSet], named: RunName, folder: Path) ->
     source = Source(
         card=run.card.name if run.card else "none",
         card_sha256=run.card.sha256 if run.card else MatchingRule.of(None).sha256,
-        configuration=named.configuration,
+        configuration=require_name(named.configuration, "--configuration"),
         fold=named.fold,
         restart=named.restart,
         profile="external",

@@ -10,11 +10,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import Field, PositiveFloat
+from pydantic import Field
 
 from contract.files import sha256_json
 from contract.records import Stage
-from contract.schema import Frozen, Name
+from contract.schema import Factor, Frozen, Name
 
 CONFIGURATIONS = Path(__file__).parent / "configurations"
 
@@ -25,22 +25,22 @@ class CrossEntropyTerm(Frozen):
     """Mean voxel-wise cross entropy, unweighted."""
 
     term: Literal["cross-entropy"]
-    weight: PositiveFloat = 1.0
+    weight: Factor = 1.0
 
 
 class ClassWeights(Frozen):
     """Factors of the focal loss by the voxel's true class: 0 is background, all others are foreground."""
 
-    background: PositiveFloat
-    foreground: PositiveFloat
+    background: Factor
+    foreground: Factor
 
 
 class FocalTerm(Frozen):
     """Focal loss; see :class:`training.trainers.segmentation_losses.FocalLoss`."""
 
     term: Literal["focal"]
-    weight: PositiveFloat = 1.0
-    gamma: Annotated[float, Field(ge=1)]
+    weight: Factor = 1.0
+    gamma: Annotated[float, Field(ge=1, le=1e3)]
     alpha: ClassWeights | None = None
     """Absent: every class weighs 1."""
     smoothing: Smoothing
@@ -50,7 +50,7 @@ class SoftDiceTerm(Frozen):
     """nnU-Net's soft Dice over the foreground classes."""
 
     term: Literal["soft-dice"]
-    weight: PositiveFloat = 1.0
+    weight: Factor = 1.0
     smoothing: Smoothing
 
 
@@ -95,7 +95,7 @@ class DetectorConfiguration(Configuration):
     profile's plan may ask for fewer."""
     warm_up: Annotated[float, Field(ge=0, lt=1)]
     """Fraction of the steps before the averaged epochs."""
-    last_layer_learning_rate: PositiveFloat
+    last_layer_learning_rate: Factor
     """Height for the heads' last convolutions, where the profile's is greater. Their inputs are many and none is
     negative, so that one step at a U-Net's rate moves a score from one end to the other."""
     averaged: Annotated[float, Field(ge=0, lt=1)]

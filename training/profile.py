@@ -8,25 +8,25 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt
+from pydantic import Field
 
 from contract.cards import Card
 from contract.errors import OncoduetError
 from contract.files import sha256_json
 from contract.records import CheckpointPolicy
-from contract.schema import Frozen, Name, named_toml, parse_toml
+from contract.schema import Count, Factor, Frozen, Name, named_toml, parse_toml
 from network.plans import edited_full_resolution
 
 PROFILES = Path(__file__).parent / "profiles"
 
 Fraction = Annotated[float, Field(ge=0, le=1)]
-Size = tuple[PositiveInt, PositiveInt, PositiveInt]
+Size = tuple[Count, Count, Count]
 
 
 class Stage(Frozen):
     """One resolution of the U-Net; the stride leads into it."""
 
-    features: PositiveInt
+    features: Count
     kernel_size_zyx: Size
     stride_zyx: Size
 
@@ -34,13 +34,13 @@ class Stage(Frozen):
 class PlanEdits(Frozen):
     """What replaces nnU-Net's own plan; axes in the plan's order (the coarsest first)."""
 
-    batch_size: PositiveInt
+    batch_size: Count
     patch_size_zyx: Size
     """In voxels; larger than the image is fine (it is padded)."""
-    convolutions_per_stage_encoder: PositiveInt
-    convolutions_per_stage_decoder: PositiveInt
+    convolutions_per_stage_encoder: Count
+    convolutions_per_stage_decoder: Count
     stages: Annotated[tuple[Stage, ...], Field(min_length=3)]
-    anchor_sizes_per_axis: PositiveInt | None = None
+    anchor_sizes_per_axis: Count | None = None
     """For configurations that find boxes, in place of theirs: most of their heads' time goes into the 27 anchors of
     each position."""
 
@@ -51,13 +51,13 @@ class Profile(Frozen):
     schema_version: Literal[1]
     name: Name
     title: str
-    epochs: PositiveInt
-    iterations_per_epoch: PositiveInt
-    validation_iterations_per_epoch: PositiveInt
-    learning_rate: PositiveFloat
+    epochs: Count
+    iterations_per_epoch: Count
+    validation_iterations_per_epoch: Count
+    learning_rate: Factor
     """At the start; it falls to zero as (1 - epoch / epochs)^0.9."""
     momentum: Fraction
-    weight_decay: NonNegativeFloat
+    weight_decay: Annotated[float, Field(ge=0, le=1e6)]
     foreground_oversampling: Fraction
     """Fraction of the patches in a batch that are centred on a foreground voxel, where the study has one."""
     foreground_focus: Literal["any", "lesion"] = "any"
@@ -70,9 +70,9 @@ class Profile(Frozen):
     checkpoint: Literal["best", "final", "detection", "card"]
     """``best``: by the moving average of the pseudo Dice on the validation fold. ``detection``: by the ranking score on
     the validation fold's studies, see ``training.validation.checkpoint_selection``. ``card``: what the card says."""
-    checkpoint_every_epochs: PositiveInt
+    checkpoint_every_epochs: Count
     """A run that is killed loses at most so many epochs."""
-    keep_every_epochs: PositiveInt = 50
+    keep_every_epochs: Count = 50
     """For ``detection``: the weights of every so many epochs are kept until the choice among them and the last."""
     threads: Annotated[int, Field(ge=1, le=256)]
     """Threads of one operation on the CPU. Pinned, since another number gives other bits."""

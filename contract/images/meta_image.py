@@ -1,15 +1,17 @@
 """The header of a ``.mha``: one strict grammar, in which nothing can mean two things.
 
-A header is lines ``Key = value`` of printable characters, each key once, the last of them ``ElementDataFile = LOCAL``.
-Keys with an effect have one meaning and one spelling; those with which the format places voxels elsewhere or twice
-(``HeaderSize``, ``ElementOrigin``, …) are refused; all others are notes of other tools (ITK, DICOM) and are ignored.
-Missing values are never assumed: no spacing of 1 mm, no origin at 0.
+A header is lines ``Key = value``, each key once, the last of them ``ElementDataFile = LOCAL``. Keys with an effect have
+one meaning and one spelling; those with which the format places voxels elsewhere or twice (``ImagePosition``,
+``ElementOrigin``, …) are refused; all others are notes of other tools (ITK, DICOM) and are ignored, whatever bytes but
+NUL they hold: names of patients in Japanese have escape sequences. Missing values are never assumed: no spacing of 1
+mm, no origin at 0.
 
 Source: the MetaIO documentation (https://itk.org/Wiki/ITK/MetaIO/Documentation); ITK 5.4, ``metaObject.cxx`` and
 ``metaImage.cxx``, for the synonyms and for what overrides what.
 """
 
 import re
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import IO
@@ -22,9 +24,9 @@ from contract.images.image_header import ImageHeader, checked
 _LONGEST_HEADER_BYTES = 1 << 20
 _LONGEST_LINE_BYTES = 1 << 15  # ITK takes what is behind for another line
 
-_LINE = re.compile(rb"([A-Za-z0-9_](?:[!-9;<>-~ ]*[!-9;<>-~])?) =(?: ([^\x00-\x08\n-\x1f\x7f]*))?\n")
-"""A key is printable ASCII without ``:`` and ``=``, which end one for the format; a value may hold a tab."""
-_NUMBER = re.compile(r"[-+]?[0-9]+(\.[0-9]*)?([eE][-+]?[0-9]{1,3})?")
+_LINE = re.compile(rb"([A-Za-z0-9_(](?:[!-9;<>-~ ]*[!-9;<>-~])?) =(?: ([^\0\n]*))?\n")
+"""A key is printable ASCII without ``:`` and ``=``, which end one for the format."""
+_NUMBER = re.compile(r"[-+]?([0-9]+(?:\.[0-9]*)?)(?:[eE][-+]?[0-9]{1,3})?")
 _WHOLE = re.compile(r"[0-9]{1,18}")
 
 _TYPES = {
@@ -62,10 +64,12 @@ _ONLY = {
     "DistanceUnits": ("mm", "lengths in mm"),
     "ElementToIntensityFunctionSlope": ("1", "voxels that are the intensities"),
     "ElementToIntensityFunctionOffset": ("0", "voxels that are the intensities"),
+    "HeaderSize": ("0", "voxels that begin behind the header"),
 }
 """The only value that is understood, and what it means; the first four have to be there."""
 _REQUIRED = list(_ONLY)[:4]
-_REFUSED = ("HeaderSize", "FileFormatVersion", "ImagePosition", "ElementOrigin", "ElementDirection")
+_REALS = ("ElementToIntensityFunctionSlope", "ElementToIntensityFunctionOffset")
+_REFUSED = ("FileFormatVersion", "ImagePosition", "ElementOrigin", "ElementDirection")
 _KNOWN = {*_SYNONYMS, *_LENGTHS, *_NOTES, *_ONLY, *_REFUSED}
 _KNOWN |= {"CompressedData", "CompressedDataSize", "ElementType", "BinaryDataByteOrderMSB"}
 _PER_AXIS = {*_LENGTHS, "CenterOfRotation", "SequenceID", "ElementSize"}
@@ -90,7 +94,7 @@ def read_meta_header(path: Path, stream: IO[bytes], file_bytes: int) -> ImageHea
     header = _without_synonyms(path, lines)
     for key, (value, meaning) in _ONLY.items():
         found = header.get(key, "none" if key in _REQUIRED else value)
-        if found != value:
+        if found != value and not (key in _REALS and re.fullmatch(rf"{value}\.0*", found)):
             raise OncoduetError(path, expected=f"{meaning} ({key} = {value})", found=f"{found!r}")
     numbers = {key: _numbers(path, header, key, length) for key, length in _LENGTHS.items()}
     for key in _NOTES.keys() & header.keys():
@@ -156,7 +160,7 @@ def _without_synonyms(path: Path, lines: Mapping[str, str]) -> dict[str, str]:
     header: dict[str, str] = {}
     for key, value in lines.items():
         meaning = _SYNONYMS.get(key, key)
-        if meaning in header:
+        if header.get(meaning, value) != value:
             raise OncoduetError(path, expected=f"one of {meaning} and its synonyms", found=f"also {key}")
         header[meaning] = value
     return header
@@ -165,10 +169,19 @@ def _without_synonyms(path: Path, lines: Mapping[str, str]) -> dict[str, str]:
 def _numbers(path: Path, header: Mapping[str, str], key: str, length: int) -> list[str]:
     if key not in header:
         raise OncoduetError(path, f"MetaImage header has no {key}")
-    words = [word for word in header[key].split(" ") if word]
-    if len(words) != length or not all(map(_NUMBER.fullmatch, words)):
+    words = re.findall(r"[^ \t]+", header[key])
+    if words == ["nan"] and key in ("ElementMin", "ElementMax"):
+        return words
+    if len(words) != length or not all(map(_is_number, words)):
         raise OncoduetError(path, expected=f"{length} numbers as {key}", found=f"{header[key]!r}")
     return words
+
+
+def _is_number(word: str) -> bool:
+    """Whether a word is a number that fits into a double; ITK refuses others, wherever they are."""
+    match = _NUMBER.fullmatch(word)
+    is_zero = match is not None and not match[1].strip("0.")
+    return match is not None and (is_zero or sys.float_info.min <= abs(float(word)) <= sys.float_info.max)
 
 
 def _truth(path: Path, header: Mapping[str, str], key: str) -> bool:

@@ -1,14 +1,18 @@
 """The header of a single-file NIfTI-1 (``.nii``, ``.nii.gz``), read so that it has one meaning.
 
 A NIfTI may place its voxels twice, by a quaternion (qform) and by an affine (sform); tools differ in which they
-follow. Here both have to say the same place, and there has to be one. The affine counts, unless it is skewed by
-rounding: ITK's choice too, whose grid is reproduced to the last bit.
+follow. Here both have to say the same place, and there has to be one. Which of them counts is ITK's choice: the affine
+if it is the scanner's, the only one or the quaternion's but for rounding, and not skewed; else the quaternion. ITK's
+grid is then reproduced to the last bit. (Two placements that agree to 1e-4 may take each other's part: between them
+ITK's choice is one of rounding.)
 
 Sources: ``nifti1.h``; ITK 5.4, ``itkNiftiImageIO.cxx`` and ``nifti1_io.c``, for the arithmetic.
 """
 
+import logging
 import math
 import struct
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -18,14 +22,20 @@ import numpy.typing as npt
 from contract.errors import OncoduetError
 from contract.images.image_header import ImageHeader, checked, listed
 
+logger = logging.getLogger(__name__)
+
 HEADER_BYTES = 348
 _FIRST_VOXEL = 352
 _LAST_FIRST_VOXEL = 1 << 24
 _TYPES = {2: "u1", 4: "i2", 8: "i4", 16: "f4", 64: "f8", 256: "i1", 512: "u2", 768: "u4", 1024: "i8", 1280: "u8"}
-_VECTORS = 1003  # from here on, intents say that a voxel is more than a number
+_SEVERAL = {*range(1004, 1011), 2003, 2004}  # intents that say that a voxel is more than a number: vectors, colours
 _MM = {0: 1.0, 1: 1e3, 2: 1.0, 3: 1e-3}  # per unit: unknown (as ITK takes it), metre, millimetre, micrometre
 _SAME_PLACE_MM = 0.5  # tools round directions: real label maps of PI-CAI reach 0.13 mm
+_WORTH_A_WORD_MM = 0.05
 _SKEWED = 1e-4
+_ALIKE = 1e-4
+_EQUAL = 1e-5
+_SCANNER = 1
 _OTHERS = {b"n+2": "NIfTI-2", b"ni2": "NIfTI-2", b"ni1": "half of a NIfTI-1 whose voxels are in another file"}
 """Headers of other kinds by their first letters, which follow the size in NIfTI-2 and end the header in NIfTI-1."""
 _UNIT_QUATERNION = 1e-4
@@ -48,11 +58,11 @@ def parse_nifti_header(path: Path, header: bytes) -> ImageHeader:
     if kind not in _TYPES:
         raise OncoduetError(path, expected="real numbers as voxels", found=f"the NIfTI datatype {kind}")
     voxel_type = np.dtype(order + _TYPES[kind])
-    if bits != 8 * voxel_type.itemsize:
+    if bits not in (0, 8 * voxel_type.itemsize):
         raise OncoduetError(
             path, expected=f"{8 * voxel_type.itemsize} bits per voxel for the NIfTI datatype {kind}", found=bits
         )
-    if not 0 <= intent < _VECTORS:
+    if intent < 0 or intent in _SEVERAL:
         raise OncoduetError(path, expected="one value per voxel", found=f"the NIfTI intent {intent}")
     if not (_FIRST_VOXEL <= voxels_begin <= _LAST_FIRST_VOXEL and voxels_begin.is_integer()):
         raise OncoduetError(
@@ -67,9 +77,9 @@ def parse_nifti_header(path: Path, header: bytes) -> ImageHeader:
 
 def _size(path: Path, dimensions: tuple[int, ...]) -> tuple[int, int, int]:
     count, *sizes = dimensions
-    if not 1 <= count <= 7 or min(sizes[:count]) < 1:
+    if not 1 <= count <= 7 or min(sizes[: min(count, 3)]) < 1 or min(sizes[:count]) < 0:
         raise OncoduetError(path, expected="positive sizes in the NIfTI header", found=sizes[: max(count, 0)])
-    while count > 3 and sizes[count - 1] == 1:
+    while count > 3 and sizes[count - 1] in (0, 1):  # 0: an axis that is not there, as ITK takes it
         count -= 1
     if count != 3:
         raise OncoduetError(path, expected="a 3D image", found=f"{count}D")
@@ -78,7 +88,9 @@ def _size(path: Path, dimensions: tuple[int, ...]) -> tuple[int, int, int]:
 
 
 def _scale(path: Path, slope: float, intercept: float) -> tuple[float, float]:
-    """Slope and intercept; a slope of 0 says that there are none."""
+    """Slope and intercept; a slope of 0, or NaN as nibabel has it, says that there are none."""
+    if math.isnan(slope) and (math.isnan(intercept) or intercept == 0):
+        return 1.0, 0.0
     sensible = math.isfinite(slope) and math.isfinite(intercept) and not (slope == 0 and intercept != 0)
     if not sensible or any(0 < abs(value) < np.finfo(np.float64).eps for value in (slope, intercept)):
         raise OncoduetError(
@@ -131,7 +143,7 @@ def _placed(
             raise OncoduetError(path, expected="perpendicular unit vectors as direction", found=found)
     millimetres = _MM[unit]
     corners = np.array([[x, y, z] for x in (0, 1) for y in (0, 1) for z in (0, 1)]) * (np.array(size_xyz) - 1.0)
-    chosen = _agreed(path, _Placements(qform, sform, millimetres), spacing, corners)
+    chosen = _agreed(path, _Placements(qform, sform, millimetres, sform_code), spacing, corners)
     columns = [_unit(x, y, z) for x, y, z in (chosen.matrix.T * [-1, -1, 1]).tolist()]
     px, py, pz = (chosen.offset * [-millimetres, -millimetres, millimetres]).tolist()
     dx, dy, dz = (each * millimetres for each in spacing)
@@ -142,6 +154,7 @@ class _Placements(NamedTuple):
     qform: _Placement | None
     sform: _Placement | None
     unit_mm: float
+    sform_code: int
 
 
 def _agreed(path: Path, placements: _Placements, spacing: list[float], corners: npt.NDArray[np.float64]) -> _Placement:
@@ -155,7 +168,7 @@ def _agreed(path: Path, placements: _Placements, spacing: list[float], corners: 
     corners
         Indices (x, y, z) of the image's corners, by row.
     """
-    qform, sform, unit_mm = placements
+    qform, sform, unit_mm, sform_code = placements
     if sform is None:
         if qform is None:
             raise OncoduetError(
@@ -180,13 +193,34 @@ def _agreed(path: Path, placements: _Placements, spacing: list[float], corners: 
                     f"to {apart:.3g} mm apart"
                 ),
             )
-    if np.abs(axes @ axes.T - np.eye(3)).max() <= _SKEWED:
-        return sform
+    is_skewed = bool(np.abs(axes @ axes.T - np.eye(3)).max() > _SKEWED)
     if qform is None:
-        raise OncoduetError(
-            path, expected="perpendicular unit vectors as direction", found=f"an sform with axes {_columns(sform)}"
-        )
-    return qform
+        if is_skewed:
+            found = f"an sform with axes {_columns(sform)}"
+            raise OncoduetError(path, expected="perpendicular unit vectors as direction", found=found)
+        return sform
+    if apart > _WORTH_A_WORD_MM:
+        _say_apart(path, apart)
+    if is_skewed:
+        return sform if _are_equal(sform, qform) else qform
+    return sform if sform_code == _SCANNER or _are_alike(sform, qform) else qform
+
+
+@lru_cache(maxsize=4096)
+def _say_apart(path: Path, apart_mm: float) -> None:
+    """Once per file: headers are read several times."""
+    logger.warning("%s: qform and sform of the NIfTI header are up to %.3g mm apart", path, apart_mm)
+
+
+def _are_equal(one: _Placement, other: _Placement) -> bool:
+    return bool(np.abs(one.matrix - other.matrix).max() <= _EQUAL and np.array_equal(one.offset, other.offset))
+
+
+def _are_alike(one: _Placement, other: _Placement) -> bool:
+    """ITK's comparison: offsets, and singular values and left singular vectors of the matrices, to 1e-4."""
+    (u, lengths, _), (other_u, other_lengths, _) = np.linalg.svd(one.matrix), np.linalg.svd(other.matrix)
+    differences = (u @ other_u.T - np.eye(3), lengths - other_lengths, one.offset - other.offset)
+    return max(float(np.abs(each).max()) for each in differences) <= _ALIKE
 
 
 def _quaternion(path: Path, bcd: tuple[float, float, float], scales: list[float]) -> npt.NDArray[np.float64]:

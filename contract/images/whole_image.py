@@ -29,6 +29,8 @@ PIECE_BYTES = (1 << 17) - 1024
 _COMPRESSED_PIECE_BYTES = 1 << 12
 _BEST_COMPRESSION = 1032
 """No byte of a deflate stream inflates to more bytes than this."""
+_MEMBER = b"\x1f"
+"""How each member of a gzip file begins."""
 
 
 def read_header(path: Path) -> ImageHeader:
@@ -126,16 +128,11 @@ def _require_room(path: Path, header: ImageHeader, file_bytes: int) -> None:
 
 def _first_inflated(path: Path, stream: IO[bytes]) -> bytes:
     """The first bytes of a gzip file; fewer than a header where there are no more."""
-    inflate = zlib.decompressobj(wbits=31)
     found = b""
-    try:
-        while len(found) < HEADER_BYTES and not inflate.eof:
-            chunk = inflate.unconsumed_tail or stream.read(_COMPRESSED_PIECE_BYTES)
-            if not chunk:
-                raise OncoduetError(path, "file is truncated")
-            found += inflate.decompress(chunk, HEADER_BYTES - len(found))
-    except zlib.error as error:  # type: ignore[misc,unused-ignore]
-        raise OncoduetError(path, f"compressed stream is damaged: {error}") from None
+    for piece in _members(path, _chunks(stream), is_file=True):
+        found += piece[: HEADER_BYTES - len(found)]
+        if len(found) == HEADER_BYTES:
+            break
     return found
 
 
@@ -158,15 +155,26 @@ def _inflated(path: Path, stream: Iterator[bytes], length: int, *, before: int, 
         A gzip file, which may consist of several members; else there is one stream.
     """
     found = -before
+    for piece in _members(path, stream, is_file=is_file):
+        found += len(piece)
+        if found > length:
+            raise OncoduetError(path, expected=f"{length} bytes of voxels", found="more")
+        yield piece
+    if found < length:
+        raise OncoduetError(path, expected=f"{length} bytes of voxels", found=f"{max(found, 0)}: truncated")
+
+
+def _members(path: Path, stream: Iterator[bytes], *, is_file: bool) -> Iterator[bytes]:
+    """What the one stream, or all members of a gzip file, inflate to, in pieces that are not empty.
+
+    As gzip and zlib have it, members may be empty (bgzip ends with one), and zeros may follow the last, as on tapes.
+    """
     compressed = next(stream, b"")
-    while compressed and found < length:
+    while compressed:
         inflate = zlib.decompressobj(wbits=31 if is_file else 47)  # 47: zlib's or gzip's header
         try:
             while not inflate.eof:
                 piece = inflate.decompress(compressed, PIECE_BYTES)
-                found += len(piece)
-                if found > length:
-                    raise OncoduetError(path, expected=f"{length} bytes of voxels", found="more")
                 if piece:
                     yield piece
                 elif not compressed:
@@ -175,10 +183,10 @@ def _inflated(path: Path, stream: Iterator[bytes], length: int, *, before: int, 
         except zlib.error as error:  # type: ignore[misc,unused-ignore]
             raise OncoduetError(path, f"compressed stream is damaged: {error}") from None
         compressed = inflate.unused_data or next(stream, b"")
-        if not is_file:
+        if not is_file or not compressed.startswith(_MEMBER):
             break
-    if found < length:
-        raise OncoduetError(path, expected=f"{length} bytes of voxels", found=f"{max(found, 0)}: truncated")
+    while is_file and compressed and not compressed.strip(b"\0"):
+        compressed = next(stream, b"")
     if compressed:
         raise OncoduetError(path, "more bytes after the compressed voxels")
 

@@ -5,8 +5,6 @@ after Ctrl-C, SIGTERM or SIGHUP (one line); or 141 if its output is no longer re
 """
 
 import argparse
-import contextlib
-import os
 import select
 import signal
 import sys
@@ -16,7 +14,7 @@ from typing import Any, NoReturn, TypeVar
 
 from contract.errors import Ending, ending
 from contract.process.signals import WORDS, Terminated, exit_code, signals_as_exceptions
-from contract.process.terminal import clean_streams
+from contract.process.terminal import clean_streams, forget_unwritten, require_told, say
 from contract.text import one_line
 
 Options = TypeVar("Options")
@@ -63,9 +61,9 @@ def run_command(parse: Callable[[], Options], work: Callable[[Options], object],
             options = parse()
             code, said = _told_to_a_reader(lambda: work(options))
             if code == 0:
-                code, said = _told_to_a_reader(sys.stdout.flush)
+                code, said = _told_to_a_reader(require_told)
             if said:
-                print(said, file=sys.stderr, flush=True)
+                say(said)
             return code
     except KeyboardInterrupt:
         return _stopped(signal.SIGINT)
@@ -74,7 +72,7 @@ def run_command(parse: Callable[[], Options], work: Callable[[Options], object],
     except _UnreadError:
         return exit_code(signal.SIGPIPE)
     finally:
-        _flush_or_forget()
+        forget_unwritten()
 
 
 def _told_to_a_reader(command: Callable[[], object]) -> Ending:
@@ -102,14 +100,5 @@ def _is_read() -> bool:
 
 
 def _stopped(number: signal.Signals) -> int:
-    print(WORDS[number], file=sys.stderr, flush=True)
+    say(WORDS[number])
     return exit_code(number)
-
-
-def _flush_or_forget() -> None:
-    """Empty stdout's buffer, or let it go: Python would complain of it on stderr, after our last line."""
-    try:
-        sys.stdout.flush()
-    except OSError:
-        with contextlib.suppress(OSError, ValueError):
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

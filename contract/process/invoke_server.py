@@ -22,7 +22,6 @@ import json
 import logging
 import os
 import socket
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -32,6 +31,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from contract.errors import OncoduetError, UsageError, ending, problem_of
 from contract.process.signals import Terminated, deaf, signals_as_exceptions
+from contract.process.terminal import forget_unwritten, say
 
 if TYPE_CHECKING:
     from _typeshed import WriteableBuffer
@@ -106,14 +106,12 @@ def serve(load: Callable[[], Case], *, host: str = "0.0.0.0", port: int = PORT) 
             if not server.wait_for_answers(GRACE_S):
                 logger.info("a case is abandoned")
             if server.cause:
-                print(server.cause, file=sys.stderr, flush=True)
+                say(server.cause)
 
 
 def end_process(status: int) -> NoReturn:
     """End the process without waiting for a case that ``serve`` abandoned: a network cannot be stopped half-way."""
-    for stream in (sys.stdout, sys.stderr):
-        with contextlib.suppress(OSError):  # the caller has left
-            stream.flush()
+    forget_unwritten()
     os._exit(status)
 
 
@@ -259,7 +257,7 @@ class _Handler(BaseHTTPRequestHandler):
                 code, said = ending(case)
                 self.server.cause = said.rpartition("\n")[2]
                 if said:
-                    print(said, file=sys.stderr, flush=True)
+                    say(said)
             finally:
                 self.server.busy.release()  # before the answer, after which the caller may ask for the next case
             if code == 0:

@@ -12,7 +12,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
 from types import FrameType
 
 Handler = Callable[[int, FrameType | None], object] | signal.Handlers
@@ -109,7 +109,8 @@ def _is_echo() -> bool:
 def _end(number: int, frame: FrameType | None) -> None:
     del frame
     if not _is_echo():
-        os.write(2, f"{WORDS[signal.Signals(number)]}\n".encode())
+        with suppress(OSError):
+            os.write(2, f"{WORDS[signal.Signals(number)]}\n".encode())
         os._exit(exit_code(number))
 
 

@@ -2,15 +2,20 @@
 
 Every log, console and progress bar of the packages comes from here. Markup in data is data (``[old] runs`` is shown as
 it is), unprintable characters are shown as escapes, and so are those that the locale's encoding lacks.
+
+Where stdout cannot be written to, as on a full disk, that is the fault named: of a result at once, of the log when the
+command has ended. Where stderr cannot, the last line goes to stdout. Neither changes what else a command does.
 """
 
 import codecs
+import contextlib
 import io
 import logging
 import os
 import sys
-from collections.abc import Iterable, Sequence
-from typing import Any, TextIO
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, TextIO, cast
 
 from rich.console import Console, ConsoleOptions, RenderableType
 from rich.progress import BarColumn, Progress, ProgressColumn, TaskProgressColumn, TextColumn, TimeRemainingColumn
@@ -23,10 +28,68 @@ WIDTH = 160
 """Columns of what is shown where there is no terminal that has a width of its own."""
 
 
+class _Named:
+    """A stream whose faults bear its name, the first of which is kept."""
+
+    def __init__(self, stream: TextIO, name: str) -> None:
+        self._stream, self._name = stream, name
+        self.fault: OSError | None = None
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+    def write(self, text: str) -> int:
+        """Write, as streams do."""
+        with self._naming():
+            return self._stream.write(text)
+
+    def flush(self) -> None:
+        """Empty the buffer."""
+        with self._naming():
+            self._stream.flush()
+
+    @contextmanager
+    def _naming(self) -> Iterator[None]:
+        try:
+            yield
+        except BrokenPipeError:
+            raise
+        except OSError as error:
+            error.filename = error.filename or self._name
+            self.fault = self.fault or error
+            raise
+
+
 def clean_streams() -> None:
     """Let stdout and stderr take every character; where one is closed, what is written to it goes nowhere."""
-    sys.stdout = _taking_all(sys.stdout)
+    if not isinstance(sys.stdout, _Named):
+        sys.stdout = cast(TextIO, _Named(_taking_all(sys.stdout), "standard output"))
     sys.stderr = _taking_all(sys.stderr)
+
+
+def require_told() -> None:
+    """Raise the ``OSError`` that kept a part of what stdout was told from arriving, the log included."""
+    sys.stdout.flush()
+    if isinstance(sys.stdout, _Named) and sys.stdout.fault:
+        raise sys.stdout.fault
+
+
+def say(line: str) -> None:
+    """Say a last line, on stderr, or on stdout where that cannot be written to; never fails."""
+    for stream in (sys.stderr, sys.stdout):
+        with contextlib.suppress(OSError, ValueError):
+            print(line, file=stream, flush=True)
+            return
+
+
+def forget_unwritten() -> None:
+    """Empty the streams' buffers, or let them go: Python would change the exit code for what it cannot write."""
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except (OSError, ValueError):
+            with contextlib.suppress(OSError, ValueError):
+                os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
 def _taking_all(stream: TextIO | None) -> TextIO:

@@ -24,10 +24,12 @@ import numpy as np
 from contract.case_folders import case_name
 from contract.errors import OncoduetError
 from contract.files import read_regular, sha256_file
+from contract.names import require_case_id
 from contract.outputs import require_unedited
 from contract.patients import FILE as PATIENTS
 from contract.patients import patients_by_case, read_patients, said_patients
 from contract.records import Metrics, MetricsRecord, Source, read_record
+from contract.tables import LARGEST_NUMBER
 from evaluation.metrics.outcomes import FloatArray, Outcome, TestSet, weighted_ap, weighted_auroc
 
 _CASE_COLUMNS = ["case_id", "label", "likelihood"]
@@ -224,6 +226,7 @@ def _read_cases(path: Path) -> tuple[TestSet, FloatArray]:
     if doubled:
         raise OncoduetError(path, f"duplicate case {doubled[0]}")
     for row in rows:
+        require_case_id(row["case_id"], path)
         if row["label"] not in ("0", "1"):
             raise OncoduetError(
                 f"{path}: case {row['case_id']}", expected="the label 0 or 1", found=f"{row['label']!r}"
@@ -300,7 +303,7 @@ def _number(path: Path, row: Mapping[str, str], column: str) -> float:
         value = float(row[column])
     except ValueError:
         value = math.nan
-    if not math.isfinite(value) or value < 0:
+    if not 0 <= value <= LARGEST_NUMBER:
         raise OncoduetError(
             f"{path}: case {row['case_id']}",
             expected=f"a {column} that is a number and not negative",

@@ -12,6 +12,7 @@ program knows in part says what the authors have to add.
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
+from contract.text import markdown
 from evaluation.report.paper_methods import holm_over
 from evaluation.statistics.analysis_file import METRIC_NAMES
 from evaluation.statistics.verdict import Verdict
@@ -147,7 +148,7 @@ def as_markdown(name: str, rows: Sequence[Row]) -> str:
     """One checklist as a Markdown table."""
     lines = [f"# {SOURCES[name]}", "", "Topics in our own words; a submission needs the published form.", ""]
     lines += ["| item | topic | answer | place |", "|---|---|---|---|"]
-    lines += ["| " + " | ".join(text.replace("|", "\\|") for text in row) + " |" for row in rows]
+    lines += ["| " + " | ".join(map(markdown, row)) + " |" for row in rows]
     return "\n".join(lines) + "\n"
 
 

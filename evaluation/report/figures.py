@@ -9,8 +9,9 @@ when patients are resampled; both are left out where there are many configuratio
 import io
 import logging
 import re
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -45,6 +46,8 @@ from matplotlib.axes import Axes  # noqa: E402
 from matplotlib.figure import Figure  # noqa: E402
 from matplotlib.patches import Rectangle  # noqa: E402
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator  # noqa: E402
+
+logger = logging.getLogger(__name__)
 
 INK, MUTED, GRID, PAPER, ACCENT = "#17191f", "#6a7080", "#dfe2e8", "#fefefd", "#0a6ab3"
 _CSS = {INK: "currentColor", MUTED: "var(--muted)", GRID: "var(--grid)", PAPER: "var(--paper)", ACCENT: "var(--accent)"}
@@ -524,11 +527,26 @@ def render(name: str, alt: str, figure: Figure) -> Drawing:
         "pdf": {"CreationDate": None, "Creator": None, "Producer": None},
     }
     files = {}
-    for suffix, values in metadata.items():
-        stream = io.BytesIO()
-        figure.savefig(stream, format=suffix, dpi=200, metadata=values)
-        files[suffix] = stream.getvalue()
+    with _lacking_glyphs_logged(name):
+        for suffix, values in metadata.items():
+            stream = io.BytesIO()
+            figure.savefig(stream, format=suffix, dpi=200, metadata=values)
+            files[suffix] = stream.getvalue()
     return Drawing(name, alt, _for_page(name, files["svg"].decode()), files)
+
+
+@contextmanager
+def _lacking_glyphs_logged(name: str) -> Iterator[None]:
+    """Say in one line which characters the font lacks, in place of matplotlib's warning for each."""
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        yield
+    found = [re.match(r"Glyph (\d+) .*missing from", str(each.message)) for each in caught]
+    if lacking := sorted({chr(int(match[1])) for match in found if match}):
+        logger.warning("figure %s: its font lacks some characters, boxes in PNG and PDF: %s", name, " ".join(lacking))
+    for each, match in zip(caught, found, strict=True):
+        if not match:
+            warnings.warn_explicit(each.message, each.category, each.filename, each.lineno)
 
 
 def _for_page(name: str, svg: str) -> str:

@@ -7,6 +7,7 @@ checklists (:mod:`evaluation.report.checklists`) say what the authors have to ad
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from contract.text import markdown
 from evaluation.report.paper_methods import methods
 from evaluation.report.paper_results import results
 from evaluation.statistics.verdict import Verdict
@@ -33,5 +34,5 @@ def paper_text(verdict: Verdict, versions: Mapping[str, str]) -> list[Section]:
 
 def as_markdown(sections: Sequence[Section]) -> str:
     """The text as a Markdown file."""
-    parts = [f"## {section.title}\n\n" + "\n\n".join(section.paragraphs) for section in sections]
+    parts = [f"## {section.title}\n\n" + "\n\n".join(map(markdown, section.paragraphs)) for section in sections]
     return "\n\n".join(["# Text for the paper", *parts]) + "\n"

@@ -40,7 +40,7 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, NonNegativeInt, model_validator
 
 from contract.errors import OncoduetError
-from contract.schema import Frozen, parse_toml
+from contract.schema import Frozen, Shown, parse_toml
 from evaluation.statistics.boundaries import nominal_levels
 
 Metric = Literal["auroc", "ap", "score"]
@@ -73,9 +73,9 @@ SIZES = ("volume_ml", "diameter_mm")
 class LesionPlan(Frozen):
     """Strata of lesions, and the operating point at which they are found."""
 
-    strata: Annotated[tuple[str, ...], Field(min_length=1)] = SIZES
+    strata: Annotated[tuple[Shown, ...], Field(min_length=1)] = SIZES
     """Sizes, or columns of the table of lesions."""
-    cuts: Mapping[str, Annotated[tuple[float, ...], Field(min_length=1)]] = {}
+    cuts: Mapping[Shown, Annotated[tuple[float, ...], Field(min_length=1)]] = {}
     """By stratum of numbers, where it is cut; without any at the median."""
     threshold: Annotated[float, Field(gt=0)] | None = None
     """Of confidence; without one each run's threshold is that of ``false_positives_per_case``."""
@@ -104,12 +104,12 @@ class Analysis(Frozen):
     """What is compared, and how."""
 
     schema_version: Literal[1] = 1
-    name: str
+    name: Shown
     metrics: Annotated[tuple[Metric, ...], Field(min_length=1)] = METRICS
     primary: Metric | None = None
     """The metric that the conclusion rests on; the summary leads with it, and all others are exploratory. Without one
     each metric is a family of its own."""
-    comparisons: Literal["all"] | Annotated[tuple[tuple[str, str], ...], Field(min_length=1)] = "all"
+    comparisons: Literal["all"] | Annotated[tuple[tuple[Shown, Shown], ...], Field(min_length=1)] = "all"
     """Pairs of configurations; ``all`` of them, or those listed. With the metric they are Holm's family."""
     margin: Mapping[Metric, Annotated[float, Field(gt=0, lt=1)]] = {}
     """By metric: two configurations are on par if their difference is within ± this."""
@@ -119,11 +119,11 @@ class Analysis(Frozen):
     """Of the bootstrap that draws the bands of curves."""
     swaps: Annotated[int, Field(ge=100, le=10_000_000)] = 10_000
     """Number of swaps drawn for a case-level test that is not exact."""
-    looks: tuple[Annotated[int, Field(ge=2)], ...] = ()
+    looks: Annotated[tuple[Annotated[int, Field(ge=2, le=1_000_000)], ...], Field(max_length=20)] = ()
     """Interim analyses: runs per configuration at each, the last one being the planned number; without any the campaign
     is analysed once, when it is finished (:mod:`evaluation.planning.group_sequential`)."""
 
-    subgroups: tuple[str, ...] = ()
+    subgroups: tuple[Shown, ...] = ()
     """Columns of the marksheet whose values define groups of cases (:mod:`evaluation.statistics.subgroups`)."""
 
     lesions: LesionPlan | None = None

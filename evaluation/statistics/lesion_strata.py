@@ -271,6 +271,10 @@ def _read_cells(
     rows = {
         (case_name(case), number): row for (case, number), row in table.by_key(("case_id", "lesion"), columns).items()
     }
+    others = [
+        f"{case}, lesion {number}" for case, number in rows.keys() - {(one.case_id, str(one.number)) for one in lesions}
+    ]
+    table.say_unused(sorted(others), "lesion of the test set")
     found: dict[str, list[tuple[str, float | None]]] = {column: [] for column in columns}
     for lesion in lesions:
         row = rows.get((lesion.case_id, str(lesion.number)))

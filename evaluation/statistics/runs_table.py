@@ -10,6 +10,7 @@ from evaluation.statistics.run_level import RunValues
 
 COLUMNS = ("configuration", "fold", "restart", "auroc", "ap")
 FEWEST = 2
+_DIGITS = 6
 
 
 def read_runs_table(path: Path) -> dict[Metric, dict[str, RunValues]]:
@@ -34,6 +35,11 @@ def read_runs_table(path: Path) -> dict[Metric, dict[str, RunValues]]:
         key = (row["configuration"], _plain(row["fold"]), _plain(row["restart"]))
         if not key[0]:
             raise _at(table, index, expected="the name of a configuration", found="an empty cell")
+        if key in rows and not key[2]:
+            other = f"line {table.lines[rows[key]]}"
+            raise _at(
+                table, index, expected=f"a restart that tells this run from that of {other}", found="an empty cell"
+            )
         if key in rows:
             raise OncoduetError(f"{path}: line {table.lines[index]}", f"duplicate run of line {table.lines[rows[key]]}")
         rows[key] = index
@@ -76,7 +82,11 @@ def _name(row: Mapping[str, str]) -> str:
 
 def _plain(text: str) -> str:
     """A number without leading zeros: 0 and 00 are one fold."""
-    return str(int(text)) if text.isdecimal() else text
+    return str(int(text)) if _is_count(text) else text
+
+
+def _is_count(text: str) -> bool:
+    return text.isdecimal() and len(text) <= _DIGITS
 
 
 def _folds(table: Table, indices: Sequence[int]) -> tuple[int, ...]:
@@ -85,8 +95,8 @@ def _folds(table: Table, indices: Sequence[int]) -> tuple[int, ...]:
     if not any(texts):
         return ()
     for index, text in zip(indices, texts, strict=True):
-        if not text.isdecimal():
-            raise _at(table, index, expected="the number of a fold", found=repr(text))
+        if not _is_count(text):
+            raise _at(table, index, expected=f"the number of a fold, of at most {_DIGITS} digits", found=repr(text))
     return tuple(map(int, texts))
 
 

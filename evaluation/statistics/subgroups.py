@@ -58,6 +58,7 @@ def read_groups(path: Path, columns: Sequence[str], truth: TestSet) -> Groups:
         raise OncoduetError(
             path, expected=f"a row for each of the {len(truth.case_ids)} cases", found=f"none for {unknown[0]}"
         )
+    table.say_unused(sorted(by_case.keys() - {*truth.case_ids}), "case of the test set")
     return {
         column: _groups(
             [by_case[case_id][column] for case_id in truth.case_ids],

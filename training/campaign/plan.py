@@ -9,20 +9,21 @@ import hashlib
 import itertools
 import os
 import re
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt
+from pydantic import Field, NonNegativeInt
 
 from contract.cards import load_card
 from contract.errors import OncoduetError
 from contract.files import read_regular, writable
 from contract.outputs import require_apart, require_folder, require_unowned, subfolder
 from contract.records import RunRecord, write_record
-from contract.schema import Frozen, parse_toml
+from contract.schema import Count, Factor, Frozen, Index, parse_toml
 from training.dataset.archive_stamps import recorded_archive
 from training.dataset.prepared import Prepared, load_prepared
 from training.engine import Run, load_configuration
@@ -34,6 +35,9 @@ from training.run_folder.lock import work_lock
 LOCK_PATIENCE_S = 2.0
 """The processes of a campaign that was killed keep its lock until their next step."""
 
+MOST_RUNS = 2000
+"""Of one campaign, whose page and table list each of them."""
+
 LOCK, PAGE, SLURM = ".campaign.lock", "status.html", "slurm"
 """A campaign's own files and folder next to the runs' folders."""
 
@@ -43,11 +47,11 @@ _SEAL = "<!-- sha256 of all above: "
 class Resources(Frozen):
     """What the local executor may use of this machine."""
 
-    workers: PositiveInt = 1
+    workers: Count = 1
     """Processes at a time on the CPU; each takes the profile's number of threads. With CUDA there is one per device."""
-    devices: Annotated[tuple[NonNegativeInt, ...], Field(min_length=1)] | None = None
+    devices: Annotated[tuple[Index, ...], Field(min_length=1, max_length=1000)] | None = None
     """Indices of CUDA devices, among those that are visible; all of them if absent."""
-    packed: PositiveInt = 1
+    packed: Count = 1
     """Runs side by side in one process, and so on one device."""
 
     @classmethod
@@ -64,24 +68,24 @@ class SlurmOptions(Frozen):
 
     partition: str | None = None
     account: str | None = None
-    time_limit_minutes: PositiveInt = 24 * 60
+    time_limit_minutes: Count = 24 * 60
     """Time limit of one job. 90 s before it ends, the job requeues itself and resumes from its checkpoint."""
-    cpus_per_run: PositiveInt = 1
-    memory_gb: PositiveFloat | None = None
+    cpus_per_run: Count = 1
+    memory_gb: Factor | None = None
     """Memory of one job; Slurm's default if absent."""
-    gpus_per_run: NonNegativeInt = 0
+    gpus_per_run: Index = 0
     """1: a job gets one GPU, which the runs of a pack share. No run uses more than one."""
-    runs_per_job: PositiveInt = 1
+    runs_per_job: Count = 1
     """Runs of a job, made one after another, or ``resources.packed`` at a time."""
-    array_jobs: PositiveInt = 500
+    array_jobs: Count = 500
     """Jobs that are submitted as one array; fewer where the cluster's MaxArraySize is smaller."""
-    jobs_at_once: PositiveInt = 256
+    jobs_at_once: Count = 256
     """How many jobs of an array Slurm may run at the same time."""
-    max_attempts: PositiveInt = 3
+    max_attempts: Count = 3
     """How often a run is submitted before it is given up, if its jobs disappear without having failed."""
-    max_time_limits: PositiveInt = 20
+    max_time_limits: Count = 20
     """How often a job may reach its time limit and queue again."""
-    poll_seconds: PositiveFloat = 10.0
+    poll_seconds: Factor = 10.0
     """Interval between two queries of the queue."""
     setup: tuple[str, ...] = ()
     """Lines of shell before the command, such as ``module load cuda``."""
@@ -104,11 +108,11 @@ class CampaignFile(Frozen):
     prepared: Path | None = None
     output: Path | None = None
     profile: str
-    configurations: Annotated[tuple[str, ...], Field(min_length=1)]
+    configurations: Annotated[tuple[str, ...], Field(min_length=1, max_length=1000)]
     """Where the card first locates an organ and none of these does, a run of ``localisation`` per fold is added."""
-    folds: Annotated[tuple[NonNegativeInt, ...], Field(min_length=1)]
-    restarts: Annotated[tuple[NonNegativeInt, ...], Field(min_length=1)]
-    workers: PositiveInt | None = None
+    folds: Annotated[tuple[Index, ...], Field(min_length=1, max_length=1000)]
+    restarts: Annotated[tuple[Index, ...], Field(min_length=1, max_length=1000)]
+    workers: Count | None = None
     """Short for ``resources.workers``."""
     seed: NonNegativeInt = 0
     tensorboard: bool = False
@@ -234,6 +238,8 @@ def load_campaign(
     planned_runs: list[PlannedRun] = []
     existing: list[tuple[RunFolder, RunRecord]] = []
     profile = _relative(path, file.profile)
+    if (count := len(file.restarts) * len(file.configurations) * len(file.folds)) > MOST_RUNS:
+        raise OncoduetError(path, expected=f"at most {MOST_RUNS} runs", found=count)
     wanted = list(itertools.product(file.restarts, [_relative(path, each) for each in file.configurations], file.folds))
     for restart, configuration, fold in [*_locating(dataset, wanted), *wanted]:
         run = plan_run(
@@ -253,8 +259,7 @@ def load_campaign(
             options=options,
         )
         planned_runs.append(PlannedRun(run, folder, spec))
-    names = [planned.name for planned in planned_runs]
-    doubled = sorted({name for name in names if names.count(name) > 1})
+    doubled = sorted(name for name, count in Counter(run.name for run in planned_runs).items() if count > 1)
     if doubled:
         raise OncoduetError(path, f"duplicate run {doubled[0]}")
     require_distinct(existing)

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 from refusals import refused_with
 
+from contract.names import LONGEST_NAME, require_case_id, require_name
 from contract.tables import read_table
 
 COLUMNS = ("patient_id", "study_id", "psa")
@@ -77,3 +78,70 @@ def test_rows_that_contradict_each_other_are_refused_with_their_lines(tmp_path):
     assert len(table.by_key(("patient_id", "study_id"), ())) == 1
     with refused_with("line 4", expected=r"the psa of 10_1 as on line 2 \('2'\)", found="'3'"):
         table.by_key(("patient_id", "study_id"), ("psa",))
+
+
+HOSTILE = {
+    "an escape sequence": "\x1b[31mred",
+    "a line break": "a\n## Results",
+    "a mark that turns writing": "\u202egnp.exe",
+    "a tab": "a\tb",
+    "half of a surrogate pair's place": "\ufffe",
+    "a name without end": "x" * (LONGEST_NAME + 1),
+}
+
+
+@pytest.mark.parametrize("cell", HOSTILE.values(), ids=HOSTILE.keys())
+def test_a_cell_that_may_become_a_name_is_printable_and_short(tmp_path, cell):
+    path = written(tmp_path, f'patient_id,study_id,psa\n10,1,7\n"{cell}",1,7\n')
+    with refused_with(expected="a printable patient_id of 1 to 200 characters") as refused:
+        read_table(path, COLUMNS)
+    assert refused.value.where.startswith(f"{path}: line ")
+    assert len(str(refused.value)) < 1000
+
+
+def test_a_report_in_another_column_and_a_heading_of_two_lines_are_kept_as_escapes(tmp_path):
+    text = f'patient_id,study_id,psa,report,"PSA\n(ng/ml)"\n10,1,7,"PI-RADS 4\n\x1b[31mleft {"x" * 999}",7\n'
+    (row,) = read_table(written(tmp_path, text), COLUMNS).rows
+    assert row["report"] == f"PI-RADS 4\\n\\x1b[31mleft {'x' * 999}"
+    assert row["PSA\\n(ng/ml)"] == "7"
+
+
+@pytest.mark.parametrize("typed", ["e\u0301", "\u00e9"])
+def test_a_letter_is_the_same_however_it_was_typed(tmp_path, typed):
+    (row,) = read_table(written(tmp_path, f"patient_id,study_id,psa\nAnn{typed},1,7\n"), COLUMNS).rows
+    assert row["patient_id"] == "Ann\u00e9"
+
+
+def test_spaces_of_spreadsheets_are_spaces(tmp_path):
+    (row,) = read_table(written(tmp_path, "patient_id,study_id,psa\nAnn\u00a0B\u3000C\u00a0,1,7\n"), COLUMNS).rows
+    assert row["patient_id"] == "Ann B C"
+
+
+@pytest.mark.parametrize(
+    "name", ["x" * LONGEST_NAME, ".".join(["1" * 64, "2" * 64]), "前立腺 がん", "Größe – 3 %", "loss (γ=2)"]
+)
+def test_honest_names_are_accepted(name, tmp_path):
+    assert require_name(name, "table") == name
+    assert require_case_id(name.replace(" ", "_"), tmp_path)
+
+
+@pytest.mark.parametrize("name", ["", " ", "\u200b", "a\0", "x" * (LONGEST_NAME + 1)])
+def test_other_names_are_refused(name, tmp_path):
+    with refused_with("table", expected="a printable name of 1 to 200 characters"):
+        require_name(name, "table")
+    with refused_with(str(tmp_path)):
+        require_case_id(name, tmp_path)
+
+
+@pytest.mark.parametrize("text", ["1e16", "-1e300", "9" * 5000, "nan", "inf", "1_000"])
+def test_what_is_no_number_that_people_write_is_none(tmp_path, text):
+    table = read_table(written(tmp_path, "patient_id,study_id,psa\n10,1,7\n"), COLUMNS)
+    assert table.number(text) is None
+
+
+def test_rows_that_name_nothing_are_said(tmp_path, caplog):
+    table = read_table(written(tmp_path, "patient_id,study_id,psa\n10,1,7\n"), COLUMNS)
+    table.say_unused([], "case")
+    assert not caplog.records
+    table.say_unused(["b", "c"], "case")
+    assert caplog.text.endswith("2 rows name no case and are not used: b, c\n")

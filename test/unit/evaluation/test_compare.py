@@ -2,6 +2,7 @@ import csv
 import os
 from dataclasses import replace
 from itertools import combinations
+from xml.etree import ElementTree
 
 import numpy as np
 import pytest
@@ -782,7 +783,19 @@ def picai_permutation_test(alternative, base):
         (["a,0,0,90,0.5", "a,0,1,0.8,0.5"], "line 2: expected auroc from 0 to 1, found '90'"),
         (["a,0,0,0.9,0.5", "a,0,1,,0.5"], "line 3: expected a value of auroc, as in other rows, found a missing value"),
         (["a,0,0,0.9,0.5", "b,0,0,0.9,0.5"], "expected at least 2 runs of a, found 1"),
-        (["a,x,0,0.9,0.5", "a,0,1,0.8,0.5"], "line 2: expected the number of a fold, found 'x'"),
+        (["a,x,0,0.9,0.5", "a,0,1,0.8,0.5"], "line 2: expected the number of a fold, of at most 6 digits, found 'x'"),
+        (["a,1234567,0,0.9,0.5", "a,0,1,0.8,0.5"], "line 2: expected the number of a fold, of at most 6 digits"),
+        ([f"a,0,{'9' * 5000},0.9,0.5", "a,0,1,0.8,0.5"], "line 2: expected a printable restart of 1 to 200 characters"),
+        (
+            ["a,0,,0.9,0.5", "a,0,,0.8,0.5"],
+            "line 3: expected a restart that tells this run from that of line 2, found an empty cell",
+        ),
+        (["caf\u00e9,0,0,0.9,0.5", "cafe\u0301,0,0,0.8,0.5"], "line 3: duplicate run of line 2"),
+        (
+            ["\x1b[31ma,0,0,0.9,0.5", "a,0,1,0.8,0.5"],
+            "line 2: expected a printable configuration of 1 to 200 characters",
+        ),
+        ([f"{'a' * 20000},0,0,0.9,0.5"], "line 2: expected a printable configuration of 1 to 200 characters"),
         ([",0,0,0.9,0.5", "a,0,1,0.8,0.5"], "line 2: expected the name of a configuration, found an empty cell"),
         (["a,0,0,0.9,0.5", "a,0,1,0.8,0.5"], "expected 2 to 12 configurations to compare, found 1 (a)"),
     ],
@@ -791,6 +804,17 @@ def test_a_faulty_table_of_runs_is_refused(tmp_path, refusal, rows, message):
     path = table_of_runs(tmp_path, rows)
     assert f"{path}: {message}" in refusal(*words_of(path, tmp_path / "out"))
     assert not (tmp_path / "out").exists()
+
+
+def test_markup_in_names_stays_text_in_every_output(tmp_path):
+    names = ["<script>alert(1)</script>", "[click](javascript:alert(1))", "前立腺"]
+    path = table_of_runs(tmp_path, [f"{name},0,{k},0.{9 - k},0.5" for name in names for k in range(3)])
+    assert main(words_of(path, tmp_path / "out")) == 0
+    methods = (tmp_path / "out" / "tables" / "methods.md").read_text()
+    assert r"\<script>" in methods and r"[click\](" in methods and "<script>" not in methods.replace(r"\<", "")
+    assert "<script>alert" not in (tmp_path / "out" / "report.html").read_text()
+    for figure in (tmp_path / "out" / "figures").glob("*.svg"):
+        ElementTree.parse(figure)
 
 
 def test_a_table_of_runs_without_a_column_or_with_options_of_cases_is_refused(tmp_path, capsys, refusal):

@@ -1,3 +1,5 @@
+import re
+
 import pytest
 from refusals import refused_with
 
@@ -61,6 +63,24 @@ def test_all_faults_of_a_file_are_named_at_once(load, source, tmp_path):
     path.write_text("surprise = 1\n" + source.read_text().replace("schema_version = 1", "schema_version = 7"))
     with refused_with(r"wrong\.toml", "2 faults: .*schema_version.*surprise"):
         load(path)
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "fault"),
+    [
+        ("learning_rate", "1e300", "expected numbers within ±1e\\+15, found 1e\\+300"),
+        ("learning_rate", "1e7", "learning_rate: Input should be less than or equal to 1000000"),
+        ("weight_decay", "1e7", "weight_decay: Input should be less than or equal to 1000000"),
+        ("epochs", "10_000_000", "epochs: Input should be less than or equal to 1000000"),
+        ("epochs", "9" * 400, "expected numbers within ±1e\\+15, found 9999"),
+        ("epochs", "9" * 5000, "not valid TOML"),
+    ],
+)
+def test_numbers_of_a_profile_are_bounded(tmp_path, key, value, fault):
+    path = tmp_path / "wild.toml"
+    path.write_text(re.sub(rf"(?m)^{key} = .*$", f"{key} = {value}", (PROFILES / "demo.toml").read_text()))
+    with pytest.raises(OncoduetError, match=fault):
+        load_profile(path)
 
 
 def test_plan_edits_change_a_copy():

@@ -10,14 +10,17 @@ import hashlib
 import json
 import math
 import os
+import re
 import select
 import struct
 import subprocess
 import sys
 import time
+import zlib
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from itertools import pairwise, product
 from pathlib import Path
 from typing import Any
 
@@ -25,12 +28,15 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 from places import DATA
+from refusals import refused_with
 
 from contract.errors import OncoduetError
 from contract.images.whole_image import read_header, read_voxels
 
 HEADERS = int(os.environ.get("ONCODUET_HEADERS", "5000"))
 LONGEST_SECONDS = 5.0
+ROUNDING_MM = 0.02
+"""Between corners of an image of 40 mm, where two placements agree to 1e-4 and ITK's choice is one of rounding."""
 TYPES = [sitk.sitkUInt8, sitk.sitkInt8, sitk.sitkInt16, sitk.sitkUInt16, sitk.sitkInt32, sitk.sitkUInt32]
 TYPES += [sitk.sitkInt64, sitk.sitkUInt64, sitk.sitkFloat32, sitk.sitkFloat64]
 SUFFIXES = (".mha", ".nii", ".nii.gz")
@@ -56,6 +62,7 @@ VALUES = [*NUMBERS, "True", "False", "true", "T", "1 0 0 0 1 0 0 0 1", "1 2 3", 
 VALUES += [
     "local", "LIST", "LIST 2", "/etc/passwd", "a.raw", "%d.raw 1 3 1", "MET_UCHAR", "MET_FLOAT", "MET_LONG", "mm",
 ]  # fmt: skip
+VALUES += ["\x1b$B;3ED\x1b(B^\x1b$BB@O:\x1b(B", "a\x0cb", "a\r", "3.0", "1.000", "0.000000"]
 VALUES += ["MET_SHORT", "MET_OTHER", "MET_UCHAR_ARRAY", "RAI", "?", "LPS", "x" * 300, "a = b", "a : b", "Image", "um"]
 SIGNS = [" = ", "=", " =", "= ", " : ", ":", "  =  ", " == ", " ", "\t=\t", " = \0", "\0 = ", " =\r"]
 ENDS = ["\n", "\n", "\n", "\r\n", "\r", "\0\n", "\n\n", " \n", "\t\n", "", "\x0b\n", "\x85\n"]
@@ -144,7 +151,7 @@ def mutated_nifti(random: np.random.Generator, data: bytes) -> bytes:
             (old,) = struct.unpack_from("<f", changed, int(place))
             struct.pack_into("<f", changed, int(place), np.float32(old * (1 + random.choice([1e-7, 1e-4, 1e-2, 9]))))
         elif way == 4:
-            struct.pack_into("<2h", changed, 252, *random.choice([0, 1, 2, 4], 2).tolist())
+            struct.pack_into("<2h", changed, 252, *random.integers(0, 6, 2).tolist())
         elif way == 5:
             changed[int(random.integers(352))] = int(random.integers(256))
         elif way == 6:
@@ -172,8 +179,9 @@ def mutated(random: np.random.Generator, suffix: str, data: bytes) -> bytes:
         return mutated_nifti(random, data)
     inner = mutated_nifti(random, gzip.decompress(data))
     if random.random() < 0.1:
-        cut = int(random.integers(len(inner) + 1))
-        return gzip.compress(inner[:cut], 1) + gzip.compress(inner[cut:], 1)
+        cuts = sorted(random.integers(0, len(inner) + 1, int(random.integers(1, 5))).tolist())
+        parts = [inner[a:b] for a, b in pairwise([0, *cuts, len(inner)])]
+        return b"".join(gzip.compress(part, 1) for part in parts) + bytes(int(random.integers(3)) * 512)
     outer = gzip.compress(inner, 1)
     return flipped(random, outer) if random.random() < 0.1 else outer
 
@@ -300,6 +308,149 @@ def test_we_read_what_simpleitk_reads_or_refuse_it(tmp_path: Path) -> None:
             if finite(path):
                 expected = reader.read(path)
                 assert "refused" not in expected, (number, found, expected)
-                tolerance_mm = 0.5 if twice_placed(path) else 0.0
+                tolerance_mm = ROUNDING_MM if twice_placed(path) else 0.0
                 assert agree(found, expected, tolerance_mm=tolerance_mm), (number, found, expected)
     assert min(outcomes[outcome, suffix] for outcome in ("read", "refused") for suffix in SUFFIXES) > HEADERS // 50
+
+
+def nifti(
+    folder: Path, suffix: str = ".nii.gz", *, end: bytes = b"", **fields: tuple[int, str, tuple[float, ...]]
+) -> Path:
+    """A tilted image with a quaternion and an affine of one meaning, and fields (place, layout, values) changed."""
+    random = np.random.default_rng(3)
+    image = sitk.GetImageFromArray(random.integers(0, 99, (3, 5, 7)).astype(np.int16))
+    image.SetDirection(np.linalg.qr(random.normal(size=(3, 3)))[0].ravel().tolist())
+    image.SetSpacing((0.5, 0.75, 3.0))
+    image.SetOrigin((-80.5, 31.25, 7.0))
+    sitk.WriteImage(image, str(folder / "made.nii"))
+    data = bytearray((folder / "made.nii").read_bytes())
+    for place, layout, values in fields.values():
+        struct.pack_into(f"<{layout}", data, place, *values)
+    path = beside_nothing(folder, suffix)
+    path.write_bytes(gzip.compress(bytes(data)) + end if suffix == ".nii.gz" else bytes(data))
+    return path
+
+
+@pytest.mark.parametrize("shift_mm", [0.0, 0.3])
+def test_of_two_placements_the_one_counts_that_itk_takes(
+    tmp_path: Path, shift_mm: float, caplog: pytest.LogCaptureFixture
+) -> None:
+    moved = (struct.unpack_from("<f", gzip.decompress(nifti(tmp_path).read_bytes()), 292)[0] + shift_mm,)
+    origins = {}
+    with itk() as reader:
+        for codes in product(range(6), repeat=2):
+            if codes != (0, 0):
+                path = nifti(tmp_path, codes=(252, "2h", codes), shift=(292, "f", moved))
+                mine, theirs = ours(path), reader.read(path)
+                assert agree(mine, theirs, tolerance_mm=0.0 if shift_mm else 1e-5), codes
+                origins[codes] = float.fromhex(mine["origin"][0])
+    quaternion, affine = origins[1, 0], origins[0, 1]
+    assert abs(quaternion - affine) == pytest.approx(shift_mm, abs=1e-5)
+    if shift_mm:
+        assert {codes for codes, origin in origins.items() if origin == affine} == {
+            codes for codes in origins if codes[1] == 1 or codes[0] == 0
+        }
+        assert "up to 0.3 mm apart" in caplog.text
+    else:
+        assert not caplog.records
+
+
+def test_an_affine_that_is_skewed_counts_where_it_equals_the_quaternion(tmp_path: Path) -> None:
+    """ITK's first question, before it asks for the axes: which differ here by more than 1e-4 of 0.05 mm."""
+    affine = (0.05, 0.000008, 0, 0, 0, 0.05, 0, 0, 0, 0, 3, 0)
+    path = nifti(
+        tmp_path,
+        spacings=(80, "3f", (0.05, 0.05, 3)),
+        codes=(252, "2h", (1, 2)),
+        placed=(256, "18f", (0,) * 6 + affine),
+    )
+    with itk() as reader:
+        assert agree(ours(path), reader.read(path))
+
+
+LENIENT = {
+    "no bits per voxel": (72, "h", (0,)),
+    "a fourth axis of 0": (40, "5h", (4, 7, 5, 3, 0)),
+    "NaN for no scale": (112, "2f", (math.nan, math.nan)),
+    "NaN for no slope": (112, "2f", (math.nan, 0)),
+    **{
+        f"the intent {intent}": (68, "h", (intent,))
+        for intent in (2, 24, 1001, 1002, 1003, 1011, 2001, 2002, 2005, 2016)
+    },
+}
+
+
+@pytest.mark.parametrize("field", LENIENT.values(), ids=LENIENT.keys())
+def test_a_nifti_header_of_other_tools_is_read_as_itk_reads_it(
+    tmp_path: Path, field: tuple[int, str, tuple[float, ...]]
+) -> None:
+    path = nifti(tmp_path, field=field)
+    with itk() as reader:
+        assert agree(ours(path), reader.read(path))
+
+
+def bgzipped(data: bytes, size: int = 100) -> bytes:
+    """As bgzip writes: members of their own, each with its length in an extra field, and an empty one at the end."""
+    blocks = []
+    for place in range(0, len(data) + size, size):
+        deflate = zlib.compressobj(wbits=-15)
+        part = data[place : place + size]
+        body = deflate.compress(part) + deflate.flush()
+        head = b"\x1f\x8b\x08\x04" + bytes(5) + b"\xff\x06\x00BC\x02\x00" + struct.pack("<H", len(body) + 25)
+        blocks.append(head + body + struct.pack("<2I", zlib.crc32(part), len(part)))
+    return b"".join(blocks)
+
+
+MEMBERS = {
+    "bgzip": bgzipped,
+    "an empty first member": lambda data: gzip.compress(b"") + gzip.compress(data),
+    "an empty last member": lambda data: gzip.compress(data) + gzip.compress(b""),
+    "a first member shorter than a header": lambda data: gzip.compress(data[:100]) + gzip.compress(data[100:]),
+    "many empty members": lambda data: gzip.compress(b"") * 999 + gzip.compress(data) + gzip.compress(b"") * 999,
+    "zeros to a whole block of a tape": lambda data: (done := gzip.compress(data)) + bytes(10240 - len(done)),
+}
+
+
+@pytest.mark.parametrize("compress", MEMBERS.values(), ids=MEMBERS.keys())
+def test_a_gzip_of_several_members_is_read_as_itk_reads_it(tmp_path: Path, compress: Callable[[bytes], bytes]) -> None:
+    path = nifti(tmp_path)
+    path.write_bytes(compress(gzip.decompress(path.read_bytes())))
+    with itk() as reader:
+        assert agree(ours(path), reader.read(path))
+
+
+@pytest.mark.parametrize("end", [b"more", bytes(512) + b"more", bytes(512) + gzip.compress(b"")])
+def test_other_bytes_than_members_and_zeros_behind_a_gzip_are_refused(tmp_path: Path, end: bytes) -> None:
+    path = nifti(tmp_path, end=end)
+    with refused_with(problem="more bytes after the compressed voxels"):
+        ours(path)
+
+
+NOTES = {
+    "a name in Japanese (ISO 2022)": {"0010|0010": "Yamada^Tarou=\x1b$B;3ED\x1b(B^\x1b$BB@O:\x1b(B"},
+    "a name in Korean": {"0010|0010": "Hong^Gildong=\x1b$)C\xfb\xf3^\x1b$)C\xd1\xce\xd4\xd7"},
+    "an address with a form feed": {"0008|0081": "Street\x0cCity"},
+    "a carriage return at the end": {"0008|4000": "a comment\r"},
+    "any other byte": {"note": "".join(map(chr, [*range(1, 10), *range(11, 256)]))},
+    "a key in brackets": {"(0008,0060)": "MR"},
+    "an intensity that is unknown": {"ElementMin": "nan", "ElementMax": "1e+06"},
+    "a scale of 1.000000": {"ElementToIntensityFunctionSlope": "1.000000", "ElementToIntensityFunctionOffset": "0.0"},
+    "the byte order twice": {"ElementByteOrderMSB": "False"},
+    "no header in front": {"HeaderSize": "0"},
+    "tabs between numbers": {"CenterOfRotation": "0\t0\t0"},
+}
+
+
+@pytest.mark.parametrize("notes", NOTES.values(), ids=NOTES.keys())
+def test_a_meta_image_of_other_tools_is_read_as_itk_reads_it(tmp_path: Path, notes: dict[str, str]) -> None:
+    path = beside_nothing(tmp_path, ".mha")
+    sitk.WriteImage(sitk.GetImageFromArray(np.arange(60, dtype=np.int16).reshape(5, 4, 3)), str(path))
+    lines = "".join(f"{key} = {value}\n" for key, value in notes.items()).encode("latin-1")
+    data = (
+        re.sub(rb"CenterOfRotation = .*\n", b"", path.read_bytes())
+        if "CenterOfRotation" in notes
+        else path.read_bytes()
+    )
+    path.write_bytes(data.replace(b"ElementSpacing", lines + b"ElementSpacing"))
+    with itk() as reader:
+        assert agree(ours(path), reader.read(path))

@@ -18,7 +18,7 @@ from contract.errors import UsageError
 from contract.process.invoke_server import MOST_CALLERS, serve
 
 PROGRAM = """
-import sys, time
+import os, sys, time
 from pathlib import Path
 from contract.errors import OncoduetError, exit_status
 from contract.process.invoke_server import end_process, serve
@@ -39,6 +39,8 @@ def load():
         raise OncoduetError("/opt/ml/model: expected a bundle, found none")
     return case
 
+if sys.argv[4:] == ["full-stderr"]:
+    os.dup2(os.open("/dev/full", os.O_WRONLY), 2)
 end_process(exit_status(lambda: serve(load, host="127.0.0.1", port=int(sys.argv[1]))))
 """
 
@@ -102,6 +104,15 @@ def start(tmp_path):
         service.process.wait()
         service.process.stdout.close()
         service.process.stderr.close()
+
+
+def test_a_failed_case_is_answered_although_stderr_is_on_a_full_disk(start):
+    service = start("full-stderr")
+    service.until(200)
+    assert [service.invoke("wrong"), service.invoke("bug"), service.invoke("0")] == [500, 500, 201]
+    code, stdout, stderr = service.end()
+    assert (code, stderr) == (0, "")
+    assert "error: study a: expected an image, found none" in stdout
 
 
 def test_health_is_503_and_cases_are_refused_until_all_is_loaded(start):

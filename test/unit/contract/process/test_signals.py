@@ -161,4 +161,4 @@ def test_a_full_disk_below_stdout_is_one_line():
     program += "sys.exit(run_command(lambda: 0, lambda _: print('x'), log=lambda: None))"
     with Path("/dev/full").open("w") as full:
         asked = subprocess.run([sys.executable, "-c", program], cwd=PROJECT, stdout=full, stderr=-1, check=False)
-    assert (asked.returncode, asked.stderr) == (3, b"error: a file: no space left on device\n")
+    assert (asked.returncode, asked.stderr) == (3, b"error: standard output: no space left on device\n")

@@ -3,9 +3,10 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 from matplotlib.colors import to_rgb
+from matplotlib.figure import Figure
 
 from evaluation.metrics.scored_runs import read_scored_runs
-from evaluation.report.figures import DARK_PALETTE, PALETTE, _band, _short_p, p_text, styles
+from evaluation.report.figures import DARK_PALETTE, PALETTE, _band, _short_p, p_text, render, styles
 from evaluation.statistics.verdict import ConfigurationSummary, MetricSummary
 
 
@@ -72,3 +73,14 @@ def test_p_in_a_cell_is_short_and_never_zero(p, decimals, text):
 @pytest.mark.parametrize(("p", "text"), [(None, "–"), (0.0001, "<0.001"), (0.0333, "0.033"), (1.0, "1.000")])
 def test_p_is_never_written_as_zero(p, text):
     assert p_text(p) == text
+
+
+def test_characters_that_the_font_lacks_are_one_line_of_the_log_and_text_in_the_svg(caplog, recwarn):
+    figure = Figure()
+    figure.text(0.5, 0.5, "前立腺 and ü")
+    drawing = render("roc", "alt", figure)
+    assert "前立腺" in drawing.files["svg"].decode()
+    assert [record.getMessage() for record in caplog.records] == [
+        "figure roc: its font lacks some characters, boxes in PNG and PDF: 前 立 腺"
+    ]
+    assert not recwarn

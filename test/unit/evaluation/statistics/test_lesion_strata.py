@@ -213,6 +213,17 @@ def test_other_strata_come_from_a_table(sized, tmp_path):
     assert {each.against for each in found.interactions if each.column == "grade"} == {"others"}
 
 
+def test_rows_of_the_table_that_name_no_lesion_are_said(sized, tmp_path, caplog):
+    runs = sized()
+    table = a_table(runs, tmp_path / "lesions.csv", zone=lambda k: "PZ")
+    with table.open("a") as stream:
+        stream.write("nope,9,TZ\n" + f"{runs[0].lesions[0].case_id}_label,1,TZ\n")
+    found = judged(runs, LesionPlan(strata=["zone"]), table)
+    assert [each.value for each in found.strata] == ["PZ"]
+    assert "2 rows name no lesion of the test set and are not used:" in caplog.text
+    assert "nope, lesion 9" in caplog.text
+
+
 def test_strata_with_few_patients_are_shown_without_intervals_and_tests(sized, tmp_path):
     runs = sized()
     table = a_table(runs, tmp_path / "lesions.csv", zone=lambda k: "AFS" if k < 3 else "PZ")

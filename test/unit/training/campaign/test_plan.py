@@ -68,6 +68,13 @@ def test_the_dataset_may_be_asked_for_by_its_card(campaign_file, tmp_path):
         ({"output": None}, "campaign.toml: output is neither given here nor as --output"),
         ({"prepared": None}, "campaign.toml: prepared is neither given here nor as --prepared"),
         ({"configurations": ["ce", "ce"]}, "campaign.toml: duplicate run ce_fold0_restart1"),
+        ({"restarts": list(range(1001))}, "campaign.toml: 1 fault: restarts: Tuple should have at most 1000 items"),
+        (
+            {"restarts": list(range(1, 1001)), "folds": [0, 1, 2]},
+            "campaign.toml: expected at most 2000 runs, found 6000",
+        ),
+        ({"restarts": [10**7]}, "campaign.toml: 1 fault: restarts.0: Input should be less than or equal to 1000000"),
+        ({"slurm": {"poll_seconds": 1e300}}, "campaign.toml: expected numbers within ±1e+15, found 1e+300"),
         ({"configurations": ["nonsense"]}, "configuration 'nonsense': expected one of"),
         ({"profile": "nonsense"}, "profile 'nonsense': expected one of"),
         ({"folds": [0, 3]}, "expected a fold from 0 to 2, found 3"),
