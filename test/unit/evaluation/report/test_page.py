@@ -71,6 +71,14 @@ def test_page_is_well_formed_and_loads_nothing(demo):
     assert targets <= set(page.ids)
 
 
+@pytest.mark.parametrize("what", ["Table", "Figure"])
+def test_tables_and_figures_are_numbered_in_their_order(demo, what):
+    numbers = [int(each) for each in re.findall(rf"<b>{what} (\d+)\.</b>", demo[1])]
+    assert numbers == list(range(1, len(numbers) + 1))
+    marked = "<caption>" if what == "Table" else "<figcaption>"
+    assert len(numbers) == demo[1].count(marked) > 2
+
+
 def test_every_figure_has_a_description(demo):
     page = Page()
     page.feed(demo[1])
