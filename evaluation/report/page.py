@@ -17,6 +17,7 @@ from markupsafe import Markup
 from contract.files import write_text
 from evaluation.metrics.curves import FALSE_POSITIVES_PER_CASE_IN_REPORT
 from evaluation.metrics.operating_points import (
+    SPECIFICITY,
     DiscordantCase,
     OperatingPoints,
     Spread,
@@ -72,7 +73,10 @@ def write_report(folder: Path, verdict: Verdict, runs: Sequence[ScoredRun], miss
     pictures = draw_misses(misses) if misses else b""
     if misses:
         (folder / "figures" / "misses.png").write_bytes(pictures)
-    discordant = [case for name, members in groups.items() for case in discordant_cases(name, members)]
+    thresholds = _thresholds_from_validation(verdict)
+    discordant = [
+        case for name, members in groups.items() for case in discordant_cases(name, members, thresholds.get(name))
+    ]
     write_tables(folder / "tables", verdict, discordant)
     versions = {"Python": platform.python_version(), **{name: version(name) for name in _PACKAGES}}
     paper = paper_text(verdict, versions)
@@ -97,6 +101,7 @@ def write_report(folder: Path, verdict: Verdict, runs: Sequence[ScoredRun], miss
         compared=sorted(dict.fromkeys(pair.metric for pair in verdict.pairs), key=lambda each: each != verdict.primary),
         code_names=CODE_NAMES,
         operating_points=[f"{rate:g}" for rate in FALSE_POSITIVES_PER_CASE_IN_REPORT],
+        thresholds_from_validation=bool(thresholds),
         operating_point_rows={name: _row(operating_points(members)) for name, members in groups.items()},
         discordant=_rows_by_case(discordant)[:_MOST_DISCORDANT],
         discordant_count=len({case.case_id for case in discordant}),
@@ -351,6 +356,18 @@ def _row(points: OperatingPoints) -> list[Spread | None]:
         points.sensitivity_at_specificity,
         *points.specificity_at_sensitivity.values(),
     ]
+
+
+def _thresholds_from_validation(verdict: Verdict) -> dict[str, Mapping[str, float]]:
+    """By configuration and run, the thresholds of specificity 0.90; empty where they were chosen on the test set."""
+    if verdict.clinical is None or verdict.clinical.thresholds_from != "validation":
+        return {}
+    return {
+        each.name: point.thresholds
+        for each in verdict.clinical.configurations
+        for point in each.operating_points
+        if (point.aim, point.at_least) == ("specificity", SPECIFICITY)
+    }
 
 
 def _rows_by_case(discordant: Sequence[DiscordantCase]) -> list[dict[str, Any]]:
