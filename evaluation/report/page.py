@@ -25,9 +25,22 @@ from evaluation.metrics.operating_points import (
     operating_points,
 )
 from evaluation.metrics.scored_runs import ScoredRun, group_by_configuration
+from evaluation.report import marks
 from evaluation.report.clinical_figures import CLINICAL_FIGURES, draw_clinical_figures
 from evaluation.report.clinical_tables import CLINICAL_TABLES
-from evaluation.report.figures import DARK_PALETTE, FIGURES, MANY, PALETTE, SUFFIXES, draw_figures, p_text, styles
+from evaluation.report.figures import (
+    DARK_PALETTE,
+    FIGURES,
+    MANY,
+    MOST_BRACKETS,
+    PALETTE,
+    SUFFIXES,
+    draw_figures,
+    p_text,
+    shows_bands,
+    shows_runs,
+    styles,
+)
 from evaluation.report.forest import draw_forest
 from evaluation.report.missed_lesions import Miss, describe_misses, draw_misses
 from evaluation.report.paper import holm_over, paper_text, primary_of
@@ -91,6 +104,7 @@ def write_report(folder: Path, verdict: Verdict, runs: Sequence[ScoredRun], miss
     environment.filters.update(number=number, signed=signed, p=p_text)
     page = environment.get_template("report.html.j2").render(
         verdict=verdict,
+        marks=marks,
         clinical=verdict.clinical,
         ap={each.name: each.metrics["ap"].mean for each in verdict.configurations},
         title=verdict.analysis_name if verdict.analysis != "exploratory" else "Comparison of configurations",
@@ -111,6 +125,9 @@ def write_report(folder: Path, verdict: Verdict, runs: Sequence[ScoredRun], miss
         has_cases=bool(runs),
         prevalence=f"{100 * (first.positive_cases or 0) / (first.cases or 1):.0f}",
         crowded=len(verdict.configurations) > MANY,
+        shows_runs=shows_runs(verdict),
+        shows_bands=shows_bands(verdict),
+        most_brackets=MOST_BRACKETS,
         trained=[each.name for each in verdict.configurations if each.runs > 1],
         colours={name: style.css for name, style in styles(verdict.configurations).items()},
         palette=PALETTE,
