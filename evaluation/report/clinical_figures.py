@@ -64,7 +64,7 @@ def _calibration(verdict: Verdict, groups: Mapping[str, Sequence[ScoredRun]], st
         )
     axes.tick_params(axis="x", labelbottom=False)
     place, height = axes.get_position(), figure.get_figheight()
-    bottom = (0.55 + legend.height) / height
+    bottom = (0.53 + legend.height) / height
     strip = figure.add_axes((place.x0, bottom, place.width, _ROW * len(groups) / height), sharex=axes)
     _histograms(strip, groups, style_of)
     legend.draw(figure, axes)

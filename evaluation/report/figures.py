@@ -66,7 +66,7 @@ _DASHES = (
 _MARKERS: Mapping[str, float] = {"o": 1, "s": 1, "D": 0.9, "^": 1.2, "v": 1.2, "P": 1.3, "X": 1.3, "<": 1.2, ">": 1.2}
 """With their relative sizes, so that all look alike in size."""
 
-SMALL = 9.0  # points
+SMALL = 9.5  # points
 
 STYLE: dict[Any, Any] = {
     "font.family": "DejaVu Sans",
@@ -118,9 +118,10 @@ _BAND_POINTS = 80
 MOST_BRACKETS = 3
 _BRACKET = 0.105  # of the figure's width, its p included
 _MOST_WITH_THREE_DECIMALS = 6  # configurations in the matrix of p-values
+_LARGEST_CELL = 0.46  # inches, of that matrix
 _BOLD_EM = 0.66  # width of a bold digit, in sizes of the font
 _MARKERS_PER_CURVE = 6
-_LEGEND_CHARACTERS = {2: 21, 1: 50}  # that fit into a line, by the number of columns
+_LEGEND_CHARACTERS = {2: 19, 1: 48}  # that fit into a line, by the number of columns
 _FEW = 4
 DIAGONAL: Mapping[str, Any] = {"color": MUTED, "linewidth": 0.8, "dashes": (2, 3), "zorder": 1}
 _STAGGER = (0.0, 0.15, -0.15)  # of a row, so that many runs do not hide one another
@@ -431,11 +432,12 @@ def _bracket(axes: Axes, x: float, first: int, second: int, text: str) -> None:
 def _p_matrix(metric: Metric, verdict: Verdict) -> Drawing:
     names = [each.name for each in verdict.configurations]
     count = len(names)
-    left = _room_for_names(verdict) + 0.05  # and for a number
-    side = 0.98 - left
-    height = side * WIDTH + 1.2
-    figure = Figure(figsize=(WIDTH, height))
-    axes = figure.add_axes((left, 0.65 / height, side, side * WIDTH / height))
+    width = WIDTH if count <= MANY else 1.6 * WIDTH
+    left = _room_for_names(verdict) * WIDTH + 0.22  # and for a number
+    side = min(0.98 * width - left, _LARGEST_CELL * count)
+    height = side + 1.2
+    figure = Figure(figsize=(width, height))
+    axes = figure.add_axes((left / width, 0.65 / height, side / width, side / height))
     axes.set_xlim(0, count)
     axes.set_ylim(count, 0)
     for spine in axes.spines.values():
@@ -445,13 +447,14 @@ def _p_matrix(metric: Metric, verdict: Verdict) -> Drawing:
     axes.set_yticks(np.arange(count) + 0.5, [f"{name}  {place}" for place, name in enumerate(names, start=1)])
     axes.set_xticks(np.arange(count) + 0.5, [str(place) for place in range(1, count + 1)])
     axes.set_title(f"p by {METRIC_NAMES[metric]}", pad=9)
-    axes.set_xlabel(
-        f"Above the diagonal: this test set, below it:\nnew runs and cases; bold: after Holm ≤ {level_of(verdict):.2g}",
-        labelpad=8,
-        loc="right",
+    figure.text(
+        0.02,
+        0.12 / height,
+        f"Above the diagonal: this test set, below it: new runs\nand cases; bold: after Holm ≤ {level_of(verdict):.2g}",
+        va="bottom",
     )
     decimals = 2 if count > _MOST_WITH_THREE_DECIMALS else 3
-    size = min(SMALL, 0.9 * side * WIDTH * 72 / count / (_BOLD_EM * (decimals + 2)))
+    size = min(SMALL, 0.9 * side * 72 / count / (_BOLD_EM * (decimals + 2)))
     p_by_pair = []
     for pair in verdict.pairs:
         if pair.metric != metric:
@@ -547,10 +550,10 @@ class Legend:
 def unit_square(title: str, x: str, y: str, *, legend: Legend, below: float = 0.0) -> tuple[Figure, Axes]:
     """A square plot from 0 to 1 with room for its legend below, and so many inches."""
     below += legend.height
-    side = WIDTH * 0.835
-    height = 0.4 + side + 0.55 + below
+    side = WIDTH * 0.8
+    height = 0.38 + side + 0.53 + below
     figure = Figure(figsize=(WIDTH, height))
-    axes = figure.add_axes((0.135, (0.55 + below) / height, 0.835, side / height))
+    axes = figure.add_axes((0.15, (0.53 + below) / height, 0.8, side / height))
     axes.set_title(title, pad=9)
     axes.set_xlabel(x)
     axes.set_ylabel(y)

@@ -13,7 +13,7 @@ MOST_COMPARISONS = 6
 """In the declared order; the tables hold all."""
 
 _WIDTH = 7.0  # inches
-_ROW = 0.165
+_ROW = 0.155
 _SMALL = 8.0  # points; in print the figure has the width of a page
 _NAMES, _COUNTS, _TEXT, _P = 0.01, 0.33, 0.66, 0.855  # columns, as shares of the figure's width
 
