@@ -54,12 +54,12 @@ def operating_points(runs: Sequence[ScoredRun]) -> OperatingPoints:
     has_lesions = truth.lesion_count > 0 and runs[0].strict.ap is not None
     return OperatingPoints(
         lesion_sensitivity={
-            rate: _spread([lesion_sensitivity(run, rate) for run in runs]) if has_lesions else None
+            rate: spread([lesion_sensitivity(run, rate) for run in runs]) if has_lesions else None
             for rate in FALSE_POSITIVES_PER_CASE_IN_REPORT
         },
-        sensitivity_at_specificity=_spread([sensitivity_at(run, SPECIFICITY) for run in runs]) if both else None,
+        sensitivity_at_specificity=spread([sensitivity_at(run, SPECIFICITY) for run in runs]) if both else None,
         specificity_at_sensitivity={
-            wanted: _spread([specificity_at(run, wanted) for run in runs]) if both else None for wanted in SENSITIVITIES
+            wanted: spread([specificity_at(run, wanted) for run in runs]) if both else None for wanted in SENSITIVITIES
         },
     )
 
@@ -133,6 +133,7 @@ def discordant_cases(
     ]
 
 
-def _spread(values: Sequence[float]) -> Spread:
+def spread(values: Sequence[float]) -> Spread:
+    """Mean and standard deviation over runs."""
     array: npt.NDArray[np.float64] = np.array(values)
     return Spread(float(array.mean()), float(array.std(ddof=1)) if array.size > 1 else None)

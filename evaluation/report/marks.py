@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 from markupsafe import Markup
 
+from evaluation.metrics.hit_criteria import CriterionMeans
 from evaluation.statistics.clinical_records import Clinical
 from evaluation.statistics.verdict import PairVerdict, ReaderStudy, Verdict
 
@@ -16,6 +17,7 @@ Footnote = tuple[str, str]
 def marks_of_configurations(verdict: Verdict) -> list[Footnote]:
     """Of the means of metrics."""
     undefined = any(found.mean is None for each in verdict.configurations for found in each.metrics.values())
+    undefined |= len({each.afroc is None for each in verdict.configurations}) > 1
     return _occurring((undefined, DASH, "undefined on this test set, see the limits above"))
 
 
@@ -87,6 +89,15 @@ def marks_of_each_reader(study: ReaderStudy) -> list[Footnote]:
     return _occurring(
         (any(each.ap is None for each in study.readers), DASH, "as AP: the table does not say what marks hit"),
         (any(each.sensitivity is None for each in study.readers), DASH, "as sensitivity: no threshold is declared"),
+    )
+
+
+def marks_of_hit_criteria(found: Sequence[CriterionMeans]) -> list[Footnote]:
+    """Of AP by hit criterion."""
+    criteria = {each.criterion for each in found}
+    gaps = len(found) < len(criteria) * len({each.configuration for each in found})
+    return _occurring(
+        (gaps or any(each.ap is None for each in found), DASH, "undefined, or not scored by this criterion")
     )
 
 

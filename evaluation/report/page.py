@@ -16,6 +16,7 @@ from markupsafe import Markup
 
 from contract.files import write_text
 from evaluation.metrics.curves import FALSE_POSITIVES_PER_CASE_IN_REPORT
+from evaluation.metrics.hit_criteria import means_by_criterion
 from evaluation.metrics.operating_points import (
     SPECIFICITY,
     DiscordantCase,
@@ -42,6 +43,7 @@ from evaluation.report.figures import (
     styles,
 )
 from evaluation.report.forest import draw_forest
+from evaluation.report.hit_criteria_table import criterion_text
 from evaluation.report.missed_lesions import Miss, describe_misses, draw_misses
 from evaluation.report.paper import holm_over, paper_text, primary_of
 from evaluation.report.tables import TABLES, flow, write_paper, write_tables
@@ -90,7 +92,8 @@ def write_report(folder: Path, verdict: Verdict, runs: Sequence[ScoredRun], miss
     discordant = [
         case for name, members in groups.items() for case in discordant_cases(name, members, thresholds.get(name))
     ]
-    write_tables(folder / "tables", verdict, discordant)
+    by_criterion = [each for name, members in groups.items() for each in means_by_criterion(name, members)]
+    write_tables(folder / "tables", verdict, discordant, by_criterion)
     versions = {"Python": platform.python_version(), **{name: version(name) for name in _PACKAGES}}
     paper = paper_text(verdict, versions)
     write_paper(folder / "tables", verdict, paper)
@@ -117,6 +120,12 @@ def write_report(folder: Path, verdict: Verdict, runs: Sequence[ScoredRun], miss
         operating_points=[f"{rate:g}" for rate in FALSE_POSITIVES_PER_CASE_IN_REPORT],
         thresholds_from_validation=bool(thresholds),
         operating_point_rows={name: _row(operating_points(members)) for name, members in groups.items()},
+        by_criterion=by_criterion,
+        hit_criteria=list(dict.fromkeys(criterion_text(each.criterion) for each in by_criterion)),
+        ap_by_criterion={
+            name: {criterion_text(each.criterion): each.ap for each in by_criterion if each.configuration == name}
+            for name in dict.fromkeys(each.configuration for each in by_criterion)
+        },
         discordant=_rows_by_case(discordant)[:_MOST_DISCORDANT],
         discordant_count=len({case.case_id for case in discordant}),
         misses=describe_misses(misses) if misses else "",
