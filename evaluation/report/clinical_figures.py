@@ -29,7 +29,7 @@ CLINICAL_FIGURES = ("calibration", "decision-curve")
 """Names of all figures that there may be."""
 
 _BINS = np.linspace(0, 1, 26)
-_ROW = 0.17  # inches of one configuration's histogram
+_ROW = 0.14  # inches of one configuration's histogram
 _LOWEST = 0.25  # net benefit that is shown below 0, as a share of the prevalence
 
 
