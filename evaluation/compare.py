@@ -20,15 +20,16 @@ from evaluation.planning.power import read_plan, sample_size
 from evaluation.report.missed_lesions import find_misses
 from evaluation.report.page import REPORT_FILES, write_report
 from evaluation.statistics.analysis_file import EXPLORATORY, METRIC_NAMES, Analysis, read_analysis
-from evaluation.statistics.arms import arms_of
+from evaluation.statistics.arms import Arm, arms_of
 from evaluation.statistics.clinical import describe_clinically
 from evaluation.statistics.comparison import compare_configurations, compare_table_of_runs
 from evaluation.statistics.lesion_strata import compare_strata, read_strata
 from evaluation.statistics.readers import compare_with_readers
-from evaluation.statistics.readers_table import read_readers_table
+from evaluation.statistics.readers_table import Reader, read_readers_table
 from evaluation.statistics.runs_table import read_runs_table
 from evaluation.statistics.subgroups import Groups, compare_between_groups, compare_subgroups, read_groups
 from evaluation.statistics.thresholds import read_validation
+from evaluation.statistics.verdict import ReaderStudy
 
 MOST_CONFIGURATIONS = 12
 MOST_RUNS = 20
@@ -86,8 +87,8 @@ def compare(
     ------
     OncoduetError
         As :func:`evaluation.metrics.scored_runs.read_scored_runs`; also for faults in the analysis file, for another
-        number of configurations than 2 to 12, for more than 20 runs of one, for ambiguous or too few patients, and for
-        an output that holds files of other origin under the same names. Nothing is written.
+        number of configurations than 2 to 12 (with readers 1 to 12), for more than 20 runs of one, for ambiguous or too
+        few patients, and for an output that holds files of other origin under the same names. Nothing is written.
     """
     require_apart(
         output,
@@ -106,7 +107,7 @@ def compare(
     where = ", ".join(map(str, scores[:3]))
     require_patients(runs[0].truth, where, few=few_patients, way_out="--few-patients")
     by_configuration = group_by_configuration(runs)
-    _require_legible(scores, by_configuration)
+    _require_legible(scores, by_configuration, fewest=1 if readers else 2)
     declared = plan.pairs(list(by_configuration), analysis)
     _require_planned(plan, {name: len(each) for name, each in by_configuration.items()}, declared)
     groups = _subgroups(plan, marksheet, runs[0].truth, analysis)
@@ -119,34 +120,24 @@ def compare(
     misses = [] if archive is None else find_misses(runs, archive, predictions)
     named = sha256_file(analysis) if analysis else "exploratory"
     verdict = compare_configurations(runs, plan, declared, analysis=named, workers=workers)
-    clinical = describe_clinically(arms_of(runs), runs[0].truth, plan, chosen_on)
-    verdict = verdict.model_copy(update={"clinical": clinical})
+    arms = arms_of(runs)
+    update: dict[str, object] = {"clinical": describe_clinically(arms, runs[0].truth, plan, chosen_on)}
     if read:
-        asked = {name: arm for name, arm in arms_of(runs).items() if any(name in pair for pair in declared)}
-        study = compare_with_readers(read, asked, runs[0].truth, plan)
-        unnamed = [
-            f"{name}: in none of the analysis file's comparisons" for name in by_configuration if name not in asked
-        ]
-        study = study.model_copy(update={"left_out": (*study.left_out, *unnamed)})
-        verdict = verdict.model_copy(update={"readers": study})
+        update["readers"] = _against_readers(read, arms, declared, runs[0].truth, plan)
     if strata:
-        by_stratum = compare_strata(strata, arms_of(runs), declared, plan, chosen_on)
-        verdict = verdict.model_copy(update={"lesion_strata": by_stratum})
+        update["lesion_strata"] = compare_strata(strata, arms, declared, plan, chosen_on)
     if groups:
-        arms = arms_of(runs)
         judged, left_out = compare_subgroups(groups, arms, declared, plan, few_patients=few_patients)
-        between = compare_between_groups(groups, arms, declared, judged, plan)
         for each in left_out:
             _log.warning("subgroup not tested: %s", each)
-        verdict = verdict.model_copy(
-            update={"subgroups": judged, "interactions": between, "subgroups_left_out": left_out}
-        )
+        between = compare_between_groups(groups, arms, declared, judged, plan)
+        update |= {"subgroups": judged, "interactions": between, "subgroups_left_out": left_out}
     if planned is not None and plan_record is not None:
         scored = [each for each in by_configuration.values() if not each[0].is_baseline]
         counts = [len(each) for each in scored if not each[0].is_ensemble] or [len(each) for each in scored]
         said = sample_size(planned, runs=min(counts, default=1), cases=len(runs[0].truth.case_ids))
-        parents = {**verdict.parents, "plan": sha256_file(plan_record)}
-        verdict = verdict.model_copy(update={"sample_size": said, "parents": parents})
+        update |= {"sample_size": said, "parents": {**verdict.parents, "plan": sha256_file(plan_record)}}
+    verdict = verdict.model_copy(update=update)
     with place.staged() as stage:
         write_record(stage / "verdict.json", verdict)
         write_report(stage, verdict, runs, misses)
@@ -202,12 +193,26 @@ def _place(output: Path, truth: TestSet) -> Output:
     return Output(output, "evaluation compare", files, identity={"cases": cases}, record="verdict.json")
 
 
-def _require_legible(scores: Sequence[Path], groups: Mapping[str, Sequence[object]]) -> None:
+def _against_readers(
+    readers: Sequence[Reader],
+    arms: Mapping[str, Arm],
+    declared: Sequence[tuple[str, str]],
+    truth: TestSet,
+    plan: Analysis,
+) -> ReaderStudy:
+    """Compare those configurations with the readers that any declared comparison names, or a single one."""
+    asked = {name: arm for name, arm in arms.items() if len(arms) == 1 or any(name in pair for pair in declared)}
+    study = compare_with_readers(readers, asked, truth, plan)
+    unnamed = [f"{name}: in none of the analysis file's comparisons" for name in arms if name not in asked]
+    return study.model_copy(update={"left_out": (*study.left_out, *unnamed)})
+
+
+def _require_legible(scores: Sequence[Path], groups: Mapping[str, Sequence[object]], *, fewest: int = 2) -> None:
     where = ", ".join(map(str, scores[:3])) + (f" and {len(scores) - 3} more" if len(scores) > 3 else "")
-    if not 2 <= len(groups) <= MOST_CONFIGURATIONS:
+    if not fewest <= len(groups) <= MOST_CONFIGURATIONS:
         raise OncoduetError(
             where,
-            expected=f"2 to {MOST_CONFIGURATIONS} configurations to compare",
+            expected=f"{fewest} to {MOST_CONFIGURATIONS} configurations to compare",
             found=f"{len(groups)} ({', '.join(groups)})",
         )
     for name, members in groups.items():

@@ -13,7 +13,7 @@ card.
 import itertools
 import logging
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -93,6 +93,8 @@ def find_prediction_sets(
     inner = [path for path in entries if path.is_dir() and any((path / name).is_file() for name in (LISTING, SOURCE))]
     plain = any(is_image(path) for path in entries)
     if (folder / LISTING).is_file() or not inner:
+        if not plain and not (folder / LISTING).is_file():
+            _require_one_run(folder, entries)
         return [_run(folder, "", truth, card=card, on_missing=on_missing)]
     if plain:
         raise OncoduetError(
@@ -102,6 +104,17 @@ def find_prediction_sets(
     if others:
         _log.warning("%s: not scored, without %s or %s: %s", folder, LISTING, SOURCE, ", ".join(others))
     return [_run(path, path.name, truth, card=card, on_missing=on_missing) for path in inner]
+
+
+def _require_one_run(folder: Path, entries: Sequence[Path]) -> None:
+    """Refuse a folder of several runs' plain maps: nothing in it says which runs they are."""
+    runs = [path.name for path in entries if path.is_dir() and any(map(is_image, path.iterdir()))]
+    if runs:
+        raise OncoduetError(
+            folder,
+            expected="the detection maps of one run (score each folder with --configuration, --fold and --restart)",
+            found=f"folders of maps: {', '.join(runs)}",
+        )
 
 
 def predictions_of_jobs(folder: Path, card: Card, case_ids: Collection[str]) -> dict[str, Prediction]:

@@ -88,6 +88,11 @@ class ScoredRun:
     """What other hit criteria give; None where they were not asked for."""
 
     @property
+    def has_maps(self) -> bool:
+        """Whether it has detection maps, or only likelihoods."""
+        return self.strict.ap is not None or bool(self.strict.lesion_sensitivity_at_fp)
+
+    @property
     def is_baseline(self) -> bool:
         """Whether nothing was trained: a fixed rule, with no spread over runs."""
         return self.source.configuration.startswith("baseline-")

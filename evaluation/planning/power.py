@@ -28,6 +28,7 @@ from evaluation.planning.simulation import (
     SimulationSettings,
     any_false_on_par,
     error_rates,
+    is_approximate,
     power,
     scenario,
     separation_of,
@@ -250,22 +251,26 @@ def plan_errors(
         with it; asked of the largest design.
     """
     designs, rows = [], []
+    rates: dict[bool, list[float]] = {False: [], True: []}  # by whether p is approximate
     for n, m in _grid(runs, cases):
         errors = {}
         rows.append([f"{n} runs, {m} cases", *("" for _ in RATES)])
         for name in SCENARIOS:
             asked = scenario(replace(settings, runs=n, cases=m), name)
             errors[name] = error_rates(asked, studies=studies, alpha=alpha, seed=seed, workers=workers)
-            rows.append([name, *(f"{100 * errors[name][rate].value:.1f}" for rate in RATES)])
+            approximate = is_approximate(asked)
+            rates[approximate].append(errors[name][RATES[1]].value)
+            rows.append([f"{name}{' ≈' * approximate}", *(f"{100 * errors[name][rate].value:.1f}" for rate in RATES)])
         designs.append(
             Design(runs=n, cases=m, shown={}, errors={name: _shares(rates) for name, rates in errors.items()})
         )
         _log.info("%d runs per configuration, %d cases: done", n, m)
-    rates = [by_rate[RATES[1]].share for design in designs for by_rate in design.errors.values()]
-    sentence = (
-        f"Where nothing differs, {100 * min(rates):.1f} to {100 * max(rates):.1f} % of studies show a difference for "
-        f"new runs and cases; {100 * alpha:g} % are allowed."
-    )
+    said = []
+    if rates[False]:
+        said.append(f"{_range(rates[False])} of studies show a difference for new runs and cases")
+    if rates[True]:
+        said.append(f"{_range(rates[True])} where p is marked as approximate (≈)")
+    sentence = f"Where nothing differs, {', '.join(said)}; {100 * alpha:g} % are allowed."
     on_par = None
     if margin is not None:
         n, m = _grid(runs, cases)[-1]
@@ -467,6 +472,10 @@ def _record(question: str, settings: SimulationSettings, **values: object) -> Pl
 
 def _shares(rates: Mapping[str, ErrorRate]) -> dict[str, Share]:
     return {name: Share(share=rate.value, interval=rate.interval) for name, rate in rates.items()}
+
+
+def _range(shares: Sequence[float]) -> str:
+    return f"{100 * min(shares):.1f} to {100 * max(shares):.1f} %" if shares else ""
 
 
 def _percent(rate: ErrorRate) -> str:

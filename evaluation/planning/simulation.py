@@ -29,7 +29,7 @@ from evaluation.statistics.influence import MetricByPatient
 from evaluation.statistics.parallel import each_of
 from evaluation.statistics.resampling import stream
 from evaluation.statistics.run_permutation import order_test
-from evaluation.statistics.runs_and_cases import DifferenceTest, nested, paired
+from evaluation.statistics.runs_and_cases import DifferenceTest, approximation, nested, paired
 
 Tests = list[DifferenceTest | None]
 """Of each other configuration; None where nothing varies."""
@@ -83,14 +83,14 @@ SCENARIOS: Mapping[str, Mapping[str, object]] = {
     "other method, run sd 0.003 v 0.03": {"run_sd": 0.003, "other_run_sd": 0.03},
     "same method, 3 v 20 runs": {"same_method": True, "runs": 3, "other_runs": 20, "run_sd": 0.02},
     "same method, 2 v 10 runs": {"same_method": True, "runs": 2, "other_runs": 10, "run_sd": 0.02},
-    "same method, 2 v 6 runs, sd 0.03 v 0.01": {
+    "same method, 2 v 6, sd 0.03 v 0.01": {
         "same_method": True,
         "runs": 2,
         "other_runs": 6,
         "run_sd": 0.03,
         "other_run_sd": 0.01,
     },
-    "same method, 2 v 2 runs, sd 0.003 v 0.03": {"same_method": True, "runs": 2, "run_sd": 0.003, "other_run_sd": 0.03},
+    "same method, 2 v 2, sd 0.003 v 0.03": {"same_method": True, "runs": 2, "run_sd": 0.003, "other_run_sd": 0.03},
     "same method, 2 folds shared (2 pairs)": {"same_method": True, "runs": 2, "folds": 2, "run_sd": 0.02},
     "other method, 2 v 3 (runs v readers)": {"runs": 2, "other_runs": 3, "other_run_sd": 0.03},
     "other method, 10 positives": {"positives": 10},
@@ -202,6 +202,16 @@ def scenario(settings: SimulationSettings, name: str) -> SimulationSettings:
     if positives is not None:
         changes["prevalence"] = float(str(positives)) / settings.cases
     return replace(settings, difference=0.0, **changes)  # type: ignore[arg-type]
+
+
+def is_approximate(settings: SimulationSettings) -> bool:
+    """Whether ``compare`` would mark p of most such studies as approximate."""
+    patients = settings.cases // settings.studies_per_patient
+    positive = np.arange(patients) < round(settings.prevalence * patients)
+    if settings.is_paired:
+        return approximation(positive, [(settings.runs, "pairs of runs")]) is not None
+    others = settings.runs if settings.other_runs is None else settings.other_runs
+    return approximation(positive, [(settings.runs, "runs"), (others, "runs")]) is not None
 
 
 def draw(settings: SimulationSettings, generator: np.random.Generator, *, others: int = 1) -> SimulatedStudy:

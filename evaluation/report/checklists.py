@@ -12,7 +12,7 @@ program knows in part says what the authors have to add.
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
-from evaluation.report.paper import holm_over, primary_of
+from evaluation.report.paper_methods import holm_over
 from evaluation.statistics.analysis_file import METRIC_NAMES
 from evaluation.statistics.verdict import Verdict
 
@@ -156,7 +156,7 @@ def _known(verdict: Verdict) -> dict[str, tuple[str, str]]:
     first = verdict.configurations[0]
     declared = verdict.analysis != "exploratory"
     metrics = ", ".join(dict.fromkeys(METRIC_NAMES[pair.metric] for pair in verdict.pairs))
-    leading = f"primary: {METRIC_NAMES[primary_of(verdict)]}" if verdict.primary else "no primary metric declared"
+    leading = f"primary: {METRIC_NAMES[verdict.primary]}" if verdict.primary else "no primary metric declared"
     by = verdict.written_by
     found = {
         "goal": (

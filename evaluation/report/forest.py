@@ -6,7 +6,8 @@ from typing import Any
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from evaluation.report.figures import ACCENT, GRID, INK, MUTED, Drawing, house_style, p_text, render
+from evaluation.report.figures import ACCENT, GRID, INK, MUTED, Drawing, house_style, render
+from evaluation.report.wording import marked_p
 from evaluation.statistics.verdict import Interaction, Interval, PairVerdict, Verdict
 
 MOST_COMPARISONS = 6
@@ -20,9 +21,9 @@ _NAMES, _COUNTS, _TEXT, _P = 0.01, 0.33, 0.66, 0.855  # columns, as shares of th
 
 def draw_forest(verdict: Verdict) -> Drawing | None:
     """Draw the figure ``forest``, or nothing where no subgroup was tested."""
-    rows = _rows(verdict)
     if not any(group.pairs for group in verdict.subgroups):
         return None
+    rows = _rows(verdict)
     with house_style():
         height = 0.95 + _ROW * len(rows)
         figure = Figure(figsize=(_WIDTH, height))
@@ -134,7 +135,7 @@ def _p_of(interactions: Sequence[Interaction], column: str, value: str, pair: Pa
     """The interaction's p after Holm, shown with the group that comes first."""
     for each in interactions:
         if (each.column, each.value, each.a, each.b) == (column, value, pair.a, pair.b):
-            return p_text(each.p_holm)
+            return marked_p(each.p_holm, each.approximate)
     return ""
 
 

@@ -21,8 +21,9 @@ def marks_of_configurations(verdict: Verdict) -> list[Footnote]:
     return _occurring((undefined, DASH, "undefined on this test set, see the limits above"))
 
 
-def marks_of_pairs(pairs: Sequence[PairVerdict]) -> list[Footnote]:
-    """Of the comparisons by one metric."""
+def marks_of_pairs(pairs: Sequence[PairVerdict], *, has_cases: bool) -> list[Footnote]:
+    """Of the comparisons by one metric; without cases no p for new runs and cases is shown."""
+    with_margin = sum(pair.equivalence is not None for pair in pairs)
     tests = [pair.runs_and_cases for pair in pairs if pair.runs_and_cases]
     levels = [pair.run_level for pair in pairs]
     return _occurring(
@@ -32,14 +33,14 @@ def marks_of_pairs(pairs: Sequence[PairVerdict]) -> list[Footnote]:
             WITHIN_FOLDS,
             "runs are shuffled within folds",
         ),
-        (any(test.approximate for test in tests), APPROXIMATE, "p is approximate, see the limits above"),
+        (any(pair.approximate for pair in pairs), APPROXIMATE, "p is approximate, see the limits above"),
         (
-            any(pair.p is None or pair.run_level.p is None for pair in pairs),
+            any((has_cases and pair.p is None) or pair.run_level.p is None for pair in pairs),
             DASH,
             "as p: the question cannot be asked",
         ),
         (
-            not all(pair.equivalence for pair in pairs),
+            has_cases and 0 < with_margin < len(pairs),
             DASH,
             "as margin: none is declared, or new runs and cases are not asked about",
         ),

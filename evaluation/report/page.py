@@ -6,7 +6,7 @@ inline SVG, styles inline, fonts the reader's. It holds no date and no path, so 
 
 import base64
 import platform
-from collections.abc import Mapping, Sequence, Sized
+from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -27,6 +27,7 @@ from evaluation.metrics.operating_points import (
 )
 from evaluation.metrics.scored_runs import ScoredRun, group_by_configuration
 from evaluation.report import marks
+from evaluation.report.answers import CODE_NAMES, answer
 from evaluation.report.clinical_figures import CLINICAL_FIGURES, draw_clinical_figures
 from evaluation.report.clinical_tables import CLINICAL_TABLES
 from evaluation.report.figures import (
@@ -37,7 +38,6 @@ from evaluation.report.figures import (
     PALETTE,
     SUFFIXES,
     draw_figures,
-    p_text,
     shows_bands,
     shows_runs,
     styles,
@@ -45,18 +45,16 @@ from evaluation.report.figures import (
 from evaluation.report.forest import draw_forest
 from evaluation.report.hit_criteria_table import criterion_text
 from evaluation.report.missed_lesions import Miss, describe_misses, draw_misses
-from evaluation.report.paper import holm_over, paper_text, primary_of
+from evaluation.report.notes import notes
+from evaluation.report.paper import paper_text
+from evaluation.report.paper_methods import holm_over
+from evaluation.report.summary import summary
 from evaluation.report.tables import TABLES, flow, write_paper, write_tables
+from evaluation.report.wording import level_text, marked_p, number, signed
 from evaluation.statistics.analysis_file import METRIC_NAMES, METRICS, Metric
-from evaluation.statistics.conclusions import level_of
-from evaluation.statistics.verdict import Code, PairVerdict, Verdict
+from evaluation.statistics.conclusions import compared_metrics, is_shown, leading_metric, level_of
+from evaluation.statistics.verdict import Interaction, SubgroupPair, Verdict
 
-CODE_NAMES: Mapping[Code, str] = {
-    "better": "better",
-    "worse": "worse",
-    "on-par": "on par",
-    "undecided": "undecided",
-}
 REPORT_FILES = (
     "report.html",
     *(f"figures/{name}.{suffix}" for name in (*FIGURES, *CLINICAL_FIGURES) for suffix in SUFFIXES),
@@ -79,6 +77,7 @@ def write_report(folder: Path, verdict: Verdict, runs: Sequence[ScoredRun], miss
     groups = group_by_configuration(runs)
     first = verdict.configurations[0]
     drawings = draw_figures(verdict, groups) | (draw_clinical_figures(verdict, groups) if groups else {})
+    drawings = {name: each for name, each in drawings.items() if _has_content(name, verdict)}
     if forest := draw_forest(verdict):
         drawings["forest"] = forest
     (folder / "figures").mkdir()
@@ -104,7 +103,15 @@ def write_report(folder: Path, verdict: Verdict, runs: Sequence[ScoredRun], miss
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters.update(number=number, signed=signed, p=p_text)
+    level = level_of(verdict)
+    environment.filters.update(
+        number=number,
+        signed=signed,
+        p=marked_p,
+        answer=answer,
+        shown=lambda found: _shown(found, level),
+        level_text=level_text,
+    )
     page = environment.get_template("report.html.j2").render(
         verdict=verdict,
         marks=marks,
@@ -114,8 +121,8 @@ def write_report(folder: Path, verdict: Verdict, runs: Sequence[ScoredRun], miss
         summary=summary(verdict),
         notes=notes(verdict),
         metric_names=METRIC_NAMES,
-        metrics=METRICS,
-        compared=sorted(dict.fromkeys(pair.metric for pair in verdict.pairs), key=lambda each: each != verdict.primary),
+        metrics=_metrics(verdict),
+        compared=_compared(verdict),
         code_names=CODE_NAMES,
         operating_points=[f"{rate:g}" for rate in FALSE_POSITIVES_PER_CASE_IN_REPORT],
         thresholds_from_validation=bool(thresholds),
@@ -137,7 +144,7 @@ def write_report(folder: Path, verdict: Verdict, runs: Sequence[ScoredRun], miss
         shows_runs=shows_runs(verdict),
         shows_bands=shows_bands(verdict),
         most_brackets=MOST_BRACKETS,
-        trained=[each.name for each in verdict.configurations if each.runs > 1],
+        trained=[each.name for each in verdict.configurations if each.runs > 1] if runs else [],
         colours={name: style.css for name, style in styles(verdict.configurations).items()},
         palette=PALETTE,
         dark_palette=DARK_PALETTE,
@@ -147,98 +154,57 @@ def write_report(folder: Path, verdict: Verdict, runs: Sequence[ScoredRun], miss
         versions=versions,
         paper=paper,
         holm_over=holm_over(verdict),
-        level_of_groups=level_of(verdict),
+        level_of_groups=level,
+        asked=_asked(verdict),
+        with_equivalence={pair.metric for pair in verdict.pairs if pair.equivalence},
         flow=flow(verdict),
     )
     write_text(folder / "report.html", page)
 
 
-def summary(verdict: Verdict) -> str:
-    """The verdict in one paragraph, the answer first: by the primary metric, or the last that was compared."""
-    first = verdict.configurations[0]
-    compared = [metric for metric in METRICS if any(pair.metric == metric for pair in verdict.pairs)]
-    metric = primary_of(verdict)
-    pairs = [pair for pair in verdict.pairs if pair.metric == metric]
-    said = _decisions(pairs, metric)
-    trained = {each.name for each in verdict.configurations if each.kind == "configuration"}
-    among = [pair for pair in pairs if {pair.a, pair.b} <= trained]
-    if pairs and not any(pair.alpha for pair in pairs):
-        said.append(f"By {METRIC_NAMES[metric]}, nothing is decided: no look is due.")
-    elif first.cases is None:
-        said += [
-            f"By {METRIC_NAMES[metric]}, {pair.a} against {pair.b}: {pair.run_level.sentence}"
-            for pair in pairs
-            if pair.run_level.sentence
-        ]
-    elif among and all(pair.code == "undecided" for pair in among):
-        said.append(_undecided(len(among), metric, " between trained configurations"))
-    elif pairs and all(pair.code == "undecided" for pair in pairs):
-        said.append(_undecided(len(pairs), metric, ""))
-    means = {each.name: each.metrics[metric].mean for each in verdict.configurations}
-    defined = {name: mean for name, mean in means.items() if mean is not None}
-    if len(defined) > 1:
-        best = max(defined, key=lambda name: defined[name])
-        said.append(f"The highest mean {METRIC_NAMES[metric]}, {number(defined[best])}, is that of {best}.")
-    decided = [
-        f"{sum(pair.code != 'undecided' for pair in verdict.pairs if pair.metric == each)} by "
-        f"{METRIC_NAMES[each]}{' (exploratory)' if verdict.primary not in (None, each) else ''}"
-        for each in (metric, *(other for other in reversed(compared) if other != metric))
-    ]
-    if first.cases is not None:
-        said.append(f"Decided, of {_count(pairs, 'comparison')}: {_list(decided, 'and')}.")
-    runs = sum(each.runs for each in verdict.configurations)
-    said.append(f"Compared were {_count(verdict.configurations, 'configuration')} with {runs} {_plural('run', runs)}")
-    if first.cases is None:
-        said[-1] += " of a table without cases."
-    else:
-        said[-1] += (
-            f" on {first.cases} cases of {verdict.patients} patients, {first.positive_cases} of them positive, with "
-            f"{first.lesions} lesions."
-        )
-    return " ".join(said)
+def _shown(found: Sequence[SubgroupPair | Interaction], level: float) -> list[SubgroupPair | Interaction]:
+    """Of the tests of groups and strata those that reject: templates compare no p with a level themselves."""
+    return [each for each in found if is_shown(each.p_holm, level)]
 
 
-def notes(verdict: Verdict) -> list[str]:
-    """Limitations that a reader must know, in one or two sentences each."""
-    found = _notes_on_training_studies(verdict)
-    if "demo" in verdict.profiles:
-        found.append(
-            "Demonstration: the runs were trained with the profile “demo”, a few minutes on small phantoms. "
-            "The figures show that the chain works; they say nothing about the methods."
-        )
-    if verdict.analysis == "exploratory":
-        found.append(
-            "Exploratory: no analysis file declared comparisons or margins before scoring, so all pairs are compared "
-            "and nothing can be shown to be on par."
-        )
-    elif verdict.pairs and not any(pair.equivalence for pair in verdict.pairs):
-        found.append("The analysis file declares no margin, so nothing can be shown to be on par.")
-    found += _notes_on_endpoints(verdict)
-    found += _notes_on_runs(verdict)
-    found += _notes_on_comparisons(verdict)
-    if verdict.subgroups_left_out:
-        found.append(f"Declared subgroups that were not tested: {'; '.join(verdict.subgroups_left_out)}.")
-    missing = sum(each.missing or 0 for each in verdict.configurations)
-    if missing:
-        found.append(f"{missing} missing {_plural('prediction', missing)} counted as likelihood 0 without candidates.")
-    undefined = [
-        f"{METRIC_NAMES[metric]} ({verdict.configurations[0].metrics[metric].reason})"
+def _metrics(verdict: Verdict) -> list[Metric]:
+    """The columns of metrics: those that a configuration has on this test set, by either set of rules."""
+    found = [
+        metric
         for metric in METRICS
-        if verdict.configurations[0].metrics[metric].mean is None
+        if any(
+            each.metrics[metric].mean is not None or each.metrics[metric].picai_mean is not None
+            for each in verdict.configurations
+        )
     ]
-    if undefined:
-        found.append(f"Undefined on this test set: {'; '.join(undefined)}.")
-    return found
+    return found or list(METRICS)
 
 
-def number(value: float | None, digits: int = 3) -> str:
-    """A value in so many decimals, or a dash."""
-    return "–" if value is None else f"{value:.{digits}f}"
+def _compared(verdict: Verdict) -> list[Metric]:
+    """Metrics with a table of comparisons, the leading one first; of others those that two configurations have."""
+    pairs = {pair.metric for pair in verdict.pairs}
+    leading = leading_metric(verdict)
+    return [each for each in dict.fromkeys([leading, *compared_metrics(verdict)]) if each in pairs]
 
 
-def signed(value: float | None) -> str:
-    """A difference with its sign, or a dash."""
-    return "–" if value is None else f"{value:+.3f}".replace("-", "−")
+def _has_content(name: str, verdict: Verdict) -> bool:
+    """Whether a figure's metric is defined for some configuration, or a matrix holds a p: none is shown empty."""
+    curves: Mapping[str, Metric] = {"roc": "auroc", "pr": "ap", "froc": "ap", "afroc": "ap"}
+    about = curves.get(name) or next((each for each in METRICS if name in (f"runs-{each}", f"p-{each}")), None)
+    if about is None:
+        return True
+    if name.startswith("p-"):
+        return any(pair.metric == about and {pair.p, pair.run_level.p} != {None} for pair in verdict.pairs)
+    return any(each.metrics[about].mean is not None for each in verdict.configurations)
+
+
+def _asked(verdict: Verdict) -> dict[str, bool]:
+    """Which questions the verdict answers, for the captions and methods that explain them."""
+    return {
+        "new": any(pair.p is not None for pair in verdict.pairs),
+        "networks": any(pair.networks for pair in verdict.pairs),
+        "order": any(pair.run_level.p is not None for pair in verdict.pairs),
+    }
 
 
 def _datasets(verdict: Verdict) -> dict[str, list[str]]:
@@ -248,131 +214,6 @@ def _datasets(verdict: Verdict) -> dict[str, list[str]]:
         if each.prepared_sha256 is not None:
             found.setdefault(each.prepared_sha256, []).append(each.name)
     return found
-
-
-def _notes_on_training_studies(verdict: Verdict) -> list[str]:
-    """First of all notes: a score on studies that a network has seen says nothing about others."""
-    by_run = {name: seen for each in verdict.configurations for name, seen in each.trained_on.items()}
-    cases = verdict.configurations[0].cases
-    seen = [f"{name} on {count}" for name, count in by_run.items() if count]
-    found = []
-    if seen:
-        found.append(
-            f"SCORED ON TRAINING STUDIES. Networks were trained on some of the {cases} studies: {_list(seen, 'and')}. "
-            "Their figures say nothing about other patients."
-        )
-    unknown = [name for name, count in by_run.items() if count is None]
-    if unknown:
-        which = f"{len(unknown)} of {_count(by_run, 'run')}" if len(unknown) > 3 else _list(unknown, "and")
-        found.append(f"Whether networks were trained on these studies is not known for {which}.")
-    return found
-
-
-def _notes_on_endpoints(verdict: Verdict) -> list[str]:
-    """What the metrics are to each other; of one metric, or without a declaration at all, nothing."""
-    compared = list(dict.fromkeys(METRIC_NAMES[pair.metric] for pair in verdict.pairs))
-    if len(compared) < 2 or verdict.analysis == "exploratory":
-        return []
-    if verdict.primary is None:
-        return [
-            f"No primary metric was declared: {_list(compared, 'and')} are {len(compared)} families of comparisons, "
-            f"each with α = {verdict.alpha:g}."
-        ]
-    others = [name for name in compared if name != METRIC_NAMES[verdict.primary]]
-    return [
-        f"The conclusion rests on {METRIC_NAMES[verdict.primary]}, the primary metric: α = {verdict.alpha:g} holds for "
-        f"its comparisons. Those by {_list(others, 'and')} are exploratory."
-    ]
-
-
-def _notes_on_comparisons(verdict: Verdict) -> list[str]:
-    """Why pairs are not compared, and what limits those that are: each reason once, with its pairs."""
-    by_reason: dict[str, list[str]] = {}
-    for pair in verdict.pairs:
-        test = pair.runs_and_cases
-        approximate = test and test.approximate and f"p is approximate, since {test.approximate}"
-        for reason in (pair.reason, test and test.note, approximate):
-            names = f"{pair.a} and {pair.b}"
-            if reason and names not in by_reason.setdefault(reason, []):
-                by_reason[reason].append(names)
-    every = len({(pair.a, pair.b) for pair in verdict.pairs})
-    return [
-        f"{'All comparisons' if len(pairs) == every > 1 else '; '.join(pairs)}: {reason}."
-        for reason, pairs in by_reason.items()
-    ]
-
-
-def _notes_on_runs(verdict: Verdict) -> list[str]:
-    found = []
-    trained = [each for each in verdict.configurations if each.kind != "baseline"]
-    if any(each.runs > 1 for each in trained):
-        found.append(
-            "“New runs” are further trainings on the same training cases: what other training cases would give is not "
-            "estimated."
-        )
-    found += _notes_on_smallest_p(verdict)
-    claims = [pair for pair in verdict.pairs if pair.ensemble and pair.code != "undecided"]
-    if claims and not any(pair.controls for pair in claims):
-        found.append(
-            f"No size-matched control of {_list(sorted({str(pair.ensemble) for pair in claims}), 'and')} was scored: "
-            "its gain may be that of averaging as many runs of any configuration."
-        )
-    if verdict.looks:
-        due = any(pair.alpha for pair in verdict.pairs)
-        found.append(
-            f"Looks were planned at {_list([str(each) for each in verdict.looks], 'and')} runs per configuration. "
-            + (
-                "p after Holm is compared with the level of the look that is due."
-                if due
-                else "None is due with the runs scored so far, so nothing is decided."
-            )
-        )
-    return found
-
-
-def _notes_on_smallest_p(verdict: Verdict) -> list[str]:
-    """Which comparisons the ranking of the runs cannot decide after Holm, however plain it is."""
-    by_p: dict[tuple[float, int], list[str]] = {}
-    for pair in verdict.pairs:
-        tested = sum(each.run_level.p is not None for each in verdict.pairs if each.metric == pair.metric)
-        smallest = pair.run_level.smallest_attainable_p
-        if pair.run_level.p is not None and smallest is not None and smallest * tested > verdict.alpha:
-            names = by_p.setdefault((smallest, tested), [])
-            if f"{pair.a} and {pair.b}" not in names:
-                names.append(f"{pair.a} and {pair.b}")
-    return [
-        f"On this test set the ranking of so few runs cannot show a difference after Holm over {tested}, its smallest "
-        f"attainable p being {p_text(smallest)}: {_list(names[:6], 'and')}"
-        f"{f' and {len(names) - 6} more' if names[6:] else ''}."
-        for (smallest, tested), names in sorted(by_p.items())
-    ]
-
-
-def _decisions(pairs: Sequence[PairVerdict], metric: Metric) -> list[str]:
-    """A sentence with a clause for each set of winners that beat the same others."""
-    beaten: dict[tuple[str, str], list[str]] = {}
-    for pair in pairs:
-        winner, loser = (pair.a, pair.b) if (pair.estimate or 0) >= 0 else (pair.b, pair.a)
-        if pair.code != "undecided":
-            relation: str = "better" if pair.code == "worse" else pair.code
-            beaten.setdefault((relation, winner), []).append(loser)
-    alike: dict[tuple[str, tuple[str, ...]], list[str]] = {}
-    for (relation, winner), losers in beaten.items():
-        alike.setdefault((relation, tuple(losers)), []).append(winner)
-    words = {
-        "better": "better than",
-        "on-par": "on par with",
-    }
-    clauses = [
-        f"{'each of ' if len(winners) > 1 else ''}{_list(winners, 'and')} is {words[relation]} {_list(losers, 'and')}"
-        for (relation, losers), winners in alike.items()
-    ]
-    return [f"By {METRIC_NAMES[metric]}, {'; '.join(clauses)}."] if clauses else []
-
-
-def _undecided(comparisons: int, metric: Metric, which: str) -> str:
-    subject = f"the one comparison{which} is" if comparisons == 1 else f"all {comparisons} comparisons{which} are"
-    return f"By {METRIC_NAMES[metric]}, {subject} undecided."
 
 
 def _row(points: OperatingPoints) -> list[Spread | None]:
@@ -422,17 +263,3 @@ def _provenance(run: ScoredRun) -> dict[str, Any]:
         "strict": run.strict,
         "picai": run.picai,
     }
-
-
-def _list(words: Sequence[str], last: str) -> str:
-    if len(words) < 2:
-        return "".join(words)
-    return f"{', '.join(words[:-1])} {last} {words[-1]}"
-
-
-def _count(things: Sized, word: str) -> str:
-    return f"{len(things)} {_plural(word, len(things))}"
-
-
-def _plural(word: str, count: int) -> str:
-    return word if count == 1 else f"{word}s"

@@ -10,11 +10,13 @@ from contract.names import cell
 from contract.text import printable
 from evaluation.metrics.hit_criteria import CriterionMeans
 from evaluation.metrics.operating_points import DiscordantCase
+from evaluation.report.answers import answer
 from evaluation.report.checklists import SOURCES, checklists
 from evaluation.report.checklists import as_markdown as checklist_as_markdown
 from evaluation.report.clinical_tables import clinical_tables
 from evaluation.report.hit_criteria_table import HIT_CRITERIA_TABLE, hit_criteria_table
 from evaluation.report.paper import Section, as_markdown
+from evaluation.report.wording import marked_p
 from evaluation.statistics.analysis_file import METRIC_NAMES, METRICS
 from evaluation.statistics.verdict import Interaction, LesionStrata, SubgroupPair, Verdict
 
@@ -58,7 +60,8 @@ class Flow(NamedTuple):
     missing: int
     """Counted as worst: likelihood 0 without candidates."""
     scored: int
-    candidate_free: int
+    candidate_free: int | None
+    """None: without detection maps."""
     trained_on: int | None
     """Most cases that a network of one run was trained on; None: not known."""
 
@@ -80,7 +83,7 @@ def flow(verdict: Verdict) -> list[Flow]:
                 read=scored - missing,
                 missing=missing,
                 scored=scored,
-                candidate_free=each.candidate_free_cases or 0,
+                candidate_free=each.candidate_free_cases,
                 trained_on=max(known) if known and len(known) == len(seen) else None,
             )
         )
@@ -170,10 +173,10 @@ def _lesion_strata(found: LesionStrata) -> list[tuple[list[str], list[list[objec
     differences += [(each.column, each.value, each.against, each) for each in found.interactions]
     tested: list[list[object]] = [
         [column, value, against, each.a, each.b, each.difference, each.interval.low, each.interval.high, each.p,
-         each.p_holm]
+         each.p_holm, each.approximate]
         for column, value, against, each in differences
     ]  # fmt: skip
-    names = ["column", "value", "against", "a", "b", "difference", "low", "high", "p", "p_holm"]
+    names = ["column", "value", "against", "a", "b", "difference", "low", "high", "p", "p_holm", "approximate"]
     return [(header, rows), (names, tested)]
 
 
@@ -209,12 +212,14 @@ def _comparisons(verdict: Verdict) -> tuple[list[str], list[list[object]]]:
     header += ["this_test_set_p", "this_test_set_p_holm", "one_sided_p_of_a", "one_sided_p_of_b"]
     header += ["within_folds_one_sided_p_of_a", "within_folds_one_sided_p_of_b"]
     header += ["two_networks_p", "two_networks_p_holm", "two_networks_swaps_p"]
+    header += ["equivalence_low", "equivalence_high", "approximate", "two_networks_approximate"]
     rows: list[list[object]] = []
     for pair in verdict.pairs:
         bounds = (pair.interval.low, pair.interval.high) if pair.interval else (None, None)
         test, equal, inferior = pair.runs_and_cases, pair.equivalence, pair.non_inferiority
         level, networks = pair.run_level, pair.networks
         within = level.p_one_sided_within_folds
+        narrow = (equal.interval.low, equal.interval.high) if equal else (None, None)
         rows.append(
             [pair.a, pair.b, pair.metric, pair.endpoint, pair.estimate, *bounds, pair.p, pair.p_holm,
              test and test.design, test and test.degrees_of_freedom, equal and equal.margin, equal and equal.p_holm,
@@ -222,7 +227,7 @@ def _comparisons(verdict: Verdict) -> tuple[list[str], list[list[object]]]:
              inferior and inferior.a_not_inferior, inferior and inferior.b_not_inferior, pair.code, level.p,
              level.p_holm, level.p_one_sided.get(pair.a), level.p_one_sided.get(pair.b), within.get(pair.a),
              within.get(pair.b), networks and networks.p, networks and networks.p_holm,
-             networks and networks.p_of_swaps]
+             networks and networks.p_of_swaps, *narrow, pair.approximate, networks and networks.approximate]
         )  # fmt: skip
     return header, rows
 
@@ -244,17 +249,25 @@ def _configurations_tex(verdict: Verdict) -> str:
 
 
 def _comparisons_tex(verdict: Verdict) -> str:
-    lines = [r"% difference with its interval for new runs and cases; p after Holm; needs booktabs"]
+    lines = [
+        r"% difference with its interval for new runs and cases; p after Holm (\approx: approximate); needs booktabs"
+    ]
     lines += [r"\begin{tabular}{llllll}", r"\toprule"]
     lines += [r"Comparison & Metric & Difference & $p$ & $p$, this test set & Verdict \\", r"\midrule"]
     for pair in verdict.pairs:
         difference = "--" if pair.estimate is None else f"${pair.estimate:+.3f}$"
         difference += f" [${pair.interval.low:+.3f}$, ${pair.interval.high:+.3f}$]" if pair.interval else ""
-        p = ["--" if v is None else "$<$0.001" if v < 0.001 else f"{v:.3f}"
-             for v in (pair.p_holm, pair.run_level.p_holm)]  # fmt: skip
+        p = [
+            _tex_p(pair.p_holm, pair.approximate, pair.alpha),
+            _tex_p(pair.run_level.p_holm, None, pair.run_level.alpha),
+        ]
         names = f"{_tex(pair.a)} -- {_tex(pair.b)}"
-        lines.append(" & ".join([names, METRIC_NAMES[pair.metric], difference, *p, pair.code]) + r" \\")
+        lines.append(" & ".join([names, METRIC_NAMES[pair.metric], difference, *p, answer(pair)]) + r" \\")
     return "\n".join([*lines, r"\bottomrule", r"\end{tabular}"]) + "\n"
+
+
+def _tex_p(p: float | None, approximate: str | None, level: float) -> str:
+    return marked_p(p, approximate, level).replace("–", "--").replace("≈", r"$\approx$").replace("<", "$<$")
 
 
 def _tex(name: str) -> str:

@@ -137,6 +137,13 @@ class Analysis(Frozen):
     readers: ReadersPlan = ReadersPlan()
     """For ``--readers``."""
 
+    _path: Path | None = None
+
+    @property
+    def where(self) -> str:
+        """The file that it was read from, for errors; its name where there is none."""
+        return str(self._path or self.name)
+
     @model_validator(mode="after")
     def _consistent(self) -> Self:
         faults = []
@@ -188,7 +195,7 @@ class Analysis(Frozen):
         most = max(runs, key=lambda name: runs[name], default=None)
         if self.looks and most is not None and runs[most] > self.looks[-1]:
             raise OncoduetError(
-                self.name, expected=f"at most {self.looks[-1]} runs of {most} (looks)", found=runs[most]
+                self.where, expected=f"at most {self.looks[-1]} runs of {most} (looks)", found=runs[most]
             )
 
     def pairs(self, configurations: Sequence[str], where: object) -> list[tuple[str, str]]:
@@ -217,4 +224,6 @@ EXPLORATORY = Analysis(name="exploratory")
 
 def read_analysis(path: Path) -> Analysis:
     """Read an analysis file; an ``OncoduetError`` names every fault in it."""
-    return parse_toml(path, Analysis)
+    analysis = parse_toml(path, Analysis)
+    analysis._path = path
+    return analysis

@@ -100,6 +100,7 @@ def compare_configurations(
         analysis=analysis,
         analysis_name=plan.name,
         primary=plan.primary,
+        margins=plan.margin,
         card=source.card,
         card_sha256=source.card_sha256,
         alpha=plan.alpha,
@@ -159,6 +160,7 @@ def compare_table_of_runs(
         analysis=analysis,
         analysis_name=plan.name,
         primary=plan.primary,
+        margins=plan.margin,
         card=None,
         card_sha256=None,
         alpha=plan.alpha,
@@ -279,7 +281,7 @@ def run_levels(
     for (a, b), level, p_holm in zip(declared, levels, adjusted, strict=True):
         whole = level.model_copy(update={"p_holm": p_holm})
         not_due = plan.not_due([len(values[name].runs) for name in (a, b)])
-        said = describe(whole, values[a], values[b])
+        said = describe(whole, values[a], values[b], looks=bool(plan.looks))
         if said is not None and not_due is not None:
             said = ORDER_NOT_TESTED.format(reason=not_due)
         found.append(whole.model_copy(update={"sentence": said}))
@@ -323,6 +325,7 @@ def _networks(
                 p_interval=swapped.p_interval,
                 exact=swapped.exact,
                 swaps=None if swapped.exact else swapped.arrangements,
+                approximate=approximation(study.positive, []),
             )
         )
     return found

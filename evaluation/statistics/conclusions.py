@@ -13,7 +13,7 @@ condition of the code. A single trained run decides nothing about its configurat
 
 from collections.abc import Mapping
 
-from evaluation.statistics.analysis_file import METRIC_NAMES, Endpoint, Metric
+from evaluation.statistics.analysis_file import METRIC_NAMES, METRICS, Endpoint, Metric
 from evaluation.statistics.verdict import Code, Verdict
 
 EXPLORATORY = "{metric} (exploratory)"
@@ -39,6 +39,7 @@ DISAGREE = (
     "mean."
 )
 NO_ORDER = "On this test set the ranking of the runs shows no difference."
+TOO_FEW_TO_ORDER = "On this test set the ranking of so few runs cannot show a difference{at_look}."
 ORDER_NOT_TESTED = "The ranking of the runs on this test set is not judged: {reason}."
 
 
@@ -65,8 +66,28 @@ def is_shown(p_holm: float | None, alpha: float) -> bool:
 
 
 def level_of(verdict: Verdict) -> float:
-    """What p of subgroups and interactions is compared with: alpha, or the level of the look, 0 where none is due."""
+    """What p of groups, strata and interactions is compared with: alpha, or the look's level, 0 where none is due."""
     return min((pair.alpha for pair in verdict.pairs), default=verdict.alpha) if verdict.looks else verdict.alpha
+
+
+def leading_metric(verdict: Verdict) -> Metric:
+    """The metric that summary and text lead with: the declared primary one; else the only one with a margin.
+
+    Otherwise the last that two configurations, or with readers one, have on this test set.
+    """
+    if verdict.primary is not None:
+        return verdict.primary
+    compared = compared_metrics(verdict)
+    with_margin = [metric for metric in compared if metric in verdict.margins]
+    return with_margin[0] if len(with_margin) == 1 else compared[-1]
+
+
+def compared_metrics(verdict: Verdict) -> list[Metric]:
+    """Metrics by which a comparison has an estimate, in their usual order; where there is none, those asked for."""
+    estimated = {pair.metric for pair in verdict.pairs if pair.estimate is not None}
+    read = {each.metric for each in verdict.readers.comparisons} if verdict.readers and not verdict.pairs else set()
+    found = estimated | read or {pair.metric for pair in verdict.pairs} or set(METRICS)
+    return [metric for metric in METRICS if metric in found]
 
 
 def spoken(metric: Metric, endpoint: Endpoint | None) -> str:

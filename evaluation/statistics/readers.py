@@ -39,7 +39,8 @@ from evaluation.statistics.verdict import (
     ReaderSummary,
 )
 
-_REPLICATES = 1_000
+REPLICATES = 1_000
+"""Of the comparison at the readers' operating point, at least."""
 
 SENTENCES: Mapping[ReaderCode, str] = {
     "superior": "By {metric}, {a} is superior to the readers for {new}.",
@@ -75,7 +76,7 @@ def compare_with_readers(
     asked = [metric for metric in metrics if metric in plan.metrics]
     if not asked:
         raise OncoduetError(
-            plan.name,
+            plan.where,
             expected=f"a metric that readers have: {' or '.join(METRIC_NAMES[metric] for metric in metrics)}",
             found=", ".join(plan.metrics),
         )
@@ -117,7 +118,7 @@ def _require_within(threshold: float | None, readers: Sequence[Reader], plan: An
     highest = max(float(reader.outcome.likelihood.max()) for reader in readers)
     if threshold is not None and not lowest < threshold <= highest:
         raise OncoduetError(
-            f"{plan.name}: threshold of [readers]",
+            f"{plan.where}: threshold of [readers]",
             expected=f"above {lowest:g}, up to {highest:g}, the readers' scores",
             found=f"{threshold:g}",
         )
@@ -306,7 +307,7 @@ def _at_specificity(arm: Arm, readings: _Readings, truth: TestSet, plan: Analysi
     generator = stream(plan.seed, "readers", arm.name)
     patients = truth.patient_count
     drawn = []
-    for _ in range(max(_REPLICATES, plan.replicates)):
+    for _ in range(max(REPLICATES, plan.replicates)):
         cases = generator.multinomial(patients, np.full(patients, 1 / patients))[truth.patients]
         # one fewer than there are, which makes the variance of a mean unbiased (Rao and Wu, JASA 1988)
         runs, readers = (generator.multinomial(max(1, n - 1), np.full(n, 1 / n)) for n in counts[1:])

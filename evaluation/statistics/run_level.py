@@ -13,7 +13,7 @@ import numpy as np
 
 from evaluation.metrics.scored_runs import ScoredRun
 from evaluation.statistics.analysis_file import METRIC_NAMES, Analysis, Metric
-from evaluation.statistics.conclusions import DISAGREE, NO_ORDER, ON_THIS_TEST_SET, is_shown
+from evaluation.statistics.conclusions import DISAGREE, NO_ORDER, ON_THIS_TEST_SET, TOO_FEW_TO_ORDER, is_shown
 from evaluation.statistics.pairing import NO_COMMON_FOLD, known_folds
 from evaluation.statistics.run_permutation import mean_difference_test, order_test, smallest_order_p
 from evaluation.statistics.verdict import RunLevel
@@ -120,11 +120,19 @@ def common_folds(a: Sequence[int], b: Sequence[int]) -> tuple[Sequence[int], Seq
     return (a, b) if len({*a, *b}) > 1 and set(a) & set(b) else None
 
 
-def describe(level: RunLevel, a: RunValues, b: RunValues) -> str | None:
-    """What the run level shows, in its own direction; where the means favour the other side, which run decides them."""
+def describe(level: RunLevel, a: RunValues, b: RunValues, *, looks: bool = False) -> str | None:
+    """What the run level shows, in its own direction; where the means favour the other side, which run decides them.
+
+    Parameters
+    ----------
+    looks
+        Whether its alpha is the level of a look.
+    """
     if level.p_holm is None or level.probability_above is None:
         return None
     a, b = on_common_folds(a, b)
+    if level.smallest_attainable_p is not None and level.smallest_attainable_p > level.alpha:
+        return TOO_FEW_TO_ORDER.format(at_look=" at this look" if looks else "")
     if not is_shown(level.p_holm, level.alpha) or level.probability_above == 0.5:
         return NO_ORDER
     favoured, other = (a, b) if level.probability_above > 0.5 else (b, a)

@@ -45,7 +45,7 @@ def read_runs_table(path: Path) -> dict[Metric, dict[str, RunValues]]:
     for metric, column in values.items():
         if None in column and any(value is not None for value in column):
             raise _at(
-                table, column.index(None), expected=f"a value of {metric}, as in other rows", found="an empty cell"
+                table, column.index(None), expected=f"a value of {metric}, as in other rows", found="a missing value"
             )
     values["score"] = [
         None if auroc is None or ap is None else (auroc + ap) / 2

@@ -58,7 +58,9 @@ def summarise(arm: Arm, positive: BoolArray, plan: Analysis) -> ConfigurationSum
         positive_cases=first.strict.positive_cases,
         lesions=first.strict.lesions,
         missing=sum(run.strict.missing for run in arm.runs),
-        candidate_free_cases=sum(run.candidate_free_cases for run in arm.runs),
+        candidate_free_cases=sum(run.candidate_free_cases for run in arm.runs)
+        if all(run.has_maps for run in arm.runs)
+        else None,
         prepared_sha256=next((sha256 for run in arm.runs if (sha256 := run.source.prepared_sha256)), None),
         trained_on={run.name: 0 if run.is_baseline else run.trained_on for run in arm.runs},
         metrics={metric: _metric_summary(metric, arm, positive, plan) for metric in METRICS},

@@ -51,7 +51,7 @@ class ConfigurationSummary(Frozen):
     missing: int | None
     """Predictions counted as worst, over all runs."""
     candidate_free_cases: int | None
-    """Cases without any candidate, over all runs."""
+    """Cases without any candidate, over all runs; null without detection maps."""
     trained_on: Mapping[str, int | None] = {}
     """By run, how many of the cases its networks were trained on; null: not known."""
     prepared_sha256: str | None = None
@@ -118,6 +118,8 @@ class Networks(Frozen):
     exact: bool
     swaps: int | None
     """How many were drawn; null where all of them were counted."""
+    approximate: str | None = None
+    """Why p is approximate."""
 
 
 class Equivalence(Frozen):
@@ -363,6 +365,11 @@ class PairVerdict(Frozen):
     code: Code
     sentence: str
 
+    @property
+    def approximate(self) -> str | None:
+        """Why p for new runs and cases is approximate, and with it those of equivalence and non-inferiority."""
+        return None if self.runs_and_cases is None else self.runs_and_cases.approximate
+
 
 class Verdict(Record):
     """``verdict.json``.
@@ -404,6 +411,8 @@ class Verdict(Record):
     """The metric that was declared to be the primary one."""
     sample_size: str | None = None
     """How the numbers of runs and cases were planned, in a sentence; null without ``--plan``."""
+    margins: Mapping[Metric, float] = {}
+    """The declared ones, whether they could be tested or not."""
     subgroups_left_out: tuple[str, ...] = ()
     """Groups of the declared columns that are too small to be judged, each with what it holds; of these, ``subgroups``
     holds those that are large enough to be shown, without intervals and pairs."""

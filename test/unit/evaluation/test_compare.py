@@ -19,7 +19,7 @@ from evaluation.__main__ import main
 from evaluation.compare import compare
 from evaluation.metrics.scored_runs import group_by_configuration, read_scored_runs
 from evaluation.planning.power import read_plan, sample_size
-from evaluation.report.page import notes
+from evaluation.report.notes import notes
 from evaluation.statistics.adjustment import holm
 from evaluation.statistics.analysis_file import METRICS, read_analysis
 from evaluation.statistics.comparison import compare_configurations
@@ -210,7 +210,11 @@ def test_p_is_compared_with_the_level_of_the_interim_analysis(scores, tmp_path):
     assert (whole.run_level.alpha, whole.code) == (0.05, "better")
     assert early.alpha == early.run_level.alpha == pytest.approx(0.00305, abs=1e-5)
     assert early.code == ("better" if early.p <= early.alpha else "undecided")
-    assert early.run_level.sentence == "On this test set the ranking of the runs shows no difference."
+    assert early.run_level.smallest_attainable_p == pytest.approx(2 / 70)
+    assert (
+        early.run_level.sentence == "On this test set the ranking of so few runs cannot show a difference at this look."
+    )
+    assert whole.run_level.sentence == "On this test set the runs of ce rank above those of focal."
     between = compared(scores, tmp_path, f"looks = [3, 8]\n{QUICK}")
     assert {(pair.alpha, pair.code) for pair in between.pairs} == {(0.0, "undecided")}
     assert any("None is due with the runs scored so far" in note for note in notes(between))
@@ -798,7 +802,7 @@ def picai_permutation_test(alternative, base):
         (["a,0,0,0.9,0.5", "a,0,0,0.8,0.5", "b,0,0,0.7,0.5"], "line 3: duplicate run of line 2"),
         (["a,0,1,0.9,0.5", "a,00,01,0.8,0.5", "b,0,0,0.7,0.5"], "line 3: duplicate run of line 2"),
         (["a,0,0,90,0.5", "a,0,1,0.8,0.5"], "line 2: expected auroc from 0 to 1, found '90'"),
-        (["a,0,0,0.9,0.5", "a,0,1,,0.5"], "line 3: expected a value of auroc, as in other rows, found an empty cell"),
+        (["a,0,0,0.9,0.5", "a,0,1,,0.5"], "line 3: expected a value of auroc, as in other rows, found a missing value"),
         (["a,0,0,0.9,0.5", "b,0,0,0.9,0.5"], "expected at least 2 runs of a, found 1"),
         (["a,x,0,0.9,0.5", "a,0,1,0.8,0.5"], "line 2: expected the number of a fold, found 'x'"),
         ([",0,0,0.9,0.5", "a,0,1,0.8,0.5"], "line 2: expected the name of a configuration, found an empty cell"),
@@ -850,6 +854,29 @@ def test_readers_are_compared_with_every_trained_configuration(scores, tmp_path)
     page = (tmp_path / "out" / "report.html").read_text()
     assert all(each.sentence in page for each in study.comparisons)
     assert "3 readers, fully crossed" in page
+
+
+def test_one_configuration_is_compared_with_readers(scores, tmp_path, capsys):
+    scores.cases = 60
+    for restart in range(4):
+        scores.run(f"r{restart}", "ce", restart=restart, quality=3.0, seed=restart)
+    ids, lesions = scores.truth()
+    rng = np.random.default_rng(0)
+    rows = [
+        f"{reader},{case},{3 * (lesion > 0) + rng.normal():.2f}"
+        for reader in ("ann", "bob", "eve")
+        for case, lesion in zip(ids, lesions, strict=True)
+    ]
+    (tmp_path / "readers.csv").write_text("\n".join(["reader,case_id,score", *rows]))
+    words = ["compare", "--scores", str(scores.root), "--output", str(tmp_path / "out")]
+    assert main(words) == 3
+    assert "expected 2 to 12 configurations to compare, found 1 (ce)" in capsys.readouterr().err
+    assert main([*words, "--readers", str(tmp_path / "readers.csv")]) == 0
+    verdict = read_record(tmp_path / "out" / "verdict.json", Verdict)
+    assert verdict.pairs == ()
+    (found,) = verdict.readers.comparisons
+    assert (found.configuration, found.single) == ("ce", False)
+    assert found.sentence in (tmp_path / "out" / "report.html").read_text()
 
 
 def test_predictions_of_another_program_are_named_and_compared(workshop, tmp_path, capsys):

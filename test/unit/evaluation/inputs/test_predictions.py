@@ -267,6 +267,13 @@ def test_a_map_one_folder_deeper_is_refused_by_name(workshop, maps, truth):
     assert list(runs(folder, truth, on_missing="worst")[0].predictions) == ["p1_s1"]
 
 
+def test_folders_of_several_runs_without_records_are_refused(workshop, maps, truth):
+    for name in ("first", "second"):
+        workshop.plain(maps, name=f"runs/{name}")
+    with refused_with("runs", expected="--configuration, --fold and --restart", found="folders of maps: first, second"):
+        runs(workshop.root / "runs", truth)
+
+
 def test_names_in_two_unicode_forms_are_one_case(workshop, maps):
     maps = {unicodedata.normalize("NFD", f"ü{case_id}"): array for case_id, array in maps.items()}
     truth = workshop.truth({unicodedata.normalize("NFC", case_id): workshop.image() for case_id in maps}, name="nfc")

@@ -9,7 +9,10 @@ from matplotlib.image import imread
 
 from evaluation.metrics.scored_runs import group_by_configuration, read_scored_runs
 from evaluation.report.figures import PALETTE, p_text
-from evaluation.report.page import notes, number, signed, summary, write_report
+from evaluation.report.notes import notes
+from evaluation.report.page import write_report
+from evaluation.report.summary import summary
+from evaluation.report.wording import number, signed
 from evaluation.statistics.analysis_file import EXPLORATORY, Analysis
 from evaluation.statistics.comparison import compare_configurations
 
@@ -141,7 +144,7 @@ def test_summary_of_the_demo_counts_what_is_decided(demo):
     verdict, _ = demo
     said = summary(verdict)
     assert "Compared were 7 configurations with 12 runs on 60 cases of 60 patients, 24 of them positive" in said
-    assert "By score, all 6 comparisons between trained configurations are undecided" in said
+    assert "All 6 comparisons between trained configurations are undecided." in said
     decided = sum(pair.code != "undecided" for pair in verdict.pairs if pair.metric == "score")
     assert f"Decided, of 21 comparisons: {decided} by score" in said
 
@@ -149,16 +152,15 @@ def test_summary_of_the_demo_counts_what_is_decided(demo):
 @pytest.mark.parametrize(
     ("code", "estimate", "clause"),
     [
-        ("better", 0.1, "By score, ce is better than focal."),
-        ("worse", -0.1, "By score, focal is better than ce."),
-        ("on-par", 0.0, "By score, ce is on par with focal."),
-        ("undecided", 0.0, "By score, the one comparison between trained configurations is undecided"),
+        ("better", 0.1, "By score, ce is better than focal (difference +0.100 ["),
+        ("worse", -0.1, "By score, focal is better than ce (difference +0.100 ["),
+        ("on-par", 0.0, "By score, ce is on par with focal (difference +0.000 ["),
+        ("undecided", 0.0, "By score, the one comparison between trained configurations is undecided (ce minus focal:"),
     ],
 )
 def test_summary_words_each_code(scores, code, estimate, clause):
-    scores.run("a", "ce")
-    scores.run("b", "focal")
-    verdict, _ = compared(scores, metrics=("score",))
+    scores.arms()
+    verdict, _ = compared(scores, metrics=("score",), name="declared", margin={"score": 0.1})
     pairs = tuple(pair.model_copy(update={"code": code, "estimate": estimate}) for pair in verdict.pairs)
     assert clause in summary(verdict.model_copy(update={"pairs": pairs}))
 

@@ -9,8 +9,10 @@ from evaluation.compare import compare, compare_table
 from evaluation.metrics.scored_runs import group_by_configuration, read_scored_runs
 from evaluation.report.checklists import AUTHORS, checklists
 from evaluation.report.clinical_tables import CLINICAL_TABLES
-from evaluation.report.page import notes, summary
-from evaluation.report.paper import holm_over, paper_text
+from evaluation.report.notes import notes
+from evaluation.report.paper import paper_text
+from evaluation.report.paper_methods import holm_over
+from evaluation.report.summary import summary
 from evaluation.report.tables import TABLES, flow
 from evaluation.statistics.analysis_file import EXPLORATORY, Analysis
 from evaluation.statistics.comparison import compare_configurations
@@ -57,7 +59,7 @@ def test_summary_and_results_lead_with_the_primary_metric(scores, primary):
     scores.arms(3.0, -1.0, runs=4)
     verdict = judged(scores, Analysis(name="x", primary=primary))
     name = {"auroc": "AUROC", "ap": "AP"}[primary]
-    assert summary(verdict).startswith(f"By {name}, ce is better than focal.")
+    assert summary(verdict).startswith(f"By {name}, ce is better than focal (difference +")
     assert text_of(verdict)[1].startswith(f"{name} was ")
 
 
@@ -85,7 +87,7 @@ def test_single_networks_and_missing_predictions_are_worded(scores):
     assert "1 missing prediction counted as likelihood 0" in methods
     assert "DeLong’s test" in methods
     assert "trained on a test case" not in methods  # not known
-    assert "; p = " in results
+    assert "], p ≈ " in results
     (row, _) = flow(verdict)
     assert (row.cases, row.read, row.missing, row.scored, row.trained_on) == (30, 29, 1, 30, None)
 
@@ -140,7 +142,7 @@ def test_a_table_of_runs_has_text_and_no_flow(tmp_path):
     assert rows["29"].startswith("p of the ranking of the runs on this test set; Holm over 1 comparison")
     assert "without intervals" in rows["37"]
     assert rows["37"] == rows["38"]
-    assert "On this test set the runs of b rank" in summary(verdict)
+    assert "a against b: on this test set the runs of b rank" in summary(verdict)
 
 
 def test_holm_is_said_to_cover_the_comparisons_that_were_tested(scores):
