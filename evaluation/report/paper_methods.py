@@ -146,8 +146,9 @@ def _levels(verdict: Verdict) -> str:
     """How p-values are adjusted, and what they are compared with."""
     over = holm_over(verdict)
     tests = f"adjusted by Holm’s method over {over}" if over else "not adjusted"
+    adjusted = f" and, unless said otherwise, {tests}" if verdict.pairs else ""
     overall = "overall " if verdict.looks else ""
-    said = [f"p-values are two-sided and, unless said otherwise, {tests}; {overall}α = {verdict.alpha:g}."]
+    said = [f"p-values are two-sided{adjusted}; {overall}α = {verdict.alpha:g}."]
     if any(each.metrics[metric].interval for each in verdict.configurations for metric in METRICS):
         said.append(f"Intervals are {percent(1 - verdict.alpha)} confidence intervals and are not adjusted.")
     if verdict.looks:
@@ -236,15 +237,15 @@ def _readers(study: ReaderStudy, verdict: Verdict) -> Iterable[str]:
         "runs, readers and cases as sources of variance."
     )
     over = _per_metric([each.metric for each in study.comparisons], "configuration")
-    questions = ["of superiority"]
+    questions = "p-values"
     levels = listed([level_text(level) for level in sorted({each.alpha for each in study.comparisons if each.alpha})])
     margin = next((each.margin for each in study.comparisons if each.margin), None)
     if margin:
-        questions.append("of non-inferiority")
+        questions = "p-values of superiority and of non-inferiority, each on their own,"
         yield f"Non-inferiority by {margin:g} (one-sided) was asked before superiority (two-sided)."
     if over:
         yield (
-            f"The p-values {listed(questions)} were each adjusted by Holm’s method over {over} and "
+            f"The {questions} were adjusted by Holm’s method over {over} and "
             + (f"compared with {levels}." if levels else "compared with nothing, since no look is due.")
         )
     if any(each.single for each in study.comparisons):

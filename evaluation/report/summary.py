@@ -13,6 +13,8 @@ from evaluation.statistics.verdict import AgainstReaders, PairVerdict, ReaderCod
 MOST_WITH_NUMBERS = 4
 """Comparisons of one kind that are written out with their numbers; of more the paragraph names or counts them."""
 
+NOT_JUDGED = "not judged, since no look is due"
+
 
 def summary(verdict: Verdict) -> str:
     """The paragraph: answers by the leading metric, those of readers, the highest mean, and what was compared."""
@@ -162,8 +164,8 @@ def _against_readers(verdict: Verdict) -> list[str]:
     metric = leading if leading in metrics else metrics[0]
     found = [each for each in study.comparisons if each.metric == metric]
     clauses = []
-    for code in get_args(ReaderCode):
-        alike = [each for each in found if each.code == code]
+    for code in (*get_args(ReaderCode), NOT_JUDGED):
+        alike = [each for each in found if (each.code if each.alpha else NOT_JUDGED) == code]
         if alike:
             clauses.append(f"{_named(alike)} {'is' if len(alike) == 1 else 'are'} {code}{_by_margin(alike)}")
     return [f"against {counted(len(study.readers), 'human reader')}, by {METRIC_NAMES[metric]}: {'; '.join(clauses)}."]

@@ -198,7 +198,7 @@ def test_text_describes_every_analysis_and_gives_its_answer(scores, tmp_path):
         "calibration (Brier score",
         "net benefit",
         "over 100 bootstrap samples of the patients",
-        "The p-values of superiority and of non-inferiority were each adjusted by Holm’s method over 2 configurations",
+        "non-inferiority, each on their own, were adjusted by Holm’s method over 2 configurations per metric",
         "sensitivity at the readers’ mean specificity",
         "over 1000 bootstrap samples of patients, runs and readers",
     ):
@@ -217,6 +217,9 @@ def test_text_describes_every_analysis_and_gives_its_answer(scores, tmp_path):
     for each in verdict.readers.comparisons:
         assert f"{each.configuration} (difference {each.difference:+.3f}".replace("-", "−") in said
         assert f"is {each.code}" in said
+    early = [each.model_copy(update={"alpha": 0.0}) for each in verdict.readers.comparisons]
+    readers = verdict.readers.model_copy(update={"comparisons": tuple(early)})
+    assert "are not judged, since no look is due." in summary(verdict.model_copy(update={"readers": readers}))
 
 
 def test_interim_analyses_are_described_with_the_level_of_this_look(scores):
