@@ -15,7 +15,7 @@ from contract.marksheet import contradictions
 from contract.outputs import Output, require_apart
 from contract.records import write_record
 from evaluation.metrics.outcomes import TestSet, require_patients
-from evaluation.metrics.scored_runs import group_by_configuration, read_scored_runs
+from evaluation.metrics.scored_runs import ScoredRun, group_by_configuration, read_scored_runs
 from evaluation.planning.power import read_plan, sample_size
 from evaluation.report.missed_lesions import find_misses
 from evaluation.report.page import REPORT_FILES, write_report
@@ -113,9 +113,7 @@ def compare(
     groups = _subgroups(plan, marksheet, runs[0].truth, analysis)
     strata = read_strata(runs, plan.lesions, lesions, analysis)
     _log.info("comparing %d scored runs in %d pairs", len(runs), len(declared))
-    for run in runs:
-        if run.trained_on:
-            _log.warning("%s: %d of %d studies were trained on", run.name, run.trained_on, run.strict.cases)
+    _warn(by_configuration)
     read = [] if readers is None else read_readers_table(readers, runs[0].truth)
     chosen_on = read_validation(validation, runs) if validation else {}
     planned = None if plan_record is None else read_plan(plan_record, plan.metrics)
@@ -220,6 +218,17 @@ def _require_legible(scores: Sequence[Path], groups: Mapping[str, Sequence[objec
     for name, members in groups.items():
         if len(members) > MOST_RUNS:
             raise OncoduetError(where, expected=f"at most {MOST_RUNS} runs of {name}", found=len(members))
+
+
+def _warn(groups: Mapping[str, Sequence[ScoredRun]]) -> None:
+    """Log what the user would want to know before reading the report."""
+    for run in (run for members in groups.values() for run in members):
+        if run.trained_on:
+            _log.warning("%s: %d of %d studies were trained on", run.name, run.trained_on, run.strict.cases)
+    for name, members in groups.items():
+        swept = sum(run.by_criterion is not None for run in members)
+        if 0 < swept < len(members):
+            _log.warning("%s: %d of %d runs have hits.csv; no mean by other hit criteria", name, swept, len(members))
 
 
 def _require_planned(plan: Analysis, runs: Mapping[str, int], declared: Sequence[tuple[str, str]]) -> None:

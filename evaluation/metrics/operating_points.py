@@ -4,7 +4,7 @@ All of it is descriptive, over the runs on this test set; only AUROC, AP and sco
 threshold: that of specificity 0.90 is the lowest likelihood which at least 90 % of its negative cases do not exceed.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -54,12 +54,12 @@ def operating_points(runs: Sequence[ScoredRun]) -> OperatingPoints:
     has_lesions = truth.lesion_count > 0 and runs[0].strict.ap is not None
     return OperatingPoints(
         lesion_sensitivity={
-            rate: _spread([lesion_sensitivity(run, rate) for run in runs]) if has_lesions else None
+            rate: spread([lesion_sensitivity(run, rate) for run in runs]) if has_lesions else None
             for rate in FALSE_POSITIVES_PER_CASE_IN_REPORT
         },
-        sensitivity_at_specificity=_spread([sensitivity_at(run, SPECIFICITY) for run in runs]) if both else None,
+        sensitivity_at_specificity=spread([sensitivity_at(run, SPECIFICITY) for run in runs]) if both else None,
         specificity_at_sensitivity={
-            wanted: _spread([specificity_at(run, wanted) for run in runs]) if both else None for wanted in SENSITIVITIES
+            wanted: spread([specificity_at(run, wanted) for run in runs]) if both else None for wanted in SENSITIVITIES
         },
     )
 
@@ -99,12 +99,24 @@ def threshold_of_sensitivity(positive: BoolArray, likelihood: FloatArray, sensit
     return float(positives[int(np.ceil(sensitivity * positives.size - 1e-9)) - 1])
 
 
-def discordant_cases(configuration: str, runs: Sequence[ScoredRun]) -> list[DiscordantCase]:
-    """Cases whose answer at specificity 0.90 differs between runs; the most divided first."""
+def discordant_cases(
+    configuration: str, runs: Sequence[ScoredRun], thresholds: Mapping[str, float] | None = None
+) -> list[DiscordantCase]:
+    """Cases whose answer at specificity 0.90 differs between runs; the most divided first.
+
+    Parameters
+    ----------
+    thresholds
+        Of likelihoods, by run, where they were chosen on other cases; without any, those of this test set.
+    """
     truth = runs[0].truth
     if len(runs) < 2 or not 0 < truth.positive_count < len(truth.case_ids):
         return []
-    right = np.stack([called(run, SPECIFICITY) == truth.positive for run in runs]).sum(axis=0)
+    answers = [
+        called(run, SPECIFICITY) if thresholds is None else run.outcome.likelihood >= thresholds[run.name]
+        for run in runs
+    ]
+    right = (np.stack(answers) == truth.positive).sum(axis=0)
     likelihood = np.stack([run.outcome.likelihood for run in runs])
     divided = np.flatnonzero((right > 0) & (right < len(runs)))
     order = divided[np.lexsort((divided, np.abs(2 * right[divided] - len(runs))))]
@@ -121,6 +133,7 @@ def discordant_cases(configuration: str, runs: Sequence[ScoredRun]) -> list[Disc
     ]
 
 
-def _spread(values: Sequence[float]) -> Spread:
+def spread(values: Sequence[float]) -> Spread:
+    """Mean and standard deviation over runs."""
     array: npt.NDArray[np.float64] = np.array(values)
     return Spread(float(array.mean()), float(array.std(ddof=1)) if array.size > 1 else None)

@@ -1,6 +1,7 @@
 """Read scored runs: folders with ``metrics.json``, ``cases.csv``, ``lesions.csv`` and ``source.json``.
 
-``sizes.csv`` says how large each lesion is; scores of older versions lack it.
+``sizes.csv`` says how large each lesion is; scores of older versions lack it. ``hits.csv`` says what other hit criteria
+would give, where these were asked for.
 
 ``patients.csv`` names the patients where the ids are ambiguous.
 
@@ -30,11 +31,15 @@ from contract.patients import FILE as PATIENTS
 from contract.patients import patients_by_case, read_patients, said_patients
 from contract.records import Metrics, MetricsRecord, Source, read_record
 from contract.tables import LARGEST_NUMBER
+from evaluation.matching.sweep import HIT_CRITERIA, HitCriterion
+from evaluation.metrics.curves import FALSE_POSITIVES_PER_CASE, sensitivity_key
 from evaluation.metrics.outcomes import FloatArray, Outcome, TestSet, weighted_ap, weighted_auroc
 
 _CASE_COLUMNS = ["case_id", "label", "likelihood"]
 _SIZES = "sizes.csv"
 _SIZE_COLUMNS = ["case_id", "lesion", "confidence", "volume_ml", "diameter_mm"]
+_HITS = "hits.csv"
+_HIT_COLUMNS = ["criterion", "minimum", "ap", *map(sensitivity_key, FALSE_POSITIVES_PER_CASE)]
 _LESION_COLUMNS = ["case_id", "kind", "confidence", "overlap"]
 _log = logging.getLogger(__name__)
 
@@ -56,6 +61,14 @@ class Lesion:
 
 
 @dataclass(frozen=True)
+class Swept:
+    """What a run gives by one hit criterion; None: undefined."""
+
+    ap: float | None
+    lesion_sensitivity_at_fp: Mapping[str, float | None]  # keys as in metrics.json
+
+
+@dataclass(frozen=True)
 class ScoredRun:
     """One run, ensemble or baseline on the test set."""
 
@@ -73,6 +86,8 @@ class ScoredRun:
     candidate_free_cases: int
     lesions: tuple["Lesion", ...] | None = None
     """Every lesion of the truth, by case and number; None where their sizes are not recorded."""
+    by_criterion: Mapping[HitCriterion, Swept] | None = None
+    """What other hit criteria give; None where they were not asked for."""
 
     @property
     def has_maps(self) -> bool:
@@ -175,8 +190,8 @@ def _read(folder: Path) -> ScoredRun:
     record = read_record(folder / "metrics.json", MetricsRecord)
     require_unedited(folder, ("source.json", "metrics.json", "cases.csv", "lesions.csv", PATIENTS))
     has_sizes = (folder / _SIZES).is_file()
-    if has_sizes:
-        require_unedited(folder, (_SIZES,))
+    has_hits = (folder / _HITS).is_file()
+    require_unedited(folder, [name for name, there in ((_SIZES, has_sizes), (_HITS, has_hits)) if there])
     if record.strict is None:
         raise OncoduetError(folder / "metrics.json", f"no strict answer to compare ({record.strict_reason})")
     for name in ("predictions", *_PARENTS):
@@ -203,6 +218,7 @@ def _read(folder: Path) -> ScoredRun:
         outcome=outcome,
         candidate_free_cases=candidate_free_cases,
         lesions=_read_sizes(folder / _SIZES, truth, outcome) if has_sizes else None,
+        by_criterion=_read_hits(folder / _HITS) if has_hits else None,
     )
 
 
@@ -280,6 +296,27 @@ def _read_sizes(path: Path, truth: TestSet, outcome: Outcome) -> tuple[Lesion, .
                 f"{path}: case {case_id}", expected=f"{len(numbers)} lesions, hit as in lesions.csv", found=len(here)
             )
     return tuple(lesion for case_id in sorted(found) for lesion in sorted(found[case_id], key=lambda each: each.number))
+
+
+def _read_hits(path: Path) -> dict[HitCriterion, Swept]:
+    known: dict[tuple[str, float | None], HitCriterion] = {(each.name, each.minimum): each for each in HIT_CRITERIA}
+    found = {}
+    for number, row in enumerate(_table(path, _HIT_COLUMNS), start=2):
+        where = f"{path}: line {number}"
+        try:
+            minimum, ap, *sensitivities = (float(row[column]) if row[column] else None for column in _HIT_COLUMNS[1:])
+        except ValueError:
+            raise OncoduetError(where, expected="numbers", found=",".join(row.values())) from None
+        if (row["criterion"], minimum) not in known:
+            raise OncoduetError(
+                where, expected="a hit criterion of score", found=f"{row['criterion']} {row['minimum']}"
+            )
+        for value in (ap, *sensitivities):
+            if value is not None and not 0 <= value <= 1:
+                raise OncoduetError(where, expected="AP and sensitivities from 0 to 1", found=f"{value:g}")
+        by_rate = dict(zip(_HIT_COLUMNS[3:], sensitivities, strict=True))
+        found[known[row["criterion"], minimum]] = Swept(ap, by_rate)
+    return found
 
 
 def _table(path: Path, columns: Sequence[str]) -> list[Mapping[str, str]]:

@@ -14,10 +14,9 @@ from evaluation.report.figures import (
     INK,
     MUTED,
     Drawing,
+    Legend,
     Style,
     house_style,
-    legend_below,
-    legend_height,
     marked,
     render,
     styles,
@@ -30,7 +29,7 @@ CLINICAL_FIGURES = ("calibration", "decision-curve")
 """Names of all figures that there may be."""
 
 _BINS = np.linspace(0, 1, 26)
-_ROW = 0.17  # inches of one configuration's histogram
+_ROW = 0.14  # inches of one configuration's histogram
 _LOWEST = 0.25  # net benefit that is shown below 0, as a share of the prevalence
 
 
@@ -47,30 +46,31 @@ def draw_clinical_figures(verdict: Verdict, groups: Mapping[str, Sequence[Scored
 def _calibration(verdict: Verdict, groups: Mapping[str, Sequence[ScoredRun]], style_of: Mapping[str, Style]) -> Drawing:
     errors = {each.name: each.calibration for each in verdict.clinical.configurations} if verdict.clinical else {}
     below = 0.12 + _ROW * len(groups)
-    figure, axes = unit_square("Calibration", "", "Fraction of positive cases", legend_entries=len(groups), below=below)
+    labels = {name: f"{name}  {error.ece.mean:.3f}" if (error := errors.get(name)) else name for name in groups}
+    legend = Legend(list(labels.values()), title="Mean ECE" if any(errors.values()) else "")
+    figure, axes = unit_square("Calibration", "", "Fraction of positive cases", legend=legend, below=below)
     axes.plot([0, 1], [0, 1], **DIAGONAL)
-    values = []
     for name, runs in groups.items():
-        style, found, error = style_of[name], calibration(runs), errors.get(name)
-        values.append(f"{name}  ECE {error.ece.mean:.3f}" if error else name)
+        style, found = style_of[name], calibration(runs)
         axes.plot(
             found.likelihood,
             found.positive,
             color=style.colour,
             linestyle=style.dash,
-            linewidth=1.5,
-            marker=style.marker,
-            markersize=4,
+            linewidth=1.7,
+            **style.marks(5.5),
             zorder=3,
-            label=values[-1],
+            label=labels[name],
         )
     axes.tick_params(axis="x", labelbottom=False)
     place, height = axes.get_position(), figure.get_figheight()
-    bottom = (0.55 + legend_height(len(groups))) / height
+    bottom = (0.53 + legend.height) / height
     strip = figure.add_axes((place.x0, bottom, place.width, _ROW * len(groups) / height), sharex=axes)
     _histograms(strip, groups, style_of)
-    legend_below(figure, axes)
-    alt = f"Calibration, one curve per configuration, with the expected calibration error: {'; '.join(values)}."
+    legend.draw(figure, axes)
+    alt = (
+        f"Calibration, one curve per configuration, with the expected calibration error: {'; '.join(labels.values())}."
+    )
     return render(
         "calibration", alt + " Below it histograms of the likelihoods of positive and negative cases.", figure
     )
@@ -94,31 +94,29 @@ def _histograms(axes: Axes, groups: Mapping[str, Sequence[ScoredRun]], style_of:
                 linewidth=0.7,
             )
         axes.plot([0, 1], [row, row], color=style.colour, linewidth=0.7)
-        axes.plot(
-            [-0.035], [row], marker=style.marker, markersize=3.5, color=style.colour, clip_on=False, linestyle="none"
-        )
+        axes.plot([-0.035], [row], **style.marks(5.0), clip_on=False, linestyle="none")
     axes.set_ylim(len(groups) - 0.45, -0.55)
     axes.yaxis.set_major_locator(NullLocator())
     axes.tick_params(axis="x", labelbottom=True)
     axes.spines["left"].set_visible(False)
-    axes.set_xlabel("Likelihood of cases; positive ▲ up, filled · negative ▼ down", fontsize=8.5)
+    axes.set_xlabel("Likelihood of cases; positive ▲ up, filled · negative ▼ down")
 
 
 def _decision_curve(
     clinical: Clinical, groups: Mapping[str, Sequence[ScoredRun]], style_of: Mapping[str, Style]
 ) -> Drawing:
     shown = [each.name for each in clinical.configurations if each.net_benefit]
-    entries = len(shown) + 2
+    legend = Legend(["Treat all", "Treat none", *shown])
     title, x, y = "Decision curve", "Threshold probability", "Net benefit (per case)"
-    figure, axes = unit_square(title, x, y, legend_entries=entries)
+    figure, axes = unit_square(title, x, y, legend=legend)
     axes.yaxis.labelpad = 0
     share = clinical.test_prevalence
     axes.set_xlim(0, float(THRESHOLDS[-1]))
     axes.set_ylim(-_LOWEST * share, 1.05 * share)
     axes.plot(
-        THRESHOLDS, net_benefit_of_all(share, THRESHOLDS), color=MUTED, linewidth=1.3, dashes=(6, 2), label="treat all"
+        THRESHOLDS, net_benefit_of_all(share, THRESHOLDS), color=MUTED, linewidth=1.3, dashes=(6, 2), label="Treat all"
     )
-    axes.plot(THRESHOLDS, np.zeros(THRESHOLDS.size), color=INK, linewidth=1.0, dashes=(1, 2), label="treat none")
+    axes.plot(THRESHOLDS, np.zeros(THRESHOLDS.size), color=INK, linewidth=1.0, dashes=(1, 2), label="Treat none")
     for number, name in enumerate(shown):
         style = style_of[name]
         curves = [net_benefit(run.truth.positive, run.outcome.likelihood, THRESHOLDS) for run in groups[name]]
@@ -128,13 +126,12 @@ def _decision_curve(
             color=style.colour,
             linestyle=style.dash,
             linewidth=1.7,
-            marker=style.marker,
-            markersize=4.2,
+            **style.marks(5.5),
             markevery=marked(number, THRESHOLDS.size),
             zorder=3,
             label=name,
         )
-    legend_below(figure, axes)
+    legend.draw(figure, axes)
     alt = "Net benefit against threshold probability, mean over runs, with treat all and treat none. At 0.10: "
     at = {
         each.name: point.net_benefit.mean

@@ -2,8 +2,9 @@
 
 Every configuration has one colour, dash and marker in all figures (palette of Okabe and Ito, distinguishable under
 colour vision deficiency); the first ensemble is drawn in the ink colour, baselines in grey. In the page's SVG these
-colours are CSS variables. Thin lines are runs, bold ones the mean over runs, bands the middle 1 − alpha of that mean
-when patients are resampled; both are left out where there are many configurations.
+colours are CSS variables. Bold lines are means over runs, thin ones the runs, bands the middle 1 − alpha of the mean
+when patients are resampled; runs and bands are left out where they would hide one another. No text is smaller than
+:data:`SMALL`, which is legible in print where two figures share the width of a page.
 """
 
 import io
@@ -56,12 +57,23 @@ PALETTE = ("#0072b2", "#d55e00", "#009e73", "#c05a96", "#c98a00", "#3fa0d8")
 DARK_PALETTE = ("#58aef0", "#ff8b42", "#2fc79b", "#ec9cc9", "#f2bb3f", "#9bd6ff")
 """The same hues, lighter, for a dark page; put in by the template."""
 _GREYS = ("#767d8c", "#9aa0ac")
-_DASHES = ("-", (0, (4, 1.6)), (0, (1.2, 1.4)), (0, (5, 1.5, 1.2, 1.5)))
-_MARKERS = "osD^vPX<>"
+_DASHES = (
+    "-",
+    (0, (3.6, 1.6)),
+    (0, (1.1, 1.2)),
+    (0, (6, 1.4, 1.1, 1.4)),
+    (0, (8.5, 2.2)),
+    (0, (4, 1.3, 1.1, 1.3, 1.1, 1.3)),
+)
+"""As many as colours, so that curves differ without colour too."""
+_MARKERS: Mapping[str, float] = {"o": 1, "s": 1, "D": 0.9, "^": 1.2, "v": 1.2, "P": 1.3, "X": 1.3, "<": 1.2, ">": 1.2}
+"""With their relative sizes, so that all look alike in size."""
+
+SMALL = 9.5  # points
 
 STYLE: dict[Any, Any] = {
     "font.family": "DejaVu Sans",
-    "font.size": 9,
+    "font.size": SMALL,
     "axes.edgecolor": MUTED,
     "axes.labelcolor": INK,
     "axes.titlecolor": INK,
@@ -81,7 +93,8 @@ STYLE: dict[Any, Any] = {
     "grid.color": GRID,
     "grid.linewidth": 0.7,
     "legend.frameon": False,
-    "legend.fontsize": 8.5,
+    "legend.fontsize": SMALL,
+    "legend.title_fontsize": SMALL,
     "svg.fonttype": "none",
     "text.parse_math": False,  # a $ in a name is a $
 }
@@ -101,14 +114,17 @@ SUFFIXES = ("png", "svg", "pdf")
 MANY = 8
 """Configurations; with more, runs and bands would hide one another."""
 
+_MOST_RUN_LINES = 20
+
 WIDTH = 4.4  # inches
 _BAND_POINTS = 80
-_MOST_BRACKETS = 6
-_BRACKET = 0.042  # of the figure's width
+MOST_BRACKETS = 3
+_BRACKET = 0.105  # of the figure's width, its p included
 _MOST_WITH_THREE_DECIMALS = 6  # configurations in the matrix of p-values
+_LARGEST_CELL = 0.46  # inches, of that matrix
 _BOLD_EM = 0.66  # width of a bold digit, in sizes of the font
 _MARKERS_PER_CURVE = 6
-_LEGEND_CHARACTERS = 25  # that fit into a column at full size
+_LEGEND_CHARACTERS = {2: 19, 1: 48}  # that fit into a line, by the number of columns
 _FEW = 4
 DIAGONAL: Mapping[str, Any] = {"color": MUTED, "linewidth": 0.8, "dashes": (2, 3), "zorder": 1}
 _STAGGER = (0.0, 0.15, -0.15)  # of a row, so that many runs do not hide one another
@@ -122,6 +138,16 @@ class Style:
     dash: str | tuple[float, tuple[float, ...]]
     marker: str
     css: str  # the colour as the page's CSS says it
+
+    def marks(self, size: float) -> dict[str, Any]:
+        """How matplotlib draws its markers at a size in points."""
+        return {
+            "marker": self.marker,
+            "markersize": size * _MARKERS[self.marker],
+            "markerfacecolor": self.colour,
+            "markeredgecolor": PAPER,
+            "markeredgewidth": 0.5,
+        }
 
 
 @dataclass(frozen=True)
@@ -140,7 +166,7 @@ def styles(configurations: Sequence[ConfigurationSummary]) -> dict[str, Style]:
     coloured = greys = 0
     ensembles = [each.name for each in configurations if each.kind == "ensemble"]
     for number, each in enumerate(configurations):
-        marker = _MARKERS[number % len(_MARKERS)]
+        marker = list(_MARKERS)[number % len(_MARKERS)]
         if each.kind == "baseline":
             grey = _GREYS[greys % len(_GREYS)]
             found[each.name] = Style(grey, _DASHES[1 + greys % 3], marker, f"var(--grey-{greys % len(_GREYS)})")
@@ -149,10 +175,20 @@ def styles(configurations: Sequence[ConfigurationSummary]) -> dict[str, Style]:
             found[each.name] = Style(INK, "-", marker, "currentColor")
         else:
             place = coloured % len(PALETTE)
-            dash = _DASHES[coloured % len(_DASHES)]  # four dashes, six colours: twelve pairs
+            dash = _DASHES[(coloured + coloured // len(PALETTE)) % len(_DASHES)]
             found[each.name] = Style(PALETTE[place], dash, marker, f"var(--colour-{place})")
             coloured += 1
     return found
+
+
+def shows_runs(verdict: Verdict) -> bool:
+    """Whether curves of single runs are drawn."""
+    return shows_bands(verdict) and sum(each.runs for each in verdict.configurations) <= _MOST_RUN_LINES
+
+
+def shows_bands(verdict: Verdict) -> bool:
+    """Whether bands of the mean curves are drawn."""
+    return len(verdict.configurations) <= MANY
 
 
 def draw_figures(verdict: Verdict, groups: Mapping[str, Sequence[ScoredRun]]) -> dict[str, Drawing]:
@@ -178,7 +214,14 @@ def _curves(
     kind: str, verdict: Verdict, groups: Mapping[str, Sequence[ScoredRun]], style_of: Mapping[str, Style]
 ) -> Drawing:
     plot = _CURVES[kind]
-    figure, axes = unit_square(plot.title, plot.x, plot.y, legend_entries=len(verdict.configurations))
+    shown = [
+        each
+        for each in verdict.configurations
+        if kind == "roc" or each.metrics["ap"].mean is not None  # else without lesions, or without detection maps
+    ]
+    labels = [f"{each.name}  {_number(plot.value(each))}" for each in shown]
+    legend = Legend(labels, title=plot.value_name)
+    figure, axes = unit_square(plot.title, plot.x, plot.y, legend=legend)
     if kind == "froc":
         axes.set_xscale("log")
         axes.set_xlim(plot.at[0], plot.at[-1])
@@ -187,40 +230,34 @@ def _curves(
         axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     if kind == "roc":
         axes.plot([0, 1], [0, 1], **DIAGONAL)
-    values = []
     from_origin = kind in ("roc", "afroc")
     x = np.append(0.0, plot.at) if from_origin else plot.at
-    for number, summary in enumerate(verdict.configurations):
-        if kind != "roc" and summary.metrics["ap"].mean is None:  # without lesions, or without detection maps
-            continue
+    for number, (summary, label) in enumerate(zip(shown, labels, strict=True)):
         style = style_of[summary.name]
         curves = np.stack([plot.curve(run.truth, run.outcome, plot.at) for run in groups[summary.name]])
         if from_origin:
             curves = np.column_stack([np.zeros(len(curves)), curves])
         reached = np.isfinite(curves).any(axis=0)
         mean = np.where(reached, np.nan_to_num(curves).mean(axis=0), np.nan)
-        values.append(f"{summary.name}  {plot.value_name} {_number(plot.value(summary))}")
-        crowded = len(verdict.configurations) > MANY
-        if summary.kind != "baseline" and not crowded:
+        if summary.kind != "baseline" and shows_bands(verdict):
             at = plot.at[:: len(plot.at) // _BAND_POINTS]
             low, high = _band(kind, groups[summary.name], at, verdict)
             axes.fill_between(at, low, high, color=style.colour, alpha=0.07, linewidth=0, zorder=1.5)
-        if len(curves) > 1 and not crowded:
+        if len(curves) > 1 and shows_runs(verdict):
             axes.plot(x, curves.T, color=style.colour, linewidth=0.7, alpha=0.4, zorder=2)
         axes.plot(
             x,
             mean,
             color=style.colour,
             linestyle=style.dash,
-            linewidth=1.5 if summary.kind == "baseline" else 2.1,
-            marker=style.marker,
-            markersize=4.2,
+            linewidth=1.4 if summary.kind == "baseline" else 1.8,
+            **style.marks(6.0),
             markevery=marked(number, x.size),
             zorder=3 if summary.kind == "baseline" else 4,
-            label=values[-1],
+            label=label,
         )
-    legend_below(figure, axes)
-    alt = f"{plot.title}, one curve per configuration: {'; '.join(values)}."
+    legend.draw(figure, axes)
+    alt = f"{plot.title}, one curve per configuration. {plot.value_name}: {'; '.join(labels)}."
     return render(kind, alt, figure)
 
 
@@ -256,7 +293,7 @@ class _Curve:
     at: FloatArray
     curve: Callable[[TestSet, Outcome, FloatArray], FloatArray]
     resampled: Callable[[TestSet, Outcome, FloatArray, FloatArray], FloatArray]
-    value_name: str
+    value_name: str  # as the legend says it
     value: Callable[[ConfigurationSummary], float | None]
 
 
@@ -268,7 +305,7 @@ _CURVES = {
         np.linspace(0, 1, 401),
         roc_at,
         resampled_roc_at,
-        "AUROC",
+        "Mean AUROC",
         lambda summary: summary.metrics["auroc"].mean,
     ),
     "afroc": _Curve(
@@ -278,7 +315,7 @@ _CURVES = {
         np.linspace(0, 1, 401),
         afroc_at,
         resampled_afroc_at,
-        "area",
+        "Mean area under the curve",
         lambda summary: None if summary.afroc is None else summary.afroc.mean,
     ),
     "pr": _Curve(
@@ -288,7 +325,7 @@ _CURVES = {
         np.linspace(0, 1, 401),
         precision_at,
         resampled_precision_at,
-        "AP",
+        "Mean AP",
         lambda summary: summary.metrics["ap"].mean,
     ),
     "froc": _Curve(
@@ -298,7 +335,7 @@ _CURVES = {
         np.geomspace(1 / 16, 8, 401),
         lesion_sensitivity_at,
         resampled_lesion_sensitivity_at,
-        "mean sensitivity",
+        "Mean sensitivity, 0.125 to 2 false positives per case",
         _mean_sensitivity,
     ),
 }
@@ -311,9 +348,10 @@ def _dots(metric: Metric, verdict: Verdict, style_of: Mapping[str, Style]) -> Dr
     figure = Figure(figsize=(WIDTH, height))
     decided = _decided(metric, verdict)
     left = _room_for_names(verdict)
-    width = 0.97 - left - _BRACKET * len(decided)
+    width = 0.97 - left - (0.015 + _BRACKET * len(decided) if decided else 0)
     axes = figure.add_axes((left, 0.5 / height, width, 1 - 0.9 / height))
-    axes.set_title(f"{name[0].upper()}{name[1:]} by run", pad=9)
+    name = f"{name[0].upper()}{name[1:]}"
+    axes.set_title(f"{name} by run", pad=9)
     axes.grid(True, axis="x")
     axes.set_axisbelow(True)
     axes.set_ylim(count - 0.4, -0.6)
@@ -321,7 +359,8 @@ def _dots(metric: Metric, verdict: Verdict, style_of: Mapping[str, Style]) -> Dr
     axes.tick_params(axis="y", length=0)
     axes.spines["left"].set_visible(False)
     cases = verdict.configurations[0].cases
-    axes.set_xlabel(name if cases is None else f"{name} ({cases} cases)", fontsize=8.5, loc="right")
+    axes.set_xlabel(name if cases is None else f"{name} ({cases} cases)", loc="right")
+    axes.locator_params(axis="x", nbins=5)
     for row, summary in enumerate(verdict.configurations):
         style, values = style_of[summary.name], summary.metrics[metric]
         if values.interval is not None:
@@ -341,13 +380,11 @@ def _dots(metric: Metric, verdict: Verdict, style_of: Mapping[str, Style]) -> Dr
             runs,
             [row + (_STAGGER[k % len(_STAGGER)] if len(runs) > _FEW else 0.0) for k in range(len(runs))],
             linestyle="none",
-            marker=style.marker,
-            markersize=5.5 if len(runs) <= _FEW else 4.2,
-            markerfacecolor=style.colour,
-            markeredgecolor=PAPER,
-            markeredgewidth=0.8,
+            **style.marks(6.5 if len(runs) <= _FEW else 5.5),
             zorder=5,
         )
+    if decided:
+        axes.text(1.0, 1.02, "p (Holm)", ha="left", va="bottom", color=INK, transform=axes.transAxes)
     for number, (p, first, second) in enumerate(decided):
         _bracket(axes, 1 + (0.012 + _BRACKET * number) / width, first, second, p_text(p))
     if all(each.metrics[metric].mean is None for each in verdict.configurations):
@@ -370,7 +407,7 @@ def _decided(metric: Metric, verdict: Verdict) -> list[tuple[float, int, int]]:
         if pair.metric == metric and pair.p_holm is not None and pair.code in ("better", "worse"):
             first, second = sorted((rows[pair.a], rows[pair.b]))
             found.append((pair.p_holm, first, second))
-    return sorted(found)[:_MOST_BRACKETS]
+    return sorted(found)[:MOST_BRACKETS]
 
 
 def _bracket(axes: Axes, x: float, first: int, second: int, text: str) -> None:
@@ -385,13 +422,11 @@ def _bracket(axes: Axes, x: float, first: int, second: int, text: str) -> None:
         clip_on=False,
     )
     axes.text(
-        x + 0.008,
+        x + 0.012,
         (first + second) / 2,
         text,
-        rotation=90,
         va="center",
         ha="left",
-        fontsize=6.5,
         color=INK,
         transform=place,
     )
@@ -400,11 +435,12 @@ def _bracket(axes: Axes, x: float, first: int, second: int, text: str) -> None:
 def _p_matrix(metric: Metric, verdict: Verdict) -> Drawing:
     names = [each.name for each in verdict.configurations]
     count = len(names)
-    left = _room_for_names(verdict) + 0.05  # and for a number
-    side = 0.98 - left
-    height = side * WIDTH + 1.05
-    figure = Figure(figsize=(WIDTH, height))
-    axes = figure.add_axes((left, 0.5 / height, side, side * WIDTH / height))
+    width = WIDTH if count <= MANY else 1.6 * WIDTH
+    left = _room_for_names(verdict) * WIDTH + 0.22  # and for a number
+    side = min(0.98 * width - left, _LARGEST_CELL * count)
+    height = side + 1.2
+    figure = Figure(figsize=(width, height))
+    axes = figure.add_axes((left / width, 0.65 / height, side / width, side / height))
     axes.set_xlim(0, count)
     axes.set_ylim(count, 0)
     for spine in axes.spines.values():
@@ -414,14 +450,14 @@ def _p_matrix(metric: Metric, verdict: Verdict) -> Drawing:
     axes.set_yticks(np.arange(count) + 0.5, [f"{name}  {place}" for place, name in enumerate(names, start=1)])
     axes.set_xticks(np.arange(count) + 0.5, [str(place) for place in range(1, count + 1)])
     axes.set_title(f"p by {METRIC_NAMES[metric]}", pad=9)
-    axes.set_xlabel(
-        f"above: this test set, below: new runs and cases; bold: Holm ≤ {level_of(verdict):.2g}",
-        fontsize=8.5,
-        labelpad=8,
-        loc="right",
+    figure.text(
+        0.02,
+        0.12 / height,
+        f"Above the diagonal: this test set, below it: new runs\nand cases; bold: after Holm ≤ {level_of(verdict):.2g}",
+        va="bottom",
     )
     decimals = 2 if count > _MOST_WITH_THREE_DECIMALS else 3
-    size = min(8.5, 0.9 * side * WIDTH * 72 / count / (_BOLD_EM * (decimals + 2)))
+    size = min(SMALL, 0.9 * side * 72 / count / (_BOLD_EM * (decimals + 2)))
     p_by_pair = []
     for pair in verdict.pairs:
         if pair.metric != metric:
@@ -476,13 +512,51 @@ def _shade(p: float) -> float:
     return 0.04 + 0.46 * min(1.0, -float(np.log10(max(p, 1e-3))) / 3)
 
 
-def unit_square(title: str, x: str, y: str, *, legend_entries: int, below: float = 0.0) -> tuple[Figure, Axes]:
-    """A square plot from 0 to 1 with room for so many legend entries in two columns below, and so many inches."""
-    legend = below + legend_height(legend_entries)
-    side = WIDTH * 0.835
-    height = 0.4 + side + 0.55 + legend
+@dataclass(frozen=True)
+class Legend:
+    """The legend below a figure: in two columns, or in one where labels are long."""
+
+    labels: Sequence[str]
+    title: str = ""
+
+    @property
+    def columns(self) -> int:
+        """One or two."""
+        return 2 if self._longest <= _LEGEND_CHARACTERS[2] else 1
+
+    @property
+    def height(self) -> float:
+        """What it needs, in inches."""
+        lines = -(-len(self.labels) // self.columns) + bool(self.title)
+        return 0.12 + 0.2 * lines
+
+    @property
+    def _longest(self) -> int:
+        return max(map(len, self.labels), default=1)
+
+    def draw(self, figure: Figure, axes: Axes) -> None:
+        """Draw it at the bottom of the figure, with handles so long that dashes can be told apart."""
+        drawn = figure.legend(
+            *axes.get_legend_handles_labels(),
+            loc="lower left",
+            ncols=self.columns,
+            bbox_to_anchor=(0.02, 0.01),
+            handlelength=3.9,
+            columnspacing=1.2,
+            fontsize=SMALL * min(1.0, _LEGEND_CHARACTERS[self.columns] / self._longest),
+            title=self.title or None,
+            alignment="left",
+        )
+        drawn.get_title().set_color(INK)
+
+
+def unit_square(title: str, x: str, y: str, *, legend: Legend, below: float = 0.0) -> tuple[Figure, Axes]:
+    """A square plot from 0 to 1 with room for its legend below, and so many inches."""
+    below += legend.height
+    side = WIDTH * 0.8
+    height = 0.38 + side + 0.53 + below
     figure = Figure(figsize=(WIDTH, height))
-    axes = figure.add_axes((0.135, (0.55 + legend) / height, 0.835, side / height))
+    axes = figure.add_axes((0.15, (0.53 + below) / height, 0.8, side / height))
     axes.set_title(title, pad=9)
     axes.set_xlabel(x)
     axes.set_ylabel(y)
@@ -491,27 +565,6 @@ def unit_square(title: str, x: str, y: str, *, legend_entries: int, below: float
     axes.set_xlim(-0.012, 1.012)
     axes.set_ylim(-0.012, 1.012)
     return figure, axes
-
-
-def legend_height(entries: int) -> float:
-    """What :func:`legend_below` needs, in inches."""
-    return 0.12 + 0.2 * ((entries + 1) // 2)
-
-
-def legend_below(figure: Figure, axes: Axes) -> None:
-    """The legend in two columns at the bottom of the figure."""
-    handles, labels = axes.get_legend_handles_labels()
-    longest = max(map(len, labels), default=0)
-    figure.legend(
-        handles,
-        labels,
-        loc="lower left",
-        ncols=2,
-        bbox_to_anchor=(0.02, 0.01),
-        handlelength=2.4,
-        columnspacing=1.2,
-        fontsize=min(8.5, 8.5 * _LEGEND_CHARACTERS / max(1, longest)),
-    )
 
 
 def _number(value: float | None) -> str:

@@ -14,8 +14,9 @@ MOST_COMPARISONS = 6
 """In the declared order; the tables hold all."""
 
 _WIDTH = 7.0  # inches
-_ROW = 0.21
-_NAMES, _COUNTS, _TEXT, _P = 0.01, 0.36, 0.74, 0.93  # columns, as shares of the figure's width
+_ROW = 0.155
+_SMALL = 8.0  # points; in print the figure has the width of a page
+_NAMES, _COUNTS, _TEXT, _P = 0.01, 0.33, 0.66, 0.855  # columns, as shares of the figure's width
 
 
 def draw_forest(verdict: Verdict) -> Drawing | None:
@@ -26,19 +27,19 @@ def draw_forest(verdict: Verdict) -> Drawing | None:
     with house_style():
         height = 0.95 + _ROW * len(rows)
         figure = Figure(figsize=(_WIDTH, height))
-        axes = figure.add_axes((0.47, 0.5 / height, 0.25, 1 - 0.95 / height))
+        axes = figure.add_axes((0.43, 0.5 / height, 0.21, 1 - 0.95 / height))
         axes.set_ylim(len(rows) - 0.4, -0.6)
         axes.set_yticks([])
         axes.spines["left"].set_visible(False)
         axes.axvline(0, color=MUTED, linewidth=0.8, zorder=1)
         axes.grid(True, axis="x")
         axes.set_axisbelow(True)
-        axes.set_xlabel("Difference in AUROC", fontsize=8.5)
+        axes.set_xlabel("Difference in AUROC", fontsize=_SMALL)
         for number, row in enumerate(rows):
             row.draw(axes, number)
         top = 1 - 0.3 / height
-        for x, text in ((_NAMES, "Subgroup"), (_COUNTS, "pos. / neg."), (_TEXT, "Difference"), (_P, "p inter.")):
-            figure.text(x, top, text, fontsize=8, fontweight="bold", color=INK)
+        for x, text in ((_NAMES, "Subgroup"), (_COUNTS, "Pos. / neg."), (_TEXT, "Difference"), (_P, "p, interaction")):
+            figure.text(x, top, text, fontsize=_SMALL, fontweight="bold", color=INK)
         alt = "; ".join(row.words for row in rows if row.interval is not None)
         return render("forest", f"Forest plot of differences in AUROC: {alt}.", figure)
 
@@ -70,7 +71,7 @@ class _Row:
             return float((x - box.x0) / box.width)
 
         weight = "bold" if self.heading else "normal"
-        style: dict[str, Any] = {"va": "center", "fontsize": 8, "transform": place, "clip_on": False}
+        style: dict[str, Any] = {"va": "center", "fontsize": _SMALL, "transform": place, "clip_on": False}
         indent = 0.0 if self.heading else 0.015
         axes.text(at(_NAMES + indent), y, self.name, fontweight=weight, color=INK, **style)
         axes.text(at(_COUNTS), y, self.counts, color=MUTED, **style)
@@ -127,7 +128,7 @@ def _whole(pair: PairVerdict, verdict: Verdict, title: str) -> list[_Row]:
     positive, cases = first.positive_cases or 0, first.cases or 0
     words = f"{title}, all cases {_numbers(pair.estimate, interval)}"
     counts = f"{positive} / {cases - positive}"
-    return [_Row("all cases", counts=counts, difference=pair.estimate, interval=interval, words=words, whole=True)]
+    return [_Row("All cases", counts=counts, difference=pair.estimate, interval=interval, words=words, whole=True)]
 
 
 def _p_of(interactions: Sequence[Interaction], column: str, value: str, pair: PairVerdict) -> str:

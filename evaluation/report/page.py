@@ -16,7 +16,9 @@ from markupsafe import Markup
 
 from contract.files import write_text
 from evaluation.metrics.curves import FALSE_POSITIVES_PER_CASE_IN_REPORT
+from evaluation.metrics.hit_criteria import means_by_criterion
 from evaluation.metrics.operating_points import (
+    SPECIFICITY,
     DiscordantCase,
     OperatingPoints,
     Spread,
@@ -24,11 +26,24 @@ from evaluation.metrics.operating_points import (
     operating_points,
 )
 from evaluation.metrics.scored_runs import ScoredRun, group_by_configuration
+from evaluation.report import marks
 from evaluation.report.answers import CODE_NAMES, answer
 from evaluation.report.clinical_figures import CLINICAL_FIGURES, draw_clinical_figures
 from evaluation.report.clinical_tables import CLINICAL_TABLES
-from evaluation.report.figures import DARK_PALETTE, FIGURES, MANY, PALETTE, SUFFIXES, draw_figures, styles
+from evaluation.report.figures import (
+    DARK_PALETTE,
+    FIGURES,
+    MANY,
+    MOST_BRACKETS,
+    PALETTE,
+    SUFFIXES,
+    draw_figures,
+    shows_bands,
+    shows_runs,
+    styles,
+)
 from evaluation.report.forest import draw_forest
+from evaluation.report.hit_criteria_table import criterion_text
 from evaluation.report.missed_lesions import Miss, describe_misses, draw_misses
 from evaluation.report.notes import notes
 from evaluation.report.paper import paper_text
@@ -72,8 +87,12 @@ def write_report(folder: Path, verdict: Verdict, runs: Sequence[ScoredRun], miss
     pictures = draw_misses(misses) if misses else b""
     if misses:
         (folder / "figures" / "misses.png").write_bytes(pictures)
-    discordant = [case for name, members in groups.items() for case in discordant_cases(name, members)]
-    write_tables(folder / "tables", verdict, discordant)
+    thresholds = _thresholds_from_validation(verdict)
+    discordant = [
+        case for name, members in groups.items() for case in discordant_cases(name, members, thresholds.get(name))
+    ]
+    by_criterion = [each for name, members in groups.items() for each in means_by_criterion(name, members)]
+    write_tables(folder / "tables", verdict, discordant, by_criterion)
     versions = {"Python": platform.python_version(), **{name: version(name) for name in _PACKAGES}}
     paper = paper_text(verdict, versions)
     write_paper(folder / "tables", verdict, paper)
@@ -95,6 +114,7 @@ def write_report(folder: Path, verdict: Verdict, runs: Sequence[ScoredRun], miss
     )
     page = environment.get_template("report.html.j2").render(
         verdict=verdict,
+        marks=marks,
         clinical=verdict.clinical,
         ap={each.name: each.metrics["ap"].mean for each in verdict.configurations},
         title=verdict.analysis_name if verdict.analysis != "exploratory" else "Comparison of configurations",
@@ -105,7 +125,14 @@ def write_report(folder: Path, verdict: Verdict, runs: Sequence[ScoredRun], miss
         compared=_compared(verdict),
         code_names=CODE_NAMES,
         operating_points=[f"{rate:g}" for rate in FALSE_POSITIVES_PER_CASE_IN_REPORT],
+        thresholds_from_validation=bool(thresholds),
         operating_point_rows={name: _row(operating_points(members)) for name, members in groups.items()},
+        by_criterion=by_criterion,
+        hit_criteria=list(dict.fromkeys(criterion_text(each.criterion) for each in by_criterion)),
+        ap_by_criterion={
+            name: {criterion_text(each.criterion): each.ap for each in by_criterion if each.configuration == name}
+            for name in dict.fromkeys(each.configuration for each in by_criterion)
+        },
         discordant=_rows_by_case(discordant)[:_MOST_DISCORDANT],
         discordant_count=len({case.case_id for case in discordant}),
         misses=describe_misses(misses) if misses else "",
@@ -114,6 +141,9 @@ def write_report(folder: Path, verdict: Verdict, runs: Sequence[ScoredRun], miss
         has_cases=bool(runs),
         prevalence=f"{100 * (first.positive_cases or 0) / (first.cases or 1):.0f}",
         crowded=len(verdict.configurations) > MANY,
+        shows_runs=shows_runs(verdict),
+        shows_bands=shows_bands(verdict),
+        most_brackets=MOST_BRACKETS,
         trained=[each.name for each in verdict.configurations if each.runs > 1] if runs else [],
         colours={name: style.css for name, style in styles(verdict.configurations).items()},
         palette=PALETTE,
@@ -193,6 +223,18 @@ def _row(points: OperatingPoints) -> list[Spread | None]:
         points.sensitivity_at_specificity,
         *points.specificity_at_sensitivity.values(),
     ]
+
+
+def _thresholds_from_validation(verdict: Verdict) -> dict[str, Mapping[str, float]]:
+    """By configuration and run, the thresholds of specificity 0.90; empty where they were chosen on the test set."""
+    if verdict.clinical is None or verdict.clinical.thresholds_from != "validation":
+        return {}
+    return {
+        each.name: point.thresholds
+        for each in verdict.clinical.configurations
+        for point in each.operating_points
+        if (point.aim, point.at_least) == ("specificity", SPECIFICITY)
+    }
 
 
 def _rows_by_case(discordant: Sequence[DiscordantCase]) -> list[dict[str, Any]]:

@@ -8,11 +8,13 @@ from typing import NamedTuple
 from contract.files import write_text
 from contract.names import cell
 from contract.text import printable
+from evaluation.metrics.hit_criteria import CriterionMeans
 from evaluation.metrics.operating_points import DiscordantCase
 from evaluation.report.answers import answer
 from evaluation.report.checklists import SOURCES, checklists
 from evaluation.report.checklists import as_markdown as checklist_as_markdown
 from evaluation.report.clinical_tables import clinical_tables
+from evaluation.report.hit_criteria_table import HIT_CRITERIA_TABLE, hit_criteria_table
 from evaluation.report.paper import Section, as_markdown
 from evaluation.report.wording import marked_p
 from evaluation.statistics.analysis_file import METRIC_NAMES, METRICS
@@ -23,6 +25,7 @@ _CHECKLISTS = tuple(f"{name}.{suffix}" for name in SOURCES for suffix in ("csv",
 LESION_TABLES = ("lesion-strata", "lesion-strata-differences")
 TABLES = (
     *(f"{name}.csv" for name in ("flow", "subgroup-differences", "interactions", *LESION_TABLES)),
+    HIT_CRITERIA_TABLE,
     *_CHECKLISTS,
     "methods.md",
     *(f"{name}.csv" for name in ("configurations", "comparisons", "flips", "subgroups", "readers")),
@@ -87,7 +90,9 @@ def flow(verdict: Verdict) -> list[Flow]:
     return found
 
 
-def write_tables(folder: Path, verdict: Verdict, flips: Sequence[DiscordantCase]) -> None:
+def write_tables(
+    folder: Path, verdict: Verdict, flips: Sequence[DiscordantCase], by_criterion: Sequence[CriterionMeans] = ()
+) -> None:
     """Write all tables as CSV, ``configurations`` and ``comparisons`` also as ``.tex``."""
     folder.mkdir()
     _csv(folder / "configurations.csv", *_configurations(verdict))
@@ -144,6 +149,8 @@ def write_tables(folder: Path, verdict: Verdict, flips: Sequence[DiscordantCase]
                 for each in verdict.readers.comparisons
             ],
         )  # fmt: skip
+    if by_criterion:
+        _csv(folder / HIT_CRITERIA_TABLE, *hit_criteria_table(by_criterion))
     if verdict.clinical:
         for name, (header, rows) in clinical_tables(verdict.clinical).items():
             _csv(folder / name, header, rows)

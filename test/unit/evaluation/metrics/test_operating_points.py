@@ -17,7 +17,8 @@ from evaluation.metrics.outcomes import Outcome, TestSet
 class Run:
     """The parts of a scored run that readings look at: three positive cases, ten negative ones."""
 
-    def __init__(self, likelihood, confidence=(), hit=(), lesions=None):
+    def __init__(self, likelihood, confidence=(), hit=(), lesions=None, name="run"):
+        self.name = name
         positive = np.arange(13) < 3
         self.truth = TestSet(
             tuple(f"{k:02d}" for k in range(13)), positive, positive * 1 if lesions is None else lesions
@@ -62,3 +63,14 @@ def test_discordant_cases_are_correct_in_some_runs_only():
     assert (found.case_id, found.positive, found.right, found.runs) == ("01", True, 1, 3)
     assert found.likelihoods == (0.2, 0.85)
     assert discordant_cases("ce", runs[:1]) == []
+
+
+def test_discordant_cases_follow_thresholds_chosen_elsewhere():
+    runs = [Run([0.95, high, 0.85, *np.arange(10) / 10], name=f"{high}") for high in (0.85, 0.7)]
+    (found,) = discordant_cases("ce", runs, {"0.85": 0.82, "0.7": 0.82})
+    assert (found.case_id, found.right) == ("01", 1)
+    # both runs call the negative of 0.8 and all positives from 0.65, so that the runs agree
+    assert discordant_cases("ce", runs, {"0.85": 0.65, "0.7": 0.65}) == []
+    # the thresholds belong to the runs: 0.88 misses both of 0.85 in the first, 0.65 finds all in the second
+    by_run = discordant_cases("ce", runs, {"0.85": 0.88, "0.7": 0.65})
+    assert {case.case_id for case in by_run if case.positive} == {"01", "02"}

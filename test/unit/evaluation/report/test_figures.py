@@ -6,7 +6,18 @@ from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 
 from evaluation.metrics.scored_runs import read_scored_runs
-from evaluation.report.figures import DARK_PALETTE, PALETTE, _band, _short_p, p_text, render, styles
+from evaluation.report.figures import (
+    DARK_PALETTE,
+    PALETTE,
+    Legend,
+    _band,
+    _short_p,
+    p_text,
+    render,
+    shows_bands,
+    shows_runs,
+    styles,
+)
 from evaluation.statistics.verdict import ConfigurationSummary, MetricSummary
 
 
@@ -31,8 +42,26 @@ def test_every_configuration_has_its_own_style():
     summaries = [a_summary(f"{kind}-{k}", kind) for kind, count in kinds for k in range(count)]
     found = styles(summaries)
     assert len({(look.colour, look.dash) for look in found.values()}) == len(summaries)
+    without_colour = [found[f"configuration-{k}"] for k in range(6)]
+    assert len({look.dash for look in without_colour}) == len({look.marker for look in without_colour}) == 6
     assert found["ensemble-0"].css == "currentColor"
     assert all(found[f"baseline-{k}"].css.startswith("var(--grey") for k in range(3))
+
+
+@pytest.mark.parametrize(
+    ("configurations", "runs", "lines", "bands"), [(2, 10, True, True), (2, 11, False, True), (9, 1, False, False)]
+)
+def test_many_runs_are_drawn_as_means_alone(configurations, runs, lines, bands):
+    summaries = [a_summary(str(k), "configuration").model_copy(update={"runs": runs}) for k in range(configurations)]
+    verdict = SimpleNamespace(configurations=summaries)
+    assert (shows_runs(verdict), shows_bands(verdict)) == (lines, bands)
+
+
+@pytest.mark.parametrize(("length", "columns"), [(10, 2), (30, 1)])
+def test_long_labels_give_a_legend_in_one_column(length, columns):
+    legend = Legend(["x" * length] * 6, title="AUROC")
+    assert legend.columns == columns
+    assert legend.height > Legend(["x"] * 2).height
 
 
 def test_bands_are_as_wide_as_the_analysis_s_alpha_says(scores):

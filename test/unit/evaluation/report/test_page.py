@@ -74,6 +74,27 @@ def test_page_is_well_formed_and_loads_nothing(demo):
     assert targets <= set(page.ids)
 
 
+@pytest.mark.parametrize("what", ["Table", "Figure"])
+def test_tables_and_figures_are_numbered_in_their_order(demo, what):
+    numbers = [int(each) for each in re.findall(rf"<b>{what} (\d+)\.</b>", demo[1])]
+    assert numbers == list(range(1, len(numbers) + 1))
+    marked = "<caption>" if what == "Table" else "<figcaption>"
+    assert len(numbers) == demo[1].count(marked) > 2
+
+
+def test_every_mark_in_a_table_is_explained_at_that_table(demo):
+    found = set()
+    for text in re.findall(r'<table class=.*?</table>(?:\s*<p class="marks">.*?</p>)?', demo[1], flags=re.DOTALL):
+        caption, rest = re.sub(r"\s+", " ", text).split("</caption>")
+        cells, footnote = rest.split("</table>")
+        marks = {each.strip() for each in re.findall(r"<sup>\w</sup>|≈|(?<=>)\s*–(?=\s*<)", cells)}
+        explained = set(re.findall(r"<sup>\w</sup>|≈|–", footnote))
+        assert explained - {"≈"} <= marks
+        assert all({"–": "a dash: ", "≈": "≈: "}[mark] in caption for mark in marks - explained)
+        found |= marks
+    assert {"<sup>p</sup>", "–"} <= found
+
+
 def test_every_figure_has_a_description(demo):
     page = Page()
     page.feed(demo[1])
