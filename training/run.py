@@ -5,6 +5,10 @@ it is finished. Running the same command again resumes from the last checkpoint,
 folder that holds another run is refused. One process at a time works on a run.
 """
 
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
 from contract.errors import OncoduetError, UsageError
 from contract.outputs import require_folder
 from contract.records import RunKey, RunRecord, read_record
@@ -64,6 +68,8 @@ def existing_record(run: Run, folder: RunFolder, *, resume: bool = False, is_mad
         folder.require_free(run.engine.files(folder).values(), is_planned=existing is not None)
         if existing is not None and existing.key != run.key:
             existing = None  # a note of what was planned, alone in its folder, and replaced
+    elif existing.state != "finished" and existing.key == run.key and is_made:
+        folder.require_own(run.engine.written(folder), made_files(run, folder))
     if existing is None or existing.state != "finished":
         folder.require_no_links(run.engine.files(folder).values())
         require_folder(folder.path, is_written=is_made)
@@ -81,6 +87,17 @@ def existing_record(run: Run, folder: RunFolder, *, resume: bool = False, is_mad
     if resume and not finished:
         run.engine.require_step(run, folder)
     return existing
+
+
+def made_files(run: Run, folder: RunFolder) -> dict[Path, str | Mapping[str, Any]]:
+    """What is written before the training, and follows from what the run is."""
+    known = run.training_studies
+    return {
+        folder.card: (run.prepared.folder / "card.toml").read_text(encoding="utf-8"),
+        folder.plans: run.plans,
+        folder.dataset: dict(run.prepared.dataset),
+        **({} if known is None else {folder.training_studies: known.model_dump(mode="json")}),
+    }
 
 
 def _describe(key: RunKey) -> str:

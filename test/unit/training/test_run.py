@@ -46,6 +46,7 @@ def test_a_finished_run_is_complete(planned, tmp_path):
     build_network(plans, dataset, deep_supervision=False).load_state_dict(weights)
     assert sorted(path.name for path in (tmp_path / "run").iterdir()) == [
         ".lock",
+        ".oncoduet",
         "card.toml",
         "dataset.json",
         "plans.json",
