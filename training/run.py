@@ -68,8 +68,6 @@ def existing_record(run: Run, folder: RunFolder, *, resume: bool = False, is_mad
         folder.require_free(run.engine.files(folder).values(), is_planned=existing is not None)
         if existing is not None and existing.key != run.key:
             existing = None  # a note of what was planned, alone in its folder, and replaced
-    elif existing.state != "finished" and existing.key == run.key and is_made:
-        folder.require_own(run.engine.written(folder), made_files(run, folder))
     if existing is None or existing.state != "finished":
         folder.require_no_links(run.engine.files(folder).values())
         require_folder(folder.path, is_written=is_made)
@@ -83,6 +81,8 @@ def existing_record(run: Run, folder: RunFolder, *, resume: bool = False, is_mad
                 expected=f"the {' and '.join(changed)} that this run was begun with",
                 found=f"a changed one (state {existing.state}); give another --output",
             )
+        if existing.state in ("running", "failed") and is_made:
+            folder.require_own(run.engine.written(folder), made_files(run, folder))
     finished = existing is not None and existing.state == "finished"
     if resume and not finished:
         run.engine.require_step(run, folder)

@@ -501,6 +501,22 @@ def test_a_run_that_goes_on_replaces_nothing_that_it_did_not_write(
     assert everything(folder) == before
 
 
+def test_a_campaign_that_goes_on_refuses_such_a_run_before_any_other_begins(
+    world: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    text = (world / "campaign.toml").read_text().replace("restarts = [1]", "restarts = [0, 1]")
+    (tmp_path / "campaign.toml").write_text(text.replace('"prepared"', f'"{world}/prepared"'))
+    folder, _ = interrupted(world, tmp_path)
+    (tmp_path / "campaign").mkdir()
+    folder = folder.rename(tmp_path / "campaign" / "ce_fold0_restart1")
+    (folder / "weights.safetensors").write_text("mine")
+    before = everything(tmp_path)
+    capsys.readouterr()
+    assert run("training", "campaign", tmp_path / "campaign.toml", "--device", "cpu") == 3
+    assert "weights.safetensors: expected the file as training run wrote it" in capsys.readouterr().err
+    assert everything(tmp_path) == before
+
+
 def without_list(folder: Path) -> None:
     """As an older version left it while it trained, or a copy without hidden files."""
     for name in (".oncoduet", "weights.safetensors", "box_rule.json"):
