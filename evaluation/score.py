@@ -145,8 +145,8 @@ def score(
     asked = {
         "on_missing": on_missing,
         "picai_only": picai_only,
-        "sweep_hits": sweep_hits,
-        "patients": None if decided is None else sha256_json(decided),
+        "tables": frozenset(["hits"] if sweep_hits else []),  # which may come in addition, as may patients
+        "patients": frozenset([] if decided is None else [sha256_json(decided)]),
     }
     places = [_place(output, run, truth_sha256, asked) for run in runs]
     for place in places:
@@ -169,7 +169,9 @@ def score(
     return scores
 
 
-def _place(output: Path, run: PredictionSet, truth_sha256: str, asked: Mapping[str, str | bool | None]) -> Output:
+def _place(
+    output: Path, run: PredictionSet, truth_sha256: str, asked: Mapping[str, str | bool | frozenset[str] | None]
+) -> Output:
     """Output of a run's scores; they replace those of the same predictions, truth, rule, options and patients."""
     source = run.source
     return Output(

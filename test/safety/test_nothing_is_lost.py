@@ -408,13 +408,13 @@ IDENTITIES: dict[str, tuple[Callable[[Path, Path], Words], Callable[[Path, Path]
         lambda world, place: score_of(world / "maps" / "ce", world),
         lambda world, place: score_of(other_maps(place, world / "maps" / "ce"), world),
     ),
-    "score with hits": (
-        lambda world, place: score_of(world / "maps" / "ce", world),
+    "score without hits": (
         lambda world, place: score_of(world / "maps" / "ce", world, "--sweep-hits"),
-    ),
-    "score with patients": (
         lambda world, place: score_of(world / "maps" / "ce", world),
+    ),
+    "score of other patients": (
         lambda world, place: score_of(world / "maps" / "ce", world, "--patients", "by-case"),
+        lambda world, place: score_of(world / "maps" / "ce", world),
     ),
     "plan of other assumptions": (
         lambda world, place: ("evaluation", "plan", "power", *PLAN),
