@@ -63,11 +63,11 @@ output=${output:-$PWD/build/export}
 [ -z "$truth" ] || [ -d "$truth" ] || fail "$truth: folder of label maps not found"
 compress=(gzip --no-name -1)
 ! command -v pigz >/dev/null || compress=(pigz --no-name -1)
-names=(${model:+model.tar.gz} ${truth:+ground_truth.tar.gz} SHA256SUMS UPLOAD.md)
+names=(${model:+"model.tar.gz=$model"} ${truth:+"ground_truth.tar.gz=$truth"} SHA256SUMS=exports UPLOAD.md=exports)
 for image in "${images[@]}"; do
   name=oncoduet-$image
   [ "$api" = exec ] || name+=-$api
-  names+=("$name.tar.gz" "$name.cdx.json")
+  names+=("$name.tar.gz=$name" "$name.cdx.json=$name")
 done
 check() { .venv/bin/python -m contract.upload "$@"; }
 .venv/bin/python -m contract.outputs check "$output" "${names[@]}" ${truth:+--input "$truth"}
@@ -86,7 +86,10 @@ flock "$hold" || true
 container=''
 trap 'rm -rf "$stage"; [ -z "$container" ] || "$engine" rm --force "$container" >/dev/null' EXIT
 
-keep() { .venv/bin/python -m contract.outputs keep "$output" "$stage/$1"; du -h "$output/$1"; }
+keep() {  # keep NAME SOURCE: move a finished file into the output
+  .venv/bin/python -m contract.outputs keep "$output" "$stage/$1" "$2"
+  du -h "$output/$1"
+}
 
 if [ -n "$model" ]; then
   check model "$model" "${accept[@]}" ${card:+--card "$card"}
@@ -99,13 +102,13 @@ if [ -n "$model" ]; then
     check card "$card"
   fi
   cp "$model" "$stage/model.tar.gz"
-  keep model.tar.gz
+  keep model.tar.gz "$model"
 fi
 if [ -n "$truth" ]; then
   tar --directory "$truth" --sort=name --owner=0 --group=0 --numeric-owner --mtime=@0 --mode=a+rX,go-w \
     --create --file - . | "${compress[@]}" >"$stage/ground_truth.tar.gz"
   check truth "$stage/ground_truth.tar.gz"
-  keep ground_truth.tar.gz
+  keep ground_truth.tar.gz "$truth"
 fi
 if [ ${#images[@]} -gt 0 ]; then
   engine=$(./build.sh --engine)
@@ -119,10 +122,10 @@ if [ ${#images[@]} -gt 0 ]; then
     echo "saving $name"
     "$engine" save "$name" | "${compress[@]}" >"$stage/$name.tar.gz"
     check image "$stage/$name.tar.gz" "${allow[@]}"
-    keep "$name.tar.gz"
+    keep "$name.tar.gz" "$name"
     container=$("$engine" create "$name")
     if "$engine" cp "$container:/opt/oncoduet/sbom.cdx.json" "$stage/$name.cdx.json" >/dev/null 2>&1; then
-      keep "$name.cdx.json"
+      keep "$name.cdx.json" "$name"
     fi
     "$engine" rm "$container" >/dev/null
     container=''
@@ -136,7 +139,7 @@ fi
     done
   done
 ) >"$stage/SHA256SUMS"
-keep SHA256SUMS
+keep SHA256SUMS exports
 
 # Without a card there is neither sheet nor check.
 reports=()

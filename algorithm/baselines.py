@@ -16,7 +16,7 @@ from algorithm.outputs.study_output import LISTING_FILES, PREDICTIONS, detect, s
 from contract.archive import Study, archive_licence, find_studies
 from contract.cards import Baseline, Card, card_path, load_card
 from contract.errors import OncoduetError
-from contract.files import sha256_json
+from contract.files import sha256_file, sha256_json
 from contract.outputs import Output, require_apart, require_folder, require_unowned, subfolder
 from contract.records import Source
 from contract.volume import Float32Array, Volume, read_grid, read_volume, resample
@@ -42,12 +42,13 @@ def predict_baselines(*, archive: Path, card_name: str, output: Path, track: Tra
     card_text = card_path(card_name).read_text(encoding="utf-8")
     case_ids = [study.case_id for study in studies]
     files = [f"{case_id}/output/{file}" for case_id in case_ids for file in study_files(card, case_id)]
+    contents = sha256_json({study.case_id: _used(card, study) for study in studies})
     places = {
         baseline: Output(
             subfolder(output, baseline.name),
             COMMAND,
             [*LISTING_FILES, *files],
-            identity={"card": card.sha256, "studies": sha256_json(case_ids)},
+            identity={"card": card.sha256, "studies": contents, "licence": licence},
             record=PREDICTIONS,
         )
         for baseline in card.baselines
@@ -90,6 +91,12 @@ def baseline_source(card: Card, baseline: Baseline, *, archive_licence: str) -> 
         trained_on=(),
         data_licence=archive_licence,
     )
+
+
+def _used(card: Card, study: Study) -> dict[str, str]:
+    """Hashes of the images that baselines are made from, by channel."""
+    names = {card.geometry.reference, *(baseline.channel for baseline in card.baselines)}
+    return {name: sha256_file(study.channels[name]) for name in sorted(names)}
 
 
 def _suspicion(baseline: Baseline, intensity: Float32Array) -> Float32Array:

@@ -57,10 +57,10 @@ def detect_in_maps(*, probability: Path, output: Path, rule: Rule | None, card: 
         ["source.json", *(f"{case}{suffix}" for case in cases for suffix in (".mha", ".json"))],
         identity={
             "cases": sha256_json(cases),
-            "runs": sha256_json(source and sorted(source.runs)),
-            "maps": None if source else sha256_json([sha256_file(path) for path in paths]),
+            "maps": sha256_json([sha256_file(path) for path in paths]),
+            "source": sha256_file(probability / "source.json") if source else None,
             "rule": rule,
-            "card": card and card.sha256,
+            "card": None if card is None else card.sha256,
         },
     )
     with place.staged() as stage:

@@ -52,7 +52,8 @@ def predict_study(predictor: Predictor, *, input_folder: Path, output_folder: Pa
     require_apart(output_folder, input=input_folder, model=predictor.bundle.folder)
     channels = find_channels(input_folder, card)
     name = image_stem(channels[card.geometry.reference])
-    with Output(output_folder, "algorithm", study_files(card, name), on_platform=True).staged() as stage:
+    place = Output(output_folder, "algorithm", study_files(card, name), identity={}, on_platform=True)
+    with place.staged() as stage:
         with memory_or_refuse(f"study {name}", remedy=LEANER):
             probability = predictor.predict(channels, name=name).ensemble(predictor.members)
             output = detect(card, probability, predictor.box_rule(predictor.members))

@@ -36,12 +36,14 @@ from conformance.studies import Study, own_studies, require_cases
 from conformance.submissions import made_truth, read_truth, truth_files
 from contract.cards import load_card
 from contract.errors import OncoduetError, UsageError
+from contract.files import below, sha256_file, sha256_json
 from contract.outputs import require_apart
 from contract.process.command import Parser, run_command
 from contract.process.terminal import console as make_console
 from contract.process.terminal import log_to_stdout
 
 REPORTS = Path("build/conformance")
+_NO_PART_OF_THE_REPORT = {"image", "card", "model", "truth", "study", "output", "verbose", "engine", "session"}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -71,7 +73,14 @@ def _conform(options: argparse.Namespace, console: Console) -> list[Verdict]:
             r"[^A-Za-z0-9._-]+", "_", Path(options.image).name if archive else name
         )
         require_apart(folder, study=options.study, truth=options.truth, model=options.model)
-        report_place(folder).check()
+        given_files = {name: _contents(getattr(options, name)) for name in ("model", "truth", "study")}
+        asked = {name: str(value) for name, value in vars(options).items() if name not in _NO_PART_OF_THE_REPORT}
+        reports = report_place(
+            folder,
+            {"image": engine.image(name)["Id"], "card": card.sha256, **given_files, "options": sha256_json(asked)},
+            replaces=options.output is None,  # by the image's name under build/ there is the last report alone
+        )
+        reports.check()
         profile = PROFILES[options.profile]
         if profile.gpu and not engine.has_gpu:
             console.print("Note: the engine has no GPU to give; everything runs on the CPU.")
@@ -119,7 +128,7 @@ def _conform(options: argparse.Namespace, console: Console) -> list[Verdict]:
             "seconds": round(time.monotonic() - begun, 1),
         }
     show(verdicts, console)
-    console.print(f"{write(verdicts, folder, about)}, {about['seconds']} s")
+    console.print(f"{write(verdicts, reports, about)}, {about['seconds']} s")
     return verdicts
 
 
@@ -135,6 +144,13 @@ def _mounted(given: Path | None) -> tuple[Path | None, Files]:
         return given, tarball_files(given)
     except Broken:
         return given, {}
+
+
+def _contents(given: Path | None) -> str | None:
+    """Hash of a file, or of the files of a folder by their names."""
+    if given is None or not given.is_dir():
+        return sha256_file(given) if given is not None and given.is_file() else None
+    return sha256_json({str(path.relative_to(given)): sha256_file(path) for path in below(given) if path.is_file()})
 
 
 def _unpacked(files: Files, work: Path) -> Path:

@@ -1,6 +1,6 @@
 """The verdicts, as a table for people, as JSON, and as the XML that build servers show."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -38,7 +38,7 @@ def show(verdicts: Sequence[Verdict], console: Console) -> None:
     )
 
 
-def write(verdicts: Sequence[Verdict], folder: Path, about: dict[str, Any]) -> Path:
+def write(verdicts: Sequence[Verdict], place: Output, about: dict[str, Any]) -> Path:
     """Write ``conformance.json`` and ``conformance.xml`` (JUnit) into a folder; returns the first."""
     rows = [vars(each) for each in verdicts]
     errors = sum(each.verdict == "fail" and each.level == "error" for each in verdicts)
@@ -63,15 +63,16 @@ def write(verdicts: Sequence[Verdict], folder: Path, about: dict[str, Any]) -> P
         else:
             said = ElementTree.SubElement(test, "system-out")
             said.text = printable(f"{each.verdict} ({each.level}): {each.found}")
-    with report_place(folder).staged() as stage:
+    with place.staged() as stage:
         write_json(stage / "conformance.json", _printable({**values, "checks": rows}))
         ElementTree.ElementTree(suite).write(stage / "conformance.xml", encoding="utf-8", xml_declaration=True)
-    return folder / "conformance.json"
+    return place.folder / "conformance.json"
 
 
-def report_place(folder: Path) -> Output:
-    """Where the reports go; files of other origin there are refused."""
-    return Output(folder, "conformance", ["conformance.json", "conformance.xml"], record="conformance.json")
+def report_place(folder: Path, identity: Mapping[str, str | None], *, replaces: bool) -> Output:
+    """Where the reports go; files of other origin there, and without ``replaces`` other reports, are refused."""
+    files = ["conformance.json", "conformance.xml"]
+    return Output(folder, "conformance", files, identity=identity, replaces=replaces, record="conformance.json")
 
 
 def _printable(value: Any) -> Any:

@@ -83,7 +83,7 @@ def write_sheet(folder: Path, card: Card, reports: Sequence[Path]) -> Path:
     if not reports:
         sections.append("The conformance has not run on these files: memory, time and GPU are open.")
     path = folder / SHEET
-    with file_output(path, EXPORT).staged() as stage:
+    with file_output(path, EXPORT, source="exports").staged() as stage:
         write_text(stage / SHEET, "\n\n".join(sections) + "\n")
     return path
 

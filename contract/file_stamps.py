@@ -1,10 +1,10 @@
 """Which bytes a file had. Equal size and time are believed; otherwise the hash decides."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TypedDict
 
-from contract.files import sha256_file
+from contract.files import sha256_file, sha256_json
 from contract.schema import Frozen
 
 
@@ -41,6 +41,12 @@ def look_at(path: Path) -> Look:
     """What a stamp says of a file as it is now."""
     status = path.stat()
     return {"size_bytes": status.st_size, "modified_ns": status.st_mtime_ns, "sha256": sha256_file(path)}
+
+
+def glance(folder: Path, paths: Iterable[Path]) -> str:
+    """Hash over names, sizes and times of a folder's files: a first look that reads none of them."""
+    status = {str(path.relative_to(folder)): path.stat() for path in sorted(paths) if path.is_file()}
+    return sha256_json({name: [each.st_size, each.st_mtime_ns] for name, each in status.items()})
 
 
 def is_unchanged(

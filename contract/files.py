@@ -30,7 +30,8 @@ LONGEST_QUOTE = 80
 LITTER = re.compile(r"\.DS_Store|\._.*|Thumbs\.db|ehthumbs\.db|desktop\.ini|\.directory|\.nfs[0-9a-f]+", re.IGNORECASE)
 """Names of files that macOS, Windows, KDE and NFS leave in any folder; they belong to nobody and are not looked at."""
 
-_PARTIAL = re.compile(r"\.partial-[0-9a-f]{32}(\.\w+)*")
+PARTIAL = re.compile(r"\.partial-[0-9a-f]{32}(\.\w+)*")
+"""Names of what is half written."""
 _KINDS = {
     stat.S_IFREG: "a file",
     stat.S_IFDIR: "a folder",
@@ -95,7 +96,7 @@ def sweep(folder: Path) -> None:
     On a file system without locks the two look alike, and nothing is removed.
     """
     for path in folder.glob(".partial-*"):
-        if not _PARTIAL.fullmatch(path.name) or path.is_symlink():
+        if not PARTIAL.fullmatch(path.name) or path.is_symlink():
             continue
         try:
             hold = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)

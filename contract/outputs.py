@@ -2,7 +2,8 @@
 
 An output folder records in ``.oncoduet`` what each command wrote into it: the files with their sha256, and what they
 are results of (the identity). A file of ours is replaced only by the same command, with results of the same identity,
-and only while it is unchanged: a file that was edited is the user's. Everything else in the folder stays. Also:
+and only while it is unchanged: a file that was edited is the user's. Everything else in the folder stays. A folder that
+is filled step by step, such as a run's, records each file before it takes its name (:func:`own_file`). Also:
 
 * output and inputs are separate: neither is the other, nor inside the other, however the paths are spelt;
 * nor is an output in a folder that is known as another command's, or anywhere below one;
@@ -17,7 +18,9 @@ Outputs appear together: written in a temporary folder, synced, moved file by fi
 """
 
 import argparse
+import hashlib
 import os
+import re
 import shutil
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -31,10 +34,12 @@ from pydantic import Field
 
 from contract.errors import OncoduetError
 from contract.files import (
+    atomic_file,
     explain_full_disk,
     held_folder,
     inside,
     nearest_folder,
+    open_regular,
     read_json,
     sha256_file,
     sweep,
@@ -51,6 +56,7 @@ from contract.schema import Frozen, RelativePath, parse
 MANIFEST = ".oncoduet"
 EXPORT = "export.sh"
 _ATTRIBUTE = "user.oncoduet"
+_LONGEST_LINE = 2**16
 
 _OWNERS = {
     "run.json": ("training run",),
@@ -59,10 +65,10 @@ _OWNERS = {
     "archive.json": ("phantom",),
     "batch.json": ("algorithm batch", "algorithm baseline", "training predict"),
     "verdict.json": ("evaluation compare",),
-    "metrics.json": ("evaluation",),
+    "metrics.json": ("evaluation", "evaluation score"),
     ".campaign.lock": ("training campaign", "training run", "training bundle"),
 }
-"""Files that say whose a folder is: no other command writes into it."""
+"""Files that say whose a folder is: no other command, by its exact name, writes into it."""
 _COMMON = "metrics.json"
 """A name that other programs' files have, too."""
 _AT_WORK = ", at work"
@@ -79,6 +85,9 @@ class Written(Frozen):
     """By path relative to the folder: the sha256 that the file has; two while one is being replaced by the other."""
 
 
+_NOTHING = Written(identity={}, files={})
+
+
 class Manifest(Frozen):
     """``.oncoduet``."""
 
@@ -93,28 +102,33 @@ class Output:
 
     folder: Path
     command: str
-    """Command name, e.g. ``evaluation score``; followed by the file name if it writes a single file."""
+    """Command name, e.g. ``evaluation score``."""
     files: Sequence[str]
     """All that may be written, relative to the folder, known before work begins."""
-    identity: Mapping[str, Any] = field(default_factory=dict)
-    """Every argument and input that changes the files, by name: results of others are replaced only with ``replaces``.
-    Names that older results lack are not compared."""
+    identity: Mapping[str, str | int | float | bool | frozenset[str] | None] = field(kw_only=True)
+    """Every argument, and the content of every input, that changes the files, by name: results of others are replaced
+    only with ``replaces``. Of a set the earlier results may have had a part: inputs that come in one by one. Names that
+    older results lack are not compared. Empty on the platform, and only there."""
+    by_file: bool = False
+    """The folder may hold several results of the command: one per file, each with an identity."""
     replaces: bool = False
     """The user allows results of another identity to be replaced."""
     record: str | None = None
     """The file that is removed first and written last, since it means that the others are complete."""
     on_platform: bool = False
-    """The folder may hold only the declared outputs."""
+    """The folder may hold only the declared outputs, and each answer replaces the last one."""
+
+    def __post_init__(self) -> None:
+        if bool(self.identity) == self.on_platform:
+            raise ValueError(f"{self.command}: an output has an identity, or is the platform's")
 
     def check(self) -> None:
         """Raise ``OncoduetError`` if the folder cannot be written to, or something that is not ours is in the way."""
         require_folder(self.folder)
         require_unowned(self.folder, self.command)
         known = self._known()
-        ours, theirs = (
-            {name: value for name, value in one.items() if other.get(name) != value}
-            for one, other in ((self.identity, known.identity), (known.identity, self.identity))
-        )
+        ours = {name: value for name, value in self.identity.items() if not _covers(value, known.identity.get(name))}
+        theirs = {name: value for name, value in known.identity.items() if name in ours or name not in self.identity}
         if theirs and not self.replaces and any((self.folder / name).exists() for name in known.files):
             raise OncoduetError(
                 self.folder,
@@ -178,8 +192,12 @@ class Output:
     def _known(self) -> Written:
         if self.on_platform:
             made = _made.get((self.folder.resolve(), self.command), {})
-            return Written(identity=self.identity, files={**self._marked(), **made})
-        return _manifest(self.folder).commands.get(self.command, Written(identity={}, files={}))
+            return Written(identity={}, files={**self._marked(), **made})
+        return _manifest(self.folder).commands.get(self._entry, _NOTHING)
+
+    @property
+    def _entry(self) -> str:
+        return f"{self.command} {self.files[0]}" if self.by_file else self.command
 
     def _marked(self) -> dict[str, tuple[str, ...]]:
         """What an earlier process wrote, as the files themselves say."""
@@ -203,8 +221,9 @@ class Output:
         if self.on_platform:
             _made[self.folder.resolve(), self.command] = files
             return
-        written = Written(identity=self.identity, files=dict(sorted(files.items())))
-        _write_manifest(self.folder, {**_manifest(self.folder).commands, self.command: written})
+        told = {name: sorted(value) if isinstance(value, frozenset) else value for name, value in self.identity.items()}
+        written = Written(identity=told, files=dict(sorted(files.items())))
+        _write_manifest(self.folder, {**_manifest(self.folder).commands, self._entry: written})
 
 
 def subfolder(output: Path, name: str) -> Path:
@@ -214,9 +233,63 @@ def subfolder(output: Path, name: str) -> Path:
     return output / name
 
 
-def file_output(path: Path, command: str) -> Output:
+def file_output(path: Path, command: str, **identity: str | int | float | bool | frozenset[str] | None) -> Output:
     """The output of a command that writes a single file."""
-    return Output(path.parent, f"{command} {path.name}", [path.name])
+    return Output(path.parent, command, [path.name], identity=identity, by_file=True)
+
+
+@contextmanager
+def own_file(folder: Path, name: str, command: str) -> Iterator[Path]:
+    """Give a temporary path for one file of a folder that a command fills step by step; it appears on success.
+
+    Raises ``OncoduetError`` as :func:`contract.files.atomic_file`, or where something else bears the name.
+    """
+    path = folder / name
+    with atomic_file(path) as partial:
+        try:
+            yield partial
+        except OncoduetError as error:
+            raise error.moved(partial, path) from None
+        _require_ours(folder, name, own_sha256(folder, name, command), command)
+        claim_file(folder, name, sha256_file(partial), command)
+
+
+def own_sha256(folder: Path, name: str, command: str) -> tuple[str, ...]:
+    """The sha256 by which a file of a command is known; of a killed process's there may be two, of another's none."""
+    return _manifest(folder).commands.get(command, _NOTHING).files.get(name, ())
+
+
+def require_own(folder: Path, name: str, command: str, *, first_line: bool = False) -> None:
+    """Raise ``OncoduetError`` if something that is not as a command wrote it bears a name in a folder.
+
+    ``first_line`` is True for a file that grows, which is known by that line.
+    """
+    path = folder / name
+    found = None
+    if path.is_file() and not path.is_symlink():  # before the list is read: what another process adds is listed first
+        found = sha256_first_line(path) if first_line else sha256_file(path)
+    known = own_sha256(folder, name, command)
+    if found is None or found not in known:
+        _require_ours(folder, name, () if first_line else known, command)
+
+
+def sha256_first_line(path: Path) -> str:
+    """SHA-256 of a file's first line, by which a log is known."""
+    with open_regular(path) as stream:
+        return hashlib.sha256(stream.readline(_LONGEST_LINE)).hexdigest()
+
+
+def keeps_list(folder: Path, command: str) -> bool:
+    """Whether a folder lists what a command wrote there: older versions, and copies without hidden files, do not."""
+    return command in _manifest(folder).commands
+
+
+def claim_file(folder: Path, name: str, sha256: str, command: str) -> None:
+    """List a file as a command's, besides what it was before."""
+    commands = _manifest(folder).commands
+    files = commands.get(command, _NOTHING).files
+    hashes = tuple(dict.fromkeys([*files.get(name, ())[-1:], sha256]))
+    _write_manifest(folder, {**commands, command: Written(identity={}, files={**files, name: hashes})})
 
 
 def require_apart(output: Path, **inputs: Path | Sequence[Path] | None) -> None:
@@ -243,9 +316,9 @@ def require_unowned(folder: Path, command: str) -> None:
         if _is_workplace(place):
             return
         for name, owners in _OWNERS.items():
-            if any(command.startswith(owner) for owner in owners):
+            if command in owners:
                 continue
-            if _is_ours(place / name, by_name=place == own and name != _COMMON):
+            if is_our_record(place / name, by_name=place == own and name != _COMMON):
                 where = "in it" if place == own else f"in {place}"
                 raise OncoduetError(
                     folder,
@@ -349,7 +422,7 @@ def _is_workplace(folder: Path) -> bool:
         return False
 
 
-def _is_ours(path: Path, *, by_name: bool) -> bool:
+def is_our_record(path: Path, *, by_name: bool = False) -> bool:
     """Whether there is a record, and one of our programs wrote it, unless its name alone is to decide."""
     if by_name or path.suffix != ".json" or not path.is_file():
         return path.is_file()
@@ -405,8 +478,19 @@ def _lies_in(inner: Path, outer: Path) -> bool:
     return any(place.exists() and place.samefile(outer) for place in places)
 
 
+def _covers(asked: object, known: object) -> bool:
+    """Whether results of the identity that is asked for may replace those of a known one."""
+    return set(known) <= asked if isinstance(asked, frozenset) and isinstance(known, list) else asked == known
+
+
 def _described(identity: Mapping[str, Any]) -> str:
-    return ", ".join(f"{name} {str(value)[:80]}" for name, value in identity.items()) or "this kind"
+    return ", ".join(f"{name} {_short(value)}" for name, value in identity.items()) or "this kind"
+
+
+def _short(value: object) -> str:
+    if isinstance(value, frozenset | list):
+        return f"({len(value)})"
+    return f"{value}"[: 12 if re.fullmatch("[0-9a-f]{64}", f"{value}") else 80]
 
 
 def _main(arguments: Sequence[str] | None = None) -> int:
@@ -414,12 +498,13 @@ def _main(arguments: Sequence[str] | None = None) -> int:
     commands = parser.add_subparsers(required=True, metavar="{check,keep}")
     check = commands.add_parser("check", help="refuse files that would have to be replaced")
     check.add_argument("folder", type=Path, help="folder of the export")
-    check.add_argument("names", nargs="+", metavar="NAME", help="names of the files to come")
+    check.add_argument("names", nargs="+", metavar="NAME=SOURCE", help="the files to come, and what each is made from")
     check.add_argument("--input", type=Path, nargs="*", default=[], help="folders that the output must be apart from")
     check.set_defaults(command=_check)
     keep = commands.add_parser("keep", help="move a finished file into the folder")
     keep.add_argument("folder", type=Path, help="folder of the export")
     keep.add_argument("file", type=Path, help="on the same disk")
+    keep.add_argument("source", help="what it is made from, as check was told")
     keep.set_defaults(command=_keep)
     return run_command(
         lambda: parser.parse_args(arguments),
@@ -430,12 +515,13 @@ def _main(arguments: Sequence[str] | None = None) -> int:
 
 def _check(options: argparse.Namespace) -> None:
     require_apart(options.folder, input=options.input)
-    for name in options.names:
-        file_output(options.folder / name, EXPORT).check()
+    for each in options.names:
+        name, _, source = each.partition("=")
+        file_output(options.folder / name, EXPORT, source=source).check()
 
 
 def _keep(options: argparse.Namespace) -> None:
-    with file_output(options.folder / options.file.name, EXPORT).staged() as stage:
+    with file_output(options.folder / options.file.name, EXPORT, source=options.source).staged() as stage:
         options.file.replace(stage / options.file.name)
 
 

@@ -45,7 +45,8 @@ def evaluate(*, input_folder: Path, truth: Path, output: Path, track: Tracker = 
     require_apart(output, input=input_folder, truth=truth)
     truth_folder = find_truth(truth)
     settings = truth_folder.settings
-    answer = Output(output, "evaluation", [METRICS, *(ROWS if settings.per_case else ())], on_platform=True)
+    files = [METRICS, *(ROWS if settings.per_case else ())]
+    answer = Output(output, "evaluation", files, identity={}, on_platform=True)
     answer.check()
     card = truth_folder.card or card_of_outputs(input_folder / LISTING)
     predictions = predictions_of_jobs(input_folder, card, truth_folder.label_maps)

@@ -10,12 +10,15 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from contract.errors import OncoduetError
-from contract.files import sha256_file, sha256_json
+from contract.file_stamps import glance
+from contract.files import below, inside, sha256_file, sha256_json
 from contract.marksheet import contradictions
 from contract.outputs import Output, require_apart
 from contract.records import write_record
+from contract.tables import read_table
+from contract.volume import is_image
 from evaluation.metrics.outcomes import TestSet, require_patients
-from evaluation.metrics.scored_runs import ScoredRun, group_by_configuration, read_scored_runs
+from evaluation.metrics.scored_runs import ScoredRun, group_by_configuration, identities, read_scored_runs
 from evaluation.planning.power import read_plan, sample_size
 from evaluation.report.missed_lesions import find_misses
 from evaluation.report.page import REPORT_FILES, write_report
@@ -26,11 +29,12 @@ from evaluation.statistics.comparison import compare_configurations, compare_tab
 from evaluation.statistics.lesion_strata import compare_strata, read_strata
 from evaluation.statistics.readers import compare_with_readers
 from evaluation.statistics.readers_table import Reader, read_readers_table
-from evaluation.statistics.runs_table import read_runs_table
+from evaluation.statistics.runs_table import COLUMNS, read_runs_table
 from evaluation.statistics.subgroups import Groups, compare_between_groups, compare_subgroups, read_groups
 from evaluation.statistics.thresholds import read_validation
 from evaluation.statistics.verdict import ReaderStudy
 
+COMMAND = "evaluation compare"
 MOST_CONFIGURATIONS = 12
 MOST_RUNS = 20
 """Of one configuration: up to here the run level is exact for means too."""
@@ -55,6 +59,9 @@ def compare(
     workers: int = 1,
 ) -> None:
     """Compare scored runs and write ``verdict.json``, ``report.html``, ``figures/`` and ``tables/`` into ``output``.
+
+    An earlier comparison there is replaced where all of its runs are among these, and all else that it rests on is the
+    same: scores come in one by one, while the analysis stays as it was declared.
 
     Parameters
     ----------
@@ -88,7 +95,8 @@ def compare(
     OncoduetError
         As :func:`evaluation.metrics.scored_runs.read_scored_runs`; also for faults in the analysis file, for another
         number of configurations than 2 to 12 (with readers 1 to 12), for more than 20 runs of one, for ambiguous or too
-        few patients, and for an output that holds files of other origin under the same names. Nothing is written.
+        few patients, and for an output that holds another comparison, or files of other origin under the same names.
+        Nothing is written.
     """
     require_apart(
         output,
@@ -102,10 +110,34 @@ def compare(
     )
     plan = read_analysis(analysis) if analysis else EXPLORATORY
     runs = read_scored_runs(scores, patients=patients)
-    place = _place(output, runs[0].truth)
-    place.check()
     where = ", ".join(map(str, scores[:3]))
     require_patients(runs[0].truth, where, few=few_patients, way_out="--few-patients")
+    place = Output(
+        output,
+        COMMAND,
+        ["verdict.json", *REPORT_FILES],
+        identity={
+            "cases": sha256_json(dict(zip(runs[0].truth.case_ids, runs[0].truth.lesions.tolist(), strict=True))),
+            "runs": identities(scores),
+            "analysis": _named(analysis),
+            "patients": sha256_json(runs[0].truth.patients.tolist()),
+            "few_patients": few_patients,
+            "validation": identities(validation),
+            "archive": None if archive is None else glance(archive, filter(is_image, below(archive))),
+            "predictions": _sources(predictions),
+            **{
+                name: None if path is None else sha256_file(path)
+                for name, path in {
+                    "marksheet": marksheet,
+                    "readers": readers,
+                    "lesions": lesions,
+                    "plan": plan_record,
+                }.items()
+            },
+        },
+        record="verdict.json",
+    )
+    place.check()
     by_configuration = group_by_configuration(runs)
     _require_legible(scores, by_configuration, fewest=1 if readers else 2)
     declared = plan.pairs(list(by_configuration), analysis)
@@ -118,8 +150,7 @@ def compare(
     chosen_on = read_validation(validation, runs) if validation else {}
     planned = None if plan_record is None else read_plan(plan_record, plan.metrics)
     misses = [] if archive is None else find_misses(runs, archive, predictions)
-    named = sha256_file(analysis) if analysis else "exploratory"
-    verdict = compare_configurations(runs, plan, declared, analysis=named, workers=workers)
+    verdict = compare_configurations(runs, plan, declared, analysis=_named(analysis), workers=workers)
     arms = arms_of(runs)
     update: dict[str, object] = {"clinical": describe_clinically(arms, runs[0].truth, plan, chosen_on)}
     if read:
@@ -159,7 +190,14 @@ def compare_table(table: Path, output: Path, *, analysis: Path | None) -> None:
     runs = read_runs_table(table)
     by_configuration = {name: arm.runs for name, arm in runs["auroc"].items()}
     place = Output(
-        output, "evaluation compare", ["verdict.json", *REPORT_FILES], identity={"runs": "table"}, record="verdict.json"
+        output,
+        COMMAND,
+        ["verdict.json", *REPORT_FILES],
+        identity={
+            "rows of runs": frozenset(map(sha256_json, read_table(table, COLUMNS).rows)),
+            "analysis": _named(analysis),
+        },
+        record="verdict.json",
     )
     place.check()
     _require_legible([table], by_configuration)
@@ -177,7 +215,7 @@ def compare_table(table: Path, output: Path, *, analysis: Path | None) -> None:
         runs,
         plan,
         declared,
-        analysis=sha256_file(analysis) if analysis else "exploratory",
+        analysis=_named(analysis),
         parents={"runs": sha256_file(table)},
     )
     with place.staged() as stage:
@@ -186,11 +224,14 @@ def compare_table(table: Path, output: Path, *, analysis: Path | None) -> None:
     _log.info("%s", output / "report.html")
 
 
-def _place(output: Path, truth: TestSet) -> Output:
-    """Output for one test set: more runs, or another analysis, replace the last comparison."""
-    cases = sha256_json(dict(zip(truth.case_ids, truth.lesions.tolist(), strict=True)))
-    files = ["verdict.json", *REPORT_FILES]
-    return Output(output, "evaluation compare", files, identity={"cases": cases}, record="verdict.json")
+def _named(analysis: Path | None) -> str:
+    return sha256_file(analysis) if analysis else "exploratory"
+
+
+def _sources(predictions: Sequence[Path]) -> frozenset[str]:
+    """Whose predictions are in some folders; that they are those that were scored is checked."""
+    places = [place for folder in predictions if folder.is_dir() for place in (folder, *inside(folder))]
+    return frozenset(sha256_file(place / "source.json") for place in places if (place / "source.json").is_file())
 
 
 def _against_readers(

@@ -65,7 +65,8 @@ def freeze_baselines(truth: TruthFolder, scores: Sequence[Path]) -> list[Path]:
                 found="another of its name" if again else "none of its name; move it away to leave it out",
             )
     files = [f"{name}/{file}" for name in by_name for file in _FILES]
-    with Output(place, "evaluation index", files).staged() as stage:
+    identity = {"of": BASELINES}  # which networks they are of was compared above, one by one
+    with Output(place, "evaluation index", files, identity=identity).staged() as stage:
         for name, folder in by_name.items():
             (stage / name).mkdir()
             for file in _FILES:

@@ -1,14 +1,16 @@
 """``python -m evaluation plan``: check the options, ask :mod:`evaluation.planning.power`, write the record."""
 
 import argparse
+from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel
 
 from contract.errors import OncoduetError
-from contract.files import sha256_json
-from contract.outputs import Output, require_apart
+from contract.files import sha256_file, sha256_json
+from contract.outputs import Output, file_output, require_apart
 from contract.records import write_record
+from evaluation.metrics.scored_runs import identities
 from evaluation.planning.power import (
     Table,
     pilot_settings,
@@ -21,6 +23,7 @@ from evaluation.planning.readers import TYPICAL, Components, pilot_components, p
 from evaluation.planning.simulation import SimulationSettings
 from evaluation.statistics.analysis_file import METRIC_NAMES
 
+COMMAND = "evaluation plan"
 _RECORD_NAMES = {"stop": "sequential.json", "readers": "plan-readers.json"}
 _NO_PART_OF_THE_QUESTION = {"output", "workers", "command", "input", "truth"}
 
@@ -168,6 +171,13 @@ def _check(options: argparse.Namespace) -> None:
 
 
 def _place(options: argparse.Namespace, name: str) -> Output:
-    """Output of the answer; it replaces only an answer to the same question."""
-    asked = {key: str(value) for key, value in vars(options).items() if key not in _NO_PART_OF_THE_QUESTION}
-    return Output(options.output, f"evaluation plan {name}", [name], identity={"question": sha256_json(asked)[:12]})
+    """Output of the answer; it replaces only an answer to the same question, of ``stop`` also after fewer runs."""
+    asked = {key: value for key, value in vars(options).items() if key not in _NO_PART_OF_THE_QUESTION}
+    runs = asked.pop("scores", None)
+    for key, value in asked.items():
+        if key == "pilot":
+            asked[key] = sorted(identities(value or ()))
+        elif isinstance(value, Path) and value.is_file():
+            asked[key] = sha256_file(value)
+    question = sha256_json({key: str(value) for key, value in asked.items()})[:12]
+    return file_output(options.output / name, COMMAND, question=question, runs=identities(runs or ()))

@@ -143,7 +143,12 @@ def score(
             raise OncoduetError(run.folder, "no detection maps, so --sweep-hits has nothing to match")
         _require_unseen(run, truth_folder, training_studies_too=training_studies_too)
     truth_sha256 = truth_folder.sha256()
-    asked = {"on_missing": on_missing, "picai_only": picai_only}
+    asked = {
+        "on_missing": on_missing,
+        "picai_only": picai_only,
+        "tables": frozenset(["hits"] if sweep_hits else []),  # which may come in addition, as may patients
+        "patients": frozenset([] if decided is None else [sha256_json(decided)]),
+    }
     places = [_place(output, run, truth_sha256, asked) for run in runs]
     for place in places:
         place.check()
@@ -165,20 +170,22 @@ def score(
     return scores
 
 
-def _place(output: Path, run: PredictionSet, truth_sha256: str, asked: Mapping[str, object]) -> Output:
-    """Output of a run's scores; they replace those of the same run, rule and options, whatever the patients."""
+def _place(
+    output: Path, run: PredictionSet, truth_sha256: str, asked: Mapping[str, str | bool | frozenset[str] | None]
+) -> Output:
+    """Output of a run's scores; they replace those of the same predictions, truth, rule, options and patients."""
     source = run.source
-    whose = {"predictions": run.sha256()} if source is None else {"run": _key(source)}
     return Output(
         subfolder(output, run.name),
         COMMAND,
         [METRICS, *ROWS, SIZES, HITS, PATIENTS, SOURCE],
         identity={
-            **whose,
+            "run": None if source is None else _key(source),
+            "predictions": run.sha256(),
             "truth": truth_sha256,
-            "card": run.card and run.card.sha256,
+            "card": None if run.card is None else run.card.sha256,
             "rule": MatchingRule.of(run.card).sha256,
-            "method": source and source.method_sha256,
+            "method": None if source is None else source.method_sha256,
             **asked,
         },
         record=METRICS,

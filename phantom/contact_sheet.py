@@ -19,6 +19,8 @@ from matplotlib.figure import Figure
 from contract.archive import Study, find_studies
 from contract.cards import Card, Channel
 from contract.errors import OncoduetError
+from contract.file_stamps import glance
+from contract.files import below
 from contract.outputs import file_output, require_apart
 from contract.volume import Volume, read_grid, read_label, read_volume, resample
 from phantom.generators import Generator, generator_for
@@ -52,11 +54,11 @@ def draw_sheet(card: Card, archive: Path, output: Path) -> None:
     were shuffled; a kind of study is missing; the output is a file of other origin or in the archive.
     """
     generator = generator_for(card)
-    place = file_output(output, "phantom sheet")
     require_apart(output, archive=archive)
-    place.check()
     rows = _read_marksheet(archive)
     studies = {study.case_id: study for study in find_studies(archive, card, labels_required=True)}
+    place = file_output(output, "phantom sheet", card=card.sha256, archive=glance(archive, below(archive)))
+    place.check()
     chosen = [_best(kind, rows, archive, generator) for kind in _KINDS]
     columns = [*(channel.name.upper() for channel in card.channels), "truth"]
     widest = max(_width_over_height(studies[_case_id(row)], card) for row in chosen)

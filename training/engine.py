@@ -180,6 +180,10 @@ class Engine(ABC):
         """
         return {}
 
+    def written(self, folder: RunFolder) -> Sequence[Path]:
+        """Files in the run's folder that training writes; asked by ``run`` before it replaces any."""
+        return list(self.files(folder).values())
+
     def model_files(self, folder: RunFolder, record: RunRecord) -> Iterator[HashedFile]:
         """The files of a finished run's model; asked by ``verify``.
 

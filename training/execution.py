@@ -24,8 +24,8 @@ from contract.records import (
 from network.device import Device, Kind, choose_device, free_device_memory, memory_or_refuse, require_same_device
 from training.dataset.archive_stamps import reachable_archive, recorded_archive, unchanged_archive
 from training.engine import Run, Workplace
-from training.run import existing_record
-from training.run_folder.folder import RunFolder
+from training.run import existing_record, made_files
+from training.run_folder.folder import RunFolder, says
 from training.run_folder.lock import work_lock
 from training.run_folder.logs import open_log
 from training.trainers.interleaving import Steps, interleave, run_to_end
@@ -213,11 +213,11 @@ def _steps(
             write_record(folder.record, run.record(state="running", device=device))
         shutil.rmtree(folder.engine, ignore_errors=True)
         folder.engine.mkdir(parents=True)
-        write_text(folder.card, (run.prepared.folder / "card.toml").read_text(encoding="utf-8"))
-        write_json(folder.plans, run.plans)
-        write_json(folder.dataset, dict(run.prepared.dataset))
-        if (known := run.training_studies) is not None:
-            write_record(folder.training_studies, known)
+        folder.claim(run.engine.written(folder))
+        for path, made in made_files(run, folder).items():
+            if not says(path, made):
+                with folder.writing(path) as partial:
+                    write_text(partial, made) if isinstance(made, str) else write_json(partial, made)
         with open_log(folder.log) as log:
             making = _make(request, folder, device=device, existing=existing, options=options)
             record = yield from interleave(making, log.context)
@@ -281,7 +281,8 @@ def _make_model(
         more_parents["selection"] = sha256_file(folder.selection)
     more_parents |= run.engine.finish(run, place, weights)
     if weights is not None:
-        save_weights(folder.weights, weights)
+        with folder.writing(folder.weights) as partial:
+            save_weights(partial, weights)
     return run.record(
         state="finished",
         device=device,

@@ -17,6 +17,7 @@ from scipy import ndimage
 from contract.archive import MARKSHEET, Study, archive_licence, archive_patients, list_studies, refusal_of
 from contract.cards import Card, card_path, load_card
 from contract.errors import SHOWN, OncoduetError, UsageError, one_line, some
+from contract.file_stamps import glance
 from contract.files import sha256_file, sha256_json, write_json, write_text
 from contract.marksheet import contradictions
 from contract.outputs import Output, require_apart, require_folder
@@ -30,7 +31,7 @@ from network.preprocessing import Preprocessed
 from network.study import Scan, classes_on, read_scan, read_truth, stack
 from training.dataset import nnunet_planning
 from training.dataset.archive_stamps import FILE as SOURCES
-from training.dataset.archive_stamps import SourcesRecord, glance, read_sources, same_studies, stamp_study
+from training.dataset.archive_stamps import SourcesRecord, files_of, read_sources, same_studies, stamp_study
 from training.dataset.lost_lesions import Lesion, lesions_on, lost_lesions
 from training.dataset.nnunet_planning import StackedStudy
 from training.dataset.prepared import (
@@ -121,7 +122,15 @@ def prepare(
         output,
         "training prepare",
         _files(stages, [study.case_id for study in studies]),
-        identity={"card": card.sha256, "folds": folds, "seed": seed, "archive": glance(archive, studies)},
+        identity={
+            "card": card.sha256,
+            "folds": folds,
+            "seed": seed,
+            "archive": glance(archive, [path for study in studies for path in files_of(study)]),
+            "licence": licence,
+            "patients": sha256_json(patient_of),
+            "on_bad_study": on_bad_study,
+        },
         replaces=replace,
         record=RECORD,
     )

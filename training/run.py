@@ -5,6 +5,10 @@ it is finished. Running the same command again resumes from the last checkpoint,
 folder that holds another run is refused. One process at a time works on a run.
 """
 
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
 from contract.errors import OncoduetError, UsageError
 from contract.outputs import require_folder
 from contract.records import RunKey, RunRecord, read_record
@@ -77,10 +81,23 @@ def existing_record(run: Run, folder: RunFolder, *, resume: bool = False, is_mad
                 expected=f"the {' and '.join(changed)} that this run was begun with",
                 found=f"a changed one (state {existing.state}); give another --output",
             )
+        if existing.state in ("running", "failed") and is_made:
+            folder.require_own(run.engine.written(folder), made_files(run, folder))
     finished = existing is not None and existing.state == "finished"
     if resume and not finished:
         run.engine.require_step(run, folder)
     return existing
+
+
+def made_files(run: Run, folder: RunFolder) -> dict[Path, str | Mapping[str, Any]]:
+    """What is written before the training, and follows from what the run is."""
+    known = run.training_studies
+    return {
+        folder.card: (run.prepared.folder / "card.toml").read_text(encoding="utf-8"),
+        folder.plans: run.plans,
+        folder.dataset: dict(run.prepared.dataset),
+        **({} if known is None else {folder.training_studies: known.model_dump(mode="json")}),
+    }
 
 
 def _describe(key: RunKey) -> str:

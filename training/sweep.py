@@ -23,8 +23,8 @@ import numpy as np
 from rich.table import Table
 
 from contract.errors import OncoduetError
-from contract.files import held_folder, sha256_file, sweep, writable, write_text
-from contract.outputs import Output, require_apart, require_free, subfolder
+from contract.files import held_folder, sha256_file, sha256_json, sweep, writable, write_text
+from contract.outputs import Output, claim_file, require_apart, require_free, subfolder
 from contract.records import BatchRecord, Record, RunRecord, read_record, write_record
 from contract.schema import Frozen
 from network.detection.clustering import BoxPostprocessing, BoxShape, CaseScore
@@ -33,6 +33,7 @@ from training.dataset.archive_stamps import read_sources, recorded_archive, unch
 from training.dataset.prepared import Prepared, load_prepared
 from training.engine import engine_of
 from training.finished_runs import FinishedRun, finished_runs
+from training.run_folder.folder import COMMAND as RUN
 from training.run_folder.folder import RunFolder
 from training.run_folder.lock import work_lock
 from training.validation.predict_and_score import find_localisation, link_studies, predict_studies, score
@@ -50,6 +51,8 @@ OPTIMISM = (
     "best of nine looks better than it is, the more so the fewer studies there are. Scores to be reported come from "
     "studies that neither trained the network nor chose the combination."
 )
+
+COMMAND = "training sweep"
 
 logger = logging.getLogger(__name__)
 
@@ -133,11 +136,20 @@ def sweep_maps(
         archive=whereabouts.archive,
         localisation=whereabouts.localisation,
     )
-    tables = Output(output, "training sweep", ["map_sweep.csv", "map_sweep.json"], record="map_sweep.json")
-    tables.check()
     for run in finished:
         _require_ours(output, run.name)
     datasets = [_dataset(run, finished[0], whereabouts.prepared) for run in finished]
+    tables = Output(
+        output,
+        COMMAND,
+        ["map_sweep.csv", "map_sweep.json"],
+        identity={
+            "runs": frozenset(_measured(run, each, whereabouts) for run, each in zip(finished, datasets, strict=True)),
+            "mirroring": mirroring,
+        },
+        record="map_sweep.json",
+    )
+    tables.check()
     require_apart(output, archive=[found for each in datasets if (found := recorded_archive(each))])
     scored: list[ScoredMaps] = []
     validation: dict[str, tuple[str, ...]] = {}
@@ -174,7 +186,24 @@ def _require_ours(output: Path, name: str) -> None:
     place = subfolder(output, name)
     predictions, scores = (subfolder(place, each) for each in ("predictions", "scores"))
     if not (predictions / "batch.json").is_file():
-        require_free(place, [predictions.name, scores.name], "training sweep")
+        require_free(place, [predictions.name, scores.name], COMMAND)
+
+
+def _measured(run: FinishedRun, prepared: Prepared, whereabouts: Whereabouts) -> str:
+    """A hash of what decides a run's scores, but for the combination that its rule happens to have."""
+    partner = _partner(run, prepared, whereabouts)
+    where = [run.record.weights_sha256, partner and sha256_file(RunFolder(partner).weights), prepared.sha256]
+    return sha256_json([run.name, *where, _usual_rule(run.folder).model_dump(mode="json", exclude={"written_by"})])
+
+
+def _partner(run: FinishedRun, prepared: Prepared, whereabouts: Whereabouts) -> Path | None:
+    return find_localisation(
+        prepared.card,
+        run.record.key,
+        run.folder,
+        whereabouts.localisation,
+        purpose=f"the validation studies of {run.folder.path} cannot be predicted",
+    )
 
 
 def means(scored: Sequence[ScoredMaps]) -> list[ScoredMaps]:
@@ -203,6 +232,7 @@ def store_in(folder: RunFolder, fill: BoxShape, case_score: CaseScore) -> None:
         if changed == rule and folder.box_rule.is_file():
             return
         _write_rule(folder, changed)
+        claim_file(folder.path, folder.box_rule.name, sha256_file(folder.box_rule), RUN)
 
 
 def _write_rule(folder: RunFolder, rule: BoxPostprocessing) -> None:
@@ -216,12 +246,16 @@ def _without_combination(folder: RunFolder, copy: Path) -> Path:
     """A run, by links, whose box rule has the usual combination: what ``--store`` changed makes no other network."""
     copy.mkdir()
     for path in folder.path.iterdir():
-        if path.is_file() and path != folder.lock:
+        if path.is_file() and not path.name.startswith("."):
             (copy / path.name).symlink_to(path.resolve())
+    _write_rule(RunFolder(copy), _usual_rule(folder))
+    return copy
+
+
+def _usual_rule(folder: RunFolder) -> BoxPostprocessing:
     rule = read_record(folder.box_rule, BoxPostprocessing) if folder.box_rule.is_file() else BoxPostprocessing()
     fill, case_score = COMBINATIONS[0]
-    _write_rule(RunFolder(copy), rule.model_copy(update={"fill": fill, "case_score": case_score}))
-    return copy
+    return rule.model_copy(update={"fill": fill, "case_score": case_score})
 
 
 def sweep_tables(record: MapSweepRecord) -> list[Table]:
@@ -304,13 +338,7 @@ def _score_maps(
             read_sources(prepared).archive,
             f"the archive of {prepared.folder} not found; --archive names its current folder",
         )
-    partner = find_localisation(
-        prepared.card,
-        key,
-        run.folder,
-        whereabouts.localisation,
-        purpose=f"the validation studies of {run.folder.path} cannot be predicted",
-    )
+    partner = _partner(run, prepared, whereabouts)
     with writable(place):
         place.mkdir(parents=True, exist_ok=True)
     sweep(place)

@@ -34,7 +34,7 @@ from contract.archive import Study
 from contract.cards import Card
 from contract.errors import OncoduetError
 from contract.file_stamps import is_unchanged
-from contract.files import below, held_folder, inside, sha256_file, sweep, sync, writable
+from contract.files import below, held_folder, inside, sha256_file, sha256_json, sweep, sync, writable
 from contract.locks import exclusive_lock
 from contract.outputs import (
     Output,
@@ -261,10 +261,12 @@ class BatchFolder:
 
     @property
     def _failures(self) -> Output:
-        return file_output(self.failures, COMMAND)
+        return file_output(self.failures, COMMAND, methods=sha256_json(dict(self.methods)))
 
     def _listing(self, folder: Path) -> Output:
-        return Output(folder, COMMAND, LISTING_FILES, record=PREDICTIONS)
+        """Of the studies that are there by now: those that were added or repaired since are predicted in addition."""
+        method = self.methods[folder.relative_to(self.path).as_posix()]
+        return Output(folder, COMMAND, LISTING_FILES, identity={"method": method}, record=PREDICTIONS)
 
     def _folders(self) -> list[Path]:
         return [subfolder(self.path, ensemble) for ensemble in self.methods]

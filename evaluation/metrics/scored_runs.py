@@ -24,12 +24,12 @@ import numpy as np
 
 from contract.case_folders import case_name
 from contract.errors import OncoduetError
-from contract.files import read_regular, sha256_file
+from contract.files import read_regular, sha256_file, sha256_json
 from contract.names import require_case_id
 from contract.outputs import require_unedited
 from contract.patients import FILE as PATIENTS
 from contract.patients import patients_by_case, read_patients, said_patients
-from contract.records import Metrics, MetricsRecord, Source, read_record
+from contract.records import Metrics, MetricsRecord, Record, Source, read_record
 from contract.tables import LARGEST_NUMBER
 from evaluation.matching.sweep import HIT_CRITERIA, HitCriterion
 from evaluation.metrics.curves import FALSE_POSITIVES_PER_CASE, sensitivity_key
@@ -150,6 +150,18 @@ def read_scored_runs(scores: Sequence[Path], *, patients: str | None = None) -> 
     read = _with_common_folds(read)
     names = Counter(run.name for _, run in read)
     return [run if names[run.name] == 1 else replace(run, name=_longer_name(run)) for _, run in read]
+
+
+def identities(scores: Sequence[Path]) -> frozenset[str]:
+    """A hash of what each scored run in or below some folders says, whichever version of this program wrote it."""
+    folders = [folder for path in scores for folder in find_scored_runs(path)]
+    said = [[_said(folder, "metrics.json", MetricsRecord), _said(folder, "source.json", Source)] for folder in folders]
+    return frozenset(map(sha256_json, said))
+
+
+def _said(folder: Path, name: str, kind: type[Record]) -> object:
+    path = folder / name
+    return read_record(path, kind).model_dump(mode="json", exclude={"written_by"}) if path.is_file() else None
 
 
 def group_by_configuration(runs: Sequence[ScoredRun]) -> dict[str, list[ScoredRun]]:

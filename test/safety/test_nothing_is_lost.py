@@ -5,6 +5,7 @@ argument parsers: one without a row fails the first test.
 """
 
 import argparse
+import json
 import os
 import shutil
 import subprocess
@@ -13,6 +14,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import pytest
 from places import PROJECT
 from safety.world import everything
@@ -22,6 +24,8 @@ import algorithm.__main__
 import evaluation.__main__
 import phantom.__main__
 import training.__main__
+from contract.records import RunRecord, read_record, write_record
+from contract.volume import Volume, read_volume, write_volume
 
 Words = Sequence[object]
 
@@ -309,6 +313,255 @@ def test_a_second_call_replaces_only_what_the_first_one_wrote(
     after = everything(tmp_path / "user")
     assert set(after) >= set(made)
     assert all(path.read_text() == "mine" for path in (tmp_path / "user").rglob("notes.txt"))
+
+
+RUNS = "configuration,fold,restart,auroc,ap\n" + "".join(
+    f"{{}},0,{k},0.8{k},0.5\nb,0,{k},0.7{k},0.5\n" for k in range(3)
+)
+
+
+def table_of_runs(place: Path, configuration: str) -> Path:
+    path = place / f"{configuration}.csv"
+    path.write_text(RUNS.replace("{}", configuration))
+    return path
+
+
+def other_images(place: Path, archive: Path) -> Path:
+    """The same studies, one voxel of each channel of one of them brighter."""
+    copy = Path(shutil.copytree(archive, place / "other"))
+    for path in copy.glob("10000/*.mha"):
+        volume = read_volume(path)
+        array = np.array(volume.array)
+        array[0, 0, 0] += 1
+        write_volume(path, Volume(array, volume.grid))
+    return copy
+
+
+def other_maps(place: Path, maps: Path) -> Path:
+    """Maps of the same cases and runs, twice as sure."""
+    copy = Path(shutil.copytree(maps, place / "maps"))
+    for path in copy.glob("*.mha"):
+        volume = read_volume(path)
+        write_volume(path, Volume(np.minimum(np.asarray(volume.array) * 2, 1), volume.grid))
+    return copy
+
+
+def other_source(place: Path, maps: Path) -> Path:
+    """The same maps, by another method."""
+    copy = Path(shutil.copytree(maps, place / "maps"))
+    source = json.loads((copy / "source.json").read_text())
+    (copy / "source.json").write_text(json.dumps({**source, "method_sha256": "1" * 64}))
+    return copy
+
+
+def baseline(archive: Path) -> Words:
+    return ("algorithm", "baseline", "--card", CARD, "--archive", archive)
+
+
+def candidates(maps: Path) -> Words:
+    return ("algorithm", "candidates", "--probability", maps)
+
+
+def score_of(maps: Path, world: Path, *words: object) -> Words:
+    return ("evaluation", "score", "--predictions", maps, "--truth", world / "archive" / "labels", *words)
+
+
+def compare(*words: object) -> Words:
+    return ("evaluation", "compare", "--few-patients", *words)
+
+
+def stop(scores: Path, world: Path) -> Words:
+    return ("evaluation", "plan", "stop", "--scores", scores, "--analysis", world / "looks.toml")
+
+
+IDENTITIES: dict[str, tuple[Callable[[Path, Path], Words], Callable[[Path, Path], Words]]] = {
+    "compare other rows": (
+        lambda world, place: ("evaluation", "compare", "--runs", table_of_runs(place, "a")),
+        lambda world, place: ("evaluation", "compare", "--runs", table_of_runs(place, "c")),
+    ),
+    "compare by an analysis": (
+        lambda world, place: compare("--scores", world / "scores"),
+        lambda world, place: compare("--scores", world / "scores", "--analysis", world / "looks.toml"),
+    ),
+    "compare with pictures": (
+        lambda world, place: compare("--scores", world / "scores"),
+        lambda world, place: compare(
+            *("--scores", world / "scores", "--archive", world / "archive", "--predictions", world / "maps")
+        ),
+    ),
+    "baseline of other images": (
+        lambda world, place: baseline(world / "archive"),
+        lambda world, place: baseline(other_images(place, world / "archive")),
+    ),
+    "candidates of other maps": (
+        lambda world, place: candidates(world / "maps" / "ce"),
+        lambda world, place: candidates(other_maps(place, world / "maps" / "ce")),
+    ),
+    "candidates by another method": (
+        lambda world, place: candidates(world / "maps" / "ce"),
+        lambda world, place: candidates(other_source(place, world / "maps" / "ce")),
+    ),
+    "candidates by another rule": (
+        lambda world, place: candidates(world / "maps" / "ce"),
+        lambda world, place: (*candidates(world / "maps" / "ce"), "--rule", "dynamic-fast"),
+    ),
+    "score of other maps": (
+        lambda world, place: score_of(world / "maps" / "ce", world),
+        lambda world, place: score_of(other_maps(place, world / "maps" / "ce"), world),
+    ),
+    "score without hits": (
+        lambda world, place: score_of(world / "maps" / "ce", world, "--sweep-hits"),
+        lambda world, place: score_of(world / "maps" / "ce", world),
+    ),
+    "score of other patients": (
+        lambda world, place: score_of(world / "maps" / "ce", world, "--patients", "by-case"),
+        lambda world, place: score_of(world / "maps" / "ce", world),
+    ),
+    "plan of other assumptions": (
+        lambda world, place: ("evaluation", "plan", "power", *PLAN),
+        lambda world, place: ("evaluation", "plan", "power", *PLAN, "--auroc", 0.9),
+    ),
+    "phantoms of another seed": (
+        lambda world, place: ROWS["phantom", ""].words(world),
+        lambda world, place: (*ROWS["phantom", ""].words(world)[:-1], 4),
+    ),
+}
+
+
+@pytest.mark.parametrize(("first", "second"), IDENTITIES.values(), ids=IDENTITIES)
+def test_results_of_other_arguments_or_contents_are_not_replaced(
+    first, second, world: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    place, output = tmp_path / "given", tmp_path / "output"
+    place.mkdir()
+    assert run(*first(world, place), "--output", output) == 0
+    words, made = second(world, place), everything(output)
+    capsys.readouterr()
+    assert run(*words, "--output", output) == 3
+    said = capsys.readouterr().err
+    assert ("some of " in said, said.count("\n")) == (True, 1), said
+    assert everything(output) == made
+    assert run(*first(world, place), "--output", output) == 0
+
+
+@pytest.mark.parametrize("below", ["", "new"])
+@pytest.mark.parametrize(
+    "words",
+    [
+        lambda world, place: ("evaluation", "compare", "--runs", table_of_runs(place, "a")),
+        lambda world, place: compare("--scores", world / "scores"),
+        lambda world, place: ("evaluation", "plan", "readers", "--cases", 100),
+        lambda world, place: ("evaluation", "plan", "power", *PLAN),
+    ],
+)
+def test_no_other_command_of_the_evaluation_writes_into_a_scored_run(
+    words, below: str, world: Path, tmp_path: Path
+) -> None:
+    scores = Path(shutil.copytree(world / "scores", tmp_path / "scores"))
+    before = everything(scores)
+    assert run(*words(world, tmp_path), "--output", scores / "ce" / below) == 3
+    assert everything(scores) == before
+    again = ("--predictions", world / "maps", "--truth", world / "archive" / "labels", "--output", scores)
+    assert run("evaluation", "score", *again) == 0
+
+
+def interrupted(world: Path, place: Path, configuration: str = "ce") -> tuple[Path, Words]:
+    """A run that was killed after its weights were written, and before its record said so."""
+    folder = Path(shutil.copytree(world / "runs" / configuration, place / "run"))
+    record = read_record(folder / "run.json", RunRecord)
+    write_record(folder / "run.json", record.model_copy(update={"state": "running", "weights_sha256": None}))
+    words = ["training", "run", "--prepared", world / "prepared", *of_run(world), "--tensorboard", "--output", folder]
+    words[words.index("ce")] = configuration
+    return folder, words
+
+
+WRITTEN = ["weights.safetensors", "card.toml", "plans.json", "dataset.json", "training_studies.json", "training.log"]
+FOREIGN = [
+    *(("ce", name) for name in [*WRITTEN, "selection.json", "anchors.json", "nndetection.json", "tensorboard", "work"]),
+    *(
+        ("ce", f"work/{name}")
+        for name in ("engine", "engine/mine.txt", "checkpoints/mine.txt", "checkpoints/epoch_000009.pt")
+    ),
+    *(("ce", f"work/{name}") for name in ("kept/mine.safetensors", "selection/mine.txt")),
+    *(("retina-unet", name) for name in ("weights.safetensors", "anchors.json", "box_rule.json")),
+]
+
+
+@pytest.mark.parametrize(("configuration", "name"), FOREIGN)
+def test_a_run_that_goes_on_replaces_nothing_that_it_did_not_write(
+    configuration: str, name: str, world: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder, words = interrupted(world, tmp_path, configuration)
+    (folder / name).unlink(missing_ok=True)
+    in_the_way("file", folder / name)
+    before = everything(folder)
+    capsys.readouterr()
+    assert run(*words) == 3
+    said = capsys.readouterr().err
+    assert (name in said, said.count("\n")) == (True, 1), said
+    assert everything(folder) == before
+
+
+def test_a_campaign_that_goes_on_refuses_such_a_run_before_any_other_begins(
+    world: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    text = (world / "campaign.toml").read_text().replace("restarts = [1]", "restarts = [0, 1]")
+    (tmp_path / "campaign.toml").write_text(text.replace('"prepared"', f'"{world}/prepared"'))
+    folder, _ = interrupted(world, tmp_path)
+    (tmp_path / "campaign").mkdir()
+    folder = folder.rename(tmp_path / "campaign" / "ce_fold0_restart1")
+    (folder / "weights.safetensors").write_text("mine")
+    before = everything(tmp_path)
+    capsys.readouterr()
+    assert run("training", "campaign", tmp_path / "campaign.toml", "--device", "cpu") == 3
+    assert "weights.safetensors: expected the file as training run wrote it" in capsys.readouterr().err
+    assert everything(tmp_path) == before
+
+
+def without_list(folder: Path) -> None:
+    """As an older version left it while it trained, or a copy without hidden files."""
+    for name in (".oncoduet", "weights.safetensors", "box_rule.json"):
+        (folder / name).unlink(missing_ok=True)
+
+
+def half_written(folder: Path) -> None:
+    (folder / f".partial-{'0' * 32}.safetensors").write_bytes(b"half")
+    in_the_way("file", folder / "work" / "checkpoints" / f".partial-{'1' * 32}.pt")
+
+
+def of_another_version(folder: Path) -> None:
+    path = folder / "training_studies.json"
+    values = json.loads(path.read_text())
+    path.write_text(json.dumps({**values, "written_by": {**values["written_by"], "git_revision": "0" * 40}}))
+
+
+@pytest.mark.parametrize(
+    ("configuration", "change"),
+    [
+        ("ce", lambda folder: None),
+        ("retina-unet", lambda folder: None),
+        ("ce", without_list),
+        ("retina-unet", without_list),
+        ("ce", half_written),
+        ("ce", of_another_version),
+        ("ce", lambda folder: (folder / "training.log").unlink()),
+        ("ce", lambda folder: (folder / "card.toml").unlink()),
+    ],
+)
+def test_a_run_goes_on_wherever_it_was_killed_and_leaves_the_user_s_files(
+    configuration: str, change: Callable[[Path], None], world: Path, tmp_path: Path
+) -> None:
+    folder, words = interrupted(world, tmp_path, configuration)
+    change(folder)
+    mine = [folder / "notes.txt", folder / "tensorboard" / "events.out.tfevents.123.mine", folder / "work" / "mine.txt"]
+    for path in mine:
+        in_the_way("file", path)
+    assert [run(*words), run(*words)] == [0, 0]
+    assert [path.read_text() for path in mine] == ["mine"] * 3
+    made = read_record(folder / "run.json", RunRecord)
+    expected = read_record(world / "runs" / configuration / "run.json", RunRecord)
+    assert (made.state, made.weights_sha256) == ("finished", expected.weights_sha256)
+    assert len(list((folder / "tensorboard").iterdir())) == 2
 
 
 def _archive_with_every_kind(tmp_path: Path) -> Path:

@@ -10,7 +10,6 @@ from pathlib import Path
 from contract.archive import Study
 from contract.errors import OncoduetError
 from contract.file_stamps import FileStamp, is_unchanged, look_at
-from contract.files import sha256_json
 from contract.records import Record, read_record
 from training.dataset.prepared import Prepared
 
@@ -28,18 +27,12 @@ class SourcesRecord(Record):
 
 def stamp_study(archive: Path, study: Study) -> tuple[FileStamp, ...]:
     """Look at a study's images and label map."""
-    return tuple(FileStamp(path=str(path.relative_to(archive)), **look_at(path)) for path in _files(study))
-
-
-def glance(archive: Path, studies: Sequence[Study]) -> str:
-    """Hash over names, sizes and times of an archive's files: a first look that reads none of them."""
-    status = {str(path.relative_to(archive)): path.stat() for study in studies for path in _files(study)}
-    return sha256_json({name: [each.st_size, each.st_mtime_ns] for name, each in status.items()})
+    return tuple(FileStamp(path=str(path.relative_to(archive)), **look_at(path)) for path in files_of(study))
 
 
 def same_studies(sources: SourcesRecord, archive: Path, studies: Sequence[Study]) -> bool:
     """Whether an archive has just the studies that a dataset was made from, with the same bytes, in any folder."""
-    now = {study.case_id: tuple(str(path.relative_to(archive)) for path in _files(study)) for study in studies}
+    now = {study.case_id: tuple(str(path.relative_to(archive)) for path in files_of(study)) for study in studies}
     then = {case_id: tuple(stamp.path for stamp in stamps) for case_id, stamps in sources.studies.items()}
     stamps = [stamp for stamps in sources.studies.values() for stamp in stamps]
     return now == then and next(_changed(archive, stamps, hash_all=False), None) is None
@@ -106,7 +99,8 @@ def reachable_archive(prepared: Prepared, archive: Path | None, *, purpose: str)
     return found
 
 
-def _files(study: Study) -> list[Path]:
+def files_of(study: Study) -> list[Path]:
+    """A study's images and label map."""
     return [*study.channels.values(), *([study.label] if study.label else [])]
 
 

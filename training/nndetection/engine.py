@@ -1,6 +1,6 @@
 """Upstream nnDetection as an engine: its own programs train, and predict, since its models are pickles."""
 
-from collections.abc import Generator, Iterator, Mapping
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -63,6 +63,12 @@ class NnDetection(Engine):
     def finish(self, run: Run, place: Workplace, weights: "dict[str, torch.Tensor] | None") -> Mapping[str, str]:
         """The record that names its model's files."""
         return {PARENT: sha256_file(place.folder.nndetection_record)}
+
+    def written(self, folder: RunFolder) -> Sequence[Path]:
+        """Its model."""
+        from training.nndetection.model import NEEDED, REPORTS  # noqa: PLC0415 - imports torch
+
+        return [folder.nndetection / name for name in (*NEEDED, *REPORTS)]
 
     def model_files(self, folder: RunFolder, record: RunRecord) -> Iterator[HashedFile]:
         """``nndetection.json``, and what it names."""

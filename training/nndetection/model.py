@@ -10,14 +10,14 @@ from pathlib import Path
 from typing import Any
 
 from contract.errors import OncoduetError
-from contract.files import atomic_file, read_json, sha256_file
+from contract.files import read_json, sha256_file
 from contract.records import Record, RunKey, read_record, write_record
 from training.nndetection.dataset_layout import COMMIT, FOLD, MODEL, Layout
 from training.run_folder.folder import RunFolder
 
 NEEDED = (f"model_fold{FOLD}.ckpt", "plan_inference.pkl", "config.yaml")
 """What ``nndet_predict`` reads of a consolidated model."""
-_REPORTS = ("meta.json", "requirements.txt")
+REPORTS = ("meta.json", "requirements.txt")
 """What nnDetection writes about itself next to the trained fold."""
 
 
@@ -46,9 +46,9 @@ def keep_model(layout: Layout, folder: RunFolder, *, key: RunKey, programs: Mapp
     sources = [layout.consolidated / name for name in NEEDED]
     for path in sources:
         require(path, program="nndet_consolidate")
-    sources += [path for path in (layout.trained / name for name in _REPORTS) if path.is_file()]
+    sources += [path for path in (layout.trained / name for name in REPORTS) if path.is_file()]
     for path in sources:
-        with atomic_file(folder.nndetection / path.name) as partial:
+        with folder.writing(folder.nndetection / path.name) as partial:
             shutil.copyfile(path, partial)
     reported = reported_versions(layout.trained / "meta.json")
     git = reported.get("git")
@@ -60,7 +60,8 @@ def keep_model(layout: Layout, folder: RunFolder, *, key: RunKey, programs: Mapp
         programs={name: str(path) for name, path in programs.items()},
         files={path.name: sha256_file(folder.nndetection / path.name) for path in sources},
     )
-    write_record(folder.nndetection_record, record)
+    with folder.writing(folder.nndetection_record) as partial:
+        write_record(partial, record)
     return record
 
 

@@ -72,7 +72,7 @@ def predict(folder: RunFolder, *, archive: Path, output: Path) -> int:
     _require_same_batch(output, batch, [study.case_id for study in studies], archive)
     layout = Layout(output.resolve() / WORK, card)
     layout.require_names([study.case_id for study in studies])
-    place = _place(output, card, batch, [study.case_id for study in studies])
+    place = _place(output, card, batch, studies)
     place.check()
     _require_ours(output)
     with writable(output):
@@ -145,14 +145,15 @@ def _require_same_batch(output: Path, batch: BatchRecord, case_ids: Sequence[str
             )
 
 
-def _place(output: Path, card: Card, batch: BatchRecord, case_ids: Sequence[str]) -> Output:
+def _place(output: Path, card: Card, batch: BatchRecord, studies: Sequence[Study]) -> Output:
     outputs = [f"output/{card.detection_map.relative_path}/{{}}.mha", f"output/{card.likelihood.relative_path}"]
-    files = [f"{case_id}/{name.format(case_id)}" for case_id in case_ids for name in [*outputs, "study.json"]]
+    contents = {study.case_id: {name: sha256_file(path) for name, path in study.channels.items()} for study in studies}
+    files = [f"{case_id}/{name.format(case_id)}" for case_id in contents for name in [*outputs, "study.json"]]
     return Output(
         output,
         COMMAND,
         ["batch.json", "card.toml", "source.json", "predictions.json", *files],
-        identity={**batch.parents, "studies": sha256_json(list(case_ids))},
+        identity={"method": _method_sha256(batch), "studies": sha256_json(contents)},
         record="predictions.json",
     )
 

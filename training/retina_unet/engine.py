@@ -49,7 +49,8 @@ class RetinaUNetEngine(Engine):
 
         assert weights is not None
         path = place.folder.box_rule
-        write_record(path, trainer.sweep_box_rule(self.task(run, place.folder, place.device), weights))
+        with place.folder.writing(path) as partial:
+            write_record(partial, trainer.sweep_box_rule(self.task(run, place.folder, place.device), weights))
         return {"box_rule": sha256_file(path)}
 
     def network(self, run: Run) -> "tuple[torch.nn.Module, int]":
@@ -104,7 +105,8 @@ class RetinaUNetEngine(Engine):
             sizes_per_axis=(edits and edits.anchor_sizes_per_axis) or configuration.sizes_per_axis,
         )
         logger.info("anchors fit the %d training lesions with a mean IoU of %.2f", len(sizes), planned.mean_iou)
-        write_record(folder.anchors, planned.plan)
+        with folder.writing(folder.anchors) as partial:
+            write_record(partial, planned.plan)
 
 
 def _convolved(network: "torch.nn.Module", shape: tuple[int, ...]) -> int:

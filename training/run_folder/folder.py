@@ -1,17 +1,38 @@
-"""The folder of one run: one property per file."""
+"""The folder of one run: one property per file.
 
+What a run writes is listed in ``.oncoduet`` before it takes its name, so that a run that goes on knows its own files,
+wherever it was killed. ``run.json``, the lock and the checkpoints say themselves whose they are; the log is known by
+its first line; event files are only ever added.
+"""
+
+import hashlib
 import json
+import re
 import shutil
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 from contract.errors import OncoduetError
-from contract.files import sweep
-from contract.outputs import require_free, require_unowned, subfolder
+from contract.files import PARTIAL, inside, open_regular, read_json, read_text, regular_only, sha256_file, sweep
+from contract.outputs import (
+    claim_file,
+    is_our_record,
+    keeps_list,
+    own_file,
+    require_free,
+    require_own,
+    require_unowned,
+    sha256_first_line,
+    subfolder,
+)
 from contract.records import RunRecord, read_record
 
 COMMAND = "training run"
+CHECKPOINT_BEGINS = b'{"format": "oncoduet-checkpoint-'
 
 
 @dataclass(frozen=True)
@@ -37,6 +58,87 @@ class RunFolder:
         if self.lock.exists() and not is_lock(self.lock):
             raise OncoduetError(self.lock, expected="the lock of a run or nothing", found="a file of other origin")
 
+    @contextmanager
+    def writing(self, path: Path) -> Iterator[Path]:
+        """Give a temporary path for a file of the run, which takes its name on success.
+
+        Raises ``OncoduetError``: a file of other origin bears the name, or the disk is full.
+        """
+        with own_file(self.path, path.relative_to(self.path).as_posix(), COMMAND) as partial:
+            yield partial
+
+    def require_own(self, engine_files: Iterable[Path], made: Mapping[Path, str | Mapping[str, Any]]) -> None:
+        """Raise ``OncoduetError`` unless all that an interrupted run is going to replace or remove is its own.
+
+        Runs of older versions, and copies without hidden files, list nothing: there a record of ours passes, and so do
+        anchors, which are only read.
+
+        Parameters
+        ----------
+        engine_files
+            What the engine writes besides weights.
+        made
+            What the run is going to write, where that is known: a file that says the same is kept.
+        """
+        listed = keeps_list(self.path, COMMAND)
+        for path in self._written(engine_files):
+            if not (path in made and says(path, made[path])) and (
+                listed or not (path == self.anchors or is_our_record(path))
+            ):
+                require_own(self.path, path.relative_to(self.path).as_posix(), COMMAND)
+        if listed and self.log.is_file() and self.log.stat().st_size:
+            require_own(self.path, self.log.name, COMMAND, first_line=True)
+        for folder in (self.tensorboard, *self._of_training):
+            if folder.exists() and not folder.is_dir():
+                raise OncoduetError(
+                    folder, expected="a folder or nothing", found="a file of other origin; move it away"
+                )
+            for path in self._strangers(folder):
+                raise OncoduetError(
+                    path, expected="only files of the training", found="one of other origin; move it away"
+                )
+
+    def claim(self, engine_files: Iterable[Path]) -> None:
+        """List all files of the run as its own, once they are known to be, and begin the log."""
+        for path in self._written(engine_files):
+            if path.is_file():
+                claim_file(self.path, path.relative_to(self.path).as_posix(), sha256_file(path), COMMAND)
+        if self.log.is_file() and self.log.stat().st_size:
+            claim_file(self.path, self.log.name, sha256_first_line(self.log), COMMAND)
+            return
+        line = f"{self.path.name}, begun {datetime.now(UTC).isoformat()}\n".encode()
+        claim_file(self.path, self.log.name, hashlib.sha256(line).hexdigest(), COMMAND)
+        with open(self.log, "ab", opener=regular_only) as stream:
+            stream.write(line)
+
+    def _written(self, engine_files: Iterable[Path]) -> list[Path]:
+        """What is written whole: by any engine that has a property here, and by those that bring their own."""
+        paths = [self.weights, self.card, self.plans, self.dataset, self.anchors, self.box_rule]
+        paths += [self.nndetection_record, self.selection, self.training_studies, *engine_files]
+        return list(dict.fromkeys(paths))
+
+    @property
+    def _of_training(self) -> Mapping[Path, str]:
+        """Folders of which nothing is left when the run is finished, and the names of what is in them."""
+        return {
+            self.work: ".*",
+            self.checkpoints: r"epoch_\d+\.pt",
+            self.kept: r"epoch_\d+\.safetensors",
+            self.selecting: r"archive|epoch_\d+|\.oncoduet",
+            self.upstream: ".*",  # other programs write there, whatever they like
+            self.engine: r"Dataset\d+_.*",
+        }
+
+    def _strangers(self, folder: Path) -> list[Path]:
+        """What lies in such a folder by another name, or is no checkpoint."""
+        names = self._of_training.get(folder, ".*")
+        return [
+            path
+            for path in (inside(folder) if folder.is_dir() else ())
+            if not PARTIAL.fullmatch(path.name)
+            and not (re.fullmatch(names, path.name) and (folder != self.checkpoints or seems_checkpoint(path)))
+        ]
+
     def require_no_links(self, engine_files: Iterable[Path]) -> None:
         """Raise ``OncoduetError`` if a link bears the name of something that the run is going to write."""
         for name in self._names(engine_files):
@@ -53,7 +155,8 @@ class RunFolder:
         """Remove what the training needed, and no other file."""
         subfolder(self.path, self.work.name)
         for place in (self.checkpoints, self.kept, self.selecting, self.upstream, self.engine):
-            shutil.rmtree(place, ignore_errors=True)
+            if not self._strangers(place):
+                shutil.rmtree(place, ignore_errors=True)
         if self.work.is_dir() and not any(self.work.iterdir()):
             self.work.rmdir()
 
@@ -182,6 +285,23 @@ def require_distinct(runs: Iterable[tuple[RunFolder, RunRecord]]) -> None:
         other = seen.setdefault(record.weights_sha256, folder)
         if other.path != folder.path:
             raise OncoduetError(folder.path, expected="a training of its own", found=f"the weights of {other.path}")
+
+
+def says(path: Path, made: str | Mapping[str, Any]) -> bool:
+    """Whether a file has a text, or is JSON of the same values, whichever version of this program wrote it."""
+    try:
+        if isinstance(made, str):
+            return read_text(path) == made
+        found, value = read_json(path), json.loads(json.dumps(made))
+        return bool({**found, "written_by": None} == {**value, "written_by": None})
+    except (OSError, ValueError, TypeError, OncoduetError):
+        return False
+
+
+def seems_checkpoint(path: Path) -> bool:
+    """Whether a file begins as a checkpoint does, or with nothing: it may be damaged."""
+    with open_regular(path) as stream:
+        return stream.read(len(CHECKPOINT_BEGINS)) in (CHECKPOINT_BEGINS, b"")
 
 
 def is_lock(path: Path) -> bool:

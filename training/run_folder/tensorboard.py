@@ -1,15 +1,17 @@
-"""Curves for TensorBoard: losses, learning rate, pseudo Dice and seconds of every epoch, in one event file per run.
+"""Curves for TensorBoard: losses, learning rate, pseudo Dice and seconds of every epoch, in one event file per process.
 
-A resumed run starts a new file and writes the earlier epochs first: they are in its checkpoint, and an event
-file to which two processes have added would show epochs twice. Each epoch is on disk when it has ended.
+A resumed run starts a new file, and no other is touched: it writes the earlier epochs first, which are in its
+checkpoint, and tells TensorBoard that what other files hold of these and later epochs is void. Each epoch is on disk
+when it has ended.
 """
 
+import os
 import time
 from collections.abc import Sequence
 from pathlib import Path
 
 from tensorboardX.event_file_writer import EventsWriter  # type: ignore[import-untyped]
-from tensorboardX.proto.event_pb2 import Event  # type: ignore[import-untyped]
+from tensorboardX.proto.event_pb2 import Event, SessionLog  # type: ignore[import-untyped]
 from tensorboardX.summary import scalar  # type: ignore[import-untyped]
 
 from contract.records import Epoch
@@ -27,10 +29,12 @@ class Curves:
         new = epochs[-1:]
         if self._writer is None:
             self.folder.mkdir(parents=True, exist_ok=True)
-            for earlier in self.folder.glob("events.out.tfevents.*"):
-                earlier.unlink()
-            # The writer that TensorBoard users know has a thread of its own, which a forked process would lack.
-            self._writer = EventsWriter(str(self.folder / "events"))
+            # The writer that TensorBoard users know has a thread of its own, which a forked process would lack. Files
+            # are read in the order of their names, which begin with seconds.
+            self._writer = EventsWriter(str(self.folder / "events"), f".{time.time_ns()}.{os.getpid()}")
+            start = Event(step=epochs[0].epoch + 1, session_log=SessionLog(status=SessionLog.START))
+            start.wall_time = time.time()
+            self._writer.write_event(start)
             new = epochs
         for epoch in new:
             for name, value in _values(epoch).items():

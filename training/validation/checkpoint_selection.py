@@ -90,7 +90,8 @@ def select(run: Run, folder: RunFolder, *, device: Kind, archive: Path | None, l
         optimism=OPTIMISM,
         parents=run.parents,
     )
-    write_record(folder.selection, record)
+    with folder.writing(folder.selection) as partial:
+        write_record(partial, record)
     return kept[chosen.epoch]
 
 

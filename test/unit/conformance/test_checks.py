@@ -14,7 +14,7 @@ from conformance.checks import Check, Skipped, Verdict, run
 from conformance.conditions import NotRunError
 from conformance.evaluation_checks import EVALUATION
 from conformance.outputs import Broken, Doubtful
-from conformance.report import show, write
+from conformance.report import report_place, show, write
 from contract.errors import OncoduetError
 
 
@@ -104,8 +104,19 @@ VERDICTS = [
 ]
 
 
+def place(folder, image="sha256:1", *, replaces=False):
+    return report_place(folder, {"image": image}, replaces=replaces)
+
+
+def test_the_report_on_another_image_is_replaced_only_in_the_folder_of_its_name(tmp_path):
+    write(VERDICTS, place(tmp_path), {"image": "a:b", "seconds": 1.25})
+    with refused_with(expected="image sha256:2", found="image sha256:1"):
+        place(tmp_path, "sha256:2").check()
+    place(tmp_path, "sha256:2", replaces=True).check()
+
+
 def test_the_reports_say_the_same_as_json_and_as_xml(tmp_path):
-    path = write(VERDICTS, tmp_path / "report", {"image": "a:b", "seconds": 1.25})
+    path = write(VERDICTS, place(tmp_path / "report"), {"image": "a:b", "seconds": 1.25})
     report = json.loads(path.read_text())
     assert (report["errors"], report["written_by"]["program"]) == (1, "oncoduet")
     assert report["checks"][1] == {
@@ -127,7 +138,7 @@ NAMES = ["a\x1b[2J\x00b", "half \ud800 pair", "<&\"'>", "two\nlines\r", "\ufffe\
 @pytest.mark.parametrize("name", NAMES)
 def test_an_images_name_or_its_words_may_hold_any_character(tmp_path, name):
     found = Check("A1", "error", "b", see(Broken(name))).decide(None)
-    path = write([found, Verdict("A2", "error", "fail", name, name)], tmp_path, {"image": name, "seconds": 1.0})
+    path = write([found, Verdict("A2", "error", "fail", name, name)], place(tmp_path), {"image": name, "seconds": 1.0})
     assert json.loads(path.read_text(encoding="utf-8"))["errors"] == 2
     ElementTree.parse(tmp_path / "conformance.xml")
     console = Console(file=io.StringIO(), width=120)

@@ -14,12 +14,23 @@ from refusals import refused_with
 from contract import outputs
 from contract.errors import OncoduetError, UsageError
 from contract.files import write_json
-from contract.outputs import MANIFEST, Output, claim_scratch, require_apart, require_folder, require_unowned
+from contract.outputs import (
+    MANIFEST,
+    Output,
+    claim_scratch,
+    file_output,
+    own_file,
+    require_apart,
+    require_folder,
+    require_own,
+    require_unowned,
+)
 
 FILES = ("record.json", "figures/roc.svg", "figures/pr.svg")
 
 
 def output(folder: Path, **changes: object) -> Output:
+    changes = {"identity": {} if changes.get("on_platform") else {"run": "ce"}, **changes}
     return Output(folder, **{"command": "draw", "files": FILES, "record": "record.json", **changes})  # type: ignore[arg-type]
 
 
@@ -160,6 +171,49 @@ def test_results_of_something_else_are_not_replaced(tmp_path: Path) -> None:
         output(tmp_path, command="paint").check()
 
 
+def test_results_of_a_part_of_the_inputs_are_replaced_by_those_of_more(tmp_path: Path) -> None:
+    def of(*runs: str, by: str = "a") -> Output:
+        return output(tmp_path, identity={"runs": frozenset(runs), "analysis": by})
+
+    fill(of("1", "2"), {"record.json": "1"})
+    for other in (of("1"), of("1", "3"), of("1", "2", by="b"), of("1", "2", "3", by="b")):
+        with refused_with(found="some of (runs|analysis)"):
+            other.check()
+    fill(of("1", "2", "3"), {"record.json": "2"})
+    with refused_with(expected=r"results of runs \(2\) or none", found=r"some of runs \(3\)"):
+        of("1", "2").check()
+
+
+@pytest.mark.parametrize(("identity", "on_platform"), [({}, False), ({"run": "ce"}, True)])
+def test_an_output_without_identity_is_the_platform_s_and_no_other(tmp_path: Path, identity, on_platform) -> None:
+    with pytest.raises(ValueError, match="has an identity"):
+        Output(tmp_path, "draw", FILES, identity=identity, on_platform=on_platform)
+
+
+def test_files_of_one_command_have_an_identity_each(tmp_path: Path) -> None:
+    for name, study in (("a.png", "1"), ("b.png", "2")):
+        with file_output(tmp_path / name, "draw", study=study).staged() as stage:
+            (stage / name).write_text(study)
+    with refused_with(found="some of study 1"):
+        file_output(tmp_path / "a.png", "draw", study="2").check()
+    assert found(tmp_path) == {"a.png": "1", "b.png": "2"}
+
+
+def test_a_folder_that_is_filled_step_by_step_knows_each_file(tmp_path: Path) -> None:
+    for text in ("old", "new"):
+        with own_file(tmp_path, "a.txt", "draw") as partial:
+            partial.write_text(text)
+    assert found(tmp_path) == {"a.txt": "new"}
+    (tmp_path / "a.txt").write_text("old")  # as if the process had been killed before the file took its name
+    require_own(tmp_path, "a.txt", "draw")
+    (tmp_path / "b.txt").write_text("mine")
+    for name in ("b.txt", "a.txt"):
+        (tmp_path / name).write_text("mine")
+        with refused_with(name, expected="draw wrote"), own_file(tmp_path, name, "draw") as partial:
+            partial.write_text("newer")
+    assert found(tmp_path) == {"a.txt": "mine", "b.txt": "mine"}
+
+
 def test_an_undeclared_file_is_a_bug(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"draw: more.txt was written, but not declared"):
         fill(output(tmp_path), {"more.txt": "x"})
@@ -232,7 +286,7 @@ def replace(self, target):
         os.kill(os.getpid(), signal.SIGKILL)
     return found
 Path.replace = replace
-with Output(Path(sys.argv[1]), "draw", sys.argv[3:], record="record.json").staged() as stage:
+with Output(Path(sys.argv[1]), "draw", sys.argv[3:], identity={"run": "ce"}, record="record.json").staged() as stage:
     for name in sys.argv[3:]:
         (stage / name).parent.mkdir(exist_ok=True)
         (stage / name).write_text("new")
@@ -274,7 +328,7 @@ def test_a_folder_that_cannot_be_made_is_refused_even_to_root(tmp_path: Path) ->
     (tmp_path / "dangling").symlink_to(tmp_path / "gone")
     for folder in (tmp_path / "file", tmp_path / "file" / "x", tmp_path / "dangling", Path("/proc/1/x")):
         with refused_with(problem="cannot be written to: ") as refused:
-            Output(folder, "draw", FILES).check()
+            output(folder).check()
         assert "\n" not in str(refused.value)
     require_folder(tmp_path / "new" / "deep")
 
@@ -289,6 +343,7 @@ OURS = {"written_by": {"program": "oncoduet", "version": "1", "git_revision": "x
         ("batch.json", "algorithm baseline"),
         ("verdict.json", "evaluation compare"),
         ("metrics.json", "evaluation score"),
+        ("metrics.json", "evaluation"),
         (".campaign.lock", "training run"),
         (".campaign.lock", "training bundle"),
     ],
@@ -297,10 +352,11 @@ OURS = {"written_by": {"program": "oncoduet", "version": "1", "git_revision": "x
 def test_what_holds_something_else_takes_no_results_at_any_depth(tmp_path: Path, name: str, owner: str, below) -> None:
     write_json(tmp_path / name, OURS)
     require_unowned(tmp_path / below, owner)
-    with pytest.raises(OncoduetError) as caught:
-        require_unowned(tmp_path / below, "another command")
     where = f"in {tmp_path}" if below else "in it"
-    assert caught.value.found == f"{name} {where}, which says that it holds something else; give another output"
+    for other in ("another command", f"{owner}s", f"{owner} plan", f"{owner} {name}"):
+        with pytest.raises(OncoduetError) as caught:
+            require_unowned(tmp_path / below, other)
+        assert caught.value.found == f"{name} {where}, which says that it holds something else; give another output"
 
 
 def test_another_program_s_files_say_nothing_of_a_folder(tmp_path: Path) -> None:

@@ -495,12 +495,34 @@ def test_a_comparison_of_other_cases_is_not_replaced(scores, tmp_path):
     other = replace(scores, root=tmp_path / "other", cases=35)
     for name in ("alpha", "beta"):
         other.run(name, name)
-    with refused_with("out", expected=r"results of cases \w+ or none", found="some of cases"):
+    with refused_with("out", expected=r"results of cases \w+, ", found="some of cases"):
         compare([other.root], tmp_path / "out", analysis=tmp_path / "a.toml")
     assert (tmp_path / "out" / "verdict.json").read_bytes() == before
+
+
+def test_more_runs_replace_a_comparison_and_fewer_or_another_analysis_do_not(scores, tmp_path):
+    for name in ("alpha", "beta"):
+        scores.run(name, name)
+    plan = tmp_path / "a.toml"
+    plan.write_text(f'name = "a"\n{QUICK}')
+    compare([scores.root], tmp_path / "out", analysis=plan)
+    first = (tmp_path / "out" / "verdict.json").read_bytes()
     scores.run("gamma", "gamma")
-    compare([scores.root], tmp_path / "out", analysis=tmp_path / "a.toml")
-    assert (tmp_path / "out" / "verdict.json").read_bytes() != before
+    compare([scores.root], tmp_path / "out", analysis=plan)
+    second = (tmp_path / "out" / "verdict.json").read_bytes()
+    assert first != second
+    (tmp_path / "b.toml").write_text(f'name = "b"\n{QUICK}')
+    for folders, analysis, what in [
+        ([scores.root / "alpha", scores.root / "beta"], plan, "runs"),
+        ([scores.root], tmp_path / "b.toml", "analysis"),
+        ([scores.root], None, "analysis"),
+    ]:
+        with refused_with("out", expected=what, found=f"some of {what}"):
+            compare(folders, tmp_path / "out", analysis=analysis)
+    scores.run("gamma", "gamma", seed=99)  # scored again, of other predictions
+    with refused_with("out", found="some of runs"):
+        compare([scores.root], tmp_path / "out", analysis=plan)
+    assert (tmp_path / "out" / "verdict.json").read_bytes() == second
 
 
 def test_unknown_folds_are_noted(scores, tmp_path):
@@ -550,7 +572,7 @@ def test_ambiguous_patients_are_refused_and_can_be_given(scores, tmp_path):
     root, plan = renamed(scores, "open", "case_{:03d}"), analysis_file(tmp_path, f"metrics = ['auroc']\n{QUICK}")
 
     def patients(*words):
-        output = tmp_path / "out"
+        output = tmp_path / f"out{len(list(tmp_path.iterdir()))}"
         assert main(["compare", "--scores", str(root), "--output", str(output), "--analysis", str(plan), *words]) == 0
         return read_record(output / "verdict.json", Verdict).patients
 

@@ -358,9 +358,9 @@ def test_patients_are_recorded_where_ids_are_ambiguous(workshop, tmp_path, capsy
     folder = workshop.plain({case_id: workshop.image() for case_id in ids})
     recorded = tmp_path / "out" / "patients.csv"
 
-    def scored(*words):
-        command = ["score", "--predictions", str(folder), "--truth", str(truth), "--output", str(tmp_path / "out")]
-        assert main([*command, *words]) == 0
+    def scored(*words, output="out", code=0):
+        command = ["score", "--predictions", str(folder), "--truth", str(truth), "--output", str(tmp_path / output)]
+        assert main([*command, *words]) == code
         return " ".join(capsys.readouterr().out.split())
 
     assert "one patient or several?" in scored()
@@ -368,11 +368,12 @@ def test_patients_are_recorded_where_ids_are_ambiguous(workshop, tmp_path, capsy
     assert "one patient or several?" not in scored("--patients", "by-case")
     assert table(recorded) == [["case_id", "patient_id"], ["scan_1", "scan_1"], ["scan_2", "scan_2"]]
     (truth / "patients.csv").write_text("case_id,patient_id\nscan_1,7\nscan_2,7\n")
-    scored()
-    assert table(recorded)[1:] == [["scan_1", "7"], ["scan_2", "7"]]
+    scored(code=3)  # other patients
+    scored(output="other")
+    assert table(tmp_path / "other" / "patients.csv")[1:] == [["scan_1", "7"], ["scan_2", "7"]]
     (truth / "patients.csv").unlink()
-    scored()
-    assert not recorded.exists()  # an earlier call's goes
+    scored(code=3)
+    assert table(recorded)[1:] == [["scan_1", "scan_1"], ["scan_2", "scan_2"]]
 
 
 def test_missing_predictions_are_named(workshop, maps, truth, tmp_path, capsys):
@@ -416,8 +417,10 @@ def test_sweep_of_hit_criteria_changes_no_other_file(workshop, maps, likelihoods
     ]  # fmt: skip
     strict = scored.metrics.strict
     assert [float(value) for value in rows[1][2:]] == [strict.ap, *strict.lesion_sensitivity_at_fp.values()]
-    score(predictions=batch, truth=truth, output=tmp_path / "swept")
-    assert not (tmp_path / "swept" / "hits.csv").exists()
+    with refused_with("swept", found="some of tables"):
+        score(predictions=batch, truth=truth, output=tmp_path / "swept")
+    score(predictions=batch, truth=truth, output=tmp_path / "plain", sweep_hits=True)
+    assert table(tmp_path / "plain" / "hits.csv") == [header, *rows]
 
 
 def test_sweep_needs_detection_maps_and_strict_matching(workshop, maps, truth, tmp_path, refusal):

@@ -45,8 +45,8 @@ def test_a_finished_run_is_complete(planned, tmp_path):
     plans, dataset = (read_json(tmp_path / "run" / name) for name in ("plans.json", "dataset.json"))
     build_network(plans, dataset, deep_supervision=False).load_state_dict(weights)
     assert sorted(path.name for path in (tmp_path / "run").iterdir()) == [
-        ".lock", "card.toml", "dataset.json", "plans.json", "run.json", "training.log", "training_studies.json",
-        "weights.safetensors",
+        ".lock", ".oncoduet", "card.toml", "dataset.json", "plans.json", "run.json", "training.log",
+        "training_studies.json", "weights.safetensors",
     ]  # fmt: skip
 
 

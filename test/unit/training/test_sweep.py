@@ -153,6 +153,15 @@ def test_every_combination_is_scored_on_each_runs_own_validation_studies(swept, 
     assert not list(output.glob("*/model*")) and not list(output.glob("*/archive"))
 
 
+def test_a_sweep_of_fewer_runs_or_with_other_options_is_not_replaced(swept, capsys):
+    detectors, output, _ = swept
+    before = {path: path.read_bytes() for path in output.rglob("*") if path.is_file()}
+    for words, what in [((detectors[0], "--no-mirroring"), "runs (2)"), (detectors, "mirroring False")]:
+        assert main([str(word) for word in ["sweep", "--runs", *words, "--output", output]]) == 3
+        assert f"found some of {what};" in capsys.readouterr().err
+    assert {path: path.read_bytes() for path in output.rglob("*") if path.is_file()} == before
+
+
 def test_a_sweep_resumes_and_stores_the_best_combination(swept, runs, tmp_path, capsys):
     _, before, _ = swept
     run, output = RunFolder(runs / NAME), tmp_path / "sweep"

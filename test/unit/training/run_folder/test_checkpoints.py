@@ -172,6 +172,6 @@ def test_what_a_killed_process_left_half_written_is_swept_away(interrupted):
     run, folder, whole = interrupted
     for place in (folder.path, folder.checkpoints):
         (place / f".partial-{0:032x}.pt").write_bytes(b"half")
-        (place / ".partial-notes.pt").write_bytes(b"mine")
+    (folder.path / ".partial-notes.pt").write_bytes(b"mine")
     assert execute(run, folder.path, device="cpu").weights_sha256 == whole
     assert list(folder.path.rglob(".partial-*")) == [folder.path / ".partial-notes.pt"]

@@ -4,7 +4,7 @@ import struct
 from pathlib import Path
 
 import pytest
-from tensorboardX.proto.event_pb2 import Event
+from tensorboardX.proto.event_pb2 import Event, SessionLog
 
 from training.execution import RunOptions, RunRequest, execute, execute_together
 from training.run_folder.folder import RunFolder
@@ -18,19 +18,23 @@ def run(planned):
 
 
 def scalars(folder: Path) -> dict[tuple[str, int], float]:
-    """Every scalar of the folder's only event file, by name and step; none may stand twice.
+    """Every scalar of the folder's event files, by name and step, as TensorBoard shows them; none may stand twice.
 
-    A file is a sequence of records: length (8 bytes), checksum (4), an event as a protocol buffer, checksum (4).
+    The files are read in the order of their names; where a session starts, what there was from its step on is void. A
+    file is a sequence of records: length (8 bytes), checksum (4), an event as a protocol buffer, checksum (4).
     """
-    (path,) = (folder / "tensorboard").iterdir()
-    content, found, place = path.read_bytes(), {}, 0
-    while place < len(content):
-        (length,) = struct.unpack_from("<Q", content, place)
-        event = Event.FromString(content[place + 12 : place + 12 + length])
-        place += 16 + length
-        for value in event.summary.value:
-            assert (value.tag, event.step) not in found
-            found[value.tag, event.step] = value.simple_value
+    found: dict[tuple[str, int], float] = {}
+    for path in sorted((folder / "tensorboard").glob("events.out.tfevents.*")):
+        content, place = path.read_bytes(), 0
+        while place < len(content):
+            (length,) = struct.unpack_from("<Q", content, place)
+            event = Event.FromString(content[place + 12 : place + 12 + length])
+            place += 16 + length
+            if event.session_log.status == SessionLog.START:
+                found = {key: value for key, value in found.items() if key[1] < event.step}
+            for value in event.summary.value:
+                assert (value.tag, event.step) not in found
+                found[value.tag, event.step] = value.simple_value
     return found
 
 
@@ -54,12 +58,15 @@ def test_a_run_that_went_on_shows_no_epoch_twice(run, tmp_path, interrupt_after)
     interrupt_after(2, run, tmp_path / "run", options=options)
     assert {step for _, step in scalars(tmp_path / "run")} == {1, 2}
     newest, _ = run.checkpoints(RunFolder(tmp_path / "run")).files()
+    before = {path.name: path.read_bytes() for path in (tmp_path / "run" / "tensorboard").iterdir()}
     newest.unlink()  # as if it had been killed before: the second epoch is trained and written again
     record = execute(run, tmp_path / "run", device="cpu", options=options)
     found = scalars(tmp_path / "run")
     assert [found["loss/training", step] for step in (1, 2, 3)] == pytest.approx(
         [epoch.train_loss for epoch in record.epochs]
     )
+    after = {path.name: path.read_bytes() for path in (tmp_path / "run" / "tensorboard").iterdir()}
+    assert before.items() < after.items()  # files are added, none is touched
 
 
 def test_event_files_are_optional_and_do_not_change_the_weights(run, tmp_path):
