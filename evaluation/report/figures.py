@@ -31,6 +31,7 @@ from evaluation.metrics.curves import (
 )
 from evaluation.metrics.outcomes import FloatArray, Outcome, TestSet
 from evaluation.metrics.scored_runs import ScoredRun
+from evaluation.report.wording import marked_p, p_text
 from evaluation.statistics.analysis_file import METRIC_NAMES, METRICS, Metric
 from evaluation.statistics.conclusions import is_shown, level_of
 from evaluation.statistics.resampling import case_weights
@@ -385,8 +386,8 @@ def _dots(metric: Metric, verdict: Verdict, style_of: Mapping[str, Style]) -> Dr
         )
     if decided:
         axes.text(1.0, 1.02, "p (Holm)", ha="left", va="bottom", color=INK, transform=axes.transAxes)
-    for number, (p, first, second) in enumerate(decided):
-        _bracket(axes, 1 + (0.012 + _BRACKET * number) / width, first, second, p_text(p))
+    for number, (first, second, text) in enumerate(decided):
+        _bracket(axes, 1 + (0.012 + _BRACKET * number) / width, first, second, text)
     if all(each.metrics[metric].mean is None for each in verdict.configurations):
         axes.set_xlim(0, 1)
     means = "; ".join(f"{each.name} {_number(each.metrics[metric].mean)}" for each in verdict.configurations)
@@ -399,15 +400,15 @@ def _room_for_names(verdict: Verdict) -> float:
     return min(0.42, (0.25 + 0.072 * longest) / WIDTH)
 
 
-def _decided(metric: Metric, verdict: Verdict) -> list[tuple[float, int, int]]:
-    """Comparisons with a difference for new runs and cases: p after Holm and the two rows, the smallest p first."""
+def _decided(metric: Metric, verdict: Verdict) -> list[tuple[int, int, str]]:
+    """Comparisons with a difference for new runs and cases: the two rows and p after Holm, the smallest p first."""
     rows = {each.name: row for row, each in enumerate(verdict.configurations)}
     found = []
     for pair in verdict.pairs:
         if pair.metric == metric and pair.p_holm is not None and pair.code in ("better", "worse"):
             first, second = sorted((rows[pair.a], rows[pair.b]))
-            found.append((pair.p_holm, first, second))
-    return sorted(found)[:MOST_BRACKETS]
+            found.append((pair.p_holm, first, second, marked_p(pair.p_holm, pair.approximate)))
+    return [(first, second, text) for _, first, second, text in sorted(found)[:MOST_BRACKETS]]
 
 
 def _bracket(axes: Axes, x: float, first: int, second: int, text: str) -> None:
@@ -453,7 +454,7 @@ def _p_matrix(metric: Metric, verdict: Verdict) -> Drawing:
     figure.text(
         0.02,
         0.12 / height,
-        f"Above the diagonal: this test set, below it: new runs\nand cases; bold: after Holm ≤ {level_of(verdict):.2g}",
+        f"Above the diagonal: this test set, below it: new runs\nand cases; {_how_shown(verdict)}",
         va="bottom",
     )
     decimals = 2 if count > _MOST_WITH_THREE_DECIMALS else 3
@@ -463,9 +464,9 @@ def _p_matrix(metric: Metric, verdict: Verdict) -> Drawing:
         if pair.metric != metric:
             continue
         first, second = sorted((names.index(pair.a), names.index(pair.b)))
-        for row, column, p, significant in (
-            (first, second, pair.run_level.p, is_shown(pair.run_level.p_holm, pair.run_level.alpha)),
-            (second, first, pair.p, is_shown(pair.p_holm, pair.alpha)),
+        for row, column, p, significant, approximate in (
+            (first, second, pair.run_level.p, is_shown(pair.run_level.p_holm, pair.run_level.alpha), None),
+            (second, first, pair.p, is_shown(pair.p_holm, pair.alpha), pair.approximate),
         ):
             axes.add_patch(
                 Rectangle(
@@ -485,18 +486,19 @@ def _p_matrix(metric: Metric, verdict: Verdict) -> Drawing:
                 va="center",
                 fontsize=size,
                 fontweight="bold" if significant else "normal",
+                fontstyle="italic" if approximate else "normal",
                 color=INK if p is not None else MUTED,
             )
-        p_by_pair.append(f"{pair.a} and {pair.b} {p_text(pair.run_level.p)}, {p_text(pair.p)}")
+        p_by_pair.append(f"{pair.a} and {pair.b} {p_text(pair.run_level.p)}, {marked_p(pair.p, pair.approximate)}")
     alt = f"p-values by {METRIC_NAMES[metric]}, on this test set and for new runs and cases: {'; '.join(p_by_pair)}."
     return render(f"p-{metric}", alt, figure)
 
 
-def p_text(p: float | None) -> str:
-    """A p-value in three decimals; never 0."""
-    if p is None:
-        return "–"
-    return "<0.001" if p < 0.001 else f"{p:.3f}"
+def _how_shown(verdict: Verdict) -> str:
+    """What bold and italic mean in a matrix of p-values."""
+    level = level_of(verdict)
+    bold = f"bold: after Holm ≤ {level:.2g}" if level else "no look is due"
+    return f"{bold}; italic: approximate" if any(pair.approximate for pair in verdict.pairs) else bold
 
 
 def _short_p(p: float | None, decimals: int) -> str:

@@ -4,7 +4,6 @@ import math
 from collections.abc import Sequence
 from decimal import Decimal
 
-from evaluation.report.figures import p_text
 from evaluation.statistics.verdict import Interval
 
 _SHORT = 0.001
@@ -18,6 +17,13 @@ def number(value: float | None, digits: int = 3) -> str:
 def signed(value: float | None) -> str:
     """A difference with its sign, or a dash."""
     return "–" if value is None else f"{value:+.3f}".replace("-", "−")
+
+
+def p_text(p: float | None) -> str:
+    """A p-value in three decimals; never 0."""
+    if p is None:
+        return "–"
+    return "<0.001" if p < 0.001 else f"{p:.3f}"
 
 
 def marked_p(p: float | None, approximate: str | None, level: float = 1.0) -> str:

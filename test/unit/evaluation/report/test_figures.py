@@ -12,12 +12,12 @@ from evaluation.report.figures import (
     Legend,
     _band,
     _short_p,
-    p_text,
     render,
     shows_bands,
     shows_runs,
     styles,
 )
+from evaluation.report.wording import p_text
 from evaluation.statistics.verdict import ConfigurationSummary, MetricSummary
 
 
