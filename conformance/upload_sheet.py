@@ -160,7 +160,9 @@ def _table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 
 def _main(arguments: Sequence[str] | None = None) -> int:
-    parser = Parser(prog="python -m conformance.upload_sheet", description="Write the sheet of an upload.")
+    parser = Parser(
+        prog="python -m conformance.upload_sheet", description="Write UPLOAD.md, the values for the platform's forms."
+    )
     parser.add_argument("folder", type=Path, help="folder with the archives")
     parser.add_argument("--card", required=True, help="name or path of the card")
     parser.add_argument("--report", type=Path, nargs="*", default=[], help="conformance.json of the images")

@@ -424,7 +424,7 @@ def _add_questions(planning: argparse.ArgumentParser) -> None:
         "--difference",
         type=float,
         default=0.01,
-        help="to be shown; 0: ask how often --margin shows on par (%(default)s)",
+        help="difference to detect; 0: power to show equivalence within --margin (%(default)s)",
     )
     power.add_argument("--power", type=float, default=0.8, help="target power (%(default)s)")
     power.add_argument("--margin", type=float, help="also show the power for “on par” within ± this margin")
@@ -471,8 +471,8 @@ def _add_questions(planning: argparse.ArgumentParser) -> None:
 
 def _add_readers(question: argparse.ArgumentParser) -> None:
     add = question.add_argument
-    add("--difference", type=float, default=0.05, help="true one in AUROC, runs minus readers (%(default)s)")
-    add("--margin", type=float, help="of non-inferiority, which is then asked first")
+    add("--difference", type=float, default=0.05, help="true difference in AUROC, runs minus readers (%(default)s)")
+    add("--margin", type=float, help="non-inferiority margin; if given, non-inferiority is tested first")
     add("--power", type=float, default=0.8, help="target power (%(default)s)")
     add("--readers", type=int, nargs="+", default=[5, 10, 20], help="human readers (%(default)s)")
     add("--runs", type=int, nargs="+", default=[10], help="runs of the configuration (%(default)s)")

@@ -1,4 +1,4 @@
-"""``python -m evaluation plan``: check the options, ask :mod:`evaluation.planning.power`, write the record."""
+"""``python -m evaluation plan``: options of each question, the answer of :mod:`evaluation.planning`, the record."""
 
 import argparse
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""How the C library hands out memory while networks run.
+"""glibc's malloc settings for inference.
 
 glibc asks the system for every large array and returns it at once; a network's pass on a CPU then spends a third of its
 time on fresh pages.

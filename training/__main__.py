@@ -293,7 +293,7 @@ def _add_campaign(add: Callable[..., argparse.Action]) -> None:
 
 
 def _add_moved(add: Callable[..., argparse.Action], option: str) -> None:
-    add(option, type=Path, help=f"{_MOVED[option]}, if it was moved since")
+    add(option, type=Path, help=f"{_MOVED[option]}, if it was moved later")
 
 
 def _add_localisation(add: Callable[..., argparse.Action], run: str) -> None:

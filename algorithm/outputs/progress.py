@@ -1,4 +1,4 @@
-"""How far a long command is, and about how long it still takes: on stdout, since the platform takes stderr for trouble.
+"""Progress and remaining time of long commands, on stdout, since the platform treats stderr as an error.
 
 A terminal gets a bar; a file or a container's log gets a line for every tenth of the work, and at least one in 30 s if
 anything was done. The time left is estimated from what this process has done, not from what it found done.

@@ -222,7 +222,7 @@ def plan_readers(
     difference
         True difference in AUROC, runs minus readers.
     margin
-        Of non-inferiority, which is then asked first.
+        Of non-inferiority, which is then tested first.
     comparisons
         Configurations that are compared with the readers: each is tested at alpha over this number, Holm's first step.
 

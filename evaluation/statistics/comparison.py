@@ -1,4 +1,4 @@
-"""Judge configurations on one test set: estimates, tests, Holm's adjustment, codes and sentences of all declared pairs.
+"""Compare configurations on one test set: estimates, tests, Holm's adjustment, code and sentence of each declared pair.
 
 The result depends on what was scored and on the analysis file alone, not on the order of the runs.
 """

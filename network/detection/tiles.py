@@ -1,4 +1,4 @@
-"""The boxes of tiles, from what the network says of a batch of them.
+"""Decode the network's outputs for a batch of tiles into boxes.
 
 Of each tile the strongest anchors are decoded, mirrored back where the tile was mirrored, cut at the tile's edges and
 thinned: of boxes that overlap each other the strongest stays. Then they move to where the tile is in the study.

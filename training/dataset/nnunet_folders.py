@@ -1,4 +1,4 @@
-"""Where nnU-Net thinks it is: its folders and switches are environment variables, set here for as long as it works."""
+"""nnU-Net's environment variables (folders and switches), set while it runs."""
 
 import os
 from collections.abc import Iterator

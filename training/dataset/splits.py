@@ -1,4 +1,4 @@
-"""Folds of a dataset: patients are dealt to them whole, so that none is on both sides of a fold."""
+"""Folds of a dataset: each patient is assigned to one as a whole, so that none is on both sides of a fold."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Runs one program, which ends with all that it started as soon as the process that asked for it is gone.
+"""Run a program, and kill its process group when the calling process has ended.
 
 nnDetection's programs work for days and start others. A process that is killed cannot end them, and they would
 continue, without a parent, on the files and the GPU of the run that is started next. So this script is between the

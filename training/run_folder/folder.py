@@ -1,6 +1,6 @@
 """The folder of one run: one property per file.
 
-What a run writes is listed in ``.oncoduet`` before it takes its name, so that a run that goes on knows its own files,
+What a run writes is listed in ``.oncoduet`` before it takes its name, so that a resumed run recognises its own files,
 wherever it was killed. ``run.json``, the lock and the checkpoints say themselves whose they are; the log is known by
 its first line; event files are only ever added.
 """

@@ -1,6 +1,8 @@
 """Papers of the house: licence, citation, changelog, hooks, links, and nothing that belongs to one machine."""
 
+import ast
 import re
+import sys
 from pathlib import Path
 
 import yaml
@@ -69,6 +71,48 @@ def test_every_package_of_an_image_is_accounted_for(project: Path) -> None:
             if line and not line.startswith(("#", "-r")):
                 asked.add(re.split(r"[=<> ]", line)[0].lower())
     assert sorted(name for name in asked if f"`{name}`" not in decisions) == []
+
+
+NAMES = {"yaml": "pyyaml", "skimage": "scikit-image"}
+"""Of packages that are imported by another name."""
+EVERYWHERE = {
+    "numpy",
+    "torch",
+    "pydantic",
+    "pydantic_core",
+    "rich",
+    "_typeshed",
+    "packaging",
+    "cyclonedx",
+    "packageurl",
+}
+"""Used everywhere, or only by programs of ``requirements/``."""
+
+
+def test_packages_are_imported_by_the_modules_that_the_decision_names(project: Path) -> None:
+    rows = (project / "docs" / "decisions" / "packages.md").read_text().splitlines()
+    product = [folder.name for folder in project.iterdir() if (folder / "__init__.py").is_file()]
+    users: dict[str, set[str]] = {}
+    for path in (path for folder in product for path in (project / folder).rglob("*.py")):
+        for package in imported_packages(path) - set(sys.stdlib_module_names) - set(product) - EVERYWHERE:
+            users.setdefault(package, set()).add(path.relative_to(project).as_posix())
+    assert len(users) > 10
+    for package, modules in users.items():
+        name = NAMES.get(package, package.replace("_", "-")).lower()
+        (row,) = [row for row in rows if f"`{name}`" in row.lower().partition(" | ")[0]]
+        named = set(re.findall(r"`(\w+/(?:[\w/]+\.py|(?:\w+/)*))`", row))
+        unnamed = {module for module in modules if not any(module == each or module.startswith(each) for each in named)}
+        assert (package, unnamed) == (package, set())
+
+
+def imported_packages(path: Path) -> set[str]:
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            found |= {alias.name.partition(".")[0] for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+            found.add(node.module.partition(".")[0])
+    return found
 
 
 def test_modules_named_in_the_decision_on_packages_exist(project: Path) -> None:
