@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from sklearn.metrics import roc_auc_score
 
-from evaluation.metrics.placements import count_below, midranks, placements, ranks_without_ties
+from evaluation.metrics.placements import count_below, placements
 
 
 @pytest.mark.parametrize("levels", [4, 1000])
@@ -19,8 +19,3 @@ def test_placements_equal_brute_force_and_average_to_auroc(levels):
         assert row[~positive].mean() == pytest.approx(row[positive].mean())
         zeros = np.count_nonzero(~positive)
         assert np.allclose(count_below(values[positive], values[~positive]) / zeros, row[positive])
-
-
-def test_ranks_without_ties_equal_midranks():
-    values = np.random.default_rng(0).normal(size=(4, 37))
-    assert np.array_equal(ranks_without_ties(values), midranks(values))
