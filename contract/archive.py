@@ -152,23 +152,22 @@ def archive_patients(archive: Path, studies: Iterable[Study], said: str | None =
         by_folder.setdefault(study.folder, []).append(study.case_id)
     cases = [case_id for members in by_folder.values() for case_id in members]
     require_rows(cases, given, source=archive)
+    bearing: dict[str, str] = {}
     if rule is None:
-        bearing: dict[str, str] = {}
         for folder, members in by_folder.items():
-            open_ids = [case_id for case_id in members if case_id not in given]
-            named = [case_id for case_id in open_ids if case_id.startswith(f"{folder}_")]
-            if len(named) > MOST_STUDIES:
+            named = [case_id for case_id in members if case_id.startswith(f"{folder}_")]
+            if len(named) > MOST_STUDIES and not given.keys() >= {*named}:
                 raise ambiguous(archive / folder, "a folder per patient", named)
-            others = [case_id for case_id in open_ids if case_id not in named and not TELLING.fullmatch(case_id)]
-            if len(by_folder) > 1 and len(others) > 1:
+            others = [case_id for case_id in members if case_id not in named and not TELLING.fullmatch(case_id)]
+            if len(by_folder) > 1 and len(others) > 1 and not given.keys() >= {*others}:
                 raise ambiguous(archive / folder, "a folder that bears the patient's name", others)
             bearing |= dict.fromkeys(named, folder)
-        folders = sorted(set(bearing.values()))
-        if len(bearing) > MOST_ON_AVERAGE * len(folders):
-            raise ambiguous(archive, "a folder per patient", list(bearing), " in few folders")
+        open_ids = [case_id for case_id in bearing if case_id not in given]
+        folders = sorted({bearing[case_id] for case_id in open_ids})
+        if len(open_ids) > MOST_ON_AVERAGE * len(folders):
+            raise ambiguous(archive, "a folder per patient", open_ids, " in few folders")
         require_folders_apart(folders, source=archive)
-        given |= bearing
-    return patients_by_case(cases, given=given, rule=rule, source=archive)
+    return patients_by_case(cases, given=given, folders=bearing, rule=rule, source=archive)
 
 
 def archive_licence(archive: Path) -> str:

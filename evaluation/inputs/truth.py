@@ -67,7 +67,9 @@ class TruthFolder:
     card: Card | None
     settings: Settings
     named_patients: Mapping[str, str]
-    """By case id, as far as ``patients.csv``, the marksheet or the folders of an archive say it."""
+    """By case id, as ``patients.csv`` says it."""
+    known_patients: Mapping[str, str]
+    """By case id, as far as the marksheet or the folders of an archive say it."""
     marksheet: Path | None = None
 
     def case(self, case_id: str, rule: MatchingRule) -> LesionTruth:
@@ -87,11 +89,16 @@ class TruthFolder:
         Raises
         ------
         OncoduetError
-            The ids are ambiguous, and no patients are given.
+            The ids are ambiguous, and no patients are given, or a table names only some of the studies of one.
         """
         given, rule = said
-        named = {} if rule else {**self.named_patients, **given}
-        return patients_by_case(self.label_maps, given=named, rule=rule or self.settings.patients, source=self.folder)
+        return patients_by_case(
+            self.label_maps,
+            given={} if rule else {**self.named_patients, **given},
+            folders={} if rule else self.known_patients,
+            rule=rule or self.settings.patients,
+            source=self.folder,
+        )
 
     def label_values(self) -> set[int]:
         """All values but 0 that the label maps hold."""
@@ -157,10 +164,10 @@ def find_truth(folder: Path) -> TruthFolder:
         label_maps=label_maps,
         card=_card(files["card.toml"], given, files["archive.json"]),
         settings=given,
-        named_patients={
+        named_patients=_patients_named(files[PATIENTS]),
+        known_patients={
             **(folders_of_patients(folder, label_maps) if places[0] == inner else {}),
             **_patients_of_marksheet(files[MARKSHEET], label_maps),
-            **_patients_named(files[PATIENTS]),
         },
         marksheet=files[MARKSHEET],
     )

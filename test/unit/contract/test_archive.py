@@ -396,6 +396,23 @@ def test_a_table_counts_before_folders_and_a_rule_before_what_folders_say(tmp_pa
     assert archive_patients(tmp_path, studies, "by-case")["10_2"] == "10_2"
 
 
+@pytest.mark.parametrize(
+    ("folders", "row"),
+    [
+        ({"10": ["10_1", "10_2"], "20": ["20_1"]}, "10_1,P7"),
+        ({"s_1": ["s_1_a", "s_1_b"], "t_2": ["t_2_a"]}, "s_1_a,P7"),
+        ({"P1": ["before", "after"], "P2": ["other"]}, "before,P7"),
+    ],
+)
+def test_a_table_that_names_some_studies_of_a_folder_is_asked_about(
+    tmp_path: Path, folders: dict[str, list[str]], row: str
+) -> None:
+    studies = studies_in(folders)
+    (tmp_path / "patients.csv").write_text(f"case_id,patient_id\n{row}\n")
+    with refused_with(found=r".*one patient or several\? Say it by patients.csv .*"):
+        archive_patients(tmp_path, studies)
+
+
 def test_rows_of_patients_that_are_of_no_study_are_said(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     studies = studies_in({"10": ["10_1", "10_2"], "20": ["20_1"]})
     (tmp_path / "patients.csv").write_text("case_id,patient_id\n10_1,10\n20_2,10\n30_1,30\n")
