@@ -19,7 +19,7 @@ from evaluation.metrics.scored_runs import group_by_configuration, read_scored_r
 from evaluation.planning.power import read_plan, sample_size
 from evaluation.report.missed_lesions import find_misses
 from evaluation.report.page import REPORT_FILES, write_report
-from evaluation.statistics.analysis_file import EXPLORATORY, METRIC_NAMES, Analysis, read_analysis
+from evaluation.statistics.analysis_file import EXPLORATORY, METRIC_NAMES, MOST_RUNS, Analysis, read_analysis
 from evaluation.statistics.arms import Arm, arms_of
 from evaluation.statistics.clinical import describe_clinically
 from evaluation.statistics.comparison import compare_configurations, compare_table_of_runs
@@ -32,8 +32,6 @@ from evaluation.statistics.thresholds import read_validation
 from evaluation.statistics.verdict import ReaderStudy
 
 MOST_CONFIGURATIONS = 12
-MOST_RUNS = 20
-"""Of one configuration: up to here the run level is exact for means too."""
 
 _log = logging.getLogger(__name__)
 
