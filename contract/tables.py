@@ -2,7 +2,8 @@
 
 A byte order mark, semicolons or tabs in place of commas, a decimal comma and spaces around names are what spreadsheets
 write in half of Europe; they are read as intended. Ambiguous tables are refused, with the line. Cells are stripped
-text; a cell that means unknown (``NA``, ``N/A``, ``nan``, ``null``, ``-``, ``?``) is empty.
+text; a cell that means unknown (``NA``, ``N/A``, ``nan``, ``null``, ``-``, ``?``) is empty,
+but where empty means something else.
 """
 
 import csv
@@ -10,7 +11,7 @@ import io
 import math
 import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -64,8 +65,10 @@ class Table:
         return value if math.isfinite(value) and "_" not in text else None
 
 
-def read_table(path: Path, columns: Sequence[str]) -> Table:
+def read_table(path: Path, columns: Sequence[str], *, verbatim: Collection[str] = ()) -> Table:
     """Read a table that has at least these columns.
+
+    In ``verbatim`` columns an empty cell says something, or ``NA`` is a name: theirs are not emptied.
 
     Raises ``OncoduetError``: the file is missing, larger than ``LARGEST_BYTES``, no UTF-8 or no CSV; a column is
     missing or duplicated; a line has another number of values than there are columns; there is no row.
@@ -87,7 +90,10 @@ def read_table(path: Path, columns: Sequence[str]) -> Table:
         raise OncoduetError(path, "no rows below the header")
     return Table(
         path=path,
-        rows=tuple({name: known(cell) for name, cell in zip(names, line, strict=True)} for _, line in rows),
+        rows=tuple(
+            {name: cell.strip() if name in verbatim else known(cell) for name, cell in zip(names, line, strict=True)}
+            for _, line in rows
+        ),
         lines=tuple(number for number, _ in rows),
         delimiter=delimiter,
     )
