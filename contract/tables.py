@@ -12,7 +12,7 @@ import math
 import re
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from contract.errors import OncoduetError
@@ -20,6 +20,7 @@ from contract.errors import OncoduetError
 LARGEST_BYTES = 1 << 28
 _DELIMITERS = ",;\t"
 _UNKNOWN = {"na", "n/a", "nan", "null", "-", "?"}
+_WHOLE = re.compile(r"^(\d+)\.0+$")
 _DECIMAL_COMMA = re.compile(r"[+-]?\d+,\d+")
 
 
@@ -51,12 +52,20 @@ class Table:
                     )
         return {name: row for name, (_, row) in found.items()}
 
+    def with_whole_numbers(self, *columns: str) -> "Table":
+        """The table with ``7`` for ``7.0`` in these columns, which pandas writes where a cell is empty."""
+        rows = [
+            {name: _WHOLE.sub(r"\1", cell) if name in columns else cell for name, cell in row.items()}
+            for row in self.rows
+        ]
+        return replace(self, rows=tuple(rows))
+
     def number(self, text: str) -> float | None:
         """The number in a cell; None where it holds anything else, NaN and infinity included.
 
-        A decimal comma counts only where commas do not part the columns.
+        A decimal comma counts where commas do not part the columns, and in ``0,85``, which can be nothing else.
         """
-        if self.delimiter != "," and _DECIMAL_COMMA.fullmatch(text):
+        if _DECIMAL_COMMA.fullmatch(text) and (self.delimiter != "," or text.lstrip("+-").startswith("0,")):
             text = text.replace(",", ".")
         try:
             value = float(text)

@@ -269,7 +269,8 @@ def _around(
 
     None, and nothing is removed, if one is too small or there are more than ``_TIES``.
     """
-    parts, removed = [], []
+    parts: list[_Part] = []
+    removed: list[Probability] = []
     for voxel in voxels:
         seed = np.unravel_index(int(voxel), remaining.shape)
         if not remaining[seed]:  # in a component that was found
