@@ -14,12 +14,13 @@ from collections.abc import Container, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from contract.archive_files import LABEL_ENDING, LABELS, ArchiveFiles, look
+from contract.archive_files import DEEPEST, LABEL_ENDING, LABELS, ArchiveFiles, look, seeming_stem
 from contract.cards import Card, Geometry
 from contract.case_folders import case_name
 from contract.errors import SHOWN, OncoduetError, one_line, some
 from contract.extent import require_plausible_extent
 from contract.files import read_json
+from contract.marksheet import read_marksheet
 from contract.names import require_case_id
 from contract.patients import FILE as PATIENTS
 from contract.patients import (
@@ -33,7 +34,6 @@ from contract.patients import (
     require_rows,
     said_patients,
 )
-from contract.tables import read_table
 from contract.volume import Grid, covered_share, fields_of_view_meet, read_grid, require_same_grid
 
 logger = logging.getLogger(__name__)
@@ -114,6 +114,7 @@ def list_studies(archive: Path, card: Card, *, labels_required: bool) -> Listing
             (LABELS, f"files are not called <patient>_<study>{LABEL_ENDING}, and not read", unread),
             (MARKSHEET, "rows belong to no study here", rows),
             (".", "folders hold images that no channel of the card is called by", elsewhere),
+            (".", f"folders are more than {DEEPEST} deep, and not looked into", files.deeper),
         ]
         if names
     ]
@@ -246,6 +247,13 @@ def _study(archive: Path, card: Card, case_id: str, files: ArchiveFiles, labels_
     channels = {channel: found[channel][0] for channel in card.channel_names}
     check_geometry(case_id, channels, card.geometry)
     label = files.labels.get(case_id)
+    twins = [
+        path.name
+        for path in files.unread_labels
+        if path.parent == archive / LABELS and case_name(seeming_stem(path.name) or "") == case_id
+    ]
+    if label is not None and twins and labels_required:
+        raise OncoduetError(f"study {case_id} in {archive}", f"duplicate: {label.name}, {', '.join(twins)} in {LABELS}")
     if label is not None and label.is_file():
         require_same_grid(
             read_grid(label),
@@ -304,7 +312,7 @@ def _marksheet_cases(archive: Path) -> set[str]:
     if not path.is_file():
         return set()
     try:
-        rows = read_table(path, ("patient_id", "study_id")).rows
+        _, rows = read_marksheet(path, ())
     except OncoduetError:  # reported where the marksheet is needed
         return set()
-    return {case_name(f"{row['patient_id']}_{row['study_id']}") for row in rows}
+    return set(rows)
