@@ -9,13 +9,14 @@ import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from contract.duplicates import say_alike
 from contract.errors import OncoduetError
 from contract.files import sha256_file, sha256_json
 from contract.marksheet import contradictions
 from contract.outputs import Output, require_apart
 from contract.records import write_record
 from evaluation.metrics.outcomes import TestSet, require_patients
-from evaluation.metrics.scored_runs import group_by_configuration, read_scored_runs
+from evaluation.metrics.scored_runs import ScoredRun, group_by_configuration, read_scored_runs
 from evaluation.planning.power import read_plan, sample_size
 from evaluation.report.missed_lesions import find_misses
 from evaluation.report.page import REPORT_FILES, write_report
@@ -117,6 +118,7 @@ def compare(
     read = [] if readers is None else read_readers_table(readers, runs[0].truth)
     chosen_on = read_validation(validation, runs) if validation else {}
     planned = None if plan_record is None else read_plan(plan_record, plan.metrics)
+    _say_alike(runs, ", ".join(map(str, scores)))
     misses = [] if archive is None else find_misses(runs, archive, predictions)
     named = sha256_file(analysis) if analysis else "exploratory"
     verdict = compare_configurations(runs, plan, declared, analysis=named, workers=workers)
@@ -184,6 +186,21 @@ def compare_table(table: Path, output: Path, *, analysis: Path | None) -> None:
         write_record(stage / "verdict.json", verdict)
         write_report(stage, verdict, [])
     _log.info("%s", output / "report.html")
+
+
+def _say_alike(runs: Sequence[ScoredRun], where: object) -> None:
+    """Warn of cases in which every run found the same candidates to the last digit: there are no images to compare."""
+    truth = runs[0].truth
+    contents = {}
+    for place, case_id in enumerate(truth.case_ids):
+        found = []
+        for run in runs:
+            inside = run.outcome.candidate_case == place
+            found.append(sorted(zip(run.outcome.confidence[inside], run.outcome.hit[inside], strict=True)))
+        if all(any(round(confidence, 4) != confidence for confidence, _ in each) for each in found):
+            likelihoods = [run.outcome.likelihood[place] for run in runs]
+            contents[case_id] = repr((truth.lesions[place], likelihoods, found))
+    say_alike(where, contents, "cases {} and {} have the same candidates in every run: one study, or two?")
 
 
 def _place(output: Path, truth: TestSet) -> Output:

@@ -158,6 +158,7 @@ def score(
     if truth_folder.marksheet is not None:
         for line in contradictions(truth_folder.marksheet, {case.case_id: case.positive for case in scores[0].cases}):
             _log.warning("%s", line)
+    truth_folder.say_alike()
     with ExitStack() as stages:
         for place, each in zip(places, scores, strict=True):
             write_score(each, stages.enter_context(place.staged()))

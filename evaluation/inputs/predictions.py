@@ -19,6 +19,7 @@ from pathlib import Path
 
 from contract.cards import Card, card_names, load_card
 from contract.case_folders import case_name, require_none_below
+from contract.duplicates import say_alike
 from contract.errors import OncoduetError
 from contract.files import sha256_file, sha256_json
 from contract.outputs import require_as_written, require_unedited
@@ -283,13 +284,14 @@ def _require_unedited(folder: Path, predictions: Mapping[str, Prediction], sourc
 
 
 def _say_alike(folder: Path, predictions: Mapping[str, Prediction]) -> None:
-    """Warn of cases that our records know as the same image: scores count one study twice."""
-    first: dict[str, str] = {}
+    """Warn of cases that our records know as the same image."""
+    contents = {}
     for case_id, each in predictions.items():
         path = folder / each.detection_map.relative_to(folder).parts[0] / STUDY
         content = read_record(path, StudyRecord).content_sha256 if path.is_file() else None
-        if content is not None and (other := first.setdefault(content, case_id)) != case_id:
-            _log.warning("%s: cases %s and %s are the same image", folder, other, case_id)
+        if content is not None:
+            contents[case_id] = content
+    say_alike(folder, contents, "cases {} and {} are the same image")
 
 
 def _plain_predictions(folder: Path, truth: TruthFolder) -> dict[str, Prediction]:

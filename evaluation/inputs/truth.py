@@ -18,6 +18,7 @@ from typing import Literal
 
 from contract.cards import Card, card_names, load_card
 from contract.case_folders import case_name, require_none_below
+from contract.duplicates import say_alike
 from contract.errors import OncoduetError
 from contract.files import read_json, sha256_file, sha256_json
 from contract.marksheet import read_marksheet
@@ -104,6 +105,12 @@ class TruthFolder:
         """All values but 0 that the label maps hold."""
         maps = ((path, self._index.read(self._sha256[case_id])) for case_id, path in self.label_maps.items())
         return {int(value) for path, known in maps for value in set((known or read_label_map(path)).labels.values)}
+
+    def say_alike(self) -> None:
+        """Warn of cases with the same label map, unless empty."""
+        maps = {case_id: self._index.content(sha256) for case_id, sha256 in self._sha256.items()}
+        contents = {case_id: content for case_id, content in maps.items() if content is not None}
+        say_alike(self.folder, contents, "cases {} and {} have the same label map: one study, or two?")
 
     def sha256(self) -> str:
         """Hash of all label maps' bytes, by case id."""

@@ -126,3 +126,10 @@ def test_an_archive_that_names_a_card_of_ours_is_scored_by_it(workshop, caplog):
 def test_a_card_with_a_byte_order_mark_is_read(folder):
     (folder / "card.toml").write_bytes(b"\xef\xbb\xbf" + (CARDS / "cspca-picai.toml").read_bytes())
     assert find_truth(folder).card.name == "cspca-picai"
+
+
+def test_cases_with_the_same_label_map_are_named_unless_it_is_empty(workshop, caplog):
+    lesion = workshop.image({1: workshop.box})
+    truth = workshop.truth({"a": lesion, "b": workshop.image(), "c": lesion, "d": workshop.image()})
+    find_truth(truth).say_alike()
+    assert caplog.messages == [f"{truth}: cases a and c have the same label map: one study, or two?"]
