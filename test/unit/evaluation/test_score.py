@@ -446,3 +446,10 @@ def test_sweep_needs_detection_maps_and_strict_matching(workshop, maps, truth, t
     assert "no detection maps" in capsys.readouterr().err
     assert main(["score", "--predictions", str(workshop.plain(maps)), *words, "--picai-only"]) == 2
     assert not (tmp_path / "out").exists()
+
+
+def test_a_case_to_be_explained_may_be_typed_with_its_accents_apart(workshop, tmp_path, capsys):
+    truth = workshop.truth({case_id: workshop.image() for case_id in ("M\u00fc1", "b")})
+    folder = workshop.plain({case_id: workshop.image() for case_id in ("M\u00fc1", "b")})
+    words = ["--predictions", str(folder), "--truth", str(truth), "--output", str(tmp_path / "out")]
+    assert main(["score", *words, "--explain", "Mu\u03081"]) == 0, capsys.readouterr().err
