@@ -15,12 +15,14 @@ from algorithm.outputs.progress import Track
 from algorithm.outputs.study_output import LISTING_FILES, PREDICTIONS, detect, study_files, write_listing, write_study
 from contract.archive import Study, archive_licence, find_studies
 from contract.cards import Baseline, Card, card_path, load_card
+from contract.duplicates import say_alike
 from contract.errors import OncoduetError
 from contract.files import sha256_file, sha256_json
 from contract.outputs import Output, require_apart, require_folder, require_unowned, subfolder
 from contract.records import Source
 from contract.volume import Float32Array, Volume, read_grid, read_volume, resample
 from network.placement import Placement
+from network.study import content_sha256
 
 COMMAND = "algorithm baseline"
 
@@ -57,10 +59,13 @@ def predict_baselines(*, archive: Path, card_name: str, output: Path, track: Tra
         place.check()
     with ExitStack() as stages:
         stage = {baseline: stages.enter_context(place.staged()) for baseline, place in places.items()}
+        images: dict[str, str] = {}
         for study in track(studies):
+            images[study.case_id] = content_sha256(read_volume(study.channels[card.geometry.reference]))
             for baseline in card.baselines:
                 found = detect(card, baseline_probability(card, baseline, study))
                 write_study(stage[baseline] / study.case_id / "output", card, found, name=study.case_id)
+        say_alike(archive, images, "studies {} and {} are the same image")
         for baseline in card.baselines:
             source = baseline_source(card, baseline, archive_licence=licence)
             write_listing(stage[baseline], card, card_text, case_ids, source)

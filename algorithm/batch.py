@@ -27,6 +27,7 @@ from algorithm.prediction.options import DEFAULTS, PredictionOptions
 from algorithm.prediction.predictor import LEANER, Predictor, load_predictor
 from algorithm.prediction.trained_on import KnownStudies
 from contract.archive import Study, archive_licence, list_studies
+from contract.duplicates import say_alike
 from contract.errors import OncoduetError, one_line
 from contract.outputs import require_apart
 from contract.records import BatchRecord, Failure, FailuresRecord, StudyRecord
@@ -120,7 +121,7 @@ def predict_batch(
         if predicted:
             card_text = (bundle.folder / "card.toml").read_text(encoding="utf-8")
             contents = folder.contents(predicted, listing.studies)
-            _say_alike(archive, contents)
+            say_alike(archive, contents, "studies {} and {} are the same image")
             for ensemble, trained_on in _trained_on(bundle, ensembles, contents):
                 source = ensemble_source(
                     bundle, ensemble, archive_licence=licence, trained_on=trained_on, options=options
@@ -129,14 +130,6 @@ def predict_batch(
     if unforeseen is not None:
         raise unforeseen
     _require_none(failures, folder, studies=len(everything))
-
-
-def _say_alike(archive: Path, contents: Mapping[str, str]) -> None:
-    """Warn of studies with the same reference image: scores would count one study twice."""
-    first: dict[str, str] = {}
-    for case_id, content in contents.items():
-        if (other := first.setdefault(content, case_id)) != case_id:
-            logger.warning("%s: studies %s and %s are the same image", archive, other, case_id)
 
 
 def _require_none(failures: Mapping[str, str], folder: BatchFolder, *, studies: int) -> None:

@@ -14,12 +14,13 @@ from collections.abc import Container, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from contract.archive_files import LABEL_ENDING, LABELS, ArchiveFiles, look
+from contract.archive_files import DEEPEST, LABEL_ENDING, LABELS, ArchiveFiles, look, seeming_stem
 from contract.cards import Card, Geometry
 from contract.case_folders import case_name
 from contract.errors import SHOWN, OncoduetError, one_line, some
 from contract.extent import require_plausible_extent
 from contract.files import read_json
+from contract.marksheet import read_marksheet
 from contract.names import require_case_id
 from contract.patients import FILE as PATIENTS
 from contract.patients import (
@@ -33,7 +34,6 @@ from contract.patients import (
     require_rows,
     said_patients,
 )
-from contract.tables import read_table
 from contract.volume import Grid, covered_share, fields_of_view_meet, read_grid, require_same_grid
 
 logger = logging.getLogger(__name__)
@@ -114,6 +114,7 @@ def list_studies(archive: Path, card: Card, *, labels_required: bool) -> Listing
             (LABELS, f"files are not called <patient>_<study>{LABEL_ENDING}, and not read", unread),
             (MARKSHEET, "rows belong to no study here", rows),
             (".", "folders hold images that no channel of the card is called by", elsewhere),
+            (".", f"folders are more than {DEEPEST} deep, and not looked into", files.deeper),
         ]
         if names
     ]
@@ -152,23 +153,22 @@ def archive_patients(archive: Path, studies: Iterable[Study], said: str | None =
         by_folder.setdefault(study.folder, []).append(study.case_id)
     cases = [case_id for members in by_folder.values() for case_id in members]
     require_rows(cases, given, source=archive)
+    bearing: dict[str, str] = {}
     if rule is None:
-        bearing: dict[str, str] = {}
         for folder, members in by_folder.items():
-            open_ids = [case_id for case_id in members if case_id not in given]
-            named = [case_id for case_id in open_ids if case_id.startswith(f"{folder}_")]
-            if len(named) > MOST_STUDIES:
+            named = [case_id for case_id in members if case_id.startswith(f"{folder}_")]
+            if len(named) > MOST_STUDIES and not given.keys() >= {*named}:
                 raise ambiguous(archive / folder, "a folder per patient", named)
-            others = [case_id for case_id in open_ids if case_id not in named and not TELLING.fullmatch(case_id)]
-            if len(by_folder) > 1 and len(others) > 1:
+            others = [case_id for case_id in members if case_id not in named and not TELLING.fullmatch(case_id)]
+            if len(by_folder) > 1 and len(others) > 1 and not given.keys() >= {*others}:
                 raise ambiguous(archive / folder, "a folder that bears the patient's name", others)
             bearing |= dict.fromkeys(named, folder)
-        folders = sorted(set(bearing.values()))
-        if len(bearing) > MOST_ON_AVERAGE * len(folders):
-            raise ambiguous(archive, "a folder per patient", list(bearing), " in few folders")
+        open_ids = [case_id for case_id in bearing if case_id not in given]
+        folders = sorted({bearing[case_id] for case_id in open_ids})
+        if len(open_ids) > MOST_ON_AVERAGE * len(folders):
+            raise ambiguous(archive, "a folder per patient", open_ids, " in few folders")
         require_folders_apart(folders, source=archive)
-        given |= bearing
-    return patients_by_case(cases, given=given, rule=rule, source=archive)
+    return patients_by_case(cases, given=given, folders=bearing, rule=rule, source=archive)
 
 
 def archive_licence(archive: Path) -> str:
@@ -247,6 +247,13 @@ def _study(archive: Path, card: Card, case_id: str, files: ArchiveFiles, labels_
     channels = {channel: found[channel][0] for channel in card.channel_names}
     check_geometry(case_id, channels, card.geometry)
     label = files.labels.get(case_id)
+    twins = [
+        path.name
+        for path in files.unread_labels
+        if path.parent == archive / LABELS and case_name(seeming_stem(path.name) or "") == case_id
+    ]
+    if label is not None and twins and labels_required:
+        raise OncoduetError(f"study {case_id} in {archive}", f"duplicate: {label.name}, {', '.join(twins)} in {LABELS}")
     if label is not None and label.is_file():
         require_same_grid(
             read_grid(label),
@@ -305,7 +312,7 @@ def _marksheet_cases(archive: Path) -> set[str]:
     if not path.is_file():
         return set()
     try:
-        rows = read_table(path, ("patient_id", "study_id")).rows
+        _, rows = read_marksheet(path, ())
     except OncoduetError:  # reported where the marksheet is needed
         return set()
-    return {case_name(f"{row['patient_id']}_{row['study_id']}") for row in rows}
+    return set(rows)

@@ -42,6 +42,8 @@ class ArchiveFiles:
     """Images in the folder of label maps that are called or placed in another way."""
     unknown: dict[str, str] = field(default_factory=dict)
     """Why it is not known what a folder or link holds, by its path below the archive."""
+    deeper: list[str] = field(default_factory=list)
+    """Folders that are too deep to be looked into, by their paths below the archive."""
 
 
 def seeming_stem(name: str) -> str | None:
@@ -56,7 +58,7 @@ def look(archive: Path, channels: Sequence[str]) -> ArchiveFiles:
         raise OncoduetError(archive, "archive not found")
     files = ArchiveFiles()
     others: dict[Path, list[Path]] = {}
-    for path in _walk(archive, archive, files.unknown):
+    for path in _walk(archive, archive, files):
         relative = path.relative_to(archive)
         if relative.parts[0] == LABELS:
             if len(relative.parts) == 2 and path.name.endswith(LABEL_ENDING):
@@ -79,8 +81,9 @@ def look(archive: Path, channels: Sequence[str]) -> ArchiveFiles:
     return files
 
 
-def _walk(archive: Path, folder: Path, unknown: dict[str, str]) -> Iterator[Path]:
-    """Every file below a folder but the hidden ones, in order; what cannot be looked into goes to ``unknown``."""
+def _walk(archive: Path, folder: Path, files: ArchiveFiles) -> Iterator[Path]:
+    """Every file below a folder but the hidden ones, in order; what is not looked into is noted in ``files``."""
+    unknown = files.unknown
     try:
         with os.scandir(folder) as entries:
             inside = sorted(entries, key=lambda entry: entry.name)
@@ -97,8 +100,10 @@ def _walk(archive: Path, folder: Path, unknown: dict[str, str]) -> Iterator[Path
         except OSError as error:
             unknown[str(path.relative_to(archive))] = problem_of(error)
             continue
-        if is_folder and len(path.relative_to(archive).parts) <= DEEPEST:
-            yield from _walk(archive, path, unknown)
+        if is_folder and len(path.relative_to(archive).parts) > DEEPEST:
+            files.deeper.append(str(path.relative_to(archive)))
+        elif is_folder:
+            yield from _walk(archive, path, files)
         elif leads_nowhere and not _IMAGE.fullmatch(entry.name):
             unknown[str(path.relative_to(archive))] = "dangling link"
         elif not is_folder:

@@ -22,7 +22,7 @@ def read_marksheet(path: Path, columns: Sequence[str]) -> tuple[Table, dict[str,
     """
     prefix = _PREFIX if _begins_with_prefix(path) else ""
     key = (f"{prefix}patient_id", f"{prefix}study_id")
-    table = read_table(path, (*key, *columns))
+    table = read_table(path, (*key, *columns)).with_whole_numbers(*key)
     return table, {
         _case_id(*values): {**row, "patient_id": values[0]} for values, row in table.by_key(key, columns).items()
     }

@@ -7,14 +7,16 @@ patients must never become one. In an archive the patient's folder names the pat
 * ids are ``<digits>_<digits>``, as PI-CAI's and PANORAMA's: the first number is the patient, unless it has more
   studies than a patient has (``2020_0001`` to ``2020_0400``), or all have more on average than patients have.
 
-Ids such as ``pancreas_001`` and ``pancreas_002`` are ambiguous, and so are ``001-1`` and ``001-2``; there the user
-decides, by ``patients.csv`` or by one of two rules. So are patients that differ only in case, in zeros before a number
-or in the sign between the parts of their names. Accents are compared in Unicode's form NFC.
+Ids such as ``pancreas_001`` and ``pancreas_002`` are ambiguous, and so are ``001-1`` and ``001-2``, ``P1a`` and
+``P1b``; there the user decides, by ``patients.csv`` or by one of two rules. A table that names some cases of a folder,
+or of ids that begin alike, and not the others would make one patient two, and is asked about. So are patients that
+differ only in case, in zeros before a number or in the sign between the parts of their names. Accents are compared in
+Unicode's form NFC.
 """
 
 import logging
 import re
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Container, Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Literal, get_args
@@ -43,31 +45,41 @@ MOST_ON_AVERAGE = 3
 TELLING = re.compile(r"\d+_\d+")
 """Case ids whose first number is the patient."""
 
-PARTED = re.compile(r"([^_]*\d[^_]*)[-.][^-._]+")
-"""Case ids that may be a patient and a study with another sign than ``_`` between them."""
+PARTED = re.compile(r"([^_]*\d[^_]*)[-.][^-._]+|([^\W\d_]*[-.]?\d+)[^\W\d_]+\d*")
+"""Case ids that may be a patient and a study with another sign than ``_``, or none, between them."""
 
 
 def patients_by_case(
-    case_ids: Iterable[str], *, given: Mapping[str, str] | None = None, rule: PatientRule | None = None, source: object
+    case_ids: Iterable[str],
+    *,
+    given: Mapping[str, str] | None = None,
+    folders: Mapping[str, str] | None = None,
+    rule: PatientRule | None = None,
+    source: object,
 ) -> dict[str, str]:
     """The patient of every case.
 
     Raises ``OncoduetError``: ids leave open whether their cases are of one patient, and the user did not say; or
-    patients are named for other cases and not for some of these, as by another spelling; or two patients may be two
-    spellings of one.
+    patients are named for other cases and not for some of these, as by another spelling; or a table names the patient
+    of some cases of one folder, or of ids that begin alike, and not of the others; or two patients may be two spellings
+    of one.
 
     Parameters
     ----------
     given
-        Patients that an archive's folders or ``patients.csv`` name, by case id; they count before all else.
+        Patients that a table names, by case id; they count before all else.
+    folders
+        Patients that an archive's folders, a marksheet or earlier records name, by case id; they count next.
     rule
         What the user said about the other ids.
     source
         What the ids come from, for the message.
     """
-    named = dict(given or {})
+    named = {**(folders or {}), **(given or {})}
     cases = sorted(set(case_ids))
     require_named(cases, named, source=source)
+    if rule != "by-case":
+        _require_whole(cases, given or {}, folders or {}, source)
     if others := sorted({*named} - {*cases}):
         logger.warning("%s: %d cases whose patient is named are not here: %s", source, len(others), some(others))
     by_prefix: dict[str, list[str]] = {}
@@ -79,7 +91,7 @@ def patients_by_case(
     if rule is None and len(telling) > MOST_ON_AVERAGE * len({case_id.partition("_")[0] for case_id in telling}):
         raise ambiguous(source, "ids that tell the patient", telling, " with few first numbers")
     if rule is None:
-        _require_unparted(by_prefix, source)
+        _require_unparted({case_id.partition("_")[0] for case_id in cases}, by_prefix, source)
     for prefix, members in by_prefix.items():
         open_ids = [case_id for case_id in members if not TELLING.fullmatch(case_id)]
         if rule is None and len(members) > 1 and (open_ids or len(members) > MOST_STUDIES):
@@ -147,14 +159,39 @@ def require_named(case_ids: Collection[str], named: Collection[str], *, source: 
         )
 
 
-def _require_unparted(case_ids: Iterable[str], source: object) -> None:
+def _require_whole(
+    case_ids: Sequence[str], given: Mapping[str, str], folders: Mapping[str, str], source: object
+) -> None:
+    """Raise ``OncoduetError`` where a table names one case of what would be a patient otherwise, and not the next.
+
+    A table that says of a case what its folder or id says makes no second patient of it.
+    """
+    said: dict[str, str] = {}
+    groups = {case_id: folders.get(case_id, case_id.partition("_")[0]) for case_id in case_ids}
+    for case_id, group in groups.items():
+        if given.get(case_id, group) != group:
+            said.setdefault(group, case_id)
+    for case_id, group in groups.items():
+        if case_id not in given and group in said:
+            raise OncoduetError(
+                source,
+                expected=f"the patients of all cases of {group}, or of none",
+                found=(
+                    f"that of {said[group]}, and not that of {case_id}: one patient or several? "
+                    f"Say it by {FILE} (case_id,patient_id)"
+                ),
+            )
+
+
+def _require_unparted(case_ids: Iterable[str], unnamed: Container[str], source: object) -> None:
     """Raise ``OncoduetError`` where ids such as ``001-1`` and ``001-2`` may be two studies of one of the patients."""
     parted: dict[str, list[str]] = {}
-    for case_id in case_ids:
+    for case_id in sorted(case_ids):
         if match := PARTED.fullmatch(case_id):
-            parted.setdefault(match[1], []).append(case_id)
+            parted.setdefault(match[1] or match[2], []).append(case_id)
     for prefix, members in parted.items():
-        if len(parted) > 1 and 1 < len(members) <= MOST_STUDIES:
+        is_open = any(case_id in unnamed for case_id in members)
+        if is_open and len(parted) > 1 and 1 < len(members) <= MOST_STUDIES:
             raise OncoduetError(
                 source,
                 expected="ids that tell the patient",

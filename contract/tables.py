@@ -2,9 +2,9 @@
 
 A byte order mark, semicolons or tabs in place of commas, a decimal comma and spaces around names are what spreadsheets
 write in half of Europe; they are read as intended. Ambiguous tables are refused, with the line. Cells are stripped
-text in NFC; a cell that means unknown (``NA``, ``N/A``, ``nan``, ``null``, ``-``, ``?``) is empty. Cells of columns
-that are asked for may become names anywhere, and are printable and short; others, such as a report's text, may have
-several lines, which become escapes.
+text in NFC; a cell that means unknown (``NA``, ``N/A``, ``nan``, ``null``, ``-``, ``?``) is empty, but where
+empty means something else. Cells of columns that are asked for may become names anywhere, and are printable and short;
+others, such as a report's text, may have several lines, which become escapes.
 """
 
 import csv
@@ -12,8 +12,8 @@ import io
 import logging
 import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from contract.errors import OncoduetError, some
@@ -27,6 +27,7 @@ LARGEST_NUMBER = 1e15
 """In a file that people write; what is larger is a slip, and overflows somewhere."""
 _DELIMITERS = ",;\t"
 _UNKNOWN = {"na", "n/a", "nan", "null", "-", "?"}
+_WHOLE = re.compile(r"^(\d+)\.0+$")
 _DECIMAL_COMMA = re.compile(r"[+-]?\d+,\d+")
 
 
@@ -63,12 +64,20 @@ class Table:
         if names:
             logger.warning("%s: %d rows name no %s and are not used: %s", self.path, len(names), what, some(names))
 
+    def with_whole_numbers(self, *columns: str) -> "Table":
+        """The table with ``7`` for ``7.0`` in these columns, which pandas writes where a cell is empty."""
+        rows = [
+            {name: _WHOLE.sub(r"\1", cell) if name in columns else cell for name, cell in row.items()}
+            for row in self.rows
+        ]
+        return replace(self, rows=tuple(rows))
+
     def number(self, text: str) -> float | None:
         """The number in a cell; None where it holds anything else, NaN and more than ``LARGEST_NUMBER`` included.
 
-        A decimal comma counts only where commas do not part the columns.
+        A decimal comma counts where commas do not part the columns, and in ``0,85``, which can be nothing else.
         """
-        if self.delimiter != "," and _DECIMAL_COMMA.fullmatch(text):
+        if _DECIMAL_COMMA.fullmatch(text) and (self.delimiter != "," or text.lstrip("+-").startswith("0,")):
             text = text.replace(",", ".")
         try:
             value = float(text)
@@ -77,8 +86,10 @@ class Table:
         return value if abs(value) <= LARGEST_NUMBER and "_" not in text else None
 
 
-def read_table(path: Path, columns: Sequence[str]) -> Table:
+def read_table(path: Path, columns: Sequence[str], *, verbatim: Collection[str] = ()) -> Table:
     """Read a table that has at least these columns.
+
+    In ``verbatim`` columns an empty cell says something, or ``NA`` is a name: theirs are not emptied.
 
     Raises ``OncoduetError``: the file is missing, larger than ``LARGEST_BYTES``, no UTF-8 or no CSV; a column is
     missing or duplicated; a line has another number of values than there are columns; there is no row; a cell of one of
@@ -105,7 +116,12 @@ def read_table(path: Path, columns: Sequence[str]) -> Table:
     return Table(
         path=path,
         rows=tuple(
-            {name: known(printable(name_of(cell))) for name, cell in zip(names, line, strict=True)} for _, line in rows
+            {
+                name: cell if name in verbatim else known(cell)
+                for name, text in zip(names, line, strict=True)
+                for cell in [printable(name_of(text))]
+            }
+            for _, line in rows
         ),
         lines=tuple(number for number, _ in rows),
         delimiter=delimiter,

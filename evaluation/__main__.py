@@ -22,6 +22,7 @@ from rich.table import Table
 from rich.text import Text
 
 from contract.cards import load_card
+from contract.case_folders import case_name
 from contract.errors import OncoduetError, UsageError
 from contract.patients import FEWEST_PATIENTS
 from contract.process.command import Parser, run_command
@@ -318,7 +319,12 @@ def _parser() -> argparse.ArgumentParser:
     )
     add("--picai-only", action="store_true", help="skip the strict answer, and accept what picai-eval accepts")
     add("--sweep-hits", action="store_true", help="also write hits.csv: AP by other hit criteria (IoU, Dice, centre)")
-    add("--explain", metavar="CASE", help="also show how each lesion and candidate of a case was matched, and why")
+    add(
+        "--explain",
+        metavar="CASE",
+        type=case_name,
+        help="also show how each lesion and candidate of a case was matched, and why",
+    )
     add("--configuration", metavar="NAME", help="name for predictions of another program, which lack source.json")
     add("--fold", type=_count, help="fold that they were trained on, with --configuration")
     add("--restart", type=_count, help="number of the training on this fold, with --configuration")

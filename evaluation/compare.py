@@ -9,6 +9,7 @@ import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from contract.duplicates import say_alike
 from contract.errors import OncoduetError
 from contract.file_stamps import glance
 from contract.files import below, inside, sha256_file, sha256_json
@@ -22,7 +23,7 @@ from evaluation.metrics.scored_runs import ScoredRun, group_by_configuration, id
 from evaluation.planning.power import read_plan, sample_size
 from evaluation.report.missed_lesions import find_misses
 from evaluation.report.page import REPORT_FILES, write_report
-from evaluation.statistics.analysis_file import EXPLORATORY, METRIC_NAMES, Analysis, read_analysis
+from evaluation.statistics.analysis_file import EXPLORATORY, METRIC_NAMES, MOST_RUNS, Analysis, read_analysis
 from evaluation.statistics.arms import Arm, arms_of
 from evaluation.statistics.clinical import describe_clinically
 from evaluation.statistics.comparison import compare_configurations, compare_table_of_runs
@@ -36,8 +37,6 @@ from evaluation.statistics.verdict import ReaderStudy
 
 COMMAND = "evaluation compare"
 MOST_CONFIGURATIONS = 12
-MOST_RUNS = 20
-"""Of one configuration: up to here the run level is exact for means too."""
 
 _log = logging.getLogger(__name__)
 
@@ -149,6 +148,7 @@ def compare(
     read = [] if readers is None else read_readers_table(readers, runs[0].truth)
     chosen_on = read_validation(validation, runs) if validation else {}
     planned = None if plan_record is None else read_plan(plan_record, plan.metrics)
+    say_alike_cases(runs, ", ".join(map(str, scores)))
     misses = [] if archive is None else find_misses(runs, archive, predictions)
     verdict = compare_configurations(runs, plan, declared, analysis=_named(analysis), workers=workers)
     arms = arms_of(runs)
@@ -232,6 +232,21 @@ def _sources(predictions: Sequence[Path]) -> frozenset[str]:
     """Whose predictions are in some folders; that they are those that were scored is checked."""
     places = [place for folder in predictions if folder.is_dir() for place in (folder, *inside(folder))]
     return frozenset(sha256_file(place / "source.json") for place in places if (place / "source.json").is_file())
+
+
+def say_alike_cases(runs: Sequence[ScoredRun], where: object) -> None:
+    """Warn of cases in which every run found the same candidates to the last digit: there are no images to compare."""
+    truth = runs[0].truth
+    contents = {}
+    for place, case_id in enumerate(truth.case_ids):
+        found = []
+        for run in runs:
+            here = run.outcome.candidate_case == place
+            found.append(sorted(zip(run.outcome.confidence[here], run.outcome.hit[here], strict=True)))
+        if all(any(round(confidence, 4) != confidence for confidence, _ in each) for each in found):
+            likelihoods = [run.outcome.likelihood[place] for run in runs]
+            contents[case_id] = repr((truth.lesions[place], likelihoods, found))
+    say_alike(where, contents, "cases {} and {} have the same candidates in every run: one study, or two?")
 
 
 def _against_readers(

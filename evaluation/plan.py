@@ -21,7 +21,7 @@ from evaluation.planning.power import (
 )
 from evaluation.planning.readers import TYPICAL, Components, pilot_components, plan_readers
 from evaluation.planning.simulation import SimulationSettings
-from evaluation.statistics.analysis_file import METRIC_NAMES
+from evaluation.statistics.analysis_file import METRIC_NAMES, MOST_RUNS
 
 COMMAND = "evaluation plan"
 _RECORD_NAMES = {"stop": "sequential.json", "readers": "plan-readers.json"}
@@ -136,7 +136,7 @@ LIMITS: dict[str, tuple[float, float]] = {
     "difference": (-1.0, 1.0),
     "runs": (2, 100),
     "cases": (20, 100_000),
-    "looks": (2, 100),
+    "looks": (2, MOST_RUNS),
     "power": (0.01, 0.999),
     "margin": (1e-6, 1.0),
     "alpha": (1e-6, 0.499),

@@ -19,7 +19,7 @@ from contract.marksheet import contradictions
 from contract.names import require_name
 from contract.outputs import Output, require_apart, require_folder, require_unowned, subfolder
 from contract.patients import FILE as PATIENTS
-from contract.patients import patients_by_case, require_named, said_patients
+from contract.patients import patients_by_case, said_patients
 from contract.provenance import writer
 from contract.records import Metrics, MetricsRecord, Source, write_record
 from evaluation.inputs.case_files import listed
@@ -164,6 +164,7 @@ def score(
     if truth_folder.marksheet is not None:
         for line in contradictions(truth_folder.marksheet, {case.case_id: case.positive for case in scores[0].cases}):
             _log.warning("%s", line)
+    truth_folder.say_alike()
     with ExitStack() as stages:
         for place, each in zip(places, scores, strict=True):
             write_score(each, stages.enter_context(place.staged()))
@@ -303,11 +304,11 @@ def write_rows(cases: Sequence[ScoredCase], folder: Path) -> None:
 def _patients(truth: TruthFolder, words: str | None) -> dict[str, str] | None:
     """Patients to be recorded: where the ids are ambiguous."""
     said = ({}, None) if words is None else said_patients(words)
-    if said[1] is None:
-        require_named(truth.label_maps, {**truth.named_patients, **said[0]}, source=truth.folder)
     try:
         found = truth.patients(said)
     except OncoduetError as error:
+        if said[1] is None and (said[0] or truth.named_patients):  # compare could not know what the table says
+            raise
         _log.warning("%s; compare will ask", error)
         return None
     try:

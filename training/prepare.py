@@ -116,8 +116,7 @@ def prepare(
             seed=seed,
             patient_of=patient_of,
         )
-        logger.info("%s: prepared already from these studies, nothing to do", output)
-        return existing.record
+        return _as_it_is(existing)
     place = Output(
         output,
         "training prepare",
@@ -236,6 +235,16 @@ def _require_same(
                 expected=f"no dataset or one with the same {what}",
                 found="another, from which runs may have been made; give another output, or --replace",
             )
+
+
+def _as_it_is(existing: Prepared) -> PreparedRecord:
+    """The record of a dataset that is there, after saying so and what it leaves out."""
+    if left_out := existing.record.left_out:
+        logger.warning(
+            "%s: without %d studies, as its prepare.log says: %s", existing.folder, len(left_out), some(left_out)
+        )
+    logger.info("%s: prepared already from these studies, nothing to do", existing.folder)
+    return existing.record
 
 
 def _files(stages: Sequence[Stage], case_ids: Sequence[str]) -> list[str]:

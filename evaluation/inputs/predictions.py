@@ -19,6 +19,7 @@ from pathlib import Path
 
 from contract.cards import Card, card_names, load_card
 from contract.case_folders import case_name, require_none_below
+from contract.duplicates import say_alike
 from contract.errors import OncoduetError
 from contract.files import sha256_file, sha256_json
 from contract.outputs import require_as_written, require_unedited
@@ -200,7 +201,7 @@ def _run(folder: Path, name: str, truth: TruthFolder, *, card: Card | None, on_m
         predictions = _plain_predictions(folder, truth)
     check_complete(folder, predictions, truth, on_missing)
     _require_unedited(folder, predictions, source)
-    _say_alike(folder, predictions)
+    say_alike_cases(folder, predictions)
     if card is None and own is not None:
         _require_no_other_rule(folder, own, truth)
     return PredictionSet(folder, name, predictions, source, card, claimed=own)
@@ -282,14 +283,15 @@ def _require_unedited(folder: Path, predictions: Mapping[str, Prediction], sourc
             raise OncoduetError(folder / unknown[0], expected=f"the outputs that {STUDY} lists", found="another file")
 
 
-def _say_alike(folder: Path, predictions: Mapping[str, Prediction]) -> None:
-    """Warn of cases that our records know as the same image: scores count one study twice."""
-    first: dict[str, str] = {}
+def say_alike_cases(folder: Path, predictions: Mapping[str, Prediction]) -> None:
+    """Warn of cases that our records know as the same image."""
+    contents = {}
     for case_id, each in predictions.items():
         path = folder / each.detection_map.relative_to(folder).parts[0] / STUDY
         content = read_record(path, StudyRecord).content_sha256 if path.is_file() else None
-        if content is not None and (other := first.setdefault(content, case_id)) != case_id:
-            _log.warning("%s: cases %s and %s are the same image", folder, other, case_id)
+        if content is not None:
+            contents[case_id] = content
+    say_alike(folder, contents, "cases {} and {} are the same image")
 
 
 def _plain_predictions(folder: Path, truth: TruthFolder) -> dict[str, Prediction]:

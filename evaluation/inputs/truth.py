@@ -18,6 +18,7 @@ from typing import Literal
 
 from contract.cards import Card, card_names, load_card
 from contract.case_folders import case_name, require_none_below
+from contract.duplicates import say_alike
 from contract.errors import OncoduetError
 from contract.files import read_json, sha256_file, sha256_json
 from contract.marksheet import read_marksheet
@@ -67,7 +68,9 @@ class TruthFolder:
     card: Card | None
     settings: Settings
     named_patients: Mapping[str, str]
-    """By case id, as far as ``patients.csv``, the marksheet or the folders of an archive say it."""
+    """By case id, as ``patients.csv`` says it."""
+    known_patients: Mapping[str, str]
+    """By case id, as far as the marksheet or the folders of an archive say it."""
     marksheet: Path | None = None
 
     def case(self, case_id: str, rule: MatchingRule) -> LesionTruth:
@@ -87,16 +90,27 @@ class TruthFolder:
         Raises
         ------
         OncoduetError
-            The ids are ambiguous, and no patients are given.
+            The ids are ambiguous, and no patients are given, or a table names only some of the studies of one.
         """
         given, rule = said
-        named = {} if rule else {**self.named_patients, **given}
-        return patients_by_case(self.label_maps, given=named, rule=rule or self.settings.patients, source=self.folder)
+        return patients_by_case(
+            self.label_maps,
+            given={} if rule else {**self.named_patients, **given},
+            folders={} if rule else self.known_patients,
+            rule=rule or self.settings.patients,
+            source=self.folder,
+        )
 
     def label_values(self) -> set[int]:
         """All values but 0 that the label maps hold."""
         maps = ((path, self._index.read(self._sha256[case_id])) for case_id, path in self.label_maps.items())
         return {int(value) for path, known in maps for value in set((known or read_label_map(path)).labels.values)}
+
+    def say_alike(self) -> None:
+        """Warn of cases with the same label map, unless empty."""
+        maps = {case_id: self._index.content(sha256) for case_id, sha256 in self._sha256.items()}
+        contents = {case_id: content for case_id, content in maps.items() if content is not None}
+        say_alike(self.folder, contents, "cases {} and {} have the same label map: one study, or two?")
 
     def sha256(self) -> str:
         """Hash of all label maps' bytes, by case id."""
@@ -157,10 +171,10 @@ def find_truth(folder: Path) -> TruthFolder:
         label_maps=label_maps,
         card=_card(files["card.toml"], given, files["archive.json"]),
         settings=given,
-        named_patients={
+        named_patients=_patients_named(files[PATIENTS]),
+        known_patients={
             **(folders_of_patients(folder, label_maps) if places[0] == inner else {}),
             **_patients_of_marksheet(files[MARKSHEET], label_maps),
-            **_patients_named(files[PATIENTS]),
         },
         marksheet=files[MARKSHEET],
     )

@@ -9,6 +9,7 @@ passed over.
 Where the folder cannot be written to, the index lives as long as the process, in memory and then in a temporary file.
 """
 
+import hashlib
 import logging
 import math
 import os
@@ -55,6 +56,11 @@ class TruthIndex:
         """The label map of that hash; None where there is no entry, or one that is damaged or impossible."""
         entry = self.entry(sha256)
         return None if entry is None else _decoded(entry)
+
+    def content(self, sha256: str) -> str | None:
+        """What two label maps share that differ in their files' bytes alone; None where a map is empty or unknown."""
+        entry = self.entry(sha256)
+        return None if entry is None or len(entry) <= _GRID.size else hashlib.sha256(entry).hexdigest()
 
     def entry(self, sha256: str) -> bytes | None:
         """An entry's bytes; None where there are none, or their checksum is wrong."""

@@ -116,7 +116,7 @@ def read_scored_runs(scores: Sequence[Path], *, patients: str | None = None) -> 
     Parameters
     ----------
     patients
-        Value of ``--patients``; overrides what is recorded with the scores.
+        Value of ``--patients``; a table counts before what is recorded with the scores, a rule instead of it.
 
     Raises
     ------
@@ -135,13 +135,19 @@ def read_scored_runs(scores: Sequence[Path], *, patients: str | None = None) -> 
     if patients is not None:
         given, rule = said_patients(patients)
         given = _in_nfc(given)
-        folders_by_cases = {run.truth.case_ids: folder for folder, run in reversed(read)}
+        recorded = {_recorded(run.truth): folder for folder, run in reversed(read)}
         named = {
-            cases: patients_by_case(cases, given=given, rule=rule, source=folder)
-            for cases, folder in folders_by_cases.items()
+            (cases, patients): patients_by_case(
+                cases,
+                given=given,
+                folders=dict(zip(cases, patients, strict=True)) if patients and rule is None else {},
+                rule=rule,
+                source=folder,
+            )
+            for (cases, patients), folder in recorded.items()
         }
         read = [
-            (folder, replace(run, truth=_with_patients(run.truth, named[run.truth.case_ids]))) for folder, run in read
+            (folder, replace(run, truth=_with_patients(run.truth, named[_recorded(run.truth)]))) for folder, run in read
         ]
     _require_one_test(read)
     _require_one_way(read)
@@ -232,6 +238,10 @@ def _read(folder: Path) -> ScoredRun:
         lesions=_read_sizes(folder / _SIZES, truth, outcome) if has_sizes else None,
         by_criterion=_read_hits(folder / _HITS) if has_hits else None,
     )
+
+
+def _recorded(truth: TestSet) -> tuple[tuple[str, ...], tuple[str, ...] | None]:
+    return truth.case_ids, truth.patient_names
 
 
 def _with_patients(truth: TestSet, by_case: Mapping[str, str]) -> TestSet:

@@ -331,10 +331,14 @@ def plan_interim_analysis(scores: Sequence[Path], analysis: Path) -> tuple[Inter
     ------
     OncoduetError
         As :func:`evaluation.metrics.scored_runs.read_scored_runs` and
-        :func:`evaluation.planning.group_sequential.interim_analysis`.
+        :func:`evaluation.planning.group_sequential.interim_analysis`; or one configuration was scored, no pair.
     """
     plan, runs = read_analysis(analysis), read_scored_runs(scores)
-    declared = plan.pairs(list(group_by_configuration(runs)), analysis)
+    configurations = list(group_by_configuration(runs))
+    declared = plan.pairs(configurations, analysis)
+    if not declared:
+        where = ", ".join(map(str, scores))
+        raise OncoduetError(where, expected="two scored configurations", found=", ".join(configurations))
     found = interim_analysis(runs, plan, declared, analysis=sha256_file(analysis))
     rows = [
         [
@@ -406,7 +410,7 @@ def pilot_settings(scores: Sequence[Path], settings: SimulationSettings) -> tupl
     if not 1 < truth.positive_count < len(truth.case_ids) - 1:
         raise OncoduetError(where, "a pilot needs two positive and two negative cases")
     scored = [np.stack([_normal_scores(run) for run in members]) for members in groups]
-    within = float(np.mean([_mean_correlation(each, each) for each in scored]))
+    within = min(1.0, float(np.mean([_mean_correlation(each, each) for each in scored])))
     across = [_mean_correlation(a, b) for k, a in enumerate(scored) for b in scored[:k]]
     between = min(within, float(np.mean(across))) if across else within / 2
     measured = [by_patient(truth, [run.outcome for run in members])[settings.metric] for members in groups]

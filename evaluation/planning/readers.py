@@ -308,8 +308,8 @@ def pilot_components(scores: Sequence[Path], table: Path) -> tuple[Components, d
     Raises
     ------
     OncoduetError
-        As :func:`read_scored_runs` and :func:`read_readers_table`; also where no configuration has two runs, or a
-        reader did not read every case.
+        As :func:`read_scored_runs` and :func:`read_readers_table`; also where no configuration has two runs, a reader
+        did not read every case, or the AUROC of all runs, or readers, is the same whatever the cases.
     """
     scored = read_scored_runs(scores)
     truth = scored[0].truth
@@ -324,6 +324,14 @@ def pilot_components(scores: Sequence[Path], table: Path) -> tuple[Components, d
     if not 1 < positive.sum() < positive.size - 1:
         raise OncoduetError(table, "a pilot needs two positive and two negative patients")
     of_readers = readers_by_patient(readers, truth, "auroc")
+    for where, who, metric in [
+        (", ".join(map(str, scores)), "runs", np.concatenate([arm.metrics["auroc"].influence for arm in arms])),
+        (table, "readers", of_readers.influence),
+    ]:
+        if (metric**2).sum() < _ROUNDING:  # perfect, always wrong, or all cases alike
+            raise OncoduetError(
+                where, expected=f"a pilot whose {who} have an AUROC that varies with the cases", found="none that does"
+            )
     found = [Components.estimated(arm.metrics["auroc"], of_readers, positive) for arm in arms]
     mean = Components(
         **{name: np.mean([getattr(each, name) for each in found], axis=0) for name in Components.__dataclass_fields__}
@@ -374,6 +382,6 @@ def _note(record: ReaderPlanRecord) -> str:
         f"{asked}α = {record.alpha:g} over {record.comparisons} comparison{'s' if record.comparisons > 1 else ''}, "
         f"superiority two-sided, non-inferiority one-sided. {origin}: standard deviation of readers "
         f"{assumed['reader_sd']:.3f}, of runs {assumed['run_sd']:.4f}; correlation by cases of two readers "
-        f"{assumed['reader_correlation']:.2f}, of two runs {assumed['run_correlation']:.2f}, of a run and a reader "
-        f"{assumed['cross_correlation']:.2f}. Prevalence {record.prevalence:.2f}."
+        f"{assumed['reader_correlation']:z.2f}, of two runs {assumed['run_correlation']:z.2f}, of a run and a reader "
+        f"{assumed['cross_correlation']:z.2f}. Prevalence {record.prevalence:.2f}."
     )

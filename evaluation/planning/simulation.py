@@ -34,6 +34,8 @@ from evaluation.statistics.runs_and_cases import DifferenceTest, approximation, 
 Tests = list[DifferenceTest | None]
 """Of each other configuration; None where nothing varies."""
 
+_ROUNDING = 1e-9
+
 _CHUNK = 20
 """Studies from one random stream."""
 
@@ -60,6 +62,14 @@ class SimulationSettings:
     tied: float = 0.0  # share of the cases at the lowest likelihood, as if without candidates
     metric: Metric = "auroc"  # what is compared
 
+    def __post_init__(self) -> None:
+        """Raise ``ValueError`` where a number is not finite, or a share or spread is negative."""
+        parts = (self.case_share, self.method_share, 1 - self.case_share - self.method_share + _ROUNDING)
+        spreads = (self.run_sd, self.other_run_sd or 0.0, self.fold_sd)
+        finite = np.isfinite([self.auroc, self.difference, self.prevalence, *parts, *spreads]).all()
+        if not finite or min(*parts, *spreads) < 0:
+            raise ValueError(f"no study can be drawn from {self}")
+
     @property
     def value(self) -> float:
         """The metric's population value of the first configuration: what its AUROC makes of it."""
@@ -67,8 +77,8 @@ class SimulationSettings:
 
     @property
     def run_share(self) -> float:
-        """Of run × case."""
-        return 1 - self.case_share - self.method_share
+        """Of run × case; the others may sum to 1, and by rounding to a little more."""
+        return max(0.0, 1 - self.case_share - self.method_share)
 
     @property
     def is_paired(self) -> bool:

@@ -49,6 +49,10 @@ METRICS: tuple[Metric, ...] = ("auroc", "ap", "score")
 METRIC_NAMES: Mapping[str, str] = {"auroc": "AUROC", "ap": "AP", "score": "score"}
 
 
+MOST_RUNS = 20
+"""Of one configuration: up to here the run level is exact for means too."""
+
+
 class ReadersPlan(Frozen):
     """How configurations are compared with human readers."""
 
@@ -119,7 +123,7 @@ class Analysis(Frozen):
     """Of the bootstrap that draws the bands of curves."""
     swaps: Annotated[int, Field(ge=100, le=10_000_000)] = 10_000
     """Number of swaps drawn for a case-level test that is not exact."""
-    looks: Annotated[tuple[Annotated[int, Field(ge=2, le=1_000_000)], ...], Field(max_length=20)] = ()
+    looks: tuple[Annotated[int, Field(ge=2, le=MOST_RUNS)], ...] = ()
     """Interim analyses: runs per configuration at each, the last one being the planned number; without any the campaign
     is analysed once, when it is finished (:mod:`evaluation.planning.group_sequential`)."""
 

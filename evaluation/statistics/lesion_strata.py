@@ -11,6 +11,7 @@ often find just as many of few lesions, which is no proof that runs do not vary.
 strata is a test of its own. Holm adjusts over all strata and comparisons, and over all interactions.
 """
 
+import logging
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
@@ -24,6 +25,7 @@ from evaluation.metrics.outcomes import BoolArray, FloatArray, TestSet
 from evaluation.metrics.scored_runs import Lesion, ScoredRun
 from evaluation.statistics.analysis_file import SIZES, Analysis, LesionPlan
 from evaluation.statistics.arms import Arm, drawn, tested_difference
+from evaluation.statistics.columns import numbers_of
 from evaluation.statistics.estimates import Estimator, Ratio, ratio
 from evaluation.statistics.group_differences import Contrast, Difference, interactions, opposites, pairs_by_group
 from evaluation.statistics.influence import MetricByPatient
@@ -35,6 +37,8 @@ FEWEST_PATIENTS = 10
 """With a lesion of a stratum, for it to have intervals and tests."""
 MOST_VALUES = 6
 """Numbers with more values than that are cut at their median."""
+
+_log = logging.getLogger(__name__)
 
 Strata = Mapping[str, Mapping[str, BoolArray]]
 """By column and value, which lesions belong to the stratum, shape (lesions,)."""
@@ -54,7 +58,8 @@ def read_strata(runs: Sequence[ScoredRun], plan: LesionPlan | None, table: Path 
     ------
     OncoduetError
         Strata are declared, but a run has no sizes; a column needs a table that is not given, or none does and one is
-        given; the table lacks a lesion, or two of its rows contradict each other.
+        given; the table lacks a lesion, or two of its rows contradict each other; a column has no value of any lesion,
+        or words among its numbers.
     """
     unsized = next((run.name for run in runs if run.lesions is None), None)
     lesions = runs[0].lesions
@@ -80,7 +85,7 @@ def read_strata(runs: Sequence[ScoredRun], plan: LesionPlan | None, table: Path 
     return {
         name: _cut([getattr(each, name) for each in lesions], plan.cuts.get(name))
         if name in SIZES
-        else _of_cells(cells[name], plan.cuts.get(name), f"{table}: column {name}")
+        else _of_cells(*cells[name], plan.cuts.get(name), f"{table}: column {name}")
         for name in plan.strata
     }
 
@@ -252,22 +257,25 @@ def _cut(numbers: Sequence[float | None], cuts: Sequence[float] | None) -> dict[
 
 
 def _of_cells(
-    cells: Sequence[tuple[str, float | None]], cuts: Sequence[float] | None, where: str
+    texts: Sequence[str], numbers: Sequence[float | None] | None, cuts: Sequence[float] | None, where: str
 ) -> dict[str, BoolArray]:
-    known = [(text, number) for text, number in cells if text]
-    numbers = {number for _, number in known}
-    if cuts and None in numbers:
-        raise OncoduetError(where, expected="numbers, to be cut", found=next(repr(t) for t, n in known if n is None))
-    if cuts or (None not in numbers and len(numbers) > MOST_VALUES):
-        return _cut([number for _, number in cells], cuts)
-    return {name: np.array([text == name for text, _ in cells]) for name in sorted({text for text, _ in known})}
+    unknown = sum(not text for text in texts)
+    if unknown == len(texts):
+        raise OncoduetError(where, expected="a value of some lesion", found=f"none of {len(texts)}")
+    if unknown:
+        _log.warning("%s: %d of %d lesions without a value are in no stratum", where, unknown, len(texts))
+    if cuts and numbers is None:
+        raise OncoduetError(where, expected="numbers, to be cut", found=next(repr(text) for text in texts if text))
+    if numbers is not None and (cuts or len({*numbers} - {None}) > MOST_VALUES):
+        return _cut(numbers, cuts)
+    return {name: np.array([text == name for text in texts]) for name in sorted({*texts} - {""})}
 
 
 def _read_cells(
     path: Path, columns: Sequence[str], lesions: Sequence[Lesion]
-) -> dict[str, list[tuple[str, float | None]]]:
-    """Each lesion's text and number, by column."""
-    table = read_table(path, ("case_id", "lesion", *columns))
+) -> dict[str, tuple[list[str], list[float | None] | None]]:
+    """Each lesion's text, and its number where the column holds numbers, by column."""
+    table = read_table(path, ("case_id", "lesion", *columns)).with_whole_numbers("lesion")
     rows = {
         (case_name(case), number): row for (case, number), row in table.by_key(("case_id", "lesion"), columns).items()
     }
@@ -275,7 +283,7 @@ def _read_cells(
         f"{case}, lesion {number}" for case, number in rows.keys() - {(one.case_id, str(one.number)) for one in lesions}
     ]
     table.say_unused(sorted(others), "lesion of the test set")
-    found: dict[str, list[tuple[str, float | None]]] = {column: [] for column in columns}
+    found: dict[str, list[str]] = {column: [] for column in columns}
     for lesion in lesions:
         row = rows.get((lesion.case_id, str(lesion.number)))
         if row is None:
@@ -285,5 +293,5 @@ def _read_cells(
                 found=f"none for {lesion.case_id}, lesion {lesion.number}",
             )
         for column in columns:
-            found[column].append((row[column], table.number(row[column])))
-    return found
+            found[column].append(row[column])
+    return {column: (texts, numbers_of(table, column, texts)) for column, texts in found.items()}

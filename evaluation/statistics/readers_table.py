@@ -7,12 +7,14 @@ from pathlib import Path
 import numpy as np
 
 from contract.errors import OncoduetError, some
+from contract.patients import alike
 from contract.tables import Table, read_table
-from evaluation.metrics.outcomes import BoolArray, Outcome, TestSet
+from evaluation.metrics.outcomes import BoolArray, FloatArray, Outcome, TestSet
 
 COLUMNS = ("reader", "case_id", "score")
 HIT = "hit"
 FEWEST = 2
+_WORDS = {"true": 1.0, "false": 0.0}
 
 
 @dataclass(frozen=True)
@@ -32,17 +34,19 @@ def read_readers_table(path: Path, truth: TestSet) -> list[Reader]:
     """Read a CSV file with the columns reader, case_id and score, and optionally hit.
 
     A row is a case, or with ``hit`` a mark in a case: 1 where it hits a lesion that no other mark of the reader hits,
-    0 where it is a false positive, empty where the case has no mark. Scores are in any unit, higher for suspicion; a
-    case has the highest of its marks.
+    0 where it is a false positive (or ``1.0``, ``True`` and so on, as pandas writes them), empty where the case has no
+    mark. An unknown hit (``NA``) is none of them. Scores are in any unit, higher for suspicion; a case has the highest
+    of its marks.
 
     Raises
     ------
     OncoduetError
         A column is missing; a score is no number; a case is listed twice by a reader without marks, or does not belong
         to the test set; a mark hits what is no lesion; a reader read no positive or no negative case; there are fewer
-        than two readers.
+        than two readers, or two may be one. With ``hit``: a reader marked nothing, or left a case with a lesion without
+        a mark and gave it a higher score than a mark.
     """
-    table = read_table(path, COLUMNS)
+    table = read_table(path, COLUMNS, verbatim=("reader", HIT))
     has_marks = HIT in table.rows[0]
     places = {case_id: number for number, case_id in enumerate(truth.case_ids)}
     foreign = sorted({row["case_id"] for row in table.rows} - set(places))
@@ -55,6 +59,10 @@ def read_readers_table(path: Path, truth: TestSet) -> list[Reader]:
         by_reader.setdefault(row["reader"], []).append(index)
     if len(by_reader) < FEWEST:
         raise OncoduetError(path, expected=f"at least {FEWEST} readers", found=len(by_reader))
+    spelled: dict[str, str] = {}
+    for name in by_reader:
+        if (other := spelled.setdefault(alike(name), name)) != name:
+            raise OncoduetError(path, expected="one spelling of each reader", found=f"{other} and {name}")
     return [_reader(table, name, indices, truth, places, has_marks=has_marks) for name, indices in by_reader.items()]
 
 
@@ -77,12 +85,14 @@ def _reader(
         if score is None:
             raise _at(table, index, expected="a number as score", found=repr(row["score"]))
         likelihood[case] = max(likelihood[case], score)
-        hit = row.get(HIT, "")
-        if hit not in ("", "0", "1"):
-            raise _at(table, index, expected="hit 0, 1 or empty", found=repr(hit))
-        if hit:
-            marks.append((case, score, hit == "1"))
-            hits[case] += hit == "1"
+        if text := row.get(HIT, ""):
+            hit = _WORDS.get(text.lower(), table.number(text))
+            if hit not in (0, 1):
+                raise _at(table, index, expected="hit 0, 1 or empty", found=repr(text))
+            marks.append((case, score, hit == 1))
+            hits[case] += hit == 1
+    if has_marks:
+        _require_marks(table, name, truth, marks, likelihood)
     read = np.isfinite(likelihood)
     if (hits > truth.lesions).any():
         case_id = truth.case_ids[int(np.flatnonzero(hits > truth.lesions)[0])]
@@ -106,6 +116,23 @@ def _reader(
         ),
         has_marks=has_marks,
     )
+
+
+def _require_marks(
+    table: Table, name: str, truth: TestSet, marks: Sequence[tuple[int, float, bool]], likelihood: FloatArray
+) -> None:
+    """Raise ``OncoduetError`` where marks seem to be lost: an empty ``hit`` says that there is none."""
+    if not marks:
+        raise OncoduetError(table.path, expected=f"marks of {name} (hit 0 or 1), or no column {HIT}", found="none")
+    unmarked = truth.positive & ~np.isin(np.arange(truth.positive.size), [case for case, _, _ in marks])
+    lost = np.flatnonzero(unmarked & (likelihood > min(score for _, score, _ in marks)))
+    if lost.size:
+        case_id = truth.case_ids[int(lost[0])]
+        raise OncoduetError(
+            table.path,
+            expected=f"hit 0 or 1 of {name} in {case_id}, with a lesion and a higher score than some mark",
+            found=f"empty ({lost.size} such cases)",
+        )
 
 
 def _at(table: Table, index: int, *, expected: str, found: str) -> OncoduetError:

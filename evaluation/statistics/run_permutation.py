@@ -65,7 +65,14 @@ def order_test(
         The fold of each run of ``a`` and of ``b``; folds with runs of one arm only say nothing and drop out.
     alternative
         ``greater``: ``a`` is ranked above ``b``.
+
+    Raises
+    ------
+    ValueError
+        A value is not finite: it has no rank.
     """
+    if not np.isfinite([*a, *b]).all():
+        raise ValueError("runs without a finite value cannot be ranked")
     total: Counts = np.ones(1, dtype=object)
     observed = centre = pairs = 0
     for of_a, of_b in _blocks(a, b, folds):

@@ -571,6 +571,13 @@ def test_baselines_are_folders_like_a_batchs(run, make_archive, tmp_path):
             assert likelihood == pytest.approx(peak, rel=0.1)  # the bell's top is between voxels
 
 
+def test_baselines_name_a_study_that_is_there_twice(run, make_archive, make_channels, tmp_path):
+    archive = make_archive(2)
+    make_channels(archive / "p7", "p7_s0", seed=1)
+    run.succeeds("baseline", "--archive", archive, "--card", "cspca-picai", "--output", tmp_path / "o")
+    assert "studies p1_s0 and p7_s0 are the same image" in " ".join(run.stdout.split())
+
+
 def test_a_card_without_baselines_is_refused(run, make_archive, tmp_path):
     text = (CARDS / "cspca-picai.toml").read_text()
     (tmp_path / "bare.toml").write_text(text[: text.index("[[baselines]]")])

@@ -229,6 +229,39 @@ def test_a_label_map_under_another_name_is_pointed_at(write_archive: WriteArchiv
     assert remark.endswith("and not read: labels/human_expert/10_1.nii.gz")
 
 
+@pytest.mark.parametrize("twin", ["10_1.mha", "10_1.nii", "10_1.NII.GZ"])
+def test_two_label_maps_of_a_study_are_a_duplicate(write_archive: WriteArchive, card: Card, twin: str) -> None:
+    archive = write_archive("10_1", "20_2")
+    (archive / "labels" / twin).write_bytes(b"")
+    listing = list_studies(archive, card, labels_required=True)
+    assert list(listing.faults) == ["10_1"]
+    assert listing.faults["10_1"].endswith(f"duplicate: 10_1.nii.gz, {twin} in labels")
+    assert not list_studies(archive, card, labels_required=False).faults
+
+
+def test_folders_that_are_too_deep_to_be_looked_into_are_said(write_archive: WriteArchive, card: Card) -> None:
+    archive = write_archive("10_1")
+    (archive / "a/b/c/d/e/f").mkdir(parents=True)
+    (archive / "a/b/c/d/e/f" / "20_2_t2w.mha").write_bytes(b"")
+    (remark,) = list_studies(archive, card, labels_required=True).remarks
+    assert remark.endswith("1 folders are more than 5 deep, and not looked into: a/b/c/d/e/f")
+
+
+@pytest.mark.parametrize(
+    "table",
+    [
+        "patient_id,study_id\n10,1.0\n30,3.0\n",
+        "patient_id,study_id\n10,10_1\n30,3\n",
+        "PANORAMA_patient_id,PANORAMA_study_id\n10,10_1\n30,30_3\n",
+    ],
+)
+def test_rows_of_any_marksheet_without_a_study_are_said(write_archive: WriteArchive, card: Card, table: str) -> None:
+    archive = write_archive("10_1")
+    (archive / "marksheet.csv").write_text(table)
+    (remark,) = list_studies(archive, card, labels_required=True).remarks
+    assert remark.endswith("marksheet.csv: 1 rows belong to no study here: 30_3")
+
+
 def test_links_that_lead_nowhere_are_named(write_archive: WriteArchive, card: Card) -> None:
     archive = write_archive("10_1", "20_2")
     (archive / "20" / "20_2_adc.mha").unlink()
@@ -391,6 +424,23 @@ def test_a_table_counts_before_folders_and_a_rule_before_what_folders_say(tmp_pa
     table.write_text("case_id;patient_id\n20_1;10\n")
     assert set(archive_patients(tmp_path, studies, str(table)).values()) == {"10"}
     assert archive_patients(tmp_path, studies, "by-case")["10_2"] == "10_2"
+
+
+@pytest.mark.parametrize(
+    ("folders", "row"),
+    [
+        ({"10": ["10_1", "10_2"], "20": ["20_1"]}, "10_1,P7"),
+        ({"s_1": ["s_1_a", "s_1_b"], "t_2": ["t_2_a"]}, "s_1_a,P7"),
+        ({"P1": ["before", "after"], "P2": ["other"]}, "before,P7"),
+    ],
+)
+def test_a_table_that_names_some_studies_of_a_folder_is_asked_about(
+    tmp_path: Path, folders: dict[str, list[str]], row: str
+) -> None:
+    studies = studies_in(folders)
+    (tmp_path / "patients.csv").write_text(f"case_id,patient_id\n{row}\n")
+    with refused_with(found=r".*one patient or several\? Say it by patients.csv .*"):
+        archive_patients(tmp_path, studies)
 
 
 def test_rows_of_patients_that_are_of_no_study_are_said(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

@@ -28,6 +28,10 @@ HAS_LESION = {"1_1": True, "2_1": False}
             ["by case_PDAC 1 cases have no lesion, and a label map with one: 1_1"],
         ),
         (
+            "patient_id,study_id,case_csPCa\n1.0,1.0,no\n2,1.0,no\n",
+            ["by case_csPCa 1 cases have no lesion, and a label map with one: 1_1"],
+        ),
+        (
             "PANORAMA_patient_id,PANORAMA_study_id,label\n1,1_1,non-PDAC\n2,2_1,non-PDAC\n",
             ["by label 1 cases have no lesion, and a label map with one: 1_1"],
         ),

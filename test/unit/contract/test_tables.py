@@ -43,6 +43,25 @@ def test_cells_that_mean_unknown_are_empty(tmp_path, cell):
     assert table.number("") is None
 
 
+def test_where_empty_says_something_na_does_not_mean_it(tmp_path):
+    path = written(tmp_path, "patient_id,study_id,psa\n10,NA,\n10, na ,NA\n")
+    found = [(row["study_id"], row["psa"]) for row in read_table(path, COLUMNS, verbatim=("study_id",)).rows]
+    assert found == [("NA", ""), ("na", "")]
+
+
+def test_a_quoted_decimal_comma_after_a_zero_is_one(tmp_path):
+    table = read_table(written(tmp_path, 'patient_id,study_id,psa\n10,1,"0,85"\n'), COLUMNS)
+    assert table.number(table.rows[0]["psa"]) == 0.85
+    assert table.number("-0,5") == -0.5
+
+
+def test_whole_numbers_as_pandas_writes_them_are_whole(tmp_path):
+    table = read_table(written(tmp_path, "patient_id,study_id,psa\n10.0,1.50,7.0\n"), COLUMNS)
+    assert table.with_whole_numbers("patient_id", "study_id").rows == (
+        {"patient_id": "10", "study_id": "1.50", "psa": "7.0"},
+    )
+
+
 @pytest.mark.parametrize("cell", ["1_000", "inf", "1e999", "seven", "1,99"])
 def test_what_is_no_number_is_none(tmp_path, cell):
     assert read_table(written(tmp_path, "patient_id,study_id,psa\n1,1,1\n"), COLUMNS).number(cell) is None

@@ -126,9 +126,10 @@ class Scores:
         with_source: bool = True,
         parents: dict[str, str] | None = None,
         trained_on: int | None = 0,
+        likelihoods: Sequence[float] | None = None,
         **source: object,
     ) -> Path:
-        """One scored run; a better ``quality`` lifts true positives."""
+        """One scored run; a better ``quality`` lifts true positives; ``likelihoods`` are none of candidates."""
         rng = np.random.default_rng(seed)
         ids, lesions = truth or self.truth()
         rows, likelihood = [], []
@@ -139,6 +140,7 @@ class Scores:
             missed = [("fn", 0.0, 0.0)] * (count - len(found))
             rows += [(case_id, *row) for row in candidates + missed]
             likelihood.append(max((row[1] for row in candidates), default=0.0))
+        likelihood = likelihood if likelihoods is None else [float(each) for each in likelihoods]
         folder = self.root / name
         folder.mkdir(parents=True)
         self.table(

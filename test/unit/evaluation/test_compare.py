@@ -2,6 +2,7 @@ import csv
 import os
 from dataclasses import replace
 from itertools import combinations
+from types import SimpleNamespace
 from xml.etree import ElementTree
 
 import numpy as np
@@ -15,7 +16,8 @@ from contract.errors import OncoduetError
 from contract.files import read_json, sha256_file, write_json
 from contract.records import read_record
 from evaluation.__main__ import main
-from evaluation.compare import compare
+from evaluation.compare import compare, say_alike_cases
+from evaluation.metrics.outcomes import Outcome, TestSet
 from evaluation.metrics.scored_runs import group_by_configuration, read_scored_runs
 from evaluation.planning.power import read_plan, sample_size
 from evaluation.report.notes import notes
@@ -724,17 +726,17 @@ def test_more_runs_than_looks_plan_are_refused(scores, tmp_path, refusal):
 
 
 @pytest.mark.parametrize(
-    ("looks", "margin", "code", "said"),
+    ("looks", "alpha", "code", "said"),
     [
-        ((3, 8), 0.5, "undecided", "no look is due"),
-        ((4, 8), 0.5, "on-par", "are on par"),
-        ((4, 100), 0.5, "undecided", "this look is too early to decide anything"),
+        ((3, 8), 0.05, "undecided", "no look is due"),
+        ((4, 8), 0.05, "on-par", "are on par"),
+        ((4, 20), 0.0005, "undecided", "this look is too early to decide anything"),
     ],
 )
-def test_equivalence_has_the_level_of_the_look(scores, tmp_path, looks, margin, code, said):
+def test_equivalence_has_the_level_of_the_look(scores, tmp_path, looks, alpha, code, said):
     scores.cases = 60
     scores.arms(1.0, 1.0, runs=4)
-    text = f"looks = {list(looks)}\nmetrics = ['auroc']\n{QUICK}[margin]\nauroc = {margin}\n"
+    text = f"looks = {list(looks)}\nalpha = {alpha}\nmetrics = ['auroc']\n{QUICK}[margin]\nauroc = 0.5\n"
     (pair,) = compared(scores, tmp_path, text).pairs
     assert (pair.code, pair.equivalence.shown) == (code, code == "on-par")
     assert pair.non_inferiority.a_not_inferior == (code == "on-par")
@@ -963,3 +965,20 @@ def test_a_model_without_detection_maps_is_compared_by_auroc_alone(scores, tmp_p
 def fn_rows(scores):
     ids, lesions = scores.truth()
     return "".join(f"{case},fn,0.0,0.0\n" * count for case, count in zip(ids, lesions, strict=True))
+
+
+@pytest.mark.parametrize(
+    ("confidences", "said"),
+    [
+        ([0.123456, 0.123456, 0.654321], ["a and b"]),
+        ([0.123456, 0.123457, 0.654321], []),
+        ([0.85, 0.85, 0.85], []),  # of two digits, cases may well be alike
+    ],
+)
+def test_cases_of_which_every_run_says_the_same_to_the_last_digit_are_named(confidences, said, caplog):
+    truth = TestSet(("a", "b", "c"), np.array([True, True, False]), np.array([1, 1, 0]))
+    outcome = Outcome.of(np.array(confidences), [(each, case, case < 2) for case, each in enumerate(confidences)])
+    say_alike_cases([SimpleNamespace(truth=truth, outcome=outcome)] * 2, "scores")
+    assert caplog.messages == [
+        f"scores: cases {each} have the same candidates in every run: one study, or two?" for each in said
+    ]

@@ -182,6 +182,7 @@ def test_pilot_without_two_runs_or_both_classes_is_refused(scores):
         (["--alpha", "0.7"], 3, "--alpha: expected 1e-06 to 0.499, found 0.7"),
         (["--auroc", "0.95", "--difference", "0.1"], 3, f"{AIM.format('AUROC')}, found 1.05"),
         (["--metric", "ap", "--difference", "0.6"], 3, f"{AIM.format('AP')}, found 1.37723"),
+        (["looks", "--looks", "5", "21"], 3, "--looks: expected 2 to 20, found 21"),
         (["looks", "--looks", "10", "5"], 3, "--looks: expected rising numbers of runs, found 10 5"),
     ],
 )

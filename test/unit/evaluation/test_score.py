@@ -352,6 +352,15 @@ def test_patients_of_other_cases_are_refused(workshop, tmp_path, refusal):
     assert main([*command, "--patients", "by-case"]) == 0
 
 
+def test_a_table_of_some_studies_of_a_patient_is_refused_and_not_forgotten(workshop, tmp_path, capsys):
+    truth = workshop.truth({case_id: workshop.image() for case_id in ("7_1", "7_2")})
+    folder = workshop.plain({case_id: workshop.image() for case_id in ("7_1", "7_2")})
+    (truth / "patients.csv").write_text("case_id,patient_id\n7_1,P7\n")
+    assert main(["score", "--predictions", f"{folder}", "--truth", f"{truth}", "--output", f"{tmp_path / 'out'}"]) == 3
+    assert "the patients of all cases of 7, or of none" in " ".join(capsys.readouterr().err.split())
+    assert not (tmp_path / "out").exists()
+
+
 def test_patients_are_recorded_where_ids_are_ambiguous(workshop, tmp_path, capsys):
     ids = ["scan_1", "scan_2"]
     truth = workshop.truth({case_id: workshop.image() for case_id in ids})
@@ -429,3 +438,10 @@ def test_sweep_needs_detection_maps_and_strict_matching(workshop, maps, truth, t
     assert "no detection maps" in refusal("score", "--predictions", tmp_path / "p.csv", *words)
     assert main(["score", "--predictions", str(workshop.plain(maps)), *words, "--picai-only"]) == 2
     assert not (tmp_path / "out").exists()
+
+
+def test_a_case_to_be_explained_may_be_typed_with_its_accents_apart(workshop, tmp_path, capsys):
+    truth = workshop.truth({case_id: workshop.image() for case_id in ("M\u00fc1", "b")})
+    folder = workshop.plain({case_id: workshop.image() for case_id in ("M\u00fc1", "b")})
+    words = ["--predictions", str(folder), "--truth", str(truth), "--output", str(tmp_path / "out")]
+    assert main(["score", *words, "--explain", "Mu\u03081"]) == 0, capsys.readouterr().err

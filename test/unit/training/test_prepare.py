@@ -270,6 +270,8 @@ def test_bad_studies_are_left_out_on_request_and_named(archive, tmp_path, capsys
     assert record.left_out == ("102_1", "103_1", "104_1", "105_1")
     assert [study.case_id for study in record.studies] == ["100_1", "100_2", "101_1"]
     assert "4 of 7 studies are left out" in (tmp_path / "out" / "prepare.log").read_text()
+    assert run_prepare(archive, tmp_path / "out", "--on-bad-study", "skip", folds=2) == 0
+    assert "without 4 studies, as its prepare.log says: 102_1, 103_1, " in " ".join(capsys.readouterr().out.split())
     for case_id in record.left_out:
         shutil.rmtree(archive / case_id[:3])
         (archive / "labels" / f"{case_id}.nii.gz").unlink()

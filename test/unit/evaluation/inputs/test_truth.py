@@ -101,6 +101,9 @@ def test_patients_come_from_folders_marksheet_or_table(workshop):
     (truth / "marksheet.csv").write_text("patient_id,study_id\nscan,1\nscan,2\nscan,3\n")
     assert set(find_truth(truth).patients().values()) == {"scan"}
     (truth / "patients.csv").write_text("\ufeffcase_id;patient_id\nscan_2;second\n")
+    with refused_with("archive", expected="the patients of all cases of scan, or of none", found="that of scan_2, .*"):
+        find_truth(truth).patients()
+    (truth / "patients.csv").write_text("case_id;patient_id\nscan_1;scan\nscan_2;second\nscan_3;scan\n")
     assert find_truth(truth).patients() == {"scan_1": "scan", "scan_2": "second", "scan_3": "scan"}
     (truth / "settings.json").write_text('{"patients": "by-case"}')
     assert find_truth(truth.parent / "archive" / "labels").patients(({}, "by-case"))["scan_2"] == "scan_2"
@@ -123,3 +126,10 @@ def test_an_archive_that_names_a_card_of_ours_is_scored_by_it(workshop, caplog):
 def test_a_card_with_a_byte_order_mark_is_read(folder):
     (folder / "card.toml").write_bytes(b"\xef\xbb\xbf" + (CARDS / "cspca-picai.toml").read_bytes())
     assert find_truth(folder).card.name == "cspca-picai"
+
+
+def test_cases_with_the_same_label_map_are_named_unless_it_is_empty(workshop, caplog):
+    lesion = workshop.image({1: workshop.box})
+    truth = workshop.truth({"a": lesion, "b": workshop.image(), "c": lesion, "d": workshop.image()})
+    find_truth(truth).say_alike()
+    assert caplog.messages == [f"{truth}: cases a and c have the same label map: one study, or two?"]

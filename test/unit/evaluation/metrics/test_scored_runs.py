@@ -344,6 +344,21 @@ def test_runs_with_other_patients_are_refused(scores):
     assert read_scored_runs([scores.root], patients="by-case")[0].truth.patient_count == 30
 
 
+def test_a_table_that_names_some_cases_of_a_recorded_patient_is_asked_about(scores, tmp_path):
+    ids, _ = scores.truth()
+    folder = scores.run("a", "ce")
+    recorded = {case_id: str(number // 2) for number, case_id in enumerate(ids)}
+    rows = [f"{case_id},{patient}\n" for case_id, patient in recorded.items()]
+    (folder / "patients.csv").write_text("case_id,patient_id\n" + "".join(rows))
+    table = tmp_path / "said.csv"
+    table.write_text(f"case_id,patient_id\n{ids[0]},new\n")
+    with refused_with(expected="the patients of all cases of 0, or of none", found=f"that of {ids[0]}, .*{ids[1]}.*"):
+        read_scored_runs([scores.root], patients=str(table))
+    table.write_text(f"case_id,patient_id\n{ids[0]},new\n{ids[1]},new\n")
+    (run,) = read_scored_runs([scores.root], patients=str(table))
+    assert run.truth.patient_names == ("new", "new", *list(recorded.values())[2:])
+
+
 def test_tables_with_a_byte_order_mark_are_read(scores):
     folder = scores.run("a", "ce")
     table = folder / "cases.csv"

@@ -64,6 +64,7 @@ def test_unknown_configuration_is_refused(tmp_path):
         ('name = "x"\nreplicates = 100001', "replicates: Input should be less than or equal to 100000"),
         ('name = "x"\nswaps = 1000000000000', "swaps: Input should be less than or equal to 10000000"),
         ('name = "x"\nlooks = [5, 5, 10]', "looks do not rise: 5, 5, 10"),
+        ('name = "x"\nlooks = [2, 21]', "less than or equal to 20"),
         ('name = "x"\nlooks = [1, 5]', "looks.0: Input should be greater than or equal to 2"),
         ("name = ", "TOML"),
     ],

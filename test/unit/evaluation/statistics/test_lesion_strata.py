@@ -295,6 +295,34 @@ def test_faults_of_strata_and_table_are_named(sized, tmp_path, plan, given, chan
     assert str(caught.value.found).startswith(found)
 
 
+@pytest.mark.parametrize(
+    ("cell", "expected", "found"),
+    [
+        (lambda k: "NA", "a value of some lesion", "none of "),
+        (lambda k: "high" if k == 3 else f"{k}.5", "numbers as in its other rows", "'high'"),
+        (lambda k: "1e400" if k == 3 else f"{k}.5", "numbers as in its other rows", "'1e400'"),
+    ],
+)
+def test_columns_of_lesions_are_read_as_those_of_cases_are(sized, tmp_path, cell, expected, found):
+    runs = sized(runs=2, cases=60)
+    table = a_table(runs, tmp_path / "lesions.csv", suv=cell)
+    with pytest.raises(OncoduetError) as caught:
+        read_strata(runs, LesionPlan(strata=["suv"]), table, "analysis.toml")
+    assert caught.value.expected == expected
+    assert str(caught.value.found).startswith(found)
+
+
+def test_lesions_without_a_value_are_said_and_their_numbers_may_be_pandas(sized, tmp_path, caplog):
+    runs = sized(runs=2, cases=60)
+    table = a_table(runs, tmp_path / "lesions.csv", zone=lambda k: "NA" if k == 1 else "PZ")
+    lines = [line.split(",") for line in table.read_text().splitlines()]
+    table.write_text("".join(f"{case},{number}{'.0' * (number != 'lesion')},{zone}\n" for case, number, zone in lines))
+    strata = read_strata(runs, LesionPlan(strata=["zone"]), table, "analysis.toml")
+    count = len(runs[0].lesions)
+    assert strata["zone"]["PZ"].sum() == count - 1
+    assert caplog.messages == [f"{table}: column zone: 1 of {count} lesions without a value are in no stratum"]
+
+
 def test_declared_strata_need_sizes_that_agree(sized, scores):
     sized(runs=2, cases=60)
     folder = sorted(scores.root.iterdir())[1]

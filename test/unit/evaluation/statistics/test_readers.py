@@ -261,6 +261,12 @@ def test_marks_give_ap(truth, marked):
         (["reader,case_id,score", ",0000_1,3", "b,0001_1,2"], "the name of a reader"),
         (["reader,case_id,score,hit", "a,0000_1,3,2", "b,0001_1,2,0"], "hit 0, 1 or empty, found '2'"),
         (["reader,case_id,score,hit", "a,0001_1,3,1", "a,0000_1,3,1", "b,0001_1,2,0"], "at most 0 hits of a in 0001_1"),
+        (["reader,case_id,score,hit", "a,0000_1,3,NA", "b,0001_1,2,0"], "hit 0, 1 or empty, found 'NA'"),
+        (["reader,case_id,score,hit", "a,0000_1,3,0.5", "b,0001_1,2,0"], "hit 0, 1 or empty, found '0.5'"),
+        (["reader,case_id,score,hit", "a,0000_1,3,", "a,0001_1,3,", "b,0001_1,2,0"], "marks of a (hit 0 or 1), or no"),
+        (["reader,case_id,score,hit", "a,0000_1,3,", "a,0001_1,2,0", "b,0001_1,2,0"], "hit 0 or 1 of a in 0000_1, "),
+        (["reader,case_id,score", "R0,0000_1,3", "r0,0001_1,2"], "one spelling of each reader, found R0 and r0"),
+        (["reader,case_id,score", "R1,0000_1,3", "R01,0001_1,2"], "one spelling of each reader, found R1 and R01"),
     ],
 )  # fmt: skip
 def test_faults_of_the_table_are_named(truth, tmp_path, lines, message):
@@ -269,3 +275,13 @@ def test_faults_of_the_table_are_named(truth, tmp_path, lines, message):
     with pytest.raises(OncoduetError) as caught:
         read_readers_table(path, truth)
     assert message in str(caught.value)
+
+
+@pytest.mark.parametrize(("no", "yes"), [("0", "1"), ("0.0", "1.0"), ("False", "True")])
+def test_hits_are_read_as_pandas_writes_them_and_readers_may_have_the_initials_na(truth, tmp_path, no, yes):
+    path = tmp_path / "readers.csv"
+    lines = [f"{reader},{row}" for reader in ("NA", "B") for row in (f"0000_1,5,{yes}", f"0001_1,2,{no}", "0003_1,1,")]
+    path.write_text("\n".join(["reader,case_id,score,hit", *lines]))
+    for reader, name in zip(read_readers_table(path, truth), ("NA", "B"), strict=True):
+        assert (reader.name, reader.outcome.hit.tolist()) == (name, [True, False])
+        assert reader.outcome.candidate_case.tolist() == [0, 1]
