@@ -1,5 +1,6 @@
 import csv
 import os
+import shutil
 from dataclasses import replace
 from itertools import combinations
 from types import SimpleNamespace
@@ -521,6 +522,7 @@ def test_more_runs_replace_a_comparison_and_fewer_or_another_analysis_do_not(sco
     ]:
         with refused_with("out", expected=what, found=f"some of {what}"):
             compare(folders, tmp_path / "out", analysis=analysis)
+    shutil.rmtree(scores.root / "gamma")
     scores.run("gamma", "gamma", seed=99)  # scored again, of other predictions
     with refused_with("out", found="some of runs"):
         compare([scores.root], tmp_path / "out", analysis=plan)
