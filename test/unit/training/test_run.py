@@ -131,7 +131,7 @@ def test_a_failed_run_is_recorded_and_can_resume(planned, tmp_path, interrupt_af
 
 
 def test_a_diverging_training_is_refused(planned, tmp_path, edited_profile):
-    profile = edited_profile(("learning_rate = 0.01", "learning_rate = 1e30"))
+    profile = edited_profile(("learning_rate = 0.01", "learning_rate = 1e6"))
     with refused_with("run", expected="a finite loss", found=".* is the learning rate too high"):
         execute(planned(profile=profile), tmp_path / "run", device="cpu")
     assert read_record(tmp_path / "run" / "run.json", RunRecord).state == "failed"
