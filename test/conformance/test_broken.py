@@ -7,6 +7,7 @@ it; anything else that fails is a fault of the suite.
 
 import gzip
 import io
+import itertools
 import json
 import subprocess
 import tarfile
@@ -192,17 +193,20 @@ def make_model(tmp_path: Path) -> Callable[[str], Path]:
 def conform(engine: str, tmp_path: Path):
     """Check an image; exit code and the failed checks."""
 
+    numbers = itertools.count()
+
     def conform(
         image: str, *options: object, kind: str = "algorithm", planted: bool = True
     ) -> tuple[int, dict[str, dict]]:
+        report = tmp_path / f"report-{next(numbers)}"
         status = main(
             [
                 *[image, "--kind", kind, "--card", "cspca-picai", "--engine", engine],
                 *(["--planted"] if planted else []),
-                *["--output", str(tmp_path / "report"), *map(str, options)],
+                *["--output", str(report), *map(str, options)],
             ]
         )
-        checks = json.loads((tmp_path / "report" / "conformance.json").read_text())["checks"]
+        checks = json.loads((report / "conformance.json").read_text())["checks"]
         return status, {check["id"]: check for check in checks}
 
     return conform
