@@ -16,7 +16,7 @@ import SimpleITK as sitk
 
 from conformance.studies import LESION_RADIUS_MM, Point
 from contract.cards import Card
-from contract.errors import OncoduetError
+from contract.errors import OncoduetError, some
 from contract.files import below, read_json
 from contract.images.whole_image import require_whole
 from contract.volume import Grid, from_image, same_grid
@@ -234,6 +234,4 @@ def _keys(value: Any) -> Iterable[str]:
 
 
 def _some(names: Iterable[str]) -> str:
-    names = list(names)
-    more = f" and {len(names) - 5} more" if len(names) > 5 else ""
-    return (", ".join(names[:5]) or "nothing") + more
+    return some(list(names), 5) or "nothing"

@@ -107,10 +107,10 @@ class Ending(NamedTuple):
     """For stderr, without the last line's end: nothing, one line, or of a bug the traceback."""
 
 
-def some(names: Sequence[str]) -> str:
-    """The first of many names, and how many more there are."""
-    more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
-    return ", ".join(names[:SHOWN]) + more
+def some(names: Sequence[str], most: int = SHOWN) -> str:
+    """The first ``most`` of many names, and how many more there are."""
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + more
 
 
 def ending(command: Callable[[], object]) -> Ending:

@@ -1,4 +1,4 @@
-"""What other hit criteria would give: the mean over the runs of a configuration, for description alone."""
+"""Means over a configuration's runs of the metrics by other hit criteria (:mod:`evaluation.matching.sweep`)."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass

@@ -6,12 +6,12 @@ validation cases is not. On the test set every run has the wanted specificity or
 do not differ in it tells nothing of what each sees of the cases in its own way, which is then counted with the cases.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 
-from contract.errors import OncoduetError
+from contract.errors import OncoduetError, some
 from evaluation.metrics.operating_points import threshold_of_sensitivity, threshold_of_specificity
 from evaluation.metrics.outcomes import BoolArray, FloatArray
 from evaluation.metrics.scored_runs import ScoredRun, find_scored_runs, read_scored_runs
@@ -52,7 +52,7 @@ def read_validation(folders: Sequence[Path], runs: Sequence[ScoredRun]) -> dict[
         raise OncoduetError(
             ", ".join(map(str, folders[:3])),
             expected="a scored run on validation cases for each run on the test set",
-            found=f"none for {', '.join(missing[:3])}" + (f" and {len(missing) - 3} more" if missing[3:] else ""),
+            found=f"none for {some(missing, 3)}",
         )
     return {run.name: found[_key(run)][1] for run in runs}
 
@@ -69,9 +69,9 @@ def notes_on_validation(validation: Mapping[str, ScoredRun], runs: Sequence[Scor
     if shared:
         notes.append(f"{len(shared)} ids of validation cases, such as {min(shared)}, are also in the test set.")
     if trained:
-        notes.append(f"Some validation cases were trained on by {_some(trained)}.")
+        notes.append(f"Some validation cases were trained on by {some(trained, 3)}.")
     if unknown:
-        notes.append(f"Whether validation cases were trained on is not known for {_some(unknown)}.")
+        notes.append(f"Whether validation cases were trained on is not known for {some(unknown, 3)}.")
     return tuple(notes)
 
 
@@ -194,8 +194,3 @@ def _share(found: Ratio | None) -> Ratio:
 def _defined(found: Estimate | None) -> Estimate:
     assert found is not None
     return found
-
-
-def _some(names: Iterable[str]) -> str:
-    listed = list(names)
-    return ", ".join(listed[:3]) + (f" and {len(listed) - 3} more" if listed[3:] else "")
