@@ -1,6 +1,5 @@
 """The dynamic searches look only around peaks: the same candidates as from the whole image, and in bounded time."""
 
-
 import numpy as np
 import pytest
 from refusals import refused_with
