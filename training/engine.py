@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, Union
 from pydantic import Field, RootModel
 
 from contract.errors import OncoduetError
-from contract.files import sha256_json
+from contract.files.reading import sha256_json
 from contract.records import CheckpointPolicy, Epoch, RunKey, RunRecord, TrainingStudiesRecord
 from contract.schema import named_toml, parse_toml
 from network.device import Device, Kind, choose_device

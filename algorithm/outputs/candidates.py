@@ -29,9 +29,9 @@ import numpy as np
 import numpy.typing as npt
 from scipy import ndimage
 
-from contract.cards import CandidateRule, Card
+from contract.card import CandidateRule, Card
 from contract.errors import OncoduetError
-from contract.volume import Float32Array, LabelArray, Volume
+from contract.images.volume import Float32Array, LabelArray, Volume
 
 PEAK_FRACTION = 2.5
 """A candidate reaches out to its peak divided by this."""

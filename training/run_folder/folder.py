@@ -17,7 +17,8 @@ from pathlib import Path
 from typing import Any
 
 from contract.errors import OncoduetError
-from contract.files import PARTIAL, inside, open_regular, read_json, read_text, regular_only, sha256_file, sweep
+from contract.files.atomic import PARTIAL, sweep
+from contract.files.reading import inside, open_regular, read_json, read_text, regular_only, sha256_file
 from contract.outputs import (
     claim_file,
     is_our_record,

@@ -18,10 +18,11 @@ import numpy as np
 import numpy.typing as npt
 import SimpleITK as sitk
 
-from contract.errors import OncoduetError, one_line
-from contract.files import atomic_file
+from contract.errors import OncoduetError
+from contract.files.atomic import atomic_file
 from contract.images.image_header import ImageHeader, listed
 from contract.images.whole_image import read_header, read_voxels
+from contract.text import one_line
 
 Float32Array = npt.NDArray[np.float32]
 LabelArray = npt.NDArray[np.int32]
