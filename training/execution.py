@@ -23,12 +23,12 @@ from contract.records import (
 )
 from network.device import Device, Kind, choose_device, free_device_memory, memory_or_refuse, require_same_device
 from training.dataset.archive_stamps import reachable_archive, recorded_archive, unchanged_archive
-from training.engine import Run, Workplace
-from training.run import existing_record, made_files
+from training.engine import Workplace
+from training.interleaving import Steps, interleave, run_to_end
+from training.run import Run, existing_record, made_files
 from training.run_folder.folder import RunFolder, says
 from training.run_folder.lock import work_lock
 from training.run_folder.logs import open_log
-from training.trainers.interleaving import Steps, interleave, run_to_end
 from training.validation.checkpoint_selection import NEED, select
 
 logger = logging.getLogger(__name__)

@@ -22,8 +22,8 @@ from typing import IO
 
 from contract.errors import OncoduetError, one_line
 from contract.files import regular_only
+from training.interleaving import Steps
 from training.nndetection.dataset_layout import Layout
-from training.trainers.interleaving import Steps
 
 TRAINING = ("nndet_prep", "nndet_unpack", "nndet_train", "nndet_sweep", "nndet_consolidate")
 PREDICTION = ("nndet_predict",)

@@ -32,6 +32,7 @@ from contract.volume import Volume, write_volume
 from network.detection.clustering import ScoredBoxes
 from network.detection.painting import combine_scores, paint_boxes
 from network.placement import Placement
+from training.interleaving import run_to_end
 from training.nndetection import PARENT
 from training.nndetection.boxes_file import read_boxes
 from training.nndetection.commands import PREDICTION, Programs, find_programs
@@ -40,7 +41,6 @@ from training.nndetection.model import NEEDED, model_files
 from training.run_folder.folder import RunFolder, is_lock
 from training.run_folder.lock import work_lock
 from training.run_folder.logs import log_to
-from training.trainers.interleaving import run_to_end
 
 COMMAND = "training predict"
 WORK = "nndetection"

@@ -20,12 +20,13 @@ from contract.archive import list_studies
 from contract.errors import OncoduetError
 from contract.files import read_json, write_json
 from training.configuration import UpstreamConfiguration
-from training.engine import Run, Trained, Workplace
+from training.engine import Trained, Workplace
+from training.interleaving import Steps
 from training.nndetection.commands import TRAINING, Programs, find_programs, loaders
 from training.nndetection.dataset_layout import FOLD, MODEL, Layout, write_dataset, write_splits, write_training_study
 from training.nndetection.model import keep_model, require
 from training.run_folder.folder import RunFolder
-from training.trainers.interleaving import Steps
+from training.run_identity import RunIdentity
 
 logger = logging.getLogger(__name__)
 
@@ -34,7 +35,7 @@ logger = logging.getLogger(__name__)
 class UpstreamTask:
     """Everything that one training of nnDetection depends on."""
 
-    run: Run
+    run: RunIdentity
     folder: RunFolder
     archive: Path
 
@@ -44,7 +45,7 @@ class UpstreamTask:
         return Layout(self.folder.upstream.resolve(), self.run.prepared.card)
 
 
-def steps(run: Run, place: Workplace, *, archive: Path) -> Steps[Trained]:
+def steps(run: RunIdentity, place: Workplace, *, archive: Path) -> Steps[Trained]:
     """Train or resume; yields while a program works. There is no record of epochs.
 
     Raises ``OncoduetError``: a program is missing, fails, or leaves nothing; the studies are not those of the dataset;

@@ -9,9 +9,10 @@ from contract.files import sha256_file
 from contract.records import read_record, write_record
 from network.device import Kind
 from training.configuration import DetectorConfiguration
-from training.engine import Engine, Run, Trained, Workplace
+from training.engine import Engine, Trained, Workplace
+from training.nnunet.engine import common_of_tasks
 from training.run_folder.folder import RunFolder
-from training.trainers.engine import common_of_tasks
+from training.run_identity import RunIdentity
 
 if TYPE_CHECKING:
     import torch
@@ -31,11 +32,11 @@ class RetinaUNetEngine(Engine):
     """The lesions' numbers."""
     chosen_files = ("box_rule",)
 
-    def chooses(self, run: Run) -> bool:
+    def chooses(self, run: RunIdentity) -> bool:
         """They choose the rule of its boxes."""
         return True
 
-    def steps(self, run: Run, place: Workplace) -> Generator[None, None, Trained]:
+    def steps(self, run: RunIdentity, place: Workplace) -> Generator[None, None, Trained]:
         """Plan the anchors and train; see :func:`training.retina_unet.trainer.steps`."""
         from training.retina_unet import trainer  # noqa: PLC0415 - takes seconds to import
 
@@ -43,7 +44,9 @@ class RetinaUNetEngine(Engine):
         task = self.task(run, place.folder, place.device)
         return trainer.steps(task, on_iteration=place.on_iteration, on_epoch=place.on_progress)
 
-    def finish(self, run: Run, place: Workplace, weights: "dict[str, torch.Tensor] | None") -> Mapping[str, str]:
+    def finish(
+        self, run: RunIdentity, place: Workplace, weights: "dict[str, torch.Tensor] | None"
+    ) -> Mapping[str, str]:
         """Sweep the rule of its boxes."""
         from training.retina_unet import trainer  # noqa: PLC0415
 
@@ -53,7 +56,7 @@ class RetinaUNetEngine(Engine):
             write_record(partial, trainer.sweep_box_rule(self.task(run, place.folder, place.device), weights))
         return {"box_rule": sha256_file(path)}
 
-    def network(self, run: Run) -> "tuple[torch.nn.Module, int]":
+    def network(self, run: RunIdentity) -> "tuple[torch.nn.Module, int]":
         """The network; its anchors' sizes do not matter here, and are not planned before it starts."""
         from network.detection.anchors import (  # noqa: PLC0415
             AnchorPlan,
@@ -75,16 +78,17 @@ class RetinaUNetEngine(Engine):
         """Anchors and rule."""
         return {"anchors": folder.anchors, "box_rule": folder.box_rule}
 
-    def task(self, run: Run, folder: RunFolder, device: Kind) -> "trainer.DetectorTask":
+    def task(self, run: RunIdentity, folder: RunFolder, device: Kind) -> "trainer.DetectorTask":
         """What the trainer is asked to do; the anchors are planned."""
         from network.detection.anchors import AnchorPlan  # noqa: PLC0415
         from training.retina_unet import trainer  # noqa: PLC0415
 
         shape = cast(DetectorConfiguration, run.configuration)
         anchors = read_record(folder.anchors, AnchorPlan)
-        return trainer.DetectorTask(**common_of_tasks(run, folder, device), loss=(), anchors=anchors, shape=shape)
+        common = common_of_tasks(run, folder, device, keep=self.keep(run))
+        return trainer.DetectorTask(**common, loss=(), anchors=anchors, shape=shape)
 
-    def plan_anchors(self, run: Run, folder: RunFolder) -> None:
+    def plan_anchors(self, run: RunIdentity, folder: RunFolder) -> None:
         """Plan the anchors, where that was not done yet.
 
         Raises ``OncoduetError``: no training lesion is left after preprocessing, or a study is damaged.

@@ -25,11 +25,11 @@ from contract.volume import read_label, read_volume
 from training.bundle import bundle
 from training.dataset.prepared import Fold, load_prepared
 from training.execution import execute
+from training.interleaving import run_to_end
 from training.nndetection.commands import Programs, find_programs
 from training.nndetection.dataset_layout import Layout, write_splits, write_training_study
 from training.nndetection.model import UpstreamRecord, reported_versions
 from training.run_folder.folder import RunFolder
-from training.trainers.interleaving import run_to_end
 from training.verify import require_sound, verify
 
 RUNS = ("ce_fold0_restart1", "nndet_fold0_restart1")

@@ -26,12 +26,12 @@ from training.dataset.lesion_instances import lesion_boxes
 from training.dataset.prepared import load_prepared
 from training.engine import load_configuration
 from training.execution import RunRequest, execute, execute_together
+from training.nnunet.trainer import build_trainer
 from training.retina_unet.anchor_planning import plan_anchors
 from training.retina_unet.box_rule_sweep import search
 from training.retina_unet.lesion_sizes import lesion_sizes
 from training.retina_unet.trainer import DetectorTrainer, averaged_epochs, learning_rate
 from training.run_folder.folder import RunFolder
-from training.trainers.nnunet import build_trainer
 
 SHAPE = load_configuration("retina-unet")
 

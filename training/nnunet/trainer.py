@@ -43,12 +43,12 @@ from training.dataset.nnunet_folders import batches_on_one_thread, nnunet_folder
 from training.dataset.prepared import case_files
 from training.dataset.preprocessed import IMAGE, LABEL, class_voxels, open_array
 from training.engine import Trained
+from training.interleaving import Clock, Steps, interleave
+from training.nnunet.process_state import ProcessState
+from training.nnunet.segmentation_losses import build_loss
 from training.profile import Profile
 from training.run_folder.checkpoints import Checkpoint, Checkpoints
 from training.run_folder.folder import kept_weights_file
-from training.trainers.interleaving import Clock, Steps, interleave
-from training.trainers.process_state import ProcessState
-from training.trainers.segmentation_losses import build_loss
 
 GRADIENT_NORM = 12
 """Gradients longer than this are scaled down to it, as nnU-Net does."""
