@@ -109,7 +109,7 @@ class Engine(ABC):
     own_bytes_per_voxel: int = 0
     """Memory that each process of a campaign takes per voxel of the preprocessed studies, besides what all share."""
     chosen_files: tuple[str, ...] = ()
-    """Names of those of :meth:`files` that :meth:`finish` writes; the others are there before the weights."""
+    """Names of those of :meth:`files` that :meth:`finish` writes; the others are written before the training, once."""
     model: str = "weights"
     """What ``verify`` calls :meth:`model_files`."""
     no_bundle: str | None = None

@@ -134,11 +134,11 @@ def existing_record(run: Run, folder: RunFolder, *, resume: bool = False, is_mad
     path = folder.record
     existing = read_record(path, RunRecord) if path.is_file() else None
     if existing is None or existing.state == "planned":
-        folder.require_free(run.engine.files(folder).values(), is_planned=existing is not None)
+        folder.require_free(run.engine.written(folder), is_planned=existing is not None)
         if existing is not None and existing.key != run.key:
             existing = None  # a note of what was planned, alone in its folder, and replaced
     if existing is None or existing.state != "finished":
-        folder.require_no_links(run.engine.files(folder).values())
+        folder.require_no_links(run.engine.written(folder))
         require_folder(folder.path, is_written=is_made)
     if existing is not None:
         if existing.key != run.key:
@@ -151,7 +151,8 @@ def existing_record(run: Run, folder: RunFolder, *, resume: bool = False, is_mad
                 found=f"a changed one (state {existing.state}); give another --output",
             )
         if existing.state in ("running", "failed") and is_made:
-            folder.require_own(run.engine.written(folder), made_files(run, folder))
+            once = [path for what, path in run.engine.files(folder).items() if what not in run.engine.chosen_files]
+            folder.require_own(run.engine.written(folder), made_files(run, folder), written_once=once)
     finished = existing is not None and existing.state == "finished"
     if resume and not finished:
         run.engine.require_step(run, folder)

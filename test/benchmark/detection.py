@@ -56,6 +56,7 @@ from training.dataset.prepared import Prepared, load_prepared
 from training.profile import PROFILES
 from training.retina_unet.atss import NEAREST_POSITIONS, match_anchors
 from training.retina_unet.box_rule_sweep import mean_average_precisions
+from training.retina_unet.engine import anchors_file, box_rule_file
 from training.retina_unet.loss import DetectionLoss, Sampling
 from training.run_folder.folder import RunFolder
 
@@ -277,7 +278,7 @@ class Model:
     def of(cls, folder: Path) -> "Model":
         """The finished run's, with its weights."""
         run = RunFolder(folder / "run")
-        plans, plan = read_json(run.plans), read_record(run.anchors, AnchorPlan)
+        plans, plan = read_json(run.plans), read_record(anchors_file(run), AnchorPlan)
         network = build_retina_unet(plans, read_json(run.dataset), plan)
         network.load_state_dict(load_weights(run.weights))
         patch = patch_size_zyx(plans)
@@ -411,7 +412,7 @@ class Given(nn.Module):
 
 def infer(folder: Path, side: str) -> None:
     """Find the boxes of each study."""
-    model, rule = Model.of(folder), read_record(RunFolder(folder / "run").box_rule, BoxPostprocessing)
+    model, rule = Model.of(folder), read_record(box_rule_file(RunFolder(folder / "run")), BoxPostprocessing)
     network = _Clocked(model.network.eval())
     studies = torch.load(folder / "studies.pt", weights_only=True)
     whole, found, in_tiles = _Costs(), [], []

@@ -13,6 +13,7 @@ from training.configuration import UpstreamConfiguration
 from training.dataset.archive_stamps import reachable_archive
 from training.engine import Engine, HashedFile, Trained, Workplace
 from training.nndetection import PARENT
+from training.nndetection.run_files import NEEDED, REPORTS, model_folder, model_record, steps_file
 from training.run_folder.folder import RunFolder
 from training.run_identity import RunIdentity
 
@@ -52,8 +53,8 @@ class NnDetection(Engine):
 
     def require_step(self, run: RunIdentity, folder: RunFolder) -> None:
         """Raise ``OncoduetError`` unless its training has a step to resume from."""
-        if not folder.upstream_steps.is_file():
-            raise OncoduetError(folder.upstream_steps, "no step of nnDetection to resume from")
+        if not steps_file(folder).is_file():
+            raise OncoduetError(steps_file(folder), "no step of nnDetection to resume from")
 
     def steps(self, run: RunIdentity, place: Workplace) -> Generator[None, None, Trained]:
         """Have its programs train; see :func:`training.nndetection.training.steps`."""
@@ -65,19 +66,17 @@ class NnDetection(Engine):
         self, run: RunIdentity, place: Workplace, weights: "dict[str, torch.Tensor] | None"
     ) -> Mapping[str, str]:
         """The record that names its model's files."""
-        return {PARENT: sha256_file(place.folder.nndetection_record)}
+        return {PARENT: sha256_file(model_record(place.folder))}
 
     def written(self, folder: RunFolder) -> Sequence[Path]:
-        """Its model."""
-        from training.nndetection.model import NEEDED, REPORTS  # noqa: PLC0415 - imports torch
-
-        return [folder.nndetection / name for name in (*NEEDED, *REPORTS)]
+        """Its model and the record of it."""
+        return [model_record(folder), *(model_folder(folder) / name for name in (*NEEDED, *REPORTS))]
 
     def model_files(self, folder: RunFolder, record: RunRecord) -> Iterator[HashedFile]:
         """``nndetection.json``, and what it names."""
         from training.nndetection.model import model_files  # noqa: PLC0415 - imports torch
 
-        path = folder.nndetection_record
+        path = model_record(folder)
         yield path, record.parents[PARENT], partial(sha256_file, path)
         for path, sha256 in model_files(folder):
             yield path, sha256, partial(sha256_file, path)

@@ -23,8 +23,9 @@ from training.configuration import UpstreamConfiguration
 from training.engine import Trained, Workplace
 from training.interleaving import Steps
 from training.nndetection.commands import TRAINING, Programs, find_programs, loaders
-from training.nndetection.dataset_layout import FOLD, MODEL, Layout, write_dataset, write_splits, write_training_study
+from training.nndetection.dataset_layout import MODEL, Layout, write_dataset, write_splits, write_training_study
 from training.nndetection.model import keep_model, require
+from training.nndetection.run_files import FOLD, steps_file, work_folder
 from training.run_folder.folder import RunFolder
 from training.run_identity import RunIdentity
 
@@ -42,7 +43,7 @@ class UpstreamTask:
     @property
     def layout(self) -> Layout:
         """Its folders."""
-        return Layout(self.folder.upstream.resolve(), self.run.prepared.card)
+        return Layout(work_folder(self.folder).resolve(), self.run.prepared.card)
 
 
 def steps(run: RunIdentity, place: Workplace, *, archive: Path) -> Steps[Trained]:
@@ -58,7 +59,7 @@ def steps(run: RunIdentity, place: Workplace, *, archive: Path) -> Steps[Trained
     programs = Programs(paths, layout, task.folder.log)
     wall_s, cpu_s = place.earlier_s
     begun = time.monotonic() - wall_s
-    done = _done(task.folder.upstream_steps, layout)
+    done = _done(steps_file(task.folder), layout)
     for name, step in _STEPS.items():
         if name in done:
             logger.info("%s: done already", name)
@@ -66,7 +67,7 @@ def steps(run: RunIdentity, place: Workplace, *, archive: Path) -> Steps[Trained
         with closing(step(task, layout, programs)) as going:
             cpu_s += yield from going
         done.append(name)
-        write_json(task.folder.upstream_steps, done)
+        write_json(steps_file(task.folder), done)
         wall_s = time.monotonic() - begun
         place.on_progress((), wall_s, cpu_s)
     made = keep_model(layout, task.folder, key=run.key, programs=paths)

@@ -51,7 +51,7 @@ class RetinaUNetEngine(Engine):
         from training.retina_unet import trainer  # noqa: PLC0415
 
         assert weights is not None
-        path = place.folder.box_rule
+        path = box_rule_file(place.folder)
         with place.folder.writing(path) as partial:
             write_record(partial, trainer.sweep_box_rule(self.task(run, place.folder, place.device), weights))
         return {"box_rule": sha256_file(path)}
@@ -76,7 +76,7 @@ class RetinaUNetEngine(Engine):
 
     def files(self, folder: RunFolder) -> Mapping[str, Path]:
         """Anchors and rule."""
-        return {"anchors": folder.anchors, "box_rule": folder.box_rule}
+        return {"anchors": anchors_file(folder), "box_rule": box_rule_file(folder)}
 
     def task(self, run: RunIdentity, folder: RunFolder, device: Kind) -> "trainer.DetectorTask":
         """What the trainer is asked to do; the anchors are planned."""
@@ -84,7 +84,7 @@ class RetinaUNetEngine(Engine):
         from training.retina_unet import trainer  # noqa: PLC0415
 
         shape = cast(DetectorConfiguration, run.configuration)
-        anchors = read_record(folder.anchors, AnchorPlan)
+        anchors = read_record(anchors_file(folder), AnchorPlan)
         common = common_of_tasks(run, folder, device, keep=self.keep(run))
         return trainer.DetectorTask(**common, loss=(), anchors=anchors, shape=shape)
 
@@ -97,7 +97,7 @@ class RetinaUNetEngine(Engine):
         from training.retina_unet.anchor_planning import plan_anchors  # noqa: PLC0415
         from training.retina_unet.lesion_sizes import lesion_sizes  # noqa: PLC0415
 
-        if folder.anchors.is_file():
+        if anchors_file(folder).is_file():
             return
         prepared = run.prepared
         edits, configuration = run.profile.plan, cast(DetectorConfiguration, run.configuration)
@@ -109,8 +109,21 @@ class RetinaUNetEngine(Engine):
             sizes_per_axis=(edits and edits.anchor_sizes_per_axis) or configuration.sizes_per_axis,
         )
         logger.info("anchors fit the %d training lesions with a mean IoU of %.2f", len(sizes), planned.mean_iou)
-        with folder.writing(folder.anchors) as partial:
+        with folder.writing(anchors_file(folder)) as partial:
             write_record(partial, planned.plan)
+
+
+def anchors_file(folder: RunFolder) -> Path:
+    """The anchors of a run's network (``network.detection.anchors.AnchorPlan``)."""
+    return folder.path / "anchors.json"
+
+
+def box_rule_file(folder: RunFolder) -> Path:
+    """Which predictions of a run's network count, and how they are clustered, chosen on the validation studies.
+
+    The content is a ``network.detection.clustering.BoxPostprocessing``.
+    """
+    return folder.path / "box_rule.json"
 
 
 def _convolved(network: "torch.nn.Module", shape: tuple[int, ...]) -> int:

@@ -9,7 +9,7 @@ import hashlib
 import json
 import re
 import shutil
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -67,11 +67,16 @@ class RunFolder:
         with own_file(self.path, path.relative_to(self.path).as_posix(), COMMAND) as partial:
             yield partial
 
-    def require_own(self, engine_files: Iterable[Path], made: Mapping[Path, str | Mapping[str, Any]]) -> None:
+    def require_own(
+        self,
+        engine_files: Iterable[Path],
+        made: Mapping[Path, str | Mapping[str, Any]],
+        *,
+        written_once: Collection[Path] = (),
+    ) -> None:
         """Raise ``OncoduetError`` unless all that an interrupted run is going to replace or remove is its own.
 
-        Runs of older versions, and copies without hidden files, list nothing: there a record of ours passes, and so do
-        anchors, which are only read.
+        Runs of older versions, and copies without hidden files, list nothing: there a record of ours passes.
 
         Parameters
         ----------
@@ -79,11 +84,13 @@ class RunFolder:
             What the engine writes besides weights.
         made
             What the run is going to write, where that is known: a file that says the same is kept.
+        written_once
+            Files of the engine that are only read once they are there; without a list they pass, too.
         """
         listed = keeps_list(self.path, COMMAND)
         for path in self._written(engine_files):
             if not (path in made and says(path, made[path])) and (
-                listed or not (path == self.anchors or is_our_record(path))
+                listed or not (path in written_once or is_our_record(path))
             ):
                 require_own(self.path, path.relative_to(self.path).as_posix(), COMMAND)
         if listed and self.log.is_file() and self.log.stat().st_size:
@@ -112,10 +119,9 @@ class RunFolder:
             stream.write(line)
 
     def _written(self, engine_files: Iterable[Path]) -> list[Path]:
-        """What is written whole: by any engine that has a property here, and by those that bring their own."""
-        paths = [self.weights, self.card, self.plans, self.dataset, self.anchors, self.box_rule]
-        paths += [self.nndetection_record, self.selection, self.training_studies, *engine_files]
-        return list(dict.fromkeys(paths))
+        """What is written whole, by any engine and by the run's own."""
+        paths = [self.weights, self.card, self.plans, self.dataset, self.selection, self.training_studies]
+        return [*paths, *engine_files]
 
     @property
     def _of_training(self) -> Mapping[Path, str]:
@@ -125,7 +131,7 @@ class RunFolder:
             self.checkpoints: r"epoch_\d+\.pt",
             self.kept: r"epoch_\d+\.safetensors",
             self.selecting: r"archive|epoch_\d+|\.oncoduet",
-            self.upstream: ".*",  # other programs write there, whatever they like
+            self.work / "nndetection": ".*",  # other programs write there, whatever they like
             self.engine: r"Dataset\d+_.*",
         }
 
@@ -146,15 +152,14 @@ class RunFolder:
                 raise OncoduetError(self.path / name, "links are not allowed in a run's folder")
 
     def _names(self, engine_files: Iterable[Path]) -> list[str]:
-        """What a run may write: names of any engine that has a property here, and of those that bring their own."""
-        paths = [self.record, self.weights, self.card, self.plans, self.dataset, self.anchors, self.box_rule, self.log]
-        paths += [self.nndetection, self.nndetection_record, self.selection, self.training_studies, self.tensorboard]
-        return list(dict.fromkeys(path.name for path in [*paths, self.lock, self.work, *engine_files]))
+        """Names in the folder that a run may give."""
+        paths = [*self._written(engine_files), self.record, self.log, self.tensorboard, self.lock, self.work]
+        return list(dict.fromkeys(path.relative_to(self.path).parts[0] for path in paths))
 
     def clear_work(self) -> None:
         """Remove what the training needed, and no other file."""
         subfolder(self.path, self.work.name)
-        for place in (self.checkpoints, self.kept, self.selecting, self.upstream, self.engine):
+        for place in [folder for folder in self._of_training if folder != self.work]:
             if not self._strangers(place):
                 shutil.rmtree(place, ignore_errors=True)
         if self.work.is_dir() and not any(self.work.iterdir()):
@@ -198,29 +203,6 @@ class RunFolder:
         return self.path / "training_studies.json"
 
     @property
-    def anchors(self) -> Path:
-        """The anchors of a network that finds boxes (``network.detection.anchors.AnchorPlan``); else there is none."""
-        return self.path / "anchors.json"
-
-    @property
-    def box_rule(self) -> Path:
-        """Which predictions count and how they are clustered (``network.detection.clustering.BoxPostprocessing``).
-
-        Chosen on the validation studies (``training.retina_unet.box_rule_sweep``).
-        """
-        return self.path / "box_rule.json"
-
-    @property
-    def nndetection(self) -> Path:
-        """Upstream nnDetection's trained model, as its programs left it (``training.nndetection``); else none."""
-        return self.path / "nndetection"
-
-    @property
-    def nndetection_record(self) -> Path:
-        """Which programs made that model and which files it has (``training.nndetection.model.UpstreamRecord``)."""
-        return self.path / "nndetection.json"
-
-    @property
     def log(self) -> Path:
         """What libraries had to say."""
         return self.path / "training.log"
@@ -259,16 +241,6 @@ class RunFolder:
     def selecting(self) -> Path:
         """Where that choice is made."""
         return self.work / "selection"
-
-    @property
-    def upstream(self) -> Path:
-        """Data and models of upstream nnDetection while it is trained."""
-        return self.work / "nndetection"
-
-    @property
-    def upstream_steps(self) -> Path:
-        """Which steps of that training are done."""
-        return self.upstream / "steps.json"
 
     @property
     def engine(self) -> Path:

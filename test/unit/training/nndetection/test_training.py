@@ -29,6 +29,7 @@ from training.interleaving import run_to_end
 from training.nndetection.commands import Programs, find_programs
 from training.nndetection.dataset_layout import Layout, write_splits, write_training_study
 from training.nndetection.model import UpstreamRecord, reported_versions
+from training.nndetection.run_files import model_record
 from training.run_folder.folder import RunFolder
 from training.verify import require_sound, verify
 
@@ -60,13 +61,13 @@ def test_a_finished_run_keeps_the_model_and_says_what_made_it(trained, fake_prog
     record = read_record(folder.record, RunRecord)
     assert (record.state, record.key.configuration, record.key.fold) == ("finished", "nndet", 1)
     assert (record.weights_sha256, record.epochs, record.checkpoint) == (None, (), "final")
-    assert record.parents["nndetection"] == sha256_file(folder.nndetection_record)
+    assert record.parents["nndetection"] == sha256_file(model_record(folder))
     assert record.versions["nndetection_targeted"] == "97a58f3"
     assert record.versions["nndetection"].startswith("97a58f3")
     assert record.versions["nndetection_torch"] == "1.11.0"
     assert record.wall_s > 0
     assert record.cpu_s > 0.5  # of five programs that import NumPy and SimpleITK
-    made = read_record(folder.nndetection_record, UpstreamRecord)
+    made = read_record(model_record(folder), UpstreamRecord)
     assert made.key == record.key
     assert made.programs["nndet_train"] == str(fake_programs / "nndet_train")
     assert sorted(made.files) == [
