@@ -179,6 +179,13 @@ class Engine(ABC):
         """Files in the run's folder that training writes; asked by ``run`` before it replaces any."""
         return list(self.files(folder).values())
 
+    def programs_folder(self, folder: RunFolder) -> Path | None:
+        """The folder below ``work`` in which the programs of another project write while they train; None: no such.
+
+        Asked by ``run`` before a training resumes and after its end; see :mod:`training.run_folder.workplace`.
+        """
+        return None
+
     def model_files(self, folder: RunFolder, record: RunRecord) -> Iterator[HashedFile]:
         """The files of a finished run's model; asked by ``verify``.
 

@@ -18,6 +18,7 @@ from training.engine import Engine, engine_named, load_configuration
 from training.profile import load_profile
 from training.run_folder import environment
 from training.run_folder.folder import RunFolder
+from training.run_folder.workplace import require_untouched
 from training.run_identity import RunIdentity
 
 
@@ -153,6 +154,9 @@ def existing_record(run: Run, folder: RunFolder, *, resume: bool = False, is_mad
         if existing.state in ("running", "failed") and is_made:
             once = [path for what, path in run.engine.files(folder).items() if what not in run.engine.chosen_files]
             folder.require_own(run.engine.written(folder), made_files(run, folder), written_once=once)
+            run.checkpoints(folder).require_own()
+            if (programs := run.engine.programs_folder(folder)) is not None:
+                require_untouched(programs)
     finished = existing is not None and existing.state == "finished"
     if resume and not finished:
         run.engine.require_step(run, folder)

@@ -13,7 +13,7 @@ from training.configuration import UpstreamConfiguration
 from training.dataset.archive_stamps import reachable_archive
 from training.engine import Engine, HashedFile, Trained, Workplace
 from training.nndetection import PARENT
-from training.nndetection.run_files import NEEDED, REPORTS, model_folder, model_record, steps_file
+from training.nndetection.run_files import NEEDED, REPORTS, model_folder, model_record, steps_file, work_folder
 from training.run_folder.folder import RunFolder
 from training.run_identity import RunIdentity
 
@@ -71,6 +71,10 @@ class NnDetection(Engine):
     def written(self, folder: RunFolder) -> Sequence[Path]:
         """Its model and the record of it."""
         return [model_record(folder), *(model_folder(folder) / name for name in (*NEEDED, *REPORTS))]
+
+    def programs_folder(self, folder: RunFolder) -> Path:
+        """Data and models while it is trained."""
+        return work_folder(folder)
 
     def model_files(self, folder: RunFolder, record: RunRecord) -> Iterator[HashedFile]:
         """``nndetection.json``, and what it names."""

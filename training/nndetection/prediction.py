@@ -42,6 +42,7 @@ from training.nndetection.run_files import NEEDED, model_folder, model_record
 from training.run_folder.folder import RunFolder, is_lock
 from training.run_folder.lock import work_lock
 from training.run_folder.logs import log_to
+from training.run_folder.workplace import at_work, require_untouched
 
 COMMAND = "training predict"
 WORK = "nndetection"
@@ -82,6 +83,7 @@ def predict(folder: RunFolder, *, archive: Path, output: Path) -> int:
         work_lock(subfolder(output, LOCK), work="in this folder"),
         log_to(output / LOG),
         scratch(layout.root, COMMAND),
+        at_work(layout.root),
     ):
         logger.info(_BEGINNING)
         # before the images are read
@@ -168,6 +170,7 @@ def _require_ours(output: Path) -> None:
     if lock.exists() and not is_lock(lock):
         require_free(output, [LOCK], COMMAND)
     require_scratch(output / WORK, COMMAND)
+    require_untouched(output / WORK)
 
 
 def _lay_out(layout: Layout, folder: RunFolder, studies: Sequence[Study]) -> dict[str, StudyToPredict]:

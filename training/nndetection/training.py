@@ -27,6 +27,7 @@ from training.nndetection.dataset_layout import MODEL, Layout, write_dataset, wr
 from training.nndetection.model import keep_model, require
 from training.nndetection.run_files import FOLD, steps_file, work_folder
 from training.run_folder.folder import RunFolder
+from training.run_folder.workplace import at_work
 from training.run_identity import RunIdentity
 
 logger = logging.getLogger(__name__)
@@ -60,16 +61,17 @@ def steps(run: RunIdentity, place: Workplace, *, archive: Path) -> Steps[Trained
     wall_s, cpu_s = place.earlier_s
     begun = time.monotonic() - wall_s
     done = _done(steps_file(task.folder), layout)
-    for name, step in _STEPS.items():
-        if name in done:
-            logger.info("%s: done already", name)
-            continue
-        with closing(step(task, layout, programs)) as going:
-            cpu_s += yield from going
-        done.append(name)
-        write_json(steps_file(task.folder), done)
-        wall_s = time.monotonic() - begun
-        place.on_progress((), wall_s, cpu_s)
+    with at_work(layout.root):
+        for name, step in _STEPS.items():
+            if name in done:
+                logger.info("%s: done already", name)
+                continue
+            with closing(step(task, layout, programs)) as going:
+                cpu_s += yield from going
+            done.append(name)
+            write_json(steps_file(task.folder), done)
+            wall_s = time.monotonic() - begun
+            place.on_progress((), wall_s, cpu_s)
     made = keep_model(layout, task.folder, key=run.key, programs=paths)
     versions = {
         "nndetection_targeted": made.targeted_commit,

@@ -50,8 +50,7 @@ def common_of_tasks(run: RunIdentity, folder: RunFolder, device: Kind, *, keep: 
         "seed": run.key.seed,
         "device": device,
         "checkpoints": run.checkpoints(folder),
-        "kept": folder.kept,
-        "work": folder.engine,
+        "folder": folder,
     }
 
 

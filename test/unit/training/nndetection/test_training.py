@@ -242,6 +242,22 @@ def test_a_killed_training_ends_its_programs_and_resumes(planned, tmp_path, fake
     assert "train.mode=resume" in calls(output)[3]
 
 
+def test_a_file_that_is_put_there_after_a_kill_is_refused_and_stays(planned, tmp_path, fake_nndet):
+    fake_nndet("hang:nndet_train")
+    run, output = planned(), tmp_path / "run"
+    killed_while_it_hangs(run, output)
+    mine = output / "work" / "nndetection" / "det_models" / "mine.txt"
+    mine.write_text("mine")
+    later = time.time() + 60
+    os.utime(mine, (later, later))
+    with refused_with("mine.txt", expected="only files of the programs", found="one of other origin"):
+        execute(run, output, device="cpu", resume=True)
+    assert mine.read_text() == "mine"
+    mine.unlink()
+    assert execute(run, output, device="cpu", resume=True).state == "finished"
+    assert not (output / "work").exists()
+
+
 def test_an_interrupted_unpacking_leaves_no_half_written_study(planned, tmp_path, fake_nndet):
     fake_nndet("hang:nndet_unpack")
     run, output = planned(), tmp_path / "run"
