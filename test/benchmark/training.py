@@ -1,10 +1,10 @@
 """Training steps: ``nnUNetv2_train`` against ``python -m training run`` and runs packed into one process.
 
 All train on the same preprocessed studies, by the same plan, with CE + Dice, on the same device; nnU-Net with its own
-loader and its worker processes. Each is run twice, for fewer and for more epochs: the difference is what steps cost
-without start and end (``per iteration``; an epoch's share of validation steps and of its other work included); the
-longer run as a whole stands beside it. nnU-Net starts by its command's entry point with a trainer that has another
-number of epochs and no final validation, which ours does not make either.
+loader and its worker processes. Steps are timed inside each process, after warm-up (``step_clock``): starts, imports,
+loading and compilation do not count. The JSON line also has the ratio of the whole commands. nnU-Net starts by its
+command's entry point with a trainer that has another number of steps and no final validation, which ours does not make
+either.
 
     python test/benchmark/training.py
     python test/benchmark/training.py --prepared PREPARED --profile modern   # on a GPU, with a real data set
@@ -18,12 +18,13 @@ import subprocess
 import sys
 import tempfile
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import measure
+from step_clock import StepClock, StepCost, read_cost
 
 from contract.errors import OncoduetError
 from contract.files.atomic import write_json
@@ -38,13 +39,33 @@ FULL_EPOCHS, FULL_ITERATIONS = 1000, 250
 CAMPAIGN_RUNS = 4 * 15 * 2
 """The study's: losses × runs × use cases. It reports about 6,000 GPU hours."""
 _STOCK = """
-import sys
+import itertools, os, sys
+sys.path.insert(0, BENCHMARKS)
+from pathlib import Path
+from step_clock import StepClock
 from nnunetv2.training.nnUNetTrainer import nnUNetTrainer as module
+
+clock = StepClock(warm_up=WARM_UP, last=LAST, device=DEVICE)
 
 class BenchmarkTrainer(module.nnUNetTrainer):
     def __init__(self, plans, configuration, fold, dataset_json, device):
         super().__init__(plans, configuration, fold, dataset_json, device)
-        self.num_epochs, self.num_iterations_per_epoch, self.num_val_iterations_per_epoch = EPOCHS
+        self.num_epochs, self.num_iterations_per_epoch, self.num_val_iterations_per_epoch = 1, LAST, 1
+
+    def on_train_start(self):
+        super().on_train_start()
+        if DUMMY:  # one batch again and again: what the GPU could do with any loader
+            self.loader, self.dataloader_train = self.dataloader_train, itertools.repeat(next(self.dataloader_train))
+
+    def on_train_end(self):
+        if DUMMY:
+            self.dataloader_train = self.loader
+        super().on_train_end()
+
+    def train_step(self, batch):
+        result = super().train_step(batch)
+        clock()
+        return result
 
     def perform_actual_validation(self, save_probabilities=False):
         pass
@@ -53,30 +74,24 @@ module.BenchmarkTrainer = BenchmarkTrainer  # where nnU-Net looks first
 from nnunetv2.run.run_training import run_training_entry
 sys.argv = ["nnUNetv2_train", *sys.argv[1:], "-tr", "BenchmarkTrainer"]
 run_training_entry()
+clock.write(Path(COST))
 """
 
 
 @dataclass(frozen=True)
 class Length:
-    """How long the compared trainings are."""
+    """How many steps each training makes."""
 
-    short: int
-    """Epochs."""
-    long: int
-    iterations: int
-    """Per epoch."""
-    validation: int
+    warm_up: int
+    timed: int
 
     @property
-    def between(self) -> int:
-        """Iterations that the longer has more."""
-        return (self.long - self.short) * self.iterations
+    def steps(self) -> int:
+        """All."""
+        return self.warm_up + self.timed
 
 
-Train = Callable[[int, int], measure.Measured]
-"""Trains for so many epochs, so many runs side by side."""
-
-FULL, QUICK = Length(1, 3, 50, 10), Length(1, 2, 8, 2)
+FULL, QUICK = Length(20, 100), Length(3, 8)
 
 
 @dataclass
@@ -94,20 +109,23 @@ class Variant:
 
     name: str
     runs: int
-    """Trained side by side."""
+    """Trained in parallel."""
     whole: measure.Measured
-    """The longer training, with start and end."""
-    steps: measure.Measured
-    """What it took more than the shorter one."""
-    length: Length
+    """The program, with start and end."""
+    cost: StepCost
+    """The timed steps of all runs."""
     device: str
     gpu: Sampled
 
     @property
+    def steps(self) -> measure.Measured:
+        """The timed steps, as the report has it."""
+        return measure.Measured(self.cost.cpu_s, self.cost.wall_s, self.whole.peak_mb)
+
+    @property
     def seconds(self) -> float:
-        """Wall seconds per iteration of one run on a GPU; on a CPU, which others may use, CPU seconds."""
-        spent = self.steps.wall_s if self.device == "cuda" else self.steps.cpu_s
-        return spent / (self.length.between * self.runs)
+        """Wall seconds per step of one run on a GPU; on a CPU, which others may use, CPU seconds."""
+        return (self.cost.wall_s if self.device == "cuda" else self.cost.cpu_s) / self.cost.steps
 
     @property
     def runs_per_day(self) -> float:
@@ -117,7 +135,8 @@ class Variant:
     def row(self) -> str:
         """A row of the table."""
         if self.device == "cuda":
-            busy, memory = _mean(self.gpu.utilisation) / 100, max(self.gpu.memory_mb, default=float("nan"))
+            used = self.gpu.utilisation
+            busy, memory = sum(used) / max(len(used), 1) / 100, max(self.gpu.memory_mb, default=float("nan"))
         else:
             busy, memory = self.whole.cpu_s / self.whole.wall_s, self.whole.peak_mb
         return f"{self.name:14} {1 / self.seconds:12.2f} {self.runs_per_day:12.3f} {busy:6.2f} {memory:10.0f}"
@@ -133,15 +152,12 @@ def main(options: argparse.Namespace) -> None:
         bench = Bench(Path(folder), length, device, options.profile)
         prepared = options.prepared or bench.prepare(cases=6 if options.quick else 20)
         bench.write(load_prepared(prepared))
-        stock = bench.measured("nnU-Net", 1, bench.stock)
-        ours = [bench.measured("resident", 1, bench.single)]
-        if options.quick:
-            bench.packed(length.long, 2)  # shows that it works
-            packs = [2]
-        else:
-            packs = options.packed
-            ours += [bench.measured(f"resident x {number}", number, bench.packed) for number in packs]
-        identical = bench.identical(packs)
+        stock = bench.stock()
+        ours = [bench.single()]
+        packs = [2] if options.quick else options.packed
+        packed = [bench.packed(number) for number in packs]
+        ours += [] if options.quick else packed  # a pack of few steps only shows that it works
+        identical = len({bench.weights(0), *map(bench.weights, packs)}) == 1
     unit = "s" if device == "cuda" else "CPU s"
     print(f"{'':14} {f'iterations/{unit}':>12} {'runs/day':>12} {'busy':>6} {'memory MB':>10}")
     for each in (stock, *ours):
@@ -165,7 +181,7 @@ def main(options: argparse.Namespace) -> None:
             **measure.machine("torch", "nnunetv2"),
             "device": device,
             "profile": options.profile,
-            "iterations_compared": length.between,
+            "iterations_compared": length.timed,
             "whole_command_ratio_cpu": round(stock.whole.cpu_s / ours[0].whole.cpu_s, 2),
             "packed_ratios": {each.name: round(stock.seconds / each.seconds, 2) for each in ours},
         },
@@ -181,6 +197,7 @@ class Bench:
     length: Length
     device: str
     profile: str
+    """A name in ``training/profiles``, or the path of a TOML file."""
 
     def prepare(self, *, cases: int) -> Path:
         """Phantoms, preprocessed."""
@@ -192,23 +209,11 @@ class Bench:
         return prepared
 
     def write(self, prepared: Prepared) -> None:
-        """Our profiles, and nnU-Net's folder of preprocessed studies."""
+        """Our profile, and nnU-Net's folder of preprocessed studies."""
         self.prepared = prepared
         path = Path(self.profile) if self.profile.endswith(".toml") else PROFILES / f"{self.profile}.toml"
-        for epochs in (self.length.short, self.length.long):
-            wanted = {
-                "epochs": epochs,
-                "iterations_per_epoch": self.length.iterations,
-                "validation_iterations_per_epoch": self.length.validation,
-                "checkpoint_every_epochs": 1000,
-                "checkpoint": '"final"',
-                "loader": '"resident"',
-            }
-            begin, plan, rest = path.read_text(encoding="utf-8").partition("\n[plan]")
-            kept = [line for line in begin.splitlines() if line.partition("=")[0].strip() not in wanted]
-            lines = [*kept, *(f"{name} = {value}" for name, value in wanted.items())]
-            self._profile(epochs).write_text("\n".join(lines) + plan + rest, encoding="utf-8")
-        plans = edited_plans(dict(prepared.plans), load_profile(self._profile(self.length.short)))
+        write_profile(self.own_profile, path, steps=self.length.steps)
+        plans = edited_plans(dict(prepared.plans), load_profile(self.own_profile))
         plans |= {"dataset_name": DATASET, "plans_name": "nnUNetPlans"}
         target = self.folder / "preprocessed" / DATASET
         target.mkdir(parents=True)
@@ -220,71 +225,99 @@ class Bench:
         cases = target / plans["configurations"]["3d_fullres"]["data_identifier"]
         cases.symlink_to((prepared.folder / "cases").resolve(), target_is_directory=True)
 
-    def measured(self, name: str, runs: int, train: Train) -> Variant:
-        """Train for fewer and for more epochs."""
-        short = train(self.length.short, runs)
+    def stock(self, *, workers: int | None = None, dummy: bool = False) -> Variant:
+        """nnU-Net's command.
+
+        Parameters
+        ----------
+        workers
+            Processes of its loader; None: as nnU-Net chooses.
+        dummy
+            Train on one batch again and again, without a loader.
+        """
+        name = f"nnU-Net{'' if workers is None else f', {workers} workers'}{', one batch' if dummy else ''}"
+        cost = self.folder / "stock.json"
+        given = {
+            "BENCHMARKS": str(Path(__file__).parent), "WARM_UP": self.length.warm_up, "LAST": self.length.steps,
+            "DEVICE": self.device, "DUMMY": dummy, "COST": str(cost),
+        }  # fmt: skip
+        script = "".join(f"{word} = {value!r}\n" for word, value in given.items()) + _STOCK
+        settings = {f"nnUNet_{each}": str(self.folder / each) for each in ("raw", "preprocessed")}
+        settings["nnUNet_results"] = str(self.folder / f"results-{name.replace(' ', '-')}")
+        if workers is not None:
+            settings["nnUNet_n_proc_DA"] = str(workers)
         with _watched(self.device) as gpu:
-            whole = train(self.length.long, runs)
-        steps = measure.Measured(
-            max(whole.cpu_s - short.cpu_s, 1e-3), max(whole.wall_s - short.wall_s, 1e-3), whole.peak_mb
-        )
-        return Variant(name, runs, whole, steps, self.length, self.device, gpu)
+            whole = measure.run(
+                [sys.executable, "-c", script, DATASET, "3d_fullres", "0", "-device", self.device],
+                environment=settings, folder=self.folder,
+            )  # fmt: skip
+        return Variant(name, 1, whole, read_cost(cost), self.device, gpu)
 
-    def stock(self, epochs: int, runs: int) -> measure.Measured:
-        """nnU-Net's command."""
-        assert runs == 1
-        lengths = (epochs, self.length.iterations, self.length.validation)
-        folders = {f"nnUNet_{each}": str(self.folder / each) for each in ("raw", "preprocessed")}
-        folders["nnUNet_results"] = str(self.folder / f"results{epochs}")
-        return measure.run(
-            [sys.executable, "-c", _STOCK.replace("EPOCHS", repr(lengths)), DATASET, "3d_fullres", "0",
-             "-device", self.device],
-            environment=folders,
-            folder=self.folder,
-        )  # fmt: skip
+    def single(self) -> Variant:
+        """One run by itself."""
+        return self._ours("resident", 0)
 
-    def single(self, epochs: int, runs: int) -> measure.Measured:
-        """Our command."""
-        assert runs == 1
-        output = self.folder / "ours" / f"{epochs}-1"
-        return measure.run(
-            [sys.executable, "-m", "training", "run", "--prepared", self.prepared.folder, "--configuration",
-             CONFIGURATION, "--fold", "0", "--restart", "1", "--profile", self._profile(epochs), "--output", output,
-             "--device", self.device],
-        )  # fmt: skip
-
-    def packed(self, epochs: int, runs: int) -> measure.Measured:
+    def packed(self, runs: int) -> Variant:
         """Several restarts in one process."""
-        given = [self.prepared.folder, self._profile(epochs), self.folder / "ours" / f"{epochs}-{runs}", self.device]
-        return measure.run([sys.executable, __file__, "--pack", str(runs), *given])
+        return self._ours(f"resident x {runs}", runs)
 
-    def identical(self, packs: list[int]) -> bool:
-        """Whether the first restart's weights are the same from everywhere."""
-        runs = self.folder / "ours"
-        records = [runs / f"{self.length.long}-1"]
-        records += [runs / f"{self.length.long}-{number}" / "1" for number in packs]
-        return len({read_json(each / "run.json")["weights_sha256"] for each in records}) == 1
+    def weights(self, runs: int) -> str:
+        """Hash of the first restart's weights, trained alone (0) or in a pack of so many."""
+        return str(read_json(self._output(runs) / "1" / "run.json")["weights_sha256"])
 
-    def _profile(self, epochs: int) -> Path:
-        return self.folder / f"benchmark{epochs}.toml"
+    @property
+    def own_profile(self) -> Path:
+        """Of as many steps as are compared."""
+        return self.folder / "benchmark.toml"
+
+    def _ours(self, name: str, runs: int) -> Variant:
+        cost = self.folder / "ours.json"
+        given = [self.prepared.folder, self.own_profile, self._output(runs), self.device, cost]
+        lengths = [str(each) for each in (max(runs, 1), self.length.warm_up, self.length.steps)]
+        with _watched(self.device) as gpu:
+            whole = measure.run([sys.executable, __file__, "--train", *lengths, *given])
+        return Variant(name, max(runs, 1), whole, read_cost(cost), self.device, gpu)
+
+    def _output(self, runs: int) -> Path:
+        return self.folder / "ours" / str(runs)
 
 
-def pack(number: int, prepared: Path, profile: Path, output: Path, device: str) -> None:
-    """The child that trains several restarts side by side."""
+def write_profile(target: Path, source: Path, *, steps: int, validation: int = 1) -> None:
+    """Write a profile that differs from another one in its length: one epoch of so many steps."""
+    wanted = {
+        "epochs": 1,
+        "iterations_per_epoch": steps,
+        "validation_iterations_per_epoch": validation,
+        "checkpoint_every_epochs": 1000,
+        "checkpoint": '"final"',
+        "loader": '"resident"',
+    }
+    begin, table, rest = source.read_text(encoding="utf-8").partition("\n[")
+    kept = [line for line in begin.splitlines() if line.partition("=")[0].strip() not in wanted]
+    lines = [*kept, *(f"{name} = {value}" for name, value in wanted.items())]
+    target.write_text("\n".join(lines) + "\n" + table + rest, encoding="utf-8")
+
+
+def train(
+    *, runs: int, warm_up: int, last: int, prepared: Path, profile: Path, output: Path, device: str, cost: Path
+) -> None:
+    """The child that trains restarts in parallel; steps are counted per run."""
     from training.execution import RunRequest, execute_together  # noqa: PLC0415
     from training.run import plan_run  # noqa: PLC0415
 
-    dataset = load_prepared(prepared)
-    items = [
+    dataset, clock = load_prepared(prepared), StepClock(warm_up=warm_up * runs, last=last * runs, device=device)
+    requests = [
         RunRequest(
             plan_run(dataset, configuration=CONFIGURATION, fold=0, restart=restart, profile=str(profile)),
             output / str(restart),
+            on_iteration=clock,
         )
-        for restart in range(1, number + 1)
+        for restart in range(1, runs + 1)
     ]
-    for outcome in execute_together(items, device="cuda" if device == "cuda" else "cpu"):
+    for outcome in execute_together(requests, device="cuda" if device == "cuda" else "cpu"):
         if isinstance(outcome, Exception):
             raise outcome
+    clock.write(cost)
 
 
 @contextmanager
@@ -316,20 +349,19 @@ def _asked(quantity: str) -> float:
         raise OncoduetError("nvidia-smi", f"does not give the GPU's {quantity}: {error}") from error
 
 
-def _mean(values: list[float]) -> float:
-    return sum(values) / len(values) if values else float("nan")
-
-
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--prepared", type=Path, help="a prepared dataset, in place of phantoms")
     parser.add_argument("--profile", default="demo", help="whose network and schedule; default: demo")
-    parser.add_argument("--packed", type=int, nargs="+", default=[2, 4, 8], help="runs side by side; default: 2 4 8")
+    parser.add_argument("--packed", type=int, nargs="+", default=[2, 4, 8], help="runs in parallel; default: 2 4 8")
     return parser
 
 
 if __name__ == "__main__":
-    if sys.argv[1:2] == ["--pack"]:
-        pack(int(sys.argv[2]), *map(Path, sys.argv[3:6]), sys.argv[6])
+    if sys.argv[1:2] == ["--train"]:
+        count, first, final = map(int, sys.argv[2:5])
+        data, settings, place, where, result = sys.argv[5:]
+        train(runs=count, warm_up=first, last=final, prepared=Path(data), profile=Path(settings), output=Path(place),
+              device=where, cost=Path(result))  # fmt: skip
     else:
         sys.exit(measure.main(main, parser=_parser()))
