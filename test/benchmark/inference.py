@@ -32,6 +32,14 @@ CARD = "cspca-picai"
 DATASET = "Dataset001_benchmark"
 PLANS = measure.PROJECT / "test" / "unit" / "network" / "tiny_plans.json"
 Json = dict[str, Any]
+SMALL: Json = {
+    "n_stages": 5,
+    "features_per_stage": [8, 16, 32, 64, 128],
+    "kernel_sizes": [[1, 3, 3], [1, 3, 3], [3, 3, 3], [3, 3, 3], [3, 3, 3]],
+    "strides": [[1, 1, 1], [1, 2, 2], [1, 2, 2], [2, 2, 2], [2, 2, 2]],
+    "n_conv_per_stage": [2, 2, 2, 2, 2],
+    "n_conv_per_stage_decoder": [1, 1, 1, 1],
+}
 
 
 @dataclass(frozen=True)
@@ -99,6 +107,8 @@ class Bench:
     members: int
     mirroring: bool
     device: str
+    network: Json | None = None
+    """The network's ``arch_kwargs`` in the plans; None: one of 1.2 million parameters."""
 
     def write(self) -> None:
         """Write networks and study for both."""
@@ -155,17 +165,18 @@ class Bench:
         some = bundle.record.members[:members]
         options = PredictionOptions(mirroring=self.mirroring, device=self.device)
         predictor = load_predictor(bundle, some, options, ensembles=[some])
-        images = {
-            channel.name: self.folder / "input" / channel.socket.relative_path / "case.mha"
-            for channel in bundle.card.channels
-        }
-        ours = np.asarray(predictor.predict(images, name="case").ensemble(some).array)
+        ours = np.asarray(predictor.predict(self.images(), name="case").ensemble(some).array)
         stock = self.folder / ("stock" if members > 1 else "stock0") / "case.npz"
         with np.load(stock) as file:
             gap = np.abs(ours - file["probabilities"][bundle.card.lesion_index].astype(np.float32))
         # Half a patch from the faces in plane: a voxel's weights there are those of windows' middles too.
         _, rows, columns = (length // 4 for length in self.case.patch)
         return float(gap.max()), float(gap[:, rows:-rows, columns:-columns].max()), float(gap.mean())
+
+    def images(self) -> dict[str, Path]:
+        """The study's image of each channel."""
+        channels = load_card(CARD).channels
+        return {each.name: self.folder / "input" / each.socket.relative_path / "case.mha" for each in channels}
 
     def _stock(self, command: list[str | Path], threads: int) -> measure.Measured:
         program = Path(sys.executable).parent / str(command[0])
@@ -176,14 +187,7 @@ class Bench:
         plans = json.loads(PLANS.read_text(encoding="utf-8"))
         configuration = plans["configurations"]["3d_fullres"]
         configuration |= {"spacing": [3.0, 0.5, 0.5], "patch_size": list(self.case.patch)}
-        configuration["architecture"]["arch_kwargs"] |= {
-            "n_stages": 5,
-            "features_per_stage": [8, 16, 32, 64, 128],
-            "kernel_sizes": [[1, 3, 3], [1, 3, 3], [3, 3, 3], [3, 3, 3], [3, 3, 3]],
-            "strides": [[1, 1, 1], [1, 2, 2], [1, 2, 2], [2, 2, 2], [2, 2, 2]],
-            "n_conv_per_stage": [2, 2, 2, 2, 2],
-            "n_conv_per_stage_decoder": [1, 1, 1, 1],
-        }
+        configuration["architecture"]["arch_kwargs"] |= self.network or SMALL
         return plans
 
     def _write_study(self) -> None:

@@ -8,7 +8,7 @@ import pytest
 from training.dataset.prepared import load_prepared
 from training.profile import load_profile
 
-BENCHMARK = "training"
+BENCHMARK = "trainers"
 
 
 @pytest.mark.slow
