@@ -7,13 +7,18 @@ that ``é`` is one letter however it was typed; a cell without an effect is show
 """
 
 import unicodedata
+from collections import Counter
+from collections.abc import Iterable
 from pathlib import Path
+from typing import TypeVar
 
 from contract.errors import OncoduetError
 from contract.text import printable
 
 LONGEST_NAME = 200
 """Characters; a case id of two UIDs of DICOM has 129."""
+
+Sortable = TypeVar("Sortable", str, Path)
 
 _FORMULA = ("=", "+", "-", "@")
 _OURS = {
@@ -38,6 +43,11 @@ def require_name(text: str, where: object, *, what: str = "name") -> str:
         shown = repr(name) if len(name) <= LONGEST_NAME else f"{name[:40]!r}… of {len(name)}"
         raise OncoduetError(where, expected=f"a printable {what} of 1 to {LONGEST_NAME} characters", found=shown)
     return name
+
+
+def duplicates(values: Iterable[Sortable]) -> list[Sortable]:
+    """Those that occur more than once, sorted; in a time that grows with their number."""
+    return sorted(value for value, count in Counter(values).items() if count > 1)
 
 
 def require_case_id(case_id: str, where: Path) -> str:

@@ -216,6 +216,14 @@ class Output:
         _write_manifest(self.folder, {**_manifest(self.folder).commands, self._entry: written})
 
 
+def remove_last_answers() -> None:
+    """Remove what this process wrote on the platform: a server's next case begins, and the answer is about another."""
+    for (folder, _), files in _made.items():
+        for name, sha256 in files.items():
+            _remove_if_ours(folder, name, sha256)
+    _made.clear()
+
+
 def subfolder(output: Path, name: str) -> Path:
     """A folder inside an output. Raises ``OncoduetError`` where that is a link, perhaps to the user's files."""
     if name and (output / name).is_symlink():

@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 import tomllib
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path, PurePosixPath
@@ -15,7 +16,11 @@ from contract.files.reading import LONGEST_QUOTE, read_text
 from contract.names import require_name
 from contract.tables import LARGEST_NUMBER
 
-MOST_TOML_BYTES = 2**20
+MOST_TOML_BYTES = 2**17
+MOST_KEY_PARTS = 16
+"""Of a dotted key in TOML; the parser's memory grows with their square."""
+_KEY = r"""(?>[A-Za-z0-9_-]+|"[^"\n]*"|'[^'\n]*')"""
+_DEEP_KEY = re.compile(rf"(?<![A-Za-z0-9_-]){_KEY}(?>[ \t]*\.[ \t]*{_KEY}){{{MOST_KEY_PARTS}}}")
 """Size limit of a card, profile or configuration; ours have 2 kB."""
 MOST_FAULTS = 50
 """Number of faults that one message names."""
@@ -104,7 +109,10 @@ def toml_names(folder: Path) -> list[str]:
 def parse_toml(path: Path, model: type[Model]) -> Model:
     """Read a TOML file into a pydantic model; every fault is named, in one ``OncoduetError``."""
     try:
-        values = tomllib.loads(read_text(path, most_bytes=MOST_TOML_BYTES).removeprefix("\ufeff"))
+        text = read_text(path, most_bytes=MOST_TOML_BYTES).removeprefix("\ufeff")
+        if deep := _DEEP_KEY.search(text):
+            raise OncoduetError(path, f"a key of more than {MOST_KEY_PARTS} parts: {deep[0][:LONGEST_QUOTE]!r}")
+        values = tomllib.loads(text)
     except OSError as error:
         raise OncoduetError(path, problem_of(error)) from None
     except (ValueError, RecursionError) as error:

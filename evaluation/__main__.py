@@ -25,6 +25,7 @@ from contract.archive.patients import FEWEST_PATIENTS
 from contract.card import load_card
 from contract.errors import OncoduetError, UsageError
 from contract.files.case_folders import case_name
+from contract.outputs import remove_last_answers
 from contract.process.command import Parser, run_command
 from contract.process.invoke_server import PORT, Case, end_process, serve
 from contract.process.terminal import console as make_console
@@ -68,7 +69,12 @@ def _serve(options: argparse.Namespace) -> None:
             from evaluation.frozen_baselines import read_baselines  # noqa: PLC0415  (imports SciPy, which scoring does not need)
 
             read_baselines(truth, truth.card)
-        return lambda: _evaluate(options)
+
+        def case() -> None:
+            remove_last_answers()
+            _evaluate(options)
+
+        return case
 
     serve(load, port=options.port)
     end_process(0)

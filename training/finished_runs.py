@@ -56,13 +56,17 @@ def finished_runs(folders: Sequence[Path]) -> list[FinishedRun]:
 def find_runs(folders: Sequence[Path]) -> list[RunFolder]:
     """Run folders among the given ones or right below them.
 
-    Raises ``OncoduetError``: one of the given folders neither is a run folder nor holds any.
+    Raises ``OncoduetError``: one of the given folders neither is a run folder nor holds any, or a folder holds the
+    weights of a run without its record.
     """
     found: list[RunFolder] = []
     for folder in folders:
         subfolders = [path for path in inside(folder) if path.is_dir()] if folder.is_dir() else []
         candidates = [RunFolder(path) for path in (folder, *subfolders)]
         held = [run for run in candidates if run.record.is_file()]
+        half = [run for run in candidates if run not in held and run.weights.is_file()]
+        if half:
+            raise OncoduetError(half[0].record, f"file not found next to {half[0].weights.name}")
         if not held:
             raise OncoduetError(folder, "neither a run folder nor a folder of run folders: run.json not found")
         found += [run for run in held if run not in found]

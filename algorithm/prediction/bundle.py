@@ -14,6 +14,7 @@ from contract.card import Card, load_card
 from contract.errors import OncoduetError
 from contract.files.checksums import SUMS, parse_sums
 from contract.files.reading import below, kind_of, read_text, sha256_file
+from contract.names import duplicates
 from contract.records import BundleRecord, Member, StageRecord, read_record
 
 if TYPE_CHECKING:
@@ -64,9 +65,7 @@ def read_bundle(folder: Path) -> Bundle:
     for file in ("card.toml", *files):
         if file not in listed:
             raise OncoduetError(folder, f"file {file!r} not found")
-    names = [member.name for member in members]
-    if len(set(names)) != len(names):
-        twice = sorted({name for name in names if names.count(name) > 1})
+    if twice := duplicates(member.name for member in members):
         raise OncoduetError(folder / "bundle.json", f"duplicate member {', '.join(twice)}")
     card = load_card(folder / "card.toml")
     for what, found in [("bundle.json", record.card_sha256), *((each.name, each.key.card_sha256) for each in members)]:

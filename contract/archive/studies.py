@@ -43,6 +43,10 @@ UNKNOWN_LICENCE = "unknown"
 MARKSHEET = "marksheet.csv"
 
 
+_ENDINGS_OF_PARTS = ("_seg", "_label")
+"""What nnU-Net's folders and ours append to a study's name for its label map."""
+
+
 @dataclass(frozen=True)
 class Study:
     """One examination of one patient."""
@@ -100,6 +104,11 @@ def list_studies(archive: Path, card: Card, *, labels_required: bool) -> Listing
         except OSError as error:
             faults[case_id] = one_line(f"study {case_id} in {archive}: unreadable: {error}")
     known = {*files.images, *files.strays}
+    for case_id in known:
+        for ending in _ENDINGS_OF_PARTS:
+            if case_id.endswith(ending) and case_id.removesuffix(ending) in known:
+                other = case_id.removesuffix(ending)
+                faults[case_id] = f"study {case_id} in {archive}: named as the file {ending!r} of study {other}"
     alone = sorted(set(files.labels) - known)
     if labels_required:
         faults |= {case_id: f"{files.labels[case_id]}: no study of this name" for case_id in alone}

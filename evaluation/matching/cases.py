@@ -230,9 +230,13 @@ def read_case_as_picai_eval(prediction: Prediction, truth: LesionTruth) -> Case:
     return Case(truth.lesions, candidates, largest, high, float(high))
 
 
+LONGEST_LIKELIHOOD = 1000
+"""Bytes of a file that holds one number."""
+
+
 def read_likelihood(path: Path) -> float:
     """Read a case likelihood: a bare JSON number in [0, 1]; no text, no truth value, no NaN."""
-    value: Any = read_json(path)
+    value: Any = read_json(path, most_bytes=LONGEST_LIKELIHOOD)
     if isinstance(value, bool) or not isinstance(value, int | float) or not -ROUNDING <= value <= 1 + ROUNDING:
         raise OncoduetError(path, expected="a likelihood, a number in [0, 1]", found=f"{str(value)[:60]!r}")
     return float(as_probabilities(np.array([float(value)]), source=path, what="a likelihood")[0])

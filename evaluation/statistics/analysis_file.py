@@ -40,6 +40,7 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, NonNegativeInt, model_validator
 
 from contract.errors import OncoduetError
+from contract.names import duplicates
 from contract.schema import Frozen, Shown, parse_toml
 from evaluation.statistics.boundaries import nominal_levels
 
@@ -162,8 +163,7 @@ class Analysis(Frozen):
             faults.append(f"looks do not rise: {', '.join(map(str, self.looks))}")
         if self.comparisons != "all":
             faults += [f"{a} is compared with itself" for a, b in self.comparisons if a == b]
-            pairs = [frozenset(pair) for pair in self.comparisons]
-            doubled = sorted({" and ".join(sorted(pair)) for pair in pairs if pairs.count(pair) > 1})
+            doubled = duplicates(" and ".join(sorted(pair)) for pair in self.comparisons)
             faults += [f"duplicate comparison of {pair}" for pair in doubled]
         if faults:
             raise ValueError("; ".join(faults))

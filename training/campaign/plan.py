@@ -9,7 +9,6 @@ import hashlib
 import itertools
 import os
 import re
-from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -22,6 +21,7 @@ from contract.card import load_card
 from contract.errors import OncoduetError
 from contract.files.atomic import writable
 from contract.files.reading import read_regular
+from contract.names import duplicates
 from contract.outputs import require_apart, require_folder, require_unowned, subfolder
 from contract.records import RunRecord, write_record
 from contract.schema import Count, Factor, Frozen, Index, parse_toml
@@ -260,7 +260,7 @@ def load_campaign(
             options=options,
         )
         planned_runs.append(PlannedRun(run, folder, spec))
-    doubled = sorted(name for name, count in Counter(run.name for run in planned_runs).items() if count > 1)
+    doubled = duplicates(run.name for run in planned_runs)
     if doubled:
         raise OncoduetError(path, f"duplicate run {doubled[0]}")
     require_distinct(existing)

@@ -7,7 +7,6 @@
 there is the same once more, for stage 1, in the folder ``localisation``.
 """
 
-from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +17,7 @@ from pydantic import Field
 from contract.card import Card, load_card
 from contract.errors import OncoduetError
 from contract.files.reading import inside, sha256_file, sha256_json
+from contract.names import duplicates
 from contract.records import Record, Stage, read_record
 from contract.schema import Frozen, Name
 from contract.text import first_few
@@ -238,8 +238,7 @@ def require_folds(path: Path, folds: Sequence[Fold], studies: Sequence[PreparedS
             unknown = sorted(set(cases) - set(patient_of))
             if unknown:
                 raise OncoduetError(where, expected=f"studies of {path.parent} in {side}", found=first_few(unknown))
-            doubled = sorted(case_id for case_id, count in Counter(cases).items() if count > 1)
-            if doubled:
+            if doubled := duplicates(cases):
                 raise OncoduetError(where, f"duplicate in {side}: {first_few(doubled)}")
         train, validation = ({patient_of[case_id] for case_id in cases} for cases in (fold.train, fold.validation))
         if both := sorted(train & validation):

@@ -66,6 +66,8 @@ NO_TOML = {
     "half a line": (b"name = ", "not valid TOML: "),
     "not UTF-8": (b"\xff\xfe", "not valid TOML: "),
     "a key twice": (b"a = 1\na = 2\n", "not valid TOML: "),
+    "a key of many parts": (b".".join([b"a"] * 17) + b" = 1\n", "a key of more than 16 parts"),
+    "a table of many parts": (b"[" + b" . ".join([b'"a.b"'] * 40) + b"]\n", "a key of more than 16 parts"),
     "larger than any card": (b"#" * MOST_TOML_BYTES + b"\n", r"larger than \d+ bytes"),
 }
 

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 from refusals import refused_with
 
+from contract import tables
 from contract.names import LONGEST_NAME, require_case_id, require_name
 from contract.tables import read_table
 
@@ -33,6 +34,14 @@ def test_a_table_is_read_as_it_is_meant(tmp_path, text):
 
     (row,) = table.rows
     assert (row["patient_id"], row["study_id"], table.number(row["psa"])) == ("10", "1", 7.5)
+
+
+@pytest.mark.parametrize("line", ["\n", ",,\n", "10,1,7.5\n"])
+def test_a_table_of_more_lines_than_there_are_studies_is_refused(tmp_path, monkeypatch, line):
+    monkeypatch.setattr(tables, "MOST_LINES", 100)
+    path = written(tmp_path, "patient_id,study_id,psa\n10,1,7.5\n" + line * 99)
+    with refused_with("marksheet.csv", problem="more than 100 lines"):
+        read_table(path, COLUMNS)
 
 
 @pytest.mark.parametrize("cell", ["", "NA", "n/a", "nan", "NULL", "?", " - "])

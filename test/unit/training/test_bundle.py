@@ -151,6 +151,7 @@ def trained_with_other_card(runs):
 @pytest.mark.parametrize(
     ("spoil", "said"),
     [
+        (lacking("run.json"), f"{CE}/run.json: file not found next to weights.safetensors"),
         (lacking("weights.safetensors"), f"{CE}/weights.safetensors: "),
         *((lacking(name), f"{CE}/{name}: file not found") for name in ("card.toml", "plans.json", "dataset.json")),
         (with_other_weights, "weights.safetensors: expected the weights that run.json names"),

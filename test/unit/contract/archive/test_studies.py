@@ -129,6 +129,13 @@ def test_a_faulty_study_is_refused(
             find_studies(archive, card, labels_required=False)
 
 
+@pytest.mark.parametrize("ending", ["_seg", "_label"])
+def test_a_study_named_as_another_ones_file_is_refused(write_archive: WriteArchive, card: Card, ending: str) -> None:
+    archive = write_archive("10_1", f"10_1{ending}")
+    with pytest.raises(OncoduetError, match=f"study 10_1{ending} in .*: named as the file '{ending}' of study 10_1"):
+        find_studies(archive, card, labels_required=False)
+
+
 def test_faults_are_listed_study_by_study_with_the_sound_studies(
     write_archive: WriteArchive, card: Card, tilted_grid: Grid
 ) -> None:
