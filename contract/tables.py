@@ -23,6 +23,7 @@ logger = logging.getLogger(__name__)
 
 LARGEST_BYTES = 1 << 26
 MOST_LINES = 500_000
+LONGEST_HEADER = 1 << 18
 LARGEST_NUMBER = 1e15
 """In a file that people write; what is larger is a slip, and overflows somewhere."""
 _DELIMITERS = ",;\t"
@@ -136,7 +137,9 @@ def _lines(path: Path, columns: Sequence[str]) -> tuple[list[tuple[int, list[str
             raise OncoduetError(path, f"larger than {LARGEST_BYTES} bytes")
         lines: list[tuple[int, list[str]]] = []
         with path.open(encoding="utf-8-sig", newline="") as file:
-            first = file.readline()
+            first = file.readline(LONGEST_HEADER + 1)
+            if len(first) > LONGEST_HEADER:
+                raise OncoduetError(path, f"first line of more than {LONGEST_HEADER} characters")
             delimiter = max(
                 _DELIMITERS, key=lambda each: len(set(columns) & {name.strip(' "\r\n') for name in first.split(each)})
             )
