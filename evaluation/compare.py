@@ -1,8 +1,8 @@
 """Compare configurations over their scored runs: verdict, report and figures.
 
-Scored runs are grouped by the configuration in their ``source.json``; :mod:`evaluation.statistics.comparison` judges
-the declared pairs. The result depends on what was scored and on the analysis file alone, not on the order or place of
-the folders.
+Scored runs are grouped by the configuration in their ``source.json``;
+:mod:`evaluation.statistics.configurations.comparison` judges the declared pairs. The result depends on what was scored
+and on the analysis file alone, not on the order or place of the folders.
 """
 
 import logging
@@ -24,15 +24,20 @@ from evaluation.planning.power import read_plan, sample_size
 from evaluation.report.missed_lesions import find_misses
 from evaluation.report.page import REPORT_FILES, write_report
 from evaluation.statistics.analysis_file import EXPLORATORY, METRIC_NAMES, MOST_RUNS, Analysis, read_analysis
-from evaluation.statistics.arms import Arm, arms_of
-from evaluation.statistics.clinical import describe_clinically
-from evaluation.statistics.comparison import compare_configurations, compare_table_of_runs
-from evaluation.statistics.lesion_strata import compare_strata, read_strata
-from evaluation.statistics.readers import compare_with_readers
-from evaluation.statistics.readers_table import Reader, read_readers_table
-from evaluation.statistics.runs_table import COLUMNS, read_runs_table
-from evaluation.statistics.subgroups import Groups, compare_between_groups, compare_subgroups, read_groups
-from evaluation.statistics.thresholds import read_validation
+from evaluation.statistics.clinical.clinical_use import describe_clinically
+from evaluation.statistics.clinical.thresholds import read_validation
+from evaluation.statistics.configurations.comparison import compare_configurations, compare_table_of_runs
+from evaluation.statistics.configurations.runs_table import COLUMNS, read_runs_table
+from evaluation.statistics.readers.reader_comparison import compare_with_readers
+from evaluation.statistics.readers.readers_table import Reader, read_readers_table
+from evaluation.statistics.subgroups.case_subgroups import (
+    Groups,
+    compare_between_groups,
+    compare_subgroups,
+    read_groups,
+)
+from evaluation.statistics.subgroups.lesion_strata import compare_strata, read_strata
+from evaluation.statistics.variance.arms import Arm, arms_of
 from evaluation.statistics.verdict import ReaderStudy
 
 COMMAND = "evaluation compare"
@@ -78,10 +83,10 @@ def compare(
     few_patients
         Allow fewer than 20 patients to be resampled.
     readers
-        A table of human readers (:mod:`evaluation.statistics.readers_table`), to compare configurations with.
+        A table of human readers (:mod:`evaluation.statistics.readers.readers_table`), to compare configurations with.
     lesions
         A table of lesions with the columns that the analysis file declares as strata
-        (:mod:`evaluation.statistics.lesion_strata`).
+        (:mod:`evaluation.statistics.subgroups.lesion_strata`).
     validation
         The same runs scored on validation cases, or folders of such: thresholds are chosen there.
     plan_record
@@ -176,14 +181,14 @@ def compare(
 
 
 def compare_table(table: Path, output: Path, *, analysis: Path | None) -> None:
-    """Compare the runs of a table (:mod:`evaluation.statistics.runs_table`) on its test set, and write the same files.
+    """Compare a table's runs (:mod:`~evaluation.statistics.configurations.runs_table`), and write the same files.
 
     Raises
     ------
     OncoduetError
-        As :func:`evaluation.statistics.runs_table.read_runs_table`; also for faults in the analysis file, for another
-        number of configurations than 2 to 12, for more than 20 runs of one, and for an output that holds files of other
-        origin under the same names. Nothing is written.
+        As :func:`evaluation.statistics.configurations.runs_table.read_runs_table`; also for faults in the analysis
+        file, for another number of configurations than 2 to 12, for more than 20 runs of one, and for an output that
+        holds files of other origin under the same names. Nothing is written.
     """
     require_apart(output, runs=table, analysis=analysis)
     plan = read_analysis(analysis) if analysis else EXPLORATORY

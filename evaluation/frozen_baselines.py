@@ -27,8 +27,8 @@ from evaluation.matching.cases import MatchingRule, ScoredCase
 from evaluation.metrics.outcomes import Outcome, TestSet, require_patients
 from evaluation.metrics.scored_runs import ScoredRun, find_scored_runs, read_scored_runs
 from evaluation.statistics.analysis_file import METRICS
-from evaluation.statistics.influence import by_patient
-from evaluation.statistics.runs_and_cases import nested, too_few
+from evaluation.statistics.variance.influence import by_patient
+from evaluation.statistics.variance.runs_and_cases import nested, too_few
 
 MOST = 5
 """Baselines: every submission is tested against each."""

@@ -23,10 +23,10 @@ from evaluation.metrics.scored_runs import ScoredRun, group_by_configuration
 from evaluation.statistics.adjustment import holm
 from evaluation.statistics.analysis_file import METRIC_NAMES, Analysis, Metric
 from evaluation.statistics.boundaries import nominal_levels
-from evaluation.statistics.pairing import known_folds
-from evaluation.statistics.resampling import stream
-from evaluation.statistics.run_level import common_folds, no_exchange, run_level, values_of
-from evaluation.statistics.run_permutation import order_test, smallest_order_p
+from evaluation.statistics.configurations.run_level import common_folds, no_exchange, run_level, values_of
+from evaluation.statistics.resampling.random_streams import stream
+from evaluation.statistics.resampling.run_permutation import order_test, smallest_order_p
+from evaluation.statistics.variance.pairing import known_folds
 
 State = Literal["shown", "out of reach", "open"]
 

@@ -34,7 +34,7 @@ from evaluation.planning.simulation import (
     separation_of,
 )
 from evaluation.statistics.analysis_file import METRIC_NAMES, Metric, read_analysis
-from evaluation.statistics.influence import MetricByPatient, by_patient, own_variance_by_cases
+from evaluation.statistics.variance.influence import MetricByPatient, by_patient, own_variance_by_cases
 
 _HEADINGS = ("test set", "new data", "covered", "one run")
 """Of :data:`evaluation.planning.simulation.RATES`."""

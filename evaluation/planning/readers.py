@@ -1,7 +1,8 @@
 """Planning a comparison with human readers: how many readers and cases, by a closed formula.
 
-The test is the one that :mod:`evaluation.statistics.readers` makes: r runs against h readers, nested, on common cases.
-Obuchowski and Rockette's components (Hillis, Obuchowski and Berbaum, Academic Radiology 2011) give its variance::
+The test is the one that :mod:`evaluation.statistics.readers.reader_comparison` makes: r runs against h readers,
+nested, on common cases. Obuchowski and Rockette's components (Hillis, Obuchowski and Berbaum, Academic Radiology 2011)
+give its variance::
 
     V = (σ²_run + Var_a − Cov_a)/r + (σ²_reader + b (Var_h − Cov_h))/h + Cov_a + Cov_h − 2 Cov_ah
 
@@ -28,10 +29,10 @@ from contract.schema import Frozen
 from evaluation.metrics.outcomes import BoolArray, FloatArray
 from evaluation.metrics.scored_runs import read_scored_runs
 from evaluation.planning.power import Table
-from evaluation.statistics.arms import arms_of
-from evaluation.statistics.influence import MetricByPatient, own_variance_by_cases
-from evaluation.statistics.readers import readers_by_patient
-from evaluation.statistics.readers_table import read_readers_table
+from evaluation.statistics.readers.reader_comparison import readers_by_patient
+from evaluation.statistics.readers.readers_table import read_readers_table
+from evaluation.statistics.variance.arms import arms_of
+from evaluation.statistics.variance.influence import MetricByPatient, own_variance_by_cases
 
 TYPICAL: Mapping[str, float] = {
     "auroc": 0.85,

@@ -25,11 +25,11 @@ from evaluation.metrics.outcomes import BoolArray, FloatArray, IntArray
 from evaluation.metrics.placements import placements
 from evaluation.statistics.adjustment import holm
 from evaluation.statistics.analysis_file import Metric
-from evaluation.statistics.influence import MetricByPatient
-from evaluation.statistics.parallel import each_of
-from evaluation.statistics.resampling import stream
-from evaluation.statistics.run_permutation import order_test
-from evaluation.statistics.runs_and_cases import DifferenceTest, approximation, nested, paired
+from evaluation.statistics.resampling.parallel import each_of
+from evaluation.statistics.resampling.random_streams import stream
+from evaluation.statistics.resampling.run_permutation import order_test
+from evaluation.statistics.variance.influence import MetricByPatient
+from evaluation.statistics.variance.runs_and_cases import DifferenceTest, approximation, nested, paired
 
 Tests = list[DifferenceTest | None]
 """Of each other configuration; None where nothing varies."""
@@ -300,7 +300,7 @@ def _ap_by_separation(prevalence: float) -> tuple[FloatArray, FloatArray]:
 
 
 def by_patient(study: SimulatedStudy, metric: Metric) -> list[MetricByPatient]:
-    """As :func:`evaluation.statistics.influence.by_patient` of each arm, all runs at once; for AP without ties."""
+    """As :func:`~evaluation.statistics.variance.influence.by_patient` of each arm, all runs at once; no ties in AP."""
     if metric == "score":
         both = zip(by_patient(study, "auroc"), by_patient(study, "ap"), strict=True)
         return [

@@ -34,7 +34,7 @@ from evaluation.metrics.scored_runs import ScoredRun
 from evaluation.report.wording import marked_p, p_text
 from evaluation.statistics.analysis_file import METRIC_NAMES, METRICS, Metric
 from evaluation.statistics.conclusions import is_shown, level_of
-from evaluation.statistics.resampling import case_weights
+from evaluation.statistics.resampling.random_streams import case_weights
 from evaluation.statistics.verdict import ConfigurationSummary, Verdict
 
 # Where the home is read-only matplotlib falls back on a temporary folder by itself; it need not say so on stderr.

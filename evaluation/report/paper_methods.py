@@ -10,7 +10,7 @@ from evaluation.report.wording import counted, level_text, listed, percent
 from evaluation.statistics.analysis_file import METRIC_NAMES, METRICS, Metric
 from evaluation.statistics.clinical_records import Clinical
 from evaluation.statistics.conclusions import compared_metrics
-from evaluation.statistics.readers import REPLICATES
+from evaluation.statistics.readers.reader_comparison import REPLICATES
 from evaluation.statistics.verdict import ConfigurationSummary, LesionStrata, ReaderStudy, Verdict
 
 _LONG_NAMES: Mapping[Metric, str] = {

@@ -128,7 +128,7 @@ class Analysis(Frozen):
     is analysed once, when it is finished (:mod:`evaluation.planning.group_sequential`)."""
 
     subgroups: tuple[Shown, ...] = ()
-    """Columns of the marksheet whose values define groups of cases (:mod:`evaluation.statistics.subgroups`)."""
+    """Columns of the marksheet that define groups of cases (:mod:`~evaluation.statistics.subgroups.case_subgroups`)."""
 
     lesions: LesionPlan | None = None
     """Strata of lesions; without any those of size, where sizes are recorded."""

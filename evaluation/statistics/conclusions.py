@@ -1,9 +1,9 @@
 """The rule that turns a test and its interval into a code and a sentence.
 
 *Better* or *worse*: the difference for new runs and new cases is significant after Holm's adjustment
-(:mod:`evaluation.statistics.runs_and_cases`). *On par*: equivalence within the declared margin is shown, by two
-one-sided tests, adjusted likewise. Otherwise *undecided*: absence of evidence is no evidence of absence. A difference
-can be both shown and smaller than the margin; the sentence then says so.
+(:mod:`evaluation.statistics.variance.runs_and_cases`). *On par*: equivalence within the declared margin is shown, by
+two one-sided tests, adjusted likewise. Otherwise *undecided*: absence of evidence is no evidence of absence. A
+difference can be both shown and smaller than the margin; the sentence then says so.
 
 Whether the runs differ *on this test set* is another question. Its answer is an attribute of its own
 (``run_level`` of :class:`~evaluation.statistics.verdict.PairVerdict`), with its own direction and sentence, and no

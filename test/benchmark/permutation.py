@@ -25,7 +25,7 @@ import numpy as np
 from scipy.stats import beta, rankdata
 
 from evaluation.metrics.outcomes import Outcome, TestSet
-from evaluation.statistics.case_permutation import case_swap_tests, swap_differences
+from evaluation.statistics.resampling.case_permutation import case_swap_tests, swap_differences
 
 SIDES = ("ap", "auroc")
 PEER = "loop"

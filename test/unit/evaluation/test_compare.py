@@ -24,7 +24,7 @@ from evaluation.planning.power import read_plan, sample_size
 from evaluation.report.notes import notes
 from evaluation.statistics.adjustment import holm
 from evaluation.statistics.analysis_file import METRICS, read_analysis
-from evaluation.statistics.comparison import compare_configurations
+from evaluation.statistics.configurations.comparison import compare_configurations
 from evaluation.statistics.verdict import Verdict
 
 QUICK = "replicates = 200\nswaps = 300\n"

@@ -19,7 +19,7 @@ from evaluation.inputs.truth import find_truth
 from evaluation.metrics.outcomes import TestSet
 from evaluation.metrics.scored_runs import read_scored_runs
 from evaluation.score import score
-from evaluation.statistics.influence import by_patient
+from evaluation.statistics.variance.influence import by_patient
 
 
 def make(workshop, cases=8):

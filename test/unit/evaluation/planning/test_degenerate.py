@@ -9,7 +9,7 @@ import pytest
 from contract.files import read_json
 from evaluation.__main__ import main
 from evaluation.planning.simulation import SimulationSettings
-from evaluation.statistics.run_permutation import order_test
+from evaluation.statistics.resampling.run_permutation import order_test
 
 CASES = 20
 INDEX = np.arange(CASES)

@@ -6,7 +6,7 @@ from refusals import refused_with
 from evaluation.metrics.scored_runs import read_scored_runs
 from evaluation.planning.group_sequential import interim_analysis, looks_that_cannot_stop, simulate_looks
 from evaluation.statistics.analysis_file import Analysis
-from evaluation.statistics.run_permutation import order_test
+from evaluation.statistics.resampling.run_permutation import order_test
 
 LOOKS = (5, 10, 20)
 

@@ -11,7 +11,7 @@ from contract.records import read_record
 from evaluation.__main__ import main
 from evaluation.planning.readers import TYPICAL, Components, ReaderDesign, ReaderPlanRecord, pilot_components, precision
 from evaluation.planning.simulation import SimulatedStudy, by_patient
-from evaluation.statistics.runs_and_cases import nested
+from evaluation.statistics.variance.runs_and_cases import nested
 
 ALPHA = 0.05
 

@@ -22,7 +22,7 @@ from evaluation.planning.simulation import (
     scenario,
     separation_of,
 )
-from evaluation.statistics.case_permutation import case_swap_tests
+from evaluation.statistics.resampling.case_permutation import case_swap_tests
 
 SMALL = SimulationSettings(runs=4, cases=150, run_sd=0.03)
 

@@ -20,8 +20,8 @@ from evaluation.report.paper import paper_text
 from evaluation.report.summary import MOST_WITH_NUMBERS, summary
 from evaluation.report.wording import level_text, marked_p, p_in_words
 from evaluation.statistics.analysis_file import EXPLORATORY, Analysis
-from evaluation.statistics.comparison import compare_configurations
 from evaluation.statistics.conclusions import leading_metric
+from evaluation.statistics.configurations.comparison import compare_configurations
 from evaluation.statistics.verdict import Verdict
 
 TEMPLATES = Path(page.__file__).parent / "templates"

@@ -14,7 +14,7 @@ from evaluation.report.page import write_report
 from evaluation.report.summary import summary
 from evaluation.report.wording import number, p_text, signed
 from evaluation.statistics.analysis_file import EXPLORATORY, Analysis
-from evaluation.statistics.comparison import compare_configurations
+from evaluation.statistics.configurations.comparison import compare_configurations
 
 VOID = {"meta", "br"}
 

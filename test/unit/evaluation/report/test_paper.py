@@ -15,7 +15,7 @@ from evaluation.report.paper_methods import holm_over
 from evaluation.report.summary import summary
 from evaluation.report.tables import TABLES, flow
 from evaluation.statistics.analysis_file import EXPLORATORY, Analysis
-from evaluation.statistics.comparison import compare_configurations
+from evaluation.statistics.configurations.comparison import compare_configurations
 from evaluation.statistics.verdict import Verdict
 
 VERSIONS = {"numpy": "0.0"}
