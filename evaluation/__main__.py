@@ -65,7 +65,7 @@ def _serve(options: argparse.Namespace) -> None:
     def load() -> Case:
         truth = find_truth(options.truth)  # a faulty truth fails before the first submission
         if (truth.folder / BASELINES).is_dir():
-            from evaluation.frozen_baselines import read_baselines  # noqa: PLC0415  (imports SciPy, which scoring does not need)
+            from evaluation.index import read_baselines  # noqa: PLC0415  (imports SciPy, which scoring does not need)
 
             read_baselines(truth, truth.card)
         return lambda: _evaluate(options)
@@ -136,7 +136,7 @@ def _index(options: argparse.Namespace) -> None:
     path = truth.write_index()
     _say(console, f"{path}: {len(truth.label_maps)} label maps")
     if options.baseline:
-        from evaluation.frozen_baselines import freeze_baselines  # noqa: PLC0415  (imports SciPy, which scoring does not need)
+        from evaluation.index import freeze_baselines  # noqa: PLC0415  (imports SciPy, which scoring does not need)
 
         for folder in freeze_baselines(truth, options.baseline):
             _say(console, f"{folder}: every submission will be compared with it")

@@ -54,7 +54,7 @@ def evaluate(*, input_folder: Path, truth: Path, output: Path, track: Tracker = 
     run = PredictionSet(input_folder, "", predictions, None, card)
     scored = score_run(run, truth_folder, truth_sha256=truth_folder.sha256(), track=track)
     if (truth_folder.folder / BASELINES).is_dir():
-        from evaluation.frozen_baselines import compare_with_baselines  # noqa: PLC0415  (imports SciPy, which scoring does not need)
+        from evaluation.index import compare_with_baselines  # noqa: PLC0415  (imports SciPy, which scoring does not need)
 
         against = compare_with_baselines(scored.cases, truth_folder, card)
         scored = replace(scored, metrics=scored.metrics.model_copy(update={"baselines": against}))

@@ -21,7 +21,7 @@ from contract.volume import is_image
 from evaluation.metrics.outcomes import TestSet, require_patients
 from evaluation.metrics.scored_runs import ScoredRun, group_by_configuration, identities, read_scored_runs
 from evaluation.planning.power import read_plan, sample_size
-from evaluation.report.missed_lesions import find_misses
+from evaluation.report.figures.missed_lesions import find_misses
 from evaluation.report.page import REPORT_FILES, write_report
 from evaluation.statistics.analysis_file import EXPLORATORY, METRIC_NAMES, MOST_RUNS, Analysis, read_analysis
 from evaluation.statistics.clinical.clinical_use import describe_clinically
@@ -77,7 +77,7 @@ def compare(
         CSV with ``patient_id``, ``study_id`` and the columns that the analysis file declares as subgroups.
     archive, predictions
         Images and label maps, and what was scored: for pictures of the worst misses
-        (:mod:`evaluation.report.missed_lesions`).
+        (:mod:`evaluation.report.figures.missed_lesions`).
     patients
         Value of ``--patients``; overrides what is recorded with the scores.
     few_patients

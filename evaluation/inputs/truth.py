@@ -32,7 +32,7 @@ from evaluation.masks.sparse_image import read_label_map
 from evaluation.matching.cases import LesionTruth, MatchingRule, truth_of
 
 BASELINES = "baselines"
-"""Folder of frozen baselines in the truth folder (:mod:`evaluation.frozen_baselines`)."""
+"""Folder of frozen baselines in the truth folder (:mod:`evaluation.index`)."""
 
 MARKSHEET = "marksheet.csv"
 

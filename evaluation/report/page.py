@@ -26,31 +26,26 @@ from evaluation.metrics.operating_points import (
     operating_points,
 )
 from evaluation.metrics.scored_runs import ScoredRun, group_by_configuration
-from evaluation.report import marks
-from evaluation.report.answers import CODE_NAMES, answer
-from evaluation.report.clinical_figures import CLINICAL_FIGURES, draw_clinical_figures
-from evaluation.report.clinical_tables import CLINICAL_TABLES
-from evaluation.report.figures import (
-    DARK_PALETTE,
+from evaluation.report.figures.clinical_figures import CLINICAL_FIGURES, draw_clinical_figures
+from evaluation.report.figures.drawing import DARK_PALETTE, PALETTE, SUFFIXES, styles
+from evaluation.report.figures.forest import draw_forest
+from evaluation.report.figures.metric_figures import (
     FIGURES,
-    MANY,
     MOST_BRACKETS,
-    PALETTE,
-    SUFFIXES,
     draw_figures,
     shows_bands,
     shows_runs,
-    styles,
 )
-from evaluation.report.forest import draw_forest
-from evaluation.report.hit_criteria_table import criterion_text
-from evaluation.report.missed_lesions import Miss, describe_misses, draw_misses
-from evaluation.report.notes import notes
-from evaluation.report.paper import paper_text
-from evaluation.report.paper_methods import holm_over
-from evaluation.report.summary import summary
-from evaluation.report.tables import TABLES, flow, write_paper, write_tables
-from evaluation.report.wording import level_text, marked_p, number, signed
+from evaluation.report.figures.missed_lesions import Miss, describe_misses, draw_misses
+from evaluation.report.number_format import level_text, marked_p, number, signed
+from evaluation.report.tables import footnotes
+from evaluation.report.tables.clinical_tables import CLINICAL_TABLES
+from evaluation.report.tables.table_files import TABLES, criterion_text, flow, write_paper, write_tables
+from evaluation.report.text.limitations import notes
+from evaluation.report.text.paper import paper_text
+from evaluation.report.text.paper_methods import holm_over
+from evaluation.report.text.result_sentences import CODE_NAMES, answer
+from evaluation.report.text.verdict_paragraph import summary
 from evaluation.statistics.analysis_file import METRIC_NAMES, METRICS, Metric
 from evaluation.statistics.conclusions import compared_metrics, is_shown, leading_metric, level_of
 from evaluation.statistics.verdict import Interaction, SubgroupPair, Verdict
@@ -114,7 +109,7 @@ def write_report(folder: Path, verdict: Verdict, runs: Sequence[ScoredRun], miss
     )
     page = environment.get_template("report.html.j2").render(
         verdict=verdict,
-        marks=marks,
+        footnotes=footnotes,
         clinical=verdict.clinical,
         ap={each.name: each.metrics["ap"].mean for each in verdict.configurations},
         title=verdict.analysis_name if verdict.analysis != "exploratory" else "Comparison of configurations",
@@ -140,7 +135,7 @@ def write_report(folder: Path, verdict: Verdict, runs: Sequence[ScoredRun], miss
         level=f"{100 * (1 - verdict.alpha):g}",
         has_cases=bool(runs),
         prevalence=f"{100 * (first.positive_cases or 0) / (first.cases or 1):.0f}",
-        crowded=len(verdict.configurations) > MANY,
+        crowded=not shows_bands(verdict),
         shows_runs=shows_runs(verdict),
         shows_bands=shows_bands(verdict),
         most_brackets=MOST_BRACKETS,

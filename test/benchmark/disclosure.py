@@ -24,7 +24,7 @@ import measure  # noqa: F401 - puts the project first, where evaluation is the p
 import numpy as np
 
 from contract.records import Metrics, MetricsRecord
-from evaluation.frozen_baselines import compared
+from evaluation.index import compared
 from evaluation.metrics.disclosure import disclosed
 from evaluation.metrics.outcomes import BoolArray, FloatArray, Outcome, TestSet, weighted_ap, weighted_auroc
 

@@ -317,7 +317,7 @@ def test_a_missing_prediction_is_refused_and_nothing_written(workshop, maps, tru
 
 
 def test_scoring_imports_neither_torch_nor_picai_eval():
-    modules = ("__main__", "challenge", "score", "frozen_baselines")
+    modules = ("__main__", "challenge", "score", "index")
     code = (
         f"import sys\nfor name in {modules}: __import__('evaluation.' + name)\n"
         "print([name for name in ('torch', 'picai_eval', 'nnunetv2', 'matplotlib') if name in sys.modules])"

@@ -8,11 +8,11 @@ import pytest
 from matplotlib.image import imread
 
 from evaluation.metrics.scored_runs import group_by_configuration, read_scored_runs
-from evaluation.report.figures import PALETTE
-from evaluation.report.notes import notes
+from evaluation.report.figures.drawing import PALETTE
+from evaluation.report.number_format import number, p_text, signed
 from evaluation.report.page import write_report
-from evaluation.report.summary import summary
-from evaluation.report.wording import number, p_text, signed
+from evaluation.report.text.limitations import notes
+from evaluation.report.text.verdict_paragraph import summary
 from evaluation.statistics.analysis_file import EXPLORATORY, Analysis
 from evaluation.statistics.configurations.comparison import compare_configurations
 

@@ -1,15 +1,15 @@
 """Ready text for a paper: what was analysed and how, and the answers, in the words that journals of radiology expect.
 
 Every number comes from the verdict. What the program cannot know (who was imaged, how, and why) is not in it; the
-checklists (:mod:`evaluation.report.checklists`) say what the authors have to add.
+checklists (:mod:`evaluation.report.text.checklists`) say what the authors have to add.
 """
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from contract.text import markdown
-from evaluation.report.paper_methods import methods
-from evaluation.report.paper_results import results
+from evaluation.report.text.paper_methods import methods
+from evaluation.report.text.paper_results import results
 from evaluation.statistics.verdict import Verdict
 
 

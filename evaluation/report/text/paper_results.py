@@ -2,8 +2,8 @@
 
 from collections.abc import Iterable, Sequence
 
-from evaluation.report.answers import numbers_against_readers, numbers_of, numbers_of_networks
-from evaluation.report.wording import capitalised, in_brackets, listed, number, p_in_words, percent, signed
+from evaluation.report.number_format import capitalised, in_brackets, listed, number, p_in_words, percent, signed
+from evaluation.report.text.result_sentences import numbers_against_readers, numbers_of, numbers_of_networks
 from evaluation.statistics.analysis_file import METRIC_NAMES
 from evaluation.statistics.clinical_records import Clinical, ClinicalConfiguration, Estimate
 from evaluation.statistics.conclusions import is_shown, leading_metric, level_of

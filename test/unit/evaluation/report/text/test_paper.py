@@ -7,13 +7,13 @@ import pytest
 from contract.records import read_record
 from evaluation.compare import compare, compare_table
 from evaluation.metrics.scored_runs import group_by_configuration, read_scored_runs
-from evaluation.report.checklists import AUTHORS, checklists
-from evaluation.report.clinical_tables import CLINICAL_TABLES
-from evaluation.report.notes import notes
-from evaluation.report.paper import paper_text
-from evaluation.report.paper_methods import holm_over
-from evaluation.report.summary import summary
-from evaluation.report.tables import TABLES, flow
+from evaluation.report.tables.clinical_tables import CLINICAL_TABLES
+from evaluation.report.tables.table_files import TABLES, flow
+from evaluation.report.text.checklists import AUTHORS, checklists
+from evaluation.report.text.limitations import notes
+from evaluation.report.text.paper import paper_text
+from evaluation.report.text.paper_methods import holm_over
+from evaluation.report.text.verdict_paragraph import summary
 from evaluation.statistics.analysis_file import EXPLORATORY, Analysis
 from evaluation.statistics.configurations.comparison import compare_configurations
 from evaluation.statistics.verdict import Verdict

@@ -14,7 +14,7 @@ from scipy.stats import t as student
 from contract.cards import CARDS
 from contract.outputs import MANIFEST
 from evaluation.__main__ import main
-from evaluation.frozen_baselines import MOST, compared, freeze_baselines, outcome_of
+from evaluation.index import MOST, compared, freeze_baselines, outcome_of
 from evaluation.inputs.truth import find_truth
 from evaluation.metrics.outcomes import TestSet
 from evaluation.metrics.scored_runs import read_scored_runs

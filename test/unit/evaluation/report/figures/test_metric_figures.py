@@ -6,18 +6,9 @@ from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 
 from evaluation.metrics.scored_runs import read_scored_runs
-from evaluation.report.figures import (
-    DARK_PALETTE,
-    PALETTE,
-    Legend,
-    _band,
-    _short_p,
-    render,
-    shows_bands,
-    shows_runs,
-    styles,
-)
-from evaluation.report.wording import p_text
+from evaluation.report.figures.drawing import DARK_PALETTE, PALETTE, Legend, render, styles
+from evaluation.report.figures.metric_figures import _band, _short_p, shows_bands, shows_runs
+from evaluation.report.number_format import p_text
 from evaluation.statistics.verdict import ConfigurationSummary, MetricSummary
 
 

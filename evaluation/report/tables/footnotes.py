@@ -14,14 +14,14 @@ Footnote = tuple[str, str]
 """A mark and its meaning."""
 
 
-def marks_of_configurations(verdict: Verdict) -> list[Footnote]:
+def of_configurations(verdict: Verdict) -> list[Footnote]:
     """Of the means of metrics."""
     undefined = any(found.mean is None for each in verdict.configurations for found in each.metrics.values())
     undefined |= len({each.afroc is None for each in verdict.configurations}) > 1
     return _occurring((undefined, DASH, "undefined on this test set, see the limits above"))
 
 
-def marks_of_pairs(pairs: Sequence[PairVerdict], *, has_cases: bool) -> list[Footnote]:
+def of_pairs(pairs: Sequence[PairVerdict], *, has_cases: bool) -> list[Footnote]:
     """Of the comparisons by one metric; without cases no p for new runs and cases is shown."""
     with_margin = sum(pair.equivalence is not None for pair in pairs)
     tests = [pair.runs_and_cases for pair in pairs if pair.runs_and_cases]
@@ -47,7 +47,7 @@ def marks_of_pairs(pairs: Sequence[PairVerdict], *, has_cases: bool) -> list[Foo
     )
 
 
-def marks_of_operating_points(clinical: Clinical) -> list[Footnote]:
+def of_operating_points(clinical: Clinical) -> list[Footnote]:
     """Of predictive values and lesions at the operating points."""
     points = [point for each in clinical.configurations for point in each.operating_points]
     return _occurring(
@@ -60,7 +60,7 @@ def marks_of_operating_points(clinical: Clinical) -> list[Footnote]:
     )
 
 
-def marks_of_calibration(clinical: Clinical) -> list[Footnote]:
+def of_calibration(clinical: Clinical) -> list[Footnote]:
     """Of calibration and AP at a prevalence."""
     found = [each.calibration for each in clinical.configurations]
     return _occurring(
@@ -73,7 +73,7 @@ def marks_of_calibration(clinical: Clinical) -> list[Footnote]:
     )
 
 
-def marks_of_readers(study: ReaderStudy) -> list[Footnote]:
+def of_readers(study: ReaderStudy) -> list[Footnote]:
     """Of the comparisons with readers."""
     return _occurring(
         (any(each.approximate for each in study.comparisons), APPROXIMATE, "p is approximate"),
@@ -85,7 +85,7 @@ def marks_of_readers(study: ReaderStudy) -> list[Footnote]:
     )
 
 
-def marks_of_each_reader(study: ReaderStudy) -> list[Footnote]:
+def of_each_reader(study: ReaderStudy) -> list[Footnote]:
     """Of the single readers."""
     return _occurring(
         (any(each.ap is None for each in study.readers), DASH, "as AP: the table does not say what marks hit"),
@@ -93,7 +93,7 @@ def marks_of_each_reader(study: ReaderStudy) -> list[Footnote]:
     )
 
 
-def marks_of_hit_criteria(found: Sequence[CriterionMeans]) -> list[Footnote]:
+def of_hit_criteria(found: Sequence[CriterionMeans]) -> list[Footnote]:
     """Of AP by hit criterion."""
     criteria = {each.criterion for each in found}
     gaps = len(found) < len(criteria) * len({each.configuration for each in found})

@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 from contract.text import markdown
-from evaluation.report.paper_methods import holm_over
+from evaluation.report.text.paper_methods import holm_over
 from evaluation.statistics.analysis_file import METRIC_NAMES
 from evaluation.statistics.verdict import Verdict
 

@@ -5,8 +5,8 @@ It describes each analysis whose numbers are in the verdict, and no other.
 
 from collections.abc import Iterable, Mapping, Sequence
 
-from evaluation.report.figures import MANY
-from evaluation.report.wording import counted, level_text, listed, percent
+from evaluation.report.figures.metric_figures import shows_bands
+from evaluation.report.number_format import counted, level_text, listed, percent
 from evaluation.statistics.analysis_file import METRIC_NAMES, METRICS, Metric
 from evaluation.statistics.clinical_records import Clinical
 from evaluation.statistics.conclusions import compared_metrics
@@ -224,7 +224,7 @@ def aims(clinical: Clinical) -> str:
 
 def _curves(verdict: Verdict) -> Iterable[str]:
     drawn = [each for each in verdict.configurations if each.kind != "baseline"]
-    if verdict.card is not None and drawn and len(verdict.configurations) <= MANY:
+    if verdict.card is not None and drawn and shows_bands(verdict):
         yield (
             f"Bands of curves hold the middle {percent(1 - verdict.alpha)} at each point over {verdict.replicates} "
             "bootstrap samples of the patients, with the runs kept."

@@ -14,7 +14,7 @@ from contract.files import write_json
 from contract.volume import Grid, read_volume, write_volume
 from evaluation.__main__ import main
 from evaluation.metrics.scored_runs import read_scored_runs
-from evaluation.report.missed_lesions import draw_misses, find_misses
+from evaluation.report.figures.missed_lesions import draw_misses, find_misses
 from evaluation.score import score
 
 SMALL = (slice(5, 7), slice(8, 11), slice(9, 12))
@@ -104,7 +104,7 @@ def test_picture_shows_the_slice_of_the_lesion_with_truth_and_mean_map(campaign,
 
 
 def test_picture_is_cut_around_the_lesion_and_stays_within_the_image(campaign, monkeypatch):
-    monkeypatch.setattr("evaluation.report.missed_lesions._SIDE_MM", 3.0)
+    monkeypatch.setattr("evaluation.report.figures.missed_lesions._SIDE_MM", 3.0)
     archive, predictions, runs = campaign
     found = find_misses(runs, archive, [predictions])[0]
     # twice the lesion, 3 × 3 voxels; it ends at the image's edges, so the window is moved

@@ -13,12 +13,12 @@ from contract.records import read_record
 from evaluation.compare import compare, compare_table
 from evaluation.metrics.scored_runs import group_by_configuration, read_scored_runs
 from evaluation.report import page
-from evaluation.report.answers import answer, numbers_of
-from evaluation.report.notes import notes
+from evaluation.report.number_format import level_text, marked_p, p_in_words
 from evaluation.report.page import write_report
-from evaluation.report.paper import paper_text
-from evaluation.report.summary import MOST_WITH_NUMBERS, summary
-from evaluation.report.wording import level_text, marked_p, p_in_words
+from evaluation.report.text.limitations import notes
+from evaluation.report.text.paper import paper_text
+from evaluation.report.text.result_sentences import answer, numbers_of
+from evaluation.report.text.verdict_paragraph import MOST_WITH_NUMBERS, summary
 from evaluation.statistics.analysis_file import EXPLORATORY, Analysis
 from evaluation.statistics.conclusions import leading_metric
 from evaluation.statistics.configurations.comparison import compare_configurations

@@ -1,27 +1,29 @@
 """The report's tables as files: CSV for reading on, LaTeX (booktabs) for the paper."""
 
 import csv
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 from contract.files import write_text
-from contract.names import cell
+from contract.names import FORMULA
 from contract.text import printable
+from evaluation.matching.sweep import HitCriterion
+from evaluation.metrics.curves import FALSE_POSITIVES_PER_CASE, sensitivity_key
 from evaluation.metrics.hit_criteria import CriterionMeans
 from evaluation.metrics.operating_points import DiscordantCase
-from evaluation.report.answers import answer
-from evaluation.report.checklists import SOURCES, checklists
-from evaluation.report.checklists import as_markdown as checklist_as_markdown
-from evaluation.report.clinical_tables import clinical_tables
-from evaluation.report.hit_criteria_table import HIT_CRITERIA_TABLE, hit_criteria_table
-from evaluation.report.paper import Section, as_markdown
-from evaluation.report.wording import marked_p
+from evaluation.report.number_format import marked_p
+from evaluation.report.tables.clinical_tables import clinical_tables
+from evaluation.report.text.checklists import SOURCES, checklists
+from evaluation.report.text.checklists import as_markdown as checklist_as_markdown
+from evaluation.report.text.paper import Section, as_markdown
+from evaluation.report.text.result_sentences import answer
 from evaluation.statistics.analysis_file import METRIC_NAMES, METRICS
 from evaluation.statistics.verdict import Interaction, LesionStrata, SubgroupPair, Verdict
 
 _CHECKLISTS = tuple(f"{name}.{suffix}" for name in SOURCES for suffix in ("csv", "md"))
 
+HIT_CRITERIA_TABLE = "hit-criteria.csv"
 LESION_TABLES = ("lesion-strata", "lesion-strata-differences")
 TABLES = (
     *(f"{name}.csv" for name in ("flow", "subgroup-differences", "interactions", *LESION_TABLES)),
@@ -31,6 +33,8 @@ TABLES = (
     *(f"{name}.csv" for name in ("configurations", "comparisons", "flips", "subgroups", "readers")),
     *(f"{name}.tex" for name in ("configurations", "comparisons")),
 )
+
+_CRITERION_NAMES: Mapping[str, str] = {"iou": "IoU", "dice": "Dice", "centre": "Centre"}
 
 _ESCAPES = str.maketrans(
     {"_": r"\_", "&": r"\&", "%": r"\%", "#": r"\#", "$": r"\$", "{": r"\{", "}": r"\}", "~": r"\textasciitilde{}",
@@ -150,7 +154,7 @@ def write_tables(
             ],
         )  # fmt: skip
     if by_criterion:
-        _csv(folder / HIT_CRITERIA_TABLE, *hit_criteria_table(by_criterion))
+        _csv(folder / HIT_CRITERIA_TABLE, *_hit_criteria(by_criterion))
     if verdict.clinical:
         for name, (header, rows) in clinical_tables(verdict.clinical).items():
             _csv(folder / name, header, rows)
@@ -178,6 +182,24 @@ def _lesion_strata(found: LesionStrata) -> list[tuple[list[str], list[list[objec
     ]  # fmt: skip
     names = ["column", "value", "against", "a", "b", "difference", "low", "high", "p", "p_holm", "approximate"]
     return [(header, rows), (names, tested)]
+
+
+def criterion_text(criterion: HitCriterion) -> str:
+    """Such as ``IoU ≥ 0.1``."""
+    name = _CRITERION_NAMES[criterion.name]
+    return name if criterion.minimum is None else f"{name} ≥ {criterion.minimum:g}"
+
+
+def _hit_criteria(found: Sequence[CriterionMeans]) -> tuple[list[str], list[list[object]]]:
+    """Header and rows: one row per configuration and criterion."""
+    rates = [sensitivity_key(rate) for rate in FALSE_POSITIVES_PER_CASE]
+    values = [name for each in ("ap", *rates) for name in (each, f"{each}_sd")]
+    rows: list[list[object]] = []
+    for each in found:
+        spreads = [each.ap, *(each.lesion_sensitivity_at_fp[rate] for rate in rates)]
+        cells = [cell for spread in spreads for cell in ((spread.mean, spread.sd) if spread else (None, None))]
+        rows.append([each.configuration, each.runs, each.criterion.name, each.criterion.minimum, *cells])
+    return ["configuration", "runs", "criterion", "minimum", *values], rows
 
 
 def _configurations(verdict: Verdict) -> tuple[list[str], list[list[object]]]:
@@ -274,8 +296,15 @@ def _tex(name: str) -> str:
     return printable(name).translate(_ESCAPES)
 
 
+def spreadsheet_cell(value: object) -> object:
+    """A value for a CSV table; a text that a spreadsheet would calculate gets an apostrophe in front."""
+    if not isinstance(value, str):
+        return value
+    return f"'{printable(value)}" if value.startswith(FORMULA) else printable(value)
+
+
 def _csv(path: Path, header: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
     with path.open("w", encoding="utf-8", newline="") as stream:
         table = csv.writer(stream, lineterminator="\n")
         table.writerow(header)
-        table.writerows([["" if value is None else cell(value) for value in row] for row in rows])
+        table.writerows([["" if value is None else spreadsheet_cell(value) for value in row] for row in rows])

@@ -6,8 +6,8 @@ from typing import Any
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from evaluation.report.figures import ACCENT, GRID, INK, MUTED, Drawing, house_style, render
-from evaluation.report.wording import marked_p
+from evaluation.report.figures.drawing import ACCENT, GRID, INK, MUTED, Drawing, house_style, render
+from evaluation.report.number_format import marked_p
 from evaluation.statistics.verdict import Interaction, Interval, PairVerdict, Verdict
 
 MOST_COMPARISONS = 6

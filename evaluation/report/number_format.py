@@ -19,11 +19,12 @@ def signed(value: float | None) -> str:
     return "–" if value is None else f"{value:+.3f}".replace("-", "−")
 
 
-def p_text(p: float | None) -> str:
-    """A p-value in three decimals; never 0."""
+def p_text(p: float | None, decimals: int = 3) -> str:
+    """A p-value in so many decimals; never 0."""
     if p is None:
         return "–"
-    return "<0.001" if p < 0.001 else f"{p:.3f}"
+    smallest = 10.0**-decimals
+    return f"<{smallest:g}" if p < smallest else f"{p:.{decimals}f}"
 
 
 def marked_p(p: float | None, approximate: str | None, level: float = 1.0) -> str:

@@ -4,8 +4,8 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import get_args
 
-from evaluation.report.answers import numbers_against_readers, numbers_of, numbers_of_networks
-from evaluation.report.wording import capitalised, counted, first_few, listed, number, p_in_words, plural, signed
+from evaluation.report.number_format import capitalised, counted, first_few, listed, number, p_in_words, plural, signed
+from evaluation.report.text.result_sentences import numbers_against_readers, numbers_of, numbers_of_networks
 from evaluation.statistics.analysis_file import METRIC_NAMES, Metric
 from evaluation.statistics.conclusions import compared_metrics, is_shown, leading_metric
 from evaluation.statistics.verdict import AgainstReaders, PairVerdict, ReaderCode, Verdict
