@@ -19,8 +19,10 @@ from contract.records import write_record
 from contract.tables import read_table
 from contract.volume import is_image
 from evaluation.metrics.outcomes import TestSet, require_patients
-from evaluation.metrics.scored_runs import ScoredRun, group_by_configuration, identities, read_scored_runs
-from evaluation.planning.power import read_plan, sample_size
+from evaluation.metrics.scored_run import ScoredRun
+from evaluation.metrics.scored_runs import group_by_configuration, identities, read_scored_runs
+from evaluation.planning.plan_record import read_plan
+from evaluation.planning.power import sample_size
 from evaluation.report.figures.missed_lesions import find_misses
 from evaluation.report.page import REPORT_FILES, write_report
 from evaluation.statistics.analysis_file import EXPLORATORY, METRIC_NAMES, MOST_RUNS, Analysis, read_analysis

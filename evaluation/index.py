@@ -25,7 +25,8 @@ from contract.records import AgainstBaseline, MetricsRecord, Source, read_record
 from evaluation.inputs.truth import BASELINES, TruthFolder
 from evaluation.matching.cases import MatchingRule, ScoredCase
 from evaluation.metrics.outcomes import Outcome, TestSet, require_patients
-from evaluation.metrics.scored_runs import ScoredRun, find_scored_runs, read_scored_runs
+from evaluation.metrics.scored_run import ScoredRun
+from evaluation.metrics.scored_runs import find_scored_runs, read_scored_runs
 from evaluation.statistics.analysis_file import METRICS
 from evaluation.statistics.variance.influence import by_patient
 from evaluation.statistics.variance.runs_and_cases import nested, too_few

@@ -11,14 +11,11 @@ from contract.files import sha256_file, sha256_json
 from contract.outputs import Output, file_output, require_apart
 from contract.records import write_record
 from evaluation.metrics.scored_runs import identities
-from evaluation.planning.power import (
-    Table,
-    pilot_settings,
-    plan_errors,
-    plan_interim_analysis,
-    plan_power,
-    simulate_interim_analyses,
-)
+from evaluation.planning.errors import plan_errors
+from evaluation.planning.group_sequential import plan_interim_analysis, simulate_interim_analyses
+from evaluation.planning.pilot import pilot_settings
+from evaluation.planning.plan_record import AnswerTable
+from evaluation.planning.power import plan_power
 from evaluation.planning.readers import TYPICAL, Components, pilot_components, plan_readers
 from evaluation.planning.simulation import SimulationSettings
 from evaluation.statistics.analysis_file import METRIC_NAMES, MOST_RUNS
@@ -28,7 +25,7 @@ _RECORD_NAMES = {"stop": "sequential.json", "readers": "plan-readers.json"}
 _NO_PART_OF_THE_QUESTION = {"output", "workers", "command", "input", "truth"}
 
 
-def answer(options: argparse.Namespace) -> Table:
+def answer(options: argparse.Namespace) -> AnswerTable:
     """Answer what the options ask, and write the record into ``--output``.
 
     Raises
@@ -64,7 +61,7 @@ def answer(options: argparse.Namespace) -> Table:
     return table
 
 
-def _simulated(options: argparse.Namespace) -> tuple[BaseModel, Table]:
+def _simulated(options: argparse.Namespace) -> tuple[BaseModel, AnswerTable]:
     settings = SimulationSettings(
         runs=options.runs[0],
         cases=options.cases[0],
@@ -93,7 +90,7 @@ def _simulated(options: argparse.Namespace) -> tuple[BaseModel, Table]:
     return plan_errors(settings, pilot=pilot, **shared)
 
 
-def _against_readers(options: argparse.Namespace) -> tuple[BaseModel, Table]:
+def _against_readers(options: argparse.Namespace) -> tuple[BaseModel, AnswerTable]:
     given = {name: getattr(options, name) for name in TYPICAL if getattr(options, name) is not None}
     prevalence = options.prevalence
     pilot: dict[str, float] = {}

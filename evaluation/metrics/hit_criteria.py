@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from evaluation.matching.sweep import HitCriterion
 from evaluation.metrics.operating_points import Spread, spread
-from evaluation.metrics.scored_runs import ScoredRun
+from evaluation.metrics.scored_run import ScoredRun
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from evaluation.metrics.curves import FALSE_POSITIVES_PER_CASE_IN_REPORT, detection_curve
 from evaluation.metrics.outcomes import BoolArray, FloatArray
-from evaluation.metrics.scored_runs import ScoredRun
+from evaluation.metrics.scored_run import ScoredRun
 
 SPECIFICITY = 0.90
 SENSITIVITIES = (0.90, 0.95)

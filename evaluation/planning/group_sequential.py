@@ -12,16 +12,20 @@ new runs and new cases is ``compare``'s question; it uses the same looks and lev
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
 import numpy as np
 
 from contract.errors import OncoduetError
+from contract.files import sha256_file
 from contract.records import Record
 from contract.schema import Frozen
-from evaluation.metrics.scored_runs import ScoredRun, group_by_configuration
+from evaluation.metrics.scored_run import ScoredRun
+from evaluation.metrics.scored_runs import group_by_configuration, read_scored_runs
+from evaluation.planning.plan_record import AnswerTable
 from evaluation.statistics.adjustment import holm
-from evaluation.statistics.analysis_file import METRIC_NAMES, Analysis, Metric
+from evaluation.statistics.analysis_file import METRIC_NAMES, Analysis, Metric, read_analysis
 from evaluation.statistics.boundaries import nominal_levels
 from evaluation.statistics.configurations.run_level import common_folds, no_exchange, run_level, values_of
 from evaluation.statistics.resampling.random_streams import stream
@@ -142,6 +146,63 @@ def simulate_looks(
     return Simulated(shown / studies, naive / studies, total / studies)
 
 
+def plan_interim_analysis(scores: Sequence[Path], analysis: Path) -> tuple[InterimResult, AnswerTable]:
+    """Decide whether the campaign of these scored runs can stop.
+
+    Raises
+    ------
+    OncoduetError
+        As :func:`evaluation.metrics.scored_runs.read_scored_runs` and :func:`interim_analysis`; or one configuration
+        was scored, so that there is no pair.
+    """
+    plan, runs = read_analysis(analysis), read_scored_runs(scores)
+    configurations = list(group_by_configuration(runs))
+    declared = plan.pairs(configurations, analysis)
+    if not declared:
+        where = ", ".join(map(str, scores))
+        raise OncoduetError(where, expected="two scored configurations", found=", ".join(configurations))
+    found = interim_analysis(runs, plan, declared, analysis=sha256_file(analysis))
+    rows = [
+        [
+            f"{each.a} – {each.b}",
+            each.metric,
+            f"{each.runs[0]} v {each.runs[1]}",
+            "–" if each.difference is None else f"{each.difference:+.4f}",
+            *("–" if p is None else f"{p:.4g}" for p in (each.p, each.p_holm, each.best_p_at_the_end)),
+            each.state,
+        ]
+        for each in found.comparisons
+    ]
+    note = (
+        f"Looks at {', '.join(map(str, found.looks))} runs per configuration; the level of this one is "
+        f"{found.alpha_here:.4g}, of the last one {found.alpha_at_the_end:.4g}.{_cannot_stop(found.cannot_stop)}"
+    )
+    header = ["comparison", "metric", "runs", "difference", "p", "Holm", "best p at the end", "state"]
+    return found, AnswerTable("Interim analysis", header, rows, note, found.sentence)
+
+
+def simulate_interim_analyses(
+    looks: Sequence[int], *, alpha: float, studies: int, seed: int, difference: float, run_sd: float
+) -> AnswerTable:
+    """Show what interim analyses do to the type-I error, and how many runs they save."""
+    rows = []
+    for name, size in (("no difference", 0.0), (f"difference {difference:g}", difference)):
+        found = simulate_looks(looks, alpha=alpha, studies=studies, seed=seed, difference=size, run_sd=run_sd)
+        rows.append(
+            [
+                name,
+                f"{100 * found.shown:.1f} %",
+                f"{100 * found.shown_without_spending:.1f} %",
+                f"{found.mean_runs:.1f} of {looks[-1]}",
+            ]
+        )
+    note = (
+        f"{studies} campaigns, looks at {', '.join(map(str, looks))} runs per configuration, spread of runs "
+        f"{run_sd:g}. Without spending: each look uses all of α.{_cannot_stop(looks_that_cannot_stop(looks, alpha))}"
+    )
+    return AnswerTable("Interim analyses", ["", "shown", "without spending", "mean runs"], rows, note)
+
+
 def _compare(
     metric: Metric,
     groups: Mapping[str, Sequence[ScoredRun]],
@@ -216,3 +277,9 @@ def _sentence(
         return f"Stop at {due} runs per configuration: {what}, and can show nothing else by the planned end."
     still = sum(each.state == "open" for each in found)
     return f"Continue: at {due} runs per configuration {what}; {still} of {len(found)} comparisons are open."
+
+
+def _cannot_stop(looks: Sequence[int]) -> str:
+    if not looks:
+        return ""
+    return f" At {', '.join(map(str, looks))} runs no campaign can stop: p cannot get below the level of that look."

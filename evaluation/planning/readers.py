@@ -28,7 +28,7 @@ from contract.records import Record
 from contract.schema import Frozen
 from evaluation.metrics.outcomes import BoolArray, FloatArray
 from evaluation.metrics.scored_runs import read_scored_runs
-from evaluation.planning.power import Table
+from evaluation.planning.plan_record import AnswerTable
 from evaluation.statistics.readers.reader_comparison import readers_by_patient
 from evaluation.statistics.readers.readers_table import read_readers_table
 from evaluation.statistics.variance.arms import arms_of
@@ -215,7 +215,7 @@ def plan_readers(
     target: float,
     pilot: Mapping[str, float] | None = None,
     parents: Mapping[str, str] | None = None,
-) -> tuple[ReaderPlanRecord, Table]:
+) -> tuple[ReaderPlanRecord, AnswerTable]:
     """Tell how many readers and cases show that a configuration is superior, or not inferior, to the readers.
 
     Parameters
@@ -298,7 +298,7 @@ def plan_readers(
         for each in designs
     ]
     title = f"Power against readers, {'fully crossed' if blocks == 1 else f'split plot of {blocks} blocks'}"
-    return record, Table(title, ["runs", "readers", "cases", "SE", *names], rows, _note(record), sentence)
+    return record, AnswerTable(title, ["runs", "readers", "cases", "SE", *names], rows, _note(record), sentence)
 
 
 def pilot_components(scores: Sequence[Path], table: Path) -> tuple[Components, dict[str, float], dict[str, str]]:

@@ -25,7 +25,8 @@ from evaluation.metrics.operating_points import (
     discordant_cases,
     operating_points,
 )
-from evaluation.metrics.scored_runs import ScoredRun, group_by_configuration
+from evaluation.metrics.scored_run import ScoredRun
+from evaluation.metrics.scored_runs import group_by_configuration
 from evaluation.report.figures.clinical_figures import CLINICAL_FIGURES, draw_clinical_figures
 from evaluation.report.figures.drawing import DARK_PALETTE, PALETTE, SUFFIXES, styles
 from evaluation.report.figures.forest import draw_forest

@@ -8,7 +8,7 @@ from matplotlib.ticker import NullLocator
 
 from evaluation.metrics.calibration import calibration
 from evaluation.metrics.decision_curve import THRESHOLDS, net_benefit, net_benefit_of_all
-from evaluation.metrics.scored_runs import ScoredRun
+from evaluation.metrics.scored_run import ScoredRun
 from evaluation.report.figures.drawing import (
     DIAGONAL,
     INK,

@@ -25,7 +25,7 @@ from evaluation.metrics.curves import (
     roc_at,
 )
 from evaluation.metrics.outcomes import FloatArray, Outcome, TestSet
-from evaluation.metrics.scored_runs import ScoredRun
+from evaluation.metrics.scored_run import ScoredRun
 from evaluation.report.figures.drawing import (
     ACCENT,
     DIAGONAL,

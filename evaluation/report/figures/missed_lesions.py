@@ -32,7 +32,7 @@ from evaluation.masks.sparse_image import open_image, read_confidences
 from evaluation.matching import strict
 from evaluation.matching.cases import LesionTruth, MatchingRule
 from evaluation.metrics.outcomes import FloatArray
-from evaluation.metrics.scored_runs import ScoredRun
+from evaluation.metrics.scored_run import ScoredRun
 
 Image = npt.NDArray[np.float32]
 Mask = npt.NDArray[np.bool_]

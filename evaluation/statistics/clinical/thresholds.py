@@ -14,7 +14,8 @@ import numpy as np
 from contract.errors import OncoduetError, some
 from evaluation.metrics.operating_points import threshold_of_sensitivity, threshold_of_specificity
 from evaluation.metrics.outcomes import BoolArray, FloatArray
-from evaluation.metrics.scored_runs import ScoredRun, find_scored_runs, read_scored_runs
+from evaluation.metrics.scored_run import ScoredRun
+from evaluation.metrics.scored_runs import find_scored_runs, read_scored_runs
 from evaluation.statistics.clinical_records import Aim, Estimate, OperatingPoint
 from evaluation.statistics.variance.estimates import Estimator, Ratio, ratio
 

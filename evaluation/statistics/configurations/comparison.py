@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from functools import partial
 
 from evaluation.metrics.outcomes import BoolArray, TestSet
-from evaluation.metrics.scored_runs import ScoredRun
+from evaluation.metrics.scored_run import ScoredRun
 from evaluation.statistics.adjustment import holm
 from evaluation.statistics.analysis_file import Analysis, Metric
 from evaluation.statistics.conclusions import (

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from evaluation.metrics.scored_runs import ScoredRun
+from evaluation.metrics.scored_run import ScoredRun
 from evaluation.statistics.analysis_file import METRIC_NAMES, Analysis, Metric
 from evaluation.statistics.conclusions import DISAGREE, NO_ORDER, ON_THIS_TEST_SET, TOO_FEW_TO_ORDER, is_shown
 from evaluation.statistics.resampling.run_permutation import mean_difference_test, order_test, smallest_order_p

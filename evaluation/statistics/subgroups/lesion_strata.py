@@ -22,7 +22,7 @@ from contract.case_folders import case_name
 from contract.errors import OncoduetError
 from contract.tables import read_table
 from evaluation.metrics.outcomes import BoolArray, FloatArray, TestSet
-from evaluation.metrics.scored_runs import Lesion, ScoredRun
+from evaluation.metrics.scored_run import Lesion, ScoredRun
 from evaluation.statistics.analysis_file import SIZES, Analysis, LesionPlan
 from evaluation.statistics.subgroups.columns import numbers_of
 from evaluation.statistics.subgroups.group_differences import (

@@ -7,7 +7,8 @@ from typing import NamedTuple
 import numpy as np
 
 from evaluation.metrics.outcomes import BoolArray
-from evaluation.metrics.scored_runs import ScoredRun, group_by_configuration
+from evaluation.metrics.scored_run import ScoredRun
+from evaluation.metrics.scored_runs import group_by_configuration
 from evaluation.statistics.analysis_file import METRIC_NAMES, Metric
 from evaluation.statistics.variance.influence import MetricByPatient, by_patient
 from evaluation.statistics.variance.pairing import Pairing, pairing

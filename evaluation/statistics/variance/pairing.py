@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from evaluation.metrics.scored_runs import ScoredRun
+from evaluation.metrics.scored_run import ScoredRun
 from evaluation.statistics.variance.runs_and_cases import Pairs
 from evaluation.statistics.verdict import Design
 

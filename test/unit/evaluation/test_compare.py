@@ -20,7 +20,8 @@ from evaluation.__main__ import main
 from evaluation.compare import compare, say_alike_cases
 from evaluation.metrics.outcomes import Outcome, TestSet
 from evaluation.metrics.scored_runs import group_by_configuration, read_scored_runs
-from evaluation.planning.power import read_plan, sample_size
+from evaluation.planning.plan_record import read_plan
+from evaluation.planning.power import sample_size
 from evaluation.report.text.limitations import notes
 from evaluation.statistics.adjustment import holm
 from evaluation.statistics.analysis_file import METRICS, read_analysis

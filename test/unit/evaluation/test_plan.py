@@ -9,7 +9,8 @@ from contract.files import read_json, write_json
 from contract.records import read_record
 from evaluation.__main__ import main
 from evaluation.planning.group_sequential import InterimResult
-from evaluation.planning.power import PlanRecord, pilot_settings
+from evaluation.planning.pilot import pilot_settings
+from evaluation.planning.plan_record import PlanRecord
 from evaluation.planning.simulation import RATES, SCENARIOS, SimulationSettings
 
 AIM = "--difference: expected {} plus difference within 0 and 1"

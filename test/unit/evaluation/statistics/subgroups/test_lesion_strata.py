@@ -180,7 +180,7 @@ def _lose(folder, lesions):
 def _unchecked(scores):
     """Read runs whose metrics.json is older than their tables."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("evaluation.metrics.scored_runs._require_agreement", lambda *_: None)
+        patch.setattr("evaluation.metrics.scored_run._require_reproduced", lambda *_: None)
         return read_scored_runs([scores.root])
 
 
