@@ -32,7 +32,7 @@ from evaluation.matching.cases import (
     MatchingRule,
     ScoredCase,
 )
-from evaluation.matching.sweep import HIT_CRITERIA, HitCriterion, match_with
+from evaluation.matching.hit_criteria import HIT_CRITERIA, HitCriterion, match_with
 from evaluation.metrics.curves import FALSE_POSITIVES_PER_CASE, sensitivity_key
 from evaluation.metrics.summary import picai_metrics, strict_metrics
 

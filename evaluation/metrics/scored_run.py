@@ -26,7 +26,7 @@ from contract.patients import FILE as PATIENTS
 from contract.patients import patients_by_case, read_patients
 from contract.records import Metrics, MetricsRecord, Source, read_record
 from contract.tables import LARGEST_NUMBER
-from evaluation.matching.sweep import HIT_CRITERIA, HitCriterion
+from evaluation.matching.hit_criteria import HIT_CRITERIA, HitCriterion
 from evaluation.metrics.curves import FALSE_POSITIVES_PER_CASE, sensitivity_key
 from evaluation.metrics.outcomes import FloatArray, Outcome, TestSet, weighted_ap, weighted_auroc
 

@@ -16,7 +16,7 @@ from markupsafe import Markup
 
 from contract.files import write_text
 from evaluation.metrics.curves import FALSE_POSITIVES_PER_CASE_IN_REPORT
-from evaluation.metrics.hit_criteria import means_by_criterion
+from evaluation.metrics.hit_criterion_means import means_by_criterion
 from evaluation.metrics.operating_points import (
     SPECIFICITY,
     DiscordantCase,

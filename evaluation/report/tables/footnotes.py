@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from markupsafe import Markup
 
-from evaluation.metrics.hit_criteria import CriterionMeans
+from evaluation.metrics.hit_criterion_means import CriterionMeans
 from evaluation.statistics.clinical_records import Clinical
 from evaluation.statistics.verdict import PairVerdict, ReaderStudy, Verdict
 

@@ -8,9 +8,9 @@ from typing import NamedTuple
 from contract.files import write_text
 from contract.names import FORMULA
 from contract.text import printable
-from evaluation.matching.sweep import HitCriterion
+from evaluation.matching.hit_criteria import HitCriterion
 from evaluation.metrics.curves import FALSE_POSITIVES_PER_CASE, sensitivity_key
-from evaluation.metrics.hit_criteria import CriterionMeans
+from evaluation.metrics.hit_criterion_means import CriterionMeans
 from evaluation.metrics.operating_points import DiscordantCase
 from evaluation.report.number_format import marked_p
 from evaluation.report.tables.clinical_tables import clinical_tables

@@ -5,7 +5,7 @@ import pytest
 
 from contract.errors import OncoduetError
 from evaluation.__main__ import main
-from evaluation.metrics.hit_criteria import means_by_criterion
+from evaluation.metrics.hit_criterion_means import means_by_criterion
 from evaluation.metrics.scored_runs import read_scored_runs
 
 HEADER = "criterion,minimum,ap,fp_0_125,fp_0_25,fp_0_5,fp_1,fp_2"

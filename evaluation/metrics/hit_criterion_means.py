@@ -1,9 +1,9 @@
-"""Means over a configuration's runs of the metrics by other hit criteria (:mod:`evaluation.matching.sweep`)."""
+"""Means over a configuration's runs of the metrics by other hit criteria (:mod:`evaluation.matching.hit_criteria`)."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from evaluation.matching.sweep import HitCriterion
+from evaluation.matching.hit_criteria import HitCriterion
 from evaluation.metrics.operating_points import Spread, spread
 from evaluation.metrics.scored_run import ScoredRun
 

@@ -7,7 +7,7 @@ from scipy.ndimage import center_of_mass, label
 
 from evaluation.matching import strict
 from evaluation.matching.cases import MatchingRule
-from evaluation.matching.sweep import HIT_CRITERIA, HitCriterion, holds_centre, match_with
+from evaluation.matching.hit_criteria import HIT_CRITERIA, HitCriterion, holds_centre, match_with
 
 RULE = MatchingRule(narrowest_link=1)
 
