@@ -166,10 +166,10 @@ def _compare(options: argparse.Namespace) -> None:
 
 
 def _plan(options: argparse.Namespace) -> None:
-    from evaluation.plan import answer  # noqa: PLC0415  (as for compare)
+    from evaluation.plan import answer_question  # noqa: PLC0415  (as for compare)
 
     console = make_console()
-    table = answer(options)
+    table = answer_question(options)
     printed = Table(title=table.title, title_justify="left", box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
     for heading in table.header:
         printed.add_column(heading, justify="left" if heading == table.header[0] else "right", overflow="fold")

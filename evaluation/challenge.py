@@ -17,7 +17,7 @@ from contract.records import write_record
 from evaluation.inputs.predictions import LISTING, PredictionSet, card_of_outputs, check_complete, predictions_of_jobs
 from evaluation.inputs.truth import BASELINES, find_truth
 from evaluation.metrics.disclosure import disclosed, rounding_for
-from evaluation.score import METRICS, ROWS, Score, Tracker, score_run, untracked, write_rows
+from evaluation.score import METRICS_FILE, ROW_FILES, Score, Tracker, score_run, untracked, write_rows
 
 _log = logging.getLogger(__name__)
 
@@ -45,7 +45,7 @@ def evaluate(*, input_folder: Path, truth: Path, output: Path, track: Tracker = 
     require_apart(output, input=input_folder, truth=truth)
     truth_folder = find_truth(truth)
     settings = truth_folder.settings
-    files = [METRICS, *(ROWS if settings.per_case else ())]
+    files = [METRICS_FILE, *(ROW_FILES if settings.per_case else ())]
     answer = Output(output, "evaluation", files, identity={}, on_platform=True)
     answer.check()
     card = truth_folder.card or card_of_outputs(input_folder / LISTING)
@@ -63,7 +63,7 @@ def evaluate(*, input_folder: Path, truth: Path, output: Path, track: Tracker = 
             _log.warning("%s: too few cases to hide: metrics.json reveals their labels", truth_folder.folder)
         scored = replace(scored, metrics=disclosed(scored.metrics))
     with answer.staged() as stage:
-        write_record(stage / METRICS, scored.metrics)
+        write_record(stage / METRICS_FILE, scored.metrics)
         if settings.per_case:
             write_rows(scored.cases, stage)
     return scored

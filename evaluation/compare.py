@@ -29,7 +29,7 @@ from evaluation.statistics.analysis_file import EXPLORATORY, METRIC_NAMES, MOST_
 from evaluation.statistics.clinical.clinical_use import describe_clinically
 from evaluation.statistics.clinical.thresholds import read_validation
 from evaluation.statistics.configurations.comparison import compare_configurations, compare_table_of_runs
-from evaluation.statistics.configurations.runs_table import COLUMNS, read_runs_table
+from evaluation.statistics.configurations.runs_table import RUN_COLUMNS, read_runs_table
 from evaluation.statistics.readers.reader_comparison import compare_with_readers
 from evaluation.statistics.readers.readers_table import Reader, read_readers_table
 from evaluation.statistics.subgroups.case_subgroups import (
@@ -155,7 +155,7 @@ def compare(
     read = [] if readers is None else read_readers_table(readers, runs[0].truth)
     chosen_on = read_validation(validation, runs) if validation else {}
     planned = None if plan_record is None else read_plan(plan_record, plan.metrics)
-    say_alike_cases(runs, ", ".join(map(str, scores)))
+    warn_of_alike_outcomes(runs, ", ".join(map(str, scores)))
     misses = [] if archive is None else find_misses(runs, archive, predictions)
     verdict = compare_configurations(runs, plan, declared, analysis=_named(analysis), workers=workers)
     arms = arms_of(runs)
@@ -201,7 +201,7 @@ def compare_table(table: Path, output: Path, *, analysis: Path | None) -> None:
         COMMAND,
         ["verdict.json", *REPORT_FILES],
         identity={
-            "rows of runs": frozenset(map(sha256_json, read_table(table, COLUMNS).rows)),
+            "rows of runs": frozenset(map(sha256_json, read_table(table, RUN_COLUMNS).rows)),
             "analysis": _named(analysis),
         },
         record="verdict.json",
@@ -241,7 +241,7 @@ def _sources(predictions: Sequence[Path]) -> frozenset[str]:
     return frozenset(sha256_file(place / "source.json") for place in places if (place / "source.json").is_file())
 
 
-def say_alike_cases(runs: Sequence[ScoredRun], where: object) -> None:
+def warn_of_alike_outcomes(runs: Sequence[ScoredRun], where: object) -> None:
     """Warn of cases in which every run found the same candidates to the last digit: there are no images to compare."""
     truth = runs[0].truth
     contents = {}

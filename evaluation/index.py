@@ -31,7 +31,7 @@ from evaluation.statistics.analysis_file import METRICS
 from evaluation.statistics.variance.influence import by_patient
 from evaluation.statistics.variance.runs_and_cases import nested, too_few
 
-MOST = 5
+MOST_BASELINES = 5
 """Baselines: every submission is tested against each."""
 
 _FILES = ("metrics.json", "cases.csv", "lesions.csv", "source.json")
@@ -124,11 +124,11 @@ def compare_with_baselines(
             raise OncoduetError(
                 truth_folder.folder / BASELINES / name, "its tables have other labels or lesions than the label maps"
             )
-        found[name] = compared(truth, outcome, baseline.outcome)
+        found[name] = against_baseline(truth, outcome, baseline.outcome)
     return found
 
 
-def compared(truth: TestSet, submission: Outcome, baseline: Outcome) -> dict[str, AgainstBaseline]:
+def against_baseline(truth: TestSet, submission: Outcome, baseline: Outcome) -> dict[str, AgainstBaseline]:
     """One model against another, by metric; absent where the truth leaves it undefined, or cannot tell its variance."""
     ours, theirs = (by_patient(truth, [outcome]) for outcome in (submission, baseline))
     found: dict[str, AgainstBaseline] = {}
@@ -189,8 +189,8 @@ def _network(folder: Path) -> tuple[object, ...]:
 
 
 def _require_few(folders: Sequence[Path], where: object) -> None:
-    if not 1 <= len(folders) <= MOST:
-        raise OncoduetError(where, expected=f"1 to {MOST} scored runs as baselines", found=len(folders))
+    if not 1 <= len(folders) <= MOST_BASELINES:
+        raise OncoduetError(where, expected=f"1 to {MOST_BASELINES} scored runs as baselines", found=len(folders))
 
 
 def _read(folder: Path, truth: TruthFolder, card: Card | None) -> ScoredRun:

@@ -16,7 +16,7 @@ from evaluation.planning.group_sequential import plan_interim_analysis, simulate
 from evaluation.planning.pilot import pilot_settings
 from evaluation.planning.plan_record import AnswerTable
 from evaluation.planning.power import plan_power
-from evaluation.planning.readers import TYPICAL, Components, pilot_components, plan_readers
+from evaluation.planning.readers import TYPICAL, VarianceComponents, pilot_components, plan_readers
 from evaluation.planning.simulation import SimulationSettings
 from evaluation.statistics.analysis_file import METRIC_NAMES, MOST_RUNS
 
@@ -25,7 +25,7 @@ _RECORD_NAMES = {"stop": "sequential.json", "readers": "plan-readers.json"}
 _NO_PART_OF_THE_QUESTION = {"output", "workers", "command", "input", "truth"}
 
 
-def answer(options: argparse.Namespace) -> AnswerTable:
+def answer_question(options: argparse.Namespace) -> AnswerTable:
     """Answer what the options ask, and write the record into ``--output``.
 
     Raises
@@ -115,7 +115,7 @@ def _against_readers(options: argparse.Namespace) -> tuple[BaseModel, AnswerTabl
                 expected=f"at most {most:.3g}, √(run correlation × reader correlation)",
                 found=f"{assumed['cross_correlation']:g}",
             )
-        components = Components.assumed(**assumed, difference=options.difference)
+        components = VarianceComponents.assumed(**assumed, difference=options.difference)
     return plan_readers(
         components,
         prevalence=0.3 if prevalence is None else prevalence,

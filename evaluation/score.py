@@ -37,10 +37,10 @@ from evaluation.metrics.curves import FALSE_POSITIVES_PER_CASE, sensitivity_key
 from evaluation.metrics.summary import picai_metrics, strict_metrics
 
 COMMAND = "evaluation score"
-METRICS = "metrics.json"
-ROWS = ("cases.csv", "lesions.csv")
-HITS = "hits.csv"
-SIZES = "sizes.csv"
+METRICS_FILE = "metrics.json"
+ROW_FILES = ("cases.csv", "lesions.csv")
+HITS_FILE = "hits.csv"
+SIZES_FILE = "sizes.csv"
 SIZE_COLUMNS = ("case_id", "lesion", "confidence", "volume_ml", "diameter_mm")
 PICAI_ONLY = "not computed: --picai-only"
 
@@ -179,7 +179,7 @@ def _place(
     return Output(
         subfolder(output, run.name),
         COMMAND,
-        [METRICS, *ROWS, SIZES, HITS, PATIENTS, SOURCE],
+        [METRICS_FILE, *ROW_FILES, SIZES_FILE, HITS_FILE, PATIENTS, SOURCE],
         identity={
             "run": None if source is None else _key(source),
             "predictions": run.sha256(),
@@ -189,7 +189,7 @@ def _place(
             "method": None if source is None else source.method_sha256,
             **asked,
         },
-        record=METRICS,
+        record=METRICS_FILE,
     )
 
 
@@ -270,14 +270,14 @@ def score_run(
 
 def write_score(score: Score, folder: Path) -> None:
     """Write a scored run's files."""
-    write_record(folder / METRICS, score.metrics)
+    write_record(folder / METRICS_FILE, score.metrics)
     write_rows(score.cases, folder)
     rows = [row for case in score.cases for row in _sizes_of(case)]
     if rows and score.run.likelihoods is None:
-        _write_csv(folder / SIZES, SIZE_COLUMNS, rows)
+        _write_csv(folder / SIZES_FILE, SIZE_COLUMNS, rows)
     if score.by_criterion:
         _write_csv(
-            folder / HITS,
+            folder / HITS_FILE,
             ("criterion", "minimum", "ap", *(sensitivity_key(rate) for rate in FALSE_POSITIVES_PER_CASE)),
             (_hits_row(criterion, metrics) for criterion, metrics in score.by_criterion.items()),
         )
@@ -290,12 +290,12 @@ def write_score(score: Score, folder: Path) -> None:
 def write_rows(cases: Sequence[ScoredCase], folder: Path) -> None:
     """Write ``cases.csv`` and ``lesions.csv``: what each case and each finding contributed."""
     _write_csv(
-        folder / ROWS[0],
+        folder / ROW_FILES[0],
         ("case_id", "label", "likelihood"),
         ((case.case_id, int(case.positive), case.likelihood) for case in cases),
     )
     _write_csv(
-        folder / ROWS[1],
+        folder / ROW_FILES[1],
         ("case_id", "kind", "confidence", "overlap"),
         ((case.case_id, each.kind, each.confidence, each.overlap) for case in cases for each in case.findings),
     )

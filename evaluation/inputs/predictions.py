@@ -29,7 +29,7 @@ from contract.tables import read_table
 from contract.volume import is_image
 from evaluation.inputs.case_files import images_by_case, likelihoods_by_case, listed
 from evaluation.inputs.truth import OnMissing, TruthFolder
-from evaluation.matching.cases import MatchingRule, Prediction
+from evaluation.matching.cases import MatchingRule, PredictionFiles
 
 LISTING = "predictions.json"
 SOURCE = "source.json"
@@ -45,7 +45,7 @@ class PredictionSet:
     folder: Path
     name: str
     """Of the sub-folder among several runs; empty for a folder that is one run itself."""
-    predictions: Mapping[str, Prediction]
+    predictions: Mapping[str, PredictionFiles]
     """By case id; a case of the truth that is not here is missing."""
     source: Source | None
     card: Card | None
@@ -118,7 +118,7 @@ def _require_one_run(folder: Path, entries: Sequence[Path]) -> None:
         )
 
 
-def predictions_of_jobs(folder: Path, card: Card, case_ids: Collection[str]) -> dict[str, Prediction]:
+def predictions_of_jobs(folder: Path, card: Card, case_ids: Collection[str]) -> dict[str, PredictionFiles]:
     """Read ``predictions.json`` and find what each job that succeeded has written, by case id.
 
     Raises
@@ -128,7 +128,7 @@ def predictions_of_jobs(folder: Path, card: Card, case_ids: Collection[str]) -> 
         maps does not hold exactly one; two jobs are about the same case.
     """
     listing = folder / LISTING
-    found: dict[str, tuple[str, Prediction]] = {}
+    found: dict[str, tuple[str, PredictionFiles]] = {}
     for job in sorted(read_jobs(listing), key=lambda job: job.pk):
         if not job.succeeded:
             continue
@@ -137,7 +137,7 @@ def predictions_of_jobs(folder: Path, card: Card, case_ids: Collection[str]) -> 
             raise OncoduetError(listing, expected=f"one job for {case_id}", found=f"{found[case_id][0]} and {job.pk}")
         maps = job.output(card.detection_map.slug, folder)
         likelihood = job.output(card.likelihood.slug, folder)
-        found[case_id] = job.pk, Prediction(single_image(maps, card.detection_map), likelihood)
+        found[case_id] = job.pk, PredictionFiles(single_image(maps, card.detection_map), likelihood)
     return {case_id: prediction for case_id, (_, prediction) in sorted(found.items())}
 
 
@@ -201,7 +201,7 @@ def _run(folder: Path, name: str, truth: TruthFolder, *, card: Card | None, on_m
         predictions = _plain_predictions(folder, truth)
     check_complete(folder, predictions, truth, on_missing)
     _require_unedited(folder, predictions, source)
-    say_alike_cases(folder, predictions)
+    warn_of_alike_images(folder, predictions)
     if card is None and own is not None:
         _require_no_other_rule(folder, own, truth)
     return PredictionSet(folder, name, predictions, source, card, claimed=own)
@@ -225,7 +225,7 @@ def _table(path: Path, truth: TruthFolder, *, card: Card | None, on_missing: OnM
 
 
 def check_complete(
-    folder: Path, predictions: Mapping[str, Prediction], truth: TruthFolder, on_missing: OnMissing
+    folder: Path, predictions: Mapping[str, PredictionFiles], truth: TruthFolder, on_missing: OnMissing
 ) -> None:
     """Raise ``OncoduetError`` unless cases and predictions are the same ids, or fewer predictions are allowed."""
     _require_same_cases(folder, predictions, truth, on_missing)
@@ -253,7 +253,7 @@ def _require_same_cases(
         )
 
 
-def _require_unedited(folder: Path, predictions: Mapping[str, Prediction], source: Source | None) -> None:
+def _require_unedited(folder: Path, predictions: Mapping[str, PredictionFiles], source: Source | None) -> None:
     """Raise ``OncoduetError`` if predictions of ours are not as they were written, or not all of one batch.
 
     ``study.json`` beside a job's outputs, or the folder's list of files, says so; other predictions have neither.
@@ -283,7 +283,7 @@ def _require_unedited(folder: Path, predictions: Mapping[str, Prediction], sourc
             raise OncoduetError(folder / unknown[0], expected=f"the outputs that {STUDY} lists", found="another file")
 
 
-def say_alike_cases(folder: Path, predictions: Mapping[str, Prediction]) -> None:
+def warn_of_alike_images(folder: Path, predictions: Mapping[str, PredictionFiles]) -> None:
     """Warn of cases that our records know as the same image."""
     contents = {}
     for case_id, each in predictions.items():
@@ -294,13 +294,13 @@ def say_alike_cases(folder: Path, predictions: Mapping[str, Prediction]) -> None
     say_alike(folder, contents, "cases {} and {} are the same image")
 
 
-def _plain_predictions(folder: Path, truth: TruthFolder) -> dict[str, Prediction]:
+def _plain_predictions(folder: Path, truth: TruthFolder) -> dict[str, PredictionFiles]:
     maps = images_by_case(folder, "_detection_map", neighbour="_label")
     require_none_below(folder, maps, asked=truth.label_maps)
     if not maps:
         raise OncoduetError(folder, f"no predictions ({LISTING}, or CASE.mha or CASE.nii.gz)")
     likelihoods = likelihoods_by_case(folder, maps)
-    return {case_id: Prediction(path, likelihoods.get(case_id)) for case_id, path in maps.items()}
+    return {case_id: PredictionFiles(path, likelihoods.get(case_id)) for case_id, path in maps.items()}
 
 
 def claimed_card(folder: Path, source: Source | None) -> Card | None:

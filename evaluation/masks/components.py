@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 Int64Array = npt.NDArray[np.int64]
 
-MOST_RUNS = 1 << 19
+MOST_VOXEL_RUNS = 1 << 19
 """Of voxels along x, in one image; the largest organs in PANORAMA's label maps have 12,000."""
 MOST_COMPONENTS = 1 << 11
 """In one image; PI-CAI's and PANORAMA's label maps have at most 7, detection maps hardly more."""
@@ -63,8 +63,8 @@ def connect(voxels: Int64Array, shape_zyx: tuple[int, int, int]) -> Components:
     row, column = np.divmod(voxels, width)
     place = (row + row // height) * (width + 2) + column
     begins = np.flatnonzero(np.diff(place, prepend=-2) != 1)
-    if begins.size > MOST_RUNS:
-        raise ScatteredError(f"expected at most {MOST_RUNS} runs of voxels along x, found {begins.size}")
+    if begins.size > MOST_VOXEL_RUNS:
+        raise ScatteredError(f"expected at most {MOST_VOXEL_RUNS} runs of voxels along x, found {begins.size}")
     lengths = np.diff(begins, append=place.size)
     first = place[begins]
     last = first + lengths - 1

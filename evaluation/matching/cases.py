@@ -26,7 +26,7 @@ from evaluation.masks.sparse_image import Foreground, LabelMap, open_image, read
 
 Float64Array = npt.NDArray[np.float64]
 Int64Array = npt.NDArray[np.int64]
-Kind = Literal["tp", "fp", "fn", "ignored"]
+FindingKind = Literal["tp", "fp", "fn", "ignored"]
 
 _log = logging.getLogger(__name__)
 
@@ -87,7 +87,7 @@ class LesionTruth:
 
 
 @dataclass(frozen=True)
-class Prediction:
+class PredictionFiles:
     """The files of one study's prediction."""
 
     detection_map: Path
@@ -112,7 +112,7 @@ class Case:
 class Finding:
     """One lesion or candidate after matching."""
 
-    kind: Kind
+    kind: FindingKind
     """``tp``: a lesion and its candidate; ``fn``: a missed lesion; ``fp``: a candidate on no lesion; ``ignored``: a
     candidate on a lesion that another candidate has."""
     confidence: float
@@ -165,7 +165,7 @@ def truth_of(path: Path, label_map: LabelMap, rule: MatchingRule) -> LesionTruth
 
 
 def read_case(
-    prediction: Prediction, truth: LesionTruth, *, most_candidates: int = MatchingRule.most_candidates
+    prediction: PredictionFiles, truth: LesionTruth, *, most_candidates: int = MatchingRule.most_candidates
 ) -> Case:
     """Read a detection map and its likelihood, held to the strict standard.
 
@@ -201,7 +201,7 @@ def read_case(
     return Case(truth.lesions, candidates, largest, np.float32(high), likelihood)
 
 
-def read_case_as_picai_eval(prediction: Prediction, truth: LesionTruth) -> Case:
+def read_case_as_picai_eval(prediction: PredictionFiles, truth: LesionTruth) -> Case:
     """Read a detection map as leniently as picai-eval does: no geometry, values above 1, missing slices padded.
 
     Raises

@@ -11,7 +11,7 @@ from typing import Literal
 import numpy as np
 
 from evaluation.matching import picai, strict
-from evaluation.matching.cases import Case, Finding, Float64Array, Kind, MatchingRule
+from evaluation.matching.cases import Case, Finding, FindingKind, Float64Array, MatchingRule
 
 Answer = Literal["strict", "picai"]
 
@@ -28,7 +28,7 @@ class Item:
     """One lesion or candidate, and what became of it."""
 
     name: str
-    kind: Kind
+    kind: FindingKind
     """A lesion and its candidate are both ``tp``."""
     confidence: float | None
     """None for a lesion."""

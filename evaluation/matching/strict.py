@@ -17,7 +17,7 @@ import numpy.typing as npt
 
 from evaluation.masks.components import intersections, without_narrow_links, without_threads
 from evaluation.matching.assignment import assign
-from evaluation.matching.cases import Case, Finding, Float64Array, Kind, MatchingRule
+from evaluation.matching.cases import Case, Finding, FindingKind, Float64Array, MatchingRule
 
 
 def match(case: Case, rule: MatchingRule) -> tuple[Finding, ...]:
@@ -46,7 +46,7 @@ def match_by(case: Case, overlap: Float64Array, minimum: float) -> tuple[Finding
     ]
     touching = set(np.flatnonzero(reachable.any(axis=0)).tolist())
     others = [c for c in range(len(confidences)) if c not in set(accepted)]
-    unmatched: tuple[tuple[Kind, list[int]], ...] = (
+    unmatched: tuple[tuple[FindingKind, list[int]], ...] = (
         ("fp", [c for c in others if c not in touching]),
         ("ignored", [c for c in others if c in touching]),
     )

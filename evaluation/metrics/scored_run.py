@@ -59,7 +59,7 @@ SCORED_WITH = {"truth": "truth", "scoring_card": "scoring card", "scoring_rule":
 
 
 @dataclass(frozen=True)
-class Lesion:
+class LesionResult:
     """A lesion of the truth, and what a run made of it."""
 
     case_id: str
@@ -93,7 +93,7 @@ class ScoredRun:
     truth: TestSet
     outcome: Outcome
     candidate_free_cases: int
-    lesions: tuple["Lesion", ...] | None = None
+    lesions: tuple[LesionResult, ...] | None = None
     """Every lesion of the truth, by case and number; None where their sizes are not recorded."""
     by_criterion: Mapping[HitCriterion, Swept] | None = None
     """What other hit criteria give; None where they were not asked for."""
@@ -217,12 +217,12 @@ def _read_lesions(path: Path, truth: TestSet, likelihood: FloatArray) -> tuple[T
     return replace(truth, lesions=lesions), Outcome.of(likelihood, candidates), len(index) - len(with_candidate)
 
 
-def _read_sizes(path: Path, truth: TestSet, outcome: Outcome) -> tuple[Lesion, ...]:
+def _read_sizes(path: Path, truth: TestSet, outcome: Outcome) -> tuple[LesionResult, ...]:
     """Every lesion; those of each case, and the confidences that hit them, must be those of ``lesions.csv``."""
-    found: dict[str, list[Lesion]] = {}
+    found: dict[str, list[LesionResult]] = {}
     for row in _table(path, _SIZE_COLUMNS):
         number, *values = (_number(path, row, column) for column in _SIZE_COLUMNS[1:])
-        found.setdefault(row["case_id"], []).append(Lesion(row["case_id"], int(number), *values))
+        found.setdefault(row["case_id"], []).append(LesionResult(row["case_id"], int(number), *values))
     hits: dict[str, list[float]] = {}
     for case, confidence in zip(outcome.candidate_case[outcome.hit], outcome.confidence[outcome.hit], strict=True):
         hits.setdefault(truth.case_ids[case], []).append(float(confidence))

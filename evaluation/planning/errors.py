@@ -7,11 +7,11 @@ from dataclasses import replace
 
 from evaluation.planning.plan_record import (
     AnswerTable,
-    Design,
+    PlannedDesign,
     PlanRecord,
     Share,
     assumptions_text,
-    grid_of,
+    designs_of,
     plan_record,
     shares_of,
 )
@@ -58,7 +58,7 @@ def plan_errors(
     """
     designs, rows = [], []
     rates: dict[bool, list[float]] = {False: [], True: []}  # by whether p is approximate
-    for n, m in grid_of(runs, cases):
+    for n, m in designs_of(runs, cases):
         errors = {}
         rows.append([f"{n} runs, {m} cases", *("" for _ in RATES)])
         for name in SCENARIOS:
@@ -68,7 +68,7 @@ def plan_errors(
             rates[approximate].append(errors[name][RATES[1]].value)
             rows.append([f"{name}{' ≈' * approximate}", *(f"{100 * errors[name][rate].value:.1f}" for rate in RATES)])
         designs.append(
-            Design(runs=n, cases=m, shown={}, errors={name: shares_of(rates) for name, rates in errors.items()})
+            PlannedDesign(runs=n, cases=m, shown={}, errors={name: shares_of(rates) for name, rates in errors.items()})
         )
         _log.info("%d runs per configuration, %d cases: done", n, m)
     said = []
@@ -79,7 +79,7 @@ def plan_errors(
     sentence = f"Where nothing differs, {', '.join(said)}; {100 * alpha:g} % are allowed."
     on_par = None
     if margin is not None:
-        n, m = grid_of(runs, cases)[-1]
+        n, m = designs_of(runs, cases)[-1]
         family = replace(settings, runs=n, cases=m, difference=margin)
         on_par = any_false_on_par(
             family, comparisons=comparisons, studies=studies, alpha=alpha, seed=seed, workers=workers

@@ -33,7 +33,7 @@ class Share(Frozen):
     interval: tuple[float, float]
 
 
-class Design(Frozen):
+class PlannedDesign(Frozen):
     """So many runs per configuration on so many cases, and how often they show the difference."""
 
     runs: int
@@ -56,7 +56,7 @@ class PlanRecord(Record):
     comparisons: int
     studies: int
     seed: int
-    designs: tuple[Design, ...]
+    designs: tuple[PlannedDesign, ...]
     any_false_on_par: Share | None = None
     """Of a family that differs from its reference by the margin; null where that was not asked."""
     sentence: str
@@ -88,7 +88,7 @@ def read_plan(path: Path, metrics: Sequence[Metric]) -> PlanRecord:
     return record
 
 
-def grid_of(runs: Sequence[int], cases: Sequence[int]) -> list[tuple[int, int]]:
+def designs_of(runs: Sequence[int], cases: Sequence[int]) -> list[tuple[int, int]]:
     """Every number of runs with every number of cases, ascending."""
     return [(n, m) for n in sorted(set(runs)) for m in sorted(set(cases))]
 

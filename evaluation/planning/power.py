@@ -8,10 +8,10 @@ from dataclasses import replace
 from contract.errors import OncoduetError
 from evaluation.planning.plan_record import (
     AnswerTable,
-    Design,
+    PlannedDesign,
     PlanRecord,
     assumptions_text,
-    grid_of,
+    designs_of,
     plan_record,
     shares_of,
 )
@@ -84,7 +84,7 @@ def plan_power(
     if settings.difference == 0 and margin is None:
         raise OncoduetError("--difference", expected="a difference, or --margin to show that two are on par", found=0)
     designs = []
-    for n, m in grid_of(runs, cases):
+    for n, m in designs_of(runs, cases):
         found = power(
             replace(settings, runs=n, cases=m),
             studies=studies,
@@ -93,7 +93,7 @@ def plan_power(
             margin=margin,
             workers=workers,
         )
-        designs.append(Design(runs=n, cases=m, shown=shares_of(found)))
+        designs.append(PlannedDesign(runs=n, cases=m, shown=shares_of(found)))
         _log.info("%d runs per configuration, %d cases: done", n, m)
     asked = "better" if settings.difference else "on par"
     goal = (
@@ -129,7 +129,7 @@ def plan_power(
     return record, AnswerTable(title, ["runs", "cases", *names], rows, note, sentence)
 
 
-def _answer(designs: Sequence[Design], asked: str, goal: str, target: float) -> str:
+def _answer(designs: Sequence[PlannedDesign], asked: str, goal: str, target: float) -> str:
     enough = [each for each in designs if each.shown[asked].share >= target]
     if enough:
         best = min(enough, key=lambda each: (each.runs * each.cases, each.runs))

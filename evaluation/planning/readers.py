@@ -50,7 +50,7 @@ _ROUNDING = 1e-16
 
 
 @dataclass(frozen=True)
-class Components:
+class VarianceComponents:
     """Variance components of AUROC. Those by cases: times the number of cases, of (positive, negative) cases."""
 
     run_variance: float
@@ -72,7 +72,7 @@ class Components:
         run_correlation: float,
         reader_correlation: float,
         cross_correlation: float,
-    ) -> "Components":
+    ) -> "VarianceComponents":
         """From correlations of the AUROCs by cases; their variance is Hanley and McNeil's (Radiology 1982).
 
         Parameters
@@ -92,7 +92,7 @@ class Components:
         )
 
     @classmethod
-    def estimated(cls, runs: MetricByPatient, readers: MetricByPatient, positive: BoolArray) -> "Components":
+    def estimated(cls, runs: MetricByPatient, readers: MetricByPatient, positive: BoolArray) -> "VarianceComponents":
         """From a pilot's runs and readers on common cases, with each patient's influence."""
 
         def by_class(first: FloatArray, second: FloatArray, *, apart: bool) -> FloatArray:
@@ -143,7 +143,7 @@ class Precision:
         return float(nct.sf(least, self.degrees_of_freedom, distance / self.standard_error))
 
 
-def precision(components: Components, design: ReaderDesign) -> Precision:
+def precision(components: VarianceComponents, design: ReaderDesign) -> Precision:
     """Standard error of the difference, runs minus readers, and the degrees of freedom of its test.
 
     Raises ``OncoduetError`` where nothing varies.
@@ -201,7 +201,7 @@ class ReaderPlanRecord(Record):
 
 
 def plan_readers(
-    components: Components,
+    components: VarianceComponents,
     *,
     runs: Sequence[int],
     readers: Sequence[int],
@@ -301,7 +301,9 @@ def plan_readers(
     return record, AnswerTable(title, ["runs", "readers", "cases", "SE", *names], rows, _note(record), sentence)
 
 
-def pilot_components(scores: Sequence[Path], table: Path) -> tuple[Components, dict[str, float], dict[str, str]]:
+def pilot_components(
+    scores: Sequence[Path], table: Path
+) -> tuple[VarianceComponents, dict[str, float], dict[str, str]]:
     """Take the components from scored runs and a table of readers on the same cases; the parents of the answer too.
 
     Several configurations count by the mean of their components.
@@ -333,9 +335,12 @@ def pilot_components(scores: Sequence[Path], table: Path) -> tuple[Components, d
             raise OncoduetError(
                 where, expected=f"a pilot whose {who} have an AUROC that varies with the cases", found="none that does"
             )
-    found = [Components.estimated(arm.metrics["auroc"], of_readers, positive) for arm in arms]
-    mean = Components(
-        **{name: np.mean([getattr(each, name) for each in found], axis=0) for name in Components.__dataclass_fields__}
+    found = [VarianceComponents.estimated(arm.metrics["auroc"], of_readers, positive) for arm in arms]
+    mean = VarianceComponents(
+        **{
+            name: np.mean([getattr(each, name) for each in found], axis=0)
+            for name in VarianceComponents.__dataclass_fields__
+        }
     )
     held = {
         "configurations": float(len(arms)),

@@ -22,7 +22,7 @@ from scipy.special import ndtr, ndtri
 from scipy.stats import beta
 
 from evaluation.metrics.outcomes import BoolArray, FloatArray, IntArray
-from evaluation.metrics.placements import placements
+from evaluation.metrics.placement_values import placement_values
 from evaluation.statistics.adjustment import holm
 from evaluation.statistics.analysis_file import Metric
 from evaluation.statistics.resampling.parallel import each_of
@@ -262,7 +262,9 @@ def draw(settings: SimulationSettings, generator: np.random.Generator, *, others
     return SimulatedStudy(positive, patients, tuple(arms))
 
 
-def compared(study: SimulatedStudy, settings: SimulationSettings, metrics: Sequence[MetricByPatient]) -> Tests:
+def tested_against_first(
+    study: SimulatedStudy, settings: SimulationSettings, metrics: Sequence[MetricByPatient]
+) -> Tests:
     """Test each other configuration minus the first on new runs and cases, paired where the settings say so."""
     first, *others = metrics
     if settings.is_paired:
@@ -299,10 +301,10 @@ def _ap_by_separation(prevalence: float) -> tuple[FloatArray, FloatArray]:
     return separations, (hits / (hits + false)).mean(axis=1)
 
 
-def by_patient(study: SimulatedStudy, metric: Metric) -> list[MetricByPatient]:
+def metric_by_patient(study: SimulatedStudy, metric: Metric) -> list[MetricByPatient]:
     """As :func:`~evaluation.statistics.variance.influence.by_patient` of each arm, all runs at once; no ties in AP."""
     if metric == "score":
-        both = zip(by_patient(study, "auroc"), by_patient(study, "ap"), strict=True)
+        both = zip(metric_by_patient(study, "auroc"), metric_by_patient(study, "ap"), strict=True)
         return [
             MetricByPatient((auroc.values + ap.values) / 2, (auroc.influence + ap.influence) / 2) for auroc, ap in both
         ]
@@ -310,7 +312,7 @@ def by_patient(study: SimulatedStudy, metric: Metric) -> list[MetricByPatient]:
 
 
 def _auroc(study: SimulatedStudy, arm: FloatArray) -> MetricByPatient:
-    of_cases, values = placements(study.positive, arm), np.empty(len(arm))
+    of_cases, values = placement_values(study.positive, arm), np.empty(len(arm))
     for kind in (study.positive, ~study.positive):
         values = of_cases[:, kind].mean(axis=1)
         of_cases[:, kind] = (of_cases[:, kind] - values[:, None]) / np.sqrt(kind.sum() * (kind.sum() - 1))
@@ -352,8 +354,8 @@ def _errors(settings: SimulationSettings, alpha: float, seed: int, chunk: tuple[
     found = []
     for _ in range(studies):
         study = draw(settings, generator)
-        metrics = by_patient(study, settings.metric)
-        (tested,) = compared(study, settings, metrics)
+        metrics = metric_by_patient(study, settings.metric)
+        (tested,) = tested_against_first(study, settings, metrics)
         one_run = [MetricByPatient(each.values[:1], each.influence[:1]) for each in metrics]
         single = nested(one_run[1], one_run[0], study.positive_patients, fixed=(True, True))
         low, high = tested.interval(1 - alpha) if tested else (0.0, 0.0)
@@ -376,8 +378,8 @@ def _power(
     found = []
     for _ in range(studies):
         study = draw(settings, generator)
-        metrics = by_patient(study, settings.metric)
-        (tested,) = compared(study, settings, metrics)
+        metrics = metric_by_patient(study, settings.metric)
+        (tested,) = tested_against_first(study, settings, metrics)
         is_found = tested is not None and tested.estimate * (settings.difference or 1.0) > 0
         found.append(
             [
@@ -397,7 +399,7 @@ def _false_on_par(
     found = []
     for _ in range(studies):
         study = draw(settings, generator, others=comparisons)
-        tests = compared(study, settings, by_patient(study, settings.metric))
+        tests = tested_against_first(study, settings, metric_by_patient(study, settings.metric))
         p_values = holm([None if test is None else test.p_not_equivalent(settings.difference) for test in tests])
         found.append(any(p is not None and p <= alpha for p in p_values))
     return np.array(found)

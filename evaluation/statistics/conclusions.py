@@ -16,7 +16,7 @@ from collections.abc import Mapping
 from evaluation.statistics.analysis_file import METRIC_NAMES, METRICS, Endpoint, Metric
 from evaluation.statistics.verdict import Code, Verdict
 
-EXPLORATORY = "{metric} (exploratory)"
+EXPLORATORY_NAME = "{metric} (exploratory)"
 """How a metric is named in the answers by it, where another was declared to be the primary one."""
 
 SENTENCES: Mapping[Code, str] = {
@@ -28,7 +28,7 @@ SENTENCES: Mapping[Code, str] = {
 WITHIN = ", but by less than the margin of {margin:g}"
 NOR = ", nor that they differ by less than {margin:g}"
 NOT_TESTED = "By {metric}, {a} and {b} are not compared: {reason}."
-NOT_ASKED = "By {metric}, whether {a} and {b} differ for new runs and new cases is not asked: {reason}."
+NOT_ASKED_SENTENCE = "By {metric}, whether {a} and {b} differ for new runs and new cases is not asked: {reason}."
 TWO_NETWORKS = (
     "By {metric}, of {a} and {b} single networks were scored, which decide nothing about new runs; these two {differ}."
 )
@@ -93,7 +93,7 @@ def compared_metrics(verdict: Verdict) -> list[Metric]:
 def spoken(metric: Metric, endpoint: Endpoint | None) -> str:
     """The metric's name in a sentence, marked where it is exploratory."""
     name = METRIC_NAMES[metric]
-    return EXPLORATORY.format(metric=name) if endpoint == "exploratory" else name
+    return EXPLORATORY_NAME.format(metric=name) if endpoint == "exploratory" else name
 
 
 def sentence(

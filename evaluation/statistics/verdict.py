@@ -9,7 +9,7 @@ from evaluation.statistics.analysis_file import Endpoint, Metric
 from evaluation.statistics.clinical_records import Clinical
 
 Code = Literal["better", "worse", "on-par", "undecided"]
-Kind = Literal["configuration", "ensemble", "baseline"]
+ConfigurationKind = Literal["configuration", "ensemble", "baseline"]
 ReaderCode = Literal["superior", "not inferior", "inferior", "undecided"]
 Design = Literal["nested", "paired by fold", "paired by network"]
 
@@ -42,7 +42,7 @@ class ConfigurationSummary(Frozen):
     """One configuration on the test set."""
 
     name: str
-    kind: Kind
+    kind: ConfigurationKind
     runs: int
     cases: int | None
     """Null, like all that is counted in cases, where a table of runs was compared."""

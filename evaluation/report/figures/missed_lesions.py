@@ -37,9 +37,9 @@ from evaluation.metrics.scored_run import ScoredRun
 Image = npt.NDArray[np.float32]
 Mask = npt.NDArray[np.bool_]
 
-MOST = 6
+MOST_PICTURES = 6
 """Pictures in the report."""
-_CASES = 2 * MOST
+_CASES = 2 * MOST_PICTURES
 _SIDE_MM = 90.0  # of a picture, or twice the lesion where that is more
 _OUTLINE = "#ffd400"
 _MAP_RGB = (1.0, 0.35, 0.12)
@@ -106,7 +106,7 @@ def find_misses(runs: Sequence[ScoredRun], archive: Path, predictions: Sequence[
         if missed
     ]
     misses = []
-    for negative, _, case_id, lesion in sorted(worst)[:MOST]:
+    for negative, _, case_id, lesion in sorted(worst)[:MOST_PICTURES]:
         of_case = truth.case(case_id, MatchingRule.of(found[0].card))
         image = _image(archive, case_id, card.geometry.reference, of_case)
         misses.append(_picture(case_id, lesion, image, of_case, found, missed=-negative))

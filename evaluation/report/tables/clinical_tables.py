@@ -6,7 +6,7 @@ from evaluation.statistics.clinical_records import Clinical, ClinicalConfigurati
 
 CLINICAL_TABLES = ("operating_points.csv", "calibration.csv", "net_benefit.csv")
 
-Table = tuple[list[str], list[list[object]]]
+HeaderAndRows = tuple[list[str], list[list[object]]]
 
 _OF_POINT: Mapping[str, Callable[[OperatingPoint], Estimate | None]] = {
     "sensitivity": lambda point: point.sensitivity,
@@ -20,12 +20,12 @@ _OF_POINT: Mapping[str, Callable[[OperatingPoint], Estimate | None]] = {
 }
 
 
-def clinical_tables(clinical: Clinical) -> dict[str, Table]:
+def clinical_tables(clinical: Clinical) -> dict[str, HeaderAndRows]:
     """Header and rows of each of :data:`CLINICAL_TABLES`."""
     return dict(zip(CLINICAL_TABLES, (_points(clinical), _calibration(clinical), _benefit(clinical)), strict=True))
 
 
-def _points(clinical: Clinical) -> Table:
+def _points(clinical: Clinical) -> HeaderAndRows:
     header = ["configuration", "thresholds_from", "aim", "at_least"]
     header += ["true_positives", "false_negatives", "false_positives", "true_negatives"]
     header += _names(_OF_POINT)
@@ -38,7 +38,7 @@ def _points(clinical: Clinical) -> Table:
     return header, rows
 
 
-def _calibration(clinical: Clinical) -> Table:
+def _calibration(clinical: Clinical) -> HeaderAndRows:
     names = ["brier", "slope", "intercept", "in_the_large", "ece", "partial_auroc", "ap_at_prevalence"]
     return ["configuration", *_names(names)], [
         [each.name, *_cells(_estimates(each))] for each in clinical.configurations
@@ -51,7 +51,7 @@ def _estimates(each: ClinicalConfiguration) -> list[Estimate | None]:
     return [*of_likelihoods, each.partial_auroc, each.ap_at_prevalence]
 
 
-def _benefit(clinical: Clinical) -> Table:
+def _benefit(clinical: Clinical) -> HeaderAndRows:
     rows: list[list[object]] = [
         ["treat all", f"{each.threshold:g}", each.net_benefit, "", ""] for each in clinical.treat_all
     ]

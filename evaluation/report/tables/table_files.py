@@ -14,8 +14,7 @@ from evaluation.metrics.hit_criterion_means import CriterionMeans
 from evaluation.metrics.operating_points import DiscordantCase
 from evaluation.report.number_format import marked_p
 from evaluation.report.tables.clinical_tables import clinical_tables
-from evaluation.report.text.checklists import SOURCES, checklists
-from evaluation.report.text.checklists import as_markdown as checklist_as_markdown
+from evaluation.report.text.checklists import SOURCES, checklist_as_markdown, checklists
 from evaluation.report.text.paper import Section, as_markdown
 from evaluation.report.text.result_sentences import answer
 from evaluation.statistics.analysis_file import METRIC_NAMES, METRICS

@@ -144,7 +144,7 @@ def checklists(verdict: Verdict) -> dict[str, list[Row]]:
     }
 
 
-def as_markdown(name: str, rows: Sequence[Row]) -> str:
+def checklist_as_markdown(name: str, rows: Sequence[Row]) -> str:
     """One checklist as a Markdown table."""
     lines = [f"# {SOURCES[name]}", "", "Topics in our own words; a submission needs the published form.", ""]
     lines += ["| item | topic | answer | place |", "|---|---|---|---|"]

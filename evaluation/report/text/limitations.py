@@ -7,7 +7,7 @@ from evaluation.statistics.analysis_file import METRIC_NAMES, METRICS, Metric
 from evaluation.statistics.conclusions import leading_metric
 from evaluation.statistics.verdict import PairVerdict, Verdict
 
-MOST_PAIRS = 6
+MOST_NAMED = 6
 """That a note names; of more it says how many."""
 
 
@@ -187,5 +187,5 @@ def _some(pairs: Sequence[str], verdict: Verdict) -> str:
     """The first few pairs, and how many more; or that they are all."""
     if len(pairs) == len({(pair.a, pair.b) for pair in verdict.pairs}) > 1:
         return "All comparisons"
-    more = [f"{len(pairs) - MOST_PAIRS} more"] if len(pairs) > MOST_PAIRS else []
-    return "; ".join([*pairs[:MOST_PAIRS], *more])
+    more = [f"{len(pairs) - MOST_NAMED} more"] if len(pairs) > MOST_NAMED else []
+    return "; ".join([*pairs[:MOST_NAMED], *more])

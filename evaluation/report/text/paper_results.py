@@ -9,16 +9,16 @@ from evaluation.statistics.clinical_records import Clinical, ClinicalConfigurati
 from evaluation.statistics.conclusions import is_shown, leading_metric, level_of
 from evaluation.statistics.verdict import AgainstReaders, Interaction, PairVerdict, Verdict
 
-MOST_PAIRS = 12
+MOST_WRITTEN_OUT = 12
 """Comparisons whose answers are written out; the tables hold all."""
 
 
 def results(verdict: Verdict) -> list[str]:
     """The paragraphs."""
     pairs = [pair for pair in verdict.pairs if pair.metric == leading_metric(verdict)]
-    answers = [_of_table(pair) if verdict.card is None else _answer(pair) for pair in pairs[:MOST_PAIRS]]
-    if len(pairs) > MOST_PAIRS:
-        answers.append(f"The other {len(pairs) - MOST_PAIRS} comparisons are in the tables.")
+    answers = [_of_table(pair) if verdict.card is None else _answer(pair) for pair in pairs[:MOST_WRITTEN_OUT]]
+    if len(pairs) > MOST_WRITTEN_OUT:
+        answers.append(f"The other {len(pairs) - MOST_WRITTEN_OUT} comparisons are in the tables.")
     answers += _interactions(verdict.interactions, "AUROC", "subgroups", verdict)
     if verdict.lesion_strata:
         answers += _interactions(verdict.lesion_strata.interactions, "lesion sensitivity", "strata of lesions", verdict)

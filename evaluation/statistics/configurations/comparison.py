@@ -13,7 +13,7 @@ from evaluation.metrics.scored_run import ScoredRun
 from evaluation.statistics.adjustment import holm
 from evaluation.statistics.analysis_file import Analysis, Metric
 from evaluation.statistics.conclusions import (
-    NOT_ASKED,
+    NOT_ASKED_SENTENCE,
     NOT_TESTED,
     ORDER_NOT_TESTED,
     TWO_NETWORKS,
@@ -35,10 +35,10 @@ from evaluation.statistics.resampling.case_permutation import case_swap_tests
 from evaluation.statistics.resampling.parallel import each_of
 from evaluation.statistics.resampling.run_permutation import PermutationResult
 from evaluation.statistics.variance.arms import (
-    SAME,
+    SAME_PREDICTIONS,
     Arm,
     arms_of,
-    compared,
+    compare_arms,
     drawn,
     interval_of,
     same_predictions,
@@ -63,7 +63,7 @@ _log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class Study:
+class ComparisonInput:
     """The scored configurations on their test set, and how they are to be compared."""
 
     plan: Analysis
@@ -90,7 +90,7 @@ def compare_configurations(
     swapped = each_of(
         partial(_swaps, truth, plan), [(arms[a].runs, arms[b].runs) for a, b in networks], workers=workers
     )
-    study = Study(plan, arms, truth.positive_patients, dict(zip(networks, swapped, strict=True)))
+    study = ComparisonInput(plan, arms, truth.positive_patients, dict(zip(networks, swapped, strict=True)))
     pairs: list[PairVerdict] = []
     for metric in plan.metrics:
         judged = _compare_metric(study, metric, declared)
@@ -152,7 +152,9 @@ def compare_table_of_runs(
                     ensemble=None,
                     controls=(),
                     code="undecided",
-                    sentence=NOT_ASKED.format(metric=spoken(metric, plan.endpoint(metric)), a=a, b=b, reason=NO_CASES),
+                    sentence=NOT_ASKED_SENTENCE.format(
+                        metric=spoken(metric, plan.endpoint(metric)), a=a, b=b, reason=NO_CASES
+                    ),
                 )
             )
     return Verdict(
@@ -184,11 +186,12 @@ def _swaps(
     return case_swap_tests(truth, a.outcome, b.outcome, draws=plan.swaps, seed=plan.seed)
 
 
-def _compare_metric(study: Study, metric: Metric, declared: Sequence[tuple[str, str]]) -> list[PairVerdict]:
+def _compare_metric(study: ComparisonInput, metric: Metric, declared: Sequence[tuple[str, str]]) -> list[PairVerdict]:
     plan, arms, positive = study.plan, study.arms, study.positive
     designs = [pairing(arms[a].runs, arms[b].runs) for a, b in declared]
     found = [
-        compared(arms[a], arms[b], metric, design, positive) for (a, b), design in zip(declared, designs, strict=True)
+        compare_arms(arms[a], arms[b], metric, design, positive)
+        for (a, b), design in zip(declared, designs, strict=True)
     ]
     margin = plan.margin.get(metric)
     tests = [each.test for each in found]
@@ -296,13 +299,13 @@ def _described(test: DifferenceTest, a: Arm, b: Arm, design: Pairing, positive: 
         variance_of_runs=test.variance_of_runs,
         variance_of_cases=test.variance_of_cases,
         degrees_of_freedom=test.degrees_of_freedom,
-        note="; ".join(filter(None, (design.note, SAME if same_predictions(a, b) else None))) or None,
+        note="; ".join(filter(None, (design.note, SAME_PREDICTIONS if same_predictions(a, b) else None))) or None,
         approximate=approximation(positive, drawn(a, b, design)),
     )
 
 
 def _networks(
-    study: Study, declared: Sequence[tuple[str, str]], designs: Sequence[Pairing], metric: Metric
+    study: ComparisonInput, declared: Sequence[tuple[str, str]], designs: Sequence[Pairing], metric: Metric
 ) -> list[Networks | None]:
     """The comparisons of two single networks, adjusted by Holm; None for all others."""
     tests: list[DifferenceTest | None] = []
@@ -388,7 +391,7 @@ def _claimed_ensemble(a: Arm, b: Arm) -> str | None:
     return mixed[0] if len(mixed) == 1 else None
 
 
-def _controls(study: Study, pair: PairVerdict, judged: Sequence[PairVerdict]) -> tuple[Control, ...]:
+def _controls(study: ComparisonInput, pair: PairVerdict, judged: Sequence[PairVerdict]) -> tuple[Control, ...]:
     """Every control with as many runs as the ensemble that the pair makes a claim about."""
     if pair.ensemble is None:
         return ()
@@ -398,7 +401,7 @@ def _controls(study: Study, pair: PairVerdict, judged: Sequence[PairVerdict]) ->
     for name, arm in study.arms.items():
         if not arm.runs[0].is_control or {len(run.source.runs) for run in arm.runs} != size:
             continue
-        estimate, test, _ = compared(ensemble, arm, pair.metric, pairing(ensemble.runs, arm.runs), study.positive)
+        estimate, test, _ = compare_arms(ensemble, arm, pair.metric, pairing(ensemble.runs, arm.runs), study.positive)
         found.append(
             Control(
                 control=name,

@@ -8,8 +8,8 @@ from contract.tables import Table, read_table
 from evaluation.statistics.analysis_file import METRICS, Metric
 from evaluation.statistics.configurations.run_level import RunValues
 
-COLUMNS = ("configuration", "fold", "restart", "auroc", "ap")
-FEWEST = 2
+RUN_COLUMNS = ("configuration", "fold", "restart", "auroc", "ap")
+FEWEST_RUNS = 2
 _DIGITS = 6
 
 
@@ -28,7 +28,7 @@ def read_runs_table(path: Path) -> dict[Metric, dict[str, RunValues]]:
         A column is missing; a run is listed twice; a value is no number from 0 to 1, or missing in some rows alone; a
         configuration has fewer than two runs.
     """
-    table = read_table(path, COLUMNS)
+    table = read_table(path, RUN_COLUMNS)
     rows: dict[tuple[str, str, str], int] = {}
     by_configuration: dict[str, list[int]] = {}
     for index, row in enumerate(table.rows):
@@ -45,8 +45,8 @@ def read_runs_table(path: Path) -> dict[Metric, dict[str, RunValues]]:
         rows[key] = index
         by_configuration.setdefault(key[0], []).append(index)
     for name, indices in by_configuration.items():
-        if len(indices) < FEWEST:
-            raise OncoduetError(path, expected=f"at least {FEWEST} runs of {name}", found=len(indices))
+        if len(indices) < FEWEST_RUNS:
+            raise OncoduetError(path, expected=f"at least {FEWEST_RUNS} runs of {name}", found=len(indices))
     values = {metric: [_value(table, index, metric) for index in range(len(table.rows))] for metric in ("auroc", "ap")}
     for metric, column in values.items():
         if None in column and any(value is not None for value in column):

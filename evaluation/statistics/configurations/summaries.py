@@ -10,7 +10,7 @@ from evaluation.statistics.analysis_file import METRICS, Analysis, Metric
 from evaluation.statistics.configurations.run_level import RunValues, values_of
 from evaluation.statistics.variance.arms import Arm, interval_of_mean
 from evaluation.statistics.variance.influence import afroc_by_patient
-from evaluation.statistics.verdict import ConfigurationSummary, Kind, MetricSummary
+from evaluation.statistics.verdict import ConfigurationKind, ConfigurationSummary, MetricSummary
 
 
 def summarise_from_table(name: str, table: Mapping[Metric, Mapping[str, RunValues]]) -> ConfigurationSummary:
@@ -48,7 +48,7 @@ def summarise(arm: Arm, positive: BoolArray, plan: Analysis) -> ConfigurationSum
         Whether a patient has a positive case, shape (patients,).
     """
     first = arm.runs[0]
-    kind: Kind = "baseline" if first.is_baseline else "ensemble" if first.is_ensemble else "configuration"
+    kind: ConfigurationKind = "baseline" if first.is_baseline else "ensemble" if first.is_ensemble else "configuration"
     keys = first.strict.lesion_sensitivity_at_fp
     return ConfigurationSummary(
         name=arm.name,

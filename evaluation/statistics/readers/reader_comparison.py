@@ -42,7 +42,7 @@ from evaluation.statistics.verdict import (
 REPLICATES = 1_000
 """Of the comparison at the readers' operating point, at least."""
 
-SENTENCES: Mapping[ReaderCode, str] = {
+READER_SENTENCES: Mapping[ReaderCode, str] = {
     "superior": "By {metric}, {a} is superior to the readers for {new}.",
     "not inferior": "By {metric}, {a} is not inferior to the readers by {margin:g} for {new}; {beyond}.",
     "inferior": "By {metric}, {a} is inferior to the readers for {new}.",
@@ -227,7 +227,7 @@ def _sentence(
     a = f"the one scored network of {arm.name}" if arm.is_single and not arm.is_fixed else arm.name
     if not_due is not None:
         return NOT_DUE.format(metric=metric, a=a, reason=not_due)
-    text = WITHOUT_MARGIN if code == "undecided" and margin is None else SENTENCES[code]
+    text = WITHOUT_MARGIN if code == "undecided" and margin is None else READER_SENTENCES[code]
     return text.format(
         metric=metric,
         a=a,

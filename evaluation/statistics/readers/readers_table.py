@@ -11,9 +11,9 @@ from contract.patients import alike
 from contract.tables import Table, read_table
 from evaluation.metrics.outcomes import BoolArray, FloatArray, Outcome, TestSet
 
-COLUMNS = ("reader", "case_id", "score")
+READER_COLUMNS = ("reader", "case_id", "score")
 HIT = "hit"
-FEWEST = 2
+FEWEST_READERS = 2
 _WORDS = {"true": 1.0, "false": 0.0}
 
 
@@ -46,7 +46,7 @@ def read_readers_table(path: Path, truth: TestSet) -> list[Reader]:
         than two readers, or two may be one. With ``hit``: a reader marked nothing, or left a case with a lesion without
         a mark and gave it a higher score than a mark.
     """
-    table = read_table(path, COLUMNS, verbatim=("reader", HIT))
+    table = read_table(path, READER_COLUMNS, verbatim=("reader", HIT))
     has_marks = HIT in table.rows[0]
     places = {case_id: number for number, case_id in enumerate(truth.case_ids)}
     foreign = sorted({row["case_id"] for row in table.rows} - set(places))
@@ -57,8 +57,8 @@ def read_readers_table(path: Path, truth: TestSet) -> list[Reader]:
         if not row["reader"]:
             raise _at(table, index, expected="the name of a reader", found="an empty cell")
         by_reader.setdefault(row["reader"], []).append(index)
-    if len(by_reader) < FEWEST:
-        raise OncoduetError(path, expected=f"at least {FEWEST} readers", found=len(by_reader))
+    if len(by_reader) < FEWEST_READERS:
+        raise OncoduetError(path, expected=f"at least {FEWEST_READERS} readers", found=len(by_reader))
     spelled: dict[str, str] = {}
     for name in by_reader:
         if (other := spelled.setdefault(alike(name), name)) != name:

@@ -21,9 +21,9 @@ import numpy.typing as npt
 from scipy.stats import rankdata
 
 from evaluation.metrics.outcomes import BoolArray, FloatArray, IntArray, Outcome, TestSet
-from evaluation.metrics.placements import count_below
+from evaluation.metrics.placement_values import count_below
 from evaluation.statistics.analysis_file import Metric
-from evaluation.statistics.resampling.run_permutation import PermutationResult, counted
+from evaluation.statistics.resampling.run_permutation import PermutationResult, result_of_count
 
 Packed = npt.NDArray[np.uint8]
 """Swaps, shape (⌈patients / 8⌉, draws): bit j of row g says whether patient 8 g + j is swapped."""
@@ -281,4 +281,4 @@ def _result(
     observed: float, drawn: npt.NDArray[Any], unit: float, exact: bool, *, tolerance: float
 ) -> PermutationResult:
     extreme = int((np.abs(drawn) >= abs(observed) - tolerance).sum())
-    return counted(observed * unit, extreme, exact=exact, arrangements=drawn.size)
+    return result_of_count(observed * unit, extreme, exact=exact, arrangements=drawn.size)

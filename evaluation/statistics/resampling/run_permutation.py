@@ -119,13 +119,13 @@ def mean_difference_test(
             negated = [(-left, -right) for left, right in halves]
             extreme += _pairs_at_least(negated, abs(observed) - centre - slack)
         arrangements = math.prod(math.comb(values.size, n) for values, n in blocks)
-        return counted(observed, min(extreme, arrangements), exact=True, arrangements=arrangements)
+        return result_of_count(observed, min(extreme, arrangements), exact=True, arrangements=arrangements)
     generator = np.random.default_rng(seed)
     shuffled = np.full(draws, -centre)
     for values, n in terms:
         shuffled += values[_drawn_choices(values.size, n, draws, generator)].sum(axis=1)
     found = shuffled >= observed - slack if alternative == "greater" else np.abs(shuffled) >= abs(observed) - slack
-    return counted(observed, int(found.sum()), exact=False, arrangements=draws)
+    return result_of_count(observed, int(found.sum()), exact=False, arrangements=draws)
 
 
 def smallest_order_p(a_runs: int, b_runs: int, *, folds: tuple[Sequence[int], Sequence[int]] | None = None) -> float:
@@ -225,7 +225,7 @@ def _drawn_choices(runs: int, n: int, draws: int, generator: np.random.Generator
     return np.argsort(generator.random((draws, runs)), axis=1)[:, :n]
 
 
-def counted(statistic: float, extreme: int, *, exact: bool, arrangements: int) -> PermutationResult:
+def result_of_count(statistic: float, extreme: int, *, exact: bool, arrangements: int) -> PermutationResult:
     """Turn a number of extreme arrangements into a p-value."""
     if exact:
         p = extreme / arrangements

@@ -23,10 +23,10 @@ from contract.marksheet import read_marksheet
 from contract.patients import FEWEST_PATIENTS
 from evaluation.metrics.outcomes import BoolArray, Outcome, TestSet
 from evaluation.statistics.analysis_file import Analysis
-from evaluation.statistics.subgroups.columns import numbers_of
+from evaluation.statistics.subgroups.columns import numbers_in_column
 from evaluation.statistics.subgroups.group_differences import (
-    Contrast,
     Difference,
+    GroupContrast,
     interactions,
     opposites,
     pairs_by_group,
@@ -36,7 +36,7 @@ from evaluation.statistics.variance.influence import MetricByPatient, by_patient
 from evaluation.statistics.variance.runs_and_cases import DifferenceTest
 from evaluation.statistics.verdict import Interaction, Subgroup, SubgroupValue
 
-FEWEST = 3
+FEWEST_CASES = 3
 """Positive, and negative, cases that a group needs to be shown."""
 
 
@@ -69,7 +69,7 @@ def read_groups(path: Path, columns: Sequence[str], truth: TestSet) -> Groups:
         column: _groups(
             [by_case[case_id][column] for case_id in truth.case_ids],
             truth,
-            numbers=numbers_of(table, column, [by_case[case_id][column] for case_id in truth.case_ids]),
+            numbers=numbers_in_column(table, column, [by_case[case_id][column] for case_id in truth.case_ids]),
         )
         for column in columns
     }
@@ -103,11 +103,11 @@ def compare_subgroups(
             patients = np.unique(truth.patients[member]).size
             positive, negative = int((member & truth.positive).sum()), int((member & ~truth.positive).sum())
             is_tested = few_patients or patients >= FEWEST_PATIENTS
-            if not is_tested or min(positive, negative) < FEWEST:
+            if not is_tested or min(positive, negative) < FEWEST_CASES:
                 left_out.append(
                     f"{column}: {value} ({positive} positive and {negative} negative cases of {patients} patients)"
                 )
-            if min(positive, negative) < FEWEST:
+            if min(positive, negative) < FEWEST_CASES:
                 continue
             part, restricted = _restricted(truth, arms, member)
             group = Subgroup(
@@ -161,7 +161,7 @@ def compare_between_groups(
         The groups that are large enough to be shown; those without comparisons are left out.
     """
     truth = next(iter(arms.values())).runs[0].truth
-    tested: list[Contrast] = []
+    tested: list[GroupContrast] = []
     for column, values in groups.items():
         large = {group.value for group in judged if group.column == column and group.pairs}
         names = [value for value in values if value in large]
@@ -170,7 +170,7 @@ def compare_between_groups(
             contrasts = _contrasts(truth, arms, values[name], rest)
             parts = [_positive_patients(truth, each) for each in (values[name], rest)]
             tested += [
-                Contrast(column, name, against, Difference(a, b, test, approximate(arms[a], arms[b], *parts)))
+                GroupContrast(column, name, against, Difference(a, b, test, approximate(arms[a], arms[b], *parts)))
                 for a, b in declared
                 if (test := _tested(contrasts[a], contrasts[b], truth)) is not None
             ]

@@ -7,7 +7,7 @@ from contract.errors import OncoduetError
 from contract.tables import Table, known
 
 
-def numbers_of(table: Table, column: str, texts: Sequence[str]) -> list[float | None] | None:
+def numbers_in_column(table: Table, column: str, texts: Sequence[str]) -> list[float | None] | None:
     """The largest number in each cell, None where it is empty; nothing at all where the column holds words.
 
     Commas part numbers where some cell of the column leaves no doubt: three parts, or decimal points between them.

@@ -19,7 +19,7 @@ class Difference(NamedTuple):
     """Why p is approximate."""
 
 
-class Contrast(NamedTuple):
+class GroupContrast(NamedTuple):
     """A difference in one group minus that in the others of its column."""
 
     column: str
@@ -57,7 +57,7 @@ def pairs_by_group(groups: Sequence[Sequence[Difference]], level: float) -> list
     ]
 
 
-def interactions(contrasts: Sequence[Contrast], level: float) -> tuple[Interaction, ...]:
+def interactions(contrasts: Sequence[GroupContrast], level: float) -> tuple[Interaction, ...]:
     """Differences of differences, between −2 and 2, adjusted over all of them; intervals of ``level``."""
     return tuple(
         Interaction(

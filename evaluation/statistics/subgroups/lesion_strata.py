@@ -22,12 +22,12 @@ from contract.case_folders import case_name
 from contract.errors import OncoduetError
 from contract.tables import read_table
 from evaluation.metrics.outcomes import BoolArray, FloatArray, TestSet
-from evaluation.metrics.scored_run import Lesion, ScoredRun
+from evaluation.metrics.scored_run import LesionResult, ScoredRun
 from evaluation.statistics.analysis_file import SIZES, Analysis, LesionPlan
-from evaluation.statistics.subgroups.columns import numbers_of
+from evaluation.statistics.subgroups.columns import numbers_in_column
 from evaluation.statistics.subgroups.group_differences import (
-    Contrast,
     Difference,
+    GroupContrast,
     interactions,
     opposites,
     pairs_by_group,
@@ -39,7 +39,7 @@ from evaluation.statistics.variance.pairing import pairing
 from evaluation.statistics.variance.runs_and_cases import FEW_CASES, approximation_by_runs, nested
 from evaluation.statistics.verdict import LesionStrata, LesionStratum, StratumSensitivity
 
-FEWEST_PATIENTS = 10
+FEWEST_PATIENTS_OF_STRATUM = 10
 """With a lesion of a stratum, for it to have intervals and tests."""
 MOST_VALUES = 6
 """Numbers with more values than that are cut at their median."""
@@ -128,10 +128,10 @@ def compare_strata(
     patients = np.array([patient[lesion.case_id] for lesion in lesions])
     found: list[LesionStratum] = []
     differences: list[list[Difference]] = []
-    between: list[Contrast] = []
+    between: list[GroupContrast] = []
     for column, values in strata.items():
         within = {value: _with_lesion(truth, patients[member]) for value, member in values.items()}
-        large = [value for value, ill in within.items() if ill.sum() >= FEWEST_PATIENTS]
+        large = [value for value, ill in within.items() if ill.sum() >= FEWEST_PATIENTS_OF_STRATUM]
         for value, member in values.items():
             ill = within[value]
             key = (column, value)
@@ -163,7 +163,8 @@ def compare_strata(
                 for name, arm in arms.items()
             }
             between += [
-                Contrast(column, value, against, each) for each in _tested(declared, arms, contrasts, within[value])
+                GroupContrast(column, value, against, each)
+                for each in _tested(declared, arms, contrasts, within[value])
             ]
     pairs = pairs_by_group(differences, 1 - plan.alpha)
     return LesionStrata(
@@ -249,7 +250,7 @@ def _approximate(a: Arm, b: Arm, patients: int) -> str | None:
     return approximation_by_runs(drawn(a, b, pairing(a.runs, b.runs)))
 
 
-def _size(lesion: Lesion) -> tuple[object, ...]:
+def _size(lesion: LesionResult) -> tuple[object, ...]:
     return lesion.case_id, lesion.number, lesion.volume_ml, lesion.diameter_mm
 
 
@@ -278,7 +279,7 @@ def _of_cells(
 
 
 def _read_cells(
-    path: Path, columns: Sequence[str], lesions: Sequence[Lesion]
+    path: Path, columns: Sequence[str], lesions: Sequence[LesionResult]
 ) -> dict[str, tuple[list[str], list[float | None] | None]]:
     """Each lesion's text, and its number where the column holds numbers, by column."""
     table = read_table(path, ("case_id", "lesion", *columns)).with_whole_numbers("lesion")
@@ -300,4 +301,4 @@ def _read_cells(
             )
         for column in columns:
             found[column].append(row[column])
-    return {column: (texts, numbers_of(table, column, texts)) for column, texts in found.items()}
+    return {column: (texts, numbers_in_column(table, column, texts)) for column, texts in found.items()}

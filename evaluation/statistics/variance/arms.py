@@ -22,7 +22,7 @@ from evaluation.statistics.variance.runs_and_cases import (
 )
 from evaluation.statistics.verdict import Interval
 
-SAME = "their predictions are the same"
+SAME_PREDICTIONS = "their predictions are the same"
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,7 @@ class Arm:
         return len(self.runs) == 1
 
 
-class Compared(NamedTuple):
+class ArmComparison(NamedTuple):
     """One comparison by one metric, before Holm's adjustment."""
 
     estimate: float | None
@@ -72,7 +72,7 @@ def _undefined(runs: Sequence[ScoredRun], metric: Metric, found: MetricByPatient
     return MetricByPatient(np.full_like(found.values, np.nan), np.full_like(found.influence, np.nan))
 
 
-def compared(a: Arm, b: Arm, metric: Metric, design: Pairing, positive: BoolArray) -> Compared:
+def compare_arms(a: Arm, b: Arm, metric: Metric, design: Pairing, positive: BoolArray) -> ArmComparison:
     """Estimate and test a − b for new runs and cases.
 
     Parameters
@@ -82,19 +82,21 @@ def compared(a: Arm, b: Arm, metric: Metric, design: Pairing, positive: BoolArra
     """
     of_a, of_b = a.metrics[metric], b.metrics[metric]
     if not np.isfinite([*of_a.values, *of_b.values]).all():
-        return Compared(None, None, f"{METRIC_NAMES[metric]} is undefined on this test set")
+        return ArmComparison(None, None, f"{METRIC_NAMES[metric]} is undefined on this test set")
     if design.reason is not None:
-        return Compared(float(of_a.values.mean() - of_b.values.mean()), None, design.reason)
+        return ArmComparison(float(of_a.values.mean() - of_b.values.mean()), None, design.reason)
     estimate = float(of_a.values[list(design.a)].mean() - of_b.values[list(design.b)].mean())
     if few := too_few(positive):
-        return Compared(estimate, None, f"there {'is' if few.startswith('1 ') else 'are'} {few}")
+        return ArmComparison(estimate, None, f"there {'is' if few.startswith('1 ') else 'are'} {few}")
     if a.is_single and b.is_single and same_predictions(a, b):
-        return Compared(estimate, None, SAME)
+        return ArmComparison(estimate, None, SAME_PREDICTIONS)
     for arm in (a, b):
         if arm.is_single and not arm.is_fixed:
-            return Compared(estimate, None, f"of {arm.name} a single run was scored: how much runs vary is not known")
+            return ArmComparison(
+                estimate, None, f"of {arm.name} a single run was scored: how much runs vary is not known"
+            )
     test = _tested((a, of_a), (b, of_b), design, positive)
-    return Compared(estimate, test, None if test else _why_not(a, b, design))
+    return ArmComparison(estimate, test, None if test else _why_not(a, b, design))
 
 
 def _why_not(a: Arm, b: Arm, design: Pairing) -> str:
@@ -104,7 +106,7 @@ def _why_not(a: Arm, b: Arm, design: Pairing) -> str:
     for arm, runs in ((a, design.a), (b, design.b)):
         if len(runs) == 1 and not arm.is_fixed:
             return f"of {arm.name} a single run is of a common fold: how much runs vary is not known"
-    return SAME if same_predictions(a, b) else "nothing varies between runs or between cases"
+    return SAME_PREDICTIONS if same_predictions(a, b) else "nothing varies between runs or between cases"
 
 
 def same_predictions(a: Arm, b: Arm) -> bool:

@@ -10,7 +10,7 @@ from scipy.stats import beta
 from evaluation.metrics.outcomes import BoolArray, FloatArray, TestSet
 from evaluation.statistics.clinical_records import Estimate
 from evaluation.statistics.variance.influence import MetricByPatient, sum_by_patient
-from evaluation.statistics.variance.runs_and_cases import FEWEST, DifferenceTest, mean_of
+from evaluation.statistics.variance.runs_and_cases import FEWEST_PATIENTS, DifferenceTest, mean_of
 
 
 @dataclass(frozen=True)
@@ -97,7 +97,7 @@ class Estimator:
             return None
         values, influence = [each.value for each in defined], [each.influence for each in defined]
         patients = min(each.patients for each in defined)
-        if patients < FEWEST and 0 < sum(values) < len(values):
+        if patients < FEWEST_PATIENTS and 0 < sum(values) < len(values):
             return Estimate(mean=float(np.mean(values)), interval=None)
         if share:
             return self.of_share(values, influence, patients=patients)

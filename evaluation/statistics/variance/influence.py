@@ -12,7 +12,7 @@ import numpy as np
 
 from evaluation.metrics.curves import afroc_scores
 from evaluation.metrics.outcomes import FloatArray, Outcome, TestSet, last_of_ties, weighted_ap, weighted_auroc
-from evaluation.metrics.placements import count_below, placements
+from evaluation.metrics.placement_values import count_below, placement_values
 from evaluation.statistics.analysis_file import Metric
 
 
@@ -45,7 +45,7 @@ def auroc_influence(truth: TestSet, likelihood: FloatArray) -> FloatArray:
     ones, zeros = truth.positive_count, len(truth.case_ids) - truth.positive_count
     if not ones or not zeros:
         return np.full(truth.patient_count, np.nan)
-    placement = placements(positive, likelihood)
+    placement = placement_values(positive, likelihood)
     area = placement[positive].mean()
     count = np.where(positive, ones, zeros)
     of_cases = (placement - area) / count * np.sqrt(count / np.maximum(1, count - 1))

@@ -36,7 +36,7 @@ from evaluation.statistics.variance.influence import MetricByPatient, own_varian
 Pairs = Sequence[tuple[Sequence[int], Sequence[int]]]
 """Runs of a and of b that share a fold or a network, by index: each pair gives one difference of means."""
 
-FEWEST = 3
+FEWEST_PATIENTS = 3
 """Patients that a class needs: of one there is no variance, and of two it is so uncertain that p is too small."""
 FEW_CASES = 20
 """Positive or negative patients below which p is called approximate."""
@@ -191,7 +191,7 @@ def too_few(positive: BoolArray) -> str | None:
     """Why cases cannot be asked about: a class holds one or two patients. None if not, or if it does not occur."""
     for name, members in (("positive", positive), ("negative", ~positive)):
         count = int(members.sum())
-        if 0 < count < FEWEST:
+        if 0 < count < FEWEST_PATIENTS:
             return f"{count} {name} {'patient' if count == 1 else 'patients'}, too few to tell how cases vary"
     return None
 

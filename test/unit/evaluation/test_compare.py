@@ -17,7 +17,7 @@ from contract.errors import OncoduetError
 from contract.files import read_json, sha256_file, write_json
 from contract.records import read_record
 from evaluation.__main__ import main
-from evaluation.compare import compare, say_alike_cases
+from evaluation.compare import compare, warn_of_alike_outcomes
 from evaluation.metrics.outcomes import Outcome, TestSet
 from evaluation.metrics.scored_runs import group_by_configuration, read_scored_runs
 from evaluation.planning.plan_record import read_plan
@@ -981,7 +981,7 @@ def fn_rows(scores):
 def test_cases_of_which_every_run_says_the_same_to_the_last_digit_are_named(confidences, said, caplog):
     truth = TestSet(("a", "b", "c"), np.array([True, True, False]), np.array([1, 1, 0]))
     outcome = Outcome.of(np.array(confidences), [(each, case, case < 2) for case, each in enumerate(confidences)])
-    say_alike_cases([SimpleNamespace(truth=truth, outcome=outcome)] * 2, "scores")
+    warn_of_alike_outcomes([SimpleNamespace(truth=truth, outcome=outcome)] * 2, "scores")
     assert caplog.messages == [
         f"scores: cases {each} have the same candidates in every run: one study, or two?" for each in said
     ]

@@ -14,7 +14,7 @@ from scipy.stats import t as student
 from contract.cards import CARDS
 from contract.outputs import MANIFEST
 from evaluation.__main__ import main
-from evaluation.index import MOST, compared, freeze_baselines, outcome_of
+from evaluation.index import MOST_BASELINES, against_baseline, freeze_baselines, outcome_of
 from evaluation.inputs.truth import find_truth
 from evaluation.metrics.outcomes import TestSet
 from evaluation.metrics.scored_runs import read_scored_runs
@@ -226,7 +226,7 @@ def other_ap(folder, truth, workshop):
 
 
 def too_many(folder, truth, workshop):
-    for number in range(MOST):
+    for number in range(MOST_BASELINES):
         shutil.copytree(folder, folder.with_name(f"copy{number}"))
 
 
@@ -282,7 +282,7 @@ def test_index_wants_scored_runs_with_names_of_their_own(workshop, refusal):
     for given, message in (
         ([frozen, twin], "elsewhere/frozen: duplicate baseline name frozen"),
         ([truth], "truth: no scored run (metrics.json) here or in a sub-folder"),
-        ([frozen] * (MOST + 1), "expected 1 to 5 scored runs as baselines, found 6"),
+        ([frozen] * (MOST_BASELINES + 1), "expected 1 to 5 scored runs as baselines, found 6"),
     ):
         assert refusal("index", "--truth", truth, "--baseline", *given).rstrip().endswith(message)
 
@@ -302,4 +302,4 @@ def test_a_class_of_one_or_two_patients_is_not_tested(positives, metrics):
     positive = np.arange(40) < positives
     truth = TestSet(truth.case_ids, positive, positive.astype(int), truth.patient_names)
     ours, theirs = (random_outcome(truth, seed) for seed in (0, 1))
-    assert set(compared(truth, ours, theirs)) == metrics
+    assert set(against_baseline(truth, ours, theirs)) == metrics

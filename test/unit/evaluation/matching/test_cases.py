@@ -12,7 +12,7 @@ from refusals import refused_with
 from contract.cards import load_card
 from contract.errors import OncoduetError
 from contract.volume import Grid
-from evaluation.matching.cases import MatchingRule, Prediction, read_case, read_case_as_picai_eval, read_likelihood
+from evaluation.matching.cases import MatchingRule, PredictionFiles, read_case, read_case_as_picai_eval, read_likelihood
 
 SIZE = (13, 11, 7)
 
@@ -32,9 +32,9 @@ def benign(workshop):
 def prediction(workshop, array, grid=None, likelihood=None):
     path = workshop.write(workshop.root / "map.mha", array, grid)
     if likelihood is None:
-        return Prediction(path, None)
+        return PredictionFiles(path, None)
     (workshop.root / "map.json").write_text(likelihood, encoding="utf-8")
-    return Prediction(path, workshop.root / "map.json")
+    return PredictionFiles(path, workshop.root / "map.json")
 
 
 def test_a_case_holds_candidates_confidences_and_its_maximum(workshop, truth):

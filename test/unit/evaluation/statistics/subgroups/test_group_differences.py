@@ -4,8 +4,8 @@ import pytest
 from statsmodels.stats.multitest import multipletests
 
 from evaluation.statistics.subgroups.group_differences import (
-    Contrast,
     Difference,
+    GroupContrast,
     interactions,
     opposites,
     pairs_by_group,
@@ -40,6 +40,6 @@ def test_holm_adjusts_over_the_comparisons_of_all_groups():
 
 
 def test_an_interval_of_a_difference_of_differences_ends_at_2():
-    (found,) = interactions([Contrast("zone", "TZ", "PZ", difference(1.5, 0.4))], 0.95)
+    (found,) = interactions([GroupContrast("zone", "TZ", "PZ", difference(1.5, 0.4))], 0.95)
     assert (found.value, found.against) == ("TZ", "PZ")
     assert found.interval.low < 1 < found.interval.high == 2

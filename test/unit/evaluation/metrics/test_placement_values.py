@@ -2,14 +2,14 @@ import numpy as np
 import pytest
 from sklearn.metrics import roc_auc_score
 
-from evaluation.metrics.placements import count_below, placements
+from evaluation.metrics.placement_values import count_below, placement_values
 
 
 @pytest.mark.parametrize("levels", [4, 1000])
-def test_placements_equal_brute_force_and_average_to_auroc(levels):
+def test_placement_values_equal_brute_force_and_average_to_auroc(levels):
     rng = np.random.default_rng(levels)
     positive, likelihood = rng.random(41) < 0.4, rng.integers(0, levels, (3, 41)) / levels
-    found = placements(positive, likelihood)
+    found = placement_values(positive, likelihood)
     for row, values in zip(found, likelihood, strict=True):
         for case, value in enumerate(values):
             others = values[positive != positive[case]]

@@ -1,4 +1,4 @@
-"""Placements: the share of the other class that each case is ranked correctly against (DeLong, Biometrics 1988).
+"""Placement values: the share of the other class that each case is ranked correctly against (DeLong, Biometrics 1988).
 
 Over the cases of either class they average to AUROC, ties counted half; their spread is its variance by cases.
 """
@@ -9,8 +9,8 @@ from scipy.stats import rankdata
 from evaluation.metrics.outcomes import BoolArray, FloatArray
 
 
-def placements(positive: BoolArray, likelihood: FloatArray) -> FloatArray:
-    """Placement of each case.
+def placement_values(positive: BoolArray, likelihood: FloatArray) -> FloatArray:
+    """Placement value of each case.
 
     Parameters
     ----------
@@ -32,6 +32,6 @@ def placements(positive: BoolArray, likelihood: FloatArray) -> FloatArray:
 
 
 def count_below(values: FloatArray, others: FloatArray) -> FloatArray:
-    """For each value the number of others below it, equal ones counted half: a placement before its division."""
+    """For each value the number of others below it, equal ones counted half: a placement value before its division."""
     ordered = np.sort(others)
     return (np.searchsorted(ordered, values, "left") + np.searchsorted(ordered, values, "right")) / 2
