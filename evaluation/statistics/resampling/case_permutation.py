@@ -20,7 +20,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy.stats import rankdata
 
-from evaluation.metrics.outcomes import BoolArray, FloatArray, IntArray, Outcome, TestSet
+from evaluation.metrics.outcomes import FloatArray, IntArray, Outcome, TestSet
 from evaluation.metrics.placement_values import count_below
 from evaluation.statistics.analysis_file import Metric
 from evaluation.statistics.resampling.run_permutation import PermutationResult, result_of_count
@@ -87,29 +87,6 @@ def case_swap_tests(
         observed_score = (results["auroc"].statistic + results["ap"].statistic) / 2
         results["score"] = _result(observed_score, drawn, 1, everything, tolerance=_TOLERANCE)
     return results
-
-
-def swap_differences(truth: TestSet, a: Outcome, b: Outcome, swapped: BoolArray) -> dict[str, FloatArray]:
-    """Differences of AUROC and AP (first minus second, both of ranks) after given swaps.
-
-    Parameters
-    ----------
-    swapped
-        Whether each draw swaps each patient, shape (draws, patients).
-
-    Returns
-    -------
-    ``auroc`` and ``ap``, each of shape (draws,); meaningless where the truth leaves the metric undefined.
-    """
-    block = np.packbits(swapped, axis=1, bitorder="little").T
-    weights, unit = _whole_weights(truth, a, b)
-    pooled = _PooledCandidates.of(truth, a, b)
-    ap = [
-        pooled.ap_difference(_signs(block[:, first : first + _BLOCK], truth.patient_count, pooled.candidates))
-        for first in range(0, len(swapped), _BLOCK)
-    ]
-    auroc = np.asarray(_signed_sums(block, _tables(weights)) * unit, dtype=np.float64)
-    return {"auroc": auroc, "ap": np.concatenate(ap)}
 
 
 def _whole_weights(truth: TestSet, a: Outcome, b: Outcome) -> tuple[IntArray, float]:

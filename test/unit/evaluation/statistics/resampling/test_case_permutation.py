@@ -5,9 +5,10 @@ import numpy as np
 import pytest
 from evaluation_makers import NO_CANDIDATES, random_outcome, random_truth
 from scipy.stats import binom, kstest, norm
+from swaps import swap_differences
 
 from evaluation.metrics.outcomes import Outcome, TestSet, weighted_ap, weighted_auroc
-from evaluation.statistics.resampling.case_permutation import _drawn_swaps, case_swap_tests, swap_differences
+from evaluation.statistics.resampling.case_permutation import _drawn_swaps, case_swap_tests
 
 
 def an_outcome(truth, seed, shift=0.0, decimals=2):
