@@ -76,7 +76,7 @@ def _score(options: argparse.Namespace) -> None:
     if options.explain is not None and options.explain not in truth.label_maps:
         raise OncoduetError(f"--explain {options.explain}", f"{truth.folder} has no label map of this case")
     if options.sweep_hits and options.picai_only:
-        raise UsageError("score", expected="--sweep-hits or --picai-only, not both")
+        raise UsageError("score", "--sweep-hits and --picai-only exclude each other")
     scores = score(
         predictions=options.predictions,
         truth=options.truth,
@@ -108,7 +108,7 @@ def _score(options: argparse.Namespace) -> None:
 def _named(options: argparse.Namespace) -> RunName | None:
     if options.configuration is None:
         if options.fold is not None or options.restart is not None:
-            raise UsageError("score", expected="--configuration with --fold and --restart", found="none")
+            raise UsageError("score", "--fold and --restart need --configuration")
         return None
     name: str = options.configuration
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}", name) or name.startswith(RESERVED):
@@ -136,7 +136,7 @@ def _compare(options: argparse.Namespace) -> None:
     from evaluation.compare import compare, compare_table  # noqa: PLC0415  (imports matplotlib, which scoring does not need)
 
     if (options.archive is None) != (options.predictions is None):
-        raise UsageError("compare", expected="--archive and --predictions together, or neither")
+        raise UsageError("compare", "--archive and --predictions must be given together")
     if options.runs is not None:
         needs_cases = (
             "marksheet", "patients", "few_patients", "archive", "predictions", "readers", "lesions", "validation",
@@ -145,7 +145,7 @@ def _compare(options: argparse.Namespace) -> None:
         unused = [name for name in needs_cases if getattr(options, name)]
         if unused:
             option = f"--{unused[0].replace('_', '-')}"
-            raise UsageError("compare --runs", expected="options that a table of runs has a use for", found=option)
+            raise UsageError("compare", f"{option} cannot be used with --runs")
         compare_table(options.runs, options.output, analysis=options.analysis)
         return
     compare(

@@ -17,6 +17,7 @@ from contract.marksheet import contradictions
 from contract.outputs import Output, require_apart
 from contract.records import write_record
 from contract.tables import read_table
+from contract.text import first_few
 from contract.volume import is_image
 from evaluation.metrics.outcomes import TestSet, require_patients
 from evaluation.metrics.scored_run import ScoredRun
@@ -211,11 +212,11 @@ def compare_table(table: Path, output: Path, *, analysis: Path | None) -> None:
     if plan.subgroups or plan.lesions:
         raise OncoduetError(
             analysis,
-            expected="no subgroups and no strata of lesions, since a table of runs holds no cases",
-            found=[*plan.subgroups, *(plan.lesions.strata if plan.lesions else ())][0],
+            f"{[*plan.subgroups, *(plan.lesions.strata if plan.lesions else ())][0]} cannot be compared: "
+            "a table of runs holds no cases",
         )
     if plan.primary is not None and not all(arm.defined for arm in runs[plan.primary].values()):
-        raise OncoduetError(table, expected=f"{METRIC_NAMES[plan.primary]}, the primary metric", found="none")
+        raise OncoduetError(table, f"lacks {METRIC_NAMES[plan.primary]}, the primary metric")
     declared = plan.pairs(list(by_configuration), analysis)
     _require_planned(plan, {name: len(each) for name, each in by_configuration.items()}, declared)
     verdict = compare_table_of_runs(
@@ -271,7 +272,7 @@ def _against_readers(
 
 
 def _require_legible(scores: Sequence[Path], groups: Mapping[str, Sequence[object]], *, fewest: int = 2) -> None:
-    where = ", ".join(map(str, scores[:3])) + (f" and {len(scores) - 3} more" if len(scores) > 3 else "")
+    where = first_few(list(map(str, scores)), 3)
     if not fewest <= len(groups) <= MOST_CONFIGURATIONS:
         raise OncoduetError(
             where,
@@ -300,7 +301,7 @@ def _require_planned(plan: Analysis, runs: Mapping[str, int], declared: Sequence
 
 def _subgroups(plan: Analysis, marksheet: Path | None, truth: TestSet, where: object) -> Groups:
     if marksheet is None and plan.subgroups:
-        raise OncoduetError(where, expected=f"--marksheet for the subgroups {', '.join(plan.subgroups)}", found="none")
+        raise OncoduetError(where, f"subgroups {', '.join(plan.subgroups)} need --marksheet")
     if marksheet is not None and not plan.subgroups:
         raise OncoduetError(marksheet, "the analysis file declares no subgroups")
     if marksheet is not None:

@@ -62,8 +62,9 @@ def freeze_baselines(truth: TruthFolder, scores: Sequence[Path]) -> list[Path]:
         if again is None or _network(again) != _network(before):
             raise OncoduetError(
                 before,
-                expected="every baseline that is there given again, possibly scored again",
-                found="another of its name" if again else "none of its name; move it away to leave it out",
+                f"the baseline {before.name} would be replaced by another network's; rename the folder of one"
+                if again
+                else f"the baseline {before.name} would be removed; pass it to --baseline again or move its folder",
             )
     files = [f"{name}/{file}" for name in by_name for file in _FILES]
     identity = {"of": BASELINES}  # which networks they are of was compared above, one by one
@@ -122,7 +123,7 @@ def compare_with_baselines(
     for name, baseline in baselines.items():
         if (baseline.truth.positive != truth.positive).any() or (baseline.truth.lesions != truth.lesions).any():
             raise OncoduetError(
-                truth_folder.folder / BASELINES / name, "its tables have other labels or lesions than the label maps"
+                truth_folder.folder / BASELINES / name, "labels or lesions of its tables differ from the label maps"
             )
         found[name] = against_baseline(truth, outcome, baseline.outcome)
     return found
@@ -210,9 +211,7 @@ def _read(folder: Path, truth: TruthFolder, card: Card | None) -> ScoredRun:
                 found=parents.get(name, "none")[:12],
             )
     if run.truth.case_ids != tuple(sorted(truth.label_maps)):
-        raise OncoduetError(
-            folder / "cases.csv", expected=f"the {len(truth.label_maps)} cases of {truth.folder}", found="other cases"
-        )
+        raise OncoduetError(folder / "cases.csv", f"its cases are not the {len(truth.label_maps)} of {truth.folder}")
     return run
 
 

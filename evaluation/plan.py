@@ -96,11 +96,11 @@ def _against_readers(options: argparse.Namespace) -> tuple[BaseModel, AnswerTabl
     pilot: dict[str, float] = {}
     parents: dict[str, str] = {}
     if (options.pilot is None) != (options.pilot_readers is None):
-        raise OncoduetError("--pilot", expected="--pilot and --pilot-readers together", found="one of them")
+        raise OncoduetError("--pilot", "--pilot and --pilot-readers must be given together")
     if options.pilot is not None:
         if given:
             option = f"--{next(iter(given)).replace('_', '-')}"
-            raise OncoduetError("--pilot", expected="no assumptions, which the pilot supplies", found=option)
+            raise OncoduetError("--pilot", f"{option} cannot be used with --pilot, which supplies its value")
         components, pilot, parents = pilot_components(options.pilot, options.pilot_readers)
         prevalence = pilot["prevalence"] if prevalence is None else prevalence
     else:

@@ -22,7 +22,7 @@ from contract.patients import FILE as PATIENTS
 from contract.patients import patients_by_case, said_patients
 from contract.provenance import writer
 from contract.records import Metrics, MetricsRecord, Source, write_record
-from evaluation.inputs.case_files import listed
+from contract.text import first_few
 from evaluation.inputs.one_case import read_one
 from evaluation.inputs.predictions import SOURCE, PredictionSet, find_prediction_sets
 from evaluation.inputs.truth import OnMissing, TruthFolder, find_truth
@@ -329,7 +329,7 @@ def _require_unseen(run: PredictionSet, truth: TruthFolder, *, training_studies_
         raise OncoduetError(
             run.folder,
             (
-                f"its networks were trained on {len(seen)} of {len(truth.label_maps)} studies: {listed(seen)}; "
+                f"its networks were trained on {len(seen)} of {len(truth.label_maps)} studies: {first_few(seen, 1)}; "
                 "--training-studies-too scores them"
             ),
         )

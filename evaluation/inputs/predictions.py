@@ -26,8 +26,9 @@ from contract.outputs import require_as_written, require_unedited
 from contract.records import Source, StudyRecord, read_record
 from contract.sockets import Job, read_jobs, single_image
 from contract.tables import read_table
+from contract.text import first_few
 from contract.volume import is_image
-from evaluation.inputs.case_files import images_by_case, likelihoods_by_case, listed
+from evaluation.inputs.case_files import images_by_case, likelihoods_by_case
 from evaluation.inputs.truth import OnMissing, TruthFolder
 from evaluation.matching.cases import MatchingRule, PredictionFiles
 
@@ -98,9 +99,7 @@ def find_prediction_sets(
             _require_one_run(folder, entries)
         return [_run(folder, "", truth, card=card, on_missing=on_missing)]
     if plain:
-        raise OncoduetError(
-            folder, expected="detection maps or folders of them", found=f"both, such as the folder {inner[0].name}"
-        )
+        raise OncoduetError(folder, f"both detection maps and folders of detection maps, such as {inner[0].name}")
     others = [path.name for path in entries if path.is_dir() and path not in inner]
     if others:
         _log.warning("%s: not scored, without %s or %s: %s", folder, LISTING, SOURCE, ", ".join(others))
@@ -215,7 +214,7 @@ def _table(path: Path, truth: TruthFolder, *, card: Card | None, on_missing: OnM
         value = table.number(row["likelihood"])
         if value is None or not 0 <= value <= 1:
             raise OncoduetError(
-                f"{path}: line {line}", expected="a likelihood, a number in [0, 1]", found=repr(row["likelihood"])
+                f"{path}: line {line}", expected="a likelihood in [0, 1]", found=repr(row["likelihood"])
             )
         if row["case_id"] in likelihoods:
             raise OncoduetError(f"{path}: line {line}", f"duplicate case {row['case_id']}")
@@ -233,7 +232,7 @@ def check_complete(
     for case_id, prediction in predictions.items():
         for path in (prediction.detection_map, prediction.likelihood):
             if path is not None and not path.resolve().is_relative_to(inside):
-                raise OncoduetError(path, f"a link out of {folder}")
+                raise OncoduetError(path, f"links to a file outside {folder}")
         if prediction.detection_map.samefile(truth.label_maps[case_id]):
             raise OncoduetError(prediction.detection_map, "this is the truth, not a prediction")
 
@@ -244,12 +243,11 @@ def _require_same_cases(
     missing = [case_id for case_id in truth.label_maps if case_id not in predictions]
     surplus = [case_id for case_id in predictions if case_id not in truth.label_maps]
     if surplus:
-        raise OncoduetError(folder, expected=f"predictions of cases in {truth.folder}", found=f"also {listed(surplus)}")
+        raise OncoduetError(folder, f"predictions of cases that are not in {truth.folder}: {first_few(surplus, 1)}")
     if missing and on_missing == "error":
         raise OncoduetError(
             folder,
-            expected=f"predictions of all {len(truth.label_maps)} cases in {truth.folder}",
-            found=f"none of {listed(missing)}",
+            f"no prediction for {first_few(missing, 1)} of {len(truth.label_maps)} cases in {truth.folder}",
         )
 
 
@@ -280,7 +278,7 @@ def _require_unedited(folder: Path, predictions: Mapping[str, PredictionFiles], 
         require_as_written(job, {name: (sha256,) for name, sha256 in record.outputs.items()})
         unknown = [name for name in names if name.removeprefix(f"{job.name}/") not in record.outputs]
         if record.outputs and unknown:
-            raise OncoduetError(folder / unknown[0], expected=f"the outputs that {STUDY} lists", found="another file")
+            raise OncoduetError(folder / unknown[0], f"not among the outputs that {STUDY} lists")
 
 
 def warn_of_alike_images(folder: Path, predictions: Mapping[str, PredictionFiles]) -> None:
@@ -315,6 +313,6 @@ def _require_no_other_rule(folder: Path, claimed: Card, truth: TruthFolder) -> N
     if not MatchingRule.of(claimed).reads_alike(MatchingRule(), truth.label_values()):
         raise OncoduetError(
             folder,
-            f"their card {claimed.name} would score these label maps differently than no card, and predictions do not "
-            "choose the rule; give --card, or a card.toml in the truth folder",
+            f"scored by the predictions' card {claimed.name} the result would differ, and predictions do not choose "
+            "the rule; give --card, or a card.toml in the truth folder",
         )

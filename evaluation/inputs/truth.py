@@ -25,8 +25,9 @@ from contract.marksheet import read_marksheet
 from contract.patients import FILE as PATIENTS
 from contract.patients import PatientRule, patients_by_case, read_patients
 from contract.schema import Frozen, parse
+from contract.text import first_few
 from contract.volume import is_image
-from evaluation.inputs.case_files import folders_of_patients, images_by_case, listed
+from evaluation.inputs.case_files import folders_of_patients, images_by_case
 from evaluation.inputs.truth_index import INDEX, TruthIndex, open_index, write_index
 from evaluation.masks.sparse_image import read_label_map
 from evaluation.matching.cases import LesionTruth, MatchingRule, truth_of
@@ -155,7 +156,7 @@ def find_truth(folder: Path) -> TruthFolder:
     inner = folder / "labels"
     places = [place for place in (folder, inner) if place.is_dir() and any(is_image(path) for path in place.iterdir())]
     if len(places) > 1:
-        raise OncoduetError(folder, expected="label maps directly in it or in labels/", found="both")
+        raise OncoduetError(folder, "label maps both in the folder and in labels/")
     if not places:
         raise OncoduetError(folder, "no label maps (CASE.nii.gz or CASE.mha)")
     files = {
@@ -191,7 +192,9 @@ def _card(own: Path | None, settings: Settings, archive: Path | None) -> Card | 
     name = str(record["card"])
     card = load_card(name)
     if record.get("card_sha256", card.sha256) != card.sha256:
-        _log.warning("%s: made for another version of the card %s, which therefore does not score", archive, name)
+        _log.warning(
+            "%s: made with another version of the card %s, which is therefore not used for scoring", archive, name
+        )
         return None
     return card
 
@@ -202,9 +205,7 @@ def _patients_of_marksheet(path: Path | None, label_maps: Mapping[str, Path]) ->
     _, rows = read_marksheet(path, ())
     unlabelled = [case_id for case_id in rows if case_id not in label_maps]
     if unlabelled:
-        raise OncoduetError(
-            path, expected=f"a label map of each of its {len(rows)} cases", found=f"none of {listed(unlabelled)}"
-        )
+        raise OncoduetError(path, f"no label map for {first_few(unlabelled, 1)} of its {len(rows)} cases")
     return {case_id: row["patient_id"] for case_id, row in rows.items()}
 
 

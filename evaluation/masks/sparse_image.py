@@ -176,7 +176,7 @@ def _nonzero(path: Path, pieces: Iterator[bytes], voxel_type: np.dtype[Any]) -> 
         kept = values != 0
         count += near.size
         if count > _MOST_FOREGROUND:
-            raise OncoduetError(path, expected=f"at most {_MOST_FOREGROUND} voxels that are not zero", found="more")
+            raise OncoduetError(path, f"more than {_MOST_FOREGROUND} voxels are not zero")
         yield near[kept] + words * voxels_per_word, values[kept]
         words += filled
 

@@ -234,7 +234,7 @@ def read_likelihood(path: Path) -> float:
     """Read a case likelihood: a bare JSON number in [0, 1]; no text, no truth value, no NaN."""
     value: Any = read_json(path)
     if isinstance(value, bool) or not isinstance(value, int | float) or not -ROUNDING <= value <= 1 + ROUNDING:
-        raise OncoduetError(path, expected="a likelihood, a number in [0, 1]", found=f"{str(value)[:60]!r}")
+        raise OncoduetError(path, expected="a likelihood in [0, 1]", found=f"{str(value)[:60]!r}")
     return float(as_probabilities(np.array([float(value)]), source=path, what="a likelihood")[0])
 
 
@@ -250,7 +250,7 @@ def _connected(path: Path, voxels: Int64Array, shape_zyx: tuple[int, int, int]) 
     try:
         return connect(voxels, shape_zyx)
     except ScatteredError as error:
-        raise OncoduetError(path, f"{error}: that is noise, no map of lesions") from None
+        raise OncoduetError(path, f"{error}: too scattered for a lesion map") from None
 
 
 def _limits(confidence: Foreground) -> tuple[np.float32, np.float32]:

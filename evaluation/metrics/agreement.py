@@ -28,9 +28,7 @@ def _require_one_test(read: Sequence[tuple[Path, ScoredRun]]) -> None:
     first_folder, first = read[0]
     for folder, run in read[1:]:
         if run.source.card_sha256 != first.source.card_sha256:
-            raise OncoduetError(
-                folder, expected=f"the card of {first_folder} ({_card(first)})", found=f"another ({_card(run)})"
-            )
+            raise OncoduetError(folder, expected=f"the card of {first_folder} ({_card(first)})", found=_card(run))
         if run.truth.case_ids != first.truth.case_ids:
             differing = sorted(set(run.truth.case_ids) ^ set(first.truth.case_ids))
             raise OncoduetError(
@@ -58,11 +56,11 @@ def _require_one_test(read: Sequence[tuple[Path, ScoredRun]]) -> None:
                 raise OncoduetError(
                     folder / "metrics.json",
                     expected=f"the {what} of {first_folder} ({short_hash(expected)})",
-                    found=f"another ({short_hash(found)}); score both again, by one card and against one truth",
+                    found=f"{short_hash(found)}; score both again, by one card and against one truth",
                 )
         if run.truth.patient_names != first.truth.patient_names:
             raise OncoduetError(
-                folder / PATIENTS, expected=f"the patients of {first_folder}", found="others; use --patients"
+                folder / PATIENTS, f"patients differ from those of {first_folder}; name them with --patients"
             )
 
 
@@ -84,7 +82,7 @@ def with_common_folds(read: Sequence[tuple[Path, ScoredRun]]) -> list[tuple[Path
     if len(datasets) < 2:
         return list(read)
     named = ", ".join(f"{count} × {sha256[:12]}" for sha256, count in datasets.items())
-    _log.warning("trained on different datasets or splits: %s; so a fold of one is none of the others", named)
+    _log.warning("trained on different datasets or splits: %s; their folds are not comparable", named)
     ((usual, _),) = datasets.most_common(1)
     return [
         (folder, run)
@@ -135,7 +133,7 @@ def _require_own_runs(read: Sequence[tuple[Path, ScoredRun]]) -> None:
             continue
         other = seen.setdefault(predictions, folder)
         if other != folder:
-            raise OncoduetError(folder, expected="a run of its own", found=f"the predictions of {other}")
+            raise OncoduetError(folder, f"has the same predictions as {other}")
 
 
 def _card(run: ScoredRun) -> str:

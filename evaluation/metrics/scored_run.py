@@ -136,7 +136,7 @@ def read_scored_run(folder: Path) -> ScoredRun:
             raise OncoduetError(
                 folder / "source.json",
                 expected=f"the {name.replace('_', ' ')} of metrics.json ({short_hash(record.parents.get(name))})",
-                found=f"{short_hash(source.parents.get(name))}: one is older",
+                found=f"{short_hash(source.parents.get(name))}: one of the two files is older",
             )
     truth, outcome, candidate_free_cases = _read_lesions(folder / "lesions.csv", *_read_cases(folder / "cases.csv"))
     _require_reproduced(folder, record.strict, truth, outcome)
@@ -283,7 +283,7 @@ def _number(path: Path, row: Mapping[str, str], column: str) -> float:
     if not 0 <= value <= LARGEST_NUMBER:
         raise OncoduetError(
             f"{path}: case {row['case_id']}",
-            expected=f"a {column} that is a number and not negative",
+            expected=f"a {column} of at least 0",
             found=f"{row[column]!r}",
         )
     return value

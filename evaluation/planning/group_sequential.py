@@ -81,7 +81,7 @@ def interim_analysis(
         The analysis file declares no looks, or there are more runs than planned.
     """
     if not plan.looks:
-        raise OncoduetError(plan.where, expected="looks in the analysis file, such as looks = [5, 10]", found="none")
+        raise OncoduetError(plan.where, "no looks are declared, such as looks = [5, 10]")
     groups = group_by_configuration(runs)
     names = list(dict.fromkeys(name for pair in declared for name in pair))
     counts = {name: len(groups[name]) for name in names}

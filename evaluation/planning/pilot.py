@@ -71,9 +71,7 @@ def _normal_scores(run: ScoredRun) -> FloatArray:
         values = norm.ppf((rankdata(run.outcome.likelihood[kind]) - 0.5) / kind.sum())
         if values.std() == 0:
             name = "positive" if run.truth.positive[kind].all() else "negative"
-            raise OncoduetError(
-                run.name, expected=f"a pilot whose {name} cases differ in likelihood", found="one value"
-            )
+            raise OncoduetError(run.name, f"a pilot needs {name} cases that differ in likelihood")
         scores[kind] = values / max(1e-12, values.std())
     return scores
 

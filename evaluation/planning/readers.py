@@ -322,7 +322,7 @@ def pilot_components(
     readers = read_readers_table(table, truth)
     partly = [reader.name for reader in readers if not reader.read.all()]
     if partly:
-        raise OncoduetError(table, expected="readers who read every case, for a pilot", found=f"parts by {partly[0]}")
+        raise OncoduetError(table, f"a pilot needs readers who read every case; {partly[0]} did not")
     positive = truth.positive_patients
     if not 1 < positive.sum() < positive.size - 1:
         raise OncoduetError(table, "a pilot needs two positive and two negative patients")
@@ -332,9 +332,7 @@ def pilot_components(
         (table, "readers", of_readers.influence),
     ]:
         if (metric**2).sum() < _ROUNDING:  # perfect, always wrong, or all cases alike
-            raise OncoduetError(
-                where, expected=f"a pilot whose {who} have an AUROC that varies with the cases", found="none that does"
-            )
+            raise OncoduetError(where, f"a pilot needs {who} whose AUROC varies with the cases")
     found = [VarianceComponents.estimated(arm.metrics["auroc"], of_readers, positive) for arm in arms]
     mean = VarianceComponents(
         **{

@@ -78,11 +78,6 @@ def listed(words: Sequence[str]) -> str:
     return "".join(words) if len(words) < 2 else f"{', '.join(words[:-1])} and {words[-1]}"
 
 
-def first_few(words: Sequence[str], most: int = 6) -> str:
-    """As :func:`listed`, but so many at most: ``a, b and 4 more``."""
-    return listed(words) if len(words) <= most else f"{', '.join(words[:most])} and {len(words) - most} more"
-
-
 def counted(count: int, word: str) -> str:
     """``1 run``, ``2 runs``."""
     return f"{count} {plural(word, count)}"

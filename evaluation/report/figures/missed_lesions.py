@@ -21,9 +21,10 @@ from matplotlib.figure import Figure
 
 from contract.archive_files import ENDINGS
 from contract.cards import Card, card_names, load_card
-from contract.errors import OncoduetError, some
+from contract.errors import OncoduetError
 from contract.files import inside
 from contract.records import Source
+from contract.text import first_few
 from contract.volume import read_volume, require_same_grid
 from evaluation.inputs.one_case import read_one
 from evaluation.inputs.predictions import PredictionSet, find_prediction_sets
@@ -91,8 +92,7 @@ def find_misses(runs: Sequence[ScoredRun], archive: Path, predictions: Sequence[
     if set(known.case_ids) != set(truth.label_maps):
         raise OncoduetError(
             archive,
-            expected=f"label maps of the {len(known.case_ids)} scored cases",
-            found=f"{len(truth.label_maps)}, or others",
+            f"its {len(truth.label_maps)} label maps are not those of the {len(known.case_ids)} scored cases",
         )
     found = _predictions_of(runs, truth, predictions)
     card = found[0].card or found[0].claimed
@@ -153,7 +153,7 @@ def _predictions_of(runs: Sequence[ScoredRun], truth: TruthFolder, predictions: 
         where = ", ".join(map(str, predictions))
         raise OncoduetError(where, "no predictions of the scored runs (by source.json)")
     if others := sorted({*scored.values()} - {*found}):
-        _log.warning("misses are those of %d of %d scored runs, without %s", len(found), len(scored), some(others))
+        _log.warning("misses are those of %d of %d scored runs, without %s", len(found), len(scored), first_few(others))
     return [found[name] for name in sorted(found)]
 
 

@@ -4,7 +4,8 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import get_args
 
-from evaluation.report.number_format import capitalised, counted, first_few, listed, number, p_in_words, plural, signed
+from contract.text import first_few
+from evaluation.report.number_format import capitalised, counted, listed, number, p_in_words, plural, signed
 from evaluation.report.text.result_sentences import numbers_against_readers, numbers_of, numbers_of_networks
 from evaluation.statistics.analysis_file import METRIC_NAMES, Metric
 from evaluation.statistics.conclusions import compared_metrics, is_shown, leading_metric
@@ -12,6 +13,9 @@ from evaluation.statistics.verdict import AgainstReaders, PairVerdict, ReaderCod
 
 MOST_WITH_NUMBERS = 4
 """Comparisons of one kind that are written out with their numbers; of more the paragraph names or counts them."""
+
+MOST_NAMES = 6
+"""Configurations that a clause names; of more it says how many."""
 
 NOT_JUDGED = "not judged, since no look is due"
 
@@ -174,7 +178,8 @@ def _against_readers(verdict: Verdict) -> list[str]:
 def _named(found: Sequence[AgainstReaders]) -> str:
     if len(found) <= MOST_WITH_NUMBERS // 2:
         return listed([f"{each.configuration} ({numbers_against_readers(each)})" for each in found])
-    return first_few([each.configuration for each in found])
+    names = [each.configuration for each in found]
+    return listed(names) if len(names) <= MOST_NAMES else first_few(names, MOST_NAMES)
 
 
 def _by_margin(found: Sequence[AgainstReaders]) -> str:

@@ -49,9 +49,7 @@ def describe_clinically(
     share = truth.positive_count / len(truth.case_ids)
     if not 0 < share < 1:
         if validation:
-            raise OncoduetError(
-                "--validation", expected="positive and negative cases in the test set", found="cases of one kind"
-            )
+            raise OncoduetError("--validation", "the test set lacks positive or negative cases")
         return None
     runs = [run for arm in arms.values() for run in arm.runs]
     partial = plan.partial_auroc

@@ -21,6 +21,7 @@ import numpy as np
 from contract.errors import OncoduetError
 from contract.marksheet import read_marksheet
 from contract.patients import FEWEST_PATIENTS
+from contract.text import first_few
 from evaluation.metrics.outcomes import BoolArray, Outcome, TestSet
 from evaluation.statistics.analysis_file import Analysis
 from evaluation.statistics.subgroups.columns import numbers_in_column
@@ -61,9 +62,7 @@ def read_groups(path: Path, columns: Sequence[str], truth: TestSet) -> Groups:
     table, by_case = read_marksheet(path, columns)
     unknown = [case_id for case_id in truth.case_ids if case_id not in by_case]
     if unknown:
-        raise OncoduetError(
-            path, expected=f"a row for each of the {len(truth.case_ids)} cases", found=f"none for {unknown[0]}"
-        )
+        raise OncoduetError(path, f"no row for {first_few(unknown, 1)} of {len(truth.case_ids)} cases")
     table.say_unused(sorted(by_case.keys() - {*truth.case_ids}), "case of the test set")
     return {
         column: _groups(

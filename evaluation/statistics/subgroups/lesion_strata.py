@@ -71,22 +71,20 @@ def read_strata(runs: Sequence[ScoredRun], plan: LesionPlan | None, table: Path 
     lesions = runs[0].lesions
     if unsized is not None or not lesions:
         if plan is not None:
-            found = "no lesions" if unsized is None else f"none of {unsized}"
-            raise OncoduetError(
-                where, expected="sizes.csv with the lesions of every run; score them again", found=found
-            )
+            lack = "the test set has no lesions" if unsized is None else f"{unsized} lacks sizes.csv; score it again"
+            raise OncoduetError(where, f"strata are declared, but {lack}")
         lesions = ()
     plan = plan or LesionPlan()
     columns = [name for name in plan.strata if name not in SIZES]
     if columns and table is None:
-        raise OncoduetError(where, expected=f"--lesions for the strata {', '.join(columns)}", found="none")
+        raise OncoduetError(where, f"strata {', '.join(columns)} need --lesions")
     if table is not None and not columns:
         raise OncoduetError(table, "the analysis file declares no strata of lesions that a table would give")
     if not lesions:
         return {}
     for run in runs[1:]:
         if run.lesions is None or [_size(each) for each in run.lesions] != [_size(each) for each in lesions]:
-            raise OncoduetError(run.name, expected=f"the sizes of lesions of {runs[0].name}", found="others")
+            raise OncoduetError(run.name, f"sizes of lesions differ from those of {runs[0].name}")
     cells = {} if table is None else _read_cells(table, columns, lesions)
     return {
         name: _cut([getattr(each, name) for each in lesions], plan.cuts.get(name))
@@ -268,11 +266,12 @@ def _of_cells(
 ) -> dict[str, BoolArray]:
     unknown = sum(not text for text in texts)
     if unknown == len(texts):
-        raise OncoduetError(where, expected="a value of some lesion", found=f"none of {len(texts)}")
+        raise OncoduetError(where, f"empty for all {len(texts)} lesions")
     if unknown:
         _log.warning("%s: %d of %d lesions without a value are in no stratum", where, unknown, len(texts))
     if cuts and numbers is None:
-        raise OncoduetError(where, expected="numbers, to be cut", found=next(repr(text) for text in texts if text))
+        text = next(repr(text) for text in texts if text)
+        raise OncoduetError(where, f"stratum with cuts has a value that is not a number: {text}")
     if numbers is not None and (cuts or len({*numbers} - {None}) > MOST_VALUES):
         return _cut(numbers, cuts)
     return {name: np.array([text == name for text in texts]) for name in sorted({*texts} - {""})}
@@ -295,9 +294,7 @@ def _read_cells(
         row = rows.get((lesion.case_id, str(lesion.number)))
         if row is None:
             raise OncoduetError(
-                path,
-                expected=f"a row for each of the {len(lesions)} lesions",
-                found=f"none for {lesion.case_id}, lesion {lesion.number}",
+                path, f"no row for lesion {lesion.number} of {lesion.case_id}, one of {len(lesions)} lesions"
             )
         for column in columns:
             found[column].append(row[column])

@@ -123,9 +123,7 @@ def test_card_in_the_truth_folder_decides_the_matching(workshop, run, truth, sub
 def test_a_failed_job_is_refused_unless_the_settings_allow_it(workshop, run, submission, truth, capsys, status):
     rewrite(submission / "predictions.json", lambda jobs: [{**jobs[0], "status": status, "outputs": []}, *jobs[1:]])
     assert run() == 3
-    assert capsys.readouterr().err == (
-        f"error: {submission}: expected predictions of all 3 cases in {truth}, found none of a\n"
-    )
+    assert capsys.readouterr().err == (f"error: {submission}: no prediction for a of 3 cases in {truth}\n")
     (truth / "settings.json").write_text('{"on_missing": "worst"}')
     assert run() == 0
     assert json.loads((workshop.root / "output" / "metrics.json").read_text())["strict"]["missing"] == 1
@@ -169,7 +167,7 @@ def break_truth(submission, truth, workshop):
     ("change", "message"),
     [
         (lambda submission, *_: (submission / "predictions.json").unlink(), "predictions.json: "),
-        (break_likelihood("1.5"), "cspca-case-level-likelihood.json: expected a likelihood, a number in [0, 1]"),
+        (break_likelihood("1.5"), "cspca-case-level-likelihood.json: expected a likelihood in [0, 1]"),
         (break_likelihood("NaN"), "cspca-case-level-likelihood.json: not valid JSON"),
         (break_likelihood('"0.5"'), "cspca-case-level-likelihood.json: expected a likelihood"),
         (break_likelihood("true"), "cspca-case-level-likelihood.json: expected a likelihood"),

@@ -854,7 +854,7 @@ def test_a_table_of_runs_without_a_column_or_with_options_of_cases_is_refused(tm
 def test_a_table_of_runs_without_the_primary_metric_is_refused(tmp_path, refusal):
     path = table_of_runs(tmp_path, [f"{name},0,{k},0.{9 - k}," for name in "ab" for k in range(3)])
     words = [*words_of(path, tmp_path / "out"), "--analysis", analysis_file(tmp_path, 'primary = "ap"\n')]
-    assert f"{path}: expected AP, the primary metric, found none" in refusal(*words)
+    assert f"{path}: lacks AP, the primary metric" in refusal(*words)
 
 
 def test_readers_are_compared_with_every_trained_configuration(scores, tmp_path):
@@ -932,7 +932,7 @@ def test_predictions_of_another_program_are_named_and_compared(workshop, tmp_pat
     [
         (["--configuration", "ensemble-x"], 2, "--configuration: expected a name of letters"),
         (["--configuration", "../x"], 2, "--configuration: expected a name of letters"),
-        (["--fold", "1"], 2, "expected --configuration with --fold"),
+        (["--fold", "1"], 2, "--fold and --restart need --configuration"),
         (["--configuration", "x"], 3, "expected one run without source.json, for --configuration, found source.json"),
     ],
 )

@@ -154,7 +154,7 @@ def test_several_are_frozen_at_once_and_none_is_lost(platform, workshop):
     assert main(["index", "--truth", str(truth), "--baseline", str(workshop.root / "scores")]) == 0
     assert list(run()[1]["baselines"]) == ["frozen", "v1-2-final"]
     assert main(["index", "--truth", str(truth), "--baseline", str(truth / "baselines")]) == 3  # they would be lost
-    with refused_with("v1-2-final", expected="every baseline that is there given again", found="none of its name"):
+    with refused_with("v1-2-final", problem="v1-2-final would be removed"):
         freeze_baselines(find_truth(truth), [frozen])
     assert list(run()[1]["baselines"]) == ["frozen", "v1-2-final"]
     (truth / "baselines" / "v1-2-final").rename(workshop.root / "moved away")
@@ -166,7 +166,7 @@ def test_a_baseline_gives_way_to_none_of_its_name_of_other_networks(platform, wo
     truth = platform[2]
     workshop.source(workshop.root / "other", configuration="baseline-other")
     score(predictions=workshop.root / "other", truth=truth, output=workshop.root / "others" / "frozen")
-    with refused_with("baselines/frozen", expected="every baseline that is there", found="another of its name"):
+    with refused_with("baselines/frozen", problem="frozen would be replaced by another network's"):
         freeze_baselines(find_truth(truth), [workshop.root / "others" / "frozen"])
 
 

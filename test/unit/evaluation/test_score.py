@@ -215,10 +215,10 @@ def test_a_table_of_likelihoods_has_a_case_level_alone(truth, tmp_path):
 @pytest.mark.parametrize(
     ("lines", "message"),
     [
-        (["a,0.9", "b,2", "c,0.1"], "line 3: expected a likelihood, a number in [0, 1], found '2'"),
+        (["a,0.9", "b,2", "c,0.1"], "line 3: expected a likelihood in [0, 1], found '2'"),
         (["a,0.9", "a,0.2", "b,0.1"], "line 3: duplicate case a"),
-        (["a,0.9", "b,0.2"], "expected predictions of all 3 cases"),
-        (["a,0.9", "b,0.2", "c,0.1", "d,0.1"], "found also d"),
+        (["a,0.9", "b,0.2"], "no prediction for c of 3 cases"),
+        (["a,0.9", "b,0.2", "c,0.1", "d,0.1"], "predictions of cases that are not in"),
     ],
 )
 def test_a_faulty_table_of_likelihoods_is_refused(truth, tmp_path, lines, message):
@@ -310,7 +310,7 @@ def test_a_missing_prediction_is_refused_and_nothing_written(workshop, maps, tru
     del maps["b"]
     folder = workshop.plain(maps)
     arguments = ["score", "--predictions", str(folder), "--truth", str(truth), "--output", str(tmp_path / "out")]
-    expected = f"error: {folder}: expected predictions of all 3 cases in {truth}, found none of b\n"
+    expected = f"error: {folder}: no prediction for b of 3 cases in {truth}\n"
     assert refusal(*arguments) == expected
     assert not (tmp_path / "out").exists()
     assert main([*arguments, "--on-missing", "worst"]) == 0

@@ -160,7 +160,7 @@ def test_sub_folders_with_a_listing_or_a_source_are_runs_of_their_own(workshop, 
 def test_maps_mixed_with_runs_are_refused(workshop, maps, likelihoods, truth):
     workshop.batch(maps, likelihoods, name="all/ce_fold0_restart1")
     folder = workshop.plain(maps, name="all")
-    with refused_with(expected="detection maps or folders of them", found="both"):
+    with refused_with(problem="both detection maps and folders of detection maps"):
         runs(folder, truth)
 
 
@@ -228,7 +228,7 @@ def test_a_source_that_names_a_card_of_ours_chooses_no_lesion_values(workshop, m
         ("p2_s1_likelihood.json", "p2_s1_likelihood.json"),
         ("p2_s1.JSON", "p2_s1.JSON"),
         ("p3_s1.json", "p3_s1.json"),
-        ("notes.txt", "found p1_s1.json, and none of p2_s1"),
+        ("notes.txt", "found 1, none for p2_s1"),
     ],
 )
 def test_a_missing_likelihood_is_never_replaced_by_the_maximum(workshop, maps, truth, rename, named):
@@ -253,7 +253,7 @@ def test_a_map_with_another_ending_is_refused_by_name(workshop, maps, truth, nam
     folder = workshop.plain(maps)
     (folder / "p2_s1.mha").rename(folder / name)
     for on_missing in ("error", "worst"):
-        with refused_with(expected=r"images as CASE\.nii\.gz or CASE\.mha", found=f"also {name}"):
+        with refused_with(problem=f"unsupported image format: {name}"):
             runs(folder, truth, on_missing=on_missing)
 
 
@@ -313,7 +313,7 @@ def test_quirk_2_picai_eval_skips_a_missing_prediction(workshop, maps, truth):
     del maps["p1_s1"]
     folder = workshop.plain(maps)
     assert list(evaluate_folder(folder, truth, verbose=0, num_parallel_calls=1).case_target) == ["p2_s1"]
-    with pytest.raises(OncoduetError, match=r"predictions of all 2 cases in .*truth, found none of p1_s1$"):
+    with pytest.raises(OncoduetError, match=r"no prediction for p1_s1 of 2 cases in .*truth$"):
         runs(folder, truth)
     assert list(runs(folder, truth, on_missing="worst")[0].predictions) == ["p2_s1"]
 
@@ -321,14 +321,14 @@ def test_quirk_2_picai_eval_skips_a_missing_prediction(workshop, maps, truth):
 def test_missing_predictions_are_named_by_the_first_and_their_number(workshop, truth):
     workshop.truth({f"p{n}_s1": workshop.image() for n in range(3, 7)})
     folder = workshop.plain({"p2_s1": workshop.image()})
-    with pytest.raises(OncoduetError, match=r"all 6 cases in .*, found none of p1_s1 and 4 more"):
+    with pytest.raises(OncoduetError, match=r"no prediction for p1_s1 and 4 more of 6 cases in "):
         runs(folder, truth)
 
 
 def test_predictions_without_truth_are_always_refused(workshop, maps, truth):
     folder = workshop.plain({**maps, "p8_s1": workshop.image(), "p9_s1": workshop.image()})
     for on_missing in ("error", "worst"):
-        with refused_with(expected="predictions of cases in", found="also p8_s1 and 1 more"):
+        with refused_with(problem="predictions of cases that are not in .*: p8_s1 and 1 more"):
             runs(folder, truth, on_missing=on_missing)
 
 
@@ -405,7 +405,7 @@ def test_a_job_that_failed_counts_as_missing(workshop, maps, likelihoods, truth)
         return [{**jobs[0], "status": "Failed", "outputs": []}, {**jobs[1], "status": None}]
 
     folder = relist(workshop.batch(maps, likelihoods), fail)
-    with refused_with(found="none of p1_s1"):
+    with refused_with(problem="no prediction for p1_s1"):
         runs(folder, truth)
     assert list(runs(folder, truth, on_missing="worst")[0].predictions) == ["p2_s1"]
 

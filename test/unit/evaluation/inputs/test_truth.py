@@ -59,14 +59,14 @@ def text(name, content):
     [
         (text("settings.json", '{"per_cases": 1, "on_missing": "ignore"}'), r"json: 2 faults: on_.*; per_cases: "),
         (text("settings.json", '{"card": "liver"}'), "card 'liver': expected one of"),
-        (text("marksheet.csv", "patient_id,study_id\n7,1\n7,2\n"), r"each of its 2 cases, found none of 7_1"),
-        *((text(f"c.{ending}", "x"), rf"images as CASE\.nii\.gz or CASE\.mha, found also c\.{ending}$")
+        (text("marksheet.csv", "patient_id,study_id\n7,1\n7,2\n"), r"no label map for 7_1 and 1 more of its 2 cases"),
+        *((text(f"c.{ending}", "x"), rf"unsupported image format: c\.{ending} \(use \.mha or \.nii\.gz\)$")
           for ending in ("NII.GZ", "nrrd", "mhd", "MHA")),
         (lambda shop, folder: shop.write(folder / "a.mha", shop.image()), r"of a, found a\.mha and a\.nii\.gz"),
-        (lambda shop, _: shop.truth({"c": shop.image()}, name="truth/labels"), "directly in it or in labels/"),
+        (lambda shop, _: shop.truth({"c": shop.image()}, name="truth/labels"), "both in the folder and in labels/"),
         (lambda shop, _: shop.truth({"c": shop.image()}, name="truth/centre"), r"centre/c\.nii\.gz: image in"),
         (lambda shop, _: shop.truth(dict.fromkeys(("a_label", "a_detection_map"), shop.image())),
-         r"expected all names to end in _label, found also a\.nii\.gz and 1 more$"),
+         r"expected all names to end in _label, found a\.nii\.gz and 1 more$"),
     ],
 )  # fmt: skip
 def test_faulty_truth_folder_is_refused(workshop, folder, change, message):

@@ -136,7 +136,7 @@ def test_folds_are_kept_apart_and_continue_in_turn(scores):
 
 
 def test_analysis_without_looks_and_more_runs_than_planned_are_refused(scores):
-    with refused_with("declared", expected="looks in the analysis file", found="none"):
+    with refused_with("declared", problem="no looks are declared"):
         looked(scores, {"a": 2, "b": 2}, ())
     plan = Analysis(name="declared", looks=(1 + 1,), metrics=("auroc",))
     scores.run("a2", "a", restart=2, seed=7)

@@ -165,11 +165,11 @@ def test_a_pilot_supplies_the_components(scores, tmp_path, refusal):
     assert record.prevalence == pytest.approx(0.4)
     assert record.parents == parents
     said = refusal(*words, "--reader-sd", "0.1")
-    assert "--pilot: expected no assumptions, which the pilot supplies, found --reader-sd" in said
+    assert "--pilot: --reader-sd cannot be used with --pilot" in said
     table.write_text("\n".join(lines[:-1]) + "\n")
     with pytest.raises(OncoduetError) as caught:
         pilot_components([scores.root], table)
-    assert (caught.value.expected, caught.value.found) == ("readers who read every case, for a pilot", "parts by r3")
+    assert caught.value.problem == "a pilot needs readers who read every case; r3 did not"
 
 
 def test_a_pilot_with_single_runs_is_refused(scores, tmp_path):
@@ -187,7 +187,7 @@ def test_a_pilot_with_single_runs_is_refused(scores, tmp_path):
         (["--readers", "1"], "--readers: expected 2 to 1000, found 1"),
         (["--cases", "20", "--blocks", "4", "--readers", "8"], "--cases: expected two positive and two negative cases"),
         (["--cross-correlation", "0.6"], "--cross-correlation: expected at most 0.549"),
-        (["--pilot", "x"], "--pilot: expected --pilot and --pilot-readers together, found one of them"),
+        (["--pilot", "x"], "--pilot: --pilot and --pilot-readers must be given together"),
     ],
 )
 def test_impossible_questions_are_refused_in_one_line(words, message, refusal):

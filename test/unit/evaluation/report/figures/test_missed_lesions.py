@@ -159,7 +159,7 @@ def test_images_and_predictions_come_together(campaign, capsys, tmp_path):
     archive, _, _ = campaign
     words = ["compare", "--scores", str(archive.parent / "scores"), "--output", str(tmp_path / "out")]
     assert main([*words, "--archive", str(archive)]) == 2
-    assert capsys.readouterr().err == "error: compare: expected --archive and --predictions together, or neither\n"
+    assert capsys.readouterr().err == "error: compare: --archive and --predictions must be given together\n"
 
 
 def other_grid(archive, predictions, workshop):
@@ -194,7 +194,7 @@ def other_cases(archive, predictions, workshop):
             r"predictions: no predictions of the scored runs \(by source\.json\)",
         ),
         (no_card, r"predictions: the predictions name no card"),
-        (other_cases, r"archive: expected label maps of the 3 scored cases, found 3, or others"),
+        (other_cases, r"archive: its 3 label maps are not those of the 3 scored cases"),
     ],
 )
 def test_what_does_not_belong_together_is_refused(campaign, workshop, change, message):

@@ -274,7 +274,7 @@ def test_without_validation_the_page_says_that_thresholds_are_optimistic(scores,
     [
         ("missing", "a scored run on validation cases for each run"),
         ("double", "duplicate run ce_fold0_restart0"),
-        ("same", "expected validation cases, found those of the test set"),
+        ("same", "its cases are those of the test set"),
         ("one class", "expected positive and negative validation cases, found 0 positive of 30"),
         ("card", "the card of the test set"),
     ],
@@ -321,7 +321,7 @@ def test_runs_without_fold_and_restart_are_matched_by_their_networks(scores, tmp
     runs = read_scored_runs([scores.root])
     found = read_validation([validation.root], runs)
     assert all(set(found[run.name].source.runs) == set(run.source.runs) for run in runs)
-    with pytest.raises(OncoduetError, match="a scored run on validation cases"):
+    with pytest.raises(OncoduetError, match="no scored run on validation cases"):
         read_validation([validation.root / "v0"], runs)
 
 
