@@ -1,7 +1,7 @@
-"""Score detection maps against truth, on the platform or off it, and compare scored runs.
+"""Score detection maps against the truth, on the platform or locally, and compare scored runs.
 
-Without a command: the platform's evaluation (/input/predictions.json → /output/metrics.json); serve does the same on
-request over HTTP.
+Without a command: the platform's evaluation (/input/predictions.json → /output/metrics.json); serve does the same
+for each HTTP request.
 """
 
 from contract.process.signals import heed_signals
@@ -39,7 +39,7 @@ from evaluation.plan_options import add_questions, with_question, workers
 from evaluation.score import RunName, Score, score
 
 RESERVED = ("baseline-", "ensemble-", "control-")
-"""What names of configurations begin with that are no training configurations."""
+"""Prefixes of configurations that are not training configurations."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

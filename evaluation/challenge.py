@@ -30,8 +30,8 @@ def evaluate(*, input_folder: Path, truth: Path, output: Path, track: Tracker = 
     input_folder
         ``/input``: ``predictions.json`` and ``<job pk>/output/<relative path>``.
     truth
-        Label maps, optionally ``card.toml``, ``settings.json`` and ``baselines/``. Without a card there, ours whose
-        outputs occur.
+        Label maps, optionally ``card.toml``, ``settings.json`` and ``baselines/``. Without a card, the project's card
+        whose outputs the jobs have.
     output
         ``/output``: gets ``metrics.json``, and ``cases.csv`` and ``lesions.csv`` where the settings say so.
     track
@@ -40,7 +40,7 @@ def evaluate(*, input_folder: Path, truth: Path, output: Path, track: Tracker = 
     Raises
     ------
     OncoduetError
-        Anything about the input is wrong, or files of other origin bear an output's name; nothing is written then.
+        The input is faulty, or files of other origin have an output's name; nothing is written then.
     """
     require_apart(output, input=input_folder, truth=truth)
     truth_folder = find_truth(truth)

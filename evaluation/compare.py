@@ -2,7 +2,7 @@
 
 Scored runs are grouped by the configuration in their ``source.json``;
 :mod:`evaluation.statistics.configurations.comparison` judges the declared pairs. The result depends on what was scored
-and on the analysis file alone, not on the order or place of the folders.
+and on the analysis file, not on the order or place of the folders.
 """
 
 import logging
@@ -67,13 +67,13 @@ def compare(
 ) -> None:
     """Compare scored runs and write ``verdict.json``, ``report.html``, ``figures/`` and ``tables/`` into ``output``.
 
-    An earlier comparison there is replaced where all of its runs are among these, and all else that it rests on is the
-    same: scores come in one by one, while the analysis stays as it was declared.
+    An earlier comparison there is replaced if its runs are among these and all other inputs are the same: scores arrive
+    one by one, while the declared analysis stays.
 
     Parameters
     ----------
     scores
-        Scored runs, or folders of such.
+        Scored runs, or folders of them.
     analysis
         The analysis file; without one all pairs are compared and the verdict says that it is exploratory.
     marksheet
@@ -237,7 +237,7 @@ def _named(analysis: Path | None) -> str:
 
 
 def _sources(predictions: Sequence[Path]) -> frozenset[str]:
-    """Whose predictions are in some folders; that they are those that were scored is checked."""
+    """Hashes of the sources of predictions in some folders; whether these were scored is checked elsewhere."""
     places = [place for folder in predictions if folder.is_dir() for place in (folder, *inside(folder))]
     return frozenset(sha256_file(place / "source.json") for place in places if (place / "source.json").is_file())
 
@@ -264,7 +264,7 @@ def _against_readers(
     truth: TestSet,
     plan: Analysis,
 ) -> ReaderStudy:
-    """Compare those configurations with the readers that any declared comparison names, or a single one."""
+    """Compare with the readers all configurations that a declared comparison names, or the only one."""
     asked = {name: arm for name, arm in arms.items() if len(arms) == 1 or any(name in pair for pair in declared)}
     study = compare_with_readers(readers, asked, truth, plan)
     unnamed = [f"{name}: in none of the analysis file's comparisons" for name in arms if name not in asked]
@@ -285,7 +285,7 @@ def _require_legible(scores: Sequence[Path], groups: Mapping[str, Sequence[objec
 
 
 def _warn(groups: Mapping[str, Sequence[ScoredRun]]) -> None:
-    """Log what the user would want to know before reading the report."""
+    """Log warnings that matter before reading the report."""
     for run in (run for members in groups.values() for run in members):
         if run.trained_on:
             _log.warning("%s: %d of %d studies were trained on", run.name, run.trained_on, run.strict.cases)

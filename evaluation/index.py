@@ -1,9 +1,8 @@
-"""Frozen baselines: scored runs that ship with the truth, with which the platform compares every submission.
+"""``python -m evaluation index``: frozen baselines, scored runs that ship with the truth.
 
-``python -m evaluation index --truth DIR --baseline SCORES…`` checks them and copies each into
-``DIR/baselines/NAME/``. The platform's run then tests the submission against each by the case level's swaps, both
-models as they are, and adds differences, intervals and p-values to ``metrics.json``. The copies hold a row per case and
-stay with the truth; only aggregates are written.
+``--truth DIR --baseline SCORES…`` checks them and copies each into ``DIR/baselines/NAME/``. The platform's run then
+compares every submission with each, both as single models, and adds differences, intervals and p-values to
+``metrics.json``. The copies hold a row per case and stay with the truth; only aggregates are written.
 
 A baseline counts only where it was scored against these very label maps by this very card and rule.
 """
@@ -32,7 +31,7 @@ from evaluation.statistics.variance.influence import by_patient
 from evaluation.statistics.variance.runs_and_cases import nested, too_few
 
 MOST_BASELINES = 5
-"""Baselines: every submission is tested against each."""
+"""Baselines at most: every submission is tested against each."""
 
 _FILES = ("metrics.json", "cases.csv", "lesions.csv", "source.json")
 
@@ -43,8 +42,8 @@ def freeze_baselines(truth: TruthFolder, scores: Sequence[Path]) -> list[Path]:
     Raises
     ------
     OncoduetError
-        As :func:`read_baselines`; a baseline that is there is not given again; the folder cannot be written to, or
-        files of other origin are in the way. Nothing is changed then.
+        As :func:`read_baselines`; an existing baseline is not given again; the folder cannot be written to, or files
+        of other origin are in the way. Nothing is changed then.
     """
     folders = [folder for path in scores for folder in find_scored_runs(path)]
     _require_few(folders, ", ".join(map(str, scores)))
@@ -82,13 +81,13 @@ def read_baselines(truth: TruthFolder, card: Card | None) -> dict[str, ScoredRun
     Parameters
     ----------
     card
-        That scores the submission; None: whichever scored the baselines.
+        Card that scores the submission; None: the one that scored the baselines.
 
     Raises
     ------
     OncoduetError
-        There are none in the folder, or more than five; one is no scored run, contradicts itself, or was scored by
-        another card, by another rule or against other label maps; its patients are ambiguous or too few.
+        The folder holds no baseline, or more than five; a baseline is not a scored run, contradicts itself, or was
+        scored by another card, by another rule or against other label maps; its patients are ambiguous or too few.
     """
     folder = truth.folder / BASELINES
     if not folder.is_dir():
@@ -108,7 +107,7 @@ def compare_with_baselines(
 ) -> dict[str, Mapping[str, AgainstBaseline]]:
     """Test one model's cases against each baseline: submission minus baseline, by baseline and metric.
 
-    p is two-sided, for new cases, both models as they are, and the 95 % interval its inverse: DeLong's test, of AP by
+    p is two-sided, for new cases and these two models, and the 95 % interval is its inverse: DeLong's test, of AP by
     the patients' influence, with Welch's degrees of freedom. Nothing depends on the order of cases or baselines.
 
     Raises
@@ -130,7 +129,7 @@ def compare_with_baselines(
 
 
 def against_baseline(truth: TestSet, submission: Outcome, baseline: Outcome) -> dict[str, AgainstBaseline]:
-    """One model against another, by metric; absent where the truth leaves it undefined, or cannot tell its variance."""
+    """One model against another, by metric; without metrics that are undefined or whose variance is unknown."""
     ours, theirs = (by_patient(truth, [outcome]) for outcome in (submission, baseline))
     found: dict[str, AgainstBaseline] = {}
     for metric in METRICS:
@@ -147,7 +146,7 @@ def against_baseline(truth: TestSet, submission: Outcome, baseline: Outcome) -> 
 
 
 def outcome_of(cases: Sequence[ScoredCase]) -> tuple[TestSet, Outcome]:
-    """One model's outcome, as reading its ``cases.csv`` and ``lesions.csv`` would give it."""
+    """One model's outcome, as read from its ``cases.csv`` and ``lesions.csv``."""
     ordered = sorted(cases, key=lambda case: case.case_id)
     truth = TestSet(
         case_ids=tuple(case.case_id for case in ordered),
@@ -166,7 +165,7 @@ def outcome_of(cases: Sequence[ScoredCase]) -> tuple[TestSet, Outcome]:
 
 
 def _truth_of(folder: TruthFolder, truth: TestSet) -> TestSet:
-    """The same truth with the patients that its folder names; ambiguous or too few patients are refused."""
+    """The truth with the patients that its folder names; ambiguous or too few patients are refused."""
     patients = folder.patients()
     known = replace(truth, patient_names=tuple(patients[case_id] for case_id in truth.case_ids))
     way_out = '"few_patients": true in settings.json'
@@ -175,12 +174,12 @@ def _truth_of(folder: TruthFolder, truth: TestSet) -> TestSet:
 
 
 def _name(folder: Path) -> str:
-    """A key of ``metrics.json``: without dots, which the platform splits its ranking path at."""
+    """A key of ``metrics.json``; without dots, where the platform splits the path of its ranking."""
     return re.sub(r"[^A-Za-z0-9_-]+", "-", folder.resolve().name)
 
 
 def _places(folder: Path) -> list[Path]:
-    """Folders of the baselines that are there."""
+    """Folders of the existing baselines."""
     return [path for path in inside(folder, "[!.]*") if path.is_dir()] if folder.is_dir() else []
 
 
@@ -195,7 +194,7 @@ def _require_few(folders: Sequence[Path], where: object) -> None:
 
 
 def _read(folder: Path, truth: TruthFolder, card: Card | None) -> ScoredRun:
-    """Read one. Messages say nothing that is true of a case: on the platform participants see them."""
+    """Read a baseline. Messages reveal nothing about a case, since participants see them on the platform."""
     if folder.parent.name == BASELINES:
         require_unedited(folder.parent, [f"{folder.name}/{file}" for file in _FILES])
     (run,) = read_scored_runs([folder])
@@ -216,7 +215,7 @@ def _read(folder: Path, truth: TruthFolder, card: Card | None) -> ScoredRun:
 
 
 def _scored_alike_without_card(parents: Mapping[str, str], truth: TruthFolder, card: Card) -> bool:
-    """Whether no card scored, and on this truth the card's rule is the one that then counts."""
+    """Whether it was scored without a card, by a rule that gives the same on this truth as the card's."""
     none = MatchingRule()
     uncarded = "scoring_card" not in parents and parents.get("scoring_rule") == none.sha256
     return uncarded and none.reads_alike(MatchingRule.of(card), truth.label_values())

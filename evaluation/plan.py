@@ -1,4 +1,4 @@
-"""``python -m evaluation plan``: options of each question, the answer of :mod:`evaluation.planning`, the record."""
+"""``python -m evaluation plan``: runs, cases or readers for a comparison, errors, interim analyses; and the record."""
 
 import argparse
 from pathlib import Path
@@ -168,7 +168,7 @@ def _check(options: argparse.Namespace) -> None:
 
 
 def _place(options: argparse.Namespace, name: str) -> Output:
-    """Output of the answer; it replaces only an answer to the same question, of ``stop`` also after fewer runs."""
+    """Output of the answer; it replaces only an answer to the same question, or that of ``stop`` after fewer runs."""
     asked = {key: value for key, value in vars(options).items() if key not in _NO_PART_OF_THE_QUESTION}
     runs = asked.pop("scores", None)
     for key, value in asked.items():

@@ -8,7 +8,7 @@ MOST_WORKERS = 1024
 
 
 def with_question(words: list[str]) -> list[str]:
-    """``plan`` with the question that it names, or that its flags stand for: power unless another is asked."""
+    """``plan`` with the question that is named, or that older flags stand for; by default power."""
     if words[:1] != ["plan"] or not words[1:2] or not words[1].startswith("--") or words[1] == "--help":
         return words
     flags = {"--simulate", "--sequential"} & set(words)
@@ -76,7 +76,7 @@ def add_questions(planning: argparse.ArgumentParser, command: Callable[[argparse
         default=[5, 10, 15, 20],
         help="runs per configuration at each look (%(default)s)",
     )
-    looks.add_argument("--difference", type=float, default=0.01, help="of the methods (%(default)s)")
+    looks.add_argument("--difference", type=float, default=0.01, help="difference of the methods (%(default)s)")
     _add_chance(looks)
 
     stop = question(
@@ -101,17 +101,17 @@ def _add_readers(question: argparse.ArgumentParser) -> None:
         "--blocks",
         type=int,
         default=1,
-        help="split plot: readers and cases are dealt into so many blocks, and a reader reads the cases of one "
+        help="number of blocks of a split-plot design, a reader reading the cases of one block "
         "(%(default)s: fully crossed)",
     )
     add("--pilot", type=Path, nargs="+", help="scored runs that supply the variances, with --pilot-readers")
     add("--pilot-readers", type=Path, metavar="CSV", help="readers of the pilot's cases, as for compare --readers")
-    add("--auroc", type=float, help="mean of the readers (0.85)")
+    add("--auroc", type=float, help="mean AUROC of the readers (0.85)")
     add("--reader-sd", type=float, help="standard deviation of AUROC between readers (0.042)")
-    add("--run-sd", type=float, help="and between runs (0.01)")
-    add("--reader-correlation", type=float, help="of two readers' AUROCs by the cases (0.43)")
-    add("--run-correlation", type=float, help="of two runs' (0.7)")
-    add("--cross-correlation", type=float, help="of a run's and a reader's (0.3)")
+    add("--run-sd", type=float, help="standard deviation of AUROC between runs (0.01)")
+    add("--reader-correlation", type=float, help="correlation by the cases of two readers' AUROCs (0.43)")
+    add("--run-correlation", type=float, help="correlation by the cases of two runs' AUROCs (0.7)")
+    add("--cross-correlation", type=float, help="correlation by the cases of a run's and a reader's AUROC (0.3)")
     add("--prevalence", type=float, help="share of positive cases (that of the pilot, or 0.3)")
     add("--alpha", type=float, default=0.05, help="two-sided type-I error (%(default)s)")
     add("--comparisons", type=int, default=1, help="configurations compared with the readers (%(default)s)")

@@ -49,7 +49,7 @@ NO_MAPS = "AP and lesion sensitivity are undefined: the predictions have no dete
 _log = logging.getLogger(__name__)
 
 Tracker = Callable[[Sequence[str], str], Iterable[str]]
-"""Yields the case ids of one run (its name comes second) and shows progress."""
+"""Function that yields the case ids of one run (its name comes second) and shows progress."""
 
 
 @dataclass(frozen=True)
@@ -59,17 +59,17 @@ class Score:
     run: PredictionSet
     metrics: MetricsRecord
     cases: tuple[ScoredCase, ...]
-    """By strict matching, or picai's where that is the only answer."""
+    """Cases by strict matching, or by picai's where that is the only answer."""
     source: Source | None
     patients: Mapping[str, str] | None = None
-    """By case id; None where they follow from the ids, or are unknown."""
+    """Patients by case id; None where they follow from the ids, or are unknown."""
     by_criterion: Mapping[HitCriterion, Metrics] = field(default_factory=dict)
-    """What other hit criteria would give; empty unless asked for."""
+    """Metrics by other hit criteria; empty unless asked for."""
 
 
 @dataclass(frozen=True)
 class RunName:
-    """Which run predictions of another program are."""
+    """Configuration, fold and restart of another program's predictions."""
 
     configuration: str
     fold: int | None = None
@@ -108,17 +108,17 @@ def score(
         ``sizes.csv``; where the predictions have one, ``source.json``, and where the ids are ambiguous,
         ``patients.csv``; for several runs a folder each.
     card
-        Scores instead of the truth's.
+        Card that scores instead of the truth's.
     on_missing
         ``worst`` counts a case without prediction as likelihood 0 without candidates.
     picai_only
-        Leave strict null, and accept predictions that picai-eval accepts.
+        Skip the strict answer, and accept predictions that picai-eval accepts.
     patients
         Value of ``--patients``: ``by-case``, ``by-prefix`` or the path of a table.
     training_studies_too
-        Score also what a network was trained on.
+        Also score studies that a network was trained on.
     named
-        What to call predictions of another program, which bring no ``source.json``.
+        Name of another program's predictions, which lack ``source.json``.
     sweep_hits
         Also write ``hits.csv``: AP and lesion sensitivity by other hit criteria.
     track
@@ -127,8 +127,8 @@ def score(
     Raises
     ------
     OncoduetError
-        Anything about the input is wrong, or the output holds other scores or files of other origin under the same
-        names; nothing is written then.
+        The input is faulty, or the output holds other scores or files of other origin under the same names; nothing
+        is written then.
     """
     require_apart(output, predictions=predictions, truth=truth)
     require_folder(output)
@@ -194,7 +194,7 @@ def _place(
 
 
 def _with_source(runs: Sequence[PredictionSet], named: RunName, folder: Path) -> PredictionSet:
-    """The one run without a ``source.json`` with one that names it; its predictions' hash stands for the network."""
+    """The only run, named by a ``source.json`` of its own; its predictions' hash identifies the network."""
     if len(runs) != 1 or runs[0].source is not None:
         found = f"{len(runs)} runs" if len(runs) != 1 else SOURCE
         raise OncoduetError(folder, expected=f"one run without {SOURCE}, for --configuration", found=found)

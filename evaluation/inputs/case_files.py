@@ -23,7 +23,7 @@ _log = logging.getLogger(__name__)
 
 
 def images_by_case(folder: Path, ending: str, *, neighbour: str) -> dict[str, Path]:
-    """Images of a folder by case id; where some names end in ``ending``, those, and without it.
+    """Images of a folder by case id; where some names end in ``ending``, only those, with the ending removed.
 
     Parameters
     ----------
@@ -57,7 +57,7 @@ def images_by_case(folder: Path, ending: str, *, neighbour: str) -> dict[str, Pa
 
 
 def likelihoods_by_case(folder: Path, maps: Mapping[str, Path]) -> dict[str, Path]:
-    """``CASE.json`` of all cases or of none.
+    """Likelihood files ``CASE.json`` of all cases or of none.
 
     Raises
     ------
@@ -90,7 +90,7 @@ def likelihoods_by_case(folder: Path, maps: Mapping[str, Path]) -> dict[str, Pat
 
 
 def folders_of_patients(archive: Path, case_ids: Collection[str]) -> dict[str, str]:
-    """The patient of each case that has images in a patient's folder of an archive, whose name they begin with."""
+    """The patient of each case whose images are in a patient's folder of an archive and begin with its name."""
     found = {}
     for folder in visible(archive):
         if not folder.is_dir() or folder.name == "labels":

@@ -45,14 +45,14 @@ class PredictionSet:
 
     folder: Path
     name: str
-    """Of the sub-folder among several runs; empty for a folder that is one run itself."""
+    """Name of the sub-folder among several runs; empty for a folder that is one run itself."""
     predictions: Mapping[str, PredictionFiles]
-    """By case id; a case of the truth that is not here is missing."""
+    """Files by case id; other cases of the truth are missing."""
     source: Source | None
     card: Card | None
     """The card that scores it; None: every non-zero label is lesion."""
     likelihoods: Mapping[str, float] | None = None
-    """By case id, of a model without detection maps; None: see ``predictions``."""
+    """Likelihoods by case id, of a model without detection maps; None: see ``predictions``."""
     claimed: Card | None = None
     """The card that the predictions bring or name: it describes their input images, and does not score."""
 
@@ -76,7 +76,7 @@ class PredictionSet:
 def find_prediction_sets(
     folder: Path, truth: TruthFolder, *, card: Card | None, on_missing: OnMissing
 ) -> list[PredictionSet]:
-    """Find the runs in a folder and line their predictions up with the truth.
+    """Find the runs in a folder and match their predictions with the truth's cases.
 
     The card that scores is ``card`` or else the truth folder's; without either every non-zero label is lesion.
 
@@ -107,7 +107,7 @@ def find_prediction_sets(
 
 
 def _require_one_run(folder: Path, entries: Sequence[Path]) -> None:
-    """Refuse a folder of several runs' plain maps: nothing in it says which runs they are."""
+    """Refuse a folder with the plain maps of several runs, which it does not name."""
     runs = [path.name for path in entries if path.is_dir() and any(map(is_image, path.iterdir()))]
     if runs:
         raise OncoduetError(
@@ -166,12 +166,12 @@ def case_of_job(job: Job, card: Card, case_ids: Collection[str], listing: Path) 
 
 
 def card_of_outputs(listing: Path) -> Card:
-    """The card of ours whose outputs the jobs have, for a truth folder that names none.
+    """The project's card whose outputs the jobs have, for a truth folder that names none.
 
     Raises
     ------
     OncoduetError
-        None fits, or several do that would score differently.
+        No card fits, or several fit that would score differently.
     """
     slugs = {entry.slug for job in read_jobs(listing) for entry in job.outputs}
     cards = [load_card(name) for name in card_names()]
@@ -252,9 +252,9 @@ def _require_same_cases(
 
 
 def _require_unedited(folder: Path, predictions: Mapping[str, PredictionFiles], source: Source | None) -> None:
-    """Raise ``OncoduetError`` if predictions of ours are not as they were written, or not all of one batch.
+    """Raise ``OncoduetError`` if this program's predictions were edited, or are not all of one batch.
 
-    ``study.json`` beside a job's outputs, or the folder's list of files, says so; other predictions have neither.
+    ``study.json`` next to a job's outputs, or the folder's list of files, says so; other predictions have neither.
     """
     read = {
         case_id: [path.relative_to(folder).as_posix() for path in (each.detection_map, each.likelihood) if path]
@@ -282,7 +282,7 @@ def _require_unedited(folder: Path, predictions: Mapping[str, PredictionFiles], 
 
 
 def warn_of_alike_images(folder: Path, predictions: Mapping[str, PredictionFiles]) -> None:
-    """Warn of cases that our records know as the same image."""
+    """Warn of cases that are the same image by their records."""
     contents = {}
     for case_id, each in predictions.items():
         path = folder / each.detection_map.relative_to(folder).parts[0] / STUDY
@@ -302,7 +302,7 @@ def _plain_predictions(folder: Path, truth: TruthFolder) -> dict[str, Prediction
 
 
 def claimed_card(folder: Path, source: Source | None) -> Card | None:
-    """The card that predictions bring, or the one of ours that they name."""
+    """The card that predictions bring, or the project's card that they name."""
     path = folder / "card.toml"
     if path.is_file():
         return load_card(path)

@@ -1,4 +1,4 @@
-"""The truth folder: a label map per case, and optionally the card and the settings that score them.
+"""The truth folder: a label map per case, and optionally the card and the settings of the scoring.
 
 Label maps are ``CASE.nii.gz`` or ``CASE.mha``, directly in the folder or in ``labels/`` (an archive). Where names end
 in ``_label`` (picai-eval's convention), that is no part of the case id. The ids found here are the full list: a case
@@ -6,7 +6,7 @@ without a prediction is missing, a prediction without a case is a mistake, and e
 names has a label map. Their contents are kept in an index (:mod:`evaluation.inputs.truth_index`), built on first use.
 
 Only the truth, or the caller, decides which card scores: ``card.toml``, the card that ``settings.json`` names, or the
-one of ours that an archive's ``archive.json`` was made for.
+project's card that an archive's ``archive.json`` was made for.
 """
 
 import logging
@@ -50,13 +50,13 @@ class Settings(Frozen):
     per_case: bool = False
     """Whether the platform's run writes per-case rows, which reveal the truth."""
     on_missing: OnMissing = "error"
-    """What the platform's run does about a case without a prediction."""
+    """How the platform's run treats a case without a prediction."""
     exact: bool = False
     """Whether the platform's run shows exact figures, picai's too; hidden labels can be inferred from them."""
     patients: PatientRule | None = None
     """Patient of each case, where the ids are ambiguous and there is no ``patients.csv``."""
     few_patients: bool = False
-    """Whether baselines are compared over fewer patients than are otherwise required."""
+    """Whether baselines are compared over fewer patients than otherwise required."""
 
 
 @dataclass(frozen=True)
@@ -65,17 +65,17 @@ class TruthFolder:
 
     folder: Path
     label_maps: Mapping[str, Path]
-    """By case id, in the order of the ids."""
+    """Label maps by case id, in the order of the ids."""
     card: Card | None
     settings: Settings
     named_patients: Mapping[str, str]
-    """By case id, as ``patients.csv`` says it."""
+    """Patients by case id, from ``patients.csv``."""
     known_patients: Mapping[str, str]
-    """By case id, as far as the marksheet or the folders of an archive say it."""
+    """Patients by case id, from the marksheet or the folders of an archive."""
     marksheet: Path | None = None
 
     def case(self, case_id: str, rule: MatchingRule) -> LesionTruth:
-        """One case's truth, from the index; nothing of it is kept."""
+        """One case's truth, from the index; it is not kept in memory."""
         path = self.label_maps[case_id]
         return truth_of(path, self._index.read(self._sha256[case_id]) or read_label_map(path), rule)
 

@@ -29,27 +29,27 @@ class Item:
 
     name: str
     kind: FindingKind
-    """A lesion and its candidate are both ``tp``."""
+    """Kind of finding; a lesion and its candidate are both ``tp``."""
     confidence: float | None
-    """None for a lesion."""
+    """Confidence of a candidate; None for a lesion."""
     volume_ml: float
     overlaps: tuple[tuple[str, float], ...]
-    """With whom of the other side it shares voxels, and how much; the largest first."""
+    """Overlaps with lesions or candidates that it shares voxels with, the largest first."""
     partner: str | None
     why: str
 
 
 def explain(case: Case, rule: MatchingRule, *, voxel_volume_ml: float, answer: Answer) -> list[Item]:
-    """Say of every lesion, then of every candidate of a case what became of it and why.
+    """Explain what became of every lesion, then of every candidate of a case, and why.
 
     Parameters
     ----------
     case
         One study, ready for matching.
     rule
-        By which it is matched.
+        Rule of the matching.
     voxel_volume_ml
-        Of the truth's grid.
+        Voxel volume of the truth's grid.
     """
     matching = _MATCHING[answer]
     case = strict.cut(case, rule) if answer == "strict" else case

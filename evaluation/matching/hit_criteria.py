@@ -1,6 +1,6 @@
-"""What other hit criteria would give: the strict matching, with another overlap or another minimum.
+"""Strict matching by other hit criteria: another overlap, or another minimum.
 
-The ranking scores keep the card's rule; this only shows how much they hang on it.
+The ranking scores keep the card's rule; this only shows how much they depend on it.
 """
 
 from collections.abc import Sequence
@@ -20,7 +20,7 @@ class HitCriterion:
 
     name: Literal["iou", "dice", "centre"]
     minimum: float | None
-    """Of the overlap; None for the centre."""
+    """Smallest overlap; None for the centre."""
 
 
 HIT_CRITERIA: Sequence[HitCriterion] = (

@@ -5,9 +5,9 @@ descending confidence; one is accepted when the accepted ones can be rearranged 
 own (an augmenting path). Hence the accepted candidates above any threshold are a largest matching of all candidates
 above it: a weak candidate never displaces a strong one, and raising the threshold never uncovers a lost lesion.
 
-Before that, candidates are cut where they hang together only by links narrower than the rule allows: guesses joined by
-a line are several guesses. Threads of combs and nets reach no lesion. Only the order of confidences counts, so coding a
-rank in them gains nothing.
+Before that, candidates are cut at links narrower than the rule allows: guesses joined by a line are several guesses.
+Threads of combs and nets reach no lesion. Only the order of confidences counts, so coding a rank in them gains
+nothing.
 """
 
 from dataclasses import replace
@@ -31,7 +31,7 @@ def match(case: Case, rule: MatchingRule) -> tuple[Finding, ...]:
 
 
 def match_by(case: Case, overlap: Float64Array, minimum: float) -> tuple[Finding, ...]:
-    """Match the candidates of a case that was cut already, by overlaps of the shape (lesions, candidates)."""
+    """Match the candidates of a case that is already cut, by overlaps of shape (lesions, candidates)."""
     reachable: npt.NDArray[np.bool_] = overlap >= minimum
     best = overlap.max(axis=0, initial=0.0)
     accepted = accept(reachable, case.confidences, best)
@@ -83,7 +83,7 @@ def accept(reachable: npt.NDArray[np.bool_], confidences: Float64Array, best_ove
     reachable
         Whether a candidate may take a lesion, shape (lesions, candidates).
     confidences, best_overlaps
-        Of each candidate.
+        Confidence and largest overlap of each candidate.
     """
     holder: dict[int, int] = {}  # candidate by lesion
 

@@ -1,4 +1,4 @@
-"""Scored runs that are compared must agree: on the test, the settings, and which run is which."""
+"""Requirements on compared runs: one test set, card and rule, the same settings, every run once."""
 
 import logging
 from collections import Counter
@@ -77,7 +77,7 @@ def _require_one_way(read: Sequence[tuple[Path, ScoredRun]]) -> None:
 
 
 def with_common_folds(read: Sequence[tuple[Path, ScoredRun]]) -> list[tuple[Path, ScoredRun]]:
-    """Folds of the dataset that most runs were trained on; those of other datasets count as not known."""
+    """The runs with their folds if trained on the most common dataset; folds of other datasets count as unknown."""
     datasets = Counter(run.source.prepared_sha256 for _, run in read if run.source.prepared_sha256 is not None)
     if len(datasets) < 2:
         return list(read)
@@ -124,7 +124,7 @@ def _require_distinct(read: Sequence[tuple[Path, ScoredRun]]) -> None:
 
 
 def _require_own_runs(read: Sequence[tuple[Path, ScoredRun]]) -> None:
-    """No trained run occurs again under another configuration's name; where it finds nothing, networks may agree."""
+    """No trained run occurs again under another configuration's name, unless it finds no candidate in any case."""
     seen: dict[str, Path] = {}
     for folder, run in read:
         predictions = run.parents.get("predictions")

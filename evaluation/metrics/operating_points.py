@@ -107,7 +107,7 @@ def discordant_cases(
     Parameters
     ----------
     thresholds
-        Of likelihoods, by run, where they were chosen on other cases; without any, those of this test set.
+        Thresholds of likelihood by run, where chosen on other cases; without any, those of this test set.
     """
     truth = runs[0].truth
     if len(runs) < 2 or not 0 < truth.positive_count < len(truth.case_ids):

@@ -1,7 +1,7 @@
 """Read a scored run: a folder with ``metrics.json``, ``cases.csv``, ``lesions.csv`` and ``source.json``.
 
-``sizes.csv`` says how large each lesion is; scores of older versions lack it. ``hits.csv`` says what other hit criteria
-would give, where these were asked for. ``patients.csv`` names the patients where the ids are ambiguous.
+``sizes.csv`` holds the size of each lesion; scores of older versions lack it. ``hits.csv`` holds the metrics by other
+hit criteria, where these were asked for. ``patients.csv`` names the patients where the ids are ambiguous.
 
 The strict answer is compared; the tables must reproduce it, so that figures, intervals and tests use the same numbers
 as ``metrics.json``.
@@ -55,12 +55,12 @@ _TOLERANCE = 1e-6
 
 
 SCORED_WITH = {"truth": "truth", "scoring_card": "scoring card", "scoring_rule": "scoring rule"}
-"""Parents of ``metrics.json`` that runs share which are compared, and what messages call them."""
+"""Parents of ``metrics.json`` that all compared runs share, and their names in messages."""
 
 
 @dataclass(frozen=True)
 class LesionResult:
-    """A lesion of the truth, and what a run made of it."""
+    """A lesion of the truth, and the confidence with which a run found it."""
 
     case_id: str
     number: int  # in its case, from 1
@@ -71,7 +71,7 @@ class LesionResult:
 
 @dataclass(frozen=True)
 class Swept:
-    """What a run gives by one hit criterion; None: undefined."""
+    """Metrics of a run by one hit criterion; None: undefined."""
 
     ap: float | None
     lesion_sensitivity_at_fp: Mapping[str, float | None]  # keys as in metrics.json
@@ -87,16 +87,16 @@ class ScoredRun:
     picai: Metrics
     metrics_sha256: str
     parents: Mapping[str, str]
-    """Of ``metrics.json``: hashes of the predictions, the truth, and what scored them."""
+    """Parents of ``metrics.json``: hashes of the predictions, the truth, and the card and rule that scored them."""
     trained_on: int | None
-    """How many of the cases a network of it was trained on; None: not known."""
+    """Number of cases that a network of the run was trained on; None: not known."""
     truth: TestSet
     outcome: Outcome
     candidate_free_cases: int
     lesions: tuple[LesionResult, ...] | None = None
     """Every lesion of the truth, by case and number; None where their sizes are not recorded."""
     by_criterion: Mapping[HitCriterion, Swept] | None = None
-    """What other hit criteria give; None where they were not asked for."""
+    """Metrics by other hit criteria; None where they were not asked for."""
 
     @property
     def has_maps(self) -> bool:

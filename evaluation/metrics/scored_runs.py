@@ -22,7 +22,7 @@ def read_scored_runs(scores: Sequence[Path], *, patients: str | None = None) -> 
     Parameters
     ----------
     patients
-        Value of ``--patients``; a table counts before what is recorded with the scores, a rule instead of it.
+        Value of ``--patients``; a table overrides what is recorded with the scores case by case, a rule altogether.
 
     Raises
     ------
@@ -62,7 +62,7 @@ def read_scored_runs(scores: Sequence[Path], *, patients: str | None = None) -> 
 
 
 def identities(scores: Sequence[Path]) -> frozenset[str]:
-    """A hash of what each scored run in or below some folders says, whichever version of this program wrote it."""
+    """A hash of each scored run in or below some folders, the same for all versions of this program."""
     folders = [folder for path in scores for folder in find_scored_runs(path)]
     said = [[_said(folder, "metrics.json", MetricsRecord), _said(folder, "source.json", Source)] for folder in folders]
     return frozenset(map(sha256_json, said))
@@ -82,7 +82,7 @@ def group_by_configuration(runs: Sequence[ScoredRun]) -> dict[str, list[ScoredRu
 
 
 def find_scored_runs(path: Path) -> list[Path]:
-    """Folders of scored runs, whole or not, at or below a path. Raises ``OncoduetError`` where there are none."""
+    """Folders of scored runs, complete or not, at or below a path. Raises ``OncoduetError`` where there are none."""
     if (path / "metrics.json").is_file() or (path / "source.json").is_file():
         return [path]
 
@@ -117,6 +117,6 @@ def _order(run: ScoredRun) -> tuple[int | str, ...]:
 
 
 def _longer_name(run: ScoredRun) -> str:
-    """For runs that share fold and restart: with a hash of their contents."""
+    """Name of a run that shares fold and restart with another: with a hash of its contents."""
     what = ",".join([run.source.configuration, *sorted(run.source.runs)])
     return f"{run.name}_{hashlib.sha256(what.encode()).hexdigest()[:8]}"

@@ -30,7 +30,7 @@ from evaluation.statistics.analysis_file import METRIC_NAMES
 _log = logging.getLogger(__name__)
 
 _HEADINGS = ("test set", "new data", "covered", "one run")
-"""Of :data:`evaluation.planning.simulation.RATES`."""
+"""Column headings of :data:`evaluation.planning.simulation.RATES`."""
 
 
 def plan_errors(

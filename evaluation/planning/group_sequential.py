@@ -5,9 +5,9 @@ with the level of that look (:mod:`evaluation.statistics.boundaries`): early one
 all of alpha is left for the last. Between looks nothing is tested, so nothing is spent twice.
 
 A comparison is *shown* (stop), *out of reach* (stop: even if every run still to come favoured one side, the last look
-could not show it), or *open* (continue). Where a primary metric is declared, its comparisons alone decide. All of it
-concerns the ranking of the runs on this test set, of which one can tell what runs to come may still do. What holds for
-new runs and new cases is ``compare``'s question; it uses the same looks and levels, and may answer differently.
+could not show it), or *open* (continue). Where a primary metric is declared, only its comparisons decide. All of this
+concerns the ranking of the runs on this test set, whose bounds over the remaining runs are known. New runs and new
+cases are the question of ``compare``, which uses the same looks and levels and may answer differently.
 """
 
 from collections.abc import Mapping, Sequence
@@ -46,7 +46,7 @@ class InterimComparison(Frozen):
     p: float | None
     p_holm: float | None
     best_p_at_the_end: float | None
-    """Smallest p that the last look could still give; null where there is no run-level test."""
+    """Smallest p that is still possible at the last look; null where there is no run-level test."""
     state: State
 
 
@@ -64,7 +64,7 @@ class InterimResult(Record):
     """Level of this look; 0 between looks."""
     alpha_at_the_end: float
     cannot_stop: tuple[int, ...]
-    """Looks whose level is below the smallest p that so many runs can give."""
+    """Looks whose level is below the smallest p that their runs can give."""
     comparisons: tuple[InterimComparison, ...]
     stop: bool
     sentence: str
@@ -114,7 +114,7 @@ def interim_analysis(
 
 
 def looks_that_cannot_stop(looks: Sequence[int], alpha: float) -> tuple[int, ...]:
-    """Looks at which even runs that all rank above all others give no p below the level."""
+    """Looks at which even perfectly separated runs give no p below the level."""
     levels = nominal_levels(tuple(looks), alpha)
     return tuple(look for look, level in zip(looks, levels, strict=True) if smallest_order_p(look, look) > level)
 
@@ -242,7 +242,7 @@ def _compare(
 
 
 def _best_p(a: Sequence[ScoredRun], b: Sequence[ScoredRun], values: Sequence[Sequence[float]], planned: int) -> float:
-    """Run-level p at the last look if all runs to come favoured one arm; their folds continue in turn."""
+    """Run-level p at the last look if all remaining runs favoured one arm; their folds continue in turn."""
     folds = [known_folds(arm) for arm in (a, b)]
     planned_folds = None
     if all(folds):

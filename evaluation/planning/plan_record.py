@@ -1,4 +1,4 @@
-"""What a plan gives: a table to show, and the record that ``--output`` writes."""
+"""The answer of a plan: a table to show, and the record that ``--output`` writes."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -11,19 +11,19 @@ from evaluation.planning.simulation import ErrorRate, SimulationSettings
 from evaluation.statistics.analysis_file import METRIC_NAMES, Metric
 
 _ASSUMED = {"auroc", "prevalence", "run_sd"}
-"""What the sentence on the sample size needs of a plan's assumptions."""
+"""Assumptions that the sentence on the sample size states."""
 
 
 @dataclass(frozen=True)
 class AnswerTable:
-    """What is shown of an answer."""
+    """Table, note and answer to show."""
 
     title: str
     header: Sequence[str]
     rows: Sequence[Sequence[str]]
     note: str
     answer: str = ""
-    """The last line."""
+    """Answer in one sentence, the last line."""
 
 
 class Share(Frozen):
@@ -34,14 +34,14 @@ class Share(Frozen):
 
 
 class PlannedDesign(Frozen):
-    """So many runs per configuration on so many cases, and how often they show the difference."""
+    """Runs per configuration and cases, and how often they show the difference."""
 
     runs: int
     cases: int
     shown: Mapping[str, Share]
-    """``this test set``, ``better`` and, with a margin, ``on par``."""
+    """Share of studies that show ``this test set``, ``better`` and, with a margin, ``on par``."""
     errors: Mapping[str, Mapping[str, Share]] = {}
-    """By what "no difference" means (:data:`evaluation.planning.simulation.SCENARIOS`) and by rate."""
+    """Shares by meaning of "no difference" (:data:`evaluation.planning.simulation.SCENARIOS`) and by rate."""
 
 
 class PlanRecord(Record):
@@ -51,14 +51,14 @@ class PlanRecord(Record):
     metric: Metric
     assumptions: Mapping[str, float]
     pilot: Mapping[str, float]
-    """What the pilot gave; empty without one."""
+    """Values from the pilot; empty without one."""
     alpha: float
     comparisons: int
     studies: int
     seed: int
     designs: tuple[PlannedDesign, ...]
     any_false_on_par: Share | None = None
-    """Of a family that differs from its reference by the margin; null where that was not asked."""
+    """Share where any of a family that differs from its reference by the margin is on par; null unless asked."""
     sentence: str
 
 
@@ -68,12 +68,12 @@ def read_plan(path: Path, metrics: Sequence[Metric]) -> PlanRecord:
     Parameters
     ----------
     metrics
-        Those that are compared; the plan's must be one of them.
+        Compared metrics; the plan's must be one of them.
 
     Raises
     ------
     OncoduetError
-        The file is no such record, or plans another metric.
+        The file is not such a record, or plans another metric.
     """
     record = read_record(path, PlanRecord)
     if (

@@ -22,12 +22,12 @@ _log = logging.getLogger(__name__)
 
 
 def sample_size(record: PlanRecord, *, runs: int, cases: int) -> str:
-    """How the sample size was planned, for a paper: with the power of the scored design where it was planned.
+    """How the sample size was planned, for a paper; with the power of the scored design if it was planned.
 
     Parameters
     ----------
     runs, cases
-        Scored: the fewest runs of a trained configuration, and the cases.
+        Scored runs (fewest of a trained configuration) and cases.
     """
     asked = "better" if record.assumptions.get("difference") else "on par"
     assumed = record.assumptions
@@ -64,17 +64,17 @@ def plan_power(
     workers: int = 1,
     pilot: Mapping[str, float] | None = None,
 ) -> tuple[PlanRecord, AnswerTable]:
-    """Tell by simulation how many runs and cases show ``settings.difference``, or that two configurations are on par.
+    """Simulate how many runs and cases show ``settings.difference``, or that two configurations are on par.
 
     Parameters
     ----------
     settings
-        What is assumed; its numbers of runs and cases are replaced by those of the grid. Without a difference the
+        Assumptions; their numbers of runs and cases are replaced by those of the grid. Without a difference the
         question is how often ``margin`` shows that the two are on par.
     target
         Target power.
     comparisons
-        Of the family: each is tested at alpha over this number, which is Holm's first step and so on the safe side.
+        Size of the family: each is tested at alpha over this number, Holm's first step, which is conservative.
 
     Raises
     ------

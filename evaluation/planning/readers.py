@@ -6,9 +6,9 @@ give its variance::
 
     V = (σ²_run + Var_a − Cov_a)/r + (σ²_reader + b (Var_h − Cov_h))/h + Cov_a + Cov_h − 2 Cov_ah
 
-with Var what the cases do to one run's or one reader's AUROC, Cov what they do to two of an arm alike, Cov_ah to a run
-and a reader alike. Each is a part by positive and one by negative cases, and falls with their numbers. In a split plot
-readers and cases are dealt into b blocks, and a reader reads the cases of one; fully crossed is b = 1.
+with Var the variance by cases of one run's or one reader's AUROC, Cov the covariance of two of an arm, Cov_ah that of
+a run and a reader. Each is a part by positive and one by negative cases, and falls with their numbers. In a split plot
+readers and cases are divided into b blocks, and a reader reads the cases of one; fully crossed is b = 1.
 
 Power is that of noncentral t at ``difference/√V``, with the degrees of freedom that the test itself counts.
 """
@@ -42,11 +42,11 @@ TYPICAL: Mapping[str, float] = {
     "reader_correlation": 0.43,
     "cross_correlation": 0.30,
 }
-"""What is assumed without a pilot. Readers: the five of Van Dyke et al. by two modalities, with the components that
+"""Assumptions without a pilot. Readers: the five of Van Dyke et al. by two modalities, with the components that
 MRMCaov's user guide prints (√(σ²_R + σ²_TR), Cov₂/Var, Cov₃/Var). Runs: as the simulated studies of ``plan power``."""
 
 _ROUNDING = 1e-16
-"""A smaller variance is one of floating-point numbers."""
+"""Smaller variances are rounding errors."""
 
 
 @dataclass(frozen=True)
@@ -78,7 +78,7 @@ class VarianceComponents:
         Parameters
         ----------
         auroc
-            Mean of the readers; that of the runs is larger by ``difference``.
+            Mean AUROC of the readers; that of the runs is larger by ``difference``.
         """
         of_runs, of_readers = _by_class(auroc + difference), _by_class(auroc)
         return cls(
@@ -132,13 +132,13 @@ class ReaderDesign:
 
 @dataclass(frozen=True)
 class Precision:
-    """What the test of a design has to work with."""
+    """Precision of a design's test."""
 
     standard_error: float
     degrees_of_freedom: float
 
     def power(self, distance: float, alpha: float) -> float:
-        """Of a one-sided test at alpha, at so large a true distance from its bound: of 0, or of minus the margin."""
+        """Power of a one-sided test at alpha, at a true distance from its bound (0, or minus the margin)."""
         least = student.isf(alpha, self.degrees_of_freedom)
         return float(nct.sf(least, self.degrees_of_freedom, distance / self.standard_error))
 
@@ -171,7 +171,7 @@ def precision(components: VarianceComponents, design: ReaderDesign) -> Precision
 
 
 class PlannedReaders(Frozen):
-    """So many runs and readers on so many cases, and how often that shows what is asked."""
+    """Runs, readers and cases of a design, and its power."""
 
     runs: int
     readers: int
@@ -179,7 +179,7 @@ class PlannedReaders(Frozen):
     standard_error: float
     degrees_of_freedom: float
     power: Mapping[str, float]
-    """``superior`` and, with a margin, ``not inferior``."""
+    """Power to show ``superior`` and, with a margin, ``not inferior``."""
 
 
 class ReaderPlanRecord(Record):
@@ -193,9 +193,9 @@ class ReaderPlanRecord(Record):
     blocks: int
     """Of a split plot; 1: fully crossed."""
     assumptions: Mapping[str, float]
-    """Standard deviations and correlations of AUROC."""
+    """Assumed standard deviations and correlations of AUROC."""
     pilot: Mapping[str, float]
-    """What the pilot held; empty without one."""
+    """Numbers of the pilot; empty without one."""
     designs: tuple[PlannedReaders, ...]
     sentence: str
 
@@ -216,21 +216,21 @@ def plan_readers(
     pilot: Mapping[str, float] | None = None,
     parents: Mapping[str, str] | None = None,
 ) -> tuple[ReaderPlanRecord, AnswerTable]:
-    """Tell how many readers and cases show that a configuration is superior, or not inferior, to the readers.
+    """Compute how many readers and cases show that a configuration is superior, or not inferior, to the readers.
 
     Parameters
     ----------
     difference
         True difference in AUROC, runs minus readers.
     margin
-        Of non-inferiority, which is then tested first.
+        Non-inferiority margin; if given, non-inferiority is tested first.
     comparisons
         Configurations that are compared with the readers: each is tested at alpha over this number, Holm's first step.
 
     Raises
     ------
     OncoduetError
-        There is nothing to show; readers cannot be dealt evenly into the blocks, or a block lacks cases of a class.
+        There is nothing to show; readers cannot be divided evenly into the blocks, or a block lacks cases of a class.
     """
     if difference <= 0 and margin is None:
         raise OncoduetError("--difference", expected="a difference above 0, or --margin", found=f"{difference:g}")
@@ -306,13 +306,13 @@ def pilot_components(
 ) -> tuple[VarianceComponents, dict[str, float], dict[str, str]]:
     """Take the components from scored runs and a table of readers on the same cases; the parents of the answer too.
 
-    Several configurations count by the mean of their components.
+    For several configurations the components are averaged.
 
     Raises
     ------
     OncoduetError
         As :func:`read_scored_runs` and :func:`read_readers_table`; also where no configuration has two runs, a reader
-        did not read every case, or the AUROC of all runs, or readers, is the same whatever the cases.
+        did not read every case, or the AUROC of all runs, or of all readers, does not vary with the cases.
     """
     scored = read_scored_runs(scores)
     truth = scored[0].truth
@@ -352,7 +352,7 @@ def pilot_components(
 
 
 def _by_class(auroc: float) -> FloatArray:
-    """What one positive, and one negative, case adds to Hanley and McNeil's variance of an AUROC."""
+    """Contribution of one positive and of one negative case to Hanley and McNeil's variance of an AUROC."""
     return np.array([auroc / (2 - auroc), 2 * auroc**2 / (1 + auroc)]) - auroc**2
 
 

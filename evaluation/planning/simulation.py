@@ -1,8 +1,8 @@
-"""Studies by simulation: two configurations, their runs, a test set, and what the tests say about them.
+"""Simulated studies: two configurations, their runs, a test set, and the results of the tests.
 
-The likelihood of a case is ``d y + case + method × case + run × case``: how plain its lesion is to any reader, to one
-method, to one run. The three shares of the variance sum to 1, so a run with separation d has the population AUROC
-Φ(d/√2); d varies between runs, and between folds, as the spread of the metric demands. For AP every case has one
+The likelihood of a case is ``d y + case + method × case + run × case``: how conspicuous its lesion is to any reader,
+to one method, to one run. The three shares of the variance sum to 1, so a run with separation d has the population
+AUROC Φ(d/√2); d varies between runs, and between folds, as the spread of the metric demands. For AP every case has one
 candidate, as confident as the case is likely, and every positive case one lesion, which that candidate hits.
 
 * *Errors* (:data:`SCENARIOS`): nothing differs. How often does each test see a difference, and how often does the
@@ -10,7 +10,7 @@ candidate, as confident as the case is likely, and every positive case one lesio
 * *Power*: the methods differ by so much. How often is that shown?
 * *False "on par"*: of several configurations that all differ from a reference by the margin, is any declared on par?
 
-Testing one run of each configuration is shown beside them: it takes one training for the method.
+For comparison, one run of each configuration is tested as if it were the method.
 """
 
 from collections.abc import Mapping, Sequence
@@ -32,17 +32,17 @@ from evaluation.statistics.variance.influence import MetricByPatient
 from evaluation.statistics.variance.runs_and_cases import DifferenceTest, approximation, nested, paired
 
 Tests = list[DifferenceTest | None]
-"""Of each other configuration; None where nothing varies."""
+"""Test of each other configuration; None where nothing varies."""
 
 _ROUNDING = 1e-9
 
 _CHUNK = 20
-"""Studies from one random stream."""
+"""Number of studies from one random stream."""
 
 
 @dataclass(frozen=True)
 class SimulationSettings:
-    """What a study is drawn from."""
+    """Parameters of a simulated study."""
 
     runs: int  # of the first configuration
     cases: int
@@ -77,7 +77,7 @@ class SimulationSettings:
 
     @property
     def run_share(self) -> float:
-        """Of run × case; the others may sum to 1, and by rounding to a little more."""
+        """Share of run × case; the other shares may exceed 1 by rounding."""
         return max(0.0, 1 - self.case_share - self.method_share)
 
     @property
@@ -181,7 +181,7 @@ def power(
     alpha
         Two-sided, of one comparison: divide by the number of comparisons for a family.
     margin
-        For the key ``on par``: how often the (1 − 2 alpha) interval lies within ± this.
+        For the key ``on par``: how often the (1 − 2 alpha) interval is within ± this.
 
     Returns
     -------
@@ -196,7 +196,8 @@ def power(
 def any_false_on_par(
     settings: SimulationSettings, *, comparisons: int, studies: int, alpha: float, seed: int, workers: int = 1
 ) -> ErrorRate:
-    """How often any of several configurations is declared on par with a reference, from which all differ by the margin.
+    """How often any of several configurations that all differ from a reference by the margin is declared on par with
+    it.
 
     ``settings.difference`` is the true difference and the margin. Holm adjusts over the comparisons.
     """
@@ -284,7 +285,7 @@ def metric_of(metric: Metric, separation: float | FloatArray, prevalence: float)
 
 
 def separation_of(metric: Metric, value: float | FloatArray, prevalence: float) -> FloatArray:
-    """The separation at which a metric has a value; values out of reach are brought to the nearest within."""
+    """The separation at which a metric has a value; values out of range are clipped."""
     if metric == "auroc":
         return np.asarray(np.sqrt(2) * ndtri(np.clip(value, 1e-6, 1 - 1e-6)))
     separations, _ = _ap_by_separation(prevalence)

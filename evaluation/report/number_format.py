@@ -33,9 +33,9 @@ def marked_p(p: float | None, approximate: str | None, level: float = 1.0) -> st
     Parameters
     ----------
     approximate
-        Why it is; None of an exact one. Whoever prints a p has to say.
+        Why p is approximate; None for an exact one.
     level
-        What it is compared with: where that is below 0.001, so is what is written of p.
+        Level that p is compared with: below 0.001, p is written as finely as the level.
     """
     if p is None:
         return p_text(p)
@@ -44,7 +44,7 @@ def marked_p(p: float | None, approximate: str | None, level: float = 1.0) -> st
 
 
 def _fine(p: float, level: float) -> str:
-    """In two digits, but not finer than the power of ten below the level."""
+    """A small p in two digits, but not finer than the power of ten below the level."""
     least = 10.0 ** math.floor(math.log10(level))
     return f"<{level_text(least)}" if p < least else level_text(p)
 
@@ -84,7 +84,7 @@ def counted(count: int, word: str) -> str:
 
 
 def plural(word: str, count: int) -> str:
-    """The word for so many."""
+    """A word in the singular or plural."""
     return word if count == 1 else f"{word}s"
 
 

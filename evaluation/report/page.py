@@ -57,7 +57,7 @@ REPORT_FILES = (
     "figures/misses.png",
     *(f"tables/{name}" for name in (*TABLES, *CLINICAL_TABLES)),
 )
-"""All that a report may consist of."""
+"""All files that a report may consist of."""
 _MOST_DISCORDANT = 25
 _PACKAGES = ("numpy", "scipy", "matplotlib")
 
@@ -159,12 +159,12 @@ def write_report(folder: Path, verdict: Verdict, runs: Sequence[ScoredRun], miss
 
 
 def _shown(found: Sequence[SubgroupPair | Interaction], level: float) -> list[SubgroupPair | Interaction]:
-    """Of the tests of groups and strata those that reject: templates compare no p with a level themselves."""
+    """Tests of groups and strata that reject; templates do not compare p with a level themselves."""
     return [each for each in found if is_shown(each.p_holm, level)]
 
 
 def _metrics(verdict: Verdict) -> list[Metric]:
-    """The columns of metrics: those that a configuration has on this test set, by either set of rules."""
+    """Metrics with a column: those that any configuration has on this test set, strict or picai."""
     found = [
         metric
         for metric in METRICS
@@ -177,14 +177,14 @@ def _metrics(verdict: Verdict) -> list[Metric]:
 
 
 def _compared(verdict: Verdict) -> list[Metric]:
-    """Metrics with a table of comparisons, the leading one first; of others those that two configurations have."""
+    """Metrics with a table of comparisons, the leading one first."""
     pairs = {pair.metric for pair in verdict.pairs}
     leading = leading_metric(verdict)
     return [each for each in dict.fromkeys([leading, *compared_metrics(verdict)]) if each in pairs]
 
 
 def _has_content(name: str, verdict: Verdict) -> bool:
-    """Whether a figure's metric is defined for some configuration, or a matrix holds a p: none is shown empty."""
+    """Whether a figure would not be empty: its metric is defined for some configuration, its matrix holds a p."""
     curves: Mapping[str, Metric] = {"roc": "auroc", "pr": "ap", "froc": "ap", "afroc": "ap"}
     about = curves.get(name) or next((each for each in METRICS if name in (f"runs-{each}", f"p-{each}")), None)
     if about is None:

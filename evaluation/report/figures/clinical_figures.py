@@ -26,7 +26,7 @@ from evaluation.statistics.clinical_records import Clinical
 from evaluation.statistics.verdict import Verdict
 
 CLINICAL_FIGURES = ("calibration", "decision-curve")
-"""Names of all figures that there may be."""
+"""Names of all clinical figures."""
 
 _BINS = np.linspace(0, 1, 26)
 _ROW = 0.14  # inches of one configuration's histogram

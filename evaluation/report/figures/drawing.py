@@ -32,7 +32,7 @@ _CSS = {INK: "currentColor", MUTED: "var(--muted)", GRID: "var(--grid)", PAPER: 
 PALETTE = ("#0072b2", "#d55e00", "#009e73", "#c05a96", "#c98a00", "#3fa0d8")
 
 DARK_PALETTE = ("#58aef0", "#ff8b42", "#2fc79b", "#ec9cc9", "#f2bb3f", "#9bd6ff")
-"""The same hues, lighter, for a dark page; put in by the template."""
+"""The same hues, lighter, for a dark page; inserted by the template."""
 
 _GREYS = ("#767d8c", "#9aa0ac")
 
@@ -44,10 +44,10 @@ _DASHES = (
     (0, (8.5, 2.2)),
     (0, (4, 1.3, 1.1, 1.3, 1.1, 1.3)),
 )
-"""As many as colours, so that curves differ without colour too."""
+"""One dash per colour, so that curves differ without colour too."""
 
 _MARKERS: Mapping[str, float] = {"o": 1, "s": 1, "D": 0.9, "^": 1.2, "v": 1.2, "P": 1.3, "X": 1.3, "<": 1.2, ">": 1.2}
-"""With their relative sizes, so that all look alike in size."""
+"""Markers with their relative sizes, so that all look equally large."""
 
 SMALL = 9.5  # points
 
@@ -142,12 +142,12 @@ def styles(configurations: Sequence[ConfigurationSummary]) -> dict[str, Style]:
 
 
 def house_style() -> AbstractContextManager[None]:
-    """Within it figures look as all of the report's; the same figure gives the same bytes."""
+    """Context in which figures look like all of the report's; the same figure gives the same bytes."""
     return matplotlib.rc_context({**STYLE, "svg.hashsalt": "oncoduet"})
 
 
 def marked(number: int, points: int) -> tuple[int, int]:
-    """Where a curve bears its marker: first place and step, other places for each configuration."""
+    """Places of a curve's markers: first place and step, different for each configuration."""
     step = points // _MARKERS_PER_CURVE
     return step * (1 + number % 5) // 6, step
 
@@ -161,12 +161,12 @@ class Legend:
 
     @property
     def columns(self) -> int:
-        """One or two."""
+        """Number of columns, one or two."""
         return 2 if self._longest <= _LEGEND_CHARACTERS[2] else 1
 
     @property
     def height(self) -> float:
-        """What it needs, in inches."""
+        """Its height in inches."""
         lines = -(-len(self.labels) // self.columns) + bool(self.title)
         return 0.12 + 0.2 * lines
 
@@ -175,7 +175,7 @@ class Legend:
         return max(map(len, self.labels), default=1)
 
     def draw(self, figure: Figure, axes: Axes) -> None:
-        """Draw it at the bottom of the figure, with handles so long that dashes can be told apart."""
+        """Draw it at the bottom of the figure, with handles long enough to distinguish the dashes."""
         drawn = figure.legend(
             *axes.get_legend_handles_labels(),
             loc="lower left",

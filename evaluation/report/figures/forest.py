@@ -11,7 +11,7 @@ from evaluation.report.number_format import marked_p
 from evaluation.statistics.verdict import Interaction, Interval, PairVerdict, Verdict
 
 MOST_COMPARISONS = 6
-"""In the declared order; the tables hold all."""
+"""Comparisons shown, in the declared order; the tables hold all."""
 
 _WIDTH = 7.0  # inches
 _ROW = 0.155
@@ -63,7 +63,7 @@ class _Row:
         self.difference, self.interval, self.words = difference, interval, words
 
     def draw(self, axes: Axes, y: int) -> None:
-        """Draw it at a height, its texts in columns of the figure."""
+        """Draw it at a height, with its texts in columns of the figure."""
         place = axes.get_yaxis_transform()
         box = axes.get_position()
 

@@ -57,11 +57,11 @@ FIGURES = (
     "forest",
     *(f"{what}-{metric}" for what in ("runs", "p") for metric in METRICS),
 )
-"""Names of all figures that there may be, but for those of :mod:`evaluation.report.figures.clinical_figures`."""
+"""Names of all figures but those of :mod:`evaluation.report.figures.clinical_figures`."""
 
 
 MANY = 8
-"""Configurations; with more, runs and bands would hide one another."""
+"""Most configurations with bands and runs; with more, these would hide one another."""
 
 _MOST_RUN_LINES = 20
 
@@ -86,7 +86,7 @@ def shows_bands(verdict: Verdict) -> bool:
 
 
 def draw_figures(verdict: Verdict, groups: Mapping[str, Sequence[ScoredRun]]) -> dict[str, Drawing]:
-    """Draw what the report shows of all runs, by name: ``roc pr froc afroc runs-<metric> p-<metric>``.
+    """Draw the figures of all runs, by name: ``roc pr froc afroc runs-<metric> p-<metric>``.
 
     Without runs, as where a table of them was compared, there are no curves.
     """
@@ -277,7 +277,7 @@ def _dots(metric: Metric, verdict: Verdict, style_of: Mapping[str, Style]) -> Dr
 
 
 def _room_for_names(verdict: Verdict) -> float:
-    """What the longest name of a configuration needs at the left, as a share of the figure's width."""
+    """Room at the left for the longest name of a configuration, as a share of the figure's width."""
     longest = max(len(each.name) for each in verdict.configurations)
     return min(0.42, (0.25 + 0.072 * longest) / WIDTH)
 
@@ -377,14 +377,14 @@ def _p_matrix(metric: Metric, verdict: Verdict) -> Drawing:
 
 
 def _how_shown(verdict: Verdict) -> str:
-    """What bold and italic mean in a matrix of p-values."""
+    """Legend of bold and italic in a matrix of p-values."""
     level = level_of(verdict)
     bold = f"bold: after Holm ≤ {level:.2g}" if level else "no look is due"
     return f"{bold}; italic: approximate" if any(pair.approximate for pair in verdict.pairs) else bold
 
 
 def _short_p(p: float | None, decimals: int) -> str:
-    """Without the leading zero."""
+    """A p-value without its leading zero."""
     text = p_text(p, decimals)
     return text if p is None else "1" if float(text.lstrip("<")) == 1 else text.replace("0.", ".", 1)
 

@@ -1,6 +1,6 @@
 """The worst misses, as pictures: lesions that the fewest runs found, on the image.
 
-For the developer who has the images: ``compare --archive DIR --predictions DIR…`` adds them to the report. A picture is
+Where the images are available, ``compare --archive DIR --predictions DIR…`` adds them to the report. A picture is
 the reference channel in the slice where the lesion is largest, with the outline of the truth and the mean detection map
 over the runs. It names the case and nothing else.
 
@@ -39,7 +39,7 @@ Image = npt.NDArray[np.float32]
 Mask = npt.NDArray[np.bool_]
 
 MOST_PICTURES = 6
-"""Pictures in the report."""
+"""Most pictures in the report."""
 _CASES = 2 * MOST_PICTURES
 _SIDE_MM = 90.0  # of a picture, or twice the lesion where that is more
 _OUTLINE = "#ffd400"
@@ -55,12 +55,12 @@ class Miss:
 
     case_id: str
     lesion: int
-    """Number in the case, from 1, as ``--explain`` has it."""
+    """Number in the case, from 1, as in ``--explain``."""
     volume_ml: float
     missed: int
     runs: int
     slice_number: int
-    """From 1, along z."""
+    """Number of the slice along z, from 1."""
     spacing_mm_yx: tuple[float, float]
     image: Image
     truth: Mask
@@ -74,17 +74,17 @@ def find_misses(runs: Sequence[ScoredRun], archive: Path, predictions: Sequence[
     Parameters
     ----------
     runs
-        What is compared.
+        Compared runs.
     archive
         Images as ``<patient>/<patient>_<study>_<channel>.mha`` and label maps, as for ``algorithm batch``.
     predictions
-        What ``score`` read: batch outputs, or folders of such.
+        Scored predictions: batch outputs, or folders of such.
 
     Raises
     ------
     OncoduetError
         As :func:`evaluation.inputs.predictions.find_prediction_sets`; no predictions are those of a scored run, or they
-        changed since they were scored; they know no card, or an image is missing, unreadable or on another grid than
+        changed since they were scored; they name no card, or an image is missing, unreadable or on another grid than
         its label map.
     """
     truth = find_truth(archive)
@@ -170,7 +170,7 @@ def _require_scored(given: Sequence[PredictionSet], runs: Sequence[ScoredRun]) -
 
 
 def _scoring_card(run: ScoredRun, truth: TruthFolder, predictions: Sequence[Path]) -> Card | None:
-    """The card that scored, by its hash: the truth's, one of ours, or one that came with predictions."""
+    """The card that scored, by its hash: the truth's, one of the project's, or one that came with predictions."""
     sha256 = run.parents.get("scoring_card")
     if sha256 is None:
         return None

@@ -1,4 +1,4 @@
-"""Footnotes of the report's tables: what the marks in a table's cells mean, of those that occur in it."""
+"""Footnotes of the report's tables: the meaning of those marks that occur in a table."""
 
 from collections.abc import Sequence
 
@@ -15,14 +15,14 @@ Footnote = tuple[str, str]
 
 
 def of_configurations(verdict: Verdict) -> list[Footnote]:
-    """Of the means of metrics."""
+    """Footnotes of the means of metrics."""
     undefined = any(found.mean is None for each in verdict.configurations for found in each.metrics.values())
     undefined |= len({each.afroc is None for each in verdict.configurations}) > 1
     return _occurring((undefined, DASH, "undefined on this test set, see the limits above"))
 
 
 def of_pairs(pairs: Sequence[PairVerdict], *, has_cases: bool) -> list[Footnote]:
-    """Of the comparisons by one metric; without cases no p for new runs and cases is shown."""
+    """Footnotes of the comparisons by one metric; without cases no p for new runs and cases is shown."""
     with_margin = sum(pair.equivalence is not None for pair in pairs)
     tests = [pair.runs_and_cases for pair in pairs if pair.runs_and_cases]
     levels = [pair.run_level for pair in pairs]
@@ -48,7 +48,7 @@ def of_pairs(pairs: Sequence[PairVerdict], *, has_cases: bool) -> list[Footnote]
 
 
 def of_operating_points(clinical: Clinical) -> list[Footnote]:
-    """Of predictive values and lesions at the operating points."""
+    """Footnotes of predictive values and lesions at the operating points."""
     points = [point for each in clinical.configurations for point in each.operating_points]
     return _occurring(
         (
@@ -61,7 +61,7 @@ def of_operating_points(clinical: Clinical) -> list[Footnote]:
 
 
 def of_calibration(clinical: Clinical) -> list[Footnote]:
-    """Of calibration and AP at a prevalence."""
+    """Footnotes of calibration and AP at a prevalence."""
     found = [each.calibration for each in clinical.configurations]
     return _occurring(
         (None in found, DASH, "in all columns of calibration: a likelihood exceeds 1 and is no probability"),
@@ -74,7 +74,7 @@ def of_calibration(clinical: Clinical) -> list[Footnote]:
 
 
 def of_readers(study: ReaderStudy) -> list[Footnote]:
-    """Of the comparisons with readers."""
+    """Footnotes of the comparisons with readers."""
     return _occurring(
         (any(each.approximate for each in study.comparisons), APPROXIMATE, "p is approximate"),
         (
@@ -86,7 +86,7 @@ def of_readers(study: ReaderStudy) -> list[Footnote]:
 
 
 def of_each_reader(study: ReaderStudy) -> list[Footnote]:
-    """Of the single readers."""
+    """Footnotes of the single readers."""
     return _occurring(
         (any(each.ap is None for each in study.readers), DASH, "as AP: the table does not say what marks hit"),
         (any(each.sensitivity is None for each in study.readers), DASH, "as sensitivity: no threshold is declared"),
@@ -94,7 +94,7 @@ def of_each_reader(study: ReaderStudy) -> list[Footnote]:
 
 
 def of_hit_criteria(found: Sequence[CriterionMeans]) -> list[Footnote]:
-    """Of AP by hit criterion."""
+    """Footnotes of AP by hit criterion."""
     criteria = {each.criterion for each in found}
     gaps = len(found) < len(criteria) * len({each.configuration for each in found})
     return _occurring(

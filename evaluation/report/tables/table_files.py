@@ -1,4 +1,4 @@
-"""The report's tables as files: CSV for reading on, LaTeX (booktabs) for the paper."""
+"""The report's tables as files: CSV for further analysis, LaTeX (booktabs) for the paper."""
 
 import csv
 from collections.abc import Mapping, Sequence
@@ -52,19 +52,19 @@ def write_paper(folder: Path, verdict: Verdict, sections: Sequence[Section]) -> 
 
 
 class Flow(NamedTuple):
-    """What became of the cases in one configuration, over all of its runs."""
+    """Flow of cases in one configuration, over all of its runs."""
 
     configuration: str
     runs: int
     cases: int
-    """Of the test set."""
+    """Cases of the test set."""
     read: int
-    """Predictions that were there."""
+    """Predictions that were found."""
     missing: int
-    """Counted as worst: likelihood 0 without candidates."""
+    """Missing predictions, counted as worst: likelihood 0 without candidates."""
     scored: int
     candidate_free: int | None
-    """None: without detection maps."""
+    """Cases without any candidate; None: without detection maps."""
     trained_on: int | None
     """Most cases that a network of one run was trained on; None: not known."""
 
@@ -184,7 +184,7 @@ def _lesion_strata(found: LesionStrata) -> list[tuple[list[str], list[list[objec
 
 
 def criterion_text(criterion: HitCriterion) -> str:
-    """Such as ``IoU ≥ 0.1``."""
+    """A criterion's name, such as ``IoU ≥ 0.1``."""
     name = _CRITERION_NAMES[criterion.name]
     return name if criterion.minimum is None else f"{name} ≥ {criterion.minimum:g}"
 

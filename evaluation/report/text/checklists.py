@@ -23,7 +23,7 @@ SOURCES: Mapping[str, str] = {
     "claim": "CLAIM 2024 (Tejani et al., Radiol Artif Intell 2024;6(4):e240300)",
     "stard-ai": "STARD-AI (Sounderajah et al., Nat Med 2025;31:3283-3289)",
 }
-"""By name of the table."""
+"""Source of each checklist, by the name of its table."""
 
 
 class Row(NamedTuple):
@@ -33,7 +33,7 @@ class Row(NamedTuple):
     topic: str
     answer: str
     place: str
-    """Where the answer stands; empty where it is the authors'."""
+    """Place of the answer; empty where the authors have to give it."""
 
 
 _CLAIM: Sequence[tuple[str, str, str]] = (
@@ -153,7 +153,7 @@ def checklist_as_markdown(name: str, rows: Sequence[Row]) -> str:
 
 
 def _known(verdict: Verdict) -> dict[str, tuple[str, str]]:
-    """What the program knows, by key: answer and place."""
+    """Answer and place of what the program knows, by key."""
     first = verdict.configurations[0]
     declared = verdict.analysis != "exploratory"
     metrics = ", ".join(dict.fromkeys(METRIC_NAMES[pair.metric] for pair in verdict.pairs))

@@ -1,4 +1,4 @@
-"""What limits a comparison: the notes that the page gives right below its verdict, in one or two sentences each."""
+"""Limitations of a comparison: the notes right below the page's verdict, one or two sentences each."""
 
 from collections.abc import Sequence
 
@@ -8,11 +8,11 @@ from evaluation.statistics.conclusions import leading_metric
 from evaluation.statistics.verdict import PairVerdict, Verdict
 
 MOST_NAMED = 6
-"""That a note names; of more it says how many."""
+"""Most comparisons that a note names; the others are counted."""
 
 
 def notes(verdict: Verdict) -> list[str]:
-    """All notes, what matters most first."""
+    """All notes, the most important first."""
     found = _on_training_studies(verdict)
     if "demo" in verdict.profiles:
         found.append(
@@ -37,7 +37,7 @@ def notes(verdict: Verdict) -> list[str]:
 
 
 def _on_training_studies(verdict: Verdict) -> list[str]:
-    """First of all notes: a score on studies that a network has seen says nothing about others."""
+    """The first note: a score on training studies says nothing about other studies."""
     by_run = {name: seen for each in verdict.configurations for name, seen in each.trained_on.items()}
     cases = verdict.configurations[0].cases
     seen = [f"{name} on {count}" for name, count in by_run.items() if count]
@@ -68,7 +68,7 @@ def _on_declarations(verdict: Verdict) -> list[str]:
 
 
 def _on_endpoints(verdict: Verdict) -> list[str]:
-    """What the metrics are to each other; of one metric, or without a declaration at all, nothing."""
+    """Which metric is primary, if any; nothing for one metric, or without an analysis file."""
     undefined = _undefined(verdict)
     compared = list(dict.fromkeys(METRIC_NAMES[pair.metric] for pair in verdict.pairs if pair.metric not in undefined))
     if len(compared) < 2 or verdict.analysis == "exploratory":
@@ -118,7 +118,7 @@ def _on_looks(verdict: Verdict) -> list[str]:
 
 
 def _on_smallest_p(verdict: Verdict) -> list[str]:
-    """Which comparisons the ranking of the runs cannot decide after Holm at their level, however plain it is."""
+    """Comparisons that no ranking of the runs can decide after Holm at their level."""
     by_p: dict[tuple[float, int, float], list[str]] = {}
     for pair in verdict.pairs:
         tested = sum(each.run_level.p is not None for each in verdict.pairs if each.metric == pair.metric)
@@ -163,7 +163,7 @@ def _reasons(pair: PairVerdict, *, of_table: bool) -> list[str]:
 
 
 def _on_undefined(verdict: Verdict) -> list[str]:
-    """Metrics that all configurations lack, or some, with the reason."""
+    """Metrics that all or some configurations lack, with the reason."""
     named = []
     for metric in METRICS:
         without = [each for each in verdict.configurations if each.metrics[metric].mean is None]

@@ -27,7 +27,7 @@ def paper_text(verdict: Verdict, versions: Mapping[str, str]) -> list[Section]:
     Parameters
     ----------
     versions
-        Of Python and the packages that the numbers depend on.
+        Versions of Python and the packages that the numbers depend on.
     """
     return [Section("Methods", methods(verdict, versions)), Section("Results", results(verdict))]
 

@@ -94,7 +94,7 @@ def _with_runs(each: ConfigurationSummary) -> str:
 
 
 def _declared(verdict: Verdict, metrics: Sequence[Metric]) -> str:
-    """What was declared in advance."""
+    """Declarations of the analysis file."""
     if verdict.analysis == "exploratory":
         return "The analysis was exploratory: no comparisons were declared in advance."
     things = ["the comparisons", *(["the margins"] if verdict.margins else [])]
@@ -143,7 +143,7 @@ def _analysis(verdict: Verdict) -> Iterable[str]:
 
 
 def _levels(verdict: Verdict) -> str:
-    """How p-values are adjusted, and what they are compared with."""
+    """How p-values are adjusted, and the levels they are compared with."""
     over = holm_over(verdict)
     tests = f"adjusted by Holm’s method over {over}" if over else "not adjusted"
     adjusted = f" and, unless said otherwise, {tests}" if verdict.pairs else ""
@@ -182,7 +182,7 @@ def _subgroups(verdict: Verdict) -> Iterable[str]:
 
 
 def operating_point_of_lesions(strata: LesionStrata) -> str:
-    """What chose the thresholds of the strata."""
+    """How the thresholds of the strata were chosen."""
     if strata.threshold is not None:
         return f"a confidence of {strata.threshold:g}"
     rate = strata.false_positives_per_case
@@ -217,7 +217,7 @@ def _clinical(verdict: Verdict) -> Iterable[str]:
 
 
 def aims(clinical: Clinical) -> str:
-    """What the thresholds were chosen for."""
+    """Aims of the thresholds."""
     points = [point for each in clinical.configurations for point in each.operating_points]
     return listed(list(dict.fromkeys(f"a {point.aim} of {point.at_least:g}" for point in points)))
 

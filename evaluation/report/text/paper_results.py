@@ -10,7 +10,7 @@ from evaluation.statistics.conclusions import is_shown, leading_metric, level_of
 from evaluation.statistics.verdict import AgainstReaders, Interaction, PairVerdict, Verdict
 
 MOST_WRITTEN_OUT = 12
-"""Comparisons whose answers are written out; the tables hold all."""
+"""Most comparisons that are written out; the tables hold all."""
 
 
 def results(verdict: Verdict) -> list[str]:
@@ -68,7 +68,7 @@ def _answer(pair: PairVerdict) -> str:
 
 
 def _of_table(pair: PairVerdict) -> str:
-    """Of a table of runs: the ranking on this test set alone."""
+    """Answer for a table of runs: only the ranking on this test set."""
     level = pair.run_level
     names = f"By {METRIC_NAMES[pair.metric]}, {pair.a} against {pair.b}"
     if level.sentence is None or level.p_holm is None:
@@ -80,7 +80,7 @@ def _of_table(pair: PairVerdict) -> str:
 
 
 def _interactions(found: Sequence[Interaction], what: str, groups: str, verdict: Verdict) -> Iterable[str]:
-    """Differences that are shown to differ between groups, or that none is."""
+    """Differences shown to differ between groups, or a sentence that none is."""
     level = level_of(verdict)
     significant = [each for each in found if is_shown(each.p_holm, level)]
     if found and not level:
@@ -104,7 +104,7 @@ def _against_readers(each: AgainstReaders) -> str:
 
 
 def _at_their_point(verdict: Verdict) -> Iterable[str]:
-    """At the readers' operating point."""
+    """Sensitivity at the readers' operating point."""
     points = verdict.readers.operating_points if verdict.readers else ()
     if points:
         parts = [

@@ -1,4 +1,4 @@
-"""A comparison's answer in a word, and the numbers that it rests on: those of the test that gave it."""
+"""A comparison's answer in a word, and the numbers of the test that gave it."""
 
 from collections.abc import Mapping
 
@@ -10,7 +10,7 @@ NOT_ASKED = "not asked"
 
 
 def answer(pair: PairVerdict) -> str:
-    """The answer for new runs and cases in a word, or that there is none: *undecided* is what was tested."""
+    """The answer for new runs and cases in a word, or that there is none; *undecided* means that it was tested."""
     if pair.p is not None:
         return CODE_NAMES[pair.code] if pair.alpha else "not due"
     return "two networks" if pair.networks else "not compared" if pair.run_level.p is None else NOT_ASKED
@@ -25,7 +25,7 @@ def numbers_of(pair: PairVerdict, *, turned: bool = False) -> str:
     Parameters
     ----------
     turned
-        As b minus a.
+        Give b minus a.
     """
     equal = pair.equivalence
     if pair.estimate is None or pair.p_holm is None:

@@ -1,4 +1,4 @@
-"""The verdict in one paragraph, the answer first: what the page begins with."""
+"""The verdict in one paragraph, the answer first, at the top of the page."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -12,10 +12,10 @@ from evaluation.statistics.conclusions import compared_metrics, is_shown, leadin
 from evaluation.statistics.verdict import AgainstReaders, PairVerdict, ReaderCode, Verdict
 
 MOST_WITH_NUMBERS = 4
-"""Comparisons of one kind that are written out with their numbers; of more the paragraph names or counts them."""
+"""Most comparisons of one kind that are written out with their numbers; more are named or counted."""
 
 MOST_NAMES = 6
-"""Configurations that a clause names; of more it says how many."""
+"""Most configurations that a clause names; the others are counted."""
 
 NOT_JUDGED = "not judged, since no look is due"
 
@@ -34,7 +34,7 @@ def summary(verdict: Verdict) -> str:
 
 
 def _for_new_runs_and_cases(pairs: Sequence[PairVerdict], verdict: Verdict) -> list[str]:
-    """Sentences without the metric: what is decided, what is not, and what cannot be."""
+    """Sentences, without the metric: decided, undecided and impossible comparisons."""
     tested = [pair for pair in pairs if pair.p is not None]
     said = _decided([pair for pair in tested if pair.code != "undecided"], several=len(tested) > 1)
     if tested and not any(pair.alpha for pair in tested):
@@ -137,7 +137,7 @@ def _networks(pairs: Sequence[PairVerdict], verdict: Verdict) -> list[str]:
 
 
 def _on_this_test_set(pairs: Sequence[PairVerdict]) -> list[str]:
-    """How the runs of a table rank, the one question that it answers."""
+    """How the runs of a table rank, the only question that it answers."""
     tested = [pair for pair in pairs if pair.run_level.p_holm is not None]
     shown = [pair for pair in tested if is_shown(pair.run_level.p_holm, pair.run_level.alpha)]
     clauses = []

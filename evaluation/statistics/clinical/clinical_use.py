@@ -1,4 +1,4 @@
-"""What a clinical reader asks of each configuration: operating points, calibration, net benefit, partial AUROC.
+"""Clinical use of each configuration: operating points, calibration, net benefit, partial AUROC.
 
 Each is a mean over runs with its interval for new runs and cases, by the influence of each patient
 (:mod:`evaluation.statistics.variance.runs_and_cases`); nothing is tested.
@@ -71,13 +71,13 @@ def describe_clinically(
 
 
 def prevalence_weights(truth: TestSet, prevalence: float) -> FloatArray:
-    """Weights of cases that give the test set a prevalence, their mean being 1."""
+    """Case weights of mean 1 that give the test set a prevalence."""
     share = truth.positive_count / len(truth.case_ids)
     return np.where(truth.positive, prevalence / share, (1 - prevalence) / (1 - share))
 
 
 def ap_at_prevalence(truth: TestSet, outcome: Outcome, prevalence: float) -> tuple[float, FloatArray]:
-    """AP with cases weighted to a prevalence, and its influence by patient; the prevalence is held where it is."""
+    """AP with cases weighted to a fixed prevalence, and its influence by patient."""
     weights = prevalence_weights(truth, prevalence)
     moved = weights * ap_derivative(truth, outcome, weights)
     for kind in (truth.positive, ~truth.positive):
@@ -88,7 +88,7 @@ def ap_at_prevalence(truth: TestSet, outcome: Outcome, prevalence: float) -> tup
 
 
 def partial_auroc_of(truth: TestSet, likelihood: FloatArray, of: Aim, at_least: float) -> tuple[float, FloatArray]:
-    """Standardised partial AUROC at specificities, or sensitivities, of at least so much; its influence by patient."""
+    """Standardised partial AUROC from a specificity or sensitivity upwards, and its influence by patient."""
     if of == "specificity":
         area, derivative = partial_auroc(truth.positive, likelihood, at_least)
     else:

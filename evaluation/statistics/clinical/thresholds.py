@@ -1,9 +1,9 @@
 """Operating points of runs whose thresholds were chosen on validation cases.
 
-A threshold is chosen for each run on its own validation cases, or on the test set where there are none, which favours
-it. Intervals take the thresholds as they are: how they vary from run to run is counted, how one would vary with other
-validation cases is not. On the test set every run has the wanted specificity or sensitivity by construction: that they
-do not differ in it tells nothing of what each sees of the cases in its own way, which is then counted with the cases.
+A threshold is chosen for each run on its own validation cases, or on the test set where there are none, which is
+optimistic. Intervals take the thresholds as fixed: their variation between runs counts, that with other validation
+cases does not. On the test set every run has the wanted specificity or sensitivity by construction, so its equality
+over runs says nothing about run × case variation, which is then counted with the cases.
 """
 
 from collections.abc import Mapping, Sequence
@@ -29,9 +29,9 @@ def read_validation(folders: Sequence[Path], runs: Sequence[ScoredRun]) -> dict[
     Parameters
     ----------
     folders
-        Scored runs, or folders of such; folds may have different cases.
+        Scored runs, or folders of them; folds may have different cases.
     runs
-        On the test set.
+        Runs on the test set.
 
     Raises
     ------
@@ -59,7 +59,7 @@ def read_validation(folders: Sequence[Path], runs: Sequence[ScoredRun]) -> dict[
 
 
 def notes_on_validation(validation: Mapping[str, ScoredRun], runs: Sequence[ScoredRun]) -> tuple[str, ...]:
-    """What limits thresholds from these validation cases."""
+    """Limitations of thresholds from these validation cases."""
     if not validation:
         return ()
     ids = set(runs[0].truth.case_ids)
@@ -92,7 +92,7 @@ def operating_point(
     chosen_on
         For each run, the run that its threshold is chosen on.
     prevalence
-        The stated one, for the predictive values.
+        Stated prevalence for the predictive values.
     """
     choose = threshold_of_specificity if aim == "specificity" else threshold_of_sensitivity
     thresholds = [choose(run.truth.positive, run.outcome.likelihood, at_least) for run in chosen_on]

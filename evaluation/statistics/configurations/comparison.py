@@ -1,6 +1,6 @@
 """Compare configurations on one test set: estimates, tests, Holm's adjustment, code and sentence of each declared pair.
 
-The result depends on what was scored and on the analysis file alone, not on the order of the runs.
+The result depends on what was scored and on the analysis file, not on the order of the runs.
 """
 
 import logging
@@ -125,7 +125,7 @@ def compare_table_of_runs(
     analysis: str,
     parents: Mapping[str, str],
 ) -> Verdict:
-    """Judge a table of runs, which holds no cases: by the run level alone, metrics that it lacks left out."""
+    """Compare a table of runs, which holds no cases: only by the run level and the metrics that it has."""
     given = [metric for metric in plan.metrics if all(arm.defined for arm in table[metric].values())]
     pairs = []
     for metric in given:
@@ -271,9 +271,9 @@ def run_levels(
     Parameters
     ----------
     values
-        By configuration.
+        Values of runs by configuration.
     reasons
-        Why a pair's design forbids the test; None where it does not.
+        Reason by pair why its design forbids the test; None where it does not.
     """
     levels = [
         run_level(metric, values[a], values[b], plan, reason=reason)

@@ -25,14 +25,14 @@ class RunValues:
 
     configuration: str
     runs: Sequence[str]
-    """Names."""
+    """Names of the runs."""
     values: Sequence[float | None]
-    """None where the metric is undefined."""
+    """Value of each run; None where the metric is undefined."""
     folds: Sequence[int]
-    """Of each run; empty where not all are known."""
+    """Fold of each run; empty where not all are known."""
 
     def of_folds(self, folds: set[int]) -> "RunValues":
-        """The runs of some folds alone."""
+        """Only the runs of some folds."""
         kept = [number for number, fold in enumerate(self.folds) if fold in folds]
         return replace(
             self,
@@ -63,7 +63,7 @@ def run_level(metric: Metric, a: RunValues, b: RunValues, plan: Analysis, *, rea
     Parameters
     ----------
     reason
-        Why their design forbids it, if it does (:func:`no_exchange`).
+        Why their design forbids the test, if it does (:func:`no_exchange`).
     """
     alpha = plan.level_at([len(a.runs), len(b.runs)])
     pooled = a, b
@@ -102,7 +102,7 @@ def run_level(metric: Metric, a: RunValues, b: RunValues, plan: Analysis, *, rea
 
 
 def on_common_folds(a: RunValues, b: RunValues) -> tuple[RunValues, RunValues]:
-    """Both without the runs of folds that the other lacks; as they are where folds are not known, or none is common."""
+    """Both without the runs of folds that the other lacks; unchanged where folds are unknown, or none is common."""
     common = set(a.folds) & set(b.folds)
     return (a.of_folds(common), b.of_folds(common)) if common else (a, b)
 
@@ -121,12 +121,12 @@ def common_folds(a: Sequence[int], b: Sequence[int]) -> tuple[Sequence[int], Seq
 
 
 def describe(level: RunLevel, a: RunValues, b: RunValues, *, looks: bool = False) -> str | None:
-    """What the run level shows, in its own direction; where the means favour the other side, which run decides them.
+    """Sentence on what the run level shows; where the means favour the other side, also the run that decides them.
 
     Parameters
     ----------
     looks
-        Whether its alpha is the level of a look.
+        Whether alpha is the level of a look.
     """
     if level.p_holm is None or level.probability_above is None:
         return None
@@ -143,7 +143,7 @@ def describe(level: RunLevel, a: RunValues, b: RunValues, *, looks: bool = False
 
 
 def no_exchange(a: Sequence[ScoredRun], b: Sequence[ScoredRun]) -> str | None:
-    """Why the two arms' runs may not be shuffled, whatever their number; None if they may."""
+    """Why the two arms' runs may not be shuffled, for any number of runs; None if they may."""
     if any(run.is_baseline for run in (*a, *b)):
         return "a baseline is a fixed rule without runs"
     if any(run.is_ensemble and not run.source.runs for run in (*a, *b)):

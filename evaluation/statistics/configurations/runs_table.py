@@ -1,4 +1,4 @@
-"""A table of runs, as a paper gives it: a metric or two of each run, without cases."""
+"""A table of runs as in a paper: one or two metrics of each run, without cases."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -25,7 +25,7 @@ def read_runs_table(path: Path) -> dict[Metric, dict[str, RunValues]]:
     Raises
     ------
     OncoduetError
-        A column is missing; a run is listed twice; a value is no number from 0 to 1, or missing in some rows alone; a
+        A column is missing; a run is listed twice; a value is not a number from 0 to 1, or is missing in some rows; a
         configuration has fewer than two runs.
     """
     table = read_table(path, RUN_COLUMNS)
@@ -75,7 +75,7 @@ def _by_configuration(
 
 
 def _name(row: Mapping[str, str]) -> str:
-    """As of scored runs."""
+    """Name of a run, as of scored runs."""
     fold = f"_fold{_plain(row['fold'])}" if row["fold"] else ""
     return f"{row['configuration']}{fold}" + (f"_restart{_plain(row['restart'])}" if row["restart"] else "")
 

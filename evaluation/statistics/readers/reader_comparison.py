@@ -4,8 +4,8 @@ A configuration's runs and the readers are two arms whose members were drawn ind
 nested design of Obuchowski and Rockette (:mod:`evaluation.statistics.variance.runs_and_cases`). Where readers read
 parts of the test set (split-plot), a reader's metric and influence are those of the cases that were read.
 
-A configuration of which one network was scored, or a fixed rule, is compared as that network: its variance is that of
-readers and cases, and the answer is one about this network.
+A configuration with one scored network, or a fixed rule, is compared as that network: the variance is that of readers
+and cases, and the answer concerns this network.
 
 Questions are asked in a fixed sequence: is the configuration not inferior to the readers, by the declared margin; if
 so, is it superior? Holm adjusts each over the configurations that the analysis file compares. Non-inferiority is
@@ -40,7 +40,7 @@ from evaluation.statistics.verdict import (
 )
 
 REPLICATES = 1_000
-"""Of the comparison at the readers' operating point, at least."""
+"""Fewest bootstrap replicates at the readers' operating point."""
 
 READER_SENTENCES: Mapping[ReaderCode, str] = {
     "superior": "By {metric}, {a} is superior to the readers for {new}.",
@@ -64,7 +64,7 @@ def compare_with_readers(
     Parameters
     ----------
     arms
-        What is compared: those that the analysis file names.
+        Configurations to compare: those that the analysis file names.
 
     Raises
     ------
@@ -240,7 +240,7 @@ def _sentence(
 def _code(test: DifferenceTest, p_holm: float, inferior: float | None, alpha: float) -> ReaderCode:
     """The fixed sequence: superiority is asked only where non-inferiority is shown, or no margin was declared.
 
-    What is not inferior is never called inferior, though it may be worse by less than the margin.
+    A configuration that is not inferior is never called inferior, though it may be worse by less than the margin.
     """
     differs = is_shown(p_holm, alpha)
     if inferior is not None and is_shown(inferior, alpha):
@@ -272,7 +272,7 @@ def _rates(reader: Reader, truth: TestSet, threshold: float) -> tuple[float, flo
 
 @dataclass(frozen=True)
 class _Readings:
-    """What one configuration's runs and the readers said of the cases."""
+    """Likelihoods of one configuration's runs, and calls of the readers, by case."""
 
     positive: BoolArray  # (cases,)
     likelihood: FloatArray  # (runs, cases)

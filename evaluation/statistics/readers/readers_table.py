@@ -1,4 +1,4 @@
-"""A table of what human readers said of the test set's cases."""
+"""A table of human readers' scores and marks of the test set's cases."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -24,10 +24,10 @@ class Reader:
 
     name: str
     read: BoolArray
-    """Which cases were read, shape (cases,)."""
+    """Whether each case was read, shape (cases,)."""
     outcome: Outcome
-    """Of the cases that were read, in their order: the highest score of each is its likelihood. Marks are candidates,
-    where the table says what they hit."""
+    """Outcome on the cases that were read, in their order: the highest score of a case is its likelihood. Marks are
+    candidates where the table says which of them hit."""
     has_marks: bool
 
 
@@ -36,16 +36,16 @@ def read_readers_table(path: Path, truth: TestSet) -> list[Reader]:
 
     A row is a case, or with ``hit`` a mark in a case: 1 where it hits a lesion that no other mark of the reader hits,
     0 where it is a false positive (or ``1.0``, ``True`` and so on, as pandas writes them), empty where the case has no
-    mark. An unknown hit (``NA``) is none of them. Scores are in any unit, higher for suspicion; a case has the highest
+    mark. An unknown hit (``NA``) is refused. Scores are in any unit, higher for suspicion; a case has the highest
     of its marks.
 
     Raises
     ------
     OncoduetError
-        A column is missing; a score is no number; a case is listed twice by a reader without marks, or does not belong
-        to the test set; a mark hits what is no lesion; a reader read no positive or no negative case; there are fewer
-        than two readers, or two may be one. With ``hit``: a reader marked nothing, or left a case with a lesion without
-        a mark and gave it a higher score than a mark.
+        A column is missing; a score is not a number; a case is listed twice by a reader without marks, or does not
+        belong to the test set; a mark hits where there is no lesion; a reader read no positive or no negative case;
+        there are fewer than two readers, or two may be one. With ``hit``: a reader marked nothing, or left a case with
+        a lesion without a mark and gave it a higher score than a mark.
     """
     table = read_table(path, READER_COLUMNS, verbatim=("reader", HIT))
     has_marks = HIT in table.rows[0]
@@ -124,7 +124,7 @@ def _reader(
 def _require_marks(
     table: Table, name: str, truth: TestSet, marks: Sequence[tuple[int, float, bool]], likelihood: FloatArray
 ) -> None:
-    """Raise ``OncoduetError`` where marks seem to be lost: an empty ``hit`` says that there is none."""
+    """Raise ``OncoduetError`` where marks seem to be lost; an empty ``hit`` means that there is none."""
     if not marks:
         raise OncoduetError(table.path, expected=f"marks of {name} (hit 0 or 1), or no column {HIT}", found="none")
     unmarked = truth.positive & ~np.isin(np.arange(truth.positive.size), [case for case, _, _ in marks])

@@ -1,6 +1,6 @@
-"""Swaps of two single networks' outputs, which ask whether their difference would hold on new cases.
+"""Swaps of two single networks' outputs, to test whether their difference would hold on new cases.
 
-In each patient the two networks' outputs are swapped or not; under the null hypothesis both are equally likely. Ranks
+The two networks' outputs are swapped or not in each patient; under the null hypothesis both are equally likely. Ranks
 are taken within each network before, so that no common scale is assumed and any monotone map of one network's outputs
 leaves p unchanged. A lesion's candidates go with their patient. All p are two-sided.
 
@@ -28,7 +28,7 @@ from evaluation.statistics.resampling.run_permutation import PermutationResult, 
 Packed = npt.NDArray[np.uint8]
 """Swaps, shape (⌈patients / 8⌉, draws): bit j of row g says whether patient 8 g + j is swapped."""
 Signs = npt.NDArray[Any]
-"""+1 as it is, −1 swapped; shape (patients, draws), int16, or int32 where counts need it."""
+"""Sign of each patient, +1 as it is, −1 swapped; shape (patients, draws), int16, or int32 where counts need it."""
 
 COUNTING_LIMIT = 2_000_000_000
 """Additions up to which AUROC's p is counted exactly, some seconds; 1,500 cases of single runs need 0.3e9."""
@@ -156,7 +156,7 @@ class _PooledCandidates:
     """The candidates of both networks in one order, the most confident first, as groups of ties."""
 
     groups: tuple[tuple[tuple[tuple[int, bool], ...], tuple[tuple[int, bool], ...]], ...]
-    """Each: all its candidates, and its hits, as (patient, whether it is the first network's)."""
+    """Each group's candidates, and its hits, as (patient, whether it is the first network's)."""
     candidates: int
     lesions: int
 
@@ -224,7 +224,7 @@ def _drawn_swaps(patients: int, draws: int, seed: int) -> Iterator[Packed]:
 
 
 def _signs(block: Packed, patients: int, candidates: int) -> Signs:
-    """Of each patient in each draw, in as few bits as counts of so many candidates need."""
+    """Signs of each patient in each draw, in as few bits as the number of candidates needs."""
     kind = np.int16 if candidates <= _LARGEST else np.int32
     signs = np.empty((patients, block.shape[1]), dtype=kind)
     for patient in range(patients):

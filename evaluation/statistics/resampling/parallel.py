@@ -1,8 +1,8 @@
-"""Independent pieces of work, in this process or spread over several.
+"""Independent pieces of work, in this process or several.
 
 Every piece has its own random stream, named by what it is for, so results are the same for any number of workers; they
-come in the order of the pieces. Where processes cannot be had (they need semaphores in /dev/shm, which some containers
-mount read-only or leave out), everything happens in this one.
+come in the order of the pieces. Where processes cannot be started (they need semaphores in /dev/shm, which some
+containers mount read-only or lack), everything runs in this one.
 """
 
 import logging
@@ -31,12 +31,12 @@ def each_of(work: Callable[[Piece], Result], pieces: Iterable[Piece], *, workers
     work
         A function of a module, or a ``functools.partial`` of one: other processes must be able to import it.
     workers
-        Processes; with 1, everything happens here.
+        Number of processes; with 1, everything runs in this one.
 
     Raises
     ------
     OncoduetError
-        A process was killed, as one is that takes more memory than there is.
+        A process was killed, as happens when memory runs out.
     """
     pool = _pool(workers) if workers > 1 else None
     if pool is None:
@@ -57,7 +57,7 @@ def each_of(work: Callable[[Piece], Result], pieces: Iterable[Piece], *, workers
 
 
 def _pool(workers: int) -> ProcessPoolExecutor | None:
-    """Processes, or None where the machine has no means by which they could talk to one another."""
+    """Processes, or None where the machine lacks the means for them to communicate."""
     try:
         return ProcessPoolExecutor(workers, mp_context=get_context("spawn"), initializer=_end_with_parent)
     except (OSError, ImportError) as error:
@@ -66,7 +66,7 @@ def _pool(workers: int) -> ProcessPoolExecutor | None:
 
 
 def _end_with_parent() -> None:
-    """In a process of the pool: end when who asked for the work has ended, however that happened."""
+    """End a process of the pool when the caller has ended, in any way."""
     leave_last_word_to_parent()
     parent = parent_process()
     assert parent is not None

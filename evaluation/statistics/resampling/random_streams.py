@@ -8,7 +8,7 @@ from evaluation.metrics.outcomes import FloatArray, TestSet
 
 
 def stream(seed: int, *names: str) -> np.random.Generator:
-    """A random stream of its own for each purpose, the same whatever else is computed."""
+    """A separate random stream for each purpose, independent of what else is computed."""
     words = [int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "big") for name in names]
     return np.random.default_rng(np.random.SeedSequence([seed, *words]))
 

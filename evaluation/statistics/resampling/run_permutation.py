@@ -1,4 +1,4 @@
-"""Run-level permutation, which asks whether two training methods differ on this test set.
+"""Run-level permutation, to test whether two training methods differ on this test set.
 
 Labels are shuffled over runs, within fold where folds are known, since runs of one fold share their training data.
 Both tests are exact: the order of the runs by counting, the difference of means by meeting in the middle, up to twenty
@@ -28,12 +28,12 @@ MEETING_LIMIT = 30_000_000
 """Partial sums up to which a test on means is exact; 20 against 20 runs need 2 × 2^20, at worst 15e6 with folds."""
 
 _WHOLE_FOLD = 2_000
-"""Arrangements up to which a fold is enumerated whole; beyond it is cut into halves that meet."""
+"""Most arrangements of a fold that are enumerated whole; beyond, it is cut into halves that meet."""
 
 
 @dataclass(frozen=True)
 class PermutationResult:
-    """A p-value and what it rests on."""
+    """A p-value with its statistic and arrangements."""
 
     statistic: float
     p: float
@@ -41,7 +41,7 @@ class PermutationResult:
     """95 % interval of a Monte Carlo p; an exact p twice."""
     exact: bool
     arrangements: int
-    """All of them if exact, else the number drawn."""
+    """Number of arrangements: all if exact, else those drawn."""
 
 
 def order_test(

@@ -38,11 +38,11 @@ from evaluation.statistics.variance.runs_and_cases import DifferenceTest
 from evaluation.statistics.verdict import Interaction, Subgroup, SubgroupValue
 
 FEWEST_CASES = 3
-"""Positive, and negative, cases that a group needs to be shown."""
+"""Fewest positive, and negative, cases of a group that is shown."""
 
 
 Groups = Mapping[str, Mapping[str, BoolArray]]
-"""By column and value, which cases belong to the group, shape (cases,)."""
+"""Whether each case belongs to a group, shape (cases,), by column and value."""
 
 
 def read_groups(path: Path, columns: Sequence[str], truth: TestSet) -> Groups:
@@ -177,7 +177,7 @@ def compare_between_groups(
 
 
 def _positive_patients(truth: TestSet, member: BoolArray) -> BoolArray:
-    """Of the patients of a group, who has a positive case."""
+    """Whether each patient of a group has a positive case."""
     return np.isin(np.unique(truth.patients[member]), truth.patients[member & truth.positive])
 
 
@@ -234,7 +234,7 @@ def _restricted(truth: TestSet, arms: Mapping[str, Arm], member: BoolArray) -> t
 def _groups(
     texts: Sequence[str], truth: TestSet, *, numbers: Sequence[float | None] | None = None
 ) -> dict[str, BoolArray]:
-    """Which cases belong to which value; by ``numbers``, where they are such, None where unknown."""
+    """Cases by value; by ``numbers`` for numerical columns, None where unknown."""
     known = [number for number in numbers or () if number is not None]
     if numbers is not None and len(set(known)) > 6:
         middle = float(np.median(known))

@@ -1,4 +1,4 @@
-"""Columns of people's tables that define groups of cases or of lesions: numbers, or words."""
+"""Columns of tables that define groups of cases or of lesions: numbers or words."""
 
 import re
 from collections.abc import Sequence

@@ -16,7 +16,7 @@ class Difference(NamedTuple):
     b: str
     test: DifferenceTest
     approximate: str | None
-    """Why p is approximate."""
+    """Reason why p is approximate."""
 
 
 class GroupContrast(NamedTuple):
@@ -30,7 +30,7 @@ class GroupContrast(NamedTuple):
 
 
 def opposites(values: Sequence[str]) -> Iterator[tuple[str, str, list[str]]]:
-    """A value, the name of what it is set against, and the values of that: of two one another, of more all others."""
+    """Each value, the name of its opposite and the opposite's values: of two the other one, of more all others."""
     for number, value in enumerate(values[: 1 if len(values) == 2 else None]):
         others = [*values[:number], *values[number + 1 :]]
         if others:

@@ -3,11 +3,11 @@
 A lesion's volume and largest diameter are what ``score`` recorded of the truth's mask; other columns come from a table.
 A lesion is found where the candidate that hit it is as confident as the run's threshold: the declared one, or the
 lowest at which the run has at most so many false positives per case, on its validation cases where these are given.
-Like other thresholds these are taken as they are.
+Like other thresholds these are taken as fixed.
 
 Sensitivity is a ratio of sums over patients, so its influence by patient counts lesions of one patient as one cluster.
-Tests and intervals are those of the verdict, but never more certain than new cases alone leave these runs: few runs
-often find just as many of few lesions, which is no proof that runs do not vary. Whether a difference differs between
+Tests and intervals are those of the verdict, but never narrower than for new cases of these runs: few runs often find
+equally many of few lesions, which does not prove that runs do not vary. Whether a difference differs between
 strata is a test of its own. Holm adjusts over all strata and comparisons, and over all interactions.
 """
 
@@ -40,14 +40,14 @@ from evaluation.statistics.variance.runs_and_cases import FEW_CASES, approximati
 from evaluation.statistics.verdict import LesionStrata, LesionStratum, StratumSensitivity
 
 FEWEST_PATIENTS_OF_STRATUM = 10
-"""With a lesion of a stratum, for it to have intervals and tests."""
+"""Fewest patients with a lesion of a stratum for intervals and tests."""
 MOST_VALUES = 6
-"""Numbers with more values than that are cut at their median."""
+"""Most values of a numerical stratum that is not cut at its median."""
 
 _log = logging.getLogger(__name__)
 
 Strata = Mapping[str, Mapping[str, BoolArray]]
-"""By column and value, which lesions belong to the stratum, shape (lesions,)."""
+"""Whether each lesion belongs to a stratum, shape (lesions,), by column and value."""
 
 
 def read_strata(runs: Sequence[ScoredRun], plan: LesionPlan | None, table: Path | None, where: object) -> Strata:
@@ -242,7 +242,7 @@ def _tested(
 
 
 def _approximate(a: Arm, b: Arm, patients: int) -> str | None:
-    """Why p is approximate, for strata of so many patients."""
+    """Why p is approximate in strata with these numbers of patients."""
     if patients < FEW_CASES:
         return f"fewer than {FEW_CASES} patients have such a lesion"
     return approximation_by_runs(drawn(a, b, pairing(a.runs, b.runs)))

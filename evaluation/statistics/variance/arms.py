@@ -66,7 +66,7 @@ def arms_of(runs: Sequence[ScoredRun]) -> dict[str, Arm]:
 
 
 def _undefined(runs: Sequence[ScoredRun], metric: Metric, found: MetricByPatient) -> MetricByPatient:
-    """A metric as it is, or NaN where a run does not have it, such as AP where there are no detection maps."""
+    """A metric, or NaN where a run lacks it, such as AP without detection maps."""
     if all(getattr(run.strict, metric) is not None for run in runs):
         return found
     return MetricByPatient(np.full_like(found.values, np.nan), np.full_like(found.influence, np.nan))
@@ -100,7 +100,7 @@ def compare_arms(a: Arm, b: Arm, metric: Metric, design: Pairing, positive: Bool
 
 
 def _why_not(a: Arm, b: Arm, design: Pairing) -> str:
-    """Why there is no test although there are runs and cases enough."""
+    """Why there is no test in spite of enough runs and cases."""
     if len(design.pairs) == 1:
         return "a single pair of runs has common folds or networks: how much runs vary is not known"
     for arm, runs in ((a, design.a), (b, design.b)):
@@ -119,12 +119,12 @@ def same_predictions(a: Arm, b: Arm) -> bool:
 def tested_difference(
     a: Arm, b: Arm, of_a: MetricByPatient, of_b: MetricByPatient, positive: BoolArray
 ) -> DifferenceTest | None:
-    """Test any metric of two arms as the verdict tests theirs; of single networks for new cases alone.
+    """Test any metric of two arms as the verdict does; of single networks for new cases only.
 
     Parameters
     ----------
     of_a, of_b
-        The metric of each arm's runs.
+        Metric of each arm's runs.
     positive
         Patients by the class that the degrees of freedom count, shape (patients,).
     """
@@ -163,7 +163,7 @@ def drawn(a: Arm, b: Arm, design: Pairing) -> list[tuple[int, str]]:
 
 
 def approximate(a: Arm, b: Arm, *groups: BoolArray) -> str | None:
-    """Why p is approximate in one of several groups of patients, given by their class; None where it is not."""
+    """Why p is approximate in any of several groups of patients, given by their class; None where it is not."""
     varying = drawn(a, b, pairing(a.runs, b.runs))
     return next((why for positive in groups if (why := approximation(positive, varying))), None)
 

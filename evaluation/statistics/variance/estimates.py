@@ -55,7 +55,7 @@ class Estimator:
     own_is_seen: bool = True  # as of :func:`evaluation.statistics.variance.runs_and_cases.nested`
 
     def brought_to_one_value(self) -> "Estimator":
-        """For what depends on a value that all runs were brought to on these cases, such as a specificity."""
+        """Estimator of a quantity that depends on a value fixed for all runs on these cases, such as a specificity."""
         return replace(self, own_is_seen=False)
 
     def _mean(self, values: Sequence[float], influence: Sequence[FloatArray]) -> DifferenceTest | None:
@@ -82,7 +82,7 @@ class Estimator:
     ) -> Estimate:
         """The mean of a share with its t-interval on the logit scale.
 
-        Where all runs have 0 or 1 nothing varies: Clopper and Pearson's interval of so many patients, if given.
+        Where all runs have 0 or 1, Clopper and Pearson's interval for the number of patients, if given.
         """
         mean = float(np.mean(values))
         if not 0 < mean < 1:

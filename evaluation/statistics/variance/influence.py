@@ -1,4 +1,4 @@
-"""What each patient's weight changes in a metric of a run: the infinitesimal jackknife.
+"""Influence of each patient's weight on a metric of a run: the infinitesimal jackknife.
 
 The squares of the influences sum to the metric's variance by cases; their products over two runs to the covariance. For
 AUROC and one case per patient these are DeLong's (Biometrics 1988).
@@ -18,7 +18,7 @@ from evaluation.statistics.analysis_file import Metric
 
 @dataclass(frozen=True)
 class MetricByPatient:
-    """A metric of some runs, and what each patient's weight would change in it."""
+    """A metric of several runs, and each patient's influence on it."""
 
     values: FloatArray  # (runs,)
     influence: FloatArray  # (runs, patients); their squares sum to the metric's variance by cases
@@ -111,7 +111,7 @@ def _afroc(truth: TestSet, outcome: Outcome) -> tuple[float, FloatArray]:
 
 
 def own_variance_by_cases(influence: FloatArray) -> float:
-    """Variance by cases of one run less the covariance of two runs: what each run sees of the cases in its own way."""
+    """Variance by cases of one run minus the covariance of two runs: the run × case interaction."""
     runs = len(influence)
     if runs < 2:
         return 0.0

@@ -2,7 +2,7 @@
 
 *Paired by network*: an ensemble and its members, or two ensembles of the same networks, share what was trained. *Paired
 by fold*: runs of the same fold share their training cases; within a fold they are paired in the order of their
-restarts. *Nested*: everything else. Runs without a partner are left out, which is said.
+restarts. *Nested*: everything else. Runs without a partner are left out, which is noted.
 """
 
 from collections.abc import Sequence
@@ -25,15 +25,15 @@ class Pairing:
     a: Sequence[int] = ()
     b: Sequence[int] = ()
     pairs: Pairs = ()
-    """Empty where nested."""
+    """Pairs of runs; empty where nested."""
     note: str | None = None
-    """What a reader of the result has to know."""
+    """Limitation of the comparison, for the reader."""
     reason: str | None = None
-    """Why there is no comparison."""
+    """Reason why there is no comparison."""
 
 
 class _Group(NamedTuple):
-    """Runs that hang together by the networks that they hold."""
+    """Runs that are connected by common networks."""
 
     networks: set[str]
     a: list[int]
@@ -89,7 +89,7 @@ def _in_fold(runs: Sequence[ScoredRun], fold: int) -> list[int]:
 
 
 def _by_network(a: Sequence[ScoredRun], b: Sequence[ScoredRun]) -> Pairing:
-    """Pair what hangs together by common networks."""
+    """Pair the runs that are connected by common networks."""
     groups: list[_Group] = []
     for side, runs in enumerate((a, b)):
         for index, run in enumerate(runs):

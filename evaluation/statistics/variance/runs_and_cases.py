@@ -34,20 +34,20 @@ from evaluation.metrics.outcomes import BoolArray, FloatArray
 from evaluation.statistics.variance.influence import MetricByPatient, own_variance_by_cases
 
 Pairs = Sequence[tuple[Sequence[int], Sequence[int]]]
-"""Runs of a and of b that share a fold or a network, by index: each pair gives one difference of means."""
+"""Runs of a and of b that share a fold or a network, by index; each pair gives one difference of means."""
 
 FEWEST_PATIENTS = 3
-"""Patients that a class needs: of one there is no variance, and of two it is so uncertain that p is too small."""
+"""Fewest patients of a class: one has no variance, and that of two is so uncertain that p is too small."""
 FEW_CASES = 20
-"""Positive or negative patients below which p is called approximate."""
+"""Fewest positive or negative patients for which p is not called approximate."""
 FEWEST_RUNS = 3
 FEW_RUNS = 5
 UNEQUAL = 3
-"""p is called approximate for fewer than three runs (or readers, or pairs), and for fewer than five against more than
-three times as many."""
+"""Design limits: p is called approximate for fewer than three runs (or readers, or pairs), and for fewer than five
+against more than three times as many."""
 
 _ROUNDING = 1e-12
-"""A smaller standard error is one of floating-point numbers."""
+"""Smaller standard errors are rounding errors."""
 
 
 @dataclass(frozen=True)
@@ -58,7 +58,7 @@ class DifferenceTest:
     """Mean of a minus mean of b."""
     variance_of_runs: float
     variance_of_cases: float
-    """What the cases add to that: C."""
+    """Variance that the cases add, C."""
     degrees_of_freedom: float
 
     @property

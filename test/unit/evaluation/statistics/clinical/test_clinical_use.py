@@ -272,7 +272,7 @@ def test_without_validation_the_page_says_that_thresholds_are_optimistic(scores,
 @pytest.mark.parametrize(
     ("fault", "message"),
     [
-        ("missing", "a scored run on validation cases for each run"),
+        ("missing", "no scored run on validation cases for "),
         ("double", "duplicate run ce_fold0_restart0"),
         ("same", "its cases are those of the test set"),
         ("one class", "expected positive and negative validation cases, found 0 positive of 30"),
