@@ -56,7 +56,9 @@ def add_questions(planning: argparse.ArgumentParser, command: Callable[[argparse
         "errors --runs 10 --cases 300 --studies 2000",
     )
     errors.add_argument(
-        "--margin", type=float, help="also show how often any of --comparisons that differ by this is called on par"
+        "--margin",
+        type=float,
+        help="also show how often any of --comparisons that differ by this margin is called on par",
     )
     _add_simulation(errors, runs=[10], cases=[300], comparisons=5)
 
@@ -74,7 +76,7 @@ def add_questions(planning: argparse.ArgumentParser, command: Callable[[argparse
         type=int,
         nargs="+",
         default=[5, 10, 15, 20],
-        help="runs per configuration at each look (%(default)s)",
+        help="runs per configuration at each look (5 10 15 20)",
     )
     looks.add_argument("--difference", type=float, default=0.01, help="difference of the methods (%(default)s)")
     _add_chance(looks)
@@ -94,9 +96,9 @@ def _add_readers(question: argparse.ArgumentParser) -> None:
     add("--difference", type=float, default=0.05, help="true difference in AUROC, runs minus readers (%(default)s)")
     add("--margin", type=float, help="non-inferiority margin; if given, non-inferiority is tested first")
     add("--power", type=float, default=0.8, help="target power (%(default)s)")
-    add("--readers", type=int, nargs="+", default=[5, 10, 20], help="human readers (%(default)s)")
-    add("--runs", type=int, nargs="+", default=[10], help="runs of the configuration (%(default)s)")
-    add("--cases", type=int, nargs="+", default=[200, 400, 800], help="cases of the test set (%(default)s)")
+    add("--readers", type=int, nargs="+", default=[5, 10, 20], help="human readers (5 10 20)")
+    add("--runs", type=int, nargs="+", default=[10], help="runs of the configuration (10)")
+    add("--cases", type=int, nargs="+", default=[200, 400, 800], help="cases of the test set (200 400 800)")
     add(
         "--blocks",
         type=int,
@@ -122,8 +124,8 @@ def _add_simulation(question: argparse.ArgumentParser, *, runs: list[int], cases
     """Options of the questions that draw studies."""
     add = question.add_argument
     add("--metric", choices=("auroc", "ap", "score"), default="auroc", help="metric of the difference (%(default)s)")
-    add("--runs", type=int, nargs="+", default=runs, help="runs per configuration (%(default)s)")
-    add("--cases", type=int, nargs="+", default=cases, help="cases of the test set (%(default)s)")
+    add("--runs", type=int, nargs="+", default=runs, help=f"runs per configuration ({_spaced(runs)})")
+    add("--cases", type=int, nargs="+", default=cases, help=f"cases of the test set ({_spaced(cases)})")
     add("--pilot", type=Path, nargs="+", help="scored runs that supply metric, prevalence and variances")
     add("--comparisons", type=int, default=comparisons, help="number of comparisons in the family (%(default)s)")
     add("--auroc", type=float, default=0.88, help="AUROC of the first configuration (%(default)s)")
@@ -145,3 +147,7 @@ def _add_chance(question: argparse.ArgumentParser) -> None:
     add("--run-sd", type=float, default=0.01, help="standard deviation of the metric between runs (%(default)s)")
     add("--studies", type=int, default=400, help="simulated studies per row (%(default)s)")
     add("--seed", type=int, default=0, help="random seed (%(default)s)")
+
+
+def _spaced(numbers: list[int]) -> str:
+    return " ".join(map(str, numbers))
