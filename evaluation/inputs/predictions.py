@@ -214,7 +214,7 @@ def _table(path: Path, truth: TruthFolder, *, card: Card | None, on_missing: OnM
         value = table.number(row["likelihood"])
         if value is None or not 0 <= value <= 1:
             raise OncoduetError(
-                f"{path}: line {line}", expected="a likelihood in [0, 1]", found=repr(row["likelihood"])
+                f"{path}: line {line}", expected="a likelihood, a number in [0, 1]", found=repr(row["likelihood"])
             )
         if row["case_id"] in likelihoods:
             raise OncoduetError(f"{path}: line {line}", f"duplicate case {row['case_id']}")

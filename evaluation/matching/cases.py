@@ -234,7 +234,7 @@ def read_likelihood(path: Path) -> float:
     """Read a case likelihood: a bare JSON number in [0, 1], not text, Boolean or NaN."""
     value: Any = read_json(path)
     if isinstance(value, bool) or not isinstance(value, int | float) or not -ROUNDING <= value <= 1 + ROUNDING:
-        raise OncoduetError(path, expected="a likelihood in [0, 1]", found=f"{str(value)[:60]!r}")
+        raise OncoduetError(path, expected="a likelihood, a number in [0, 1]", found=f"{str(value)[:60]!r}")
     return float(as_probabilities(np.array([float(value)]), source=path, what="a likelihood")[0])
 
 

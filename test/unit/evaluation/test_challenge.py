@@ -167,7 +167,7 @@ def break_truth(submission, truth, workshop):
     ("change", "message"),
     [
         (lambda submission, *_: (submission / "predictions.json").unlink(), "predictions.json: "),
-        (break_likelihood("1.5"), "cspca-case-level-likelihood.json: expected a likelihood in [0, 1]"),
+        (break_likelihood("1.5"), "cspca-case-level-likelihood.json: expected a likelihood, a number in [0, 1]"),
         (break_likelihood("NaN"), "cspca-case-level-likelihood.json: not valid JSON"),
         (break_likelihood('"0.5"'), "cspca-case-level-likelihood.json: expected a likelihood"),
         (break_likelihood("true"), "cspca-case-level-likelihood.json: expected a likelihood"),

@@ -215,7 +215,7 @@ def test_a_table_of_likelihoods_has_a_case_level_alone(truth, tmp_path):
 @pytest.mark.parametrize(
     ("lines", "message"),
     [
-        (["a,0.9", "b,2", "c,0.1"], "line 3: expected a likelihood in [0, 1], found '2'"),
+        (["a,0.9", "b,2", "c,0.1"], "line 3: expected a likelihood, a number in [0, 1], found '2'"),
         (["a,0.9", "a,0.2", "b,0.1"], "line 3: duplicate case a"),
         (["a,0.9", "b,0.2"], "no prediction for c of 3 cases"),
         (["a,0.9", "b,0.2", "c,0.1", "d,0.1"], "predictions of cases that are not in"),

@@ -109,16 +109,18 @@ def test_cases_of_one_image_are_named(workshop, maps, likelihoods, truth, caplog
 
 
 @pytest.mark.parametrize(
-    ("change", "found"),
-    [({"case_id": "p2_s1"}, "p2_s1"), ({"outputs": {"output/other.mha": "0" * 64}}, "another file")],
+    ("change", "message"),
+    [
+        ({"case_id": "p2_s1"}, "expected the record of p1_s1, found p2_s1"),
+        ({"outputs": {"output/other.mha": "0" * 64}}, r"p1_s1\.mha: not among the outputs that study\.json lists"),
+    ],
 )
-def test_predictions_of_which_the_record_does_not_tell_are_refused(workshop, maps, likelihoods, truth, change, found):
+def test_predictions_that_contradict_their_record_are_refused(workshop, maps, likelihoods, truth, change, message):
     folder = workshop.batch(maps, likelihoods)
     record = StudyRecord(**{"case_id": "p1_s1", "images": (), **change})
     write_record(folder / "p1_s1" / "study.json", record)
-    with pytest.raises(OncoduetError) as caught:
+    with pytest.raises(OncoduetError, match=message):
         runs(folder, truth)
-    assert caught.value.found == found
 
 
 @pytest.mark.parametrize("with_source", [True, False])
@@ -204,7 +206,7 @@ def test_a_card_of_the_predictions_locates_outputs_and_scores_nothing(workshop, 
 def test_predictions_with_a_card_of_another_rule_need_a_decision(workshop, maps, likelihoods, truth, change):
     workshop.source(folder := workshop.batch(maps, likelihoods))
     own_card(folder, change)
-    with refused_with("batch", "their card hospital would score these"):
+    with refused_with("batch", "card hospital the result would differ"):
         runs(folder, truth)
     assert runs(folder, truth, card=workshop.card)[0].card == workshop.card
     (truth / "card.toml").write_text((CARDS / "cspca-picai.toml").read_text())
@@ -218,7 +220,7 @@ def test_a_source_that_names_a_card_of_ours_chooses_no_lesion_values(workshop, m
     assert runs(folder, truth)[0].card is None  # 1 and 4 are lesions with cspca-picai as without a card
     text = (folder / "source.json").read_text()
     (folder / "source.json").write_text(text.replace('"cspca-picai"', '"pdac-panorama"'))  # 4 is the pancreas there
-    with refused_with("predictions", "their card pdac-panorama would score these"):
+    with refused_with("predictions", "card pdac-panorama the result would differ"):
         runs(folder, truth)
 
 
@@ -236,7 +238,7 @@ def test_a_missing_likelihood_is_never_replaced_by_the_maximum(workshop, maps, t
     for case_id in maps:
         (folder / f"{case_id}.json").write_text("0.1")
     (folder / "p2_s1.json").rename(folder / rename)
-    with pytest.raises(OncoduetError, match=rf"expected .*likelihood.*{named}"):
+    with pytest.raises(OncoduetError, match=rf"likelihood.*{named}"):
         runs(folder, truth)
 
 

@@ -120,7 +120,7 @@ def test_an_archive_that_names_a_card_of_ours_is_scored_by_it(workshop, caplog):
         (truth / "archive.json").write_text(text)
         card = find_truth(truth).card
         assert (card and card.name) == name
-    assert "made for another version of the card pdac-panorama" in caplog.text
+    assert "made with another version of the card pdac-panorama" in caplog.text
 
 
 def test_a_card_with_a_byte_order_mark_is_read(folder):

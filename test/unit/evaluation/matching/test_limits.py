@@ -35,7 +35,7 @@ def test_a_hostile_map_is_scored_or_refused_in_two_gigabytes_and_a_minute(tmp_pa
 
 
 @pytest.mark.parametrize(
-    ("limit", "found"), [("MOST_RUNS", "runs of voxels along x"), ("MOST_COMPONENTS", "connected")]
+    ("limit", "found"), [("MOST_VOXEL_RUNS", "runs of voxels along x"), ("MOST_COMPONENTS", "connected")]
 )
 def test_the_limits_are_reached_by_one_more(monkeypatch: pytest.MonkeyPatch, limit: str, found: str) -> None:
     voxels = np.arange(0, 60, 3)
