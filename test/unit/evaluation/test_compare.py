@@ -13,17 +13,13 @@ from refusals import refused_with
 from scipy.stats import rankdata
 from statsmodels.stats.multitest import multipletests
 
-from contract.errors import OncoduetError
 from contract.files import read_json, sha256_file, write_json
 from contract.records import read_record
 from evaluation.__main__ import main
 from evaluation.compare import compare, warn_of_alike_outcomes
 from evaluation.metrics.outcomes import Outcome, TestSet
 from evaluation.metrics.scored_runs import group_by_configuration, read_scored_runs
-from evaluation.planning.plan_record import read_plan
-from evaluation.planning.power import sample_size
 from evaluation.report.text.limitations import notes
-from evaluation.statistics.adjustment import holm
 from evaluation.statistics.analysis_file import METRICS, read_analysis
 from evaluation.statistics.configurations.comparison import compare_configurations
 from evaluation.statistics.verdict import Verdict
@@ -337,17 +333,6 @@ def test_holm_adjusts_over_the_declared_family(scores, tmp_path):
             assert [each.p_holm for each in raw] == pytest.approx(multipletests([e.p for e in raw], method="holm")[1])
 
 
-def test_holm_of_the_notes_table_with_a_gap():
-    assert holm([0.01, 0.04, None, 0.03, 0.005]) == pytest.approx([0.03, 0.06, None, 0.06, 0.02])
-    assert holm([None, None]) == [None, None]
-
-
-@pytest.mark.parametrize("count", [1, 2, 7, 40])
-def test_holm_is_statsmodels(count):
-    p_values = np.random.default_rng(count).choice([0.001, 0.01, 0.0213, 0.2, 0.7, 1.0], count)  # with ties
-    assert holm(p_values.tolist()) == multipletests(p_values, method="holm")[1].tolist()
-
-
 @pytest.mark.parametrize(
     ("configurations", "runs", "message"),
     [
@@ -407,28 +392,6 @@ def test_declared_configuration_that_was_not_scored_is_refused(scores, tmp_path)
     assert not (tmp_path / "out").exists()
 
 
-def run_command(scores, output, **environment):
-    return python("-m", "evaluation", "compare", "--scores", scores.root, "--output", output, **environment)
-
-
-def test_command_leaves_stderr_empty_with_a_read_only_home(scores, tmp_path):
-    scores.run("a", "ce")
-    scores.run("b", "focal")
-    unset = dict.fromkeys(("HOME", "XDG_CONFIG_HOME", "XDG_CACHE_HOME"), "/proc/nowhere")
-    done = run_command(scores, tmp_path / "out", **unset)
-    assert (done.returncode, done.stderr) == (0, "")
-    assert "report.html" in done.stdout.replace("\n", "")
-
-
-def test_command_refuses_wrong_input_with_3_and_one_line(scores, tmp_path):
-    scores.run("a", "ce", with_source=False)
-    done = run_command(scores, tmp_path / "out")
-    assert done.returncode == 3
-    assert done.stderr.count("\n") == 1
-    assert "source.json not found" in done.stderr
-    assert not (tmp_path / "out").exists()
-
-
 def test_comparison_never_imports_torch():
     code = "import sys, evaluation.compare; assert not {'torch', 'nnunetv2'} & set(sys.modules)"
     assert python("-c", code).returncode == 0
@@ -437,7 +400,8 @@ def test_comparison_never_imports_torch():
 @pytest.mark.slow
 def test_comparing_the_demo_costs_under_15_cpu_seconds(demo_scores, tmp_path):
     before = os.times()
-    done = run_command(demo_scores, tmp_path / "out", OMP_NUM_THREADS="1")
+    words = ("--scores", demo_scores.root, "--output", tmp_path / "out")
+    done = python("-m", "evaluation", "compare", *words, OMP_NUM_THREADS="1")
     after = os.times()
     assert done.returncode == 0
     spent = after.children_user + after.children_system - before.children_user - before.children_system
@@ -620,31 +584,6 @@ def test_sample_size_of_a_plan_is_reported_with_its_hash(scores, tmp_path):
     page = (tmp_path / "out" / "report.html").read_text()
     assert "4 scored runs" in page
     assert sha256_file(record)[:12] in page
-
-
-def test_a_scored_design_that_was_not_planned_is_named(tmp_path):
-    assert main([*PLAN, "--output", str(tmp_path)]) == 0
-    said = sample_size(read_plan(tmp_path / "plan.json", METRICS), runs=3, cases=30)
-    assert said.endswith("Scored were 3 runs per configuration on 30 cases, which was none of the planned designs.")
-
-
-@pytest.mark.parametrize(
-    ("command", "change", "found"),
-    [
-        (PLAN, {"metric": "ap"}, "AP"),
-        (["plan", "errors", "--runs", "2", "--cases", "30", "--studies", "20"], {}, "errors by AUROC"),
-        (PLAN, {"assumptions": {}}, "power to show a difference of 0.1 in AUROC"),
-        (PLAN, {"designs": "many"}, None),
-    ],
-)
-def test_a_wrong_plan_is_refused(tmp_path, command, change, found):
-    path = tmp_path / "plan.json"
-    assert main([*command, "--output", str(tmp_path)]) == 0
-    write_json(path, read_json(path) | change)
-    with pytest.raises(OncoduetError) as caught:
-        read_plan(path, ["auroc"])
-    assert str(path) in caught.value.where
-    assert found is None or caught.value.found == found
 
 
 def test_command_refuses_a_wrong_plan_with_3_and_one_line(scores, tmp_path, refusal):
@@ -925,27 +864,6 @@ def test_predictions_of_another_program_are_named_and_compared(workshop, tmp_pat
         "theirs",
         "ours",
     }
-
-
-@pytest.mark.parametrize(
-    ("words", "status", "message"),
-    [
-        (["--configuration", "ensemble-x"], 2, "--configuration: expected a name of letters"),
-        (["--configuration", "../x"], 2, "--configuration: expected a name of letters"),
-        (["--fold", "1"], 2, "--fold and --restart need --configuration"),
-        (["--configuration", "x"], 3, "expected one run without source.json, for --configuration, found source.json"),
-    ],
-)
-def test_a_name_for_predictions_is_refused_where_it_is_none_or_not_asked_for(
-    workshop, tmp_path, capsys, words, status, message
-):
-    truth = workshop.truth({"1_1": workshop.image()})
-    folder = workshop.batch({"1_1": workshop.image()}, {"1_1": 0.5})
-    workshop.source(folder)
-    score = ["score", "--predictions", str(folder), "--truth", str(truth), "--output", str(tmp_path / "out")]
-    assert main([*score, *words]) == status
-    assert message in capsys.readouterr().err
-    assert not (tmp_path / "out").exists()
 
 
 def test_a_model_without_detection_maps_is_compared_by_auroc_alone(scores, tmp_path):

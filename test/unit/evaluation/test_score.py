@@ -279,33 +279,6 @@ def test_the_six_real_maps_give_the_published_auroc_and_ap(real_data, tmp_path):
     assert (result.metrics.strict.auroc, result.metrics.strict.ap) == (metrics.auroc, metrics.ap)
 
 
-def test_command_prints_scores_and_what_was_left_out(workshop, maps, truth, tmp_path, capsys):
-    folder = workshop.plain(maps)
-    arguments = ["score", "--predictions", str(folder), "--truth", str(truth), "--output", str(tmp_path / "out")]
-    assert main(arguments) == 0
-    printed = capsys.readouterr()
-    assert printed.err == ""
-    rows = [line.split() for line in printed.out.splitlines()]
-    assert ["predictions", "strict", "1.0000", "0.5000", "0.7500", "0"] in rows
-    assert ["picai", "1.0000", "0.5000", "0.7500", "0"] in rows
-    assert f"No source.json in {folder}: none was written, and compare needs one" in printed.out
-    assert "No card: every non-zero label counts as lesion, and IoU ≥ 0.1 as a hit." in printed.out
-
-
-def test_command_takes_a_card_and_prints_why_a_value_is_undefined(workshop, maps, tmp_path, capsys):
-    benign = workshop.truth({case_id: workshop.image() for case_id in maps}, name="benign")
-    folder = workshop.plain(maps)
-    workshop.source(folder)
-    arguments = ["score", "--predictions", str(folder), "--truth", str(benign), "--output", str(tmp_path / "out")]
-    assert main([*arguments, "--card", "cspca-rsna2022"]) == 0
-    printed = capsys.readouterr()
-    assert printed.err == ""
-    assert "predictions, strict: AUROC is undefined: all 3 cases are negative; AP and lesion" in printed.out
-    assert "No source.json" not in printed.out
-    metrics = json.loads((tmp_path / "out" / "metrics.json").read_text())
-    assert (metrics["strict"]["auroc"], metrics["strict"]["ap"]) == (None, None)
-
-
 def test_a_missing_prediction_is_refused_and_nothing_written(workshop, maps, truth, tmp_path, refusal):
     del maps["b"]
     folder = workshop.plain(maps)
@@ -385,31 +358,6 @@ def test_patients_are_recorded_where_ids_are_ambiguous(workshop, tmp_path, capsy
     assert table(recorded)[1:] == [["scan_1", "scan_1"], ["scan_2", "scan_2"]]
 
 
-def test_missing_predictions_are_named(workshop, maps, truth, tmp_path, capsys):
-    del maps["b"], maps["c"]
-    folders = ["--predictions", workshop.plain(maps), "--truth", truth, "--output", tmp_path / "out"]
-    assert main(["score", *map(str, folders), "--on-missing", "worst"]) == 0
-    assert "no prediction, counted as likelihood 0 without candidates: b, c" in " ".join(
-        capsys.readouterr().out.split()
-    )
-
-
-def test_the_table_fits_80_columns_and_breaks_no_usual_name(
-    workshop, maps, likelihoods, truth, tmp_path, capsys, monkeypatch
-):
-    monkeypatch.setenv("COLUMNS", "80")
-    names = ("ce-focal_fold4_restart19", "ensemble-four_fold0_restart1_0123abcd")
-    for name in names:
-        workshop.batch(maps, likelihoods, name=f"all/{name}")
-    words = ["--predictions", tmp_path / "all", "--truth", truth, "--output", tmp_path / "out"]
-    assert main(["score", *map(str, words)]) == 0
-    shown = capsys.readouterr().out
-    table_lines = shown.split("Test set:")[0].splitlines()
-    assert max(map(len, table_lines)) <= 80
-    assert all(any(name in line and "strict" in line for line in table_lines) for name in names)
-    assert "Test set: 3 cases, 2 positive, 2 lesions." in shown
-
-
 def test_sweep_of_hit_criteria_changes_no_other_file(workshop, maps, likelihoods, truth, tmp_path):
     batch = workshop.batch(maps, likelihoods)
     score(predictions=batch, truth=truth, output=tmp_path / "plain")
@@ -438,10 +386,3 @@ def test_sweep_needs_detection_maps_and_strict_matching(workshop, maps, truth, t
     assert "no detection maps" in refusal("score", "--predictions", tmp_path / "p.csv", *words)
     assert main(["score", "--predictions", str(workshop.plain(maps)), *words, "--picai-only"]) == 2
     assert not (tmp_path / "out").exists()
-
-
-def test_a_case_to_be_explained_may_be_typed_with_its_accents_apart(workshop, tmp_path, capsys):
-    truth = workshop.truth({case_id: workshop.image() for case_id in ("M\u00fc1", "b")})
-    folder = workshop.plain({case_id: workshop.image() for case_id in ("M\u00fc1", "b")})
-    words = ["--predictions", str(folder), "--truth", str(truth), "--output", str(tmp_path / "out")]
-    assert main(["score", *words, "--explain", "Mu\u03081"]) == 0, capsys.readouterr().err

@@ -1,34 +1,17 @@
 """The text for a paper, the checklists and the flow of cases: every number is the verdict's."""
 
-import csv
-
 import pytest
+from report_makers import judged, text_of
 
 from contract.records import read_record
-from evaluation.compare import compare, compare_table
-from evaluation.metrics.scored_runs import group_by_configuration, read_scored_runs
-from evaluation.report.tables.clinical_tables import CLINICAL_TABLES
-from evaluation.report.tables.table_files import TABLES, flow
-from evaluation.report.text.checklists import AUTHORS, checklists
+from evaluation.compare import compare_table
+from evaluation.report.tables.table_files import flow
+from evaluation.report.text.checklists import checklists
 from evaluation.report.text.limitations import notes
-from evaluation.report.text.paper import paper_text
 from evaluation.report.text.paper_methods import holm_over
 from evaluation.report.text.verdict_paragraph import summary
-from evaluation.statistics.analysis_file import EXPLORATORY, Analysis
-from evaluation.statistics.configurations.comparison import compare_configurations
+from evaluation.statistics.analysis_file import Analysis
 from evaluation.statistics.verdict import Verdict
-
-VERSIONS = {"numpy": "0.0"}
-
-
-def judged(scores, plan=EXPLORATORY, analysis="f" * 64):
-    runs = read_scored_runs([scores.root])
-    declared = plan.pairs(list(group_by_configuration(runs)), "file")
-    return compare_configurations(runs, plan, declared, analysis=analysis)
-
-
-def text_of(verdict):
-    return [" ".join(section.paragraphs) for section in paper_text(verdict, VERSIONS)]
 
 
 def test_methods_and_results_hold_the_numbers_of_the_verdict(scores):
@@ -101,30 +84,6 @@ def test_training_studies_are_named_in_text_and_flow(scores):
     assert answer.startswith("test cases that a network was trained on: 7")
 
 
-def test_checklists_have_every_item_and_name_files_that_exist(scores, tmp_path):
-    scores.arms()
-    compare([scores.root], tmp_path / "out", analysis=None)
-    verdict = read_record(tmp_path / "out" / "verdict.json", Verdict)
-    found = checklists(verdict)
-    assert [row.item for row in found["claim"]] == [str(number) for number in range(1, 45)]
-    split = {15: "abcd", 16: "abc", 17: "ab", 26: "ab", 40: "ab"}
-    assert [row.item for row in found["stard-ai"]] == [
-        f"{number}{letter}" for number in range(1, 41) for letter in split.get(number, [""])
-    ]
-    for name, rows in found.items():
-        with (tmp_path / "out" / "tables" / f"{name}.csv").open() as stream:
-            assert [tuple(row.values()) for row in csv.DictReader(stream)] == [tuple(row) for row in rows]
-        for row in rows:
-            assert (row.answer == AUTHORS) == (not row.place)
-            for place in filter(None, row.place.split("; ")):
-                if place in (*TABLES, *CLINICAL_TABLES):
-                    assert (tmp_path / "out" / "tables" / place).is_file()
-                else:
-                    assert place.startswith(("report.html", "figures ", "verdict.json", "cases.csv "))
-        text = (tmp_path / "out" / "tables" / f"{name}.md").read_text()
-        assert text.count("\n| ") == len(rows) + 1
-
-
 def test_a_table_of_runs_has_text_and_no_flow(tmp_path):
     rows = [f"{name},0,{restart},0.{8 + place}{restart}," for place, name in enumerate("ab") for restart in range(4)]
     (tmp_path / "runs.csv").write_text("\n".join(["configuration,fold,restart,auroc,ap", *rows]))
@@ -143,15 +102,3 @@ def test_a_table_of_runs_has_text_and_no_flow(tmp_path):
     assert "without intervals" in rows["37"]
     assert rows["37"] == rows["38"]
     assert "a against b: on this test set the runs of b rank" in summary(verdict)
-
-
-def test_holm_is_said_to_cover_the_comparisons_that_were_tested(scores):
-    scores.arms(2.0, 0.5, runs=3)
-    for restart in range(2):
-        scores.run(f"other{restart}", "elsewhere", fold=4, restart=restart, seed=30 + restart)
-    verdict = judged(scores)
-    assert verdict.family == 3
-    expected = "1 comparison per metric for new runs and cases and 1 comparison per metric on this test set"
-    assert holm_over(verdict) == expected
-    assert expected in text_of(verdict)[0]
-    assert expected in {row.item: row.answer for row in checklists(verdict)["claim"]}["29"]
