@@ -18,7 +18,7 @@ _log = logging.getLogger(__name__)
 def require_agreement(read: Sequence[tuple[Path, ScoredRun]]) -> None:
     """Raise ``OncoduetError`` where runs were scored or predicted differently, or one occurs twice."""
     _require_one_test(read)
-    _require_one_way(read)
+    _require_same_settings(read)
     _require_distinct(read)
     _require_own_runs(read)
 
@@ -64,7 +64,7 @@ def _require_one_test(read: Sequence[tuple[Path, ScoredRun]]) -> None:
             )
 
 
-def _require_one_way(read: Sequence[tuple[Path, ScoredRun]]) -> None:
+def _require_same_settings(read: Sequence[tuple[Path, ScoredRun]]) -> None:
     """All were predicted with the same settings, as far as these are recorded."""
     known: dict[str, tuple[Path, bool | str]] = {}
     for folder, run in read:
@@ -128,8 +128,8 @@ def _require_own_runs(read: Sequence[tuple[Path, ScoredRun]]) -> None:
     seen: dict[str, Path] = {}
     for folder, run in read:
         predictions = run.parents.get("predictions")
-        says_nothing = run.candidate_free_cases == len(run.truth.case_ids)
-        if predictions is None or says_nothing or not run.source.runs or run.is_ensemble:
+        finds_nothing = run.candidate_free_cases == len(run.truth.case_ids)
+        if predictions is None or finds_nothing or not run.source.runs or run.is_ensemble:
             continue
         other = seen.setdefault(predictions, folder)
         if other != folder:

@@ -246,11 +246,11 @@ def _best_p(a: Sequence[ScoredRun], b: Sequence[ScoredRun], values: Sequence[Seq
     folds = [known_folds(arm) for arm in (a, b)]
     planned_folds = None
     if all(folds):
-        turns = [sorted(set(arm)) for arm in folds]
+        cycles = [sorted(set(arm)) for arm in folds]
         planned_folds = common_folds(
             *(
-                arm + [turn[k % len(turn)] for k in range(planned - len(arm))]
-                for arm, turn in zip(folds, turns, strict=True)
+                arm + [cycle[k % len(cycle)] for k in range(planned - len(arm))]
+                for arm, cycle in zip(folds, cycles, strict=True)
             )
         )
     best = 1.0

@@ -177,7 +177,7 @@ def break_truth(submission, truth, workshop):
         (break_map("negative"), "b.mha: expected confidences in [0, 1], found -0.5 to 0"),
         (break_map("large"), "b.mha: expected confidences in [0, 1], found 0 to 2"),
         (break_map("nan"), "b.mha: expected finite voxels, found 36 NaN or infinite"),
-        (break_folder, "b.mha: a link out of "),
+        (break_folder, "b.mha: links to a file outside "),
         (break_truth, "no label maps (CASE.nii.gz or CASE.mha)"),
         (
             lambda _, truth, __: (truth / "settings.json").write_text('{"percase": true}'),

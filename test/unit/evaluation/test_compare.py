@@ -116,7 +116,7 @@ def test_run_level_of_two_against_two_says_what_it_can_reach(scores, tmp_path):
     assert not pair.run_level.blocked_by_fold
 
 
-def test_an_ensemble_is_paired_with_its_members_and_not_exchanged_with_them(scores, tmp_path):
+def test_ensemble_is_paired_with_its_members_but_not_exchangeable(scores, tmp_path):
     scores.demo()
     pair = pair_of(compared(scores, tmp_path), "ce", "ensemble-four")
     assert pair.run_level.p is None
@@ -468,7 +468,7 @@ def test_a_comparison_of_other_cases_is_not_replaced(scores, tmp_path):
     assert (tmp_path / "out" / "verdict.json").read_bytes() == before
 
 
-def test_more_runs_replace_a_comparison_and_fewer_or_another_analysis_do_not(scores, tmp_path):
+def test_only_more_runs_of_the_same_analysis_replace_a_comparison(scores, tmp_path):
     for name in ("alpha", "beta"):
         scores.run(name, name)
     plan = tmp_path / "a.toml"
@@ -629,7 +629,7 @@ def test_a_table_of_runs_is_compared_on_its_test_set(tmp_path):
     ]
 
 
-def test_one_sided_p_pools_folds_as_picai_eval_and_is_also_given_within_them(tmp_path):
+def test_one_sided_p_pools_folds_and_is_also_given_within_folds(tmp_path):
     a, b = {0: [0.9, 0.8], 1: [0.7, 0.6]}, {0: [0.75, 0.73], 1: [0.55, 0.5]}
     rows = [
         f"{name},{fold},{k},{value},0.5"
@@ -783,7 +783,7 @@ def test_markup_in_names_stays_text_in_every_output(tmp_path):
         ElementTree.parse(figure)
 
 
-def test_a_table_of_runs_without_a_column_or_with_options_of_cases_is_refused(tmp_path, capsys, refusal):
+def test_table_of_runs_lacking_a_column_or_with_case_options_is_refused(tmp_path, capsys, refusal):
     path = table_of_runs(tmp_path, ["a,0,0,0.9"], header="configuration,fold,restart,auroc")
     assert "expected the column ap" in refusal(*words_of(path, tmp_path / "out"))
     assert main([*words_of(path, tmp_path / "out"), "--marksheet", str(path)]) == 2
@@ -896,7 +896,7 @@ def fn_rows(scores):
         ([0.85, 0.85, 0.85], []),  # of two digits, cases may well be alike
     ],
 )
-def test_cases_of_which_every_run_says_the_same_to_the_last_digit_are_named(confidences, said, caplog):
+def test_cases_with_identical_outcomes_in_every_run_are_named(confidences, said, caplog):
     truth = TestSet(("a", "b", "c"), np.array([True, True, False]), np.array([1, 1, 0]))
     outcome = Outcome.of(np.array(confidences), [(each, case, case < 2) for case, each in enumerate(confidences)])
     warn_of_alike_outcomes([SimpleNamespace(truth=truth, outcome=outcome)] * 2, "scores")

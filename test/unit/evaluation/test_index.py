@@ -54,7 +54,7 @@ def platform(workshop):
     return run, submission, truth, frozen
 
 
-def test_submission_is_compared_by_delongs_test_with_welchs_degrees_of_freedom(platform, workshop):
+def test_submission_is_compared_by_delongs_test_with_welchs_df(platform, workshop):
     run, submission, truth, frozen = platform
     status, metrics = run()
     assert status == 0
@@ -162,7 +162,7 @@ def test_several_are_frozen_at_once_and_none_is_lost(platform, workshop):
     assert list(run()[1]["baselines"]) == ["frozen"]
 
 
-def test_a_baseline_gives_way_to_none_of_its_name_of_other_networks(platform, workshop):
+def test_baseline_of_the_same_name_but_another_network_is_refused(platform, workshop):
     truth = platform[2]
     workshop.source(workshop.root / "other", configuration="baseline-other")
     score(predictions=workshop.root / "other", truth=truth, output=workshop.root / "others" / "frozen")
@@ -236,8 +236,8 @@ def too_many(folder, truth, workshop):
         (other_truth, "frozen/metrics.json: expected a baseline scored with this truth ("),
         (another_card, "frozen/metrics.json: expected a baseline scored with this scoring card ("),
         (without_parents, "), found none"),
-        (other_labels, "frozen: its tables have other labels or lesions than the label maps"),
-        (case_left_out, "frozen/cases.csv: expected the 8 cases of "),
+        (other_labels, "frozen: labels or lesions of its tables differ from the label maps"),
+        (case_left_out, "frozen/cases.csv: its cases differ from the 8 of "),
         (no_source, "frozen: source.json not found"),
         (lambda folder, *_: (folder / "lesions.csv").unlink(), "frozen/lesions.csv: table not found"),
         (not_json, "frozen/metrics.json: not valid JSON"),

@@ -118,9 +118,7 @@ def test_command_refuses_wrong_input_with_3_and_one_line(scores, tmp_path):
         (["--configuration", "x"], 3, "expected one run without source.json, for --configuration, found source.json"),
     ],
 )
-def test_a_name_for_predictions_is_refused_where_it_is_none_or_not_asked_for(
-    workshop, tmp_path, capsys, words, status, message
-):
+def test_invalid_or_superfluous_name_for_predictions_is_refused(workshop, tmp_path, capsys, words, status, message):
     truth = workshop.truth({"1_1": workshop.image()})
     folder = workshop.batch({"1_1": workshop.image()}, {"1_1": 0.5})
     workshop.source(folder)

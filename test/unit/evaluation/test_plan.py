@@ -88,7 +88,7 @@ def test_interim_analysis_of_a_running_campaign(scores, tmp_path, capsys):
     assert found.sentence in capsys.readouterr().out.replace("\n", " ")
 
 
-def test_the_sample_size_counts_runs_of_configurations_and_not_of_ensembles(scores, tmp_path):
+def test_sample_size_counts_runs_of_configurations_not_of_ensembles(scores, tmp_path):
     scores.demo()
     shutil.rmtree(scores.root / "four_1")
     plan = ["plan", "power", "--difference", "0.02", *QUICK, "--output", str(tmp_path / "plan")]

@@ -148,7 +148,7 @@ def test_scores_of_another_run_are_not_replaced(workshop, maps, truth, tmp_path)
     [{"picai_only": True}, {"card": load_card("cspca-rsna2022")}, {"card": None}, {"on_missing": "worst"}],
     ids=["answer", "card", "no card", "missing"],
 )
-def test_scores_of_the_same_run_asked_otherwise_are_not_replaced(workshop, maps, truth, tmp_path, options):
+def test_scores_with_other_options_are_not_replaced(workshop, maps, truth, tmp_path, options):
     usual = {"predictions": workshop.plain(maps), "truth": truth, "output": tmp_path / "out"}
     usual["card"] = load_card("cspca-picai")
     score(**usual)
@@ -228,7 +228,7 @@ def test_a_faulty_table_of_likelihoods_is_refused(truth, tmp_path, lines, messag
     assert not (tmp_path / "out").exists()
 
 
-def test_the_truth_itself_is_not_scored_in_silence(workshop, likelihoods, truth, tmp_path, caplog):
+def test_predictions_that_equal_the_truth_are_warned_of(workshop, likelihoods, truth, tmp_path, caplog):
     lesion = workshop.image({1: workshop.box})
     copies = workshop.batch({"a": lesion, "b": workshop.image(), "c": lesion}, likelihoods)
     score(predictions=copies, truth=truth, output=tmp_path / "out")
@@ -325,7 +325,7 @@ def test_patients_of_other_cases_are_refused(workshop, tmp_path, refusal):
     assert main([*command, "--patients", "by-case"]) == 0
 
 
-def test_a_table_of_some_studies_of_a_patient_is_refused_and_not_forgotten(workshop, tmp_path, capsys):
+def test_table_with_only_some_studies_of_a_patient_is_refused(workshop, tmp_path, capsys):
     truth = workshop.truth({case_id: workshop.image() for case_id in ("7_1", "7_2")})
     folder = workshop.plain({case_id: workshop.image() for case_id in ("7_1", "7_2")})
     (truth / "patients.csv").write_text("case_id,patient_id\n7_1,P7\n")

@@ -182,7 +182,7 @@ def own_card(folder, *changes):
     (folder / "card.toml").write_text(text)
 
 
-def test_a_card_of_the_predictions_locates_outputs_and_scores_nothing(workshop, maps, likelihoods, truth):
+def test_card_of_the_predictions_locates_outputs_but_does_not_score(workshop, maps, likelihoods, truth):
     folder = workshop.batch(maps, likelihoods)
     own_card(folder, ('slug = "cspca-detection-map"', 'slug = "our-map"'))
     (folder / "predictions.json").write_text(

@@ -24,7 +24,7 @@ def test_names_that_end_in_label_are_meant_and_lose_their_ending(workshop):
     assert {case_id: path.name for case_id, path in find_truth(folder).label_maps.items()} == {"a": "a_label.nii.gz"}
 
 
-def test_a_label_map_is_read_once(folder):
+def test_label_map_is_read_once(folder):
     truth = find_truth(folder)
     rule = MatchingRule()
     first = truth.case("a", rule)

@@ -91,14 +91,14 @@ def test_lesions_are_the_components_of_the_cards_lesion_values(workshop):
     ("values", "said"),
     [({1: (slice(0, 7), slice(0, 11), slice(0, 13))}, "100% of the image"), ({1: "box", 4: "elsewhere"}, "organ's 18")],
 )
-def test_a_doubtful_truth_is_named_and_scored(workshop, caplog, values, said):
+def test_doubtful_truth_is_warned_of_and_scored(workshop, caplog, values, said):
     boxes = {value: getattr(workshop, box) if isinstance(box, str) else box for value, box in values.items()}
     path = workshop.write(workshop.root / "doubtful.nii.gz", workshop.image(boxes, np.uint8))
     assert len(read_lesions(path, MatchingRule.of(load_card("pdac-panorama"))).lesions) == 1
     assert [f"{path}: " in message and said in message for message in caplog.messages] == [True]
 
 
-def test_what_only_tells_a_doubtful_truth_is_no_part_of_the_rule():
+def test_organ_values_are_not_part_of_the_scoring_rule():
     rule = MatchingRule.of(load_card("pdac-panorama"))
     without = replace(rule, organ_values=())
     assert rule.organ_values == (4, 5)

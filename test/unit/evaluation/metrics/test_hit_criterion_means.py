@@ -31,7 +31,7 @@ def test_means_are_taken_over_runs_by_criterion(scores):
     assert found[1].lesion_sensitivity_at_fp["fp_2"].mean == pytest.approx(values[:, 1, 5].mean())
 
 
-def test_criteria_that_a_run_lacks_are_left_out_and_so_is_a_run_without_any(scores):
+def test_criteria_that_a_run_lacks_have_no_means(scores):
     sweep(scores.run("a", "ce", restart=0), 0)
     sweep(scores.run("b", "ce", restart=1, seed=1), 1, ROWS[:2])
     found = means_by_criterion("ce", read_scored_runs([scores.root]))

@@ -85,7 +85,7 @@ def test_runs_behind_links_are_found_once(scores, tmp_path):
 
 
 @pytest.mark.parametrize("left", ["metrics.json", "cases.csv", "lesions.csv"])
-def test_what_is_left_of_a_run_is_refused(scores, left):
+def test_incomplete_run_is_refused(scores, left):
     scores.run("a", "ce")
     for path in scores.run("b", "focal").iterdir():
         if path.name != left:
@@ -267,7 +267,7 @@ def test_a_run_under_two_configurations_names_is_refused(scores):
     assert (caught.value.where, caught.value.problem) == (str(second), f"has the same predictions as {first}")
 
 
-def test_an_ensemble_of_one_run_may_stand_beside_it(scores):
+def test_ensemble_of_one_run_is_accepted_with_that_run(scores):
     scores.run("a", "ce", runs=("one",), parents={"predictions": "same"})
     scores.run("b", "ensemble-ce", fold=None, restart=None, runs=("one",), parents={"predictions": "same"})
     assert len(read_scored_runs([scores.root])) == 2
@@ -288,7 +288,7 @@ def test_two_datasets_in_one_configuration_are_refused(scores):
         read_scored_runs([scores.root])
 
 
-def test_folds_of_two_datasets_are_not_the_same_which_is_said(scores, caplog):
+def test_folds_of_two_datasets_are_not_comparable_and_warned_of(scores, caplog):
     scores.run("a", "ce", prepared_sha256="1" * 64)
     scores.run("b", "focal", prepared_sha256="1" * 64)
     assert [run.source.fold for run in read_scored_runs([scores.root])] == [0, 0]
@@ -344,7 +344,7 @@ def test_runs_with_other_patients_are_refused(scores):
     assert read_scored_runs([scores.root], patients="by-case")[0].truth.patient_count == 30
 
 
-def test_a_table_that_names_some_cases_of_a_recorded_patient_is_asked_about(scores, tmp_path):
+def test_table_with_only_some_cases_of_a_patient_is_refused(scores, tmp_path):
     ids, _ = scores.truth()
     folder = scores.run("a", "ce")
     recorded = {case_id: str(number // 2) for number, case_id in enumerate(ids)}

@@ -136,7 +136,7 @@ def test_extreme_readers_are_answered_or_refused(ask, name):
     assert bool(said) == (name in ("perfect", "perfect, two values", "always wrong", "constant")), said
 
 
-def test_runs_that_rank_nearly_alike_are_no_reason_for_a_negative_variance(ask):
+def test_runs_that_rank_nearly_alike_give_no_negative_variance(ask):
     pilot, _, answer = ask
     pilot("nearly alike", ("ce", "focal"), LESIONS["every second"])
     assert not answer("power") and not answer("errors")
@@ -151,7 +151,7 @@ def test_an_interim_analysis_of_one_configuration_is_refused(ask):
 @pytest.mark.parametrize(
     "wrong", [{"auroc": math.nan}, {"case_share": 0.8, "method_share": 0.3}, {"case_share": -0.1}, {"run_sd": math.nan}]
 )
-def test_no_study_is_drawn_from_what_is_no_number(wrong):
+def test_settings_that_are_not_finite_are_refused(wrong):
     with pytest.raises(ValueError, match="no study can be drawn"):
         SimulationSettings(runs=2, cases=20, **wrong)
 

@@ -27,7 +27,7 @@ def test_a_look_at_which_no_runs_suffice_is_named():
     assert looks_that_cannot_stop((10, 20), 0.05) == ()
 
 
-def test_looking_keeps_the_level_where_testing_again_and_again_does_not():
+def test_looks_keep_the_level_and_repeated_tests_do_not():
     found = simulate_looks((5, 10, 15, 20), alpha=0.05, studies=800, seed=0)
     assert found.shown <= 0.05 + 3 * math.sqrt(0.05 * 0.95 / 800)
     assert found.shown_without_spending > 0.1

@@ -31,7 +31,7 @@ def components(error=0.000792, cov_2=0.000340, cov_3=0.000236, reader_variance=0
 
 @pytest.mark.parametrize("members", [4, 8, 20])
 @pytest.mark.parametrize("difference", [0.05, 0.08])
-def test_of_two_arms_alike_power_is_that_of_hillis_obuchowski_and_berbaums_f(members, difference):
+def test_power_of_two_equal_arms_is_that_of_hillis_and_obuchowskis_f(members, difference):
     # F(1, df₂; λ), readers nested in two tests: λ = (r d²/2)/(E[MS(R)] + r (Cov₂ − Cov₃)), and
     # df₂ = (E[MS(R)] + r (Cov₂ − Cov₃))²/(E[MS(R)]²/(2 (r − 1)))
     error, cov_2, cov_3, reader_variance = 0.000792, 0.000340, 0.000236, 0.00174
@@ -117,7 +117,7 @@ def test_power_is_that_of_simulated_studies(pilot, design, studies):
     assert planned.power(difference + margin, ALPHA) == pytest.approx(not_inferior, abs=reach)
 
 
-def test_readers_who_do_not_differ_add_nothing_and_a_split_plot_costs_precision():
+def test_equal_readers_add_no_variance_and_split_plots_cost_precision():
     alike = VarianceComponents.assumed(**{**TYPICAL, "reader_sd": 0.0, "reader_correlation": 1.0}, difference=0.05)
     few, many = (precision(alike, ReaderDesign(10, readers, 90, 210)).standard_error for readers in (2, 200))
     assert few == pytest.approx(many)

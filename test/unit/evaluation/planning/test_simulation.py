@@ -99,7 +99,7 @@ def test_level_and_coverage_where_nothing_differs(name):
     assert list(rates) == list(RATES)
 
 
-def test_single_runs_take_luck_for_the_method():
+def test_single_runs_mistake_chance_for_the_method():
     rates = error_rates(
         scenario(replace(SMALL, run_sd=0.03), "same method, retrained"), studies=200, alpha=0.05, seed=1
     )

@@ -7,7 +7,7 @@ from statsmodels.stats.multitest import multipletests
 from evaluation.statistics.adjustment import holm
 
 
-def test_holm_of_the_notes_table_with_a_gap():
+def test_holm_of_a_worked_example_with_a_gap():
     assert holm([0.01, 0.04, None, 0.03, 0.005]) == pytest.approx([0.03, 0.06, None, 0.06, 0.02])
     assert holm([None, None]) == [None, None]
 

@@ -41,11 +41,11 @@ def contrast(first, second):
 
 
 @pytest.mark.parametrize(("palette", "paper"), [(PALETTE, "#ffffff"), (DARK_PALETTE, "#14161b")])
-def test_lines_stand_out_from_the_paper(palette, paper):
+def test_colours_of_lines_contrast_with_the_page(palette, paper):
     assert min(contrast(colour, paper) for colour in palette) > 2.7
 
 
-def test_characters_that_the_font_lacks_are_one_line_of_the_log_and_text_in_the_svg(caplog, recwarn):
+def test_missing_glyphs_are_logged_once_and_stay_text_in_the_svg(caplog, recwarn):
     figure = Figure()
     figure.text(0.5, 0.5, "前立腺 and ü")
     drawing = render("roc", "alt", figure)

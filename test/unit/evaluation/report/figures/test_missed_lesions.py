@@ -197,7 +197,7 @@ def other_cases(archive, predictions, workshop):
         (other_cases, r"archive: its 3 label maps are not those of the 3 scored cases"),
     ],
 )
-def test_what_does_not_belong_together_is_refused(campaign, workshop, change, message):
+def test_archive_or_predictions_of_another_comparison_are_refused(campaign, workshop, change, message):
     archive, predictions, runs = campaign
     change(archive, predictions, workshop)
     with pytest.raises(OncoduetError, match=message):

@@ -46,7 +46,7 @@ def test_summary_and_results_lead_with_the_primary_metric(scores, primary):
     assert text_of(verdict)[1].startswith(f"{name} was ")
 
 
-def test_where_a_metric_is_primary_answers_by_the_others_are_called_exploratory(scores):
+def test_answers_by_other_than_the_primary_metric_are_exploratory(scores):
     scores.arms(3.0, -1.0, runs=4)
     verdict = judged(scores, Analysis(name="x", metrics=["ap", "auroc"], primary="auroc"))
     assert {pair.metric: pair.endpoint for pair in verdict.pairs} == {"auroc": "primary", "ap": "exploratory"}

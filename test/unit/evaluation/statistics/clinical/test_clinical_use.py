@@ -155,7 +155,7 @@ def study(scores, tmp_path):
     return verdict, tmp_path / "out", runs, read_validation([validation], runs)
 
 
-def test_command_chooses_thresholds_on_validation_and_applies_them_to_the_test_set(study):
+def test_thresholds_of_validation_cases_apply_to_the_test_set(study):
     verdict, folder, runs, validation = study
     clinical = verdict.clinical
     assert clinical.thresholds_from == "validation"
@@ -296,7 +296,7 @@ def test_faulty_validation_runs_are_refused_with_3(scores, tmp_path, refusal, fa
     assert not (tmp_path / "o").exists()
 
 
-def test_validation_cases_with_ids_of_the_test_set_or_trained_on_are_noted(scores, tmp_path):
+def test_validation_cases_of_the_test_set_or_of_training_are_noted(scores, tmp_path):
     scores.arms(runs=1)
     validation = type(scores)(tmp_path / "validation")
     ids = [f"{100 + i}_{i}" for i in range(29)] + ["900_1"]
@@ -326,7 +326,7 @@ def test_runs_without_fold_and_restart_are_matched_by_their_networks(scores, tmp
 
 
 @pytest.mark.parametrize("aim", ["specificity", "sensitivity"])
-def test_what_a_threshold_of_the_test_set_fixes_has_the_variance_of_its_cases(scores, aim):
+def test_value_fixed_by_a_test_set_threshold_has_variance_by_cases(scores, aim):
     """All runs have the same share, so their spread is none: ``Σ Ī²`` over patients, written out."""
     scores.cases = 120
     scores.arms(runs=4)

@@ -112,7 +112,7 @@ def test_one_network_is_compared_as_that_network(truth, table):
 
 
 @pytest.mark.parametrize(("margin", "code"), [(0.3, "not inferior"), (0.01, "inferior"), (None, "inferior")])
-def test_what_is_not_inferior_is_never_called_inferior(truth, table, margin, code):
+def test_not_inferior_excludes_inferior(truth, table, margin, code):
     readers = read_readers_table(table(shift=3.0), truth)
     plan = Analysis(name="x", readers={"margin": margin})
     (found,) = compare_with_readers(readers, {"ce": an_arm(truth, shift=1.5)}, truth, plan).comparisons
@@ -142,7 +142,7 @@ def test_non_inferiority_is_one_sided_at_alpha(truth, table, alpha):
         (("auroc", "ap"), "ap", {"auroc": None, "ap": 0.1}),
     ],
 )
-def test_readers_are_compared_by_declared_metrics_and_the_margin_is_of_one(truth, marked, metrics, primary, by_metric):
+def test_readers_are_compared_by_declared_metrics_with_one_margin(truth, marked, metrics, primary, by_metric):
     plan = Analysis(name="x", metrics=metrics, primary=primary, readers={"margin": 0.1})
     found = compare_with_readers(marked, {"ce": an_arm(truth)}, truth, plan)
     left_out = {"ap": None} if "ap" in by_metric else {}  # the arm has no candidates, and so AP 0 without variance
@@ -159,7 +159,7 @@ def test_questions_without_an_answer_are_refused(truth, table, metrics, readers)
     assert caught.value.found in ("score", "99")
 
 
-def test_a_reader_of_one_or_two_positive_patients_leaves_nothing_to_compare(truth, tmp_path):
+def test_reader_with_one_or_two_positive_patients_is_not_compared(truth, tmp_path):
     rng = np.random.default_rng(0)
     positives = np.flatnonzero(truth.positive)
     read = {"a": range(CASES), "b": [case for case in range(CASES) if case not in positives[2:]]}
@@ -278,7 +278,7 @@ def test_faults_of_the_table_are_named(truth, tmp_path, lines, message):
 
 
 @pytest.mark.parametrize(("no", "yes"), [("0", "1"), ("0.0", "1.0"), ("False", "True")])
-def test_hits_are_read_as_pandas_writes_them_and_readers_may_have_the_initials_na(truth, tmp_path, no, yes):
+def test_hits_written_by_pandas_are_read_and_na_may_be_a_reader(truth, tmp_path, no, yes):
     path = tmp_path / "readers.csv"
     lines = [f"{reader},{row}" for reader in ("NA", "B") for row in (f"0000_1,5,{yes}", f"0001_1,2,{no}", "0003_1,1,")]
     path.write_text("\n".join(["reader,case_id,score,hit", *lines]))

@@ -88,7 +88,7 @@ def test_order_test_equals_brute_force_with_ties_and_folds(seed, blocked):
     assert one_sided == pytest.approx(brute_force_p(a, b, concordant_pairs, centre, folds, one_sided=True), abs=1e-12)
 
 
-def test_fold_of_one_arm_alone_says_nothing():
+def test_fold_with_runs_of_one_arm_is_ignored():
     a, b = [3.0, 4.0, 9.0], [1.0, 2.0]
     assert order_test(a, b, folds=([0, 0, 1], [0, 0])).p == order_test(a[:2], b).p
 
@@ -109,7 +109,7 @@ def test_smallest_p_is_that_of_full_separation(folds):
     assert smallest_order_p(4, 4, folds=folds) == pytest.approx(order_test(*values, folds=folds).p, abs=1e-15)
 
 
-def test_two_against_two_runs_cannot_reach_a_third():
+def test_two_against_two_runs_cannot_reach_p_below_a_third():
     assert smallest_order_p(2, 2) == pytest.approx(1 / 3)
     assert smallest_order_p(1, 1) == 1
 

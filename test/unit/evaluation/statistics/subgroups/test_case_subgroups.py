@@ -196,7 +196,7 @@ def test_lists_in_one_cell_are_still_read_as_lists(scores, tmp_path, several):
 
 
 @pytest.mark.parametrize("unknown", ["NA", "nan", "", "N/A", "-"])
-def test_a_value_that_is_not_known_is_no_group(scores, tmp_path, unknown):
+def test_unknown_value_forms_no_group(scores, tmp_path, unknown):
     groups = numbers_of(scores, tmp_path, [unknown, *(str(k) for k in range(29))])
     assert list(groups) == ["> 14", "≤ 14"]
 
@@ -329,7 +329,7 @@ def test_one_group_has_no_interaction(scores, tmp_path):
     assert compare_between_groups(groups, arms_of(runs), [("ce", "focal")], judged, plan) == ()
 
 
-def test_a_centre_without_negative_cases_is_left_out_and_the_others_keep_theirs(scores, tmp_path):
+def test_centre_without_negative_cases_is_left_out(scores, tmp_path):
     two_configurations(scores)
     path, rows = marksheet(scores, tmp_path)
     ids, lesions = scores.truth()

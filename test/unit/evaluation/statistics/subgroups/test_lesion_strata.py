@@ -59,7 +59,7 @@ def is_small(lesion):
 
 
 @pytest.mark.parametrize("rate", [0.25, 1.0])
-def test_the_threshold_gives_at_most_so_many_false_positives_and_a_lower_one_more(sized, rate):
+def test_threshold_is_the_lowest_within_the_false_positive_rate(sized, rate):
     run = sized()[0]
     outcome = run.outcome
     threshold = threshold_of_rate(run.truth, outcome.confidence, outcome.hit, rate)
@@ -72,7 +72,7 @@ def test_the_threshold_gives_at_most_so_many_false_positives_and_a_lower_one_mor
 @pytest.mark.parametrize(
     "plan", [LesionPlan(cuts={"volume_ml": [1.0]}, threshold=0.6), LesionPlan(cuts={"volume_ml": [1.0]})]
 )
-def test_sensitivities_are_the_shares_of_the_strata_s_lesions_that_are_found(sized, plan):
+def test_sensitivity_is_the_share_of_a_stratums_lesions_that_are_found(sized, plan):
     runs = sized()
     found = judged(runs, plan)
     small, large = found.strata[:2]
@@ -132,7 +132,7 @@ def test_declared_cuts_make_the_strata_and_p_is_adjusted(sized):
     assert all(pair.interval.level == 0.9 for pair in pairs)
 
 
-def test_a_difference_in_small_lesions_alone_is_an_interaction(scores):
+def test_difference_in_small_lesions_only_is_an_interaction(scores):
     scores.cases = 200
     scores.arms(2.0, 2.0, runs=4)
     for folder in scores.root.iterdir():
@@ -149,7 +149,7 @@ def test_a_difference_in_small_lesions_alone_is_an_interaction(scores):
     assert found.strata[1].pairs[0].p_holm > 0.05
 
 
-def test_two_runs_that_find_as_many_lesions_are_no_proof_that_nothing_varies(scores):
+def test_equal_sensitivity_of_two_runs_does_not_narrow_the_interval(scores):
     scores.cases = 100
     scores.arms(1.5, 1.0, runs=2)
     for folder in scores.root.iterdir():
@@ -213,7 +213,7 @@ def test_other_strata_come_from_a_table(sized, tmp_path):
     assert {each.against for each in found.interactions if each.column == "grade"} == {"others"}
 
 
-def test_rows_of_the_table_that_name_no_lesion_are_said(sized, tmp_path, caplog):
+def test_table_rows_that_name_no_lesion_are_warned_of(sized, tmp_path, caplog):
     runs = sized()
     table = a_table(runs, tmp_path / "lesions.csv", zone=lambda k: "PZ")
     with table.open("a") as stream:
@@ -241,7 +241,7 @@ def test_thresholds_are_chosen_on_validation_cases_where_these_are_given(sized):
     assert set(found.thresholds.values()) == {judged(runs, LesionPlan()).thresholds[runs[0].name]}
 
 
-def test_compare_shows_sizes_without_being_asked_and_not_where_they_are_unknown(sized, scores, tmp_path):
+def test_compare_shows_strata_of_size_where_sizes_are_recorded(sized, scores, tmp_path):
     runs = sized(runs=2, cases=60)
     compare([scores.root], tmp_path / "out", analysis=None)
     verdict = read_record(tmp_path / "out" / "verdict.json", Verdict)
@@ -305,7 +305,7 @@ def test_columns_of_lesions_are_read_as_those_of_cases_are(sized, tmp_path, cell
         read_strata(runs, LesionPlan(strata=["suv"]), table, "analysis.toml")
 
 
-def test_lesions_without_a_value_are_said_and_their_numbers_may_be_pandas(sized, tmp_path, caplog):
+def test_lesions_without_a_value_are_counted_and_floats_are_numbers(sized, tmp_path, caplog):
     runs = sized(runs=2, cases=60)
     table = a_table(runs, tmp_path / "lesions.csv", zone=lambda k: "NA" if k == 1 else "PZ")
     lines = [line.split(",") for line in table.read_text().splitlines()]

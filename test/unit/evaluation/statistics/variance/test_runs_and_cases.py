@@ -49,7 +49,7 @@ def test_without_influence_of_cases_paired_is_the_paired_t_test():
     assert found.interval(0.95) == pytest.approx(tuple(expected.confidence_interval(0.95)))
 
 
-def test_two_networks_are_compared_by_delongs_variance_with_welchs_degrees_of_freedom():
+def test_two_networks_are_compared_by_delongs_test_with_welchs_df():
     rng = np.random.default_rng(2)
     positives, negatives = rng.normal(0.1, 0.3, 12), rng.normal(0.1, 0.2, 20)  # placements, a's minus b's
     of_cases = np.concatenate(
@@ -64,7 +64,7 @@ def test_two_networks_are_compared_by_delongs_variance_with_welchs_degrees_of_fr
     assert found.p == pytest.approx(2 * student.sf(0.1 / math.sqrt(variance), expected.df))
 
 
-def test_variance_of_runs_and_cases_by_obuchowski_and_rockettes_covariances():
+def test_variances_equal_obuchowski_and_rockettes_covariances():
     """``s²/r`` of both arms and ``Cov₂(a) + Cov₂(b) − 2 Cov₃``, summed over all pairs of runs."""
     a, b = an_arm(3, 4), an_arm(4, 5)
     of_a, of_b = a.influence @ a.influence.T, b.influence @ b.influence.T
@@ -153,7 +153,7 @@ def test_swapped_arms_give_the_same_p_and_the_opposite_interval():
     assert there.interval(0.95) == pytest.approx(tuple(-end for end in reversed(back.interval(0.95))))
 
 
-def test_pairs_may_hold_several_runs_of_a_side():
+def test_pairs_may_hold_several_runs_of_an_arm():
     a, b = an_arm(0, 2), an_arm(1, 6)
     found = paired(a, b, POSITIVE, [([0], [0, 1, 2]), ([1], [3, 4, 5])])
     differences = a.values - b.values.reshape(2, 3).mean(axis=1)
