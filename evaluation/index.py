@@ -210,9 +210,7 @@ def _read(folder: Path, truth: TruthFolder, card: Card | None) -> ScoredRun:
                 found=parents.get(name, "none")[:12],
             )
     if run.truth.case_ids != tuple(sorted(truth.label_maps)):
-        raise OncoduetError(
-            folder / "cases.csv", f"its cases differ from the {len(truth.label_maps)} of {truth.folder}"
-        )
+        raise OncoduetError(folder / "cases.csv", f"cases differ from the {len(truth.label_maps)} of {truth.folder}")
     return run
 
 

@@ -237,7 +237,7 @@ def too_many(folder, truth, workshop):
         (another_card, "frozen/metrics.json: expected a baseline scored with this scoring card ("),
         (without_parents, "), found none"),
         (other_labels, "frozen: labels or lesions of its tables differ from the label maps"),
-        (case_left_out, "frozen/cases.csv: its cases differ from the 8 of "),
+        (case_left_out, "frozen/cases.csv: cases differ from the 8 of "),
         (no_source, "frozen: source.json not found"),
         (lambda folder, *_: (folder / "lesions.csv").unlink(), "frozen/lesions.csv: table not found"),
         (not_json, "frozen/metrics.json: not valid JSON"),

@@ -151,7 +151,7 @@ def test_an_interim_analysis_of_one_configuration_is_refused(ask):
 @pytest.mark.parametrize(
     "wrong", [{"auroc": math.nan}, {"case_share": 0.8, "method_share": 0.3}, {"case_share": -0.1}, {"run_sd": math.nan}]
 )
-def test_settings_that_are_not_finite_are_refused(wrong):
+def test_invalid_simulation_settings_are_refused(wrong):
     with pytest.raises(ValueError, match="no study can be drawn"):
         SimulationSettings(runs=2, cases=20, **wrong)
 
