@@ -12,7 +12,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from contract.files import sha256_json
+from contract.files.reading import sha256_json
 from contract.records import Stage
 from contract.schema import Factor, Frozen, Name
 
@@ -36,7 +36,7 @@ class ClassWeights(Frozen):
 
 
 class FocalTerm(Frozen):
-    """Focal loss; see :class:`training.trainers.segmentation_losses.FocalLoss`."""
+    """Focal loss; see :class:`training.nnunet.segmentation_losses.FocalLoss`."""
 
     term: Literal["focal"]
     weight: Factor = 1.0

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import numpy as np
 
+from contract.archive.patients import FILE as PATIENTS
 from contract.errors import OncoduetError
-from contract.patients import FILE as PATIENTS
 from evaluation.metrics.scored_run import SCORED_WITH, ScoredRun, short_hash
 
 _log = logging.getLogger(__name__)

@@ -17,13 +17,13 @@ from pathlib import Path
 
 import numpy as np
 
-from contract.case_folders import case_name
+from contract.archive.patients import FILE as PATIENTS
+from contract.archive.patients import patients_by_case, read_patients
 from contract.errors import OncoduetError
-from contract.files import read_regular, sha256_file
+from contract.files.case_folders import case_name
+from contract.files.reading import read_regular, sha256_file
 from contract.names import require_case_id
 from contract.outputs import require_unedited
-from contract.patients import FILE as PATIENTS
-from contract.patients import patients_by_case, read_patients
 from contract.records import Metrics, MetricsRecord, Source, read_record
 from contract.tables import LARGEST_NUMBER
 from evaluation.matching.hit_criteria import HIT_CRITERIA, HitCriterion

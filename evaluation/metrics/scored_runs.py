@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from contract.archive.patients import patients_by_case, said_patients
 from contract.errors import OncoduetError
-from contract.files import sha256_json
-from contract.patients import patients_by_case, said_patients
+from contract.files.reading import sha256_json
 from contract.records import MetricsRecord, Record, Source, read_record
 from evaluation.metrics.agreement import require_agreement, with_common_folds
 from evaluation.metrics.outcomes import TestSet

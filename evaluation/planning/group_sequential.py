@@ -18,7 +18,7 @@ from typing import Literal
 import numpy as np
 
 from contract.errors import OncoduetError
-from contract.files import sha256_file
+from contract.files.reading import sha256_file
 from contract.records import Record
 from contract.schema import Frozen
 from evaluation.metrics.scored_run import ScoredRun

@@ -16,16 +16,16 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from places import PROJECT
+from demo_files import CARD, run
+from paths import PROJECT
 from safety.world import everything
-from small_world import CARD, run
 
 import algorithm.__main__
 import evaluation.__main__
 import phantom.__main__
 import training.__main__
+from contract.images.volume import Volume, read_volume, write_volume
 from contract.records import RunRecord, read_record, write_record
-from contract.volume import Volume, read_volume, write_volume
 
 Words = Sequence[object]
 
@@ -477,12 +477,9 @@ def interrupted(world: Path, place: Path, configuration: str = "ce") -> tuple[Pa
 
 WRITTEN = ["weights.safetensors", "card.toml", "plans.json", "dataset.json", "training_studies.json", "training.log"]
 FOREIGN = [
-    *(("ce", name) for name in [*WRITTEN, "selection.json", "anchors.json", "nndetection.json", "tensorboard", "work"]),
-    *(
-        ("ce", f"work/{name}")
-        for name in ("engine", "engine/mine.txt", "checkpoints/mine.txt", "checkpoints/epoch_000009.pt")
-    ),
-    *(("ce", f"work/{name}") for name in ("kept/mine.safetensors", "selection/mine.txt")),
+    *(("ce", name) for name in [*WRITTEN, "selection.json", "tensorboard", "work"]),
+    *(("ce", f"work/{name}") for name in ("checkpoints", "kept", "selection", "checkpoints/epoch_000009.pt")),
+    *(("ce", f"work/{name}") for name in ("kept/epoch_000002.safetensors", "selection/epoch_000002.json")),
     *(("retina-unet", name) for name in ("weights.safetensors", "anchors.json", "box_rule.json")),
 ]
 
@@ -553,11 +550,13 @@ def test_a_run_goes_on_wherever_it_was_killed_and_leaves_the_user_s_files(
 ) -> None:
     folder, words = interrupted(world, tmp_path, configuration)
     change(folder)
-    mine = [folder / "notes.txt", folder / "tensorboard" / "events.out.tfevents.123.mine", folder / "work" / "mine.txt"]
+    names = ["notes.txt", "tensorboard/events.out.tfevents.123.mine", "nndetection.json", "work/mine.txt"]
+    names += [f"work/{name}" for name in ("checkpoints/mine.pt", "kept/mine.safetensors", "selection/archive/mine.txt")]
+    mine = [folder / name for name in names]
     for path in mine:
         in_the_way("file", path)
     assert [run(*words), run(*words)] == [0, 0]
-    assert [path.read_text() for path in mine] == ["mine"] * 3
+    assert [path.read_text() for path in mine] == ["mine"] * len(names)
     made = read_record(folder / "run.json", RunRecord)
     expected = read_record(world / "runs" / configuration / "run.json", RunRecord)
     assert (made.state, made.weights_sha256) == ("finished", expected.weights_sha256)

@@ -31,14 +31,14 @@ from pathlib import Path
 from typing import Any
 
 from contract.errors import OncoduetError
-from contract.files import read_json
+from contract.files.reading import read_json
 from contract.process.signals import children_that_end_with_us, leave_last_word_to_parent
 from network.plans import full_resolution
 from training.campaign.devices import CudaDevice, see_only
 from training.campaign.plan import Campaign
 from training.campaign.status import CampaignStatus, Progress, clock, hours
-from training.engine import Run
 from training.execution import execute
+from training.run import Run
 
 GB = 10**9
 PROBE_STEPS = 5

@@ -18,17 +18,18 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, NonNegativeInt
 
-from contract.cards import load_card
+from contract.card import load_card
 from contract.errors import OncoduetError
-from contract.files import read_regular, writable
+from contract.files.atomic import writable
+from contract.files.reading import read_regular
 from contract.outputs import require_apart, require_folder, require_unowned, subfolder
 from contract.records import RunRecord, write_record
 from contract.schema import Count, Factor, Frozen, Index, parse_toml
 from training.dataset.archive_stamps import recorded_archive
 from training.dataset.prepared import Prepared, load_prepared
-from training.engine import Run, load_configuration
+from training.engine import load_configuration
 from training.execution import RunOptions
-from training.run import existing_record, plan_run
+from training.run import Run, existing_record, plan_run
 from training.run_folder.folder import RunFolder, is_lock, require_distinct
 from training.run_folder.lock import work_lock
 

@@ -17,15 +17,16 @@ from pathlib import Path
 
 import numpy as np
 
-from contract.archive import Study
-from contract.cards import Card
+from contract.archive.studies import Study
+from contract.card import Card
 from contract.errors import OncoduetError
-from contract.files import atomic_file, write_json
-from contract.volume import Float32Array, Volume, write_volume
+from contract.files.atomic import atomic_file, write_json
+from contract.images.volume import Float32Array, Volume, write_volume
 from network.placement import Placement
 from network.study import classes_on, read_scan, read_truth, stack
 from training.dataset.lesion_instances import number_lesions
 from training.dataset.prepared import Fold
+from training.nndetection.run_files import FOLD
 
 COMMIT = "97a58f3"
 """The state of nnDetection whose layout and programs are meant."""
@@ -33,8 +34,6 @@ PLAN = "D3V001_3d"
 """Name of its plan at full resolution."""
 MODEL = f"RetinaUNetV001_{PLAN}"
 """Name of its experiment."""
-FOLD = 0
-"""nnDetection's number of the run's fold: the splits that it is given hold no other."""
 
 _PICKLE_PROTOCOL = 4  # the newest that nnDetection's Python 3.8 writes by itself
 

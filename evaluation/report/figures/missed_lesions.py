@@ -19,13 +19,13 @@ import numpy.typing as npt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from contract.archive_files import ENDINGS
-from contract.cards import Card, card_names, load_card
+from contract.archive.folder_scan import ENDINGS
+from contract.card import Card, card_names, load_card
 from contract.errors import OncoduetError
-from contract.files import inside
+from contract.files.reading import inside
+from contract.images.volume import read_volume, require_same_grid
 from contract.records import Source
 from contract.text import first_few
-from contract.volume import read_volume, require_same_grid
 from evaluation.inputs.one_case import read_one
 from evaluation.inputs.predictions import PredictionSet, find_prediction_sets
 from evaluation.inputs.truth import TruthFolder, find_truth

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import numpy as np
 
+from contract.archive.patients import alike
 from contract.errors import OncoduetError
-from contract.patients import alike
 from contract.tables import Table, read_table
 from contract.text import first_few
 from evaluation.metrics.outcomes import BoolArray, FloatArray, Outcome, TestSet

@@ -2,7 +2,7 @@ import shutil
 
 import pytest
 
-from contract.files import read_json
+from contract.files.reading import read_json
 from contract.records import read_record
 from evaluation.__main__ import main
 from evaluation.planning.group_sequential import InterimResult

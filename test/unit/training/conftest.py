@@ -12,13 +12,13 @@ import pytest
 from programs import fork
 from tiny import tiny_profile
 
-from contract.files import read_json, write_json
-from contract.volume import Grid, Volume, write_volume
+from contract.files.atomic import write_json
+from contract.files.reading import read_json
+from contract.images.volume import Grid, Volume, write_volume
 from training.__main__ import main
 from training.dataset.prepared import load_prepared, parts
-from training.engine import Run
 from training.execution import execute
-from training.run import plan_run
+from training.run import Run, plan_run
 
 SIZES_XYZ = [(30, 26, 10), (28, 32, 9), (34, 24, 11)]
 SPACINGS_MM_XYZ = [(1.5, 1.4, 3.0), (1.6, 1.5, 3.3), (1.4, 1.7, 2.8)]

@@ -5,7 +5,8 @@ import pytest
 from refusals import refused_with
 
 from contract.errors import OncoduetError
-from contract.files import read_json, write_json
+from contract.files.atomic import write_json
+from contract.files.reading import read_json
 from evaluation.planning.pilot import pilot_settings
 from evaluation.planning.simulation import SimulationSettings
 

@@ -3,7 +3,8 @@
 import pytest
 
 from contract.errors import OncoduetError
-from contract.files import read_json, write_json
+from contract.files.atomic import write_json
+from contract.files.reading import read_json
 from evaluation.__main__ import main
 from evaluation.planning.plan_record import read_plan
 

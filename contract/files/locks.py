@@ -1,0 +1,146 @@
+"""Locks on files, which the kernel releases when their holder ends, even if it is killed.
+
+They need ``flock``. Lustre has it if mounted with ``-o flock``, NFS if its lock daemon runs; where it is missing there
+is no substitute that survives a killed holder, so what needs a lock is refused there.
+"""
+
+import errno
+import fcntl
+import os
+import stat
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO
+
+from contract.errors import OncoduetError, problem_of
+from contract.text import one_line
+
+_NO_LOCKS = (errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTSUP, errno.ENOLCK)
+_RETRY_S = 0.01
+_LONGEST = 1 << 16
+
+
+@contextmanager
+def exclusive_lock(
+    path: Path,
+    where: object,
+    others: str,
+    *,
+    patience_s: float = 0.0,
+    holder: str = "",
+    describe: Callable[[str], str] = one_line,
+    is_own: Callable[[str], bool] = lambda text: not text,
+    on_wait: Callable[[str], None] | None = None,
+) -> Iterator[None]:
+    """Hold a lock file, for this process only.
+
+    Raises ``OncoduetError``: another process holds the lock; the file is a link, of other origin or cannot be written
+    to; the file system has no locks.
+
+    Parameters
+    ----------
+    path
+        The lock file; it is made if needed, and stays.
+    where, others
+        What the lock protects and whom it keeps away ("other process at work here"), for the message.
+    patience_s
+        How long to try while another process has the lock.
+    holder
+        Content of the file as long as the lock is held: who holds it.
+    describe
+        The content in words; an empty text where it says nothing.
+    is_own
+        Whether the file has the content of such a lock. Anything else is a file of the user's, and stays.
+    on_wait
+        Wait for the other process, after this call with its description; None: raise.
+    """
+    with _open(path) as lock:
+        until = time.monotonic() + patience_s
+        while not try_lock(lock):
+            if time.monotonic() < until:
+                time.sleep(_RETRY_S)
+                continue
+            lock.seek(0)
+            found = describe(lock.read()) or "one"
+            if on_wait is None:
+                raise OncoduetError(where, expected=f"no {others}", found=found)
+            on_wait(found)
+            try_lock(lock, wait=True)
+            break
+        lock.seek(0)
+        if not is_own(lock.read(_LONGEST)):
+            raise OncoduetError(path, "a file of other origin; move it away")
+        if not holder:
+            yield
+            return
+        lock.truncate(0)
+        lock.write(holder)
+        lock.flush()
+        try:
+            yield
+        finally:
+            lock.truncate(0)
+
+
+def _open(path: Path) -> IO[str]:
+    """A lock file, made if needed; neither a link is followed nor a holder's name erased."""
+    try:
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_NONBLOCK, 0o666)
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            os.close(descriptor)
+            raise OncoduetError(path, "not a plain file")
+    except OSError as error:
+        problem = "is a link" if path.is_symlink() else f"cannot be written to: {problem_of(error)}"
+        raise OncoduetError(path, problem) from None
+    return os.fdopen(descriptor, "a+", encoding="utf-8", errors="replace")
+
+
+def try_lock(file: IO[str], *, shared: bool = False, wait: bool = False) -> bool:
+    """Take the lock of an open file, until it is closed; False if another process holds it.
+
+    Raises ``OncoduetError``: the file is on a file system without locks.
+
+    Parameters
+    ----------
+    shared
+        Other processes may share the lock.
+    wait
+        Wait until the holder releases it.
+    """
+    try:
+        return _flock(file.fileno(), shared=shared, wait=wait)
+    except OSError as error:
+        if error.errno not in _NO_LOCKS:
+            raise
+        raise OncoduetError(
+            file.name, f"file system without locks (flock; Lustre: mount with -o flock): {problem_of(error)}"
+        ) from None
+
+
+def lock_if_possible(descriptor: int, *, wait: bool = False) -> bool | None:
+    """As :func:`try_lock` for a file or folder that is open under a descriptor; None where there are no locks."""
+    try:
+        return _flock(descriptor, wait=wait)
+    except OSError:
+        return None
+
+
+@contextmanager
+def folder_lock(folder: Path) -> Iterator[None]:
+    """Keep other processes away from a folder for a moment, where the file system has locks."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        lock_if_possible(descriptor, wait=True)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def _flock(descriptor: int, *, shared: bool = False, wait: bool = False) -> bool:
+    try:
+        fcntl.flock(descriptor, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | (0 if wait else fcntl.LOCK_NB))
+    except BlockingIOError:
+        return False
+    return True

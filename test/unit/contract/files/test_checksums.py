@@ -1,0 +1,35 @@
+"""``SHA256SUMS``: as the program writes it, and nothing else."""
+
+import subprocess
+
+import pytest
+
+from contract.errors import OncoduetError
+from contract.files.checksums import format_sums, parse_sums
+from contract.files.reading import sha256_file
+
+
+def test_the_text_is_that_of_sha256sum(tmp_path):
+    for name in ("b", "a b", "ä"):
+        (tmp_path / name).write_text(name)
+    names = sorted(path.name for path in tmp_path.iterdir())
+    theirs = subprocess.run(["sha256sum", *names], cwd=tmp_path, capture_output=True, text=True, check=True).stdout
+    sha256 = {name: sha256_file(tmp_path / name) for name in names}
+    assert format_sums(sha256) == theirs
+    assert parse_sums(theirs, "here") == sha256
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("", "last line has no newline"),
+        (f"{'0' * 64}  a", "last line has no newline"),
+        (f"{'0' * 64} *a\n", "expected lines of a hash, two spaces and a name, found "),
+        (f"{'0' * 63}  a\n", "expected lines of a hash, two spaces and a name, found "),
+        (f"{'0' * 64}  a\n{'1' * 64}  a\n", "duplicate file 'a'"),
+    ],
+)
+def test_other_lines_are_refused(text, said):
+    with pytest.raises(OncoduetError) as error:
+        parse_sums(text, "here")
+    assert str(error.value).startswith(f"here: {said}")

@@ -1,0 +1,364 @@
+"""Voxels and geometry, checked against formulas that do not use SimpleITK."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import SimpleITK as sitk
+from refusals import refused_with
+
+from contract.errors import OncoduetError
+from contract.images.volume import (
+    Grid,
+    Volume,
+    fields_of_view_meet,
+    from_image,
+    image_stem,
+    is_image,
+    read_grid,
+    read_label,
+    read_volume,
+    require_same_grid,
+    resample,
+    same_grid,
+    to_image,
+    write_volume,
+)
+
+IDENTITY = (1.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0, 1.0)
+
+
+def save(path: Path, array: np.ndarray, *, vector: bool = False) -> Path:
+    sitk.WriteImage(sitk.GetImageFromArray(array, isVector=vector), str(path))
+    return path
+
+
+def place_mm(grid: Grid, index_xyz: np.ndarray) -> np.ndarray:
+    """Where an index lies, written out: origin + Σ index · spacing · axis."""
+    axes = np.array(grid.direction).reshape(3, 3).T
+    return np.array(grid.origin_mm_xyz) + sum(
+        index_xyz[..., axis, None] * grid.spacing_mm_xyz[axis] * axes[axis] for axis in range(3)
+    )
+
+
+def index_of(grid: Grid, place: np.ndarray) -> np.ndarray:
+    """The continuous index of a place; the axes are perpendicular unit vectors."""
+    axes = np.array(grid.direction).reshape(3, 3).T
+    return (place - np.array(grid.origin_mm_xyz)) @ axes.T / np.array(grid.spacing_mm_xyz)
+
+
+def linear_in_space(grid: Grid) -> np.ndarray:
+    """A field that linear interpolation reproduces exactly: 3 + 0.5 x - 0.25 y + 0.125 z at each voxel's centre."""
+    z, y, x = np.meshgrid(*(np.arange(n) for n in grid.shape_zyx), indexing="ij")
+    place = place_mm(grid, np.stack([x, y, z], axis=-1).astype(float))
+    return (3 + place @ np.array([0.5, -0.25, 0.125])).astype(np.float32)
+
+
+def test_axes_are_turned_once_and_sizes_are_in_the_patient(tilted_grid: Grid) -> None:
+    assert tilted_grid.shape_zyx == (5, 7, 11)
+    assert tilted_grid.spacing_mm_zyx == (3.3000001, 10 / 9, 0.1 + 0.2)
+    assert tilted_grid.extent_mm_zyx == pytest.approx((16.5000005, 70 / 9, 3.3))
+    assert tilted_grid.voxel_volume_ml == pytest.approx(3.3000001 * 10 / 9 * 0.3 / 1000)
+
+
+def test_corners_are_half_a_voxel_beyond_the_outer_centres(tilted_grid: Grid) -> None:
+    expected = [
+        place_mm(tilted_grid, np.array([x, y, z])) for x in (-0.5, 10.5) for y in (-0.5, 6.5) for z in (-0.5, 4.5)
+    ]
+    found = tilted_grid.corners_mm()
+    assert found.shape == (8, 3)
+    for corner in expected:
+        assert np.abs(found - corner).max(axis=1).min() < 1e-9
+
+
+def test_centres_are_those_of_the_formula(tilted_grid: Grid) -> None:
+    centres = tilted_grid.centres_mm()
+    assert centres.shape == (3, 5, 7, 11)
+    assert centres[:, 4, 2, 9] == pytest.approx(place_mm(tilted_grid, np.array([9, 2, 4])))
+
+
+def test_an_array_that_does_not_fit_its_grid_is_a_bug(tilted_grid: Grid) -> None:
+    with pytest.raises(ValueError, match=r"array \(11, 7, 5\) does not fit the grid \(5, 7, 11\)"):
+        Volume(np.zeros((11, 7, 5)), tilted_grid)
+
+
+def test_a_metaimage_keeps_voxels_and_header_to_the_last_bit(tmp_path: Path, noise: Volume) -> None:
+    write_volume(tmp_path / "a.mha", noise)
+    assert read_grid(tmp_path / "a.mha") == noise.grid
+    read = read_volume(tmp_path / "a.mha")
+    assert read.grid == noise.grid
+    assert read.array.dtype == np.float32
+    assert np.array_equal(read.array, noise.array)
+    assert b"CompressedData = True" in (tmp_path / "a.mha").read_bytes()
+
+
+def test_a_nifti_keeps_voxels_exactly_and_the_header_to_single_precision(tmp_path: Path, noise: Volume) -> None:
+    write_volume(tmp_path / "a.nii.gz", noise)
+    read = read_volume(tmp_path / "a.nii.gz")
+    assert np.array_equal(read.array, noise.array)
+    assert read.grid != noise.grid
+    assert read.grid.size_xyz == noise.grid.size_xyz
+    assert same_grid(read.grid, noise.grid, tolerance_mm=1e-5)
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.int16, np.int32, np.int64, np.float32, np.float64])
+def test_every_type_of_voxel_comes_back_as_label_and_as_scan(
+    tmp_path: Path, tilted_grid: Grid, dtype: type[np.generic]
+) -> None:
+    array = (np.arange(5 * 7 * 11).reshape(5, 7, 11) % 6).astype(dtype)
+    write_volume(tmp_path / "a.nii.gz", Volume(array, tilted_grid))
+    label = read_label(tmp_path / "a.nii.gz", range(6))
+    assert label.array.dtype == np.int32
+    assert np.array_equal(label.array, array)
+    assert np.array_equal(read_volume(tmp_path / "a.nii.gz").array, array.astype(np.float32))
+
+
+def test_conversion_to_simpleitk_and_back_changes_nothing(noise: Volume) -> None:
+    image = to_image(noise)
+    assert image.GetSize() == (11, 7, 5)
+    assert image.TransformIndexToPhysicalPoint((9, 2, 4)) == pytest.approx(place_mm(noise.grid, np.array([9, 2, 4])))
+    assert image.GetPixel(9, 2, 4) == noise.array[4, 2, 9]
+    assert from_image(image).grid == noise.grid
+    assert np.array_equal(from_image(image).array, noise.array)
+
+
+def test_an_image_of_another_ending_is_not_written(tmp_path: Path, noise: Volume) -> None:
+    with pytest.raises(ValueError, match=r"a.mhd: images are written as .mha or .nii.gz"):
+        write_volume(tmp_path / "a.mhd", noise)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_missing_image_is_refused(tmp_path: Path) -> None:
+    with refused_with("a.mha", "image not found"):
+        read_volume(tmp_path / "a.mha")
+    with refused_with(problem="not a regular file"):
+        read_grid(tmp_path)
+
+
+@pytest.mark.parametrize(("shape", "found"), [((7, 11), "2"), ((2, 3, 4, 5), "4")])
+@pytest.mark.parametrize("suffix", [".mha", ".nii.gz"])
+def test_an_image_that_is_not_3d_is_refused(tmp_path: Path, suffix: str, shape: tuple[int, ...], found: str) -> None:
+    path = save(tmp_path / f"a{suffix}", np.zeros(shape, np.float32))
+    with refused_with(f"a{suffix}", expected="a 3D image", found=f"'?{found}'?D?"):
+        read_volume(path)
+
+
+def test_an_image_with_vectors_as_voxels_is_refused(tmp_path: Path) -> None:
+    path = save(tmp_path / "a.mha", np.zeros((3, 4, 5, 2), np.float32), vector=True)
+    with refused_with(expected=r"one value per voxel \(ElementNumberOfChannels = 1\)", found="'2'"):
+        read_volume(path)
+
+
+def test_an_image_of_complex_numbers_is_refused(tmp_path: Path) -> None:
+    path = save(tmp_path / "a.nii.gz", np.zeros((3, 4, 5), np.complex64))
+    with refused_with("a.nii.gz", expected="real numbers as voxels", found="the NIfTI datatype 32"):
+        read_volume(path)
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_voxels_that_are_no_numbers_are_refused_and_counted(tmp_path: Path, noise: Volume, value: float) -> None:
+    noise.array[1, 2, 3] = value
+    noise.array[4, 6, 10] = value
+    write_volume(tmp_path / "a.mha", noise)
+    with refused_with("a.mha", expected="finite voxels", found="2 NaN or infinite"):
+        read_volume(tmp_path / "a.mha")
+
+
+@pytest.mark.filterwarnings("error")
+def test_voxels_beyond_single_precision_are_refused(tmp_path: Path, tilted_grid: Grid) -> None:
+    write_volume(tmp_path / "a.mha", Volume(np.full(tilted_grid.shape_zyx, 1e300), tilted_grid))
+    with refused_with(expected="finite voxels", found="385 NaN or infinite"):
+        read_volume(tmp_path / "a.mha")
+
+
+@pytest.mark.parametrize("value", [1e34, -2e12])
+def test_voxels_that_no_scanner_measures_are_refused_by_the_images_name(
+    tmp_path: Path, noise: Volume, value: float
+) -> None:
+    noise.array[1, 2, 3] = value
+    write_volume(tmp_path / "a.mha", noise)
+    with refused_with("a.mha", expected=r"voxels between -1e\+12 and 1e\+12"):
+        read_volume(tmp_path / "a.mha")
+
+
+def test_a_label_map_with_negative_numbers_is_refused(tmp_path: Path, tilted_grid: Grid) -> None:
+    array = np.zeros(tilted_grid.shape_zyx, np.int16)
+    array[2, 3, 4] = -1
+    write_volume(tmp_path / "a.mha", Volume(array, tilted_grid))
+    with refused_with("a.mha", expected="no negative numbers in a label map", found="-1"):
+        read_label(tmp_path / "a.mha")
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("value", [0.5, np.nan, np.inf, 2.0**40])
+def test_a_label_map_with_other_than_whole_numbers_is_refused(tmp_path: Path, tilted_grid: Grid, value: float) -> None:
+    array = np.zeros(tilted_grid.shape_zyx)
+    array[2, 3, 4] = value
+    write_volume(tmp_path / "a.mha", Volume(array, tilted_grid))
+    with refused_with(expected="whole numbers in a label map", found="fractional or non-finite"):
+        read_label(tmp_path / "a.mha")
+
+
+def test_a_label_map_with_unknown_values_is_refused_and_they_are_named(tmp_path: Path, tilted_grid: Grid) -> None:
+    array = (np.arange(5 * 7 * 11).reshape(5, 7, 11) % 9).astype(np.uint8)
+    write_volume(tmp_path / "a.nii.gz", Volume(array, tilted_grid))
+    assert read_label(tmp_path / "a.nii.gz").array.max() == 8
+    with refused_with(expected=r"label values \[0, 1, 2, 3, 4, 5\]", found=r"\[6, 7, 8\]"):
+        read_label(tmp_path / "a.nii.gz", [0, 1, 2, 3, 4, 5])
+
+
+def test_linear_resampling_onto_a_tilted_grid_agrees_with_the_formula(tilted_grid: Grid) -> None:
+    source = replace(tilted_grid, size_xyz=(21, 17, 13), direction=IDENTITY, spacing_mm_xyz=(1.1, 1.3, 1.7))
+    target = replace(tilted_grid, size_xyz=(9, 8, 6), spacing_mm_xyz=(1.9, 2.3, 3.1), origin_mm_xyz=(6.0, -3.0, 13.0))
+    found = resample(Volume(linear_in_space(source), source), target, interpolation="linear", outside=-7.0)
+    z, y, x = np.meshgrid(*(np.arange(n) for n in target.shape_zyx), indexing="ij")
+    index = index_of(source, place_mm(target, np.stack([x, y, z], axis=-1).astype(float)))
+    inside = ((index >= 0) & (index <= np.array(source.size_xyz) - 1)).all(axis=-1)
+    beyond = ((index < -0.5) | (index > np.array(source.size_xyz) - 0.5)).any(axis=-1)
+    assert inside.sum() > 50
+    assert beyond.sum() > 20
+    assert np.abs(found.array - linear_in_space(target))[inside].max() < 1e-4
+    assert np.all(found.array[beyond] == -7.0)
+    assert found.grid == target
+
+
+def test_b_splines_reproduce_a_smooth_field_better_than_lines_do(tilted_grid: Grid) -> None:
+    source = replace(tilted_grid, size_xyz=(31, 27, 23), spacing_mm_xyz=(1.0, 1.1, 1.3))
+    target = replace(source, size_xyz=(15, 14, 11), origin_mm_xyz=tuple(place_mm(source, np.array([7.4, 6.3, 5.6]))))
+
+    def wave(grid: Grid) -> np.ndarray:
+        return np.sin(grid.centres_mm().sum(axis=0) / 4).astype(np.float32)
+
+    errors = {
+        kind: np.abs(
+            resample(Volume(wave(source), source), target, interpolation=kind, outside=0.0).array - wave(target)
+        ).max()
+        for kind in ("b-spline", "linear")
+    }
+    assert errors["b-spline"] < 0.01 < errors["linear"]
+
+
+def test_nearest_resampling_invents_no_value_and_copies_the_nearest_voxel(tilted_grid: Grid) -> None:
+    array = (np.arange(5 * 7 * 11).reshape(5, 7, 11) % 7 * 10).astype(np.int32)
+    target = replace(tilted_grid, size_xyz=(6, 5, 4), spacing_mm_xyz=(0.4, 1.2, 3.0))
+    found = resample(Volume(array, tilted_grid), target, interpolation="nearest", outside=99)
+    assert found.array.dtype == np.int32
+    for z, y, x in np.ndindex(found.array.shape):
+        index = index_of(tilted_grid, place_mm(target, np.array([x, y, z], float)))
+        nearest = np.round(index).astype(int)
+        if np.all(np.abs(index - nearest) < 0.49) and np.all((nearest >= 0) & (nearest < tilted_grid.size_xyz)):
+            assert found.array[z, y, x] == array[tuple(nearest[::-1])]
+
+
+def test_resampling_onto_the_same_grid_changes_no_bit(noise: Volume) -> None:
+    assert np.array_equal(resample(noise, noise.grid, interpolation="b-spline", outside=0.0).array, noise.array)
+
+
+def test_grids_are_the_same_up_to_a_thousandth_of_a_millimetre(tilted_grid: Grid) -> None:
+    x, y, z = tilted_grid.origin_mm_xyz
+    assert same_grid(tilted_grid, replace(tilted_grid, origin_mm_xyz=(x, y, z + 0.9e-3)))
+    assert not same_grid(tilted_grid, replace(tilted_grid, origin_mm_xyz=(x, y, z + 1.1e-3)))
+    assert not same_grid(tilted_grid, replace(tilted_grid, size_xyz=(11, 7, 6)))
+    assert not same_grid(tilted_grid, replace(tilted_grid, direction=IDENTITY))
+    assert not same_grid(tilted_grid, replace(tilted_grid, origin_mm_xyz=(x, y, float("nan"))))
+
+
+def test_a_small_difference_in_spacing_counts_by_its_effect_at_corners(tilted_grid: Grid) -> None:
+    x, y, z = tilted_grid.spacing_mm_xyz
+    assert same_grid(tilted_grid, replace(tilted_grid, spacing_mm_xyz=(x + 5e-5, y, z)))  # 10.5 × 5e-5 mm
+    long = replace(tilted_grid, size_xyz=(500, 7, 5))
+    assert not same_grid(long, replace(long, spacing_mm_xyz=(x + 5e-5, y, z)))
+
+
+def test_another_grid_is_refused_and_both_are_described(tilted_grid: Grid) -> None:
+    x, y, z = tilted_grid.origin_mm_xyz
+    near, far = (replace(tilted_grid, origin_mm_xyz=(x + shift, y, z)) for shift in (0.09, 0.11))
+    require_same_grid(near, tilted_grid, found_name="map.mha", expected_name="t2w.mha")
+    with pytest.raises(OncoduetError) as refused:
+        require_same_grid(far, tilted_grid, found_name="map.mha", expected_name="t2w.mha")
+    assert str(refused.value) == (
+        "map.mha: expected the grid of t2w.mha (size (11, 7, 5), spacing (0.3, 1.11111, 3.3), "
+        "origin (-0.333333, 0.285714, 11.1111), "
+        f"direction {tilted_grid.describe().partition('direction ')[2]}), found {far.describe()}"
+    )
+
+
+def test_mirrored_and_turned_images_are_on_another_grid(tilted_grid: Grid) -> None:
+    mirrored = tuple(-value if number % 3 == 2 else value for number, value in enumerate(tilted_grid.direction))
+    with refused_with(expected="the grid of"):
+        require_same_grid(replace(tilted_grid, direction=mirrored), tilted_grid, found_name="map", expected_name="t2w")
+
+
+def test_fields_of_view_meet_if_they_share_a_volume(tilted_grid: Grid) -> None:
+    inside = replace(tilted_grid, spacing_mm_xyz=(0.01, 0.02, 0.03), direction=IDENTITY)
+    assert fields_of_view_meet(tilted_grid, tilted_grid)
+    assert fields_of_view_meet(tilted_grid, inside)
+    assert fields_of_view_meet(inside, tilted_grid)
+
+
+def test_fields_of_view_that_only_touch_do_not_meet() -> None:
+    a = Grid((10, 10, 10), (1.0, 1.0, 1.0), (0.0, 0.0, 0.0), IDENTITY)
+    assert not fields_of_view_meet(a, replace(a, origin_mm_xyz=(0.0, 0.0, 10.0)))
+    assert fields_of_view_meet(a, replace(a, origin_mm_xyz=(0.0, 0.0, 9.9)))
+
+
+def test_tilted_slabs_do_not_meet_although_their_bounding_boxes_do() -> None:
+    half = np.sqrt(0.5)
+    turned = (half, -half, 0.0, half, half, 0.0, 0.0, 0.0, 1.0)
+    a = Grid((100, 10, 10), (1.0, 1.0, 1.0), (0.0, 0.0, 0.0), turned)
+    beside = tuple(place_mm(a, np.array([0.0, 20.0, 0.0])).tolist())
+    b = replace(a, origin_mm_xyz=beside)
+    low = np.maximum(a.corners_mm().min(axis=0), b.corners_mm().min(axis=0))
+    assert np.all(low < np.minimum(a.corners_mm().max(axis=0), b.corners_mm().max(axis=0)))
+    assert not fields_of_view_meet(a, b)
+
+
+def test_edges_that_pass_each_other_separate_where_no_face_does() -> None:
+    """Two rods, crossed like an X and edge to edge: only a common normal of two edges tells them apart."""
+    half = np.sqrt(0.5)
+    along_x = Grid((40, 2, 2), (1.0, 1.0, 1.0), (-19.5, 0.0, -half), (1.0, 0.0, 0.0, 0.0, half, -half, 0.0, half, half))
+    along_y = Grid((2, 40, 2), (1.0, 1.0, 1.0), (0.0, -19.5, 0.0), (half, 0.0, half, 0.0, 1.0, 0.0, -half, 0.0, half))
+
+    def gap(distance_mm: float) -> bool:
+        centre = along_y.corners_mm().mean(axis=0) - along_x.corners_mm().mean(axis=0)
+        x, y, z = along_y.origin_mm_xyz
+        moved = (x - centre[0], y - centre[1], z - centre[2] + distance_mm)
+        return fields_of_view_meet(along_x, replace(along_y, origin_mm_xyz=moved))
+
+    reach = 2 * np.sqrt(2)  # half a diagonal of each rod's square section
+    assert gap(reach - 0.01)
+    assert not gap(reach + 0.01)
+
+
+@pytest.mark.parametrize(
+    ("name", "stem"), [("a.mha", "a"), ("10_1.nii.gz", "10_1"), ("a.b.nii", "a.b"), ("02-18-2011.mha", "02-18-2011")]
+)
+def test_the_name_of_an_image_without_its_ending(name: str, stem: str) -> None:
+    assert image_stem(Path("folder") / name) == stem
+
+
+def test_other_names_keep_their_ending() -> None:
+    assert image_stem(Path("a.json")) == "a.json"
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [("a.mha", True), ("a.nii.gz", True), ("a.gz", False), (".a.mha", False), ("a.mha.txt", False)],
+)
+def test_images_are_known_by_their_ending(tmp_path: Path, name: str, expected: bool) -> None:
+    (tmp_path / name).write_bytes(b"")
+    assert is_image(tmp_path / name) is expected
+
+
+@pytest.mark.data
+def test_the_real_studies_are_read_with_their_own_grids(real_data: Path) -> None:
+    """Sizes and spacings as the data's README gives them."""
+    folder = real_data / "prostatex" / "mha" / "ProstateX-0218_02-18-2011"
+    t2w = read_volume(folder / "ProstateX-0218_02-18-2011_t2w.mha")
+    adc = read_grid(folder / "ProstateX-0218_02-18-2011_adc.mha")
+    assert t2w.grid.size_xyz == (320, 320, 20)
+    assert t2w.grid.spacing_mm_zyx == pytest.approx((3.6, 0.625, 0.625), abs=1e-3)
+    assert adc.shape_zyx == (20, 130, 160)
+    assert fields_of_view_meet(t2w.grid, adc)
+    assert not same_grid(t2w.grid, adc)

@@ -1,0 +1,57 @@
+"""nnU-Net's trainer as an engine: networks that segment."""
+
+from collections.abc import Generator
+from typing import TYPE_CHECKING, Any, cast
+
+from contract.records import CheckpointPolicy
+from network.device import Kind
+from training.configuration import SegmentationConfiguration
+from training.engine import Engine, Trained, Workplace
+from training.run_folder.folder import RunFolder
+from training.run_identity import RunIdentity
+
+if TYPE_CHECKING:
+    from training.nnunet import trainer
+
+
+class NnUNetEngine(Engine):
+    """What a network that segments has of its own."""
+
+    title = "nnU-Net"
+    configuration = SegmentationConfiguration
+
+    def steps(self, run: RunIdentity, place: Workplace) -> Generator[None, None, Trained]:
+        """Train; see :func:`training.nnunet.trainer.steps`."""
+        from training.nnunet import trainer  # noqa: PLC0415 - takes seconds to import
+
+        task = self.task(run, place.folder, place.device)
+        return trainer.steps(task, on_iteration=place.on_iteration, on_epoch=place.on_progress)
+
+    def task(self, run: RunIdentity, folder: RunFolder, device: Kind) -> "trainer.Task":
+        """What the trainer is asked to do."""
+        from training.nnunet import trainer  # noqa: PLC0415
+
+        loss = cast(SegmentationConfiguration, run.configuration).loss
+        return trainer.Task(**common_of_tasks(run, folder, device, keep=self.keep(run)), loss=loss)
+
+
+def common_of_tasks(run: RunIdentity, folder: RunFolder, device: Kind, *, keep: CheckpointPolicy) -> dict[str, Any]:
+    """What each task of nnU-Net's trainer says, for any network and loss."""
+    return {
+        "name": str(folder.path),
+        "prepared": run.prepared.folder,
+        "plans": run.plans,
+        "dataset": run.prepared.dataset,
+        "lesion_index": run.prepared.card.lesion_index,
+        "train": run.fold.train,
+        "validation": run.fold.validation,
+        "profile": run.profile,
+        "keep": keep,
+        "seed": run.key.seed,
+        "device": device,
+        "checkpoints": run.checkpoints(folder),
+        "folder": folder,
+    }
+
+
+ENGINE = NnUNetEngine()
