@@ -13,14 +13,14 @@ from pathlib import Path
 from typing import TypeVar
 
 from contract.errors import OncoduetError
-from contract.text import printable
 
 LONGEST_NAME = 200
 """Characters; a case id of two UIDs of DICOM has 129."""
 
 Sortable = TypeVar("Sortable", str, Path)
 
-_FORMULA = ("=", "+", "-", "@")
+FORMULA = ("=", "+", "-", "@")
+"""How a cell begins that a spreadsheet would calculate."""
 _OURS = {
     *("predictions.json", "source.json", "card.toml", "batch.json", "failures.json", "study.json", "metrics.json"),
     *("predictions", "source"),  # whose likelihoods would be called as the first two
@@ -59,15 +59,8 @@ def require_case_id(case_id: str, where: Path) -> str:
     """
     if case_id.casefold() in _OURS:
         raise OncoduetError(where, expected="the name of a case", found=f"{case_id!r}, which is that of a file of ours")
-    if not case_id or not case_id.isprintable() or case_id.startswith(_FORMULA) or case_id != case_id.strip():
+    if not case_id or not case_id.isprintable() or case_id.startswith(FORMULA) or case_id != case_id.strip():
         raise OncoduetError(
             where, expected="the name of a case: printable, without = + - @ or a space before it", found=f"{case_id!r}"
         )
     return require_name(case_id, where, what="name of a case") and case_id
-
-
-def cell(value: object) -> object:
-    """A value for a CSV table: a text that a spreadsheet would take for a formula gets an apostrophe before it."""
-    if not isinstance(value, str):
-        return value
-    return f"'{printable(value)}" if value.startswith(_FORMULA) else printable(value)

@@ -34,7 +34,7 @@ import algorithm.single
 import conformance.__main__
 import evaluation.__main__
 import evaluation.compare
-import evaluation.frozen_baselines
+import evaluation.index
 import evaluation.plan
 import phantom.__main__
 import phantom.contact_sheet
