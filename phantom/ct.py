@@ -14,6 +14,7 @@ import numpy.typing as npt
 from contract.images.volume import Grid, Volume
 from phantom.abdomen import Anatomy, Layer, draw_anatomy, draw_lesions, label_organs, render
 from phantom.cohort import CasePlan, Population
+from phantom.noise import with_ct_noise
 from phantom.study import LabelValues, PhantomStudy, blurred, centred_grid, distractor_facts, lesions_of
 
 Signs = tuple[int, int, int]
@@ -112,8 +113,8 @@ def scan(
     enhancement = scanner.enhancement * float(np.exp(PHASE_LOG_SD * rng.standard_normal()))
     stoutness = anatomy.body.semi_axes_mm[0] / AVERAGE_HALF_WIDTH_MM
     image = blurred(render(anatomy, lesions, grid, enhancement=enhancement), grid, scanner.blur_mm)
-    noise = blurred(rng.standard_normal(grid.shape_zyx, dtype=np.float32), grid, scanner.noise_length_mm)
-    image = image + np.float32(scanner.noise_hu * stoutness**3 / noise.std()) * noise
+    sd_hu = scanner.noise_hu * stoutness**3
+    image = with_ct_noise(rng, image, grid, sd_hu=sd_hu, kernel_mm=scanner.noise_length_mm)
     return np.clip(np.rint(image), LOWEST_HU, HIGHEST_HU).astype(np.int16)
 
 

@@ -10,8 +10,8 @@ from scipy import ndimage
 
 from contract.card import Card
 from contract.images.volume import Float32Array, Grid, Volume
-from phantom.painting import Distractor, DrawnLesion
 from phantom.shapes import Vector
+from phantom.tissue_layers import Distractor, DrawnLesion
 
 
 @dataclass(frozen=True)
