@@ -1,4 +1,4 @@
-"""What may be uploaded to the platform: an image, a model and a truth, each a ``.tar.gz``.
+"""Checks of what is uploaded to the platform: an image, a model and a truth, each a ``.tar.gz``.
 
 ``export.sh`` has these archives checked before it gives them their names; ``training bundle`` checks its model. An
 archive is read to its last byte, so that a truncated one is never taken for whole.
@@ -22,7 +22,7 @@ from typing import Any
 from contract.archive.studies import UNKNOWN_LICENCE
 from contract.card import Card
 from contract.errors import OncoduetError
-from contract.files.checksums import SUMS, parse_sums
+from contract.files.checksums import SUMS, differing, parse_sums
 from contract.files.reading import open_regular
 from contract.files.tarballs import members
 from contract.records import BundleRecord
@@ -49,7 +49,7 @@ class Contents:
     names: list[str]
     """All members, links included: older engines save a repeated layer as a link to itself."""
     sha256: dict[str, str]
-    """sha256 of each regular file, by name."""
+    """Hash of each regular file, by name."""
     json_bytes: dict[str, bytes]
     """Contents of the requested files of at most 1 MiB."""
 
@@ -125,9 +125,9 @@ def check_model(archive: Path, *, accept_non_commercial: bool = False, card: Car
     archive
         The bundle's ``.tar.gz``.
     accept_non_commercial
-        Accept a model whose data do not allow commercial use, or of which that is unknown.
+        Accept a model whose data do not allow commercial use, or have an unknown licence.
     card
-        By which it has to have been trained; None: any.
+        Card that the model must have been trained with; None: any.
     """
     contents = _read(archive, keep=(SUMS, RECORD))
     _require_sums(archive, contents)
@@ -226,10 +226,9 @@ def _require_sums(archive: Path, contents: Contents) -> None:
         raise OncoduetError(archive, f"bundle has no {SUMS}")
     stated = parse_sums(contents.json_bytes[SUMS].decode(errors="replace"), f"{archive}: {SUMS}")
     found = {file: digest for file, digest in contents.sha256.items() if file != SUMS}
-    for file in sorted(stated.keys() | found.keys()):
-        if stated.get(file) != found.get(file):
-            raise OncoduetError(
-                f"{archive}: {file}",
-                expected=f"the sha256 in {SUMS} ({stated.get(file, 'none')})",
-                found=found.get(file, "no such file"),
-            )
+    for file in differing(stated, found):
+        raise OncoduetError(
+            f"{archive}: {file}",
+            expected=f"the sha256 in {SUMS} ({stated.get(file, 'none')})",
+            found=found.get(file, "no such file"),
+        )

@@ -14,6 +14,11 @@ def format_sums(sha256: Mapping[str, str]) -> str:
     return "".join(f"{sha256[name]}  {name}\n" for name in sorted(sha256))
 
 
+def differing(stated: Mapping[str, str], found: Mapping[str, str]) -> list[str]:
+    """Names, sorted, that only one side has or whose hashes differ."""
+    return sorted(name for name in stated.keys() | found.keys() if stated.get(name) != found.get(name))
+
+
 def parse_sums(text: str, where: object) -> dict[str, str]:
     """Hashes by name from the file's text.
 

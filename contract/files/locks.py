@@ -44,7 +44,7 @@ def exclusive_lock(
     path
         The lock file; it is made if needed, and stays.
     where, others
-        What the lock protects and whom it keeps away ("other process at work here"), for the message.
+        What the lock protects, and what it excludes ("other process at work here"), for the message.
     patience_s
         How long to try while another process has the lock.
     holder

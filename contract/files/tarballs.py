@@ -10,9 +10,9 @@ from collections.abc import Iterator
 from typing import IO, Any, Protocol
 
 MOST_MEMBERS = 100_000
-"""Limit per archive."""
+"""Limit of members per archive."""
 LONGEST_HEADER_BYTES = 1 << 20
-"""Limit per member, including extended headers."""
+"""Limit of a member's header, including extended headers."""
 _CHUNK_BYTES = 1 << 20
 
 

@@ -25,7 +25,7 @@ _LONGEST_HEADER_BYTES = 1 << 20
 _LONGEST_LINE_BYTES = 1 << 15  # ITK takes what is behind for another line
 
 _LINE = re.compile(rb"([A-Za-z0-9_(](?:[!-9;<>-~ ]*[!-9;<>-~])?) =(?: ([^\0\n]*))?\n")
-"""A key is printable ASCII without ``:`` and ``=``, which end one for the format."""
+"""A line of the header; a key is printable ASCII without ``:`` and ``=``, which end a key."""
 _NUMBER = re.compile(r"[-+]?([0-9]+(?:\.[0-9]*)?)(?:[eE][-+]?[0-9]{1,3})?")
 _WHOLE = re.compile(r"[0-9]{1,18}")
 
@@ -51,10 +51,10 @@ _SYNONYMS = {
     "ElementByteOrderMSB": "BinaryDataByteOrderMSB",
 }
 _LENGTHS = {"DimSize": 3, "ElementSpacing": 3, "Offset": 3, "TransformMatrix": 9}
-"""What has to be there, with how many numbers."""
+"""Required keys, with their number of values."""
 _NOTES = {"CenterOfRotation": 3, "SequenceID": 3, "ElementSize": 3, "Color": 4, "ElementNBits": 1, "ElementMin": 1}
 _NOTES |= {"ElementMax": 1, "ID": 1, "ParentID": 1}
-"""Keys without effect that have so many numbers; with fewer, ITK reads on in the next line."""
+"""Keys without effect, with their number of values; ITK reads on in the next line if there are fewer."""
 _ONLY = {
     "ObjectType": ("Image", "an image"),
     "NDims": ("3", "a 3D image"),
@@ -66,7 +66,7 @@ _ONLY = {
     "ElementToIntensityFunctionOffset": ("0", "voxels that are the intensities"),
     "HeaderSize": ("0", "voxels that begin behind the header"),
 }
-"""The only value that is understood, and what it means; the first four have to be there."""
+"""The only accepted value of a key, and its meaning; the first four keys are required."""
 _REQUIRED = list(_ONLY)[:4]
 _REALS = ("ElementToIntensityFunctionSlope", "ElementToIntensityFunctionOffset")
 _REFUSED = ("FileFormatVersion", "ImagePosition", "ElementOrigin", "ElementDirection")

@@ -24,13 +24,13 @@ except ImportError:
     import zlib  # type: ignore[no-redef,unused-ignore]
 
 PIECE_BYTES = (1 << 17) - 1024
-"""In the processor's cache, and less than what malloc gets from the system each time."""
+"""Size of a piece: fits into the processor's cache, and below malloc's threshold for new memory."""
 
 _COMPRESSED_PIECE_BYTES = 1 << 12
 _BEST_COMPRESSION = 1032
-"""No byte of a deflate stream inflates to more bytes than this."""
+"""Largest compression ratio of a deflate stream."""
 _MEMBER = b"\x1f"
-"""How each member of a gzip file begins."""
+"""First byte of each member of a gzip file."""
 
 
 def read_header(path: Path) -> ImageHeader:

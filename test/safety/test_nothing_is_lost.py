@@ -514,7 +514,7 @@ def test_a_campaign_that_goes_on_refuses_such_a_run_before_any_other_begins(
     before = everything(tmp_path)
     capsys.readouterr()
     assert run("training", "campaign", tmp_path / "campaign.toml", "--device", "cpu") == 3
-    assert "weights.safetensors: expected the file as training run wrote it" in capsys.readouterr().err
+    assert "weights.safetensors: file was edited since training run wrote it" in capsys.readouterr().err
     assert everything(tmp_path) == before
 
 

@@ -235,7 +235,7 @@ def test_a_job_that_fails_is_named_with_the_page_that_says_more(platform, local,
 def test_a_job_that_does_not_end_is_left(platform, local, capsys):
     platform.end = "Executing"
     assert tryout(local, platform, limit_s=0.3) == 3
-    assert f"error: job {JOB}: expected it to end within 0.3 s, found Executing" in capsys.readouterr().err
+    assert f"error: job {JOB}: did not end within 0.3 s (Executing)" in capsys.readouterr().err
 
 
 def test_an_algorithm_that_the_platform_does_not_know_is_named(platform, local, capsys):

@@ -46,7 +46,7 @@ def test_podman_names_the_machine_and_itself_in_another_place(client):
     podman = client("""case "$*" in *Architecture*|*Server*) echo 'no such field' >&2; exit 1;; *) echo amd64;; esac""")
     podman.require_amd64()
     assert podman.version == "amd64"
-    with refused_with("docker version", expected="an answer", found="gone"):
+    with refused_with("docker version", "no answer: gone"):
         assert client("echo gone >&2; exit 1").version
 
 
@@ -81,7 +81,7 @@ def test_an_engine_that_does_not_answer_is_said_in_one_line(client, tmp_path, ca
 
 
 def test_an_image_that_the_engine_does_not_hold_is_named(client):
-    with refused_with("a:1", "neither an image of the engine nor an archive of one"):
+    with refused_with("a:1", "neither an image known to the engine nor an archive of one"):
         client("echo '[]'; exit 1").image("a:1")
 
 
@@ -93,7 +93,7 @@ def test_too_much_output_ends_the_client_and_its_children(client, tmp_path):
 
 
 def test_a_client_that_does_not_end_is_ended(client):
-    with refused_with("docker exec", r"no end within 0\.5 s"):
+    with refused_with("docker exec", r"did not end within 0\.5 s"):
         client("exec sleep 60").ask("exec", seconds=0.5)
 
 
@@ -110,9 +110,9 @@ def test_a_layer_is_added_without_program_network_or_untrusted_text(client, tmp_
 
 
 def test_an_image_with_a_malformed_name_or_onbuild_steps_is_refused(client):
-    with refused_with(expected="the name of an image", found="other characters in it"):
+    with refused_with(problem="not a valid image name"):
         client("exit 9").require_silent("a\nRUN evil")
-    with refused_with("a", expected="no ONBUILD, whose steps would run here as root", found="'RUN x'"):
+    with refused_with("a", "ONBUILD step, which would run here as root: 'RUN x'"):
         client("""echo '[{"Config": {"OnBuild": ["RUN x"]}}]'""").require_silent("a")
 
 

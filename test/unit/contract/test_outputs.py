@@ -133,7 +133,7 @@ def test_a_folder_that_cannot_be_listed_is_refused_before_work(tmp_path: Path, m
 def test_a_file_of_ours_that_was_edited_is_the_user_s(tmp_path: Path) -> None:
     fill(output(tmp_path), {"record.json": "1", "figures/roc.svg": "ours"})
     (tmp_path / "figures" / "roc.svg").write_text("prettier")
-    with refused_with("roc.svg", expected="the file as draw wrote it", found="it changed since"):
+    with refused_with("roc.svg", "edited since draw wrote it"):
         fill(output(tmp_path), {"record.json": "2", "figures/roc.svg": "ours"})
     assert found(tmp_path) == {"record.json": "1", "figures/roc.svg": "prettier"}
 
@@ -237,7 +237,7 @@ def test_on_the_platform_only_outputs_are_written_and_replaced(tmp_path: Path) -
         path.unlink()
     fill(place, {"record.json": "3"})
     (tmp_path / "record.json").write_text("mine")
-    with refused_with(found="it changed since"):
+    with refused_with(problem="edited since"):
         fill(place, {"record.json": "4"})
 
 

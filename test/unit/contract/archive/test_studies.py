@@ -461,7 +461,7 @@ def test_rows_of_patients_that_are_of_no_study_are_said(tmp_path: Path, caplog: 
 def test_a_row_of_patients_that_may_mean_a_study_without_one_is_refused(tmp_path: Path, row: str) -> None:
     studies = studies_in({"10": ["10_1", "10_2"], "20": ["20_1"]})
     (tmp_path / "patients.csv").write_text(f"case_id,patient_id\n10_1,10\n{row},10\n")
-    with refused_with(expected="the patient of 20_1", found=f"that of {row}"):
+    with refused_with(problem=f"names case {row}, which does not exist; is '20_1' meant"):
         archive_patients(tmp_path, studies)
 
 

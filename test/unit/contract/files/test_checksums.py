@@ -5,7 +5,7 @@ import subprocess
 import pytest
 
 from contract.errors import OncoduetError
-from contract.files.checksums import format_sums, parse_sums
+from contract.files.checksums import differing, format_sums, parse_sums
 from contract.files.reading import sha256_file
 
 
@@ -33,3 +33,8 @@ def test_other_lines_are_refused(text, said):
     with pytest.raises(OncoduetError) as error:
         parse_sums(text, "here")
     assert str(error.value).startswith(f"here: {said}")
+
+
+def test_names_that_differ_are_on_one_side_only_or_have_another_hash():
+    stated, found = {"a": "0", "b": "1", "d": "3"}, {"a": "0", "b": "2", "c": "4"}
+    assert differing(stated, found) == ["b", "c", "d"]

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 
-from conformance.outputs import (
+from conformance.output_rules import (
     LONGEST_LINE_BYTES,
     Broken,
     Map,
@@ -182,7 +182,7 @@ def grid_rest():
 
 def test_bytes_that_are_no_utf_8_are_found():
     assert require_utf8([b"L\xc3\xa4sion", b""]) == "7 bytes of UTF-8"
-    assert broken(require_utf8, [b"", "Läsion".encode("latin-1")]) == "byte 0xe4 at 1, which is no UTF-8"
+    assert broken(require_utf8, [b"", "Läsion".encode("latin-1")]) == "byte 0xe4 at 1 is not UTF-8"
 
 
 def test_lines_that_the_platform_would_drop_are_found():
