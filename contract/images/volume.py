@@ -363,7 +363,7 @@ def fields_of_view_meet(a: Grid, b: Grid) -> bool:
 
 
 def covered_share(grid: Grid, reference: Grid) -> float:
-    """Share of the reference's middle half, along each axis of it, that lies in an image's field of view."""
+    """Share of the reference's middle half, along each axis of it, that is in an image's field of view."""
     steps = 0.25 + (np.arange(32) + 0.5) / 64
     along = np.stack(np.meshgrid(steps, steps, steps)).reshape(3, -1)
     millimetres, millimetres_there = (
