@@ -263,7 +263,7 @@ def test_what_is_the_user_s_is_refused_in_one_line_and_stays(
 
 
 @pytest.mark.parametrize("what", ["file", "folder", "link"])
-def test_the_index_of_a_truth_takes_the_place_of_nothing_else(
+def test_truth_index_replaces_no_other_file(
     what: str, world: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     truth = Path(shutil.copytree(world / "archive" / "labels", tmp_path / "truth"))
@@ -488,7 +488,7 @@ FOREIGN = [
 
 
 @pytest.mark.parametrize(("configuration", "name"), FOREIGN)
-def test_a_run_that_goes_on_replaces_nothing_that_it_did_not_write(
+def test_resumed_run_replaces_only_its_own_files(
     configuration: str, name: str, world: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     folder, words = interrupted(world, tmp_path, configuration)
@@ -502,7 +502,7 @@ def test_a_run_that_goes_on_replaces_nothing_that_it_did_not_write(
     assert everything(folder) == before
 
 
-def test_a_campaign_that_goes_on_refuses_such_a_run_before_any_other_begins(
+def test_resumed_campaign_refuses_such_a_run_before_any_begins(
     world: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     text = (world / "campaign.toml").read_text().replace("restarts = [1]", "restarts = [0, 1]")
@@ -548,7 +548,7 @@ def of_another_version(folder: Path) -> None:
         ("ce", lambda folder: (folder / "card.toml").unlink()),
     ],
 )
-def test_a_run_goes_on_wherever_it_was_killed_and_leaves_the_user_s_files(
+def test_run_resumes_after_a_kill_anywhere_and_keeps_user_files(
     configuration: str, change: Callable[[Path], None], world: Path, tmp_path: Path
 ) -> None:
     folder, words = interrupted(world, tmp_path, configuration)

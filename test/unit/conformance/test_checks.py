@@ -41,7 +41,7 @@ def test_a_doubt_is_a_warning_at_every_level():
     assert (found.verdict, found.level) == ("fail", "warning")
 
 
-def test_what_is_not_run_is_skipped_and_says_why():
+def test_checks_of_an_image_that_is_not_run_are_skipped_with_the_reason():
     found = Check("A1", "error", "b", see(NotRunError("user 'root'"))).decide(None)
     assert (found.verdict, found.found) == ("skipped", "the image is not run (user 'root')")
 
@@ -51,7 +51,7 @@ def test_a_bug_in_a_check_is_no_verdict():
         Check("A1", "error", "b", see(KeyError("a"))).decide(None)
 
 
-def test_checks_are_made_in_their_order_and_only_those_that_were_asked_for():
+def test_only_requested_checks_run_in_order():
     checks = [Check(id, "error", "", see("")) for id in "abc"]
     assert [verdict.id for verdict in run(checks, None)] == ["a", "b", "c"]
     assert [verdict.id for verdict in run(checks, None, ["c", "a"])] == ["a", "c"]
@@ -108,7 +108,7 @@ def place(folder, image="sha256:1", *, replaces=False):
     return report_place(folder, {"image": image}, replaces=replaces)
 
 
-def test_the_report_on_another_image_is_replaced_only_in_the_folder_of_its_name(tmp_path):
+def test_report_on_another_image_is_replaced_only_in_the_default_folder(tmp_path):
     write(VERDICTS, place(tmp_path), {"image": "a:b", "seconds": 1.25})
     with refused_with(expected="image sha256:2", found="image sha256:1"):
         place(tmp_path, "sha256:2").check()

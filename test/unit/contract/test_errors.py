@@ -16,7 +16,7 @@ def raising(error: BaseException) -> int:
     return exit_status(command)
 
 
-def test_a_command_that_ends_well_exits_with_zero_and_says_nothing(capsys: pytest.CaptureFixture[str]) -> None:
+def test_successful_command_exits_with_0_silently(capsys: pytest.CaptureFixture[str]) -> None:
     assert exit_status(lambda: None) == 0
     assert capsys.readouterr() == ("", "")
 
@@ -65,7 +65,7 @@ def test_a_moved_error_names_the_new_path_in_every_field() -> None:
         (errno.EINVAL, "invalid argument"),
     ],
 )
-def test_what_the_system_says_of_a_file_is_one_line_with_that_file(number, problem, capsys) -> None:
+def test_system_errors_about_a_file_are_one_line_with_its_name(number, problem, capsys) -> None:
     assert raising(OSError(number, "ignored", b"/output/a\xff\nerror: b.mha")) == 3
     assert capsys.readouterr() == ("", f"error: /output/a\\udcff error: b.mha: {problem}\n")
 
@@ -151,7 +151,7 @@ def test_no_character_that_a_terminal_obeys_is_left_in_a_line(name: str) -> None
         line.encode()
 
 
-def test_words_of_any_language_stay_as_they_are() -> None:
+def test_text_of_any_language_is_unchanged() -> None:
     assert one_line("Jürgen “ß” naïve 肺 ≥ 0.5 µm – e\u0301") == "Jürgen “ß” naïve 肺 ≥ 0.5 µm – e\u0301"
 
 

@@ -98,7 +98,7 @@ PROGRAMS = ["nndet_prep", "nndet_unpack", "nndet_train", "nndet_sweep", "nndet_c
         ("mine", PROGRAMS, "python3.11 on the PATH of mine, found none"),
     ],
 )
-def test_the_target_nndet_says_in_one_line_what_its_base_lacks(check_of_nndet, image, programs, said):
+def test_target_nndet_names_what_its_base_lacks_in_one_line(check_of_nndet, image, programs, said):
     ended = check_of_nndet(image, *programs)
     assert (ended.status, ended.stderr) == (1, f"Dockerfile.train: target nndet: expected {said}\n")
 
@@ -118,7 +118,7 @@ def is_sent(project, path: str) -> bool:
     return sent
 
 
-def test_a_build_gets_the_product_and_nothing_else(project):
+def test_build_context_is_the_product_only(project):
     folders = ("contract", "network", "algorithm", "evaluation", "training", "phantom")
     product = [path for folder in folders for path in (project / folder).rglob("*") if path.suffix in (".py", ".toml")]
     assert [path for path in product if not is_sent(project, path.relative_to(project).as_posix())] == []

@@ -216,7 +216,7 @@ def test_a_label_map_without_study_is_a_fault_or_a_remark(write_archive: WriteAr
     assert listing.remarks == (f"{archive / 'labels'}: 2 label maps belong to no study here: 20_2, 30_3",)
 
 
-def test_rows_of_the_marksheet_without_study_are_said(write_archive: WriteArchive, card: Card) -> None:
+def test_marksheet_rows_without_study_are_remarks(write_archive: WriteArchive, card: Card) -> None:
     archive = write_archive("10_1")
     rows = "".join(f"{patient};{patient}\n" for patient in range(30, 45))
     (archive / "marksheet.csv").write_text(f"\ufeffpatient_id;study_id\n10;1\n{rows}", encoding="utf-8")
@@ -246,7 +246,7 @@ def test_two_label_maps_of_a_study_are_a_duplicate(write_archive: WriteArchive, 
     assert not list_studies(archive, card, labels_required=False).faults
 
 
-def test_folders_that_are_too_deep_to_be_looked_into_are_said(write_archive: WriteArchive, card: Card) -> None:
+def test_folders_too_deep_to_be_scanned_are_remarks(write_archive: WriteArchive, card: Card) -> None:
     archive = write_archive("10_1")
     (archive / "a/b/c/d/e/f").mkdir(parents=True)
     (archive / "a/b/c/d/e/f" / "20_2_t2w.mha").write_bytes(b"")
@@ -262,7 +262,7 @@ def test_folders_that_are_too_deep_to_be_looked_into_are_said(write_archive: Wri
         "PANORAMA_patient_id,PANORAMA_study_id\n10,10_1\n30,30_3\n",
     ],
 )
-def test_rows_of_any_marksheet_without_a_study_are_said(write_archive: WriteArchive, card: Card, table: str) -> None:
+def test_rows_of_any_marksheet_without_study_are_remarks(write_archive: WriteArchive, card: Card, table: str) -> None:
     archive = write_archive("10_1")
     (archive / "marksheet.csv").write_text(table)
     (remark,) = list_studies(archive, card, labels_required=True).remarks
@@ -415,7 +415,7 @@ def test_who_the_patient_is_follows_from_folders_and_ids(
         {"001": ["001_1"], "1": ["1_2"]},
     ],
 )
-def test_where_it_is_open_who_the_patient_is_the_user_is_asked(tmp_path: Path, folders: dict[str, list[str]]) -> None:
+def test_ambiguous_patients_are_refused(tmp_path: Path, folders: dict[str, list[str]]) -> None:
     studies = studies_in(folders)
     with refused_with(found=r"one patient or several\? Say it by patients.csv .*, or --patients by-case"):
         archive_patients(tmp_path, studies)
@@ -425,7 +425,7 @@ def test_where_it_is_open_who_the_patient_is_the_user_is_asked(tmp_path: Path, f
     assert set(archive_patients(tmp_path, studies).values()) == {"one"}
 
 
-def test_a_table_counts_before_folders_and_a_rule_before_what_folders_say(tmp_path: Path) -> None:
+def test_table_precedes_folders_and_rule_precedes_folders(tmp_path: Path) -> None:
     studies = studies_in({"10": ["10_1", "10_2"], "20": ["20_1"]})
     table = tmp_path / "said.csv"
     table.write_text("case_id;patient_id\n20_1;10\n")
@@ -441,7 +441,7 @@ def test_a_table_counts_before_folders_and_a_rule_before_what_folders_say(tmp_pa
         ({"P1": ["before", "after"], "P2": ["other"]}, "before,P7"),
     ],
 )
-def test_a_table_that_names_some_studies_of_a_folder_is_asked_about(
+def test_table_with_some_studies_of_a_folder_is_ambiguous(
     tmp_path: Path, folders: dict[str, list[str]], row: str
 ) -> None:
     studies = studies_in(folders)
@@ -450,7 +450,7 @@ def test_a_table_that_names_some_studies_of_a_folder_is_asked_about(
         archive_patients(tmp_path, studies)
 
 
-def test_rows_of_patients_that_are_of_no_study_are_said(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_patient_rows_without_study_are_warned_of(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     studies = studies_in({"10": ["10_1", "10_2"], "20": ["20_1"]})
     (tmp_path / "patients.csv").write_text("case_id,patient_id\n10_1,10\n20_2,10\n30_1,30\n")
     archive_patients(tmp_path, studies)

@@ -59,7 +59,7 @@ FORMATS = [(".mha", True), (".mha", False), (".nii.gz", True), (".nii", False)]
 
 
 @pytest.mark.parametrize(("suffix", "compressed"), FORMATS)
-def test_a_whole_file_is_accepted_and_nothing_is_said(
+def test_whole_file_is_accepted_silently(
     saved: Saved, noise: Volume, suffix: str, compressed: bool, capfd: pytest.CaptureFixture[str]
 ) -> None:
     path = saved(suffix, compressed)
@@ -70,7 +70,7 @@ def test_a_whole_file_is_accepted_and_nothing_is_said(
 
 @pytest.mark.parametrize("kept", [0, 0.0005, 0.3, 0.5, 0.9, -100, -9, -1])
 @pytest.mark.parametrize(("suffix", "compressed"), FORMATS)
-def test_a_truncated_file_is_refused_at_every_length_without_itk_output(
+def test_truncated_file_is_refused_at_every_length_silently(
     saved: Saved, suffix: str, compressed: bool, kept: float, capfd: pytest.CaptureFixture[str]
 ) -> None:
     path = saved(suffix, compressed)
@@ -285,7 +285,7 @@ def test_a_duplicate_key_is_refused(tmp_path: Path, line: str) -> None:
         read_grid(path)
 
 
-def test_the_notes_of_other_tools_mean_nothing(tmp_path: Path) -> None:
+def test_notes_of_other_tools_have_no_effect(tmp_path: Path) -> None:
     """SimpleITK writes what its dictionary holds: DICOM's elements, ITK's own keys, anybody's; 110 KB here."""
     image = sitk.GetImageFromArray(np.arange(60, dtype=np.float32).reshape(5, 4, 3))
     notes = {"0008|0060": "MR", "0010|0010": "Bär^Ü", "ITK_InputFilterName": "GDCM", "Modality": "MET_MOD_MR"}
@@ -497,7 +497,7 @@ def test_a_nifti_header_is_refused_for(
     assert capfd.readouterr().err == ""
 
 
-def test_what_itk_has_to_say_goes_to_the_log(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_itk_warnings_go_to_the_log(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     header = bytearray(nifti_header("<", (3, 4, 5)))
     struct.pack_into("<2h24x12f", header, 252, 0, 1, 0.5, 0.3, 0, 0, 0, 0.75, 0, 0, 0, 0, 3, 0)
     (tmp_path / "a.nii").write_bytes(bytes(header) + bytes(240))
