@@ -11,15 +11,11 @@ from pathlib import Path
 
 import pytest
 from paths import PROJECT
-from refusals import refused_with
 from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
-from contract.files.locks import try_lock
-from contract.names import cell, require_case_id
 from contract.process.terminal import clean_streams, console, log_to_stdout, progress_on, said
-from contract.text import printable
 
 HOSTILE = "[old] [/b] a\x1b[31m\r\nerror: forged\u202e\x9b2J\ud800:smile:"
 SHOWN = r"[old] [/b] a\x1b[31m\r\nerror: forged\u202e\x9b2J\ud800:smile:"
@@ -144,54 +140,3 @@ def test_every_console_progress_and_log_comes_from_one_place() -> None:
         "conformance/tryout.py": "ArgumentParser",  # its environment is another and has no rich
     }
     assert [each for each in found if known.get(each.split(":")[0]) not in each.split(": ")] == []
-
-
-def test_printable_text_stays_and_the_rest_is_escaped() -> None:
-    assert printable("Jürgen 肺 $x$ [b]") == "Jürgen 肺 $x$ [b]"
-    assert printable("a\tb\nc\x00\x7f\x85\u2028\u2066\ufeff") == r"a\tb\nc\x00\x7f\x85\u2028\u2066\ufeff"
-
-
-@pytest.mark.parametrize("name", ["=1+1", "+1", "-1", "@x", "\t1", "\r1", " 1", "1 ", "", "a\x1b", "a\nb", "a\udcff"])
-def test_formulas_and_unprintable_names_are_invalid_case_ids(name) -> None:
-    with refused_with("x", r"invalid case id .* unprintable, surrounded by spaces, or beginning with = \+ - @"):
-        require_case_id(name, Path("x"))
-
-
-@pytest.mark.parametrize("name", ["predictions.json", "Source.json", "batch.json", "card.toml", "source"])
-def test_names_of_our_own_files_are_reserved(name) -> None:
-    with refused_with("x", f"case id {name!r} is reserved"):
-        require_case_id(name, Path("x"))
-
-
-@pytest.mark.parametrize("name", ["10032_1000032", "Jürgen_1", "a=b", "a-b", "$x$", "[a]", "a b"])
-def test_other_case_ids_are_valid(name) -> None:
-    assert require_case_id(name, Path("x")) == name
-
-
-def test_titles_are_text_and_numbers_numbers_for_a_spreadsheet() -> None:
-    values = ["=HYPERLINK(1)", "+1", "-1", "@x", "ce", "a\x1b\n", -1, -0.5, None]
-    shown = ["'=HYPERLINK(1)", "'+1", "'-1", "'@x", "ce", r"a\x1b\n", -1, -0.5, None]
-    assert [cell(each) for each in values] == shown
-
-
-@pytest.mark.parametrize("number", [38, 95, 37])  # ENOSYS, EOPNOTSUPP, ENOLCK
-def test_a_file_system_without_locks_is_named_in_one_line(number, tmp_path, monkeypatch) -> None:
-    def flock(*_: object) -> None:
-        raise OSError(number, "whatever")
-
-    monkeypatch.setattr("fcntl.flock", flock)
-    with (
-        (tmp_path / ".lock").open("w") as lock,
-        refused_with(r"\.lock", r"file system without locks \(flock; Lustre: mount with"),
-    ):
-        try_lock(lock)
-
-
-def test_lock_has_one_holder_unless_shared(tmp_path) -> None:
-    path = tmp_path / ".lock"
-    with path.open("w") as first, path.open("r") as second, path.open("r") as third:
-        assert try_lock(first)
-        assert not try_lock(second, shared=True)
-        first.close()
-        assert try_lock(second, shared=True)
-        assert try_lock(third, shared=True)
