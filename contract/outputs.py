@@ -315,7 +315,7 @@ def require_unowned(folder: Path, command: str) -> None:
                 raise OncoduetError(
                     folder,
                     expected=f"a folder for the results of {command}",
-                    found=f"{name} {where}, which says that it holds something else; give another output",
+                    found=f"{name} of another command {where}; give another output",
                 )
 
 

@@ -80,7 +80,7 @@ def check_image(archive: Path, *, allow_standin: bool = False) -> None:
     layers = manifest[0].get("Layers")
     missing = [layer for layer in layers if layer not in contents.names] if isinstance(layers, list) else ["layers"]
     if missing:
-        raise OncoduetError(archive, expected="all layers of the image", found=f"no {missing[0]}")
+        raise OncoduetError(archive, f"layer {missing[0]} of the image is missing")
     platform = f"{image.get('os')}/{image.get('architecture')}"
     if platform != "linux/amd64":
         raise OncoduetError(archive, expected="an image for linux/amd64", found=platform)
@@ -94,11 +94,8 @@ def check_image(archive: Path, *, allow_standin: bool = False) -> None:
     if labels.get(STANDIN_LABEL) == "true" and not allow_standin:
         raise OncoduetError(
             archive,
-            expected="an image on a public base",
-            found=(
-                f"one built on a stand-in (label {STANDIN_LABEL}), which must not be published; "
-                "--allow-standin is for tests of the export"
-            ),
+            f"image was built on a stand-in base (label {STANDIN_LABEL}) and must not be published; "
+            "--allow-standin is for tests of the export",
         )
 
 

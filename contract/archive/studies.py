@@ -235,8 +235,7 @@ def _study(archive: Path, card: Card, case_id: str, files: ArchiveFiles, labels_
         if not paths:
             raise OncoduetError(
                 f"study {case_id} in {archive}",
-                expected=f"the channels {', '.join(card.channel_names)}",
-                found=f"no {case_id}_{channel}.mha{other}",
+                f"{case_id}_{channel}.mha not found{other}; the card has the channels {', '.join(card.channel_names)}",
             )
         if len(paths) > 1:
             folders = dict.fromkeys(str(path.parent) for path in paths)

@@ -131,14 +131,8 @@ def _lines(path: Path, stream: IO[bytes]) -> tuple[dict[str, str], int]:
         line = stream.readline(_LONGEST_LINE_BYTES)
         begin += len(line)
         if len(line) == _LONGEST_LINE_BYTES or begin > _LONGEST_HEADER_BYTES:
-            raise OncoduetError(
-                path,
-                expected=(
-                    f"a MetaImage header of lines below {_LONGEST_LINE_BYTES} bytes and at most "
-                    f"{_LONGEST_HEADER_BYTES} bytes in all"
-                ),
-                found="a longer one",
-            )
+            limits = f"limits: {_LONGEST_LINE_BYTES - 1} bytes per line, {_LONGEST_HEADER_BYTES} in all"
+            raise OncoduetError(path, f"MetaImage header is too long ({limits})")
         if not line.endswith(b"\n"):
             raise OncoduetError(path, "MetaImage header has no ElementDataFile")
         match = _LINE.fullmatch(line)
@@ -161,7 +155,7 @@ def _without_synonyms(path: Path, lines: Mapping[str, str]) -> dict[str, str]:
     for key, value in lines.items():
         meaning = _SYNONYMS.get(key, key)
         if header.get(meaning, value) != value:
-            raise OncoduetError(path, expected=f"one of {meaning} and its synonyms", found=f"also {key}")
+            raise OncoduetError(path, f"{meaning} and its synonym {key} differ in the MetaImage header")
         header[meaning] = value
     return header
 

@@ -356,7 +356,7 @@ def test_what_holds_something_else_takes_no_results_at_any_depth(tmp_path: Path,
     for other in ("another command", f"{owner}s", f"{owner} plan", f"{owner} {name}"):
         with pytest.raises(OncoduetError) as caught:
             require_unowned(tmp_path / below, other)
-        assert caught.value.found == f"{name} {where}, which says that it holds something else; give another output"
+        assert caught.value.found == f"{name} of another command {where}; give another output"
 
 
 def test_files_of_other_programs_claim_no_folder(tmp_path: Path) -> None:

@@ -108,7 +108,7 @@ def no_label(archive: Path, grid: Grid) -> None:
 @pytest.mark.parametrize(
     ("spoil", "said"),
     [
-        (no_channel, r"^study 10_1 in .*: expected .* t2w, adc, hbv, found no 10_1_adc.mha$"),
+        (no_channel, r"^study 10_1 in .*: 10_1_adc.mha not found; the card has the channels t2w, adc, hbv$"),
         (twice, r"^study 10_1 .*: duplicate: .*/10, .*/other$"),
         (two_formats, r"^study 10_1 .*: duplicate: 10_1_adc.mha, 10_1_adc.nii.gz$"),
         (far_away, r"10_1_hbv.mha to share a field of view with 't2w' .*, found size .* 511\."),
@@ -141,7 +141,7 @@ def test_faults_are_listed_study_by_study_with_the_sound_studies(
     assert [study.case_id for study in listing.studies] == ["10_1", "50_5"]
     assert listing.studies[1].channels["adc"] == archive / "50" / "50_5_adc.mha"
     assert list(listing.faults) == ["20_2", "30_3", "40_4"]
-    assert listing.faults["20_2"].endswith("found no 20_2_adc.mha")
+    assert listing.faults["20_2"].endswith("20_2_adc.mha not found; the card has the channels t2w, adc, hbv")
     assert "duplicate:" in listing.faults["30_3"]
     assert listing.faults["40_4"].startswith(f"study 40_4 in {archive}: unreadable: ")
 
