@@ -1,4 +1,4 @@
-"""Contrast-enhanced CT of the upper abdomen in the portal-venous phase, as PANORAMA's collection hands it over.
+"""Contrast-enhanced CT of the upper abdomen in the portal-venous phase, as in PANORAMA's collection.
 
 One image in Hounsfield units, stored as 16-bit integers. Every patient has a grid of its own, and the file stores it in
 one of the three orientations that the collection mixes; the patient is the same in each. Noise is Gaussian, smoothed by

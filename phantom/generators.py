@@ -1,4 +1,4 @@
-"""Which generator makes which studies: found by the channels' names, so that a card of any name has phantoms."""
+"""The generator of a card's studies, found by the channels' names, so that a card of any name has phantoms."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""Biparametric MRI of a prostate: T2W, ADC and a high-b-value image (HBV), as a scanner would hand them over.
+"""Biparametric MRI of a prostate: T2W, ADC and a high-b-value image (HBV), as a scanner exports them.
 
 T2W has its own grid; ADC and HBV share a coarser one, with another origin, and the patient has moved a little between
 the two sequences, so that header and content disagree as they do in practice. ADC is fitted to two noisy images

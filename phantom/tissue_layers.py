@@ -1,4 +1,4 @@
-"""What both anatomies are painted with: layers of soft shapes, each of one tissue, and lesions of a given volume."""
+"""The parts of both anatomies: layers of soft shapes, each of one tissue, and lesions of a given volume."""
 
 from dataclasses import dataclass
 from typing import Generic, TypeVar

@@ -43,14 +43,14 @@ class _UnreadError(BaseException):
 
 
 def run_command(parse: Callable[[], Options], work: Callable[[Options], object], *, log: Callable[[], None]) -> int:
-    """Run one command line and return its exit code (wrong usage of options exits at once, with 2).
+    """Run one command line and return its exit code (wrong usage exits at once, with 2).
 
     Parameters
     ----------
     parse
         Reads the command line.
     work
-        Does what it asks for.
+        Does the work.
     log
         Sets up the log.
     """

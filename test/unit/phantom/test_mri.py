@@ -1,4 +1,4 @@
-"""What the images show: plausible numbers, visible and invisible lesions, and two scans that do not quite agree."""
+"""MR phantoms: plausible numbers, visible and invisible lesions, and two scans that do not quite agree."""
 
 from dataclasses import replace
 from fractions import Fraction

@@ -1,4 +1,4 @@
-"""The directions of import hold, and the check that says so would notice if they did not."""
+"""The directions of import hold, and the check notices violations."""
 
 import subprocess
 import sys

@@ -1,4 +1,4 @@
-"""The locks: everything pinned and hashed, torch apart, the images with the versions that the tests ran with."""
+"""The locks: everything is pinned and hashed, torch separately, and images have the tested versions."""
 
 import re
 from importlib import metadata

@@ -1,4 +1,4 @@
-"""Papers of the house: licence, citation, changelog, hooks, links, and nothing that belongs to one machine."""
+"""Project files: changelog, hooks, links, packages, and no path of one machine."""
 
 import ast
 import re

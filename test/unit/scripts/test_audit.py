@@ -1,4 +1,4 @@
-"""``requirements/audit.py``: what an advisory list knows about the pins, and that a silence is no good answer."""
+"""``requirements/audit.py``: advisories about the pins, and missing answers."""
 
 import sys
 

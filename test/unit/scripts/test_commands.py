@@ -1,4 +1,4 @@
-"""The scripts' command lines: what is wrong is said in one line, with the exit codes of the programs."""
+"""The scripts' command lines: errors in one line, with the exit codes of the programs."""
 
 import fcntl
 import hashlib
