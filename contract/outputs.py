@@ -284,6 +284,11 @@ def claim_file(folder: Path, name: str, sha256: str, command: str) -> None:
     _write_manifest(folder, {**commands, command: Written(identity={}, files={**files, name: hashes})})
 
 
+def remove_own(folder: Path, name: str, command: str) -> None:
+    """Remove a file that is as a command wrote it, and the folders that it leaves empty; any other file stays."""
+    _remove_if_ours(folder, name, own_sha256(folder, name, command))
+
+
 def require_apart(output: Path, **inputs: Path | Sequence[Path] | None) -> None:
     """Raise ``OncoduetError`` if the output is one of the inputs, or is inside one or around it.
 

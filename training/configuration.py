@@ -36,7 +36,7 @@ class ClassWeights(Frozen):
 
 
 class FocalTerm(Frozen):
-    """Focal loss; see :class:`training.trainers.segmentation_losses.FocalLoss`."""
+    """Focal loss; see :class:`training.nnunet.segmentation_losses.FocalLoss`."""
 
     term: Literal["focal"]
     weight: Factor = 1.0

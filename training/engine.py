@@ -1,4 +1,4 @@
-"""A run and the engine interface.
+"""The engine interface, and the table of engines.
 
 An engine is a way to train. A configuration names it; :data:`ENGINES` says in which module it is. That module holds
 one object, ``ENGINE``, of a class that is derived from :class:`Engine` and overrides what differs from a network whose
@@ -8,35 +8,28 @@ its own. An engine whose bundle members need further files also adds them to ``c
 The modules of the table import nothing that takes seconds (torch, nnU-Net) before they train.
 """
 
-import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
 from importlib import import_module
 from pathlib import Path
-from types import MappingProxyType
-from typing import TYPE_CHECKING, Annotated, Any, Literal, Union
+from typing import TYPE_CHECKING, Annotated, Any, Union
 
 from pydantic import Field, RootModel
 
 from contract.errors import OncoduetError
-from contract.files.reading import sha256_json
-from contract.records import CheckpointPolicy, Epoch, RunKey, RunRecord, TrainingStudiesRecord
+from contract.records import CheckpointPolicy, Epoch, RunRecord
 from contract.schema import named_toml, parse_toml
 from network.device import Device, Kind, choose_device
 from training.configuration import CONFIGURATIONS, Configuration
-from training.dataset.prepared import Fold, Prepared
-from training.profile import Profile, edited_plans
-from training.run_folder import environment
-from training.run_folder.checkpoints import Checkpoints
 from training.run_folder.folder import RunFolder
+from training.run_identity import RunIdentity
 
 if TYPE_CHECKING:
     import torch
 
 ENGINES: Mapping[str, str] = {
-    "nnunet": "training.trainers.engine",
+    "nnunet": "training.nnunet.engine",
     "retina-unet": "training.retina_unet.engine",
     "nndet": "training.nndetection.engine",
 }
@@ -116,7 +109,7 @@ class Engine(ABC):
     own_bytes_per_voxel: int = 0
     """Memory that each process of a campaign takes per voxel of the preprocessed studies, besides what all share."""
     chosen_files: tuple[str, ...] = ()
-    """Names of those of :meth:`files` that :meth:`finish` writes; the others are there before the weights."""
+    """Names of those of :meth:`files` that :meth:`finish` writes; the others are written before the training, once."""
     model: str = "weights"
     """What ``verify`` calls :meth:`model_files`."""
     no_bundle: str | None = None
@@ -127,8 +120,8 @@ class Engine(ABC):
         device = choose_device(wanted)
         return device.kind, str(device)
 
-    def keep(self, run: "Run") -> CheckpointPolicy:
-        """Which weights a run keeps; asked by :class:`Run`.
+    def keep(self, run: RunIdentity) -> CheckpointPolicy:
+        """Which weights a run keeps; asked by :class:`training.run.Run`.
 
         A network that locates an organ detects no lesion by which one could choose.
 
@@ -137,29 +130,31 @@ class Engine(ABC):
         policy = run.profile.checkpoint_for(run.prepared.card)
         return "final" if policy == "detection" and run.configuration.stage != "detection" else policy
 
-    def chooses(self, run: "Run") -> bool:
+    def chooses(self, run: RunIdentity) -> bool:
         """Whether the fold's validation studies choose what predictions rest on, as ``training_studies.json`` says."""
-        return run.keep != "final"
+        return self.keep(run) != "final"
 
-    def require_step(self, run: "Run", folder: RunFolder) -> None:
+    def require_step(self, run: RunIdentity, folder: RunFolder) -> None:
         """Raise ``OncoduetError`` unless an interrupted run can resume; asked by ``run --resume``."""
         run.checkpoints(folder).require()
 
     @abstractmethod
-    def steps(self, run: "Run", place: Workplace) -> Generator[None, None, Trained]:
+    def steps(self, run: RunIdentity, place: Workplace) -> Generator[None, None, Trained]:
         """Train or resume, in steps that may be interleaved with those of other runs; asked by ``run``.
 
         Raises ``OncoduetError``: the training diverges, or an input is wrong.
         """
 
-    def finish(self, run: "Run", place: Workplace, weights: "dict[str, torch.Tensor] | None") -> Mapping[str, str]:
+    def finish(
+        self, run: RunIdentity, place: Workplace, weights: "dict[str, torch.Tensor] | None"
+    ) -> Mapping[str, str]:
         """Write what belongs to the weights that were chosen; returns its hashes, by name, for the record's parents.
 
         Asked by ``run`` after the training, and after the choice by detection where there is one.
         """
         return {}
 
-    def network(self, run: "Run") -> "tuple[torch.nn.Module, int]":
+    def network(self, run: RunIdentity) -> "tuple[torch.nn.Module, int]":
         """The network that a run trains, and the elements of all feature maps that its convolutions give of one patch.
 
         Asked by ``campaign`` on torch's meta device, without memory for weights, where epochs are counted. Here: the
@@ -184,6 +179,13 @@ class Engine(ABC):
         """Files in the run's folder that training writes; asked by ``run`` before it replaces any."""
         return list(self.files(folder).values())
 
+    def programs_folder(self, folder: RunFolder) -> Path | None:
+        """The folder below ``work`` in which the programs of another project write while they train; None: no such.
+
+        Asked by ``run`` before a training resumes and after its end; see :mod:`training.run_folder.workplace`.
+        """
+        return None
+
     def model_files(self, folder: RunFolder, record: RunRecord) -> Iterator[HashedFile]:
         """The files of a finished run's model; asked by ``verify``.
 
@@ -206,130 +208,3 @@ class Engine(ABC):
             f"a run of {folder.finished_record().key.configuration} predicts from a bundle; python -m training bundle "
             "packs it, and python -m algorithm batch predicts",
         )
-
-
-@dataclass(frozen=True)
-class Run:
-    """A run that could be made: everything that its result depends on."""
-
-    prepared: Prepared
-    configuration: Configuration
-    profile: Profile
-    fold_number: int
-    restart: int
-    base_seed: int
-
-    @property
-    def name(self) -> str:
-        """``<configuration>_fold<K>_restart<R>``."""
-        return f"{self.configuration.name}_fold{self.fold_number}_restart{self.restart}"
-
-    @property
-    def fold(self) -> Fold:
-        """The studies that it trains on and those that it sets apart."""
-        return self.prepared.fold(self.fold_number)
-
-    @property
-    def engine(self) -> Engine:
-        """What trains it."""
-        return engine_named(self.configuration.engine)
-
-    @property
-    def keep(self) -> CheckpointPolicy:
-        """Which weights it keeps."""
-        return self.engine.keep(self)
-
-    @cached_property
-    def plans(self) -> dict[str, Any]:
-        """nnU-Net's plans with the profile's edits."""
-        return edited_plans(self.prepared.plans, self.profile)
-
-    @property
-    def key(self) -> RunKey:
-        """Its identity."""
-        card = self.prepared.record.card
-        parts = (card, self.profile.name, self.configuration.name, self.fold_number, self.restart, self.base_seed)
-        return RunKey(
-            card=card,
-            card_sha256=self.prepared.record.card_sha256,
-            profile=self.profile.name,
-            configuration=self.configuration.name,
-            fold=self.fold_number,
-            restart=self.restart,
-            seed=derived_seed(*parts),
-            stage=self.configuration.stage,
-        )
-
-    @property
-    def parents(self) -> dict[str, str]:
-        """Hashes of what it is made from."""
-        return {
-            "prepared": self.prepared.sha256,
-            "configuration": self.configuration.sha256,
-            "profile": self.profile.sha256,
-            "card": self.prepared.record.card_sha256,
-            "plans": sha256_json(self.plans),
-            "dataset": sha256_json(self.prepared.dataset),
-        }
-
-    @property
-    def training_studies(self) -> TrainingStudiesRecord | None:
-        """Hashes of the studies that the network was trained on or chosen by; None for datasets of older versions."""
-        contents = {study.case_id: study.content_sha256 for study in self.prepared.record.studies}
-        if None in contents.values():
-            return None
-        train, validation = (
-            tuple(sorted({str(contents[case_id]) for case_id in cases}))
-            for cases in (self.fold.train, self.fold.validation if self.engine.chooses(self) else ())
-        )
-        return TrainingStudiesRecord(trained_on=train, chosen_by=validation, parents={"prepared": self.prepared.sha256})
-
-    def files_before_weights(self, folder: RunFolder) -> dict[str, Path]:
-        """Files in its folder that are there before the weights, by their names among the record's parents."""
-        chosen = self.engine.chosen_files
-        files = {what: path for what, path in self.engine.files(folder).items() if what not in chosen}
-        files["training_studies"] = folder.training_studies
-        return {what: path for what, path in files.items() if path.is_file()}
-
-    def checkpoints(self, folder: RunFolder) -> Checkpoints:
-        """Its checkpoints, which name the run by what it is and by what it is made from."""
-        return Checkpoints(folder.checkpoints, sha256_json([self.key.model_dump(mode="json"), self.parents]))
-
-    def record(
-        self,
-        *,
-        state: Literal["planned", "running", "finished", "failed"],
-        device: str = "cpu",
-        epochs: Sequence[Epoch] = (),
-        wall_s: float = 0.0,
-        cpu_s: float = 0.0,
-        weights_sha256: str | None = None,
-        more_parents: Mapping[str, str] = MappingProxyType({}),
-        more_versions: Mapping[str, str] = MappingProxyType({}),
-    ) -> RunRecord:
-        """Its ``run.json``."""
-        return RunRecord(
-            key=self.key,
-            state=state,
-            dataset_fingerprint=self.prepared.record.dataset_fingerprint,
-            data_licence=self.prepared.record.data_licence,
-            checkpoint=self.keep,
-            versions={**environment.versions(), **more_versions},
-            hardware=environment.hardware(device, self.profile.threads),
-            torch=environment.torch_build() if state != "planned" else {},
-            container=environment.container(),
-            command_line=environment.command_line(),
-            prepared_folder=str(self.prepared.folder.resolve()),
-            wall_s=round(wall_s, 3),
-            cpu_s=round(cpu_s, 3),
-            gpu_s=round(wall_s, 3) if device == "cuda" else 0.0,
-            epochs=tuple(epochs),
-            weights_sha256=weights_sha256,
-            parents=self.parents | dict(more_parents),
-        )
-
-
-def derived_seed(*parts: str | int) -> int:
-    """A seed below 2^32 that follows from what the run is; runs that differ anywhere are independent."""
-    text = "\n".join(map(str, parts))
-    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:4], "big")

@@ -2,7 +2,6 @@
 
 import gc
 import logging
-import shutil
 import traceback
 from collections.abc import Callable, Sequence
 from contextlib import closing, suppress
@@ -15,7 +14,7 @@ from rich.console import Console
 from contract.errors import OncoduetError
 from contract.files.atomic import writable, write_json, write_text
 from contract.files.reading import sha256_file
-from contract.outputs import require_apart
+from contract.outputs import require_apart, subfolder
 from contract.process.terminal import progress_on, said
 from contract.records import (
     Epoch,
@@ -24,12 +23,13 @@ from contract.records import (
 )
 from network.device import Device, Kind, choose_device, free_device_memory, memory_or_refuse, require_same_device
 from training.dataset.archive_stamps import reachable_archive, recorded_archive, unchanged_archive
-from training.engine import Run, Workplace
-from training.run import existing_record, made_files
+from training.engine import Workplace
+from training.interleaving import Steps, interleave, run_to_end
+from training.run import Run, existing_record, made_files
 from training.run_folder.folder import RunFolder, says
 from training.run_folder.lock import work_lock
 from training.run_folder.logs import open_log
-from training.trainers.interleaving import Steps, interleave, run_to_end
+from training.run_folder.workplace import remove_untouched
 from training.validation.checkpoint_selection import NEED, select
 
 logger = logging.getLogger(__name__)
@@ -198,7 +198,7 @@ def _steps(
     with work_lock(folder.lock, wait=wait):
         existing = existing_record(run, folder, resume=resume)
         if existing is not None and existing.state == "finished":
-            folder.clear_work()
+            _clear_work(run, folder)
             logger.info("%s: finished already, nothing to do", folder.path)
             return existing
         if existing is not None and run.checkpoints(folder).files():
@@ -212,8 +212,6 @@ def _steps(
         folder.sweep()
         if existing is None or existing.state == "planned":  # from here on the folder is known as this run's
             write_record(folder.record, run.record(state="running", device=device))
-        shutil.rmtree(folder.engine, ignore_errors=True)
-        folder.engine.mkdir(parents=True)
         folder.claim(run.engine.written(folder))
         for path, made in made_files(run, folder).items():
             if not says(path, made):
@@ -222,8 +220,17 @@ def _steps(
         with open_log(folder.log) as log:
             making = _make(request, folder, device=device, existing=existing, options=options)
             record = yield from interleave(making, log.context)
-        folder.clear_work()
+        _clear_work(run, folder)
         return record
+
+
+def _clear_work(run: Run, folder: RunFolder) -> None:
+    """Remove what the training needed, and no other file."""
+    subfolder(folder.path, folder.work.name)
+    run.checkpoints(folder).remove()
+    if (programs := run.engine.programs_folder(folder)) is not None:
+        remove_untouched(programs)
+    folder.clear_work()
 
 
 def _make(

@@ -1,21 +1,91 @@
-"""One training run: card × profile × configuration × fold × restart, with the seed that follows from those.
+"""One training run: what it is (``run_identity``), which engine trains it, and what its folder says of it.
 
 A run has a folder of its own. ``run.json`` says what it is and how far it got; ``weights.safetensors`` is there once
 it is finished. Running the same command again resumes from the last checkpoint, or, when finished, does nothing; a
-folder that holds another run is refused. One process at a time works on a run.
+folder that holds another run is refused. One process at a time works on a run. :mod:`training.execution` makes it.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from types import MappingProxyType
+from typing import Any, Literal
 
 from contract.errors import OncoduetError, UsageError
 from contract.outputs import require_folder
-from contract.records import RunKey, RunRecord, read_record
+from contract.records import CheckpointPolicy, Epoch, RunKey, RunRecord, TrainingStudiesRecord, read_record
 from training.dataset.prepared import Prepared
-from training.engine import Run, load_configuration
+from training.engine import Engine, engine_named, load_configuration
 from training.profile import load_profile
+from training.run_folder import environment
 from training.run_folder.folder import RunFolder
+from training.run_folder.workplace import require_untouched
+from training.run_identity import RunIdentity
+
+
+class Run(RunIdentity):
+    """A run that could be made."""
+
+    @property
+    def engine(self) -> Engine:
+        """What trains it."""
+        return engine_named(self.configuration.engine)
+
+    @property
+    def keep(self) -> CheckpointPolicy:
+        """Which weights it keeps."""
+        return self.engine.keep(self)
+
+    @property
+    def training_studies(self) -> TrainingStudiesRecord | None:
+        """Hashes of the studies that the network was trained on or chosen by; None for datasets of older versions."""
+        contents = {study.case_id: study.content_sha256 for study in self.prepared.record.studies}
+        if None in contents.values():
+            return None
+        train, validation = (
+            tuple(sorted({str(contents[case_id]) for case_id in cases}))
+            for cases in (self.fold.train, self.fold.validation if self.engine.chooses(self) else ())
+        )
+        return TrainingStudiesRecord(trained_on=train, chosen_by=validation, parents={"prepared": self.prepared.sha256})
+
+    def files_before_weights(self, folder: RunFolder) -> dict[str, Path]:
+        """Files in its folder that are there before the weights, by their names among the record's parents."""
+        chosen = self.engine.chosen_files
+        files = {what: path for what, path in self.engine.files(folder).items() if what not in chosen}
+        files["training_studies"] = folder.training_studies
+        return {what: path for what, path in files.items() if path.is_file()}
+
+    def record(
+        self,
+        *,
+        state: Literal["planned", "running", "finished", "failed"],
+        device: str = "cpu",
+        epochs: Sequence[Epoch] = (),
+        wall_s: float = 0.0,
+        cpu_s: float = 0.0,
+        weights_sha256: str | None = None,
+        more_parents: Mapping[str, str] = MappingProxyType({}),
+        more_versions: Mapping[str, str] = MappingProxyType({}),
+    ) -> RunRecord:
+        """Its ``run.json``."""
+        return RunRecord(
+            key=self.key,
+            state=state,
+            dataset_fingerprint=self.prepared.record.dataset_fingerprint,
+            data_licence=self.prepared.record.data_licence,
+            checkpoint=self.keep,
+            versions={**environment.versions(), **more_versions},
+            hardware=environment.hardware(device, self.profile.threads),
+            torch=environment.torch_build() if state != "planned" else {},
+            container=environment.container(),
+            command_line=environment.command_line(),
+            prepared_folder=str(self.prepared.folder.resolve()),
+            wall_s=round(wall_s, 3),
+            cpu_s=round(cpu_s, 3),
+            gpu_s=round(wall_s, 3) if device == "cuda" else 0.0,
+            epochs=tuple(epochs),
+            weights_sha256=weights_sha256,
+            parents=self.parents | dict(more_parents),
+        )
 
 
 def plan_run(
@@ -65,11 +135,11 @@ def existing_record(run: Run, folder: RunFolder, *, resume: bool = False, is_mad
     path = folder.record
     existing = read_record(path, RunRecord) if path.is_file() else None
     if existing is None or existing.state == "planned":
-        folder.require_free(run.engine.files(folder).values(), is_planned=existing is not None)
+        folder.require_free(run.engine.written(folder), is_planned=existing is not None)
         if existing is not None and existing.key != run.key:
             existing = None  # a note of what was planned, alone in its folder, and replaced
     if existing is None or existing.state != "finished":
-        folder.require_no_links(run.engine.files(folder).values())
+        folder.require_no_links(run.engine.written(folder))
         require_folder(folder.path, is_written=is_made)
     if existing is not None:
         if existing.key != run.key:
@@ -82,7 +152,11 @@ def existing_record(run: Run, folder: RunFolder, *, resume: bool = False, is_mad
                 found=f"a changed one (state {existing.state}); give another --output",
             )
         if existing.state in ("running", "failed") and is_made:
-            folder.require_own(run.engine.written(folder), made_files(run, folder))
+            once = [path for what, path in run.engine.files(folder).items() if what not in run.engine.chosen_files]
+            folder.require_own(run.engine.written(folder), made_files(run, folder), written_once=once)
+            run.checkpoints(folder).require_own()
+            if (programs := run.engine.programs_folder(folder)) is not None:
+                require_untouched(programs)
     finished = existing is not None and existing.state == "finished"
     if resume and not finished:
         run.engine.require_step(run, folder)

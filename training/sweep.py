@@ -34,6 +34,7 @@ from training.dataset.archive_stamps import read_sources, recorded_archive, unch
 from training.dataset.prepared import Prepared, load_prepared
 from training.engine import engine_of
 from training.finished_runs import FinishedRun, finished_runs
+from training.retina_unet.engine import box_rule_file
 from training.run_folder.folder import COMMAND as RUN
 from training.run_folder.folder import RunFolder
 from training.run_folder.lock import work_lock
@@ -228,18 +229,23 @@ def store_in(folder: RunFolder, fill: BoxShape, case_score: CaseScore) -> None:
     Raises ``OncoduetError``: another process is at work on the run, or its folder cannot be written to.
     """
     with work_lock(folder.lock):
-        rule = read_record(folder.box_rule, BoxPostprocessing) if folder.box_rule.is_file() else BoxPostprocessing()
+        rule = _rule(folder)
         changed = rule.model_copy(update={"fill": fill, "case_score": case_score})
-        if changed == rule and folder.box_rule.is_file():
+        if changed == rule and box_rule_file(folder).is_file():
             return
         _write_rule(folder, changed)
-        claim_file(folder.path, folder.box_rule.name, sha256_file(folder.box_rule), RUN)
+        claim_file(folder.path, box_rule_file(folder).name, sha256_file(box_rule_file(folder)), RUN)
+
+
+def _rule(folder: RunFolder) -> BoxPostprocessing:
+    path = box_rule_file(folder)
+    return read_record(path, BoxPostprocessing) if path.is_file() else BoxPostprocessing()
 
 
 def _write_rule(folder: RunFolder, rule: BoxPostprocessing) -> None:
-    write_record(folder.box_rule, rule)
+    write_record(box_rule_file(folder), rule)
     record = read_record(folder.record, RunRecord)
-    parents = {**record.parents, "box_rule": sha256_file(folder.box_rule)}
+    parents = {**record.parents, "box_rule": sha256_file(box_rule_file(folder))}
     write_record(folder.record, record.model_copy(update={"parents": parents}))
 
 
@@ -254,9 +260,8 @@ def _without_combination(folder: RunFolder, copy: Path) -> Path:
 
 
 def _usual_rule(folder: RunFolder) -> BoxPostprocessing:
-    rule = read_record(folder.box_rule, BoxPostprocessing) if folder.box_rule.is_file() else BoxPostprocessing()
     fill, case_score = COMBINATIONS[0]
-    return rule.model_copy(update={"fill": fill, "case_score": case_score})
+    return _rule(folder).model_copy(update={"fill": fill, "case_score": case_score})
 
 
 def sweep_tables(record: MapSweepRecord) -> list[Table]:

@@ -19,14 +19,13 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 import torch
 
-import training.trainers.nnunet  # noqa: F401 - before the fork, as in a campaign
+import training.nnunet.trainer  # noqa: F401 - before the fork, as in a campaign
 from network.memory_plan import held_bytes
 from training.campaign.estimate import _PROCESS, needs, numbers_bytes, training_set_bytes
 from training.dataset.prepared import Prepared, load_prepared
-from training.engine import Run
 from training.execution import execute
 from training.profile import PlanEdits
-from training.run import plan_run
+from training.run import Run, plan_run
 
 PLANS = {  # features of the first stage, stages, most features, patch (z, y, x), batch, convolutions (encoder, decoder)
     "tiny": (4, 3, 8, (8, 16, 16), 2, (1, 1)),

@@ -56,6 +56,7 @@ from training.dataset.prepared import Prepared, load_prepared
 from training.profile import PROFILES
 from training.retina_unet.atss import NEAREST_POSITIONS, match_anchors
 from training.retina_unet.box_rule_sweep import mean_average_precisions
+from training.retina_unet.engine import anchors_file, box_rule_file
 from training.retina_unet.loss import DetectionLoss, Sampling
 from training.run_folder.folder import RunFolder
 
@@ -229,9 +230,9 @@ def child(part: str, side: str, folder: Path, size: Size) -> Done:
 def write_patches(folder: Path, side: str) -> None:
     """The run's own batches and the fold's validation studies, for both sides; ``side`` does not matter."""
     from training.dataset.lesion_instances import labels_of, lesion_boxes  # noqa: PLC0415
+    from training.nnunet.trainer import build_trainer  # noqa: PLC0415
     from training.retina_unet.trainer import DetectorTrainer  # noqa: PLC0415
     from training.run import plan_run  # noqa: PLC0415
-    from training.trainers.nnunet import build_trainer  # noqa: PLC0415
 
     prepared: Prepared = load_prepared(folder / "prepared")
     profile = (folder / "profile").read_text(encoding="utf-8")
@@ -277,7 +278,7 @@ class Model:
     def of(cls, folder: Path) -> "Model":
         """The finished run's, with its weights."""
         run = RunFolder(folder / "run")
-        plans, plan = read_json(run.plans), read_record(run.anchors, AnchorPlan)
+        plans, plan = read_json(run.plans), read_record(anchors_file(run), AnchorPlan)
         network = build_retina_unet(plans, read_json(run.dataset), plan)
         network.load_state_dict(load_weights(run.weights))
         patch = patch_size_zyx(plans)
@@ -411,7 +412,7 @@ class Given(nn.Module):
 
 def infer(folder: Path, side: str) -> None:
     """Find the boxes of each study."""
-    model, rule = Model.of(folder), read_record(RunFolder(folder / "run").box_rule, BoxPostprocessing)
+    model, rule = Model.of(folder), read_record(box_rule_file(RunFolder(folder / "run")), BoxPostprocessing)
     network = _Clocked(model.network.eval())
     studies = torch.load(folder / "studies.pt", weights_only=True)
     whole, found, in_tiles = _Costs(), [], []

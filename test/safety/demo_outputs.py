@@ -11,7 +11,8 @@ from demo_files import make_demo_files, succeed
 from contract.files.reading import sha256_file
 from contract.images.volume import Volume, read_volume, write_volume
 from contract.records import RunRecord, read_record, write_record
-from training.nndetection.model import NEEDED, UpstreamRecord
+from training.nndetection.model import UpstreamRecord
+from training.nndetection.run_files import NEEDED
 
 
 def everything(folder: Path) -> dict[str, str]:

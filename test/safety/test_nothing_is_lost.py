@@ -477,12 +477,9 @@ def interrupted(demo: Path, place: Path, configuration: str = "ce") -> tuple[Pat
 
 WRITTEN = ["weights.safetensors", "card.toml", "plans.json", "dataset.json", "training_studies.json", "training.log"]
 FOREIGN = [
-    *(("ce", name) for name in [*WRITTEN, "selection.json", "anchors.json", "nndetection.json", "tensorboard", "work"]),
-    *(
-        ("ce", f"work/{name}")
-        for name in ("engine", "engine/mine.txt", "checkpoints/mine.txt", "checkpoints/epoch_000009.pt")
-    ),
-    *(("ce", f"work/{name}") for name in ("kept/mine.safetensors", "selection/mine.txt")),
+    *(("ce", name) for name in [*WRITTEN, "selection.json", "tensorboard", "work"]),
+    *(("ce", f"work/{name}") for name in ("checkpoints", "kept", "selection", "checkpoints/epoch_000009.pt")),
+    *(("ce", f"work/{name}") for name in ("kept/epoch_000002.safetensors", "selection/epoch_000002.json")),
     *(("retina-unet", name) for name in ("weights.safetensors", "anchors.json", "box_rule.json")),
 ]
 
@@ -553,11 +550,13 @@ def test_run_resumes_after_a_kill_anywhere_and_keeps_user_files(
 ) -> None:
     folder, words = interrupted(demo, tmp_path, configuration)
     change(folder)
-    mine = [folder / "notes.txt", folder / "tensorboard" / "events.out.tfevents.123.mine", folder / "work" / "mine.txt"]
+    names = ["notes.txt", "tensorboard/events.out.tfevents.123.mine", "nndetection.json", "work/mine.txt"]
+    names += [f"work/{name}" for name in ("checkpoints/mine.pt", "kept/mine.safetensors", "selection/archive/mine.txt")]
+    mine = [folder / name for name in names]
     for path in mine:
         in_the_way("file", path)
     assert [run(*words), run(*words)] == [0, 0]
-    assert [path.read_text() for path in mine] == ["mine"] * 3
+    assert [path.read_text() for path in mine] == ["mine"] * len(names)
     made = read_record(folder / "run.json", RunRecord)
     expected = read_record(demo / "runs" / configuration / "run.json", RunRecord)
     assert (made.state, made.weights_sha256) == ("finished", expected.weights_sha256)

@@ -37,8 +37,8 @@ from network.plans import full_resolution
 from training.campaign.devices import CudaDevice, see_only
 from training.campaign.plan import Campaign
 from training.campaign.status import CampaignStatus, Progress, clock, hours
-from training.engine import Run
 from training.execution import execute
+from training.run import Run
 
 GB = 10**9
 PROBE_STEPS = 5

@@ -23,7 +23,7 @@ from training.campaign.estimate import Capacity, estimate_costs
 from training.campaign.plan import Campaign, PlannedRun, campaign_lock
 from training.campaign.status import ExecutorMessage, StatusMonitor
 from training.campaign.worker import Ended, Stepped, make_pack, raise_for
-from training.engine import Run
+from training.run import Run
 
 REFRESH_S = 0.25
 
@@ -60,7 +60,7 @@ def make_locally(campaign: Campaign, *, console: Console, device: Device) -> Non
     """
     import torch  # noqa: PLC0415 - these take seconds, which each forked process is spared
 
-    import training.trainers.nnunet  # noqa: F401, PLC0415
+    import training.nnunet.trainer  # noqa: F401, PLC0415
 
     torch.set_num_threads(1)
     capacity = local_capacity(campaign, device)

@@ -27,9 +27,9 @@ from contract.records import RunRecord, write_record
 from contract.schema import Count, Factor, Frozen, Index, parse_toml
 from training.dataset.archive_stamps import recorded_archive
 from training.dataset.prepared import Prepared, load_prepared
-from training.engine import Run, load_configuration
+from training.engine import load_configuration
 from training.execution import RunOptions
-from training.run import existing_record, plan_run
+from training.run import Run, existing_record, plan_run
 from training.run_folder.folder import RunFolder, is_lock, require_distinct
 from training.run_folder.lock import work_lock
 

@@ -23,8 +23,8 @@ from typing import IO
 from contract.errors import OncoduetError
 from contract.files.reading import regular_only
 from contract.text import one_line
+from training.interleaving import Steps
 from training.nndetection.dataset_layout import Layout
-from training.trainers.interleaving import Steps
 
 TRAINING = ("nndet_prep", "nndet_unpack", "nndet_train", "nndet_sweep", "nndet_consolidate")
 PREDICTION = ("nndet_predict",)

@@ -26,6 +26,7 @@ from network.placement import Placement
 from network.study import classes_on, read_scan, read_truth, stack
 from training.dataset.lesion_instances import number_lesions
 from training.dataset.prepared import Fold
+from training.nndetection.run_files import FOLD
 
 COMMIT = "97a58f3"
 """The state of nnDetection whose layout and programs are meant."""
@@ -33,8 +34,6 @@ PLAN = "D3V001_3d"
 """Name of its plan at full resolution."""
 MODEL = f"RetinaUNetV001_{PLAN}"
 """Name of its experiment."""
-FOLD = 0
-"""nnDetection's number of the run's fold: the splits that it is given hold no other."""
 
 _PICKLE_PROTOCOL = 4  # the newest that nnDetection's Python 3.8 writes by itself
 

@@ -11,9 +11,11 @@ from contract.records import CheckpointPolicy, RunRecord
 from network.device import Device, Kind, machine_gpu
 from training.configuration import UpstreamConfiguration
 from training.dataset.archive_stamps import reachable_archive
-from training.engine import Engine, HashedFile, Run, Trained, Workplace
+from training.engine import Engine, HashedFile, Trained, Workplace
 from training.nndetection import PARENT
+from training.nndetection.run_files import NEEDED, REPORTS, model_folder, model_record, steps_file, work_folder
 from training.run_folder.folder import RunFolder
+from training.run_identity import RunIdentity
 
 if TYPE_CHECKING:
     import torch
@@ -45,36 +47,40 @@ class NnDetection(Engine):
         kind: Kind = "cuda" if wanted != "cpu" and torch.cuda.is_available() else "cpu"
         return kind, f"device: nnDetection's own torch decides; the machine has {there}"
 
-    def keep(self, run: Run) -> CheckpointPolicy:
+    def keep(self, run: RunIdentity) -> CheckpointPolicy:
         """Always its last, averaged ones."""
         return "final"
 
-    def require_step(self, run: Run, folder: RunFolder) -> None:
+    def require_step(self, run: RunIdentity, folder: RunFolder) -> None:
         """Raise ``OncoduetError`` unless its training has a step to resume from."""
-        if not folder.upstream_steps.is_file():
-            raise OncoduetError(folder.upstream_steps, "no step of nnDetection to resume from")
+        if not steps_file(folder).is_file():
+            raise OncoduetError(steps_file(folder), "no step of nnDetection to resume from")
 
-    def steps(self, run: Run, place: Workplace) -> Generator[None, None, Trained]:
+    def steps(self, run: RunIdentity, place: Workplace) -> Generator[None, None, Trained]:
         """Have its programs train; see :func:`training.nndetection.training.steps`."""
         from training.nndetection import training as upstream  # noqa: PLC0415 - imports torch
 
         return upstream.steps(run, place, archive=reachable_archive(run.prepared, place.archive, purpose=NEED))
 
-    def finish(self, run: Run, place: Workplace, weights: "dict[str, torch.Tensor] | None") -> Mapping[str, str]:
+    def finish(
+        self, run: RunIdentity, place: Workplace, weights: "dict[str, torch.Tensor] | None"
+    ) -> Mapping[str, str]:
         """The record that names its model's files."""
-        return {PARENT: sha256_file(place.folder.nndetection_record)}
+        return {PARENT: sha256_file(model_record(place.folder))}
 
     def written(self, folder: RunFolder) -> Sequence[Path]:
-        """Its model."""
-        from training.nndetection.model import NEEDED, REPORTS  # noqa: PLC0415 - imports torch
+        """Its model and the record of it."""
+        return [model_record(folder), *(model_folder(folder) / name for name in (*NEEDED, *REPORTS))]
 
-        return [folder.nndetection / name for name in (*NEEDED, *REPORTS)]
+    def programs_folder(self, folder: RunFolder) -> Path:
+        """Data and models while it is trained."""
+        return work_folder(folder)
 
     def model_files(self, folder: RunFolder, record: RunRecord) -> Iterator[HashedFile]:
         """``nndetection.json``, and what it names."""
         from training.nndetection.model import model_files  # noqa: PLC0415 - imports torch
 
-        path = folder.nndetection_record
+        path = model_record(folder)
         yield path, record.parents[PARENT], partial(sha256_file, path)
         for path, sha256 in model_files(folder):
             yield path, sha256, partial(sha256_file, path)

@@ -12,13 +12,9 @@ from typing import Any
 from contract.errors import OncoduetError
 from contract.files.reading import read_json, sha256_file
 from contract.records import Record, RunKey, read_record, write_record
-from training.nndetection.dataset_layout import COMMIT, FOLD, MODEL, Layout
+from training.nndetection.dataset_layout import COMMIT, MODEL, Layout
+from training.nndetection.run_files import NEEDED, REPORTS, model_folder, model_record
 from training.run_folder.folder import RunFolder
-
-NEEDED = (f"model_fold{FOLD}.ckpt", "plan_inference.pkl", "config.yaml")
-"""What ``nndet_predict`` reads of a consolidated model."""
-REPORTS = ("meta.json", "requirements.txt")
-"""What nnDetection writes about itself next to the trained fold."""
 
 
 class UpstreamRecord(Record):
@@ -48,7 +44,7 @@ def keep_model(layout: Layout, folder: RunFolder, *, key: RunKey, programs: Mapp
         require(path, program="nndet_consolidate")
     sources += [path for path in (layout.trained / name for name in REPORTS) if path.is_file()]
     for path in sources:
-        with folder.writing(folder.nndetection / path.name) as partial:
+        with folder.writing(model_folder(folder) / path.name) as partial:
             shutil.copyfile(path, partial)
     reported = reported_versions(layout.trained / "meta.json")
     git = reported.get("git")
@@ -58,9 +54,9 @@ def keep_model(layout: Layout, folder: RunFolder, *, key: RunKey, programs: Mapp
         reported_torch=_text(reported.get("torch_version")),
         task=layout.task,
         programs={name: str(path) for name, path in programs.items()},
-        files={path.name: sha256_file(folder.nndetection / path.name) for path in sources},
+        files={path.name: sha256_file(model_folder(folder) / path.name) for path in sources},
     )
-    with folder.writing(folder.nndetection_record) as partial:
+    with folder.writing(model_record(folder)) as partial:
         write_record(partial, record)
     return record
 
@@ -70,8 +66,8 @@ def model_files(folder: RunFolder) -> Iterator[tuple[Path, str]]:
 
     Raises ``OncoduetError``: ``nndetection.json`` is missing or malformed.
     """
-    for name, sha256 in sorted(read_record(folder.nndetection_record, UpstreamRecord).files.items()):
-        yield folder.nndetection / name, sha256
+    for name, sha256 in sorted(read_record(model_record(folder), UpstreamRecord).files.items()):
+        yield model_folder(folder) / name, sha256
 
 
 def require(path: Path, *, program: str) -> None:

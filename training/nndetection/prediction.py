@@ -33,15 +33,17 @@ from contract.sockets import job_listing
 from network.detection.clustering import ScoredBoxes
 from network.detection.painting import combine_scores, paint_boxes
 from network.placement import Placement
+from training.interleaving import run_to_end
 from training.nndetection import PARENT
 from training.nndetection.boxes_file import read_boxes
 from training.nndetection.commands import PREDICTION, Programs, find_programs
 from training.nndetection.dataset_layout import MODEL, Layout, StudyToPredict, write_dataset, write_study_to_predict
-from training.nndetection.model import NEEDED, model_files
+from training.nndetection.model import model_files
+from training.nndetection.run_files import NEEDED, model_folder, model_record
 from training.run_folder.folder import RunFolder, is_lock
 from training.run_folder.lock import work_lock
 from training.run_folder.logs import log_to
-from training.trainers.interleaving import run_to_end
+from training.run_folder.workplace import at_work, require_untouched
 
 COMMAND = "training predict"
 WORK = "nndetection"
@@ -82,6 +84,7 @@ def predict(folder: RunFolder, *, archive: Path, output: Path) -> int:
         work_lock(subfolder(output, LOCK), work="in this folder"),
         log_to(output / LOG),
         scratch(layout.root, COMMAND),
+        at_work(layout.root),
     ):
         logger.info(_BEGINNING)
         # before the images are read
@@ -119,7 +122,7 @@ def paint(found: ScoredBoxes, placement: Placement) -> Volume:
 
 def _finished(folder: RunFolder) -> RunRecord:
     record = folder.finished_record()
-    named = [(folder.nndetection_record, record.parents[PARENT]), *model_files(folder)]
+    named = [(model_record(folder), record.parents[PARENT]), *model_files(folder)]
     if "training_studies" in record.parents:
         named.append((folder.training_studies, record.parents["training_studies"]))
     for path, expected in named:
@@ -168,13 +171,14 @@ def _require_ours(output: Path) -> None:
     if lock.exists() and not is_lock(lock):
         require_free(output, [LOCK], COMMAND)
     require_scratch(output / WORK, COMMAND)
+    require_untouched(output / WORK)
 
 
 def _lay_out(layout: Layout, folder: RunFolder, studies: Sequence[Study]) -> dict[str, StudyToPredict]:
     """Write what ``nndet_predict`` reads; returns the studies' grids by case id."""
     layout.consolidated.mkdir(parents=True)
     for name in NEEDED:
-        (layout.consolidated / name).symlink_to((folder.nndetection / name).resolve())
+        (layout.consolidated / name).symlink_to((model_folder(folder) / name).resolve())
     write_dataset(layout)
     return {study.case_id: write_study_to_predict(layout, study) for study in studies}
 

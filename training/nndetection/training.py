@@ -21,12 +21,15 @@ from contract.errors import OncoduetError
 from contract.files.atomic import write_json
 from contract.files.reading import read_json
 from training.configuration import UpstreamConfiguration
-from training.engine import Run, Trained, Workplace
+from training.engine import Trained, Workplace
+from training.interleaving import Steps
 from training.nndetection.commands import TRAINING, Programs, find_programs, loaders
-from training.nndetection.dataset_layout import FOLD, MODEL, Layout, write_dataset, write_splits, write_training_study
+from training.nndetection.dataset_layout import MODEL, Layout, write_dataset, write_splits, write_training_study
 from training.nndetection.model import keep_model, require
+from training.nndetection.run_files import FOLD, steps_file, work_folder
 from training.run_folder.folder import RunFolder
-from training.trainers.interleaving import Steps
+from training.run_folder.workplace import at_work
+from training.run_identity import RunIdentity
 
 logger = logging.getLogger(__name__)
 
@@ -35,17 +38,17 @@ logger = logging.getLogger(__name__)
 class UpstreamTask:
     """Everything that one training of nnDetection depends on."""
 
-    run: Run
+    run: RunIdentity
     folder: RunFolder
     archive: Path
 
     @property
     def layout(self) -> Layout:
         """Its folders."""
-        return Layout(self.folder.upstream.resolve(), self.run.prepared.card)
+        return Layout(work_folder(self.folder).resolve(), self.run.prepared.card)
 
 
-def steps(run: Run, place: Workplace, *, archive: Path) -> Steps[Trained]:
+def steps(run: RunIdentity, place: Workplace, *, archive: Path) -> Steps[Trained]:
     """Train or resume; yields while a program works. There is no record of epochs.
 
     Raises ``OncoduetError``: a program is missing, fails, or leaves nothing; the studies are not those of the dataset;
@@ -58,17 +61,18 @@ def steps(run: Run, place: Workplace, *, archive: Path) -> Steps[Trained]:
     programs = Programs(paths, layout, task.folder.log)
     wall_s, cpu_s = place.earlier_s
     begun = time.monotonic() - wall_s
-    done = _done(task.folder.upstream_steps, layout)
-    for name, step in _STEPS.items():
-        if name in done:
-            logger.info("%s: done already", name)
-            continue
-        with closing(step(task, layout, programs)) as going:
-            cpu_s += yield from going
-        done.append(name)
-        write_json(task.folder.upstream_steps, done)
-        wall_s = time.monotonic() - begun
-        place.on_progress((), wall_s, cpu_s)
+    done = _done(steps_file(task.folder), layout)
+    with at_work(layout.root):
+        for name, step in _STEPS.items():
+            if name in done:
+                logger.info("%s: done already", name)
+                continue
+            with closing(step(task, layout, programs)) as going:
+                cpu_s += yield from going
+            done.append(name)
+            write_json(steps_file(task.folder), done)
+            wall_s = time.monotonic() - begun
+            place.on_progress((), wall_s, cpu_s)
     made = keep_model(layout, task.folder, key=run.key, programs=paths)
     versions = {
         "nndetection_targeted": made.targeted_commit,

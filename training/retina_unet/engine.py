@@ -9,9 +9,10 @@ from contract.files.reading import sha256_file
 from contract.records import read_record, write_record
 from network.device import Kind
 from training.configuration import DetectorConfiguration
-from training.engine import Engine, Run, Trained, Workplace
+from training.engine import Engine, Trained, Workplace
+from training.nnunet.engine import common_of_tasks
 from training.run_folder.folder import RunFolder
-from training.trainers.engine import common_of_tasks
+from training.run_identity import RunIdentity
 
 if TYPE_CHECKING:
     import torch
@@ -31,11 +32,11 @@ class RetinaUNetEngine(Engine):
     """The lesions' numbers."""
     chosen_files = ("box_rule",)
 
-    def chooses(self, run: Run) -> bool:
+    def chooses(self, run: RunIdentity) -> bool:
         """They choose the rule of its boxes."""
         return True
 
-    def steps(self, run: Run, place: Workplace) -> Generator[None, None, Trained]:
+    def steps(self, run: RunIdentity, place: Workplace) -> Generator[None, None, Trained]:
         """Plan the anchors and train; see :func:`training.retina_unet.trainer.steps`."""
         from training.retina_unet import trainer  # noqa: PLC0415 - takes seconds to import
 
@@ -43,17 +44,19 @@ class RetinaUNetEngine(Engine):
         task = self.task(run, place.folder, place.device)
         return trainer.steps(task, on_iteration=place.on_iteration, on_epoch=place.on_progress)
 
-    def finish(self, run: Run, place: Workplace, weights: "dict[str, torch.Tensor] | None") -> Mapping[str, str]:
+    def finish(
+        self, run: RunIdentity, place: Workplace, weights: "dict[str, torch.Tensor] | None"
+    ) -> Mapping[str, str]:
         """Sweep the rule of its boxes."""
         from training.retina_unet import trainer  # noqa: PLC0415
 
         assert weights is not None
-        path = place.folder.box_rule
+        path = box_rule_file(place.folder)
         with place.folder.writing(path) as partial:
             write_record(partial, trainer.sweep_box_rule(self.task(run, place.folder, place.device), weights))
         return {"box_rule": sha256_file(path)}
 
-    def network(self, run: Run) -> "tuple[torch.nn.Module, int]":
+    def network(self, run: RunIdentity) -> "tuple[torch.nn.Module, int]":
         """The network; its anchors' sizes do not matter here, and are not planned before it starts."""
         from network.detection.anchors import (  # noqa: PLC0415
             AnchorPlan,
@@ -73,18 +76,19 @@ class RetinaUNetEngine(Engine):
 
     def files(self, folder: RunFolder) -> Mapping[str, Path]:
         """Anchors and rule."""
-        return {"anchors": folder.anchors, "box_rule": folder.box_rule}
+        return {"anchors": anchors_file(folder), "box_rule": box_rule_file(folder)}
 
-    def task(self, run: Run, folder: RunFolder, device: Kind) -> "trainer.DetectorTask":
+    def task(self, run: RunIdentity, folder: RunFolder, device: Kind) -> "trainer.DetectorTask":
         """What the trainer is asked to do; the anchors are planned."""
         from network.detection.anchors import AnchorPlan  # noqa: PLC0415
         from training.retina_unet import trainer  # noqa: PLC0415
 
         shape = cast(DetectorConfiguration, run.configuration)
-        anchors = read_record(folder.anchors, AnchorPlan)
-        return trainer.DetectorTask(**common_of_tasks(run, folder, device), loss=(), anchors=anchors, shape=shape)
+        anchors = read_record(anchors_file(folder), AnchorPlan)
+        common = common_of_tasks(run, folder, device, keep=self.keep(run))
+        return trainer.DetectorTask(**common, loss=(), anchors=anchors, shape=shape)
 
-    def plan_anchors(self, run: Run, folder: RunFolder) -> None:
+    def plan_anchors(self, run: RunIdentity, folder: RunFolder) -> None:
         """Plan the anchors, where that was not done yet.
 
         Raises ``OncoduetError``: no training lesion is left after preprocessing, or a study is damaged.
@@ -93,7 +97,7 @@ class RetinaUNetEngine(Engine):
         from training.retina_unet.anchor_planning import plan_anchors  # noqa: PLC0415
         from training.retina_unet.lesion_sizes import lesion_sizes  # noqa: PLC0415
 
-        if folder.anchors.is_file():
+        if anchors_file(folder).is_file():
             return
         prepared = run.prepared
         edits, configuration = run.profile.plan, cast(DetectorConfiguration, run.configuration)
@@ -105,8 +109,21 @@ class RetinaUNetEngine(Engine):
             sizes_per_axis=(edits and edits.anchor_sizes_per_axis) or configuration.sizes_per_axis,
         )
         logger.info("anchors fit the %d training lesions with a mean IoU of %.2f", len(sizes), planned.mean_iou)
-        with folder.writing(folder.anchors) as partial:
+        with folder.writing(anchors_file(folder)) as partial:
             write_record(partial, planned.plan)
+
+
+def anchors_file(folder: RunFolder) -> Path:
+    """The anchors of a run's network (``network.detection.anchors.AnchorPlan``)."""
+    return folder.path / "anchors.json"
+
+
+def box_rule_file(folder: RunFolder) -> Path:
+    """Which predictions of a run's network count, and how they are clustered, chosen on the validation studies.
+
+    The content is a ``network.detection.clustering.BoxPostprocessing``.
+    """
+    return folder.path / "box_rule.json"
 
 
 def _convolved(network: "torch.nn.Module", shape: tuple[int, ...]) -> int:

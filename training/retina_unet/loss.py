@@ -16,8 +16,8 @@ from torch import Tensor, nn
 from network.detection.boxes import decode, giou
 from network.detection.retina_unet import DetectorOutput
 from training.configuration import CrossEntropyTerm, SoftDiceTerm
+from training.nnunet.segmentation_losses import build_loss
 from training.retina_unet.atss import NOTHING, match_anchors
-from training.trainers.segmentation_losses import build_loss
 
 SEGMENTATION_TERMS = (
     CrossEntropyTerm(term="cross-entropy", weight=0.5),

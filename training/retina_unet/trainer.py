@@ -26,12 +26,12 @@ from training.dataloading.instance_studies import InstanceStudies, numbered_stud
 from training.dataloading.resident_studies import ResidentStudies, resident_studies
 from training.dataset.lesion_instances import labels_of, lesion_boxes
 from training.engine import Trained
+from training.interleaving import Steps
+from training.nnunet import trainer as nnunet
+from training.nnunet.trainer import OnEpoch, OnIteration, Trainer, Weights, copied_weights, entropy
 from training.retina_unet.box_rule_sweep import best_postprocessing, search
 from training.retina_unet.loss import DetectionLoss
 from training.run_folder.checkpoints import Checkpoint
-from training.trainers import nnunet
-from training.trainers.interleaving import Steps
-from training.trainers.nnunet import OnEpoch, OnIteration, Trainer, Weights, copied_weights, entropy
 
 POLY_EXPONENT = 0.9
 CYCLE_FROM, CYCLE_TO = 1 / 10, 1 / 1000
@@ -47,7 +47,7 @@ class DetectorTask(nnunet.Task):
 
 
 def steps(task: DetectorTask, *, on_iteration: OnIteration, on_epoch: OnEpoch) -> Steps[Trained]:
-    """Train one Retina U-Net; see :func:`training.trainers.nnunet.steps`."""
+    """Train one Retina U-Net; see :func:`training.nnunet.trainer.steps`."""
     if task.profile.loader != "resident":
         raise OncoduetError(
             task.name,

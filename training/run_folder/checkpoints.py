@@ -3,17 +3,19 @@
 A checkpoint is the whole state of a training between two epochs. It is written to a temporary file, synced and renamed.
 Its first line holds a hash over all of it: a file that was cut, or in which a bit flipped, is noticed before anything
 is taken from it, and the one before counts. It also names the run that it belongs to (a hash over the run's key and
-parents), so that a file copied from another run is refused. No pickle is written or read
-(:mod:`training.run_folder.checkpoint_state`).
+parents): a file copied from another run is refused, and only files of this run are replaced or removed. No pickle is
+written or read (:mod:`training.run_folder.checkpoint_state`).
 
 No state of a random generator is in it. All of them are reseeded at the start of every epoch, from the run's seed
-and the epoch's number (``training.trainers.nnunet.seed_generators``), and checkpoints are written between epochs: seed
+and the epoch's number (``training.nnunet.trainer.seed_generators``), and checkpoints are written between epochs: seed
 and epoch number, which are in it, are the state.
 """
 
 import hashlib
 import json
 import logging
+import os
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,7 +33,9 @@ KEPT = 2
 """How many are kept."""
 
 _FORMAT = "oncoduet-checkpoint-2"
+_BEGINNING = b'{"format": "oncoduet-checkpoint-'
 _LONGEST_HEADER_BYTES = 1024
+_NAME = re.compile(r"epoch_\d+\.pt")
 
 logger = logging.getLogger(__name__)
 
@@ -63,7 +67,8 @@ class Checkpoints:
     def write(self, checkpoint: Checkpoint) -> Path:
         """Write a checkpoint, then remove all but the newest two.
 
-        Raises ``OncoduetError``: the disk is full; the earlier checkpoints are still there.
+        Raises ``OncoduetError``: the disk is full, or a file of other origin has the name; the earlier checkpoints are
+        still there.
         """
         from training.run_folder.checkpoint_state import encode_state  # noqa: PLC0415 - takes seconds to import
 
@@ -77,21 +82,46 @@ class Checkpoints:
         }
         header = json.dumps(claims | {"sha256": _sha256(claims, content)}).encode() + b"\n"
         path = self.folder / f"epoch_{checkpoint.epoch:06d}.pt"
+        if os.path.lexists(path) and not self._is_own(path):
+            raise OncoduetError(path, "file of other origin where a checkpoint is to be written; move it away")
         with atomic_file(path, size_bytes=len(header) + len(content)) as partial, partial.open("wb") as stream:
             stream.write(header)
             stream.write(content)
-        for older in self.files()[KEPT:]:
+        for older in [each for each in self.files() if self._is_own(each)][KEPT:]:
             older.unlink()
         return path
 
     def files(self) -> list[Path]:
-        """Files of checkpoints, the newest first."""
-        return sorted(self.folder.glob("epoch_*.pt"), reverse=True)
+        """Files with a checkpoint's name, the newest first."""
+        return sorted((path for path in self.folder.glob("epoch_*.pt") if _NAME.fullmatch(path.name)), reverse=True)
+
+    def require_own(self) -> None:
+        """Raise ``OncoduetError`` if something that no run wrote has a checkpoint's name."""
+        for path in self.files():
+            if not is_checkpoint(path):
+                raise OncoduetError(path, expected="a checkpoint", found="a file of other origin; move it away")
+
+    def remove(self) -> None:
+        """Remove the checkpoints of this run."""
+        for path in self.files():
+            if self._is_own(path):
+                path.unlink()
+
+    def _is_own(self, path: Path) -> bool:
+        """Whether a file is a checkpoint that names this run, or is too damaged to name any."""
+        if not is_checkpoint(path):
+            return False
+        with path.open("rb") as stream:
+            header = stream.readline(_LONGEST_HEADER_BYTES)
+        try:
+            return parse(json.loads(header), _Claims, "claims").run == self.run_sha256
+        except (ValueError, OncoduetError):
+            return True
 
     def newest(self, *, device: str = "cpu") -> Checkpoint | None:
         """The newest whole checkpoint, or None where there is none.
 
-        A damaged one is removed and logged: left there, it would count as one of the two that are kept.
+        A damaged one of this run is removed: left there, it would count as one of the two that are kept.
 
         Raises ``OncoduetError``: a whole checkpoint belongs to another run, or was written by another version.
         """
@@ -102,8 +132,11 @@ class Checkpoints:
             try:
                 claims, content = self._open(path)
             except _DamagedError as error:
-                logger.warning("%s: expected a whole checkpoint, found %s; it is removed", path, error)
-                path.unlink()
+                is_own = self._is_own(path)
+                done = "removed" if is_own else "left alone"
+                logger.warning("%s: expected a whole checkpoint, found %s; it is %s", path, error, done)
+                if is_own:
+                    path.unlink()
                 continue
             try:
                 state = decode_state(content, device=device)
@@ -157,6 +190,14 @@ class Checkpoints:
                 found=f"one of another ({claims.run[:12]}…)",
             )
         return claims, content
+
+
+def is_checkpoint(path: Path) -> bool:
+    """Whether a regular file begins as a checkpoint does, or is empty: it may be damaged."""
+    if path.is_symlink() or not path.is_file():
+        return False
+    with path.open("rb") as stream:
+        return stream.read(len(_BEGINNING)) in (_BEGINNING, b"")
 
 
 class _Claims(Frozen):

@@ -1,15 +1,16 @@
 """The folder of one run: one property per file.
 
 What a run writes is listed in ``.oncoduet`` before it takes its name, so that a resumed run recognises its own files,
-wherever it was killed. ``run.json``, the lock and the checkpoints say themselves whose they are; the log is known by
-its first line; event files are only ever added.
+wherever it was killed: only these are replaced or removed. ``run.json``, the lock and the checkpoints say themselves
+whose they are; the log is known by its first line; event files are only ever added; other temporary files are in
+folders that a process holds (:func:`contract.files.atomic.held_folder`).
 """
 
 import hashlib
 import json
 import re
 import shutil
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -17,13 +18,14 @@ from pathlib import Path
 from typing import Any
 
 from contract.errors import OncoduetError
-from contract.files.atomic import PARTIAL, sweep
-from contract.files.reading import inside, open_regular, read_json, read_text, regular_only, sha256_file
+from contract.files.atomic import sweep
+from contract.files.reading import inside, read_json, read_text, regular_only, sha256_file
 from contract.outputs import (
     claim_file,
     is_our_record,
     keeps_list,
     own_file,
+    remove_own,
     require_free,
     require_own,
     require_unowned,
@@ -33,18 +35,17 @@ from contract.outputs import (
 from contract.records import RunRecord, read_record
 
 COMMAND = "training run"
-CHECKPOINT_BEGINS = b'{"format": "oncoduet-checkpoint-'
 
 
 @dataclass(frozen=True)
 class RunFolder:
-    """Paths of a run. After it has finished, ``work`` is gone."""
+    """Paths of a run. After it has finished, ``work`` is gone, unless the user put something there."""
 
     path: Path
 
     def sweep(self) -> None:
         """Remove what a killed process left half written. For the one process that holds the lock."""
-        for folder in (self.path, self.checkpoints, self.kept):
+        for folder in (self.path, self.work, self.checkpoints, self.kept, self.selecting):
             if folder.is_dir():
                 sweep(folder)
 
@@ -65,14 +66,19 @@ class RunFolder:
 
         Raises ``OncoduetError``: a file of other origin bears the name, or the disk is full.
         """
-        with own_file(self.path, path.relative_to(self.path).as_posix(), COMMAND) as partial:
+        with own_file(self.path, self._name(path), COMMAND) as partial:
             yield partial
 
-    def require_own(self, engine_files: Iterable[Path], made: Mapping[Path, str | Mapping[str, Any]]) -> None:
+    def require_own(
+        self,
+        engine_files: Iterable[Path],
+        made: Mapping[Path, str | Mapping[str, Any]],
+        *,
+        written_once: Collection[Path] = (),
+    ) -> None:
         """Raise ``OncoduetError`` unless all that an interrupted run is going to replace or remove is its own.
 
-        Runs of older versions, and copies without hidden files, list nothing: there a record of ours passes, and so do
-        anchors, which are only read.
+        Runs of older versions, and copies without hidden files, list nothing: there a record of ours passes.
 
         Parameters
         ----------
@@ -80,30 +86,28 @@ class RunFolder:
             What the engine writes besides weights.
         made
             What the run is going to write, where that is known: a file that says the same is kept.
+        written_once
+            Files of the engine that are only read once they are there; without a list they pass, too.
         """
-        listed = keeps_list(self.path, COMMAND)
-        for path in self._written(engine_files):
-            if not (path in made and says(path, made[path])) and (
-                listed or not (path == self.anchors or is_our_record(path))
-            ):
-                require_own(self.path, path.relative_to(self.path).as_posix(), COMMAND)
-        if listed and self.log.is_file() and self.log.stat().st_size:
-            require_own(self.path, self.log.name, COMMAND, first_line=True)
-        for folder in (self.tensorboard, *self._of_training):
-            if folder.exists() and not folder.is_dir():
+        for folder in (self.work, self.checkpoints, self.kept, self.selecting, self.tensorboard):
+            if subfolder(folder.parent, folder.name).exists() and not folder.is_dir():
                 raise OncoduetError(
                     folder, expected="a folder or nothing", found="a file of other origin; move it away"
                 )
-            for path in self._strangers(folder):
-                raise OncoduetError(
-                    path, expected="only files of the training", found="one of other origin; move it away"
-                )
+        listed = keeps_list(self.path, COMMAND)
+        for path in self._written(engine_files):
+            if not (path in made and says(path, made[path])) and (
+                listed or not (path in written_once or is_our_record(path))
+            ):
+                require_own(self.path, self._name(path), COMMAND)
+        if listed and self.log.is_file() and self.log.stat().st_size:
+            require_own(self.path, self.log.name, COMMAND, first_line=True)
 
     def claim(self, engine_files: Iterable[Path]) -> None:
         """List all files of the run as its own, once they are known to be, and begin the log."""
         for path in self._written(engine_files):
             if path.is_file():
-                claim_file(self.path, path.relative_to(self.path).as_posix(), sha256_file(path), COMMAND)
+                claim_file(self.path, self._name(path), sha256_file(path), COMMAND)
         if self.log.is_file() and self.log.stat().st_size:
             claim_file(self.path, self.log.name, sha256_first_line(self.log), COMMAND)
             return
@@ -113,32 +117,20 @@ class RunFolder:
             stream.write(line)
 
     def _written(self, engine_files: Iterable[Path]) -> list[Path]:
-        """What is written whole: by any engine that has a property here, and by those that bring their own."""
-        paths = [self.weights, self.card, self.plans, self.dataset, self.anchors, self.box_rule]
-        paths += [self.nndetection_record, self.selection, self.training_studies, *engine_files]
-        return list(dict.fromkeys(paths))
+        """What is written whole, by any engine and by the run's own."""
+        paths = [self.weights, self.card, self.plans, self.dataset, self.selection, self.training_studies]
+        return [*paths, *engine_files, *self.all_kept().values(), *self._numbered(self.selecting, "json").values()]
 
-    @property
-    def _of_training(self) -> Mapping[Path, str]:
-        """Folders of which nothing is left when the run is finished, and the names of what is in them."""
-        return {
-            self.work: ".*",
-            self.checkpoints: r"epoch_\d+\.pt",
-            self.kept: r"epoch_\d+\.safetensors",
-            self.selecting: r"archive|epoch_\d+|\.oncoduet",
-            self.upstream: ".*",  # other programs write there, whatever they like
-            self.engine: r"Dataset\d+_.*",
-        }
+    def _name(self, path: Path) -> str:
+        return path.relative_to(self.path).as_posix()
 
-    def _strangers(self, folder: Path) -> list[Path]:
-        """What lies in such a folder by another name, or is no checkpoint."""
-        names = self._of_training.get(folder, ".*")
-        return [
-            path
+    def _numbered(self, folder: Path, suffix: str) -> dict[int, Path]:
+        """Files of single epochs in a folder, by epoch."""
+        found = {
+            path: re.fullmatch(rf"epoch_(\d{{6}}|[1-9]\d{{6,}})\.{suffix}", path.name)
             for path in (inside(folder) if folder.is_dir() else ())
-            if not PARTIAL.fullmatch(path.name)
-            and not (re.fullmatch(names, path.name) and (folder != self.checkpoints or seems_checkpoint(path)))
-        ]
+        }
+        return {int(match[1]): path for path, match in found.items() if match}
 
     def require_no_links(self, engine_files: Iterable[Path]) -> None:
         """Raise ``OncoduetError`` if a link bears the name of something that the run is going to write."""
@@ -147,19 +139,17 @@ class RunFolder:
                 raise OncoduetError(self.path / name, "links are not allowed in a run's folder")
 
     def _names(self, engine_files: Iterable[Path]) -> list[str]:
-        """What a run may write: names of any engine that has a property here, and of those that bring their own."""
-        paths = [self.record, self.weights, self.card, self.plans, self.dataset, self.anchors, self.box_rule, self.log]
-        paths += [self.nndetection, self.nndetection_record, self.selection, self.training_studies, self.tensorboard]
-        return list(dict.fromkeys(path.name for path in [*paths, self.lock, self.work, *engine_files]))
+        """Names in the folder that a run may give."""
+        paths = [*self._written(engine_files), self.record, self.log, self.tensorboard, self.lock, self.work]
+        return list(dict.fromkeys(path.relative_to(self.path).parts[0] for path in paths))
 
     def clear_work(self) -> None:
-        """Remove what the training needed, and no other file."""
-        subfolder(self.path, self.work.name)
-        for place in (self.checkpoints, self.kept, self.selecting, self.upstream, self.engine):
-            if not self._strangers(place):
-                shutil.rmtree(place, ignore_errors=True)
-        if self.work.is_dir() and not any(self.work.iterdir()):
-            self.work.rmdir()
+        """Remove the files of single epochs, and the folders that are left empty."""
+        for path in [*self.all_kept().values(), *self._numbered(self.selecting, "json").values()]:
+            remove_own(self.path, self._name(path), COMMAND)
+        for folder in (self.checkpoints, self.kept, self.selecting, self.work):
+            if folder.is_dir() and not inside(folder):
+                shutil.rmtree(folder)  # with the system's litter
 
     def finished_record(self) -> RunRecord:
         """The record of a finished run. Raises ``OncoduetError`` where there is none, or the run is not finished."""
@@ -197,29 +187,6 @@ class RunFolder:
     def training_studies(self) -> Path:
         """Which studies the network knows (``contract.records.TrainingStudiesRecord``), if the dataset says."""
         return self.path / "training_studies.json"
-
-    @property
-    def anchors(self) -> Path:
-        """The anchors of a network that finds boxes (``network.detection.anchors.AnchorPlan``); else there is none."""
-        return self.path / "anchors.json"
-
-    @property
-    def box_rule(self) -> Path:
-        """Which predictions count and how they are clustered (``network.detection.clustering.BoxPostprocessing``).
-
-        Chosen on the validation studies (``training.retina_unet.box_rule_sweep``).
-        """
-        return self.path / "box_rule.json"
-
-    @property
-    def nndetection(self) -> Path:
-        """Upstream nnDetection's trained model, as its programs left it (``training.nndetection``); else none."""
-        return self.path / "nndetection"
-
-    @property
-    def nndetection_record(self) -> Path:
-        """Which programs made that model and which files it has (``training.nndetection.model.UpstreamRecord``)."""
-        return self.path / "nndetection.json"
 
     @property
     def log(self) -> Path:
@@ -261,20 +228,17 @@ class RunFolder:
         """Where that choice is made."""
         return self.work / "selection"
 
-    @property
-    def upstream(self) -> Path:
-        """Data and models of upstream nnDetection while it is trained."""
-        return self.work / "nndetection"
+    def kept_weights(self, epoch: int) -> Path:
+        """The weights after so many epochs, in :attr:`kept`."""
+        return self.kept / f"epoch_{epoch:06d}.safetensors"
 
-    @property
-    def upstream_steps(self) -> Path:
-        """Which steps of that training are done."""
-        return self.upstream / "steps.json"
+    def all_kept(self) -> dict[int, Path]:
+        """All weights that are kept, by the number of epochs, in its order."""
+        return self._numbered(self.kept, "safetensors")
 
-    @property
-    def engine(self) -> Path:
-        """For the engine's own files."""
-        return self.work / "engine"
+    def scored(self, epoch: int) -> Path:
+        """How the weights after so many epochs detect, in :attr:`selecting`."""
+        return self.selecting / f"epoch_{epoch:06d}.json"
 
 
 def require_distinct(runs: Iterable[tuple[RunFolder, RunRecord]]) -> None:
@@ -299,12 +263,6 @@ def says(path: Path, made: str | Mapping[str, Any]) -> bool:
         return False
 
 
-def seems_checkpoint(path: Path) -> bool:
-    """Whether a file begins as a checkpoint does, or with nothing: it may be damaged."""
-    with open_regular(path) as stream:
-        return stream.read(len(CHECKPOINT_BEGINS)) in (CHECKPOINT_BEGINS, b"")
-
-
 def is_lock(path: Path) -> bool:
     """Whether a file is a run's lock, which is empty or says who holds it."""
     try:
@@ -319,8 +277,3 @@ def is_lock_text(text: str) -> bool:
         return not text or set(json.loads(text)) >= {"host", "pid", "since"}
     except (ValueError, TypeError):
         return False
-
-
-def kept_weights_file(kept: Path, epoch: int) -> Path:
-    """Where the weights after so many epochs are kept (``RunFolder.kept``)."""
-    return kept / f"epoch_{epoch:06d}.safetensors"

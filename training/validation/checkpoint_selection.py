@@ -7,21 +7,22 @@ Mirrored copies, which would cost eight times as much, are not predicted.
 For a card that first locates an organ, the networks need one of stage 1 in their bundle: the finished run of the same
 fold next to this one, or the one that is named.
 
-What was predicted and scored stays until the choice is made, so that an interrupted choice resumes.
+The scores of an epoch stay until the choice is made, so that an interrupted choice resumes.
 """
 
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
+from contract.files.atomic import held_folder
 from contract.files.reading import sha256_file
 from contract.outputs import claim_scratch
-from contract.records import BatchRecord, ScoredCheckpoint, SelectionRecord, read_record, write_record
+from contract.records import BatchRecord, Record, ScoredCheckpoint, SelectionRecord, read_record, write_record
 from network.device import Kind
 from training.dataset.archive_stamps import reachable_archive, read_sources
-from training.engine import Run
+from training.run import Run
 from training.run_folder.folder import COMMAND, RunFolder
-from training.validation.predict_and_score import find_localisation, link_studies, predict_studies, read_score, score
+from training.validation.predict_and_score import find_localisation, link_studies, predict_studies, score
 
 OPTIMISM = (
     "The checkpoint was chosen by its score on these validation studies, so that the score on them is too good: the "
@@ -54,38 +55,22 @@ def select(run: Run, folder: RunFolder, *, device: Kind, archive: Path | None, l
     source = reachable_archive(run.prepared, archive, purpose=NEED)
     purpose = f"detection cannot choose the checkpoint of {folder.path}"
     partner = find_localisation(run.prepared.card, run.key, folder, localisation, purpose=purpose)
-    case_ids = run.fold.validation
-    work = folder.selecting
-    claim_scratch(work, COMMAND)
-    validation = work / "archive"
-    link_studies(read_sources(run.prepared), source, case_ids, validation)
-    kept = {int(path.stem.removeprefix("epoch_")): path for path in sorted(folder.kept.glob("epoch_*.safetensors"))}
-    scored = []
-    mirroring = False
-    for epoch, weights in kept.items():
-        place = work / f"epoch_{epoch:06d}"
-        predictions, scores = place / "predictions", place / "scores"
-        sha256 = _candidate(run, folder, weights, place / "run")
-        if not (scores / "metrics.json").is_file():
-            shutil.rmtree(predictions, ignore_errors=True)  # of an interrupted choice
-            predict_studies(
-                [place / "run", *([partner] if partner else [])],
-                predictions,
-                studies=validation,
-                model=place / "model",
-                options=("--no-mirroring", "--threads", str(run.profile.threads)),
-                device=device,
-                purpose=PURPOSE,
-            )
-            score(predictions, scores, studies=validation, card=folder.card, purpose=PURPOSE)
-        mirroring |= bool(read_record(predictions / "batch.json", BatchRecord).settings["mirroring"])
-        scored.append(_scored(scores, epoch=epoch, sha256=sha256))
-    chosen = best(scored)
+    case_ids, kept = run.fold.validation, folder.all_kept()
+    folder.selecting.mkdir(parents=True, exist_ok=True)
+    with held_folder(folder.selecting) as work:
+        claim_scratch(work, COMMAND)
+        studies = work / "archive"
+        link_studies(read_sources(run.prepared), source, case_ids, studies)
+        scored = [
+            _scored(run, folder, epoch, work / f"epoch_{epoch:06d}", studies=studies, partner=partner, device=device)
+            for epoch in kept
+        ]
+    chosen = best([each.scores for each in scored])
     record = SelectionRecord(
         key=run.key,
         validation=case_ids,
-        mirroring=mirroring,
-        checkpoints=tuple(scored),
+        mirroring=any(each.mirroring for each in scored),
+        checkpoints=tuple(each.scores for each in scored),
         chosen_epoch=chosen.epoch,
         optimism=OPTIMISM,
         parents=run.parents,
@@ -100,12 +85,53 @@ def best(scored: Sequence[ScoredCheckpoint]) -> ScoredCheckpoint:
     return max(scored, key=lambda each: (each.score, -each.epoch))
 
 
+class ScoredEpoch(Record):
+    """``work/selection/epoch_NNNNNN.json``: how the weights of one epoch detect."""
+
+    scores: ScoredCheckpoint
+    mirroring: bool
+
+
+def _scored(
+    run: Run, folder: RunFolder, epoch: int, place: Path, *, studies: Path, partner: Path | None, device: Kind
+) -> ScoredEpoch:
+    """Predict and score with the weights of one epoch, unless that was done before."""
+    path, candidate = folder.scored(epoch), place / "run"
+    sha256 = _candidate(run, folder, folder.kept_weights(epoch), candidate)
+    if path.is_file():
+        known = read_record(path, ScoredEpoch)
+        if known.scores.weights_sha256 == sha256:
+            return known
+    predictions = place / "predictions"
+    predict_studies(
+        [candidate, *([partner] if partner else [])],
+        predictions,
+        studies=studies,
+        model=place / "model",
+        options=("--no-mirroring", "--threads", str(run.profile.threads)),
+        device=device,
+        purpose=PURPOSE,
+    )
+    strict = score(predictions, place / "scores", studies=studies, card=folder.card, purpose=PURPOSE)
+    assert strict.auroc is not None and strict.ap is not None and strict.score is not None
+    found = ScoredEpoch(
+        scores=ScoredCheckpoint(
+            epoch=epoch, weights_sha256=sha256, auroc=strict.auroc, ap=strict.ap, score=strict.score
+        ),
+        mirroring=bool(read_record(predictions / "batch.json", BatchRecord).settings["mirroring"]),
+        parents=run.parents,
+    )
+    with folder.writing(path) as partial:
+        write_record(partial, found)
+    shutil.rmtree(place)
+    return found
+
+
 def _candidate(run: Run, folder: RunFolder, weights: Path, place: Path) -> str:
     """A run folder as it would be if these weights were the run's own; returns their hash."""
     from network.weights import load_weights, tensors_sha256  # noqa: PLC0415 - takes seconds to import
 
     candidate, beside = RunFolder(place), run.files_before_weights(folder)
-    shutil.rmtree(place, ignore_errors=True)
     place.mkdir(parents=True)
     for link, file in [
         (candidate.weights, weights),
@@ -119,9 +145,3 @@ def _candidate(run: Run, folder: RunFolder, weights: Path, place: Path) -> str:
     parents = {what: sha256_file(path) for what, path in beside.items()}
     write_record(candidate.record, run.record(state="finished", weights_sha256=sha256, more_parents=parents))
     return sha256
-
-
-def _scored(scores: Path, *, epoch: int, sha256: str) -> ScoredCheckpoint:
-    strict = read_score(scores)
-    assert strict.auroc is not None and strict.ap is not None and strict.score is not None
-    return ScoredCheckpoint(epoch=epoch, weights_sha256=sha256, auroc=strict.auroc, ap=strict.ap, score=strict.score)

@@ -60,8 +60,7 @@ def find_localisation(
 
 
 def link_studies(sources: SourcesRecord, archive: Path, case_ids: Sequence[str], studies: Path) -> None:
-    """Make ``studies`` an archive of these studies alone, by links."""
-    shutil.rmtree(studies, ignore_errors=True)
+    """Make an archive ``studies`` of only these studies, by links."""
     for case_id in case_ids:
         for stamp in sources.studies[case_id]:
             link = studies / stamp.path
@@ -89,7 +88,7 @@ def predict_studies(
     Parameters
     ----------
     model
-        Where the bundle is unpacked meanwhile.
+        Where the bundle is unpacked meanwhile; nothing is there before.
     options
         More of ``algorithm batch``.
     device
@@ -99,7 +98,6 @@ def predict_studies(
     """
     from training.bundle import bundle  # noqa: PLC0415 - imports torch
 
-    shutil.rmtree(model, ignore_errors=True)  # of an interrupted call
     packed = model.with_name(f"{model.name}.tar.gz")
     bundle(runs=runs, output=packed)
     with tarfile.open(packed) as archive:

@@ -43,9 +43,9 @@ import training.bundle
 import training.campaign.local_executor
 import training.campaign.slurm_executor
 import training.nndetection.prediction
+import training.nnunet.trainer
 import training.prepare
 import training.sweep
-import training.trainers.nnunet
 import training.verify
 
 FUZZ = int(os.environ.get("ONCODUET_FUZZ", "12"))

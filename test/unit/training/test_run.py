@@ -13,9 +13,9 @@ from contract.files.reading import read_json, sha256_file, sha256_json
 from contract.records import RunRecord, read_record, write_record
 from network.architecture import build_network
 from network.weights import load_weights, tensors_sha256
-from training.engine import derived_seed
 from training.execution import execute
 from training.run_folder.folder import RunFolder
+from training.run_identity import derived_seed
 
 
 class PowerCutError(Exception):

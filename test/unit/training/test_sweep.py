@@ -15,6 +15,7 @@ from network.detection.clustering import BoxPostprocessing
 from training.__main__ import main
 from training.bundle import bundle
 from training.dataset.prepared import load_prepared
+from training.retina_unet.engine import box_rule_file
 from training.run_folder.folder import RunFolder
 from training.run_folder.lock import work_lock
 from training.sweep import (
@@ -169,14 +170,14 @@ def test_a_sweep_resumes_and_stores_the_best_combination(swept, runs, tmp_path, 
     shutil.copytree(before / NAME / "predictions", output / NAME / "predictions")
     images = {path: path.stat().st_mtime_ns for path in output.rglob("*.mha")}
     assert len(images) == 9 * 2  # of two validation studies
-    rule = read_record(run.box_rule, BoxPostprocessing)
+    rule = read_record(box_rule_file(run), BoxPostprocessing)
     assert main(["sweep", "--runs", str(run.path), "--output", str(output), "--no-mirroring", "--store"]) == 0
     printed = capsys.readouterr().out
     assert {path: path.stat().st_mtime_ns for path in output.rglob("*.mha")} == images
     record = read_record(output / "map_sweep.json", MapSweepRecord)
     assert record.maps[:9] == read_record(before / "map_sweep.json", MapSweepRecord).maps[:9]
     assert record.stored
-    stored = read_record(run.box_rule, BoxPostprocessing)
+    stored = read_record(box_rule_file(run), BoxPostprocessing)
     assert stored == rule.model_copy(update={"fill": record.fill, "case_score": record.case_score})
     assert main(["sweep", "--runs", str(run.path), "--output", str(output), "--no-mirroring", "--store"]) == 0
     assert {path: path.stat().st_mtime_ns for path in output.rglob("*.mha")} == images
@@ -190,11 +191,13 @@ def test_a_sweep_resumes_and_stores_the_best_combination(swept, runs, tmp_path, 
 
 def test_a_run_that_was_given_a_combination_stays_sound(runs, tmp_path):
     run = RunFolder(runs / NAME)
-    rule, before = read_record(run.box_rule, BoxPostprocessing), read_record(run.record, RunRecord)
+    rule, before = read_record(box_rule_file(run), BoxPostprocessing), read_record(run.record, RunRecord)
     store_in(run, "ellipsoid", "top-k-mean")
-    stored, record = read_record(run.box_rule, BoxPostprocessing), read_record(run.record, RunRecord)
+    stored, record = read_record(box_rule_file(run), BoxPostprocessing), read_record(run.record, RunRecord)
     assert stored == rule.model_copy(update={"fill": "ellipsoid", "case_score": "top-k-mean"}) != rule
-    assert record == before.model_copy(update={"parents": {**before.parents, "box_rule": sha256_file(run.box_rule)}})
+    assert record == before.model_copy(
+        update={"parents": {**before.parents, "box_rule": sha256_file(box_rule_file(run))}}
+    )
     found = {check.what: check.found for check in verify([run.path])}
     assert found["box_rule"] == found["weights"] == "as recorded"
     packed = bundle(runs=[run.path], output=tmp_path / "model.tar.gz")
@@ -206,10 +209,10 @@ def test_a_run_that_was_given_a_combination_stays_sound(runs, tmp_path):
 
 def test_a_run_that_another_process_holds_is_not_changed(runs):
     run = RunFolder(runs / NAME)
-    before = run.box_rule.read_bytes()
+    before = box_rule_file(run).read_bytes()
     with work_lock(run.lock), refused_with(expected="no other process at work on this run", found="process"):
         store_in(run, "ellipsoid", "top-k-mean")
-    assert run.box_rule.read_bytes() == before
+    assert box_rule_file(run).read_bytes() == before
 
 
 # Wrong input

@@ -15,9 +15,9 @@ from refusals import refused_with
 from contract.errors import OncoduetError
 from contract.records import RunRecord, read_record
 from training.execution import RunRequest, execute, execute_together
-from training.trainers.interleaving import Clock, interleave, run_to_end
-from training.trainers.nnunet import Trainer
-from training.trainers.process_state import ProcessState
+from training.interleaving import Clock, interleave, run_to_end
+from training.nnunet.process_state import ProcessState
+from training.nnunet.trainer import Trainer
 
 LOSSES = [("ce", 1), ("ce", 2), ("focal", 1), ("ce-dice", 1)]
 

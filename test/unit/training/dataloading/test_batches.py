@@ -14,8 +14,8 @@ from training.dataloading.batches import ResidentBatches
 from training.dataloading.patch_sampling import PatchSampler
 from training.dataloading.resident_studies import ResidentStudies, resident_studies
 from training.execution import RunRequest, execute, execute_together
+from training.nnunet.trainer import build_trainer
 from training.run_folder.folder import RunFolder
-from training.trainers.nnunet import build_trainer
 
 CPU = torch.device("cpu")
 IDS = ["100_1", "101_1", "102_1"]  # every other has a lesion

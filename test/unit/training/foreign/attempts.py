@@ -39,8 +39,8 @@ from training.campaign.slurm_executor import job_outcome
 from training.dataloading.resident_studies import ResidentStudies
 from training.dataset.prepared import case_files, load_prepared
 from training.nndetection.boxes_file import read_boxes
+from training.nnunet.trainer import FocusedCases
 from training.run_folder.checkpoints import Checkpoint, Checkpoints
-from training.trainers.nnunet import FocusedCases
 
 MEMORY_BYTES = 2 * 2**30
 """Address space that an attempt may take beyond what the process has."""

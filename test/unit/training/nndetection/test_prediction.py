@@ -2,7 +2,9 @@
 
 import fcntl
 import json
+import os
 import shutil
+import time
 
 import numpy as np
 import pytest
@@ -19,6 +21,7 @@ from evaluation.__main__ import main as evaluation
 from network.detection.clustering import ScoredBoxes
 from training.dataset.prepared import load_prepared
 from training.nndetection.prediction import COMMAND, paint, write_study_outputs
+from training.run_folder.workplace import at_work
 
 CASES = ["100_1", "100_2", "101_1", "102_1", "103_1", "104_1", "105_1"]
 
@@ -259,13 +262,21 @@ def test_a_file_of_the_users_with_the_locks_name_is_refused(command, fake_nndet,
     assert (output / ".lock").read_text() == "mine"
 
 
-def test_what_a_killed_prediction_left_at_work_is_taken_away(command, fake_nndet, outcome):
+def test_what_a_killed_prediction_left_at_work_is_taken_away(command, fake_nndet, outcome, refusal):
     output, words = command
     output.mkdir()
     with scratch(output / "nndetection", COMMAND):
         shutil.copytree(output / "nndetection", output / "killed")
     (output / "killed" / "det_data").mkdir()
+    with at_work(output / "killed"):
+        (output / "killed" / "det_data" / "half.json").write_text("half")
     (output / "killed").rename(output / "nndetection")
+    mine = output / "nndetection" / "mine.txt"
+    mine.write_text("mine")
+    os.utime(mine, (time.time() + 60,) * 2)
+    assert f"{mine}: expected only files of the programs that work here" in refusal(*words)
+    assert mine.read_text() == "mine"
+    mine.unlink()
     assert outcome(*words) == (0, "")
     assert not (output / "nndetection").exists()
 

@@ -25,11 +25,12 @@ from contract.records import RunRecord, read_record
 from training.bundle import bundle
 from training.dataset.prepared import Fold, load_prepared
 from training.execution import execute
+from training.interleaving import run_to_end
 from training.nndetection.commands import Programs, find_programs
 from training.nndetection.dataset_layout import Layout, write_splits, write_training_study
 from training.nndetection.model import UpstreamRecord, reported_versions
+from training.nndetection.run_files import model_record
 from training.run_folder.folder import RunFolder
-from training.trainers.interleaving import run_to_end
 from training.verify import require_sound, verify
 
 RUNS = ("ce_fold0_restart1", "nndet_fold0_restart1")
@@ -60,13 +61,13 @@ def test_a_finished_run_keeps_the_model_and_says_what_made_it(trained, fake_prog
     record = read_record(folder.record, RunRecord)
     assert (record.state, record.key.configuration, record.key.fold) == ("finished", "nndet", 1)
     assert (record.weights_sha256, record.epochs, record.checkpoint) == (None, (), "final")
-    assert record.parents["nndetection"] == sha256_file(folder.nndetection_record)
+    assert record.parents["nndetection"] == sha256_file(model_record(folder))
     assert record.versions["nndetection_targeted"] == "97a58f3"
     assert record.versions["nndetection"].startswith("97a58f3")
     assert record.versions["nndetection_torch"] == "1.11.0"
     assert record.wall_s > 0
     assert record.cpu_s > 0.5  # of five programs that import NumPy and SimpleITK
-    made = read_record(folder.nndetection_record, UpstreamRecord)
+    made = read_record(model_record(folder), UpstreamRecord)
     assert made.key == record.key
     assert made.programs["nndet_train"] == str(fake_programs / "nndet_train")
     assert sorted(made.files) == [
@@ -239,6 +240,22 @@ def test_a_killed_training_ends_its_programs_and_resumes(planned, tmp_path, fake
         *("nndet_train", "nndet_sweep", "nndet_consolidate"),  # what was done is not done again
     ]
     assert "train.mode=resume" in calls(output)[3]
+
+
+def test_a_file_that_is_put_there_after_a_kill_is_refused_and_stays(planned, tmp_path, fake_nndet):
+    fake_nndet("hang:nndet_train")
+    run, output = planned(), tmp_path / "run"
+    killed_while_it_hangs(run, output)
+    mine = output / "work" / "nndetection" / "det_models" / "mine.txt"
+    mine.write_text("mine")
+    later = time.time() + 60
+    os.utime(mine, (later, later))
+    with refused_with("mine.txt", expected="only files of the programs", found="one of other origin"):
+        execute(run, output, device="cpu", resume=True)
+    assert mine.read_text() == "mine"
+    mine.unlink()
+    assert execute(run, output, device="cpu", resume=True).state == "finished"
+    assert not (output / "work").exists()
 
 
 def test_an_interrupted_unpacking_leaves_no_half_written_study(planned, tmp_path, fake_nndet):

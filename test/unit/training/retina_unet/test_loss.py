@@ -8,9 +8,9 @@ from network.detection.anchors import AnchorPlan, anchors_of_patch
 from network.detection.boxes import encode
 from network.detection.retina_unet import DetectorOutput
 from training.configuration import CrossEntropyTerm
+from training.nnunet.segmentation_losses import build_loss
 from training.retina_unet.atss import match_anchors
 from training.retina_unet.loss import DetectionLoss, Sampling, sample
-from training.trainers.segmentation_losses import build_loss
 
 PATCH = (4, 8, 12)
 ANCHORS = anchors_of_patch(

@@ -26,12 +26,13 @@ from training.dataset.lesion_instances import lesion_boxes
 from training.dataset.prepared import load_prepared
 from training.engine import load_configuration
 from training.execution import RunRequest, execute, execute_together
+from training.nnunet.trainer import build_trainer
 from training.retina_unet.anchor_planning import plan_anchors
 from training.retina_unet.box_rule_sweep import search
+from training.retina_unet.engine import anchors_file, box_rule_file
 from training.retina_unet.lesion_sizes import lesion_sizes
 from training.retina_unet.trainer import DetectorTrainer, averaged_epochs, learning_rate
 from training.run_folder.folder import RunFolder
-from training.trainers.nnunet import build_trainer
 
 SHAPE = load_configuration("retina-unet")
 
@@ -70,9 +71,9 @@ def test_a_finished_run_is_complete_and_its_weights_fit_its_anchors(planned, tmp
     folder = RunFolder(tmp_path / "run")
     assert record.state == "finished"
     assert all(math.isfinite(epoch.train_loss) for epoch in record.epochs)
-    assert record.parents["anchors"] == sha256_file(folder.anchors)
+    assert record.parents["anchors"] == sha256_file(anchors_file(folder))
     plans, dataset = read_json(folder.plans), read_json(folder.dataset)
-    network = build_retina_unet(plans, dataset, read_record(folder.anchors, AnchorPlan))
+    network = build_retina_unet(plans, dataset, read_record(anchors_file(folder), AnchorPlan))
     network.load_state_dict(load_weights(folder.weights))
 
 
@@ -83,7 +84,7 @@ def test_anchors_are_planned_from_the_training_lesions_only(planned, prepared_fo
     held = {study.case_id: study.lesions for study in run.prepared.record.studies}
     assert len(sizes) == sum(held[case_id] for case_id in run.fold.train)
     expected = plan_anchors(sizes, level_strides(run.plans), source=prepared_folder).plan
-    assert read_record(folder.anchors, AnchorPlan) == expected
+    assert read_record(anchors_file(folder), AnchorPlan) == expected
 
 
 def test_studies_that_lose_every_lesion_are_refused(planned, tmp_path, monkeypatch):
@@ -200,7 +201,7 @@ def test_a_profile_may_ask_for_fewer_anchors(planned, tmp_path, edited_profile):
     path = edited_profile(("[plan]", "[plan]\nanchor_sizes_per_axis = 2"), name="fewer.toml")
     run, folder = planned(profile=path), RunFolder(tmp_path / "run")
     run.engine.plan_anchors(run, folder)
-    assert len(read_record(folder.anchors, AnchorPlan).sizes_voxels_zyx) == 2**3
+    assert len(read_record(anchors_file(folder), AnchorPlan).sizes_voxels_zyx) == 2**3
 
 
 @pytest.mark.slow
@@ -211,7 +212,7 @@ def test_boxes_of_an_unseen_easy_study_overlap_its_lesion(planned, profile, prep
     path.write_text(text.replace("[plan]", "[plan]\nanchor_sizes_per_axis = 2"))
     run, folder = planned(profile=path), RunFolder(tmp_path / "run")
     execute(run, folder.path, device="cpu")
-    patch, plan = patch_size_zyx(run.plans), read_record(folder.anchors, AnchorPlan)
+    patch, plan = patch_size_zyx(run.plans), read_record(anchors_file(folder), AnchorPlan)
     network = build_retina_unet(run.plans, run.prepared.dataset, plan)
     network.load_state_dict(load_weights(folder.weights))
     detector = Detector(network.eval(), anchors_of_patch(plan, level_strides(run.plans), patch))
@@ -221,7 +222,7 @@ def test_boxes_of_an_unseen_easy_study_overlap_its_lesion(planned, profile, prep
     positive = [study for study in searched if len(study.lesions)]
     assert positive
     for study in positive:
-        found = study.found.clustered(read_record(folder.box_rule, BoxPostprocessing))
+        found = study.found.clustered(read_record(box_rule_file(folder), BoxPostprocessing))
         assert iou(torch.from_numpy(found.boxes[:1]), torch.from_numpy(study.lesions)).max() >= 0.3
 
 
@@ -245,7 +246,7 @@ def test_nnunets_loader_is_refused(planned, profile, tmp_path, edited_profile):
 def test_anchors_made_before_an_interruption_are_kept(planned, tmp_path):
     run, folder = planned(), RunFolder(tmp_path / "run")
     run.engine.plan_anchors(run, folder)
-    before = folder.anchors.stat().st_mtime_ns
-    shutil.copy(folder.anchors, tmp_path / "before.json")
+    before = anchors_file(folder).stat().st_mtime_ns
+    shutil.copy(anchors_file(folder), tmp_path / "before.json")
     run.engine.plan_anchors(run, folder)
-    assert folder.anchors.stat().st_mtime_ns == before
+    assert anchors_file(folder).stat().st_mtime_ns == before

@@ -21,7 +21,7 @@ class Blocked(MetaPathFinder):
             raise ImportError("torchvision is blocked")
 
 sys.meta_path.insert(0, Blocked())
-for package in ("network.detection", "training.retina_unet", "training.trainers"):
+for package in ("network.detection", "training.retina_unet", "training.nnunet"):
     for module in pkgutil.iter_modules(import_module(package).__path__, package + "."):
         import_module(module.name)
 

@@ -75,7 +75,7 @@ def test_the_newest_two_are_kept_and_the_newest_counts(three):
     [
         (cut, r"found \d+ bytes in place of \d+"),
         (flip, "found another hash than that of its content"),
-        (lambda path: flip(path, 0), "found a first line that cannot be read"),
+        (lambda path: flip(path, 40), "found a first line that cannot be read"),
         (change_epoch, "found another hash than that of its content"),
         (empty, "found a first line that cannot be read"),
     ],

@@ -76,7 +76,7 @@ def test_a_disk_without_room_for_the_weights_costs_no_checkpoint(train_on_small_
     path, run = plan(epochs="3", checkpoint_every_epochs="9")
     whole = execute(run, tmp_path / "whole", device="cpu")
     weights_bytes = (tmp_path / "whole" / "weights.safetensors").stat().st_size
-    code, message = train_on_small_disk(path, weights_bytes + 40_000)
+    code, message = train_on_small_disk(path, weights_bytes + 10_000)
     assert code == 3, message
     assert message.count("\n") == 1
     assert f"weights.safetensors: expected {weights_bytes} bytes for it on the disk, found" in message

@@ -16,8 +16,8 @@ from contract.files.reading import read_json
 from contract.records import RunRecord, read_record
 from training.dataset.prepared import load_prepared
 from training.execution import execute
+from training.nnunet import trainer  # noqa: F401 - imported once here, since killing an import shows nothing
 from training.run import plan_run
-from training.trainers import nnunet  # noqa: F401 - imported once here, since killing an import shows nothing
 
 EPOCHS = 8
 

@@ -3,13 +3,15 @@
 from collections.abc import Generator
 from typing import TYPE_CHECKING, Any, cast
 
+from contract.records import CheckpointPolicy
 from network.device import Kind
 from training.configuration import SegmentationConfiguration
-from training.engine import Engine, Run, Trained, Workplace
+from training.engine import Engine, Trained, Workplace
 from training.run_folder.folder import RunFolder
+from training.run_identity import RunIdentity
 
 if TYPE_CHECKING:
-    from training.trainers import nnunet
+    from training.nnunet import trainer
 
 
 class NnUNetEngine(Engine):
@@ -18,22 +20,22 @@ class NnUNetEngine(Engine):
     title = "nnU-Net"
     configuration = SegmentationConfiguration
 
-    def steps(self, run: Run, place: Workplace) -> Generator[None, None, Trained]:
-        """Train; see :func:`training.trainers.nnunet.steps`."""
-        from training.trainers import nnunet  # noqa: PLC0415 - takes seconds to import
+    def steps(self, run: RunIdentity, place: Workplace) -> Generator[None, None, Trained]:
+        """Train; see :func:`training.nnunet.trainer.steps`."""
+        from training.nnunet import trainer  # noqa: PLC0415 - takes seconds to import
 
         task = self.task(run, place.folder, place.device)
-        return nnunet.steps(task, on_iteration=place.on_iteration, on_epoch=place.on_progress)
+        return trainer.steps(task, on_iteration=place.on_iteration, on_epoch=place.on_progress)
 
-    def task(self, run: Run, folder: RunFolder, device: Kind) -> "nnunet.Task":
+    def task(self, run: RunIdentity, folder: RunFolder, device: Kind) -> "trainer.Task":
         """What the trainer is asked to do."""
-        from training.trainers import nnunet  # noqa: PLC0415
+        from training.nnunet import trainer  # noqa: PLC0415
 
         loss = cast(SegmentationConfiguration, run.configuration).loss
-        return nnunet.Task(**common_of_tasks(run, folder, device), loss=loss)
+        return trainer.Task(**common_of_tasks(run, folder, device, keep=self.keep(run)), loss=loss)
 
 
-def common_of_tasks(run: Run, folder: RunFolder, device: Kind) -> dict[str, Any]:
+def common_of_tasks(run: RunIdentity, folder: RunFolder, device: Kind, *, keep: CheckpointPolicy) -> dict[str, Any]:
     """What each task of nnU-Net's trainer says, for any network and loss."""
     return {
         "name": str(folder.path),
@@ -44,12 +46,11 @@ def common_of_tasks(run: Run, folder: RunFolder, device: Kind) -> dict[str, Any]
         "train": run.fold.train,
         "validation": run.fold.validation,
         "profile": run.profile,
-        "keep": run.keep,
+        "keep": keep,
         "seed": run.key.seed,
         "device": device,
         "checkpoints": run.checkpoints(folder),
-        "kept": folder.kept,
-        "work": folder.engine,
+        "folder": folder,
     }
 
 

@@ -14,8 +14,8 @@ from nnunetv2.training.dataloading import data_loader
 from contract.errors import OncoduetError
 from training.dataset.nnunet_folders import batches_on_one_thread, nnunet_folders
 from training.dataset.prepared import load_prepared
+from training.nnunet.trainer import EpochLog, FocusedCases, build_trainer, seed_generators
 from training.run_folder.folder import RunFolder
-from training.trainers.nnunet import EpochLog, FocusedCases, build_trainer, seed_generators
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ from nnunetv2.training.loss.compound_losses import DC_and_CE_loss
 from nnunetv2.training.loss.dice import MemoryEfficientSoftDiceLoss
 
 from training.engine import load_configuration
-from training.trainers.segmentation_losses import build_loss
+from training.nnunet.segmentation_losses import build_loss
 
 SMOOTHING = 1e-5
 

@@ -27,6 +27,7 @@ from nnunetv2.training.nnUNetTrainer import nnUNetTrainer as nnunet_trainer
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 
 from contract.errors import OncoduetError
+from contract.files.atomic import held_folder
 from contract.records import CheckpointPolicy, Epoch
 from contract.text import one_line
 from network.architecture import build_network
@@ -44,12 +45,12 @@ from training.dataset.nnunet_folders import batches_on_one_thread, nnunet_folder
 from training.dataset.prepared import case_files
 from training.dataset.preprocessed import IMAGE, LABEL, class_voxels, open_array
 from training.engine import Trained
+from training.interleaving import Clock, Steps, interleave
+from training.nnunet.process_state import ProcessState
+from training.nnunet.segmentation_losses import build_loss
 from training.profile import Profile
 from training.run_folder.checkpoints import Checkpoint, Checkpoints
-from training.run_folder.folder import kept_weights_file
-from training.trainers.interleaving import Clock, Steps, interleave
-from training.trainers.process_state import ProcessState
-from training.trainers.segmentation_losses import build_loss
+from training.run_folder.folder import RunFolder
 
 GRADIENT_NORM = 12
 """Gradients longer than this are scaled down to it, as nnU-Net does."""
@@ -80,8 +81,7 @@ class Task:
     seed: int
     device: Literal["cpu", "cuda"]
     checkpoints: Checkpoints
-    kept: Path  # weights of single epochs, for the choice by detection
-    work: Path  # for nnU-Net's own files
+    folder: RunFolder
 
 
 def steps(
@@ -109,32 +109,39 @@ def steps(
             yield
 
     def own_steps() -> Steps[Trained]:
-        trainer = build_trainer(task, kind)
-        trainer.clock, trainer.on_iteration, trainer.on_epoch = clock, on_iteration, on_epoch
-        with _folders(task):
-            checkpoint = task.checkpoints.newest(device=task.device)
-            if checkpoint is not None:
-                _resume(trainer, checkpoint)
-            trainer.on_train_start()
-        try:
-            yield from trainer.steps()
-        finally:
-            trainer.dataloader_train = trainer.dataloader_val = None  # or else cyclic references keep the studies
+        task.folder.work.mkdir(parents=True, exist_ok=True)
+        with held_folder(task.folder.work) as scratch:
+            trainer = build_trainer(task, kind, scratch=scratch)
+            trainer.clock, trainer.on_iteration, trainer.on_epoch = clock, on_iteration, on_epoch
+            with _folders(task, scratch):
+                checkpoint = task.checkpoints.newest(device=task.device)
+                if checkpoint is not None:
+                    _resume(trainer, checkpoint)
+                trainer.on_train_start()
+            try:
+                yield from trainer.steps()
+            finally:
+                trainer.dataloader_train = trainer.dataloader_val = None  # or else cyclic references keep the studies
         return Trained(trainer.kept_weights(), tuple(trainer.epochs()), *trainer.seconds())
 
     return interleave(own_steps(), context)
 
 
-def build_trainer(task: Task, kind: "type[Trainer] | None" = None) -> "Trainer":
+def build_trainer(task: Task, kind: "type[Trainer] | None" = None, *, scratch: Path | None = None) -> "Trainer":
     """nnU-Net's trainer for a task, or one that is derived from it, without a network yet.
 
     Raises ``OncoduetError``: the plans or the data set's description are malformed: nnU-Net looks up by name what they
     name.
+
+    Parameters
+    ----------
+    scratch
+        Where nnU-Net writes copies of both; None: the run's ``work``.
     """
     require_plans(task.plans)
     require_dataset(task.dataset)
     plans = {**task.plans, "continue_training": False}
-    with _folders(task):
+    with _folders(task, scratch or task.folder.work):
         trainer = (kind or Trainer)(plans, CONFIGURATION, 0, dict(task.dataset), torch.device(task.device))
     trainer.take(task)
     return trainer
@@ -347,7 +354,8 @@ class Trainer(nnUNetTrainer):  # type: ignore[misc]
         task, epoch, last = self.task, self.current_epoch, self.current_epoch == self.num_epochs
         choosing = task.keep == "detection"
         if choosing and (last or epoch % task.profile.keep_every_epochs == 0):
-            save_weights(kept_weights_file(task.kept, epoch), self.final_weights())
+            with task.folder.writing(task.folder.kept_weights(epoch)) as partial:
+                save_weights(partial, self.final_weights())
         if choosing if last else epoch % task.profile.checkpoint_every_epochs == 0:
             task.checkpoints.write(Checkpoint(epoch=epoch, seed=task.seed, state=self.state()))
 
@@ -504,8 +512,8 @@ def _resume(trainer: Trainer, checkpoint: Checkpoint) -> None:
         ) from error
 
 
-def _folders(task: Task) -> AbstractContextManager[None]:
-    return nnunet_folders(raw=task.work, preprocessed=task.prepared, results=task.work, loader_processes=0)
+def _folders(task: Task, scratch: Path) -> AbstractContextManager[None]:
+    return nnunet_folders(raw=scratch, preprocessed=task.prepared, results=scratch, loader_processes=0)
 
 
 def copied_weights(network: torch.nn.Module) -> Weights:

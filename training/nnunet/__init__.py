@@ -1,0 +1,1 @@
+"""nnU-Net's trainer and what trainers share: losses and process state."""

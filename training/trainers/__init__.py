@@ -1,1 +1,0 @@
-"""nnU-Net's trainer and what trainers share: steps in turn, losses, state."""
