@@ -27,7 +27,7 @@ from contract.errors import OncoduetError
 from contract.files.checksums import SUMS, differing, parse_sums
 from contract.files.reading import below, open_regular
 from contract.files.tarballs import members
-from contract.text import first_few, one_line
+from contract.text import one_line
 from contract.upload import check_image
 
 LARGEST_BYTES = 10 * 10**9
@@ -149,8 +149,8 @@ def require_sums(files: Files) -> None:
     except OncoduetError as error:
         raise Broken(str(error)) from None
     found = {name: hashlib.sha256(content).hexdigest() for name, content in files.items() if name != SUMS}
-    if wrong := differing(stated, found):
-        raise Broken(f"{first_few(wrong)}: missing from {SUMS}, missing as a file, or with another sha256")
+    for name, _, _ in differing(stated, found):
+        raise Broken(f"{name} is not the file that {SUMS} names")
 
 
 def folder_files(folder: Path) -> Files:

@@ -223,9 +223,9 @@ def _require_sums(archive: Path, contents: Contents) -> None:
         raise OncoduetError(archive, f"bundle has no {SUMS}")
     stated = parse_sums(contents.json_bytes[SUMS].decode(errors="replace"), f"{archive}: {SUMS}")
     found = {file: digest for file, digest in contents.sha256.items() if file != SUMS}
-    for file in differing(stated, found):
+    for file, expected, sha256 in differing(stated, found):
         raise OncoduetError(
             f"{archive}: {file}",
-            expected=f"the sha256 in {SUMS} ({stated.get(file, 'none')})",
-            found=found.get(file, "no such file"),
+            expected=f"the sha256 in {SUMS} ({expected or 'none'})",
+            found=sha256 or "no such file",
         )

@@ -1,7 +1,7 @@
 """``SHA256SUMS``, as ``sha256sum`` writes it: one line per file, its hash, two spaces, its name."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
 from contract.errors import OncoduetError
 
@@ -12,11 +12,6 @@ _LINE = re.compile(r"([0-9a-f]{64})  ([^\n]+)")
 def format_sums(sha256: Mapping[str, str]) -> str:
     """The file's text for hashes by name, in the order of the names."""
     return "".join(f"{sha256[name]}  {name}\n" for name in sorted(sha256))
-
-
-def differing(stated: Mapping[str, str], found: Mapping[str, str]) -> list[str]:
-    """Names, sorted, that only one side has or whose hashes differ."""
-    return sorted(name for name in stated.keys() | found.keys() if stated.get(name) != found.get(name))
 
 
 def parse_sums(text: str, where: object) -> dict[str, str]:
@@ -36,3 +31,10 @@ def parse_sums(text: str, where: object) -> dict[str, str]:
             raise OncoduetError(where, f"duplicate file {match[2]!r}")
         sha256[match[2]] = match[1]
     return sha256
+
+
+def differing(stated: Mapping[str, str], found: Mapping[str, str]) -> Iterator[tuple[str, str | None, str | None]]:
+    """Names whose stated and found hashes differ, with both; None: the name is not listed, or there is no such file."""
+    for name in sorted(stated.keys() | found.keys()):
+        if stated.get(name) != found.get(name):
+            yield name, stated.get(name), found.get(name)

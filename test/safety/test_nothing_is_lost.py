@@ -485,7 +485,7 @@ FOREIGN = [
 
 
 @pytest.mark.parametrize(("configuration", "name"), FOREIGN)
-def test_resumed_run_replaces_only_its_own_files(
+def test_a_resumed_run_replaces_nothing_that_it_did_not_write(
     configuration: str, name: str, demo: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     folder, words = interrupted(demo, tmp_path, configuration)
@@ -499,7 +499,7 @@ def test_resumed_run_replaces_only_its_own_files(
     assert everything(folder) == before
 
 
-def test_resumed_campaign_refuses_such_a_run_before_any_begins(
+def test_a_resumed_campaign_refuses_such_a_run_before_any_other_begins(
     demo: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     text = (demo / "campaign.toml").read_text().replace("restarts = [1]", "restarts = [0, 1]")
@@ -545,7 +545,7 @@ def of_another_version(folder: Path) -> None:
         ("ce", lambda folder: (folder / "card.toml").unlink()),
     ],
 )
-def test_run_resumes_after_a_kill_anywhere_and_keeps_user_files(
+def test_a_killed_run_resumes_and_leaves_the_users_files(
     configuration: str, change: Callable[[Path], None], demo: Path, tmp_path: Path
 ) -> None:
     folder, words = interrupted(demo, tmp_path, configuration)

@@ -35,6 +35,6 @@ def test_other_lines_are_refused(text, said):
     assert str(error.value).startswith(f"here: {said}")
 
 
-def test_names_that_differ_are_on_one_side_only_or_have_another_hash():
-    stated, found = {"a": "0", "b": "1", "d": "3"}, {"a": "0", "b": "2", "c": "4"}
-    assert differing(stated, found) == ["b", "c", "d"]
+def test_differing_files_are_those_with_another_hash_or_on_one_side_only():
+    stated, found = {"a": "1", "b": "2", "c": "3"}, {"a": "1", "c": "4", "d": "5"}
+    assert list(differing(stated, found)) == [("b", "2", None), ("c", "3", "4"), ("d", None, "5")]
