@@ -193,7 +193,7 @@ class Bench:
 
     @cached_property
     def conditions(self) -> Conditions:
-        """What a process in the image sees of the conditions."""
+        """The conditions as a process in the image sees them."""
         try:
             return self.place.probe(_PROBE)
         except OncoduetError as error:
@@ -269,7 +269,7 @@ def platform_is_amd64(bench: Bench) -> str:
 
 @IMAGE.add("A3", "error", "an entry point or command, and exec, invoke or nothing as api-method")
 def something_is_started(bench: Bench) -> str:
-    """What the platform would start, and how."""
+    """The entry point and protocol that the platform would use."""
     config = bench.place.config
     if not (config.get("Entrypoint") or config.get("Cmd")):
         raise Broken("neither entry point nor command")
@@ -280,7 +280,7 @@ def something_is_started(bench: Bench) -> str:
 
 @IMAGE.add("A4", "error", "one whole image, with its configuration and all layers", of_archive=True)
 def archive_is_whole(bench: Bench) -> str:
-    """As the platform's importer reads it."""
+    """Read as by the platform's importer."""
     if bench.saved.faults:
         raise Broken("; ".join(bench.saved.faults))
     return f"{bench.saved.layers} layers"
@@ -386,7 +386,7 @@ def no_stripped_variables(bench: Bench) -> str:
 
 @IMAGE.add("R9-home", "warning", "HOME as /etc/passwd has it, which the platform sets")
 def home_is_the_users(bench: Bench) -> str:
-    """What an image puts there itself is not seen on the platform."""
+    """An image's own HOME has no effect on the platform."""
     found = bench.conditions
     if found.passwd is None:
         raise Skipped(f"user {found.uid} has no entry in /etc/passwd")

@@ -108,7 +108,7 @@ class NotRunError(OncoduetError):
 
 
 class Conditions(BaseModel):
-    """What a process in the image sees of the conditions."""
+    """The conditions as a process in the image sees them."""
 
     model_config = ConfigDict(frozen=True, strict=True)
 

@@ -180,7 +180,7 @@ class ContainerEngine:
         self("build", "--quiet", "--network", "none", "--tag", tag, "-", given=pack(files))
 
     def image(self, name: str) -> dict[str, Any]:
-        """What the engine knows about an image. Raises ``OncoduetError``: there is no such image."""
+        """The engine's record of an image. Raises ``OncoduetError``: there is no such image."""
         status, stdout, _ = self.ask("image", "inspect", name)
         if status != 0:
             raise OncoduetError(name, "neither an image known to the engine nor an archive of one")

@@ -118,7 +118,7 @@ def require_likelihood(output: Path, card: Card) -> float:
 
 
 def written_json(path: Path) -> Any:
-    """What an image wrote as JSON, read strictly and to a bounded size."""
+    """JSON that an image wrote, read strictly and to a bounded size."""
     if path.is_file() and (size := path.stat().st_size) > _MOST_JSON_BYTES:
         raise Broken(f"{path.name} has {size} bytes")
     try:

@@ -70,7 +70,7 @@ def write(verdicts: Sequence[CheckResult], place: Output, about: dict[str, Any])
 
 
 def report_place(folder: Path, identity: Mapping[str, str | None], *, replaces: bool) -> Output:
-    """Where the reports go; foreign files, and without ``replaces`` other reports, are refused."""
+    """Output folder of the reports; foreign files, and without ``replaces`` other reports, are refused."""
     files = ["conformance.json", "conformance.xml"]
     return Output(folder, "conformance", files, identity=identity, replaces=replaces, record="conformance.json")
 

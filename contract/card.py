@@ -79,7 +79,7 @@ class Channel(Frozen):
 
 
 class Geometry(Frozen):
-    """From the reference channel's grid to the study grid, on which all channels are stacked."""
+    """The study grid, on which all channels are stacked, derived from the reference channel's grid."""
 
     reference: Name
     """The channel whose own grid the detection map has."""
@@ -127,7 +127,7 @@ class Localisation(Frozen):
     margin_voxels_zyx: tuple[MarginVoxels, MarginVoxels, MarginVoxels] | None = None
     """How far the region reaches beyond the organ on every side, by one of the two; voxels of the reference image."""
     not_found: Literal["whole", "zero"]
-    """Where no organ is found: search the whole image, or give the likelihood 0; the log says which."""
+    """If no organ is found: search the whole image, or give the likelihood 0; the log says which."""
 
 
 class KeepNear(Frozen):
@@ -192,12 +192,12 @@ class Card(Frozen):
     matching: Matching = Matching()
     test_time_mirroring: bool = True
     checkpoint: Literal["best", "final", "detection"] | None = None
-    """Which weights a run keeps under the profile ``rsna2022``; other profiles keep the final ones."""
+    """Weights that a run keeps under the profile ``rsna2022``; other profiles keep the final ones."""
     baselines: tuple[Baseline, ...] = ()
 
     @classmethod
     def faults_between(cls, values: Mapping[str, Any]) -> list[str]:
-        """Duplicate names and names that refer to nothing; where names are missing, pydantic says so."""
+        """Duplicate names and names that refer to nothing; missing names are reported by pydantic."""
         channels, classes, baselines = (_tables(values.get(key)) for key in ("channels", "classes", "baselines"))
         names: dict[str, list[Any]] = {
             "channel": [each.get("name") for each in channels],

@@ -68,7 +68,7 @@ _made: dict[tuple[Path, str], Mapping[str, tuple[str, ...]]] = {}
 
 
 class Written(Frozen):
-    """What one command wrote into a folder."""
+    """Files that one command wrote into a folder, and their identity."""
 
     identity: Mapping[str, Any]
     files: Mapping[RelativePath, tuple[str, ...]]

@@ -66,7 +66,7 @@ class Frozen(BaseModel):
 
     @classmethod
     def faults_between(cls, values: Mapping[str, Any]) -> list[str]:
-        """What is wrong between fields; ``values`` may be malformed, whose faults are named elsewhere."""
+        """Contradictions between fields; ``values`` may be malformed, and those faults are named elsewhere."""
         del values
         return []
 

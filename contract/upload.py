@@ -44,7 +44,7 @@ _CHUNK_BYTES = 1 << 20
 
 @dataclass(frozen=True)
 class Contents:
-    """What an archive holds."""
+    """Contents of an archive."""
 
     names: list[str]
     """All members, links included: older engines save a repeated layer as a link to itself."""

@@ -39,12 +39,12 @@ _UNBOUNDED_MM = 1000.0  # semi-axis of what runs through all slices
 
 @dataclass(frozen=True)
 class Tissue:
-    """What a tissue shows in CT."""
+    """Attenuation of a tissue in CT."""
 
     native_hu: float
     """Hounsfield units without contrast agent."""
     enhancement_hu: float = 0.0
-    """What contrast agent adds in an average portal-venous phase."""
+    """Enhancement in an average portal-venous phase."""
 
 
 _draw_lump = partial(draw_irregular_ellipsoid, finest_bump_mm=6.0, bumps_first=True)
@@ -301,7 +301,7 @@ class _Raster:
 
 @dataclass(frozen=True)
 class _Frame:
-    """From an average patient's coordinates to this one's: scaled, and every organ displaced a little."""
+    """Transformation of an average patient into this one: scaled, with every organ displaced a little."""
 
     body: Ellipsoid
     scale: float
@@ -322,7 +322,7 @@ class _Frame:
         )
 
     def at(self, x: float, y: float, z: float) -> Vector:
-        """Where a point of the average patient is; neighbouring points are displaced together, by some millimetres."""
+        """Place of a point of the average patient; neighbouring points are displaced together, by some millimetres."""
         place = np.array([x, y, z], dtype=np.float32) * np.float32(self.scale)
         point = place.reshape(3, 1, 1, 1)
         x, y, z = (float(place[axis] + 4 * self.shifts[axis].at(point)[0, 0, 0]) for axis in range(3))
@@ -436,7 +436,7 @@ def _draw_bowel(rng: np.random.Generator, frame: _Frame) -> list[Layer]:
 
 
 def _content(rng: np.random.Generator) -> Tissue:
-    """What is in stomach or bowel: positive contrast agent that the patient drank, gas, or food mixed with it."""
+    """Content of stomach or bowel: positive contrast agent that the patient drank, gas, or food mixed with it."""
     kind = int(rng.choice(3, p=(0.65, 0.15, 0.2)))
     return (Tissue(float(rng.uniform(180, 500))), GAS, Tissue(float(rng.uniform(90, 140))))[kind]
 

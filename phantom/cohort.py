@@ -46,7 +46,7 @@ class LesionVolumes:
 
 @dataclass(frozen=True)
 class CasePlan:
-    """What is decided about a case before its anatomy is drawn."""
+    """Properties of a case that are decided before its anatomy is drawn."""
 
     index: int
     positive: bool

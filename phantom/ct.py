@@ -20,7 +20,7 @@ from phantom.study import LabelValues, PhantomStudy, blurred, centred_grid, dist
 Signs = tuple[int, int, int]
 
 ORIENTATIONS: dict[str, Signs] = {"LPS": (1, 1, 1), "RAS": (-1, -1, 1), "LAI": (1, -1, -1)}
-"""Where the stored axes x, y, z run in the patient, by name and as the diagonal of the direction."""
+"""Directions of the stored axes x, y, z in the patient, by name, as the diagonal of the direction matrix."""
 IN_PLANE_MM = (3.8, 4.2)
 SLICE_MM = (5.5, 6.5)
 SLICES = (20, 24)
@@ -59,7 +59,7 @@ class Session:
     grid: Grid
     orientation: str
     table_mm: npt.NDArray[np.float64]
-    """From the patient's origin to the scanner's."""
+    """Offset from the patient's origin to the scanner's."""
 
 
 def draw_study(
@@ -119,7 +119,7 @@ def scan(
 
 
 def stored(array: npt.NDArray[np.generic], session: Session) -> Volume:
-    """The array of the LPS grid as the file has it: axes flipped, and a header that says so."""
+    """The array of the LPS grid as stored in the file: with flipped axes and the matching header."""
     grid, signs = session.grid, np.array(ORIENTATIONS[session.orientation])
     last_mm = (np.array(grid.size_xyz) - 1) * np.array(grid.spacing_mm_xyz)
     x, y, z = (np.array(grid.origin_mm_xyz) + session.table_mm + np.where(signs < 0, last_mm, 0)).tolist()

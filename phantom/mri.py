@@ -83,7 +83,7 @@ class Session:
     diffusion: Grid
     motion_mm: npt.NDArray[np.float64]
     table_mm: npt.NDArray[np.float64]
-    """From the patient's origin to the scanner's."""
+    """Offset from the patient's origin to the scanner's."""
 
 
 def draw_study(

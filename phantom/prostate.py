@@ -30,7 +30,7 @@ _UNBOUNDED_MM = 400.0  # semi-axis of tubes along z
 
 @dataclass(frozen=True)
 class Tissue:
-    """What a tissue shows."""
+    """Signal of a tissue in each sequence."""
 
     t2w: float
     """T2-weighted signal, relative to fluid."""
@@ -174,7 +174,7 @@ def draw_lesions(rng: np.random.Generator, anatomy: Anatomy, plan: CasePlan, gri
 
 @dataclass(frozen=True)
 class _Room:
-    """Where a lesion may be placed."""
+    """Voxels in which a lesion may be placed."""
 
     points_mm: Float32Array
     """Voxel centres, shape (3, z, y, x)."""

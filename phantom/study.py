@@ -16,7 +16,7 @@ from phantom.tissue_layers import Distractor, DrawnLesion
 
 @dataclass(frozen=True)
 class LabelValues:
-    """What a card's label maps call things."""
+    """Values of a card's label maps."""
 
     lesion: int
     by_class: Mapping[str, int]

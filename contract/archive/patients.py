@@ -232,7 +232,7 @@ def read_patients(path: Path) -> dict[str, str]:
 
 
 def said_patients(words: str) -> tuple[dict[str, str], PatientRule | None]:
-    """What ``--patients`` says: one of the two rules, or the path of a table as ``patients.csv``.
+    """The value of ``--patients``: one of the two rules, or the path of a table like ``patients.csv``.
 
     Raises ``OncoduetError`` as :func:`read_patients`.
     """

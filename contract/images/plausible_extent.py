@@ -45,7 +45,7 @@ def require_plausible_extent(path: Path, grid: Grid, geometry: Geometry, *, stud
 
 
 def doubt_of_lesions(*, lesion: int, organ: int, image: int) -> str | None:
-    """What is doubtful about the lesions of a label map, if anything is.
+    """A doubt about the lesions of a label map; None if they are plausible.
 
     Of 438 real maps none has more than 2.1 % lesion, and the lesion is at most 0.81 times the rest of its organ.
 

@@ -177,7 +177,7 @@ class _Server(ThreadingHTTPServer):
 
 
 class _Question(io.RawIOBase):
-    """What a caller sends: up to a time and up to a size."""
+    """A caller's stream, limited in time and size."""
 
     def __init__(self, connection: socket.socket) -> None:
         super().__init__()
