@@ -64,7 +64,7 @@ IMAGES = [
         lambda path: image(path, config_name="0" * 64 + ".json"),
         r"the sha256 of 0{64}\.json in its name, found [0-9a-f]",
     ),
-    (standin, r"stand-in \(label oncoduet.standin-base\).*--allow-standin"),
+    (standin, r"stand-in base \(label oncoduet.standin-base\).*--allow-standin"),
     (lambda path: pack(path, {"other.txt": b"x"}), r"expected manifest\.json, found other\.txt"),
     (lambda path: pack(path, {"manifest.json": b"[,"}), r"manifest\.json is not valid JSON: "),
     *[(lambda path, kept=kept: cut(path, kept), r"not a whole \.tar\.gz: ") for kept in (0.0, 0.3, 0.9, -1)],

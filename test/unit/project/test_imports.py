@@ -42,6 +42,7 @@ WRONG = {
     "evaluation": ("algorithm", "network", "torch"),
     "phantom": ("network", "torch"),
     "conformance": ("network", "torch", "evaluation"),
+    "contract.files.reading": ("contract.card",),
     "evaluation.masks.components": ("evaluation.compare",),
     "training.dataset.prepared": ("training.sweep",),
     "algorithm.outputs.progress": ("algorithm.batch",),
