@@ -1,8 +1,7 @@
-"""What to type into the platform's forms: ``UPLOAD.md`` in the folder that ``export.sh`` writes.
+"""``UPLOAD.md``: the values for the platform's forms, in the folder that ``export.sh`` writes.
 
-``python -m conformance.upload_sheet FOLDER --card CARD [--report conformance.json …]``. Names, sizes and hashes come
-from the files, sockets from the card. Memory, time and GPU are those of the conformance run; without one the sheet
-says so and leaves them open.
+Names, sizes and hashes come from the files, sockets from the card. Memory, time and GPU are those of the conformance
+run; without one the sheet says so and leaves them open.
 """
 
 import json
@@ -25,7 +24,7 @@ _WHERE = {"model.tar.gz": "the algorithm's model", "ground_truth.tar.gz": "the p
 
 
 _COLUMNS = (("AUROC", "strict.auroc"), ("AP", "strict.ap"))
-"""Beside the score, by title and path in ``metrics.json``."""
+"""Further results columns: title and path in ``metrics.json``."""
 
 
 class Markup(str):
@@ -54,13 +53,13 @@ _PHASE = [
         ),
     ),
 ]
-"""Of the form's section on scoring."""
+"""Fields and values of the form's section on scoring."""
 
 
 def write_sheet(folder: Path, card: Card, reports: Sequence[Path]) -> Path:
-    """Write the sheet beside the files that it is about.
+    """Write the sheet into the folder with the archives.
 
-    Raises ``OncoduetError``: the folder holds no archive, or a report is none; a sheet of other origin is there.
+    Raises ``OncoduetError``: the folder holds no archive, a report is invalid, or a foreign sheet is there.
 
     Parameters
     ----------
@@ -129,7 +128,7 @@ class _Check(BaseModel):
 
 
 class _Report(BaseModel):
-    """What the sheet takes from ``conformance.json``."""
+    """The part of ``conformance.json`` that the sheet shows."""
 
     image: str
     kind: str

@@ -1,4 +1,4 @@
-"""What comes from a file as a model: frozen pydantic classes, TOML files, and every fault named in one line."""
+"""Data from files as models: frozen pydantic classes, TOML files, and every fault named in one line."""
 
 import json
 import math
@@ -26,7 +26,7 @@ MOST_FAULTS = 50
 """Number of faults that one message names."""
 Model = TypeVar("Model", bound=BaseModel)
 Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]*$", max_length=100)]
-"""Safe as a part of a path."""
+"""A name that is safe as a part of a path."""
 
 
 def _shown(text: str) -> str:
@@ -39,7 +39,7 @@ def _shown(text: str) -> str:
 Shown = Annotated[str, AfterValidator(_shown)]
 """A name that users choose freely: printable, of bounded length, in NFC."""
 Count = Annotated[int, Field(ge=1, le=1_000_000)]
-"""A number of things of which there is one at least."""
+"""A number of things, at least one."""
 Index = Annotated[int, Field(ge=0, le=1_000_000)]
 Factor = Annotated[float, Field(gt=0, le=1e6)]
 
@@ -71,7 +71,7 @@ class Frozen(BaseModel):
 
     @classmethod
     def faults_between(cls, values: Mapping[str, Any]) -> list[str]:
-        """What is wrong between fields; ``values`` may be malformed, whose faults are named elsewhere."""
+        """Contradictions between fields; ``values`` may be malformed, and those faults are named elsewhere."""
         del values
         return []
 

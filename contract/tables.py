@@ -25,7 +25,7 @@ LARGEST_BYTES = 1 << 26
 MOST_LINES = 500_000
 LONGEST_HEADER = 1 << 18
 LARGEST_NUMBER = 1e15
-"""In a file that people write; what is larger is a slip, and overflows somewhere."""
+"""Limit of numbers in files that people write; a larger one is a mistake, and overflows somewhere."""
 _DELIMITERS = ",;\t"
 _UNKNOWN = {"na", "n/a", "nan", "null", "-", "?"}
 _WHOLE = re.compile(r"^(\d+)\.0+$")
@@ -61,7 +61,7 @@ class Table:
         return {name: row for name, (_, row) in found.items()}
 
     def say_unused(self, names: Sequence[str], what: str) -> None:
-        """Warn of rows that name nothing that there is, such as ``what``: they change nothing."""
+        """Warn of rows that name no existing ``what`` and have no effect."""
         if names:
             logger.warning("%s: %d rows name no %s and are not used: %s", self.path, len(names), what, first_few(names))
 
@@ -129,7 +129,7 @@ def read_table(path: Path, columns: Sequence[str], *, verbatim: Collection[str] 
 
 
 def _lines(path: Path, columns: Sequence[str]) -> tuple[list[tuple[int, list[str]]], str]:
-    """The header and every line that is not empty with its number, parted by what gives most of the columns."""
+    """The header and every line that is not empty, with its number, and the delimiter that gives most of the columns."""
     try:
         if not path.is_file():
             raise OncoduetError(path, f"table not found (columns {', '.join(columns)})")
@@ -158,6 +158,6 @@ def _lines(path: Path, columns: Sequence[str]) -> tuple[list[tuple[int, list[str
 
 
 def known(cell: str) -> str:
-    """What a cell, or a part of one, says; nothing where it says that nothing is known."""
+    """The text of a cell, or of a part of one; empty where it means unknown."""
     text = cell.strip()
     return "" if text.lower() in _UNKNOWN else text

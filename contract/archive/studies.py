@@ -59,11 +59,11 @@ class Study:
 
 @dataclass(frozen=True)
 class Listing:
-    """What an archive holds where one bad study must not stop the others."""
+    """The studies of an archive, and the faults of those that cannot be used."""
 
-    studies: tuple[Study, ...]  # the sound ones, ordered by case id
-    faults: Mapping[str, str]  # why each other one is not among them, in one line, by case id (or folder)
-    remarks: tuple[str, ...] = ()  # what the archive names beyond its studies, in a line each
+    studies: tuple[Study, ...]  # those without faults, ordered by case id
+    faults: Mapping[str, str]  # what is wrong with each of the others, in one line, by case id (or folder)
+    remarks: tuple[str, ...] = ()  # entries without a study, one line each
 
 
 def find_studies(archive: Path, card: Card, *, labels_required: bool) -> list[Study]:
@@ -244,8 +244,7 @@ def _study(archive: Path, card: Card, case_id: str, files: ArchiveFiles, labels_
         if not paths:
             raise OncoduetError(
                 f"study {case_id} in {archive}",
-                expected=f"the channels {', '.join(card.channel_names)}",
-                found=f"no {case_id}_{channel}.mha{other}",
+                f"{case_id}_{channel}.mha not found{other}; the card has the channels {', '.join(card.channel_names)}",
             )
         if len(paths) > 1:
             folders = dict.fromkeys(str(path.parent) for path in paths)

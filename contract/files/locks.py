@@ -44,7 +44,7 @@ def exclusive_lock(
     path
         The lock file; it is made if needed, and stays.
     where, others
-        What the lock protects and whom it keeps away ("other process at work here"), for the message.
+        What the lock protects, and what it excludes ("other process at work here"), for the message.
     patience_s
         How long to try while another process has the lock.
     holder
@@ -120,7 +120,7 @@ def try_lock(file: IO[str], *, shared: bool = False, wait: bool = False) -> bool
 
 
 def lock_if_possible(descriptor: int, *, wait: bool = False) -> bool | None:
-    """As :func:`try_lock` for a file or folder that is open under a descriptor; None where there are no locks."""
+    """Lock an open file or folder as :func:`try_lock` does; None if the file system has no locks."""
     try:
         return _flock(descriptor, wait=wait)
     except OSError:

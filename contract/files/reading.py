@@ -25,7 +25,7 @@ BYTES_PER_CONTAINER = 32
 """Objects and lists that a JSON file may hold: so many, and one more per so many bytes. An empty one takes up to 1 kB
 of memory when it is checked; our own files have one per 100 bytes or more."""
 LONGEST_QUOTE = 80
-"""Characters of a foreign name that a message repeats."""
+"""Characters of a foreign name that a message quotes."""
 LITTER = re.compile(r"\.DS_Store|\._.*|Thumbs\.db|ehthumbs\.db|desktop\.ini|\.directory|\.nfs[0-9a-f]+", re.IGNORECASE)
 """Names of files that macOS, Windows, KDE and NFS leave in any folder; they are ignored."""
 
@@ -42,7 +42,7 @@ _KINDS = {
 
 @contextmanager
 def open_regular(path: Path) -> Iterator[io.BufferedReader]:
-    """Open a regular file to read; a pipe would be waited for, and a device has no end.
+    """Open a regular file to read; a pipe would block, and a device has no end.
 
     Raises
     ------
@@ -113,7 +113,7 @@ def sha256_json(value: Any) -> str:
 def inside(folder: Path, pattern: str = "*") -> list[Path]:
     """A folder's entries but litter whose names match a pattern, sorted. Raises ``OSError`` if it cannot be listed.
 
-    ``Path.glob`` and ``rglob`` take such a folder for an empty one; so they are for folders of ours alone.
+    ``Path.glob`` and ``rglob`` treat such a folder as empty, so use them only for our own folders.
     """
     return sorted(path for path in folder.iterdir() if fnmatch.fnmatchcase(path.name, pattern) and not is_litter(path))
 
@@ -129,7 +129,7 @@ def below(folder: Path) -> Iterator[Path]:
 
 
 def is_litter(path: Path) -> bool:
-    """Whether this is a file that the system left."""
+    """Whether a file is litter of the operating system."""
     return LITTER.fullmatch(path.name) is not None and path.is_file() and not path.is_symlink()
 
 

@@ -1,4 +1,4 @@
-"""What a submission learns of hidden labels from the platform's figures, in bits, with a frozen baseline and without.
+"""What a submission learns about hidden labels from the platform's figures, in bits.
 
     python test/benchmark/disclosure.py [--quick]
 

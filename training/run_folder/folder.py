@@ -3,7 +3,7 @@
 What a run writes is listed in ``.oncoduet`` before it takes its name, so that a resumed run recognises its own files,
 wherever it was killed: only these are replaced or removed. ``run.json``, the lock and the checkpoints say themselves
 whose they are; the log is known by its first line; event files are only ever added; other temporary files are in
-folders that a process holds (:func:`contract.files.held_folder`).
+folders that a process holds (:func:`contract.files.atomic.held_folder`).
 """
 
 import hashlib

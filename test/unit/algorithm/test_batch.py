@@ -465,7 +465,7 @@ def unreadable(batch):
 
 SPOILS = {
     truncate: "p1_s0_hbv.mha: expected",
-    remove: "study p1_s0 in .*: expected the channels t2w, adc, hbv, found no p1_s0_adc.mha",
+    remove: "study p1_s0 in .*: p1_s0_adc.mha not found; the card has the channels t2w, adc, hbv",
     poison: "p1_s0_adc.mha: expected finite",
     move_away: "study p1_s0: expected .*p1_s0_hbv.mha to share a field of view with 't2w'",
     double: "study p1_s0 in .*: duplicate: .*/copy, .*/p1",

@@ -321,7 +321,7 @@ def test_patients_of_other_cases_are_refused(workshop, tmp_path, refusal):
     folder = workshop.plain({case_id: workshop.image() for case_id in ("7_1", "8_1")})
     (truth / "patients.csv").write_text("case_id,patient_id\n7_01,7\n8_01,7\n")
     command = ["score", "--predictions", str(folder), "--truth", str(truth), "--output", str(tmp_path / "out")]
-    assert "expected the patients of its cases, found that of 7_01 (2 such)" in refusal(*command)
+    assert "names 2 cases that do not exist (such as 7_01)" in refusal(*command)
     assert main([*command, "--patients", "by-case"]) == 0
 
 

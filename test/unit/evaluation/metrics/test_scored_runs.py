@@ -166,8 +166,8 @@ CASES = "case_id,label,likelihood\n"
         (f"{CASES}100_0,0,0.5\n104_4,0\n", "cases.csv: line 3: expected 3 values, found 2"),
         (CASES, "cases.csv: no cases"),
         (f"{CASES}100_0,0,0.5\n100_0,0,0.5\n", "cases.csv: duplicate case 100_0"),
-        (f"{CASES}\x1b[31m,0,0.5\n", "cases.csv: expected the name of a case: printable, .* found '.x1b"),
-        (f"{CASES}{'x' * 201},0,0.5\n", "cases.csv: expected a printable name of a case of 1 to 200 characters"),
+        (f"{CASES}\x1b[31m,0,0.5\n", "cases.csv: invalid case id '.x1b.*unprintable"),
+        (f"{CASES}{'x' * 201},0,0.5\n", "cases.csv: expected a printable case id of 1 to 200 characters"),
         (f"{CASES}100_0,0,1e300\n", "case 100_0: expected a likelihood of at least 0, found '1e300'"),
         (f"{CASES}100_0,2,0.5\n", "cases.csv: case 100_0: expected the label 0 or 1, found '2'"),
         *(

@@ -1,4 +1,4 @@
-"""A small world as a user makes it, command by command: archives, a dataset, runs, a bundle, predictions, scores."""
+"""One output of every command, made by the commands: archive, dataset, runs, bundle, predictions, scores."""
 
 import hashlib
 import json
@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from demo_files import make_world, succeed
+from demo_files import make_demo_files, succeed
 
 from contract.files.reading import sha256_file
 from contract.images.volume import Volume, read_volume, write_volume
@@ -28,26 +28,26 @@ def everything(folder: Path) -> dict[str, str]:
 
 
 @pytest.fixture(scope="session")
-def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def demo(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Everything that a command may be given, made once; no test changes it."""
-    world = tmp_path_factory.mktemp("world")
-    programs = world / "programs"
+    demo = tmp_path_factory.mktemp("demo")
+    programs = demo / "programs"
     programs.mkdir()
     (programs / "nndet_predict").write_text("#!/bin/sh\nexit 1\n")
     (programs / "nndet_predict").chmod(0o755)
-    make_world(world, {"ce": ("ce", 1), "retina-unet": ("retina-unet", 1)}, bundled="ce", study="study")
-    _write_upstream_run(world / "runs" / "ce", world / "upstream")
-    truth = world / "archive" / "labels"
+    make_demo_files(demo, {"ce": ("ce", 1), "retina-unet": ("retina-unet", 1)}, bundled="ce", study="study")
+    _write_upstream_run(demo / "runs" / "ce", demo / "upstream")
+    truth = demo / "archive" / "labels"
     for number, name in enumerate(("ce", "focal")):
-        _write_maps(truth, world / "maps" / name, seed=number, configuration=name, runs=world / "runs")
-    succeed("evaluation", "score", "--predictions", world / "maps", "--truth", truth, "--output", world / "scores")
+        _write_maps(truth, demo / "maps" / name, seed=number, configuration=name, runs=demo / "runs")
+    succeed("evaluation", "score", "--predictions", demo / "maps", "--truth", truth, "--output", demo / "scores")
     looks = 'schema_version = 1\nname = "looks"\ncomparisons = [["ce", "focal"]]\nlooks = [2]\n'
-    (world / "looks.toml").write_text(looks)
-    (world / "campaign.toml").write_text(
-        f'schema_version = 1\nprepared = "prepared"\noutput = "campaign"\nprofile = "{world}/tiny.toml"\n'
+    (demo / "looks.toml").write_text(looks)
+    (demo / "campaign.toml").write_text(
+        f'schema_version = 1\nprepared = "prepared"\noutput = "campaign"\nprofile = "{demo}/tiny.toml"\n'
         'configurations = ["ce"]\nfolds = [0]\nrestarts = [1]\n'
     )
-    return world
+    return demo
 
 
 def _write_maps(truth: Path, folder: Path, *, seed: int, configuration: str, runs: Path) -> None:

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 
-from conformance.outputs import (
+from conformance.output_rules import (
     LONGEST_LINE_BYTES,
     Broken,
     Map,
@@ -182,7 +182,7 @@ def grid_rest():
 
 def test_bytes_that_are_no_utf_8_are_found():
     assert require_utf8([b"L\xc3\xa4sion", b""]) == "7 bytes of UTF-8"
-    assert broken(require_utf8, [b"", "Läsion".encode("latin-1")]) == "byte 0xe4 at 1, which is no UTF-8"
+    assert broken(require_utf8, [b"", "Läsion".encode("latin-1")]) == "byte 0xe4 at 1 is not UTF-8"
 
 
 def test_lines_that_the_platform_would_drop_are_found():
@@ -198,7 +198,7 @@ def test_lines_that_the_platform_would_drop_are_found():
         ({"strict": 1}, "null at strict.score"),
         ({"strict": {"score": True}}, "true at strict.score"),
         ({"strict": {"score": 10**400}}, "1" + "0" * 59 + " at strict.score"),
-        ({"strict": {"score": 1, "per": [{"tpr@0.1": 1}]}}, "the key 'tpr@0.1', which holds a dot"),
+        ({"strict": {"score": 1, "per": [{"tpr@0.1": 1}]}}, "the key 'tpr@0.1' contains a dot"),
     ],
 )
 def test_metrics_that_no_ranking_can_read_are_refused(tmp_path, values, found):
@@ -208,9 +208,9 @@ def test_metrics_that_no_ranking_can_read_are_refused(tmp_path, values, found):
 
 def test_metrics_may_be_deep_or_large_and_are_read_to_a_bound(tmp_path):
     (tmp_path / "metrics.json").write_text('{"a": ' + "[" * 900 + '{"b.c": 1}' + "]" * 900 + "}")
-    assert broken(require_metrics, tmp_path, "a") == "the key 'b.c', which holds a dot"
+    assert broken(require_metrics, tmp_path, "a") == "the key 'b.c' contains a dot"
     (tmp_path / "metrics.json").write_text('{"a": "' + "x" * (1 << 22) + '"}')
-    assert broken(require_metrics, tmp_path, "a") == f"metrics.json of {(1 << 22) + 9} bytes"
+    assert broken(require_metrics, tmp_path, "a") == f"metrics.json has {(1 << 22) + 9} bytes"
 
 
 def test_metrics_that_are_missing_or_no_strict_json_are_refused(tmp_path):

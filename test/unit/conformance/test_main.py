@@ -31,7 +31,7 @@ esac
     return conform
 
 
-NOTE = "Note: the engine has no GPU to give; everything runs on the CPU."
+NOTE = "Note: the engine has no GPU; everything runs on the CPU."
 
 
 def test_a_gpu_profile_runs_on_the_cpu_with_a_note_if_there_is_no_gpu(conform, tmp_path):
@@ -42,7 +42,7 @@ def test_a_gpu_profile_runs_on_the_cpu_with_a_note_if_there_is_no_gpu(conform, t
 
 
 @pytest.mark.parametrize(("profile", "runtimes"), [("t4-16", ["nvidia", "runc"]), ("cpu-8", ["runc"])])
-def test_nothing_is_said_where_a_gpu_is_there_or_none_is_wanted(conform, profile, runtimes):
+def test_no_note_if_a_gpu_is_present_or_not_wanted(conform, profile, runtimes):
     status, said = conform("--profile", profile, runtimes=runtimes)
     assert (status, said.err) == (0, "")
     assert "Note" not in said.out

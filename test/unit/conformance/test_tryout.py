@@ -1,6 +1,6 @@
-"""Where gcapi is missing, as in the development's own environment, tryout says where it can be had.
+"""Without gcapi, as in ``.venv``, tryout names the lock that contains it.
 
-What tryout does with gcapi is tested in ``test/tryout``, in an environment of its own.
+With gcapi it is tested in ``test/tryout``, in a separate environment.
 """
 
 from conformance.studies import make_study
@@ -18,5 +18,5 @@ def test_without_gcapi_the_message_names_its_lock(tmp_path, monkeypatch, capsys)
     words = ["--algorithm", "a", "--card", card.name, "--study", tmp_path / "archive", "--local", tmp_path]
     assert main([str(word) for word in words]) == 3
     assert capsys.readouterr().err == (
-        "error: gcapi: not installed; requirements/tryout.lock has it, in an environment of its own\n"
+        "error: gcapi: not installed; install requirements/tryout.lock in a separate environment\n"
     )

@@ -1,6 +1,6 @@
-"""What the platform and the evaluation ask of outputs and logs: each rule says what it found, or raises ``Broken``.
+"""Rules of the platform and the evaluation for outputs and logs: each returns what it found, or raises ``Broken``.
 
-The rules know nothing of how an image was run; they read a folder, bytes and a card.
+The rules do not depend on how an image was run; they read a folder, bytes and a card.
 """
 
 import json
@@ -34,21 +34,21 @@ class Broken(Exception):  # noqa: N818 - a verdict, not an error of ours
 
 
 class Doubtful(Broken):
-    """The broken rule is not the platform's; a warning at every level of the check."""
+    """The broken rule is not the platform's; a warning whatever the level of the check."""
 
 
 @dataclass(frozen=True)
 class Map:
-    """A detection map as it was written."""
+    """A detection map as the image wrote it."""
 
     array: Any
-    """Shape (z, y, x)."""
+    """Voxels, shape (z, y, x)."""
     grid: Grid
     pixel: str
 
 
 def written_files(output: Path) -> list[str]:
-    """Everything below an output folder, by its path there."""
+    """All files below an output folder, by relative path."""
     return sorted(path.relative_to(output).as_posix() for path in below(output) if path.is_file())
 
 
@@ -118,9 +118,9 @@ def require_likelihood(output: Path, card: Card) -> float:
 
 
 def written_json(path: Path) -> Any:
-    """What an image wrote as JSON, read strictly and to a bounded size."""
+    """JSON that an image wrote, read strictly and to a bounded size."""
     if path.is_file() and (size := path.stat().st_size) > _MOST_JSON_BYTES:
-        raise Broken(f"{path.name} of {size} bytes")
+        raise Broken(f"{path.name} has {size} bytes")
     try:
         return read_json(path)
     except OncoduetError as error:
@@ -194,7 +194,7 @@ def require_utf8(streams: Iterable[bytes]) -> str:
         try:
             stream.decode("utf-8")
         except UnicodeDecodeError as error:
-            raise Broken(f"byte 0x{stream[error.start]:02x} at {error.start}, which is no UTF-8") from None
+            raise Broken(f"byte 0x{stream[error.start]:02x} at {error.start} is not UTF-8") from None
     return f"{size} bytes of UTF-8"
 
 
@@ -214,7 +214,7 @@ def require_metrics(output: Path, ranking: str) -> str:
     values = written_json(path)
     dotted = [key for key in _keys(values) if "." in key]
     if dotted:
-        raise Broken(f"the key {dotted[0]!r}, which holds a dot")
+        raise Broken(f"the key {dotted[0]!r} contains a dot")
     value = values
     for step in ranking.split("."):
         value = value.get(step) if isinstance(value, dict) else None
