@@ -69,16 +69,16 @@ for image in "${images[@]}"; do
   [ "$api" = exec ] || name+=-$api
   names+=("$name.tar.gz=$name" "$name.cdx.json=$name")
 done
-check() { .venv/bin/python -m contract.upload "$@"; }
-.venv/bin/python -m contract.outputs check "$output" "${names[@]}" ${truth:+--input "$truth"}
+export_py() { .venv/bin/python -m conformance.export "$@"; }
+export_py names "$output" "${names[@]}" ${truth:+--input "$truth"}
 if [ -n "$card" ]; then
-  check card "$card"
+  export_py card "$card"
 elif [ -z "$model" ] && [ -f "$truth/card.toml" ]; then
   card=$truth/card.toml
-  check card "$card"
+  export_py card "$card"
 fi
 mkdir -p "$output"
-# By its name and its lock, contract.files distinguishes the remains of a killed export from a running one.
+# By its name and its lock, contract.files.atomic distinguishes the remains of a killed export from a running one.
 stage=$output/.partial-$(tr -d - </proc/sys/kernel/random/uuid)
 mkdir "$stage"
 exec {hold}<"$stage"
@@ -87,19 +87,19 @@ container=''
 trap 'rm -rf "$stage"; [ -z "$container" ] || "$engine" rm --force "$container" >/dev/null' EXIT
 
 keep() {  # keep NAME SOURCE: move a finished file into the output
-  .venv/bin/python -m contract.outputs keep "$output" "$stage/$1" "$2"
+  export_py keep "$output" "$stage/$1" "$2"
   du -h "$output/$1"
 }
 
 if [ -n "$model" ]; then
-  check model "$model" "${accept[@]}" ${card:+--card "$card"}
+  export_py model "$model" "${accept[@]}" ${card:+--card "$card"}
   if [ -z "$card" ]; then
     card=$stage/card.toml
     for name in card.toml ./card.toml; do  # as tar calls it in a folder that was packed whole
       ! tar --extract --gzip --to-stdout --file "$model" "$name" >"$card" 2>/dev/null || break
     done
     [ -s "$card" ] || fail "$model: expected a card.toml in it, found none"
-    check card "$card"
+    export_py card "$card"
   fi
   cp "$model" "$stage/model.tar.gz"
   keep model.tar.gz "$model"
@@ -107,7 +107,7 @@ fi
 if [ -n "$truth" ]; then
   tar --directory "$truth" --sort=name --owner=0 --group=0 --numeric-owner --mtime=@0 --mode=a+rX,go-w \
     --create --file - . | "${compress[@]}" >"$stage/ground_truth.tar.gz"
-  check truth "$stage/ground_truth.tar.gz"
+  export_py truth "$stage/ground_truth.tar.gz"
   keep ground_truth.tar.gz "$truth"
 fi
 if [ ${#images[@]} -gt 0 ]; then
@@ -121,7 +121,7 @@ if [ ${#images[@]} -gt 0 ]; then
       fail "$name: expected an image on a public base, found one on a stand-in (label oncoduet.standin-base), which must not be published; --allow-standin is for tests of the export"
     echo "saving $name"
     "$engine" save "$name" | "${compress[@]}" >"$stage/$name.tar.gz"
-    check image "$stage/$name.tar.gz" "${allow[@]}"
+    export_py image "$stage/$name.tar.gz" "${allow[@]}"
     keep "$name.tar.gz" "$name"
     container=$("$engine" create "$name")
     if "$engine" cp "$container:/opt/oncoduet/sbom.cdx.json" "$stage/$name.cdx.json" >/dev/null 2>&1; then
@@ -163,7 +163,7 @@ if [ -n "$card" ]; then
       echo "$name was not checked: this requires a model (--model)"
     fi
   done
-  .venv/bin/python -m conformance.upload_sheet "$output" --card "$card" --report "${reports[@]}"
+  export_py sheet "$output" --card "$card" --report "${reports[@]}"
 elif [ ${#images[@]} -gt 0 ]; then
   echo "neither sheet nor check: these require a card (--card, a model, or card.toml in the truth's folder)"
 fi

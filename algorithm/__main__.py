@@ -22,7 +22,7 @@ from typing import get_args
 from algorithm.outputs.progress import stdout_bar
 from algorithm.prediction.options import PredictionOptions
 from algorithm.prediction.threads import usable_cores, use_threads
-from contract.cards import CandidateRule, load_card
+from contract.card import CandidateRule, load_card
 from contract.errors import UsageError
 from contract.process.command import Parser, run_command
 from contract.process.invoke_server import PORT, Case, end_process, serve

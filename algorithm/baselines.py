@@ -13,14 +13,14 @@ import numpy as np
 
 from algorithm.outputs.progress import Track
 from algorithm.outputs.study_output import LISTING_FILES, PREDICTIONS, detect, study_files, write_listing, write_study
-from contract.archive import Study, archive_licence, find_studies
-from contract.cards import Baseline, Card, card_path, load_card
-from contract.duplicates import say_alike
+from contract.archive.duplicates import say_alike
+from contract.archive.studies import Study, archive_licence, find_studies
+from contract.card import Baseline, Card, card_path, load_card
 from contract.errors import OncoduetError
-from contract.files import sha256_file, sha256_json
+from contract.files.reading import sha256_file, sha256_json
+from contract.images.volume import Float32Array, Volume, read_grid, read_volume, resample
 from contract.outputs import Output, require_apart, require_folder, require_unowned, subfolder
 from contract.records import Source
-from contract.volume import Float32Array, Volume, read_grid, read_volume, resample
 from network.placement import Placement
 from network.study import content_sha256
 

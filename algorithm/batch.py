@@ -26,11 +26,12 @@ from algorithm.prediction.ensembles import Ensemble, choose_ensembles, ensemble_
 from algorithm.prediction.options import DEFAULTS, PredictionOptions
 from algorithm.prediction.predictor import LEANER, Predictor, load_predictor
 from algorithm.prediction.trained_on import KnownStudies
-from contract.archive import Study, archive_licence, list_studies
-from contract.duplicates import say_alike
-from contract.errors import OncoduetError, one_line
+from contract.archive.duplicates import say_alike
+from contract.archive.studies import Study, archive_licence, list_studies
+from contract.errors import OncoduetError
 from contract.outputs import require_apart
 from contract.records import BatchRecord, Failure, FailuresRecord, StudyRecord
+from contract.text import one_line
 from network.device import free_device_memory, memory_or_refuse
 
 logger = logging.getLogger(__name__)

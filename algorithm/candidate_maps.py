@@ -10,17 +10,19 @@ import numpy as np
 
 from algorithm.outputs.candidates import Rule, card_likelihood, extract_candidates, paint_candidates
 from algorithm.outputs.progress import Track
-from contract.archive_files import seeming_stem
-from contract.cards import Card
-from contract.case_folders import case_name, require_none_below
-from contract.errors import OncoduetError, some
-from contract.files import inside, sha256_file, sha256_json, write_json
+from contract.archive.folder_scan import seeming_stem
+from contract.card import Card
+from contract.errors import OncoduetError
+from contract.files.atomic import write_json
+from contract.files.case_folders import case_name, require_none_below
+from contract.files.reading import inside, sha256_file, sha256_json
+from contract.images.probability import UNDERSHOOT, as_probabilities
+from contract.images.volume import Volume, image_stem, is_image, read_volume, write_volume
 from contract.images.whole_image import read_header
 from contract.names import require_case_id
 from contract.outputs import Output, require_apart
-from contract.probability import UNDERSHOOT, as_probabilities
 from contract.records import Source, read_record, write_record
-from contract.volume import Volume, image_stem, is_image, read_volume, write_volume
+from contract.text import first_few
 
 DEFAULT_RULE: Rule = "dynamic-v2"
 
@@ -93,7 +95,7 @@ def _find_maps(folder: Path) -> Sequence[Path]:
     if folder.is_dir():
         require_none_below(folder, {case_name(stem) for stem in stems}, asked=None)
     if others:
-        raise OncoduetError(folder, expected="probability maps CASE.mha or CASE.nii.gz", found=some(others))
+        raise OncoduetError(folder, expected="probability maps CASE.mha or CASE.nii.gz", found=first_few(others))
     if not paths:
         raise OncoduetError(folder, "no probability maps CASE.mha or CASE.nii.gz")
     cases: dict[str, Path] = {}

@@ -7,9 +7,9 @@ from algorithm.outputs.study_output import StudyOutput, detect, study_files, wri
 from algorithm.prediction.bundle import read_bundle
 from algorithm.prediction.options import DEFAULTS, PredictionOptions
 from algorithm.prediction.predictor import LEANER, Predictor, load_predictor
+from contract.images.volume import image_stem
 from contract.outputs import Output, require_apart
 from contract.sockets import find_channels
-from contract.volume import image_stem
 from network.device import memory_or_refuse
 
 logger = logging.getLogger(__name__)

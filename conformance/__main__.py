@@ -27,16 +27,16 @@ from conformance.algorithm_checks import scenarios as algorithm_scenarios
 from conformance.archives import folder_files, tarball_files
 from conformance.checks import ENDING, Bench, Check, Scenario, Verdict, run
 from conformance.conditions import PROFILES, Files, Limits, Place, workplace
-from conformance.engine import session
+from conformance.container_engine import session
 from conformance.evaluation_checks import EVALUATION
 from conformance.evaluation_checks import scenarios as evaluation_scenarios
 from conformance.outputs import Broken
 from conformance.report import report_place, show, write
 from conformance.studies import Study, own_studies, require_cases
 from conformance.submissions import made_truth, read_truth, truth_files
-from contract.cards import load_card
+from contract.card import load_card
 from contract.errors import OncoduetError, UsageError
-from contract.files import below, sha256_file, sha256_json
+from contract.files.reading import below, sha256_file, sha256_json
 from contract.outputs import require_apart
 from contract.process.command import Parser, run_command
 from contract.process.terminal import console as make_console

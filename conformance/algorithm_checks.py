@@ -5,7 +5,7 @@ from collections.abc import Callable
 
 from conformance.checks import ENDING, IMAGE, Bench, Checks, Level, Scenario, Skipped
 from conformance.conditions import Case
-from conformance.engine import last_line
+from conformance.container_engine import last_line
 from conformance.outputs import (
     Broken,
     Doubtful,
@@ -21,7 +21,7 @@ from conformance.outputs import (
     written_files,
 )
 from conformance.studies import SECOND, Keys, Study, corrupted, make_study, with_unknown_sockets
-from contract.cards import Card
+from contract.card import Card
 
 SAME = 1e-6
 SAME_ON_GPU = 1e-3

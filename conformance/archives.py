@@ -21,12 +21,13 @@ from threading import Thread
 from typing import IO, Any
 
 from conformance.conditions import Files
-from conformance.engine import ContainerEngine, Kept
+from conformance.container_engine import ContainerEngine, Kept
 from conformance.outputs import Broken
-from contract.checksums import SUMS, parse_sums
-from contract.errors import OncoduetError, one_line
-from contract.files import below, open_regular
-from contract.tarballs import members
+from contract.errors import OncoduetError
+from contract.files.checksums import SUMS, parse_sums
+from contract.files.reading import below, open_regular
+from contract.files.tarballs import members
+from contract.text import one_line
 from contract.upload import check_image
 
 LARGEST_BYTES = 10 * 10**9

@@ -28,11 +28,12 @@ from conformance.conditions import (
     Variant,
     start_server,
 )
-from conformance.engine import last_line
+from conformance.container_engine import last_line
 from conformance.outputs import Broken, Doubtful, require_short_lines, require_utf8
 from conformance.studies import Study
-from contract.cards import Card
-from contract.errors import OncoduetError, one_line
+from contract.card import Card
+from contract.errors import OncoduetError
+from contract.text import one_line
 
 Level = Literal["error", "warning"]
 _MOST_ENTRIES = 10_000

@@ -27,7 +27,7 @@ from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
-from conformance.engine import ContainerEngine, Kept, entry, last_line, pack
+from conformance.container_engine import ContainerEngine, Kept, entry, last_line, pack
 from contract.errors import OncoduetError
 from contract.process.invoke_server import PORT
 from contract.upload import user_and_group

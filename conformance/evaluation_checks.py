@@ -5,7 +5,7 @@ from pathlib import Path
 
 from conformance.checks import ENDING, IMAGE, Bench, Checks, Level, Scenario, Skipped
 from conformance.conditions import Files
-from conformance.engine import last_line
+from conformance.container_engine import last_line
 from conformance.outputs import Broken, require_metrics, written_files, written_json
 from conformance.studies import Study
 from conformance.submissions import (
@@ -21,7 +21,7 @@ from conformance.submissions import (
     without_job,
     without_map,
 )
-from contract.cards import Card
+from contract.card import Card
 
 EXTREMES = {"no-positives": 0, "all-positive": 4}
 """How many of four cases are positive, by the check's name."""

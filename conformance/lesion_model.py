@@ -19,9 +19,10 @@ from typing import Any
 import torch
 
 from conformance.studies import CT_LESION_HU, CT_TISSUE_HU
-from contract.cards import Card, card_path, load_card
-from contract.checksums import SUMS, format_sums
-from contract.files import atomic_file, sha256_file, write_json
+from contract.card import Card, card_path, load_card
+from contract.files.atomic import atomic_file, write_json
+from contract.files.checksums import SUMS, format_sums
+from contract.files.reading import sha256_file
 from contract.records import BundleRecord, Member, RunKey, Stage, StageRecord, write_record
 from network.architecture import build_network
 from network.weights import save_weights, tensors_sha256

@@ -15,11 +15,12 @@ import numpy as np
 import SimpleITK as sitk
 
 from conformance.studies import LESION_RADIUS_MM, Point
-from contract.cards import Card
-from contract.errors import OncoduetError, some
-from contract.files import below, read_json
+from contract.card import Card
+from contract.errors import OncoduetError
+from contract.files.reading import below, read_json
+from contract.images.volume import Grid, from_image, same_grid
 from contract.images.whole_image import require_whole
-from contract.volume import Grid, from_image, same_grid
+from contract.text import first_few
 
 GEOMETRY_MM = 1e-3
 LONGEST_LINE_BYTES = 64 * 1024
@@ -234,4 +235,4 @@ def _keys(value: Any) -> Iterable[str]:
 
 
 def _some(names: Iterable[str]) -> str:
-    return some(list(names), 5) or "nothing"
+    return first_few(list(names), 5) or "nothing"

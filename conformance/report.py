@@ -12,7 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from conformance.checks import Verdict
-from contract.files import write_json
+from contract.files.atomic import write_json
 from contract.outputs import Output
 from contract.provenance import writer
 from contract.text import printable

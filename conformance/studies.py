@@ -18,10 +18,10 @@ import numpy as np
 import SimpleITK as sitk
 
 from conformance.conditions import Files
-from contract.archive import find_studies
-from contract.cards import Card, Channel, Socket
+from contract.archive.studies import find_studies
+from contract.card import Card, Channel, Socket
 from contract.errors import OncoduetError
-from contract.volume import Grid, Volume, read_grid, to_image
+from contract.images.volume import Grid, Volume, read_grid, to_image
 
 Point = tuple[float, float, float]
 Keys = tuple[Literal["socket", "interface"], ...]

@@ -22,10 +22,11 @@ from pathlib import Path
 from typing import Any
 
 from conformance.outputs import Broken, require_same
-from contract.archive import Study, find_studies
-from contract.cards import Card, load_card
-from contract.errors import OncoduetError, exit_status, one_line
+from contract.archive.studies import Study, find_studies
+from contract.card import Card, load_card
+from contract.errors import OncoduetError, exit_status
 from contract.process.terminal import say
+from contract.text import one_line
 
 TOKEN = "GRAND_CHALLENGE_TOKEN"
 PLATFORM = "https://grand-challenge.org/api/v1/"

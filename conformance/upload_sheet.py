@@ -6,21 +6,18 @@ says so and leaves them open.
 """
 
 import json
-import sys
 from collections.abc import Sequence
-from functools import partial
 from pathlib import Path
 
 from pydantic import BaseModel
 
-from contract.cards import Card, Socket, load_card
+from contract.card import Card, Socket
 from contract.errors import OncoduetError
-from contract.files import inside, read_json, sha256_file, write_text
+from contract.files.atomic import write_text
+from contract.files.reading import inside, read_json, sha256_file
 from contract.outputs import EXPORT, file_output
-from contract.process.command import Parser, run_command
-from contract.process.terminal import log_to_stdout
 from contract.schema import parse
-from contract.text import one_line, printable
+from contract.text import printable
 
 SHEET = "UPLOAD.md"
 
@@ -157,21 +154,3 @@ def _table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     lines = [headings, ["---"] * len(headings), *rows]
     cells = [[printable(cell).replace("|", r"\|") for cell in line] for line in lines]
     return "\n".join(f"| {' | '.join(line)} |" for line in cells)
-
-
-def _main(arguments: Sequence[str] | None = None) -> int:
-    parser = Parser(
-        prog="python -m conformance.upload_sheet", description="Write UPLOAD.md, the values for the platform's forms."
-    )
-    parser.add_argument("folder", type=Path, help="folder with the archives")
-    parser.add_argument("--card", required=True, help="name or path of the card")
-    parser.add_argument("--report", type=Path, nargs="*", default=[], help="conformance.json of the images")
-    return run_command(
-        lambda: parser.parse_args(arguments),
-        lambda options: print(one_line(str(write_sheet(options.folder, load_card(options.card), options.report)))),
-        log=partial(log_to_stdout, "%(message)s"),
-    )
-
-
-if __name__ == "__main__":
-    sys.exit(_main())

@@ -9,15 +9,10 @@ import errno
 import os
 import sys
 import traceback
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import NamedTuple, Self
 
 from contract.text import one_line, printable_lines
-
-__all__ = ["Ending", "OncoduetError", "UsageError", "ending", "exit_status", "one_line", "problem_of", "some"]
-
-SHOWN = 10
-"""How many of many things a message names."""
 
 _MACHINE: Mapping[int, str] = {
     errno.ENOENT: "file not found",
@@ -105,12 +100,6 @@ class Ending(NamedTuple):
     """For ``sys.exit``."""
     said: str
     """For stderr, without the last line's end: nothing, one line, or of a bug the traceback."""
-
-
-def some(names: Sequence[str], most: int = SHOWN) -> str:
-    """The first ``most`` of many names, and how many more there are."""
-    more = f" and {len(names) - most} more" if len(names) > most else ""
-    return ", ".join(names[:most]) + more
 
 
 def ending(command: Callable[[], object]) -> Ending:

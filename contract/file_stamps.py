@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TypedDict
 
-from contract.files import sha256_file, sha256_json
+from contract.files.reading import sha256_file, sha256_json
 from contract.schema import Frozen
 
 

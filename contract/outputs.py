@@ -12,44 +12,34 @@ is filled step by step, such as a run's, records each file before it takes its n
   knows what it wrote, so that a server's answer replaces its last one. Later processes find the same in an extended
   attribute of each file; without such attributes they replace nothing.
 
-``python -m contract.outputs {check,keep} FOLDER …`` holds ``export.sh`` to the same rules.
-
 Outputs appear together: written in a temporary folder, synced, moved file by file, the record of the others last.
 """
 
-import argparse
 import hashlib
 import os
 import re
 import shutil
-import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import Field
 
 from contract.errors import OncoduetError
-from contract.files import (
+from contract.files.atomic import (
     atomic_file,
     explain_full_disk,
     held_folder,
-    inside,
     nearest_folder,
-    open_regular,
-    read_json,
-    sha256_file,
     sweep,
     sync,
     writable,
     write_json,
 )
-from contract.locks import folder_lock
-from contract.process.command import Parser, run_command
-from contract.process.terminal import log_to_stdout
+from contract.files.locks import folder_lock
+from contract.files.reading import inside, open_regular, read_json, sha256_file
 from contract.provenance import Writer, writer
 from contract.schema import Frozen, RelativePath, parse
 
@@ -242,7 +232,7 @@ def file_output(path: Path, command: str, **identity: str | int | float | bool |
 def own_file(folder: Path, name: str, command: str) -> Iterator[Path]:
     """Give a temporary path for one file of a folder that a command fills step by step; it appears on success.
 
-    Raises ``OncoduetError`` as :func:`contract.files.atomic_file`, or where something else bears the name.
+    Raises ``OncoduetError`` as :func:`contract.files.atomic.atomic_file`, or where something else bears the name.
     """
     path = folder / name
     with atomic_file(path) as partial:
@@ -496,39 +486,3 @@ def _short(value: object) -> str:
     if isinstance(value, frozenset | list):
         return f"({len(value)})"
     return f"{value}"[: 12 if re.fullmatch("[0-9a-f]{64}", f"{value}") else 80]
-
-
-def _main(arguments: Sequence[str] | None = None) -> int:
-    parser = Parser(prog="python -m contract.outputs", description="Put what export.sh made in place.")
-    commands = parser.add_subparsers(required=True, metavar="{check,keep}")
-    check = commands.add_parser("check", help="refuse files that would have to be replaced")
-    check.add_argument("folder", type=Path, help="folder of the export")
-    check.add_argument("names", nargs="+", metavar="NAME=SOURCE", help="the files to come, and what each is made from")
-    check.add_argument("--input", type=Path, nargs="*", default=[], help="folders that the output must be apart from")
-    check.set_defaults(command=_check)
-    keep = commands.add_parser("keep", help="move a finished file into the folder")
-    keep.add_argument("folder", type=Path, help="folder of the export")
-    keep.add_argument("file", type=Path, help="on the same disk")
-    keep.add_argument("source", help="what it is made from, as check was told")
-    keep.set_defaults(command=_keep)
-    return run_command(
-        lambda: parser.parse_args(arguments),
-        lambda options: options.command(options),
-        log=partial(log_to_stdout, "%(message)s"),
-    )
-
-
-def _check(options: argparse.Namespace) -> None:
-    require_apart(options.folder, input=options.input)
-    for each in options.names:
-        name, _, source = each.partition("=")
-        file_output(options.folder / name, EXPORT, source=source).check()
-
-
-def _keep(options: argparse.Namespace) -> None:
-    with file_output(options.folder / options.file.name, EXPORT, source=options.source).staged() as stage:
-        options.file.replace(stage / options.file.name)
-
-
-if __name__ == "__main__":
-    sys.exit(_main())

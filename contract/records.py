@@ -8,7 +8,8 @@ from pydantic import BaseModel, Field, NonNegativeInt, model_validator
 from pydantic_core import PydanticCustomError
 
 from contract.file_stamps import ImageStamp, look_at
-from contract.files import read_json, write_json
+from contract.files.atomic import write_json
+from contract.files.reading import read_json
 from contract.provenance import Writer, writer
 from contract.schema import Frozen, Model, Name, RelativePath, Shown, parse
 

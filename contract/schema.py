@@ -11,7 +11,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 from pydantic_core import ErrorDetails, PydanticCustomError
 
 from contract.errors import OncoduetError, problem_of
-from contract.files import LONGEST_QUOTE, read_text
+from contract.files.reading import LONGEST_QUOTE, read_text
 from contract.names import require_name
 from contract.tables import LARGEST_NUMBER
 

@@ -9,12 +9,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from contract.cards import Card, Socket
-from contract.case_folders import visible
-from contract.errors import OncoduetError, some
-from contract.files import read_json
+from contract.card import Card, Socket
+from contract.errors import OncoduetError
+from contract.files.case_folders import visible
+from contract.files.reading import read_json
+from contract.images.volume import is_image
 from contract.schema import is_relative
-from contract.volume import is_image
+from contract.text import first_few
 
 
 @dataclass(frozen=True)
@@ -81,9 +82,9 @@ def single_image(folder: Path, socket: Socket) -> Path:
     if len(images) == 1:
         return images[0]
     if images:
-        names = f" ({some([path.name for path in images])})"
+        names = f" ({first_few([path.name for path in images])})"
     elif there:
-        names = f" that ends in .mha or .nii.gz; there is {some([path.name for path in there])}"
+        names = f" that ends in .mha or .nii.gz; there is {first_few([path.name for path in there])}"
     else:
         names = ""
     raise OncoduetError(folder, f"{socket.slug!r} has {len(images)} images, expected 1{names}")

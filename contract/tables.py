@@ -16,9 +16,9 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from contract.errors import OncoduetError, some
+from contract.errors import OncoduetError
 from contract.names import name_of, require_name
-from contract.text import printable
+from contract.text import first_few, printable
 
 logger = logging.getLogger(__name__)
 
@@ -62,7 +62,7 @@ class Table:
     def say_unused(self, names: Sequence[str], what: str) -> None:
         """Warn of rows that name nothing that there is, such as ``what``: they change nothing."""
         if names:
-            logger.warning("%s: %d rows name no %s and are not used: %s", self.path, len(names), what, some(names))
+            logger.warning("%s: %d rows name no %s and are not used: %s", self.path, len(names), what, first_few(names))
 
     def with_whole_numbers(self, *columns: str) -> "Table":
         """The table with ``7`` for ``7.0`` in these columns, which pandas writes where a cell is empty."""

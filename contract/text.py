@@ -5,9 +5,12 @@ what ``str.isprintable`` does not call printable is shown as Python would write 
 """
 
 import re
+from collections.abc import Sequence
 
 LONGEST = 4000
 """Characters of one line; the platform's reader of logs ends at lines of some 10,000 bytes."""
+SHOWN = 10
+"""How many of many things a message names."""
 
 
 def printable(text: str) -> str:
@@ -21,6 +24,12 @@ def one_line(message: str) -> str:
     """Fold any text into one printable line of bounded length; the platform shows only the last line of stderr."""
     line = printable(" ".join(str(message).split()))
     return line if len(line) <= LONGEST else f"{line[: LONGEST // 2]} … {line[3 - LONGEST // 2 :]}"
+
+
+def first_few(names: Sequence[str], most: int = SHOWN) -> str:
+    """The first ``most`` of many names, and how many more there are."""
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + more
 
 
 _MARKUP = re.compile(r"[\\`*~|]|<(?=[A-Za-z/!?])|\](?=[(\[:])|&(?=#?\w+;)|(?<![^\W_])_|_(?![^\W_])")

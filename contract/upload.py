@@ -1,38 +1,32 @@
 """What may be uploaded to the platform: an image, a model and a truth, each a ``.tar.gz``.
 
-``export.sh`` makes these archives and calls this before it gives them their names:
-``python -m contract.upload {image,model,truth} ARCHIVE``, and before all else ``… card CARD``. An archive is read to
-its last byte, so that a truncated one is never taken for whole.
+``export.sh`` has these archives checked before it gives them their names; ``training bundle`` checks its model. An
+archive is read to its last byte, so that a truncated one is never taken for whole.
 
 Sources: the platform's own checks of an upload (comic/grand-challenge.org): one image for amd64 with a user that is not
 root; model and truth are unpacked with Python's tar filter ``data``.
 """
 
-import argparse
 import gzip
 import hashlib
 import json
 import re
-import sys
 import tarfile
 import zlib
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
-from contract.archive import UNKNOWN_LICENCE
-from contract.cards import Card, load_card
-from contract.checksums import SUMS, parse_sums
+from contract.archive.studies import UNKNOWN_LICENCE
+from contract.card import Card
 from contract.errors import OncoduetError
-from contract.files import open_regular
-from contract.process.command import Parser, run_command
-from contract.process.terminal import log_to_stdout
+from contract.files.checksums import SUMS, parse_sums
+from contract.files.reading import open_regular
+from contract.files.tarballs import members
 from contract.records import BundleRecord
 from contract.schema import parse
-from contract.tarballs import members
 
 STANDIN_LABEL = "oncoduet.standin-base"
 """Label of images that were built on a local stand-in for the public base; they are for tests only."""
@@ -239,29 +233,3 @@ def _require_sums(archive: Path, contents: Contents) -> None:
                 expected=f"the sha256 in {SUMS} ({stated.get(file, 'none')})",
                 found=found.get(file, "no such file"),
             )
-
-
-def _main(arguments: Sequence[str] | None = None) -> int:
-    parser = Parser(prog="python -m contract.upload", description="Check what will be uploaded.")
-    parser.add_argument("kind", choices=["image", "model", "truth", "card"])
-    parser.add_argument("archive", type=Path, help="of a card: its name or path")
-    parser.add_argument("--card", help="by which a model has to have been trained")
-    parser.add_argument("--allow-standin", action="store_true", help="accept an image on a stand-in base, for tests")
-    parser.add_argument("--accept-non-commercial", action="store_true", help="accept a model of non-commercial data")
-
-    def check(options: argparse.Namespace) -> None:
-        if options.kind == "image":
-            check_image(options.archive, allow_standin=options.allow_standin)
-        elif options.kind == "model":
-            card = None if options.card is None else load_card(options.card)
-            check_model(options.archive, accept_non_commercial=options.accept_non_commercial, card=card)
-        elif options.kind == "card":
-            load_card(options.archive)
-        else:
-            check_truth(options.archive)
-
-    return run_command(lambda: parser.parse_args(arguments), check, log=partial(log_to_stdout, "%(message)s"))
-
-
-if __name__ == "__main__":
-    sys.exit(_main())

@@ -21,10 +21,10 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from contract.cards import load_card
-from contract.case_folders import case_name
+from contract.archive.patients import FEWEST_PATIENTS
+from contract.card import load_card
 from contract.errors import OncoduetError, UsageError
-from contract.patients import FEWEST_PATIENTS
+from contract.files.case_folders import case_name
 from contract.process.command import Parser, run_command
 from contract.process.invoke_server import PORT, Case, end_process, serve
 from contract.process.terminal import console as make_console

@@ -9,15 +9,15 @@ import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from contract.duplicates import say_alike
+from contract.archive.duplicates import say_alike
+from contract.archive.marksheet import contradictions
 from contract.errors import OncoduetError
 from contract.file_stamps import glance
-from contract.files import below, inside, sha256_file, sha256_json
-from contract.marksheet import contradictions
+from contract.files.reading import below, inside, sha256_file, sha256_json
+from contract.images.volume import is_image
 from contract.outputs import Output, require_apart
 from contract.records import write_record
 from contract.tables import read_table
-from contract.volume import is_image
 from evaluation.metrics.outcomes import TestSet, require_patients
 from evaluation.metrics.scored_runs import ScoredRun, group_by_configuration, identities, read_scored_runs
 from evaluation.planning.power import read_plan, sample_size

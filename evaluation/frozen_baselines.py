@@ -17,9 +17,9 @@ from pathlib import Path
 
 import numpy as np
 
-from contract.cards import Card
+from contract.card import Card
 from contract.errors import OncoduetError
-from contract.files import inside
+from contract.files.reading import inside
 from contract.outputs import Output, require_apart, require_unedited, subfolder
 from contract.records import AgainstBaseline, MetricsRecord, Source, read_record
 from evaluation.inputs.truth import BASELINES, TruthFolder

@@ -7,7 +7,7 @@ from typing import Any
 from pydantic import BaseModel
 
 from contract.errors import OncoduetError
-from contract.files import sha256_file, sha256_json
+from contract.files.reading import sha256_file, sha256_json
 from contract.outputs import Output, file_output, require_apart
 from contract.records import write_record
 from evaluation.metrics.scored_runs import identities

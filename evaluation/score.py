@@ -11,15 +11,16 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from contract.cards import Card
-from contract.case_folders import case_name
+from contract.archive.marksheet import contradictions
+from contract.archive.patients import FILE as PATIENTS
+from contract.archive.patients import patients_by_case, said_patients
+from contract.card import Card
 from contract.errors import OncoduetError
-from contract.files import atomic_file, sha256_json
-from contract.marksheet import contradictions
+from contract.files.atomic import atomic_file
+from contract.files.case_folders import case_name
+from contract.files.reading import sha256_json
 from contract.names import require_name
 from contract.outputs import Output, require_apart, require_folder, require_unowned, subfolder
-from contract.patients import FILE as PATIENTS
-from contract.patients import patients_by_case, said_patients
 from contract.provenance import writer
 from contract.records import Metrics, MetricsRecord, Source, write_record
 from evaluation.inputs.case_files import listed

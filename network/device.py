@@ -17,7 +17,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from contract.errors import OncoduetError, one_line
+from contract.errors import OncoduetError
+from contract.text import one_line
 
 Device = Literal["auto", "cpu", "cuda"]
 """As on the command line."""

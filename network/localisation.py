@@ -15,9 +15,9 @@ import numpy as np
 import numpy.typing as npt
 from scipy import ndimage
 
-from contract.cards import Card, KeepNear, Localisation
+from contract.card import Card, KeepNear, Localisation
 from contract.errors import OncoduetError
-from contract.volume import Box, Float32Array, Grid, Volume
+from contract.images.volume import Box, Float32Array, Grid, Volume
 from network.placement import Placement, target_spacing_mm_zyx
 
 TRAINING_SLACK_VOXELS = 2

@@ -21,8 +21,19 @@ from dataclasses import dataclass, replace
 import numpy as np
 import numpy.typing as npt
 
-from contract.cards import Card, Geometry
-from contract.volume import NATIVE, Axes, Box, Float32Array, Grid, Volume, along_axes, axes_to_lps, part_of, resample
+from contract.card import Card, Geometry
+from contract.images.volume import (
+    NATIVE,
+    Axes,
+    Box,
+    Float32Array,
+    Grid,
+    Volume,
+    along_axes,
+    axes_to_lps,
+    part_of,
+    resample,
+)
 
 
 @dataclass(frozen=True)

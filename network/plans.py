@@ -15,9 +15,9 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import AfterValidator, Field, model_validator
 from pydantic_core import PydanticCustomError
 
-from contract.cards import Card
+from contract.card import Card
 from contract.errors import OncoduetError
-from contract.files import LONGEST_QUOTE, read_json
+from contract.files.reading import LONGEST_QUOTE, read_json
 from contract.schema import Frozen, parse
 
 CONFIGURATION = "3d_fullres"

@@ -15,7 +15,7 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 
-from contract.volume import Float32Array
+from contract.images.volume import Float32Array
 
 Order = Literal[1, 2, 3, 4, 5]
 

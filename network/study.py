@@ -11,9 +11,9 @@ from pathlib import Path
 
 import numpy as np
 
-from contract.archive import check_geometry
-from contract.cards import Card
-from contract.volume import (
+from contract.archive.studies import check_geometry
+from contract.card import Card
+from contract.images.volume import (
     Float32Array,
     Grid,
     LabelArray,

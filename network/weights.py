@@ -12,7 +12,8 @@ from pathlib import Path
 import torch
 
 from contract.errors import OncoduetError
-from contract.files import LONGEST_QUOTE, atomic_file
+from contract.files.atomic import atomic_file
+from contract.files.reading import LONGEST_QUOTE
 
 _ALIASES = "aliases"
 

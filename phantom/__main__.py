@@ -12,7 +12,7 @@ from fractions import Fraction
 from functools import partial
 from pathlib import Path
 
-from contract.cards import load_card
+from contract.card import load_card
 from contract.process.command import Parser, run_command
 from contract.process.terminal import console, log_to_stdout, progress_on
 from phantom.archive import MOST_CASES, Order, write_archive

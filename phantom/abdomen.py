@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import numpy.typing as npt
 
-from contract.volume import Float32Array, Grid
+from contract.images.volume import Float32Array, Grid
 from phantom import painting
 from phantom.cohort import CasePlan, LesionVolumes
 from phantom.painting import BoolArray, grow, sphere_radius_mm

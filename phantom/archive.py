@@ -14,12 +14,12 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from contract.cards import Card
+from contract.card import Card
 from contract.errors import OncoduetError
-from contract.files import write_text
+from contract.files.atomic import write_text
+from contract.images.volume import Volume, write_volume
 from contract.outputs import Output
 from contract.records import Record, write_record
-from contract.volume import Volume, write_volume
 from phantom.cohort import POPULATIONS, CasePlan, Population, draw_phases, plan_case, positives_before
 from phantom.generators import generator_for
 from phantom.study import LabelValues, PhantomStudy

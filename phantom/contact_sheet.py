@@ -16,13 +16,13 @@ import numpy.typing as npt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from contract.archive import Study, find_studies
-from contract.cards import Card, Channel
+from contract.archive.studies import Study, find_studies
+from contract.card import Card, Channel
 from contract.errors import OncoduetError
 from contract.file_stamps import glance
-from contract.files import below
+from contract.files.reading import below
+from contract.images.volume import Volume, read_grid, read_label, read_volume, resample
 from contract.outputs import file_output, require_apart
-from contract.volume import Volume, read_grid, read_label, read_volume, resample
 from phantom.generators import Generator, generator_for
 
 Row = Mapping[str, str]  # of the marksheet

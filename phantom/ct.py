@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import numpy.typing as npt
 
-from contract.volume import Grid, Volume
+from contract.images.volume import Grid, Volume
 from phantom.abdomen import Anatomy, Layer, draw_anatomy, draw_lesions, label_organs, render
 from phantom.cohort import CasePlan, Population
 from phantom.study import LabelValues, PhantomStudy, blurred, centred_grid, distractor_facts, lesions_of

@@ -6,7 +6,7 @@ from typing import Protocol
 
 import numpy as np
 
-from contract.cards import Card
+from contract.card import Card
 from contract.errors import OncoduetError
 from phantom import abdomen, ct, mri, prostate
 from phantom.cohort import CasePlan, LesionVolumes, Population

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import numpy.typing as npt
 
-from contract.volume import Float32Array, Grid, Volume
+from contract.images.volume import Float32Array, Grid, Volume
 from phantom.cohort import CasePlan, Population
 from phantom.prostate import Anatomy, Layer, TissueMaps, draw_anatomy, draw_lesions, render
 from phantom.shapes import RandomField

@@ -7,7 +7,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy import ndimage
 
-from contract.volume import Float32Array
+from contract.images.volume import Float32Array
 from phantom.shapes import RandomField, Shape, Tube, Vector
 
 BoolArray = npt.NDArray[np.bool_]

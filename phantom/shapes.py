@@ -14,7 +14,7 @@ from typing import Protocol, Self
 import numpy as np
 from scipy.interpolate import PchipInterpolator
 
-from contract.volume import Float32Array
+from contract.images.volume import Float32Array
 
 Vector = tuple[float, float, float]  # x, y, z in mm
 Box = tuple[Vector, Vector]  # lowest and highest corner

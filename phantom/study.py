@@ -8,8 +8,8 @@ import numpy as np
 import numpy.typing as npt
 from scipy import ndimage
 
-from contract.cards import Card
-from contract.volume import Float32Array, Grid, Volume
+from contract.card import Card
+from contract.images.volume import Float32Array, Grid, Volume
 from phantom.painting import Distractor, DrawnLesion
 from phantom.shapes import Vector
 

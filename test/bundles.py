@@ -8,9 +8,9 @@ from typing import Any
 
 import torch
 
-from contract.cards import CARDS, Card
-from contract.checksums import SUMS
-from contract.files import write_json
+from contract.card import CARDS, Card
+from contract.files.atomic import write_json
+from contract.files.checksums import SUMS
 from contract.records import BundleRecord, Member, RunKey, Stage, StageRecord, write_record
 from network.weights import save_weights, tensors_sha256
 

@@ -17,7 +17,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from places import DATA, MOUNT
+from paths import DATA, MOUNT
 
 # Before torch is imported: asked in the ordinary way, CUDA could no longer be used by processes that tests fork.
 os.environ.setdefault("PYTORCH_NVML_BASED_CUDA_CHECK", "1")

@@ -8,7 +8,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from places import MOUNT, PROJECT
+from paths import MOUNT, PROJECT
 
 Ended = subprocess.CompletedProcess[str]
 

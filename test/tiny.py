@@ -4,7 +4,7 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
-from places import TINY_PLANS
+from paths import TINY_PLANS
 
 _PROFILE = """
 schema_version = 1

@@ -17,10 +17,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from contract.cards import load_card
-from contract.checksums import SUMS, format_sums
+from contract.card import load_card
 from contract.errors import OncoduetError
-from contract.files import atomic_file, read_json, sha256_file, sha256_json
+from contract.files.atomic import atomic_file
+from contract.files.checksums import SUMS, format_sums
+from contract.files.reading import read_json, sha256_file, sha256_json
 from contract.outputs import require_apart, require_folder, require_unowned
 from contract.records import BundleRecord, Member, Stage, StageRecord
 from contract.schema import parse

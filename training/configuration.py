@@ -12,7 +12,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from contract.files import sha256_json
+from contract.files.reading import sha256_json
 from contract.records import Stage
 from contract.schema import Factor, Frozen, Name
 

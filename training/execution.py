@@ -12,7 +12,8 @@ from typing import Any
 from rich.console import Console
 
 from contract.errors import OncoduetError
-from contract.files import sha256_file, writable, write_json, write_text
+from contract.files.atomic import writable, write_json, write_text
+from contract.files.reading import sha256_file
 from contract.outputs import require_apart, subfolder
 from contract.process.terminal import progress_on, said
 from contract.records import (

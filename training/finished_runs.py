@@ -5,9 +5,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from contract.cards import load_card
+from contract.card import load_card
 from contract.errors import OncoduetError
-from contract.files import inside, sha256_file
+from contract.files.reading import inside, sha256_file
 from contract.records import RunRecord
 from network.weights import load_weights, tensors_sha256
 from training.engine import engine_of

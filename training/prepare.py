@@ -14,16 +14,18 @@ from rich.console import Console
 from rich.progress import Progress
 from scipy import ndimage
 
-from contract.archive import MARKSHEET, Study, archive_licence, archive_patients, list_studies, refusal_of
-from contract.cards import Card, card_path, load_card
-from contract.errors import SHOWN, OncoduetError, UsageError, one_line, some
+from contract.archive.marksheet import contradictions
+from contract.archive.studies import MARKSHEET, Study, archive_licence, archive_patients, list_studies, refusal_of
+from contract.card import Card, card_path, load_card
+from contract.errors import OncoduetError, UsageError
 from contract.file_stamps import glance
-from contract.files import sha256_file, sha256_json, write_json, write_text
-from contract.marksheet import contradictions
+from contract.files.atomic import write_json, write_text
+from contract.files.reading import sha256_file, sha256_json
+from contract.images.volume import LabelArray, Volume
 from contract.outputs import Output, require_apart, require_folder
 from contract.process.terminal import progress_on
 from contract.records import Stage, write_record
-from contract.volume import LabelArray, Volume
+from contract.text import SHOWN, first_few, one_line
 from network import plausibility
 from network.localisation import true_region
 from network.placement import Placement
@@ -80,7 +82,7 @@ def prepare(
     console
         Where progress is shown.
     patients
-        Who the patients are, where the archive leaves it open; see :func:`contract.archive.archive_patients`.
+        Who the patients are, where the archive leaves it open; see :func:`contract.archive.studies.archive_patients`.
     on_bad_study
         What to do about studies that are wrong.
     replace
@@ -241,7 +243,7 @@ def _as_it_is(existing: Prepared) -> PreparedRecord:
     """The record of a dataset that is there, after saying so and what it leaves out."""
     if left_out := existing.record.left_out:
         logger.warning(
-            "%s: without %d studies, as its prepare.log says: %s", existing.folder, len(left_out), some(left_out)
+            "%s: without %d studies, as its prepare.log says: %s", existing.folder, len(left_out), first_few(left_out)
         )
     logger.info("%s: prepared already from these studies, nothing to do", existing.folder)
     return existing.record
@@ -326,7 +328,7 @@ class _BadStudies:
             logger.warning("left out: %s", fault)
         if self.faults:
             logger.warning(
-                "%d of %d studies are left out: %s", *(len(self.faults), self.studies, some(sorted(self.faults)))
+                "%d of %d studies are left out: %s", *(len(self.faults), self.studies, first_few(sorted(self.faults)))
             )
 
 

@@ -10,9 +10,9 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
-from contract.cards import Card
+from contract.card import Card
 from contract.errors import OncoduetError
-from contract.files import sha256_json
+from contract.files.reading import sha256_json
 from contract.records import CheckpointPolicy
 from contract.schema import Count, Factor, Frozen, Name, named_toml, parse_toml
 from network.plans import edited_full_resolution

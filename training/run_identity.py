@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-from contract.files import sha256_json
+from contract.files.reading import sha256_json
 from contract.records import RunKey
 from training.configuration import Configuration
 from training.dataset.prepared import Fold, Prepared

@@ -23,7 +23,8 @@ import numpy as np
 from rich.table import Table
 
 from contract.errors import OncoduetError
-from contract.files import held_folder, sha256_file, sha256_json, sweep, writable, write_text
+from contract.files.atomic import held_folder, sweep, writable, write_text
+from contract.files.reading import sha256_file, sha256_json
 from contract.outputs import Output, claim_file, require_apart, require_free, subfolder
 from contract.records import BatchRecord, Record, RunRecord, read_record, write_record
 from contract.schema import Frozen

@@ -11,10 +11,10 @@ from pathlib import Path
 
 from rich.table import Table
 
-from contract.archive import archive_licence
-from contract.cards import load_card
+from contract.archive.studies import archive_licence
+from contract.card import load_card
 from contract.errors import OncoduetError
-from contract.files import read_json, sha256_file, sha256_json
+from contract.files.reading import read_json, sha256_file, sha256_json
 from contract.records import RunRecord, SelectionRecord, read_record
 from training.dataset.archive_stamps import recorded_archive, unchanged_archive
 from training.dataset.prepared import LOCALISATION, Prepared, load_prepared

@@ -30,12 +30,14 @@ from algorithm.outputs.study_output import (
     write_listing,
     write_study,
 )
-from contract.archive import Study
-from contract.cards import Card
+from contract.archive.studies import Study
+from contract.card import Card
 from contract.errors import OncoduetError
 from contract.file_stamps import is_unchanged
-from contract.files import below, held_folder, inside, sha256_file, sha256_json, sweep, sync, writable
-from contract.locks import exclusive_lock
+from contract.files.atomic import held_folder, sweep, sync, writable
+from contract.files.locks import exclusive_lock
+from contract.files.reading import below, inside, sha256_file, sha256_json
+from contract.images.volume import read_volume
 from contract.outputs import (
     Output,
     file_output,
@@ -53,7 +55,6 @@ from contract.records import (
     read_record,
     write_record,
 )
-from contract.volume import read_volume
 from network.study import content_sha256
 
 RECORD, STUDY, FAILURES, LOCK = "batch.json", "study.json", "failures.json", ".lock"

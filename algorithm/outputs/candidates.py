@@ -29,9 +29,9 @@ import numpy as np
 import numpy.typing as npt
 from scipy import ndimage
 
-from contract.cards import CandidateRule, Card
+from contract.card import CandidateRule, Card
 from contract.errors import OncoduetError
-from contract.volume import Float32Array, LabelArray, Volume
+from contract.images.volume import Float32Array, LabelArray, Volume
 
 PEAK_FRACTION = 2.5
 """A candidate reaches out to its peak divided by this."""
@@ -44,8 +44,8 @@ _REACH = 6
 _TIES = 32
 """Equally high components up to which each is looked for alone."""
 _STRIDE = 4096
-MOST_VISITS = 500
-"""Of the dynamic searches, per voxel of the box around all that is looked at; noise needs fewer than 50."""
+MOST_VISITS = 100
+"""Visits of a dynamic search per voxel of the box that it searches; noise needs fewer than 10."""
 Rule = CandidateRule | float
 Probability = npt.NDArray[np.floating]
 
@@ -230,15 +230,16 @@ def _parts(remaining: Probability, *, minimum_voxels: int, skip_small: bool) -> 
         highest = values[order[place]]
         threshold = highest / remaining.dtype.type(PEAK_FRACTION)
         ties = order[place : np.searchsorted(falling, falling[place], side="right")]
+        if visited > MOST_VISITS * remaining.size:
+            raise OncoduetError("probability map", expected="compact lesions", found="thousands of winding ones")
         parts = _around(remaining, ties, threshold, minimum_voxels)
         if parts is not None:
             yield from parts
             visited += sum(part.visited for part in parts)
-            if visited > MOST_VISITS * remaining.size:
-                raise OncoduetError("probability map", expected="compact lesions", found="thousands of winding ones")
             continue
         found = _components(remaining, threshold)
         assert found is not None  # the highest voxel is there
+        visited += remaining.size
         large = np.flatnonzero(found.voxels >= minimum_voxels)
         boxes = ndimage.find_objects(found.labelled)
         for label in large[np.argsort(-found.peaks[large], kind="stable")]:

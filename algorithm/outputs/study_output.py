@@ -11,12 +11,12 @@ from pathlib import Path
 import numpy as np
 
 from algorithm.outputs.candidates import card_candidates, card_likelihood, paint_candidates
-from contract.cards import Card
-from contract.files import write_json, write_text
-from contract.probability import as_probabilities
+from contract.card import Card
+from contract.files.atomic import write_json, write_text
+from contract.images.probability import as_probabilities
+from contract.images.volume import Volume, write_volume
 from contract.records import Source, write_record
 from contract.sockets import job_listing, read_jobs
-from contract.volume import Volume, write_volume
 from network.detection.clustering import BoxPostprocessing
 from network.detection.painting import combine_scores
 

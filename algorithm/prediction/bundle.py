@@ -10,10 +10,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from contract.cards import Card, load_card
-from contract.checksums import SUMS, parse_sums
+from contract.card import Card, load_card
 from contract.errors import OncoduetError
-from contract.files import below, kind_of, read_text, sha256_file
+from contract.files.checksums import SUMS, parse_sums
+from contract.files.reading import below, kind_of, read_text, sha256_file
 from contract.records import BundleRecord, Member, StageRecord, read_record
 
 if TYPE_CHECKING:

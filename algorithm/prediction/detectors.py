@@ -14,8 +14,8 @@ import torch
 
 from algorithm.prediction.bundle import Bundle, MemberNetworks
 from contract.errors import OncoduetError
+from contract.images.volume import Float32Array, Volume
 from contract.records import Member, read_record
-from contract.volume import Float32Array, Volume
 from network.detection.anchors import AnchorPlan, anchors_of_patch, level_strides, require_levels
 from network.detection.clustering import BoxPostprocessing, BoxShape, CaseScore, ScoredBoxes
 from network.detection.inference import Detector, RawDetections, find_boxes

@@ -31,7 +31,7 @@ from algorithm.prediction.bundle import Bundle
 from algorithm.prediction.detectors import AS_IN_RULES, BoxChoice
 from algorithm.prediction.options import DEFAULTS, PredictionOptions
 from contract.errors import OncoduetError, UsageError
-from contract.files import sha256_json
+from contract.files.reading import sha256_json
 from contract.records import Member, Source
 
 ALL, FOUR, EACH, CONTROL = "all", "four", "each", "control"

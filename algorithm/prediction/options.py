@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from contract.cards import Card
+from contract.card import Card
 from network.device import Kind, Precision
 
 

@@ -28,11 +28,12 @@ from algorithm.prediction.detectors import (
     load_box_members,
 )
 from algorithm.prediction.options import DEFAULTS, PredictionOptions
-from contract.archive import read_grids
-from contract.cards import Card, Localisation
-from contract.errors import OncoduetError, one_line
+from contract.archive.studies import read_grids
+from contract.card import Card, Localisation
+from contract.errors import OncoduetError
+from contract.images.volume import Box, Float32Array, Grid, Volume
 from contract.records import Member
-from contract.volume import Box, Float32Array, Grid, Volume
+from contract.text import one_line
 from network.detection.clustering import BoxPostprocessing
 from network.device import free_device_memory, memory_or_refuse, out_of_memory
 from network.localisation import keep_near, organ_region

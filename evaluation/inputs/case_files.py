@@ -10,11 +10,11 @@ import logging
 from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 
-from contract.case_folders import LOOKS_LIKE_IMAGE, case_name, case_of, visible
 from contract.errors import OncoduetError
-from contract.files import read_json
+from contract.files.case_folders import LOOKS_LIKE_IMAGE, case_name, case_of, visible
+from contract.files.reading import read_json
+from contract.images.volume import image_stem, is_image
 from contract.names import require_case_id
-from contract.volume import image_stem, is_image
 
 _RECORDS = {"predictions.json", "source.json", "batch.json", "failures.json", "settings.json", "archive.json"}
 

@@ -17,16 +17,16 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from contract.cards import Card, card_names, load_card
-from contract.case_folders import case_name, require_none_below
-from contract.duplicates import say_alike
+from contract.archive.duplicates import say_alike
+from contract.card import Card, card_names, load_card
 from contract.errors import OncoduetError
-from contract.files import sha256_file, sha256_json
+from contract.files.case_folders import case_name, require_none_below
+from contract.files.reading import sha256_file, sha256_json
+from contract.images.volume import is_image
 from contract.outputs import require_as_written, require_unedited
 from contract.records import Source, StudyRecord, read_record
 from contract.sockets import Job, read_jobs, single_image
 from contract.tables import read_table
-from contract.volume import is_image
 from evaluation.inputs.case_files import images_by_case, likelihoods_by_case, listed
 from evaluation.inputs.truth import OnMissing, TruthFolder
 from evaluation.matching.cases import MatchingRule, Prediction

@@ -16,16 +16,16 @@ from functools import cached_property
 from pathlib import Path
 from typing import Literal
 
-from contract.cards import Card, card_names, load_card
-from contract.case_folders import case_name, require_none_below
-from contract.duplicates import say_alike
+from contract.archive.duplicates import say_alike
+from contract.archive.marksheet import read_marksheet
+from contract.archive.patients import FILE as PATIENTS
+from contract.archive.patients import PatientRule, patients_by_case, read_patients
+from contract.card import Card, card_names, load_card
 from contract.errors import OncoduetError
-from contract.files import read_json, sha256_file, sha256_json
-from contract.marksheet import read_marksheet
-from contract.patients import FILE as PATIENTS
-from contract.patients import PatientRule, patients_by_case, read_patients
+from contract.files.case_folders import case_name, require_none_below
+from contract.files.reading import read_json, sha256_file, sha256_json
+from contract.images.volume import is_image
 from contract.schema import Frozen, parse
-from contract.volume import is_image
 from evaluation.inputs.case_files import folders_of_patients, images_by_case, listed
 from evaluation.inputs.truth_index import INDEX, TruthIndex, open_index, write_index
 from evaluation.masks.sparse_image import read_label_map
@@ -84,8 +84,8 @@ class TruthFolder:
         Parameters
         ----------
         said
-            What ``--patients`` says (:func:`contract.patients.said_patients`): patients by case id, or a rule that
-            counts before what the folder says.
+            What ``--patients`` says (:func:`contract.archive.patients.said_patients`): patients by case id, or a rule
+            that counts before what the folder says.
 
         Raises
         ------

@@ -24,9 +24,9 @@ from typing import IO
 import numpy as np
 
 from contract.errors import OncoduetError
-from contract.files import atomic_file
+from contract.files.atomic import atomic_file
+from contract.images.volume import Grid
 from contract.outputs import require_folder
-from contract.volume import Grid
 from evaluation.masks.sparse_image import Foreground, LabelMap, read_label_map
 
 INDEX = "truth-index.zip"

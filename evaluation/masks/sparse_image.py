@@ -21,8 +21,8 @@ import numpy.typing as npt
 
 from contract.errors import OncoduetError
 from contract.images.image_header import ImageHeader
+from contract.images.volume import Grid, grid_of, whole_labels
 from contract.images.whole_image import PIECE_BYTES, read_header, read_voxels, voxel_pieces
-from contract.volume import Grid, grid_of, whole_labels
 
 Int64Array = npt.NDArray[np.int64]
 Values = npt.NDArray[Any]
@@ -93,7 +93,7 @@ class LabelMap:
 
 
 def open_image(path: Path) -> ImageFile:
-    """Read and check a header. Raises ``OncoduetError`` as ``contract.volume.read_grid`` does."""
+    """Read and check a header. Raises ``OncoduetError`` as ``contract.images.volume.read_grid`` does."""
     return ImageFile(path, read_header(path))
 
 
@@ -104,7 +104,7 @@ def read_label_map(path: Path) -> LabelMap:
 
 
 def read_confidences(image: ImageFile) -> Foreground:
-    """Read a detection map as float32; the same voxels as ``contract.volume.read_volume`` gives.
+    """Read a detection map as float32; the same voxels as ``contract.images.volume.read_volume`` gives.
 
     Confidences that float32 takes for 0, or for equal, are counted in the log.
 
@@ -125,7 +125,7 @@ def read_confidences(image: ImageFile) -> Foreground:
 
 
 def read_labels(image: ImageFile) -> Foreground:
-    """Read a label map as int32; the same voxels as ``contract.volume.read_label`` gives.
+    """Read a label map as int32; the same voxels as ``contract.images.volume.read_label`` gives.
 
     It may be stored as floats where every value is whole.
 

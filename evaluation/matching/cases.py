@@ -14,12 +14,12 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
-from contract.cards import Card
+from contract.card import Card
 from contract.errors import OncoduetError
-from contract.extent import doubt_of_lesions
-from contract.files import read_json, sha256_json
-from contract.probability import ROUNDING, as_probabilities
-from contract.volume import Grid, require_same_grid
+from contract.files.reading import read_json, sha256_json
+from contract.images.plausible_extent import doubt_of_lesions
+from contract.images.probability import ROUNDING, as_probabilities
+from contract.images.volume import Grid, require_same_grid
 from evaluation.masks.components import Components, ScatteredError, connect
 from evaluation.masks.sizes import Size
 from evaluation.masks.sparse_image import Foreground, LabelMap, open_image, read_confidences
@@ -239,7 +239,7 @@ def read_likelihood(path: Path) -> float:
 
 
 def _in_range(path: Path, confidence: Foreground) -> Foreground:
-    """Confidences in [0, 1]; see ``contract.probability``."""
+    """Confidences in [0, 1]; see ``contract.images.probability``."""
     values = confidence.values.astype(np.float32, copy=False)
     whole = np.append(values, np.zeros(int(confidence.has_background), dtype=np.float32))
     kept = as_probabilities(whole, source=path, what="confidences")[: values.size]

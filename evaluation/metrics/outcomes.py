@@ -11,8 +11,8 @@ from functools import cached_property
 import numpy as np
 import numpy.typing as npt
 
+from contract.archive.patients import FEWEST_PATIENTS, patients_by_case
 from contract.errors import OncoduetError
-from contract.patients import FEWEST_PATIENTS, patients_by_case
 
 FloatArray = npt.NDArray[np.float64]
 IntArray = npt.NDArray[np.int64]

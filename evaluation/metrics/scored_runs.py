@@ -22,13 +22,13 @@ from pathlib import Path
 
 import numpy as np
 
-from contract.case_folders import case_name
+from contract.archive.patients import FILE as PATIENTS
+from contract.archive.patients import patients_by_case, read_patients, said_patients
 from contract.errors import OncoduetError
-from contract.files import read_regular, sha256_file, sha256_json
+from contract.files.case_folders import case_name
+from contract.files.reading import read_regular, sha256_file, sha256_json
 from contract.names import require_case_id
 from contract.outputs import require_unedited
-from contract.patients import FILE as PATIENTS
-from contract.patients import patients_by_case, read_patients, said_patients
 from contract.records import Metrics, MetricsRecord, Record, Source, read_record
 from contract.tables import LARGEST_NUMBER
 from evaluation.matching.sweep import HIT_CRITERIA, HitCriterion

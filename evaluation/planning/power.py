@@ -15,7 +15,7 @@ from scipy.special import ndtr
 from scipy.stats import norm, rankdata
 
 from contract.errors import OncoduetError
-from contract.files import sha256_file
+from contract.files.reading import sha256_file
 from contract.records import Record, read_record
 from contract.schema import Frozen
 from evaluation.metrics.outcomes import FloatArray

@@ -22,7 +22,7 @@ from scipy.stats import nct
 from scipy.stats import t as student
 
 from contract.errors import OncoduetError
-from contract.files import sha256_file
+from contract.files.reading import sha256_file
 from contract.records import Record
 from contract.schema import Frozen
 from evaluation.metrics.outcomes import BoolArray, FloatArray

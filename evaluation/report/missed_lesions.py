@@ -19,12 +19,13 @@ import numpy.typing as npt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from contract.archive_files import ENDINGS
-from contract.cards import Card, card_names, load_card
-from contract.errors import OncoduetError, some
-from contract.files import inside
+from contract.archive.folder_scan import ENDINGS
+from contract.card import Card, card_names, load_card
+from contract.errors import OncoduetError
+from contract.files.reading import inside
+from contract.images.volume import read_volume, require_same_grid
 from contract.records import Source
-from contract.volume import read_volume, require_same_grid
+from contract.text import first_few
 from evaluation.inputs.one_case import read_one
 from evaluation.inputs.predictions import PredictionSet, find_prediction_sets
 from evaluation.inputs.truth import TruthFolder, find_truth
@@ -153,7 +154,7 @@ def _predictions_of(runs: Sequence[ScoredRun], truth: TruthFolder, predictions: 
         where = ", ".join(map(str, predictions))
         raise OncoduetError(where, "no predictions of the scored runs (by source.json)")
     if others := sorted({*scored.values()} - {*found}):
-        _log.warning("misses are those of %d of %d scored runs, without %s", len(found), len(scored), some(others))
+        _log.warning("misses are those of %d of %d scored runs, without %s", len(found), len(scored), first_few(others))
     return [found[name] for name in sorted(found)]
 
 

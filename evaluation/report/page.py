@@ -14,7 +14,7 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
-from contract.files import write_text
+from contract.files.atomic import write_text
 from evaluation.metrics.curves import FALSE_POSITIVES_PER_CASE_IN_REPORT
 from evaluation.metrics.hit_criteria import means_by_criterion
 from evaluation.metrics.operating_points import (

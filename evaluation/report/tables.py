@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from contract.files import write_text
+from contract.files.atomic import write_text
 from contract.names import cell
 from contract.text import printable
 from evaluation.metrics.hit_criteria import CriterionMeans

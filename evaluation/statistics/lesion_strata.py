@@ -18,8 +18,8 @@ from pathlib import Path
 
 import numpy as np
 
-from contract.case_folders import case_name
 from contract.errors import OncoduetError
+from contract.files.case_folders import case_name
 from contract.tables import read_table
 from evaluation.metrics.outcomes import BoolArray, FloatArray, TestSet
 from evaluation.metrics.scored_runs import Lesion, ScoredRun

@@ -6,9 +6,10 @@ from pathlib import Path
 
 import numpy as np
 
-from contract.errors import OncoduetError, some
-from contract.patients import alike
+from contract.archive.patients import alike
+from contract.errors import OncoduetError
 from contract.tables import Table, read_table
+from contract.text import first_few
 from evaluation.metrics.outcomes import BoolArray, FloatArray, Outcome, TestSet
 
 COLUMNS = ("reader", "case_id", "score")
@@ -51,7 +52,9 @@ def read_readers_table(path: Path, truth: TestSet) -> list[Reader]:
     places = {case_id: number for number, case_id in enumerate(truth.case_ids)}
     foreign = sorted({row["case_id"] for row in table.rows} - set(places))
     if foreign:
-        raise OncoduetError(path, expected=f"cases of the test set, such as {truth.case_ids[0]}", found=some(foreign))
+        raise OncoduetError(
+            path, expected=f"cases of the test set, such as {truth.case_ids[0]}", found=first_few(foreign)
+        )
     by_reader: dict[str, list[int]] = {}
     for index, row in enumerate(table.rows):
         if not row["reader"]:

@@ -18,9 +18,9 @@ from pathlib import Path
 
 import numpy as np
 
+from contract.archive.marksheet import read_marksheet
+from contract.archive.patients import FEWEST_PATIENTS
 from contract.errors import OncoduetError
-from contract.marksheet import read_marksheet
-from contract.patients import FEWEST_PATIENTS
 from evaluation.metrics.outcomes import BoolArray, Outcome, TestSet
 from evaluation.statistics.analysis_file import Analysis
 from evaluation.statistics.arms import Arm, approximate, interval_of_mean, tested_difference

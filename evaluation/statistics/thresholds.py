@@ -11,7 +11,8 @@ from pathlib import Path
 
 import numpy as np
 
-from contract.errors import OncoduetError, some
+from contract.errors import OncoduetError
+from contract.text import first_few
 from evaluation.metrics.operating_points import threshold_of_sensitivity, threshold_of_specificity
 from evaluation.metrics.outcomes import BoolArray, FloatArray
 from evaluation.metrics.scored_runs import ScoredRun, find_scored_runs, read_scored_runs
@@ -52,7 +53,7 @@ def read_validation(folders: Sequence[Path], runs: Sequence[ScoredRun]) -> dict[
         raise OncoduetError(
             ", ".join(map(str, folders[:3])),
             expected="a scored run on validation cases for each run on the test set",
-            found=f"none for {some(missing, 3)}",
+            found=f"none for {first_few(missing, 3)}",
         )
     return {run.name: found[_key(run)][1] for run in runs}
 
@@ -69,9 +70,9 @@ def notes_on_validation(validation: Mapping[str, ScoredRun], runs: Sequence[Scor
     if shared:
         notes.append(f"{len(shared)} ids of validation cases, such as {min(shared)}, are also in the test set.")
     if trained:
-        notes.append(f"Some validation cases were trained on by {some(trained, 3)}.")
+        notes.append(f"Some validation cases were trained on by {first_few(trained, 3)}.")
     if unknown:
-        notes.append(f"Whether validation cases were trained on is not known for {some(unknown, 3)}.")
+        notes.append(f"Whether validation cases were trained on is not known for {first_few(unknown, 3)}.")
     return tuple(notes)
 
 

@@ -16,8 +16,8 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import Field
 
+from contract.images.volume import Box
 from contract.schema import Frozen
-from contract.volume import Box
 
 Float64Array = npt.NDArray[np.float64]
 BoxShape = Literal["cuboid", "ellipsoid", "segmentation"]

@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy import ndimage
 
-from contract.volume import Float32Array
+from contract.images.volume import Float32Array
 from network.detection.clustering import BoxShape, CaseScore, Float64Array, ScoredBoxes
 
 MINIMUM_VOXELS = 10

@@ -23,10 +23,11 @@ from scipy.ndimage import binary_dilation, label
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from contract.cards import load_card
-from contract.files import sha256_json, write_json, write_text
+from contract.card import load_card
+from contract.files.atomic import write_json, write_text
+from contract.files.reading import sha256_json
+from contract.images.volume import Grid, Volume, read_label, write_volume
 from contract.records import Source, write_record
-from contract.volume import Grid, Volume, read_label, write_volume
 from evaluation.inputs.truth import find_truth
 
 PROJECT = Path(__file__).resolve().parents[2]

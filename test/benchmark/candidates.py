@@ -26,7 +26,7 @@ import numpy as np
 from scipy import ndimage
 
 from algorithm.outputs.candidates import Rule, extract_candidates, paint_candidates
-from contract.volume import read_volume
+from contract.images.volume import read_volume
 
 RULES: tuple[Rule, ...] = ("dynamic", "dynamic-v2", "dynamic-fast", 0.1)
 PEER = "report_guided_annotation"

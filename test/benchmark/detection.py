@@ -41,7 +41,7 @@ import torch
 from torch import Tensor, nn
 
 from contract.errors import OncoduetError
-from contract.files import read_json
+from contract.files.reading import read_json
 from contract.records import read_record
 from network.detection.anchors import AnchorPlan, anchors_of_patch, level_strides
 from network.detection.boxes import iou

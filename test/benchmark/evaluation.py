@@ -29,7 +29,7 @@ import SimpleITK as sitk
 from picai_eval.metrics import Metrics as OracleMetrics
 
 from contract.errors import OncoduetError
-from contract.volume import image_stem
+from contract.images.volume import image_stem
 from evaluation.metrics.curves import FALSE_POSITIVES_PER_CASE, Froc, sensitivity_key
 
 LESIONS_FOUND = 0.8

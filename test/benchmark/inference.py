@@ -24,9 +24,9 @@ from typing import Any
 import measure
 import numpy as np
 
-from contract.cards import load_card
-from contract.files import write_json
-from contract.volume import Grid, Volume, write_volume
+from contract.card import load_card
+from contract.files.atomic import write_json
+from contract.images.volume import Grid, Volume, write_volume
 
 CARD = "cspca-picai"
 DATASET = "Dataset001_benchmark"

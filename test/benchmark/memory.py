@@ -16,8 +16,8 @@ import measure
 import numpy as np
 
 from algorithm.prediction.bundle import read_bundle
-from contract.archive import find_studies
-from contract.volume import Grid, Volume, read_volume, resample, write_volume
+from contract.archive.studies import find_studies
+from contract.images.volume import Grid, Volume, read_volume, resample, write_volume
 
 SPACING_MM_XYZ = (0.75, 0.75, 1.0)
 NOISE_HU = 5.0

@@ -5,7 +5,8 @@ from types import ModuleType
 
 import pytest
 
-from contract.files import read_json, write_json
+from contract.files.atomic import write_json
+from contract.files.reading import read_json
 from training.dataset.prepared import load_prepared
 from training.profile import load_profile
 

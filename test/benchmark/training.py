@@ -26,7 +26,8 @@ from pathlib import Path
 import measure
 
 from contract.errors import OncoduetError
-from contract.files import read_json, write_json
+from contract.files.atomic import write_json
+from contract.files.reading import read_json
 from training.dataset.prepared import Prepared, load_prepared
 from training.profile import PROFILES, edited_plans, load_profile
 

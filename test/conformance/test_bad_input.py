@@ -10,13 +10,13 @@ import time
 import uuid
 
 import pytest
-from places import PROJECT
+from paths import PROJECT
 from programs import run
 
-from conformance.engine import LABEL
+from conformance.container_engine import LABEL
 from conformance.studies import make_study
 from conformance.submissions import made_truth, truth_files
-from contract.cards import load_card
+from contract.card import load_card
 
 CARD = load_card("cspca-picai")
 

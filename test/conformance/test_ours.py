@@ -5,7 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from places import PROJECT
+from paths import PROJECT
 
 from conformance.__main__ import main
 from conformance.lesion_model import make_model, write_tarball

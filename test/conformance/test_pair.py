@@ -12,15 +12,15 @@ import uuid
 from pathlib import Path
 
 import pytest
-from places import PROJECT
+from paths import PROJECT
 
 from conformance.archives import folder_files
 from conformance.conditions import Place, workplace
-from conformance.engine import session
+from conformance.container_engine import session
 from conformance.lesion_model import make_model
 from conformance.studies import FIRST, SECOND, make_study
 from conformance.submissions import job, made_truth, truth_files
-from contract.cards import load_card
+from contract.card import load_card
 
 CARD = load_card("cspca-picai")
 # Case → where it lies, whether a lesion can be seen, whether the truth has one.

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Protocol
 
 import pytest
-from places import PROJECT
+from paths import PROJECT
 
 CAMPAIGN = Path(__file__).parent / "campaign"
 CARD, CT_CARD = "cspca-picai", "pdac-panorama"

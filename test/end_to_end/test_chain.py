@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 
-from contract.cards import CARDS, Card, load_card
+from contract.card import CARDS, Card, load_card
 
 CARD = load_card("cspca-picai")
 CT_CARD = load_card("pdac-panorama")

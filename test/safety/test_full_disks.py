@@ -9,11 +9,11 @@ import sys
 from pathlib import Path
 
 import pytest
+from demo_files import CARD
 from programs import run, run_on_small_disk
-from small_world import CARD
 
+from contract.images.volume import is_image
 from contract.images.whole_image import require_whole
-from contract.volume import is_image
 
 COHORT = ("--card", CARD, "--cases", "2", "--positive-fraction", "0.5", "--seed", "1")
 

@@ -16,16 +16,16 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from places import PROJECT
+from demo_files import CARD, run
+from paths import PROJECT
 from safety.world import everything
-from small_world import CARD, run
 
 import algorithm.__main__
 import evaluation.__main__
 import phantom.__main__
 import training.__main__
+from contract.images.volume import Volume, read_volume, write_volume
 from contract.records import RunRecord, read_record, write_record
-from contract.volume import Volume, read_volume, write_volume
 
 Words = Sequence[object]
 

@@ -6,11 +6,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from small_world import make_world, succeed
+from demo_files import make_world, succeed
 
-from contract.files import sha256_file
+from contract.files.reading import sha256_file
+from contract.images.volume import Volume, read_volume, write_volume
 from contract.records import RunRecord, read_record, write_record
-from contract.volume import Volume, read_volume, write_volume
 from training.nndetection.model import UpstreamRecord
 from training.nndetection.run_files import NEEDED
 

@@ -20,7 +20,7 @@ import pytest
 from conformance.studies import FIRST, describe_socket, image_bytes, make_study
 from conformance.submissions import made_truth
 from conformance.tryout import TOKEN, main
-from contract.cards import load_card
+from contract.card import load_card
 
 pytest.importorskip("gcapi")
 

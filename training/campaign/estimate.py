@@ -31,7 +31,7 @@ from pathlib import Path
 from typing import Any
 
 from contract.errors import OncoduetError
-from contract.files import read_json
+from contract.files.reading import read_json
 from contract.process.signals import children_that_end_with_us, leave_last_word_to_parent
 from network.plans import full_resolution
 from training.campaign.devices import CudaDevice, see_only

@@ -18,9 +18,10 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, NonNegativeInt
 
-from contract.cards import load_card
+from contract.card import load_card
 from contract.errors import OncoduetError
-from contract.files import read_regular, writable
+from contract.files.atomic import writable
+from contract.files.reading import read_regular
 from contract.outputs import require_apart, require_folder, require_unowned, subfolder
 from contract.records import RunRecord, write_record
 from contract.schema import Count, Factor, Frozen, Index, parse_toml

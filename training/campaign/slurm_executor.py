@@ -28,7 +28,8 @@ from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
-from contract.errors import OncoduetError, one_line
+from contract.errors import OncoduetError
+from contract.text import one_line
 from network.device import Device, choose_device
 from training.campaign.console import Display
 from training.campaign.estimate import Capacity, estimate_costs

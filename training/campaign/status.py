@@ -16,10 +16,11 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from contract.errors import OncoduetError, one_line
-from contract.files import open_regular
-from contract.locks import try_lock
+from contract.errors import OncoduetError
+from contract.files.locks import try_lock
+from contract.files.reading import open_regular
 from contract.records import Epoch, RunRecord, read_record
+from contract.text import one_line
 from training.campaign.plan import Campaign, PlannedRun
 
 State = Literal["planned", "queued", "running", "interrupted", "finished", "failed"]

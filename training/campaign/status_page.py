@@ -14,7 +14,7 @@ from pathlib import Path
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from contract.files import write_text
+from contract.files.atomic import write_text
 from contract.provenance import VERSION
 from contract.records import Epoch
 from contract.text import printable

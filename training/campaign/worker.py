@@ -6,8 +6,9 @@ A failing run ends none of the others; its error is passed on as text, since the
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from contract.errors import OncoduetError, one_line
+from contract.errors import OncoduetError
 from contract.records import RunRecord
+from contract.text import one_line
 from network.device import Device
 from training.campaign.plan import Campaign, PlannedRun
 from training.campaign.status import ExecutorMessage

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 
 from contract.errors import OncoduetError
-from contract.volume import LabelArray
+from contract.images.volume import LabelArray
 from network.memory_plan import GB, Budget, gpu_bytes_left, held_bytes, memory_budget
 from training.augmentation.patches import Size
 from training.dataloading.patch_sampling import Voxels

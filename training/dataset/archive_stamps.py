@@ -7,7 +7,7 @@ An archive's folder and the times of its files are no part of a dataset: nothing
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
-from contract.archive import Study
+from contract.archive.studies import Study
 from contract.errors import OncoduetError
 from contract.file_stamps import FileStamp, is_unchanged, look_at
 from contract.records import Record, read_record

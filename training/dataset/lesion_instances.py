@@ -12,7 +12,7 @@ import torch
 from scipy import ndimage
 from torch import Tensor
 
-from contract.volume import LabelArray
+from contract.images.volume import LabelArray
 
 _TOUCHING = np.ones((3, 3, 3), dtype=bool)
 

@@ -13,8 +13,8 @@ from typing import Any, cast
 import numpy as np
 from scipy import ndimage
 
-from contract.cards import Card
-from contract.volume import Box, Grid, Volume, resample
+from contract.card import Card
+from contract.images.volume import Box, Grid, Volume, resample
 from network.plans import full_resolution
 from network.preprocessing import Preprocessed
 

@@ -18,9 +18,10 @@ from nnunetv2.experiment_planning.dataset_fingerprint.fingerprint_extractor impo
 from nnunetv2.experiment_planning.experiment_planners.default_experiment_planner import ExperimentPlanner
 from nnunetv2.training.dataloading.nnunet_dataset import comp_blosc2_params, nnUNetDatasetBlosc2
 
-from contract.cards import Card
-from contract.files import read_json, write_json
-from contract.volume import Float32Array, LabelArray
+from contract.card import Card
+from contract.files.atomic import write_json
+from contract.files.reading import read_json
+from contract.images.volume import Float32Array, LabelArray
 from network.plans import CONFIGURATION, full_resolution
 from network.preprocessing import Preprocessed, preprocess
 from training.dataset.nnunet_folders import nnunet_folders

@@ -19,8 +19,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from contract.errors import OncoduetError, one_line
-from contract.files import LONGEST_QUOTE, kind_of
+from contract.errors import OncoduetError
+from contract.files.reading import LONGEST_QUOTE, kind_of
+from contract.text import one_line
 
 MOST_BYTES = 2**28
 MOST_STEPS = 100_000

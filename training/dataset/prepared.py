@@ -15,11 +15,12 @@ from typing import Annotated, Any
 
 from pydantic import Field
 
-from contract.cards import Card, load_card
-from contract.errors import OncoduetError, some
-from contract.files import inside, sha256_file, sha256_json
+from contract.card import Card, load_card
+from contract.errors import OncoduetError
+from contract.files.reading import inside, sha256_file, sha256_json
 from contract.records import Record, Stage, read_record
 from contract.schema import Frozen, Name
+from contract.text import first_few
 from network.plans import read_plans
 
 SPLITS = "splits.json"
@@ -236,15 +237,15 @@ def require_folds(path: Path, folds: Sequence[Fold], studies: Sequence[PreparedS
                 raise OncoduetError(where, f"no studies in {side}")
             unknown = sorted(set(cases) - set(patient_of))
             if unknown:
-                raise OncoduetError(where, expected=f"studies of {path.parent} in {side}", found=some(unknown))
+                raise OncoduetError(where, expected=f"studies of {path.parent} in {side}", found=first_few(unknown))
             doubled = sorted(case_id for case_id, count in Counter(cases).items() if count > 1)
             if doubled:
-                raise OncoduetError(where, f"duplicate in {side}: {some(doubled)}")
+                raise OncoduetError(where, f"duplicate in {side}: {first_few(doubled)}")
         train, validation = ({patient_of[case_id] for case_id in cases} for cases in (fold.train, fold.validation))
         if both := sorted(train & validation):
-            raise OncoduetError(where, f"patient on both sides: {some(both)}")
+            raise OncoduetError(where, f"patient on both sides: {first_few(both)}")
         if missing := sorted(set(patient_of) - {*fold.train, *fold.validation}):
-            raise OncoduetError(where, f"study neither in train nor in validation: {some(missing)}")
+            raise OncoduetError(where, f"study neither in train nor in validation: {first_few(missing)}")
 
 
 def case_files(folder: Path, case_id: str) -> tuple[Path, Path, Path]:

@@ -14,8 +14,9 @@ import blosc2  # type: ignore[import-untyped]
 import numpy as np
 import numpy.typing as npt
 
-from contract.errors import OncoduetError, one_line
-from contract.files import kind_of
+from contract.errors import OncoduetError
+from contract.files.reading import kind_of
+from contract.text import one_line
 from training.dataset.plain_pickle import read_plain_pickle
 
 IMAGE, LABEL = (np.dtype(np.float32),), (np.dtype(np.int8), np.dtype(np.int16))

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from contract.errors import OncoduetError
-from contract.volume import Volume
+from contract.images.volume import Volume
 from network.study import Scan, content_sha256
 from training.dataset.prepared import Fold, PreparedStudy
 

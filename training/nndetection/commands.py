@@ -20,8 +20,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
-from contract.errors import OncoduetError, one_line
-from contract.files import regular_only
+from contract.errors import OncoduetError
+from contract.files.reading import regular_only
+from contract.text import one_line
 from training.interleaving import Steps
 from training.nndetection.dataset_layout import Layout
 

@@ -17,11 +17,11 @@ from pathlib import Path
 
 import numpy as np
 
-from contract.archive import Study
-from contract.cards import Card
+from contract.archive.studies import Study
+from contract.card import Card
 from contract.errors import OncoduetError
-from contract.files import atomic_file, write_json
-from contract.volume import Float32Array, Volume, write_volume
+from contract.files.atomic import atomic_file, write_json
+from contract.images.volume import Float32Array, Volume, write_volume
 from network.placement import Placement
 from network.study import classes_on, read_scan, read_truth, stack
 from training.dataset.lesion_instances import number_lesions

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from contract.errors import OncoduetError
-from contract.files import sha256_file
+from contract.files.reading import sha256_file
 from contract.records import CheckpointPolicy, RunRecord
 from network.device import Device, Kind, machine_gpu
 from training.configuration import UpstreamConfiguration

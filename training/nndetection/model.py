@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from contract.errors import OncoduetError
-from contract.files import read_json, sha256_file
+from contract.files.reading import read_json, sha256_file
 from contract.records import Record, RunKey, read_record, write_record
 from training.nndetection.dataset_layout import COMMIT, MODEL, Layout
 from training.nndetection.run_files import NEEDED, REPORTS, model_folder, model_record

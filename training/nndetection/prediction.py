@@ -13,10 +13,12 @@ import logging
 from collections.abc import Sequence
 from pathlib import Path
 
-from contract.archive import Study, archive_licence, find_studies
-from contract.cards import Card, load_card
+from contract.archive.studies import Study, archive_licence, find_studies
+from contract.card import Card, load_card
 from contract.errors import OncoduetError
-from contract.files import inside, sha256_file, sha256_json, writable, write_json, write_text
+from contract.files.atomic import writable, write_json, write_text
+from contract.files.reading import inside, sha256_file, sha256_json
+from contract.images.volume import Volume, write_volume
 from contract.outputs import Output, require_apart, require_free, require_scratch, scratch, subfolder
 from contract.records import (
     BatchRecord,
@@ -28,7 +30,6 @@ from contract.records import (
     write_record,
 )
 from contract.sockets import job_listing
-from contract.volume import Volume, write_volume
 from network.detection.clustering import ScoredBoxes
 from network.detection.painting import combine_scores, paint_boxes
 from network.placement import Placement

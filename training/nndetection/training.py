@@ -16,9 +16,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
 
-from contract.archive import list_studies
+from contract.archive.studies import list_studies
 from contract.errors import OncoduetError
-from contract.files import read_json, write_json
+from contract.files.atomic import write_json
+from contract.files.reading import read_json
 from training.configuration import UpstreamConfiguration
 from training.engine import Trained, Workplace
 from training.interleaving import Steps

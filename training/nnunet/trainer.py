@@ -26,9 +26,10 @@ from nnunetv2.training.lr_scheduler.polylr import PolyLRScheduler
 from nnunetv2.training.nnUNetTrainer import nnUNetTrainer as nnunet_trainer
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 
-from contract.errors import OncoduetError, one_line
-from contract.files import held_folder
+from contract.errors import OncoduetError
+from contract.files.atomic import held_folder
 from contract.records import CheckpointPolicy, Epoch
+from contract.text import one_line
 from network.architecture import build_network
 from network.device import require_same_device
 from network.plans import CONFIGURATION, require_dataset, require_plans

@@ -5,7 +5,7 @@ from collections.abc import Generator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
-from contract.files import sha256_file
+from contract.files.reading import sha256_file
 from contract.records import read_record, write_record
 from network.device import Kind
 from training.configuration import DetectorConfiguration

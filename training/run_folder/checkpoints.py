@@ -23,9 +23,11 @@ from typing import Annotated, Any
 
 from pydantic import Field, NonNegativeInt
 
-from contract.errors import OncoduetError, one_line
-from contract.files import atomic_file, kind_of
+from contract.errors import OncoduetError
+from contract.files.atomic import atomic_file
+from contract.files.reading import kind_of
 from contract.schema import Frozen, parse
+from contract.text import one_line
 
 KEPT = 2
 """How many are kept."""

@@ -18,7 +18,8 @@ from pathlib import Path
 from typing import Any
 
 from contract.errors import OncoduetError
-from contract.files import inside, read_json, read_text, regular_only, sha256_file, sweep
+from contract.files.atomic import sweep
+from contract.files.reading import inside, read_json, read_text, regular_only, sha256_file
 from contract.outputs import (
     claim_file,
     is_our_record,

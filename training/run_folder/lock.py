@@ -11,8 +11,8 @@ from contextlib import AbstractContextManager
 from datetime import UTC, datetime
 from pathlib import Path
 
-from contract.errors import one_line
-from contract.locks import exclusive_lock
+from contract.files.locks import exclusive_lock
+from contract.text import one_line
 from training.run_folder.folder import is_lock_text
 
 PATIENCE_S = 0.2

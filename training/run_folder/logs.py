@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TextIO
 
-from contract.files import regular_only
+from contract.files.reading import regular_only
 from contract.process.terminal import CleanFormatter
 
 

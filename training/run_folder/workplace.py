@@ -12,7 +12,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from contract.errors import OncoduetError
-from contract.files import PARTIAL, below
+from contract.files.atomic import PARTIAL
+from contract.files.reading import below
 from contract.outputs import MANIFEST, subfolder
 
 SIGN = "at_work"

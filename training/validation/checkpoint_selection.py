@@ -14,7 +14,8 @@ import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
-from contract.files import held_folder, sha256_file
+from contract.files.atomic import held_folder
+from contract.files.reading import sha256_file
 from contract.outputs import claim_scratch
 from contract.records import BatchRecord, Record, ScoredCheckpoint, SelectionRecord, read_record, write_record
 from network.device import Kind

@@ -15,9 +15,10 @@ import tarfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from contract.cards import Card
-from contract.errors import OncoduetError, one_line
+from contract.card import Card
+from contract.errors import OncoduetError
 from contract.records import Metrics, MetricsRecord, RunKey, RunRecord, read_record
+from contract.text import one_line
 from network.device import Device
 from training.dataset.archive_stamps import SourcesRecord
 from training.run_folder.folder import RunFolder

@@ -7,7 +7,7 @@ import tarfile
 
 import numpy as np
 import pytest
-from places import PROJECT
+from paths import PROJECT
 
 CAMPAIGN = """
 schema_version = 1

@@ -10,9 +10,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import SimpleITK as sitk
-from places import PROJECT
+from paths import PROJECT
 
-from contract.cards import CARDS
+from contract.card import CARDS
 from contract.outputs import MANIFEST
 
 EXPORT = PROJECT / "export.sh"

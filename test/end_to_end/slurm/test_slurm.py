@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TypeVar
 
 import pytest
-from places import PROJECT
+from paths import PROJECT
 from tiny import tiny_profile
 
 from contract.records import RunRecord, read_record

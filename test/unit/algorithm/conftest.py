@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 import torch
 from bundles import dataset_of, seal, write_bundle, write_member
-from places import TINY_PLANS
+from paths import TINY_PLANS
 from studies import tilted_grid
 
-from contract.cards import load_card
+from contract.card import load_card
+from contract.images.volume import Volume, write_volume
 from contract.records import write_record
-from contract.volume import Volume, write_volume
 from network.architecture import build_network
 from network.detection.anchors import AnchorPlan
 from network.detection.retina_unet import build_retina_unet

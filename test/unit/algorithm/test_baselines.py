@@ -2,9 +2,9 @@ import numpy as np
 import pytest
 
 from algorithm.baselines import baseline_probability
-from contract.archive import Study
-from contract.cards import Baseline, load_card
-from contract.volume import Volume, read_grid, read_volume, write_volume
+from contract.archive.studies import Study
+from contract.card import Baseline, load_card
+from contract.images.volume import Volume, read_grid, read_volume, write_volume
 
 
 @pytest.fixture

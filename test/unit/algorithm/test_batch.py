@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from places import PROJECT
+from paths import PROJECT
 from programs import python, run
 
 from algorithm.__main__ import main
@@ -24,10 +24,10 @@ from algorithm.batch import predict_batch
 from algorithm.outputs.study_output import study_files
 from algorithm.prediction.options import PredictionOptions
 from algorithm.prediction.predictor import Predictor, StudyPrediction, load_predictor
-from contract.cards import load_card
+from contract.card import load_card
+from contract.images.volume import Volume, read_grid, read_volume, write_volume
 from contract.records import BatchRecord, FailuresRecord, Source, StudyRecord, read_record, write_record
 from contract.sockets import read_jobs
-from contract.volume import Volume, read_grid, read_volume, write_volume
 
 CARD = load_card("cspca-picai")
 FOUR_OF_TWO = [(name, 0, restart) for restart in (1, 2, 3, 4) for name in ("ce", "focal")]

@@ -11,10 +11,10 @@ import SimpleITK as sitk
 from programs import run as run_program
 
 from algorithm.__main__ import main
-from contract.cards import CARDS, load_card
+from contract.card import CARDS, load_card
+from contract.images.volume import Grid, Volume, image_stem, read_grid, read_volume, write_volume
 from contract.records import Source, read_record
 from contract.sockets import read_jobs
-from contract.volume import Grid, Volume, image_stem, read_grid, read_volume, write_volume
 
 CARD = load_card("cspca-picai")
 T2W, ADC, HBV = (channel.socket.relative_path for channel in CARD.channels)

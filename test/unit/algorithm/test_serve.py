@@ -6,10 +6,10 @@ import sys
 import time
 
 import pytest
-from places import PROJECT
+from paths import PROJECT
 from programs import ask, python
 
-from contract.cards import load_card
+from contract.card import load_card
 
 CARD = load_card("cspca-picai")
 

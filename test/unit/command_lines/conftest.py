@@ -5,10 +5,10 @@ import shutil
 from pathlib import Path
 
 import pytest
-from small_world import CARD, make_world, succeed
+from demo_files import CARD, make_world, succeed
 
-from contract.cards import CARDS
-from contract.volume import read_volume, write_volume
+from contract.card import CARDS
+from contract.images.volume import read_volume, write_volume
 
 CAMPAIGN = """
 schema_version = 1

@@ -22,8 +22,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import demo_files
 import pytest
-import small_world
 from bundles import seal
 
 import algorithm.__main__
@@ -143,7 +143,7 @@ def test_every_command_has_a_row_that_names_every_path_it_takes() -> None:
                 assert any(f"{option} {{" in calls for option in action.option_strings), (name, action.dest)
 
 
-MAINS: dict[str, Main] = {**small_world.MAINS, "conformance": conformance.__main__.main}
+MAINS: dict[str, Main] = {**demo_files.MAINS, "conformance": conformance.__main__.main}
 
 
 def _call(name: str, words: list[str], folder: Path) -> tuple[int, str, str]:

@@ -9,7 +9,7 @@ import tarfile
 import pytest
 
 from conformance.archives import folder_files, read_archive, read_saved, tarball_files
-from conformance.engine import ContainerEngine
+from conformance.container_engine import ContainerEngine
 from conformance.outputs import Broken
 
 

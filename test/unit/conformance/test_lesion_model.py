@@ -7,7 +7,7 @@ from conformance.archives import folder_files, tarball_files
 from conformance.lesion_model import main, make_model
 from conformance.outputs import read_map, require_detection_map, require_lesion_found, require_likelihood
 from conformance.studies import FIRST, SECOND, make_study
-from contract.cards import load_card
+from contract.card import load_card
 
 
 @pytest.fixture(scope="module", params=["cspca-picai", "pdac-panorama"])

@@ -25,8 +25,8 @@ from conformance.outputs import (
     require_utf8,
 )
 from conformance.studies import FIRST, image_bytes
-from contract.cards import load_card
-from contract.volume import Grid
+from contract.card import load_card
+from contract.images.volume import Grid
 
 CARD = load_card("cspca-picai")
 GRID = FIRST.grid()

@@ -10,10 +10,10 @@ from refusals import refused_with
 
 from conformance.studies import FIRST, SECOND, corrupted, make_study, own_studies, require_cases, with_unknown_sockets
 from conformance.submissions import made_truth, predict, read_truth, submission, truth_files
-from contract.cards import load_card
+from contract.card import load_card
 from contract.errors import OncoduetError
+from contract.images.volume import read_grid, read_label, read_volume, same_grid
 from contract.sockets import find_channels, read_jobs
-from contract.volume import read_grid, read_label, read_volume, same_grid
 
 CARDS = ["cspca-picai", "cspca-rsna2022", "pdac-panorama", "pdac-rsna2022"]
 CARD = load_card("cspca-picai")

@@ -5,7 +5,7 @@ What tryout does with gcapi is tested in ``test/tryout``, in an environment of i
 
 from conformance.studies import make_study
 from conformance.tryout import TOKEN, main
-from contract.cards import load_card
+from contract.card import load_card
 
 
 def test_without_gcapi_the_message_names_its_lock(tmp_path, monkeypatch, capsys):

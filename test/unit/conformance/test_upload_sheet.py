@@ -6,8 +6,9 @@ import json
 import pytest
 from refusals import refused_with
 
-from conformance.upload_sheet import _main, write_sheet
-from contract.cards import load_card
+from conformance import export
+from conformance.upload_sheet import write_sheet
+from contract.card import load_card
 from contract.records import Metrics, MetricsRecord
 
 CARD = load_card("cspca-picai")
@@ -65,7 +66,7 @@ def test_the_sheet_has_the_fields_of_both_forms(folder):
 
 
 def test_without_a_report_settings_are_open(folder, capsys):
-    assert _main([str(folder), "--card", "pdac-panorama"]) == 0
+    assert export.main(["sheet", str(folder), "--card", "pdac-panorama"]) == 0
     assert capsys.readouterr().out == f"{folder / 'UPLOAD.md'}\n"
     text = (folder / "UPLOAD.md").read_text()
     assert "The conformance has not run on these files: memory, time and GPU are open." in text

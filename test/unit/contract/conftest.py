@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from contract.cards import CARDS, Card, load_card
-from contract.volume import Grid, Volume, write_volume
+from contract.card import CARDS, Card, load_card
+from contract.images.volume import Grid, Volume, write_volume
 
 
 def tilted_direction(about_z_rad: float, about_x_rad: float) -> tuple[float, ...]:

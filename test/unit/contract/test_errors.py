@@ -5,8 +5,8 @@ import errno
 import numpy as np
 import pytest
 
-from contract.errors import OncoduetError, UsageError, exit_status, one_line
-from contract.text import LONGEST
+from contract.errors import OncoduetError, UsageError, exit_status
+from contract.text import LONGEST, one_line
 
 
 def raising(error: BaseException) -> int:

@@ -13,7 +13,7 @@ from refusals import refused_with
 
 from contract import outputs
 from contract.errors import OncoduetError, UsageError
-from contract.files import write_json
+from contract.files.atomic import write_json
 from contract.outputs import (
     MANIFEST,
     Output,

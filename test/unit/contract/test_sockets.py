@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from refusals import refused_with
 
-from contract.cards import Card, Socket
+from contract.card import Card, Socket
 from contract.errors import OncoduetError
 from contract.sockets import Entry, Job, find_channels, job_listing, read_jobs, single_image
 

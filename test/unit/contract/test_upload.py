@@ -12,7 +12,7 @@ import pytest
 from programs import python
 from refusals import refused_with
 
-from contract.cards import load_card
+from contract.card import load_card
 from contract.errors import OncoduetError
 from contract.records import BundleRecord
 from contract.upload import check_image, check_model, check_truth
@@ -187,12 +187,12 @@ def test_a_pipe_is_refused_and_not_waited_for(archive, check):
 )
 def test_the_command_line_refuses_with_3_and_one_line_by_default(archive, kind, option, make):
     make(archive)
-    refused = python("-m", "contract.upload", kind, archive)
+    refused = python("-m", "conformance.export", kind, archive)
     assert (refused.returncode, refused.stdout) == (3, "")
     (line,) = refused.stderr.splitlines()
     assert line.startswith(f"error: {archive}: ")
     if option:
-        accepted = python("-m", "contract.upload", kind, archive, option)
+        accepted = python("-m", "conformance.export", kind, archive, option)
         assert (accepted.returncode, accepted.stderr) == (0, "")
 
 

@@ -11,11 +11,11 @@ import numpy as np
 import pytest
 from sklearn.metrics import average_precision_score, roc_auc_score
 
-from contract.cards import Card, load_card
-from contract.files import write_json
+from contract.card import Card, load_card
+from contract.files.atomic import write_json
+from contract.images.volume import Grid, Volume, write_volume
 from contract.records import Metrics, MetricsRecord, Source, write_record
 from contract.sockets import job_listing
-from contract.volume import Grid, Volume, write_volume
 from evaluation.__main__ import main
 
 COS, SIN = float(np.cos(0.3)), float(np.sin(0.3))

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from contract.cards import CARDS
+from contract.card import CARDS
 from evaluation.__main__ import main
 
 

@@ -14,7 +14,8 @@ from scipy.stats import rankdata
 from statsmodels.stats.multitest import multipletests
 
 from contract.errors import OncoduetError
-from contract.files import read_json, sha256_file, write_json
+from contract.files.atomic import write_json
+from contract.files.reading import read_json, sha256_file
 from contract.records import read_record
 from evaluation.__main__ import main
 from evaluation.compare import compare, say_alike_cases

@@ -11,7 +11,7 @@ from programs import python
 from refusals import refused_with
 from scipy.stats import t as student
 
-from contract.cards import CARDS
+from contract.card import CARDS
 from contract.outputs import MANIFEST
 from evaluation.__main__ import main
 from evaluation.frozen_baselines import MOST, compared, freeze_baselines, outcome_of

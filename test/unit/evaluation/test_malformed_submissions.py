@@ -23,7 +23,7 @@ from programs import python
 from refusals import refused_with
 
 from contract.errors import OncoduetError
-from contract.volume import Grid, Volume, to_image
+from contract.images.volume import Grid, Volume, to_image
 from evaluation.__main__ import main
 from evaluation.score import score
 

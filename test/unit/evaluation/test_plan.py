@@ -5,7 +5,8 @@ import pytest
 from refusals import refused_with
 
 from contract.errors import OncoduetError
-from contract.files import read_json, write_json
+from contract.files.atomic import write_json
+from contract.files.reading import read_json
 from contract.records import read_record
 from evaluation.__main__ import main
 from evaluation.planning.group_sequential import InterimResult

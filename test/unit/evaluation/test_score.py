@@ -11,10 +11,10 @@ from programs import python
 from refusals import refused_with
 from report_guided_annotation import extract_lesion_candidates
 
-from contract.cards import load_card
+from contract.card import load_card
 from contract.errors import OncoduetError
+from contract.images.volume import from_image, write_volume
 from contract.records import MetricsRecord, Source, read_record, write_record
-from contract.volume import from_image, write_volume
 from evaluation.__main__ import main
 from evaluation.inputs import truth_index
 from evaluation.matching.cases import MatchingRule

@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from places import PROJECT
+from paths import PROJECT
 from programs import ask, python
 
 from evaluation.__main__ import main

@@ -4,7 +4,7 @@ import copy
 import json
 
 import pytest
-from places import TINY_PLANS
+from paths import TINY_PLANS
 
 
 @pytest.fixture

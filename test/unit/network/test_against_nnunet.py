@@ -18,7 +18,7 @@ from nnunetv2.inference.sliding_window_prediction import compute_gaussian
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 from studies import read_study
 
-from contract.cards import load_card
+from contract.card import load_card
 from network.architecture import build_network, normalise_by_groups
 from network.preprocessing import Preprocessed, preprocess
 from network.sliding_window import ensemble_probabilities

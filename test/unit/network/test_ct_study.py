@@ -6,9 +6,9 @@ import SimpleITK as sitk
 from refusals import refused_with
 from studies import read_study, read_study_label, with_geometry
 
-from contract.cards import load_card
+from contract.card import load_card
 from contract.errors import OncoduetError
-from contract.volume import Grid, Volume, axes_to_lps, read_volume, write_volume
+from contract.images.volume import Grid, Volume, axes_to_lps, read_volume, write_volume
 from network.placement import Placement
 from network.study import read_scan, stack
 

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from studies import IDENTITY
 
-from contract.cards import KeepNear, Localisation, load_card
+from contract.card import KeepNear, Localisation, load_card
 from contract.errors import OncoduetError
-from contract.volume import Grid, Volume
+from contract.images.volume import Grid, Volume
 from network.localisation import keep_near, organ_region, region_around, true_region
 from network.placement import Placement, part
 

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from places import TINY_PLANS
+from paths import TINY_PLANS
 from programs import python
 
 from contract.errors import OncoduetError

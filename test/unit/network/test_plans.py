@@ -8,7 +8,7 @@ import pytest
 import torch
 from refusals import refused_with
 
-from contract.cards import load_card
+from contract.card import load_card
 from network.architecture import OPERATORS, build_network, network_classes
 from network.plans import (
     ARCHITECTURES,

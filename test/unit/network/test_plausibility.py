@@ -8,9 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from contract.cards import load_card
+from contract.card import load_card
 from contract.errors import OncoduetError
-from contract.volume import Grid, Volume, covered_share, read_grid, read_label, read_volume
+from contract.images.volume import Grid, Volume, covered_share, read_grid, read_label, read_volume
 from network import plausibility
 from network.plausibility import compare_channels, require_plausible, require_plausible_truth
 

@@ -3,9 +3,9 @@ import pytest
 from refusals import refused_with
 from studies import read_study, read_study_label, tilted_grid
 
-from contract.cards import load_card
+from contract.card import load_card
 from contract.errors import OncoduetError
-from contract.volume import Volume, write_volume
+from contract.images.volume import Volume, write_volume
 
 SMALL = (40, 36, 9), (0.8, 0.9, 3.0)
 LARGE = (300, 310, 24), (0.6, 0.7, 3.0)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from contract.cards import CARDS, Card, load_card
+from contract.card import CARDS, Card, load_card
 from phantom.archive import Order, write_archive
 
 

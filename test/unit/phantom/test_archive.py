@@ -12,9 +12,9 @@ import pytest
 from refusals import refused_with
 from scipy import ndimage
 
-from contract.archive import archive_licence, find_studies
-from contract.cards import load_card
-from contract.volume import read_grid, read_label, read_volume, same_grid
+from contract.archive.studies import archive_licence, find_studies
+from contract.card import load_card
+from contract.images.volume import read_grid, read_label, read_volume, same_grid
 from phantom.archive import derangement, with_lesions_elsewhere, write_archive
 
 CHANNELS = ("t2w", "adc", "hbv")

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from refusals import refused_with
 
-from contract.cards import load_card
-from contract.volume import Grid, Volume
+from contract.card import load_card
+from contract.images.volume import Grid, Volume
 from phantom.__main__ import main
 from phantom.contact_sheet import draw_sheet, upright
 

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from contract.cards import load_card
-from contract.volume import resample
+from contract.card import load_card
+from contract.images.volume import resample
 from phantom.abdomen import draw_anatomy, draw_lesions, label_organs, render
 from phantom.archive import draw_studies
 from phantom.cohort import CasePlan

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from contract.volume import Volume, resample
+from contract.images.volume import Volume, resample
 from phantom.archive import draw_studies
 from phantom.cohort import CasePlan
 from phantom.mri import SCANNERS, draw_session, draw_study, receive_field, rician, scan

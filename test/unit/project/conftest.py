@@ -4,7 +4,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from places import PROJECT
+from paths import PROJECT
 
 BUILT = {".venv", "build", "__pycache__", ".mypy_cache", ".ruff_cache", ".pytest_cache", ".hypothesis"}
 

@@ -5,7 +5,7 @@ import shlex
 from pathlib import Path
 
 import pytest
-from places import PROJECT
+from paths import PROJECT
 from programs import python, run
 
 from contract.schema import parse_toml

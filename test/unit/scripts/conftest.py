@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from places import PROJECT
+from paths import PROJECT
 
 TOOLS = ("bash", "cat", "dirname", "grep", "timeout", "realpath", "sha256sum")
 

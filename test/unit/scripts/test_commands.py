@@ -12,9 +12,9 @@ from io import BytesIO
 
 import pytest
 
-from contract.cards import CARDS, load_card
-from contract.checksums import format_sums
-from contract.files import sweep
+from contract.card import CARDS, load_card
+from contract.files.atomic import sweep
+from contract.files.checksums import format_sums
 from contract.records import BundleRecord
 
 SCRIPTS = ["build.sh", "demo.sh", "export.sh", "test.sh"]

@@ -12,8 +12,9 @@ import pytest
 from programs import fork
 from tiny import tiny_profile
 
-from contract.files import read_json, write_json
-from contract.volume import Grid, Volume, write_volume
+from contract.files.atomic import write_json
+from contract.files.reading import read_json
+from contract.images.volume import Grid, Volume, write_volume
 from training.__main__ import main
 from training.dataset.prepared import load_prepared, parts
 from training.execution import execute

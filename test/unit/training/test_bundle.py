@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from contract.cards import load_card
-from contract.files import read_json, sha256_file
+from contract.card import load_card
+from contract.files.reading import read_json, sha256_file
+from contract.images.volume import read_volume
 from contract.records import BundleRecord, TrainingStudiesRecord, read_record, write_record
-from contract.volume import read_volume
 from network.study import content_sha256
 from network.weights import load_weights, save_weights, tensors_sha256
 from training.bundle import write_archive

@@ -3,7 +3,7 @@ import re
 import pytest
 from refusals import refused_with
 
-from contract.cards import load_card
+from contract.card import load_card
 from contract.errors import OncoduetError
 from training.configuration import CONFIGURATIONS
 from training.engine import load_configuration

@@ -12,9 +12,9 @@ from pydantic import PositiveFloat
 from refusals import refused_with
 
 from algorithm.__main__ import main as algorithm
-from contract.files import read_json, sha256_file
+from contract.files.reading import read_json, sha256_file
+from contract.images.volume import read_grid, read_volume
 from contract.records import BundleRecord, Epoch, RunRecord, read_record
-from contract.volume import read_grid, read_volume
 from network.architecture import build_network
 from network.preprocessing import patch_size_zyx
 from network.weights import load_weights

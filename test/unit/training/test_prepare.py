@@ -14,11 +14,12 @@ from programs import run
 from refusals import refused_with
 from studies import read_study, read_study_label
 
-from contract.archive import find_studies
-from contract.cards import load_card
+from contract.archive.studies import find_studies
+from contract.card import load_card
 from contract.errors import OncoduetError
-from contract.files import read_json, sha256_file, write_json
-from contract.volume import Grid, Volume, read_label, read_volume, write_volume
+from contract.files.atomic import write_json
+from contract.files.reading import read_json, sha256_file
+from contract.images.volume import Grid, Volume, read_label, read_volume, write_volume
 from training.__main__ import main
 from training.dataloading.resident_studies import read_preprocessed_label
 from training.dataset import nnunet_planning

@@ -10,7 +10,8 @@ from programs import python
 from refusals import refused_with
 
 from contract.errors import OncoduetError
-from contract.files import read_json, write_json
+from contract.files.atomic import write_json
+from contract.files.reading import read_json
 from training.dataset.prepared import load_prepared
 
 

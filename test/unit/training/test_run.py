@@ -8,7 +8,8 @@ import torch
 from refusals import refused_with
 
 from contract.errors import OncoduetError
-from contract.files import read_json, sha256_file, sha256_json, write_json
+from contract.files.atomic import write_json
+from contract.files.reading import read_json, sha256_file, sha256_json
 from contract.records import RunRecord, read_record, write_record
 from network.architecture import build_network
 from network.weights import load_weights, tensors_sha256

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 from refusals import refused_with
 
-from contract.files import read_json, sha256_file, write_json
+from contract.files.atomic import write_json
+from contract.files.reading import read_json, sha256_file
 from contract.records import BatchRecord, MetricsRecord, RunRecord, read_record, write_record
 from network.detection.clustering import BoxPostprocessing
 from training.__main__ import main
@@ -243,7 +244,7 @@ def test_a_run_that_is_not_finished_is_refused(runs, refusal):
 def test_a_run_of_another_card_is_refused(runs, refusal):
     folder = RunFolder(runs / NAME.replace("fold0", "fold1"))
     folder.card.write_text(folder.card.read_text().replace('rule = "dynamic-v2"', 'rule = "dynamic"'))
-    from contract.cards import load_card  # noqa: PLC0415
+    from contract.card import load_card  # noqa: PLC0415
 
     record = read_record(folder.record, RunRecord)
     key = record.key.model_copy(update={"card_sha256": load_card(folder.card).sha256})

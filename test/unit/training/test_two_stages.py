@@ -10,10 +10,10 @@ import pytest
 from programs import python
 from refusals import refused_with
 
-from contract.cards import load_card
-from contract.files import read_json
+from contract.card import load_card
+from contract.files.reading import read_json
+from contract.images.volume import Grid, Volume, write_volume
 from contract.records import BundleRecord, read_record
-from contract.volume import Grid, Volume, write_volume
 from network.detection.anchors import AnchorPlan
 from training.campaign import load_campaign
 from training.dataset.prepared import load_prepared

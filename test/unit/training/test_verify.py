@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from contract.files import read_json, write_json
+from contract.files.atomic import write_json
+from contract.files.reading import read_json
 from network.weights import load_weights, save_weights
 from training.__main__ import main
 from training.execution import execute

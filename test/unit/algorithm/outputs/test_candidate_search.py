@@ -1,7 +1,5 @@
 """The dynamic searches look only around peaks: the same candidates as from the whole image, and in bounded time."""
 
-import time
-
 import numpy as np
 import pytest
 from refusals import refused_with
@@ -78,12 +76,11 @@ def comb(rows=60):
 
 @pytest.mark.parametrize("rule", ["dynamic", "dynamic-v2"])
 @pytest.mark.parametrize("sigma", [(0, 0, 0), (0.5, 1, 1), (1, 3, 3)])
-def test_noise_of_the_size_of_a_real_map_takes_seconds(sigma, rule):
+def test_noise_needs_ten_visits_per_voxel_at_most(sigma, rule, monkeypatch):
+    monkeypatch.setattr(candidates, "MOST_VISITS", 10)
     field = ndimage.gaussian_filter(np.random.default_rng(0).normal(size=(20, 320, 320)), sigma)
     probability = (1 / (1 + np.exp(-field / field.std()))).astype(np.float32)
-    start = time.process_time()
     assert extract_candidates(probability, rule=rule, voxel_volume_ml=1.0).candidates
-    assert time.process_time() - start < 20  # 1 to 2 s; relabelling the whole image took minutes
 
 
 @pytest.mark.parametrize("rule", ["dynamic", "dynamic-v2"])

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from algorithm.outputs.candidates import Rule, card_likelihood, extract_candidates, paint_candidates
-from contract.cards import load_card
+from contract.card import load_card
 
 RULES: list[Rule] = ["dynamic", "dynamic-fast", "dynamic-v2", 0.1, 0.5]
 

@@ -9,7 +9,7 @@ from report_guided_annotation import extract_lesion_candidates
 from scipy import ndimage
 
 from algorithm.outputs.candidates import Candidate, Rule, extract_candidates, paint_candidates
-from contract.volume import read_volume
+from contract.images.volume import read_volume
 
 RULES: list[Rule] = ["dynamic", "dynamic-fast", "dynamic-v2", 0.1, 0.5]
 

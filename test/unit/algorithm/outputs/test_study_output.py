@@ -2,8 +2,8 @@ import numpy as np
 import pytest
 
 from algorithm.outputs.study_output import StudyOutput, detect
-from contract.cards import load_card
-from contract.volume import Grid, Volume
+from contract.card import load_card
+from contract.images.volume import Grid, Volume
 
 GRID = Grid((20, 22, 9), (0.9, 0.8, 3.1), (1.0, -2.5, 7.0), (1.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0, 1.0))
 

@@ -14,11 +14,12 @@ from algorithm.prediction.detectors import BoxChoice, load_box_members, mean_rul
 from algorithm.prediction.ensembles import choose_ensembles
 from algorithm.prediction.options import PredictionOptions
 from algorithm.prediction.predictor import load_predictor
-from contract.cards import load_card
+from contract.card import load_card
 from contract.errors import OncoduetError
-from contract.files import read_json, sha256_file, write_json
+from contract.files.atomic import write_json
+from contract.files.reading import read_json, sha256_file
+from contract.images.volume import Grid, Volume, read_grid, read_volume
 from contract.records import BatchRecord, read_record, write_record
-from contract.volume import Grid, Volume, read_grid, read_volume
 from network.detection.clustering import BoxPostprocessing, ScoredBoxes
 from network.detection.painting import combine_scores, paint_boxes
 

@@ -8,9 +8,9 @@ import pytest
 import SimpleITK as sitk
 
 from algorithm.__main__ import main
-from contract.cards import load_card
+from contract.card import load_card
+from contract.images.volume import Volume, read_volume, write_volume
 from contract.records import Source, StudyRecord, TrainingStudiesRecord, read_record, write_record
-from contract.volume import Volume, read_volume, write_volume
 from network.study import content_sha256
 
 RUNS = (("ce", 0, 1), ("ce", 1, 1), ("focal", 0, 1))

@@ -7,16 +7,16 @@ import numpy as np
 import pytest
 import torch
 from bundles import dataset_of, write_bundle, write_member
-from places import TINY_PLANS
+from paths import TINY_PLANS
 
 from algorithm.__main__ import main
 from algorithm.prediction.bundle import read_bundle
 from algorithm.prediction.options import PredictionOptions
 from algorithm.prediction.predictor import load_predictor
-from contract.cards import load_card
-from contract.files import write_json
+from contract.card import load_card
+from contract.files.atomic import write_json
+from contract.images.volume import Grid, Volume, read_volume, write_volume
 from contract.records import StageRecord
-from contract.volume import Grid, Volume, read_volume, write_volume
 from network.architecture import build_network
 
 SIZE_XYZ, SPACING_MM_XYZ = (34, 27, 14), (4.0, 4.5, 6.0)

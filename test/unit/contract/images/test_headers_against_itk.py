@@ -27,7 +27,7 @@ from typing import Any
 import numpy as np
 import pytest
 import SimpleITK as sitk
-from places import DATA
+from paths import DATA
 from refusals import refused_with
 
 from contract.errors import OncoduetError

@@ -15,8 +15,8 @@ import SimpleITK as sitk
 from refusals import refused_with
 
 from contract.errors import OncoduetError
+from contract.images.volume import Grid, Volume, read_grid, read_label, read_volume, to_image
 from contract.images.whole_image import read_header, read_voxels, require_whole
-from contract.volume import Grid, Volume, read_grid, read_label, read_volume, to_image
 
 HEADER = {
     "ObjectType": "Image", "NDims": "3", "BinaryData": "True", "BinaryDataByteOrderMSB": "False",
@@ -504,7 +504,7 @@ def test_what_itk_has_to_say_goes_to_the_log(tmp_path: Path, caplog: pytest.LogC
     (tmp_path / "a.nii").write_bytes(bytes(header) + bytes(240))
     with pytest.raises(RuntimeError, match="orthonormal"):
         sitk.ReadImage(str(tmp_path / "a.nii"))
-    assert {record.name for record in caplog.records} == {"contract.volume"}
+    assert {record.name for record in caplog.records} == {"contract.images.volume"}
     assert "unexpected scales in sform" in caplog.text
 
 

@@ -6,7 +6,7 @@ import textwrap
 from pathlib import Path
 
 import pytest
-from places import PROJECT
+from paths import PROJECT
 
 from contract.process.command import Parser
 

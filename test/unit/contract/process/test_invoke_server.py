@@ -11,7 +11,7 @@ import time
 from pathlib import Path
 
 import pytest
-from places import PROJECT
+from paths import PROJECT
 from programs import python
 
 from contract.errors import UsageError

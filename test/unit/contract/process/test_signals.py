@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
-from places import PROJECT
+from paths import PROJECT
 from programs import python
 
 ENDS = [(signal.SIGINT, 130, "Ctrl-C"), (signal.SIGTERM, 143, "SIGTERM"), (signal.SIGHUP, 129, "SIGHUP")]
@@ -21,7 +21,7 @@ if __name__ == "__main__":
 import sys, time
 from pathlib import Path
 from contract.process.command import run_command
-from contract.files import held_folder
+from contract.files.atomic import held_folder
 print("imports", flush=True)
 if "imports" in sys.argv:
     time.sleep(60)

@@ -10,13 +10,13 @@ import sys
 from pathlib import Path
 
 import pytest
-from places import PROJECT
+from paths import PROJECT
 from refusals import refused_with
 from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
-from contract.locks import try_lock
+from contract.files.locks import try_lock
 from contract.names import cell, require_case_id
 from contract.process.terminal import clean_streams, console, log_to_stdout, progress_on, said
 from contract.text import printable

@@ -7,13 +7,13 @@ import SimpleITK as sitk
 from picai_eval import evaluate_folder
 from refusals import refused_with
 
-from contract.cards import CARDS, load_card
+from contract.card import CARDS, load_card
 from contract.errors import OncoduetError
-from contract.files import below, sha256_file
+from contract.files.reading import below, sha256_file
+from contract.images.volume import Volume, to_image
 from contract.outputs import Manifest, Written
 from contract.records import StudyRecord, write_record
 from contract.sockets import Entry, Job
-from contract.volume import Volume, to_image
 from evaluation.inputs.predictions import card_of_outputs, case_of_job, find_prediction_sets, predictions_of_jobs
 from evaluation.inputs.truth import find_truth
 
@@ -459,7 +459,7 @@ def test_outputs_that_fit_cards_which_score_differently_are_refused(workshop, ma
         text = (CARDS / f"{name}.toml").read_text()
         changed = text.replace("minimum_overlap = 0.1", "minimum_overlap = 0.2") if "rsna" in name else text
         (workshop.root / f"{name}.toml").write_text(changed)
-    monkeypatch.setattr("contract.cards.CARDS", workshop.root)
+    monkeypatch.setattr("contract.card.CARDS", workshop.root)
     folder = workshop.batch(maps, likelihoods)
     with refused_with(expected=r"outputs that identify the card \(cspca-picai, cspca-rsna2022\)"):
         card_of_outputs(folder / "predictions.json")

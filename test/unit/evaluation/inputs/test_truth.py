@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from refusals import refused_with
 
-from contract.cards import CARDS
+from contract.card import CARDS
 from contract.errors import OncoduetError
 from evaluation.inputs.truth import find_truth
 from evaluation.matching.cases import MatchingRule

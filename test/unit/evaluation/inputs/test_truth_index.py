@@ -9,7 +9,7 @@ import pytest
 from evaluation_makers import read_lesions
 from refusals import refused_with
 
-from contract.files import sha256_file
+from contract.files.reading import sha256_file
 from evaluation.__main__ import main
 from evaluation.inputs import truth_index
 from evaluation.inputs.truth import find_truth

@@ -9,9 +9,9 @@ from picai_eval import evaluate_folder
 from picai_eval.eval import evaluate_case
 from refusals import refused_with
 
-from contract.cards import load_card
+from contract.card import load_card
 from contract.errors import OncoduetError
-from contract.volume import Grid
+from contract.images.volume import Grid
 from evaluation.matching.cases import MatchingRule, Prediction, read_case, read_case_as_picai_eval, read_likelihood
 
 SIZE = (13, 11, 7)

@@ -5,7 +5,7 @@ import pytest
 from evaluation_makers import find_components, scene
 
 from contract.errors import OncoduetError
-from contract.volume import read_grid
+from contract.images.volume import read_grid
 from evaluation.__main__ import main
 from evaluation.matching.cases import Case, MatchingRule
 from evaluation.matching.explain import explain

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from places import PROJECT
+from paths import PROJECT
 from programs import python
 
 from evaluation.masks import components

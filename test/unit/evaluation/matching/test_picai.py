@@ -9,7 +9,7 @@ from evaluation_makers import case_of, find_components
 from picai_eval import evaluate as oracle
 from picai_eval.metrics import Metrics as OracleMetrics
 
-from contract.volume import read_label, read_volume
+from contract.images.volume import read_label, read_volume
 from evaluation.matching import picai
 from evaluation.matching.cases import Finding, MatchingRule, ScoredCase
 from evaluation.metrics.curves import FALSE_POSITIVES_PER_CASE, picai_froc

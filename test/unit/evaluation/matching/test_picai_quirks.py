@@ -15,8 +15,8 @@ from picai_eval.eval import evaluate_case
 from picai_eval.metrics import Metrics as OracleMetrics
 from refusals import refused_with
 
-from contract.cards import CARDS, load_card
-from contract.volume import Volume, to_image
+from contract.card import CARDS, load_card
+from contract.images.volume import Volume, to_image
 from evaluation.__main__ import main
 from evaluation.matching import picai, strict
 from evaluation.matching.cases import Finding, MatchingRule, ScoredCase

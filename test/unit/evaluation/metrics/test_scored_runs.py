@@ -5,7 +5,8 @@ import pytest
 from refusals import refused_with
 
 from contract.errors import OncoduetError
-from contract.files import read_json, write_json
+from contract.files.atomic import write_json
+from contract.files.reading import read_json
 from evaluation.metrics.scored_runs import read_scored_runs
 from evaluation.score import score
 

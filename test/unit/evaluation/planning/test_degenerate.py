@@ -6,7 +6,7 @@ import warnings
 import numpy as np
 import pytest
 
-from contract.files import read_json
+from contract.files.reading import read_json
 from evaluation.__main__ import main
 from evaluation.planning.simulation import SimulationSettings
 from evaluation.statistics.run_permutation import order_test

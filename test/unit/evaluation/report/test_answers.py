@@ -8,7 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from contract.files import read_json, write_json
+from contract.files.atomic import write_json
+from contract.files.reading import read_json
 from contract.records import read_record
 from evaluation.compare import compare, compare_table
 from evaluation.metrics.scored_runs import group_by_configuration, read_scored_runs

@@ -10,8 +10,8 @@ import pytest
 from matplotlib.image import imread
 
 from contract.errors import OncoduetError
-from contract.files import write_json
-from contract.volume import Grid, read_volume, write_volume
+from contract.files.atomic import write_json
+from contract.images.volume import Grid, read_volume, write_volume
 from evaluation.__main__ import main
 from evaluation.metrics.scored_runs import read_scored_runs
 from evaluation.report.missed_lesions import draw_misses, find_misses

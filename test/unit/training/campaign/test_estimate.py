@@ -4,7 +4,7 @@ import re
 
 import blosc2
 import pytest
-from places import PROJECT
+from paths import PROJECT
 from programs import python
 
 from training.__main__ import main

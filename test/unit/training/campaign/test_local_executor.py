@@ -12,7 +12,7 @@ import pytest
 from programs import fork
 from rich.console import Console
 
-from contract.files import read_json
+from contract.files.reading import read_json
 from contract.records import write_record
 from training.__main__ import main
 from training.campaign import load_campaign

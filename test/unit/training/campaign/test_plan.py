@@ -2,10 +2,10 @@ import re
 import tomllib
 
 import pytest
-from places import PROJECT
+from paths import PROJECT
 from refusals import refused_with
 
-from contract.cards import card_path
+from contract.card import card_path
 from contract.records import RunRecord, read_record
 from contract.schema import parse_toml
 from training.campaign import CampaignFile, load_campaign

@@ -9,11 +9,12 @@ import time
 from pathlib import Path
 
 import pytest
-from places import PROJECT
+from paths import PROJECT
 from refusals import refused_with
 from submitit.core.utils import DelayedSubmission, cloudpickle_dump
 
-from contract.files import read_json, write_json
+from contract.files.atomic import write_json
+from contract.files.reading import read_json
 from contract.records import read_record, write_record
 from training.campaign import load_campaign
 from training.campaign.plan import SlurmOptions

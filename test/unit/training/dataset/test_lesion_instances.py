@@ -6,7 +6,7 @@ import torch
 from batchgeneratorsv2.transforms.spatial.spatial import SpatialTransform
 from scipy import ndimage
 
-from contract.cards import load_card
+from contract.card import load_card
 from training.dataset.lesion_instances import labels_of, lesion_boxes, number_lesions
 from training.prepare import count_lesions
 

@@ -16,7 +16,7 @@ from contextlib import suppress
 
 import pytest
 import torch
-from places import PROJECT
+from paths import PROJECT
 from unit.training.foreign.attempts import KINDS, MODULE, SECONDS, calls, seal
 
 from conformance.lesion_model import make_model

@@ -20,9 +20,9 @@ import numpy as np
 import torch
 from unit.training.conftest import _write_archive
 
-from contract.archive import find_studies
-from contract.cards import load_card
-from contract.volume import read_label
+from contract.archive.studies import find_studies
+from contract.card import load_card
+from contract.images.volume import read_label
 from training.dataset.lesion_instances import lesion_boxes, number_lesions
 from training.dataset.prepared import Fold
 from training.nndetection.boxes_file import read_boxes

@@ -11,11 +11,12 @@ import pytest
 from studies import read_study
 
 from algorithm.__main__ import main as algorithm
-from contract.cards import load_card
-from contract.files import read_json, sha256_file, write_json
+from contract.card import load_card
+from contract.files.atomic import write_json
+from contract.files.reading import read_json, sha256_file
+from contract.images.volume import read_grid, read_label, read_volume
 from contract.outputs import scratch
 from contract.records import BatchRecord, RunRecord, Source, StudyRecord, read_record
-from contract.volume import read_grid, read_label, read_volume
 from evaluation.__main__ import main as evaluation
 from network.detection.clustering import ScoredBoxes
 from training.dataset.prepared import load_prepared

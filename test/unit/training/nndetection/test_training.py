@@ -17,11 +17,11 @@ from programs import fork
 from refusals import refused_with
 from studies import read_study
 
-from contract.archive import find_studies
+from contract.archive.studies import find_studies
 from contract.errors import OncoduetError
-from contract.files import read_json, sha256_file
+from contract.files.reading import read_json, sha256_file
+from contract.images.volume import read_label, read_volume
 from contract.records import RunRecord, read_record
-from contract.volume import read_label, read_volume
 from training.bundle import bundle
 from training.dataset.prepared import Fold, load_prepared
 from training.execution import execute

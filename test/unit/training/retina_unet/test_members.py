@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from contract.files import read_json, sha256_file, write_json
+from contract.files.atomic import write_json
+from contract.files.reading import read_json, sha256_file
 from contract.records import BundleRecord, RunRecord, SelectionRecord, read_record
 from training.run_folder.folder import RunFolder
 from training.verify import verify

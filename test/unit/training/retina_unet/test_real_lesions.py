@@ -5,7 +5,7 @@ import pytest
 import torch
 from scipy import ndimage
 
-from contract.volume import read_volume
+from contract.images.volume import read_volume
 from network.detection.clustering import ScoredBoxes
 from network.detection.painting import paint_boxes
 from training.dataset.lesion_instances import lesion_boxes, number_lesions

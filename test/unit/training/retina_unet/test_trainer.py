@@ -9,7 +9,7 @@ import torch
 from refusals import refused_with
 
 from contract.errors import OncoduetError
-from contract.files import read_json, sha256_file
+from contract.files.reading import read_json, sha256_file
 from contract.records import read_record
 from network.detection.anchors import AnchorPlan, anchors_of_patch, level_strides
 from network.detection.boxes import iou

@@ -2,7 +2,7 @@
 
 import json
 
-from places import PROJECT
+from paths import PROJECT
 from programs import python
 
 PLANS = PROJECT / "test" / "unit" / "network" / "tiny_plans.json"

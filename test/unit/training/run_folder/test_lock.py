@@ -10,7 +10,7 @@ import sys
 import time
 
 import pytest
-from places import PROJECT
+from paths import PROJECT
 from refusals import refused_with
 
 from contract.errors import OncoduetError

@@ -12,7 +12,7 @@ import time
 import pytest
 from programs import fork
 
-from contract.files import read_json
+from contract.files.reading import read_json
 from contract.records import RunRecord, read_record
 from training.dataset.prepared import load_prepared
 from training.execution import execute

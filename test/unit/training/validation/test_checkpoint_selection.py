@@ -8,7 +8,7 @@ import pytest
 from refusals import refused_with
 
 from contract.errors import OncoduetError
-from contract.files import sha256_file
+from contract.files.reading import sha256_file
 from contract.records import RunRecord, ScoredCheckpoint, SelectionRecord, read_record
 from network.weights import load_weights, tensors_sha256
 from training.dataset.prepared import load_prepared

@@ -3,7 +3,7 @@
 import pytest
 from refusals import refused_with
 
-from contract.cards import load_card
+from contract.card import load_card
 from contract.errors import OncoduetError
 from contract.records import RunKey
 from training.run_folder.folder import RunFolder

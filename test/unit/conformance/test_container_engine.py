@@ -11,7 +11,7 @@ from refusals import refused_with
 
 from conformance.__main__ import main
 from conformance.conditions import MOST_OUTPUT_BYTES, MOST_OUTPUT_FILES, NotRunError, Place
-from conformance.engine import MOST_BYTES, ContainerEngine, entry, last_line, pack
+from conformance.container_engine import MOST_BYTES, ContainerEngine, entry, last_line, pack
 from contract.errors import OncoduetError
 
 

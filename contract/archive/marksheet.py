@@ -3,10 +3,11 @@
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from contract.case_folders import case_name
-from contract.errors import OncoduetError, some
-from contract.files import MOST_TEXT_BYTES, open_regular
+from contract.errors import OncoduetError
+from contract.files.case_folders import case_name
+from contract.files.reading import MOST_TEXT_BYTES, open_regular
 from contract.tables import Table, read_table
+from contract.text import first_few
 
 _PREFIX = "PANORAMA_"
 _YES_OR_NO = {"yes": True, "no": False, "1": True, "0": False, "true": True, "false": False}
@@ -48,7 +49,7 @@ def contradictions(path: Path, has_lesion: Mapping[str, bool]) -> list[str]:
         for says, what in ((False, "no lesion, and a label map with one"), (True, "a lesion, and a label map without")):
             cases = [each for each in has_lesion if stated.get(case_name(each)) is says and has_lesion[each] != says]
             if cases:
-                lines.append(f"{path}: by {column} {len(cases)} cases have {what}: {some(cases)}")
+                lines.append(f"{path}: by {column} {len(cases)} cases have {what}: {first_few(cases)}")
     return lines
 
 

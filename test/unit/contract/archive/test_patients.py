@@ -3,7 +3,7 @@
 import pytest
 from refusals import refused_with
 
-from contract.patients import patients_by_case, read_patients, said_patients
+from contract.archive.patients import patients_by_case, read_patients, said_patients
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ from collections.abc import Collection, Iterable
 from pathlib import Path
 
 from contract.errors import OncoduetError
-from contract.files import inside
+from contract.files.reading import inside
 
 LOOKS_LIKE_IMAGE = re.compile(r"\.(mha|mhd|nii|nii\.gz|nrrd|nhdr|hdr|img)$", re.IGNORECASE)
 """Ends as images do, those too that we do not read."""

@@ -5,7 +5,7 @@ import tarfile
 
 import pytest
 
-from contract.tarballs import LONGEST_HEADER_BYTES, members
+from contract.files.tarballs import LONGEST_HEADER_BYTES, members
 
 
 def header(name: str, size: int = 0, kind: bytes = tarfile.REGTYPE) -> bytes:

@@ -14,7 +14,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
 
-from contract.errors import OncoduetError, one_line, problem_of
+from contract.errors import OncoduetError, problem_of
+from contract.text import one_line
 
 _NO_LOCKS = (errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTSUP, errno.ENOLCK)
 _RETRY_S = 0.01

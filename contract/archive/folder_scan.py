@@ -11,8 +11,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from contract.case_folders import case_name
 from contract.errors import OncoduetError, problem_of
+from contract.files.case_folders import case_name
 
 ENDINGS = (".mha", ".nii.gz", ".nii")
 """Endings that are read."""
@@ -28,7 +28,7 @@ _NNUNET = re.compile(r"(.+)_(\d{4})")
 
 @dataclass
 class ArchiveFiles:
-    """Files of an archive by the case ids in their names, as :func:`contract.case_folders.case_name` spells them."""
+    """Files of an archive by the case ids in their names, which are in NFC."""
 
     images: dict[str, dict[str, list[Path]]] = field(default_factory=dict)
     """By case id and channel; more than one where a channel is there twice."""

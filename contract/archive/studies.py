@@ -14,16 +14,10 @@ from collections.abc import Container, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from contract.archive_files import DEEPEST, LABEL_ENDING, LABELS, ArchiveFiles, look, seeming_stem
-from contract.cards import Card, Geometry
-from contract.case_folders import case_name
-from contract.errors import SHOWN, OncoduetError, one_line, some
-from contract.extent import require_plausible_extent
-from contract.files import read_json
-from contract.marksheet import read_marksheet
-from contract.names import require_case_id
-from contract.patients import FILE as PATIENTS
-from contract.patients import (
+from contract.archive.folder_scan import DEEPEST, LABEL_ENDING, LABELS, ArchiveFiles, look, seeming_stem
+from contract.archive.marksheet import read_marksheet
+from contract.archive.patients import FILE as PATIENTS
+from contract.archive.patients import (
     MOST_ON_AVERAGE,
     MOST_STUDIES,
     TELLING,
@@ -34,7 +28,14 @@ from contract.patients import (
     require_rows,
     said_patients,
 )
-from contract.volume import Grid, covered_share, fields_of_view_meet, read_grid, require_same_grid
+from contract.card import Card, Geometry
+from contract.errors import OncoduetError
+from contract.files.case_folders import case_name
+from contract.files.reading import read_json
+from contract.images.plausible_extent import require_plausible_extent
+from contract.images.volume import Grid, covered_share, fields_of_view_meet, read_grid, require_same_grid
+from contract.names import require_case_id
+from contract.text import SHOWN, first_few, one_line
 
 logger = logging.getLogger(__name__)
 
@@ -108,7 +109,7 @@ def list_studies(archive: Path, card: Card, *, labels_required: bool) -> Listing
     rows = sorted(_marksheet_cases(archive) - known)
     elsewhere = sorted({str(folder.relative_to(archive)) for folder in files.others})
     remarks = [
-        f"{archive / where}: {len(names)} {what}: {some(names)}"
+        f"{archive / where}: {len(names)} {what}: {first_few(names)}"
         for where, what, names in [
             (LABELS, "label maps belong to no study here", alone),
             (LABELS, f"files are not called <patient>_<study>{LABEL_ENDING}, and not read", unread),
@@ -136,10 +137,9 @@ def archive_patients(archive: Path, studies: Iterable[Study], said: str | None =
     What counts, in this order: a table that was named (``said``) or ``patients.csv`` in the archive; a rule that was
     named; the folder, where the file names begin with its name (it may hold underscores); the ids.
 
-    Raises ``OncoduetError`` as :func:`contract.patients.patients_by_case` and :func:`contract.patients.read_patients`;
-    a folder that would be a patient holds very many studies, or such folders hold more on average than patients have,
-    or begin alike; a folder of another name holds several whose ids tell no patient; a table may spell a study
-    otherwise.
+    Raises ``OncoduetError`` as :func:`patients_by_case` and :func:`read_patients`; also if a folder that would be a
+    patient holds very many studies, if such folders hold more on average than patients have or begin alike, if a folder
+    of another name holds several whose ids tell no patient, or if a table may spell a study otherwise.
 
     Parameters
     ----------
@@ -227,7 +227,7 @@ def _study(archive: Path, card: Card, case_id: str, files: ArchiveFiles, labels_
     """One study, checked."""
     require_case_id(case_id, archive)
     found, strays = files.images.get(case_id, {}), files.strays.get(case_id, [])
-    other = f", but {some([str(path.relative_to(archive)) for path in strays])}" if strays else ""
+    other = f", but {first_few([str(path.relative_to(archive)) for path in strays])}" if strays else ""
     if not found:
         raise OncoduetError(f"study {case_id} in {archive}", f"no images named {_pattern(card)}{other}")
     for channel in card.channel_names:
@@ -264,7 +264,7 @@ def _study(archive: Path, card: Card, case_id: str, files: ArchiveFiles, labels_
     elif labels_required:
         expected = archive / LABELS / f"{case_id}{LABEL_ENDING}"
         unread = [str(path.relative_to(archive)) for path in files.unread_labels if _names_one_of(path, {case_id})]
-        instead = f", found {some(unread)}" if unread else ""
+        instead = f", found {first_few(unread)}" if unread else ""
         raise OncoduetError(f"study {case_id}", f"label map {expected} not found{instead}")
     else:
         label = None

@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field
 
 from contract.errors import OncoduetError
-from contract.files import sha256_json
+from contract.files.reading import sha256_json
 from contract.schema import Frozen, Name, RelativePath, later, named_toml, parse_toml, toml_names
 
 CARDS = Path(__file__).parent / "cards"

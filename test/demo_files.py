@@ -11,7 +11,7 @@ import algorithm.__main__
 import evaluation.__main__
 import phantom.__main__
 import training.__main__
-from contract.cards import load_card
+from contract.card import load_card
 
 MAINS = {
     "algorithm": algorithm.__main__.main,

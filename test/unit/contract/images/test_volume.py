@@ -9,7 +9,7 @@ import SimpleITK as sitk
 from refusals import refused_with
 
 from contract.errors import OncoduetError
-from contract.volume import (
+from contract.images.volume import (
     Grid,
     Volume,
     fields_of_view_meet,

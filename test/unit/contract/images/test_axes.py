@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 
-from contract.volume import (
+from contract.images.volume import (
     NATIVE,
     Grid,
     Volume,

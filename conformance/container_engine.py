@@ -22,7 +22,8 @@ from subprocess import CompletedProcess
 from threading import Thread
 from typing import IO, Any
 
-from contract.errors import OncoduetError, one_line, problem_of
+from contract.errors import OncoduetError, problem_of
+from contract.text import one_line
 
 LABEL = "oncoduet.conformance"
 _ANSWER_S = 1800

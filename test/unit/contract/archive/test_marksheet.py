@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
+from contract.archive.marksheet import contradictions
 from contract.errors import OncoduetError
-from contract.marksheet import contradictions
 
 HAS_LESION = {"1_1": True, "2_1": False}
 

@@ -9,7 +9,7 @@ import pytest
 from pydantic import ValidationError
 from refusals import refused_with
 
-from contract.cards import CARDS, Card, card_names, load_card
+from contract.card import CARDS, Card, card_names, load_card
 from contract.errors import OncoduetError
 from contract.schema import MOST_TOML_BYTES, Frozen, is_relative, parse, parse_toml
 

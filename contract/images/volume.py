@@ -18,10 +18,11 @@ import numpy as np
 import numpy.typing as npt
 import SimpleITK as sitk
 
-from contract.errors import OncoduetError, one_line
-from contract.files import atomic_file
+from contract.errors import OncoduetError
+from contract.files.atomic import atomic_file
 from contract.images.image_header import ImageHeader, listed
 from contract.images.whole_image import read_header, read_voxels
+from contract.text import one_line
 
 Float32Array = npt.NDArray[np.float32]
 LabelArray = npt.NDArray[np.int32]
@@ -223,13 +224,13 @@ def read_label(path: Path, known_values: Iterable[int] | None = None) -> Volume:
     """Read a label map as int32; float files are accepted when every value is whole (PI-CAI and PANORAMA have some).
 
     Raises ``OncoduetError`` as :func:`read_grid`; also for a truncated or damaged file, for fractional or negative
-    values and for values outside ``known_values``.
+    values and for values outside ``known_values`` and 0.
     """
     volume = _read(path)
     array = whole_labels(path, volume.array)
     if known_values is not None:
         known = sorted(set(known_values))
-        unknown = sorted(set(np.unique(array).tolist()) - set(known))
+        unknown = sorted(set(np.unique(array[array != 0]).tolist()) - set(known))
         if unknown:
             raise OncoduetError(path, expected=f"label values {known}", found=unknown)
     return Volume(array, volume.grid)

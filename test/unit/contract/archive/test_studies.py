@@ -13,10 +13,17 @@ import SimpleITK as sitk
 from programs import python
 from refusals import refused_with
 
-from contract.archive import Study, archive_licence, archive_patients, check_geometry, find_studies, list_studies
-from contract.cards import Card, Geometry
+from contract.archive.studies import (
+    Study,
+    archive_licence,
+    archive_patients,
+    check_geometry,
+    find_studies,
+    list_studies,
+)
+from contract.card import Card, Geometry
 from contract.errors import OncoduetError
-from contract.volume import Grid, Volume, write_volume
+from contract.images.volume import Grid, Volume, write_volume
 
 WriteArchive = Callable[..., Path]
 
@@ -297,7 +304,7 @@ def test_a_folder_that_may_not_be_listed_is_named(write_archive: WriteArchive) -
 
 def without_root(program: str, readable: Path) -> str:
     """What a program prints that has no right to read everything, although the tests may run as root."""
-    program = f"from contract.archive import list_studies; from contract.cards import load_card\n{program}"
+    program = f"from contract.archive.studies import list_studies; from contract.card import load_card\n{program}"
     if os.getuid() == 0:
         for folder in (readable, *readable.parents[:-2]):
             folder.chmod(folder.stat().st_mode | 0o055)

@@ -4,15 +4,15 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from places import DATA, PROJECT
+from paths import DATA, PROJECT
 from refusals import refused_with
 
-from contract.archive import read_grids
-from contract.cards import Card, card_names, load_card
+from contract.archive.studies import read_grids
+from contract.card import Card, card_names, load_card
 from contract.errors import OncoduetError
-from contract.extent import require_plausible_extent
+from contract.images.plausible_extent import require_plausible_extent
+from contract.images.volume import Grid, is_image, read_grid
 from contract.schema import parse_toml
-from contract.volume import Grid, is_image, read_grid
 
 AXES = (1.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0, 1.0)
 STUDIES = {

@@ -4,9 +4,9 @@ import subprocess
 
 import pytest
 
-from contract.checksums import format_sums, parse_sums
 from contract.errors import OncoduetError
-from contract.files import sha256_file
+from contract.files.checksums import format_sums, parse_sums
+from contract.files.reading import sha256_file
 
 
 def test_the_text_is_that_of_sha256sum(tmp_path):

@@ -21,9 +21,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Literal, get_args
 
-from contract.case_folders import case_name
-from contract.errors import OncoduetError, some
+from contract.errors import OncoduetError
+from contract.files.case_folders import case_name
 from contract.tables import read_table
+from contract.text import first_few
 
 logger = logging.getLogger(__name__)
 
@@ -81,7 +82,7 @@ def patients_by_case(
     if rule != "by-case":
         _require_whole(cases, given or {}, folders or {}, source)
     if others := sorted({*named} - {*cases}):
-        logger.warning("%s: %d cases whose patient is named are not here: %s", source, len(others), some(others))
+        logger.warning("%s: %d cases whose patient is named are not here: %s", source, len(others), first_few(others))
     by_prefix: dict[str, list[str]] = {}
     for case_id in cases:
         if case_id not in named:

@@ -6,7 +6,7 @@ from refusals import refused_with
 from scipy import ndimage
 
 from contract.errors import OncoduetError
-from contract.probability import UNDERSHOOT, as_probabilities
+from contract.images.probability import UNDERSHOOT, as_probabilities
 
 NEXT_ABOVE_1 = float(np.nextafter(np.float32(1), np.float32(2)))  # 1 + 2^-23 = 1.0000001
 
@@ -32,7 +32,7 @@ def test_probabilities_stay_as_they_are(values: list[float], caplog: pytest.LogC
 def test_what_rounding_leaves_outside_counts_as_the_end_and_is_said(
     values: list[float], kept: list[float], said: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    with caplog.at_level(logging.WARNING, "contract.probability"):
+    with caplog.at_level(logging.WARNING, "contract.images.probability"):
         found = as_probabilities(np.array(values, np.float32), source="a.mha")
     np.testing.assert_array_equal(found, np.array(kept, np.float32))
     assert [record.message for record in caplog.records] == [said]

@@ -1,0 +1,1 @@
+"""An archive: its studies, their patients, the marksheet."""
