@@ -24,7 +24,7 @@ from conformance.conditions import Files
 from conformance.container_engine import ContainerEngine, Kept
 from conformance.outputs import Broken
 from contract.errors import OncoduetError
-from contract.files.checksums import SUMS, parse_sums
+from contract.files.checksums import SUMS, differing, parse_sums
 from contract.files.reading import below, open_regular
 from contract.files.tarballs import members
 from contract.text import one_line
@@ -148,9 +148,9 @@ def require_sums(files: Files) -> None:
         stated = parse_sums(files[SUMS].decode(errors="replace"), SUMS)
     except OncoduetError as error:
         raise Broken(str(error)) from None
-    for name in sorted(stated.keys() | files.keys() - {SUMS}):
-        if name not in files or stated.get(name) != hashlib.sha256(files[name]).hexdigest():
-            raise Broken(f"{name} is not the file that {SUMS} names")
+    found = {name: hashlib.sha256(content).hexdigest() for name, content in files.items() if name != SUMS}
+    for name, _, _ in differing(stated, found):
+        raise Broken(f"{name} is not the file that {SUMS} names")
 
 
 def folder_files(folder: Path) -> Files:

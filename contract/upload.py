@@ -22,7 +22,7 @@ from typing import Any
 from contract.archive.studies import UNKNOWN_LICENCE
 from contract.card import Card
 from contract.errors import OncoduetError
-from contract.files.checksums import SUMS, parse_sums
+from contract.files.checksums import SUMS, differing, parse_sums
 from contract.files.reading import open_regular
 from contract.files.tarballs import members
 from contract.records import BundleRecord
@@ -226,10 +226,9 @@ def _require_sums(archive: Path, contents: Contents) -> None:
         raise OncoduetError(archive, f"bundle has no {SUMS}")
     stated = parse_sums(contents.json_bytes[SUMS].decode(errors="replace"), f"{archive}: {SUMS}")
     found = {file: digest for file, digest in contents.sha256.items() if file != SUMS}
-    for file in sorted(stated.keys() | found.keys()):
-        if stated.get(file) != found.get(file):
-            raise OncoduetError(
-                f"{archive}: {file}",
-                expected=f"the sha256 in {SUMS} ({stated.get(file, 'none')})",
-                found=found.get(file, "no such file"),
-            )
+    for file, expected, sha256 in differing(stated, found):
+        raise OncoduetError(
+            f"{archive}: {file}",
+            expected=f"the sha256 in {SUMS} ({expected or 'none'})",
+            found=sha256 or "no such file",
+        )

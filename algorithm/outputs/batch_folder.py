@@ -21,16 +21,18 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
-from algorithm.outputs.study_output import (
+from algorithm.outputs.study_output import StudyOutput, write_study
+from contract.archive.studies import Study
+from contract.batch_layout import (
+    BATCH,
     LISTING_FILES,
     PREDICTIONS,
-    StudyOutput,
+    STUDY,
     listed_case_ids,
+    require_known_studies,
     study_files,
     write_listing,
-    write_study,
 )
-from contract.archive.studies import Study
 from contract.card import Card
 from contract.errors import OncoduetError
 from contract.file_stamps import is_unchanged
@@ -57,7 +59,7 @@ from contract.records import (
 )
 from network.study import content_sha256
 
-RECORD, STUDY, FAILURES, LOCK = "batch.json", "study.json", "failures.json", ".lock"
+FAILURES, LOCK = "failures.json", ".lock"
 COMMAND = "algorithm batch"
 
 logger = logging.getLogger(__name__)
@@ -95,19 +97,13 @@ class BatchFolder:
                 subfolder(folder, case_id)
             strangers = [case_id for case_id in case_ids if not (folder / case_id / STUDY).is_file()]
             require_free(folder, strangers, COMMAND)
-        path = self.path / RECORD
+        path = self.path / BATCH
         if not path.is_file():
-            require_free(self.path, [RECORD], COMMAND)
+            require_free(self.path, [BATCH], COMMAND)
             return
         self._require_same(record)
-        known = set(case_ids)
-        for case in (case for folder in self._folders() if folder.is_dir() for case in inside(folder)):
-            if case.name not in known and (case / STUDY).is_file():
-                raise OncoduetError(
-                    case,
-                    expected=f"only predictions of studies in {archive}",
-                    found=f"{case.name}, which is not there",
-                )
+        for folder in self._folders():
+            require_known_studies(folder, set(case_ids), archive)
 
     def require_replaceable(self, case_ids: Iterable[str]) -> None:
         """Raise ``OncoduetError`` if what will be replaced was changed since, is another's, or holds other files.
@@ -151,7 +147,7 @@ class BatchFolder:
                 )
 
     def _require_same(self, record: BatchRecord) -> None:
-        path = self.path / RECORD
+        path = self.path / BATCH
         found = read_record(path, BatchRecord)
         for what, before, now in [
             ("bundle", found.parents.get("bundle"), record.parents.get("bundle")),
@@ -180,10 +176,10 @@ class BatchFolder:
         with writable(self.path):
             self.path.mkdir(parents=True, exist_ok=True)
         with exclusive_lock(subfolder(self.path, LOCK), self.path, "other process at work here"):
-            if (self.path / RECORD).is_file():
+            if (self.path / BATCH).is_file():
                 self._require_same(record)
             else:
-                write_record(self.path / RECORD, record)
+                write_record(self.path / BATCH, record)
             for folder in self._folders():
                 if folder.is_dir():
                     sweep(folder)

@@ -21,6 +21,7 @@ from pydantic import Field, NonNegativeInt
 from contract.card import load_card
 from contract.errors import OncoduetError
 from contract.files.atomic import writable
+from contract.files.locks import is_work_lock
 from contract.files.reading import read_regular
 from contract.outputs import require_apart, require_folder, require_unowned, subfolder
 from contract.records import RunRecord, write_record
@@ -30,7 +31,7 @@ from training.dataset.prepared import Prepared, load_prepared
 from training.engine import load_configuration
 from training.execution import RunOptions
 from training.run import Run, existing_record, plan_run
-from training.run_folder.folder import RunFolder, is_lock, require_distinct
+from training.run_folder.folder import RunFolder, require_distinct
 from training.run_folder.lock import work_lock
 
 LOCK_PATIENCE_S = 2.0
@@ -284,7 +285,7 @@ def _require_ours(output: Path) -> None:
 
 def _is_lock(path: Path) -> bool:
     """A lock, also as an older version wrote it, in words."""
-    return is_lock(path) or re.match(r"process \d+ on ", read_regular(path).decode(errors="replace")) is not None
+    return is_work_lock(path) or re.match(r"process \d+ on ", read_regular(path).decode(errors="replace")) is not None
 
 
 def sealed(page: str) -> str:

@@ -21,9 +21,9 @@ from programs import python, run
 
 from algorithm.__main__ import main
 from algorithm.batch import predict_batch
-from algorithm.outputs.study_output import study_files
 from algorithm.prediction.options import PredictionOptions
 from algorithm.prediction.predictor import Predictor, StudyPrediction, load_predictor
+from contract.batch_layout import study_files
 from contract.card import load_card
 from contract.images.volume import Volume, read_grid, read_volume, write_volume
 from contract.records import BatchRecord, FailuresRecord, Source, StudyRecord, read_record, write_record

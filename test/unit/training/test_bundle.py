@@ -153,7 +153,7 @@ def trained_with_other_card(runs):
     [
         (lacking("weights.safetensors"), f"{CE}/weights.safetensors: "),
         *((lacking(name), f"{CE}/{name}: file not found") for name in ("card.toml", "plans.json", "dataset.json")),
-        (with_other_weights, "weights.safetensors: expected the weights that run.json names"),
+        (with_other_weights, "weights.safetensors: does not match the hash in run.json"),
         (with_truncated_weights, "weights.safetensors: "),
         *(
             (edited(CE, "run.json", state=state), f"{CE}/run.json: expected a finished run, found state {state}")
@@ -162,7 +162,7 @@ def trained_with_other_card(runs):
         (edited(FOCAL, "plans.json", dataset_name="Dataset002_other"), f"{FOCAL}: expected the plans.json of"),
         (edited(FOCAL, "dataset.json", numTraining=8), f"{FOCAL}: expected the dataset.json of"),
         (edited(FOCAL, "run.json", data_licence="CC-BY-NC-4.0"), f"{FOCAL}: expected the data licence of"),
-        (with_other_card, "card.toml: expected the card that run.json names, found another"),
+        (with_other_card, "card.toml: does not match the hash in run.json"),
         (trained_with_other_card, f"{FOCAL}: expected the card of"),
         (lambda runs: shutil.copytree(runs / CE, runs / "copy"), f": {CE} is in"),
     ],
@@ -238,7 +238,7 @@ def test_runs_of_one_fold_share_their_list(runs, tmp_path, outcome, planned):
 
 def test_another_list_than_the_runs_is_refused(runs, refused):
     write_record(runs / "ce_fold0_restart1" / "training_studies.json", TrainingStudiesRecord(trained_on=()))
-    assert "training_studies.json: expected the training_studies that run.json names" in refused(runs)
+    assert "training_studies.json: does not match the hash in run.json" in refused(runs)
 
 
 def test_of_a_run_by_an_older_program_it_is_not_known(runs, tmp_path, outcome):

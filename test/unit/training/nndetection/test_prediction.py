@@ -109,7 +109,7 @@ def test_a_card_without_mirroring_predicts_no_mirrored_copies(finished, command,
     path = finished / "card.toml"
     path.write_text(path.read_text().replace("schema_version = 1", "schema_version = 1\ntest_time_mirroring = false"))
     said = refusal(*words)
-    assert "card.toml: expected the card that run.json names, found another" in said
+    assert "card.toml: does not match the hash in run.json" in said
     record = read_json(finished / "run.json")
     record["key"]["card_sha256"] = load_card(path).sha256
     write_json(finished / "run.json", record)
@@ -204,7 +204,7 @@ def test_a_run_that_is_not_finished_or_whose_model_was_changed_is_refused(finish
     model = finished / "nndetection" / "plan_inference.pkl"
     model.write_bytes(b"another")
     said = refusal(*command[1])
-    assert "plan_inference.pkl: expected the file that the run was recorded with, found another" in said
+    assert "plan_inference.pkl: does not match the hash in nndetection.json" in said
     record = read_record(finished / "run.json", RunRecord).model_copy(update={"state": "failed"})
     write_json(finished / "run.json", record.model_dump(mode="json"))
     said = refusal(*command[1])
@@ -225,7 +225,7 @@ def test_an_output_that_is_something_else_is_refused(finished, command, fake_nnd
     batch = read_json(output / "batch.json")
     (output / "batch.json").write_text(json.dumps(batch | {"parents": {"run": "0"}}))
     said = refusal(*words)
-    assert "batch.json: expected a folder that was begun with the same run, found another's predictions" in said
+    assert "batch.json: folder was begun with another run; give another output" in said
 
 
 def test_two_predictions_do_not_fill_one_folder(command, fake_nndet, outcome):
