@@ -12,7 +12,7 @@ from pathlib import Path
 
 ROOT = Path("/")
 _NO_LIMIT = 2**60
-"""The older files' word for no limit, rounded down."""
+"""Value of cgroups v1 for no limit, rounded down."""
 
 
 def memory_left(root: Path = ROOT) -> int | None:

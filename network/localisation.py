@@ -25,7 +25,7 @@ TRAINING_SLACK_VOXELS = 2
 
 _TOUCHING = np.ones((3, 3, 3), dtype=bool)
 ORGAN_PROBABILITY = 0.5
-"""From here on a voxel belongs to the organ, or to the classes near which a lesion is kept."""
+"""Lowest probability of voxels of the organ, or of the classes near which a lesion is kept."""
 
 
 def true_region(card: Card, truth: Volume, path: Path) -> Box:

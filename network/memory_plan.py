@@ -32,9 +32,9 @@ _STATUS = Path("/proc/self/status")
 
 _FLOAT = 4
 _ACTIVATIONS = 12
-"""Patches of these features that are alive at once, per window of a pass."""
+"""Feature maps of a patch in memory at a time, per window of a pass."""
 _SLAB_BYTES = 3 * 8
-"""Resampling holds a slab as float64, padded, and filtered."""
+"""Bytes per voxel of resampling: a slab as float64, padded, and filtered."""
 _SLAB_SLICES = 32 + 2 * 20 + 2 * 12
 _MARGIN = 1.1
 
@@ -44,7 +44,7 @@ class Budget:
     """How large this process may grow."""
 
     total: int
-    """Bytes, what it holds already included."""
+    """Bytes that the process may use, those in use included."""
     source: str
     """What sets the limit, for messages."""
 
@@ -57,22 +57,22 @@ class StudySize:
     """Size of each channel's image."""
     reference: tuple[int, int, int]
     study: tuple[int, int, int]
-    """The study grid."""
+    """Shape of the study grid."""
     network: tuple[int, int, int]
-    """The network's grid, without any crop."""
+    """Shape of the network's grid, without any crop."""
     patch_size: tuple[int, int, int]
     classes: int
     features: int
-    """Per voxel of the patch, of the network's stage that has the most."""
+    """Features per voxel of the patch, in the network's largest stage."""
     members: int
     member_bytes: int
-    """Weights of one member."""
+    """Bytes of one member's weights."""
     outputs: int
-    """Ensembles times groups of classes."""
+    """Number of ensembles times groups of classes."""
     segmentations: int = 0
-    """Members that find boxes whose segmentation of the whole study is kept too."""
+    """Number of members that find boxes whose segmentation of the whole study is kept too."""
     is_read: bool = False
-    """Whether the images are in memory already, as a part of what the process holds."""
+    """Whether the images are in memory already, as part of what the process uses."""
 
 
 @dataclass(frozen=True)
@@ -81,9 +81,9 @@ class MemoryPlan:
 
     batch: int
     at_once: int
-    """Members whose accumulators are held at a time."""
+    """Members whose accumulators are in memory at a time."""
     streamed: bool
-    """Whether weights are loaded for their turn and dropped after it."""
+    """Whether weights are loaded when their member predicts, and dropped afterwards."""
 
     def __str__(self) -> str:
         weights = "weights streamed" if self.streamed else "weights resident"

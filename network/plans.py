@@ -23,7 +23,7 @@ from contract.schema import Frozen, parse
 CONFIGURATION = "3d_fullres"
 
 MOST_BYTES = 2**20
-"""Of ``plans.json`` and ``dataset.json``; nnU-Net's largest have 30 kB."""
+"""Largest ``plans.json`` and ``dataset.json``; nnU-Net's largest have 30 kB."""
 MOST_STAGES = 12
 MOST_CHANNELS = 64
 MOST_CLASSES = 256
@@ -71,15 +71,15 @@ def _in(table: Mapping[str, str]) -> AfterValidator:
 
 
 Word = Annotated[str, Field(min_length=1, max_length=200, pattern=r"^[A-Za-z0-9][A-Za-z0-9 _.+-]*$")]
-"""A name that may become a part of a path: nothing in it leads elsewhere."""
+"""Name that may become part of a path, and so contains no separator."""
 Text = Annotated[str, Field(max_length=200)]
 Count = Annotated[int, Field(ge=1, le=32)]
 Features = Annotated[int, Field(ge=1, le=2**20)]
-"""Upper bound beyond any memory; ``campaign --dry-run`` estimates the real need."""
+"""Number of features; the bound is beyond any memory, and ``campaign --dry-run`` estimates the real need."""
 Kernel = Literal[1, 3, 5, 7, 9, 11]
 Stride = Annotated[int, Field(ge=1, le=8)]
 Length = Annotated[int, Field(ge=1, le=8192)]
-"""Voxels."""
+"""Length in voxels."""
 Millimetres = Annotated[float, Field(ge=0.01, le=100)]
 Axis = Literal[0, 1, 2]
 Intensity = Annotated[float, Field(ge=-1e12, le=1e12)]
@@ -285,7 +285,7 @@ class Plans(Frozen):
     transpose_forward: tuple[Axis, Axis, Axis]
     transpose_backward: tuple[Axis, Axis, Axis]
     experiment_planner_used: Word
-    """Never looked up: a planner of the user's own may have any name."""
+    """Name of the planner, which may be the user's own: never looked up."""
     label_manager: Literal["LabelManager"] = "LabelManager"
     foreground_intensity_properties_per_channel: Annotated[Mapping[str, IntensityProperties], Channels]
     configurations: Configurations

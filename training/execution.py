@@ -42,7 +42,7 @@ class RunOptions:
     """Options of a run that do not change what is trained."""
 
     tensorboard: bool = False
-    """Write event files."""
+    """Whether event files are written."""
     archive: Path | None = None
     """Current folder of the archive, if it was moved since ``prepare``."""
     localisation: Path | None = None

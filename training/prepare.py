@@ -410,7 +410,7 @@ class _Stacked:
         self.foreground_voxels: dict[str, int] = {}
         self.lesions: dict[str, list[Lesion]] = {}
         self.lost: list[str] = []
-        """What is to be said of lesions that resampling lost."""
+        """Messages about lesions that resampling lost."""
         folder.mkdir()
 
     def add(self, study: Study, patient_id: str, scan: Scan, truth: Volume) -> None:

@@ -63,13 +63,13 @@ class ScoredMaps(Frozen):
     """One combination's strict scores on the validation studies of a run, or their mean over the runs."""
 
     run: str
-    """``mean`` for the mean."""
+    """Name of the run, or ``mean``."""
     fill: BoxShape
     case_score: CaseScore
     auroc: float
     ap: float
     score: float
-    """(auroc + ap) / 2"""
+    """Ranking score, (auroc + ap) / 2."""
 
 
 class MapSweepRecord(Record):
@@ -80,7 +80,7 @@ class MapSweepRecord(Record):
     mirroring: bool
     """Whether mirrored copies were predicted too."""
     maps: tuple[ScoredMaps, ...]
-    """Run by run, and the mean, in the order in which equal combinations are preferred."""
+    """Scores of each run, then their mean, in the order in which equal combinations are preferred."""
     fill: BoxShape
     """Box shape of the best combination."""
     case_score: CaseScore

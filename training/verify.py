@@ -31,9 +31,9 @@ class Check:
     run: str
     what: str
     found: str
-    """``as recorded``, ``unchecked: …``, or what is wrong in one line."""
+    """What was found: ``as recorded``, ``unchecked: …``, or the fault in one line."""
     fault: str | None = None
-    """The line for the user, or None where nothing is wrong."""
+    """The error message, or None where nothing is wrong."""
 
 
 @dataclass(frozen=True)

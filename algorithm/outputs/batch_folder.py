@@ -72,7 +72,7 @@ class BatchFolder:
     path: Path
     card: Card
     methods: Mapping[str, str]
-    """By the folder of each ensemble, relative to ``path`` (``.`` for ``path`` itself): its ``method_sha256``."""
+    """``method_sha256`` of each ensemble, by its folder relative to ``path`` (``.`` for ``path`` itself)."""
 
     @property
     def failures(self) -> Path:

@@ -34,15 +34,15 @@ from contract.errors import OncoduetError
 from contract.images.volume import Float32Array, LabelArray, Volume
 
 PEAK_FRACTION = 2.5
-"""A candidate reaches out to its peak divided by this."""
+"""Divisor of a candidate's peak that gives the threshold of its extent."""
 LOWEST_PEAK = 0.01
-"""The dynamic rules stop below this peak."""
+"""Peak below which the dynamic rules stop."""
 
 _TOUCHING = np.ones((3, 3, 3), dtype=bool)
 _REACH = 6
-"""In voxels, to each side of a peak: where its component is looked for first."""
+"""Distance in voxels to each side of a peak within which its component is searched first."""
 _TIES = 32
-"""Equally high components up to which each is looked for alone."""
+"""Most components of equal peak that are searched one by one."""
 _STRIDE = 4096
 MOST_VISITS = 100
 """Visits of a dynamic search per voxel of the box that it searches; noise needs fewer than 10."""

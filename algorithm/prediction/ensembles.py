@@ -44,10 +44,10 @@ class Ensemble:
 
     name: str
     configuration: str
-    """As ``source.json`` calls it: the configuration of a single member, ``ensemble-…`` or ``control-…``."""
+    """Name in ``source.json``: the configuration of a single member, ``ensemble-…`` or ``control-…``."""
     members: tuple[Member, ...]
     folder: str
-    """Where its predictions go below the output; ``.`` for the output itself."""
+    """Folder of its predictions below the output; ``.`` for the output itself."""
     choice: BoxChoice = AS_IN_RULES
     """How the boxes of its members become a map and a likelihood."""
 

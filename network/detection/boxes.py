@@ -15,8 +15,8 @@ import torch
 from torch import Tensor
 
 LARGEST_LOG_GROWTH = math.log(1000 / 16)
-"""A decoded box is at most this many times (as a logarithm) its anchor, so that no exponential overflows; the customary
-bound, from Detectron."""
+"""Logarithm of the largest ratio of a decoded box to its anchor, so that no exponential overflows; the customary bound,
+from Detectron."""
 
 
 def sizes(boxes: Tensor) -> Tensor:

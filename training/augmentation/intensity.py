@@ -66,7 +66,7 @@ class Contrast(ChannelStep):
     """Stretches about the mean by the value."""
 
     preserve_range: bool
-    """Whether what leaves the range before is clipped to it."""
+    """Whether values that leave the range of the input are clipped to it."""
 
     def apply(self, patches: Patches, uniform: Uniform) -> None:
         """Stretch, and clip where asked to."""
@@ -87,9 +87,9 @@ class Gamma(ChannelStep):
     """Raises intensities, scaled to their range, to the power of the value."""
 
     invert: float
-    """Probability that a channel is inverted before, and back afterwards."""
+    """Probability that gamma is applied to the inverted channel."""
     retain: float
-    """Probability that mean and standard deviation are restored."""
+    """Probability that mean and standard deviation of the channel are restored."""
 
     def columns(self, channels: int) -> int:
         """Those of the chance, and two per channel for inversion and restoration."""

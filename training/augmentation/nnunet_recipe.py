@@ -73,7 +73,7 @@ class Recipe:
     spatial: Spatial | None
     steps: tuple[Step, ...]
     downsample: DownsampleSegForDSTransform | None
-    """nnU-Net's own: deterministic, and independent of the label's position."""
+    """nnU-Net's own transform: deterministic, and independent of the label's position."""
 
     @property
     def needs_outside(self) -> bool:

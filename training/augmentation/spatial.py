@@ -16,10 +16,10 @@ from training.augmentation.patches import Patches, Size, on_device
 from training.augmentation.random_parameters import PER_VALUE, Range, Rows, Uniform
 
 OUTSIDE = -1
-"""Label beyond the study."""
+"""Label of voxels beyond the study."""
 SCORE = 1000
-"""nnU-Net compares the classes' interpolated indicators as half-precision numbers of this scale: what is then equal
-is decided by the nearest voxel."""
+"""Scale at which the classes' interpolated indicators are compared, in half precision as by nnU-Net; ties are decided
+by the nearest voxel."""
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ class Spatial:
     same_scale_probability: float
     """Probability that all axes have the same scale."""
     in_plane: bool
-    """Whether slices are changed one by one."""
+    """Whether each slice is deformed by itself, in its plane."""
 
     def columns(self) -> int:
         """How many uniform numbers a patch takes."""

@@ -35,10 +35,10 @@ from training.run_folder.folder import RunFolder, require_distinct
 from training.run_folder.lock import work_lock
 
 LOCK_PATIENCE_S = 2.0
-"""The processes of a campaign that was killed keep its lock until their next step."""
+"""Wait for the lock: processes of a killed campaign hold it until their next step."""
 
 MOST_RUNS = 2000
-"""Of one campaign, whose page and table list each of them."""
+"""Most runs of one campaign; its page and its table list each."""
 
 LOCK, PAGE, SLURM = ".campaign.lock", "status.html", "slurm"
 """A campaign's own files and folder next to the runs' folders."""
@@ -50,11 +50,11 @@ class Resources(Frozen):
     """What the local executor may use of this machine."""
 
     workers: Count = 1
-    """Processes at a time on the CPU; each takes the profile's number of threads. With CUDA there is one per device."""
+    """Short form of ``resources.workers``."""
     devices: Annotated[tuple[Index, ...], Field(min_length=1, max_length=1000)] | None = None
     """Indices of CUDA devices, among those that are visible; all of them if absent."""
     packed: Count = 1
-    """Runs side by side in one process, and so on one device."""
+    """Runs trained in turn in one process, and so on one device."""
 
     @classmethod
     def faults_between(cls, values: Mapping[str, Any]) -> list[str]:
@@ -111,16 +111,18 @@ class CampaignFile(Frozen):
     output: Path | None = None
     profile: str
     configurations: Annotated[tuple[str, ...], Field(min_length=1, max_length=1000)]
-    """Where the card first locates an organ and none of these does, a run of ``localisation`` per fold is added."""
+    """Names or paths. If the card locates an organ first and none of these does, a run of ``localisation`` per fold is
+    added."""
     folds: Annotated[tuple[Index, ...], Field(min_length=1, max_length=1000)]
     restarts: Annotated[tuple[Index, ...], Field(min_length=1, max_length=1000)]
     workers: Count | None = None
-    """Short for ``resources.workers``."""
+    """Short form of ``resources.workers``."""
     seed: NonNegativeInt = 0
     tensorboard: bool = False
     """Each run writes event files into its folder ``tensorboard``."""
     archive: Path | None = None
-    """For checkpoints that are chosen by detection: current folder of the archive, if it was moved since."""
+    """Current folder of the archive, if it was moved since ``prepare``; for checkpoints that are chosen by
+    detection."""
     resources: Resources = Resources()
     slurm: SlurmOptions = SlurmOptions()
 

@@ -47,9 +47,9 @@ TICK_S = 0.5
 logger = logging.getLogger(__name__)
 
 _ASKING = ("gpu", "gres", "tres")
-"""Parts of the names of sbatch's options by which a job asks for a GPU."""
+"""Parts of the names of sbatch options that request a GPU."""
 _TIME_LIMIT = "UncompletedJobError"
-"""What submitit raises in a job that may not queue again."""
+"""Exception of submitit in a job that may not requeue."""
 
 
 @dataclass(frozen=True)

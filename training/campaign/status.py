@@ -27,7 +27,7 @@ State = Literal["planned", "queued", "running", "interrupted", "finished", "fail
 STATES: tuple[State, ...] = ("planned", "queued", "running", "interrupted", "failed", "finished")
 
 RECENT_EPOCHS = 10
-"""The time per epoch is the mean of so many last ones."""
+"""Number of last epochs of which the time per epoch is the mean."""
 _SETTLED_S = 5.0
 _COLOURS: Mapping[State, str] = {
     "planned": "dim",
@@ -44,9 +44,9 @@ class ExecutorMessage:
     """What an executor knows of a run beyond its folder."""
 
     state: State | None = None
-    """In place of the folder's, unless the run is finished."""
+    """State that replaces the one in the folder, unless the run is finished."""
     iterations: int | None = None
-    """Steps done in all, also within the epoch."""
+    """Training steps done in all, those of the current epoch included."""
     message: str = ""
 
 
@@ -58,14 +58,14 @@ class Progress:
     state: State
     epochs: tuple[Epoch, ...] = ()
     iterations: int = 0
-    """Training steps done in all."""
+    """Training steps done in all, those of the current epoch included."""
     wall_s: float = 0.0
     cpu_s: float = 0.0
     gpu_s: float = 0.0
     written_s: float | None = None
     """When ``run.json`` was last written, in seconds since 1970."""
     message: str = ""
-    """Why it failed, or why it waits."""
+    """Why the run failed or waits."""
 
     @property
     def done(self) -> float:
@@ -116,7 +116,7 @@ class CampaignStatus:
     campaign: Campaign
     runs: tuple[Progress, ...]
     at_s: float
-    """Seconds since 1970."""
+    """Time of the status, in seconds since 1970."""
 
     @property
     def counts(self) -> dict[State, int]:

@@ -25,14 +25,14 @@ logger = logging.getLogger(__name__)
 
 RELOAD_S = 30
 POINTS = 120
-"""Points of a line at most; longer runs are averaged over neighbouring epochs."""
+"""Most points of a line; longer runs are averaged over neighbouring epochs."""
 OPEN_RUNS = 60
-"""Up to so many runs the table is unfolded."""
+"""Most runs with which the table is shown unfolded."""
 
 WIDTH, HEIGHT = 460, 240
 _LEFT, _RIGHT, _TOP, _BOTTOM = 46, 8, 10, 26
 _LABEL = 40
-"""Room for the word under the axis."""
+"""Width reserved for the label of the axis."""
 _DONE_FIRST: tuple[State, ...] = ("finished", "running", "queued", "interrupted", "failed", "planned")
 
 Point = tuple[float, float]
@@ -48,7 +48,7 @@ class Line:
     """``train`` or ``validation``."""
     is_mean: bool
     points: str
-    """In SVG's notation."""
+    """Points of the line in SVG's notation."""
 
 
 @dataclass(frozen=True)

@@ -22,7 +22,7 @@ class Cut:
 
     study: ResidentStudy
     corner: Size
-    """Lowest voxel; may be outside the study."""
+    """Lowest voxel of the patch; may be outside the study."""
 
     def moved(self, by: Sequence[int]) -> "Cut":
         """The place further on."""

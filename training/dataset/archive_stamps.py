@@ -20,7 +20,7 @@ class SourcesRecord(Record):
     """``sources.json``."""
 
     archive: str
-    """Its folder at that time."""
+    """The archive's folder when it was prepared."""
     studies: Mapping[str, tuple[FileStamp, ...]]
     """Images and label map of each study, by case id."""
 

@@ -25,9 +25,9 @@ class Lesion:
 
     volume_ml: float
     centre_mm_xyz: tuple[float, float, float]
-    """In the patient (LPS): the mean of its voxels' centres."""
+    """Mean of its voxels' centres in patient coordinates (LPS)."""
     box: Box | None
-    """Its voxels' bounds on the study grid; None if it has none there."""
+    """Bounds of its voxels on the study grid; None: it has none there."""
 
     @property
     def described(self) -> str:

@@ -25,7 +25,7 @@ from contract.text import one_line
 
 MOST_BYTES = 2**28
 MOST_STEPS = 100_000
-"""nnU-Net's records take some hundred."""
+"""Most opcodes of a pickle; nnU-Net's records have some hundred."""
 _LARGEST_KEY = 2**31
 
 
@@ -50,7 +50,7 @@ _TYPES: Mapping[str, np.dtype[Any]] = {
     code: np.dtype(f"<{code}") for code in ("f8", "f4", "f2", "i8", "i4", "i2", "i1", "u8", "u4", "u2", "u1", "b1")
 }
 _TYPE_STATES = tuple((3, order, None, None, None, -1, -1, 0) for order in "<|")
-"""Little-endian, and without any order: a byte."""
+"""States of the types that are read: little-endian, or of one byte."""
 _MARK = object()
 
 
@@ -88,7 +88,7 @@ class _Steps:
         self.stack: list[Any] = []
         self.memo: dict[int, Any] = {}
         self.bytes_left = 0
-        """Bytes of arrays; all of them together are no larger than the pickle."""
+        """Bytes of arrays that may still come; all arrays together are no larger than the pickle."""
 
     def follow(self, content: bytes) -> Any:
         """The one value that is left at the end."""

@@ -40,12 +40,13 @@ class PreparedStudy(Frozen):
     """One study of the dataset."""
 
     case_id: Annotated[str, Field(pattern=r"^[^/\\\x00-\x1f]+$", max_length=200)]
-    """Part of file names."""
+    """Case id, part of file names."""
     patient_id: str
     lesions: int
     """Connected lesions (26 neighbours) on the study grid; in stage 1 those of the organ."""
     content_sha256: str | None = None
-    """By which the study is known again (``network.study.content_sha256``); null where an older program prepared it."""
+    """Hash by which the study is recognised (``network.study.content_sha256``); null where an older program prepared
+    it."""
 
 
 class PreparedRecord(Record):
@@ -61,7 +62,8 @@ class PreparedRecord(Record):
     """Voxels drawn from each study for the intensity statistics of quantitative channels."""
     studies: tuple[PreparedStudy, ...]
     left_out: tuple[str, ...] = ()
-    """Case ids (or folders) of the archive that were wrong and left out on request; ``prepare.log`` says why."""
+    """Case ids (or folders) of the archive that were faulty and left out on request; ``prepare.log`` gives the
+    reasons."""
     files: Mapping[str, str]
     """sha256 of each preprocessed file in ``cases``, by name; compared before they are trained on."""
     parts: Mapping[str, str] = {}
@@ -94,7 +96,7 @@ class Prepared:
     dataset: Mapping[str, Any]
     folds: tuple[Fold, ...]
     splits_seed: int
-    """Seed of the shuffle that dealt patients to the folds."""
+    """Seed of the shuffle that assigned patients to folds."""
 
     def for_stage(self, stage: Stage) -> "Prepared":
         """The dataset that networks of a stage are trained on.

@@ -24,9 +24,9 @@ IMAGE, LABEL = (np.dtype(np.float32),), (np.dtype(np.int8), np.dtype(np.int16))
 
 _CODECS = {blosc2.Codec.BLOSCLZ, blosc2.Codec.LZ4, blosc2.Codec.LZ4HC, blosc2.Codec.ZLIB, blosc2.Codec.ZSTD}
 _FILTERS = {blosc2.Filter.NOFILTER, blosc2.Filter.SHUFFLE, blosc2.Filter.BITSHUFFLE}
-"""Those that Blosc has itself; for others it looks for programs to load."""
+"""Filters that Blosc itself has; for others it looks for programs to load."""
 _DAMAGED = (RuntimeError, ValueError, TypeError, LookupError, ArithmeticError, SyntaxError, OSError)
-"""What Blosc raises where numbers and types in a file make no sense; it reads a type as a Python literal."""
+"""Exceptions of Blosc where numbers and types in a file make no sense; it reads a type as a Python literal."""
 
 
 def open_array(path: Path, kinds: tuple[np.dtype[Any], ...], **how: Any) -> Any:

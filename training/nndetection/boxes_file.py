@@ -18,7 +18,7 @@ from network.detection.clustering import Float64Array, ScoredBoxes
 from training.dataset.plain_pickle import read_plain_pickle
 
 LOWER, UPPER = [0, 1, 4], [2, 3, 5]
-"""Places of a box's corners along the array's axes 0, 1 and 2."""
+"""Columns of a box's corners along the array's axes 0, 1 and 2."""
 
 
 def read_boxes(path: Path, shape_zyx: tuple[int, int, int]) -> ScoredBoxes:

@@ -31,7 +31,7 @@ class NnDetection(Engine):
     mark = PARENT
     counts_epochs = False
     archive_need = NEED
-    """It preprocesses by itself."""
+    """Why it needs the archive: it preprocesses by itself."""
     model = "nndetection"
     no_bundle = (
         "expected a run with weights for a bundle, found one of nnDetection, whose models are pickles; "

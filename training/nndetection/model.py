@@ -22,9 +22,9 @@ class UpstreamRecord(Record):
 
     key: RunKey
     targeted_commit: str = COMMIT
-    """The state of nnDetection that the adapter speaks to."""
+    """The commit of nnDetection that the adapter supports."""
     reported_commit: str | None
-    """The state that nnDetection says it is; null where it does not know."""
+    """The commit that nnDetection reports; null where it does not know."""
     reported_torch: str | None
     task: str
     model: str = MODEL

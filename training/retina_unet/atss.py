@@ -18,7 +18,7 @@ from network.detection.boxes import centres, iou
 
 NEAREST_POSITIONS = 4
 NOTHING = -1
-"""Stands for no lesion."""
+"""Value for anchors without a lesion."""
 
 
 def match_anchors(anchors: Sequence[Tensor], boxes: Tensor, *, nearest: int = NEAREST_POSITIONS) -> Tensor:

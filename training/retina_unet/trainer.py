@@ -35,7 +35,7 @@ from training.run_folder.checkpoints import Checkpoint
 
 POLY_EXPONENT = 0.9
 CYCLE_FROM, CYCLE_TO = 1 / 10, 1 / 1000
-"""Of the profile's learning rate, at the beginning and the end of each averaged epoch."""
+"""Learning rate at the beginning and the end of each averaged epoch, as fractions of the profile's."""
 
 
 @dataclass(frozen=True)

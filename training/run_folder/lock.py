@@ -10,7 +10,7 @@ from pathlib import Path
 from contract.files.locks import exclusive_lock, holder_in_words, names_holder, this_process
 
 PATIENCE_S = 0.2
-"""A look at whether a process works on a run (``training.campaign.status``) takes the lock, too."""
+"""Wait for the lock: ``training.campaign.status`` takes it for a moment, too."""
 
 logger = logging.getLogger(__name__)
 

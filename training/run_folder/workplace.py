@@ -19,7 +19,7 @@ from contract.outputs import MANIFEST, subfolder
 SIGN = "at_work"
 INTERVAL_S = 1.0
 SLACK_S = 5.0
-"""A program that is killed with its caller may finish writing."""
+"""Time in which a program that is killed with its caller may finish writing."""
 
 
 @contextmanager
