@@ -41,7 +41,7 @@ def true_region(card: Card, truth: Volume, path: Path) -> Box:
     region = region_around(stage, organ, truth.grid, truth.grid, slack_mm_zyx=(z, y, x))
     if region is None:
         values = ", ".join(map(str, stage.values))
-        raise OncoduetError(path, expected=f"the {stage.organ} (label values {values})", found="none of it")
+        raise OncoduetError(path, f"no {stage.organ} (label values {values})")
     return region
 
 

@@ -124,13 +124,12 @@ def plan_memory(
     if least > budget.total:
         raise OncoduetError(
             f"study {name}",
-            expected=f"to need at most {budget.total / GB:.1f} GB of memory ({budget.source})",
-            found=(f"that {_size(work.reference)} voxels ({len(work.channels)} channels) need {least / GB:.1f} GB"),
+            f"needs {least / GB:.1f} GB of memory ({_size(work.reference)} voxels, {len(work.channels)} channels); "
+            f"{budget.total / GB:.1f} GB available ({budget.source})",
         )
     raise OncoduetError(
         f"study {name}",
-        expected=f"to need at most {gpu_free / GB:.1f} GB of the GPU's memory",
-        found=f"that it needs {window_bytes(work, ways[-1]) / GB:.1f} GB",
+        f"needs {window_bytes(work, ways[-1]) / GB:.1f} GB of the GPU's memory; {gpu_free / GB:.1f} GB available",
     )
 
 

@@ -149,7 +149,7 @@ class NetworkArguments(Frozen):
     def _slope_of_a_leaky_one(self) -> Self:
         given = self.nonlin_kwargs.model_fields_set if self.nonlin_kwargs else ()
         if "negative_slope" in given and NONLINEARITIES[self.nonlin] != "LeakyReLU":
-            raise PydanticCustomError("slope", "nonlin_kwargs: expected negative_slope for LeakyReLU alone")
+            raise PydanticCustomError("slope", "nonlin_kwargs: negative_slope is only for LeakyReLU")
         return self
 
 

@@ -57,11 +57,9 @@ def bundle(*, runs: Sequence[Path], output: Path) -> BundleRecord:
     locating = _pack([run for run in finished if run.record.key.stage == "localisation"], below="localisation/")
     first = finished[0]
     if not detecting.record.members:
-        raise OncoduetError(output, expected="at least one run that detects lesions", found=f"only {first.name}")
+        raise OncoduetError(output, f"no run that detects lesions, only {first.name}")
     if load_card(first.folder.card).localisation is not None and not locating.record.members:
-        raise OncoduetError(
-            output, f"no run of stage localisation, by which the card {first.record.key.card} first locates an organ"
-        )
+        raise OncoduetError(output, f"no run of the stage localisation, which the card {first.record.key.card} needs")
     record = BundleRecord(
         card=first.record.key.card,
         card_sha256=first.record.key.card_sha256,
@@ -75,7 +73,7 @@ def bundle(*, runs: Sequence[Path], output: Path) -> BundleRecord:
         raise OncoduetError(
             output,
             expected="nothing or a bundle of some of these runs",
-            found=(f"one with {lost[0]}, which is another or missing among them; give another output or move it away"),
+            found=f"a bundle of {lost[0]}, which differs or is not among these; give another output or move it away",
         )
     files: dict[str, Path | bytes] = {"card.toml": first.folder.card, **detecting.files, **locating.files}
     files["bundle.json"] = (record.model_dump_json(indent=2) + "\n").encode()
@@ -83,7 +81,7 @@ def bundle(*, runs: Sequence[Path], output: Path) -> BundleRecord:
     with atomic_file(output) as partial:
         write_archive(partial, files)
         if _members_of(output) != before:  # which takes as long as another process needs to put one there
-            raise OncoduetError(output, expected="the file as it was when the runs were packed", found="a changed one")
+            raise OncoduetError(output, "changed while the runs were packed")
     return record
 
 
@@ -153,7 +151,7 @@ def _require_agreement(runs: Sequence[FinishedRun]) -> None:
             ("studies and folds", run.record.parents.get("prepared") == first.record.parents.get("prepared")),
         ]:
             if not same:
-                raise OncoduetError(run.folder.path, expected=f"the {what} of {first.folder.path}", found="another")
+                raise OncoduetError(run.folder.path, f"differs from {first.folder.path} in its {what}")
 
 
 def _same_json(a: Path, b: Path) -> bool:

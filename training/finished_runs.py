@@ -47,7 +47,7 @@ def finished_runs(folders: Sequence[Path]) -> list[FinishedRun]:
     finished = sorted((_finished(folder) for folder in find_runs(folders)), key=lambda run: run.name)
     for before, run in itertools.pairwise(finished):
         if before.name == run.name:
-            raise OncoduetError(run.folder.path, f"{run.name} is in {before.folder.path}, too")
+            raise OncoduetError(run.folder.path, f"duplicate run {run.name}, also in {before.folder.path}")
     require_distinct((run.folder, run.record) for run in finished)
     return finished
 

@@ -234,8 +234,7 @@ def _require_same(
         if found != expected:
             raise OncoduetError(
                 existing.folder,
-                expected=f"no dataset or one with the same {what}",
-                found="another, from which runs may have been made; give another output, or --replace",
+                f"dataset with another {what}, by which runs may have been trained; give another output, or --replace",
             )
 
 

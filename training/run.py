@@ -146,10 +146,9 @@ def existing_record(run: Run, folder: RunFolder, *, resume: bool = False, is_mad
             raise OncoduetError(path, expected=_describe(run.key), found=_describe(existing.key))
         changed = sorted(name for name, sha256 in run.parents.items() if existing.parents.get(name) != sha256)
         if changed and existing.state != "planned":
+            what = " and ".join(changed).replace("prepared", "prepared dataset")
             raise OncoduetError(
-                path,
-                expected=f"the {' and '.join(changed)} that this run was begun with",
-                found=f"a changed one (state {existing.state}); give another --output",
+                path, f"{what} changed since the run was begun (state {existing.state}); give another --output"
             )
         if existing.state in ("running", "failed") and is_made:
             once = [path for what, path in run.engine.files(folder).items() if what not in run.engine.chosen_files]

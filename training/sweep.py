@@ -313,17 +313,15 @@ def _dataset(run: FinishedRun, first: FinishedRun, folder: Path | None) -> Prepa
     """The dataset that a run was trained on."""
     key, path = run.record.key, run.folder.path
     if "box_rule" not in engine_of(run.record).files(run.folder):
-        raise OncoduetError(
-            path, expected="a run that finds boxes", found=f"one of the configuration {key.configuration}"
-        )
+        raise OncoduetError(path, f"run of the configuration {key.configuration}, which does not find boxes")
     if key.card_sha256 != first.record.key.card_sha256:
-        raise OncoduetError(path, expected=f"the card of {first.folder.path}", found="another")
+        raise OncoduetError(path, f"differs from {first.folder.path} in its card")
     where = folder or Path(run.record.prepared_folder or "")
     if not (where / "prepared.json").is_file():
         raise OncoduetError(where, f"the prepared dataset of {path} not found; --prepared names its current folder")
     prepared = load_prepared(where)
     if prepared.sha256 != run.record.parents.get("prepared"):
-        raise OncoduetError(where, expected=f"the prepared dataset that {path} was trained on", found="another")
+        raise OncoduetError(where, f"not the prepared dataset that {path} was trained on")
     return prepared
 
 

@@ -142,8 +142,7 @@ class BatchFolder:
             if (case / name).exists() and sha256_file(case / name) != sha256:
                 raise OncoduetError(
                     case / name,
-                    expected=f"the file as {COMMAND} wrote it",
-                    found="it changed since; move it away, and the study is predicted again",
+                    f"file was edited since {COMMAND} wrote it; move it away, and the study is predicted again",
                 )
 
     def _require_same(self, record: BatchRecord) -> None:
@@ -277,8 +276,7 @@ class BatchFolder:
         if record.method_sha256 not in (None, self.methods[folder.relative_to(self.path).as_posix()]):
             raise OncoduetError(
                 path,
-                expected="a prediction by this bundle, ensemble and settings",
-                found="one by others; move it away, and the study is predicted again",
+                "predicted by another bundle, ensemble or settings; move it away, and the study is predicted again",
             )
         return record
 

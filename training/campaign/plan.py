@@ -222,7 +222,7 @@ def load_campaign(
     folders = {}
     for name, given, own in [("prepared", prepared, file.prepared), ("output", output, file.output)]:
         if given is None and own is None:
-            raise OncoduetError(path, f"{name} is neither given here nor as --{name}")
+            raise OncoduetError(path, f"{name} is missing: set it here or pass --{name}")
         folders[name] = given if given is not None else path.parent / str(own)
     require_folder(folders["output"], is_written=runs_are_made)
     require_unowned(folders["output"], "training campaign")
@@ -278,7 +278,7 @@ def _require_ours(output: Path) -> None:
             raise OncoduetError(
                 path,
                 expected="nothing or a campaign's own file",
-                found="one of other origin or changed since; move it away",
+                found="a file of other origin, or edited since; move it away",
             )
     jobs = subfolder(output, SLURM)
     if os.path.lexists(jobs) and not (jobs / "jobs.json").is_file() and (not jobs.is_dir() or any(jobs.iterdir())):

@@ -265,9 +265,7 @@ def _executor(folder: Path, options: Any, batch: str) -> Any:
     folder.mkdir(parents=True, exist_ok=True)
     found = folder.stat()
     if found.st_uid != os.geteuid():
-        raise OncoduetError(
-            folder, expected="a folder of the same user (jobs execute its files)", found="another user's"
-        )
+        raise OncoduetError(folder, "belongs to another user (jobs execute its files)")
     folder.chmod(found.st_mode & ~(stat.S_IWGRP | stat.S_IWOTH))
     project = Path(__file__).resolve().parents[2]
     wanted = {

@@ -113,8 +113,8 @@ class Prepared:
         if located.folds != self.folds:
             raise OncoduetError(
                 located.folder / SPLITS,
-                expected=f"the folds of {self.folder / SPLITS}",
-                found="others: networks of one stage would be trained on what the other sets apart",
+                f"folds differ from those in {self.folder / SPLITS}: "
+                "networks of one stage would be trained on what the other sets apart",
             )
         return located
 
@@ -149,7 +149,7 @@ class Prepared:
                 continue
             for path in stamps:
                 if sha256_file(path) != self.record.files.get(path.name):
-                    raise OncoduetError(path, expected=f"the file that {RECORD} names by its sha256", found="another")
+                    raise OncoduetError(path, f"does not match the hash in {RECORD}")
             channels, classes = (len(self.dataset[what]) for what in ("channel_names", "labels"))
             require_study(image, label, channels=channels, classes=classes)
             _compared.update(stamps)
@@ -168,7 +168,7 @@ def load_prepared(folder: Path) -> Prepared:
     record = read_record(folder / RECORD, PreparedRecord)
     card = load_card(folder / "card.toml")
     if card.sha256 != record.card_sha256:
-        raise OncoduetError(folder / "card.toml", expected="the card that the dataset was made with", found="another")
+        raise OncoduetError(folder / "card.toml", f"does not match the hash in {RECORD}")
     _require_parts(folder, record)
     if record.stage == "localisation":
         card = card.localising()
@@ -220,7 +220,7 @@ def _require_parts(folder: Path, record: PreparedRecord) -> None:
         if not path.is_file():
             raise OncoduetError(path, "part of the dataset not found")
         if sha256_file(path) != record.parts.get(name):
-            raise OncoduetError(path, expected="the file that prepared.json names by its sha256", found="another")
+            raise OncoduetError(path, f"does not match the hash in {RECORD}")
 
 
 def require_folds(path: Path, folds: Sequence[Fold], studies: Sequence[PreparedStudy]) -> None:

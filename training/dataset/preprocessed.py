@@ -139,8 +139,8 @@ def class_voxels(path: Path, shape: tuple[int, ...]) -> Mapping[int, npt.NDArray
         empty = isinstance(found, list | tuple) and not found
         voxels = np.zeros((0, len(shape)), np.int64) if empty else found
         if not isinstance(voxels, np.ndarray) or voxels.dtype.kind not in "iu" or voxels.shape[1:] != (len(shape),):
-            raise OncoduetError(path, expected=f"places (n, {len(shape)}) of class {value}", found="others")
+            raise OncoduetError(path, f"voxels of class {value} are not an array of shape (n, {len(shape)})")
         if voxels.size and not ((voxels >= 0) & (voxels < shape)).all():
-            raise OncoduetError(path, expected=f"voxels of {list(shape)}", found=f"some of class {value} outside")
+            raise OncoduetError(path, f"voxels of class {value} are outside {list(shape)}")
         places[value] = voxels
     return places

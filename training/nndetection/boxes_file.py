@@ -51,7 +51,7 @@ def read_boxes(path: Path, shape_zyx: tuple[int, int, int]) -> ScoredBoxes:
         raise OncoduetError(path, expected="boxes (n, 6), scores (n,) and labels (n,)", found=shapes)
     restored = found.get("restore")
     if not (isinstance(restored, bool | np.bool_) and restored):
-        raise OncoduetError(path, expected="boxes in voxels of the original image (restore)", found="others")
+        raise OncoduetError(path, "boxes are not in voxels of the original image (restore)")
     size = _array(path, found, "original_size_of_raw_data")
     if size.shape != (3,) or tuple(size.tolist()) != shape_zyx:
         expected, other = (" × ".join(f"{each:g}" for each in sizes) for sizes in (shape_zyx, size.ravel()[:3]))

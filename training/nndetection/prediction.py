@@ -185,13 +185,13 @@ def _collect(layout: Layout, written: dict[str, StudyToPredict], *, since_ns: in
     expected = {layout.boxes_file(case_id): case_id for case_id in written}
     foreign = sorted(set(layout.predictions.glob("*_boxes.pkl")) - set(expected))
     if foreign:
-        raise OncoduetError(foreign[0], expected="boxes of the studies to predict alone", found="another's")
+        raise OncoduetError(foreign[0], "boxes of a study that is not predicted")
     found = {}
     for path, case_id in expected.items():
         if not path.is_file():
             raise OncoduetError(path, "boxes of the study not found after nndet_predict")
         if path.stat().st_mtime_ns < since_ns:
-            raise OncoduetError(path, expected="boxes from this call of nndet_predict", found="older ones")
+            raise OncoduetError(path, "boxes are older than this call of nndet_predict")
         found[case_id] = read_boxes(path, written[case_id].placement.grid.shape_zyx)
     return found
 

@@ -251,8 +251,8 @@ class Trainer(nnUNetTrainer):  # type: ignore[misc]
         if self.is_cascaded or labels.has_ignore_label or labels.has_regions:
             raise OncoduetError(
                 self.task.name,
-                expected="a dataset without cascade, ignored label and regions for the resident loader",
-                found='one of these; loader = "nnunet" in the profile takes any',
+                "the resident loader supports neither cascades nor ignored labels nor regions; "
+                'loader = "nnunet" in the profile does',
             )
         patch = _size(self.configuration_manager.patch_size)
         rotation, in_plane, initial, mirrored = self.configure_rotation_dummyDA_mirroring_and_inital_patch_size()
@@ -507,8 +507,7 @@ def _resume(trainer: Trainer, checkpoint: Checkpoint) -> None:
             raise
         raise OncoduetError(
             trainer.task.checkpoints.folder,
-            expected=f"the state of this training after epoch {checkpoint.epoch}",
-            found=f"another: {one_line(str(error))[:200]}",
+            f"not the state of this training after epoch {checkpoint.epoch}: {one_line(str(error))[:200]}",
         ) from error
 
 

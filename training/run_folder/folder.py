@@ -269,7 +269,7 @@ def require_distinct(runs: Iterable[tuple[RunFolder, RunRecord]]) -> None:
             continue
         other = seen.setdefault(record.weights_sha256, folder)
         if other.path != folder.path:
-            raise OncoduetError(folder.path, expected="a training of its own", found=f"the weights of {other.path}")
+            raise OncoduetError(folder.path, f"has the weights of {other.path}: one is a copy of the other")
 
 
 def says(path: Path, made: str | Mapping[str, Any]) -> bool:

@@ -54,8 +54,8 @@ def find_localisation(
     where = localisation or folder.path.resolve().parent
     raise OncoduetError(
         where,
-        expected=(f"a finished localisation run of fold {key.fold} and the same card, without which {purpose}"),
-        found="no such run; --localisation names one",
+        f"no finished localisation run of fold {key.fold} and the same card, without which {purpose}; "
+        "--localisation names one",
     )
 
 

@@ -225,7 +225,7 @@ def test_an_edited_file_is_neither_finished_nor_replaced(make_batch, name, edit)
     assert f"{path}: " in batch(code=3)
     image = batch.image(0, "adc")
     image.write_bytes(image.read_bytes().replace(b"NDims", b"Comment = repaired\nNDims", 1))
-    assert "found it changed since" in batch(code=3)
+    assert "file was edited since algorithm batch wrote it" in batch(code=3)
     assert content(batch.output) == before
     (path if path.parent == batch.output else batch.output / "p0_s0").rename(batch.output.parent / "moved away")
     batch()
@@ -244,7 +244,7 @@ def test_what_the_user_edits_while_the_networks_are_loaded_stays(make_batch, mon
         return load_predictor(*words, **options)
 
     monkeypatch.setattr("algorithm.batch.load_predictor", load)
-    assert "found it changed since" in batch(code=3)
+    assert "file was edited since algorithm batch wrote it" in batch(code=3)
     assert path.read_text() == "mine"
     assert batch.listed() == ["p0_s0"]
 
@@ -543,7 +543,7 @@ def test_an_archive_without_a_sound_study_leaves_its_failures_alone(make_batch):
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("options", "reason"),
-    [([], "study p1_s0: expected to need at most "), (["--memory-gb", "50"], "study p1_s0: not enough memory: ")],
+    [([], "study p1_s0: needs "), (["--memory-gb", "50"], "study p1_s0: not enough memory: ")],
     ids=["estimated", "hit"],
 )
 def test_a_study_too_large_for_the_memory_stops_no_other(make_batch, options, reason):

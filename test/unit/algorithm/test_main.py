@@ -302,7 +302,7 @@ def test_an_output_that_cannot_be_written_is_refused(bench, tmp_path):
 
 def test_a_study_larger_than_the_memory_is_refused(bench):
     message = bench.run.fails(*bench.arguments, "--memory-gb", "0.1")
-    assert "expected to need at most 0.1 GB of memory (--memory-gb), found that 30 × 24 × 9 voxels" in message
+    assert "GB of memory (30 × 24 × 9 voxels, 3 channels); 0.1 GB available (--memory-gb)" in message
     assert not bench.output.exists()
 
 

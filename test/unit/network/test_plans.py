@@ -153,7 +153,7 @@ def architecture(plans):
         ),
         (
             lambda plans: arguments(plans).update(nonlin="torch.nn.ReLU", nonlin_kwargs={"negative_slope": 0.1}),
-            "nonlin_kwargs: expected negative_slope for LeakyReLU alone",
+            "nonlin_kwargs: negative_slope is only for LeakyReLU",
         ),
         (put(architecture, "network_class_name", f"{NETS}.torch.os.system"), "network_class_name: expected one of "),
         (put(architecture, "_kw_requires_import", ["block"]), "_kw_requires_import.0: Input should be 'conv_op', "),

@@ -197,14 +197,14 @@ def test_data_that_changed_under_a_half_finished_run_are_refused(planned, tmp_pa
     values["folds"] = [values["folds"][1], values["folds"][0], values["folds"][2]]
     path.write_text(json.dumps(values))
     sealed(own_prepared)
-    with refused_with(r"run\.json", expected="the prepared that this run was begun with"):
+    with refused_with(r"run\.json", "prepared dataset changed since the run was begun"):
         execute(planned(prepared=own_prepared), tmp_path / "run", device="cpu")
 
 
 def test_a_configuration_that_changed_under_its_name_is_refused(planned, profile, tmp_path, edited_profile):
     execute(planned(), tmp_path / "run", device="cpu")
     changed = edited_profile(("momentum = 0.9", "momentum = 0.8"))
-    with refused_with(expected="the profile that this run was begun with", found="a changed one"):
+    with refused_with(problem="profile changed since the run was begun"):
         execute(planned(profile=changed), tmp_path / "run", device="cpu")
 
 
@@ -289,7 +289,7 @@ def test_a_preprocessed_file_that_is_not_as_recorded_is_not_trained_on(planned, 
     content = bytearray(path.read_bytes())
     content[len(content) // 2] ^= 1
     path.write_bytes(content)
-    with refused_with(f"{path.name}", expected=r"the file that prepared\.json names by its sha256", found="another"):
+    with refused_with(path.name, r"does not match the hash in prepared\.json"):
         execute(run, tmp_path / "run", device="cpu")
     assert not (tmp_path / "run" / "run.json").exists()
 

@@ -88,8 +88,8 @@ def test_a_study_larger_than_the_memory_is_refused_before_it_is_read(predict, tm
         path.write_bytes(path.read_bytes()[:-20] + bytes(20))  # reading it would fail otherwise
     predictor = load_predictor(bundle, bundle.record.members, PredictionOptions(memory_gb=0.01))
     message = (
-        r"study s: expected to need at most 0\.0 GB of memory \(--memory-gb\), "
-        r"found that 30 × 24 × 9 voxels \(3 channels\) need \d+\.\d GB"
+        r"study s: needs \d+\.\d GB of memory \(30 × 24 × 9 voxels, 3 channels\); "
+        r"0\.0 GB available \(--memory-gb\)"
     )
     with pytest.raises(OncoduetError, match=message):
         predictor.predict(channels, name="s")

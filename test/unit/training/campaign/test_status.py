@@ -79,7 +79,7 @@ def test_an_edited_page_is_refused_and_kept(campaign_file, write_run, outcome, c
     mine = page.read_text().replace("</main>", "my notes</main>")
     page.write_text(mine)
     said = refusal("status", path)
-    assert f"{page}: expected nothing or a campaign's own file, found one of other origin or changed since" in said
+    assert f"{page}: expected nothing or a campaign's own file, found a file of other origin, or edited since" in said
     write_status_page(StatusMonitor(campaign).look())
     assert f"{page}: edited by hand, left unchanged" in capsys.readouterr().out
     assert page.read_text() == mine

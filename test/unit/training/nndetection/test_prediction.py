@@ -158,9 +158,9 @@ def test_a_small_box_gives_the_likelihood_that_the_card_asks_for(command, finish
 @pytest.mark.parametrize(
     ("trouble", "message"),
     [
-        ("stale", "100_1_boxes.pkl: expected boxes from this call of nndet_predict, found older ones"),
+        ("stale", "100_1_boxes.pkl: boxes are older than this call of nndet_predict"),
         ("missing", "100_1_boxes.pkl: boxes of the study not found after nndet_predict"),
-        ("foreign", "of_another_boxes.pkl: expected boxes of the studies to predict alone, found another's"),
+        ("foreign", "of_another_boxes.pkl: boxes of a study that is not predicted"),
         ("nothing:nndet_predict", "100_1_boxes.pkl: boxes of the study not found after nndet_predict"),
         (
             "fail:nndet_predict",
