@@ -102,7 +102,7 @@ def choose_device(wanted: Device, *, root: Path = Path("/")) -> ComputeDevice:
 
 
 def machine_gpu(root: Path = Path("/")) -> MachineGpu | None:
-    """The first GPU by NVIDIA that the machine has, by what its driver tells; None without any."""
+    """The first GPU by NVIDIA that the machine has, as its driver reports; None without any."""
     proc, lent = root / "proc/driver/nvidia", any((root / "dev").glob("nvidia[0-9]*"))
     answer, said = _nvidia_smi()
     if answer is not None:
@@ -223,7 +223,7 @@ def _remedy(gpu: MachineGpu | None) -> str:
 
 
 def _nvidia_smi() -> tuple[str | None, str]:
-    """Name and driver of the first GPU by nvidia-smi, or None; and what it said where it failed."""
+    """Name and driver of the first GPU by nvidia-smi, or None; and its output where it failed."""
     program = shutil.which("nvidia-smi")
     if program is None:
         return None, ""

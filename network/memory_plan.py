@@ -1,6 +1,6 @@
 """What a study's prediction takes in memory, what there is, and the quickest way that fits.
 
-A container that outgrows its memory is killed without a word. So before a study's voxels are read, its need is
+A container that exceeds its memory is killed without a message. So before a study's voxels are read, its need is
 estimated from the headers: the largest of reading, preprocessing, windows and resampling back. Where the quickest way
 does not fit, fewer members hold accumulators at a time, then weights are streamed; where nothing fits, the study is
 refused with one line. All ways give the same bits. A pass of a single window saves nothing: on one thread PyTorch then
@@ -77,7 +77,7 @@ class StudySize:
 
 @dataclass(frozen=True)
 class MemoryPlan:
-    """How the members' windows are gone through."""
+    """How the members' windows are processed."""
 
     batch: int
     at_once: int

@@ -72,7 +72,7 @@ def read_scan(card: Card, channels: Mapping[str, Path], *, name: str) -> Scan:
 
 
 def content_sha256(volume: Volume) -> str:
-    """Hash of an image's voxels, by which a study is known again: as float32, in the file's order, and their number.
+    """Hash of an image's voxels, by which a study is recognised: as float32, in the file's order, and their number.
 
     Names, compression, format and the last digits of a header do not count; resampled or rescaled voxels are others.
     """

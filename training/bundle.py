@@ -2,8 +2,8 @@
 
 It holds ``bundle.json``, ``card.toml``, ``plans.json``, ``dataset.json``, ``members/NNN.safetensors`` and, over all of
 them, ``SHA256SUMS``; for a network that finds boxes its ``NNN.anchors.json`` and, where it has one,
-``NNN.box_rule.json``; once for members that share it ``training_studies/NNN.json``, by which studies are known again
-that a member was trained on; for a card that first locates an organ also ``localisation/`` with the plans, dataset and
+``NNN.box_rule.json``; once for members that share it ``training_studies/NNN.json``, by which a member's training
+studies are recognised; for a card that first locates an organ also ``localisation/`` with the plans, dataset and
 networks of stage 1. The same runs give the same bytes.
 """
 
@@ -122,7 +122,7 @@ def _pack(runs: Sequence[FinishedRun], *, below: str) -> _Packed:
             key=run.record.key,
             training_studies_file=lists.get(run.record.parents.get("training_studies", "")),
             prepared_sha256=run.record.parents.get("prepared"),
-            **{f"{what}_file": f"{below}members/{number:03d}.{what}.json" for what in run.beside},
+            **{f"{what}_file": f"{below}members/{number:03d}.{what}.json" for what in run.accompanying},
         )
         for number, run in enumerate(runs)
     )
@@ -132,7 +132,7 @@ def _pack(runs: Sequence[FinishedRun], *, below: str) -> _Packed:
     files = {record.plans_file: runs[0].folder.plans, record.dataset_file: runs[0].folder.dataset}
     for member, run in zip(members, runs, strict=True):
         files[member.file] = run.folder.weights
-        files |= {str(getattr(member, f"{what}_file")): path for what, path in run.beside.items()}
+        files |= {str(getattr(member, f"{what}_file")): path for what, path in run.accompanying.items()}
         if member.training_studies_file is not None and run.training_studies is not None:
             files[member.training_studies_file] = run.training_studies
     return _Packed(record, files)

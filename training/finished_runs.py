@@ -26,7 +26,7 @@ class FinishedRun:
         return self.record.key.name
 
     @property
-    def beside(self) -> dict[str, Path]:
+    def accompanying(self) -> dict[str, Path]:
         """Files that its network needs in addition to the weights, by their names among the record's parents."""
         files = engine_of(self.record).files(self.folder)
         return {what: path for what, path in files.items() if what in self.record.parents}
@@ -77,7 +77,7 @@ def _finished(folder: RunFolder) -> FinishedRun:
     for path in (folder.plans, folder.dataset):
         if not path.is_file():
             raise OncoduetError(path, "file not found in a run folder")
-    folder.require_as_recorded(record, run.beside | known)
+    folder.require_as_recorded(record, run.accompanying | known)
     if tensors_sha256(load_weights(folder.weights)) != record.weights_sha256:
         raise OncoduetError(folder.weights, "does not match the hash in run.json")
     return run

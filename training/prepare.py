@@ -146,7 +146,7 @@ def prepare(
         for study in progress.track(studies, description="read studies"):
             assert study.label is not None
             with bad.noting(study.case_id):
-                stamp = stamp_study(archive, study)  # before it is read: a change meanwhile is noticed
+                stamp = stamp_study(archive, study)  # before it is read, so that a later change is noticed
                 with doubts.noted():
                     scan = read_scan(card, study.channels, name=study.case_id)
                     truth = read_truth(card, study.label, scan.native)

@@ -130,7 +130,7 @@ def existing_record(run: Run, folder: RunFolder, *, resume: bool = False, is_mad
     Parameters
     ----------
     is_made
-        False to look only: the folder may then be somebody else's.
+        False to look only: the folder may then be another user's.
     """
     path = folder.record
     existing = read_record(path, RunRecord) if path.is_file() else None

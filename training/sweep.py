@@ -93,7 +93,7 @@ class MapSweepRecord(Record):
 
 @dataclass(frozen=True)
 class Whereabouts:
-    """Current folders, if something was moved since."""
+    """Current folders of what was moved since the training."""
 
     prepared: Path | None = None
     archive: Path | None = None
@@ -265,7 +265,7 @@ def _usual_rule(folder: RunFolder) -> BoxPostprocessing:
 
 
 def sweep_tables(record: MapSweepRecord) -> list[Table]:
-    """All combinations side by side: a table for each run and, of several, one for their mean."""
+    """All combinations: a table for each run and, of several, one for their mean."""
     runs = list(dict.fromkeys(each.run for each in record.maps))
     tables = []
     for run in runs[:1] if len(runs) == 2 else runs:  # one run is its own mean

@@ -170,7 +170,7 @@ class BatchFolder:
         """Lock the folder for this process, and remove what a killed one left half-written.
 
         Raises ``OncoduetError``: the folder cannot be written to, or another process is filling it, or began another
-        batch there meanwhile.
+        batch there in between.
         """
         with writable(self.path):
             self.path.mkdir(parents=True, exist_ok=True)
@@ -223,7 +223,7 @@ class BatchFolder:
 
     def write(self, ensemble: str, output: StudyOutput, study: StudyRecord, *, content_sha256: str) -> None:
         """Add a study's outputs to an ensemble by one rename; the hash is that of the voxels that were read."""
-        told = {"content_sha256": content_sha256, "method_sha256": self.methods[ensemble]}
+        known = {"content_sha256": content_sha256, "method_sha256": self.methods[ensemble]}
         folder = self.path / ensemble
         with writable(folder):
             folder.mkdir(parents=True, exist_ok=True)
@@ -231,7 +231,7 @@ class BatchFolder:
             case = stage / study.case_id
             write_study(case / "output", self.card, output, name=study.case_id)
             written = {path.relative_to(case).as_posix(): sha256_file(path) for path in self._outputs(case)}
-            write_record(case / STUDY, study.model_copy(update={**told, "outputs": written}))
+            write_record(case / STUDY, study.model_copy(update={**known, "outputs": written}))
             with writable(folder / study.case_id):
                 case.replace(folder / study.case_id)
             sync(folder)

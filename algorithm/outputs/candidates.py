@@ -214,7 +214,7 @@ def _parts(remaining: Probability, *, minimum_voxels: int, skip_small: bool) -> 
 
     A component is removed whole, and with it, mostly, the highest voxel, which lowers the threshold. So only the
     highest voxel's component is looked for, in a box around it. One that is too small stays, and with it the threshold:
-    all others follow at once. Then ``dynamic`` ends, and ``dynamic-v2`` goes on below the threshold, so that this
+    all others follow at once. Then ``dynamic`` ends, and ``dynamic-v2`` continues below the threshold, so that this
     happens once per factor of ``PEAK_FRACTION``. All in all a voxel is visited a few times, also in noise.
 
     Raises ``OncoduetError`` after ``MOST_VISITS`` per voxel, as of thousands of long components that wind around each

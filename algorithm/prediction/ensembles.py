@@ -4,7 +4,7 @@
 ``all``                one ensemble of all members
 ``four``               one ensemble per (fold, restart), of one network per configuration that segments
 ``control``            per such configuration and fold, four runs of that configuration: as many as ``four`` has where
-                       there are four configurations, so that its gain can be told apart from that of mere number
+                       there are four configurations, so that its gain can be distinguished from that of mere number
 ``each``               every member for itself
 a member's name        that member
 a configuration        one ensemble of all its members

@@ -52,7 +52,7 @@ class BoxPostprocessing(Frozen):
 
 @dataclass(frozen=True)
 class ScoredBoxes:
-    """Boxes in a study, in no particular order unless said."""
+    """Boxes in a study, in any order unless stated."""
 
     boxes: Float64Array
     """Shape (count, 6)."""

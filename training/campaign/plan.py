@@ -216,7 +216,7 @@ def load_campaign(
     prepared, output
         Take the place of the file's own.
     runs_are_made
-        False to look only: the output may then be somebody else's.
+        False to look only: the output may then be another user's.
     """
     file = parse_toml(path, CampaignFile)
     folders = {}

@@ -1,6 +1,6 @@
 """Which job makes which run, and what Slurm's queue says of it.
 
-``slurm/jobs.json`` in a campaign's output is written by the campaign at work only, and read by ``status``. Slurm is
+``slurm/jobs.json`` in a campaign's output is written by the running campaign only, and read by ``status``. Slurm is
 asked with ``squeue``, which every cluster has, and never with ``sacct``, which many have without the accounting behind.
 """
 
@@ -69,7 +69,7 @@ class Queued:
 
     @property
     def is_waited_for(self) -> bool:
-        """Whether it is at work or will be."""
+        """Whether it runs or is going to run."""
         return self.state in IN_QUEUE
 
 

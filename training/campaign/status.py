@@ -102,7 +102,7 @@ class Progress:
         return sum(epoch.wall_s for epoch in recent) / len(recent) if recent else None
 
     def remaining_s(self, now_s: float) -> float | None:
-        """Seconds to go at this moment, for a run at work; None before its first epoch has ended."""
+        """Seconds that remain for a running run; None before its first epoch has ended."""
         if self.state != "running" or self.epoch_s is None or self.written_s is None:
             return None
         to_go = self.planned.run.profile.epochs - len(self.epochs)
@@ -235,7 +235,7 @@ def table(status: CampaignStatus, *, at_most: int | None = None) -> Group:
     Parameters
     ----------
     at_most
-        Rows that there is room for; then runs at work and failed ones are shown first, and the others counted.
+        Rows that fit; if there are more, running and failed runs are shown first, and the others counted.
     """
     shown = status.runs
     if at_most is not None and len(shown) > at_most:

@@ -1,4 +1,4 @@
-"""``status.html``: a campaign on one page, for people who do not sit at its terminal.
+"""``status.html``: a campaign on one page, for readers away from its terminal.
 
 The page is self-contained (style and curves are inline), so that it can be mailed or served from anywhere. Every run is
 a thin line and a small square; the drawing stays readable with hundreds of them.
@@ -131,7 +131,7 @@ def write_status_page(status: CampaignStatus) -> Path:
 
 
 def time_to_go(status: CampaignStatus) -> str | None:
-    """How long the rest takes, if as many runs stay at work as there are now; None while unknown."""
+    """Remaining time if as many runs continue in parallel as now; None while unknown."""
     at_work = [run for run in status.runs if run.state == "running"]
     epoch_times = [run.epoch_s for run in at_work if run.epoch_s is not None]
     if not epoch_times:

@@ -30,7 +30,7 @@ class Cut:
         return Cut(self.study, (z, y, x))
 
     def into(self, image: torch.Tensor, label: torch.Tensor) -> None:
-        """Copy what lies from the corner on.
+        """Copy the part that begins at the corner.
 
         Parameters
         ----------

@@ -1,4 +1,4 @@
-"""Lesions that have no voxel left once a study is resampled: each is named, so that none is lost in silence.
+"""Lesions that have no voxel left once a study is resampled: each is named in the log.
 
 A lesion smaller than a voxel can vanish twice: between the label map and the study grid (nearest neighbour), and
 between that and the plan's spacing (nnU-Net's linear rule: a voxel is what most of it is). Labels stay as nnU-Net makes
@@ -37,7 +37,7 @@ class Lesion:
 
 
 def lesions_on(card: Card, truth: Volume, grid: Grid) -> list[Lesion]:
-    """The lesions of a truth (26 neighbours), and where each lies on a study grid."""
+    """The lesions of a truth (26 neighbours), and where each is on a study grid."""
     numbered, count = ndimage.label(np.isin(truth.array, card.lesion_values), structure=np.ones((3, 3, 3)))
     if not count:
         return []

@@ -1,7 +1,7 @@
 """Pickles of numbers, text, plain containers and NumPy's arrays, read without unpickling.
 
 nnDetection writes its boxes and nnU-Net its records of cases as pickles, and a pickle is a program: it imports and
-calls whatever it names. Here it is a list of steps of which a few are followed, by this module itself and on values
+calls what it names. Here it is a list of steps of which a few are followed, by this module itself and on values
 that it made itself. What a pickle refers to is looked up in a table of five words, and what they are handed is compared
 with what NumPy writes, to the last value; nothing is ever imported, called or changed on a pickle's behalf. Time and
 memory grow with the file, whose size and steps are bounded: keys are text or small numbers, so that none is slow to

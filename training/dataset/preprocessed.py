@@ -1,8 +1,8 @@
-"""The files of a preprocessed study, opened as what preparation writes and as nothing else.
+"""The files of a preprocessed study, opened only if they are as preparation writes them.
 
 Blosc's format also knows stored expressions and functions, references to other files, and elements that are addresses
-in memory; the record beside it is a pickle. A prepared dataset may come from a stranger: an array is looked at
-before a voxel of it is read, and the record is read without unpickling.
+in memory; a study's record is a pickle. A prepared dataset may be untrusted: an array's header is checked before a
+voxel of it is read, and the record is read without unpickling.
 """
 
 import math

@@ -67,7 +67,7 @@ def loaders() -> int:
 
 @dataclass(frozen=True)
 class Programs:
-    """nnDetection's programs at work on one layout."""
+    """nnDetection's programs, run on one layout."""
 
     paths: Mapping[str, Path]
     layout: Layout
@@ -77,7 +77,7 @@ class Programs:
     def run(self, name: str, *words: str) -> Steps[float]:
         """Run one program to its end; yields while it works, and ends it when closed.
 
-        Raises ``OncoduetError``: it failed; with the last line of what it said on stderr.
+        Raises ``OncoduetError``: it failed; with the last line of its stderr.
 
         Returns
         -------

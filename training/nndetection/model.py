@@ -37,7 +37,7 @@ class UpstreamRecord(Record):
 def keep_model(layout: Layout, folder: RunFolder, *, key: RunKey, programs: Mapping[str, Path]) -> UpstreamRecord:
     """Copy what predictions need, and what nnDetection says of itself, into the run's folder.
 
-    Raises ``OncoduetError``: a file is missing, although the programs said that they succeeded.
+    Raises ``OncoduetError``: a file is missing, although the programs reported success.
     """
     sources = [layout.consolidated / name for name in NEEDED]
     for path in sources:

@@ -109,8 +109,8 @@ def predict(folder: RunFolder, *, archive: Path, output: Path) -> int:
         with place.staged() as stage:
             for case_id, boxes in found.items():
                 write_study_outputs(stage / case_id, card, written[case_id].placement, boxes, case_id=case_id)
-                told = {"content_sha256": written[case_id].content_sha256, "method_sha256": _method_sha256(batch)}
-                stamp = stamps[case_id].model_copy(update=told)
+                update = {"content_sha256": written[case_id].content_sha256, "method_sha256": _method_sha256(batch)}
+                stamp = stamps[case_id].model_copy(update=update)
                 write_record(stage / case_id / STUDY, stamp)
             write_record(stage / BATCH, batch)
             trained_on = _trained_on(
@@ -209,7 +209,7 @@ def write_study_outputs(folder: Path, card: Card, placement: Placement, found: S
 
 
 def _trained_on(folder: RunFolder, record: RunRecord, contents: dict[str, str]) -> tuple[str, ...] | None:
-    """The studies that the run was trained on, which is also said; None where an older program trained it."""
+    """The studies that the run was trained on, which is also logged; None where an older program trained it."""
     if "training_studies" not in record.parents:
         logger.warning("%s: it is not known on which studies it was trained: an older program trained it", folder.path)
         return None

@@ -26,7 +26,7 @@ def work_lock(
     Parameters
     ----------
     work
-        What the holder does, for the message: "no other process at work …".
+        What the holder does, for the message "no other process at work …".
     wait
         Wait for another process that holds it, however long; else for ``patience_s`` seconds.
     """

@@ -60,8 +60,8 @@ def always(values, *, per_channel=1):
 def check(step, patches, random, stock):
     """Apply our step, and ``stock(image of one patch, its values per channel)`` beside it."""
     before, uniform = patches.image.clone(), random.random((PATCHES, step.columns(CHANNELS)))
-    width = step.chance.columns(CHANNELS)
-    rows, values = step.chance.draw(uniform[:, :width], CHANNELS)
+    width = step.parameters.columns(CHANNELS)
+    rows, values = step.parameters.draw(uniform[:, :width], CHANNELS)
     assert rows.tolist() == list(range(PATCHES * CHANNELS))
     step.apply(patches, uniform)
     for patch in range(PATCHES):
@@ -155,7 +155,7 @@ def test_noise_has_the_drawn_standard_deviation(random):
     uniform = random.random((4, step.columns(CHANNELS)))
     uniform[:, 0] = [0.2, 0.7, 0.2, 0.2]
     step.apply(patches, uniform)
-    _, sigmas = step.chance.draw(uniform[:, :-1], CHANNELS)
+    _, sigmas = step.parameters.draw(uniform[:, :-1], CHANNELS)
     found = patches.image.flatten(2).std(2)
     assert found[1].tolist() == [0, 0]
     assert found[[0, 2, 3]].flatten().numpy() == pytest.approx(sigmas[:, 0], rel=0.02)
@@ -363,9 +363,9 @@ def test_the_recipe_has_nnunets_steps_in_order_with_its_probabilities():
         ("Noise", 0.1), ("Blur", 0.2), ("Brightness", 0.15), ("Contrast", 0.15), ("LowResolution", 0.25),
         ("Gamma", 0.1), ("Gamma", 0.3), ("Mirror", None), ("RemoveLabel", None),
     ]  # fmt: skip
-    assert recipe.steps[1].chance == PerChannel(0.2, 0.5, Range(0.5, 1.0), synchronised=False, per_channel=3)
+    assert recipe.steps[1].parameters == PerChannel(0.2, 0.5, Range(0.5, 1.0), synchronised=False, per_channel=3)
     assert (recipe.steps[5].invert, recipe.steps[6].invert, recipe.steps[6].retain) == (1, 0, 1)
-    assert recipe.steps[6].chance.values == Range(0.7, 1.5, about_one=True)
+    assert recipe.steps[6].parameters.values == Range(0.7, 1.5, about_one=True)
     assert not recipe.needs_outside
 
 
