@@ -28,7 +28,7 @@ COMMANDS = {
 
 
 @pytest.mark.parametrize(("command", "size_kb"), [*((name, 4) for name in COMMANDS), ("phantom", 60)])
-def test_a_full_disk_is_said_in_one_line_and_nothing_is_cut(
+def test_full_disk_is_one_line_and_leaves_no_partial_file(
     namespace: list[str], world: Path, tmp_path: Path, command: str, size_kb: int
 ) -> None:
     ended, copy = run_on_small_disk(namespace, f"{size_kb}k", tmp_path, "-m", *COMMANDS[command](world))

@@ -485,7 +485,7 @@ FOREIGN = [
 
 
 @pytest.mark.parametrize(("configuration", "name"), FOREIGN)
-def test_a_run_that_goes_on_replaces_nothing_that_it_did_not_write(
+def test_a_resumed_run_replaces_nothing_that_it_did_not_write(
     configuration: str, name: str, world: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     folder, words = interrupted(world, tmp_path, configuration)
@@ -499,7 +499,7 @@ def test_a_run_that_goes_on_replaces_nothing_that_it_did_not_write(
     assert everything(folder) == before
 
 
-def test_a_campaign_that_goes_on_refuses_such_a_run_before_any_other_begins(
+def test_a_resumed_campaign_refuses_such_a_run_before_any_other_begins(
     world: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     text = (world / "campaign.toml").read_text().replace("restarts = [1]", "restarts = [0, 1]")
@@ -545,7 +545,7 @@ def of_another_version(folder: Path) -> None:
         ("ce", lambda folder: (folder / "card.toml").unlink()),
     ],
 )
-def test_a_run_goes_on_wherever_it_was_killed_and_leaves_the_user_s_files(
+def test_a_killed_run_resumes_and_leaves_the_users_files(
     configuration: str, change: Callable[[Path], None], world: Path, tmp_path: Path
 ) -> None:
     folder, words = interrupted(world, tmp_path, configuration)

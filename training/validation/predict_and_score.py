@@ -1,4 +1,4 @@
-"""Predict an archive with one network and score it, by our own programs.
+"""Predict an archive with one network and score it.
 
 The network becomes a bundle of one; ``python -m algorithm batch`` predicts the studies and ``python -m evaluation
 score`` scores what it predicted, as programs, since training, algorithm and evaluation meet in files alone. For a card

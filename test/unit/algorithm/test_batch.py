@@ -358,7 +358,7 @@ def test_a_prediction_records_the_images_it_was_made_from(make_batch):
         ([], ["--no-mirroring"], "mirroring (False), found True"),
     ],
 )
-def test_a_folder_that_was_begun_otherwise_is_refused(make_batch, first, then, message):
+def test_a_folder_begun_with_other_options_is_refused(make_batch, first, then, message):
     batch = make_batch(1)
     batch.mirroring = ()
     batch(*first)
@@ -532,7 +532,7 @@ def test_a_member_that_gives_nan_fails_every_study(make_batch):
     assert sorted(path.name for path in batch.output.iterdir()) == [".lock", ".oncoduet", "batch.json", "failures.json"]
 
 
-def test_an_archive_without_a_sound_study_leaves_its_failures_alone(make_batch):
+def test_an_archive_without_a_sound_study_has_only_failures(make_batch):
     batch = make_batch(1)
     batch.image(0, "adc").unlink()
     assert "1 of 1 studies failed" in batch(code=3)

@@ -104,7 +104,7 @@ def test_the_device_is_logged_first(bench, words):
 # One study
 
 
-def test_a_study_gives_a_map_on_the_grid_of_its_reference_and_a_bare_number(bench):
+def test_a_study_gives_a_map_on_its_reference_grid_and_a_number(bench):
     volume, likelihood = bench.succeeds()
     reference = bench.image(T2W)
     written = only(bench.output / MAP)
@@ -455,7 +455,7 @@ def test_the_rule_and_the_card_decide(run, maps, tmp_path, options, likelihood):
     assert json.loads((tmp_path / "o" / "a.json").read_text()) == pytest.approx(likelihood)
 
 
-def test_the_source_of_the_maps_is_handed_on(run, maps, make_bundle, make_archive, tmp_path):
+def test_source_of_the_maps_is_kept(run, maps, make_bundle, make_archive, tmp_path):
     run.batch(make_archive(1), make_bundle(), tmp_path / "b")
     (maps / "source.json").write_bytes((tmp_path / "b" / "source.json").read_bytes())
     run.succeeds("candidates", "--probability", maps, "--output", tmp_path / "o")

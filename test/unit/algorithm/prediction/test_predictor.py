@@ -144,9 +144,7 @@ def test_after_the_leanest_way_memory_that_runs_out_is_one_line(make_bundle, mak
 
 
 @pytest.mark.parametrize(("size_xyz", "is_tiny"), [((4, 5, 3), False), ((3, 5, 4), True), ((20, 18, 9), False)])
-def test_images_much_smaller_than_the_network_sees_are_remarked_on_by_name(
-    make_bundle, tmp_path, caplog, size_xyz, is_tiny
-):
+def test_images_much_smaller_than_the_window_are_logged_by_name(make_bundle, tmp_path, caplog, size_xyz, is_tiny):
     bundle = read_bundle(make_bundle())  # its network sees 8 × 16 × 16 voxels of 3 × 1 × 1 mm
     grid = Grid(size_xyz, (1.0, 1.0, 3.0), (0.0, 0.0, 0.0), (1.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0, 1.0))
     channels = {name: tmp_path / f"s_{name}.mha" for name in bundle.card.channel_names}

@@ -96,7 +96,7 @@ def somewhere(make_ct_bundle, tmp_path):
     raise AssertionError("no bias makes the untrained network see a part of the scan")
 
 
-def test_the_detection_map_turns_with_the_scan_and_nothing_else_changes(somewhere, tmp_path):
+def test_detection_map_is_rotated_with_the_scan(somewhere, tmp_path):
     loaded = predictor(somewhere)
     maps = {}
     for signs in [(1, 1, 1), (-1, -1, 1), (1, -1, -1)]:

@@ -295,7 +295,7 @@ class Stock(nnUNetDataLoader):
         ((13, 40, 41), (12, 30, 30), (9, 11, 40)),  # larger than the study
     ],
 )
-def test_boxes_lie_where_nnunets_lie(random, box, patch, shape):
+def test_patches_are_cut_where_nnunet_cuts_them(random, box, patch, shape):
     rule, stock = PatchSampler(box, patch), Stock(box, patch)
     np.random.seed(3)  # noqa: NPY002 - nnU-Net draws from the global generator
     theirs = np.array([stock.get_bbox(np.array(shape), False, None)[0] for _ in range(2000)])

@@ -44,7 +44,7 @@ def test_status_prints_the_progress_and_writes_the_page(campaign_file, tmp_path,
     assert (tmp_path / "runs" / "status.html").is_file()
 
 
-def test_the_status_of_somebody_elses_runs_writes_nothing(campaign_file, write_run, outcome, capsys, monkeypatch):
+def test_status_of_another_users_runs_writes_nothing(campaign_file, write_run, outcome, capsys, monkeypatch):
     path = campaign_file(configurations=["ce"], folds=[0])
     campaign = load_campaign(path)
     write_run(campaign.planned[0], "finished", epochs=3)

@@ -63,9 +63,7 @@ def test_predictions_have_the_layout_of_algorithm_batch(command, finished, fake_
     )
 
 
-def test_maps_lie_on_the_reference_grid_and_their_boxes_around_the_lesions(
-    command, fake_nndet, outcome, prepared_folder
-):
+def test_maps_are_on_the_reference_grid_with_boxes_around_the_lesions(command, fake_nndet, outcome, prepared_folder):
     output, words = command
     assert outcome(*words) == (0, "")
     archive = prepared_folder.parent / "archive"
@@ -200,7 +198,7 @@ def test_a_run_of_another_engine_is_sent_to_bundle_and_batch(finished, command, 
     assert "run.json: a run of ce predicts from a bundle; " in refusal(*command[1])
 
 
-def test_a_run_that_is_not_finished_or_whose_model_was_changed_is_refused(finished, command, fake_nndet, refusal):
+def test_an_unfinished_run_or_a_changed_model_is_refused(finished, command, fake_nndet, refusal):
     model = finished / "nndetection" / "plan_inference.pkl"
     model.write_bytes(b"another")
     said = refusal(*command[1])
@@ -262,7 +260,7 @@ def test_a_file_of_the_users_with_the_locks_name_is_refused(command, fake_nndet,
     assert (output / ".lock").read_text() == "mine"
 
 
-def test_what_a_killed_prediction_left_at_work_is_taken_away(command, fake_nndet, outcome, refusal):
+def test_work_folder_of_a_killed_prediction_is_removed(command, fake_nndet, outcome, refusal):
     output, words = command
     output.mkdir()
     with scratch(output / "nndetection", COMMAND):
