@@ -226,15 +226,19 @@ def best_of(scored: Sequence[ScoredMaps]) -> ScoredMaps:
 def store_in(folder: RunFolder, fill: BoxShape, case_score: CaseScore) -> None:
     """Give a combination to a finished run's box rule, and the rule's hash to its record.
 
-    Raises ``OncoduetError``: another process is at work on the run, or its folder cannot be written to.
+    Raises ``OncoduetError``: another process works on the run, its box rule was edited, or its folder cannot be written
+    to.
     """
     with work_lock(folder.lock):
+        path = box_rule_file(folder)
+        if path.is_file():  # it may have been edited since the sweep began
+            folder.require_as_recorded(read_record(folder.record, RunRecord), {"box_rule": path})
         rule = _rule(folder)
         changed = rule.model_copy(update={"fill": fill, "case_score": case_score})
-        if changed == rule and box_rule_file(folder).is_file():
+        if changed == rule and path.is_file():
             return
         _write_rule(folder, changed)
-        claim_file(folder.path, box_rule_file(folder).name, sha256_file(box_rule_file(folder)), RUN)
+        claim_file(folder.path, path.name, sha256_file(path), RUN)
 
 
 def _rule(folder: RunFolder) -> BoxPostprocessing:

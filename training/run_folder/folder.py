@@ -172,7 +172,7 @@ class RunFolder:
             if not path.is_file():
                 raise OncoduetError(path, "file not found in a run folder")
         found = {what: sha256_file(path) for what, path in files.items()}
-        differing = [path for what, path in files.items() if found[what] != record.parents[what]]
+        differing = [path for what, path in files.items() if found[what] != record.parents.get(what)]
         if load_card(self.card).sha256 != record.key.card_sha256:
             differing.insert(0, self.card)
         if differing:

@@ -207,6 +207,15 @@ def test_a_run_that_was_given_a_combination_stays_sound(runs, tmp_path):
     assert run.record.stat().st_mtime_ns == written
 
 
+def test_a_box_rule_that_was_edited_is_not_replaced(runs):
+    run = RunFolder(runs / NAME)
+    box_rule_file(run).write_text(box_rule_file(run).read_text() + " ")
+    before = box_rule_file(run).read_bytes()
+    with refused_with("box_rule.json", "does not match the hash in run.json"):
+        store_in(run, "ellipsoid", "top-k-mean")
+    assert box_rule_file(run).read_bytes() == before
+
+
 def test_a_run_that_another_process_holds_is_not_changed(runs):
     run = RunFolder(runs / NAME)
     before = box_rule_file(run).read_bytes()
