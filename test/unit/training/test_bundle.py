@@ -159,12 +159,12 @@ def trained_with_other_card(runs):
             (edited(CE, "run.json", state=state), f"{CE}/run.json: expected a finished run, found state {state}")
             for state in ("planned", "running", "failed")
         ),
-        (edited(FOCAL, "plans.json", dataset_name="Dataset002_other"), f"{FOCAL}: expected the plans.json of"),
-        (edited(FOCAL, "dataset.json", numTraining=8), f"{FOCAL}: expected the dataset.json of"),
+        (edited(FOCAL, "plans.json", dataset_name="Dataset002_other"), "in its plans.json"),
+        (edited(FOCAL, "dataset.json", numTraining=8), "in its dataset.json"),
         (edited(FOCAL, "run.json", data_licence="CC-BY-NC-4.0"), "in its data licence"),
         (with_other_card, "card.toml: does not match the hash in run.json"),
         (trained_with_other_card, "in its card"),
-        (lambda runs: shutil.copytree(runs / CE, runs / "copy"), f": {CE} is in"),
+        (lambda runs: shutil.copytree(runs / CE, runs / "copy"), f": duplicate run {CE}, also in"),
     ],
 )
 def test_runs_that_do_not_make_a_bundle_are_refused(runs, refused, spoil, said):

@@ -131,10 +131,10 @@ def test_a_bundle_holds_the_networks_of_both_stages(ct_runs, tmp_path, outcome):
 @pytest.mark.parametrize(
     ("run", "message"),
     [
-        ("ce_fold0_restart1", "no run of stage localisation, by which the card"),
+        ("ce_fold0_restart1", "no run of the stage localisation, which the card"),
         (
             "localisation_fold0_restart1",
-            "expected at least one run that detects lesions, found only localisation_fold0",
+            "no run that detects lesions, only localisation_fold0",
         ),
     ],
 )
