@@ -216,7 +216,7 @@ def held_bytes() -> int:
 
 
 def _ways(members: int) -> Iterator[MemoryPlan]:
-    """From the quickest to the leanest."""
+    """Plans from the quickest to the leanest."""
     at_once = members
     while True:
         yield MemoryPlan(BATCH, at_once, streamed=False)

@@ -147,7 +147,7 @@ class Placement:
 
 
 def card_axes(card: Card, grid: Grid) -> Axes:
-    """From an image's axes to the card's."""
+    """How an image's axes are exchanged and flipped into the card's."""
     return NATIVE if card.geometry.orientation == "native" else axes_to_lps(grid)
 
 

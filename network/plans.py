@@ -88,7 +88,7 @@ Channels = Field(min_length=1, max_length=MOST_CHANNELS)
 
 
 class NormArguments(Frozen):
-    """Of a norm."""
+    """Arguments of a norm."""
 
     eps: Annotated[float, Field(gt=0, le=1)] = 1e-5
     affine: bool = True
@@ -97,14 +97,14 @@ class NormArguments(Frozen):
 
 
 class DropoutArguments(Frozen):
-    """Of a dropout."""
+    """Arguments of a dropout."""
 
     p: Annotated[float, Field(ge=0, lt=1)] = 0.5
     inplace: bool = False
 
 
 class NonlinearityArguments(Frozen):
-    """Of a non-linearity; only a leaky one has a slope."""
+    """Arguments of a non-linearity; only a leaky one has a slope."""
 
     inplace: bool = False
     negative_slope: Annotated[float, Field(ge=0, le=1)] = 0.01
@@ -154,7 +154,7 @@ class NetworkArguments(Frozen):
 
 
 class Architecture(Frozen):
-    """Which network, of which numbers."""
+    """Class and numbers of a network."""
 
     network_class_name: Annotated[str, _in(ARCHITECTURES)]
     arch_kwargs: NetworkArguments
@@ -177,7 +177,7 @@ class Architecture(Frozen):
 
 
 class ResamplingArguments(Frozen):
-    """Of any of the resamplers; which of them it knows is compared with its name."""
+    """Arguments of any resampler; each takes those that ``_KNOWN_BY`` lists."""
 
     is_seg: bool | None = None
     order: Annotated[int, Field(ge=0, le=5)] | None = None
@@ -263,7 +263,7 @@ class Configurations(Frozen):
 
 
 class IntensityProperties(Frozen):
-    """Of one channel's foreground, in the images' unit; normalisation takes the first four."""
+    """Statistics of one channel's foreground, in the images' unit; normalisation takes the first four."""
 
     mean: Intensity
     std: Annotated[float, Field(ge=0, le=1e12)]

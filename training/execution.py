@@ -262,7 +262,7 @@ def _make(
 def _make_model(
     request: RunRequest, folder: RunFolder, *, device: Kind, progress: dict[str, Any], options: RunOptions
 ) -> Steps[RunRecord]:
-    """Have the engine train, and choose the weights; ``progress`` is kept up to date."""
+    """Train by the engine and choose the weights; ``progress`` is kept up to date."""
     from network.weights import load_weights, save_weights, tensors_sha256  # noqa: PLC0415
     from training.run_folder.tensorboard import Curves  # noqa: PLC0415
 

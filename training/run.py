@@ -27,12 +27,12 @@ class Run(RunIdentity):
 
     @property
     def engine(self) -> Engine:
-        """What trains it."""
+        """The engine of its configuration."""
         return engine_named(self.configuration.engine)
 
     @property
     def keep(self) -> CheckpointPolicy:
-        """Which weights it keeps."""
+        """Policy by which the run keeps weights."""
         return self.engine.keep(self)
 
     @property
@@ -66,7 +66,7 @@ class Run(RunIdentity):
         more_parents: Mapping[str, str] = MappingProxyType({}),
         more_versions: Mapping[str, str] = MappingProxyType({}),
     ) -> RunRecord:
-        """Its ``run.json``."""
+        """The run's ``run.json``."""
         return RunRecord(
             key=self.key,
             state=state,

@@ -260,7 +260,7 @@ class BatchFolder:
         return file_output(self.failures, COMMAND, methods=sha256_json(dict(self.methods)))
 
     def _listing(self, folder: Path) -> Output:
-        """Of the studies that are there by now: those that were added or repaired since are predicted in addition."""
+        """The listing of the studies that exist by now; those that are added or repaired later are predicted then."""
         method = self.methods[folder.relative_to(self.path).as_posix()]
         return Output(folder, COMMAND, LISTING_FILES, identity={"method": method}, record=PREDICTIONS)
 

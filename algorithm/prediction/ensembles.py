@@ -99,7 +99,7 @@ def ensemble_settings(bundle: Bundle, ensemble: Ensemble, options: PredictionOpt
 
 
 def method_sha256(bundle: Bundle, ensemble: Ensemble, options: PredictionOptions = DEFAULTS) -> str:
-    """By what a study was predicted; equal for two ensembles of the same networks."""
+    """Hash of what predicts a study; equal for two ensembles of the same networks."""
     runs = [member.run_sha256 for member in ensemble.members]
     return sha256_json([bundle.sha256, runs, ensemble_settings(bundle, ensemble, options)])
 

@@ -53,12 +53,12 @@ class Layout:
 
     @property
     def data(self) -> Path:
-        """Its ``$det_data``."""
+        """The folder ``$det_data``."""
         return self.root / "det_data"
 
     @property
     def models(self) -> Path:
-        """Its ``$det_models``."""
+        """The folder ``$det_models``."""
         return self.root / "det_models"
 
     @property

@@ -222,7 +222,7 @@ class DetectorTrainer(Trainer):
         return {**super().state(), "average": self.average, "averaged": self.averaged}
 
     def resume(self, checkpoint: Checkpoint) -> None:
-        """Go on where a checkpoint was written."""
+        """Continue from a checkpoint."""
         super().resume(checkpoint)
         average, self.averaged = checkpoint.state["average"], checkpoint.state["averaged"]
         self.average = None if average is None else {name: tensor.cpu() for name, tensor in average.items()}
