@@ -129,7 +129,7 @@ def read_table(path: Path, columns: Sequence[str], *, verbatim: Collection[str] 
 
 
 def _lines(path: Path, columns: Sequence[str]) -> tuple[list[tuple[int, list[str]]], str]:
-    """The header and every line that is not empty, with its number, and the delimiter that gives most of the columns."""
+    """The header and every line that is not empty, with its number; and the delimiter, which gives most columns."""
     try:
         if not path.is_file():
             raise OncoduetError(path, f"table not found (columns {', '.join(columns)})")

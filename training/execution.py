@@ -43,7 +43,7 @@ class RunOptions:
     """Options of a run that do not change what is trained."""
 
     tensorboard: bool = False
-    """Write event files."""
+    """Whether event files are written."""
     archive: Path | None = None
     """Current folder of the archive, if it was moved since ``prepare``."""
     localisation: Path | None = None
@@ -261,7 +261,7 @@ def _make(
 def _make_model(
     request: RunRequest, folder: RunFolder, *, device: Kind, progress: dict[str, Any], options: RunOptions
 ) -> Steps[RunRecord]:
-    """Have the engine train, and choose the weights; ``progress`` is kept up to date."""
+    """Train by the engine and choose the weights; ``progress`` is kept up to date."""
     from network.weights import load_weights, save_weights, tensors_sha256  # noqa: PLC0415
     from training.run_folder.tensorboard import Curves  # noqa: PLC0415
 

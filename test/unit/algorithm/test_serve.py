@@ -58,7 +58,7 @@ def start():
         process.communicate()
 
 
-def test_studies_in_turn_get_what_a_process_of_their_own_gives_them(make_bundle, studies, start, tmp_path):
+def test_consecutive_studies_get_the_results_of_separate_processes(make_bundle, studies, start, tmp_path):
     model = make_bundle()
     alone = []
     for number, study in enumerate(studies):

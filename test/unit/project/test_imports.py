@@ -46,6 +46,7 @@ WRONG = {
     "evaluation.masks.components": ("evaluation.compare",),
     "training.dataset.prepared": ("training.sweep",),
     "algorithm.outputs.progress": ("algorithm.batch",),
+    "contract.text": ("contract.upload",),
 }
 """By importing module; at least one for every contract of ``pyproject.toml``."""
 
