@@ -44,23 +44,24 @@ GB = 10**9
 PROBE_STEPS = 5
 PROBE_S = 15.0
 VALIDATION_STEP = 1 / 3
-"""Of a training step: it goes forward only."""
+"""Duration of a validation step, in training steps: it has no backward pass."""
 
 _FLOAT, _HALF, _LABEL = 4, 2, 2
 _CHECKPOINTS = 3
-"""The two that are kept and the one that is being written."""
+"""Checkpoints on disk at a time: the two that are kept and the one that is being written."""
 _BYTES_PER_EPOCH = 1000
-"""Of ``run.json`` and the log together."""
+"""Bytes of ``run.json`` and log per epoch."""
 _PROCESS = 75 * 10**6
-"""What a forked process holds with any plan: pages written to, and the libraries' own buffers."""
+"""Memory of a forked process with any plan: pages written to, and the libraries' own buffers."""
 _IMPORTS = 600 * 10**6
-"""What a process that was not forked holds after its imports."""
+"""Memory of a process that was not forked, after its imports."""
 _PARAMETER_COPIES = 4
-"""Weights, gradients, momentum, and one for a checkpoint."""
+"""Copies of the parameters: weights, gradients, momentum, and one for a checkpoint."""
 _CPU_FEATURES = 4.5
-"""Floats alive per element of the feature maps that the convolutions give."""
+"""Floats in memory per element of the convolutions' feature maps."""
 _CUDA_BYTES = 8e9 / (2 * 560e6)
-"""Per element of the same: nnU-Net's planner reckons 8 GB for 560 million elements in each of two patches."""
+"""Bytes per element of the feature maps: nnU-Net's planner assumes 8 GB for 560 million elements in each of two
+patches."""
 
 
 RunKind = tuple[str, str]
@@ -74,7 +75,7 @@ class Needs:
     weights: int
     checkpoint: int
     kept: int
-    """Weights that wait for the choice by detection."""
+    """Weights on disk until detection has chosen among them."""
     log: int
     on_cpu: int
     """Memory of network, gradients and activations in training."""
@@ -101,9 +102,9 @@ class Capacity:
     devices: tuple[CudaDevice, ...] = ()
     """One per process, or none on the CPU."""
     elsewhere: bool = False
-    """Whether other machines do it: then only the disk is ours."""
+    """Whether other machines train: then only the disk is checked here."""
     memory_gb: float | None = None
-    """What each process is given, where that was said."""
+    """Memory requested per job; None: not stated."""
 
 
 @dataclass(frozen=True)
@@ -112,7 +113,7 @@ class EpochTime:
 
     epoch_s: float
     source: str
-    """What the number was taken from."""
+    """Where the number comes from."""
 
 
 @dataclass(frozen=True)
@@ -125,11 +126,11 @@ class CostEstimate:
     disk_free: int
     memory: int
     memory_free: int | None
-    """None: not known."""
+    """Free memory in bytes; None: not known."""
     memory_source: str
     at_once: int
     uncounted: tuple[str, ...] = ()
-    """The engine of each missing run whose costs are not known."""
+    """Engines of the missing runs whose costs are not known, one per run."""
 
     def refuse_if_short(self, campaign: Campaign) -> None:
         """Raise ``OncoduetError`` if disk or memory are too small."""

@@ -29,7 +29,7 @@ class RetinaUNetEngine(Engine):
     configuration = DetectorConfiguration
     mark = "anchors"
     own_bytes_per_voxel = 2
-    """The lesions' numbers."""
+    """Bytes of the lesions' numbers."""
     chosen_files = ("box_rule",)
 
     def chooses(self, run: RunIdentity) -> bool:
