@@ -19,7 +19,7 @@ def test_both_sides_train_on_the_same_studies_for_the_same_steps(benchmark: Modu
     bench = benchmark.Bench(tmp_path, length, "cpu", "demo")
     bench.write(load_prepared(bench.prepare(cases=5)))
     profile = load_profile(bench._profile(1))
-    assert (profile.epochs, profile.iterations_per_epoch, profile.loader) == (1, 2, "resident")
+    assert (profile.epochs, profile.iterations_per_epoch, profile.loader) == (1, 2, "device")
     assert profile.plan == load_profile("demo").plan
     assert bench.stock(1, 1).cpu_s > 1
     (log,) = (tmp_path / "results1").rglob("training_log*.txt")

@@ -202,7 +202,7 @@ class Bench:
                 "validation_iterations_per_epoch": self.length.validation,
                 "checkpoint_every_epochs": 1000,
                 "checkpoint": '"final"',
-                "loader": '"resident"',
+                "loader": '"device"',
             }
             begin, plan, rest = path.read_text(encoding="utf-8").partition("\n[plan]")
             kept = [line for line in begin.splitlines() if line.partition("=")[0].strip() not in wanted]

@@ -239,7 +239,7 @@ def test_numbers_that_do_not_fit_are_refused_before_any_study_is_numbered(prepar
 
 def test_nnunets_loader_is_refused(planned, profile, tmp_path, edited_profile):
     path = edited_profile(("threads = 1", 'threads = 1\nloader = "nnunet"'), name="stock.toml")
-    with pytest.raises(OncoduetError, match=r'expected the resident loader .* found loader = "nnunet" in the profile'):
+    with refused_with("profile tiny", expected="in memory for retina-unet", found='loader = "nnunet"'):
         execute(planned(profile=path), tmp_path / "run", device="cpu")
 
 
