@@ -426,7 +426,8 @@ class Trainer(nnUNetTrainer):  # type: ignore[misc]
         if self.grad_scaler is not None:
             self.grad_scaler.load_state_dict(state["grad_scaler"])
         self._best_ema = state["best_ema"]
-        self.best_weights = state["best_weights"]
+        best = state["best_weights"]
+        self.best_weights = None if best is None else {name: tensor.cpu() for name, tensor in best.items()}
         self.logger.load_checkpoint(state["log"])
         self.earlier_wall_s, self.earlier_cpu_s = state["wall_s"], state["cpu_s"]
 

@@ -9,7 +9,8 @@ import torch
 from refusals import refused_with
 
 from contract.errors import OncoduetError
-from network.memory_plan import Budget, held_bytes
+from contract.images.volume import read_volume
+from network.memory_plan import Budget
 from training.dataloading.batches import Cut, ResidentBatches
 from training.dataloading.patch_sampling import PatchSampler
 from training.dataloading.resident_studies import ResidentStudies, resident_studies, study_sizes
@@ -195,16 +196,29 @@ def test_patches_for_another_device_cross_in_half_precision_from_pinned_memory(p
     assert (found.image.device.type, found.image.dtype, found.label.device.type) == ("meta", torch.float32, "meta")
 
 
-def test_studies_that_do_not_fit_are_refused_before_any_is_read(prepared_folder):
+@pytest.mark.data
+def test_half_precision_rounds_real_images_by_less_than_a_hundredth_of_their_standard_deviation(real_data):
+    paths = sorted(real_data.glob("prostatex/mha/*/*_[tah]*.mha"))
+    assert len(paths) == 6  # two exams of T2, ADC and high b-value
+    for path in paths:
+        voxels = read_volume(path).array
+        image = torch.from_numpy((voxels - voxels.mean()) / voxels.std()).float()
+        error = (image.half().float() - image).abs().max().item()
+        print(f"{path.name}: {image.min():.1f} to {image.max():.1f}, rounded by at most {error:.4f}")
+        assert error < 0.01
+
+
+def test_studies_that_do_not_fit_are_refused_before_any_is_read(prepared_folder, monkeypatch):
+    monkeypatch.setattr("training.dataloading.resident_studies.held_bytes", lambda: 0)
     studies = ResidentStudies(prepared_folder, CPU, torch.float32)
     with pytest.raises(OncoduetError) as error:
-        studies.load(IDS, budget=Budget(held_bytes() + 50_000, "--memory-gb"))
+        studies.load(IDS, budget=Budget(50_000, "--memory-gb"))
     assert not studies.by_id
     # 10 x 26 x 30 voxels and 9 x 32 x 28, twice and once, of 3 channels of 4 bytes and a label of 1: 0.3 MB.
     assert str(error.value).startswith(f"{prepared_folder}: expected at most 4.")
     assert "found 0.000" in str(error.value)
     assert 'loader = "nnunet" in the profile reads them from disk' in str(error.value)
-    studies.load(IDS, budget=Budget(held_bytes() + 100 * MEBIBYTE, "--memory-gb"))
+    studies.load(IDS, budget=Budget(100 * MEBIBYTE, "--memory-gb"))
     taken = sum(study.image.nbytes + study.label.nbytes for study in studies.by_id.values())
     assert taken <= study_sizes(prepared_folder, IDS).on(CPU, torch.float32) < 1.3 * taken
 

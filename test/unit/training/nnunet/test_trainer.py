@@ -14,6 +14,7 @@ from contract.errors import OncoduetError
 from training.dataset.nnunet_folders import batches_on_one_thread, nnunet_folders
 from training.dataset.prepared import load_prepared
 from training.nnunet.trainer import EpochLog, FocusedCases, build_trainer, seed_generators
+from training.run_folder.checkpoints import Checkpoint
 from training.run_folder.folder import RunFolder
 
 
@@ -111,6 +112,18 @@ def test_what_the_resident_loader_cannot_do_is_refused(trainer):
     built.is_cascaded = True
     with pytest.raises(OncoduetError, match=r'expected a dataset without cascade.*loader = "nnunet"'):
         built.get_dataloaders()
+
+
+def test_a_resumed_trainer_keeps_its_best_weights_in_the_main_memory(trainer):
+    class OnGpu:
+        def cpu(self):
+            return "here"
+
+    begun, built = trainer(), trainer()
+    begun.initialize()
+    state = begun.state() | {"best_weights": {"weight": OnGpu()}}
+    built.resume(Checkpoint(epoch=1, seed=0, state=state))
+    assert built.best_weights == {"weight": "here"}
 
 
 def test_equal_seeds_and_moments_give_equal_numbers():

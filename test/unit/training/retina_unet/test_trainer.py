@@ -123,6 +123,23 @@ def test_a_killed_run_resumes_to_the_same_bits_in_the_averaged_epochs_too(
     assert [each.train_loss for each in resumed.epochs] == [each.train_loss for each in whole.epochs]
 
 
+def test_from_the_main_memory_a_detector_trains_and_chooses_its_rule_on_the_same_rounded_images(
+    planned, tmp_path, edited_profile, monkeypatch
+):
+    searched = []
+    monkeypatch.setattr(
+        "training.retina_unet.trainer.search",
+        lambda detector, studies, ids, **more: (
+            searched.extend(studies.by_id[case_id].image.dtype for case_id in ids)
+            or search(detector, studies, ids, **more)
+        ),
+    )
+    run = planned("retina-unet", profile=edited_profile(("threads = 1", 'threads = 1\nloader = "host"')))
+    record = execute(run, tmp_path / "run", device="cpu")
+    assert (record.state, record.hardware["training_set"]) == ("finished", "host")
+    assert set(searched) == {torch.float16}
+
+
 def test_packed_with_a_segmentation_run_the_bits_are_the_same(planned, tmp_path):
     runs = [("retina-unet", 1), ("ce", 1), ("retina-unet", 2)]
     alone = [execute(planned(*run), tmp_path / f"alone{n}", device="cpu").weights_sha256 for n, run in enumerate(runs)]
